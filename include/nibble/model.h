@@ -1,0 +1,125 @@
+/* model.h: decoder language models, forward and backward by hand over a backend's table of operations.
+ *
+ * Families: llama (RMSNorm, RoPE, grouped-query attention, SwiGLU), qwen3 (and QK-norm per head), olmo2 (post-norm,
+ * QK-norm over the whole projection), gla (gated linear attention). Parameter names are Hugging Face's.
+ */
+#ifndef NIBBLE_MODEL_H
+#define NIBBLE_MODEL_H
+
+#include "backend.h"
+#include "recipe.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum nb_family { NB_LLAMA, NB_QWEN3, NB_OLMO2, NB_GLA } nb_family;
+const char *nb_family_name(nb_family family);
+
+typedef struct nb_model_config {
+    char name[NB_NAME_SIZE];
+    nb_family family;
+    int32_t vocab;  /* rows of the embedding */
+    int32_t hidden; /* width of the residual stream */
+    int32_t layers;
+    int32_t heads, kv_heads;
+    int32_t head_dim;     /* softmax families */
+    int32_t intermediate; /* width inside the MLP */
+    int32_t max_seq;      /* max_position_embeddings */
+    double rope_theta;
+    double norm_eps;
+    double init_std;
+    bool tied;                          /* lm_head is the embedding */
+    double expand_k, expand_v;          /* gla: key and value width as shares of hidden */
+    int32_t gate_low_rank;              /* gla: 16 */
+    double gate_normalizer, gate_clamp; /* gla: 16, -INFINITY */
+} nb_model_config;
+
+/* Reads models/NAME.yaml or a path. */
+nb_status nb_model_config_load(const char *name_or_path, const char *models_dir, nb_model_config *out, nb_error *err);
+
+/* Checks sizes against each other (heads divide, widths are positive, nothing overflows). */
+nb_status nb_model_config_check(const nb_model_config *config, nb_error *err);
+
+/* One parameter tensor inside the model's flat arrays. */
+typedef struct nb_param {
+    char name[NB_NAME_SIZE]; /* "model.layers.0.self_attn.q_proj.weight" */
+    int32_t rank;            /* 1 or 2 */
+    int64_t rows, cols;      /* [rows, cols]; rank 1: cols = 1 */
+    int64_t offset;          /* first element in params, grads and moments */
+    bool decay;              /* weight decay applies (2-D tensors, embeddings as the run file says) */
+    bool embedding;
+} nb_param;
+
+/* One micro-batch, on the host. */
+typedef struct nb_batch {
+    int64_t batch, seq;
+    const int32_t *tokens;    /* [batch, seq] */
+    const int32_t *targets;   /* [batch, seq]; -1 = not scored */
+    const int32_t *positions; /* [batch, seq]: position inside the document, for RoPE */
+    const int32_t *doc_start; /* [batch, seq]: first position of the own document */
+} nb_batch;
+
+/* When and with what noise a pass runs. */
+typedef struct nb_pass {
+    uint32_t step, micro_batch;
+    uint32_t rounding_seed;
+    bool forward_bf16, backward_bf16; /* late switch: ignore the quantizers of that direction */
+    double z_loss;
+} nb_pass;
+
+typedef struct nb_model nb_model;
+
+/* Builds a model with buffers for micro-batches of at most batch x seq tokens. Parameters are zero until initialised or
+ * loaded. `training` false leaves out gradients and saved activations. The backend must outlive the model. */
+nb_status nb_model_create(nb_backend *be, const nb_model_config *config, const nb_recipe *recipe, int64_t batch,
+                          int64_t seq, bool training, nb_model **out, nb_error *err);
+void nb_model_free(nb_model *model);
+
+/* Draws parameters: N(0, init_std) for matrices, 1 for norms, 0 for biases; from Philox, the same on every machine. */
+void nb_model_init(nb_model *model, uint32_t seed);
+
+const nb_model_config *nb_model_get_config(const nb_model *model);
+int32_t nb_model_param_count(const nb_model *model);
+const nb_param *nb_model_param(const nb_model *model, int32_t index);
+int64_t nb_model_param_elements(const nb_model *model); /* of all tensors together */
+void *nb_model_params(nb_model *model);                 /* real [elements], in backend memory */
+void *nb_model_grads(nb_model *model);                  /* real [elements]; NULL unless training */
+
+/* Tells the model that parameters changed: quantized and BF16 copies of weights are made anew at the next pass. */
+void nb_model_params_changed(nb_model *model);
+
+/* Mean loss over the scored targets. */
+nb_status nb_model_loss(nb_model *model, const nb_batch *batch, const nb_pass *pass, double *loss, nb_error *err);
+
+/* The same, and grads += d(mean loss + z_loss term)/d(params). */
+nb_status nb_model_loss_and_grads(nb_model *model, const nb_batch *batch, const nb_pass *pass, double *loss,
+                                  nb_error *err);
+
+/* Logits of every position, real-valued on the host: [batch*seq, vocab]. For generation and tests. */
+nb_status nb_model_logits(nb_model *model, const nb_batch *batch, const nb_pass *pass, float *logits, nb_error *err);
+
+/* FLOPs of one training token (forward and backward, GEMMs and attention), for MFU; formula in docs/run-file.md. */
+double nb_model_flops_per_token(const nb_model *model, int64_t seq);
+
+/* One line of the memory table: where the bytes went. */
+typedef struct nb_memory_row {
+    const char *what; /* "parameters (f32)", "gradients (f32)", "saved activations", ... */
+    size_t bytes;
+} nb_memory_row;
+int32_t nb_model_memory(const nb_model *model, nb_memory_row *rows, int32_t max_rows);
+
+/* One line of the census: which GEMM of which layer runs in which format on which kernel, and why. */
+typedef struct nb_census_row {
+    char module[NB_NAME_SIZE]; /* "layers.0.self_attn.q_proj" */
+    const char *gemm;          /* "fprop", "dgrad", "wgrad" */
+    char formats[96];          /* "nvfp4 1x16 x nvfp4 16x16" */
+    const char *kernel;        /* "packed avx512-vnni", "bf16 onednn" */
+    const char *reason;
+} nb_census_row;
+int32_t nb_model_census(const nb_model *model, nb_census_row *rows, int32_t max_rows); /* returns how many there are */
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,21 @@
+/* npy.h: NumPy arrays, versions 1.0 to 3.0, little-endian, C order. */
+#ifndef NB_FILES_NPY_H
+#define NB_FILES_NPY_H
+
+#include "safetensors.h"
+
+typedef struct nb_npy {
+    nb_file_tensor tensor; /* data points into `memory`; name is NULL */
+    char descr[8];         /* "<f4", "<u2", ... as the file says */
+    void *memory;
+} nb_npy;
+
+/* Reads a whole file. Refuses Fortran order, big-endian and object arrays with the reason. */
+nb_status nb_npy_read(const char *path, nb_npy *out, nb_error *err);
+nb_status nb_npy_parse(const void *bytes, size_t size, nb_npy *out, nb_error *err); /* copies what it needs */
+void nb_npy_free(nb_npy *npy);
+
+/* Writes float32 [rows, cols] atomically. */
+nb_status nb_npy_write_f32(const char *path, const float *data, int64_t rows, int64_t cols, nb_error *err);
+
+#endif
