@@ -1,12 +1,43 @@
-# The short names for what CMake does.
+# Short names for what CMake does. `make help` lists them.
 BUILD ?= build
+JOBS ?= $(shell nproc)
 CMAKE_FLAGS ?=
+MAKEFLAGS += --no-print-directory
+PREFIX ?= /usr/local
+SOURCES = $(shell git ls-files '*.c' '*.h' '*.cc')
 
-all: ## build build/nibble
-	@cmake -S . -B $(BUILD) $(CMAKE_FLAGS) > /dev/null
-	@cmake --build $(BUILD) -j $$(nproc)
+all: ## build build/nibble and the tests (BUILD=dir, CMAKE_FLAGS=...)
+	@cmake -S . -B $(BUILD) -DCMAKE_INSTALL_PREFIX=$(PREFIX) $(CMAKE_FLAGS) > /dev/null
+	@cmake --build $(BUILD) -j $(JOBS)
 
-test: all ## run every test
-	@cd $(BUILD) && ctest --output-on-failure -j $$(nproc)
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
-.PHONY: all test
+test: all ## run every test; TESTS=regex picks some by name
+	@cd $(BUILD) && ctest --output-on-failure -j $(JOBS) $(if $(TESTS),-R '$(TESTS)')
+
+headers: ## compile each public header alone, as C11 and as C++
+	@scripts/check-headers
+
+format: ## lay out the sources with clang-format
+	@clang-format -i $(SOURCES)
+
+lint: ## clang-format, clang-tidy, cppcheck, shellcheck: no change, only findings
+	@scripts/lint $(BUILD)
+
+asan: ## run the tests under AddressSanitizer (memory errors and leaks)
+	@$(MAKE) test BUILD=build-asan CMAKE_FLAGS="-DNIBBLE_SANITIZE=address $(CMAKE_FLAGS)"
+
+ubsan: ## run the tests under UndefinedBehaviorSanitizer
+	@$(MAKE) test BUILD=build-ubsan CMAKE_FLAGS="-DNIBBLE_SANITIZE=undefined $(CMAKE_FLAGS)"
+
+clang: ## build and test with clang instead of gcc
+	@$(MAKE) test BUILD=build-clang CMAKE_FLAGS="-DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ $(CMAKE_FLAGS)"
+
+install: all ## install the program, library, headers and nibble.pc under PREFIX (default /usr/local; DESTDIR works)
+	@cmake --install $(BUILD)
+
+clean: ## remove the build folders
+	@rm -rf build build-asan build-ubsan build-clang
+
+.PHONY: all help test headers format lint asan ubsan clang install clean

@@ -1,0 +1,16 @@
+#!/bin/sh
+# test.sh: set nibble up, build it, run every test.
+#
+# Usage: ./test.sh [CTEST ARGUMENTS]      as ./test.sh -R quantize, or ./test.sh -LE long to leave out the long ones
+set -eu
+cd "$(dirname "$0")"
+case ${1:-} in
+-h | --help)
+    sed -n '2,4s/^# \{0,1\}//p' "$0"
+    exit 0
+    ;;
+esac
+
+scripts/setup
+cd build
+exec ctest --output-on-failure -j "$(nproc)" "$@"
