@@ -1,0 +1,61 @@
+/* backend.c: what all backends share: the object, and host memory. */
+#include "backend/backend.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+nb_status nb_backend_create(const char *name, nb_dtype act, nb_dtype real, void *state, void (*destroy)(nb_backend *be),
+                            nb_backend_object **out, nb_error *err) {
+    nb_backend_object *object = calloc(1, sizeof *object);
+    if (!object)
+        return nb_fail(err, NB_NO_MEMORY, "backend %s: no memory for its table of operations", name);
+    object->backend.ops = &object->ops;
+    object->backend.name = name;
+    object->backend.act = act;
+    object->backend.real = real;
+    object->backend.state = state;
+    object->destroy = destroy;
+    *out = object;
+    return NB_OK;
+}
+
+void nb_backend_free(nb_backend *be) {
+    if (!be)
+        return;
+    nb_backend_object *object = (nb_backend_object *)be;
+    if (object->destroy)
+        object->destroy(be);
+    free(object);
+}
+
+void *nb_host_alloc(nb_backend *be, size_t bytes) {
+    (void)be;
+    if (bytes > SIZE_MAX - 64)
+        return NULL;
+    size_t rounded = bytes ? (bytes + 63) / 64 * 64 : 64;
+    void *memory = aligned_alloc(64, rounded);
+    if (memory)
+        memset(memory, 0, rounded);
+    return memory;
+}
+
+void nb_host_release(nb_backend *be, void *memory) {
+    (void)be;
+    free(memory);
+}
+
+void nb_host_copy(nb_backend *be, void *to, const void *from, size_t bytes) {
+    (void)be;
+    if (bytes)
+        memmove(to, from, bytes);
+}
+
+void nb_host_fill_zero(nb_backend *be, void *to, size_t bytes) {
+    (void)be;
+    if (bytes)
+        memset(to, 0, bytes);
+}
+
+void nb_host_synchronize(nb_backend *be) {
+    (void)be;
+}

@@ -1,0 +1,26 @@
+/* backend.h: how an implementation of the operation table makes its nb_backend. */
+#ifndef NB_BACKEND_BACKEND_H
+#define NB_BACKEND_BACKEND_H
+
+#include "nibble/backend.h"
+
+/* What nb_backend_free gets back: the public struct first, then the table that it points to. */
+typedef struct nb_backend_object {
+    nb_backend backend;
+    nb_backend_ops ops;
+    void (*destroy)(nb_backend *be); /* releases backend.state; may be NULL */
+} nb_backend_object;
+
+/* A backend with an empty table for the implementation to fill (`(*out)->ops` entries start as NULL).
+ * On failure `state` stays the caller's. */
+nb_status nb_backend_create(const char *name, nb_dtype act, nb_dtype real, void *state, void (*destroy)(nb_backend *be),
+                            nb_backend_object **out, nb_error *err);
+
+/* Memory of the host, for every backend that computes there. */
+void *nb_host_alloc(nb_backend *be, size_t bytes);
+void nb_host_release(nb_backend *be, void *memory);
+void nb_host_copy(nb_backend *be, void *to, const void *from, size_t bytes);
+void nb_host_fill_zero(nb_backend *be, void *to, size_t bytes);
+void nb_host_synchronize(nb_backend *be);
+
+#endif

@@ -1,0 +1,64 @@
+/* backend.c: creates the CPU backend: threads, instruction set, and the table of ops.h. */
+#include "backend/backend.h"
+#include "backend/cpu/cpu.h"
+#include "backend/cpu/ops.h"
+
+#include <stdlib.h>
+
+static void destroy(nb_backend *be) {
+    nb_cpu *cpu = nb_cpu_of(be);
+    for (int32_t i = 0; cpu->scratch && i <= cpu->threads; i++)
+        free(cpu->scratch[i]);
+    free(cpu->scratch);
+    free(cpu->scratch_size);
+    free(cpu);
+}
+
+static void assemble(nb_backend_ops *ops, nb_isa isa) {
+#define NB_CPU_ROW(entry, scalar, fast) ops->entry = isa == NB_ISA_SCALAR ? scalar : fast;
+    NB_CPU_OPS(NB_CPU_ROW)
+#undef NB_CPU_ROW
+}
+
+static nb_cpu *create_state(int32_t threads, nb_isa isa) {
+    nb_cpu *cpu = calloc(1, sizeof *cpu);
+    if (!cpu)
+        return NULL;
+    cpu->threads = threads;
+    cpu->isa = isa;
+    cpu->scratch = calloc((size_t)threads + 1, sizeof *cpu->scratch);
+    cpu->scratch_size = calloc((size_t)threads + 1, sizeof *cpu->scratch_size);
+    if (cpu->scratch && cpu->scratch_size)
+        return cpu;
+    free(cpu->scratch);
+    free(cpu->scratch_size);
+    free(cpu);
+    return NULL;
+}
+
+nb_status nb_backend_cpu(const nb_cpu_options *options, nb_backend **out, nb_error *err) {
+    const nb_cpu_options defaults = {0, NB_ISA_AUTO};
+    const nb_cpu_options *o = options ? options : &defaults;
+    enum { MOST_THREADS = 1024 };
+    if (o->threads < 0 || o->threads > MOST_THREADS)
+        return nb_fail(err, NB_BAD_USAGE, "threads: %d is not a number of threads; expected 0 (all) to %d", o->threads,
+                       MOST_THREADS);
+    if (o->isa > NB_ISA_AVX512)
+        return nb_fail(err, NB_BAD_USAGE, "isa: %d is not an instruction set", (int)o->isa);
+    nb_isa isa = o->isa == NB_ISA_AUTO ? nb_isa_best() : o->isa;
+    if (!nb_isa_available(isa))
+        return nb_fail(err, NB_UNSUPPORTED, "isa: this machine does not run %s; the best here is %s", nb_isa_name(isa),
+                       nb_isa_name(nb_isa_best()));
+    nb_cpu *cpu = create_state(o->threads ? o->threads : nb_cpu_default_threads(), isa);
+    if (!cpu)
+        return nb_fail(err, NB_NO_MEMORY, "backend cpu: no memory for its state");
+    nb_backend_object *object;
+    if (nb_backend_create("cpu", NB_BF16, NB_F32, cpu, destroy, &object, err) != NB_OK) {
+        nb_backend unnamed = {.state = cpu};
+        destroy(&unnamed);
+        return NB_NO_MEMORY;
+    }
+    assemble(&object->ops, isa);
+    *out = &object->backend;
+    return NB_OK;
+}

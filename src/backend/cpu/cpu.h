@@ -1,0 +1,44 @@
+/* cpu.h: inside the CPU backend: its state, its scratch memory, and the operations that it assembles.
+ *
+ * To add an operation: write the scalar reference in src/backend/ref/ and the fast one here, declare them, and give it
+ * a row in ops.h. A fast operation asks nb_cpu_of(be)->isa which code to run, and uses
+ *     #pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(static)
+ * over a partition of the work that does not depend on the number of threads.
+ */
+#ifndef NB_BACKEND_CPU_CPU_H
+#define NB_BACKEND_CPU_CPU_H
+
+#include "nibble/backend.h"
+
+#if defined(__x86_64__)
+#define NB_X86 1
+#endif
+
+/* One backend serves one calling thread at a time; `threads` is what it may start itself. */
+typedef struct nb_cpu {
+    int32_t threads;
+    nb_isa isa;           /* never AUTO */
+    void **scratch;       /* [threads + 1]: one growing buffer a thread, then the shared one */
+    size_t *scratch_size; /* [threads + 1] bytes */
+} nb_cpu;
+
+static inline nb_cpu *nb_cpu_of(nb_backend *be) {
+    return be->state;
+}
+
+/* Working memory that lives until the next call of the same function with the same thread: 64-byte aligned, not
+ * cleared, NULL if there is none. nb_cpu_scratch belongs to `thread` (omp_get_thread_num(), 0 <= thread < threads) and
+ * may be called inside a parallel region; nb_cpu_shared belongs to the operation and may not. Both only grow, so a
+ * training step allocates nothing once it has run. */
+void *nb_cpu_scratch(nb_backend *be, int32_t thread, size_t bytes);
+void *nb_cpu_shared(nb_backend *be, size_t bytes);
+size_t nb_cpu_scratch_total(nb_backend *be); /* bytes held now */
+
+/* True if this processor and operating system run `isa`. */
+bool nb_isa_available(nb_isa isa);
+nb_isa nb_isa_best(void);
+
+/* Threads that the process may use: OMP_NUM_THREADS if set, else the processors of its affinity mask and quota. */
+int32_t nb_cpu_default_threads(void);
+
+#endif

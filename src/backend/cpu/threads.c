@@ -1,0 +1,59 @@
+/* threads.c: how many threads, and the memory that each works in. */
+#include "backend/cpu/cpu.h"
+
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+/* Whole processors of the cgroup's quota (cgroup v2 cpu.max: "quota period" or "max period"); 0 if there is none. */
+static int32_t quota_processors(void) {
+    FILE *file = fopen("/sys/fs/cgroup/cpu.max", "r");
+    if (!file)
+        return 0;
+    long long quota = 0, period = 0;
+    int read = fscanf(file, "%lld %lld", &quota, &period);
+    fclose(file);
+    if (read != 2 || quota <= 0 || period <= 0)
+        return 0;
+    long long whole = (quota + period - 1) / period;
+    return whole > 1024 ? 1024 : (int32_t)whole;
+}
+
+int32_t nb_cpu_default_threads(void) {
+    int32_t threads = omp_get_max_threads();
+    int32_t quota = quota_processors();
+    if (!getenv("OMP_NUM_THREADS") && quota && quota < threads)
+        threads = quota;
+    return threads < 1 ? 1 : threads > 1024 ? 1024 : threads;
+}
+
+static void *grow(nb_cpu *cpu, int32_t slot, size_t bytes) {
+    if (cpu->scratch_size[slot] >= bytes && cpu->scratch[slot])
+        return cpu->scratch[slot];
+    if (bytes > SIZE_MAX - 4096)
+        return NULL;
+    size_t rounded = (bytes + 4095) / 4096 * 4096;
+    if (!rounded)
+        rounded = 4096;
+    free(cpu->scratch[slot]);
+    cpu->scratch[slot] = aligned_alloc(64, rounded);
+    cpu->scratch_size[slot] = cpu->scratch[slot] ? rounded : 0;
+    return cpu->scratch[slot];
+}
+
+void *nb_cpu_scratch(nb_backend *be, int32_t thread, size_t bytes) {
+    return grow(nb_cpu_of(be), thread, bytes);
+}
+
+void *nb_cpu_shared(nb_backend *be, size_t bytes) {
+    nb_cpu *cpu = nb_cpu_of(be);
+    return grow(cpu, cpu->threads, bytes);
+}
+
+size_t nb_cpu_scratch_total(nb_backend *be) {
+    nb_cpu *cpu = nb_cpu_of(be);
+    size_t total = 0;
+    for (int32_t i = 0; i <= cpu->threads; i++)
+        total += cpu->scratch_size[i];
+    return total;
+}
