@@ -1,0 +1,228 @@
+/* train.h: a run file, and the trainer that carries it out.
+ *
+ * A run file (YAML) names a model, a recipe, data and everything else that decides the bits of a training run; one
+ * table of keys (src/train/run_keys.c) gives each its type, default, range and help, and docs/run-file.md is generated
+ * from it.
+ *
+ * The trainer never prints: it reports through callbacks and writes only into the run folder:
+ *     run.yaml        the effective configuration, every default filled in
+ *     census.txt      which GEMM of which layer runs in which format on which kernel
+ *     metrics.jsonl   one JSON object a line (docs/run-file.md, "metrics.jsonl")
+ *     checkpoints/    step-00001000, ...: folders that Hugging Face loads (docs/run-file.md, "Checkpoints")
+ */
+#ifndef NIBBLE_TRAIN_H
+#define NIBBLE_TRAIN_H
+
+#include "backend.h"
+#include "model.h"
+#include "recipe.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define NB_PATH_SIZE 512
+#define NB_BF16_PATTERNS 16
+
+typedef enum nb_schedule_kind { NB_SCHEDULE_COSINE, NB_SCHEDULE_WSD, NB_SCHEDULE_CONSTANT } nb_schedule_kind;
+
+/* Learning rate over the run. `warmup` and `decay` are steps, or shares of the run where below 1. */
+typedef struct nb_schedule {
+    nb_schedule_kind kind;
+    double warmup;    /* linear from 0: step i of w takes (i+1)/w of the peak */
+    double min_ratio; /* last learning rate / peak (cosine, wsd) */
+    double decay;     /* wsd: length of the linear decay at the end */
+} nb_schedule;
+
+/* Factor on the peak learning rate at `step` (0-based) of a run of `steps`. */
+double nb_schedule_factor(const nb_schedule *schedule, int64_t step, int64_t steps);
+
+/* What happens when a loss or a gradient norm is not a number, or jumps by more than spike_z standard deviations. */
+typedef enum nb_bad_policy {
+    NB_BAD_STOP,     /* end the run with one line; the newest checkpoint stays */
+    NB_BAD_SKIP,     /* leave the parameters as they are and go on with the next batch */
+    NB_BAD_ROLLBACK, /* load the newest checkpoint and pass over the batches that led here */
+    NB_BAD_BF16      /* put the modules of `bf16_modules` in BF16 from here on and take the step again */
+} nb_bad_policy;
+
+/* A run file. Paths are taken from the current folder, as on the command line. */
+typedef struct nb_run_config {
+    char model[NB_PATH_SIZE];  /* models/NAME.yaml or a path */
+    char recipe[NB_PATH_SIZE]; /* recipes/NAME.yaml or a path */
+    char out[NB_PATH_SIZE];    /* the run folder */
+    struct {
+        char train[NB_PATH_SIZE];     /* a shard or a glob pattern of shards */
+        char val[NB_PATH_SIZE];       /* the same; empty = no evaluation */
+        char tokenizer[NB_PATH_SIZE]; /* "bytes" or a SentencePiece model; empty = unknown */
+        bool cross_documents;         /* attention crosses the documents of a packed sequence */
+    } data;
+    int64_t steps;        /* optimizer steps; 0 = from tokens */
+    int64_t tokens;       /* read when steps is 0; rounded up to whole steps */
+    int64_t micro_batch;  /* sequences in one forward and backward pass */
+    int64_t accumulation; /* micro-batches in one step */
+    int64_t seq;          /* tokens of a sequence */
+    struct {
+        double lr, beta1, beta2, eps, weight_decay;
+        bool decay_embeddings;
+    } optimizer;
+    nb_schedule schedule;
+    double clip;   /* largest global gradient norm; 0 = no clipping */
+    double z_loss; /* factor on lse^2 */
+    struct {
+        uint32_t init, data, rounding;
+    } seeds;
+    struct {
+        int64_t every;     /* steps; 0 = only at the end */
+        int64_t sequences; /* of the validation data, from its beginning; 0 = all */
+    } eval;
+    struct {
+        int64_t every; /* steps; 0 = only at the end */
+        int64_t keep;  /* newest checkpoints kept; 0 = all */
+    } checkpoint;
+    struct {
+        int64_t every; /* steps; 0 = off */
+    } lens;
+    struct {
+        nb_bad_policy policy;
+        double spike_z;    /* loss or norm this many standard deviations above its last 128 is bad too; 0 = never */
+        int64_t pass_over; /* rollback: batches passed over, the bad one last */
+        int64_t patience;  /* bad steps in a row after which the run stops whatever the policy */
+        char bf16_modules[NB_BF16_PATTERNS][NB_NAME_SIZE];
+        int32_t bf16_module_count;
+    } bad_numbers;
+    int32_t threads; /* 0 = all the process may use; never changes a bit of the result */
+    nb_isa isa;
+} nb_run_config;
+
+/* Every key at its default. */
+void nb_run_config_defaults(nb_run_config *config);
+
+/* Reads a run file and then the overrides ("key=value", as --set gives them), and checks everything that needs no other
+ * file. Messages carry file and line. */
+nb_status nb_run_config_load(const char *path, const char *const *overrides, int32_t override_count, nb_run_config *out,
+                             nb_error *err);
+/* The same over text; `name` stands for the file in messages. */
+nb_status nb_run_config_parse(const char *text, size_t size, const char *name, const char *const *overrides,
+                              int32_t override_count, nb_run_config *out, nb_error *err);
+
+/* The effective configuration as YAML (free with free()); NULL if memory ran out. */
+char *nb_run_config_text(const nb_run_config *config);
+
+/* Steps and tokens that the configuration comes to. */
+int64_t nb_run_steps(const nb_run_config *config);
+int64_t nb_run_tokens_per_step(const nb_run_config *config);
+
+/* ---- what a trainer reports
+ * ------------------------------------------------------------------------------------------- */
+
+typedef struct nb_step_report {
+    int64_t step, steps; /* step is 1-based: how many are done */
+    double loss;         /* mean over the step's micro-batches, before the update */
+    double norm;         /* global gradient norm before clipping */
+    double lr;
+    double loss_z, norm_z; /* standard scores against the last 128 steps; NaN while there are fewer than 16 */
+    double ms;             /* wall time of the step */
+    double tokens_per_second;
+    double mfu;          /* model FLOPs / time / peak; NaN where no peak was measured */
+    double seconds_left; /* from the mean of the last steps */
+    bool skipped;        /* a bad number: parameters were left as they were */
+} nb_step_report;
+
+typedef struct nb_eval_report {
+    int64_t step;
+    double loss; /* mean over the scored tokens, natural logarithm */
+    int64_t tokens;
+    double seconds;
+} nb_eval_report;
+
+typedef enum nb_note_kind {
+    NB_NOTE_INFO,   /* resumed, checkpoint written, old one removed */
+    NB_NOTE_WARNING /* a broken checkpoint passed over, a bad number that the policy deals with */
+} nb_note_kind;
+
+/* All members may be NULL. */
+typedef struct nb_train_callbacks {
+    void *user;
+    void (*step)(void *user, const nb_step_report *report);
+    void (*evaluation)(void *user, const nb_eval_report *report);
+    void (*note)(void *user, nb_note_kind kind, const char *sentence);
+    bool (*stop)(void *user); /* asked between micro-batches; true = checkpoint and return NB_INTERRUPTED */
+} nb_train_callbacks;
+
+typedef struct nb_trainer_options {
+    const char *recipes_dir, *models_dir; /* where names are searched; NULL = "recipes", "models" */
+    double peak_flops;                    /* of the machine, for MFU; 0 = unknown (nb_measure_peak_flops) */
+    nb_train_callbacks callbacks;
+} nb_trainer_options;
+
+/* ---- the trainer
+ * -------------------------------------------------------------------------------------------------------- */
+
+typedef struct nb_trainer nb_trainer;
+
+/* Loads recipe, model file and data, builds the model and draws its parameters. Nothing is written to disk.
+ * The backend must outlive the trainer. */
+nb_status nb_trainer_create(nb_backend *be, const nb_run_config *config, const nb_trainer_options *options,
+                            nb_trainer **out, nb_error *err);
+void nb_trainer_free(nb_trainer *trainer);
+
+/* One optimizer step: accumulation passes, clipping, AdamW. NB_BAD_NUMBER leaves the parameters as they were. */
+nb_status nb_trainer_step(nb_trainer *trainer, nb_step_report *report, nb_error *err);
+
+/* Mean loss over the validation data, with the recipe's own forward. */
+nb_status nb_trainer_evaluate(nb_trainer *trainer, nb_eval_report *report, nb_error *err);
+
+/* Writes the checkpoint folder `folder` atomically. */
+nb_status nb_trainer_save(nb_trainer *trainer, const char *folder, nb_error *err);
+
+/* Takes parameters, moments and position from a checkpoint. Every checksum is verified first. With `fork` false, keys
+ * that decide the bits of the run must be those of the checkpoint; with `fork` true they may differ. */
+nb_status nb_trainer_load(nb_trainer *trainer, const char *folder, bool fork, nb_error *err);
+
+/* How a run begins. */
+typedef enum nb_start {
+    NB_START_NEW,    /* the run folder must not hold a run */
+    NB_START_RESUME, /* from the newest good checkpoint of the run folder, or from step 0 if it has none */
+    NB_START_FORK    /* from the checkpoint `from`; the run folder must not hold a run */
+} nb_start;
+
+/* The whole run: start, steps, evaluations, checkpoints, metrics. Returns NB_OK at the last step, NB_INTERRUPTED after
+ * a stop with its checkpoint written, NB_BAD_NUMBER where the policy is at its end. */
+nb_status nb_trainer_run(nb_trainer *trainer, nb_start start, const char *from, nb_error *err);
+
+int64_t nb_trainer_steps_done(const nb_trainer *trainer);
+nb_model *nb_trainer_model(nb_trainer *trainer);
+const nb_recipe *nb_trainer_recipe(const nb_trainer *trainer);
+
+/* Every byte the process holds for the run, largest first: the model's rows, moments, accumulation, data, host. Returns
+ * how many rows there are. */
+int32_t nb_trainer_memory(const nb_trainer *trainer, nb_memory_row *rows, int32_t max_rows);
+
+/* FLOP/s of the backend's BF16 GEMM at 1024^3, best of a few: the peak that MFU is a share of on this machine. */
+nb_status nb_measure_peak_flops(nb_backend *be, double *flops, nb_error *err);
+
+/* ---- checkpoints
+ * -------------------------------------------------------------------------------------------------------- */
+
+/* What nibble.json of a checkpoint says. */
+typedef struct nb_checkpoint_info {
+    int64_t step;
+    nb_run_config config;
+} nb_checkpoint_info;
+
+/* Reads and verifies nibble.json alone. */
+nb_status nb_checkpoint_info_read(const char *folder, nb_checkpoint_info *out, nb_error *err);
+
+/* Verifies every file and every tensor of a checkpoint; the message names the first that is wrong. */
+nb_status nb_checkpoint_verify(const char *folder, nb_error *err);
+
+/* Newest checkpoint under `run_folder` that verifies. NB_BAD_FILE with `path` empty if there is none. Broken ones on
+ * the way are told to `note` (may be NULL). */
+nb_status nb_checkpoint_newest(const char *run_folder, char *path, size_t size,
+                               void (*note)(void *user, nb_note_kind kind, const char *sentence), void *user,
+                               nb_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
