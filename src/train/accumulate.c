@@ -4,10 +4,11 @@
 #include <string.h>
 
 int32_t nb_accumulator_buffers(int64_t count) {
-    int32_t levels = 0;
-    while (levels < NB_ACCUMULATE_LEVELS && ((int64_t)1 << levels) < count)
-        levels++;
-    return levels;
+    /* Most open subtrees after i < count micro-batches: the most ones in such an i, so floor(log2(count)). */
+    int32_t buffers = 0;
+    while (count >> (buffers + 1))
+        buffers++;
+    return buffers;
 }
 
 nb_status nb_accumulator_create(nb_backend *be, int64_t elements, int64_t count, nb_accumulator *out, nb_error *err) {
@@ -58,7 +59,7 @@ static int32_t take_buffer(nb_accumulator *acc) {
 
 /* The last micro-batch closes every open subtree: the sum runs through `grads`, smallest first. */
 static void close_tree(nb_accumulator *acc, void *grads, double *loss) {
-    for (int32_t level = 0; level < acc->buffers; level++) {
+    for (int32_t level = 0; level < NB_ACCUMULATE_LEVELS; level++) {
         int32_t open = acc->at_level[level];
         if (open < 0)
             continue;

@@ -1,8 +1,8 @@
 /* accumulate.h: sums the gradients of a step's micro-batches in a tree that depends on their index alone.
  *
  * Micro-batches 2k and 2k+1 are added first, then such pairs, and so on; where the count is no power of two, the
- * unfinished subtrees are added from the smallest up. A worker that holds an aligned block of 2^n micro-batches computes
- * one node of the tree, so the sum does not depend on how many workers there are.
+ * unfinished subtrees are added from the smallest up. A worker that holds an aligned block of 2^n micro-batches
+ * computes one node of the tree, so the sum does not depend on how many workers there are.
  */
 #ifndef NB_TRAIN_ACCUMULATE_H
 #define NB_TRAIN_ACCUMULATE_H
@@ -23,7 +23,7 @@ typedef struct nb_accumulator {
     int64_t seen;
 } nb_accumulator;
 
-/* Sub-sums that must be kept for `count` micro-batches: 0 for one, 1 for two, 2 for three and four, ... */
+/* Sub-sums that must be kept for `count` micro-batches: 0 for one, 1 for two and three, 2 for four to seven */
 int32_t nb_accumulator_buffers(int64_t count);
 
 nb_status nb_accumulator_create(nb_backend *be, int64_t elements, int64_t count, nb_accumulator *out, nb_error *err);
