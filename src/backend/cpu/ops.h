@@ -8,6 +8,7 @@
 
 #include "backend/backend.h"
 #include "backend/ref/gemm.h"
+#include "backend/ref/ref.h"
 
 #define NB_CPU_OPS(X)                                                                                                  \
     /* memory */                                                                                                       \
@@ -19,6 +20,27 @@
     X(fill_zero, nb_host_fill_zero, nb_host_fill_zero)                                                                 \
     X(synchronize, nb_host_synchronize, nb_host_synchronize)                                                           \
     /* GEMM */                                                                                                         \
-    X(gemm, nb_ref_gemm, nb_ref_gemm)
+    X(gemm, nb_ref_gemm, nb_ref_gemm)                                                                                  \
+    /* the rest of the model */                                                                                        \
+    X(cast, nb_ref_cast, nb_ref_cast)                                                                                  \
+    X(add, nb_ref_f32_add, nb_ref_f32_add)                                                                             \
+    X(axpy, nb_ref_f32_axpy, nb_ref_f32_axpy)                                                                          \
+    X(embed_forward, nb_ref_f32_embed_forward, nb_ref_f32_embed_forward)                                               \
+    X(embed_backward, nb_ref_f32_embed_backward, nb_ref_f32_embed_backward)                                            \
+    X(rmsnorm_forward, nb_ref_f32_rmsnorm_forward, nb_ref_f32_rmsnorm_forward)                                         \
+    X(rmsnorm_backward, nb_ref_f32_rmsnorm_backward, nb_ref_f32_rmsnorm_backward)                                      \
+    X(rope, nb_ref_f32_rope, nb_ref_f32_rope)                                                                          \
+    X(attention_forward, nb_ref_f32_attention_forward, nb_ref_f32_attention_forward)                                   \
+    X(attention_backward, nb_ref_f32_attention_backward, nb_ref_f32_attention_backward)                                \
+    X(gla_gate_forward, nb_ref_f32_gla_gate_forward, nb_ref_f32_gla_gate_forward)                                      \
+    X(gla_gate_backward, nb_ref_f32_gla_gate_backward, nb_ref_f32_gla_gate_backward)                                   \
+    X(gated_norm_forward, nb_ref_f32_gated_norm_forward, nb_ref_f32_gated_norm_forward)                                \
+    X(gated_norm_backward, nb_ref_f32_gated_norm_backward, nb_ref_f32_gated_norm_backward)                             \
+    X(swiglu_forward, nb_ref_f32_swiglu_forward, nb_ref_f32_swiglu_forward)                                            \
+    X(swiglu_backward, nb_ref_f32_swiglu_backward, nb_ref_f32_swiglu_backward)                                         \
+    X(cross_entropy, nb_ref_f32_cross_entropy, nb_ref_f32_cross_entropy)                                               \
+    X(adamw, nb_ref_f32_adamw, nb_ref_f32_adamw)                                                                       \
+    X(sum, nb_ref_f32_sum, nb_ref_f32_sum)                                                                             \
+    X(sum_squares, nb_ref_f32_sum_squares, nb_ref_f32_sum_squares)
 
 #endif

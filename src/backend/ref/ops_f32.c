@@ -1,0 +1,27 @@
+/* ops_f32.c: the references of ref.h with activations in BF16, arithmetic in FP32. */
+#include "backend/ref/ref.h"
+#include "format/bf16.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <tgmath.h>
+
+#define REF(name) nb_ref_f32_##name
+typedef uint16_t act;
+typedef float real;
+
+static inline real to_real(act x) {
+    return nb_bf16_to_f32(x);
+}
+
+static inline act to_act(real x) {
+    return nb_bf16_from_f32(x);
+}
+
+#include "backend/ref/elementwise.inc"
+
+#include "backend/ref/attention.inc"
+#include "backend/ref/gate.inc"
+#include "backend/ref/loss.inc"
+#include "backend/ref/norm.inc"
+#include "backend/ref/optimizer.inc"

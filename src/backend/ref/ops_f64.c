@@ -1,0 +1,26 @@
+/* ops_f64.c: the references of ref.h with everything in double. */
+#include "backend/ref/ref.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <tgmath.h>
+
+#define REF(name) nb_ref_f64_##name
+typedef double act;
+typedef double real;
+
+static inline real to_real(act x) {
+    return x;
+}
+
+static inline act to_act(real x) {
+    return x;
+}
+
+#include "backend/ref/elementwise.inc"
+
+#include "backend/ref/attention.inc"
+#include "backend/ref/gate.inc"
+#include "backend/ref/loss.inc"
+#include "backend/ref/norm.inc"
+#include "backend/ref/optimizer.inc"
