@@ -87,6 +87,11 @@ typedef struct nb_backend_ops {
     void (*add)(nb_backend *be, void *out, const void *a, const void *b,
                 int64_t n);                                                        /* act: out = a + b, one rounding */
     void (*axpy)(nb_backend *be, void *y, double alpha, const void *x, int64_t n); /* real: y += alpha*x */
+    /* out[r,c] = (in[r,c] * (row_scale ? row_scale[r] : 1)) * (col_scale ? col_scale[c] : 1): FP32 products, rounded
+     * once more to out's type. in and out: act or F32. Folds scales that lie on a contraction into the other operand.
+     */
+    void (*scale)(nb_backend *be, const nb_mat *out, const nb_mat *in, const float *row_scale /* [rows] or NULL */,
+                  const float *col_scale /* [cols] or NULL */);
 
     /* ---- GEMM -------------------------------------------------------------------------------------------------
      * C[M,N] = (accumulate ? C : 0) + op(A)[M,K] op(B)[K,N]; sums in real, rounded once to C's type.

@@ -7,6 +7,7 @@
 #define NIBBLE_MODEL_H
 
 #include "backend.h"
+#include "pass.h"
 #include "recipe.h"
 
 #ifdef __cplusplus
@@ -60,14 +61,6 @@ typedef struct nb_batch {
     const int32_t *doc_start; /* [batch, seq]: first position of the own document */
 } nb_batch;
 
-/* When and with what noise a pass runs. */
-typedef struct nb_pass {
-    uint32_t step, micro_batch;
-    uint32_t rounding_seed;
-    bool forward_bf16, backward_bf16; /* late switch: ignore the quantizers of that direction */
-    double z_loss;
-} nb_pass;
-
 typedef struct nb_model nb_model;
 
 /* Builds a model with buffers for micro-batches of at most batch x seq tokens. Parameters are zero until initialised or
@@ -89,7 +82,7 @@ void *nb_model_grads(nb_model *model);                  /* real [elements]; NULL
 /* Tells the model that parameters changed: quantized and BF16 copies of weights are made anew at the next pass. */
 void nb_model_params_changed(nb_model *model);
 
-/* Mean loss over the scored targets. */
+/* Mean loss over the scored targets; 0 where the batch scores none. */
 nb_status nb_model_loss(nb_model *model, const nb_batch *batch, const nb_pass *pass, double *loss, nb_error *err);
 
 /* The same, and grads += d(mean loss + z_loss term)/d(params). */
@@ -98,6 +91,22 @@ nb_status nb_model_loss_and_grads(nb_model *model, const nb_batch *batch, const 
 
 /* Logits of every position, real-valued on the host: [batch*seq, vocab]. For generation and tests. */
 nb_status nb_model_logits(nb_model *model, const nb_batch *batch, const nb_pass *pass, float *logits, nb_error *err);
+
+/* Call once after each optimizer step, before nb_model_params_changed: mechanisms that act on the masters
+ * (oscillation reset, moving averages of weights) act here. `pass` is that of the step just taken. */
+nb_status nb_model_after_step(nb_model *model, const nb_pass *pass, nb_error *err);
+
+/* State that mechanisms keep between steps; a checkpoint must hold it. */
+typedef struct nb_state_tensor {
+    char name[2 * NB_NAME_SIZE]; /* "layers.0.mlp.up_proj/outcontrol.norms" */
+    nb_dtype dtype;
+    int64_t elements;
+    void *data;   /* to be read on saving, written on loading */
+    bool on_host; /* else in backend memory */
+} nb_state_tensor;
+int32_t nb_model_state(nb_model *model, nb_state_tensor *tensors, int32_t max_tensors); /* returns how many there are */
+/* Call after the tensors above were written from a checkpoint. */
+nb_status nb_model_state_loaded(nb_model *model, nb_error *err);
 
 /* FLOPs of one training token (forward and backward, GEMMs and attention), for MFU; formula in docs/run-file.md. */
 double nb_model_flops_per_token(const nb_model *model, int64_t seq);

@@ -1,0 +1,31 @@
+/* lens.h: the narrow door through which training is watched.
+ *
+ * A pass that carries an nb_lens reports every operand right after it was quantized; a pass without one pays nothing.
+ * What is measured from it, and where it goes, is the lens's affair.
+ */
+#ifndef NB_LENS_LENS_H
+#define NB_LENS_LENS_H
+
+#include "nibble/backend.h"
+#include "nibble/pass.h"
+#include "nibble/recipe.h"
+
+/* One quantized operand of one GEMM. Valid during the call only. */
+typedef struct nb_lens_operand {
+    nb_backend *be;
+    const nb_pass *pass;
+    const char *module; /* "layers.3.mlp.up_proj"; for operands that layers share (X), their input's name */
+    nb_role role;
+    const nb_mat *source;               /* the numbers that were quantized; NULL where they came from codes */
+    const nb_qtensor *requantized_from; /* those codes; NULL where `source` is set */
+    bool transposed;                    /* operand row r is source column r */
+    const nb_qtensor *quantized;
+    const nb_quantize_stats *stats;
+} nb_lens_operand;
+
+typedef struct nb_lens {
+    void *context;
+    void (*operand)(void *context, const nb_lens_operand *seen);
+} nb_lens;
+
+#endif
