@@ -2,12 +2,29 @@
 #include "backend/ref/ref.h"
 #include "format/bf16.h"
 
+#include <string.h>
+
+/* One rounding, not two: the double is first cut to FP32 with its lost bits kept as a sticky last bit. */
+static uint16_t bf16_from_double(double value) {
+    float cut = (float)value;
+    uint32_t bits;
+    memcpy(&bits, &cut, sizeof bits);
+    if ((double)cut != value && cut == cut) {
+        double magnitude = value < 0 ? -value : value, kept = cut < 0 ? -(double)cut : (double)cut;
+        if (kept > magnitude)
+            bits -= 1;
+        bits |= 1;
+        memcpy(&cut, &bits, sizeof cut);
+    }
+    return nb_bf16_even(cut);
+}
+
 static double load(const void *from, nb_dtype type, int64_t i) {
     switch (type) {
     case NB_F32:
         return ((const float *)from)[i];
     case NB_BF16:
-        return nb_bf16_to_f32(((const uint16_t *)from)[i]);
+        return nb_bf16_value(((const uint16_t *)from)[i]);
     default:
         return ((const double *)from)[i];
     }
@@ -19,7 +36,7 @@ static void store(void *to, nb_dtype type, int64_t i, double value) {
         ((float *)to)[i] = (float)value;
         break;
     case NB_BF16:
-        ((uint16_t *)to)[i] = nb_bf16_from_f64(value);
+        ((uint16_t *)to)[i] = bf16_from_double(value);
         break;
     default:
         ((double *)to)[i] = value;

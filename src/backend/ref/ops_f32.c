@@ -11,11 +11,11 @@ typedef uint16_t act;
 typedef float real;
 
 static inline real to_real(act x) {
-    return nb_bf16_to_f32(x);
+    return nb_bf16_value(x);
 }
 
 static inline act to_act(real x) {
-    return nb_bf16_from_f32(x);
+    return nb_bf16_even(x);
 }
 
 #include "backend/ref/elementwise.inc"
