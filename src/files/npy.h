@@ -15,6 +15,9 @@ nb_status nb_npy_read(const char *path, nb_npy *out, nb_error *err);
 nb_status nb_npy_parse(const void *bytes, size_t size, nb_npy *out, nb_error *err); /* copies what it needs */
 void nb_npy_free(nb_npy *npy);
 
+/* The same without a copy: `tensor.data` points into `bytes`, perhaps unaligned; `memory` is NULL. */
+nb_status nb_npy_view(const void *bytes, size_t size, nb_npy *out, nb_error *err);
+
 /* Writes float32 [rows, cols] atomically. */
 nb_status nb_npy_write_f32(const char *path, const float *data, int64_t rows, int64_t cols, nb_error *err);
 

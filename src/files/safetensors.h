@@ -25,7 +25,9 @@ typedef enum nb_tensor_dtype {
     NB_ST_I8,
     NB_ST_BOOL,
     NB_ST_F8_E4M3,
-    NB_ST_F8_E5M2
+    NB_ST_F8_E5M2,
+    NB_ST_U64,
+    NB_ST_I16
 } nb_tensor_dtype;
 size_t nb_tensor_dtype_size(nb_tensor_dtype dtype);
 const char *nb_tensor_dtype_name(nb_tensor_dtype dtype); /* "F32", as in the header */
@@ -35,7 +37,7 @@ typedef struct nb_file_tensor {
     nb_tensor_dtype dtype;
     int32_t rank;
     int64_t shape[NB_TENSOR_RANK];
-    const void *data;
+    const void *data; /* row-major, little-endian */
     size_t bytes;
 } nb_file_tensor;
 
@@ -49,7 +51,8 @@ nb_status nb_safetensors_write(const char *path, const nb_file_tensor *tensors, 
 
 typedef struct nb_safetensors nb_safetensors;
 
-/* Maps a file and checks its header. Tensors point into the map until nb_safetensors_close. */
+/* Maps a file and checks its header. Tensors point into the map until nb_safetensors_close, in the order of the data.
+ * Their data need not be aligned to its type: old files have headers of odd length. */
 nb_status nb_safetensors_open(const char *path, nb_safetensors **out, nb_error *err);
 /* The same over bytes already in memory (not copied), for tests and fuzzing. */
 nb_status nb_safetensors_parse(const void *bytes, size_t size, nb_safetensors **out, nb_error *err);

@@ -1,0 +1,282 @@
+/* file.c: reading, mapping and atomic writing of files. */
+#include "file.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "nibble's file formats are read and written in place: only little-endian machines are supported"
+#endif
+
+static nb_status fail_errno(nb_error *err, const char *what, const char *path) {
+    const char *hint = errno == ENOSPC || errno == EDQUOT ? "; free some space and try again" : "";
+    return nb_fail(err, NB_IO_ERROR, "%s: cannot %s: %s%s", path, what, strerror(errno), hint);
+}
+
+/* ---- reading ---------------------------------------------------------------------------------------------------- */
+
+static nb_status open_for_reading(const char *path, int *fd, struct stat *st, nb_error *err) {
+    *fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (*fd < 0)
+        return nb_fail(err, NB_IO_ERROR, "%s: cannot open: %s", path, strerror(errno));
+    nb_status status = NB_OK;
+    if (fstat(*fd, st) != 0)
+        status = fail_errno(err, "examine", path);
+    else if (S_ISDIR(st->st_mode))
+        status = nb_fail(err, NB_IO_ERROR, "%s: is a folder, expected a file", path);
+    if (status != NB_OK)
+        close(*fd);
+    return status;
+}
+
+/* Reads until the end or one byte beyond `limit`. Sizes told by stat are hints: pipes and /proc have none. */
+static nb_status read_all(int fd, const char *path, size_t limit, size_t expect, char **bytes, size_t *size,
+                          nb_error *err) {
+    size_t capacity = (expect < limit ? expect : limit) + 2, used = 0;
+    char *buffer = malloc(capacity);
+    while (buffer) {
+        ssize_t got = read(fd, buffer + used, capacity - 1 - used);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0) {
+            free(buffer);
+            return fail_errno(err, "read", path);
+        }
+        if (got == 0) {
+            buffer[used] = 0;
+            *bytes = buffer;
+            *size = used;
+            return NB_OK;
+        }
+        used += (size_t)got;
+        if (used > limit) {
+            free(buffer);
+            return nb_fail(err, NB_BAD_FILE, "%s: more than %zu bytes, the most that is read of such a file", path,
+                           limit);
+        }
+        if (capacity - 1 - used == 0) {
+            capacity += capacity / 2 + 4096;
+            char *larger = realloc(buffer, capacity);
+            if (!larger)
+                free(buffer);
+            buffer = larger;
+        }
+    }
+    return nb_fail(err, NB_NO_MEMORY, "%s: no memory to read the file", path);
+}
+
+nb_status nb_file_read(const char *path, size_t limit, char **bytes, size_t *size, nb_error *err) {
+    int fd;
+    struct stat st;
+    *bytes = NULL;
+    *size = 0;
+    NB_TRY(open_for_reading(path, &fd, &st, err));
+    if (limit > PTRDIFF_MAX / 2)
+        limit = PTRDIFF_MAX / 2;
+    nb_status status = read_all(fd, path, limit, st.st_size > 0 ? (size_t)st.st_size : 0, bytes, size, err);
+    close(fd);
+    return status;
+}
+
+nb_status nb_file_map_open(const char *path, nb_file_map *out, nb_error *err) {
+    int fd;
+    struct stat st;
+    *out = (nb_file_map){NULL, 0};
+    NB_TRY(open_for_reading(path, &fd, &st, err));
+    nb_status status = NB_OK;
+    if (!S_ISREG(st.st_mode)) {
+        status = nb_fail(err, NB_IO_ERROR, "%s: is a pipe or device, expected a regular file", path);
+    } else if (st.st_size > 0) {
+        void *bytes = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+        if (bytes == MAP_FAILED)
+            status = fail_errno(err, "map into memory", path);
+        else
+            *out = (nb_file_map){bytes, (size_t)st.st_size};
+    }
+    close(fd);
+    return status;
+}
+
+void nb_file_map_close(nb_file_map *map) {
+    if (map->bytes)
+        munmap((void *)(uintptr_t)map->bytes, map->size);
+    *map = (nb_file_map){NULL, 0};
+}
+
+/* ---- folders ---------------------------------------------------------------------------------------------------- */
+
+nb_status nb_make_folders(const char *path, nb_error *err) {
+    if (!*path)
+        return nb_fail(err, NB_BAD_USAGE, "the name of a folder is empty");
+    char *part = strdup(path);
+    if (!part)
+        return nb_fail(err, NB_NO_MEMORY, "%s: no memory for the name of a folder", path);
+    nb_status status = NB_OK;
+    for (char *at = part + 1; status == NB_OK; at++) {
+        if (*at && *at != '/')
+            continue;
+        char was = *at;
+        *at = 0;
+        if (mkdir(part, 0777) != 0 && errno != EEXIST)
+            status = fail_errno(err, "make the folder", part);
+        *at = was;
+        if (!was)
+            break;
+    }
+    free(part);
+    struct stat st;
+    if (status == NB_OK && (stat(path, &st) != 0 || !S_ISDIR(st.st_mode)))
+        status = nb_fail(err, NB_IO_ERROR, "%s: exists and is not a folder", path);
+    return status;
+}
+
+nb_status nb_sync_parent(const char *path, nb_error *err) {
+    size_t length = strlen(path);
+    while (length > 1 && path[length - 1] == '/')
+        length--;
+    while (length > 0 && path[length - 1] != '/')
+        length--;
+    char *parent = length ? strndup(path, length) : strdup(".");
+    if (!parent)
+        return nb_fail(err, NB_NO_MEMORY, "%s: no memory for the name of its folder", path);
+    int fd = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    nb_status status = NB_OK;
+    /* EINVAL: file systems that cannot sync folders have nothing to sync. */
+    if (fd < 0 || (fsync(fd) != 0 && errno != EINVAL))
+        status = fail_errno(err, "sync the folder", parent);
+    if (fd >= 0)
+        close(fd);
+    free(parent);
+    return status;
+}
+
+/* ---- atomic writing --------------------------------------------------------------------------------------------- */
+
+struct nb_writer {
+    FILE *stream;
+    char *path, *temporary;
+};
+
+bool nb_is_temporary_name(const char *name) {
+    for (const char *at = strstr(name, ".tmp-"); at; at = strstr(at + 1, ".tmp-")) {
+        const char *c = at + 5;
+        int digits[2] = {0, 0};
+        for (; isdigit((unsigned char)*c); c++)
+            digits[0]++;
+        if (*c == '-')
+            for (c++; isdigit((unsigned char)*c); c++)
+                digits[1]++;
+        if (digits[0] && digits[1] && !*c)
+            return true;
+    }
+    return false;
+}
+
+/* Opens the first free `path.tmp-PID-N`. Names of our own making, because mkstemp's files ignore the umask. */
+static int open_temporary(const char *path, char **name) {
+    size_t room = strlen(path) + 48;
+    *name = malloc(room);
+    if (!*name)
+        return -1;
+    for (int attempt = 0; attempt < 1000; attempt++) {
+        snprintf(*name, room, "%s.tmp-%ld-%d", path, (long)getpid(), attempt);
+        int fd = open(*name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        if (fd >= 0 || errno != EEXIST)
+            return fd;
+    }
+    return -1;
+}
+
+nb_status nb_writer_open(const char *path, nb_writer **out, nb_error *err) {
+    *out = NULL;
+    struct stat st;
+    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode))
+        return nb_fail(err, NB_IO_ERROR, "%s: exists and is not a regular file, so it cannot be replaced", path);
+    nb_writer *writer = calloc(1, sizeof *writer);
+    if (writer)
+        writer->path = strdup(path);
+    if (!writer || !writer->path) {
+        nb_writer_abandon(writer);
+        return nb_fail(err, NB_NO_MEMORY, "%s: no memory to write the file", path);
+    }
+    int fd = open_temporary(path, &writer->temporary);
+    writer->stream = fd >= 0 ? fdopen(fd, "wb") : NULL;
+    if (!writer->stream) {
+        nb_status status = fail_errno(err, "create", path);
+        if (fd >= 0) {
+            close(fd);
+            unlink(writer->temporary);
+        }
+        nb_writer_abandon(writer);
+        return status;
+    }
+    *out = writer;
+    return NB_OK;
+}
+
+nb_status nb_writer_put(nb_writer *writer, const void *bytes, size_t size, nb_error *err) {
+    if (size && fwrite(bytes, 1, size, writer->stream) != size)
+        return fail_errno(err, "write", writer->path);
+    return NB_OK;
+}
+
+nb_status nb_writer_put_at(nb_writer *writer, size_t offset, const void *bytes, size_t size, nb_error *err) {
+    if (fseeko(writer->stream, (off_t)offset, SEEK_SET) != 0)
+        return fail_errno(err, "write", writer->path);
+    NB_TRY(nb_writer_put(writer, bytes, size, err));
+    if (fseeko(writer->stream, 0, SEEK_END) != 0)
+        return fail_errno(err, "write", writer->path);
+    return NB_OK;
+}
+
+nb_status nb_writer_commit(nb_writer *writer, nb_error *err) {
+    nb_status status = NB_OK;
+    if (fflush(writer->stream) != 0 || fsync(fileno(writer->stream)) != 0)
+        status = fail_errno(err, "write", writer->path);
+    if (fclose(writer->stream) != 0 && status == NB_OK)
+        status = fail_errno(err, "write", writer->path);
+    writer->stream = NULL;
+    if (status == NB_OK && rename(writer->temporary, writer->path) != 0)
+        status = fail_errno(err, "replace", writer->path);
+    if (status == NB_OK) {
+        free(writer->temporary);
+        writer->temporary = NULL;
+        status = nb_sync_parent(writer->path, err);
+    } else {
+        unlink(writer->temporary);
+    }
+    nb_writer_abandon(writer);
+    return status;
+}
+
+void nb_writer_abandon(nb_writer *writer) {
+    if (!writer)
+        return;
+    if (writer->stream) {
+        fclose(writer->stream);
+        unlink(writer->temporary);
+    }
+    free(writer->temporary);
+    free(writer->path);
+    free(writer);
+}
+
+nb_status nb_file_write(const char *path, const void *bytes, size_t size, nb_error *err) {
+    nb_writer *writer;
+    NB_TRY(nb_writer_open(path, &writer, err));
+    nb_status status = nb_writer_put(writer, bytes, size, err);
+    if (status != NB_OK) {
+        nb_writer_abandon(writer);
+        return status;
+    }
+    return nb_writer_commit(writer, err);
+}

@@ -1,0 +1,183 @@
+/* folder.c: folders that appear whole, and the safe removal of folder trees. */
+#include "folder.h"
+#include "file.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+enum { MAX_DEPTH = 32 }; /* of folders in folders: one descriptor each */
+
+struct nb_folder {
+    char *path, *temporary;
+};
+
+static nb_status fail_errno(nb_error *err, const char *what, const char *path) {
+    return nb_fail(err, NB_IO_ERROR, "%s: cannot %s: %s", path, what, strerror(errno));
+}
+
+static bool is_dot(const char *name) {
+    return strcmp(name, ".") == 0 || strcmp(name, "..") == 0;
+}
+
+/* ---- removal ---------------------------------------------------------------------------------------------------- */
+
+static nb_status remove_at(int parent, const char *name, const char *shown, int depth, nb_error *err);
+
+static nb_status remove_entries(DIR *folder, const char *shown, int depth, nb_error *err) {
+    nb_status status = NB_OK;
+    struct dirent *entry;
+    while (status == NB_OK && (errno = 0, entry = readdir(folder)) != NULL)
+        if (!is_dot(entry->d_name))
+            status = remove_at(dirfd(folder), entry->d_name, shown, depth + 1, err);
+    if (status == NB_OK && errno != 0)
+        status = fail_errno(err, "list the folder", shown);
+    return status;
+}
+
+/* Works on open folders rather than on paths, so that nobody can swap a folder for a link half-way. */
+static nb_status remove_at(int parent, const char *name, const char *shown, int depth, nb_error *err) {
+    if (depth > MAX_DEPTH)
+        return nb_fail(err, NB_IO_ERROR, "%s: folders nested more than %d deep are not removed", shown, MAX_DEPTH);
+    if (unlinkat(parent, name, 0) == 0 || errno == ENOENT)
+        return NB_OK;
+    if (errno != EISDIR && errno != EPERM)
+        return fail_errno(err, "remove", shown);
+    int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    DIR *folder = fd >= 0 ? fdopendir(fd) : NULL;
+    if (!folder) {
+        nb_status status = fail_errno(err, "open the folder", shown);
+        if (fd >= 0)
+            close(fd);
+        return status;
+    }
+    nb_status status = remove_entries(folder, shown, depth, err);
+    closedir(folder);
+    if (status == NB_OK && unlinkat(parent, name, AT_REMOVEDIR) != 0)
+        status = fail_errno(err, "remove the folder", shown);
+    return status;
+}
+
+nb_status nb_folder_remove(const char *path, nb_error *err) {
+    return remove_at(AT_FDCWD, path, path, 0, err);
+}
+
+nb_status nb_folder_remove_abandoned(const char *path, nb_error *err) {
+    DIR *folder = opendir(path);
+    if (!folder)
+        return errno == ENOENT ? NB_OK : fail_errno(err, "open the folder", path);
+    nb_status status = NB_OK;
+    struct dirent *entry;
+    while (status == NB_OK && (entry = readdir(folder)) != NULL)
+        if (nb_is_temporary_name(entry->d_name))
+            status = remove_at(dirfd(folder), entry->d_name, path, 0, err);
+    closedir(folder);
+    return status;
+}
+
+/* ---- construction ----------------------------------------------------------------------------------------------- */
+
+nb_status nb_folder_begin(const char *path, nb_folder **out, nb_error *err) {
+    *out = NULL;
+    size_t length = strlen(path);
+    while (length > 1 && path[length - 1] == '/')
+        length--;
+    size_t room = length + 48;
+    nb_folder *folder = calloc(1, sizeof *folder);
+    if (folder) {
+        folder->path = strndup(path, length);
+        folder->temporary = malloc(room);
+    }
+    if (!folder || !folder->path || !folder->temporary) {
+        if (folder)
+            free(folder->path);
+        free(folder);
+        return nb_fail(err, NB_NO_MEMORY, "%s: no memory to make the folder", path);
+    }
+    int made = -1;
+    for (int attempt = 0; made != 0 && attempt < 1000; attempt++) {
+        snprintf(folder->temporary, room, "%s.tmp-%ld-%d", folder->path, (long)getpid(), attempt);
+        made = mkdir(folder->temporary, 0777);
+        if (made != 0 && errno != EEXIST)
+            break;
+    }
+    if (made != 0) {
+        nb_status status = fail_errno(err, "make the folder", path);
+        free(folder->temporary);
+        free(folder->path);
+        free(folder);
+        return status;
+    }
+    *out = folder;
+    return NB_OK;
+}
+
+const char *nb_folder_path(const nb_folder *folder) {
+    return folder->temporary;
+}
+
+static nb_status sync_tree(int parent, const char *name, const char *shown, int depth, nb_error *err) {
+    struct stat st;
+    if (fstatat(parent, name, &st, AT_SYMLINK_NOFOLLOW) != 0)
+        return fail_errno(err, "examine", shown);
+    if (!S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode))
+        return NB_OK;
+    int fd = openat(parent, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0)
+        return fail_errno(err, "open", shown);
+    nb_status status = NB_OK;
+    if (S_ISDIR(st.st_mode) && depth < MAX_DEPTH) {
+        int list_fd = dup(fd);
+        DIR *folder = list_fd >= 0 ? fdopendir(list_fd) : NULL;
+        struct dirent *entry;
+        if (!folder)
+            status = fail_errno(err, "list the folder", shown);
+        while (status == NB_OK && (entry = readdir(folder)) != NULL)
+            if (!is_dot(entry->d_name))
+                status = sync_tree(fd, entry->d_name, shown, depth + 1, err);
+        if (folder)
+            closedir(folder);
+        else if (list_fd >= 0)
+            close(list_fd);
+    }
+    if (status == NB_OK && fsync(fd) != 0 && errno != EINVAL)
+        status = fail_errno(err, "sync", shown);
+    close(fd);
+    return status;
+}
+
+/* One system call puts the new folder in the old one's place; a kill finds either the one or the other. */
+static int exchange(const char *a, const char *b) {
+    const unsigned flag_exchange = 2; /* RENAME_EXCHANGE of Linux */
+    return (int)syscall(SYS_renameat2, AT_FDCWD, a, AT_FDCWD, b, flag_exchange);
+}
+
+nb_status nb_folder_commit(nb_folder *folder, bool replace, nb_error *err) {
+    nb_status status = sync_tree(AT_FDCWD, folder->temporary, folder->path, 0, err);
+    if (status == NB_OK && rename(folder->temporary, folder->path) != 0) {
+        bool exists = errno == ENOTEMPTY || errno == EEXIST;
+        if (exists && !replace)
+            status = nb_fail(err, NB_IO_ERROR, "%s: exists already and is not empty", folder->path);
+        else if (!exists || exchange(folder->temporary, folder->path) != 0)
+            status = fail_errno(err, "put the new folder in place", folder->path);
+    }
+    if (status == NB_OK)
+        status = nb_sync_parent(folder->path, err);
+    nb_folder_abandon(folder); /* after an exchange, the old folder bears the temporary name */
+    return status;
+}
+
+void nb_folder_abandon(nb_folder *folder) {
+    if (!folder)
+        return;
+    nb_folder_remove(folder->temporary, NULL);
+    free(folder->temporary);
+    free(folder->path);
+    free(folder);
+}
