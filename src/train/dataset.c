@@ -1,0 +1,246 @@
+/* dataset.c: a deterministic, stateless loader over token shards. */
+#include "dataset.h"
+#include "base/philox.h"
+#include "shard.h"
+
+#include <glob.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+static const int64_t checked_at_open = (int64_t)1 << 26; /* tokens of each shard */
+
+struct nb_dataset {
+    nb_dataset_options options;
+    int32_t shard_count;
+    nb_shard *shards;
+    char **paths;
+    int64_t *first; /* [shard_count + 1]: position in the stream of each shard's first token */
+    int64_t all_sequences, sequences;
+};
+
+/* ---- order ------------------------------------------------------------------------------------------------------ */
+
+/* A keyed permutation of [0, n): a Feistel network over the next even power of two, walked until it lands inside
+ * (Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002). Fewer than four walks on average. */
+static int64_t permute(int64_t index, int64_t n, uint32_t seed, uint32_t epoch) {
+    enum { ROUNDS = 8 };
+    int half = 1;
+    while (half < 31 && ((int64_t)1 << (2 * half)) < n)
+        half++;
+    const uint64_t mask = ((uint64_t)1 << half) - 1;
+    uint64_t x = (uint64_t)index;
+    do {
+        uint32_t left = (uint32_t)(x >> half), right = (uint32_t)(x & mask);
+        for (uint32_t round = 0; round < ROUNDS; round++) {
+            uint32_t mixed = nb_philox(seed, 0, right, round, epoch, NB_PURPOSE_SHUFFLE).w[0] & (uint32_t)mask;
+            uint32_t next = left ^ mixed;
+            left = right;
+            right = next;
+        }
+        x = (uint64_t)left << half | right;
+    } while (x >= (uint64_t)n);
+    return (int64_t)x;
+}
+
+/* The index-th of `chosen` sequences spread evenly over `all`. 128 bits: the product may pass 64. */
+static int64_t spread(int64_t index, int64_t chosen, int64_t all) {
+    __extension__ typedef unsigned __int128 wide;
+    return (int64_t)((wide)index * (wide)all / (wide)chosen);
+}
+
+int64_t nb_dataset_sequence_of(const nb_dataset *data, int64_t index) {
+    int64_t epoch = index / data->sequences, place = index % data->sequences;
+    if (data->options.shuffle)
+        place = permute(place, data->sequences, data->options.seed, (uint32_t)epoch);
+    return spread(place, data->sequences, data->all_sequences);
+}
+
+/* ---- opening ---------------------------------------------------------------------------------------------------- */
+
+static nb_status fail_beyond(const nb_dataset *data, int32_t shard, int64_t position, nb_error *err) {
+    int32_t token;
+    nb_shard_read(&data->shards[shard], position, 1, &token);
+    return nb_fail(err, NB_BAD_FILE,
+                   "%s: token %" PRId32 " at position %" PRId64 " is beyond the vocabulary of %" PRId64
+                   "; was the text tokenized for another model?",
+                   data->paths[shard], token, position, data->options.vocab);
+}
+
+static nb_status add_shard(nb_dataset *data, const char *path, nb_error *err) {
+    size_t count = (size_t)data->shard_count;
+    nb_shard *shards = realloc(data->shards, (count + 1) * sizeof *shards);
+    if (shards)
+        data->shards = shards;
+    char **paths = realloc(data->paths, (count + 1) * sizeof *paths);
+    if (paths)
+        data->paths = paths;
+    int64_t *first = realloc(data->first, (count + 2) * sizeof *first);
+    if (first)
+        data->first = first;
+    char *name = strdup(path);
+    if (!shards || !paths || !first || !name) {
+        free(name);
+        return nb_fail(err, NB_NO_MEMORY, "%s: no memory for a list of %zu shards", path, count + 1);
+    }
+    nb_shard shard;
+    nb_status status = nb_shard_open(path, &shard, err);
+    if (status != NB_OK) {
+        free(name);
+        return status;
+    }
+    data->shards[count] = shard;
+    data->paths[count] = name;
+    data->shard_count++;
+    data->first[0] = 0;
+    data->first[count + 1] = data->first[count] + shard.count;
+    int64_t beyond = nb_shard_find_beyond(&shard, data->options.vocab, checked_at_open);
+    return beyond < 0 ? NB_OK : fail_beyond(data, (int32_t)count, beyond, err);
+}
+
+static nb_status add_pattern(nb_dataset *data, const char *pattern, nb_error *err) {
+    if (!strpbrk(pattern, "*?["))
+        return add_shard(data, pattern, err);
+    glob_t matches;
+    int result = glob(pattern, GLOB_ERR, NULL, &matches);
+    nb_status status = NB_OK;
+    if (result == GLOB_NOMATCH)
+        return nb_fail(err, NB_IO_ERROR, "%s: no file has such a name", pattern);
+    if (result != 0)
+        return nb_fail(err, NB_IO_ERROR, "%s: the folder cannot be listed", pattern);
+    for (size_t i = 0; status == NB_OK && i < matches.gl_pathc; i++)
+        status = add_shard(data, matches.gl_pathv[i], err);
+    globfree(&matches);
+    return status;
+}
+
+static nb_status check_options(const nb_dataset_options *o, nb_error *err) {
+    if (o->seq < 1 || o->seq > INT32_MAX || o->vocab < 1 || o->vocab > INT32_MAX || o->sequences < 0)
+        return nb_fail(err, NB_BAD_USAGE,
+                       "sequences of %" PRId64 " tokens from a vocabulary of %" PRId64 " cannot be cut", o->seq,
+                       o->vocab);
+    if (o->end_of_text >= o->vocab)
+        return nb_fail(err, NB_BAD_CONFIG, "the end-of-text token %" PRId32 " is beyond the vocabulary of %" PRId64,
+                       o->end_of_text, o->vocab);
+    return NB_OK;
+}
+
+nb_status nb_dataset_open(const char *const *paths, int32_t count, const nb_dataset_options *options, nb_dataset **out,
+                          nb_error *err) {
+    *out = NULL;
+    NB_TRY(check_options(options, err));
+    if (count < 1)
+        return nb_fail(err, NB_BAD_USAGE, "no token files are named, expected at least one");
+    nb_dataset *data = calloc(1, sizeof *data);
+    if (!data)
+        return nb_fail(err, NB_NO_MEMORY, "no memory for a list of shards");
+    data->options = *options;
+    nb_status status = NB_OK;
+    for (int32_t i = 0; status == NB_OK && i < count; i++)
+        status = add_pattern(data, paths[i], err);
+    if (status == NB_OK) {
+        int64_t tokens = nb_dataset_tokens(data);
+        data->all_sequences = tokens > 0 ? (tokens - 1) / options->seq : 0;
+        if (data->all_sequences < 1)
+            status =
+                nb_fail(err, NB_BAD_FILE,
+                        "%s%s: %" PRId64 " tokens are too few for one sequence of %" PRId64
+                        " and its last target; give more text or a shorter sequence",
+                        data->paths[0], data->shard_count > 1 ? " and the other shards" : "", tokens, options->seq);
+    }
+    if (status != NB_OK) {
+        nb_dataset_free(data);
+        return status;
+    }
+    bool some = options->sequences > 0 && options->sequences < data->all_sequences;
+    data->sequences = some ? options->sequences : data->all_sequences;
+    *out = data;
+    return NB_OK;
+}
+
+void nb_dataset_free(nb_dataset *data) {
+    if (!data)
+        return;
+    for (int32_t i = 0; i < data->shard_count; i++) {
+        nb_shard_close(&data->shards[i]);
+        free(data->paths[i]);
+    }
+    free(data->shards);
+    free(data->paths);
+    free(data->first);
+    free(data);
+}
+
+int64_t nb_dataset_tokens(const nb_dataset *data) {
+    return data->first[data->shard_count];
+}
+
+int64_t nb_dataset_sequences(const nb_dataset *data) {
+    return data->sequences;
+}
+
+uint64_t nb_dataset_fingerprint(const nb_dataset *data) {
+    enum { SAMPLE = 4096 };
+    uint64_t hash = XXH3_64bits(&data->options.seq, sizeof data->options.seq);
+    for (int32_t i = 0; i < data->shard_count; i++) {
+        const nb_shard *shard = &data->shards[i];
+        size_t bytes = (size_t)shard->count * (size_t)shard->width, n = bytes < SAMPLE ? bytes : SAMPLE;
+        hash = XXH3_64bits_withSeed(&shard->count, sizeof shard->count, hash);
+        hash = XXH3_64bits_withSeed(shard->tokens, n, hash);
+        hash = XXH3_64bits_withSeed((const char *)shard->tokens + bytes - n, n, hash);
+    }
+    return XXH3_64bits_withSeed(&data->sequences, sizeof data->sequences, hash);
+}
+
+/* ---- filling ---------------------------------------------------------------------------------------------------- */
+
+static int32_t shard_of(const nb_dataset *data, int64_t position) {
+    int32_t low = 0, high = data->shard_count - 1;
+    while (low < high) {
+        int32_t middle = low + (high - low + 1) / 2;
+        if (data->first[middle] <= position)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    return low;
+}
+
+/* Reads [position, position + count) of the stream, across shards, and compares each token with the vocabulary. */
+static nb_status read_stream(const nb_dataset *data, int64_t position, int64_t count, int32_t *out, nb_error *err) {
+    for (int32_t s = shard_of(data, position); count > 0; s++) {
+        int64_t begin = position - data->first[s], have = data->shards[s].count - begin;
+        int64_t n = count < have ? count : have;
+        nb_shard_read(&data->shards[s], begin, n, out);
+        for (int64_t i = 0; i < n; i++)
+            if (out[i] >= data->options.vocab)
+                return fail_beyond(data, s, begin + i, err);
+        position += n;
+        count -= n;
+        out += n;
+    }
+    return NB_OK;
+}
+
+static void mark_documents(const nb_dataset_options *o, const int32_t *tokens, int32_t *positions, int32_t *doc_start) {
+    int32_t start = 0;
+    for (int32_t t = 0; t < o->seq; t++) {
+        if (!o->cross_documents && o->end_of_text >= 0 && tokens[t] == o->end_of_text)
+            start = t;
+        doc_start[t] = start;
+        positions[t] = t - start;
+    }
+}
+
+nb_status nb_dataset_fill(const nb_dataset *data, int64_t micro_batch, int64_t batch, const nb_dataset_buffers *to,
+                          nb_error *err) {
+    const int64_t seq = data->options.seq;
+    for (int64_t b = 0; b < batch; b++) {
+        int64_t begin = nb_dataset_sequence_of(data, micro_batch * batch + b) * seq;
+        NB_TRY(read_stream(data, begin, seq, to->tokens + b * seq, err));
+        NB_TRY(read_stream(data, begin + 1, seq, to->targets + b * seq, err));
+        mark_documents(&data->options, to->tokens + b * seq, to->positions + b * seq, to->doc_start + b * seq);
+    }
+    return NB_OK;
+}
