@@ -73,7 +73,7 @@ typedef struct nb_quantizer {
     nb_scale_rule rule;
     nb_outer_scale outer;
     int32_t block_rows; /* 1 or 16; NB_BLOCK_ALL = every row */
-    int32_t block_cols; /* 16, 32; NB_BLOCK_ALL = the whole row */
+    int32_t block_cols; /* 16, 32; NB_BLOCK_ALL = the whole row; 1 under NB_BLOCK_ALL rows: a scale a column */
     nb_rounding round;
     int32_t sr_bits;       /* 8 or 16; read for stochastic rounding only */
     int32_t hadamard_size; /* 0 = none, else 16, 32, 64 or 128 */
@@ -117,7 +117,8 @@ typedef struct nb_qtensor {
     int64_t rows, cols;
     uint8_t *codes;      /* 4-bit: [rows, (cols+1)/2], element 2i in the low nibble; 8-bit: [rows, cols] */
     uint8_t *scales;     /* E4M3 or E8M0: [rows, cols/block_cols], tiles of 16x16 replicated to their rows */
-    float *outer_scales; /* F32 decode scales: [rows, cols/128] for ROW128; [rows] for whole-row blocks; else NULL */
+    float *outer_scales; /* F32 decode scales: [rows, cols/128] for ROW128; [rows] for whole-row blocks,
+                            [cols] for whole-column blocks; else NULL */
     float *tensor_scale; /* [1] decode scale: Sdec of NVFP4, or the scale of a tensor-wise format */
 } nb_qtensor;
 

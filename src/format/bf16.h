@@ -1,26 +1,27 @@
-/* bf16.h: BF16 <-> wider floats, one number at a time.
+/* bf16.h: the upper half of a float.
  *
- * Rounding is to nearest, ties to even, whatever the processor's mode; subnormals are kept; a NaN stays a (quiet) NaN.
+ *     15  14......7  6.....0
+ *     s   exponent   mantissa      bias 127
  */
 #ifndef NB_FORMAT_BF16_H
 #define NB_FORMAT_BF16_H
 
-#include <stdint.h>
-#include <string.h>
+#include "format/ieee.h"
 
-static inline float nb_bf16_value(uint16_t bits) {
-    uint32_t wide = (uint32_t)bits << 16;
-    float value;
-    memcpy(&value, &wide, sizeof value);
-    return value;
+static inline NB_HD float nb_bf16_value(uint16_t code) {
+    return nb_f32_from((uint32_t)code << 16);
 }
 
-static inline uint16_t nb_bf16_even(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    if ((bits & 0x7fffffffu) > 0x7f800000u)
-        return (uint16_t)(bits >> 16 | 0x40u);
-    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+/* Nearest, ties to even; overflow gives Inf; a NaN keeps sign and upper payload and becomes quiet. */
+static inline NB_HD uint16_t nb_bf16_even(float x) {
+    uint32_t bits = nb_f32_bits(x);
+    if (nb_f32_is_nan(x))
+        return (uint16_t)((bits >> 16) | 0x40u);
+    return (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+static inline NB_HD float nb_bf16_round(float x) {
+    return nb_bf16_value(nb_bf16_even(x));
 }
 
 #endif

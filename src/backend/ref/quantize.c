@@ -1,0 +1,267 @@
+/* quantize.c: the reference quantizer. Load, rotate, find the scales, write the codes; docs/formats.md has the
+ * formulas.
+ */
+#include "backend/ref/quantize.h"
+
+#include "backend/ref/quantize_parts.h"
+#include "format/bf16.h"
+#include "format/e4m3.h"
+#include "format/e8m0.h"
+#include "format/element.h"
+#include "format/noise.h"
+#include "format/scale.h"
+
+#include <stdlib.h>
+
+/* One quantization on its way: the operand, and its rotated input x [rows, cols]. */
+typedef struct job {
+    const nb_qtensor *out;
+    const nb_element_row *element;
+    const float *x;
+    const nb_noise *noise;
+} job;
+
+static float amax_of(const job *j, int64_t r0, int64_t r1, int64_t c0, int64_t c1) {
+    uint32_t amax = 0;
+    for (int64_t r = r0; r < r1; r++)
+        for (int64_t c = c0; c < c1; c++) {
+            uint32_t a = nb_f32_magnitude(j->x[r * j->out->cols + c]);
+            amax = a > amax ? a : amax;
+        }
+    return nb_f32_from(amax);
+}
+
+/* Columns of one row must come in ascending order: the even element of a byte clears the odd one. */
+static void put_code(const nb_qtensor *out, int64_t r, int64_t c, int bits, uint8_t code) {
+    if (bits == 8)
+        out->codes[r * out->cols + c] = code;
+    else if (c % 2 == 0)
+        out->codes[r * ((out->cols + 1) / 2) + c / 2] = code;
+    else
+        out->codes[r * ((out->cols + 1) / 2) + c / 2] |= (uint8_t)(code << 4);
+}
+
+static void zero_span(const job *j, int64_t r, int64_t c0, int64_t c1) {
+    for (int64_t c = c0; c < c1; c++)
+        put_code(j->out, r, c, j->element->bits, 0);
+}
+
+/* Codes of columns [c0, c1) of row r: round(fl(x * multiplier)). */
+static void encode_span(const job *j, int64_t r, int64_t c0, int64_t c1, float multiplier) {
+    const nb_qtensor *out = j->out;
+    float u[NB_NOISE_GROUP];
+    for (int64_t c = c0; c < c1; c++) {
+        int64_t e = r * out->cols + c;
+        float y = nb_f32_mul(j->x[e], multiplier);
+        uint8_t code;
+        if (out->quantizer.round == NB_ROUND_STOCHASTIC) {
+            if (c == c0 || e % NB_NOISE_GROUP == 0)
+                nb_noise_group(j->noise, (uint32_t)(e / NB_NOISE_GROUP), out->quantizer.sr_bits, u);
+            code = j->element->stochastic(y, u[e % NB_NOISE_GROUP]);
+        } else {
+            code = out->quantizer.round == NB_ROUND_UP ? j->element->up(y) : j->element->even(y);
+        }
+        put_code(out, r, c, j->element->bits, code);
+    }
+}
+
+/* NVFP4: 1x16 or 16x16 blocks under a tensor scale, or under none. A block whose byte is 0 decodes to zero whatever its
+ * codes; they are written as 0. */
+static void quantize_nvfp4(const job *j) {
+    const nb_qtensor *out = j->out;
+    nb_scale_rule rule = out->quantizer.rule;
+    nb_tensor_scale t =
+        nb_tensor_scale_of(nb_e4m3_target_of(rule), out->quantizer.outer, amax_of(j, 0, out->rows, 0, out->cols));
+    if (out->tensor_scale)
+        *out->tensor_scale = t.sdec;
+    for (int64_t r0 = 0; r0 < out->rows; r0 += out->quantizer.block_rows)
+        for (int64_t c0 = 0; c0 < out->cols; c0 += 16) {
+            int64_t r1 = r0 + out->quantizer.block_rows < out->rows ? r0 + out->quantizer.block_rows : out->rows;
+            uint8_t byte = nb_block_scale_byte(t, amax_of(j, r0, r1, c0, c0 + 16));
+            for (int64_t r = r0; r < r1; r++) {
+                out->scales[r * (out->cols / 16) + c0 / 16] = byte;
+                if (byte)
+                    encode_span(j, r, c0, c0 + 16, nb_block_encode(byte, t.sdec));
+                else
+                    zero_span(j, r, c0, c0 + 16);
+            }
+        }
+}
+
+/* Double block: 1x16 with E4M3 scales inside 1x128 with FP32 scales. */
+static void quantize_outer128(const job *j) {
+    const nb_qtensor *out = j->out;
+    nb_e4m3_target target = nb_e4m3_target_of(out->quantizer.rule);
+    for (int64_t r = 0; r < out->rows; r++)
+        for (int64_t c128 = 0; c128 < out->cols; c128 += 128) {
+            float outer = nb_outer128_scale(target, out->quantizer.outer, amax_of(j, r, r + 1, c128, c128 + 128));
+            out->outer_scales[r * (out->cols / 128) + c128 / 128] = outer;
+            for (int64_t c = c128; c < c128 + 128; c += 16) {
+                uint8_t byte = nb_outer128_scale_byte(target, outer, amax_of(j, r, r + 1, c, c + 16));
+                out->scales[r * (out->cols / 16) + c / 16] = byte;
+                if (byte)
+                    encode_span(j, r, c, c + 16, nb_outer128_encode(byte, outer));
+                else
+                    zero_span(j, r, c, c + 16);
+            }
+        }
+}
+
+static void quantize_mx(const job *j) {
+    const nb_qtensor *out = j->out;
+    float max = j->element->max;
+    for (int64_t r = 0; r < out->rows; r++)
+        for (int64_t c = 0; c < out->cols; c += 32) {
+            float amax = amax_of(j, r, r + 1, c, c + 32);
+            uint8_t byte = out->quantizer.rule == NB_RULE_CEIL ? nb_e8m0_ceil(amax, max) : nb_e8m0_floor(amax, max);
+            out->scales[r * (out->cols / 32) + c / 32] = byte;
+            encode_span(j, r, c, c + 32, nb_e8m0_inverse(byte));
+        }
+}
+
+static void quantize_vector(const job *j) {
+    const nb_qtensor *out = j->out;
+    nb_scale_rule rule = out->quantizer.rule;
+    float max = j->element->max;
+    int64_t rows = out->rows, cols = out->cols;
+    if (out->quantizer.block_rows == 1) {
+        for (int64_t r = 0; r < rows; r++) {
+            float s = nb_vector_encode(rule, max, amax_of(j, r, r + 1, 0, cols));
+            out->outer_scales[r] = nb_f32_div(1.0f, s);
+            encode_span(j, r, 0, cols, s);
+        }
+    } else if (out->quantizer.block_cols == 1) { /* the encode scales wait where the decode scales will stand */
+        for (int64_t c = 0; c < cols; c++)
+            out->outer_scales[c] = nb_vector_encode(rule, max, amax_of(j, 0, rows, c, c + 1));
+        for (int64_t r = 0; r < rows; r++)
+            for (int64_t c = 0; c < cols; c++)
+                encode_span(j, r, c, c + 1, out->outer_scales[c]);
+        for (int64_t c = 0; c < cols; c++)
+            out->outer_scales[c] = nb_f32_div(1.0f, out->outer_scales[c]);
+    } else {
+        float s = nb_vector_encode(rule, max, amax_of(j, 0, rows, 0, cols));
+        *out->tensor_scale = nb_f32_div(1.0f, s);
+        for (int64_t r = 0; r < rows; r++)
+            encode_span(j, r, 0, cols, s);
+    }
+}
+
+static void quantize_values(const job *j) {
+    const nb_quantizer *q = &j->out->quantizer;
+    switch (q->scale_type) {
+    case NB_SCALE_E4M3:
+        if (q->outer == NB_OUTER_ROW128 || q->outer == NB_OUTER_ROW128_POW2)
+            quantize_outer128(j);
+        else
+            quantize_nvfp4(j);
+        break;
+    case NB_SCALE_E8M0:
+        quantize_mx(j);
+        break;
+    case NB_SCALE_F32:
+        quantize_vector(j);
+        break;
+    case NB_SCALE_NONE:
+        for (int64_t r = 0; r < j->out->rows; r++)
+            encode_span(j, r, 0, j->out->cols, 1.0f);
+        break;
+    }
+}
+
+static nb_status measure(const nb_qtensor *out, const float *x, nb_quantize_stats *stats, nb_error *err) {
+    int64_t count = (out->rows + NB_STATS_ROWS - 1) / NB_STATS_ROWS;
+    nb_quantize_stats *chunks = malloc((size_t)count * sizeof *chunks);
+    if (!chunks)
+        return nb_fail(err, NB_NO_MEMORY, "quantize: no memory for statistics");
+    for (int64_t i = 0; i < count; i++) {
+        int64_t r0 = i * NB_STATS_ROWS, left = out->rows - r0;
+        nb_stats_chunk(out, x + r0 * out->cols, r0, left < NB_STATS_ROWS ? left : NB_STATS_ROWS, &chunks[i]);
+    }
+    nb_stats_total(out, chunks, count, stats);
+    free(chunks);
+    return NB_OK;
+}
+
+/* Rotates and quantizes x [rows, cols], which it overwrites. */
+static nb_status quantize_matrix(const nb_qtensor *out, float *x, const nb_noise *noise, nb_quantize_stats *stats,
+                                 nb_error *err) {
+    if (out->quantizer.hadamard_size) {
+        nb_sign_mask signs = nb_signs_of(out->quantizer.hadamard_signs, noise);
+        for (int64_t r = 0; r < out->rows; r++)
+            nb_rotate_row(&out->quantizer, signs, x + r * out->cols, out->cols);
+    }
+    job j = {out, nb_element_info(out->quantizer.element), x, noise};
+    quantize_values(&j);
+    return stats ? measure(out, x, stats, err) : NB_OK;
+}
+
+static nb_status new_matrix(const nb_qtensor *out, float **x, nb_error *err) {
+    *x = malloc((size_t)out->rows * (size_t)out->cols * sizeof **x);
+    if (!*x)
+        return nb_fail(err, NB_NO_MEMORY, "quantize: no memory for %lld x %lld floats", (long long)out->rows,
+                       (long long)out->cols);
+    return NB_OK;
+}
+
+nb_status nb_ref_quantize(const nb_qtensor *out, const nb_mat *src, bool transpose, const nb_noise *noise,
+                          nb_quantize_stats *stats, nb_error *err) {
+    float *x;
+    NB_TRY(nb_check_source(src, err));
+    NB_TRY(nb_check_quantize(out, src->rows, src->cols, transpose, noise, err));
+    NB_TRY(new_matrix(out, &x, err));
+    for (int64_t r = 0; r < out->rows; r++)
+        nb_load_row(src, transpose, r, out->cols, x + r * out->cols);
+    nb_status status = quantize_matrix(out, x, noise, stats, err);
+    free(x);
+    return status;
+}
+
+nb_status nb_ref_requantize(const nb_qtensor *out, const nb_qtensor *src, bool transpose, const nb_noise *noise,
+                            nb_quantize_stats *stats, nb_error *err) {
+    float *x;
+    NB_TRY(nb_check_requantize(src, err));
+    NB_TRY(nb_check_quantize(out, src->rows, src->cols, transpose, noise, err));
+    NB_TRY(new_matrix(out, &x, err));
+    for (int64_t r = 0; r < out->rows; r++)
+        for (int64_t c = 0; c < out->cols; c++) {
+            int64_t from_r = transpose ? c : r, from_c = transpose ? r : c;
+            nb_decode_span(src, from_r, from_c, from_c + 1, true, &x[r * out->cols + c]);
+        }
+    nb_status status = quantize_matrix(out, x, noise, stats, err);
+    free(x);
+    return status;
+}
+
+nb_status nb_ref_transpose_codes(const nb_qtensor *out, const nb_qtensor *src, nb_error *err) {
+    NB_TRY(nb_check_transpose_codes(out, src, err));
+    int bits = nb_element_info(src->quantizer.element)->bits;
+    for (int64_t r = 0; r < out->rows; r++)
+        for (int64_t c = 0; c < out->cols; c++)
+            put_code(out, r, c, bits, nb_code_at(src, c, r));
+    if (src->scales)
+        for (int64_t r = 0; r < out->rows; r++)
+            for (int64_t c = 0; c < out->cols / 16; c++)
+                out->scales[r * (out->cols / 16) + c] = src->scales[16 * c * (src->cols / 16) + r / 16];
+    if (src->outer_scales) /* one a row of src: one a column of out, or the reverse */
+        memcpy(out->outer_scales, src->outer_scales,
+               nb_qtensor_bytes(&src->quantizer, src->rows, src->cols).outer_scales);
+    if (src->tensor_scale)
+        *out->tensor_scale = *src->tensor_scale;
+    return NB_OK;
+}
+
+nb_status nb_ref_dequantize(const nb_mat *out, const nb_qtensor *src, bool transpose, bool with_tensor_scale,
+                            nb_error *err) {
+    NB_TRY(nb_check_dequantize(out, src, transpose, err));
+    for (int64_t r = 0; r < src->rows; r++)
+        for (int64_t c = 0; c < src->cols; c++) {
+            float x;
+            nb_decode_span(src, r, c, c + 1, with_tensor_scale, &x);
+            int64_t at = transpose ? c * out->stride + r : r * out->stride + c;
+            if (out->dtype == NB_BF16)
+                ((uint16_t *)out->data)[at] = nb_bf16_even(x);
+            else
+                ((float *)out->data)[at] = x;
+        }
+    return NB_OK;
+}

@@ -1,0 +1,220 @@
+/* quantize_parts.c: checks, loading, decoding and statistics around the reference quantizer. */
+#include "backend/ref/quantize_parts.h"
+
+#include "format/bf16.h"
+#include "format/e4m3.h"
+#include "format/e8m0.h"
+#include "format/element.h"
+
+#include <math.h>
+
+/* ---- checks -------------------------------------------------------------------------------------------------------
+ */
+
+static bool has_buffers(const nb_qtensor *t) {
+    nb_qtensor_size need = nb_qtensor_bytes(&t->quantizer, t->rows, t->cols);
+    return (t->codes || !need.codes) && (t->scales || !need.scales) && (t->outer_scales || !need.outer_scales) &&
+           (t->tensor_scale || !need.tensor_scale);
+}
+
+static nb_status check_operand(const nb_qtensor *t, nb_error *err) {
+    NB_TRY(nb_quantizer_check_shape(&t->quantizer, t->rows, t->cols, err));
+    if (nb_quantizer_is_bf16(&t->quantizer))
+        return nb_fail(err, NB_BAD_USAGE, "quantize: a BF16 operand has no codes");
+    if (!has_buffers(t))
+        return nb_fail(err, NB_BAD_USAGE, "quantize: an operand buffer is missing; place it by nb_qtensor_place");
+    return NB_OK;
+}
+
+nb_status nb_check_quantize(const nb_qtensor *out, int64_t rows, int64_t cols, bool transpose, const nb_noise *noise,
+                            nb_error *err) {
+    const nb_quantizer *q = &out->quantizer;
+    NB_TRY(check_operand(out, err));
+    if (out->rows != (transpose ? cols : rows) || out->cols != (transpose ? rows : cols))
+        return nb_fail(err, NB_BAD_USAGE, "quantize: source %lld x %lld%s does not fit operand %lld x %lld",
+                       (long long)rows, (long long)cols, transpose ? " transposed" : "", (long long)out->rows,
+                       (long long)out->cols);
+    bool fresh = q->hadamard_size && q->hadamard_signs == NB_SIGNS_FRESH;
+    if (!noise && (q->round == NB_ROUND_STOCHASTIC || fresh))
+        return nb_fail(err, NB_BAD_USAGE, "quantize: stochastic rounding and fresh signs need a noise key");
+    return NB_OK;
+}
+
+nb_status nb_check_source(const nb_mat *src, nb_error *err) {
+    if (src->dtype != NB_F32 && src->dtype != NB_BF16)
+        return nb_fail(err, NB_BAD_USAGE, "quantize: source is %s, expected f32 or bf16", nb_dtype_name(src->dtype));
+    if (!src->data || src->stride < src->cols)
+        return nb_fail(err, NB_BAD_USAGE, "quantize: source without data, or stride below its %lld columns",
+                       (long long)src->cols);
+    return NB_OK;
+}
+
+nb_status nb_check_requantize(const nb_qtensor *src, nb_error *err) {
+    NB_TRY(check_operand(src, err));
+    if (src->quantizer.hadamard_size)
+        return nb_fail(err, NB_BAD_USAGE, "requantize: the source is rotated; expected an operand without Hadamard");
+    return NB_OK;
+}
+
+static bool same_format(const nb_quantizer *a, const nb_quantizer *b) {
+    return a->element == b->element && a->scale_type == b->scale_type && a->rule == b->rule && a->outer == b->outer;
+}
+
+nb_status nb_check_transpose_codes(const nb_qtensor *out, const nb_qtensor *src, nb_error *err) {
+    const nb_quantizer *q = &src->quantizer, *t = &out->quantizer;
+    NB_TRY(check_operand(src, err));
+    NB_TRY(check_operand(out, err));
+    if (out->rows != src->cols || out->cols != src->rows)
+        return nb_fail(err, NB_BAD_USAGE, "transpose_codes: %lld x %lld is not the transpose of %lld x %lld",
+                       (long long)out->rows, (long long)out->cols, (long long)src->rows, (long long)src->cols);
+    bool symmetric = q->block_rows == q->block_cols || q->scale_type == NB_SCALE_F32;
+    if (q->hadamard_size || t->hadamard_size || !symmetric || !same_format(q, t) || t->block_rows != q->block_cols ||
+        t->block_cols != q->block_rows) {
+        char from[160], to[160];
+        return nb_fail(err, NB_BAD_USAGE, "transpose_codes: scales of %s do not become those of %s; requantize instead",
+                       nb_quantizer_text(q, from, sizeof from), nb_quantizer_text(t, to, sizeof to));
+    }
+    return NB_OK;
+}
+
+nb_status nb_check_dequantize(const nb_mat *out, const nb_qtensor *src, bool transpose, nb_error *err) {
+    NB_TRY(check_operand(src, err));
+    NB_TRY(nb_check_source(out, err));
+    if (out->rows != (transpose ? src->cols : src->rows) || out->cols != (transpose ? src->rows : src->cols))
+        return nb_fail(err, NB_BAD_USAGE, "dequantize: operand %lld x %lld%s does not fit %lld x %lld",
+                       (long long)src->rows, (long long)src->cols, transpose ? " transposed" : "", (long long)out->rows,
+                       (long long)out->cols);
+    return NB_OK;
+}
+
+/* ---- values -------------------------------------------------------------------------------------------------------
+ */
+
+void nb_load_row(const nb_mat *src, bool transpose, int64_t r, int64_t cols, float *x) {
+    int64_t first = transpose ? r : r * src->stride, step = transpose ? src->stride : 1;
+    for (int64_t c = 0; c < cols; c++) {
+        int64_t at = first + c * step;
+        x[c] =
+            src->dtype == NB_BF16 ? nb_bf16_value(((const uint16_t *)src->data)[at]) : ((const float *)src->data)[at];
+    }
+}
+
+void nb_rotate_row(const nb_quantizer *q, nb_sign_mask signs, float *x, int64_t cols) {
+    if (!q->hadamard_size)
+        return;
+    for (int64_t c = 0; c < cols; c += q->hadamard_size)
+        nb_hadamard(x + c, q->hadamard_size, signs);
+    if (q->hadamard_round_bf16)
+        for (int64_t c = 0; c < cols; c++)
+            x[c] = nb_bf16_round(x[c]);
+}
+
+uint8_t nb_code_at(const nb_qtensor *t, int64_t r, int64_t c) {
+    if (nb_element_info(t->quantizer.element)->bits == 8)
+        return t->codes[r * t->cols + c];
+    return t->codes[r * ((t->cols + 1) / 2) + c / 2] >> (4 * (c % 2)) & 15u;
+}
+
+/* What the codes at (r, c) are multiplied by. */
+static float decode_scale(const nb_qtensor *t, int64_t r, int64_t c, bool with_tensor_scale) {
+    const nb_quantizer *q = &t->quantizer;
+    float tensor = with_tensor_scale && t->tensor_scale ? *t->tensor_scale : 1.0f;
+    switch (q->scale_type) {
+    case NB_SCALE_E4M3: {
+        float s8 = nb_e4m3_value(t->scales[r * (t->cols / 16) + c / 16]);
+        return nb_f32_mul(s8, t->outer_scales ? t->outer_scales[r * (t->cols / 128) + c / 128] : tensor);
+    }
+    case NB_SCALE_E8M0:
+        return nb_e8m0_value(t->scales[r * (t->cols / 32) + c / 32]);
+    case NB_SCALE_F32:
+        return t->outer_scales ? t->outer_scales[q->block_rows == 1 ? r : c] : tensor;
+    case NB_SCALE_NONE:
+        break;
+    }
+    return 1.0f;
+}
+
+void nb_decode_span(const nb_qtensor *t, int64_t r, int64_t c0, int64_t c1, bool with_tensor_scale, float *x) {
+    float (*value)(uint8_t) = nb_element_info(t->quantizer.element)->value;
+    for (int64_t c = c0; c < c1; c++)
+        x[c - c0] = nb_f32_mul(value(nb_code_at(t, r, c)), decode_scale(t, r, c, with_tensor_scale));
+}
+
+/* ---- statistics ---------------------------------------------------------------------------------------------------
+ */
+
+/* Saturated: beyond the largest code by more than the rounding of the scale itself. */
+#define NB_SATURATION_SLACK (1.0 + 0x1p-20)
+
+static void stats_element(const nb_qtensor *t, int64_t r, int64_t c, float x, nb_quantize_stats *s) {
+    float max = nb_element_info(t->quantizer.element)->max, decoded;
+    nb_decode_span(t, r, c, c + 1, true, &decoded);
+    double limit = (double)max * fabs((double)decode_scale(t, r, c, true)) * NB_SATURATION_SLACK;
+    bool nonzero = nb_f32_magnitude(x) != 0;
+    uint8_t magnitude =
+        nb_element_info(t->quantizer.element)->bits == 4 ? nb_code_at(t, r, c) & 7u : nb_code_at(t, r, c) & 0x7fu;
+    double d = (double)x - (double)decoded;
+    s->nonzero += nonzero;
+    s->flushed += nonzero && magnitude == 0;
+    s->saturated += magnitude != 0 && fabs((double)x) > limit;
+    s->sum_sq += (double)x * (double)x;
+    s->sum_sq_error += d * d;
+    s->sum_product += (double)x * (double)decoded;
+}
+
+/* Blocks with byte 0 and something in them; a 16x16 tile counts once, at its first row. */
+static int64_t zero_scales(const nb_qtensor *t, const float *x, int64_t r0, int64_t rows) {
+    int64_t count = 0, tile = t->quantizer.block_rows;
+    if (t->quantizer.scale_type != NB_SCALE_E4M3)
+        return 0;
+    for (int64_t r = 0; r < rows; r += tile)
+        for (int64_t c = 0; c < t->cols; c += 16) {
+            if (t->scales[(r0 + r) * (t->cols / 16) + c / 16])
+                continue;
+            uint32_t any = 0;
+            for (int64_t i = r; i < r + tile && i < rows; i++)
+                for (int64_t k = c; k < c + 16; k++)
+                    any |= nb_f32_magnitude(x[i * t->cols + k]);
+            count += any != 0;
+        }
+    return count;
+}
+
+void nb_stats_chunk(const nb_qtensor *t, const float *x, int64_t r0, int64_t rows, nb_quantize_stats *chunk) {
+    nb_quantize_stats zero = {0};
+    uint32_t amax = 0;
+    *chunk = zero;
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < t->cols; c++) {
+            uint32_t a = nb_f32_magnitude(x[r * t->cols + c]);
+            amax = a > amax ? a : amax;
+            stats_element(t, r0 + r, c, x[r * t->cols + c], chunk);
+        }
+    chunk->amax = (double)nb_f32_from(amax);
+    chunk->zero_scales = zero_scales(t, x, r0, rows);
+}
+
+static int64_t block_count(const nb_qtensor *t) {
+    const nb_quantizer *q = &t->quantizer;
+    int64_t down = q->block_rows == NB_BLOCK_ALL ? 1 : (t->rows + q->block_rows - 1) / q->block_rows;
+    int64_t across = q->block_cols == NB_BLOCK_ALL ? 1 : t->cols / q->block_cols;
+    return down * across;
+}
+
+void nb_stats_total(const nb_qtensor *t, const nb_quantize_stats *chunks, int64_t count, nb_quantize_stats *total) {
+    nb_quantize_stats sum = {0};
+    for (int64_t i = 0; i < count; i++) {
+        const nb_quantize_stats *c = &chunks[i];
+        sum.amax = isnan(sum.amax) || c->amax < sum.amax ? sum.amax : c->amax; /* NaN wins */
+        sum.nonzero += c->nonzero;
+        sum.flushed += c->flushed;
+        sum.saturated += c->saturated;
+        sum.zero_scales += c->zero_scales;
+        sum.sum_sq += c->sum_sq;
+        sum.sum_sq_error += c->sum_sq_error;
+        sum.sum_product += c->sum_product;
+    }
+    sum.elements = t->rows * t->cols;
+    sum.blocks = block_count(t);
+    *total = sum;
+}

@@ -1,0 +1,36 @@
+/* quantize_parts.h: pieces of the reference quantizer that faster implementations share: checks, decoding of a row,
+ * statistics. They are exact or fixed in order, so sharing them cannot hide a difference. */
+#ifndef NB_BACKEND_REF_QUANTIZE_PARTS_H
+#define NB_BACKEND_REF_QUANTIZE_PARTS_H
+
+#include "format/hadamard.h"
+#include "nibble/backend.h"
+
+/* What must hold before a quantization; `rows` and `cols` are those of the value before `transpose`. */
+nb_status nb_check_quantize(const nb_qtensor *out, int64_t rows, int64_t cols, bool transpose, const nb_noise *noise,
+                            nb_error *err);
+nb_status nb_check_source(const nb_mat *src, nb_error *err);
+nb_status nb_check_requantize(const nb_qtensor *src, nb_error *err);
+nb_status nb_check_transpose_codes(const nb_qtensor *out, const nb_qtensor *src, nb_error *err);
+nb_status nb_check_dequantize(const nb_mat *out, const nb_qtensor *src, bool transpose, nb_error *err);
+
+/* Row r of the operand as F32: row r of src, or column r where transposed. */
+void nb_load_row(const nb_mat *src, bool transpose, int64_t r, int64_t cols, float *x);
+
+/* Rotates a row in place by the quantizer's Hadamard (if any), rounding to BF16 where it says so. */
+void nb_rotate_row(const nb_quantizer *q, nb_sign_mask signs, float *x, int64_t cols);
+
+/* Decoded columns [c0, c1) of row r. */
+void nb_decode_span(const nb_qtensor *t, int64_t r, int64_t c0, int64_t c1, bool with_tensor_scale, float *x);
+
+/* Code of element (r, c). */
+uint8_t nb_code_at(const nb_qtensor *t, int64_t r, int64_t c);
+
+/* Statistics are summed over chunks of 16 rows, each row in order; chunks are added in order. */
+#define NB_STATS_ROWS 16
+void nb_stats_chunk(const nb_qtensor *t, const float *x /* [rows, cols] rotated input */, int64_t r0, int64_t rows,
+                    nb_quantize_stats *chunk);
+/* total = sum of the chunks, with the figures that do not depend on data. */
+void nb_stats_total(const nb_qtensor *t, const nb_quantize_stats *chunks, int64_t count, nb_quantize_stats *total);
+
+#endif

@@ -1,0 +1,81 @@
+/* ieee.h: single FP32 operations, each rounded once to nearest even, and the bits of a float.
+ *
+ * The quantizers are defined operation by operation (docs/formats.md). On the CPU contraction is off for every file;
+ * device code spells the intrinsics, so that nvcc cannot fuse either.
+ */
+#ifndef NB_FORMAT_IEEE_H
+#define NB_FORMAT_IEEE_H
+
+#include "base/philox.h" /* NB_HD */
+#include <stdint.h>
+#include <string.h>
+
+#define NB_F32_MAX_BITS 0x7f7fffffu
+#define NB_F32_INF_BITS 0x7f800000u
+#define NB_F32_MAGNITUDE 0x7fffffffu
+
+static inline NB_HD uint32_t nb_f32_bits(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+static inline NB_HD float nb_f32_from(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+/* |x| as an integer: ordered like the magnitudes, with NaN above Inf. The integer maximum of these is what we call
+ * amax: it does not depend on the order, and NaN wins. */
+static inline NB_HD uint32_t nb_f32_magnitude(float x) {
+    return nb_f32_bits(x) & NB_F32_MAGNITUDE;
+}
+
+static inline NB_HD float nb_f32_abs(float x) {
+    return nb_f32_from(nb_f32_magnitude(x));
+}
+
+static inline NB_HD int nb_f32_is_nan(float x) {
+    return nb_f32_magnitude(x) > NB_F32_INF_BITS;
+}
+
+static inline NB_HD float nb_f32_add(float a, float b) {
+#if defined(__CUDA_ARCH__)
+    return __fadd_rn(a, b);
+#else
+    return a + b;
+#endif
+}
+
+static inline NB_HD float nb_f32_sub(float a, float b) {
+#if defined(__CUDA_ARCH__)
+    return __fsub_rn(a, b);
+#else
+    return a - b;
+#endif
+}
+
+static inline NB_HD float nb_f32_mul(float a, float b) {
+#if defined(__CUDA_ARCH__)
+    return __fmul_rn(a, b);
+#else
+    return a * b;
+#endif
+}
+
+static inline NB_HD float nb_f32_div(float a, float b) {
+#if defined(__CUDA_ARCH__)
+    return __fdiv_rn(a, b);
+#else
+    return a / b;
+#endif
+}
+
+/* Inf becomes the largest finite float; NaN stays. */
+static inline NB_HD float nb_f32_finite(float x) {
+    float max = nb_f32_from(NB_F32_MAX_BITS);
+    return x > max ? max : x;
+}
+
+#endif

@@ -1,0 +1,105 @@
+/* scale.h: how an amax becomes a scale, one FP32 operation at a time (docs/formats.md, "Scales").
+ *
+ * NVFP4 follows TransformerEngine's default path (arXiv:2509.25149, appendix on the quantizer), where the order of the
+ * operations decides the last bit; the double block follows the code of arXiv:2510.27527.
+ */
+#ifndef NB_FORMAT_SCALE_H
+#define NB_FORMAT_SCALE_H
+
+#include "format/e4m3.h"
+#include "nibble/format.h"
+
+/* Largest E2M1 magnitude that a block's amax is mapped to, and the constants that follow from it. */
+typedef struct nb_e4m3_target {
+    float max;         /* 6, or 6*16/17 with headroom */
+    float inverse;     /* fl(1/max) */
+    float max_of_both; /* fl(448*max) */
+} nb_e4m3_target;
+
+static inline NB_HD nb_e4m3_target nb_e4m3_target_of(nb_scale_rule rule) {
+    nb_e4m3_target absmax = {6.0f, 0x1.555556p-3f, 2688.0f};
+    nb_e4m3_target headroom = {0x1.69696ap+2f, 0x1.6aaaaap-3f, 0x1.3c3c3cp+11f};
+    return rule == NB_RULE_HEADROOM ? headroom : absmax;
+}
+
+/* S with S*amax = max, as a finite float; 1 for an amax of zero or Inf; NaN for NaN. */
+static inline NB_HD float nb_encode_scale(float max, float amax) {
+    float s = nb_f32_finite(nb_f32_div(max, amax));
+    return amax == 0.0f || s == 0.0f ? 1.0f : s;
+}
+
+/* The largest power of two not above a positive finite `s`; NaN stays. */
+static inline NB_HD float nb_pow2_below(float s) {
+    uint32_t bits = nb_f32_bits(s);
+    if (bits >= NB_F32_INF_BITS)
+        return s;
+    if (bits >= 0x00800000u)
+        return nb_f32_from(bits & 0x7f800000u);
+    uint32_t top = 0x00400000u; /* subnormal: the highest bit alone */
+    while (top && !(bits & top))
+        top >>= 1;
+    return nb_f32_from(top);
+}
+
+/* The smallest power of two not below a positive `s`; 2^127 beyond it; zero, Inf and NaN stay. */
+static inline NB_HD float nb_pow2_above(float s) {
+    if (!(s > 0.0f) || nb_f32_bits(s) >= NB_F32_INF_BITS)
+        return s;
+    float below = nb_pow2_below(s);
+    return below == s || below == 0x1p127f ? below : nb_f32_mul(below, 2.0f);
+}
+
+/* ---- E4M3 block scale under one FP32 scale a tensor ------------------------------------------------------------- */
+
+/* The tensor's part: Sdec is what an operand stores. Without an outer scale both are 1. */
+typedef struct nb_tensor_scale {
+    float s;       /* encode */
+    float sdec;    /* fl(1/S) */
+    float s_inner; /* m = fl(S * fl(1/max)) */
+} nb_tensor_scale;
+
+static inline NB_HD nb_tensor_scale nb_tensor_scale_of(nb_e4m3_target target, nb_outer_scale outer, float amax) {
+    nb_tensor_scale t;
+    t.s = outer == NB_OUTER_TENSOR ? nb_encode_scale(target.max_of_both, amax) : 1.0f;
+    t.sdec = nb_f32_div(1.0f, t.s);
+    t.s_inner = nb_f32_mul(t.s, target.inverse);
+    return t;
+}
+
+static inline NB_HD uint8_t nb_block_scale_byte(nb_tensor_scale t, float amax_block) {
+    return nb_e4m3_even(nb_f32_finite(nb_f32_mul(amax_block, t.s_inner)));
+}
+
+/* What elements are multiplied by: the reciprocal of the decode scale as it was really stored. */
+static inline NB_HD float nb_block_encode(uint8_t byte, float sdec) {
+    return nb_f32_finite(nb_f32_div(1.0f, nb_f32_mul(nb_e4m3_value(byte), sdec)));
+}
+
+/* ---- E4M3 block scale under one FP32 scale a 1x128 (double block) ------------------------------------------------ */
+
+static inline NB_HD float nb_outer128_scale(nb_e4m3_target target, nb_outer_scale outer, float amax128) {
+    float s = nb_f32_div(nb_f32_div(amax128, 448.0f), target.max);
+    if (outer == NB_OUTER_ROW128_POW2)
+        s = nb_pow2_above(s);
+    return s == 0.0f ? 1.0f : s;
+}
+
+static inline NB_HD uint8_t nb_outer128_scale_byte(nb_e4m3_target target, float outer_scale, float amax_block) {
+    float s = nb_f32_div(nb_f32_div(amax_block, outer_scale), target.max);
+    return nb_e4m3_even(s == 0.0f ? 0x1p-9f : s);
+}
+
+static inline NB_HD float nb_outer128_encode(uint8_t byte, float outer_scale) {
+    float p = nb_f32_mul(outer_scale, nb_e4m3_value(byte));
+    return p == 0.0f ? 0.0f : nb_f32_div(1.0f, p);
+}
+
+/* ---- one FP32 scale a row, a column or a tensor ------------------------------------------------------------------ */
+
+/* The encode scale; the operand stores fl(1/it). */
+static inline NB_HD float nb_vector_encode(nb_scale_rule rule, float max, float amax) {
+    float s = nb_encode_scale(max, amax);
+    return rule == NB_RULE_POW2 ? nb_pow2_below(s) : s;
+}
+
+#endif
