@@ -58,10 +58,10 @@ static void quantize_block(const golden_block *g, uint8_t *byte, uint8_t codes[8
     nb_qtensor t = nb_qtensor_place(&q, 2, 16, memory);
     nb_mat src = nb_mat_of(x, NB_F32, 2, 16);
     nb_error err = {0};
-    assert_int_equal(nb_ref_quantize(&t, &src, false, NULL, NULL, &err), NB_OK);
+    assert_int_equal(nb_ref_quantize(NULL, &t, &src, false, NULL, NULL, &err), NB_OK);
     float both[2][16];
     nb_mat out = nb_mat_of(both, NB_F32, 2, 16);
-    assert_int_equal(nb_ref_dequantize(&out, &t, false, true, &err), NB_OK);
+    assert_int_equal(nb_ref_dequantize(NULL, &out, &t, false, true, &err), NB_OK);
     memcpy(decoded, both[0], sizeof both[0]);
     *byte = t.scales[0];
     memcpy(codes, t.codes, 8);
@@ -116,7 +116,7 @@ static void bf16_source(void **state) {
     nb_qtensor t = nb_qtensor_place(&q, 1, 16, memory);
     nb_mat src = nb_mat_of(bf16_block, NB_BF16, 1, 16);
     nb_error err = {0};
-    assert_int_equal(nb_ref_quantize(&t, &src, false, NULL, NULL, &err), NB_OK);
+    assert_int_equal(nb_ref_quantize(NULL, &t, &src, false, NULL, NULL, &err), NB_OK);
     const uint8_t codes[8] = {0x77, 0xe2, 0xbf, 0x76, 0xd4, 0xdf, 0x75, 0xb6};
     assert_int_equal(t.scales[0], 0x7e);
     assert_memory_equal(t.codes, codes, 8);

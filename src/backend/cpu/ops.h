@@ -8,6 +8,7 @@
 
 #include "backend/backend.h"
 #include "backend/ref/gemm.h"
+#include "backend/ref/quantize.h"
 #include "backend/ref/ref.h"
 
 #define NB_CPU_OPS(X)                                                                                                  \
@@ -21,6 +22,11 @@
     X(synchronize, nb_host_synchronize, nb_host_synchronize)                                                           \
     /* GEMM */                                                                                                         \
     X(gemm, nb_ref_gemm, nb_ref_gemm)                                                                                  \
+    /* quantized operands */                                                                                           \
+    X(quantize, nb_ref_quantize, nb_ref_quantize)                                                                      \
+    X(requantize, nb_ref_requantize, nb_ref_requantize)                                                                \
+    X(transpose_codes, nb_ref_transpose_codes, nb_ref_transpose_codes)                                                 \
+    X(dequantize, nb_ref_dequantize, nb_ref_dequantize)                                                                \
     /* the rest of the model */                                                                                        \
     X(cast, nb_ref_cast, nb_ref_cast)                                                                                  \
     X(add, nb_ref_f32_add, nb_ref_f32_add)                                                                             \

@@ -203,8 +203,9 @@ static nb_status new_matrix(const nb_qtensor *out, float **x, nb_error *err) {
     return NB_OK;
 }
 
-nb_status nb_ref_quantize(const nb_qtensor *out, const nb_mat *src, bool transpose, const nb_noise *noise,
-                          nb_quantize_stats *stats, nb_error *err) {
+nb_status nb_ref_quantize(nb_backend *be, const nb_qtensor *out, const nb_mat *src, bool transpose,
+                          const nb_noise *noise, nb_quantize_stats *stats, nb_error *err) {
+    (void)be;
     float *x;
     NB_TRY(nb_check_source(src, err));
     NB_TRY(nb_check_quantize(out, src->rows, src->cols, transpose, noise, err));
@@ -216,8 +217,9 @@ nb_status nb_ref_quantize(const nb_qtensor *out, const nb_mat *src, bool transpo
     return status;
 }
 
-nb_status nb_ref_requantize(const nb_qtensor *out, const nb_qtensor *src, bool transpose, const nb_noise *noise,
-                            nb_quantize_stats *stats, nb_error *err) {
+nb_status nb_ref_requantize(nb_backend *be, const nb_qtensor *out, const nb_qtensor *src, bool transpose,
+                            const nb_noise *noise, nb_quantize_stats *stats, nb_error *err) {
+    (void)be;
     float *x;
     NB_TRY(nb_check_requantize(src, err));
     NB_TRY(nb_check_quantize(out, src->rows, src->cols, transpose, noise, err));
@@ -232,7 +234,8 @@ nb_status nb_ref_requantize(const nb_qtensor *out, const nb_qtensor *src, bool t
     return status;
 }
 
-nb_status nb_ref_transpose_codes(const nb_qtensor *out, const nb_qtensor *src, nb_error *err) {
+nb_status nb_ref_transpose_codes(nb_backend *be, const nb_qtensor *out, const nb_qtensor *src, nb_error *err) {
+    (void)be;
     NB_TRY(nb_check_transpose_codes(out, src, err));
     int bits = nb_element_info(src->quantizer.element)->bits;
     for (int64_t r = 0; r < out->rows; r++)
@@ -250,8 +253,9 @@ nb_status nb_ref_transpose_codes(const nb_qtensor *out, const nb_qtensor *src, n
     return NB_OK;
 }
 
-nb_status nb_ref_dequantize(const nb_mat *out, const nb_qtensor *src, bool transpose, bool with_tensor_scale,
-                            nb_error *err) {
+nb_status nb_ref_dequantize(nb_backend *be, const nb_mat *out, const nb_qtensor *src, bool transpose,
+                            bool with_tensor_scale, nb_error *err) {
+    (void)be;
     NB_TRY(nb_check_dequantize(out, src, transpose, err));
     for (int64_t r = 0; r < src->rows; r++)
         for (int64_t c = 0; c < src->cols; c++) {
