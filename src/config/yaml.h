@@ -14,7 +14,7 @@
 
 #define NB_YAML_MAX_BYTES (256 * 1024) /* of one file */
 #define NB_YAML_MAX_DEPTH 16
-#define NB_YAML_MAX_NODES 20000
+#define NB_YAML_MAX_NODES 5000
 #define NB_YAML_MAX_BASES 8 /* files in one chain of `base:` */
 
 typedef enum nb_yaml_kind { NB_YAML_SCALAR, NB_YAML_LIST, NB_YAML_MAP } nb_yaml_kind;

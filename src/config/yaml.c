@@ -1,0 +1,326 @@
+/* yaml.c: from libfyaml's events to a tree with line marks. */
+#include "config/yaml_memory.h"
+#include "files/file.h"
+
+#include <libfyaml.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Memory of a tree: a list of chunks, freed together. */
+typedef struct chunk {
+    struct chunk *next;
+    size_t used, size;
+    max_align_t bytes[];
+} chunk;
+
+void *nb_yaml_alloc(nb_yaml *doc, size_t size) {
+    const size_t align = sizeof(max_align_t);
+    size = (size + align - 1) / align * align;
+    chunk *c = doc->memory;
+    if (!c || c->size - c->used < size) {
+        size_t want = size > 4096 ? size : 4096;
+        c = malloc(sizeof *c + want);
+        if (!c)
+            return NULL;
+        *c = (chunk){.next = doc->memory, .size = want};
+        doc->memory = c;
+    }
+    void *at = (char *)c->bytes + c->used;
+    c->used += size;
+    memset(at, 0, size);
+    return at;
+}
+
+char *nb_yaml_text(nb_yaml *doc, const char *text, size_t size) {
+    char *copy = nb_yaml_alloc(doc, size + 1);
+    if (copy && size)
+        memcpy(copy, text, size);
+    return copy;
+}
+
+void nb_yaml_free(nb_yaml *doc) {
+    if (!doc)
+        return;
+    for (chunk *c = doc->memory, *next; c; c = next) {
+        next = c->next;
+        free(c);
+    }
+    *doc = (nb_yaml){0};
+}
+
+nb_status nb_yaml_fail(nb_error *err, const nb_yaml_node *at, const char *format, ...) {
+    char text[900];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    if (!at || !at->file)
+        return nb_fail(err, NB_BAD_CONFIG, "%s", text);
+    if (at->line == 0)
+        return nb_fail(err, NB_BAD_CONFIG, "%s: %s", at->file, text);
+    return nb_fail(err, NB_BAD_CONFIG, "%s:%d: %s", at->file, (int)at->line, text);
+}
+
+/* ---- building ---------------------------------------------------------------------------------------------------- */
+
+typedef struct open_node {
+    nb_yaml_node *node, *last;
+    const char *key; /* of a map: read, its value not yet */
+    int32_t key_line;
+} open_node;
+
+typedef struct builder {
+    nb_yaml *doc;
+    const char *file;
+    bool lines; /* false for text that has none, as --set */
+    open_node open[NB_YAML_MAX_DEPTH];
+    int depth, nodes, documents;
+    nb_yaml_node *root;
+    nb_error *err;
+} builder;
+
+static nb_status fail_at(builder *b, int32_t line, const char *what) {
+    nb_yaml_node at = {.file = b->file, .line = b->lines ? line : 0};
+    return nb_yaml_fail(b->err, &at, "%s", what);
+}
+
+static int32_t line_of(struct fy_event *event) {
+    const struct fy_mark *mark = fy_event_start_mark(event);
+    return mark ? (int32_t)mark->line + 1 : 1;
+}
+
+/* A scalar where a map expects its next key. */
+static nb_status take_key(builder *b, open_node *map, const char *text, size_t size, int32_t line) {
+    char *key = nb_yaml_text(b->doc, text, size);
+    if (!key)
+        return nb_fail(b->err, NB_NO_MEMORY, "no memory for %s", b->file);
+    for (const nb_yaml_node *n = map->node->first; n; n = n->next)
+        if (strcmp(n->key, key) == 0) {
+            nb_yaml_node at = {.file = b->file, .line = b->lines ? line : 0};
+            return nb_yaml_fail(b->err, &at, "the key '%s' stands here a second time (first in line %d)", key,
+                                (int)n->line);
+        }
+    map->key = key;
+    map->key_line = line;
+    return NB_OK;
+}
+
+static nb_status add_node(builder *b, nb_yaml_kind kind, int32_t line, nb_yaml_node **out) {
+    if (++b->nodes > NB_YAML_MAX_NODES)
+        return fail_at(b, line, "too many values for a configuration file");
+    nb_yaml_node *n = nb_yaml_alloc(b->doc, sizeof *n);
+    if (!n)
+        return nb_fail(b->err, NB_NO_MEMORY, "no memory for %s", b->file);
+    n->kind = kind;
+    n->file = b->file;
+    n->line = b->lines ? line : 0;
+    open_node *parent = b->depth ? &b->open[b->depth - 1] : NULL;
+    if (!parent) {
+        b->root = n;
+    } else {
+        if (parent->node->kind == NB_YAML_MAP) {
+            if (!parent->key)
+                return fail_at(b, line, "a key must be a plain word");
+            n->key = parent->key;
+            n->line = b->lines ? parent->key_line : 0;
+            parent->key = NULL;
+        }
+        if (parent->last)
+            parent->last->next = n;
+        else
+            parent->node->first = n;
+        parent->last = n;
+    }
+    *out = n;
+    return NB_OK;
+}
+
+static nb_status take_scalar(builder *b, struct fy_event *event) {
+    int32_t line = line_of(event);
+    size_t size = 0;
+    const char *text = fy_token_get_text(event->scalar.value, &size);
+    if (!text) {
+        text = "";
+        size = 0;
+    }
+    if (event->scalar.tag || event->scalar.anchor)
+        return fail_at(b, line, "tags (!) and anchors (&) are not used in configuration files");
+    if (memchr(text, 0, size))
+        return fail_at(b, line, "a text must not hold a NUL character");
+    open_node *parent = b->depth ? &b->open[b->depth - 1] : NULL;
+    if (parent && parent->node->kind == NB_YAML_MAP && !parent->key)
+        return take_key(b, parent, text, size, line);
+    nb_yaml_node *n;
+    NB_TRY(add_node(b, NB_YAML_SCALAR, line, &n));
+    n->quoted = event->scalar.value && fy_token_scalar_style(event->scalar.value) != FYSS_PLAIN;
+    n->text = nb_yaml_text(b->doc, text, size);
+    return n->text ? NB_OK : nb_fail(b->err, NB_NO_MEMORY, "no memory for %s", b->file);
+}
+
+static nb_status open_collection(builder *b, struct fy_event *event, nb_yaml_kind kind) {
+    int32_t line = line_of(event);
+    bool marked = kind == NB_YAML_MAP ? event->mapping_start.tag || event->mapping_start.anchor
+                                      : event->sequence_start.tag || event->sequence_start.anchor;
+    if (marked)
+        return fail_at(b, line, "tags (!) and anchors (&) are not used in configuration files");
+    if (b->depth == NB_YAML_MAX_DEPTH)
+        return fail_at(b, line, "nested too deeply for a configuration file");
+    nb_yaml_node *n;
+    NB_TRY(add_node(b, kind, line, &n));
+    b->open[b->depth++] = (open_node){.node = n};
+    return NB_OK;
+}
+
+static nb_status take_event(builder *b, struct fy_event *event) {
+    switch (event->type) {
+    case FYET_SCALAR:
+        return take_scalar(b, event);
+    case FYET_MAPPING_START:
+        return open_collection(b, event, NB_YAML_MAP);
+    case FYET_SEQUENCE_START:
+        return open_collection(b, event, NB_YAML_LIST);
+    case FYET_MAPPING_END:
+    case FYET_SEQUENCE_END:
+        if (b->depth > 0)
+            b->depth--;
+        return NB_OK;
+    case FYET_ALIAS:
+        return fail_at(b, line_of(event),
+                       "aliases (*) are not used in configuration files; a recipe can start from "
+                       "another with base:");
+    case FYET_DOCUMENT_START:
+        if (b->documents++)
+            return fail_at(b, line_of(event), "a second document (---) begins here; one file holds one");
+        return NB_OK;
+    default:
+        return NB_OK;
+    }
+}
+
+/* The first thing that libfyaml complained about. */
+static nb_status syntax_error(builder *b, struct fy_parser *parser) {
+    struct fy_diag *diag = fy_parser_get_diag(parser);
+    void *iterator = NULL;
+    struct fy_diag_error *first = diag ? fy_diag_errors_iterate(diag, &iterator) : NULL;
+    nb_yaml_node at = {.file = b->file, .line = b->lines && first && first->line > 0 ? first->line : 0};
+    nb_status status = nb_yaml_fail(b->err, &at, "not valid YAML%s%s", first && first->msg ? ": " : "",
+                                    first && first->msg ? first->msg : "");
+    fy_diag_unref(diag);
+    return status;
+}
+
+static nb_status read_events(builder *b, struct fy_parser *parser) {
+    struct fy_event *event;
+    bool ended = false;
+    while ((event = fy_parser_parse(parser)) != NULL) {
+        nb_status status = take_event(b, event);
+        ended = event->type == FYET_STREAM_END;
+        fy_parser_event_free(parser, event);
+        if (status != NB_OK)
+            return status;
+    }
+    if (!ended || fy_parser_get_stream_error(parser))
+        return syntax_error(b, parser);
+    return NB_OK;
+}
+
+/* libfyaml takes what it is given for text; refuse what cannot be. */
+static nb_status check_bytes(builder *b, const char *bytes, size_t size) {
+    if (size > NB_YAML_MAX_BYTES)
+        return fail_at(b, 0, "too big for a configuration file (limit 256 KiB)");
+    int32_t line = 1;
+    for (size_t i = 0; i < size; i++) {
+        unsigned char c = (unsigned char)bytes[i];
+        if (c == '\n')
+            line++;
+        else if ((c < 0x20 && c != '\t' && c != '\r') || c == 0x7f)
+            return fail_at(b, line,
+                           c ? "holds a control character; is it a text file?"
+                             : "holds a NUL character; is it a text file?");
+    }
+    return NB_OK;
+}
+
+nb_status nb_yaml_parse_into(nb_yaml *doc, const char *bytes, size_t size, const char *name, bool lines,
+                             nb_yaml_node **root, nb_error *err) {
+    builder b = {.doc = doc, .lines = lines, .err = err};
+    b.file = nb_yaml_text(doc, name, strlen(name));
+    if (!b.file)
+        return nb_fail(err, NB_NO_MEMORY, "no memory for %s", name);
+    NB_TRY(check_bytes(&b, bytes, size));
+    struct fy_parse_cfg cfg = {.flags = FYPCF_QUIET | FYPCF_COLLECT_DIAG};
+    struct fy_parser *parser = fy_parser_create(&cfg);
+    if (!parser)
+        return nb_fail(err, NB_NO_MEMORY, "no memory for the parser of %s", name);
+    nb_status status = fy_parser_set_string(parser, bytes, size) == 0
+                           ? read_events(&b, parser)
+                           : nb_fail(err, NB_NO_MEMORY, "no memory for the parser of %s", name);
+    fy_parser_destroy(parser);
+    if (status == NB_OK && !b.root) {
+        nb_yaml_node at = {.file = b.file};
+        status = nb_yaml_fail(err, &at, "is empty");
+    }
+    *root = status == NB_OK ? b.root : NULL;
+    return status;
+}
+
+nb_status nb_yaml_parse(const char *bytes, size_t size, const char *name, nb_yaml *out, nb_error *err) {
+    *out = (nb_yaml){0};
+    nb_status status = nb_yaml_parse_into(out, bytes, size, name, true, &out->root, err);
+    if (status != NB_OK)
+        nb_yaml_free(out);
+    return status;
+}
+
+nb_status nb_yaml_load_into(nb_yaml *doc, const char *path, nb_yaml_node **root, nb_error *err) {
+    char *bytes;
+    size_t size;
+    NB_TRY(nb_file_read(path, NB_YAML_MAX_BYTES, &bytes, &size, err));
+    nb_status status = nb_yaml_parse_into(doc, bytes, size, path, true, root, err);
+    free(bytes);
+    if (status == NB_OK && (*root)->kind != NB_YAML_MAP)
+        status = nb_yaml_fail(err, *root, "expected keys with values, as in 'name: my-recipe'");
+    return status;
+}
+
+nb_status nb_yaml_load(const char *path, nb_yaml *out, nb_error *err) {
+    *out = (nb_yaml){0};
+    nb_status status = nb_yaml_load_into(out, path, &out->root, err);
+    if (status != NB_OK)
+        nb_yaml_free(out);
+    return status;
+}
+
+/* ---- looking ----------------------------------------------------------------------------------------------------- */
+
+bool nb_yaml_is_null(const nb_yaml_node *node) {
+    return node->kind == NB_YAML_SCALAR && !node->quoted &&
+           (node->text[0] == 0 || strcmp(node->text, "~") == 0 || strcmp(node->text, "null") == 0);
+}
+
+nb_yaml_node *nb_yaml_child(const nb_yaml_node *map, const char *key) {
+    if (!map || map->kind != NB_YAML_MAP)
+        return NULL;
+    for (nb_yaml_node *n = map->first; n; n = n->next)
+        if (strcmp(n->key, key) == 0)
+            return n;
+    return NULL;
+}
+
+nb_yaml_node *nb_yaml_find(const nb_yaml_node *map, const char *path) {
+    nb_yaml_node *n = (nb_yaml_node *)map;
+    while (n && path) {
+        const char *dot = strchr(path, '.');
+        char key[NB_YAML_KEY_SIZE];
+        size_t size = dot ? (size_t)(dot - path) : strlen(path);
+        if (size >= sizeof key)
+            return NULL;
+        memcpy(key, path, size);
+        key[size] = 0;
+        n = nb_yaml_child(n, key);
+        path = dot ? dot + 1 : NULL;
+    }
+    return n;
+}
