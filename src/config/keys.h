@@ -41,14 +41,8 @@ typedef struct nb_word {
 
 typedef struct nb_keys nb_keys;
 
-/* A value that is being read: its node (NULL where all is default) and its full path ("fprop.x"; "" at the root). */
-typedef struct nb_keys_place {
-    const nb_yaml_node *node;
-    const char *path;
-} nb_keys_place;
-
 /* Custom rows. `field` points at the row's field. `print` writes YAML of one line without the key, as "[a, b]". */
-typedef nb_status nb_key_read(void *field, const nb_keys_place *at, nb_error *err);
+typedef nb_status nb_key_read(void *field, const nb_yaml_node *node, nb_error *err);
 typedef void nb_key_print(const void *field, FILE *to);
 
 typedef struct nb_key {
@@ -87,18 +81,19 @@ struct nb_keys {
     size_t count;
     size_t size; /* of the struct */
     /* A scalar where the map is expected ("x: nvfp4"); NULL: not allowed. Defaults are in `record` already. */
-    nb_status (*read_short)(void *record, const nb_keys_place *at, nb_error *err);
-    /* Checks keys against each other and resolves what depends on others, after reading; may be NULL. */
-    nb_status (*finish)(void *record, const nb_keys_place *at, nb_error *err);
+    nb_status (*read_short)(void *record, const nb_yaml_node *node, nb_error *err);
+    /* Checks keys against each other and resolves what depends on others, after reading; may be NULL. `node` is what
+     * was read, NULL where all is default. */
+    nb_status (*finish)(void *record, const nb_yaml_node *node, nb_error *err);
 };
 
 /* Fills `record` (table->size bytes) from a map: zeroes, defaults, what the map says, then `finish`. `node` may be NULL
  * (all defaults). */
 nb_status nb_keys_read(const nb_keys *table, void *record, const nb_yaml_node *node, nb_error *err);
 
-/* Fails with "FILE:LINE: PATH: ..." at the key `path` below the place (at the place itself where it is absent or `path`
- * is NULL). */
-nb_status nb_keys_fail(nb_error *err, const nb_keys_place *at, const char *path, const char *format, ...)
+/* Fails with "FILE:LINE: PATH: ..." at the key `path` below `node` (at the node itself where that is absent or `path`
+ * is NULL); PATH is counted from the root of the file. */
+nb_status nb_keys_fail(nb_error *err, const nb_yaml_node *node, const char *path, const char *format, ...)
     NB_PRINTF(4, 5);
 
 /* How nb_keys_print comments each line. */

@@ -9,15 +9,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-nb_status nb_keys_fail(nb_error *err, const nb_keys_place *at, const char *path, const char *format, ...) {
-    char text[700], full[NB_KEYS_PATH_SIZE];
+nb_status nb_keys_fail(nb_error *err, const nb_yaml_node *node, const char *path, const char *format, ...) {
+    char text[700], above[NB_KEYS_PATH_SIZE], full[2 * NB_KEYS_PATH_SIZE];
     va_list args;
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    const nb_yaml_node *node = path ? nb_yaml_find(at->node, path) : NULL;
-    nb_keys_join(full, sizeof full, at->path, path ? path : "");
-    return nb_yaml_fail(err, node ? node : at->node, "%s%s%s", full, *full ? ": " : "", text);
+    const nb_yaml_node *at = path ? nb_yaml_find(node, path) : NULL;
+    nb_keys_join(full, sizeof full, nb_yaml_path(node, above, sizeof above), path ? path : "");
+    return nb_yaml_fail(err, at ? at : node, "%s%s%s", full, *full ? ": " : "", text);
 }
 
 /* ---- single values ------------------------------------------------------------------------------------------------
@@ -33,24 +33,24 @@ static const char *found(const nb_yaml_node *node, char *text, size_t size) {
     return text;
 }
 
-static nb_status fail_type(nb_error *err, const nb_keys_place *at, const char *expected) {
+static nb_status fail_type(nb_error *err, const nb_yaml_node *node, const char *expected) {
     char text[80];
-    return nb_keys_fail(err, at, NULL, "expected %s, found %s", expected, found(at->node, text, sizeof text));
+    return nb_keys_fail(err, node, NULL, "expected %s, found %s", expected, found(node, text, sizeof text));
 }
 
-static nb_status fail_words(nb_error *err, const nb_keys_place *at, const nb_key *row, const char *or_what) {
+static nb_status fail_words(nb_error *err, const nb_yaml_node *node, const nb_key *row, const char *or_what) {
     char list[400] = "";
     size_t used = 0;
-    bool scalar = at->node->kind == NB_YAML_SCALAR;
-    nb_suggestion s = nb_suggest(scalar ? at->node->text : "");
+    bool scalar = node->kind == NB_YAML_SCALAR;
+    nb_suggestion s = nb_suggest(scalar ? node->text : "");
     for (const nb_word *w = row->words; w && w->name && used < sizeof list - 1; w++) {
         used += (size_t)snprintf(list + used, sizeof list - used, "%s%s", used ? ", " : "", w->name);
         nb_suggest_offer(&s, w->name);
     }
     char text[80];
-    return nb_keys_fail(err, at, NULL, "expected %s%s, found %s%s%s%s", or_what, list,
-                        found(at->node, text, sizeof text), scalar && s.best ? "; did you mean '" : "",
-                        scalar && s.best ? s.best : "", scalar && s.best ? "'?" : "");
+    return nb_keys_fail(err, node, NULL, "expected %s%s, found %s%s%s%s", or_what, list, found(node, text, sizeof text),
+                        scalar && s.best ? "; did you mean '" : "", scalar && s.best ? s.best : "",
+                        scalar && s.best ? "'?" : "");
 }
 
 static bool find_word(const nb_key *row, const nb_yaml_node *node, double *value) {
@@ -72,25 +72,25 @@ static bool read_decimal(const char *text, double *value) {
     return *text && *end == 0;
 }
 
-static nb_status read_number(const nb_key *row, void *field, const nb_keys_place *at, nb_error *err) {
+static nb_status read_number(const nb_key *row, void *field, const nb_yaml_node *node, nb_error *err) {
     double value;
     bool integer = row->type == NB_KEY_INT;
-    if (!find_word(row, at->node, &value)) {
-        if (at->node->kind != NB_YAML_SCALAR || at->node->quoted || !read_decimal(at->node->text, &value) ||
+    if (!find_word(row, node, &value)) {
+        if (node->kind != NB_YAML_SCALAR || node->quoted || !read_decimal(node->text, &value) ||
             (integer && isfinite(value) && value != floor(value))) {
             const char *what = integer ? "a whole number" : "a number";
-            return row->words ? fail_words(err, at, row, integer ? "a whole number or " : "a number or ")
-                              : fail_type(err, at, what);
+            return row->words ? fail_words(err, node, row, integer ? "a whole number or " : "a number or ")
+                              : fail_type(err, node, what);
         }
         char range[96];
         nb_keys_range(row, range, sizeof range);
         bool any = row->low == 0 && row->high == 0;
         if (!isfinite(value) || (integer && fabs(value) > 9007199254740992.0)) /* 2^53: exact in a double */
-            return nb_keys_fail(err, at, NULL, "%.60s is too large a number", at->node->text);
+            return nb_keys_fail(err, node, NULL, "%.60s is too large a number", node->text);
         if ((!any && (value < row->low || value > row->high)) || (row->positive && !(value > 0)))
-            return nb_keys_fail(err, at, NULL, "%.60s is out of range: expected %s", at->node->text, range);
+            return nb_keys_fail(err, node, NULL, "%.60s is out of range: expected %s", node->text, range);
         if (integer && row->size == sizeof(int32_t) && fabs(value) > INT32_MAX)
-            return nb_keys_fail(err, at, NULL, "%.60s is too large a number", at->node->text);
+            return nb_keys_fail(err, node, NULL, "%.60s is too large a number", node->text);
     }
     if (!integer)
         *(double *)field = value;
@@ -101,67 +101,67 @@ static nb_status read_number(const nb_key *row, void *field, const nb_keys_place
     return NB_OK;
 }
 
-static nb_status read_text(char *to, size_t size, const nb_keys_place *at, nb_error *err) {
-    if (at->node->kind != NB_YAML_SCALAR)
-        return fail_type(err, at, "a text");
-    size_t length = strlen(at->node->text);
+static nb_status read_text(char *to, size_t size, const nb_yaml_node *node, nb_error *err) {
+    if (node->kind != NB_YAML_SCALAR)
+        return fail_type(err, node, "a text");
+    size_t length = strlen(node->text);
     if (length >= size)
-        return nb_keys_fail(err, at, NULL, "the text is too long: at most %zu bytes", size - 1);
+        return nb_keys_fail(err, node, NULL, "the text is too long: at most %zu bytes", size - 1);
     memset(to, 0, size);
-    memcpy(to, at->node->text, length);
+    memcpy(to, node->text, length);
     return NB_OK;
 }
 
-static nb_status read_texts(const nb_key *row, void *record, const nb_keys_place *at, nb_error *err) {
+static nb_status read_texts(const nb_key *row, void *record, const nb_yaml_node *node, nb_error *err) {
     char *items = (char *)record + row->offset;
     int32_t *count = (int32_t *)((char *)record + row->count_offset);
     size_t most = row->size / row->item_size;
     memset(items, 0, row->size);
     *count = 0;
-    if (at->node->kind != NB_YAML_LIST)
-        return fail_type(err, at, "a list, as [a, b]");
-    for (const nb_yaml_node *n = at->node->first; n; n = n->next) {
-        nb_keys_place item = {n, at->path};
+    if (node->kind != NB_YAML_LIST)
+        return fail_type(err, node, "a list, as [a, b]");
+    for (const nb_yaml_node *n = node->first; n; n = n->next) {
         if ((size_t)*count == most)
-            return nb_keys_fail(err, &item, NULL, "the list is too long: at most %zu entries", most);
-        NB_TRY(read_text(items + (size_t)*count * row->item_size, row->item_size, &item, err));
+            return nb_keys_fail(err, n, NULL, "the list is too long: at most %zu entries", most);
+        NB_TRY(read_text(items + (size_t)*count * row->item_size, row->item_size, n, err));
         ++*count;
     }
     return NB_OK;
 }
 
-static nb_status read_table(const nb_keys *table, void *record, const nb_keys_place *at, bool absent, nb_error *err);
+static nb_status read_table(const nb_keys *table, void *record, const nb_yaml_node *node, const char *prefix,
+                            bool absent, nb_error *err);
 
-static nb_status read_row(const nb_key *row, void *record, const nb_keys_place *at, nb_error *err) {
+static nb_status read_row(const nb_key *row, void *record, const nb_yaml_node *node, const char *path, nb_error *err) {
     void *field = (char *)record + row->offset;
     double value;
     switch (row->type) {
     case NB_KEY_BOOL:
-        if (at->node->kind != NB_YAML_SCALAR || at->node->quoted ||
-            (strcmp(at->node->text, "true") != 0 && strcmp(at->node->text, "false") != 0))
-            return fail_type(err, at, "true or false");
-        *(bool *)field = at->node->text[0] == 't';
+        if (node->kind != NB_YAML_SCALAR || node->quoted ||
+            (strcmp(node->text, "true") != 0 && strcmp(node->text, "false") != 0))
+            return fail_type(err, node, "true or false");
+        *(bool *)field = node->text[0] == 't';
         return NB_OK;
     case NB_KEY_INT:
     case NB_KEY_FLOAT:
-        return read_number(row, field, at, err);
+        return read_number(row, field, node, err);
     case NB_KEY_TEXT:
-        return read_text(field, row->size, at, err);
+        return read_text(field, row->size, node, err);
     case NB_KEY_CHOICE:
-        if (!find_word(row, at->node, &value))
-            return fail_words(err, at, row, "one of ");
+        if (!find_word(row, node, &value))
+            return fail_words(err, node, row, "one of ");
         *(int32_t *)field = (int32_t)value;
         return NB_OK;
     case NB_KEY_TEXTS:
-        return read_texts(row, record, at, err);
+        return read_texts(row, record, node, err);
     case NB_KEY_CUSTOM:
-        return row->read(field, at, err);
+        return row->read(field, node, err);
     case NB_KEY_TABLE:
         if (row->optional)
             *(bool *)((char *)record + row->present_offset) = true;
-        return read_table(row->table, field, at, false, err);
+        return read_table(row->table, field, node, path, false, err);
     }
-    return nb_fail(err, NB_INTERNAL, "%s: the table has a row of no type", at->path);
+    return nb_fail(err, NB_INTERNAL, "%s: the table has a row of no type", path);
 }
 
 /* ---- unknown keys -------------------------------------------------------------------------------------------------
@@ -200,29 +200,26 @@ static bool find_elsewhere(const nb_keys *table, const char *prefix, const char 
     return false;
 }
 
-static nb_status fail_unknown(const nb_keys *table, const char *group, const nb_keys_place *at, nb_error *err) {
-    const char *word = at->node->key;
+static nb_status fail_unknown(const nb_keys *table, const char *group, const nb_yaml_node *node, const char *path,
+                              nb_error *err) {
     char known[400] = "", last[NB_KEYS_PATH_SIZE] = "", best[NB_KEYS_PATH_SIZE] = "", name[NB_KEYS_PATH_SIZE];
-    size_t used = 0;
-    nb_suggestion s = nb_suggest(word);
+    size_t used = 0, distance = SIZE_MAX;
     for (size_t i = 0; i < table->count; i++) {
         if (!name_in_group(table->rows[i].path, group, name, sizeof name) || strcmp(name, last) == 0)
             continue;
         memcpy(last, name, sizeof last);
-        size_t was = s.best ? s.distance : (size_t)-1;
+        nb_suggestion s = nb_suggest(node->key);
         nb_suggest_offer(&s, name);
-        if (s.best && s.distance < was)
+        if (s.best && s.distance < distance) {
+            distance = s.distance;
             memcpy(best, name, sizeof best);
-        if (s.best)
-            s.best = best;
+        }
         if (used < sizeof known - 1)
             used += (size_t)snprintf(known + used, sizeof known - used, "%s%s", used ? ", " : "", name);
     }
-    if (!s.best && find_elsewhere(table, "", word, best, sizeof best))
-        s.best = best;
-    if (s.best)
-        return nb_yaml_fail(err, at->node, "unknown key '%.200s'; did you mean '%.200s'?", at->path, best);
-    return nb_yaml_fail(err, at->node, "unknown key '%.200s'; the %s knows here: %s", at->path, table->name, known);
+    if (*best || find_elsewhere(table, "", node->key, best, sizeof best))
+        return nb_yaml_fail(err, node, "unknown key '%.200s'; did you mean '%.200s'?", path, best);
+    return nb_yaml_fail(err, node, "unknown key '%.200s'; the %s knows here: %s", path, table->name, known);
 }
 
 /* ---- tables -------------------------------------------------------------------------------------------------------
@@ -239,26 +236,24 @@ static const nb_key *find_row(const nb_keys *table, const char *path, bool *grou
     return NULL;
 }
 
-/* Reads the entries of a map; `group` is the path of this map inside the table ("" for all of it). */
+/* Reads the entries of a map; `group` is the path of this map inside the table ("" for all of it), `prefix` that of the
+ * table inside the file. */
 static nb_status read_entries(const nb_keys *table, void *record, const nb_yaml_node *map, const char *group,
                               const char *prefix, nb_error *err) {
     for (const nb_yaml_node *n = map->first; n; n = n->next) {
         char path[NB_KEYS_PATH_SIZE], full[NB_KEYS_PATH_SIZE];
         nb_keys_join(path, sizeof path, group, n->key);
         nb_keys_join(full, sizeof full, prefix, path);
-        nb_keys_place at = {n, full};
-        bool is_group;
-        const nb_key *row = strchr(n->key, '.') ? NULL : find_row(table, path, &is_group);
-        if (strchr(n->key, '.'))
-            is_group = false;
+        bool dotted = strchr(n->key, '.') != NULL, is_group = false;
+        const nb_key *row = dotted ? NULL : find_row(table, path, &is_group);
         if (!row && !is_group)
-            return fail_unknown(table, group, &at, err);
+            return fail_unknown(table, group, n, full, err);
         if (nb_yaml_is_null(n))
             continue;
         if (row)
-            NB_TRY(read_row(row, record, &at, err));
+            NB_TRY(read_row(row, record, n, full, err));
         else if (n->kind != NB_YAML_MAP)
-            return fail_type(err, &at, "keys below it");
+            return fail_type(err, n, "keys below it");
         else
             NB_TRY(read_entries(table, record, n, path, prefix, err));
     }
@@ -268,57 +263,58 @@ static nb_status read_entries(const nb_keys *table, void *record, const nb_yaml_
 /* A default is YAML text, read by the same code as what a user writes. */
 static nb_status read_default(const nb_key *row, void *record, const char *path, nb_error *err) {
     nb_yaml_node scalar = {.kind = NB_YAML_SCALAR, .text = row->fallback};
+    const nb_yaml_node *node = &scalar;
     nb_yaml doc = {0};
-    nb_keys_place at = {&scalar, path};
+    nb_error inner = {0};
     nb_status status = NB_OK;
-    if (row->fallback[0] == '[' || row->fallback[0] == '{') {
-        status = nb_yaml_parse(row->fallback, strlen(row->fallback), "default", &doc, err);
-        at.node = doc.root;
+    if (strchr("[{\"", row->fallback[0]) && row->fallback[0]) {
+        status = nb_yaml_parse(row->fallback, strlen(row->fallback), "default", &doc, &inner);
+        node = doc.root;
     }
     if (status == NB_OK)
-        status = read_row(row, record, &at, err);
+        status = read_row(row, record, node, path, &inner);
     nb_yaml_free(&doc);
-    return status == NB_OK ? NB_OK : nb_fail(err, NB_INTERNAL, "the default of %s is not valid", path);
+    if (status == NB_OK || status == NB_NO_MEMORY)
+        return status == NB_OK ? NB_OK : nb_fail(err, status, "%s", inner.message);
+    return nb_fail(err, NB_INTERNAL, "the default of %s is not valid: %s", path, inner.message);
 }
 
-static nb_status read_defaults(const nb_keys *table, void *record, const nb_keys_place *at, bool absent,
-                               nb_error *err) {
+static nb_status read_defaults(const nb_keys *table, void *record, const nb_yaml_node *map, const char *prefix,
+                               bool absent, nb_error *err) {
     for (size_t i = 0; i < table->count; i++) {
         const nb_key *row = &table->rows[i];
-        const nb_yaml_node *said = nb_yaml_find(at->node, row->path);
+        const nb_yaml_node *said = nb_yaml_find(map, row->path);
         bool missing = !said || nb_yaml_is_null(said);
         char full[NB_KEYS_PATH_SIZE];
-        nb_keys_join(full, sizeof full, at->path, row->path);
+        nb_keys_join(full, sizeof full, prefix, row->path);
         if (row->type == NB_KEY_TABLE) {
-            nb_keys_place nowhere = {NULL, full};
+            void *field = (char *)record + row->offset;
             if (missing)
-                NB_TRY(read_table(row->table, (char *)record + row->offset, &nowhere, absent || row->optional, err));
+                NB_TRY(read_table(row->table, field, NULL, full, absent || row->optional, err));
         } else if (row->fallback) {
             NB_TRY(read_default(row, record, full, err));
         } else if (missing && !absent) {
-            return nb_yaml_fail(err, at->node, "the key '%s' is missing (%s)", full, row->help);
+            return nb_yaml_fail(err, map, "the key '%s' is missing (%s)", full, row->help ? row->help : "required");
         }
     }
     return NB_OK;
 }
 
 /* `absent`: an optional section that is not there; it gets its defaults, required keys stay zero. */
-static nb_status read_table(const nb_keys *table, void *record, const nb_keys_place *at, bool absent, nb_error *err) {
+static nb_status read_table(const nb_keys *table, void *record, const nb_yaml_node *node, const char *prefix,
+                            bool absent, nb_error *err) {
     memset(record, 0, table->size);
-    const nb_yaml_node *node = at->node;
     bool is_map = node && node->kind == NB_YAML_MAP;
     if (node && !is_map && !(table->read_short && node->kind == NB_YAML_SCALAR))
-        return fail_type(err, at, "keys below it");
-    nb_keys_place map = {is_map ? node : NULL, at->path};
-    NB_TRY(read_defaults(table, record, &map, absent || (node && !is_map), err));
+        return fail_type(err, node, "keys below it");
+    NB_TRY(read_defaults(table, record, is_map ? node : NULL, prefix, absent || (node && !is_map), err));
     if (is_map)
-        NB_TRY(read_entries(table, record, node, "", at->path, err));
+        NB_TRY(read_entries(table, record, node, "", prefix, err));
     else if (node)
-        NB_TRY(table->read_short(record, at, err));
-    return table->finish && !absent ? table->finish(record, at, err) : NB_OK;
+        NB_TRY(table->read_short(record, node, err));
+    return table->finish && !absent ? table->finish(record, node, err) : NB_OK;
 }
 
 nb_status nb_keys_read(const nb_keys *table, void *record, const nb_yaml_node *node, nb_error *err) {
-    nb_keys_place at = {node, ""};
-    return read_table(table, record, &at, false, err);
+    return read_table(table, record, node, "", false, err);
 }

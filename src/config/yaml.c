@@ -132,6 +132,7 @@ static nb_status add_node(builder *b, nb_yaml_kind kind, int32_t line, nb_yaml_n
         else
             parent->node->first = n;
         parent->last = n;
+        n->parent = parent->node;
     }
     *out = n;
     return NB_OK;
@@ -199,19 +200,33 @@ static nb_status take_event(builder *b, struct fy_event *event) {
     }
 }
 
-/* The first thing that libfyaml complained about. */
-static nb_status syntax_error(builder *b, struct fy_parser *parser) {
-    struct fy_diag *diag = fy_parser_get_diag(parser);
-    void *iterator = NULL;
-    struct fy_diag_error *first = diag ? fy_diag_errors_iterate(diag, &iterator) : NULL;
-    nb_yaml_node at = {.file = b->file, .line = b->lines && first && first->line > 0 ? first->line : 0};
-    nb_status status = nb_yaml_fail(b->err, &at, "not valid YAML%s%s", first && first->msg ? ": " : "",
-                                    first && first->msg ? first->msg : "");
-    fy_diag_unref(diag);
-    return status;
+/* libfyaml would print to stderr. */
+static void say_nothing(struct fy_diag *diag, void *user, const char *text, size_t size) {
+    (void)diag, (void)user, (void)text, (void)size;
 }
 
-static nb_status read_events(builder *b, struct fy_parser *parser) {
+static struct fy_diag *silent_diag(void) {
+    struct fy_diag_cfg cfg;
+    fy_diag_cfg_default(&cfg);
+    cfg.fp = NULL;
+    cfg.output_fn = say_nothing;
+    cfg.colorize = false;
+    struct fy_diag *diag = fy_diag_create(&cfg);
+    if (diag)
+        fy_diag_set_collect_errors(diag, true);
+    return diag;
+}
+
+/* The first thing that libfyaml complained about. */
+static nb_status syntax_error(builder *b, struct fy_diag *diag) {
+    void *iterator = NULL;
+    struct fy_diag_error *first = fy_diag_errors_iterate(diag, &iterator);
+    nb_yaml_node at = {.file = b->file, .line = b->lines && first && first->line > 0 ? first->line : 0};
+    const char *what = first && first->msg ? first->msg : "";
+    return nb_yaml_fail(b->err, &at, "not valid YAML%s%s", *what ? ": " : "", what);
+}
+
+static nb_status read_events(builder *b, struct fy_parser *parser, struct fy_diag *diag) {
     struct fy_event *event;
     bool ended = false;
     while ((event = fy_parser_parse(parser)) != NULL) {
@@ -222,23 +237,41 @@ static nb_status read_events(builder *b, struct fy_parser *parser) {
             return status;
     }
     if (!ended || fy_parser_get_stream_error(parser))
-        return syntax_error(b, parser);
+        return syntax_error(b, diag);
     return NB_OK;
 }
 
-/* libfyaml takes what it is given for text; refuse what cannot be. */
+/* Bytes of the UTF-8 character at `at`; 0 if there is none (RFC 3629: no overlong forms, no surrogates). */
+static size_t utf8_length(const unsigned char *at, size_t left) {
+    if (at[0] < 0x80)
+        return 1;
+    size_t n = at[0] >= 0xc2 && at[0] < 0xe0 ? 2 : (at[0] & 0xf0) == 0xe0 ? 3 : at[0] >= 0xf0 && at[0] < 0xf5 ? 4 : 0;
+    if (n == 0 || n > left)
+        return 0;
+    for (size_t i = 1; i < n; i++)
+        if ((at[i] & 0xc0) != 0x80)
+            return 0;
+    bool overlong = (at[0] == 0xe0 && at[1] < 0xa0) || (at[0] == 0xf0 && at[1] < 0x90);
+    bool beyond = (at[0] == 0xed && at[1] > 0x9f) || (at[0] == 0xf4 && at[1] > 0x8f);
+    return overlong || beyond ? 0 : n;
+}
+
+/* libfyaml takes much for text; refuse what cannot be. */
 static nb_status check_bytes(builder *b, const char *bytes, size_t size) {
     if (size > NB_YAML_MAX_BYTES)
         return fail_at(b, 0, "too big for a configuration file (limit 256 KiB)");
+    const unsigned char *at = (const unsigned char *)bytes;
     int32_t line = 1;
-    for (size_t i = 0; i < size; i++) {
-        unsigned char c = (unsigned char)bytes[i];
-        if (c == '\n')
-            line++;
-        else if ((c < 0x20 && c != '\t' && c != '\r') || c == 0x7f)
-            return fail_at(b, line,
-                           c ? "holds a control character; is it a text file?"
-                             : "holds a NUL character; is it a text file?");
+    for (size_t i = 0, n; i < size; i += n) {
+        unsigned char c = at[i];
+        line += c == '\n';
+        if (c == 0)
+            return fail_at(b, line, "holds a NUL character; is it a text file?");
+        if ((c < 0x20 && c != '\t' && c != '\n' && c != '\r') || c == 0x7f)
+            return fail_at(b, line, "holds a control character; is it a text file?");
+        n = utf8_length(at + i, size - i);
+        if (n == 0)
+            return fail_at(b, line, "is not UTF-8 text");
     }
     return NB_OK;
 }
@@ -250,14 +283,15 @@ nb_status nb_yaml_parse_into(nb_yaml *doc, const char *bytes, size_t size, const
     if (!b.file)
         return nb_fail(err, NB_NO_MEMORY, "no memory for %s", name);
     NB_TRY(check_bytes(&b, bytes, size));
-    struct fy_parse_cfg cfg = {.flags = FYPCF_QUIET | FYPCF_COLLECT_DIAG};
-    struct fy_parser *parser = fy_parser_create(&cfg);
-    if (!parser)
-        return nb_fail(err, NB_NO_MEMORY, "no memory for the parser of %s", name);
-    nb_status status = fy_parser_set_string(parser, bytes, size) == 0
-                           ? read_events(&b, parser)
+    struct fy_diag *diag = silent_diag();
+    struct fy_parse_cfg cfg = {.flags = FYPCF_QUIET | FYPCF_COLLECT_DIAG, .diag = diag};
+    struct fy_parser *parser = diag ? fy_parser_create(&cfg) : NULL;
+    nb_status status = parser && fy_parser_set_string(parser, bytes, size) == 0
+                           ? read_events(&b, parser, diag)
                            : nb_fail(err, NB_NO_MEMORY, "no memory for the parser of %s", name);
-    fy_parser_destroy(parser);
+    if (parser)
+        fy_parser_destroy(parser);
+    fy_diag_unref(diag);
     if (status == NB_OK && !b.root) {
         nb_yaml_node at = {.file = b.file};
         status = nb_yaml_fail(err, &at, "is empty");
@@ -323,4 +357,19 @@ nb_yaml_node *nb_yaml_find(const nb_yaml_node *map, const char *path) {
         path = dot ? dot + 1 : NULL;
     }
     return n;
+}
+
+char *nb_yaml_path(const nb_yaml_node *node, char *path, size_t size) {
+    char *at = path + size - 1;
+    *at = 0;
+    for (; node; node = node->parent) {
+        size_t length = node->key ? strlen(node->key) : 0, dot = *at ? 1 : 0;
+        if (!length || length + dot > (size_t)(at - path))
+            continue;
+        if (dot)
+            *--at = '.';
+        at -= length;
+        memcpy(at, node->key, length);
+    }
+    return memmove(path, at, strlen(at) + 1);
 }

@@ -28,6 +28,7 @@ typedef struct nb_yaml_node {
     int32_t line;               /* from 1; 0 where there are no lines (--set) */
     struct nb_yaml_node *first; /* LIST, MAP: children in order */
     struct nb_yaml_node *next;
+    const struct nb_yaml_node *parent; /* the map or list that it was written in; NULL for a root */
 } nb_yaml_node;
 
 typedef struct nb_yaml {
@@ -53,6 +54,9 @@ nb_yaml_node *nb_yaml_child(const nb_yaml_node *map, const char *key);
 
 /* The node at a dotted path ("optimizer.lr") below a map; NULL if there is none. */
 nb_yaml_node *nb_yaml_find(const nb_yaml_node *map, const char *path);
+
+/* The dotted path of a node from its root ("optimizer.lr"; "" for the root), cut to `size`; returns `path`. */
+char *nb_yaml_path(const nb_yaml_node *node, char *path, size_t size);
 
 /* Says whether a map written over another replaces it (true) or is merged into it key by key. */
 typedef bool nb_yaml_replaces(const nb_yaml_node *over);

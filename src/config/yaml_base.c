@@ -55,6 +55,7 @@ static nb_yaml_node *wrap(nb_yaml *doc, nb_yaml_node *value, const char *key, si
         return NULL;
     value->key = name;
     *map = (nb_yaml_node){.kind = NB_YAML_MAP, .file = value->file, .line = value->line, .first = value};
+    value->parent = map;
     return map;
 }
 

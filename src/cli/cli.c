@@ -1,0 +1,203 @@
+/* cli.c: options by table, and where the shipped files are. */
+#include "cli/cli.h"
+#include "config/suggest.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* ---- help ---------------------------------------------------------------------------------------------------------
+ */
+
+static void print_usage(const char *command, const char *usage) {
+    const char *lead = "Usage:";
+    for (const char *line = usage; *line;) {
+        int n = (int)strcspn(line, "\n");
+        printf("%s nibble %s%s%.*s\n", lead, command, n ? " " : "", n, line);
+        lead = "      ";
+        line += n + (line[n] == '\n');
+    }
+}
+
+static void print_help(const nb_command_line *line, const char *command) {
+    print_usage(command, line->usage);
+    printf("\n%s\n", line->about);
+    if (line->options && line->options->name)
+        puts("\nOptions:");
+    for (const nb_option *o = line->options; o && o->name; o++) {
+        char left[80];
+        snprintf(left, sizeof left, "--%s%s%s", o->name, o->value ? " " : "", o->value ? o->value : "");
+        if (o->letter)
+            printf("  -%c, %-26s %s\n", o->letter, left, o->help);
+        else
+            printf("      %-26s %s\n", left, o->help);
+    }
+}
+
+/* ---- options ------------------------------------------------------------------------------------------------------
+ */
+
+static const nb_option *find_option(const nb_option *options, const char *name, size_t length) {
+    for (const nb_option *o = options; o && o->name; o++)
+        if (strlen(o->name) == length && memcmp(o->name, name, length) == 0)
+            return o;
+    return NULL;
+}
+
+static const nb_option *find_letter(const nb_option *options, char letter) {
+    for (const nb_option *o = options; o && o->name; o++)
+        if (o->letter == letter)
+            return o;
+    return NULL;
+}
+
+static nb_status fail_unknown(const nb_command_line *line, const char *command, const char *word, nb_error *err) {
+    const char *name = word + strspn(word, "-");
+    char alone[64];
+    snprintf(alone, sizeof alone, "%.*s", (int)strcspn(name, "="), name);
+    nb_suggestion s = nb_suggest(alone);
+    for (const nb_option *o = line->options; o && o->name; o++)
+        nb_suggest_offer(&s, o->name);
+    if (s.best)
+        return nb_fail(err, NB_BAD_USAGE, "%s: unknown option %.60s; did you mean --%s?", command, word, s.best);
+    return nb_fail(err, NB_BAD_USAGE, "%s: unknown option %.60s (see: nibble help %s)", command, word, command);
+}
+
+static nb_status store(const nb_option *o, const char *command, const char *text, void *fields, nb_error *err) {
+    void *field = (char *)fields + o->offset;
+    char *end;
+    errno = 0;
+    switch (o->type) {
+    case NB_OPTION_FLAG:
+        *(bool *)field = true;
+        return NB_OK;
+    case NB_OPTION_TEXT:
+        *(const char **)field = text;
+        return NB_OK;
+    case NB_OPTION_INT: {
+        long long value = strtoll(text, &end, 10);
+        if (!*text || *end || errno)
+            return nb_fail(err, NB_BAD_USAGE, "%s: --%s: expected a whole number, found '%.60s'", command, o->name,
+                           text);
+        *(int64_t *)field = value;
+        return NB_OK;
+    }
+    case NB_OPTION_FLOAT: {
+        double value = strtod(text, &end);
+        if (!*text || *end || !isfinite(value))
+            return nb_fail(err, NB_BAD_USAGE, "%s: --%s: expected a number, found '%.60s'", command, o->name, text);
+        *(double *)field = value;
+        return NB_OK;
+    }
+    case NB_OPTION_TEXTS: {
+        nb_texts *texts = field;
+        if (texts->count == NB_TEXTS_MAX)
+            return nb_fail(err, NB_BAD_USAGE, "%s: --%s is given more than %d times", command, o->name, NB_TEXTS_MAX);
+        texts->items[texts->count++] = text;
+        return NB_OK;
+    }
+    }
+    return nb_fail(err, NB_INTERNAL, "%s: --%s has no type", command, o->name);
+}
+
+/* One option at argv[*i]; takes the next word as its value where it needs one. */
+static nb_status take_option(const nb_command_line *line, int argc, char **argv, int *i, void *fields, nb_error *err) {
+    const char *word = argv[*i], *command = argv[0], *value = NULL;
+    const nb_option *o;
+    if (word[1] == '-') {
+        size_t length = strcspn(word + 2, "=");
+        o = find_option(line->options, word + 2, length);
+        value = word[2 + length] == '=' ? word + 3 + length : NULL;
+    } else {
+        o = find_letter(line->options, word[1]);
+        value = word[2] ? word + 2 : NULL;
+    }
+    if (!o || (o->type == NB_OPTION_FLAG && value && word[1] != '-'))
+        return fail_unknown(line, command, word, err);
+    if (o->type == NB_OPTION_FLAG && value)
+        return nb_fail(err, NB_BAD_USAGE, "%s: --%s takes no value", command, o->name);
+    if (o->type != NB_OPTION_FLAG && !value) {
+        if (*i + 1 >= argc)
+            return nb_fail(err, NB_BAD_USAGE, "%s: --%s needs a value: %s", command, o->name,
+                           o->value ? o->value : "VALUE");
+        value = argv[++*i];
+    }
+    return store(o, command, value, fields, err);
+}
+
+/* True for "-1", ".5": a number is an argument, not an option. */
+static bool is_argument(const char *word) {
+    return word[0] != '-' || word[1] == 0 || (word[1] >= '0' && word[1] <= '9') || word[1] == '.';
+}
+
+static nb_status check_count(const nb_command_line *line, const char *command, char **argv, int32_t count,
+                             nb_error *err) {
+    const char *usage = line->usage;
+    int first_line = (int)strcspn(usage, "\n");
+    if (count < line->least)
+        return nb_fail(err, NB_BAD_USAGE, "%s: something is missing; usage: nibble %s %.*s", command, command,
+                       first_line, usage);
+    if (line->most >= 0 && count > line->most)
+        return nb_fail(err, NB_BAD_USAGE, "%s: '%.60s' is one argument too many; usage: nibble %s %.*s", command,
+                       argv[line->most + 1], command, first_line, usage);
+    return NB_OK;
+}
+
+nb_status nb_cli_parse(const nb_command_line *line, int argc, char **argv, void *fields, int32_t *count,
+                       nb_error *err) {
+    bool options = true;
+    *count = 0;
+    for (int i = 1; i < argc; i++) {
+        if (options && (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)) {
+            print_help(line, argv[0]);
+            *count = -1;
+            return NB_OK;
+        }
+        if (options && strcmp(argv[i], "--") == 0)
+            options = false;
+        else if (options && !is_argument(argv[i]))
+            NB_TRY(take_option(line, argc, argv, &i, fields, err));
+        else
+            argv[++*count] = argv[i]; /* never beyond i: what was there is taken */
+    }
+    return check_count(line, argv[0], argv, *count, err);
+}
+
+/* ---- folders ------------------------------------------------------------------------------------------------------
+ */
+
+static bool is_folder(const char *path) {
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+static bool try_folder(char *path, size_t size, const char *root, const char *between, const char *kind) {
+    int n = snprintf(path, size, "%s/%s%s", root, between, kind);
+    return n > 0 && (size_t)n < size && is_folder(path);
+}
+
+nb_status nb_cli_folder(const char *kind, char *path, size_t size, nb_error *err) {
+    const char *home = getenv("NIBBLE_HOME");
+    if (home && *home) {
+        if (try_folder(path, size, home, "", kind))
+            return NB_OK;
+        return nb_fail(err, NB_BAD_USAGE, "NIBBLE_HOME is %.200s, which holds no folder '%s'", home, kind);
+    }
+    char self[4096];
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (n > 0) {
+        self[n] = 0;
+        char *slash = strrchr(self, '/');
+        if (slash)
+            *slash = 0;
+        if (try_folder(path, size, self, "../", kind) || try_folder(path, size, self, "../share/nibble/", kind))
+            return NB_OK;
+    }
+    if (try_folder(path, size, NIBBLE_SOURCE_DIR, "", kind))
+        return NB_OK;
+    return nb_fail(err, NB_IO_ERROR, "the folder '%s' of nibble is not found; set NIBBLE_HOME to where it is", kind);
+}

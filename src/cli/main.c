@@ -1,0 +1,54 @@
+/* main.c: finds the command, runs it, turns its status into an exit status and its error into one line. */
+#include "cli/cli.h"
+#include "config/suggest.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+const nb_command nb_commands[] = {
+#define NB_COMMAND_ROW(name, help) {#name, help, nb_cli_##name},
+    NB_COMMANDS(NB_COMMAND_ROW)
+#undef NB_COMMAND_ROW
+        {0}};
+
+static const nb_command *find_command(const char *name) {
+    for (const nb_command *c = nb_commands; c->name; c++)
+        if (strcmp(c->name, name) == 0)
+            return c;
+    return NULL;
+}
+
+static nb_status fail_unknown(const char *name, nb_error *err) {
+    nb_suggestion s = nb_suggest(name);
+    for (const nb_command *c = nb_commands; c->name; c++)
+        nb_suggest_offer(&s, c->name);
+    if (s.best)
+        return nb_fail(err, NB_BAD_USAGE, "unknown command '%.60s'; did you mean '%s'?", name, s.best);
+    return nb_fail(err, NB_BAD_USAGE, "unknown command '%.60s'; 'nibble help' lists them", name);
+}
+
+static nb_status dispatch(int argc, char **argv, nb_error *err) {
+    char *help_alone[] = {(char *)"help", NULL};
+    if (argc < 2)
+        return nb_cli_help(1, help_alone, err);
+    const char *name = argv[1];
+    if (strcmp(name, "--version") == 0) {
+        printf("nibble %s\n", NIBBLE_VERSION);
+        return NB_OK;
+    }
+    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0)
+        return nb_cli_help(1, help_alone, err);
+    const nb_command *command = find_command(name);
+    return command ? command->run(argc - 1, argv + 1, err) : fail_unknown(name, err);
+}
+
+int main(int argc, char **argv) {
+    nb_error err = {0};
+    nb_status status = dispatch(argc, argv, &err);
+    if (status == NB_OK && (fflush(stdout) != 0 || ferror(stdout)))
+        status = nb_fail(&err, NB_IO_ERROR, "cannot write to standard output: %s", strerror(errno));
+    if (status != NB_OK)
+        fprintf(stderr, "nibble: %s\n", *err.message ? err.message : nb_status_name(status));
+    return nb_status_exit(status);
+}
