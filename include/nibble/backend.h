@@ -95,9 +95,11 @@ typedef struct nb_backend_ops {
 
     /* ---- GEMM -------------------------------------------------------------------------------------------------
      * C[M,N] = (accumulate ? C : 0) + op(A)[M,K] op(B)[K,N]; sums in real, rounded once to C's type.
-     * op transposes where asked: trans_a reads A as [K,M], trans_b reads B as [N,K] (a weight, out x in). */
+     * op transposes where asked: trans_a reads A as [K,M], trans_b reads B as [N,K] (a weight, out x in).
+     * gemm_kernel: name of what gemm would run for operands of these types ("bf16 onednn"), for the census. */
     nb_status (*gemm)(nb_backend *be, const nb_mat *c, const nb_mat *a, bool trans_a, const nb_mat *b, bool trans_b,
                       bool accumulate, nb_error *err);
+    const char *(*gemm_kernel)(nb_backend *be, nb_dtype a, nb_dtype b);
 
     /* ---- quantized operands -----------------------------------------------------------------------------------
      * quantize:   out[rows, cols] from src (F32 or BF16); with `transpose`, out row r is src column r.

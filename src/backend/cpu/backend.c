@@ -1,6 +1,7 @@
 /* backend.c: creates the CPU backend: threads, instruction set, and the table of ops.h. */
 #include "backend/backend.h"
 #include "backend/cpu/cpu.h"
+#include "backend/cpu/gemm.h"
 #include "backend/cpu/ops.h"
 
 #include <stdlib.h>
@@ -11,6 +12,7 @@ static void destroy(nb_backend *be) {
         free(cpu->scratch[i]);
     free(cpu->scratch);
     free(cpu->scratch_size);
+    nb_onednn_free(cpu->onednn);
     free(cpu);
 }
 

@@ -14,12 +14,15 @@
 #define NB_X86 1
 #endif
 
+struct nb_onednn;
+
 /* One backend serves one calling thread at a time; `threads` is what it may start itself. */
 typedef struct nb_cpu {
     int32_t threads;
-    nb_isa isa;           /* never AUTO */
-    void **scratch;       /* [threads + 1]: one growing buffer a thread, then the shared one */
-    size_t *scratch_size; /* [threads + 1] bytes */
+    nb_isa isa;               /* never AUTO */
+    void **scratch;           /* [threads + 1]: one growing buffer a thread, then the shared one */
+    size_t *scratch_size;     /* [threads + 1] bytes */
+    struct nb_onednn *onednn; /* made by the first product that needs it */
 } nb_cpu;
 
 static inline nb_cpu *nb_cpu_of(nb_backend *be) {

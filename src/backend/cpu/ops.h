@@ -7,6 +7,7 @@
 #define NB_BACKEND_CPU_OPS_H
 
 #include "backend/backend.h"
+#include "backend/cpu/gemm.h"
 #include "backend/ref/gemm.h"
 #include "backend/ref/quantize.h"
 #include "backend/ref/ref.h"
@@ -21,7 +22,8 @@
     X(fill_zero, nb_host_fill_zero, nb_host_fill_zero)                                                                 \
     X(synchronize, nb_host_synchronize, nb_host_synchronize)                                                           \
     /* GEMM */                                                                                                         \
-    X(gemm, nb_ref_gemm, nb_ref_gemm)                                                                                  \
+    X(gemm, nb_ref_gemm, nb_cpu_gemm)                                                                                  \
+    X(gemm_kernel, nb_ref_gemm_kernel, nb_cpu_gemm_kernel)                                                             \
     /* quantized operands */                                                                                           \
     X(quantize, nb_ref_quantize, nb_ref_quantize)                                                                      \
     X(requantize, nb_ref_requantize, nb_ref_requantize)                                                                \

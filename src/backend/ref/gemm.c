@@ -1,23 +1,7 @@
 /* gemm.c: the plain matrix product as its definition. */
 #include "backend/ref/gemm.h"
 
-#include <string.h>
-
-static float bf16_to_f32(uint16_t h) {
-    uint32_t bits = (uint32_t)h << 16;
-    float f;
-    memcpy(&f, &bits, sizeof f);
-    return f;
-}
-
-/* Nearest, ties to even; a NaN keeps its sign and becomes quiet. */
-static uint16_t f32_to_bf16(float f) {
-    uint32_t bits;
-    memcpy(&bits, &f, sizeof bits);
-    if ((bits & 0x7fffffffu) > 0x7f800000u)
-        return (uint16_t)(bits >> 16 | 0x40u);
-    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
-}
+#include "format/bf16.h"
 
 static double load(const nb_mat *m, int64_t row, int64_t col) {
     int64_t i = row * m->stride + col;
@@ -25,7 +9,7 @@ static double load(const nb_mat *m, int64_t row, int64_t col) {
     case NB_F32:
         return ((const float *)m->data)[i];
     case NB_BF16:
-        return bf16_to_f32(((const uint16_t *)m->data)[i]);
+        return nb_bf16_value(((const uint16_t *)m->data)[i]);
     default:
         return ((const double *)m->data)[i];
     }
@@ -38,7 +22,7 @@ static void store(const nb_mat *m, int64_t row, int64_t col, double value) {
         ((float *)m->data)[i] = (float)value;
         break;
     case NB_BF16: /* value is an F32 sum: no double rounding */
-        ((uint16_t *)m->data)[i] = f32_to_bf16((float)value);
+        ((uint16_t *)m->data)[i] = nb_bf16_even((float)value);
         break;
     default:
         ((double *)m->data)[i] = value;
@@ -98,4 +82,9 @@ nb_status nb_ref_gemm(nb_backend *be, const nb_mat *c, const nb_mat *a, bool tra
         }
     }
     return NB_OK;
+}
+
+const char *nb_ref_gemm_kernel(nb_backend *be, nb_dtype a, nb_dtype b) {
+    (void)be;
+    return a == NB_F64 || b == NB_F64 ? "f64 scalar" : a == NB_F32 || b == NB_F32 ? "f32 scalar" : "bf16 scalar";
 }

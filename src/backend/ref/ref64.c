@@ -16,6 +16,7 @@ nb_status nb_backend_ref64(nb_backend **out, nb_error *err) {
     ops->synchronize = nb_host_synchronize;
     ops->cast = nb_ref_cast;
     ops->gemm = nb_ref_gemm;
+    ops->gemm_kernel = nb_ref_gemm_kernel;
 #define ROW(name) ops->name = nb_ref_f64_##name;
     NB_REF_OPS(ROW)
 #undef ROW

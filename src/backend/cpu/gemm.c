@@ -1,0 +1,182 @@
+/* gemm.c: cuts a matrix product into fixed output tiles and gives each to a library, one thread a tile.
+ *
+ * The tiles depend on the shape of C alone, and a library runs each on one thread: the number of threads changes no
+ * bit. BF16 operands go to oneDNN where the processor multiplies BF16 (twice the speed of OpenBLAS sgemm:
+ * docs/ledger.md), everything else to OpenBLAS in F32; F64 is reference arithmetic and runs as such.
+ */
+#include "backend/cpu/gemm.h"
+
+#include "backend/ref/gemm.h"
+#include "format/bf16.h"
+
+#include <omp.h>
+
+nb_mat nb_mat_part(const nb_mat *m, int64_t row, int64_t col, int64_t rows, int64_t cols) {
+    nb_mat part = *m;
+    size_t size = m->dtype == NB_BF16 ? 2 : 4;
+    part.data = (char *)m->data + (size_t)(row * m->stride + col) * size;
+    part.rows = rows;
+    part.cols = cols;
+    return part;
+}
+
+/* ---- tiles --------------------------------------------------------------------------------------------------------
+ */
+
+typedef struct tiling {
+    int64_t rows, cols; /* of one tile */
+    int64_t down, across;
+} tiling;
+
+static int64_t divide_up(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+
+/* The largest tiles of which there are enough to keep a few dozen threads busy. */
+static tiling choose_tiling(int64_t rows, int64_t cols) {
+    static const int16_t sizes[][2] = {{256, 256}, {128, 256}, {128, 128}, {64, 128}, {64, 64}};
+    enum { COUNT = sizeof sizes / sizeof sizes[0], ENOUGH = 32 };
+    tiling t = {0, 0, 0, 0};
+    for (int i = 0; i < COUNT; i++) {
+        t.rows = sizes[i][0];
+        t.cols = sizes[i][1];
+        t.down = divide_up(rows, t.rows);
+        t.across = divide_up(cols, t.cols);
+        if (t.down * t.across >= ENOUGH)
+            break;
+    }
+    return t;
+}
+
+typedef struct product {
+    const nb_gemm_library *library;
+    nb_gemm_tile whole;
+    const float *row_scale, *col_scale; /* NULL: none */
+    bool through_f32;                   /* a tile is summed in scratch and finished from there */
+    tiling tiling;
+    size_t tile_bytes, scratch_bytes;
+} product;
+
+static nb_gemm_tile cut(const product *p, int64_t row, int64_t col, float *sum) {
+    const nb_gemm_tile *w = &p->whole;
+    int64_t rows = w->c.rows - row < p->tiling.rows ? w->c.rows - row : p->tiling.rows;
+    int64_t cols = w->c.cols - col < p->tiling.cols ? w->c.cols - col : p->tiling.cols;
+    nb_gemm_tile t = *w;
+    t.a = w->trans_a ? nb_mat_part(&w->a, 0, row, w->a.rows, rows) : nb_mat_part(&w->a, row, 0, rows, w->a.cols);
+    t.b = w->trans_b ? nb_mat_part(&w->b, col, 0, cols, w->b.cols) : nb_mat_part(&w->b, 0, col, w->b.rows, cols);
+    t.c = nb_mat_part(&w->c, row, col, rows, cols);
+    if (p->through_f32) {
+        t.c = nb_mat_of(sum, NB_F32, rows, cols);
+        t.c.stride = p->tiling.cols;
+        t.accumulate = false;
+    }
+    return t;
+}
+
+static float bf16_at(const void *data, int64_t i) {
+    return nb_bf16_value(((const uint16_t *)data)[i]);
+}
+
+/* Scales a summed tile, adds C where asked, rounds once. */
+static void finish(const product *p, int64_t row, int64_t col, const nb_mat *sum) {
+    nb_mat c = nb_mat_part(&p->whole.c, row, col, sum->rows, sum->cols);
+    bool accumulate = p->whole.accumulate;
+    for (int64_t i = 0; i < c.rows; i++) {
+        float *from = (float *)sum->data + i * sum->stride;
+        if (p->row_scale)
+            for (int64_t j = 0; j < c.cols; j++)
+                from[j] *= p->row_scale[row + i] * p->col_scale[col + j];
+        float *to_f32 = (float *)c.data + i * c.stride;
+        uint16_t *to_bf16 = (uint16_t *)c.data + i * c.stride;
+        if (c.dtype == NB_F32)
+            for (int64_t j = 0; j < c.cols; j++)
+                to_f32[j] = accumulate ? to_f32[j] + from[j] : from[j];
+        else
+            for (int64_t j = 0; j < c.cols; j++)
+                to_bf16[j] = nb_bf16_even(accumulate ? bf16_at(to_bf16, j) + from[j] : from[j]);
+    }
+}
+
+/* ---- the call ------------------------------------------------------------------------------------------------------
+ */
+
+/* Makes the library ready for each of the up to four shapes of tile: inner, right edge, bottom edge, corner. */
+static nb_status prepare(nb_backend *be, product *p, nb_error *err) {
+    int64_t last_row = (p->tiling.down - 1) * p->tiling.rows, last_col = (p->tiling.across - 1) * p->tiling.cols;
+    p->tile_bytes = p->through_f32 ? (size_t)(p->tiling.rows * p->tiling.cols) * sizeof(float) : 0;
+    p->scratch_bytes = 0;
+    for (int corner = 0; corner < 4; corner++) {
+        nb_gemm_tile tile = cut(p, corner & 1 ? last_row : 0, corner & 2 ? last_col : 0, NULL);
+        size_t bytes = 0;
+        NB_TRY(p->library->prepare(be, &tile, &bytes, err));
+        p->scratch_bytes = bytes > p->scratch_bytes ? bytes : p->scratch_bytes;
+    }
+    return NB_OK;
+}
+
+static bool run_tile(nb_backend *be, const product *p, int64_t index) {
+    int64_t row = index / p->tiling.across * p->tiling.rows, col = index % p->tiling.across * p->tiling.cols;
+    char *scratch = nb_cpu_scratch(be, omp_get_thread_num(), p->tile_bytes + p->scratch_bytes);
+    if (!scratch)
+        return false;
+    nb_gemm_tile tile = cut(p, row, col, (float *)(void *)scratch);
+    if (!p->library->run(be, &tile, scratch + p->tile_bytes))
+        return false;
+    if (p->through_f32)
+        finish(p, row, col, &tile.c);
+    return true;
+}
+
+static nb_status run_product(nb_backend *be, product *p, nb_error *err) {
+    p->tiling = choose_tiling(p->whole.c.rows, p->whole.c.cols);
+    int before = p->library->enter();
+    nb_status status = prepare(be, p, err);
+    int64_t tiles = p->tiling.down * p->tiling.across;
+    bool failed = false;
+    if (status == NB_OK) {
+#pragma omp parallel num_threads(nb_cpu_of(be)->threads)
+        {
+            omp_set_num_threads(1); /* of this thread's own regions: the library's */
+#pragma omp for schedule(dynamic) reduction(|| : failed)
+            for (int64_t i = 0; i < tiles; i++)
+                failed = failed || !run_tile(be, p, i);
+        }
+    }
+    p->library->leave(before);
+    if (failed)
+        return nb_fail(err, NB_INTERNAL, "gemm: %s refused a tile of C [%lld, %lld], or there is no memory",
+                       p->library->name, (long long)p->whole.c.rows, (long long)p->whole.c.cols);
+    return status;
+}
+
+static const nb_gemm_library *library_for(nb_backend *be, nb_dtype a, nb_dtype b) {
+    bool bf16_units = nb_cpu_of(be)->isa == NB_ISA_AVX512;
+    return a == NB_BF16 && b == NB_BF16 && bf16_units ? &nb_gemm_onednn : &nb_gemm_openblas;
+}
+
+const char *nb_cpu_gemm_kernel(nb_backend *be, nb_dtype a, nb_dtype b) {
+    if (a == NB_F64 || b == NB_F64)
+        return nb_ref_gemm_kernel(be, a, b);
+    if (library_for(be, a, b) == &nb_gemm_onednn)
+        return "bf16 onednn";
+    return a == NB_BF16 || b == NB_BF16 ? "bf16 widened, f32 openblas" : "f32 openblas";
+}
+
+nb_status nb_cpu_gemm_scaled(nb_backend *be, const nb_mat *c, const nb_mat *a, bool trans_a, const nb_mat *b,
+                             bool trans_b, const float *rows, const float *cols, bool accumulate, nb_error *err) {
+    NB_TRY(nb_gemm_check(c, a, trans_a, b, trans_b, err));
+    int64_t depth = trans_a ? a->rows : a->cols;
+    if (!c->rows || !c->cols)
+        return NB_OK;
+    if (!depth || c->dtype == NB_F64) /* empty sums, and F64, need no library */
+        return nb_ref_gemm(be, c, a, trans_a, b, trans_b, accumulate, err);
+    product p = {.library = library_for(be, a->dtype, b->dtype), .row_scale = rows, .col_scale = cols};
+    p.whole = (nb_gemm_tile){*a, *b, *c, trans_a, trans_b, accumulate};
+    p.through_f32 = rows || (c->dtype == NB_BF16 && !p.library->stores_bf16);
+    return run_product(be, &p, err);
+}
+
+nb_status nb_cpu_gemm(nb_backend *be, const nb_mat *c, const nb_mat *a, bool trans_a, const nb_mat *b, bool trans_b,
+                      bool accumulate, nb_error *err) {
+    return nb_cpu_gemm_scaled(be, c, a, trans_a, b, trans_b, NULL, NULL, accumulate, err);
+}

@@ -1,0 +1,48 @@
+/* gemm.h: the plain matrix product of the CPU backend, by libraries, on fixed output tiles. */
+#ifndef NB_BACKEND_CPU_GEMM_H
+#define NB_BACKEND_CPU_GEMM_H
+
+#include "backend/cpu/cpu.h"
+
+nb_status nb_cpu_gemm(nb_backend *be, const nb_mat *c, const nb_mat *a, bool trans_a, const nb_mat *b, bool trans_b,
+                      bool accumulate, nb_error *err);
+const char *nb_cpu_gemm_kernel(nb_backend *be, nb_dtype a, nb_dtype b);
+
+/* C[i,j] = (accumulate ? C : 0) + fl(rows[i]*cols[j]) * (op(A) op(B))[i,j]; the sum is rounded to F32 before it is
+ * scaled. C is F32 or BF16. */
+nb_status nb_cpu_gemm_scaled(nb_backend *be, const nb_mat *c, const nb_mat *a, bool trans_a, const nb_mat *b,
+                             bool trans_b, const float *rows, const float *cols, bool accumulate, nb_error *err);
+
+/* The product of one output tile, C (+)= op(A) op(B): views already cut to the tile. */
+typedef struct nb_gemm_tile {
+    nb_mat a, b, c;
+    bool trans_a, trans_b, accumulate;
+} nb_gemm_tile;
+
+/* A view of `rows` x `cols` elements of m, from (row, col) on. */
+nb_mat nb_mat_part(const nb_mat *m, int64_t row, int64_t col, int64_t rows, int64_t cols);
+
+/* A library that multiplies one tile on the calling thread. Made ready for the tile shapes of a call beforehand,
+ * outside of the parallel region; `scratch` bytes are what run needs, 64-byte aligned. */
+typedef struct nb_gemm_library {
+    const char *name;
+    nb_status (*prepare)(nb_backend *be, const nb_gemm_tile *tile, size_t *scratch, nb_error *err);
+    bool (*run)(nb_backend *be, const nb_gemm_tile *tile, void *scratch);
+    bool stores_bf16; /* C may be BF16 */
+    /* Around all tiles of a call. */
+    int (*enter)(void);
+    void (*leave)(int before);
+} nb_gemm_library;
+
+extern const nb_gemm_library nb_gemm_onednn;   /* BF16 x BF16 */
+extern const nb_gemm_library nb_gemm_openblas; /* F32 and BF16 (widened) into F32 */
+
+/* "2.6.0" */
+void nb_onednn_version(char *text, size_t size);
+void nb_openblas_version(char *text, size_t size);
+
+/* Primitives that oneDNN made for this backend. */
+typedef struct nb_onednn nb_onednn;
+void nb_onednn_free(nb_onednn *onednn);
+
+#endif

@@ -1,0 +1,206 @@
+/* gemm_onednn.c: one output tile by oneDNN's BF16 matmul.
+ *
+ * Making a primitive costs about half a millisecond (code generation), so each shape of tile is made once and kept.
+ */
+#include "backend/cpu/gemm.h"
+
+#include <omp.h>
+#include <oneapi/dnnl/dnnl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MOST_PRIMITIVES = 256 };
+
+typedef struct shape {
+    int64_t m, n, k, stride_a, stride_b, stride_c;
+    int32_t trans_a, trans_b, c_bf16, accumulate;
+} shape;
+
+typedef struct entry {
+    shape shape;
+    dnnl_primitive_t primitive;
+    dnnl_memory_desc_t a, b, c, scratch;
+    uint64_t used; /* the call that used it last */
+} entry;
+
+struct nb_onednn {
+    dnnl_engine_t engine;
+    dnnl_stream_t stream;
+    entry entries[MOST_PRIMITIVES];
+    int32_t count;
+    uint64_t calls;
+};
+
+void nb_onednn_free(nb_onednn *d) {
+    if (!d)
+        return;
+    for (int32_t i = 0; i < d->count; i++)
+        dnnl_primitive_destroy(d->entries[i].primitive);
+    if (d->stream)
+        dnnl_stream_destroy(d->stream);
+    if (d->engine)
+        dnnl_engine_destroy(d->engine);
+    free(d);
+}
+
+static nb_status open_library(nb_backend *be, nb_error *err) {
+    nb_onednn *d = calloc(1, sizeof *d);
+    if (!d)
+        return nb_fail(err, NB_NO_MEMORY, "gemm: no memory for oneDNN");
+    if (dnnl_engine_create(&d->engine, dnnl_cpu, 0) != dnnl_success ||
+        dnnl_stream_create(&d->stream, d->engine, dnnl_stream_default_flags) != dnnl_success) {
+        nb_onednn_free(d);
+        return nb_fail(err, NB_INTERNAL, "gemm: oneDNN gives no CPU engine");
+    }
+    nb_cpu_of(be)->onednn = d;
+    return NB_OK;
+}
+
+static shape shape_of(const nb_gemm_tile *t) {
+    shape s;
+    memset(&s, 0, sizeof s); /* compared as bytes */
+    s.m = t->c.rows;
+    s.n = t->c.cols;
+    s.k = t->trans_a ? t->a.rows : t->a.cols;
+    s.stride_a = t->a.stride;
+    s.stride_b = t->b.stride;
+    s.stride_c = t->c.stride;
+    s.trans_a = t->trans_a;
+    s.trans_b = t->trans_b;
+    s.c_bf16 = t->c.dtype == NB_BF16;
+    s.accumulate = t->accumulate;
+    return s;
+}
+
+static entry *find(nb_onednn *d, const shape *s) {
+    for (int32_t i = 0; i < d->count; i++)
+        if (memcmp(&d->entries[i].shape, s, sizeof *s) == 0)
+            return &d->entries[i];
+    return NULL;
+}
+
+/* [rows, cols] as the product sees it; `transposed` when memory holds [cols, rows]. */
+static dnnl_status_t describe(dnnl_memory_desc_t *md, int64_t rows, int64_t cols, int64_t stride, bool transposed,
+                              dnnl_data_type_t type) {
+    dnnl_dims_t dims = {rows, cols}, strides = {transposed ? 1 : stride, transposed ? stride : 1};
+    return dnnl_memory_desc_init_by_strides(md, 2, dims, type, strides);
+}
+
+/* Accumulation is a sum post-operation: C is added to the FP32 sum before the one rounding. */
+static dnnl_primitive_attr_t make_attributes(bool accumulate) {
+    dnnl_primitive_attr_t attr;
+    dnnl_post_ops_t post;
+    if (dnnl_primitive_attr_create(&attr) != dnnl_success)
+        return NULL;
+    bool good = dnnl_primitive_attr_set_scratchpad_mode(attr, dnnl_scratchpad_mode_user) == dnnl_success;
+    if (good && accumulate) {
+        good = dnnl_post_ops_create(&post) == dnnl_success;
+        if (good) {
+            good = dnnl_post_ops_append_sum(post, 1.0f) == dnnl_success &&
+                   dnnl_primitive_attr_set_post_ops(attr, post) == dnnl_success;
+            dnnl_post_ops_destroy(post);
+        }
+    }
+    if (good)
+        return attr;
+    dnnl_primitive_attr_destroy(attr);
+    return NULL;
+}
+
+static bool make_primitive(nb_onednn *d, entry *e) {
+    const shape *s = &e->shape;
+    dnnl_data_type_t c_type = s->c_bf16 ? dnnl_bf16 : dnnl_f32;
+    dnnl_matmul_desc_t matmul;
+    if (describe(&e->a, s->m, s->k, s->stride_a, s->trans_a, dnnl_bf16) != dnnl_success ||
+        describe(&e->b, s->k, s->n, s->stride_b, s->trans_b, dnnl_bf16) != dnnl_success ||
+        describe(&e->c, s->m, s->n, s->stride_c, false, c_type) != dnnl_success ||
+        dnnl_matmul_desc_init(&matmul, &e->a, &e->b, NULL, &e->c) != dnnl_success)
+        return false;
+    dnnl_primitive_attr_t attr = make_attributes(s->accumulate);
+    if (!attr)
+        return false;
+    dnnl_primitive_desc_t pd;
+    bool good = dnnl_primitive_desc_create(&pd, &matmul, attr, d->engine, NULL) == dnnl_success;
+    if (good) {
+        good = dnnl_primitive_create(&e->primitive, pd) == dnnl_success;
+        e->scratch = *dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0);
+        dnnl_primitive_desc_destroy(pd);
+    }
+    dnnl_primitive_attr_destroy(attr);
+    return good;
+}
+
+/* A place for a new primitive: a free one, or that of the one longest unused. */
+static entry *make_room(nb_onednn *d) {
+    if (d->count < MOST_PRIMITIVES)
+        return &d->entries[d->count++];
+    entry *oldest = &d->entries[0];
+    for (int32_t i = 1; i < d->count; i++)
+        if (d->entries[i].used < oldest->used)
+            oldest = &d->entries[i];
+    dnnl_primitive_destroy(oldest->primitive);
+    return oldest;
+}
+
+static nb_status prepare(nb_backend *be, const nb_gemm_tile *t, size_t *scratch, nb_error *err) {
+    if (!nb_cpu_of(be)->onednn)
+        NB_TRY(open_library(be, err));
+    nb_onednn *d = nb_cpu_of(be)->onednn;
+    shape s = shape_of(t);
+    entry *e = find(d, &s);
+    if (!e) {
+        entry made = {.shape = s};
+        bool good = true;
+/* oneDNN blocks for the threads that it sees when the primitive is made: one, whatever the program's setting. */
+#pragma omp parallel num_threads(1)
+        {
+            omp_set_num_threads(1);
+            good = make_primitive(d, &made);
+        }
+        if (!good)
+            return nb_fail(err, NB_INTERNAL, "gemm: oneDNN makes no BF16 product of [%lld, %lld] and [%lld, %lld]",
+                           (long long)s.m, (long long)s.k, (long long)s.k, (long long)s.n);
+        e = make_room(d);
+        *e = made;
+    }
+    e->used = ++d->calls;
+    *scratch = (dnnl_memory_desc_get_size(&e->scratch) + 63) / 64 * 64;
+    return NB_OK;
+}
+
+static bool run(nb_backend *be, const nb_gemm_tile *t, void *scratch) {
+    nb_onednn *d = nb_cpu_of(be)->onednn;
+    shape s = shape_of(t);
+    entry *e = find(d, &s);
+    if (!e)
+        return false;
+    const int names[4] = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST, DNNL_ARG_SCRATCHPAD};
+    const dnnl_memory_desc_t *descs[4] = {&e->a, &e->b, &e->c, &e->scratch};
+    void *data[4] = {t->a.data, t->b.data, t->c.data, scratch};
+    dnnl_exec_arg_t args[4];
+    int made = 0;
+    while (made < 4 && dnnl_memory_create(&args[made].memory, descs[made], d->engine, data[made]) == dnnl_success) {
+        args[made].arg = names[made];
+        made++;
+    }
+    bool good = made == 4 && dnnl_primitive_execute(e->primitive, d->stream, 4, args) == dnnl_success;
+    while (made > 0)
+        dnnl_memory_destroy(args[--made].memory);
+    return good;
+}
+
+static int enter(void) {
+    return 0;
+}
+
+static void leave(int before) {
+    (void)before;
+}
+
+const nb_gemm_library nb_gemm_onednn = {"onednn", prepare, run, true, enter, leave};
+
+void nb_onednn_version(char *text, size_t size) {
+    const dnnl_version_t *v = dnnl_version();
+    snprintf(text, size, "%d.%d.%d", v->major, v->minor, v->patch);
+}

@@ -1,0 +1,74 @@
+/* gemm_openblas.c: one output tile by OpenBLAS sgemm, BF16 operands widened on the way (which is exact). */
+#include "backend/cpu/gemm.h"
+
+#include "format/bf16.h"
+
+#include <cblas.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+
+/* Widened operands are held for this much of the contraction at a time: two megabytes for tiles of 256. */
+enum { DEPTH = 1024 };
+
+/* OpenBLAS has one thread count for the whole process. It is one during a call, and what the program chose after it. */
+static int enter(void) {
+    int before = openblas_get_num_threads();
+    if (before != 1)
+        openblas_set_num_threads(1);
+    return before;
+}
+
+static void leave(int before) {
+    if (before != 1)
+        openblas_set_num_threads(before);
+}
+
+static size_t widened_bytes(int64_t outer) {
+    return (size_t)outer * DEPTH * sizeof(float);
+}
+
+static nb_status prepare(nb_backend *be, const nb_gemm_tile *t, size_t *scratch, nb_error *err) {
+    (void)be;
+    if (t->a.stride > INT_MAX || t->b.stride > INT_MAX || t->c.stride > INT_MAX)
+        return nb_fail(err, NB_UNSUPPORTED, "gemm: a row stride does not fit OpenBLAS's 32-bit integers");
+    *scratch = widened_bytes(t->c.rows) + widened_bytes(t->c.cols);
+    return NB_OK;
+}
+
+/* Rows x cols of m from (row, col), as F32: in place, or widened into `room`. */
+static nb_mat as_f32(const nb_mat *m, int64_t row, int64_t col, int64_t rows, int64_t cols, float *room) {
+    nb_mat part = nb_mat_part(m, row, col, rows, cols);
+    if (m->dtype == NB_F32)
+        return part;
+    for (int64_t i = 0; i < rows; i++) {
+        const uint16_t *from = (const uint16_t *)part.data + i * part.stride;
+        for (int64_t j = 0; j < cols; j++)
+            room[i * cols + j] = nb_bf16_value(from[j]);
+    }
+    return nb_mat_of(room, NB_F32, rows, cols);
+}
+
+static bool run(nb_backend *be, const nb_gemm_tile *t, void *scratch) {
+    (void)be;
+    int64_t depth = t->trans_a ? t->a.rows : t->a.cols;
+    float *room_a = scratch, *room_b = (float *)(void *)((char *)scratch + widened_bytes(t->c.rows));
+    for (int64_t k = 0; k < depth; k += DEPTH) {
+        int64_t n = depth - k < DEPTH ? depth - k : DEPTH;
+        nb_mat a = t->trans_a ? as_f32(&t->a, k, 0, n, t->c.rows, room_a) : as_f32(&t->a, 0, k, t->c.rows, n, room_a);
+        nb_mat b = t->trans_b ? as_f32(&t->b, 0, k, t->c.cols, n, room_b) : as_f32(&t->b, k, 0, n, t->c.cols, room_b);
+        cblas_sgemm(CblasRowMajor, t->trans_a ? CblasTrans : CblasNoTrans, t->trans_b ? CblasTrans : CblasNoTrans,
+                    (int)t->c.rows, (int)t->c.cols, (int)n, 1.0f, a.data, (int)a.stride, b.data, (int)b.stride,
+                    k || t->accumulate ? 1.0f : 0.0f, t->c.data, (int)t->c.stride);
+    }
+    return true;
+}
+
+const nb_gemm_library nb_gemm_openblas = {"openblas", prepare, run, false, enter, leave};
+
+/* "OpenBLAS 0.3.21 NO_LAPACKE DYNAMIC_ARCH ..." and the kernel family that it chose. */
+void nb_openblas_version(char *text, size_t size) {
+    const char *config = openblas_get_config();
+    const char *number = strncmp(config, "OpenBLAS ", 9) == 0 ? config + 9 : config;
+    snprintf(text, size, "%.*s (%s kernels)", (int)strcspn(number, " "), number, openblas_get_corename());
+}
