@@ -1,0 +1,104 @@
+/* mechanism.h: what a recipe adds to a linear layer beyond quantizers, as one file each.
+ *
+ * A mechanism is a table of hooks. For each group of layers that share an input, an instance of it is attached if the
+ * plan of at least one layer wants it; its state is its own. Every hook may be NULL, and a NULL hook costs nothing.
+ * Hooks run in the order of the table in mechanism.c. How the published ones use them:
+ *
+ *     dge         after_wgrad: dW *= f'(W * scale)                                            (arXiv:2501.17116, 3.1)
+ *     occ         prepare_x clamps; after_fprop adds the sparse residual; wgrad_x gives decoded + residual      (3.2)
+ *     hcp         after_fprop adds the residual products of the hot channels, or fprop does both in one GEMM;
+ *                 after_dgrad and after_wgrad optionally                                            (arXiv:2602.02047)
+ *     outcontrol  observe sums channel norms; fprop, dgrad, wgrad split K once channels are chosen (2510.27527)
+ *     oscireset   after_step moves oscillating masters to their bin centre                                (2510.27527)
+ *     qema        quantize_w rounds by a moving average, which after_step advances                        (2502.20853)
+ *
+ * A hook that replaces a product (fprop, dgrad, wgrad, wgrad_x, quantize_w) sets *done; one that does not, leaves the
+ * product to the next mechanism and at last to the plan. Two mechanisms of one layer may not both have the same
+ * replacing hook: attaching them fails. The additive hooks get a `real` matrix that already holds the product and is
+ * rounded once afterwards. Passes whose direction runs in BF16 (late switch) call no hook of that direction.
+ */
+#ifndef NB_LINEAR_MECHANISM_H
+#define NB_LINEAR_MECHANISM_H
+
+#include "linear/operand.h"
+
+struct nb_linear;
+struct nb_linear_group;
+
+/* One forward or backward of one group. */
+typedef struct nb_linear_call {
+    struct nb_linear_group *group;
+    nb_backend *be;
+    const nb_pass *pass;
+    nb_scratch *scratch; /* what a hook takes is taken back after it */
+    const nb_mat *x;     /* act [M, K]: the input as the model gave it */
+    bool training;       /* a backward pass will follow or runs: observe; else leave state alone */
+} nb_linear_call;
+
+/* An array of state that a checkpoint holds. */
+typedef struct nb_mechanism_tensor {
+    int32_t layer;    /* of the group; -1 = belongs to the input */
+    const char *name; /* "norms"; static or as long-lived as the state */
+    nb_dtype dtype;
+    int64_t elements;
+    void *data;
+    bool on_host;
+} nb_mechanism_tensor;
+
+typedef struct nb_mechanism {
+    const char *name; /* "hcp" */
+
+    /* ---- life. attach makes the state for group->layers[i] whose mask has bit `index` set --------------------------
+     */
+    bool (*wanted)(const nb_plan *plan); /* asked for quantized layers only */
+    nb_status (*attach)(struct nb_linear_group *group, int32_t index, void **state, nb_error *err);
+    void (*detach)(void *state);
+    size_t (*scratch)(const void *state, int64_t rows); /* most that any of its hooks takes */
+
+    /* ---- forward ------------------------------------------------------------------------------------------------- */
+    /* Once a forward pass, before anything else, whether or not it runs in BF16: the place to watch X. */
+    nb_status (*observe)(void *state, const nb_linear_call *call, nb_error *err);
+    /* Before X is quantized for the layers that want the mechanism. `prepared` comes in as X and may be pointed to
+     * other numbers of the same shape and type, taken with nb_scratch_keep or owned by the state. Asked again in the
+     * backward pass where wgrad.x is quantized from X: must then give the same numbers. */
+    nb_status (*prepare_x)(void *state, const nb_linear_call *call, nb_mat *prepared, nb_error *err);
+    /* Replaces quantizing the master into `out` (role fprop.w). */
+    nb_status (*quantize_w)(void *state, const nb_linear_call *call, struct nb_linear *layer, const nb_qtensor *out,
+                            bool *done, nb_error *err);
+    nb_status (*fprop)(void *state, const nb_linear_call *call, struct nb_linear *layer, const nb_mat *y, bool *done,
+                       nb_error *err);
+    nb_status (*after_fprop)(void *state, const nb_linear_call *call, struct nb_linear *layer,
+                             const nb_mat *y /* real [M, N] */, nb_error *err);
+
+    /* ---- backward ------------------------------------------------------------------------------------------------ */
+    /* dX is shared by the group: write C += with `accumulate`, C = without. */
+    nb_status (*dgrad)(void *state, const nb_linear_call *call, struct nb_linear *layer, const nb_mat *dy,
+                       const nb_mat *dx, bool accumulate, bool *done, nb_error *err);
+    nb_status (*after_dgrad)(void *state, const nb_linear_call *call, struct nb_linear *layer, const nb_mat *dy,
+                             const nb_mat *dx /* real [M, K], += */, nb_error *err);
+    /* Replaces the operand wgrad.x by plain numbers [M, K] in act (nb_scratch_keep, or the state's own); made once a
+     * backward for all layers that read it alike. */
+    nb_status (*wgrad_x)(void *state, const nb_linear_call *call, struct nb_linear *layer, nb_mat *x, bool *done,
+                         nb_error *err);
+    nb_status (*wgrad)(void *state, const nb_linear_call *call, struct nb_linear *layer, const nb_mat *dy,
+                       const nb_mat *dw /* real [N, K], += */, bool *done, nb_error *err);
+    /* dW of this micro-batch alone, before it is added to the gradients. */
+    nb_status (*after_wgrad)(void *state, const nb_linear_call *call, struct nb_linear *layer, const nb_mat *dy,
+                             const nb_mat *dw /* real [N, K] */, nb_error *err);
+
+    /* ---- between steps ------------------------------------------------------------------------------------------- */
+    nb_status (*after_step)(void *state, struct nb_linear_group *group, const nb_pass *pass, nb_scratch *scratch,
+                            nb_error *err);
+    int32_t (*tensors)(void *state, nb_mechanism_tensor *tensors, int32_t max_tensors); /* returns how many there are */
+    nb_status (*loaded)(void *state, nb_error *err); /* the tensors were written from a checkpoint */
+
+    /* ---- what it says of itself ---------------------------------------------------------------------------------- */
+    size_t (*bytes)(const void *state);
+    /* A few words for the census ("hcp 64 of 1024 channels"); may depend on the GEMM ("fprop", ...). */
+    void (*text)(const void *state, const struct nb_linear *layer, const char *gemm, char *text, size_t size);
+} nb_mechanism;
+
+/* Every mechanism that a recipe can ask for, in the order in which their hooks run; ends with NULL. */
+extern const nb_mechanism *const nb_mechanisms[];
+
+#endif

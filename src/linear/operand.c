@@ -1,0 +1,166 @@
+/* operand.c: making operands out of numbers and out of other operands, and multiplying two of them. */
+#include "linear/operand.h"
+#include "lens/lens.h"
+
+static nb_noise noise_of(const nb_pass *pass, const nb_operand_name *name) {
+    nb_noise noise = {.seed = pass->rounding_seed,
+                      .tensor = name->tensor,
+                      .signs = name->signs,
+                      .step = pass->step,
+                      .micro_batch = pass->micro_batch};
+    return noise;
+}
+
+static void show(nb_backend *be, const nb_pass *pass, const nb_operand_name *name, const nb_mat *source,
+                 const nb_qtensor *requantized_from, bool transposed, const nb_qtensor *quantized,
+                 const nb_quantize_stats *stats) {
+    const nb_lens_operand seen = {.be = be,
+                                  .pass = pass,
+                                  .module = name->module,
+                                  .role = name->role,
+                                  .source = source,
+                                  .requantized_from = requantized_from,
+                                  .transposed = transposed,
+                                  .quantized = quantized,
+                                  .stats = stats};
+    pass->lens->operand(pass->lens->context, &seen);
+}
+
+/* ---- quantizing numbers ------------------------------------------------------------------------------------------ */
+
+nb_status nb_operand_quantize(nb_backend *be, const nb_pass *pass, const nb_operand_name *name, const nb_quantizer *q,
+                              const nb_mat *source, bool transpose, void *memory, nb_operand *out, nb_error *err) {
+    int64_t rows = transpose ? source->cols : source->rows;
+    int64_t cols = transpose ? source->rows : source->cols;
+    *out = (nb_operand){.plain = *source, .transposed = transpose};
+    if (nb_quantizer_is_bf16(q)) {
+        if (source->dtype == be->act)
+            return NB_OK;
+        out->plain = nb_mat_of(memory, be->act, source->rows, source->cols);
+        be->ops->cast(be, memory, be->act, source->data, source->dtype, source->rows * source->cols);
+        return NB_OK;
+    }
+    *out = (nb_operand){.quantized = true, .codes = nb_qtensor_place(q, rows, cols, memory)};
+    nb_noise noise = noise_of(pass, name);
+    nb_quantize_stats stats = {0};
+    NB_TRY(be->ops->quantize(be, &out->codes, source, transpose, &noise, pass->lens ? &stats : NULL, err));
+    if (pass->lens)
+        show(be, pass, name, source, NULL, transpose, &out->codes, &stats);
+    return NB_OK;
+}
+
+size_t nb_quantized_bytes(const nb_backend *be, const nb_quantizer *q, nb_dtype source, int64_t rows, int64_t cols) {
+    if (!nb_quantizer_is_bf16(q))
+        return nb_qtensor_bytes(q, rows, cols).total;
+    return source == be->act ? 0 : nb_dtype_size(be->act) * (size_t)(rows * cols);
+}
+
+/* ---- taking another role's operand, transposed ------------------------------------------------------------------- */
+
+nb_quantizer nb_derived_quantizer(const nb_operand_rule *rule) {
+    nb_quantizer q = rule->quantizer;
+    if (rule->requantize || rule->via != NB_VIA_FOLD)
+        return q;
+    q.scale_type = NB_SCALE_F32;
+    q.rule = NB_RULE_ABSMAX;
+    q.outer = NB_OUTER_NONE;
+    q.block_rows = q.block_cols = NB_BLOCK_ALL;
+    return q;
+}
+
+static nb_status requantize(nb_backend *be, const nb_pass *pass, const nb_operand_name *name, const nb_quantizer *q,
+                            const nb_qtensor *source, void *memory, nb_operand *out, nb_error *err) {
+    *out = (nb_operand){.quantized = true, .codes = nb_qtensor_place(q, source->cols, source->rows, memory)};
+    nb_noise noise = noise_of(pass, name);
+    nb_quantize_stats stats = {0};
+    NB_TRY(be->ops->requantize(be, &out->codes, source, true, &noise, pass->lens ? &stats : NULL, err));
+    if (pass->lens)
+        show(be, pass, name, NULL, source, true, &out->codes, &stats);
+    return NB_OK;
+}
+
+/* The source's codes under the scales that stay with them. */
+static nb_qtensor without_folded_scales(const nb_operand_rule *rule, const nb_qtensor *source) {
+    nb_qtensor view = *source;
+    view.quantizer = nb_derived_quantizer(rule);
+    if (rule->via == NB_VIA_FOLD)
+        view.outer_scales = view.tensor_scale = NULL;
+    return view;
+}
+
+nb_status nb_operand_derive(nb_backend *be, const nb_pass *pass, const nb_operand_name *name,
+                            const nb_operand_rule *rule, bool packed, const nb_operand *source, void *memory,
+                            nb_operand *out, nb_error *err) {
+    if (!source->quantized) /* the source role is in BF16: its numbers, which the rule may quantize */
+        return nb_operand_quantize(be, pass, name, &rule->quantizer, &source->plain, !source->transposed, memory, out,
+                                   err);
+    if (rule->requantize && !nb_quantizer_is_bf16(&rule->quantizer))
+        return requantize(be, pass, name, &rule->quantizer, &source->codes, memory, out, err);
+    nb_qtensor view = without_folded_scales(rule, &source->codes);
+    if (packed) {
+        *out =
+            (nb_operand){.quantized = true, .codes = nb_qtensor_place(&view.quantizer, view.cols, view.rows, memory)};
+        if (rule->via == NB_VIA_FOLD) {
+            const float one = 1.0f;
+            be->ops->upload(be, out->codes.tensor_scale, &one, sizeof one);
+            view.tensor_scale = out->codes.tensor_scale;
+        }
+        return be->ops->transpose_codes(be, &out->codes, &view, err);
+    }
+    *out = (nb_operand){.plain = nb_mat_of(memory, be->act, view.rows, view.cols), .transposed = true};
+    return be->ops->dequantize(be, &out->plain, &view, false, rule->via != NB_VIA_FOLD, err);
+}
+
+size_t nb_derived_bytes(const nb_backend *be, const nb_operand_rule *rule, bool packed, int64_t rows, int64_t cols) {
+    nb_quantizer q = nb_derived_quantizer(rule);
+    size_t plain = nb_dtype_size(be->act) * (size_t)(rows * cols);
+    if (nb_quantizer_is_bf16(&q))
+        return rule->requantize ? plain : 0;
+    return packed || rule->requantize ? nb_qtensor_bytes(&q, rows, cols).total : plain;
+}
+
+/* ---- products ---------------------------------------------------------------------------------------------------- */
+
+bool nb_product_packed(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
+    return !nb_quantizer_is_bf16(a) && !nb_quantizer_is_bf16(b) && be->ops->gemm_q && be->ops->gemm_q_kernel &&
+           be->ops->gemm_q_kernel(be, a, b);
+}
+
+nb_status nb_operand_decode(nb_backend *be, nb_scratch *scratch, const nb_operand *operand, nb_operand *out,
+                            nb_error *err) {
+    *out = *operand;
+    if (!operand->quantized)
+        return NB_OK;
+    int64_t rows = operand->codes.rows, cols = operand->codes.cols;
+    size_t bytes = nb_dtype_size(be->act) * (size_t)(rows * cols);
+    void *memory = nb_scratch_take(scratch, bytes);
+    if (!memory)
+        return nb_scratch_short(scratch, "a decoded operand", bytes, err);
+    *out = (nb_operand){.plain = nb_mat_of(memory, be->act, rows, cols)};
+    return be->ops->dequantize(be, &out->plain, &operand->codes, false, true, err);
+}
+
+nb_status nb_product(nb_backend *be, nb_scratch *scratch, const nb_mat *c, const nb_operand *a, const nb_operand *b,
+                     bool accumulate, nb_error *err) {
+    if (a->quantized && b->quantized && nb_product_packed(be, &a->codes.quantizer, &b->codes.quantizer))
+        return be->ops->gemm_q(be, c, &a->codes, &b->codes, accumulate, err);
+    size_t mark = scratch->used;
+    nb_operand left, right;
+    NB_TRY(nb_operand_decode(be, scratch, a, &left, err));
+    NB_TRY(nb_operand_decode(be, scratch, b, &right, err));
+    NB_TRY(be->ops->gemm(be, c, &left.plain, left.transposed, &right.plain, !right.transposed, accumulate, err));
+    scratch->used = mark;
+    return NB_OK;
+}
+
+size_t nb_product_scratch(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b, int64_t m, int64_t n,
+                          int64_t k) {
+    if (nb_product_packed(be, a, b))
+        return 0;
+    size_t element = nb_dtype_size(be->act), bytes = 0;
+    if (!nb_quantizer_is_bf16(a))
+        bytes += nb_scratch_room(element * (size_t)(m * k));
+    if (!nb_quantizer_is_bf16(b))
+        bytes += nb_scratch_room(element * (size_t)(n * k));
+    return bytes;
+}
