@@ -8,7 +8,9 @@
 
 #include "backend/backend.h"
 #include "backend/cpu/gemm.h"
+#include "backend/cpu/measure.h"
 #include "backend/ref/gemm.h"
+#include "backend/ref/measure.h"
 #include "backend/ref/quantize.h"
 #include "backend/ref/ref.h"
 
@@ -49,6 +51,9 @@
     X(cross_entropy, nb_ref_f32_cross_entropy, nb_ref_f32_cross_entropy)                                               \
     X(adamw, nb_ref_f32_adamw, nb_ref_f32_adamw)                                                                       \
     X(sum, nb_ref_f32_sum, nb_ref_f32_sum)                                                                             \
-    X(sum_squares, nb_ref_f32_sum_squares, nb_ref_f32_sum_squares)
+    X(sum_squares, nb_ref_f32_sum_squares, nb_ref_f32_sum_squares)                                                     \
+    /* the lens */                                                                                                     \
+    X(measure, nb_ref_measure, nb_cpu_measure)                                                                         \
+    X(measure_attention, nb_ref_measure_attention, nb_ref_measure_attention)
 
 #endif
