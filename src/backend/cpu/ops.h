@@ -11,6 +11,7 @@
 #include "backend/cpu/measure.h"
 #include "backend/ref/gemm.h"
 #include "backend/ref/measure.h"
+#include "backend/ref/gemm_q.h"
 #include "backend/ref/quantize.h"
 #include "backend/ref/ref.h"
 
@@ -31,6 +32,8 @@
     X(requantize, nb_ref_requantize, nb_ref_requantize)                                                                \
     X(transpose_codes, nb_ref_transpose_codes, nb_ref_transpose_codes)                                                 \
     X(dequantize, nb_ref_dequantize, nb_ref_dequantize)                                                                \
+    X(gemm_q, nb_ref_gemm_q, nb_ref_gemm_q)                                                                            \
+    X(gemm_q_kernel, nb_ref_gemm_q_kernel, nb_ref_gemm_q_kernel)                                                       \
     /* the rest of the model */                                                                                        \
     X(cast, nb_ref_cast, nb_ref_cast)                                                                                  \
     X(add, nb_ref_f32_add, nb_ref_f32_add)                                                                             \
