@@ -12,7 +12,9 @@
 #include <stdint.h>
 
 /* name, one line of help; in the order of `nibble help`. Add a line when src/cli/NAME.c lands. */
-#define NB_COMMANDS(X) X(help, "help on a command or on the keys of a file")
+#define NB_COMMANDS(X)                                                                                                 \
+    X(report, "one page for one run or many: curves, gaps, tables")                                                    \
+    X(help, "help on a command or on the keys of a file")
 
 /* argv[0] is the command's name. */
 typedef nb_status nb_command_run(int argc, char **argv, nb_error *err);

@@ -1,0 +1,17 @@
+# Writes OUTPUT, a C file with nb_page_files[]: the bytes of every file in FILES (separated by commas), under its name.
+string(REPLACE "," ";" FILES "${FILES}")
+set(arrays "")
+set(rows "")
+set(index 0)
+foreach(file ${FILES})
+  get_filename_component(name ${file} NAME)
+  file(READ ${file} bytes HEX)
+  file(SIZE ${file} size)
+  string(REGEX REPLACE "(................................)" "\\1\n" bytes "${bytes}")
+  string(REGEX REPLACE "([0-9a-f][0-9a-f])" "0x\\1," bytes "${bytes}")
+  string(APPEND arrays "static const unsigned char file_${index}[] = {\n${bytes}0};\n")
+  string(APPEND rows "    {\"${name}\", (const char *)file_${index}, ${size}},\n")
+  math(EXPR index "${index} + 1")
+endforeach()
+file(WRITE ${OUTPUT} "/* Made by cmake/embed.cmake. */\n#include \"lens/report_build.h\"\n\n${arrays}\n"
+  "const nb_page_file nb_page_files[] = {\n${rows}    {0, 0, 0}};\n")

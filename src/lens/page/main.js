@@ -1,0 +1,162 @@
+// main.js: reads the data, draws everything, answers the controls.
+
+const report = JSON.parse(document.getElementById("data").textContent);
+const { runs } = report;
+const byId = (id) => document.getElementById(id);
+const SPANS = [1, 3, 5, 10, 20, 50, 100, 200, 500, 1000];
+const hidden = new Set(); // runs that the legend switched off
+let styles = runStyles(runs);
+let panels = [];
+
+const shown = () => runs.map((_, i) => i).filter((i) => !hidden.has(i));
+const span = () => SPANS[Number(byId("smoothing").value)];
+
+// ---- series of the three charts
+
+/** The smoothed line of a run and, under it, every step. */
+function smoothPair(run, value) {
+  const { step } = runs[run].series;
+  const line = { run, kind: "line", step, value: smooth(value, span()) };
+  return span() > 1 ? [{ run, kind: "pale", step, value }, line] : [line];
+}
+
+function lossSeries() {
+  const out = [];
+  for (const i of shown()) {
+    const { series, eval: evaluation } = runs[i];
+    out.push(...smoothPair(i, series.loss));
+    if (evaluation.step.length) out.push({ run: i, kind: "dots", step: evaluation.step, value: evaluation.loss });
+  }
+  return out;
+}
+
+function gapSeries() {
+  const out = [];
+  for (const i of shown()) {
+    const twin = runs[runs[i].twin];
+    if (runs[i].twin === null || !twin) continue;
+    const trace = (run) => ({ step: run.series.step, value: smooth(run.series.loss, span()) });
+    const dots = (run) => ({ step: run.eval.step, value: run.eval.loss });
+    out.push({ run: i, kind: "line", ...gapBetween(trace(runs[i]), trace(twin)) });
+    out.push({ run: i, kind: "dots", ...gapBetween(dots(runs[i]), dots(twin)) });
+  }
+  return out;
+}
+
+function moreSeries() {
+  const what = document.querySelector('input[name="more"]:checked').value;
+  return shown().flatMap((i) => smoothPair(i, runs[i].series[what]));
+}
+
+// ---- cursor readouts
+
+function readoutUnder(chart, formatValue) {
+  const line = element("p", { class: "readout" });
+  chart.after(line);
+  return (step, values) => {
+    const parts = [...values].map(([run, v]) => {
+      const texts = [v.line !== undefined && formatValue(v.line), v.dots !== undefined && `${formatValue(v.dots)} validation`];
+      return `${runs[run].name} ${texts.filter(Boolean).join(", ")}`;
+    });
+    line.textContent = `step ${formatCount(step)} · ${parts.join(" · ")}`;
+  };
+}
+
+const lossChart = new RunChart(byId("loss-chart"), {
+  formatValue: (value) => format(value, 3),
+  empty: "These runs hold no step yet.",
+  onCursor: readoutUnder(byId("loss-chart"), formatLoss),
+});
+const gapChart = new RunChart(byId("gap-chart"), {
+  formatValue: formatGap,
+  zeroLine: true,
+  empty: "No run here has a BF16 twin: the same model, data and seeds with recipe bf16. nibble compare makes one.",
+  onCursor: readoutUnder(byId("gap-chart"), formatGap),
+});
+const moreChart = new RunChart(byId("more-chart"), {
+  formatValue: (value) => format(value, 3),
+  empty: "Not measured.",
+  onCursor: readoutUnder(byId("more-chart"), format),
+});
+
+function drawCharts() {
+  byId("smoothing-text").textContent = span() > 1 ? `${span()} steps` : "off";
+  lossChart.draw(lossSeries(), styles, byId("log").checked);
+  gapChart.draw(gapSeries(), styles);
+  moreChart.draw(moreSeries(), styles);
+}
+
+// ---- legend, tables, theme
+
+function drawLegend() {
+  byId("legend").replaceChildren(
+    ...runs.map((run, i) => {
+      const dash = styles[i].dash ? styles[i].dash.join(" ") : "none";
+      const button = element("button", { type: "button", "aria-pressed": String(!hidden.has(i)) });
+      button.innerHTML = `<svg aria-hidden="true"><line x1="0" y1="4" x2="26" y2="4" stroke="${styles[i].colour}" stroke-width="2.5" stroke-dasharray="${dash}"/></svg>`;
+      button.append(run.name);
+      button.addEventListener("click", () => {
+        if (!hidden.delete(i)) hidden.add(i);
+        button.setAttribute("aria-pressed", String(!hidden.has(i)));
+        drawCharts();
+      });
+      return element("li", {}, button);
+    }),
+  );
+}
+
+function drawLens() {
+  const some = runs.filter((run) => run.panels.length).length;
+  byId("lens").hidden = some === 0;
+  if (some) panels = drawPanels(runs, Number(byId("lens-run").value), byId("panels"));
+}
+
+function drawAll() {
+  styles = runStyles(runs);
+  drawSummary(runs, styles, byId("summary"));
+  drawLegend();
+  drawCharts();
+  drawRuns(runs, styles, report.lastSteps, byId("runs-table"));
+  drawConfigs(runs, byId("configs"));
+  drawLens();
+}
+
+const THEMES = ["system", "light", "dark"];
+function setTheme(name) {
+  if (name === "system") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = name;
+  byId("theme").textContent = `Theme: ${name}`;
+  drawAll();
+}
+
+byId("lens-run").append(
+  element("option", { value: "-1" }, "all, one under another"),
+  ...runs.map((run, i) => element("option", { value: String(i) }, run.name)),
+);
+const mostSteps = Math.max(...runs.map((run) => run.series.step.length));
+byId("smoothing").value = String(SPANS.findLastIndex((s) => s <= Math.max(1, mostSteps / 50)));
+byId("smoothing").addEventListener("input", drawCharts);
+byId("log").addEventListener("change", drawCharts);
+byId("lens-run").addEventListener("change", drawLens);
+for (const input of document.querySelectorAll('input[name="more"]')) input.addEventListener("change", drawCharts);
+for (const button of document.querySelectorAll("[data-zoom]")) {
+  const actions = { in: () => moveWindow(0.5), out: () => moveWindow(2), all: () => setWindow(null) };
+  button.addEventListener("click", actions[button.dataset.zoom]);
+}
+byId("theme").addEventListener("click", (event) => {
+  const now = THEMES.indexOf(document.documentElement.dataset.theme || "system");
+  setTheme(THEMES[(now + 1) % THEMES.length]);
+});
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
+addEventListener("resize", () => panels.forEach((panel) => panel.draw()));
+
+const title = headline(runs);
+document.title = `${title} · nibble`;
+for (const [id, what] of [["loss-chart", "Loss over steps"], ["gap-chart", "Loss gap over steps"], ["more-chart", "Step by step"]]) {
+  byId(id).setAttribute("role", "application");
+  byId(id).setAttribute("aria-label", `${what}; arrow keys move a cursor and the line below reads its values`);
+}
+byId("footer").textContent = `Written ${report.written} by nibble from ${runs.map((run) => run.folder).join(", ")}. ` +
+  "This page holds its data and needs no network. Curves: Dygraphs (MIT licence).";
+drawAll();
+document.documentElement.dataset.readyMs = String(Math.round(performance.now()));

@@ -1,0 +1,99 @@
+// tables.js: the headline, the table of runs, configurations, and the texts that came with each run.
+
+function headline(runs) {
+  const compared = runs.filter((run) => run.summary.gap !== null);
+  const models = [...new Set(runs.map((run) => run.model))];
+  if (compared.length === 1) {
+    const { recipe, summary } = compared[0];
+    const size = Math.abs(summary.gap).toFixed(2);
+    const side = Number(size) === 0 ? "level with" : `${size} % ${summary.gap > 0 ? "above" : "below"}`;
+    return `After ${formatCount(summary.gapStep)} steps ${recipe} stands ${side} BF16`;
+  }
+  return `${runs.length} ${runs.length === 1 ? "run" : "runs"} of ${models.join(", ")}`;
+}
+
+function subline(runs) {
+  const seeds = new Set(runs.map((run) => ["seeds.init", "seeds.data", "seeds.rounding"].map((key) => run.config[key]).join("/")));
+  const models = [...new Set(runs.map((run) => run.model))].join(", ");
+  const compared = runs.some((run) => run.summary.gap !== null);
+  const note = compared && seeds.size === 1 ? " One seed: it cannot tell how much of a gap is chance." : "";
+  return `Validation loss of ${models}.${note}`;
+}
+
+function drawSummary(runs, styles, into) {
+  into.textContent = "";
+  into.append(element("h1", {}, headline(runs)), element("p", { class: "soft" }, subline(runs)));
+  const tiles = element("div", { class: "tiles" });
+  runs.slice(0, 8).forEach((run, i) => {
+    const { valLoss, trainLoss, gap } = run.summary;
+    const isVal = valLoss !== null;
+    const name = element("span", {}, swatch(styles[i]), run.name);
+    const gapText = gap === null ? "" : ` · ${formatGap(gap)} to BF16`;
+    tiles.append(
+      element("div", { class: "tile" }, name, element("b", {}, formatLoss(isVal ? valLoss : trainLoss)),
+        element("span", {}, (isVal ? "validation loss" : "training loss") + gapText)),
+    );
+  });
+  into.append(tiles);
+}
+
+function swatch(style) {
+  const made = element("i", { class: "swatch", "aria-hidden": "true" });
+  made.style.background = style.colour;
+  return made;
+}
+
+function row(kind, cells) {
+  return element("tr", {}, ...cells.map((cell) => {
+    const isNumber = typeof cell === "object" && cell !== null && cell.number !== undefined;
+    return element(kind, isNumber ? { class: "number" } : {}, isNumber ? cell.number : cell);
+  }));
+}
+
+function drawRuns(runs, styles, lastSteps, table) {
+  const head = ["run", "recipe", { number: "steps" }, { number: "training loss" }, { number: "validation loss" },
+    { number: "perplexity" }, { number: "gap to BF16" }, { number: "tokens/s" }];
+  const body = runs.map((run, i) => {
+    const s = run.summary;
+    const name = element("span", {}, swatch(styles[i]), run.name);
+    return row("td", [name, run.recipe, { number: formatCount(s.steps) }, { number: formatLoss(s.trainLoss) },
+      { number: formatLoss(s.valLoss) }, { number: s.valLoss === null ? "–" : format(Math.exp(s.valLoss)) },
+      { number: run.recipe === "bf16" ? "twin" : formatGap(s.gap) }, { number: formatCount(s.tokS) }]);
+  });
+  table.replaceChildren(element("thead", {}, row("th", head)), element("tbody", {}, ...body));
+  document.getElementById("runs-hint").textContent =
+    `Training loss: mean over the last ${lastSteps} steps. Validation loss: of the last evaluation, by each run's own ` +
+    "forward pass. Gap: (loss − twin's) / twin's, on validation data. Tokens/s: median over the steps.";
+}
+
+// Keys in the order of the first run's file; those that differ between runs first.
+function configTable(runs) {
+  const keys = [...new Set(runs.flatMap((run) => Object.keys(run.config)))];
+  const differs = (key) => new Set(runs.map((run) => run.config[key])).size > 1;
+  const ordered = [...keys.filter(differs), ...keys.filter((key) => !differs(key))];
+  const body = ordered.map((key) => {
+    const made = row("td", [element("code", {}, key), ...runs.map((run) => run.config[key] ?? "–")]);
+    if (runs.length > 1 && differs(key)) made.className = "differs";
+    return made;
+  });
+  return element("div", { class: "wide", tabindex: "0" },
+    element("table", {}, element("thead", {}, row("th", ["key", ...runs.map((run) => run.name)])), element("tbody", {}, ...body)));
+}
+
+function fold(title, ...content) {
+  return element("details", {}, element("summary", {}, title), ...content);
+}
+
+function drawConfigs(runs, into) {
+  const title = runs.length > 1 ? "Every setting, those that differ first" : "Every setting";
+  into.replaceChildren(fold(title, configTable(runs)));
+  for (const run of runs) {
+    if (run.recipeText) into.append(fold(`Recipe ${run.recipe} as ${run.name} used it`, element("pre", {}, run.recipeText)));
+    if (run.census) into.append(fold(`Census of ${run.name}: which product runs in which format on which kernel`, element("pre", {}, run.census)));
+    if (run.command) into.append(fold(`Command of ${run.name}`, element("pre", {}, run.command)));
+    if (run.events.length) {
+      const lines = run.events.map((e) => element("p", {}, `step ${e.step}: ${[e.event, e.what, e.where, e.policy].filter(Boolean).join(" · ")}`));
+      into.append(fold(`Events of ${run.name} (${run.events.length})`, element("div", { class: "events" }, ...lines)));
+    }
+  }
+}

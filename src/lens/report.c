@@ -1,0 +1,198 @@
+/* report.c: builds a report and writes it as one page.
+ *
+ * The page is a template (src/lens/page/page.html) with four places: the styles, Dygraphs, the data, the script.
+ */
+#include "lens/report.h"
+
+#include "files/file.h"
+#include "lens/report_build.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* Six digits are more than a screen shows, and keep 100,000 points small. */
+#define DUMP_FLAGS (JSON_COMPACT | JSON_REAL_PRECISION(7))
+
+nb_status nb_report_create(nb_report **out, nb_error *err) {
+    *out = NULL;
+    nb_report *report = calloc(1, sizeof *report);
+    if (!report)
+        return nb_fail(err, NB_NO_MEMORY, "report: out of memory");
+    report->root = json_pack("{s:i, s:[]}", "version", 1, "runs");
+    if (!report->root) {
+        free(report);
+        return nb_fail(err, NB_NO_MEMORY, "report: out of memory");
+    }
+    report->runs = json_object_get(report->root, "runs");
+    *out = report;
+    return NB_OK;
+}
+
+void nb_report_free(nb_report *report) {
+    if (!report)
+        return;
+    json_decref(report->root);
+    free(report);
+}
+
+json_t *nb_report_number(double value) {
+    return isfinite(value) ? json_real(value) : json_null();
+}
+
+int32_t nb_report_run_count(const nb_report *report) {
+    return (int32_t)json_array_size(report->runs);
+}
+
+nb_status nb_report_add_run(nb_report *report, const char *folder, int32_t *index, nb_error *err) {
+    json_t *run;
+    NB_TRY(nb_report_read_run(folder, &run, err));
+    if (json_array_append_new(report->runs, run))
+        return nb_fail(err, NB_NO_MEMORY, "report: out of memory");
+    if (index)
+        *index = nb_report_run_count(report) - 1;
+    return NB_OK;
+}
+
+/* ---- panels ------------------------------------------------------------------------------------------------------ */
+
+static nb_status add_panel(nb_report *report, int32_t run, json_t *panel, const char *title, nb_error *err) {
+    json_t *owner = json_array_get(report->runs, (size_t)(run < 0 ? INT32_MAX : run));
+    if (!owner) {
+        json_decref(panel);
+        return nb_fail(err, NB_BAD_USAGE, "report: panel \"%s\" is for run %d, and there are %d", title, run,
+                       nb_report_run_count(report));
+    }
+    if (!panel || json_array_append_new(json_object_get(owner, "panels"), panel))
+        return nb_fail(err, NB_NO_MEMORY, "report: panel \"%s\": out of memory, or a text that is not UTF-8", title);
+    return NB_OK;
+}
+
+static json_t *numbers(const double *values, int64_t count) {
+    json_t *array = json_array();
+    for (int64_t i = 0; i < count; i++)
+        json_array_append_new(array, nb_report_number(values[i]));
+    return array;
+}
+
+static json_t *texts(const char *const *items, int64_t count) {
+    json_t *array = json_array();
+    for (int64_t i = 0; i < count; i++)
+        json_array_append_new(array, json_string(items[i]));
+    return array;
+}
+
+nb_status nb_report_add_heat_map(nb_report *report, int32_t run, const nb_heat_map *map, nb_error *err) {
+    int64_t cells = (int64_t)map->rows * map->cols;
+    if (map->rows < 1 || map->cols < 1 || cells > NB_PANEL_CELLS)
+        return nb_fail(err, NB_BAD_USAGE, "report: heat map \"%s\" has %d x %d cells; 1 to %d can be drawn", map->title,
+                       map->rows, map->cols, NB_PANEL_CELLS);
+    json_t *values = json_array();
+    for (int64_t i = 0; i < cells; i++)
+        json_array_append_new(values, nb_report_number(map->values[i]));
+    json_t *panel = json_pack("{s:s, s:s, s:s*, s:s*, s:s, s:s, s:o, s:o, s:o, s:b, s:o, s:s*}", "kind", "heat map",
+                              "title", map->title, "about", map->about, "unit", map->unit, "xLabel", map->x_label,
+                              "yLabel", map->y_label, "x", numbers(map->x, map->cols), "y", texts(map->y, map->rows),
+                              "values", values, "logColour", map->log_colour, "marks",
+                              numbers(map->marks, map->marks ? map->mark_count : 0), "markMeaning", map->mark_meaning);
+    return add_panel(report, run, panel, map->title, err);
+}
+
+nb_status nb_report_add_bars(nb_report *report, int32_t run, const nb_bars *bars, nb_error *err) {
+    if (bars->count < 1 || bars->count > NB_PANEL_CELLS)
+        return nb_fail(err, NB_BAD_USAGE, "report: bars \"%s\" have %d values; 1 to %d can be drawn", bars->title,
+                       bars->count, NB_PANEL_CELLS);
+    json_t *panel = json_pack("{s:s, s:s, s:s*, s:s*, s:s, s:o, s:o}", "kind", "bars", "title", bars->title, "about",
+                              bars->about, "unit", bars->unit, "xLabel", bars->x_label, "names",
+                              texts(bars->names, bars->count), "values", numbers(bars->values, bars->count));
+    return add_panel(report, run, panel, bars->title, err);
+}
+
+/* ---- the page ---------------------------------------------------------------------------------------------------- */
+
+typedef struct page_out {
+    nb_writer *writer;
+    nb_error *err;
+} page_out;
+
+/* JSON inside HTML: "<" occurs in JSON only inside strings, and written as an escape no text can end the script. */
+static int put_json(const char *text, size_t size, void *user) {
+    page_out *out = user;
+    while (size > 0) {
+        const char *bracket = memchr(text, '<', size);
+        size_t plain = bracket ? (size_t)(bracket - text) : size;
+        if (nb_writer_put(out->writer, text, plain, out->err))
+            return -1;
+        text += plain;
+        size -= plain;
+        if (bracket) {
+            if (nb_writer_put(out->writer, "\\u003c", 6, out->err))
+                return -1;
+            text++;
+            size--;
+        }
+    }
+    return 0;
+}
+
+static const nb_page_file *page_file(const char *name, size_t length) {
+    for (const nb_page_file *file = nb_page_files; file->name; file++)
+        if (strlen(file->name) == length && memcmp(file->name, name, length) == 0)
+            return file;
+    return NULL;
+}
+
+/* Dygraphs ends with a comment that sends debuggers to a file which is not there. */
+static size_t without_source_map(const nb_page_file *file) {
+    static const char mark[] = "sourceMappingURL=";
+    size_t from = file->size > 200 ? file->size - 200 : 0;
+    for (size_t i = from; i + sizeof mark - 1 <= file->size; i++)
+        if (memcmp(file->text + i, mark, sizeof mark - 1) == 0)
+            return i - strlen("//# ");
+    return file->size;
+}
+
+/* Writes the template, each {{name}} replaced by the page file of that name, {{data}} by the report. */
+static nb_status put_page(nb_report *report, nb_writer *writer, nb_error *err) {
+    const nb_page_file *page = page_file("page.html", strlen("page.html"));
+    const char *at = page->text, *end = page->text + page->size;
+    for (const char *open; (open = strstr(at, "{{")) != NULL;) {
+        const char *close = strstr(open, "}}");
+        if (!close)
+            break;
+        NB_TRY(nb_writer_put(writer, at, (size_t)(open - at), err));
+        const char *name = open + 2;
+        size_t length = (size_t)(close - name);
+        if (length == strlen("data") && memcmp(name, "data", length) == 0) {
+            page_out out = {writer, err};
+            if (json_dump_callback(report->root, put_json, &out, DUMP_FLAGS))
+                return err && err->status ? err->status : nb_fail(err, NB_IO_ERROR, "report: cannot write the data");
+        } else {
+            const nb_page_file *file = page_file(name, length);
+            if (!file)
+                return nb_fail(err, NB_INTERNAL, "report: page.html asks for \"%.*s\"", (int)length, name);
+            NB_TRY(nb_writer_put(writer, file->text, without_source_map(file), err));
+        }
+        at = close + 2;
+    }
+    return nb_writer_put(writer, at, (size_t)(end - at), err);
+}
+
+nb_status nb_report_write(nb_report *report, const char *path, nb_error *err) {
+    nb_error inner = {0};
+    err = err ? err : &inner;
+    NB_TRY(nb_report_resolve(report, err));
+    char now[32];
+    time_t seconds = time(NULL);
+    struct tm utc;
+    strftime(now, sizeof now, "%Y-%m-%d %H:%M UTC", gmtime_r(&seconds, &utc));
+    json_object_set_new(report->root, "written", json_string(now));
+    nb_writer *writer;
+    NB_TRY(nb_writer_open(path, &writer, err));
+    nb_status status = put_page(report, writer, err);
+    if (status) {
+        nb_writer_abandon(writer);
+        return status;
+    }
+    return nb_writer_commit(writer, err);
+}

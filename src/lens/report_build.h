@@ -1,0 +1,30 @@
+/* report_build.h: what the files of the report share: the JSON object that the page will read. */
+#ifndef NB_LENS_REPORT_BUILD_H
+#define NB_LENS_REPORT_BUILD_H
+
+#include "lens/report.h"
+#include <jansson.h>
+
+struct nb_report {
+    json_t *root; /* what the page gets; docs/report.md describes it */
+    json_t *runs; /* its array of runs, borrowed */
+};
+
+/* Reads a run folder into a fresh JSON object. */
+nb_status nb_report_read_run(const char *folder, json_t **out, nb_error *err);
+
+/* Finds every run's twin and writes every run's summary, after the last run was added. */
+nb_status nb_report_resolve(nb_report *report, nb_error *err);
+
+/* A number, or null where it is not finite: JSON has no NaN. */
+json_t *nb_report_number(double value);
+
+/* The files of src/lens/page/ and of Dygraphs, put into the program by the build. */
+typedef struct nb_page_file {
+    const char *name; /* "page.html" */
+    const char *text;
+    size_t size;
+} nb_page_file;
+extern const nb_page_file nb_page_files[]; /* ends with a NULL name */
+
+#endif

@@ -1,0 +1,204 @@
+/* test_report.c: run folders in, one page out; numbers that the page shows, hostile and broken folders. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "files/file.h"
+#include "lens/report.h"
+#include "temporary.h"
+#include <jansson.h>
+#include <math.h>
+
+static void assert_near(double value, double expected, double tolerance) {
+    if (!(fabs(value - expected) <= tolerance))
+        fail_msg("%.17g is not %.17g +- %g", value, expected, tolerance);
+}
+
+static void put(void **state, const char *name, const char *text) {
+    assert_int_equal(nb_file_write(in_folder(state, name), text, strlen(text), NULL), NB_OK);
+}
+
+/* A run of `steps` steps whose loss at step s is `level` + 1/s, evaluated at steps 10, 20, ... */
+static void make_run(void **state, const char *name, const char *recipe, int seed, double level, int steps) {
+    char path[128], line[256];
+    assert_int_equal(nb_make_folders(in_folder(state, name), NULL), NB_OK);
+    snprintf(path, sizeof path, "%s/run.yaml", name);
+    snprintf(line, sizeof line, "model: models/toy.yaml\nrecipe: %s\nout: %s\nseeds: {init: %d, data: 2}\n", recipe,
+             name, seed);
+    put(state, path, line);
+    static char text[1 << 16];
+    size_t used = 0;
+    text[0] = 0;
+    for (int s = 1; s <= steps; s++) {
+        used += (size_t)snprintf(text + used, sizeof text - used,
+                                 "{\"step\":%d,\"loss\":%.17g,\"norm\":null,\"lr\":0.001,\"ms\":2,\"tok_s\":%d}\n", s,
+                                 level + 1.0 / s, 1000 + s);
+        if (s % 10 == 0)
+            used += (size_t)snprintf(text + used, sizeof text - used, "{\"step\":%d,\"val_loss\":%.17g}\n", s, level);
+    }
+    snprintf(path, sizeof path, "%s/metrics.jsonl", name);
+    put(state, path, text);
+}
+
+static nb_report *report_of(void **state, const char *const *names, int count) {
+    nb_report *report;
+    nb_error err = {0};
+    assert_int_equal(nb_report_create(&report, &err), NB_OK);
+    for (int i = 0; i < count; i++)
+        if (nb_report_add_run(report, in_folder(state, names[i]), NULL, &err))
+            fail_msg("%s", err.message);
+    return report;
+}
+
+/* The JSON of a written page, read as a browser would find it. */
+static json_t *data_of(const char *path, char **page) {
+    size_t size;
+    assert_int_equal(nb_file_read(path, 1u << 28, page, &size, NULL), NB_OK);
+    const char *open = strstr(*page, "id=\"data\">");
+    assert_non_null(open);
+    open += strlen("id=\"data\">");
+    const char *close = strstr(open, "</script>");
+    assert_non_null(close);
+    json_t *data = json_loadb(open, (size_t)(close - open), 0, NULL);
+    assert_non_null(data);
+    return data;
+}
+
+static void summary_has_the_numbers_of_the_run(void **state) {
+    make_run(state, "bf16-a", "bf16", 1, 2.0, 30);
+    make_run(state, "nvfp4-a", "recipes/nvfp4.yaml", 1, 2.1, 25);
+    make_run(state, "nvfp4-other-seed", "nvfp4", 7, 2.1, 20);
+    nb_report *report = report_of(state, (const char *[]){"bf16-a", "nvfp4-a", "nvfp4-other-seed"}, 3);
+    nb_report_summary twin, run, lonely;
+    assert_int_equal(nb_report_summarize(report, 0, &twin, NULL), NB_OK);
+    assert_int_equal(nb_report_summarize(report, 1, &run, NULL), NB_OK);
+    assert_int_equal(nb_report_summarize(report, 2, &lonely, NULL), NB_OK);
+
+    double mean = 0;
+    for (int s = 6; s <= 25; s++)
+        mean += (2.1 + 1.0 / s) / 20;
+    assert_near(run.train_loss, mean, 1e-12);
+    assert_string_equal(run.recipe, "nvfp4");
+    assert_int_equal(run.steps, 25);
+    assert_near(run.val_loss, 2.1, 0);
+    assert_near(run.tokens_per_second, 1013, 0);
+    assert_int_equal(run.twin, 0);
+    assert_int_equal(run.gap_step, 20); /* the twin went on to 30 */
+    assert_near(run.gap, 5.0, 1e-12);
+    assert_int_equal(twin.twin, -1);
+    assert_true(isnan(twin.gap));
+    assert_int_equal(lonely.twin, -1); /* another seed is no twin */
+    assert_true(isnan(lonely.gap));
+    assert_int_equal(nb_report_summarize(report, 3, &lonely, NULL), NB_BAD_USAGE);
+    nb_report_free(report);
+}
+
+static void page_holds_what_the_run_holds(void **state) {
+    make_run(state, "bf16", "bf16", 1, 2.0, 10);
+    make_run(state, "nvfp4", "nvfp4", 1, 2.2, 10);
+    put(state, "nvfp4/recipe.yaml", "# </script><script>alert(1)</script> <!-- \xe2\x82\xac\n");
+    nb_report *report = report_of(state, (const char *[]){"bf16", "nvfp4"}, 2);
+    const char *path = in_folder(state, "page.html");
+    assert_int_equal(nb_report_write(report, path, NULL), NB_OK);
+    nb_report_free(report);
+
+    char *page;
+    json_t *data = data_of(path, &page);
+    static const char *const places[] = {"{{data}}", "{{page.css}}", "{{main.js}}", "{{dygraph.min.js}}"};
+    for (size_t i = 0; i < sizeof places / sizeof places[0]; i++)
+        assert_null(strstr(page, places[i]));
+    assert_null(strstr(page, "alert(1)</script>"));
+    assert_null(strstr(page, "sourceMappingURL"));
+    assert_non_null(strstr(page, "Dygraph"));
+    json_t *run = json_array_get(json_object_get(data, "runs"), 1);
+    assert_string_equal(json_string_value(json_object_get(run, "recipeText")),
+                        "# </script><script>alert(1)</script> <!-- \xe2\x82\xac\n");
+    assert_int_equal(json_integer_value(json_object_get(run, "twin")), 0);
+    json_t *series = json_object_get(run, "series");
+    assert_int_equal(json_array_size(json_object_get(series, "loss")), 10);
+    assert_near(json_number_value(json_array_get(json_object_get(series, "loss"), 3)), 2.45, 1e-6);
+    assert_true(json_is_null(json_array_get(json_object_get(series, "norm"), 0)));
+    assert_near(json_number_value(json_object_get(json_object_get(run, "summary"), "gap")), 10.0, 1e-5);
+    assert_string_equal(json_string_value(json_object_get(json_object_get(run, "config"), "seeds.init")), "1");
+    json_decref(data);
+    free(page);
+}
+
+static void resumed_and_torn_metrics(void **state) {
+    make_run(state, "run", "bf16", 1, 2.0, 4);
+    put(state, "run/metrics.jsonl",
+        "{\"step\":1,\"loss\":5}\n{\"step\":2,\"loss\":4}\n{\"step\":3,\"loss\":9}\n"
+        "{\"step\":2,\"loss\":3.5}\n{\"step\":2,\"event\":\"bad number\",\"what\":\"x\"}\n{\"step\":3,\"lo");
+    nb_report *report = report_of(state, (const char *[]){"run"}, 1);
+    nb_report_summary s;
+    assert_int_equal(nb_report_summarize(report, 0, &s, NULL), NB_OK);
+    assert_int_equal(s.steps, 2);
+    assert_near(s.train_loss, (5 + 3.5) / 2, 0);
+    nb_report_free(report);
+}
+
+static void broken_folders_are_refused(void **state) {
+    static const char *const bad[][2] = {
+        {"{\"step\":1,\"loss\":5}\nnonsense\n{\"step\":2,\"loss\":4}\n", "metrics.jsonl:2"},
+        {"{\"step\":1.5,\"loss\":5}\n", "metrics.jsonl:1"},
+        {"[1, 2]\n", "metrics.jsonl:1"},
+    };
+    make_run(state, "run", "bf16", 1, 2.0, 4);
+    nb_report *report;
+    nb_error err = {0};
+    assert_int_equal(nb_report_create(&report, &err), NB_OK);
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        put(state, "run/metrics.jsonl", bad[i][0]);
+        assert_int_equal(nb_report_add_run(report, in_folder(state, "run"), NULL, &err), NB_BAD_FILE);
+        assert_non_null(strstr(err.message, bad[i][1]));
+    }
+    put(state, "run/run.yaml", "model: a\n");
+    assert_int_equal(nb_report_add_run(report, in_folder(state, "run"), NULL, &err), NB_BAD_FILE);
+    assert_non_null(strstr(err.message, "recipe"));
+    assert_int_equal(nb_report_add_run(report, in_folder(state, "nowhere"), NULL, &err), NB_IO_ERROR);
+    assert_int_equal(nb_report_run_count(report), 0);
+    nb_report_free(report);
+}
+
+static void panels_travel_with_their_run(void **state) {
+    make_run(state, "run", "bf16", 1, 2.0, 4);
+    nb_report *report = report_of(state, (const char *[]){"run"}, 1);
+    double x[] = {0, 100}, marks[] = {100};
+    const char *y[] = {"layer 0", "layer 1", "</script>"};
+    float values[] = {1, 2, 3, NAN, 5, INFINITY};
+    nb_heat_map map = {.title = "Kurtosis", .x_label = "step", .y_label = "layer", .x = x, .y = y, .values = values};
+    nb_error err = {0};
+    assert_int_equal(nb_report_add_heat_map(report, 0, &map, &err), NB_BAD_USAGE); /* no cells */
+    map.rows = 3, map.cols = 2, map.marks = marks, map.mark_count = 1;
+    assert_int_equal(nb_report_add_heat_map(report, 1, &map, &err), NB_BAD_USAGE); /* no such run */
+    assert_int_equal(nb_report_add_heat_map(report, 0, &map, &err), NB_OK);
+    nb_bars bars = {.title = "Bars", .x_label = "kind", .names = y, .values = x, .count = 2};
+    assert_int_equal(nb_report_add_bars(report, 0, &bars, &err), NB_OK);
+    const char *path = in_folder(state, "page.html");
+    assert_int_equal(nb_report_write(report, path, &err), NB_OK);
+    nb_report_free(report);
+
+    char *page;
+    json_t *data = data_of(path, &page);
+    json_t *panels = json_object_get(json_array_get(json_object_get(data, "runs"), 0), "panels");
+    assert_int_equal(json_array_size(panels), 2);
+    json_t *cells = json_object_get(json_array_get(panels, 0), "values");
+    assert_int_equal(json_array_size(cells), 6);
+    assert_near(json_number_value(json_array_get(cells, 4)), 5, 0);
+    assert_true(json_is_null(json_array_get(cells, 3)) && json_is_null(json_array_get(cells, 5)));
+    json_decref(data);
+    free(page);
+}
+
+int main(void) {
+#define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, temporary_folder, remove_temporary_folder)
+    const struct CMUnitTest tests[] = {
+        IN_FOLDER(summary_has_the_numbers_of_the_run), IN_FOLDER(page_holds_what_the_run_holds),
+        IN_FOLDER(resumed_and_torn_metrics),           IN_FOLDER(broken_folders_are_refused),
+        IN_FOLDER(panels_travel_with_their_run),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
