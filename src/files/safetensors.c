@@ -310,21 +310,18 @@ static const nb_file_tensor **in_order_of_alignment(const nb_file_tensor *tensor
     return order;
 }
 
-static nb_status put_file(nb_writer *writer, const char *header, const nb_file_tensor *const *tensors, int32_t count,
-                          nb_error *err) {
+static nb_status put_header(nb_writer *writer, const char *header, nb_error *err) {
     const char spaces[8] = "        ";
     size_t length = strlen(header), padding = (8 - length % 8) % 8;
     uint64_t total = length + padding;
     NB_TRY(nb_writer_put(writer, &total, sizeof total, err));
     NB_TRY(nb_writer_put(writer, header, length, err));
-    NB_TRY(nb_writer_put(writer, spaces, padding, err));
-    for (int32_t i = 0; i < count; i++)
-        NB_TRY(nb_writer_put(writer, tensors[i]->data, tensors[i]->bytes, err));
-    return NB_OK;
+    return nb_writer_put(writer, spaces, padding, err);
 }
 
-nb_status nb_safetensors_write(const char *path, const nb_file_tensor *tensors, int32_t count,
-                               const nb_metadata *metadata, int32_t metadata_count, nb_error *err) {
+nb_status nb_safetensors_write_from(const char *path, const nb_file_tensor *tensors, int32_t count,
+                                    const nb_metadata *metadata, int32_t metadata_count, nb_tensor_source *source,
+                                    void *context, nb_error *err) {
     for (int32_t i = 0; i < count; i++)
         if ((size_t)tensors[i].dtype >= DTYPE_COUNT)
             return nb_fail(err, NB_BAD_USAGE, "%s: tensor %d has no dtype of safetensors", path, (int)i);
@@ -339,7 +336,13 @@ nb_status nb_safetensors_write(const char *path, const nb_file_tensor *tensors, 
     if (status == NB_OK)
         status = nb_writer_open(path, &writer, err);
     if (status == NB_OK)
-        status = put_file(writer, header, order, count, err);
+        status = put_header(writer, header, err);
+    for (int32_t i = 0; status == NB_OK && i < count; i++) {
+        const void *data = NULL;
+        status = source(context, (int32_t)(order[i] - tensors), &data, err);
+        if (status == NB_OK)
+            status = nb_writer_put(writer, data, order[i]->bytes, err);
+    }
     free(header);
     free(order);
     if (status != NB_OK) {
@@ -347,4 +350,16 @@ nb_status nb_safetensors_write(const char *path, const nb_file_tensor *tensors, 
         return status;
     }
     return nb_writer_commit(writer, err);
+}
+
+static nb_status data_in_memory(void *context, int32_t index, const void **data, nb_error *err) {
+    (void)err;
+    *data = ((const nb_file_tensor *)context)[index].data;
+    return NB_OK;
+}
+
+nb_status nb_safetensors_write(const char *path, const nb_file_tensor *tensors, int32_t count,
+                               const nb_metadata *metadata, int32_t metadata_count, nb_error *err) {
+    void *list = (void *)(uintptr_t)tensors; /* read only */
+    return nb_safetensors_write_from(path, tensors, count, metadata, metadata_count, data_in_memory, list, err);
 }

@@ -49,6 +49,14 @@ typedef struct nb_metadata {
 nb_status nb_safetensors_write(const char *path, const nb_file_tensor *tensors, int32_t count,
                                const nb_metadata *metadata, int32_t metadata_count, nb_error *err);
 
+/* The same with data that is made when its turn comes: `source` points *data at the bytes of tensors[index], which must
+ * live until its next call; tensors[].data is not looked at. Each tensor is asked for once, in the order of the file.
+ */
+typedef nb_status nb_tensor_source(void *context, int32_t index, const void **data, nb_error *err);
+nb_status nb_safetensors_write_from(const char *path, const nb_file_tensor *tensors, int32_t count,
+                                    const nb_metadata *metadata, int32_t metadata_count, nb_tensor_source *source,
+                                    void *context, nb_error *err);
+
 typedef struct nb_safetensors nb_safetensors;
 
 /* Maps a file and checks its header. Tensors point into the map until nb_safetensors_close, in the order of the data.

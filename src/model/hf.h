@@ -1,0 +1,32 @@
+/* hf.h: folders that Hugging Face's transformers (and, for gla, fla) load, written and read.
+ *
+ *     config.json         the architecture
+ *     model.safetensors   the parameters under Hugging Face's names; model-0000N-of-M.safetensors with an index are
+ * read
+ *
+ * Reading checks that the file's architecture is one that nibble computes exactly as its maker does: what is not
+ * (biases, scaled RoPE, sliding windows, other activations) is an error that names the key.
+ */
+#ifndef NB_MODEL_HF_H
+#define NB_MODEL_HF_H
+
+#include "files/safetensors.h"
+#include "nibble/model.h"
+
+/* Writes config.json and model.safetensors into a folder that exists. `dtype`: NB_ST_F32 (exact masters), NB_ST_BF16 or
+ * NB_ST_F16, rounded to nearest even. `end_of_text` -1: none. */
+nb_status nb_hf_save(nb_backend *be, nb_model *model, const char *folder, nb_tensor_dtype dtype, int32_t end_of_text,
+                     nb_error *err);
+
+/* Fills the parameters of a model that was created for this folder's config. Every parameter must be there, with its
+ * shape, and nothing else. */
+nb_status nb_hf_load(nb_backend *be, nb_model *model, const char *folder, nb_error *err);
+
+/* Reads config.json into the configuration of a model. */
+nb_status nb_hf_config_read(const char *folder, nb_model_config *out, nb_error *err);
+/* The same over text; `name` stands for the file in messages and names the model. */
+nb_status nb_hf_config_parse(const char *text, size_t size, const char *name, nb_model_config *out, nb_error *err);
+/* Fresh JSON text of config.json (free with free()); NULL without memory. */
+char *nb_hf_config_text(const nb_model_config *config, nb_tensor_dtype dtype, int32_t end_of_text);
+
+#endif
