@@ -13,6 +13,8 @@ static void destroy(nb_backend *be) {
     free(cpu->scratch);
     free(cpu->scratch_size);
     nb_onednn_free(cpu->onednn);
+    free(cpu->rope.cosine);
+    free(cpu->rope.sine);
     free(cpu);
 }
 
@@ -30,11 +32,10 @@ static nb_cpu *create_state(int32_t threads, nb_isa isa) {
     cpu->isa = isa;
     cpu->scratch = calloc((size_t)threads + 1, sizeof *cpu->scratch);
     cpu->scratch_size = calloc((size_t)threads + 1, sizeof *cpu->scratch_size);
-    if (cpu->scratch && cpu->scratch_size)
+    nb_backend be = {.state = cpu};
+    if (cpu->scratch && cpu->scratch_size && nb_cpu_shared(&be, NB_CPU_SHARED_BYTES))
         return cpu;
-    free(cpu->scratch);
-    free(cpu->scratch_size);
-    free(cpu);
+    destroy(&be);
     return NULL;
 }
 

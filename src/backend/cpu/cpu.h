@@ -23,6 +23,12 @@ typedef struct nb_cpu {
     void **scratch;           /* [threads + 1]: one growing buffer a thread, then the shared one */
     size_t *scratch_size;     /* [threads + 1] bytes */
     struct nb_onednn *onednn; /* made by the first product that needs it */
+
+    struct {
+        double theta;
+        int64_t positions, half;
+        float *cosine, *sine; /* [positions, half] each; NULL before the first use */
+    } rope;
 } nb_cpu;
 
 static inline nb_cpu *nb_cpu_of(nb_backend *be) {
@@ -35,6 +41,10 @@ static inline nb_cpu *nb_cpu_of(nb_backend *be) {
  * training step allocates nothing once it has run. */
 void *nb_cpu_scratch(nb_backend *be, int32_t thread, size_t bytes);
 void *nb_cpu_shared(nb_backend *be, size_t bytes);
+
+/* Shared bytes that are there from the start: nb_cpu_shared never fails below it, for operations that cannot fail. */
+enum { NB_CPU_SHARED_BYTES = 1 << 20 };
+
 size_t nb_cpu_scratch_total(nb_backend *be); /* bytes held now */
 
 /* True if this processor and operating system run `isa`. */

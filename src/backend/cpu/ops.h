@@ -8,6 +8,7 @@
 
 #include "backend/backend.h"
 #include "backend/cpu/gemm.h"
+#include "backend/cpu/ops_kernels.h"
 #include "backend/ref/gemm.h"
 #include "backend/ref/quantize.h"
 #include "backend/ref/ref.h"
@@ -30,25 +31,25 @@
     X(transpose_codes, nb_ref_transpose_codes, nb_ref_transpose_codes)                                                 \
     X(dequantize, nb_ref_dequantize, nb_ref_dequantize)                                                                \
     /* the rest of the model */                                                                                        \
-    X(cast, nb_ref_cast, nb_ref_cast)                                                                                  \
-    X(add, nb_ref_f32_add, nb_ref_f32_add)                                                                             \
-    X(axpy, nb_ref_f32_axpy, nb_ref_f32_axpy)                                                                          \
-    X(embed_forward, nb_ref_f32_embed_forward, nb_ref_f32_embed_forward)                                               \
-    X(embed_backward, nb_ref_f32_embed_backward, nb_ref_f32_embed_backward)                                            \
-    X(rmsnorm_forward, nb_ref_f32_rmsnorm_forward, nb_ref_f32_rmsnorm_forward)                                         \
-    X(rmsnorm_backward, nb_ref_f32_rmsnorm_backward, nb_ref_f32_rmsnorm_backward)                                      \
-    X(rope, nb_ref_f32_rope, nb_ref_f32_rope)                                                                          \
+    X(cast, nb_ref_cast, nb_cpu_cast)                                                                                  \
+    X(add, nb_ref_f32_add, nb_cpu_add)                                                                                 \
+    X(axpy, nb_ref_f32_axpy, nb_cpu_axpy)                                                                              \
+    X(embed_forward, nb_ref_f32_embed_forward, nb_cpu_embed_forward)                                                   \
+    X(embed_backward, nb_ref_f32_embed_backward, nb_cpu_embed_backward)                                                \
+    X(rmsnorm_forward, nb_ref_f32_rmsnorm_forward, nb_cpu_rmsnorm_forward)                                             \
+    X(rmsnorm_backward, nb_ref_f32_rmsnorm_backward, nb_cpu_rmsnorm_backward)                                          \
+    X(rope, nb_ref_f32_rope, nb_cpu_rope)                                                                              \
     X(attention_forward, nb_ref_f32_attention_forward, nb_ref_f32_attention_forward)                                   \
     X(attention_backward, nb_ref_f32_attention_backward, nb_ref_f32_attention_backward)                                \
-    X(gla_gate_forward, nb_ref_f32_gla_gate_forward, nb_ref_f32_gla_gate_forward)                                      \
-    X(gla_gate_backward, nb_ref_f32_gla_gate_backward, nb_ref_f32_gla_gate_backward)                                   \
-    X(gated_norm_forward, nb_ref_f32_gated_norm_forward, nb_ref_f32_gated_norm_forward)                                \
-    X(gated_norm_backward, nb_ref_f32_gated_norm_backward, nb_ref_f32_gated_norm_backward)                             \
-    X(swiglu_forward, nb_ref_f32_swiglu_forward, nb_ref_f32_swiglu_forward)                                            \
-    X(swiglu_backward, nb_ref_f32_swiglu_backward, nb_ref_f32_swiglu_backward)                                         \
-    X(cross_entropy, nb_ref_f32_cross_entropy, nb_ref_f32_cross_entropy)                                               \
-    X(adamw, nb_ref_f32_adamw, nb_ref_f32_adamw)                                                                       \
-    X(sum, nb_ref_f32_sum, nb_ref_f32_sum)                                                                             \
-    X(sum_squares, nb_ref_f32_sum_squares, nb_ref_f32_sum_squares)
+    X(gla_gate_forward, nb_ref_f32_gla_gate_forward, nb_cpu_gla_gate_forward)                                          \
+    X(gla_gate_backward, nb_ref_f32_gla_gate_backward, nb_cpu_gla_gate_backward)                                       \
+    X(gated_norm_forward, nb_ref_f32_gated_norm_forward, nb_cpu_gated_norm_forward)                                    \
+    X(gated_norm_backward, nb_ref_f32_gated_norm_backward, nb_cpu_gated_norm_backward)                                 \
+    X(swiglu_forward, nb_ref_f32_swiglu_forward, nb_cpu_swiglu_forward)                                                \
+    X(swiglu_backward, nb_ref_f32_swiglu_backward, nb_cpu_swiglu_backward)                                             \
+    X(cross_entropy, nb_ref_f32_cross_entropy, nb_cpu_cross_entropy)                                                   \
+    X(adamw, nb_ref_f32_adamw, nb_cpu_adamw)                                                                           \
+    X(sum, nb_ref_f32_sum, nb_cpu_sum)                                                                                 \
+    X(sum_squares, nb_ref_f32_sum_squares, nb_cpu_sum_squares)
 
 #endif

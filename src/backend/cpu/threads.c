@@ -35,10 +35,13 @@ static void *grow(nb_cpu *cpu, int32_t slot, size_t bytes) {
     size_t rounded = (bytes + 4095) / 4096 * 4096;
     if (!rounded)
         rounded = 4096;
+    void *memory = aligned_alloc(64, rounded);
+    if (!memory)
+        return NULL; /* what was there stays: nb_cpu_shared promises NB_CPU_SHARED_BYTES */
     free(cpu->scratch[slot]);
-    cpu->scratch[slot] = aligned_alloc(64, rounded);
-    cpu->scratch_size[slot] = cpu->scratch[slot] ? rounded : 0;
-    return cpu->scratch[slot];
+    cpu->scratch[slot] = memory;
+    cpu->scratch_size[slot] = rounded;
+    return memory;
 }
 
 void *nb_cpu_scratch(nb_backend *be, int32_t thread, size_t bytes) {

@@ -1,0 +1,181 @@
+/* ops_elementwise.c: operations on one element at a time, cut into spans; RoPE; AdamW and the sums. */
+#include "backend/cpu/ops_kernels.h"
+
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+const nb_cpu_kernels *nb_cpu_kernels_of(nb_backend *be) {
+#ifdef NB_X86
+    if (nb_cpu_of(be)->isa == NB_ISA_AVX512)
+        return &nb_cpu_kernels_avx512;
+    if (nb_cpu_of(be)->isa == NB_ISA_AVX2)
+        return &nb_cpu_kernels_avx2;
+#else
+    (void)be;
+#endif
+    return &nb_cpu_kernels_portable;
+}
+
+/* Runs `body` for every span, with `at` its first element and `count` its length. */
+#define FOR_SPANS(be, n, body)                                                                                         \
+    do {                                                                                                               \
+        const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);                                                         \
+        const int threads = (n) > NB_SPAN_SERIAL ? nb_cpu_of(be)->threads : 1;                                         \
+        _Pragma("omp parallel for num_threads(threads) schedule(static)") for (int64_t span = 0;                       \
+                                                                               span < nb_span_count(n); span++) {      \
+            const int64_t at = span * NB_SPAN, count = nb_span_length(n, span);                                        \
+            kernels->body;                                                                                             \
+        }                                                                                                              \
+    } while (0)
+
+void nb_cpu_cast(nb_backend *be, void *to, nb_dtype to_type, const void *from, nb_dtype from_type, int64_t n) {
+    if (to_type == NB_BF16 && from_type == NB_F32)
+        FOR_SPANS(be, n, to_bf16((uint16_t *)to + at, (const float *)from + at, count));
+    else if (to_type == NB_F32 && from_type == NB_BF16)
+        FOR_SPANS(be, n, to_f32((float *)to + at, (const uint16_t *)from + at, count));
+    else
+        nb_ref_cast(be, to, to_type, from, from_type, n);
+}
+
+void nb_cpu_add(nb_backend *be, void *out, const void *a, const void *b, int64_t n) {
+    FOR_SPANS(be, n, add((uint16_t *)out + at, (const uint16_t *)a + at, (const uint16_t *)b + at, count));
+}
+
+void nb_cpu_axpy(nb_backend *be, void *y, double alpha, const void *x, int64_t n) {
+    FOR_SPANS(be, n, axpy((float *)y + at, (float)alpha, (const float *)x + at, count));
+}
+
+void nb_cpu_swiglu_forward(nb_backend *be, void *y, const void *gate, const void *up, int64_t n) {
+    FOR_SPANS(be, n, swiglu_forward((uint16_t *)y + at, (const uint16_t *)gate + at, (const uint16_t *)up + at, count));
+}
+
+void nb_cpu_swiglu_backward(nb_backend *be, void *dgate, void *dup, const void *dy, const void *gate, const void *up,
+                            int64_t n) {
+    FOR_SPANS(be, n,
+              swiglu_backward((uint16_t *)dgate + at, (uint16_t *)dup + at, (const uint16_t *)dy + at,
+                              (const uint16_t *)gate + at, (const uint16_t *)up + at, count));
+}
+
+void nb_cpu_adamw(nb_backend *be, void *param, void *m, void *v, const void *grad, int64_t n, const nb_adamw *step) {
+    const nb_adamw_scalars s = {
+        .beta1 = (float)step->beta1,
+        .rest1 = (float)(1 - step->beta1),
+        .beta2 = (float)step->beta2,
+        .rest2 = (float)(1 - step->beta2),
+        .rate = (float)(step->lr / (1 - pow(step->beta1, (double)step->step))),
+        .correction = (float)(1 / (1 - pow(step->beta2, (double)step->step))),
+        .keep = (float)(1 - step->lr * step->weight_decay),
+        .scale = (float)step->grad_scale,
+        .eps = (float)step->eps,
+    };
+    FOR_SPANS(be, n, adamw((float *)param + at, (float *)m + at, (float *)v + at, (const float *)grad + at, count, &s));
+}
+
+/* ---- sums: a fixed number of pieces, then their tree ----------------------------------------------------------------
+ */
+
+enum { SUM_PIECES = 256 };
+
+static double sum_pieces(nb_backend *be, double (*piece)(const float *x, int64_t n), const float *x, int64_t n) {
+    double part[SUM_PIECES];
+#pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(static) if (n > NB_SPAN_SERIAL)
+    for (int64_t i = 0; i < SUM_PIECES; i++) {
+        int64_t begin = nb_part(n, SUM_PIECES, i);
+        part[i] = piece(x + begin, nb_part(n, SUM_PIECES, i + 1) - begin);
+    }
+    for (int width = SUM_PIECES / 2; width; width /= 2)
+        for (int i = 0; i < width; i++)
+            part[i] += part[i + width];
+    return part[0];
+}
+
+double nb_cpu_sum(nb_backend *be, const void *x, int64_t n) {
+    return sum_pieces(be, nb_cpu_kernels_of(be)->sum, x, n);
+}
+
+double nb_cpu_sum_squares(nb_backend *be, const void *x, int64_t n) {
+    return sum_pieces(be, nb_cpu_kernels_of(be)->sum_squares, x, n);
+}
+
+/* ---- embedding ------------------------------------------------------------------------------------------------------
+ */
+
+void nb_cpu_embed_forward(nb_backend *be, void *out, const void *table, const int32_t *tokens, int64_t n, int64_t dim) {
+    const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);
+#pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(static) if (n * dim > NB_SPAN_SERIAL)
+    for (int64_t t = 0; t < n; t++)
+        kernels->to_bf16((uint16_t *)out + t * dim, (const float *)table + tokens[t] * dim, dim);
+}
+
+/* Threads share the columns, so that each sum runs over the tokens in order. */
+void nb_cpu_embed_backward(nb_backend *be, void *dtable, const void *dout, const int32_t *tokens, int64_t n,
+                           int64_t dim, int64_t vocab) {
+    (void)vocab;
+    const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);
+    int32_t threads = nb_cpu_of(be)->threads;
+#pragma omp parallel for num_threads(threads) schedule(static) if (n * dim > NB_SPAN_SERIAL)
+    for (int32_t part = 0; part < threads; part++) {
+        int64_t begin = nb_part(dim, threads, part), width = nb_part(dim, threads, part + 1) - begin;
+        for (int64_t t = 0; t < n; t++)
+            kernels->add_bf16((float *)dtable + tokens[t] * dim + begin, (const uint16_t *)dout + t * dim + begin,
+                              width);
+    }
+}
+
+/* ---- RoPE -----------------------------------------------------------------------------------------------------------
+ */
+
+static void angles_of(double theta, int64_t half, int64_t position, float *cosine, float *sine) {
+    for (int64_t i = 0; i < half; i++) {
+        double angle = (double)position * pow(theta, -2.0 * (double)i / (double)(2 * half));
+        cosine[i] = (float)cos(angle);
+        sine[i] = (float)sin(angle);
+    }
+}
+
+/* Makes the tables reach `last`; on a change of theta or width, anew. False if there is no memory for them. */
+static bool extend_tables(nb_cpu *cpu, double theta, int64_t half, int64_t last) {
+    if (cpu->rope.cosine && cpu->rope.theta == theta && cpu->rope.half == half && cpu->rope.positions > last)
+        return true;
+    int64_t positions = 256;
+    while (positions <= last)
+        positions *= 2;
+    free(cpu->rope.cosine);
+    free(cpu->rope.sine);
+    cpu->rope.cosine = malloc((size_t)(positions * half) * sizeof(float));
+    cpu->rope.sine = malloc((size_t)(positions * half) * sizeof(float));
+    if (!cpu->rope.cosine || !cpu->rope.sine) {
+        free(cpu->rope.cosine);
+        free(cpu->rope.sine);
+        cpu->rope.cosine = cpu->rope.sine = NULL;
+        return false;
+    }
+    cpu->rope.theta = theta;
+    cpu->rope.half = half;
+    cpu->rope.positions = positions;
+#pragma omp parallel for num_threads(cpu->threads) schedule(static)
+    for (int64_t p = 0; p < positions; p++)
+        angles_of(theta, half, p, cpu->rope.cosine + p * half, cpu->rope.sine + p * half);
+    return true;
+}
+
+void nb_cpu_rope(nb_backend *be, void *x, const int32_t *positions, int64_t n, int64_t heads, int64_t head_dim,
+                 double theta, bool inverse) {
+    nb_cpu *cpu = nb_cpu_of(be);
+    const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);
+    int32_t last = 0;
+    for (int64_t t = 0; t < n; t++)
+        last = positions[t] > last ? positions[t] : last;
+    if (!extend_tables(cpu, theta, head_dim / 2, last)) { /* the same angles, a row at a time */
+        nb_ref_f32_rope(be, x, positions, n, heads, head_dim, theta, inverse);
+        return;
+    }
+#pragma omp parallel for num_threads(cpu->threads) schedule(static) if (n * heads * head_dim > NB_SPAN_SERIAL)
+    for (int64_t t = 0; t < n; t++) {
+        int64_t row = positions[t] * cpu->rope.half;
+        kernels->rope((uint16_t *)x + t * heads * head_dim, cpu->rope.cosine + row, cpu->rope.sine + row, heads,
+                      cpu->rope.half, inverse);
+    }
+}

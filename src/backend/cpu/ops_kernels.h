@@ -1,0 +1,88 @@
+/* ops_kernels.h: the inner loops of the operations, compiled once for each instruction set.
+ *
+ * A kernel runs on one thread over the span it is given; the drivers (ops_*.c) cut the work into spans that do not
+ * depend on the number of threads. All three tables come from the same sources (ops_*.inc) and agree bit for bit,
+ * save attention, whose products are fused (FMA) where the machine can: there AVX2 and AVX-512 agree.
+ */
+#ifndef NB_BACKEND_CPU_OPS_KERNELS_H
+#define NB_BACKEND_CPU_OPS_KERNELS_H
+
+#include "backend/cpu/cpu.h"
+#include "backend/ref/ref.h"
+
+/* The scalars of AdamW, each rounded once from double (src/backend/ref/optimizer.inc). */
+typedef struct nb_adamw_scalars {
+    float beta1, rest1, beta2, rest2, rate, correction, keep, scale, eps;
+} nb_adamw_scalars;
+
+typedef struct nb_cpu_kernels {
+    /* n elements */
+    void (*to_bf16)(uint16_t *to, const float *from, int64_t n);
+    void (*to_f32)(float *to, const uint16_t *from, int64_t n);
+    void (*add)(uint16_t *out, const uint16_t *a, const uint16_t *b, int64_t n);
+    void (*axpy)(float *y, float alpha, const float *x, int64_t n);
+    void (*add_bf16)(float *to, const uint16_t *x, int64_t n); /* to += x */
+    void (*swiglu_forward)(uint16_t *y, const uint16_t *gate, const uint16_t *up, int64_t n);
+    void (*swiglu_backward)(uint16_t *dgate, uint16_t *dup, const uint16_t *dy, const uint16_t *gate,
+                            const uint16_t *up, int64_t n);
+    void (*adamw)(float *param, float *m, float *v, const float *grad, int64_t n, const nb_adamw_scalars *s);
+    double (*sum)(const float *x, int64_t n);
+    double (*sum_squares)(const float *x, int64_t n);
+
+    /* rows of width dim; dw and dbias [dim] are added to */
+    void (*rmsnorm_forward)(uint16_t *y, float *rstd, const uint16_t *x, const float *w, int64_t rows, int64_t dim,
+                            float eps);
+    void (*rmsnorm_backward)(uint16_t *dx, float *dw, const uint16_t *dy, const uint16_t *x, const float *w,
+                             const float *rstd, int64_t rows, int64_t dim);
+    void (*gated_norm_forward)(uint16_t *y, float *rstd, const uint16_t *o, const uint16_t *g, const float *w,
+                               int64_t rows, int64_t dim, float eps);
+    void (*gated_norm_backward)(uint16_t *d_o, uint16_t *dg, float *dw, const uint16_t *dy, const uint16_t *o,
+                                const uint16_t *g, const float *w, const float *rstd, int64_t rows, int64_t dim);
+    void (*gate_forward)(float *gate, const uint16_t *a, const float *bias, int64_t rows, int64_t dim, float normalizer,
+                         float clamp);
+    void (*gate_backward)(uint16_t *da, float *dbias, const float *dgate, const uint16_t *a, const float *bias,
+                          int64_t rows, int64_t dim, float normalizer, float clamp);
+
+    /* one position: heads [heads, 2*half] turn by the angles whose cosines and sines [half] are given */
+    void (*rope)(uint16_t *x, const float *cosine, const float *sine, int64_t heads, int64_t half, bool inverse);
+
+    /* one row of logits; dlogits NULL or [vocab], may be logits. Returns lse. */
+    float (*cross_entropy)(float *loss, uint16_t *dlogits, const uint16_t *logits, int32_t target, int64_t vocab,
+                           float grad_scale, float z_loss);
+} nb_cpu_kernels;
+
+extern const nb_cpu_kernels nb_cpu_kernels_portable;
+#ifdef NB_X86
+extern const nb_cpu_kernels nb_cpu_kernels_avx2, nb_cpu_kernels_avx512;
+#endif
+
+/* The table for the backend's instruction set. */
+const nb_cpu_kernels *nb_cpu_kernels_of(nb_backend *be);
+
+/* ---- the operations themselves: nb_cpu_NAME, with the signatures of nb_ref_f32_NAME --------------------------------
+ */
+
+#define NB_CPU_OP(name) nb_cpu_##name
+NB_REF_DECLARE(NB_CPU_OP)
+void nb_cpu_cast(nb_backend *be, void *to, nb_dtype to_type, const void *from, nb_dtype from_type, int64_t n);
+
+/* ---- how work is cut: the same for every number of threads ----------------------------------------------------------
+ */
+
+/* Elements of an elementwise operation that one thread takes at a time, and the size below which threads do not pay. */
+enum { NB_SPAN = 16384, NB_SPAN_SERIAL = 2 * NB_SPAN };
+
+static inline int64_t nb_span_count(int64_t n) {
+    return (n + NB_SPAN - 1) / NB_SPAN;
+}
+
+static inline int64_t nb_span_length(int64_t n, int64_t span) {
+    return n - span * NB_SPAN < NB_SPAN ? n - span * NB_SPAN : NB_SPAN;
+}
+
+/* Rows in `parts` pieces: piece i is rows nb_part(n, parts, i) up to nb_part(n, parts, i + 1). */
+static inline int64_t nb_part(int64_t rows, int64_t parts, int64_t i) {
+    return rows / parts * i + (rows % parts < i ? rows % parts : i);
+}
+
+#endif

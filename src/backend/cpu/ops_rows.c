@@ -1,0 +1,114 @@
+/* ops_rows.c: operations on rows: norms, the decay gate, cross entropy.
+ *
+ * Gradients of vectors that all rows share (dw, dbias) are summed over fixed blocks of rows, in parallel, and then over
+ * the blocks in order: FP32 sums whose shape depends on the sizes alone.
+ */
+#include "backend/cpu/ops_kernels.h"
+
+#include <omp.h>
+#include <string.h>
+
+enum { MOST_PARTS = 64, LEAST_ROWS = 16 };
+
+/* Blocks of rows, so many that their sums fit in the memory that is always there. */
+static int64_t part_count(int64_t rows, int64_t dim) {
+    int64_t parts = (int64_t)(NB_CPU_SHARED_BYTES / sizeof(float)) / (dim > 0 ? dim : 1);
+    parts = parts < MOST_PARTS ? parts : MOST_PARTS;
+    int64_t worthwhile = (rows + LEAST_ROWS - 1) / LEAST_ROWS;
+    parts = parts < worthwhile ? parts : worthwhile;
+    return parts > 1 ? parts : 1;
+}
+
+/* The sums [parts, dim] of the blocks; a single block sums into `total` itself. */
+static float *part_sums(nb_backend *be, float *total, int64_t parts, int64_t dim) {
+    if (parts == 1)
+        return total;
+    float *sums = nb_cpu_shared(be, (size_t)(parts * dim) * sizeof *sums);
+    memset(sums, 0, (size_t)(parts * dim) * sizeof *sums);
+    return sums;
+}
+
+static void add_parts(nb_backend *be, float *total, const float *sums, int64_t parts, int64_t dim) {
+    if (sums == total)
+        return;
+    for (int64_t part = 0; part < parts; part++)
+        nb_cpu_kernels_of(be)->axpy(total, 1, sums + part * dim, dim);
+}
+
+/* Runs `body` for blocks of rows: `row` is the first, `count` their number, `at` = row * dim, `part` the block. */
+#define FOR_PARTS(be, rows, dim, parts, body)                                                                          \
+    do {                                                                                                               \
+        const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);                                                         \
+        const int threads = (rows) * (dim) > NB_SPAN_SERIAL ? nb_cpu_of(be)->threads : 1;                              \
+        _Pragma("omp parallel for num_threads(threads) schedule(static)") for (int64_t part = 0; part < (parts);       \
+                                                                               part++) {                               \
+            const int64_t row = nb_part(rows, parts, part), count = nb_part(rows, parts, part + 1) - row;              \
+            const int64_t at = row * (dim);                                                                            \
+            kernels->body;                                                                                             \
+        }                                                                                                              \
+    } while (0)
+
+void nb_cpu_rmsnorm_forward(nb_backend *be, void *y, void *rstd, const void *x, const void *w, int64_t n, int64_t dim,
+                            double eps) {
+    FOR_PARTS(
+        be, n, dim, MOST_PARTS,
+        rmsnorm_forward((uint16_t *)y + at, (float *)rstd + row, (const uint16_t *)x + at, w, count, dim, (float)eps));
+}
+
+void nb_cpu_rmsnorm_backward(nb_backend *be, void *dx, void *dw, const void *dy, const void *x, const void *w,
+                             const void *rstd, int64_t n, int64_t dim) {
+    int64_t parts = part_count(n, dim);
+    float *sums = part_sums(be, dw, parts, dim);
+    FOR_PARTS(be, n, dim, parts,
+              rmsnorm_backward((uint16_t *)dx + at, sums + part * dim, (const uint16_t *)dy + at,
+                               (const uint16_t *)x + at, w, (const float *)rstd + row, count, dim));
+    add_parts(be, dw, sums, parts, dim);
+}
+
+void nb_cpu_gated_norm_forward(nb_backend *be, void *y, void *rstd, const void *o, const void *g, const void *w,
+                               int64_t n, int64_t dim, double eps) {
+    FOR_PARTS(be, n, dim, MOST_PARTS,
+              gated_norm_forward((uint16_t *)y + at, (float *)rstd + row, (const uint16_t *)o + at,
+                                 (const uint16_t *)g + at, w, count, dim, (float)eps));
+}
+
+void nb_cpu_gated_norm_backward(nb_backend *be, void *do_, void *dg, void *dw, const void *dy, const void *o,
+                                const void *g, const void *w, const void *rstd, int64_t n, int64_t dim) {
+    int64_t parts = part_count(n, dim);
+    float *sums = part_sums(be, dw, parts, dim);
+    FOR_PARTS(be, n, dim, parts,
+              gated_norm_backward((uint16_t *)do_ + at, (uint16_t *)dg + at, sums + part * dim,
+                                  (const uint16_t *)dy + at, (const uint16_t *)o + at, (const uint16_t *)g + at, w,
+                                  (const float *)rstd + row, count, dim));
+    add_parts(be, dw, sums, parts, dim);
+}
+
+void nb_cpu_gla_gate_forward(nb_backend *be, void *gate, const void *a, const void *bias, int64_t n, int64_t dim,
+                             double normalizer, double clamp) {
+    FOR_PARTS(
+        be, n, dim, MOST_PARTS,
+        gate_forward((float *)gate + at, (const uint16_t *)a + at, bias, count, dim, (float)normalizer, (float)clamp));
+}
+
+void nb_cpu_gla_gate_backward(nb_backend *be, void *da, void *dbias, const void *dgate, const void *a, const void *bias,
+                              int64_t n, int64_t dim, double normalizer, double clamp) {
+    int64_t parts = part_count(n, dim);
+    float *sums = part_sums(be, dbias, parts, dim);
+    FOR_PARTS(be, n, dim, parts,
+              gate_backward((uint16_t *)da + at, sums + part * dim, (const float *)dgate + at, (const uint16_t *)a + at,
+                            bias, count, dim, (float)normalizer, (float)clamp));
+    add_parts(be, dbias, sums, parts, dim);
+}
+
+void nb_cpu_cross_entropy(nb_backend *be, void *loss, void *z, void *dlogits, const void *logits,
+                          const int32_t *targets, int64_t n, int64_t vocab, double grad_scale, double z_loss) {
+    const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);
+#pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(static) if (n * vocab > NB_SPAN_SERIAL)
+    for (int64_t r = 0; r < n; r++) {
+        uint16_t *gradient = dlogits ? (uint16_t *)dlogits + r * vocab : NULL;
+        float lse = kernels->cross_entropy((float *)loss + r, gradient, (const uint16_t *)logits + r * vocab,
+                                           targets[r], vocab, (float)grad_scale, (float)z_loss);
+        if (z)
+            ((float *)z)[r] = lse;
+    }
+}
