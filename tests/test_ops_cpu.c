@@ -297,6 +297,38 @@ static void rope(void **state) {
     FOR_SHAPES(ROWS) everywhere("rope", run_rope, work_rope, ROWS[i_], true);
 }
 
+/* ---- scale by row and column ----------------------------------------------------------------------------------------
+ */
+
+/* A view with a stride on each side; both kinds of scale, each alone, and neither. */
+static results run_scale(nb_backend *be, shape s) {
+    results r = {0};
+    int64_t wide = s.dim + 3, n = s.n * wide;
+    float *row = put(NB_F32, real_in(1, s.n, 0, 1), s.n), *col = put(NB_F32, real_in(2, s.dim, 0, 1), s.dim);
+    nb_mat in = {put(be->act, act_in(3, n, 1), n), be->act, s.n, s.dim, wide};
+    nb_mat master = {put(be->real, real_in(4, n, 0, 1), n), be->real, s.n, s.dim, wide};
+    const char *what[] = {"act", "act by row", "real by column", "real to act"};
+    for (int i = 0; i < 4; i++) {
+        nb_dtype type = i == 2 ? be->real : be->act;
+        nb_mat out = {put(type, zeros(n), n), type, s.n, s.dim, wide};
+        be->ops->scale(be, &out, i < 2 ? &in : &master, i == 0 || i == 1 ? row : NULL, i == 0 || i == 2 ? col : NULL);
+        add_result(&r, what[i], out.data, type, n);
+    }
+    return r;
+}
+
+static double *work_scale(int index, shape s, const results *want) {
+    double *w = get(NB_F64, want->data[index], s.n * (s.dim + 3));
+    for (int64_t i = 0; i < want->n[index]; i++)
+        w[i] = 2 * fabs(w[i]);
+    return w;
+}
+
+static void scale(void **state) {
+    (void)state;
+    FOR_SHAPES(ROWS) everywhere("scale", run_scale, work_scale, ROWS[i_], true);
+}
+
 /* ---- norms ----------------------------------------------------------------------------------------------------------
  */
 
@@ -526,6 +558,7 @@ int main(void) {
         cmocka_unit_test_teardown(sums, release_buffers),
         cmocka_unit_test_teardown(embedding, release_buffers),
         cmocka_unit_test_teardown(rope, release_buffers),
+        cmocka_unit_test_teardown(scale, release_buffers),
         cmocka_unit_test_teardown(rmsnorm, release_buffers),
         cmocka_unit_test_teardown(gated_norm, release_buffers),
         cmocka_unit_test_teardown(gate, release_buffers),

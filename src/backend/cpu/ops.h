@@ -33,6 +33,7 @@
     /* the rest of the model */                                                                                        \
     X(cast, nb_ref_cast, nb_cpu_cast)                                                                                  \
     X(add, nb_ref_f32_add, nb_cpu_add)                                                                                 \
+    X(scale, nb_ref_scale, nb_cpu_scale)                                                                               \
     X(axpy, nb_ref_f32_axpy, nb_cpu_axpy)                                                                              \
     X(embed_forward, nb_ref_f32_embed_forward, nb_cpu_embed_forward)                                                   \
     X(embed_backward, nb_ref_f32_embed_backward, nb_cpu_embed_backward)                                                \

@@ -22,6 +22,7 @@ typedef struct nb_cpu_kernels {
     void (*add)(uint16_t *out, const uint16_t *a, const uint16_t *b, int64_t n);
     void (*axpy)(float *y, float alpha, const float *x, int64_t n);
     void (*add_bf16)(float *to, const uint16_t *x, int64_t n); /* to += x */
+    void (*scale)(void *out, bool out_bf16, const void *in, bool in_bf16, float row, const float *col, int64_t n);
     void (*swiglu_forward)(uint16_t *y, const uint16_t *gate, const uint16_t *up, int64_t n);
     void (*swiglu_backward)(uint16_t *dgate, uint16_t *dup, const uint16_t *dy, const uint16_t *gate,
                             const uint16_t *up, int64_t n);
@@ -65,6 +66,7 @@ const nb_cpu_kernels *nb_cpu_kernels_of(nb_backend *be);
 #define NB_CPU_OP(name) nb_cpu_##name
 NB_REF_DECLARE(NB_CPU_OP)
 void nb_cpu_cast(nb_backend *be, void *to, nb_dtype to_type, const void *from, nb_dtype from_type, int64_t n);
+void nb_cpu_scale(nb_backend *be, const nb_mat *out, const nb_mat *in, const float *row_scale, const float *col_scale);
 
 /* ---- how work is cut: the same for every number of threads ----------------------------------------------------------
  */

@@ -48,6 +48,24 @@ static void add_parts(nb_backend *be, float *total, const float *sums, int64_t p
         }                                                                                                              \
     } while (0)
 
+static bool is_plain(const nb_mat *m) {
+    return m->dtype == NB_BF16 || m->dtype == NB_F32;
+}
+
+void nb_cpu_scale(nb_backend *be, const nb_mat *out, const nb_mat *in, const float *row_scale, const float *col_scale) {
+    if (!is_plain(out) || !is_plain(in)) {
+        nb_ref_scale(be, out, in, row_scale, col_scale);
+        return;
+    }
+    const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);
+    bool out_bf16 = out->dtype == NB_BF16, in_bf16 = in->dtype == NB_BF16;
+    int64_t out_pitch = out->stride * (out_bf16 ? 2 : 4), in_pitch = in->stride * (in_bf16 ? 2 : 4);
+#pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(static) if (in->rows * in->cols > NB_SPAN_SERIAL)
+    for (int64_t r = 0; r < in->rows; r++)
+        kernels->scale((char *)out->data + r * out_pitch, out_bf16, (const char *)in->data + r * in_pitch, in_bf16,
+                       row_scale ? row_scale[r] : 1, col_scale, in->cols);
+}
+
 void nb_cpu_rmsnorm_forward(nb_backend *be, void *y, void *rstd, const void *x, const void *w, int64_t n, int64_t dim,
                             double eps) {
     FOR_PARTS(

@@ -1,4 +1,4 @@
-/* cast.c: numbers from one type to another. */
+/* cast.c: numbers from one type to another, as they are or scaled by row and column. */
 #include "backend/ref/ref.h"
 #include "format/bf16.h"
 
@@ -48,4 +48,17 @@ void nb_ref_cast(nb_backend *be, void *to, nb_dtype to_type, const void *from, n
     (void)be;
     for (int64_t i = 0; i < n; i++)
         store(to, to_type, i, load(from, from_type, i));
+}
+
+void nb_ref_scale(nb_backend *be, const nb_mat *out, const nb_mat *in, const float *row_scale, const float *col_scale) {
+    (void)be;
+    bool in_double = out->dtype == NB_F64 || in->dtype == NB_F64;
+    for (int64_t r = 0; r < in->rows; r++) {
+        for (int64_t c = 0; c < in->cols; c++) {
+            double x = load(in->data, in->dtype, r * in->stride + c);
+            float row = row_scale ? row_scale[r] : 1, col = col_scale ? col_scale[c] : 1;
+            double y = in_double ? x * (double)row * (double)col : (double)((float)x * row * col);
+            store(out->data, out->dtype, r * out->stride + c, y);
+        }
+    }
 }

@@ -13,6 +13,9 @@
 /* Every pair of F32, BF16 and F64; one rounding. */
 void nb_ref_cast(nb_backend *be, void *to, nb_dtype to_type, const void *from, nb_dtype from_type, int64_t n);
 
+/* (in * row_scale) * col_scale; in FP32, in double if a view is F64. */
+void nb_ref_scale(nb_backend *be, const nb_mat *out, const nb_mat *in, const float *row_scale, const float *col_scale);
+
 /* Refuses shapes that make no sense, and documents that start after the position that asks. */
 nb_status nb_attention_check(const nb_attention *a, nb_error *err);
 nb_status nb_gla_check(const nb_gla *g, nb_error *err);

@@ -15,7 +15,9 @@ nb_status nb_backend_ref64(nb_backend **out, nb_error *err) {
     ops->fill_zero = nb_host_fill_zero;
     ops->synchronize = nb_host_synchronize;
     ops->cast = nb_ref_cast;
+    ops->scale = nb_ref_scale;
     ops->gemm = nb_ref_gemm;
+    ops->gemm_kernel = nb_ref_gemm_kernel;
     ops->gemm_kernel = nb_ref_gemm_kernel;
 #define ROW(name) ops->name = nb_ref_f64_##name;
     NB_REF_OPS(ROW)
