@@ -72,6 +72,23 @@ typedef struct nb_quantize_stats {
     double sum_product;  /* sum of x * decoded */
 } nb_quantize_stats;
 
+/* Shape of the distribution of a tensor's numbers. NaN and Inf are counted and left out of the rest. */
+typedef struct nb_moments {
+    int64_t count; /* finite elements */
+    int64_t nonfinite;
+    double amax, mean, rms;
+    double excess_kurtosis; /* mean((x - mean)^4) / var^2 - 3; 0 where var is 0 */
+} nb_moments;
+
+/* What softmax attention does with its logits, over sampled queries; means over heads and queries. */
+typedef struct nb_attention_stats {
+    double logit_max;      /* mean over queries of the largest scaled logit */
+    double logit_amax;     /* the largest magnitude of all */
+    double logit_kurtosis; /* excess kurtosis of a query's logits */
+    double entropy;        /* of a query's probabilities, in nats */
+    int64_t queries;       /* that went into it; those that see a single key are left out */
+} nb_attention_stats;
+
 typedef struct nb_backend_ops {
     /* ---- memory ---------------------------------------------------------------------------------------------- */
     void *(*alloc)(nb_backend *be, size_t bytes); /* 64-byte aligned, zeroed; NULL if there is none */
@@ -183,6 +200,14 @@ typedef struct nb_backend_ops {
     void (*adamw)(nb_backend *be, void *param, void *m, void *v, const void *grad, int64_t n, const nb_adamw *step);
     double (*sum)(nb_backend *be, const void *x, int64_t n);         /* fixed tree, in double */
     double (*sum_squares)(nb_backend *be, const void *x, int64_t n); /* fixed tree, in double; NaN and Inf propagate */
+
+    /* ---- measurements for the lens; results are on the host
+     * ------------------------------------------------------------ measure: x is F32, BF16 or F64. column_amax [cols]
+     * and tile_crest [ceil(rows/16), ceil(cols/16)] (largest magnitude of a 16x16 tile over its rms; 0 for a tile of
+     * zeros) may be NULL. measure_attention: every `stride`-th query of every head. */
+    void (*measure)(nb_backend *be, const nb_mat *x, nb_moments *moments, float *column_amax, float *tile_crest);
+    void (*measure_attention)(nb_backend *be, const nb_attention *a, const void *q, const void *k, int64_t stride,
+                              nb_attention_stats *stats);
 } nb_backend_ops;
 
 struct nb_backend {

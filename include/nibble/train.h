@@ -23,6 +23,8 @@ extern "C" {
 
 #define NB_PATH_SIZE 512
 #define NB_BF16_PATTERNS 16
+#define NB_END_OF_TEXT_NONE (-1)
+#define NB_END_OF_TEXT_AUTO (-2)
 
 typedef enum nb_schedule_kind { NB_SCHEDULE_COSINE, NB_SCHEDULE_WSD, NB_SCHEDULE_CONSTANT } nb_schedule_kind;
 
@@ -54,6 +56,7 @@ typedef struct nb_run_config {
         char train[NB_PATH_SIZE];     /* a shard or a glob pattern of shards */
         char val[NB_PATH_SIZE];       /* the same; empty = no evaluation */
         char tokenizer[NB_PATH_SIZE]; /* "bytes" or a SentencePiece model; empty = unknown */
+        int32_t end_of_text;          /* token between documents, or one of NB_END_OF_TEXT_* */
         bool cross_documents;         /* attention crosses the documents of a packed sequence */
     } data;
     int64_t steps;        /* optimizer steps; 0 = from tokens */
@@ -69,7 +72,7 @@ typedef struct nb_run_config {
     double clip;   /* largest global gradient norm; 0 = no clipping */
     double z_loss; /* factor on lse^2 */
     struct {
-        uint32_t init, data, rounding;
+        int32_t init, data, rounding;
     } seeds;
     struct {
         int64_t every;     /* steps; 0 = only at the end */
@@ -90,7 +93,8 @@ typedef struct nb_run_config {
         char bf16_modules[NB_BF16_PATTERNS][NB_NAME_SIZE];
         int32_t bf16_module_count;
     } bad_numbers;
-    int32_t threads; /* 0 = all the process may use; never changes a bit of the result */
+    int64_t print_every; /* steps between printed lines; metrics.jsonl has every step */
+    int32_t threads;     /* 0 = all the process may use; never changes a bit of the result */
     nb_isa isa;
 } nb_run_config;
 

@@ -2,6 +2,7 @@
 #include "cli/cli.h"
 #include "config/keys.h"
 #include "config/suggest.h"
+#include "train/run_keys.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -14,6 +15,7 @@ typedef struct topic {
 } topic;
 
 static const topic topics[] = {
+    {"run-file", "lists the keys of a run file", &nb_run_keys},
     {0},
 };
 

@@ -8,8 +8,11 @@
 
 #include "backend/backend.h"
 #include "backend/cpu/gemm.h"
+#include "backend/cpu/measure.h"
 #include "backend/cpu/ops_kernels.h"
 #include "backend/ref/gemm.h"
+#include "backend/ref/gemm_q.h"
+#include "backend/ref/measure.h"
 #include "backend/ref/quantize.h"
 #include "backend/ref/ref.h"
 
@@ -30,6 +33,8 @@
     X(requantize, nb_ref_requantize, nb_ref_requantize)                                                                \
     X(transpose_codes, nb_ref_transpose_codes, nb_ref_transpose_codes)                                                 \
     X(dequantize, nb_ref_dequantize, nb_ref_dequantize)                                                                \
+    X(gemm_q, nb_ref_gemm_q, nb_ref_gemm_q)                                                                            \
+    X(gemm_q_kernel, nb_ref_gemm_q_kernel, nb_ref_gemm_q_kernel)                                                       \
     /* the rest of the model */                                                                                        \
     X(cast, nb_ref_cast, nb_cpu_cast)                                                                                  \
     X(add, nb_ref_f32_add, nb_cpu_add)                                                                                 \
@@ -51,6 +56,9 @@
     X(cross_entropy, nb_ref_f32_cross_entropy, nb_cpu_cross_entropy)                                                   \
     X(adamw, nb_ref_f32_adamw, nb_cpu_adamw)                                                                           \
     X(sum, nb_ref_f32_sum, nb_cpu_sum)                                                                                 \
-    X(sum_squares, nb_ref_f32_sum_squares, nb_cpu_sum_squares)
+    X(sum_squares, nb_ref_f32_sum_squares, nb_cpu_sum_squares)                                                         \
+    /* the lens */                                                                                                     \
+    X(measure, nb_ref_measure, nb_cpu_measure)                                                                         \
+    X(measure_attention, nb_ref_measure_attention, nb_ref_measure_attention)
 
 #endif

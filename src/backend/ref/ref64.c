@@ -1,6 +1,7 @@
 /* ref64.c: the backend of gradient checks: every formula of the references in double, on one thread. */
 #include "backend/backend.h"
 #include "backend/ref/gemm.h"
+#include "backend/ref/measure.h"
 #include "backend/ref/ref.h"
 
 nb_status nb_backend_ref64(nb_backend **out, nb_error *err) {
@@ -22,6 +23,8 @@ nb_status nb_backend_ref64(nb_backend **out, nb_error *err) {
 #define ROW(name) ops->name = nb_ref_f64_##name;
     NB_REF_OPS(ROW)
 #undef ROW
+    ops->measure = nb_ref_measure;
+    ops->measure_attention = nb_ref_measure_attention;
     *out = &object->backend;
     return NB_OK;
 }

@@ -1,0 +1,53 @@
+/* series.h: numbers over steps, in one append-only file that survives a crash.
+ *
+ *     file   = magic "nibble series 1\n", chunk, chunk, ...
+ *     chunk  = u32 0x4353424E ("NBSC") | u32 payload bytes | i64 step | u64 XXH3-64 of step and payload | payload
+ *     record = 'N' u32 id u16 length bytes      names an id, once in the file
+ *            | 'S' u32 id f32 value             a scalar
+ *            | 'V' u32 id u32 count f32[count]  a vector
+ *
+ * Little-endian. One chunk holds all that one step recorded, under one checksum: a step is there whole or not at all.
+ * A torn tail (a crash while writing) ends the file for readers and is cut off by the next writer.
+ */
+#ifndef NB_LENS_SERIES_H
+#define NB_LENS_SERIES_H
+
+#include "nibble/status.h"
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct nb_series_writer nb_series_writer;
+
+/* Opens `path` for appending, creating it if it is not there. Chunks of steps >= `first_step` are dropped (a resumed
+ * run writes them again), and so is a torn tail. */
+nb_status nb_series_writer_open(const char *path, int64_t first_step, nb_series_writer **out, nb_error *err);
+void nb_series_writer_close(nb_series_writer *writer); /* drops what was not committed */
+
+/* Adds to the current step. Running out of memory is remembered and reported by nb_series_commit. */
+void nb_series_put(nb_series_writer *writer, const char *name, double value);
+void nb_series_put_vector(nb_series_writer *writer, const char *name, const float *values, int64_t count);
+
+/* Writes all that was put since the last commit as one chunk of `step`. */
+nb_status nb_series_commit(nb_series_writer *writer, int64_t step, nb_error *err);
+
+/* One number or vector of one name at one step. */
+typedef struct nb_series_point {
+    int64_t step;
+    int64_t count;       /* 1 for a scalar */
+    const float *values; /* [count]; inside the reader's memory */
+} nb_series_point;
+
+typedef struct nb_series_reader nb_series_reader;
+
+/* Reads a whole file; trusts nothing in it. `cut` (may be NULL) tells how many bytes of a torn tail were left out. */
+nb_status nb_series_read(const char *path, nb_series_reader **out, int64_t *cut, nb_error *err);
+nb_status nb_series_parse(const void *bytes, size_t size, nb_series_reader **out, int64_t *cut, nb_error *err);
+void nb_series_reader_free(nb_series_reader *reader);
+
+int32_t nb_series_names(const nb_series_reader *reader);
+const char *nb_series_name(const nb_series_reader *reader, int32_t name);
+int32_t nb_series_find(const nb_series_reader *reader, const char *name); /* -1 if absent */
+int64_t nb_series_points(const nb_series_reader *reader, int32_t name);
+nb_series_point nb_series_at(const nb_series_reader *reader, int32_t name, int64_t index); /* in order of the file */
+
+#endif

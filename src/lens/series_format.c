@@ -1,0 +1,117 @@
+/* series_format.c: one careful walk through a series file, for readers and for writers that go on. */
+#include "lens/series_format.h"
+
+#include <string.h>
+#include <xxhash.h>
+
+uint64_t nb_series_checksum(int64_t step, const void *payload, size_t bytes) {
+    return XXH3_64bits_withSeed(payload, bytes, (XXH64_hash_t)step);
+}
+
+typedef struct record {
+    unsigned char tag;
+    uint32_t id;
+    uint32_t count;             /* of values, or of characters */
+    const unsigned char *bytes; /* those values or characters */
+} record;
+
+/* Takes the record at *at; false if it does not fit or makes no sense. `names` is how many ids are defined so far. */
+static bool next_record(const unsigned char *payload, size_t size, size_t *at, uint32_t names, record *out) {
+    if (size - *at < 5)
+        return false;
+    out->tag = payload[*at];
+    memcpy(&out->id, payload + *at + 1, sizeof out->id);
+    *at += 5;
+    size_t left = size - *at, bytes = 0;
+    uint16_t length;
+    switch (out->tag) {
+    case NB_SERIES_RECORD_NAME:
+        if (left < sizeof length || out->id != names || names >= NB_SERIES_NAMES_MOST)
+            return false;
+        memcpy(&length, payload + *at, sizeof length);
+        *at += sizeof length;
+        left -= sizeof length;
+        out->count = length;
+        bytes = length;
+        if (length == 0 || length >= NB_SERIES_NAME_SIZE || length > left || memchr(payload + *at, 0, length))
+            return false;
+        break;
+    case NB_SERIES_RECORD_SCALAR:
+        out->count = 1;
+        bytes = sizeof(float);
+        break;
+    case NB_SERIES_RECORD_VECTOR:
+        if (left < sizeof out->count)
+            return false;
+        memcpy(&out->count, payload + *at, sizeof out->count);
+        *at += sizeof out->count;
+        left -= sizeof out->count;
+        bytes = (size_t)out->count * sizeof(float);
+        break;
+    default:
+        return false;
+    }
+    if (bytes > left || (out->tag != NB_SERIES_RECORD_NAME && out->id >= names))
+        return false;
+    out->bytes = payload + *at;
+    *at += bytes;
+    return true;
+}
+
+/* True if every record of the payload is sound; *names goes on by those it defines. */
+static bool sound(const unsigned char *payload, size_t size, uint32_t *names) {
+    uint32_t defined = *names;
+    record r;
+    for (size_t at = 0; at < size;) {
+        if (!next_record(payload, size, &at, defined, &r))
+            return false;
+        defined += r.tag == NB_SERIES_RECORD_NAME;
+    }
+    *names = defined;
+    return true;
+}
+
+static bool visit(const unsigned char *payload, size_t size, uint32_t names, int64_t step,
+                  const nb_series_visitor *visitor) {
+    record r;
+    for (size_t at = 0; at < size;) {
+        if (!next_record(payload, size, &at, names, &r))
+            return false;
+        if (r.tag == NB_SERIES_RECORD_NAME) {
+            char name[NB_SERIES_NAME_SIZE] = {0};
+            memcpy(name, r.bytes, r.count);
+            names++;
+            if (!visitor->name(visitor->user, name))
+                return false;
+        } else if (!visitor->values(visitor->user, step, r.id, r.count, r.bytes)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+nb_status nb_series_scan(const void *bytes, size_t size, const nb_series_visitor *visitor, size_t *good, bool *refused,
+                         nb_error *err) {
+    const unsigned char *file = bytes;
+    if (refused)
+        *refused = false;
+    if (size < NB_SERIES_MAGIC_SIZE || memcmp(file, NB_SERIES_MAGIC, NB_SERIES_MAGIC_SIZE) != 0)
+        return nb_fail(err, NB_BAD_FILE, "not a series of measurements; expected \"nibble series 1\" at its start");
+    uint32_t names = 0;
+    for (*good = NB_SERIES_MAGIC_SIZE; size - *good >= sizeof(nb_series_chunk);) {
+        nb_series_chunk head;
+        memcpy(&head, file + *good, sizeof head);
+        const unsigned char *payload = file + *good + sizeof head;
+        uint32_t before = names;
+        if (head.magic != NB_SERIES_CHUNK_MAGIC || head.bytes > size - *good - sizeof head ||
+            head.checksum != nb_series_checksum(head.step, payload, head.bytes) || !sound(payload, head.bytes, &names))
+            return NB_OK;
+        if (!visitor->chunk(visitor->user, head.step) || !visit(payload, head.bytes, before, head.step, visitor)) {
+            if (refused)
+                *refused = true;
+            return NB_OK;
+        }
+        *good += sizeof head + head.bytes;
+    }
+    return NB_OK;
+}

@@ -1,0 +1,168 @@
+/* series_reader.c: a series file in memory, by name. */
+#include "files/file.h"
+#include "lens/series.h"
+#include "lens/series_format.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct entry {
+    char *name;
+    nb_series_point *points; /* values: offsets into `values` while reading (it may move), pointers afterwards */
+    int64_t count, capacity;
+} entry;
+
+struct nb_series_reader {
+    entry *entries; /* [count], index = id */
+    int32_t count, capacity;
+    float *values;
+    size_t value_count, value_capacity;
+    int32_t *sorted; /* ids in order of their names */
+    bool no_memory;
+};
+
+/* Makes room for `need` items of `size` bytes; false when memory runs out. */
+static bool reserve(void **items, size_t *capacity, size_t need, size_t size) {
+    if (need <= *capacity)
+        return true;
+    size_t wanted = *capacity ? *capacity : 16;
+    while (wanted < need)
+        wanted *= 2;
+    void *grown = realloc(*items, wanted * size);
+    if (!grown)
+        return false;
+    *items = grown;
+    *capacity = wanted;
+    return true;
+}
+
+static bool take_chunk(void *user, int64_t step) {
+    (void)user, (void)step;
+    return true;
+}
+
+static bool take_name(void *user, const char *name) {
+    nb_series_reader *r = user;
+    size_t capacity = (size_t)r->capacity;
+    r->no_memory = !reserve((void **)&r->entries, &capacity, (size_t)r->count + 1, sizeof *r->entries);
+    r->capacity = (int32_t)capacity;
+    if (r->no_memory)
+        return false;
+    entry fresh = {strdup(name), NULL, 0, 0};
+    r->no_memory = !fresh.name;
+    if (!r->no_memory)
+        r->entries[r->count++] = fresh;
+    return !r->no_memory;
+}
+
+static bool take_values(void *user, int64_t step, uint32_t id, uint32_t count, const unsigned char *f32) {
+    nb_series_reader *r = user;
+    entry *e = &r->entries[id];
+    size_t capacity = (size_t)e->capacity;
+    r->no_memory = !reserve((void **)&e->points, &capacity, (size_t)e->count + 1, sizeof *e->points) ||
+                   !reserve((void **)&r->values, &r->value_capacity, r->value_count + count, sizeof *r->values);
+    e->capacity = (int64_t)capacity;
+    if (r->no_memory)
+        return false;
+    memcpy(r->values + r->value_count, f32, (size_t)count * sizeof *r->values);
+    nb_series_point point = {step, count, (const float *)(uintptr_t)r->value_count};
+    e->points[e->count++] = point;
+    r->value_count += count;
+    return true;
+}
+
+static bool sort_names(nb_series_reader *r) {
+    r->sorted = malloc(((size_t)r->count + 1) * sizeof *r->sorted);
+    if (!r->sorted)
+        return false;
+    for (int32_t i = 0; i < r->count; i++) { /* insertion by bisection: names come nearly sorted, and seldom */
+        int32_t low = 0, high = i;
+        while (low < high) {
+            int32_t middle = low + (high - low) / 2;
+            if (strcmp(r->entries[r->sorted[middle]].name, r->entries[i].name) <= 0)
+                low = middle + 1;
+            else
+                high = middle;
+        }
+        memmove(r->sorted + low + 1, r->sorted + low, (size_t)(i - low) * sizeof *r->sorted);
+        r->sorted[low] = i;
+    }
+    return true;
+}
+
+nb_status nb_series_parse(const void *bytes, size_t size, nb_series_reader **out, int64_t *cut, nb_error *err) {
+    *out = NULL;
+    nb_series_reader *r = calloc(1, sizeof *r);
+    if (!r)
+        return nb_fail(err, NB_NO_MEMORY, "no memory to read measurements");
+    nb_series_visitor visitor = {r, take_chunk, take_name, take_values};
+    size_t good = 0;
+    nb_status status = nb_series_scan(bytes, size, &visitor, &good, NULL, err);
+    if (status == NB_OK && (r->no_memory || !sort_names(r)))
+        status = nb_fail(err, NB_NO_MEMORY, "no memory for %zu bytes of measurements", size);
+    if (status != NB_OK) {
+        nb_series_reader_free(r);
+        return status;
+    }
+    for (int32_t i = 0; i < r->count; i++)
+        for (int64_t p = 0; p < r->entries[i].count; p++)
+            r->entries[i].points[p].values = r->values + (uintptr_t)r->entries[i].points[p].values;
+    if (cut)
+        *cut = (int64_t)(size - good);
+    *out = r;
+    return NB_OK;
+}
+
+nb_status nb_series_read(const char *path, nb_series_reader **out, int64_t *cut, nb_error *err) {
+    char *bytes;
+    size_t size;
+    *out = NULL;
+    NB_TRY(nb_file_read(path, SIZE_MAX / 2, &bytes, &size, err));
+    nb_status status = nb_series_parse(bytes, size, out, cut, err);
+    free(bytes);
+    return status == NB_OK ? NB_OK : nb_fail_within(err, "%s", path);
+}
+
+void nb_series_reader_free(nb_series_reader *r) {
+    if (!r)
+        return;
+    for (int32_t i = 0; i < r->count; i++) {
+        free(r->entries[i].name);
+        free(r->entries[i].points);
+    }
+    free(r->entries);
+    free(r->values);
+    free(r->sorted);
+    free(r);
+}
+
+int32_t nb_series_names(const nb_series_reader *reader) {
+    return reader->count;
+}
+
+const char *nb_series_name(const nb_series_reader *reader, int32_t name) {
+    return reader->entries[name].name;
+}
+
+int32_t nb_series_find(const nb_series_reader *reader, const char *name) {
+    int32_t low = 0, high = reader->count;
+    while (low < high) {
+        int32_t middle = low + (high - low) / 2;
+        int order = strcmp(reader->entries[reader->sorted[middle]].name, name);
+        if (order == 0)
+            return reader->sorted[middle];
+        if (order < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return -1;
+}
+
+int64_t nb_series_points(const nb_series_reader *reader, int32_t name) {
+    return reader->entries[name].count;
+}
+
+nb_series_point nb_series_at(const nb_series_reader *reader, int32_t name, int64_t index) {
+    return reader->entries[name].points[index];
+}

@@ -1,0 +1,241 @@
+/* series_writer.c: appends chunks to a series file. */
+#include "files/file.h"
+#include "lens/series.h"
+#include "lens/series_format.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef struct buffer {
+    unsigned char *bytes;
+    size_t size, capacity;
+    bool failed;
+} buffer;
+
+struct nb_series_writer {
+    int fd;
+    char *path;
+    buffer payload; /* of the chunk being made */
+    char **names;   /* [count], index = id */
+    uint32_t count, capacity;
+    uint32_t *table; /* open addressing over names: id + 1, 0 = empty */
+    uint32_t slots;  /* a power of two */
+};
+
+static void append(buffer *b, const void *bytes, size_t size) {
+    if (b->failed)
+        return;
+    if (b->size + size > b->capacity) {
+        size_t capacity = b->capacity ? b->capacity : 4096;
+        while (capacity < b->size + size)
+            capacity *= 2;
+        unsigned char *grown = realloc(b->bytes, capacity);
+        if (!grown) {
+            b->failed = true;
+            return;
+        }
+        b->bytes = grown;
+        b->capacity = capacity;
+    }
+    memcpy(b->bytes + b->size, bytes, size);
+    b->size += size;
+}
+
+static void append_tag(buffer *b, char tag, uint32_t id) {
+    append(b, &tag, 1);
+    append(b, &id, sizeof id);
+}
+
+/* FNV-1a: short names, few of them. */
+static uint32_t hash_name(const char *name) {
+    uint32_t h = 2166136261u;
+    for (; *name; name++)
+        h = (h ^ (unsigned char)*name) * 16777619u;
+    return h;
+}
+
+static void place(nb_series_writer *w, uint32_t id) {
+    uint32_t slot = hash_name(w->names[id]) & (w->slots - 1);
+    while (w->table[slot])
+        slot = (slot + 1) & (w->slots - 1);
+    w->table[slot] = id + 1;
+}
+
+static bool grow(nb_series_writer *w) {
+    uint32_t capacity = w->capacity ? 2 * w->capacity : 256;
+    char **names = realloc(w->names, capacity * sizeof *names);
+    if (!names)
+        return false;
+    w->names = names;
+    uint32_t *table = calloc((size_t)capacity * 2, sizeof *table);
+    if (!table)
+        return false;
+    free(w->table);
+    w->table = table;
+    w->slots = capacity * 2;
+    w->capacity = capacity;
+    for (uint32_t i = 0; i < w->count; i++)
+        place(w, i);
+    return true;
+}
+
+/* Id of a name already known, or UINT32_MAX. */
+static uint32_t find(const nb_series_writer *w, const char *name) {
+    if (!w->slots)
+        return UINT32_MAX;
+    for (uint32_t slot = hash_name(name) & (w->slots - 1); w->table[slot]; slot = (slot + 1) & (w->slots - 1))
+        if (strcmp(w->names[w->table[slot] - 1], name) == 0)
+            return w->table[slot] - 1;
+    return UINT32_MAX;
+}
+
+/* Makes `name` the next id. False when memory runs out. */
+static bool define(nb_series_writer *w, const char *name) {
+    if (w->count == w->capacity && !grow(w))
+        return false;
+    char *copy = strdup(name);
+    if (!copy)
+        return false;
+    w->names[w->count] = copy;
+    place(w, w->count++);
+    return true;
+}
+
+static uint32_t id_of(nb_series_writer *w, const char *name) {
+    uint32_t id = find(w, name);
+    if (id != UINT32_MAX)
+        return id;
+    size_t length = strlen(name);
+    if (length >= NB_SERIES_NAME_SIZE || !define(w, name)) {
+        w->payload.failed = true;
+        return 0;
+    }
+    id = w->count - 1;
+    uint16_t short_length = (uint16_t)length;
+    append_tag(&w->payload, NB_SERIES_RECORD_NAME, id);
+    append(&w->payload, &short_length, sizeof short_length);
+    append(&w->payload, name, length);
+    return id;
+}
+
+void nb_series_put(nb_series_writer *writer, const char *name, double value) {
+    float v = (float)value;
+    uint32_t id = id_of(writer, name);
+    append_tag(&writer->payload, NB_SERIES_RECORD_SCALAR, id);
+    append(&writer->payload, &v, sizeof v);
+}
+
+void nb_series_put_vector(nb_series_writer *writer, const char *name, const float *values, int64_t count) {
+    uint32_t n = (uint32_t)count;
+    uint32_t id = id_of(writer, name);
+    append_tag(&writer->payload, NB_SERIES_RECORD_VECTOR, id);
+    append(&writer->payload, &n, sizeof n);
+    append(&writer->payload, values, (size_t)n * sizeof *values);
+}
+
+static nb_status write_all(nb_series_writer *w, const void *bytes, size_t size, nb_error *err) {
+    const char *at = bytes;
+    while (size) {
+        ssize_t n = write(w->fd, at, size);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return nb_fail(err, NB_IO_ERROR, "%s: cannot write: %s", w->path, strerror(errno));
+        at += n;
+        size -= (size_t)n;
+    }
+    return NB_OK;
+}
+
+nb_status nb_series_commit(nb_series_writer *w, int64_t step, nb_error *err) {
+    if (w->payload.failed)
+        return nb_fail(err, NB_NO_MEMORY, "%s: no memory for the measurements of step %lld", w->path, (long long)step);
+    off_t start = lseek(w->fd, 0, SEEK_END);
+    nb_series_chunk head = {NB_SERIES_CHUNK_MAGIC, (uint32_t)w->payload.size, step,
+                            nb_series_checksum(step, w->payload.bytes, w->payload.size)};
+    nb_status status = write_all(w, &head, sizeof head, err);
+    if (status == NB_OK)
+        status = write_all(w, w->payload.bytes, w->payload.size, err);
+    if (status != NB_OK && start >= 0 && ftruncate(w->fd, start) != 0) /* a full disk leaves no half chunk behind */
+        return status;                                                 /* the checksum tells readers the same */
+    w->payload.size = 0;
+    return status;
+}
+
+/* What the writer takes over from a file that is there: its names, up to the step where it goes on. */
+typedef struct continuation {
+    nb_series_writer *writer;
+    int64_t first_step;
+    bool no_memory;
+} continuation;
+
+static bool keep_chunk(void *user, int64_t step) {
+    return step < ((continuation *)user)->first_step;
+}
+
+static bool keep_name(void *user, const char *name) {
+    continuation *c = user;
+    c->no_memory = !define(c->writer, name);
+    return !c->no_memory;
+}
+
+static bool pass_values(void *user, int64_t step, uint32_t id, uint32_t count, const unsigned char *f32) {
+    (void)user, (void)step, (void)id, (void)count, (void)f32;
+    return true;
+}
+
+static nb_status continue_file(nb_series_writer *w, int64_t first_step, nb_error *err) {
+    char *bytes;
+    size_t size, good;
+    NB_TRY(nb_file_read(w->path, SIZE_MAX / 2, &bytes, &size, err));
+    if (size == 0) {
+        free(bytes);
+        return write_all(w, NB_SERIES_MAGIC, NB_SERIES_MAGIC_SIZE, err);
+    }
+    continuation c = {w, first_step, false};
+    nb_series_visitor visitor = {&c, keep_chunk, keep_name, pass_values};
+    nb_status status = nb_series_scan(bytes, size, &visitor, &good, NULL, err);
+    free(bytes);
+    if (status != NB_OK)
+        return nb_fail_within(err, "%s", w->path);
+    if (c.no_memory)
+        return nb_fail(err, NB_NO_MEMORY, "%s: no memory for its names", w->path);
+    if (good < size && ftruncate(w->fd, (off_t)good) != 0)
+        return nb_fail(err, NB_IO_ERROR, "%s: cannot cut the tail off: %s", w->path, strerror(errno));
+    return NB_OK;
+}
+
+nb_status nb_series_writer_open(const char *path, int64_t first_step, nb_series_writer **out, nb_error *err) {
+    *out = NULL;
+    nb_series_writer *w = calloc(1, sizeof *w);
+    if (!w || !(w->path = strdup(path))) {
+        free(w);
+        return nb_fail(err, NB_NO_MEMORY, "%s: no memory", path);
+    }
+    w->fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    nb_status status = w->fd < 0 ? nb_fail(err, NB_IO_ERROR, "%s: cannot open: %s", path, strerror(errno))
+                                 : continue_file(w, first_step, err);
+    if (status != NB_OK) {
+        nb_series_writer_close(w);
+        return status;
+    }
+    *out = w;
+    return NB_OK;
+}
+
+void nb_series_writer_close(nb_series_writer *w) {
+    if (!w)
+        return;
+    if (w->fd >= 0)
+        close(w->fd);
+    for (uint32_t i = 0; i < w->count; i++)
+        free(w->names[i]);
+    free(w->names);
+    free(w->table);
+    free(w->payload.bytes);
+    free(w->path);
+    free(w);
+}

@@ -1,0 +1,30 @@
+/* batch.h: host memory for one micro-batch, and the evaluation that walks over a data set with it. */
+#ifndef NB_TRAIN_BATCH_H
+#define NB_TRAIN_BATCH_H
+
+#include "dataset.h"
+#include "nibble/train.h"
+
+typedef struct nb_batch_buffer {
+    int32_t *memory;
+    size_t bytes;
+    nb_dataset_buffers buffers; /* to fill */
+    nb_batch view;              /* to read: the same memory */
+} nb_batch_buffer;
+
+nb_status nb_batch_buffer_create(int64_t batch, int64_t seq, nb_batch_buffer *out, nb_error *err);
+void nb_batch_buffer_free(nb_batch_buffer *buffer);
+
+/* The token between documents that the run file means; -1 for none. */
+nb_status nb_run_end_of_text(const nb_run_config *config, int32_t *token, nb_error *err);
+
+/* Opens validation data as the run file says: in order, eval.sequences of them, whole micro-batches. */
+nb_status nb_open_validation(const nb_run_config *config, const char *path, int64_t vocab, int32_t end_of_text,
+                             nb_dataset **out, nb_error *err);
+
+/* Mean loss over the whole data set in micro-batches of the buffer's size. A last micro-batch that is not full is
+ * filled up with sequences whose targets are not scored. `pass` is the same for all but its micro_batch. */
+nb_status nb_evaluate(nb_model *model, const nb_dataset *data, nb_batch_buffer *buffer, const nb_pass *pass,
+                      nb_eval_report *report, nb_error *err);
+
+#endif

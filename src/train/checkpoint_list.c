@@ -1,0 +1,98 @@
+/* checkpoint_list.c: which checkpoints a run folder holds, which of them is the newest good one, and which go. */
+#include "checkpoint.h"
+#include "manifest.h"
+
+#include "files/folder.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define MOST_CHECKPOINTS 4096
+#define FILE_PATH_SIZE (2 * NB_PATH_SIZE)
+
+void nb_checkpoint_path(const char *run_folder, int64_t step, char *path, size_t size) {
+    snprintf(path, size, "%s/checkpoints/step-%08lld", run_folder, (long long)step);
+}
+
+static int newest_first(const void *a, const void *b) {
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x < y) - (x > y);
+}
+
+int32_t nb_checkpoint_list(const char *run_folder, int64_t *steps, int32_t most) {
+    char path[FILE_PATH_SIZE];
+    snprintf(path, sizeof path, "%s/checkpoints", run_folder);
+    DIR *dir = opendir(path);
+    int32_t count = 0;
+    for (struct dirent *item; dir && (item = readdir(dir));) {
+        long long step;
+        int used = 0;
+        if (sscanf(item->d_name, "step-%lld%n", &step, &used) != 1 || item->d_name[used] != 0 || step < 0)
+            continue;
+        if (count < most)
+            steps[count] = step;
+        count++;
+    }
+    if (dir)
+        closedir(dir);
+    qsort(steps, (size_t)(count < most ? count : most), sizeof *steps, newest_first);
+    return count;
+}
+
+nb_status nb_checkpoint_prune(const char *run_folder, int64_t keep, nb_error *err) {
+    if (keep <= 0)
+        return NB_OK;
+    int64_t steps[MOST_CHECKPOINTS];
+    int32_t count = nb_checkpoint_list(run_folder, steps, MOST_CHECKPOINTS);
+    for (int32_t i = (int32_t)keep; i < count && i < MOST_CHECKPOINTS; i++) {
+        char path[FILE_PATH_SIZE], gone[FILE_PATH_SIZE + 64];
+        nb_checkpoint_path(run_folder, steps[i], path, sizeof path);
+        /* A name that the next start sweeps away, so that a kill on the way leaves no half of a checkpoint. */
+        snprintf(gone, sizeof gone, "%s.tmp-%ld-0", path, (long)getpid());
+        if (rename(path, gone) != 0)
+            return nb_fail(err, NB_IO_ERROR, "%s: cannot be renamed to be removed: %s", path, strerror(errno));
+        NB_TRY(nb_folder_remove(gone, err));
+    }
+    return NB_OK;
+}
+
+nb_status nb_checkpoint_verify(const char *folder, nb_error *err) {
+    nb_manifest manifest;
+    NB_TRY(nb_manifest_read(folder, &manifest, err));
+    nb_status status = nb_manifest_verify(folder, &manifest, err);
+    nb_manifest_free(&manifest);
+    return status;
+}
+
+nb_status nb_checkpoint_info_read(const char *folder, nb_checkpoint_info *out, nb_error *err) {
+    nb_manifest manifest;
+    NB_TRY(nb_manifest_read(folder, &manifest, err));
+    out->step = manifest.at.step;
+    out->config = manifest.config;
+    nb_manifest_free(&manifest);
+    return NB_OK;
+}
+
+nb_status nb_checkpoint_newest(const char *run_folder, char *path, size_t size,
+                               void (*note)(void *user, nb_note_kind kind, const char *sentence), void *user,
+                               nb_error *err) {
+    int64_t steps[MOST_CHECKPOINTS];
+    int32_t count = nb_checkpoint_list(run_folder, steps, MOST_CHECKPOINTS);
+    for (int32_t i = 0; i < count && i < MOST_CHECKPOINTS; i++) {
+        nb_error broken = {0};
+        nb_checkpoint_path(run_folder, steps[i], path, size);
+        if (nb_checkpoint_verify(path, &broken) == NB_OK)
+            return NB_OK;
+        if (note) {
+            char sentence[sizeof broken.message + 64];
+            snprintf(sentence, sizeof sentence, "checkpoint passed over: %s", broken.message);
+            note(user, NB_NOTE_WARNING, sentence);
+        }
+    }
+    path[0] = 0;
+    return nb_fail(err, NB_BAD_FILE, "%s: holds no good checkpoint", run_folder);
+}

@@ -1,0 +1,285 @@
+/* loop.c: a whole run in its folder: start or resume, steps, evaluations, checkpoints, metrics, and what happens when a
+ * number goes bad. */
+#include "checkpoint.h"
+#include "trainer.h"
+
+#include "files/file.h"
+#include "files/folder.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#define FILE_PATH_SIZE (2 * NB_PATH_SIZE)
+
+typedef struct run {
+    nb_trainer *t;
+    nb_metrics *metrics;
+    int lock;          /* the run folder, held against a second writer */
+    int64_t evaluated; /* step of the last evaluation and of the last checkpoint; -1 = none */
+    int64_t saved;
+    int64_t bad_in_row;
+    int64_t bad_until; /* newest step that was bad: past it the run has recovered */
+} run;
+
+static void note(const nb_trainer *t, nb_note_kind kind, const char *format, ...) NB_PRINTF(3, 4);
+static void note(const nb_trainer *t, nb_note_kind kind, const char *format, ...) {
+    if (!t->callbacks.note)
+        return;
+    char sentence[1024];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(sentence, sizeof sentence, format, args);
+    va_end(args);
+    t->callbacks.note(t->callbacks.user, kind, sentence);
+}
+
+/* ---- the run folder
+ * ------------------------------------------------------------------------------------------------------- */
+
+static bool holds_a_run(const char *out) {
+    char path[FILE_PATH_SIZE];
+    int64_t step;
+    snprintf(path, sizeof path, "%s/metrics.jsonl", out);
+    return access(path, F_OK) == 0 || nb_checkpoint_list(out, &step, 1) > 0;
+}
+
+static nb_status take_folder(run *r, nb_start start, nb_error *err) {
+    const char *out = r->t->config.out;
+    char path[FILE_PATH_SIZE];
+    if (start != NB_START_RESUME && holds_a_run(out))
+        return nb_fail(err, NB_BAD_USAGE,
+                       "%s: holds a run already; hint: --resume goes on with it, --set out=... starts "
+                       "another",
+                       out);
+    snprintf(path, sizeof path, "%s/checkpoints", out);
+    NB_TRY(nb_make_folders(path, err));
+    r->lock = open(out, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (r->lock < 0)
+        return nb_fail(err, NB_IO_ERROR, "%s: cannot be opened: %s", out, strerror(errno));
+    if (flock(r->lock, LOCK_EX | LOCK_NB) != 0)
+        return nb_fail(err, NB_IO_ERROR, "%s: another process is training in this folder", out);
+    NB_TRY(nb_folder_remove_abandoned(out, err));
+    return nb_folder_remove_abandoned(path, err);
+}
+
+static nb_status write_description(nb_trainer *t, nb_error *err) {
+    char path[FILE_PATH_SIZE];
+    char *text = nb_run_config_text(&t->config);
+    if (!text)
+        return nb_fail(err, NB_NO_MEMORY, "%s: out of memory for run.yaml", t->config.out);
+    snprintf(path, sizeof path, "%s/run.yaml", t->config.out);
+    nb_status status = nb_file_write(path, text, strlen(text), err);
+    free(text);
+    NB_TRY(status);
+    text = nb_census_text(t->model);
+    if (!text)
+        return nb_fail(err, NB_NO_MEMORY, "%s: out of memory for census.txt", t->config.out);
+    snprintf(path, sizeof path, "%s/census.txt", t->config.out);
+    status = nb_file_write(path, text, strlen(text), err);
+    free(text);
+    return status;
+}
+
+static nb_status open_metrics(run *r, nb_error *err) {
+    char path[FILE_PATH_SIZE];
+    nb_metrics_close(r->metrics);
+    r->metrics = NULL;
+    snprintf(path, sizeof path, "%s/metrics.jsonl", r->t->config.out);
+    return nb_metrics_open(path, r->t->at.step, &r->metrics, err);
+}
+
+static nb_status load_newest(run *r, char *path, size_t size, nb_error *err) {
+    nb_trainer *t = r->t;
+    NB_TRY(nb_checkpoint_newest(t->config.out, path, size, t->callbacks.note, t->callbacks.user, err));
+    return nb_trainer_load(t, path, false, err);
+}
+
+static nb_status begin(run *r, nb_start start, const char *from, nb_error *err) {
+    nb_trainer *t = r->t;
+    char path[FILE_PATH_SIZE] = "";
+    NB_TRY(take_folder(r, start, err));
+    if (start == NB_START_FORK) {
+        NB_TRY(nb_trainer_load(t, from, true, err));
+        note(t, NB_NOTE_INFO, "forked from %s at step %lld", from, (long long)t->at.step);
+    } else if (start == NB_START_RESUME) {
+        nb_status status = load_newest(r, path, sizeof path, err);
+        if (status != NB_OK && path[0])
+            return status;
+        if (path[0])
+            note(t, NB_NOTE_INFO, "resumed from %s", path);
+        else
+            note(t, NB_NOTE_INFO, "no good checkpoint in %s: starting at step 0", t->config.out);
+        r->saved = path[0] ? t->at.step : -1;
+        r->evaluated = r->saved;
+    }
+    NB_TRY(write_description(t, err));
+    return open_metrics(r, err);
+}
+
+/* ---- evaluations and checkpoints
+ * -------------------------------------------------------------------------------------------- */
+
+static bool is_due(int64_t every, int64_t step, int64_t steps) {
+    return step == steps || (every > 0 && step > 0 && step % every == 0);
+}
+
+static nb_status evaluate(run *r, nb_error *err) {
+    nb_trainer *t = r->t;
+    if (!t->val || r->evaluated == t->at.step)
+        return NB_OK;
+    nb_eval_report report;
+    NB_TRY(nb_trainer_evaluate(t, &report, err));
+    r->evaluated = t->at.step;
+    if (t->callbacks.evaluation)
+        t->callbacks.evaluation(t->callbacks.user, &report);
+    return nb_metrics_evaluation(r->metrics, &report, err);
+}
+
+static nb_status save(run *r, nb_error *err) {
+    nb_trainer *t = r->t;
+    if (r->saved == t->at.step)
+        return NB_OK;
+    char path[FILE_PATH_SIZE];
+    nb_checkpoint_path(t->config.out, t->at.step, path, sizeof path);
+    NB_TRY(nb_metrics_sync(r->metrics, err));
+    NB_TRY(nb_trainer_save(t, path, err));
+    r->saved = t->at.step;
+    note(t, NB_NOTE_INFO, "checkpoint %s", path);
+    return nb_checkpoint_prune(t->config.out, t->config.checkpoint.keep, err);
+}
+
+/* ---- bad numbers
+ * -------------------------------------------------------------------------------------------------------------- */
+
+static const char *policy_name(nb_bad_policy policy) {
+    static const char *const names[] = {"stop", "skip", "rollback", "bf16"};
+    return names[policy];
+}
+
+/* The sentence with which the run ends. */
+static nb_status give_up(run *r, const char *what, const char *where, nb_error *err) {
+    nb_trainer *t = r->t;
+    char path[FILE_PATH_SIZE] = "";
+    nb_error none;
+    bool good = nb_checkpoint_newest(t->config.out, path, sizeof path, NULL, NULL, &none) == NB_OK;
+    return nb_fail(err, NB_BAD_NUMBER,
+                   "%s%s%s; parameters are those of step %lld, newest good checkpoint: %s; hint: --resume with a "
+                   "bad_numbers.policy of skip, rollback or bf16, or a lower optimizer.lr",
+                   what, where[0] ? ", first in " : "", where, (long long)t->at.step, good ? path : "none");
+}
+
+static nb_status skip_step(run *r, nb_step_report *report, nb_error *err) {
+    nb_trainer *t = r->t;
+    nb_trainer_skip(t);
+    report->skipped = true;
+    if (t->callbacks.step)
+        t->callbacks.step(t->callbacks.user, report);
+    return nb_metrics_step(r->metrics, report, t->at.step * nb_run_tokens_per_step(&t->config), err);
+}
+
+static nb_status roll_back(run *r, nb_error *err) {
+    nb_trainer *t = r->t;
+    int64_t bad = t->at.next_batch, passed = t->at.passed_count;
+    int64_t *earlier = malloc(sizeof t->at.passed);
+    if (!earlier)
+        return nb_fail(err, NB_NO_MEMORY, "rollback: out of memory");
+    memcpy(earlier, t->at.passed, sizeof t->at.passed);
+    char path[FILE_PATH_SIZE];
+    nb_status status = load_newest(r, path, sizeof path, err);
+    if (status != NB_OK && !path[0])
+        status = nb_trainer_restart(t, err);
+    for (int64_t i = 0; status == NB_OK && i < passed; i++)
+        status = nb_trainer_pass_over(t, earlier[i], err);
+    for (int64_t i = 0; status == NB_OK && i < t->config.bad_numbers.pass_over; i++)
+        status = nb_trainer_pass_over(t, bad - i, err);
+    free(earlier);
+    if (status != NB_OK)
+        return nb_fail_within(err, "rollback");
+    r->saved = path[0] ? t->at.step : -1;
+    r->evaluated = t->at.step;
+    return open_metrics(r, err);
+}
+
+/* Deals with a step that nb_trainer_step refused. NB_OK: the run goes on from where the trainer stands now. */
+static nb_status deal_with(run *r, nb_step_report *report, nb_error *err) {
+    nb_trainer *t = r->t;
+    nb_bad_policy policy = t->config.bad_numbers.policy;
+    char what[sizeof err->message], where[3 * NB_NAME_SIZE];
+    snprintf(what, sizeof what, "%s", err->message);
+    nb_trainer_find_origin(t, where, sizeof where);
+    r->bad_in_row++;
+    if (report->step > r->bad_until)
+        r->bad_until = report->step;
+    bool exhausted = r->bad_in_row > t->config.bad_numbers.patience || (policy == NB_BAD_BF16 && t->at.modules_in_bf16);
+    if (policy == NB_BAD_STOP || exhausted) {
+        NB_TRY(nb_metrics_event(r->metrics, report->step, "bad number", what, where, "stop", err));
+        return give_up(r, what, where, err);
+    }
+    if (policy == NB_BAD_ROLLBACK)
+        NB_TRY(roll_back(r, err));
+    if (policy == NB_BAD_BF16)
+        NB_TRY(nb_trainer_modules_to_bf16(t, err));
+    note(t, NB_NOTE_WARNING, "%s%s%s; policy %s: on from step %lld", what, where[0] ? ", first in " : "", where,
+         policy_name(policy), (long long)t->at.step);
+    NB_TRY(nb_metrics_event(r->metrics, t->at.step, "bad number", what, where, policy_name(policy), err));
+    return policy == NB_BAD_SKIP ? skip_step(r, report, err) : NB_OK;
+}
+
+/* ---- the loop
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+static nb_status stop_here(run *r, nb_error *err) {
+    nb_trainer *t = r->t;
+    if (t->at.step == 0)
+        return nb_fail(err, NB_INTERRUPTED, "stopped before the first step was done");
+    NB_TRY(save(r, err));
+    return nb_fail(err, NB_INTERRUPTED, "stopped after step %lld of %lld, checkpoint written; hint: --resume goes on",
+                   (long long)t->at.step, (long long)t->steps);
+}
+
+static nb_status advance(run *r, nb_error *err) {
+    nb_trainer *t = r->t;
+    nb_step_report report;
+    nb_status status = nb_trainer_step(t, &report, err);
+    if (status == NB_INTERRUPTED)
+        return stop_here(r, err);
+    if (status == NB_BAD_NUMBER)
+        return deal_with(r, &report, err);
+    NB_TRY(status);
+    if (t->at.step > r->bad_until)
+        r->bad_in_row = 0;
+    if (t->callbacks.step)
+        t->callbacks.step(t->callbacks.user, &report);
+    return nb_metrics_step(r->metrics, &report, t->at.step * nb_run_tokens_per_step(&t->config), err);
+}
+
+static nb_status loop(run *r, nb_error *err) {
+    nb_trainer *t = r->t;
+    while (t->at.step < t->steps) {
+        NB_TRY(advance(r, err));
+        if (is_due(t->config.eval.every, t->at.step, t->steps))
+            NB_TRY(evaluate(r, err));
+        if (is_due(t->config.checkpoint.every, t->at.step, t->steps))
+            NB_TRY(save(r, err));
+    }
+    return NB_OK;
+}
+
+nb_status nb_trainer_run(nb_trainer *t, nb_start start, const char *from, nb_error *err) {
+    run r = {.t = t, .lock = -1, .evaluated = -1, .saved = -1, .bad_until = -1};
+    nb_status status = begin(&r, start, from, err);
+    if (status == NB_OK)
+        status = loop(&r, err);
+    nb_metrics_close(r.metrics);
+    if (r.lock >= 0)
+        close(r.lock);
+    return status;
+}

@@ -1,0 +1,332 @@
+/* manifest.c: writes, reads and verifies nibble.json. */
+#include "manifest.h"
+
+#include "files/checksum.h"
+#include "files/file.h"
+#include "files/safetensors.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define FORMAT "nibble checkpoint 1"
+#define MANIFEST_LIMIT ((size_t)256 << 20)
+#define ZERO_SUM "00000000000000000000000000000000"
+#define SELF_KEY "\"self\": \""
+#define FILE_PATH_SIZE (4 * NB_PATH_SIZE)
+
+void nb_manifest_free(nb_manifest *manifest) {
+    free(manifest->recipe);
+    json_decref(manifest->root);
+    memset(manifest, 0, sizeof *manifest);
+}
+
+static bool ends_with(const char *text, const char *end) {
+    size_t n = strlen(text), m = strlen(end);
+    return n >= m && strcmp(text + n - m, end) == 0;
+}
+
+/* ---- checksums of files
+ * ------------------------------------------------------------------------------------------------- */
+
+static nb_status tensor_sums(const char *path, json_t *into, nb_error *err) {
+    nb_safetensors *file;
+    NB_TRY(nb_safetensors_open(path, &file, err));
+    for (int32_t i = 0; i < nb_safetensors_count(file); i++) {
+        const nb_file_tensor *tensor = nb_safetensors_at(file, i);
+        char sum[NB_CHECKSUM_SIZE];
+        nb_checksum(tensor->data, tensor->bytes, sum);
+        json_object_set_new(into, tensor->name, json_string(sum));
+    }
+    nb_safetensors_close(file);
+    return NB_OK;
+}
+
+static nb_status file_entry(const char *path, json_t *entry, nb_error *err) {
+    struct stat info;
+    if (stat(path, &info) != 0)
+        return nb_fail(err, NB_IO_ERROR, "%s: cannot be read: %s", path, strerror(errno));
+    char sum[NB_CHECKSUM_SIZE];
+    NB_TRY(nb_checksum_file(path, sum, err));
+    json_object_set_new(entry, "bytes", json_integer(info.st_size));
+    json_object_set_new(entry, "xxh3", json_string(sum));
+    if (!ends_with(path, ".safetensors"))
+        return NB_OK;
+    json_t *tensors = json_object();
+    json_object_set_new(entry, "tensors", tensors);
+    return tensor_sums(path, tensors, err);
+}
+
+static int by_name(const void *a, const void *b) {
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* Adds an entry for every regular file of the folder, in the order of their names. */
+static nb_status add_files(const char *folder, json_t *files, nb_error *err) {
+    DIR *dir = opendir(folder);
+    if (!dir)
+        return nb_fail(err, NB_IO_ERROR, "%s: cannot be listed: %s", folder, strerror(errno));
+    char *names[64];
+    size_t count = 0;
+    for (struct dirent *item; count < 64 && (item = readdir(dir));)
+        if (item->d_name[0] != '.' && strcmp(item->d_name, NB_MANIFEST_NAME) != 0)
+            names[count++] = strdup(item->d_name);
+    closedir(dir);
+    qsort(names, count, sizeof names[0], by_name);
+    nb_status status = NB_OK;
+    for (size_t i = 0; i < count; i++) {
+        char path[FILE_PATH_SIZE];
+        snprintf(path, sizeof path, "%s/%s", folder, names[i]);
+        json_t *entry = json_object();
+        json_object_set_new(files, names[i], entry);
+        if (status == NB_OK)
+            status = file_entry(path, entry, err);
+        free(names[i]);
+    }
+    return status;
+}
+
+/* ---- writing
+ * -------------------------------------------------------------------------------------------------------------- */
+
+static json_t *window_to_json(const nb_window *window) {
+    json_t *list = json_array();
+    int32_t first = window->count < NB_WINDOW_SIZE ? 0 : window->next;
+    for (int32_t i = 0; i < window->count; i++)
+        json_array_append_new(list, json_real(window->values[(first + i) % NB_WINDOW_SIZE]));
+    return list;
+}
+
+static json_t *position_to_json(const nb_manifest *m) {
+    json_t *root = json_object();
+    json_object_set_new(root, "format", json_string(FORMAT));
+    json_object_set_new(root, "step", json_integer(m->at.step));
+    json_object_set_new(root, "updates", json_integer(m->updates));
+    json_object_set_new(root, "next_batch", json_integer(m->at.next_batch));
+    json_t *passed = json_array();
+    for (int32_t i = 0; i < m->at.passed_count; i++)
+        json_array_append_new(passed, json_integer(m->at.passed[i]));
+    json_object_set_new(root, "passed_over", passed);
+    json_object_set_new(root, "modules_in_bf16", json_boolean(m->at.modules_in_bf16));
+    json_object_set_new(root, "loss_window", window_to_json(&m->at.loss_window));
+    json_object_set_new(root, "norm_window", window_to_json(&m->at.norm_window));
+    char fingerprint[17];
+    snprintf(fingerprint, sizeof fingerprint, "%016" PRIx64, m->data_fingerprint);
+    json_object_set_new(root, "data_fingerprint", json_string(fingerprint));
+    return root;
+}
+
+nb_status nb_manifest_write(const char *folder, const nb_manifest *m, nb_error *err) {
+    json_t *root = position_to_json(m);
+    char *config = nb_run_config_text(&m->config);
+    json_object_set_new(root, "config", json_string(config ? config : ""));
+    json_object_set_new(root, "recipe", json_string(m->recipe ? m->recipe : ""));
+    json_t *files = json_object();
+    json_object_set_new(root, "files", files);
+    nb_status status = config ? add_files(folder, files, err) : nb_fail(err, NB_NO_MEMORY, "%s: out of memory", folder);
+    json_object_set_new(root, "self", json_string(ZERO_SUM));
+    char *text = json_dumps(root, JSON_INDENT(1) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(17));
+    if (status == NB_OK && !text)
+        status = nb_fail(err, NB_NO_MEMORY, "%s: out of memory for %s", folder, NB_MANIFEST_NAME);
+    if (status == NB_OK) {
+        char path[FILE_PATH_SIZE], sum[NB_CHECKSUM_SIZE];
+        size_t size = strlen(text);
+        nb_checksum(text, size, sum);
+        memcpy(strstr(text, SELF_KEY ZERO_SUM) + strlen(SELF_KEY), sum, NB_CHECKSUM_SIZE - 1);
+        snprintf(path, sizeof path, "%s/%s", folder, NB_MANIFEST_NAME);
+        status = nb_file_write(path, text, size, err);
+    }
+    free(text);
+    free(config);
+    json_decref(root);
+    return status;
+}
+
+/* ---- reading
+ * -------------------------------------------------------------------------------------------------------------- */
+
+/* The checksum of the page itself: its digits count as zeros. */
+static nb_status check_self(const char *path, char *text, size_t size, nb_error *err) {
+    char *last = NULL;
+    for (char *at = text; (at = strstr(at, SELF_KEY)); at++)
+        last = at;
+    char sum[NB_CHECKSUM_SIZE], said[NB_CHECKSUM_SIZE] = "";
+    if (last && (size_t)(last - text) + strlen(SELF_KEY) + NB_CHECKSUM_SIZE - 1 < size) {
+        char *digits = last + strlen(SELF_KEY);
+        memcpy(said, digits, NB_CHECKSUM_SIZE - 1);
+        memset(digits, '0', NB_CHECKSUM_SIZE - 1);
+        nb_checksum(text, size, sum);
+        if (memcmp(sum, said, sizeof sum) == 0)
+            return NB_OK;
+    }
+    return nb_fail(err, NB_BAD_FILE, "%s: its own checksum does not agree: the file was damaged or edited", path);
+}
+
+static bool get_integer(const json_t *root, const char *key, int64_t low, int64_t *out) {
+    const json_t *value = json_object_get(root, key);
+    if (!json_is_integer(value) || json_integer_value(value) < low)
+        return false;
+    *out = json_integer_value(value);
+    return true;
+}
+
+static bool get_window(const json_t *root, const char *key, nb_window *out) {
+    const json_t *list = json_object_get(root, key);
+    if (!json_is_array(list) || json_array_size(list) > NB_WINDOW_SIZE)
+        return false;
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        if (!json_is_number(json_array_get(list, i)))
+            return false;
+        nb_window_push(out, json_number_value(json_array_get(list, i)));
+    }
+    return true;
+}
+
+static bool get_passed(const json_t *root, nb_position *at) {
+    const json_t *list = json_object_get(root, "passed_over");
+    if (!json_is_array(list) || json_array_size(list) > NB_PASSED_MAX)
+        return false;
+    at->passed_count = (int32_t)json_array_size(list);
+    for (int32_t i = 0; i < at->passed_count; i++) {
+        const json_t *item = json_array_get(list, (size_t)i);
+        at->passed[i] = json_integer_value(item);
+        if (!json_is_integer(item) || at->passed[i] < 0)
+            return false;
+    }
+    return true;
+}
+
+static const char *read_position(const json_t *root, nb_manifest *out) {
+    if (!get_integer(root, "step", 0, &out->at.step))
+        return "step";
+    if (!get_integer(root, "updates", 0, &out->updates))
+        return "updates";
+    if (!get_integer(root, "next_batch", 0, &out->at.next_batch))
+        return "next_batch";
+    if (!get_passed(root, &out->at))
+        return "passed_over";
+    out->at.modules_in_bf16 = json_is_true(json_object_get(root, "modules_in_bf16"));
+    if (!get_window(root, "loss_window", &out->at.loss_window))
+        return "loss_window";
+    if (!get_window(root, "norm_window", &out->at.norm_window))
+        return "norm_window";
+    const char *fingerprint = json_string_value(json_object_get(root, "data_fingerprint"));
+    if (!fingerprint || sscanf(fingerprint, "%" SCNx64, &out->data_fingerprint) != 1)
+        return "data_fingerprint";
+    if (!json_is_object(json_object_get(root, "files")))
+        return "files";
+    return NULL;
+}
+
+static nb_status read_fields(const char *path, nb_manifest *out, nb_error *err) {
+    const char *format = json_string_value(json_object_get(out->root, "format"));
+    if (!format || strcmp(format, FORMAT) != 0)
+        return nb_fail(err, NB_BAD_FILE, "%s: format is \"%.40s\"; expected \"%s\"", path, format ? format : "none",
+                       FORMAT);
+    const char *wrong = read_position(out->root, out);
+    if (wrong)
+        return nb_fail(err, NB_BAD_FILE, "%s: \"%s\" is missing or not what it must be", path, wrong);
+    const char *config = json_string_value(json_object_get(out->root, "config"));
+    const char *recipe = json_string_value(json_object_get(out->root, "recipe"));
+    if (!config || !recipe)
+        return nb_fail(err, NB_BAD_FILE, "%s: \"config\" or \"recipe\" is missing", path);
+    out->recipe = strdup(recipe);
+    if (!out->recipe)
+        return nb_fail(err, NB_NO_MEMORY, "%s: out of memory", path);
+    return nb_run_config_parse(config, strlen(config), path, NULL, 0, &out->config, err);
+}
+
+nb_status nb_manifest_read(const char *folder, nb_manifest *out, nb_error *err) {
+    memset(out, 0, sizeof *out);
+    char path[FILE_PATH_SIZE];
+    struct stat info;
+    if (stat(folder, &info) != 0 || !S_ISDIR(info.st_mode))
+        return nb_fail(err, NB_BAD_FILE, "%s: no such folder; expected a checkpoint, as RUN/checkpoints/step-00001000",
+                       folder);
+    snprintf(path, sizeof path, "%s/%s", folder, NB_MANIFEST_NAME);
+    if (stat(path, &info) != 0)
+        return nb_fail(err, NB_BAD_FILE, "%s: has no %s, so it is not a checkpoint of nibble", folder,
+                       NB_MANIFEST_NAME);
+    char *text;
+    size_t size;
+    NB_TRY(nb_file_read(path, MANIFEST_LIMIT, &text, &size, err));
+    nb_status status = check_self(path, text, size, err);
+    if (status == NB_OK) {
+        json_error_t where;
+        out->root = json_loadb(text, size, JSON_REJECT_DUPLICATES, &where);
+        status = json_is_object(out->root)
+                     ? read_fields(path, out, err)
+                     : nb_fail(err, NB_BAD_FILE, "%s:%d: not JSON: %s", path, where.line, where.text);
+    }
+    free(text);
+    if (status != NB_OK)
+        nb_manifest_free(out);
+    return status;
+}
+
+/* ---- verifying
+ * ------------------------------------------------------------------------------------------------------------ */
+
+/* The file's sum is wrong: say which tensor it is in. */
+static nb_status name_damage(const char *path, const json_t *tensors, nb_error *err) {
+    nb_safetensors *file;
+    if (nb_safetensors_open(path, &file, err) != NB_OK)
+        return nb_fail_within(err, "checksum does not agree");
+    nb_status status = NB_OK;
+    for (int32_t i = 0; status == NB_OK && i < nb_safetensors_count(file); i++) {
+        const nb_file_tensor *tensor = nb_safetensors_at(file, i);
+        const char *said = json_string_value(json_object_get(tensors, tensor->name));
+        char sum[NB_CHECKSUM_SIZE];
+        nb_checksum(tensor->data, tensor->bytes, sum);
+        if (!said)
+            status = nb_fail(err, NB_BAD_FILE, "%s: tensor %s is not in %s", path, tensor->name, NB_MANIFEST_NAME);
+        else if (strcmp(said, sum) != 0)
+            status = nb_fail(err, NB_BAD_FILE, "%s: checksum of tensor %s does not agree: it was damaged or edited",
+                             path, tensor->name);
+    }
+    nb_safetensors_close(file);
+    return status != NB_OK
+               ? status
+               : nb_fail(err, NB_BAD_FILE, "%s: checksum of its header does not agree: damaged or edited", path);
+}
+
+static nb_status verify_file(const char *path, const json_t *entry, nb_error *err) {
+    struct stat info;
+    int64_t bytes = 0;
+    const char *said = json_string_value(json_object_get(entry, "xxh3"));
+    if (!said || !get_integer(entry, "bytes", 0, &bytes))
+        return nb_fail(err, NB_BAD_FILE, "%s: its entry in %s is not whole", path, NB_MANIFEST_NAME);
+    if (stat(path, &info) != 0)
+        return nb_fail(err, NB_BAD_FILE, "%s: is missing", path);
+    if (info.st_size != bytes)
+        return nb_fail(err, NB_BAD_FILE, "%s: has %lld bytes; expected %lld: it was cut or changed", path,
+                       (long long)info.st_size, (long long)bytes);
+    char sum[NB_CHECKSUM_SIZE];
+    NB_TRY(nb_checksum_file(path, sum, err));
+    if (strcmp(sum, said) == 0)
+        return NB_OK;
+    const json_t *tensors = json_object_get(entry, "tensors");
+    if (tensors)
+        return name_damage(path, tensors, err);
+    return nb_fail(err, NB_BAD_FILE, "%s: checksum does not agree: it was damaged or edited", path);
+}
+
+nb_status nb_manifest_verify(const char *folder, const nb_manifest *m, nb_error *err) {
+    const char *name;
+    json_t *entry;
+    json_object_foreach(json_object_get(m->root, "files"), name, entry) {
+        char path[FILE_PATH_SIZE];
+        if (strchr(name, '/'))
+            return nb_fail(err, NB_BAD_FILE, "%s/%s: names a file outside the folder: %s", folder, NB_MANIFEST_NAME,
+                           name);
+        snprintf(path, sizeof path, "%s/%s", folder, name);
+        NB_TRY(verify_file(path, entry, err));
+    }
+    if (!json_object_get(json_object_get(m->root, "files"), NB_MODEL_NAME))
+        return nb_fail(err, NB_BAD_FILE, "%s/%s: lists no %s", folder, NB_MANIFEST_NAME, NB_MODEL_NAME);
+    return NB_OK;
+}

@@ -1,0 +1,38 @@
+/* manifest.h: nibble.json, the page of a checkpoint that says where the run stood and what every file must hold.
+ *
+ * {"format": "nibble checkpoint 1", "step", "updates", "next_batch", "passed_over", "modules_in_bf16", "loss_window",
+ *  "norm_window", "data_fingerprint", "config": run file as text, "recipe": recipe as text,
+ *  "files": {NAME: {"bytes", "xxh3", "tensors": {NAME: xxh3}}}, "self": xxh3}
+ * Checksums are XXH3-128; "self" is that of nibble.json with these 32 digits written as zeros.
+ */
+#ifndef NB_TRAIN_MANIFEST_H
+#define NB_TRAIN_MANIFEST_H
+
+#include "trainer.h"
+#include <jansson.h>
+
+#define NB_MANIFEST_NAME "nibble.json"
+#define NB_MODEL_NAME "model.safetensors"
+#define NB_OPTIMIZER_NAME "optimizer.safetensors"
+
+typedef struct nb_manifest {
+    nb_position at;
+    int64_t updates; /* of the optimizer */
+    uint64_t data_fingerprint;
+    nb_run_config config;
+    char *recipe; /* text; owned */
+    json_t *root; /* owned; NULL while being made */
+} nb_manifest;
+
+void nb_manifest_free(nb_manifest *manifest);
+
+/* Takes the checksums of every file in `folder` and writes its nibble.json. */
+nb_status nb_manifest_write(const char *folder, const nb_manifest *manifest, nb_error *err);
+
+/* Reads nibble.json and verifies its own checksum; says what the folder is instead where it is no checkpoint. */
+nb_status nb_manifest_read(const char *folder, nb_manifest *out, nb_error *err);
+
+/* Verifies every file that the manifest lists; names the tensor where one is wrong. */
+nb_status nb_manifest_verify(const char *folder, const nb_manifest *manifest, nb_error *err);
+
+#endif

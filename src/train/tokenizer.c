@@ -1,0 +1,383 @@
+/* tokenizer.c: bytes and SentencePiece behind one interface; long texts cut and encoded in parallel. */
+#include "tokenizer.h"
+#include "files/file.h"
+#include "sentencepiece.h"
+#include "tokenizer_files.h"
+#include "utf8.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+enum {
+    BYTES_END = 256, /* end-of-text of the bytes tokenizer */
+    SEGMENT = 1 << 16,
+    MODEL_LIMIT = 64 << 20,
+    KEPT_MAX = 4
+};
+
+/* Files of a Hugging Face folder that travel with a tokenizer; the first says what it is. */
+static const char *const companions[KEPT_MAX] = {"tokenizer_config.json", "special_tokens_map.json", "tokenizer.json",
+                                                 "added_tokens.json"};
+
+struct nb_tokenizer {
+    nb_sp *sp; /* NULL: bytes */
+    char *model;
+    size_t model_size;
+    int32_t vocab, end_of_text;
+    int32_t newline_ids[4], newline_count; /* of a lone line break; 0: texts go on without context */
+    struct {
+        char *bytes; /* NULL: absent */
+        size_t size;
+    } kept[KEPT_MAX];
+};
+
+/* ---- lists ------------------------------------------------------------------------------------------------------ */
+
+void nb_tokens_free(nb_tokens *tokens) {
+    free(tokens->ids);
+    *tokens = (nb_tokens){0};
+}
+
+static nb_status reserve(nb_tokens *tokens, int64_t more, nb_error *err) {
+    if (tokens->count + more <= tokens->capacity)
+        return NB_OK;
+    int64_t capacity = tokens->count + more + tokens->capacity / 2 + 64;
+    int32_t *ids = realloc(tokens->ids, (size_t)capacity * sizeof *ids);
+    if (!ids)
+        return nb_fail(err, NB_NO_MEMORY, "no memory for %" PRId64 " tokens", capacity);
+    tokens->ids = ids;
+    tokens->capacity = capacity;
+    return NB_OK;
+}
+
+nb_status nb_tokens_add(nb_tokens *tokens, const int32_t *ids, int64_t count, nb_error *err) {
+    NB_TRY(reserve(tokens, count, err));
+    if (count)
+        memcpy(tokens->ids + tokens->count, ids, (size_t)count * sizeof *ids);
+    tokens->count += count;
+    return NB_OK;
+}
+
+/* ---- encoding --------------------------------------------------------------------------------------------------- */
+
+static bool is_space(char c) {
+    return c == ' ' || c == '\n' || c == '\t' || c == '\r';
+}
+
+size_t nb_tokenizer_cut(const char *text, size_t size, size_t limit) {
+    if (size <= limit || limit < 4)
+        return size;
+    for (size_t at = limit; at > limit / 2; at--) /* the lower half is too little to be worth a part */
+        if (text[at - 1] == '\n' && !is_space(text[at]))
+            return at;
+    for (size_t at = limit - 1; at > limit / 2; at--)
+        if (text[at] == ' ' && !is_space(text[at - 1]) && !is_space(text[at + 1]))
+            return at;
+    size_t at = limit;
+    while (at > limit - 3 && ((unsigned char)text[at] & 0xC0) == 0x80)
+        at--;
+    return at;
+}
+
+static nb_status sp_ids(const nb_tokenizer *t, const char *text, size_t size, nb_tokens *out, nb_error *err) {
+    char why[NB_SP_WHY];
+    int32_t *ids = NULL;
+    size_t count = 0;
+    if (!nb_sp_encode(t->sp, text, size, &ids, &count, why))
+        return nb_fail(err, NB_INTERNAL, "SentencePiece cannot encode a text of %zu bytes: %s", size, why);
+    nb_status status = nb_tokens_add(out, ids, (int64_t)count, err);
+    free(ids);
+    return status;
+}
+
+/* The rest of a document: encoded behind a line break, whose own ids (and any marked beginning) are then taken away.
+ * `size` bytes of `text` have a line break before them in `behind_newline`. */
+static nb_status sp_continue(const nb_tokenizer *t, const char *behind_newline, size_t size, nb_tokens *out,
+                             nb_error *err) {
+    int64_t begin = out->count, n = t->newline_count;
+    NB_TRY(sp_ids(t, behind_newline, size + 1, out, err));
+    if (out->count - begin < n || memcmp(out->ids + begin, t->newline_ids, (size_t)n * sizeof *out->ids) != 0) {
+        out->count = begin; /* the break merged with what follows */
+        return sp_ids(t, behind_newline + 1, size, out, err);
+    }
+    out->count -= n;
+    memmove(out->ids + begin, out->ids + begin + n, (size_t)(out->count - begin) * sizeof *out->ids);
+    return NB_OK;
+}
+
+static nb_status encode_segment(const nb_tokenizer *t, const char *text, size_t size, bool continues, nb_tokens *out,
+                                int64_t *invalid, nb_error *err) {
+    char *clean = malloc(1 + 3 * size + 1);
+    if (!clean)
+        return nb_fail(err, NB_NO_MEMORY, "no memory to encode %zu bytes", size);
+    clean[0] = '\n';
+    size_t length = nb_utf8_repair(text, size, clean + 1, invalid);
+    nb_status status = continues && t->newline_count ? sp_continue(t, clean, length, out, err)
+                                                     : sp_ids(t, clean + 1, length, out, err);
+    free(clean);
+    return status;
+}
+
+typedef struct segment {
+    const char *text;
+    size_t size;
+    nb_tokens ids;
+    int64_t invalid;
+    nb_status status;
+    nb_error error;
+} segment;
+
+/* Cuts are a function of the text alone, so the threads share out segments and change nothing. */
+static nb_status encode_in_parallel(const nb_tokenizer *t, const char *text, size_t size, bool continues,
+                                    nb_tokens *out, int64_t *invalid, nb_error *err) {
+    int64_t count = 0;
+    segment *segments = calloc(size / (SEGMENT / 2) + 1, sizeof *segments); /* no cut takes less than half */
+    if (!segments)
+        return nb_fail(err, NB_NO_MEMORY, "no memory to encode %zu bytes", size);
+    for (size_t at = 0; at < size; at += segments[count++].size) {
+        segments[count].text = text + at;
+        segments[count].size = nb_tokenizer_cut(text + at, size - at, SEGMENT);
+    }
+#pragma omp parallel for schedule(dynamic, 1) if (count > 1)
+    for (int64_t i = 0; i < count; i++) {
+        segment *s = &segments[i];
+        s->status = encode_segment(t, s->text, s->size, continues || i > 0, &s->ids, &s->invalid, &s->error);
+    }
+    nb_status status = NB_OK;
+    for (int64_t i = 0; i < count; i++) {
+        if (status == NB_OK && segments[i].status != NB_OK)
+            status = nb_fail(err, segments[i].status, "%s", segments[i].error.message);
+        if (status == NB_OK)
+            status = nb_tokens_add(out, segments[i].ids.ids, segments[i].ids.count, err);
+        if (invalid)
+            *invalid += segments[i].invalid;
+        nb_tokens_free(&segments[i].ids);
+    }
+    free(segments);
+    return status;
+}
+
+nb_status nb_tokenizer_encode(const nb_tokenizer *t, const char *text, size_t size, bool continues, nb_tokens *out,
+                              int64_t *invalid, nb_error *err) {
+    if (t->sp)
+        return encode_in_parallel(t, text, size, continues, out, invalid, err);
+    NB_TRY(reserve(out, (int64_t)size, err));
+    for (size_t i = 0; i < size; i++)
+        out->ids[out->count++] = (unsigned char)text[i];
+    return NB_OK;
+}
+
+nb_status nb_tokenizer_decode(const nb_tokenizer *t, const int32_t *ids, int64_t count, char **text, size_t *size,
+                              nb_error *err) {
+    *text = NULL;
+    *size = 0;
+    for (int64_t i = 0; i < count; i++)
+        if (ids[i] < 0 || ids[i] >= t->vocab)
+            return nb_fail(err, NB_BAD_USAGE, "token %" PRId32 " is not in the tokenizer's vocabulary of %" PRId32,
+                           ids[i], t->vocab);
+    char why[NB_SP_WHY];
+    if (t->sp) {
+        if (!nb_sp_decode(t->sp, ids, (size_t)count, text, size, why))
+            return nb_fail(err, NB_INTERNAL, "SentencePiece cannot decode %" PRId64 " tokens: %s", count, why);
+        return NB_OK;
+    }
+    *text = malloc((size_t)count + 1);
+    if (!*text)
+        return nb_fail(err, NB_NO_MEMORY, "no memory to decode %" PRId64 " tokens", count);
+    for (int64_t i = 0; i < count; i++)
+        if (ids[i] < BYTES_END)
+            (*text)[(*size)++] = (char)ids[i];
+    (*text)[*size] = 0;
+    return NB_OK;
+}
+
+/* ---- what it is ------------------------------------------------------------------------------------------------- */
+
+const char *nb_tokenizer_kind(const nb_tokenizer *tokenizer) {
+    return tokenizer->sp ? "sentencepiece" : "bytes";
+}
+
+int32_t nb_tokenizer_vocab(const nb_tokenizer *tokenizer) {
+    return tokenizer->vocab;
+}
+
+int32_t nb_tokenizer_end_of_text(const nb_tokenizer *tokenizer) {
+    return tokenizer->end_of_text;
+}
+
+void nb_tokenizer_free(nb_tokenizer *tokenizer) {
+    if (!tokenizer)
+        return;
+    nb_sp_free(tokenizer->sp);
+    free(tokenizer->model);
+    for (int i = 0; i < KEPT_MAX; i++)
+        free(tokenizer->kept[i].bytes);
+    free(tokenizer);
+}
+
+/* ---- loading ---------------------------------------------------------------------------------------------------- */
+
+/* Whether texts may be continued behind a line break: tried on a few, since only the model knows its normalisation. */
+static bool continues_behind_newline(nb_tokenizer *t) {
+    static const char *const rests[] = {"Three 4 five.\n", "\"quoted\" \xc3\xa9\n\n", "a  b"};
+    bool same = true;
+    for (size_t i = 0; same && i < sizeof rests / sizeof rests[0]; i++) {
+        char whole[64];
+        nb_tokens joint = {0}, parts = {0};
+        snprintf(whole, sizeof whole, "one two.\n%s", rests[i]);
+        same = sp_ids(t, whole, strlen(whole), &joint, NULL) == NB_OK && sp_ids(t, whole, 9, &parts, NULL) == NB_OK &&
+               sp_continue(t, whole + 8, strlen(rests[i]), &parts, NULL) == NB_OK && joint.count == parts.count &&
+               memcmp(joint.ids, parts.ids, (size_t)joint.count * sizeof *joint.ids) == 0;
+        nb_tokens_free(&joint);
+        nb_tokens_free(&parts);
+    }
+    return same;
+}
+
+static void learn_newline(nb_tokenizer *t) {
+    nb_tokens ids = {0};
+    const int64_t most = sizeof t->newline_ids / sizeof t->newline_ids[0];
+    if (sp_ids(t, "\n", 1, &ids, NULL) == NB_OK && ids.count > 0 && ids.count <= most) {
+        memcpy(t->newline_ids, ids.ids, (size_t)ids.count * sizeof *ids.ids);
+        t->newline_count = (int32_t)ids.count;
+        if (!continues_behind_newline(t))
+            t->newline_count = 0;
+    }
+    nb_tokens_free(&ids);
+}
+
+static nb_status find_end_of_text(nb_tokenizer *t, nb_error *err) {
+    static const char *const names[] = {"</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>"};
+    t->end_of_text = nb_sp_end_id(t->sp);
+    for (size_t i = 0; t->end_of_text < 0 && i < sizeof names / sizeof names[0]; i++)
+        t->end_of_text = nb_sp_id(t->sp, names[i]);
+    if (t->end_of_text < 0 || t->end_of_text >= t->vocab)
+        return nb_fail(err, NB_BAD_FILE, "the SentencePiece model has no end-of-text piece, expected one named </s>");
+    return NB_OK;
+}
+
+nb_status nb_tokenizer_parse(const void *model, size_t size, nb_tokenizer **out, nb_error *err) {
+    char why[NB_SP_WHY];
+    *out = NULL;
+    nb_tokenizer *t = calloc(1, sizeof *t);
+    if (t)
+        t->model = malloc(size + 1);
+    if (!t || !t->model) {
+        nb_tokenizer_free(t);
+        return nb_fail(err, NB_NO_MEMORY, "no memory for a tokenizer of %zu bytes", size);
+    }
+    if (size)
+        memcpy(t->model, model, size);
+    t->model_size = size;
+    nb_status status = NB_OK;
+    t->sp = nb_sp_load(t->model, size, why);
+    if (!t->sp)
+        status = nb_fail(err, NB_BAD_FILE, "not a SentencePiece model: %s", why);
+    if (status == NB_OK) {
+        t->vocab = nb_sp_pieces(t->sp);
+        status = find_end_of_text(t, err);
+    }
+    if (status != NB_OK) {
+        nb_tokenizer_free(t);
+        return status;
+    }
+    learn_newline(t);
+    *out = t;
+    return NB_OK;
+}
+
+static nb_status make_bytes(nb_tokenizer **out, nb_error *err) {
+    *out = calloc(1, sizeof **out);
+    if (!*out)
+        return nb_fail(err, NB_NO_MEMORY, "no memory for a tokenizer");
+    (*out)->vocab = BYTES_END + 1;
+    (*out)->end_of_text = BYTES_END;
+    return NB_OK;
+}
+
+static nb_status load_model(const char *path, nb_tokenizer **out, nb_error *err) {
+    char *bytes;
+    size_t size;
+    NB_TRY(nb_file_read(path, MODEL_LIMIT, &bytes, &size, err));
+    nb_status status = nb_tokenizer_parse(bytes, size, out, err);
+    free(bytes);
+    if (status != NB_OK)
+        nb_fail_within(err, "%s", path);
+    return status;
+}
+
+static nb_status load_folder(const char *folder, nb_tokenizer **out, nb_error *err) {
+    char path[4096];
+    struct stat st;
+    snprintf(path, sizeof path, "%s/tokenizer.model", folder);
+    bool model = stat(path, &st) == 0;
+    if (model)
+        NB_TRY(load_model(path, out, err));
+    else
+        NB_TRY(make_bytes(out, err));
+    nb_tokenizer *t = *out;
+    nb_status status = NB_OK;
+    for (int i = 0; status == NB_OK && i < KEPT_MAX; i++) {
+        snprintf(path, sizeof path, "%s/%s", folder, companions[i]);
+        if (stat(path, &st) == 0)
+            status = nb_file_read(path, MODEL_LIMIT, &t->kept[i].bytes, &t->kept[i].size, err);
+    }
+    if (status == NB_OK && !model && !nb_is_bytes_config(t->kept[0].bytes, t->kept[0].size))
+        status =
+            nb_fail(err, NB_BAD_FILE,
+                    "%s: no tokenizer that nibble reads, expected tokenizer.model (SentencePiece) or a folder that "
+                    "nibble wrote",
+                    folder);
+    if (status != NB_OK) {
+        nb_tokenizer_free(t);
+        *out = NULL;
+    }
+    return status;
+}
+
+nb_status nb_tokenizer_load(const char *name, nb_tokenizer **out, nb_error *err) {
+    struct stat st;
+    *out = NULL;
+    if (strcmp(name, "bytes") == 0)
+        return make_bytes(out, err);
+    if (stat(name, &st) == 0 && S_ISDIR(st.st_mode))
+        return load_folder(name, out, err);
+    return load_model(name, out, err);
+}
+
+/* ---- saving ----------------------------------------------------------------------------------------------------- */
+
+static nb_status write_in(const char *folder, const char *name, const char *bytes, size_t size, nb_error *err) {
+    char path[4096];
+    if (snprintf(path, sizeof path, "%s/%s", folder, name) >= (int)sizeof path)
+        return nb_fail(err, NB_BAD_USAGE, "%s: the name is too long", folder);
+    return nb_file_write(path, bytes, size, err);
+}
+
+static nb_status write_made(const char *folder, const char *name, char *json, nb_error *err) {
+    if (!json)
+        return nb_fail(err, NB_NO_MEMORY, "%s/%s: no memory to write a tokenizer", folder, name);
+    nb_status status = write_in(folder, name, json, strlen(json), err);
+    free(json);
+    return status;
+}
+
+nb_status nb_tokenizer_save(const nb_tokenizer *t, const char *folder, nb_error *err) {
+    bool kept = false;
+    if (t->sp)
+        NB_TRY(write_in(folder, "tokenizer.model", t->model, t->model_size, err));
+    for (int i = 0; i < KEPT_MAX; i++)
+        if (t->kept[i].bytes) {
+            kept = true;
+            NB_TRY(write_in(folder, companions[i], t->kept[i].bytes, t->kept[i].size, err));
+        }
+    if (kept)
+        return NB_OK;
+    if (!t->sp)
+        NB_TRY(write_made(folder, "tokenizer.json", nb_bytes_tokenizer_json(), err));
+    char *config = t->sp ? nb_sentencepiece_config_json(nb_sp_piece(t->sp, t->end_of_text)) : nb_bytes_config_json();
+    return write_made(folder, companions[0], config, err);
+}

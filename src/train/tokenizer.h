@@ -1,0 +1,62 @@
+/* tokenizer.h: text to token ids and back.
+ *
+ * Two kinds: "bytes" (ids 0..255 are the bytes, 256 is end-of-text) and SentencePiece models. A text is one document:
+ * end-of-text tokens are the caller's to add.
+ */
+#ifndef NB_TRAIN_TOKENIZER_H
+#define NB_TRAIN_TOKENIZER_H
+
+#include "nibble/status.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct nb_tokenizer nb_tokenizer;
+
+/* `name`: "bytes", a SentencePiece model file, or a folder with tokenizer.model or with what nb_tokenizer_save wrote (a
+ * checkpoint). */
+nb_status nb_tokenizer_load(const char *name, nb_tokenizer **out, nb_error *err);
+/* A SentencePiece model in memory (copied). */
+nb_status nb_tokenizer_parse(const void *model, size_t size, nb_tokenizer **out, nb_error *err);
+void nb_tokenizer_free(nb_tokenizer *tokenizer);
+
+const char *nb_tokenizer_kind(const nb_tokenizer *tokenizer); /* "bytes" or "sentencepiece" */
+int32_t nb_tokenizer_vocab(const nb_tokenizer *tokenizer);
+int32_t nb_tokenizer_end_of_text(const nb_tokenizer *tokenizer);
+
+/* Writes the files from which Hugging Face's AutoTokenizer and nb_tokenizer_load make this tokenizer again. A tokenizer
+ * that came from a folder brings that folder's files along unchanged. */
+nb_status nb_tokenizer_save(const nb_tokenizer *tokenizer, const char *folder, nb_error *err);
+
+/* A growing list of ids; begin with {0}. */
+typedef struct nb_tokens {
+    int32_t *ids;
+    int64_t count, capacity;
+} nb_tokens;
+void nb_tokens_free(nb_tokens *tokens);
+nb_status nb_tokens_add(nb_tokens *tokens, const int32_t *ids, int64_t count, nb_error *err);
+
+/* Appends the ids of a text. `continues`: the text goes on with a document cut by nb_tokenizer_cut, so no beginning is
+ * marked. Bytes that are not UTF-8 become U+FFFD in SentencePiece; their number is added to *invalid (may be NULL).
+ * Long texts are encoded by all threads; the result does not depend on how many there are. */
+nb_status nb_tokenizer_encode(const nb_tokenizer *tokenizer, const char *text, size_t size, bool continues,
+                              nb_tokens *out, int64_t *invalid, nb_error *err);
+
+/* Where to cut a long document, at most `limit` bytes from its beginning, so that the ids of the parts make the ids of
+ * the whole: after a line break that no space follows, else before a single space, else between characters (then, and
+ * only then, ids beside the cut may differ). Returns `size` if that is within the limit. */
+size_t nb_tokenizer_cut(const char *text, size_t size, size_t limit);
+
+/* Fresh text with a 0 after its end (free with free()). Ids outside the vocabulary are refused. */
+nb_status nb_tokenizer_decode(const nb_tokenizer *tokenizer, const int32_t *ids, int64_t count, char **text,
+                              size_t *size, nb_error *err);
+
+/* Trains a SentencePiece model of `vocab` pieces on a sample of at most 6 MB, spread evenly over the texts. The same
+ * texts give the same model. */
+typedef struct nb_text {
+    const char *bytes;
+    size_t size;
+} nb_text;
+nb_status nb_tokenizer_train(const nb_text *texts, int32_t count, int32_t vocab, nb_tokenizer **out, nb_error *err);
+
+#endif

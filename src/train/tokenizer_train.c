@@ -1,0 +1,95 @@
+/* tokenizer_train.c: which lines a SentencePiece model is trained on.
+ *
+ * Training time grows with the text, what it learns hardly does: a sample of pieces, evenly spread, stands for it.
+ */
+#include "sentencepiece.h"
+#include "tokenizer.h"
+#include "utf8.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    PIECE = 1 << 16,
+    SAMPLE_PIECES = 96,   /* 6 MB */
+    LINE_MAX_BYTES = 4096 /* SentencePiece passes over sentences longer than 4192 bytes */
+};
+
+typedef struct sampler {
+    const nb_text *texts;
+    int32_t count;
+    size_t pieces, taken; /* in all texts; so far */
+    const char *at, *end; /* rest of the current piece */
+    char line[3 * LINE_MAX_BYTES];
+} sampler;
+
+static size_t pieces_of(const nb_text *text) {
+    return (text->size + PIECE - 1) / PIECE;
+}
+
+/* Goes to the next piece of the sample: the whole text if it is small, else every so many-th piece. */
+static bool next_piece(sampler *s) {
+    size_t wanted = s->pieces < SAMPLE_PIECES ? s->pieces : SAMPLE_PIECES;
+    if (s->taken == wanted)
+        return false;
+    size_t piece = s->taken++ * s->pieces / wanted;
+    int32_t t = 0;
+    while (piece >= pieces_of(&s->texts[t]))
+        piece -= pieces_of(&s->texts[t++]);
+    size_t begin = piece * PIECE, left = s->texts[t].size - begin;
+    s->at = s->texts[t].bytes + begin;
+    s->end = s->at + (left < PIECE ? left : PIECE);
+    return true;
+}
+
+static bool next_line(void *context, const char **line, size_t *size) {
+    sampler *s = context;
+    for (;;) {
+        while (s->at < s->end && (*s->at == '\n' || *s->at == '\0' || *s->at == '\r'))
+            s->at++;
+        if (s->at < s->end)
+            break;
+        if (!next_piece(s))
+            return false;
+    }
+    size_t length = 0, left = (size_t)(s->end - s->at), most = LINE_MAX_BYTES / 3; /* repair may triple it */
+    while (length < left && length < most && s->at[length] != '\n' && s->at[length] != '\0' && s->at[length] != '\r')
+        length++;
+    if (length == most && length < left)
+        while (length > most - 3 && ((unsigned char)s->at[length] & 0xC0) == 0x80)
+            length--;
+    *line = s->line;
+    *size = nb_utf8_repair(s->at, length, s->line, NULL);
+    s->at += length;
+    return true;
+}
+
+nb_status nb_tokenizer_train(const nb_text *texts, int32_t count, int32_t vocab, nb_tokenizer **out, nb_error *err) {
+    enum { LEAST = 3 + 256 + 1 }; /* <unk> <s> </s>, the bytes and a character */
+    char why[NB_SP_WHY];
+    *out = NULL;
+    if (vocab < LEAST || vocab > 1000000)
+        return nb_fail(err, NB_BAD_USAGE, "a tokenizer of %" PRId32 " tokens cannot be trained, expected %d to 1000000",
+                       vocab, LEAST);
+    sampler *s = calloc(1, sizeof *s);
+    if (!s)
+        return nb_fail(err, NB_NO_MEMORY, "no memory to train a tokenizer");
+    s->texts = texts;
+    s->count = count;
+    for (int32_t i = 0; i < count; i++)
+        s->pieces += pieces_of(&texts[i]);
+    char *model = NULL;
+    size_t size = 0;
+    nb_status status = NB_OK;
+    if (s->pieces == 0)
+        status = nb_fail(err, NB_BAD_FILE, "the text is empty: a tokenizer has nothing to learn from");
+    else if (!nb_sp_train(next_line, s, vocab, &model, &size, why))
+        status = nb_fail(err, NB_BAD_FILE, "a tokenizer of %" PRId32 " tokens cannot be trained on this text: %s",
+                         vocab, why);
+    free(s);
+    if (status == NB_OK)
+        status = nb_tokenizer_parse(model, size, out, err);
+    free(model);
+    return status;
+}

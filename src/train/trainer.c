@@ -1,0 +1,246 @@
+/* trainer.c: one optimizer step, and what it needs: model, data, moments, accumulation. */
+#include "trainer.h"
+
+#include "base/progress.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- making and unmaking
+ * ---------------------------------------------------------------------------------------------- */
+
+static nb_status open_data(nb_trainer *t, nb_error *err) {
+    const nb_run_config *c = &t->config;
+    NB_TRY(nb_run_end_of_text(c, &t->end_of_text, err));
+    nb_dataset_options options = {.seq = c->seq,
+                                  .vocab = t->model_config.vocab,
+                                  .end_of_text = t->end_of_text,
+                                  .cross_documents = c->data.cross_documents,
+                                  .shuffle = true,
+                                  .seed = (uint32_t)c->seeds.data};
+    const char *path = c->data.train;
+    if (nb_dataset_open(&path, 1, &options, &t->train, err) != NB_OK)
+        return nb_fail_within(err, "data.train");
+    NB_TRY(nb_batch_buffer_create(c->micro_batch, c->seq, &t->batch, err));
+    if (c->data.val[0])
+        return nb_open_validation(c, c->data.val, t->model_config.vocab, t->end_of_text, &t->val, err);
+    return NB_OK;
+}
+
+static nb_status check_lengths(const nb_trainer *t, nb_error *err) {
+    if (t->config.seq > t->model_config.max_seq)
+        return nb_fail(err, NB_BAD_CONFIG, "seq: %lld tokens are beyond max_seq %d of model %s; hint: a shorter seq",
+                       (long long)t->config.seq, t->model_config.max_seq, t->model_config.name);
+    return NB_OK;
+}
+
+static nb_status build(nb_trainer *t, nb_error *err) {
+    const nb_run_config *c = &t->config;
+    NB_TRY(nb_model_config_load(c->model, t->models_dir, &t->model_config, err));
+    NB_TRY(nb_recipe_load(c->recipe, t->recipes_dir, &t->recipe, err));
+    t->working_recipe = t->recipe;
+    NB_TRY(check_lengths(t, err));
+    NB_TRY(open_data(t, err));
+    NB_TRY(nb_model_create(t->be, &t->model_config, &t->recipe, c->micro_batch, c->seq, true, &t->model, err));
+    nb_model_init(t->model, (uint32_t)c->seeds.init);
+    int64_t elements = nb_model_param_elements(t->model);
+    NB_TRY(nb_optimizer_create(t->be, elements, &t->optimizer, err));
+    return nb_accumulator_create(t->be, elements, c->accumulation, &t->accumulator, err);
+}
+
+nb_status nb_trainer_create(nb_backend *be, const nb_run_config *config, const nb_trainer_options *options,
+                            nb_trainer **out, nb_error *err) {
+    *out = NULL;
+    if (be->real != NB_F32)
+        return nb_fail(err, NB_UNSUPPORTED, "trainer: backend %s keeps masters in %s; expected f32", be->name,
+                       nb_dtype_name(be->real));
+    nb_trainer *t = calloc(1, sizeof *t);
+    if (!t)
+        return nb_fail(err, NB_NO_MEMORY, "trainer: out of memory");
+    t->be = be;
+    t->config = *config;
+    t->steps = nb_run_steps(config);
+    if (options) {
+        t->callbacks = options->callbacks;
+        t->peak_flops = options->peak_flops;
+    }
+    snprintf(t->recipes_dir, sizeof t->recipes_dir, "%s",
+             options && options->recipes_dir ? options->recipes_dir : "recipes");
+    snprintf(t->models_dir, sizeof t->models_dir, "%s",
+             options && options->models_dir ? options->models_dir : "models");
+    nb_status status = build(t, err);
+    if (status != NB_OK) {
+        nb_trainer_free(t);
+        return status;
+    }
+    *out = t;
+    return NB_OK;
+}
+
+void nb_trainer_free(nb_trainer *t) {
+    if (!t)
+        return;
+    nb_accumulator_free(&t->accumulator);
+    nb_optimizer_free(&t->optimizer);
+    nb_model_free(t->model);
+    nb_batch_buffer_free(&t->batch);
+    nb_dataset_free(t->train);
+    nb_dataset_free(t->val);
+    free(t);
+}
+
+int64_t nb_trainer_steps_done(const nb_trainer *t) {
+    return t->at.step;
+}
+
+nb_model *nb_trainer_model(nb_trainer *t) {
+    return t->model;
+}
+
+const nb_recipe *nb_trainer_recipe(const nb_trainer *t) {
+    return &t->working_recipe;
+}
+
+/* ---- where the run stands
+ * --------------------------------------------------------------------------------------------- */
+
+nb_pass nb_trainer_pass(const nb_trainer *t, int64_t micro_batch) {
+    const nb_late_switch *late = &t->recipe.late_switch;
+    bool switched = late->at < 1 && (double)t->at.step >= late->at * (double)t->steps;
+    nb_pass pass = {.step = (uint32_t)t->at.step,
+                    .steps = (uint32_t)t->steps,
+                    .micro_batch = (uint32_t)micro_batch,
+                    .rounding_seed = (uint32_t)t->config.seeds.rounding,
+                    .forward_bf16 = switched && late->forward,
+                    .backward_bf16 = switched && late->backward,
+                    .z_loss = t->config.z_loss};
+    return pass;
+}
+
+static bool is_passed(const nb_position *at, int64_t number) {
+    for (int32_t i = 0; i < at->passed_count; i++)
+        if (at->passed[i] == number)
+            return true;
+    return false;
+}
+
+static void next_data(nb_position *at) {
+    do
+        at->next_batch++;
+    while (is_passed(at, at->next_batch));
+}
+
+void nb_trainer_skip(nb_trainer *t) {
+    t->at.step++;
+    next_data(&t->at);
+}
+
+nb_status nb_trainer_pass_over(nb_trainer *t, int64_t number, nb_error *err) {
+    nb_position *at = &t->at;
+    if (number < 0 || is_passed(at, number))
+        return NB_OK;
+    if (at->passed_count == NB_PASSED_MAX)
+        return nb_fail(err, NB_BAD_NUMBER, "bad_numbers: %d batches were passed over already; the run does not recover",
+                       NB_PASSED_MAX);
+    int32_t i = at->passed_count++;
+    for (; i > 0 && at->passed[i - 1] > number; i--)
+        at->passed[i] = at->passed[i - 1];
+    at->passed[i] = number;
+    if (at->next_batch == number)
+        next_data(at);
+    return NB_OK;
+}
+
+/* ---- one step
+ * --------------------------------------------------------------------------------------------------------- */
+
+static bool asked_to_stop(const nb_trainer *t) {
+    return t->callbacks.stop && t->callbacks.stop(t->callbacks.user);
+}
+
+nb_status nb_trainer_micro_batch(nb_trainer *t, int64_t index, const struct nb_lens *lens, double *loss,
+                                 nb_error *err) {
+    int64_t number = t->at.next_batch * t->config.accumulation + index;
+    NB_TRY(nb_dataset_fill(t->train, number, t->config.micro_batch, &t->batch.buffers, err));
+    nb_pass pass = nb_trainer_pass(t, index);
+    pass.lens = lens;
+    t->be->ops->fill_zero(t->be, nb_model_grads(t->model),
+                          (size_t)nb_model_param_elements(t->model) * nb_dtype_size(t->be->real));
+    return nb_model_loss_and_grads(t->model, &t->batch.view, &pass, loss, err);
+}
+
+/* Sums loss and gradients of all micro-batches; the model's gradients hold the sum. */
+static nb_status accumulate(nb_trainer *t, double *loss_sum, nb_error *err) {
+    nb_accumulator_begin(&t->accumulator);
+    for (int64_t i = 0; i < t->config.accumulation; i++) {
+        if (asked_to_stop(t))
+            return nb_fail(err, NB_INTERRUPTED, "stopped by a signal after %lld steps", (long long)t->at.step);
+        NB_TRY(nb_trainer_micro_batch(t, i, NULL, loss_sum, err));
+        nb_accumulator_add(&t->accumulator, nb_model_grads(t->model), loss_sum);
+    }
+    return NB_OK;
+}
+
+static nb_status check_numbers(const nb_trainer *t, const nb_step_report *r, nb_error *err) {
+    const char *what = NULL;
+    double value = 0;
+    if (!isfinite(r->loss)) {
+        what = "loss is";
+        value = r->loss;
+    } else if (!isfinite(r->norm)) {
+        what = "gradient norm is";
+        value = r->norm;
+    } else if (r->norm == 0) {
+        what = "every gradient is";
+    } else if (t->config.bad_numbers.spike_z > 0 && r->loss_z > t->config.bad_numbers.spike_z) {
+        what = "loss jumps by standard deviations:";
+        value = r->loss_z;
+    } else if (t->config.bad_numbers.spike_z > 0 && r->norm_z > t->config.bad_numbers.spike_z) {
+        what = "gradient norm jumps by standard deviations:";
+        value = r->norm_z;
+    }
+    if (!what)
+        return NB_OK;
+    return nb_fail(err, NB_BAD_NUMBER, "step %lld: %s %.4g", (long long)r->step, what, value);
+}
+
+static void fill_times(nb_trainer *t, nb_step_report *r, double seconds) {
+    r->ms = seconds * 1e3;
+    r->tokens_per_second = (double)nb_run_tokens_per_step(&t->config) / seconds;
+    double flops = nb_model_flops_per_token(t->model, t->config.seq);
+    r->mfu = t->peak_flops > 0 ? flops * r->tokens_per_second / t->peak_flops : NAN;
+    t->mean_ms = t->mean_ms > 0 ? 0.9 * t->mean_ms + 0.1 * r->ms : r->ms;
+    r->seconds_left = (double)(t->steps - r->step) * t->mean_ms * 1e-3;
+}
+
+nb_status nb_trainer_step(nb_trainer *t, nb_step_report *r, nb_error *err) {
+    memset(r, 0, sizeof *r);
+    double begin = nb_seconds();
+    double scale = 1.0 / (double)t->config.accumulation;
+    r->step = t->at.step + 1;
+    r->steps = t->steps;
+    NB_TRY(accumulate(t, &r->loss, err));
+    void *grads = nb_model_grads(t->model);
+    r->loss *= scale;
+    r->norm = nb_gradient_norm(t->be, grads, nb_model_param_elements(t->model), scale);
+    r->lr = t->config.optimizer.lr * nb_schedule_factor(&t->config.schedule, t->at.step, t->steps);
+    r->loss_z = nb_window_score(&t->at.loss_window, r->loss);
+    r->norm_z = nb_window_score(&t->at.norm_window, r->norm);
+    nb_status status = check_numbers(t, r, err);
+    if (status == NB_OK) {
+        nb_pass pass = nb_trainer_pass(t, 0);
+        nb_optimizer_update(&t->optimizer, t->model, grads, &t->config, r->lr,
+                            scale * nb_clip_factor(r->norm, t->config.clip));
+        status = nb_model_after_step(t->model, &pass, err);
+        nb_model_params_changed(t->model);
+        t->be->ops->synchronize(t->be);
+        nb_window_push(&t->at.loss_window, r->loss);
+        nb_window_push(&t->at.norm_window, r->norm);
+        t->at.step++;
+        next_data(&t->at);
+    }
+    fill_times(t, r, nb_seconds() - begin);
+    return status;
+}

@@ -1,0 +1,72 @@
+/* trainer.h: the state of a run, shared by the files of this room. */
+#ifndef NB_TRAIN_TRAINER_H
+#define NB_TRAIN_TRAINER_H
+
+#include "accumulate.h"
+#include "batch.h"
+#include "metrics.h"
+#include "nibble/train.h"
+#include "optimizer.h"
+
+#define NB_PASSED_MAX 4096
+
+/* What a checkpoint must restore beside tensors. */
+typedef struct nb_position {
+    int64_t step;       /* optimizer steps done, skipped ones among them */
+    int64_t next_batch; /* number of the next step's data, counted in steps; runs ahead of `step` after a rollback */
+    int64_t passed[NB_PASSED_MAX]; /* numbers of batches that are never used; ascending */
+    int32_t passed_count;
+    bool modules_in_bf16; /* bad_numbers.bf16_modules are in force */
+    nb_window loss_window, norm_window;
+} nb_position;
+
+struct nb_trainer {
+    nb_backend *be;
+    nb_run_config config;
+    nb_train_callbacks callbacks;
+    char recipes_dir[NB_PATH_SIZE], models_dir[NB_PATH_SIZE];
+    nb_model_config model_config;
+    nb_recipe recipe;         /* as loaded */
+    nb_recipe working_recipe; /* with bad_numbers.bf16_modules kept in BF16, where they are in force */
+    nb_model *model;
+    nb_dataset *train, *val; /* val: NULL without evaluation */
+    int32_t end_of_text;     /* token; -1: the data is one document */
+    nb_batch_buffer batch;
+    nb_optimizer optimizer;
+    nb_accumulator accumulator;
+    nb_position at;
+    int64_t steps;
+    double peak_flops;
+    double mean_ms; /* moving average of the step time, for the time left */
+};
+
+/* Where the pass of micro-batch `micro_batch` of the present step stands. */
+nb_pass nb_trainer_pass(const nb_trainer *trainer, int64_t micro_batch);
+
+/* Loss and gradients of micro-batch `index` of the present step alone, into the model's gradients. `lens` may be NULL.
+ */
+nb_status nb_trainer_micro_batch(nb_trainer *trainer, int64_t index, const struct nb_lens *lens, double *loss,
+                                 nb_error *err);
+
+/* Goes past the present step without touching a parameter. */
+void nb_trainer_skip(nb_trainer *trainer);
+
+/* Never use batch `number` from here on. NB_BAD_NUMBER if the list is full. */
+nb_status nb_trainer_pass_over(nb_trainer *trainer, int64_t number, nb_error *err);
+
+/* Builds the model anew with bad_numbers.bf16_modules in BF16; parameters and moments stay. */
+nb_status nb_trainer_modules_to_bf16(nb_trainer *trainer, nb_error *err);
+
+/* Back to step 0: parameters drawn again, moments zero. */
+nb_status nb_trainer_restart(nb_trainer *trainer, nb_error *err);
+
+/* Finds where a number that is not finite began: a parameter, an operand of a GEMM, or a gradient. */
+void nb_trainer_find_origin(nb_trainer *trainer, char *where, size_t size);
+
+/* The census as a table of lines (free with free()); NULL if memory ran out. */
+char *nb_census_text(const nb_model *model);
+
+/* The recipe as YAML with every default (free with free()); NULL if memory ran out. */
+char *nb_recipe_to_text(const nb_recipe *recipe);
+
+#endif

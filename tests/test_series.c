@@ -1,0 +1,170 @@
+/* test_series.c: the series file: round trip, torn tails, resuming, hostile bytes. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "files/file.h"
+#include "lens/series.h"
+#include "lens/series_format.h"
+
+static char path[64];
+
+static int fresh_path(void **state) {
+    (void)state;
+    strcpy(path, "/tmp/nibble-series-XXXXXX");
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    close(fd);
+    return 0;
+}
+
+static int remove_path(void **state) {
+    (void)state;
+    unlink(path);
+    return 0;
+}
+
+static void write_steps(int64_t from, int64_t to) {
+    nb_series_writer *w;
+    nb_error err = {0};
+    assert_int_equal(nb_series_writer_open(path, from, &w, &err), NB_OK);
+    for (int64_t step = from; step < to; step++) {
+        const float vector[3] = {(float)step, -1.5f, 0.25f};
+        char name[32];
+        snprintf(name, sizeof name, "only/%d", (int)step); /* names appear as the run goes on */
+        nb_series_put(w, "loss", 10.0 - (double)step);
+        nb_series_put_vector(w, "hot", vector, 3);
+        nb_series_put(w, name, 1.0);
+        assert_int_equal(nb_series_commit(w, step, &err), NB_OK);
+    }
+    nb_series_writer_close(w);
+}
+
+static void expect_steps(int64_t steps, int64_t want_cut) {
+    nb_series_reader *r;
+    nb_error err = {0};
+    int64_t cut;
+    assert_int_equal(nb_series_read(path, &r, &cut, &err), NB_OK);
+    assert_int_equal(cut, want_cut);
+    int32_t loss = nb_series_find(r, "loss"), hot = nb_series_find(r, "hot");
+    assert_true(loss >= 0 && hot >= 0);
+    assert_int_equal(nb_series_find(r, "absent"), -1);
+    assert_int_equal(nb_series_names(r), 2 + steps);
+    assert_int_equal(nb_series_points(r, loss), steps);
+    for (int64_t i = 0; i < steps; i++) {
+        nb_series_point scalar = nb_series_at(r, loss, i), vector = nb_series_at(r, hot, i);
+        assert_int_equal(scalar.step, i);
+        assert_int_equal(scalar.count, 1);
+        assert_true(scalar.values[0] == (float)(10 - i));
+        assert_int_equal(vector.count, 3);
+        assert_true(vector.values[0] == (float)i && vector.values[1] == -1.5f);
+    }
+    nb_series_reader_free(r);
+}
+
+static void round_trip(void **state) {
+    (void)state;
+    write_steps(0, 700); /* past the growth of the name table */
+    expect_steps(700, 0);
+}
+
+static void resuming_drops_later_steps(void **state) {
+    (void)state;
+    write_steps(0, 20);
+    write_steps(12, 25);
+    expect_steps(25, 0);
+}
+
+/* However many bytes a crash leaves of the last chunk, everything before it is read, and a writer goes on from there.
+ */
+static void torn_tail(void **state) {
+    (void)state;
+    write_steps(0, 4);
+    char *three, *four;
+    size_t size_three, size_four;
+    nb_error err = {0};
+    assert_int_equal(nb_file_read(path, 1 << 20, &four, &size_four, &err), NB_OK);
+    write_steps(3, 3);
+    assert_int_equal(nb_file_read(path, 1 << 20, &three, &size_three, &err), NB_OK);
+    assert_true(size_three < size_four);
+    for (size_t size = size_three; size < size_four; size++) {
+        assert_int_equal(nb_file_write(path, four, size, &err), NB_OK);
+        expect_steps(3, (int64_t)(size - size_three));
+    }
+    write_steps(3, 6);
+    expect_steps(6, 0);
+    free(three);
+    free(four);
+}
+
+static void flipped_bit_ends_the_file(void **state) {
+    (void)state;
+    write_steps(0, 4);
+    char *bytes;
+    size_t size;
+    nb_error err = {0};
+    assert_int_equal(nb_file_read(path, 1 << 20, &bytes, &size, &err), NB_OK);
+    for (size_t at = 0; at < size; at++) {
+        bytes[at] ^= 4;
+        nb_series_reader *r = NULL;
+        int64_t cut = 0;
+        nb_status status = nb_series_parse(bytes, size, &r, &cut, &err);
+        assert_true(at < NB_SERIES_MAGIC_SIZE ? status == NB_BAD_FILE : status == NB_OK && cut > 0);
+        nb_series_reader_free(r);
+        bytes[at] ^= 4;
+    }
+    free(bytes);
+}
+
+/* Chunks whose checksum is right and whose records are not. */
+static void hostile_records(void **state) {
+    (void)state;
+    static const struct {
+        const char *bytes;
+        size_t size;
+    } payloads[] = {
+        {"S\0\0\0\0\0\0\0\0", 9},                        /* a value of a name that was never defined */
+        {"N\1\0\0\0\1\0a", 8},                           /* the first id is not 0 */
+        {"N\0\0\0\0\377\377a", 8},                       /* a name longer than the payload */
+        {"N\0\0\0\0\0\0", 7},                            /* an empty name */
+        {"N\0\0\0\0\2\0a\0", 9},                         /* a 0 inside a name */
+        {"N\0\0\0\0\1\0aV\0\0\0\0\377\377\377\377", 17}, /* a vector longer than the payload */
+        {"N\0\0\0\0\1\0aV\0\0\0\0\0\0\0\100", 17},       /* whose bytes overflow 32 bits */
+        {"?\0\0\0\0", 5},                                /* no such record */
+        {"S", 1},                                        /* cut inside a record */
+    };
+    for (size_t i = 0; i < sizeof payloads / sizeof *payloads; i++) {
+        unsigned char file[128];
+        nb_series_chunk head = {NB_SERIES_CHUNK_MAGIC, (uint32_t)payloads[i].size, 7,
+                                nb_series_checksum(7, payloads[i].bytes, payloads[i].size)};
+        memcpy(file, NB_SERIES_MAGIC, NB_SERIES_MAGIC_SIZE);
+        memcpy(file + NB_SERIES_MAGIC_SIZE, &head, sizeof head);
+        memcpy(file + NB_SERIES_MAGIC_SIZE + sizeof head, payloads[i].bytes, payloads[i].size);
+        nb_series_reader *r;
+        nb_error err = {0};
+        int64_t cut;
+        assert_int_equal(nb_series_parse(file, NB_SERIES_MAGIC_SIZE + sizeof head + payloads[i].size, &r, &cut, &err),
+                         NB_OK);
+        assert_int_equal(cut, sizeof head + payloads[i].size);
+        assert_int_equal(nb_series_names(r), 0);
+        nb_series_reader_free(r);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(round_trip, fresh_path, remove_path),
+        cmocka_unit_test_setup_teardown(resuming_drops_later_steps, fresh_path, remove_path),
+        cmocka_unit_test_setup_teardown(torn_tail, fresh_path, remove_path),
+        cmocka_unit_test_setup_teardown(flipped_bit_ends_the_file, fresh_path, remove_path),
+        cmocka_unit_test(hostile_records),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

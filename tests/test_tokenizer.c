@@ -1,0 +1,249 @@
+/* test_tokenizer.c: bytes and SentencePiece tokenizers, and the shards that `nibble tokenize` makes with them. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <unistd.h>
+
+#include "base/philox.h"
+#include "files/file.h"
+#include "temporary.h"
+#include "train/sentencepiece.h"
+#include "train/tokenizer.h"
+#include "train/utf8.h"
+
+/* English-looking lines from a small grammar, the same at every run. */
+static char *make_text(size_t size, uint32_t seed) {
+    static const char *const words[] = {"the",    "of",          "quantizer", "block",  "scale",  "rounds",
+                                        "a",      "tensor",      "model",     "learns", "from",   "noise",
+                                        "and",    "caf\xc3\xa9", "1913",      "(see",   "below)", "  two",
+                                        "number", "bits",        "four",      "holds",  "into",   "weight"};
+    char *text = malloc(size + 64);
+    size_t used = 0;
+    for (uint32_t i = 0; used < size; i++) {
+        nb_philox_words r = nb_philox(seed, 1, i, 0, 0, 0);
+        const char *end = r.w[1] % 11 == 0 ? ".\n" : r.w[1] % 37 == 0 ? "\n\n   " : " ";
+        used += (size_t)snprintf(text + used, 64, "%s%s", words[r.w[0] % 24], end);
+    }
+    while (size > 0 && ((unsigned char)text[size] & 0xC0) == 0x80)
+        size--; /* end with a whole character */
+    text[size] = 0;
+    return text;
+}
+
+/* One small model for all tests. */
+static nb_tokenizer *trained;
+static char *corpus;
+
+static int train_once(void **state) {
+    (void)state;
+    nb_error err = {0};
+    corpus = make_text(200000, 1);
+    nb_text text = {corpus, strlen(corpus)};
+    if (nb_tokenizer_train(&text, 1, 400, &trained, &err) != NB_OK) {
+        fprintf(stderr, "%s\n", err.message);
+        return -1;
+    }
+    return 0;
+}
+
+static int free_trained(void **state) {
+    (void)state;
+    nb_tokenizer_free(trained);
+    free(corpus);
+    return 0;
+}
+
+static void check_round_trip(const nb_tokenizer *tokenizer, const char *text, size_t size) {
+    nb_tokens ids = {0};
+    nb_error err = {0};
+    char *back;
+    size_t back_size;
+    assert_int_equal(nb_tokenizer_encode(tokenizer, text, size, false, &ids, NULL, &err), NB_OK);
+    for (int64_t i = 0; i < ids.count; i++)
+        assert_in_range(ids.ids[i], 0, nb_tokenizer_vocab(tokenizer) - 1);
+    assert_int_equal(nb_tokenizer_decode(tokenizer, ids.ids, ids.count, &back, &back_size, &err), NB_OK);
+    assert_int_equal(back_size, size);
+    assert_memory_equal(back, text, size);
+    assert_int_equal(back[size], 0);
+    free(back);
+    nb_tokens_free(&ids);
+}
+
+static void bytes_are_their_own_ids(void **state) {
+    (void)state;
+    nb_tokenizer *bytes;
+    assert_int_equal(nb_tokenizer_load("bytes", &bytes, NULL), NB_OK);
+    assert_int_equal(nb_tokenizer_vocab(bytes), 257);
+    assert_int_equal(nb_tokenizer_end_of_text(bytes), 256);
+    char all[256];
+    for (int i = 0; i < 256; i++)
+        all[i] = (char)i;
+    check_round_trip(bytes, all, sizeof all);
+    const int32_t ids[] = {'a', 256, 'b'}, bad = 257;
+    char *text;
+    size_t size;
+    assert_int_equal(nb_tokenizer_decode(bytes, ids, 3, &text, &size, NULL), NB_OK);
+    assert_string_equal(text, "ab");
+    free(text);
+    assert_int_equal(nb_tokenizer_decode(bytes, &bad, 1, &text, &size, NULL), NB_BAD_USAGE);
+    nb_tokenizer_free(bytes);
+}
+
+static void trained_model_is_lossless(void **state) {
+    (void)state;
+    assert_int_equal(nb_tokenizer_vocab(trained), 400);
+    assert_int_equal(nb_tokenizer_end_of_text(trained), 2);
+    const char *const texts[] = {"",
+                                 "a",
+                                 " ",
+                                 "  two  spaces ",
+                                 "tab\tand\r\nlines\n\n\n",
+                                 "\n",
+                                 "unseen \xe2\x82\xac \xf0\x9f\x8e\x88",
+                                 "<s> </s> <unk> <0x41>"};
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++)
+        check_round_trip(trained, texts[i], strlen(texts[i]));
+    check_round_trip(trained, corpus, strlen(corpus));
+    nb_tokens ids = {0};
+    assert_int_equal(nb_tokenizer_encode(trained, corpus, strlen(corpus), false, &ids, NULL, NULL), NB_OK);
+    assert_true(ids.count * 2 < (int64_t)strlen(corpus)); /* it learned something */
+    nb_tokens_free(&ids);
+}
+
+static void training_is_deterministic(void **state) {
+    nb_tokenizer *again;
+    nb_error err = {0};
+    nb_text text = {corpus, strlen(corpus)};
+    assert_int_equal(nb_tokenizer_train(&text, 1, 400, &again, &err), NB_OK);
+    char *a, *b;
+    size_t a_size, b_size;
+    assert_int_equal(nb_tokenizer_save(trained, *state, &err), NB_OK);
+    assert_int_equal(nb_file_read(in_folder(state, "tokenizer.model"), 1 << 20, &a, &a_size, &err), NB_OK);
+    assert_int_equal(nb_tokenizer_save(again, *state, &err), NB_OK);
+    assert_int_equal(nb_file_read(in_folder(state, "tokenizer.model"), 1 << 20, &b, &b_size, &err), NB_OK);
+    assert_int_equal(a_size, b_size);
+    assert_memory_equal(a, b, a_size);
+    free(a);
+    free(b);
+    nb_tokenizer_free(again);
+}
+
+static void bad_training_is_refused(void **state) {
+    (void)state;
+    nb_tokenizer *t;
+    nb_error err = {0};
+    nb_text empty = {"", 0}, small = {"only a few words", 16};
+    assert_int_equal(nb_tokenizer_train(&empty, 1, 400, &t, &err), NB_BAD_FILE);
+    assert_non_null(strstr(err.message, "empty"));
+    assert_int_equal(nb_tokenizer_train(&small, 1, 4000, &t, &err), NB_BAD_FILE);
+    assert_int_equal(nb_tokenizer_train(&small, 1, 200, &t, &err), NB_BAD_USAGE);
+    assert_null(t);
+}
+
+/* The parts that nb_tokenizer_encode cuts a text into give the ids of the whole text in one call of the library. */
+static void cuts_change_no_token(void **state) {
+    char why[NB_SP_WHY], *model;
+    size_t size;
+    assert_int_equal(nb_tokenizer_save(trained, *state, NULL), NB_OK);
+    assert_int_equal(nb_file_read(in_folder(state, "tokenizer.model"), 1 << 20, &model, &size, NULL), NB_OK);
+    nb_sp *sp = nb_sp_load(model, size, why);
+    assert_non_null(sp);
+    char *text = make_text(300000, 2);
+    int32_t *whole;
+    size_t count;
+    assert_true(nb_sp_encode(sp, text, strlen(text), &whole, &count, why));
+    nb_tokens ids = {0};
+    assert_int_equal(nb_tokenizer_encode(trained, text, strlen(text), false, &ids, NULL, NULL), NB_OK);
+    assert_int_equal(ids.count, count);
+    assert_memory_equal(ids.ids, whole, count * sizeof *whole);
+    ids.count = 0;
+    for (size_t at = 0, n; at < strlen(text); at += n) { /* smaller parts, each its own call */
+        n = nb_tokenizer_cut(text + at, strlen(text) - at, 500);
+        assert_int_equal(nb_tokenizer_encode(trained, text + at, n, at > 0, &ids, NULL, NULL), NB_OK);
+    }
+    assert_int_equal(ids.count, count);
+    assert_memory_equal(ids.ids, whole, count * sizeof *whole);
+    nb_tokens_free(&ids);
+    free(whole);
+    free(text);
+    free(model);
+    nb_sp_free(sp);
+}
+
+static void cuts_fall_where_they_should(void **state) {
+    (void)state;
+    assert_int_equal(nb_tokenizer_cut("abc", 3, 10), 3);
+    assert_int_equal(nb_tokenizer_cut("aaaaaaa\nb\nc d", 13, 10), 10);
+    assert_int_equal(nb_tokenizer_cut("aaaaaaa\nb\n\nd", 12, 10), 8);
+    assert_int_equal(nb_tokenizer_cut("aaaaaa bcdefghi", 15, 10), 6);
+    assert_int_equal(nb_tokenizer_cut("aaaaaaaaa\xe2\x82\xac", 12, 10), 9);
+    char noise[64];
+    memset(noise, 0x80, sizeof noise);
+    assert_in_range(nb_tokenizer_cut(noise, sizeof noise, 10), 5, 10);
+}
+
+static void invalid_utf8_is_replaced_and_counted(void **state) {
+    (void)state;
+    const char text[] = "a\xff\xc0\xaf\xed\xa0\x80z\xe2\x82";
+    nb_tokens ids = {0};
+    int64_t invalid = 0;
+    assert_int_equal(nb_tokenizer_encode(trained, text, sizeof text - 1, false, &ids, &invalid, NULL), NB_OK);
+    assert_int_equal(invalid, 8);
+    char *back;
+    size_t size;
+    assert_int_equal(nb_tokenizer_decode(trained, ids.ids, ids.count, &back, &size, NULL), NB_OK);
+#define R "\xef\xbf\xbd"
+    assert_string_equal(back, "a" R R R R R R "z" R R);
+    free(back);
+    nb_tokens_free(&ids);
+    assert_int_equal(nb_utf8_character("\xf4\x8f\xbf\xbf", 4), 4);
+    assert_int_equal(nb_utf8_character("\xf4\x90\x80\x80", 4), 0);
+    assert_int_equal(nb_utf8_character("\xe0\x9f\xbf", 3), 0);
+    assert_int_equal(nb_utf8_character("\xf0\x8f\xbf\xbf", 4), 0);
+}
+
+static void saved_tokenizers_come_back(void **state) {
+    nb_tokenizer *bytes, *back;
+    nb_error err = {0};
+    const char *folder = in_folder(state, "b"), *other = in_folder(state, "s");
+    assert_int_equal(nb_make_folders(folder, &err), NB_OK);
+    assert_int_equal(nb_make_folders(other, &err), NB_OK);
+    assert_int_equal(nb_tokenizer_load("bytes", &bytes, &err), NB_OK);
+    assert_int_equal(nb_tokenizer_save(bytes, folder, &err), NB_OK);
+    assert_int_equal(nb_tokenizer_load(folder, &back, &err), NB_OK);
+    assert_string_equal(nb_tokenizer_kind(back), "bytes");
+    assert_int_equal(nb_tokenizer_save(back, folder, &err), NB_OK);
+    nb_tokenizer_free(back);
+    nb_tokenizer_free(bytes);
+    assert_int_equal(nb_tokenizer_save(trained, other, &err), NB_OK);
+    assert_int_equal(nb_tokenizer_load(other, &back, &err), NB_OK);
+    assert_string_equal(nb_tokenizer_kind(back), "sentencepiece");
+    assert_int_equal(nb_tokenizer_vocab(back), 400);
+    nb_tokenizer_free(back);
+    assert_int_equal(nb_tokenizer_load(*state, &back, &err), NB_BAD_FILE);
+    assert_non_null(strstr(err.message, "no tokenizer that nibble reads"));
+    assert_int_equal(nb_tokenizer_load(in_folder(state, "none"), &back, &err), NB_IO_ERROR);
+    assert_int_equal(nb_file_write(in_folder(state, "x"), "hello", 5, &err), NB_OK);
+    assert_int_equal(nb_tokenizer_load(in_folder(state, "x"), &back, &err), NB_BAD_FILE);
+    assert_int_equal(nb_tokenizer_parse("", 0, &back, &err), NB_BAD_FILE);
+}
+
+#define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, temporary_folder, remove_temporary_folder)
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(bytes_are_their_own_ids),
+        cmocka_unit_test(trained_model_is_lossless),
+        IN_FOLDER(training_is_deterministic),
+        cmocka_unit_test(bad_training_is_refused),
+        IN_FOLDER(cuts_change_no_token),
+        cmocka_unit_test(cuts_fall_where_they_should),
+        cmocka_unit_test(invalid_utf8_is_replaced_and_counted),
+        IN_FOLDER(saved_tokenizers_come_back),
+    };
+    return cmocka_run_group_tests(tests, train_once, free_trained);
+}
