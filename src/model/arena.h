@@ -1,0 +1,24 @@
+/* arena.h: one block of backend memory, measured first and handed out second.
+ *
+ * The code that takes pieces runs twice: once over an arena without memory, which only counts, and once over the
+ * memory of that size. So a size is never computed apart from its use.
+ */
+#ifndef NB_MODEL_ARENA_H
+#define NB_MODEL_ARENA_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct nb_arena {
+    uint8_t *memory; /* 64-byte aligned; NULL while measuring */
+    size_t used, peak;
+} nb_arena;
+
+static inline void *nb_arena_take(nb_arena *arena, size_t bytes) {
+    size_t at = arena->used;
+    arena->used += (bytes + 63) / 64 * 64;
+    arena->peak = arena->used > arena->peak ? arena->used : arena->peak;
+    return arena->memory ? arena->memory + at : NULL;
+}
+
+#endif

@@ -1,0 +1,154 @@
+/* attention.c: causal softmax attention with grouped queries and RoPE, and the norms on q and k that some families put
+ * before RoPE.
+ *
+ *     q, k, v = W_q x, W_k x, W_v x
+ *     q, k    = rope(norm_q(q)), rope(norm_k(k))     Qwen3 norms each head, OLMo2 the whole projection, LLaMA nothing
+ *     y       = W_o softmax(q k^T / sqrt(head_dim)) v
+ */
+#include "model/decoder.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+typedef struct nb_attention_layer {
+    int64_t hidden, heads, kv_heads, head_dim;
+    double theta, norm_eps;
+    nb_qk_norm qk_norm;
+    int32_t q_param, k_param, v_param, o_param;
+    nb_norm q_norm, k_norm;
+    nb_linear_group *in, *out;
+    void *q, *k, *v, *o;                        /* saved: act [rows, heads (kv_heads) * head_dim]; q, k after RoPE */
+    void *lse;                                  /* saved: real [batch, heads, seq] */
+    void *q_raw, *k_raw, *q_rstd, *k_rstd;      /* saved where q and k are normed: before the norm */
+    void *dq, *dk, *dv, *do_, *dq_raw, *dk_raw; /* of a pass */
+} nb_attention_layer;
+
+static void *create(const nb_model_config *config) {
+    nb_attention_layer *a = calloc(1, sizeof *a);
+    if (!a)
+        return NULL;
+    a->hidden = config->hidden;
+    a->heads = config->heads;
+    a->kv_heads = config->kv_heads;
+    a->head_dim = config->head_dim;
+    a->theta = config->rope_theta;
+    a->norm_eps = config->norm_eps;
+    a->qk_norm = nb_family_find(config->family)->qk_norm;
+    return a;
+}
+
+static nb_status declare(void *layer, nb_builder *builder, nb_error *err) {
+    nb_attention_layer *a = layer;
+    int64_t q = a->heads * a->head_dim, kv = a->kv_heads * a->head_dim;
+    NB_TRY(nb_declare(builder, "self_attn.q_proj", "weight", q, a->hidden, &a->q_param, err));
+    NB_TRY(nb_declare(builder, "self_attn.k_proj", "weight", kv, a->hidden, &a->k_param, err));
+    NB_TRY(nb_declare(builder, "self_attn.v_proj", "weight", kv, a->hidden, &a->v_param, err));
+    NB_TRY(nb_declare(builder, "self_attn.o_proj", "weight", a->hidden, q, &a->o_param, err));
+    if (a->qk_norm == NB_QK_NORM_NONE)
+        return NB_OK;
+    bool whole = a->qk_norm == NB_QK_NORM_WHOLE;
+    NB_TRY(nb_declare_norm(builder, "self_attn.q_norm", whole ? q : a->head_dim, &a->q_norm, err));
+    return nb_declare_norm(builder, "self_attn.k_norm", whole ? kv : a->head_dim, &a->k_norm, err);
+}
+
+static nb_status build(void *layer, nb_builder *builder, nb_error *err) {
+    nb_attention_layer *a = layer;
+    const nb_projection in[] = {
+        {"self_attn.q_proj", a->q_param}, {"self_attn.k_proj", a->k_param}, {"self_attn.v_proj", a->v_param}};
+    const nb_projection out[] = {{"self_attn.o_proj", a->o_param}};
+    int64_t rows = builder->model->max_rows;
+    if (a->qk_norm != NB_QK_NORM_NONE) {
+        nb_build_norm(builder, &a->q_norm);
+        nb_build_norm(builder, &a->k_norm);
+    }
+    NB_TRY(nb_build_group(builder, "self_attn.input", in, 3, rows, &a->in, err));
+    return nb_build_group(builder, "self_attn.output", out, 1, rows, &a->out, err);
+}
+
+static void place(void *layer, const nb_builder *builder, nb_arena *saved, nb_arena *working) {
+    nb_attention_layer *a = layer;
+    size_t q = nb_act_bytes(builder, a->heads * a->head_dim), kv = nb_act_bytes(builder, a->kv_heads * a->head_dim);
+    bool normed = a->qk_norm != NB_QK_NORM_NONE, whole = a->qk_norm == NB_QK_NORM_WHOLE;
+    a->q = nb_arena_take(saved, q);
+    a->k = nb_arena_take(saved, kv);
+    a->v = nb_arena_take(saved, kv);
+    a->o = nb_arena_take(saved, q);
+    a->lse = nb_arena_take(saved, nb_real_bytes(builder, a->heads));
+    if (normed) {
+        a->q_raw = nb_arena_take(saved, q);
+        a->k_raw = nb_arena_take(saved, kv);
+        a->q_rstd = nb_arena_take(saved, nb_real_bytes(builder, whole ? 1 : a->heads));
+        a->k_rstd = nb_arena_take(saved, nb_real_bytes(builder, whole ? 1 : a->kv_heads));
+    }
+    if (!builder->model->training)
+        return;
+    a->dq = nb_arena_take(working, q);
+    a->dk = nb_arena_take(working, kv);
+    a->dv = nb_arena_take(working, kv);
+    a->do_ = nb_arena_take(working, q);
+    if (normed) {
+        a->dq_raw = nb_arena_take(working, q);
+        a->dk_raw = nb_arena_take(working, kv);
+    }
+}
+
+static nb_attention shape(const nb_attention_layer *a, const nb_run *run) {
+    nb_attention s = {run->batch,    run->seq, a->heads, a->kv_heads, a->head_dim, 1.0 / sqrt((double)a->head_dim),
+                      run->doc_start};
+    return s;
+}
+
+/* Rows of a norm on a projection of so many heads. */
+static int64_t norm_rows(const nb_attention_layer *a, const nb_run *run, int64_t heads) {
+    return a->qk_norm == NB_QK_NORM_WHOLE ? run->rows : run->rows * heads;
+}
+
+static nb_status forward(void *layer, const nb_run *run, const nb_mat *x, const nb_mat *y, nb_error *err) {
+    nb_attention_layer *a = layer;
+    nb_backend *be = run->be;
+    int64_t q_cols = a->heads * a->head_dim, kv_cols = a->kv_heads * a->head_dim;
+    bool normed = a->qk_norm != NB_QK_NORM_NONE;
+    nb_mat qkv[] = {nb_act(run, normed ? a->q_raw : a->q, q_cols), nb_act(run, normed ? a->k_raw : a->k, kv_cols),
+                    nb_act(run, a->v, kv_cols)};
+    NB_TRY(nb_linear_group_forward(a->in, run->pass, run->scratch, run->training, x, qkv, err));
+    if (normed) {
+        nb_norm_forward(be, &a->q_norm, a->q, a->q_rstd, a->q_raw, norm_rows(a, run, a->heads));
+        nb_norm_forward(be, &a->k_norm, a->k, a->k_rstd, a->k_raw, norm_rows(a, run, a->kv_heads));
+    }
+    be->ops->rope(be, a->q, run->positions, run->rows, a->heads, a->head_dim, a->theta, false);
+    be->ops->rope(be, a->k, run->positions, run->rows, a->kv_heads, a->head_dim, a->theta, false);
+    nb_attention s = shape(a, run);
+    NB_TRY(be->ops->attention_forward(be, &s, a->o, a->lse, a->q, a->k, a->v, err));
+    nb_mat o = nb_act(run, a->o, q_cols);
+    return nb_linear_group_forward(a->out, run->pass, run->scratch, run->training, &o, y, err);
+}
+
+static nb_status backward(void *layer, const nb_run *run, const nb_mat *x, const nb_mat *dy, const nb_mat *dx,
+                          nb_error *err) {
+    nb_attention_layer *a = layer;
+    nb_backend *be = run->be;
+    int64_t q_cols = a->heads * a->head_dim, kv_cols = a->kv_heads * a->head_dim;
+    bool normed = a->qk_norm != NB_QK_NORM_NONE;
+    nb_mat o = nb_act(run, a->o, q_cols), do_ = nb_act(run, a->do_, q_cols);
+    NB_TRY(nb_linear_group_backward(a->out, run->pass, run->scratch, &o, dy, &do_, err));
+    nb_attention s = shape(a, run);
+    NB_TRY(be->ops->attention_backward(be, &s, a->dq, a->dk, a->dv, a->do_, a->o, a->lse, a->q, a->k, a->v, err));
+    be->ops->rope(be, a->dq, run->positions, run->rows, a->heads, a->head_dim, a->theta, true);
+    be->ops->rope(be, a->dk, run->positions, run->rows, a->kv_heads, a->head_dim, a->theta, true);
+    if (normed) {
+        nb_norm_backward(be, &a->q_norm, a->dq_raw, a->dq, a->q_raw, a->q_rstd, norm_rows(a, run, a->heads));
+        nb_norm_backward(be, &a->k_norm, a->dk_raw, a->dk, a->k_raw, a->k_rstd, norm_rows(a, run, a->kv_heads));
+    }
+    nb_mat dqkv[] = {nb_act(run, normed ? a->dq_raw : a->dq, q_cols), nb_act(run, normed ? a->dk_raw : a->dk, kv_cols),
+                     nb_act(run, a->dv, kv_cols)};
+    return nb_linear_group_backward(a->in, run->pass, run->scratch, x, dqkv, dx, err);
+}
+
+/* q k^T and p v: 2 * 2 * heads * head_dim FLOPs for each key that a query sees, (seq + 1) / 2 on average, counted
+ * three times for forward and backward. Recomputation in the backward pass is not counted. */
+static double flops(const void *layer, int64_t seq) {
+    const nb_attention_layer *a = layer;
+    return 3.0 * 4.0 * (double)(a->heads * a->head_dim) * 0.5 * (double)(seq + 1);
+}
+
+const nb_layer_kind nb_attention_kind = {create, declare, build, place, forward, backward, flops};

@@ -1,0 +1,107 @@
+/* head.c: final norm, lm_head, and the loss, over a few tokens at a time.
+ *
+ * Logits of a whole micro-batch would be the largest array of all; here those of one chunk exist, become their own
+ * gradients in place, and go into dX and dW before the next chunk. A quantized head runs as one chunk, because its
+ * tensor scale and its random bits belong to the whole operand.
+ */
+#include "model/decoder.h"
+
+enum { CHUNK_ELEMENTS = 1 << 24, CHUNK_ROWS = 128 }; /* 32 MiB of BF16 logits, whole multiples of 128 tokens */
+
+nb_status nb_head_declare(nb_builder *builder, nb_error *err) {
+    nb_model *model = builder->model;
+    const nb_model_config *c = &model->config;
+    NB_TRY(nb_declare_norm(builder, "norm", c->hidden, &model->head.norm, err));
+    model->head.param = model->embedding;
+    if (c->tied)
+        return NB_OK;
+    return nb_params_declare(&model->params, "lm_head.weight", c->vocab, c->hidden, &model->head.param, err);
+}
+
+static int64_t chunk_rows(const nb_model *model, const nb_plan *plan) {
+    int64_t rows = CHUNK_ELEMENTS / model->config.vocab / CHUNK_ROWS * CHUNK_ROWS;
+    rows = rows < CHUNK_ROWS ? CHUNK_ROWS : rows;
+    return plan->quantized || rows > model->max_rows ? model->max_rows : rows;
+}
+
+nb_status nb_head_build(nb_builder *builder, nb_error *err) {
+    nb_model *model = builder->model;
+    nb_plan plan;
+    nb_build_norm(builder, &model->head.norm);
+    NB_TRY(nb_recipe_plan(builder->recipe, "lm_head", -1, model->config.layers, &plan, err));
+    model->head.chunk = chunk_rows(model, &plan);
+    const nb_projection projection = {"lm_head", model->head.param};
+    return nb_build_group(builder, "lm_head.input", &projection, 1, model->head.chunk, &model->head.linear, err);
+}
+
+void nb_head_place(const nb_builder *builder, nb_arena *working) {
+    nb_model *model = builder->model;
+    nb_head *head = &model->head;
+    size_t hidden = nb_act_bytes(builder, model->config.hidden);
+    head->normed = nb_arena_take(working, hidden);
+    head->dnormed = model->training ? nb_arena_take(working, hidden) : NULL;
+    head->rstd = nb_arena_take(working, nb_real_bytes(builder, 1));
+    head->loss = nb_arena_take(working, nb_real_bytes(builder, 1));
+    /* Behind the logits, room for the same in F32, for whoever asks for them (nb_model_logits). */
+    size_t element = nb_dtype_size(model->be->act) + nb_dtype_size(NB_F32);
+    head->logits = nb_arena_take(working, (size_t)(head->chunk * model->config.vocab) * element);
+}
+
+/* ---- over chunks
+ * --------------------------------------------------------------------------------------------------------- */
+
+static void *row(const nb_model *model, void *array, int64_t first) {
+    return (uint8_t *)array + (size_t)(first * model->config.hidden) * nb_dtype_size(model->be->act);
+}
+
+static nb_status logits_of(nb_model *model, const nb_run *run, int64_t first, int64_t count, nb_mat *logits,
+                           nb_error *err) {
+    nb_head *head = &model->head;
+    nb_dtype act = model->be->act;
+    nb_mat x = nb_mat_of(row(model, head->normed, first), act, count, model->config.hidden);
+    *logits = nb_mat_of(head->logits, act, count, model->config.vocab);
+    return nb_linear_group_forward(head->linear, run->pass, run->scratch, run->training, &x, logits, err);
+}
+
+nb_status nb_head_loss(nb_model *model, const nb_run *run, const void *x, int64_t scored, void *dx,
+                       double *sum_of_losses, nb_error *err) {
+    nb_head *head = &model->head;
+    nb_backend *be = model->be;
+    const int64_t vocab = model->config.vocab, hidden = model->config.hidden;
+    const double share = scored > 0 ? 1.0 / (double)scored : 0.0;
+    nb_norm_forward(be, &head->norm, head->normed, head->rstd, x, run->rows);
+    for (int64_t first = 0; first < run->rows; first += head->chunk) {
+        int64_t count = run->rows - first < head->chunk ? run->rows - first : head->chunk;
+        nb_mat logits, dlogits;
+        NB_TRY(logits_of(model, run, first, count, &logits, err));
+        dlogits = logits;
+        void *loss = (uint8_t *)head->loss + (size_t)first * nb_dtype_size(be->real);
+        be->ops->cross_entropy(be, loss, NULL, dx ? dlogits.data : NULL, logits.data, run->targets + first, count,
+                               vocab, share, run->pass->z_loss);
+        if (!dx)
+            continue;
+        nb_mat normed = nb_mat_of(row(model, head->normed, first), be->act, count, hidden);
+        nb_mat dnormed = nb_mat_of(row(model, head->dnormed, first), be->act, count, hidden);
+        NB_TRY(nb_linear_group_backward(head->linear, run->pass, run->scratch, &normed, &dlogits, &dnormed, err));
+    }
+    *sum_of_losses = be->ops->sum(be, head->loss, run->rows);
+    if (dx)
+        nb_norm_backward(be, &head->norm, dx, head->dnormed, x, head->rstd, run->rows);
+    return NB_OK;
+}
+
+nb_status nb_head_logits(nb_model *model, const nb_run *run, const void *x, float *logits, nb_error *err) {
+    nb_head *head = &model->head;
+    nb_backend *be = model->be;
+    const int64_t vocab = model->config.vocab;
+    nb_norm_forward(be, &head->norm, head->normed, head->rstd, x, run->rows);
+    for (int64_t first = 0; first < run->rows; first += head->chunk) {
+        int64_t count = run->rows - first < head->chunk ? run->rows - first : head->chunk;
+        nb_mat chunk;
+        NB_TRY(logits_of(model, run, first, count, &chunk, err));
+        void *wide = (uint8_t *)head->logits + (size_t)(head->chunk * vocab) * nb_dtype_size(be->act);
+        be->ops->cast(be, wide, NB_F32, chunk.data, be->act, count * vocab);
+        be->ops->download(be, logits + first * vocab, wide, (size_t)(count * vocab) * sizeof(float));
+    }
+    return NB_OK;
+}

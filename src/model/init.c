@@ -1,0 +1,106 @@
+/* init.c: draws parameters: N(0, init_std) for matrices, 1 for norms, 0 for biases.
+ *
+ * Element i of a tensor is a pure function of (seed, name, i): Philox bits through the Box-Muller transform. Logarithm,
+ * sine and cosine are written out in additions and multiplications of doubles, which IEEE 754 defines to the bit, so
+ * that every machine and every C library starts from the same parameters.
+ */
+#include "model/decoder.h"
+
+#include "base/philox.h"
+
+#include <math.h>
+#include <string.h>
+
+/* ln(x) for normal x > 0: x = m 2^e with m in [sqrt(1/2), sqrt(2)), ln m = 2 atanh((m - 1) / (m + 1)). */
+static double natural_log(double x) {
+    int exponent;
+    double m = frexp(x, &exponent);
+    if (m < 0.70710678118654752) {
+        m *= 2;
+        exponent--;
+    }
+    const double s = (m - 1) / (m + 1), s2 = s * s;
+    double series = 0;
+    for (int n = 23; n >= 1; n -= 2)
+        series = series * s2 + 1.0 / n;
+    return 2 * s * series + exponent * 0.69314718055994531;
+}
+
+/* sin and cos of 2 pi turn / 2^32, by their Taylor series on a quarter of a turn. */
+static void sine_and_cosine(uint32_t turn, double *sine, double *cosine) {
+    const double a = (double)(turn & 0x3fffffffu) * (1.57079632679489662 / 1073741824.0), a2 = a * a;
+    double s = 1, c = 1;
+    for (int n = 26; n >= 2; n -= 2) {
+        s = 1 - s * a2 / (n * (n + 1));
+        c = 1 - c * a2 / ((n - 1) * n);
+    }
+    s *= a;
+    switch (turn >> 30) {
+    case 0:
+        *sine = s, *cosine = c;
+        break;
+    case 1:
+        *sine = c, *cosine = -s;
+        break;
+    case 2:
+        *sine = -s, *cosine = -c;
+        break;
+    default:
+        *sine = -c, *cosine = s;
+    }
+}
+
+static void two_normals(uint32_t a, uint32_t b, double out[2]) {
+    const double radius = sqrt(-2 * natural_log(((double)a + 0.5) / 4294967296.0));
+    double sine, cosine;
+    sine_and_cosine(b, &sine, &cosine);
+    out[0] = radius * cosine;
+    out[1] = radius * sine;
+}
+
+/* Elements first .. first + count of a matrix; first divides by 4. */
+static void draw(double *to, int64_t first, int64_t count, const char *name, uint32_t seed, double std) {
+    const uint32_t key = nb_name_hash(name, "init");
+    for (int64_t i = 0; i < count; i += 4) {
+        const uint64_t group = (uint64_t)(first + i) / 4;
+        nb_philox_words bits = nb_philox(seed, key, (uint32_t)group, (uint32_t)(group >> 32), 0, NB_PURPOSE_INIT);
+        double z[4];
+        two_normals(bits.w[0], bits.w[1], z);
+        two_normals(bits.w[2], bits.w[3], z + 2);
+        for (int64_t j = i; j < count && j < i + 4; j++)
+            to[j] = (float)(std * z[j - i]); /* the same float in double precision models */
+    }
+}
+
+static bool is_bias(const nb_param *p) {
+    const size_t length = strlen(p->name);
+    return p->rank == 1 && length > 5 && strcmp(p->name + length - 5, ".bias") == 0;
+}
+
+static void init_tensor(nb_model *model, int32_t index, uint32_t seed) {
+    enum { PIECE = 4096 };
+    const nb_param *p = &model->params.list[index];
+    const int64_t elements = p->rows * p->cols;
+    double values[PIECE];
+    float rounded[PIECE];
+    uint8_t *to = nb_params_value(&model->params, index);
+    for (int64_t first = 0; first < elements; first += PIECE) {
+        const int64_t count = elements - first < PIECE ? elements - first : PIECE;
+        if (p->rank == 2)
+            draw(values, first, count, p->name, seed, model->config.init_std);
+        for (int64_t i = 0; i < count; i++) {
+            values[i] = p->rank == 2 ? values[i] : is_bias(p) ? 0.0 : 1.0;
+            rounded[i] = (float)values[i];
+        }
+        const bool wide = model->be->real == NB_F64;
+        const size_t size = nb_dtype_size(model->be->real);
+        model->be->ops->upload(model->be, to + (size_t)first * size, wide ? (void *)values : (void *)rounded,
+                               (size_t)count * size);
+    }
+}
+
+void nb_model_init(nb_model *model, uint32_t seed) {
+    for (int32_t i = 0; i < model->params.count; i++)
+        init_tensor(model, i, seed);
+    nb_model_params_changed(model);
+}

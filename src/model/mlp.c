@@ -1,0 +1,77 @@
+/* mlp.c: the SwiGLU layer, y = W_down (silu(W_gate x) * (W_up x))  (arXiv:2002.05202). */
+#include "model/decoder.h"
+
+#include <stdlib.h>
+
+typedef struct nb_mlp {
+    int64_t hidden, intermediate;
+    int32_t gate_param, up_param, down_param;
+    nb_linear_group *in, *out;
+    void *gate, *up, *inner;    /* saved: act [rows, intermediate] */
+    void *dgate, *dup, *dinner; /* of a pass */
+} nb_mlp;
+
+static void *create(const nb_model_config *config) {
+    nb_mlp *mlp = calloc(1, sizeof *mlp);
+    if (mlp) {
+        mlp->hidden = config->hidden;
+        mlp->intermediate = config->intermediate;
+    }
+    return mlp;
+}
+
+static nb_status declare(void *layer, nb_builder *builder, nb_error *err) {
+    nb_mlp *mlp = layer;
+    NB_TRY(nb_declare(builder, "mlp.gate_proj", "weight", mlp->intermediate, mlp->hidden, &mlp->gate_param, err));
+    NB_TRY(nb_declare(builder, "mlp.up_proj", "weight", mlp->intermediate, mlp->hidden, &mlp->up_param, err));
+    return nb_declare(builder, "mlp.down_proj", "weight", mlp->hidden, mlp->intermediate, &mlp->down_param, err);
+}
+
+static nb_status build(void *layer, nb_builder *builder, nb_error *err) {
+    nb_mlp *mlp = layer;
+    const nb_projection in[] = {{"mlp.gate_proj", mlp->gate_param}, {"mlp.up_proj", mlp->up_param}};
+    const nb_projection out[] = {{"mlp.down_proj", mlp->down_param}};
+    int64_t rows = builder->model->max_rows;
+    NB_TRY(nb_build_group(builder, "mlp.input", in, 2, rows, &mlp->in, err));
+    return nb_build_group(builder, "mlp.inner", out, 1, rows, &mlp->out, err);
+}
+
+static void place(void *layer, const nb_builder *builder, nb_arena *saved, nb_arena *working) {
+    nb_mlp *mlp = layer;
+    size_t bytes = nb_act_bytes(builder, mlp->intermediate);
+    mlp->gate = nb_arena_take(saved, bytes);
+    mlp->up = nb_arena_take(saved, bytes);
+    mlp->inner = nb_arena_take(saved, bytes);
+    if (!builder->model->training)
+        return;
+    mlp->dgate = nb_arena_take(working, bytes);
+    mlp->dup = nb_arena_take(working, bytes);
+    mlp->dinner = nb_arena_take(working, bytes);
+}
+
+static nb_status forward(void *layer, const nb_run *run, const nb_mat *x, const nb_mat *y, nb_error *err) {
+    nb_mlp *mlp = layer;
+    nb_mat gate_up[] = {nb_act(run, mlp->gate, mlp->intermediate), nb_act(run, mlp->up, mlp->intermediate)};
+    nb_mat inner = nb_act(run, mlp->inner, mlp->intermediate);
+    NB_TRY(nb_linear_group_forward(mlp->in, run->pass, run->scratch, run->training, x, gate_up, err));
+    run->be->ops->swiglu_forward(run->be, mlp->inner, mlp->gate, mlp->up, run->rows * mlp->intermediate);
+    return nb_linear_group_forward(mlp->out, run->pass, run->scratch, run->training, &inner, y, err);
+}
+
+static nb_status backward(void *layer, const nb_run *run, const nb_mat *x, const nb_mat *dy, const nb_mat *dx,
+                          nb_error *err) {
+    nb_mlp *mlp = layer;
+    nb_mat inner = nb_act(run, mlp->inner, mlp->intermediate), dinner = nb_act(run, mlp->dinner, mlp->intermediate);
+    nb_mat dgate_up[] = {nb_act(run, mlp->dgate, mlp->intermediate), nb_act(run, mlp->dup, mlp->intermediate)};
+    NB_TRY(nb_linear_group_backward(mlp->out, run->pass, run->scratch, &inner, dy, &dinner, err));
+    run->be->ops->swiglu_backward(run->be, mlp->dgate, mlp->dup, mlp->dinner, mlp->gate, mlp->up,
+                                  run->rows * mlp->intermediate);
+    return nb_linear_group_backward(mlp->in, run->pass, run->scratch, x, dgate_up, dx, err);
+}
+
+static double flops(const void *layer, int64_t seq) {
+    (void)layer, (void)seq;
+    return 0; /* its linear layers are counted by themselves */
+}
+
+const nb_layer_kind nb_mlp_kind = {create, declare, build, place, forward, backward, flops};

@@ -1,0 +1,186 @@
+/* model.c: the public face of a model: made, fed one micro-batch at a time, freed. */
+#include "model/decoder.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- life
+ * ---------------------------------------------------------------------------------------------------------------- */
+
+static nb_status check_request(const nb_model_config *config, int64_t batch, int64_t seq, nb_error *err) {
+    if (!nb_family_find(config->family))
+        return nb_fail(err, NB_UNSUPPORTED, "model %s: family %s cannot be built", config->name,
+                       nb_family_name(config->family));
+    if (batch < 1 || seq < 1 || batch > INT32_MAX / seq)
+        return nb_fail(err, NB_BAD_CONFIG, "micro-batch of %lld x %lld tokens; expected at least 1 x 1 and at most %d",
+                       (long long)batch, (long long)seq, INT32_MAX);
+    if (seq > config->max_seq)
+        return nb_fail(err, NB_BAD_CONFIG, "sequences of %lld tokens; model %s has max_seq %d", (long long)seq,
+                       config->name, config->max_seq);
+    return NB_OK;
+}
+
+nb_status nb_model_create(nb_backend *be, const nb_model_config *config, const nb_recipe *recipe, int64_t batch,
+                          int64_t seq, bool training, nb_model **out, nb_error *err) {
+    NB_TRY(nb_model_config_check(config, err));
+    NB_TRY(check_request(config, batch, seq, err));
+    nb_model *model = calloc(1, sizeof *model);
+    if (!model)
+        return nb_fail(err, NB_NO_MEMORY, "no memory for a model");
+    model->be = be;
+    model->config = *config;
+    model->traits = nb_family_find(config->family);
+    model->training = training;
+    model->max_batch = batch;
+    model->max_seq = seq;
+    model->max_rows = batch * seq;
+    nb_status status = nb_model_assemble(model, recipe, err);
+    if (status != NB_OK) {
+        nb_model_free(model);
+        return status;
+    }
+    *out = model;
+    return NB_OK;
+}
+
+void nb_model_free(nb_model *model) {
+    if (!model)
+        return;
+    nb_backend *be = model->be;
+    void *const memory[] = {model->saved.memory, model->working.memory, model->scratch.memory};
+    for (int32_t i = 0; i < model->group_count; i++)
+        nb_linear_group_free(model->groups[i]);
+    for (int32_t i = 0; model->branches && i < 2 * model->config.layers; i++)
+        free(model->branches[i].layer);
+    for (size_t i = 0; i < sizeof memory / sizeof *memory; i++)
+        if (memory[i])
+            be->ops->release(be, memory[i]);
+    nb_params_release(&model->params);
+    free(model->branches);
+    free(model->stream);
+    free(model->groups);
+    free(model);
+}
+
+/* ---- one micro-batch
+ * ----------------------------------------------------------------------------------------------------- */
+
+static nb_status check_batch(const nb_model *model, const nb_batch *batch, bool targets, int64_t *scored,
+                             nb_error *err) {
+    if (batch->batch < 1 || batch->seq < 1 || batch->batch > model->max_rows / batch->seq)
+        return nb_fail(err, NB_BAD_USAGE, "micro-batch of %lld x %lld tokens; the model was made for %lld x %lld",
+                       (long long)batch->batch, (long long)batch->seq, (long long)model->max_batch,
+                       (long long)model->max_seq);
+    const int32_t vocab = model->config.vocab;
+    *scored = 0;
+    for (int64_t i = 0; i < batch->batch * batch->seq; i++) {
+        if (batch->tokens[i] < 0 || batch->tokens[i] >= vocab)
+            return nb_fail(err, NB_BAD_FILE, "token %d at position %lld of the batch; model %s has a vocabulary of %d",
+                           batch->tokens[i], (long long)i, model->config.name, vocab);
+        if (targets && batch->targets[i] >= vocab)
+            return nb_fail(err, NB_BAD_FILE, "target %d at position %lld of the batch; model %s has a vocabulary of %d",
+                           batch->targets[i], (long long)i, model->config.name, vocab);
+        *scored += targets && batch->targets[i] >= 0;
+    }
+    return NB_OK;
+}
+
+static nb_run begin(nb_model *model, const nb_batch *batch, const nb_pass *pass, bool targets, bool training) {
+    nb_backend *be = model->be;
+    const int64_t rows = batch->batch * batch->seq;
+    const int32_t *from[] = {batch->tokens, targets ? batch->targets : batch->tokens, batch->positions,
+                             batch->doc_start};
+    int32_t *to[4];
+    for (int i = 0; i < 4; i++) {
+        to[i] = model->inputs + i * model->max_rows;
+        be->ops->upload(be, to[i], from[i], (size_t)rows * sizeof(int32_t));
+    }
+    model->scratch.used = model->scratch.kept = 0;
+    nb_run run = {.be = be,
+                  .pass = pass,
+                  .scratch = &model->scratch,
+                  .batch = batch->batch,
+                  .seq = batch->seq,
+                  .rows = rows,
+                  .tokens = to[0],
+                  .targets = to[1],
+                  .positions = to[2],
+                  .doc_start = to[3],
+                  .training = training};
+    return run;
+}
+
+static void *last_of_stream(const nb_model *model) {
+    return model->stream[2 * model->config.layers];
+}
+
+nb_status nb_model_loss(nb_model *model, const nb_batch *batch, const nb_pass *pass, double *loss, nb_error *err) {
+    int64_t scored;
+    double sum;
+    NB_TRY(check_batch(model, batch, true, &scored, err));
+    nb_run run = begin(model, batch, pass, true, false);
+    NB_TRY(nb_decoder_forward(model, &run, err));
+    NB_TRY(nb_head_loss(model, &run, last_of_stream(model), scored, NULL, &sum, err));
+    *loss = scored > 0 ? sum / (double)scored : 0.0;
+    return NB_OK;
+}
+
+nb_status nb_model_loss_and_grads(nb_model *model, const nb_batch *batch, const nb_pass *pass, double *loss,
+                                  nb_error *err) {
+    int64_t scored;
+    double sum;
+    if (!model->training)
+        return nb_fail(err, NB_BAD_USAGE, "model %s was made without gradients", model->config.name);
+    NB_TRY(check_batch(model, batch, true, &scored, err));
+    nb_run run = begin(model, batch, pass, true, true);
+    NB_TRY(nb_decoder_forward(model, &run, err));
+    NB_TRY(nb_head_loss(model, &run, last_of_stream(model), scored, model->dstream, &sum, err));
+    *loss = scored > 0 ? sum / (double)scored : 0.0;
+    return scored > 0 ? nb_decoder_backward(model, &run, err) : NB_OK;
+}
+
+nb_status nb_model_logits(nb_model *model, const nb_batch *batch, const nb_pass *pass, float *logits, nb_error *err) {
+    int64_t scored;
+    NB_TRY(check_batch(model, batch, false, &scored, err));
+    nb_run run = begin(model, batch, pass, false, false);
+    NB_TRY(nb_decoder_forward(model, &run, err));
+    return nb_head_logits(model, &run, last_of_stream(model), logits, err);
+}
+
+/* ---- parameters
+ * ------------------------------------------------------------------------------------------------------------ */
+
+const nb_model_config *nb_model_get_config(const nb_model *model) {
+    return &model->config;
+}
+
+int32_t nb_model_param_count(const nb_model *model) {
+    return model->params.count;
+}
+
+const nb_param *nb_model_param(const nb_model *model, int32_t index) {
+    return &model->params.list[index];
+}
+
+int64_t nb_model_param_elements(const nb_model *model) {
+    return model->params.elements;
+}
+
+void *nb_model_params(nb_model *model) {
+    return model->params.values;
+}
+
+void *nb_model_grads(nb_model *model) {
+    return model->params.grads;
+}
+
+void nb_model_params_changed(nb_model *model) {
+    for (int32_t i = 0; i < model->group_count; i++)
+        nb_linear_group_changed(model->groups[i]);
+}
+
+nb_status nb_model_after_step(nb_model *model, const nb_pass *pass, nb_error *err) {
+    for (int32_t i = 0; i < model->group_count; i++)
+        NB_TRY(nb_linear_group_after_step(model->groups[i], pass, &model->scratch, err));
+    return NB_OK;
+}

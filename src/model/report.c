@@ -1,0 +1,109 @@
+/* report.c: what a model says of itself: FLOPs, memory, census, and the state that its mechanisms keep. */
+#include "model/decoder.h"
+
+#include <stdio.h>
+
+/* ---- FLOPs
+ * ----------------------------------------------------------------------------------------------------------------- */
+
+/* Every weight of a linear layer takes part in one multiplication and one addition a token in each of three GEMMs; the
+ * embedding is a look-up. What the mixers compute beside their linear layers is said where they are. */
+double nb_model_flops_per_token(const nb_model *model, int64_t seq) {
+    double flops = 0;
+    for (int32_t i = 0; i < model->group_count; i++)
+        for (int32_t j = 0; j < model->groups[i]->count; j++)
+            flops += 6.0 * (double)model->groups[i]->layers[j].out * (double)model->groups[i]->layers[j].in;
+    for (int32_t i = 0; i < 2 * model->config.layers; i++)
+        flops += model->branches[i].kind->flops(model->branches[i].layer, seq);
+    return flops;
+}
+
+/* ---- memory
+ * ---------------------------------------------------------------------------------------------------------------- */
+
+int32_t nb_model_memory(const nb_model *model, nb_memory_row *rows, int32_t max_rows) {
+    const size_t params = (size_t)model->params.elements * nb_dtype_size(model->be->real);
+    const bool doubles = model->be->real == NB_F64;
+    const nb_memory_row all[] = {
+        {doubles ? "parameters (f64)" : "parameters (f32)", params},
+        {doubles ? "gradients (f64)" : "gradients (f32)", model->params.grads ? params : 0},
+        {"quantized and bf16 weights, state of mechanisms", model->group_bytes},
+        {model->training ? "saved activations" : "activations", model->saved_bytes},
+        {"working activations", model->working_bytes},
+        {"operands of one linear layer", model->scratch.size},
+    };
+    int32_t count = 0;
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        if (all[i].bytes == 0)
+            continue;
+        if (count < max_rows)
+            rows[count] = all[i];
+        count++;
+    }
+    return count;
+}
+
+/* ---- census
+ * ---------------------------------------------------------------------------------------------------------------- */
+
+int32_t nb_model_census(const nb_model *model, nb_census_row *rows, int32_t max_rows) {
+    const nb_gemm gemms = model->training ? NB_GEMM_COUNT : NB_GEMM_DGRAD;
+    int32_t count = 0;
+    for (int32_t i = 0; i < model->group_count; i++) {
+        const nb_linear_group *group = model->groups[i];
+        for (int32_t j = 0; j < group->count; j++)
+            for (nb_gemm gemm = NB_GEMM_FPROP; gemm < gemms; gemm++, count++) {
+                if (count >= max_rows)
+                    continue;
+                nb_census_row *row = &rows[count];
+                snprintf(row->module, sizeof row->module, "%s", group->layers[j].name);
+                row->gemm = nb_gemm_name(gemm);
+                nb_linear_census(group, &group->layers[j], gemm, row->formats, sizeof row->formats, &row->kernel,
+                                 &row->reason);
+            }
+    }
+    return count;
+}
+
+/* ---- state of mechanisms
+ * --------------------------------------------------------------------------------------------------- */
+
+enum { MOST_TENSORS = 64 }; /* of one mechanism in one group */
+
+static int32_t group_state(const nb_linear_group *group, nb_state_tensor *tensors, int32_t max_tensors) {
+    int32_t count = 0;
+    for (int32_t i = 0; i < group->mechanism_count; i++) {
+        const nb_attached_mechanism *m = &group->mechanisms[i];
+        nb_mechanism_tensor list[MOST_TENSORS];
+        int32_t found = m->table->tensors ? m->table->tensors(m->state, list, MOST_TENSORS) : 0;
+        for (int32_t t = 0; t < found && t < MOST_TENSORS; t++, count++) {
+            if (count >= max_tensors)
+                continue;
+            const char *owner = list[t].layer < 0 ? group->input : group->layers[list[t].layer].name;
+            nb_state_tensor *out = &tensors[count];
+            *out = (nb_state_tensor){
+                .dtype = list[t].dtype, .elements = list[t].elements, .data = list[t].data, .on_host = list[t].on_host};
+            snprintf(out->name, sizeof out->name, "%s/%s.%s", owner, m->table->name, list[t].name);
+        }
+    }
+    return count;
+}
+
+int32_t nb_model_state(nb_model *model, nb_state_tensor *tensors, int32_t max_tensors) {
+    int32_t count = 0;
+    for (int32_t i = 0; i < model->group_count; i++) {
+        int32_t room = count < max_tensors ? max_tensors - count : 0;
+        count += group_state(model->groups[i], tensors + (room ? count : 0), room);
+    }
+    return count;
+}
+
+nb_status nb_model_state_loaded(nb_model *model, nb_error *err) {
+    for (int32_t i = 0; i < model->group_count; i++)
+        for (int32_t j = 0; j < model->groups[i]->mechanism_count; j++) {
+            const nb_attached_mechanism *m = &model->groups[i]->mechanisms[j];
+            if (m->table->loaded)
+                NB_TRY(m->table->loaded(m->state, err));
+        }
+    return NB_OK;
+}
