@@ -1,0 +1,270 @@
+/* hf.c: parameters to and from model.safetensors. */
+#include "hf.h"
+#include "files/file.h"
+#include "hf_numbers.h"
+
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { PATH_ROOM = 4096, FILES_MAX = 4096 };
+
+static int64_t elements_of(const nb_param *p) {
+    return p->rows * p->cols;
+}
+
+/* The longest parameter, which decides how much memory passes between file and backend. */
+static int64_t longest(const nb_model *model) {
+    int64_t most = 0;
+    for (int32_t i = 0; i < nb_model_param_count(model); i++) {
+        int64_t n = elements_of(nb_model_param(model, i));
+        most = n > most ? n : most;
+    }
+    return most;
+}
+
+/* One parameter at a time between the backend and a file. */
+typedef struct transfer {
+    nb_backend *be;
+    nb_model *model;
+    nb_tensor_dtype dtype; /* of the file, when writing */
+    void *real, *packed;   /* room for the longest parameter: as the backend, as the file has it */
+} transfer;
+
+static nb_status transfer_open(nb_backend *be, nb_model *model, nb_tensor_dtype dtype, transfer *t, nb_error *err) {
+    size_t n = (size_t)longest(model) + 1;
+    *t = (transfer){be, model, dtype, malloc(n * nb_dtype_size(be->real)), malloc(n * nb_tensor_dtype_size(dtype))};
+    if (t->real && t->packed)
+        return NB_OK;
+    free(t->real);
+    free(t->packed);
+    return nb_fail(err, NB_NO_MEMORY, "no memory to pass parameters to or from a file");
+}
+
+static void transfer_close(transfer *t) {
+    free(t->real);
+    free(t->packed);
+}
+
+static void *in_backend(const transfer *t, const nb_param *p) {
+    return (char *)nb_model_params(t->model) + (size_t)p->offset * nb_dtype_size(t->be->real);
+}
+
+/* ---- writing ---------------------------------------------------------------------------------------------------- */
+
+static nb_status parameter_for_file(void *context, int32_t index, const void **data, nb_error *err) {
+    transfer *t = context;
+    (void)err;
+    const nb_param *p = nb_model_param(t->model, index);
+    size_t n = (size_t)elements_of(p);
+    t->be->ops->download(t->be, t->real, in_backend(t, p), n * nb_dtype_size(t->be->real));
+    nb_hf_numbers_write(t->dtype, t->be->real, t->real, n, t->packed);
+    *data = t->packed;
+    return NB_OK;
+}
+
+static nb_status write_parameters(nb_backend *be, nb_model *model, const char *path, nb_tensor_dtype dtype,
+                                  nb_error *err) {
+    const nb_metadata metadata[] = {{"format", "pt"}}; /* transformers asks for it */
+    int32_t count = nb_model_param_count(model);
+    nb_file_tensor *tensors = calloc((size_t)count + 1, sizeof *tensors);
+    if (!tensors)
+        return nb_fail(err, NB_NO_MEMORY, "%s: no memory for a list of %d parameters", path, (int)count);
+    for (int32_t i = 0; i < count; i++) {
+        const nb_param *p = nb_model_param(model, i);
+        tensors[i] = (nb_file_tensor){.name = p->name,
+                                      .dtype = dtype,
+                                      .rank = p->rank,
+                                      .shape = {p->rows, p->cols},
+                                      .bytes = (size_t)elements_of(p) * nb_tensor_dtype_size(dtype)};
+    }
+    transfer t;
+    nb_status status = transfer_open(be, model, dtype, &t, err);
+    if (status == NB_OK) {
+        status = nb_safetensors_write_from(path, tensors, count, metadata, 1, parameter_for_file, &t, err);
+        transfer_close(&t);
+    }
+    free(tensors);
+    return status;
+}
+
+nb_status nb_hf_save(nb_backend *be, nb_model *model, const char *folder, nb_tensor_dtype dtype, int32_t end_of_text,
+                     nb_error *err) {
+    char path[PATH_ROOM];
+    if (!nb_hf_is_real(dtype) || dtype == NB_ST_F64)
+        return nb_fail(err, NB_BAD_USAGE, "%s: parameters cannot be written as %s, expected F32, BF16 or F16", folder,
+                       nb_tensor_dtype_name(dtype));
+    snprintf(path, sizeof path, "%s/config.json", folder);
+    char *text = nb_hf_config_text(nb_model_get_config(model), dtype, end_of_text);
+    if (!text)
+        return nb_fail(err, NB_NO_MEMORY, "%s: no memory to write it", path);
+    nb_status status = nb_file_write(path, text, strlen(text), err);
+    free(text);
+    if (status != NB_OK)
+        return status;
+    snprintf(path, sizeof path, "%s/model.safetensors", folder);
+    return write_parameters(be, model, path, dtype, err);
+}
+
+/* ---- reading ---------------------------------------------------------------------------------------------------- */
+
+/* The files of a folder that hold parameters: one, or those that an index names. */
+typedef struct weights {
+    nb_safetensors **files;
+    int32_t count;
+} weights;
+
+static void weights_close(weights *w) {
+    for (int32_t i = 0; i < w->count; i++)
+        nb_safetensors_close(w->files[i]);
+    free(w->files);
+    *w = (weights){0};
+}
+
+static nb_status weights_add(weights *w, const char *path, nb_error *err) {
+    nb_safetensors **files = realloc(w->files, ((size_t)w->count + 1) * sizeof(nb_safetensors *));
+    if (!files)
+        return nb_fail(err, NB_NO_MEMORY, "%s: no memory to open it", path);
+    w->files = files;
+    NB_TRY(nb_safetensors_open(path, &w->files[w->count], err));
+    w->count++;
+    return NB_OK;
+}
+
+/* Opens each file that occurs in the index's weight_map once. */
+static nb_status open_indexed(weights *w, const char *folder, const json_t *index, nb_error *err) {
+    json_t *map = json_object_get(index, "weight_map"), *seen = json_object();
+    nb_status status = seen ? NB_OK : nb_fail(err, NB_NO_MEMORY, "%s: no memory to read the index", folder);
+    if (status == NB_OK && (!json_is_object(map) || json_object_size(map) == 0))
+        status = nb_fail(err, NB_BAD_FILE, "%s/model.safetensors.index.json: 'weight_map' is missing", folder);
+    for (void *at = json_object_iter(map); status == NB_OK && at; at = json_object_iter_next(map, at)) {
+        const char *name = json_string_value(json_object_iter_value(at));
+        char path[PATH_ROOM];
+        if (!name || !*name || strchr(name, '/') || name[0] == '.')
+            status = nb_fail(err, NB_BAD_FILE,
+                             "%s/model.safetensors.index.json: '%.64s' is not said to lie in a file of this folder",
+                             folder, json_object_iter_key(at));
+        if (status != NB_OK || json_object_get(seen, name))
+            continue;
+        if (w->count == FILES_MAX || json_object_set_new(seen, name, json_true()) != 0)
+            status = nb_fail(err, NB_BAD_FILE, "%s/model.safetensors.index.json: too many files", folder);
+        snprintf(path, sizeof path, "%s/%s", folder, name);
+        if (status == NB_OK)
+            status = weights_add(w, path, err);
+    }
+    json_decref(seen);
+    return status;
+}
+
+static nb_status weights_open(weights *w, const char *folder, nb_error *err) {
+    enum { LIMIT = 64 << 20 };
+    char path[PATH_ROOM], *text;
+    size_t size;
+    json_error_t where;
+    *w = (weights){0};
+    snprintf(path, sizeof path, "%s/model.safetensors.index.json", folder);
+    if (access(path, F_OK) != 0) { /* the usual case: one file */
+        snprintf(path, sizeof path, "%s/model.safetensors", folder);
+        nb_status alone = weights_add(w, path, err);
+        if (alone != NB_OK)
+            weights_close(w);
+        return alone;
+    }
+    NB_TRY(nb_file_read(path, LIMIT, &text, &size, err));
+    json_t *index = json_loadb(text, size, JSON_REJECT_DUPLICATES, &where);
+    free(text);
+    if (!index)
+        return nb_fail(err, NB_BAD_FILE, "%s:%d: %s", path, where.line, where.text);
+    nb_status status = open_indexed(w, folder, index, err);
+    json_decref(index);
+    if (status != NB_OK)
+        weights_close(w);
+    return status;
+}
+
+static nb_status find_one(const weights *w, const nb_param *p, const nb_file_tensor **found, nb_error *err) {
+    *found = NULL;
+    for (int32_t i = 0; i < w->count; i++) {
+        const nb_file_tensor *tensor = nb_safetensors_find(w->files[i], p->name);
+        if (tensor && *found)
+            return nb_fail(err, NB_BAD_FILE, "parameter '%s' lies in two files", p->name);
+        *found = tensor ? tensor : *found;
+    }
+    const nb_file_tensor *t = *found;
+    if (!t)
+        return nb_fail(err, NB_BAD_FILE, "parameter '%s' is missing", p->name);
+    if (t->rank != p->rank || t->shape[0] != p->rows || (p->rank == 2 && t->shape[1] != p->cols))
+        return nb_fail(err, NB_BAD_FILE,
+                       "parameter '%s' has shape [%" PRId64 ", %" PRId64 "] of rank %d, expected [%" PRId64 ", %" PRId64
+                       "] of rank %d",
+                       p->name, t->shape[0], t->rank > 1 ? t->shape[1] : 1, (int)t->rank, p->rows, p->cols,
+                       (int)p->rank);
+    if (!nb_hf_is_real(t->dtype))
+        return nb_fail(err, NB_BAD_FILE, "parameter '%s' has type %s, expected F32, BF16, F16 or F64", p->name,
+                       nb_tensor_dtype_name(t->dtype));
+    return NB_OK;
+}
+
+static bool is_parameter(const nb_model *model, const char *name) {
+    for (int32_t i = 0; i < nb_model_param_count(model); i++)
+        if (strcmp(nb_model_param(model, i)->name, name) == 0)
+            return true;
+    return false;
+}
+
+/* A tensor that nibble has no use for means another architecture, but for these two. */
+static bool may_be_ignored(const nb_model *model, const char *name) {
+    const char buffer[] = ".rotary_emb.inv_freq"; /* written by old transformers; computed, not learned */
+    size_t length = strlen(name);
+    if (length >= sizeof buffer && strcmp(name + length - (sizeof buffer - 1), buffer) == 0)
+        return true;
+    return nb_model_get_config(model)->tied && strcmp(name, "lm_head.weight") == 0;
+}
+
+static nb_status check_nothing_else(const weights *w, const nb_model *model, nb_error *err) {
+    for (int32_t f = 0; f < w->count; f++)
+        for (int32_t i = 0; i < nb_safetensors_count(w->files[f]); i++) {
+            const char *name = nb_safetensors_at(w->files[f], i)->name;
+            if (!is_parameter(model, name) && !may_be_ignored(model, name))
+                return nb_fail(err, NB_BAD_FILE,
+                               "tensor '%.128s' is no parameter of a %s model; is the architecture another?", name,
+                               nb_family_name(nb_model_get_config(model)->family));
+        }
+    return NB_OK;
+}
+
+static nb_status read_parameters(const weights *w, nb_backend *be, nb_model *model, nb_error *err) {
+    NB_TRY(check_nothing_else(w, model, err));
+    const nb_file_tensor *found;
+    for (int32_t i = 0; i < nb_model_param_count(model); i++) /* all checked before any is changed */
+        NB_TRY(find_one(w, nb_model_param(model, i), &found, err));
+    transfer t;
+    NB_TRY(transfer_open(be, model, NB_ST_F32, &t, err));
+    nb_status status = NB_OK;
+    for (int32_t i = 0; status == NB_OK && i < nb_model_param_count(model); i++) {
+        const nb_param *p = nb_model_param(model, i);
+        size_t n = (size_t)elements_of(p);
+        status = find_one(w, p, &found, err);
+        if (status != NB_OK)
+            break;
+        nb_hf_numbers_read(found->dtype, found->data, n, be->real, t.real);
+        be->ops->upload(be, in_backend(&t, p), t.real, n * nb_dtype_size(be->real));
+    }
+    transfer_close(&t);
+    return status;
+}
+
+nb_status nb_hf_load(nb_backend *be, nb_model *model, const char *folder, nb_error *err) {
+    weights w;
+    NB_TRY(weights_open(&w, folder, err));
+    nb_status status = read_parameters(&w, be, model, err);
+    weights_close(&w);
+    if (status == NB_OK)
+        nb_model_params_changed(model);
+    else
+        nb_fail_within(err, "%s", folder);
+    return status;
+}
