@@ -215,7 +215,7 @@ static void origins_are_named(void **state) {
     assert_int_equal(read_toy("steps: 7\noptimizer:\n  lr: 1\n", &t, &doc, &err), NB_OK);
     assert_int_equal(nb_yaml_set(&doc, "mode=stochastic", NULL, &err), NB_OK);
     char *text = print_toy(&t, doc.root, NB_COMMENTS_ORIGIN);
-    assert_non_null(strstr(text, "optimizer:\n  lr: 1                                           # t.yaml:3\n"));
+    assert_non_null(strstr(text, "optimizer:\n  lr: 1                                     # t.yaml:3\n"));
     assert_non_null(strstr(text, "# default: our choice\n"));
     assert_non_null(strstr(text, "# --set mode=stochastic\n"));
     free(text);

@@ -175,9 +175,18 @@ static bool is_folder(const char *path) {
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
+/* root/between/kind, without the ".." in it. */
 static bool try_folder(char *path, size_t size, const char *root, const char *between, const char *kind) {
-    int n = snprintf(path, size, "%s/%s%s", root, between, kind);
-    return n > 0 && (size_t)n < size && is_folder(path);
+    char joined[4096];
+    int n = snprintf(joined, sizeof joined, "%s/%s%s", root, between, kind);
+    if (n < 0 || (size_t)n >= sizeof joined || !is_folder(joined))
+        return false;
+    char *real = realpath(joined, NULL);
+    bool fits = real && strlen(real) < size;
+    if (fits)
+        memcpy(path, real, strlen(real) + 1);
+    free(real);
+    return fits;
 }
 
 nb_status nb_cli_folder(const char *kind, char *path, size_t size, nb_error *err) {

@@ -2,6 +2,7 @@
 #include "cli/cli.h"
 #include "config/keys.h"
 #include "config/suggest.h"
+#include "recipe/recipe_yaml.h"
 #include "train/run_keys.h"
 
 #include <stdio.h>
@@ -10,27 +11,27 @@
 /* The files whose keys a table describes. One line a file. */
 typedef struct topic {
     const char *name;
-    const char *help;
     const nb_keys *table;
 } topic;
 
 static const topic topics[] = {
-    {"run-file", "lists the keys of a run file", &nb_run_keys},
+    {"run", &nb_run_keys},
+    {"recipe", &nb_recipe_keys},
     {0},
 };
 
 typedef struct help_options {
-    bool markdown;
+    const char *keys, *markdown;
 } help_options;
 
 static const nb_option options[] = {
-    {"markdown", 0, NB_OPTION_FLAG, offsetof(help_options, markdown), NULL,
-     "the keys of a file as a Markdown page (docs/*-file.md)"},
+    {"keys", 0, NB_OPTION_TEXT, offsetof(help_options, keys), "KIND", "the keys of a run, recipe or model file"},
+    {"markdown", 0, NB_OPTION_TEXT, offsetof(help_options, markdown), "KIND", "the same as a page of docs/"},
     {0},
 };
 
 static const nb_command_line line = {
-    .usage = "\nCOMMAND\n[--markdown] FILE-KIND",
+    .usage = "[COMMAND]\n--keys run|recipe|model\n--markdown run|recipe|model",
     .about = "Lists the commands, explains one, or lists the keys of a configuration file with their defaults.",
     .options = options,
     .most = 1,
@@ -40,38 +41,47 @@ static void print_commands(void) {
     puts("nibble pretrains language models in 4-bit floating point.\n\nCommands:");
     for (const nb_command *c = nb_commands; c->name; c++)
         printf("  %-12s %s\n", c->name, c->help);
-    puts("\n'nibble help COMMAND' explains one.");
-    for (const topic *t = topics; t->name; t++)
-        printf("'nibble help %s' %s.\n", t->name, t->help);
+    puts("\n'nibble help COMMAND' explains one; 'nibble help --keys run' (or recipe, model) lists the keys of a file.");
 }
 
-static nb_status help_on(const char *name, bool markdown, nb_error *err) {
+static nb_status help_on_keys(const char *name, bool markdown, nb_error *err) {
     nb_suggestion s = nb_suggest(name);
     for (const topic *t = topics; t->name; t++) {
         nb_suggest_offer(&s, t->name);
-        bool names_file = strcmp(name, t->name) == 0;
-        if (names_file && markdown)
+        if (strcmp(name, t->name) != 0)
+            continue;
+        if (markdown)
             nb_keys_print_markdown(t->table, stdout);
-        else if (names_file)
+        else
             nb_keys_print_help(t->table, stdout);
-        if (names_file)
-            return NB_OK;
+        return NB_OK;
     }
+    return nb_fail(err, NB_BAD_USAGE, "help: expected run, recipe or model, found '%.60s'%s%s%s", name,
+                   s.best ? "; did you mean '" : "", s.best ? s.best : "", s.best ? "'?" : "");
+}
+
+static nb_status help_on_command(const char *name, nb_error *err) {
+    nb_suggestion s = nb_suggest(name);
     for (const nb_command *c = nb_commands; c->name; c++) {
         nb_suggest_offer(&s, c->name);
         char *argv[] = {(char *)c->name, (char *)"--help", NULL};
         if (strcmp(c->name, name) == 0)
             return c->run(2, argv, err);
     }
-    return nb_fail(err, NB_BAD_USAGE, "help: nothing is called '%.60s'%s%s%s", name, s.best ? "; did you mean '" : "",
-                   s.best ? s.best : "", s.best ? "'?" : "");
+    return nb_fail(err, NB_BAD_USAGE, "help: no command is called '%.60s'%s%s%s", name,
+                   s.best ? "; did you mean '" : "", s.best ? s.best : "", s.best ? "'?" : "");
 }
 
 nb_status nb_cli_help(int argc, char **argv, nb_error *err) {
     help_options o = {0};
     int32_t count;
     NB_TRY(nb_cli_parse(&line, argc, argv, &o, &count, err));
-    if (count == 0)
-        print_commands();
-    return count > 0 ? help_on(argv[1], o.markdown, err) : NB_OK;
+    if (count < 0)
+        return NB_OK;
+    if (o.keys || o.markdown)
+        return help_on_keys(o.markdown ? o.markdown : o.keys, o.markdown != NULL, err);
+    if (count > 0)
+        return help_on_command(argv[1], err);
+    print_commands();
+    return NB_OK;
 }

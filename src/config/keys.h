@@ -103,7 +103,8 @@ typedef enum nb_keys_comments {
     NB_COMMENTS_HELP    /* "# help" above each key */
 } nb_keys_comments;
 
-/* Writes the struct as YAML, every key present. `node` is what it was read from (for ORIGIN; may be NULL). */
+/* Writes the struct as YAML, every key present that is not null. `node` is what it was read from (for ORIGIN; may be
+ * NULL). */
 void nb_keys_print(const nb_keys *table, const void *record, const nb_yaml_node *node, nb_keys_comments comments,
                    FILE *to);
 

@@ -125,7 +125,7 @@ static void print_value(const nb_key *row, const void *record, FILE *to) {
 /* ---- YAML ---------------------------------------------------------------------------------------------------------
  */
 
-enum { COMMENT_COLUMN = 50 };
+enum { COMMENT_COLUMN = 44 };
 
 typedef struct printer {
     FILE *to;
@@ -158,8 +158,9 @@ static void open_maps(printer *p, const char *path) {
 
 static void print_origin(const nb_key *row, const nb_yaml_node *said, int width, FILE *to) {
     fprintf(to, "%*s", width < COMMENT_COLUMN ? COMMENT_COLUMN - width : 1, "");
+    const char *slash = said && said->line ? strrchr(said->file, '/') : NULL;
     if (said && said->line)
-        fprintf(to, "# %s:%d", said->file, (int)said->line);
+        fprintf(to, "# %s:%d", slash ? slash + 1 : said->file, (int)said->line);
     else if (said)
         fprintf(to, "# %s", said->file);
     else
@@ -167,11 +168,6 @@ static void print_origin(const nb_key *row, const nb_yaml_node *said, int width,
 }
 
 static void print_row(printer *p, const nb_key *row, const void *record, const nb_yaml_node *said, const char *path) {
-    open_maps(p, path);
-    const char *dot = strrchr(path, '.');
-    int indent = 2 * (depth_of(path) - 1);
-    if (p->comments == NB_COMMENTS_HELP && row->help)
-        fprintf(p->to, "%*s# %s\n", indent, "", row->help);
     char *value = NULL;
     size_t size = 0;
     FILE *memory = open_memstream(&value, &size);
@@ -179,7 +175,16 @@ static void print_row(printer *p, const nb_key *row, const void *record, const n
         return;
     print_value(row, record, memory);
     fclose(memory);
-    int width = fprintf(p->to, "%*s%s: %s", indent, "", dot ? dot + 1 : path, value ? value : "");
+    if (!value || !*value || strcmp(value, "null") == 0) { /* a key that is as if it were not there */
+        free(value);
+        return;
+    }
+    open_maps(p, path);
+    const char *dot = strrchr(path, '.');
+    int indent = 2 * (depth_of(path) - 1);
+    if (p->comments == NB_COMMENTS_HELP && row->help)
+        fprintf(p->to, "%*s# %s\n", indent, "", row->help);
+    int width = fprintf(p->to, "%*s%s: %s", indent, "", dot ? dot + 1 : path, value);
     free(value);
     if (p->comments == NB_COMMENTS_ORIGIN)
         print_origin(row, said, width, p->to);

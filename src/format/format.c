@@ -213,7 +213,7 @@ static void append_scale(text_buffer *b, const nb_quantizer *q, const nb_quantiz
     if (q->outer == defaults->outer)
         return;
     if (has_outer128(q))
-        append(b, ", outer: {block: 1x128, scale: %s}", q->outer == NB_OUTER_ROW128 ? "f32" : "pow2");
+        append(b, ", outer: {block: 1x128, scale: %s}", q->outer == NB_OUTER_ROW128 ? "fp32" : "pow2");
     else
         append(b, ", outer: %s", q->outer == NB_OUTER_TENSOR ? "tensor" : "none");
 }

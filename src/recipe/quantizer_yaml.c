@@ -1,0 +1,424 @@
+/* quantizer_yaml.c: the keys of a quantizer, and what they come to. */
+#include "recipe/quantizer_yaml.h"
+
+#include "config/yaml_memory.h"
+#include "format/element.h"
+#include "nibble/recipe.h"
+
+#include <string.h>
+
+#define NOT_SAID (-1)
+#define NULL_WORD                                                                                                      \
+    { "null", NOT_SAID, NULL } /* printed as nothing at all */
+
+/* ---- words --------------------------------------------------------------------------------------------------------
+ */
+
+static const struct {
+    const char *name;
+    int32_t rows, cols;
+} shapes[] = {
+    {"1x16", 1, 16},          {"16x16", 16, 16},           {"1x32", 1, 32},
+    {"row", 1, NB_BLOCK_ALL}, {"column", NB_BLOCK_ALL, 1}, {"tensor", NB_BLOCK_ALL, NB_BLOCK_ALL},
+};
+
+static const nb_word from_words[] = {
+    NULL_WORD,
+    {"fprop.x", NB_FPROP_X, NULL},
+    {"fprop.w", NB_FPROP_W, NULL},
+    {"dgrad.dy", NB_DGRAD_DY, NULL},
+    {"dgrad.w", NB_DGRAD_W, NULL},
+    {"wgrad.dy", NB_WGRAD_DY, NULL},
+    {"wgrad.x", NB_WGRAD_X, NULL},
+    {NULL, 0, NULL},
+};
+static const nb_word via_words[] = {
+    NULL_WORD,
+    {"fold", NB_VIA_FOLD, "the scales go into the other operand before that is quantized"},
+    {"bf16", NB_VIA_BF16, "the operand is decoded and rounded to BF16"},
+    {NULL, 0, NULL},
+};
+static const nb_word block_words[] = {
+    NULL_WORD,
+    {"1x16", 0, NULL},
+    {"16x16", 1, NULL},
+    {"1x32", 2, NULL},
+    {"row", 3, "one scale a row: a token of X, an output channel of W"},
+    {"column", 4, "one scale a column of the operand: an input channel"},
+    {"tensor", 5, NULL},
+    {NULL, 0, NULL},
+};
+static const nb_word scale_words[] = {
+    NULL_WORD,
+    {"absmax", NB_RULE_ABSMAX, "the largest magnitude maps to the largest code"},
+    {"floor", NB_RULE_FLOOR, "MX: exponent rounded down; may saturate"},
+    {"ceil", NB_RULE_CEIL, "MX: exponent rounded up"},
+    {"pow2", NB_RULE_POW2, "a float scale restricted to powers of two"},
+    {"headroom", NB_RULE_HEADROOM, "NVFP4: the largest magnitude maps to 6*16/17, so that no scale saturates"},
+    {NULL, 0, NULL},
+};
+static const nb_word round_words[] = {
+    NULL_WORD,
+    {"even", NB_ROUND_EVEN, "nearest, ties to the even code"},
+    {"up", NB_ROUND_UP, "nearest, ties toward +inf (arXiv:2501.17116 appendix A)"},
+    {"stochastic", NB_ROUND_STOCHASTIC, "up with the probability of the distance"},
+    {NULL, 0, NULL},
+};
+static const nb_word bits_words[] = {NULL_WORD, {NULL, 0, NULL}};
+static const nb_word size_words[] = {NULL_WORD, {"none", 0, NULL}, {NULL, 0, NULL}};
+static const nb_word signs_words[] = {
+    NULL_WORD,
+    {"none", NB_SIGNS_NONE, "plain Hadamard"},
+    {"fixed", NB_SIGNS_FIXED, "one pattern for the whole run (TransformerEngine's)"},
+    {"fresh", NB_SIGNS_FRESH, "a new pattern each call, shared by the two operands of the GEMM"},
+    {NULL, 0, NULL},
+};
+static const nb_word truth_words[] = {NULL_WORD, {"true", 1, NULL}, {"false", 0, NULL}, {NULL, 0, NULL}};
+
+/* Other spellings of a family's name. */
+static const struct {
+    const char *spelling, *family;
+} spellings[] = {{"fp4", "e2m1"}, {"fp8-e4m3", "e4m3"}, {"fp8-e5m2", "e5m2"}};
+
+static const char *family_name(const char *text) {
+    for (size_t i = 0; i < NB_COUNT(spellings); i++)
+        if (strcmp(text, spellings[i].spelling) == 0)
+            return spellings[i].family;
+    return text;
+}
+
+/* The words of `format` are the families of src/format; the row reads them itself. */
+static nb_status read_format(void *field, const nb_yaml_node *node, nb_error *err) {
+    bool scalar = node->kind == NB_YAML_SCALAR;
+    if (scalar && strcmp(node->text, "null") == 0) {
+        *(int32_t *)field = NOT_SAID;
+        return NB_OK;
+    }
+    char known[200] = "";
+    size_t used = 0;
+    for (int32_t i = 0; nb_format_family_at(i); i++) {
+        const char *name = nb_format_family_at(i)->name;
+        if (scalar && strcmp(family_name(node->text), name) == 0) {
+            *(int32_t *)field = i;
+            return NB_OK;
+        }
+        if (used < sizeof known - 1)
+            used += (size_t)snprintf(known + used, sizeof known - used, "%s%s", used ? ", " : "", name);
+    }
+    return nb_keys_fail(err, node, NULL, "expected one of %s; found '%.60s'", known, scalar ? node->text : "no word");
+}
+
+static void print_format(const void *field, FILE *to) {
+    int32_t index = *(const int32_t *)field;
+    if (index >= 0)
+        fputs(nb_format_family_at(index)->name, to);
+}
+
+/* ---- outer --------------------------------------------------------------------------------------------------------
+ */
+
+static nb_status read_outer(void *field, const nb_yaml_node *node, nb_error *err) {
+    int32_t *outer = field;
+    if (node->kind == NB_YAML_SCALAR) {
+        *outer = strcmp(node->text, "null") == 0     ? NOT_SAID
+                 : strcmp(node->text, "none") == 0   ? NB_OUTER_NONE
+                 : strcmp(node->text, "tensor") == 0 ? NB_OUTER_TENSOR
+                                                     : -2;
+        if (*outer != -2)
+            return NB_OK;
+    }
+    for (const nb_yaml_node *n = node->kind == NB_YAML_MAP ? node->first : NULL; n; n = n->next)
+        if (strcmp(n->key, "block") != 0 && strcmp(n->key, "scale") != 0)
+            return nb_yaml_fail(err, n, "unknown key '%.60s'; outer knows block and scale", n->key);
+    const nb_yaml_node *block = nb_yaml_child(node, "block"), *scale = nb_yaml_child(node, "scale");
+    bool is_block = block && block->kind == NB_YAML_SCALAR && strcmp(block->text, "1x128") == 0;
+    bool known = !scale || (scale->kind == NB_YAML_SCALAR &&
+                            (strcmp(scale->text, "fp32") == 0 || strcmp(scale->text, "pow2") == 0));
+    if (!is_block || !known)
+        return nb_keys_fail(err, node, NULL, "expected none, tensor or {block: 1x128, scale: fp32} (or pow2)");
+    *outer = scale && strcmp(scale->text, "pow2") == 0 ? NB_OUTER_ROW128_POW2 : NB_OUTER_ROW128;
+    return NB_OK;
+}
+
+static void print_outer(const void *field, FILE *to) {
+    switch (*(const int32_t *)field) {
+    case NB_OUTER_NONE:
+        fputs("none", to);
+        break;
+    case NB_OUTER_TENSOR:
+        fputs("tensor", to);
+        break;
+    case NB_OUTER_ROW128:
+        fputs("{block: 1x128, scale: fp32}", to);
+        break;
+    case NB_OUTER_ROW128_POW2:
+        fputs("{block: 1x128, scale: pow2}", to);
+        break;
+    default: /* not said */
+        break;
+    }
+}
+
+/* ---- the tables ---------------------------------------------------------------------------------------------------
+ */
+
+#define FIELD(name) NB_FIELD(nb_operand_fields, name)
+
+static const nb_key rows[] = {
+    {.path = "from",
+     .type = NB_KEY_CHOICE,
+     FIELD(from),
+     .fallback = "null",
+     .words = from_words,
+     .default_text = "the tensor itself",
+     .help = "take another role's quantized operand, transposed: alone the same codes; with `format` its decoded "
+             "values are quantized again"},
+    {.path = "via",
+     .type = NB_KEY_CHOICE,
+     FIELD(via),
+     .fallback = "null",
+     .words = via_words,
+     .default_text = "absent",
+     .help = "with `from` alone, where the scales then lie on the contraction"},
+    {.path = "format",
+     .type = NB_KEY_CUSTOM,
+     FIELD(format),
+     .fallback = "null",
+     .read = read_format,
+     .print = print_format,
+     .default_text = "required",
+     .range_text = "bf16 (not quantized), nvfp4, mxfp4, mxfp8, mxfp8-e5m2, e2m1 (or fp4), int4, e4m3 (or fp8-e4m3), "
+                   "e5m2 (or fp8-e5m2)",
+     .help = "what the numbers become"},
+    {.path = "block",
+     .type = NB_KEY_CHOICE,
+     FIELD(block),
+     .fallback = "null",
+     .words = block_words,
+     .default_text = "by format: nvfp4 1x16, mxfp 1x32, e2m1 and int4 row, e4m3 and e5m2 tensor",
+     .help = "rows x columns that share a scale; columns run along the contraction",
+     .source = "the format"},
+    {.path = "scale",
+     .type = NB_KEY_CHOICE,
+     FIELD(scale),
+     .fallback = "null",
+     .words = scale_words,
+     .default_text = "by format: mxfp4 floor, mxfp8 ceil, others absmax",
+     .help = "how the largest magnitude of a block becomes its scale",
+     .source = "the format"},
+    {.path = "outer",
+     .type = NB_KEY_CUSTOM,
+     FIELD(outer),
+     .fallback = "null",
+     .read = read_outer,
+     .print = print_outer,
+     .range_text = "none, tensor, {block: 1x128, scale: fp32}, {block: 1x128, scale: pow2}",
+     .default_text = "by format: nvfp4 tensor, others none",
+     .help = "the scale above the block scales",
+     .source = "the format"},
+    {.path = "round",
+     .type = NB_KEY_CHOICE,
+     FIELD(round),
+     .fallback = "null",
+     .default_text = "even",
+     .words = round_words,
+     .help = "rounding of the elements",
+     .source = "IEEE 754 and OCP MX: nearest, ties to even"},
+    {.path = "sr_bits",
+     .type = NB_KEY_INT,
+     FIELD(sr_bits),
+     .fallback = "null",
+     .low = 8,
+     .high = 16,
+     .words = bits_words,
+     .range_text = "8 or 16",
+     .default_text = "8",
+     .help = "random bits of an element; only with `round: stochastic`",
+     .source = "TransformerEngine and Blackwell's cvt.rs draw 8"},
+    {.path = "hadamard.size",
+     .type = NB_KEY_INT,
+     FIELD(hadamard_size),
+     .fallback = "null",
+     .default_text = "none",
+     .low = 16,
+     .high = 128,
+     .words = size_words,
+     .range_text = "none, 16, 32, 64, 128",
+     .help = "rotate so many neighbours along the contraction before quantizing",
+     .source = "no rotation unless the recipe says so"},
+    {.path = "hadamard.signs",
+     .type = NB_KEY_CHOICE,
+     FIELD(hadamard_signs),
+     .fallback = "null",
+     .words = signs_words,
+     .default_text = "none",
+     .help = "signs flipped before the rotation",
+     .source = "plain Hadamard"},
+    {.path = "hadamard.round_bf16",
+     .type = NB_KEY_CHOICE,
+     FIELD(hadamard_round_bf16),
+     .fallback = "null",
+     .words = truth_words,
+     .default_text = "false",
+     .help = "round the rotated numbers to BF16 before quantizing",
+     .source = "an exact rotation"},
+};
+
+enum { FROM_AND_VIA = 2 };
+
+static const struct {
+    const char *name, *yaml;
+} aliases[] = {
+    {"bf16", "{format: bf16}"},
+    {"nvfp4", "{format: nvfp4, block: 1x16}"},
+    {"nvfp4-2d", "{format: nvfp4, block: 16x16}"},
+    {"nvfp4-outer128", "{format: nvfp4, block: 1x16, outer: {block: 1x128, scale: fp32}}"},
+    {"mxfp4", "{format: mxfp4, block: 1x32}"},
+    {"mxfp8", "{format: mxfp8, block: 1x32}"},
+    {"fp4-row", "{format: fp4, block: row}"},
+    {"fp4-tensor", "{format: fp4, block: tensor}"},
+};
+
+static nb_status read_alias(void *record, const nb_yaml_node *node, nb_error *err) {
+    char known[200] = "";
+    size_t used = 0;
+    for (size_t i = 0; i < NB_COUNT(aliases); i++) {
+        if (strcmp(node->text, aliases[i].name) == 0) {
+            nb_yaml doc;
+            NB_TRY(nb_yaml_parse(aliases[i].yaml, strlen(aliases[i].yaml), aliases[i].name, &doc, err));
+            nb_status status = nb_keys_read(&nb_quantizer_keys, record, doc.root, err);
+            nb_yaml_free(&doc);
+            return status;
+        }
+        if (used < sizeof known - 1)
+            used += (size_t)snprintf(known + used, sizeof known - used, "%s%s", used ? ", " : "", aliases[i].name);
+    }
+    return nb_keys_fail(err, node, NULL, "expected {format: ...} or one of %s; found '%.60s'", known, node->text);
+}
+
+const nb_keys nb_operand_keys = {.name = "operand",
+                                 .rows = rows,
+                                 .count = NB_COUNT(rows),
+                                 .size = sizeof(nb_operand_fields),
+                                 .read_short = read_alias};
+const nb_keys nb_quantizer_keys = {.name = "quantizer",
+                                   .rows = rows + FROM_AND_VIA,
+                                   .count = NB_COUNT(rows) - FROM_AND_VIA,
+                                   .size = sizeof(nb_operand_fields),
+                                   .read_short = read_alias};
+
+/* ---- fields and quantizers ----------------------------------------------------------------------------------------
+ */
+
+nb_operand_fields nb_operand_no_fields(void) {
+    nb_operand_fields f = {.from = NOT_SAID,
+                           .via = NOT_SAID,
+                           .format = NOT_SAID,
+                           .block = NOT_SAID,
+                           .scale = NOT_SAID,
+                           .outer = NOT_SAID,
+                           .round = NOT_SAID,
+                           .sr_bits = NOT_SAID,
+                           .hadamard_size = NOT_SAID,
+                           .hadamard_signs = NOT_SAID,
+                           .hadamard_round_bf16 = NOT_SAID};
+    return f;
+}
+
+/* All members are int32_t, so there is no padding between them. */
+static bool same_fields(const nb_operand_fields *a, const nb_operand_fields *b) {
+    return memcmp(a, b, sizeof *a) == 0;
+}
+
+bool nb_operand_says_no_quantizer(const nb_operand_fields *fields) {
+    nb_operand_fields nothing = nb_operand_no_fields();
+    nothing.from = fields->from;
+    nothing.via = fields->via;
+    return same_fields(fields, &nothing);
+}
+
+static nb_status resolve_hadamard(const nb_operand_fields *f, const nb_yaml_node *node, nb_quantizer *q,
+                                  nb_error *err) {
+    if (f->hadamard_size <= 0 && (f->hadamard_signs != NOT_SAID || f->hadamard_round_bf16 != NOT_SAID))
+        return nb_keys_fail(err, node, "hadamard", "without a size nothing is rotated; add `size: 16`");
+    q->hadamard_size = f->hadamard_size == NOT_SAID ? 0 : f->hadamard_size;
+    q->hadamard_signs = f->hadamard_signs == NOT_SAID ? NB_SIGNS_NONE : (nb_signs)f->hadamard_signs;
+    q->hadamard_round_bf16 = f->hadamard_round_bf16 == 1;
+    return NB_OK;
+}
+
+nb_status nb_quantizer_resolve(const nb_operand_fields *f, const nb_yaml_node *node, nb_quantizer *out, nb_error *err) {
+    if (f->format == NOT_SAID)
+        return nb_keys_fail(err, node, NULL, "`format` is missing, as in {format: nvfp4}");
+    nb_quantizer q = nb_format_family_at(f->format)->defaults;
+    nb_operand_fields plain = nb_operand_no_fields();
+    plain.format = f->format;
+    plain.from = f->from;
+    plain.via = f->via;
+    if (nb_quantizer_is_bf16(&q) && !same_fields(f, &plain))
+        return nb_keys_fail(err, node, NULL, "format bf16 is not quantized, so no other key applies to it");
+    if (f->sr_bits != NOT_SAID && f->round != NB_ROUND_STOCHASTIC)
+        return nb_keys_fail(err, node, "sr_bits", "is for `round: stochastic`, and this operand is rounded otherwise");
+    if (f->block != NOT_SAID) {
+        q.block_rows = shapes[f->block].rows;
+        q.block_cols = shapes[f->block].cols;
+    }
+    if (f->scale != NOT_SAID)
+        q.rule = (nb_scale_rule)f->scale;
+    if (f->outer != NOT_SAID)
+        q.outer = (nb_outer_scale)f->outer;
+    if (f->round != NOT_SAID)
+        q.round = (nb_rounding)f->round;
+    if (f->sr_bits != NOT_SAID)
+        q.sr_bits = f->sr_bits;
+    NB_TRY(resolve_hadamard(f, node, &q, err));
+    nb_error inner = {0};
+    if (nb_quantizer_check(&q, &inner) != NB_OK)
+        return nb_keys_fail(err, node, NULL, "%s", inner.message);
+    *out = q;
+    return NB_OK;
+}
+
+static int32_t family_of(const nb_quantizer *q) {
+    for (int32_t i = 0; nb_format_family_at(i); i++) {
+        const nb_quantizer *d = &nb_format_family_at(i)->defaults;
+        if (d->element == q->element && d->scale_type == q->scale_type)
+            return i;
+    }
+    return NOT_SAID;
+}
+
+nb_operand_fields nb_quantizer_to_fields(const nb_quantizer *q) {
+    nb_operand_fields f = nb_operand_no_fields();
+    f.format = family_of(q);
+    if (nb_quantizer_is_bf16(q))
+        return f;
+    for (size_t i = 0; i < NB_COUNT(shapes); i++)
+        if (shapes[i].rows == q->block_rows && shapes[i].cols == q->block_cols)
+            f.block = (int32_t)i;
+    f.scale = (int32_t)q->rule;
+    f.outer = (int32_t)q->outer;
+    f.round = (int32_t)q->round;
+    if (q->round == NB_ROUND_STOCHASTIC)
+        f.sr_bits = q->sr_bits;
+    f.hadamard_size = q->hadamard_size;
+    if (q->hadamard_size) {
+        f.hadamard_signs = (int32_t)q->hadamard_signs;
+        f.hadamard_round_bf16 = q->hadamard_round_bf16;
+    }
+    return f;
+}
+
+nb_status nb_quantizer_parse(const char *text, nb_quantizer *out, nb_error *err) {
+    nb_yaml doc = {0};
+    nb_operand_fields fields;
+    nb_status status = nb_yaml_parse_into(&doc, text, strlen(text), "quantizer", false, &doc.root, err);
+    if (status == NB_OK && doc.root->kind == NB_YAML_LIST)
+        status = nb_yaml_fail(err, doc.root, "expected {format: ...} or an alias, found a list");
+    if (status == NB_OK)
+        status = nb_keys_read(&nb_quantizer_keys, &fields, doc.root, err);
+    if (status == NB_OK)
+        status = nb_quantizer_resolve(&fields, doc.root, out, err);
+    nb_yaml_free(&doc);
+    return status;
+}

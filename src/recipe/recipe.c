@@ -1,0 +1,150 @@
+/* recipe.c: loads recipes and refuses those that make no sense. */
+#include "recipe/recipe_yaml.h"
+
+#include <string.h>
+
+const char *nb_role_name(nb_role role) {
+    static const char *const names[NB_ROLE_COUNT] = {"fprop.x", "fprop.w",  "dgrad.dy",
+                                                     "dgrad.w", "wgrad.dy", "wgrad.x"};
+    return (unsigned)role < NB_ROLE_COUNT ? names[role] : "unknown role";
+}
+
+/* ---- one role -----------------------------------------------------------------------------------------------------
+ */
+
+typedef enum tensor { TENSOR_X, TENSOR_W, TENSOR_DY } tensor;
+
+static tensor tensor_of(nb_role role) {
+    static const tensor tensors[NB_ROLE_COUNT] = {TENSOR_X, TENSOR_W, TENSOR_DY, TENSOR_W, TENSOR_DY, TENSOR_X};
+    return tensors[role];
+}
+
+/* Two roles of one tensor never read it in the same orientation: taking one for the other transposes it. After that,
+ * scales that belonged to single rows vary along the contraction. */
+static bool scales_on_contraction(const nb_quantizer *transposed) {
+    return !nb_quantizer_is_bf16(transposed) && transposed->scale_type != NB_SCALE_NONE && transposed->block_rows == 1;
+}
+
+static nb_status check_source(const nb_recipe *r, nb_role role, const nb_yaml_node *root, nb_error *err) {
+    const nb_operand_rule *rule = &r->roles[role], *source = &r->roles[rule->source];
+    const char *name = nb_role_name(role), *from = nb_role_name(rule->source);
+    if (rule->source == role)
+        return nb_keys_fail(err, root, name, "is taken from itself");
+    if (tensor_of(rule->source) != tensor_of(role))
+        return nb_keys_fail(err, root, name, "cannot come from %s, which is another tensor", from);
+    if (role == NB_FPROP_X || role == NB_FPROP_W)
+        return nb_keys_fail(err, root, name, "a forward operand cannot come from a backward one (%s)", from);
+    if (source->from)
+        return nb_keys_fail(err, root, name, "comes from %s, which comes from %s itself", from,
+                            nb_role_name(source->source));
+    if (source->quantizer.hadamard_size)
+        return nb_keys_fail(err, root, name,
+                            "%s is rotated along its own contraction, so its codes mean nothing along the other; "
+                            "leave `from` out to quantize the tensor itself",
+                            from);
+    if (rule->requantize && nb_quantizer_is_bf16(&source->quantizer))
+        return nb_keys_fail(err, root, name,
+                            "%s is not quantized, so there is nothing to quantize again; leave `from` out", from);
+    if (rule->requantize && nb_quantizer_is_bf16(&rule->quantizer))
+        return nb_keys_fail(err, root, name, "to decode %s and keep it in BF16, write {from: %s, via: bf16}", from,
+                            from);
+    return NB_OK;
+}
+
+static nb_status check_via(const nb_recipe *r, nb_role role, const nb_yaml_node *root, nb_error *err) {
+    const nb_operand_rule *rule = &r->roles[role];
+    const char *name = nb_role_name(role);
+    if (!rule->from || rule->requantize)
+        return rule->via == NB_VIA_NONE
+                   ? NB_OK
+                   : nb_keys_fail(err, root, name,
+                                  "`via` is for `from` without a format: it says where the scales of "
+                                  "the same codes go");
+    bool needed = scales_on_contraction(&rule->quantizer);
+    bool by_rows = rule->quantizer.block_cols == NB_BLOCK_ALL;
+    if (needed && rule->via == NB_VIA_NONE)
+        return nb_keys_fail(err, root, name,
+                            "the scales of %s lie on the contraction here; add `via: bf16`%s, or a format to quantize "
+                            "its values again",
+                            nb_role_name(rule->source), by_rows ? " or `via: fold`" : "");
+    if (!needed && rule->via != NB_VIA_NONE && nb_quantizer_is_bf16(&rule->quantizer))
+        return nb_keys_fail(err, root, name, "`via` is not needed: %s is in BF16", nb_role_name(rule->source));
+    if (!needed && rule->via != NB_VIA_NONE)
+        return nb_keys_fail(err, root, name, "`via` is not needed: the codes of %s serve as they are",
+                            nb_role_name(rule->source));
+    if (rule->via == NB_VIA_FOLD && !by_rows)
+        return nb_keys_fail(err, root, name,
+                            "`via: fold` needs one scale a row (block: row), for only such a scale is a factor of the "
+                            "other operand; use `via: bf16`");
+    return NB_OK;
+}
+
+/* ---- pairs --------------------------------------------------------------------------------------------------------
+ */
+
+static const nb_role pairs[3][2] = {{NB_FPROP_X, NB_FPROP_W}, {NB_DGRAD_DY, NB_DGRAD_W}, {NB_WGRAD_DY, NB_WGRAD_X}};
+
+/* The operand of a fold is quantized after the scales went into it, so it cannot be codes that exist already. */
+static nb_status check_fold(const nb_recipe *r, nb_role folded, nb_role into, const nb_yaml_node *root, nb_error *err) {
+    if (r->roles[folded].via == NB_VIA_FOLD && r->roles[into].from)
+        return nb_keys_fail(err, root, nb_role_name(folded),
+                            "`via: fold` puts the scales into %s before it is quantized, but that comes from %s",
+                            nb_role_name(into), nb_role_name(r->roles[into].source));
+    return NB_OK;
+}
+
+static bool has_block_scales(const nb_quantizer *q) {
+    return q->scale_type == NB_SCALE_E4M3 || q->scale_type == NB_SCALE_E8M0;
+}
+
+static nb_status check_pair(const nb_recipe *r, nb_role first, nb_role second, const nb_yaml_node *root,
+                            nb_error *err) {
+    const nb_quantizer *a = &r->roles[first].quantizer, *b = &r->roles[second].quantizer;
+    const char *name = nb_role_name(second), *other = nb_role_name(first);
+    NB_TRY(check_fold(r, first, second, root, err));
+    NB_TRY(check_fold(r, second, first, root, err));
+    if (a->hadamard_size != b->hadamard_size)
+        return nb_keys_fail(err, root, name,
+                            "is rotated by %s%d, %s by %s%d: a rotation cancels only if both operands of the GEMM have "
+                            "it",
+                            "Hadamard ", (int)b->hadamard_size, other, "Hadamard ", (int)a->hadamard_size);
+    if (a->hadamard_size && a->hadamard_signs != b->hadamard_signs)
+        return nb_keys_fail(err, root, name, "has other Hadamard signs than %s, so the rotations do not cancel", other);
+    bool a_in_blocks = has_block_scales(a) && r->roles[first].via == NB_VIA_NONE;
+    bool b_in_blocks = has_block_scales(b) && r->roles[second].via == NB_VIA_NONE;
+    if (a_in_blocks && b_in_blocks && a->block_cols != b->block_cols)
+        return nb_keys_fail(err, root, name,
+                            "has blocks of %d along the contraction, %s has %d: no GEMM multiplies such a pair",
+                            (int)b->block_cols, other, (int)a->block_cols);
+    return NB_OK;
+}
+
+nb_status nb_recipe_check(const nb_recipe *recipe, const nb_yaml_node *root, nb_error *err) {
+    for (int role = 0; role < NB_ROLE_COUNT; role++) {
+        if (recipe->roles[role].from)
+            NB_TRY(check_source(recipe, (nb_role)role, root, err));
+        NB_TRY(check_via(recipe, (nb_role)role, root, err));
+    }
+    for (size_t i = 0; i < NB_COUNT(pairs); i++)
+        NB_TRY(check_pair(recipe, pairs[i][0], pairs[i][1], root, err));
+    return NB_OK;
+}
+
+/* ---- loading ------------------------------------------------------------------------------------------------------
+ */
+
+nb_status nb_recipe_load_tree(const char *name_or_path, const char *recipes_dir, nb_recipe *out, nb_yaml *tree,
+                              nb_error *err) {
+    NB_TRY(nb_yaml_load_based(name_or_path, recipes_dir, "recipe", nb_recipe_replaces, tree, err));
+    nb_status status = nb_recipe_read(tree->root, out, err);
+    if (status != NB_OK)
+        nb_yaml_free(tree);
+    return status;
+}
+
+nb_status nb_recipe_load(const char *name_or_path, const char *recipes_dir, nb_recipe *out, nb_error *err) {
+    nb_yaml tree;
+    NB_TRY(nb_recipe_load_tree(name_or_path, recipes_dir, out, &tree, err));
+    nb_yaml_free(&tree);
+    return NB_OK;
+}

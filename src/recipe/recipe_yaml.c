@@ -1,0 +1,154 @@
+/* recipe_yaml.c: the keys of a recipe file. */
+#include "recipe/recipe_yaml.h"
+
+#include <math.h>
+
+#define RECIPE(field) NB_FIELD(nb_recipe_file, recipe.field)
+#define ROLE(role) NB_FIELD(nb_recipe_file, roles[role]), .table = &nb_operand_keys
+
+static const nb_key rows[] = {
+    {.path = "name", .type = NB_KEY_TEXT, RECIPE(name), .help = "what runs and reports call the recipe"},
+    {.path = "about", .type = NB_KEY_TEXT, RECIPE(about), .fallback = "\"\"", .help = "one line about it"},
+    {.path = "paper", .type = NB_KEY_TEXT, RECIPE(paper), .fallback = "\"\"", .help = "where it was published"},
+    {.path = "keep.modules",
+     .type = NB_KEY_TEXTS,
+     NB_FIELD_TEXTS(nb_recipe_file, recipe.keep.modules, recipe.keep.module_count),
+     .fallback = "[embedding, lm_head]",
+     .help = "patterns over module names that stay in BF16; * stands for anything: \"*.o_proj\", \"layers.0.*\"",
+     .source = "every recipe here keeps them (arXiv:2509.25149 section 4.1)"},
+    {.path = "keep.first_blocks",
+     .type = NB_KEY_FLOAT,
+     RECIPE(keep.first_blocks),
+     .fallback = "0",
+     .high = 10000,
+     .help = "blocks at the input that stay in BF16; below 1 a share of the depth, rounded up",
+     .source = "none unless the recipe says so"},
+    {.path = "keep.last_blocks",
+     .type = NB_KEY_FLOAT,
+     RECIPE(keep.last_blocks),
+     .fallback = "0",
+     .high = 10000,
+     .help = "blocks at the output that stay in BF16; below 1 a share of the depth, rounded up",
+     .source = "none unless the recipe says so"},
+    {.path = "late_switch.at",
+     .type = NB_KEY_FLOAT,
+     RECIPE(late_switch.at),
+     .fallback = "1",
+     .high = 1,
+     .help = "share of the run after which GEMMs run in BF16; 1: never",
+     .source = "never"},
+    {.path = "late_switch.forward",
+     .type = NB_KEY_BOOL,
+     RECIPE(late_switch.forward),
+     .fallback = "true",
+     .help = "the switch concerns fprop",
+     .source = "both directions close the gap (arXiv:2509.25149 section 5)"},
+    {.path = "late_switch.backward",
+     .type = NB_KEY_BOOL,
+     RECIPE(late_switch.backward),
+     .fallback = "true",
+     .help = "the switch concerns dgrad and wgrad",
+     .source = "both directions close the gap (arXiv:2509.25149 section 5)"},
+    {.path = "fprop.x", .type = NB_KEY_TABLE, ROLE(NB_FPROP_X), .help = "X [M, K] of Y = X W^T"},
+    {.path = "fprop.w", .type = NB_KEY_TABLE, ROLE(NB_FPROP_W), .help = "W [N, K] of Y = X W^T"},
+    {.path = "dgrad.dy", .type = NB_KEY_TABLE, ROLE(NB_DGRAD_DY), .help = "dY [M, N] of dX = dY W"},
+    {.path = "dgrad.w", .type = NB_KEY_TABLE, ROLE(NB_DGRAD_W), .help = "W^T [K, N] of dX = dY W"},
+    {.path = "wgrad.dy", .type = NB_KEY_TABLE, ROLE(NB_WGRAD_DY), .help = "dY^T [N, M] of dW = dY^T X"},
+    {.path = "wgrad.x", .type = NB_KEY_TABLE, ROLE(NB_WGRAD_X), .help = "X^T [K, M] of dW = dY^T X"},
+    /* Mechanisms: one row each, mounting the table that src/linear/NAME.h exports:
+     *     {.path = "NAME", .type = NB_KEY_TABLE, RECIPE(NAME), .table = &nb_NAME_keys,
+     *      NB_OPTIONAL(nb_recipe_file, recipe.has_NAME), .help = "..."}
+     * A section that is absent leaves the mechanism off. */
+};
+
+static nb_status read_role(const nb_operand_fields *fields, const nb_yaml_node *root, nb_role role,
+                           nb_operand_rule *out, nb_error *err) {
+    const nb_yaml_node *node = nb_yaml_find(root, nb_role_name(role));
+    bool from = fields->from >= 0;
+    if (!from && fields->via < 0 && nb_operand_says_no_quantizer(fields))
+        return nb_keys_fail(err, root, nb_role_name(role), "is missing; expected an operand, as {format: bf16}");
+    *out = (nb_operand_rule){.from = from,
+                             .source = from ? (nb_role)fields->from : NB_FPROP_X,
+                             .requantize = from && !nb_operand_says_no_quantizer(fields),
+                             .via = fields->via >= 0 ? (nb_via)fields->via : NB_VIA_NONE,
+                             .quantizer = nb_quantizer_bf16()};
+    return from && !out->requantize ? NB_OK : nb_quantizer_resolve(fields, node, &out->quantizer, err);
+}
+
+static nb_status check_blocks(const nb_yaml_node *root, const char *path, double blocks, nb_error *err) {
+    if (blocks >= 1 && blocks != floor(blocks))
+        return nb_keys_fail(err, root, path, "expected a share below 1 or a whole number of blocks");
+    return NB_OK;
+}
+
+static nb_status finish(void *record, const nb_yaml_node *node, nb_error *err) {
+    nb_recipe_file *file = record;
+    nb_recipe *recipe = &file->recipe;
+    if (!*recipe->name)
+        return nb_keys_fail(err, node, "name", "is empty");
+    NB_TRY(check_blocks(node, "keep.first_blocks", recipe->keep.first_blocks, err));
+    NB_TRY(check_blocks(node, "keep.last_blocks", recipe->keep.last_blocks, err));
+    for (int role = 0; role < NB_ROLE_COUNT; role++)
+        NB_TRY(read_role(&file->roles[role], node, (nb_role)role, &recipe->roles[role], err));
+    /* `from` alone carries its source's quantizer. A source that is itself `from` is refused below. */
+    for (int role = 0; role < NB_ROLE_COUNT; role++) {
+        nb_operand_rule *rule = &recipe->roles[role];
+        if (rule->from && !rule->requantize)
+            rule->quantizer = recipe->roles[rule->source].quantizer;
+    }
+    return nb_recipe_check(recipe, node, err);
+}
+
+static const char intro[] =
+    "A recipe says for each of the six operands of a linear layer how it is quantized, which layers stay in BF16, and\n"
+    "from when. `nibble recipe show NAME` prints one with every default filled in.\n\n"
+    "The three GEMMs of a layer with input X [M, K], weight W [N, K] and output gradient dY [M, N], and their "
+    "operands\n"
+    "(each with the contraction last):\n\n"
+    "| GEMM | product | operands |\n|---|---|---|\n"
+    "| fprop | Y = X W^T | `fprop.x` [M, K], `fprop.w` [N, K] |\n"
+    "| dgrad | dX = dY W | `dgrad.dy` [M, N], `dgrad.w` [K, N] |\n"
+    "| wgrad | dW = dY^T X | `wgrad.dy` [N, M], `wgrad.x` [K, M] |\n\n"
+    "An operand is a map of the keys below, or an alias: `bf16`, `nvfp4`, `nvfp4-2d` (16x16 blocks), `nvfp4-outer128`\n"
+    "(a scale above each 1x128), `mxfp4`, `mxfp8`, `fp4-row`, `fp4-tensor`. All six must be said, in the file or in "
+    "its\n"
+    "base.\n\n"
+    "`base: NAME` starts from another recipe (or, as `base: ./file.yaml`, from a file beside this one): keys merge, "
+    "lists\n"
+    "are replaced, `key: null` goes back to the default. An operand that names `format` or `from` replaces the base's\n"
+    "operand whole; one that does not changes single keys of it.\n\n"
+    "Refused, with file and line: unknown keys; two operands of one GEMM that are rotated differently or whose blocks\n"
+    "differ along the contraction; a forward operand taken from a backward one; codes taken from another role whose\n"
+    "scales then lie on the contraction, unless `via` says what happens to them.\n";
+
+const nb_keys nb_recipe_keys = {.name = "recipe file",
+                                .intro = intro,
+                                .rows = rows,
+                                .count = NB_COUNT(rows),
+                                .size = sizeof(nb_recipe_file),
+                                .finish = finish};
+
+bool nb_recipe_replaces(const nb_yaml_node *over) {
+    return nb_yaml_child(over, "format") || nb_yaml_child(over, "from");
+}
+
+nb_status nb_recipe_read(const nb_yaml_node *root, nb_recipe *out, nb_error *err) {
+    nb_recipe_file file;
+    NB_TRY(nb_keys_read(&nb_recipe_keys, &file, root, err));
+    *out = file.recipe;
+    return NB_OK;
+}
+
+void nb_recipe_print(const nb_recipe *recipe, const nb_yaml_node *root, nb_keys_comments comments, FILE *to) {
+    nb_recipe_file file = {.recipe = *recipe};
+    for (int i = 0; i < NB_ROLE_COUNT; i++) {
+        const nb_operand_rule *rule = &recipe->roles[i];
+        bool alone = rule->from && !rule->requantize;
+        file.roles[i] = alone ? nb_operand_no_fields() : nb_quantizer_to_fields(&rule->quantizer);
+        if (rule->from)
+            file.roles[i].from = (int32_t)rule->source;
+        if (rule->via != NB_VIA_NONE)
+            file.roles[i].via = (int32_t)rule->via;
+    }
+    nb_keys_print(&nb_recipe_keys, &file, root, comments, to);
+}
