@@ -26,7 +26,7 @@ if grep -E 'CONSOLE' "$folder/log"; then
     echo "the page wrote to the console" >&2
     exit 1
 fi
-for text in 'data-ready-ms' 'After 400 steps nvfp4 stands 0.50 % above BF16' \
+for text in 'data-drawn-ms' 'After 400 steps nvfp4 stands 0.50 % above BF16' \
     '>nvfp4</td><td class="number">400</td><td class="number">3.0227</td><td class="number">3.0150</td>' \
     '>+0.50 %</td><td class="number">1,234</td>' '<canvas'; do
     grep -qF "$text" "$folder/dom.html" || {

@@ -75,7 +75,7 @@ class RunChart {
         connectSeparatedPoints: s.kind !== "dots",
       };
     });
-    this.rows = mergeColumns(series);
+    this.thin();
     const options = {
       labels,
       colors: colours,
@@ -86,6 +86,10 @@ class RunChart {
     };
     if (this.dygraph) this.dygraph.updateOptions({ file: this.rows, ...options });
     else this.create(options);
+  }
+
+  thin() {
+    this.rows = mergeColumns(this.series.map((s) => thinSeries(s, sharedWindow)));
   }
 
   create(options) {
@@ -101,7 +105,9 @@ class RunChart {
       highlightCircleSize: 3.5,
       interactionModel: interaction,
       axes: {
-        x: { axisLabelFormatter: (value) => formatCount(value), pixelsPerLabel: 80, valueFormatter: formatCount },
+        x: {
+          axisLabelFormatter: (value) => (Number.isInteger(value) ? formatCount(value) : ""), pixelsPerLabel: 80,
+        },
         y: { axisLabelFormatter: formatTick, axisLabelWidth: 58, pixelsPerLabel: 34 },
       },
       drawCallback: (g) => this.afterDraw(g),
@@ -132,13 +138,17 @@ class RunChart {
     setWindow(range);
   }
 
+  redraw() {
+    this.thin();
+    this.isFollowing = true;
+    this.dygraph.updateOptions({ file: this.rows, dateWindow: sharedWindow, valueRange: null });
+    this.isFollowing = false;
+  }
+
+  // Also the chart that was zoomed draws anew: it may have room for more points now.
   showWindow() {
     if (!this.dygraph) return;
-    const range = this.dygraph.isZoomed("x") ? this.dygraph.xAxisRange() : null;
-    if (String(range) === String(sharedWindow)) return;
-    this.isFollowing = true;
-    this.dygraph.updateOptions({ dateWindow: sharedWindow, valueRange: null });
-    this.isFollowing = false;
+    this.redraw();
   }
 
   atRow(row) {

@@ -79,11 +79,17 @@ const moreChart = new RunChart(byId("more-chart"), {
   onCursor: readoutUnder(byId("more-chart"), format),
 });
 
+// The first chart at once; the others, which long runs make slow, when it is on the screen.
+let waiting = null;
 function drawCharts() {
   byId("smoothing-text").textContent = span() > 1 ? `${span()} steps` : "off";
   lossChart.draw(lossSeries(), styles, byId("log").checked);
-  gapChart.draw(gapSeries(), styles);
-  moreChart.draw(moreSeries(), styles);
+  clearTimeout(waiting);
+  waiting = setTimeout(() => {
+    gapChart.draw(gapSeries(), styles);
+    moreChart.draw(moreSeries(), styles);
+    document.documentElement.dataset.drawnMs = String(Math.round(performance.now()));
+  }, 20);
 }
 
 // ---- legend, tables, theme

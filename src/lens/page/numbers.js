@@ -80,3 +80,52 @@ function gapBetween(a, b) {
   }
   return out;
 }
+
+/** First index whose step is at least `step`. */
+function indexOfStep(steps, step) {
+  let low = 0;
+  let high = steps.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (steps[middle] < step) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
+/** Appends to `into` at most about `limit` indices of [from, to): least and greatest value of each of limit/2 stretches. */
+function thinInto(into, value, from, to, limit) {
+  const stretches = to - from <= limit ? 0 : limit >> 1;
+  if (!stretches) for (let i = from; i < to; i++) into.push(i);
+  for (let k = 0; k < stretches; k++) {
+    const start = from + Math.floor(((to - from) * k) / stretches);
+    const end = from + Math.floor(((to - from) * (k + 1)) / stretches);
+    let least = start;
+    let most = start;
+    for (let i = start; i < end; i++) {
+      if (value[i] === null) continue;
+      if (value[least] === null || value[i] < value[least]) least = i;
+      if (value[most] === null || value[i] > value[most]) most = i;
+    }
+    into.push(Math.min(least, most));
+    if (least !== most) into.push(Math.max(least, most));
+  }
+}
+
+/**
+ * What a chart of a few thousand pixels can show of a long series: every spike of the window [first, last] of steps (all
+ * where null), and a coarse outline of the rest.
+ */
+function thinSeries(series, window, limit = 4000) {
+  const { step, value } = series;
+  if (step.length <= limit) return series;
+  const from = window ? Math.max(0, indexOfStep(step, window[0]) - 1) : 0;
+  const to = window ? Math.min(step.length, indexOfStep(step, window[1]) + 2) : step.length;
+  const kept = [];
+  thinInto(kept, value, 0, from, limit >> 2);
+  thinInto(kept, value, from, to, limit);
+  thinInto(kept, value, to, step.length, limit >> 2);
+  if (kept[0] !== 0) kept.unshift(0); // the ends say how far the run goes
+  if (kept[kept.length - 1] !== step.length - 1) kept.push(step.length - 1);
+  return { ...series, step: kept.map((i) => step[i]), value: kept.map((i) => value[i]) };
+}
