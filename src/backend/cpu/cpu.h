@@ -47,6 +47,10 @@ enum { NB_CPU_SHARED_BYTES = 1 << 20 };
 
 size_t nb_cpu_scratch_total(nb_backend *be); /* bytes held now */
 
+/* How many of the backend's threads a call of so many elementary operations is worth: starting a team costs
+ * microseconds. */
+int32_t nb_cpu_team(nb_backend *be, double operations);
+
 /* True if this processor and operating system run `isa`. */
 bool nb_isa_available(nb_isa isa);
 nb_isa nb_isa_best(void);

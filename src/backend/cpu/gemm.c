@@ -132,9 +132,11 @@ static nb_status run_product(nb_backend *be, product *p, nb_error *err) {
     int before = p->library->enter();
     nb_status status = prepare(be, p, err);
     int64_t tiles = p->tiling.down * p->tiling.across;
+    int64_t depth = p->whole.trans_a ? p->whole.a.rows : p->whole.a.cols;
+    int32_t team = nb_cpu_team(be, 2.0 * (double)(p->whole.c.rows * p->whole.c.cols) * (double)depth);
     bool failed = false;
     if (status == NB_OK) {
-#pragma omp parallel num_threads(nb_cpu_of(be)->threads)
+#pragma omp parallel num_threads(team)
         {
             omp_set_num_threads(1); /* of this thread's own regions: the library's */
 #pragma omp for schedule(dynamic) reduction(|| : failed)

@@ -10,6 +10,7 @@
 #include "backend/cpu/gemm.h"
 #include "backend/cpu/measure.h"
 #include "backend/cpu/ops_kernels.h"
+#include "backend/cpu/packed.h"
 #include "backend/ref/gemm.h"
 #include "backend/ref/gemm_q.h"
 #include "backend/ref/measure.h"
@@ -33,8 +34,8 @@
     X(requantize, nb_ref_requantize, nb_ref_requantize)                                                                \
     X(transpose_codes, nb_ref_transpose_codes, nb_ref_transpose_codes)                                                 \
     X(dequantize, nb_ref_dequantize, nb_ref_dequantize)                                                                \
-    X(gemm_q, nb_ref_gemm_q, nb_ref_gemm_q)                                                                            \
-    X(gemm_q_kernel, nb_ref_gemm_q_kernel, nb_ref_gemm_q_kernel)                                                       \
+    X(gemm_q, nb_ref_gemm_q, nb_cpu_gemm_q)                                                                            \
+    X(gemm_q_kernel, nb_ref_gemm_q_kernel, nb_cpu_gemm_q_kernel)                                                       \
     /* the rest of the model */                                                                                        \
     X(cast, nb_ref_cast, nb_cpu_cast)                                                                                  \
     X(add, nb_ref_f32_add, nb_cpu_add)                                                                                 \

@@ -27,6 +27,11 @@ int32_t nb_cpu_default_threads(void) {
     return threads < 1 ? 1 : threads > 1024 ? 1024 : threads;
 }
 
+int32_t nb_cpu_team(nb_backend *be, double operations) {
+    const double worth_a_team = 1 << 20; /* ten microseconds or so of one thread */
+    return operations < worth_a_team ? 1 : nb_cpu_of(be)->threads;
+}
+
 static void *grow(nb_cpu *cpu, int32_t slot, size_t bytes) {
     if (cpu->scratch_size[slot] >= bytes && cpu->scratch[slot])
         return cpu->scratch[slot];

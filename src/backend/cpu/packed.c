@@ -1,0 +1,208 @@
+/* packed.c: drives the products of quantized operands: panels, tasks and threads; decoded BF16 for mixed pairs.
+ *
+ * B is unpacked once a call, by all threads. A task is a band of rows of C times a range of columns: it unpacks its
+ * band of A into the thread's own memory (it stays in the second-level cache) and goes over the panels of B. Every
+ * element of C is one kernel's sum over the contraction in order, so the cut into tasks changes no bit and may depend
+ * on the number of threads.
+ */
+#include "backend/cpu/packed.h"
+
+#include "backend/cpu/gemm.h"
+#include "backend/ref/gemm_q.h"
+
+#include <omp.h>
+
+static int64_t divide_up(int64_t a, int64_t b) {
+    return (a + b - 1) / b;
+}
+
+static size_t round_up_64(size_t bytes) {
+    return (bytes + 63) / 64 * 64;
+}
+
+static const nb_packed_kernel *kernel_for(nb_isa isa) {
+#ifdef NB_X86
+    if (isa == NB_ISA_AVX512)
+        return &nb_packed_avx512;
+    if (isa == NB_ISA_AVX2)
+        return &nb_packed_avx2;
+#endif
+    (void)isa;
+    return &nb_packed_portable;
+}
+
+/* ---- packed products -----------------------------------------------------------------------------------------------
+ */
+
+typedef struct job {
+    const nb_packed_kernel *kernel;
+    nb_packed_operand a, b;
+    nb_packed_sum sum;
+    nb_packed_result to;
+    int64_t steps;
+    char *panels_b;
+    int64_t panel_count_b;
+    int64_t band, range;   /* of a task: rows of C, panels of B */
+    int64_t bands, ranges; /* how many */
+} job;
+
+static nb_packed_operand operand_of(const nb_qtensor *t) {
+    const nb_quantizer *q = &t->quantizer;
+    nb_packed_operand o = {t->codes, t->scales, t->rows, t->cols, t->scales ? q->block_cols : 0, {0}, 0, 0, {0}};
+    for (int code = 0; code < 16; code++) {
+        o.integer[code] = (int8_t)nb_code_integer(q->element, (uint8_t)code);
+        if (o.offset < -o.integer[code])
+            o.offset = (int8_t)-o.integer[code];
+    }
+    float unit = 1.0f / (float)nb_code_steps(q->element);
+    for (int byte = 0; t->scales && byte < 256; byte++)
+        o.scale[byte] = nb_scale_value(q->scale_type, (uint8_t)byte) * unit;
+    return o;
+}
+
+static nb_packed_sum sum_of(const nb_quantizer *a, const nb_quantizer *b) {
+    if (nb_product_of(a, b) == NB_PRODUCT_WHOLE)
+        return NB_SUM_WHOLE;
+    if (a->scale_type == NB_SCALE_E8M0)
+        return NB_SUM_E8M0;
+    return b->block_rows == 16 ? NB_SUM_E4M3_TILES : NB_SUM_E4M3;
+}
+
+/* Bands of at most 64 rows, whose panels fit the second-level cache; enough tasks to balance the threads. */
+static void cut_into_tasks(job *j, int32_t threads) {
+    enum { BAND = 64, TASKS_A_THREAD = 4 };
+    int64_t rows = j->kernel->rows, wanted = (int64_t)threads * TASKS_A_THREAD;
+    j->band = divide_up(divide_up(j->a.rows, wanted), rows) * rows;
+    j->band = j->band > BAND ? BAND : j->band;
+    j->bands = divide_up(j->a.rows, j->band);
+    j->ranges = divide_up(wanted, j->bands);
+    j->ranges = j->ranges > j->panel_count_b ? j->panel_count_b : j->ranges;
+    j->range = divide_up(j->panel_count_b, j->ranges);
+}
+
+static void run_task(const job *j, int64_t task, char *panels_a) {
+    const nb_packed_kernel *kernel = j->kernel;
+    size_t panel_a = (size_t)j->steps * kernel->step_a, panel_b = (size_t)j->steps * kernel->step_b;
+    int64_t first_row = task / j->ranges * j->band, first_panel = task % j->ranges * j->range;
+    int64_t end_row = first_row + j->band < j->a.rows ? first_row + j->band : j->a.rows;
+    int64_t end_panel = first_panel + j->range < j->panel_count_b ? first_panel + j->range : j->panel_count_b;
+    int64_t panels = divide_up(end_row - first_row, kernel->rows);
+    if (first_panel >= end_panel)
+        return;
+    for (int64_t p = 0; p < panels; p++)
+        kernel->pack_a(panels_a + (size_t)p * panel_a, &j->a, first_row + p * kernel->rows);
+    for (int64_t pb = first_panel; pb < end_panel; pb++) {
+        for (int64_t pa = 0; pa < panels; pa++) {
+            nb_packed_place at = {first_row + pa * kernel->rows, pb * kernel->cols, kernel->rows, kernel->cols};
+            at.rows = end_row - at.row < at.rows ? end_row - at.row : at.rows;
+            at.cols = j->b.rows - at.col < at.cols ? j->b.rows - at.col : at.cols;
+            kernel->multiply(j->sum, panels_a + (size_t)pa * panel_a, j->panels_b + (size_t)pb * panel_b, j->steps,
+                             &j->to, &at);
+        }
+    }
+}
+
+/* outer[row] of the formula, times `unit`. */
+static void fill_outer(float *outer, const nb_qtensor *t, float unit) {
+    for (int64_t i = 0; i < t->rows; i++)
+        outer[i] = nb_outer_of_row(t, i) * unit;
+}
+
+/* Scales within the sum carry the units of the codes; where there are none the outer scales do. */
+static float outer_unit(nb_packed_sum sum, const nb_qtensor *t) {
+    return sum == NB_SUM_WHOLE ? 1.0f / (float)nb_code_steps(t->quantizer.element) : 1.0f;
+}
+
+static nb_status run_packed(nb_backend *be, const nb_mat *c, const nb_qtensor *a, const nb_qtensor *b, bool accumulate,
+                            nb_error *err) {
+    int32_t threads = nb_cpu_team(be, 2.0 * (double)(a->rows * b->rows) * (double)a->cols);
+    job j = {.kernel = kernel_for(nb_cpu_of(be)->isa), .a = operand_of(a), .b = operand_of(b)};
+    j.a.other_offset = j.b.offset;
+    j.b.other_offset = j.a.offset;
+    j.sum = sum_of(&a->quantizer, &b->quantizer);
+    j.steps = divide_up(a->cols, NB_PACKED_STEP);
+    j.panel_count_b = divide_up(b->rows, j.kernel->cols);
+    cut_into_tasks(&j, threads);
+    size_t panel_b = (size_t)j.steps * j.kernel->step_b, all_b = (size_t)j.panel_count_b * panel_b;
+    size_t band_a = (size_t)divide_up(j.band, j.kernel->rows) * (size_t)j.steps * j.kernel->step_a;
+    size_t outer_a = round_up_64((size_t)a->rows * sizeof(float)), outer_b = (size_t)b->rows * sizeof(float);
+    char *shared = nb_cpu_shared(be, all_b + outer_a + outer_b);
+    bool failed = !shared;
+    for (int32_t t = 0; t < threads && !failed; t++)
+        failed = !nb_cpu_scratch(be, t, band_a);
+    if (failed)
+        return nb_fail(err, NB_NO_MEMORY, "gemm_q: no memory to unpack [%lld, %lld] and [%lld, %lld]",
+                       (long long)a->rows, (long long)a->cols, (long long)b->rows, (long long)b->cols);
+    j.panels_b = shared;
+    float *outer = (float *)(void *)(shared + all_b);
+    fill_outer(outer, a, outer_unit(j.sum, a));
+    fill_outer(outer + outer_a / sizeof(float), b, outer_unit(j.sum, b));
+    j.to = (nb_packed_result){*c, accumulate, outer, outer + outer_a / sizeof(float)};
+#pragma omp parallel num_threads(threads)
+    {
+        char *panels_a = nb_cpu_scratch(be, omp_get_thread_num(), band_a);
+#pragma omp for schedule(dynamic)
+        for (int64_t p = 0; p < j.panel_count_b; p++)
+            j.kernel->pack_b(j.panels_b + (size_t)p * panel_b, &j.b, p * j.kernel->cols);
+#pragma omp for schedule(dynamic)
+        for (int64_t task = 0; task < j.bands * j.ranges; task++)
+            run_task(&j, task, panels_a);
+    }
+    return NB_OK;
+}
+
+/* ---- decoded products ----------------------------------------------------------------------------------------------
+ */
+
+/* The operand without what stays outside of the sum, so that BF16 holds it exactly where it can. */
+static nb_qtensor without_outer(const nb_qtensor *t) {
+    nb_qtensor inner = *t;
+    nb_quantizer *q = &inner.quantizer;
+    if (q->scale_type == NB_SCALE_F32 && q->block_rows == 1) {
+        q->scale_type = NB_SCALE_NONE;
+        q->rule = NB_RULE_ABSMAX;
+        q->block_rows = NB_BLOCK_ALL;
+        inner.outer_scales = NULL;
+    }
+    return inner;
+}
+
+static nb_status run_decoded(nb_backend *be, const nb_mat *c, const nb_qtensor *a, const nb_qtensor *b, bool accumulate,
+                             nb_error *err) {
+    size_t bytes_a = round_up_64((size_t)(a->rows * a->cols) * sizeof(uint16_t));
+    size_t bytes_b = round_up_64((size_t)(b->rows * b->cols) * sizeof(uint16_t));
+    size_t outer_a = round_up_64((size_t)a->rows * sizeof(float)), outer_b = (size_t)b->rows * sizeof(float);
+    char *memory = nb_cpu_shared(be, bytes_a + bytes_b + outer_a + outer_b);
+    if (!memory)
+        return nb_fail(err, NB_NO_MEMORY, "gemm_q: no memory to decode [%lld, %lld] and [%lld, %lld]",
+                       (long long)a->rows, (long long)a->cols, (long long)b->rows, (long long)b->cols);
+    nb_mat decoded_a = nb_mat_of(memory, NB_BF16, a->rows, a->cols);
+    nb_mat decoded_b = nb_mat_of(memory + bytes_a, NB_BF16, b->rows, b->cols);
+    nb_qtensor inner_a = without_outer(a), inner_b = without_outer(b);
+    NB_TRY(be->ops->dequantize(be, &decoded_a, &inner_a, false, false, err));
+    NB_TRY(be->ops->dequantize(be, &decoded_b, &inner_b, false, false, err));
+    float *outer = (float *)(void *)(memory + bytes_a + bytes_b);
+    fill_outer(outer, a, 1.0f);
+    fill_outer(outer + outer_a / sizeof(float), b, 1.0f);
+    return nb_cpu_gemm_scaled(be, c, &decoded_a, false, &decoded_b, true, outer, outer + outer_a / sizeof(float),
+                              accumulate, err);
+}
+
+/* ---- the operation -------------------------------------------------------------------------------------------------
+ */
+
+static bool is_packed(nb_product product) {
+    return product == NB_PRODUCT_BLOCKS || product == NB_PRODUCT_WHOLE;
+}
+
+nb_status nb_cpu_gemm_q(nb_backend *be, const nb_mat *c, const nb_qtensor *a, const nb_qtensor *b, bool accumulate,
+                        nb_error *err) {
+    NB_TRY(nb_gemm_q_check(c, a, b, err));
+    bool packed = is_packed(nb_product_of(&a->quantizer, &b->quantizer));
+    return packed ? run_packed(be, c, a, b, accumulate, err) : run_decoded(be, c, a, b, accumulate, err);
+}
+
+const char *nb_cpu_gemm_q_kernel(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
+    nb_product product = nb_product_of(a, b);
+    return is_packed(product) ? kernel_for(nb_cpu_of(be)->isa)->name : nb_product_decoded_name(product);
+}

@@ -1,0 +1,207 @@
+/* packed_avx512.c: packed products by AVX-512 VNNI, which multiplies unsigned by signed bytes, four to a lane.
+ *
+ * Panel of A, a step:  int8 integer[8 rows][16]   int32 start[8]   float scale[8]          192 bytes
+ * Panel of B, a step:  uint8 integer+offset[4 quads of k][32 cols][4]   float scale[32]     640 bytes
+ *
+ * A quad of one row of A (one dword) is broadcast from memory against a quad of 16 columns of B. The offset that makes
+ * B unsigned adds offset * sum(a) to a dot; it is taken back by starting at `start` = -offset * sum(a).
+ */
+#include "backend/cpu/packed_tile.h"
+
+#include <immintrin.h>
+
+enum { ROWS = 8, GROUPS = 2, COLS = 16 * GROUPS, QUADS = 4 };
+
+typedef struct step_a {
+    int8_t integer[ROWS][NB_PACKED_STEP];
+    int32_t start[ROWS];
+    float scale[ROWS];
+} step_a;
+
+typedef struct step_b {
+    uint8_t integer[QUADS][GROUPS][16][4];
+    float scale[COLS];
+} step_b;
+
+/* ---- panels --------------------------------------------------------------------------------------------------------
+ */
+
+static void pack_a(void *panel, const nb_packed_operand *a, int64_t first_row) {
+    const __m512i table = _mm512_broadcast_i32x4(_mm_loadu_si128((const void *)a->integer));
+    const __m512i offset = _mm512_set1_epi32(-a->other_offset), low = _mm512_set1_epi8(0x0f);
+    step_a *to = panel;
+    for (int64_t s = 0; s * NB_PACKED_STEP < a->depth; s++, to++) {
+        for (int64_t i = 0; i < ROWS; i += 4) {
+            int64_t row = first_row + i;
+            __m256i codes =
+                _mm256_setr_epi64x((int64_t)nb_packed_codes(a, row, s), (int64_t)nb_packed_codes(a, row + 1, s),
+                                   (int64_t)nb_packed_codes(a, row + 2, s), (int64_t)nb_packed_codes(a, row + 3, s));
+            __m512i pairs = _mm512_cvtepu8_epi16(codes);                                                  /* 00HL */
+            __m512i nibbles = _mm512_and_si512(_mm512_or_si512(pairs, _mm512_slli_epi16(pairs, 4)), low); /* 0H0L */
+            __m512i integers = _mm512_shuffle_epi8(table, nibbles);
+            __m512i sums = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), integers);
+            sums = _mm512_add_epi32(sums, _mm512_shuffle_epi32(sums, _MM_PERM_CDAB));
+            sums = _mm512_add_epi32(sums, _mm512_shuffle_epi32(sums, _MM_PERM_BADC));
+            __m512i starts = _mm512_maskz_compress_epi32(0x1111, _mm512_mullo_epi32(sums, offset));
+            _mm512_storeu_si512(to->integer[i], integers);
+            _mm_storeu_si128((void *)&to->start[i], _mm512_castsi512_si128(starts));
+        }
+        for (int64_t i = 0; i < ROWS; i++)
+            to->scale[i] = nb_packed_scale(a, first_row + i, s);
+    }
+}
+
+/* Eight rows of 16 codes. */
+static inline __m512i codes_of_8(const nb_packed_operand *b, int64_t row, int64_t s) {
+    return _mm512_setr_epi64((int64_t)nb_packed_codes(b, row, s), (int64_t)nb_packed_codes(b, row + 1, s),
+                             (int64_t)nb_packed_codes(b, row + 2, s), (int64_t)nb_packed_codes(b, row + 3, s),
+                             (int64_t)nb_packed_codes(b, row + 4, s), (int64_t)nb_packed_codes(b, row + 5, s),
+                             (int64_t)nb_packed_codes(b, row + 6, s), (int64_t)nb_packed_codes(b, row + 7, s));
+}
+
+static void pack_b(void *panel, const nb_packed_operand *b, int64_t first_row) {
+    const __m512i table =
+        _mm512_add_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const void *)b->integer)), _mm512_set1_epi8(b->offset));
+    uint16_t quad_words[32];
+    for (int col = 0; col < 32; col++)
+        quad_words[col] = (uint16_t)(4 * (col % 16)); /* word of quad 0 of each column, in two registers */
+    const __m512i words = _mm512_loadu_si512(quad_words);
+    step_b *to = panel;
+    for (int64_t s = 0; s * NB_PACKED_STEP < b->depth; s++, to++) {
+        for (int g = 0; g < GROUPS; g++) {
+            __m512i left = codes_of_8(b, first_row + 16 * g, s), right = codes_of_8(b, first_row + 16 * g + 8, s);
+            for (int q = 0; q < QUADS; q++) {
+                __m512i index = _mm512_add_epi16(words, _mm512_set1_epi16((int16_t)q));
+                __m512i quads = _mm512_cvtepu16_epi32(
+                    _mm512_castsi512_si256(_mm512_permutex2var_epi16(left, index, right))); /* 0000 dcba */
+                quads = _mm512_and_si512(_mm512_or_si512(quads, _mm512_slli_epi32(quads, 8)),
+                                         _mm512_set1_epi32(0x00ff00ff)); /* 00dc 00ba */
+                quads = _mm512_and_si512(_mm512_or_si512(quads, _mm512_slli_epi32(quads, 4)),
+                                         _mm512_set1_epi8(0x0f)); /* 0d0c 0b0a */
+                _mm512_storeu_si512(to->integer[q][g], _mm512_shuffle_epi8(table, quads));
+            }
+        }
+        for (int64_t j = 0; j < COLS; j++)
+            to->scale[j] = nb_packed_scale(b, first_row + j, s);
+    }
+}
+
+/* ---- micro-tiles ---------------------------------------------------------------------------------------------------
+ */
+
+typedef struct tile {
+    __m512 sum[ROWS][GROUPS];
+} tile;
+
+static inline __m512i broadcast_quad(const step_a *a, int i, int q) {
+    int32_t quad;
+    memcpy(&quad, &a->integer[i][4 * q], sizeof quad);
+    return _mm512_set1_epi32(quad);
+}
+
+static inline __m512i dot_step(__m512i start, const step_a *a, int i, const __m512i b[QUADS]) {
+    for (int q = 0; q < QUADS; q++)
+        start = _mm512_dpbusd_epi32(start, b[q], broadcast_quad(a, i, q));
+    return start;
+}
+
+static inline void load_step(__m512i quads[GROUPS][QUADS], const step_b *b) {
+    for (int g = 0; g < GROUPS; g++)
+        for (int q = 0; q < QUADS; q++)
+            quads[g][q] = _mm512_load_si512(b->integer[q][g]);
+}
+
+/* Products of scales of all rows with one B scale a group: [group][row], from memory to be broadcast again. */
+static inline void tile_scales(float products[GROUPS * ROWS], const step_a *a, const step_b *b) {
+    __m512 rows = _mm512_broadcast_f32x8(_mm256_load_ps(a->scale));
+    __m512 groups = _mm512_insertf32x8(_mm512_set1_ps(b->scale[0]), _mm256_set1_ps(b->scale[16]), 1);
+    _mm512_store_ps(products, _mm512_mul_ps(rows, groups));
+}
+
+static inline __attribute__((always_inline)) void sum_e4m3(tile *t, const step_a *a, const step_b *b, int64_t steps,
+                                                           bool tiles) {
+    for (int64_t s = 0; s < steps; s++, a++, b++) {
+        _Alignas(64) float products[GROUPS * ROWS];
+        __m512i quads[GROUPS][QUADS];
+        load_step(quads, b);
+        if (tiles)
+            tile_scales(products, a, b);
+#pragma GCC unroll 8
+        for (int i = 0; i < ROWS; i++) {
+#pragma GCC unroll 2
+            for (int g = 0; g < GROUPS; g++) {
+                __m512i dot = dot_step(_mm512_set1_epi32(a->start[i]), a, i, quads[g]);
+                __m512 scale = tiles ? _mm512_set1_ps(products[g * ROWS + i])
+                                     : _mm512_mul_ps(_mm512_load_ps(&b->scale[16 * g]), _mm512_set1_ps(a->scale[i]));
+                t->sum[i][g] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scale, t->sum[i][g]);
+            }
+        }
+    }
+}
+
+static void sum_e8m0(tile *t, const step_a *a, const step_b *b, int64_t steps) {
+    for (int64_t s = 0; s < steps; s += 2, a += 2, b += 2) {
+        __m512i quads[GROUPS][QUADS], more[GROUPS][QUADS];
+        load_step(quads, b);
+        load_step(more, b + 1);
+#pragma GCC unroll 8
+        for (int i = 0; i < ROWS; i++) {
+#pragma GCC unroll 2
+            for (int g = 0; g < GROUPS; g++) {
+                __m512i dot = dot_step(_mm512_set1_epi32(a[0].start[i] + a[1].start[i]), a, i, quads[g]);
+                dot = dot_step(dot, a + 1, i, more[g]);
+                __m512 scale = _mm512_mul_ps(_mm512_load_ps(&b->scale[16 * g]), _mm512_set1_ps(a->scale[i]));
+                t->sum[i][g] = _mm512_add_ps(t->sum[i][g], _mm512_mul_ps(_mm512_cvtepi32_ps(dot), scale));
+            }
+        }
+    }
+}
+
+static void sum_whole(tile *t, const step_a *a, const step_b *b, int64_t steps) {
+    __m512i dot[ROWS][GROUPS];
+    for (int i = 0; i < ROWS; i++)
+        for (int g = 0; g < GROUPS; g++)
+            dot[i][g] = _mm512_setzero_si512();
+    __m256i start = _mm256_setzero_si256();
+    for (int64_t s = 0; s < steps; s++, a++, b++) {
+        __m512i quads[GROUPS][QUADS];
+        load_step(quads, b);
+        start = _mm256_add_epi32(start, _mm256_load_si256((const void *)a->start));
+#pragma GCC unroll 8
+        for (int i = 0; i < ROWS; i++)
+#pragma GCC unroll 2
+            for (int g = 0; g < GROUPS; g++)
+                dot[i][g] = dot_step(dot[i][g], a, i, quads[g]);
+    }
+    int32_t starts[ROWS];
+    _mm256_storeu_si256((void *)starts, start);
+    for (int i = 0; i < ROWS; i++)
+        for (int g = 0; g < GROUPS; g++)
+            t->sum[i][g] = _mm512_cvtepi32_ps(_mm512_add_epi32(dot[i][g], _mm512_set1_epi32(starts[i])));
+}
+
+static void multiply(nb_packed_sum sum, const void *panel_a, const void *panel_b, int64_t steps,
+                     const nb_packed_result *to, const nb_packed_place *at) {
+    tile t;
+    for (int i = 0; i < ROWS; i++)
+        for (int g = 0; g < GROUPS; g++)
+            t.sum[i][g] = _mm512_setzero_ps();
+    switch (sum) {
+    case NB_SUM_E4M3:
+        sum_e4m3(&t, panel_a, panel_b, steps, false);
+        break;
+    case NB_SUM_E4M3_TILES:
+        sum_e4m3(&t, panel_a, panel_b, steps, true);
+        break;
+    case NB_SUM_E8M0:
+        sum_e8m0(&t, panel_a, panel_b, steps);
+        break;
+    default:
+        sum_whole(&t, panel_a, panel_b, steps);
+        break;
+    }
+    nb_packed_store((const float *)(const void *)t.sum, COLS, to, at);
+}
+
+const nb_packed_kernel nb_packed_avx512 = {"packed avx512-vnni", ROWS,   COLS,   sizeof(step_a),
+                                           sizeof(step_b),       pack_a, pack_b, multiply};

@@ -1,0 +1,103 @@
+/* packed_portable.c: packed products in plain C, laid out so that compilers find 16-bit vector arithmetic in it.
+ *
+ * Panel of A, a step:  int16 integer[16][4 rows]   float scale[4]   (padded)
+ * Panel of B, a step:  int16 integer[16][16 cols]  float scale[16]
+ *
+ * The dot of a step is at most 16*12*12 = 2304 and fits 16 bits.
+ */
+#include "backend/cpu/packed_tile.h"
+
+enum { ROWS = 4, COLS = 16 };
+
+typedef struct step_a {
+    int16_t integer[NB_PACKED_STEP][ROWS];
+    float scale[ROWS];
+    char padding[48];
+} step_a;
+
+typedef struct step_b {
+    int16_t integer[NB_PACKED_STEP][COLS];
+    float scale[COLS];
+} step_b;
+
+static void pack_a(void *panel, const nb_packed_operand *a, int64_t first_row) {
+    step_a *to = panel;
+    for (int64_t s = 0; s * NB_PACKED_STEP < a->depth; s++, to++) {
+        for (int64_t i = 0; i < ROWS; i++) {
+            uint64_t codes = nb_packed_codes(a, first_row + i, s);
+            for (int k = 0; k < NB_PACKED_STEP; k++)
+                to->integer[k][i] = a->integer[codes >> 4 * k & 15];
+            to->scale[i] = nb_packed_scale(a, first_row + i, s);
+        }
+    }
+}
+
+static void pack_b(void *panel, const nb_packed_operand *b, int64_t first_row) {
+    step_b *to = panel;
+    for (int64_t s = 0; s * NB_PACKED_STEP < b->depth; s++, to++) {
+        for (int64_t j = 0; j < COLS; j++) {
+            uint64_t codes = nb_packed_codes(b, first_row + j, s);
+            for (int k = 0; k < NB_PACKED_STEP; k++)
+                to->integer[k][j] = b->integer[codes >> 4 * k & 15];
+            to->scale[j] = nb_packed_scale(b, first_row + j, s);
+        }
+    }
+}
+
+static inline void dot_step(int16_t dot[COLS], const step_a *a, int i, const step_b *b) {
+    for (int j = 0; j < COLS; j++)
+        dot[j] = 0;
+    for (int k = 0; k < NB_PACKED_STEP; k++) {
+        int16_t x = a->integer[k][i];
+#pragma omp simd
+        for (int j = 0; j < COLS; j++)
+            dot[j] = (int16_t)(dot[j] + x * b->integer[k][j]);
+    }
+}
+
+/* Steps under one scale: 1 or 2. */
+static inline void sum_blocks(float sums[ROWS][COLS], const step_a *a, const step_b *b, int64_t steps, int block) {
+    for (int64_t s = 0; s < steps; s += block, a += block, b += block) {
+        for (int i = 0; i < ROWS; i++) {
+            int16_t dot[COLS], more[COLS] = {0};
+            dot_step(dot, a, i, b);
+            if (block == 2)
+                dot_step(more, a + 1, i, b + 1);
+            float scale_a = a->scale[i];
+#pragma omp simd
+            for (int j = 0; j < COLS; j++)
+                sums[i][j] += (float)(dot[j] + more[j]) * (scale_a * b->scale[j]);
+        }
+    }
+}
+
+static void sum_whole(float sums[ROWS][COLS], const step_a *a, const step_b *b, int64_t steps) {
+    int32_t total[ROWS][COLS] = {{0}};
+    for (int64_t s = 0; s < steps; s++, a++, b++) {
+        for (int i = 0; i < ROWS; i++) {
+            int16_t dot[COLS];
+            dot_step(dot, a, i, b);
+#pragma omp simd
+            for (int j = 0; j < COLS; j++)
+                total[i][j] += dot[j];
+        }
+    }
+    for (int i = 0; i < ROWS; i++)
+        for (int j = 0; j < COLS; j++)
+            sums[i][j] = (float)total[i][j];
+}
+
+static void multiply(nb_packed_sum sum, const void *panel_a, const void *panel_b, int64_t steps,
+                     const nb_packed_result *to, const nb_packed_place *at) {
+    float sums[ROWS][COLS] = {{0}};
+    if (sum == NB_SUM_WHOLE)
+        sum_whole(sums, panel_a, panel_b, steps);
+    else if (sum == NB_SUM_E8M0)
+        sum_blocks(sums, panel_a, panel_b, steps, 2);
+    else
+        sum_blocks(sums, panel_a, panel_b, steps, 1);
+    nb_packed_store(&sums[0][0], COLS, to, at);
+}
+
+const nb_packed_kernel nb_packed_portable = {"packed portable", ROWS,   COLS,   sizeof(step_a),
+                                             sizeof(step_b),    pack_a, pack_b, multiply};

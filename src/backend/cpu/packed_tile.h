@@ -1,0 +1,62 @@
+/* packed_tile.h: the parts that every packed kernel compiles for its own instruction set. */
+#ifndef NB_BACKEND_CPU_PACKED_TILE_H
+#define NB_BACKEND_CPU_PACKED_TILE_H
+
+#include "backend/cpu/packed.h"
+#include "format/bf16.h"
+
+#include <string.h>
+
+/* The 16 codes of one step of one row, 8 bytes; zeros beyond the last row and beyond K. */
+static inline uint64_t nb_packed_codes(const nb_packed_operand *t, int64_t row, int64_t step) {
+    uint64_t codes = 0;
+    if (row >= t->rows)
+        return codes;
+    const uint8_t *from = t->codes + row * ((t->depth + 1) / 2) + step * 8;
+    int64_t left = t->depth - step * NB_PACKED_STEP;
+    if (left >= NB_PACKED_STEP) {
+        memcpy(&codes, from, 8);
+        return codes;
+    }
+    memcpy(&codes, from, (size_t)(left + 1) / 2);
+    return codes & ((UINT64_C(1) << 4 * left) - 1); /* an odd K leaves a stray nibble */
+}
+
+/* The scale of that step; 0 beyond the last row and where there is none. */
+static inline float nb_packed_scale(const nb_packed_operand *t, int64_t row, int64_t step) {
+    if (row >= t->rows || !t->scales)
+        return 0.0f;
+    return t->scale[t->scales[row * (t->depth / t->block) + step * NB_PACKED_STEP / t->block]];
+}
+
+/* From the sums of a micro-tile [rows][stride] to C. */
+static inline void nb_packed_store(const float *sums, int64_t stride, const nb_packed_result *to,
+                                   const nb_packed_place *at) {
+    const float *outer_b = to->outer_b + at->col;
+    for (int64_t i = 0; i < at->rows; i++) {
+        const float *sum = sums + i * stride;
+        float outer_a = to->outer_a[at->row + i];
+        int64_t first = (at->row + i) * to->c.stride + at->col;
+        float *c_f32 = (float *)to->c.data + first;
+        uint16_t *c_bf16 = (uint16_t *)to->c.data + first;
+        if (to->c.dtype == NB_F32 && to->accumulate) {
+#pragma omp simd
+            for (int64_t j = 0; j < at->cols; j++)
+                c_f32[j] = c_f32[j] + sum[j] * (outer_a * outer_b[j]);
+        } else if (to->c.dtype == NB_F32) {
+#pragma omp simd
+            for (int64_t j = 0; j < at->cols; j++)
+                c_f32[j] = sum[j] * (outer_a * outer_b[j]);
+        } else if (to->accumulate) {
+#pragma omp simd
+            for (int64_t j = 0; j < at->cols; j++)
+                c_bf16[j] = nb_bf16_even(nb_bf16_value(c_bf16[j]) + sum[j] * (outer_a * outer_b[j]));
+        } else {
+#pragma omp simd
+            for (int64_t j = 0; j < at->cols; j++)
+                c_bf16[j] = nb_bf16_even(sum[j] * (outer_a * outer_b[j]));
+        }
+    }
+}
+
+#endif
