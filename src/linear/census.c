@@ -34,8 +34,12 @@ static void describe(const nb_quantizer *q, char *text, size_t size) {
         snprintf(text, size, "bf16");
         return;
     }
-    if (q->block_cols == NB_BLOCK_ALL)
+    if (q->scale_type == NB_SCALE_NONE)
+        snprintf(block, sizeof block, "folded"); /* its scales are in the other operand */
+    else if (q->block_cols == NB_BLOCK_ALL)
         snprintf(block, sizeof block, q->block_rows == NB_BLOCK_ALL ? "tensor" : "row");
+    else if (q->block_rows == NB_BLOCK_ALL)
+        snprintf(block, sizeof block, "column");
     else
         snprintf(block, sizeof block, "%dx%d", q->block_rows, q->block_cols);
     int used = snprintf(text, size, "%s %s%s", element_name(q), block, q->round == NB_ROUND_STOCHASTIC ? " sr" : "");

@@ -7,7 +7,7 @@ nb_gemm nb_role_gemm(nb_role role) {
 
 nb_quantizer nb_role_quantizer(const nb_plan *plan, nb_role role) {
     const nb_operand_rule *rule = &plan->roles[role];
-    if (!plan->quantized || (rule->from && !rule->requantize && rule->via == NB_VIA_BF16))
+    if (!plan->quantized)
         return nb_quantizer_bf16();
     return rule->from ? nb_derived_quantizer(rule) : rule->quantizer;
 }
@@ -24,13 +24,9 @@ static bool source_of(nb_role role, nb_role *source) {
     return *source != NB_ROLE_COUNT;
 }
 
-/* Scales that mean the same read along rows and along columns. */
-static bool scales_transpose(const nb_quantizer *q) {
-    if (q->outer != NB_OUTER_NONE && q->outer != NB_OUTER_TENSOR)
-        return false;
-    bool tiles = q->block_rows == q->block_cols && q->block_rows > 1;
-    bool whole = q->block_rows == NB_BLOCK_ALL && q->block_cols == NB_BLOCK_ALL;
-    return q->scale_type == NB_SCALE_NONE || tiles || whole;
+/* Scales of single rows vary along the contraction once the operand is turned. */
+static bool scales_on_contraction(const nb_quantizer *q) {
+    return q->scale_type != NB_SCALE_NONE && q->block_rows == 1;
 }
 
 static bool row_scales(const nb_quantizer *q) {
@@ -53,7 +49,7 @@ static nb_status check_same_codes(const nb_linear *layer, nb_role role, nb_error
                        "%s: %s has `via: fold`, which needs one FP32 scale a row of %s and serves dgrad.w and wgrad.x; "
                        "use `via: bf16`",
                        layer->name, name, source);
-    if (rule->via == NB_VIA_NONE && !scales_transpose(q))
+    if (rule->via == NB_VIA_NONE && scales_on_contraction(q))
         return nb_fail(err, NB_BAD_CONFIG,
                        "%s: the scales of %s lie on the contraction of %s; add `via: fold` or `via: bf16`, or quantize "
                        "again",

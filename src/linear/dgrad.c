@@ -51,7 +51,7 @@ static nb_status product(const nb_linear_call *call, nb_linear *layer, const nb_
     nb_operand a, w;
     NB_TRY(nb_dgrad_dy(call, layer, dy, &a, err));
     NB_TRY(nb_weight_operand(call, layer, NB_DGRAD_W, &w, err));
-    return nb_product(call->be, call->scratch, dx, &a, &w, accumulate, err);
+    return nb_multiply(call->be, call->scratch, dx, &a, &w, accumulate, err);
 }
 
 nb_status nb_dgrad(const nb_linear_call *call, nb_linear *layer, const nb_mat *dy, const nb_mat *dx, bool accumulate,
@@ -85,5 +85,5 @@ size_t nb_dgrad_scratch(const nb_linear_group *group, const nb_linear *layer) {
     if (folds(layer))
         bytes += nb_scratch_room(nb_dtype_size(be->real) * (size_t)(m * n));
     bytes += nb_scratch_room(nb_quantized_bytes(be, &dy, be->act, m, n));
-    return bytes + nb_product_scratch(be, &dy, &w, m, k, n);
+    return bytes + nb_multiply_scratch(be, &dy, &w, m, k, n);
 }

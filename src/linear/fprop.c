@@ -26,7 +26,7 @@ static nb_status product(const nb_linear_call *call, nb_linear *layer, const nb_
     nb_operand x, w;
     NB_TRY(nb_input_operand(call, layer, NB_FPROP_X, &x, err));
     NB_TRY(nb_weight_operand(call, layer, NB_FPROP_W, &w, err));
-    return nb_product(call->be, call->scratch, y, &x, &w, false, err);
+    return nb_multiply(call->be, call->scratch, y, &x, &w, false, err);
 }
 
 /* Mechanisms add to the product in `real`; it is rounded to act once, after them. */
@@ -63,8 +63,8 @@ size_t nb_fprop_scratch(const nb_linear_group *group, const nb_linear *layer) {
     if (!layer->plan.quantized)
         return bytes;
     const nb_operand_rule *roles = layer->plan.roles;
-    bytes += nb_product_scratch(be, &roles[NB_FPROP_X].quantizer, &roles[NB_FPROP_W].quantizer, group->max_rows,
-                                layer->out, layer->in);
+    bytes += nb_multiply_scratch(be, &roles[NB_FPROP_X].quantizer, &roles[NB_FPROP_W].quantizer, group->max_rows,
+                                 layer->out, layer->in);
     if (any_after_fprop(group, layer))
         bytes += nb_scratch_room(nb_dtype_size(be->real) * (size_t)(group->max_rows * layer->out));
     return bytes;

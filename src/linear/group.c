@@ -44,7 +44,7 @@ static nb_status take_layers(nb_linear_group *group, const nb_group_spec *spec, 
         NB_TRY(nb_linear_check(group, layer, err));
         for (nb_role r = NB_FPROP_X; r < NB_ROLE_COUNT; r += 2) {
             nb_quantizer a = nb_role_quantizer(&layer->plan, r), b = nb_role_quantizer(&layer->plan, r + 1);
-            layer->packed[nb_role_gemm(r)] = nb_product_packed(group->be, &a, &b);
+            layer->packed[nb_role_gemm(r)] = nb_multiplies_codes(group->be, &a, &b);
         }
     }
     return NB_OK;

@@ -59,12 +59,19 @@ size_t nb_quantized_bytes(const nb_backend *be, const nb_quantizer *q, nb_dtype 
 
 nb_quantizer nb_derived_quantizer(const nb_operand_rule *rule) {
     nb_quantizer q = rule->quantizer;
-    if (rule->requantize || rule->via != NB_VIA_FOLD)
+    if (rule->requantize || nb_quantizer_is_bf16(&q))
         return q;
-    q.scale_type = NB_SCALE_F32;
-    q.rule = NB_RULE_ABSMAX;
-    q.outer = NB_OUTER_NONE;
-    q.block_rows = q.block_cols = NB_BLOCK_ALL;
+    if (rule->via == NB_VIA_FOLD) {
+        q.scale_type = NB_SCALE_NONE;
+        q.rule = NB_RULE_ABSMAX;
+        q.block_rows = q.block_cols = NB_BLOCK_ALL;
+        return q;
+    }
+    bool turns = q.scale_type == NB_SCALE_NONE || q.scale_type == NB_SCALE_F32 || q.block_rows == q.block_cols;
+    if (!turns)
+        return nb_quantizer_bf16();
+    q.block_rows = rule->quantizer.block_cols;
+    q.block_cols = rule->quantizer.block_rows;
     return q;
 }
 
@@ -82,10 +89,27 @@ static nb_status requantize(nb_backend *be, const nb_pass *pass, const nb_operan
 /* The source's codes under the scales that stay with them. */
 static nb_qtensor without_folded_scales(const nb_operand_rule *rule, const nb_qtensor *source) {
     nb_qtensor view = *source;
-    view.quantizer = nb_derived_quantizer(rule);
-    if (rule->via == NB_VIA_FOLD)
-        view.outer_scales = view.tensor_scale = NULL;
+    if (rule->via == NB_VIA_FOLD) {
+        view.quantizer = nb_derived_quantizer(rule);
+        view.outer_scales = NULL;
+    }
     return view;
+}
+
+static nb_status take_codes(nb_backend *be, const nb_operand_rule *rule, const nb_qtensor *source, void *memory,
+                            nb_operand *out, nb_error *err) {
+    nb_quantizer q = nb_derived_quantizer(rule);
+    nb_qtensor view = without_folded_scales(rule, source);
+    *out = (nb_operand){.quantized = true, .codes = nb_qtensor_place(&q, source->cols, source->rows, memory)};
+    return be->ops->transpose_codes(be, &out->codes, &view, err);
+}
+
+/* The same codes as numbers, where they are: [contraction, rows]. */
+static nb_status decode_codes(nb_backend *be, const nb_operand_rule *rule, const nb_qtensor *source, void *memory,
+                              nb_operand *out, nb_error *err) {
+    nb_qtensor view = without_folded_scales(rule, source);
+    *out = (nb_operand){.plain = nb_mat_of(memory, be->act, source->rows, source->cols), .transposed = true};
+    return be->ops->dequantize(be, &out->plain, &view, false, true, err);
 }
 
 nb_status nb_operand_derive(nb_backend *be, const nb_pass *pass, const nb_operand_name *name,
@@ -96,32 +120,22 @@ nb_status nb_operand_derive(nb_backend *be, const nb_pass *pass, const nb_operan
                                    err);
     if (rule->requantize && !nb_quantizer_is_bf16(&rule->quantizer))
         return requantize(be, pass, name, &rule->quantizer, &source->codes, memory, out, err);
-    nb_qtensor view = without_folded_scales(rule, &source->codes);
-    if (packed) {
-        *out =
-            (nb_operand){.quantized = true, .codes = nb_qtensor_place(&view.quantizer, view.cols, view.rows, memory)};
-        if (rule->via == NB_VIA_FOLD) {
-            const float one = 1.0f;
-            be->ops->upload(be, out->codes.tensor_scale, &one, sizeof one);
-            view.tensor_scale = out->codes.tensor_scale;
-        }
-        return be->ops->transpose_codes(be, &out->codes, &view, err);
-    }
-    *out = (nb_operand){.plain = nb_mat_of(memory, be->act, view.rows, view.cols), .transposed = true};
-    return be->ops->dequantize(be, &out->plain, &view, false, rule->via != NB_VIA_FOLD, err);
+    return packed ? take_codes(be, rule, &source->codes, memory, out, err)
+                  : decode_codes(be, rule, &source->codes, memory, out, err);
 }
 
 size_t nb_derived_bytes(const nb_backend *be, const nb_operand_rule *rule, bool packed, int64_t rows, int64_t cols) {
     nb_quantizer q = nb_derived_quantizer(rule);
-    size_t plain = nb_dtype_size(be->act) * (size_t)(rows * cols);
-    if (nb_quantizer_is_bf16(&q))
-        return rule->requantize ? plain : 0;
-    return packed || rule->requantize ? nb_qtensor_bytes(&q, rows, cols).total : plain;
+    if (nb_quantizer_is_bf16(&rule->quantizer) && !rule->requantize)
+        return 0; /* the source role's own numbers */
+    if ((packed || rule->requantize) && !nb_quantizer_is_bf16(&q))
+        return nb_qtensor_bytes(&q, rows, cols).total;
+    return nb_dtype_size(be->act) * (size_t)(rows * cols);
 }
 
 /* ---- products ---------------------------------------------------------------------------------------------------- */
 
-bool nb_product_packed(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
+bool nb_multiplies_codes(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
     return !nb_quantizer_is_bf16(a) && !nb_quantizer_is_bf16(b) && be->ops->gemm_q && be->ops->gemm_q_kernel &&
            be->ops->gemm_q_kernel(be, a, b);
 }
@@ -140,9 +154,9 @@ nb_status nb_operand_decode(nb_backend *be, nb_scratch *scratch, const nb_operan
     return be->ops->dequantize(be, &out->plain, &operand->codes, false, true, err);
 }
 
-nb_status nb_product(nb_backend *be, nb_scratch *scratch, const nb_mat *c, const nb_operand *a, const nb_operand *b,
-                     bool accumulate, nb_error *err) {
-    if (a->quantized && b->quantized && nb_product_packed(be, &a->codes.quantizer, &b->codes.quantizer))
+nb_status nb_multiply(nb_backend *be, nb_scratch *scratch, const nb_mat *c, const nb_operand *a, const nb_operand *b,
+                      bool accumulate, nb_error *err) {
+    if (a->quantized && b->quantized && nb_multiplies_codes(be, &a->codes.quantizer, &b->codes.quantizer))
         return be->ops->gemm_q(be, c, &a->codes, &b->codes, accumulate, err);
     size_t mark = scratch->used;
     nb_operand left, right;
@@ -153,9 +167,9 @@ nb_status nb_product(nb_backend *be, nb_scratch *scratch, const nb_mat *c, const
     return NB_OK;
 }
 
-size_t nb_product_scratch(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b, int64_t m, int64_t n,
-                          int64_t k) {
-    if (nb_product_packed(be, a, b))
+size_t nb_multiply_scratch(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b, int64_t m, int64_t n,
+                           int64_t k) {
+    if (nb_multiplies_codes(be, a, b))
         return 0;
     size_t element = nb_dtype_size(be->act), bytes = 0;
     if (!nb_quantizer_is_bf16(a))

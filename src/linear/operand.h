@@ -41,19 +41,20 @@ nb_status nb_operand_derive(nb_backend *be, const nb_pass *pass, const nb_operan
 /* rows, cols are the derived operand's. */
 size_t nb_derived_bytes(const nb_backend *be, const nb_operand_rule *rule, bool packed, int64_t rows, int64_t cols);
 
-/* The quantizer that the derived operand's codes carry: with `via: fold` the scales have gone into the other operand
- * and what is left is a tensor whose scale is one. */
+/* The quantizer that the derived operand's codes carry. The same codes read the other way have their block turned (rows
+ * become columns); with `via: fold` their scales have gone into the other operand and what is left has no scale;
+ * blocks that cannot be turned (1x16) leave BF16, for `via: bf16` decodes them. */
 nb_quantizer nb_derived_quantizer(const nb_operand_rule *rule);
 
 /* C = (accumulate ? C : 0) + A B^T. Two quantized operands multiply as codes if the backend has a kernel for the pair;
  * otherwise what is quantized is decoded, rounded to act, and multiplied as plain numbers. */
-nb_status nb_product(nb_backend *be, nb_scratch *scratch, const nb_mat *c, const nb_operand *a, const nb_operand *b,
-                     bool accumulate, nb_error *err);
+nb_status nb_multiply(nb_backend *be, nb_scratch *scratch, const nb_mat *c, const nb_operand *a, const nb_operand *b,
+                      bool accumulate, nb_error *err);
 /* True if the pair multiplies as codes. */
-bool nb_product_packed(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b);
+bool nb_multiplies_codes(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b);
 /* Scratch that a product of [m, k] by [n, k] takes at most. */
-size_t nb_product_scratch(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b, int64_t m, int64_t n,
-                          int64_t k);
+size_t nb_multiply_scratch(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b, int64_t m, int64_t n,
+                           int64_t k);
 
 /* Decoded numbers of an operand in act; plain operands are returned as they are. */
 nb_status nb_operand_decode(nb_backend *be, nb_scratch *scratch, const nb_operand *operand, nb_operand *out,

@@ -56,7 +56,7 @@ static nb_status product(const nb_linear_call *call, nb_linear *layer, const nb_
     nb_operand a, x;
     NB_TRY(nb_wgrad_dy(call, layer, dy, &a, err));
     NB_TRY(nb_input_operand(call, layer, NB_WGRAD_X, &x, err));
-    return nb_product(call->be, call->scratch, dw, &a, &x, accumulate, err);
+    return nb_multiply(call->be, call->scratch, dw, &a, &x, accumulate, err);
 }
 
 static bool any_after_wgrad(const nb_linear_group *group, const nb_linear *layer) {
@@ -103,7 +103,7 @@ size_t nb_wgrad_scratch(const nb_linear_group *group, const nb_linear *layer) {
     int64_t m = group->max_rows, n = layer->out, k = layer->in;
     const nb_operand_rule *rule = &layer->plan.roles[NB_WGRAD_DY];
     nb_quantizer dy = nb_role_quantizer(&layer->plan, NB_WGRAD_DY), x = nb_role_quantizer(&layer->plan, NB_WGRAD_X);
-    size_t bytes = nb_product_scratch(be, &dy, &x, n, k, m);
+    size_t bytes = nb_multiply_scratch(be, &dy, &x, n, k, m);
     if (folds(layer))
         bytes += nb_scratch_room(nb_dtype_size(be->real) * (size_t)(m * n));
     if (rule->from)
