@@ -2,6 +2,7 @@
 #include "cli/cli.h"
 #include "config/keys.h"
 #include "config/suggest.h"
+#include "model/config_keys.h"
 #include "recipe/recipe_yaml.h"
 #include "train/run_keys.h"
 
@@ -17,6 +18,7 @@ typedef struct topic {
 static const topic topics[] = {
     {"run", &nb_run_keys},
     {"recipe", &nb_recipe_keys},
+    {"model", &nb_model_keys},
     {0},
 };
 
