@@ -48,10 +48,10 @@ static UNUSED void *poisoned(size_t bytes) {
     return b->data;
 }
 
-static UNUSED int release_buffers(void **state) {
-    (void)state;
+/* Checks and frees what was taken since `until` was the newest buffer. */
+static UNUSED int release_buffers_until(const buffer *until) {
     int overrun = 0;
-    while (buffers) {
+    while (buffers != until) {
         buffer *b = buffers;
         buffers = b->next;
         for (int i = 0; i < GUARD_BYTES; i++)
@@ -61,6 +61,11 @@ static UNUSED int release_buffers(void **state) {
     if (overrun)
         print_error("a buffer was written beyond its end\n");
     return overrun;
+}
+
+static UNUSED int release_buffers(void **state) {
+    (void)state;
+    return release_buffers_until(NULL);
 }
 
 /* ---- numbers ------------------------------------------------------------------------------------------------------

@@ -78,4 +78,9 @@ static inline NB_HD float nb_f32_finite(float x) {
     return x > max ? max : x;
 }
 
+/* One NaN for all: scales that are stored must not carry a payload that depends on who computed them. */
+static inline NB_HD float nb_f32_canonical(float x) {
+    return nb_f32_is_nan(x) ? nb_f32_from(0x7fc00000u) : x;
+}
+
 #endif

@@ -25,7 +25,7 @@ static inline NB_HD nb_e4m3_target nb_e4m3_target_of(nb_scale_rule rule) {
 /* S with S*amax = max, as a finite float; 1 for an amax of zero or Inf; NaN for NaN. */
 static inline NB_HD float nb_encode_scale(float max, float amax) {
     float s = nb_f32_finite(nb_f32_div(max, amax));
-    return amax == 0.0f || s == 0.0f ? 1.0f : s;
+    return amax == 0.0f || s == 0.0f ? 1.0f : nb_f32_canonical(s);
 }
 
 /* The largest power of two not above a positive finite `s`; NaN stays. */
@@ -61,7 +61,7 @@ typedef struct nb_tensor_scale {
 static inline NB_HD nb_tensor_scale nb_tensor_scale_of(nb_e4m3_target target, nb_outer_scale outer, float amax) {
     nb_tensor_scale t;
     t.s = outer == NB_OUTER_TENSOR ? nb_encode_scale(target.max_of_both, amax) : 1.0f;
-    t.sdec = nb_f32_div(1.0f, t.s);
+    t.sdec = nb_f32_canonical(nb_f32_div(1.0f, t.s));
     t.s_inner = nb_f32_mul(t.s, target.inverse);
     return t;
 }
@@ -81,7 +81,7 @@ static inline NB_HD float nb_outer128_scale(nb_e4m3_target target, nb_outer_scal
     float s = nb_f32_div(nb_f32_div(amax128, 448.0f), target.max);
     if (outer == NB_OUTER_ROW128_POW2)
         s = nb_pow2_above(s);
-    return s == 0.0f ? 1.0f : s;
+    return s == 0.0f ? 1.0f : nb_f32_canonical(s);
 }
 
 static inline NB_HD uint8_t nb_outer128_scale_byte(nb_e4m3_target target, float outer_scale, float amax_block) {
@@ -96,10 +96,14 @@ static inline NB_HD float nb_outer128_encode(uint8_t byte, float outer_scale) {
 
 /* ---- one FP32 scale a row, a column or a tensor ------------------------------------------------------------------ */
 
-/* The encode scale; the operand stores fl(1/it). */
+/* The encode scale; the operand stores nb_vector_decode of it. */
 static inline NB_HD float nb_vector_encode(nb_scale_rule rule, float max, float amax) {
     float s = nb_encode_scale(max, amax);
     return rule == NB_RULE_POW2 ? nb_pow2_below(s) : s;
+}
+
+static inline NB_HD float nb_vector_decode(float encode) {
+    return nb_f32_canonical(nb_f32_div(1.0f, encode));
 }
 
 #endif

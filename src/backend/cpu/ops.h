@@ -11,6 +11,7 @@
 #include "backend/cpu/measure.h"
 #include "backend/cpu/ops_kernels.h"
 #include "backend/cpu/packed.h"
+#include "backend/cpu/quantize.h"
 #include "backend/ref/gemm.h"
 #include "backend/ref/gemm_q.h"
 #include "backend/ref/measure.h"
@@ -30,12 +31,12 @@
     X(gemm, nb_ref_gemm, nb_cpu_gemm)                                                                                  \
     X(gemm_kernel, nb_ref_gemm_kernel, nb_cpu_gemm_kernel)                                                             \
     /* quantized operands */                                                                                           \
-    X(quantize, nb_ref_quantize, nb_ref_quantize)                                                                      \
-    X(requantize, nb_ref_requantize, nb_ref_requantize)                                                                \
-    X(transpose_codes, nb_ref_transpose_codes, nb_ref_transpose_codes)                                                 \
-    X(dequantize, nb_ref_dequantize, nb_ref_dequantize)                                                                \
     X(gemm_q, nb_ref_gemm_q, nb_cpu_gemm_q)                                                                            \
     X(gemm_q_kernel, nb_ref_gemm_q_kernel, nb_cpu_gemm_q_kernel)                                                       \
+    X(quantize, nb_ref_quantize, nb_cpu_quantize)                                                                      \
+    X(requantize, nb_ref_requantize, nb_cpu_requantize)                                                                \
+    X(transpose_codes, nb_ref_transpose_codes, nb_cpu_transpose_codes)                                                 \
+    X(dequantize, nb_ref_dequantize, nb_cpu_dequantize)                                                                \
     /* the rest of the model */                                                                                        \
     X(cast, nb_ref_cast, nb_cpu_cast)                                                                                  \
     X(add, nb_ref_f32_add, nb_cpu_add)                                                                                 \

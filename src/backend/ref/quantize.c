@@ -127,7 +127,7 @@ static void quantize_vector(const job *j) {
     if (out->quantizer.block_rows == 1) {
         for (int64_t r = 0; r < rows; r++) {
             float s = nb_vector_encode(rule, max, amax_of(j, r, r + 1, 0, cols));
-            out->outer_scales[r] = nb_f32_div(1.0f, s);
+            out->outer_scales[r] = nb_vector_decode(s);
             encode_span(j, r, 0, cols, s);
         }
     } else if (out->quantizer.block_cols == 1) { /* the encode scales wait where the decode scales will stand */
@@ -137,10 +137,10 @@ static void quantize_vector(const job *j) {
             for (int64_t c = 0; c < cols; c++)
                 encode_span(j, r, c, c + 1, out->outer_scales[c]);
         for (int64_t c = 0; c < cols; c++)
-            out->outer_scales[c] = nb_f32_div(1.0f, out->outer_scales[c]);
+            out->outer_scales[c] = nb_vector_decode(out->outer_scales[c]);
     } else {
         float s = nb_vector_encode(rule, max, amax_of(j, 0, rows, 0, cols));
-        *out->tensor_scale = nb_f32_div(1.0f, s);
+        *out->tensor_scale = nb_vector_decode(s);
         for (int64_t r = 0; r < rows; r++)
             encode_span(j, r, 0, cols, s);
     }
@@ -169,17 +169,21 @@ static void quantize_values(const job *j) {
 }
 
 static nb_status measure(const nb_qtensor *out, const float *x, nb_quantize_stats *stats, nb_error *err) {
-    int64_t count = (out->rows + NB_STATS_ROWS - 1) / NB_STATS_ROWS;
+    int64_t count = (out->rows + NB_STATS_ROWS - 1) / NB_STATS_ROWS, cols = out->cols;
     nb_quantize_stats *chunks = malloc((size_t)count * sizeof *chunks);
-    if (!chunks)
-        return nb_fail(err, NB_NO_MEMORY, "quantize: no memory for statistics");
-    for (int64_t i = 0; i < count; i++) {
-        int64_t r0 = i * NB_STATS_ROWS, left = out->rows - r0;
-        nb_stats_chunk(out, x + r0 * out->cols, r0, left < NB_STATS_ROWS ? left : NB_STATS_ROWS, &chunks[i]);
+    float *decoded = malloc(NB_STATS_ROWS * (size_t)cols * sizeof *decoded);
+    for (int64_t i = 0; chunks && decoded && i < count; i++) {
+        int64_t r0 = i * NB_STATS_ROWS, left = out->rows - r0, rows = left < NB_STATS_ROWS ? left : NB_STATS_ROWS;
+        for (int64_t r = 0; r < rows; r++)
+            nb_decode_span(out, r0 + r, 0, cols, true, decoded + r * cols);
+        nb_stats_chunk(out, x + r0 * cols, decoded, r0, rows, &chunks[i]);
     }
-    nb_stats_total(out, chunks, count, stats);
+    if (chunks && decoded)
+        nb_stats_total(out, chunks, count, stats);
+    nb_status status = chunks && decoded ? NB_OK : nb_fail(err, NB_NO_MEMORY, "quantize: no memory for statistics");
+    free(decoded);
     free(chunks);
-    return NB_OK;
+    return status;
 }
 
 /* Rotates and quantizes x [rows, cols], which it overwrites. */

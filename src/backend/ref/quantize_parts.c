@@ -115,8 +115,7 @@ uint8_t nb_code_at(const nb_qtensor *t, int64_t r, int64_t c) {
     return t->codes[r * ((t->cols + 1) / 2) + c / 2] >> (4 * (c % 2)) & 15u;
 }
 
-/* What the codes at (r, c) are multiplied by. */
-static float decode_scale(const nb_qtensor *t, int64_t r, int64_t c, bool with_tensor_scale) {
+float nb_decode_scale(const nb_qtensor *t, int64_t r, int64_t c, bool with_tensor_scale) {
     const nb_quantizer *q = &t->quantizer;
     float tensor = with_tensor_scale && t->tensor_scale ? *t->tensor_scale : 1.0f;
     switch (q->scale_type) {
@@ -137,7 +136,7 @@ static float decode_scale(const nb_qtensor *t, int64_t r, int64_t c, bool with_t
 void nb_decode_span(const nb_qtensor *t, int64_t r, int64_t c0, int64_t c1, bool with_tensor_scale, float *x) {
     float (*value)(uint8_t) = nb_element_info(t->quantizer.element)->value;
     for (int64_t c = c0; c < c1; c++)
-        x[c - c0] = nb_f32_mul(value(nb_code_at(t, r, c)), decode_scale(t, r, c, with_tensor_scale));
+        x[c - c0] = nb_f32_mul(value(nb_code_at(t, r, c)), nb_decode_scale(t, r, c, with_tensor_scale));
 }
 
 /* ---- statistics ---------------------------------------------------------------------------------------------------
@@ -146,20 +145,21 @@ void nb_decode_span(const nb_qtensor *t, int64_t r, int64_t c0, int64_t c1, bool
 /* Saturated: beyond the largest code by more than the rounding of the scale itself. */
 #define NB_SATURATION_SLACK (1.0 + 0x1p-20)
 
-static void stats_element(const nb_qtensor *t, int64_t r, int64_t c, float x, nb_quantize_stats *s) {
-    float max = nb_element_info(t->quantizer.element)->max, decoded;
-    nb_decode_span(t, r, c, c + 1, true, &decoded);
-    double limit = (double)max * fabs((double)decode_scale(t, r, c, true)) * NB_SATURATION_SLACK;
-    bool nonzero = nb_f32_magnitude(x) != 0;
-    uint8_t magnitude =
-        nb_element_info(t->quantizer.element)->bits == 4 ? nb_code_at(t, r, c) & 7u : nb_code_at(t, r, c) & 0x7fu;
-    double d = (double)x - (double)decoded;
-    s->nonzero += nonzero;
-    s->flushed += nonzero && magnitude == 0;
-    s->saturated += magnitude != 0 && fabs((double)x) > limit;
-    s->sum_sq += (double)x * (double)x;
-    s->sum_sq_error += d * d;
-    s->sum_product += (double)x * (double)decoded;
+/* Columns [c0, c1) of row r lie under one scale. */
+static void stats_span(const nb_qtensor *t, int64_t r, int64_t c0, int64_t c1, const float *x, const float *decoded,
+                       nb_quantize_stats *s) {
+    float scale = nb_f32_abs(nb_decode_scale(t, r, c0, true));
+    double limit = (double)nb_element_info(t->quantizer.element)->max * (double)scale * NB_SATURATION_SLACK;
+    for (int64_t c = c0; c < c1; c++) {
+        double value = (double)x[c], back = (double)decoded[c], d = value - back;
+        bool nonzero = nb_f32_magnitude(x[c]) != 0, zero_code = back == 0.0 && scale > 0.0f;
+        s->nonzero += nonzero;
+        s->flushed += nonzero && (zero_code || scale == 0.0f);
+        s->saturated += scale > 0.0f && fabs(value) > limit;
+        s->sum_sq += value * value;
+        s->sum_sq_error += d * d;
+        s->sum_product += value * back;
+    }
 }
 
 /* Blocks with byte 0 and something in them; a 16x16 tile counts once, at its first row. */
@@ -180,16 +180,21 @@ static int64_t zero_scales(const nb_qtensor *t, const float *x, int64_t r0, int6
     return count;
 }
 
-void nb_stats_chunk(const nb_qtensor *t, const float *x, int64_t r0, int64_t rows, nb_quantize_stats *chunk) {
+void nb_stats_chunk(const nb_qtensor *t, const float *x, const float *decoded, int64_t r0, int64_t rows,
+                    nb_quantize_stats *chunk) {
     nb_quantize_stats zero = {0};
     uint32_t amax = 0;
+    int64_t width = t->quantizer.block_cols == NB_BLOCK_ALL ? t->cols : t->quantizer.block_cols;
     *chunk = zero;
-    for (int64_t r = 0; r < rows; r++)
+    for (int64_t r = 0; r < rows; r++) {
+        const float *row = x + r * t->cols;
         for (int64_t c = 0; c < t->cols; c++) {
-            uint32_t a = nb_f32_magnitude(x[r * t->cols + c]);
+            uint32_t a = nb_f32_magnitude(row[c]);
             amax = a > amax ? a : amax;
-            stats_element(t, r0 + r, c, x[r * t->cols + c], chunk);
         }
+        for (int64_t c = 0; c < t->cols; c += width)
+            stats_span(t, r0 + r, c, c + width, row, decoded + r * t->cols, chunk);
+    }
     chunk->amax = (double)nb_f32_from(amax);
     chunk->zero_scales = zero_scales(t, x, r0, rows);
 }

@@ -20,15 +20,19 @@ void nb_load_row(const nb_mat *src, bool transpose, int64_t r, int64_t cols, flo
 /* Rotates a row in place by the quantizer's Hadamard (if any), rounding to BF16 where it says so. */
 void nb_rotate_row(const nb_quantizer *q, nb_sign_mask signs, float *x, int64_t cols);
 
+/* What the code at (r, c) is multiplied by. */
+float nb_decode_scale(const nb_qtensor *t, int64_t r, int64_t c, bool with_tensor_scale);
+
 /* Decoded columns [c0, c1) of row r. */
 void nb_decode_span(const nb_qtensor *t, int64_t r, int64_t c0, int64_t c1, bool with_tensor_scale, float *x);
 
 /* Code of element (r, c). */
 uint8_t nb_code_at(const nb_qtensor *t, int64_t r, int64_t c);
 
-/* Statistics are summed over chunks of 16 rows, each row in order; chunks are added in order. */
+/* Statistics are summed over chunks of 16 rows, each row in order; chunks are added in order. Of operand rows
+ * [r0, r0 + rows): x is the rotated input and `decoded` what came of it, both [rows, cols]. */
 #define NB_STATS_ROWS 16
-void nb_stats_chunk(const nb_qtensor *t, const float *x /* [rows, cols] rotated input */, int64_t r0, int64_t rows,
+void nb_stats_chunk(const nb_qtensor *t, const float *x, const float *decoded, int64_t r0, int64_t rows,
                     nb_quantize_stats *chunk);
 /* total = sum of the chunks, with the figures that do not depend on data. */
 void nb_stats_total(const nb_qtensor *t, const nb_quantize_stats *chunks, int64_t count, nb_quantize_stats *total);

@@ -1,0 +1,239 @@
+/* quantize.c: quantizes operands in bands of 16 rows, shared out among the threads.
+ *
+ * A scale of the whole tensor (or of a column) needs its amax before the first code can be written: one pass over the
+ * source more. Integer maxima do not depend on the order, and everything else belongs to one band, so the number of
+ * threads changes no bit.
+ */
+#include "backend/cpu/quantize.h"
+
+#include "backend/cpu/quantize_kernels.h"
+#include "backend/ref/quantize.h"
+#include "backend/ref/quantize_parts.h"
+#include "format/element.h"
+
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const nb_quantize_kernels *kernels_of(nb_backend *be) {
+#if defined(NB_X86)
+    if (nb_cpu_of(be)->isa == NB_ISA_AVX512)
+        return &nb_quantize_avx512;
+    if (nb_cpu_of(be)->isa == NB_ISA_AVX2)
+        return &nb_quantize_avx2;
+#else
+    (void)be;
+#endif
+    return &nb_quantize_portable;
+}
+
+static int64_t bands_of(int64_t rows) {
+    return (rows + NB_BAND_ROWS - 1) / NB_BAND_ROWS;
+}
+
+static uint32_t max_of(uint32_t a, uint32_t b) {
+    return a > b ? a : b;
+}
+
+/* Of the rotated input. Without rotation the order of the elements does not matter, and the source is read as it lies.
+ */
+static float tensor_amax(nb_backend *be, const nb_quantize_job *job) {
+    const nb_quantize_kernels *k = kernels_of(be);
+    bool as_it_lies = job->src && !job->out->quantizer.hadamard_size;
+    int64_t rows = as_it_lies ? job->src->rows : job->out->rows;
+    uint32_t amax = 0;
+#pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(static) reduction(max : amax)
+    for (int64_t band = 0; band < bands_of(rows); band++) {
+        int64_t r0 = band * NB_BAND_ROWS, r1 = r0 + NB_BAND_ROWS < rows ? r0 + NB_BAND_ROWS : rows;
+        amax = max_of(amax, as_it_lies ? k->amax_matrix(job->src, r0, r1) : k->amax(job, r0));
+    }
+    return nb_f32_from(amax);
+}
+
+/* Encode scales of the columns, in memory of the backend that lasts until the end of this quantization. */
+static nb_status column_scales(nb_backend *be, nb_quantize_job *job, nb_error *err) {
+    const nb_quantize_kernels *k = kernels_of(be);
+    const nb_quantizer *q = &job->out->quantizer;
+    int64_t cols = job->out->cols;
+    int32_t threads = nb_cpu_of(be)->threads;
+    uint32_t *amax = nb_cpu_shared(be, (size_t)threads * (size_t)cols * sizeof *amax);
+    if (!amax)
+        return nb_fail(err, NB_NO_MEMORY, "quantize: no memory for the scales of %lld columns", (long long)cols);
+    memset(amax, 0, (size_t)threads * (size_t)cols * sizeof *amax);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t band = 0; band < bands_of(job->out->rows); band++)
+        k->amax_columns(job, band * NB_BAND_ROWS, amax + omp_get_thread_num() * cols);
+    float *encode = (float *)amax;
+    for (int64_t c = 0; c < cols; c++) {
+        for (int32_t t = 1; t < threads; t++)
+            amax[c] = max_of(amax[c], amax[t * cols + c]);
+        float scale = nb_vector_encode(q->rule, nb_element_info(q->element)->max, nb_f32_from(amax[c]));
+        memcpy(&encode[c], &scale, sizeof scale);
+        job->out->outer_scales[c] = nb_vector_decode(scale);
+    }
+    job->encode_columns = encode;
+    return NB_OK;
+}
+
+/* What must be known of the whole operand before its first code. */
+static nb_status scales_first(nb_backend *be, nb_quantize_job *job, nb_error *err) {
+    const nb_qtensor *out = job->out;
+    const nb_quantizer *q = &out->quantizer;
+    job->encode = 1.0f;
+    if (q->scale_type == NB_SCALE_E4M3) {
+        float amax = q->outer == NB_OUTER_TENSOR ? tensor_amax(be, job) : 0.0f;
+        job->tensor = nb_tensor_scale_of(nb_e4m3_target_of(q->rule), q->outer, amax);
+        if (out->tensor_scale)
+            *out->tensor_scale = job->tensor.sdec;
+    } else if (q->scale_type == NB_SCALE_F32 && out->tensor_scale) {
+        job->encode = nb_vector_encode(q->rule, nb_element_info(q->element)->max, tensor_amax(be, job));
+        *out->tensor_scale = nb_vector_decode(job->encode);
+    } else if (q->scale_type == NB_SCALE_F32 && q->block_cols == 1) {
+        return column_scales(be, job, err);
+    }
+    return NB_OK;
+}
+
+/* Statistics, after the codes are written: input and decoded values of a band at a time. */
+static nb_status measure(nb_backend *be, const nb_quantize_job *job, nb_quantize_stats *stats, nb_error *err) {
+    const nb_quantize_kernels *k = kernels_of(be);
+    const nb_qtensor *out = job->out;
+    int64_t bands = bands_of(out->rows), cols = out->cols;
+    size_t band_floats = NB_BAND_ROWS * (size_t)cols;
+    nb_quantize_stats *chunks = nb_cpu_shared(be, (size_t)bands * sizeof *chunks);
+    bool short_of_memory = !chunks;
+#pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(static) reduction(|| : short_of_memory)
+    for (int64_t band = 0; band < bands; band++) {
+        int64_t r0 = band * NB_BAND_ROWS;
+        int64_t rows = out->rows - r0 < NB_BAND_ROWS ? out->rows - r0 : NB_BAND_ROWS;
+        float *x = nb_cpu_scratch(be, omp_get_thread_num(), 2 * band_floats * sizeof *x);
+        if (!x || !chunks) {
+            short_of_memory = true;
+            continue;
+        }
+        k->input(job, r0, x);
+        for (int64_t r = 0; r < rows; r++)
+            k->decode(out, r0 + r, 0, cols, true, x + band_floats + (size_t)(r * cols));
+        nb_stats_chunk(out, x, x + band_floats, r0, rows, &chunks[band]);
+    }
+    if (short_of_memory)
+        return nb_fail(err, NB_NO_MEMORY, "quantize: no memory for statistics");
+    nb_stats_total(out, chunks, bands, stats);
+    return NB_OK;
+}
+
+static nb_status run(nb_backend *be, nb_quantize_job *job, nb_quantize_stats *stats, nb_error *err) {
+    const nb_quantize_kernels *k = kernels_of(be);
+    const nb_quantizer *q = &job->out->quantizer;
+    if (q->hadamard_size)
+        job->signs = nb_signs_of(q->hadamard_signs, job->noise);
+    NB_TRY(scales_first(be, job, err));
+#pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(static)
+    for (int64_t band = 0; band < bands_of(job->out->rows); band++)
+        k->encode(job, band * NB_BAND_ROWS);
+    return stats ? measure(be, job, stats, err) : NB_OK;
+}
+
+nb_status nb_cpu_quantize(nb_backend *be, const nb_qtensor *out, const nb_mat *src, bool transpose,
+                          const nb_noise *noise, nb_quantize_stats *stats, nb_error *err) {
+    NB_TRY(nb_check_source(src, err));
+    NB_TRY(nb_check_quantize(out, src->rows, src->cols, transpose, noise, err));
+    nb_quantize_job job = {.out = out, .src = src, .transpose = transpose, .noise = noise};
+    return run(be, &job, stats, err);
+}
+
+nb_status nb_cpu_requantize(nb_backend *be, const nb_qtensor *out, const nb_qtensor *src, bool transpose,
+                            const nb_noise *noise, nb_quantize_stats *stats, nb_error *err) {
+    NB_TRY(nb_check_requantize(src, err));
+    NB_TRY(nb_check_quantize(out, src->rows, src->cols, transpose, noise, err));
+    nb_quantize_job job = {.out = out, .from = src, .transpose = transpose, .noise = noise};
+    return run(be, &job, stats, err);
+}
+
+/* ---- codes exchanged ------------------------------------------------------------------------------------------------
+ */
+
+/* Rows of 16 codes in 64 bits each; blocks of 8, 4, 2 and 1 codes change places across the diagonal. */
+static void transpose_16x16(uint64_t row[16]) {
+    static const uint64_t low[4] = {0x0f0f0f0f0f0f0f0f, 0x00ff00ff00ff00ff, 0x0000ffff0000ffff, 0x00000000ffffffff};
+    for (int s = 0; s < 4; s++)
+        for (int i = 0; i < 16; i++)
+            if (!(i >> s & 1)) {
+                uint64_t swap = (row[i] >> (4 << s) ^ row[i + (1 << s)]) & low[s];
+                row[i] ^= swap << (4 << s);
+                row[i + (1 << s)] ^= swap;
+            }
+}
+
+nb_status nb_cpu_transpose_codes(nb_backend *be, const nb_qtensor *out, const nb_qtensor *src, nb_error *err) {
+    NB_TRY(nb_check_transpose_codes(out, src, err));
+    bool tiles = src->rows % 16 == 0 && src->cols % 16 == 0 && nb_element_info(src->quantizer.element)->bits == 4;
+    if (!tiles || src->outer_scales)
+        return nb_ref_transpose_codes(be, out, src, err);
+    int64_t from_width = src->cols / 2, to_width = out->cols / 2;
+#pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(static)
+    for (int64_t r = 0; r < out->rows; r += 16)
+        for (int64_t c = 0; c < out->cols; c += 16) {
+            uint64_t row[16];
+            for (int64_t i = 0; i < 16; i++)
+                memcpy(&row[i], src->codes + (c + i) * from_width + r / 2, sizeof row[i]);
+            transpose_16x16(row);
+            for (int64_t i = 0; i < 16; i++)
+                memcpy(out->codes + (r + i) * to_width + c / 2, &row[i], sizeof row[i]);
+            for (int64_t i = 0; src->scales && i < 16; i++)
+                out->scales[(r + i) * (out->cols / 16) + c / 16] = src->scales[c * (src->cols / 16) + r / 16];
+        }
+    if (src->tensor_scale)
+        *out->tensor_scale = *src->tensor_scale;
+    return NB_OK;
+}
+
+/* ---- decoding -------------------------------------------------------------------------------------------------------
+ */
+
+enum { DECODE_COLS = 128 };
+
+static void put_span(const nb_quantize_kernels *k, const nb_mat *out, int64_t at, const float *x, int64_t n) {
+    if (out->dtype == NB_BF16)
+        k->round_bf16((uint16_t *)out->data + at, x, n);
+    else
+        memcpy((float *)out->data + at, x, (size_t)n * sizeof *x);
+}
+
+/* Decoded rows [r0, r0 + rows) of src become columns of out. */
+static void decode_transposed(const nb_quantize_kernels *k, const nb_mat *out, const nb_qtensor *src, int64_t r0,
+                              int64_t rows, bool with_tensor_scale) {
+    float x[NB_BAND_ROWS][DECODE_COLS], column[NB_BAND_ROWS];
+    for (int64_t c0 = 0; c0 < src->cols; c0 += DECODE_COLS) {
+        int64_t cols = src->cols - c0 < DECODE_COLS ? src->cols - c0 : DECODE_COLS;
+        for (int64_t r = 0; r < rows; r++)
+            k->decode(src, r0 + r, c0, c0 + cols, with_tensor_scale, x[r]);
+        for (int64_t c = 0; c < cols; c++) {
+            for (int64_t r = 0; r < rows; r++)
+                column[r] = x[r][c];
+            put_span(k, out, (c0 + c) * out->stride + r0, column, rows);
+        }
+    }
+}
+
+nb_status nb_cpu_dequantize(nb_backend *be, const nb_mat *out, const nb_qtensor *src, bool transpose,
+                            bool with_tensor_scale, nb_error *err) {
+    NB_TRY(nb_check_dequantize(out, src, transpose, err));
+    const nb_quantize_kernels *k = kernels_of(be);
+#pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(static)
+    for (int64_t band = 0; band < bands_of(src->rows); band++) {
+        int64_t r0 = band * NB_BAND_ROWS, rows = src->rows - r0 < NB_BAND_ROWS ? src->rows - r0 : NB_BAND_ROWS;
+        if (transpose) {
+            decode_transposed(k, out, src, r0, rows, with_tensor_scale);
+            continue;
+        }
+        float x[DECODE_COLS];
+        for (int64_t r = r0; r < r0 + rows; r++)
+            for (int64_t c = 0; c < src->cols; c += DECODE_COLS) {
+                int64_t n = src->cols - c < DECODE_COLS ? src->cols - c : DECODE_COLS;
+                k->decode(src, r, c, c + n, with_tensor_scale, x);
+                put_span(k, out, r * out->stride + c, x, n);
+            }
+    }
+    return NB_OK;
+}

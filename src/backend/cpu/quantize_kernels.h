@@ -1,0 +1,47 @@
+/* quantize_kernels.h: what an instruction set provides to quantize an operand, one band of 16 rows at a time.
+ *
+ * quantize_band.inc is the one source; quantize_portable.c, quantize_avx2.c and quantize_avx512.c compile it for 4, 8
+ * and 16 lanes. Bands are independent, so threads share them as they like.
+ */
+#ifndef NB_BACKEND_CPU_QUANTIZE_KERNELS_H
+#define NB_BACKEND_CPU_QUANTIZE_KERNELS_H
+
+#include "format/hadamard.h"
+#include "format/scale.h"
+#include "nibble/backend.h"
+
+#define NB_BAND_ROWS 16
+
+/* One quantization, as every band sees it. */
+typedef struct nb_quantize_job {
+    const nb_qtensor *out;
+    const nb_mat *src;      /* F32 or BF16; NULL for a requantization */
+    const nb_qtensor *from; /* the operand to requantize; NULL otherwise */
+    bool transpose;         /* operand row r is column r of src or from */
+    nb_sign_mask signs;
+    const nb_noise *noise;
+    /* scales that are known before the codes are written */
+    nb_tensor_scale tensor;      /* E4M3 block scales */
+    float encode;                /* whole tensor, unscaled */
+    const float *encode_columns; /* [cols]: a scale a column */
+} nb_quantize_job;
+
+typedef struct nb_quantize_kernels {
+    /* Largest magnitude bits of a band, after rotation. */
+    uint32_t (*amax)(const nb_quantize_job *job, int64_t r0);
+    /* amax[c] = max(amax[c], magnitude bits of column c of the band). */
+    void (*amax_columns)(const nb_quantize_job *job, int64_t r0, uint32_t *amax);
+    /* Largest magnitude bits of rows [r0, r1) of a source as it lies. */
+    uint32_t (*amax_matrix)(const nb_mat *src, int64_t r0, int64_t r1);
+    /* Block scales and codes of a band. */
+    void (*encode)(const nb_quantize_job *job, int64_t r0);
+    /* The rotated input of a band, x [rows of the band, cols]. */
+    void (*input)(const nb_quantize_job *job, int64_t r0, float *x);
+    /* Decoded columns [c0, c1) of a row; c0 divides by 16. */
+    void (*decode)(const nb_qtensor *t, int64_t r, int64_t c0, int64_t c1, bool with_tensor_scale, float *x);
+    void (*round_bf16)(uint16_t *to, const float *from, int64_t n);
+} nb_quantize_kernels;
+
+extern const nb_quantize_kernels nb_quantize_portable, nb_quantize_avx2, nb_quantize_avx512;
+
+#endif
