@@ -10,7 +10,7 @@
 #include "nibble/pass.h"
 #include "nibble/recipe.h"
 
-/* One quantized operand of one GEMM. Valid during the call only. */
+/* One operand of one GEMM. Valid during the call only. */
 typedef struct nb_lens_operand {
     nb_backend *be;
     const nb_pass *pass;
@@ -19,13 +19,18 @@ typedef struct nb_lens_operand {
     const nb_mat *source;               /* the numbers that were quantized; NULL where they came from codes */
     const nb_qtensor *requantized_from; /* those codes; NULL where `source` is set */
     bool transposed;                    /* operand row r is source column r */
-    const nb_qtensor *quantized;
-    const nb_quantize_stats *stats;
+    const nb_qtensor *quantized;        /* NULL: this GEMM runs in BF16, only `source` can be looked at */
+    const nb_quantize_stats *stats;     /* NULL where `quantized` is, or where nobody counted */
 } nb_lens_operand;
 
 typedef struct nb_lens {
     void *context;
+    bool counts; /* quantizers count nb_quantize_stats for this pass */
+    /* Members may be NULL. */
     void (*operand)(void *context, const nb_lens_operand *seen);
+    void (*attention)(void *context, nb_backend *be, const char *module, const nb_attention *attention, const void *q,
+                      const void *k); /* q, k act, after RoPE and norms */
+    void (*gate)(void *context, nb_backend *be, const char *module, const nb_mat *pre_activation); /* GLA, act */
 } nb_lens;
 
 #endif

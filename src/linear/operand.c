@@ -22,8 +22,18 @@ static void show(nb_backend *be, const nb_pass *pass, const nb_operand_name *nam
                                   .requantized_from = requantized_from,
                                   .transposed = transposed,
                                   .quantized = quantized,
-                                  .stats = stats};
-    pass->lens->operand(pass->lens->context, &seen);
+                                  .stats = pass->lens->counts ? stats : NULL};
+    if (pass->lens->operand)
+        pass->lens->operand(pass->lens->context, &seen);
+}
+
+void nb_operand_show_plain(nb_backend *be, const nb_pass *pass, const nb_operand_name *name, const nb_mat *source) {
+    if (pass->lens)
+        show(be, pass, name, source, NULL, false, NULL, NULL);
+}
+
+static bool counts(const nb_pass *pass) {
+    return pass->lens && pass->lens->counts;
 }
 
 /* ---- quantizing numbers ------------------------------------------------------------------------------------------ */
@@ -34,6 +44,7 @@ nb_status nb_operand_quantize(nb_backend *be, const nb_pass *pass, const nb_oper
     int64_t cols = transpose ? source->rows : source->cols;
     *out = (nb_operand){.plain = *source, .transposed = transpose};
     if (nb_quantizer_is_bf16(q)) {
+        nb_operand_show_plain(be, pass, name, source);
         if (source->dtype == be->act)
             return NB_OK;
         out->plain = nb_mat_of(memory, be->act, source->rows, source->cols);
@@ -43,7 +54,7 @@ nb_status nb_operand_quantize(nb_backend *be, const nb_pass *pass, const nb_oper
     *out = (nb_operand){.quantized = true, .codes = nb_qtensor_place(q, rows, cols, memory)};
     nb_noise noise = noise_of(pass, name);
     nb_quantize_stats stats = {0};
-    NB_TRY(be->ops->quantize(be, &out->codes, source, transpose, &noise, pass->lens ? &stats : NULL, err));
+    NB_TRY(be->ops->quantize(be, &out->codes, source, transpose, &noise, counts(pass) ? &stats : NULL, err));
     if (pass->lens)
         show(be, pass, name, source, NULL, transpose, &out->codes, &stats);
     return NB_OK;
@@ -80,7 +91,7 @@ static nb_status requantize(nb_backend *be, const nb_pass *pass, const nb_operan
     *out = (nb_operand){.quantized = true, .codes = nb_qtensor_place(q, source->cols, source->rows, memory)};
     nb_noise noise = noise_of(pass, name);
     nb_quantize_stats stats = {0};
-    NB_TRY(be->ops->requantize(be, &out->codes, source, true, &noise, pass->lens ? &stats : NULL, err));
+    NB_TRY(be->ops->requantize(be, &out->codes, source, true, &noise, counts(pass) ? &stats : NULL, err));
     if (pass->lens)
         show(be, pass, name, NULL, source, true, &out->codes, &stats);
     return NB_OK;

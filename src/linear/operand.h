@@ -31,6 +31,8 @@ typedef struct nb_operand_name {
  * not of type act. */
 nb_status nb_operand_quantize(nb_backend *be, const nb_pass *pass, const nb_operand_name *name, const nb_quantizer *q,
                               const nb_mat *source, bool transpose, void *memory, nb_operand *out, nb_error *err);
+/* Shows the lens an operand that stays in plain numbers. */
+void nb_operand_show_plain(nb_backend *be, const nb_pass *pass, const nb_operand_name *name, const nb_mat *source);
 size_t nb_quantized_bytes(const nb_backend *be, const nb_quantizer *q, nb_dtype source, int64_t rows, int64_t cols);
 
 /* Makes the operand of a `from` rule out of the source role's operand, which it transposes: quantizes the decoded

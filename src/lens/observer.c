@@ -1,0 +1,239 @@
+/* observer.c: which measurement happens at which step, and the state that links samples. */
+#include "lens/observer.h"
+#include "lens/channels.h"
+#include "lens/operand_metrics.h"
+#include "lens/oscillation.h"
+#include "lens/series_format.h"
+
+#include <fnmatch.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* One operand of one module, over the run. */
+typedef struct watched {
+    char prefix[NB_NAME_SIZE + 16]; /* "layers.0.mlp.up_proj/fprop.w" */
+    int64_t last_step;              /* at which it was recorded; layers that share X show it more than once */
+    nb_hot_set hot;                 /* fprop.x */
+    nb_followed_weight followed;    /* fprop.w */
+} watched;
+
+struct nb_observer {
+    nb_observer_options options;
+    nb_record record;
+    nb_lens lens;
+    nb_lens_buffers buffers;
+    watched *watched;
+    int32_t count, capacity;
+    int64_t window_start;     /* step of the last sample; -1 = none in this process */
+    nb_series_reader *before; /* what an earlier run left, for the hot sets; NULL if nothing */
+};
+
+nb_observer_options nb_observer_defaults(void) {
+    return (nb_observer_options){.every = 200, .window = 50, .hot_channels = 16, .attention_stride = 16};
+}
+
+/* ---- what is watched
+ * -------------------------------------------------------------------------------------------------- */
+
+static bool of_interest(const nb_observer *o, const char *module) {
+    return !o->options.modules || fnmatch(o->options.modules, module, 0) == 0;
+}
+
+static void restore_hot(nb_observer *o, watched *w) {
+    char name[NB_SERIES_NAME_SIZE];
+    if (!o->before)
+        return;
+    snprintf(name, sizeof name, "%s/hot", w->prefix);
+    int32_t hot = nb_series_find(o->before, name);
+    snprintf(name, sizeof name, "%s/hot_since", w->prefix);
+    int32_t since = nb_series_find(o->before, name);
+    if (hot < 0 || since < 0 || !nb_series_points(o->before, hot) || !nb_series_points(o->before, since))
+        return;
+    nb_series_point a = nb_series_at(o->before, hot, nb_series_points(o->before, hot) - 1);
+    nb_series_point b = nb_series_at(o->before, since, nb_series_points(o->before, since) - 1);
+    if (a.count == b.count)
+        nb_hot_set_restore(&w->hot, a.values, b.values, a.count, o->options.hot_channels);
+}
+
+static watched *watch(nb_observer *o, const char *module, nb_role role) {
+    char prefix[sizeof o->watched->prefix];
+    snprintf(prefix, sizeof prefix, "%s/%s", module, nb_role_name(role));
+    for (int32_t i = 0; i < o->count; i++)
+        if (strcmp(o->watched[i].prefix, prefix) == 0)
+            return &o->watched[i];
+    if (o->count == o->capacity) {
+        int32_t capacity = o->capacity ? 2 * o->capacity : 64;
+        watched *grown = realloc(o->watched, (size_t)capacity * sizeof *grown);
+        if (!grown)
+            return NULL;
+        o->watched = grown;
+        o->capacity = capacity;
+    }
+    watched *fresh = &o->watched[o->count++];
+    *fresh = (watched){.last_step = -1};
+    memcpy(fresh->prefix, prefix, sizeof prefix);
+    restore_hot(o, fresh);
+    return fresh;
+}
+
+/* ---- hooks
+ * ------------------------------------------------------------------------------------------------------------- */
+
+static void sample_operand(nb_observer *o, watched *w, const nb_lens_operand *seen) {
+    float shares[10];
+    if (!nb_record_operand(&o->record, w->prefix, seen, &o->buffers))
+        return;
+    if (seen->role == NB_FPROP_X && seen->source)
+        nb_record_hot_channels(&o->record, w->prefix, &w->hot, o->buffers.columns, seen->source->cols,
+                               o->options.hot_channels);
+    if (seen->role == NB_FPROP_W && nb_bin_distances(seen, shares))
+        nb_record_vector(&o->record, w->prefix, "bin_distances", shares, 10);
+}
+
+static bool sampling(const nb_observer *o) {
+    return o->record.step == o->window_start;
+}
+
+static void on_operand(void *context, const nb_lens_operand *seen) {
+    nb_observer *o = context;
+    if (!of_interest(o, seen->module) || (!sampling(o) && seen->role != NB_FPROP_W))
+        return;
+    watched *w = watch(o, seen->module, seen->role);
+    if (!w || w->last_step == o->record.step)
+        return;
+    w->last_step = o->record.step;
+    if (sampling(o))
+        sample_operand(o, w, seen);
+    if (seen->role == NB_FPROP_W && o->options.window)
+        nb_follow_step(&w->followed, seen);
+}
+
+static void on_attention(void *context, nb_backend *be, const char *module, const nb_attention *attention,
+                         const void *q, const void *k) {
+    nb_observer *o = context;
+    nb_attention_stats s;
+    if (!sampling(o) || !of_interest(o, module) || !be->ops->measure_attention)
+        return;
+    be->ops->measure_attention(be, attention, q, k, o->options.attention_stride, &s);
+    if (!s.queries)
+        return;
+    nb_record_scalar(&o->record, module, "logit_max", s.logit_max);
+    nb_record_scalar(&o->record, module, "logit_amax", s.logit_amax);
+    nb_record_scalar(&o->record, module, "logit_kurtosis", s.logit_kurtosis);
+    nb_record_scalar(&o->record, module, "entropy", s.entropy);
+}
+
+static void on_gate(void *context, nb_backend *be, const char *module, const nb_mat *pre_activation) {
+    nb_observer *o = context;
+    nb_moments m;
+    if (!sampling(o) || !of_interest(o, module))
+        return;
+    be->ops->measure(be, pre_activation, &m, NULL, NULL);
+    nb_record_scalar(&o->record, module, "gate_amax", m.amax);
+    nb_record_scalar(&o->record, module, "gate_mean", m.mean);
+    nb_record_scalar(&o->record, module, "gate_rms", m.rms);
+}
+
+static double element(const nb_mat *m, int64_t row, int64_t col) {
+    int64_t at = row * m->stride + col;
+    return m->dtype == NB_F64 ? ((const double *)m->data)[at] : (double)((const float *)m->data)[at];
+}
+
+void nb_observer_alignment(nb_observer *o, const char *module, const nb_mat *gate, const nb_mat *up) {
+    double sum = 0;
+    if (!sampling(o) || !of_interest(o, module))
+        return;
+    for (int64_t r = 0; r < gate->rows; r++) {
+        double dot = 0, a = 0, b = 0;
+        for (int64_t c = 0; c < gate->cols; c++) {
+            double x = element(gate, r, c), y = element(up, r, c);
+            dot += x * y;
+            a += x * x;
+            b += y * y;
+        }
+        sum += a > 0 && b > 0 ? fabs(dot) / sqrt(a * b) : 0;
+    }
+    nb_record_scalar(&o->record, module, "alignment", sum / (double)gate->rows);
+}
+
+/* ---- steps
+ * ------------------------------------------------------------------------------------------------------------- */
+
+const nb_lens *nb_observer_lens(nb_observer *o, int64_t step) {
+    o->record.step = step;
+    if (step % o->options.every == 0) {
+        o->window_start = step;
+        for (int32_t i = 0; i < o->count; i++)
+            nb_follow_begin(&o->watched[i].followed);
+    } else if (o->window_start < 0 || step > o->window_start + o->options.window) {
+        return NULL;
+    }
+    o->lens.counts = sampling(o);
+    return &o->lens;
+}
+
+nb_status nb_observer_scalar(nb_observer *o, int64_t step, const char *name, double value, nb_error *err) {
+    return isfinite(value) ? nb_tensorboard_scalar(o->record.events, name, step, value, err) : NB_OK;
+}
+
+nb_status nb_observer_end_step(nb_observer *o, int64_t step, nb_error *err) {
+    if (o->window_start >= 0 && step == o->window_start + o->options.window)
+        for (int32_t i = 0; i < o->count; i++)
+            nb_follow_end(&o->watched[i].followed, &o->record, o->watched[i].prefix);
+    return nb_record_commit(&o->record, err);
+}
+
+/* ---- life
+ * -------------------------------------------------------------------------------------------------------------- */
+
+static nb_status open_files(nb_observer *o, const char *folder, int64_t first_step, nb_error *err) {
+    char path[1024];
+    if (snprintf(path, sizeof path, "%s/series.nbs", folder) >= (int)sizeof path)
+        return nb_fail(err, NB_BAD_USAGE, "%.60s...: the path of the lens folder is too long", folder);
+    NB_TRY(nb_series_writer_open(path, first_step, &o->record.series, err));
+    NB_TRY(nb_tensorboard_open(folder, &o->record.events, err));
+    return first_step > 0 ? nb_series_read(path, &o->before, NULL, err) : NB_OK;
+}
+
+nb_status nb_observer_create(const nb_observer_options *options, const char *folder, int64_t first_step,
+                             nb_observer **out, nb_error *err) {
+    *out = NULL;
+    nb_observer *o = calloc(1, sizeof *o);
+    if (!o)
+        return nb_fail(err, NB_NO_MEMORY, "%s: no memory for the lens", folder);
+    o->options = *options;
+    o->window_start = -1;
+    o->lens = (nb_lens){.context = o, .operand = on_operand, .attention = on_attention, .gate = on_gate};
+    nb_status status = open_files(o, folder, first_step, err);
+    if (status != NB_OK) {
+        nb_observer_free(o);
+        return status;
+    }
+    *out = o;
+    return NB_OK;
+}
+
+void nb_observer_free(nb_observer *o) {
+    if (!o)
+        return;
+    for (int32_t i = 0; i < o->count; i++) {
+        nb_hot_set_free(&o->watched[i].hot);
+        nb_follow_free(&o->watched[i].followed);
+    }
+    free(o->watched);
+    nb_lens_buffers_free(&o->buffers);
+    nb_series_writer_close(o->record.series);
+    nb_series_reader_free(o->before);
+    nb_tensorboard_close(o->record.events, NULL);
+    free(o);
+}
+
+size_t nb_observer_bytes(const nb_observer *o) {
+    size_t bytes = sizeof *o + (size_t)o->capacity * sizeof *o->watched + nb_lens_buffers_bytes(&o->buffers);
+    for (int32_t i = 0; i < o->count; i++)
+        bytes += 6 * (size_t)o->watched[i].followed.elements * sizeof(float) +
+                 (o->watched[i].hot.channels ? 2 * (size_t)o->options.hot_channels * sizeof(float) : 0);
+    return bytes;
+}

@@ -1,0 +1,49 @@
+/* observer.h: the lens that a training run carries: what it measures, when, and where it goes.
+ *
+ * Every `every` steps the first micro-batch is looked at whole (docs/lens.md has the formulas); the `window` steps
+ * after it only weights are followed, to see which oscillate. Nothing here can stop or change a run: what does not
+ * apply to a tensor is left out. Names in the series: MODULE/ROLE/METRIC, MODULE/METRIC, as
+ * "layers.0.mlp.up_proj/fprop.w/kurtosis".
+ */
+#ifndef NB_LENS_OBSERVER_H
+#define NB_LENS_OBSERVER_H
+
+#include "lens/lens.h"
+
+typedef struct nb_observer_options {
+    int64_t every;            /* steps between samples; at least 1 */
+    int64_t window;           /* steps that weights are followed after a sample; 0 = not at all */
+    int32_t hot_channels;     /* k of the top-k channels of X */
+    int64_t attention_stride; /* every so many queries are looked at */
+    const char *modules;      /* fnmatch pattern; NULL = every module */
+} nb_observer_options;
+
+/* Defaults: 200 steps (arXiv:2602.02047's curves fit a log every few hundred), a window of 50 (arXiv:2510.27527's T0),
+ * 16 channels, every 16th query, every module. */
+nb_observer_options nb_observer_defaults(void);
+
+typedef struct nb_observer nb_observer;
+
+/* Opens FOLDER/series.nbs and an event file in FOLDER, which must exist. Samples of steps >= `first_step` that an
+ * earlier run left are dropped. */
+nb_status nb_observer_create(const nb_observer_options *options, const char *folder, int64_t first_step,
+                             nb_observer **out, nb_error *err);
+void nb_observer_free(nb_observer *observer);
+
+/* The lens for the first micro-batch of `step`; NULL if there is nothing to see. */
+const nb_lens *nb_observer_lens(nb_observer *observer, int64_t step);
+
+/* A number of the run itself (loss, norm, lr, val_loss), for the event file. */
+nb_status nb_observer_scalar(nb_observer *observer, int64_t step, const char *name, double value, nb_error *err);
+
+/* Two weights whose rows belong together: mean |cos(gate[i], up[i])| goes to MODULE/alignment. F32 or F64, on the host.
+ */
+void nb_observer_alignment(nb_observer *observer, const char *module, const nb_mat *gate, const nb_mat *up);
+
+/* Writes what `step` measured. Call after every step for which nb_observer_lens was not NULL. */
+nb_status nb_observer_end_step(nb_observer *observer, int64_t step, nb_error *err);
+
+/* Host memory held now. */
+size_t nb_observer_bytes(const nb_observer *observer);
+
+#endif

@@ -1,0 +1,133 @@
+/* operand_metrics.c: moments, channels, tiles, scales and error of one operand. */
+#include "lens/operand_metrics.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static bool reserve(void **memory, int64_t *room, int64_t need, size_t size) {
+    if (need <= *room)
+        return true;
+    void *grown = realloc(*memory, (size_t)need * size);
+    if (!grown)
+        return false;
+    *memory = grown;
+    *room = need;
+    return true;
+}
+
+void nb_lens_buffers_free(nb_lens_buffers *b) {
+    free(b->columns);
+    free(b->crests);
+    free(b->scales);
+    *b = (nb_lens_buffers){0};
+}
+
+size_t nb_lens_buffers_bytes(const nb_lens_buffers *b) {
+    return sizeof(float) * (size_t)(b->column_room + b->crest_room) + (size_t)b->scale_room;
+}
+
+/* ---- error ----------------------------------------------------------------------------------------------------------
+ */
+
+static double share(int64_t part, int64_t whole) {
+    return whole ? (double)part / (double)whole : 0;
+}
+
+nb_quantization_error nb_quantization_error_of(const nb_quantize_stats *s) {
+    /* sum q^2 = sum (x - q)^2 - sum x^2 + 2 sum x q */
+    double decoded_squares = s->sum_sq_error - s->sum_sq + 2 * s->sum_product;
+    return (nb_quantization_error){
+        .flushed = share(s->flushed, s->nonzero),
+        .saturated = share(s->saturated, s->elements),
+        .zero_scales = share(s->zero_scales, s->blocks),
+        .snr_db = 10 * log10(s->sum_sq / s->sum_sq_error),
+        .cosine = s->sum_product / sqrt(s->sum_sq * decoded_squares),
+        .rho = sqrt(s->sum_sq / s->sum_sq_error),
+    };
+}
+
+static void record_error(nb_record *record, const char *prefix, const nb_lens_operand *seen) {
+    nb_quantization_error e = nb_quantization_error_of(seen->stats);
+    nb_record_scalar(record, prefix, "flushed", e.flushed);
+    nb_record_scalar(record, prefix, "saturated", e.saturated);
+    if (seen->quantized->scales)
+        nb_record_scalar(record, prefix, "zero_scales", e.zero_scales);
+    nb_record_scalar(record, prefix, "snr_db", e.snr_db);
+    nb_record_scalar(record, prefix, "cosine", e.cosine);
+    if (seen->role == NB_DGRAD_DY || seen->role == NB_WGRAD_DY)
+        nb_record_scalar(record, prefix, "rho", e.rho);
+}
+
+/* ---- scales ---------------------------------------------------------------------------------------------------------
+ */
+
+void nb_scale_histogram(const uint8_t *scales, int64_t count, float shares[16]) {
+    int64_t counts[16] = {0};
+    for (int64_t i = 0; i < count; i++)
+        counts[scales[i] >> 3 & 15]++;
+    for (int i = 0; i < 16; i++)
+        shares[i] = (float)share(counts[i], count);
+}
+
+static void record_scales(nb_record *record, const char *prefix, const nb_lens_operand *seen, nb_lens_buffers *b) {
+    const nb_qtensor *q = seen->quantized;
+    if (!q->scales || q->quantizer.scale_type != NB_SCALE_E4M3)
+        return;
+    int64_t count = q->rows * ((q->cols + q->quantizer.block_cols - 1) / q->quantizer.block_cols);
+    if (!reserve((void **)&b->scales, &b->scale_room, count, 1))
+        return;
+    seen->be->ops->download(seen->be, b->scales, q->scales, (size_t)count);
+    float shares[16];
+    nb_scale_histogram(b->scales, count, shares);
+    nb_record_vector(record, prefix, "scales", shares, 16);
+}
+
+/* ---- moments, channels, tiles
+ * ----------------------------------------------------------------------------------------- */
+
+static int ascending(const void *a, const void *b) {
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
+/* Largest crest of each column of tiles, written over the first row of the map; then the whole map's extremes. */
+static void record_crests(nb_record *record, const char *prefix, const nb_mat *source, nb_lens_buffers *b) {
+    int64_t width = (source->cols + 15) / 16, height = (source->rows + 15) / 16, count = width * height;
+    float *columns = b->crests + count;
+    memcpy(columns, b->crests, (size_t)width * sizeof *columns);
+    for (int64_t i = width; i < count; i++)
+        columns[i % width] = fmaxf(columns[i % width], b->crests[i]);
+    nb_record_vector(record, prefix, "crest_columns", columns, width);
+    qsort(b->crests, (size_t)count, sizeof *b->crests, ascending);
+    nb_record_scalar(record, prefix, "crest_max", b->crests[count - 1]);
+    nb_record_scalar(record, prefix, "crest_p99", b->crests[(int64_t)(0.99 * (double)(count - 1))]);
+}
+
+static bool record_source(nb_record *record, const char *prefix, const nb_lens_operand *seen, nb_lens_buffers *b) {
+    const nb_mat *x = seen->source;
+    int64_t width = (x->cols + 15) / 16, tiles = width * ((x->rows + 15) / 16);
+    if (!reserve((void **)&b->columns, &b->column_room, x->cols, sizeof(float)) ||
+        !reserve((void **)&b->crests, &b->crest_room, tiles + width, sizeof(float)))
+        return false;
+    nb_moments m;
+    seen->be->ops->measure(seen->be, x, &m, b->columns, b->crests);
+    nb_record_scalar(record, prefix, "amax", m.amax);
+    nb_record_scalar(record, prefix, "rms", m.rms);
+    nb_record_scalar(record, prefix, "kurtosis", m.excess_kurtosis);
+    if (m.nonfinite)
+        nb_record_scalar(record, prefix, "nonfinite", (double)m.nonfinite);
+    nb_record_vector(record, prefix, "channels", b->columns, x->cols);
+    record_crests(record, prefix, x, b);
+    return true;
+}
+
+bool nb_record_operand(nb_record *record, const char *prefix, const nb_lens_operand *seen, nb_lens_buffers *buffers) {
+    if (seen->source && !record_source(record, prefix, seen, buffers))
+        return false;
+    if (seen->stats)
+        record_error(record, prefix, seen);
+    if (seen->quantized)
+        record_scales(record, prefix, seen, buffers);
+    return true;
+}

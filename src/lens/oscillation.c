@@ -1,0 +1,157 @@
+/* oscillation.c: following the first rows of a weight over a window of steps. */
+#include "lens/oscillation.h"
+#include "format/e2m1.h"
+#include "format/e4m3.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The followed rows of an operand, as an operand of their own. */
+static nb_qtensor first_rows(const nb_qtensor *q) {
+    nb_qtensor view = *q;
+    view.rows = q->rows < NB_FOLLOWED_ROWS ? q->rows : NB_FOLLOWED_ROWS;
+    return view;
+}
+
+void nb_follow_begin(nb_followed_weight *weight) {
+    weight->seen = 0;
+    weight->flips = 0;
+}
+
+/* w and q of this step, on the host. */
+static bool fetch(const nb_lens_operand *seen, const nb_qtensor *rows, float *w, float *q) {
+    nb_backend *be = seen->be;
+    size_t bytes = (size_t)(rows->rows * rows->cols) * sizeof(float);
+    void *decoded = be->ops->alloc(be, bytes);
+    if (!decoded)
+        return false;
+    nb_mat out = nb_mat_of(decoded, NB_F32, rows->rows, rows->cols);
+    bool good = be->ops->dequantize(be, &out, rows, false, true, NULL) == NB_OK;
+    be->ops->download(be, q, decoded, bytes);
+    be->ops->download(be, w, seen->source->data, bytes);
+    be->ops->release(be, decoded);
+    return good;
+}
+
+bool nb_follow_step(nb_followed_weight *weight, const nb_lens_operand *seen) {
+    if (!seen->quantized || !seen->source || seen->transposed || seen->source->dtype != NB_F32 ||
+        seen->source->stride != seen->source->cols)
+        return false;
+    nb_qtensor rows = first_rows(seen->quantized);
+    int64_t n = rows.rows * rows.cols;
+    if (weight->elements != n) {
+        float *memory = realloc(weight->memory, 6 * (size_t)n * sizeof *memory);
+        if (!memory)
+            return false;
+        *weight = (nb_followed_weight){.elements = n, .memory = memory};
+    }
+    float *w = weight->memory, *q = w + n, *dist_w = q + n, *dist_q = dist_w + n, *w_next = dist_q + n,
+          *q_next = w_next + n;
+    if (!fetch(seen, &rows, w_next, q_next))
+        return false;
+    if (weight->seen++ == 0)
+        memset(dist_w, 0, 2 * (size_t)n * sizeof *dist_w);
+    else
+        for (int64_t i = 0; i < n; i++) {
+            dist_w[i] += fabsf(w_next[i] - w[i]);
+            dist_q[i] += fabsf(q_next[i] - q[i]);
+            weight->flips += q_next[i] != q[i];
+        }
+    memcpy(w, w_next, 2 * (size_t)n * sizeof *w);
+    return true;
+}
+
+/* Bin of a ratio: 0 for 0, 1 for (0, 1/2], then one a doubling. */
+static int bin_of(float ratio) {
+    if (ratio == 0)
+        return 0;
+    int bin = 1;
+    for (float limit = 0.5f; bin < NB_RATIO_BINS - 1 && ratio > limit; limit *= 2)
+        bin++;
+    return bin;
+}
+
+void nb_follow_end(nb_followed_weight *weight, nb_record *record, const char *prefix) {
+    int64_t n = weight->elements, above_8 = 0, above_16 = 0, counts[NB_RATIO_BINS] = {0};
+    if (weight->seen < 2)
+        return;
+    const float *dist_w = weight->memory + 2 * n, *dist_q = dist_w + n;
+    for (int64_t i = 0; i < n; i++) {
+        float ratio = dist_w[i] > 0 ? dist_q[i] / dist_w[i] : 0;
+        counts[bin_of(ratio)]++;
+        above_8 += ratio > 8;
+        above_16 += ratio > 16;
+    }
+    float shares[NB_RATIO_BINS];
+    for (int i = 0; i < NB_RATIO_BINS; i++)
+        shares[i] = (float)counts[i] / (float)n;
+    nb_record_vector(record, prefix, "ratios", shares, NB_RATIO_BINS);
+    nb_record_scalar(record, prefix, "ratio_above_8", (double)above_8 / (double)n);
+    nb_record_scalar(record, prefix, "ratio_above_16", (double)above_16 / (double)n);
+    nb_record_scalar(record, prefix, "flip_rate", (double)weight->flips / (double)(n * (weight->seen - 1)));
+    weight->seen = 0;
+}
+
+void nb_follow_free(nb_followed_weight *weight) {
+    free(weight->memory);
+    *weight = (nb_followed_weight){0};
+}
+
+/* ---- distance from the bin's centre
+ * ----------------------------------------------------------------------------------- */
+
+/* Width of the bin of each magnitude: half the gap below plus half the gap above; 6 has no gap above and counts its
+ * lower one twice (arXiv:2510.27527's code). */
+static float bin_width(int magnitude) {
+    static const float width[8] = {0.5f, 0.5f, 0.5f, 0.5f, 0.75f, 1, 1.5f, 2};
+    return width[magnitude];
+}
+
+static void count_row(const nb_qtensor *q, const uint8_t *codes, const uint8_t *scales, const float *outer,
+                      float tensor_scale, const float *w, int64_t counts[10]) {
+    for (int64_t c = 0; c < q->cols; c++) {
+        float p = nb_e4m3_value(scales[c / 16]) * (outer ? outer[c / 128] : tensor_scale);
+        if (!(p > 0) || !isfinite(p))
+            continue;
+        int code = codes[c / 2] >> (c % 2 * 4) & 15;
+        float distance = fabsf(w[c] / p - nb_e2m1_value((uint8_t)code)) / bin_width(code & 7);
+        int bin = (int)(distance * 20);
+        counts[bin < 9 ? bin : 9]++;
+    }
+}
+
+bool nb_bin_distances(const nb_lens_operand *seen, float shares[10]) {
+    const nb_qtensor *q = seen->quantized;
+    if (!q || !seen->source || seen->transposed || seen->source->dtype != NB_F32 ||
+        q->quantizer.element != NB_ELEMENT_E2M1 || q->quantizer.scale_type != NB_SCALE_E4M3 ||
+        q->quantizer.hadamard_size)
+        return false;
+    nb_qtensor rows = first_rows(q);
+    nb_backend *be = seen->be;
+    int64_t half = (q->cols + 1) / 2, blocks = (q->cols + 15) / 16, outers = (q->cols + 127) / 128;
+    size_t w_bytes = (size_t)q->cols * sizeof(float),
+           outer_bytes = q->outer_scales ? (size_t)outers * sizeof(float) : 0;
+    char *row = malloc(w_bytes + outer_bytes + (size_t)(half + blocks));
+    if (!row)
+        return false;
+    float *w = (float *)(void *)row, *outer = outer_bytes ? (float *)(void *)(row + w_bytes) : NULL, tensor_scale = 1;
+    uint8_t *codes = (uint8_t *)row + w_bytes + outer_bytes, *scales = codes + half;
+    int64_t counts[10] = {0}, total = 0;
+    if (q->tensor_scale)
+        be->ops->download(be, &tensor_scale, q->tensor_scale, sizeof tensor_scale);
+    for (int64_t r = 0; r < rows.rows; r++) {
+        be->ops->download(be, w, (const float *)seen->source->data + r * seen->source->stride, w_bytes);
+        be->ops->download(be, codes, q->codes + r * half, (size_t)half);
+        be->ops->download(be, scales, q->scales + r * blocks, (size_t)blocks);
+        if (outer)
+            be->ops->download(be, outer, q->outer_scales + r * outers, outer_bytes);
+        count_row(q, codes, scales, outer, tensor_scale, w, counts);
+    }
+    for (int i = 0; i < 10; i++)
+        total += counts[i];
+    for (int i = 0; i < 10; i++)
+        shares[i] = total ? (float)counts[i] / (float)total : 0;
+    free(row);
+    return true;
+}

@@ -1,0 +1,37 @@
+/* oscillation.h: how weights move against their quantized values (arXiv:2510.27527; arXiv:2502.20853 section 6.1).
+ *
+ * Over a window of steps, for each followed element of a weight w with quantized value q:
+ *     R = sum |q_t - q_{t-1}| / sum |w_t - w_{t-1}|     0 where w did not move
+ * Followed are the first 16 rows of each weight: whole scale tiles, and every input channel.
+ */
+#ifndef NB_LENS_OSCILLATION_H
+#define NB_LENS_OSCILLATION_H
+
+#include "lens/lens.h"
+#include "lens/record.h"
+
+enum { NB_FOLLOWED_ROWS = 16, NB_RATIO_BINS = 12 };
+
+typedef struct nb_followed_weight {
+    int64_t elements; /* followed; 0 = none yet */
+    int64_t seen;     /* steps of this window */
+    float *memory;    /* [6][elements]: w, q, dist_w, dist_q, and two for the step at hand */
+    int64_t flips;    /* changes of q, all steps of the window */
+} nb_followed_weight;
+
+/* Begins a window. */
+void nb_follow_begin(nb_followed_weight *weight);
+
+/* Takes the operand fprop.w of one step. False if memory ran out, or the operand is of no use. */
+bool nb_follow_step(nb_followed_weight *weight, const nb_lens_operand *seen);
+
+/* Records under `prefix` what the window saw: ratios (shares of elements with R in [0, 0], (0, 1/2], (1/2, 1], (1, 2],
+ * ... (512, inf)), ratio_above_16, ratio_above_8, flip_rate (changes of q an element and step). */
+void nb_follow_end(nb_followed_weight *weight, nb_record *record, const char *prefix);
+void nb_follow_free(nb_followed_weight *weight);
+
+/* Distance of w from the centre of its E2M1 bin in units of the bin's width, 0 .. 1/2: |w/p - code| / width(code), p
+ * the decode scale of its block; shares over ten bins. Reads NVFP4 weights; false for others. */
+bool nb_bin_distances(const nb_lens_operand *seen, float shares[10]);
+
+#endif

@@ -1,0 +1,207 @@
+/* test_observer.c: planted troubles that the lens must name: hot channels, an oscillating weight, an underflowing
+ * layer. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/philox.h"
+#include "files/folder.h"
+#include "format/bf16.h"
+#include "lens/channels.h"
+#include "lens/observer.h"
+#include "lens/operand_metrics.h"
+#include "lens/oscillation.h"
+#include "lens/series.h"
+#include <math.h>
+#include <stdio.h>
+
+enum { TOKENS = 64, WIDTH = 64 };
+
+static float normal(uint32_t i) { /* sum of four uniforms: near enough */
+    nb_philox_words w = nb_philox(3, 3, i, 0, 0, 0);
+    double sum = 0;
+    for (int k = 0; k < 4; k++)
+        sum += (double)w.w[k] / 4294967296.0 - 0.5;
+    return (float)(sum * 1.7320508);
+}
+
+static nb_quantizer nvfp4(int rows) {
+    nb_quantizer q = nb_quantizer_bf16();
+    q.element = NB_ELEMENT_E2M1;
+    q.scale_type = NB_SCALE_E4M3;
+    q.outer = NB_OUTER_TENSOR;
+    q.block_rows = rows;
+    q.block_cols = 16;
+    return q;
+}
+
+/* Quantizes and shows, as a linear layer does. */
+static void show(nb_backend *be, const nb_lens *lens, nb_role role, const nb_mat *source, int block_rows) {
+    nb_quantizer q = nvfp4(block_rows);
+    void *memory = be->ops->alloc(be, nb_qtensor_bytes(&q, source->rows, source->cols).total);
+    nb_qtensor codes = nb_qtensor_place(&q, source->rows, source->cols, memory);
+    nb_quantize_stats stats = {0};
+    nb_noise noise = {0};
+    nb_pass pass = {.lens = lens};
+    assert_int_equal(be->ops->quantize(be, &codes, source, false, &noise, lens->counts ? &stats : NULL, NULL), NB_OK);
+    nb_lens_operand seen = {be, &pass, "planted", role, source, NULL, false, &codes, lens->counts ? &stats : NULL};
+    lens->operand(lens->context, &seen);
+    be->ops->release(be, memory);
+}
+
+typedef struct fixture {
+    nb_backend *be;
+    char folder[64], path[96];
+} fixture;
+
+static int setup(void **state) {
+    fixture *f = calloc(1, sizeof *f);
+    strcpy(f->folder, "/tmp/nibble-lens-XXXXXX");
+    assert_non_null(mkdtemp(f->folder));
+    snprintf(f->path, sizeof f->path, "%s/series.nbs", f->folder);
+    assert_int_equal(nb_backend_cpu(NULL, &f->be, NULL), NB_OK);
+    *state = f;
+    return 0;
+}
+
+static int teardown(void **state) {
+    fixture *f = *state;
+    nb_backend_free(f->be);
+    nb_folder_remove(f->folder, NULL);
+    free(f);
+    return 0;
+}
+
+static nb_series_point last(const nb_series_reader *r, const char *name) {
+    int32_t id = nb_series_find(r, name);
+    if (id < 0)
+        fail_msg("%s was not recorded", name);
+    return nb_series_at(r, id, nb_series_points(r, id) - 1);
+}
+
+/* Channels 5 and 40 are hot for good; channel 20 is at step 0, channel 60 from step 10 on. */
+static void hot_channels_are_named(void **state) {
+    fixture *f = *state;
+    nb_observer_options options = nb_observer_defaults();
+    options.every = 10;
+    options.window = 0;
+    options.hot_channels = 3;
+    nb_error err = {0};
+    for (int64_t step = 0; step <= 20; step += 10) { /* a new observer each time: resuming must not forget */
+        nb_observer *o;
+        static uint16_t x[TOKENS * WIDTH];
+        for (uint32_t i = 0; i < TOKENS * WIDTH; i++) {
+            uint32_t c = i % WIDTH;
+            bool hot = c == 5 || c == 40 || c == (step == 0 ? 20 : 60);
+            x[i] = nb_bf16_even(normal(i + 9999 * (uint32_t)step) * (hot ? 30 : 1));
+        }
+        nb_mat source = nb_mat_of(x, NB_BF16, TOKENS, WIDTH);
+        assert_int_equal(nb_observer_create(&options, f->folder, step, &o, &err), NB_OK);
+        assert_null(nb_observer_lens(o, step + 1));
+        const nb_lens *lens = nb_observer_lens(o, step);
+        assert_non_null(lens);
+        show(f->be, lens, NB_FPROP_X, &source, 1);
+        assert_int_equal(nb_observer_end_step(o, step, &err), NB_OK);
+        nb_observer_free(o);
+    }
+    nb_series_reader *r;
+    assert_int_equal(nb_series_read(f->path, &r, NULL, &err), NB_OK);
+    nb_series_point hot = last(r, "planted/fprop.x/hot"), since = last(r, "planted/fprop.x/hot_since");
+    assert_int_equal(hot.count, 3);
+    assert_true(hot.values[0] == 5 && hot.values[1] == 40 && hot.values[2] == 60);
+    assert_true(since.values[0] == 0 && since.values[1] == 0 && since.values[2] == 10);
+    int32_t overlap = nb_series_find(r, "planted/fprop.x/hot_overlap");
+    assert_int_equal(nb_series_points(r, overlap), 2);
+    assert_true(fabsf(nb_series_at(r, overlap, 0).values[0] - 2.0f / 3) < 1e-6f);
+    assert_true(nb_series_at(r, overlap, 1).values[0] == 1);
+    assert_true(last(r, "planted/fprop.x/kurtosis").values[0] > 10); /* three loud channels of 64 */
+    assert_true(last(r, "planted/fprop.x/snr_db").values[0] > 15);
+    nb_series_reader_free(r);
+}
+
+/* Element 0 jumps over the edge between codes 2 and 3 by a hair; all others stand still or drift within their bins. */
+static void oscillating_weight_is_named(void **state) {
+    fixture *f = *state;
+    nb_observer_options options = nb_observer_defaults();
+    options.every = 100;
+    options.window = 20;
+    nb_error err = {0};
+    nb_observer *o;
+    static float w[16 * WIDTH];
+    assert_int_equal(nb_observer_create(&options, f->folder, 0, &o, &err), NB_OK);
+    for (int64_t step = 0; step <= 20; step++) {
+        const nb_lens *lens = nb_observer_lens(o, step);
+        assert_non_null(lens);
+        for (int i = 0; i < 16 * WIDTH; i++)
+            w[i] = i % 16 == 15 ? 6.0f : 1.0f; /* scale 1: codes are values */
+        w[0] = 1.25f + (step % 2 ? 0.005f : -0.005f);
+        w[1] = 1.0f + 0.01f * (float)step;
+        nb_mat source = nb_mat_of(w, NB_F32, 16, WIDTH);
+        show(f->be, lens, NB_FPROP_W, &source, 16);
+        assert_int_equal(nb_observer_end_step(o, step, &err), NB_OK);
+    }
+    assert_null(nb_observer_lens(o, 21));
+    nb_observer_free(o);
+    nb_series_reader *r;
+    assert_int_equal(nb_series_read(f->path, &r, NULL, &err), NB_OK);
+    nb_series_point ratios = last(r, "planted/fprop.w/ratios");
+    assert_int_equal(ratios.step, 20);
+    assert_int_equal(ratios.count, NB_RATIO_BINS);
+    /* |q| jumps 1/2 while w moves 0.01: R = 50, in (32, 64]; one of 1024 elements */
+    assert_true(ratios.values[8] == 1.0f / (16 * WIDTH));
+    assert_true(ratios.values[0] == 1 - 1.0f / (16 * WIDTH));
+    assert_true(last(r, "planted/fprop.w/ratio_above_16").values[0] == 1.0f / (16 * WIDTH));
+    assert_true(fabsf(last(r, "planted/fprop.w/flip_rate").values[0] * 16 * WIDTH - 1) < 1e-6f);
+    assert_int_equal(last(r, "planted/fprop.w/bin_distances").count, 10);
+    nb_series_reader_free(r);
+}
+
+/* A gradient with one giant: the scales of the other blocks underflow, and what they hold is lost. */
+static void underflow_is_named(void **state) {
+    fixture *f = *state;
+    nb_observer_options options = nb_observer_defaults();
+    nb_error err = {0};
+    nb_observer *o;
+    static uint16_t dy[TOKENS * WIDTH];
+    for (uint32_t i = 0; i < TOKENS * WIDTH; i++)
+        dy[i] = i / WIDTH % 2 ? 0x8000 : nb_bf16_even(1e-8f * normal(i)); /* every other row is -0 */
+    dy[0] = nb_bf16_even(1.0f);
+    nb_mat source = nb_mat_of(dy, NB_BF16, TOKENS, WIDTH);
+    assert_int_equal(nb_observer_create(&options, f->folder, 0, &o, &err), NB_OK);
+    show(f->be, nb_observer_lens(o, 0), NB_DGRAD_DY, &source, 1);
+    assert_int_equal(nb_observer_end_step(o, 0, &err), NB_OK);
+    nb_observer_free(o);
+    nb_series_reader *r;
+    assert_int_equal(nb_series_read(f->path, &r, NULL, &err), NB_OK);
+    double blocks = TOKENS * WIDTH / 16, lost = blocks / 2 - 1; /* -0 is no loss */
+    assert_true(fabs(last(r, "planted/dgrad.dy/zero_scales").values[0] - lost / blocks) < 1e-6);
+    assert_true(last(r, "planted/dgrad.dy/flushed").values[0] > 0.99f);
+    assert_true(last(r, "planted/dgrad.dy/rho").values[0] > 100); /* the giant is exact */
+    nb_series_point scales = last(r, "planted/dgrad.dy/scales");
+    assert_true(fabs(scales.values[0] - (blocks - 1) / blocks) < 1e-6 && scales.values[15] > 0);
+    nb_series_reader_free(r);
+}
+
+static void top_channels_break_ties_downwards(void **state) {
+    (void)state;
+    const float amax[6] = {1, 3, 2, 3, 0, 2};
+    int32_t got[4];
+    assert_int_equal(nb_top_channels(amax, 6, 3, got), 3);
+    assert_true(got[0] == 1 && got[1] == 2 && got[2] == 3);
+    assert_int_equal(nb_top_channels(amax, 2, 4, got), 2);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(hot_channels_are_named, setup, teardown),
+        cmocka_unit_test_setup_teardown(oscillating_weight_is_named, setup, teardown),
+        cmocka_unit_test_setup_teardown(underflow_is_named, setup, teardown),
+        cmocka_unit_test(top_channels_break_ties_downwards),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
