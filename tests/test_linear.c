@@ -95,7 +95,7 @@ static void operands_are_made_once(void **state) {
     nb_plan plans[] = {plan_nvfp4(), plan_nvfp4(), plan_nvfp4()};
     linear_case c = make_group(be, plans, 3, NULL);
     seen_roles seen = {0};
-    nb_lens lens = {&seen, count_roles};
+    nb_lens lens = {.context = &seen, .counts = true, .operand = count_roles};
     nb_pass pass = pass0;
     pass.lens = &lens;
     run_forward(&c, &pass);
