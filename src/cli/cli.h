@@ -14,6 +14,7 @@
 /* name, one line of help; in the order of `nibble help`. Add a line when src/cli/NAME.c lands. */
 #define NB_COMMANDS(X)                                                                                                 \
     X(report, "one page for one run or many: curves, gaps, tables")                                                    \
+    X(quantize, "quantize a matrix: codes, scales, decoded numbers")                                                   \
     X(recipe, "list, show and check recipes")                                                                          \
     X(help, "help on a command or on the keys of a file")
 
