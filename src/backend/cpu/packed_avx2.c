@@ -34,16 +34,24 @@ static inline __m128i spread_codes(uint64_t codes) {
     return _mm_unpacklo_epi8(_mm_and_si128(x, low), _mm_and_si128(_mm_srli_epi16(x, 4), low));
 }
 
-static void pack_a(void *panel, const nb_packed_operand *a, int64_t first_row) {
+static inline __attribute__((always_inline)) void unpack_a(void *panel, const nb_packed_operand *a, int64_t first_row,
+                                                           bool inner) {
     const __m128i table = _mm_add_epi8(_mm_loadu_si128((const void *)a->integer), _mm_set1_epi8(a->offset));
     step_a *to = panel;
     for (int64_t s = 0; s * NB_PACKED_STEP < a->depth; s++, to++) {
         for (int64_t i = 0; i < ROWS; i++) {
-            __m128i codes = spread_codes(nb_packed_codes(a, first_row + i, s));
+            __m128i codes = spread_codes(nb_packed_codes(a, first_row + i, s, inner));
             _mm_storeu_si128((void *)to->integer[i], _mm_shuffle_epi8(table, codes));
-            to->scale[i] = nb_packed_scale(a, first_row + i, s);
         }
+        nb_packed_scales(to->scale, a, first_row, ROWS, s);
     }
+}
+
+static void pack_a(void *panel, const nb_packed_operand *a, int64_t first_row) {
+    if (nb_packed_inner(a, first_row, ROWS))
+        unpack_a(panel, a, first_row, true);
+    else
+        unpack_a(panel, a, first_row, false);
 }
 
 /* Four columns' quads: a 4x4 transposition of dwords. */
@@ -57,7 +65,8 @@ static inline void store_quads(step_b *to, int64_t col, __m128i c0, __m128i c1, 
     _mm_storeu_si128((void *)to->integer[3][g][j], _mm_unpackhi_epi64(high01, high23));
 }
 
-static void pack_b(void *panel, const nb_packed_operand *b, int64_t first_row) {
+static inline __attribute__((always_inline)) void unpack_b(void *panel, const nb_packed_operand *b, int64_t first_row,
+                                                           bool inner) {
     const __m128i table = _mm_loadu_si128((const void *)b->integer);
     const __m256i ones = _mm256_set1_epi8(1), offset = _mm256_set1_epi16(-b->other_offset);
     step_b *to = panel;
@@ -65,7 +74,7 @@ static void pack_b(void *panel, const nb_packed_operand *b, int64_t first_row) {
         for (int64_t col = 0; col < COLS; col += 4) {
             __m128i c[4];
             for (int64_t j = 0; j < 4; j++)
-                c[j] = _mm_shuffle_epi8(table, spread_codes(nb_packed_codes(b, first_row + col + j, s)));
+                c[j] = _mm_shuffle_epi8(table, spread_codes(nb_packed_codes(b, first_row + col + j, s, inner)));
             store_quads(to, col, c[0], c[1], c[2], c[3]);
         }
         for (int g = 0; g < GROUPS; g++) {
@@ -76,9 +85,15 @@ static void pack_b(void *panel, const nb_packed_operand *b, int64_t first_row) {
             }
             _mm256_storeu_si256((void *)to->start[g], _mm256_mullo_epi16(sums, offset));
         }
-        for (int64_t j = 0; j < COLS; j++)
-            to->scale[j] = nb_packed_scale(b, first_row + j, s);
+        nb_packed_scales(to->scale, b, first_row, COLS, s);
     }
+}
+
+static void pack_b(void *panel, const nb_packed_operand *b, int64_t first_row) {
+    if (nb_packed_inner(b, first_row, COLS))
+        unpack_b(panel, b, first_row, true);
+    else
+        unpack_b(panel, b, first_row, false);
 }
 
 /* ---- micro-tiles ---------------------------------------------------------------------------------------------------

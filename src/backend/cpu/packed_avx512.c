@@ -1,10 +1,10 @@
 /* packed_avx512.c: packed products by AVX-512 VNNI, which multiplies unsigned by signed bytes, four to a lane.
  *
- * Panel of A, a step:  int8 integer[8 rows][16]   int32 start[8]   float scale[8]          192 bytes
- * Panel of B, a step:  uint8 integer+offset[4 quads of k][32 cols][4]   float scale[32]     640 bytes
+ * Panel of A, a step:  uint8 integer+offset[8 rows][16]   float scale[8]   (padded)                        192 bytes
+ * Panel of B, a step:  int8 integer[4 quads of k][32 cols][4]   int32 start[32 cols]   float scale[32]     768 bytes
  *
  * A quad of one row of A (one dword) is broadcast from memory against a quad of 16 columns of B. The offset that makes
- * B unsigned adds offset * sum(a) to a dot; it is taken back by starting at `start` = -offset * sum(a).
+ * A unsigned adds offset * sum(b) to a dot; it is taken back by starting at `start` = -offset * sum(b).
  */
 #include "backend/cpu/packed_tile.h"
 
@@ -13,55 +13,60 @@
 enum { ROWS = 8, GROUPS = 2, COLS = 16 * GROUPS, QUADS = 4 };
 
 typedef struct step_a {
-    int8_t integer[ROWS][NB_PACKED_STEP];
-    int32_t start[ROWS];
+    uint8_t integer[ROWS][NB_PACKED_STEP];
     float scale[ROWS];
+    char padding[32];
 } step_a;
 
 typedef struct step_b {
-    uint8_t integer[QUADS][GROUPS][16][4];
+    int8_t integer[QUADS][GROUPS][16][4];
+    int32_t start[COLS];
     float scale[COLS];
 } step_b;
 
 /* ---- panels --------------------------------------------------------------------------------------------------------
  */
 
-static void pack_a(void *panel, const nb_packed_operand *a, int64_t first_row) {
-    const __m512i table = _mm512_broadcast_i32x4(_mm_loadu_si128((const void *)a->integer));
-    const __m512i offset = _mm512_set1_epi32(-a->other_offset), low = _mm512_set1_epi8(0x0f);
+static inline __attribute__((always_inline)) void unpack_a(void *panel, const nb_packed_operand *a, int64_t first_row,
+                                                           bool inner) {
+    const __m512i table =
+        _mm512_broadcast_i32x4(_mm_add_epi8(_mm_loadu_si128((const void *)a->integer), _mm_set1_epi8(a->offset)));
+    const __m512i low = _mm512_set1_epi8(0x0f);
     step_a *to = panel;
     for (int64_t s = 0; s * NB_PACKED_STEP < a->depth; s++, to++) {
         for (int64_t i = 0; i < ROWS; i += 4) {
             int64_t row = first_row + i;
-            __m256i codes =
-                _mm256_setr_epi64x((int64_t)nb_packed_codes(a, row, s), (int64_t)nb_packed_codes(a, row + 1, s),
-                                   (int64_t)nb_packed_codes(a, row + 2, s), (int64_t)nb_packed_codes(a, row + 3, s));
+            __m256i codes = _mm256_setr_epi64x(
+                (int64_t)nb_packed_codes(a, row, s, inner), (int64_t)nb_packed_codes(a, row + 1, s, inner),
+                (int64_t)nb_packed_codes(a, row + 2, s, inner), (int64_t)nb_packed_codes(a, row + 3, s, inner));
             __m512i pairs = _mm512_cvtepu8_epi16(codes);                                                  /* 00HL */
             __m512i nibbles = _mm512_and_si512(_mm512_or_si512(pairs, _mm512_slli_epi16(pairs, 4)), low); /* 0H0L */
-            __m512i integers = _mm512_shuffle_epi8(table, nibbles);
-            __m512i sums = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), integers);
-            sums = _mm512_add_epi32(sums, _mm512_shuffle_epi32(sums, _MM_PERM_CDAB));
-            sums = _mm512_add_epi32(sums, _mm512_shuffle_epi32(sums, _MM_PERM_BADC));
-            __m512i starts = _mm512_maskz_compress_epi32(0x1111, _mm512_mullo_epi32(sums, offset));
-            _mm512_storeu_si512(to->integer[i], integers);
-            _mm_storeu_si128((void *)&to->start[i], _mm512_castsi512_si128(starts));
+            _mm512_storeu_si512(to->integer[i], _mm512_shuffle_epi8(table, nibbles));
         }
-        for (int64_t i = 0; i < ROWS; i++)
-            to->scale[i] = nb_packed_scale(a, first_row + i, s);
+        nb_packed_scales(to->scale, a, first_row, ROWS, s);
     }
 }
 
-/* Eight rows of 16 codes. */
-static inline __m512i codes_of_8(const nb_packed_operand *b, int64_t row, int64_t s) {
-    return _mm512_setr_epi64((int64_t)nb_packed_codes(b, row, s), (int64_t)nb_packed_codes(b, row + 1, s),
-                             (int64_t)nb_packed_codes(b, row + 2, s), (int64_t)nb_packed_codes(b, row + 3, s),
-                             (int64_t)nb_packed_codes(b, row + 4, s), (int64_t)nb_packed_codes(b, row + 5, s),
-                             (int64_t)nb_packed_codes(b, row + 6, s), (int64_t)nb_packed_codes(b, row + 7, s));
+static void pack_a(void *panel, const nb_packed_operand *a, int64_t first_row) {
+    if (nb_packed_inner(a, first_row, ROWS))
+        unpack_a(panel, a, first_row, true);
+    else
+        unpack_a(panel, a, first_row, false);
 }
 
-static void pack_b(void *panel, const nb_packed_operand *b, int64_t first_row) {
-    const __m512i table =
-        _mm512_add_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const void *)b->integer)), _mm512_set1_epi8(b->offset));
+/* Eight rows of 16 codes. */
+static inline __m512i codes_of_8(const nb_packed_operand *b, int64_t row, int64_t s, bool inner) {
+    return _mm512_setr_epi64(
+        (int64_t)nb_packed_codes(b, row, s, inner), (int64_t)nb_packed_codes(b, row + 1, s, inner),
+        (int64_t)nb_packed_codes(b, row + 2, s, inner), (int64_t)nb_packed_codes(b, row + 3, s, inner),
+        (int64_t)nb_packed_codes(b, row + 4, s, inner), (int64_t)nb_packed_codes(b, row + 5, s, inner),
+        (int64_t)nb_packed_codes(b, row + 6, s, inner), (int64_t)nb_packed_codes(b, row + 7, s, inner));
+}
+
+static inline __attribute__((always_inline)) void unpack_b(void *panel, const nb_packed_operand *b, int64_t first_row,
+                                                           bool inner) {
+    const __m512i table = _mm512_broadcast_i32x4(_mm_loadu_si128((const void *)b->integer));
+    const __m512i offset = _mm512_set1_epi8(b->other_offset);
     uint16_t quad_words[32];
     for (int col = 0; col < 32; col++)
         quad_words[col] = (uint16_t)(4 * (col % 16)); /* word of quad 0 of each column, in two registers */
@@ -69,7 +74,9 @@ static void pack_b(void *panel, const nb_packed_operand *b, int64_t first_row) {
     step_b *to = panel;
     for (int64_t s = 0; s * NB_PACKED_STEP < b->depth; s++, to++) {
         for (int g = 0; g < GROUPS; g++) {
-            __m512i left = codes_of_8(b, first_row + 16 * g, s), right = codes_of_8(b, first_row + 16 * g + 8, s);
+            __m512i left = codes_of_8(b, first_row + 16 * g, s, inner),
+                    right = codes_of_8(b, first_row + 16 * g + 8, s, inner);
+            __m512i taken = _mm512_setzero_si512();
             for (int q = 0; q < QUADS; q++) {
                 __m512i index = _mm512_add_epi16(words, _mm512_set1_epi16((int16_t)q));
                 __m512i quads = _mm512_cvtepu16_epi32(
@@ -78,12 +85,21 @@ static void pack_b(void *panel, const nb_packed_operand *b, int64_t first_row) {
                                          _mm512_set1_epi32(0x00ff00ff)); /* 00dc 00ba */
                 quads = _mm512_and_si512(_mm512_or_si512(quads, _mm512_slli_epi32(quads, 4)),
                                          _mm512_set1_epi8(0x0f)); /* 0d0c 0b0a */
-                _mm512_storeu_si512(to->integer[q][g], _mm512_shuffle_epi8(table, quads));
+                __m512i integers = _mm512_shuffle_epi8(table, quads);
+                taken = _mm512_dpbusd_epi32(taken, offset, integers);
+                _mm512_storeu_si512(to->integer[q][g], integers);
             }
+            _mm512_storeu_si512(&to->start[16 * g], _mm512_sub_epi32(_mm512_setzero_si512(), taken));
         }
-        for (int64_t j = 0; j < COLS; j++)
-            to->scale[j] = nb_packed_scale(b, first_row + j, s);
+        nb_packed_scales(to->scale, b, first_row, COLS, s);
     }
+}
+
+static void pack_b(void *panel, const nb_packed_operand *b, int64_t first_row) {
+    if (nb_packed_inner(b, first_row, COLS))
+        unpack_b(panel, b, first_row, true);
+    else
+        unpack_b(panel, b, first_row, false);
 }
 
 /* ---- micro-tiles ---------------------------------------------------------------------------------------------------
@@ -101,7 +117,7 @@ static inline __m512i broadcast_quad(const step_a *a, int i, int q) {
 
 static inline __m512i dot_step(__m512i start, const step_a *a, int i, const __m512i b[QUADS]) {
     for (int q = 0; q < QUADS; q++)
-        start = _mm512_dpbusd_epi32(start, b[q], broadcast_quad(a, i, q));
+        start = _mm512_dpbusd_epi32(start, broadcast_quad(a, i, q), b[q]);
     return start;
 }
 
@@ -111,31 +127,42 @@ static inline void load_step(__m512i quads[GROUPS][QUADS], const step_b *b) {
             quads[g][q] = _mm512_load_si512(b->integer[q][g]);
 }
 
-/* Products of scales of all rows with one B scale a group: [group][row], from memory to be broadcast again. */
-static inline void tile_scales(float products[GROUPS * ROWS], const step_a *a, const step_b *b) {
-    __m512 rows = _mm512_broadcast_f32x8(_mm256_load_ps(a->scale));
-    __m512 groups = _mm512_insertf32x8(_mm512_set1_ps(b->scale[0]), _mm256_set1_ps(b->scale[16]), 1);
-    _mm512_store_ps(products, _mm512_mul_ps(rows, groups));
+/* One step into every sum. `tile_scale` (NULL: none): the scale of each [group][row], where 16 columns share theirs. */
+static inline __attribute__((always_inline)) void add_step(tile *t, const step_a *a, const step_b *b,
+                                                           const float *tile_scale) {
+    __m512i quads[GROUPS][QUADS];
+    load_step(quads, b);
+#pragma GCC unroll 8
+    for (int i = 0; i < ROWS; i++) {
+#pragma GCC unroll 2
+        for (int g = 0; g < GROUPS; g++) {
+            __m512i dot = dot_step(_mm512_load_si512(&b->start[16 * g]), a, i, quads[g]);
+            __m512 scale = tile_scale ? _mm512_set1_ps(tile_scale[g * ROWS + i])
+                                      : _mm512_mul_ps(_mm512_load_ps(&b->scale[16 * g]), _mm512_set1_ps(a->scale[i]));
+            t->sum[i][g] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scale, t->sum[i][g]);
+        }
+    }
 }
 
-static inline __attribute__((always_inline)) void sum_e4m3(tile *t, const step_a *a, const step_b *b, int64_t steps,
-                                                           bool tiles) {
-    for (int64_t s = 0; s < steps; s++, a++, b++) {
-        _Alignas(64) float products[GROUPS * ROWS];
-        __m512i quads[GROUPS][QUADS];
-        load_step(quads, b);
-        if (tiles)
-            tile_scales(products, a, b);
-#pragma GCC unroll 8
-        for (int i = 0; i < ROWS; i++) {
-#pragma GCC unroll 2
-            for (int g = 0; g < GROUPS; g++) {
-                __m512i dot = dot_step(_mm512_set1_epi32(a->start[i]), a, i, quads[g]);
-                __m512 scale = tiles ? _mm512_set1_ps(products[g * ROWS + i])
-                                     : _mm512_mul_ps(_mm512_load_ps(&b->scale[16 * g]), _mm512_set1_ps(a->scale[i]));
-                t->sum[i][g] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), scale, t->sum[i][g]);
-            }
+static void sum_e4m3(tile *t, const step_a *a, const step_b *b, int64_t steps) {
+    for (int64_t s = 0; s < steps; s++)
+        add_step(t, a + s, b + s, NULL);
+}
+
+/* The products of scales are made for many steps ahead: a vector multiplication serves 16 sums, and its result is out
+ * of the store queue when it is broadcast from memory. */
+static void sum_e4m3_tiles(tile *t, const step_a *a, const step_b *b, int64_t steps) {
+    enum { AHEAD = 64 };
+    _Alignas(64) float scale[AHEAD][GROUPS * ROWS];
+    for (int64_t first = 0; first < steps; first += AHEAD) {
+        int64_t end = first + AHEAD < steps ? first + AHEAD : steps;
+        for (int64_t s = first; s < end; s++) {
+            __m512 rows = _mm512_broadcast_f32x8(_mm256_load_ps(a[s].scale));
+            __m512 groups = _mm512_insertf32x8(_mm512_set1_ps(b[s].scale[0]), _mm256_set1_ps(b[s].scale[16]), 1);
+            _mm512_store_ps(scale[s - first], _mm512_mul_ps(rows, groups));
         }
+        for (int64_t s = first; s < end; s++)
+            add_step(t, a + s, b + s, scale[s - first]);
     }
 }
 
@@ -144,11 +171,14 @@ static void sum_e8m0(tile *t, const step_a *a, const step_b *b, int64_t steps) {
         __m512i quads[GROUPS][QUADS], more[GROUPS][QUADS];
         load_step(quads, b);
         load_step(more, b + 1);
+        __m512i start[GROUPS];
+        for (int g = 0; g < GROUPS; g++)
+            start[g] = _mm512_add_epi32(_mm512_load_si512(&b[0].start[16 * g]), _mm512_load_si512(&b[1].start[16 * g]));
 #pragma GCC unroll 8
         for (int i = 0; i < ROWS; i++) {
 #pragma GCC unroll 2
             for (int g = 0; g < GROUPS; g++) {
-                __m512i dot = dot_step(_mm512_set1_epi32(a[0].start[i] + a[1].start[i]), a, i, quads[g]);
+                __m512i dot = dot_step(start[g], a, i, quads[g]);
                 dot = dot_step(dot, a + 1, i, more[g]);
                 __m512 scale = _mm512_mul_ps(_mm512_load_ps(&b->scale[16 * g]), _mm512_set1_ps(a->scale[i]));
                 t->sum[i][g] = _mm512_add_ps(t->sum[i][g], _mm512_mul_ps(_mm512_cvtepi32_ps(dot), scale));
@@ -162,22 +192,21 @@ static void sum_whole(tile *t, const step_a *a, const step_b *b, int64_t steps) 
     for (int i = 0; i < ROWS; i++)
         for (int g = 0; g < GROUPS; g++)
             dot[i][g] = _mm512_setzero_si512();
-    __m256i start = _mm256_setzero_si256();
+    __m512i start[GROUPS] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
     for (int64_t s = 0; s < steps; s++, a++, b++) {
         __m512i quads[GROUPS][QUADS];
         load_step(quads, b);
-        start = _mm256_add_epi32(start, _mm256_load_si256((const void *)a->start));
+        for (int g = 0; g < GROUPS; g++)
+            start[g] = _mm512_add_epi32(start[g], _mm512_load_si512(&b->start[16 * g]));
 #pragma GCC unroll 8
         for (int i = 0; i < ROWS; i++)
 #pragma GCC unroll 2
             for (int g = 0; g < GROUPS; g++)
                 dot[i][g] = dot_step(dot[i][g], a, i, quads[g]);
     }
-    int32_t starts[ROWS];
-    _mm256_storeu_si256((void *)starts, start);
     for (int i = 0; i < ROWS; i++)
         for (int g = 0; g < GROUPS; g++)
-            t->sum[i][g] = _mm512_cvtepi32_ps(_mm512_add_epi32(dot[i][g], _mm512_set1_epi32(starts[i])));
+            t->sum[i][g] = _mm512_cvtepi32_ps(_mm512_add_epi32(dot[i][g], start[g]));
 }
 
 static void multiply(nb_packed_sum sum, const void *panel_a, const void *panel_b, int64_t steps,
@@ -188,10 +217,10 @@ static void multiply(nb_packed_sum sum, const void *panel_a, const void *panel_b
             t.sum[i][g] = _mm512_setzero_ps();
     switch (sum) {
     case NB_SUM_E4M3:
-        sum_e4m3(&t, panel_a, panel_b, steps, false);
+        sum_e4m3(&t, panel_a, panel_b, steps);
         break;
     case NB_SUM_E4M3_TILES:
-        sum_e4m3(&t, panel_a, panel_b, steps, true);
+        sum_e4m3_tiles(&t, panel_a, panel_b, steps);
         break;
     case NB_SUM_E8M0:
         sum_e8m0(&t, panel_a, panel_b, steps);

@@ -20,28 +20,44 @@ typedef struct step_b {
     float scale[COLS];
 } step_b;
 
-static void pack_a(void *panel, const nb_packed_operand *a, int64_t first_row) {
+static inline __attribute__((always_inline)) void unpack_a(void *panel, const nb_packed_operand *a, int64_t first_row,
+                                                           bool inner) {
     step_a *to = panel;
     for (int64_t s = 0; s * NB_PACKED_STEP < a->depth; s++, to++) {
         for (int64_t i = 0; i < ROWS; i++) {
-            uint64_t codes = nb_packed_codes(a, first_row + i, s);
+            uint64_t codes = nb_packed_codes(a, first_row + i, s, inner);
             for (int k = 0; k < NB_PACKED_STEP; k++)
                 to->integer[k][i] = a->integer[codes >> 4 * k & 15];
-            to->scale[i] = nb_packed_scale(a, first_row + i, s);
         }
+        nb_packed_scales(to->scale, a, first_row, ROWS, s);
+    }
+}
+
+static void pack_a(void *panel, const nb_packed_operand *a, int64_t first_row) {
+    if (nb_packed_inner(a, first_row, ROWS))
+        unpack_a(panel, a, first_row, true);
+    else
+        unpack_a(panel, a, first_row, false);
+}
+
+static inline __attribute__((always_inline)) void unpack_b(void *panel, const nb_packed_operand *b, int64_t first_row,
+                                                           bool inner) {
+    step_b *to = panel;
+    for (int64_t s = 0; s * NB_PACKED_STEP < b->depth; s++, to++) {
+        for (int64_t j = 0; j < COLS; j++) {
+            uint64_t codes = nb_packed_codes(b, first_row + j, s, inner);
+            for (int k = 0; k < NB_PACKED_STEP; k++)
+                to->integer[k][j] = b->integer[codes >> 4 * k & 15];
+        }
+        nb_packed_scales(to->scale, b, first_row, COLS, s);
     }
 }
 
 static void pack_b(void *panel, const nb_packed_operand *b, int64_t first_row) {
-    step_b *to = panel;
-    for (int64_t s = 0; s * NB_PACKED_STEP < b->depth; s++, to++) {
-        for (int64_t j = 0; j < COLS; j++) {
-            uint64_t codes = nb_packed_codes(b, first_row + j, s);
-            for (int k = 0; k < NB_PACKED_STEP; k++)
-                to->integer[k][j] = b->integer[codes >> 4 * k & 15];
-            to->scale[j] = nb_packed_scale(b, first_row + j, s);
-        }
-    }
+    if (nb_packed_inner(b, first_row, COLS))
+        unpack_b(panel, b, first_row, true);
+    else
+        unpack_b(panel, b, first_row, false);
 }
 
 static inline void dot_step(int16_t dot[COLS], const step_a *a, int i, const step_b *b) {

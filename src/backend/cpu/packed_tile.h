@@ -7,14 +7,19 @@
 
 #include <string.h>
 
+/* Whether all of a panel's rows exist and all its steps are whole: loads then need no look at the edges. */
+static inline bool nb_packed_inner(const nb_packed_operand *t, int64_t first_row, int64_t rows) {
+    return first_row + rows <= t->rows && t->depth % NB_PACKED_STEP == 0;
+}
+
 /* The 16 codes of one step of one row, 8 bytes; zeros beyond the last row and beyond K. */
-static inline uint64_t nb_packed_codes(const nb_packed_operand *t, int64_t row, int64_t step) {
+static inline uint64_t nb_packed_codes(const nb_packed_operand *t, int64_t row, int64_t step, bool inner) {
     uint64_t codes = 0;
-    if (row >= t->rows)
+    if (!inner && row >= t->rows)
         return codes;
     const uint8_t *from = t->codes + row * ((t->depth + 1) / 2) + step * 8;
     int64_t left = t->depth - step * NB_PACKED_STEP;
-    if (left >= NB_PACKED_STEP) {
+    if (inner || left >= NB_PACKED_STEP) {
         memcpy(&codes, from, 8);
         return codes;
     }
@@ -22,11 +27,18 @@ static inline uint64_t nb_packed_codes(const nb_packed_operand *t, int64_t row, 
     return codes & ((UINT64_C(1) << 4 * left) - 1); /* an odd K leaves a stray nibble */
 }
 
-/* The scale of that step; 0 beyond the last row and where there is none. */
-static inline float nb_packed_scale(const nb_packed_operand *t, int64_t row, int64_t step) {
-    if (row >= t->rows || !t->scales)
-        return 0.0f;
-    return t->scale[t->scales[row * (t->depth / t->block) + step * NB_PACKED_STEP / t->block]];
+/* The scales of that step for `rows` rows; 0 beyond the last row and where there are none. */
+static inline void nb_packed_scales(float *scales, const nb_packed_operand *t, int64_t first_row, int64_t rows,
+                                    int64_t step) {
+    int64_t there = !t->scales ? 0 : t->rows - first_row < rows ? t->rows - first_row : rows;
+    if (there > 0) {
+        int64_t stride = t->depth / t->block;
+        const uint8_t *from = t->scales + first_row * stride + step * NB_PACKED_STEP / t->block;
+        for (int64_t i = 0; i < there; i++)
+            scales[i] = t->scale[from[i * stride]];
+    }
+    for (int64_t i = there > 0 ? there : 0; i < rows; i++)
+        scales[i] = 0.0f;
 }
 
 /* From the sums of a micro-tile [rows][stride] to C. */
