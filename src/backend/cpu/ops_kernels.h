@@ -50,6 +50,13 @@ typedef struct nb_cpu_kernels {
     /* one row of logits; dlogits NULL or [vocab], may be logits. Returns lse. */
     float (*cross_entropy)(float *loss, uint16_t *dlogits, const uint16_t *logits, int32_t target, int64_t vocab,
                            float grad_scale, float z_loss);
+
+    /* one head; one key head with the queries that share it. scratch: ops_attention.c */
+    void (*attention_forward)(const nb_attention *a, int64_t b, int64_t h, uint16_t *o, float *lse, const uint16_t *q,
+                              const uint16_t *k, const uint16_t *v, float *scratch);
+    void (*attention_backward)(const nb_attention *a, int64_t b, int64_t kv, uint16_t *dq, uint16_t *dk, uint16_t *dv,
+                               const uint16_t *d_o, const uint16_t *o, const float *lse, const uint16_t *q,
+                               const uint16_t *k, const uint16_t *v, float *scratch);
 } nb_cpu_kernels;
 
 extern const nb_cpu_kernels nb_cpu_kernels_portable;
@@ -80,6 +87,17 @@ static inline int64_t nb_span_count(int64_t n) {
 
 static inline int64_t nb_span_length(int64_t n, int64_t span) {
     return n - span * NB_SPAN < NB_SPAN ? n - span * NB_SPAN : NB_SPAN;
+}
+
+/* Attention works on tiles of 64 positions, with heads padded so that every register block divides them. */
+enum { NB_TILE = 64, NB_TILE_PAD = 32 };
+
+static inline int64_t nb_attention_width(int64_t head_dim) {
+    return (head_dim + NB_TILE_PAD - 1) / NB_TILE_PAD * NB_TILE_PAD;
+}
+
+static inline int64_t nb_attention_positions(int64_t seq) {
+    return (seq + NB_TILE - 1) / NB_TILE * NB_TILE;
 }
 
 /* Rows in `parts` pieces: piece i is rows nb_part(n, parts, i) up to nb_part(n, parts, i + 1). */

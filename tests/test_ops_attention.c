@@ -1,0 +1,169 @@
+/* test_ops_attention.c: softmax attention of the CPU backend under every instruction set, against the reference in
+ * double. Builds with FMA agree bit for bit, and all for every number of threads. */
+#include "everywhere.h"
+
+/* Sequences around the tile of 64, widths around the padding of 32, groups, and documents of these lengths (0 = whole
+ * sequences). A shape's n is an index into this table. */
+typedef struct attention_case {
+    int64_t batch, seq, heads, kv_heads, head_dim;
+    int32_t document;
+} attention_case;
+
+static const attention_case CASES[] = {
+    {1, 1, 1, 1, 32, 0},    {2, 63, 2, 2, 24, 0},    {1, 64, 2, 1, 64, 0},  {1, 65, 3, 1, 128, 0},
+    {2, 200, 4, 2, 32, 37}, {1, 300, 2, 1, 16, 129}, {1, 130, 2, 2, 80, 1}, {1, 257, 1, 1, 32, 64},
+};
+
+static nb_attention attention_of(shape s) {
+    const attention_case *c = &CASES[s.n];
+    int32_t *doc_start = poisoned((size_t)(c->batch * c->seq) * sizeof *doc_start);
+    for (int64_t i = 0; i < c->batch * c->seq; i++) {
+        int32_t t = (int32_t)(i % c->seq), phase = (int32_t)(i / c->seq) * 5; /* sequences break at different places */
+        int32_t start = c->document ? t - (t + phase) % c->document : 0;
+        doc_start[i] = start < 0 ? 0 : start;
+    }
+    nb_attention a = {c->batch, c->seq, c->heads, c->kv_heads, c->head_dim, 1 / sqrt((double)c->head_dim), doc_start};
+    return a;
+}
+
+typedef struct operands {
+    nb_attention a;
+    int64_t nq, nk, rows;
+    double *q, *k, *v, *d_o, *o, *lse; /* o and lse: of the reference, rounded to what the backend stores */
+} operands;
+
+static double *rounded(nb_dtype type, const double *x, int64_t n) {
+    return get(type, put(type, x, n), n);
+}
+
+static operands operands_of(shape s) {
+    operands p = {.a = attention_of(s)};
+    p.nq = p.a.batch * p.a.seq * p.a.heads * p.a.head_dim;
+    p.nk = p.a.batch * p.a.seq * p.a.kv_heads * p.a.head_dim;
+    p.rows = p.a.batch * p.a.heads * p.a.seq;
+    p.q = act_in(1, p.nq, 1.5);
+    p.k = act_in(2, p.nk, 1.5);
+    p.v = act_in(3, p.nk, 1);
+    p.d_o = act_in(4, p.nq, 1);
+    double *o = zeros(p.nq), *lse = zeros(p.rows);
+    nb_backend *ref = NULL;
+    assert_int_equal(nb_backend_ref64(&ref, NULL), NB_OK);
+    assert_int_equal(ref->ops->attention_forward(ref, &p.a, o, lse, p.q, p.k, p.v, NULL), NB_OK);
+    nb_backend_free(ref);
+    p.o = rounded(NB_BF16, o, p.nq);
+    p.lse = rounded(NB_F32, lse, p.rows);
+    return p;
+}
+
+static results run_attention(nb_backend *be, shape s) {
+    results r = {0};
+    operands p = operands_of(s);
+    void *q = put(be->act, p.q, p.nq), *k = put(be->act, p.k, p.nk), *v = put(be->act, p.v, p.nk);
+    void *o = put(be->act, NULL, p.nq), *lse = put(be->real, NULL, p.rows);
+    void *dq = put(be->act, NULL, p.nq), *dk = put(be->act, NULL, p.nk), *dv = put(be->act, NULL, p.nk);
+    assert_int_equal(be->ops->attention_forward(be, &p.a, o, lse, q, k, v, NULL), NB_OK);
+    assert_int_equal(be->ops->attention_backward(be, &p.a, dq, dk, dv, put(be->act, p.d_o, p.nq),
+                                                 put(be->act, p.o, p.nq), put(be->real, p.lse, p.rows), q, k, v, NULL),
+                     NB_OK);
+    add_result(&r, "o", o, be->act, p.nq);
+    add_result(&r, "lse", lse, be->real, p.rows);
+    add_result(&r, "dq", dq, be->act, p.nq);
+    add_result(&r, "dk", dk, be->act, p.nk);
+    add_result(&r, "dv", dv, be->act, p.nk);
+    return r;
+}
+
+static double magnitude(const double *a, const double *b, int64_t n) {
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++)
+        sum += fabs(a[i] * b[i]);
+    return sum;
+}
+
+/* Rounding errors in units of U. A score is off by (dim + 2) times the sum of its magnitudes; p by that, by the
+ * roundings of its exponent, and by those of the sum; each tile rescales once more. Sums add their lengths. */
+static double *work_attention(int index, shape s, const results *want) {
+    operands p = operands_of(s);
+    const nb_attention *a = &p.a;
+    const int64_t dim = a->head_dim, group = a->heads / a->kv_heads;
+    const double length = (double)a->seq, depth = (double)dim + 2, tiles = length / 64 + 1;
+    double *w = zeros(want->n[index]);
+    for (int64_t b = 0; b < a->batch; b++) {
+        for (int64_t h = 0; h < a->heads; h++) {
+            for (int64_t t = 0; t < a->seq; t++) {
+                int64_t at = ((b * a->seq + t) * a->heads + h) * dim, row = (b * a->heads + h) * a->seq + t;
+                double largest = 0, lse = p.lse[row];
+                for (int64_t j = a->doc_start[b * a->seq + t]; j <= t; j++)
+                    largest = fmax(
+                        largest,
+                        a->scale * magnitude(p.q + at, p.k + ((b * a->seq + j) * a->kv_heads + h / group) * dim, dim));
+                double forward = (2 * depth + 6) * largest + 2 * length + 16 * tiles + fabs(lse) + 16;
+                double backward = (depth + 2) * largest + 2 * fabs(lse) + 6;
+                double delta = magnitude(p.d_o + at, p.o + at, dim);
+                if (index == 1)
+                    w[row] = forward;
+                for (int64_t j = a->doc_start[b * a->seq + t]; j <= t; j++) {
+                    int64_t kv = ((b * a->seq + j) * a->kv_heads + h / group) * dim;
+                    double prob = exp(a->scale * inner(p.q + at, p.k + kv, dim) - lse);
+                    double ds = prob * (magnitude(p.d_o + at, p.v + kv, dim) + delta);
+                    for (int64_t c = 0; c < dim; c++) {
+                        if (index == 0)
+                            w[at + c] += forward * prob * fabs(p.v[kv + c]);
+                        else if (index == 2)
+                            w[at + c] += (backward + depth + length + 4) * a->scale * ds * fabs(p.k[kv + c]);
+                        else if (index == 3)
+                            w[kv + c] +=
+                                (backward + depth + length * (double)group + 4) * a->scale * ds * fabs(p.q[at + c]);
+                        else if (index == 4)
+                            w[kv + c] += (backward + length * (double)group + 4) * prob * fabs(p.d_o[at + c]);
+                    }
+                }
+            }
+        }
+    }
+    return w;
+}
+
+static void attention(void **state) {
+    (void)state;
+    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
+        shape s = {(int64_t)i, CASES[i].head_dim};
+        everywhere("attention", run_attention, work_attention, s, FUSED);
+    }
+}
+
+/* Scores far apart: the running maximum must carry the softmax over tiles without overflow. */
+static void attention_with_far_scores(void **state) {
+    (void)state;
+    enum { SEQ = 200, DIM = 32 };
+    int32_t *doc_start = poisoned(SEQ * sizeof *doc_start);
+    memset(doc_start, 0, SEQ * sizeof *doc_start);
+    nb_attention a = {1, SEQ, 1, 1, DIM, 1, doc_start};
+    double *q = zeros(SEQ * DIM), *k = zeros(SEQ * DIM);
+    for (int64_t t = 0; t < SEQ; t++) {
+        q[t * DIM] = 16;
+        k[t * DIM] = t % 50 == 7 ? 16 * (double)(1 + t / 50) : -16; /* scores 256, 512, ... against -256 */
+    }
+    double *v = act_in(3, SEQ * DIM, 1);
+    nb_backend *be = cpu(NB_ISA_AUTO, 2);
+    uint16_t *o = put(NB_BF16, NULL, SEQ * DIM);
+    float *lse = put(NB_F32, NULL, SEQ);
+    assert_int_equal(be->ops->attention_forward(be, &a, o, lse, put(NB_BF16, q, SEQ * DIM), put(NB_BF16, k, SEQ * DIM),
+                                                put(NB_BF16, v, SEQ * DIM), NULL),
+                     NB_OK);
+    nb_backend_free(be);
+    for (int64_t t = 7; t < SEQ; t++) { /* all weight on the last of the marked keys */
+        int64_t best = (t - 7) / 50 * 50 + 7;
+        assert_true(lse[t] == 256 * (float)(1 + best / 50));
+        for (int64_t c = 0; c < DIM; c++)
+            assert_true(nb_bf16_value(o[t * DIM + c]) == v[best * DIM + c]);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_teardown(attention, release_buffers),
+        cmocka_unit_test_teardown(attention_with_far_scores, release_buffers),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
