@@ -8,17 +8,17 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
 make_run() { # name, recipe, validation loss
-    mkdir "$folder/$1"
-    printf 'model: toy\nrecipe: %s\nseeds: {init: 1, data: 2, rounding: 3}\n' "$2" >"$folder/$1/run.yaml"
+    mkdir -p "$folder/runs/$1"
+    printf 'model: toy\nrecipe: %s\nseeds: {init: 1, data: 2, rounding: 3}\n' "$2" >"$folder/runs/$1/run.yaml"
     awk -v val="$3" 'BEGIN {
         for (s = 1; s <= 400; s++)
             printf "{\"step\":%d,\"loss\":%f,\"norm\":1,\"lr\":0.001,\"ms\":2,\"tok_s\":1234}\n", s, val + 3 / s
         printf "{\"step\":400,\"val_loss\":%f}\n", val
-    }' >"$folder/$1/metrics.jsonl"
+    }' >"$folder/runs/$1/metrics.jsonl"
 }
-make_run twin bf16 3
-make_run four nvfp4 3.015
-"$nibble" report "$folder/twin" "$folder/four" -o "$folder/page.html"
+make_run bf16-seed1 bf16 3
+make_run chon-seed1 nvfp4 3.015
+"$nibble" report "$folder/runs" -o "$folder/page.html"
 
 "$browser" --headless=new --no-sandbox --disable-gpu --enable-logging=stderr --user-data-dir="$folder/profile" \
     --virtual-time-budget=3000 --dump-dom "file://$folder/page.html" >"$folder/dom.html" 2>"$folder/log"
