@@ -220,6 +220,23 @@ nb_status nb_checkpoint_info_read(const char *folder, nb_checkpoint_info *out, n
 /* Verifies every file and every tensor of a checkpoint; the message names the first that is wrong. */
 nb_status nb_checkpoint_verify(const char *folder, nb_error *err);
 
+/* A model for inference, as a checkpoint holds it: parameters from its folder, run file from nibble.json. */
+typedef struct nb_loaded {
+    nb_checkpoint_info info;
+    nb_recipe recipe; /* the trained one, or the one asked for */
+    nb_model *model;
+} nb_loaded;
+
+/* Verifies the checkpoint and builds its model for micro-batches of batch x seq tokens (0: those of the run). `recipe`
+ * replaces the trained recipe unless NULL. Free with nb_loaded_free. */
+nb_status nb_load_checkpoint(nb_backend *be, const char *folder, const nb_recipe *recipe, int64_t batch, int64_t seq,
+                             nb_loaded *out, nb_error *err);
+void nb_loaded_free(nb_loaded *loaded);
+
+/* Mean loss of a loaded model over token shards, as the run evaluated; `sequences` 0 = all of them. */
+nb_status nb_loaded_evaluate(nb_loaded *loaded, const char *data, int64_t sequences, nb_eval_report *report,
+                             nb_error *err);
+
 /* Newest checkpoint under `run_folder` that verifies. NB_BAD_FILE with `path` empty if there is none. Broken ones on
  * the way are told to `note` (may be NULL). */
 nb_status nb_checkpoint_newest(const char *run_folder, char *path, size_t size,

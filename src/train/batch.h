@@ -4,6 +4,7 @@
 
 #include "dataset.h"
 #include "nibble/train.h"
+#include "tokenizer.h"
 
 typedef struct nb_batch_buffer {
     int32_t *memory;
@@ -15,8 +16,10 @@ typedef struct nb_batch_buffer {
 nb_status nb_batch_buffer_create(int64_t batch, int64_t seq, nb_batch_buffer *out, nb_error *err);
 void nb_batch_buffer_free(nb_batch_buffer *buffer);
 
-/* The token between documents that the run file means; -1 for none. */
-nb_status nb_run_end_of_text(const nb_run_config *config, int32_t *token, nb_error *err);
+/* The tokenizer of a run file (NULL if it names none) and the token between documents (-1 for none). After a failure
+ * `out` is the caller's to free. */
+nb_status nb_run_tokenizer(const nb_run_config *config, int32_t vocab, nb_tokenizer **out, int32_t *end_of_text,
+                           nb_error *err);
 
 /* Opens validation data as the run file says: in order, eval.sequences of them, whole micro-batches. */
 nb_status nb_open_validation(const nb_run_config *config, const char *path, int64_t vocab, int32_t end_of_text,

@@ -11,9 +11,29 @@
 /* ---- making and unmaking
  * ---------------------------------------------------------------------------------------------- */
 
+nb_status nb_run_tokenizer(const nb_run_config *config, int32_t vocab, nb_tokenizer **out, int32_t *end_of_text,
+                           nb_error *err) {
+    *out = NULL;
+    *end_of_text = config->data.end_of_text;
+    if (config->data.tokenizer[0]) {
+        if (nb_tokenizer_load(config->data.tokenizer, out, err) != NB_OK)
+            return nb_fail_within(err, "data.tokenizer");
+        if (nb_tokenizer_vocab(*out) > vocab)
+            return nb_fail(err, NB_BAD_CONFIG,
+                           "data.tokenizer: %s has %d tokens and the model's vocab is %d; expected at least as many",
+                           config->data.tokenizer, nb_tokenizer_vocab(*out), vocab);
+    }
+    if (*end_of_text == NB_END_OF_TEXT_AUTO)
+        *end_of_text = *out ? nb_tokenizer_end_of_text(*out) : NB_END_OF_TEXT_NONE;
+    if (*end_of_text >= vocab)
+        return nb_fail(err, NB_BAD_CONFIG, "data.end_of_text: %d is beyond the model's vocab of %d", *end_of_text,
+                       vocab);
+    return NB_OK;
+}
+
 static nb_status open_data(nb_trainer *t, nb_error *err) {
     const nb_run_config *c = &t->config;
-    NB_TRY(nb_run_end_of_text(c, &t->end_of_text, err));
+    NB_TRY(nb_run_tokenizer(c, t->model_config.vocab, &t->tokenizer, &t->end_of_text, err));
     nb_dataset_options options = {.seq = c->seq,
                                   .vocab = t->model_config.vocab,
                                   .end_of_text = t->end_of_text,
@@ -88,6 +108,7 @@ void nb_trainer_free(nb_trainer *t) {
     nb_batch_buffer_free(&t->batch);
     nb_dataset_free(t->train);
     nb_dataset_free(t->val);
+    nb_tokenizer_free(t->tokenizer);
     free(t);
 }
 
@@ -106,17 +127,22 @@ const nb_recipe *nb_trainer_recipe(const nb_trainer *t) {
 /* ---- where the run stands
  * --------------------------------------------------------------------------------------------- */
 
-nb_pass nb_trainer_pass(const nb_trainer *t, int64_t micro_batch) {
-    const nb_late_switch *late = &t->recipe.late_switch;
-    bool switched = late->at < 1 && (double)t->at.step >= late->at * (double)t->steps;
-    nb_pass pass = {.step = (uint32_t)t->at.step,
-                    .steps = (uint32_t)t->steps,
+nb_pass nb_run_pass(const nb_run_config *config, const nb_recipe *recipe, int64_t step, int64_t micro_batch) {
+    const nb_late_switch *late = &recipe->late_switch;
+    int64_t steps = nb_run_steps(config);
+    bool switched = late->at < 1 && (double)step >= late->at * (double)steps;
+    nb_pass pass = {.step = (uint32_t)step,
+                    .steps = (uint32_t)steps,
                     .micro_batch = (uint32_t)micro_batch,
-                    .rounding_seed = (uint32_t)t->config.seeds.rounding,
+                    .rounding_seed = (uint32_t)config->seeds.rounding,
                     .forward_bf16 = switched && late->forward,
                     .backward_bf16 = switched && late->backward,
-                    .z_loss = t->config.z_loss};
+                    .z_loss = config->z_loss};
     return pass;
+}
+
+nb_pass nb_trainer_pass(const nb_trainer *t, int64_t micro_batch) {
+    return nb_run_pass(&t->config, &t->recipe, t->at.step, micro_batch);
 }
 
 static bool is_passed(const nb_position *at, int64_t number) {

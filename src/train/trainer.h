@@ -7,6 +7,7 @@
 #include "metrics.h"
 #include "nibble/train.h"
 #include "optimizer.h"
+#include "tokenizer.h"
 
 #define NB_PASSED_MAX 4096
 
@@ -30,6 +31,7 @@ struct nb_trainer {
     nb_recipe working_recipe; /* with bad_numbers.bf16_modules kept in BF16, where they are in force */
     nb_model *model;
     nb_dataset *train, *val; /* val: NULL without evaluation */
+    nb_tokenizer *tokenizer; /* NULL: unknown */
     int32_t end_of_text;     /* token; -1: the data is one document */
     nb_batch_buffer batch;
     nb_optimizer optimizer;
@@ -39,6 +41,9 @@ struct nb_trainer {
     double peak_flops;
     double mean_ms; /* moving average of the step time, for the time left */
 };
+
+/* The pass of micro-batch `micro_batch` at `step` of a run: noise, and what the late switch says. */
+nb_pass nb_run_pass(const nb_run_config *config, const nb_recipe *recipe, int64_t step, int64_t micro_batch);
 
 /* Where the pass of micro-batch `micro_batch` of the present step stands. */
 nb_pass nb_trainer_pass(const nb_trainer *trainer, int64_t micro_batch);

@@ -1,0 +1,77 @@
+/* inference.c: a checkpoint's model, for evaluation and generation. */
+#include "manifest.h"
+
+#include "model/hf.h"
+#include "recipe/recipe_yaml.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static nb_status trained_recipe(const nb_manifest *m, const char *folder, nb_recipe *out, nb_error *err) {
+    nb_yaml doc = {0};
+    char name[2 * NB_PATH_SIZE];
+    snprintf(name, sizeof name, "%s/%s: recipe", folder, NB_MANIFEST_NAME);
+    nb_status status = nb_yaml_parse(m->recipe, strlen(m->recipe), name, &doc, err);
+    if (status == NB_OK)
+        status = nb_recipe_read(doc.root, out, err);
+    nb_yaml_free(&doc);
+    return status;
+}
+
+static nb_status load(nb_backend *be, const char *folder, const nb_manifest *m, const nb_recipe *recipe, int64_t batch,
+                      int64_t seq, nb_loaded *out, nb_error *err) {
+    nb_model_config config;
+    NB_TRY(nb_manifest_verify(folder, m, err));
+    if (recipe)
+        out->recipe = *recipe;
+    else
+        NB_TRY(trained_recipe(m, folder, &out->recipe, err));
+    NB_TRY(nb_hf_config_read(folder, &config, err));
+    NB_TRY(nb_model_create(be, &config, &out->recipe, batch ? batch : m->config.micro_batch, seq ? seq : m->config.seq,
+                           false, &out->model, err));
+    NB_TRY(nb_hf_load(be, out->model, folder, err));
+    nb_model_params_changed(out->model);
+    return NB_OK;
+}
+
+nb_status nb_load_checkpoint(nb_backend *be, const char *folder, const nb_recipe *recipe, int64_t batch, int64_t seq,
+                             nb_loaded *out, nb_error *err) {
+    memset(out, 0, sizeof *out);
+    nb_manifest m;
+    NB_TRY(nb_manifest_read(folder, &m, err));
+    out->info.step = m.at.step;
+    out->info.config = m.config;
+    nb_status status = load(be, folder, &m, recipe, batch, seq, out, err);
+    nb_manifest_free(&m);
+    if (status != NB_OK)
+        nb_loaded_free(out);
+    return status;
+}
+
+void nb_loaded_free(nb_loaded *loaded) {
+    nb_model_free(loaded->model);
+    loaded->model = NULL;
+}
+
+nb_status nb_loaded_evaluate(nb_loaded *loaded, const char *data, int64_t sequences, nb_eval_report *report,
+                             nb_error *err) {
+    nb_run_config config = loaded->info.config;
+    config.eval.sequences = sequences;
+    int32_t vocab = nb_model_get_config(loaded->model)->vocab, end_of_text;
+    nb_tokenizer *tokenizer = NULL;
+    nb_dataset *set = NULL;
+    nb_batch_buffer buffer = {0};
+    nb_status status = nb_run_tokenizer(&config, vocab, &tokenizer, &end_of_text, err);
+    nb_tokenizer_free(tokenizer);
+    if (status == NB_OK)
+        status = nb_open_validation(&config, data, vocab, end_of_text, &set, err);
+    if (status == NB_OK)
+        status = nb_batch_buffer_create(config.micro_batch, config.seq, &buffer, err);
+    if (status == NB_OK) {
+        nb_pass pass = nb_run_pass(&config, &loaded->recipe, loaded->info.step, 0);
+        status = nb_evaluate(loaded->model, set, &buffer, &pass, report, err);
+    }
+    nb_batch_buffer_free(&buffer);
+    nb_dataset_free(set);
+    return status;
+}

@@ -1,0 +1,291 @@
+/* test_train_numbers.c: what a step computes, and what happens when a number goes bad. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "train/trainer.h"
+#include "train_case.h"
+#include <math.h>
+
+static nb_trainer *make(nb_backend *be, const nb_run_config *config, case_log *log) {
+    nb_trainer *trainer;
+    nb_error err = {0};
+    if (case_create(be, config, log, &trainer, &err) != NB_OK)
+        fail_msg("%s", err.message);
+    return trainer;
+}
+
+static const nb_param *param_named(nb_trainer *t, const char *name) {
+    for (int32_t i = 0; i < nb_model_param_count(t->model); i++)
+        if (strcmp(nb_model_param(t->model, i)->name, name) == 0)
+            return nb_model_param(t->model, i);
+    fail_msg("no parameter %s", name);
+    return NULL;
+}
+
+static float *values_of(nb_trainer *t, const char *name) {
+    return (float *)nb_model_params(t->model) + param_named(t, name)->offset;
+}
+
+/* Three micro-batches of two sequences are one batch of six: the forward pass is the same, gradients differ in how
+ * their BF16 rounding errors fall, since the one are of a mean over a third of the other's tokens. */
+static void accumulation_equals_a_big_batch(void **state) {
+    nb_run_config small = case_config(state, "a", NULL),
+                  big = case_config(state, "b", "micro_batch=6", "accumulation=1", NULL);
+    nb_backend *be = case_backend(&small);
+    nb_trainer *a = make(be, &small, NULL), *b = make(be, &big, NULL);
+    nb_error err = {0};
+    nb_step_report x, y;
+    assert_int_equal(nb_trainer_step(a, &x, &err), NB_OK);
+    assert_int_equal(nb_trainer_step(b, &y, &err), NB_OK);
+    assert_true(fabs(x.loss / y.loss - 1) < 1e-7);
+    assert_true(fabs(x.norm / y.norm - 1) < 1e-3);
+    const float *grads_a = nb_model_grads(a->model), *grads_b = nb_model_grads(b->model);
+    double error = 0;
+    for (int64_t i = 0; i < nb_model_param_elements(a->model); i++)
+        error += pow((double)grads_a[i] / 3 - (double)grads_b[i], 2);
+    assert_true(sqrt(error) < 0.01 * y.norm); /* BF16 has 8 bits: 0.4 % an operand */
+    nb_trainer_free(a);
+    nb_trainer_free(b);
+    nb_backend_free(be);
+}
+
+/* The first AdamW step by hand: m/bias = g, v/bias = g^2, so p moves by lr * (g / (|g| + eps) + decay * p). */
+static void first_update_by_hand(void **state) {
+    nb_run_config config = case_config(state, "a", "clip=0.1", "schedule.kind=constant", "schedule.warmup=0",
+                                       "optimizer.weight_decay=0.5", "accumulation=1", NULL);
+    nb_backend *be = case_backend(&config);
+    nb_trainer *t = make(be, &config, NULL);
+    int64_t n = nb_model_param_elements(t->model);
+    float *before = malloc((size_t)n * sizeof *before);
+    memcpy(before, nb_model_params(t->model), (size_t)n * sizeof *before);
+    nb_step_report r;
+    nb_error err = {0};
+    assert_int_equal(nb_trainer_step(t, &r, &err), NB_OK);
+    assert_true(r.norm > 0.1);
+    const float *grads = nb_model_grads(t->model), *after = nb_model_params(t->model);
+    for (int32_t i = 0; i < nb_model_param_count(t->model); i++) {
+        const nb_param *p = nb_model_param(t->model, i);
+        /* Matrices are decayed, norms are not, embeddings only if the run file says so. */
+        double decay = p->rank == 2 && !p->embedding ? 0.5 : 0;
+        for (int64_t e = p->offset; e < p->offset + p->rows * p->cols; e++) {
+            double g = (double)grads[e] * 0.1 / r.norm;
+            double want = (double)before[e] - 3e-3 * (g / (fabs(g) + 1e-8) + decay * (double)before[e]);
+            if (fabs((double)after[e] - want) > 2e-6)
+                fail_msg("%s[%lld]: %g, by hand %g", p->name, (long long)(e - p->offset), (double)after[e], want);
+        }
+    }
+    free(before);
+    nb_trainer_free(t);
+    nb_backend_free(be);
+}
+
+static void late_switch_leaves_the_last_step_of_never(void **state) {
+    nb_run_config config = case_config(state, "a", NULL);
+    nb_recipe recipe = {.late_switch = {.at = 1, .forward = true, .backward = true}};
+    assert_false(nb_run_pass(&config, &recipe, 12, 0).forward_bf16);
+    recipe.late_switch.at = 0.5;
+    assert_false(nb_run_pass(&config, &recipe, 5, 0).forward_bf16);
+    assert_true(nb_run_pass(&config, &recipe, 6, 0).backward_bf16);
+}
+
+/* ---- bad numbers
+ * -------------------------------------------------------------------------------------------------------------- */
+
+static void a_nan_stops_the_step_and_changes_nothing(void **state) {
+    nb_run_config config = case_config(state, "a", NULL);
+    nb_backend *be = case_backend(&config);
+    nb_trainer *t = make(be, &config, NULL);
+    nb_step_report r;
+    nb_error err = {0};
+    char where[400];
+    assert_int_equal(nb_trainer_step(t, &r, &err), NB_OK);
+    int64_t n = nb_model_param_elements(t->model);
+    float *before = malloc((size_t)n * sizeof *before);
+    values_of(t, "model.layers.1.mlp.up_proj.weight")[5] = NAN;
+    nb_model_params_changed(t->model);
+    memcpy(before, nb_model_params(t->model), (size_t)n * sizeof *before);
+    assert_int_equal(nb_trainer_step(t, &r, &err), NB_BAD_NUMBER);
+    assert_non_null(strstr(err.message, "step 2: loss is nan"));
+    assert_memory_equal(before, nb_model_params(t->model), (size_t)n * sizeof *before);
+    assert_int_equal(nb_trainer_steps_done(t), 1);
+    nb_trainer_find_origin(t, where, sizeof where);
+    assert_string_equal(where, "parameter model.layers.1.mlp.up_proj.weight");
+    free(before);
+    nb_trainer_free(t);
+    nb_backend_free(be);
+}
+
+/* Weights that are finite but too big: the first operand that overflows is named with its role. */
+static void the_operand_where_it_began_is_named(void **state) {
+    nb_run_config config = case_config(state, "a", "recipe=nvfp4", NULL);
+    nb_backend *be = case_backend(&config);
+    nb_trainer *t = make(be, &config, NULL);
+    nb_error err = {0};
+    nb_step_report r;
+    char where[400];
+    const char *names[] = {"model.layers.0.mlp.gate_proj.weight", "model.layers.0.mlp.up_proj.weight"};
+    for (int i = 0; i < 2; i++)
+        for (int64_t e = 0; e < param_named(t, names[i])->rows * param_named(t, names[i])->cols; e++)
+            values_of(t, names[i])[e] *= 1e25f;
+    nb_model_params_changed(t->model);
+    assert_int_equal(nb_trainer_step(t, &r, &err), NB_BAD_NUMBER);
+    nb_trainer_find_origin(t, where, sizeof where);
+    if (!strstr(where, "layers.0.mlp") || !strstr(where, "fprop.x"))
+        fail_msg("began in: %s", where);
+    nb_trainer_free(t);
+    nb_backend_free(be);
+}
+
+static void gradients_that_are_all_zero_are_bad(void **state) {
+    nb_run_config config = case_config(state, "a", NULL);
+    nb_backend *be = case_backend(&config);
+    nb_trainer *t = make(be, &config, NULL);
+    nb_error err = {0};
+    nb_step_report r;
+    /* A zero head and a zero last norm: logits do not depend on anything, and nothing on the logits. */
+    memset(values_of(t, "lm_head.weight"), 0, sizeof(float) * (size_t)(64 * 32));
+    memset(values_of(t, "model.norm.weight"), 0, sizeof(float) * 32);
+    nb_model_params_changed(t->model);
+    assert_int_equal(nb_trainer_step(t, &r, &err), NB_BAD_NUMBER);
+    assert_non_null(strstr(err.message, "every gradient is 0"));
+    nb_trainer_free(t);
+    nb_backend_free(be);
+}
+
+/* Embedding of CASE_RARE becomes NaN, so that exactly the batches that hold it are bad. */
+static nb_status run_with_a_bad_batch(void **state, const char *out, case_log *log, nb_error *err, const char *policy,
+                                      const char *more) {
+    char data[700];
+    snprintf(data, sizeof data, "data.train=%s", in_folder(state, "rare.bin"));
+    nb_run_config config = case_config(state, out, data, "data.val=", policy, more ? more : "checkpoint.keep=0", NULL);
+    nb_backend *be = case_backend(&config);
+    nb_trainer *t = make(be, &config, log);
+    float *embedding = values_of(t, "model.embed_tokens.weight");
+    for (int i = 0; i < 32; i++)
+        embedding[CASE_RARE * 32 + i] = NAN;
+    nb_model_params_changed(t->model);
+    nb_status status = nb_trainer_run(t, NB_START_NEW, NULL, err);
+    nb_trainer_free(t);
+    nb_backend_free(be);
+    return status;
+}
+
+static void policy_stop_ends_with_one_line(void **state) {
+    nb_error err = {0};
+    case_log log = {0};
+    assert_int_equal(run_with_a_bad_batch(state, "stop", &log, &err, "bad_numbers.policy=stop", NULL), NB_BAD_NUMBER);
+    assert_non_null(strstr(err.message, "loss is nan"));
+    assert_non_null(strstr(err.message, "newest good checkpoint"));
+    assert_non_null(strstr(err.message, "hint"));
+    char *metrics = case_metrics(state, "stop");
+    assert_non_null(strstr(metrics, "\"event\":\"bad number\""));
+    free(metrics);
+}
+
+static void policy_skip_goes_past_the_batch(void **state) {
+    nb_error err = {0};
+    case_log log = {0};
+    if (run_with_a_bad_batch(state, "skip", &log, &err, "bad_numbers.policy=skip", NULL) != NB_OK)
+        fail_msg("%s", err.message);
+    assert_int_equal(log.steps, 12);
+    assert_true(log.skipped >= 1 && log.skipped <= 2); /* once an epoch of 63 sequences; 12 steps take 72 */
+    char *metrics = case_metrics(state, "skip");
+    assert_non_null(strstr(metrics, "\"policy\":\"skip\""));
+    free(metrics);
+}
+
+static void policy_rollback_passes_over_the_batch(void **state) {
+    nb_error err = {0};
+    case_log log = {0};
+    if (run_with_a_bad_batch(state, "back", &log, &err, "bad_numbers.policy=rollback", "checkpoint.every=2") != NB_OK)
+        fail_msg("%s", err.message);
+    assert_true(log.warnings >= 1);
+    assert_int_equal(log.skipped, 0);
+    char *metrics = case_metrics(state, "back");
+    /* Every step is there once, in order. */
+    const char *at = metrics;
+    for (int step = 1; step <= 12; step++) {
+        char want[64];
+        snprintf(want, sizeof want, "{\"step\":%d,\"tokens\"", step);
+        at = strstr(at, want);
+        if (!at)
+            fail_msg("step %d is missing:\n%s", step, metrics);
+        assert_null(strstr(at + 1, want));
+    }
+    free(metrics);
+}
+
+static void patience_ends(void **state) {
+    nb_error err = {0};
+    case_log log = {0};
+    nb_run_config config = case_config(state, "patience", "bad_numbers.policy=skip", "bad_numbers.patience=3", NULL);
+    nb_backend *be = case_backend(&config);
+    nb_trainer *t = make(be, &config, &log);
+    values_of(t, "model.norm.weight")[0] = NAN;
+    nb_model_params_changed(t->model);
+    assert_int_equal(nb_trainer_run(t, NB_START_NEW, NULL, &err), NB_BAD_NUMBER);
+    assert_int_equal(log.skipped, 3);
+    nb_trainer_free(t);
+    nb_backend_free(be);
+}
+
+/* A weight beyond what NVFP4's scales can hold but within BF16: the named module goes to BF16 and the run goes on; a
+ * checkpoint remembers that it did. */
+static void policy_bf16_keeps_named_modules(void **state) {
+    nb_error err = {0};
+    nb_run_config config =
+        case_config(state, "bf16", "recipe=nvfp4", "bad_numbers.policy=bf16",
+                    "data.val=", "bad_numbers.bf16_modules=['layers.0.*']", "checkpoint.every=1", "steps=3", NULL);
+    nb_backend *be = case_backend(&config);
+    nb_trainer *t = make(be, &config, NULL);
+    float *params = malloc((size_t)nb_model_param_elements(t->model) * sizeof *params);
+    memcpy(params, nb_model_params(t->model), (size_t)nb_model_param_elements(t->model) * sizeof *params);
+    if (nb_trainer_modules_to_bf16(t, &err) != NB_OK)
+        fail_msg("%s", err.message);
+    assert_memory_equal(params, nb_model_params(t->model), (size_t)nb_model_param_elements(t->model) * sizeof *params);
+    nb_census_row rows[64];
+    int32_t count = nb_model_census(t->model, rows, 64);
+    for (int32_t i = 0; i < count; i++)
+        if (strncmp(rows[i].module, "layers.0.", 9) == 0)
+            assert_string_equal(rows[i].formats, "bf16 x bf16");
+    nb_step_report r;
+    assert_int_equal(nb_trainer_step(t, &r, &err), NB_OK);
+    char folder[600];
+    snprintf(folder, sizeof folder, "%s", in_folder(state, "saved"));
+    assert_int_equal(nb_trainer_save(t, folder, &err), NB_OK);
+    nb_trainer *fresh = make(be, &config, NULL);
+    if (nb_trainer_load(fresh, folder, false, &err) != NB_OK)
+        fail_msg("%s", err.message);
+    assert_true(fresh->at.modules_in_bf16);
+    nb_step_report s;
+    assert_int_equal(nb_trainer_step(t, &r, &err), NB_OK);
+    assert_int_equal(nb_trainer_step(fresh, &s, &err), NB_OK);
+    assert_true(r.loss == s.loss && r.norm == s.norm);
+    free(params);
+    nb_trainer_free(t);
+    nb_trainer_free(fresh);
+    nb_backend_free(be);
+}
+
+int main(void) {
+#define CASE(name) cmocka_unit_test_setup_teardown(name, case_folder, remove_temporary_folder)
+    const struct CMUnitTest tests[] = {
+        CASE(accumulation_equals_a_big_batch),
+        CASE(first_update_by_hand),
+        CASE(late_switch_leaves_the_last_step_of_never),
+        CASE(a_nan_stops_the_step_and_changes_nothing),
+        CASE(the_operand_where_it_began_is_named),
+        CASE(gradients_that_are_all_zero_are_bad),
+        CASE(policy_stop_ends_with_one_line),
+        CASE(policy_skip_goes_past_the_batch),
+        CASE(policy_rollback_passes_over_the_batch),
+        CASE(patience_ends),
+        CASE(policy_bf16_keeps_named_modules),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

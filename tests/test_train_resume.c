@@ -1,0 +1,161 @@
+/* test_train_resume.c: a run that was stopped, in whatever way, is the run that was not: every loss and every weight.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "train/checkpoint.h"
+#include "train_case.h"
+
+static void same_file(void **state, const char *a, const char *b) {
+    char *x, *y;
+    size_t n, m;
+    nb_error err = {0};
+    if (nb_file_read(in_folder(state, a), 1 << 24, &x, &n, &err) != NB_OK ||
+        nb_file_read(in_folder(state, b), 1 << 24, &y, &m, &err) != NB_OK)
+        fail_msg("%s", err.message);
+    assert_int_equal(n, m);
+    if (memcmp(x, y, n) != 0)
+        fail_msg("%s and %s differ", a, b);
+    free(x);
+    free(y);
+}
+
+static void same_run(void **state, const char *a, const char *b) {
+    char *x = case_metrics(state, a), *y = case_metrics(state, b), from[2][128];
+    assert_string_equal(x, y);
+    free(x);
+    free(y);
+    const char *files[] = {"model.safetensors", "optimizer.safetensors"};
+    for (int i = 0; i < 2; i++) {
+        snprintf(from[0], sizeof from[0], "%s/checkpoints/step-00000012/%s", a, files[i]);
+        snprintf(from[1], sizeof from[1], "%s/checkpoints/step-00000012/%s", b, files[i]);
+        same_file(state, from[0], from[1]);
+    }
+}
+
+static void straight(void **state, const char *out, const char *set) {
+    nb_run_config config = case_config(state, out, set, NULL);
+    nb_error err = {0};
+    if (case_run(&config, NB_START_NEW, NULL, NULL, &err) != NB_OK)
+        fail_msg("%s", err.message);
+}
+
+/* Stopped after each of several steps, checkpoint or not, and gone on with more threads. */
+static void stop_anywhere(void **state, const char *set, const char *recipe) {
+    char whole[32], name[32];
+    snprintf(whole, sizeof whole, "whole-%s", recipe);
+    straight(state, whole, set);
+    for (int64_t stop = 1; stop < 12; stop += 5) {
+        snprintf(name, sizeof name, "%s-%d", recipe, (int)stop);
+        case_log log = {.stop_after = stop};
+        nb_error err = {0};
+        nb_run_config config = case_config(state, name, set, NULL);
+        assert_int_equal(case_run(&config, NB_START_NEW, NULL, &log, &err), NB_INTERRUPTED);
+        assert_non_null(strstr(err.message, "--resume"));
+        config = case_config(state, name, set, "threads=3", NULL);
+        if (case_run(&config, NB_START_RESUME, NULL, NULL, &err) != NB_OK)
+            fail_msg("%s", err.message);
+        same_run(state, whole, name);
+    }
+}
+
+static void bf16_resumes(void **state) {
+    stop_anywhere(state, "recipe=bf16", "bf16");
+}
+
+static void nvfp4_resumes(void **state) {
+    stop_anywhere(state, "recipe=nvfp4", "nvfp4");
+}
+
+/* Killed between checkpoints: the newest checkpoint is older than the metrics, and a temporary folder is left. */
+static void a_killed_run_resumes(void **state) {
+    straight(state, "whole", NULL);
+    straight(state, "killed", NULL);
+    nb_error err = {0};
+    assert_int_equal(nb_folder_remove(in_folder(state, "killed/checkpoints/step-00000012"), &err), NB_OK);
+    assert_int_equal(nb_make_folders(in_folder(state, "killed/checkpoints/step-00000012.tmp-77-0"), &err), NB_OK);
+    nb_run_config config = case_config(state, "killed", NULL);
+    if (case_run(&config, NB_START_RESUME, NULL, NULL, &err) != NB_OK)
+        fail_msg("%s", err.message);
+    same_run(state, "whole", "killed");
+    assert_int_not_equal(access(in_folder(state, "killed/checkpoints/step-00000012.tmp-77-0"), F_OK), 0);
+}
+
+static void a_finished_run_is_left_alone(void **state) {
+    straight(state, "done", NULL);
+    case_log log = {0};
+    nb_error err = {0};
+    nb_run_config config = case_config(state, "done", NULL);
+    assert_int_equal(case_run(&config, NB_START_RESUME, NULL, &log, &err), NB_OK);
+    assert_int_equal(log.steps, 0);
+    assert_int_equal(case_run(&config, NB_START_NEW, NULL, &log, &err), NB_BAD_USAGE);
+    assert_non_null(strstr(err.message, "holds a run already"));
+}
+
+static void another_run_is_refused(void **state) {
+    straight(state, "one", NULL);
+    const struct {
+        const char *set, *says;
+    } cases[] = {{"optimizer.lr=1e-3", "optimizer.lr"}, {"recipe=fp4-direct", "recipe"}, {"steps=13", "steps"}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        nb_error err = {0};
+        nb_run_config config = case_config(state, "one", cases[i].set, NULL);
+        assert_int_equal(case_run(&config, NB_START_RESUME, NULL, NULL, &err), NB_BAD_CONFIG);
+        if (!strstr(err.message, cases[i].says) || !strstr(err.message, "--from"))
+            fail_msg("%s: %s", cases[i].set, err.message);
+    }
+    /* The same settings over other bytes of data. */
+    case_tokens(in_folder(state, "train.bin"), 4096, 99, -1);
+    nb_error err = {0};
+    nb_run_config config = case_config(state, "one", NULL);
+    assert_int_equal(case_run(&config, NB_START_RESUME, NULL, NULL, &err), NB_BAD_FILE);
+    assert_non_null(strstr(err.message, "other data"));
+}
+
+/* A fork with nothing changed is the rest of the run; with another recipe it is another run from there. */
+static void a_fork_goes_on_from_a_checkpoint(void **state) {
+    straight(state, "trunk", NULL);
+    nb_error err = {0};
+    char from[600];
+    snprintf(from, sizeof from, "%s", in_folder(state, "trunk/checkpoints/step-00000008"));
+    nb_run_config config = case_config(state, "same", NULL);
+    if (case_run(&config, NB_START_FORK, from, NULL, &err) != NB_OK)
+        fail_msg("%s", err.message);
+    same_file(state, "trunk/checkpoints/step-00000012/model.safetensors",
+              "same/checkpoints/step-00000012/model.safetensors");
+    config = case_config(state, "other", "recipe=nvfp4", NULL);
+    if (case_run(&config, NB_START_FORK, from, NULL, &err) != NB_OK)
+        fail_msg("%s", err.message);
+    char *same = case_metrics(state, "same"), *other = case_metrics(state, "other");
+    assert_non_null(strstr(other, "{\"step\":9,"));
+    assert_null(strstr(other, "{\"step\":8,"));
+    assert_string_not_equal(same, other);
+    free(same);
+    free(other);
+}
+
+static void old_checkpoints_go(void **state) {
+    straight(state, "kept", "checkpoint.keep=2");
+    nb_run_config config = case_config(state, "kept", NULL);
+    int64_t steps[8];
+    assert_int_equal(nb_checkpoint_list(config.out, steps, 8), 2);
+    assert_int_equal(steps[0], 12);
+    assert_int_equal(steps[1], 8);
+}
+
+int main(void) {
+#define CASE(name) cmocka_unit_test_setup_teardown(name, case_folder, remove_temporary_folder)
+    const struct CMUnitTest tests[] = {
+        CASE(bf16_resumes),           CASE(nvfp4_resumes),
+        CASE(a_killed_run_resumes),   CASE(a_finished_run_is_left_alone),
+        CASE(another_run_is_refused), CASE(a_fork_goes_on_from_a_checkpoint),
+        CASE(old_checkpoints_go),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
