@@ -13,6 +13,10 @@
 
 /* name, one line of help; in the order of `nibble help`. Add a line when src/cli/NAME.c lands. */
 #define NB_COMMANDS(X)                                                                                                 \
+    X(train, "one run: from its beginning, from where it stopped, or from another's checkpoint")                       \
+    X(compare, "twins under several recipes; their loss gaps to BF16")                                                 \
+    X(eval, "loss and perplexity of a checkpoint")                                                                     \
+    X(generate, "continue a text")                                                                                     \
     X(report, "one page for one run or many: curves, gaps, tables")                                                    \
     X(quantize, "quantize a matrix: codes, scales, decoded numbers")                                                   \
     X(recipe, "list, show and check recipes")                                                                          \

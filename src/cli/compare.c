@@ -1,0 +1,305 @@
+/* compare.c: `nibble compare`: twins. The same model, data and seeds under each recipe, and how far each recipe's
+ * validation loss, taken with its own forward pass, is from that of BF16. */
+#include "cli/cli.h"
+#include "cli/training.h"
+
+#include "files/file.h"
+#include "train/checkpoint.h"
+
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MOST_RECIPES 32
+#define MOST_SEEDS 64
+#define BASELINE "bf16"
+
+typedef struct compare_options {
+    nb_texts set;
+    const char *recipes;
+    int64_t seeds;
+    bool quiet;
+} compare_options;
+
+static const nb_option options[] = {
+    {"recipes", 0, NB_OPTION_TEXT, offsetof(compare_options, recipes), "A,B,...",
+     "recipes to compare; bf16 is the twin and always runs"},
+    {"seeds", 0, NB_OPTION_INT, offsetof(compare_options, seeds), "N",
+     "repeat with N triples of seeds, counted up from those of the run file (default 1)"},
+    {"set", 0, NB_OPTION_TEXTS, offsetof(compare_options, set), "KEY=VALUE",
+     "change a key of the run file; repeatable"},
+    {"quiet", 'q', NB_OPTION_FLAG, offsetof(compare_options, quiet), NULL, "print the table alone"},
+    {0},
+};
+
+static const nb_command_line line = {
+    .usage = "RUN.yaml --recipes A,B,... [--seeds N] [--set KEY=VALUE]... [--quiet]",
+    .about =
+        "Trains twins under each recipe in OUT/RECIPE-seedN and prints the gaps of their validation losses to BF16.\n"
+        "Runs that are finished are not repeated and runs that were stopped go on, so the command can be given "
+        "again.\n"
+        "The table also goes to OUT/compare.json.\n"
+        "  nibble compare examples/tiny.yaml --recipes nvfp4,fp4-direct --seeds 3",
+    .options = options,
+    .least = 1,
+    .most = 1,
+};
+
+/* One recipe and what its runs gave. */
+typedef struct entrant {
+    char recipe[NB_PATH_SIZE];
+    char name[NB_NAME_SIZE]; /* without folder and ".yaml" */
+    double loss[MOST_SEEDS];
+} entrant;
+
+typedef struct comparison {
+    nb_run_config base;
+    entrant entrants[MOST_RECIPES + 1]; /* the twin first */
+    int32_t count, seeds;
+    bool quiet;
+    double peak_flops;
+} comparison;
+
+/* ---- which runs
+ * ------------------------------------------------------------------------------------------------------------- */
+
+static nb_status add_entrant(comparison *c, const char *recipe, size_t length, nb_error *err) {
+    if (length == 0)
+        return NB_OK;
+    if (length >= NB_PATH_SIZE)
+        return nb_fail(err, NB_BAD_USAGE, "--recipes: a name of %zu letters; expected at most %d", length,
+                       NB_PATH_SIZE);
+    if (c->count > MOST_RECIPES)
+        return nb_fail(err, NB_BAD_USAGE, "--recipes: more than %d recipes", MOST_RECIPES);
+    entrant *e = &c->entrants[c->count];
+    snprintf(e->recipe, sizeof e->recipe, "%.*s", (int)length, recipe);
+    const char *slash = strrchr(e->recipe, '/');
+    snprintf(e->name, sizeof e->name, "%s", slash ? slash + 1 : e->recipe);
+    size_t n = strlen(e->name);
+    if (n > 5 && strcmp(e->name + n - 5, ".yaml") == 0)
+        e->name[n - 5] = 0;
+    for (int32_t i = 0; i < c->count; i++) {
+        if (strcmp(c->entrants[i].recipe, e->recipe) == 0)
+            return NB_OK;
+        if (strcmp(c->entrants[i].name, e->name) == 0)
+            return nb_fail(err, NB_BAD_USAGE, "--recipes: %s and %s would share a run folder; expected different names",
+                           c->entrants[i].recipe, e->recipe);
+    }
+    c->count++;
+    return NB_OK;
+}
+
+static nb_status list_entrants(comparison *c, const char *recipes, nb_error *err) {
+    NB_TRY(add_entrant(c, BASELINE, strlen(BASELINE), err));
+    for (const char *at = recipes; *at;) {
+        size_t n = strcspn(at, ",");
+        NB_TRY(add_entrant(c, at, n, err));
+        at += n + (at[n] == ',');
+    }
+    return NB_OK;
+}
+
+static nb_status run_of(const comparison *c, int32_t entrant_index, int32_t seed, nb_run_config *out, nb_error *err) {
+    const entrant *e = &c->entrants[entrant_index];
+    *out = c->base;
+    out->seeds.init += seed;
+    out->seeds.data += seed;
+    out->seeds.rounding += seed;
+    memset(out->recipe, 0, sizeof out->recipe);
+    memset(out->out, 0, sizeof out->out);
+    memcpy(out->recipe, e->recipe, strlen(e->recipe));
+    int n = snprintf(out->out, sizeof out->out, "%s/%s-seed%d", c->base.out, e->name, seed + 1);
+    if (n < 0 || (size_t)n >= sizeof out->out)
+        return nb_fail(err, NB_BAD_CONFIG, "out: %s is too long for the folders below it", c->base.out);
+    return NB_OK;
+}
+
+/* ---- what a finished run says
+ * ----------------------------------------------------------------------------------------------- */
+
+/* Validation loss at the last step, from metrics.jsonl; NaN if the run did not come that far. */
+static double final_loss(const nb_run_config *run) {
+    char path[NB_PATH_SIZE + 32], *text;
+    size_t size;
+    nb_error none;
+    double loss = NAN;
+    int64_t last;
+    if (nb_checkpoint_list(run->out, &last, 1) == 0 || last != nb_run_steps(run))
+        return NAN;
+    snprintf(path, sizeof path, "%s/metrics.jsonl", run->out);
+    if (nb_file_read(path, (size_t)1 << 31, &text, &size, &none) != NB_OK)
+        return NAN;
+    for (char *save, *l = strtok_r(text, "\n", &save); l; l = strtok_r(NULL, "\n", &save)) {
+        if (!strstr(l, "\"val_loss\""))
+            continue;
+        json_t *object = json_loads(l, 0, NULL);
+        if (json_integer_value(json_object_get(object, "step")) == last)
+            loss = json_is_number(json_object_get(object, "val_loss"))
+                       ? json_number_value(json_object_get(object, "val_loss"))
+                       : NAN;
+        json_decref(object);
+    }
+    free(text);
+    return loss;
+}
+
+static bool holds_something(const nb_run_config *run) {
+    char path[NB_PATH_SIZE + 32];
+    int64_t step;
+    snprintf(path, sizeof path, "%s/metrics.jsonl", run->out);
+    FILE *metrics = fopen(path, "r");
+    if (metrics)
+        fclose(metrics);
+    return metrics || nb_checkpoint_list(run->out, &step, 1) > 0;
+}
+
+/* ---- running
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+static nb_status run_one(comparison *c, int32_t e, int32_t seed, nb_error *err) {
+    nb_run_config run;
+    NB_TRY(run_of(c, e, seed, &run, err));
+    char label[2 * NB_NAME_SIZE];
+    snprintf(label, sizeof label, "[%d/%d] %s seed %d", seed * c->count + e + 1, c->seeds * c->count,
+             c->entrants[e].name, seed + 1);
+    bool begun = holds_something(&run);
+    if (!c->quiet) {
+        printf("%s%s\n", label, begun && isfinite(final_loss(&run)) ? ": is finished" : "");
+        fflush(stdout);
+    }
+    /* A finished run is loaded too: a run of other settings under the same name must not pass for it. */
+    nb_training training = {.start = begun ? NB_START_RESUME : NB_START_NEW,
+                            .quiet = c->quiet || (begun && isfinite(final_loss(&run))),
+                            .label = label,
+                            .peak_flops = c->peak_flops};
+    nb_status status = nb_cli_run_training(&run, &training, err);
+    c->peak_flops = training.peak_flops;
+    if (status != NB_OK)
+        return status == NB_INTERRUPTED
+                   ? nb_fail(err, status, "%s: stopped; give the same command again to go on", label)
+                   : nb_fail_within(err, "%s", label);
+    c->entrants[e].loss[seed] = final_loss(&run);
+    if (!isfinite(c->entrants[e].loss[seed]))
+        return nb_fail(err, NB_BAD_NUMBER, "%s: has no finite validation loss at its last step", label);
+    return NB_OK;
+}
+
+/* ---- the table
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+typedef struct spread {
+    double mean, deviation; /* deviation of the sample; NaN for one */
+} spread;
+
+static spread spread_of(const double *values, int32_t count) {
+    spread s = {0, NAN};
+    double squares = 0;
+    for (int32_t i = 0; i < count; i++)
+        s.mean += values[i] / count;
+    for (int32_t i = 0; i < count; i++)
+        squares += (values[i] - s.mean) * (values[i] - s.mean);
+    if (count > 1)
+        s.deviation = sqrt(squares / (count - 1));
+    return s;
+}
+
+static void gaps_of(const comparison *c, const entrant *e, double *gaps) {
+    for (int32_t s = 0; s < c->seeds; s++)
+        gaps[s] = 100 * (e->loss[s] - c->entrants[0].loss[s]) / c->entrants[0].loss[s];
+}
+
+static void print_table(const comparison *c) {
+    printf("\n%-22s %17s %12s", "recipe", "validation loss", "loss gap");
+    printf("%s\n", c->seeds > 1 ? "   spread of the gap over seeds" : "");
+    for (int32_t i = 0; i < c->count; i++) {
+        const entrant *e = &c->entrants[i];
+        double gaps[MOST_SEEDS];
+        gaps_of(c, e, gaps);
+        spread loss = spread_of(e->loss, c->seeds), gap = spread_of(gaps, c->seeds);
+        printf("%-22s %17.5f", e->name, loss.mean);
+        if (i == 0)
+            printf(" %12s", "twin");
+        else
+            printf(" %+11.3f%%", gap.mean);
+        if (c->seeds > 1 && i > 0) {
+            printf("   sd %.3f:", gap.deviation);
+            for (int32_t s = 0; s < c->seeds; s++)
+                printf(" %+.3f", gaps[s]);
+        }
+        putchar('\n');
+    }
+    printf("\nLoss gap = (L_recipe - L_bf16) / L_bf16 at the last step, each loss with its own forward pass.\n");
+    if (c->seeds == 1)
+        printf("This is one seed: how far such gaps scatter is not known from it; --seeds 3 tells.\n");
+}
+
+static nb_status write_json(const comparison *c, nb_error *err) {
+    json_t *root = json_object(), *list = json_array();
+    json_object_set_new(root, "seeds", json_integer(c->seeds));
+    json_object_set_new(root, "steps", json_integer(nb_run_steps(&c->base)));
+    json_object_set_new(root, "recipes", list);
+    for (int32_t i = 0; i < c->count; i++) {
+        const entrant *e = &c->entrants[i];
+        double gaps[MOST_SEEDS];
+        gaps_of(c, e, gaps);
+        spread loss = spread_of(e->loss, c->seeds), gap = spread_of(gaps, c->seeds);
+        json_t *row = json_object(), *losses = json_array(), *gap_list = json_array();
+        for (int32_t s = 0; s < c->seeds; s++) {
+            json_array_append_new(losses, json_real(e->loss[s]));
+            json_array_append_new(gap_list, json_real(gaps[s]));
+        }
+        json_object_set_new(row, "recipe", json_string(e->name));
+        json_object_set_new(row, "val_loss", json_real(loss.mean));
+        json_object_set_new(row, "val_losses", losses);
+        json_object_set_new(row, "gap_percent", json_real(gap.mean));
+        json_object_set_new(row, "gaps_percent", gap_list);
+        json_object_set_new(row, "gap_deviation", isfinite(gap.deviation) ? json_real(gap.deviation) : json_null());
+        json_array_append_new(list, row);
+    }
+    char path[NB_PATH_SIZE + 32];
+    char *text = json_dumps(root, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
+    json_decref(root);
+    if (!text)
+        return nb_fail(err, NB_NO_MEMORY, "%s: out of memory for compare.json", c->base.out);
+    snprintf(path, sizeof path, "%s/compare.json", c->base.out);
+    nb_status status = nb_file_write(path, text, strlen(text), err);
+    free(text);
+    return status;
+}
+
+static nb_status compare(comparison *c, nb_error *err) {
+    for (int32_t seed = 0; seed < c->seeds; seed++)
+        for (int32_t e = 0; e < c->count; e++)
+            NB_TRY(run_one(c, e, seed, err));
+    print_table(c);
+    return write_json(c, err);
+}
+
+nb_status nb_cli_compare(int argc, char **argv, nb_error *err) {
+    compare_options given = {.seeds = 1};
+    int32_t count;
+    NB_TRY(nb_cli_parse(&line, argc, argv, &given, &count, err));
+    if (count < 0)
+        return NB_OK;
+    if (!given.recipes)
+        return nb_fail(err, NB_BAD_USAGE, "--recipes is missing; expected names, as --recipes nvfp4,fp4-direct");
+    if (given.seeds < 1 || given.seeds > MOST_SEEDS)
+        return nb_fail(err, NB_BAD_USAGE, "--seeds: %lld; expected 1 to %d", (long long)given.seeds, MOST_SEEDS);
+    comparison *c = calloc(1, sizeof *c);
+    if (!c)
+        return nb_fail(err, NB_NO_MEMORY, "compare: out of memory");
+    c->seeds = (int32_t)given.seeds;
+    c->quiet = given.quiet;
+    nb_status status = nb_run_config_load(argv[1], given.set.items, given.set.count, &c->base, err);
+    if (status == NB_OK && !c->base.data.val[0])
+        status =
+            nb_fail(err, NB_BAD_CONFIG, "%s: data.val is missing; a loss gap is measured on validation data", argv[1]);
+    if (status == NB_OK)
+        status = list_entrants(c, given.recipes, err);
+    if (status == NB_OK)
+        status = compare(c, err);
+    free(c);
+    return status;
+}

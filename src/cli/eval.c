@@ -1,0 +1,73 @@
+/* eval.c: `nibble eval`: the loss of a checkpoint on a token shard, with the trained recipe's forward or another's. */
+#include "cli/cli.h"
+#include "cli/screen.h"
+#include "cli/training.h"
+
+#include <math.h>
+#include <stdio.h>
+
+typedef struct eval_options {
+    const char *data, *recipe;
+    int64_t sequences, threads;
+} eval_options;
+
+static const nb_option options[] = {
+    {"data", 0, NB_OPTION_TEXT, offsetof(eval_options, data), "FILE",
+     "token shard, or a pattern of shards (default: data.val of the run)"},
+    {"recipe", 0, NB_OPTION_TEXT, offsetof(eval_options, recipe), "R", "whose forward pass (default: the trained one)"},
+    {"sequences", 0, NB_OPTION_INT, offsetof(eval_options, sequences), "N",
+     "how many, spread evenly over the data (default: as the run; 0: all)"},
+    {"threads", 0, NB_OPTION_INT, offsetof(eval_options, threads), "N", "threads (default: all)"},
+    {0},
+};
+
+static const nb_command_line line = {
+    .usage = "CHECKPOINT [--data FILE] [--recipe R] [--sequences N]",
+    .about =
+        "Prints mean loss and perplexity. With the run's own data and recipe it is the loss that training reported.\n"
+        "  nibble eval runs/tiny/checkpoints/step-00001000 --data data/val.bin --recipe bf16",
+    .options = options,
+    .least = 1,
+    .most = 1,
+};
+
+static nb_status evaluate(nb_backend *be, const char *folder, const eval_options *given, nb_error *err) {
+    nb_recipe recipe;
+    if (given->recipe) {
+        char recipes[NB_PATH_SIZE];
+        NB_TRY(nb_cli_folder("recipes", recipes, sizeof recipes, err));
+        NB_TRY(nb_recipe_load(given->recipe, recipes, &recipe, err));
+    }
+    nb_loaded loaded;
+    NB_TRY(nb_load_checkpoint(be, folder, given->recipe ? &recipe : NULL, 0, 0, &loaded, err));
+    const nb_run_config *run = &loaded.info.config;
+    const char *data = given->data ? given->data : run->data.val;
+    int64_t sequences = given->sequences >= 0 ? given->sequences : run->eval.sequences;
+    nb_eval_report report;
+    nb_status status = data[0] ? nb_loaded_evaluate(&loaded, data, sequences, &report, err)
+                               : nb_fail(err, NB_BAD_USAGE, "--data is missing, and the run has no data.val");
+    if (status == NB_OK) {
+        char tokens[32];
+        printf("loss %.6f  perplexity %.3f  (%s tokens of %s, step %lld, forward of %s, %.1fs)\n", report.loss,
+               exp(report.loss), nb_count_text(report.tokens, tokens, sizeof tokens), data, (long long)report.step,
+               loaded.recipe.name, report.seconds);
+    }
+    nb_loaded_free(&loaded);
+    return status;
+}
+
+nb_status nb_cli_eval(int argc, char **argv, nb_error *err) {
+    eval_options given = {.sequences = -1};
+    int32_t count;
+    NB_TRY(nb_cli_parse(&line, argc, argv, &given, &count, err));
+    if (count < 0)
+        return NB_OK;
+    if (given.threads < 0 || given.threads > 4096)
+        return nb_fail(err, NB_BAD_USAGE, "--threads: %lld; expected 0 (all) to 4096", (long long)given.threads);
+    nb_cpu_options cpu = {.threads = (int32_t)given.threads};
+    nb_backend *be;
+    NB_TRY(nb_backend_cpu(&cpu, &be, err));
+    nb_status status = evaluate(be, argv[1], &given, err);
+    nb_backend_free(be);
+    return status;
+}

@@ -1,0 +1,230 @@
+/* screen.c: numbers for people, on a terminal or in a file. */
+#include "cli/screen.h"
+
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- signals
+ * -------------------------------------------------------------------------------------------------------------- */
+
+static volatile sig_atomic_t stop_flag;
+
+static void on_signal(int number) {
+    stop_flag = 1;
+    signal(number, SIG_DFL);
+}
+
+void nb_stop_on_signals(void) {
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+}
+
+bool nb_stop_requested(void) {
+    return stop_flag != 0;
+}
+
+/* ---- numbers as text
+ * ------------------------------------------------------------------------------------------------------- */
+
+char *nb_count_text(int64_t count, char *text, size_t size) {
+    char digits[32];
+    int n = snprintf(digits, sizeof digits, "%lld", (long long)count);
+    size_t at = 0;
+    for (int i = 0; i < n && at + 2 < size; i++) {
+        if (i > 0 && (n - i) % 3 == 0 && digits[i - 1] != '-')
+            text[at++] = ',';
+        text[at++] = digits[i];
+    }
+    text[at] = 0;
+    return text;
+}
+
+char *nb_short_count_text(double count, char *text, size_t size) {
+    static const char *const units[] = {"", "K", "M", "G", "T", "P"};
+    size_t unit = 0;
+    for (; count >= 999.5 && unit + 1 < sizeof units / sizeof units[0]; unit++)
+        count /= 1000;
+    snprintf(text, size, unit && count < 99.95 ? "%.1f%s" : "%.0f%s", count, units[unit]);
+    return text;
+}
+
+char *nb_bytes_text(double bytes, char *text, size_t size) {
+    if (bytes < 1048576)
+        snprintf(text, size, "%.1f KiB", bytes / 1024);
+    else if (bytes < 1073741824.0)
+        snprintf(text, size, "%.1f MiB", bytes / 1048576);
+    else
+        snprintf(text, size, "%.2f GiB", bytes / 1073741824.0);
+    return text;
+}
+
+size_t nb_resident_bytes(void) {
+    FILE *from = fopen("/proc/self/statm", "r");
+    long pages = 0;
+    if (!from)
+        return 0;
+    if (fscanf(from, "%*s %ld", &pages) != 1)
+        pages = 0;
+    fclose(from);
+    return (size_t)pages * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+/* ---- steps
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+nb_screen nb_screen_open(bool quiet, const char *label, int64_t print_every) {
+    nb_screen screen = {.progress = nb_progress_open(quiet ? NULL : stdout),
+                        .label = label,
+                        .print_every = print_every,
+                        .began = nb_seconds(),
+                        .last_loss = NAN,
+                        .last_val_loss = NAN};
+    return screen;
+}
+
+void nb_screen_close(nb_screen *screen) {
+    nb_progress_close(&screen->progress);
+}
+
+static void print_step(nb_screen *s, const nb_step_report *r) {
+    char rate[32], left[32], mfu[16] = "  -";
+    int digits = snprintf(NULL, 0, "%lld", (long long)r->steps);
+    if (isfinite(r->mfu))
+        snprintf(mfu, sizeof mfu, "%4.1f%%", 100 * r->mfu);
+    nb_progress_line(&s->progress,
+                     "step %*lld/%lld  loss %7.4f  norm %7.3f  lr %.2e  %7.1f ms  %9s tok/s  MFU %s  left %s%s", digits,
+                     (long long)r->step, (long long)r->steps, r->loss, r->norm, r->lr, r->ms,
+                     nb_count_text((int64_t)r->tokens_per_second, rate, sizeof rate), mfu,
+                     nb_duration_text(r->seconds_left, left, sizeof left), r->skipped ? "  SKIPPED" : "");
+}
+
+static void on_step(void *user, const nb_step_report *r) {
+    nb_screen *s = user;
+    s->last_step = r->step;
+    s->last_loss = r->loss;
+    if (r->step == 1 || r->step % s->print_every == 0 || r->step == r->steps || r->skipped)
+        print_step(s, r);
+    char text[160], left[32];
+    snprintf(text, sizeof text, "%s%s%lld/%lld  loss %.4f  left %s", s->label, s->label[0] ? "  " : "",
+             (long long)r->step, (long long)r->steps, r->loss, nb_duration_text(r->seconds_left, left, sizeof left));
+    nb_progress_bar(&s->progress, r->step, r->steps, text);
+}
+
+static void on_evaluation(void *user, const nb_eval_report *r) {
+    nb_screen *s = user;
+    char tokens[32];
+    s->last_val_loss = r->loss;
+    nb_progress_line(&s->progress, "step %lld  validation loss %.4f  perplexity %.2f  (%s tokens, %.1fs)",
+                     (long long)r->step, r->loss, exp(r->loss), nb_count_text(r->tokens, tokens, sizeof tokens),
+                     r->seconds);
+}
+
+static void on_note(void *user, nb_note_kind kind, const char *sentence) {
+    nb_screen *s = user;
+    if (kind == NB_NOTE_INFO) {
+        nb_progress_line(&s->progress, "%s", sentence);
+        return;
+    }
+    nb_progress_close(&s->progress); /* the bar must not share a line with the warning */
+    fprintf(stderr, "nibble: warning: %s\n", sentence);
+}
+
+static bool on_stop(void *user) {
+    (void)user;
+    return nb_stop_requested();
+}
+
+nb_train_callbacks nb_screen_callbacks(nb_screen *screen) {
+    nb_train_callbacks callbacks = {
+        .user = screen, .step = on_step, .evaluation = on_evaluation, .note = on_note, .stop = on_stop};
+    return callbacks;
+}
+
+/* ---- tables
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+#define MOST_ROWS 32
+
+void nb_screen_memory(nb_screen *screen, const nb_trainer *trainer, size_t program_bytes) {
+    nb_memory_row rows[MOST_ROWS];
+    char text[32];
+    int32_t count = nb_trainer_memory(trainer, rows, MOST_ROWS);
+    double total = (double)program_bytes;
+    nb_progress_line(&screen->progress, "memory");
+    for (int32_t i = 0; i < count && i < MOST_ROWS; i++) {
+        total += (double)rows[i].bytes;
+        nb_progress_line(&screen->progress, "  %-44s %12s", rows[i].what,
+                         nb_bytes_text((double)rows[i].bytes, text, sizeof text));
+    }
+    nb_progress_line(&screen->progress, "  %-44s %12s", "program and libraries (measured)",
+                     nb_bytes_text((double)program_bytes, text, sizeof text));
+    nb_progress_line(&screen->progress, "  %-44s %12s", "total", nb_bytes_text(total, text, sizeof text));
+}
+
+/* GEMMs that run alike. */
+typedef struct census_group {
+    const nb_census_row *like;
+    int32_t count;
+    char modules[160]; /* last parts of the names, each once: "q_proj k_proj" */
+} census_group;
+
+static bool runs_alike(const nb_census_row *a, const nb_census_row *b) {
+    const char *why_a = a->reason ? a->reason : "", *why_b = b->reason ? b->reason : "";
+    return strcmp(a->gemm, b->gemm) == 0 && strcmp(a->formats, b->formats) == 0 && strcmp(a->kernel, b->kernel) == 0 &&
+           strcmp(why_a, why_b) == 0;
+}
+
+static bool holds_word(const char *list, const char *word) {
+    size_t n = strlen(word);
+    for (const char *at = list; (at = strstr(at, word)); at++)
+        if ((at == list || at[-1] == ' ') && (at[n] == ' ' || at[n] == 0))
+            return true;
+    return false;
+}
+
+static void add_to_group(census_group *group, const nb_census_row *row) {
+    const char *dot = strrchr(row->module, '.');
+    const char *word = dot ? dot + 1 : row->module;
+    size_t used = strlen(group->modules);
+    group->count++;
+    if (!holds_word(group->modules, word) && used + strlen(word) + 2 < sizeof group->modules)
+        snprintf(group->modules + used, sizeof group->modules - used, "%s%s", used ? " " : "", word);
+}
+
+static int32_t group_census(const nb_census_row *rows, int32_t count, census_group *groups) {
+    int32_t found = 0;
+    for (int32_t i = 0; i < count; i++) {
+        int32_t g = 0;
+        while (g < found && !runs_alike(groups[g].like, &rows[i]))
+            g++;
+        if (g == found)
+            groups[found++].like = &rows[i];
+        add_to_group(&groups[g], &rows[i]);
+    }
+    return found;
+}
+
+void nb_screen_census(nb_screen *screen, nb_trainer *trainer, const char *file) {
+    nb_model *model = nb_trainer_model(trainer);
+    int32_t count = nb_model_census(model, NULL, 0);
+    nb_census_row *rows = calloc((size_t)count + 1, sizeof *rows);
+    census_group *groups = calloc((size_t)count + 1, sizeof *groups);
+    if (rows && groups) {
+        nb_model_census(model, rows, count);
+        int32_t found = group_census(rows, count, groups);
+        nb_progress_line(&screen->progress, "precision census (every GEMM: %s)", file);
+        for (int32_t i = 0; i < found; i++) {
+            const nb_census_row *row = groups[i].like;
+            nb_progress_line(&screen->progress, "  %4d %-5s  %-40s  %-22s  %s%s%s%s", groups[i].count, row->gemm,
+                             row->formats, row->kernel, groups[i].modules, row->reason && *row->reason ? "  (" : "",
+                             row->reason ? row->reason : "", row->reason && *row->reason ? ")" : "");
+        }
+    }
+    free(rows);
+    free(groups);
+}

@@ -1,0 +1,53 @@
+/* train.c: `nibble train`: one run, from its beginning, from where it stopped, or from another run's checkpoint. */
+#include "cli/cli.h"
+#include "cli/training.h"
+
+#include <stdio.h>
+
+typedef struct train_options {
+    nb_texts set;
+    bool resume, quiet;
+    const char *from;
+} train_options;
+
+static const nb_option options[] = {
+    {"set", 0, NB_OPTION_TEXTS, offsetof(train_options, set), "KEY=VALUE", "change a key of the run file; repeatable"},
+    {"resume", 0, NB_OPTION_FLAG, offsetof(train_options, resume), NULL,
+     "go on from the newest good checkpoint of the run folder"},
+    {"from", 0, NB_OPTION_TEXT, offsetof(train_options, from), "CHECKPOINT",
+     "fork: begin with the parameters and moments of a checkpoint"},
+    {"quiet", 'q', NB_OPTION_FLAG, offsetof(train_options, quiet), NULL, "print warnings and errors alone"},
+    {0},
+};
+
+static const nb_command_line line = {
+    .usage = "RUN.yaml [--set KEY=VALUE]... [--resume | --from CHECKPOINT] [--quiet]",
+    .about =
+        "Trains a model as a run file says ('nibble help run-file' lists its keys).\n"
+        "SIGINT and SIGTERM write a checkpoint and end the run with status 1; --resume goes on to the same bits.\n"
+        "  nibble train examples/tiny.yaml --set recipe=nvfp4 --set out=runs/tiny-nvfp4\n"
+        "  nibble train examples/tiny.yaml --from runs/a/checkpoints/step-00001000 --set recipe=bf16 --set out=runs/b",
+    .options = options,
+    .least = 1,
+    .most = 1,
+};
+
+nb_status nb_cli_train(int argc, char **argv, nb_error *err) {
+    train_options given = {0};
+    int32_t count;
+    NB_TRY(nb_cli_parse(&line, argc, argv, &given, &count, err));
+    if (count < 0)
+        return NB_OK;
+    if (given.resume && given.from)
+        return nb_fail(err, NB_BAD_USAGE,
+                       "--resume goes on with the run's own checkpoint and --from takes another; expected one of them");
+    nb_run_config config;
+    NB_TRY(nb_run_config_load(argv[1], given.set.items, given.set.count, &config, err));
+    nb_training training = {.start = given.from     ? NB_START_FORK
+                                     : given.resume ? NB_START_RESUME
+                                                    : NB_START_NEW,
+                            .from = given.from,
+                            .quiet = given.quiet,
+                            .tables = true};
+    return nb_cli_run_training(&config, &training, err);
+}

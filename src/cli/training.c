@@ -1,0 +1,76 @@
+/* training.c: backend, trainer and screen of one run. */
+#include "cli/training.h"
+
+#include "cli/cli.h"
+#include "cli/screen.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+nb_status nb_cli_backend(const nb_run_config *config, nb_backend **out, nb_error *err) {
+    nb_cpu_options options = {.threads = config->threads, .isa = config->isa};
+    return nb_backend_cpu(&options, out, err);
+}
+
+static void say_what_runs(nb_screen *screen, const nb_run_config *config, nb_trainer *trainer, double peak) {
+    nb_model *model = nb_trainer_model(trainer);
+    char params[32], tokens[32], per_step[32], flops[32];
+    int64_t steps = nb_run_steps(config), step_tokens = nb_run_tokens_per_step(config);
+    nb_progress_line(&screen->progress, "model %s: %s, %s parameters; recipe %s", nb_model_get_config(model)->name,
+                     nb_family_name(nb_model_get_config(model)->family),
+                     nb_short_count_text((double)nb_model_param_elements(model), params, sizeof params),
+                     nb_trainer_recipe(trainer)->name);
+    nb_progress_line(&screen->progress, "run %s: %lld steps of %s tokens, %s tokens in all", config->out,
+                     (long long)steps, nb_count_text(step_tokens, per_step, sizeof per_step),
+                     nb_short_count_text((double)steps * (double)step_tokens, tokens, sizeof tokens));
+    nb_progress_line(&screen->progress, "peak for MFU: %sFLOP/s, a bf16 GEMM at 1024^3 measured now on this machine",
+                     nb_short_count_text(peak, flops, sizeof flops));
+}
+
+static void say_how_it_ended(nb_screen *screen, const nb_run_config *config) {
+    char took[32], val[48] = "";
+    if (isfinite(screen->last_val_loss))
+        snprintf(val, sizeof val, ", validation loss %.4f", screen->last_val_loss);
+    nb_progress_line(&screen->progress, "done in %s%s; run folder %s",
+                     nb_duration_text(nb_seconds() - screen->began, took, sizeof took), val, config->out);
+}
+
+static nb_status run_with(nb_backend *be, const nb_run_config *config, nb_training *training, nb_screen *screen,
+                          nb_error *err) {
+    char recipes[NB_PATH_SIZE], models[NB_PATH_SIZE], census[NB_PATH_SIZE + 16];
+    NB_TRY(nb_cli_folder("recipes", recipes, sizeof recipes, err));
+    NB_TRY(nb_cli_folder("models", models, sizeof models, err));
+    if (training->peak_flops == 0)
+        NB_TRY(nb_measure_peak_flops(be, &training->peak_flops, err));
+    size_t program_bytes = nb_resident_bytes();
+    nb_trainer_options options = {.recipes_dir = recipes,
+                                  .models_dir = models,
+                                  .peak_flops = training->peak_flops,
+                                  .callbacks = nb_screen_callbacks(screen)};
+    nb_trainer *trainer;
+    NB_TRY(nb_trainer_create(be, config, &options, &trainer, err));
+    say_what_runs(screen, config, trainer, training->peak_flops);
+    snprintf(census, sizeof census, "%s/census.txt", config->out);
+    if (training->tables) {
+        nb_screen_memory(screen, trainer, program_bytes);
+        nb_screen_census(screen, trainer, census);
+    }
+    nb_status status = nb_trainer_run(trainer, training->start, training->from, err);
+    if (status == NB_OK)
+        say_how_it_ended(screen, config);
+    nb_trainer_free(trainer);
+    return status;
+}
+
+nb_status nb_cli_run_training(const nb_run_config *config, nb_training *training, nb_error *err) {
+    nb_backend *be;
+    NB_TRY(nb_cli_backend(config, &be, err));
+    nb_stop_on_signals();
+    nb_screen screen = nb_screen_open(training->quiet, training->label ? training->label : "", config->print_every);
+    nb_status status = run_with(be, config, training, &screen, err);
+    training->last_val_loss = screen.last_val_loss;
+    nb_screen_close(&screen);
+    nb_backend_free(be);
+    return status;
+}

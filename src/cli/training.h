@@ -1,0 +1,23 @@
+/* training.h: one training run from the command line, as `train` and `compare` start it. */
+#ifndef NB_CLI_TRAINING_H
+#define NB_CLI_TRAINING_H
+
+#include "nibble/train.h"
+
+typedef struct nb_training {
+    nb_start start;
+    const char *from; /* NB_START_FORK: the checkpoint */
+    bool quiet;
+    bool tables;          /* print memory and census */
+    const char *label;    /* stands before the bar */
+    double peak_flops;    /* 0 = measure it now */
+    double last_val_loss; /* out: NaN if no evaluation ran */
+} nb_training;
+
+/* Makes backend and trainer, says what will run, and runs it. */
+nb_status nb_cli_run_training(const nb_run_config *config, nb_training *training, nb_error *err);
+
+/* The backend that a run file asks for. */
+nb_status nb_cli_backend(const nb_run_config *config, nb_backend **out, nb_error *err);
+
+#endif
