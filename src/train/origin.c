@@ -17,9 +17,17 @@ typedef struct finder {
     size_t size;
 } finder;
 
+static bool is_finite(const nb_lens_operand *seen) {
+    if (!seen->source)
+        return !seen->stats || isfinite(seen->stats->amax);
+    nb_moments moments;
+    seen->be->ops->measure(seen->be, seen->source, &moments, NULL, NULL);
+    return moments.nonfinite == 0;
+}
+
 static void look_at_operand(void *context, const nb_lens_operand *seen) {
     finder *f = context;
-    if (f->where[0] == 0 && seen->stats && !isfinite(seen->stats->amax))
+    if (f->where[0] == 0 && !is_finite(seen))
         snprintf(f->where, f->size, "%s %s", seen->module, nb_role_name(seen->role));
 }
 
@@ -41,7 +49,7 @@ void nb_trainer_find_origin(nb_trainer *t, char *where, size_t size) {
         return;
     }
     finder found = {where, size};
-    nb_lens lens = {.context = &found, .operand = look_at_operand};
+    nb_lens lens = {.context = &found, .counts = true, .operand = look_at_operand};
     for (int64_t i = 0; i < t->config.accumulation; i++) {
         double loss = 0;
         if (nb_trainer_micro_batch(t, i, &lens, &loss, NULL) != NB_OK || where[0])
