@@ -44,6 +44,8 @@ static nb_status fail_words(nb_error *err, const nb_yaml_node *node, const nb_ke
     bool scalar = node->kind == NB_YAML_SCALAR;
     nb_suggestion s = nb_suggest(scalar ? node->text : "");
     for (const nb_word *w = row->words; w && w->name && used < sizeof list - 1; w++) {
+        if (strcmp(w->name, "null") == 0)
+            continue;
         used += (size_t)snprintf(list + used, sizeof list - used, "%s%s", used ? ", " : "", w->name);
         nb_suggest_offer(&s, w->name);
     }

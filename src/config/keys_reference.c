@@ -31,7 +31,8 @@ static void values_text(const nb_key *row, char *out, size_t size) {
     size_t used = 0;
     nb_keys_range(row, range, sizeof range);
     for (const nb_word *w = row->words; w && w->name && used < sizeof words - 1; w++)
-        used += (size_t)snprintf(words + used, sizeof words - used, "%s%s", used ? ", " : "", w->name);
+        if (strcmp(w->name, "null") != 0)
+            used += (size_t)snprintf(words + used, sizeof words - used, "%s%s", used ? ", " : "", w->name);
     if (row->range_text)
         snprintf(out, size, "%s", row->range_text);
     else if (row->type == NB_KEY_CHOICE)
@@ -58,6 +59,7 @@ typedef struct visitor {
     void (*row)(struct visitor *v, const nb_key *row, const char *path, bool again);
     const nb_keys *seen[32];
     size_t seen_count;
+    bool alone; /* keys without a section come first, the others in a second round */
     bool in_section;
     char section[NB_KEYS_PATH_SIZE]; /* first part of the last path */
 } visitor;
@@ -121,6 +123,8 @@ static void markdown_row(visitor *v, const nb_key *row, const char *path, bool a
     char section[NB_KEYS_PATH_SIZE], values[512], fallback[256];
     size_t first = strcspn(path, ".");
     bool alone = path[first] == 0 && row->type != NB_KEY_TABLE;
+    if (alone != v->alone)
+        return;
     snprintf(section, sizeof section, "%.*s", alone ? 0 : (int)first, path);
     if (!v->in_section || strcmp(section, v->section) != 0)
         markdown_section(v, section);
@@ -142,7 +146,11 @@ void nb_keys_print_markdown(const nb_keys *table, FILE *to) {
             table->name);
     if (table->intro)
         fprintf(to, "\n%s", table->intro);
-    visit(&v, table, "");
+    for (int round = 0; round < 2; round++) {
+        v.alone = round == 0;
+        v.seen_count = 0;
+        visit(&v, table, "");
+    }
 }
 
 /* ---- help ---------------------------------------------------------------------------------------------------------

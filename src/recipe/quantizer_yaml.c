@@ -296,6 +296,14 @@ static nb_status read_alias(void *record, const nb_yaml_node *node, nb_error *er
     return nb_keys_fail(err, node, NULL, "expected {format: ...} or one of %s; found '%.60s'", known, node->text);
 }
 
+/* The rows of a quantizer leave from and via at zero, which is a role. */
+static nb_status say_no_source(void *record, const nb_yaml_node *node, nb_error *err) {
+    (void)node, (void)err;
+    nb_operand_fields *fields = record;
+    fields->from = fields->via = NOT_SAID;
+    return NB_OK;
+}
+
 const nb_keys nb_operand_keys = {.name = "operand",
                                  .rows = rows,
                                  .count = NB_COUNT(rows),
@@ -305,7 +313,8 @@ const nb_keys nb_quantizer_keys = {.name = "quantizer",
                                    .rows = rows + FROM_AND_VIA,
                                    .count = NB_COUNT(rows) - FROM_AND_VIA,
                                    .size = sizeof(nb_operand_fields),
-                                   .read_short = read_alias};
+                                   .read_short = read_alias,
+                                   .finish = say_no_source};
 
 /* ---- fields and quantizers ----------------------------------------------------------------------------------------
  */

@@ -97,17 +97,26 @@ static bool has_block_scales(const nb_quantizer *q) {
     return q->scale_type == NB_SCALE_E4M3 || q->scale_type == NB_SCALE_E8M0;
 }
 
+static const char *rotation(const nb_quantizer *q, char *text, size_t size) {
+    if (q->hadamard_size)
+        snprintf(text, size, "rotated by Hadamard %d", (int)q->hadamard_size);
+    else
+        snprintf(text, size, "not rotated");
+    return text;
+}
+
 static nb_status check_pair(const nb_recipe *r, nb_role first, nb_role second, const nb_yaml_node *root,
                             nb_error *err) {
     const nb_quantizer *a = &r->roles[first].quantizer, *b = &r->roles[second].quantizer;
     const char *name = nb_role_name(second), *other = nb_role_name(first);
     NB_TRY(check_fold(r, first, second, root, err));
     NB_TRY(check_fold(r, second, first, root, err));
-    if (a->hadamard_size != b->hadamard_size)
+    if (a->hadamard_size != b->hadamard_size) {
+        char mine[40], others[40];
         return nb_keys_fail(err, root, name,
-                            "is rotated by %s%d, %s by %s%d: a rotation cancels only if both operands of the GEMM have "
-                            "it",
-                            "Hadamard ", (int)b->hadamard_size, other, "Hadamard ", (int)a->hadamard_size);
+                            "is %s, %s %s: a rotation cancels only if both operands of the GEMM have it",
+                            rotation(b, mine, sizeof mine), other, rotation(a, others, sizeof others));
+    }
     if (a->hadamard_size && a->hadamard_signs != b->hadamard_signs)
         return nb_keys_fail(err, root, name, "has other Hadamard signs than %s, so the rotations do not cancel", other);
     bool a_in_blocks = has_block_scales(a) && r->roles[first].via == NB_VIA_NONE;

@@ -36,7 +36,7 @@ static const nb_key rows[] = {
      .fallback = "1",
      .high = 1,
      .help = "share of the run after which GEMMs run in BF16; 1: never",
-     .source = "never"},
+     .source = "the main experiments of every recipe here"},
     {.path = "late_switch.forward",
      .type = NB_KEY_BOOL,
      RECIPE(late_switch.forward),
