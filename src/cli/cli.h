@@ -20,6 +20,8 @@
     X(report, "one page for one run or many: curves, gaps, tables")                                                    \
     X(quantize, "quantize a matrix: codes, scales, decoded numbers")                                                   \
     X(recipe, "list, show and check recipes")                                                                          \
+    X(bench, "check, then measure beside peers")                                                                       \
+    X(info, "the machine, the libraries, which code will run")                                                         \
     X(help, "help on a command or on the keys of a file")
 
 /* argv[0] is the command's name. */

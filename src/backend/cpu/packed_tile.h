@@ -41,34 +41,51 @@ static inline void nb_packed_scales(float *scales, const nb_packed_operand *t, i
         scales[i] = 0.0f;
 }
 
-/* From the sums of a micro-tile [rows][stride] to C. */
-static inline void nb_packed_store(const float *sums, int64_t stride, const nb_packed_result *to,
-                                   const nb_packed_place *at) {
-    const float *outer_b = to->outer_b + at->col;
+/* Asks for the lines of C that a micro-tile will be stored to: they arrive while it is summed. */
+static inline void nb_packed_fetch(const nb_packed_result *to, const nb_packed_place *at) {
+    size_t size = to->c.dtype == NB_F32 ? sizeof(float) : sizeof(uint16_t);
     for (int64_t i = 0; i < at->rows; i++) {
-        const float *sum = sums + i * stride;
-        float outer_a = to->outer_a[at->row + i];
-        int64_t first = (at->row + i) * to->c.stride + at->col;
-        float *c_f32 = (float *)to->c.data + first;
-        uint16_t *c_bf16 = (uint16_t *)to->c.data + first;
-        if (to->c.dtype == NB_F32 && to->accumulate) {
-#pragma omp simd
-            for (int64_t j = 0; j < at->cols; j++)
-                c_f32[j] = c_f32[j] + sum[j] * (outer_a * outer_b[j]);
-        } else if (to->c.dtype == NB_F32) {
-#pragma omp simd
-            for (int64_t j = 0; j < at->cols; j++)
-                c_f32[j] = sum[j] * (outer_a * outer_b[j]);
-        } else if (to->accumulate) {
-#pragma omp simd
-            for (int64_t j = 0; j < at->cols; j++)
-                c_bf16[j] = nb_bf16_even(nb_bf16_value(c_bf16[j]) + sum[j] * (outer_a * outer_b[j]));
-        } else {
-#pragma omp simd
-            for (int64_t j = 0; j < at->cols; j++)
-                c_bf16[j] = nb_bf16_even(sum[j] * (outer_a * outer_b[j]));
-        }
+        const char *row = (const char *)to->c.data + (size_t)((at->row + i) * to->c.stride + at->col) * size;
+        for (size_t byte = 0; byte < (size_t)at->cols * size; byte += 64)
+            __builtin_prefetch(row + byte, 1);
+        __builtin_prefetch(row + (size_t)at->cols * size - 1, 1);
     }
+}
+
+static inline void nb_packed_store_row(const float *sum, int64_t cols, const nb_packed_result *to, int64_t row,
+                                       int64_t col) {
+    float outer_a = to->outer_a[row];
+    const float *outer_b = to->outer_b + col;
+    float *c_f32 = (float *)to->c.data + row * to->c.stride + col;
+    uint16_t *c_bf16 = (uint16_t *)to->c.data + row * to->c.stride + col;
+    if (to->c.dtype == NB_F32 && to->accumulate) {
+#pragma omp simd
+        for (int64_t j = 0; j < cols; j++)
+            c_f32[j] = c_f32[j] + sum[j] * (outer_a * outer_b[j]);
+    } else if (to->c.dtype == NB_F32) {
+#pragma omp simd
+        for (int64_t j = 0; j < cols; j++)
+            c_f32[j] = sum[j] * (outer_a * outer_b[j]);
+    } else if (to->accumulate) {
+#pragma omp simd
+        for (int64_t j = 0; j < cols; j++)
+            c_bf16[j] = nb_bf16_even(nb_bf16_value(c_bf16[j]) + sum[j] * (outer_a * outer_b[j]));
+    } else {
+#pragma omp simd
+        for (int64_t j = 0; j < cols; j++)
+            c_bf16[j] = nb_bf16_even(sum[j] * (outer_a * outer_b[j]));
+    }
+}
+
+/* From the sums of a micro-tile [rows][width] to C. Whole rows have a length that the compiler knows. */
+static inline void nb_packed_store(const float *sums, int64_t width, const nb_packed_result *to,
+                                   const nb_packed_place *at) {
+    if (at->cols == width)
+        for (int64_t i = 0; i < at->rows; i++)
+            nb_packed_store_row(sums + i * width, width, to, at->row + i, at->col);
+    else
+        for (int64_t i = 0; i < at->rows; i++)
+            nb_packed_store_row(sums + i * width, at->cols, to, at->row + i, at->col);
 }
 
 #endif

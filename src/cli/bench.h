@@ -1,0 +1,38 @@
+/* bench.h: what the benchmarks of `nibble bench` share: the list of them, and fair timing.
+ *
+ * A benchmark checks what it measures before it prints a speed, and measures its peers in the same run, taking turns.
+ */
+#ifndef NB_CLI_BENCH_H
+#define NB_CLI_BENCH_H
+
+#include "cli/cli.h"
+#include "nibble/backend.h"
+
+/* name, one line of help. A benchmark is src/cli/bench_NAME.c with nb_bench_NAME; argv[0] is its name. */
+#define NB_BENCHES(X) X(gemm, "products of packed 4-bit operands beside OpenBLAS and oneDNN")
+
+#define NB_BENCH_DECLARE(name, help) nb_command_run nb_bench_##name;
+NB_BENCHES(NB_BENCH_DECLARE)
+#undef NB_BENCH_DECLARE
+
+/* Something to be timed. */
+typedef struct nb_contender {
+    const char *name;
+    nb_status (*run)(void *state, nb_error *err);
+    void *state;
+    double best; /* seconds: the fastest of all runs */
+} nb_contender;
+
+/* Runs all in turns, at least five rounds and until each has had about `seconds`. */
+nb_status nb_bench_rounds(nb_contender *list, int32_t count, double seconds, nb_error *err);
+
+/* "scalar", "portable", "avx2", "avx512", "auto". */
+nb_status nb_bench_isa(const char *text, nb_isa *isa, nb_error *err);
+
+/* "2048x768x1024". */
+nb_status nb_bench_shape(const char *text, int64_t shape[3], nb_error *err);
+
+/* The processor's name as the system gives it. */
+const char *nb_bench_processor(char *text, size_t size);
+
+#endif

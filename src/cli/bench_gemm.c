@@ -1,0 +1,275 @@
+/* bench_gemm.c: `nibble bench gemm`: packed products of every kind beside OpenBLAS and oneDNN.
+ *
+ * Before a speed is printed, patches at the corners, the edges and in the middle of C are compared bit by bit with the
+ * scalar reference.
+ */
+#include "cli/bench.h"
+#include "cli/bench_peers.h"
+
+#include "backend/cpu/cpu.h"
+#include "backend/ref/gemm_q.h"
+#include "base/philox.h"
+#include "format/element.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct gemm_options {
+    nb_texts shapes;
+    const char *isa, *out;
+    int64_t threads;
+    double seconds;
+    bool peers;
+} gemm_options;
+
+static const nb_option options[] = {
+    {"shape", 0, NB_OPTION_TEXTS, offsetof(gemm_options, shapes), "MxNxK", "C[M,N] = A[M,K] B[N,K]^T; may be repeated"},
+    {"isa", 0, NB_OPTION_TEXT, offsetof(gemm_options, isa), "NAME", "auto, scalar, portable, avx2 or avx512"},
+    {"threads", 0, NB_OPTION_INT, offsetof(gemm_options, threads), "N", "0: all that the process may use"},
+    {"out", 0, NB_OPTION_TEXT, offsetof(gemm_options, out), "TYPE", "of C: bf16 (default) or f32"},
+    {"seconds", 0, NB_OPTION_FLOAT, offsetof(gemm_options, seconds), "S", "for each contender and shape (default 0.5)"},
+    {"no-peers", 0, NB_OPTION_FLAG, offsetof(gemm_options, peers), NULL, "only our products"},
+    {0},
+};
+
+static const nb_command_line line = {
+    .usage = "gemm [--shape MxNxK]... [--isa NAME] [--threads N]",
+    .about =
+        "Products of packed 4-bit operands: bits checked against the scalar reference, then the best of many runs,\n"
+        "in turns with OpenBLAS sgemm and oneDNN bf16 and int8.",
+    .options = options,
+    .least = 0,
+    .most = 0,
+};
+
+/* Without --shape: the square, then linear layers of small models (tokens x out x in). */
+static const char *const usual_shapes[] = {"2048x2048x2048", "1024x256x256",   "1024x768x768",  "2048x2048x768",
+                                           "2048x768x2048",  "4096x1024x1024", "1024x4096x4096"};
+enum { USUAL_SHAPES = sizeof usual_shapes / sizeof *usual_shapes };
+
+/* The pairs that recipes multiply. */
+typedef struct pair {
+    const char *name, *family;
+    int32_t tile_rows_b; /* rows of a block of B; 0: as the family has it */
+    int32_t multiple;    /* of K */
+} pair;
+
+static const pair pairs[] = {{"nvfp4 1x16 by 1x16", "nvfp4", 0, 16},
+                             {"nvfp4 1x16 by 16x16", "nvfp4", 16, 16},
+                             {"mxfp4 1x32 by 1x32", "mxfp4", 0, 32},
+                             {"e2m1 row by row", "e2m1", 0, 1}};
+enum { PAIRS = sizeof pairs / sizeof *pairs };
+
+typedef struct product {
+    nb_backend *be;
+    nb_qtensor a, b;
+    nb_mat c;
+} product;
+
+/* ---- operands ------------------------------------------------------------------------------------------------------
+ */
+
+/* Quantizes noise: numbers with a spread of magnitudes, as activations have. */
+static nb_status make_operand(nb_backend *be, const nb_quantizer *q, int64_t rows, int64_t cols, uint32_t key,
+                              nb_qtensor *out, nb_error *err) {
+    nb_status status = nb_fail(err, NB_NO_MEMORY, "bench gemm: no memory for an operand of %lld x %lld",
+                               (long long)rows, (long long)cols);
+    float *values = malloc((size_t)(rows * cols) * sizeof *values);
+    void *memory = be->ops->alloc(be, nb_qtensor_bytes(q, rows, cols).total);
+    if (values && memory) {
+        for (int64_t i = 0; i < rows * cols; i++) {
+            nb_philox_words w = nb_philox(key, 0, (uint32_t)i, (uint32_t)(i >> 32), 0, 0);
+            float x = (float)(int32_t)w.w[0] * 0x1p-31f;
+            values[i] = x * x * x;
+        }
+        *out = nb_qtensor_place(q, rows, cols, memory);
+        nb_mat source = nb_mat_of(values, NB_F32, rows, cols);
+        status = be->ops->quantize(be, out, &source, false, NULL, NULL, err);
+    }
+    free(values);
+    if (status != NB_OK)
+        be->ops->release(be, memory);
+    return status;
+}
+
+static void free_product(product *p) {
+    if (!p->be)
+        return;
+    p->be->ops->release(p->be, p->a.codes);
+    p->be->ops->release(p->be, p->b.codes);
+    p->be->ops->release(p->be, p->c.data);
+}
+
+static nb_status make_product(nb_backend *be, const pair *kind, const int64_t shape[3], nb_dtype type, product *p,
+                              nb_error *err) {
+    nb_quantizer a = nb_format_family_find(kind->family)->defaults, b = a;
+    b.block_rows = kind->tile_rows_b ? kind->tile_rows_b : b.block_rows;
+    p->be = be;
+    NB_TRY(make_operand(be, &a, shape[0], shape[2], 1, &p->a, err));
+    NB_TRY(make_operand(be, &b, shape[1], shape[2], 2, &p->b, err));
+    p->c = nb_mat_of(NULL, type, shape[0], shape[1]);
+    p->c.data = be->ops->alloc(be, (size_t)(shape[0] * shape[1]) * nb_dtype_size(type));
+    return p->c.data ? NB_OK : nb_fail(err, NB_NO_MEMORY, "bench gemm: no memory for the result");
+}
+
+static nb_status run_product(void *state, nb_error *err) {
+    product *p = state;
+    return p->be->ops->gemm_q(p->be, &p->c, &p->a, &p->b, false, err);
+}
+
+/* ---- the check ------------------------------------------------------------------------------------------------------
+ */
+
+enum { PATCH = 4 };
+
+/* A few rows of an operand, as an operand. */
+static nb_qtensor rows_of(const nb_qtensor *t, int64_t first, int64_t rows) {
+    nb_qtensor part = *t;
+    part.rows = rows;
+    part.codes += first * ((t->cols + 1) / 2);
+    if (t->scales)
+        part.scales += first * (t->cols / t->quantizer.block_cols);
+    if (t->outer_scales)
+        part.outer_scales += first;
+    return part;
+}
+
+static nb_status check_patch(const product *p, int64_t row, int64_t col, nb_error *err) {
+    float want[PATCH * PATCH];
+    int64_t rows = p->c.rows - row < PATCH ? p->c.rows - row : PATCH;
+    int64_t cols = p->c.cols - col < PATCH ? p->c.cols - col : PATCH;
+    nb_mat view = nb_mat_of(want, p->c.dtype, rows, cols);
+    nb_qtensor a = rows_of(&p->a, row, rows), b = rows_of(&p->b, col, cols);
+    NB_TRY(nb_ref_gemm_q(NULL, &view, &a, &b, false, err));
+    size_t size = nb_dtype_size(p->c.dtype);
+    for (int64_t i = 0; i < rows; i++) {
+        const char *got = (const char *)p->c.data + (size_t)((row + i) * p->c.stride + col) * size;
+        if (memcmp(got, (const char *)view.data + (size_t)(i * cols) * size, (size_t)cols * size) != 0)
+            return nb_fail(err, NB_INTERNAL,
+                           "bench gemm: row %lld, columns %lld to %lld differ from the scalar reference; no speed is "
+                           "reported",
+                           (long long)(row + i), (long long)col, (long long)(col + cols - 1));
+    }
+    return NB_OK;
+}
+
+static nb_status check_product(product *p, nb_error *err) {
+    NB_TRY(run_product(p, err));
+    for (int64_t i = 0; i < 3; i++)
+        for (int64_t j = 0; j < 3; j++)
+            NB_TRY(
+                check_patch(p, (p->c.rows - 1) * i / 2 / PATCH * PATCH, (p->c.cols - 1) * j / 2 / PATCH * PATCH, err));
+    return NB_OK;
+}
+
+/* ---- the table ------------------------------------------------------------------------------------------------------
+ */
+
+typedef struct contest {
+    nb_contender list[PAIRS + NB_PEER_COUNT + 1]; /* ours, the peers, the roofline */
+    int32_t ours, peers, count;
+    double operations; /* of a product */
+    nb_roofline roofline;
+} contest;
+
+static void print_contest(const contest *c, const char *shape) {
+    bool roof = c->count > c->ours + c->peers;
+    double peak = roof ? c->roofline.operations / c->list[c->count - 1].best : 0;
+    printf("\n%-30s %9s %8s%s%s\n", shape, "ms", "GOP/s", roof ? " of roofline" : "",
+           c->peers ? "   sgemm    bf16    int8" : "");
+    for (int32_t i = 0; i < c->ours + c->peers; i++) {
+        double rate = c->operations / c->list[i].best;
+        printf("  %-28s %9.3f %8.1f", c->list[i].name, c->list[i].best * 1e3, rate * 1e-9);
+        if (roof)
+            printf("   %7.1f %%", 100 * rate / peak);
+        for (int32_t p = c->ours; p < c->ours + c->peers && i < c->ours; p++)
+            printf(" %6.2fx", c->list[p].best / c->list[i].best);
+        printf("\n");
+    }
+    if (roof)
+        printf("  %-28s %9s %8.1f\n", c->list[c->count - 1].name, "", peak * 1e-9);
+    fflush(stdout);
+}
+
+/* Our products of one shape, checked. */
+static nb_status enter_ours(nb_backend *be, const int64_t shape[3], nb_dtype type, product products[PAIRS], contest *c,
+                            nb_error *err) {
+    for (int i = 0; i < PAIRS; i++) {
+        if (shape[2] % pairs[i].multiple)
+            continue;
+        NB_TRY(make_product(be, &pairs[i], shape, type, &products[i], err));
+        NB_TRY(check_product(&products[i], err));
+        c->list[c->ours++] = (nb_contender){pairs[i].name, run_product, &products[i], 0};
+    }
+    c->count = c->ours;
+    return NB_OK;
+}
+
+static nb_status enter_peers(const nb_cpu *cpu, const int64_t shape[3], bool wanted, nb_peers **peers, contest *c,
+                             nb_error *err) {
+    if (wanted) {
+        NB_TRY(nb_peers_create(shape[0], shape[1], shape[2], cpu->threads, peers, err));
+        nb_peers_contenders(*peers, c->list + c->ours);
+        c->peers = NB_PEER_COUNT;
+    }
+    c->count = c->ours + c->peers;
+    c->count += nb_roofline_contender(cpu->isa, cpu->threads, &c->roofline, &c->list[c->count]);
+    return NB_OK;
+}
+
+static nb_status run_shape(nb_backend *be, const gemm_options *o, const char *text, nb_error *err) {
+    int64_t shape[3];
+    NB_TRY(nb_bench_shape(text, shape, err));
+    product products[PAIRS] = {{0}};
+    nb_peers *peers = NULL;
+    contest c = {.operations = 2.0 * (double)shape[0] * (double)shape[1] * (double)shape[2]};
+    nb_status status = enter_ours(be, shape, strcmp(o->out, "f32") == 0 ? NB_F32 : NB_BF16, products, &c, err);
+    if (status == NB_OK)
+        status = enter_peers(nb_cpu_of(be), shape, o->peers, &peers, &c, err);
+    if (status == NB_OK)
+        status = nb_bench_rounds(c.list, c.count, o->seconds, err);
+    if (status == NB_OK)
+        print_contest(&c, text);
+    for (int i = 0; i < PAIRS; i++)
+        free_product(&products[i]);
+    nb_peers_free(peers);
+    return status;
+}
+
+static void print_head(nb_backend *be, const gemm_options *o) {
+    char processor[128];
+    nb_quantizer q = nb_format_family_find("nvfp4")->defaults;
+    const char *coretype = getenv("OPENBLAS_CORETYPE");
+    printf("%s, %d threads, %s\n", nb_bench_processor(processor, sizeof processor), (int)nb_cpu_of(be)->threads,
+           be->ops->gemm_q_kernel(be, &q, &q));
+    printf("C in %s; patches of every C equal the scalar reference bit by bit; best of runs taken in turns\n", o->out);
+    if (coretype)
+        printf("OPENBLAS_CORETYPE is set to %s: sgemm may not be at its best\n", coretype);
+    else if (o->peers)
+        printf("OPENBLAS_CORETYPE is not set\n");
+}
+
+nb_status nb_bench_gemm(int argc, char **argv, nb_error *err) {
+    gemm_options o = {.isa = "auto", .out = "bf16", .seconds = 0.5};
+    int32_t count;
+    NB_TRY(nb_cli_parse(&line, argc, argv, &o, &count, err));
+    if (count < 0)
+        return NB_OK;
+    o.peers = !o.peers; /* the flag is --no-peers */
+    if (strcmp(o.out, "f32") != 0 && strcmp(o.out, "bf16") != 0)
+        return nb_fail(err, NB_BAD_USAGE, "--out %.40s: expected bf16 or f32", o.out);
+    nb_isa isa;
+    NB_TRY(nb_bench_isa(o.isa, &isa, err));
+    nb_cpu_options cpu = {o.threads < 0 || o.threads > INT32_MAX ? -1 : (int32_t)o.threads, isa};
+    nb_backend *be;
+    NB_TRY(nb_backend_cpu(&cpu, &be, err));
+    print_head(be, &o);
+    nb_status status = NB_OK;
+    for (int32_t i = 0; i < o.shapes.count && status == NB_OK; i++)
+        status = run_shape(be, &o, o.shapes.items[i], err);
+    for (int i = 0; i < USUAL_SHAPES && !o.shapes.count && status == NB_OK; i++)
+        status = run_shape(be, &o, usual_shapes[i], err);
+    nb_backend_free(be);
+    return status;
+}

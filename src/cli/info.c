@@ -1,0 +1,143 @@
+/* info.c: `nibble info`: the machine, the libraries, and which code each operation will run. */
+#include "cli/bench.h"
+
+#include "backend/cpu/cpu.h"
+#include "backend/cpu/gemm.h"
+#include "backend/cpu/ops.h"
+#include "format/element.h"
+
+#include <jansson.h>
+#include <libfyaml.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+typedef struct info_options {
+    const char *isa;
+    int64_t threads;
+} info_options;
+
+static const nb_option options[] = {
+    {"isa", 0, NB_OPTION_TEXT, offsetof(info_options, isa), "NAME", "auto, scalar, portable, avx2 or avx512"},
+    {"threads", 0, NB_OPTION_INT, offsetof(info_options, threads), "N", "0: all that the process may use"},
+    {0},
+};
+
+static const nb_command_line line = {
+    .usage = "[--isa NAME] [--threads N]",
+    .about = "The machine's features, the libraries, and which code each operation will run.",
+    .options = options,
+    .least = 0,
+    .most = 0,
+};
+
+static void print_machine(nb_backend *be) {
+    char processor[128];
+    printf("nibble %s\n\nprocessor   %s\n", NIBBLE_VERSION, nb_bench_processor(processor, sizeof processor));
+    printf("runs       ");
+    for (int isa = NB_ISA_PORTABLE; isa <= NB_ISA_AVX512; isa++)
+        if (nb_isa_available((nb_isa)isa))
+            printf(" %s", nb_isa_name((nb_isa)isa));
+    printf("%s\nthreads     %d\nbackend     cpu, %s\n",
+           nb_isa_available(NB_ISA_AVX512) ? " (F BW DQ VL VNNI VBMI BF16)" : "", (int)nb_cpu_of(be)->threads,
+           nb_isa_name(nb_cpu_of(be)->isa));
+    puts("cuda        not in this build");
+}
+
+static void print_libraries(void) {
+    char openblas[64], onednn[64];
+    nb_openblas_version(openblas, sizeof openblas);
+    nb_onednn_version(onednn, sizeof onednn);
+    unsigned xxhash = XXH_versionNumber();
+    printf("libraries   OpenBLAS %s, oneDNN %s, libfyaml %s, jansson %s, xxHash %u.%u.%u\n", openblas, onednn,
+           fy_library_version(), JANSSON_VERSION, xxhash / 10000, xxhash / 100 % 100, xxhash % 100);
+    if (getenv("OPENBLAS_CORETYPE"))
+        printf("            OPENBLAS_CORETYPE is set to %s\n", getenv("OPENBLAS_CORETYPE"));
+}
+
+/* ---- products ------------------------------------------------------------------------------------------------------
+ */
+
+typedef struct operand {
+    const char *text, *family;
+    int32_t block_rows, block_cols;
+    nb_outer_scale outer;
+} operand;
+
+static const operand operands[] = {
+    {"nvfp4 1x16", "nvfp4", 1, 16, NB_OUTER_TENSOR},
+    {"nvfp4 16x16", "nvfp4", 16, 16, NB_OUTER_TENSOR},
+    {"nvfp4 outer 1x128", "nvfp4", 1, 16, NB_OUTER_ROW128},
+    {"nvfp4 outer 1x128 pow2", "nvfp4", 1, 16, NB_OUTER_ROW128_POW2},
+    {"mxfp4 1x32", "mxfp4", 1, 32, NB_OUTER_NONE},
+    {"mxfp8 1x32", "mxfp8", 1, 32, NB_OUTER_NONE},
+    {"e2m1 row", "e2m1", 1, NB_BLOCK_ALL, NB_OUTER_NONE},
+    {"e2m1 tensor", "e2m1", NB_BLOCK_ALL, NB_BLOCK_ALL, NB_OUTER_NONE},
+    {"int4 row", "int4", 1, NB_BLOCK_ALL, NB_OUTER_NONE},
+    {"e4m3 tensor", "e4m3", NB_BLOCK_ALL, NB_BLOCK_ALL, NB_OUTER_NONE},
+};
+enum { OPERANDS = sizeof operands / sizeof *operands };
+
+static nb_quantizer quantizer_of(const operand *o) {
+    nb_quantizer q = nb_format_family_find(o->family)->defaults;
+    q.block_rows = o->block_rows;
+    q.block_cols = o->block_cols;
+    q.outer = o->outer;
+    return q;
+}
+
+static void print_products(nb_backend *be) {
+    puts("\nproducts");
+    printf("  %-48s %s\n", "bf16 by bf16", be->ops->gemm_kernel(be, NB_BF16, NB_BF16));
+    printf("  %-48s %s\n", "f32 by f32", be->ops->gemm_kernel(be, NB_F32, NB_F32));
+    for (int i = 0; i < OPERANDS; i++) {
+        nb_quantizer q = quantizer_of(&operands[i]);
+        char text[64];
+        snprintf(text, sizeof text, "%s by %s", operands[i].text, operands[i].text);
+        printf("  %-48s %s\n", text, be->ops->gemm_q_kernel(be, &q, &q));
+    }
+    nb_quantizer x = quantizer_of(&operands[0]), w = quantizer_of(&operands[1]);
+    printf("  %-48s %s\n", "nvfp4 1x16 by nvfp4 16x16", be->ops->gemm_q_kernel(be, &x, &w));
+    puts("  decoded operands are multiplied by the product of bf16 by bf16");
+}
+
+/* ---- the other operations -------------------------------------------------------------------------------------------
+ */
+
+static void print_operations(nb_backend *be) {
+    static const struct {
+        const char *name, *scalar, *fast;
+    } rows[] = {
+#define NB_INFO_ROW(entry, scalar, fast) {#entry, #scalar, #fast},
+        NB_CPU_OPS(NB_INFO_ROW)
+#undef NB_INFO_ROW
+    };
+    const nb_isa isa = nb_cpu_of(be)->isa;
+    puts("\noperations");
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        if (strncmp(rows[i].fast, "nb_host", 7) == 0 || strncmp(rows[i].name, "gemm", 4) == 0)
+            continue; /* memory, and the products above */
+        bool reference = isa == NB_ISA_SCALAR || strcmp(rows[i].scalar, rows[i].fast) == 0;
+        printf("  %-24s %s\n", rows[i].name, reference ? "scalar reference" : nb_isa_name(isa));
+    }
+}
+
+nb_status nb_cli_info(int argc, char **argv, nb_error *err) {
+    info_options o = {.isa = "auto"};
+    int32_t count;
+    NB_TRY(nb_cli_parse(&line, argc, argv, &o, &count, err));
+    if (count < 0)
+        return NB_OK;
+    nb_isa isa;
+    NB_TRY(nb_bench_isa(o.isa, &isa, err));
+    nb_cpu_options cpu = {o.threads < 0 || o.threads > INT32_MAX ? -1 : (int32_t)o.threads, isa};
+    nb_backend *be;
+    NB_TRY(nb_backend_cpu(&cpu, &be, err));
+    print_machine(be);
+    print_libraries();
+    print_products(be);
+    print_operations(be);
+    nb_backend_free(be);
+    return NB_OK;
+}

@@ -1,0 +1,45 @@
+#!/bin/sh
+# test_bench.sh NIBBLE SOURCE_DIR: the benchmarks check, measure and print; info says what will run; bad input is refused.
+nibble=$1
+fail() {
+    echo "FAIL: $*"
+    exit 1
+}
+has() { # has TEXT PATTERN
+    printf '%s\n' "$1" | grep -q -- "$2" || fail "no '$2' in: $1"
+}
+refused() { # refused STATUS PATTERN ARGS...
+    want=$1 pattern=$2
+    shift 2
+    out=$("$nibble" "$@" 2>&1)
+    got=$?
+    [ $got -eq "$want" ] || fail "nibble $*: exit status $got, expected $want"
+    has "$out" "$pattern"
+}
+
+for isa in $("$nibble" info | sed -n 's/^runs *\([a-z0-9 ]*\).*/\1/p') scalar; do
+    out=$("$nibble" bench gemm --shape 33x40x32 --isa "$isa" --threads 2 --seconds 0) || fail "bench gemm --isa $isa"
+    has "$out" "2 threads, packed $isa"
+    has "$out" "nvfp4 1x16 by 16x16 .* [0-9.]*x"
+    has "$out" "onednn bf16"
+    out=$("$nibble" info --isa "$isa" --threads 2) || fail "info --isa $isa"
+    has "$out" "backend *cpu, $isa"
+    has "$out" "nvfp4 1x16 by nvfp4 16x16 *packed $isa"
+done
+
+# Columns that no block divides leave only the formats without blocks.
+out=$("$nibble" bench gemm --shape 5x7x9 --seconds 0 --no-peers --out f32) || fail "bench gemm --shape 5x7x9"
+has "$out" "e2m1 row by row"
+printf '%s\n' "$out" | grep -q nvfp4 && fail "nvfp4 with 9 columns"
+
+out=$(OPENBLAS_CORETYPE=Haswell "$nibble" bench gemm --shape 16x16x16 --seconds 0) || fail "with OPENBLAS_CORETYPE"
+has "$out" "OPENBLAS_CORETYPE is set to Haswell"
+
+refused 2 "expected MxNxK" bench gemm --shape 12x
+refused 2 "expected MxNxK" bench gemm --shape 1x0x4
+refused 2 "expected MxNxK" bench gemm --shape 99999999999999999999x1x1
+refused 2 "avx512" bench gemm --isa avx9000
+refused 2 "threads" bench gemm --threads -3
+refused 2 "bf16 or f32" bench gemm --out f16
+refused 2 "no benchmark 'gem'" bench gem
+exit 0
