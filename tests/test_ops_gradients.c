@@ -251,6 +251,46 @@ static void attention_refuses(void **state) {
     assert_non_null(strstr(err.message, "position 1"));
 }
 
+/* ---- gated linear attention ---------------------------------------------------------------------------------------
+ */
+
+typedef struct scan {
+    nb_gla g;
+    double *x[4], *o, *c; /* q, k, v, gate */
+    int64_t nk, nv;
+} scan;
+
+static double gla_loss(void *context) {
+    scan *p = context;
+    nb_error err;
+    assert_int_equal(be->ops->gla_forward(be, &p->g, p->o, p->x[0], p->x[1], p->x[2], p->x[3], &err), NB_OK);
+    return inner(p->c, p->o, p->nv);
+}
+
+static void gla(void **state) {
+    (void)state;
+    const int32_t doc_start[] = {0, 0, 0, 3, 3, 5, 5, 0, 0, 0, 0, 0, 0, 6};
+    scan p = {.g = {2, 7, 2, 3, 4, 0.6, doc_start}, .nk = 2 * 7 * 2 * 3, .nv = 2 * 7 * 2 * 4};
+    for (uint32_t i = 0; i < 4; i++)
+        p.x[i] = normals(i, i == 2 ? p.nv : p.nk, 0, 1);
+    for (int64_t i = 0; i < p.nk; i++)
+        p.x[3][i] = -fabs(p.x[3][i]);
+    p.o = put(NB_F64, NULL, p.nv);
+    p.c = normals(5, p.nv, 0, 1);
+    double *dq = put(NB_F64, NULL, p.nk), *dk = put(NB_F64, NULL, p.nk), *dv = put(NB_F64, NULL, p.nv);
+    double *dgate = put(NB_F64, NULL, p.nk);
+    nb_error err;
+    assert_int_equal(be->ops->gla_backward(be, &p.g, dq, dk, dv, dgate, p.c, p.x[0], p.x[1], p.x[2], p.x[3], &err),
+                     NB_OK);
+    check_gradient("gla dq", p.x[0], p.nk, dq, gla_loss, &p);
+    check_gradient("gla dk", p.x[1], p.nk, dk, gla_loss, &p);
+    check_gradient("gla dv", p.x[2], p.nv, dv, gla_loss, &p);
+    check_gradient("gla dgate", p.x[3], p.nk, dgate, gla_loss, &p);
+    /* the first position of a document: o = scale (q.k) v, whatever came before */
+    for (int64_t j = 0; j < 4; j++)
+        assert_true(fabs(p.o[3 * 8 + j] - 0.6 * inner(p.x[0] + 3 * 6, p.x[1] + 3 * 6, 3) * p.x[2][3 * 8 + j]) < 1e-14);
+}
+
 /* ---- optimizer and sums --------------------------------------------------------------------------------------------
  */
 
@@ -308,6 +348,7 @@ int main(void) {
         cmocka_unit_test_teardown(cross_entropy, release_buffers),
         cmocka_unit_test_teardown(attention, release_buffers),
         cmocka_unit_test_teardown(attention_refuses, release_buffers),
+        cmocka_unit_test_teardown(gla, release_buffers),
         cmocka_unit_test_teardown(adamw, release_buffers),
         cmocka_unit_test_teardown(sums_and_elements, release_buffers),
     };

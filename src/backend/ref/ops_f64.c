@@ -21,6 +21,7 @@ static inline act to_act(real x) {
 
 #include "backend/ref/attention.inc"
 #include "backend/ref/gate.inc"
+#include "backend/ref/gla.inc"
 #include "backend/ref/loss.inc"
 #include "backend/ref/norm.inc"
 #include "backend/ref/optimizer.inc"

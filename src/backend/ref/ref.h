@@ -39,6 +39,11 @@ nb_status nb_gla_check(const nb_gla *g, nb_error *err);
     nb_status F(attention_backward)(nb_backend *be, const nb_attention *a, void *dq, void *dk, void *dv,               \
                                     const void *do_, const void *o, const void *lse, const void *q, const void *k,     \
                                     const void *v, nb_error *err);                                                     \
+    nb_status F(gla_forward)(nb_backend *be, const nb_gla *g, void *o, const void *q, const void *k, const void *v,    \
+                             const void *gate, nb_error *err);                                                         \
+    nb_status F(gla_backward)(nb_backend *be, const nb_gla *g, void *dq, void *dk, void *dv, void *dgate,              \
+                              const void *do_, const void *q, const void *k, const void *v, const void *gate,          \
+                              nb_error *err);                                                                          \
     void F(gla_gate_forward)(nb_backend *be, void *gate, const void *a, const void *bias, int64_t n, int64_t dim,      \
                              double normalizer, double clamp);                                                         \
     void F(gla_gate_backward)(nb_backend *be, void *da, void *dbias, const void *dgate, const void *a,                 \
@@ -59,7 +64,7 @@ nb_status nb_gla_check(const nb_gla *g, nb_error *err);
 /* Every name above, for tables. */
 #define NB_REF_OPS(X)                                                                                                  \
     X(add) X(axpy) X(embed_forward) X(embed_backward) X(rmsnorm_forward) X(rmsnorm_backward) X(rope)                   \
-    X(attention_forward) X(attention_backward) X(gla_gate_forward) X(gla_gate_backward) X(gated_norm_forward)          \
+    X(attention_forward) X(attention_backward) X(gla_forward) X(gla_backward) X(gla_gate_forward) X(gla_gate_backward) X(gated_norm_forward)          \
     X(gated_norm_backward) X(swiglu_forward) X(swiglu_backward) X(cross_entropy) X(adamw) X(sum) X(sum_squares)
 /* clang-format on */
 
