@@ -89,6 +89,16 @@ typedef struct nb_attention_stats {
     int64_t queries;       /* that went into it; those that see a single key are left out */
 } nb_attention_stats;
 
+/* Residuals of clamped activations: a sparse matrix whose rows have a fixed room. Row r holds count[r] entries from
+ * entry r*room on, columns ascending. Backend memory; the three arrays belong to whoever placed them. */
+typedef struct nb_sparse {
+    int64_t rows, cols;
+    int64_t room;    /* entries that fit a row */
+    int32_t *count;  /* [rows] */
+    int32_t *column; /* [rows, room] */
+    uint16_t *value; /* [rows, room] BF16 */
+} nb_sparse;
+
 typedef struct nb_backend_ops {
     /* ---- memory ---------------------------------------------------------------------------------------------- */
     void *(*alloc)(nb_backend *be, size_t bytes); /* 64-byte aligned, zeroed; NULL if there is none */
@@ -200,6 +210,20 @@ typedef struct nb_backend_ops {
     void (*adamw)(nb_backend *be, void *param, void *m, void *v, const void *grad, int64_t n, const nb_adamw *step);
     double (*sum)(nb_backend *be, const void *x, int64_t n);         /* fixed tree, in double */
     double (*sum_squares)(nb_backend *be, const void *x, int64_t n); /* fixed tree, in double; NaN and Inf propagate */
+
+    /* ---- mechanisms of recipes
+     * ----------------------------------------------------------------------------------------- dge:          dw[N,K]
+     * *= f'(w * encode scale), f' = min(cap, |t|^(1/k - 1) / k) with t = 2(x - l)/delta - 1 in the E2M1 cell [l, l +
+     * delta] of x (arXiv:2501.17116 eq. 8). `codes` gives the scales of w [N,K]. clamp_rows:   out = x clamped to the
+     * order statistics of rank low and high (0-based, ascending) of each row, and rest = x - out rounded to BF16 (NULL:
+     * not wanted). With `whole` the ranks are those of the whole tensor. x, out BF16 [rows, cols]. rest->room must hold
+     * low + cols - 1 - high (whole: cols). sparse_gemm:  c[M,N] += s[M,K] b[K,N]; c real, b act. Entries in order of
+     * their columns. sparse_add:   x[M,K] += s; x act, one rounding. */
+    void (*dge)(nb_backend *be, void *dw, const void *w, const nb_qtensor *codes, double k, double cap);
+    nb_status (*clamp_rows)(nb_backend *be, const nb_mat *out, const nb_sparse *rest, const nb_mat *x, int64_t low,
+                            int64_t high, bool whole, nb_error *err);
+    void (*sparse_gemm)(nb_backend *be, const nb_mat *c, const nb_sparse *s, const nb_mat *b);
+    void (*sparse_add)(nb_backend *be, const nb_mat *x, const nb_sparse *s);
 
     /* ---- measurements for the lens; results are on the host
      * ------------------------------------------------------------ measure: x is F32, BF16 or F64. column_amax [cols]

@@ -7,11 +7,13 @@
 #define NB_BACKEND_CPU_OPS_H
 
 #include "backend/backend.h"
+#include "backend/cpu/dge_occ.h"
 #include "backend/cpu/gemm.h"
 #include "backend/cpu/measure.h"
 #include "backend/cpu/ops_kernels.h"
 #include "backend/cpu/packed.h"
 #include "backend/cpu/quantize.h"
+#include "backend/ref/dge_occ.h"
 #include "backend/ref/gemm.h"
 #include "backend/ref/gemm_q.h"
 #include "backend/ref/measure.h"
@@ -61,6 +63,11 @@
     X(adamw, nb_ref_f32_adamw, nb_cpu_adamw)                                                                           \
     X(sum, nb_ref_f32_sum, nb_cpu_sum)                                                                                 \
     X(sum_squares, nb_ref_f32_sum_squares, nb_cpu_sum_squares)                                                         \
+    /* mechanisms */                                                                                                   \
+    X(dge, nb_ref_dge, nb_cpu_dge)                                                                                     \
+    X(clamp_rows, nb_ref_clamp_rows, nb_cpu_clamp_rows)                                                                \
+    X(sparse_gemm, nb_ref_sparse_gemm, nb_cpu_sparse_gemm)                                                             \
+    X(sparse_add, nb_ref_sparse_add, nb_cpu_sparse_add)                                                                \
     /* the lens */                                                                                                     \
     X(measure, nb_ref_measure, nb_cpu_measure)                                                                         \
     X(measure_attention, nb_ref_measure_attention, nb_ref_measure_attention)

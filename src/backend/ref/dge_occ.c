@@ -1,0 +1,155 @@
+/* dge_occ.c: DGE and OCC by their definitions. */
+#include "backend/ref/dge_occ.h"
+#include "format/bf16.h"
+#include "format/e4m3.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- DGE
+ * -------------------------------------------------------------------------------------------------------------- */
+
+/* Lower end and width of the cell between two E2M1 numbers that x lies in; closed on the left (section 3.1). */
+static float cell(float x, float *width) {
+    static const float grid[15] = {-6, -4, -3, -2, -1.5f, -1, -0.5f, 0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
+    int i = 0;
+    while (i < 13 && x >= grid[i + 1])
+        i++;
+    *width = grid[i + 1] - grid[i];
+    return grid[i];
+}
+
+float nb_dge_derivative(float x, float k, float cap) {
+    float width, low = cell(x, &width);
+    float t = fabsf(2 * (x - low) / width - 1);
+    t = t > 1 ? 1 : t;
+    float slope = powf(t, 1 / k - 1) / k; /* t = 0 gives Inf, and so the cap */
+    return slope < cap ? slope : cap;
+}
+
+/* What decodes element (r, c) of an operand. */
+static float decode_scale(const nb_qtensor *q, int64_t r, int64_t c) {
+    const nb_quantizer *z = &q->quantizer;
+    float tensor = q->tensor_scale ? *q->tensor_scale : 1;
+    if (z->scale_type == NB_SCALE_E4M3) {
+        float inner = nb_e4m3_value(q->scales[r * (q->cols / z->block_cols) + c / z->block_cols]);
+        return inner * (q->outer_scales ? q->outer_scales[r * (q->cols / 128) + c / 128] : tensor);
+    }
+    if (z->scale_type == NB_SCALE_E8M0)
+        return ldexpf(1, q->scales[r * (q->cols / z->block_cols) + c / z->block_cols] - 127) * tensor;
+    if (z->scale_type == NB_SCALE_F32 && q->outer_scales)
+        return q->outer_scales[z->block_rows == NB_BLOCK_ALL ? c : r];
+    return tensor;
+}
+
+void nb_ref_dge(nb_backend *be, void *dw, const void *w, const nb_qtensor *codes, double k, double cap) {
+    (void)be;
+    float *gradient = dw;
+    const float *weight = w;
+    for (int64_t r = 0; r < codes->rows; r++)
+        for (int64_t c = 0; c < codes->cols; c++) {
+            int64_t i = r * codes->cols + c;
+            float scale = decode_scale(codes, r, c);
+            gradient[i] *= nb_dge_derivative(scale > 0 ? weight[i] / scale : 0, (float)k, (float)cap);
+        }
+}
+
+/* ---- OCC
+ * -------------------------------------------------------------------------------------------------------------- */
+
+nb_status nb_clamp_check(const nb_mat *out, const nb_sparse *rest, const nb_mat *x, int64_t low, int64_t high,
+                         bool whole, nb_error *err) {
+    int64_t n = whole ? x->rows * x->cols : x->cols, room = whole ? x->cols : low + x->cols - 1 - high;
+    if (x->dtype != NB_BF16 || out->dtype != NB_BF16 || out->rows != x->rows || out->cols != x->cols)
+        return nb_fail(err, NB_BAD_USAGE, "clamp_rows: input and output must be BF16 of one shape");
+    if (low < 0 || high >= n || low > high)
+        return nb_fail(err, NB_BAD_USAGE, "clamp_rows: ranks %lld and %lld of %lld numbers; expected 0 <= low <= high",
+                       (long long)low, (long long)high, (long long)n);
+    if (rest && (rest->rows < x->rows || rest->cols != x->cols || rest->room < room))
+        return nb_fail(err, NB_BAD_USAGE, "clamp_rows: room for %lld outliers a row; expected %lld",
+                       (long long)rest->room, (long long)room);
+    return NB_OK;
+}
+
+static int by_key(const void *a, const void *b) {
+    return (int)*(const uint16_t *)a - (int)*(const uint16_t *)b;
+}
+
+/* Bounds by sorting, as the published code does it. */
+static void bounds(uint16_t *keys, int64_t n, int64_t low, int64_t high, float *lo, float *hi) {
+    qsort(keys, (size_t)n, sizeof *keys, by_key);
+    *lo = nb_bf16_value(nb_bf16_of_key(keys[low]));
+    *hi = nb_bf16_value(nb_bf16_of_key(keys[high]));
+}
+
+static void collect(const nb_mat *x, uint16_t *keys) {
+    for (int64_t r = 0; r < x->rows; r++)
+        for (int64_t c = 0; c < x->cols; c++)
+            *keys++ = nb_bf16_key(((const uint16_t *)x->data)[r * x->stride + c]);
+}
+
+static void clamp_row(uint16_t *to, const nb_sparse *rest, const uint16_t *from, int64_t cols, float lo, float hi) {
+    int32_t found = 0;
+    for (int64_t c = 0; c < cols; c++) {
+        float v = nb_bf16_value(from[c]), clamped = v < lo ? lo : v > hi ? hi : v; /* NaN stays */
+        to[c] = nb_bf16_even(clamped);
+        if (!rest->count || v == clamped || v != v)
+            continue;
+        rest->column[found] = (int32_t)c;
+        rest->value[found++] = nb_bf16_even(v - clamped);
+    }
+    if (rest->count)
+        *rest->count = found;
+}
+
+void nb_clamp_between(const nb_mat *out, const nb_sparse *rest, const nb_mat *x, float lo, float hi) {
+    for (int64_t r = 0; r < x->rows; r++) {
+        nb_mat from = nb_mat_row(x, r), to = nb_mat_row(out, r);
+        nb_sparse one = rest ? nb_sparse_row(rest, r) : (nb_sparse){0};
+        clamp_row(to.data, &one, from.data, x->cols, lo, hi);
+    }
+}
+
+nb_status nb_ref_clamp_rows(nb_backend *be, const nb_mat *out, const nb_sparse *rest, const nb_mat *x, int64_t low,
+                            int64_t high, bool whole, nb_error *err) {
+    (void)be;
+    NB_TRY(nb_clamp_check(out, rest, x, low, high, whole, err));
+    int64_t rows = whole ? x->rows : 1;
+    uint16_t *keys = malloc((size_t)(rows * x->cols) * sizeof *keys);
+    if (!keys)
+        return nb_fail(err, NB_NO_MEMORY, "clamp_rows: no memory for %lld numbers", (long long)(rows * x->cols));
+    for (int64_t r = 0; r < x->rows; r += rows) {
+        nb_mat from = nb_mat_row(x, r), to = nb_mat_row(out, r);
+        nb_sparse part = rest ? nb_sparse_row(rest, r) : (nb_sparse){0};
+        float lo, hi;
+        from.rows = to.rows = part.rows = rows;
+        collect(&from, keys);
+        bounds(keys, rows * x->cols, low, high, &lo, &hi);
+        nb_clamp_between(&to, rest ? &part : NULL, &from, lo, hi);
+    }
+    free(keys);
+    return NB_OK;
+}
+
+void nb_ref_sparse_gemm(nb_backend *be, const nb_mat *c, const nb_sparse *s, const nb_mat *b) {
+    (void)be;
+    for (int64_t r = 0; r < c->rows; r++) {
+        float *to = (float *)c->data + r * c->stride;
+        for (int32_t i = 0; i < s->count[r]; i++) {
+            float v = nb_bf16_value(s->value[r * s->room + i]);
+            const uint16_t *row = (const uint16_t *)b->data + s->column[r * s->room + i] * b->stride;
+            for (int64_t n = 0; n < c->cols; n++)
+                to[n] += v * nb_bf16_value(row[n]);
+        }
+    }
+}
+
+void nb_ref_sparse_add(nb_backend *be, const nb_mat *x, const nb_sparse *s) {
+    (void)be;
+    for (int64_t r = 0; r < x->rows; r++)
+        for (int32_t i = 0; i < s->count[r]; i++) {
+            uint16_t *to = (uint16_t *)x->data + r * x->stride + s->column[r * s->room + i];
+            *to = nb_bf16_even(nb_bf16_value(*to) + nb_bf16_value(s->value[r * s->room + i]));
+        }
+}

@@ -1,0 +1,48 @@
+/* dge_occ.h: scalar references for the differentiable gradient estimator and for outlier clamping with compensation
+ * (arXiv:2501.17116). */
+#ifndef NB_BACKEND_REF_DGE_OCC_H
+#define NB_BACKEND_REF_DGE_OCC_H
+
+#include "nibble/backend.h"
+
+/* f'(x) on the E2M1 grid. x beyond +-6, which rounding can bring about by half an ulp, counts as +-6. */
+float nb_dge_derivative(float x, float k, float cap);
+
+void nb_ref_dge(nb_backend *be, void *dw, const void *w, const nb_qtensor *codes, double k, double cap);
+nb_status nb_ref_clamp_rows(nb_backend *be, const nb_mat *out, const nb_sparse *rest, const nb_mat *x, int64_t low,
+                            int64_t high, bool whole, nb_error *err);
+void nb_ref_sparse_gemm(nb_backend *be, const nb_mat *c, const nb_sparse *s, const nb_mat *b);
+void nb_ref_sparse_add(nb_backend *be, const nb_mat *x, const nb_sparse *s);
+
+/* Refuses ranks and shapes that make no sense; every implementation of clamp_rows begins with it. */
+nb_status nb_clamp_check(const nb_mat *out, const nb_sparse *rest, const nb_mat *x, int64_t low, int64_t high,
+                         bool whole, nb_error *err);
+
+/* The clamp itself: every row of x, into out and rest. */
+void nb_clamp_between(const nb_mat *out, const nb_sparse *rest, const nb_mat *x, float lo, float hi);
+
+/* Row `row` of a matrix or a sparse matrix, as one of its own. */
+static inline nb_mat nb_mat_row(const nb_mat *m, int64_t row) {
+    nb_mat one = *m;
+    one.data = (char *)m->data + (size_t)(row * m->stride) * nb_dtype_size(m->dtype);
+    one.rows = 1;
+    return one;
+}
+static inline nb_sparse nb_sparse_row(const nb_sparse *s, int64_t row) {
+    nb_sparse one = *s;
+    one.rows = 1;
+    one.count += row;
+    one.column += row * s->room;
+    one.value += row * s->room;
+    return one;
+}
+
+/* Key of a BF16 number whose unsigned order is the order of the numbers; NaNs of either sign lie outside. */
+static inline uint16_t nb_bf16_key(uint16_t bits) {
+    return bits & 0x8000 ? (uint16_t)~bits : (uint16_t)(bits | 0x8000);
+}
+static inline uint16_t nb_bf16_of_key(uint16_t key) {
+    return key & 0x8000 ? (uint16_t)(key & 0x7fff) : (uint16_t)~key;
+}
+
+#endif

@@ -1,0 +1,289 @@
+/* test_dge_occ.c: the operations of arXiv:2501.17116: DGE, outlier clamping, the sparse product. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "backend/cpu/cpu.h"
+#include "backend/ref/dge_occ.h"
+#include "base/philox.h"
+#include "format/bf16.h"
+#include <math.h>
+
+static float normal(uint32_t i) {
+    nb_philox_words w = nb_philox(5, 5, i, 0, 0, 0);
+    double u = ((double)w.w[0] + 0.5) / 4294967296.0, v = (double)w.w[1] / 4294967296.0;
+    return (float)(sqrt(-2 * log(u)) * cos(6.283185307179586 * v));
+}
+
+/* k = 5, cap 3 at x = bf16(linspace(-6, 6, 20)), results in BF16; the right half mirrors the left. */
+static void twenty_points(void **state) {
+    (void)state;
+    static const float want[10] = {0.2002f, 0.4375f, 0.6055f, 0.2168f, 1.8359f,
+                                   0.2695f, 0.3027f, 0.2695f, 0.2402f, 0.5781f};
+    for (int i = 0; i < 20; i++) {
+        float x = nb_bf16_value(nb_bf16_even(-6.0f + 12.0f * (float)i / 19.0f));
+        float got = nb_bf16_value(nb_bf16_even(nb_dge_derivative(x, 5, 3)));
+        assert_true(fabsf(got - want[i < 10 ? i : 19 - i]) < 6e-5f); /* printed to four places */
+    }
+}
+
+/* Without a cap f goes from one grid point to the next, so f' has mean 1 over a cell; with it 0.594 at k = 5. */
+static void integral_over_a_cell(void **state) {
+    (void)state;
+    static const float cells[][2] = {{-6, 2}, {-3, 1}, {-0.5f, 0.5f}, {0, 0.5f}, {1.5f, 0.5f}, {2, 1}, {4, 2}};
+    static const struct {
+        float k;
+        double capped;
+    } means[] = {{2, 0.917}, {3, 0.778}, {5, 0.594}, {10, 0.383}};
+    enum { N = 1 << 16 };
+    for (size_t c = 0; c < sizeof cells / sizeof *cells; c++)
+        for (size_t m = 0; m < sizeof means / sizeof *means; m++) {
+            double plain = 0, capped = 0;
+            for (int i = 0; i < N; i++) {
+                /* the integrand is singular in the middle: x = middle + (delta/2) s^k makes it constant; s stays where
+                 * FP32 can tell x from the middle */
+                double s = 0.2 + 0.8 * (i + 0.5) / N, t = pow(s, means[m].k),
+                       jacobian = means[m].k * pow(s, means[m].k - 1);
+                double x = cells[c][0] + cells[c][1] / 2 * (1 + t);
+                plain += (double)nb_dge_derivative((float)x, means[m].k, 1e30f) * jacobian / N;
+                float u = cells[c][0] + cells[c][1] * ((float)i + 0.5f) / N;
+                capped += nb_dge_derivative(u, means[m].k, 3) / (double)N;
+            }
+            assert_true(fabs(capped - means[m].capped) < 1e-3);
+            if (means[m].k <= 3) /* at larger k, t leaves the precision of FP32 in x */
+                assert_true(fabs(plain - 1) < 0.01);
+        }
+    assert_true(nb_dge_derivative(6.0000005f, 5, 3) == 0.2f && nb_dge_derivative(-6.0000005f, 5, 3) == 0.2f);
+    assert_true(nb_dge_derivative(0.25f, 5, 3) == 3 &&
+                nb_dge_derivative(1.3f, 1, 3) == 1); /* k = 1 is straight through */
+}
+
+static nb_backend *cpu(nb_isa isa, int32_t threads) {
+    nb_cpu_options options = {threads, isa};
+    nb_backend *be;
+    assert_int_equal(nb_backend_cpu(&options, &be, NULL), NB_OK);
+    return be;
+}
+
+/* f' is taken at w times the encode scale: rows, 1x16 blocks under a tensor scale, double blocks. */
+static void dge_uses_the_scales(void **state) {
+    (void)state;
+    enum { N = 16, K = 256 };
+    static float w[N * K], dw[2][N * K];
+    nb_backend *be = cpu(NB_ISA_AUTO, 2);
+    for (uint32_t i = 0; i < N * K; i++)
+        w[i] = 0.02f * normal(i);
+    nb_mat source = nb_mat_of(w, NB_F32, N, K);
+    for (int kind = 0; kind < 3; kind++) {
+        nb_quantizer q = nb_quantizer_bf16();
+        q.element = NB_ELEMENT_E2M1;
+        q.scale_type = kind ? NB_SCALE_E4M3 : NB_SCALE_F32;
+        q.outer = kind == 1 ? NB_OUTER_TENSOR : kind == 2 ? NB_OUTER_ROW128 : NB_OUTER_NONE;
+        q.block_rows = 1;
+        q.block_cols = kind ? 16 : NB_BLOCK_ALL;
+        void *memory = be->ops->alloc(be, nb_qtensor_bytes(&q, N, K).total);
+        nb_qtensor codes = nb_qtensor_place(&q, N, K, memory);
+        static float ones[N * K];
+        for (int i = 0; i < N * K; i++)
+            ones[i] = 1;
+        assert_int_equal(be->ops->quantize(be, &codes, &source, false, NULL, NULL, NULL), NB_OK);
+        memcpy(dw[0], ones, sizeof ones);
+        memcpy(dw[1], ones, sizeof ones);
+        nb_ref_dge(be, dw[0], w, &codes, 5, 3);
+        be->ops->dge(be, dw[1], w, &codes, 5, 3);
+        assert_memory_equal(dw[0], dw[1], sizeof dw[0]);
+        for (int r = 0; r < N; r++)
+            for (int c = 0; c < K; c++) {
+                float amax = 0;
+                for (int j = 0; j < K; j++)
+                    amax = fmaxf(amax, fabsf(w[r * K + j]));
+                float row = nb_dge_derivative(w[r * K + c] * (6 / amax), 5, 3), got = dw[0][r * K + c];
+                /* f' is steep at the thresholds: an ulp of x moves it */
+                assert_true(kind || fabsf(got - row) <= 2e-3f * row);
+                assert_true(got >= 0.2f && got <= 3);
+            }
+        be->ops->release(be, memory);
+    }
+    nb_backend_free(be);
+}
+
+/* ---- OCC
+ * ---------------------------------------------------------------------------------------------------------------- */
+
+typedef struct outliers {
+    nb_sparse sparse;
+    void *memory;
+} outliers;
+
+static outliers place(int64_t rows, int64_t cols, int64_t room) {
+    size_t n = (size_t)(rows * room);
+    char *memory = malloc((size_t)rows * 4 + n * 6);
+    outliers o = {{rows, cols, room, (int32_t *)(void *)memory, (int32_t *)(void *)memory + rows,
+                   (uint16_t *)(void *)(memory + (size_t)rows * 4 + n * 4)},
+                  memory};
+    return o;
+}
+
+static void fill(uint16_t *x, int64_t n, uint32_t seed) {
+    for (int64_t i = 0; i < n; i++)
+        x[i] = nb_bf16_even(normal(seed + (uint32_t)i) * (i % 61 == 0 ? 20 : 1));
+}
+
+/* The clamped numbers lie between the order statistics, and with the residual give back what was clamped. */
+static void clamp_and_residual(void **state) {
+    (void)state;
+    enum { M = 33, K = 200 };
+    static uint16_t x[M * K], ref[M * K], fast[M * K];
+    int64_t low = (int64_t)((1 - 0.97) * K), high = (int64_t)(0.97 * K); /* int((1-a)n), int(a n): section 3.1 */
+    fill(x, M * K, 1);
+    for (int i = 0; i < K; i++)
+        x[M * K - 1 - i] = nb_bf16_even(2.0f); /* a row of one value: nothing to clamp */
+    nb_mat from = nb_mat_of(x, NB_BF16, M, K), a = nb_mat_of(ref, NB_BF16, M, K), b = nb_mat_of(fast, NB_BF16, M, K);
+    for (int whole = 0; whole < 2; whole++)
+        for (int32_t threads = 1; threads <= 3; threads++) {
+            int64_t n = whole ? M * K : K, l = whole ? (int64_t)((1 - 0.97) * (double)n) : low,
+                    h = whole ? (int64_t)(0.97 * (double)n) : high, total = 0;
+            outliers one = place(M, K, whole ? K : low + K - 1 - high), two = place(M, K, one.sparse.room);
+            nb_backend *be = cpu(NB_ISA_AUTO, threads);
+            assert_int_equal(nb_ref_clamp_rows(be, &a, &one.sparse, &from, l, h, whole, NULL), NB_OK);
+            assert_int_equal(be->ops->clamp_rows(be, &b, &two.sparse, &from, l, h, whole, NULL), NB_OK);
+            assert_memory_equal(ref, fast, sizeof ref);
+            assert_memory_equal(one.sparse.count, two.sparse.count, M * sizeof(int32_t));
+            for (int r = 0; r < M; r++) {
+                int32_t count = one.sparse.count[r];
+                total += count;
+                assert_true(whole || count <= low + K - 1 - high);
+                for (int32_t i = 0; i < count; i++) {
+                    int64_t at = r * one.sparse.room + i;
+                    assert_int_equal(one.sparse.column[at], two.sparse.column[at]);
+                    assert_int_equal(one.sparse.value[at], two.sparse.value[at]);
+                    float v = nb_bf16_value(x[r * K + one.sparse.column[at]]);
+                    float back =
+                        nb_bf16_value(ref[r * K + one.sparse.column[at]]) + nb_bf16_value(one.sparse.value[at]);
+                    assert_true(fabsf(back - v) <= fabsf(v) / 256);
+                }
+            }
+            assert_true(total > 0 && (double)total <= 2 * (1 - 0.97) * M * K + M);
+            if (!whole)
+                assert_int_equal(one.sparse.count[M - 1], 0);
+            free(one.memory);
+            free(two.memory);
+            nb_backend_free(be);
+        }
+    nb_error err = {0};
+    assert_int_equal(nb_ref_clamp_rows(NULL, &a, NULL, &from, -1, 5, false, &err), NB_BAD_USAGE);
+    assert_int_equal(nb_ref_clamp_rows(NULL, &a, NULL, &from, 0, K, false, &err), NB_BAD_USAGE);
+}
+
+static void ranks_of_the_paper(void **state) { /* n = 2048, alpha = 0.99: ranks 20 and 2027, 40 outliers */
+    (void)state;
+    enum { K = 2048 };
+    static uint16_t x[K], y[K];
+    int64_t low = (int64_t)((1 - 0.99) * K), high = (int64_t)(0.99 * K);
+    assert_int_equal(low, 20);
+    assert_int_equal(high, 2027);
+    for (int i = 0; i < K; i++) /* distinct numbers, shuffled: every BF16 from 1 upward, signs alternating */
+        x[i * 1025 % K] = (uint16_t)((0x3f80 + i / 2) | (i % 2 << 15));
+    nb_mat from = nb_mat_of(x, NB_BF16, 1, K), to = nb_mat_of(y, NB_BF16, 1, K);
+    outliers o = place(1, K, low + K - 1 - high);
+    assert_int_equal(nb_ref_clamp_rows(NULL, &to, &o.sparse, &from, low, high, false, NULL), NB_OK);
+    assert_int_equal(o.sparse.count[0], 40);
+    for (int32_t i = 1; i < 40; i++)
+        assert_true(o.sparse.column[i] > o.sparse.column[i - 1]);
+    free(o.memory);
+}
+
+static void sparse_product(void **state) {
+    (void)state;
+    enum { M = 17, K = 96, N = 40 };
+    static uint16_t x[M * K], clamped[M * K], rest[M * K], b[K * N];
+    static float c[2][M * N], dense[M * N];
+    fill(x, M * K, 77);
+    fill(b, K * N, 99);
+    nb_mat from = nb_mat_of(x, NB_BF16, M, K), to = nb_mat_of(clamped, NB_BF16, M, K);
+    nb_mat bm = nb_mat_of(b, NB_BF16, K, N), cm[2];
+    outliers o = place(M, K, 5 + K - 1 - 90);
+    nb_backend *be = cpu(NB_ISA_AUTO, 2);
+    assert_int_equal(nb_ref_clamp_rows(be, &to, &o.sparse, &from, 5, 90, false, NULL), NB_OK);
+    nb_mat restm = nb_mat_of(rest, NB_BF16, M, K);
+    be->ops->sparse_add(be, &restm, &o.sparse); /* the residual as a dense matrix */
+    for (int m = 0; m < M; m++)
+        for (int n = 0; n < N; n++) {
+            float sum = 0;
+            for (int k = 0; k < K; k++)
+                sum += nb_bf16_value(rest[m * K + k]) * nb_bf16_value(b[k * N + n]);
+            dense[m * N + n] = 1 + sum;
+            c[0][m * N + n] = c[1][m * N + n] = 1;
+        }
+    for (int i = 0; i < 2; i++)
+        cm[i] = nb_mat_of(c[i], NB_F32, M, N);
+    nb_ref_sparse_gemm(be, &cm[0], &o.sparse, &bm);
+    be->ops->sparse_gemm(be, &cm[1], &o.sparse, &bm);
+    assert_memory_equal(c[0], c[1], sizeof c[0]);
+    for (int i = 0; i < M * N; i++)
+        assert_true(fabsf(c[0][i] - dense[i]) < 1e-3f);
+    be->ops->sparse_add(be, &to, &o.sparse); /* clamped + residual is the input, to BF16's last bit */
+    for (int i = 0; i < M * K; i++)
+        assert_true(fabsf(nb_bf16_value(clamped[i]) - nb_bf16_value(x[i])) <= fabsf(nb_bf16_value(x[i])) / 128);
+    free(o.memory);
+    nb_backend_free(be);
+}
+
+/* Table 1 of the paper, in order: what clamping and compensation do to the error of E2M1 rows with planted outliers. */
+static double snr(nb_backend *be, double alpha, bool compensate) {
+    enum { M = 64, K = 1024 };
+    static uint16_t x[M * K], clamped[M * K], decoded[M * K];
+    for (uint32_t i = 0; i < M * K; i++) /* 1 % of the channels are 5 to 25 times as loud */
+        x[i] = nb_bf16_even(normal(i) * (i % K % 100 == 7 ? 5 + (float)(i % K % 21) : 1));
+    nb_mat from = nb_mat_of(x, NB_BF16, M, K), to = nb_mat_of(clamped, NB_BF16, M, K), out = to;
+    out.data = decoded;
+    int64_t low = (int64_t)((1 - alpha) * K), high = alpha == 1 ? K - 1 : (int64_t)(alpha * K);
+    outliers o = place(M, K, low + K - 1 - high + 1);
+    nb_quantizer q = nb_quantizer_bf16();
+    q.element = NB_ELEMENT_E2M1;
+    q.scale_type = NB_SCALE_F32;
+    q.block_rows = 1;
+    q.block_cols = NB_BLOCK_ALL;
+    q.round = NB_ROUND_UP;
+    void *memory = be->ops->alloc(be, nb_qtensor_bytes(&q, M, K).total);
+    nb_qtensor codes = nb_qtensor_place(&q, M, K, memory);
+    assert_int_equal(be->ops->clamp_rows(be, &to, &o.sparse, &from, low, high, false, NULL), NB_OK);
+    assert_int_equal(be->ops->quantize(be, &codes, &to, false, NULL, NULL, NULL), NB_OK);
+    assert_int_equal(be->ops->dequantize(be, &out, &codes, false, true, NULL), NB_OK);
+    if (compensate)
+        be->ops->sparse_add(be, &out, &o.sparse);
+    double signal = 0, noise = 0;
+    for (int i = 0; i < M * K; i++) {
+        double v = nb_bf16_value(x[i]), e = v - nb_bf16_value(decoded[i]);
+        signal += v * v;
+        noise += e * e;
+    }
+    be->ops->release(be, memory);
+    free(o.memory);
+    return 10 * log10(signal / noise);
+}
+
+static void table_one_ordering(void **state) {
+    (void)state;
+    nb_backend *be = cpu(NB_ISA_AUTO, 2);
+    double none = snr(be, 1, false), comp999 = snr(be, 0.999, true), comp99 = snr(be, 0.99, true),
+           comp97 = snr(be, 0.97, true), alone99 = snr(be, 0.99, false);
+    assert_true(none < comp999 && comp999 < comp99 && comp99 < comp97);
+    assert_true(alone99 < none); /* clamping alone loses the outliers: the public code without compensation */
+    nb_backend_free(be);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(twenty_points),       cmocka_unit_test(integral_over_a_cell),
+        cmocka_unit_test(dge_uses_the_scales), cmocka_unit_test(clamp_and_residual),
+        cmocka_unit_test(ranks_of_the_paper),  cmocka_unit_test(sparse_product),
+        cmocka_unit_test(table_one_ordering),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
