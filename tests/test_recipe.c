@@ -228,8 +228,8 @@ static const struct {
     {RECIPE(NV, "mxfp4", NV, NV, NV, NV), "r.yaml:3: fprop.w: has blocks of 32 along the contraction, fprop.x has 16"},
     /* the rest */
     {RECIPE(NV, NV, NV, NV, NV, "null"), "wgrad.x: is missing; expected an operand"},
-    {RECIPE(NV, NV, NV, NV, NV, NV) "hcp: {k: 64}\n",
-     "r.yaml:11: unknown key 'hcp'; the recipe file knows here: name, about,"},
+    {RECIPE(NV, NV, NV, NV, NV, NV) "hotchannels: {k: 64}\n",
+     "r.yaml:11: unknown key 'hotchannels'; the recipe file knows here: name, about,"},
     {RECIPE(NV, NV, NV, NV, NV, NV) "kep: {modules: []}\n", "r.yaml:11: unknown key 'kep'; did you mean 'keep'?"},
     {RECIPE(NV, NV, NV, NV, NV, NV) "keep: {last_blocks: 1.5}\n",
      "keep.last_blocks: expected a share below 1 or a whole number"},

@@ -56,6 +56,86 @@ typedef struct nb_late_switch {
     bool forward, backward;
 } nb_late_switch;
 
+/* ---- mechanisms: what a recipe adds to the three GEMMs beyond quantizers; src/linear/NAME.c carries each out
+ * ---------- Points in time below 1 are shares of the run, else 0-based optimizer steps. */
+
+/* Differentiable gradient estimator (arXiv:2501.17116 section 3.1): dW *= f'(W * scale). */
+typedef struct nb_dge {
+    double k;   /* power of f */
+    double cap; /* largest f' */
+} nb_dge;
+
+/* Outlier clamping and compensation (arXiv:2501.17116 section 3.2): X is clamped to its alpha quantiles before it is
+ * quantized; what was cut off is added back. */
+typedef enum nb_occ_scope { NB_OCC_TOKEN, NB_OCC_TENSOR } nb_occ_scope;
+typedef enum nb_occ_rest {
+    NB_OCC_SPARSE, /* a sparse product beside the quantized one */
+    NB_OCC_DENSE,  /* added to the decoded X, all rounded to E4M3, one product (the authors' research code) */
+    NB_OCC_NONE    /* lost (the public code) */
+} nb_occ_rest;
+typedef struct nb_occ {
+    double alpha;
+    nb_occ_scope scope;
+    nb_occ_rest rest;
+} nb_occ;
+
+/* Hot-channel patch (arXiv:2602.02047): the residuals of the k worst input channels are multiplied too. */
+typedef enum nb_hcp_side { NB_HCP_BOTH, NB_HCP_ACTIVATION, NB_HCP_WEIGHT } nb_hcp_side;
+typedef enum nb_hcp_kernel { NB_HCP_SINGLE, NB_HCP_DUAL } nb_hcp_kernel;
+typedef enum nb_hcp_score { NB_HCP_ABSOLUTE, NB_HCP_NORMALIZED } nb_hcp_score;
+typedef enum nb_hcp_copy { NB_HCP_REQUANTIZE, NB_HCP_EXACT } nb_hcp_copy;
+typedef enum nb_hcp_form { NB_HCP_CANCEL, NB_HCP_PRINTED } nb_hcp_form;
+typedef struct nb_hcp {
+    double share;  /* of the input channels; k is rounded to whole blocks of 16 */
+    int32_t order; /* 2: both first-order terms; 1: one of them */
+    nb_hcp_side side;
+    nb_hcp_kernel kernel; /* one concatenated GEMM or two */
+    nb_hcp_score score;
+    nb_hcp_copy copy;  /* regrouped channels: quantized again, or their codes and scales decoded exactly */
+    nb_hcp_form form;  /* the stacks that cancel the first-order terms, or those that the notes print */
+    int64_t refresh;   /* steps between choices of channels */
+    double ema;        /* of the scores from choice to choice */
+    double freeze;     /* from then on the channels stay */
+    bool dgrad, wgrad; /* patch these products too */
+} nb_hcp;
+
+/* OutControl (arXiv:2510.27527): the input channels of largest norm run in MXFP8 in fprop and wgrad. */
+typedef struct nb_outcontrol {
+    double share;     /* of the input channels */
+    int32_t multiple; /* their number is rounded up to this, or down to what fits */
+    double start;     /* the first step whose norms count */
+    int64_t window;   /* steps that norms are summed over */
+} nb_outcontrol;
+
+/* OsciReset (arXiv:2510.27527): masters that oscillate around a bin's edge are set to the bin's centre. */
+typedef enum nb_osci_variant { NB_OSCI_RATIO, NB_OSCI_RATIO_TOP, NB_OSCI_BIN_EDGE } nb_osci_variant;
+typedef struct nb_oscireset {
+    nb_osci_variant variant;
+    double start;     /* aligned up to a whole period */
+    int64_t period;   /* steps */
+    int64_t window;   /* steps that distances are summed over */
+    double threshold; /* reset where dist_Q / dist_W reaches it */
+    double top;       /* ratio-top: share of the elements followed */
+    double edge;      /* bin-edge: reset beyond this distance from the centre, in bins */
+} nb_oscireset;
+
+/* Q-EMA (arXiv:2502.20853): forward weights are rounded to whichever neighbour their moving average is nearer to. */
+typedef struct nb_qema {
+    double beta;
+    int64_t warmup; /* updates of the average before it is used */
+} nb_qema;
+
+/* All mechanisms; a flag says which are there. */
+typedef struct nb_mechanism_set {
+    bool has_dge, has_occ, has_hcp, has_outcontrol, has_oscireset, has_qema;
+    nb_dge dge;
+    nb_occ occ;
+    nb_hcp hcp;
+    nb_outcontrol outcontrol;
+    nb_oscireset oscireset;
+    nb_qema qema;
+} nb_mechanism_set;
+
 typedef struct nb_recipe {
     char name[NB_NAME_SIZE];
     char about[256];
@@ -63,6 +143,7 @@ typedef struct nb_recipe {
     nb_keep keep;
     nb_late_switch late_switch;
     nb_operand_rule roles[NB_ROLE_COUNT];
+    nb_mechanism_set mechanisms;
 } nb_recipe;
 
 /* One linear layer's part of a recipe. */
@@ -70,6 +151,7 @@ typedef struct nb_plan {
     bool quantized;     /* false: all three GEMMs in BF16 */
     const char *reason; /* why it is not: "recipe is bf16", "keep.modules: lm_head", "keep.last_blocks", ...; static */
     nb_operand_rule roles[NB_ROLE_COUNT]; /* resolved: `from` without requantize carries the source's quantizer */
+    nb_mechanism_set mechanisms;          /* none where not quantized */
 } nb_plan;
 
 /* Reads a recipe by name (searched in `recipes_dir`) or by path. Messages carry file and line. */

@@ -1,9 +1,12 @@
 /* recipe_yaml.c: the keys of a recipe file. */
 #include "recipe/recipe_yaml.h"
+#include "recipe/mechanism_keys.h"
 
 #include <math.h>
 
 #define RECIPE(field) NB_FIELD(nb_recipe_file, recipe.field)
+#define MECHANISM(name, flag)                                                                                          \
+    RECIPE(mechanisms.name), .table = &nb_##name##_keys, NB_OPTIONAL(nb_recipe_file, recipe.mechanisms.flag)
 #define ROLE(role) NB_FIELD(nb_recipe_file, roles[role]), .table = &nb_operand_keys
 
 static const nb_key rows[] = {
@@ -55,10 +58,22 @@ static const nb_key rows[] = {
     {.path = "dgrad.w", .type = NB_KEY_TABLE, ROLE(NB_DGRAD_W), .help = "W^T [K, N] of dX = dY W"},
     {.path = "wgrad.dy", .type = NB_KEY_TABLE, ROLE(NB_WGRAD_DY), .help = "dY^T [N, M] of dW = dY^T X"},
     {.path = "wgrad.x", .type = NB_KEY_TABLE, ROLE(NB_WGRAD_X), .help = "X^T [K, M] of dW = dY^T X"},
-    /* Mechanisms: one row each, mounting the table that src/linear/NAME.h exports:
-     *     {.path = "NAME", .type = NB_KEY_TABLE, RECIPE(NAME), .table = &nb_NAME_keys,
-     *      NB_OPTIONAL(nb_recipe_file, recipe.has_NAME), .help = "..."}
-     * A section that is absent leaves the mechanism off. */
+    /* Mechanisms: a section that is absent leaves the mechanism off. Their keys are in mechanism_keys.c. */
+    {.path = "dge", .type = NB_KEY_TABLE, MECHANISM(dge, has_dge), .help = "differentiable gradient estimator"},
+    {.path = "occ", .type = NB_KEY_TABLE, MECHANISM(occ, has_occ), .help = "outlier clamping and compensation"},
+    {.path = "hcp", .type = NB_KEY_TABLE, MECHANISM(hcp, has_hcp), .help = "hot-channel patch"},
+    {.path = "outcontrol",
+     .type = NB_KEY_TABLE,
+     MECHANISM(outcontrol, has_outcontrol),
+     .help = "outlier channels in MXFP8"},
+    {.path = "oscireset",
+     .type = NB_KEY_TABLE,
+     MECHANISM(oscireset, has_oscireset),
+     .help = "reset of oscillating weights"},
+    {.path = "qema",
+     .type = NB_KEY_TABLE,
+     MECHANISM(qema, has_qema),
+     .help = "weights rounded by their moving average"},
 };
 
 static nb_status read_role(const nb_operand_fields *fields, const nb_yaml_node *root, nb_role role,

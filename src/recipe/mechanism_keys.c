@@ -1,0 +1,301 @@
+/* mechanism_keys.c: what can be set on each mechanism; defaults and where they come from. */
+#include "recipe/mechanism_keys.h"
+#include "nibble/recipe.h"
+
+/* ---- arXiv:2501.17116
+ * --------------------------------------------------------------------------------------------------- */
+
+static const nb_key dge_rows[] = {
+    {.path = "k",
+     .type = NB_KEY_FLOAT,
+     NB_FIELD(nb_dge, k),
+     .fallback = "5",
+     .low = 1,
+     .high = 100,
+     .help = "power of the estimator: 1 is straight-through, larger is closer to the hard quantizer",
+     .source = "arXiv:2501.17116 figure 6b"},
+    {.path = "cap",
+     .type = NB_KEY_FLOAT,
+     NB_FIELD(nb_dge, cap),
+     .fallback = "3",
+     .positive = true,
+     .help = "largest derivative",
+     .source = "arXiv:2501.17116 section 3.1"},
+};
+const nb_keys nb_dge_keys = {.name = "dge", .rows = dge_rows, .count = NB_COUNT(dge_rows), .size = sizeof(nb_dge)};
+
+static const nb_word occ_scopes[] = {{"token", NB_OCC_TOKEN, "quantiles of each token"},
+                                     {"tensor", NB_OCC_TENSOR, "quantiles of the whole activation"},
+                                     {0}};
+static const nb_word occ_rests[] = {{"sparse", NB_OCC_SPARSE, "a sparse product in fprop; decoded + residual in wgrad"},
+                                    {"dense", NB_OCC_DENSE, "added to the decoded X, rounded to E4M3, one product"},
+                                    {"none", NB_OCC_NONE, "lost"},
+                                    {0}};
+static const nb_key occ_rows[] = {
+    {.path = "alpha",
+     .type = NB_KEY_FLOAT,
+     NB_FIELD(nb_occ, alpha),
+     .fallback = "0.99",
+     .low = 0.5,
+     .high = 1,
+     .help = "quantile that X is clamped to, from above; 1 - alpha from below",
+     .source = "arXiv:2501.17116 section 4.1"},
+    {.path = "scope",
+     .type = NB_KEY_CHOICE,
+     NB_FIELD(nb_occ, scope),
+     .fallback = "token",
+     .words = occ_scopes,
+     .help = "what the quantiles are taken over",
+     .source = "the public code follows the scope of the scale; the paper does not say"},
+    {.path = "rest",
+     .type = NB_KEY_CHOICE,
+     NB_FIELD(nb_occ, rest),
+     .fallback = "sparse",
+     .words = occ_rests,
+     .help = "what becomes of what was cut off",
+     .source = "arXiv:2501.17116 section 3.2"},
+};
+const nb_keys nb_occ_keys = {.name = "occ", .rows = occ_rows, .count = NB_COUNT(occ_rows), .size = sizeof(nb_occ)};
+
+/* ---- arXiv:2602.02047: its body could not be read; what no source states is our choice
+ * ----------------------------------- */
+
+static const nb_word hcp_sides[] = {{"both", NB_HCP_BOTH, "residuals of X and of W"},
+                                    {"activation", NB_HCP_ACTIVATION, "of X only"},
+                                    {"weight", NB_HCP_WEIGHT, "of W only"},
+                                    {0}};
+static const nb_word hcp_kernels[] = {{"single", NB_HCP_SINGLE, "one GEMM over concatenated channels"},
+                                      {"dual", NB_HCP_DUAL, "the base GEMM and a small second one"},
+                                      {0}};
+static const nb_word hcp_scores[] = {
+    {"absolute", NB_HCP_ABSOLUTE, "mean |dX_j| + mean |dW_j|, as published"},
+    {"normalized", NB_HCP_NORMALIZED, "mean |dX_j| rms(W_j) + mean |dW_j| rms(X_j): the error each channel makes in Y"},
+    {0}};
+static const nb_word hcp_copies[] = {{"requantize", NB_HCP_REQUANTIZE, "regrouped channels are quantized again"},
+                                     {"exact", NB_HCP_EXACT, "their decoded values, in BF16"},
+                                     {0}};
+static const nb_word hcp_forms[] = {
+    {"cancel", NB_HCP_CANCEL, "dX_I Wq_I + Xq_I dW_I: cancels both first-order terms"},
+    {"printed", NB_HCP_PRINTED, "dX_I dW_I: the stacks as printed, which cancel neither"},
+    {0}};
+static const nb_key hcp_rows[] = {
+    {.path = "share",
+     .type = NB_KEY_FLOAT,
+     NB_FIELD(nb_hcp, share),
+     .fallback = "0.06",
+     .high = 1,
+     .help = "share of the input channels that are patched, rounded to whole blocks of 16",
+     .source = "our choice: fits the reported overhead of 9 to 13 %"},
+    {.path = "order",
+     .type = NB_KEY_INT,
+     NB_FIELD(nb_hcp, order),
+     .fallback = "2",
+     .low = 1,
+     .high = 2,
+     .help = "order of the error that is left on patched channels",
+     .source = "arXiv:2602.02047, S-O2-B"},
+    {.path = "side",
+     .type = NB_KEY_CHOICE,
+     NB_FIELD(nb_hcp, side),
+     .fallback = "both",
+     .words = hcp_sides,
+     .help = "whose residuals are multiplied",
+     .source = "arXiv:2602.02047, S-O2-B"},
+    {.path = "kernel",
+     .type = NB_KEY_CHOICE,
+     NB_FIELD(nb_hcp, kernel),
+     .fallback = "single",
+     .words = hcp_kernels,
+     .help = "how they are multiplied",
+     .source = "arXiv:2602.02047, S-O2-B"},
+    {.path = "score",
+     .type = NB_KEY_CHOICE,
+     NB_FIELD(nb_hcp, score),
+     .fallback = "absolute",
+     .words = hcp_scores,
+     .help = "how channels are ranked",
+     .source = "arXiv:2602.02047"},
+    {.path = "copy",
+     .type = NB_KEY_CHOICE,
+     NB_FIELD(nb_hcp, copy),
+     .fallback = "requantize",
+     .words = hcp_copies,
+     .help = "what stands for the patched channels beside the residuals",
+     .source = "our choice: what an NVFP4 GEMM can hold"},
+    {.path = "form",
+     .type = NB_KEY_CHOICE,
+     NB_FIELD(nb_hcp, form),
+     .fallback = "cancel",
+     .words = hcp_forms,
+     .help = "which products are added",
+     .source = "derived from the remainder that the paper states"},
+    {.path = "refresh",
+     .type = NB_KEY_INT,
+     NB_FIELD(nb_hcp, refresh),
+     .fallback = "200",
+     .low = 1,
+     .high = 1e9,
+     .help = "steps between choices of the channels",
+     .source = "our choice: periodic in the paper, period unknown"},
+    {.path = "ema",
+     .type = NB_KEY_FLOAT,
+     NB_FIELD(nb_hcp, ema),
+     .fallback = "0.9",
+     .high = 0.9999,
+     .help = "weight of the scores so far when channels are chosen again",
+     .source = "our choice"},
+    {.path = "freeze",
+     .type = NB_KEY_FLOAT,
+     NB_FIELD(nb_hcp, freeze),
+     .fallback = "1",
+     .high = 1e9,
+     .help = "from then on the channels stay; 1: never",
+     .source = "our choice"},
+    {.path = "dgrad",
+     .type = NB_KEY_BOOL,
+     NB_FIELD(nb_hcp, dgrad),
+     .fallback = "false",
+     .help = "patch W in dgrad",
+     .source = "our choice: the paper describes the forward"},
+    {.path = "wgrad",
+     .type = NB_KEY_BOOL,
+     NB_FIELD(nb_hcp, wgrad),
+     .fallback = "false",
+     .help = "patch X in wgrad",
+     .source = "our choice: the paper describes the forward"},
+};
+const nb_keys nb_hcp_keys = {.name = "hcp", .rows = hcp_rows, .count = NB_COUNT(hcp_rows), .size = sizeof(nb_hcp)};
+
+/* ---- arXiv:2510.27527, from the authors' released code
+ * -------------------------------------------------------------------- */
+
+static const nb_key outcontrol_rows[] = {
+    {.path = "share",
+     .type = NB_KEY_FLOAT,
+     NB_FIELD(nb_outcontrol, share),
+     .fallback = "0.1",
+     .high = 1,
+     .help = "share of the input channels that run in MXFP8",
+     .source = "released recipes of arXiv:2510.27527"},
+    {.path = "multiple",
+     .type = NB_KEY_INT,
+     NB_FIELD(nb_outcontrol, multiple),
+     .fallback = "32",
+     .low = 32,
+     .high = 4096,
+     .help = "their number is rounded up to this multiple",
+     .source = "our choice: one MXFP8 block; the released code uses 128, the paper's runs none"},
+    {.path = "start",
+     .type = NB_KEY_FLOAT,
+     NB_FIELD(nb_outcontrol, start),
+     .fallback = "502",
+     .high = 1e9,
+     .help = "first step whose norms count; below 1 a share of the run",
+     .source = "released recipes of arXiv:2510.27527"},
+    {.path = "window",
+     .type = NB_KEY_INT,
+     NB_FIELD(nb_outcontrol, window),
+     .fallback = "50",
+     .low = 1,
+     .high = 1e9,
+     .help = "steps that norms are summed over before the channels are chosen for good",
+     .source = "released recipes of arXiv:2510.27527"},
+};
+const nb_keys nb_outcontrol_keys = {
+    .name = "outcontrol", .rows = outcontrol_rows, .count = NB_COUNT(outcontrol_rows), .size = sizeof(nb_outcontrol)};
+
+static const nb_word osci_variants[] = {
+    {"ratio", NB_OSCI_RATIO, "follows every element"},
+    {"ratio-top", NB_OSCI_RATIO_TOP, "follows those farthest from their bin's centre (memory efficient)"},
+    {"bin-edge", NB_OSCI_BIN_EDGE, "follows none: resets what lies at a bin's edge"},
+    {0}};
+static const nb_key oscireset_rows[] = {
+    {.path = "variant",
+     .type = NB_KEY_CHOICE,
+     NB_FIELD(nb_oscireset, variant),
+     .fallback = "ratio",
+     .words = osci_variants,
+     .help = "how oscillating weights are found",
+     .source = "distance_ratio of arXiv:2510.27527's code"},
+    {.path = "start",
+     .type = NB_KEY_FLOAT,
+     NB_FIELD(nb_oscireset, start),
+     .fallback = "0.64",
+     .high = 1e9,
+     .help = "first step of the first period, rounded up to a whole period; below 1 a share of the run",
+     .source = "step 8000 of 12505 in the 70M recipe of arXiv:2510.27527"},
+    {.path = "period",
+     .type = NB_KEY_INT,
+     NB_FIELD(nb_oscireset, period),
+     .fallback = "200",
+     .low = 2,
+     .high = 1e9,
+     .help = "steps from reset to reset",
+     .source = "70M and 150M recipes of arXiv:2510.27527"},
+    {.path = "window",
+     .type = NB_KEY_INT,
+     NB_FIELD(nb_oscireset, window),
+     .fallback = "50",
+     .low = 1,
+     .high = 1e9,
+     .help = "steps of a period that distances are summed over",
+     .source = "T0 of arXiv:2510.27527's code"},
+    {.path = "threshold",
+     .type = NB_KEY_FLOAT,
+     NB_FIELD(nb_oscireset, threshold),
+     .fallback = "8",
+     .positive = true,
+     .help = "reset where dist_Q / dist_W reaches it",
+     .source = "released recipes of arXiv:2510.27527 (16 in its class default)"},
+    {.path = "top",
+     .type = NB_KEY_FLOAT,
+     NB_FIELD(nb_oscireset, top),
+     .fallback = "0.1",
+     .high = 1,
+     .positive = true,
+     .help = "ratio-top: share of each weight's elements that are followed",
+     .source = "distance_ratio_memeff of arXiv:2510.27527's code"},
+    {.path = "edge",
+     .type = NB_KEY_FLOAT,
+     NB_FIELD(nb_oscireset, edge),
+     .fallback = "0.495",
+     .high = 1,
+     .positive = true,
+     .help = "bin-edge: reset beyond this distance from the bin's centre, in bin widths",
+     .source = "bin_edge of arXiv:2510.27527's code"},
+};
+
+static nb_status finish_oscireset(void *record, const nb_yaml_node *node, nb_error *err) {
+    const nb_oscireset *o = record;
+    if (o->variant != NB_OSCI_BIN_EDGE && o->window + 1 >= o->period)
+        return nb_keys_fail(err, node, "window", "%lld steps do not fit a period of %lld; expected at most %lld",
+                            (long long)o->window, (long long)o->period, (long long)o->period - 2);
+    return NB_OK;
+}
+
+const nb_keys nb_oscireset_keys = {.name = "oscireset",
+                                   .rows = oscireset_rows,
+                                   .count = NB_COUNT(oscireset_rows),
+                                   .size = sizeof(nb_oscireset),
+                                   .finish = finish_oscireset};
+
+/* ---- arXiv:2502.20853
+ * -------------------------------------------------------------------------------------------------------- */
+
+static const nb_key qema_rows[] = {
+    {.path = "beta",
+     .type = NB_KEY_FLOAT,
+     NB_FIELD(nb_qema, beta),
+     .fallback = "0.998",
+     .high = 0.999999,
+     .help = "weight of the average so far",
+     .source = "arXiv:2502.20853"},
+    {.path = "warmup",
+     .type = NB_KEY_INT,
+     NB_FIELD(nb_qema, warmup),
+     .fallback = "10",
+     .high = 1e9,
+     .help = "updates of the average before it decides",
+     .source = "the code of arXiv:2502.20853"},
+};
+const nb_keys nb_qema_keys = {.name = "qema", .rows = qema_rows, .count = NB_COUNT(qema_rows), .size = sizeof(nb_qema)};
