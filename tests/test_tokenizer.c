@@ -12,7 +12,9 @@
 #include "files/file.h"
 #include "temporary.h"
 #include "train/sentencepiece.h"
+#include "train/shard.h"
 #include "train/tokenizer.h"
+#include "train/tokenizer_corpus.h"
 #include "train/utf8.h"
 
 /* English-looking lines from a small grammar, the same at every run. */
@@ -232,6 +234,120 @@ static void saved_tokenizers_come_back(void **state) {
     assert_int_equal(nb_tokenizer_parse("", 0, &back, &err), NB_BAD_FILE);
 }
 
+/* ---- texts to shards -------------------------------------------------------------------------------------------- */
+
+static void check_documents(nb_split split, const char *separator, const char *text, size_t size, const char *want) {
+    nb_corpus_options o = {.split = split, .separator = separator};
+    nb_text whole = {text, size}, document;
+    nb_document_reader reader = nb_documents(&whole);
+    char got[256] = "";
+    while (nb_document_next(&reader, &o, &document))
+        snprintf(got + strlen(got), sizeof got - strlen(got), "[%.*s]", (int)document.size, document.bytes);
+    assert_string_equal(got, want);
+}
+
+static void documents_are_found(void **state) {
+    (void)state;
+    const char text[] = "a\nb\n\n \nc\0\0d\n\ne";
+    check_documents(NB_SPLIT_FILE, NULL, text, sizeof text - 1, "[a\nb\n\n \nc][d\n\ne]");
+    check_documents(NB_SPLIT_BLANK, NULL, text, sizeof text - 1, "[a\nb\n][c][d\n][e]");
+    check_documents(NB_SPLIT_LINE, NULL, text, sizeof text - 1, "[a][b][ ][c][d][e]");
+    check_documents(NB_SPLIT_BLANK, NULL, "\n\n a\n", 5, "[ a\n]");
+    check_documents(NB_SPLIT_BLANK, NULL, "a\n\n", 3, "[a\n]");
+    check_documents(NB_SPLIT_BLANK, NULL, "\n \n\0\n", 5, "");
+    check_documents(NB_SPLIT_TEXT, "<|e|>", "one<|e|>two<|e|><|e|><|e", 24, "[one][two][<|e]");
+    check_documents(NB_SPLIT_FILE, NULL, "", 0, "");
+    check_documents(NB_SPLIT_LINE, NULL, NULL, 0, "");
+}
+
+/* Reads back all shards of one side. */
+static nb_tokens read_side(void **state, const char *name, int64_t shards) {
+    nb_tokens all = {0};
+    for (int64_t i = 0; i < shards; i++) {
+        char file[64];
+        nb_shard shard;
+        snprintf(file, sizeof file, "%s_%06d.bin", name, (int)i);
+        assert_int_equal(nb_shard_open(in_folder(state, file), &shard, NULL), NB_OK);
+        int32_t *ids = malloc(sizeof *ids * (size_t)(shard.count + 1));
+        nb_shard_read(&shard, 0, shard.count, ids);
+        assert_int_equal(nb_tokens_add(&all, ids, shard.count, NULL), NB_OK);
+        free(ids);
+        nb_shard_close(&shard);
+    }
+    return all;
+}
+
+static void shards_hold_the_text(void **state) {
+    nb_corpus_options o = {.split = NB_SPLIT_BLANK, .shard_tokens = 10000};
+    nb_corpus_counts counts;
+    nb_error err = {0};
+    nb_text text = {corpus, strlen(corpus)}, document;
+    assert_int_equal(nb_corpus_write(trained, &text, 1, *state, &o, &counts, &err), NB_OK);
+    assert_true(counts.train.shards == (counts.train.tokens + 9999) / 10000 && counts.train.shards > 2);
+    assert_int_equal(counts.val.tokens, 0);
+    nb_tokens all = read_side(state, "train", counts.train.shards);
+    assert_int_equal(all.count, counts.train.tokens);
+    nb_document_reader reader = nb_documents(&text);
+    int64_t at = 0, documents = 0;
+    while (nb_document_next(&reader, &o, &document)) {
+        int64_t end = at;
+        while (end < all.count && all.ids[end] != nb_tokenizer_end_of_text(trained))
+            end++;
+        char *back;
+        size_t size;
+        assert_int_equal(nb_tokenizer_decode(trained, all.ids + at, end - at, &back, &size, NULL), NB_OK);
+        assert_int_equal(size, document.size);
+        assert_memory_equal(back, document.bytes, size);
+        free(back);
+        at = end + 1;
+        documents++;
+    }
+    assert_int_equal(at, all.count);
+    assert_int_equal(documents, counts.train.documents);
+    nb_tokens_free(&all);
+}
+
+static bool holds(const char *text, const nb_tokens *ids, int64_t from, int64_t to) {
+    char *piece;
+    size_t size;
+    assert_int_equal(nb_tokenizer_decode(trained, ids->ids + from, to - from, &piece, &size, NULL), NB_OK);
+    bool found = strstr(text, piece) != NULL;
+    free(piece);
+    return found;
+}
+
+static void validation_takes_its_share_of_one_document(void **state) {
+    nb_corpus_options o = {.split = NB_SPLIT_FILE, .shard_tokens = 1000000, .val_share = 0.1};
+    nb_corpus_counts counts;
+    nb_error err = {0};
+    nb_text text = {corpus, strlen(corpus)};
+    assert_int_equal(nb_corpus_write(trained, &text, 1, *state, &o, &counts, &err), NB_OK);
+    assert_int_equal(counts.train.bytes + counts.val.bytes, strlen(corpus));
+    assert_in_range(counts.val.bytes, (int64_t)strlen(corpus) * 8 / 100, (int64_t)strlen(corpus) * 12 / 100);
+    assert_true(counts.val.documents > 2);
+    nb_tokens all = read_side(state, "val", 1);
+    for (int64_t at = 0, end; at < all.count; at = end + 1) { /* each piece is text as it stands */
+        for (end = at; all.ids[end] != nb_tokenizer_end_of_text(trained);)
+            end++;
+        assert_true(holds(corpus, &all, at, end));
+    }
+    nb_tokens_free(&all);
+}
+
+static void texts_that_are_too_small_are_refused(void **state) {
+    nb_corpus_options o = {.shard_tokens = 100};
+    nb_corpus_counts counts;
+    nb_error err = {0};
+    nb_text nuls = {"\0\0", 2}, few = {"few words", 9};
+    assert_int_equal(nb_corpus_write(trained, &nuls, 1, *state, &o, &counts, &err), NB_BAD_FILE);
+    assert_non_null(strstr(err.message, "empty"));
+    o.val_share = 0.01;
+    assert_int_equal(nb_corpus_write(trained, &few, 1, *state, &o, &counts, &err), NB_BAD_FILE);
+    assert_non_null(strstr(err.message, "too few"));
+    o.val_share = 1;
+    assert_int_equal(nb_corpus_write(trained, &few, 1, *state, &o, &counts, &err), NB_BAD_USAGE);
+}
+
 #define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, temporary_folder, remove_temporary_folder)
 
 int main(void) {
@@ -244,6 +360,10 @@ int main(void) {
         cmocka_unit_test(cuts_fall_where_they_should),
         cmocka_unit_test(invalid_utf8_is_replaced_and_counted),
         IN_FOLDER(saved_tokenizers_come_back),
+        cmocka_unit_test(documents_are_found),
+        IN_FOLDER(shards_hold_the_text),
+        IN_FOLDER(validation_takes_its_share_of_one_document),
+        IN_FOLDER(texts_that_are_too_small_are_refused),
     };
     return cmocka_run_group_tests(tests, train_once, free_trained);
 }

@@ -343,7 +343,10 @@ nb_status nb_tokenizer_load(const char *name, nb_tokenizer **out, nb_error *err)
     *out = NULL;
     if (strcmp(name, "bytes") == 0)
         return make_bytes(out, err);
-    if (stat(name, &st) == 0 && S_ISDIR(st.st_mode))
+    if (stat(name, &st) != 0)
+        return nb_fail(err, NB_IO_ERROR,
+                       "%s: no such tokenizer, expected \"bytes\", a SentencePiece model or its folder", name);
+    if (S_ISDIR(st.st_mode))
         return load_folder(name, out, err);
     return load_model(name, out, err);
 }

@@ -51,7 +51,7 @@ size_t nb_tokenizer_cut(const char *text, size_t size, size_t limit);
 nb_status nb_tokenizer_decode(const nb_tokenizer *tokenizer, const int32_t *ids, int64_t count, char **text,
                               size_t *size, nb_error *err);
 
-/* Trains a SentencePiece model of `vocab` pieces on a sample of at most 6 MB, spread evenly over the texts. The same
+/* Trains a SentencePiece model of `vocab` pieces on a sample of at most 3 MB, spread evenly over the texts. The same
  * texts give the same model. */
 typedef struct nb_text {
     const char *bytes;

@@ -12,7 +12,7 @@
 
 enum {
     PIECE = 1 << 16,
-    SAMPLE_PIECES = 96,   /* 6 MB */
+    SAMPLE_PIECES = 48,   /* 3 MB: twice as much shortens the tokens of a dictionary by 0.5 % */
     LINE_MAX_BYTES = 4096 /* SentencePiece passes over sentences longer than 4192 bytes */
 };
 

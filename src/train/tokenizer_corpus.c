@@ -1,0 +1,229 @@
+/* tokenizer_corpus.c: texts to token shards.
+ *
+ * Documents are cut into units of at most 64 KiB, which is what threads share out and what validation is made of. A
+ * batch of units is encoded in parallel, then written in order.
+ */
+#include "tokenizer_corpus.h"
+#include "files/file.h"
+#include "shard.h"
+
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { UNIT_MOST = 1 << 16, UNIT_LEAST = 1 << 12, BATCH_UNITS = 256, PATH_ROOM = 4096 };
+
+/* A piece of a document. */
+typedef struct unit {
+    nb_text text;
+    bool val;       /* which side it goes to */
+    bool continues; /* the same side has the piece before it */
+    nb_tokens ids;
+    int64_t invalid;
+    nb_status status;
+    nb_error error;
+} unit;
+
+/* The shards of one side. */
+typedef struct side {
+    const char *name;
+    nb_shard_writer *writer; /* NULL: none is open */
+    int64_t in_shard;
+    nb_corpus_side counts;
+} side;
+
+typedef struct corpus {
+    const nb_tokenizer *tokenizer;
+    const nb_corpus_options *options;
+    const char *folder;
+    size_t unit_bytes;
+    int64_t total, done;    /* bytes: of all texts, written */
+    int64_t seen, seen_val; /* bytes: given to units, to validation's */
+    bool last_val;          /* side of the unit before */
+    int32_t units;
+    unit *batch; /* [BATCH_UNITS] */
+    side train, val;
+    int64_t invalid;
+} corpus;
+
+/* ---- shards ----------------------------------------------------------------------------------------------------- */
+
+static nb_status close_shard(side *s, nb_error *err) {
+    nb_shard_writer *writer = s->writer;
+    s->writer = NULL;
+    s->in_shard = 0;
+    return writer ? nb_shard_writer_commit(writer, err) : NB_OK;
+}
+
+static nb_status put_tokens(corpus *c, side *s, const int32_t *ids, int64_t count, nb_error *err) {
+    const int32_t width = nb_tokenizer_vocab(c->tokenizer) <= 65536 ? 2 : 4;
+    while (count > 0) {
+        if (!s->writer) {
+            char path[PATH_ROOM];
+            snprintf(path, sizeof path, "%s/%s_%06" PRId64 ".bin", c->folder, s->name, s->counts.shards++);
+            NB_TRY(nb_shard_writer_open(path, width, &s->writer, err));
+        }
+        int64_t room = c->options->shard_tokens - s->in_shard, n = count < room ? count : room;
+        NB_TRY(nb_shard_writer_put(s->writer, ids, n, err));
+        s->in_shard += n;
+        s->counts.tokens += n;
+        ids += n;
+        count -= n;
+        if (s->in_shard == c->options->shard_tokens)
+            NB_TRY(close_shard(s, err));
+    }
+    return NB_OK;
+}
+
+static nb_status end_document(corpus *c, side *s, nb_error *err) {
+    const int32_t end = nb_tokenizer_end_of_text(c->tokenizer);
+    s->counts.documents++;
+    return put_tokens(c, s, &end, 1, err);
+}
+
+static nb_status write_unit(corpus *c, unit *u, nb_error *err) {
+    side *s = u->val ? &c->val : &c->train;
+    if (u->status != NB_OK)
+        return nb_fail(err, u->status, "%s", u->error.message);
+    if (!u->continues && s->counts.tokens > 0)
+        NB_TRY(end_document(c, s, err));
+    NB_TRY(put_tokens(c, s, u->ids.ids, u->ids.count, err));
+    s->counts.bytes += (int64_t)u->text.size;
+    c->invalid += u->invalid;
+    c->done += (int64_t)u->text.size;
+    return NB_OK;
+}
+
+/* ---- units ------------------------------------------------------------------------------------------------------ */
+
+static nb_status flush(corpus *c, nb_error *err) {
+    const int32_t n = c->units;
+    nb_status status = NB_OK;
+#pragma omp parallel for schedule(dynamic, 1)
+    for (int32_t i = 0; i < n; i++) {
+        unit *u = &c->batch[i];
+        u->ids.count = 0;
+        u->invalid = 0;
+        u->status = nb_tokenizer_encode(c->tokenizer, u->text.bytes, u->text.size, u->continues, &u->ids, &u->invalid,
+                                        &u->error);
+    }
+    for (int32_t i = 0; status == NB_OK && i < n; i++)
+        status = write_unit(c, &c->batch[i], err);
+    c->units = 0;
+    if (status == NB_OK && c->options->progress &&
+        !c->options->progress(c->options->progress_context, c->done, c->total))
+        status = nb_fail(err, NB_INTERRUPTED, "stopped after %" PRId64 " of %" PRId64 " bytes; nothing was kept",
+                         c->done, c->total);
+    return status;
+}
+
+/* Validation takes a unit whenever it would otherwise fall behind its share of the bytes so far. */
+static bool take_for_val(corpus *c, size_t size) {
+    c->seen += (int64_t)size;
+    bool val = (double)c->seen_val + (double)size / 2 <= c->options->val_share * (double)c->seen;
+    c->seen_val += val ? (int64_t)size : 0;
+    return val;
+}
+
+static nb_status add_document(corpus *c, const nb_text *document, nb_error *err) {
+    for (size_t at = 0, n; at < document->size; at += n) {
+        n = nb_tokenizer_cut(document->bytes + at, document->size - at, c->unit_bytes);
+        bool val = take_for_val(c, n);
+        unit *u = &c->batch[c->units++];
+        u->text = (nb_text){document->bytes + at, n};
+        u->val = val;
+        u->continues = at > 0 && val == c->last_val;
+        c->last_val = val;
+        if (c->units == BATCH_UNITS)
+            NB_TRY(flush(c, err));
+    }
+    return NB_OK;
+}
+
+static nb_status write_all(corpus *c, const nb_text *texts, int32_t count, nb_error *err) {
+    for (int32_t i = 0; i < count; i++) {
+        nb_document_reader reader = nb_documents(&texts[i]);
+        nb_text document;
+        while (nb_document_next(&reader, c->options, &document))
+            NB_TRY(add_document(c, &document, err));
+    }
+    NB_TRY(flush(c, err));
+    side *const sides[] = {&c->train, &c->val};
+    for (int i = 0; i < 2; i++) {
+        if (sides[i]->counts.tokens > 0)
+            NB_TRY(end_document(c, sides[i], err));
+        NB_TRY(close_shard(sides[i], err));
+    }
+    if (c->train.counts.tokens == 0)
+        return nb_fail(err, NB_BAD_FILE, "the text is empty: there is nothing to tokenize");
+    if (c->options->val_share > 0 && c->val.counts.tokens == 0)
+        return nb_fail(err, NB_BAD_FILE,
+                       "%" PRId64
+                       " bytes of text are too few to set %g of them aside for validation; give more text or "
+                       "no validation share",
+                       c->total, c->options->val_share);
+    return NB_OK;
+}
+
+/* ---- meta.json -------------------------------------------------------------------------------------------------- */
+
+static json_t *describe_side(const nb_corpus_side *s) {
+    return json_pack("{s:I, s:I, s:I, s:I}", "tokens", (json_int_t)s->tokens, "documents", (json_int_t)s->documents,
+                     "bytes", (json_int_t)s->bytes, "shards", (json_int_t)s->shards);
+}
+
+static nb_status write_meta(const corpus *c, nb_error *err) {
+    char path[PATH_ROOM];
+    snprintf(path, sizeof path, "%s/meta.json", c->folder);
+    json_t *meta =
+        json_pack("{s:s, s:s, s:i, s:i, s:s, s:f, s:I, s:o, s:o}", "format", "nibble tokens 1", "tokenizer",
+                  nb_tokenizer_kind(c->tokenizer), "vocab", (int)nb_tokenizer_vocab(c->tokenizer), "end_of_text",
+                  (int)nb_tokenizer_end_of_text(c->tokenizer), "split", nb_split_name(c->options->split), "val_share",
+                  c->options->val_share, "invalid_utf8", (json_int_t)c->invalid, "train",
+                  describe_side(&c->train.counts), "val", describe_side(&c->val.counts));
+    char *text = meta ? json_dumps(meta, JSON_INDENT(2) | JSON_REAL_PRECISION(12)) : NULL;
+    json_decref(meta);
+    if (!text)
+        return nb_fail(err, NB_NO_MEMORY, "%s: no memory to write it", path);
+    nb_status status = nb_file_write(path, text, strlen(text), err);
+    free(text);
+    return status;
+}
+
+nb_status nb_corpus_write(const nb_tokenizer *tokenizer, const nb_text *texts, int32_t count, const char *folder,
+                          const nb_corpus_options *options, nb_corpus_counts *counts, nb_error *err) {
+    corpus c = {.tokenizer = tokenizer,
+                .options = options,
+                .folder = folder,
+                .train = {.name = "train"},
+                .val = {.name = "val"},
+                .batch = calloc(BATCH_UNITS, sizeof(unit))};
+    if (!(options->val_share >= 0 && options->val_share < 1) || options->shard_tokens < 1 ||
+        options->shard_tokens > INT32_MAX) {
+        free(c.batch);
+        return nb_fail(err, NB_BAD_USAGE,
+                       "a validation share of %g and shards of %" PRId64 " tokens cannot be, expected a share of 0 to "
+                       "below 1 and shards of 1 to 2147483647",
+                       options->val_share, options->shard_tokens);
+    }
+    if (!c.batch)
+        return nb_fail(err, NB_NO_MEMORY, "no memory to tokenize");
+    for (int32_t i = 0; i < count; i++)
+        c.total += (int64_t)texts[i].size;
+    int64_t share = c.total / 2000; /* small units of small texts, so that a small share is spread, too */
+    c.unit_bytes = share < UNIT_LEAST ? UNIT_LEAST : share > UNIT_MOST ? UNIT_MOST : (size_t)share;
+    nb_status status = write_all(&c, texts, count, err);
+    if (status == NB_OK)
+        status = nb_tokenizer_save(tokenizer, folder, err);
+    if (status == NB_OK)
+        status = write_meta(&c, err);
+    nb_shard_writer_abandon(c.train.writer);
+    nb_shard_writer_abandon(c.val.writer);
+    for (int32_t i = 0; i < BATCH_UNITS; i++)
+        nb_tokens_free(&c.batch[i].ids);
+    free(c.batch);
+    *counts = (nb_corpus_counts){c.train.counts, c.val.counts, c.invalid};
+    return status;
+}
