@@ -36,7 +36,7 @@ static void overfit(nb_family family, const nb_recipe *recipe, int steps, double
 static void learns(void **state) {
     (void)state;
     const nb_recipe recipes[] = {bf16_recipe(), nvfp4_recipe()};
-    const nb_family families[] = {NB_LLAMA, NB_QWEN3, NB_OLMO2};
+    const nb_family families[] = {NB_LLAMA, NB_QWEN3, NB_OLMO2, NB_GLA};
     for (int r = 0; r < 2; r++)
         for (size_t f = 0; f < sizeof families / sizeof *families; f++) {
             double first = NAN, last = NAN;
@@ -116,7 +116,7 @@ static void passes_leave_nothing_behind(void **state) {
 /* Without gradients all blocks share their buffers: the loss must not notice. */
 static void inference_is_the_same_forward(void **state) {
     (void)state;
-    const nb_family families[] = {NB_LLAMA, NB_QWEN3, NB_OLMO2};
+    const nb_family families[] = {NB_LLAMA, NB_QWEN3, NB_OLMO2, NB_GLA};
     nb_backend *be = cpu_with(2, NB_ISA_AUTO);
     nb_recipe recipe = nvfp4_recipe();
     for (size_t f = 0; f < sizeof families / sizeof *families; f++) {

@@ -64,6 +64,11 @@ static void olmo2(void **state) {
     check_model(NB_OLMO2, false);
 }
 
+static void gla(void **state) {
+    (void)state;
+    check_model(NB_GLA, false);
+}
+
 /* Gradients of two micro-batches add up. */
 static void gradients_accumulate(void **state) {
     (void)state;
@@ -95,6 +100,7 @@ int main(void) {
         cmocka_unit_test_teardown(llama_tied, release_buffers),
         cmocka_unit_test_teardown(qwen3, release_buffers),
         cmocka_unit_test_teardown(olmo2, release_buffers),
+        cmocka_unit_test_teardown(gla, release_buffers),
         cmocka_unit_test_teardown(gradients_accumulate, release_buffers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

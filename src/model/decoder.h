@@ -72,7 +72,6 @@ typedef enum nb_qk_norm { NB_QK_NORM_NONE, NB_QK_NORM_HEAD, NB_QK_NORM_WHOLE } n
 typedef struct nb_family_traits {
     nb_family family;
     const char *embedding; /* parameter under "model." */
-    const char *mixer;     /* module inside a block */
     const char *mixer_norm, *mlp_norm;
     bool post_norm;
     nb_qk_norm qk_norm; /* before RoPE: over each head, or over the whole projection */

@@ -1,0 +1,160 @@
+/* gla.c: gated linear attention (arXiv:2312.06635), as the flash-linear-attention project computes it.
+ *
+ *     q, k, v, g, low = W_q x, W_k x, W_v x, W_g x, A x
+ *     gate            = logsigmoid(B low + b) / normalizer                      log decay of each key channel, <= 0
+ *     S_t             = diag(exp(gate_t)) S_{t-1} + k_t v_t^T                   per head, zero where a document starts
+ *     o_t             = key_dim^(-1/2) S_t^T q_t
+ *     y               = W_o (rmsnorm(o) * g * sigmoid(g))                       one norm weight for all heads
+ */
+#include "model/decoder.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+typedef struct nb_gla_layer {
+    int64_t hidden, heads, keys, values, low_rank; /* keys, values: of all heads together */
+    double normalizer, clamp;
+    int32_t q_param, k_param, v_param, g_param, a_param, b_param, o_param, bias_param;
+    void *bias, *bias_grad; /* real [keys] */
+    nb_norm norm;           /* [values / heads] */
+    nb_linear_group *in, *gate_out, *out;
+    void *q, *k, *v, *g, *low, *a; /* saved: act [rows, keys | values | low_rank] */
+    void *gate;                    /* saved: real [rows, keys] */
+    void *o, *rstd, *normed;       /* saved: act [rows, values], real [rows, heads], act [rows, values] */
+    void *dq, *dk, *dv, *dg, *dlow, *da, *dgate, *do_, *dnormed; /* of a pass; dgate real */
+} nb_gla_layer;
+
+static void *create(const nb_model_config *config) {
+    nb_gla_layer *l = calloc(1, sizeof *l);
+    if (!l)
+        return NULL;
+    l->hidden = config->hidden;
+    l->heads = config->heads;
+    l->keys = (int64_t)(config->hidden * config->expand_k);
+    l->values = (int64_t)(config->hidden * config->expand_v);
+    l->low_rank = config->gate_low_rank;
+    l->normalizer = config->gate_normalizer;
+    l->clamp = config->gate_clamp;
+    return l;
+}
+
+static nb_status declare(void *layer, nb_builder *builder, nb_error *err) {
+    nb_gla_layer *l = layer;
+    const struct {
+        const char *name;
+        int64_t rows, cols;
+        int32_t *param;
+    } weights[] = {
+        {"attn.q_proj", l->keys, l->hidden, &l->q_param},        {"attn.k_proj", l->keys, l->hidden, &l->k_param},
+        {"attn.v_proj", l->values, l->hidden, &l->v_param},      {"attn.g_proj", l->values, l->hidden, &l->g_param},
+        {"attn.gk_proj.0", l->low_rank, l->hidden, &l->a_param}, {"attn.gk_proj.1", l->keys, l->low_rank, &l->b_param},
+        {"attn.o_proj", l->hidden, l->values, &l->o_param}};
+    for (size_t i = 0; i < sizeof weights / sizeof *weights; i++)
+        NB_TRY(nb_declare(builder, weights[i].name, "weight", weights[i].rows, weights[i].cols, weights[i].param, err));
+    NB_TRY(nb_declare(builder, "attn.gk_proj.1", "bias", l->keys, 0, &l->bias_param, err));
+    return nb_declare_norm(builder, "attn.g_norm_swish_gate", l->values / l->heads, &l->norm, err);
+}
+
+static nb_status build(void *layer, nb_builder *builder, nb_error *err) {
+    nb_gla_layer *l = layer;
+    const nb_projection in[] = {{"attn.q_proj", l->q_param},
+                                {"attn.k_proj", l->k_param},
+                                {"attn.v_proj", l->v_param},
+                                {"attn.g_proj", l->g_param},
+                                {"attn.gk_proj.0", l->a_param}};
+    const nb_projection gate_out[] = {{"attn.gk_proj.1", l->b_param}};
+    const nb_projection out[] = {{"attn.o_proj", l->o_param}};
+    const int64_t rows = builder->model->max_rows;
+    l->bias = nb_params_value(&builder->model->params, l->bias_param);
+    l->bias_grad = nb_params_grad(&builder->model->params, l->bias_param);
+    nb_build_norm(builder, &l->norm);
+    NB_TRY(nb_build_group(builder, "attn.input", in, 5, rows, &l->in, err));
+    NB_TRY(nb_build_group(builder, "attn.gk_proj.low", gate_out, 1, rows, &l->gate_out, err));
+    return nb_build_group(builder, "attn.output", out, 1, rows, &l->out, err);
+}
+
+static void place(void *layer, const nb_builder *builder, nb_arena *saved, nb_arena *working) {
+    nb_gla_layer *l = layer;
+    const size_t keys = nb_act_bytes(builder, l->keys), values = nb_act_bytes(builder, l->values);
+    const size_t low = nb_act_bytes(builder, l->low_rank), gate = nb_real_bytes(builder, l->keys);
+    l->q = nb_arena_take(saved, keys);
+    l->k = nb_arena_take(saved, keys);
+    l->v = nb_arena_take(saved, values);
+    l->g = nb_arena_take(saved, values);
+    l->low = nb_arena_take(saved, low);
+    l->a = nb_arena_take(saved, keys);
+    l->gate = nb_arena_take(saved, gate);
+    l->o = nb_arena_take(saved, values);
+    l->rstd = nb_arena_take(saved, nb_real_bytes(builder, l->heads));
+    l->normed = nb_arena_take(saved, values);
+    if (!builder->model->training)
+        return;
+    l->dq = nb_arena_take(working, keys);
+    l->dk = nb_arena_take(working, keys);
+    l->dv = nb_arena_take(working, values);
+    l->dg = nb_arena_take(working, values);
+    l->dlow = nb_arena_take(working, low);
+    l->da = nb_arena_take(working, keys);
+    l->dgate = nb_arena_take(working, gate);
+    l->do_ = nb_arena_take(working, values);
+    l->dnormed = nb_arena_take(working, values);
+}
+
+static nb_gla shape(const nb_gla_layer *l, const nb_run *run) {
+    const int64_t key_dim = l->keys / l->heads;
+    nb_gla s = {.batch = run->batch,
+                .seq = run->seq,
+                .heads = l->heads,
+                .key_dim = key_dim,
+                .value_dim = l->values / l->heads,
+                .scale = 1.0 / sqrt((double)key_dim),
+                .doc_start = run->doc_start};
+    return s;
+}
+
+static nb_status forward(void *layer, const nb_run *run, const nb_mat *x, const nb_mat *y, nb_error *err) {
+    nb_gla_layer *l = layer;
+    nb_backend *be = run->be;
+    const nb_mat projected[] = {nb_act(run, l->q, l->keys), nb_act(run, l->k, l->keys), nb_act(run, l->v, l->values),
+                                nb_act(run, l->g, l->values), nb_act(run, l->low, l->low_rank)};
+    const nb_mat low = nb_act(run, l->low, l->low_rank), a = nb_act(run, l->a, l->keys);
+    const nb_mat normed = nb_act(run, l->normed, l->values);
+    NB_TRY(nb_linear_group_forward(l->in, run->pass, run->scratch, run->training, x, projected, err));
+    NB_TRY(nb_linear_group_forward(l->gate_out, run->pass, run->scratch, run->training, &low, &a, err));
+    be->ops->gla_gate_forward(be, l->gate, l->a, l->bias, run->rows, l->keys, l->normalizer, l->clamp);
+    const nb_gla s = shape(l, run);
+    NB_TRY(be->ops->gla_forward(be, &s, l->o, l->q, l->k, l->v, l->gate, err));
+    be->ops->gated_norm_forward(be, l->normed, l->rstd, l->o, l->g, l->norm.weight, run->rows * l->heads, l->norm.dim,
+                                l->norm.eps);
+    return nb_linear_group_forward(l->out, run->pass, run->scratch, run->training, &normed, y, err);
+}
+
+static nb_status backward(void *layer, const nb_run *run, const nb_mat *x, const nb_mat *dy, const nb_mat *dx,
+                          nb_error *err) {
+    nb_gla_layer *l = layer;
+    nb_backend *be = run->be;
+    const nb_mat normed = nb_act(run, l->normed, l->values), dnormed = nb_act(run, l->dnormed, l->values);
+    const nb_mat low = nb_act(run, l->low, l->low_rank), dlow = nb_act(run, l->dlow, l->low_rank);
+    const nb_mat da = nb_act(run, l->da, l->keys);
+    const nb_mat dprojected[] = {nb_act(run, l->dq, l->keys), nb_act(run, l->dk, l->keys),
+                                 nb_act(run, l->dv, l->values), nb_act(run, l->dg, l->values), dlow};
+    NB_TRY(nb_linear_group_backward(l->out, run->pass, run->scratch, &normed, dy, &dnormed, err));
+    be->ops->gated_norm_backward(be, l->do_, l->dg, l->norm.grad, l->dnormed, l->o, l->g, l->norm.weight, l->rstd,
+                                 run->rows * l->heads, l->norm.dim);
+    const nb_gla s = shape(l, run);
+    NB_TRY(be->ops->gla_backward(be, &s, l->dq, l->dk, l->dv, l->dgate, l->do_, l->q, l->k, l->v, l->gate, err));
+    be->ops->gla_gate_backward(be, l->da, l->bias_grad, l->dgate, l->a, l->bias, run->rows, l->keys, l->normalizer,
+                               l->clamp);
+    NB_TRY(nb_linear_group_backward(l->gate_out, run->pass, run->scratch, &low, &da, &dlow, err));
+    return nb_linear_group_backward(l->in, run->pass, run->scratch, x, dprojected, dx, err);
+}
+
+/* The recurrence: k v^T into the state and the state out to o, one multiplication and one addition each for every
+ * element of the state, counted three times for forward and backward. Chunked forms compute more, and win time. */
+static double flops(const void *layer, int64_t seq) {
+    const nb_gla_layer *l = layer;
+    (void)seq;
+    return 3.0 * 4.0 * (double)l->keys * (double)l->values / (double)l->heads;
+}
+
+const nb_layer_kind nb_gla_kind = {create, declare, build, place, forward, backward, flops};
