@@ -19,20 +19,28 @@ static double natural_log(double x) {
         m *= 2;
         exponent--;
     }
+    static const double odd[] = {1,        1.0 / 3,  1.0 / 5,  1.0 / 7,  1.0 / 9,  1.0 / 11,
+                                 1.0 / 13, 1.0 / 15, 1.0 / 17, 1.0 / 19, 1.0 / 21, 1.0 / 23};
     const double s = (m - 1) / (m + 1), s2 = s * s;
     double series = 0;
-    for (int n = 23; n >= 1; n -= 2)
-        series = series * s2 + 1.0 / n;
+    for (int n = 11; n >= 0; n--)
+        series = series * s2 + odd[n];
     return 2 * s * series + exponent * 0.69314718055994531;
 }
 
 /* sin and cos of 2 pi turn / 2^32, by their Taylor series on a quarter of a turn. */
 static void sine_and_cosine(uint32_t turn, double *sine, double *cosine) {
     const double a = (double)(turn & 0x3fffffffu) * (1.57079632679489662 / 1073741824.0), a2 = a * a;
+#define INVERSE(n) 1.0 / ((n) * ((n) + 1))
+    static const double for_sine[] = {INVERSE(2),  INVERSE(4),  INVERSE(6),  INVERSE(8),  INVERSE(10), INVERSE(12),
+                                      INVERSE(14), INVERSE(16), INVERSE(18), INVERSE(20), INVERSE(22)};
+    static const double for_cosine[] = {INVERSE(1),  INVERSE(3),  INVERSE(5),  INVERSE(7),  INVERSE(9), INVERSE(11),
+                                        INVERSE(13), INVERSE(15), INVERSE(17), INVERSE(19), INVERSE(21)};
+#undef INVERSE
     double s = 1, c = 1;
-    for (int n = 26; n >= 2; n -= 2) {
-        s = 1 - s * a2 / (n * (n + 1));
-        c = 1 - c * a2 / ((n - 1) * n);
+    for (int n = 10; n >= 0; n--) {
+        s = 1 - s * a2 * for_sine[n];
+        c = 1 - c * a2 * for_cosine[n];
     }
     s *= a;
     switch (turn >> 30) {
