@@ -67,6 +67,12 @@ typedef struct product {
     nb_mat c;
 } product;
 
+/* The product that layers in BF16 run. */
+typedef struct plain {
+    nb_backend *be;
+    nb_mat a, b, c;
+} plain;
+
 /* ---- operands ------------------------------------------------------------------------------------------------------
  */
 
@@ -118,6 +124,33 @@ static nb_status run_product(void *state, nb_error *err) {
     return p->be->ops->gemm_q(p->be, &p->c, &p->a, &p->b, false, err);
 }
 
+static void free_plain(plain *p) {
+    if (!p->be)
+        return;
+    p->be->ops->release(p->be, p->a.data);
+    p->be->ops->release(p->be, p->b.data);
+    p->be->ops->release(p->be, p->c.data);
+}
+
+static nb_status make_plain(nb_backend *be, const int64_t shape[3], nb_dtype type, plain *p, nb_error *err) {
+    p->be = be;
+    p->a = nb_mat_of(NULL, NB_BF16, shape[0], shape[2]);
+    p->b = nb_mat_of(NULL, NB_BF16, shape[1], shape[2]);
+    p->c = nb_mat_of(NULL, type, shape[0], shape[1]);
+    nb_mat *all[3] = {&p->a, &p->b, &p->c};
+    for (int i = 0; i < 3; i++) {
+        all[i]->data = be->ops->alloc(be, (size_t)(all[i]->rows * all[i]->cols) * nb_dtype_size(all[i]->dtype));
+        if (!all[i]->data)
+            return nb_fail(err, NB_NO_MEMORY, "bench gemm: no memory for BF16 operands");
+    }
+    return NB_OK;
+}
+
+static nb_status run_plain(void *state, nb_error *err) {
+    plain *p = state;
+    return p->be->ops->gemm(p->be, &p->c, &p->a, false, &p->b, true, false, err);
+}
+
 /* ---- the check ------------------------------------------------------------------------------------------------------
  */
 
@@ -167,7 +200,7 @@ static nb_status check_product(product *p, nb_error *err) {
  */
 
 typedef struct contest {
-    nb_contender list[PAIRS + NB_PEER_COUNT + 1]; /* ours, the peers, the roofline */
+    nb_contender list[PAIRS + 1 + NB_PEER_COUNT + 1]; /* ours packed, ours in BF16, the peers, the roofline */
     int32_t ours, peers, count;
     double operations; /* of a product */
     nb_roofline roofline;
@@ -192,9 +225,9 @@ static void print_contest(const contest *c, const char *shape) {
     fflush(stdout);
 }
 
-/* Our products of one shape, checked. */
-static nb_status enter_ours(nb_backend *be, const int64_t shape[3], nb_dtype type, product products[PAIRS], contest *c,
-                            nb_error *err) {
+/* Our products of one shape; the packed ones are checked. */
+static nb_status enter_ours(nb_backend *be, const int64_t shape[3], nb_dtype type, product products[PAIRS],
+                            plain *in_bf16, contest *c, nb_error *err) {
     for (int i = 0; i < PAIRS; i++) {
         if (shape[2] % pairs[i].multiple)
             continue;
@@ -202,7 +235,8 @@ static nb_status enter_ours(nb_backend *be, const int64_t shape[3], nb_dtype typ
         NB_TRY(check_product(&products[i], err));
         c->list[c->ours++] = (nb_contender){pairs[i].name, run_product, &products[i], 0};
     }
-    c->count = c->ours;
+    NB_TRY(make_plain(be, shape, type, in_bf16, err));
+    c->list[c->ours++] = (nb_contender){"bf16 by bf16", run_plain, in_bf16, 0};
     return NB_OK;
 }
 
@@ -222,9 +256,11 @@ static nb_status run_shape(nb_backend *be, const gemm_options *o, const char *te
     int64_t shape[3];
     NB_TRY(nb_bench_shape(text, shape, err));
     product products[PAIRS] = {{0}};
+    plain in_bf16 = {0};
     nb_peers *peers = NULL;
     contest c = {.operations = 2.0 * (double)shape[0] * (double)shape[1] * (double)shape[2]};
-    nb_status status = enter_ours(be, shape, strcmp(o->out, "f32") == 0 ? NB_F32 : NB_BF16, products, &c, err);
+    nb_status status =
+        enter_ours(be, shape, strcmp(o->out, "f32") == 0 ? NB_F32 : NB_BF16, products, &in_bf16, &c, err);
     if (status == NB_OK)
         status = enter_peers(nb_cpu_of(be), shape, o->peers, &peers, &c, err);
     if (status == NB_OK)
@@ -233,6 +269,7 @@ static nb_status run_shape(nb_backend *be, const gemm_options *o, const char *te
         print_contest(&c, text);
     for (int i = 0; i < PAIRS; i++)
         free_product(&products[i]);
+    free_plain(&in_bf16);
     nb_peers_free(peers);
     return status;
 }

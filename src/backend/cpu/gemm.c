@@ -32,14 +32,16 @@ static int64_t divide_up(int64_t a, int64_t b) {
     return (a + b - 1) / b;
 }
 
-/* The largest tiles of which there are enough to keep a few dozen threads busy. */
-static tiling choose_tiling(int64_t rows, int64_t cols) {
-    static const int16_t sizes[][2] = {{256, 256}, {128, 256}, {128, 128}, {64, 128}, {64, 64}};
-    enum { COUNT = sizeof sizes / sizeof sizes[0], ENOUGH = 32 };
+/* The largest tiles of which there are enough for more threads than most machines have. A library copies the operand
+ * that is not in its own order once a tile: B is copied seldom in tall tiles, a transposed A in wide ones (measured:
+ * docs/ledger.md). */
+static tiling choose_tiling(int64_t rows, int64_t cols, bool wide) {
+    static const int16_t sizes[][2] = {{1024, 128}, {512, 128}, {256, 128}, {128, 128}, {64, 128}, {64, 64}};
+    enum { COUNT = sizeof sizes / sizeof sizes[0], ENOUGH = 16 };
     tiling t = {0, 0, 0, 0};
     for (int i = 0; i < COUNT; i++) {
-        t.rows = sizes[i][0];
-        t.cols = sizes[i][1];
+        t.rows = sizes[i][wide ? 1 : 0];
+        t.cols = sizes[i][wide ? 0 : 1];
         t.down = divide_up(rows, t.rows);
         t.across = divide_up(cols, t.cols);
         if (t.down * t.across >= ENOUGH)
@@ -128,7 +130,7 @@ static bool run_tile(nb_backend *be, const product *p, int64_t index) {
 }
 
 static nb_status run_product(nb_backend *be, product *p, nb_error *err) {
-    p->tiling = choose_tiling(p->whole.c.rows, p->whole.c.cols);
+    p->tiling = choose_tiling(p->whole.c.rows, p->whole.c.cols, p->whole.trans_a);
     int before = p->library->enter();
     nb_status status = prepare(be, p, err);
     int64_t tiles = p->tiling.down * p->tiling.across;
