@@ -87,6 +87,19 @@ static void a_killed_run_resumes(void **state) {
     assert_int_not_equal(access(in_folder(state, "killed/checkpoints/step-00000012.tmp-77-0"), F_OK), 0);
 }
 
+/* Whether somebody looks changes nothing, and what was seen goes on where the run does. */
+static void the_lens_changes_nothing(void **state) {
+    straight(state, "blind", "recipe=nvfp4");
+    nb_run_config config = case_config(state, "seen", "recipe=nvfp4", "lens.every=3", "lens.window=1", NULL);
+    case_log log = {.stop_after = 7};
+    nb_error err = {0};
+    assert_int_equal(case_run(&config, NB_START_NEW, NULL, &log, &err), NB_INTERRUPTED);
+    if (case_run(&config, NB_START_RESUME, NULL, NULL, &err) != NB_OK)
+        fail_msg("%s", err.message);
+    same_run(state, "blind", "seen");
+    assert_int_equal(access(in_folder(state, "seen/lens/series.nbs"), F_OK), 0);
+}
+
 static void a_finished_run_is_left_alone(void **state) {
     straight(state, "done", NULL);
     case_log log = {0};
@@ -152,9 +165,13 @@ static void old_checkpoints_go(void **state) {
 int main(void) {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, case_folder, remove_temporary_folder)
     const struct CMUnitTest tests[] = {
-        CASE(bf16_resumes),           CASE(nvfp4_resumes),
-        CASE(a_killed_run_resumes),   CASE(a_finished_run_is_left_alone),
-        CASE(another_run_is_refused), CASE(a_fork_goes_on_from_a_checkpoint),
+        CASE(bf16_resumes),
+        CASE(nvfp4_resumes),
+        CASE(a_killed_run_resumes),
+        CASE(the_lens_changes_nothing),
+        CASE(a_finished_run_is_left_alone),
+        CASE(another_run_is_refused),
+        CASE(a_fork_goes_on_from_a_checkpoint),
         CASE(old_checkpoints_go),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

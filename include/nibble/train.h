@@ -6,8 +6,11 @@
  *
  * The trainer never prints: it reports through callbacks and writes only into the run folder:
  *     run.yaml        the effective configuration, every default filled in
+ *     recipe.yaml     the effective recipe
  *     census.txt      which GEMM of which layer runs in which format on which kernel
  *     metrics.jsonl   one JSON object a line (docs/run-file.md, "metrics.jsonl")
+ *     events.out.*    the same for TensorBoard
+ *     lens/           measurements (docs/lens.md), where lens.every is not 0
  *     checkpoints/    step-00001000, ...: folders that Hugging Face loads (docs/run-file.md, "Checkpoints")
  */
 #ifndef NIBBLE_TRAIN_H
@@ -83,7 +86,11 @@ typedef struct nb_run_config {
         int64_t keep;  /* newest checkpoints kept; 0 = all */
     } checkpoint;
     struct {
-        int64_t every; /* steps; 0 = off */
+        int64_t every;              /* steps; 0 = off */
+        int64_t window;             /* steps that weights are followed after a sample */
+        int64_t hot_channels;       /* k of the top-k channels of X */
+        int64_t attention_stride;   /* every so many queries are looked at */
+        char modules[NB_NAME_SIZE]; /* pattern of module names */
     } lens;
     struct {
         nb_bad_policy policy;

@@ -1,6 +1,7 @@
 /* loop.c: a whole run in its folder: start or resume, steps, evaluations, checkpoints, metrics, and what happens when a
  * number goes bad. */
 #include "checkpoint.h"
+#include "recorder.h"
 #include "trainer.h"
 
 #include "files/file.h"
@@ -21,7 +22,7 @@
 
 typedef struct run {
     nb_trainer *t;
-    nb_metrics *metrics;
+    nb_recorder *recorder;
     int lock;          /* the run folder, held against a second writer */
     int64_t evaluated; /* step of the last evaluation and of the last checkpoint; -1 = none */
     int64_t saved;
@@ -70,30 +71,27 @@ static nb_status take_folder(run *r, nb_start start, nb_error *err) {
     return nb_folder_remove_abandoned(path, err);
 }
 
-static nb_status write_description(nb_trainer *t, nb_error *err) {
+/* Writes a text into the run folder and frees it. */
+static nb_status put_text(const nb_trainer *t, const char *name, char *text, nb_error *err) {
+    if (!text)
+        return nb_fail(err, NB_NO_MEMORY, "%s: out of memory for %s", t->config.out, name);
     char path[FILE_PATH_SIZE];
-    char *text = nb_run_config_text(&t->config);
-    if (!text)
-        return nb_fail(err, NB_NO_MEMORY, "%s: out of memory for run.yaml", t->config.out);
-    snprintf(path, sizeof path, "%s/run.yaml", t->config.out);
+    snprintf(path, sizeof path, "%s/%s", t->config.out, name);
     nb_status status = nb_file_write(path, text, strlen(text), err);
-    free(text);
-    NB_TRY(status);
-    text = nb_census_text(t->model);
-    if (!text)
-        return nb_fail(err, NB_NO_MEMORY, "%s: out of memory for census.txt", t->config.out);
-    snprintf(path, sizeof path, "%s/census.txt", t->config.out);
-    status = nb_file_write(path, text, strlen(text), err);
     free(text);
     return status;
 }
 
-static nb_status open_metrics(run *r, nb_error *err) {
-    char path[FILE_PATH_SIZE];
-    nb_metrics_close(r->metrics);
-    r->metrics = NULL;
-    snprintf(path, sizeof path, "%s/metrics.jsonl", r->t->config.out);
-    return nb_metrics_open(path, r->t->at.step, &r->metrics, err);
+static nb_status write_description(nb_trainer *t, nb_error *err) {
+    NB_TRY(put_text(t, "run.yaml", nb_run_config_text(&t->config), err));
+    NB_TRY(put_text(t, "recipe.yaml", nb_recipe_to_text(&t->recipe), err));
+    return put_text(t, "census.txt", nb_census_text(t->model), err);
+}
+
+static nb_status open_recorder(run *r, nb_error *err) {
+    nb_recorder_close(r->recorder);
+    r->recorder = NULL;
+    return nb_recorder_open(&r->t->config, r->t->at.step, &r->recorder, err);
 }
 
 static nb_status load_newest(run *r, char *path, size_t size, nb_error *err) {
@@ -121,7 +119,7 @@ static nb_status begin(run *r, nb_start start, const char *from, nb_error *err) 
         r->evaluated = r->saved;
     }
     NB_TRY(write_description(t, err));
-    return open_metrics(r, err);
+    return open_recorder(r, err);
 }
 
 /* ---- evaluations and checkpoints
@@ -140,7 +138,7 @@ static nb_status evaluate(run *r, nb_error *err) {
     r->evaluated = t->at.step;
     if (t->callbacks.evaluation)
         t->callbacks.evaluation(t->callbacks.user, &report);
-    return nb_metrics_evaluation(r->metrics, &report, err);
+    return nb_recorder_evaluation(r->recorder, &report, err);
 }
 
 static nb_status save(run *r, nb_error *err) {
@@ -149,7 +147,7 @@ static nb_status save(run *r, nb_error *err) {
         return NB_OK;
     char path[FILE_PATH_SIZE];
     nb_checkpoint_path(t->config.out, t->at.step, path, sizeof path);
-    NB_TRY(nb_metrics_sync(r->metrics, err));
+    NB_TRY(nb_recorder_sync(r->recorder, err));
     NB_TRY(nb_trainer_save(t, path, err));
     r->saved = t->at.step;
     note(t, NB_NOTE_INFO, "checkpoint %s", path);
@@ -182,7 +180,7 @@ static nb_status skip_step(run *r, nb_step_report *report, nb_error *err) {
     report->skipped = true;
     if (t->callbacks.step)
         t->callbacks.step(t->callbacks.user, report);
-    return nb_metrics_step(r->metrics, report, t->at.step * nb_run_tokens_per_step(&t->config), err);
+    return nb_recorder_step(r->recorder, report, t->at.step * nb_run_tokens_per_step(&t->config), t->model, err);
 }
 
 static nb_status roll_back(run *r, nb_error *err) {
@@ -205,7 +203,7 @@ static nb_status roll_back(run *r, nb_error *err) {
         return nb_fail_within(err, "rollback");
     r->saved = path[0] ? t->at.step : -1;
     r->evaluated = t->at.step;
-    return open_metrics(r, err);
+    return open_recorder(r, err);
 }
 
 /* Deals with a step that nb_trainer_step refused. NB_OK: the run goes on from where the trainer stands now. */
@@ -220,7 +218,7 @@ static nb_status deal_with(run *r, nb_step_report *report, nb_error *err) {
         r->bad_until = report->step;
     bool exhausted = r->bad_in_row > t->config.bad_numbers.patience || (policy == NB_BAD_BF16 && t->at.modules_in_bf16);
     if (policy == NB_BAD_STOP || exhausted) {
-        NB_TRY(nb_metrics_event(r->metrics, report->step, "bad number", what, where, "stop", err));
+        NB_TRY(nb_recorder_bad_number(r->recorder, report->step, what, where, "stop", err));
         return give_up(r, what, where, err);
     }
     if (policy == NB_BAD_ROLLBACK)
@@ -229,7 +227,7 @@ static nb_status deal_with(run *r, nb_step_report *report, nb_error *err) {
         NB_TRY(nb_trainer_modules_to_bf16(t, err));
     note(t, NB_NOTE_WARNING, "%s%s%s; policy %s: on from step %lld", what, where[0] ? ", first in " : "", where,
          policy_name(policy), (long long)t->at.step);
-    NB_TRY(nb_metrics_event(r->metrics, t->at.step, "bad number", what, where, policy_name(policy), err));
+    NB_TRY(nb_recorder_bad_number(r->recorder, t->at.step, what, where, policy_name(policy), err));
     return policy == NB_BAD_SKIP ? skip_step(r, report, err) : NB_OK;
 }
 
@@ -248,6 +246,7 @@ static nb_status stop_here(run *r, nb_error *err) {
 static nb_status advance(run *r, nb_error *err) {
     nb_trainer *t = r->t;
     nb_step_report report;
+    t->lens = nb_recorder_lens(r->recorder, t->at.step);
     nb_status status = nb_trainer_step(t, &report, err);
     if (status == NB_INTERRUPTED)
         return stop_here(r, err);
@@ -258,7 +257,7 @@ static nb_status advance(run *r, nb_error *err) {
         r->bad_in_row = 0;
     if (t->callbacks.step)
         t->callbacks.step(t->callbacks.user, &report);
-    return nb_metrics_step(r->metrics, &report, t->at.step * nb_run_tokens_per_step(&t->config), err);
+    return nb_recorder_step(r->recorder, &report, t->at.step * nb_run_tokens_per_step(&t->config), t->model, err);
 }
 
 static nb_status loop(run *r, nb_error *err) {
@@ -278,7 +277,8 @@ nb_status nb_trainer_run(nb_trainer *t, nb_start start, const char *from, nb_err
     nb_status status = begin(&r, start, from, err);
     if (status == NB_OK)
         status = loop(&r, err);
-    nb_metrics_close(r.metrics);
+    nb_recorder_close(r.recorder);
+    t->lens = NULL;
     if (r.lock >= 0)
         close(r.lock);
     return status;

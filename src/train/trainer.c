@@ -203,7 +203,7 @@ static nb_status accumulate(nb_trainer *t, double *loss_sum, nb_error *err) {
     for (int64_t i = 0; i < t->config.accumulation; i++) {
         if (asked_to_stop(t))
             return nb_fail(err, NB_INTERRUPTED, "stopped by a signal after %lld steps", (long long)t->at.step);
-        NB_TRY(nb_trainer_micro_batch(t, i, NULL, loss_sum, err));
+        NB_TRY(nb_trainer_micro_batch(t, i, i == 0 ? t->lens : NULL, loss_sum, err));
         nb_accumulator_add(&t->accumulator, nb_model_grads(t->model), loss_sum);
     }
     return NB_OK;

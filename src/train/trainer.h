@@ -39,7 +39,8 @@ struct nb_trainer {
     nb_position at;
     int64_t steps;
     double peak_flops;
-    double mean_ms; /* moving average of the step time, for the time left */
+    const struct nb_lens *lens; /* looks at the first micro-batch of the next step; NULL: nobody does */
+    double mean_ms;             /* moving average of the step time, for the time left */
 };
 
 /* The pass of micro-batch `micro_batch` at `step` of a run: noise, and what the late switch says. */
