@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define FILE_PATH_SIZE (4 * NB_PATH_SIZE)
 
@@ -197,6 +198,34 @@ static nb_status read_slots(nb_trainer *t, const slot *slots, int32_t count, con
     return status;
 }
 
+/* The model file must describe the model of the checkpoint: shapes alone do not tell, say, one rope_theta from another.
+ */
+static nb_status check_same_model(const nb_trainer *t, const char *folder, nb_error *err) {
+    nb_model_config saved, now = t->model_config;
+    NB_TRY(nb_hf_config_read(folder, &saved, err));
+    const struct {
+        const char *key;
+        double saved, now;
+    } keys[] = {
+        {"family", saved.family, now.family},
+        {"vocab", saved.vocab, now.vocab},
+        {"hidden", saved.hidden, now.hidden},
+        {"layers", saved.layers, now.layers},
+        {"heads", saved.heads, now.heads},
+        {"kv_heads", saved.kv_heads, now.kv_heads},
+        {"head_dim", saved.head_dim, now.head_dim},
+        {"intermediate", saved.intermediate, now.intermediate},
+        {"rope_theta", saved.rope_theta, now.rope_theta},
+        {"norm_eps", saved.norm_eps, now.norm_eps},
+        {"tied", saved.tied, now.tied},
+    };
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++)
+        if (keys[i].saved != keys[i].now && !(now.family == NB_GLA && strcmp(keys[i].key, "rope_theta") == 0))
+            return nb_fail(err, NB_BAD_CONFIG, "%s/config.json: %s is %g there and %g in model %s; expected the same",
+                           folder, keys[i].key, keys[i].saved, keys[i].now, t->config.model);
+    return NB_OK;
+}
+
 /* A resumed run must be the run that stopped. */
 static nb_status check_same_run(const nb_trainer *t, const char *folder, const nb_manifest *m, nb_error *err) {
     char key[NB_NAME_SIZE];
@@ -234,16 +263,35 @@ static nb_status load_tensors(nb_trainer *t, const char *folder, bool fork, nb_e
     return fork ? NB_OK : nb_model_state_loaded(t->model, err);
 }
 
+/* A folder of another maker: parameters alone. */
+static bool is_foreign(const char *folder) {
+    char ours[FILE_PATH_SIZE], theirs[FILE_PATH_SIZE];
+    snprintf(ours, sizeof ours, "%s/%s", folder, NB_MANIFEST_NAME);
+    snprintf(theirs, sizeof theirs, "%s/config.json", folder);
+    return access(ours, F_OK) != 0 && access(theirs, F_OK) == 0;
+}
+
+static nb_status load_foreign(nb_trainer *t, const char *folder, nb_error *err) {
+    NB_TRY(check_same_model(t, folder, err));
+    NB_TRY(nb_hf_load(t->be, t->model, folder, err));
+    nb_model_params_changed(t->model);
+    return NB_OK;
+}
+
 nb_status nb_trainer_load(nb_trainer *t, const char *folder, bool fork, nb_error *err) {
     nb_manifest m;
+    if (fork && is_foreign(folder))
+        return load_foreign(t, folder, err);
     NB_TRY(nb_manifest_read(folder, &m, err));
     nb_status status = nb_manifest_verify(folder, &m, err);
+    if (status == NB_OK)
+        status = check_same_model(t, folder, err);
     if (status == NB_OK && !fork)
         status = check_same_run(t, folder, &m, err);
     if (status == NB_OK && m.at.step > t->steps)
         status = nb_fail(err, NB_BAD_CONFIG, "%s: is at step %lld, beyond the %lld steps of this run", folder,
                          (long long)m.at.step, (long long)t->steps);
-    if (status == NB_OK && m.at.modules_in_bf16 && !t->at.modules_in_bf16)
+    if (status == NB_OK && !fork && m.at.modules_in_bf16 && !t->at.modules_in_bf16)
         status = nb_trainer_modules_to_bf16(t, err);
     if (status == NB_OK)
         status = load_tensors(t, folder, fork, err);

@@ -372,7 +372,9 @@ static const char intro[] =
     "A run file says everything that decides the bits of a training run. `nibble train RUN.yaml --set key=value` "
     "changes\n"
     "one key on the command line; the run folder keeps the effective file, every default filled in, as `run.yaml`.\n"
-    "Paths are taken from the current folder.\n";
+    "Paths are taken from the current folder. What the keys do together (a step, the schedule, initial parameters, "
+    "MFU,\n"
+    "checkpoints, bad numbers) is in training.md.\n";
 
 const nb_keys nb_run_keys = {.name = "run file",
                              .intro = intro,
