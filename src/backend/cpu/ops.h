@@ -51,8 +51,8 @@
     X(rope, nb_ref_f32_rope, nb_cpu_rope)                                                                              \
     X(attention_forward, nb_ref_f32_attention_forward, nb_cpu_attention_forward)                                       \
     X(attention_backward, nb_ref_f32_attention_backward, nb_cpu_attention_backward)                                    \
-    X(gla_forward, nb_ref_f32_gla_forward, nb_ref_f32_gla_forward)                                                     \
-    X(gla_backward, nb_ref_f32_gla_backward, nb_ref_f32_gla_backward)                                                  \
+    X(gla_forward, nb_ref_f32_gla_forward, nb_cpu_gla_forward)                                                             \
+    X(gla_backward, nb_ref_f32_gla_backward, nb_cpu_gla_backward)                                                          \
     X(gla_gate_forward, nb_ref_f32_gla_gate_forward, nb_cpu_gla_gate_forward)                                          \
     X(gla_gate_backward, nb_ref_f32_gla_gate_backward, nb_cpu_gla_gate_backward)                                       \
     X(gated_norm_forward, nb_ref_f32_gated_norm_forward, nb_cpu_gated_norm_forward)                                    \

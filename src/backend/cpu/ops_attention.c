@@ -1,32 +1,30 @@
-/* ops_attention.c: softmax attention: one task a head going forward, one a key head coming back, so that no two tasks
- * write the same gradient. */
+/* ops_attention.c: softmax and gated linear attention: one task a head; coming back through softmax one a key head, so
+ * that no two tasks write the same gradient. */
 #include "backend/cpu/ops_kernels.h"
 
 #include <omp.h>
 
 /* Floats that the kernels of ops_attention.inc work in: planes of the whole sequence, rows and squares of a tile. */
-static size_t scratch_bytes(const nb_attention *a, int64_t planes, int64_t tiles, int64_t squares) {
-    int64_t width = nb_attention_width(a->head_dim), positions = nb_attention_positions(a->seq);
+static size_t tile_bytes(const nb_attention *a, int64_t planes, int64_t tiles, int64_t squares) {
+    int64_t width = nb_tile_width(a->head_dim), positions = nb_tile_positions(a->seq);
     int64_t floats = planes * positions * width + tiles * NB_TILE * width + squares * NB_TILE * NB_TILE;
     return (size_t)floats * sizeof(float);
 }
 
 /* Every thread's scratch, before any of them starts: within a parallel region nothing can fail. */
-static nb_status reserve(nb_backend *be, size_t bytes, nb_error *err) {
+static nb_status reserve(nb_backend *be, const char *op, size_t bytes, nb_error *err) {
     for (int32_t thread = 0; thread < nb_cpu_of(be)->threads; thread++)
         if (!nb_cpu_scratch(be, thread, bytes))
-            return nb_fail(err, NB_NO_MEMORY,
-                           "attention: no memory for %zu bytes of tiles a thread; a shorter sequence "
-                           "or fewer threads need less",
-                           bytes);
+            return nb_fail(err, NB_NO_MEMORY, "%s: no memory for %zu bytes of tiles a thread; fewer threads need less",
+                           op, bytes);
     return NB_OK;
 }
 
 nb_status nb_cpu_attention_forward(nb_backend *be, const nb_attention *a, void *o, void *lse, const void *q,
                                    const void *k, const void *v, nb_error *err) {
     NB_TRY(nb_attention_check(a, err));
-    const size_t bytes = scratch_bytes(a, 2, 2, 1);
-    NB_TRY(reserve(be, bytes, err));
+    const size_t bytes = tile_bytes(a, 2, 2, 1);
+    NB_TRY(reserve(be, "attention", bytes, err));
     const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);
 #pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(dynamic)
     for (int64_t task = 0; task < a->batch * a->heads; task++)
@@ -39,12 +37,49 @@ nb_status nb_cpu_attention_backward(nb_backend *be, const nb_attention *a, void 
                                     const void *do_, const void *o, const void *lse, const void *q, const void *k,
                                     const void *v, nb_error *err) {
     NB_TRY(nb_attention_check(a, err));
-    const size_t bytes = scratch_bytes(a, 5, 5, 2);
-    NB_TRY(reserve(be, bytes, err));
+    const size_t bytes = tile_bytes(a, 5, 5, 2);
+    NB_TRY(reserve(be, "attention", bytes, err));
     const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);
 #pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(dynamic)
     for (int64_t task = 0; task < a->batch * a->kv_heads; task++)
         kernels->attention_backward(a, task / a->kv_heads, task % a->kv_heads, dq, dk, dv, do_, o, lse, q, k, v,
                                     nb_cpu_scratch(be, omp_get_thread_num(), bytes));
+    return NB_OK;
+}
+
+/* A state, a chunk as laid out in ops_gla.inc, and sums of the gates in double. */
+static size_t chunk_bytes(const nb_gla *g) {
+    int64_t kw = nb_tile_width(g->key_dim), vw = nb_tile_width(g->value_dim);
+    int64_t floats = kw * vw + 9 * NB_GLA_CHUNK * kw + 4 * NB_GLA_CHUNK * vw + NB_GLA_CHUNK * NB_GLA_CHUNK + 3 * kw;
+    return (size_t)floats * sizeof(float);
+}
+
+nb_status nb_cpu_gla_forward(nb_backend *be, const nb_gla *g, void *o, const void *q, const void *k, const void *v,
+                             const void *gate, nb_error *err) {
+    NB_TRY(nb_gla_check(g, err));
+    const size_t bytes = chunk_bytes(g);
+    NB_TRY(reserve(be, "gla", bytes, err));
+    const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);
+#pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(dynamic)
+    for (int64_t task = 0; task < g->batch * g->heads; task++)
+        kernels->gla_forward(g, task / g->heads, task % g->heads, o, q, k, v, gate,
+                             nb_cpu_scratch(be, omp_get_thread_num(), bytes));
+    return NB_OK;
+}
+
+nb_status nb_cpu_gla_backward(nb_backend *be, const nb_gla *g, void *dq, void *dk, void *dv, void *dgate,
+                              const void *do_, const void *q, const void *k, const void *v, const void *gate,
+                              nb_error *err) {
+    NB_TRY(nb_gla_check(g, err));
+    const size_t bytes = chunk_bytes(g);
+    NB_TRY(reserve(be, "gla", bytes, err));
+    const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);
+#pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(dynamic)
+    for (int64_t task = 0; task < g->batch * g->heads; task++) {
+        const int64_t b = task / g->heads, h = task % g->heads;
+        float *scratch = nb_cpu_scratch(be, omp_get_thread_num(), bytes);
+        kernels->gla_backward_queries(g, b, h, dq, dgate, do_, q, k, v, gate, scratch);
+        kernels->gla_backward_keys(g, b, h, dk, dv, dgate, do_, q, k, v, gate, scratch);
+    }
     return NB_OK;
 }

@@ -57,6 +57,16 @@ typedef struct nb_cpu_kernels {
     void (*attention_backward)(const nb_attention *a, int64_t b, int64_t kv, uint16_t *dq, uint16_t *dk, uint16_t *dv,
                                const uint16_t *d_o, const uint16_t *o, const float *lse, const uint16_t *q,
                                const uint16_t *k, const uint16_t *v, float *scratch);
+
+    /* one head; the two halves of the backward pass run in this order: the first leaves q dq in dgate for the second */
+    void (*gla_forward)(const nb_gla *g, int64_t b, int64_t h, uint16_t *o, const uint16_t *q, const uint16_t *k,
+                        const uint16_t *v, const float *gate, float *scratch);
+    void (*gla_backward_queries)(const nb_gla *g, int64_t b, int64_t h, uint16_t *dq, float *dgate, const uint16_t *d_o,
+                                 const uint16_t *q, const uint16_t *k, const uint16_t *v, const float *gate,
+                                 float *scratch);
+    void (*gla_backward_keys)(const nb_gla *g, int64_t b, int64_t h, uint16_t *dk, uint16_t *dv, float *dgate,
+                              const uint16_t *d_o, const uint16_t *q, const uint16_t *k, const uint16_t *v,
+                              const float *gate, float *scratch);
 } nb_cpu_kernels;
 
 extern const nb_cpu_kernels nb_cpu_kernels_portable;
@@ -89,14 +99,15 @@ static inline int64_t nb_span_length(int64_t n, int64_t span) {
     return n - span * NB_SPAN < NB_SPAN ? n - span * NB_SPAN : NB_SPAN;
 }
 
-/* Attention works on tiles of 64 positions, with heads padded so that every register block divides them. */
-enum { NB_TILE = 64, NB_TILE_PAD = 32 };
+/* Softmax attention works on tiles of 64 positions, gated linear attention on chunks of 32; heads are padded so that
+ * every register block divides them. */
+enum { NB_TILE = 64, NB_GLA_CHUNK = 32, NB_TILE_PAD = 32 };
 
-static inline int64_t nb_attention_width(int64_t head_dim) {
+static inline int64_t nb_tile_width(int64_t head_dim) {
     return (head_dim + NB_TILE_PAD - 1) / NB_TILE_PAD * NB_TILE_PAD;
 }
 
-static inline int64_t nb_attention_positions(int64_t seq) {
+static inline int64_t nb_tile_positions(int64_t seq) {
     return (seq + NB_TILE - 1) / NB_TILE * NB_TILE;
 }
 

@@ -1,4 +1,4 @@
-/* checks.c: what every implementation of attention refuses. */
+/* checks.c: what every implementation of attention refuses. A scan needs documents that are whole. */
 #include "backend/ref/ref.h"
 
 static nb_status check_documents(const char *op, const int32_t *doc_start, int64_t batch, int64_t seq, nb_error *err) {
@@ -25,5 +25,12 @@ nb_status nb_gla_check(const nb_gla *g, nb_error *err) {
         return nb_fail(err, NB_BAD_USAGE, "gla: batch %lld, seq %lld, heads %lld, key_dim %lld, value_dim %lld",
                        (long long)g->batch, (long long)g->seq, (long long)g->heads, (long long)g->key_dim,
                        (long long)g->value_dim);
-    return check_documents("gla", g->doc_start, g->batch, g->seq, err);
+    NB_TRY(check_documents("gla", g->doc_start, g->batch, g->seq, err));
+    for (int64_t i = 0; i < g->batch * g->seq; i++)
+        if (g->doc_start[i] != i % g->seq && g->doc_start[i] != g->doc_start[i - 1])
+            return nb_fail(err, NB_BAD_USAGE,
+                           "gla: position %lld of sequence %lld is in a document that begins at %d, the "
+                           "one before it is not",
+                           (long long)(i % g->seq), (long long)(i / g->seq), g->doc_start[i]);
+    return NB_OK;
 }
