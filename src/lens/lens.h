@@ -30,6 +30,10 @@ typedef struct nb_lens {
     void (*operand)(void *context, const nb_lens_operand *seen);
     void (*attention)(void *context, nb_backend *be, const char *module, const nb_attention *attention, const void *q,
                       const void *k); /* q, k act, after RoPE and norms */
+    /* What stands for a tensor after a mechanism is done with it, both act [M, K]. */
+    void (*approximation)(void *context, nb_backend *be, const char *module, const char *mechanism, const nb_mat *exact,
+                          const nb_mat *approximate);
+    void (*scalar)(void *context, const char *module, const char *name, double value); /* what a mechanism counts */
     void (*gate)(void *context, nb_backend *be, const char *module, const nb_mat *pre_activation); /* GLA, act */
 } nb_lens;
 

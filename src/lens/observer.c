@@ -1,5 +1,6 @@
 /* observer.c: which measurement happens at which step, and the state that links samples. */
 #include "lens/observer.h"
+#include "format/bf16.h"
 #include "lens/channels.h"
 #include "lens/operand_metrics.h"
 #include "lens/oscillation.h"
@@ -136,6 +137,40 @@ static void on_gate(void *context, nb_backend *be, const char *module, const nb_
     nb_record_scalar(&o->record, module, "gate_rms", m.rms);
 }
 
+/* SNR and cosine of a whole tensor. */
+static void on_approximation(void *context, nb_backend *be, const char *module, const char *mechanism,
+                             const nb_mat *exact, const nb_mat *approximate) {
+    nb_observer *o = context;
+    nb_quantize_stats s = {0};
+    size_t bytes = (size_t)exact->cols * sizeof(uint16_t);
+    uint16_t *rows = NULL;
+    if (!sampling(o) || !of_interest(o, module) || exact->dtype != NB_BF16 || approximate->dtype != NB_BF16 ||
+        !(rows = malloc(2 * bytes)))
+        return;
+    for (int64_t r = 0; r < exact->rows; r++) {
+        be->ops->download(be, rows, (const uint16_t *)exact->data + r * exact->stride, bytes);
+        be->ops->download(be, rows + exact->cols, (const uint16_t *)approximate->data + r * approximate->stride, bytes);
+        for (int64_t c = 0; c < exact->cols; c++) {
+            double x = nb_bf16_value(rows[c]), y = nb_bf16_value(rows[exact->cols + c]);
+            s.sum_sq += x * x;
+            s.sum_sq_error += (x - y) * (x - y);
+            s.sum_product += x * y;
+        }
+    }
+    free(rows);
+    nb_quantization_error e = nb_quantization_error_of(&s);
+    char prefix[NB_SERIES_NAME_SIZE];
+    snprintf(prefix, sizeof prefix, "%s/%s", module, mechanism);
+    nb_record_scalar(&o->record, prefix, "snr_db", e.snr_db);
+    nb_record_scalar(&o->record, prefix, "cosine", e.cosine);
+}
+
+static void on_scalar(void *context, const char *module, const char *name, double value) {
+    nb_observer *o = context;
+    if (of_interest(o, module))
+        nb_record_scalar(&o->record, module, name, value);
+}
+
 static double element(const nb_mat *m, int64_t row, int64_t col) {
     int64_t at = row * m->stride + col;
     return m->dtype == NB_F64 ? ((const double *)m->data)[at] : (double)((const float *)m->data)[at];
@@ -205,7 +240,12 @@ nb_status nb_observer_create(const nb_observer_options *options, const char *fol
         return nb_fail(err, NB_NO_MEMORY, "%s: no memory for the lens", folder);
     o->options = *options;
     o->window_start = -1;
-    o->lens = (nb_lens){.context = o, .operand = on_operand, .attention = on_attention, .gate = on_gate};
+    o->lens = (nb_lens){.context = o,
+                        .operand = on_operand,
+                        .attention = on_attention,
+                        .approximation = on_approximation,
+                        .scalar = on_scalar,
+                        .gate = on_gate};
     nb_status status = open_files(o, folder, first_step, err);
     if (status != NB_OK) {
         nb_observer_free(o);

@@ -1,4 +1,6 @@
-/* mechanism.c: the mechanisms that a recipe can ask for. */
+/* mechanism.c: the mechanisms that a recipe can ask for, in the order in which their hooks run. */
 #include "linear/mechanism.h"
 
-const nb_mechanism *const nb_mechanisms[] = {NULL};
+extern const nb_mechanism nb_mechanism_occ, nb_mechanism_dge;
+
+const nb_mechanism *const nb_mechanisms[] = {&nb_mechanism_occ, &nb_mechanism_dge, NULL};

@@ -1,0 +1,58 @@
+/* dge.c: the differentiable gradient estimator (arXiv:2501.17116 section 3.1).
+ *
+ *     dW = dWq * f'(W s)        f(x) = (delta/2) (1 + sgn(t) |t|^(1/k)),  t = 2 (x - l)/delta - 1,  x in [l, l + delta]
+ *
+ * Straight-through pretends that rounding has slope 1; f is a smooth stand-in for the staircase whose slope is large
+ * near the thresholds and 1/k on the grid points. Scale factors cancel (equations 14 to 22): f' is taken at the scaled
+ * weight and no scale appears besides.
+ */
+#include "linear/linear.h"
+
+#include <stdio.h>
+
+static bool dge_wanted(const nb_plan *plan) {
+    return plan->mechanisms.has_dge;
+}
+
+static nb_status dge_attach(nb_linear_group *group, int32_t index, void **state, nb_error *err) {
+    *state = NULL;
+    for (int32_t i = 0; i < group->count; i++) {
+        const nb_linear *layer = &group->layers[i];
+        const nb_quantizer *w = &layer->plan.roles[NB_FPROP_W].quantizer;
+        if (!(layer->mechanisms >> index & 1))
+            continue;
+        if (w->element != NB_ELEMENT_E2M1 || w->hadamard_size)
+            return nb_fail(err, NB_BAD_CONFIG,
+                           "%s: dge needs fprop.w in E2M1 and not rotated: its curve stands for rounding W itself",
+                           layer->name);
+        if (!group->be->ops->dge)
+            return nb_fail(err, NB_UNSUPPORTED, "%s: backend %s has no dge", layer->name, group->be->name);
+    }
+    return NB_OK;
+}
+
+static nb_status dge_after_wgrad(void *state, const nb_linear_call *call, nb_linear *layer, const nb_mat *dy,
+                                 const nb_mat *dw, nb_error *err) {
+    (void)state, (void)dy;
+    const nb_dge *dge = &layer->plan.mechanisms.dge;
+    nb_operand w;
+    if (call->pass->forward_bf16) /* the forward pass did not round W */
+        return NB_OK;
+    NB_TRY(nb_weight_operand(call, layer, NB_FPROP_W, &w, err));
+    call->be->ops->dge(call->be, dw->data, layer->master, &w.codes, dge->k, dge->cap);
+    return NB_OK;
+}
+
+static void dge_text(const void *state, const nb_linear *layer, const char *gemm, char *text, size_t size) {
+    (void)state;
+    if (gemm[0] == 'w')
+        snprintf(text, size, "dge k=%g", layer->plan.mechanisms.dge.k);
+}
+
+const nb_mechanism nb_mechanism_dge = {
+    .name = "dge",
+    .wanted = dge_wanted,
+    .attach = dge_attach,
+    .after_wgrad = dge_after_wgrad,
+    .text = dge_text,
+};

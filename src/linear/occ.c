@@ -1,0 +1,230 @@
+/* occ.c: outlier clamping and compensation (arXiv:2501.17116 section 3.2).
+ *
+ *     X_c = clamp(X, quantile 1 - alpha, quantile alpha)      what is quantized
+ *     S   = X - X_c                                           sparse: about 2 (1 - alpha) of X
+ *     Y   = Q(X_c) Wq^T + S Wq^T                              rest: sparse
+ *     dW  = dY^T (Q(X_c) + S)                                 the compensated activation is what backward sees
+ *     dX  = dY Wq                                             straight through the clamp: no mask
+ *
+ * rest: dense is the authors' research code: Q(X_c) + S is rounded to E4M3 as a whole and multiplied once by Wq in
+ * E4M3. rest: none is their public code, which loses S.
+ */
+#include "lens/lens.h"
+#include "linear/linear.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+typedef struct occ {
+    nb_linear_group *group;
+    nb_occ how;
+    int64_t low, high; /* ranks within a token */
+    nb_sparse rest;    /* of the pass at hand; no memory where it is lost */
+    void *memory;
+    size_t bytes;
+} occ;
+
+/* Ranks as the published code takes them: truncated in double, no interpolation. */
+static int64_t low_rank(double alpha, int64_t n) {
+    return (int64_t)((1 - alpha) * (double)n);
+}
+
+static int64_t high_rank(double alpha, int64_t n) {
+    int64_t rank = (int64_t)(alpha * (double)n);
+    return rank < n ? rank : n - 1;
+}
+
+static bool occ_wanted(const nb_plan *plan) {
+    return plan->mechanisms.has_occ;
+}
+
+static nb_status place_rest(occ *o, nb_error *err) {
+    nb_backend *be = o->group->be;
+    int64_t rows = o->group->max_rows, cols = o->group->in;
+    o->rest = (nb_sparse){
+        .rows = rows, .cols = cols, .room = o->how.scope == NB_OCC_TENSOR ? cols : o->low + cols - 1 - o->high};
+    if (o->rest.room == 0) /* alpha so near 1 that nothing is cut off */
+        o->rest.room = 1;
+    size_t count = (size_t)rows * sizeof(int32_t), entries = (size_t)(rows * o->rest.room);
+    o->bytes = count + entries * (sizeof(int32_t) + sizeof(uint16_t));
+    o->memory = be->ops->alloc(be, o->bytes);
+    if (!o->memory)
+        return nb_fail(err, NB_NO_MEMORY, "%s: no memory for %zu bytes of outliers", o->group->input, o->bytes);
+    o->rest.count = o->memory;
+    o->rest.column = o->rest.count + rows;
+    o->rest.value = (uint16_t *)(void *)(o->rest.column + entries);
+    return NB_OK;
+}
+
+static void occ_detach(void *state) {
+    occ *o = state;
+    o->group->be->ops->release(o->group->be, o->memory);
+    free(o);
+}
+
+static nb_status occ_attach(nb_linear_group *group, int32_t index, void **state, nb_error *err) {
+    if (!group->be->ops->clamp_rows)
+        return nb_fail(err, NB_UNSUPPORTED, "%s: backend %s has no outlier clamping", group->input, group->be->name);
+    occ *o = calloc(1, sizeof *o);
+    if (!o)
+        return nb_fail(err, NB_NO_MEMORY, "%s: no memory for occ", group->input);
+    o->group = group;
+    for (int32_t i = 0; i < group->count; i++)
+        if (group->layers[i].mechanisms >> index & 1)
+            o->how = group->layers[i].plan.mechanisms.occ; /* one recipe: the same for all of the group */
+    o->low = low_rank(o->how.alpha, group->in);
+    o->high = high_rank(o->how.alpha, group->in);
+    *state = o;
+    return o->how.rest == NB_OCC_NONE ? NB_OK : place_rest(o, err);
+}
+
+static int64_t widest(const nb_linear_group *group) {
+    int64_t out = 0;
+    for (int32_t i = 0; i < group->count; i++)
+        out = group->layers[i].out > out ? group->layers[i].out : out;
+    return out;
+}
+
+/* The clamped X and the compensated one, then W decoded; rest: dense takes both through E4M3 besides. */
+static size_t occ_scratch(const void *state, int64_t rows) {
+    const occ *o = state;
+    size_t x = nb_scratch_room(2 * (size_t)(rows * o->group->in));
+    size_t w = nb_scratch_room(2 * (size_t)(widest(o->group) * o->group->in));
+    return o->how.rest == NB_OCC_DENSE ? 4 * x + 4 * w + 1024 : 2 * x + w;
+}
+
+/* ---- forward
+ * --------------------------------------------------------------------------------------------------------- */
+
+static nb_status occ_prepare_x(void *state, const nb_linear_call *call, nb_mat *prepared, nb_error *err) {
+    occ *o = state;
+    size_t bytes = nb_dtype_size(call->be->act) * (size_t)(prepared->rows * prepared->cols);
+    nb_mat clamped = nb_mat_of(nb_scratch_keep(call->scratch, bytes), call->be->act, prepared->rows, prepared->cols);
+    if (!clamped.data)
+        return nb_scratch_short(call->scratch, "clamped X", bytes, err);
+    bool whole = o->how.scope == NB_OCC_TENSOR;
+    int64_t n = whole ? prepared->rows * prepared->cols : prepared->cols;
+    NB_TRY(call->be->ops->clamp_rows(call->be, &clamped, o->memory ? &o->rest : NULL, prepared,
+                                     low_rank(o->how.alpha, n), high_rank(o->how.alpha, n), whole, err));
+    *prepared = clamped;
+    return NB_OK;
+}
+
+/* W as its codes say, [N, K] or, with `transpose`, [K, N]. */
+static nb_status decoded_weight(const nb_linear_call *call, nb_linear *layer, bool transpose, nb_mat *out,
+                                nb_error *err) {
+    nb_operand w;
+    size_t bytes = nb_dtype_size(call->be->act) * (size_t)(layer->out * layer->in);
+    NB_TRY(nb_weight_operand(call, layer, NB_FPROP_W, &w, err));
+    void *memory = nb_scratch_take(call->scratch, bytes);
+    if (!memory)
+        return nb_scratch_short(call->scratch, "a decoded weight", bytes, err);
+    *out = nb_mat_of(memory, call->be->act, transpose ? layer->in : layer->out, transpose ? layer->out : layer->in);
+    if (w.quantized)
+        return call->be->ops->dequantize(call->be, out, &w.codes, transpose, true, err);
+    return nb_fail(err, NB_BAD_CONFIG, "%s: occ needs fprop.w quantized", layer->name);
+}
+
+static nb_status occ_after_fprop(void *state, const nb_linear_call *call, nb_linear *layer, const nb_mat *y,
+                                 nb_error *err) {
+    occ *o = state;
+    nb_mat w;
+    if (o->how.rest != NB_OCC_SPARSE)
+        return NB_OK;
+    NB_TRY(decoded_weight(call, layer, true, &w, err));
+    call->be->ops->sparse_gemm(call->be, y, &o->rest, &w);
+    return NB_OK;
+}
+
+/* Q(X_c) + S in act. */
+static nb_status compensated(const occ *o, const nb_linear_call *call, nb_linear *layer, void *memory, nb_mat *out,
+                             nb_error *err) {
+    nb_operand x;
+    NB_TRY(nb_input_operand(call, layer, NB_FPROP_X, &x, err));
+    if (!x.quantized)
+        return nb_fail(err, NB_BAD_CONFIG, "%s: occ needs fprop.x quantized", layer->name);
+    *out = nb_mat_of(memory, call->be->act, x.codes.rows, x.codes.cols);
+    NB_TRY(call->be->ops->dequantize(call->be, out, &x.codes, false, true, err));
+    call->be->ops->sparse_add(call->be, out, &o->rest);
+    return NB_OK;
+}
+
+/* Rounds numbers to E4M3 under one scale a tensor, in place. */
+static nb_status through_e4m3(const nb_linear_call *call, const nb_mat *m, nb_error *err) {
+    static const nb_quantizer e4m3 = {.element = NB_ELEMENT_E4M3, .scale_type = NB_SCALE_F32, .rule = NB_RULE_ABSMAX};
+    size_t mark = call->scratch->used, bytes = nb_qtensor_bytes(&e4m3, m->rows, m->cols).total;
+    void *memory = nb_scratch_take(call->scratch, bytes);
+    if (!memory)
+        return nb_scratch_short(call->scratch, "an operand in E4M3", bytes, err);
+    nb_qtensor codes = nb_qtensor_place(&e4m3, m->rows, m->cols, memory);
+    NB_TRY(call->be->ops->quantize(call->be, &codes, m, false, NULL, NULL, err));
+    NB_TRY(call->be->ops->dequantize(call->be, m, &codes, false, true, err));
+    call->scratch->used = mark;
+    return NB_OK;
+}
+
+static nb_status occ_fprop(void *state, const nb_linear_call *call, nb_linear *layer, const nb_mat *y, bool *done,
+                           nb_error *err) {
+    occ *o = state;
+    nb_mat x, w;
+    if (o->how.rest != NB_OCC_DENSE)
+        return NB_OK;
+    size_t bytes = nb_dtype_size(call->be->act) * (size_t)(call->x->rows * call->x->cols);
+    void *memory = nb_scratch_take(call->scratch, bytes);
+    if (!memory)
+        return nb_scratch_short(call->scratch, "compensated X", bytes, err);
+    NB_TRY(compensated(o, call, layer, memory, &x, err));
+    NB_TRY(through_e4m3(call, &x, err));
+    NB_TRY(decoded_weight(call, layer, false, &w, err));
+    NB_TRY(through_e4m3(call, &w, err));
+    *done = true;
+    return call->be->ops->gemm(call->be, y, &x, false, &w, true, false, err);
+}
+
+/* ---- backward
+ * -------------------------------------------------------------------------------------------------------- */
+
+static nb_status occ_wgrad_x(void *state, const nb_linear_call *call, nb_linear *layer, nb_mat *x, bool *done,
+                             nb_error *err) {
+    occ *o = state;
+    if (o->how.rest == NB_OCC_NONE)
+        return NB_OK;
+    size_t bytes = nb_dtype_size(call->be->act) * (size_t)(call->x->rows * call->x->cols);
+    void *memory = nb_scratch_keep(call->scratch, bytes);
+    if (!memory)
+        return nb_scratch_short(call->scratch, "compensated X", bytes, err);
+    NB_TRY(compensated(o, call, layer, memory, x, err));
+    if (o->how.rest == NB_OCC_DENSE)
+        NB_TRY(through_e4m3(call, x, err));
+    const nb_lens *lens = call->pass->lens;
+    if (lens && lens->approximation) /* table 1 of the paper */
+        lens->approximation(lens->context, call->be, o->group->input, "occ", call->x, x);
+    *done = true;
+    return NB_OK;
+}
+
+static size_t occ_bytes(const void *state) {
+    return ((const occ *)state)->bytes;
+}
+
+static void occ_text(const void *state, const nb_linear *layer, const char *gemm, char *text, size_t size) {
+    static const char *const rests[] = {"+ sparse rest", "+ dense rest", "rest lost"};
+    const occ *o = state;
+    (void)layer;
+    if (gemm[0] != 'd')
+        snprintf(text, size, "occ %g %s", o->how.alpha, rests[o->how.rest]);
+}
+
+const nb_mechanism nb_mechanism_occ = {
+    .name = "occ",
+    .wanted = occ_wanted,
+    .attach = occ_attach,
+    .detach = occ_detach,
+    .scratch = occ_scratch,
+    .prepare_x = occ_prepare_x,
+    .fprop = occ_fprop,
+    .after_fprop = occ_after_fprop,
+    .wgrad_x = occ_wgrad_x,
+    .bytes = occ_bytes,
+    .text = occ_text,
+};
