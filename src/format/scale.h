@@ -89,9 +89,10 @@ static inline NB_HD uint8_t nb_outer128_scale_byte(nb_e4m3_target target, float 
     return nb_e4m3_even(s == 0.0f ? 0x1p-9f : s);
 }
 
+/* The reciprocal of a subnormal p would be Inf, and zeros NaN: it stays finite, as above. */
 static inline NB_HD float nb_outer128_encode(uint8_t byte, float outer_scale) {
     float p = nb_f32_mul(outer_scale, nb_e4m3_value(byte));
-    return p == 0.0f ? 0.0f : nb_f32_div(1.0f, p);
+    return p == 0.0f ? 0.0f : nb_f32_finite(nb_f32_div(1.0f, p));
 }
 
 /* ---- one FP32 scale a row, a column or a tensor ------------------------------------------------------------------ */

@@ -1,7 +1,7 @@
-/* quantize.c: quantizes operands in bands of 16 rows, shared out among the threads.
+/* quantize.c: quantizes operands in groups of 64 rows, shared out among the threads.
  *
  * A scale of the whole tensor (or of a column) needs its amax before the first code can be written: one pass over the
- * source more. Integer maxima do not depend on the order, and everything else belongs to one band, so the number of
+ * source more. Integer maxima do not depend on the order, and everything else belongs to one group, so the number of
  * threads changes no bit.
  */
 #include "backend/cpu/quantize.h"
@@ -27,8 +27,8 @@ static const nb_quantize_kernels *kernels_of(nb_backend *be) {
     return &nb_quantize_portable;
 }
 
-static int64_t bands_of(int64_t rows) {
-    return (rows + NB_BAND_ROWS - 1) / NB_BAND_ROWS;
+static int64_t groups_of(int64_t rows) {
+    return (rows + NB_GROUP_ROWS - 1) / NB_GROUP_ROWS;
 }
 
 static uint32_t max_of(uint32_t a, uint32_t b) {
@@ -43,8 +43,8 @@ static float tensor_amax(nb_backend *be, const nb_quantize_job *job) {
     int64_t rows = as_it_lies ? job->src->rows : job->out->rows;
     uint32_t amax = 0;
 #pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(static) reduction(max : amax)
-    for (int64_t band = 0; band < bands_of(rows); band++) {
-        int64_t r0 = band * NB_BAND_ROWS, r1 = r0 + NB_BAND_ROWS < rows ? r0 + NB_BAND_ROWS : rows;
+    for (int64_t group = 0; group < groups_of(rows); group++) {
+        int64_t r0 = group * NB_GROUP_ROWS, r1 = r0 + NB_GROUP_ROWS < rows ? r0 + NB_GROUP_ROWS : rows;
         amax = max_of(amax, as_it_lies ? k->amax_matrix(job->src, r0, r1) : k->amax(job, r0));
     }
     return nb_f32_from(amax);
@@ -61,8 +61,8 @@ static nb_status column_scales(nb_backend *be, nb_quantize_job *job, nb_error *e
         return nb_fail(err, NB_NO_MEMORY, "quantize: no memory for the scales of %lld columns", (long long)cols);
     memset(amax, 0, (size_t)threads * (size_t)cols * sizeof *amax);
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t band = 0; band < bands_of(job->out->rows); band++)
-        k->amax_columns(job, band * NB_BAND_ROWS, amax + omp_get_thread_num() * cols);
+    for (int64_t group = 0; group < groups_of(job->out->rows); group++)
+        k->amax_columns(job, group * NB_GROUP_ROWS, amax + omp_get_thread_num() * cols);
     float *encode = (float *)amax;
     for (int64_t c = 0; c < cols; c++) {
         for (int32_t t = 1; t < threads; t++)
@@ -94,31 +94,36 @@ static nb_status scales_first(nb_backend *be, nb_quantize_job *job, nb_error *er
     return NB_OK;
 }
 
-/* Statistics, after the codes are written: input and decoded values of a band at a time. */
-static nb_status measure(nb_backend *be, const nb_quantize_job *job, nb_quantize_stats *stats, nb_error *err) {
-    const nb_quantize_kernels *k = kernels_of(be);
+/* Statistics of a group, after its codes are written: chunk by chunk, in the reference's order. */
+static void measure_group(const nb_quantize_kernels *k, const nb_quantize_job *job, int64_t r0, float *memory,
+                          nb_quantize_stats *chunks) {
     const nb_qtensor *out = job->out;
-    int64_t bands = bands_of(out->rows), cols = out->cols;
-    size_t band_floats = NB_BAND_ROWS * (size_t)cols;
-    nb_quantize_stats *chunks = nb_cpu_shared(be, (size_t)bands * sizeof *chunks);
+    int64_t cols = out->cols, left = out->rows - r0, rows = left < NB_GROUP_ROWS ? left : NB_GROUP_ROWS;
+    float *x = memory, *decoded = memory + NB_GROUP_ROWS * cols;
+    k->input(job, r0, x);
+    for (int64_t r = 0; r < rows; r++)
+        k->decode(out, r0 + r, 0, cols, true, decoded + r * cols);
+    for (int64_t r = 0; r < rows; r += NB_STATS_ROWS)
+        nb_stats_chunk(out, x + r * cols, decoded + r * cols, r0 + r,
+                       rows - r < NB_STATS_ROWS ? rows - r : NB_STATS_ROWS, &chunks[(r0 + r) / NB_STATS_ROWS]);
+}
+
+static nb_status measure(nb_backend *be, const nb_quantize_job *job, nb_quantize_stats *stats, nb_error *err) {
+    int64_t groups = groups_of(job->out->rows), count = (job->out->rows + NB_STATS_ROWS - 1) / NB_STATS_ROWS;
+    size_t bytes = 2 * NB_GROUP_ROWS * (size_t)job->out->cols * sizeof(float);
+    nb_quantize_stats *chunks = nb_cpu_shared(be, (size_t)count * sizeof *chunks);
     bool short_of_memory = !chunks;
 #pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(static) reduction(|| : short_of_memory)
-    for (int64_t band = 0; band < bands; band++) {
-        int64_t r0 = band * NB_BAND_ROWS;
-        int64_t rows = out->rows - r0 < NB_BAND_ROWS ? out->rows - r0 : NB_BAND_ROWS;
-        float *x = nb_cpu_scratch(be, omp_get_thread_num(), 2 * band_floats * sizeof *x);
-        if (!x || !chunks) {
+    for (int64_t group = 0; group < groups; group++) {
+        float *memory = nb_cpu_scratch(be, omp_get_thread_num(), bytes);
+        if (memory && chunks)
+            measure_group(kernels_of(be), job, group * NB_GROUP_ROWS, memory, chunks);
+        else
             short_of_memory = true;
-            continue;
-        }
-        k->input(job, r0, x);
-        for (int64_t r = 0; r < rows; r++)
-            k->decode(out, r0 + r, 0, cols, true, x + band_floats + (size_t)(r * cols));
-        nb_stats_chunk(out, x, x + band_floats, r0, rows, &chunks[band]);
     }
     if (short_of_memory)
         return nb_fail(err, NB_NO_MEMORY, "quantize: no memory for statistics");
-    nb_stats_total(out, chunks, bands, stats);
+    nb_stats_total(job->out, chunks, count, stats);
     return NB_OK;
 }
 
@@ -129,8 +134,8 @@ static nb_status run(nb_backend *be, nb_quantize_job *job, nb_quantize_stats *st
         job->signs = nb_signs_of(q->hadamard_signs, job->noise);
     NB_TRY(scales_first(be, job, err));
 #pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(static)
-    for (int64_t band = 0; band < bands_of(job->out->rows); band++)
-        k->encode(job, band * NB_BAND_ROWS);
+    for (int64_t group = 0; group < groups_of(job->out->rows); group++)
+        k->encode(job, group * NB_GROUP_ROWS);
     return stats ? measure(be, job, stats, err) : NB_OK;
 }
 
@@ -191,7 +196,7 @@ nb_status nb_cpu_transpose_codes(nb_backend *be, const nb_qtensor *out, const nb
 /* ---- decoding -------------------------------------------------------------------------------------------------------
  */
 
-enum { DECODE_COLS = 128 };
+enum { DECODE_ROWS = 16, DECODE_COLS = 128 };
 
 static void put_span(const nb_quantize_kernels *k, const nb_mat *out, int64_t at, const float *x, int64_t n) {
     if (out->dtype == NB_BF16)
@@ -203,7 +208,7 @@ static void put_span(const nb_quantize_kernels *k, const nb_mat *out, int64_t at
 /* Decoded rows [r0, r0 + rows) of src become columns of out. */
 static void decode_transposed(const nb_quantize_kernels *k, const nb_mat *out, const nb_qtensor *src, int64_t r0,
                               int64_t rows, bool with_tensor_scale) {
-    float x[NB_BAND_ROWS][DECODE_COLS], column[NB_BAND_ROWS];
+    float x[DECODE_ROWS][DECODE_COLS], column[DECODE_ROWS];
     for (int64_t c0 = 0; c0 < src->cols; c0 += DECODE_COLS) {
         int64_t cols = src->cols - c0 < DECODE_COLS ? src->cols - c0 : DECODE_COLS;
         for (int64_t r = 0; r < rows; r++)
@@ -221,8 +226,8 @@ nb_status nb_cpu_dequantize(nb_backend *be, const nb_mat *out, const nb_qtensor 
     NB_TRY(nb_check_dequantize(out, src, transpose, err));
     const nb_quantize_kernels *k = kernels_of(be);
 #pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(static)
-    for (int64_t band = 0; band < bands_of(src->rows); band++) {
-        int64_t r0 = band * NB_BAND_ROWS, rows = src->rows - r0 < NB_BAND_ROWS ? src->rows - r0 : NB_BAND_ROWS;
+    for (int64_t r0 = 0; r0 < src->rows; r0 += DECODE_ROWS) {
+        int64_t rows = src->rows - r0 < DECODE_ROWS ? src->rows - r0 : DECODE_ROWS;
         if (transpose) {
             decode_transposed(k, out, src, r0, rows, with_tensor_scale);
             continue;

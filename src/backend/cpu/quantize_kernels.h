@@ -1,7 +1,7 @@
-/* quantize_kernels.h: what an instruction set provides to quantize an operand, one band of 16 rows at a time.
+/* quantize_kernels.h: what an instruction set provides to quantize an operand, a group of 64 rows at a time.
  *
  * quantize_band.inc is the one source; quantize_portable.c, quantize_avx2.c and quantize_avx512.c compile it for 4, 8
- * and 16 lanes. Bands are independent, so threads share them as they like.
+ * and 16 lanes. Groups are independent, so threads share them as they like.
  */
 #ifndef NB_BACKEND_CPU_QUANTIZE_KERNELS_H
 #define NB_BACKEND_CPU_QUANTIZE_KERNELS_H
@@ -10,9 +10,9 @@
 #include "format/scale.h"
 #include "nibble/backend.h"
 
-#define NB_BAND_ROWS 16
+#define NB_GROUP_ROWS 64
 
-/* One quantization, as every band sees it. */
+/* One quantization, as every group sees it. */
 typedef struct nb_quantize_job {
     const nb_qtensor *out;
     const nb_mat *src;      /* F32 or BF16; NULL for a requantization */
@@ -27,15 +27,15 @@ typedef struct nb_quantize_job {
 } nb_quantize_job;
 
 typedef struct nb_quantize_kernels {
-    /* Largest magnitude bits of a band, after rotation. */
+    /* Largest magnitude bits of the group that begins at row r0, after rotation. */
     uint32_t (*amax)(const nb_quantize_job *job, int64_t r0);
-    /* amax[c] = max(amax[c], magnitude bits of column c of the band). */
+    /* amax[c] = max(amax[c], magnitude bits of column c of the group). */
     void (*amax_columns)(const nb_quantize_job *job, int64_t r0, uint32_t *amax);
     /* Largest magnitude bits of rows [r0, r1) of a source as it lies. */
     uint32_t (*amax_matrix)(const nb_mat *src, int64_t r0, int64_t r1);
-    /* Block scales and codes of a band. */
+    /* Block scales and codes of a group. */
     void (*encode)(const nb_quantize_job *job, int64_t r0);
-    /* The rotated input of a band, x [rows of the band, cols]. */
+    /* The rotated input of a group, x [rows of the group, cols]. */
     void (*input)(const nb_quantize_job *job, int64_t r0, float *x);
     /* Decoded columns [c0, c1) of a row; c0 divides by 16. */
     void (*decode)(const nb_qtensor *t, int64_t r, int64_t c0, int64_t c1, bool with_tensor_scale, float *x);

@@ -50,13 +50,25 @@ LANES_FN vf pick_f(vi mask, vf yes, vf no) {
     return (vf)pick_u(mask, (vu)yes, (vu)no);
 }
 
-/* Unsigned numbers below 2^31 only: magnitudes and codes are. */
+/* Unsigned; on machines without the instruction, for numbers below 2^31 only: magnitudes and codes are. */
 LANES_FN vu max_u(vu a, vu b) {
+#if defined(__AVX512F__)
+    return (vu)_mm512_max_epu32((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+    return (vu)_mm256_max_epu32((__m256i)a, (__m256i)b);
+#else
     return pick_u((vi)a > (vi)b, a, b);
+#endif
 }
 
 LANES_FN vu min_u(vu a, vu b) {
+#if defined(__AVX512F__)
+    return (vu)_mm512_min_epu32((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+    return (vu)_mm256_min_epu32((__m256i)a, (__m256i)b);
+#else
     return pick_u((vi)a < (vi)b, a, b);
+#endif
 }
 
 LANES_FN vu magnitude(vf x) {
@@ -68,10 +80,14 @@ LANES_FN vi is_nan(vu magnitude_bits) {
 }
 
 LANES_FN uint32_t max_over_lanes(vu x) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_epu32((__m512i)x);
+#else
     uint32_t max = 0;
     for (int i = 0; i < W; i++)
         max = x[i] > max ? x[i] : max;
     return max;
+#endif
 }
 
 LANES_FN vf load_f32(const float *from) {
@@ -95,48 +111,85 @@ LANES_FN vu bf16_bits(vf x) {
     return pick_u(is_nan(magnitude(x)), (bits >> 16) | 0x40u, even);
 }
 
+/* The same as a float. x comes out of arithmetic, so a NaN is quiet already and only its payload is cut. */
 LANES_FN vf bf16_round(vf x) {
-    return (vf)(bf16_bits(x) << 16);
+    vu bits = (vu)x, half = ((bits >> 16) & 1u) + 0x7fffu;
+#if defined(__AVX512F__)
+    __mmask16 number = _mm512_cmp_ps_mask((__m512)x, (__m512)x, _CMP_ORD_Q);
+    vu rounded = (vu)_mm512_mask_add_epi32((__m512i)bits, number, (__m512i)bits, (__m512i)half);
+#else
+    vu rounded = bits + ((vu)(x == x) & half);
+#endif
+    return (vf)(rounded & 0xffff0000u);
 }
 
-/* Code of an E2M1 magnitude from 1 up, mantissa beyond its one bit cut off: 2 for 1.0; any number above 6 stays above.
- */
-LANES_FN vu e2m1_cut(vu magnitude_bits) {
-    return (magnitude_bits >> 22) - 252u;
+/* E2M1 codes of y, j-th of eight in a word, added to `word` whose bits above are still zero. A NaN gives 7 with its
+ * sign: the caller overwrites it. Rounding: magnitudes from 1 to 6 step by 2^(exponent-1), those below 1 by 1/2, as if
+ * their exponent were 0. Adding 1.5 * 2^23 steps leaves the magnitude in steps, rounded by the addition itself, in the
+ * low bits of the sum; two more steps for each exponent make that the code. */
+typedef struct e2m1_binade {
+    vf magic;  /* (1.5 * 2^23 + 2 * exponent) steps */
+    vf random; /* 2^-8 steps: weighs the integer of eight random bits */
+} e2m1_binade;
+
+LANES_FN e2m1_binade e2m1_binade_of(vu a) {
+    e2m1_binade b;
+#if defined(__AVX512F__)
+    /* the exponents 127, 128, 129 are 15, 0, 1 to a permutation, which looks at four bits */
+    __m512i exponent = _mm512_srli_epi32(_mm512_max_epu32((__m512i)a, _mm512_set1_epi32(0x3f800000)), 23);
+    const __m512 magic =
+        _mm512_setr_ps(0x1.800004p23f, 0x1.800008p24f, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x1.8p22f);
+    const __m512 random = _mm512_setr_ps(0x1p-8f, 0x1p-7f, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x1p-9f);
+    b.magic = (vf)_mm512_permutexvar_ps(exponent, magic);
+    b.random = (vf)_mm512_permutexvar_ps(exponent, random);
+#else
+    vu exponent = max_u(a & 0x7f800000u, all_u(0x3f800000u));
+    b.magic = (vf)(exponent + (exponent >> 22) + (0x0b400000u - 254u));
+    b.random = (vf)(exponent - 0x04800000u);
+#endif
+    return b;
 }
 
-/* The sign at the code's top; NaN loses it. */
-LANES_FN vu e2m1_sign(vf x, vu a) {
-    return pick_u(is_nan(a), (vu){0}, ((vu)x >> 28) & 8u);
+LANES_FN vu e2m1_magnitude(vf y) {
+    return min_u(magnitude(y), all_u(0x40c00000u)); /* 6; also Inf and NaN */
 }
 
-LANES_FN vu e2m1_even(vf x) {
-    vu a = magnitude(x);
-    vu above_one = min_u(e2m1_cut(a + 0x1fffffu + ((a >> 22) & 1u)), all_u(7));
-    vu below_one = (vu) - (((vf)a > 0.25f) + ((vf)a >= 0.75f));
-    return e2m1_sign(x, a) | pick_u((vf)a < 1.0f, below_one, above_one);
+LANES_FN vu e2m1_put(vu word, int j, vu code_in_low_bits, vf y) {
+    word |= (code_in_low_bits << (4 * j)) & (7u << (4 * j));
+    return word | (((vu)y >> (28 - 4 * j)) & (8u << (4 * j)));
 }
 
-/* A tie goes up in value: away from zero for positive numbers, toward it for negative ones. */
+LANES_FN vu e2m1_put_even(vu word, int j, vf y) {
+    vu a = e2m1_magnitude(y);
+    return e2m1_put(word, j, (vu)((vf)a + e2m1_binade_of(a).magic), y);
+}
+
+/* `random` of `bits` bits as an integer. */
+LANES_FN vu e2m1_put_stochastic(vu word, int j, vf y, vu random, int bits) {
+    vu a = e2m1_magnitude(y);
+    vf u = __builtin_convertvector((vi)random, vf);
+    vf t = (vf)a + (bits == 8 ? u : u * 0x1p-8f) * e2m1_binade_of(a).random; /* products of powers of two: exact */
+    vi cut = (vi)((vu)t >> 22) - 252; /* the code from 1 up; 0 or 1 from 1/2 to 1; below, negative */
+#if defined(__AVX512F__)
+    __mmask16 half = _mm512_cmp_ps_mask((__m512)t, _mm512_set1_ps(0.5f), _CMP_GE_OQ);
+    vu code = (vu)_mm512_max_epi32((__m512i)cut, _mm512_maskz_set1_epi32(half, 1));
+#else
+    vi least = (vi)(t >= 0.5f) & 1;
+    vu code = pick_u(cut > least, (vu)cut, (vu)least);
+#endif
+    return e2m1_put(word, j, code, y);
+}
+
+/* A tie goes up in value: away from zero for positive numbers, toward it for negative ones; zero has no sign. */
 LANES_FN vu e2m1_up(vf x) {
     vu a = magnitude(x), positive = (vu)(x >= 0.0f) & 1u;
-    vu above_one = min_u(e2m1_cut(a + 0x1fffffu + positive), all_u(7));
+    vu above_one = min_u(((a + 0x1fffffu + positive) >> 22) - 252u, all_u(7));
     vu threshold_quarter = nb_f32_bits(0.25f) - positive + (vu){0}; /* a > it: a >= 1/4 where positive */
     vu threshold_three = nb_f32_bits(0.75f) - positive + (vu){0};
     vu below_one = (vu) - (((vi)a > (vi)threshold_quarter) + ((vi)a > (vi)threshold_three));
     vu m = pick_u((vi)a < 0x3f800000, below_one, above_one);
-    return pick_u((vi)(m == 0), m, m | e2m1_sign(x, a));
-}
-
-/* `scaled` = random integers times 2^-bits, as floats: u. */
-LANES_FN vu e2m1_stochastic(vf x, vf u) {
-    vu a = magnitude(x);
-    vu exponent = max_u(a & 0x7f800000u, all_u(0x3f800000u));
-    vf step = (vf)(exponent - 0x00800000u); /* beyond 8 it is larger than the grid's: saturated either way */
-    vf t = (vf)a + u * step;
-    vu above_one = min_u(e2m1_cut((vu)t), all_u(7));
-    vu below_one = (vu) - (t >= 0.5f);
-    return e2m1_sign(x, a) | pick_u(t < 1.0f, below_one, above_one);
+    vu sign = pick_u(is_nan(a), (vu){0}, ((vu)x >> 28) & 8u);
+    return pick_u((vi)(m == 0), m, m | sign);
 }
 
 LANES_FN vf e2m1_value(vu code) {
@@ -168,56 +221,39 @@ LANES_FN vf finite(vf x) {
 /* ---- random bits --------------------------------------------------------------------------------------------------
  */
 
-/* Low and high words of a * b. */
-LANES_FN void multiply_wide(vu a, uint32_t b, vu *low, vu *high) {
-    vu64 even, odd;
+/* Even or odd lanes' numbers in the low halves of 64 bits; the high halves hold anything. */
+LANES_FN vu64 multiply_low_halves(vu64 a, uint32_t b) {
 #if defined(__AVX512F__)
-    even = (vu64)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(b));
-    odd = (vu64)_mm512_mul_epu32(_mm512_srli_epi64((__m512i)a, 32), _mm512_set1_epi64(b));
+    return (vu64)_mm512_mul_epu32((__m512i)a, _mm512_set1_epi64(b));
 #elif defined(__AVX2__)
-    even = (vu64)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(b));
-    odd = (vu64)_mm256_mul_epu32(_mm256_srli_epi64((__m256i)a, 32), _mm256_set1_epi64x(b));
+    return (vu64)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(b));
 #elif defined(__SSE2__)
-    even = (vu64)_mm_mul_epu32((__m128i)a, _mm_set1_epi64x(b));
-    odd = (vu64)_mm_mul_epu32(_mm_srli_epi64((__m128i)a, 32), _mm_set1_epi64x(b));
+    return (vu64)_mm_mul_epu32((__m128i)a, _mm_set1_epi64x(b));
 #else
-    for (int i = 0; i < W / 2; i++) {
-        even[i] = (uint64_t)a[2 * i] * b;
-        odd[i] = (uint64_t)a[2 * i + 1] * b;
-    }
-    for (int i = 0; i < W / 2; i++) {
-        (*low)[2 * i] = (uint32_t)even[i];
-        (*low)[2 * i + 1] = (uint32_t)odd[i];
-        (*high)[2 * i] = (uint32_t)(even[i] >> 32);
-        (*high)[2 * i + 1] = (uint32_t)(odd[i] >> 32);
-    }
-    return;
-#endif
-#if defined(__SSE2__)
-    const vu64 upper = (vu64){0} + 0xffffffff00000000u;
-    *low = (vu)((even & ~upper) | odd << 32);
-    *high = (vu)(even >> 32 | (odd & upper));
+    return (a & 0xffffffffu) * b;
 #endif
 }
 
-/* nb_philox, a counter word a lane. */
+/* nb_philox, a counter word a lane; the lanes go through the rounds in two halves, for the sake of the multiplier. */
 LANES_FN void philox_lanes(uint32_t key0, uint32_t key1, vu c0, uint32_t c1, uint32_t c2, uint32_t c3, vu w[4]) {
-    vu x0 = c0, x1 = all_u(c1), x2 = all_u(c2), x3 = all_u(c3);
+    const vu64 zero = {0};
+    vu64 x0[2] = {(vu64)c0, (vu64)c0 >> 32}, x1[2] = {zero + c1, zero + c1};
+    vu64 x2[2] = {zero + c2, zero + c2}, x3[2] = {zero + c3, zero + c3};
     for (int round = 0; round < 10; round++) {
-        vu low0, high0, low1, high1;
-        multiply_wide(x0, 0xD2511F53u, &low0, &high0);
-        multiply_wide(x2, 0xCD9E8D57u, &low1, &high1);
-        x0 = high1 ^ x1 ^ key0;
-        x1 = low1;
-        x2 = high0 ^ x3 ^ key1;
-        x3 = low0;
+        for (int half = 0; half < 2; half++) {
+            vu64 p0 = multiply_low_halves(x0[half], 0xD2511F53u), p1 = multiply_low_halves(x2[half], 0xCD9E8D57u);
+            x0[half] = p1 >> 32 ^ x1[half] ^ (zero + key0);
+            x1[half] = p1;
+            x2[half] = p0 >> 32 ^ x3[half] ^ (zero + key1);
+            x3[half] = p0;
+        }
         key0 += 0x9E3779B9u;
         key1 += 0xBB67AE85u;
     }
-    w[0] = x0;
-    w[1] = x1;
-    w[2] = x2;
-    w[3] = x3;
+    w[0] = (vu)((x0[0] & 0xffffffffu) | x0[1] << 32);
+    w[1] = (vu)((x1[0] & 0xffffffffu) | x1[1] << 32);
+    w[2] = (vu)((x2[0] & 0xffffffffu) | x2[1] << 32);
+    w[3] = (vu)((x3[0] & 0xffffffffu) | x3[1] << 32);
 }
 
 /* ---- W x W numbers, rows and columns exchanged ----------------------------------------------------------------------
