@@ -1,0 +1,117 @@
+#!/usr/bin/env python3
+"""Compares nibble's Hugging Face folders and tokenizers with the transformers package.
+
+    scripts/check_transformers.py check [BUILD_DIR]    build/test_files_hf writes folders and nibble's logits,
+                                                       transformers loads them and computes its own
+    scripts/check_transformers.py golden [OUT_DIR]     writes tests/golden/hf: folders as transformers saves them, with
+                                                       its logits, which test_files_hf reads back
+
+Needs: pip install torch transformers safetensors numpy sentencepiece
+"""
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def relative(got, want):
+    return ((got - want).double().norm() / want.double().norm()).item()
+
+
+def check_models(folder):
+    print(f"{'folder':<16} {'nibble in':<10} {'transformers in':<16} {'|difference| / |logits|':>24}  limit")
+    good = True
+    for name in sorted(os.listdir(folder)):
+        path = os.path.join(folder, name)
+        if not os.path.exists(os.path.join(path, "config.json")):
+            continue
+        ours = load_file(os.path.join(path, "nibble-logits.safetensors"))
+        # Double against double differs by transformers' norms, which are single; BF16 has a roundoff of 2^-8, and
+        # about a dozen roundings follow each other in two blocks.
+        for mine, theirs, limit in [("f64", torch.float64, 3e-6), ("bf16", torch.bfloat16, 12 * 2.0 ** -8)]:
+            model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=theirs, attn_implementation="eager")
+            with torch.no_grad():
+                logits = model(input_ids=ours["tokens"].long()).logits.flatten(0, 1)
+            error = relative(logits, ours["logits." + mine])
+            good &= error <= limit
+            print(f"{name:<16} {mine:<10} {str(theirs):<16} {error:>24.3g}  {limit:.3g}{'' if error <= limit else '  FAIL'}")
+    return good
+
+
+TEXTS = ["", "a", "  two  spaces ", "tab\tand\nlines\n\n\n", "the quantizer rounds (see below), 1913", "caf\u00e9 \u20ac \U0001f388", "\n x"]
+
+
+def check_tokenizers(folder):
+    good = True
+    for name in ["tokenizer-bytes", "tokenizer-sp"]:
+        path = os.path.join(folder, name)
+        theirs = transformers.AutoTokenizer.from_pretrained(path)
+        ours = load_file(os.path.join(path, "nibble-ids.safetensors"))
+        for i, text in enumerate(TEXTS):
+            ids, want = theirs.encode(text, add_special_tokens=False), ours[f"ids.{i}"].tolist()
+            same, back = ids == want, theirs.decode(want) == text
+            good &= same and back
+            if not (same and back):
+                print(f"{name}: {text!r}: transformers {ids}, nibble {want}, decoded {theirs.decode(want)!r}")
+        print(f"{name}: {type(theirs).__name__}, {len(theirs)} tokens, end of text {theirs.eos_token_id}")
+    return good
+
+
+def check(build):
+    with tempfile.TemporaryDirectory() as folder:
+        with open(os.path.join(folder, "texts"), "wb") as out:
+            out.write(b"\0".join(t.encode() for t in TEXTS))
+        subprocess.run([os.path.join(build, "test_files_hf"), folder], check=True)
+        good = check_models(folder)
+        good &= check_tokenizers(folder)
+    print(f"torch {torch.__version__}, transformers {transformers.__version__}: {'all good' if good else 'FAILED'}")
+    return 0 if good else 1
+
+
+def golden(out):
+    """Two models as transformers saves them: LLaMA in FP32 in several shards, Qwen3 in BF16 in one file."""
+    common = dict(vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+                  intermediate_size=32, max_position_embeddings=64, rms_norm_eps=1e-5, bos_token_id=None,
+                  eos_token_id=None, pad_token_id=None, attn_implementation="eager")
+    cases = [("llama-sharded", transformers.LlamaConfig(tie_word_embeddings=False, rope_theta=5000.0, **common),
+              torch.float32, "8KB"),
+             ("qwen3-bf16", transformers.Qwen3Config(tie_word_embeddings=True, head_dim=16, **common),
+              torch.bfloat16, "1GB")]
+    for name, config, dtype, shard in cases:
+        path = os.path.join(out, name)
+        shutil.rmtree(path, ignore_errors=True)
+        torch.manual_seed(3)
+        model = transformers.AutoModelForCausalLM.from_config(config)
+        for p in model.parameters():
+            p.data = (float(p.dim() == 1) + 0.25 * torch.randn(p.shape)).to(dtype).to(p.dtype)
+        model.to(dtype).save_pretrained(path, max_shard_size=shard)
+        tokens = torch.randint(0, 40, (1, 16))
+        # read again, for a model that was BF16 once keeps RoPE's frequencies rounded
+        model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float64, attn_implementation="eager")
+        with torch.no_grad():
+            logits = model(input_ids=tokens).logits
+        save_file({"tokens": tokens.to(torch.int32), "logits": logits[0].contiguous()},
+                  os.path.join(path, "expected.safetensors"))
+        for extra in ["generation_config.json"]:
+            if os.path.exists(os.path.join(path, extra)):
+                os.remove(os.path.join(path, extra))
+        for file in sorted(os.listdir(path)):
+            os.chmod(os.path.join(path, file), 0o644)
+            print(f"{path}/{file}: {os.path.getsize(os.path.join(path, file))} bytes")
+    return 0
+
+
+if __name__ == "__main__":
+    what = sys.argv[1] if len(sys.argv) > 1 else ""
+    if what == "check":
+        sys.exit(check(sys.argv[2] if len(sys.argv) > 2 else os.path.join(HERE, "..", "build")))
+    if what == "golden":
+        sys.exit(golden(sys.argv[2] if len(sys.argv) > 2 else os.path.join(HERE, "..", "tests", "golden", "hf")))
+    sys.exit(__doc__)

@@ -1,0 +1,405 @@
+/* test_files_hf.c: Hugging Face folders: ours come back to the bit, theirs (tests/golden/hf) give their logits, and
+ * what nibble would compute differently is refused. With a folder as its argument it writes what
+ * scripts/check_transformers.py compares with the transformers package. */
+#include "model_case.h"
+
+#include "files/file.h"
+#include "model/hf.h"
+#include "model/hf_numbers.h"
+#include "temporary.h"
+#include "train/tokenizer.h"
+
+#include <unistd.h>
+
+static const struct {
+    nb_family family;
+    bool tied;
+} families[] = {{NB_LLAMA, false}, {NB_QWEN3, true}, {NB_OLMO2, false}, {NB_GLA, false}};
+
+static void must(nb_status status, const nb_error *err) {
+    if (status != NB_OK)
+        fail_msg("%s", err->message);
+}
+
+/* Logits of `rows` tokens in one document. */
+static void logits_of(nb_model *model, const int32_t *tokens, float *logits) {
+    int32_t positions[CASE_SEQ], zeros_[CASE_SEQ] = {0};
+    for (int32_t t = 0; t < CASE_SEQ; t++)
+        positions[t] = t;
+    const nb_batch batch = {1, CASE_SEQ, tokens, tokens, positions, zeros_};
+    const nb_pass pass = {0};
+    nb_error err = {0};
+    must(nb_model_logits(model, &batch, &pass, logits, &err), &err);
+}
+
+static double relative_error(const float *got, const nb_file_tensor *want, int64_t n) {
+    double error = 0, norm = 0;
+    for (int64_t i = 0; i < n; i++) {
+        double w = want->dtype == NB_ST_F64 ? ((const double *)want->data)[i] : ((const float *)want->data)[i];
+        error += ((double)got[i] - w) * ((double)got[i] - w);
+        norm += w * w;
+    }
+    return sqrt(error / norm);
+}
+
+/* ---- theirs ----------------------------------------------------------------------------------------------------- */
+
+static void check_golden(const char *name, nb_backend *be, double tolerance) {
+    char folder[512], path[600];
+    nb_model_config config;
+    nb_error err = {0};
+    snprintf(folder, sizeof folder, "%s/hf/%s", NB_TEST_GOLDEN, name);
+    must(nb_hf_config_read(folder, &config, &err), &err);
+    assert_string_equal(config.name, name);
+    nb_recipe recipe = bf16_recipe();
+    nb_model *model = case_model(be, &config, &recipe, false);
+    must(nb_hf_load(be, model, folder, &err), &err);
+    nb_safetensors *expected;
+    snprintf(path, sizeof path, "%s/expected.safetensors", folder);
+    must(nb_safetensors_open(path, &expected, &err), &err);
+    float logits[CASE_SEQ * 40];
+    logits_of(model, nb_safetensors_find(expected, "tokens")->data, logits);
+    double error = relative_error(logits, nb_safetensors_find(expected, "logits"), CASE_SEQ * 40);
+    if (!(error <= tolerance))
+        fail_msg("%s: logits are off by %.3g of their norm", name, error);
+    nb_safetensors_close(expected);
+    nb_model_free(model);
+}
+
+/* The tolerances of tests/test_model_golden.c: their norms are in single precision; a dozen roundings to BF16. */
+static void folders_of_transformers(void **state) {
+    (void)state;
+    nb_backend *exact = ref64(), *cpu = cpu_with(1, NB_ISA_AUTO);
+    check_golden("llama-sharded", exact, 3e-6);
+    check_golden("llama-sharded", cpu, 12 * 0x1p-8);
+    check_golden("qwen3-bf16", exact, 3e-6);
+    check_golden("qwen3-bf16", cpu, 12 * 0x1p-8);
+    nb_backend_free(exact);
+    nb_backend_free(cpu);
+}
+
+/* ---- ours ------------------------------------------------------------------------------------------------------- */
+
+static nb_model *make_model(nb_backend *be, int index) {
+    nb_model_config config = case_config(families[index].family, families[index].tied);
+    if (config.family == NB_GLA) { /* as a model file leaves them */
+        config.head_dim = 0;
+        config.rope_theta = 0;
+    } else {
+        config.expand_k = config.expand_v = config.gate_normalizer = config.gate_clamp = 0;
+        config.gate_low_rank = 0;
+    }
+    nb_recipe recipe = bf16_recipe();
+    nb_model *model = case_model(be, &config, &recipe, false);
+    perturb_vectors(model, be);
+    return model;
+}
+
+static void expect_param(const nb_model *a, const float *x, const float *y, nb_tensor_dtype dtype) {
+    for (int32_t i = 0; i < nb_model_param_count(a); i++) {
+        const nb_param *p = nb_model_param(a, i);
+        for (int64_t j = p->offset; j < p->offset + p->rows * p->cols; j++) {
+            float want = dtype == NB_ST_BF16  ? nb_bf16_round(x[j])
+                         : dtype == NB_ST_F16 ? nb_f16_value(nb_f16_even(x[j]))
+                                              : x[j];
+            if (memcmp(&y[j], &want, sizeof want) != 0)
+                fail_msg("%s: %.9g came back as %.9g", p->name, (double)x[j], (double)y[j]);
+        }
+    }
+}
+
+static void folders_of_nibble_come_back(void **state) {
+    const nb_tensor_dtype dtypes[] = {NB_ST_F32, NB_ST_BF16, NB_ST_F16};
+    nb_backend *be = cpu_with(1, NB_ISA_AUTO);
+    nb_error err = {0};
+    for (int f = 0; families[f].family != NB_GLA; f++)
+        for (int d = 0; d < 3; d++) {
+            nb_model *model = make_model(be, f);
+            must(nb_hf_save(be, model, *state, dtypes[d], 7, &err), &err);
+            nb_model_config config = *nb_model_get_config(model), back;
+            must(nb_hf_config_read(*state, &back, &err), &err);
+            assert_int_equal(back.family, config.family);
+            assert_true(back.vocab == config.vocab && back.hidden == config.hidden && back.layers == config.layers);
+            assert_true(back.heads == config.heads && back.kv_heads == config.kv_heads);
+            assert_true(back.head_dim == config.head_dim && back.intermediate == config.intermediate);
+            assert_true(back.max_seq == config.max_seq && back.rope_theta == config.rope_theta);
+            assert_true(back.norm_eps == config.norm_eps && back.init_std == config.init_std);
+            assert_true(back.tied == config.tied && back.gate_low_rank == config.gate_low_rank);
+            assert_true(back.expand_k == config.expand_k && back.expand_v == config.expand_v);
+            assert_true(back.gate_normalizer == config.gate_normalizer && back.gate_clamp == config.gate_clamp);
+            nb_recipe recipe = bf16_recipe();
+            nb_model *other = case_model(be, &back, &recipe, false);
+            must(nb_hf_load(be, other, *state, &err), &err);
+            expect_param(model, nb_model_params(model), nb_model_params(other), dtypes[d]);
+            nb_model_free(other);
+            nb_model_free(model);
+        }
+    nb_backend_free(be);
+}
+
+/* ---- what is refused -------------------------------------------------------------------------------------------- */
+
+#define LLAMA                                                                                                          \
+    "{\"model_type\":\"llama\",\"vocab_size\":8,\"hidden_size\":16,\"num_hidden_layers\":1,"                           \
+    "\"num_attention_heads\":2,\"intermediate_size\":32"
+#define GLA "{\"model_type\":\"gla\",\"vocab_size\":8,\"hidden_size\":64,\"num_hidden_layers\":1"
+
+static void configs_are_checked(void **state) {
+    (void)state;
+    static const struct {
+        const char *text, *complaint; /* NULL: is read */
+    } cases[] = {
+        {LLAMA "}", NULL},
+        {LLAMA ",\"rope_scaling\":null,\"attention_bias\":false,\"some_new_key\":[1]}", NULL},
+        {LLAMA ",\"rope_scaling\":{\"rope_type\":\"default\"}}", NULL},
+        {LLAMA ",\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8}}", "scaled RoPE"},
+        {LLAMA ",\"rope_parameters\":{\"rope_type\":\"yarn\"}}", "scaled RoPE"},
+        {LLAMA ",\"rope_parameters\":{\"partial_rotary_factor\":0.5}}", "partial_rotary_factor"},
+        {LLAMA ",\"attention_bias\":true}", "'attention_bias'"},
+        {LLAMA ",\"hidden_act\":\"gelu\"}", "'hidden_act'"},
+        {LLAMA ",\"use_sliding_window\":true}", "'use_sliding_window'"},
+        {LLAMA ",\"quantization_config\":{}}", "'quantization_config'"},
+        {LLAMA ",\"num_key_value_heads\":-1}", "'num_key_value_heads'"},
+        {LLAMA ",\"num_key_value_heads\":\"2\"}", "'num_key_value_heads'"},
+        {LLAMA ",\"tie_word_embeddings\":1}", "'tie_word_embeddings'"},
+        {LLAMA ",\"rms_norm_eps\":\"small\"}", "'rms_norm_eps'"},
+        {LLAMA ",\"head_dim\":7}", "head_dim"},
+        {LLAMA ",\"vocab_size\":9}", "duplicate"},
+        {LLAMA, "a.json/config.json:1"},
+        {"{\"model_type\":\"llama\"}", "'vocab_size': is missing"},
+        {"{\"model_type\":\"gpt2\"}", "'gpt2'"},
+        {"{}", "model_type"},
+        {"[]", "expected a JSON object"},
+        {"", "a.json/config.json"},
+        {GLA "}", NULL},
+        {GLA ",\"num_kv_heads\":null,\"attn\":null,\"clamp_min\":-5.0}", NULL},
+        {GLA ",\"use_short_conv\":true}", "'use_short_conv'"},
+        {GLA ",\"use_output_gate\":false}", "'use_output_gate'"},
+        {GLA ",\"feature_map\":\"relu\"}", "'feature_map'"},
+        {GLA ",\"attn\":{\"layers\":[1]}}", "'attn'"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        nb_model_config config;
+        nb_error err = {0};
+        nb_status status =
+            nb_hf_config_parse(cases[i].text, strlen(cases[i].text), "a.json/config.json", &config, &err);
+        if ((status == NB_OK) != !cases[i].complaint)
+            fail_msg("%s: %s", cases[i].text, err.message);
+        if (cases[i].complaint && !strstr(err.message, cases[i].complaint))
+            fail_msg("'%s' does not say '%s'", err.message, cases[i].complaint);
+    }
+}
+
+static void defaults_are_those_of_transformers(void **state) {
+    (void)state;
+    nb_model_config c;
+    const char *llama = LLAMA "}", *gla = GLA "}";
+    assert_int_equal(nb_hf_config_parse(llama, strlen(llama), "x/config.json", &c, NULL), NB_OK);
+    assert_true(c.kv_heads == 2 && c.head_dim == 8 && c.rope_theta == 10000 && c.norm_eps == 1e-6 && !c.tied);
+    assert_int_equal(nb_hf_config_parse(gla, strlen(gla), "x/config.json", &c, NULL), NB_OK);
+    assert_true(c.heads == 4 && c.expand_k == 0.5 && c.expand_v == 1 && c.gate_clamp == -INFINITY);
+    assert_int_equal(c.intermediate, 256);
+    /* a divisor of the gate that fla cannot express gets a type that fla does not know */
+    char *text = nb_hf_config_text(&c, NB_ST_F32, -1);
+    assert_non_null(strstr(text, "\"model_type\": \"gla\""));
+    free(text);
+    c.gate_normalizer = 8;
+    text = nb_hf_config_text(&c, NB_ST_F32, -1);
+    assert_non_null(strstr(text, "\"model_type\": \"gla-nibble\""));
+    assert_int_equal(nb_hf_config_parse(text, strlen(text), "x/config.json", &c, NULL), NB_OK);
+    assert_true(c.gate_normalizer == 8);
+    free(text);
+}
+
+/* Writes a model's parameters with one of them changed by `spoil`. */
+static void save_spoiled(void **state, nb_model *model, const char *rename_to, int32_t change_dtype, int64_t rows) {
+    int32_t count = nb_model_param_count(model);
+    nb_file_tensor tensors[64];
+    const float *params = nb_model_params(model);
+    nb_error err = {0};
+    for (int32_t i = 0; i < count; i++) {
+        const nb_param *p = nb_model_param(model, i);
+        size_t bytes = (size_t)(p->rows * p->cols) * sizeof(float);
+        tensors[i] = (nb_file_tensor){p->name, NB_ST_F32, p->rank, {p->rows, p->cols}, params + p->offset, bytes};
+    }
+    if (rename_to)
+        tensors[1].name = rename_to;
+    if (change_dtype >= 0)
+        tensors[1].dtype = (nb_tensor_dtype)change_dtype;
+    if (rows)
+        tensors[1].bytes = tensors[1].bytes / (size_t)tensors[1].shape[0] * (size_t)rows, tensors[1].shape[0] = rows;
+    must(nb_safetensors_write(in_folder(state, "model.safetensors"), tensors, count, NULL, 0, &err), &err);
+}
+
+static void expect_refusal(void **state, nb_backend *be, nb_model *model, const char *complaint) {
+    nb_error err = {0};
+    assert_int_not_equal(nb_hf_load(be, model, *state, &err), NB_OK);
+    if (!strstr(err.message, complaint))
+        fail_msg("'%s' does not say '%s'", err.message, complaint);
+}
+
+static void parameters_are_checked(void **state) {
+    nb_backend *be = cpu_with(1, NB_ISA_AUTO);
+    nb_model *model = make_model(be, 0), *tied = make_model(be, 1);
+    nb_error err = {0};
+    expect_refusal(state, be, model, "No such file");
+    save_spoiled(state, model, NULL, -1, 0);
+    must(nb_hf_load(be, model, *state, &err), &err);
+    save_spoiled(state, model, "model.layers.0.self_attn.q_proj.bias", -1, 0);
+    expect_refusal(state, be, model, "'model.layers.0.self_attn.q_proj.bias' is no parameter of a llama");
+    save_spoiled(state, model, "model.layers.0.self_attn.rotary_emb.inv_freq", -1, 0);
+    expect_refusal(state, be, model, "is missing");
+    save_spoiled(state, model, NULL, NB_ST_I32, 0);
+    expect_refusal(state, be, model, "has type I32");
+    save_spoiled(state, model, NULL, -1, 8);
+    expect_refusal(state, be, model, "has shape [8, ");
+    save_spoiled(state, model, NULL, -1, 0);
+    expect_refusal(state, be, tied, "q_norm.weight' is missing"); /* another family's file */
+
+    const char index[] = "{\"weight_map\":{\"a\":\"../model.safetensors\"}}", empty[] = "{\"weight_map\":{}}";
+    must(nb_file_write(in_folder(state, "model.safetensors.index.json"), index, sizeof index - 1, &err), &err);
+    expect_refusal(state, be, model, "not said to lie in a file of this folder");
+    must(nb_file_write(in_folder(state, "model.safetensors.index.json"), empty, sizeof empty - 1, &err), &err);
+    expect_refusal(state, be, model, "'weight_map' is missing");
+    must(nb_file_write(in_folder(state, "model.safetensors.index.json"), "{", 1, &err), &err);
+    expect_refusal(state, be, model, "index.json:1");
+    nb_model_free(model);
+    nb_model_free(tied);
+    nb_backend_free(be);
+}
+
+/* ---- numbers ---------------------------------------------------------------------------------------------------- */
+
+/* All codes, and the midpoints between neighbours with the floats beside them. */
+static void every_f16(void **state) {
+    (void)state;
+    for (uint32_t code = 0; code < 0x7c00; code++) {
+        float low = nb_f16_value((uint16_t)code), high = code < 0x7bff ? nb_f16_value((uint16_t)(code + 1)) : 65536.0f;
+        double exact = code < 0x400 ? code * 0x1p-24 : ldexp(1024 + (code & 0x3ff), (int)(code >> 10) - 25);
+        assert_true((double)low == exact && low < high);
+        assert_int_equal(nb_f16_even(low), code);
+        assert_int_equal(nb_f16_even(-low), code | 0x8000);
+        float middle = low + (high - low) / 2;
+        assert_int_equal(nb_f16_even(middle), code + (code & 1));
+        assert_int_equal(nb_f16_even(nextafterf(middle, 0)), code);
+        assert_int_equal(nb_f16_even(nextafterf(middle, 1e9f)), code + 1);
+    }
+    assert_int_equal(nb_f16_even(1e30f), 0x7c00);
+    assert_int_equal(nb_f16_even(-INFINITY), 0xfc00);
+    assert_true(isinf(nb_f16_value(0x7c00)) && isnan(nb_f16_value(0x7c01)));
+    assert_true((nb_f16_even(NAN) & 0x7c00) == 0x7c00 && (nb_f16_even(NAN) & 0x3ff) != 0);
+}
+
+/* ---- what scripts/check_transformers.py compares ---------------------------------------------------------------- */
+
+static const char *inside(const char *folder, const char *name) {
+    static char path[1024];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    return path;
+}
+
+static void write_logits(const char *folder, int64_t vocab) {
+    int32_t tokens[CASE_SEQ];
+    float *logits[2];
+    nb_error err = {0};
+    nb_recipe recipe = bf16_recipe();
+    nb_backend *const backends[2] = {ref64(), cpu_with(1, NB_ISA_AUTO)};
+    for (int t = 0; t < CASE_SEQ; t++)
+        tokens[t] = (int32_t)((t * 29 + 5) % vocab);
+    for (int b = 0; b < 2; b++) {
+        nb_model_config config;
+        must(nb_hf_config_read(folder, &config, &err), &err);
+        nb_model *model = case_model(backends[b], &config, &recipe, false);
+        must(nb_hf_load(backends[b], model, folder, &err), &err);
+        logits[b] = malloc((size_t)(CASE_SEQ * vocab) * sizeof(float));
+        logits_of(model, tokens, logits[b]);
+        nb_model_free(model);
+        nb_backend_free(backends[b]);
+    }
+    const size_t bytes = (size_t)(CASE_SEQ * vocab) * sizeof(float);
+    const nb_file_tensor out[] = {{"tokens", NB_ST_I32, 2, {1, CASE_SEQ}, tokens, sizeof tokens},
+                                  {"logits.f64", NB_ST_F32, 2, {CASE_SEQ, vocab}, logits[0], bytes},
+                                  {"logits.bf16", NB_ST_F32, 2, {CASE_SEQ, vocab}, logits[1], bytes}};
+    must(nb_safetensors_write(inside(folder, "nibble-logits.safetensors"), out, 3, NULL, 0, &err), &err);
+    free(logits[0]);
+    free(logits[1]);
+}
+
+static void write_models(const char *folder) {
+    nb_backend *be = cpu_with(1, NB_ISA_AUTO);
+    nb_error err = {0};
+    for (int f = 0; families[f].family != NB_GLA; f++)
+        for (int d = 0; d < 2; d++) {
+            char name[64], path[800];
+            snprintf(name, sizeof name, "%s-%s", nb_family_name(families[f].family), d ? "bf16" : "f32");
+            snprintf(path, sizeof path, "%s/%s", folder, name);
+            must(nb_make_folders(path, &err), &err);
+            nb_model *model = make_model(be, f);
+            must(nb_hf_save(be, model, path, d ? NB_ST_BF16 : NB_ST_F32, -1, &err), &err);
+            write_logits(path, nb_model_get_config(model)->vocab);
+            nb_model_free(model);
+        }
+    nb_backend_free(be);
+}
+
+/* Ids of the texts (separated by NUL) in FOLDER/texts under one tokenizer. */
+static void write_ids(const char *folder, const char *name, const nb_tokenizer *tokenizer) {
+    nb_file_tensor out[64];
+    nb_tokens ids[64] = {{0}};
+    char path[800], names[64][16], *texts;
+    size_t size;
+    int32_t count = 0;
+    nb_error err = {0};
+    must(nb_file_read(inside(folder, "texts"), 1 << 20, &texts, &size, &err), &err);
+    for (size_t at = 0; at <= size && count < 64; at += strlen(texts + at) + 1, count++) {
+        must(nb_tokenizer_encode(tokenizer, texts + at, strlen(texts + at), false, &ids[count], NULL, &err), &err);
+        snprintf(names[count], sizeof names[count], "ids.%d", (int)count);
+        out[count] = (nb_file_tensor){names[count],       NB_ST_I32,      1,
+                                      {ids[count].count}, ids[count].ids, (size_t)ids[count].count * 4};
+    }
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    must(nb_make_folders(path, &err), &err);
+    must(nb_tokenizer_save(tokenizer, path, &err), &err);
+    must(nb_safetensors_write(inside(path, "nibble-ids.safetensors"), out, count, NULL, 0, &err), &err);
+    for (int32_t i = 0; i < count; i++)
+        nb_tokens_free(&ids[i]);
+    free(texts);
+}
+
+static const char *out_folder;
+
+static void write_for_transformers(void **state) {
+    (void)state;
+    nb_error err = {0};
+    nb_tokenizer *bytes, *sp;
+    nb_file_map licence;
+    write_models(out_folder);
+    must(nb_file_map_open(NB_TEST_SOURCE "/LICENSE", &licence, &err), &err);
+    nb_text text = {licence.bytes, licence.size};
+    must(nb_tokenizer_load("bytes", &bytes, &err), &err);
+    must(nb_tokenizer_train(&text, 1, 500, &sp, &err), &err);
+    write_ids(out_folder, "tokenizer-bytes", bytes);
+    write_ids(out_folder, "tokenizer-sp", sp);
+    nb_tokenizer_free(bytes);
+    nb_tokenizer_free(sp);
+    nb_file_map_close(&licence);
+}
+
+#define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, temporary_folder, remove_temporary_folder)
+
+int main(int argc, char **argv) {
+    const struct CMUnitTest writing[] = {cmocka_unit_test_teardown(write_for_transformers, release_buffers)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_teardown(folders_of_transformers, release_buffers),
+        IN_FOLDER(folders_of_nibble_come_back),
+        cmocka_unit_test(configs_are_checked),
+        cmocka_unit_test(defaults_are_those_of_transformers),
+        IN_FOLDER(parameters_are_checked),
+        cmocka_unit_test(every_f16),
+    };
+    if (argc == 2) {
+        out_folder = argv[1];
+        return cmocka_run_group_tests(writing, NULL, NULL);
+    }
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
