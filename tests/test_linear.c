@@ -77,14 +77,14 @@ static void nvfp4_is_near_bf16(void **state) {
 /* ---- groups ------------------------------------------------------------------------------------------------------ */
 
 typedef struct seen_roles {
-    int roles[NB_ROLE_COUNT];
+    int roles[NB_ROLE_COUNT], plain[NB_ROLE_COUNT]; /* quantized, and in BF16 */
     int64_t elements;
 } seen_roles;
 
 static void count_roles(void *context, const nb_lens_operand *seen) {
     seen_roles *s = context;
-    s->roles[seen->role]++;
-    s->elements += seen->stats->elements;
+    (seen->quantized ? s->roles : s->plain)[seen->role]++;
+    s->elements += seen->stats ? seen->stats->elements : 0;
     assert_true((seen->source == NULL) != (seen->requantized_from == NULL));
 }
 
@@ -110,6 +110,37 @@ static void operands_are_made_once(void **state) {
     run_forward(&c, &pass);
     assert_int_equal(seen.roles[NB_FPROP_W], 6);
     nb_linear_group_free(c.group);
+    nb_backend_free(be);
+}
+
+/* BF16 GEMMs show their operands too; a weight that was quantized before is shown in the first micro-batch of a step;
+ * nothing is counted unless asked for. */
+static void the_lens_sees_everything(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    nb_plan plans[] = {plan_bf16(), plan_bf16(), plan_nvfp4()};
+    linear_case plain = make_group(be, plans, 2, NULL), mixed = make_group(be, plans, 3, NULL);
+    seen_roles seen = {0};
+    nb_lens lens = {.context = &seen, .operand = count_roles};
+    nb_pass pass = pass0;
+    pass.micro_batch = 0;
+    pass.lens = &lens;
+    run_forward(&plain, &pass);
+    run_backward(&plain, &pass);
+    const int want_plain[NB_ROLE_COUNT] = {1, 2, 2, 0, 0, 0}, none[NB_ROLE_COUNT] = {0};
+    assert_memory_equal(seen.plain, want_plain, sizeof want_plain);
+    assert_memory_equal(seen.roles, none, sizeof none);
+    for (int again = 0; again < 2; again++) {
+        seen = (seen_roles){0};
+        run_forward(&mixed, &pass);
+        run_backward(&mixed, &pass);
+        const int mixed_plain[NB_ROLE_COUNT] = {0, 2, 2, 0, 0, 0}, mixed_codes[NB_ROLE_COUNT] = {1, 1, 1, 0, 1, 1};
+        assert_memory_equal(seen.plain, mixed_plain, sizeof mixed_plain);
+        assert_memory_equal(seen.roles, mixed_codes, sizeof mixed_codes);
+    }
+    assert_int_equal(seen.elements, 0);
+    nb_linear_group_free(plain.group);
+    nb_linear_group_free(mixed.group);
     nb_backend_free(be);
 }
 
@@ -387,6 +418,7 @@ int main(void) {
         cmocka_unit_test_teardown(nvfp4_products, release_buffers),
         cmocka_unit_test_teardown(nvfp4_is_near_bf16, release_buffers),
         cmocka_unit_test_teardown(operands_are_made_once, release_buffers),
+        cmocka_unit_test_teardown(the_lens_sees_everything, release_buffers),
         cmocka_unit_test_teardown(weights_follow_the_master, release_buffers),
         cmocka_unit_test_teardown(mixed_group, release_buffers),
         cmocka_unit_test_teardown(shorter_batches, release_buffers),

@@ -2,6 +2,8 @@
  * says of itself adds up; bad batches are refused. */
 #include "model_case.h"
 
+#include "lens/lens.h"
+
 /* ---- learning -----------------------------------------------------------------------------------------------------
  */
 
@@ -181,6 +183,49 @@ static void head_in_chunks(void **state) {
     nb_backend_free(be);
 }
 
+/* ---- the lens --------------------------------------------------------------------------------------------------- */
+
+typedef struct seen_parts {
+    int operands, attention, gates;
+} seen_parts;
+
+static void see_operand(void *context, const nb_lens_operand *seen) {
+    ((seen_parts *)context)->operands += seen->module[0] != 0;
+}
+
+static void see_attention(void *context, nb_backend *be, const char *module, const nb_attention *attention,
+                          const void *q, const void *k) {
+    (void)be, (void)q, (void)k;
+    ((seen_parts *)context)->attention += strstr(module, ".self_attn") && attention->heads == 4;
+}
+
+static void see_gate(void *context, nb_backend *be, const char *module, const nb_mat *a) {
+    (void)be;
+    ((seen_parts *)context)->gates += strstr(module, ".attn") && a->rows == CASE_ROWS && a->cols == 16;
+}
+
+static void the_lens_sees_mixers(void **state) {
+    (void)state;
+    nb_backend *be = cpu_with(2, NB_ISA_AUTO);
+    nb_recipe recipe = bf16_recipe();
+    for (int gla = 0; gla < 2; gla++) {
+        nb_model_config config = case_config(gla ? NB_GLA : NB_LLAMA, false);
+        nb_model *model = case_model(be, &config, &recipe, true);
+        seen_parts seen = {0};
+        const nb_lens lens = {.context = &seen, .operand = see_operand, .attention = see_attention, .gate = see_gate};
+        const nb_pass pass = {.lens = &lens};
+        case_batch b;
+        make_case_batch(&b, config.vocab, 1);
+        loss_of(model, &b, &pass);
+        assert_int_equal(seen.attention, gla ? 0 : config.layers);
+        assert_int_equal(seen.gates, gla ? config.layers : 0);
+        /* an input a group and a weight a layer: 4 groups and 7 layers, or 5 and 10; and the head */
+        assert_int_equal(seen.operands, config.layers * (gla ? 15 : 11) + 2);
+        nb_model_free(model);
+    }
+    nb_backend_free(be);
+}
+
 /* ---- what it says of itself ----------------------------------------------------------------------------------------
  */
 
@@ -285,6 +330,7 @@ int main(void) {
         cmocka_unit_test_teardown(passes_leave_nothing_behind, release_buffers),
         cmocka_unit_test_teardown(inference_is_the_same_forward, release_buffers),
         cmocka_unit_test_teardown(head_in_chunks, release_buffers),
+        cmocka_unit_test_teardown(the_lens_sees_mixers, release_buffers),
         cmocka_unit_test_teardown(reports, release_buffers),
         cmocka_unit_test_teardown(parameters, release_buffers),
         cmocka_unit_test_teardown(bad_requests, release_buffers),

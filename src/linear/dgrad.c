@@ -58,7 +58,7 @@ nb_status nb_dgrad(const nb_linear_call *call, nb_linear *layer, const nb_mat *d
                    nb_error *err) {
     if (!layer->plan.quantized || call->pass->backward_bf16) {
         nb_mat w;
-        nb_operand_show_plain(call->be, call->pass, &layer->names[NB_DGRAD_DY], dy);
+        nb_operand_show(call->be, call->pass, &layer->names[NB_DGRAD_DY], dy, NULL, false, NULL, NULL);
         NB_TRY(nb_weight_plain(call, layer, &w, err));
         return call->be->ops->gemm(call->be, dx, dy, false, &w, false, accumulate, err);
     }

@@ -9,9 +9,8 @@ static bool any_after_fprop(const nb_linear_group *group, const nb_linear *layer
 }
 
 static nb_status in_bf16(const nb_linear_call *call, nb_linear *layer, const nb_mat *y, nb_error *err) {
-    nb_mat w, master = nb_mat_of(layer->master, call->be->real, layer->out, layer->in);
-    nb_operand_show_plain(call->be, call->pass, &layer->names[NB_FPROP_X], call->x);
-    nb_operand_show_plain(call->be, call->pass, &layer->names[NB_FPROP_W], &master);
+    nb_mat w;
+    nb_show_plain_weight(call, layer, NB_FPROP_W);
     NB_TRY(nb_weight_plain(call, layer, &w, err));
     return call->be->ops->gemm(call->be, y, call->x, false, &w, true, false, err);
 }

@@ -194,16 +194,35 @@ static nb_status check_rows(const nb_linear_group *group, const nb_mat *x, nb_er
     return NB_OK;
 }
 
+/* X of a pass in which no layer quantizes it. */
+static void show_plain_input(const nb_linear_call *call) {
+    const nb_linear_group *group = call->group;
+    for (int32_t i = 0; i < group->count; i++)
+        if (group->layers[i].plan.quantized && !call->pass->forward_bf16)
+            return;
+    nb_operand_show(call->be, call->pass, &group->layers[0].names[NB_FPROP_X], call->x, NULL, false, NULL, NULL);
+}
+
+/* What the last pass left: shared operands, and weights that draw random bits. */
+static void forget(nb_linear_group *group) {
+    for (int32_t i = 0; i < group->fprop_x_count; i++)
+        group->fprop_x[i].fresh = false;
+    for (int32_t i = 0; i < group->count; i++)
+        for (int slot = 0; slot < 2; slot++) {
+            nb_weight_cache *w = &group->layers[i].weight;
+            w->fresh[slot] &= !w->random[slot];
+            w->shown[slot] = false;
+        }
+}
+
 nb_status nb_linear_group_forward(nb_linear_group *group, const nb_pass *pass, nb_scratch *scratch, bool training,
                                   const nb_mat *x, const nb_mat *y, nb_error *err) {
     NB_TRY(check_rows(group, x, err));
     nb_linear_call call = {group, group->be, pass, scratch, x, training};
     size_t begin = scratch->used, kept = scratch->kept;
-    for (int32_t i = 0; i < group->fprop_x_count; i++)
-        group->fprop_x[i].fresh = false;
-    for (int32_t i = 0; i < group->count; i++)
-        for (int slot = 0; slot < 2; slot++)
-            group->layers[i].weight.fresh[slot] &= !group->layers[i].weight.random[slot];
+    forget(group);
+    if (pass->lens)
+        show_plain_input(&call);
     for (int32_t i = 0; i < group->mechanism_count; i++) {
         const nb_attached_mechanism *m = &group->mechanisms[i];
         if (m->table->observe)

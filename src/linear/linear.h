@@ -33,6 +33,7 @@ typedef struct nb_weight_cache {
     nb_operand operand[2];
     bool fresh[2];
     bool random[2]; /* draws bits: made anew for each micro-batch */
+    bool shown[2];  /* the lens has seen it in this pass */
 } nb_weight_cache;
 
 typedef struct nb_linear {
@@ -138,6 +139,7 @@ size_t nb_input_scratch(const nb_linear_group *group, nb_role role);
 /* weight.c: W in the role fprop.w or dgrad.w; the BF16 copy; made at the first call after a change. */
 nb_status nb_weight_operand(const nb_linear_call *call, nb_linear *layer, nb_role role, nb_operand *out, nb_error *err);
 nb_status nb_weight_plain(const nb_linear_call *call, nb_linear *layer, nb_mat *out, nb_error *err);
+void nb_show_plain_weight(const nb_linear_call *call, nb_linear *layer, nb_role role); /* to the lens: W in BF16 */
 nb_status nb_weight_layout(nb_linear_group *group, nb_linear *layer, nb_error *err);
 size_t nb_weight_scratch(const nb_linear_group *group, const nb_linear *layer, nb_role role);
 

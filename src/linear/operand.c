@@ -11,9 +11,11 @@ static nb_noise noise_of(const nb_pass *pass, const nb_operand_name *name) {
     return noise;
 }
 
-static void show(nb_backend *be, const nb_pass *pass, const nb_operand_name *name, const nb_mat *source,
-                 const nb_qtensor *requantized_from, bool transposed, const nb_qtensor *quantized,
-                 const nb_quantize_stats *stats) {
+void nb_operand_show(nb_backend *be, const nb_pass *pass, const nb_operand_name *name, const nb_mat *source,
+                     const nb_qtensor *requantized_from, bool transposed, const nb_qtensor *quantized,
+                     const nb_quantize_stats *stats) {
+    if (!pass->lens || !pass->lens->operand)
+        return;
     const nb_lens_operand seen = {.be = be,
                                   .pass = pass,
                                   .module = name->module,
@@ -22,18 +24,13 @@ static void show(nb_backend *be, const nb_pass *pass, const nb_operand_name *nam
                                   .requantized_from = requantized_from,
                                   .transposed = transposed,
                                   .quantized = quantized,
-                                  .stats = pass->lens->counts ? stats : NULL};
-    if (pass->lens->operand)
-        pass->lens->operand(pass->lens->context, &seen);
+                                  .stats = stats};
+    pass->lens->operand(pass->lens->context, &seen);
 }
 
-void nb_operand_show_plain(nb_backend *be, const nb_pass *pass, const nb_operand_name *name, const nb_mat *source) {
-    if (pass->lens)
-        show(be, pass, name, source, NULL, false, NULL, NULL);
-}
-
-static bool counts(const nb_pass *pass) {
-    return pass->lens && pass->lens->counts;
+/* Where the quantizer is to count, if anybody asked. */
+static nb_quantize_stats *counted(const nb_pass *pass, nb_quantize_stats *stats) {
+    return pass->lens && pass->lens->counts ? stats : NULL;
 }
 
 /* ---- quantizing numbers ------------------------------------------------------------------------------------------ */
@@ -44,7 +41,7 @@ nb_status nb_operand_quantize(nb_backend *be, const nb_pass *pass, const nb_oper
     int64_t cols = transpose ? source->rows : source->cols;
     *out = (nb_operand){.plain = *source, .transposed = transpose};
     if (nb_quantizer_is_bf16(q)) {
-        nb_operand_show_plain(be, pass, name, source);
+        nb_operand_show(be, pass, name, source, NULL, transpose, NULL, NULL);
         if (source->dtype == be->act)
             return NB_OK;
         out->plain = nb_mat_of(memory, be->act, source->rows, source->cols);
@@ -54,9 +51,8 @@ nb_status nb_operand_quantize(nb_backend *be, const nb_pass *pass, const nb_oper
     *out = (nb_operand){.quantized = true, .codes = nb_qtensor_place(q, rows, cols, memory)};
     nb_noise noise = noise_of(pass, name);
     nb_quantize_stats stats = {0};
-    NB_TRY(be->ops->quantize(be, &out->codes, source, transpose, &noise, counts(pass) ? &stats : NULL, err));
-    if (pass->lens)
-        show(be, pass, name, source, NULL, transpose, &out->codes, &stats);
+    NB_TRY(be->ops->quantize(be, &out->codes, source, transpose, &noise, counted(pass, &stats), err));
+    nb_operand_show(be, pass, name, source, NULL, transpose, &out->codes, counted(pass, &stats));
     return NB_OK;
 }
 
@@ -91,9 +87,8 @@ static nb_status requantize(nb_backend *be, const nb_pass *pass, const nb_operan
     *out = (nb_operand){.quantized = true, .codes = nb_qtensor_place(q, source->cols, source->rows, memory)};
     nb_noise noise = noise_of(pass, name);
     nb_quantize_stats stats = {0};
-    NB_TRY(be->ops->requantize(be, &out->codes, source, true, &noise, counts(pass) ? &stats : NULL, err));
-    if (pass->lens)
-        show(be, pass, name, NULL, source, true, &out->codes, &stats);
+    NB_TRY(be->ops->requantize(be, &out->codes, source, true, &noise, counted(pass, &stats), err));
+    nb_operand_show(be, pass, name, NULL, source, true, &out->codes, counted(pass, &stats));
     return NB_OK;
 }
 

@@ -31,9 +31,12 @@ typedef struct nb_operand_name {
  * not of type act. */
 nb_status nb_operand_quantize(nb_backend *be, const nb_pass *pass, const nb_operand_name *name, const nb_quantizer *q,
                               const nb_mat *source, bool transpose, void *memory, nb_operand *out, nb_error *err);
-/* Shows the lens an operand that stays in plain numbers. */
-void nb_operand_show_plain(nb_backend *be, const nb_pass *pass, const nb_operand_name *name, const nb_mat *source);
 size_t nb_quantized_bytes(const nb_backend *be, const nb_quantizer *q, nb_dtype source, int64_t rows, int64_t cols);
+
+/* Tells the pass's lens, if there is one. `quantized` NULL: the GEMM reads `source` in BF16. */
+void nb_operand_show(nb_backend *be, const nb_pass *pass, const nb_operand_name *name, const nb_mat *source,
+                     const nb_qtensor *requantized_from, bool transposed, const nb_qtensor *quantized,
+                     const nb_quantize_stats *stats);
 
 /* Makes the operand of a `from` rule out of the source role's operand, which it transposes: quantizes the decoded
  * values again, or takes the same codes (packed: as codes, else decoded and rounded to act). */

@@ -86,11 +86,21 @@ nb_status nb_weight_plain(const nb_linear_call *call, nb_linear *layer, nb_mat *
     return NB_OK;
 }
 
+void nb_show_plain_weight(const nb_linear_call *call, nb_linear *layer, nb_role role) {
+    bool *shown = &layer->weight.shown[cache_slot(role)];
+    if (!call->pass->lens || *shown || call->pass->micro_batch > 0)
+        return;
+    *shown = true;
+    nb_mat master = nb_mat_of(layer->master, call->be->real, layer->out, layer->in);
+    nb_operand_show(call->be, call->pass, &layer->names[role], &master, NULL, role == NB_DGRAD_W, NULL, NULL);
+}
+
 static nb_status quantize_master(const nb_linear_call *call, nb_linear *layer, nb_role role, void *memory,
                                  nb_operand *out, nb_error *err) {
     const nb_operand_rule *rule = &layer->plan.roles[role];
     if (nb_quantizer_is_bf16(&rule->quantizer)) {
         *out = (nb_operand){.transposed = role == NB_DGRAD_W};
+        nb_show_plain_weight(call, layer, role);
         return nb_weight_plain(call, layer, &out->plain, err);
     }
     for (int32_t i = 0; i < call->group->mechanism_count && role == NB_FPROP_W; i++) {
@@ -101,12 +111,26 @@ static nb_status quantize_master(const nb_linear_call *call, nb_linear *layer, n
         *out =
             (nb_operand){.quantized = true, .codes = nb_qtensor_place(&rule->quantizer, layer->out, layer->in, memory)};
         NB_TRY(m->table->quantize_w(m->state, call, layer, &out->codes, &done, err));
-        if (done)
-            return NB_OK;
+        if (!done)
+            continue;
+        nb_mat source = nb_mat_of(layer->master, call->be->real, layer->out, layer->in);
+        nb_operand_show(call->be, call->pass, &layer->names[role], &source, NULL, false, &out->codes, NULL);
+        return NB_OK;
     }
     nb_mat master = nb_mat_of(layer->master, call->be->real, layer->out, layer->in);
     return nb_operand_quantize(call->be, call->pass, &layer->names[role], &rule->quantizer, &master, role == NB_DGRAD_W,
                                memory, out, err);
+}
+
+/* A weight is quantized in the first pass after a change, which may be an evaluation; a lens that looks at the training
+ * step after it is shown what is there. */
+static void show_kept(const nb_linear_call *call, nb_linear *layer, nb_role role, const nb_operand *kept) {
+    bool *shown = &layer->weight.shown[cache_slot(role)];
+    if (*shown || call->pass->micro_batch > 0 || (role == NB_DGRAD_W && layer->plan.roles[role].from))
+        return;
+    *shown = true;
+    nb_mat master = nb_mat_of(layer->master, call->be->real, layer->out, layer->in);
+    nb_operand_show(call->be, call->pass, &layer->names[role], &master, NULL, role == NB_DGRAD_W, &kept->codes, NULL);
 }
 
 nb_status nb_weight_operand(const nb_linear_call *call, nb_linear *layer, nb_role role, nb_operand *out,
@@ -116,6 +140,8 @@ nb_status nb_weight_operand(const nb_linear_call *call, nb_linear *layer, nb_rol
     int slot = cache_slot(role);
     if (w->fresh[slot]) {
         *out = w->operand[slot];
+        if (call->pass->lens)
+            show_kept(call, layer, role, out);
         return NB_OK;
     }
     void *memory = w->memory[slot];
@@ -134,6 +160,7 @@ nb_status nb_weight_operand(const nb_linear_call *call, nb_linear *layer, nb_rol
         NB_TRY(quantize_master(call, layer, role, memory, out, err));
     }
     w->operand[slot] = *out;
+    w->shown[slot] = true;
     w->fresh[slot] = out->quantized && w->memory[slot];
     return NB_OK;
 }

@@ -5,12 +5,14 @@
  *     q, k    = rope(norm_q(q)), rope(norm_k(k))     Qwen3 norms each head, OLMo2 the whole projection, LLaMA nothing
  *     y       = W_o softmax(q k^T / sqrt(head_dim)) v
  */
+#include "lens/lens.h"
 #include "model/decoder.h"
 
 #include <math.h>
 #include <stdlib.h>
 
 typedef struct nb_attention_layer {
+    char name[NB_NAME_SIZE]; /* "layers.0.self_attn" */
     int64_t hidden, heads, kv_heads, head_dim;
     double theta, norm_eps;
     nb_qk_norm qk_norm;
@@ -57,6 +59,7 @@ static nb_status build(void *layer, nb_builder *builder, nb_error *err) {
         {"self_attn.q_proj", a->q_param}, {"self_attn.k_proj", a->k_param}, {"self_attn.v_proj", a->v_param}};
     const nb_projection out[] = {{"self_attn.o_proj", a->o_param}};
     int64_t rows = builder->model->max_rows;
+    nb_module_name(builder, "self_attn", a->name);
     if (a->qk_norm != NB_QK_NORM_NONE) {
         nb_build_norm(builder, &a->q_norm);
         nb_build_norm(builder, &a->k_norm);
@@ -118,6 +121,8 @@ static nb_status forward(void *layer, const nb_run *run, const nb_mat *x, const 
     be->ops->rope(be, a->q, run->positions, run->rows, a->heads, a->head_dim, a->theta, false);
     be->ops->rope(be, a->k, run->positions, run->rows, a->kv_heads, a->head_dim, a->theta, false);
     nb_attention s = shape(a, run);
+    if (run->pass->lens && run->pass->lens->attention)
+        run->pass->lens->attention(run->pass->lens->context, be, a->name, &s, a->q, a->k);
     NB_TRY(be->ops->attention_forward(be, &s, a->o, a->lse, a->q, a->k, a->v, err));
     nb_mat o = nb_act(run, a->o, q_cols);
     return nb_linear_group_forward(a->out, run->pass, run->scratch, run->training, &o, y, err);

@@ -6,12 +6,14 @@
  *     o_t             = key_dim^(-1/2) S_t^T q_t
  *     y               = W_o (rmsnorm(o) * g * sigmoid(g))                       one norm weight for all heads
  */
+#include "lens/lens.h"
 #include "model/decoder.h"
 
 #include <math.h>
 #include <stdlib.h>
 
 typedef struct nb_gla_layer {
+    char name[NB_NAME_SIZE];                       /* "layers.0.attn" */
     int64_t hidden, heads, keys, values, low_rank; /* keys, values: of all heads together */
     double normalizer, clamp;
     int32_t q_param, k_param, v_param, g_param, a_param, b_param, o_param, bias_param;
@@ -65,6 +67,7 @@ static nb_status build(void *layer, nb_builder *builder, nb_error *err) {
     const nb_projection gate_out[] = {{"attn.gk_proj.1", l->b_param}};
     const nb_projection out[] = {{"attn.o_proj", l->o_param}};
     const int64_t rows = builder->model->max_rows;
+    nb_module_name(builder, "attn", l->name);
     l->bias = nb_params_value(&builder->model->params, l->bias_param);
     l->bias_grad = nb_params_grad(&builder->model->params, l->bias_param);
     nb_build_norm(builder, &l->norm);
@@ -121,6 +124,8 @@ static nb_status forward(void *layer, const nb_run *run, const nb_mat *x, const 
     const nb_mat normed = nb_act(run, l->normed, l->values);
     NB_TRY(nb_linear_group_forward(l->in, run->pass, run->scratch, run->training, x, projected, err));
     NB_TRY(nb_linear_group_forward(l->gate_out, run->pass, run->scratch, run->training, &low, &a, err));
+    if (run->pass->lens && run->pass->lens->gate)
+        run->pass->lens->gate(run->pass->lens->context, be, l->name, &a);
     be->ops->gla_gate_forward(be, l->gate, l->a, l->bias, run->rows, l->keys, l->normalizer, l->clamp);
     const nb_gla s = shape(l, run);
     NB_TRY(be->ops->gla_forward(be, &s, l->o, l->q, l->k, l->v, l->gate, err));
