@@ -31,6 +31,9 @@ asan: ## run the tests under AddressSanitizer (memory errors and leaks)
 ubsan: ## run the tests under UndefinedBehaviorSanitizer
 	@$(MAKE) test BUILD=build-ubsan CMAKE_FLAGS="-DNIBBLE_SANITIZE=undefined $(CMAKE_FLAGS)"
 
+fuzz: ## run each target of tests/fuzz for FUZZ_SECONDS (default 60) under libFuzzer, ASan and UBSan (needs clang)
+	@scripts/fuzz $(or $(FUZZ_SECONDS),60)
+
 clang: ## build and test with clang instead of gcc
 	@$(MAKE) test BUILD=build-clang CMAKE_FLAGS="-DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ $(CMAKE_FLAGS)"
 
@@ -38,6 +41,6 @@ install: all ## install the program, library, headers and nibble.pc under PREFIX
 	@cmake --install $(BUILD)
 
 clean: ## remove the build folders
-	@rm -rf build build-asan build-ubsan build-clang
+	@rm -rf build build-asan build-ubsan build-clang build-fuzz
 
-.PHONY: all help test headers format lint asan ubsan clang install clean
+.PHONY: all help test headers format lint asan ubsan fuzz clang install clean

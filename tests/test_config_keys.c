@@ -188,7 +188,8 @@ static void printing_is_read_back(void **state) {
         "steps: 1\nname: 'true'\noptimizer: {lr: 0.0003000000000000001, clamp: -1e300}\nmodules: ['*.o', \"1\", ' "
         "x']\n",
         "steps: 1\nname: '- x'\ntokens: 9007199254740992\nalways: half\n",
-        "steps: 1\nname: \"\\tq\\x01\"\n",
+        "steps: 1\nname: \"\\tq\\x01\\x82\"\n",
+        "steps: 1\nname: \"\\u2028 \\ufeff \\u20ac\"\n",
     };
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++)
         for (int comments = NB_COMMENTS_NONE; comments <= NB_COMMENTS_HELP; comments++) {

@@ -45,6 +45,10 @@ static const struct {
     {"# only a comment\n", "is empty"},
     {"a: [1\nb: 2\n", "t.yaml:"},
     {"a: \"unclosed\n", "not valid YAML"},
+    {"a: [1,\n 2\nb: 3\n",
+     "t.yaml:3: not valid YAML: did not find expected ',' or ']', while parsing a flow sequence that "
+     "begins in line 1"},
+    {"a:\n\tb: 1\n", "t.yaml:2: a tab indents this line; YAML wants spaces"},
     {"a: 1\na: 2\n", "t.yaml:2: the key 'a' stands here a second time (first in line 1)"},
     {"a: &x 1\nb: *x\n", "t.yaml:1: tags (!) and anchors (&)"},
     {"a: *x\n", "t.yaml:1:"},

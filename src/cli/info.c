@@ -7,11 +7,11 @@
 #include "format/element.h"
 
 #include <jansson.h>
-#include <libfyaml.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
+#include <yaml.h>
 
 typedef struct info_options {
     const char *isa;
@@ -50,8 +50,8 @@ static void print_libraries(void) {
     nb_openblas_version(openblas, sizeof openblas);
     nb_onednn_version(onednn, sizeof onednn);
     unsigned xxhash = XXH_versionNumber();
-    printf("libraries   OpenBLAS %s, oneDNN %s, libfyaml %s, jansson %s, xxHash %u.%u.%u\n", openblas, onednn,
-           fy_library_version(), JANSSON_VERSION, xxhash / 10000, xxhash / 100 % 100, xxhash % 100);
+    printf("libraries   OpenBLAS %s, oneDNN %s, libyaml %s, jansson %s, xxHash %u.%u.%u\n", openblas, onednn,
+           yaml_get_version_string(), JANSSON_VERSION, xxhash / 10000, xxhash / 100 % 100, xxhash % 100);
     if (getenv("OPENBLAS_CORETYPE"))
         printf("            OPENBLAS_CORETYPE is set to %s\n", getenv("OPENBLAS_CORETYPE"));
 }

@@ -59,6 +59,26 @@ const char *nb_keys_word(const nb_key *row, double value) {
 /* ---- values -------------------------------------------------------------------------------------------------------
  */
 
+/* The UTF-8 character at `at`; texts come from nb_yaml, which lets only whole ones pass. Returns its bytes. */
+static size_t decode(const unsigned char *at, uint32_t *point) {
+    size_t n = at[0] < 0x80 ? 1 : at[0] < 0xe0 ? 2 : at[0] < 0xf0 ? 3 : 4;
+    *point = n == 1 ? at[0] : at[0] & (0x7fu >> n);
+    for (size_t i = 1; i < n; i++) {
+        if (!at[i]) { /* cut off by a field's size */
+            *point = 0xfffd;
+            return i;
+        }
+        *point = *point << 6 | (at[i] & 0x3fu);
+    }
+    return n;
+}
+
+/* Control characters, YAML 1.1's other line breaks, the byte order mark and what is no character. */
+static bool needs_escape(uint32_t point) {
+    return point < 0x20 || (point >= 0x7f && point < 0xa0) || point == 0x2028 || point == 0x2029 || point == 0xfeff ||
+           point == 0xfffe || point == 0xffff;
+}
+
 /* Plain where every YAML reader takes it for the same text, else in double quotes. */
 static void print_text(const char *text, FILE *to) {
     static const char *const reserved[] = {"true", "false", "null", "yes", "no", "on", "off"};
@@ -74,13 +94,16 @@ static void print_text(const char *text, FILE *to) {
         return;
     }
     fputc('"', to);
-    for (const unsigned char *c = (const unsigned char *)text; *c; c++) {
-        if (*c == '"' || *c == '\\')
-            fprintf(to, "\\%c", *c);
-        else if (*c < 0x20 || *c == 0x7f)
-            fprintf(to, "\\x%02x", *c);
+    for (const unsigned char *c = (const unsigned char *)text; *c;) {
+        uint32_t point;
+        size_t n = decode(c, &point);
+        if (point == '"' || point == '\\')
+            fprintf(to, "\\%c", (int)point);
+        else if (needs_escape(point))
+            fprintf(to, "\\u%04x", (unsigned)point);
         else
-            fputc(*c, to);
+            fwrite(c, 1, n, to);
+        c += n;
     }
     fputc('"', to);
 }

@@ -1,12 +1,12 @@
-/* yaml.c: from libfyaml's events to a tree with line marks. */
+/* yaml.c: from libyaml's events to a tree with line marks. */
 #include "config/yaml_memory.h"
 #include "files/file.h"
 
-#include <libfyaml.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <yaml.h>
 
 /* Memory of a tree: a list of chunks, freed together. */
 typedef struct chunk {
@@ -73,6 +73,8 @@ typedef struct open_node {
 
 typedef struct builder {
     nb_yaml *doc;
+    const char *bytes; /* the text, for messages */
+    size_t size;
     const char *file;
     bool lines; /* false for text that has none, as --set */
     open_node open[NB_YAML_MAX_DEPTH];
@@ -86,9 +88,8 @@ static nb_status fail_at(builder *b, int32_t line, const char *what) {
     return nb_yaml_fail(b->err, &at, "%s", what);
 }
 
-static int32_t line_of(struct fy_event *event) {
-    const struct fy_mark *mark = fy_event_start_mark(event);
-    return mark ? (int32_t)mark->line + 1 : 1;
+static int32_t line_of(const yaml_event_t *event) {
+    return (int32_t)event->start_mark.line + 1;
 }
 
 /* A scalar where a map expects its next key. */
@@ -138,15 +139,11 @@ static nb_status add_node(builder *b, nb_yaml_kind kind, int32_t line, nb_yaml_n
     return NB_OK;
 }
 
-static nb_status take_scalar(builder *b, struct fy_event *event) {
+static nb_status take_scalar(builder *b, const yaml_event_t *event) {
     int32_t line = line_of(event);
-    size_t size = 0;
-    const char *text = fy_token_get_text(event->scalar.value, &size);
-    if (!text) {
-        text = "";
-        size = 0;
-    }
-    if (event->scalar.tag || event->scalar.anchor)
+    const char *text = (const char *)event->data.scalar.value;
+    size_t size = event->data.scalar.length;
+    if (event->data.scalar.tag || event->data.scalar.anchor)
         return fail_at(b, line, "tags (!) and anchors (&) are not used in configuration files");
     if (memchr(text, 0, size))
         return fail_at(b, line, "a text must not hold a NUL character");
@@ -155,15 +152,15 @@ static nb_status take_scalar(builder *b, struct fy_event *event) {
         return take_key(b, parent, text, size, line);
     nb_yaml_node *n;
     NB_TRY(add_node(b, NB_YAML_SCALAR, line, &n));
-    n->quoted = event->scalar.value && fy_token_scalar_style(event->scalar.value) != FYSS_PLAIN;
+    n->quoted = event->data.scalar.style != YAML_PLAIN_SCALAR_STYLE;
     n->text = nb_yaml_text(b->doc, text, size);
     return n->text ? NB_OK : nb_fail(b->err, NB_NO_MEMORY, "no memory for %s", b->file);
 }
 
-static nb_status open_collection(builder *b, struct fy_event *event, nb_yaml_kind kind) {
+static nb_status open_collection(builder *b, const yaml_event_t *event, nb_yaml_kind kind) {
     int32_t line = line_of(event);
-    bool marked = kind == NB_YAML_MAP ? event->mapping_start.tag || event->mapping_start.anchor
-                                      : event->sequence_start.tag || event->sequence_start.anchor;
+    bool marked = kind == NB_YAML_MAP ? event->data.mapping_start.tag || event->data.mapping_start.anchor
+                                      : event->data.sequence_start.tag || event->data.sequence_start.anchor;
     if (marked)
         return fail_at(b, line, "tags (!) and anchors (&) are not used in configuration files");
     if (b->depth == NB_YAML_MAX_DEPTH)
@@ -174,24 +171,23 @@ static nb_status open_collection(builder *b, struct fy_event *event, nb_yaml_kin
     return NB_OK;
 }
 
-static nb_status take_event(builder *b, struct fy_event *event) {
+static nb_status take_event(builder *b, const yaml_event_t *event) {
     switch (event->type) {
-    case FYET_SCALAR:
+    case YAML_SCALAR_EVENT:
         return take_scalar(b, event);
-    case FYET_MAPPING_START:
+    case YAML_MAPPING_START_EVENT:
         return open_collection(b, event, NB_YAML_MAP);
-    case FYET_SEQUENCE_START:
+    case YAML_SEQUENCE_START_EVENT:
         return open_collection(b, event, NB_YAML_LIST);
-    case FYET_MAPPING_END:
-    case FYET_SEQUENCE_END:
+    case YAML_MAPPING_END_EVENT:
+    case YAML_SEQUENCE_END_EVENT:
         if (b->depth > 0)
             b->depth--;
         return NB_OK;
-    case FYET_ALIAS:
+    case YAML_ALIAS_EVENT:
         return fail_at(b, line_of(event),
-                       "aliases (*) are not used in configuration files; a recipe can start from "
-                       "another with base:");
-    case FYET_DOCUMENT_START:
+                       "aliases (*) are not used in configuration files; a recipe can start from another with base:");
+    case YAML_DOCUMENT_START_EVENT:
         if (b->documents++)
             return fail_at(b, line_of(event), "a second document (---) begins here; one file holds one");
         return NB_OK;
@@ -200,44 +196,41 @@ static nb_status take_event(builder *b, struct fy_event *event) {
     }
 }
 
-/* libfyaml would print to stderr. */
-static void say_nothing(struct fy_diag *diag, void *user, const char *text, size_t size) {
-    (void)diag, (void)user, (void)text, (void)size;
+/* True if a tab is among the blanks that line `line` (from 0) begins with. */
+static bool tab_indents(const builder *b, size_t line) {
+    const char *at = b->bytes, *end = b->bytes + b->size;
+    for (; line && at < end; at++)
+        line -= *at == '\n';
+    while (at < end && *at == ' ')
+        at++;
+    return at < end && *at == '\t';
 }
 
-static struct fy_diag *silent_diag(void) {
-    struct fy_diag_cfg cfg;
-    fy_diag_cfg_default(&cfg);
-    cfg.fp = NULL;
-    cfg.output_fn = say_nothing;
-    cfg.colorize = false;
-    struct fy_diag *diag = fy_diag_create(&cfg);
-    if (diag)
-        fy_diag_set_collect_errors(diag, true);
-    return diag;
+static nb_status syntax_error(builder *b, const yaml_parser_t *parser) {
+    if (parser->error == YAML_MEMORY_ERROR)
+        return nb_fail(b->err, NB_NO_MEMORY, "no memory for the parser of %s", b->file);
+    size_t line = parser->problem_mark.line, begun = parser->context_mark.line;
+    nb_yaml_node at = {.file = b->file, .line = b->lines ? (int32_t)line + 1 : 0};
+    if (tab_indents(b, line))
+        return nb_yaml_fail(b->err, &at, "a tab indents this line; YAML wants spaces");
+    char since[64] = "";
+    if (parser->context && begun < line)
+        snprintf(since, sizeof since, " that begins in line %zu", begun + 1);
+    return nb_yaml_fail(b->err, &at, "not valid YAML: %s%s%s%s", parser->problem ? parser->problem : "unknown problem",
+                        parser->context ? ", " : "", parser->context ? parser->context : "", since);
 }
 
-/* The first thing that libfyaml complained about. */
-static nb_status syntax_error(builder *b, struct fy_diag *diag) {
-    void *iterator = NULL;
-    struct fy_diag_error *first = fy_diag_errors_iterate(diag, &iterator);
-    nb_yaml_node at = {.file = b->file, .line = b->lines && first && first->line > 0 ? first->line : 0};
-    const char *what = first && first->msg ? first->msg : "";
-    return nb_yaml_fail(b->err, &at, "not valid YAML%s%s", *what ? ": " : "", what);
-}
-
-static nb_status read_events(builder *b, struct fy_parser *parser, struct fy_diag *diag) {
-    struct fy_event *event;
-    bool ended = false;
-    while ((event = fy_parser_parse(parser)) != NULL) {
-        nb_status status = take_event(b, event);
-        ended = event->type == FYET_STREAM_END;
-        fy_parser_event_free(parser, event);
+static nb_status read_events(builder *b, yaml_parser_t *parser) {
+    for (bool ended = false; !ended;) {
+        yaml_event_t event;
+        if (!yaml_parser_parse(parser, &event))
+            return syntax_error(b, parser);
+        nb_status status = take_event(b, &event);
+        ended = event.type == YAML_STREAM_END_EVENT || event.type == YAML_NO_EVENT;
+        yaml_event_delete(&event);
         if (status != NB_OK)
             return status;
     }
-    if (!ended || fy_parser_get_stream_error(parser))
-        return syntax_error(b, diag);
     return NB_OK;
 }
 
@@ -256,7 +249,7 @@ static size_t utf8_length(const unsigned char *at, size_t left) {
     return overlong || beyond ? 0 : n;
 }
 
-/* libfyaml takes much for text; refuse what cannot be. */
+/* libyaml's words for these would be harder to read, and a NUL would end its own. */
 static nb_status check_bytes(builder *b, const char *bytes, size_t size) {
     if (size > NB_YAML_MAX_BYTES)
         return fail_at(b, 0, "too big for a configuration file (limit 256 KiB)");
@@ -278,20 +271,18 @@ static nb_status check_bytes(builder *b, const char *bytes, size_t size) {
 
 nb_status nb_yaml_parse_into(nb_yaml *doc, const char *bytes, size_t size, const char *name, bool lines,
                              nb_yaml_node **root, nb_error *err) {
-    builder b = {.doc = doc, .lines = lines, .err = err};
+    builder b = {.doc = doc, .bytes = bytes, .size = size, .lines = lines, .err = err};
     b.file = nb_yaml_text(doc, name, strlen(name));
     if (!b.file)
         return nb_fail(err, NB_NO_MEMORY, "no memory for %s", name);
     NB_TRY(check_bytes(&b, bytes, size));
-    struct fy_diag *diag = silent_diag();
-    struct fy_parse_cfg cfg = {.flags = FYPCF_QUIET | FYPCF_COLLECT_DIAG, .diag = diag};
-    struct fy_parser *parser = diag ? fy_parser_create(&cfg) : NULL;
-    nb_status status = parser && fy_parser_set_string(parser, bytes, size) == 0
-                           ? read_events(&b, parser, diag)
-                           : nb_fail(err, NB_NO_MEMORY, "no memory for the parser of %s", name);
-    if (parser)
-        fy_parser_destroy(parser);
-    fy_diag_unref(diag);
+    yaml_parser_t parser;
+    if (!yaml_parser_initialize(&parser))
+        return nb_fail(err, NB_NO_MEMORY, "no memory for the parser of %s", name);
+    yaml_parser_set_encoding(&parser, YAML_UTF8_ENCODING);
+    yaml_parser_set_input_string(&parser, (const unsigned char *)bytes, size);
+    nb_status status = read_events(&b, &parser);
+    yaml_parser_delete(&parser);
     if (status == NB_OK && !b.root) {
         nb_yaml_node at = {.file = b.file};
         status = nb_yaml_fail(err, &at, "is empty");

@@ -1,6 +1,6 @@
 /* yaml.h: a YAML file as a small tree that remembers where each node was written.
  *
- * libfyaml scans; this tree keeps only what configuration needs: scalars, lists, maps. Anchors, aliases, tags,
+ * libyaml scans; this tree keeps only what configuration needs: scalars, lists, maps. Anchors, aliases, tags,
  * duplicate keys, several documents, deep nesting and big files are refused with file and line, so that no file can
  * make the program slow. A tree owns its nodes; merging copies nothing.
  */
