@@ -289,6 +289,60 @@ static void parameters(void **state) {
     nb_backend_free(ref);
 }
 
+/* ---- memory that runs out ------------------------------------------------------------------------------------------
+ */
+
+/* A backend whose allocations fail from some number on. */
+typedef struct failing_backend {
+    nb_backend backend;
+    nb_backend_ops ops;
+    nb_backend *real;
+} failing_backend;
+
+static int allowed, alive;
+
+static void *failing_alloc(nb_backend *be, size_t bytes) {
+    void *memory = allowed-- > 0 ? ((failing_backend *)be)->real->ops->alloc(be, bytes) : NULL;
+    alive += memory != NULL;
+    return memory;
+}
+
+static void counting_release(nb_backend *be, void *memory) {
+    assert_non_null(memory);
+    alive--;
+    ((failing_backend *)be)->real->ops->release(be, memory);
+}
+
+/* Wherever memory ends, the model is refused with a reason and everything that was taken is given back. */
+static void out_of_memory(void **state) {
+    (void)state;
+    failing_backend be = {.real = cpu_with(1, NB_ISA_AUTO)};
+    be.backend = *be.real;
+    be.ops = *be.real->ops;
+    be.ops.alloc = failing_alloc;
+    be.ops.release = counting_release;
+    be.backend.ops = &be.ops;
+    nb_model_config config = case_config(NB_QWEN3, false);
+    nb_recipe recipe = nvfp4_recipe();
+    for (int most = 0;; most++) {
+        nb_model *model = NULL;
+        nb_error err = {0};
+        allowed = most;
+        nb_status status = nb_model_create(&be.backend, &config, &recipe, CASE_BATCH, CASE_SEQ, true, &model, &err);
+        if (status == NB_OK) {
+            assert_true(most > 20);
+            nb_model_free(model);
+            assert_int_equal(alive, 0);
+            break;
+        }
+        assert_int_equal(status, NB_NO_MEMORY);
+        assert_non_null(strstr(err.message, "no memory"));
+        assert_null(model);
+        assert_int_equal(alive, 0);
+    }
+    nb_backend_free(be.real);
+}
+
 /* ---- refusals ------------------------------------------------------------------------------------------------------
  */
 
@@ -333,6 +387,7 @@ int main(void) {
         cmocka_unit_test_teardown(the_lens_sees_mixers, release_buffers),
         cmocka_unit_test_teardown(reports, release_buffers),
         cmocka_unit_test_teardown(parameters, release_buffers),
+        cmocka_unit_test_teardown(out_of_memory, release_buffers),
         cmocka_unit_test_teardown(bad_requests, release_buffers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

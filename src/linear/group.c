@@ -166,6 +166,11 @@ nb_status nb_linear_group_create(nb_backend *be, const nb_group_spec *spec, nb_l
     return NB_OK;
 }
 
+static void release(nb_backend *be, void *memory) {
+    if (memory)
+        be->ops->release(be, memory);
+}
+
 void nb_linear_group_free(nb_linear_group *group) {
     if (!group)
         return;
@@ -174,12 +179,12 @@ void nb_linear_group_free(nb_linear_group *group) {
         if (group->mechanisms[i].table->detach && group->mechanisms[i].state)
             group->mechanisms[i].table->detach(group->mechanisms[i].state);
     for (int32_t i = 0; i < group->fprop_x_count; i++)
-        be->ops->release(be, group->fprop_x[i].memory);
+        release(be, group->fprop_x[i].memory);
     for (int32_t i = 0; i < group->count && i < NB_GROUP_LAYERS; i++) {
         nb_weight_cache *w = &group->layers[i].weight;
-        be->ops->release(be, w->plain);
-        be->ops->release(be, w->memory[0]);
-        be->ops->release(be, w->memory[1]);
+        release(be, w->plain);
+        release(be, w->memory[0]);
+        release(be, w->memory[1]);
     }
     free(group);
 }
