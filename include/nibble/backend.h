@@ -224,6 +224,26 @@ typedef struct nb_backend_ops {
                             int64_t high, bool whole, nb_error *err);
     void (*sparse_gemm)(nb_backend *be, const nb_mat *c, const nb_sparse *s, const nb_mat *b);
     void (*sparse_add)(nb_backend *be, const nb_mat *x, const nb_sparse *s);
+    /* Columns (input channels) of a matrix, by a list of int32 in backend memory; F32 or BF16, alike on both sides.
+     * gather_columns:  out[r, i] = in[r, columns[i]], i < out->cols.
+     * scatter_columns: out[r, columns[i]] = in[r, i] (+= with `accumulate`, F32 only), i < in->cols.
+     * column_norms:    norms[c] += ||x[:, c]||_2; norms F32 [cols]. */
+    void (*gather_columns)(nb_backend *be, const nb_mat *out, const nb_mat *in, const int32_t *columns);
+    void (*scatter_columns)(nb_backend *be, const nb_mat *out, const nb_mat *in, const int32_t *columns,
+                            bool accumulate);
+    void (*column_norms)(nb_backend *be, float *norms, const nb_mat *x);
+    /* Weights against their quantized values; F32 arrays of n.
+     * add_distance: distance[i] += |a[i] - b[i]|.
+     * reset_where:  w[i] = q[i] where moved_w[i] > 0 and moved_q[i] >= threshold * moved_w[i]; returns how many.
+     * bin_widths:   width of the bin that each element's code stands for, in units of the decoded value: half the gaps
+     * on both sides, E2M1 under any scales; out F32 [rows, cols]. round_by:     codes of w once more, each rounded to
+     * whichever grid neighbour of w's scaled value `guide` is nearer to (arXiv:2502.20853); scales stay. E2M1; w, guide
+     * F32 [rows, cols]. */
+    void (*add_distance)(nb_backend *be, float *distance, const float *a, const float *b, int64_t n);
+    int64_t (*reset_where)(nb_backend *be, float *w, const float *q, const float *moved_w, const float *moved_q,
+                           int64_t n, double threshold);
+    void (*bin_widths)(nb_backend *be, float *out, const nb_qtensor *codes);
+    void (*round_by)(nb_backend *be, const nb_qtensor *codes, const float *w, const float *guide);
 
     /* ---- measurements for the lens; results are on the host
      * ------------------------------------------------------------ measure: x is F32, BF16 or F64. column_amax [cols]

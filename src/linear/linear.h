@@ -141,6 +141,10 @@ nb_status nb_weight_operand(const nb_linear_call *call, nb_linear *layer, nb_rol
 nb_status nb_weight_plain(const nb_linear_call *call, nb_linear *layer, nb_mat *out, nb_error *err);
 void nb_show_plain_weight(const nb_linear_call *call, nb_linear *layer, nb_role role); /* to the lens: W in BF16 */
 nb_status nb_weight_layout(nb_linear_group *group, nb_linear *layer, nb_error *err);
+/* Decodes fprop.w as it would be made from the numbers `w` (F32 [N, K]); see decode_w in mechanism.h. */
+nb_status nb_weight_decode(nb_linear_group *group, nb_linear *layer, nb_scratch *scratch, const nb_pass *pass,
+                           const float *w, float *decoded, float *widths, nb_error *err);
+size_t nb_weight_decode_scratch(const nb_linear *layer);
 size_t nb_weight_scratch(const nb_linear_group *group, const nb_linear *layer, nb_role role);
 
 /* dgrad.c, wgrad.c: dY in its two roles. */

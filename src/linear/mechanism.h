@@ -65,6 +65,11 @@ typedef struct nb_mechanism {
     /* Replaces quantizing the master into `out` (role fprop.w). */
     nb_status (*quantize_w)(void *state, const nb_linear_call *call, struct nb_linear *layer, const nb_qtensor *out,
                             bool *done, nb_error *err);
+    /* Decodes what the forward pass multiplies in the place of the numbers `w` (F32 [N, K]): `decoded` and, if asked
+     * for, the width of each element's bin, both F32; a part that is not in FP4 is decoded to itself with a width of 0.
+     * For mechanisms that reorder or split W. */
+    nb_status (*decode_w)(void *state, struct nb_linear *layer, nb_scratch *scratch, const nb_pass *pass,
+                          const float *w, float *decoded, float *widths, bool *done, nb_error *err);
     nb_status (*fprop)(void *state, const nb_linear_call *call, struct nb_linear *layer, const nb_mat *y, bool *done,
                        nb_error *err);
     nb_status (*after_fprop)(void *state, const nb_linear_call *call, struct nb_linear *layer,

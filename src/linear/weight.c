@@ -164,3 +164,37 @@ nb_status nb_weight_operand(const nb_linear_call *call, nb_linear *layer, nb_rol
     w->fresh[slot] = out->quantized && w->memory[slot];
     return NB_OK;
 }
+
+/* ---- for mechanisms that watch weights ----------------------------------------------------------------------------
+ */
+
+nb_status nb_weight_decode(nb_linear_group *group, nb_linear *layer, nb_scratch *scratch, const nb_pass *pass,
+                           const float *w, float *decoded, float *widths, nb_error *err) {
+    nb_backend *be = group->be;
+    for (int32_t i = 0; i < group->mechanism_count; i++) {
+        const nb_attached_mechanism *m = &group->mechanisms[i];
+        bool done = false;
+        if ((layer->mechanisms >> i & 1) && m->table->decode_w)
+            NB_TRY(m->table->decode_w(m->state, layer, scratch, pass, w, decoded, widths, &done, err));
+        if (done)
+            return NB_OK;
+    }
+    const nb_quantizer *q = &layer->plan.roles[NB_FPROP_W].quantizer;
+    size_t mark = scratch->used, bytes = nb_qtensor_bytes(q, layer->out, layer->in).total;
+    void *memory = nb_scratch_take(scratch, bytes);
+    if (!memory)
+        return nb_scratch_short(scratch, "a weight's codes", bytes, err);
+    nb_qtensor codes = nb_qtensor_place(q, layer->out, layer->in, memory);
+    nb_mat source = nb_mat_of(w, NB_F32, layer->out, layer->in);
+    nb_mat out = nb_mat_of(decoded, NB_F32, layer->out, layer->in);
+    NB_TRY(be->ops->quantize(be, &codes, &source, false, NULL, NULL, err));
+    NB_TRY(be->ops->dequantize(be, &out, &codes, false, true, err));
+    if (widths)
+        be->ops->bin_widths(be, widths, &codes);
+    scratch->used = mark;
+    return NB_OK;
+}
+
+size_t nb_weight_decode_scratch(const nb_linear *layer) {
+    return nb_scratch_room(nb_qtensor_bytes(&layer->plan.roles[NB_FPROP_W].quantizer, layer->out, layer->in).total);
+}

@@ -7,22 +7,10 @@
 #include <omp.h>
 #include <string.h>
 
-static nb_qtensor codes_row(const nb_qtensor *q, int64_t row) {
-    nb_qtensor one = *q;
-    one.rows = 1;
-    if (one.scales)
-        one.scales += row * (q->cols / q->quantizer.block_cols);
-    if (one.outer_scales && q->quantizer.outer != NB_OUTER_NONE)
-        one.outer_scales += row * (q->cols / 128);
-    else if (one.outer_scales && q->quantizer.block_rows != NB_BLOCK_ALL)
-        one.outer_scales += row;
-    return one;
-}
-
 void nb_cpu_dge(nb_backend *be, void *dw, const void *w, const nb_qtensor *codes, double k, double cap) {
 #pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(static)
     for (int64_t r = 0; r < codes->rows; r++) {
-        nb_qtensor one = codes_row(codes, r);
+        nb_qtensor one = nb_qtensor_row(codes, r);
         nb_ref_dge(be, (float *)dw + r * codes->cols, (const float *)w + r * codes->cols, &one, k, cap);
     }
 }

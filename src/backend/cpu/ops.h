@@ -13,12 +13,14 @@
 #include "backend/cpu/ops_kernels.h"
 #include "backend/cpu/packed.h"
 #include "backend/cpu/quantize.h"
+#include "backend/cpu/weights.h"
 #include "backend/ref/dge_occ.h"
 #include "backend/ref/gemm.h"
 #include "backend/ref/gemm_q.h"
 #include "backend/ref/measure.h"
 #include "backend/ref/quantize.h"
 #include "backend/ref/ref.h"
+#include "backend/ref/weights.h"
 
 #define NB_CPU_OPS(X)                                                                                                  \
     /* memory */                                                                                                       \
@@ -51,8 +53,8 @@
     X(rope, nb_ref_f32_rope, nb_cpu_rope)                                                                              \
     X(attention_forward, nb_ref_f32_attention_forward, nb_cpu_attention_forward)                                       \
     X(attention_backward, nb_ref_f32_attention_backward, nb_cpu_attention_backward)                                    \
-    X(gla_forward, nb_ref_f32_gla_forward, nb_cpu_gla_forward)                                                             \
-    X(gla_backward, nb_ref_f32_gla_backward, nb_cpu_gla_backward)                                                          \
+    X(gla_forward, nb_ref_f32_gla_forward, nb_cpu_gla_forward)                                                         \
+    X(gla_backward, nb_ref_f32_gla_backward, nb_cpu_gla_backward)                                                      \
     X(gla_gate_forward, nb_ref_f32_gla_gate_forward, nb_cpu_gla_gate_forward)                                          \
     X(gla_gate_backward, nb_ref_f32_gla_gate_backward, nb_cpu_gla_gate_backward)                                       \
     X(gated_norm_forward, nb_ref_f32_gated_norm_forward, nb_cpu_gated_norm_forward)                                    \
@@ -68,6 +70,13 @@
     X(clamp_rows, nb_ref_clamp_rows, nb_cpu_clamp_rows)                                                                \
     X(sparse_gemm, nb_ref_sparse_gemm, nb_cpu_sparse_gemm)                                                             \
     X(sparse_add, nb_ref_sparse_add, nb_cpu_sparse_add)                                                                \
+    X(gather_columns, nb_ref_gather_columns, nb_cpu_gather_columns)                                                    \
+    X(scatter_columns, nb_ref_scatter_columns, nb_cpu_scatter_columns)                                                 \
+    X(column_norms, nb_ref_column_norms, nb_cpu_column_norms)                                                          \
+    X(add_distance, nb_ref_add_distance, nb_cpu_add_distance)                                                          \
+    X(reset_where, nb_ref_reset_where, nb_cpu_reset_where)                                                             \
+    X(bin_widths, nb_ref_bin_widths, nb_cpu_bin_widths)                                                                \
+    X(round_by, nb_ref_round_by, nb_cpu_round_by)                                                                      \
     /* the lens */                                                                                                     \
     X(measure, nb_ref_measure, nb_cpu_measure)                                                                         \
     X(measure_attention, nb_ref_measure_attention, nb_ref_measure_attention)

@@ -1,7 +1,7 @@
 /* dge_occ.c: DGE and OCC by their definitions. */
 #include "backend/ref/dge_occ.h"
+#include "backend/ref/quantize_parts.h"
 #include "format/bf16.h"
-#include "format/e4m3.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -28,19 +28,20 @@ float nb_dge_derivative(float x, float k, float cap) {
     return slope < cap ? slope : cap;
 }
 
-/* What decodes element (r, c) of an operand. */
-static float decode_scale(const nb_qtensor *q, int64_t r, int64_t c) {
-    const nb_quantizer *z = &q->quantizer;
-    float tensor = q->tensor_scale ? *q->tensor_scale : 1;
-    if (z->scale_type == NB_SCALE_E4M3) {
-        float inner = nb_e4m3_value(q->scales[r * (q->cols / z->block_cols) + c / z->block_cols]);
-        return inner * (q->outer_scales ? q->outer_scales[r * (q->cols / 128) + c / 128] : tensor);
-    }
-    if (z->scale_type == NB_SCALE_E8M0)
-        return ldexpf(1, q->scales[r * (q->cols / z->block_cols) + c / z->block_cols] - 127) * tensor;
-    if (z->scale_type == NB_SCALE_F32 && q->outer_scales)
-        return q->outer_scales[z->block_rows == NB_BLOCK_ALL ? c : r];
-    return tensor;
+nb_qtensor nb_qtensor_row(const nb_qtensor *q, int64_t row) {
+    nb_qtensor one = *q;
+    one.rows = 1;
+    if (one.codes)
+        one.codes += row * (q->quantizer.element == NB_ELEMENT_E2M1 || q->quantizer.element == NB_ELEMENT_INT4
+                                ? (q->cols + 1) / 2
+                                : q->cols);
+    if (one.scales)
+        one.scales += row * (q->cols / q->quantizer.block_cols);
+    if (one.outer_scales && q->quantizer.outer != NB_OUTER_NONE)
+        one.outer_scales += row * (q->cols / 128);
+    else if (one.outer_scales && q->quantizer.block_rows != NB_BLOCK_ALL)
+        one.outer_scales += row;
+    return one;
 }
 
 void nb_ref_dge(nb_backend *be, void *dw, const void *w, const nb_qtensor *codes, double k, double cap) {
@@ -50,7 +51,7 @@ void nb_ref_dge(nb_backend *be, void *dw, const void *w, const nb_qtensor *codes
     for (int64_t r = 0; r < codes->rows; r++)
         for (int64_t c = 0; c < codes->cols; c++) {
             int64_t i = r * codes->cols + c;
-            float scale = decode_scale(codes, r, c);
+            float scale = nb_decode_scale(codes, r, c, true);
             gradient[i] *= nb_dge_derivative(scale > 0 ? weight[i] / scale : 0, (float)k, (float)cap);
         }
 }

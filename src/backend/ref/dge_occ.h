@@ -8,6 +8,9 @@
 /* f'(x) on the E2M1 grid. x beyond +-6, which rounding can bring about by half an ulp, counts as +-6. */
 float nb_dge_derivative(float x, float k, float cap);
 
+/* Row `row` of an operand, as one of its own. */
+nb_qtensor nb_qtensor_row(const nb_qtensor *q, int64_t row);
+
 void nb_ref_dge(nb_backend *be, void *dw, const void *w, const nb_qtensor *codes, double k, double cap);
 nb_status nb_ref_clamp_rows(nb_backend *be, const nb_mat *out, const nb_sparse *rest, const nb_mat *x, int64_t low,
                             int64_t high, bool whole, nb_error *err);

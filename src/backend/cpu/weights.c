@@ -1,0 +1,69 @@
+/* weights.c: rows and pieces of the references over the threads; nothing is summed across them but counts. */
+#include "backend/cpu/weights.h"
+#include "backend/cpu/cpu.h"
+#include "backend/ref/dge_occ.h"
+#include "backend/ref/weights.h"
+
+enum { PIECE = 4096 };
+
+#define THREADS num_threads(nb_cpu_of(be)->threads) schedule(static)
+
+void nb_cpu_gather_columns(nb_backend *be, const nb_mat *out, const nb_mat *in, const int32_t *columns) {
+#pragma omp parallel for THREADS
+    for (int64_t r = 0; r < out->rows; r++) {
+        nb_mat to = nb_mat_row(out, r), from = nb_mat_row(in, r);
+        nb_ref_gather_columns(be, &to, &from, columns);
+    }
+}
+
+void nb_cpu_scatter_columns(nb_backend *be, const nb_mat *out, const nb_mat *in, const int32_t *columns,
+                            bool accumulate) {
+#pragma omp parallel for THREADS
+    for (int64_t r = 0; r < in->rows; r++) {
+        nb_mat to = nb_mat_row(out, r), from = nb_mat_row(in, r);
+        nb_ref_scatter_columns(be, &to, &from, columns, accumulate);
+    }
+}
+
+/* Sixteen columns at a time: a cache line of BF16 is read whole. */
+void nb_cpu_column_norms(nb_backend *be, float *norms, const nb_mat *x) {
+#pragma omp parallel for THREADS
+    for (int64_t c = 0; c < x->cols; c += 16) {
+        nb_mat strip = *x;
+        strip.data = (char *)x->data + (size_t)c * nb_dtype_size(x->dtype);
+        strip.cols = x->cols - c < 16 ? x->cols - c : 16;
+        nb_ref_column_norms(be, norms + c, &strip);
+    }
+}
+
+void nb_cpu_add_distance(nb_backend *be, float *distance, const float *a, const float *b, int64_t n) {
+#pragma omp parallel for THREADS
+    for (int64_t i = 0; i < n; i += PIECE)
+        nb_ref_add_distance(be, distance + i, a + i, b + i, n - i < PIECE ? n - i : PIECE);
+}
+
+int64_t nb_cpu_reset_where(nb_backend *be, float *w, const float *q, const float *moved_w, const float *moved_q,
+                           int64_t n, double threshold) {
+    int64_t resets = 0;
+#pragma omp parallel for THREADS reduction(+ : resets)
+    for (int64_t i = 0; i < n; i += PIECE)
+        resets +=
+            nb_ref_reset_where(be, w + i, q + i, moved_w + i, moved_q + i, n - i < PIECE ? n - i : PIECE, threshold);
+    return resets;
+}
+
+void nb_cpu_bin_widths(nb_backend *be, float *out, const nb_qtensor *codes) {
+#pragma omp parallel for THREADS
+    for (int64_t r = 0; r < codes->rows; r++) {
+        nb_qtensor one = nb_qtensor_row(codes, r);
+        nb_ref_bin_widths(be, out + r * codes->cols, &one);
+    }
+}
+
+void nb_cpu_round_by(nb_backend *be, const nb_qtensor *codes, const float *w, const float *guide) {
+#pragma omp parallel for THREADS
+    for (int64_t r = 0; r < codes->rows; r++) {
+        nb_qtensor one = nb_qtensor_row(codes, r);
+        nb_ref_round_by(be, &one, w + r * codes->cols, guide + r * codes->cols);
+    }
+}

@@ -1,0 +1,106 @@
+/* weights.c: columns, distances, bins and guided rounding by their definitions. */
+#include "backend/ref/weights.h"
+#include "backend/ref/quantize_parts.h"
+#include "format/bf16.h"
+#include "format/e2m1.h"
+
+#include <math.h>
+
+/* ---- columns
+ * ------------------------------------------------------------------------------------------------------------ */
+
+void nb_ref_gather_columns(nb_backend *be, const nb_mat *out, const nb_mat *in, const int32_t *columns) {
+    (void)be;
+    for (int64_t r = 0; r < out->rows; r++)
+        for (int64_t i = 0; i < out->cols; i++) {
+            int64_t to = r * out->stride + i, from = r * in->stride + columns[i];
+            if (in->dtype == NB_BF16)
+                ((uint16_t *)out->data)[to] = ((const uint16_t *)in->data)[from];
+            else
+                ((float *)out->data)[to] = ((const float *)in->data)[from];
+        }
+}
+
+void nb_ref_scatter_columns(nb_backend *be, const nb_mat *out, const nb_mat *in, const int32_t *columns,
+                            bool accumulate) {
+    (void)be;
+    for (int64_t r = 0; r < in->rows; r++)
+        for (int64_t i = 0; i < in->cols; i++) {
+            int64_t to = r * out->stride + columns[i], from = r * in->stride + i;
+            if (in->dtype == NB_BF16)
+                ((uint16_t *)out->data)[to] = ((const uint16_t *)in->data)[from];
+            else
+                ((float *)out->data)[to] =
+                    (accumulate ? ((float *)out->data)[to] : 0) + ((const float *)in->data)[from];
+        }
+}
+
+void nb_ref_column_norms(nb_backend *be, float *norms, const nb_mat *x) {
+    (void)be;
+    for (int64_t c = 0; c < x->cols; c++) {
+        double squares = 0;
+        for (int64_t r = 0; r < x->rows; r++) {
+            int64_t at = r * x->stride + c;
+            double v =
+                x->dtype == NB_BF16 ? nb_bf16_value(((const uint16_t *)x->data)[at]) : ((const float *)x->data)[at];
+            squares += v * v;
+        }
+        norms[c] += (float)sqrt(squares);
+    }
+}
+
+/* ---- weights
+ * ------------------------------------------------------------------------------------------------------------ */
+
+void nb_ref_add_distance(nb_backend *be, float *distance, const float *a, const float *b, int64_t n) {
+    (void)be;
+    for (int64_t i = 0; i < n; i++)
+        distance[i] += fabsf(a[i] - b[i]);
+}
+
+int64_t nb_ref_reset_where(nb_backend *be, float *w, const float *q, const float *moved_w, const float *moved_q,
+                           int64_t n, double threshold) {
+    (void)be;
+    int64_t resets = 0;
+    for (int64_t i = 0; i < n; i++)
+        if (moved_w[i] > 0 && moved_q[i] >= threshold * moved_w[i]) {
+            w[i] = q[i];
+            resets++;
+        }
+    return resets;
+}
+
+void nb_ref_bin_widths(nb_backend *be, float *out, const nb_qtensor *codes) {
+    (void)be;
+    /* half the gap below plus half the gap above; 6 has none above and counts the lower one twice (the authors' table)
+     */
+    static const float width[8] = {0.5f, 0.5f, 0.5f, 0.5f, 0.75f, 1, 1.5f, 2};
+    for (int64_t r = 0; r < codes->rows; r++)
+        for (int64_t c = 0; c < codes->cols; c++)
+            out[r * codes->cols + c] = width[nb_code_at(codes, r, c) & 7] * nb_decode_scale(codes, r, c, true);
+}
+
+/* Magnitude code below |x|, then up by one if the guide, seen along the sign of x, is past the middle. */
+static int guided(float x, float guide) {
+    float a = fabsf(x), along = x < 0 ? -guide : guide;
+    int below = 0;
+    while (below < 7 && a >= nb_e2m1_value((uint8_t)(below + 1)))
+        below++;
+    if (below < 7 && along >= 0.5f * (nb_e2m1_value((uint8_t)below) + nb_e2m1_value((uint8_t)(below + 1))))
+        below++;
+    return x < 0 ? 8 | below : below;
+}
+
+void nb_ref_round_by(nb_backend *be, const nb_qtensor *codes, const float *w, const float *guide) {
+    (void)be;
+    int64_t half = (codes->cols + 1) / 2;
+    for (int64_t r = 0; r < codes->rows; r++)
+        for (int64_t c = 0; c < codes->cols; c++) {
+            float scale = nb_decode_scale(codes, r, c, true);
+            if (!(scale > 0))
+                continue; /* a block of zeros */
+            int code = guided(w[r * codes->cols + c] / scale, guide[r * codes->cols + c] / scale);
+            uint8_t *byte = &codes->codes[r * half + c / 2];
+            *byte = (uint8_t)(c % 2 ? (*byte & 15) | code << 4 : (*byte & 240) | code);
+        }
+}

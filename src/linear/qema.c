@@ -1,0 +1,118 @@
+/* qema.c: Q-EMA (arXiv:2502.20853): forward weights are rounded to whichever of their two grid neighbours their moving
+ * average is nearer to. Scales, sign and lower neighbour come from W itself; W_E = beta W_E + (1 - beta) W after every
+ * step, and decides once it has been updated `warmup` times.
+ */
+#include "linear/linear.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+typedef struct qema {
+    nb_linear_group *group;
+    int32_t index;
+    int64_t updates;                 /* of the averages so far; kept in checkpoints */
+    float *average[NB_GROUP_LAYERS]; /* F32 [N, K] in backend memory */
+    size_t bytes;
+} qema;
+
+static bool qema_wanted(const nb_plan *plan) {
+    return plan->mechanisms.has_qema;
+}
+
+static void qema_detach(void *state) {
+    qema *e = state;
+    for (int32_t i = 0; i < e->group->count; i++)
+        e->group->be->ops->release(e->group->be, e->average[i]);
+    free(e);
+}
+
+static nb_status qema_attach(nb_linear_group *group, int32_t index, void **state, nb_error *err) {
+    if (!group->be->ops->round_by || group->be->real != NB_F32)
+        return nb_fail(err, NB_UNSUPPORTED, "%s: backend %s has no qema", group->input, group->be->name);
+    qema *e = calloc(1, sizeof *e);
+    if (!e)
+        return nb_fail(err, NB_NO_MEMORY, "%s: no memory for qema", group->input);
+    e->group = group;
+    e->index = index;
+    *state = e;
+    for (int32_t i = 0; i < group->count; i++) {
+        const nb_linear *layer = &group->layers[i];
+        const nb_quantizer *w = &layer->plan.roles[NB_FPROP_W].quantizer;
+        size_t bytes = sizeof(float) * (size_t)(layer->out * layer->in);
+        if (!(layer->mechanisms >> index & 1))
+            continue;
+        if (w->element != NB_ELEMENT_E2M1 || w->round == NB_ROUND_STOCHASTIC || w->hadamard_size)
+            return nb_fail(err, NB_BAD_CONFIG, "%s: qema needs fprop.w in E2M1, rounded to nearest and not rotated",
+                           layer->name);
+        e->average[i] = group->be->ops->alloc(group->be, bytes);
+        if (!e->average[i])
+            return nb_fail(err, NB_NO_MEMORY, "%s: no memory for the average of its weights", layer->name);
+        e->bytes += bytes;
+    }
+    return NB_OK;
+}
+
+static nb_status qema_quantize_w(void *state, const nb_linear_call *call, nb_linear *layer, const nb_qtensor *out,
+                                 bool *done, nb_error *err) {
+    qema *e = state;
+    if (e->updates < layer->plan.mechanisms.qema.warmup)
+        return NB_OK;
+    nb_mat w = nb_mat_of(layer->master, NB_F32, layer->out, layer->in);
+    NB_TRY(call->be->ops->quantize(call->be, out, &w, false, NULL, NULL, err));
+    call->be->ops->round_by(call->be, out, layer->master, e->average[layer->index]);
+    *done = true;
+    return NB_OK;
+}
+
+/* W_E += (1 - beta) (W - W_E); the first time W_E = W. */
+static nb_status qema_after_step(void *state, nb_linear_group *group, const nb_pass *pass, nb_scratch *scratch,
+                                 nb_error *err) {
+    qema *e = state;
+    nb_backend *be = group->be;
+    (void)pass, (void)scratch, (void)err;
+    for (int32_t i = 0; i < group->count; i++) {
+        nb_linear *layer = &group->layers[i];
+        int64_t n = layer->out * layer->in;
+        double step = e->updates ? 1 - layer->plan.mechanisms.qema.beta : 1;
+        if (!e->average[i])
+            continue;
+        be->ops->axpy(be, e->average[i], -step, e->average[i], n);
+        be->ops->axpy(be, e->average[i], step, layer->master, n);
+    }
+    e->updates++;
+    return NB_OK;
+}
+
+static int32_t qema_tensors(void *state, nb_mechanism_tensor *tensors, int32_t most) {
+    qema *e = state;
+    int32_t count = 0;
+    for (int32_t i = 0; i < e->group->count; i++)
+        if (e->average[i] && count++ < most)
+            tensors[count - 1] = (nb_mechanism_tensor){
+                i, "qema.average", NB_F32, e->group->layers[i].out * e->group->layers[i].in, e->average[i], false};
+    if (count++ < most)
+        tensors[count - 1] = (nb_mechanism_tensor){-1, "qema.updates", NB_I32, 2, &e->updates, true};
+    return count;
+}
+
+static size_t qema_bytes(const void *state) {
+    return ((const qema *)state)->bytes;
+}
+
+static void qema_text(const void *state, const nb_linear *layer, const char *gemm, char *text, size_t size) {
+    (void)state;
+    if (gemm[0] == 'f')
+        snprintf(text, size, "qema %g", layer->plan.mechanisms.qema.beta);
+}
+
+const nb_mechanism nb_mechanism_qema = {
+    .name = "qema",
+    .wanted = qema_wanted,
+    .attach = qema_attach,
+    .detach = qema_detach,
+    .quantize_w = qema_quantize_w,
+    .after_step = qema_after_step,
+    .tensors = qema_tensors,
+    .bytes = qema_bytes,
+    .text = qema_text,
+};

@@ -1,0 +1,231 @@
+/* test_linear_weights.c: the mechanisms that move or round weights: OsciReset (arXiv:2510.27527), Q-EMA (2502.20853).
+ */
+#include "linear_case.h"
+
+#include "backend/ref/weights.h"
+#include "format/e2m1.h"
+
+static nb_plan plan_osci(nb_osci_variant variant) {
+    nb_plan p = plan_nvfp4();
+    p.roles[NB_FPROP_W].quantizer.block_rows = p.roles[NB_DGRAD_W].quantizer.block_rows = 16;
+    p.mechanisms.has_oscireset = true;
+    p.mechanisms.oscireset = (nb_oscireset){
+        .variant = variant, .start = 20, .period = 20, .window = 10, .threshold = 8, .top = 0.1, .edge = 0.45};
+    return p;
+}
+
+/* Every weight on a grid point of a block of scale 1 (S is 448, the byte 1, since the largest is 6 in every tile). */
+static void set_weights(float *w) {
+    for (int i = 0; i < N * K; i++)
+        w[i] = i % 16 == 0 ? 6.0f : 1.0f;
+}
+
+static void step(linear_case *c, uint32_t at) {
+    nb_pass pass = {.step = at, .steps = 100};
+    nb_error err = {0};
+    c->scratch.used = c->scratch.kept = 0;
+    if (nb_linear_group_after_step(c->group, &pass, &c->scratch, &err) != NB_OK)
+        fail_msg("%s", err.message);
+}
+
+static float *forward_weight(nb_backend *be, linear_case *c) {
+    nb_pass pass = {0};
+    float *out = poisoned(sizeof(float) * N * K);
+    assert_int_equal(nb_weight_decode(c->group, &c->group->layers[0], &c->scratch, &pass, c->w[0], out, NULL, NULL),
+                     NB_OK);
+    (void)be;
+    return out;
+}
+
+enum { OSCILLATES = 5 * K + 3, DRIFTS = 9 * K + 7 };
+
+/* One element hops over the edge between 1 and 1.5 by 0.01 a step: R = 0.5/0.01 = 50. One drifts inside its bin. */
+static void move(float *w, uint32_t at) {
+    w[OSCILLATES] = 1.25f + (at % 2 ? 0.005f : -0.005f);
+    w[DRIFTS] = 1.0f + 0.002f * (float)(at % 20);
+}
+
+static void reset_by_ratio(void **state) {
+    (void)state;
+    for (int variant = NB_OSCI_RATIO; variant <= NB_OSCI_RATIO_TOP; variant++) {
+        nb_backend *be = cpu();
+        nb_plan plan = plan_osci((nb_osci_variant)variant);
+        linear_case c = make_group(be, &plan, 1, NULL);
+        set_weights(c.w[0]);
+        for (uint32_t at = 0; at <= 31; at++) {
+            move(c.w[0], at);
+            float before = c.w[0][OSCILLATES];
+            float *q = forward_weight(be, &c);
+            step(&c, at);
+            if (at < 31) { /* before the start, and inside the window: nothing moves */
+                assert_true(c.w[0][OSCILLATES] == before);
+                continue;
+            }
+            assert_true(c.w[0][OSCILLATES] == (at % 2 ? 1.5f : 1.0f)); /* the centre of the bin it was in */
+            assert_true(c.w[0][DRIFTS] == 1.0f + 0.002f * 11);
+            for (int i = 0; i < N * K; i++)
+                assert_true(i == OSCILLATES || i == DRIFTS || c.w[0][i] == (i % 16 == 0 ? 6.0f : 1.0f));
+            assert_memory_equal(q, forward_weight(be, &c), sizeof(float) * N * K); /* codes stay */
+        }
+        nb_linear_group_free(c.group);
+        nb_backend_free(be);
+    }
+}
+
+/* Threshold 51 is just above the ratio that theory gives, 49 just below. */
+static void ratio_is_what_theory_gives(void **state) {
+    (void)state;
+    for (int threshold = 49; threshold <= 51; threshold += 2) {
+        nb_backend *be = cpu();
+        nb_plan plan = plan_osci(NB_OSCI_RATIO);
+        plan.mechanisms.oscireset.threshold = threshold;
+        linear_case c = make_group(be, &plan, 1, NULL);
+        set_weights(c.w[0]);
+        for (uint32_t at = 20; at <= 31; at++) {
+            move(c.w[0], at);
+            step(&c, at);
+        }
+        assert_true((c.w[0][OSCILLATES] == 1.5f) == (threshold == 49));
+        nb_linear_group_free(c.group);
+        nb_backend_free(be);
+    }
+}
+
+static void reset_at_the_edge(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    nb_plan plan = plan_osci(NB_OSCI_BIN_EDGE);
+    linear_case c = make_group(be, &plan, 1, NULL);
+    set_weights(c.w[0]);
+    c.w[0][OSCILLATES] = 1.24f; /* 0.48 of a bin away */
+    c.w[0][DRIFTS] = 1.22f;     /* 0.44 */
+    step(&c, 0);
+    step(&c, 19);
+    assert_true(c.w[0][OSCILLATES] == 1.24f);
+    step(&c, 20);
+    assert_true(c.w[0][OSCILLATES] == 1.0f && c.w[0][DRIFTS] == 1.22f);
+    nb_linear_group_free(c.group);
+    nb_backend_free(be);
+}
+
+/* A share of the run is rounded up to a whole period: 0.25 of 100 steps begins at 40, not at 25 without a snapshot. */
+static void start_as_a_share(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    nb_plan plan = plan_osci(NB_OSCI_RATIO);
+    plan.mechanisms.oscireset.start = 0.25;
+    linear_case c = make_group(be, &plan, 1, NULL);
+    set_weights(c.w[0]);
+    for (uint32_t at = 0; at <= 51; at++) {
+        move(c.w[0], at);
+        float before = c.w[0][OSCILLATES];
+        step(&c, at);
+        assert_true((c.w[0][OSCILLATES] == before) == (at < 51));
+    }
+    nb_linear_group_free(c.group);
+    nb_backend_free(be);
+}
+
+/* Saved in the middle of a window and loaded into a fresh group, the reset comes as if nothing had happened; begun in
+ * the middle without a snapshot, it does not come. */
+static void windows_survive_a_resume(void **state) {
+    (void)state;
+    for (int restored = 0; restored < 2; restored++) {
+        nb_backend *be = cpu();
+        nb_plan plan = plan_osci(NB_OSCI_RATIO);
+        linear_case c[2] = {make_group(be, &plan, 1, NULL), make_group(be, &plan, 1, NULL)};
+        set_weights(c[0].w[0]);
+        for (uint32_t at = 0; at <= 25; at++) {
+            move(c[0].w[0], at);
+            step(&c[0], at);
+        }
+        memcpy(c[1].w[0], c[0].w[0], sizeof(float) * N * K);
+        nb_mechanism_tensor from[8], to[8];
+        const nb_mechanism *m = c[0].group->mechanisms[0].table;
+        int32_t count = m->tensors(c[0].group->mechanisms[0].state, from, 8);
+        assert_int_equal(m->tensors(c[1].group->mechanisms[0].state, to, 8), count);
+        assert_int_equal(count, 4);
+        for (int32_t i = 0; i < count && restored; i++)
+            memcpy(to[i].data, from[i].data, (size_t)from[i].elements * nb_dtype_size(from[i].dtype));
+        for (uint32_t at = 26; at <= 31; at++) {
+            move(c[1].w[0], at);
+            step(&c[1], at);
+        }
+        assert_true(c[1].w[0][OSCILLATES] == (restored ? 1.5f : 1.255f));
+        nb_linear_group_free(c[0].group);
+        nb_linear_group_free(c[1].group);
+        nb_backend_free(be);
+    }
+}
+
+/* ---- Q-EMA
+ * -------------------------------------------------------------------------------------------------------------- */
+
+static void rounding_follows_the_average(void **state) {
+    (void)state;
+    static const struct {
+        float w, average, want;
+    } cases[] = {
+        {1.2f, 1.2f, 1.0f},    {1.2f, 1.4f, 1.5f},    {1.3f, 1.2f, 1.0f},  {1.3f, 1.25f, 1.5f},
+        {-1.2f, -1.4f, -1.5f}, {-1.3f, -1.2f, -1.0f}, {1.2f, -3.0f, 1.0f}, {5.5f, 4.9f, 4.0f},
+        {4.5f, 5.1f, 6.0f},    {0.1f, 0.3f, 0.5f},    {6.0f, 0.0f, 6.0f},  {1.0f, 0.2f, 1.0f},
+    };
+    enum { COUNT = sizeof cases / sizeof *cases };
+    float w[16] = {0}, guide[16] = {0}, got[16];
+    for (int i = 0; i < COUNT; i++) {
+        w[i] = cases[i].w;
+        guide[i] = cases[i].average;
+    }
+    w[15] = guide[15] = 6; /* scale 1 */
+    nb_backend *be = cpu();
+    nb_quantizer q = nvfp4(1, NB_ROUND_EVEN);
+    nb_mat source = nb_mat_of(w, NB_F32, 1, 16), out = nb_mat_of(got, NB_F32, 1, 16);
+    nb_qtensor t = nb_qtensor_place(&q, 1, 16, poisoned(nb_qtensor_bytes(&q, 1, 16).total));
+    assert_int_equal(be->ops->quantize(be, &t, &source, false, NULL, NULL, NULL), NB_OK);
+    be->ops->round_by(be, &t, w, guide);
+    assert_int_equal(be->ops->dequantize(be, &out, &t, false, true, NULL), NB_OK);
+    for (int i = 0; i < COUNT; i++)
+        if (fabsf(got[i] - cases[i].want) > 1e-5f)
+            fail_msg("w %g, average %g: got %g, wanted %g", cases[i].w, cases[i].average, got[i], cases[i].want);
+    nb_backend_free(be);
+}
+
+/* The average begins at W, moves by 1 - beta, and decides after its warm-up. */
+static void average_of_a_weight(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    nb_plan plan = plan_osci(NB_OSCI_RATIO);
+    plan.mechanisms = (nb_mechanism_set){.has_qema = true, .qema = {.beta = 0.75, .warmup = 2}};
+    linear_case c = make_group(be, &plan, 1, NULL);
+    nb_pass pass = {0};
+    set_weights(c.w[0]);
+    c.w[0][OSCILLATES] = 1.0f;
+    step(&c, 0); /* average 1 */
+    c.w[0][OSCILLATES] = 1.3f;
+    nb_linear_group_changed(c.group);
+    for (int updates = 1; updates <= 3; updates++) {
+        nb_operand w;
+        float decoded_w[N * K];
+        nb_linear_call call = {c.group, be, &pass, &c.scratch, &c.x, true};
+        nb_mat out = nb_mat_of(decoded_w, NB_F32, N, K);
+        c.scratch.used = c.scratch.kept = 0;
+        nb_linear_group_changed(c.group);
+        assert_int_equal(nb_weight_operand(&call, &c.group->layers[0], NB_FPROP_W, &w, NULL), NB_OK);
+        assert_int_equal(be->ops->dequantize(be, &out, &w.codes, false, true, NULL), NB_OK);
+        /* averages 1, 1.075, 1.131: all nearer to 1 than 1.3 is; before the warm-up W itself decides */
+        assert_true(decoded_w[OSCILLATES] == (updates < 2 ? 1.5f : 1.0f));
+        step(&c, (uint32_t)updates);
+    }
+    nb_linear_group_free(c.group);
+    nb_backend_free(be);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(reset_by_ratio),           cmocka_unit_test(ratio_is_what_theory_gives),
+        cmocka_unit_test(reset_at_the_edge),        cmocka_unit_test(start_as_a_share),
+        cmocka_unit_test(windows_survive_a_resume), cmocka_unit_test(rounding_follows_the_average),
+        cmocka_unit_test(average_of_a_weight),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
