@@ -280,7 +280,7 @@ static void print_head(nb_backend *be, const gemm_options *o) {
     const char *coretype = getenv("OPENBLAS_CORETYPE");
     printf("%s, %d threads, %s\n", nb_bench_processor(processor, sizeof processor), (int)nb_cpu_of(be)->threads,
            be->ops->gemm_q_kernel(be, &q, &q));
-    printf("C in %s; patches of every C equal the scalar reference bit by bit; best of runs taken in turns\n", o->out);
+    printf("C in %s; patches of every packed C equal the scalar reference bit by bit; best of runs taken in turns\n", o->out);
     if (coretype)
         printf("OPENBLAS_CORETYPE is set to %s: sgemm may not be at its best\n", coretype);
     else if (o->peers)

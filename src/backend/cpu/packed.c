@@ -68,9 +68,9 @@ static nb_packed_sum sum_of(const nb_quantizer *a, const nb_quantizer *b) {
     return b->block_rows == 16 ? NB_SUM_E4M3_TILES : NB_SUM_E4M3;
 }
 
-/* Bands of at most 64 rows, whose panels fit the second-level cache; enough tasks to balance the threads. */
+/* Bands of at most 128 rows, whose panels fit the second-level cache; enough tasks to balance the threads. */
 static void cut_into_tasks(job *j, int32_t threads) {
-    enum { BAND = 64, TASKS_A_THREAD = 4 };
+    enum { BAND = 128, TASKS_A_THREAD = 4 };
     int64_t rows = j->kernel->rows, wanted = (int64_t)threads * TASKS_A_THREAD;
     j->band = divide_up(divide_up(j->a.rows, wanted), rows) * rows;
     j->band = j->band > BAND ? BAND : j->band;
@@ -78,6 +78,13 @@ static void cut_into_tasks(job *j, int32_t threads) {
     j->ranges = divide_up(wanted, j->bands);
     j->ranges = j->ranges > j->panel_count_b ? j->panel_count_b : j->ranges;
     j->range = divide_up(j->panel_count_b, j->ranges);
+}
+
+/* Each micro-tile of a band fetches a part of the next panel of B, so that the band's first does not wait for it. */
+static size_t ahead(const job *j, int64_t pa, int64_t pb, int64_t panels, int64_t end_panel) {
+    size_t panel = (size_t)j->steps * j->kernel->step_b, part = panel / (size_t)panels / 64 * 64;
+    size_t next = pb + 1 < end_panel ? (size_t)(pb + 1) * panel : (size_t)pb * panel;
+    return next + (size_t)pa * part;
 }
 
 static void run_task(const job *j, int64_t task, char *panels_a) {
@@ -93,7 +100,8 @@ static void run_task(const job *j, int64_t task, char *panels_a) {
         kernel->pack_a(panels_a + (size_t)p * panel_a, &j->a, first_row + p * kernel->rows);
     for (int64_t pb = first_panel; pb < end_panel; pb++) {
         for (int64_t pa = 0; pa < panels; pa++) {
-            nb_packed_place at = {first_row + pa * kernel->rows, pb * kernel->cols, kernel->rows, kernel->cols};
+            nb_packed_place at = {first_row + pa * kernel->rows, pb * kernel->cols, kernel->rows, kernel->cols,
+                                  j->panels_b + ahead(j, pa, pb, panels, end_panel)};
             at.rows = end_row - at.row < at.rows ? end_row - at.row : at.rows;
             at.cols = j->b.rows - at.col < at.cols ? j->b.rows - at.col : at.cols;
             kernel->multiply(j->sum, panels_a + (size_t)pa * panel_a, j->panels_b + (size_t)pb * panel_b, j->steps,

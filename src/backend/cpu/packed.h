@@ -49,6 +49,7 @@ typedef struct nb_packed_result {
 /* One micro-tile: `rows` x `cols` of C from (row, col) on, at most the kernel's size. */
 typedef struct nb_packed_place {
     int64_t row, col, rows, cols;
+    const char *ahead; /* 128 bytes a step are fetched from here: what later micro-tiles will read */
 } nb_packed_place;
 
 typedef struct nb_packed_kernel {

@@ -144,14 +144,21 @@ static inline __attribute__((always_inline)) void add_step(tile *t, const step_a
     }
 }
 
-static void sum_e4m3(tile *t, const step_a *a, const step_b *b, int64_t steps) {
-    for (int64_t s = 0; s < steps; s++)
+static inline void fetch(const char *ahead, int64_t step) {
+    _mm_prefetch(ahead + 128 * step, _MM_HINT_T1);
+    _mm_prefetch(ahead + 128 * step + 64, _MM_HINT_T1);
+}
+
+static void sum_e4m3(tile *t, const step_a *a, const step_b *b, int64_t steps, const char *ahead) {
+    for (int64_t s = 0; s < steps; s++) {
+        fetch(ahead, s);
         add_step(t, a + s, b + s, NULL);
+    }
 }
 
 /* The products of scales are made for many steps ahead: a vector multiplication serves 16 sums, and its result is out
  * of the store queue when it is broadcast from memory. */
-static void sum_e4m3_tiles(tile *t, const step_a *a, const step_b *b, int64_t steps) {
+static void sum_e4m3_tiles(tile *t, const step_a *a, const step_b *b, int64_t steps, const char *ahead) {
     enum { AHEAD = 64 };
     _Alignas(64) float scale[AHEAD][GROUPS * ROWS];
     for (int64_t first = 0; first < steps; first += AHEAD) {
@@ -161,8 +168,10 @@ static void sum_e4m3_tiles(tile *t, const step_a *a, const step_b *b, int64_t st
             __m512 groups = _mm512_insertf32x8(_mm512_set1_ps(b[s].scale[0]), _mm256_set1_ps(b[s].scale[16]), 1);
             _mm512_store_ps(scale[s - first], _mm512_mul_ps(rows, groups));
         }
-        for (int64_t s = first; s < end; s++)
+        for (int64_t s = first; s < end; s++) {
+            fetch(ahead, s);
             add_step(t, a + s, b + s, scale[s - first]);
+        }
     }
 }
 
@@ -218,10 +227,10 @@ static void multiply(nb_packed_sum sum, const void *panel_a, const void *panel_b
             t.sum[i][g] = _mm512_setzero_ps();
     switch (sum) {
     case NB_SUM_E4M3:
-        sum_e4m3(&t, panel_a, panel_b, steps);
+        sum_e4m3(&t, panel_a, panel_b, steps, at->ahead);
         break;
     case NB_SUM_E4M3_TILES:
-        sum_e4m3_tiles(&t, panel_a, panel_b, steps);
+        sum_e4m3_tiles(&t, panel_a, panel_b, steps, at->ahead);
         break;
     case NB_SUM_E8M0:
         sum_e8m0(&t, panel_a, panel_b, steps);
