@@ -59,7 +59,7 @@ static const struct {
     {"? [a, b]\n: 1\n", "a key must be a plain word"},
     {"a: \"x\\0y\"\n", "NUL"},
     {"a: \x01\n", "t.yaml:1: holds a control character"},
-    {"a: [[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]]\n", "nested too deeply"},
+    {"a: [[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]]\n", "nested more than 16 levels deep"},
     {"a: \xff\xfe\n", "t.yaml"},
 };
 

@@ -65,7 +65,7 @@ static const char *const shipped[] = {"bf16", "fp8", "fp4-direct", "nvfp4", "tet
 static void shown_recipes_are_read_back(void **state) {
     (void)state;
     for (size_t i = 0; i < NB_COUNT(shipped); i++) {
-        nb_recipe first = load(shipped[i]), second;
+        nb_recipe first = load(shipped[i]), second = {0};
         nb_error err = {0};
         assert_string_equal(first.name, shipped[i]);
         char *text = print(&first);
@@ -255,7 +255,7 @@ static void impossible_recipes_are_refused(void **state) {
         if (cases[i].says && (status != NB_BAD_CONFIG || !strstr(err.message, cases[i].says)))
             fail_msg("%s\ngave status %d: %s\nwanted: %s", cases[i].text, status, err.message, cases[i].says);
         if (status == NB_OK) { /* what is accepted survives being shown */
-            nb_recipe again;
+            nb_recipe again = {0};
             char *text = print(&r);
             assert_int_equal(parse(text, &again, &err), NB_OK);
             assert_true(same_recipe(&r, &again));

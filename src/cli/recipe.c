@@ -155,6 +155,19 @@ static void print_blocks(const char *which, double blocks) {
         printf("; the %s %g block%s", which, blocks, blocks == 1 ? "" : "s");
 }
 
+/* The sections that a recipe may leave out: its mechanisms. */
+static void print_mechanisms(const nb_recipe *r) {
+    nb_recipe_file file = {.recipe = *r};
+    const char *lead = "\n  besides   ";
+    for (size_t i = 0; i < nb_recipe_keys.count; i++) {
+        const nb_key *row = &nb_recipe_keys.rows[i];
+        if (!row->optional || !*(const bool *)((const char *)&file + row->present_offset))
+            continue;
+        printf("%s%s: %s", lead, row->path, row->help);
+        lead = "\n            ";
+    }
+}
+
 static void print_summary(const nb_recipe *r) {
     printf("%s%s%s%s%s%s\n\n", r->name, *r->about ? ": " : "", r->about, *r->paper ? " (" : "", r->paper,
            *r->paper ? ")" : "");
@@ -170,6 +183,7 @@ static void print_summary(const nb_recipe *r) {
                : !r->late_switch.forward ? "in dgrad and wgrad"
                                          : "",
                100 * r->late_switch.at);
+    print_mechanisms(r);
     printf("\n\nEvery key, and where it comes from:\n\n");
 }
 

@@ -108,35 +108,41 @@ static nb_status take_key(builder *b, open_node *map, const char *text, size_t s
     return NB_OK;
 }
 
-static nb_status add_node(builder *b, nb_yaml_kind kind, int32_t line, nb_yaml_node **out) {
+/* A new child of the open collection, or the root. NULL if there can be none: *status says why. */
+static nb_yaml_node *add_node(builder *b, nb_yaml_kind kind, int32_t line, nb_status *status) {
+    open_node *parent = b->depth ? &b->open[b->depth - 1] : NULL;
+    bool needs_key = parent && parent->node->kind == NB_YAML_MAP;
+    *status = NB_OK;
     if (++b->nodes > NB_YAML_MAX_NODES)
-        return fail_at(b, line, "too many values for a configuration file");
+        *status = fail_at(b, line, "too many values for a configuration file");
+    else if (needs_key && !parent->key)
+        *status = fail_at(b, line, "a key must be a plain word");
+    if (*status != NB_OK)
+        return NULL;
     nb_yaml_node *n = nb_yaml_alloc(b->doc, sizeof *n);
-    if (!n)
-        return nb_fail(b->err, NB_NO_MEMORY, "no memory for %s", b->file);
+    if (!n) {
+        *status = nb_fail(b->err, NB_NO_MEMORY, "no memory for %s", b->file);
+        return NULL;
+    }
     n->kind = kind;
     n->file = b->file;
     n->line = b->lines ? line : 0;
-    open_node *parent = b->depth ? &b->open[b->depth - 1] : NULL;
     if (!parent) {
         b->root = n;
-    } else {
-        if (parent->node->kind == NB_YAML_MAP) {
-            if (!parent->key)
-                return fail_at(b, line, "a key must be a plain word");
-            n->key = parent->key;
-            n->line = b->lines ? parent->key_line : 0;
-            parent->key = NULL;
-        }
-        if (parent->last)
-            parent->last->next = n;
-        else
-            parent->node->first = n;
-        parent->last = n;
-        n->parent = parent->node;
+        return n;
     }
-    *out = n;
-    return NB_OK;
+    if (needs_key) {
+        n->key = parent->key;
+        n->line = b->lines ? parent->key_line : 0;
+        parent->key = NULL;
+    }
+    if (parent->last)
+        parent->last->next = n;
+    else
+        parent->node->first = n;
+    parent->last = n;
+    n->parent = parent->node;
+    return n;
 }
 
 static nb_status take_scalar(builder *b, const yaml_event_t *event) {
@@ -150,8 +156,10 @@ static nb_status take_scalar(builder *b, const yaml_event_t *event) {
     open_node *parent = b->depth ? &b->open[b->depth - 1] : NULL;
     if (parent && parent->node->kind == NB_YAML_MAP && !parent->key)
         return take_key(b, parent, text, size, line);
-    nb_yaml_node *n;
-    NB_TRY(add_node(b, NB_YAML_SCALAR, line, &n));
+    nb_status status;
+    nb_yaml_node *n = add_node(b, NB_YAML_SCALAR, line, &status);
+    if (!n)
+        return status;
     n->quoted = event->data.scalar.style != YAML_PLAIN_SCALAR_STYLE;
     n->text = nb_yaml_text(b->doc, text, size);
     return n->text ? NB_OK : nb_fail(b->err, NB_NO_MEMORY, "no memory for %s", b->file);
@@ -164,9 +172,11 @@ static nb_status open_collection(builder *b, const yaml_event_t *event, nb_yaml_
     if (marked)
         return fail_at(b, line, "tags (!) and anchors (&) are not used in configuration files");
     if (b->depth == NB_YAML_MAX_DEPTH)
-        return fail_at(b, line, "nested too deeply for a configuration file");
-    nb_yaml_node *n;
-    NB_TRY(add_node(b, kind, line, &n));
+        return fail_at(b, line, "nested more than 16 levels deep; configuration files are flat");
+    nb_status status;
+    nb_yaml_node *n = add_node(b, kind, line, &status);
+    if (!n)
+        return status;
     b->open[b->depth++] = (open_node){.node = n};
     return NB_OK;
 }
@@ -305,7 +315,7 @@ nb_status nb_yaml_load_into(nb_yaml *doc, const char *path, nb_yaml_node **root,
     NB_TRY(nb_file_read(path, NB_YAML_MAX_BYTES, &bytes, &size, err));
     nb_status status = nb_yaml_parse_into(doc, bytes, size, path, true, root, err);
     free(bytes);
-    if (status == NB_OK && (*root)->kind != NB_YAML_MAP)
+    if (status == NB_OK && *root && (*root)->kind != NB_YAML_MAP)
         status = nb_yaml_fail(err, *root, "expected keys with values, as in 'name: my-recipe'");
     return status;
 }
