@@ -11,7 +11,7 @@ all: ## build build/nibble and the tests (BUILD=dir, CMAKE_FLAGS=...)
 	@cmake --build $(BUILD) -j $(JOBS)
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 test: all ## run every test; TESTS=regex picks some by name
 	@cd $(BUILD) && ctest --output-on-failure -j $(JOBS) $(if $(TESTS),-R '$(TESTS)')
@@ -37,10 +37,13 @@ fuzz: ## run each target of tests/fuzz for FUZZ_SECONDS (default 60) under libFu
 clang: ## build and test with clang instead of gcc
 	@$(MAKE) test BUILD=build-clang CMAKE_FLAGS="-DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ $(CMAKE_FLAGS)"
 
+crash-test: all ## kill training at random moments, resume, compare every bit; KILLS=300 RECIPE=nvfp4
+	@scripts/crash-test $(or $(KILLS),300) $(or $(RECIPE),nvfp4) $(BUILD)/nibble
+
 install: all ## install the program, library, headers and nibble.pc under PREFIX (default /usr/local; DESTDIR works)
 	@cmake --install $(BUILD)
 
 clean: ## remove the build folders
 	@rm -rf build build-asan build-ubsan build-clang build-fuzz
 
-.PHONY: all help test headers format lint asan ubsan fuzz clang install clean
+.PHONY: all help test headers format lint asan ubsan fuzz clang crash-test install clean

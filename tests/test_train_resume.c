@@ -160,6 +160,10 @@ static void old_checkpoints_go(void **state) {
     assert_int_equal(nb_checkpoint_list(config.out, steps, 8), 2);
     assert_int_equal(steps[0], 12);
     assert_int_equal(steps[1], 8);
+    assert_int_equal(nb_make_folders(in_folder(state, "kept/checkpoints/step-00000100"), NULL), NB_OK);
+    assert_int_equal(nb_checkpoint_list(config.out, steps, 2), 3);
+    assert_int_equal(steps[0], 100);
+    assert_int_equal(steps[1], 12);
 }
 
 int main(void) {

@@ -18,9 +18,14 @@ void nb_checkpoint_path(const char *run_folder, int64_t step, char *path, size_t
     snprintf(path, size, "%s/checkpoints/step-%08lld", run_folder, (long long)step);
 }
 
-static int newest_first(const void *a, const void *b) {
-    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
-    return (x < y) - (x > y);
+/* Keeps the `most` largest steps, largest first. */
+static void insert(int64_t *steps, int32_t count, int32_t most, int64_t step) {
+    int32_t i = count < most ? count : most - 1;
+    if (most == 0 || (count >= most && steps[i] >= step))
+        return;
+    for (; i > 0 && steps[i - 1] < step; i--)
+        steps[i] = steps[i - 1];
+    steps[i] = step;
 }
 
 int32_t nb_checkpoint_list(const char *run_folder, int64_t *steps, int32_t most) {
@@ -33,13 +38,11 @@ int32_t nb_checkpoint_list(const char *run_folder, int64_t *steps, int32_t most)
         int used = 0;
         if (sscanf(item->d_name, "step-%lld%n", &step, &used) != 1 || item->d_name[used] != 0 || step < 0)
             continue;
-        if (count < most)
-            steps[count] = step;
+        insert(steps, count, most, step);
         count++;
     }
     if (dir)
         closedir(dir);
-    qsort(steps, (size_t)(count < most ? count : most), sizeof *steps, newest_first);
     return count;
 }
 

@@ -1,0 +1,123 @@
+#!/bin/sh
+# test_train_cli.sh NIBBLE SOURCE_DIR: the commands around training, as a user meets them: output, exit status, one line
+# for each mistake, nothing half-written.
+set -eu
+nibble=$1 source=$2
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work"
+
+fail() {
+    echo "FAILED: $*" >&2
+    exit 1
+}
+
+# expect STATUS PATTERN COMMAND...: that exit status, one line on stderr that fits the pattern.
+expect() {
+    status=0 wanted=$1 pattern=$2
+    shift 2
+    "$@" > out 2> err || status=$?
+    [ "$status" = "$wanted" ] || fail "$*: exit $status, expected $wanted: $(cat err)"
+    [ "$(wc -l < err)" = 1 ] || fail "$*: not one line on stderr: $(cat err)"
+    grep -q -e "^nibble: .*$pattern" err || fail "$*: $(cat err) (expected: $pattern)"
+}
+
+cat > model.yaml << 'END'
+name: small
+family: llama
+vocab: 257
+hidden: 32
+layers: 2
+heads: 2
+kv_heads: 1
+head_dim: 16
+intermediate: 64
+max_seq: 64
+END
+cat > run.yaml << 'END'
+model: ./model.yaml
+out: runs/a
+data: {train: "data/train_*.bin", val: "data/val_*.bin", tokenizer: data}
+steps: 8
+seq: 32
+micro_batch: 2
+eval: {every: 4, sequences: 4}
+checkpoint: {every: 4}
+print_every: 4
+END
+cp "$source/docs/training.md" text.txt
+"$nibble" tokenize text.txt --tokenizer bytes --val 0.2 --split blank -o data > /dev/null
+
+# ---- mistakes: nothing is written -------------------------------------------------------------------------------------
+expect 2 "unknown key 'optimiser'; did you mean 'optimizer'" "$nibble" train run.yaml --set optimiser.lr=1
+expect 2 "schedule.kind" "$nibble" train run.yaml --set schedule.kind=cosin
+expect 2 "steps" "$nibble" train run.yaml --set steps=0
+expect 2 "nvfp5" "$nibble" train run.yaml --set recipe=nvfp5
+expect 1 "no-such.yaml" "$nibble" train no-such.yaml
+expect 2 "max_seq" "$nibble" train run.yaml --set seq=65
+expect 2 "expected one of them" "$nibble" train run.yaml --resume --from x
+expect 1 "none" "$nibble" train run.yaml --set 'data.train=none*.bin'
+expect 2 "no such folder" "$nibble" train run.yaml --from nowhere
+rm -rf runs
+head -c 2000 data/train_000000.bin > cut.bin
+expect 2 "cut.bin" "$nibble" train run.yaml --set data.train=cut.bin
+printf 'this is no shard, whatever its name says' > magic.bin
+expect 2 "magic.bin" "$nibble" train run.yaml --set data.train=magic.bin
+sed 's/vocab: 257/vocab: 100/' model.yaml > narrow.yaml
+expect 2 "vocab" "$nibble" train run.yaml --set model=./narrow.yaml
+expect 2 "vocab" "$nibble" train run.yaml --set model=./narrow.yaml --set data.tokenizer=
+[ ! -e runs ] || fail "a refused run left files: $(find runs)"
+
+# ---- a run ----------------------------------------------------------------------------------------------------------------
+"$nibble" train run.yaml > trained
+for said in 'memory' 'precision census' '^step 4/8  loss' '^step 8  validation loss' 'MFU' 'done in'; do
+    grep -q "$said" trained || fail "train does not say '$said': $(cat trained)"
+done
+for file in run.yaml recipe.yaml census.txt metrics.jsonl checkpoints/step-00000008/config.json; do
+    [ -s "runs/a/$file" ] || fail "runs/a/$file is missing"
+done
+"$nibble" train runs/a/run.yaml --resume -q || fail "the effective run.yaml does not resume its own run"
+expect 2 "holds a run already" "$nibble" train run.yaml
+
+# ---- what is done with its checkpoint ---------------------------------------------------------------------------------------
+last=runs/a/checkpoints/step-00000008
+reported=$(sed -n 's/^step 8  validation loss \([0-9.]*\) .*/\1/p' trained)
+"$nibble" eval $last > out
+evaluated=$(sed -n 's/^loss \([0-9.]*\) .*/\1/p' out)
+[ "$(printf '%.4f' "$evaluated")" = "$reported" ] || fail "eval gives $evaluated, training reported $reported"
+"$nibble" eval $last --recipe nvfp4 | grep -q 'forward of nvfp4' || fail "eval --recipe"
+"$nibble" generate $last --prompt 'A step' --tokens 12 --seed 3 > one
+"$nibble" generate $last --prompt 'A step' --tokens 12 --seed 3 --threads 1 > two
+cmp one two || fail "generate is not a function of its seed"
+grep -q '^A step' one || fail "generate does not begin with its prompt"
+expect 2 "temperature" "$nibble" generate $last --temperature -1
+expect 2 "no such folder" "$nibble" eval runs/b
+"$nibble" train run.yaml --from runs/a/checkpoints/step-00000004 --set recipe=nvfp4 --set out=runs/fork -q
+grep -q '"step":5,' runs/fork/metrics.jsonl || fail "the fork does not begin at step 4"
+
+# ---- signals ----------------------------------------------------------------------------------------------------------------
+"$nibble" train run.yaml --set out=runs/long --set steps=1000000 -q 2> err &
+child=$!
+while [ ! -s runs/long/metrics.jsonl ]; do sleep 0.05; done
+kill -TERM $child
+status=0
+wait $child || status=$?
+[ $status = 1 ] || fail "SIGTERM: status $status"
+grep -q 'checkpoint written; hint: --resume' err || fail "SIGTERM: $(cat err)"
+[ -n "$(ls runs/long/checkpoints)" ] || fail "SIGTERM: no checkpoint"
+
+# ---- twins ------------------------------------------------------------------------------------------------------------------
+"$nibble" compare run.yaml --recipes nvfp4,bf16 --seeds 2 --set out=twins > out
+grep -q '^bf16 .*twin' out || fail "compare: no twin: $(cat out)"
+grep -q '^nvfp4 .*%   sd ' out || fail "compare: no gap: $(cat out)"
+[ -s twins/compare.json ] || fail "compare: no compare.json"
+[ -d twins/nvfp4-seed2 ] || fail "compare: no folder for the second seed"
+rm -r twins/nvfp4-seed2/checkpoints/step-00000008
+"$nibble" compare run.yaml --recipes nvfp4 --seeds 2 --set out=twins > again
+grep ' sd ' out > gaps
+grep ' sd ' again | cmp - gaps || fail "compare given again: $(cat again)"
+grep -q 'bf16 seed 1: is finished' again || fail "compare repeats finished runs"
+"$nibble" compare run.yaml --recipes nvfp4 --set out=twins -q | grep -q 'one seed' || fail "one seed is not said"
+expect 1 "twins/bf16-seed1" "$nibble" compare run.yaml --recipes nvfp4 --set out=twins/bf16-seed1/run.yaml
+expect 2 "optimizer.lr" "$nibble" compare run.yaml --recipes nvfp4 --set out=twins --set optimizer.lr=1e-5
+expect 2 "recipes is missing" "$nibble" compare run.yaml
