@@ -152,9 +152,16 @@ static double outer(const nb_qtensor *t, int64_t row) {
     return t->tensor_scale ? t->tensor_scale[0] : 1;
 }
 
-static void assert_near_double(const nb_qtensor *a, const nb_qtensor *b, const float *c, const float *c_before,
+static double number_at(const nb_mat *c, int64_t i, int64_t j) {
+    int64_t at = i * c->stride + j;
+    return c->dtype == NB_F32 ? (double)((float *)c->data)[at] : (double)nb_bf16_value(((uint16_t *)c->data)[at]);
+}
+
+/* |error| <= (K + 4) u alpha sum|ab| + the rounding to C's type. `before` is C as it was; NULL: not accumulated. */
+static void assert_near_double(const nb_qtensor *a, const nb_qtensor *b, const nb_mat *c, const nb_mat *before,
                                const char *label) {
     bool rounded = nb_product_of(&a->quantizer, &b->quantizer) == NB_PRODUCT_BF16_ROUNDED;
+    double store = c->dtype == NB_F32 ? 0x1p-24 : 0x1p-8;
     for (int64_t i = 0; i < a->rows; i++) {
         for (int64_t j = 0; j < b->rows; j++) {
             double alpha = outer(a, i) * outer(b, j), sum = 0, magnitude = 0;
@@ -163,9 +170,9 @@ static void assert_near_double(const nb_qtensor *a, const nb_qtensor *b, const f
                 sum += product;
                 magnitude += fabs(product);
             }
-            double want = alpha * sum + (c_before ? (double)c_before[i * b->rows + j] : 0);
-            double bound = 0x1p-24 * (((double)a->cols + 4) * alpha * magnitude + fabs(want));
-            double error = fabs(c[i * b->rows + j] - want);
+            double want = alpha * sum + (before ? number_at(before, i, j) : 0);
+            double bound = 0x1p-24 * ((double)a->cols + 4) * alpha * magnitude + (store + 0x1p-23) * fabs(want);
+            double error = fabs(number_at(c, i, j) - want);
             if (!(error <= bound))
                 fail_msg("%s [%lld,%lld]: %g off, bound %g", label, (long long)i, (long long)j, error, bound);
         }
@@ -201,7 +208,8 @@ static void reference_is_near_double(void **state) {
             char label[128];
             label_of(label, &a, &b, nb_ref_gemm_q_kernel(NULL, &a.quantizer, &b.quantizer));
             assert_int_equal(nb_ref_gemm_q(NULL, &view, &a, &b, accumulate, NULL), NB_OK);
-            assert_near_double(&a, &b, c, accumulate ? before : NULL, label);
+            nb_mat view_before = nb_mat_of(before, NB_F32, m, n);
+            assert_near_double(&a, &b, &view, accumulate ? &view_before : NULL, label);
             free(a.codes);
             free(b.codes);
         }
@@ -413,39 +421,50 @@ static void packed_paths_cross_tile_edges(void **state) {
     compare(&r, E2M1_ROW, INT4_ROW, 3, 18, 5001, ORDINARY);
 }
 
-/* Decoded products run on a library: within the bound of the sums, and no bit depends on the threads. */
+/* One decoded product on every backend: within the bound of the sums, and no bit depends on the threads. */
+static void check_decoded(random_numbers *r, int ka, int kb, int64_t m, int64_t n, int64_t k) {
+    nb_qtensor a = random_operand(r, &kinds[ka], m, k, ORDINARY), b = random_operand(r, &kinds[kb], n, k, ORDINARY);
+    nb_dtype type = random_word(r) & 1 ? NB_F32 : NB_BF16;
+    bool accumulate = random_word(r) & 1;
+    size_t bytes = (size_t)(m * n) * nb_dtype_size(type);
+    char *before = malloc(bytes), *c = malloc(bytes), *last = malloc(bytes);
+    for (int64_t i = 0; i < m * n; i++) {
+        float x = random_outer(r, false);
+        uint16_t h = nb_bf16_even(x);
+        memcpy(before + (size_t)i * nb_dtype_size(type), type == NB_F32 ? (void *)&x : (void *)&h, nb_dtype_size(type));
+    }
+    nb_mat view = nb_mat_of(c, type, m, n), view_before = nb_mat_of(before, type, m, n);
+    for (int i = 0; i < backend_count; i++) {
+        char label[128];
+        label_of(label, &a, &b, backends[i]->ops->gemm_q_kernel(backends[i], &a.quantizer, &b.quantizer));
+        memcpy(c, before, bytes);
+        assert_int_equal(backends[i]->ops->gemm_q(backends[i], &view, &a, &b, accumulate, NULL), NB_OK);
+        if (i % 3 == 0)
+            assert_near_double(&a, &b, &view, accumulate ? &view_before : NULL, label);
+        else
+            assert_memory_equal(c, last, bytes);
+        memcpy(last, c, bytes);
+    }
+    free(a.codes);
+    free(b.codes);
+    free(before);
+    free(c);
+    free(last);
+}
+
 static void decoded_paths_are_near_double(void **state) {
     (void)state;
     random_numbers r = {29, 0};
     for (int ka = 0; ka < KINDS; ka++) {
         for (int kb = 0; kb < KINDS; kb++) {
             nb_quantizer qa = quantizer_of(&kinds[ka]), qb = quantizer_of(&kinds[kb]);
-            if (!nb_product_decoded_name(nb_product_of(&qa, &qb)))
-                continue;
             int64_t m = 1 + random_word(&r) % 16, n = 1 + random_word(&r) % 16;
-            int64_t k = columns_for(&r, &kinds[ka], &kinds[kb], 256);
-            nb_qtensor a = random_operand(&r, &kinds[ka], m, k, ORDINARY);
-            nb_qtensor b = random_operand(&r, &kinds[kb], n, k, ORDINARY);
-            float before[256], c[256], last[256];
-            for (int64_t i = 0; i < m * n; i++)
-                before[i] = random_outer(&r, false);
-            bool accumulate = random_word(&r) & 1;
-            for (int i = 0; i < backend_count; i++) {
-                nb_mat view = nb_mat_of(c, NB_F32, m, n);
-                char label[128];
-                label_of(label, &a, &b, backends[i]->ops->gemm_q_kernel(backends[i], &qa, &qb));
-                memcpy(c, before, sizeof c);
-                assert_int_equal(backends[i]->ops->gemm_q(backends[i], &view, &a, &b, accumulate, NULL), NB_OK);
-                if (i % 3 == 0)
-                    assert_near_double(&a, &b, c, accumulate ? before : NULL, label);
-                else
-                    assert_memory_equal(c, last, (size_t)(m * n) * sizeof(float));
-                memcpy(last, c, sizeof c);
-            }
-            free(a.codes);
-            free(b.codes);
+            if (nb_product_decoded_name(nb_product_of(&qa, &qb)))
+                check_decoded(&r, ka, kb, m, n, columns_for(&r, &kinds[ka], &kinds[kb], 256));
         }
     }
+    check_decoded(&r, OUTER, OUTER, 140, 70, 128); /* several tiles: scales of rows and columns beyond the first */
+    check_decoded(&r, E4M3_ROW, E4M3_ROW, 70, 200, 90);
 }
 
 int main(void) {
