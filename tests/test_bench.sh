@@ -35,6 +35,13 @@ printf '%s\n' "$out" | grep -q nvfp4 && fail "nvfp4 with 9 columns"
 out=$(OPENBLAS_CORETYPE=Haswell "$nibble" bench gemm --shape 16x16x16 --seconds 0) || fail "with OPENBLAS_CORETYPE"
 has "$out" "OPENBLAS_CORETYPE is set to Haswell"
 
+out=$("$nibble" bench ops --tokens 66 --seq 33 --heads 2 --kv-heads 1 --head-dim 34 --vocab 101 --threads 2 --seconds 0) ||
+    fail "bench ops"
+has "$out" "cross entropy, both ways .* %"
+has "$out" "gla backward"
+refused 2 "whole sequences" bench ops --tokens 100 --seq 33
+refused 2 "not a size" bench ops --vocab 0
+
 refused 2 "expected MxNxK" bench gemm --shape 12x
 refused 2 "expected MxNxK" bench gemm --shape 1x0x4
 refused 2 "expected MxNxK" bench gemm --shape 99999999999999999999x1x1

@@ -9,7 +9,9 @@
 #include "nibble/backend.h"
 
 /* name, one line of help. A benchmark is src/cli/bench_NAME.c with nb_bench_NAME; argv[0] is its name. */
-#define NB_BENCHES(X) X(gemm, "products of packed 4-bit operands beside OpenBLAS and oneDNN")
+#define NB_BENCHES(X)                                                                                                  \
+    X(gemm, "products of packed 4-bit operands beside OpenBLAS and oneDNN")                                            \
+    X(ops, "norms, attention, loss, optimizer beside the speed of a copy")
 
 #define NB_BENCH_DECLARE(name, help) nb_command_run nb_bench_##name;
 NB_BENCHES(NB_BENCH_DECLARE)
