@@ -59,6 +59,13 @@ static nb_status product(const nb_linear_call *call, nb_linear *layer, const nb_
     return nb_multiply(call->be, call->scratch, dw, &a, &x, accumulate, err);
 }
 
+static bool any_wgrad_x(const nb_linear_group *group, const nb_linear *layer) {
+    for (int32_t i = 0; i < group->mechanism_count; i++)
+        if ((layer->mechanisms >> i & 1) && group->mechanisms[i].table->wgrad_x)
+            return true;
+    return false;
+}
+
 static bool any_after_wgrad(const nb_linear_group *group, const nb_linear *layer) {
     for (int32_t i = 0; i < group->mechanism_count; i++)
         if ((layer->mechanisms >> i & 1) && group->mechanisms[i].table->after_wgrad)
@@ -103,6 +110,8 @@ size_t nb_wgrad_scratch(const nb_linear_group *group, const nb_linear *layer) {
     int64_t m = group->max_rows, n = layer->out, k = layer->in;
     const nb_operand_rule *rule = &layer->plan.roles[NB_WGRAD_DY];
     nb_quantizer dy = nb_role_quantizer(&layer->plan, NB_WGRAD_DY), x = nb_role_quantizer(&layer->plan, NB_WGRAD_X);
+    if (any_wgrad_x(group, layer))
+        x = nb_quantizer_bf16(); /* a mechanism gives numbers in place of codes */
     size_t bytes = nb_multiply_scratch(be, &dy, &x, n, k, m);
     if (folds(layer))
         bytes += nb_scratch_room(nb_dtype_size(be->real) * (size_t)(m * n));
