@@ -234,6 +234,33 @@ static void saved_tokenizers_come_back(void **state) {
     assert_int_equal(nb_tokenizer_parse("", 0, &back, &err), NB_BAD_FILE);
 }
 
+/* Whatever four bytes of a model say, its table of normalisation never leads outside of itself. */
+static void damaged_tables_are_refused(void **state) {
+    (void)state;
+    char *model;
+    size_t size;
+    int damaged = 0;
+    nb_error err = {0};
+    assert_int_equal(
+        nb_file_read(NB_TEST_SOURCE "/tests/fuzz/corpus/tokenizer/rules.model", 1 << 20, &model, &size, &err), NB_OK);
+    for (size_t at = 0; at + 4 <= size; at++) {
+        char was[4];
+        nb_tokenizer *t = NULL;
+        memcpy(was, model + at, 4);
+        memset(model + at, 0x7f, 4);
+        if (nb_tokenizer_parse(model, size, &t, &err) != NB_OK)
+            damaged += strstr(err.message, "points outside itself") != NULL;
+        nb_tokenizer_free(t);
+        memcpy(model + at, was, 4);
+    }
+    assert_true(damaged > 500);
+    nb_tokenizer *t = NULL;
+    assert_int_equal(nb_tokenizer_parse(model, size, &t, &err), NB_OK);
+    nb_tokenizer_free(t);
+    assert_int_equal(nb_tokenizer_parse(model, size - 1, &t, &err), NB_BAD_FILE);
+    free(model);
+}
+
 /* ---- texts to shards -------------------------------------------------------------------------------------------- */
 
 static void check_documents(nb_split split, const char *separator, const char *text, size_t size, const char *want) {
@@ -360,6 +387,7 @@ int main(void) {
         cmocka_unit_test(cuts_fall_where_they_should),
         cmocka_unit_test(invalid_utf8_is_replaced_and_counted),
         IN_FOLDER(saved_tokenizers_come_back),
+        cmocka_unit_test(damaged_tables_are_refused),
         cmocka_unit_test(documents_are_found),
         IN_FOLDER(shards_hold_the_text),
         IN_FOLDER(validation_takes_its_share_of_one_document),

@@ -2,6 +2,7 @@
 #include "tokenizer.h"
 #include "files/file.h"
 #include "sentencepiece.h"
+#include "sentencepiece_check.h"
 #include "tokenizer_files.h"
 #include "utf8.h"
 
@@ -262,6 +263,7 @@ static nb_status find_end_of_text(nb_tokenizer *t, nb_error *err) {
 nb_status nb_tokenizer_parse(const void *model, size_t size, nb_tokenizer **out, nb_error *err) {
     char why[NB_SP_WHY];
     *out = NULL;
+    NB_TRY(nb_sp_check(model, size, err));
     nb_tokenizer *t = calloc(1, sizeof *t);
     if (t)
         t->model = malloc(size + 1);
