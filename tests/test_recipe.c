@@ -114,7 +114,7 @@ static void tetrajet_quantizes_twice(void **state) {
     nb_recipe r = load("tetrajet-v2-base");
     expect_text(&r, NB_FPROP_W, "{format: nvfp4, block: 1x16, outer: {block: 1x128, scale: fp32}}");
     expect_text(&r, NB_WGRAD_X,
-                "{format: nvfp4, block: 1x16, outer: {block: 1x128, scale: fp32}, round: stochastic, "
+                "{format: nvfp4, block: 1x16, scale: headroom, outer: {block: 1x128, scale: fp32}, round: stochastic, "
                 "sr_bits: 16, hadamard: {size: 16, signs: fresh, round_bf16: false}}");
     assert_true(r.roles[NB_DGRAD_W].requantize && r.roles[NB_DGRAD_W].source == NB_FPROP_W);
     assert_true(r.roles[NB_WGRAD_X].requantize && r.roles[NB_WGRAD_X].source == NB_FPROP_X);

@@ -1,0 +1,158 @@
+/* test_linear_outcontrol.c: OutControl (arXiv:2510.27527): choosing channels, the split products, its two ends. */
+#include "linear_case.h"
+
+static const nb_pass before = {.step = 4, .steps = 100, .rounding_seed = 9}, watching = {.step = 5, .steps = 100},
+                     after = {.step = 7, .steps = 100, .rounding_seed = 9};
+
+static nb_plan plan_out(nb_plan p, double share) {
+    p.mechanisms.has_outcontrol = true;
+    p.mechanisms.outcontrol = (nb_outcontrol){.share = share, .multiple = 32, .start = 5, .window = 2};
+    return p;
+}
+
+/* Runs the watching steps, so that the next pass has its channels chosen. */
+static linear_case watched(nb_backend *be, const nb_plan *plan) {
+    linear_case c = make_group(be, plan, 1, NULL);
+    uint16_t *x = c.x.data;
+    for (int r = 0; r < M; r++) /* odd channels are loud */
+        for (int k = 1; k < K; k += 2)
+            x[r * K + k] = nb_bf16_even(10 * nb_bf16_value(x[r * K + k]));
+    for (uint32_t step = 5; step < 7; step++) {
+        nb_pass pass = watching;
+        pass.step = step;
+        run_forward(&c, &pass);
+    }
+    return c;
+}
+
+static double *part(const double *all, int64_t rows, int first) { /* every other column */
+    double *out = zeros(rows * K / 2);
+    for (int64_t r = 0; r < rows; r++)
+        for (int k = 0; k < K / 2; k++)
+            out[r * K / 2 + k] = all[r * K + 2 * k + first];
+    return out;
+}
+
+static double *through(nb_backend *be, const nb_quantizer *q, const double *x, int64_t rows, int64_t cols) {
+    nb_mat m = nb_mat_of(put(NB_F32, x, rows * cols), NB_F32, rows, cols);
+    nb_qtensor t = by_hand(be, q, &m, false, &after, "x", NB_FPROP_X, "x");
+    return decoded(be, &t);
+}
+
+static const nb_quantizer mxfp8 = {
+    .element = NB_ELEMENT_E4M3, .scale_type = NB_SCALE_E8M0, .rule = NB_RULE_CEIL, .block_rows = 1, .block_cols = 32};
+
+/* The 32 odd channels of 64 go to MXFP8, though the order inside each part is that of the norms: with a scale a row the
+ * order does not matter to the FP4 part, and MXFP8's one block of 32 holds them all. */
+static void split_by_hand(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    nb_plan plan = plan_out(plan_rows(NB_VIA_BF16, nb_quantizer_bf16()), 0.3); /* 19 channels, rounded up to 32 */
+    linear_case c = watched(be, &plan);
+    nb_quantizer q = row_fp4();
+    double *x = get(NB_BF16, c.x.data, M * K), *w = get(NB_F32, c.w[0], N * K), *dy = get(NB_BF16, c.dy[0].data, M * N);
+    double *x4 = through(be, &q, part(x, M, 0), M, K / 2), *w4 = through(be, &q, part(w, N, 0), N, K / 2);
+    double *x8 = through(be, &mxfp8, part(x, M, 1), M, K / 2), *w8 = through(be, &mxfp8, part(w, N, 1), N, K / 2);
+    double *y4 = product(x4, M, w4, N, K / 2), *y8 = product(x8, M, w8, N, K / 2);
+    for (int i = 0; i < M * N; i++)
+        y4[i] += y8[i];
+    run_forward(&c, &after);
+    run_backward(&c, &after);
+    check_close("Y", get(NB_BF16, c.y[0].data, M * N), y4, 0.01, M * N);
+    double *dw = get(NB_F32, c.dw[0], N * K), *dyt = transposed(dy, M, N);
+    check_close("dW4", part(dw, N, 0), product(dyt, N, transposed(x4, M, K / 2), K / 2, M), 0.01, N * K / 2);
+    double *dyf = through(be, &mxfp8, dyt, N, M), *x8f = through(be, &mxfp8, transposed(x8, M, K / 2), K / 2, M);
+    check_close("dW8", part(dw, N, 1), product(dyf, N, x8f, K / 2, M), 0.01, N * K / 2);
+    nb_linear_group_free(c.group);
+    nb_backend_free(be);
+}
+
+static void run_both(nb_backend *be, const nb_plan plans[2], const nb_pass *pass, bool same) {
+    linear_case c[2];
+    for (int i = 0; i < 2; i++) {
+        c[i] = watched(be, &plans[i]);
+        run_forward(&c[i], pass);
+        run_backward(&c[i], pass);
+    }
+    assert_true((memcmp(c[0].y[0].data, c[1].y[0].data, M * N * 2) == 0) == same);
+    assert_true((memcmp(c[0].dw[0], c[1].dw[0], N * K * 4) == 0) == same);
+    for (int i = 0; i < 2; i++)
+        nb_linear_group_free(c[i].group);
+}
+
+/* Share 0 is the base recipe; and so is every step before the channels are chosen. */
+static void none_is_base(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    nb_plan plans[2] = {plan_out(plan_nvfp4(), 0), plan_nvfp4()};
+    run_both(be, plans, &after, true);
+    plans[0] = plan_out(plan_nvfp4(), 0.5);
+    run_both(be, plans, &after, false);
+    linear_case c[2];
+    for (int i = 0; i < 2; i++) {
+        c[i] = make_group(be, &plans[i], 1, NULL);
+        run_forward(&c[i], &before);
+        run_backward(&c[i], &before);
+    }
+    assert_memory_equal(c[0].y[0].data, c[1].y[0].data, M * N * 2);
+    assert_memory_equal(c[0].dw[0], c[1].dw[0], N * K * 4);
+    for (int i = 0; i < 2; i++)
+        nb_linear_group_free(c[i].group);
+    nb_backend_free(be);
+}
+
+/* All channels: fprop and wgrad are MXFP8's, in whatever order blocks are formed. */
+static void all_is_mxfp8(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    nb_plan plan = plan_out(plan_nvfp4(), 1);
+    linear_case c = watched(be, &plan);
+    run_forward(&c, &after);
+    run_backward(&c, &after);
+    double *want = product(get(NB_BF16, c.x.data, M * K), M, get(NB_F32, c.w[0], N * K), N, K);
+    double *got = get(NB_BF16, c.y[0].data, M * N), error = 0, size = 0;
+    for (int i = 0; i < M * N; i++) {
+        error += (got[i] - want[i]) * (got[i] - want[i]);
+        size += want[i] * want[i];
+    }
+    assert_true(sqrt(error / size) < 0.05); /* FP4 gives 0.15 here */
+    assert_true(sqrt(error / size) > 0.005);
+    nb_linear_group_free(c.group);
+    nb_backend_free(be);
+}
+
+/* Norms, order and choice travel in a checkpoint; an order that is none is refused. */
+static void choice_survives_a_resume(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    nb_plan plan = plan_out(plan_nvfp4(), 0.3);
+    linear_case c[2] = {watched(be, &plan), make_group(be, &plan, 1, NULL)};
+    nb_mechanism_tensor from[4], to[4];
+    nb_error err = {0};
+    run_forward(&c[0], &after);
+    const nb_mechanism *m = c[0].group->mechanisms[0].table;
+    void *fresh = c[1].group->mechanisms[0].state;
+    assert_int_equal(m->tensors(c[0].group->mechanisms[0].state, from, 4), 3);
+    m->tensors(fresh, to, 4);
+    for (int i = 0; i < 3; i++)
+        memcpy(to[i].data, from[i].data, (size_t)from[i].elements * 4);
+    assert_int_equal(m->loaded(fresh, &err), NB_OK);
+    memcpy(c[1].x.data, c[0].x.data, M * K * 2);
+    run_forward(&c[1], &after);
+    assert_memory_equal(c[0].y[0].data, c[1].y[0].data, M * N * 2);
+    ((int32_t *)to[1].data)[3] = K;
+    assert_int_equal(m->loaded(fresh, &err), NB_BAD_FILE);
+    for (int i = 0; i < 2; i++)
+        nb_linear_group_free(c[i].group);
+    nb_backend_free(be);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(split_by_hand),
+        cmocka_unit_test(none_is_base),
+        cmocka_unit_test(all_is_mxfp8),
+        cmocka_unit_test(choice_survives_a_resume),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
