@@ -11,7 +11,8 @@
 /* name, one line of help. A benchmark is src/cli/bench_NAME.c with nb_bench_NAME; argv[0] is its name. */
 #define NB_BENCHES(X)                                                                                                  \
     X(gemm, "products of packed 4-bit operands beside OpenBLAS and oneDNN")                                            \
-    X(ops, "norms, attention, loss, optimizer beside the speed of a copy")
+    X(ops, "norms, attention, loss, optimizer beside the speed of a copy")                                             \
+    X(quantize, "quantizing the operands of a layer beside a copy")
 
 #define NB_BENCH_DECLARE(name, help) nb_command_run nb_bench_##name;
 NB_BENCHES(NB_BENCH_DECLARE)
