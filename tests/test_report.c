@@ -96,10 +96,12 @@ static void summary_has_the_numbers_of_the_run(void **state) {
     nb_report_free(report);
 }
 
+#define HOSTILE "name: </script><script>alert(1)</script>\nfprop: {x: {format: nvfp4}}\n# <!-- \xe2\x82\xac\n"
+
 static void page_holds_what_the_run_holds(void **state) {
     make_run(state, "bf16", "bf16", 1, 2.0, 10);
     make_run(state, "nvfp4", "nvfp4", 1, 2.2, 10);
-    put(state, "nvfp4/recipe.yaml", "# </script><script>alert(1)</script> <!-- \xe2\x82\xac\n");
+    put(state, "nvfp4/recipe.yaml", HOSTILE);
     nb_report *report = report_of(state, (const char *[]){"bf16", "nvfp4"}, 2);
     const char *path = in_folder(state, "page.html");
     assert_int_equal(nb_report_write(report, path, NULL), NB_OK);
@@ -114,8 +116,9 @@ static void page_holds_what_the_run_holds(void **state) {
     assert_null(strstr(page, "sourceMappingURL"));
     assert_non_null(strstr(page, "Dygraph"));
     json_t *run = json_array_get(json_object_get(data, "runs"), 1);
-    assert_string_equal(json_string_value(json_object_get(run, "recipeText")),
-                        "# </script><script>alert(1)</script> <!-- \xe2\x82\xac\n");
+    assert_string_equal(json_string_value(json_object_get(run, "recipeText")), HOSTILE);
+    assert_string_equal(json_string_value(json_object_get(json_object_get(run, "recipeKeys"), "fprop.x.format")),
+                        "nvfp4");
     assert_int_equal(json_integer_value(json_object_get(run, "twin")), 0);
     json_t *series = json_object_get(run, "series");
     assert_int_equal(json_array_size(json_object_get(series, "loss")), 10);

@@ -47,7 +47,7 @@ typedef struct nb_bars {
 nb_status nb_report_create(nb_report **out, nb_error *err);
 void nb_report_free(nb_report *report); /* NULL is allowed */
 
-/* Reads a run folder (run.yaml, metrics.jsonl; recipe.yaml, census.txt and command.txt where they are there).
+/* Reads a run folder (run.yaml, metrics.jsonl; recipe.yaml and census.txt where they are there).
  * A last line of metrics that a crash cut short is left out. *index is the run's number for the panels. */
 nb_status nb_report_add_run(nb_report *report, const char *folder, int32_t *index, nb_error *err);
 

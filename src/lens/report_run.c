@@ -166,9 +166,7 @@ static nb_status read_config(const char *folder, json_t *run, nb_error *err) {
 
 /* Texts that a run folder may have; a missing one is left out. */
 static nb_status read_texts(const char *folder, json_t *run, nb_error *err) {
-    static const struct {
-        const char *file, *key;
-    } texts[] = {{"recipe.yaml", "recipeText"}, {"census.txt", "census"}, {"command.txt", "command"}};
+    static const struct { const char *file, *key; } texts[] = {{"recipe.yaml", "recipeText"}, {"census.txt", "census"}};
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         char path[PATH_LIMIT];
         NB_TRY(path_in(folder, texts[i].file, path, err));
@@ -186,8 +184,24 @@ static nb_status read_texts(const char *folder, json_t *run, nb_error *err) {
     return NB_OK;
 }
 
+/* The recipe that the run used, every default filled in. */
+static nb_status read_recipe(const char *folder, json_t *run, nb_error *err) {
+    char path[PATH_LIMIT];
+    NB_TRY(path_in(folder, "recipe.yaml", path, err));
+    if (access(path, F_OK) != 0)
+        return NB_OK;
+    nb_yaml doc;
+    NB_TRY(nb_yaml_load(path, &doc, err));
+    json_t *keys = json_object();
+    flatten(doc.root, "", keys);
+    nb_yaml_free(&doc);
+    json_object_set_new(run, "recipeKeys", keys);
+    return NB_OK;
+}
+
 static nb_status read_parts(const char *folder, json_t *run, nb_error *err) {
     NB_TRY(read_config(folder, run, err));
+    NB_TRY(read_recipe(folder, run, err));
     NB_TRY(read_metrics(folder, run, err));
     return read_texts(folder, run, err);
 }

@@ -123,6 +123,7 @@ function drawAll() {
   drawLegend();
   drawCharts();
   drawRuns(runs, styles, report.lastSteps, byId("runs-table"));
+  drawRoles(runs, byId("roles"));
   drawConfigs(runs, byId("configs"));
   drawLens();
 }

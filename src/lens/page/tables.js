@@ -66,6 +66,46 @@ function drawRuns(runs, styles, lastSteps, table) {
     "forward pass. Gap: (loss − twin's) / twin's, on validation data. Tokens/s: median over the steps.";
 }
 
+/** One operand of a recipe in a few words: "nvfp4 1x16, stochastic 8 bits, Hadamard 16 fixed". */
+function roleText(keys, role) {
+  const key = (name) => keys[`${role}.${name}`];
+  const parts = [];
+  if (key("from")) parts.push(key("format") ? `${key("from")} again:` : `${key("from")}, same codes`);
+  if (key("via") && key("via") !== "none") parts.push(`via ${key("via")}`);
+  if (key("format") === "bf16") parts.push("bf16");
+  else if (key("format")) {
+    parts.push([key("format"), key("block")].filter(Boolean).join(" "));
+    const outer = key("outer.block") && `outer ${key("outer.block")} ${key("outer.scale") || ""}`.trim();
+    const rounding = key("round") === "even" ? "" : `${key("round")} ${key("sr_bits") ? `${key("sr_bits")} bits` : ""}`.trim();
+    const size = key("hadamard.size");
+    const rotation = size && size !== "none" ? `Hadamard ${size} ${key("hadamard.signs")}` : "";
+    parts[parts.length - 1] += [outer, rounding, rotation].filter(Boolean).map((text) => `, ${text}`).join("");
+  }
+  return parts.join(" ") || "–";
+}
+
+/** Rows: the six operands of a linear layer; columns: the recipes. */
+function drawRoles(runs, into) {
+  const seen = new Map(); // the same recipe in several runs is one column
+  for (const run of runs) if (run.recipeKeys && !seen.has(run.recipeText)) seen.set(run.recipeText, run);
+  const some = [...seen.values()];
+  into.replaceChildren();
+  if (!some.length) return;
+  const roles = ["fprop.x", "fprop.w", "dgrad.dy", "dgrad.w", "wgrad.dy", "wgrad.x"];
+  const body = roles.map((role) => row("td", [element("code", {}, role), ...some.map((run) => roleText(run.recipeKeys, role))]));
+  const kept = (run) => run.recipeKeys["keep.modules"] || "–";
+  const ends = (run) => {
+    const { "keep.first_blocks": first = "0", "keep.last_blocks": last = "0" } = run.recipeKeys;
+    return `first ${first}, last ${last}`;
+  };
+  body.push(row("td", ["modules in BF16", ...some.map(kept)]), row("td", ["blocks in BF16", ...some.map(ends)]));
+  into.append(
+    element("div", { class: "wide", tabindex: "0", role: "region", "aria-label": "Recipes" },
+      element("table", {}, element("thead", {}, row("th", ["operand", ...some.map((run) => run.recipe)])), element("tbody", {}, ...body))),
+    element("p", { class: "hint" }, "fprop Y = X Wᵀ · dgrad dX = dY W · wgrad dW = dYᵀ X. Block counts below 1 are shares of the depth, rounded up."),
+  );
+}
+
 // Keys in the order of the first run's file; those that differ between runs first.
 function configTable(runs) {
   const keys = [...new Set(runs.flatMap((run) => Object.keys(run.config)))];
@@ -90,7 +130,8 @@ function drawConfigs(runs, into) {
   for (const run of runs) {
     if (run.recipeText) into.append(fold(`Recipe ${run.recipe} as ${run.name} used it`, element("pre", {}, run.recipeText)));
     if (run.census) into.append(fold(`Census of ${run.name}: which product runs in which format on which kernel`, element("pre", {}, run.census)));
-    if (run.command) into.append(fold(`Command of ${run.name}`, element("pre", {}, run.command)));
+    into.append(fold(`Command that repeats ${run.name}`,
+      element("pre", {}, `nibble train ${run.folder}/run.yaml --set out=${run.folder}-again`)));
     if (run.events.length) {
       const lines = run.events.map((e) => element("p", {}, `step ${e.step}: ${[e.event, e.what, e.where, e.policy].filter(Boolean).join(" · ")}`));
       into.append(fold(`Events of ${run.name} (${run.events.length})`, element("div", { class: "events" }, ...lines)));
