@@ -361,6 +361,25 @@ static void validation_takes_its_share_of_one_document(void **state) {
     nb_tokens_free(&all);
 }
 
+/* Short and long documents by turns: validation must hold both, as training does. */
+static void validation_is_like_training(void **state) {
+    enum { PAIRS = 3000 };
+    nb_tokenizer *bytes;
+    assert_int_equal(nb_tokenizer_load("bytes", &bytes, NULL), NB_OK);
+    char *lines = malloc(PAIRS * 160), *at = lines;
+    for (int i = 0; i < PAIRS * 2; i++)
+        at += sprintf(at, "%0*d\n", i * 7 % 13 < 6 ? 100 : 5, i);
+    nb_text text = {lines, (size_t)(at - lines)};
+    nb_corpus_options o = {.split = NB_SPLIT_LINE, .shard_tokens = 10000000, .val_share = 0.1};
+    nb_corpus_counts counts;
+    assert_int_equal(nb_corpus_write(bytes, &text, 1, *state, &o, &counts, NULL), NB_OK);
+    double train = (double)counts.train.bytes / (double)counts.train.documents;
+    double val = (double)counts.val.bytes / (double)counts.val.documents;
+    assert_true(val > 0.8 * train && val < 1.25 * train);
+    free(lines);
+    nb_tokenizer_free(bytes);
+}
+
 static void texts_that_are_too_small_are_refused(void **state) {
     nb_corpus_options o = {.shard_tokens = 100};
     nb_corpus_counts counts;
@@ -391,6 +410,7 @@ int main(void) {
         cmocka_unit_test(documents_are_found),
         IN_FOLDER(shards_hold_the_text),
         IN_FOLDER(validation_takes_its_share_of_one_document),
+        IN_FOLDER(validation_is_like_training),
         IN_FOLDER(texts_that_are_too_small_are_refused),
     };
     return cmocka_run_group_tests(tests, train_once, free_trained);

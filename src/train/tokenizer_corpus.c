@@ -41,7 +41,8 @@ typedef struct corpus {
     size_t unit_bytes;
     int64_t total, done;    /* bytes: of all texts, written */
     int64_t seen, seen_val; /* bytes: given to units, to validation's */
-    bool last_val;          /* side of the unit before */
+    int64_t seen_units;
+    bool last_val; /* side of the unit before */
     int32_t units;
     unit *batch; /* [BATCH_UNITS] */
     side train, val;
@@ -119,10 +120,14 @@ static nb_status flush(corpus *c, nb_error *err) {
     return status;
 }
 
-/* Validation takes a unit whenever it would otherwise fall behind its share of the bytes so far. */
+/* Validation takes a unit whenever it lags behind its share of the bytes before by a twentieth of a mean unit, so that
+ * small texts give it one too. The unit's own size has no say: else short documents would be preferred, and validation
+ * would not be like training. */
 static bool take_for_val(corpus *c, size_t size) {
+    double behind = c->options->val_share * (double)c->seen - (double)c->seen_val;
+    bool val = c->seen > 0 && behind >= 0.05 * (double)c->seen / (double)c->seen_units;
     c->seen += (int64_t)size;
-    bool val = (double)c->seen_val + (double)size / 2 <= c->options->val_share * (double)c->seen;
+    c->seen_units++;
     c->seen_val += val ? (int64_t)size : 0;
     return val;
 }
