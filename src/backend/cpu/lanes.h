@@ -152,6 +152,20 @@ typedef struct chains {
 } chains;
 
 LANE_FN float sum_chains(chains x) {
+#if defined(__SSE2__)
+#if defined(__AVX512F__)
+    const __m256 eight =
+        (__m256)_mm512_castps512_ps256((__m512)x.part[0]) + _mm512_extractf32x8_ps((__m512)x.part[0], 1);
+    const __m128 four = _mm256_castps256_ps128(eight) + _mm256_extractf128_ps(eight, 1);
+#elif defined(__AVX2__)
+    const __m256 eight = (__m256)x.part[0] + (__m256)x.part[1];
+    const __m128 four = _mm256_castps256_ps128(eight) + _mm256_extractf128_ps(eight, 1);
+#else
+    const __m128 four = (__m128)((x.part[0] + x.part[2]) + (x.part[1] + x.part[3]));
+#endif
+    const __m128 two = four + _mm_movehl_ps(four, four);
+    return _mm_cvtss_f32(two) + _mm_cvtss_f32(_mm_shuffle_ps(two, two, 1));
+#else
     float lane[SIXTEEN];
     for (int part = 0; part < PARTS; part++)
         memcpy(lane + part * LANES, &x.part[part], sizeof(vf32));
@@ -159,6 +173,7 @@ LANE_FN float sum_chains(chains x) {
         for (int i = 0; i < width; i++)
             lane[i] += lane[i + width];
     return lane[0];
+#endif
 }
 
 LANE_FN float max_lanes(vf32 x) {
