@@ -15,6 +15,7 @@ static const struct {
     nb_family family;
     bool tied;
 } families[] = {{NB_LLAMA, false}, {NB_QWEN3, true}, {NB_OLMO2, false}, {NB_GLA, false}};
+enum { FAMILY_COUNT = sizeof families / sizeof families[0] };
 
 static void must(nb_status status, const nb_error *err) {
     if (status != NB_OK)
@@ -112,7 +113,7 @@ static void folders_of_nibble_come_back(void **state) {
     const nb_tensor_dtype dtypes[] = {NB_ST_F32, NB_ST_BF16, NB_ST_F16};
     nb_backend *be = cpu_with(1, NB_ISA_AUTO);
     nb_error err = {0};
-    for (int f = 0; families[f].family != NB_GLA; f++)
+    for (int f = 0; f < FAMILY_COUNT; f++)
         for (int d = 0; d < 3; d++) {
             nb_model *model = make_model(be, f);
             must(nb_hf_save(be, model, *state, dtypes[d], 7, &err), &err);
@@ -174,6 +175,7 @@ static void configs_are_checked(void **state) {
         {GLA "}", NULL},
         {GLA ",\"num_kv_heads\":null,\"attn\":null,\"clamp_min\":-5.0}", NULL},
         {GLA ",\"use_short_conv\":true}", "'use_short_conv'"},
+        {GLA ",\"elementwise_affine\":false}", "'elementwise_affine'"},
         {GLA ",\"use_output_gate\":false}", "'use_output_gate'"},
         {GLA ",\"feature_map\":\"relu\"}", "'feature_map'"},
         {GLA ",\"attn\":{\"layers\":[1]}}", "'attn'"},

@@ -79,7 +79,7 @@ typedef struct nb_run_config {
     } seeds;
     struct {
         int64_t every;     /* steps; 0 = only at the end */
-        int64_t sequences; /* of the validation data, from its beginning; 0 = all */
+        int64_t sequences; /* of the validation data, spread evenly over it; 0 = all */
     } eval;
     struct {
         int64_t every; /* steps; 0 = only at the end */

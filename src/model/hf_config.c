@@ -137,6 +137,7 @@ static void read_gla(reader *r, nb_model_config *c) {
     c->gate_clamp = get_number(r, "clamp_min", -INFINITY);
     must_be(r, "use_short_conv", false);
     must_be(r, "use_output_gate", true);
+    must_be(r, "elementwise_affine", true);
     must_be(r, "use_gk", true);
     must_be(r, "use_gv", false);
     must_be_absent(r, "feature_map");

@@ -237,7 +237,7 @@ static const nb_key rows[] = {
      FIELD(eval.sequences),
      .fallback = "64",
      .high = MOST,
-     .help = "validation sequences, from the beginning; 0: all",
+     .help = "validation sequences, spread evenly over the data; 0: all",
      .source = "our choice"},
     {.path = "checkpoint.every",
      .type = NB_KEY_INT,
