@@ -18,6 +18,7 @@
     X(eval, "loss and perplexity of a checkpoint")                                                                     \
     X(generate, "continue a text")                                                                                     \
     X(tokenize, "turn texts into token shards; train a tokenizer")                                                     \
+    X(export, "a folder for other programs: Hugging Face")                                                             \
     X(report, "one page for one run or many: curves, gaps, tables")                                                    \
     X(quantize, "quantize a matrix: codes, scales, decoded numbers")                                                   \
     X(recipe, "list, show and check recipes")                                                                          \

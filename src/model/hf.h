@@ -26,6 +26,8 @@ nb_status nb_hf_load(nb_backend *be, nb_model *model, const char *folder, nb_err
 nb_status nb_hf_config_read(const char *folder, nb_model_config *out, nb_error *err);
 /* The same over text; `name` stands for the file in messages and names the model. */
 nb_status nb_hf_config_parse(const char *text, size_t size, const char *name, nb_model_config *out, nb_error *err);
+/* The end-of-text token that a config.json names (the first of several); -1 if it names none. */
+nb_status nb_hf_end_of_text(const char *folder, int32_t *id, nb_error *err);
 /* Fresh JSON text of config.json (free with free()); NULL without memory. */
 char *nb_hf_config_text(const nb_model_config *config, nb_tensor_dtype dtype, int32_t end_of_text);
 

@@ -16,7 +16,7 @@ static const struct {
                 {NB_QWEN3, "qwen3", "Qwen3ForCausalLM"},
                 {NB_OLMO2, "olmo2", "Olmo2ForCausalLM"},
                 {NB_GLA, "gla", "GLAForCausalLM"}};
-enum { FAMILY_COUNT = sizeof families / sizeof families[0] };
+enum { FAMILY_COUNT = sizeof families / sizeof families[0], PATH_ROOM = 4096 };
 
 /* fla fixes the divisor of the gate and knows no key for it. A model with another one gets a type of its own, which fla
  * refuses instead of computing something else. */
@@ -201,15 +201,36 @@ nb_status nb_hf_config_parse(const char *text, size_t size, const char *name, nb
     return r.status;
 }
 
+static nb_status read_text(const char *folder, char path[PATH_ROOM], char **text, size_t *size, nb_error *err) {
+    enum { LIMIT = 16 << 20 };
+    snprintf(path, PATH_ROOM, "%s/config.json", folder);
+    return nb_file_read(path, LIMIT, text, size, err);
+}
+
 nb_status nb_hf_config_read(const char *folder, nb_model_config *out, nb_error *err) {
-    enum { LIMIT = 16 << 20, PATH_ROOM = 4096 };
     char path[PATH_ROOM], *text;
     size_t size;
-    snprintf(path, sizeof path, "%s/config.json", folder);
-    NB_TRY(nb_file_read(path, LIMIT, &text, &size, err));
+    NB_TRY(read_text(folder, path, &text, &size, err));
     nb_status status = nb_hf_config_parse(text, size, path, out, err);
     free(text);
     return status;
+}
+
+nb_status nb_hf_end_of_text(const char *folder, int32_t *id, nb_error *err) {
+    char path[PATH_ROOM], *text;
+    size_t size;
+    *id = -1;
+    NB_TRY(read_text(folder, path, &text, &size, err));
+    json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, NULL);
+    const json_t *value = json_object_get(root, "eos_token_id");
+    if (json_is_array(value))
+        value = json_array_get(value, 0);
+    json_int_t number = json_integer_value(value);
+    if (json_is_integer(value) && number >= 0 && number <= INT32_MAX)
+        *id = (int32_t)number;
+    json_decref(root);
+    free(text);
+    return NB_OK;
 }
 
 /* ---- writing ---------------------------------------------------------------------------------------------------- */

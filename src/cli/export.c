@@ -1,0 +1,115 @@
+/* export.c: `nibble export`: a checkpoint, or any folder of Hugging Face that nibble reads, as a folder for other
+ * programs: one model.safetensors in the wanted type, config.json, tokenizer. */
+#include "cli/cli.h"
+#include "files/folder.h"
+#include "model/hf.h"
+#include "nibble/train.h"
+#include "train/tokenizer.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef struct export_options {
+    const char *to, *type, *out;
+} export_options;
+
+static const nb_option options_table[] = {
+    {"to", 0, NB_OPTION_TEXT, offsetof(export_options, to), "hf", "for whom: hf, Hugging Face's transformers (hf)"},
+    {"type", 0, NB_OPTION_TEXT, offsetof(export_options, type), "bf16|f16|f32", "type of the parameters (bf16)"},
+    {"out", 'o', NB_OPTION_TEXT, offsetof(export_options, out), "DIR", "folder to make"},
+    {0},
+};
+
+static const nb_command_line command_line = {
+    .usage = "CHECKPOINT --to hf [--type bf16|f16|f32] -o DIR",
+    .about =
+        "Writes a folder that transformers (and, for gla, fla) loads. CHECKPOINT may also be a folder of theirs, in\n"
+        "one file or many. Checksums of a checkpoint are verified first.\n"
+        "Example: nibble export runs/demo/checkpoints/step-00001000 --to hf -o my-model",
+    .options = options_table,
+    .least = 1,
+    .most = 1,
+};
+
+static nb_status choose_type(const char *name, nb_tensor_dtype *type, nb_error *err) {
+    static const struct {
+        const char *name;
+        nb_tensor_dtype type;
+    } types[] = {{"bf16", NB_ST_BF16}, {"f16", NB_ST_F16}, {"f32", NB_ST_F32}};
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
+        if (strcmp(name, types[i].name) == 0) {
+            *type = types[i].type;
+            return NB_OK;
+        }
+    return nb_fail(err, NB_BAD_USAGE, "--type %.40s: expected bf16, f16 or f32", name);
+}
+
+/* The tokenizer goes along where there is one that nibble reads. */
+static nb_status copy_tokenizer(const char *from, const char *to, nb_error *err) {
+    nb_tokenizer *tokenizer;
+    if (nb_tokenizer_load(from, &tokenizer, NULL) != NB_OK) {
+        fprintf(stderr, "note: %s has no tokenizer that nibble reads; none is written\n", from);
+        return NB_OK;
+    }
+    nb_status status = nb_tokenizer_save(tokenizer, to, err);
+    nb_tokenizer_free(tokenizer);
+    return status;
+}
+
+static nb_status write_folder(nb_backend *be, nb_model *model, const char *from, const char *to, nb_tensor_dtype type,
+                              nb_error *err) {
+    nb_folder *folder;
+    int32_t end_of_text;
+    NB_TRY(nb_hf_end_of_text(from, &end_of_text, err));
+    NB_TRY(nb_folder_begin(to, &folder, err));
+    nb_status status = nb_hf_save(be, model, nb_folder_path(folder), type, end_of_text, err);
+    if (status == NB_OK)
+        status = copy_tokenizer(from, nb_folder_path(folder), err);
+    if (status == NB_OK)
+        return nb_folder_commit(folder, false, err);
+    nb_folder_abandon(folder);
+    return status;
+}
+
+static nb_status export_folder(nb_backend *be, const char *from, const char *to, nb_tensor_dtype type, nb_error *err) {
+    char manifest[4096];
+    nb_model_config config;
+    nb_recipe recipe = {.name = "bf16", .late_switch = {.at = 1.0}}; /* parameters alone: nothing is computed */
+    for (int role = 0; role < NB_ROLE_COUNT; role++)
+        recipe.roles[role].quantizer = nb_quantizer_bf16();
+    snprintf(manifest, sizeof manifest, "%s/nibble.json", from);
+    if (access(manifest, F_OK) == 0)
+        NB_TRY(nb_checkpoint_verify(from, err));
+    NB_TRY(nb_hf_config_read(from, &config, err));
+    nb_model *model;
+    NB_TRY(nb_model_create(be, &config, &recipe, 1, 1, false, &model, err));
+    nb_status status = nb_hf_load(be, model, from, err);
+    if (status == NB_OK)
+        status = write_folder(be, model, from, to, type, err);
+    if (status == NB_OK)
+        printf("%s: %s, %d tensors as %s\n", to, nb_family_name(config.family), (int)nb_model_param_count(model),
+               nb_tensor_dtype_name(type));
+    nb_model_free(model);
+    return status;
+}
+
+nb_status nb_cli_export(int argc, char **argv, nb_error *err) {
+    export_options o = {.to = "hf", .type = "bf16"};
+    nb_tensor_dtype type = NB_ST_BF16;
+    nb_backend *be;
+    int32_t count;
+    NB_TRY(nb_cli_parse(&command_line, argc, argv, &o, &count, err));
+    if (count < 0)
+        return NB_OK;
+    if (strcmp(o.to, "hf") != 0)
+        return nb_fail(err, NB_BAD_USAGE, "--to %.40s: expected hf", o.to);
+    if (!o.out)
+        return nb_fail(err, NB_BAD_USAGE, "export: -o DIR is missing: where the folder goes");
+    NB_TRY(choose_type(o.type, &type, err));
+    NB_TRY(nb_backend_cpu(NULL, &be, err));
+    nb_status status = export_folder(be, argv[1], o.out, type, err);
+    nb_backend_free(be);
+    return status;
+}
