@@ -47,6 +47,8 @@ refused 2 "expected MxNxK" bench gemm --shape 1x0x4
 refused 2 "expected MxNxK" bench gemm --shape 99999999999999999999x1x1
 refused 2 "avx512" bench gemm --isa avx9000
 refused 2 "threads" bench gemm --threads -3
+"$nibble" bench gemm --shape 16x16x16 --seconds 0 --alone | grep -q "1 threads.*" || fail "bench gemm --alone"
+refused 2 "one thread" bench gemm --alone --threads 2
 refused 2 "bf16 or f32" bench gemm --out f16
 refused 2 "no benchmark 'gem'" bench gem
 exit 0

@@ -29,28 +29,36 @@ nb_status nb_cli_bench(int argc, char **argv, nb_error *err) {
 /* ---- timing --------------------------------------------------------------------------------------------------------
  */
 
-static double now(void) {
+static double now(clockid_t clock) {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(clock, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-nb_status nb_bench_rounds(nb_contender *list, int32_t count, double seconds, nb_error *err) {
+static nb_status run_rounds(nb_contender *list, int32_t count, double seconds, clockid_t clock, nb_error *err) {
     enum { LEAST_ROUNDS = 5 };
-    double start = now();
     for (int32_t i = 0; i < count; i++) {
         NB_TRY(list[i].run(list[i].state, err)); /* memory, primitives and caches are made here */
         list[i].best = 1e30;
     }
-    for (int32_t round = 0; round < LEAST_ROUNDS || now() - start < seconds * count; round++) {
+    double start = now(clock);
+    for (int32_t round = 0; round < LEAST_ROUNDS || now(clock) - start < seconds * count; round++) {
         for (int32_t i = 0; i < count; i++) {
-            double before = now();
+            double before = now(clock);
             NB_TRY(list[i].run(list[i].state, err));
-            double taken = now() - before;
+            double taken = now(clock) - before;
             list[i].best = taken < list[i].best ? taken : list[i].best;
         }
     }
     return NB_OK;
+}
+
+nb_status nb_bench_rounds(nb_contender *list, int32_t count, double seconds, nb_error *err) {
+    return run_rounds(list, count, seconds, CLOCK_MONOTONIC, err);
+}
+
+nb_status nb_bench_rounds_alone(nb_contender *list, int32_t count, double seconds, nb_error *err) {
+    return run_rounds(list, count, seconds, CLOCK_THREAD_CPUTIME_ID, err);
 }
 
 /* ---- options -------------------------------------------------------------------------------------------------------

@@ -29,6 +29,10 @@ typedef struct nb_contender {
 /* Runs all in turns, at least five rounds and until each has had about `seconds`. */
 nb_status nb_bench_rounds(nb_contender *list, int32_t count, double seconds, nb_error *err);
 
+/* The same in processor time of the calling thread, for contenders that have no other: what a machine does besides
+ * disturbs only through its caches. */
+nb_status nb_bench_rounds_alone(nb_contender *list, int32_t count, double seconds, nb_error *err);
+
 /* "scalar", "portable", "avx2", "avx512", "auto". */
 nb_status nb_bench_isa(const char *text, nb_isa *isa, nb_error *err);
 

@@ -20,7 +20,7 @@ typedef struct gemm_options {
     const char *isa, *out;
     int64_t threads;
     double seconds;
-    bool peers;
+    bool peers, alone;
 } gemm_options;
 
 static const nb_option options[] = {
@@ -29,6 +29,8 @@ static const nb_option options[] = {
     {"threads", 0, NB_OPTION_INT, offsetof(gemm_options, threads), "N", "0: all that the process may use"},
     {"out", 0, NB_OPTION_TEXT, offsetof(gemm_options, out), "TYPE", "of C: bf16 (default) or f32"},
     {"seconds", 0, NB_OPTION_FLOAT, offsetof(gemm_options, seconds), "S", "for each contender and shape (default 0.5)"},
+    {"alone", 0, NB_OPTION_FLAG, offsetof(gemm_options, alone), NULL,
+     "one thread, processor time: for machines that are busy with other work"},
     {"no-peers", 0, NB_OPTION_FLAG, offsetof(gemm_options, peers), NULL, "only our products"},
     {0},
 };
@@ -264,7 +266,7 @@ static nb_status run_shape(nb_backend *be, const gemm_options *o, const char *te
     if (status == NB_OK)
         status = enter_peers(nb_cpu_of(be), shape, o->peers, &peers, &c, err);
     if (status == NB_OK)
-        status = nb_bench_rounds(c.list, c.count, o->seconds, err);
+        status = (o->alone ? nb_bench_rounds_alone : nb_bench_rounds)(c.list, c.count, o->seconds, err);
     if (status == NB_OK)
         print_contest(&c, text);
     for (int i = 0; i < PAIRS; i++)
@@ -280,7 +282,8 @@ static void print_head(nb_backend *be, const gemm_options *o) {
     const char *coretype = getenv("OPENBLAS_CORETYPE");
     printf("%s, %d threads, %s\n", nb_bench_processor(processor, sizeof processor), (int)nb_cpu_of(be)->threads,
            be->ops->gemm_q_kernel(be, &q, &q));
-    printf("C in %s; patches of every packed C equal the scalar reference bit by bit; best of runs taken in turns\n", o->out);
+    printf("C in %s; patches of every packed C equal the scalar reference bit by bit; best of runs taken in turns%s\n",
+           o->out, o->alone ? ", in processor time" : "");
     if (coretype)
         printf("OPENBLAS_CORETYPE is set to %s: sgemm may not be at its best\n", coretype);
     else if (o->peers)
@@ -296,6 +299,10 @@ nb_status nb_bench_gemm(int argc, char **argv, nb_error *err) {
     o.peers = !o.peers; /* the flag is --no-peers */
     if (strcmp(o.out, "f32") != 0 && strcmp(o.out, "bf16") != 0)
         return nb_fail(err, NB_BAD_USAGE, "--out %.40s: expected bf16 or f32", o.out);
+    if (o.alone && o.threads > 1)
+        return nb_fail(err, NB_BAD_USAGE, "--alone measures one thread: leave out --threads %lld",
+                       (long long)o.threads);
+    o.threads = o.alone ? 1 : o.threads;
     nb_isa isa;
     NB_TRY(nb_bench_isa(o.isa, &isa, err));
     nb_cpu_options cpu = {o.threads < 0 || o.threads > INT32_MAX ? -1 : (int32_t)o.threads, isa};
