@@ -3,6 +3,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 nb_status nb_backend_create(const char *name, nb_dtype act, nb_dtype real, void *state, void (*destroy)(nb_backend *be),
                             nb_backend_object **out, nb_error *err) {
@@ -28,14 +29,28 @@ void nb_backend_free(nb_backend *be) {
     free(object);
 }
 
+void *nb_host_reserve(size_t *bytes) {
+    const size_t huge = (size_t)2 << 20;
+    size_t alignment = *bytes >= 2 * huge ? huge : 64;
+    if (*bytes > SIZE_MAX - 64)
+        return NULL;
+    size_t rounded = *bytes ? (*bytes + 63) / 64 * 64 : 64;
+    void *memory = NULL;
+    if (posix_memalign(&memory, alignment, rounded) != 0)
+        return NULL;
+#ifdef MADV_HUGEPAGE
+    if (alignment == huge) /* whole pages only, so that no memory is held beyond what was asked for */
+        madvise(memory, rounded / huge * huge, MADV_HUGEPAGE); /* advice: nothing depends on it */
+#endif
+    *bytes = rounded;
+    return memory;
+}
+
 void *nb_host_alloc(nb_backend *be, size_t bytes) {
     (void)be;
-    if (bytes > SIZE_MAX - 64)
-        return NULL;
-    size_t rounded = bytes ? (bytes + 63) / 64 * 64 : 64;
-    void *memory = aligned_alloc(64, rounded);
+    void *memory = nb_host_reserve(&bytes);
     if (memory)
-        memset(memory, 0, rounded);
+        memset(memory, 0, bytes);
     return memory;
 }
 

@@ -16,6 +16,10 @@ typedef struct nb_backend_object {
 nb_status nb_backend_create(const char *name, nb_dtype act, nb_dtype real, void *state, void (*destroy)(nb_backend *be),
                             nb_backend_object **out, nb_error *err);
 
+/* At least *bytes of memory, 64-byte aligned and not cleared; *bytes becomes what there is. Large buffers lie on huge
+ * pages where the system has them: products stream through megabytes of panels. free() releases it; NULL if none. */
+void *nb_host_reserve(size_t *bytes);
+
 /* Memory of the host, for every backend that computes there. */
 void *nb_host_alloc(nb_backend *be, size_t bytes);
 void nb_host_release(nb_backend *be, void *memory);

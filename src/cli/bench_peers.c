@@ -1,6 +1,8 @@
 /* bench_peers.c: OpenBLAS sgemm, oneDNN bf16 and int8, and the integer roofline. */
 #include "cli/bench_peers.h"
 
+#include "backend/backend.h"
+
 #include <cblas.h>
 #include <omp.h>
 #include <oneapi/dnnl/dnnl.h>
@@ -79,8 +81,8 @@ static void free_matmul(matmul *m) {
 
 /* Bytes that are moderate numbers in each of the types that read them: f32, bf16, s8. */
 static char *make_operand(int64_t rows, int64_t cols) {
-    size_t bytes = ((size_t)(rows * cols) * sizeof(float) + 63) / 64 * 64;
-    char *memory = aligned_alloc(64, bytes);
+    size_t bytes = (size_t)(rows * cols) * sizeof(float);
+    char *memory = nb_host_reserve(&bytes);
     if (memory)
         memset(memory, 0x3c, bytes);
     return memory;

@@ -1,4 +1,5 @@
 /* threads.c: how many threads, and the memory that each works in. */
+#include "backend/backend.h"
 #include "backend/cpu/cpu.h"
 
 #include <omp.h>
@@ -37,10 +38,8 @@ static void *grow(nb_cpu *cpu, int32_t slot, size_t bytes) {
         return cpu->scratch[slot];
     if (bytes > SIZE_MAX - 4096)
         return NULL;
-    size_t rounded = (bytes + 4095) / 4096 * 4096;
-    if (!rounded)
-        rounded = 4096;
-    void *memory = aligned_alloc(64, rounded);
+    size_t rounded = bytes ? (bytes + 4095) / 4096 * 4096 : 4096;
+    void *memory = nb_host_reserve(&rounded);
     if (!memory)
         return NULL; /* what was there stays: nb_cpu_shared promises NB_CPU_SHARED_BYTES */
     free(cpu->scratch[slot]);
