@@ -195,6 +195,40 @@ static void decoded(void **state) {
     }
 }
 
+/* Every BF16 number, and every float next to a code or halfway between two, by every rounding; every code decoded. */
+static void small_code_spaces(void **state) {
+    (void)state;
+    nb_mat all = nb_mat_of(poisoned(65536 * 2), NB_BF16, 256, 256);
+    for (int i = 0; i < 65536; i++)
+        ((uint16_t *)all.data)[i] = (uint16_t)i;
+    for (int e = NB_ELEMENT_E2M1; e < NB_ELEMENT_COUNT; e++) {
+        const nb_element_row *row = nb_element_info((nb_element)e);
+        nb_quantizer q = nb_format_family_find(row->name)->defaults;
+        q.scale_type = NB_SCALE_NONE;
+        q.block_rows = q.block_cols = NB_BLOCK_ALL;
+        int codes = row->bits == 4 ? 8 : 0x7c;
+        nb_mat edges = nb_mat_of(poisoned((size_t)codes * 12 * 4), NB_F32, codes, 12);
+        for (int m = 0; m < codes; m++)
+            for (int i = 0; i < 12; i++) {
+                float low = row->value((uint8_t)(m ? m - 1 : 0)), high = row->value((uint8_t)m);
+                float x = i / 3 % 2 ? (low + high) / 2 : high;
+                x = i % 3 ? nextafterf(x, i % 3 == 1 ? INFINITY : -INFINITY) : x;
+                ((float *)edges.data)[12 * m + i] = i < 6 ? x : -x;
+            }
+        for (int k = 0; k < 4; k++) {
+            q.round = k < 2 ? (nb_rounding)k : NB_ROUND_STOCHASTIC;
+            q.sr_bits = k == 2 ? 8 : 16;
+            compare_quantize(NULL, &q, &all, false);
+            compare_quantize(NULL, &q, &edges, k % 2);
+        }
+        nb_qtensor every = new_operand(&q, 32, 32);
+        for (int i = 0; i < 32 * 32 * row->bits / 8; i++)
+            every.codes[i] = (uint8_t)i;
+        compare_dequantize(&every, false, true, NB_F32);
+        compare_dequantize(&every, true, true, NB_BF16);
+    }
+}
+
 static void codes_exchanged(void **state) {
     (void)state;
     quantizer_list *list = all_formats();
@@ -228,7 +262,7 @@ static void codes_exchanged(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         CASE(whole_grammar), CASE(hard_numbers), CASE(odd_shapes),      CASE(thread_counts),
-        CASE(requantized),   CASE(decoded),      CASE(codes_exchanged),
+        CASE(requantized),   CASE(decoded),      CASE(codes_exchanged), CASE(small_code_spaces),
     };
     return cmocka_run_group_tests(tests, make_backends, free_backends);
 }

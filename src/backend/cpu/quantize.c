@@ -170,24 +170,40 @@ static void transpose_16x16(uint64_t row[16]) {
             }
 }
 
+/* The 16x16 codes whose first is (r, c) of out. */
+static void transpose_tile(const nb_qtensor *out, const nb_qtensor *src, int64_t r, int64_t c) {
+    uint64_t row[16];
+    for (int64_t i = 0; i < 16; i++)
+        memcpy(&row[i], src->codes + (c + i) * (src->cols / 2) + r / 2, sizeof row[i]);
+    transpose_16x16(row);
+    for (int64_t i = 0; i < 16; i++)
+        memcpy(out->codes + (r + i) * (out->cols / 2) + c / 2, &row[i], sizeof row[i]);
+    for (int64_t i = 0; src->scales && i < 16; i++)
+        out->scales[(r + i) * (out->cols / 16) + c / 16] = src->scales[c * (src->cols / 16) + r / 16];
+}
+
+/* The same of bytes; edges are shorter. */
+static void transpose_bytes(const nb_qtensor *out, const nb_qtensor *src, int64_t r, int64_t c) {
+    for (int64_t i = r; i < r + 16 && i < out->rows; i++)
+        for (int64_t k = c; k < c + 16 && k < out->cols; k++)
+            out->codes[i * out->cols + k] = src->codes[k * src->cols + i];
+}
+
 nb_status nb_cpu_transpose_codes(nb_backend *be, const nb_qtensor *out, const nb_qtensor *src, nb_error *err) {
     NB_TRY(nb_check_transpose_codes(out, src, err));
-    bool tiles = src->rows % 16 == 0 && src->cols % 16 == 0 && nb_element_info(src->quantizer.element)->bits == 4;
-    if (!tiles || src->outer_scales)
+    bool bytes = nb_element_info(src->quantizer.element)->bits == 8;
+    if (!bytes && (src->rows % 16 || src->cols % 16))
         return nb_ref_transpose_codes(be, out, src, err);
-    int64_t from_width = src->cols / 2, to_width = out->cols / 2;
 #pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(static)
     for (int64_t r = 0; r < out->rows; r += 16)
-        for (int64_t c = 0; c < out->cols; c += 16) {
-            uint64_t row[16];
-            for (int64_t i = 0; i < 16; i++)
-                memcpy(&row[i], src->codes + (c + i) * from_width + r / 2, sizeof row[i]);
-            transpose_16x16(row);
-            for (int64_t i = 0; i < 16; i++)
-                memcpy(out->codes + (r + i) * to_width + c / 2, &row[i], sizeof row[i]);
-            for (int64_t i = 0; src->scales && i < 16; i++)
-                out->scales[(r + i) * (out->cols / 16) + c / 16] = src->scales[c * (src->cols / 16) + r / 16];
-        }
+        for (int64_t c = 0; c < out->cols; c += 16)
+            if (bytes)
+                transpose_bytes(out, src, r, c);
+            else
+                transpose_tile(out, src, r, c);
+    if (src->outer_scales) /* one a row of src: one a column of out, or the reverse */
+        memcpy(out->outer_scales, src->outer_scales,
+               nb_qtensor_bytes(&src->quantizer, src->rows, src->cols).outer_scales);
     if (src->tensor_scale)
         *out->tensor_scale = *src->tensor_scale;
     return NB_OK;

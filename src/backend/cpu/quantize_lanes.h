@@ -32,6 +32,7 @@ typedef uint32_t vu __attribute__((vector_size(4 * W)));
 typedef int32_t vi __attribute__((vector_size(4 * W)));
 typedef uint64_t vu64 __attribute__((vector_size(4 * W)));
 typedef uint16_t vh __attribute__((vector_size(2 * W)));
+typedef uint8_t vb __attribute__((vector_size(W)));
 
 LANES_FN vf all_f(float x) {
     return (vf){0} + x; /* -0.0 would lose its sign; no caller has one */
@@ -102,6 +103,12 @@ LANES_FN vf load_bf16(const uint16_t *from) {
     return (vf)(__builtin_convertvector(half, vu) << 16);
 }
 
+LANES_FN vu load_bytes(const uint8_t *from) {
+    vb bytes;
+    memcpy(&bytes, from, sizeof bytes);
+    return __builtin_convertvector(bytes, vu);
+}
+
 /* ---- casts --------------------------------------------------------------------------------------------------------
  */
 
@@ -124,9 +131,9 @@ LANES_FN vf bf16_round(vf x) {
 }
 
 /* E2M1 codes of y, j-th of eight in a word, added to `word` whose bits above are still zero. A NaN gives 7 with its
- * sign: the caller overwrites it. Rounding: magnitudes from 1 to 6 step by 2^(exponent-1), those below 1 by 1/2, as if
- * their exponent were 0. Adding 1.5 * 2^23 steps leaves the magnitude in steps, rounded by the addition itself, in the
- * low bits of the sum; two more steps for each exponent make that the code. */
+ * sign: callers see to it that there is none. Rounding: magnitudes from 1 to 6 step by 2^(exponent-1), those below 1 by
+ * 1/2, as if their exponent were 0. Adding 1.5 * 2^23 steps leaves the magnitude in steps, rounded by the addition
+ * itself, in the low bits of the sum; two more steps for each exponent make that the code. */
 typedef struct e2m1_binade {
     vf magic;  /* (1.5 * 2^23 + 2 * exponent) steps */
     vf random; /* 2^-8 steps: weighs the integer of eight random bits */
@@ -207,11 +214,48 @@ LANES_FN vu e4m3_even(vf x) {
     return pick_u(is_nan(a), all_u(0x7f), code | (((vu)x >> 24) & 0x80u));
 }
 
+LANES_FN vu e5m2_even(vf x) {
+    vu a = magnitude(x);
+    vu normal = ((a + 0xfffffu + ((a >> 21) & 1u)) >> 21) - 448u;
+    vu steps = (vu)((vf)a * 65536.0f + 0x1.8p23f) - 0x4b400000u;
+    vu code = pick_u((vi)a < 0x38800000, steps, min_u(normal, all_u(0x7b)));
+    return pick_u(is_nan(a), all_u(0x7f), code | (((vu)x >> 24) & 0x80u));
+}
+
+/* Of numbers from -7 to 7 the same sum leaves two's complement in the low bits. NaN fails the first comparison: 7. */
+LANES_FN vu int4_even(vf x) {
+    vf below = pick_f(x < 7.0f, x, all_f(7.0f));
+    vf clipped = pick_f(below > -7.0f, below, all_f(-7.0f));
+    return (vu)(clipped + 0x1.8p23f) & 15u;
+}
+
+LANES_FN vf int4_value(vu code) {
+    return __builtin_convertvector((vi)(code << 28) >> 28, vf);
+}
+
+/* The fields of a small float in the places of a float's, then the difference of the biases: exact, subnormals too. */
+LANES_FN vf e4m3_value(vu code) {
+    vu magnitude_bits = code & 0x7fu;
+    vu value = (vu)((vf)(magnitude_bits << 20) * 0x1p120f);
+    return (vf)(pick_u((vi)(magnitude_bits == 0x7fu), all_u(0x7fc00000u), value) | ((code & 0x80u) << 24));
+}
+
+LANES_FN vf e5m2_value(vu code) {
+    vu magnitude_bits = code & 0x7fu;
+    vu value = (vu)((vf)(magnitude_bits << 21) * 0x1p112f);
+    vu beyond = pick_u((vi)(magnitude_bits == 0x7cu), all_u(NB_F32_INF_BITS), all_u(0x7fc00000u));
+    return (vf)(pick_u((vi)magnitude_bits >= 0x7c, beyond, value) | ((code & 0x80u) << 24));
+}
+
 /* Of a scale byte: no sign. */
 LANES_FN vf e4m3_scale_value(vu byte) {
     vf small = __builtin_convertvector((vi)byte, vf) * 0x1p-9f;
     vu value = pick_u((vi)(byte < 8u), (vu)small, (byte + 960u) << 20);
     return (vf)pick_u((vi)(byte == 0x7fu), all_u(0x7fc00000u), value);
+}
+
+LANES_FN vf positive_nan(vf x) {
+    return pick_f(x == x, x, all_f(nb_f32_from(0x7fc00000u)));
 }
 
 LANES_FN vf finite(vf x) {
