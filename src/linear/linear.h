@@ -34,6 +34,7 @@ typedef struct nb_weight_cache {
     bool fresh[2];
     bool random[2]; /* draws bits: made anew for each micro-batch */
     bool shown[2];  /* the lens has seen it in this pass */
+    uint32_t made;  /* how often fprop.w was made: what is derived from it can tell whether it is old */
 } nb_weight_cache;
 
 typedef struct nb_linear {

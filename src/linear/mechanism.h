@@ -6,8 +6,8 @@
  *
  *     dge         after_wgrad: dW *= f'(W * scale)                                            (arXiv:2501.17116, 3.1)
  *     occ         prepare_x clamps; after_fprop adds the sparse residual; wgrad_x gives decoded + residual      (3.2)
- *     hcp         after_fprop adds the residual products of the hot channels, or fprop does both in one GEMM;
- *                 after_dgrad and after_wgrad optionally                                            (arXiv:2602.02047)
+ *     hcp         observe chooses hot channels; fprop multiplies their residuals too, dgrad and wgrad
+ *                 optionally                                                                        (arXiv:2602.02047)
  *     outcontrol  observe sums channel norms; fprop, dgrad, wgrad split K once channels are chosen (2510.27527)
  *     oscireset   after_step moves oscillating masters to their bin centre                                (2510.27527)
  *     qema        quantize_w rounds by a moving average, which after_step advances                        (2502.20853)

@@ -160,6 +160,7 @@ nb_status nb_weight_operand(const nb_linear_call *call, nb_linear *layer, nb_rol
         NB_TRY(quantize_master(call, layer, role, memory, out, err));
     }
     w->operand[slot] = *out;
+    w->made += slot == 0;
     w->shown[slot] = true;
     w->fresh[slot] = out->quantized && w->memory[slot];
     return NB_OK;

@@ -1,0 +1,505 @@
+/* test_linear_hcp.c: the Hot-Channel Patch (arXiv:2602.02047) inside the linear layer, against products made by hand.
+ */
+#include "linear_case.h"
+
+#include "linear/hcp.h"
+
+static const nb_pass pass0 = {.step = 0, .steps = 10, .rounding_seed = 5};
+
+static nb_hcp patch_of(double share) {
+    return (nb_hcp){.share = share, .order = 2, .refresh = 200, .ema = 0.9, .freeze = 1};
+}
+
+static nb_plan plan_hcp(const nb_hcp *how) {
+    nb_plan p = plan_nvfp4();
+    p.mechanisms.has_hcp = true;
+    p.mechanisms.hcp = *how;
+    return p;
+}
+
+static nb_hcp_state *state_of(const linear_case *c) {
+    return c->group->mechanisms[0].state;
+}
+
+/* Some channels of X are loud. */
+static void make_loud(linear_case *c, float by) {
+    uint16_t *x = c->x.data;
+    for (int r = 0; r < M; r++)
+        for (int k = 5; k < K; k += 9)
+            x[r * K + k] = nb_bf16_even(by * nb_bf16_value(x[r * K + k]));
+}
+
+static linear_case loud_case(nb_backend *be, const nb_hcp *how) {
+    nb_plan plan = plan_hcp(how);
+    linear_case c = make_group(be, &plan, 1, NULL);
+    make_loud(&c, 20);
+    return c;
+}
+
+/* ---- by hand -------------------------------------------------------------------------------------------------------
+ */
+
+/* The k channels of largest mean |dX| + mean |dW| (absolute), or weighed by the other side's rms. */
+static void choose_by_hand(const double *x, const double *xq, const double *w, const double *wq, bool normalized, int k,
+                           int32_t *out) {
+    double score[K];
+    bool taken[K] = {false};
+    for (int c = 0; c < K; c++) {
+        double dx = 0, dw = 0, xx = 0, ww = 0;
+        for (int r = 0; r < M; r++) {
+            dx += fabs(x[r * K + c] - xq[r * K + c]) / M;
+            xx += x[r * K + c] * x[r * K + c] / M;
+        }
+        for (int r = 0; r < N; r++) {
+            dw += fabs(w[r * K + c] - wq[r * K + c]) / N;
+            ww += w[r * K + c] * w[r * K + c] / N;
+        }
+        score[c] = normalized ? dx * sqrt(ww) + dw * sqrt(xx) : dx + dw;
+    }
+    for (int i = 0; i < k; i++) {
+        int best = -1;
+        for (int c = 0; c < K; c++)
+            if (!taken[c] && (best < 0 || score[c] > score[best]))
+                best = c;
+        taken[best] = true;
+    }
+    for (int c = 0, i = 0; c < K; c++)
+        if (taken[c])
+            out[i++] = c;
+}
+
+/* Columns of `x` [rows, K], quantized in blocks of 1x16 under the tensor scale that `amax` makes, and decoded. */
+static double *columns_coded(nb_backend *be, const double *x, int64_t rows, const int32_t *channels, int k,
+                             double amax) {
+    double *with = zeros(rows * (k + 16)), *out = zeros(rows * k);
+    for (int64_t r = 0; r < rows; r++)
+        for (int i = 0; i < k; i++)
+            with[r * (k + 16) + i] = x[r * K + channels[i]];
+    with[k] = amax;
+    nb_quantizer q = nvfp4(1, NB_ROUND_EVEN);
+    nb_mat m = nb_mat_of(put(NB_F32, with, rows * (k + 16)), NB_F32, rows, k + 16);
+    nb_qtensor t = by_hand(be, &q, &m, false, &pass0, "x", NB_FPROP_X, "x");
+    double *wide = decoded(be, &t);
+    for (int64_t r = 0; r < rows; r++)
+        memcpy(out + r * k, wide + r * (k + 16), sizeof(double) * (size_t)k);
+    return out;
+}
+
+static double *columns(const double *x, int64_t rows, const int32_t *channels, int k) {
+    double *out = zeros(rows * k);
+    for (int64_t r = 0; r < rows; r++)
+        for (int i = 0; i < k; i++)
+            out[r * k + i] = x[r * K + channels[i]];
+    return out;
+}
+
+static double *minus(const double *a, const double *b, int64_t n) {
+    double *out = zeros(n);
+    for (int64_t i = 0; i < n; i++)
+        out[i] = a[i] - b[i];
+    return out;
+}
+
+static void add(double *to, const double *from, int64_t n) {
+    for (int64_t i = 0; i < n; i++)
+        to[i] += from[i];
+}
+
+typedef struct numbers {
+    double *x, *w, *xq, *wq, *dx, *dw;
+} numbers;
+
+static numbers numbers_of(const linear_case *c) {
+    nb_quantizer qx = nvfp4(1, NB_ROUND_EVEN), qw = nvfp4(16, NB_ROUND_EVEN);
+    nb_mat master = nb_mat_of(c->w[0], NB_F32, N, K);
+    nb_qtensor tx = by_hand(c->be, &qx, &c->x, false, &pass0, "x", NB_FPROP_X, "x");
+    nb_qtensor tw = by_hand(c->be, &qw, &master, false, &pass0, "w", NB_FPROP_W, "w");
+    numbers n = {.x = get(NB_BF16, c->x.data, M * K), .w = get(NB_F32, c->w[0], N * K)};
+    n.xq = decoded(c->be, &tx);
+    n.wq = decoded(c->be, &tw);
+    n.dx = minus(n.x, n.xq, M * K);
+    n.dw = minus(n.w, n.wq, N * K);
+    return n;
+}
+
+static double *patched_by_hand(const linear_case *c, const nb_hcp *how, int k) {
+    nb_backend *be = c->be;
+    numbers n = numbers_of(c);
+    int32_t channels[K];
+    choose_by_hand(n.x, n.xq, n.w, n.wq, how->score == NB_HCP_NORMALIZED, k, channels);
+    assert_memory_equal(state_of(c)->layers[0].channels, channels, sizeof *channels * (size_t)k);
+    double ax = largest(n.x, M * K), aw = largest(n.w, N * K), *y = product(n.xq, M, n.wq, N, K);
+    double *rx = columns_coded(be, n.dx, M, channels, k, ax), *rw = columns_coded(be, n.dw, N, channels, k, aw);
+    bool exact = how->copy == NB_HCP_EXACT;
+    double *cx = exact ? columns(n.xq, M, channels, k) : columns_coded(be, n.x, M, channels, k, ax);
+    double *cw = exact ? columns(n.wq, N, channels, k) : columns_coded(be, n.w, N, channels, k, aw);
+    if (how->form == NB_HCP_PRINTED) {
+        add(y, product(rx, M, rw, N, k), M * N);
+        return y;
+    }
+    if (how->side != NB_HCP_WEIGHT)
+        add(y, product(rx, M, cw, N, k), M * N);
+    if (how->side != NB_HCP_ACTIVATION)
+        add(y, product(cx, M, rw, N, k), M * N);
+    return y;
+}
+
+/* Every form, side, copy and kernel is the sum that its formula says, in the channels that the score says. Y is rounded
+ * to BF16 (2^-9 of an element). */
+static void formula(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    for (int i = 0; i < 32; i++) {
+        nb_hcp how = patch_of(0.25);
+        how.side = (nb_hcp_side)(i % 4 % 3);
+        how.form = i % 4 == 3 ? NB_HCP_PRINTED : NB_HCP_CANCEL;
+        how.order = how.side == NB_HCP_BOTH ? 2 : 1;
+        how.kernel = i & 4 ? NB_HCP_DUAL : NB_HCP_SINGLE;
+        how.copy = i & 8 ? NB_HCP_EXACT : NB_HCP_REQUANTIZE;
+        how.score = i & 16 ? NB_HCP_NORMALIZED : NB_HCP_ABSOLUTE;
+        linear_case c = loud_case(be, &how);
+        run_forward(&c, &pass0);
+        double *want = patched_by_hand(&c, &how, 16), *got = get(NB_BF16, c.y[0].data, M * N), *bound = zeros(M * N);
+        for (int e = 0; e < M * N; e++)
+            bound[e] = fabs(want[e]) / 256 + 1e-5 * largest(want, M * N);
+        check_within("Y", got, want, bound, M * N);
+        nb_linear_group_free(c.group);
+    }
+    nb_backend_free(be);
+}
+
+/* One GEMM or two: the same products, summed in another order. */
+static void single_is_dual(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    for (int copy = 0; copy < 2; copy++) {
+        double *y[2];
+        for (int kernel = 0; kernel < 2; kernel++) {
+            nb_hcp how = patch_of(0.5);
+            how.kernel = (nb_hcp_kernel)kernel;
+            how.copy = (nb_hcp_copy)copy;
+            linear_case c = loud_case(be, &how);
+            run_forward(&c, &pass0);
+            y[kernel] = get(NB_BF16, c.y[0].data, M * N);
+            nb_linear_group_free(c.group);
+        }
+        check_close("single, dual", y[0], y[1], 0x1p-8, M * N);
+        int apart = 0;
+        for (int i = 0; i < M * N; i++)
+            apart += y[0][i] != y[1][i];
+        assert_true(apart < M * N / 50); /* a rounding boundary, here and there */
+    }
+    nb_backend_free(be);
+}
+
+/* Fewer than half a block: nothing is patched, and every bit is the base's. */
+static void nothing_to_patch(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    nb_hcp how = patch_of(0.1);
+    how.dgrad = how.wgrad = true;
+    nb_plan plans[2][2] = {{plan_hcp(&how), plan_hcp(&how)}, {plan_nvfp4(), plan_nvfp4()}};
+    linear_case c[2];
+    for (int i = 0; i < 2; i++) {
+        c[i] = make_group(be, plans[i], 2, NULL);
+        run_forward(&c[i], &pass0);
+        run_backward(&c[i], &pass0);
+    }
+    for (int i = 0; i < 2; i++) {
+        assert_memory_equal(c[0].y[i].data, c[1].y[i].data, M * N * 2);
+        assert_memory_equal(c[0].dw[i], c[1].dw[i], N * K * 4);
+    }
+    assert_memory_equal(c[0].dx.data, c[1].dx.data, M * K * 2);
+    nb_linear_group_free(c[0].group);
+    nb_linear_group_free(c[1].group);
+    nb_backend_free(be);
+}
+
+/* ---- how much it helps ---------------------------------------------------------------------------------------------
+ */
+
+enum { TOY_M = 256, TOY_N = 256, TOY_K = 1024, TOY_HOT = 24 };
+
+/* ||Y - XW|| / ||XW|| of a layer with 24 hot channels, `by` times as loud as the others. */
+static double toy_error(nb_backend *be, const nb_hcp *how, double by) {
+    const buffer *before = buffers;
+    nb_plan plan = plan_nvfp4();
+    nb_error err = {0};
+    if (how)
+        plan = plan_hcp(how);
+    double *x = normals(1, TOY_M * TOY_K, 0, 1), *w = normals(2, TOY_N * TOY_K, 0, 0.02), error = 0, norm = 0;
+    for (int i = 0; i < TOY_HOT; i++)
+        for (int r = 0; r < TOY_M; r++)
+            x[r * TOY_K + i * 41 + 7] *= by;
+    nb_mat xm = nb_mat_of(put(NB_BF16, x, TOY_M * TOY_K), NB_BF16, TOY_M, TOY_K);
+    nb_mat y = nb_mat_of(put(NB_BF16, NULL, TOY_M * TOY_N), NB_BF16, TOY_M, TOY_N);
+    float *wm = put(NB_F32, w, TOY_N * TOY_K);
+    const nb_linear_spec layer = {"up", TOY_N, &plan, wm, put(NB_F32, zeros(TOY_N * TOY_K), TOY_N * TOY_K)};
+    const nb_group_spec spec = {
+        .input = "in", .in = TOY_K, .max_rows = TOY_M, .training = true, .layers = &layer, .count = 1};
+    nb_linear_group *group;
+    if (nb_linear_group_create(be, &spec, &group, &err) != NB_OK)
+        fail_msg("%s", err.message);
+    nb_scratch scratch = {.size = group->scratch_bytes, .memory = poisoned(group->scratch_bytes)};
+    if (nb_linear_group_forward(group, &pass0, &scratch, true, &xm, &y, &err) != NB_OK)
+        fail_msg("%s", err.message);
+    double *got = get(NB_BF16, y.data, TOY_M * TOY_N);
+    double *want = product(get(NB_BF16, xm.data, TOY_M * TOY_K), TOY_M, get(NB_F32, wm, TOY_N * TOY_K), TOY_N, TOY_K);
+    for (int i = 0; i < TOY_M * TOY_N; i++) {
+        error += (got[i] - want[i]) * (got[i] - want[i]);
+        norm += want[i] * want[i];
+    }
+    nb_linear_group_free(group);
+    release_buffers_until(before);
+    return sqrt(error / norm);
+}
+
+/* The error falls with k; residuals of W make most of it (hot activations times weight errors); the printed stacks
+ * cancel neither first-order term. The program of the derivation found a ratio of .105/.170 for 16 channels; where the
+ * hot channels lay in it is not recorded, and the ratio depends on that a little. */
+static void hot_channel_toy(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    double base = toy_error(be, NULL, 60), last = base, at[4];
+    const int channels[4] = {16, 32, 64, 128};
+    for (int i = 0; i < 4; i++) {
+        nb_hcp how = patch_of(channels[i] / 1024.0);
+        at[i] = toy_error(be, &how, 60);
+        assert_true(at[i] < last);
+        last = at[i];
+    }
+    nb_hcp how = patch_of(0.125);
+    how.order = 1;
+    how.side = NB_HCP_ACTIVATION;
+    double activation = toy_error(be, &how, 60);
+    how.side = NB_HCP_WEIGHT;
+    double weight = toy_error(be, &how, 60);
+    how = patch_of(0.125);
+    how.form = NB_HCP_PRINTED;
+    double printed = toy_error(be, &how, 60);
+    print_message("base %.4f k=16 %.4f 32 %.4f 64 %.4f 128 %.4f; activation %.4f weight %.4f printed %.4f\n", base,
+                  at[0], at[1], at[2], at[3], activation, weight, printed);
+    assert_true(fabs(at[0] / base - 0.105 / 0.170) < 0.06);
+    assert_true(at[3] < weight && weight < activation && activation < base);
+    assert_true(fabs(printed - base) < 0.02 * base);
+    nb_backend_free(be);
+}
+
+/* ---- backward ------------------------------------------------------------------------------------------------------
+ */
+
+/* Distance of the columns `channels` of [rows, K] from what they should be. */
+static double distance_on(const double *got, const double *want, int64_t rows, const int32_t *channels, int k) {
+    double sum = 0;
+    for (int64_t r = 0; r < rows; r++)
+        for (int i = 0; i < k; i++) {
+            double d = got[r * K + channels[i]] - want[r * K + channels[i]];
+            sum += d * d;
+        }
+    return sqrt(sum);
+}
+
+/* With dY left in BF16 in both GEMMs, what is wrong with dX and dW is W's and X's error: on I the patch takes most of
+ * it away, elsewhere it changes nothing. wgrad.x is rotated (fixed or fresh signs) or not. */
+static void gradients_exact_on_channels(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    for (int rotation = 0; rotation < 3; rotation++) {
+        double dx_error[2], dw_error[2], *dx[2], *dw[2];
+        int32_t channels[16];
+        for (int i = 0; i < 2; i++) {
+            nb_hcp how = patch_of(0.25);
+            how.dgrad = how.wgrad = i == 1;
+            nb_plan plan = plan_hcp(&how);
+            plan.roles[NB_DGRAD_DY].quantizer = nb_quantizer_bf16();
+            plan.roles[NB_WGRAD_DY].quantizer = plan.roles[NB_WGRAD_X].quantizer = nvfp4(1, NB_ROUND_EVEN);
+            if (rotation)
+                plan.roles[NB_WGRAD_DY].quantizer = plan.roles[NB_WGRAD_X].quantizer =
+                    rotated(nvfp4(1, NB_ROUND_EVEN), rotation == 1 ? NB_SIGNS_FIXED : NB_SIGNS_FRESH);
+            linear_case c = make_group(be, &plan, 1, NULL);
+            make_loud(&c, 20);
+            for (int e = 0; e < M * N; e++) /* two levels a row: exact in E2M1 if not rotated */
+                ((uint16_t *)c.dy[0].data)[e] = nb_bf16_even(e % 7 < 3 ? 0.25F : -0.25F);
+            run_forward(&c, &pass0);
+            run_backward(&c, &pass0);
+            memcpy(channels, state_of(&c)->layers[0].channels, sizeof channels);
+            double *x = get(NB_BF16, c.x.data, M * K), *w = get(NB_F32, c.w[0], N * K),
+                   *dy = get(NB_BF16, c.dy[0].data, M * N);
+            dx[i] = get(NB_BF16, c.dx.data, M * K);
+            dw[i] = get(NB_F32, c.dw[0], N * K);
+            dx_error[i] = distance_on(dx[i], product(dy, M, transposed(w, N, K), K, N), M, channels, 16);
+            dw_error[i] =
+                distance_on(dw[i], product(transposed(dy, M, N), N, transposed(x, M, K), K, M), N, channels, 16);
+            nb_linear_group_free(c.group);
+        }
+        assert_true(dx_error[1] < 0.25 * dx_error[0]);
+        assert_true(dw_error[1] < (rotation ? 0.9 : 0.25) * dw_error[0]); /* rotated, dY has an error of its own */
+        for (int e = 0; e < N * K; e++) {
+            bool hot = false;
+            for (int i = 0; i < 16; i++)
+                hot |= channels[i] == e % K;
+            assert_true(hot || dw[0][e] == dw[1][e]);
+        }
+    }
+    nb_backend_free(be);
+}
+
+/* ---- when channels are chosen
+ * ----------------------------------------------------------------------------------------
+ */
+
+typedef struct heard {
+    int overlaps;
+    double overlap;
+} heard;
+
+static void hear(void *context, const char *module, const char *name, double value) {
+    heard *h = context;
+    assert_string_equal(module, "layers.0.self_attn.q_proj");
+    if (strcmp(name, "hcp_overlap") == 0) {
+        h->overlaps++;
+        h->overlap = value;
+    }
+}
+
+static void refreshes(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    nb_hcp how = patch_of(0.25);
+    how.refresh = 4;
+    how.ema = 0.5;
+    how.freeze = 6;
+    linear_case c = loud_case(be, &how);
+    nb_hcp_state *h = state_of(&c);
+    heard said = {0};
+    const nb_lens lens = {.context = &said, .scalar = hear};
+    nb_pass pass = pass0;
+    nb_error err = {0};
+    pass.lens = &lens;
+    assert_int_equal(nb_linear_group_forward(c.group, &pass, &c.scratch, false, &c.x, c.y, &err), NB_OK);
+    assert_int_equal(h->refreshed, 0); /* an evaluation chooses nothing */
+    run_forward(&c, &pass);
+    float first = h->layers[0].scores[5];
+    assert_true(h->refreshed == 1 && said.overlaps == 0);
+    run_forward(&c, &pass); /* the step is taken again */
+    assert_true(h->layers[0].scores[5] == first && said.overlaps == 0);
+    memset(c.x.data, 0, M * K * 2); /* now only W's residual counts */
+    for (pass.step = 1; pass.step < 4; pass.step++)
+        run_forward(&c, &pass);
+    assert_true(h->refreshed == 1);
+    pass.micro_batch = 1; /* only the first micro-batch of a step */
+    run_forward(&c, &pass);
+    assert_true(h->refreshed == 1);
+    pass.micro_batch = 0;
+    run_forward(&c, &pass);
+    assert_true(h->refreshed == 5 && said.overlaps == 1 && said.overlap > 0 && said.overlap <= 1);
+    assert_true(h->layers[0].scores[5] > 0.5F * first && h->layers[0].scores[5] < 0.6F * first);
+    pass.step = 8; /* frozen */
+    run_forward(&c, &pass);
+    assert_int_equal(h->refreshed, 5);
+    nb_linear_group_free(c.group);
+    nb_backend_free(be);
+}
+
+/* The weight's side follows the master. */
+static void follows_the_master(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    nb_hcp how = patch_of(0.25);
+    linear_case c = loud_case(be, &how);
+    nb_pass pass = pass0;
+    run_forward(&c, &pass);
+    for (int i = 0; i < N * K; i++)
+        c.w[0][i] *= -2;
+    nb_linear_group_changed(c.group);
+    double *before = get(NB_BF16, c.y[0].data, M * N);
+    pass.step = 1;
+    run_forward(&c, &pass);
+    double *after = get(NB_BF16, c.y[0].data, M * N);
+    for (int i = 0; i < M * N; i++)
+        assert_true(after[i] == -2 * before[i]); /* powers of two change no code */
+    nb_linear_group_free(c.group);
+    nb_backend_free(be);
+}
+
+/* ---- checkpoints, refusals
+ * -------------------------------------------------------------------------------------------
+ */
+
+static void resumes(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    nb_hcp how = patch_of(0.25);
+    linear_case a = loud_case(be, &how), b = loud_case(be, &how);
+    run_forward(&a, &pass0);
+    const nb_mechanism *table = a.group->mechanisms[0].table;
+    nb_mechanism_tensor from[8], to[8];
+    int32_t count = table->tensors(state_of(&a), from, 8);
+    assert_int_equal(count, 3);
+    assert_int_equal(table->tensors(state_of(&b), to, 8), 3);
+    for (int32_t i = 0; i < count; i++)
+        memcpy(to[i].data, from[i].data, nb_dtype_size(from[i].dtype) * (size_t)from[i].elements);
+    assert_int_equal(table->loaded(state_of(&b), NULL), NB_OK);
+    nb_pass pass = pass0;
+    pass.step = 200; /* a refresh that averages */
+    run_forward(&a, &pass);
+    run_forward(&b, &pass);
+    assert_memory_equal(a.y[0].data, b.y[0].data, M * N * 2);
+    assert_memory_equal(state_of(&a)->layers[0].scores, state_of(&b)->layers[0].scores, K * sizeof(float));
+    state_of(&b)->layers[0].channels[3] = K;
+    assert_int_equal(table->loaded(state_of(&b), NULL), NB_BAD_FILE);
+    nb_linear_group_free(a.group);
+    nb_linear_group_free(b.group);
+    nb_backend_free(be);
+}
+
+static void refused(nb_backend *be, const nb_plan *plan, nb_status status, const char *words) {
+    linear_case c;
+    nb_error err = {0};
+    assert_int_equal(try_group(be, &c, plan, 1, NULL, &err), status);
+    if (!strstr(err.message, words))
+        fail_msg("%s (expected: %s)", err.message, words);
+}
+
+static void refusals(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    nb_hcp how = patch_of(0.25);
+    how.order = 1;
+    nb_plan plan = plan_hcp(&how);
+    refused(be, &plan, NB_BAD_CONFIG, "order 1 is one of activation and weight");
+    how.order = 2;
+    how.side = NB_HCP_WEIGHT;
+    plan = plan_hcp(&how);
+    refused(be, &plan, NB_BAD_CONFIG, "order 2 needs both sides");
+    how.form = NB_HCP_PRINTED;
+    plan = plan_hcp(&how);
+    refused(be, &plan, NB_BAD_CONFIG, "printed");
+    how = patch_of(0.25);
+    plan = plan_hcp(&how);
+    plan.roles[NB_FPROP_X].quantizer = plan.roles[NB_FPROP_W].quantizer =
+        rotated(nvfp4(1, NB_ROUND_EVEN), NB_SIGNS_FIXED);
+    plan.roles[NB_DGRAD_W] = plan.roles[NB_FPROP_W];
+    plan.roles[NB_DGRAD_W].quantizer = nvfp4(1, NB_ROUND_EVEN);
+    refused(be, &plan, NB_UNSUPPORTED, "nvfp4 only");
+    how.dgrad = true;
+    plan = plan_hcp(&how);
+    plan.roles[NB_DGRAD_W] = (nb_operand_rule){.quantizer = nvfp4(1, NB_ROUND_EVEN)};
+    refused(be, &plan, NB_UNSUPPORTED, "hcp.dgrad");
+    nb_backend_free(be);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_teardown(formula, release_buffers),
+        cmocka_unit_test_teardown(single_is_dual, release_buffers),
+        cmocka_unit_test_teardown(nothing_to_patch, release_buffers),
+        cmocka_unit_test_teardown(hot_channel_toy, release_buffers),
+        cmocka_unit_test_teardown(gradients_exact_on_channels, release_buffers),
+        cmocka_unit_test_teardown(refreshes, release_buffers),
+        cmocka_unit_test_teardown(follows_the_master, release_buffers),
+        cmocka_unit_test_teardown(resumes, release_buffers),
+        cmocka_unit_test_teardown(refusals, release_buffers),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
