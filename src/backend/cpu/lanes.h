@@ -201,7 +201,7 @@ LANE_FN vf32 vexp(vf32 x) {
     p = p * r + 0x1.555556p-3f;
     p = p * r + 0x1.000000p-1f;
     p = r * r * p + r + 1.0f;
-    vf32 scaled = (vf32)((vi32)p + ((vi32)shifted << 23));
+    vf32 scaled = (vf32)((vu32)p + ((vu32)shifted << 23));
     scaled = pick(x < -0x1.5d47aep6f, splat(0), scaled);       /* -87.32 */
     scaled = pick(x > 0x1.62e42ep6f, splat(INFINITY), scaled); /* ln of the largest float */
     return pick(vnan(x), x, scaled);

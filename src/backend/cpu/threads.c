@@ -59,7 +59,7 @@ void *nb_cpu_shared(nb_backend *be, size_t bytes) {
 
 size_t nb_cpu_scratch_total(nb_backend *be) {
     nb_cpu *cpu = nb_cpu_of(be);
-    size_t total = 0;
+    size_t total = 2 * (size_t)(cpu->rope.positions * cpu->rope.half) * sizeof(float);
     for (int32_t i = 0; i <= cpu->threads; i++)
         total += cpu->scratch_size[i];
     return total;
