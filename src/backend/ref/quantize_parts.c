@@ -7,6 +7,7 @@
 #include "format/element.h"
 
 #include <math.h>
+#include <string.h>
 
 /* ---- checks -------------------------------------------------------------------------------------------------------
  */
@@ -143,22 +144,47 @@ void nb_decode_span(const nb_qtensor *t, int64_t r, int64_t c0, int64_t c1, bool
  */
 
 /* Saturated: beyond the largest code by more than the rounding of the scale itself. */
-#define NB_SATURATION_SLACK (1.0 + 0x1p-20)
+#define NB_SATURATION_SLACK (1.0f + 0x1p-20f)
 
-/* Columns [c0, c1) of row r lie under one scale. */
+/* Sums of a chunk in eight lanes (position in the span modulo 8), which a compiler may keep in vectors. */
+enum { LANES = 8 };
+typedef struct lane_sums {
+    double sq[LANES], error[LANES], product[LANES];
+    uint32_t amax[LANES];
+    int32_t nonzero[LANES], flushed[LANES], saturated[LANES];
+} lane_sums;
+
+static void add_lanes(const float *restrict x, const float *restrict decoded, float limit, lane_sums *restrict s) {
+    for (int l = 0; l < LANES; l++) {
+        double value = (double)x[l], back = (double)decoded[l], d = value - back;
+        s->sq[l] += value * value;
+        s->error[l] += d * d;
+        s->product[l] += value * back;
+    }
+    for (int l = 0; l < LANES; l++) {
+        uint32_t a = nb_f32_magnitude(x[l]);
+        int32_t nonzero = a != 0, zero = nb_f32_magnitude(decoded[l]) == 0;
+        s->amax[l] = a > s->amax[l] ? a : s->amax[l];
+        s->nonzero[l] += nonzero;
+        s->flushed[l] += nonzero & zero;
+        s->saturated[l] += nb_f32_abs(x[l]) > limit;
+    }
+}
+
+/* Columns [c0, c1) of row r lie under one scale. Zeros fill the last lanes: they count for nothing. */
 static void stats_span(const nb_qtensor *t, int64_t r, int64_t c0, int64_t c1, const float *x, const float *decoded,
-                       nb_quantize_stats *s) {
+                       lane_sums *s) {
     float scale = nb_f32_abs(nb_decode_scale(t, r, c0, true));
-    double limit = (double)nb_element_info(t->quantizer.element)->max * (double)scale * NB_SATURATION_SLACK;
-    for (int64_t c = c0; c < c1; c++) {
-        double value = (double)x[c], back = (double)decoded[c], d = value - back;
-        bool nonzero = nb_f32_magnitude(x[c]) != 0, zero_code = back == 0.0 && scale > 0.0f;
-        s->nonzero += nonzero;
-        s->flushed += nonzero && (zero_code || scale == 0.0f);
-        s->saturated += scale > 0.0f && fabs(value) > limit;
-        s->sum_sq += value * value;
-        s->sum_sq_error += d * d;
-        s->sum_product += value * back;
+    float largest = nb_f32_mul(nb_element_info(t->quantizer.element)->max, scale);
+    float limit = scale > 0.0f ? nb_f32_mul(largest, NB_SATURATION_SLACK) : nb_f32_from(NB_F32_INF_BITS);
+    int64_t c = c0;
+    for (; c + LANES <= c1; c += LANES)
+        add_lanes(x + c, decoded + c, limit, s);
+    if (c < c1) {
+        float rest[LANES] = {0}, rest_decoded[LANES] = {0};
+        memcpy(rest, x + c, (size_t)(c1 - c) * sizeof *x);
+        memcpy(rest_decoded, decoded + c, (size_t)(c1 - c) * sizeof *x);
+        add_lanes(rest, rest_decoded, limit, s);
     }
 }
 
@@ -182,21 +208,25 @@ static int64_t zero_scales(const nb_qtensor *t, const float *x, int64_t r0, int6
 
 void nb_stats_chunk(const nb_qtensor *t, const float *x, const float *decoded, int64_t r0, int64_t rows,
                     nb_quantize_stats *chunk) {
-    nb_quantize_stats zero = {0};
+    nb_quantize_stats total = {0};
+    lane_sums sums = {.sq = {0}};
     uint32_t amax = 0;
     int64_t width = t->quantizer.block_cols == NB_BLOCK_ALL ? t->cols : t->quantizer.block_cols;
-    *chunk = zero;
-    for (int64_t r = 0; r < rows; r++) {
-        const float *row = x + r * t->cols;
-        for (int64_t c = 0; c < t->cols; c++) {
-            uint32_t a = nb_f32_magnitude(row[c]);
-            amax = a > amax ? a : amax;
-        }
+    for (int64_t r = 0; r < rows; r++)
         for (int64_t c = 0; c < t->cols; c += width)
-            stats_span(t, r0 + r, c, c + width, row, decoded + r * t->cols, chunk);
+            stats_span(t, r0 + r, c, c + width, x + r * t->cols, decoded + r * t->cols, &sums);
+    for (int l = 0; l < LANES; l++) {
+        amax = sums.amax[l] > amax ? sums.amax[l] : amax;
+        total.nonzero += sums.nonzero[l];
+        total.flushed += sums.flushed[l];
+        total.saturated += sums.saturated[l];
+        total.sum_sq += sums.sq[l];
+        total.sum_sq_error += sums.error[l];
+        total.sum_product += sums.product[l];
     }
-    chunk->amax = (double)nb_f32_from(amax);
-    chunk->zero_scales = zero_scales(t, x, r0, rows);
+    total.amax = (double)nb_f32_from(amax);
+    total.zero_scales = zero_scales(t, x, r0, rows);
+    *chunk = total;
 }
 
 static int64_t block_count(const nb_qtensor *t) {
