@@ -1,4 +1,4 @@
-/* gemm_q.c: the product of two quantized operands as its definition (docs/formats.md, "FP4 GEMM"). */
+/* gemm_q.c: the product of two quantized operands as its definition (docs/gemm.md). */
 #include "backend/ref/gemm_q.h"
 
 #include "format/bf16.h"
