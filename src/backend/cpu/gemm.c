@@ -75,28 +75,32 @@ static nb_gemm_tile cut(const product *p, int64_t row, int64_t col, float *sum) 
     return t;
 }
 
-static float bf16_at(const void *data, int64_t i) {
-    return nb_bf16_value(((const uint16_t *)data)[i]);
+/* Scales a summed row, adds C where asked, rounds once. */
+static void finish_row(const product *p, int64_t row, int64_t col, float *sum, int64_t cols) {
+    const nb_mat *c = &p->whole.c;
+    bool accumulate = p->whole.accumulate;
+    float *to_f32 = (float *)c->data + row * c->stride + col;
+    uint16_t *to_bf16 = (uint16_t *)c->data + row * c->stride + col;
+    if (p->row_scale) {
+        float scale = p->row_scale[row];
+#pragma omp simd
+        for (int64_t j = 0; j < cols; j++)
+            sum[j] *= scale * p->col_scale[col + j];
+    }
+    if (c->dtype == NB_F32) {
+#pragma omp simd
+        for (int64_t j = 0; j < cols; j++)
+            to_f32[j] = accumulate ? to_f32[j] + sum[j] : sum[j];
+    } else {
+#pragma omp simd
+        for (int64_t j = 0; j < cols; j++)
+            to_bf16[j] = nb_bf16_even(accumulate ? nb_bf16_value(to_bf16[j]) + sum[j] : sum[j]);
+    }
 }
 
-/* Scales a summed tile, adds C where asked, rounds once. */
 static void finish(const product *p, int64_t row, int64_t col, const nb_mat *sum) {
-    nb_mat c = nb_mat_part(&p->whole.c, row, col, sum->rows, sum->cols);
-    bool accumulate = p->whole.accumulate;
-    for (int64_t i = 0; i < c.rows; i++) {
-        float *from = (float *)sum->data + i * sum->stride;
-        if (p->row_scale)
-            for (int64_t j = 0; j < c.cols; j++)
-                from[j] *= p->row_scale[row + i] * p->col_scale[col + j];
-        float *to_f32 = (float *)c.data + i * c.stride;
-        uint16_t *to_bf16 = (uint16_t *)c.data + i * c.stride;
-        if (c.dtype == NB_F32)
-            for (int64_t j = 0; j < c.cols; j++)
-                to_f32[j] = accumulate ? to_f32[j] + from[j] : from[j];
-        else
-            for (int64_t j = 0; j < c.cols; j++)
-                to_bf16[j] = nb_bf16_even(accumulate ? bf16_at(to_bf16, j) + from[j] : from[j]);
-    }
+    for (int64_t i = 0; i < sum->rows; i++)
+        finish_row(p, row + i, col, (float *)sum->data + i * sum->stride, sum->cols);
 }
 
 /* ---- the call ------------------------------------------------------------------------------------------------------

@@ -43,8 +43,10 @@ static nb_mat as_f32(const nb_mat *m, int64_t row, int64_t col, int64_t rows, in
         return part;
     for (int64_t i = 0; i < rows; i++) {
         const uint16_t *from = (const uint16_t *)part.data + i * part.stride;
+        float *to = room + i * cols;
+#pragma omp simd
         for (int64_t j = 0; j < cols; j++)
-            room[i * cols + j] = nb_bf16_value(from[j]);
+            to[j] = nb_bf16_value(from[j]);
     }
     return nb_mat_of(room, NB_F32, rows, cols);
 }
