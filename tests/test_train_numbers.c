@@ -225,6 +225,66 @@ static void policy_rollback_passes_over_the_batch(void **state) {
     free(metrics);
 }
 
+/* The embedding stays NaN whatever the modules run in: after the switch the step is bad again, and the run ends. */
+static void policy_bf16_is_tried_once(void **state) {
+    nb_error err = {0};
+    case_log log = {0};
+    assert_int_equal(run_with_a_bad_batch(state, "once", &log, &err, "bad_numbers.policy=bf16",
+                                          "bad_numbers.bf16_modules=['layers.0.*']"),
+                     NB_BAD_NUMBER);
+    assert_int_equal(log.warnings, 1);
+    assert_non_null(strstr(log.warning, "policy bf16"));
+}
+
+/* A loss that jumps far above its past is bad where the run file says so; the window does not take it up. */
+static void a_spike_is_found(void **state) {
+    nb_run_config config = case_config(state, "spike", "steps=40", "bad_numbers.spike_z=8", "optimizer.lr=1e-4", NULL);
+    nb_backend *be = case_backend(&config);
+    nb_trainer *t = make(be, &config, NULL);
+    nb_error err = {0};
+    nb_step_report r;
+    for (int i = 0; i < 24; i++)
+        if (nb_trainer_step(t, &r, &err) != NB_OK)
+            fail_msg("%s", err.message);
+    float *norm = values_of(t, "model.norm.weight");
+    for (int i = 0; i < 32; i++)
+        norm[i] *= 100;
+    nb_model_params_changed(t->model);
+    assert_int_equal(nb_trainer_step(t, &r, &err), NB_BAD_NUMBER);
+    assert_non_null(strstr(err.message, "step 25: loss jumps"));
+    assert_true(r.loss_z > 8);
+    for (int i = 0; i < 32; i++)
+        norm[i] /= 100;
+    nb_model_params_changed(t->model);
+    assert_int_equal(nb_trainer_step(t, &r, &err), NB_OK);
+    nb_trainer_free(t);
+    nb_backend_free(be);
+}
+
+/* One weight a million times the others: the tensor's scale serves it, and the blocks of all others round to zero. */
+static void scales_that_do_not_fit_are_told(void **state) {
+    nb_run_config config = case_config(state, "scales", "recipe=nvfp4", "steps=1", "data.val=", NULL);
+    nb_backend *be = case_backend(&config);
+    nb_error err = {0};
+    case_log log = {0};
+    nb_trainer *t = make(be, &config, &log);
+    const nb_param *p = param_named(t, "model.layers.0.mlp.up_proj.weight");
+    float *weights = values_of(t, p->name);
+    for (int64_t i = 0; i < p->rows * p->cols; i++)
+        weights[i] = i == 0 ? 1.0f : 1e-7f;
+    nb_model_params_changed(t->model);
+    if (nb_trainer_run(t, NB_START_NEW, NULL, &err) != NB_OK)
+        fail_msg("%s", err.message);
+    assert_int_equal(log.warnings, 1);
+    if (!strstr(log.warning, "vanish") || !strstr(log.warning, "layers.0.mlp.up_proj fprop.w"))
+        fail_msg("%s", log.warning);
+    char *metrics = case_metrics(state, "scales");
+    assert_non_null(strstr(metrics, "\"event\":\"bad scales\""));
+    free(metrics);
+    nb_trainer_free(t);
+    nb_backend_free(be);
+}
+
 static void patience_ends(void **state) {
     nb_error err = {0};
     case_log log = {0};
@@ -289,6 +349,9 @@ int main(void) {
         CASE(policy_stop_ends_with_one_line),
         CASE(policy_skip_goes_past_the_batch),
         CASE(policy_rollback_passes_over_the_batch),
+        CASE(policy_bf16_is_tried_once),
+        CASE(a_spike_is_found),
+        CASE(scales_that_do_not_fit_are_told),
         CASE(patience_ends),
         CASE(policy_bf16_keeps_named_modules),
     };

@@ -94,9 +94,11 @@ typedef struct nb_run_config {
     } lens;
     struct {
         nb_bad_policy policy;
-        double spike_z;    /* loss or norm this many standard deviations above its last 128 is bad too; 0 = never */
-        int64_t pass_over; /* rollback: batches passed over, the bad one last */
-        int64_t patience;  /* bad steps in a row after which the run stops whatever the policy */
+        double spike_z;       /* loss or norm this many standard deviations above its last 128 is bad too; 0 = never */
+        int64_t scales_every; /* steps between looks at saturated elements and vanished blocks; 0 = never */
+        double scales_limit;  /* share of an operand above which they are told */
+        int64_t pass_over;    /* rollback: batches passed over, the bad one last */
+        int64_t patience;     /* bad steps in a row after which the run stops whatever the policy */
         char bf16_modules[NB_BF16_PATTERNS][NB_NAME_SIZE];
         int32_t bf16_module_count;
     } bad_numbers;

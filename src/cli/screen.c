@@ -170,13 +170,13 @@ void nb_screen_memory(nb_screen *screen, const nb_trainer *trainer, size_t progr
 typedef struct census_group {
     const nb_census_row *like;
     int32_t count;
+    char gemms[32];    /* each once: "fprop dgrad" */
     char modules[160]; /* last parts of the names, each once: "q_proj k_proj" */
 } census_group;
 
 static bool runs_alike(const nb_census_row *a, const nb_census_row *b) {
     const char *why_a = a->reason ? a->reason : "", *why_b = b->reason ? b->reason : "";
-    return strcmp(a->gemm, b->gemm) == 0 && strcmp(a->formats, b->formats) == 0 && strcmp(a->kernel, b->kernel) == 0 &&
-           strcmp(why_a, why_b) == 0;
+    return strcmp(a->formats, b->formats) == 0 && strcmp(a->kernel, b->kernel) == 0 && strcmp(why_a, why_b) == 0;
 }
 
 static bool holds_word(const char *list, const char *word) {
@@ -187,13 +187,17 @@ static bool holds_word(const char *list, const char *word) {
     return false;
 }
 
+static void add_word(char *list, size_t size, const char *word) {
+    size_t used = strlen(list);
+    if (!holds_word(list, word) && used + strlen(word) + 2 < size)
+        snprintf(list + used, size - used, "%s%s", used ? " " : "", word);
+}
+
 static void add_to_group(census_group *group, const nb_census_row *row) {
     const char *dot = strrchr(row->module, '.');
-    const char *word = dot ? dot + 1 : row->module;
-    size_t used = strlen(group->modules);
     group->count++;
-    if (!holds_word(group->modules, word) && used + strlen(word) + 2 < sizeof group->modules)
-        snprintf(group->modules + used, sizeof group->modules - used, "%s%s", used ? " " : "", word);
+    add_word(group->gemms, sizeof group->gemms, row->gemm);
+    add_word(group->modules, sizeof group->modules, dot ? dot + 1 : row->module);
 }
 
 static int32_t group_census(const nb_census_row *rows, int32_t count, census_group *groups) {
@@ -220,7 +224,7 @@ void nb_screen_census(nb_screen *screen, nb_trainer *trainer, const char *file) 
         nb_progress_line(&screen->progress, "precision census (every GEMM: %s)", file);
         for (int32_t i = 0; i < found; i++) {
             const nb_census_row *row = groups[i].like;
-            nb_progress_line(&screen->progress, "  %4d %-5s  %-40s  %-22s  %s%s%s%s", groups[i].count, row->gemm,
+            nb_progress_line(&screen->progress, "  %4d %-17s  %-36s  %-20s  %s%s%s%s", groups[i].count, groups[i].gemms,
                              row->formats, row->kernel, groups[i].modules, row->reason && *row->reason ? "  (" : "",
                              row->reason ? row->reason : "", row->reason && *row->reason ? ")" : "");
         }

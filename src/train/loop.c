@@ -2,6 +2,7 @@
  * number goes bad. */
 #include "checkpoint.h"
 #include "recorder.h"
+#include "scales.h"
 #include "trainer.h"
 
 #include "files/file.h"
@@ -27,6 +28,8 @@ typedef struct run {
     int64_t evaluated; /* step of the last evaluation and of the last checkpoint; -1 = none */
     int64_t saved;
     int64_t bad_in_row;
+    nb_scale_watch scales;
+    bool scales_told;  /* once is enough for people; metrics.jsonl has every look */
     int64_t bad_until; /* newest step that was bad: past it the run has recovered */
 } run;
 
@@ -243,10 +246,31 @@ static nb_status stop_here(run *r, nb_error *err) {
                    (long long)t->at.step, (long long)t->steps);
 }
 
+/* Who looks at the step that comes now. */
+static void choose_lens(run *r) {
+    nb_trainer *t = r->t;
+    int64_t every = t->config.bad_numbers.scales_every;
+    t->lens = nb_recorder_lens(r->recorder, t->at.step);
+    r->scales.operands = 0;
+    if (every > 0 && t->at.step % every == 0)
+        t->lens = nb_scale_watch_begin(&r->scales, t->config.bad_numbers.scales_limit, t->lens);
+}
+
+static nb_status tell_scales(run *r, nb_error *err) {
+    nb_trainer *t = r->t;
+    char what[160];
+    if (!nb_scale_watch_text(&r->scales, what, sizeof what))
+        return NB_OK;
+    if (!r->scales_told)
+        note(t, NB_NOTE_WARNING, "step %lld: %s, %s", (long long)t->at.step, what, r->scales.where);
+    r->scales_told = true;
+    return nb_recorder_warning(r->recorder, t->at.step, "bad scales", what, r->scales.where, err);
+}
+
 static nb_status advance(run *r, nb_error *err) {
     nb_trainer *t = r->t;
     nb_step_report report;
-    t->lens = nb_recorder_lens(r->recorder, t->at.step);
+    choose_lens(r);
     nb_status status = nb_trainer_step(t, &report, err);
     if (status == NB_INTERRUPTED)
         return stop_here(r, err);
@@ -257,6 +281,7 @@ static nb_status advance(run *r, nb_error *err) {
         r->bad_in_row = 0;
     if (t->callbacks.step)
         t->callbacks.step(t->callbacks.user, &report);
+    NB_TRY(tell_scales(r, err));
     return nb_recorder_step(r->recorder, &report, t->at.step * nb_run_tokens_per_step(&t->config), t->model, err);
 }
 

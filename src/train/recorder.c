@@ -124,6 +124,11 @@ nb_status nb_recorder_evaluation(nb_recorder *r, const nb_eval_report *report, n
     return nb_tensorboard_flush(r->events, err);
 }
 
+nb_status nb_recorder_warning(nb_recorder *r, int64_t step, const char *event, const char *what, const char *where,
+                              nb_error *err) {
+    return nb_metrics_event(r->metrics, step, event, what, where, "warn", err);
+}
+
 nb_status nb_recorder_bad_number(nb_recorder *r, int64_t step, const char *what, const char *where, const char *policy,
                                  nb_error *err) {
     r->lens = NULL;

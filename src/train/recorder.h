@@ -20,6 +20,10 @@ nb_status nb_recorder_step(nb_recorder *recorder, const nb_step_report *report, 
                            nb_error *err);
 nb_status nb_recorder_evaluation(nb_recorder *recorder, const nb_eval_report *report, nb_error *err);
 
+/* Something to know that stops nothing, found in the step that led to `step`. */
+nb_status nb_recorder_warning(nb_recorder *recorder, int64_t step, const char *event, const char *what,
+                              const char *where, nb_error *err);
+
 /* A number went bad at `step`. `where` may be empty. */
 nb_status nb_recorder_bad_number(nb_recorder *recorder, int64_t step, const char *what, const char *where,
                                  const char *policy, nb_error *err);

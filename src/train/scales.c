@@ -1,0 +1,72 @@
+/* scales.c: shares of saturated elements and vanished blocks, operand by operand. */
+#include "scales.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static void note_share(nb_scale_watch *w, const nb_lens_operand *seen, double share, bool vanished) {
+    if (share <= w->worst)
+        return;
+    w->worst = share;
+    w->worst_vanished = vanished;
+    snprintf(w->where, sizeof w->where, "%s %s", seen->module, nb_role_name(seen->role));
+}
+
+static void on_operand(void *context, const nb_lens_operand *seen) {
+    nb_scale_watch *w = context;
+    if (w->inner && w->inner->operand)
+        w->inner->operand(w->inner->context, seen);
+    const nb_quantize_stats *s = seen->stats;
+    if (!s || s->elements == 0)
+        return;
+    double saturated = (double)s->saturated / (double)s->elements;
+    double vanished = s->blocks ? (double)s->zero_scales / (double)s->blocks : 0;
+    w->operands += saturated > w->limit || vanished > w->limit;
+    note_share(w, seen, saturated, false);
+    note_share(w, seen, vanished, true);
+}
+
+static void on_attention(void *context, nb_backend *be, const char *module, const nb_attention *attention,
+                         const void *q, const void *k) {
+    const nb_lens *inner = ((nb_scale_watch *)context)->inner;
+    inner->attention(inner->context, be, module, attention, q, k);
+}
+
+static void on_gate(void *context, nb_backend *be, const char *module, const nb_mat *pre_activation) {
+    const nb_lens *inner = ((nb_scale_watch *)context)->inner;
+    inner->gate(inner->context, be, module, pre_activation);
+}
+
+static void on_approximation(void *context, nb_backend *be, const char *module, const char *mechanism,
+                             const nb_mat *exact, const nb_mat *approximate) {
+    const nb_lens *inner = ((nb_scale_watch *)context)->inner;
+    inner->approximation(inner->context, be, module, mechanism, exact, approximate);
+}
+
+static void on_scalar(void *context, const char *module, const char *name, double value) {
+    const nb_lens *inner = ((nb_scale_watch *)context)->inner;
+    inner->scalar(inner->context, module, name, value);
+}
+
+const nb_lens *nb_scale_watch_begin(nb_scale_watch *w, double limit, const nb_lens *inner) {
+    memset(w, 0, sizeof *w);
+    w->inner = inner;
+    w->limit = limit;
+    w->lens = (nb_lens){.context = w, .counts = true, .operand = on_operand};
+    if (inner) { /* hooks that the inner lens lacks stay NULL: nothing is prepared for them */
+        w->lens.attention = inner->attention ? on_attention : NULL;
+        w->lens.approximation = inner->approximation ? on_approximation : NULL;
+        w->lens.scalar = inner->scalar ? on_scalar : NULL;
+        w->lens.gate = inner->gate ? on_gate : NULL;
+    }
+    return &w->lens;
+}
+
+bool nb_scale_watch_text(const nb_scale_watch *w, char *text, size_t size) {
+    if (w->operands == 0)
+        return false;
+    snprintf(text, size, "scales do not fit %d operand%s: %.0f %% of the %s of the worst", w->operands,
+             w->operands == 1 ? "" : "s", 100 * w->worst,
+             w->worst_vanished ? "blocks vanish (scale 0)" : "elements saturate");
+    return true;
+}
