@@ -1,10 +1,12 @@
 /* inference.c: a checkpoint's model, for evaluation and generation. */
 #include "manifest.h"
 
+#include "files/safetensors.h"
 #include "model/hf.h"
 #include "recipe/recipe_yaml.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static nb_status trained_recipe(const nb_manifest *m, const char *folder, nb_recipe *out, nb_error *err) {
@@ -15,6 +17,47 @@ static nb_status trained_recipe(const nb_manifest *m, const char *folder, nb_rec
     if (status == NB_OK)
         status = nb_recipe_read(doc.root, out, err);
     nb_yaml_free(&doc);
+    return status;
+}
+
+/* Channels, averages and what else mechanisms of the trained recipe go by. Another recipe's begin anew. */
+static nb_status load_state(nb_backend *be, nb_model *model, const nb_safetensors *file, const char *folder,
+                            nb_error *err) {
+    int32_t count = nb_model_state(model, NULL, 0);
+    nb_state_tensor *state = calloc((size_t)count + 1, sizeof *state);
+    if (!state)
+        return nb_fail(err, NB_NO_MEMORY, "%s: no memory for the state of its recipe", folder);
+    nb_model_state(model, state, count);
+    nb_status status = NB_OK;
+    for (int32_t i = 0; i < count && status == NB_OK; i++) {
+        char name[sizeof state->name + 8];
+        snprintf(name, sizeof name, "state/%s", state[i].name);
+        const nb_file_tensor *tensor = nb_safetensors_find(file, name);
+        size_t bytes = (size_t)state[i].elements * nb_dtype_size(state[i].dtype);
+        if (!tensor || tensor->bytes != bytes)
+            status =
+                nb_fail(err, NB_BAD_FILE,
+                        "%s/%s: %s is missing or of another size, and the trained recipe's forward needs it; hint: "
+                        "--recipe gives another",
+                        folder, NB_OPTIMIZER_NAME, name);
+        else if (state[i].on_host)
+            memcpy(state[i].data, tensor->data, bytes);
+        else
+            be->ops->upload(be, state[i].data, tensor->data, bytes);
+    }
+    free(state);
+    return status == NB_OK ? nb_model_state_loaded(model, err) : status;
+}
+
+static nb_status load_trained_state(nb_backend *be, nb_model *model, const char *folder, nb_error *err) {
+    char path[2 * NB_PATH_SIZE];
+    nb_safetensors *file;
+    if (nb_model_state(model, NULL, 0) == 0)
+        return NB_OK;
+    snprintf(path, sizeof path, "%s/%s", folder, NB_OPTIMIZER_NAME);
+    NB_TRY(nb_safetensors_open(path, &file, err));
+    nb_status status = load_state(be, model, file, folder, err);
+    nb_safetensors_close(file);
     return status;
 }
 
@@ -30,6 +73,8 @@ static nb_status load(nb_backend *be, const char *folder, const nb_manifest *m, 
     NB_TRY(nb_model_create(be, &config, &out->recipe, batch ? batch : m->config.micro_batch, seq ? seq : m->config.seq,
                            false, &out->model, err));
     NB_TRY(nb_hf_load(be, out->model, folder, err));
+    if (!recipe)
+        NB_TRY(load_trained_state(be, out->model, folder, err));
     nb_model_params_changed(out->model);
     return NB_OK;
 }
