@@ -16,6 +16,7 @@
     X(train, "one run: from its beginning, from where it stopped, or from another's checkpoint")                       \
     X(compare, "twins under several recipes; their loss gaps to BF16")                                                 \
     X(eval, "loss and perplexity of a checkpoint")                                                                     \
+    X(probe, "loss with one kind of module quantized at a time")                                                       \
     X(generate, "continue a text")                                                                                     \
     X(tokenize, "turn texts into token shards; train a tokenizer")                                                     \
     X(export, "a folder for other programs: Hugging Face")                                                             \

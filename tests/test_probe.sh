@@ -1,0 +1,73 @@
+#!/bin/sh
+# test_probe.sh NIBBLE SOURCE_DIR: `nibble probe` on small models of both families, and CHON's recipes in training.
+set -eu
+nibble=$1 source=$2
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work"
+
+fail() {
+    echo "FAILED: $*" >&2
+    exit 1
+}
+
+cat > qwen3.yaml << 'END'
+{name: small, family: qwen3, vocab: 257, hidden: 64, layers: 2, heads: 2, kv_heads: 1, head_dim: 32, intermediate: 128,
+ max_seq: 64}
+END
+cat > gla.yaml << 'END'
+{name: small, family: gla, vocab: 257, hidden: 64, layers: 2, heads: 2, intermediate: 128, max_seq: 64}
+END
+cat > run.yaml << 'END'
+model: ./qwen3.yaml
+recipe: chon
+out: runs/qwen3
+data: {train: "data/train_*.bin", val: "data/val_*.bin", tokenizer: data}
+steps: 6
+seq: 32
+micro_batch: 2
+eval: {every: 3, sequences: 8}
+checkpoint: {every: 3}
+END
+sed 's/share: 0.06/share: 0.25/; s/refresh: 200/refresh: 2/' "$source/recipes/chon.yaml" > chon.yaml
+"$nibble" tokenize "$source/docs/training.md" --tokenizer bytes --val 0.2 --split blank -o data > /dev/null
+
+for family in qwen3 gla; do
+    set -- --set model=./$family.yaml --set out=runs/$family --set recipe=./chon.yaml
+    "$nibble" train run.yaml "$@" > trained
+    last=runs/$family/checkpoints/step-00000006
+
+    # CHON's census: what is protected is not quantized, what is quantized is patched
+    grep -q 'hcp 16 of 64 channels' runs/$family/census.txt || fail "$family: nothing is patched"
+    protected='layers.0.self_attn.v_proj' quantized='layers.0.self_attn.o_proj'
+    [ $family = qwen3 ] || protected='layers.0.attn.o_proj' quantized='layers.0.attn.v_proj'
+    grep "$protected .*fprop" runs/$family/census.txt | grep -q 'keep.modules' || fail "$family: $protected is quantized"
+    grep "$quantized .*fprop" runs/$family/census.txt | grep -q 'hcp' || fail "$family: $quantized is not patched"
+
+    # the channels that training chose are those of its checkpoint
+    reported=$(sed -n 's/^step 6  validation loss \([0-9.]*\) .*/\1/p' trained)
+    evaluated=$("$nibble" eval $last | sed -n 's/^loss \([0-9.]*\) .*/\1/p')
+    [ "$(printf '%.4f' "$evaluated")" = "$reported" ] || fail "$family: eval $evaluated, training $reported"
+    rm -r $last
+    "$nibble" train run.yaml "$@" --resume -q
+    [ "$("$nibble" eval $last | sed -n 's/^loss \([0-9.]*\) .*/\1/p')" = "$evaluated" ] || fail "$family: resumed"
+
+    "$nibble" probe $last --recipe nvfp4 --data 'data/val_*.bin' --sequences 8 > table
+    modules='self_attn.q_proj self_attn.k_proj self_attn.v_proj self_attn.o_proj'
+    [ $family = qwen3 ] || modules='attn.q_proj attn.gk_proj.0 attn.gk_proj.1 attn.o_proj attn.g_proj'
+    for module in $modules mlp.gate_proj mlp.up_proj mlp.down_proj all; do
+        grep -q "^$module  *[0-9,]*  *[01]\.[0-9]*  *[0-9.]*  *[-+][0-9.]*  *[-+][0-9.]*$" table ||
+            fail "$family: no row of $module: $(cat table)"
+    done
+    # none is the BF16 loss, all is the recipe's without its keep list, and shares add up to 1 twice
+    bf16=$("$nibble" eval $last --recipe bf16 | sed -n 's/^loss \([0-9.]*\) .*/\1/p')
+    grep -q "^none (bf16)  *$bf16\$" table || fail "$family: bf16 is $bf16: $(cat table)"
+    printf 'name: bare\nbase: nvfp4\nkeep: {last_blocks: 0}\n' > bare.yaml
+    bare=$("$nibble" eval $last --recipe ./bare.yaml | sed -n 's/^loss \([0-9.]*\) .*/\1/p')
+    [ "$(awk '$1 == "all" {print $4}' table)" = "$bare" ] || fail "$family: all is $bare: $(cat table)"
+    awk '$4 ~ /\./ {sum += $3} END {exit !(sum > 1.998 && sum < 2.002)}' table || fail "$family: shares: $(cat table)"
+done
+status=0
+"$nibble" probe $last --recipe bf16 2> err || status=$?
+[ $status = 2 ] || fail "a recipe without quantizers: exit $status"
+grep -q 'quantizes nothing' err || fail "$(cat err)"
