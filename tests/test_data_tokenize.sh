@@ -13,7 +13,7 @@ fails() { # STATUS PATTERN COMMAND...: ends so, says so in one line, leaves noth
     [ "$got" = "$want" ] || { echo "exit $got, expected $want: $*"; cat "$dir/err"; exit 1; }
     [ "$(wc -l < "$dir/err")" = 1 ] || { echo "not one line: $*"; cat "$dir/err"; exit 1; }
     grep -q -- "$pattern" "$dir/err" || { echo "no '$pattern' in:"; cat "$dir/err"; exit 1; }
-    [ -z "$(ls "$dir" | grep tmp-)" ] || { echo "left something: $*"; ls "$dir"; exit 1; }
+    [ -z "$(find "$dir" -name '*.tmp-*')" ] || { echo "left something: $*"; ls "$dir"; exit 1; }
 }
 
 i=0

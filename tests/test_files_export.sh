@@ -10,7 +10,7 @@ fails() { # PATTERN COMMAND...
     shift
     ! "$@" > "$dir/out" 2> "$dir/err" || { echo "did not fail: $*"; exit 1; }
     grep -q -- "$pattern" "$dir/err" || { echo "no '$pattern' in:"; cat "$dir/err"; exit 1; }
-    [ ! -e "$dir/x" ] && [ -z "$(ls "$dir" | grep tmp-)" ] || { echo "left something: $*"; exit 1; }
+    [ -z "$(find "$dir" -name '*.tmp-*' -o -name x)" ] || { echo "left something: $*"; exit 1; }
 }
 
 "$nibble" export "$golden/llama-sharded" --to hf --type f32 -o "$dir/f32" 2> "$dir/err"

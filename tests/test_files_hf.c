@@ -213,10 +213,10 @@ static void defaults_are_those_of_transformers(void **state) {
     free(text);
 }
 
-/* Writes a model's parameters with one of them changed by `spoil`. */
+/* Writes a model's parameters with the second one renamed, retyped or cut to fewer rows. */
 static void save_spoiled(void **state, nb_model *model, const char *rename_to, int32_t change_dtype, int64_t rows) {
     int32_t count = nb_model_param_count(model);
-    nb_file_tensor tensors[64];
+    nb_file_tensor tensors[64] = {{0}};
     const float *params = nb_model_params(model);
     nb_error err = {0};
     for (int32_t i = 0; i < count; i++) {
@@ -228,8 +228,10 @@ static void save_spoiled(void **state, nb_model *model, const char *rename_to, i
         tensors[1].name = rename_to;
     if (change_dtype >= 0)
         tensors[1].dtype = (nb_tensor_dtype)change_dtype;
-    if (rows)
-        tensors[1].bytes = tensors[1].bytes / (size_t)tensors[1].shape[0] * (size_t)rows, tensors[1].shape[0] = rows;
+    if (rows) {
+        tensors[1].shape[0] = rows;
+        tensors[1].bytes = (size_t)(rows * nb_model_param(model, 1)->cols) * sizeof(float);
+    }
     must(nb_safetensors_write(in_folder(state, "model.safetensors"), tensors, count, NULL, 0, &err), &err);
 }
 

@@ -51,6 +51,11 @@ int nb_status_exit(nb_status status);
  * `err` may be NULL. Control characters in the formatted text are replaced, so it stays one line. */
 nb_status nb_fail(nb_error *err, nb_status status, const char *format, ...) NB_PRINTF(3, 4);
 
+#ifdef __clang_analyzer__
+/* The analyzer sees one file at a time: this tells it that a failure is never NB_OK. */
+#define nb_fail(err, status, ...) (nb_fail(err, status, __VA_ARGS__), (status))
+#endif
+
 /* Puts "prefix: " before a message already recorded (to say in which file or layer it happened). Returns err's status.
  */
 nb_status nb_fail_within(nb_error *err, const char *format, ...) NB_PRINTF(2, 3);

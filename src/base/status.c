@@ -33,6 +33,7 @@ static void keep_one_line(char *text) {
             *text = ' ';
 }
 
+#undef nb_fail /* where the analyzer reads, a macro */
 nb_status nb_fail(nb_error *err, nb_status status, const char *format, ...) {
     if (err) {
         va_list args;

@@ -108,7 +108,7 @@ nb_status nb_file_map_open(const char *path, nb_file_map *out, nb_error *err) {
 
 void nb_file_map_close(nb_file_map *map) {
     if (map->bytes)
-        munmap((void *)(uintptr_t)map->bytes, map->size);
+        munmap((void *)map->bytes, map->size);
     *map = (nb_file_map){NULL, 0};
 }
 

@@ -47,6 +47,10 @@ static bool bytes_of_shape(const nb_file_tensor *tensor, size_t *bytes) {
 
 /* ---- reading ---------------------------------------------------------------------------------------------------- */
 
+typedef struct named_tensor {
+    nb_file_tensor *tensor;
+} named_tensor;
+
 struct nb_safetensors {
     nb_file_map map; /* bytes NULL if the caller owns the memory */
     json_t *header;  /* owns the names and the metadata */
@@ -54,7 +58,7 @@ struct nb_safetensors {
     size_t data_size;
     int32_t count;
     nb_file_tensor *tensors; /* in the order of the data */
-    nb_file_tensor **by_name;
+    named_tensor *by_name;
 };
 
 static nb_status read_shape(const json_t *shape, nb_file_tensor *tensor, nb_error *err) {
@@ -109,7 +113,7 @@ static nb_status read_entry(const nb_safetensors *file, const json_t *entry, nb_
 static nb_status check_metadata(const json_t *metadata, nb_error *err) {
     if (!json_is_object(metadata))
         return nb_fail(err, NB_BAD_FILE, "__metadata__ is not an object");
-    json_t *pairs = (json_t *)(uintptr_t)metadata; /* iterating needs no const, and changes nothing */
+    json_t *pairs = (json_t *)metadata; /* iterating needs no const, and changes nothing */
     for (void *at = json_object_iter(pairs); at; at = json_object_iter_next(pairs, at))
         if (!json_is_string(json_object_iter_value(at)))
             return nb_fail(err, NB_BAD_FILE, "__metadata__: the value of '%s' is not text", json_object_iter_key(at));
@@ -127,7 +131,7 @@ static int by_position(const void *a, const void *b) {
 }
 
 static int by_name(const void *a, const void *b) {
-    return strcmp((*(nb_file_tensor *const *)a)->name, (*(nb_file_tensor *const *)b)->name);
+    return strcmp(((const named_tensor *)a)->tensor->name, ((const named_tensor *)b)->tensor->name);
 }
 
 static nb_status check_tiling(const nb_safetensors *file, nb_error *err) {
@@ -166,8 +170,8 @@ static nb_status read_tensors(nb_safetensors *file, nb_error *err) {
     }
     qsort(file->tensors, (size_t)file->count, sizeof *file->tensors, by_position);
     for (int32_t i = 0; i < file->count; i++)
-        file->by_name[i] = &file->tensors[i];
-    qsort(file->by_name, (size_t)file->count, sizeof(nb_file_tensor *), by_name);
+        file->by_name[i].tensor = &file->tensors[i];
+    qsort(file->by_name, (size_t)file->count, sizeof *file->by_name, by_name);
     return check_tiling(file, err);
 }
 
@@ -241,10 +245,10 @@ const nb_file_tensor *nb_safetensors_at(const nb_safetensors *file, int32_t inde
 }
 
 const nb_file_tensor *nb_safetensors_find(const nb_safetensors *file, const char *name) {
-    nb_file_tensor key = {.name = name}, *key_pointer = &key;
-    nb_file_tensor **found =
-        bsearch(&key_pointer, file->by_name, (size_t)file->count, sizeof(nb_file_tensor *), by_name);
-    return found ? *found : NULL;
+    nb_file_tensor named = {.name = name};
+    named_tensor key = {&named};
+    const named_tensor *found = bsearch(&key, file->by_name, (size_t)file->count, sizeof key, by_name);
+    return found ? found->tensor : NULL;
 }
 
 const char *nb_safetensors_metadata(const nb_safetensors *file, const char *key) {
@@ -279,8 +283,8 @@ static nb_status describe_tensor(json_t *header, const nb_file_tensor *tensor, s
     return add_once(header, tensor->name, entry, err);
 }
 
-static nb_status make_header(const nb_file_tensor *const *tensors, int32_t count, const nb_metadata *metadata,
-                             int32_t metadata_count, char **text, nb_error *err) {
+static nb_status make_header(const nb_file_tensor *tensors, const int32_t *order, int32_t count,
+                             const nb_metadata *metadata, int32_t metadata_count, char **text, nb_error *err) {
     json_t *header = json_object();
     nb_status status = header ? NB_OK : nb_fail(err, NB_NO_MEMORY, "no memory for a header");
     if (status == NB_OK && metadata_count > 0) {
@@ -291,7 +295,7 @@ static nb_status make_header(const nb_file_tensor *const *tensors, int32_t count
     }
     size_t offset = 0;
     for (int32_t i = 0; status == NB_OK && i < count; i++)
-        status = describe_tensor(header, tensors[i], &offset, err);
+        status = describe_tensor(header, &tensors[order[i]], &offset, err);
     *text = status == NB_OK ? json_dumps(header, JSON_COMPACT) : NULL;
     json_decref(header);
     if (status == NB_OK && !*text)
@@ -299,14 +303,14 @@ static nb_status make_header(const nb_file_tensor *const *tensors, int32_t count
     return status;
 }
 
-/* Wider types first (stable), so that every tensor is aligned to its type however odd the sizes before it. */
-static const nb_file_tensor **in_order_of_alignment(const nb_file_tensor *tensors, int32_t count) {
-    const nb_file_tensor **order = malloc(((size_t)count + 1) * sizeof *order);
-    int32_t n = 0;
+/* Wider types first (stable), so that every tensor is aligned to its type however odd the sizes before it. Returns the
+ * indices in the order of the file. */
+static int32_t *in_order_of_alignment(const nb_file_tensor *tensors, int32_t count) {
+    int32_t *order = malloc(((size_t)count + 1) * sizeof *order), n = 0;
     for (size_t size = 8; order && size > 0; size /= 2)
         for (int32_t i = 0; i < count; i++)
             if (nb_tensor_dtype_size(tensors[i].dtype) == size)
-                order[n++] = &tensors[i];
+                order[n++] = i;
     return order;
 }
 
@@ -325,12 +329,12 @@ nb_status nb_safetensors_write_from(const char *path, const nb_file_tensor *tens
     for (int32_t i = 0; i < count; i++)
         if ((size_t)tensors[i].dtype >= DTYPE_COUNT)
             return nb_fail(err, NB_BAD_USAGE, "%s: tensor %d has no dtype of safetensors", path, (int)i);
-    const nb_file_tensor **order = in_order_of_alignment(tensors, count);
+    int32_t *order = in_order_of_alignment(tensors, count);
     if (!order)
         return nb_fail(err, NB_NO_MEMORY, "%s: no memory to write %d tensors", path, (int)count);
     char *header = NULL;
     nb_writer *writer = NULL;
-    nb_status status = make_header(order, count, metadata, metadata_count, &header, err);
+    nb_status status = make_header(tensors, order, count, metadata, metadata_count, &header, err);
     if (status != NB_OK)
         nb_fail_within(err, "%s", path);
     if (status == NB_OK)
@@ -339,9 +343,9 @@ nb_status nb_safetensors_write_from(const char *path, const nb_file_tensor *tens
         status = put_header(writer, header, err);
     for (int32_t i = 0; status == NB_OK && i < count; i++) {
         const void *data = NULL;
-        status = source(context, (int32_t)(order[i] - tensors), &data, err);
+        status = source(context, order[i], &data, err);
         if (status == NB_OK)
-            status = nb_writer_put(writer, data, order[i]->bytes, err);
+            status = nb_writer_put(writer, data, tensors[order[i]].bytes, err);
     }
     free(header);
     free(order);
@@ -360,6 +364,6 @@ static nb_status data_in_memory(void *context, int32_t index, const void **data,
 
 nb_status nb_safetensors_write(const char *path, const nb_file_tensor *tensors, int32_t count,
                                const nb_metadata *metadata, int32_t metadata_count, nb_error *err) {
-    void *list = (void *)(uintptr_t)tensors; /* read only */
+    void *list = (void *)tensors; /* read only */
     return nb_safetensors_write_from(path, tensors, count, metadata, metadata_count, data_in_memory, list, err);
 }
