@@ -38,14 +38,14 @@ static int is_recipe(const struct dirent *entry) {
     return n > 5 && strcmp(entry->d_name + n - 5, ".yaml") == 0;
 }
 
-static nb_status list_recipe(const char *folder, const char *file, nb_error *err) {
+static nb_status list_recipe(const char *folder, const char *file, int width, nb_error *err) {
     char path[4096];
     nb_recipe recipe;
     int n = snprintf(path, sizeof path, "%s/%s", folder, file);
     if (n < 0 || (size_t)n >= sizeof path)
         return nb_fail(err, NB_BAD_USAGE, "the path of %s is too long", file);
     NB_TRY(nb_recipe_load(path, folder, &recipe, err));
-    printf("%-18s %-18s %s\n", recipe.name, recipe.paper, recipe.about);
+    printf("%-*s  %-16s  %s\n", width, recipe.name, recipe.paper, recipe.about);
     return NB_OK;
 }
 
@@ -56,10 +56,13 @@ static nb_status list(nb_error *err) {
     int count = scandir(folder, &entries, is_recipe, alphasort);
     if (count < 0)
         return nb_fail(err, NB_IO_ERROR, "%s: %s", folder, strerror(errno));
+    int width = 0; /* of the longest file name, which is that of its recipe and ".yaml" */
+    for (int i = 0; i < count; i++)
+        width = (int)strlen(entries[i]->d_name) > width ? (int)strlen(entries[i]->d_name) : width;
     nb_status status = NB_OK;
     for (int i = 0; i < count; i++) {
         if (status == NB_OK)
-            status = list_recipe(folder, entries[i]->d_name, err);
+            status = list_recipe(folder, entries[i]->d_name, width - (int)strlen(".yaml"), err);
         free(entries[i]);
     }
     free(entries);
