@@ -221,7 +221,6 @@ static void sum_whole(tile *t, const step_a *a, const step_b *b, int64_t steps) 
 static void multiply(nb_packed_sum sum, const void *panel_a, const void *panel_b, int64_t steps,
                      const nb_packed_result *to, const nb_packed_place *at) {
     tile t;
-    nb_packed_fetch(to, at);
     for (int i = 0; i < ROWS; i++)
         for (int g = 0; g < GROUPS; g++)
             t.sum[i][g] = _mm512_setzero_ps();

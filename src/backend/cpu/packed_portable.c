@@ -106,7 +106,6 @@ static void sum_whole(float sums[ROWS][COLS], const step_a *a, const step_b *b, 
 static void multiply(nb_packed_sum sum, const void *panel_a, const void *panel_b, int64_t steps,
                      const nb_packed_result *to, const nb_packed_place *at) {
     float sums[ROWS][COLS] = {{0}};
-    nb_packed_fetch(to, at);
     if (sum == NB_SUM_WHOLE)
         sum_whole(sums, panel_a, panel_b, steps);
     else if (sum == NB_SUM_E8M0)

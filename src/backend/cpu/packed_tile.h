@@ -41,17 +41,6 @@ static inline void nb_packed_scales(float *scales, const nb_packed_operand *t, i
         scales[i] = 0.0f;
 }
 
-/* Asks for the lines of C that a micro-tile will be stored to: they arrive while it is summed. */
-static inline void nb_packed_fetch(const nb_packed_result *to, const nb_packed_place *at) {
-    size_t size = to->c.dtype == NB_F32 ? sizeof(float) : sizeof(uint16_t);
-    for (int64_t i = 0; i < at->rows; i++) {
-        const char *row = (const char *)to->c.data + (size_t)((at->row + i) * to->c.stride + at->col) * size;
-        for (size_t byte = 0; byte < (size_t)at->cols * size; byte += 64)
-            __builtin_prefetch(row + byte, 1);
-        __builtin_prefetch(row + (size_t)at->cols * size - 1, 1);
-    }
-}
-
 static inline void nb_packed_store_row(const float *sum, int64_t cols, const nb_packed_result *to, int64_t row,
                                        int64_t col) {
     float outer_a = to->outer_a[row];
