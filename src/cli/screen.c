@@ -224,7 +224,7 @@ void nb_screen_census(nb_screen *screen, nb_trainer *trainer, const char *file) 
         nb_progress_line(&screen->progress, "precision census (every GEMM: %s)", file);
         for (int32_t i = 0; i < found; i++) {
             const nb_census_row *row = groups[i].like;
-            nb_progress_line(&screen->progress, "  %4d %-17s  %-36s  %-20s  %s%s%s%s", groups[i].count, groups[i].gemms,
+            nb_progress_line(&screen->progress, "  %4d %-17s  %-42s  %-18s  %s%s%s%s", groups[i].count, groups[i].gemms,
                              row->formats, row->kernel, groups[i].modules, row->reason && *row->reason ? "  (" : "",
                              row->reason ? row->reason : "", row->reason && *row->reason ? ")" : "");
         }
