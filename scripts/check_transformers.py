@@ -6,7 +6,7 @@
     scripts/check_transformers.py golden [OUT_DIR]     writes tests/golden/hf: folders as transformers saves them, with
                                                        its logits, which test_files_hf reads back
 
-Needs: pip install torch transformers safetensors numpy sentencepiece
+Needs: pip install torch transformers safetensors numpy sentencepiece protobuf
 """
 import os
 import shutil
