@@ -127,12 +127,6 @@ static float inner_scale(const nb_qtensor *t, int64_t row, int64_t k) {
     return has_outer128(q) ? scale * t->outer_scales[row * (t->cols / 128) + k / 128] : scale;
 }
 
-void nb_decode_row_bf16(const nb_qtensor *t, int64_t row, uint16_t *out) {
-    const nb_element_row *element = nb_element_info(t->quantizer.element);
-    for (int64_t k = 0; k < t->cols; k++)
-        out[k] = nb_bf16_even(element->value(code_at(t, row, k)) * inner_scale(t, row, k));
-}
-
 /* ---- the three sums ------------------------------------------------------------------------------------------------
  */
 

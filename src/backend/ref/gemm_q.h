@@ -34,9 +34,6 @@ float nb_scale_value(nb_scale_type type, uint8_t byte);
 /* outer(row) of the formula above. */
 float nb_outer_of_row(const nb_qtensor *t, int64_t row);
 
-/* Decodes code * unit * inner of one row, without outer, each rounded to BF16: out[cols]. */
-void nb_decode_row_bf16(const nb_qtensor *t, int64_t row, uint16_t *out);
-
 /* Refuses shapes, types and pairs that do not make a product. */
 nb_status nb_gemm_q_check(const nb_mat *c, const nb_qtensor *a, const nb_qtensor *b, nb_error *err);
 
