@@ -23,8 +23,7 @@
 
 #define UNUSED __attribute__((unused))
 
-/* ---- buffers: a list that the teardown of every test checks and frees ----------------------------------------------
- */
+/* ---- buffers: a list that the teardown of every test checks and frees ---- */
 
 enum { GUARD_BYTES = 64, GUARD = 0xA5 };
 
@@ -68,8 +67,7 @@ static UNUSED int release_buffers(void **state) {
     return release_buffers_until(NULL);
 }
 
-/* ---- numbers ------------------------------------------------------------------------------------------------------
- */
+/* ---- numbers ---- */
 
 /* Element i of a stream of independent N(0, 1) numbers (Box-Muller). */
 static UNUSED double normal(uint32_t stream, int64_t i) {
@@ -139,8 +137,7 @@ static UNUSED double inner(const double *a, const double *b, int64_t n) {
     return sum;
 }
 
-/* ---- gradients ----------------------------------------------------------------------------------------------------
- */
+/* ---- gradients ---- */
 
 /* Compares `gradient` of `loss` at x with central differences, element by element. With step 1e-4 the truncation is
  * about 1e-9 and the rounding 1e-12, relative to a loss and third derivatives of order one; a wrong term shows at 1e-2.
@@ -171,8 +168,7 @@ static UNUSED void check_gradient(const char *what, double *x, int64_t n, const 
                  (long long)where, gradient[where], worst, largest);
 }
 
-/* ---- comparisons --------------------------------------------------------------------------------------------------
- */
+/* ---- comparisons ---- */
 
 /* |got - want| <= bound, each element; NaN fails. */
 static UNUSED void check_within(const char *what, const double *got, const double *want, const double *bound,

@@ -9,7 +9,7 @@
 
 enum { M = 64, K = 64, N = 48, LAYERS_MOST = 3 }; /* tokens, inputs, outputs */
 
-/* ---- plans ------------------------------------------------------------------------------------------------------- */
+/* ---- plans ---- */
 
 static UNUSED nb_quantizer nvfp4(int32_t block_rows, nb_rounding round) {
     nb_quantizer q = {.element = NB_ELEMENT_E2M1,
@@ -84,7 +84,7 @@ static UNUSED nb_plan plan_rows(nb_via via, nb_quantizer dy) {
     return p;
 }
 
-/* ---- a group and its numbers ------------------------------------------------------------------------------------- */
+/* ---- a group and its numbers ---- */
 
 typedef struct linear_case {
     nb_backend *be;
@@ -154,7 +154,7 @@ static UNUSED nb_backend *cpu(void) {
     return be;
 }
 
-/* ---- doing it by hand -------------------------------------------------------------------------------------------- */
+/* ---- doing it by hand ---- */
 
 static UNUSED nb_qtensor by_hand(nb_backend *be, const nb_quantizer *q, const nb_mat *source, bool transpose,
                                  const nb_pass *pass, const char *tensor, nb_role role, const char *signs) {

@@ -110,7 +110,7 @@ static void hostile_shards(void **state) {
     assert_non_null(strstr(err.message, "magic"));
 }
 
-/* ---- loader ----------------------------------------------------------------------------------------------------- */
+/* ---- loader ---- */
 
 enum { SEQ = 8, BATCH = 3 };
 

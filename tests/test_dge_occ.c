@@ -112,8 +112,7 @@ static void dge_uses_the_scales(void **state) {
     nb_backend_free(be);
 }
 
-/* ---- OCC
- * ---------------------------------------------------------------------------------------------------------------- */
+/* ---- OCC ---- */
 
 typedef struct outliers {
     nb_sparse sparse;

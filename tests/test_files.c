@@ -29,7 +29,7 @@ static int entries(const char *folder) {
     return n - 2;
 }
 
-/* ---- files ------------------------------------------------------------------------------------------------------ */
+/* ---- files ---- */
 
 static void file_round_trip(void **state) {
     const char *path = in_folder(state, "a.txt");
@@ -157,7 +157,7 @@ static void checksum_known_answer(void **state) {
     assert_string_equal(sum, of_file);
 }
 
-/* ---- safetensors ------------------------------------------------------------------------------------------------ */
+/* ---- safetensors ---- */
 
 static void safetensors_of_python(void **state) {
     (void)state;
@@ -307,7 +307,7 @@ static void hostile_safetensors_lengths(void **state) {
     free(nest);
 }
 
-/* ---- npy -------------------------------------------------------------------------------------------------------- */
+/* ---- npy ---- */
 
 static void npy_of_python(void **state) {
     (void)state;

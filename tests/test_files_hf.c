@@ -43,7 +43,7 @@ static double relative_error(const float *got, const nb_file_tensor *want, int64
     return sqrt(error / norm);
 }
 
-/* ---- theirs ----------------------------------------------------------------------------------------------------- */
+/* ---- theirs ---- */
 
 static void check_golden(const char *name, nb_backend *be, double tolerance) {
     char folder[512], path[600];
@@ -79,7 +79,7 @@ static void folders_of_transformers(void **state) {
     nb_backend_free(cpu);
 }
 
-/* ---- ours ------------------------------------------------------------------------------------------------------- */
+/* ---- ours ---- */
 
 static nb_model *make_model(nb_backend *be, int index) {
     nb_model_config config = case_config(families[index].family, families[index].tied);
@@ -138,7 +138,7 @@ static void folders_of_nibble_come_back(void **state) {
     nb_backend_free(be);
 }
 
-/* ---- what is refused -------------------------------------------------------------------------------------------- */
+/* ---- what is refused ---- */
 
 #define LLAMA                                                                                                          \
     "{\"model_type\":\"llama\",\"vocab_size\":8,\"hidden_size\":16,\"num_hidden_layers\":1,"                           \
@@ -272,7 +272,7 @@ static void parameters_are_checked(void **state) {
     nb_backend_free(be);
 }
 
-/* ---- numbers ---------------------------------------------------------------------------------------------------- */
+/* ---- numbers ---- */
 
 /* All codes, and the midpoints between neighbours with the floats beside them. */
 static void every_f16(void **state) {
@@ -294,7 +294,7 @@ static void every_f16(void **state) {
     assert_true((nb_f16_even(NAN) & 0x7c00) == 0x7c00 && (nb_f16_even(NAN) & 0x3ff) != 0);
 }
 
-/* ---- what scripts/check_transformers.py compares ---------------------------------------------------------------- */
+/* ---- what scripts/check_transformers.py compares ---- */
 
 static const char *inside(const char *folder, const char *name) {
     static char path[1024];

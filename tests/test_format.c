@@ -20,8 +20,7 @@
 #include "format/int4.h"
 #include "format/scale.h"
 
-/* ---- decoding: against the definition in double -------------------------------------------------------------------
- */
+/* ---- decoding: against the definition in double ---- */
 
 /* (-1)^s 2^(e-bias) 1.m, or 2^(1-bias) 0.m where e = 0. */
 static double small_float(unsigned code, int exponent_bits, int mantissa_bits, int bias) {
@@ -63,8 +62,7 @@ static void every_code_decodes(void **state) {
     }
 }
 
-/* ---- encoding: against a search in the table of values
- * --------------------------------------------------------------- */
+/* ---- encoding: against a search in the table of values ---- */
 
 typedef struct grid {
     nb_element element;
@@ -215,8 +213,7 @@ static void bf16_rounds_to_nearest(void **state) {
     assert_true(isnan(nb_bf16_round(nb_f32_from(0x7f800001)))); /* a NaN whose payload is all in the lower half */
 }
 
-/* ---- scales
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- scales ---- */
 
 static void check_e8m0(float amax, float max) {
     int floor_exponent, max_exponent;
@@ -296,8 +293,7 @@ static void headroom_never_saturates(void **state) {
     assert_true(most_absmax > 6.3f && most_absmax < 6.3751f);
 }
 
-/* ---- quantizers as values
- * ------------------------------------------------------------------------------------------------ */
+/* ---- quantizers as values ---- */
 
 static void check_text(const nb_quantizer *q, const char *want) {
     char text[256], small[8];

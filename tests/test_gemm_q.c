@@ -17,8 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- operands ------------------------------------------------------------------------------------------------------
- */
+/* ---- operands ---- */
 
 typedef struct random_numbers {
     uint32_t key, next;
@@ -126,8 +125,7 @@ static nb_qtensor unaligned_copy(const nb_qtensor *t, char **memory) {
     return u;
 }
 
-/* ---- the reference against double ----------------------------------------------------------------------------------
- */
+/* ---- the reference against double ---- */
 
 /* The element without its outer scale, as the product takes it. */
 static double decoded(const nb_qtensor *t, int64_t row, int64_t k, bool rounded) {
@@ -294,8 +292,7 @@ static void refuses_what_is_no_product(void **state) {
     nb_backend_free(be);
 }
 
-/* ---- fast paths against the reference ------------------------------------------------------------------------------
- */
+/* ---- fast paths against the reference ---- */
 
 static nb_backend *backends[12];
 static int backend_count;

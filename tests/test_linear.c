@@ -12,7 +12,7 @@ static void *exact_product(nb_backend *be, const nb_qtensor *a, const nb_qtensor
     return c.data;
 }
 
-/* ---- NVFP4 ------------------------------------------------------------------------------------------------------- */
+/* ---- NVFP4 ---- */
 
 static void nvfp4_products(void **state) {
     (void)state;
@@ -74,7 +74,7 @@ static void nvfp4_is_near_bf16(void **state) {
     nb_backend_free(be);
 }
 
-/* ---- groups ------------------------------------------------------------------------------------------------------ */
+/* ---- groups ---- */
 
 typedef struct seen_roles {
     int roles[NB_ROLE_COUNT], plain[NB_ROLE_COUNT]; /* quantized, and in BF16 */
@@ -212,7 +212,7 @@ static void shorter_batches(void **state) {
     nb_backend_free(be);
 }
 
-/* ---- late switch ------------------------------------------------------------------------------------------------- */
+/* ---- late switch ---- */
 
 static void late_switch(void **state) {
     (void)state;
@@ -240,7 +240,7 @@ static void late_switch(void **state) {
     nb_backend_free(be);
 }
 
-/* ---- codes that serve two GEMMs ---------------------------------------------------------------------------------- */
+/* ---- codes that serve two GEMMs ---- */
 
 /* With BF16 gradients the backward products are those of the decoded forward operands: exactly so with `fold` but for
  * the rounding of the folded dY, and with `bf16` but for that of the decoded operand. */
@@ -301,7 +301,7 @@ static void folded_codes(void **state) {
     nb_backend_free(be);
 }
 
-/* ---- expectation ------------------------------------------------------------------------------------------------- */
+/* ---- expectation ---- */
 
 /* arXiv:2510.27527, section on gradient estimation: over the random bits, dX and dW average to the products of dY with
  * the decoded forward operands. */
@@ -353,7 +353,7 @@ static void gradients_are_unbiased(void **state) {
     nb_backend_free(be);
 }
 
-/* ---- refusals ---------------------------------------------------------------------------------------------------- */
+/* ---- refusals ---- */
 
 static void refused(nb_backend *be, const nb_plan *plan, const char *reason) {
     linear_case c;
@@ -391,7 +391,7 @@ static void bad_plans(void **state) {
     nb_backend_free(be);
 }
 
-/* ---- census ------------------------------------------------------------------------------------------------------ */
+/* ---- census ---- */
 
 static void census(void **state) {
     (void)state;

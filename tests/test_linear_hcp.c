@@ -36,8 +36,7 @@ static linear_case loud_case(nb_backend *be, const nb_hcp *how) {
     return c;
 }
 
-/* ---- by hand -------------------------------------------------------------------------------------------------------
- */
+/* ---- by hand ---- */
 
 /* The k channels of largest mean |dX| + mean |dW| (absolute), or weighed by the other side's rms. */
 static void choose_by_hand(const double *x, const double *xq, const double *w, const double *wq, bool normalized, int k,
@@ -215,8 +214,7 @@ static void nothing_to_patch(void **state) {
     nb_backend_free(be);
 }
 
-/* ---- how much it helps ---------------------------------------------------------------------------------------------
- */
+/* ---- how much it helps ---- */
 
 enum { TOY_M = 256, TOY_N = 256, TOY_K = 1024, TOY_HOT = 24 };
 
@@ -285,8 +283,7 @@ static void hot_channel_toy(void **state) {
     nb_backend_free(be);
 }
 
-/* ---- backward ------------------------------------------------------------------------------------------------------
- */
+/* ---- backward ---- */
 
 /* Distance of the columns `channels` of [rows, K] from what they should be. */
 static double distance_on(const double *got, const double *want, int64_t rows, const int32_t *channels, int k) {
@@ -344,9 +341,7 @@ static void gradients_exact_on_channels(void **state) {
     nb_backend_free(be);
 }
 
-/* ---- when channels are chosen
- * ----------------------------------------------------------------------------------------
- */
+/* ---- when channels are chosen ---- */
 
 typedef struct heard {
     int overlaps;
@@ -422,9 +417,7 @@ static void follows_the_master(void **state) {
     nb_backend_free(be);
 }
 
-/* ---- checkpoints, refusals
- * -------------------------------------------------------------------------------------------
- */
+/* ---- checkpoints, refusals ---- */
 
 static void resumes(void **state) {
     (void)state;

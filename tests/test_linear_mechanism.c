@@ -3,8 +3,7 @@
 
 static const nb_pass pass0 = {.step = 3, .steps = 100, .micro_batch = 1, .rounding_seed = 77};
 
-/* ---- a mechanism that adds to every product -----------------------------------------------------------------------
- */
+/* ---- a mechanism that adds to every product ---- */
 
 typedef struct toy {
     nb_linear_group *group;
@@ -110,8 +109,7 @@ static const nb_mechanism ones = {.name = "ones",
                                   .scratch = toy_scratch,
                                   .prepare_x = toy_prepare_x};
 
-/* ---- mechanisms that replace a product: each writes a constant where it is asked for the second time ---------------
- */
+/* ---- mechanisms that replace a product: each writes a constant where it is asked for the second time ---- */
 
 static nb_status fill(const nb_mat *m, float with) {
     for (int64_t i = 0; i < m->rows * m->cols; i++) {
@@ -177,8 +175,7 @@ static const nb_mechanism plain_x = {.name = "plain_x",
                                      .scratch = toy_scratch,
                                      .wgrad_x = ones_for_wgrad};
 
-/* ---- what they do -------------------------------------------------------------------------------------------------
- */
+/* ---- what they do ---- */
 
 /* Additions happen before the only rounding; dW of one micro-batch is changed, not what was there before. */
 static void additions(void **state) {

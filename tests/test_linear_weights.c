@@ -158,8 +158,7 @@ static void windows_survive_a_resume(void **state) {
     }
 }
 
-/* ---- Q-EMA
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- Q-EMA ---- */
 
 static void rounding_follows_the_average(void **state) {
     (void)state;

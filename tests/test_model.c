@@ -4,8 +4,7 @@
 
 #include "lens/lens.h"
 
-/* ---- learning -----------------------------------------------------------------------------------------------------
- */
+/* ---- learning ---- */
 
 /* Loss before and after `steps` of AdamW on one batch. */
 static void overfit(nb_family family, const nb_recipe *recipe, int steps, double *first, double *last) {
@@ -50,8 +49,7 @@ static void learns(void **state) {
         }
 }
 
-/* ---- bits ---------------------------------------------------------------------------------------------------------
- */
+/* ---- bits ---- */
 
 static void *grads_with(int32_t threads, nb_isa isa, const nb_recipe *recipe, double *loss) {
     nb_backend *be = cpu_with(threads, isa);
@@ -183,7 +181,7 @@ static void head_in_chunks(void **state) {
     nb_backend_free(be);
 }
 
-/* ---- the lens --------------------------------------------------------------------------------------------------- */
+/* ---- the lens ---- */
 
 typedef struct seen_parts {
     int operands, attention, gates;
@@ -226,8 +224,7 @@ static void the_lens_sees_mixers(void **state) {
     nb_backend_free(be);
 }
 
-/* ---- what it says of itself ----------------------------------------------------------------------------------------
- */
+/* ---- what it says of itself ---- */
 
 static void reports(void **state) {
     (void)state;
@@ -289,8 +286,7 @@ static void parameters(void **state) {
     nb_backend_free(ref);
 }
 
-/* ---- memory that runs out ------------------------------------------------------------------------------------------
- */
+/* ---- memory that runs out ---- */
 
 /* A backend whose allocations fail from some number on. */
 typedef struct failing_backend {
@@ -343,8 +339,7 @@ static void out_of_memory(void **state) {
     nb_backend_free(be.real);
 }
 
-/* ---- refusals ------------------------------------------------------------------------------------------------------
- */
+/* ---- refusals ---- */
 
 static void bad_requests(void **state) {
     (void)state;

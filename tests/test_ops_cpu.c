@@ -14,8 +14,7 @@ static const shape ROWS[] = {{1, 16}, {3, 5}, {33, 100}, {130, 270}};
 
 #define FOR_SHAPES(list) for (size_t i_ = 0; i_ < sizeof(list) / sizeof *(list); i_++)
 
-/* ---- elementwise ----------------------------------------------------------------------------------------------------
- */
+/* ---- elementwise ---- */
 
 static results run_elements(nb_backend *be, shape s) {
     results r = {0};
@@ -142,8 +141,7 @@ static void sums(void **state) {
     nb_backend_free(be);
 }
 
-/* ---- embedding and RoPE ---------------------------------------------------------------------------------------------
- */
+/* ---- embedding and RoPE ---- */
 
 enum { VOCAB = 37 };
 
@@ -206,8 +204,7 @@ static void rope(void **state) {
     FOR_SHAPES(ROWS) everywhere("rope", run_rope, work_rope, ROWS[i_], SCALAR_AND_FAST);
 }
 
-/* ---- scale by row and column ----------------------------------------------------------------------------------------
- */
+/* ---- scale by row and column ---- */
 
 /* A view with a stride on each side; both kinds of scale, each alone, and neither. */
 static results run_scale(nb_backend *be, shape s) {
@@ -238,8 +235,7 @@ static void scale(void **state) {
     FOR_SHAPES(ROWS) everywhere("scale", run_scale, work_scale, ROWS[i_], SCALAR_AND_FAST);
 }
 
-/* ---- norms ----------------------------------------------------------------------------------------------------------
- */
+/* ---- norms ---- */
 
 static results run_rmsnorm(nb_backend *be, shape s) {
     results r = {0};
@@ -383,8 +379,7 @@ static void gate(void **state) {
     FOR_SHAPES(ROWS) everywhere("gate", run_gate, work_gate, ROWS[i_], FAST);
 }
 
-/* ---- cross entropy
- * --------------------------------------------------------------------------------------------------- */
+/* ---- cross entropy ---- */
 
 static const double SCALE = 0.125, Z_LOSS = 1e-2;
 

@@ -14,8 +14,7 @@ typedef struct problem {
     double eps, normalizer, clamp, z_loss;
 } problem;
 
-/* ---- norms --------------------------------------------------------------------------------------------------------
- */
+/* ---- norms ---- */
 
 static double rmsnorm_loss(void *context) {
     problem *p = context;
@@ -63,8 +62,7 @@ static void gated_norm(void **state) {
     check_gradient("gated_norm dw", p.x[2], p.dim, dw, gated_norm_loss, &p);
 }
 
-/* ---- elementwise --------------------------------------------------------------------------------------------------
- */
+/* ---- elementwise ---- */
 
 static double swiglu_loss(void *context) {
     problem *p = context;
@@ -164,8 +162,7 @@ static void rope(void **state) {
     assert_true(fabs(p.y[16] - (b * cos(angle) + a * sin(angle))) < 1e-14);
 }
 
-/* ---- cross entropy -------------------------------------------------------------------------------------------------
- */
+/* ---- cross entropy ---- */
 
 /* Sum over the scored rows of scale (loss + z_loss lse^2): what dlogits is the gradient of. */
 static double cross_entropy_loss(void *context) {
@@ -198,8 +195,7 @@ static void cross_entropy(void **state) {
     }
 }
 
-/* ---- attention -----------------------------------------------------------------------------------------------------
- */
+/* ---- attention ---- */
 
 static double attention_loss(void *context) {
     problem *p = context;
@@ -251,8 +247,7 @@ static void attention_refuses(void **state) {
     assert_non_null(strstr(err.message, "position 1"));
 }
 
-/* ---- gated linear attention ---------------------------------------------------------------------------------------
- */
+/* ---- gated linear attention ---- */
 
 typedef struct scan {
     nb_gla g;
@@ -291,8 +286,7 @@ static void gla(void **state) {
         assert_true(fabs(p.o[3 * 8 + j] - 0.6 * inner(p.x[0] + 3 * 6, p.x[1] + 3 * 6, 3) * p.x[2][3 * 8 + j]) < 1e-14);
 }
 
-/* ---- optimizer and sums --------------------------------------------------------------------------------------------
- */
+/* ---- optimizer and sums ---- */
 
 /* arXiv:1711.05101, algorithm 2, with the bias corrections written out as that paper does. */
 static void adamw(void **state) {

@@ -8,8 +8,7 @@
 #include "format/noise.h"
 #include "recipe/quantizer_yaml.h"
 
-/* ---- Hadamard -----------------------------------------------------------------------------------------------------
- */
+/* ---- Hadamard ---- */
 
 static const nb_sign_mask no_signs = {{0, 0, 0, 0}};
 
@@ -96,8 +95,7 @@ static void sign_patterns(void **state) {
     assert_true(abs(2 * negative - draws) < 3 * sqrt(draws));
 }
 
-/* ---- random bits --------------------------------------------------------------------------------------------------
- */
+/* ---- random bits ---- */
 
 /* Correlation of the bits of two keys, in standard deviations. */
 static double correlation(const nb_noise *a, const nb_noise *b, uint32_t shift, int bits) {
@@ -199,8 +197,7 @@ static void stochastic_rounding_is_unbiased(void **state) {
     assert_true(e.expected_shrink > 2 * e.standard_error); /* eight bits: the shrink is there to be seen */
 }
 
-/* ---- one value, several ways to say it ------------------------------------------------------------------------------
- */
+/* ---- one value, several ways to say it ---- */
 
 static void transposed_sources(void **state) {
     (void)state;
@@ -285,8 +282,7 @@ static void texts_read_back(void **state) {
     assert_true(read > 300);
 }
 
-/* ---- corners
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- corners ---- */
 
 static void decoded_of(const char *quantizer, data_kind kind, nb_mat *out, nb_quantize_stats *stats) {
     nb_quantizer q;
@@ -370,8 +366,7 @@ static void statistics(void **state) {
     assert_int_equal(s.saturated, 1);
 }
 
-/* ---- refusals
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- refusals ---- */
 
 static void refusals(void **state) {
     (void)state;

@@ -7,8 +7,7 @@
 
 #include "backend/ref/quantize.h"
 
-/* ---- ml_dtypes
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- ml_dtypes ---- */
 
 static nb_element element_named(const char *name) {
     for (int e = 0; e < NB_ELEMENT_COUNT; e++)
@@ -58,8 +57,7 @@ static void ml_dtypes(void **state) {
     assert_int_equal(firsts, 7 + 0x7e + 0x7b);
 }
 
-/* ---- TransformerEngine
- * -------------------------------------------------------------------------------------------------- */
+/* ---- TransformerEngine ---- */
 
 static const nb_file_tensor *tensor_of(const nb_safetensors *file, const char *name, const char *kind,
                                        const char *part) {

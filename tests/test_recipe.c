@@ -12,8 +12,7 @@
 
 #define RECIPES NB_TEST_SOURCE "/recipes"
 
-/* ---- helpers ------------------------------------------------------------------------------------------------------
- */
+/* ---- helpers ---- */
 
 static bool same_rule(const nb_operand_rule *a, const nb_operand_rule *b) {
     return a->from == b->from && (!a->from || a->source == b->source) && a->requantize == b->requantize &&
@@ -57,8 +56,7 @@ static char *print(const nb_recipe *recipe) {
     return text;
 }
 
-/* ---- what ships ---------------------------------------------------------------------------------------------------
- */
+/* ---- what ships ---- */
 
 static const char *const shipped[] = {"bf16", "fp8", "fp4-direct", "nvfp4", "tetrajet-v2-base"};
 
@@ -121,8 +119,7 @@ static void tetrajet_quantizes_twice(void **state) {
     assert_false(r.roles[NB_WGRAD_DY].from);
 }
 
-/* ---- base ---------------------------------------------------------------------------------------------------------
- */
+/* ---- base ---- */
 
 static void ablations_are_three_lines(void **state) {
     static const char text[] = "base: nvfp4\n"
@@ -144,8 +141,7 @@ static void ablations_are_three_lines(void **state) {
     assert_string_equal(r.paper, base.paper);
 }
 
-/* ---- refusals -----------------------------------------------------------------------------------------------------
- */
+/* ---- refusals ---- */
 
 /* A recipe from six operands, one a line: fprop.x in line 2, fprop.w 3, dgrad.dy 5, dgrad.w 6, wgrad.dy 8, wgrad.x 9.
  */
@@ -264,8 +260,7 @@ static void impossible_recipes_are_refused(void **state) {
     }
 }
 
-/* ---- quantizers alone ---------------------------------------------------------------------------------------------
- */
+/* ---- quantizers alone ---- */
 
 /* Grammar, and the text that nb_quantizer_text gives it back as. */
 static const struct {

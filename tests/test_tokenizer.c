@@ -261,7 +261,7 @@ static void damaged_tables_are_refused(void **state) {
     free(model);
 }
 
-/* ---- texts to shards -------------------------------------------------------------------------------------------- */
+/* ---- texts to shards ---- */
 
 static void check_documents(nb_split split, const char *separator, const char *text, size_t size, const char *want) {
     nb_corpus_options o = {.split = split, .separator = separator};

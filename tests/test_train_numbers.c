@@ -93,8 +93,7 @@ static void late_switch_leaves_the_last_step_of_never(void **state) {
     assert_true(nb_run_pass(&config, &recipe, 6, 0).backward_bf16);
 }
 
-/* ---- bad numbers
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- bad numbers ---- */
 
 static void a_nan_stops_the_step_and_changes_nothing(void **state) {
     nb_run_config config = case_config(state, "a", NULL);

@@ -17,8 +17,7 @@
 #include <stdio.h>
 #include <unistd.h>
 
-/* ---- run files
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- run files ---- */
 
 static const char small_run[] = "model: tiny\nout: runs/a\nsteps: 100\nseq: 64\ndata: {train: a.bin}\n";
 
@@ -105,8 +104,7 @@ static void only_bits_matter_on_resume(void **state) {
     assert_string_equal(key, "seeds.data");
 }
 
-/* ---- schedules
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- schedules ---- */
 
 static void schedule_values(void **state) {
     (void)state;
@@ -125,8 +123,7 @@ static void schedule_values(void **state) {
     assert_true(nb_schedule_factor(&constant, 9, 10) == 1);
 }
 
-/* ---- accumulation
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- accumulation ---- */
 
 /* The tree as it is defined: node (level, k) adds its two halves; leaves beyond the count are absent. */
 static bool tree_node(const float *leaf, int64_t count, int64_t first, int64_t width, float *sum) {
@@ -173,8 +170,7 @@ static void accumulation_follows_the_tree(void **state) {
     nb_backend_free(be);
 }
 
-/* ---- scores and lines
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- scores and lines ---- */
 
 static void scores_need_a_past(void **state) {
     (void)state;

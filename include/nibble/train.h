@@ -125,8 +125,7 @@ char *nb_run_config_text(const nb_run_config *config);
 int64_t nb_run_steps(const nb_run_config *config);
 int64_t nb_run_tokens_per_step(const nb_run_config *config);
 
-/* ---- what a trainer reports
- * ------------------------------------------------------------------------------------------- */
+/* ---- what a trainer reports ---- */
 
 typedef struct nb_step_report {
     int64_t step, steps; /* step is 1-based: how many are done */
@@ -168,8 +167,7 @@ typedef struct nb_trainer_options {
     nb_train_callbacks callbacks;
 } nb_trainer_options;
 
-/* ---- the trainer
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- the trainer ---- */
 
 typedef struct nb_trainer nb_trainer;
 
@@ -214,8 +212,7 @@ int32_t nb_trainer_memory(const nb_trainer *trainer, nb_memory_row *rows, int32_
 /* FLOP/s of the backend's BF16 GEMM at 1024^3, best of a few: the peak that MFU is a share of on this machine. */
 nb_status nb_measure_peak_flops(nb_backend *be, double *flops, nb_error *err);
 
-/* ---- checkpoints
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- checkpoints ---- */
 
 /* What nibble.json of a checkpoint says. */
 typedef struct nb_checkpoint_info {

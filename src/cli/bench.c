@@ -26,8 +26,7 @@ nb_status nb_cli_bench(int argc, char **argv, nb_error *err) {
     return NB_OK;
 }
 
-/* ---- timing --------------------------------------------------------------------------------------------------------
- */
+/* ---- timing ---- */
 
 static double now(clockid_t clock) {
     struct timespec t;
@@ -61,8 +60,7 @@ nb_status nb_bench_rounds_alone(nb_contender *list, int32_t count, double second
     return run_rounds(list, count, seconds, CLOCK_THREAD_CPUTIME_ID, err);
 }
 
-/* ---- options -------------------------------------------------------------------------------------------------------
- */
+/* ---- options ---- */
 
 nb_status nb_bench_isa(const char *text, nb_isa *isa, nb_error *err) {
     for (int i = NB_ISA_AUTO; i <= NB_ISA_AVX512; i++) {

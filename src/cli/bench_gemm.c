@@ -75,8 +75,7 @@ typedef struct plain {
     nb_mat a, b, c;
 } plain;
 
-/* ---- operands ------------------------------------------------------------------------------------------------------
- */
+/* ---- operands ---- */
 
 /* Quantizes noise: numbers with a spread of magnitudes, as activations have. */
 static nb_status make_operand(nb_backend *be, const nb_quantizer *q, int64_t rows, int64_t cols, uint32_t key,
@@ -153,8 +152,7 @@ static nb_status run_plain(void *state, nb_error *err) {
     return p->be->ops->gemm(p->be, &p->c, &p->a, false, &p->b, true, false, err);
 }
 
-/* ---- the check ------------------------------------------------------------------------------------------------------
- */
+/* ---- the check ---- */
 
 enum { PATCH = 4 };
 
@@ -198,8 +196,7 @@ static nb_status check_product(product *p, nb_error *err) {
     return NB_OK;
 }
 
-/* ---- the table ------------------------------------------------------------------------------------------------------
- */
+/* ---- the table ---- */
 
 typedef struct contest {
     nb_contender list[PAIRS + 1 + NB_PEER_COUNT + 1]; /* ours packed, ours in BF16, the peers, the roofline */

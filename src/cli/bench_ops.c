@@ -43,8 +43,7 @@ static const nb_command_line line = {
     .most = 0,
 };
 
-/* ---- a step's worth of buffers --------------------------------------------------------------------------------------
- */
+/* ---- a step's worth of buffers ---- */
 
 enum { ACTS = 6, REALS = 4, INDICES = 4, BUFFERS = ACTS + 2 + REALS + INDICES };
 enum { SQUARES = ACTS + 2 + 2, GATES = ACTS + 2 + 3 };
@@ -137,8 +136,7 @@ static nb_status make_problem(const ops_options *o, const nb_cpu_options *cpu, p
     return NB_OK;
 }
 
-/* ---- the operations -------------------------------------------------------------------------------------------------
- */
+/* ---- the operations ---- */
 
 /* One statement over the problem `p` and its table `ops`, as a function that nb_bench_rounds can call. */
 #define OPERATION(name, ...)                                                                                           \
@@ -215,9 +213,7 @@ static int list_rows(const problem *p, row list[MOST_ROWS]) {
     return (int)(sizeof rows / sizeof *rows);
 }
 
-/* ---- the check
- * -------------------------------------------------------------------------------------------------------
- */
+/* ---- the check ---- */
 
 static float number(problem *p, int buffer, int64_t i) {
     const void *data = *buffer_of(p, buffer);
@@ -266,9 +262,7 @@ static nb_status check(const ops_options *o, const nb_cpu_options *cpu, nb_error
     return status;
 }
 
-/* ---- the table
- * -------------------------------------------------------------------------------------------------------
- */
+/* ---- the table ---- */
 
 /* The bandwidth that the others are held against: the threads copy a piece of two buffers that no cache holds, the next
  * piece each time. */

@@ -25,8 +25,7 @@ struct nb_peers {
     matmul bf16, int8;
 };
 
-/* ---- libraries -----------------------------------------------------------------------------------------------------
- */
+/* ---- libraries ---- */
 
 static nb_status run_sgemm(void *state, nb_error *err) {
     (void)err;
@@ -136,8 +135,7 @@ void nb_peers_contenders(nb_peers *p, nb_contender *list) {
     list[NB_PEER_INT8] = (nb_contender){"onednn int8 (u8 x s8, s32)", run_matmul, &p->int8, 0};
 }
 
-/* ---- roofline ------------------------------------------------------------------------------------------------------
- */
+/* ---- roofline ---- */
 
 #if defined(__x86_64__)
 #include <immintrin.h>

@@ -113,8 +113,7 @@ static nb_status make_task(nb_backend *be, const kind *k, const nb_mat sources[2
     return check_task(t, err);
 }
 
-/* ---- the copy -------------------------------------------------------------------------------------------------------
- */
+/* ---- the copy ---- */
 
 typedef struct copying {
     int32_t threads;
@@ -133,8 +132,7 @@ static nb_status run_copy(void *state, nb_error *err) {
     return NB_OK;
 }
 
-/* ---- the table ------------------------------------------------------------------------------------------------------
- */
+/* ---- the table ---- */
 
 typedef struct contest {
     nb_mat sources[2]; /* F32, BF16 */

@@ -10,8 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* ---- help ---------------------------------------------------------------------------------------------------------
- */
+/* ---- help ---- */
 
 static void print_usage(const char *command, const char *usage) {
     const char *lead = "Usage:";
@@ -38,8 +37,7 @@ static void print_help(const nb_command_line *line, const char *command) {
     }
 }
 
-/* ---- options ------------------------------------------------------------------------------------------------------
- */
+/* ---- options ---- */
 
 static const nb_option *find_option(const nb_option *options, const char *name, size_t length) {
     for (const nb_option *o = options; o && o->name; o++)
@@ -167,8 +165,7 @@ nb_status nb_cli_parse(const nb_command_line *line, int argc, char **argv, void 
     return check_count(line, argv[0], argv, *count, err);
 }
 
-/* ---- folders ------------------------------------------------------------------------------------------------------
- */
+/* ---- folders ---- */
 
 static bool is_folder(const char *path) {
     struct stat st;

@@ -62,8 +62,7 @@ typedef struct comparison {
     double peak_flops;
 } comparison;
 
-/* ---- which runs
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- which runs ---- */
 
 static nb_status add_entrant(comparison *c, const char *recipe, size_t length, nb_error *err) {
     if (length == 0)
@@ -116,8 +115,7 @@ static nb_status run_of(const comparison *c, int32_t entrant_index, int32_t seed
     return NB_OK;
 }
 
-/* ---- what a finished run says
- * ----------------------------------------------------------------------------------------------- */
+/* ---- what a finished run says ---- */
 
 /* Validation loss at the last step, from metrics.jsonl; NaN if the run did not come that far. */
 static double final_loss(const nb_run_config *run) {
@@ -155,8 +153,7 @@ static bool holds_something(const nb_run_config *run) {
     return metrics || nb_checkpoint_list(run->out, &step, 1) > 0;
 }
 
-/* ---- running
- * ------------------------------------------------------------------------------------------------------------------ */
+/* ---- running ---- */
 
 static nb_status run_one(comparison *c, int32_t e, int32_t seed, nb_error *err) {
     nb_run_config run;
@@ -186,8 +183,7 @@ static nb_status run_one(comparison *c, int32_t e, int32_t seed, nb_error *err) 
     return NB_OK;
 }
 
-/* ---- the table
- * ------------------------------------------------------------------------------------------------------------------ */
+/* ---- the table ---- */
 
 typedef struct spread {
     double mean, deviation; /* deviation of the sample; NaN for one */

@@ -56,8 +56,7 @@ static void print_libraries(void) {
         printf("            OPENBLAS_CORETYPE is set to %s\n", getenv("OPENBLAS_CORETYPE"));
 }
 
-/* ---- products ------------------------------------------------------------------------------------------------------
- */
+/* ---- products ---- */
 
 typedef struct operand {
     const char *text, *family;
@@ -102,8 +101,7 @@ static void print_products(nb_backend *be) {
     puts("  decoded operands are multiplied by the product of bf16 by bf16");
 }
 
-/* ---- the other operations -------------------------------------------------------------------------------------------
- */
+/* ---- the other operations ---- */
 
 static void print_operations(nb_backend *be) {
     static const struct {

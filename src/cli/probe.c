@@ -39,8 +39,7 @@ static const nb_command_line line = {
     .most = 1,
 };
 
-/* ---- kinds of modules ----------------------------------------------------------------------------------------------
- */
+/* ---- kinds of modules ---- */
 
 enum { MOST_KINDS = NB_KEEP_MODULES - 2 }; /* the others must fit a keep list, with embedding and head */
 
@@ -102,8 +101,7 @@ static nb_recipe quantizing(const nb_recipe *recipe, const kinds *all, int32_t w
     return only;
 }
 
-/* ---- evaluating ----------------------------------------------------------------------------------------------------
- */
+/* ---- evaluating ---- */
 
 typedef struct probe {
     nb_backend *be;

@@ -44,8 +44,7 @@ static const nb_command_line line = {
     .most = 1,
 };
 
-/* ---- options ------------------------------------------------------------------------------------------------------
- */
+/* ---- options ---- */
 
 /* What stands between the colons: fixed, none, or a number that the signs are drawn from. */
 static bool read_signs(const char *word, nb_signs *signs, uint32_t *draw) {
@@ -119,8 +118,7 @@ static nb_status open_backend(const quantize_options *o, nb_backend **be, nb_err
     return nb_backend_cpu(&cpu, be, err);
 }
 
-/* ---- files --------------------------------------------------------------------------------------------------------
- */
+/* ---- files ---- */
 
 static nb_status check_input(const char *path, const nb_npy *in, const nb_quantizer *q, nb_error *err) {
     if (in->tensor.dtype != NB_ST_F32)
@@ -176,8 +174,7 @@ static void print_summary(const nb_qtensor *t, const nb_quantize_stats *s) {
     printf("\n");
 }
 
-/* ---- the command --------------------------------------------------------------------------------------------------
- */
+/* ---- the command ---- */
 
 static nb_status write_files(nb_backend *be, const nb_qtensor *t, const quantize_options *o, nb_error *err) {
     if (o->out)

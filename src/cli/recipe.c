@@ -30,8 +30,7 @@ static const nb_command_line line = {
     .most = -1,
 };
 
-/* ---- list ---------------------------------------------------------------------------------------------------------
- */
+/* ---- list ---- */
 
 static int is_recipe(const struct dirent *entry) {
     size_t n = strlen(entry->d_name);
@@ -69,8 +68,7 @@ static nb_status list(nb_error *err) {
     return status;
 }
 
-/* ---- show ---------------------------------------------------------------------------------------------------------
- */
+/* ---- show ---- */
 
 /* The cells of one operand's row. */
 typedef struct cells {
@@ -203,8 +201,7 @@ static nb_status show(const char *name, bool yaml, nb_error *err) {
     return NB_OK;
 }
 
-/* ---- check --------------------------------------------------------------------------------------------------------
- */
+/* ---- check ---- */
 
 static nb_status check(int32_t count, char **names, nb_error *err) {
     char folder[4096];

@@ -8,8 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* ---- signals
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- signals ---- */
 
 static volatile sig_atomic_t stop_flag;
 
@@ -28,8 +27,7 @@ bool nb_stop_requested(void) {
     return stop_flag != 0;
 }
 
-/* ---- numbers as text
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- numbers as text ---- */
 
 char *nb_count_text(int64_t count, char *text, size_t size) {
     char digits[32];
@@ -74,8 +72,7 @@ size_t nb_resident_bytes(void) {
     return (size_t)pages * (size_t)sysconf(_SC_PAGESIZE);
 }
 
-/* ---- steps
- * ------------------------------------------------------------------------------------------------------------------ */
+/* ---- steps ---- */
 
 nb_screen nb_screen_open(bool quiet, const char *label, int64_t print_every) {
     nb_screen screen = {.progress = nb_progress_open(quiet ? NULL : stdout),
@@ -145,8 +142,7 @@ nb_train_callbacks nb_screen_callbacks(nb_screen *screen) {
     return callbacks;
 }
 
-/* ---- tables
- * ------------------------------------------------------------------------------------------------------------------ */
+/* ---- tables ---- */
 
 #define MOST_ROWS 32
 

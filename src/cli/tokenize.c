@@ -43,7 +43,7 @@ static const nb_command_line command_line = {
     .most = -1,
 };
 
-/* ---- texts ------------------------------------------------------------------------------------------------------ */
+/* ---- texts ---- */
 
 typedef struct inputs {
     nb_file_map *maps;
@@ -75,7 +75,7 @@ static nb_status open_inputs(char *const *paths, int32_t count, inputs *in, nb_e
     return NB_OK;
 }
 
-/* ---- output ----------------------------------------------------------------------------------------------------- */
+/* ---- output ---- */
 
 /* The folder must be new or empty, or with --force one that tokenize wrote: nothing else is ever replaced. */
 static nb_status check_output(const tokenize_options *o, nb_error *err) {
@@ -135,7 +135,7 @@ static void print_summary(const tokenize_options *o, const nb_tokenizer *t, cons
         printf("  %" PRId64 " bytes were not UTF-8 and became U+FFFD\n", counts->invalid);
 }
 
-/* ---- the work --------------------------------------------------------------------------------------------------- */
+/* ---- the work ---- */
 
 static nb_status choose_split(const tokenize_options *o, nb_corpus_options *corpus, nb_error *err) {
     if (o->separator) {

@@ -56,8 +56,7 @@ const char *nb_keys_word(const nb_key *row, double value) {
     return NULL;
 }
 
-/* ---- values -------------------------------------------------------------------------------------------------------
- */
+/* ---- values ---- */
 
 /* The UTF-8 character at `at`; texts come from nb_yaml, which lets only whole ones pass. Returns its bytes. */
 static size_t decode(const unsigned char *at, uint32_t *point) {
@@ -145,8 +144,7 @@ static void print_value(const nb_key *row, const void *record, FILE *to) {
     }
 }
 
-/* ---- YAML ---------------------------------------------------------------------------------------------------------
- */
+/* ---- YAML ---- */
 
 enum { COMMENT_COLUMN = 44 };
 

@@ -20,8 +20,7 @@ nb_status nb_keys_fail(nb_error *err, const nb_yaml_node *node, const char *path
     return nb_yaml_fail(err, at ? at : node, "%s%s%s", full, *full ? ": " : "", text);
 }
 
-/* ---- single values ------------------------------------------------------------------------------------------------
- */
+/* ---- single values ---- */
 
 /* What stands at a node, for "expected ..., found ...". */
 static const char *found(const nb_yaml_node *node, char *text, size_t size) {
@@ -166,8 +165,7 @@ static nb_status read_row(const nb_key *row, void *record, const nb_yaml_node *n
     return nb_fail(err, NB_INTERNAL, "%s: the table has a row of no type", path);
 }
 
-/* ---- unknown keys -------------------------------------------------------------------------------------------------
- */
+/* ---- unknown keys ---- */
 
 /* The part of `path` below `group` up to the next dot: a name that may stand in this map. */
 static bool name_in_group(const char *path, const char *group, char *name, size_t size) {
@@ -224,8 +222,7 @@ static nb_status fail_unknown(const nb_keys *table, const char *group, const nb_
     return nb_yaml_fail(err, node, "unknown key '%.200s'; the %s knows here: %s", path, table->name, known);
 }
 
-/* ---- tables -------------------------------------------------------------------------------------------------------
- */
+/* ---- tables ---- */
 
 static const nb_key *find_row(const nb_keys *table, const char *path, bool *group) {
     size_t length = strlen(path);

@@ -85,8 +85,7 @@ static void visit(visitor *v, const nb_keys *table, const char *prefix) {
     }
 }
 
-/* ---- Markdown -----------------------------------------------------------------------------------------------------
- */
+/* ---- Markdown ---- */
 
 static void print_cell(const char *text, FILE *to) {
     for (; *text; text++) {
@@ -153,8 +152,7 @@ void nb_keys_print_markdown(const nb_keys *table, FILE *to) {
     }
 }
 
-/* ---- help ---------------------------------------------------------------------------------------------------------
- */
+/* ---- help ---- */
 
 static void help_row(visitor *v, const nb_key *row, const char *path, bool again) {
     char values[512], fallback[256];

@@ -63,7 +63,7 @@ nb_status nb_yaml_fail(nb_error *err, const nb_yaml_node *at, const char *format
     return nb_fail(err, NB_BAD_CONFIG, "%s:%d: %s", at->file, (int)at->line, text);
 }
 
-/* ---- building ---------------------------------------------------------------------------------------------------- */
+/* ---- building ---- */
 
 typedef struct open_node {
     nb_yaml_node *node, *last;
@@ -328,7 +328,7 @@ nb_status nb_yaml_load(const char *path, nb_yaml *out, nb_error *err) {
     return status;
 }
 
-/* ---- looking ----------------------------------------------------------------------------------------------------- */
+/* ---- looking ---- */
 
 bool nb_yaml_is_null(const nb_yaml_node *node) {
     return node->kind == NB_YAML_SCALAR && !node->quoted &&

@@ -45,7 +45,7 @@ void nb_yaml_merge(nb_yaml_node *under, nb_yaml_node *over, nb_yaml_replaces *re
     }
 }
 
-/* ---- --set ------------------------------------------------------------------------------------------------------- */
+/* ---- --set ---- */
 
 /* A map with the single key `key`. */
 static nb_yaml_node *wrap(nb_yaml *doc, nb_yaml_node *value, const char *key, size_t key_size) {
@@ -90,7 +90,7 @@ nb_status nb_yaml_set(nb_yaml *doc, const char *assignment, nb_yaml_replaces *re
     return NB_OK;
 }
 
-/* ---- files by name ----------------------------------------------------------------------------------------------- */
+/* ---- files by name ---- */
 
 static bool is_path(const char *name) {
     size_t n = strlen(name);
@@ -142,7 +142,7 @@ nb_status nb_yaml_locate(const char *name_or_path, const char *folder, const cha
                    folder ? folder : ".");
 }
 
-/* ---- base: ------------------------------------------------------------------------------------------------------- */
+/* ---- base: ---- */
 
 /* Files of one chain, the last file first. */
 typedef struct chain {

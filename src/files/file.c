@@ -22,7 +22,7 @@ static nb_status fail_errno(nb_error *err, const char *what, const char *path) {
     return nb_fail(err, NB_IO_ERROR, "%s: cannot %s: %s%s", path, what, strerror(errno), hint);
 }
 
-/* ---- reading ---------------------------------------------------------------------------------------------------- */
+/* ---- reading ---- */
 
 static nb_status open_for_reading(const char *path, int *fd, struct stat *st, nb_error *err) {
     *fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -112,7 +112,7 @@ void nb_file_map_close(nb_file_map *map) {
     *map = (nb_file_map){NULL, 0};
 }
 
-/* ---- folders ---------------------------------------------------------------------------------------------------- */
+/* ---- folders ---- */
 
 nb_status nb_make_folders(const char *path, nb_error *err) {
     if (!*path)
@@ -159,7 +159,7 @@ nb_status nb_sync_parent(const char *path, nb_error *err) {
     return status;
 }
 
-/* ---- atomic writing --------------------------------------------------------------------------------------------- */
+/* ---- atomic writing ---- */
 
 struct nb_writer {
     FILE *stream;

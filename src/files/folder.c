@@ -26,7 +26,7 @@ static bool is_dot(const char *name) {
     return strcmp(name, ".") == 0 || strcmp(name, "..") == 0;
 }
 
-/* ---- removal ---------------------------------------------------------------------------------------------------- */
+/* ---- removal ---- */
 
 static nb_status remove_at(int parent, const char *name, const char *shown, int depth, nb_error *err);
 
@@ -81,7 +81,7 @@ nb_status nb_folder_remove_abandoned(const char *path, nb_error *err) {
     return status;
 }
 
-/* ---- construction ----------------------------------------------------------------------------------------------- */
+/* ---- construction ---- */
 
 nb_status nb_folder_begin(const char *path, nb_folder **out, nb_error *err) {
     *out = NULL;

@@ -22,7 +22,7 @@ static const struct {
     {"i1", NB_ST_I8},  {"u8", NB_ST_U64}, {"u4", NB_ST_U32}, {"u2", NB_ST_U16}, {"u1", NB_ST_U8},  {"b1", NB_ST_BOOL},
 };
 
-/* ---- the dictionary --------------------------------------------------------------------------------------------- */
+/* ---- the dictionary ---- */
 
 typedef struct scanner {
     const char *at, *end;
@@ -114,7 +114,7 @@ static bool take_dictionary(scanner *s, dictionary *d, nb_npy *out) {
     return d->descr && d->order && d->shape;
 }
 
-/* ---- the file --------------------------------------------------------------------------------------------------- */
+/* ---- the file ---- */
 
 static nb_status dtype_of(nb_npy *npy, nb_error *err) {
     const char *descr = npy->descr;

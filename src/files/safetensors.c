@@ -45,7 +45,7 @@ static bool bytes_of_shape(const nb_file_tensor *tensor, size_t *bytes) {
     return true;
 }
 
-/* ---- reading ---------------------------------------------------------------------------------------------------- */
+/* ---- reading ---- */
 
 typedef struct named_tensor {
     nb_file_tensor *tensor;
@@ -255,7 +255,7 @@ const char *nb_safetensors_metadata(const nb_safetensors *file, const char *key)
     return json_string_value(json_object_get(json_object_get(file->header, "__metadata__"), key));
 }
 
-/* ---- writing ---------------------------------------------------------------------------------------------------- */
+/* ---- writing ---- */
 
 /* Adds `key: value` to an object; steals `value`. A key that is there already is refused. */
 static nb_status add_once(json_t *object, const char *key, json_t *value, nb_error *err) {

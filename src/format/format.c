@@ -167,8 +167,7 @@ nb_status nb_quantizer_check_shape(const nb_quantizer *q, int64_t rows, int64_t 
     return NB_OK;
 }
 
-/* ---- text ---------------------------------------------------------------------------------------------------------
- */
+/* ---- text ---- */
 
 typedef struct text_buffer {
     char *text;
@@ -250,8 +249,7 @@ char *nb_quantizer_text(const nb_quantizer *q, char *text, size_t size) {
     return text;
 }
 
-/* ---- names and buffers --------------------------------------------------------------------------------------------
- */
+/* ---- names and buffers ---- */
 
 /* FNV-1a, 32 bits. */
 uint32_t nb_name_hash(const char *name, const char *role) {

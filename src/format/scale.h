@@ -49,7 +49,7 @@ static inline NB_HD float nb_pow2_above(float s) {
     return below == s || below == 0x1p127f ? below : nb_f32_mul(below, 2.0f);
 }
 
-/* ---- E4M3 block scale under one FP32 scale a tensor ------------------------------------------------------------- */
+/* ---- E4M3 block scale under one FP32 scale a tensor ---- */
 
 /* The tensor's part: Sdec is what an operand stores. Without an outer scale both are 1. */
 typedef struct nb_tensor_scale {
@@ -75,7 +75,7 @@ static inline NB_HD float nb_block_encode(uint8_t byte, float sdec) {
     return nb_f32_finite(nb_f32_div(1.0f, nb_f32_mul(nb_e4m3_value(byte), sdec)));
 }
 
-/* ---- E4M3 block scale under one FP32 scale a 1x128 (double block) ------------------------------------------------ */
+/* ---- E4M3 block scale under one FP32 scale a 1x128 (double block) ---- */
 
 static inline NB_HD float nb_outer128_scale(nb_e4m3_target target, nb_outer_scale outer, float amax128) {
     float s = nb_f32_div(nb_f32_div(amax128, 448.0f), target.max);
@@ -95,7 +95,7 @@ static inline NB_HD float nb_outer128_encode(uint8_t byte, float outer_scale) {
     return p == 0.0f ? 0.0f : nb_f32_finite(nb_f32_div(1.0f, p));
 }
 
-/* ---- one FP32 scale a row, a column or a tensor ------------------------------------------------------------------ */
+/* ---- one FP32 scale a row, a column or a tensor ---- */
 
 /* The encode scale; the operand stores nb_vector_decode of it. */
 static inline NB_HD float nb_vector_encode(nb_scale_rule rule, float max, float amax) {

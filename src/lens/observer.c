@@ -35,8 +35,7 @@ nb_observer_options nb_observer_defaults(void) {
     return (nb_observer_options){.every = 200, .window = 50, .hot_channels = 16, .attention_stride = 16};
 }
 
-/* ---- what is watched
- * -------------------------------------------------------------------------------------------------- */
+/* ---- what is watched ---- */
 
 static bool of_interest(const nb_observer *o, const char *module) {
     return !o->options.modules || fnmatch(o->options.modules, module, 0) == 0;
@@ -79,8 +78,7 @@ static watched *watch(nb_observer *o, const char *module, nb_role role) {
     return fresh;
 }
 
-/* ---- hooks
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- hooks ---- */
 
 static void sample_operand(nb_observer *o, watched *w, const nb_lens_operand *seen) {
     float shares[10];
@@ -193,8 +191,7 @@ void nb_observer_alignment(nb_observer *o, const char *module, const nb_mat *gat
     nb_record_scalar(&o->record, module, "alignment", sum / (double)gate->rows);
 }
 
-/* ---- steps
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- steps ---- */
 
 const nb_lens *nb_observer_lens(nb_observer *o, int64_t step) {
     o->record.step = step;
@@ -220,8 +217,7 @@ nb_status nb_observer_end_step(nb_observer *o, int64_t step, nb_error *err) {
     return nb_record_commit(&o->record, err);
 }
 
-/* ---- life
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- life ---- */
 
 static nb_status open_files(nb_observer *o, const char *folder, int64_t first_step, nb_error *err) {
     char path[1024];

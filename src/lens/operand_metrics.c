@@ -27,8 +27,7 @@ size_t nb_lens_buffers_bytes(const nb_lens_buffers *b) {
     return sizeof(float) * (size_t)(b->column_room + b->crest_room) + (size_t)b->scale_room;
 }
 
-/* ---- error ----------------------------------------------------------------------------------------------------------
- */
+/* ---- error ---- */
 
 static double share(int64_t part, int64_t whole) {
     return whole ? (double)part / (double)whole : 0;
@@ -59,8 +58,7 @@ static void record_error(nb_record *record, const char *prefix, const nb_lens_op
         nb_record_scalar(record, prefix, "rho", e.rho);
 }
 
-/* ---- scales ---------------------------------------------------------------------------------------------------------
- */
+/* ---- scales ---- */
 
 void nb_scale_histogram(const uint8_t *scales, int64_t count, float shares[16]) {
     int64_t counts[16] = {0};
@@ -83,8 +81,7 @@ static void record_scales(nb_record *record, const char *prefix, const nb_lens_o
     nb_record_vector(record, prefix, "scales", shares, 16);
 }
 
-/* ---- moments, channels, tiles
- * ----------------------------------------------------------------------------------------- */
+/* ---- moments, channels, tiles ---- */
 
 static int ascending(const void *a, const void *b) {
     float x = *(const float *)a, y = *(const float *)b;

@@ -98,8 +98,7 @@ void nb_follow_free(nb_followed_weight *weight) {
     *weight = (nb_followed_weight){0};
 }
 
-/* ---- distance from the bin's centre
- * ----------------------------------------------------------------------------------- */
+/* ---- distance from the bin's centre ---- */
 
 /* Width of the bin of each magnitude: half the gap below plus half the gap above; 6 has no gap above and counts its
  * lower one twice (arXiv:2510.27527's code). */

@@ -54,7 +54,7 @@ nb_status nb_report_add_run(nb_report *report, const char *folder, int32_t *inde
     return NB_OK;
 }
 
-/* ---- panels ------------------------------------------------------------------------------------------------------ */
+/* ---- panels ---- */
 
 static nb_status add_panel(nb_report *report, int32_t run, json_t *panel, const char *title, nb_error *err) {
     json_t *owner = json_array_get(report->runs, (size_t)(run < 0 ? INT32_MAX : run));
@@ -108,7 +108,7 @@ nb_status nb_report_add_bars(nb_report *report, int32_t run, const nb_bars *bars
     return add_panel(report, run, panel, bars->title, err);
 }
 
-/* ---- the page ---------------------------------------------------------------------------------------------------- */
+/* ---- the page ---- */
 
 typedef struct page_out {
     nb_writer *writer;

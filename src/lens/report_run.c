@@ -112,7 +112,7 @@ static nb_status read_metrics(const char *folder, json_t *run, nb_error *err) {
     return status;
 }
 
-/* ---- configuration ----------------------------------------------------------------------------------------------- */
+/* ---- configuration ---- */
 
 /* Scalars and lists of scalars under dotted names, in order: {"optimizer.lr": "0.0003", ...}. */
 static void flatten(const nb_yaml_node *node, const char *prefix, json_t *into) {

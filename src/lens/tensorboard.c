@@ -13,8 +13,7 @@ struct nb_tensorboard {
     char *path;
 };
 
-/* ---- CRC-32C, reflected polynomial 0x82F63B78, a nibble at a time -------------------------------------------------
- */
+/* ---- CRC-32C, reflected polynomial 0x82F63B78, a nibble at a time ---- */
 
 uint32_t nb_crc32c(const void *bytes, size_t size) {
     static const uint32_t table[16] = {0x00000000, 0x105ec76f, 0x20bd8ede, 0x30e349b1, 0x417b1dbc, 0x5125dad3,
@@ -33,8 +32,7 @@ static uint32_t masked(uint32_t crc) {
     return ((crc >> 15) | (crc << 17)) + 0xa282ead8u;
 }
 
-/* ---- messages: a growing run of fields ----------------------------------------------------------------------------
- */
+/* ---- messages: a growing run of fields ---- */
 
 typedef struct message {
     unsigned char *bytes;
@@ -98,8 +96,7 @@ static void field_message(message *outer, uint32_t field, message *inner) {
     free(inner->bytes);
 }
 
-/* ---- events ---------------------------------------------------------------------------------------------------------
- */
+/* ---- events ---- */
 
 enum { EVENT_WALL_TIME = 1, EVENT_STEP = 2, EVENT_FILE_VERSION = 3, EVENT_SUMMARY = 5 };
 enum { SUMMARY_VALUE = 1, VALUE_TAG = 1, VALUE_SIMPLE = 2, VALUE_HISTOGRAM = 5 };

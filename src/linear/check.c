@@ -12,8 +12,7 @@ nb_quantizer nb_role_quantizer(const nb_plan *plan, nb_role role) {
     return rule->from ? nb_derived_quantizer(rule) : rule->quantizer;
 }
 
-/* ---- codes that serve two GEMMs ------------------------------------------------------------------------------------
- */
+/* ---- codes that serve two GEMMs ---- */
 
 /* Where another role's codes may come from: the same tensor, other way up. */
 static bool source_of(nb_role role, nb_role *source) {
@@ -73,8 +72,7 @@ static nb_status check_from(const nb_linear *layer, nb_role role, nb_error *err)
     return rule->requantize ? NB_OK : check_same_codes(layer, role, err);
 }
 
-/* ---- the two operands of one GEMM ----------------------------------------------------------------------------------
- */
+/* ---- the two operands of one GEMM ---- */
 
 static nb_status check_rotation(const nb_linear *layer, nb_role left, nb_role right, nb_error *err) {
     nb_quantizer a = nb_role_quantizer(&layer->plan, left), b = nb_role_quantizer(&layer->plan, right);

@@ -10,8 +10,7 @@ const char *nb_gemm_name(nb_gemm gemm) {
     return names[gemm];
 }
 
-/* ---- making a group ------------------------------------------------------------------------------------------------
- */
+/* ---- making a group ---- */
 
 static void name_operands(const nb_linear_group *group, nb_linear *layer) {
     for (nb_role role = NB_FPROP_X; role < NB_ROLE_COUNT; role++) {
@@ -50,8 +49,7 @@ static nb_status take_layers(nb_linear_group *group, const nb_group_spec *spec, 
     return NB_OK;
 }
 
-/* ---- mechanisms ----------------------------------------------------------------------------------------------------
- */
+/* ---- mechanisms ---- */
 
 static nb_status check_conflicts(const nb_linear_group *group, const nb_linear *layer, nb_error *err) {
     for (int32_t i = 0; i < group->mechanism_count; i++)
@@ -189,8 +187,7 @@ void nb_linear_group_free(nb_linear_group *group) {
     free(group);
 }
 
-/* ---- running it ----------------------------------------------------------------------------------------------------
- */
+/* ---- running it ---- */
 
 static nb_status check_rows(const nb_linear_group *group, const nb_mat *x, nb_error *err) {
     if (x->rows > group->max_rows || x->cols != group->in)

@@ -19,8 +19,7 @@ static bool hcp_wanted(const nb_plan *plan) {
     return plan->mechanisms.has_hcp;
 }
 
-/* ---- life ----------------------------------------------------------------------------------------------------------
- */
+/* ---- life ---- */
 
 static void hcp_detach(void *state) {
     nb_hcp_state *h = state;
@@ -135,8 +134,7 @@ static size_t hcp_scratch(const void *state, int64_t rows) {
     return larger(larger(forward, nb_hcp_refresh_scratch(h, most)), larger(dgrad, wgrad)) + 4096;
 }
 
-/* ---- forward -------------------------------------------------------------------------------------------------------
- */
+/* ---- forward ---- */
 
 static bool patches(const nb_hcp_state *h) {
     return h->k > 0 && h->refreshed > 0;
@@ -227,8 +225,7 @@ static nb_status hcp_fprop(void *state, const nb_linear_call *call, nb_linear *l
     return NB_OK;
 }
 
-/* ---- backward ------------------------------------------------------------------------------------------------------
- */
+/* ---- backward ---- */
 
 /* to[:, I] += a q(residual)^T, where the residual [n, k] is quantized along n, under its own tensor scale. */
 static nb_status add_columns(const nb_hcp_state *h, const nb_linear_call *call, const nb_linear *layer,
@@ -344,8 +341,7 @@ static nb_status hcp_wgrad(void *state, const nb_linear_call *call, nb_linear *l
     return add_columns(h, call, layer, &a, &residual, dw, err);
 }
 
-/* ---- checkpoints, census -------------------------------------------------------------------------------------------
- */
+/* ---- checkpoints, census ---- */
 
 static int32_t hcp_tensors(void *state, nb_mechanism_tensor *tensors, int32_t most) {
     nb_hcp_state *h = state;

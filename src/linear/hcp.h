@@ -27,15 +27,13 @@ typedef struct nb_hcp_state {
     size_t bytes;
 } nb_hcp_state;
 
-/* ---- hcp_channels.c ------------------------------------------------------------------------------------------------
- */
+/* ---- hcp_channels.c ---- */
 
 /* Chooses channels anew if this pass is one that does. */
 nb_status nb_hcp_refresh(nb_hcp_state *h, const nb_linear_call *call, nb_error *err);
 size_t nb_hcp_refresh_scratch(const nb_hcp_state *h, int64_t rows);
 
-/* ---- hcp_operand.c -------------------------------------------------------------------------------------------------
- */
+/* ---- hcp_operand.c ---- */
 
 /* One operand of the forward GEMM: its numbers, and what the base GEMM reads of them. */
 typedef struct nb_hcp_source {

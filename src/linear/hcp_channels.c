@@ -55,8 +55,7 @@ static nb_status look(const nb_hcp_state *h, nb_scratch *scratch, const nb_mat *
     return NB_OK;
 }
 
-/* ---- ranking -------------------------------------------------------------------------------------------------------
- */
+/* ---- ranking ---- */
 
 typedef struct ranked {
     float score;
@@ -134,8 +133,7 @@ static nb_status score(nb_hcp_state *h, const nb_linear_call *call, const nb_lin
     return NB_OK;
 }
 
-/* ---- when ----------------------------------------------------------------------------------------------------------
- */
+/* ---- when ---- */
 
 static bool frozen(const nb_hcp *how, const nb_pass *pass) {
     if (how->freeze == 1)

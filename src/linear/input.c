@@ -4,8 +4,7 @@
  */
 #include "linear/linear.h"
 
-/* ---- which layers share what ---------------------------------------------------------------------------------------
- */
+/* ---- which layers share what ---- */
 
 static bool same_rule(const nb_operand_rule *a, const nb_operand_rule *b) {
     if (a->from != b->from || !nb_quantizer_equal(&a->quantizer, &b->quantizer))
@@ -40,8 +39,7 @@ static int32_t share(const nb_linear_group *group, nb_shared_operand *shared, in
     return (*count)++;
 }
 
-/* ---- memory --------------------------------------------------------------------------------------------------------
- */
+/* ---- memory ---- */
 
 static size_t shared_bytes(const nb_linear_group *group, const nb_shared_operand *shared, nb_role role) {
     nb_backend *be = group->be;
@@ -101,8 +99,7 @@ size_t nb_input_scratch(const nb_linear_group *group, nb_role role) {
     return bytes;
 }
 
-/* ---- making them ---------------------------------------------------------------------------------------------------
- */
+/* ---- making them ---- */
 
 static nb_status prepare(const nb_linear_call *call, uint32_t mechanisms, nb_mat *x, nb_error *err) {
     *x = *call->x;

@@ -82,8 +82,7 @@ typedef struct nb_linear_group {
     size_t bytes;         /* backend memory that the group holds: quantized weights and inputs */
 } nb_linear_group;
 
-/* ---- making a group ------------------------------------------------------------------------------------------------
- */
+/* ---- making a group ---- */
 
 typedef struct nb_linear_spec {
     const char *name; /* "layers.0.self_attn.q_proj" */
@@ -105,8 +104,7 @@ typedef struct nb_group_spec {
 nb_status nb_linear_group_create(nb_backend *be, const nb_group_spec *spec, nb_linear_group **out, nb_error *err);
 void nb_linear_group_free(nb_linear_group *group);
 
-/* ---- running it. `scratch` must hold group->scratch_bytes -----------------------------------------------------------
- */
+/* ---- running it. `scratch` must hold group->scratch_bytes ---- */
 
 /* y[i] = X W_i^T for each layer i; x act [M, K], y act [M, N_i]; M <= max_rows. `training`: a backward will follow. */
 nb_status nb_linear_group_forward(nb_linear_group *group, const nb_pass *pass, nb_scratch *scratch, bool training,
@@ -121,8 +119,7 @@ void nb_linear_group_changed(nb_linear_group *group);
 /* An optimizer step was taken: mechanisms may move the masters. */
 nb_status nb_linear_group_after_step(nb_linear_group *group, const nb_pass *pass, nb_scratch *scratch, nb_error *err);
 
-/* ---- the three GEMMs, and the operands that they and the mechanisms read
- * --------------------------------------------- */
+/* ---- the three GEMMs, and the operands that they and the mechanisms read ---- */
 
 nb_status nb_fprop(const nb_linear_call *call, nb_linear *layer, const nb_mat *y, nb_error *err);
 nb_status nb_dgrad(const nb_linear_call *call, nb_linear *layer, const nb_mat *dy, const nb_mat *dx, bool accumulate,
@@ -159,8 +156,7 @@ nb_status nb_linear_check(const nb_linear_group *group, const nb_linear *layer, 
 nb_quantizer nb_role_quantizer(const nb_plan *plan, nb_role role);
 nb_gemm nb_role_gemm(nb_role role);
 
-/* ---- what it says of itself (census.c)
- * ------------------------------------------------------------------------------- */
+/* ---- what it says of itself (census.c) ---- */
 
 /* Formats of both operands ("nvfp4 1x16 x nvfp4 16x16"), the kernel that multiplies them, and why. */
 void nb_linear_census(const nb_linear_group *group, const nb_linear *layer, nb_gemm gemm, char *formats, size_t size,

@@ -48,14 +48,13 @@ typedef struct nb_mechanism_tensor {
 typedef struct nb_mechanism {
     const char *name; /* "hcp" */
 
-    /* ---- life. attach makes the state for group->layers[i] whose mask has bit `index` set --------------------------
-     */
+    /* ---- life. attach makes the state for group->layers[i] whose mask has bit `index` set ---- */
     bool (*wanted)(const nb_plan *plan); /* asked for quantized layers only */
     nb_status (*attach)(struct nb_linear_group *group, int32_t index, void **state, nb_error *err);
     void (*detach)(void *state);
     size_t (*scratch)(const void *state, int64_t rows); /* most that any of its hooks takes */
 
-    /* ---- forward ------------------------------------------------------------------------------------------------- */
+    /* ---- forward ---- */
     /* Once a forward pass, before anything else, whether or not it runs in BF16: the place to watch X. */
     nb_status (*observe)(void *state, const nb_linear_call *call, nb_error *err);
     /* Before X is quantized for the layers that want the mechanism. `prepared` comes in as X and may be pointed to
@@ -75,7 +74,7 @@ typedef struct nb_mechanism {
     nb_status (*after_fprop)(void *state, const nb_linear_call *call, struct nb_linear *layer,
                              const nb_mat *y /* real [M, N] */, nb_error *err);
 
-    /* ---- backward ------------------------------------------------------------------------------------------------ */
+    /* ---- backward ---- */
     /* dX is shared by the group: write C += with `accumulate`, C = without. */
     nb_status (*dgrad)(void *state, const nb_linear_call *call, struct nb_linear *layer, const nb_mat *dy,
                        const nb_mat *dx, bool accumulate, bool *done, nb_error *err);
@@ -91,13 +90,13 @@ typedef struct nb_mechanism {
     nb_status (*after_wgrad)(void *state, const nb_linear_call *call, struct nb_linear *layer, const nb_mat *dy,
                              const nb_mat *dw /* real [N, K] */, nb_error *err);
 
-    /* ---- between steps ------------------------------------------------------------------------------------------- */
+    /* ---- between steps ---- */
     nb_status (*after_step)(void *state, struct nb_linear_group *group, const nb_pass *pass, nb_scratch *scratch,
                             nb_error *err);
     int32_t (*tensors)(void *state, nb_mechanism_tensor *tensors, int32_t max_tensors); /* returns how many there are */
     nb_status (*loaded)(void *state, nb_error *err); /* the tensors were written from a checkpoint */
 
-    /* ---- what it says of itself ---------------------------------------------------------------------------------- */
+    /* ---- what it says of itself ---- */
     size_t (*bytes)(const void *state);
     /* A few words for the census ("hcp 64 of 1024 channels"); may depend on the GEMM ("fprop", ...). */
     void (*text)(const void *state, const struct nb_linear *layer, const char *gemm, char *text, size_t size);

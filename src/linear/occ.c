@@ -93,8 +93,7 @@ static size_t occ_scratch(const void *state, int64_t rows) {
     return o->how.rest == NB_OCC_DENSE ? 4 * x + 4 * w + 1024 : 2 * x + w;
 }
 
-/* ---- forward
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- forward ---- */
 
 static nb_status occ_prepare_x(void *state, const nb_linear_call *call, nb_mat *prepared, nb_error *err) {
     occ *o = state;
@@ -181,8 +180,7 @@ static nb_status occ_fprop(void *state, const nb_linear_call *call, nb_linear *l
     return call->be->ops->gemm(call->be, y, &x, false, &w, true, false, err);
 }
 
-/* ---- backward
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- backward ---- */
 
 static nb_status occ_wgrad_x(void *state, const nb_linear_call *call, nb_linear *layer, nb_mat *x, bool *done,
                              nb_error *err) {

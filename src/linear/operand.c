@@ -33,7 +33,7 @@ static nb_quantize_stats *counted(const nb_pass *pass, nb_quantize_stats *stats)
     return pass->lens && pass->lens->counts ? stats : NULL;
 }
 
-/* ---- quantizing numbers ------------------------------------------------------------------------------------------ */
+/* ---- quantizing numbers ---- */
 
 nb_status nb_operand_quantize(nb_backend *be, const nb_pass *pass, const nb_operand_name *name, const nb_quantizer *q,
                               const nb_mat *source, bool transpose, void *memory, nb_operand *out, nb_error *err) {
@@ -62,7 +62,7 @@ size_t nb_quantized_bytes(const nb_backend *be, const nb_quantizer *q, nb_dtype 
     return source == be->act ? 0 : nb_dtype_size(be->act) * (size_t)(rows * cols);
 }
 
-/* ---- taking another role's operand, transposed ------------------------------------------------------------------- */
+/* ---- taking another role's operand, transposed ---- */
 
 nb_quantizer nb_derived_quantizer(const nb_operand_rule *rule) {
     nb_quantizer q = rule->quantizer;
@@ -139,7 +139,7 @@ size_t nb_derived_bytes(const nb_backend *be, const nb_operand_rule *rule, bool 
     return nb_dtype_size(be->act) * (size_t)(rows * cols);
 }
 
-/* ---- products ---------------------------------------------------------------------------------------------------- */
+/* ---- products ---- */
 
 bool nb_multiplies_codes(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
     return !nb_quantizer_is_bf16(a) && !nb_quantizer_is_bf16(b) && be->ops->gemm_q && be->ops->gemm_q_kernel &&

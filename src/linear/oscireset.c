@@ -45,8 +45,7 @@ static int64_t weight_elements(const nb_linear *layer) {
     return layer->out * layer->in;
 }
 
-/* ---- life
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- life ---- */
 
 static void osci_detach(void *state) {
     oscireset *o = state;
@@ -104,8 +103,7 @@ static nb_status osci_attach(nb_linear_group *group, int32_t index, void **state
     return NB_OK;
 }
 
-/* ---- one layer, one step
- * --------------------------------------------------------------------------------------------- */
+/* ---- one layer, one step ---- */
 
 static nb_status take(nb_scratch *scratch, int64_t n, float **out, nb_error *err) {
     *out = nb_scratch_take(scratch, sizeof(float) * (size_t)n);
@@ -265,8 +263,7 @@ static nb_status reset_edges(oscireset *o, nb_linear *layer, nb_scratch *scratch
     return NB_OK;
 }
 
-/* ---- the schedule
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- the schedule ---- */
 
 /* A share of the run becomes a step; then up to a whole period, so that no window begins without its snapshot. */
 static int64_t first_step(const nb_oscireset *how, const nb_pass *pass) {
@@ -313,8 +310,7 @@ static nb_status osci_after_step(void *state, nb_linear_group *group, const nb_p
     return NB_OK;
 }
 
-/* ---- checkpoints, census
- * ------------------------------------------------------------------------------------------------ */
+/* ---- checkpoints, census ---- */
 
 static int32_t osci_tensors(void *state, nb_mechanism_tensor *tensors, int32_t most) {
     static const char *const names[ARRAYS] = {"oscireset.w", "oscireset.dist_w", "oscireset.dist_q"};

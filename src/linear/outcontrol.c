@@ -42,8 +42,7 @@ static bool out_wanted(const nb_plan *plan) {
     return plan->mechanisms.has_outcontrol && plan->mechanisms.outcontrol.share > 0;
 }
 
-/* ---- life
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- life ---- */
 
 static void out_detach(void *state) {
     outcontrol *o = state;
@@ -138,8 +137,7 @@ static size_t out_scratch(const void *state, int64_t rows) {
     return (forward > backward ? forward : backward) + slack;
 }
 
-/* ---- choosing the channels
- * --------------------------------------------------------------------------------------------- */
+/* ---- choosing the channels ---- */
 
 typedef struct ranked {
     float norm;
@@ -188,8 +186,7 @@ static nb_status out_observe(void *state, const nb_linear_call *call, nb_error *
     return NB_OK;
 }
 
-/* ---- the split
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- the split ---- */
 
 static const int32_t *columns_of(const outcontrol *o, int part) {
     return part == FP8 ? o->order : o->order + o->channels[FP8];
@@ -264,8 +261,7 @@ static nb_operand coded(const nb_qtensor *codes) {
     return (nb_operand){.quantized = true, .codes = *codes};
 }
 
-/* ---- the three products
- * -------------------------------------------------------------------------------------------------- */
+/* ---- the three products ---- */
 
 static nb_status out_fprop(void *state, const nb_linear_call *call, nb_linear *layer, const nb_mat *y, bool *done,
                            nb_error *err) {
@@ -399,8 +395,7 @@ static nb_status out_decode_w(void *state, nb_linear *layer, nb_scratch *scratch
     return NB_OK;
 }
 
-/* ---- checkpoints, census
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- checkpoints, census ---- */
 
 static int32_t out_tensors(void *state, nb_mechanism_tensor *tensors, int32_t most) {
     outcontrol *o = state;

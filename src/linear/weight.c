@@ -166,8 +166,7 @@ nb_status nb_weight_operand(const nb_linear_call *call, nb_linear *layer, nb_rol
     return NB_OK;
 }
 
-/* ---- for mechanisms that watch weights ----------------------------------------------------------------------------
- */
+/* ---- for mechanisms that watch weights ---- */
 
 nb_status nb_weight_decode(nb_linear_group *group, nb_linear *layer, nb_scratch *scratch, const nb_pass *pass,
                            const float *w, float *decoded, float *widths, nb_error *err) {

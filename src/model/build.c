@@ -5,8 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- names
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- names ---- */
 
 void nb_module_name(const nb_builder *builder, const char *inner, char name[NB_NAME_SIZE]) {
     if (builder->block < 0)
@@ -42,8 +41,7 @@ size_t nb_real_bytes(const nb_builder *builder, int64_t cols) {
     return (size_t)(builder->model->max_rows * cols) * nb_dtype_size(builder->model->be->real);
 }
 
-/* ---- linear groups
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- linear groups ---- */
 
 static nb_status remember(nb_model *model, nb_linear_group *group, nb_error *err) {
     if (model->group_count == model->group_capacity) {
@@ -91,8 +89,7 @@ nb_status nb_build_group(nb_builder *builder, const char *input, const nb_projec
     return status;
 }
 
-/* ---- the parts, in order
- * ------------------------------------------------------------------------------------------------ */
+/* ---- the parts, in order ---- */
 
 static nb_status create_branches(nb_model *model, nb_error *err) {
     int32_t count = 2 * model->config.layers;

@@ -21,8 +21,7 @@ const char *nb_family_name(nb_family family) {
     return family >= NB_LLAMA && family <= NB_GLA ? families[family].name : "unknown family";
 }
 
-/* ---- what must fit together ---------------------------------------------------------------------------------------
- */
+/* ---- what must fit together ---- */
 
 /* The first key that is wrong, and why; NULL if all is well. */
 typedef struct fault {
@@ -115,8 +114,7 @@ nb_status nb_model_config_check(const nb_model_config *config, nb_error *err) {
     return nb_fail(err, NB_BAD_CONFIG, "model %.60s: %s: %s", config->name, f.key, f.why);
 }
 
-/* ---- the file -----------------------------------------------------------------------------------------------------
- */
+/* ---- the file ---- */
 
 #define FIELD(member) NB_FIELD(nb_model_file, config.member)
 #define INT_KEY(key, member, most) .path = key, .type = NB_KEY_INT, FIELD(member), .low = 1, .high = most

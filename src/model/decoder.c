@@ -1,8 +1,7 @@
 /* decoder.c: the residual stream, forward and backward. */
 #include "model/decoder.h"
 
-/* ---- norms
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- norms ---- */
 
 void nb_norm_forward(nb_backend *be, const nb_norm *norm, void *y, void *rstd, const void *x, int64_t rows) {
     be->ops->rmsnorm_forward(be, y, rstd, x, norm->weight, rows, norm->dim, norm->eps);
@@ -13,8 +12,7 @@ void nb_norm_backward(nb_backend *be, const nb_norm *norm, void *dx, const void 
     be->ops->rmsnorm_backward(be, dx, norm->grad, dy, x, norm->weight, rstd, rows, norm->dim);
 }
 
-/* ---- branches: out = x + f(norm(x)), or x + norm(f(x))
- * ----------------------------------------------------------------- */
+/* ---- branches: out = x + f(norm(x)), or x + norm(f(x)) ---- */
 
 static nb_status branch_forward(nb_model *model, const nb_run *run, nb_branch *branch, void *x, void *out,
                                 nb_error *err) {
@@ -49,8 +47,7 @@ static nb_status branch_backward(nb_model *model, const nb_run *run, nb_branch *
     return NB_OK;
 }
 
-/* ---- the whole stream
- * -------------------------------------------------------------------------------------------------- */
+/* ---- the whole stream ---- */
 
 nb_status nb_decoder_forward(nb_model *model, const nb_run *run, nb_error *err) {
     const void *table = nb_params_value(&model->params, model->embedding);

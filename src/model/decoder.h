@@ -30,8 +30,7 @@ static inline nb_mat nb_act(const nb_run *run, void *data, int64_t cols) {
     return nb_mat_of(data, run->be->act, run->rows, cols);
 }
 
-/* ---- norms
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- norms ---- */
 
 typedef struct nb_norm {
     int32_t param;
@@ -44,8 +43,7 @@ void nb_norm_forward(nb_backend *be, const nb_norm *norm, void *y, void *rstd, c
 void nb_norm_backward(nb_backend *be, const nb_norm *norm, void *dx, const void *dy, const void *x, const void *rstd,
                       int64_t rows);
 
-/* ---- layers: what a branch holds
- * --------------------------------------------------------------------------------------- */
+/* ---- layers: what a branch holds ---- */
 
 struct nb_builder;
 
@@ -63,8 +61,7 @@ typedef struct nb_layer_kind {
 
 extern const nb_layer_kind nb_attention_kind, nb_mlp_kind, nb_gla_kind;
 
-/* ---- families
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- families ---- */
 
 typedef enum nb_qk_norm { NB_QK_NORM_NONE, NB_QK_NORM_HEAD, NB_QK_NORM_WHOLE } nb_qk_norm;
 
@@ -79,8 +76,7 @@ typedef struct nb_family_traits {
 } nb_family_traits;
 const nb_family_traits *nb_family_find(nb_family family); /* NULL if there is none */
 
-/* ---- the model
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- the model ---- */
 
 typedef struct nb_branch {
     const nb_layer_kind *kind;

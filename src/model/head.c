@@ -47,8 +47,7 @@ void nb_head_place(const nb_builder *builder, nb_arena *working) {
     head->logits = nb_arena_take(working, (size_t)(head->chunk * model->config.vocab) * element);
 }
 
-/* ---- over chunks
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- over chunks ---- */
 
 static void *row(const nb_model *model, void *array, int64_t first) {
     return (uint8_t *)array + (size_t)(first * model->config.hidden) * nb_dtype_size(model->be->act);

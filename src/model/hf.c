@@ -53,7 +53,7 @@ static void *in_backend(const transfer *t, const nb_param *p) {
     return (char *)nb_model_params(t->model) + (size_t)p->offset * nb_dtype_size(t->be->real);
 }
 
-/* ---- writing ---------------------------------------------------------------------------------------------------- */
+/* ---- writing ---- */
 
 static nb_status parameter_for_file(void *context, int32_t index, const void **data, nb_error *err) {
     transfer *t = context;
@@ -109,7 +109,7 @@ nb_status nb_hf_save(nb_backend *be, nb_model *model, const char *folder, nb_ten
     return write_parameters(be, model, path, dtype, err);
 }
 
-/* ---- reading ---------------------------------------------------------------------------------------------------- */
+/* ---- reading ---- */
 
 /* The files of a folder that hold parameters: one, or those that an index names. */
 typedef struct weights {

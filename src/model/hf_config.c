@@ -23,7 +23,7 @@ enum { FAMILY_COUNT = sizeof families / sizeof families[0], PATH_ROOM = 4096 };
 static const double fla_gate_normalizer = 16;
 static const char other_gla[] = "gla-nibble";
 
-/* ---- reading ---------------------------------------------------------------------------------------------------- */
+/* ---- reading ---- */
 
 typedef struct reader {
     const json_t *root;
@@ -233,7 +233,7 @@ nb_status nb_hf_end_of_text(const char *folder, int32_t *id, nb_error *err) {
     return NB_OK;
 }
 
-/* ---- writing ---------------------------------------------------------------------------------------------------- */
+/* ---- writing ---- */
 
 static const char *torch_name(nb_tensor_dtype dtype) {
     return dtype == NB_ST_BF16 ? "bfloat16" : dtype == NB_ST_F16 ? "float16" : "float32";

@@ -4,8 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- life
- * ---------------------------------------------------------------------------------------------------------------- */
+/* ---- life ---- */
 
 static nb_status check_request(const nb_model_config *config, int64_t batch, int64_t seq, nb_error *err) {
     if (!nb_family_find(config->family))
@@ -62,8 +61,7 @@ void nb_model_free(nb_model *model) {
     free(model);
 }
 
-/* ---- one micro-batch
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- one micro-batch ---- */
 
 static nb_status check_batch(const nb_model *model, const nb_batch *batch, bool targets, int64_t *scored,
                              nb_error *err) {
@@ -147,8 +145,7 @@ nb_status nb_model_logits(nb_model *model, const nb_batch *batch, const nb_pass 
     return nb_head_logits(model, &run, last_of_stream(model), logits, err);
 }
 
-/* ---- parameters
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- parameters ---- */
 
 const nb_model_config *nb_model_get_config(const nb_model *model) {
     return &model->config;

@@ -3,8 +3,7 @@
 
 #include <stdio.h>
 
-/* ---- FLOPs
- * ----------------------------------------------------------------------------------------------------------------- */
+/* ---- FLOPs ---- */
 
 /* Every weight of a linear layer takes part in one multiplication and one addition a token in each of three GEMMs; the
  * embedding is a look-up. What the mixers compute beside their linear layers is said where they are. */
@@ -18,8 +17,7 @@ double nb_model_flops_per_token(const nb_model *model, int64_t seq) {
     return flops;
 }
 
-/* ---- memory
- * ---------------------------------------------------------------------------------------------------------------- */
+/* ---- memory ---- */
 
 int32_t nb_model_memory(const nb_model *model, nb_memory_row *rows, int32_t max_rows) {
     const size_t params = (size_t)model->params.elements * nb_dtype_size(model->be->real);
@@ -43,8 +41,7 @@ int32_t nb_model_memory(const nb_model *model, nb_memory_row *rows, int32_t max_
     return count;
 }
 
-/* ---- census
- * ---------------------------------------------------------------------------------------------------------------- */
+/* ---- census ---- */
 
 int32_t nb_model_census(const nb_model *model, nb_census_row *rows, int32_t max_rows) {
     const nb_gemm gemms = model->training ? NB_GEMM_COUNT : NB_GEMM_DGRAD;
@@ -65,8 +62,7 @@ int32_t nb_model_census(const nb_model *model, nb_census_row *rows, int32_t max_
     return count;
 }
 
-/* ---- state of mechanisms
- * --------------------------------------------------------------------------------------------------- */
+/* ---- state of mechanisms ---- */
 
 enum { MOST_TENSORS = 64 }; /* of one mechanism in one group */
 

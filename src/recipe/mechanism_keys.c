@@ -2,8 +2,7 @@
 #include "recipe/mechanism_keys.h"
 #include "nibble/recipe.h"
 
-/* ---- arXiv:2501.17116
- * --------------------------------------------------------------------------------------------------- */
+/* ---- arXiv:2501.17116 ---- */
 
 static const nb_key dge_rows[] = {
     {.path = "k",
@@ -57,8 +56,7 @@ static const nb_key occ_rows[] = {
 };
 const nb_keys nb_occ_keys = {.name = "occ", .rows = occ_rows, .count = NB_COUNT(occ_rows), .size = sizeof(nb_occ)};
 
-/* ---- arXiv:2602.02047: its body could not be read; what no source states is our choice
- * ----------------------------------- */
+/* ---- arXiv:2602.02047: its body could not be read; what no source states is our choice ---- */
 
 static const nb_word hcp_sides[] = {{"both", NB_HCP_BOTH, "residuals of X and of W"},
                                     {"activation", NB_HCP_ACTIVATION, "of X only"},
@@ -166,8 +164,7 @@ static const nb_key hcp_rows[] = {
 };
 const nb_keys nb_hcp_keys = {.name = "hcp", .rows = hcp_rows, .count = NB_COUNT(hcp_rows), .size = sizeof(nb_hcp)};
 
-/* ---- arXiv:2510.27527, from the authors' released code
- * -------------------------------------------------------------------- */
+/* ---- arXiv:2510.27527, from the authors' released code ---- */
 
 static const nb_key outcontrol_rows[] = {
     {.path = "share",
@@ -279,8 +276,7 @@ const nb_keys nb_oscireset_keys = {.name = "oscireset",
                                    .size = sizeof(nb_oscireset),
                                    .finish = finish_oscireset};
 
-/* ---- arXiv:2502.20853
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- arXiv:2502.20853 ---- */
 
 static const nb_key qema_rows[] = {
     {.path = "beta",

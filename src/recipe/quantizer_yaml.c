@@ -11,8 +11,7 @@
 #define NULL_WORD                                                                                                      \
     { "null", NOT_SAID, NULL } /* printed as nothing at all */
 
-/* ---- words --------------------------------------------------------------------------------------------------------
- */
+/* ---- words ---- */
 
 static const struct {
     const char *name;
@@ -114,8 +113,7 @@ static void print_format(const void *field, FILE *to) {
         fputs(nb_format_family_at(index)->name, to);
 }
 
-/* ---- outer --------------------------------------------------------------------------------------------------------
- */
+/* ---- outer ---- */
 
 static nb_status read_outer(void *field, const nb_yaml_node *node, nb_error *err) {
     int32_t *outer = field;
@@ -159,8 +157,7 @@ static void print_outer(const void *field, FILE *to) {
     }
 }
 
-/* ---- the tables ---------------------------------------------------------------------------------------------------
- */
+/* ---- the tables ---- */
 
 #define FIELD(name) NB_FIELD(nb_operand_fields, name)
 
@@ -316,8 +313,7 @@ const nb_keys nb_quantizer_keys = {.name = "quantizer",
                                    .read_short = read_alias,
                                    .finish = say_no_source};
 
-/* ---- fields and quantizers ----------------------------------------------------------------------------------------
- */
+/* ---- fields and quantizers ---- */
 
 nb_operand_fields nb_operand_no_fields(void) {
     nb_operand_fields f = {.from = NOT_SAID,

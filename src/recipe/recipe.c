@@ -9,8 +9,7 @@ const char *nb_role_name(nb_role role) {
     return (unsigned)role < NB_ROLE_COUNT ? names[role] : "unknown role";
 }
 
-/* ---- one role -----------------------------------------------------------------------------------------------------
- */
+/* ---- one role ---- */
 
 typedef enum tensor { TENSOR_X, TENSOR_W, TENSOR_DY } tensor;
 
@@ -79,8 +78,7 @@ static nb_status check_via(const nb_recipe *r, nb_role role, const nb_yaml_node 
     return NB_OK;
 }
 
-/* ---- pairs --------------------------------------------------------------------------------------------------------
- */
+/* ---- pairs ---- */
 
 static const nb_role pairs[3][2] = {{NB_FPROP_X, NB_FPROP_W}, {NB_DGRAD_DY, NB_DGRAD_W}, {NB_WGRAD_DY, NB_WGRAD_X}};
 
@@ -139,8 +137,7 @@ nb_status nb_recipe_check(const nb_recipe *recipe, const nb_yaml_node *root, nb_
     return NB_OK;
 }
 
-/* ---- loading ------------------------------------------------------------------------------------------------------
- */
+/* ---- loading ---- */
 
 nb_status nb_recipe_load_tree(const char *name_or_path, const char *recipes_dir, nb_recipe *out, nb_yaml *tree,
                               nb_error *err) {

@@ -20,8 +20,7 @@
 
 #define FILE_PATH_SIZE (4 * NB_PATH_SIZE)
 
-/* ---- tensors of the optimizer file
- * ---------------------------------------------------------------------------------------- */
+/* ---- tensors of the optimizer file ---- */
 
 /* One tensor of optimizer.safetensors and where it lives. */
 typedef struct slot {
@@ -95,8 +94,7 @@ static nb_status list_slots(nb_trainer *t, slot **out, int32_t *count, nb_error 
     return NB_OK;
 }
 
-/* ---- saving
- * ----------------------------------------------------------------------------------------------------------------- */
+/* ---- saving ---- */
 
 /* Host copies are made only where the backend's memory is not the host's. */
 static nb_status write_slots(nb_trainer *t, const slot *slots, int32_t count, const char *path, nb_error *err) {
@@ -173,8 +171,7 @@ nb_status nb_trainer_save(nb_trainer *t, const char *folder, nb_error *err) {
     return nb_folder_commit(made, true, err);
 }
 
-/* ---- loading
- * ---------------------------------------------------------------------------------------------------------------- */
+/* ---- loading ---- */
 
 static nb_status read_slots(nb_trainer *t, const slot *slots, int32_t count, const char *path, nb_error *err) {
     nb_safetensors *file;

@@ -20,7 +20,7 @@ struct nb_dataset {
     int64_t all_sequences, sequences;
 };
 
-/* ---- order ------------------------------------------------------------------------------------------------------ */
+/* ---- order ---- */
 
 /* A keyed permutation of [0, n): a Feistel network over the next even power of two, walked until it lands inside
  * (Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002). Fewer than four walks on average. */
@@ -57,7 +57,7 @@ int64_t nb_dataset_sequence_of(const nb_dataset *data, int64_t index) {
     return spread(place, data->sequences, data->all_sequences);
 }
 
-/* ---- opening ---------------------------------------------------------------------------------------------------- */
+/* ---- opening ---- */
 
 static nb_status fail_beyond(const nb_dataset *data, int32_t shard, int64_t position, nb_error *err) {
     int32_t token;
@@ -193,7 +193,7 @@ uint64_t nb_dataset_fingerprint(const nb_dataset *data) {
     return XXH3_64bits_withSeed(&data->sequences, sizeof data->sequences, hash);
 }
 
-/* ---- filling ---------------------------------------------------------------------------------------------------- */
+/* ---- filling ---- */
 
 static int32_t shard_of(const nb_dataset *data, int64_t position) {
     int32_t low = 0, high = data->shard_count - 1;

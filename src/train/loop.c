@@ -45,8 +45,7 @@ static void note(const nb_trainer *t, nb_note_kind kind, const char *format, ...
     t->callbacks.note(t->callbacks.user, kind, sentence);
 }
 
-/* ---- the run folder
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- the run folder ---- */
 
 static bool holds_a_run(const char *out) {
     char path[FILE_PATH_SIZE];
@@ -125,8 +124,7 @@ static nb_status begin(run *r, nb_start start, const char *from, nb_error *err) 
     return open_recorder(r, err);
 }
 
-/* ---- evaluations and checkpoints
- * -------------------------------------------------------------------------------------------- */
+/* ---- evaluations and checkpoints ---- */
 
 static bool is_due(int64_t every, int64_t step, int64_t steps) {
     return step == steps || (every > 0 && step > 0 && step % every == 0);
@@ -157,8 +155,7 @@ static nb_status save(run *r, nb_error *err) {
     return nb_checkpoint_prune(t->config.out, t->config.checkpoint.keep, err);
 }
 
-/* ---- bad numbers
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- bad numbers ---- */
 
 static const char *policy_name(nb_bad_policy policy) {
     static const char *const names[] = {"stop", "skip", "rollback", "bf16"};
@@ -234,8 +231,7 @@ static nb_status deal_with(run *r, nb_step_report *report, nb_error *err) {
     return policy == NB_BAD_SKIP ? skip_step(r, report, err) : NB_OK;
 }
 
-/* ---- the loop
- * ------------------------------------------------------------------------------------------------------------------ */
+/* ---- the loop ---- */
 
 static nb_status stop_here(run *r, nb_error *err) {
     nb_trainer *t = r->t;

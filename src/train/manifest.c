@@ -30,8 +30,7 @@ static bool ends_with(const char *text, const char *end) {
     return n >= m && strcmp(text + n - m, end) == 0;
 }
 
-/* ---- checksums of files
- * ------------------------------------------------------------------------------------------------- */
+/* ---- checksums of files ---- */
 
 static nb_status tensor_sums(const char *path, json_t *into, nb_error *err) {
     nb_safetensors *file;
@@ -90,8 +89,7 @@ static nb_status add_files(const char *folder, json_t *files, nb_error *err) {
     return status;
 }
 
-/* ---- writing
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- writing ---- */
 
 static json_t *window_to_json(const nb_window *window) {
     json_t *list = json_array();
@@ -146,8 +144,7 @@ nb_status nb_manifest_write(const char *folder, const nb_manifest *m, nb_error *
     return status;
 }
 
-/* ---- reading
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- reading ---- */
 
 /* The checksum of the page itself: its digits count as zeros. */
 static nb_status check_self(const char *path, char *text, size_t size, nb_error *err) {
@@ -268,8 +265,7 @@ nb_status nb_manifest_read(const char *folder, nb_manifest *out, nb_error *err) 
     return status;
 }
 
-/* ---- verifying
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- verifying ---- */
 
 /* The file's sum is wrong: say which tensor it is in. */
 static nb_status name_damage(const char *path, const json_t *tensors, nb_error *err) {

@@ -11,7 +11,7 @@ enum { HEADER_WORDS = 256, HEADER_BYTES = 4 * HEADER_WORDS };
 static const struct { int32_t magic, version, width; } layouts[] = {{20240520, 1, 2}, {20240801, 7, 4}};
 enum { LAYOUT_COUNT = sizeof layouts / sizeof layouts[0] };
 
-/* ---- reading ---------------------------------------------------------------------------------------------------- */
+/* ---- reading ---- */
 
 static nb_status parse_npy(const void *bytes, size_t size, nb_shard *out, nb_error *err) {
     nb_npy npy;
@@ -114,7 +114,7 @@ int64_t nb_shard_find_beyond(const nb_shard *shard, int64_t vocab, int64_t limit
     return -1;
 }
 
-/* ---- writing ---------------------------------------------------------------------------------------------------- */
+/* ---- writing ---- */
 
 struct nb_shard_writer {
     nb_writer *file;

@@ -35,7 +35,7 @@ struct nb_tokenizer {
     } kept[KEPT_MAX];
 };
 
-/* ---- lists ------------------------------------------------------------------------------------------------------ */
+/* ---- lists ---- */
 
 void nb_tokens_free(nb_tokens *tokens) {
     free(tokens->ids);
@@ -62,7 +62,7 @@ nb_status nb_tokens_add(nb_tokens *tokens, const int32_t *ids, int64_t count, nb
     return NB_OK;
 }
 
-/* ---- encoding --------------------------------------------------------------------------------------------------- */
+/* ---- encoding ---- */
 
 static bool is_space(char c) {
     return c == ' ' || c == '\n' || c == '\t' || c == '\r';
@@ -195,7 +195,7 @@ nb_status nb_tokenizer_decode(const nb_tokenizer *t, const int32_t *ids, int64_t
     return NB_OK;
 }
 
-/* ---- what it is ------------------------------------------------------------------------------------------------- */
+/* ---- what it is ---- */
 
 const char *nb_tokenizer_kind(const nb_tokenizer *tokenizer) {
     return tokenizer->sp ? "sentencepiece" : "bytes";
@@ -219,7 +219,7 @@ void nb_tokenizer_free(nb_tokenizer *tokenizer) {
     free(tokenizer);
 }
 
-/* ---- loading ---------------------------------------------------------------------------------------------------- */
+/* ---- loading ---- */
 
 /* Whether texts may be continued behind a line break: tried on a few, since only the model knows its normalisation. */
 static bool continues_behind_newline(nb_tokenizer *t) {
@@ -353,7 +353,7 @@ nb_status nb_tokenizer_load(const char *name, nb_tokenizer **out, nb_error *err)
     return load_model(name, out, err);
 }
 
-/* ---- saving ----------------------------------------------------------------------------------------------------- */
+/* ---- saving ---- */
 
 static nb_status write_in(const char *folder, const char *name, const char *bytes, size_t size, nb_error *err) {
     char path[4096];

@@ -49,7 +49,7 @@ typedef struct corpus {
     int64_t invalid;
 } corpus;
 
-/* ---- shards ----------------------------------------------------------------------------------------------------- */
+/* ---- shards ---- */
 
 static nb_status close_shard(side *s, nb_error *err) {
     nb_shard_writer *writer = s->writer;
@@ -97,7 +97,7 @@ static nb_status write_unit(corpus *c, unit *u, nb_error *err) {
     return NB_OK;
 }
 
-/* ---- units ------------------------------------------------------------------------------------------------------ */
+/* ---- units ---- */
 
 static nb_status flush(corpus *c, nb_error *err) {
     const int32_t n = c->units;
@@ -172,7 +172,7 @@ static nb_status write_all(corpus *c, const nb_text *texts, int32_t count, nb_er
     return NB_OK;
 }
 
-/* ---- meta.json -------------------------------------------------------------------------------------------------- */
+/* ---- meta.json ---- */
 
 static json_t *describe_side(const nb_corpus_side *s) {
     return json_pack("{s:I, s:I, s:I, s:I}", "tokens", (json_int_t)s->tokens, "documents", (json_int_t)s->documents,

@@ -8,8 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- making and unmaking
- * ---------------------------------------------------------------------------------------------- */
+/* ---- making and unmaking ---- */
 
 nb_status nb_run_tokenizer(const nb_run_config *config, int32_t vocab, nb_tokenizer **out, int32_t *end_of_text,
                            nb_error *err) {
@@ -124,8 +123,7 @@ const nb_recipe *nb_trainer_recipe(const nb_trainer *t) {
     return &t->working_recipe;
 }
 
-/* ---- where the run stands
- * --------------------------------------------------------------------------------------------- */
+/* ---- where the run stands ---- */
 
 nb_pass nb_run_pass(const nb_run_config *config, const nb_recipe *recipe, int64_t step, int64_t micro_batch) {
     const nb_late_switch *late = &recipe->late_switch;
@@ -179,8 +177,7 @@ nb_status nb_trainer_pass_over(nb_trainer *t, int64_t number, nb_error *err) {
     return NB_OK;
 }
 
-/* ---- one step
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- one step ---- */
 
 static bool asked_to_stop(const nb_trainer *t) {
     return t->callbacks.stop && t->callbacks.stop(t->callbacks.user);

@@ -15,8 +15,7 @@ void nb_cpu_dge(nb_backend *be, void *dw, const void *w, const nb_qtensor *codes
     }
 }
 
-/* ---- clamping: two counting passes over 16-bit keys give an order statistic without sorting
- * ------------------------------- */
+/* ---- clamping: two counting passes over 16-bit keys give an order statistic without sorting ---- */
 
 typedef struct counts {
     int64_t high[256]; /* keys by their upper byte */
@@ -69,8 +68,7 @@ nb_status nb_cpu_clamp_rows(nb_backend *be, const nb_mat *out, const nb_sparse *
     return NB_OK;
 }
 
-/* ---- the sparse product
- * ------------------------------------------------------------------------------------------------- */
+/* ---- the sparse product ---- */
 
 void nb_cpu_sparse_gemm(nb_backend *be, const nb_mat *c, const nb_sparse *s, const nb_mat *b) {
 #pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(static)

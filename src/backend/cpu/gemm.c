@@ -20,8 +20,7 @@ nb_mat nb_mat_part(const nb_mat *m, int64_t row, int64_t col, int64_t rows, int6
     return part;
 }
 
-/* ---- tiles --------------------------------------------------------------------------------------------------------
- */
+/* ---- tiles ---- */
 
 typedef struct tiling {
     int64_t rows, cols; /* of one tile */
@@ -103,8 +102,7 @@ static void finish(const product *p, int64_t row, int64_t col, const nb_mat *sum
         finish_row(p, row + i, col, (float *)sum->data + i * sum->stride, sum->cols);
 }
 
-/* ---- the call ------------------------------------------------------------------------------------------------------
- */
+/* ---- the call ---- */
 
 /* Makes the library ready for each of the up to four shapes of tile: inner, right edge, bottom edge, corner. */
 static nb_status prepare(nb_backend *be, product *p, nb_error *err) {

@@ -76,8 +76,7 @@ LANE_FN vi32 vnan(vf32 x) {
     return x != x;
 }
 
-/* ---- memory: `count` lanes, 1 to LANES; the others read as zero and are not written --------------------------------
- */
+/* ---- memory: `count` lanes, 1 to LANES; the others read as zero and are not written ---- */
 
 /* Runs the statements for elements i .. i + count of n, with `part` the group of lanes that i % SIXTEEN falls into.
  * Whole vectors come first, with a count that the compiler knows. */
@@ -143,8 +142,7 @@ LANE_FN void store_bf16(uint16_t *to, vf32 x, int64_t count) {
         memcpy(to, &half, (size_t)count * sizeof *to);
 }
 
-/* ---- over the elements: halves are added (compared) until one is left
- * ------------------------------------------------ */
+/* ---- over the elements: halves are added (compared) until one is left ---- */
 
 /* Sixteen running sums: element i goes into chain i % SIXTEEN, that is part[part] inside FOR_LANES. */
 typedef struct chains {
@@ -183,8 +181,7 @@ LANE_FN float max_lanes(vf32 x) {
     return largest;
 }
 
-/* ---- functions
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- functions ---- */
 
 /* e^x within 1 unit in the last place. x = n ln 2 + r with |r| <= ln 2 / 2 (ln 2 in two parts, the upper of nine bits,
  * so that n times it is exact), then e^r = 1 + r + r^2 P(r): P interpolates (e^r - 1 - r)/r^2 at Chebyshev's points.

@@ -73,8 +73,7 @@ void nb_cpu_adamw(nb_backend *be, void *param, void *m, void *v, const void *gra
     FOR_SPANS(be, n, adamw((float *)param + at, (float *)m + at, (float *)v + at, (const float *)grad + at, count, &s));
 }
 
-/* ---- sums: a fixed number of pieces, then their tree ----------------------------------------------------------------
- */
+/* ---- sums: a fixed number of pieces, then their tree ---- */
 
 enum { SUM_PIECES = 256 };
 
@@ -99,8 +98,7 @@ double nb_cpu_sum_squares(nb_backend *be, const void *x, int64_t n) {
     return sum_pieces(be, nb_cpu_kernels_of(be)->sum_squares, x, n);
 }
 
-/* ---- embedding ------------------------------------------------------------------------------------------------------
- */
+/* ---- embedding ---- */
 
 void nb_cpu_embed_forward(nb_backend *be, void *out, const void *table, const int32_t *tokens, int64_t n, int64_t dim) {
     const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);
@@ -124,8 +122,7 @@ void nb_cpu_embed_backward(nb_backend *be, void *dtable, const void *dout, const
     }
 }
 
-/* ---- RoPE -----------------------------------------------------------------------------------------------------------
- */
+/* ---- RoPE ---- */
 
 static void angles_of(double theta, int64_t half, int64_t position, float *cosine, float *sine) {
     for (int64_t i = 0; i < half; i++) {

@@ -31,8 +31,7 @@ static const nb_packed_kernel *kernel_for(nb_isa isa) {
     return &nb_packed_portable;
 }
 
-/* ---- packed products -----------------------------------------------------------------------------------------------
- */
+/* ---- packed products ---- */
 
 typedef struct job {
     const nb_packed_kernel *kernel;
@@ -159,8 +158,7 @@ static nb_status run_packed(nb_backend *be, const nb_mat *c, const nb_qtensor *a
     return NB_OK;
 }
 
-/* ---- decoded products ----------------------------------------------------------------------------------------------
- */
+/* ---- decoded products ---- */
 
 /* The operand without what stays outside of the sum, so that BF16 holds it exactly where it can. */
 static nb_qtensor without_outer(const nb_qtensor *t) {
@@ -196,8 +194,7 @@ static nb_status run_decoded(nb_backend *be, const nb_mat *c, const nb_qtensor *
                               accumulate, err);
 }
 
-/* ---- the operation -------------------------------------------------------------------------------------------------
- */
+/* ---- the operation ---- */
 
 static bool is_packed(nb_product product) {
     return product == NB_PRODUCT_BLOCKS || product == NB_PRODUCT_WHOLE;

@@ -25,8 +25,7 @@ typedef struct step_b {
     float scale[COLS];
 } step_b;
 
-/* ---- panels --------------------------------------------------------------------------------------------------------
- */
+/* ---- panels ---- */
 
 /* 16 codes as bytes, in order. */
 static inline __m128i spread_codes(uint64_t codes) {
@@ -96,8 +95,7 @@ static void pack_b(void *panel, const nb_packed_operand *b, int64_t first_row) {
         unpack_b(panel, b, first_row, false);
 }
 
-/* ---- micro-tiles ---------------------------------------------------------------------------------------------------
- */
+/* ---- micro-tiles ---- */
 
 typedef struct tile {
     __m256 sum[ROWS][GROUPS];

@@ -24,8 +24,7 @@ typedef struct step_b {
     float scale[COLS];
 } step_b;
 
-/* ---- panels --------------------------------------------------------------------------------------------------------
- */
+/* ---- panels ---- */
 
 static inline __attribute__((always_inline)) void unpack_a(void *panel, const nb_packed_operand *a, int64_t first_row,
                                                            bool inner) {
@@ -102,8 +101,7 @@ static void pack_b(void *panel, const nb_packed_operand *b, int64_t first_row) {
         unpack_b(panel, b, first_row, false);
 }
 
-/* ---- micro-tiles ---------------------------------------------------------------------------------------------------
- */
+/* ---- micro-tiles ---- */
 
 typedef struct tile {
     __m512 sum[ROWS][GROUPS];

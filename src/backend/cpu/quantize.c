@@ -155,8 +155,7 @@ nb_status nb_cpu_requantize(nb_backend *be, const nb_qtensor *out, const nb_qten
     return run(be, &job, stats, err);
 }
 
-/* ---- codes exchanged ------------------------------------------------------------------------------------------------
- */
+/* ---- codes exchanged ---- */
 
 /* Rows of 16 codes in 64 bits each; blocks of 8, 4, 2 and 1 codes change places across the diagonal. */
 static void transpose_16x16(uint64_t row[16]) {
@@ -209,8 +208,7 @@ nb_status nb_cpu_transpose_codes(nb_backend *be, const nb_qtensor *out, const nb
     return NB_OK;
 }
 
-/* ---- decoding -------------------------------------------------------------------------------------------------------
- */
+/* ---- decoding ---- */
 
 enum { DECODE_ROWS = 16, DECODE_COLS = 128 };
 

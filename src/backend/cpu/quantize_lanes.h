@@ -109,8 +109,7 @@ LANES_FN vu load_bytes(const uint8_t *from) {
     return __builtin_convertvector(bytes, vu);
 }
 
-/* ---- casts --------------------------------------------------------------------------------------------------------
- */
+/* ---- casts ---- */
 
 LANES_FN vu bf16_bits(vf x) {
     vu bits = (vu)x;
@@ -262,8 +261,7 @@ LANES_FN vf finite(vf x) {
     return pick_f(x > nb_f32_from(NB_F32_MAX_BITS), all_f(nb_f32_from(NB_F32_MAX_BITS)), x);
 }
 
-/* ---- random bits --------------------------------------------------------------------------------------------------
- */
+/* ---- random bits ---- */
 
 /* Even or odd lanes' numbers in the low halves of 64 bits; the high halves hold anything. */
 LANES_FN vu64 multiply_low_halves(vu64 a, uint32_t b) {
@@ -300,8 +298,7 @@ LANES_FN void philox_lanes(uint32_t key0, uint32_t key1, vu c0, uint32_t c1, uin
     w[3] = (vu)((x3[0] & 0xffffffffu) | x3[1] << 32);
 }
 
-/* ---- W x W numbers, rows and columns exchanged ----------------------------------------------------------------------
- */
+/* ---- W x W numbers, rows and columns exchanged ---- */
 
 #if defined(__AVX512F__)
 LANES_FN void transpose_lanes(vf v[W]) {

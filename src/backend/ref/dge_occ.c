@@ -7,8 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- DGE
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- DGE ---- */
 
 /* Lower end and width of the cell between two E2M1 numbers that x lies in; closed on the left (section 3.1). */
 static float cell(float x, float *width) {
@@ -56,8 +55,7 @@ void nb_ref_dge(nb_backend *be, void *dw, const void *w, const nb_qtensor *codes
         }
 }
 
-/* ---- OCC
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- OCC ---- */
 
 nb_status nb_clamp_check(const nb_mat *out, const nb_sparse *rest, const nb_mat *x, int64_t low, int64_t high,
                          bool whole, nb_error *err) {

@@ -9,8 +9,7 @@
 #include <math.h>
 #include <string.h>
 
-/* ---- checks -------------------------------------------------------------------------------------------------------
- */
+/* ---- checks ---- */
 
 static bool has_buffers(const nb_qtensor *t) {
     nb_qtensor_size need = nb_qtensor_bytes(&t->quantizer, t->rows, t->cols);
@@ -88,8 +87,7 @@ nb_status nb_check_dequantize(const nb_mat *out, const nb_qtensor *src, bool tra
     return NB_OK;
 }
 
-/* ---- values -------------------------------------------------------------------------------------------------------
- */
+/* ---- values ---- */
 
 void nb_load_row(const nb_mat *src, bool transpose, int64_t r, int64_t cols, float *x) {
     int64_t first = transpose ? r : r * src->stride, step = transpose ? src->stride : 1;
@@ -140,8 +138,7 @@ void nb_decode_span(const nb_qtensor *t, int64_t r, int64_t c0, int64_t c1, bool
         x[c - c0] = nb_f32_mul(value(nb_code_at(t, r, c)), nb_decode_scale(t, r, c, with_tensor_scale));
 }
 
-/* ---- statistics ---------------------------------------------------------------------------------------------------
- */
+/* ---- statistics ---- */
 
 /* Saturated: beyond the largest code by more than the rounding of the scale itself. */
 #define NB_SATURATION_SLACK (1.0f + 0x1p-20f)

@@ -6,8 +6,7 @@
 
 #include <math.h>
 
-/* ---- columns
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- columns ---- */
 
 void nb_ref_gather_columns(nb_backend *be, const nb_mat *out, const nb_mat *in, const int32_t *columns) {
     (void)be;
@@ -49,8 +48,7 @@ void nb_ref_column_norms(nb_backend *be, float *norms, const nb_mat *x) {
     }
 }
 
-/* ---- weights
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- weights ---- */
 
 void nb_ref_add_distance(nb_backend *be, float *distance, const float *a, const float *b, int64_t n) {
     (void)be;
