@@ -1,7 +1,7 @@
 #!/bin/sh
 # test.sh: set nibble up, build it, run every test.
 #
-# Usage: ./test.sh [CTEST ARGUMENTS]      as ./test.sh -R quantize, or ./test.sh -LE long to leave out the long ones
+# Usage: ./test.sh [CTEST ARGUMENTS]      as ./test.sh -R quantize, or ./test.sh -L long for those that take minutes
 set -eu
 cd "$(dirname "$0")"
 case ${1:-} in
@@ -12,5 +12,6 @@ case ${1:-} in
 esac
 
 scripts/setup
+[ $# -gt 0 ] || set -- -LE long
 cd build
 exec ctest --output-on-failure -j "$(nproc)" "$@"
