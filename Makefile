@@ -16,6 +16,9 @@ help: ## this list
 test: all ## run every test; TESTS=regex picks some by name
 	@cd $(BUILD) && ctest --output-on-failure -j $(JOBS) $(if $(TESTS),-R '$(TESTS)')
 
+bench: all ## check the kernels, then measure them beside their peers
+	@for what in gemm quantize ops; do $(BUILD)/nibble bench $$what || exit 1; done
+
 headers: ## compile each public header alone, as C11 and as C++
 	@scripts/check-headers
 
@@ -46,4 +49,4 @@ install: all ## install the program, library, headers and nibble.pc under PREFIX
 clean: ## remove the build folders
 	@rm -rf build build-asan build-ubsan build-clang build-fuzz
 
-.PHONY: all help test headers format lint asan ubsan fuzz clang crash-test install clean
+.PHONY: all help test bench headers format lint asan ubsan fuzz clang crash-test install clean

@@ -76,10 +76,11 @@ function roleText(keys, role) {
   else if (key("format")) {
     parts.push([key("format"), key("block")].filter(Boolean).join(" "));
     const outer = key("outer.block") && `outer ${key("outer.block")} ${key("outer.scale") || ""}`.trim();
+    const rule = key("scale") && key("scale") !== "absmax" ? `scale ${key("scale")}` : "";
     const rounding = key("round") === "even" ? "" : `${key("round")} ${key("sr_bits") ? `${key("sr_bits")} bits` : ""}`.trim();
     const size = key("hadamard.size");
     const rotation = size && size !== "none" ? `Hadamard ${size} ${key("hadamard.signs")}` : "";
-    parts[parts.length - 1] += [outer, rounding, rotation].filter(Boolean).map((text) => `, ${text}`).join("");
+    parts[parts.length - 1] += [rule, outer, rounding, rotation].filter(Boolean).map((text) => `, ${text}`).join("");
   }
   return parts.join(" ") || "–";
 }
@@ -98,6 +99,12 @@ function drawRoles(runs, into) {
     const { "keep.first_blocks": first = "0", "keep.last_blocks": last = "0" } = run.recipeKeys;
     return `first ${first}, last ${last}`;
   };
+  const plain = ["name", "about", "paper", "keep", "late_switch", "fprop", "dgrad", "wgrad"];
+  const besides = (run) => {
+    const groups = new Set(Object.keys(run.recipeKeys).map((key) => key.split(".")[0]));
+    return [...groups].filter((group) => !plain.includes(group)).join(", ") || "–";
+  };
+  body.push(row("td", ["mechanisms", ...some.map(besides)]));
   body.push(row("td", ["modules in BF16", ...some.map(kept)]), row("td", ["blocks in BF16", ...some.map(ends)]));
   into.append(
     element("div", { class: "wide", tabindex: "0", role: "region", "aria-label": "Recipes" },
