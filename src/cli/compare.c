@@ -211,7 +211,7 @@ static void print_table(const comparison *c) {
     printf("%s\n", c->seeds > 1 ? "   spread of the gap over seeds" : "");
     for (int32_t i = 0; i < c->count; i++) {
         const entrant *e = &c->entrants[i];
-        double gaps[MOST_SEEDS];
+        double gaps[MOST_SEEDS] = {0};
         gaps_of(c, e, gaps);
         spread loss = spread_of(e->loss, c->seeds), gap = spread_of(gaps, c->seeds);
         printf("%-22s %17.5f", e->name, loss.mean);
@@ -238,7 +238,7 @@ static nb_status write_json(const comparison *c, nb_error *err) {
     json_object_set_new(root, "recipes", list);
     for (int32_t i = 0; i < c->count; i++) {
         const entrant *e = &c->entrants[i];
-        double gaps[MOST_SEEDS];
+        double gaps[MOST_SEEDS] = {0};
         gaps_of(c, e, gaps);
         spread loss = spread_of(e->loss, c->seeds), gap = spread_of(gaps, c->seeds);
         json_t *row = json_object(), *losses = json_array(), *gap_list = json_array();

@@ -18,14 +18,14 @@ static void add_row(nb_memory_row *rows, int32_t most, int32_t *count, const cha
     (*count)++;
 }
 
-int32_t nb_trainer_memory(const nb_trainer *t, nb_memory_row *rows, int32_t most) {
-    int32_t count = nb_model_memory(t->model, rows, most);
+int32_t nb_trainer_memory(const nb_trainer *t, nb_memory_row *rows, int32_t max_rows) {
+    int32_t count = nb_model_memory(t->model, rows, max_rows);
     size_t real = nb_dtype_size(t->be->real);
-    add_row(rows, most, &count, "AdamW moments (f32)", 2 * (size_t)t->optimizer.elements * real);
-    add_row(rows, most, &count, "gradient sub-sums of accumulation (f32)",
+    add_row(rows, max_rows, &count, "AdamW moments (f32)", 2 * (size_t)t->optimizer.elements * real);
+    add_row(rows, max_rows, &count, "gradient sub-sums of accumulation (f32)",
             (size_t)t->accumulator.buffers * (size_t)t->accumulator.elements * real);
-    add_row(rows, most, &count, "micro-batch of tokens", t->batch.bytes);
-    qsort(rows, (size_t)(count < most ? count : most), sizeof *rows, largest_first);
+    add_row(rows, max_rows, &count, "micro-batch of tokens", t->batch.bytes);
+    qsort(rows, (size_t)(count < max_rows ? count : max_rows), sizeof *rows, largest_first);
     return count;
 }
 
