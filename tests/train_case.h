@@ -46,16 +46,13 @@ static inline int case_folder(void **state) {
     return 0;
 }
 
-/* The run file of the tests, written into RUN of the folder `out`, with overrides ending in NULL. */
-static inline nb_run_config case_config(void **state, const char *out, ...) {
+/* The run file of the tests, for the run folder `out`; overrides follow and end with NULL. */
+#define case_config(state, out, ...) case_config_of(state, out, (const char *const[]){__VA_ARGS__})
+static inline nb_run_config case_config_of(void **state, const char *out, const char *const *overrides) {
     char text[2048];
-    const char *overrides[16];
     int32_t count = 0;
-    va_list args;
-    va_start(args, out);
-    while (count < 16 && (overrides[count] = va_arg(args, const char *)))
+    while (overrides[count])
         count++;
-    va_end(args);
     snprintf(text, sizeof text,
              "model: %s/case.yaml\nrecipe: bf16\nout: %s/%s\nsteps: 12\nseq: %d\nmicro_batch: 2\naccumulation: 3\n"
              "data: {train: %s/train.bin, val: %s/val.bin, end_of_text: %d}\noptimizer: {lr: 3e-3}\n"

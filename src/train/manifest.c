@@ -17,6 +17,7 @@
 #define MANIFEST_LIMIT ((size_t)256 << 20)
 #define ZERO_SUM "00000000000000000000000000000000"
 #define SELF_KEY "\"self\": \""
+#define MOST_FILES 64
 #define FILE_PATH_SIZE (4 * NB_PATH_SIZE)
 
 void nb_manifest_free(nb_manifest *manifest) {
@@ -69,23 +70,29 @@ static nb_status add_files(const char *folder, json_t *files, nb_error *err) {
     DIR *dir = opendir(folder);
     if (!dir)
         return nb_fail(err, NB_IO_ERROR, "%s: cannot be listed: %s", folder, strerror(errno));
-    char *names[64];
+    char *names[MOST_FILES] = {NULL};
     size_t count = 0;
-    for (struct dirent *item; count < 64 && (item = readdir(dir));)
-        if (item->d_name[0] != '.' && strcmp(item->d_name, NB_MANIFEST_NAME) != 0)
-            names[count++] = strdup(item->d_name);
-    closedir(dir);
-    qsort(names, count, sizeof names[0], by_name);
     nb_status status = NB_OK;
-    for (size_t i = 0; i < count; i++) {
+    for (struct dirent *item; status == NB_OK && (item = readdir(dir));) {
+        if (item->d_name[0] == '.' || strcmp(item->d_name, NB_MANIFEST_NAME) == 0)
+            continue;
+        if (count == MOST_FILES)
+            status = nb_fail(err, NB_BAD_FILE, "%s: holds more than %d files", folder, MOST_FILES);
+        else if (!(names[count++] = strdup(item->d_name)))
+            status = nb_fail(err, NB_NO_MEMORY, "%s: out of memory", folder);
+    }
+    closedir(dir);
+    if (status == NB_OK)
+        qsort(names, count, sizeof names[0], by_name);
+    for (size_t i = 0; status == NB_OK && i < count; i++) {
         char path[FILE_PATH_SIZE];
         snprintf(path, sizeof path, "%s/%s", folder, names[i]);
         json_t *entry = json_object();
         json_object_set_new(files, names[i], entry);
-        if (status == NB_OK)
-            status = file_entry(path, entry, err);
-        free(names[i]);
+        status = file_entry(path, entry, err);
     }
+    for (size_t i = 0; i < count; i++)
+        free(names[i]);
     return status;
 }
 
