@@ -1,6 +1,7 @@
 /* cli.c: options by table, and where the shipped files are. */
 #include "cli/cli.h"
 #include "config/suggest.h"
+#include "nibble/backend.h"
 
 #include <errno.h>
 #include <math.h>
@@ -206,4 +207,11 @@ nb_status nb_cli_folder(const char *kind, char *path, size_t size, nb_error *err
     if (try_folder(path, size, NIBBLE_SOURCE_DIR, "", kind))
         return NB_OK;
     return nb_fail(err, NB_IO_ERROR, "the folder '%s' of nibble is not found; set NIBBLE_HOME to where it is", kind);
+}
+
+nb_status nb_cli_cpu(int64_t threads, nb_backend **out, nb_error *err) {
+    if (threads < 0 || threads > 4096)
+        return nb_fail(err, NB_BAD_USAGE, "--threads: %lld; expected 0 (all) to 4096", (long long)threads);
+    nb_cpu_options options = {.threads = (int32_t)threads};
+    return nb_backend_cpu(&options, out, err);
 }

@@ -6,7 +6,7 @@
 #ifndef NB_CLI_CLI_H
 #define NB_CLI_CLI_H
 
-#include "nibble/status.h"
+#include "nibble/backend.h"
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -74,6 +74,9 @@ typedef struct nb_command_line {
  * not options to argv[1 .. *count]. "--" ends the options. --help or -h prints the help of the command to stdout and
  * sets *count to -1: the command returns NB_OK at once. Unknown options fail with the nearest right one. */
 nb_status nb_cli_parse(const nb_command_line *line, int argc, char **argv, void *fields, int32_t *count, nb_error *err);
+
+/* The CPU backend with what --threads says: 0 = all the process may use. */
+nb_status nb_cli_cpu(int64_t threads, nb_backend **out, nb_error *err);
 
 /* The folder that holds `kind` ("recipes", "models"): $NIBBLE_HOME/kind, beside the executable (../kind,
  * ../share/nibble/kind), the source folder of the build. Fails if none exists. */

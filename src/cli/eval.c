@@ -62,11 +62,8 @@ nb_status nb_cli_eval(int argc, char **argv, nb_error *err) {
     NB_TRY(nb_cli_parse(&line, argc, argv, &given, &count, err));
     if (count < 0)
         return NB_OK;
-    if (given.threads < 0 || given.threads > 4096)
-        return nb_fail(err, NB_BAD_USAGE, "--threads: %lld; expected 0 (all) to 4096", (long long)given.threads);
-    nb_cpu_options cpu = {.threads = (int32_t)given.threads};
     nb_backend *be;
-    NB_TRY(nb_backend_cpu(&cpu, &be, err));
+    NB_TRY(nb_cli_cpu(given.threads, &be, err));
     nb_status status = evaluate(be, argv[1], &given, err);
     nb_backend_free(be);
     return status;

@@ -168,12 +168,10 @@ nb_status nb_cli_generate(int argc, char **argv, nb_error *err) {
     NB_TRY(check_range("tokens", given.tokens, 0, INT32_MAX, err));
     NB_TRY(check_range("top-k", given.top_k, 0, INT32_MAX, err));
     NB_TRY(check_range("seed", given.seed, 0, UINT32_MAX, err));
-    NB_TRY(check_range("threads", given.threads, 0, 4096, err));
     if (!(given.temperature >= 0 && given.temperature <= 100))
         return nb_fail(err, NB_BAD_USAGE, "--temperature: %g; expected 0 to 100", given.temperature);
-    nb_cpu_options cpu = {.threads = (int32_t)given.threads};
     nb_backend *be;
-    NB_TRY(nb_backend_cpu(&cpu, &be, err));
+    NB_TRY(nb_cli_cpu(given.threads, &be, err));
     nb_stop_on_signals();
     nb_status status = run(be, argv[1], &given, err);
     nb_backend_free(be);

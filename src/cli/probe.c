@@ -173,14 +173,11 @@ nb_status nb_cli_probe(int argc, char **argv, nb_error *err) {
     NB_TRY(nb_cli_parse(&line, argc, argv, &given, &count, err));
     if (count < 0)
         return NB_OK;
-    if (given.threads < 0 || given.threads > 4096)
-        return nb_fail(err, NB_BAD_USAGE, "--threads: %lld; expected 0 (all) to 4096", (long long)given.threads);
-    nb_cpu_options cpu = {.threads = (int32_t)given.threads};
     probe *p = calloc(1, sizeof *p);
     if (!p)
         return nb_fail(err, NB_NO_MEMORY, "probe: out of memory");
     *p = (probe){.folder = argv[1], .given = &given};
-    nb_status status = nb_backend_cpu(&cpu, &p->be, err);
+    nb_status status = nb_cli_cpu(given.threads, &p->be, err);
     if (status == NB_OK) {
         status = run(p, err);
         nb_backend_free(p->be);

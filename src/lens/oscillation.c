@@ -1,7 +1,5 @@
 /* oscillation.c: following the first rows of a weight over a window of steps. */
 #include "lens/oscillation.h"
-#include "format/e2m1.h"
-#include "format/e4m3.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -100,57 +98,37 @@ void nb_follow_free(nb_followed_weight *weight) {
 
 /* ---- distance from the bin's centre ---- */
 
-/* Width of the bin of each magnitude: half the gap below plus half the gap above; 6 has no gap above and counts its
- * lower one twice (arXiv:2510.27527's code). */
-static float bin_width(int magnitude) {
-    static const float width[8] = {0.5f, 0.5f, 0.5f, 0.5f, 0.75f, 1, 1.5f, 2};
-    return width[magnitude];
-}
-
-static void count_row(const nb_qtensor *q, const uint8_t *codes, const uint8_t *scales, const float *outer,
-                      float tensor_scale, const float *w, int64_t counts[10]) {
-    for (int64_t c = 0; c < q->cols; c++) {
-        float p = nb_e4m3_value(scales[c / 16]) * (outer ? outer[c / 128] : tensor_scale);
-        if (!(p > 0) || !isfinite(p))
+static void count(const float *w, const float *q, const float *widths, int64_t n, float shares[10]) {
+    int64_t counts[10] = {0}, total = 0;
+    for (int64_t i = 0; i < n; i++) {
+        if (!(widths[i] > 0) || !isfinite(widths[i]))
             continue;
-        int code = codes[c / 2] >> (c % 2 * 4) & 15;
-        float distance = fabsf(w[c] / p - nb_e2m1_value((uint8_t)code)) / bin_width(code & 7);
-        int bin = (int)(distance * 20);
+        int bin = (int)(20 * fabsf(w[i] - q[i]) / widths[i]);
         counts[bin < 9 ? bin : 9]++;
+        total++;
     }
+    for (int i = 0; i < 10; i++)
+        shares[i] = total ? (float)counts[i] / (float)total : 0;
 }
 
 bool nb_bin_distances(const nb_lens_operand *seen, float shares[10]) {
     const nb_qtensor *q = seen->quantized;
-    if (!q || !seen->source || seen->transposed || seen->source->dtype != NB_F32 ||
-        q->quantizer.element != NB_ELEMENT_E2M1 || q->quantizer.scale_type != NB_SCALE_E4M3 ||
+    nb_backend *be = seen->be;
+    if (!q || !seen->source || seen->transposed || seen->source->dtype != NB_F32 || !be->ops->bin_widths ||
+        seen->source->stride != seen->source->cols || q->quantizer.element != NB_ELEMENT_E2M1 ||
         q->quantizer.hadamard_size)
         return false;
     nb_qtensor rows = first_rows(q);
-    nb_backend *be = seen->be;
-    int64_t half = (q->cols + 1) / 2, blocks = (q->cols + 15) / 16, outers = (q->cols + 127) / 128;
-    size_t w_bytes = (size_t)q->cols * sizeof(float),
-           outer_bytes = q->outer_scales ? (size_t)outers * sizeof(float) : 0;
-    char *row = malloc(w_bytes + outer_bytes + (size_t)(half + blocks));
-    if (!row)
-        return false;
-    float *w = (float *)(void *)row, *outer = outer_bytes ? (float *)(void *)(row + w_bytes) : NULL, tensor_scale = 1;
-    uint8_t *codes = (uint8_t *)row + w_bytes + outer_bytes, *scales = codes + half;
-    int64_t counts[10] = {0}, total = 0;
-    if (q->tensor_scale)
-        be->ops->download(be, &tensor_scale, q->tensor_scale, sizeof tensor_scale);
-    for (int64_t r = 0; r < rows.rows; r++) {
-        be->ops->download(be, w, (const float *)seen->source->data + r * seen->source->stride, w_bytes);
-        be->ops->download(be, codes, q->codes + r * half, (size_t)half);
-        be->ops->download(be, scales, q->scales + r * blocks, (size_t)blocks);
-        if (outer)
-            be->ops->download(be, outer, q->outer_scales + r * outers, outer_bytes);
-        count_row(q, codes, scales, outer, tensor_scale, w, counts);
+    int64_t n = rows.rows * rows.cols;
+    size_t bytes = (size_t)n * sizeof(float);
+    float *host = malloc(3 * bytes), *widths = be->ops->alloc(be, bytes);
+    bool good = host && widths && fetch(seen, &rows, host, host + n);
+    if (good) {
+        be->ops->bin_widths(be, widths, &rows);
+        be->ops->download(be, host + 2 * n, widths, bytes);
+        count(host, host + n, host + 2 * n, n, shares);
     }
-    for (int i = 0; i < 10; i++)
-        total += counts[i];
-    for (int i = 0; i < 10; i++)
-        shares[i] = total ? (float)counts[i] / (float)total : 0;
-    free(row);
-    return true;
+    be->ops->release(be, widths);
+    free(host);
+    return good;
 }

@@ -30,8 +30,8 @@ bool nb_follow_step(nb_followed_weight *weight, const nb_lens_operand *seen);
 void nb_follow_end(nb_followed_weight *weight, nb_record *record, const char *prefix);
 void nb_follow_free(nb_followed_weight *weight);
 
-/* Distance of w from the centre of its E2M1 bin in units of the bin's width, 0 .. 1/2: |w/p - code| / width(code), p
- * the decode scale of its block; shares over ten bins. Reads NVFP4 weights; false for others. */
+/* Distance of w from the centre of its E2M1 bin in units of the bin's width, 0 .. 1/2: |w - q| / width; shares over ten
+ * bins, of the followed rows. False for weights that are not in E2M1 or are rotated, or if memory ran out. */
 bool nb_bin_distances(const nb_lens_operand *seen, float shares[10]);
 
 #endif

@@ -276,6 +276,13 @@ nb_status nb_linear_group_backward(nb_linear_group *group, const nb_pass *pass, 
     return NB_OK;
 }
 
+int64_t nb_group_widest(const nb_linear_group *group) {
+    int64_t out = 0;
+    for (int32_t i = 0; i < group->count; i++)
+        out = group->layers[i].out > out ? group->layers[i].out : out;
+    return out;
+}
+
 void nb_linear_group_changed(nb_linear_group *group) {
     for (int32_t i = 0; i < group->count; i++) {
         nb_weight_cache *w = &group->layers[i].weight;

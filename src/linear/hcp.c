@@ -108,13 +108,6 @@ static nb_status hcp_attach(nb_linear_group *group, int32_t index, void **state,
     return NB_OK;
 }
 
-static int64_t widest(const nb_linear_group *group) {
-    int64_t out = 0;
-    for (int32_t i = 0; i < group->count; i++)
-        out = group->layers[i].out > out ? group->layers[i].out : out;
-    return out;
-}
-
 static size_t larger(size_t a, size_t b) {
     return a > b ? a : b;
 }
@@ -123,7 +116,7 @@ static size_t larger(size_t a, size_t b) {
  * in the backward pass a residual beside a product's sum, dX before it is rounded and a decoded wgrad.x. */
 static size_t hcp_scratch(const void *state, int64_t rows) {
     const nb_hcp_state *h = state;
-    size_t m = (size_t)rows, n = (size_t)widest(h->group), in = (size_t)h->group->in, k = (size_t)h->k;
+    size_t m = (size_t)rows, n = (size_t)nb_group_widest(h->group), in = (size_t)h->group->in, k = (size_t)h->k;
     size_t cols = (size_t)nb_hcp_columns(h);
     int64_t most = rows > (int64_t)n ? rows : (int64_t)n;
     if (k == 0)

@@ -114,6 +114,9 @@ nb_status nb_linear_group_forward(nb_linear_group *group, const nb_pass *pass, n
 nb_status nb_linear_group_backward(nb_linear_group *group, const nb_pass *pass, nb_scratch *scratch, const nb_mat *x,
                                    const nb_mat *dy, const nb_mat *dx, nb_error *err);
 
+/* The largest N of its layers. */
+int64_t nb_group_widest(const nb_linear_group *group);
+
 /* The masters changed. */
 void nb_linear_group_changed(nb_linear_group *group);
 /* An optimizer step was taken: mechanisms may move the masters. */

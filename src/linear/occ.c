@@ -78,18 +78,11 @@ static nb_status occ_attach(nb_linear_group *group, int32_t index, void **state,
     return o->how.rest == NB_OCC_NONE ? NB_OK : place_rest(o, err);
 }
 
-static int64_t widest(const nb_linear_group *group) {
-    int64_t out = 0;
-    for (int32_t i = 0; i < group->count; i++)
-        out = group->layers[i].out > out ? group->layers[i].out : out;
-    return out;
-}
-
 /* The clamped X and the compensated one, then W decoded; rest: dense takes both through E4M3 besides. */
 static size_t occ_scratch(const void *state, int64_t rows) {
     const occ *o = state;
     size_t x = nb_scratch_room(2 * (size_t)(rows * o->group->in));
-    size_t w = nb_scratch_room(2 * (size_t)(widest(o->group) * o->group->in));
+    size_t w = nb_scratch_room(2 * (size_t)(nb_group_widest(o->group) * o->group->in));
     return o->how.rest == NB_OCC_DENSE ? 4 * x + 4 * w + 1024 : 2 * x + w;
 }
 

@@ -121,17 +121,10 @@ static nb_status out_attach(nb_linear_group *group, int32_t index, void **state,
     return NB_OK;
 }
 
-static int64_t widest(const nb_linear_group *group) {
-    int64_t out = 0;
-    for (int32_t i = 0; i < group->count; i++)
-        out = group->layers[i].out > out ? group->layers[i].out : out;
-    return out;
-}
-
 /* Generous: both passes' pieces at their largest, as if none were given back. */
 static size_t out_scratch(const void *state, int64_t rows) {
     const outcontrol *o = state;
-    size_t m = (size_t)rows, k = (size_t)o->group->in, n = (size_t)widest(o->group), slack = 64 * 64;
+    size_t m = (size_t)rows, k = (size_t)o->group->in, n = (size_t)nb_group_widest(o->group), slack = 64 * 64;
     size_t forward = 2 * m * k + 4 * m * n + 4 * n * k + 2 * (m + n) * k;
     size_t backward = 3 * 4 * n * k + 4 * m * n + 2 * m * n + 4 * m * k + 2 * (m * n + m * k + n * k);
     return (forward > backward ? forward : backward) + slack;
