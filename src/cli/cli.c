@@ -1,7 +1,6 @@
 /* cli.c: options by table, and where the shipped files are. */
 #include "cli/cli.h"
 #include "config/suggest.h"
-#include "nibble/backend.h"
 
 #include <errno.h>
 #include <math.h>
