@@ -101,9 +101,30 @@ static void direct_cast_decodes_backward(void **state) {
     (void)state;
     nb_recipe r = load("fp4-direct");
     expect_text(&r, NB_FPROP_X, "{format: e2m1, block: row, round: up}");
-    expect_text(&r, NB_DGRAD_DY, "{format: bf16}");
+    expect_text(&r, NB_DGRAD_DY, "{format: e5m2, block: tensor}");
     assert_int_equal(r.roles[NB_DGRAD_W].via, NB_VIA_BF16);
     assert_int_equal(r.roles[NB_WGRAD_X].via, NB_VIA_BF16);
+}
+
+/* arXiv:2501.17116: direct cast, either mechanism alone and both differ in nothing but the mechanisms. */
+static void arms_differ_by_their_mechanisms(void **state) {
+    (void)state;
+    nb_recipe direct = load("fp4-direct"), dge = load("fp4-dge"), occ = load("fp4-occ"), both = load("fp4-dge-occ");
+    const nb_recipe *arms[] = {&dge, &occ, &both};
+    for (size_t i = 0; i < NB_COUNT(arms); i++) {
+        nb_recipe renamed = *arms[i];
+        memcpy(renamed.name, direct.name, sizeof renamed.name);
+        memcpy(renamed.about, direct.about, sizeof renamed.about);
+        assert_true(same_recipe(&renamed, &direct)); /* which leaves mechanisms out */
+    }
+    assert_false(direct.mechanisms.has_dge || direct.mechanisms.has_occ);
+    assert_true(dge.mechanisms.has_dge && !dge.mechanisms.has_occ);
+    assert_true(occ.mechanisms.has_occ && !occ.mechanisms.has_dge);
+    assert_true(both.mechanisms.has_dge && both.mechanisms.dge.k == dge.mechanisms.dge.k &&
+                both.mechanisms.dge.cap == dge.mechanisms.dge.cap);
+    assert_true(both.mechanisms.has_occ && both.mechanisms.occ.alpha == occ.mechanisms.occ.alpha &&
+                both.mechanisms.occ.scope == occ.mechanisms.occ.scope &&
+                both.mechanisms.occ.rest == occ.mechanisms.occ.rest);
 }
 
 /* arXiv:2510.27527: Q4 and Q6 quantize the decoded forward operands again. */
@@ -312,6 +333,7 @@ int main(void) {
         cmocka_unit_test(shown_recipes_are_read_back),
         cmocka_unit_test(nvfp4_is_nvidias),
         cmocka_unit_test(direct_cast_decodes_backward),
+        cmocka_unit_test(arms_differ_by_their_mechanisms),
         cmocka_unit_test(tetrajet_quantizes_twice),
         cmocka_unit_test_setup_teardown(ablations_are_three_lines, temporary_folder, remove_temporary_folder),
         cmocka_unit_test(impossible_recipes_are_refused),
