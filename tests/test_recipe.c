@@ -109,7 +109,7 @@ static void direct_cast_decodes_backward(void **state) {
 /* arXiv:2501.17116: direct cast, either mechanism alone and both differ in nothing but the mechanisms. */
 static void arms_differ_by_their_mechanisms(void **state) {
     (void)state;
-    nb_recipe direct = load("fp4-direct"), dge = load("fp4-dge"), occ = load("fp4-occ"), both = load("fp4-dge-occ");
+    nb_recipe direct = load("fp4-direct"), dge = load("fp4-dge"), occ = load("fp4-occ"), both = load("fp4-dge-occ-f32");
     const nb_recipe *arms[] = {&dge, &occ, &both};
     for (size_t i = 0; i < NB_COUNT(arms); i++) {
         nb_recipe renamed = *arms[i];
