@@ -23,10 +23,11 @@ typedef struct nb_contender {
     const char *name;
     nb_status (*run)(void *state, nb_error *err);
     void *state;
-    double best; /* seconds: the fastest of all runs */
+    double best;         /* seconds: the fastest of all runs */
+    const char *missing; /* why this machine cannot run it: it is left out; NULL if it can */
 } nb_contender;
 
-/* Runs all in turns, at least five rounds and until each has had about `seconds`. */
+/* Runs all that can run in turns, at least five rounds and until each has had about `seconds`. */
 nb_status nb_bench_rounds(nb_contender *list, int32_t count, double seconds, nb_error *err);
 
 /* The same in processor time of the calling thread, for contenders that have no other: what a machine does besides

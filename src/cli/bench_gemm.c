@@ -205,18 +205,29 @@ typedef struct contest {
     nb_roofline roofline;
 } contest;
 
+static void print_ratio(const nb_contender *peer, const nb_contender *ours) {
+    if (peer->missing)
+        printf(" %7s", "-");
+    else
+        printf(" %6.2fx", peer->best / ours->best);
+}
+
 static void print_contest(const contest *c, const char *shape) {
     bool roof = c->count > c->ours + c->peers;
     double peak = roof ? c->roofline.operations / c->list[c->count - 1].best : 0;
     printf("\n%-30s %9s %8s%s%s\n", shape, "ms", "GOP/s", roof ? " of roofline" : "",
            c->peers ? "   sgemm    bf16    int8" : "");
     for (int32_t i = 0; i < c->ours + c->peers; i++) {
+        if (c->list[i].missing) {
+            printf("  %-28s %9s %8s   %s\n", c->list[i].name, "-", "-", c->list[i].missing);
+            continue;
+        }
         double rate = c->operations / c->list[i].best;
         printf("  %-28s %9.3f %8.1f", c->list[i].name, c->list[i].best * 1e3, rate * 1e-9);
         if (roof)
             printf("   %7.1f %%", 100 * rate / peak);
         for (int32_t p = c->ours; p < c->ours + c->peers && i < c->ours; p++)
-            printf(" %6.2fx", c->list[p].best / c->list[i].best);
+            print_ratio(&c->list[p], &c->list[i]);
         printf("\n");
     }
     if (roof)
@@ -232,10 +243,10 @@ static nb_status enter_ours(nb_backend *be, const int64_t shape[3], nb_dtype typ
             continue;
         NB_TRY(make_product(be, &pairs[i], shape, type, &products[i], err));
         NB_TRY(check_product(&products[i], err));
-        c->list[c->ours++] = (nb_contender){pairs[i].name, run_product, &products[i], 0};
+        c->list[c->ours++] = (nb_contender){pairs[i].name, run_product, &products[i], 0, NULL};
     }
     NB_TRY(make_plain(be, shape, type, in_bf16, err));
-    c->list[c->ours++] = (nb_contender){"bf16 by bf16", run_plain, in_bf16, 0};
+    c->list[c->ours++] = (nb_contender){"bf16 by bf16", run_plain, in_bf16, 0, NULL};
     return NB_OK;
 }
 

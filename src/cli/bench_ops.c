@@ -301,11 +301,11 @@ static nb_status measure(problem *p, double seconds, nb_error *err) {
     nb_contender list[MOST_ROWS + 1];
     int count = list_rows(p, rows);
     for (int i = 0; i < count; i++)
-        list[i] = (nb_contender){rows[i].name, rows[i].run, p, 0};
+        list[i] = (nb_contender){rows[i].name, rows[i].run, p, 0, NULL};
     copying copy = {.threads = nb_cpu_of(p->be)->threads};
     copy.from = p->be->ops->alloc(p->be, COPY_BUFFER);
     copy.to = p->be->ops->alloc(p->be, COPY_BUFFER);
-    list[count] = (nb_contender){"copy", run_copy, &copy, 0};
+    list[count] = (nb_contender){"copy", run_copy, &copy, 0, NULL};
     nb_status status = copy.from && copy.to ? nb_bench_rounds(list, count + 1, seconds, err)
                                             : nb_fail(err, NB_NO_MEMORY, "bench ops: no memory for a copy");
     if (status == NB_OK) {

@@ -14,6 +14,7 @@ typedef struct matmul {
     nb_peers *peers;
     dnnl_primitive_t primitive;
     dnnl_memory_t a, b, c;
+    bool missing; /* oneDNN has none for this machine */
 } matmul;
 
 struct nb_peers {
@@ -48,6 +49,7 @@ static nb_status run_matmul(void *state, nb_error *err) {
     return status == dnnl_success ? NB_OK : nb_fail(err, NB_INTERNAL, "bench gemm: oneDNN fails (%d)", (int)status);
 }
 
+/* True too where oneDNN has no such product for this machine; false if it has but something failed. */
 static bool make_matmul(nb_peers *p, matmul *m, dnnl_data_type_t a, dnnl_data_type_t b, dnnl_data_type_t c) {
     dnnl_memory_desc_t da, db, dc;
     dnnl_dims_t size_a = {p->m, p->k}, size_b = {p->k, p->n}, size_c = {p->m, p->n};
@@ -57,9 +59,12 @@ static bool make_matmul(nb_peers *p, matmul *m, dnnl_data_type_t a, dnnl_data_ty
     if (dnnl_memory_desc_init_by_tag(&da, 2, size_a, a, dnnl_ab) != dnnl_success ||
         dnnl_memory_desc_init_by_tag(&db, 2, size_b, b, dnnl_ba) != dnnl_success ||
         dnnl_memory_desc_init_by_tag(&dc, 2, size_c, c, dnnl_ab) != dnnl_success ||
-        dnnl_matmul_desc_init(&desc, &da, &db, NULL, &dc) != dnnl_success ||
-        dnnl_primitive_desc_create(&pd, &desc, NULL, p->engine, NULL) != dnnl_success)
+        dnnl_matmul_desc_init(&desc, &da, &db, NULL, &dc) != dnnl_success)
         return false;
+    dnnl_status_t found = dnnl_primitive_desc_create(&pd, &desc, NULL, p->engine, NULL);
+    m->missing = found == dnnl_unimplemented;
+    if (found != dnnl_success)
+        return m->missing;
     bool made = dnnl_primitive_create(&m->primitive, pd) == dnnl_success;
     dnnl_primitive_desc_destroy(pd);
     return made && dnnl_memory_create(&m->a, &da, p->engine, p->a) == dnnl_success &&
@@ -107,7 +112,8 @@ nb_status nb_peers_create(int64_t m, int64_t n, int64_t k, int32_t threads, nb_p
     omp_set_num_threads(before);
     if (!good) {
         nb_peers_free(p);
-        return nb_fail(err, NB_INTERNAL, "bench gemm: oneDNN makes no product of %lldx%lldx%lld, or there is no memory",
+        return nb_fail(err, NB_INTERNAL,
+                       "bench gemm: oneDNN fails to make a product of %lldx%lldx%lld, or there is no memory",
                        (long long)m, (long long)n, (long long)k);
     }
     *out = p;
@@ -130,9 +136,11 @@ void nb_peers_free(nb_peers *p) {
 }
 
 void nb_peers_contenders(nb_peers *p, nb_contender *list) {
-    list[NB_PEER_SGEMM] = (nb_contender){"openblas sgemm", run_sgemm, p, 0};
-    list[NB_PEER_BF16] = (nb_contender){"onednn bf16", run_matmul, &p->bf16, 0};
-    list[NB_PEER_INT8] = (nb_contender){"onednn int8 (u8 x s8, s32)", run_matmul, &p->int8, 0};
+    static const char none[] = "oneDNN has none for this processor";
+    list[NB_PEER_SGEMM] = (nb_contender){"openblas sgemm", run_sgemm, p, 0, NULL};
+    list[NB_PEER_BF16] = (nb_contender){"onednn bf16", run_matmul, &p->bf16, 0, p->bf16.missing ? none : NULL};
+    list[NB_PEER_INT8] =
+        (nb_contender){"onednn int8 (u8 x s8, s32)", run_matmul, &p->int8, 0, p->int8.missing ? none : NULL};
 }
 
 /* ---- roofline ---- */
@@ -186,7 +194,8 @@ bool nb_roofline_contender(nb_isa isa, int32_t threads, nb_roofline *roofline, n
         return false;
     bool wide = isa == NB_ISA_AVX512;
     *roofline = (nb_roofline){isa, threads, 2.0 * (wide ? 64 : 32) * CHAINS * ROUNDS * threads, 0};
-    *out = (nb_contender){wide ? "vpdpbusd on registers" : "vpmaddubsw, vpaddw on regs", run_roofline, roofline, 0};
+    *out =
+        (nb_contender){wide ? "vpdpbusd on registers" : "vpmaddubsw, vpaddw on regs", run_roofline, roofline, 0, NULL};
     return true;
 }
 #else

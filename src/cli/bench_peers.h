@@ -13,7 +13,8 @@ void nb_peers_free(nb_peers *peers);
 
 enum { NB_PEER_SGEMM, NB_PEER_BF16, NB_PEER_INT8, NB_PEER_COUNT };
 
-/* Fills NB_PEER_COUNT contenders; they stay valid until nb_peers_free. */
+/* Fills NB_PEER_COUNT contenders, with `missing` set where oneDNN has no product for this machine (BF16 without
+ * AVX-512, say); they stay valid until nb_peers_free. */
 void nb_peers_contenders(nb_peers *peers, nb_contender *list);
 
 /* The integer roofline: a loop over registers of the instruction that packed products rest on (vpdpbusd for avx512,

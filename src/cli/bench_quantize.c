@@ -182,9 +182,9 @@ static nb_status measure(nb_backend *be, const quantize_options *o, const char *
     NB_TRY(make_sources(be, rows, cols, c, err));
     for (int i = 0; i < KINDS; i++) {
         NB_TRY(make_task(be, &kinds[i], c->sources, &c->tasks[i], err));
-        c->list[c->count++] = (nb_contender){kinds[i].name, run_task, &c->tasks[i], 0};
+        c->list[c->count++] = (nb_contender){kinds[i].name, run_task, &c->tasks[i], 0, NULL};
     }
-    c->list[c->count] = (nb_contender){"copy, bf16", run_copy, &c->copy, 0};
+    c->list[c->count] = (nb_contender){"copy, bf16", run_copy, &c->copy, 0, NULL};
     NB_TRY(nb_bench_rounds(c->list, c->count + 1, o->seconds, err));
     print_contest(c, text, (double)rows * (double)cols);
     return NB_OK;
