@@ -23,6 +23,7 @@ typedef struct nb_cpu {
     void **scratch;           /* [threads + 1]: one growing buffer a thread, then the shared one */
     size_t *scratch_size;     /* [threads + 1] bytes */
     struct nb_onednn *onednn; /* made by the first product that needs it */
+    bool openblas_warm;       /* OpenBLAS's working memory is mapped (gemm_openblas.c) */
 
     struct {
         double theta;
