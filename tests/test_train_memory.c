@@ -31,8 +31,8 @@ static void table_equals_process(void **state, const char *recipe) {
     nb_backend *be = case_backend(&config);
     nb_trainer *trainer;
     nb_error err = {0};
-    double peak;
-    assert_int_equal(nb_measure_peak_flops(be, &peak, &err), NB_OK); /* libraries take their own memory here */
+    nb_peak peak;
+    assert_int_equal(nb_measure_peak(be, &peak, &err), NB_OK); /* libraries take their own memory here */
     malloc_trim(0); /* what an earlier test left in the heap is no part of this one */
     double before = anonymous_bytes();
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)

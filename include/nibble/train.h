@@ -163,7 +163,7 @@ typedef struct nb_train_callbacks {
 
 typedef struct nb_trainer_options {
     const char *recipes_dir, *models_dir; /* where names are searched; NULL = "recipes", "models" */
-    double peak_flops;                    /* of the machine, for MFU; 0 = unknown (nb_measure_peak_flops) */
+    double peak_flops;                    /* of the machine, for MFU; 0 = unknown (nb_measure_peak) */
     nb_train_callbacks callbacks;
 } nb_trainer_options;
 
@@ -209,8 +209,15 @@ const nb_recipe *nb_trainer_recipe(const nb_trainer *trainer);
  * how many rows there are. */
 int32_t nb_trainer_memory(const nb_trainer *trainer, nb_memory_row *rows, int32_t max_rows);
 
-/* FLOP/s of the backend's BF16 GEMM at 1024^3, best of a few: the peak that MFU is a share of on this machine. */
-nb_status nb_measure_peak_flops(nb_backend *be, double *flops, nb_error *err);
+/* What MFU is a share of on this machine, measured: the better of two products, in FLOP/s. */
+typedef struct nb_peak {
+    double flops; /* the larger of the two */
+    double bf16;  /* BF16 operands (the backend's `act`) */
+    double nvfp4; /* NVFP4 operands, 1x16 by 16x16; 0 where the backend multiplies none */
+} nb_peak;
+
+/* Takes about half a second. */
+nb_status nb_measure_peak(nb_backend *be, nb_peak *peak, nb_error *err);
 
 /* ---- checkpoints ---- */
 

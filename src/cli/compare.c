@@ -59,7 +59,7 @@ typedef struct comparison {
     entrant entrants[MOST_RECIPES + 1]; /* the twin first */
     int32_t count, seeds;
     bool quiet;
-    double peak_flops;
+    nb_peak peak;
 } comparison;
 
 /* ---- which runs ---- */
@@ -170,9 +170,9 @@ static nb_status run_one(comparison *c, int32_t e, int32_t seed, nb_error *err) 
     nb_training training = {.start = begun ? NB_START_RESUME : NB_START_NEW,
                             .quiet = c->quiet || (begun && isfinite(final_loss(&run))),
                             .label = label,
-                            .peak_flops = c->peak_flops};
+                            .peak = c->peak};
     nb_status status = nb_cli_run_training(&run, &training, err);
-    c->peak_flops = training.peak_flops;
+    c->peak = training.peak;
     if (status != NB_OK)
         return status == NB_INTERRUPTED
                    ? nb_fail(err, status, "%s: stopped; give the same command again to go on", label)

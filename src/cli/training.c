@@ -13,9 +13,9 @@ nb_status nb_cli_backend(const nb_run_config *config, nb_backend **out, nb_error
     return nb_backend_cpu(&options, out, err);
 }
 
-static void say_what_runs(nb_screen *screen, const nb_run_config *config, nb_trainer *trainer, double peak) {
+static void say_what_runs(nb_screen *screen, const nb_run_config *config, nb_trainer *trainer, const nb_peak *peak) {
     nb_model *model = nb_trainer_model(trainer);
-    char params[32], tokens[32], per_step[32], flops[32];
+    char params[32], tokens[32], per_step[32], nvfp4[32], bf16[32];
     int64_t steps = nb_run_steps(config), step_tokens = nb_run_tokens_per_step(config);
     nb_progress_line(&screen->progress, "model %s: %s, %s parameters; recipe %s", nb_model_get_config(model)->name,
                      nb_family_name(nb_model_get_config(model)->family),
@@ -24,8 +24,9 @@ static void say_what_runs(nb_screen *screen, const nb_run_config *config, nb_tra
     nb_progress_line(&screen->progress, "run %s: %lld steps of %s tokens, %s tokens in all", config->out,
                      (long long)steps, nb_count_text(step_tokens, per_step, sizeof per_step),
                      nb_short_count_text((double)steps * (double)step_tokens, tokens, sizeof tokens));
-    nb_progress_line(&screen->progress, "peak for MFU: %sFLOP/s, a bf16 GEMM at 1024^3 measured now on this machine",
-                     nb_short_count_text(peak, flops, sizeof flops));
+    nb_progress_line(
+        &screen->progress, "peak for MFU: the better of nvfp4 %sFLOP/s, bf16 %sFLOP/s, products measured now",
+        nb_short_count_text(peak->nvfp4, nvfp4, sizeof nvfp4), nb_short_count_text(peak->bf16, bf16, sizeof bf16));
 }
 
 static void say_how_it_ended(nb_screen *screen, const nb_run_config *config) {
@@ -41,16 +42,16 @@ static nb_status run_with(nb_backend *be, const nb_run_config *config, nb_traini
     char recipes[NB_PATH_SIZE], models[NB_PATH_SIZE], census[NB_PATH_SIZE + 16];
     NB_TRY(nb_cli_folder("recipes", recipes, sizeof recipes, err));
     NB_TRY(nb_cli_folder("models", models, sizeof models, err));
-    if (training->peak_flops == 0)
-        NB_TRY(nb_measure_peak_flops(be, &training->peak_flops, err));
+    if (training->peak.flops == 0)
+        NB_TRY(nb_measure_peak(be, &training->peak, err));
     size_t program_bytes = nb_resident_bytes();
     nb_trainer_options options = {.recipes_dir = recipes,
                                   .models_dir = models,
-                                  .peak_flops = training->peak_flops,
+                                  .peak_flops = training->peak.flops,
                                   .callbacks = nb_screen_callbacks(screen)};
     nb_trainer *trainer;
     NB_TRY(nb_trainer_create(be, config, &options, &trainer, err));
-    say_what_runs(screen, config, trainer, training->peak_flops);
+    say_what_runs(screen, config, trainer, &training->peak);
     snprintf(census, sizeof census, "%s/census.txt", config->out);
     if (training->tables) {
         nb_screen_memory(screen, trainer, program_bytes);

@@ -10,7 +10,7 @@ typedef struct nb_training {
     bool quiet;
     bool tables;          /* print memory and census */
     const char *label;    /* stands before the bar */
-    double peak_flops;    /* 0 = measure it now */
+    nb_peak peak;         /* zeros: measure it now */
     double last_val_loss; /* out: NaN if no evaluation ran */
 } nb_training;
 

@@ -1,35 +1,91 @@
-/* peak.c: how fast this machine multiplies, measured, so that MFU is a share of something real. */
+/* peak.c: how fast this machine multiplies, measured, so that MFU is a share of something real.
+ *
+ * Model FLOPs are counted alike under every recipe (docs/training.md), so the peak is the fastest product that any
+ * recipe may use: the better of BF16 operands and of packed NVFP4 operands. Squares of several sizes are tried: large
+ * ones amortize what a call costs, and a busy machine seldom leaves more than a few milliseconds undisturbed.
+ */
 #include "nibble/train.h"
 
 #include "base/progress.h"
+#include "format/element.h"
 
-#define PEAK_SIDE 1024
-#define PEAK_SECONDS 0.25
-#define PEAK_LEAST 3
+enum { LEAST_SIDE = 256, SURE_SIDE = 512, MOST_SIDE = 8192, LEAST_RUNS = 4 };
+#define SECONDS_EACH 0.06
+#define LONG_ENOUGH 0.005 /* a product that takes this long hides what a call costs */
 
-nb_status nb_measure_peak_flops(nb_backend *be, double *flops, nb_error *err) {
-    const int64_t n = PEAK_SIDE;
-    const size_t bytes = (size_t)(n * n) * nb_dtype_size(be->act);
-    void *a = be->ops->alloc(be, bytes), *b = be->ops->alloc(be, bytes), *c = be->ops->alloc(be, bytes);
-    nb_status status = NB_OK;
-    if (!a || !b || !c)
-        status = nb_fail(err, NB_NO_MEMORY, "peak: three matrices of %lld x %lld do not fit in memory", (long long)n,
-                         (long long)n);
-    nb_mat ma = nb_mat_of(a, be->act, n, n), mb = nb_mat_of(b, be->act, n, n), mc = nb_mat_of(c, be->act, n, n);
-    double begin = nb_seconds(), best = 1e30;
-    /* The first call warms up libraries and caches and is not counted. */
-    for (int i = 0; status == NB_OK && (i <= PEAK_LEAST || nb_seconds() - begin < PEAK_SECONDS); i++) {
-        double start = nb_seconds();
-        status = be->ops->gemm(be, &mc, &ma, false, &mb, true, false, err);
-        be->ops->synchronize(be);
-        double took = nb_seconds() - start;
-        if (i > 0 && took < best)
-            best = took;
+/* C = A B^T of `side` squared, in BF16 or in NVFP4. */
+typedef struct square {
+    nb_backend *be;
+    int64_t side;
+    bool quantized;
+    void *a, *b, *c;
+} square;
+
+static nb_quantizer quantizer_of(int32_t block_rows) {
+    nb_quantizer q = nb_format_family_find("nvfp4")->defaults;
+    q.block_rows = block_rows;
+    return q;
+}
+
+static nb_status multiply(const square *s, nb_error *err) {
+    nb_mat c = nb_mat_of(s->c, s->be->act, s->side, s->side);
+    nb_status status;
+    if (s->quantized) { /* the blocks of recipes/nvfp4.yaml */
+        nb_quantizer x = quantizer_of(1), w = quantizer_of(16);
+        nb_qtensor a = nb_qtensor_place(&x, s->side, s->side, s->a), b = nb_qtensor_place(&w, s->side, s->side, s->b);
+        status = s->be->ops->gemm_q(s->be, &c, &a, &b, false, err);
+    } else {
+        nb_mat a = nb_mat_of(s->a, s->be->act, s->side, s->side), b = nb_mat_of(s->b, s->be->act, s->side, s->side);
+        status = s->be->ops->gemm(s->be, &c, &a, false, &b, true, false, err);
     }
-    be->ops->release(be, a);
-    be->ops->release(be, b);
-    be->ops->release(be, c);
-    if (status == NB_OK)
-        *flops = 2.0 * (double)n * (double)n * (double)n / best;
+    s->be->ops->synchronize(s->be);
     return status;
+}
+
+/* The shortest of many; the first call warms up libraries and caches and is not counted. */
+static nb_status shortest(const square *s, double *seconds, nb_error *err) {
+    NB_TRY(multiply(s, err));
+    double begin = nb_seconds();
+    *seconds = 1e30;
+    for (int i = 0; i < LEAST_RUNS || nb_seconds() - begin < SECONDS_EACH; i++) {
+        double start = nb_seconds();
+        NB_TRY(multiply(s, err));
+        double took = nb_seconds() - start;
+        *seconds = took < *seconds ? took : *seconds;
+    }
+    return NB_OK;
+}
+
+static nb_status time_square(nb_backend *be, int64_t side, bool quantized, double *seconds, nb_error *err) {
+    size_t plain = (size_t)(side * side) * nb_dtype_size(be->act); /* more than the codes and scales need */
+    square s = {be, side, quantized, be->ops->alloc(be, plain), be->ops->alloc(be, plain), be->ops->alloc(be, plain)};
+    nb_status status = s.a && s.b && s.c
+                           ? shortest(&s, seconds, err)
+                           : nb_fail(err, NB_NO_MEMORY, "peak: three matrices of %lld x %lld do not fit in memory",
+                                     (long long)side, (long long)side);
+    be->ops->release(be, s.a);
+    be->ops->release(be, s.b);
+    be->ops->release(be, s.c);
+    return status;
+}
+
+static nb_status fastest(nb_backend *be, bool quantized, double *flops, nb_error *err) {
+    *flops = 0;
+    double seconds = 0;
+    for (int64_t side = LEAST_SIDE; side <= SURE_SIDE || (side <= MOST_SIDE && seconds < LONG_ENOUGH); side *= 2) {
+        NB_TRY(time_square(be, side, quantized, &seconds, err));
+        double rate = 2.0 * (double)side * (double)side * (double)side / seconds;
+        *flops = rate > *flops ? rate : *flops;
+    }
+    return NB_OK;
+}
+
+nb_status nb_measure_peak(nb_backend *be, nb_peak *peak, nb_error *err) {
+    nb_quantizer x = quantizer_of(1), w = quantizer_of(16);
+    *peak = (nb_peak){0};
+    NB_TRY(fastest(be, false, &peak->bf16, err));
+    if (be->ops->gemm_q && be->ops->gemm_q_kernel(be, &x, &w))
+        NB_TRY(fastest(be, true, &peak->nvfp4, err));
+    peak->flops = peak->nvfp4 > peak->bf16 ? peak->nvfp4 : peak->bf16;
+    return NB_OK;
 }
