@@ -57,7 +57,7 @@ typedef struct nb_late_switch {
 } nb_late_switch;
 
 /* ---- mechanisms: what a recipe adds to the three GEMMs beyond quantizers; src/linear/NAME.c carries each out
- * ---------- Points in time below 1 are shares of the run, else 0-based optimizer steps. */
+ * ---------- Points in time and lengths below 1 are shares of the run, rounded up; else 0-based optimizer steps. */
 
 /* Differentiable gradient estimator (arXiv:2501.17116 section 3.1): dW *= f'(W * scale). */
 typedef struct nb_dge {
@@ -104,7 +104,7 @@ typedef struct nb_outcontrol {
     double share;     /* of the input channels */
     int32_t multiple; /* their number is rounded up to this, or down to what fits */
     double start;     /* the first step whose norms count */
-    int64_t window;   /* steps that norms are summed over */
+    double window;    /* steps that norms are summed over */
 } nb_outcontrol;
 
 /* OsciReset (arXiv:2510.27527): masters that oscillate around a bin's edge are set to the bin's centre. */
@@ -112,8 +112,8 @@ typedef enum nb_osci_variant { NB_OSCI_RATIO, NB_OSCI_RATIO_TOP, NB_OSCI_BIN_EDG
 typedef struct nb_oscireset {
     nb_osci_variant variant;
     double start;     /* aligned up to a whole period */
-    int64_t period;   /* steps */
-    int64_t window;   /* steps that distances are summed over */
+    double period;    /* from reset to reset */
+    double window;    /* part of a period that distances are summed over */
     double threshold; /* reset where dist_Q / dist_W reaches it */
     double top;       /* ratio-top: share of the elements followed */
     double edge;      /* bin-edge: reset beyond this distance from the centre, in bins */
@@ -161,6 +161,34 @@ nb_status nb_recipe_load(const char *name_or_path, const char *recipes_dir, nb_r
  * in a model of `blocks` blocks. */
 nb_status nb_recipe_plan(const nb_recipe *recipe, const char *name, int32_t block, int32_t blocks, nb_plan *out,
                          nb_error *err);
+
+/* ---- points in time: what a recipe means in a run of `steps` optimizer steps ---------- */
+
+/* A share below 1 becomes a step, rounded up; anything else is one. */
+int64_t nb_step_of(double point, int64_t steps);
+
+typedef struct nb_outcontrol_times {
+    int64_t start;  /* first step whose norms count */
+    int64_t choice; /* the channels are chosen before this step */
+} nb_outcontrol_times;
+nb_outcontrol_times nb_outcontrol_when(const nb_outcontrol *how, int64_t steps);
+
+typedef struct nb_oscireset_times {
+    int64_t start; /* rounded up to a whole period, so that no window begins without its snapshot */
+    int64_t period, window;
+} nb_oscireset_times;
+nb_oscireset_times nb_oscireset_when(const nb_oscireset *how, int64_t steps);
+
+/* Refuses a recipe that cannot be carried out in so many steps. */
+nb_status nb_recipe_check_steps(const nb_recipe *recipe, int64_t steps, nb_error *err);
+
+/* True, and a sentence that says so, where a mechanism starts too late to act. */
+bool nb_recipe_idles(const nb_recipe *recipe, int64_t steps, char *text, size_t size);
+
+/* How many of the first steps two recipes train alike, bit for bit: 0 where they differ from the start, `steps` where
+ * they do not differ in this run. More than 0 where they differ only in what starts later: late switch, OutControl,
+ * OsciReset. */
+int64_t nb_recipe_alike_steps(const nb_recipe *a, const nb_recipe *b, int64_t steps);
 
 #ifdef __cplusplus
 }

@@ -265,30 +265,25 @@ static nb_status reset_edges(oscireset *o, nb_linear *layer, nb_scratch *scratch
 
 /* ---- the schedule ---- */
 
-/* A share of the run becomes a step; then up to a whole period, so that no window begins without its snapshot. */
-static int64_t first_step(const nb_oscireset *how, const nb_pass *pass) {
-    int64_t start = (int64_t)(how->start < 1 ? ceil(how->start * pass->steps) : how->start);
-    return (start + how->period - 1) / how->period * how->period;
-}
-
-static nb_status layer_step(oscireset *o, nb_linear *layer, followed *f, int64_t phase, nb_scratch *scratch,
-                            const nb_pass *pass, int64_t *resets, nb_error *err) {
+static nb_status layer_step(oscireset *o, nb_linear *layer, followed *f, int64_t phase, int64_t window,
+                            nb_scratch *scratch, const nb_pass *pass, int64_t *resets, nb_error *err) {
     if (o->how.variant == NB_OSCI_BIN_EDGE)
         return phase == 0 ? reset_edges(o, layer, scratch, pass, resets, err) : NB_OK;
     if (phase == 0)
         return snapshot(o, layer, f, scratch, pass, err);
     if (!o->tracking)
         return NB_OK;
-    if (phase <= o->how.window)
+    if (phase <= window)
         return add_up(o, layer, f, scratch, pass, err);
-    return phase == o->how.window + 1 ? reset(o, layer, f, scratch, pass, resets, err) : NB_OK;
+    return phase == window + 1 ? reset(o, layer, f, scratch, pass, resets, err) : NB_OK;
 }
 
 static nb_status osci_after_step(void *state, nb_linear_group *group, const nb_pass *pass, nb_scratch *scratch,
                                  nb_error *err) {
     oscireset *o = state;
-    int64_t step = pass->step, phase = step % o->how.period;
-    if (step < first_step(&o->how, pass))
+    nb_oscireset_times when = nb_oscireset_when(&o->how, pass->steps);
+    int64_t phase = pass->step % when.period;
+    if (pass->step < when.start)
         return NB_OK;
     for (int32_t i = 0; i < group->count; i++) {
         nb_linear *layer = &group->layers[i];
@@ -296,16 +291,16 @@ static nb_status osci_after_step(void *state, nb_linear_group *group, const nb_p
         int64_t resets = 0;
         if (!(layer->mechanisms >> o->index & 1))
             continue;
-        NB_TRY(layer_step(o, layer, &o->layers[i], phase, scratch, pass, &resets, err));
+        NB_TRY(layer_step(o, layer, &o->layers[i], phase, when.window, scratch, pass, &resets, err));
         scratch->used = mark;
-        bool acted = o->how.variant == NB_OSCI_BIN_EDGE ? phase == 0 : o->tracking && phase == o->how.window + 1;
+        bool acted = o->how.variant == NB_OSCI_BIN_EDGE ? phase == 0 : o->tracking && phase == when.window + 1;
         if (acted && pass->lens && pass->lens->scalar)
             pass->lens->scalar(pass->lens->context, layer->name, "reset_share",
                                (double)resets / (double)weight_elements(layer));
     }
     if (phase == 0)
         o->tracking = 1;
-    else if (phase > o->how.window)
+    else if (phase > when.window)
         o->tracking = 0;
     return NB_OK;
 }
@@ -342,7 +337,7 @@ static void osci_text(const void *state, const nb_linear *layer, const char *gem
     const oscireset *o = state;
     (void)layer;
     if (gemm[0] == 'f')
-        snprintf(text, size, "oscireset every %lld", (long long)o->how.period);
+        snprintf(text, size, "oscireset every %g%s", o->how.period, o->how.period < 1 ? " of the run" : "");
 }
 
 const nb_mechanism nb_mechanism_oscireset = {

@@ -10,7 +10,6 @@
  */
 #include "linear/linear.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -169,11 +168,11 @@ static nb_status choose(outcontrol *o, nb_error *err) {
 
 static nb_status out_observe(void *state, const nb_linear_call *call, nb_error *err) {
     outcontrol *o = state;
-    int64_t start = (int64_t)(o->how.start < 1 ? ceil(o->how.start * call->pass->steps) : o->how.start);
+    nb_outcontrol_times when = nb_outcontrol_when(&o->how, call->pass->steps);
     o->x_fresh = false;
-    if (!call->training || o->chosen || call->pass->step < start)
+    if (!call->training || o->chosen || call->pass->step < when.start)
         return NB_OK;
-    if (call->pass->step >= start + o->how.window)
+    if (call->pass->step >= when.choice)
         return choose(o, err);
     call->be->ops->column_norms(call->be, o->norms, call->x);
     return NB_OK;

@@ -2,6 +2,8 @@
 #include "recipe/mechanism_keys.h"
 #include "nibble/recipe.h"
 
+#include <math.h>
+
 /* ---- arXiv:2501.17116 ---- */
 
 static const nb_key dge_rows[] = {
@@ -190,16 +192,32 @@ static const nb_key outcontrol_rows[] = {
      .help = "first step whose norms count; below 1 a share of the run",
      .source = "released recipes of arXiv:2510.27527"},
     {.path = "window",
-     .type = NB_KEY_INT,
+     .type = NB_KEY_FLOAT,
      NB_FIELD(nb_outcontrol, window),
      .fallback = "50",
-     .low = 1,
+     .positive = true,
      .high = 1e9,
-     .help = "steps that norms are summed over before the channels are chosen for good",
+     .help = "steps that norms are summed over before the channels are chosen for good; below 1 a share of the run",
      .source = "released recipes of arXiv:2510.27527"},
 };
-const nb_keys nb_outcontrol_keys = {
-    .name = "outcontrol", .rows = outcontrol_rows, .count = NB_COUNT(outcontrol_rows), .size = sizeof(nb_outcontrol)};
+/* A share of the run, or a whole number of steps. */
+static nb_status check_steps(const nb_yaml_node *node, const char *path, double steps, nb_error *err) {
+    if (steps >= 1 && steps != floor(steps))
+        return nb_keys_fail(err, node, path, "expected a share below 1 or a whole number of steps");
+    return NB_OK;
+}
+
+static nb_status finish_outcontrol(void *record, const nb_yaml_node *node, nb_error *err) {
+    const nb_outcontrol *o = record;
+    NB_TRY(check_steps(node, "start", o->start, err));
+    return check_steps(node, "window", o->window, err);
+}
+
+const nb_keys nb_outcontrol_keys = {.name = "outcontrol",
+                                    .rows = outcontrol_rows,
+                                    .count = NB_COUNT(outcontrol_rows),
+                                    .size = sizeof(nb_outcontrol),
+                                    .finish = finish_outcontrol};
 
 static const nb_word osci_variants[] = {
     {"ratio", NB_OSCI_RATIO, "follows every element"},
@@ -222,20 +240,20 @@ static const nb_key oscireset_rows[] = {
      .help = "first step of the first period, rounded up to a whole period; below 1 a share of the run",
      .source = "step 8000 of 12505 in the 70M recipe of arXiv:2510.27527"},
     {.path = "period",
-     .type = NB_KEY_INT,
+     .type = NB_KEY_FLOAT,
      NB_FIELD(nb_oscireset, period),
      .fallback = "200",
-     .low = 2,
+     .positive = true,
      .high = 1e9,
-     .help = "steps from reset to reset",
+     .help = "steps from reset to reset; below 1 a share of the run",
      .source = "70M and 150M recipes of arXiv:2510.27527"},
     {.path = "window",
-     .type = NB_KEY_INT,
+     .type = NB_KEY_FLOAT,
      NB_FIELD(nb_oscireset, window),
      .fallback = "50",
-     .low = 1,
+     .positive = true,
      .high = 1e9,
-     .help = "steps of a period that distances are summed over",
+     .help = "steps of a period that distances are summed over; below 1 a share of the run",
      .source = "T0 of arXiv:2510.27527's code"},
     {.path = "threshold",
      .type = NB_KEY_FLOAT,
@@ -262,11 +280,20 @@ static const nb_key oscireset_rows[] = {
      .source = "bin_edge of arXiv:2510.27527's code"},
 };
 
+/* A window in shares meets a period in steps only when the run is known: nb_recipe_check_steps. */
 static nb_status finish_oscireset(void *record, const nb_yaml_node *node, nb_error *err) {
     const nb_oscireset *o = record;
-    if (o->variant != NB_OSCI_BIN_EDGE && o->window + 1 >= o->period)
-        return nb_keys_fail(err, node, "window", "%lld steps do not fit a period of %lld; expected at most %lld",
-                            (long long)o->window, (long long)o->period, (long long)o->period - 2);
+    NB_TRY(check_steps(node, "start", o->start, err));
+    NB_TRY(check_steps(node, "period", o->period, err));
+    NB_TRY(check_steps(node, "window", o->window, err));
+    if (o->variant == NB_OSCI_BIN_EDGE)
+        return NB_OK;
+    if (o->period >= 1 && o->window >= 1 && o->window + 1 >= o->period)
+        return nb_keys_fail(err, node, "window", "%g steps do not fit a period of %g; expected at most %g", o->window,
+                            o->period, o->period - 2);
+    if (o->period < 1 && o->window < 1 && o->window >= o->period)
+        return nb_keys_fail(err, node, "window", "a share of %g does not fit a period of %g; expected less", o->window,
+                            o->period);
     return NB_OK;
 }
 
