@@ -367,7 +367,7 @@ static nb_status out_decode_w(void *state, nb_linear *layer, nb_scratch *scratch
     outcontrol *o = state;
     nb_backend *be = o->group->be;
     (void)pass;
-    if (!o->chosen || o->channels[FP4] == 0)
+    if (!o->chosen)
         return NB_OK;
     size_t bytes = sizeof(float) * (size_t)(layer->out * layer->in), mark = scratch->used;
     nb_mat whole = nb_mat_of(w, NB_F32, layer->out, layer->in), out = whole, columns;
@@ -375,10 +375,11 @@ static nb_status out_decode_w(void *state, nb_linear *layer, nb_scratch *scratch
     NB_TRY(split_w(o, scratch, &whole, o->w[layer->index], err));
     be->ops->copy(be, decoded, w, bytes);
     NB_TRY(join(o, scratch, o->w[layer->index], FP4, &out, err));
-    if (widths) {
+    if (widths)
+        be->ops->fill_zero(be, widths, bytes);
+    if (widths && o->channels[FP4] > 0) {
         nb_mat wide = nb_mat_of(widths, NB_F32, layer->out, layer->in);
         NB_TRY(take(scratch, NB_F32, layer->out, o->channels[FP4], &columns, err));
-        be->ops->fill_zero(be, widths, bytes);
         be->ops->bin_widths(be, columns.data, &o->w[layer->index][FP4]);
         be->ops->scatter_columns(be, &wide, &columns, columns_of(o, FP4), false);
     }
