@@ -323,7 +323,7 @@ static void policy_bf16_keeps_named_modules(void **state) {
     snprintf(folder, sizeof folder, "%s", in_folder(state, "saved"));
     assert_int_equal(nb_trainer_save(t, folder, &err), NB_OK);
     nb_trainer *fresh = make(be, &config, NULL);
-    if (nb_trainer_load(fresh, folder, false, &err) != NB_OK)
+    if (nb_trainer_load(fresh, folder, NB_START_RESUME, &err) != NB_OK)
         fail_msg("%s", err.message);
     assert_true(fresh->at.modules_in_bf16);
     nb_step_report s;

@@ -153,6 +153,121 @@ static void a_fork_goes_on_from_a_checkpoint(void **state) {
     free(other);
 }
 
+/* ---- branches ---- */
+
+/* Four recipes that differ in what starts at step 4 (OutControl) and step 8 (OsciReset). */
+static void write_recipes(void **state) {
+    static const char *const recipes[][2] = {
+        {"plain.yaml", "name: plain\nbase: nvfp4\nkeep: {last_blocks: 0}\n"},
+        {"out.yaml", "name: out\nbase: ./plain.yaml\noutcontrol: {share: 0.5, multiple: 32, start: 4, window: 0.1}\n"},
+        {"osci.yaml", "name: osci\nbase: ./plain.yaml\n"
+                      "oscireset: {start: 0.6, period: 0.3, window: 1, threshold: 0.5}\n"},
+        {"full.yaml", "name: full\nbase: ./out.yaml\n"
+                      "oscireset: {start: 0.6, period: 0.3, window: 1, threshold: 0.5}\n"}};
+    nb_error err = {0};
+    for (size_t i = 0; i < sizeof recipes / sizeof recipes[0]; i++)
+        assert_int_equal(nb_file_write(in_folder(state, recipes[i][0]), recipes[i][1], strlen(recipes[i][1]), &err),
+                         NB_OK);
+}
+
+/* The run `out` under RECIPE.yaml; keeps its checkpoint of step `branch`. */
+static nb_status run_arm(void **state, const char *out, const char *recipe, nb_start start, const char *from,
+                         int64_t branch, nb_error *err) {
+    char set[700];
+    snprintf(set, sizeof set, "recipe=%s", in_folder(state, recipe));
+    nb_run_config config = case_config(state, out, set, "checkpoint.every=0", "checkpoint.keep=1", NULL);
+    nb_backend *be = case_backend(&config);
+    nb_trainer_options options = {
+        .recipes_dir = NB_TEST_SOURCE "/recipes", .branches = &branch, .branch_count = branch > 0};
+    nb_trainer *t;
+    nb_status status = nb_trainer_create(be, &config, &options, &t, err);
+    if (status == NB_OK) {
+        char path[700] = "";
+        if (from)
+            snprintf(path, sizeof path, "%s", in_folder(state, from));
+        status = nb_trainer_run(t, start, from ? path : NULL, err);
+        nb_trainer_free(t);
+    }
+    nb_backend_free(be);
+    return status;
+}
+
+static void good_arm(void **state, const char *out, const char *recipe, nb_start start, const char *from,
+                     int64_t branch) {
+    nb_error err = {0};
+    if (run_arm(state, out, recipe, start, from, branch, &err) != NB_OK)
+        fail_msg("%s: %s", out, err.message);
+}
+
+static void same_end(void **state, const char *a, const char *b) {
+    const char *const files[] = {"model.safetensors", "optimizer.safetensors"};
+    char paths[2][128];
+    for (int i = 0; i < 2; i++) {
+        snprintf(paths[0], sizeof paths[0], "%s/checkpoints/step-00000012/%s", a, files[i]);
+        snprintf(paths[1], sizeof paths[1], "%s/checkpoints/step-00000012/%s", b, files[i]);
+        same_file(state, paths[0], paths[1]);
+    }
+}
+
+/* OutControl's channels are chosen before the second branch, so they must come along. */
+static void a_branch_ends_in_the_bits_of_a_straight_run(void **state) {
+    write_recipes(state);
+    good_arm(state, "plain", "plain.yaml", NB_START_NEW, NULL, 4);
+    good_arm(state, "out", "out.yaml", NB_START_BRANCH, "plain/checkpoints/step-00000004", 8);
+    good_arm(state, "full", "full.yaml", NB_START_BRANCH, "out/checkpoints/step-00000008", 0);
+    good_arm(state, "out-straight", "out.yaml", NB_START_NEW, NULL, 0);
+    good_arm(state, "full-straight", "full.yaml", NB_START_NEW, NULL, 0);
+    same_end(state, "out", "out-straight");
+    same_end(state, "full", "full-straight");
+    char *a, *b;
+    size_t n, m;
+    nb_error err = {0};
+    assert_int_equal(
+        nb_file_read(in_folder(state, "out/checkpoints/step-00000012/model.safetensors"), 1 << 24, &a, &n, &err),
+        NB_OK);
+    assert_int_equal(
+        nb_file_read(in_folder(state, "full/checkpoints/step-00000012/model.safetensors"), 1 << 24, &b, &m, &err),
+        NB_OK);
+    assert_int_equal(n, m);
+    assert_memory_not_equal(a, b, n); /* the mechanisms did something */
+    free(a);
+    free(b);
+}
+
+/* Gone on where its own checkpoint is, and again from the trunk where it has none. */
+static void a_branch_that_was_stopped_goes_on(void **state) {
+    write_recipes(state);
+    const char *trunk = "plain/checkpoints/step-00000008";
+    good_arm(state, "plain", "plain.yaml", NB_START_NEW, NULL, 8);
+    good_arm(state, "osci", "osci.yaml", NB_START_BRANCH, trunk, 0);
+    good_arm(state, "again", "osci.yaml", NB_START_BRANCH, trunk, 10);
+    nb_error err = {0};
+    assert_int_equal(nb_folder_remove(in_folder(state, "again/checkpoints/step-00000012"), &err), NB_OK);
+    good_arm(state, "again", "osci.yaml", NB_START_BRANCH, trunk, 0);
+    same_end(state, "osci", "again");
+    assert_int_equal(nb_folder_remove(in_folder(state, "again/checkpoints/step-00000012"), &err), NB_OK);
+    assert_int_not_equal(access(in_folder(state, "again/checkpoints/step-00000010"), F_OK), 0);
+    good_arm(state, "again", "osci.yaml", NB_START_BRANCH, trunk, 0);
+    same_end(state, "osci", "again");
+}
+
+static void a_wrong_trunk_is_refused(void **state) {
+    write_recipes(state);
+    good_arm(state, "plain", "plain.yaml", NB_START_NEW, NULL, 8);
+    nb_error err = {0};
+    const char *trunk = "plain/checkpoints/step-00000008";
+    assert_int_equal(run_arm(state, "late", "full.yaml", NB_START_BRANCH, trunk, 0, &err), NB_BAD_CONFIG);
+    assert_non_null(strstr(err.message, "trains as full only until step 4"));
+    nb_run_config config = case_config(state, "other", "optimizer.lr=1e-3", NULL);
+    char from[700];
+    snprintf(from, sizeof from, "%s", in_folder(state, trunk));
+    assert_int_equal(case_run(&config, NB_START_BRANCH, from, NULL, &err), NB_BAD_CONFIG);
+    assert_non_null(strstr(err.message, "optimizer.lr"));
+    config = case_config(state, "another", NULL);
+    assert_int_equal(case_run(&config, NB_START_BRANCH, from, NULL, &err), NB_BAD_CONFIG);
+    assert_non_null(strstr(err.message, "only until step 0"));
+}
+
 static void old_checkpoints_go(void **state) {
     straight(state, "kept", "checkpoint.keep=2");
     nb_run_config config = case_config(state, "kept", NULL);
@@ -176,6 +291,9 @@ int main(void) {
         CASE(a_finished_run_is_left_alone),
         CASE(another_run_is_refused),
         CASE(a_fork_goes_on_from_a_checkpoint),
+        CASE(a_branch_ends_in_the_bits_of_a_straight_run),
+        CASE(a_branch_that_was_stopped_goes_on),
+        CASE(a_wrong_trunk_is_refused),
         CASE(old_checkpoints_go),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

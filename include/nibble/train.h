@@ -165,6 +165,9 @@ typedef struct nb_trainer_options {
     const char *recipes_dir, *models_dir; /* where names are searched; NULL = "recipes", "models" */
     double peak_flops;                    /* of the machine, for MFU; 0 = unknown (nb_measure_peak) */
     nb_train_callbacks callbacks;
+    const int64_t *branches; /* steps after which a checkpoint is written and kept, besides those of the run file; must
+                                outlive the trainer */
+    int32_t branch_count;
 } nb_trainer_options;
 
 /* ---- the trainer ---- */
@@ -186,16 +189,19 @@ nb_status nb_trainer_evaluate(nb_trainer *trainer, nb_eval_report *report, nb_er
 /* Writes the checkpoint folder `folder` atomically. */
 nb_status nb_trainer_save(nb_trainer *trainer, const char *folder, nb_error *err);
 
-/* Takes parameters, moments and position from a checkpoint. Every checksum is verified first. With `fork` false, keys
- * that decide the bits of the run must be those of the checkpoint; with `fork` true they may differ. */
-nb_status nb_trainer_load(nb_trainer *trainer, const char *folder, bool fork, nb_error *err);
-
 /* How a run begins. */
 typedef enum nb_start {
     NB_START_NEW,    /* the run folder must not hold a run */
     NB_START_RESUME, /* from the newest good checkpoint of the run folder, or from step 0 if it has none */
-    NB_START_FORK    /* from the checkpoint `from`; the run folder must not hold a run */
+    NB_START_FORK,   /* from the checkpoint `from`, whatever it was made with; the run folder must not hold a run */
+    NB_START_BRANCH  /* as RESUME, but where the run folder has no checkpoint from `from`, which must be what this run
+                        would have come to by itself: the same run file, and a recipe that trains alike until there
+                        (nb_recipe_alike_steps). Ends in the bits of a run from step 0, or is refused. */
 } nb_start;
+
+/* Takes parameters, moments and position from a checkpoint. Every checksum is verified first. `as` says what it must
+ * be: RESUME, FORK or BRANCH. What mechanisms keep is taken too; in FORK and BRANCH only where both recipes keep it. */
+nb_status nb_trainer_load(nb_trainer *trainer, const char *folder, nb_start as, nb_error *err);
 
 /* The whole run: start, steps, evaluations, checkpoints, metrics. Returns NB_OK at the last step, NB_INTERRUPTED after
  * a stop with its checkpoint written, NB_BAD_NUMBER where the policy is at its end. */

@@ -31,6 +31,8 @@ typedef struct slot {
     size_t bytes;
     void *data; /* in the backend's memory unless on_host */
     bool on_host;
+    char mechanism[16]; /* that keeps it; empty for moments */
+    bool anew;          /* loading leaves it as it is */
 } slot;
 
 static nb_tensor_dtype file_dtype(nb_dtype type) {
@@ -61,7 +63,9 @@ static void add_moment(slot *to, const char *prefix, const nb_param *param, void
 }
 
 static void add_state(slot *to, const nb_state_tensor *state) {
+    const char *name = strrchr(state->name, '/') + 1; /* "hcp.hcp.chosen" of "layers.0.mlp.input/hcp.hcp.chosen" */
     snprintf(to->name, sizeof to->name, "state/%s", state->name);
+    snprintf(to->mechanism, sizeof to->mechanism, "%.*s", (int)strcspn(name, "."), name);
     to->dtype = file_dtype(state->dtype);
     to->rank = 1;
     to->shape[0] = state->elements;
@@ -173,24 +177,44 @@ nb_status nb_trainer_save(nb_trainer *t, const char *folder, nb_error *err) {
 
 /* ---- loading ---- */
 
-static nb_status read_slots(nb_trainer *t, const slot *slots, int32_t count, const char *path, nb_error *err) {
+static bool fits(const slot *s, const nb_file_tensor *tensor) {
+    return tensor && tensor->dtype == s->dtype && tensor->bytes == s->bytes;
+}
+
+/* A run of another recipe may keep other things: a mechanism of which the file lacks a part begins anew as a whole. */
+static void mark_what_begins_anew(slot *slots, int32_t count, const nb_safetensors *file) {
+    for (int32_t i = 0; i < count; i++) {
+        if (!slots[i].mechanism[0] || slots[i].anew || fits(&slots[i], nb_safetensors_find(file, slots[i].name)))
+            continue;
+        for (int32_t j = 0; j < count; j++)
+            slots[j].anew = slots[j].anew || strcmp(slots[j].mechanism, slots[i].mechanism) == 0;
+    }
+}
+
+static nb_status read_slot(nb_trainer *t, const slot *s, const nb_safetensors *file, const char *path, nb_error *err) {
+    const nb_file_tensor *tensor = nb_safetensors_find(file, s->name);
+    if (!tensor)
+        return nb_fail(err, NB_BAD_FILE, "%s: tensor %s is missing", path, s->name);
+    if (!fits(s, tensor))
+        return nb_fail(err, NB_BAD_FILE, "%s: tensor %s is %s of %zu bytes; expected %s of %zu", path, s->name,
+                       nb_tensor_dtype_name(tensor->dtype), tensor->bytes, nb_tensor_dtype_name(s->dtype), s->bytes);
+    if (s->on_host)
+        memcpy(s->data, tensor->data, s->bytes);
+    else
+        t->be->ops->upload(t->be, s->data, tensor->data, s->bytes);
+    return NB_OK;
+}
+
+static nb_status read_slots(nb_trainer *t, slot *slots, int32_t count, const char *path, bool same_recipe,
+                            nb_error *err) {
     nb_safetensors *file;
     NB_TRY(nb_safetensors_open(path, &file, err));
+    if (!same_recipe)
+        mark_what_begins_anew(slots, count, file);
     nb_status status = NB_OK;
-    for (int32_t i = 0; status == NB_OK && i < count; i++) {
-        const slot *s = &slots[i];
-        const nb_file_tensor *tensor = nb_safetensors_find(file, s->name);
-        if (!tensor)
-            status = nb_fail(err, NB_BAD_FILE, "%s: tensor %s is missing", path, s->name);
-        else if (tensor->dtype != s->dtype || tensor->bytes != s->bytes)
-            status =
-                nb_fail(err, NB_BAD_FILE, "%s: tensor %s is %s of %zu bytes; expected %s of %zu", path, s->name,
-                        nb_tensor_dtype_name(tensor->dtype), tensor->bytes, nb_tensor_dtype_name(s->dtype), s->bytes);
-        else if (s->on_host)
-            memcpy(s->data, tensor->data, s->bytes);
-        else
-            t->be->ops->upload(t->be, s->data, tensor->data, s->bytes);
-    }
+    for (int32_t i = 0; status == NB_OK && i < count; i++)
+        if (!slots[i].anew)
+            status = read_slot(t, &slots[i], file, path, err);
     nb_safetensors_close(file);
     return status;
 }
@@ -223,6 +247,14 @@ static nb_status check_same_model(const nb_trainer *t, const char *folder, nb_er
     return NB_OK;
 }
 
+static nb_status check_same_data(const nb_trainer *t, const char *folder, const nb_manifest *m, nb_error *err) {
+    if (nb_dataset_fingerprint(t->train) != m->data_fingerprint)
+        return nb_fail(err, NB_BAD_FILE,
+                       "%s: was made with other data than %s holds now; hint: --from forks a run, or restore the data",
+                       folder, t->config.data.train);
+    return NB_OK;
+}
+
 /* A resumed run must be the run that stopped. */
 static nb_status check_same_run(const nb_trainer *t, const char *folder, const nb_manifest *m, nb_error *err) {
     char key[NB_NAME_SIZE];
@@ -237,27 +269,39 @@ static nb_status check_same_run(const nb_trainer *t, const char *folder, const n
         return nb_fail(err, NB_BAD_CONFIG,
                        "%s: was made when recipe %s said something else; hint: --from forks a run, or restore the file",
                        folder, t->config.recipe);
-    if (nb_dataset_fingerprint(t->train) != m->data_fingerprint)
-        return nb_fail(err, NB_BAD_FILE,
-                       "%s: was made with other data than %s holds now; hint: --from forks a run, or restore the data",
-                       folder, t->config.data.train);
-    return NB_OK;
+    return check_same_data(t, folder, m, err);
 }
 
-static nb_status load_tensors(nb_trainer *t, const char *folder, bool fork, nb_error *err) {
+/* The run that a branch leaves must have been the same until there. */
+static nb_status check_trunk(const nb_trainer *t, const char *folder, const nb_manifest *m, nb_error *err) {
+    char key[NB_NAME_SIZE];
+    nb_run_config config = m->config;
+    nb_recipe trunk;
+    memcpy(config.recipe, t->config.recipe, sizeof config.recipe);
+    if (nb_run_config_differs(&config, &t->config, key, sizeof key))
+        return nb_fail(err, NB_BAD_CONFIG, "%s: was made with another value of %s; expected the same to branch from it",
+                       folder, key);
+    NB_TRY(nb_manifest_recipe(m, folder, &trunk, err));
+    int64_t alike = nb_recipe_alike_steps(&trunk, &t->recipe, t->steps);
+    if (alike < m->at.step)
+        return nb_fail(err, NB_BAD_CONFIG,
+                       "%s: is at step %lld, and its recipe %s trains as %s only until step %lld; expected a "
+                       "checkpoint no later",
+                       folder, (long long)m->at.step, trunk.name, t->recipe.name, (long long)alike);
+    return check_same_data(t, folder, m, err);
+}
+
+static nb_status load_tensors(nb_trainer *t, const char *folder, bool same_recipe, nb_error *err) {
     char path[FILE_PATH_SIZE];
     NB_TRY(nb_hf_load(t->be, t->model, folder, err));
     slot *slots;
     int32_t count;
     NB_TRY(list_slots(t, &slots, &count, err));
-    /* A fork may run other mechanisms: theirs begin anew. */
-    if (fork)
-        count = 2 * nb_model_param_count(t->model);
     snprintf(path, sizeof path, "%s/%s", folder, NB_OPTIMIZER_NAME);
-    nb_status status = read_slots(t, slots, count, path, err);
+    nb_status status = read_slots(t, slots, count, path, same_recipe, err);
     free(slots);
     NB_TRY(status);
-    return fork ? NB_OK : nb_model_state_loaded(t->model, err);
+    return nb_model_state_loaded(t->model, err);
 }
 
 /* A folder of another maker: parameters alone. */
@@ -275,23 +319,25 @@ static nb_status load_foreign(nb_trainer *t, const char *folder, nb_error *err) 
     return NB_OK;
 }
 
-nb_status nb_trainer_load(nb_trainer *t, const char *folder, bool fork, nb_error *err) {
+nb_status nb_trainer_load(nb_trainer *t, const char *folder, nb_start as, nb_error *err) {
     nb_manifest m;
-    if (fork && is_foreign(folder))
+    if (as == NB_START_FORK && is_foreign(folder))
         return load_foreign(t, folder, err);
     NB_TRY(nb_manifest_read(folder, &m, err));
     nb_status status = nb_manifest_verify(folder, &m, err);
     if (status == NB_OK)
         status = check_same_model(t, folder, err);
-    if (status == NB_OK && !fork)
+    if (status == NB_OK && as == NB_START_RESUME)
         status = check_same_run(t, folder, &m, err);
+    if (status == NB_OK && as == NB_START_BRANCH)
+        status = check_trunk(t, folder, &m, err);
     if (status == NB_OK && m.at.step > t->steps)
         status = nb_fail(err, NB_BAD_CONFIG, "%s: is at step %lld, beyond the %lld steps of this run", folder,
                          (long long)m.at.step, (long long)t->steps);
-    if (status == NB_OK && !fork && m.at.modules_in_bf16 && !t->at.modules_in_bf16)
+    if (status == NB_OK && as != NB_START_FORK && m.at.modules_in_bf16 && !t->at.modules_in_bf16)
         status = nb_trainer_modules_to_bf16(t, err);
     if (status == NB_OK)
-        status = load_tensors(t, folder, fork, err);
+        status = load_tensors(t, folder, as == NB_START_RESUME, err);
     if (status == NB_OK) {
         bool in_bf16 = t->at.modules_in_bf16;
         t->at = m.at;

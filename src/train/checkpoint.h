@@ -11,7 +11,8 @@ void nb_checkpoint_path(const char *run_folder, int64_t step, char *path, size_t
  * many there are; at most `most` are written. */
 int32_t nb_checkpoint_list(const char *run_folder, int64_t *steps, int32_t most);
 
-/* Removes all but the newest `keep` (0 = none). A checkpoint disappears in one step. */
-nb_status nb_checkpoint_prune(const char *run_folder, int64_t keep, nb_error *err);
+/* Removes all but the newest `keep` (0 = none) and those of the steps `spared`. A checkpoint disappears in one step. */
+nb_status nb_checkpoint_prune(const char *run_folder, int64_t keep, const int64_t *spared, int32_t spared_count,
+                              nb_error *err);
 
 #endif

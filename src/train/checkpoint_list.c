@@ -46,12 +46,22 @@ int32_t nb_checkpoint_list(const char *run_folder, int64_t *steps, int32_t most)
     return count;
 }
 
-nb_status nb_checkpoint_prune(const char *run_folder, int64_t keep, nb_error *err) {
+static bool is_among(int64_t step, const int64_t *steps, int32_t count) {
+    for (int32_t i = 0; i < count; i++)
+        if (steps[i] == step)
+            return true;
+    return false;
+}
+
+nb_status nb_checkpoint_prune(const char *run_folder, int64_t keep, const int64_t *spared, int32_t spared_count,
+                              nb_error *err) {
     if (keep <= 0)
         return NB_OK;
     int64_t steps[MOST_CHECKPOINTS];
     int32_t count = nb_checkpoint_list(run_folder, steps, MOST_CHECKPOINTS);
-    for (int32_t i = (int32_t)keep; i < count && i < MOST_CHECKPOINTS; i++) {
+    for (int32_t i = 0; i < count && i < MOST_CHECKPOINTS; i++) {
+        if (is_among(steps[i], spared, spared_count) || keep-- > 0)
+            continue;
         char path[FILE_PATH_SIZE], gone[FILE_PATH_SIZE + 64];
         nb_checkpoint_path(run_folder, steps[i], path, sizeof path);
         /* A name that the next start sweeps away, so that a kill on the way leaves no half of a checkpoint. */

@@ -3,22 +3,10 @@
 
 #include "files/safetensors.h"
 #include "model/hf.h"
-#include "recipe/recipe_yaml.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-static nb_status trained_recipe(const nb_manifest *m, const char *folder, nb_recipe *out, nb_error *err) {
-    nb_yaml doc = {0};
-    char name[2 * NB_PATH_SIZE];
-    snprintf(name, sizeof name, "%s/%s: recipe", folder, NB_MANIFEST_NAME);
-    nb_status status = nb_yaml_parse(m->recipe, strlen(m->recipe), name, &doc, err);
-    if (status == NB_OK)
-        status = nb_recipe_read(doc.root, out, err);
-    nb_yaml_free(&doc);
-    return status;
-}
 
 /* Channels, averages and what else mechanisms of the trained recipe go by. Another recipe's begin anew. */
 static nb_status load_state(nb_backend *be, nb_model *model, const nb_safetensors *file, const char *folder,
@@ -68,7 +56,7 @@ static nb_status load(nb_backend *be, const char *folder, const nb_manifest *m, 
     if (recipe)
         out->recipe = *recipe;
     else
-        NB_TRY(trained_recipe(m, folder, &out->recipe, err));
+        NB_TRY(nb_manifest_recipe(m, folder, &out->recipe, err));
     NB_TRY(nb_hf_config_read(folder, &config, err));
     NB_TRY(nb_model_create(be, &config, &out->recipe, batch ? batch : m->config.micro_batch, seq ? seq : m->config.seq,
                            false, &out->model, err));

@@ -24,6 +24,8 @@
 typedef struct run {
     nb_trainer *t;
     nb_recorder *recorder;
+    const char *from; /* FORK, BRANCH: the checkpoint of another run that this one began with; NULL: none */
+    nb_start as;
     int lock;          /* the run folder, held against a second writer */
     int64_t evaluated; /* step of the last evaluation and of the last checkpoint; -1 = none */
     int64_t saved;
@@ -57,7 +59,7 @@ static bool holds_a_run(const char *out) {
 static nb_status take_folder(run *r, nb_start start, nb_error *err) {
     const char *out = r->t->config.out;
     char path[FILE_PATH_SIZE];
-    if (start != NB_START_RESUME && holds_a_run(out))
+    if (start != NB_START_RESUME && start != NB_START_BRANCH && holds_a_run(out))
         return nb_fail(err, NB_BAD_USAGE,
                        "%s: holds a run already; hint: --resume goes on with it, --set out=... starts "
                        "another",
@@ -99,27 +101,45 @@ static nb_status open_recorder(run *r, nb_error *err) {
 static nb_status load_newest(run *r, char *path, size_t size, nb_error *err) {
     nb_trainer *t = r->t;
     NB_TRY(nb_checkpoint_newest(t->config.out, path, size, t->callbacks.note, t->callbacks.user, err));
-    return nb_trainer_load(t, path, false, err);
+    return nb_trainer_load(t, path, NB_START_RESUME, err);
 }
 
-static nb_status begin(run *r, nb_start start, const char *from, nb_error *err) {
+static nb_status take_over(run *r, nb_error *err) {
+    nb_trainer *t = r->t;
+    NB_TRY(nb_trainer_load(t, r->from, r->as, err));
+    note(t, NB_NOTE_INFO, "%s from %s at step %lld", r->as == NB_START_FORK ? "forked" : "branched", r->from,
+         (long long)t->at.step);
+    return NB_OK;
+}
+
+/* From the run's own newest checkpoint; without one from another run's, or from step 0 where there is none. */
+static nb_status go_on(run *r, nb_error *err) {
     nb_trainer *t = r->t;
     char path[FILE_PATH_SIZE] = "";
+    nb_status status = load_newest(r, path, sizeof path, err);
+    if (status != NB_OK && path[0])
+        return status;
+    if (!path[0] && r->from)
+        return take_over(r, err);
+    if (path[0])
+        note(t, NB_NOTE_INFO, "resumed from %s", path);
+    else
+        note(t, NB_NOTE_INFO, "no good checkpoint in %s: starting at step 0", t->config.out);
+    r->saved = path[0] ? t->at.step : -1;
+    r->evaluated = r->saved;
+    return NB_OK;
+}
+
+static nb_status begin(run *r, nb_start start, nb_error *err) {
+    nb_trainer *t = r->t;
+    char idle[256];
     NB_TRY(take_folder(r, start, err));
-    if (start == NB_START_FORK) {
-        NB_TRY(nb_trainer_load(t, from, true, err));
-        note(t, NB_NOTE_INFO, "forked from %s at step %lld", from, (long long)t->at.step);
-    } else if (start == NB_START_RESUME) {
-        nb_status status = load_newest(r, path, sizeof path, err);
-        if (status != NB_OK && path[0])
-            return status;
-        if (path[0])
-            note(t, NB_NOTE_INFO, "resumed from %s", path);
-        else
-            note(t, NB_NOTE_INFO, "no good checkpoint in %s: starting at step 0", t->config.out);
-        r->saved = path[0] ? t->at.step : -1;
-        r->evaluated = r->saved;
-    }
+    if (start == NB_START_FORK)
+        NB_TRY(take_over(r, err));
+    else if (start != NB_START_NEW)
+        NB_TRY(go_on(r, err));
+    if (nb_recipe_idles(&t->recipe, t->steps, idle, sizeof idle))
+        note(t, NB_NOTE_WARNING, "recipe %s: %s", t->recipe.name, idle);
     NB_TRY(write_description(t, err));
     return open_recorder(r, err);
 }
@@ -128,6 +148,13 @@ static nb_status begin(run *r, nb_start start, const char *from, nb_error *err) 
 
 static bool is_due(int64_t every, int64_t step, int64_t steps) {
     return step == steps || (every > 0 && step > 0 && step % every == 0);
+}
+
+static bool branches_here(const nb_trainer *t) {
+    for (int32_t i = 0; i < t->branch_count; i++)
+        if (t->branches[i] == t->at.step)
+            return true;
+    return false;
 }
 
 static nb_status evaluate(run *r, nb_error *err) {
@@ -152,7 +179,7 @@ static nb_status save(run *r, nb_error *err) {
     NB_TRY(nb_trainer_save(t, path, err));
     r->saved = t->at.step;
     note(t, NB_NOTE_INFO, "checkpoint %s", path);
-    return nb_checkpoint_prune(t->config.out, t->config.checkpoint.keep, err);
+    return nb_checkpoint_prune(t->config.out, t->config.checkpoint.keep, t->branches, t->branch_count, err);
 }
 
 /* ---- bad numbers ---- */
@@ -193,7 +220,7 @@ static nb_status roll_back(run *r, nb_error *err) {
     char path[FILE_PATH_SIZE];
     nb_status status = load_newest(r, path, sizeof path, err);
     if (status != NB_OK && !path[0])
-        status = nb_trainer_restart(t, err);
+        status = r->from ? nb_trainer_load(t, r->from, r->as, err) : nb_trainer_restart(t, err);
     for (int64_t i = 0; status == NB_OK && i < passed; i++)
         status = nb_trainer_pass_over(t, earlier[i], err);
     for (int64_t i = 0; status == NB_OK && i < t->config.bad_numbers.pass_over; i++)
@@ -287,15 +314,17 @@ static nb_status loop(run *r, nb_error *err) {
         NB_TRY(advance(r, err));
         if (is_due(t->config.eval.every, t->at.step, t->steps))
             NB_TRY(evaluate(r, err));
-        if (is_due(t->config.checkpoint.every, t->at.step, t->steps))
+        if (is_due(t->config.checkpoint.every, t->at.step, t->steps) || branches_here(t))
             NB_TRY(save(r, err));
     }
     return NB_OK;
 }
 
 nb_status nb_trainer_run(nb_trainer *t, nb_start start, const char *from, nb_error *err) {
-    run r = {.t = t, .lock = -1, .evaluated = -1, .saved = -1, .bad_until = -1};
-    nb_status status = begin(&r, start, from, err);
+    bool other = start == NB_START_FORK || start == NB_START_BRANCH;
+    run r = {
+        .t = t, .from = other ? from : NULL, .as = start, .lock = -1, .evaluated = -1, .saved = -1, .bad_until = -1};
+    nb_status status = begin(&r, start, err);
     if (status == NB_OK)
         status = loop(&r, err);
     nb_recorder_close(r.recorder);

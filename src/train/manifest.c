@@ -4,6 +4,7 @@
 #include "files/checksum.h"
 #include "files/file.h"
 #include "files/safetensors.h"
+#include "recipe/recipe_yaml.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -316,6 +317,17 @@ static nb_status verify_file(const char *path, const json_t *entry, nb_error *er
     if (tensors)
         return name_damage(path, tensors, err);
     return nb_fail(err, NB_BAD_FILE, "%s: checksum does not agree: it was damaged or edited", path);
+}
+
+nb_status nb_manifest_recipe(const nb_manifest *m, const char *folder, nb_recipe *out, nb_error *err) {
+    nb_yaml doc = {0};
+    char name[FILE_PATH_SIZE];
+    snprintf(name, sizeof name, "%s/%s: recipe", folder, NB_MANIFEST_NAME);
+    nb_status status = nb_yaml_parse(m->recipe, strlen(m->recipe), name, &doc, err);
+    if (status == NB_OK)
+        status = nb_recipe_read(doc.root, out, err);
+    nb_yaml_free(&doc);
+    return status;
 }
 
 nb_status nb_manifest_verify(const char *folder, const nb_manifest *m, nb_error *err) {

@@ -32,6 +32,9 @@ nb_status nb_manifest_write(const char *folder, const nb_manifest *manifest, nb_
 /* Reads nibble.json and verifies its own checksum; says what the folder is instead where it is no checkpoint. */
 nb_status nb_manifest_read(const char *folder, nb_manifest *out, nb_error *err);
 
+/* The recipe that a manifest read from `folder` holds. */
+nb_status nb_manifest_recipe(const nb_manifest *manifest, const char *folder, nb_recipe *out, nb_error *err);
+
 /* Verifies every file that the manifest lists; names the tensor where one is wrong. */
 nb_status nb_manifest_verify(const char *folder, const nb_manifest *manifest, nb_error *err);
 

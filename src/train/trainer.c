@@ -60,6 +60,7 @@ static nb_status build(nb_trainer *t, nb_error *err) {
     NB_TRY(nb_model_config_load(c->model, t->models_dir, &t->model_config, err));
     NB_TRY(nb_recipe_load(c->recipe, t->recipes_dir, &t->recipe, err));
     t->working_recipe = t->recipe;
+    NB_TRY(nb_recipe_check_steps(&t->recipe, t->steps, err));
     NB_TRY(check_lengths(t, err));
     NB_TRY(open_data(t, err));
     NB_TRY(nb_model_create(t->be, &t->model_config, &t->recipe, c->micro_batch, c->seq, true, &t->model, err));
@@ -84,6 +85,8 @@ nb_status nb_trainer_create(nb_backend *be, const nb_run_config *config, const n
     if (options) {
         t->callbacks = options->callbacks;
         t->peak_flops = options->peak_flops;
+        t->branches = options->branches;
+        t->branch_count = options->branch_count;
     }
     snprintf(t->recipes_dir, sizeof t->recipes_dir, "%s",
              options && options->recipes_dir ? options->recipes_dir : "recipes");
@@ -128,7 +131,7 @@ const nb_recipe *nb_trainer_recipe(const nb_trainer *t) {
 nb_pass nb_run_pass(const nb_run_config *config, const nb_recipe *recipe, int64_t step, int64_t micro_batch) {
     const nb_late_switch *late = &recipe->late_switch;
     int64_t steps = nb_run_steps(config);
-    bool switched = late->at < 1 && (double)step >= late->at * (double)steps;
+    bool switched = late->at < 1 && step >= nb_step_of(late->at, steps);
     nb_pass pass = {.step = (uint32_t)step,
                     .steps = (uint32_t)steps,
                     .micro_batch = (uint32_t)micro_batch,

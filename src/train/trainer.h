@@ -38,6 +38,8 @@ struct nb_trainer {
     nb_accumulator accumulator;
     nb_position at;
     int64_t steps;
+    const int64_t *branches; /* steps whose checkpoints are written and kept whatever the run file says */
+    int32_t branch_count;
     double peak_flops;
     const struct nb_lens *lens; /* looks at the first micro-batch of the next step; NULL: nobody does */
     double mean_ms;             /* moving average of the step time, for the time left */
