@@ -121,3 +121,18 @@ grep -q 'bf16 seed 1: is finished' again || fail "compare repeats finished runs"
 expect 1 "twins/bf16-seed1" "$nibble" compare run.yaml --recipes nvfp4 --set out=twins/bf16-seed1/run.yaml
 expect 2 "optimizer.lr" "$nibble" compare run.yaml --recipes nvfp4 --set out=twins --set optimizer.lr=1e-5
 expect 2 "recipes is missing" "$nibble" compare run.yaml
+
+# ---- twins that share their first steps -------------------------------------------------------------------------------------
+printf 'name: plain\nbase: nvfp4\nkeep: {last_blocks: 0}\n' > plain.yaml
+printf 'name: reset\nbase: ./plain.yaml\noscireset: {start: 0.5, period: 4, window: 1, threshold: 0.5}\n' > reset.yaml
+printf 'name: never\nbase: ./reset.yaml\noscireset: {start: 8}\n' > never.yaml
+"$nibble" compare run.yaml --recipes ./plain.yaml,./reset.yaml --set out=forked --set checkpoint.every=0 > out
+grep -q '^reset trains as plain for 4 of 8 steps' out || fail "compare: what is shared is not said: $(cat out)"
+grep -q 'branched from forked/plain-seed1/checkpoints/step-00000004' out || fail "compare: no branch: $(cat out)"
+grep -q '"branched_at": 4' forked/compare.json || fail "compare.json does not tell the branch"
+"$nibble" compare run.yaml --recipes ./plain.yaml,./reset.yaml --set out=apart --straight -q > out
+grep -q '^reset .*%' out || fail "compare --straight: $(cat out)"
+cmp forked/reset-seed1/checkpoints/step-00000008/model.safetensors \
+    apart/reset-seed1/checkpoints/step-00000008/model.safetensors || fail "a branch is not the straight run"
+grep -q '"step":1,' apart/reset-seed1/metrics.jsonl || fail "compare --straight: does not begin at step 0"
+expect 2 "plain and never are one run" "$nibble" compare run.yaml --set out=same --recipes ./plain.yaml,./never.yaml

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define MOST_RECIPES 32
 #define MOST_SEEDS 64
@@ -20,7 +21,7 @@ typedef struct compare_options {
     nb_texts set;
     const char *recipes;
     int64_t seeds;
-    bool quiet;
+    bool straight, quiet;
 } compare_options;
 
 static const nb_option options[] = {
@@ -30,16 +31,21 @@ static const nb_option options[] = {
      "repeat with N triples of seeds, counted up from those of the run file (default 1)"},
     {"set", 0, NB_OPTION_TEXTS, offsetof(compare_options, set), "KEY=VALUE",
      "change a key of the run file; repeatable"},
+    {"straight", 0, NB_OPTION_FLAG, offsetof(compare_options, straight), NULL,
+     "train every recipe from step 0, also where its first steps are those of another"},
     {"quiet", 'q', NB_OPTION_FLAG, offsetof(compare_options, quiet), NULL, "print the table alone"},
     {0},
 };
 
 static const nb_command_line line = {
-    .usage = "RUN.yaml --recipes A,B,... [--seeds N] [--set KEY=VALUE]... [--quiet]",
+    .usage = "RUN.yaml --recipes A,B,... [--seeds N] [--set KEY=VALUE]... [--straight] [--quiet]",
     .about =
         "Trains twins under each recipe in OUT/RECIPE-seedN and prints the gaps of their validation losses to BF16.\n"
         "Runs that are finished are not repeated and runs that were stopped go on, so the command can be given "
         "again.\n"
+        "Recipes that differ only in what starts later (late switch, OutControl, OsciReset) train their common steps "
+        "once: the\n"
+        "second branches from a checkpoint of the first, to the same bits.\n"
         "The table also goes to OUT/compare.json.\n"
         "  nibble compare examples/tiny.yaml --recipes nvfp4,fp4-direct --seeds 3",
     .options = options,
@@ -51,6 +57,11 @@ static const nb_command_line line = {
 typedef struct entrant {
     char recipe[NB_PATH_SIZE];
     char name[NB_NAME_SIZE]; /* without folder and ".yaml" */
+    nb_recipe read;
+    int32_t trunk;                  /* the entrant before it whose first steps it shares; -1: none */
+    int64_t shared;                 /* how many */
+    int64_t branches[MOST_RECIPES]; /* steps at which others leave it */
+    int32_t branch_count;
     double loss[MOST_SEEDS];
 } entrant;
 
@@ -96,6 +107,46 @@ static nb_status list_entrants(comparison *c, const char *recipes, nb_error *err
         size_t n = strcspn(at, ",");
         NB_TRY(add_entrant(c, at, n, err));
         at += n + (at[n] == ',');
+    }
+    return NB_OK;
+}
+
+/* Each entrant branches from the one before it with which it shares the most steps. */
+static nb_status find_trunk(comparison *c, int32_t index, nb_error *err) {
+    entrant *e = &c->entrants[index];
+    int64_t steps = nb_run_steps(&c->base);
+    for (int32_t i = 0; i < index; i++) {
+        int64_t shared = nb_recipe_alike_steps(&c->entrants[i].read, &e->read, steps);
+        if (shared == steps)
+            return nb_fail(err, NB_BAD_USAGE,
+                           "--recipes: %s and %s are one run: they differ in nothing that acts within %lld steps; "
+                           "hint: an earlier start in the recipe, or --straight to train both",
+                           c->entrants[i].name, e->name, (long long)steps);
+        if (shared > e->shared) {
+            e->shared = shared;
+            e->trunk = i;
+        }
+    }
+    if (e->trunk >= 0) {
+        entrant *trunk = &c->entrants[e->trunk];
+        trunk->branches[trunk->branch_count++] = e->shared;
+    }
+    return NB_OK;
+}
+
+static nb_status plan_branches(comparison *c, bool straight, nb_error *err) {
+    char recipes[NB_PATH_SIZE];
+    NB_TRY(nb_cli_folder("recipes", recipes, sizeof recipes, err));
+    for (int32_t i = 0; i < c->count; i++) {
+        entrant *e = &c->entrants[i];
+        e->trunk = -1;
+        NB_TRY(nb_recipe_load(e->recipe, recipes, &e->read, err));
+        NB_TRY(nb_recipe_check_steps(&e->read, nb_run_steps(&c->base), err));
+        if (!straight)
+            NB_TRY(find_trunk(c, i, err));
+        if (e->trunk >= 0 && !c->quiet)
+            printf("%s trains as %s for %lld of %lld steps and branches from it there\n", e->name,
+                   c->entrants[e->trunk].name, (long long)e->shared, (long long)nb_run_steps(&c->base));
     }
     return NB_OK;
 }
@@ -147,28 +198,46 @@ static bool holds_something(const nb_run_config *run) {
     char path[NB_PATH_SIZE + 32];
     int64_t step;
     snprintf(path, sizeof path, "%s/metrics.jsonl", run->out);
-    FILE *metrics = fopen(path, "r");
-    if (metrics)
-        fclose(metrics);
-    return metrics || nb_checkpoint_list(run->out, &step, 1) > 0;
+    return access(path, F_OK) == 0 || nb_checkpoint_list(run->out, &step, 1) > 0;
 }
 
 /* ---- running ---- */
 
-static nb_status run_one(comparison *c, int32_t e, int32_t seed, nb_error *err) {
+/* The checkpoint that a run branches from; false if there is none, as where its trunk was trained before this run was
+ * asked for: then it starts at step 0, to the same bits. */
+static bool find_branch(const comparison *c, const entrant *e, int32_t seed, char *path, size_t size) {
+    nb_run_config trunk;
+    nb_error none;
+    if (e->trunk < 0 || run_of(c, e->trunk, seed, &trunk, &none) != NB_OK)
+        return false;
+    nb_checkpoint_path(trunk.out, e->shared, path, size);
+    return access(path, F_OK) == 0;
+}
+
+static nb_status run_one(comparison *c, int32_t index, int32_t seed, nb_error *err) {
+    entrant *e = &c->entrants[index];
     nb_run_config run;
-    NB_TRY(run_of(c, e, seed, &run, err));
-    char label[2 * NB_NAME_SIZE];
-    snprintf(label, sizeof label, "[%d/%d] %s seed %d", seed * c->count + e + 1, c->seeds * c->count,
-             c->entrants[e].name, seed + 1);
-    bool begun = holds_something(&run);
+    NB_TRY(run_of(c, index, seed, &run, err));
+    char label[2 * NB_NAME_SIZE], from[NB_PATH_SIZE + 64];
+    snprintf(label, sizeof label, "[%d/%d] %s seed %d", seed * c->count + index + 1, c->seeds * c->count, e->name,
+             seed + 1);
+    bool begun = holds_something(&run), finished = begun && isfinite(final_loss(&run));
+    bool branches = find_branch(c, e, seed, from, sizeof from);
     if (!c->quiet) {
-        printf("%s%s\n", label, begun && isfinite(final_loss(&run)) ? ": is finished" : "");
+        printf("%s%s\n", label, finished ? ": is finished" : "");
+        if (e->trunk >= 0 && !branches && !finished)
+            printf("%s kept no checkpoint at step %lld: this run begins at step 0\n", c->entrants[e->trunk].name,
+                   (long long)e->shared);
         fflush(stdout);
     }
     /* A finished run is loaded too: a run of other settings under the same name must not pass for it. */
-    nb_training training = {.start = begun ? NB_START_RESUME : NB_START_NEW,
-                            .quiet = c->quiet || (begun && isfinite(final_loss(&run))),
+    nb_training training = {.start = branches ? NB_START_BRANCH
+                                     : begun  ? NB_START_RESUME
+                                              : NB_START_NEW,
+                            .from = from,
+                            .branches = e->branches,
+                            .branch_count = e->branch_count,
+                            .quiet = c->quiet || finished,
                             .label = label,
                             .peak = c->peak};
     nb_status status = nb_cli_run_training(&run, &training, err);
@@ -177,8 +246,8 @@ static nb_status run_one(comparison *c, int32_t e, int32_t seed, nb_error *err) 
         return status == NB_INTERRUPTED
                    ? nb_fail(err, status, "%s: stopped; give the same command again to go on", label)
                    : nb_fail_within(err, "%s", label);
-    c->entrants[e].loss[seed] = final_loss(&run);
-    if (!isfinite(c->entrants[e].loss[seed]))
+    e->loss[seed] = final_loss(&run);
+    if (!isfinite(e->loss[seed]))
         return nb_fail(err, NB_BAD_NUMBER, "%s: has no finite validation loss at its last step", label);
     return NB_OK;
 }
@@ -247,6 +316,10 @@ static nb_status write_json(const comparison *c, nb_error *err) {
             json_array_append_new(gap_list, json_real(gaps[s]));
         }
         json_object_set_new(row, "recipe", json_string(e->name));
+        if (e->trunk >= 0) {
+            json_object_set_new(row, "branched_from", json_string(c->entrants[e->trunk].name));
+            json_object_set_new(row, "branched_at", json_integer(e->shared));
+        }
         json_object_set_new(row, "val_loss", json_real(loss.mean));
         json_object_set_new(row, "val_losses", losses);
         json_object_set_new(row, "gap_percent", json_real(gap.mean));
@@ -294,6 +367,8 @@ nb_status nb_cli_compare(int argc, char **argv, nb_error *err) {
             nb_fail(err, NB_BAD_CONFIG, "%s: data.val is missing; a loss gap is measured on validation data", argv[1]);
     if (status == NB_OK)
         status = list_entrants(c, given.recipes, err);
+    if (status == NB_OK)
+        status = plan_branches(c, given.straight, err);
     if (status == NB_OK)
         status = compare(c, err);
     free(c);

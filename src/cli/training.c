@@ -48,6 +48,8 @@ static nb_status run_with(nb_backend *be, const nb_run_config *config, nb_traini
     nb_trainer_options options = {.recipes_dir = recipes,
                                   .models_dir = models,
                                   .peak_flops = training->peak.flops,
+                                  .branches = training->branches,
+                                  .branch_count = training->branch_count,
                                   .callbacks = nb_screen_callbacks(screen)};
     nb_trainer *trainer;
     NB_TRY(nb_trainer_create(be, config, &options, &trainer, err));

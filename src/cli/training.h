@@ -6,7 +6,9 @@
 
 typedef struct nb_training {
     nb_start start;
-    const char *from; /* NB_START_FORK: the checkpoint */
+    const char *from;        /* NB_START_FORK, NB_START_BRANCH: the checkpoint */
+    const int64_t *branches; /* steps whose checkpoints are kept for runs that branch there */
+    int32_t branch_count;
     bool quiet;
     bool tables;          /* print memory and census */
     const char *label;    /* stands before the bar */
