@@ -1,8 +1,7 @@
 /* gemm.c: cuts a matrix product into fixed output tiles and gives each to a library, one thread a tile.
  *
  * The tiles depend on the shape of C alone, and a library runs each on one thread: the number of threads changes no
- * bit. BF16 operands go to oneDNN where the processor multiplies BF16 (twice the speed of OpenBLAS sgemm:
- * docs/ledger.md), everything else to OpenBLAS in F32; F64 is reference arithmetic and runs as such.
+ * bit. Which library multiplies what is in docs/gemm.md; F64 is reference arithmetic and runs as such.
  */
 #include "backend/cpu/gemm.h"
 
@@ -52,8 +51,7 @@ static tiling choose_tiling(int64_t rows, int64_t cols, bool wide) {
 typedef struct product {
     const nb_gemm_library *library;
     nb_gemm_tile whole;
-    const float *row_scale, *col_scale; /* NULL: none */
-    bool through_f32;                   /* a tile is summed in scratch and finished from there */
+    bool through_f32; /* a tile is summed in scratch and finished from there */
     tiling tiling;
     size_t tile_bytes, scratch_bytes;
 } product;
@@ -66,10 +64,15 @@ static nb_gemm_tile cut(const product *p, int64_t row, int64_t col, float *sum) 
     t.a = w->trans_a ? nb_mat_part(&w->a, 0, row, w->a.rows, rows) : nb_mat_part(&w->a, row, 0, rows, w->a.cols);
     t.b = w->trans_b ? nb_mat_part(&w->b, col, 0, cols, w->b.cols) : nb_mat_part(&w->b, 0, col, w->b.rows, cols);
     t.c = nb_mat_part(&w->c, row, col, rows, cols);
+    if (w->row_scale) {
+        t.row_scale = w->row_scale + row;
+        t.col_scale = w->col_scale + col;
+    }
     if (p->through_f32) {
         t.c = nb_mat_of(sum, NB_F32, rows, cols);
         t.c.stride = p->tiling.cols;
         t.accumulate = false;
+        t.row_scale = t.col_scale = NULL;
     }
     return t;
 }
@@ -80,11 +83,11 @@ static void finish_row(const product *p, int64_t row, int64_t col, float *sum, i
     bool accumulate = p->whole.accumulate;
     float *to_f32 = (float *)c->data + row * c->stride + col;
     uint16_t *to_bf16 = (uint16_t *)c->data + row * c->stride + col;
-    if (p->row_scale) {
-        float scale = p->row_scale[row];
+    if (p->whole.row_scale) {
+        float scale = p->whole.row_scale[row];
 #pragma omp simd
         for (int64_t j = 0; j < cols; j++)
-            sum[j] *= scale * p->col_scale[col + j];
+            sum[j] *= scale * p->whole.col_scale[col + j];
     }
     if (c->dtype == NB_F32) {
 #pragma omp simd
@@ -156,16 +159,26 @@ static nb_status run_product(nb_backend *be, product *p, nb_error *err) {
 }
 
 static const nb_gemm_library *library_for(nb_backend *be, nb_dtype a, nb_dtype b) {
-    bool bf16_units = nb_cpu_of(be)->isa == NB_ISA_AVX512;
-    return a == NB_BF16 && b == NB_BF16 && bf16_units ? &nb_gemm_onednn : &nb_gemm_openblas;
+    nb_isa isa = nb_cpu_of(be)->isa;
+    if (isa == NB_ISA_AVX512 && a == NB_BF16 && b == NB_BF16)
+        return &nb_gemm_onednn;
+#ifdef NB_X86
+    if (isa == NB_ISA_AVX2 && !__builtin_cpu_supports("avx512f"))
+        return &nb_gemm_own_avx2;
+#endif
+    return &nb_gemm_openblas;
 }
 
 const char *nb_cpu_gemm_kernel(nb_backend *be, nb_dtype a, nb_dtype b) {
     if (a == NB_F64 || b == NB_F64)
         return nb_ref_gemm_kernel(be, a, b);
-    if (library_for(be, a, b) == &nb_gemm_onednn)
+    const nb_gemm_library *library = library_for(be, a, b);
+    if (library == &nb_gemm_onednn)
         return "bf16 onednn";
-    return a == NB_BF16 || b == NB_BF16 ? "bf16 widened, f32 openblas" : "f32 openblas";
+    bool widened = a == NB_BF16 || b == NB_BF16;
+    if (library == &nb_gemm_openblas)
+        return widened ? "bf16 widened, f32 openblas" : "f32 openblas";
+    return widened ? "bf16 widened, f32 avx2" : "f32 avx2";
 }
 
 nb_status nb_cpu_gemm_scaled(nb_backend *be, const nb_mat *c, const nb_mat *a, bool trans_a, const nb_mat *b,
@@ -176,9 +189,9 @@ nb_status nb_cpu_gemm_scaled(nb_backend *be, const nb_mat *c, const nb_mat *a, b
         return NB_OK;
     if (!depth || c->dtype == NB_F64) /* empty sums, and F64, need no library */
         return nb_ref_gemm(be, c, a, trans_a, b, trans_b, accumulate, err);
-    product p = {.library = library_for(be, a->dtype, b->dtype), .row_scale = rows, .col_scale = cols};
-    p.whole = (nb_gemm_tile){*a, *b, *c, trans_a, trans_b, accumulate};
-    p.through_f32 = rows || (c->dtype == NB_BF16 && !p.library->stores_bf16);
+    product p = {.library = library_for(be, a->dtype, b->dtype)};
+    p.whole = (nb_gemm_tile){*a, *b, *c, trans_a, trans_b, accumulate, rows, cols};
+    p.through_f32 = (rows && !p.library->scales) || (c->dtype == NB_BF16 && !p.library->stores_bf16);
     return run_product(be, &p, err);
 }
 

@@ -17,18 +17,20 @@ nb_status nb_cpu_gemm_scaled(nb_backend *be, const nb_mat *c, const nb_mat *a, b
 typedef struct nb_gemm_tile {
     nb_mat a, b, c;
     bool trans_a, trans_b, accumulate;
+    const float *row_scale, *col_scale; /* of C's rows and columns, from this tile's first on; both NULL: none */
 } nb_gemm_tile;
 
 /* A view of `rows` x `cols` elements of m, from (row, col) on. */
 nb_mat nb_mat_part(const nb_mat *m, int64_t row, int64_t col, int64_t rows, int64_t cols);
 
-/* A library that multiplies one tile on the calling thread. Made ready for the tile shapes of a call beforehand,
- * outside of the parallel region; `scratch` bytes are what run needs, 64-byte aligned. */
+/* A library, or a kernel of ours, that multiplies one tile on the calling thread. Made ready for the tile shapes of a
+ * call beforehand, outside of the parallel region; `scratch` bytes are what run needs, 64-byte aligned. */
 typedef struct nb_gemm_library {
     const char *name;
     nb_status (*prepare)(nb_backend *be, const nb_gemm_tile *tile, size_t *scratch, nb_error *err);
     bool (*run)(nb_backend *be, const nb_gemm_tile *tile, void *scratch);
     bool stores_bf16; /* C may be BF16 */
+    bool scales;      /* row_scale and col_scale are applied */
     /* Around all tiles of a call. */
     int (*enter)(void);
     void (*leave)(int before);
@@ -36,6 +38,9 @@ typedef struct nb_gemm_library {
 
 extern const nb_gemm_library nb_gemm_onednn;   /* BF16 x BF16 */
 extern const nb_gemm_library nb_gemm_openblas; /* F32 and BF16 (widened) into F32 */
+#ifdef NB_X86
+extern const nb_gemm_library nb_gemm_own_avx2; /* F32 and BF16 */
+#endif
 
 /* "2.6.0" */
 void nb_onednn_version(char *text, size_t size);

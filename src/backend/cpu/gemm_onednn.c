@@ -198,7 +198,7 @@ static void leave(int before) {
     (void)before;
 }
 
-const nb_gemm_library nb_gemm_onednn = {"onednn", prepare, run, true, enter, leave};
+const nb_gemm_library nb_gemm_onednn = {"onednn", prepare, run, true, false, enter, leave};
 
 void nb_onednn_version(char *text, size_t size) {
     const dnnl_version_t *v = dnnl_version();

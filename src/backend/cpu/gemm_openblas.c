@@ -93,7 +93,7 @@ static bool run(nb_backend *be, const nb_gemm_tile *t, void *scratch) {
     return true;
 }
 
-const nb_gemm_library nb_gemm_openblas = {"openblas", prepare, run, false, enter, leave};
+const nb_gemm_library nb_gemm_openblas = {"openblas", prepare, run, false, false, enter, leave};
 
 /* "OpenBLAS 0.3.21 NO_LAPACKE DYNAMIC_ARCH ..." and the kernel family that it chose. */
 void nb_openblas_version(char *text, size_t size) {
