@@ -37,6 +37,8 @@ typedef struct nb_operand_rule {
     nb_role source;         /* read when from */
     bool requantize;        /* from only: quantize the decoded operand again with `quantizer`; else the same codes */
     nb_via via;             /* from without requantize only */
+    bool shared_noise;      /* stochastic rounding draws the bits of the GEMM, not of the operand: element e of both
+                               operands gets the same (the released code of arXiv:2510.27527) */
     nb_quantizer quantizer; /* for `from` alone: the source's */
 } nb_operand_rule;
 

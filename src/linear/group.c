@@ -17,11 +17,12 @@ static void name_operands(const nb_linear_group *group, nb_linear *layer) {
         bool shared = role == NB_FPROP_X || role == NB_WGRAD_X;
         nb_gemm gemm = nb_role_gemm(role);
         const char *module = shared ? group->input : layer->name;
-        layer->names[role] = (nb_operand_name){
-            .module = module,
-            .role = role,
-            .tensor = nb_name_hash(module, nb_role_name(role)),
-            .signs = nb_name_hash(gemm == NB_GEMM_DGRAD ? layer->name : group->input, nb_gemm_name(gemm))};
+        uint32_t both = nb_name_hash(gemm == NB_GEMM_DGRAD ? layer->name : group->input, nb_gemm_name(gemm));
+        bool one_stream = layer->plan.roles[role].shared_noise;
+        layer->names[role] = (nb_operand_name){.module = module,
+                                               .role = role,
+                                               .tensor = one_stream ? both : nb_name_hash(module, nb_role_name(role)),
+                                               .signs = both};
     }
 }
 

@@ -22,7 +22,7 @@ typedef struct nb_operand {
 typedef struct nb_operand_name {
     const char *module;
     nb_role role;
-    uint32_t tensor; /* nb_name_hash(module, role) */
+    uint32_t tensor; /* nb_name_hash(module, role); `signs` where the recipe says noise: shared */
     uint32_t signs;  /* nb_name_hash shared by both operands of the GEMM */
 } nb_operand_name;
 

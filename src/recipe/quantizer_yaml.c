@@ -37,6 +37,12 @@ static const nb_word via_words[] = {
     {"bf16", NB_VIA_BF16, "the operand is decoded and rounded to BF16"},
     {NULL, 0, NULL},
 };
+static const nb_word noise_words[] = {
+    NULL_WORD,
+    {"own", 0, "each operand draws bits of its own"},
+    {"shared", 1, "both operands of the GEMM draw the same, by the position of the element"},
+    {NULL, 0, NULL},
+};
 static const nb_word block_words[] = {
     NULL_WORD,
     {"1x16", 0, NULL},
@@ -177,6 +183,14 @@ static const nb_key rows[] = {
      .words = via_words,
      .default_text = "absent",
      .help = "with `from` alone, where the scales then lie on the contraction"},
+    {.path = "noise",
+     .type = NB_KEY_CHOICE,
+     FIELD(noise),
+     .fallback = "null",
+     .words = noise_words,
+     .default_text = "own",
+     .help = "whose random bits `round: stochastic` draws; shared ones bias the products of equal rows",
+     .source = "independent factors: the mean of their product is the product of their means"},
     {.path = "format",
      .type = NB_KEY_CUSTOM,
      FIELD(format),
@@ -261,7 +275,7 @@ static const nb_key rows[] = {
      .source = "an exact rotation"},
 };
 
-enum { FROM_AND_VIA = 2 };
+enum { OF_ROLE = 3 }; /* rows that say something of the role, not of its quantizer */
 
 static const struct {
     const char *name, *yaml;
@@ -293,11 +307,11 @@ static nb_status read_alias(void *record, const nb_yaml_node *node, nb_error *er
     return nb_keys_fail(err, node, NULL, "expected {format: ...} or one of %s; found '%.60s'", known, node->text);
 }
 
-/* The rows of a quantizer leave from and via at zero, which is a role. */
+/* The rows of a quantizer leave the others at zero, which says something. */
 static nb_status say_no_source(void *record, const nb_yaml_node *node, nb_error *err) {
     (void)node, (void)err;
     nb_operand_fields *fields = record;
-    fields->from = fields->via = NOT_SAID;
+    fields->from = fields->via = fields->noise = NOT_SAID;
     return NB_OK;
 }
 
@@ -307,8 +321,8 @@ const nb_keys nb_operand_keys = {.name = "operand",
                                  .size = sizeof(nb_operand_fields),
                                  .read_short = read_alias};
 const nb_keys nb_quantizer_keys = {.name = "quantizer",
-                                   .rows = rows + FROM_AND_VIA,
-                                   .count = NB_COUNT(rows) - FROM_AND_VIA,
+                                   .rows = rows + OF_ROLE,
+                                   .count = NB_COUNT(rows) - OF_ROLE,
                                    .size = sizeof(nb_operand_fields),
                                    .read_short = read_alias,
                                    .finish = say_no_source};
@@ -318,6 +332,7 @@ const nb_keys nb_quantizer_keys = {.name = "quantizer",
 nb_operand_fields nb_operand_no_fields(void) {
     nb_operand_fields f = {.from = NOT_SAID,
                            .via = NOT_SAID,
+                           .noise = NOT_SAID,
                            .format = NOT_SAID,
                            .block = NOT_SAID,
                            .scale = NOT_SAID,
@@ -339,6 +354,7 @@ bool nb_operand_says_no_quantizer(const nb_operand_fields *fields) {
     nb_operand_fields nothing = nb_operand_no_fields();
     nothing.from = fields->from;
     nothing.via = fields->via;
+    nothing.noise = fields->noise;
     return same_fields(fields, &nothing);
 }
 
@@ -360,6 +376,7 @@ nb_status nb_quantizer_resolve(const nb_operand_fields *f, const nb_yaml_node *n
     plain.format = f->format;
     plain.from = f->from;
     plain.via = f->via;
+    plain.noise = f->noise;
     if (nb_quantizer_is_bf16(&q) && !same_fields(f, &plain))
         return nb_keys_fail(err, node, NULL, "format bf16 is not quantized, so no other key applies to it");
     if (f->sr_bits != NOT_SAID && f->round != NB_ROUND_STOCHASTIC)

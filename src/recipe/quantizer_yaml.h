@@ -10,8 +10,9 @@
 #include "nibble/format.h"
 
 typedef struct nb_operand_fields {
-    int32_t from; /* nb_role */
-    int32_t via;  /* nb_via */
+    int32_t from;  /* nb_role */
+    int32_t via;   /* nb_via */
+    int32_t noise; /* 1: shared with the other operand of the GEMM */
     /* The quantizer. */
     int32_t format; /* index of nb_format_family_at */
     int32_t block;  /* index of the block shapes in quantizer_yaml.c */
@@ -25,7 +26,7 @@ typedef struct nb_operand_fields {
 } nb_operand_fields;
 
 extern const nb_keys nb_operand_keys;   /* all of them; a scalar is an alias */
-extern const nb_keys nb_quantizer_keys; /* without from and via */
+extern const nb_keys nb_quantizer_keys; /* without from, via and noise */
 
 /* True if `from` stands alone: no key of a quantizer is said. */
 bool nb_operand_says_no_quantizer(const nb_operand_fields *fields);

@@ -95,6 +95,19 @@ static bool has_block_scales(const nb_quantizer *q) {
     return q->scale_type == NB_SCALE_E4M3 || q->scale_type == NB_SCALE_E8M0;
 }
 
+/* Bits can be shared only where both operands draw some. */
+static nb_status check_noise(const nb_recipe *r, nb_role role, nb_role other, const nb_yaml_node *root, nb_error *err) {
+    if (!r->roles[role].shared_noise)
+        return NB_OK;
+    const nb_operand_rule *rule = &r->roles[role];
+    if ((rule->from && !rule->requantize) || rule->quantizer.round != NB_ROUND_STOCHASTIC)
+        return nb_keys_fail(err, root, nb_role_name(role), "`noise` is for `round: stochastic`");
+    if (!r->roles[other].shared_noise)
+        return nb_keys_fail(err, root, nb_role_name(role), "shares its noise with %s, which has `noise: own`",
+                            nb_role_name(other));
+    return NB_OK;
+}
+
 static const char *rotation(const nb_quantizer *q, char *text, size_t size) {
     if (q->hadamard_size)
         snprintf(text, size, "rotated by Hadamard %d", (int)q->hadamard_size);
@@ -109,6 +122,8 @@ static nb_status check_pair(const nb_recipe *r, nb_role first, nb_role second, c
     const char *name = nb_role_name(second), *other = nb_role_name(first);
     NB_TRY(check_fold(r, first, second, root, err));
     NB_TRY(check_fold(r, second, first, root, err));
+    NB_TRY(check_noise(r, first, second, root, err));
+    NB_TRY(check_noise(r, second, first, root, err));
     if (a->hadamard_size != b->hadamard_size) {
         char mine[40], others[40];
         return nb_keys_fail(err, root, name,

@@ -86,6 +86,7 @@ static nb_status read_role(const nb_operand_fields *fields, const nb_yaml_node *
                              .source = from ? (nb_role)fields->from : NB_FPROP_X,
                              .requantize = from && !nb_operand_says_no_quantizer(fields),
                              .via = fields->via >= 0 ? (nb_via)fields->via : NB_VIA_NONE,
+                             .shared_noise = fields->noise == 1,
                              .quantizer = nb_quantizer_bf16()};
     return from && !out->requantize ? NB_OK : nb_quantizer_resolve(fields, node, &out->quantizer, err);
 }
@@ -164,6 +165,8 @@ void nb_recipe_print(const nb_recipe *recipe, const nb_yaml_node *root, nb_keys_
             file.roles[i].from = (int32_t)rule->source;
         if (rule->via != NB_VIA_NONE)
             file.roles[i].via = (int32_t)rule->via;
+        if (rule->shared_noise)
+            file.roles[i].noise = 1;
     }
     nb_keys_print(&nb_recipe_keys, &file, root, comments, to);
 }
