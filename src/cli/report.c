@@ -55,7 +55,7 @@ static nb_status add(nb_report *report, const char *folder, nb_error *err) {
     nb_status status = NB_OK;
     int runs = 0;
     for (int i = 0; i < count; i++) {
-        if (!status && is_run(folder, names[i]->d_name, path)) {
+        if (!status && names[i]->d_name[0] != '.' && is_run(folder, names[i]->d_name, path)) {
             status = nb_report_add_run(report, path, NULL, err);
             runs++;
         }

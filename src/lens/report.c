@@ -19,7 +19,7 @@ nb_status nb_report_create(nb_report **out, nb_error *err) {
     nb_report *report = calloc(1, sizeof *report);
     if (!report)
         return nb_fail(err, NB_NO_MEMORY, "report: out of memory");
-    report->root = json_pack("{s:i, s:[]}", "version", 1, "runs");
+    report->root = json_pack("{s:i, s:[], s:o}", "version", 2, "runs", "themes", nb_report_themes());
     if (!report->root) {
         free(report);
         return nb_fail(err, NB_NO_MEMORY, "report: out of memory");
@@ -56,56 +56,23 @@ nb_status nb_report_add_run(nb_report *report, const char *folder, int32_t *inde
 
 /* ---- panels ---- */
 
-static nb_status add_panel(nb_report *report, int32_t run, json_t *panel, const char *title, nb_error *err) {
-    json_t *owner = json_array_get(report->runs, (size_t)(run < 0 ? INT32_MAX : run));
-    if (!owner) {
-        json_decref(panel);
-        return nb_fail(err, NB_BAD_USAGE, "report: panel \"%s\" is for run %d, and there are %d", title, run,
-                       nb_report_run_count(report));
-    }
-    if (!panel || json_array_append_new(json_object_get(owner, "panels"), panel))
-        return nb_fail(err, NB_NO_MEMORY, "report: panel \"%s\": out of memory, or a text that is not UTF-8", title);
-    return NB_OK;
-}
-
-static json_t *numbers(const double *values, int64_t count) {
-    json_t *array = json_array();
-    for (int64_t i = 0; i < count; i++)
-        json_array_append_new(array, nb_report_number(values[i]));
-    return array;
-}
-
-static json_t *texts(const char *const *items, int64_t count) {
-    json_t *array = json_array();
-    for (int64_t i = 0; i < count; i++)
-        json_array_append_new(array, json_string(items[i]));
-    return array;
+static nb_status owner_of(nb_report *report, int32_t run, const char *title, json_t **owner, nb_error *err) {
+    *owner = json_array_get(report->runs, (size_t)(run < 0 ? INT32_MAX : run));
+    return *owner ? NB_OK
+                  : nb_fail(err, NB_BAD_USAGE, "report: panel \"%s\" is for run %d, and there are %d", title, run,
+                            nb_report_run_count(report));
 }
 
 nb_status nb_report_add_heat_map(nb_report *report, int32_t run, const nb_heat_map *map, nb_error *err) {
-    int64_t cells = (int64_t)map->rows * map->cols;
-    if (map->rows < 1 || map->cols < 1 || cells > NB_PANEL_CELLS)
-        return nb_fail(err, NB_BAD_USAGE, "report: heat map \"%s\" has %d x %d cells; 1 to %d can be drawn", map->title,
-                       map->rows, map->cols, NB_PANEL_CELLS);
-    json_t *values = json_array();
-    for (int64_t i = 0; i < cells; i++)
-        json_array_append_new(values, nb_report_number(map->values[i]));
-    json_t *panel = json_pack("{s:s, s:s, s:s*, s:s*, s:s, s:s, s:o, s:o, s:o, s:b, s:o, s:s*}", "kind", "heat map",
-                              "title", map->title, "about", map->about, "unit", map->unit, "xLabel", map->x_label,
-                              "yLabel", map->y_label, "x", numbers(map->x, map->cols), "y", texts(map->y, map->rows),
-                              "values", values, "logColour", map->log_colour, "marks",
-                              numbers(map->marks, map->marks ? map->mark_count : 0), "markMeaning", map->mark_meaning);
-    return add_panel(report, run, panel, map->title, err);
+    json_t *owner;
+    NB_TRY(owner_of(report, run, map->caption.title, &owner, err));
+    return nb_report_put_heat_map(owner, map, err);
 }
 
 nb_status nb_report_add_bars(nb_report *report, int32_t run, const nb_bars *bars, nb_error *err) {
-    if (bars->count < 1 || bars->count > NB_PANEL_CELLS)
-        return nb_fail(err, NB_BAD_USAGE, "report: bars \"%s\" have %d values; 1 to %d can be drawn", bars->title,
-                       bars->count, NB_PANEL_CELLS);
-    json_t *panel = json_pack("{s:s, s:s, s:s*, s:s*, s:s, s:o, s:o}", "kind", "bars", "title", bars->title, "about",
-                              bars->about, "unit", bars->unit, "xLabel", bars->x_label, "names",
-                              texts(bars->names, bars->count), "values", numbers(bars->values, bars->count));
-    return add_panel(report, run, panel, bars->title, err);
+    json_t *owner;
+    NB_TRY(owner_of(report, run, bars->caption.title, &owner, err));
+    return nb_report_put_bars(owner, bars, err);
 }
 
 /* ---- the page ---- */

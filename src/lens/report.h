@@ -16,18 +16,35 @@
 
 typedef struct nb_report nb_report;
 
+/* Along what the colours of a heat map are spread evenly: the value, its logarithm (zero stands apart), or its inverse
+ * hyperbolic sine (near zero the value, far from it the logarithm, either sign). */
+typedef enum nb_colours { NB_COLOURS_LINEAR, NB_COLOURS_LOG, NB_COLOURS_ASINH } nb_colours;
+
+/* What every drawing says about itself. Drawings of one theme share a section; in it the reader chooses by title, then
+ * operand, then module, and sees the choice for all runs side by side, under one scale of colours. */
+typedef struct nb_caption {
+    const char *theme;   /* "Outliers"; NULL = "More" */
+    const char *title;   /* "Excess kurtosis" */
+    const char *operand; /* "fprop.x"; may be NULL */
+    const char *module;  /* where the rows are not modules; may be NULL */
+    const char *about;   /* one sentence on what the picture shows; may be NULL */
+    const char *formula; /* may be NULL */
+    const char *unit;    /* of the values; may be NULL */
+} nb_caption;
+
 /* A matrix as colours: layer x step, channel x step, tile x tile. */
 typedef struct nb_heat_map {
-    const char *title;        /* "Kurtosis of fprop.x" */
-    const char *about;        /* one sentence on how to read it; may be NULL */
-    const char *unit;         /* of the values; may be NULL */
-    const char *x_label;      /* "step" */
-    const char *y_label;      /* "layer" */
-    const double *x;          /* [cols] where each column stands, rising */
-    const char *const *y;     /* [rows] a name for each row, the first at the top */
+    nb_caption caption;
+    const char *x_label;  /* "step" */
+    const char *y_label;  /* "module": rows of several runs are matched by name; anything else: by place */
+    const double *x;      /* [cols] where each column stands, rising */
+    const char *const *y; /* [rows] a name for each row, the first at the top; NULL: 0, y_every, 2 y_every, ... */
+    int32_t y_every;
     const float *values;      /* [rows, cols] row-major; NaN = not measured */
     int32_t rows, cols;       /* at most NB_PANEL_CELLS together */
-    bool log_colour;          /* colours spread over the logarithm; values <= 0 are drawn as the least colour */
+    nb_colours colours;       /* LOG: values below 0 count as 0 */
+    int32_t bits;             /* 16 or 8: steps between the least and the greatest value in the page; 0 = 16 */
+    bool low_is_bad;          /* where several cells share a pixel the worst is drawn */
     const double *marks;      /* [mark_count] places on x to mark, as resets; may be NULL */
     const char *mark_meaning; /* "weights reset" */
     int32_t mark_count;
@@ -35,7 +52,7 @@ typedef struct nb_heat_map {
 
 /* A row of bars: a histogram, or one number for each module. */
 typedef struct nb_bars {
-    const char *title, *about, *unit; /* as above */
+    nb_caption caption;
     const char *x_label;
     const char *const *names; /* [count] */
     const double *values;     /* [count]; NaN = not measured */
@@ -47,8 +64,9 @@ typedef struct nb_bars {
 nb_status nb_report_create(nb_report **out, nb_error *err);
 void nb_report_free(nb_report *report); /* NULL is allowed */
 
-/* Reads a run folder (run.yaml, metrics.jsonl; recipe.yaml and census.txt where they are there).
- * A last line of metrics that a crash cut short is left out. *index is the run's number for the panels. */
+/* Reads a run folder: run.yaml, metrics.jsonl; where they are there, recipe.yaml, census.txt, what the lens measured
+ * (lens/series.nbs) and what nibble probe found (probe.json). A last line of metrics that a crash cut short is left
+ * out. *index is the run's number for the panels. */
 nb_status nb_report_add_run(nb_report *report, const char *folder, int32_t *index, nb_error *err);
 
 /* Adds a drawing to run `run`. Numbers and names are copied. */

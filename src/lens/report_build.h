@@ -16,6 +16,19 @@ nb_status nb_report_read_run(const char *folder, json_t **out, nb_error *err);
 /* Finds every run's twin and writes every run's summary, after the last run was added. */
 nb_status nb_report_resolve(nb_report *report, nb_error *err);
 
+/* Adds to a run what the lens measured (lens/series.nbs of its folder), and what stands out in it. */
+nb_status nb_report_add_lens(json_t *run, const char *folder, nb_error *err);
+
+/* Adds to a run what nibble probe found (probe.json of its folder). */
+nb_status nb_report_add_probe(json_t *run, const char *folder, nb_error *err);
+
+/* Adds a drawing to a run's panels. */
+nb_status nb_report_put_heat_map(json_t *run, const nb_heat_map *map, nb_error *err);
+nb_status nb_report_put_bars(json_t *run, const nb_bars *bars, nb_error *err);
+
+/* [{name, about}] of the sections that drawings of the lens stand in. */
+json_t *nb_report_themes(void);
+
 /* A number, or null where it is not finite: JSON has no NaN. */
 json_t *nb_report_number(double value);
 

@@ -203,7 +203,8 @@ static nb_status read_parts(const char *folder, json_t *run, nb_error *err) {
     NB_TRY(read_config(folder, run, err));
     NB_TRY(read_recipe(folder, run, err));
     NB_TRY(read_metrics(folder, run, err));
-    return read_texts(folder, run, err);
+    NB_TRY(read_texts(folder, run, err));
+    return nb_report_add_lens(run, folder, err);
 }
 
 nb_status nb_report_read_run(const char *folder, json_t **out, nb_error *err) {

@@ -6,7 +6,7 @@ const byId = (id) => document.getElementById(id);
 const SPANS = [1, 3, 5, 10, 20, 50, 100, 200, 500, 1000];
 const hidden = new Set(); // runs that the legend switched off
 let styles = runStyles(runs);
-let panels = [];
+let themes = [];
 
 const shown = () => runs.map((_, i) => i).filter((i) => !hidden.has(i));
 const span = () => SPANS[Number(byId("smoothing").value)];
@@ -88,7 +88,6 @@ function drawCharts() {
   waiting = setTimeout(() => {
     gapChart.draw(gapSeries(), styles);
     moreChart.draw(moreSeries(), styles);
-    document.documentElement.dataset.drawnMs = String(Math.round(performance.now()));
   }, 20);
 }
 
@@ -105,16 +104,25 @@ function drawLegend() {
         if (!hidden.delete(i)) hidden.add(i);
         button.setAttribute("aria-pressed", String(!hidden.has(i)));
         drawCharts();
+        drawThemes();
       });
       return element("li", {}, button);
     }),
   );
 }
 
-function drawLens() {
-  const some = runs.filter((run) => run.panels.length).length;
-  byId("lens").hidden = some === 0;
-  if (some) panels = drawPanels(runs, Number(byId("lens-run").value), byId("panels"));
+// Section after section, so that the page stays quick to the touch while they come.
+let drawing = null;
+function drawThemes(from = 0) {
+  clearTimeout(drawing);
+  if (from >= themes.length) {
+    document.documentElement.dataset.drawnMs = String(Math.round(performance.now()));
+    return;
+  }
+  drawing = setTimeout(() => {
+    themes[from].draw();
+    drawThemes(from + 1);
+  }, 0);
 }
 
 function drawAll() {
@@ -125,7 +133,13 @@ function drawAll() {
   drawRuns(runs, styles, report.lastSteps, byId("runs-table"));
   drawRoles(runs, byId("roles"));
   drawConfigs(runs, byId("configs"));
-  drawLens();
+  drawThemes();
+}
+
+/** Links to the sections, in the order of the page. */
+function drawContents() {
+  const sections = [...document.querySelectorAll("main section[id]")].filter((section) => !section.hidden && section.querySelector("h2"));
+  byId("contents").replaceChildren(...sections.map((section) => element("a", { href: `#${section.id}` }, section.querySelector("h2").textContent)));
 }
 
 const THEMES = ["system", "light", "dark"];
@@ -136,15 +150,10 @@ function setTheme(name) {
   drawAll();
 }
 
-byId("lens-run").append(
-  element("option", { value: "-1" }, "all, one under another"),
-  ...runs.map((run, i) => element("option", { value: String(i) }, run.name)),
-);
 const mostSteps = Math.max(...runs.map((run) => run.series.step.length));
 byId("smoothing").value = String(SPANS.findLastIndex((s) => s <= Math.max(1, mostSteps / 50)));
 byId("smoothing").addEventListener("input", drawCharts);
 byId("log").addEventListener("change", drawCharts);
-byId("lens-run").addEventListener("change", drawLens);
 for (const input of document.querySelectorAll('input[name="more"]')) input.addEventListener("change", drawCharts);
 for (const button of document.querySelectorAll("[data-zoom]")) {
   const actions = { in: () => moveWindow(0.5), out: () => moveWindow(2), all: () => setWindow(null) };
@@ -155,7 +164,9 @@ byId("theme").addEventListener("click", (event) => {
   setTheme(THEMES[(now + 1) % THEMES.length]);
 });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
-addEventListener("resize", () => panels.forEach((panel) => panel.draw()));
+addEventListener("resize", () => themes.forEach((theme) => theme.maps.forEach((map) => map.draw())));
+themes = makeThemes(byId("lens"));
+drawContents();
 
 const title = headline(runs);
 document.title = `${title} · nibble`;

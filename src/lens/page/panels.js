@@ -1,8 +1,7 @@
-// panels.js: what the lens measured, on canvases of our own: heat maps and bars. docs/report.md has the data's shape.
+// panels.js: what was measured, on canvases of our own: heat maps and bars. docs/report.md has the data's shape.
 
-const SIDE = 150; // pixels left of a heat map, for the names of its rows
-const FOOT = 34; // below it, for steps
-const BAR = 84; // right of it, for the scale of colours
+const FOOT = 34; // pixels below a map, for steps
+const FONT = "12px system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif";
 
 function element(name, attributes = {}, ...children) {
   const made = document.createElement(name);
@@ -11,156 +10,190 @@ function element(name, attributes = {}, ...children) {
   return made;
 }
 
-/** Least and greatest value over panels that are to be compared; of the logarithm where they ask for it. */
-function panelRange(panels) {
-  let low = Infinity;
-  let high = -Infinity;
-  for (const panel of panels) {
-    for (const value of panel.values) {
-      if (value === null || (panel.logColour && value <= 0)) continue;
-      if (value < low) low = value;
-      if (value > high) high = value;
-    }
+// ---- cells
+
+const SCALED = { linear: (v) => v, log: Math.log, asinh: Math.asinh };
+const UNSCALED = { linear: (v) => v, log: Math.exp, asinh: Math.sinh };
+
+/** The values of a heat map, row by row; NaN = not measured. Decoded when first looked at. */
+function valuesOf(panel) {
+  if (panel.values) return panel.values;
+  const text = atob(panel.cells);
+  const wide = panel.bits === 16;
+  const count = wide ? text.length >> 1 : text.length;
+  const first = panel.colours === "log" ? 2 : 1;
+  const perCode = (panel.high - panel.low) / ((wide ? 65535 : 255) - first);
+  const back = UNSCALED[panel.colours];
+  panel.values = new Float64Array(count);
+  for (let i = 0; i < count; i++) {
+    const code = wide ? text.charCodeAt(2 * i) | (text.charCodeAt(2 * i + 1) << 8) : text.charCodeAt(i);
+    panel.values[i] = code >= first ? back(panel.low + (code - first) * perCode) : code === 1 ? 0 : NaN;
   }
-  if (low > high) return { low: 0, high: 1 };
-  return { low, high };
+  delete panel.cells;
+  return panel.values;
 }
 
-function shareOf(value, range, log) {
-  if (log && value <= 0) return 0;
-  const place = log ? Math.log(value / range.low) / Math.log(range.high / range.low) : (value - range.low) / (range.high - range.low);
-  return Number.isFinite(place) ? Math.min(1, Math.max(0, place)) : 0.5;
+const rowCount = (panel) => (typeof panel.y[0] === "number" ? panel.y[1] : panel.y.length);
+
+/** Rows that are numbers travel as [step between rows, rows]. */
+function rowName(panel, row) {
+  if (typeof panel.y[0] !== "number") return panel.y[row];
+  const [every] = panel.y;
+  return every === 1 ? `${row}` : `${row * every}–${(row + 1) * every - 1}`;
 }
 
-class Panel {
-  constructor(panel, range, caption) {
-    this.panel = panel;
-    this.range = range;
-    this.canvas = element("canvas", { class: "panel", tabindex: "0", role: "img", "aria-label": `${panel.title}, ${caption}` });
-    this.readout = element("p", { class: "readout", "aria-live": "polite" });
-    const about = element("span", { class: "soft" }, panel.about || "");
-    this.figure = element("figure", {}, element("figcaption", {}, element("b", {}, `${panel.title} · ${caption}`), about), this.canvas, this.readout);
-    this.cursor = null;
-    this.canvas.addEventListener("pointermove", (event) => this.point(event));
-    this.canvas.addEventListener("pointerdown", (event) => this.point(event));
+/** Least and greatest scaled value over maps that are compared: one scale of colours for all. */
+function rangeOf(panels) {
+  const low = Math.min(...panels.map((panel) => panel.low));
+  const high = Math.max(...panels.map((panel) => panel.high));
+  return { low, high, colours: panels[0].colours };
+}
+
+/** 0 .. 1 */
+function shareOf(value, range) {
+  if (range.colours === "log" && value <= 0) return 0;
+  const share = (SCALED[range.colours](value) - range.low) / (range.high - range.low);
+  return Number.isFinite(share) ? Math.min(1, Math.max(0, share)) : 0.5;
+}
+
+const valueAtShare = (share, range) => UNSCALED[range.colours](range.low + share * (range.high - range.low));
+
+function valueText(value, panel) {
+  if (value === null || Number.isNaN(value)) return "not measured";
+  return `${format(value, panel.bits === 8 ? 2 : 3)}${panel.unit ? ` ${panel.unit}` : ""}`;
+}
+
+// ---- canvases
+
+/** Sets a canvas to its size on the screen; returns a context in CSS pixels. */
+function beginCanvas(canvas, height) {
+  const ratio = devicePixelRatio || 1;
+  canvas.style.height = `${height}px`;
+  const width = Math.max(200, canvas.clientWidth);
+  canvas.width = Math.round(width * ratio);
+  canvas.height = Math.round(height * ratio);
+  const context = canvas.getContext("2d");
+  context.scale(ratio, ratio);
+  context.font = FONT;
+  context.textBaseline = "middle";
+  context.fillStyle = cssColour("--soft");
+  return { context, width };
+}
+
+/** Shortens a text until it fits. */
+function fitText(context, text, width) {
+  if (context.measureText(text).width <= width) return text;
+  let kept = text;
+  while (kept.length > 1 && context.measureText(`…${kept}`).width > width) kept = kept.slice(1);
+  return `…${kept}`;
+}
+
+/**
+ * One heat map. rows: [{name, label, row}] from top to bottom, row -1 where this run has none of that name;
+ * onPoint(name, x) is told where the reader points.
+ */
+class HeatMap {
+  constructor(panel, range, rows, caption, onPoint) {
+    Object.assign(this, { panel, range, rows, onPoint });
+    this.cols = panel.x.length;
+    this.cursor = null; // [col, row]
+    this.canvas = element("canvas", { class: "panel", tabindex: "0", role: "img", "aria-label": `${panel.title}, ${caption.text}; arrow keys move a cursor, the line above the maps reads it` });
+    this.figure = element("figure", {}, element("figcaption", {}, caption.node), this.canvas);
+    for (const name of ["pointermove", "pointerdown"]) this.canvas.addEventListener(name, (event) => this.point(event));
     this.canvas.addEventListener("keydown", (event) => this.onKey(event));
   }
 
-  /** Sets the canvas to its size on the screen; returns a context in CSS pixels. */
-  begin(height) {
-    const ratio = devicePixelRatio || 1;
-    this.width = Math.max(240, this.canvas.clientWidth);
-    this.height = height;
-    this.canvas.style.height = `${height}px`;
-    this.canvas.width = Math.round(this.width * ratio);
-    this.canvas.height = Math.round(height * ratio);
-    const context = this.canvas.getContext("2d");
-    context.scale(ratio, ratio);
-    context.font = "12px system-ui, sans-serif";
-    context.textBaseline = "middle";
-    context.fillStyle = cssColour("--soft");
-    return context;
-  }
-
-  onKey(event) {
-    const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-    const move = moves[event.key];
-    if (!move) return;
-    event.preventDefault();
-    const [col, row] = this.cursor || [0, 0];
-    this.show(this.cursor ? col + move[0] : 0, this.cursor ? row + move[1] : 0);
-  }
-}
-
-class HeatMap extends Panel {
-  get rows() {
-    return this.panel.y.length;
-  }
-  get cols() {
-    return this.panel.x.length;
+  value(col, row) {
+    const at = this.rows[row].row;
+    return at < 0 ? NaN : valuesOf(this.panel)[at * this.cols + col];
   }
 
   draw() {
-    const cell = Math.min(22, Math.max(3, 420 / this.rows));
-    const tall = Math.round(Math.max(60, Math.min(420, this.rows * cell)));
-    const context = this.begin(tall + FOOT + 10);
-    const side = this.width < 560 ? 70 : SIDE;
-    this.area = { x: side, y: 8, w: this.width - side - BAR, h: tall };
+    const count = this.rows.length;
+    const tall = Math.round(count <= 48 ? Math.max(96, count * 13) : Math.min(460, Math.max(320, count)));
+    const { context, width } = beginCanvas(this.canvas, tall + FOOT + 12);
+    const widest = Math.max(...this.rows.map((row) => context.measureText(row.label).width));
+    const side = Math.ceil(Math.min(widest + 14, width * 0.42));
+    this.area = { x: side, y: 10, w: width - side - 12, h: tall };
     this.drawCells(context);
-    this.drawNames(context);
-    this.drawScale(context);
+    this.drawGroups(context);
+    this.drawNames(context, side);
     this.drawMarks(context);
     if (this.cursor) this.drawCursor(context);
   }
 
-  // Where several cells share a pixel the greatest is drawn, so that a lone spike stays visible.
+  // Where several cells share a pixel the worst is drawn, so that a lone spike stays visible.
   drawCells(context) {
-    const { values } = this.panel;
+    const { area, cols, rows, range, panel } = this;
     const ratio = devicePixelRatio || 1;
-    const across = Math.min(this.cols, Math.round(this.area.w * ratio));
-    const down = Math.min(this.rows, Math.round(this.area.h * ratio));
-    const most = new Float64Array(across * down).fill(NaN);
-    for (let r = 0; r < this.rows; r++) {
-      const line = Math.floor((r * down) / this.rows) * across;
-      for (let c = 0; c < this.cols; c++) {
-        const value = values[r * this.cols + c];
-        const at = line + Math.floor((c * across) / this.cols);
-        if (value !== null && !(value <= most[at])) most[at] = value;
+    const across = Math.min(cols, Math.round(area.w * ratio));
+    const down = Math.min(rows.length, Math.round(area.h * ratio));
+    const worst = new Float64Array(across * down).fill(NaN);
+    const values = valuesOf(panel);
+    rows.forEach(({ row }, r) => {
+      const line = Math.floor((r * down) / rows.length) * across;
+      for (let c = 0; c < cols && row >= 0; c++) {
+        const value = values[row * cols + c];
+        const at = line + Math.floor((c * across) / cols);
+        if (Number.isNaN(worst[at]) || (panel.lowIsBad ? value < worst[at] : value > worst[at])) worst[at] = value;
       }
-    }
+    });
     const image = new ImageData(across, down);
-    most.forEach((value, i) => {
-      if (Number.isNaN(value)) return;
-      const colour = RAMP[Math.round(255 * shareOf(value, this.range, this.panel.logColour))];
-      image.data.set([...colour, 255], i * 4);
+    worst.forEach((value, i) => {
+      if (!Number.isNaN(value)) image.data.set([...RAMP[Math.round(255 * shareOf(value, range))], 255], i * 4);
     });
     const small = element("canvas", { width: across, height: down });
     small.getContext("2d").putImageData(image, 0, 0);
     context.imageSmoothingEnabled = false;
-    context.drawImage(small, this.area.x, this.area.y, this.area.w, this.area.h);
+    context.drawImage(small, area.x, area.y, area.w, area.h);
   }
 
-  drawNames(context) {
-    const { area, panel } = this;
-    const every = Math.ceil(13 / (area.h / this.rows));
+  // A thin line where a group of rows (a layer, a kind of module) ends.
+  drawGroups(context) {
+    const { area, rows } = this;
+    context.fillStyle = cssColour("--card");
+    for (let r = 1; r < rows.length; r++) {
+      if (rows[r].group === rows[r - 1].group) continue;
+      context.fillRect(area.x, area.y + (r * area.h) / rows.length - 0.75, area.w, 1.5);
+    }
+  }
+
+  drawNames(context, side) {
+    const { area, panel, rows, cols } = this;
+    context.fillStyle = cssColour("--soft");
+    const every = Math.ceil(12 / (area.h / rows.length));
     context.textAlign = "right";
-    for (let r = 0; r < this.rows; r += every) {
-      const y = area.y + ((r + 0.5) * area.h) / this.rows;
-      context.fillText(panel.y[r], area.x - 6, y, area.x - 10);
+    for (let r = 0; r < rows.length; r += every) {
+      context.fillText(fitText(context, rows[r].label, side - 8), area.x - 6, area.y + ((r + 0.5) * area.h) / rows.length);
+    }
+    const places = Math.max(2, Math.min(cols, Math.floor(area.w / 80)));
+    for (let i = 0; i < places; i++) {
+      const c = Math.round((i * (cols - 1)) / Math.max(1, places - 1));
+      const x = area.x + ((c + 0.5) * area.w) / cols;
+      context.textAlign = i === 0 ? "left" : i === places - 1 ? "right" : "center";
+      context.fillText(formatCount(panel.x[c]), i === 0 ? area.x : i === places - 1 ? area.x + area.w : x, area.y + area.h + 11);
     }
     context.textAlign = "center";
-    const count = Math.max(2, Math.min(this.cols, Math.floor(area.w / 90)));
-    for (let i = 0; i < count; i++) {
-      const c = Math.round((i * (this.cols - 1)) / Math.max(1, count - 1));
-      context.fillText(formatCount(panel.x[c]), area.x + ((c + 0.5) * area.w) / this.cols, area.y + area.h + 11);
+    context.fillText(panel.xLabel, area.x + area.w / 2, area.y + area.h + 25);
+    if (panel.yLabel !== "module") {
+      context.textAlign = "left";
+      context.fillText(panel.yLabel, 4, area.y + area.h + 25);
     }
-    context.fillText(panel.xLabel, area.x + area.w / 2, area.y + area.h + 27);
-  }
-
-  drawScale(context) {
-    const { area, range, panel } = this;
-    const x = area.x + area.w + 12;
-    for (let i = 0; i < area.h; i++) {
-      const [r, g, b] = RAMP[Math.round(255 * (1 - i / (area.h - 1)))];
-      context.fillStyle = `rgb(${r}, ${g}, ${b})`;
-      context.fillRect(x, area.y + i, 12, 1.5);
-    }
-    context.fillStyle = cssColour("--soft");
-    context.textAlign = "left";
-    context.fillText(format(range.high, 3), x + 17, area.y + 6);
-    context.fillText(format(range.low, 3), x + 17, area.y + area.h - 6);
-    const middle = panel.logColour ? Math.sqrt(range.low * range.high) : (range.low + range.high) / 2;
-    if (area.h > 70) context.fillText(format(middle, 3), x + 17, area.y + area.h / 2);
   }
 
   drawMarks(context) {
     const { area, panel } = this;
     context.fillStyle = cssColour("--mark");
     for (const mark of panel.marks) {
-      let c = panel.x.findIndex((x) => x >= mark);
-      if (c < 0) c = this.cols - 1;
+      let c = panel.x.findIndex((x) => x > mark);
+      if (c < 0) c = this.cols;
       const x = area.x + (c * area.w) / this.cols;
-      context.fillRect(x - 0.75, area.y - 5, 1.5, area.h + 5);
+      context.fillRect(x - 1, area.y - 3, 2, area.h + 3);
+      context.beginPath();
+      context.moveTo(x - 5, area.y - 9);
+      context.lineTo(x + 5, area.y - 9);
+      context.lineTo(x, area.y - 2);
+      context.fill();
     }
   }
 
@@ -168,7 +201,7 @@ class HeatMap extends Panel {
     const [col, row] = this.cursor;
     const { area } = this;
     const w = area.w / this.cols;
-    const h = area.h / this.rows;
+    const h = area.h / this.rows.length;
     context.strokeStyle = cssColour("--mark");
     context.lineWidth = 2;
     context.strokeRect(area.x + col * w - 1, area.y + row * h - 1, Math.max(3, w) + 2, Math.max(3, h) + 2);
@@ -176,79 +209,63 @@ class HeatMap extends Panel {
 
   point(event) {
     const col = Math.floor(((event.offsetX - this.area.x) / this.area.w) * this.cols);
-    const row = Math.floor(((event.offsetY - this.area.y) / this.area.h) * this.rows);
-    if (col >= 0 && col < this.cols && row >= 0 && row < this.rows) this.show(col, row);
+    const row = Math.floor(((event.offsetY - this.area.y) / this.area.h) * this.rows.length);
+    if (col >= 0 && col < this.cols && row >= 0 && row < this.rows.length) this.onPoint(this.rows[row].name, this.panel.x[col]);
   }
 
-  show(col, row) {
-    this.cursor = [Math.min(this.cols - 1, Math.max(0, col)), Math.min(this.rows - 1, Math.max(0, row))];
-    [col, row] = this.cursor;
-    const { panel } = this;
-    const value = panel.values[row * this.cols + col];
-    const near = panel.marks.includes(panel.x[col]) && panel.markMeaning ? ` · ${panel.markMeaning}` : "";
-    const text = value === null ? "not measured" : `${format(value)}${panel.unit ? ` ${panel.unit}` : ""}`;
-    this.readout.textContent = `${panel.y[row]}, ${panel.xLabel} ${formatCount(panel.x[col])}: ${text}${near}`;
+  onKey(event) {
+    const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+    const move = moves[event.key];
+    if (!move) return;
+    event.preventDefault();
+    const [col, row] = this.cursor || [-move[0], -move[1]];
+    const clamp = (value, count) => Math.min(count - 1, Math.max(0, value));
+    this.onPoint(this.rows[clamp(row + move[1], this.rows.length)].name, this.panel.x[clamp(col + move[0], this.cols)]);
+  }
+
+  /** Puts the cursor on a row and the column that holds x; returns what is there as text. */
+  show(name, x) {
+    const row = this.rows.findIndex((r) => r.name === name);
+    let col = this.panel.x.findIndex((start) => start > x);
+    col = (col < 0 ? this.cols : col) - 1;
+    this.cursor = row < 0 || col < 0 ? null : [col, row];
     this.draw();
+    return this.cursor ? valueText(this.value(col, row), this.panel) : "not measured";
   }
 }
 
-class Bars extends Panel {
+/** Numbers with names, one bar each, from top to bottom. */
+class Bars {
+  constructor(panel, caption, range) {
+    Object.assign(this, { panel, range });
+    const list = panel.names.map((name, i) => `${name} ${valueText(panel.values[i], panel)}`).join(", ");
+    this.canvas = element("canvas", { class: "panel", role: "img", "aria-label": `${panel.title}: ${list}` });
+    this.figure = element("figure", {}, element("figcaption", {}, caption.node), this.canvas);
+  }
+
   draw() {
-    const { values, names } = this.panel;
-    const context = this.begin(240);
-    const low = Math.min(0, this.range.low);
-    const high = Math.max(0, this.range.high);
-    const area = { x: 64, y: 12, w: this.width - 80, h: 240 - 12 - FOOT };
-    this.area = area;
-    const yOf = (value) => area.y + (1 - (value - low) / (high - low || 1)) * area.h;
-    const wide = area.w / values.length;
-    values.forEach((value, i) => {
+    const { panel } = this;
+    const { context, width } = beginCanvas(this.canvas, 20 * panel.names.length + 34);
+    const side = Math.ceil(Math.min(Math.max(...panel.names.map((name) => context.measureText(name).width)) + 14, width * 0.45));
+    const room = 64;
+    const { low, high } = this.range;
+    const xOf = (value) => side + ((value - low) / (high - low || 1)) * (width - side - room);
+    panel.names.forEach((name, i) => {
+      const y = 20 * i + 8;
+      const value = panel.values[i];
+      context.fillStyle = cssColour("--soft");
+      context.textAlign = "right";
+      context.fillText(fitText(context, name, side - 10), side - 8, y + 9);
+      context.textAlign = "left";
+      context.fillText(value === null ? "–" : format(value, 3), (value === null ? xOf(0) : Math.max(xOf(0), xOf(value))) + 6, y + 9);
       if (value === null) return;
-      context.fillStyle = this.cursor && this.cursor[0] === i ? cssColour("--mark") : cssColour("--accent");
-      const top = Math.min(yOf(value), yOf(0));
-      context.fillRect(area.x + i * wide + (wide > 4 ? 1 : 0), top, Math.max(1, wide - (wide > 4 ? 2 : 0)), Math.max(1, Math.abs(yOf(value) - yOf(0))));
+      context.fillStyle = cssColour("--accent");
+      context.fillRect(Math.min(xOf(0), xOf(value)), y + 2, Math.max(1, Math.abs(xOf(value) - xOf(0))), 14);
     });
+    context.fillStyle = cssColour("--line");
+    context.fillRect(xOf(0) - 0.5, 6, 1, 20 * panel.names.length);
     context.fillStyle = cssColour("--soft");
-    context.fillRect(area.x, yOf(0), area.w, 1);
-    context.textAlign = "right";
-    context.fillText(format(high, 3), area.x - 6, yOf(high) + 2);
-    context.fillText(format(low, 3), area.x - 6, yOf(low) - 2);
     context.textAlign = "center";
-    const every = Math.ceil(names.length / Math.max(1, Math.floor(area.w / 74)));
-    for (let i = 0; i < names.length; i += every) context.fillText(names[i], area.x + (i + 0.5) * wide, area.y + area.h + 11, 74 * 1.2);
-    context.fillText(this.panel.xLabel, area.x + area.w / 2, area.y + area.h + 27);
+    context.fillText(`${panel.xLabel}${panel.unit ? `, ${panel.unit}` : ""}`, (side + width - room) / 2, 20 * panel.names.length + 22);
   }
-
-  point(event) {
-    const at = Math.floor(((event.offsetX - this.area.x) / this.area.w) * this.panel.values.length);
-    if (at >= 0 && at < this.panel.values.length) this.show(at);
-  }
-
-  show(at) {
-    this.cursor = [Math.min(this.panel.values.length - 1, Math.max(0, at)), 0];
-    const value = this.panel.values[this.cursor[0]];
-    const text = value === null ? "not measured" : `${format(value)}${this.panel.unit ? ` ${this.panel.unit}` : ""}`;
-    this.readout.textContent = `${this.panel.names[this.cursor[0]]}: ${text}`;
-    this.draw();
-  }
-}
-
-/** Draws the panels of one run, or of all runs (chosen < 0) with those of one title beside each other. */
-function drawPanels(runs, chosen, into) {
-  const kinds = { "heat map": HeatMap, bars: Bars };
-  const titles = [...new Set(runs.flatMap((run) => run.panels.map((panel) => panel.title)))];
-  const drawn = [];
-  into.textContent = "";
-  for (const title of titles) {
-    const all = runs.map((run) => run.panels.find((panel) => panel.title === title));
-    const range = panelRange(all.filter(Boolean)); // one scale for all runs: colours compare
-    all.forEach((panel, run) => {
-      if (!panel || (chosen >= 0 && chosen !== run) || !kinds[panel.kind]) return;
-      const made = new kinds[panel.kind](panel, range, runs[run].name);
-      into.append(made.figure);
-      drawn.push(made);
-    });
-  }
-  for (const panel of drawn) panel.draw();
-  return drawn;
 }
