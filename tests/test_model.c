@@ -197,9 +197,9 @@ static void see_attention(void *context, nb_backend *be, const char *module, con
     ((seen_parts *)context)->attention += strstr(module, ".self_attn") && attention->heads == 4;
 }
 
-static void see_gate(void *context, nb_backend *be, const char *module, const nb_mat *a) {
+static void see_gate(void *context, nb_backend *be, const char *module, const nb_mat *a, const void *bias) {
     (void)be;
-    ((seen_parts *)context)->gates += strstr(module, ".attn") && a->rows == CASE_ROWS && a->cols == 16;
+    ((seen_parts *)context)->gates += strstr(module, ".attn") && a->rows == CASE_ROWS && a->cols == 16 && bias;
 }
 
 static void the_lens_sees_mixers(void **state) {

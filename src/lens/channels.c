@@ -60,6 +60,7 @@ bool nb_record_hot_channels(nb_record *record, const char *prefix, nb_hot_set *s
     if (set->count) {
         nb_record_scalar(record, prefix, "hot_overlap", (double)stayed / found);
         nb_record_scalar(record, prefix, "hot_born", found - stayed);
+        nb_record_scalar(record, prefix, "hot_died", set->count - stayed);
     }
     nb_record_scalar(record, prefix, "hot_top1", largest);
     nb_record_scalar(record, prefix, "hot_mean", sum / found);

@@ -16,7 +16,8 @@ typedef struct nb_hot_set {
 } nb_hot_set;
 
 /* Takes the set of this step in and records under `prefix`: hot (channels), hot_since (steps), hot_mean (mean of their
- * maxima, k = 1 and k), and against the set before: hot_overlap = |both| / k, hot_born. False if memory ran out. */
+ * maxima, k = 1 and k), and against the set before: hot_overlap = |both| / k, hot_born, hot_died. False if memory ran
+ * out. */
 bool nb_record_hot_channels(nb_record *record, const char *prefix, nb_hot_set *set, const float *amax, int64_t count,
                             int32_t k);
 /* Takes a set over from vectors that were recorded before. */

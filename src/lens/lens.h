@@ -34,7 +34,8 @@ typedef struct nb_lens {
     void (*approximation)(void *context, nb_backend *be, const char *module, const char *mechanism, const nb_mat *exact,
                           const nb_mat *approximate);
     void (*scalar)(void *context, const char *module, const char *name, double value); /* what a mechanism counts */
-    void (*gate)(void *context, nb_backend *be, const char *module, const nb_mat *pre_activation); /* GLA, act */
+    void (*gate)(void *context, nb_backend *be, const char *module, const nb_mat *pre_activation, /* GLA, act */
+                 const void *bias);                                                               /* real [cols] */
 } nb_lens;
 
 #endif

@@ -1,10 +1,11 @@
 /* observer.c: which measurement happens at which step, and the state that links samples. */
 #include "lens/observer.h"
-#include "format/bf16.h"
 #include "lens/channels.h"
+#include "lens/layer_metrics.h"
 #include "lens/operand_metrics.h"
 #include "lens/oscillation.h"
 #include "lens/series_format.h"
+#include "lens/skipped.h"
 
 #include <fnmatch.h>
 #include <math.h>
@@ -16,6 +17,8 @@
 typedef struct watched {
     char prefix[NB_NAME_SIZE + 16]; /* "layers.0.mlp.up_proj/fprop.w" */
     int64_t last_step;              /* at which it was recorded; layers that share X show it more than once */
+    nb_mat source;                  /* at that step; data NULL where it was made from codes */
+    bool told;                      /* what does not apply to it was noted */
     nb_hot_set hot;                 /* fprop.x */
     nb_followed_weight followed;    /* fprop.w */
 } watched;
@@ -24,6 +27,9 @@ struct nb_observer {
     nb_observer_options options;
     nb_record record;
     nb_lens lens;
+    nb_lens scalars_only; /* between windows: mechanisms may tell what they did */
+    nb_skipped skipped;
+    char skipped_path[1024];
     nb_lens_buffers buffers;
     watched *watched;
     int32_t count, capacity;
@@ -57,12 +63,19 @@ static void restore_hot(nb_observer *o, watched *w) {
         nb_hot_set_restore(&w->hot, a.values, b.values, a.count, o->options.hot_channels);
 }
 
-static watched *watch(nb_observer *o, const char *module, nb_role role) {
+static watched *find(nb_observer *o, const char *module, nb_role role) {
     char prefix[sizeof o->watched->prefix];
     snprintf(prefix, sizeof prefix, "%s/%s", module, nb_role_name(role));
     for (int32_t i = 0; i < o->count; i++)
         if (strcmp(o->watched[i].prefix, prefix) == 0)
             return &o->watched[i];
+    return NULL;
+}
+
+static watched *watch(nb_observer *o, const char *module, nb_role role) {
+    watched *known = find(o, module, role);
+    if (known)
+        return known;
     if (o->count == o->capacity) {
         int32_t capacity = o->capacity ? 2 * o->capacity : 64;
         watched *grown = realloc(o->watched, (size_t)capacity * sizeof *grown);
@@ -73,22 +86,41 @@ static watched *watch(nb_observer *o, const char *module, nb_role role) {
     }
     watched *fresh = &o->watched[o->count++];
     *fresh = (watched){.last_step = -1};
-    memcpy(fresh->prefix, prefix, sizeof prefix);
+    snprintf(fresh->prefix, sizeof fresh->prefix, "%s/%s", module, nb_role_name(role));
     restore_hot(o, fresh);
     return fresh;
 }
 
 /* ---- hooks ---- */
 
+/* W, X and dY enter two products each. Where the second reads the very numbers of the first, they are not measured
+ * again. */
+static bool source_is_known(nb_observer *o, const nb_lens_operand *seen) {
+    static const nb_role earlier[NB_ROLE_COUNT] = {
+        [NB_FPROP_X] = NB_FPROP_X, [NB_FPROP_W] = NB_FPROP_W,   [NB_DGRAD_DY] = NB_DGRAD_DY,
+        [NB_DGRAD_W] = NB_FPROP_W, [NB_WGRAD_DY] = NB_DGRAD_DY, [NB_WGRAD_X] = NB_FPROP_X};
+    if (!seen->source || earlier[seen->role] == seen->role)
+        return false;
+    const watched *first = find(o, seen->module, earlier[seen->role]);
+    return first && first->last_step == o->record.step && first->source.data == seen->source->data &&
+           first->source.rows == seen->source->rows && first->source.cols == seen->source->cols &&
+           first->source.stride == seen->source->stride && first->source.dtype == seen->source->dtype;
+}
+
 static void sample_operand(nb_observer *o, watched *w, const nb_lens_operand *seen) {
     float shares[10];
-    if (!nb_record_operand(&o->record, w->prefix, seen, &o->buffers))
+    if (!nb_record_operand(&o->record, w->prefix, seen, source_is_known(o, seen), &o->buffers)) {
+        nb_skip_note(&o->skipped, "everything", "out of memory", w->prefix);
         return;
+    }
     if (seen->role == NB_FPROP_X && seen->source)
         nb_record_hot_channels(&o->record, w->prefix, &w->hot, o->buffers.columns, seen->source->cols,
                                o->options.hot_channels);
     if (seen->role == NB_FPROP_W && nb_bin_distances(seen, shares))
         nb_record_vector(&o->record, w->prefix, "bin_distances", shares, 10);
+    if (!w->told)
+        nb_note_skipped(&o->skipped, w->prefix, seen);
+    w->told = true;
 }
 
 static bool sampling(const nb_observer *o) {
@@ -103,6 +135,7 @@ static void on_operand(void *context, const nb_lens_operand *seen) {
     if (!w || w->last_step == o->record.step)
         return;
     w->last_step = o->record.step;
+    w->source = seen->source ? *seen->source : (nb_mat){0};
     if (sampling(o))
         sample_operand(o, w, seen);
     if (seen->role == NB_FPROP_W && o->options.window)
@@ -112,55 +145,26 @@ static void on_operand(void *context, const nb_lens_operand *seen) {
 static void on_attention(void *context, nb_backend *be, const char *module, const nb_attention *attention,
                          const void *q, const void *k) {
     nb_observer *o = context;
-    nb_attention_stats s;
-    if (!sampling(o) || !of_interest(o, module) || !be->ops->measure_attention)
-        return;
-    be->ops->measure_attention(be, attention, q, k, o->options.attention_stride, &s);
-    if (!s.queries)
-        return;
-    nb_record_scalar(&o->record, module, "logit_max", s.logit_max);
-    nb_record_scalar(&o->record, module, "logit_amax", s.logit_amax);
-    nb_record_scalar(&o->record, module, "logit_kurtosis", s.logit_kurtosis);
-    nb_record_scalar(&o->record, module, "entropy", s.entropy);
-}
-
-static void on_gate(void *context, nb_backend *be, const char *module, const nb_mat *pre_activation) {
-    nb_observer *o = context;
-    nb_moments m;
     if (!sampling(o) || !of_interest(o, module))
         return;
-    be->ops->measure(be, pre_activation, &m, NULL, NULL);
-    nb_record_scalar(&o->record, module, "gate_amax", m.amax);
-    nb_record_scalar(&o->record, module, "gate_mean", m.mean);
-    nb_record_scalar(&o->record, module, "gate_rms", m.rms);
+    if (be->ops->measure_attention)
+        nb_record_attention(&o->record, module, be, attention, q, k, o->options.attention_stride);
+    else
+        nb_skip_note(&o->skipped, "logits and entropy", "this backend does not measure attention", module);
 }
 
-/* SNR and cosine of a whole tensor. */
+static void on_gate(void *context, nb_backend *be, const char *module, const nb_mat *pre_activation, const void *bias) {
+    nb_observer *o = context;
+    if (sampling(o) && of_interest(o, module) && !nb_record_gate(&o->record, module, be, pre_activation, bias))
+        nb_skip_note(&o->skipped, "gates", "out of memory", module);
+}
+
 static void on_approximation(void *context, nb_backend *be, const char *module, const char *mechanism,
                              const nb_mat *exact, const nb_mat *approximate) {
     nb_observer *o = context;
-    nb_quantize_stats s = {0};
-    size_t bytes = (size_t)exact->cols * sizeof(uint16_t);
-    uint16_t *rows = NULL;
-    if (!sampling(o) || !of_interest(o, module) || exact->dtype != NB_BF16 || approximate->dtype != NB_BF16 ||
-        !(rows = malloc(2 * bytes)))
-        return;
-    for (int64_t r = 0; r < exact->rows; r++) {
-        be->ops->download(be, rows, (const uint16_t *)exact->data + r * exact->stride, bytes);
-        be->ops->download(be, rows + exact->cols, (const uint16_t *)approximate->data + r * approximate->stride, bytes);
-        for (int64_t c = 0; c < exact->cols; c++) {
-            double x = nb_bf16_value(rows[c]), y = nb_bf16_value(rows[exact->cols + c]);
-            s.sum_sq += x * x;
-            s.sum_sq_error += (x - y) * (x - y);
-            s.sum_product += x * y;
-        }
-    }
-    free(rows);
-    nb_quantization_error e = nb_quantization_error_of(&s);
-    char prefix[NB_SERIES_NAME_SIZE];
-    snprintf(prefix, sizeof prefix, "%s/%s", module, mechanism);
-    nb_record_scalar(&o->record, prefix, "snr_db", e.snr_db);
-    nb_record_scalar(&o->record, prefix, "cosine", e.cosine);
+    if (sampling(o) && of_interest(o, module) &&
+        !nb_record_approximation(&o->record, module, mechanism, be, exact, approximate))
+        nb_skip_note(&o->skipped, "what stands for a tensor", "it is not in BF16, or memory ran out", module);
 }
 
 static void on_scalar(void *context, const char *module, const char *name, double value) {
@@ -169,26 +173,9 @@ static void on_scalar(void *context, const char *module, const char *name, doubl
         nb_record_scalar(&o->record, module, name, value);
 }
 
-static double element(const nb_mat *m, int64_t row, int64_t col) {
-    int64_t at = row * m->stride + col;
-    return m->dtype == NB_F64 ? ((const double *)m->data)[at] : (double)((const float *)m->data)[at];
-}
-
 void nb_observer_alignment(nb_observer *o, const char *module, const nb_mat *gate, const nb_mat *up) {
-    double sum = 0;
-    if (!sampling(o) || !of_interest(o, module))
-        return;
-    for (int64_t r = 0; r < gate->rows; r++) {
-        double dot = 0, a = 0, b = 0;
-        for (int64_t c = 0; c < gate->cols; c++) {
-            double x = element(gate, r, c), y = element(up, r, c);
-            dot += x * y;
-            a += x * x;
-            b += y * y;
-        }
-        sum += a > 0 && b > 0 ? fabs(dot) / sqrt(a * b) : 0;
-    }
-    nb_record_scalar(&o->record, module, "alignment", sum / (double)gate->rows);
+    if (sampling(o) && of_interest(o, module))
+        nb_record_alignment(&o->record, module, gate, up);
 }
 
 /* ---- steps ---- */
@@ -200,7 +187,7 @@ const nb_lens *nb_observer_lens(nb_observer *o, int64_t step) {
         for (int32_t i = 0; i < o->count; i++)
             nb_follow_begin(&o->watched[i].followed);
     } else if (o->window_start < 0 || step > o->window_start + o->options.window) {
-        return NULL;
+        return &o->scalars_only;
     }
     o->lens.counts = sampling(o);
     return &o->lens;
@@ -214,6 +201,7 @@ nb_status nb_observer_end_step(nb_observer *o, int64_t step, nb_error *err) {
     if (o->window_start >= 0 && step == o->window_start + o->options.window)
         for (int32_t i = 0; i < o->count; i++)
             nb_follow_end(&o->watched[i].followed, &o->record, o->watched[i].prefix);
+    NB_TRY(nb_skipped_write(&o->skipped, o->skipped_path, err));
     return nb_record_commit(&o->record, err);
 }
 
@@ -223,6 +211,7 @@ static nb_status open_files(nb_observer *o, const char *folder, int64_t first_st
     char path[1024];
     if (snprintf(path, sizeof path, "%s/series.nbs", folder) >= (int)sizeof path)
         return nb_fail(err, NB_BAD_USAGE, "%.60s...: the path of the lens folder is too long", folder);
+    snprintf(o->skipped_path, sizeof o->skipped_path, "%s/skipped.txt", folder);
     NB_TRY(nb_series_writer_open(path, first_step, &o->record.series, err));
     NB_TRY(nb_tensorboard_open(folder, &o->record.events, err));
     return first_step > 0 ? nb_series_read(path, &o->before, NULL, err) : NB_OK;
@@ -242,6 +231,7 @@ nb_status nb_observer_create(const nb_observer_options *options, const char *fol
                         .approximation = on_approximation,
                         .scalar = on_scalar,
                         .gate = on_gate};
+    o->scalars_only = (nb_lens){.context = o, .scalar = on_scalar};
     nb_status status = open_files(o, folder, first_step, err);
     if (status != NB_OK) {
         nb_observer_free(o);

@@ -2,8 +2,8 @@
  *
  * Every `every` steps the first micro-batch is looked at whole (docs/lens.md has the formulas); the `window` steps
  * after it only weights are followed, to see which oscillate. Nothing here can stop or change a run: what does not
- * apply to a tensor is left out. Names in the series: MODULE/ROLE/METRIC, MODULE/METRIC, as
- * "layers.0.mlp.up_proj/fprop.w/kurtosis".
+ * apply to a tensor is left out, and skipped.txt beside the series says what and why. Names in the series:
+ * MODULE/ROLE/METRIC, MODULE/METRIC, as "layers.0.mlp.up_proj/fprop.w/kurtosis".
  */
 #ifndef NB_LENS_OBSERVER_H
 #define NB_LENS_OBSERVER_H
@@ -30,17 +30,16 @@ nb_status nb_observer_create(const nb_observer_options *options, const char *fol
                              nb_observer **out, nb_error *err);
 void nb_observer_free(nb_observer *observer);
 
-/* The lens for the first micro-batch of `step`; NULL if there is nothing to see. */
+/* The lens for the first micro-batch of `step`. Between windows it only hears what mechanisms tell. */
 const nb_lens *nb_observer_lens(nb_observer *observer, int64_t step);
 
 /* A number of the run itself (loss, norm, lr, val_loss), for the event file. */
 nb_status nb_observer_scalar(nb_observer *observer, int64_t step, const char *name, double value, nb_error *err);
 
-/* Two weights whose rows belong together: mean |cos(gate[i], up[i])| goes to MODULE/alignment. F32 or F64, on the host.
- */
+/* Two weights whose rows belong together: their alignment (layer_metrics.h), where this step is sampled. */
 void nb_observer_alignment(nb_observer *observer, const char *module, const nb_mat *gate, const nb_mat *up);
 
-/* Writes what `step` measured. Call after every step for which nb_observer_lens was not NULL. */
+/* Writes what `step` measured. Call after every step. */
 nb_status nb_observer_end_step(nb_observer *observer, int64_t step, nb_error *err);
 
 /* Host memory held now. */

@@ -119,12 +119,37 @@ static bool record_source(nb_record *record, const char *prefix, const nb_lens_o
     return true;
 }
 
-bool nb_record_operand(nb_record *record, const char *prefix, const nb_lens_operand *seen, nb_lens_buffers *buffers) {
-    if (seen->source && !record_source(record, prefix, seen, buffers))
+bool nb_record_operand(nb_record *record, const char *prefix, const nb_lens_operand *seen, bool source_known,
+                       nb_lens_buffers *buffers) {
+    if (seen->source && !source_known && !record_source(record, prefix, seen, buffers))
         return false;
     if (seen->stats)
         record_error(record, prefix, seen);
     if (seen->quantized)
         record_scales(record, prefix, seen, buffers);
     return true;
+}
+
+/* ---- what does not apply ---- */
+
+void nb_note_skipped(nb_skipped *skipped, const char *prefix, const nb_lens_operand *seen) {
+    const nb_qtensor *q = seen->quantized;
+    if (!seen->source)
+        nb_skip_note(skipped, "amax, rms, kurtosis, channels, crests", "made from the codes of another role", prefix);
+    if (!q) {
+        nb_skip_note(skipped, "error and scales", "this product runs in BF16", prefix);
+        if (seen->role == NB_FPROP_W)
+            nb_skip_note(skipped, "oscillation", "the weight is not quantized", prefix);
+        return;
+    }
+    if (!seen->stats)
+        nb_skip_note(skipped, "error", "a mechanism rounds this operand and counts nothing", prefix);
+    if (q->quantizer.scale_type != NB_SCALE_E4M3)
+        nb_skip_note(skipped, "histogram of block scales", "its scales are not in E4M3", prefix);
+    if (seen->role != NB_FPROP_W)
+        return;
+    if (q->quantizer.hadamard_size)
+        nb_skip_note(skipped, "oscillation and bin distances", "the weight is rotated before it is quantized", prefix);
+    else if (q->quantizer.element != NB_ELEMENT_E2M1)
+        nb_skip_note(skipped, "bin distances", "the weight is not in E2M1", prefix);
 }

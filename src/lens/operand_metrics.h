@@ -4,6 +4,7 @@
 
 #include "lens/lens.h"
 #include "lens/record.h"
+#include "lens/skipped.h"
 
 /* What a quantization did to its input, from what was counted; formulas in docs/lens.md. */
 typedef struct nb_quantization_error {
@@ -31,8 +32,13 @@ typedef struct nb_lens_buffers {
 void nb_lens_buffers_free(nb_lens_buffers *buffers);
 size_t nb_lens_buffers_bytes(const nb_lens_buffers *buffers);
 
-/* Records everything that applies to the operand under `prefix`. Afterwards buffers->columns holds the channel maxima
- * of seen->source (if there is one). False if memory ran out: then nothing of this operand was recorded. */
-bool nb_record_operand(nb_record *record, const char *prefix, const nb_lens_operand *seen, nb_lens_buffers *buffers);
+/* Records everything that applies to the operand under `prefix`; of its source nothing where that is known already.
+ * Otherwise buffers->columns holds the channel maxima of seen->source (if there is one) afterwards. False if memory ran
+ * out: then nothing of this operand was recorded. */
+bool nb_record_operand(nb_record *record, const char *prefix, const nb_lens_operand *seen, bool source_known,
+                       nb_lens_buffers *buffers);
+
+/* Notes what does not apply to the operand, and why. */
+void nb_note_skipped(nb_skipped *skipped, const char *prefix, const nb_lens_operand *seen);
 
 #endif

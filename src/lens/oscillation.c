@@ -34,7 +34,7 @@ static bool fetch(const nb_lens_operand *seen, const nb_qtensor *rows, float *w,
 
 bool nb_follow_step(nb_followed_weight *weight, const nb_lens_operand *seen) {
     if (!seen->quantized || !seen->source || seen->transposed || seen->source->dtype != NB_F32 ||
-        seen->source->stride != seen->source->cols)
+        seen->source->stride != seen->source->cols || seen->quantized->quantizer.hadamard_size)
         return false;
     nb_qtensor rows = first_rows(seen->quantized);
     int64_t n = rows.rows * rows.cols;

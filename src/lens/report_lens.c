@@ -3,6 +3,7 @@
  * A page must open at once: a long run has more samples than a screen has columns, so neighbours share one, and the
  * worst of them is drawn. Maps of single modules (channels, histograms) are many; all of a metric share a budget.
  */
+#include "lens/findings.h"
 #include "lens/report_build.h"
 #include "lens/sampled.h"
 
@@ -18,6 +19,7 @@ enum {
     LEAST_COLS = 12,
     MOST_COLS = 240,
     MOST_PART_COLS = 64,
+    MOST_FINDINGS = 24,
     MOST_CHANNELS = 768, /* rows; beyond, neighbours share one */
 };
 
@@ -350,6 +352,23 @@ static nb_status find_resets(drawing *d, nb_error *err) {
     return NB_OK;
 }
 
+static nb_status add_findings(const drawing *d, nb_error *err) {
+    nb_finding *found = calloc(MOST_FINDINGS, sizeof *found);
+    json_t *list = json_array();
+    int32_t count = found ? nb_findings(d->samples, found, MOST_FINDINGS) : 0;
+    for (int32_t i = 0; i < count; i++) {
+        const nb_measure *m = nb_measure_find(found[i].metric);
+        json_array_append_new(list,
+                              json_pack("{s:s, s:s, s:s, s:s, s:s, s:I}", "text", found[i].text, "theme",
+                                        m ? m->theme : "", "title", m ? m->title : "", "operand", found[i].operand,
+                                        "module", found[i].module, "step", (json_int_t)found[i].step));
+    }
+    free(found);
+    return found && json_object_set_new(d->run, "findings", list) == 0
+               ? NB_OK
+               : nb_fail(err, NB_NO_MEMORY, "report: no memory for what stands out");
+}
+
 nb_status nb_report_add_lens(json_t *run, const char *folder, nb_error *err) {
     char path[1024];
     nb_series_reader *reader;
@@ -363,6 +382,8 @@ nb_status nb_report_add_lens(json_t *run, const char *folder, nb_error *err) {
         status = find_resets(&d, err);
         if (status == NB_OK)
             status = draw_all(&d, err);
+        if (status == NB_OK)
+            status = add_findings(&d, err);
         free(d.marks);
         nb_samples_free(&samples);
     }

@@ -4,6 +4,7 @@
  * Hadamard signs) is made anew for every micro-batch, because noise belongs to a micro-batch.
  */
 #include "linear/linear.h"
+#include "lens/lens.h"
 
 static bool draws_bits(const nb_quantizer *q) {
     return !nb_quantizer_is_bf16(q) &&
@@ -123,7 +124,11 @@ static nb_status quantize_master(const nb_linear_call *call, nb_linear *layer, n
 }
 
 /* A weight is quantized in the first pass after a change, which may be an evaluation; a lens that looks at the training
- * step after it is shown what is there. */
+ * step after it is shown what is there, and one that counts sees it quantized again, to the same codes. */
+static bool is_to_be_counted(const nb_linear_call *call, const nb_linear *layer, int slot) {
+    return call->pass->lens && call->pass->lens->counts && call->pass->micro_batch == 0 && !layer->weight.shown[slot];
+}
+
 static void show_kept(const nb_linear_call *call, nb_linear *layer, nb_role role, const nb_operand *kept) {
     bool *shown = &layer->weight.shown[cache_slot(role)];
     if (*shown || call->pass->micro_batch > 0 || (role == NB_DGRAD_W && layer->plan.roles[role].from))
@@ -138,7 +143,7 @@ nb_status nb_weight_operand(const nb_linear_call *call, nb_linear *layer, nb_rol
     nb_weight_cache *w = &layer->weight;
     const nb_operand_rule *rule = &layer->plan.roles[role];
     int slot = cache_slot(role);
-    if (w->fresh[slot]) {
+    if (w->fresh[slot] && !is_to_be_counted(call, layer, slot)) {
         *out = w->operand[slot];
         if (call->pass->lens)
             show_kept(call, layer, role, out);

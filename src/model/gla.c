@@ -125,7 +125,7 @@ static nb_status forward(void *layer, const nb_run *run, const nb_mat *x, const 
     NB_TRY(nb_linear_group_forward(l->in, run->pass, run->scratch, run->training, x, projected, err));
     NB_TRY(nb_linear_group_forward(l->gate_out, run->pass, run->scratch, run->training, &low, &a, err));
     if (run->pass->lens && run->pass->lens->gate)
-        run->pass->lens->gate(run->pass->lens->context, be, l->name, &a);
+        run->pass->lens->gate(run->pass->lens->context, be, l->name, &a, l->bias);
     be->ops->gla_gate_forward(be, l->gate, l->a, l->bias, run->rows, l->keys, l->normalizer, l->clamp);
     const nb_gla s = shape(l, run);
     NB_TRY(be->ops->gla_forward(be, &s, l->o, l->q, l->k, l->v, l->gate, err));

@@ -12,7 +12,7 @@ typedef struct nb_recorder nb_recorder;
 nb_status nb_recorder_open(const nb_run_config *config, int64_t step, nb_recorder **out, nb_error *err);
 void nb_recorder_close(nb_recorder *recorder); /* NULL is allowed */
 
-/* The lens for the first micro-batch of 0-based step `step`; NULL if nothing is to be seen. */
+/* The lens for the first micro-batch of 0-based step `step`; NULL if nobody looks. */
 const struct nb_lens *nb_recorder_lens(nb_recorder *recorder, int64_t step);
 
 /* A step is done: its line, and what the lens saw. `tokens`: trained on so far. */

@@ -32,9 +32,9 @@ static void on_attention(void *context, nb_backend *be, const char *module, cons
     inner->attention(inner->context, be, module, attention, q, k);
 }
 
-static void on_gate(void *context, nb_backend *be, const char *module, const nb_mat *pre_activation) {
+static void on_gate(void *context, nb_backend *be, const char *module, const nb_mat *pre_activation, const void *bias) {
     const nb_lens *inner = ((nb_scale_watch *)context)->inner;
-    inner->gate(inner->context, be, module, pre_activation);
+    inner->gate(inner->context, be, module, pre_activation, bias);
 }
 
 static void on_approximation(void *context, nb_backend *be, const char *module, const char *mechanism,

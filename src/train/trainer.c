@@ -257,6 +257,7 @@ nb_status nb_trainer_step(nb_trainer *t, nb_step_report *r, nb_error *err) {
     nb_status status = check_numbers(t, r, err);
     if (status == NB_OK) {
         nb_pass pass = nb_trainer_pass(t, 0);
+        pass.lens = t->lens;
         nb_optimizer_update(&t->optimizer, t->model, grads, &t->config, r->lr,
                             scale * nb_clip_factor(r->norm, t->config.clip));
         status = nb_model_after_step(t->model, &pass, err);

@@ -128,6 +128,7 @@ function drawThemes(from = 0) {
 function drawAll() {
   styles = runStyles(runs);
   drawSummary(runs, styles, byId("summary"));
+  drawFindings(byId("findings"), byId("findings-list"));
   drawLegend();
   drawCharts();
   drawRuns(runs, styles, report.lastSteps, byId("runs-table"));
@@ -166,7 +167,6 @@ byId("theme").addEventListener("click", (event) => {
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
 addEventListener("resize", () => themes.forEach((theme) => theme.maps.forEach((map) => map.draw())));
 themes = makeThemes(byId("lens"));
-drawContents();
 
 const title = headline(runs);
 document.title = `${title} · nibble`;
@@ -177,4 +177,5 @@ for (const [id, what] of [["loss-chart", "Loss over steps"], ["gap-chart", "Loss
 byId("footer").textContent = `Written ${report.written} by nibble from ${runs.map((run) => run.folder).join(", ")}. ` +
   "This page holds its data and needs no network. Curves: Dygraphs (MIT licence).";
 drawAll();
+drawContents();
 document.documentElement.dataset.readyMs = String(Math.round(performance.now()));

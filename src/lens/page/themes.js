@@ -5,13 +5,13 @@ const OPERANDS = {
   "dgrad.w": "weights W (dgrad.w)", "wgrad.dy": "gradients dY (wgrad.dy)", "wgrad.x": "activations X (wgrad.x)",
 };
 
-/** "layers.3.self_attn.q_proj" -> {layer: 3, kind: "q_proj"}; a name that says only "input" keeps the part before it. */
+/** "layers.3.self_attn.q_proj" -> {layer: 3, kind: "q_proj"}; names that say little alone keep the part before them. */
 function moduleParts(name) {
   const parts = name.split(".");
   const layer = parts[0] === "layers" ? Number(parts[1]) : NaN;
   const rest = Number.isNaN(layer) ? parts : parts.slice(2);
   const last = rest[rest.length - 1];
-  const kind = last === "input" || /^\d+$/.test(last) ? rest.slice(-2).join(" ") : last;
+  const kind = ["input", "inner", "output"].includes(last) || /^\d+$/.test(last) ? rest.slice(-2).join(" ") : last;
   return { layer, kind };
 }
 

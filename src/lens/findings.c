@@ -1,0 +1,297 @@
+/* findings.c: rules that turn the last sample, and the way to it, into sentences. */
+#include "lens/findings.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Above (or below) these a measurement is told; docs/report.md says why. */
+#define HOT_RATIO 6.0 /* times the median channel */
+#define HOT_SAMPLES 3 /* for so many samples in a row */
+#define HEAVY_KURTOSIS 30.0
+#define FLUSHED 0.3
+#define VANISHED 0.01
+#define DROWNED 1.7320508075688772 /* sqrt(3), arXiv:2505.19115 */
+#define OSCILLATING 5e-4           /* share of followed elements with R > 16 */
+#define NARROW_ENTROPY 0.2         /* nats */
+#define GATE 60.0                  /* before the sigmoid and its division by 16: a decay below exp(-60/16) = 2 % */
+#define ALIGNED 0.5
+
+enum { OF_A_KIND = 3, NAMED_CHANNELS = 4 };
+
+typedef struct list {
+    const nb_samples *samples;
+    nb_finding *items;
+    int32_t count, most;
+    int32_t kind_begins; /* where findings of the kind at hand begin */
+} list;
+
+/* Room for a finding among the worst of its kind; NULL if it is none of them. */
+static nb_finding *place(list *l, const nb_sampled *item, double weight) {
+    int32_t of_kind = l->count - l->kind_begins, at = l->kind_begins;
+    while (at < l->count && l->items[at].weight >= weight)
+        at++;
+    bool full = of_kind == OF_A_KIND || l->count == l->most;
+    if (full && at == l->count)
+        return NULL;
+    if (!full)
+        l->count++;
+    memmove(&l->items[at + 1], &l->items[at], (size_t)(l->count - 1 - at) * sizeof *l->items);
+    l->items[at] = (nb_finding){.metric = item->metric,
+                                .module = item->module,
+                                .operand = item->operand,
+                                .step = nb_sampled_at(l->samples, item, -1).step,
+                                .weight = weight};
+    return &l->items[at];
+}
+
+static bool is(const nb_sampled *item, const char *metric) {
+    return strcmp(item->metric, metric) == 0;
+}
+
+/* The last value; NaN if there is none. */
+static double last_of(const nb_samples *s, const nb_sampled *item) {
+    return item && nb_sampled_points(s, item) ? (double)nb_sampled_at(s, item, -1).values[0] : NAN;
+}
+
+static const char *where(const nb_sampled *item, char *text, size_t size) {
+    snprintf(text, size, "%s%s%s", item->module, *item->operand ? " " : "", item->operand);
+    return text;
+}
+
+/* ---- one rule a function; each goes over all names of its metric ---- */
+
+typedef void rule(list *l, const nb_sampled *item, double value);
+
+static void each(list *l, const char *metric, rule *judge) {
+    l->kind_begins = l->count;
+    for (int32_t i = 0; i < l->samples->count; i++) {
+        const nb_sampled *item = &l->samples->items[i];
+        if (is(item, metric) && nb_sampled_points(l->samples, item))
+            judge(l, item, last_of(l->samples, item));
+    }
+}
+
+static void not_finite(list *l, const nb_sampled *item, double value) {
+    char at[200];
+    nb_finding *f = place(l, item, value);
+    if (f)
+        snprintf(f->text, sizeof f->text, "%s held %.0f numbers that are NaN or Inf at step %lld",
+                 where(item, at, sizeof at), value, (long long)f->step);
+}
+
+static void underflow(list *l, const nb_sampled *item, double flushed) {
+    char at[200];
+    double vanished = last_of(l->samples, nb_samples_find(l->samples, item->module, item->operand, "zero_scales"));
+    if (!(flushed > FLUSHED) && !(vanished > VANISHED))
+        return;
+    nb_finding *f = place(l, item, flushed);
+    if (f)
+        snprintf(f->text, sizeof f->text,
+                 "%s underflows: %.1f %% of its numbers become 0, %.1f %% of its blocks vanish",
+                 where(item, at, sizeof at), 100 * flushed, vanished > 0 ? 100 * vanished : 0);
+}
+
+static void drowned(list *l, const nb_sampled *item, double rho) {
+    char at[200];
+    nb_finding *f = rho < DROWNED ? place(l, item, -rho) : NULL;
+    if (f)
+        snprintf(f->text, sizeof f->text, "%s drowns in its rounding noise: rho %.2f is below sqrt(3)",
+                 where(item, at, sizeof at), rho);
+}
+
+/* Not of gradients: a token's loss pulls at one word of the vocabulary, so they are heavy by nature. */
+static void heavy_tails(list *l, const nb_sampled *item, double kurtosis) {
+    char at[200];
+    if (strcmp(item->operand, "fprop.x") != 0 && strcmp(item->operand, "fprop.w") != 0)
+        return;
+    nb_finding *f = kurtosis > HEAVY_KURTOSIS ? place(l, item, kurtosis) : NULL;
+    if (f)
+        snprintf(f->text, sizeof f->text, "%s has heavy tails: excess kurtosis %.0f", where(item, at, sizeof at),
+                 kurtosis);
+}
+
+static void narrow(list *l, const nb_sampled *item, double entropy) {
+    nb_finding *f = entropy < NARROW_ENTROPY ? place(l, item, -entropy) : NULL;
+    if (f)
+        snprintf(f->text, sizeof f->text, "%s looks at single tokens: its entropy is %.3f nats", item->module, entropy);
+}
+
+static void wide_gate(list *l, const nb_sampled *item, double amax) {
+    nb_finding *f = amax > GATE ? place(l, item, amax) : NULL;
+    if (f)
+        snprintf(f->text, sizeof f->text, "the forget gate of %s reaches %.0f before its sigmoid", item->module, amax);
+}
+
+static void aligned(list *l, const nb_sampled *item, double alignment) {
+    nb_finding *f = alignment > ALIGNED ? place(l, item, alignment) : NULL;
+    if (f)
+        snprintf(f->text, sizeof f->text, "gate and up of %s point the same way: mean |cos| %.2f", item->module,
+                 alignment);
+}
+
+static void oscillating(list *l, const nb_sampled *item, double above_16) {
+    char at[200];
+    double above_8 = last_of(l->samples, nb_samples_find(l->samples, item->module, item->operand, "ratio_above_8"));
+    nb_finding *f = above_16 > OSCILLATING ? place(l, item, above_16) : NULL;
+    if (f)
+        snprintf(f->text, sizeof f->text, "%s oscillates: %.2f %% of the followed weights have R > 16, %.2f %% R > 8",
+                 where(item, at, sizeof at), 100 * above_16, 100 * above_8);
+}
+
+/* ---- hot channels ---- */
+
+static int by_value(const void *a, const void *b) {
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(const nb_series_point *point) {
+    float *sorted = malloc((size_t)point->count * sizeof *sorted);
+    if (!sorted)
+        return NAN;
+    memcpy(sorted, point->values, (size_t)point->count * sizeof *sorted);
+    qsort(sorted, (size_t)point->count, sizeof *sorted, by_value);
+    double middle = sorted[point->count / 2];
+    free(sorted);
+    return middle;
+}
+
+/* Samples from `step` on. */
+static int64_t samples_since(const nb_samples *s, const nb_sampled *item, double step) {
+    int64_t count = 0;
+    for (int64_t i = nb_sampled_points(s, item); i-- > 0 && (double)nb_sampled_at(s, item, i).step >= step;)
+        count++;
+    return count;
+}
+
+typedef struct hot {
+    int64_t channel;
+    double ratio, since;
+} hot;
+
+/* The hottest that stayed, in descending order; returns how many. */
+static int32_t hot_and_stayed(const nb_samples *s, const nb_sampled *item, const nb_series_point *channels,
+                              hot found[NAMED_CHANNELS]) {
+    const nb_sampled *since = nb_samples_find(s, item->module, item->operand, "hot_since");
+    nb_series_point names = nb_sampled_at(s, item, -1);
+    double middle = median(channels);
+    int32_t count = 0;
+    if (!since || nb_sampled_at(s, since, -1).count != names.count)
+        return 0;
+    for (int64_t i = 0; i < names.count; i++) {
+        hot h = {.channel = (int64_t)names.values[i], .since = nb_sampled_at(s, since, -1).values[i]};
+        if (h.channel < 0 || h.channel >= channels->count)
+            continue;
+        h.ratio = channels->values[h.channel] / middle;
+        if (!(h.ratio > HOT_RATIO) || samples_since(s, item, h.since) < HOT_SAMPLES)
+            continue;
+        int32_t at = count < NAMED_CHANNELS ? count++ : NAMED_CHANNELS;
+        for (; at > 0 && found[at - 1].ratio < h.ratio; at--)
+            if (at < NAMED_CHANNELS)
+                found[at] = found[at - 1];
+        if (at < NAMED_CHANNELS)
+            found[at] = h;
+    }
+    return count;
+}
+
+static void hot_channels(list *l, const nb_sampled *item, double first_channel) {
+    (void)first_channel;
+    hot found[NAMED_CHANNELS];
+    char at[200];
+    const nb_sampled *channels = nb_samples_find(l->samples, item->module, item->operand, "channels");
+    if (!channels || !nb_sampled_points(l->samples, channels))
+        return;
+    nb_series_point maxima = nb_sampled_at(l->samples, channels, -1);
+    int32_t count = hot_and_stayed(l->samples, item, &maxima, found);
+    nb_finding *f = count ? place(l, channels, found[0].ratio) : NULL;
+    if (!f)
+        return;
+    size_t used =
+        (size_t)snprintf(f->text, sizeof f->text, "%s has hot channels that stay:", where(item, at, sizeof at));
+    for (int32_t i = 0; i < count && used < sizeof f->text; i++)
+        used += (size_t)snprintf(f->text + used, sizeof f->text - used,
+                                 "%s channel %lld (%.0f times the median, since step %.0f)", i ? "," : "",
+                                 (long long)found[i].channel, found[i].ratio, found[i].since);
+}
+
+/* ---- of the whole run ---- */
+
+/* Mean over all names of `metric` of the points with from <= step < to. */
+static double mean_between(const nb_samples *s, const char *metric, double from, double to) {
+    double sum = 0;
+    int64_t count = 0;
+    for (int32_t i = 0; i < s->count; i++)
+        for (int64_t p = 0; is(&s->items[i], metric) && p < nb_sampled_points(s, &s->items[i]); p++) {
+            nb_series_point point = nb_sampled_at(s, &s->items[i], p);
+            if ((double)point.step >= from && (double)point.step < to) {
+                sum += point.values[0];
+                count++;
+            }
+        }
+    return count ? sum / (double)count : NAN;
+}
+
+static const nb_sampled *any(const nb_samples *s, const char *metric) {
+    for (int32_t i = 0; i < s->count; i++)
+        if (is(&s->items[i], metric) && nb_sampled_points(s, &s->items[i]))
+            return &s->items[i];
+    return NULL;
+}
+
+static void whole_run(nb_finding *f) {
+    f->module = f->operand = "";
+}
+
+/* Spikes wander, then a fixed set of channels stays: did it come to that? */
+static void settled(list *l) {
+    const nb_sampled *item = any(l->samples, "hot_overlap");
+    if (!item)
+        return;
+    l->kind_begins = l->count;
+    double end = (double)nb_sampled_at(l->samples, item, -1).step, quarter = end / 4;
+    double early = mean_between(l->samples, "hot_overlap", 0, quarter + 1);
+    double late = mean_between(l->samples, "hot_overlap", end - quarter, INFINITY);
+    nb_finding *f = isfinite(early) && isfinite(late) ? place(l, item, late) : NULL;
+    if (!f)
+        return;
+    whole_run(f);
+    snprintf(f->text, sizeof f->text,
+             "from one sample to the next %.0f %% of the hot channels stay; early it was %.0f %%", 100 * late,
+             100 * early);
+}
+
+static void resets(list *l) {
+    const nb_sampled *reset = any(l->samples, "reset_share"), *item = any(l->samples, "ratio_above_8");
+    if (!reset || !item)
+        return;
+    l->kind_begins = l->count;
+    double first = (double)nb_sampled_at(l->samples, reset, 0).step;
+    double before = mean_between(l->samples, "ratio_above_8", 0, first);
+    double after = mean_between(l->samples, "ratio_above_8", first, INFINITY);
+    nb_finding *f = isfinite(before) && isfinite(after) ? place(l, item, after) : NULL;
+    if (!f)
+        return;
+    whole_run(f);
+    snprintf(f->text, sizeof f->text,
+             "resets from step %.0f on: the share of weights with R > 8 was %.2f %% before, %.2f %% since", first,
+             100 * before, 100 * after);
+}
+
+int32_t nb_findings(const nb_samples *samples, nb_finding *findings, int32_t most) {
+    list l = {.samples = samples, .items = findings, .most = most};
+    each(&l, "nonfinite", not_finite);
+    each(&l, "flushed", underflow);
+    each(&l, "rho", drowned);
+    each(&l, "hot", hot_channels);
+    settled(&l);
+    each(&l, "kurtosis", heavy_tails);
+    each(&l, "ratio_above_16", oscillating);
+    resets(&l);
+    each(&l, "entropy", narrow);
+    each(&l, "gate_amax", wide_gate);
+    each(&l, "alignment", aligned);
+    return l.count;
+}

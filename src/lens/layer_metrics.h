@@ -1,0 +1,25 @@
+/* layer_metrics.h: the numbers of a layer that is more than one product: attention, gates, what stands for a tensor. */
+#ifndef NB_LENS_LAYER_METRICS_H
+#define NB_LENS_LAYER_METRICS_H
+
+#include "lens/lens.h"
+#include "lens/record.h"
+
+/* Each records under MODULE. */
+void nb_record_attention(nb_record *record, const char *module, nb_backend *be, const nb_attention *attention,
+                         const void *q, const void *k, int64_t stride);
+
+/* GLA's forget gate before its sigmoid: pre_activation act [rows, cols] plus bias real [cols] (NULL = none).
+ * False if memory ran out. */
+bool nb_record_gate(nb_record *record, const char *module, nb_backend *be, const nb_mat *pre_activation,
+                    const void *bias);
+
+/* SNR and cosine of a whole tensor and what stands for it, both BF16, under MODULE/MECHANISM. False if memory ran out,
+ * or they are not BF16. */
+bool nb_record_approximation(nb_record *record, const char *module, const char *mechanism, nb_backend *be,
+                             const nb_mat *exact, const nb_mat *approximate);
+
+/* Two weights whose rows belong together: mean |cos(gate[i], up[i])|. F32 or F64, on the host. */
+void nb_record_alignment(nb_record *record, const char *module, const nb_mat *gate, const nb_mat *up);
+
+#endif
