@@ -9,50 +9,14 @@
 
 #include <cmocka.h>
 
-#include "base/philox.h"
 #include "files/folder.h"
-#include "format/bf16.h"
 #include "lens/channels.h"
-#include "lens/observer.h"
 #include "lens/operand_metrics.h"
 #include "lens/oscillation.h"
 #include "lens/series.h"
+#include "lens_case.h"
 #include <math.h>
 #include <stdio.h>
-
-enum { TOKENS = 64, WIDTH = 64 };
-
-static float normal(uint32_t i) { /* sum of four uniforms: near enough */
-    nb_philox_words w = nb_philox(3, 3, i, 0, 0, 0);
-    double sum = 0;
-    for (int k = 0; k < 4; k++)
-        sum += (double)w.w[k] / 4294967296.0 - 0.5;
-    return (float)(sum * 1.7320508);
-}
-
-static nb_quantizer nvfp4(int rows) {
-    nb_quantizer q = nb_quantizer_bf16();
-    q.element = NB_ELEMENT_E2M1;
-    q.scale_type = NB_SCALE_E4M3;
-    q.outer = NB_OUTER_TENSOR;
-    q.block_rows = rows;
-    q.block_cols = 16;
-    return q;
-}
-
-/* Quantizes and shows, as a linear layer does. */
-static void show(nb_backend *be, const nb_lens *lens, nb_role role, const nb_mat *source, int block_rows) {
-    nb_quantizer q = nvfp4(block_rows);
-    void *memory = be->ops->alloc(be, nb_qtensor_bytes(&q, source->rows, source->cols).total);
-    nb_qtensor codes = nb_qtensor_place(&q, source->rows, source->cols, memory);
-    nb_quantize_stats stats = {0};
-    nb_noise noise = {0};
-    nb_pass pass = {.lens = lens};
-    assert_int_equal(be->ops->quantize(be, &codes, source, false, &noise, lens->counts ? &stats : NULL, NULL), NB_OK);
-    nb_lens_operand seen = {be, &pass, "planted", role, source, NULL, false, &codes, lens->counts ? &stats : NULL};
-    lens->operand(lens->context, &seen);
-    be->ops->release(be, memory);
-}
 
 typedef struct fixture {
     nb_backend *be;
@@ -95,17 +59,13 @@ static void hot_channels_are_named(void **state) {
     for (int64_t step = 0; step <= 20; step += 10) { /* a new observer each time: resuming must not forget */
         nb_observer *o;
         static uint16_t x[TOKENS * WIDTH];
-        for (uint32_t i = 0; i < TOKENS * WIDTH; i++) {
-            uint32_t c = i % WIDTH;
-            bool hot = c == 5 || c == 40 || c == (step == 0 ? 20 : 60);
-            x[i] = nb_bf16_even(normal(i + 9999 * (uint32_t)step) * (hot ? 30 : 1));
-        }
+        plant_hot_channels(x, (const int[]){5, 40, step == 0 ? 20 : 60, -1}, (uint32_t)step);
         nb_mat source = nb_mat_of(x, NB_BF16, TOKENS, WIDTH);
         assert_int_equal(nb_observer_create(&options, f->folder, step, &o, &err), NB_OK);
         assert_null(nb_observer_lens(o, step + 1)->operand); /* only mechanisms are heard */
         const nb_lens *lens = nb_observer_lens(o, step);
         assert_non_null(lens);
-        show(f->be, lens, NB_FPROP_X, &source, 1);
+        show(f->be, lens, "planted", NB_FPROP_X, &source, 1);
         assert_int_equal(nb_observer_end_step(o, step, &err), NB_OK);
         nb_observer_free(o);
     }
@@ -117,6 +77,8 @@ static void hot_channels_are_named(void **state) {
     assert_true(since.values[0] == 0 && since.values[1] == 0 && since.values[2] == 10);
     int32_t overlap = nb_series_find(r, "planted/fprop.x/hot_overlap");
     assert_int_equal(nb_series_points(r, overlap), 2);
+    int32_t died = nb_series_find(r, "planted/fprop.x/hot_died");
+    assert_true(nb_series_at(r, died, 0).values[0] == 1 && nb_series_at(r, died, 1).values[0] == 0);
     assert_true(fabsf(nb_series_at(r, overlap, 0).values[0] - 2.0f / 3) < 1e-6f);
     assert_true(nb_series_at(r, overlap, 1).values[0] == 1);
     assert_true(last(r, "planted/fprop.x/kurtosis").values[0] > 10); /* three loud channels of 64 */
@@ -124,7 +86,6 @@ static void hot_channels_are_named(void **state) {
     nb_series_reader_free(r);
 }
 
-/* Element 0 jumps over the edge between codes 2 and 3 by a hair; all others stand still or drift within their bins. */
 static void oscillating_weight_is_named(void **state) {
     fixture *f = *state;
     nb_observer_options options = nb_observer_defaults();
@@ -137,12 +98,9 @@ static void oscillating_weight_is_named(void **state) {
     for (int64_t step = 0; step <= 20; step++) {
         const nb_lens *lens = nb_observer_lens(o, step);
         assert_non_null(lens);
-        for (int i = 0; i < 16 * WIDTH; i++)
-            w[i] = i % 16 == 15 ? 6.0f : 1.0f; /* scale 1: codes are values */
-        w[0] = 1.25f + (step % 2 ? 0.005f : -0.005f);
-        w[1] = 1.0f + 0.01f * (float)step;
+        plant_oscillation(w, step);
         nb_mat source = nb_mat_of(w, NB_F32, 16, WIDTH);
-        show(f->be, lens, NB_FPROP_W, &source, 16);
+        show(f->be, lens, "planted", NB_FPROP_W, &source, 16);
         assert_int_equal(nb_observer_end_step(o, step, &err), NB_OK);
     }
     assert_null(nb_observer_lens(o, 21)->operand);
@@ -161,19 +119,16 @@ static void oscillating_weight_is_named(void **state) {
     nb_series_reader_free(r);
 }
 
-/* A gradient with one giant: the scales of the other blocks underflow, and what they hold is lost. */
 static void underflow_is_named(void **state) {
     fixture *f = *state;
     nb_observer_options options = nb_observer_defaults();
     nb_error err = {0};
     nb_observer *o;
     static uint16_t dy[TOKENS * WIDTH];
-    for (uint32_t i = 0; i < TOKENS * WIDTH; i++)
-        dy[i] = i / WIDTH % 2 ? 0x8000 : nb_bf16_even(1e-8f * normal(i)); /* every other row is -0 */
-    dy[0] = nb_bf16_even(1.0f);
+    plant_underflow(dy);
     nb_mat source = nb_mat_of(dy, NB_BF16, TOKENS, WIDTH);
     assert_int_equal(nb_observer_create(&options, f->folder, 0, &o, &err), NB_OK);
-    show(f->be, nb_observer_lens(o, 0), NB_DGRAD_DY, &source, 1);
+    show(f->be, nb_observer_lens(o, 0), "planted", NB_DGRAD_DY, &source, 1);
     assert_int_equal(nb_observer_end_step(o, 0, &err), NB_OK);
     nb_observer_free(o);
     nb_series_reader *r;

@@ -6,13 +6,15 @@
 #include "cli/cli.h"
 #include "cli/screen.h"
 #include "cli/training.h"
+#include "files/file.h"
 
+#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 typedef struct probe_options {
-    const char *data, *recipe;
+    const char *data, *recipe, *out;
     int64_t sequences, threads;
 } probe_options;
 
@@ -23,12 +25,14 @@ static const nb_option options[] = {
      "token shard, or a pattern of shards (default: data.val of the run)"},
     {"sequences", 0, NB_OPTION_INT, offsetof(probe_options, sequences), "N",
      "how many, spread evenly over the data (default: as the run; 0: all)"},
+    {"out", 'o', NB_OPTION_TEXT, offsetof(probe_options, out), "FILE",
+     "also writes the table as JSON; nibble report draws probe.json of a run folder"},
     {"threads", 0, NB_OPTION_INT, offsetof(probe_options, threads), "N", "threads (default: all)"},
     {0},
 };
 
 static const nb_command_line line = {
-    .usage = "CHECKPOINT [--recipe R] [--data FILE] [--sequences N]",
+    .usage = "CHECKPOINT [--recipe R] [--data FILE] [--sequences N] [-o FILE]",
     .about =
         "Evaluates a checkpoint with one kind of module quantized at a time (all q_proj, then all k_proj, ...) and in\n"
         "BF16. Prints each loss, its gap to BF16 in %, and that gap over the kind's share of the parameters of linear\n"
@@ -110,6 +114,7 @@ typedef struct probe {
     char data[NB_PATH_SIZE];
     nb_recipe recipe;
     kinds kinds;
+    json_t *rows; /* of --out */
 } probe;
 
 /* Recipe, data and kinds, from the checkpoint where they are not given. */
@@ -145,11 +150,24 @@ static nb_status loss_of(const probe *p, int32_t which, nb_eval_report *report, 
     return status;
 }
 
+static nb_status write_table(const probe *p, const nb_eval_report *bf16, nb_error *err) {
+    json_t *table = json_pack("{s:i, s:s, s:s, s:I, s:I, s:f, s:O}", "version", 1, "recipe", p->recipe.name, "data",
+                              p->data, "step", (json_int_t)bf16->step, "tokens", (json_int_t)bf16->tokens, "bf16",
+                              bf16->loss, "rows", p->rows);
+    char *text = table ? json_dumps(table, JSON_INDENT(1) | JSON_REAL_PRECISION(9)) : NULL;
+    nb_status status = text ? nb_file_write(p->given->out, text, strlen(text), err)
+                            : nb_fail(err, NB_NO_MEMORY, "%s: out of memory", p->given->out);
+    free(text);
+    json_decref(table);
+    return status;
+}
+
 static nb_status run(probe *p, nb_error *err) {
     nb_eval_report report;
     char tokens[32];
     NB_TRY(open_probe(p, err));
     NB_TRY(loss_of(p, -1, &report, err));
+    const nb_eval_report plain = report;
     const double bf16 = report.loss;
     printf("loss with one kind of module quantized by %s; %s tokens of %s, step %lld\n\n", p->recipe.name,
            nb_count_text(report.tokens, tokens, sizeof tokens), p->data, (long long)report.step);
@@ -163,8 +181,12 @@ static nb_status run(probe *p, nb_error *err) {
         double gap = 100 * (report.loss - bf16) / bf16;
         printf("%-22s %13s %7.4f %10.6f %+9.4f %+13.4f\n", all ? "all" : p->kinds.items[k].name,
                nb_count_text(parameters, tokens, sizeof tokens), share, report.loss, gap, gap / share);
+        json_array_append_new(p->rows,
+                              json_pack("{s:s, s:I, s:f, s:f, s:f, s:f}", "name", all ? "all" : p->kinds.items[k].name,
+                                        "parameters", (json_int_t)parameters, "share", share, "loss", report.loss,
+                                        "gap", gap, "gapPerShare", gap / share));
     }
-    return NB_OK;
+    return p->given->out ? write_table(p, &plain, err) : NB_OK;
 }
 
 nb_status nb_cli_probe(int argc, char **argv, nb_error *err) {
@@ -176,12 +198,13 @@ nb_status nb_cli_probe(int argc, char **argv, nb_error *err) {
     probe *p = calloc(1, sizeof *p);
     if (!p)
         return nb_fail(err, NB_NO_MEMORY, "probe: out of memory");
-    *p = (probe){.folder = argv[1], .given = &given};
+    *p = (probe){.folder = argv[1], .given = &given, .rows = json_array()};
     nb_status status = nb_cli_cpu(given.threads, &p->be, err);
     if (status == NB_OK) {
         status = run(p, err);
         nb_backend_free(p->be);
     }
+    json_decref(p->rows);
     free(p);
     return status;
 }

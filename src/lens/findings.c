@@ -24,7 +24,8 @@ typedef struct list {
     const nb_samples *samples;
     nb_finding *items;
     int32_t count, most;
-    int32_t kind_begins; /* where findings of the kind at hand begin */
+    const char *kind;    /* at hand, ... */
+    int32_t kind_begins; /* ... and where its findings begin */
 } list;
 
 /* Room for a finding among the worst of its kind; NULL if it is none of them. */
@@ -38,7 +39,8 @@ static nb_finding *place(list *l, const nb_sampled *item, double weight) {
     if (!full)
         l->count++;
     memmove(&l->items[at + 1], &l->items[at], (size_t)(l->count - 1 - at) * sizeof *l->items);
-    l->items[at] = (nb_finding){.metric = item->metric,
+    l->items[at] = (nb_finding){.kind = l->kind,
+                                .metric = item->metric,
                                 .module = item->module,
                                 .operand = item->operand,
                                 .step = nb_sampled_at(l->samples, item, -1).step,
@@ -64,8 +66,13 @@ static const char *where(const nb_sampled *item, char *text, size_t size) {
 
 typedef void rule(list *l, const nb_sampled *item, double value);
 
-static void each(list *l, const char *metric, rule *judge) {
+static void begin_kind(list *l, const char *kind) {
+    l->kind = kind;
     l->kind_begins = l->count;
+}
+
+static void each(list *l, const char *kind, const char *metric, rule *judge) {
+    begin_kind(l, kind);
     for (int32_t i = 0; i < l->samples->count; i++) {
         const nb_sampled *item = &l->samples->items[i];
         if (is(item, metric) && nb_sampled_points(l->samples, item))
@@ -77,8 +84,8 @@ static void not_finite(list *l, const nb_sampled *item, double value) {
     char at[200];
     nb_finding *f = place(l, item, value);
     if (f)
-        snprintf(f->text, sizeof f->text, "%s held %.0f numbers that are NaN or Inf at step %lld",
-                 where(item, at, sizeof at), value, (long long)f->step);
+        snprintf(f->text, sizeof f->text, "%s: %.0f numbers at step %lld", where(item, at, sizeof at), value,
+                 (long long)f->step);
 }
 
 static void underflow(list *l, const nb_sampled *item, double flushed) {
@@ -87,18 +94,19 @@ static void underflow(list *l, const nb_sampled *item, double flushed) {
     if (!(flushed > FLUSHED) && !(vanished > VANISHED))
         return;
     nb_finding *f = place(l, item, flushed);
-    if (f)
-        snprintf(f->text, sizeof f->text,
-                 "%s underflows: %.1f %% of its numbers become 0, %.1f %% of its blocks vanish",
-                 where(item, at, sizeof at), 100 * flushed, vanished > 0 ? 100 * vanished : 0);
+    if (!f)
+        return;
+    size_t used =
+        (size_t)snprintf(f->text, sizeof f->text, "%s: %.1f %% become 0", where(item, at, sizeof at), 100 * flushed);
+    if (vanished > VANISHED)
+        snprintf(f->text + used, sizeof f->text - used, ", %.1f %% of the blocks vanish", 100 * vanished);
 }
 
 static void drowned(list *l, const nb_sampled *item, double rho) {
     char at[200];
     nb_finding *f = rho < DROWNED ? place(l, item, -rho) : NULL;
     if (f)
-        snprintf(f->text, sizeof f->text, "%s drowns in its rounding noise: rho %.2f is below sqrt(3)",
-                 where(item, at, sizeof at), rho);
+        snprintf(f->text, sizeof f->text, "%s: rho %.2f is below sqrt(3)", where(item, at, sizeof at), rho);
 }
 
 /* Not of gradients: a token's loss pulls at one word of the vocabulary, so they are heavy by nature. */
@@ -108,27 +116,25 @@ static void heavy_tails(list *l, const nb_sampled *item, double kurtosis) {
         return;
     nb_finding *f = kurtosis > HEAVY_KURTOSIS ? place(l, item, kurtosis) : NULL;
     if (f)
-        snprintf(f->text, sizeof f->text, "%s has heavy tails: excess kurtosis %.0f", where(item, at, sizeof at),
-                 kurtosis);
+        snprintf(f->text, sizeof f->text, "%s: excess kurtosis %.0f", where(item, at, sizeof at), kurtosis);
 }
 
 static void narrow(list *l, const nb_sampled *item, double entropy) {
     nb_finding *f = entropy < NARROW_ENTROPY ? place(l, item, -entropy) : NULL;
     if (f)
-        snprintf(f->text, sizeof f->text, "%s looks at single tokens: its entropy is %.3f nats", item->module, entropy);
+        snprintf(f->text, sizeof f->text, "%s: entropy %.3f nats", item->module, entropy);
 }
 
 static void wide_gate(list *l, const nb_sampled *item, double amax) {
     nb_finding *f = amax > GATE ? place(l, item, amax) : NULL;
     if (f)
-        snprintf(f->text, sizeof f->text, "the forget gate of %s reaches %.0f before its sigmoid", item->module, amax);
+        snprintf(f->text, sizeof f->text, "%s: %.0f before the sigmoid", item->module, amax);
 }
 
 static void aligned(list *l, const nb_sampled *item, double alignment) {
     nb_finding *f = alignment > ALIGNED ? place(l, item, alignment) : NULL;
     if (f)
-        snprintf(f->text, sizeof f->text, "gate and up of %s point the same way: mean |cos| %.2f", item->module,
-                 alignment);
+        snprintf(f->text, sizeof f->text, "%s: mean |cos| %.2f", item->module, alignment);
 }
 
 static void oscillating(list *l, const nb_sampled *item, double above_16) {
@@ -136,7 +142,7 @@ static void oscillating(list *l, const nb_sampled *item, double above_16) {
     double above_8 = last_of(l->samples, nb_samples_find(l->samples, item->module, item->operand, "ratio_above_8"));
     nb_finding *f = above_16 > OSCILLATING ? place(l, item, above_16) : NULL;
     if (f)
-        snprintf(f->text, sizeof f->text, "%s oscillates: %.2f %% of the followed weights have R > 16, %.2f %% R > 8",
+        snprintf(f->text, sizeof f->text, "%s: R > 16 for %.2f %% of the weights, R > 8 for %.2f %%",
                  where(item, at, sizeof at), 100 * above_16, 100 * above_8);
 }
 
@@ -209,12 +215,10 @@ static void hot_channels(list *l, const nb_sampled *item, double first_channel) 
     nb_finding *f = count ? place(l, channels, found[0].ratio) : NULL;
     if (!f)
         return;
-    size_t used =
-        (size_t)snprintf(f->text, sizeof f->text, "%s has hot channels that stay:", where(item, at, sizeof at));
+    size_t used = (size_t)snprintf(f->text, sizeof f->text, "%s:", where(item, at, sizeof at));
     for (int32_t i = 0; i < count && used < sizeof f->text; i++)
-        used += (size_t)snprintf(f->text + used, sizeof f->text - used,
-                                 "%s channel %lld (%.0f times the median, since step %.0f)", i ? "," : "",
-                                 (long long)found[i].channel, found[i].ratio, found[i].since);
+        used += (size_t)snprintf(f->text + used, sizeof f->text - used, "%s %lld %.0fx since step %.0f",
+                                 i ? ";" : " channel", (long long)found[i].channel, found[i].ratio, found[i].since);
 }
 
 /* ---- of the whole run ---- */
@@ -250,7 +254,7 @@ static void settled(list *l) {
     const nb_sampled *item = any(l->samples, "hot_overlap");
     if (!item)
         return;
-    l->kind_begins = l->count;
+    begin_kind(l, "Settling");
     double end = (double)nb_sampled_at(l->samples, item, -1).step, quarter = end / 4;
     double early = mean_between(l->samples, "hot_overlap", 0, quarter + 1);
     double late = mean_between(l->samples, "hot_overlap", end - quarter, INFINITY);
@@ -258,16 +262,15 @@ static void settled(list *l) {
     if (!f)
         return;
     whole_run(f);
-    snprintf(f->text, sizeof f->text,
-             "from one sample to the next %.0f %% of the hot channels stay; early it was %.0f %%", 100 * late,
-             100 * early);
+    snprintf(f->text, sizeof f->text, "%.0f %% of the hot channels stay from sample to sample; early it was %.0f %%",
+             100 * late, 100 * early);
 }
 
 static void resets(list *l) {
     const nb_sampled *reset = any(l->samples, "reset_share"), *item = any(l->samples, "ratio_above_8");
     if (!reset || !item)
         return;
-    l->kind_begins = l->count;
+    begin_kind(l, "Resets");
     double first = (double)nb_sampled_at(l->samples, reset, 0).step;
     double before = mean_between(l->samples, "ratio_above_8", 0, first);
     double after = mean_between(l->samples, "ratio_above_8", first, INFINITY);
@@ -275,23 +278,22 @@ static void resets(list *l) {
     if (!f)
         return;
     whole_run(f);
-    snprintf(f->text, sizeof f->text,
-             "resets from step %.0f on: the share of weights with R > 8 was %.2f %% before, %.2f %% since", first,
-             100 * before, 100 * after);
+    snprintf(f->text, sizeof f->text, "R > 8 for %.2f %% of the weights before step %.0f, for %.2f %% since",
+             100 * before, first, 100 * after);
 }
 
 int32_t nb_findings(const nb_samples *samples, nb_finding *findings, int32_t most) {
     list l = {.samples = samples, .items = findings, .most = most};
-    each(&l, "nonfinite", not_finite);
-    each(&l, "flushed", underflow);
-    each(&l, "rho", drowned);
-    each(&l, "hot", hot_channels);
+    each(&l, "NaN and Inf", "nonfinite", not_finite);
+    each(&l, "Underflow", "flushed", underflow);
+    each(&l, "Drowned gradients", "rho", drowned);
+    each(&l, "Hot channels that stay, against the median", "hot", hot_channels);
     settled(&l);
-    each(&l, "kurtosis", heavy_tails);
-    each(&l, "ratio_above_16", oscillating);
+    each(&l, "Heavy tails", "kurtosis", heavy_tails);
+    each(&l, "Oscillation", "ratio_above_16", oscillating);
     resets(&l);
-    each(&l, "entropy", narrow);
-    each(&l, "gate_amax", wide_gate);
-    each(&l, "alignment", aligned);
+    each(&l, "Attention to single tokens", "entropy", narrow);
+    each(&l, "Wide gates", "gate_amax", wide_gate);
+    each(&l, "Gate and up aligned", "alignment", aligned);
     return l.count;
 }

@@ -8,6 +8,7 @@
 enum { NB_FINDING_TEXT = 512 };
 
 typedef struct nb_finding {
+    const char *kind;             /* "Hot channels" */
     const char *metric;           /* what to draw to see it: a row of nb_measures, ... */
     const char *module, *operand; /* ... this module and operand; inside the samples' memory; operand may be "" */
     int64_t step;                 /* of the sample that shows it */

@@ -9,6 +9,8 @@
 #define OSCILLATION "Oscillation"
 #define ATTENTION "Attention and gates"
 
+#define SHARE_FLOOR 1e-4 /* of the colours of a share: nobody minds one in ten thousand */
+
 const nb_theme nb_themes[] = {
     {OUTLIERS, "How heavy the tails of activations, weights and gradients are, layer by layer. A block of 16 numbers "
                "shares one scale: one outlier in it costs the other fifteen their precision."},
@@ -20,6 +22,7 @@ const nb_theme nb_themes[] = {
                   "rows of each weight are followed over a window of steps."},
     {ATTENTION, "Softmax attention needs large logits to ignore what does not matter; linear attention needs large "
                 "gates to forget. Both make outliers."},
+    {"Sensitivity", "Which kind of module suffers most when it alone is quantized (nibble probe)."},
     {"Mechanisms", "What the recipe's own mechanisms counted."},
     {0},
 };
@@ -100,6 +103,7 @@ const nb_measure nb_measures[] = {
      .theme = HOT,
      .title = "Channel over step",
      .colours = NB_COLOURS_LOG,
+     .floor = 0.5,
      .unit = "× the median channel",
      .y_label = "channel",
      .operands = "fprop.x",
@@ -148,6 +152,7 @@ const nb_measure nb_measures[] = {
      .theme = ERROR,
      .title = "Flushed to zero",
      .colours = NB_COLOURS_LOG,
+     .floor = SHARE_FLOOR,
      .about = "Share of the numbers that were not zero and became zero, because they are small for their block.",
      .formula = "#{x ≠ 0 and q = 0} / #{x ≠ 0}"},
     {.metric = "cosine",
@@ -167,12 +172,14 @@ const nb_measure nb_measures[] = {
      .theme = ERROR,
      .title = "Saturated",
      .colours = NB_COLOURS_LOG,
+     .floor = SHARE_FLOOR,
      .about = "Share of the numbers that were beyond the largest code.",
      .formula = "#{|x| > largest code} / #{x}"},
     {.metric = "zero_scales",
      .theme = ERROR,
      .title = "Vanished blocks",
      .colours = NB_COLOURS_LOG,
+     .floor = SHARE_FLOOR,
      .about = "Share of the blocks whose scale became 0 though they hold numbers: all of them are lost.",
      .formula = "#{blocks with scale byte 0 and an element ≠ 0} / #{blocks}"},
     {.metric = "scales",
@@ -180,6 +187,7 @@ const nb_measure nb_measures[] = {
      .theme = ERROR,
      .title = "Histogram of block scales",
      .colours = NB_COLOURS_LOG,
+     .floor = SHARE_FLOOR,
      .y_label = "scale",
      .part = exponent_name,
      .about = "Where the scales of the blocks lie in E4M3's range: a mass at the bottom means underflow, at the top "
@@ -191,6 +199,7 @@ const nb_measure nb_measures[] = {
      .theme = OSCILLATION,
      .title = "Distribution of the ratio R",
      .colours = NB_COLOURS_LOG,
+     .floor = SHARE_FLOOR,
      .y_label = "R",
      .part = ratio_name,
      .about = "R is how far the codes travelled against how far the weights did. A code of a weight that drifts "
@@ -200,18 +209,21 @@ const nb_measure nb_measures[] = {
      .theme = OSCILLATION,
      .title = "Oscillating, R > 8",
      .colours = NB_COLOURS_LOG,
+     .floor = SHARE_FLOOR,
      .about = "Share of the weights that TetraJet-v2 would reset.",
      .formula = "#{R > 8} / #{elements}"},
     {.metric = "ratio_above_16",
      .theme = OSCILLATION,
      .title = "Oscillating, R > 16",
      .colours = NB_COLOURS_LOG,
+     .floor = SHARE_FLOOR,
      .about = "Share of the weights that TetraJet (v1) calls oscillating.",
      .formula = "#{R > 16} / #{elements}"},
     {.metric = "flip_rate",
      .theme = OSCILLATION,
      .title = "Flips of codes",
      .colours = NB_COLOURS_LOG,
+     .floor = SHARE_FLOOR,
      .about = "How often a code changes from one step to the next.",
      .formula = "changes of q per element and step"},
     {.metric = "bin_distances",
@@ -226,6 +238,7 @@ const nb_measure nb_measures[] = {
      .theme = OSCILLATION,
      .title = "Weights reset",
      .colours = NB_COLOURS_LOG,
+     .floor = SHARE_FLOOR,
      .about = "Share of the weights that OsciReset moved to the centre of their bin.",
      .formula = "#{reset} / #{elements}"},
 

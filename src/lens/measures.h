@@ -23,6 +23,7 @@ typedef struct nb_measure {
     const char *formula; /* as in docs/lens.md */
     const char *unit;    /* may be NULL */
     nb_colours colours;
+    double floor; /* of the colours; 0 = none */
     bool low_is_bad;
     const char *y_label;               /* of parts */
     const char *(*part)(int32_t part); /* name of a part; NULL: its number */

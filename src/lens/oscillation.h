@@ -26,7 +26,7 @@ void nb_follow_begin(nb_followed_weight *weight);
 bool nb_follow_step(nb_followed_weight *weight, const nb_lens_operand *seen);
 
 /* Records under `prefix` what the window saw: ratios (shares of elements with R in [0, 0], (0, 1/2], (1/2, 1], (1, 2],
- * ... (512, inf)), ratio_above_16, ratio_above_8, flip_rate (changes of q an element and step). */
+ * ... (256, inf)), ratio_above_16, ratio_above_8, flip_rate (changes of q an element and step). */
 void nb_follow_end(nb_followed_weight *weight, nb_record *record, const char *prefix);
 void nb_follow_free(nb_followed_weight *weight);
 

@@ -43,6 +43,7 @@ typedef struct nb_heat_map {
     const float *values;      /* [rows, cols] row-major; NaN = not measured */
     int32_t rows, cols;       /* at most NB_PANEL_CELLS together */
     nb_colours colours;       /* LOG: values below 0 count as 0 */
+    double floor;             /* LOG: what lies below takes the least colour; 0 = down to the least value */
     int32_t bits;             /* 16 or 8: steps between the least and the greatest value in the page; 0 = 16 */
     bool low_is_bad;          /* where several cells share a pixel the worst is drawn */
     const double *marks;      /* [mark_count] places on x to mark, as resets; may be NULL */

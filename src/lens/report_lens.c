@@ -131,6 +131,7 @@ static nb_heat_map map_of(const drawing *d, const nb_sampled *item, const column
     map.caption.formula = m->formula;
     map.caption.unit = m->unit;
     map.colours = m->colours;
+    map.floor = m->floor;
     map.low_is_bad = m->low_is_bad;
     if (strcmp(m->theme, "Oscillation") == 0) {
         map.marks = d->marks;
@@ -358,10 +359,10 @@ static nb_status add_findings(const drawing *d, nb_error *err) {
     int32_t count = found ? nb_findings(d->samples, found, MOST_FINDINGS) : 0;
     for (int32_t i = 0; i < count; i++) {
         const nb_measure *m = nb_measure_find(found[i].metric);
-        json_array_append_new(list,
-                              json_pack("{s:s, s:s, s:s, s:s, s:s, s:I}", "text", found[i].text, "theme",
-                                        m ? m->theme : "", "title", m ? m->title : "", "operand", found[i].operand,
-                                        "module", found[i].module, "step", (json_int_t)found[i].step));
+        json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I}", "kind", found[i].kind, "text",
+                                              found[i].text, "theme", m ? m->theme : "", "title", m ? m->title : "",
+                                              "operand", found[i].operand, "module", found[i].module, "step",
+                                              (json_int_t)found[i].step));
     }
     free(found);
     return found && json_object_set_new(d->run, "findings", list) == 0

@@ -132,10 +132,11 @@ nb_status nb_report_put_heat_map(json_t *run, const nb_heat_map *map, nb_error *
                        map->caption.title, map->rows, map->cols, NB_PANEL_CELLS);
     cell_code c = code_of(map, cells);
     json_t *parts =
-        json_pack("{s:s, s:s, s:o, s:o, s:i, s:s, s:o, s:o, s:o, s:b, s:o, s:s*}", "xLabel", map->x_label, "yLabel",
-                  map->y_label, "x", numbers(map->x, map->cols), "y", row_names(map), "bits", map->bits == 8 ? 8 : 16,
-                  "colours", colours[map->colours], "low", nb_report_number(c.low), "high", nb_report_number(c.high),
-                  "cells", cells_of(map, &c), "lowIsBad", map->low_is_bad, "marks",
+        json_pack("{s:s, s:s, s:o, s:o, s:i, s:s, s:o, s:o, s:o, s:o, s:b, s:o, s:s*}", "xLabel", map->x_label,
+                  "yLabel", map->y_label, "x", numbers(map->x, map->cols), "y", row_names(map), "bits",
+                  map->bits == 8 ? 8 : 16, "colours", colours[map->colours], "low", nb_report_number(c.low), "high",
+                  nb_report_number(c.high), "floor", nb_report_number(map->floor > 0 ? log(map->floor) : NAN), "cells",
+                  cells_of(map, &c), "lowIsBad", map->low_is_bad, "marks",
                   numbers(map->marks, map->marks ? map->mark_count : 0), "markMeaning", map->mark_meaning);
     return put_panel(run, captioned("heat map", &map->caption), parts, map->caption.title, err);
 }

@@ -166,7 +166,9 @@ static nb_status read_config(const char *folder, json_t *run, nb_error *err) {
 
 /* Texts that a run folder may have; a missing one is left out. */
 static nb_status read_texts(const char *folder, json_t *run, nb_error *err) {
-    static const struct { const char *file, *key; } texts[] = {{"recipe.yaml", "recipeText"}, {"census.txt", "census"}};
+    static const struct {
+        const char *file, *key;
+    } texts[] = {{"recipe.yaml", "recipeText"}, {"census.txt", "census"}, {"lens/skipped.txt", "skipped"}};
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
         char path[PATH_LIMIT];
         NB_TRY(path_in(folder, texts[i].file, path, err));
@@ -204,7 +206,8 @@ static nb_status read_parts(const char *folder, json_t *run, nb_error *err) {
     NB_TRY(read_recipe(folder, run, err));
     NB_TRY(read_metrics(folder, run, err));
     NB_TRY(read_texts(folder, run, err));
-    return nb_report_add_lens(run, folder, err);
+    NB_TRY(nb_report_add_lens(run, folder, err));
+    return nb_report_add_probe(run, folder, err);
 }
 
 nb_status nb_report_read_run(const char *folder, json_t **out, nb_error *err) {

@@ -34,27 +34,29 @@ function withAlpha(colour, alpha) {
 
 /**
  * A ramp for heat maps whose lightness rises evenly, so that it reads without colour too. Made in OKLCH
- * (bottosson.github.io/posts/oklab): deep blue, green, pale yellow. 256 entries [r, g, b].
+ * (bottosson.github.io/posts/oklab): deep blue, green, pale yellow, as vivid as a screen can show. 256 entries [r, g, b].
  */
 const RAMP = (() => {
-  const toByte = (x) => {
-    const clipped = Math.min(1, Math.max(0, x));
-    return Math.round(255 * (clipped <= 0.0031308 ? 12.92 * clipped : 1.055 * clipped ** (1 / 2.4) - 0.055));
-  };
-  return Array.from({ length: 256 }, (_, i) => {
-    const t = i / 255;
-    const light = 0.24 + 0.71 * t;
-    const chroma = 0.1 + 0.06 * Math.sin(Math.PI * t);
-    const hue = ((285 - 185 * t) * Math.PI) / 180;
+  const linear = (light, chroma, hue) => {
     const a = chroma * Math.cos(hue);
     const b = chroma * Math.sin(hue);
     const l = (light + 0.3963377774 * a + 0.2158037573 * b) ** 3;
     const m = (light - 0.1055613458 * a - 0.0638541728 * b) ** 3;
     const s = (light - 0.0894841775 * a - 1.291485548 * b) ** 3;
     return [
-      toByte(4.0767416621 * l - 3.3077115913 * m + 0.2309699292 * s),
-      toByte(-1.2684380046 * l + 2.6097574011 * m - 0.3413193965 * s),
-      toByte(-0.0041960863 * l - 0.7034186147 * m + 1.707614701 * s),
+      4.0767416621 * l - 3.3077115913 * m + 0.2309699292 * s,
+      -1.2684380046 * l + 2.6097574011 * m - 0.3413193965 * s,
+      -0.0041960863 * l - 0.7034186147 * m + 1.707614701 * s,
     ];
+  };
+  const isShown = (channels) => channels.every((x) => x >= 0 && x <= 1);
+  const toByte = (x) => Math.round(255 * (x <= 0.0031308 ? 12.92 * Math.max(0, x) : 1.055 * Math.min(1, x) ** (1 / 2.4) - 0.055));
+  return Array.from({ length: 256 }, (_, i) => {
+    const t = i / 255;
+    const light = 0.2 + 0.75 * t;
+    const hue = ((290 - 190 * t) * Math.PI) / 180;
+    let chroma = 0.14;
+    while (chroma > 0 && !isShown(linear(light, chroma, hue))) chroma -= 0.002;
+    return linear(light, Math.max(0, chroma), hue).map(toByte);
   });
 })();

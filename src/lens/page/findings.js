@@ -10,26 +10,34 @@ function goTo(finding) {
 }
 
 function findingNode(finding) {
-  if (!themes.some((theme) => theme.theme.name === finding.theme)) return element("li", {}, finding.text);
+  if (!themes.some((theme) => theme.theme.name === finding.theme)) return element("span", {}, finding.text);
   const link = element("a", { href: "#", title: "Show the picture" }, finding.text);
   link.addEventListener("click", (event) => {
     event.preventDefault();
     goTo(finding);
   });
-  return element("li", {}, link);
+  return link;
 }
 
-const FIRST_FINDINGS = 5;
+/** One line a kind: the worst, and the next ones folded away. */
+function kindNode(kind, findings) {
+  const [worst, ...others] = findings.map(findingNode);
+  const line = element("li", {}, element("b", {}, kind), " ", worst);
+  if (others.length) {
+    const list = element("ul", {}, ...others.map((node) => element("li", {}, node)));
+    line.append(" ", element("details", {}, element("summary", {}, `${others.length} more`), list));
+  }
+  return line;
+}
 
 function drawFindings(section, into) {
   const measured = runs.map((run, index) => ({ run, index })).filter(({ run }) => run.findings);
   section.hidden = measured.length === 0;
   into.replaceChildren(...measured.map(({ run, index }) => {
-    const nodes = run.findings.map(findingNode);
     const box = element("div", { class: "finding" }, runCaption(index).node);
-    if (!nodes.length) box.append(element("p", { class: "soft" }, "Nothing crosses a threshold."));
-    else box.append(element("ul", {}, ...nodes.slice(0, FIRST_FINDINGS)));
-    if (nodes.length > FIRST_FINDINGS) box.append(fold(`${nodes.length - FIRST_FINDINGS} more`, element("ul", {}, ...nodes.slice(FIRST_FINDINGS))));
+    const kinds = unique(run.findings.map((finding) => finding.kind));
+    const lines = kinds.map((kind) => kindNode(kind, run.findings.filter((finding) => finding.kind === kind)));
+    box.append(lines.length ? element("ul", {}, ...lines) : element("p", { class: "soft" }, "Nothing crosses a threshold."));
     return box;
   }));
 }

@@ -44,8 +44,8 @@ function rowName(panel, row) {
 
 /** Least and greatest scaled value over maps that are compared: one scale of colours for all. */
 function rangeOf(panels) {
-  const low = Math.min(...panels.map((panel) => panel.low));
-  const high = Math.max(...panels.map((panel) => panel.high));
+  const low = Math.max(panels[0].floor ?? -Infinity, Math.min(...panels.map((panel) => panel.low)));
+  const high = Math.max(low, ...panels.map((panel) => panel.high));
   return { low, high, colours: panels[0].colours };
 }
 
@@ -166,12 +166,10 @@ class HeatMap {
     for (let r = 0; r < rows.length; r += every) {
       context.fillText(fitText(context, rows[r].label, side - 8), area.x - 6, area.y + ((r + 0.5) * area.h) / rows.length);
     }
-    const places = Math.max(2, Math.min(cols, Math.floor(area.w / 80)));
-    for (let i = 0; i < places; i++) {
-      const c = Math.round((i * (cols - 1)) / Math.max(1, places - 1));
-      const x = area.x + ((c + 0.5) * area.w) / cols;
-      context.textAlign = i === 0 ? "left" : i === places - 1 ? "right" : "center";
-      context.fillText(formatCount(panel.x[c]), i === 0 ? area.x : i === places - 1 ? area.x + area.w : x, area.y + area.h + 11);
+    const stride = Math.max(1, Math.ceil((64 * cols) / area.w));
+    context.textAlign = "center";
+    for (let c = 0; c < cols; c += stride) {
+      context.fillText(formatCount(panel.x[c]), area.x + ((c + 0.5) * area.w) / cols, area.y + area.h + 11);
     }
     context.textAlign = "center";
     context.fillText(panel.xLabel, area.x + area.w / 2, area.y + area.h + 25);

@@ -139,6 +139,7 @@ function drawConfigs(runs, into) {
     if (run.census) into.append(fold(`Census of ${run.name}: which product runs in which format on which kernel`, element("pre", {}, run.census)));
     into.append(fold(`Command that repeats ${run.name}`,
       element("pre", {}, `nibble train ${run.folder}/run.yaml --set out=${run.folder}-again`)));
+    if (run.skipped) into.append(fold(`What the lens could not measure in ${run.name}, and why`, element("pre", {}, run.skipped)));
     if (run.events.length) {
       const lines = run.events.map((e) => element("p", {}, `step ${e.step}: ${[e.event, e.what, e.where, e.policy].filter(Boolean).join(" · ")}`));
       into.append(fold(`Events of ${run.name} (${run.events.length})`, element("div", { class: "events" }, ...lines)));

@@ -11,7 +11,7 @@ function moduleParts(name) {
   const layer = parts[0] === "layers" ? Number(parts[1]) : NaN;
   const rest = Number.isNaN(layer) ? parts : parts.slice(2);
   const last = rest[rest.length - 1];
-  const kind = ["input", "inner", "output"].includes(last) || /^\d+$/.test(last) ? rest.slice(-2).join(" ") : last;
+  const kind = (["input", "inner", "output"].includes(last) || /^\d+$/.test(last) ? rest.slice(-2).join(" ") : last).replace("self_attn", "attn");
   return { layer, kind };
 }
 
@@ -45,11 +45,11 @@ function menu(label, onChange) {
   return {
     node,
     get value() { return select.value; },
-    /** Keeps the choice where it is still there; hides a menu without choices. */
-    fill(values, name = (value) => value) {
-      const before = select.value;
+    /** Keeps the choice where it is still there, otherwise makes the first; hides a menu without choices. */
+    fill(values, name = (value) => value, first = values[0]) {
+      const choice = values.includes(select.value) ? select.value : first;
       select.replaceChildren(...values.map((value) => element("option", { value }, name(value))));
-      if (values.includes(before)) select.value = before;
+      select.value = choice;
       node.hidden = values.length < 2;
     },
     choose(value) { select.value = value; },
@@ -57,6 +57,12 @@ function menu(label, onChange) {
 }
 
 const unique = (values) => [...new Set(values)];
+
+/** The mean of all where there is one, otherwise where the largest value is. */
+function firstModule(panels) {
+  if (!panels.length || panels[0].module === "mean of all") return panels.length ? panels[0].module : "";
+  return panels.reduce((a, b) => (a.high >= b.high ? a : b)).module || "";
+}
 
 class ThemeSection {
   constructor(theme, id) {
@@ -75,6 +81,7 @@ class ThemeSection {
     this.grid = element("div", { class: "maps" });
     this.chartBox = element("div", { class: "chart low", tabindex: "0", role: "application", "aria-label": `${theme.name}: median over the modules, step by step` });
     this.chartHint = element("p", { class: "hint" }, "Line: median over the modules. Pale: the worst module.");
+    this.unscaled = (value) => value; // of the chart's axis
     this.section = element("section", { id, "aria-labelledby": `${id}-title` },
       element("h2", { id: `${id}-title` }, theme.name), element("p", { class: "soft" }, theme.about || ""),
       element("div", { class: "tools" }, this.title.node, this.operand.node, this.module.node, this.order.node),
@@ -94,7 +101,7 @@ class ThemeSection {
     left = left.filter(({ panel }) => panel.title === this.title.value);
     this.operand.fill(unique(left.map(({ panel }) => panel.operand || "")), (value) => OPERANDS[value] || value);
     left = left.filter(({ panel }) => (panel.operand || "") === this.operand.value);
-    this.module.fill(unique(left.map(({ panel }) => panel.module || "")));
+    this.module.fill(unique(left.map(({ panel }) => panel.module || "")), undefined, firstModule(left.map(({ panel }) => panel)));
     left = left.filter(({ panel }) => (panel.module || "") === this.module.value);
     return left.filter(({ index }) => !hidden.has(index));
   }
@@ -112,7 +119,7 @@ class ThemeSection {
     const found = this.chosen();
     this.maps = [];
     this.grid.replaceChildren();
-    this.readout.textContent = "";
+    this.readout.textContent = "Point at a cell, or move there with the arrow keys, to read it in all runs.";
     if (!found.length) return;
     const [{ panel }] = found;
     this.drawAbout(panel);
@@ -179,9 +186,9 @@ class ThemeSection {
     if (this.chartBox.hidden) return;
     if (!this.chart) {
       this.chart = new RunChart(this.chartBox, {
-        formatValue: (value) => format(value, 3),
+        formatValue: (value) => format(this.unscaled(value), 3),
         empty: "Not measured.",
-        onCursor: readoutUnder(this.chartBox, (value) => format(value, 3)),
+        onCursor: (step, values) => this.readChart(step, values),
       });
     }
     const series = found.flatMap(({ index, panel }) => {
@@ -192,8 +199,17 @@ class ThemeSection {
       const pick = (place) => columns.map((sorted) => (sorted.length ? sorted[Math.floor(place * (sorted.length - 1))] : null));
       return [{ run: index, kind: "pale", step: panel.x, value: pick(panel.lowIsBad ? 0 : 1) }, { run: index, kind: "line", step: panel.x, value: pick(0.5) }];
     });
+    const { colours } = found[0].panel;
     const positive = series.every((s) => s.value.every((v) => v === null || v > 0));
-    this.chart.draw(series, styles, found[0].panel.colours === "log" && positive);
+    this.unscaled = colours === "asinh" ? Math.sinh : (value) => value;
+    if (colours === "asinh") for (const s of series) s.value = s.value.map((v) => (v === null ? null : Math.asinh(v)));
+    this.chart.draw(series, styles, colours === "log" && positive);
+  }
+
+  readChart(step, values) {
+    const text = (value) => format(this.unscaled(value), 3);
+    const parts = [...values].map(([run, v]) => `${runs[run].name} ${v.line === undefined ? "" : text(v.line)}, worst ${v.pale === undefined ? "–" : text(v.pale)}`);
+    this.chartHint.textContent = `step ${formatCount(step)}, median · ${parts.join(" · ")}`;
   }
 
   /** The reader points at a cell of one map: all maps show theirs. */

@@ -1,0 +1,72 @@
+/* lens_case.h: planted troubles, shown to an observer as a linear layer would show them. */
+#ifndef NB_TESTS_LENS_CASE_H
+#define NB_TESTS_LENS_CASE_H
+
+#include "base/philox.h"
+#include "format/bf16.h"
+#include "lens/observer.h"
+#include <string.h>
+
+enum { TOKENS = 64, WIDTH = 64 };
+
+static inline float normal(uint32_t i) { /* sum of four uniforms: near enough */
+    nb_philox_words w = nb_philox(3, 3, i, 0, 0, 0);
+    double sum = 0;
+    for (int k = 0; k < 4; k++)
+        sum += (double)w.w[k] / 4294967296.0 - 0.5;
+    return (float)(sum * 1.7320508);
+}
+
+static inline nb_quantizer nvfp4(int rows) {
+    nb_quantizer q = nb_quantizer_bf16();
+    q.element = NB_ELEMENT_E2M1;
+    q.scale_type = NB_SCALE_E4M3;
+    q.outer = NB_OUTER_TENSOR;
+    q.block_rows = rows;
+    q.block_cols = 16;
+    return q;
+}
+
+/* Quantizes and shows. */
+static inline void show(nb_backend *be, const nb_lens *lens, const char *module, nb_role role, const nb_mat *source,
+                        int block_rows) {
+    nb_quantizer q = nvfp4(block_rows);
+    void *memory = be->ops->alloc(be, nb_qtensor_bytes(&q, source->rows, source->cols).total);
+    nb_qtensor codes = nb_qtensor_place(&q, source->rows, source->cols, memory);
+    nb_quantize_stats stats = {0};
+    nb_noise noise = {0};
+    nb_pass pass = {.lens = lens};
+    assert_int_equal(be->ops->quantize(be, &codes, source, false, &noise, lens->counts ? &stats : NULL, NULL), NB_OK);
+    nb_lens_operand seen = {be, &pass, module, role, source, NULL, false, &codes, lens->counts ? &stats : NULL};
+    lens->operand(lens->context, &seen);
+    be->ops->release(be, memory);
+}
+
+/* X [TOKENS, WIDTH] in which the channels `hot` (ends with -1) are thirty times as loud as the others. */
+static inline void plant_hot_channels(uint16_t *x, const int *hot, uint32_t seed) {
+    for (uint32_t i = 0; i < TOKENS * WIDTH; i++) {
+        float loudness = 1;
+        for (const int *h = hot; *h >= 0; h++)
+            loudness = i % WIDTH == (uint32_t)*h ? 30 : loudness;
+        x[i] = nb_bf16_even(normal(i + 9999 * seed) * loudness);
+    }
+}
+
+/* W [16, WIDTH] whose element 0 jumps over the edge between codes 2 and 3 by a hair at every step; element 1 drifts
+ * within its bin; all others stand still. */
+static inline void plant_oscillation(float *w, int64_t step) {
+    for (int i = 0; i < 16 * WIDTH; i++)
+        w[i] = i % 16 == 15 ? 6.0f : 1.0f; /* scale 1: codes are values */
+    w[0] = 1.25f + (step % 2 ? 0.005f : -0.005f);
+    w[1] = 1.0f + 0.01f * (float)step;
+}
+
+/* dY [TOKENS, WIDTH] with one giant: the scales of the other blocks underflow, and what they hold is lost. Every other
+ * row is -0, which is no loss. */
+static inline void plant_underflow(uint16_t *dy) {
+    for (uint32_t i = 0; i < TOKENS * WIDTH; i++)
+        dy[i] = i / WIDTH % 2 ? 0x8000 : nb_bf16_even(1e-8f * normal(i));
+    dy[0] = nb_bf16_even(1.0f);
+}
+
+#endif
