@@ -17,6 +17,7 @@
 #include "format/e5m2.h"
 #include "format/e8m0.h"
 #include "format/element.h"
+#include "format/fp16.h"
 #include "format/int4.h"
 #include "format/scale.h"
 
@@ -211,6 +212,51 @@ static void bf16_rounds_to_nearest(void **state) {
         assert_int_equal(nb_bf16_even(nb_f32_from(middle + 1)), b + 1);
     }
     assert_true(isnan(nb_bf16_round(nb_f32_from(0x7f800001)))); /* a NaN whose payload is all in the lower half */
+}
+
+/* All codes against the definition; the midpoints between neighbours and the floats beside them. */
+static void every_fp16(void **state) {
+    (void)state;
+    for (uint32_t code = 0; code < 0x7c00; code++) {
+        float low = nb_fp16_value((uint16_t)code);
+        float high = code < 0x7bff ? nb_fp16_value((uint16_t)(code + 1)) : 65536.0f;
+        same_bits(small_float(code, 5, 10, 15), low);
+        same_bits(small_float(code | 0x8000, 5, 10, 15), nb_fp16_value((uint16_t)(code | 0x8000)));
+        assert_int_equal(nb_fp16_even(low), code);
+        assert_int_equal(nb_fp16_even(-low), code | 0x8000);
+        float middle = low + (high - low) / 2;
+        assert_int_equal(nb_fp16_even(middle), code + (code & 1));
+        assert_int_equal(nb_fp16_even(nextafterf(middle, 0)), code);
+        assert_int_equal(nb_fp16_even(nextafterf(middle, 1e9f)), code + 1);
+    }
+    for (uint32_t code = 0x7c00; code < 0x8000; code++) {
+        float x = nb_fp16_value((uint16_t)code);
+        assert_true(code == 0x7c00 ? isinf(x) : isnan(x));
+        assert_int_equal(nb_fp16_even(x), code == 0x7c00 ? code : code | 0x200);
+    }
+    assert_int_equal(nb_fp16_even(1e30f), 0x7c00);
+    assert_int_equal(nb_fp16_even(-INFINITY), 0xfc00);
+    assert_true(isnan(nb_fp16_value(nb_fp16_even(nb_f32_from(0x7f800001)))));
+}
+
+/* The compiler's own half, over floats of every exponent and sign. */
+static void fp16_is_the_compilers(void **state) {
+    (void)state;
+#ifdef __FLT16_MANT_DIG__
+    __extension__ typedef _Float16 half;
+    for (uint64_t bits = 0; bits < (uint64_t)1 << 32; bits += 2039) {
+        float x = nb_f32_from((uint32_t)bits);
+        half want = (half)x;
+        uint16_t code;
+        memcpy(&code, &want, sizeof code);
+        if (isnan(x))
+            assert_true(isnan(nb_fp16_value(nb_fp16_even(x))));
+        else
+            assert_int_equal(nb_fp16_even(x), code);
+    }
+#else
+    skip();
+#endif
 }
 
 /* ---- scales ---- */
@@ -412,6 +458,9 @@ static void names(void **state) {
     assert_int_equal(nb_name_hash("a", NULL), 0xe40c292c);
     assert_int_equal(nb_name_hash("foo", "bar"), nb_name_hash("foo/bar", NULL));
     assert_int_equal(nb_dtype_size(NB_F64), 8);
+    assert_int_equal(nb_dtype_size(NB_F16), 2);
+    assert_int_equal(nb_dtype_size(NB_E4M3), 1);
+    assert_string_equal(nb_dtype_name(NB_F16), "f16");
     assert_string_equal(nb_dtype_name(NB_BF16), "bf16");
 }
 
@@ -422,6 +471,8 @@ int main(void) {
         cmocka_unit_test(stochastic_rounding),
         cmocka_unit_test(stochastic_probability),
         cmocka_unit_test(bf16_rounds_to_nearest),
+        cmocka_unit_test(every_fp16),
+        cmocka_unit_test(fp16_is_the_compilers),
         cmocka_unit_test(e8m0_scales),
         cmocka_unit_test(e8m0_ceil_is_transformer_engines),
         cmocka_unit_test(powers_of_two_around),

@@ -15,7 +15,7 @@ extern "C" {
 #endif
 
 /* Types of plain numbers in memory. */
-typedef enum nb_dtype { NB_F32, NB_BF16, NB_F64, NB_I32, NB_U8 } nb_dtype;
+typedef enum nb_dtype { NB_F32, NB_BF16, NB_F64, NB_I32, NB_U8, NB_F16, NB_E4M3, NB_E5M2 } nb_dtype;
 size_t nb_dtype_size(nb_dtype type);      /* bytes of one number */
 const char *nb_dtype_name(nb_dtype type); /* "f32", "bf16", ... */
 

@@ -12,10 +12,13 @@ size_t nb_dtype_size(nb_dtype type) {
     case NB_I32:
         return 4;
     case NB_BF16:
+    case NB_F16:
         return 2;
     case NB_F64:
         return 8;
     case NB_U8:
+    case NB_E4M3:
+    case NB_E5M2:
         return 1;
     }
     return 0;
@@ -33,6 +36,12 @@ const char *nb_dtype_name(nb_dtype type) {
         return "i32";
     case NB_U8:
         return "u8";
+    case NB_F16:
+        return "f16";
+    case NB_E4M3:
+        return "e4m3";
+    case NB_E5M2:
+        return "e5m2";
     }
     return "unknown type";
 }

@@ -1,33 +1,7 @@
 /* hf_numbers.c: the number types of tensor files. */
 #include "hf_numbers.h"
 #include "format/bf16.h"
-
-#include <math.h>
-
-/*  15  14..10    9......0
- *  s   exponent  mantissa    bias 15 */
-float nb_f16_value(uint16_t code) {
-    uint32_t sign = (uint32_t)(code >> 15) << 31, exponent = (code >> 10) & 31u, mantissa = code & 0x3ffu;
-    if (exponent == 31)
-        return nb_f32_from(sign | 0x7f800000u | mantissa << 13);
-    if (exponent == 0) {
-        float magnitude = ldexpf((float)mantissa, -24);
-        return sign ? -magnitude : magnitude;
-    }
-    return nb_f32_from(sign | (exponent + 112) << 23 | mantissa << 13);
-}
-
-uint16_t nb_f16_even(float x) {
-    uint32_t bits = nb_f32_bits(x), magnitude = bits & NB_F32_MAGNITUDE;
-    uint16_t sign = (uint16_t)(bits >> 16 & 0x8000u);
-    if (magnitude > NB_F32_INF_BITS)
-        return (uint16_t)(sign | 0x7e00u | (magnitude >> 13 & 0x3ffu));
-    if (magnitude >= 0x47800000u) /* 65536 and up, Inf */
-        return (uint16_t)(sign | 0x7c00u);
-    if (magnitude < 0x38800000u) /* below 2^-14: a multiple of 2^-24, rounded by the addition */
-        return (uint16_t)(sign | (nb_f32_bits(nb_f32_from(magnitude) + 0.5f) - nb_f32_bits(0.5f)));
-    return (uint16_t)(sign | ((magnitude - (112u << 23) + 0xfffu + (magnitude >> 13 & 1u)) >> 13));
-}
+#include "format/fp16.h"
 
 bool nb_hf_is_real(nb_tensor_dtype dtype) {
     return dtype == NB_ST_F64 || dtype == NB_ST_F32 || dtype == NB_ST_F16 || dtype == NB_ST_BF16;
@@ -49,7 +23,7 @@ static double read_one(nb_tensor_dtype dtype, const void *at) {
         return (double)nb_bf16_value(half);
     default: /* NB_ST_F16: callers ask nb_hf_is_real first */
         memcpy(&half, at, sizeof half);
-        return (double)nb_f16_value(half);
+        return (double)nb_fp16_value(half);
     }
 }
 
@@ -70,7 +44,7 @@ void nb_hf_numbers_read(nb_tensor_dtype dtype, const void *from, size_t count, n
 
 static void write_one(nb_tensor_dtype dtype, double value, void *at) {
     float single = (float)value;
-    uint16_t half = dtype == NB_ST_BF16 ? nb_bf16_even(single) : nb_f16_even(single);
+    uint16_t half = dtype == NB_ST_BF16 ? nb_bf16_even(single) : nb_fp16_even(single);
     if (dtype == NB_ST_F64)
         memcpy(at, &value, sizeof value);
     else if (dtype == NB_ST_F32)

@@ -15,8 +15,4 @@ void nb_hf_numbers_read(nb_tensor_dtype dtype, const void *from, size_t count, n
  * FP32. */
 void nb_hf_numbers_write(nb_tensor_dtype dtype, nb_dtype from_type, const void *from, size_t count, void *to);
 
-/* IEEE binary16. Overflow rounds to Inf; a NaN keeps its sign and becomes quiet. */
-float nb_f16_value(uint16_t code);
-uint16_t nb_f16_even(float x);
-
 #endif

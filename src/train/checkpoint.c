@@ -45,6 +45,12 @@ static nb_tensor_dtype file_dtype(nb_dtype type) {
         return NB_ST_F64;
     case NB_I32:
         return NB_ST_I32;
+    case NB_F16:
+        return NB_ST_F16;
+    case NB_E4M3:
+        return NB_ST_F8_E4M3;
+    case NB_E5M2:
+        return NB_ST_F8_E5M2;
     case NB_U8:
         break;
     }
