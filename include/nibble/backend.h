@@ -99,6 +99,15 @@ typedef struct nb_sparse {
     uint16_t *value; /* [rows, room] BF16 */
 } nb_sparse;
 
+/* A tensor that lives between steps in few bits: a moment, a gradient, a master. Its values are number * *scale. */
+typedef struct nb_scaled {
+    void *data;         /* F32, BF16, F16, E4M3 or E5M2 */
+    nb_dtype dtype;     /* real where nothing is saved */
+    nb_scale_rule rule; /* ABSMAX or POW2: the scale that maps the largest magnitude to the largest number, or the power
+                           of two next to it that does not saturate */
+    float *scale;       /* [1] decode scale in backend memory; NULL for F32 and BF16, which need none */
+} nb_scaled;
+
 typedef struct nb_backend_ops {
     /* ---- memory ---- */
     void *(*alloc)(nb_backend *be, size_t bytes); /* 64-byte aligned, zeroed; NULL if there is none */
@@ -205,6 +214,27 @@ typedef struct nb_backend_ops {
     void (*adamw)(nb_backend *be, void *param, void *m, void *v, const void *grad, int64_t n, const nb_adamw *step);
     double (*sum)(nb_backend *be, const void *x, int64_t n);         /* fixed tree, in double */
     double (*sum_squares)(nb_backend *be, const void *x, int64_t n); /* fixed tree, in double; NaN and Inf propagate */
+
+    /* ---- tensors under one scale (arXiv:2310.18313 section 2); real is F32, n elements ----
+     * Values are rounded to nearest even. A number that is not finite becomes one that is not finite (NaN in the 8-bit
+     * formats), so that it cannot hide in a narrow copy.
+     * - scaled_encode:  to = from, under a scale made from the amax of `from`.
+     * - scaled_decode:  to = from.
+     * - scaled_add:     to = a + b, added in FP32, rounded once under a scale made from the sum's amax; `to` may be a
+     * or b. All three have one dtype.
+     * - scaled_rescale: the same values under `scale`, rounded again; what is too large for it saturates.
+     * - scaled_join:    to += from on numbers of one and the same scale, each sum rounded, saturating.
+     * - scaled_sum_squares: as sum_squares.
+     * - scaled_adamw:   adamw in FP32 on what is decoded, then each of param, m and v rounded under a scale of its own
+     *                   made from what the update gave: two passes, the first for the amaxes. */
+    void (*scaled_encode)(nb_backend *be, const nb_scaled *to, const float *from, int64_t n);
+    void (*scaled_decode)(nb_backend *be, float *to, const nb_scaled *from, int64_t n);
+    void (*scaled_add)(nb_backend *be, const nb_scaled *to, const nb_scaled *a, const nb_scaled *b, int64_t n);
+    void (*scaled_rescale)(nb_backend *be, const nb_scaled *t, float scale, int64_t n);
+    void (*scaled_join)(nb_backend *be, const nb_scaled *to, const nb_scaled *from, int64_t n);
+    double (*scaled_sum_squares)(nb_backend *be, const nb_scaled *x, int64_t n);
+    void (*scaled_adamw)(nb_backend *be, const nb_scaled *param, const nb_scaled *m, const nb_scaled *v,
+                         const nb_scaled *grad, int64_t n, const nb_adamw *step);
 
     /* ---- mechanisms of recipes ----
      * - dge: dw[N,K] *= f'(w * encode scale), f' = min(cap, |t|^(1/k - 1) / k) with t = 2(x - l)/delta - 1 in the E2M1

@@ -13,6 +13,7 @@
 #include "backend/cpu/ops_kernels.h"
 #include "backend/cpu/packed.h"
 #include "backend/cpu/quantize.h"
+#include "backend/cpu/scaled.h"
 #include "backend/cpu/weights.h"
 #include "backend/ref/dge_occ.h"
 #include "backend/ref/gemm.h"
@@ -20,6 +21,7 @@
 #include "backend/ref/measure.h"
 #include "backend/ref/quantize.h"
 #include "backend/ref/ref.h"
+#include "backend/ref/scaled.h"
 #include "backend/ref/weights.h"
 
 #define NB_CPU_OPS(X)                                                                                                  \
@@ -65,6 +67,14 @@
     X(adamw, nb_ref_f32_adamw, nb_cpu_adamw)                                                                           \
     X(sum, nb_ref_f32_sum, nb_cpu_sum)                                                                                 \
     X(sum_squares, nb_ref_f32_sum_squares, nb_cpu_sum_squares)                                                         \
+    /* tensors under one scale */                                                                                      \
+    X(scaled_encode, nb_ref_scaled_encode, nb_cpu_scaled_encode)                                                       \
+    X(scaled_decode, nb_ref_scaled_decode, nb_cpu_scaled_decode)                                                       \
+    X(scaled_add, nb_ref_scaled_add, nb_cpu_scaled_add)                                                                \
+    X(scaled_rescale, nb_ref_scaled_rescale, nb_cpu_scaled_rescale)                                                    \
+    X(scaled_join, nb_ref_scaled_join, nb_cpu_scaled_join)                                                             \
+    X(scaled_sum_squares, nb_ref_scaled_sum_squares, nb_cpu_scaled_sum_squares)                                        \
+    X(scaled_adamw, nb_ref_scaled_adamw, nb_cpu_scaled_adamw)                                                          \
     /* mechanisms */                                                                                                   \
     X(dge, nb_ref_dge, nb_cpu_dge)                                                                                     \
     X(clamp_rows, nb_ref_clamp_rows, nb_cpu_clamp_rows)                                                                \

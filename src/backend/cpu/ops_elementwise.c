@@ -58,7 +58,7 @@ void nb_cpu_swiglu_backward(nb_backend *be, void *dgate, void *dup, const void *
                               (const uint16_t *)gate + at, (const uint16_t *)up + at, count));
 }
 
-void nb_cpu_adamw(nb_backend *be, void *param, void *m, void *v, const void *grad, int64_t n, const nb_adamw *step) {
+nb_adamw_scalars nb_adamw_scalars_of(const nb_adamw *step) {
     const nb_adamw_scalars s = {
         .beta1 = (float)step->beta1,
         .rest1 = (float)(1 - step->beta1),
@@ -70,6 +70,11 @@ void nb_cpu_adamw(nb_backend *be, void *param, void *m, void *v, const void *gra
         .scale = (float)step->grad_scale,
         .eps = (float)step->eps,
     };
+    return s;
+}
+
+void nb_cpu_adamw(nb_backend *be, void *param, void *m, void *v, const void *grad, int64_t n, const nb_adamw *step) {
+    const nb_adamw_scalars s = nb_adamw_scalars_of(step);
     FOR_SPANS(be, n, adamw((float *)param + at, (float *)m + at, (float *)v + at, (const float *)grad + at, count, &s));
 }
 

@@ -14,6 +14,7 @@
 typedef struct nb_adamw_scalars {
     float beta1, rest1, beta2, rest2, rate, correction, keep, scale, eps;
 } nb_adamw_scalars;
+nb_adamw_scalars nb_adamw_scalars_of(const nb_adamw *step);
 
 typedef struct nb_cpu_kernels {
     /* n elements */
@@ -29,6 +30,12 @@ typedef struct nb_cpu_kernels {
     void (*adamw)(float *param, float *m, float *v, const float *grad, int64_t n, const nb_adamw_scalars *s);
     double (*sum)(const float *x, int64_t n);
     double (*sum_squares)(const float *x, int64_t n);
+
+    /* narrow numbers (src/format/narrow.h): from[at, at + n) times factor; to[at, at + n), rounded from what is times
+     * factor; and the largest magnitude as bits */
+    void (*decode)(float *to, const void *from, nb_dtype type, int64_t at, float factor, int64_t n);
+    void (*encode)(void *to, nb_dtype type, int64_t at, const float *from, float factor, int64_t n);
+    uint32_t (*amax)(const float *x, int64_t n);
 
     /* rows of width dim; dw and dbias [dim] are added to */
     void (*rmsnorm_forward)(uint16_t *y, float *rstd, const uint16_t *x, const float *w, int64_t rows, int64_t dim,
