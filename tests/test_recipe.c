@@ -25,6 +25,9 @@ static bool same_recipe(const nb_recipe *a, const nb_recipe *b) {
                 a->keep.module_count == b->keep.module_count && a->keep.first_blocks == b->keep.first_blocks &&
                 a->keep.last_blocks == b->keep.last_blocks && a->late_switch.at == b->late_switch.at &&
                 a->late_switch.forward == b->late_switch.forward && a->late_switch.backward == b->late_switch.backward;
+    same = same && a->optimizer_state.m == b->optimizer_state.m && a->optimizer_state.v == b->optimizer_state.v &&
+           a->optimizer_state.scale == b->optimizer_state.scale && a->gradients.format == b->gradients.format &&
+           a->gradients.scale == b->gradients.scale;
     for (int role = 0; role < NB_ROLE_COUNT; role++)
         same = same && same_rule(&a->roles[role], &b->roles[role]);
     return same;
@@ -58,7 +61,7 @@ static char *print(const nb_recipe *recipe) {
 
 /* ---- what ships ---- */
 
-static const char *const shipped[] = {"bf16", "fp8", "fp4-direct", "nvfp4", "tetrajet-v2-base"};
+static const char *const shipped[] = {"bf16", "fp8", "fp4-direct", "fp4-dge-occ", "nvfp4", "tetrajet-v2-base"};
 
 static void shown_recipes_are_read_back(void **state) {
     (void)state;
@@ -125,6 +128,26 @@ static void arms_differ_by_their_mechanisms(void **state) {
     assert_true(both.mechanisms.has_occ && both.mechanisms.occ.alpha == occ.mechanisms.occ.alpha &&
                 both.mechanisms.occ.scope == occ.mechanisms.occ.scope &&
                 both.mechanisms.occ.rest == occ.mechanisms.occ.rest);
+}
+
+/* arXiv:2501.17116 section 4.1: gradients and first moments in FP8, second moments in FP16; any recipe can say so, and
+ * one that does not keeps FP32. */
+static void state_between_steps(void **state) {
+    nb_recipe paper = load("fp4-dge-occ"), wide = load("nvfp4"), mine;
+    assert_int_equal(paper.gradients.format, NB_E4M3);
+    assert_int_equal(paper.optimizer_state.m, NB_E4M3);
+    assert_int_equal(paper.optimizer_state.v, NB_F16);
+    assert_int_equal(paper.optimizer_state.scale, NB_RULE_POW2);
+    assert_true(wide.gradients.format == NB_F32 && wide.optimizer_state.m == NB_F32 &&
+                wide.optimizer_state.v == NB_F32);
+    static const char text[] = "base: nvfp4\nname: mine\noptimizer_state: {v: bf16, scale: absmax}\n"
+                               "gradients: {format: e5m2}\n";
+    nb_error err = {0};
+    const char *path = in_folder(state, "mine.yaml");
+    assert_int_equal(nb_file_write(path, text, strlen(text), &err), NB_OK);
+    assert_int_equal(nb_recipe_load(path, NB_TEST_SOURCE "/recipes", &mine, &err), NB_OK);
+    assert_true(mine.optimizer_state.m == NB_F32 && mine.optimizer_state.v == NB_BF16);
+    assert_true(mine.optimizer_state.scale == NB_RULE_ABSMAX && mine.gradients.format == NB_E5M2);
 }
 
 /* arXiv:2510.27527: Q4 and Q6 quantize the decoded forward operands again. */
@@ -255,6 +278,8 @@ static const struct {
      "keep.modules: expected a list, as [a, b], found 'lm_head'"},
     {RECIPE(NV, NV, NV, NV, NV, NV) "late_switch: {at: 1.5}\n",
      "r.yaml:11: late_switch.at: 1.5 is out of range: expected 0 to 1"},
+    {RECIPE(NV, NV, NV, NV, NV, NV) "optimizer_state: {v: e4m3}\n",
+     "r.yaml:11: optimizer_state.v: expected one of fp32, bf16, fp16, found 'e4m3'"},
     {RECIPE(NV, NV, NV, NV, NV, NV) "name: s\n", "the key 'name' stands here a second time"},
     {"name: r\n", "r.yaml:1: fprop.x: is missing"},
     {"fprop: {x: bf16}\n", "the key 'name' is missing"},
@@ -335,6 +360,7 @@ int main(void) {
         cmocka_unit_test(direct_cast_decodes_backward),
         cmocka_unit_test(arms_differ_by_their_mechanisms),
         cmocka_unit_test(tetrajet_quantizes_twice),
+        cmocka_unit_test_setup_teardown(state_between_steps, temporary_folder, remove_temporary_folder),
         cmocka_unit_test_setup_teardown(ablations_are_three_lines, temporary_folder, remove_temporary_folder),
         cmocka_unit_test(impossible_recipes_are_refused),
         cmocka_unit_test(quantizers_are_parsed),

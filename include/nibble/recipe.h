@@ -138,6 +138,17 @@ typedef struct nb_mechanism_set {
     nb_qema qema;
 } nb_mechanism_set;
 
+/* What lives between steps, and in which numbers (arXiv:2310.18313 section 2; arXiv:2501.17116 section 4.1). Types that
+ * do not reach as far as F32 have a scale a tensor. */
+typedef struct nb_optimizer_state {
+    nb_dtype m, v;       /* AdamW's moments: m any of F32 BF16 F16 E4M3 E5M2, v one of the first three */
+    nb_scale_rule scale; /* ABSMAX or POW2 */
+} nb_optimizer_state;
+typedef struct nb_gradient_store {
+    nb_dtype format; /* of a micro-batch and of their sums; F32 BF16 F16 E4M3 E5M2 */
+    nb_scale_rule scale;
+} nb_gradient_store;
+
 typedef struct nb_recipe {
     char name[NB_NAME_SIZE];
     char about[256];
@@ -146,6 +157,8 @@ typedef struct nb_recipe {
     nb_late_switch late_switch;
     nb_operand_rule roles[NB_ROLE_COUNT];
     nb_mechanism_set mechanisms;
+    nb_optimizer_state optimizer_state;
+    nb_gradient_store gradients;
 } nb_recipe;
 
 /* One linear layer's part of a recipe. */

@@ -9,6 +9,18 @@
     RECIPE(mechanisms.name), .table = &nb_##name##_keys, NB_OPTIONAL(nb_recipe_file, recipe.mechanisms.flag)
 #define ROLE(role) NB_FIELD(nb_recipe_file, roles[role]), .table = &nb_operand_keys
 
+#define HALF_AND_MORE                                                                                                  \
+    {"fp32", NB_F32, "not narrowed"}, {"bf16", NB_BF16, "8 bits of precision, the range of FP32"}, {                   \
+        "fp16", NB_F16, "11 bits of precision under a scale a tensor"                                                  \
+    }
+static const nb_word wide_types[] = {HALF_AND_MORE, {0}};
+static const nb_word narrow_types[] = {HALF_AND_MORE,
+                                       {"e4m3", NB_E4M3, "FP8 with 4 bits of precision under a scale a tensor"},
+                                       {"e5m2", NB_E5M2, "FP8 with 3 bits of precision under a scale a tensor"},
+                                       {0}};
+static const nb_word state_scales[] = {
+    {"pow2", NB_RULE_POW2, "2^floor(log2(max/amax))"}, {"absmax", NB_RULE_ABSMAX, "max/amax"}, {0}};
+
 static const nb_key rows[] = {
     {.path = "name", .type = NB_KEY_TEXT, RECIPE(name), .help = "what runs and reports call the recipe"},
     {.path = "about", .type = NB_KEY_TEXT, RECIPE(about), .fallback = "\"\"", .help = "one line about it"},
@@ -58,6 +70,41 @@ static const nb_key rows[] = {
     {.path = "dgrad.w", .type = NB_KEY_TABLE, ROLE(NB_DGRAD_W), .help = "W^T [K, N] of dX = dY W"},
     {.path = "wgrad.dy", .type = NB_KEY_TABLE, ROLE(NB_WGRAD_DY), .help = "dY^T [N, M] of dW = dY^T X"},
     {.path = "wgrad.x", .type = NB_KEY_TABLE, ROLE(NB_WGRAD_X), .help = "X^T [K, M] of dW = dY^T X"},
+    {.path = "optimizer_state.m",
+     .type = NB_KEY_CHOICE,
+     RECIPE(optimizer_state.m),
+     .fallback = "fp32",
+     .words = narrow_types,
+     .help = "AdamW's first moment between steps",
+     .source = "what every recipe here assumes but arXiv:2501.17116 and arXiv:2310.18313"},
+    {.path = "optimizer_state.v",
+     .type = NB_KEY_CHOICE,
+     RECIPE(optimizer_state.v),
+     .fallback = "fp32",
+     .words = wide_types,
+     .help = "its second moment; no 8-bit type holds what 1 - beta2 changes in a step",
+     .source = "as for m"},
+    {.path = "optimizer_state.scale",
+     .type = NB_KEY_CHOICE,
+     RECIPE(optimizer_state.scale),
+     .fallback = "pow2",
+     .words = state_scales,
+     .help = "how a tensor's largest magnitude becomes its scale (fp16 and 8 bits)",
+     .source = "the code of arXiv:2310.18313 (MS-AMP)"},
+    {.path = "gradients.format",
+     .type = NB_KEY_CHOICE,
+     RECIPE(gradients.format),
+     .fallback = "fp32",
+     .words = narrow_types,
+     .help = "weight gradients of a micro-batch and their sums over micro-batches",
+     .source = "what every recipe here assumes but arXiv:2501.17116 and arXiv:2310.18313"},
+    {.path = "gradients.scale",
+     .type = NB_KEY_CHOICE,
+     RECIPE(gradients.scale),
+     .fallback = "pow2",
+     .words = state_scales,
+     .help = "how a tensor's largest magnitude becomes its scale (fp16 and 8 bits)",
+     .source = "the code of arXiv:2310.18313 (MS-AMP)"},
     /* Mechanisms: a section that is absent leaves the mechanism off. Their keys are in mechanism_keys.c. */
     {.path = "dge", .type = NB_KEY_TABLE, MECHANISM(dge, has_dge), .help = "differentiable gradient estimator"},
     {.path = "occ", .type = NB_KEY_TABLE, MECHANISM(occ, has_occ), .help = "outlier clamping and compensation"},
