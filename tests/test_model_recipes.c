@@ -2,6 +2,8 @@
  * that was measured for it, and its loss and gradients stay near those of BF16. */
 #include "model_case.h"
 
+#include "model/param_array.h"
+
 #include <dirent.h>
 
 /* Every width divides by 128, and there are more tokens than features, as in training. */
@@ -42,7 +44,12 @@ static double run(nb_backend *be, nb_family family, const nb_recipe *recipe, flo
         fail_msg("%s on %s: %s", recipe->name, nb_family_name(family), err.message);
     *n = nb_model_param_elements(model);
     *grads = poisoned((size_t)*n * sizeof **grads);
-    memcpy(*grads, nb_model_grads(model), (size_t)*n * sizeof **grads);
+    memset(*grads, 0, (size_t)*n * sizeof **grads);
+    for (int32_t i = 0; i < nb_model_param_count(model); i++) {
+        const nb_param *p = nb_model_param(model, i);
+        const nb_scaled tensor = nb_param_array_at(nb_model_gradients(model), i);
+        be->ops->scaled_decode(be, *grads + p->offset, &tensor, p->rows * p->cols);
+    }
     nb_model_free(model);
     return loss;
 }

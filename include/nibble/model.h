@@ -77,7 +77,8 @@ int32_t nb_model_param_count(const nb_model *model);
 const nb_param *nb_model_param(const nb_model *model, int32_t index);
 int64_t nb_model_param_elements(const nb_model *model); /* of all tensors together */
 void *nb_model_params(nb_model *model);                 /* real [elements], in backend memory */
-void *nb_model_grads(nb_model *model);                  /* real [elements]; NULL unless training */
+/* real [elements]; NULL unless training, and where the recipe keeps gradients in fewer bits */
+void *nb_model_grads(nb_model *model);
 
 /* Tells the model that parameters changed: quantized and BF16 copies of weights are made anew at the next pass. */
 void nb_model_params_changed(nb_model *model);
@@ -85,7 +86,8 @@ void nb_model_params_changed(nb_model *model);
 /* Mean loss over the scored targets; 0 where the batch scores none. */
 nb_status nb_model_loss(nb_model *model, const nb_batch *batch, const nb_pass *pass, double *loss, nb_error *err);
 
-/* The same, and grads += d(mean loss + z_loss term)/d(params). */
+/* The same, and grads += d(mean loss + z_loss term)/d(params); where the recipe keeps gradients in fewer bits, they are
+ * those of this batch alone. */
 nb_status nb_model_loss_and_grads(nb_model *model, const nb_batch *batch, const nb_pass *pass, double *loss,
                                   nb_error *err);
 

@@ -118,6 +118,7 @@ static nb_status declare(nb_builder *builder, nb_error *err) {
         nb_branch *branch = &model->branches[i];
         builder->block = i / 2;
         const char *norm = i % 2 == 0 ? traits->mixer_norm : traits->mlp_norm;
+        nb_params_begin_section(&model->params);
         NB_TRY(nb_declare_norm(builder, norm, c->hidden, &branch->norm, err));
         NB_TRY(branch->kind->declare(branch->layer, builder, err));
     }
@@ -181,7 +182,8 @@ nb_status nb_model_assemble(nb_model *model, const nb_recipe *recipe, nb_error *
     model->params.be = model->be;
     NB_TRY(create_branches(model, err));
     NB_TRY(declare(&builder, err));
-    NB_TRY(nb_params_allocate(&model->params, model->training, err));
+    NB_TRY(nb_params_allocate(&model->params, model->training ? &recipe->gradients : NULL,
+                              model->config.tied ? model->embedding : -1, err));
     NB_TRY(build(&builder, err));
     place(&builder);
     model->saved_bytes = model->saved.peak;

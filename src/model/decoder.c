@@ -44,6 +44,7 @@ static nb_status branch_backward(nb_model *model, const nb_run *run, nb_branch *
     if (!branch->post_norm)
         nb_norm_backward(be, &branch->norm, b, a, x, branch->rstd, run->rows);
     be->ops->add(be, dout, dout, branch->post_norm ? a : b, run->rows * hidden);
+    nb_params_pack(&model->params, branch->norm.param);
     return NB_OK;
 }
 
@@ -63,5 +64,6 @@ nb_status nb_decoder_backward(nb_model *model, const nb_run *run, nb_error *err)
     void *dtable = nb_params_grad(&model->params, model->embedding);
     run->be->ops->embed_backward(run->be, dtable, model->dstream, run->tokens, run->rows, model->config.hidden,
                                  model->config.vocab);
+    nb_params_pack(&model->params, model->embedding);
     return NB_OK;
 }

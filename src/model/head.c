@@ -11,6 +11,7 @@ enum { CHUNK_ELEMENTS = 1 << 24, CHUNK_ROWS = 128 }; /* 32 MiB of BF16 logits, w
 nb_status nb_head_declare(nb_builder *builder, nb_error *err) {
     nb_model *model = builder->model;
     const nb_model_config *c = &model->config;
+    nb_params_begin_section(&model->params);
     NB_TRY(nb_declare_norm(builder, "norm", c->hidden, &model->head.norm, err));
     model->head.param = model->embedding;
     if (c->tied)
@@ -84,8 +85,10 @@ nb_status nb_head_loss(nb_model *model, const nb_run *run, const void *x, int64_
         NB_TRY(nb_linear_group_backward(head->linear, run->pass, run->scratch, &normed, &dlogits, &dnormed, err));
     }
     *sum_of_losses = be->ops->sum(be, head->loss, run->rows);
-    if (dx)
-        nb_norm_backward(be, &head->norm, dx, head->dnormed, x, head->rstd, run->rows);
+    if (!dx)
+        return NB_OK;
+    nb_norm_backward(be, &head->norm, dx, head->dnormed, x, head->rstd, run->rows);
+    nb_params_pack(&model->params, head->norm.param);
     return NB_OK;
 }
 

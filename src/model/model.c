@@ -131,6 +131,7 @@ nb_status nb_model_loss_and_grads(nb_model *model, const nb_batch *batch, const 
         return nb_fail(err, NB_BAD_USAGE, "model %s was made without gradients", model->config.name);
     NB_TRY(check_batch(model, batch, true, &scored, err));
     nb_run run = begin(model, batch, pass, true, true);
+    nb_params_begin_backward(&model->params);
     NB_TRY(nb_decoder_forward(model, &run, err));
     NB_TRY(nb_head_loss(model, &run, last_of_stream(model), scored, model->dstream, &sum, err));
     *loss = scored > 0 ? sum / (double)scored : 0.0;
@@ -168,7 +169,15 @@ void *nb_model_params(nb_model *model) {
 }
 
 void *nb_model_grads(nb_model *model) {
-    return model->params.grads;
+    return model->params.window ? NULL : model->params.grads.data;
+}
+
+nb_param_array *nb_model_gradients(nb_model *model) {
+    return &model->params.grads;
+}
+
+size_t nb_model_gradient_window(const nb_model *model) {
+    return model->params.window_bytes;
 }
 
 void nb_model_params_changed(nb_model *model) {

@@ -2,28 +2,47 @@
  *
  * Tensors are declared first, then the arrays are made. Each tensor starts at a multiple of 16 elements; what lies
  * between is zero and stays zero.
+ *
+ * A backward pass adds up gradients in `real`. Where the recipe keeps them in fewer bits it does so in a window that
+ * holds one section at a time (a branch, the head, the embedding): when the pass is done with a section, its gradients
+ * are packed and the window serves the next one. So gradients never lie in `real` whole.
  */
 #ifndef NB_MODEL_PARAMS_H
 #define NB_MODEL_PARAMS_H
 
-#include "nibble/model.h"
+#include "model/param_array.h"
 
 typedef struct nb_params {
     nb_backend *be;
     nb_param *list;
     int32_t count, capacity;
     int64_t elements;
-    void *values; /* real [elements] */
-    void *grads;  /* real [elements]; NULL unless training */
+    int32_t section;      /* first tensor of the section that is being declared */
+    int32_t *section_of;  /* [count]: first tensor of the section that each belongs to */
+    void *values;         /* real [elements] */
+    nb_param_array grads; /* empty unless training */
+    void *window;         /* real; NULL where grads are real */
+    size_t window_bytes;
+    int64_t *window_at; /* [count]: element of the window where each gradient is added up */
 } nb_params;
+
+/* What is declared from here on is a section of its own. */
+void nb_params_begin_section(nb_params *params);
 
 /* A matrix [rows, cols], decayed; or a vector [rows] (cols = 0), not decayed. *index says which it became. */
 nb_status nb_params_declare(nb_params *params, const char *name, int64_t rows, int64_t cols, int32_t *index,
                             nb_error *err);
-nb_status nb_params_allocate(nb_params *params, bool training, nb_error *err);
+/* `gradients` is NULL unless training. `outlives`: a tensor whose gradient is added to from the first section of the
+ * backward pass to the last (a tied embedding); -1 if there is none. */
+nb_status nb_params_allocate(nb_params *params, const nb_gradient_store *gradients, int32_t outlives, nb_error *err);
 void nb_params_release(nb_params *params);
 
 void *nb_params_value(const nb_params *params, int32_t index);
-void *nb_params_grad(const nb_params *params, int32_t index); /* NULL unless training */
+void *nb_params_grad(const nb_params *params, int32_t index); /* where backward adds; NULL unless training */
+
+/* Clears the gradients; then packs the section that begins with tensor `section`, once it is complete. Both do nothing
+ * where gradients are real. */
+void nb_params_begin_backward(nb_params *params);
+void nb_params_pack(nb_params *params, int32_t section);
 
 #endif

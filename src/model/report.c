@@ -19,12 +19,20 @@ double nb_model_flops_per_token(const nb_model *model, int64_t seq) {
 
 /* ---- memory ---- */
 
+static const char *gradients_row(const nb_model *model) {
+    static const char *const names[] = {
+        [NB_F32] = "gradients (f32)", [NB_F64] = "gradients (f64)",   [NB_BF16] = "gradients (bf16)",
+        [NB_F16] = "gradients (f16)", [NB_E4M3] = "gradients (e4m3)", [NB_E5M2] = "gradients (e5m2)"};
+    return names[model->params.grads.dtype];
+}
+
 int32_t nb_model_memory(const nb_model *model, nb_memory_row *rows, int32_t max_rows) {
     const size_t params = (size_t)model->params.elements * nb_dtype_size(model->be->real);
     const bool doubles = model->be->real == NB_F64;
     const nb_memory_row all[] = {
         {doubles ? "parameters (f64)" : "parameters (f32)", params},
-        {doubles ? "gradients (f64)" : "gradients (f32)", model->params.grads ? params : 0},
+        {gradients_row(model), nb_param_array_bytes(&model->params.grads)},
+        {"gradients while a block is worked on (f32)", model->params.window_bytes},
         {"quantized and bf16 weights, state of mechanisms", model->group_bytes},
         {model->training ? "saved activations" : "activations", model->saved_bytes},
         {"working activations", model->working_bytes},

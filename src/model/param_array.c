@@ -1,0 +1,115 @@
+/* param_array.c: arrays over all parameters, whole where their type is `real`, tensor by tensor where it is narrow. */
+#include "model/param_array.h"
+
+#include <stdlib.h>
+
+static bool has_scales(nb_dtype dtype) {
+    return dtype == NB_F16 || dtype == NB_E4M3 || dtype == NB_E5M2;
+}
+
+static size_t data_bytes(const nb_param_array *array) {
+    return (size_t)array->elements * nb_dtype_size(array->dtype);
+}
+
+static size_t scale_bytes(const nb_param_array *array) {
+    return array->scales ? (size_t)array->count * sizeof(float) : 0;
+}
+
+/* Takes the memory of an array whose other fields are set. */
+static nb_status take_memory(nb_param_array *array, const char *what, nb_error *err) {
+    nb_backend *be = array->be;
+    array->at = calloc((size_t)array->count, sizeof *array->at);
+    array->data = be->ops->alloc(be, data_bytes(array));
+    array->scales = has_scales(array->dtype) ? be->ops->alloc(be, (size_t)array->count * sizeof(float)) : NULL;
+    if (array->at && array->data && (array->scales || !has_scales(array->dtype)))
+        return NB_OK;
+    double mebibytes = (double)data_bytes(array) / 1048576.0;
+    nb_param_array_free(array);
+    return nb_fail(err, NB_NO_MEMORY, "no memory for %s (%.1f MiB)", what, mebibytes);
+}
+
+nb_status nb_param_array_create(nb_backend *be, const nb_param *params, int32_t count, nb_dtype dtype,
+                                nb_scale_rule rule, const char *what, nb_param_array *out, nb_error *err) {
+    const nb_param *last = &params[count - 1];
+    *out = (nb_param_array){
+        .be = be, .dtype = dtype, .rule = rule, .count = count, .elements = last->offset + last->rows * last->cols};
+    NB_TRY(take_memory(out, what, err));
+    for (int32_t i = 0; i < count; i++)
+        out->at[i] = (nb_param_place){params[i].offset, params[i].rows * params[i].cols};
+    return NB_OK;
+}
+
+nb_status nb_param_array_create_like(const nb_param_array *like, const char *what, nb_param_array *out, nb_error *err) {
+    *out = (nb_param_array){
+        .be = like->be, .dtype = like->dtype, .rule = like->rule, .count = like->count, .elements = like->elements};
+    NB_TRY(take_memory(out, what, err));
+    for (int32_t i = 0; i < like->count; i++)
+        out->at[i] = like->at[i];
+    return NB_OK;
+}
+
+void nb_param_array_free(nb_param_array *array) {
+    if (!array->be)
+        return;
+    if (array->data)
+        array->be->ops->release(array->be, array->data);
+    if (array->scales)
+        array->be->ops->release(array->be, array->scales);
+    free(array->at);
+    *array = (nb_param_array){0};
+}
+
+nb_scaled nb_param_array_at(const nb_param_array *array, int32_t index) {
+    size_t offset = (size_t)array->at[index].offset * nb_dtype_size(array->dtype);
+    return (nb_scaled){.data = (char *)array->data + offset,
+                       .dtype = array->dtype,
+                       .rule = array->rule,
+                       .scale = array->scales ? array->scales + index : NULL};
+}
+
+size_t nb_param_array_bytes(const nb_param_array *array) {
+    return array->data ? data_bytes(array) + scale_bytes(array) : 0;
+}
+
+void nb_param_array_zero(nb_param_array *array) {
+    array->be->ops->fill_zero(array->be, array->data, data_bytes(array));
+    if (array->scales)
+        array->be->ops->fill_zero(array->be, array->scales, scale_bytes(array));
+}
+
+void nb_param_array_copy(nb_param_array *to, const nb_param_array *from) {
+    to->be->ops->copy(to->be, to->data, from->data, data_bytes(from));
+    if (from->scales)
+        to->be->ops->copy(to->be, to->scales, from->scales, scale_bytes(from));
+}
+
+void nb_param_array_add(nb_param_array *to, const nb_param_array *from) {
+    nb_backend *be = to->be;
+    if (to->dtype == be->real) {
+        be->ops->axpy(be, to->data, 1.0, from->data, to->elements);
+        return;
+    }
+    for (int32_t i = 0; i < to->count; i++) {
+        const nb_scaled sum = nb_param_array_at(to, i), other = nb_param_array_at(from, i);
+        be->ops->scaled_add(be, &sum, &sum, &other, to->at[i].length);
+    }
+}
+
+void nb_param_array_join(nb_param_array *to, const nb_param_array *from) {
+    for (int32_t i = 0; i < to->count; i++) {
+        const nb_scaled sum = nb_param_array_at(to, i), other = nb_param_array_at(from, i);
+        to->be->ops->scaled_join(to->be, &sum, &other, to->at[i].length);
+    }
+}
+
+double nb_param_array_sum_squares(const nb_param_array *array) {
+    nb_backend *be = array->be;
+    if (array->dtype == be->real)
+        return be->ops->sum_squares(be, array->data, array->elements);
+    double sum = 0;
+    for (int32_t i = 0; i < array->count; i++) {
+        const nb_scaled tensor = nb_param_array_at(array, i);
+        sum += be->ops->scaled_sum_squares(be, &tensor, array->at[i].length);
+    }
+    return sum;
+}

@@ -1,0 +1,53 @@
+/* param_array.h: one number for each parameter (its gradient, a moment of it) in one array of one type.
+ *
+ * Tensors lie as in the model's array of masters (nb_param.offset). Types other than `real` save memory; those that
+ * need it have a scale a tensor (nb_scaled in nibble/backend.h).
+ */
+#ifndef NB_MODEL_PARAM_ARRAY_H
+#define NB_MODEL_PARAM_ARRAY_H
+
+#include "nibble/model.h"
+
+typedef struct nb_param_place {
+    int64_t offset, length; /* elements */
+} nb_param_place;
+
+typedef struct nb_param_array {
+    nb_backend *be;
+    nb_dtype dtype;
+    nb_scale_rule rule;
+    int32_t count;      /* tensors */
+    int64_t elements;   /* of the array: tensors and what lies between them */
+    nb_param_place *at; /* [count] */
+    void *data;         /* [elements] */
+    float *scales;      /* [count]; NULL where the type needs none */
+} nb_param_array;
+
+/* Zeroes. `what` names it if there is no memory: "first moments". */
+nb_status nb_param_array_create(nb_backend *be, const nb_param *params, int32_t count, nb_dtype dtype,
+                                nb_scale_rule rule, const char *what, nb_param_array *out, nb_error *err);
+/* Another of the same kind. */
+nb_status nb_param_array_create_like(const nb_param_array *like, const char *what, nb_param_array *out, nb_error *err);
+void nb_param_array_free(nb_param_array *array);
+
+nb_scaled nb_param_array_at(const nb_param_array *array, int32_t index);
+size_t nb_param_array_bytes(const nb_param_array *array);
+void nb_param_array_zero(nb_param_array *array);
+
+/* Arrays of one model and one type. */
+void nb_param_array_copy(nb_param_array *to, const nb_param_array *from);
+void nb_param_array_add(nb_param_array *to, const nb_param_array *from); /* to += from */
+
+/* The same on numbers under the same scales: each sum is rounded and saturates. Narrow types with scales only. */
+void nb_param_array_join(nb_param_array *to, const nb_param_array *from);
+
+/* NaN and Inf propagate. */
+double nb_param_array_sum_squares(const nb_param_array *array);
+
+/* The gradients of a model made for training, as its recipe keeps them. */
+nb_param_array *nb_model_gradients(nb_model *model);
+
+/* Bytes in which one block's gradients are added up before they are packed; 0 where gradients are real. */
+size_t nb_model_gradient_window(const nb_model *model);
+
+#endif

@@ -1,0 +1,207 @@
+/* test_model_narrow.c: gradients that are packed block by block are those of FP32, rounded once; and the exchange of
+ * packed gradients between ranks (arXiv:2310.18313). */
+#include "model_case.h"
+
+#include "format/narrow.h"
+#include "model/param_array.h"
+#include "train/exchange.h"
+
+static nb_recipe with_gradients(nb_recipe recipe, nb_dtype format, nb_scale_rule scale) {
+    recipe.gradients = (nb_gradient_store){format, scale};
+    return recipe;
+}
+
+static nb_pass pass_of(uint32_t micro_batch) {
+    return (nb_pass){.step = 3, .steps = 10, .micro_batch = micro_batch, .rounding_seed = 9};
+}
+
+static void backward(nb_model *model, nb_pass pass) {
+    case_batch b;
+    nb_error err = {0};
+    double loss;
+    make_case_batch(&b, nb_model_get_config(model)->vocab, 5 + pass.micro_batch);
+    if (nb_model_loss_and_grads(model, &b.batch, &pass, &loss, &err) != NB_OK)
+        fail_msg("%s", err.message);
+}
+
+/* Every family, tied or not: what lies in the window is packed when it is complete, and nothing is left in it. */
+static void packed_gradients_are_those_of_fp32(void **state) {
+    (void)state;
+    static const nb_dtype formats[] = {NB_E4M3, NB_E5M2, NB_F16, NB_BF16};
+    nb_backend *be = cpu_with(2, NB_ISA_AUTO);
+    for (int kind = 0; kind < 8; kind++) {
+        nb_model_config config = case_config((nb_family)(kind / 2), kind % 2);
+        nb_recipe wide = kind % 2 ? nvfp4_recipe() : bf16_recipe();
+        nb_recipe narrow = with_gradients(wide, formats[kind % 4], kind < 4 ? NB_RULE_POW2 : NB_RULE_ABSMAX);
+        nb_model *a = case_model(be, &config, &wide, true), *b = case_model(be, &config, &narrow, true);
+        assert_null(nb_model_grads(b));
+        assert_true(nb_model_gradient_window(a) == 0);
+        const size_t whole = (size_t)nb_model_param_elements(b) * sizeof(float);
+        assert_true(nb_model_gradient_window(b) > 0 && nb_model_gradient_window(b) < 2 * whole / 3);
+        for (uint32_t micro = 0; micro < 2; micro++) { /* nothing of the first is in the second */
+            nb_param_array_zero(nb_model_gradients(a));
+            backward(a, pass_of(micro));
+            backward(b, pass_of(micro));
+            for (int32_t i = 0; i < nb_model_param_count(a); i++) {
+                const nb_param *p = nb_model_param(a, i);
+                const int64_t n = p->rows * p->cols;
+                const nb_scaled got = nb_param_array_at(nb_model_gradients(b), i);
+                const float *from = (const float *)nb_model_grads(a) + p->offset;
+                float scale;
+                nb_scaled want = {poisoned((size_t)n * nb_dtype_size(got.dtype)), got.dtype, got.rule,
+                                  got.scale ? &scale : NULL};
+                be->ops->scaled_encode(be, &want, from, n);
+                assert_true(be->ops->sum_squares(be, from, n) > 0);
+                check_equal_bytes(p->name, got.data, want.data, (size_t)n * nb_dtype_size(got.dtype));
+                if (got.scale)
+                    assert_true(*got.scale == scale);
+            }
+        }
+        nb_model_free(a);
+        nb_model_free(b);
+    }
+    nb_backend_free(be);
+}
+
+/* A batch that scores nothing has no gradient, whatever the one before had. */
+static void nothing_scored_is_zero(void **state) {
+    (void)state;
+    nb_backend *be = cpu_with(1, NB_ISA_AUTO);
+    nb_model_config config = case_config(NB_LLAMA, true);
+    nb_recipe recipe = with_gradients(bf16_recipe(), NB_E4M3, NB_RULE_POW2);
+    nb_model *model = case_model(be, &config, &recipe, true);
+    backward(model, pass_of(0));
+    assert_true(nb_param_array_sum_squares(nb_model_gradients(model)) > 0);
+    case_batch b;
+    nb_error err = {0};
+    nb_pass pass = pass_of(1);
+    double loss;
+    make_case_batch(&b, config.vocab, 5);
+    for (int i = 0; i < CASE_ROWS; i++)
+        b.targets[i] = -1;
+    assert_int_equal(nb_model_loss_and_grads(model, &b.batch, &pass, &loss, &err), NB_OK);
+    assert_true(nb_param_array_sum_squares(nb_model_gradients(model)) == 0);
+    nb_model_free(model);
+    nb_backend_free(be);
+}
+
+static void other_backends_say_no(void **state) {
+    (void)state;
+    nb_backend *be = ref64();
+    nb_model_config config = case_config(NB_LLAMA, false);
+    nb_recipe recipe = with_gradients(bf16_recipe(), NB_E4M3, NB_RULE_POW2);
+    nb_model *model = NULL;
+    nb_error err = {0};
+    assert_int_equal(nb_model_create(be, &config, &recipe, 1, 8, true, &model, &err), NB_UNSUPPORTED);
+    assert_non_null(strstr(err.message, "gradients.format"));
+    nb_backend_free(be);
+}
+
+/* ---- the exchange ---- */
+
+enum { TENSORS = 2, LENGTH = 3000, MOST_RANKS = 5 };
+static const nb_param tensors[TENSORS] = {{.rows = LENGTH, .cols = 1, .offset = 0},
+                                          {.rows = LENGTH, .cols = 1, .offset = 3008}};
+
+/* Gradients of `ranks` ranks, of different sizes; values[r] are what each holds after its own rounding. */
+static void make_ranks(nb_backend *be, nb_param_array *ranks, float (*values)[TENSORS][LENGTH], int32_t count) {
+    nb_error err = {0};
+    for (int32_t r = 0; r < count; r++) {
+        assert_int_equal(
+            nb_param_array_create(be, tensors, TENSORS, NB_E4M3, NB_RULE_POW2, "gradients", &ranks[r], &err), NB_OK);
+        for (int32_t t = 0; t < TENSORS; t++) {
+            float x[LENGTH];
+            for (int i = 0; i < LENGTH; i++)
+                x[i] = (float)(exp2(r - 3 * t) * 1e-3 * normal((uint32_t)(10 * r + t), i));
+            const nb_scaled to = nb_param_array_at(&ranks[r], t);
+            be->ops->scaled_encode(be, &to, x, LENGTH);
+            be->ops->scaled_decode(be, values[r][t], &to, LENGTH);
+        }
+    }
+}
+
+/* The sum lies within one rounding a rank and one a sum: E4M3 rounds by 2^-4 of a number, or by half of its smallest
+ * step. Nothing saturates, since sums of independent numbers grow like the root of their count. */
+static void the_exchange_is_the_sum(void **state) {
+    (void)state;
+    static float values[MOST_RANKS][TENSORS][LENGTH];
+    nb_backend *be = cpu_with(2, NB_ISA_AUTO);
+    nb_error err = {0};
+    for (int32_t count = 1; count <= MOST_RANKS; count++) {
+        nb_param_array ranks[MOST_RANKS], *list[MOST_RANKS];
+        make_ranks(be, ranks, values, count);
+        float largest[TENSORS] = {0}, scales[TENSORS];
+        for (int32_t r = 0; r < count; r++) {
+            list[r] = &ranks[r];
+            nb_exchange_scales(&ranks[r], scales);
+            for (int t = 0; t < TENSORS; t++)
+                largest[t] = fmaxf(largest[t], scales[t]);
+        }
+        assert_int_equal(nb_exchange_sum(list, count, &err), NB_OK);
+        for (int32_t t = 0; t < TENSORS; t++) {
+            const nb_scaled sum = nb_param_array_at(&ranks[0], t);
+            float got[LENGTH];
+            assert_true(*sum.scale == largest[t] * (float)sqrt(count));
+            be->ops->scaled_decode(be, got, &sum, LENGTH);
+            for (int i = 0; i < LENGTH; i++) {
+                double want = 0, size = 0;
+                for (int32_t r = 0; r < count; r++) {
+                    want += (double)values[r][t][i];
+                    size += fabs((double)values[r][t][i]);
+                }
+                const double levels = ceil(log2(count)) + 1; /* one share, then the tree */
+                const double bound =
+                    count == 1 ? 0 : levels * 1.1 * 0x1p-4 * size + (2 * count) * 0x1p-10 * (double)*sum.scale;
+                assert_true(fabs((double)got[i] - want) <= bound);
+            }
+        }
+        for (int32_t r = 0; r < count; r++)
+            nb_param_array_free(&ranks[r]);
+    }
+    nb_backend_free(be);
+}
+
+/* Four ranks that agree: the shared scale leaves room for a factor of two, the sum is four times as large. */
+static void gradients_that_are_alike_saturate(void **state) {
+    (void)state;
+    nb_backend *be = cpu_with(1, NB_ISA_AUTO);
+    nb_param_array ranks[4], *list[4];
+    nb_error err = {0};
+    float x[LENGTH], got[LENGTH];
+    for (int i = 0; i < LENGTH; i++)
+        x[i] = i == 7 ? 448 : 16;
+    for (int r = 0; r < 4; r++) {
+        list[r] = &ranks[r];
+        assert_int_equal(
+            nb_param_array_create(be, tensors, TENSORS, NB_E4M3, NB_RULE_POW2, "gradients", &ranks[r], &err), NB_OK);
+        for (int t = 0; t < TENSORS; t++) {
+            const nb_scaled to = nb_param_array_at(&ranks[r], t);
+            be->ops->scaled_encode(be, &to, x, LENGTH);
+        }
+    }
+    assert_int_equal(nb_exchange_sum(list, 4, &err), NB_OK);
+    const nb_scaled sum = nb_param_array_at(&ranks[0], 1);
+    be->ops->scaled_decode(be, got, &sum, LENGTH);
+    assert_true(*sum.scale == 2 && got[7] == 896 && got[8] == 64); /* 448 of the numbers, 2 each; 4 * 16 */
+    /* A rank with a NaN poisons what it should. */
+    x[3] = NAN;
+    const nb_scaled bad = nb_param_array_at(&ranks[2], 0);
+    be->ops->scaled_encode(be, &bad, x, LENGTH);
+    assert_int_equal(nb_exchange_sum(list, 4, &err), NB_OK);
+    assert_true(isnan(nb_param_array_sum_squares(&ranks[0])));
+    for (int r = 0; r < 4; r++)
+        nb_param_array_free(&ranks[r]);
+    nb_backend_free(be);
+}
+
+int main(void) {
+#define CASE(name) cmocka_unit_test_teardown(name, release_buffers)
+    const struct CMUnitTest tests_[] = {
+        CASE(packed_gradients_are_those_of_fp32),
+        CASE(nothing_scored_is_zero),
+        CASE(other_backends_say_no),
+        CASE(the_exchange_is_the_sum),
+        CASE(gradients_that_are_alike_saturate),
+    };
+    return cmocka_run_group_tests(tests_, NULL, NULL);
+}
