@@ -69,8 +69,12 @@ static void nvfp4_table(void **state) {
     table_equals_process(state, "recipe=nvfp4");
 }
 
+static void narrow_table(void **state) {
+    table_equals_process(state, "recipe=fp4-dge-occ");
+}
+
 int main(void) {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, case_folder, remove_temporary_folder)
-    const struct CMUnitTest tests[] = {CASE(nvfp4_table), CASE(bf16_table)};
+    const struct CMUnitTest tests[] = {CASE(nvfp4_table), CASE(bf16_table), CASE(narrow_table)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

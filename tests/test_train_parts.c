@@ -146,8 +146,12 @@ static void accumulation_follows_the_tree(void **state) {
     assert_int_equal(nb_backend_cpu(NULL, &be, &err), NB_OK);
     for (int64_t count = 1; count <= 37; count++) {
         nb_accumulator acc;
-        float leaves[37], *grad = be->ops->alloc(be, 16 * sizeof(float));
-        assert_int_equal(nb_accumulator_create(be, 16, count, &acc, &err), NB_OK);
+        float leaves[37];
+        const nb_param param = {.rows = 16, .cols = 1};
+        nb_param_array grads;
+        assert_int_equal(nb_param_array_create(be, &param, 1, NB_F32, NB_RULE_POW2, "", &grads, &err), NB_OK);
+        assert_int_equal(nb_accumulator_create(&grads, count, &acc, &err), NB_OK);
+        float *grad = grads.data;
         for (int step = 0; step < 2; step++) {
             nb_accumulator_begin(&acc);
             double loss = 0;
@@ -156,7 +160,7 @@ static void accumulation_follows_the_tree(void **state) {
                 for (int e = 0; e < 16; e++)
                     grad[e] = leaves[i];
                 loss = leaves[i];
-                nb_accumulator_add(&acc, grad, &loss);
+                nb_accumulator_add(&acc, &grads, &loss);
             }
             float want;
             assert_true(tree_node(leaves, count, 0, 64, &want));
@@ -165,7 +169,7 @@ static void accumulation_follows_the_tree(void **state) {
             assert_true(fabs(loss - want) < 1e-4);
         }
         nb_accumulator_free(&acc);
-        be->ops->release(be, grad);
+        nb_param_array_free(&grads);
     }
     nb_backend_free(be);
 }

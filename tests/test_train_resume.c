@@ -73,6 +73,11 @@ static void nvfp4_resumes(void **state) {
     stop_anywhere(state, "recipe=nvfp4", "nvfp4");
 }
 
+/* Gradients and moments in FP8 and FP16, with their scales. */
+static void narrow_state_resumes(void **state) {
+    stop_anywhere(state, "recipe=fp4-dge-occ", "fp4-dge-occ");
+}
+
 /* Killed between checkpoints: the newest checkpoint is older than the metrics, and a temporary folder is left. */
 static void a_killed_run_resumes(void **state) {
     straight(state, "whole", NULL);
@@ -286,6 +291,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         CASE(bf16_resumes),
         CASE(nvfp4_resumes),
+        CASE(narrow_state_resumes),
         CASE(a_killed_run_resumes),
         CASE(the_lens_changes_nothing),
         CASE(a_finished_run_is_left_alone),

@@ -160,6 +160,10 @@ void nb_screen_memory(nb_screen *screen, const nb_trainer *trainer, size_t progr
     nb_progress_line(&screen->progress, "  %-44s %12s", "program and libraries (measured)",
                      nb_bytes_text((double)program_bytes, text, sizeof text));
     nb_progress_line(&screen->progress, "  %-44s %12s", "total", nb_bytes_text(total, text, sizeof text));
+    const int64_t saved = nb_trainer_memory_saved(trainer);
+    if (saved != 0)
+        nb_progress_line(&screen->progress, "  %-44s %12s", "saved against FP32 gradients and moments",
+                         nb_bytes_text((double)saved, text, sizeof text));
 }
 
 /* GEMMs that run alike. */

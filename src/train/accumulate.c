@@ -11,33 +11,27 @@ int32_t nb_accumulator_buffers(int64_t count) {
     return buffers;
 }
 
-nb_status nb_accumulator_create(nb_backend *be, int64_t elements, int64_t count, nb_accumulator *out, nb_error *err) {
+nb_status nb_accumulator_create(const nb_param_array *grads, int64_t count, nb_accumulator *out, nb_error *err) {
     memset(out, 0, sizeof *out);
-    out->be = be;
-    out->elements = elements;
     out->count = count;
     out->buffers = nb_accumulator_buffers(count);
-    size_t bytes = (size_t)elements * nb_dtype_size(be->real);
-    for (int32_t i = 0; i < out->buffers; i++) {
-        out->buffer[i] = be->ops->alloc(be, bytes);
-        if (!out->buffer[i]) {
+    for (int32_t i = 0; i < out->buffers; i++)
+        if (nb_param_array_create_like(grads, "accumulation", &out->buffer[i], err) != NB_OK) {
             nb_accumulator_free(out);
             return nb_fail(err, NB_NO_MEMORY,
                            "accumulation: %d buffers of %.1f MiB for the gradients of %lld micro-batches do not fit; "
                            "hint: a larger micro_batch with less accumulation needs fewer",
-                           out->buffers, (double)bytes / 1048576.0, (long long)count);
+                           out->buffers, (double)nb_param_array_bytes(grads) / 1048576.0, (long long)count);
         }
-    }
     nb_accumulator_begin(out);
     return NB_OK;
 }
 
 void nb_accumulator_free(nb_accumulator *acc) {
-    if (!acc || !acc->be)
+    if (!acc)
         return;
     for (int32_t i = 0; i < NB_ACCUMULATE_LEVELS; i++)
-        if (acc->buffer[i])
-            acc->be->ops->release(acc->be, acc->buffer[i]);
+        nb_param_array_free(&acc->buffer[i]);
     memset(acc, 0, sizeof *acc);
 }
 
@@ -58,18 +52,17 @@ static int32_t take_buffer(nb_accumulator *acc) {
 }
 
 /* The last micro-batch closes every open subtree: the sum runs through `grads`, smallest first. */
-static void close_tree(nb_accumulator *acc, void *grads, double *loss) {
+static void close_tree(nb_accumulator *acc, nb_param_array *grads, double *loss) {
     for (int32_t level = 0; level < NB_ACCUMULATE_LEVELS; level++) {
         int32_t open = acc->at_level[level];
         if (open < 0)
             continue;
-        acc->be->ops->axpy(acc->be, grads, 1.0, acc->buffer[open], acc->elements);
+        nb_param_array_add(grads, &acc->buffer[open]);
         *loss += acc->loss[level];
     }
 }
 
-void nb_accumulator_add(nb_accumulator *acc, void *grads, double *loss) {
-    nb_backend *be = acc->be;
+void nb_accumulator_add(nb_accumulator *acc, nb_param_array *grads, double *loss) {
     acc->seen++;
     if (acc->seen == acc->count) {
         close_tree(acc, grads, loss);
@@ -77,19 +70,19 @@ void nb_accumulator_add(nb_accumulator *acc, void *grads, double *loss) {
     }
     if (acc->at_level[0] < 0) {
         int32_t fresh = take_buffer(acc);
-        be->ops->copy(be, acc->buffer[fresh], grads, (size_t)acc->elements * nb_dtype_size(be->real));
+        nb_param_array_copy(&acc->buffer[fresh], grads);
         acc->at_level[0] = fresh;
         acc->loss[0] = *loss;
         return;
     }
     int32_t carry = acc->at_level[0];
-    be->ops->axpy(be, acc->buffer[carry], 1.0, grads, acc->elements);
+    nb_param_array_add(&acc->buffer[carry], grads);
     double carried_loss = acc->loss[0] + *loss;
     acc->at_level[0] = -1;
     int32_t level = 1;
     for (; acc->at_level[level] >= 0; level++) {
         int32_t left = acc->at_level[level];
-        be->ops->axpy(be, acc->buffer[left], 1.0, acc->buffer[carry], acc->elements);
+        nb_param_array_add(&acc->buffer[left], &acc->buffer[carry]);
         carried_loss = acc->loss[level] + carried_loss;
         acc->used[carry] = false;
         carry = left;

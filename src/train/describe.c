@@ -18,15 +18,36 @@ static void add_row(nb_memory_row *rows, int32_t most, int32_t *count, const cha
     (*count)++;
 }
 
+/* Rows live as long as the program, so their names do. */
+#define ROW_OF_EACH_TYPE(what)                                                                                         \
+    {                                                                                                                  \
+        [NB_F32] = what " (f32)", [NB_BF16] = what " (bf16)", [NB_F16] = what " (f16)", [NB_E4M3] = what " (e4m3)",    \
+        [NB_E5M2] = what " (e5m2)"                                                                                     \
+    }
+static const char *const first_moments[] = ROW_OF_EACH_TYPE("AdamW's first moments");
+static const char *const second_moments[] = ROW_OF_EACH_TYPE("AdamW's second moments");
+static const char *const sub_sums[] = ROW_OF_EACH_TYPE("gradient sub-sums of accumulation");
+
 int32_t nb_trainer_memory(const nb_trainer *t, nb_memory_row *rows, int32_t max_rows) {
     int32_t count = nb_model_memory(t->model, rows, max_rows);
-    size_t real = nb_dtype_size(t->be->real);
-    add_row(rows, max_rows, &count, "AdamW moments (f32)", 2 * (size_t)t->optimizer.elements * real);
-    add_row(rows, max_rows, &count, "gradient sub-sums of accumulation (f32)",
-            (size_t)t->accumulator.buffers * (size_t)t->accumulator.elements * real);
+    const nb_param_array *m = &t->optimizer.m, *v = &t->optimizer.v, *grads = nb_model_gradients(t->model);
+    add_row(rows, max_rows, &count, first_moments[m->dtype], nb_param_array_bytes(m));
+    add_row(rows, max_rows, &count, second_moments[v->dtype], nb_param_array_bytes(v));
+    add_row(rows, max_rows, &count, sub_sums[grads->dtype],
+            (size_t)t->accumulator.buffers * nb_param_array_bytes(grads));
     add_row(rows, max_rows, &count, "micro-batch of tokens", t->batch.bytes);
     qsort(rows, (size_t)(count < max_rows ? count : max_rows), sizeof *rows, largest_first);
     return count;
+}
+
+static int64_t saved(const nb_param_array *array) {
+    return array->elements * (int64_t)sizeof(float) - (int64_t)nb_param_array_bytes(array);
+}
+
+int64_t nb_trainer_memory_saved(const nb_trainer *t) {
+    const nb_param_array *grads = nb_model_gradients(t->model);
+    return saved(&t->optimizer.m) + saved(&t->optimizer.v) + (1 + t->accumulator.buffers) * saved(grads) -
+           (int64_t)nb_model_gradient_window(t->model);
 }
 
 char *nb_census_text(const nb_model *model) {

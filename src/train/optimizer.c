@@ -1,36 +1,33 @@
-/* optimizer.c: AdamW over runs of parameters that share their weight decay. */
+/* optimizer.c: AdamW, tensor by tensor. */
 #include "optimizer.h"
 
 #include <math.h>
 #include <string.h>
 
-nb_status nb_optimizer_create(nb_backend *be, int64_t elements, nb_optimizer *out, nb_error *err) {
+nb_status nb_optimizer_create(nb_backend *be, const nb_model *model, const nb_optimizer_state *state, nb_optimizer *out,
+                              nb_error *err) {
     memset(out, 0, sizeof *out);
-    size_t bytes = (size_t)elements * nb_dtype_size(be->real);
     out->be = be;
-    out->elements = elements;
-    out->m = be->ops->alloc(be, bytes);
-    out->v = be->ops->alloc(be, bytes);
-    if (!out->m || !out->v) {
-        nb_optimizer_free(out);
-        return nb_fail(err, NB_NO_MEMORY, "optimizer: two moments of %.1f MiB do not fit in memory",
-                       (double)bytes / 1048576.0);
-    }
-    return NB_OK;
+    const nb_param *params = nb_model_param(model, 0);
+    int32_t count = nb_model_param_count(model);
+    NB_TRY(nb_param_array_create(be, params, count, state->m, state->scale, "first moments", &out->m, err));
+    return nb_param_array_create(be, params, count, state->v, state->scale, "second moments", &out->v, err);
 }
 
 void nb_optimizer_free(nb_optimizer *optimizer) {
-    if (!optimizer->be)
-        return;
-    if (optimizer->m)
-        optimizer->be->ops->release(optimizer->be, optimizer->m);
-    if (optimizer->v)
-        optimizer->be->ops->release(optimizer->be, optimizer->v);
+    nb_param_array_free(&optimizer->m);
+    nb_param_array_free(&optimizer->v);
     memset(optimizer, 0, sizeof *optimizer);
 }
 
-double nb_gradient_norm(nb_backend *be, const void *grads, int64_t elements, double scale) {
-    return sqrt(be->ops->sum_squares(be, grads, elements)) * scale;
+void nb_optimizer_restart(nb_optimizer *optimizer) {
+    nb_param_array_zero(&optimizer->m);
+    nb_param_array_zero(&optimizer->v);
+    optimizer->updates = 0;
+}
+
+double nb_gradient_norm(const nb_param_array *grads, double scale) {
+    return sqrt(nb_param_array_sum_squares(grads)) * scale;
 }
 
 double nb_clip_factor(double norm, double clip) {
@@ -41,12 +38,8 @@ static bool is_decayed(const nb_param *param, const nb_run_config *config) {
     return param->decay && (!param->embedding || config->optimizer.decay_embeddings);
 }
 
-static void *element(void *array, int64_t index, nb_dtype type) {
-    return (char *)array + (size_t)index * nb_dtype_size(type);
-}
-
-void nb_optimizer_update(nb_optimizer *optimizer, nb_model *model, const void *grads, const nb_run_config *config,
-                         double lr, double grad_scale) {
+void nb_optimizer_update(nb_optimizer *optimizer, nb_model *model, const nb_param_array *grads,
+                         const nb_run_config *config, double lr, double grad_scale) {
     nb_backend *be = optimizer->be;
     optimizer->updates++;
     nb_adamw step = {.lr = lr,
@@ -55,22 +48,18 @@ void nb_optimizer_update(nb_optimizer *optimizer, nb_model *model, const void *g
                      .eps = config->optimizer.eps,
                      .grad_scale = grad_scale,
                      .step = optimizer->updates};
-    int32_t count = nb_model_param_count(model);
-    void *params = nb_model_params(model);
-    for (int32_t i = 0; i < count;) {
-        const nb_param *first = nb_model_param(model, i);
-        bool decayed = is_decayed(first, config);
-        int64_t end = first->offset + first->rows * first->cols;
-        for (i++; i < count; i++) {
-            const nb_param *next = nb_model_param(model, i);
-            if (next->offset != end || is_decayed(next, config) != decayed)
-                break;
-            end += next->rows * next->cols;
-        }
-        step.weight_decay = decayed ? config->optimizer.weight_decay : 0;
-        be->ops->adamw(be, element(params, first->offset, be->real), element(optimizer->m, first->offset, be->real),
-                       element(optimizer->v, first->offset, be->real),
-                       (const char *)grads + (size_t)first->offset * nb_dtype_size(be->real), end - first->offset,
-                       &step);
+    const bool real = grads->dtype == be->real && optimizer->m.dtype == be->real && optimizer->v.dtype == be->real;
+    for (int32_t i = 0; i < nb_model_param_count(model); i++) {
+        const nb_param *p = nb_model_param(model, i);
+        const int64_t n = p->rows * p->cols;
+        nb_scaled m = nb_param_array_at(&optimizer->m, i), v = nb_param_array_at(&optimizer->v, i);
+        nb_scaled grad = nb_param_array_at(grads, i);
+        nb_scaled master = {.data = (char *)nb_model_params(model) + (size_t)p->offset * nb_dtype_size(be->real),
+                            .dtype = be->real};
+        step.weight_decay = is_decayed(p, config) ? config->optimizer.weight_decay : 0;
+        if (real)
+            be->ops->adamw(be, master.data, m.data, v.data, grad.data, n, &step);
+        else
+            be->ops->scaled_adamw(be, &master, &m, &v, &grad, n, &step);
     }
 }

@@ -1,27 +1,31 @@
-/* optimizer.h: AdamW (arXiv:1711.05101) over the model's flat arrays. */
+/* optimizer.h: AdamW (arXiv:1711.05101) over the model's parameters, its moments in the types that the recipe says. */
 #ifndef NB_TRAIN_OPTIMIZER_H
 #define NB_TRAIN_OPTIMIZER_H
 
+#include "model/param_array.h"
 #include "nibble/train.h"
 
 typedef struct nb_optimizer {
     nb_backend *be;
-    int64_t elements;
-    void *m, *v;     /* real [elements]: first and second moments, in backend memory */
-    int64_t updates; /* done so far: bias correction */
+    nb_param_array m, v; /* first and second moments */
+    int64_t updates;     /* done so far: bias correction */
 } nb_optimizer;
 
-nb_status nb_optimizer_create(nb_backend *be, int64_t elements, nb_optimizer *out, nb_error *err);
+nb_status nb_optimizer_create(nb_backend *be, const nb_model *model, const nb_optimizer_state *state, nb_optimizer *out,
+                              nb_error *err);
 void nb_optimizer_free(nb_optimizer *optimizer);
 
+/* As if no update had been made. */
+void nb_optimizer_restart(nb_optimizer *optimizer);
+
 /* Root of the sum of squares of `grads` times `scale`; NaN and Inf propagate. */
-double nb_gradient_norm(nb_backend *be, const void *grads, int64_t elements, double scale);
+double nb_gradient_norm(const nb_param_array *grads, double scale);
 
 /* Factor that brings a gradient of this norm to at most `clip` (0 = no clipping). */
 double nb_clip_factor(double norm, double clip);
 
 /* One update of every parameter. `grad_scale` multiplies the gradients: averaging and clipping. */
-void nb_optimizer_update(nb_optimizer *optimizer, nb_model *model, const void *grads, const nb_run_config *config,
-                         double lr, double grad_scale);
+void nb_optimizer_update(nb_optimizer *optimizer, nb_model *model, const nb_param_array *grads,
+                         const nb_run_config *config, double lr, double grad_scale);
 
 #endif

@@ -31,11 +31,13 @@ static void look_at_operand(void *context, const nb_lens_operand *seen) {
         snprintf(f->where, f->size, "%s %s", seen->module, nb_role_name(seen->role));
 }
 
-/* Index of the last tensor of `array` that holds a number that is not finite; -1 if none does. */
-static int32_t last_bad(nb_trainer *t, const void *array) {
+/* Index of the last parameter, or of the last gradient, that holds a number that is not finite; -1 if none does. */
+static int32_t last_bad(nb_trainer *t, bool gradients) {
     for (int32_t i = nb_model_param_count(t->model) - 1; i >= 0; i--) {
         const nb_param *p = nb_model_param(t->model, i);
-        if (!isfinite(t->be->ops->sum_squares(t->be, (const float *)array + p->offset, p->rows * p->cols)))
+        const nb_scaled master = {.data = (float *)nb_model_params(t->model) + p->offset, .dtype = NB_F32};
+        const nb_scaled tensor = gradients ? nb_param_array_at(nb_model_gradients(t->model), i) : master;
+        if (!isfinite(t->be->ops->scaled_sum_squares(t->be, &tensor, p->rows * p->cols)))
             return i;
     }
     return -1;
@@ -43,7 +45,7 @@ static int32_t last_bad(nb_trainer *t, const void *array) {
 
 void nb_trainer_find_origin(nb_trainer *t, char *where, size_t size) {
     where[0] = 0;
-    int32_t bad = last_bad(t, nb_model_params(t->model));
+    int32_t bad = last_bad(t, false);
     if (bad >= 0) {
         snprintf(where, size, "parameter %s", nb_model_param(t->model, bad)->name);
         return;
@@ -54,7 +56,7 @@ void nb_trainer_find_origin(nb_trainer *t, char *where, size_t size) {
         double loss = 0;
         if (nb_trainer_micro_batch(t, i, &lens, &loss, NULL) != NB_OK || where[0])
             return;
-        bad = last_bad(t, nb_model_grads(t->model));
+        bad = last_bad(t, true);
         if (bad >= 0 || !isfinite(loss)) {
             snprintf(where, size, "%s%s", bad >= 0 ? "gradient of " : "the loss",
                      bad >= 0 ? nb_model_param(t->model, bad)->name : "");

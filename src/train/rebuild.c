@@ -106,14 +106,11 @@ nb_status nb_trainer_modules_to_bf16(nb_trainer *t, nb_error *err) {
 }
 
 nb_status nb_trainer_restart(nb_trainer *t, nb_error *err) {
-    size_t bytes = (size_t)nb_model_param_elements(t->model) * nb_dtype_size(t->be->real);
     t->working_recipe = t->recipe;
     NB_TRY(create_model(t, err));
     nb_model_init(t->model, (uint32_t)t->config.seeds.init);
     nb_model_params_changed(t->model);
-    t->be->ops->fill_zero(t->be, t->optimizer.m, bytes);
-    t->be->ops->fill_zero(t->be, t->optimizer.v, bytes);
-    t->optimizer.updates = 0;
+    nb_optimizer_restart(&t->optimizer);
     memset(&t->at, 0, sizeof t->at);
     return NB_OK;
 }

@@ -65,9 +65,8 @@ static nb_status build(nb_trainer *t, nb_error *err) {
     NB_TRY(open_data(t, err));
     NB_TRY(nb_model_create(t->be, &t->model_config, &t->recipe, c->micro_batch, c->seq, true, &t->model, err));
     nb_model_init(t->model, (uint32_t)c->seeds.init);
-    int64_t elements = nb_model_param_elements(t->model);
-    NB_TRY(nb_optimizer_create(t->be, elements, &t->optimizer, err));
-    return nb_accumulator_create(t->be, elements, c->accumulation, &t->accumulator, err);
+    NB_TRY(nb_optimizer_create(t->be, t->model, &t->recipe.optimizer_state, &t->optimizer, err));
+    return nb_accumulator_create(nb_model_gradients(t->model), c->accumulation, &t->accumulator, err);
 }
 
 nb_status nb_trainer_create(nb_backend *be, const nb_run_config *config, const nb_trainer_options *options,
@@ -192,8 +191,7 @@ nb_status nb_trainer_micro_batch(nb_trainer *t, int64_t index, const struct nb_l
     NB_TRY(nb_dataset_fill(t->train, number, t->config.micro_batch, &t->batch.buffers, err));
     nb_pass pass = nb_trainer_pass(t, index);
     pass.lens = lens;
-    t->be->ops->fill_zero(t->be, nb_model_grads(t->model),
-                          (size_t)nb_model_param_elements(t->model) * nb_dtype_size(t->be->real));
+    nb_param_array_zero(nb_model_gradients(t->model));
     return nb_model_loss_and_grads(t->model, &t->batch.view, &pass, loss, err);
 }
 
@@ -204,7 +202,7 @@ static nb_status accumulate(nb_trainer *t, double *loss_sum, nb_error *err) {
         if (asked_to_stop(t))
             return nb_fail(err, NB_INTERRUPTED, "stopped by a signal after %lld steps", (long long)t->at.step);
         NB_TRY(nb_trainer_micro_batch(t, i, i == 0 ? t->lens : NULL, loss_sum, err));
-        nb_accumulator_add(&t->accumulator, nb_model_grads(t->model), loss_sum);
+        nb_accumulator_add(&t->accumulator, nb_model_gradients(t->model), loss_sum);
     }
     return NB_OK;
 }
@@ -248,9 +246,9 @@ nb_status nb_trainer_step(nb_trainer *t, nb_step_report *r, nb_error *err) {
     r->step = t->at.step + 1;
     r->steps = t->steps;
     NB_TRY(accumulate(t, &r->loss, err));
-    void *grads = nb_model_grads(t->model);
+    const nb_param_array *grads = nb_model_gradients(t->model);
     r->loss *= scale;
-    r->norm = nb_gradient_norm(t->be, grads, nb_model_param_elements(t->model), scale);
+    r->norm = nb_gradient_norm(grads, scale);
     r->lr = t->config.optimizer.lr * nb_schedule_factor(&t->config.schedule, t->at.step, t->steps);
     r->loss_z = nb_window_score(&t->at.loss_window, r->loss);
     r->norm_z = nb_window_score(&t->at.norm_window, r->norm);

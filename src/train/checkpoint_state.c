@@ -1,0 +1,286 @@
+/* checkpoint_state.c: moments and the state of mechanisms, to a file and back. */
+#include "checkpoint_state.h"
+
+#include "backend/backend.h"
+#include "files/safetensors.h"
+#include "format/narrow.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* One tensor of the file and where it lives. */
+typedef struct slot {
+    char name[3 * NB_NAME_SIZE];
+    nb_tensor_dtype dtype;
+    int32_t rank;
+    int64_t shape[2];
+    size_t bytes;
+    void *data; /* in the backend's memory unless on_host */
+    bool on_host;
+    char mechanism[16]; /* that keeps it; empty for moments */
+    bool anew;          /* loading leaves it as it is */
+} slot;
+
+typedef struct slot_list {
+    slot *slots;
+    int32_t count;
+} slot_list;
+
+static nb_tensor_dtype file_dtype(nb_dtype type) {
+    switch (type) {
+    case NB_F32:
+        return NB_ST_F32;
+    case NB_BF16:
+        return NB_ST_BF16;
+    case NB_F64:
+        return NB_ST_F64;
+    case NB_I32:
+        return NB_ST_I32;
+    case NB_F16:
+        return NB_ST_F16;
+    case NB_E4M3:
+        return NB_ST_F8_E4M3;
+    case NB_E5M2:
+        return NB_ST_F8_E5M2;
+    case NB_U8:
+        break;
+    }
+    return NB_ST_U8;
+}
+
+/* ---- the tensors of a trainer ---- */
+
+static void add_moments(slot_list *list, const char *prefix, const nb_param *param, const nb_scaled *moments) {
+    slot *to = &list->slots[list->count++];
+    *to = (slot){.dtype = file_dtype(moments->dtype),
+                 .rank = param->rank,
+                 .shape = {param->rows, param->cols},
+                 .bytes = (size_t)(param->rows * param->cols) * nb_dtype_size(moments->dtype),
+                 .data = moments->data};
+    snprintf(to->name, sizeof to->name, "%s/%s", prefix, param->name);
+    if (!moments->scale)
+        return;
+    to = &list->slots[list->count++];
+    *to = (slot){.dtype = NB_ST_F32, .rank = 1, .shape = {1, 1}, .bytes = sizeof(float), .data = moments->scale};
+    snprintf(to->name, sizeof to->name, "%s_scale/%s", prefix, param->name);
+}
+
+static void add_mechanism(slot_list *list, const nb_state_tensor *state) {
+    const char *name = strrchr(state->name, '/') + 1; /* "hcp.hcp.chosen" of "layers.0.mlp.input/hcp.hcp.chosen" */
+    slot *to = &list->slots[list->count++];
+    *to = (slot){.dtype = file_dtype(state->dtype),
+                 .rank = 1,
+                 .shape = {state->elements, 1},
+                 .bytes = (size_t)state->elements * nb_dtype_size(state->dtype),
+                 .data = state->data,
+                 .on_host = state->on_host};
+    snprintf(to->name, sizeof to->name, "state/%s", state->name);
+    snprintf(to->mechanism, sizeof to->mechanism, "%.*s", (int)strcspn(name, "."), name);
+}
+
+/* Free list->slots with free(). */
+static nb_status list_slots(nb_trainer *t, slot_list *list, nb_error *err) {
+    int32_t params = nb_model_param_count(t->model), states = nb_model_state(t->model, NULL, 0);
+    *list = (slot_list){calloc((size_t)(4 * params + states) + 1, sizeof *list->slots), 0};
+    nb_state_tensor *state = calloc((size_t)states + 1, sizeof *state);
+    if (!list->slots || !state) {
+        free(list->slots);
+        free(state);
+        return nb_fail(err, NB_NO_MEMORY, "checkpoint: out of memory");
+    }
+    nb_model_state(t->model, state, states);
+    for (int32_t i = 0; i < params; i++) {
+        const nb_scaled m = nb_param_array_at(&t->optimizer.m, i), v = nb_param_array_at(&t->optimizer.v, i);
+        add_moments(list, "exp_avg", nb_model_param(t->model, i), &m);
+        add_moments(list, "exp_avg_sq", nb_model_param(t->model, i), &v);
+    }
+    for (int32_t i = 0; i < states; i++)
+        add_mechanism(list, &state[i]);
+    free(state);
+    return NB_OK;
+}
+
+/* ---- writing ---- */
+
+/* Host copies are made only where the backend's memory is not the host's. */
+static nb_status write_slots(nb_trainer *t, const slot *slots, int32_t count, const char *path, nb_error *err) {
+    bool same_memory = t->be->ops->alloc == nb_host_alloc;
+    nb_file_tensor *tensors = calloc((size_t)count + 1, sizeof *tensors);
+    nb_status status = tensors ? NB_OK : nb_fail(err, NB_NO_MEMORY, "checkpoint: out of memory");
+    for (int32_t i = 0; status == NB_OK && i < count; i++) {
+        const slot *s = &slots[i];
+        tensors[i] = (nb_file_tensor){.name = s->name,
+                                      .dtype = s->dtype,
+                                      .rank = s->rank,
+                                      .shape = {s->shape[0], s->shape[1]},
+                                      .data = s->data,
+                                      .bytes = s->bytes};
+        if (same_memory || s->on_host)
+            continue;
+        void *copy = malloc(s->bytes);
+        tensors[i].data = copy;
+        if (copy)
+            t->be->ops->download(t->be, copy, s->data, s->bytes);
+        else
+            status = nb_fail(err, NB_NO_MEMORY, "checkpoint: out of memory for %s", s->name);
+    }
+    if (status == NB_OK)
+        status = nb_safetensors_write(path, tensors, count, NULL, 0, err);
+    for (int32_t i = 0; tensors && !same_memory && i < count; i++)
+        if (!slots[i].on_host)
+            free((void *)tensors[i].data);
+    free(tensors);
+    return status;
+}
+
+nb_status nb_state_write(nb_trainer *t, const char *path, nb_error *err) {
+    slot_list list;
+    NB_TRY(list_slots(t, &list, err));
+    nb_status status = write_slots(t, list.slots, list.count, path, err);
+    free(list.slots);
+    return status;
+}
+
+/* ---- reading ---- */
+
+static nb_status find(const nb_safetensors *file, const char *path, const char *name, const nb_file_tensor **out,
+                      nb_error *err) {
+    *out = nb_safetensors_find(file, name);
+    return *out ? NB_OK : nb_fail(err, NB_BAD_FILE, "%s: tensor %s is missing", path, name);
+}
+
+static bool fits(const slot *s, const nb_file_tensor *tensor) {
+    return tensor && tensor->dtype == s->dtype && tensor->bytes == s->bytes;
+}
+
+static nb_status read_slot(nb_trainer *t, const slot *s, const nb_safetensors *file, const char *path, nb_error *err) {
+    const nb_file_tensor *tensor;
+    NB_TRY(find(file, path, s->name, &tensor, err));
+    if (!fits(s, tensor))
+        return nb_fail(err, NB_BAD_FILE, "%s: tensor %s is %s of %zu bytes; expected %s of %zu", path, s->name,
+                       nb_tensor_dtype_name(tensor->dtype), tensor->bytes, nb_tensor_dtype_name(s->dtype), s->bytes);
+    if (s->on_host)
+        memcpy(s->data, tensor->data, s->bytes);
+    else
+        t->be->ops->upload(t->be, s->data, tensor->data, s->bytes);
+    return NB_OK;
+}
+
+/* ---- under another recipe ---- */
+
+static void mark_what_begins_anew(slot_list *list, const nb_safetensors *file) {
+    slot *slots = list->slots;
+    for (int32_t i = 0; i < list->count; i++) {
+        if (!slots[i].mechanism[0] || slots[i].anew || fits(&slots[i], nb_safetensors_find(file, slots[i].name)))
+            continue;
+        for (int32_t j = 0; j < list->count; j++)
+            slots[j].anew = slots[j].anew || strcmp(slots[j].mechanism, slots[i].mechanism) == 0;
+    }
+}
+
+static const nb_dtype moment_types[] = {NB_F32, NB_BF16, NB_F16, NB_E4M3, NB_E5M2};
+
+static bool type_of(nb_tensor_dtype in_file, nb_dtype *out) {
+    for (size_t i = 0; i < sizeof moment_types / sizeof *moment_types; i++)
+        if (file_dtype(moment_types[i]) == in_file) {
+            *out = moment_types[i];
+            return true;
+        }
+    return false;
+}
+
+/* The values of a moment of the file, [n]; free with free(). */
+static nb_status file_moment(const nb_safetensors *file, const char *path, const char *prefix, const nb_param *param,
+                             float **values, nb_error *err) {
+    char name[3 * NB_NAME_SIZE];
+    const nb_file_tensor *tensor, *scale;
+    nb_dtype type;
+    float factor = 1;
+    size_t n = (size_t)(param->rows * param->cols);
+    snprintf(name, sizeof name, "%s/%s", prefix, param->name);
+    NB_TRY(find(file, path, name, &tensor, err));
+    if (!type_of(tensor->dtype, &type) || tensor->bytes != n * nb_dtype_size(type))
+        return nb_fail(err, NB_BAD_FILE, "%s: tensor %s is %s of %zu bytes; expected %zu numbers", path, name,
+                       nb_tensor_dtype_name(tensor->dtype), tensor->bytes, n);
+    if (nb_narrow_max(type) > 0) {
+        snprintf(name, sizeof name, "%s_scale/%s", prefix, param->name);
+        NB_TRY(find(file, path, name, &scale, err));
+        if (scale->bytes != sizeof factor)
+            return nb_fail(err, NB_BAD_FILE, "%s: tensor %s is no scale", path, name);
+        memcpy(&factor, scale->data, sizeof factor);
+    }
+    void *aligned = malloc(tensor->bytes + 1);
+    *values = malloc((n + 1) * sizeof **values);
+    if (!aligned || !*values) {
+        free(aligned);
+        free(*values);
+        return nb_fail(err, NB_NO_MEMORY, "checkpoint: out of memory for %s", name);
+    }
+    memcpy(aligned, tensor->data, tensor->bytes);
+    for (size_t i = 0; i < n; i++)
+        (*values)[i] = nb_f32_mul(nb_narrow_load(aligned, type, (int64_t)i), factor);
+    free(aligned);
+    return NB_OK;
+}
+
+static nb_status convert_moment(nb_trainer *t, const nb_safetensors *file, const char *path, const char *prefix,
+                                const nb_param_array *moments, int32_t index, nb_error *err) {
+    const nb_param *param = nb_model_param(t->model, index);
+    const nb_scaled to = nb_param_array_at(moments, index);
+    const int64_t n = param->rows * param->cols;
+    nb_backend *be = t->be;
+    float *values;
+    NB_TRY(file_moment(file, path, prefix, param, &values, err));
+    float *wide = be->ops->alloc(be, (size_t)n * sizeof *wide);
+    if (wide) {
+        be->ops->upload(be, wide, values, (size_t)n * sizeof *wide);
+        be->ops->scaled_encode(be, &to, wide, n);
+        be->ops->release(be, wide);
+    }
+    free(values);
+    return wide ? NB_OK : nb_fail(err, NB_NO_MEMORY, "checkpoint: out of memory for %s", param->name);
+}
+
+/* Moments that the file keeps in another type; their slots have nothing left to read. */
+static nb_status convert_moments(nb_trainer *t, slot_list *list, const nb_safetensors *file, const char *path,
+                                 nb_error *err) {
+    const struct {
+        const char *prefix;
+        const nb_param_array *moments;
+    } kinds[] = {{"exp_avg", &t->optimizer.m}, {"exp_avg_sq", &t->optimizer.v}};
+    for (int32_t i = 0, at = 0; i < nb_model_param_count(t->model); i++)
+        for (int k = 0; k < 2; k++) {
+            slot *number = &list->slots[at++], *scale = kinds[k].moments->scales ? &list->slots[at++] : number;
+            if (fits(number, nb_safetensors_find(file, number->name)))
+                continue;
+            NB_TRY(convert_moment(t, file, path, kinds[k].prefix, kinds[k].moments, i, err));
+            number->anew = scale->anew = true;
+        }
+    return NB_OK;
+}
+
+static nb_status read_slots(nb_trainer *t, slot_list *list, const nb_safetensors *file, const char *path,
+                            bool same_recipe, nb_error *err) {
+    if (!same_recipe) {
+        mark_what_begins_anew(list, file);
+        NB_TRY(convert_moments(t, list, file, path, err));
+    }
+    for (int32_t i = 0; i < list->count; i++)
+        if (!list->slots[i].anew)
+            NB_TRY(read_slot(t, &list->slots[i], file, path, err));
+    return NB_OK;
+}
+
+nb_status nb_state_read(nb_trainer *t, const char *path, bool same_recipe, nb_error *err) {
+    nb_safetensors *file;
+    slot_list list;
+    NB_TRY(nb_safetensors_open(path, &file, err));
+    nb_status status = list_slots(t, &list, err);
+    if (status == NB_OK) {
+        status = read_slots(t, &list, file, path, same_recipe, err);
+        free(list.slots);
+    }
+    nb_safetensors_close(file);
+    return status;
+}

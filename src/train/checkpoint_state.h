@@ -1,0 +1,18 @@
+/* checkpoint_state.h: what a checkpoint holds beside parameters and its page: optimizer.safetensors.
+ *
+ *     exp_avg/NAME, exp_avg_sq/NAME                moments in the type that the recipe keeps them in
+ *     exp_avg_scale/NAME, exp_avg_sq_scale/NAME    F32 [1]: the decode scale, where that type has one
+ *     state/MODULE/MECHANISM.WHAT                  state of mechanisms
+ */
+#ifndef NB_TRAIN_CHECKPOINT_STATE_H
+#define NB_TRAIN_CHECKPOINT_STATE_H
+
+#include "trainer.h"
+
+nb_status nb_state_write(nb_trainer *t, const char *path, nb_error *err);
+
+/* With the same recipe every tensor must be there as it was. Another may keep other things: moments go from the file's
+ * type to its own, and a mechanism of which the file lacks a part begins anew as a whole. */
+nb_status nb_state_read(nb_trainer *t, const char *path, bool same_recipe, nb_error *err);
+
+#endif

@@ -1,0 +1,196 @@
+/* test_train_state.c: runs whose gradients and moments are narrow (arXiv:2501.17116 section 4.1): near their FP32 twin,
+ * the same to the bit however they were stopped, forked from and to FP32, and safe from numbers that are none. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "files/safetensors.h"
+#include "train/trainer.h"
+#include "train_case.h"
+#include <math.h>
+
+/* BF16 products, so that nothing but the state differs. */
+static const char *narrow_recipe(void **state) {
+    static char path[700], set[720];
+    static const char text[] = "base: bf16\nname: narrow\ngradients: {format: e4m3}\n"
+                               "optimizer_state: {m: e4m3, v: fp16}\n";
+    nb_error err = {0};
+    snprintf(path, sizeof path, "%s", in_folder(state, "narrow.yaml"));
+    assert_int_equal(nb_file_write(path, text, strlen(text), &err), NB_OK);
+    snprintf(set, sizeof set, "recipe=%s", path);
+    return set;
+}
+
+static void must_run(const nb_run_config *config, nb_start start, const char *from) {
+    nb_error err = {0};
+    if (case_run(config, start, from, NULL, &err) != NB_OK)
+        fail_msg("%s", err.message);
+}
+
+/* Losses of a run, step by step. */
+static void losses_of(void **state, const char *set, int64_t steps, double *losses) {
+    char count[32];
+    snprintf(count, sizeof count, "steps=%d", (int)steps);
+    nb_run_config config = case_config(state, "run", set, count, NULL);
+    nb_backend *be = case_backend(&config);
+    nb_trainer *t;
+    nb_error err = {0};
+    nb_step_report report;
+    if (case_create(be, &config, NULL, &t, &err) != NB_OK)
+        fail_msg("%s", err.message);
+    for (int64_t i = 0; i < steps; i++) {
+        if (nb_trainer_step(t, &report, &err) != NB_OK)
+            fail_msg("%s", err.message);
+        losses[i] = report.loss;
+    }
+    nb_trainer_free(t);
+    nb_backend_free(be);
+}
+
+static void losses_stay_near_the_fp32_twin(void **state) {
+    enum { STEPS = 60 };
+    double twin[STEPS], narrow[STEPS], fall;
+    losses_of(state, "recipe=bf16", STEPS, twin);
+    losses_of(state, narrow_recipe(state), STEPS, narrow);
+    fall = twin[0] - twin[STEPS - 1];
+    double worst = 0;
+    for (int i = 0; i < STEPS; i++)
+        worst = fmax(worst, fabs(narrow[i] - twin[i]));
+    print_message("the loss falls by %.3f; narrow state moves it by at most %.4f\n", fall, worst);
+    assert_true(fall > 0.5);
+    assert_true(narrow[0] == twin[0]); /* the state is rounded after the first loss */
+    assert_true(worst > 0 && worst < 0.02 * fall);
+}
+
+/* ---- checkpoints ---- */
+
+static void expect_type(void **state, const char *file, const char *tensor, nb_tensor_dtype dtype) {
+    nb_safetensors *opened;
+    nb_error err = {0};
+    assert_int_equal(nb_safetensors_open(in_folder(state, file), &opened, &err), NB_OK);
+    const nb_file_tensor *found = nb_safetensors_find(opened, tensor);
+    assert_non_null(found);
+    assert_int_equal(found->dtype, dtype);
+    nb_safetensors_close(opened);
+}
+
+static char *bytes_of(void **state, const char *file, size_t *size) {
+    char *bytes;
+    nb_error err = {0};
+    assert_int_equal(nb_file_read(in_folder(state, file), 1 << 24, &bytes, size, &err), NB_OK);
+    return bytes;
+}
+
+static void same_file(void **state, const char *a, const char *b) {
+    size_t n, m;
+    char *x = bytes_of(state, a, &n), *y = bytes_of(state, b, &m);
+    assert_int_equal(n, m);
+    assert_memory_equal(x, y, n);
+    free(x);
+    free(y);
+}
+
+/* Moments are files of one and two bytes a number, and a fork that changes their type keeps what they say. */
+static void forks_change_the_type_of_moments(void **state) {
+    const char *narrow = narrow_recipe(state);
+    char from[600];
+    nb_run_config config = case_config(state, "trunk", narrow, NULL);
+    must_run(&config, NB_START_NEW, NULL);
+    expect_type(state, "trunk/checkpoints/step-00000012/optimizer.safetensors", "exp_avg/lm_head.weight",
+                NB_ST_F8_E4M3);
+    expect_type(state, "trunk/checkpoints/step-00000012/optimizer.safetensors", "exp_avg_sq/lm_head.weight", NB_ST_F16);
+    expect_type(state, "trunk/checkpoints/step-00000012/optimizer.safetensors", "exp_avg_scale/lm_head.weight",
+                NB_ST_F32);
+    snprintf(from, sizeof from, "%s", in_folder(state, "trunk/checkpoints/step-00000008"));
+    config = case_config(state, "same", narrow, NULL); /* the rest of the run */
+    must_run(&config, NB_START_FORK, from);
+    same_file(state, "trunk/checkpoints/step-00000012/model.safetensors",
+              "same/checkpoints/step-00000012/model.safetensors");
+    config = case_config(state, "wide", "recipe=bf16", NULL);
+    must_run(&config, NB_START_FORK, from);
+    expect_type(state, "wide/checkpoints/step-00000012/optimizer.safetensors", "exp_avg/lm_head.weight", NB_ST_F32);
+    snprintf(from, sizeof from, "%s", in_folder(state, "wide/checkpoints/step-00000012"));
+    config = case_config(state, "narrow", narrow, "steps=16", NULL);
+    must_run(&config, NB_START_FORK, from);
+}
+
+/* The embedding of CASE_RARE is NaN, so that exactly one batch is bad. */
+static nb_trainer *run_with_a_bad_batch(void **state, nb_backend *be, const char *out, const char *policy,
+                                        const char *more) {
+    char data[700];
+    snprintf(data, sizeof data, "data.train=%s", in_folder(state, "rare.bin"));
+    nb_run_config config = case_config(state, out, narrow_recipe(state), data, "data.val=", policy, more, NULL);
+    nb_trainer *t;
+    nb_error err = {0};
+    if (case_create(be, &config, NULL, &t, &err) != NB_OK)
+        fail_msg("%s", err.message);
+    for (int i = 0; i < 32; i++)
+        ((float *)nb_model_params(t->model))[nb_model_param(t->model, 0)->offset + CASE_RARE * 32 + i] = NAN;
+    nb_model_params_changed(t->model);
+    if (nb_trainer_run(t, NB_START_NEW, NULL, &err) != NB_OK)
+        fail_msg("%s", err.message);
+    assert_int_equal(nb_trainer_steps_done(t), 12);
+    return t;
+}
+
+/* Rolled back to a checkpoint or to the very beginning, where all is drawn anew: either is the run that never took the
+ * bad batch, in moments, scales and masters (the embedding has its NaN in one of them). */
+static void policies_work_on_narrow_state(void **state) {
+    nb_run_config config = case_config(state, "run", NULL);
+    nb_backend *be = case_backend(&config);
+    nb_trainer *skip = run_with_a_bad_batch(state, be, "skip", "bad_numbers.policy=skip", "checkpoint.every=0");
+    nb_trainer *back = run_with_a_bad_batch(state, be, "back", "bad_numbers.policy=rollback", "checkpoint.every=1");
+    nb_trainer *again = run_with_a_bad_batch(state, be, "again", "bad_numbers.policy=rollback", "checkpoint.every=0");
+    assert_true(back->at.passed_count > 0 && back->optimizer.updates == 12 && skip->optimizer.updates < 12);
+    for (int32_t i = 1; i < nb_model_param_count(back->model); i++) {
+        const nb_param *p = nb_model_param(back->model, i);
+        const size_t n = (size_t)(p->rows * p->cols);
+        const nb_scaled m[] = {nb_param_array_at(&back->optimizer.m, i), nb_param_array_at(&again->optimizer.m, i)};
+        const nb_scaled v[] = {nb_param_array_at(&back->optimizer.v, i), nb_param_array_at(&again->optimizer.v, i)};
+        assert_memory_equal((float *)nb_model_params(back->model) + p->offset,
+                            (float *)nb_model_params(again->model) + p->offset, n * sizeof(float));
+        assert_memory_equal(m[0].data, m[1].data, n);
+        assert_memory_equal(v[0].data, v[1].data, 2 * n);
+        assert_true(*m[0].scale == *m[1].scale && *v[0].scale == *v[1].scale);
+    }
+    nb_trainer_free(skip);
+    nb_trainer_free(back);
+    nb_trainer_free(again);
+    nb_backend_free(be);
+}
+
+/* A z-loss beyond all measure leaves the loss as it is and makes gradients infinite: 448, the largest E4M3, must not
+ * stand in for them. */
+static void infinite_gradients_are_seen(void **state) {
+    nb_run_config config = case_config(state, "run", narrow_recipe(state), NULL);
+    config.z_loss = 3e38;
+    nb_backend *be = case_backend(&config);
+    nb_trainer *t;
+    nb_error err = {0};
+    nb_step_report report;
+    char where[400];
+    assert_int_equal(case_create(be, &config, NULL, &t, &err), NB_OK);
+    assert_int_equal(nb_trainer_step(t, &report, &err), NB_BAD_NUMBER);
+    assert_true(isfinite(report.loss));
+    assert_non_null(strstr(err.message, "gradient norm is"));
+    nb_trainer_find_origin(t, where, sizeof where);
+    assert_true(where[0] != 0);
+    assert_true(nb_param_array_sum_squares(&t->optimizer.m) == 0); /* the step was not taken */
+    nb_trainer_free(t);
+    nb_backend_free(be);
+}
+
+int main(void) {
+#define CASE(name) cmocka_unit_test_setup_teardown(name, case_folder, remove_temporary_folder)
+    const struct CMUnitTest tests[] = {
+        CASE(losses_stay_near_the_fp32_twin),
+        CASE(forks_change_the_type_of_moments),
+        CASE(policies_work_on_narrow_state),
+        CASE(infinite_gradients_are_seen),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
