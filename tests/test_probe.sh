@@ -48,6 +48,12 @@ for family in qwen3 gla; do
     reported=$(sed -n 's/^step 6  validation loss \([0-9.]*\) .*/\1/p' trained)
     evaluated=$("$nibble" eval $last | sed -n 's/^loss \([0-9.]*\) .*/\1/p')
     [ "$(printf '%.4f' "$evaluated")" = "$reported" ] || fail "$family: eval $evaluated, training $reported"
+    # ... for whoever asks for the recipe by name too; without channels of its own a patch is said to begin anew
+    named=$("$nibble" eval $last --recipe ./chon.yaml)
+    [ "$(echo "$named" | sed -n 's/^loss \([0-9.]*\) .*/\1/p')" = "$evaluated" ] || fail "$family: by name: $named"
+    printf 'name: half\nbase: ./chon.yaml\nhcp: {share: 0.5}\n' > half.yaml
+    "$nibble" eval $last --recipe ./half.yaml | grep -q '^half begins without its state: .* does not hold .*hcp' ||
+        fail "$family: another share of channels goes unsaid"
     rm -r $last
     "$nibble" train run.yaml "$@" --resume -q
     [ "$("$nibble" eval $last | sed -n 's/^loss \([0-9.]*\) .*/\1/p')" = "$evaluated" ] || fail "$family: resumed"

@@ -247,10 +247,13 @@ typedef struct nb_loaded {
     nb_checkpoint_info info;
     nb_recipe recipe; /* the trained one, or the one asked for */
     nb_model *model;
+    char missing[2 * NB_NAME_SIZE]; /* state of the recipe that the checkpoint does not hold, "" if none: its mechanisms
+                                   begin anew, as in the first forward pass of a run */
 } nb_loaded;
 
 /* Verifies the checkpoint and builds its model for micro-batches of batch x seq tokens (0: those of the run). `recipe`
- * replaces the trained recipe unless NULL. Free with nb_loaded_free. */
+ * replaces the trained recipe unless NULL; what its mechanisms go by (hot channels, moving averages) comes from the
+ * checkpoint where it holds that. Free with nb_loaded_free. */
 nb_status nb_load_checkpoint(nb_backend *be, const char *folder, const nb_recipe *recipe, int64_t batch, int64_t seq,
                              nb_loaded *out, nb_error *err);
 void nb_loaded_free(nb_loaded *loaded);

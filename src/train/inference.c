@@ -8,44 +8,51 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Channels, averages and what else mechanisms of the trained recipe go by. Another recipe's begin anew. */
-static nb_status load_state(nb_backend *be, nb_model *model, const nb_safetensors *file, const char *folder,
+/* Where the checkpoint holds a tensor of a mechanism's state, at the size that the model wants it; NULL elsewhere. */
+static const nb_file_tensor *find_state(const nb_safetensors *file, const nb_state_tensor *state) {
+    char name[sizeof state->name + 8];
+    snprintf(name, sizeof name, "state/%s", state->name);
+    const nb_file_tensor *tensor = nb_safetensors_find(file, name);
+    return tensor && tensor->bytes == (size_t)state->elements * nb_dtype_size(state->dtype) ? tensor : NULL;
+}
+
+/* Channels, averages and what else mechanisms go by in the forward pass: all of it, or, if the checkpoint lacks a part,
+ * nothing; `missing` then says which. */
+static nb_status load_state(nb_backend *be, nb_model *model, const nb_safetensors *file, nb_loaded *out,
                             nb_error *err) {
     int32_t count = nb_model_state(model, NULL, 0);
     nb_state_tensor *state = calloc((size_t)count + 1, sizeof *state);
     if (!state)
-        return nb_fail(err, NB_NO_MEMORY, "%s: no memory for the state of its recipe", folder);
+        return nb_fail(err, NB_NO_MEMORY, "no memory for the state of %s", out->recipe.name);
     nb_model_state(model, state, count);
-    nb_status status = NB_OK;
-    for (int32_t i = 0; i < count && status == NB_OK; i++) {
-        char name[sizeof state->name + 8];
-        snprintf(name, sizeof name, "state/%s", state[i].name);
-        const nb_file_tensor *tensor = nb_safetensors_find(file, name);
-        size_t bytes = (size_t)state[i].elements * nb_dtype_size(state[i].dtype);
-        if (!tensor || tensor->bytes != bytes)
-            status =
-                nb_fail(err, NB_BAD_FILE,
-                        "%s/%s: %s is missing or of another size, and the trained recipe's forward needs it; hint: "
-                        "--recipe gives another",
-                        folder, NB_OPTIMIZER_NAME, name);
-        else if (state[i].on_host)
-            memcpy(state[i].data, tensor->data, bytes);
+    for (int32_t i = 0; i < count && !out->missing[0]; i++)
+        if (!find_state(file, &state[i]))
+            snprintf(out->missing, sizeof out->missing, "%s", state[i].name);
+    for (int32_t i = 0; i < count && !out->missing[0]; i++) {
+        const nb_file_tensor *tensor = find_state(file, &state[i]);
+        if (state[i].on_host)
+            memcpy(state[i].data, tensor->data, tensor->bytes);
         else
-            be->ops->upload(be, state[i].data, tensor->data, bytes);
+            be->ops->upload(be, state[i].data, tensor->data, tensor->bytes);
     }
     free(state);
-    return status == NB_OK ? nb_model_state_loaded(model, err) : status;
+    return out->missing[0] ? NB_OK : nb_model_state_loaded(model, err);
 }
 
-static nb_status load_trained_state(nb_backend *be, nb_model *model, const char *folder, nb_error *err) {
+static nb_status load_trained_state(nb_backend *be, const char *folder, bool required, nb_loaded *out, nb_error *err) {
     char path[2 * NB_PATH_SIZE];
     nb_safetensors *file;
-    if (nb_model_state(model, NULL, 0) == 0)
+    if (nb_model_state(out->model, NULL, 0) == 0)
         return NB_OK;
     snprintf(path, sizeof path, "%s/%s", folder, NB_OPTIMIZER_NAME);
     NB_TRY(nb_safetensors_open(path, &file, err));
-    nb_status status = load_state(be, model, file, folder, err);
+    nb_status status = load_state(be, out->model, file, out, err);
     nb_safetensors_close(file);
+    if (status == NB_OK && required && out->missing[0])
+        status = nb_fail(err, NB_BAD_FILE,
+                         "%s: state/%s is missing or of another size, and the trained recipe's forward needs it; hint: "
+                         "--recipe gives another",
+                         path, out->missing);
     return status;
 }
 
@@ -61,8 +68,7 @@ static nb_status load(nb_backend *be, const char *folder, const nb_manifest *m, 
     NB_TRY(nb_model_create(be, &config, &out->recipe, batch ? batch : m->config.micro_batch, seq ? seq : m->config.seq,
                            false, &out->model, err));
     NB_TRY(nb_hf_load(be, out->model, folder, err));
-    if (!recipe)
-        NB_TRY(load_trained_state(be, out->model, folder, err));
+    NB_TRY(load_trained_state(be, folder, recipe == NULL, out, err));
     nb_model_params_changed(out->model);
     return NB_OK;
 }
