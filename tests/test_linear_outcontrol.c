@@ -76,6 +76,8 @@ static void run_both(nb_backend *be, const nb_plan plans[2], const nb_pass *pass
     }
     assert_true((memcmp(c[0].y[0].data, c[1].y[0].data, M * N * 2) == 0) == same);
     assert_true((memcmp(c[0].dw[0], c[1].dw[0], N * K * 4) == 0) == same);
+    if (same)
+        assert_memory_equal(c[0].dx.data, c[1].dx.data, M * K * 2);
     for (int i = 0; i < 2; i++)
         nb_linear_group_free(c[i].group);
 }
@@ -96,27 +98,115 @@ static void none_is_base(void **state) {
     }
     assert_memory_equal(c[0].y[0].data, c[1].y[0].data, M * N * 2);
     assert_memory_equal(c[0].dw[0], c[1].dw[0], N * K * 4);
+    assert_memory_equal(c[0].dx.data, c[1].dx.data, M * K * 2);
     for (int i = 0; i < 2; i++)
         nb_linear_group_free(c[i].group);
     nb_backend_free(be);
 }
 
-/* All channels: fprop and wgrad are MXFP8's, in whatever order blocks are formed. */
+/* All channels, loudest first as they are: the layer of a recipe with MXFP8 in fprop and wgrad and dX in FP4, bit for
+ * bit. */
 static void all_is_mxfp8(void **state) {
     (void)state;
     nb_backend *be = cpu();
-    nb_plan plan = plan_out(plan_nvfp4(), 1);
-    linear_case c = watched(be, &plan);
-    run_forward(&c, &after);
-    run_backward(&c, &after);
-    double *want = product(get(NB_BF16, c.x.data, M * K), M, get(NB_F32, c.w[0], N * K), N, K);
-    double *got = get(NB_BF16, c.y[0].data, M * N), error = 0, size = 0;
-    for (int i = 0; i < M * N; i++) {
-        error += (got[i] - want[i]) * (got[i] - want[i]);
-        size += want[i] * want[i];
+    nb_plan plans[2] = {plan_out(plan_double(), 1), plan_double()};
+    for (nb_role role = NB_FPROP_X; role < NB_ROLE_COUNT; role++)
+        if (role != NB_DGRAD_DY && role != NB_DGRAD_W)
+            plans[1].roles[role].quantizer = mxfp8;
+    linear_case c[2];
+    for (int i = 0; i < 2; i++) {
+        c[i] = make_group(be, &plans[i], 1, NULL);
+        uint16_t *x = c[i].x.data;
+        for (int r = 0; r < M; r++)
+            for (int k = 0; k < K; k++)
+                x[r * K + k] = nb_bf16_even((float)(2 * K - k) + nb_bf16_value(x[r * K + k]));
+        for (uint32_t step = 5; step < 8; step++) {
+            nb_pass pass = after;
+            pass.step = step;
+            run_forward(&c[i], &pass);
+        }
+        run_backward(&c[i], &after);
     }
-    assert_true(sqrt(error / size) < 0.05); /* FP4 gives 0.15 here */
-    assert_true(sqrt(error / size) > 0.005);
+    assert_memory_equal(c[0].y[0].data, c[1].y[0].data, M * N * 2);
+    assert_memory_equal(c[0].dx.data, c[1].dx.data, M * K * 2);
+    assert_memory_equal(c[0].dw[0], c[1].dw[0], N * K * 4);
+    for (int i = 0; i < 2; i++)
+        nb_linear_group_free(c[i].group);
+    nb_backend_free(be);
+}
+
+/* OsciReset leaves alone what is not in FP4: decode_w gives those columns as they are, with bins of no width. */
+static void columns_in_mxfp8_have_no_bins(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    for (int all = 0; all < 2; all++) {
+        nb_plan plan = plan_out(plan_nvfp4(), all ? 1 : 0.5);
+        linear_case c = watched(be, &plan);
+        float *q = poisoned(sizeof(float) * N * K), *widths = poisoned(sizeof(float) * N * K);
+        void *room = poisoned(c.group->scratch_bytes + 64 * N * K);
+        nb_scratch scratch = {.memory = room, .size = c.group->scratch_bytes + 64 * N * K};
+        run_forward(&c, &after);
+        assert_int_equal(nb_weight_decode(c.group, &c.group->layers[0], &scratch, &after, c.w[0], q, widths, NULL),
+                         NB_OK);
+        int moved = 0;
+        for (int i = 0; i < N * K; i++) {
+            bool fp8 = all || i % 2 == 1;
+            assert_true((widths[i] > 0) == !fp8);
+            assert_true(!fp8 || q[i] == c.w[0][i]);
+            moved += q[i] != c.w[0][i];
+        }
+        assert_true(all ? moved == 0 : moved > N * K / 4);
+        nb_linear_group_free(c.group);
+    }
+    nb_backend_free(be);
+}
+
+/* A run that begins after the steps whose norms decide cannot choose. */
+static void a_late_fork_is_told(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    nb_plan plan = plan_out(plan_nvfp4(), 0.5);
+    linear_case c = make_group(be, &plan, 1, NULL);
+    nb_error err = {0};
+    assert_int_equal(nb_linear_group_forward(c.group, &after, &c.scratch, true, &c.x, c.y, &err), NB_BAD_CONFIG);
+    assert_non_null(strstr(err.message, "norms of steps 5 to 6"));
+    nb_linear_group_free(c.group);
+    nb_backend_free(be);
+}
+
+/* ---- what the lens sees ---- */
+
+typedef struct sight {
+    int32_t x, w;
+    int64_t w_columns;
+} sight;
+
+static void look(void *context, const nb_lens_operand *seen) {
+    sight *s = context;
+    if (seen->role == NB_FPROP_X) {
+        s->x++;
+        assert_int_equal(seen->source->cols, K);
+    }
+    if (seen->role == NB_FPROP_W) {
+        s->w++;
+        s->w_columns = seen->quantized->cols;
+        assert_int_equal(seen->source->cols, seen->quantized->cols);
+    }
+}
+
+static void the_lens_sees_x_whole_and_w_in_fp4(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    nb_plan plan = plan_out(plan_nvfp4(), 0.3);
+    linear_case c = watched(be, &plan);
+    sight s = {0};
+    nb_lens lens = {.context = &s, .operand = look};
+    nb_pass pass = after;
+    pass.lens = &lens;
+    run_forward(&c, &pass);
+    assert_int_equal(s.x, 1);
+    assert_int_equal(s.w, 1);
+    assert_int_equal(s.w_columns, 32);
     nb_linear_group_free(c.group);
     nb_backend_free(be);
 }
@@ -152,6 +242,9 @@ int main(void) {
         cmocka_unit_test(split_by_hand),
         cmocka_unit_test(none_is_base),
         cmocka_unit_test(all_is_mxfp8),
+        cmocka_unit_test(columns_in_mxfp8_have_no_bins),
+        cmocka_unit_test(a_late_fork_is_told),
+        cmocka_unit_test(the_lens_sees_x_whole_and_w_in_fp4),
         cmocka_unit_test(choice_survives_a_resume),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -143,13 +143,13 @@ static int loudest_first(const void *a, const void *b) {
     return x->channel - y->channel; /* ties go to the lower index */
 }
 
-static nb_status choose(outcontrol *o, nb_error *err) {
+static nb_status choose(outcontrol *o, const nb_outcontrol_times *when, nb_error *err) {
     nb_backend *be = o->group->be;
     size_t in = (size_t)o->group->in;
     float *norms = malloc(in * sizeof *norms);
     ranked *ranks = malloc(in * sizeof *ranks);
     int32_t *order = malloc(in * sizeof *order);
-    bool good = norms && ranks && order;
+    bool good = norms && ranks && order, silent = false;
     if (good) {
         be->ops->download(be, norms, o->norms, in * sizeof *norms);
         for (size_t c = 0; c < in; c++)
@@ -158,11 +158,17 @@ static nb_status choose(outcontrol *o, nb_error *err) {
         for (size_t c = 0; c < in; c++)
             order[c] = ranks[c].channel;
         be->ops->upload(be, o->order, order, in * sizeof *order);
-        o->chosen = 1;
+        silent = ranks[0].norm == 0;
+        o->chosen = !silent;
     }
     free(norms);
     free(ranks);
     free(order);
+    if (silent)
+        return nb_fail(err, NB_BAD_CONFIG,
+                       "%s: outcontrol chooses its channels by the norms of steps %lld to %lld, and this run saw none "
+                       "of them; hint: a later outcontrol.start, or a checkpoint that knows them",
+                       o->group->input, (long long)when->start, (long long)when->choice - 1);
     return good ? NB_OK : nb_fail(err, NB_NO_MEMORY, "%s: no memory to rank its channels", o->group->input);
 }
 
@@ -173,7 +179,7 @@ static nb_status out_observe(void *state, const nb_linear_call *call, nb_error *
     if (!call->training || o->chosen || call->pass->step < when.start)
         return NB_OK;
     if (call->pass->step >= when.choice)
-        return choose(o, err);
+        return choose(o, &when, err);
     call->be->ops->column_norms(call->be, o->norms, call->x);
     return NB_OK;
 }
@@ -198,9 +204,13 @@ static nb_status gathered(const outcontrol *o, nb_scratch *scratch, const nb_mat
     return NB_OK;
 }
 
+/* The lens names channels by their place in X, so it sees X whole and as it came. */
 static nb_status split_x(outcontrol *o, const nb_linear_call *call, const nb_linear *layer, nb_error *err) {
+    nb_pass unseen = *call->pass;
+    unseen.lens = NULL;
     if (o->x_fresh)
         return NB_OK;
+    nb_operand_show(call->be, call->pass, &layer->names[NB_FPROP_X], call->x, NULL, false, NULL, NULL);
     for (int part = 0; part < PARTS; part++) {
         size_t mark = call->scratch->used;
         nb_mat x;
@@ -208,8 +218,8 @@ static nb_status split_x(outcontrol *o, const nb_linear_call *call, const nb_lin
         if (o->channels[part] == 0)
             continue;
         NB_TRY(gathered(o, call->scratch, call->x, part, &x, err));
-        NB_TRY(nb_operand_quantize(call->be, call->pass, &layer->names[NB_FPROP_X],
-                                   quantizer_of(layer, NB_FPROP_X, part), &x, false, o->x_memory[part], &operand, err));
+        NB_TRY(nb_operand_quantize(call->be, &unseen, &layer->names[NB_FPROP_X], quantizer_of(layer, NB_FPROP_X, part),
+                                   &x, false, o->x_memory[part], &operand, err));
         o->x[part] = operand.codes;
         call->scratch->used = mark;
     }
@@ -249,6 +259,20 @@ static nb_status join(const outcontrol *o, nb_scratch *scratch, const nb_qtensor
     return NB_OK;
 }
 
+/* Of W the lens sees the columns in FP4, whose bins it follows, in the order of their channels' norms. */
+static nb_status show_w(const outcontrol *o, const nb_linear_call *call, const nb_linear *layer, const nb_mat *w,
+                        nb_error *err) {
+    nb_mat columns;
+    if (!call->pass->lens || o->channels[FP4] == 0)
+        return NB_OK;
+    size_t mark = call->scratch->used;
+    NB_TRY(gathered(o, call->scratch, w, FP4, &columns, err));
+    nb_operand_show(call->be, call->pass, &layer->names[NB_FPROP_W], &columns, NULL, false, &o->w[layer->index][FP4],
+                    NULL);
+    call->scratch->used = mark;
+    return NB_OK;
+}
+
 static nb_operand coded(const nb_qtensor *codes) {
     return (nb_operand){.quantized = true, .codes = *codes};
 }
@@ -264,6 +288,7 @@ static nb_status out_fprop(void *state, const nb_linear_call *call, nb_linear *l
         return NB_OK;
     NB_TRY(split_x(o, call, layer, err));
     NB_TRY(split_w(o, call->scratch, &master, o->w[layer->index], err));
+    NB_TRY(show_w(o, call, layer, &master, err));
     NB_TRY(take(call->scratch, be->real, y->rows, y->cols, &sum, err));
     bool any = false;
     for (int part = PARTS; part-- > 0;) {
