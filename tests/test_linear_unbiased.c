@@ -213,9 +213,10 @@ static double *straight_through(bench *b, bool dw) {
 
 static void gradients_are_straight_through(void **state) {
     (void)state;
-    nb_recipe r = recipe_of("tetrajet-v2-base");
-    for (int aligned = 0; aligned < 2; aligned++) {
-        bench *b = set_up(&r, aligned);
+    static const char *const recipes[] = {"tetrajet-v2-base", "tetrajet-v1"};
+    for (int i = 0; i < 4; i++) {
+        nb_recipe r = recipe_of(recipes[i / 2]);
+        bench *b = set_up(&r, i % 2);
         run(b);
         check_means("dX", &b->got_dx, straight_through(b, false));
         check_means("dW", &b->got_dw, straight_through(b, true));

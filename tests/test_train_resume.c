@@ -9,6 +9,7 @@
 
 #include <cmocka.h>
 
+#include "files/safetensors.h"
 #include "train/checkpoint.h"
 #include "train_case.h"
 
@@ -256,6 +257,35 @@ static void a_branch_that_was_stopped_goes_on(void **state) {
     same_end(state, "osci", "again");
 }
 
+/* Step 10 resets: after it parameters differ from those of a run without, and moments and counts do not. */
+static void a_reset_touches_no_moment(void **state) {
+    write_recipes(state);
+    good_arm(state, "plain", "plain.yaml", NB_START_NEW, NULL, 11);
+    good_arm(state, "osci", "osci.yaml", NB_START_NEW, NULL, 11);
+    nb_safetensors *plain, *osci;
+    nb_error err = {0};
+    int32_t moments = 0, moved = 0;
+    for (int model = 0; model < 2; model++) {
+        char path[128];
+        snprintf(path, sizeof path, "plain/checkpoints/step-00000011/%s.safetensors", model ? "model" : "optimizer");
+        assert_int_equal(nb_safetensors_open(in_folder(state, path), &plain, &err), NB_OK);
+        snprintf(path, sizeof path, "osci/checkpoints/step-00000011/%s.safetensors", model ? "model" : "optimizer");
+        assert_int_equal(nb_safetensors_open(in_folder(state, path), &osci, &err), NB_OK);
+        for (int32_t i = 0; i < nb_safetensors_count(plain); i++) {
+            const nb_file_tensor *a = nb_safetensors_at(plain, i), *b = nb_safetensors_find(osci, a->name);
+            assert_non_null(b);
+            bool same = memcmp(a->data, b->data, a->bytes) == 0;
+            if (!model && !same)
+                fail_msg("%s was touched", a->name);
+            moments += !model;
+            moved += !same;
+        }
+        nb_safetensors_close(plain);
+        nb_safetensors_close(osci);
+    }
+    assert_true(moments > 20 && moved > 5);
+}
+
 static void a_wrong_trunk_is_refused(void **state) {
     write_recipes(state);
     good_arm(state, "plain", "plain.yaml", NB_START_NEW, NULL, 8);
@@ -299,6 +329,7 @@ int main(void) {
         CASE(a_fork_goes_on_from_a_checkpoint),
         CASE(a_branch_ends_in_the_bits_of_a_straight_run),
         CASE(a_branch_that_was_stopped_goes_on),
+        CASE(a_reset_touches_no_moment),
         CASE(a_wrong_trunk_is_refused),
         CASE(old_checkpoints_go),
     };
