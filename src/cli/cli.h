@@ -20,6 +20,7 @@
     X(generate, "continue a text")                                                                                     \
     X(tokenize, "turn texts into token shards; train a tokenizer")                                                     \
     X(export, "a folder for other programs: Hugging Face")                                                             \
+    X(lens, "a table of what was measured while training")                                                             \
     X(report, "one page for one run or many: curves, gaps, tables")                                                    \
     X(quantize, "quantize a matrix: codes, scales, decoded numbers")                                                   \
     X(recipe, "list, show and check recipes")                                                                          \

@@ -1,0 +1,174 @@
+/* lens.c: `nibble lens`: what the lens of one run or of several measured, as a table by steps. */
+#include "cli/cli.h"
+#include "lens/series.h"
+
+#include <fnmatch.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define PATH_LIMIT 1024
+#define MOST_RUNS 16
+
+typedef struct lens_options {
+    const char *metric, *module;
+} lens_options;
+
+static const nb_option options[] = {
+    {"metric", 0, NB_OPTION_TEXT, offsetof(lens_options, metric), "NAME",
+     "what to show: a number of docs/lens.md, as flip_rate; without it the names are listed"},
+    {"module", 0, NB_OPTION_TEXT, offsetof(lens_options, module), "PATTERN",
+     "of which modules, as '*down_proj' (default: all)"},
+    {0},
+};
+
+static const nb_command_line line = {
+    .usage = "RUN... [--metric NAME] [--module PATTERN]",
+    .about = "Prints a number that the lens measured while training (lens.every in the run file), one row a step and "
+             "one column a\n"
+             "run: the mean over the modules that have it.\n"
+             "  nibble lens runs/twins/*-seed1 --metric flip_rate",
+    .options = options,
+    .least = 1,
+    .most = MOST_RUNS,
+};
+
+/* ---- names: MODULE/ROLE/METRIC or MODULE/METRIC ---- */
+
+static const char *metric_of(const char *name) {
+    const char *slash = strrchr(name, '/');
+    return slash ? slash + 1 : name;
+}
+
+static bool is_of(const char *name, const lens_options *o) {
+    char module[PATH_LIMIT];
+    snprintf(module, sizeof module, "%.*s", (int)strcspn(name, "/"), name);
+    return strcmp(metric_of(name), o->metric) == 0 && (!o->module || fnmatch(o->module, module, 0) == 0);
+}
+
+static bool is_number(const nb_series_reader *r, int32_t name) {
+    return nb_series_points(r, name) > 0 && nb_series_at(r, name, 0).count == 1;
+}
+
+/* ---- the table ---- */
+
+typedef struct column {
+    nb_series_reader *reader;
+    char title[64]; /* the folder's name */
+} column;
+
+/* Mean of the metric over the modules that have it at this step; NaN if none has. */
+static double mean_at(const column *c, const lens_options *o, int64_t step) {
+    double sum = 0;
+    int64_t count = 0;
+    for (int32_t n = 0; n < nb_series_names(c->reader); n++) {
+        if (!is_number(c->reader, n) || !is_of(nb_series_name(c->reader, n), o))
+            continue;
+        for (int64_t i = 0; i < nb_series_points(c->reader, n); i++) {
+            nb_series_point p = nb_series_at(c->reader, n, i);
+            if (p.step != step)
+                continue;
+            sum += p.values[0];
+            count++;
+        }
+    }
+    return count ? sum / (double)count : NAN;
+}
+
+/* The smallest step above `after` at which any run has the metric; -1 if there is none. */
+static int64_t next_step(const column *columns, int32_t runs, const lens_options *o, int64_t after) {
+    int64_t next = -1;
+    for (int32_t r = 0; r < runs; r++)
+        for (int32_t n = 0; n < nb_series_names(columns[r].reader); n++) {
+            if (!is_number(columns[r].reader, n) || !is_of(nb_series_name(columns[r].reader, n), o))
+                continue;
+            for (int64_t i = 0; i < nb_series_points(columns[r].reader, n); i++) {
+                int64_t step = nb_series_at(columns[r].reader, n, i).step;
+                if (step > after && (next < 0 || step < next))
+                    next = step;
+            }
+        }
+    return next;
+}
+
+static nb_status print_table(const column *columns, int32_t runs, const lens_options *o, nb_error *err) {
+    int64_t step = next_step(columns, runs, o, -1);
+    if (step < 0)
+        return nb_fail(err, NB_BAD_USAGE,
+                       "--metric: no run has a number called %s%s%s; hint: without --metric the "
+                       "names are listed",
+                       o->metric, o->module ? " of modules " : "", o->module ? o->module : "");
+    printf("%8s", "step");
+    for (int32_t r = 0; r < runs; r++)
+        printf("  %*s", strlen(columns[r].title) < 12 ? 12 : (int)strlen(columns[r].title), columns[r].title);
+    for (; step >= 0; step = next_step(columns, runs, o, step)) {
+        printf("\n%8lld", (long long)step);
+        for (int32_t r = 0; r < runs; r++) {
+            double mean = mean_at(&columns[r], o, step);
+            int width = strlen(columns[r].title) < 12 ? 12 : (int)strlen(columns[r].title);
+            if (isnan(mean))
+                printf("  %*s", width, "-");
+            else
+                printf("  %*.5g", width, mean);
+        }
+    }
+    printf("\n\n%s, mean over modules. Steps count from 0.\n", o->metric);
+    return NB_OK;
+}
+
+/* ---- the names ---- */
+
+/* Whether a name before `name` has the same metric. */
+static bool is_repeated(const nb_series_reader *r, int32_t name) {
+    for (int32_t n = 0; n < name; n++)
+        if (is_number(r, n) && strcmp(metric_of(nb_series_name(r, n)), metric_of(nb_series_name(r, name))) == 0)
+            return true;
+    return false;
+}
+
+static void list_names(const column *columns, int32_t runs) {
+    for (int32_t r = 0; r < runs; r++) {
+        printf("%s:", columns[r].title);
+        for (int32_t n = 0; n < nb_series_names(columns[r].reader); n++)
+            if (is_number(columns[r].reader, n) && !is_repeated(columns[r].reader, n))
+                printf(" %s", metric_of(nb_series_name(columns[r].reader, n)));
+        putchar('\n');
+    }
+}
+
+static nb_status open_column(const char *run, column *c, nb_error *err) {
+    char path[PATH_LIMIT];
+    size_t length = strlen(run);
+    while (length > 1 && run[length - 1] == '/')
+        length--;
+    size_t begin = length;
+    while (begin > 0 && run[begin - 1] != '/')
+        begin--;
+    snprintf(c->title, sizeof c->title, "%.*s", (int)(length - begin), run + begin);
+    snprintf(path, sizeof path, "%.*s/lens/series.nbs", (int)length, run);
+    if (access(path, F_OK) != 0)
+        return nb_fail(err, NB_BAD_FILE, "%s: holds no measurements; expected a run with lens.every in its run file",
+                       run);
+    return nb_series_read(path, &c->reader, NULL, err);
+}
+
+nb_status nb_cli_lens(int argc, char **argv, nb_error *err) {
+    lens_options o = {0};
+    int32_t count;
+    NB_TRY(nb_cli_parse(&line, argc, argv, &o, &count, err));
+    if (count < 0)
+        return NB_OK;
+    column columns[MOST_RUNS] = {{0}};
+    nb_status status = NB_OK;
+    for (int32_t r = 0; r < count && status == NB_OK; r++)
+        status = open_column(argv[r + 1], &columns[r], err);
+    if (status == NB_OK && o.metric)
+        status = print_table(columns, count, &o, err);
+    else if (status == NB_OK)
+        list_names(columns, count);
+    for (int32_t r = 0; r < count; r++)
+        nb_series_reader_free(columns[r].reader);
+    return status;
+}

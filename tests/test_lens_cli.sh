@@ -1,0 +1,50 @@
+#!/bin/sh
+# test_lens_cli.sh NIBBLE SOURCE_DIR: a run that is looked at, and `nibble lens` on it: flips before and after resets.
+set -eu
+nibble=$1 source=$2
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work"
+
+fail() {
+    echo "FAILED: $*" >&2
+    exit 1
+}
+
+printf 'name: small\nfamily: olmo2\nvocab: 257\nhidden: 32\nlayers: 1\nheads: 2\nintermediate: 64\nmax_seq: 64\n' > model.yaml
+printf 'name: resets\nbase: nvfp4\nkeep: {last_blocks: 0}\noscireset: {start: 4, period: 4, window: 2, threshold: 1}\n' \
+    > resets.yaml
+cat > run.yaml << 'END'
+model: ./model.yaml
+recipe: ./resets.yaml
+out: runs/resets
+data: {train: "data/train_*.bin", tokenizer: data}
+steps: 12
+seq: 32
+micro_batch: 1
+optimizer: {lr: 1e-2}
+lens: {every: 4, window: 2}
+END
+"$nibble" tokenize "$source/docs/training.md" --tokenizer bytes --val 0.2 --split blank -o data > tokenized
+"$nibble" train run.yaml -q
+"$nibble" train run.yaml -q --set recipe=bf16 --set out=runs/bf16
+
+"$nibble" lens runs/resets runs/bf16/ > out
+grep -q '^resets:.* flip_rate' out || fail "flip_rate is not listed: $(cat out)"
+grep -q '^resets:.* reset_share' out || fail "reset_share is not listed: $(cat out)"
+grep -q '^bf16:.* kurtosis' out || fail "the second run is not listed: $(cat out)"
+! grep '^bf16:' out | grep -q flip_rate || fail "weights in BF16 flip: $(cat out)"
+
+"$nibble" lens runs/resets runs/bf16 --metric flip_rate > out
+grep -q '^ *step  *resets  *bf16$' out || fail "no head: $(cat out)"
+[ "$(grep -c '^ *[0-9]' out)" = 3 ] || fail "expected three windows: $(cat out)"
+"$nibble" lens runs/resets --metric reset_share --module '*down_proj' > out
+[ "$(grep -c '^ *\(7\|11\) ' out)" = 2 ] || fail "expected resets after steps 7 and 11: $(cat out)"
+"$nibble" lens runs/resets --metric ratio_above_8 > out || fail "ratios"
+
+status=0
+"$nibble" lens runs/resets --metric flips 2> err || status=$?
+[ $status = 2 ] && grep -q 'no run has a number called flips' err || fail "a wrong name: $status $(cat err)"
+status=0
+"$nibble" lens data 2> err || status=$?
+[ $status = 2 ] && grep -q 'holds no measurements' err || fail "a folder that is no run: $status $(cat err)"
