@@ -68,6 +68,13 @@ static void mistakes_are_named(void **state) {
         {"optimizer.beta1=1.5", "beta1"},
         {"bad_numbers.policy=bf16", "bf16_modules"},
         {"seq=", "seq"},
+        {"steps=4294967296", "steps"},
+        {"steps=1e999", "too large"},
+        {"steps=99999999999999999999", "too large"},
+        {"seq=1048577", "seq"},
+        {"accumulation=9223372036854775808", "too large"},
+        {"{micro_batch: 1}=2", "key"},
+        {"data.train=[[[[[[[[[[[[[[[[[[x]]]]]]]]]]]]]]]]]]", "16 levels"},
     };
     for (size_t i = 0; i < NB_COUNT(cases); i++) {
         nb_run_config c;
@@ -76,6 +83,22 @@ static void mistakes_are_named(void **state) {
         if (!strstr(err.message, cases[i].says))
             fail_msg("--set %s says: %s", cases[i].set, err.message);
     }
+}
+
+/* Each size is possible, their product is not. */
+static void products_that_overflow_are_named(void **state) {
+    (void)state;
+    nb_run_config c;
+    nb_error err = {0};
+    const char *sets[] = {"steps=4294967295", "micro_batch=1048576", "accumulation=1048576", "seq=2047"};
+    assert_int_equal(nb_run_config_parse(small_run, strlen(small_run), "a.yaml", sets, 4, &c, &err), NB_BAD_CONFIG);
+    assert_non_null(strstr(err.message, "steps: 4294967295 steps of 2250"));
+    sets[3] = "seq=2048";
+    assert_int_equal(nb_run_config_parse(small_run, strlen(small_run), "a.yaml", sets, 4, &c, &err), NB_BAD_CONFIG);
+    assert_non_null(strstr(err.message, "too many for one pass"));
+    const char *tokens[] = {"steps=0", "tokens=1e15", "micro_batch=1"};
+    assert_int_equal(nb_run_config_parse(small_run, strlen(small_run), "a.yaml", tokens, 3, &c, &err), NB_BAD_CONFIG);
+    assert_non_null(strstr(err.message, "tokens: 15625000000000 steps of 64 tokens are too many"));
 }
 
 static void effective_file_reads_back(void **state) {
@@ -227,11 +250,17 @@ static void metrics_are_cut_where_a_run_resumes(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(defaults_are_filled_in),    cmocka_unit_test(overrides_win),
-        cmocka_unit_test(steps_come_from_tokens),    cmocka_unit_test(mistakes_are_named),
-        cmocka_unit_test(effective_file_reads_back), cmocka_unit_test(only_bits_matter_on_resume),
-        cmocka_unit_test(schedule_values),           cmocka_unit_test(accumulation_follows_the_tree),
-        cmocka_unit_test(scores_need_a_past),        cmocka_unit_test(metrics_are_cut_where_a_run_resumes),
+        cmocka_unit_test(defaults_are_filled_in),
+        cmocka_unit_test(overrides_win),
+        cmocka_unit_test(steps_come_from_tokens),
+        cmocka_unit_test(mistakes_are_named),
+        cmocka_unit_test(products_that_overflow_are_named),
+        cmocka_unit_test(effective_file_reads_back),
+        cmocka_unit_test(only_bits_matter_on_resume),
+        cmocka_unit_test(schedule_values),
+        cmocka_unit_test(accumulation_follows_the_tree),
+        cmocka_unit_test(scores_need_a_past),
+        cmocka_unit_test(metrics_are_cut_where_a_run_resumes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

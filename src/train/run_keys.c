@@ -86,7 +86,7 @@ static const nb_key rows[] = {
      .type = NB_KEY_INT,
      FIELD(steps),
      .fallback = "0",
-     .high = MOST,
+     .high = NB_MOST_STEPS,
      .help = "optimizer steps; 0: as many as `tokens` needs",
      .source = "exactly one of steps and tokens is given"},
     {.path = "tokens",
@@ -377,6 +377,11 @@ static nb_status finish(void *record, const nb_yaml_node *node, nb_error *err) {
         return nb_keys_fail(err, node, "micro_batch",
                             "micro_batch x seq = %lld x %lld tokens are too many for one pass; hint: accumulation",
                             (long long)c->micro_batch, (long long)c->seq);
+    int64_t steps = nb_run_steps(c), per_step = nb_run_tokens_per_step(c);
+    if (steps > NB_MOST_STEPS || (double)steps * (double)per_step > MOST)
+        return nb_keys_fail(err, node, c->steps > 0 ? "steps" : "tokens",
+                            "%lld steps of %lld tokens are too many; expected at most %lld steps and %.0e tokens",
+                            (long long)steps, (long long)per_step, (long long)NB_MOST_STEPS, MOST);
     if (c->bad_numbers.policy == NB_BAD_BF16 && c->bad_numbers.bf16_module_count == 0)
         return nb_keys_fail(err, node, "bad_numbers.policy",
                             "policy bf16 needs bad_numbers.bf16_modules, as `bf16_modules: [\"*.down_proj\"]`");

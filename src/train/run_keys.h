@@ -5,6 +5,9 @@
 #include "config/keys.h"
 #include "nibble/train.h"
 
+/* Of one run: rounding noise counts steps in 32 bits. */
+#define NB_MOST_STEPS ((int64_t)UINT32_MAX)
+
 extern const nb_keys nb_run_keys;
 
 /* Keys that may differ between a checkpoint and the run that resumes it: they change no bit of the result.
