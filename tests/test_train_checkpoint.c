@@ -7,7 +7,9 @@
 
 #include <cmocka.h>
 
+#include "files/safetensors.h"
 #include "train/checkpoint.h"
+#include "train/manifest.h"
 #include "train_case.h"
 
 #include <dirent.h>
@@ -47,10 +49,33 @@ static size_t size_of(const char *path) {
     return size;
 }
 
-/* Some 200 places in each file, every one of nibble.json's first and last bytes among them. */
+/* The name of the tensor that byte `at` of a file belongs to; `name` stays as it is before the first. */
+static void owner_of(const char *path, size_t at, char *name, size_t size) {
+    nb_safetensors *file;
+    uint64_t header;
+    FILE *from = fopen(path, "r");
+    assert_true(from && fread(&header, sizeof header, 1, from) == 1);
+    fclose(from);
+    assert_int_equal(nb_safetensors_open(path, &file, NULL), NB_OK);
+    size_t begin = 8 + (size_t)header;
+    const char *first = NULL;
+    for (int32_t i = 0; i < nb_safetensors_count(file); i++)
+        if (!first || (const char *)nb_safetensors_at(file, i)->data < first)
+            first = nb_safetensors_at(file, i)->data;
+    for (int32_t i = 0; i < nb_safetensors_count(file); i++) {
+        const nb_file_tensor *t = nb_safetensors_at(file, i);
+        size_t from_byte = begin + (size_t)((const char *)t->data - first);
+        if (at >= from_byte && at < from_byte + t->bytes)
+            snprintf(name, size, "tensor %s ", t->name);
+    }
+    nb_safetensors_close(file);
+}
+
+/* Some 200 places in each file, every one of nibble.json's first and last bytes among them. A tensor is named where the
+ * bit is in one, the file everywhere. */
 static void a_flipped_bit_is_found_anywhere(void **state) {
     const char *files[] = {"model.safetensors", "optimizer.safetensors", "config.json", "nibble.json"};
-    char folder[600];
+    char folder[600], owner[300];
     snprintf(folder, sizeof folder, "%s", in_folder(state, CHECKPOINT));
     assert_int_equal(nb_checkpoint_verify(folder, NULL), NB_OK);
     for (size_t f = 0; f < sizeof files / sizeof files[0]; f++) {
@@ -59,26 +84,78 @@ static void a_flipped_bit_is_found_anywhere(void **state) {
         size_t size = size_of(path), stride = size / 200 + 1;
         for (size_t at = 0; at < size; at += at < 20 || at + 20 > size ? 1 : stride) {
             nb_error err = {0};
+            snprintf(owner, sizeof owner, "%s", files[f]);
+            if (f < 2)
+                owner_of(path, at, owner, sizeof owner);
             flip(path, at, (int)(at % 8));
             if (nb_checkpoint_verify(folder, &err) != NB_BAD_FILE)
                 fail_msg("%s: bit %zu of byte %zu flipped: %s", files[f], at % 8, at, err.message);
-            if (!strstr(err.message, files[f]))
-                fail_msg("%s is not named: %s", files[f], err.message);
+            if (!strstr(err.message, files[f]) || !strstr(err.message, owner))
+                fail_msg("%s, %s is not named: %s", files[f], owner, err.message);
             flip(path, at, (int)(at % 8));
         }
     }
     assert_int_equal(nb_checkpoint_verify(folder, NULL), NB_OK);
 }
 
-static void the_damaged_tensor_is_named(void **state) {
-    char folder[600], path[700];
-    nb_error err = {0};
+/* nibble.json with one text of it replaced by another and a checksum that agrees. */
+static nb_status verify_edited(const char *folder, const char *was, const char *is, nb_error *err) {
+    char path[700], *text;
+    size_t size;
+    snprintf(path, sizeof path, "%s/%s", folder, NB_MANIFEST_NAME);
+    assert_int_equal(nb_file_read(path, 1 << 24, &text, &size, err), NB_OK);
+    char *at = strstr(text, was), *edited = malloc(size + strlen(is) + 1);
+    if (!at || !edited)
+        fail_msg("no %s in %s", was, path);
+    int n = sprintf(edited, "%.*s%s%s", (int)(at - text), text, is, at + strlen(was));
+    assert_true(nb_manifest_seal(edited, (size_t)n));
+    assert_int_equal(nb_file_write(path, edited, (size_t)n, err), NB_OK);
+    nb_status status = nb_checkpoint_verify(folder, err);
+    assert_int_equal(nb_file_write(path, text, size, err), NB_OK);
+    free(text);
+    free(edited);
+    return status;
+}
+
+static void impossible_pages_are_refused(void **state) {
+    static const struct {
+        const char *was, *is, *says;
+    } cases[] = {
+        {"\"step\": 4", "\"step\": -1", "\"step\""},
+        {"\"step\": 4", "\"step\": 4294967296", "\"step\""},
+        {"\"step\": 4", "\"step\": 9223372036854775808", "not JSON"},
+        {"\"step\": 4", "\"step\": 4.0", "\"step\""},
+        {"\"updates\": 4", "\"updates\": 5", "\"updates\""},
+        {"\"next_batch\": 4", "\"next_batch\": 9223372036854775807", "\"next_batch\""},
+        {"\"next_batch\": 4", "\"next_batch\": 3", "\"next_batch\""},
+        {"\"passed_over\": []", "\"passed_over\": [3, 3]", "\"passed_over\""},
+        {"\"passed_over\": []", "\"passed_over\": [-1]", "\"passed_over\""},
+        {"\"loss_window\": [", "\"loss_window\": [null, ", "\"loss_window\""},
+        {"\"norm_window\": [", "\"norm_window\": 3, \"x\": [", "\"norm_window\""},
+        {"\"config\": \"", "\"config\": \"x", "the key 'model' is missing"},
+        {"\"recipe\": \"", "\"recipe\": 1, \"x\": \"", "\"recipe\""},
+        {"\"files\": {", "\"files\": {\"a/../../b\": {}, ", "outside the folder"},
+        {"\"files\": {", "\"files\": {\"b\": {}, ", "not whole"},
+        {"\"model.safetensors\"", "\"config.json\"", "duplicate"},
+        {"{", "{\"self\": \"\", ", "duplicate"},
+    };
+    char folder[600];
     snprintf(folder, sizeof folder, "%s", in_folder(state, CHECKPOINT));
-    snprintf(path, sizeof path, "%s/optimizer.safetensors", folder);
-    flip(path, size_of(path) - 1, 0);
-    assert_int_equal(nb_checkpoint_verify(folder, &err), NB_BAD_FILE);
-    assert_non_null(strstr(err.message, "tensor exp_avg"));
-    flip(path, size_of(path) - 1, 0);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        nb_error err = {0};
+        assert_int_not_equal(verify_edited(folder, cases[i].was, cases[i].is, &err), NB_OK);
+        if (!strstr(err.message, cases[i].says))
+            fail_msg("%s: %s", cases[i].is, err.message);
+    }
+    size_t deep = 100000;
+    char *nest = malloc(deep + 1);
+    memset(nest, '[', deep);
+    memcpy(nest, "\"files\": ", 9);
+    nest[deep] = 0;
+    nb_error err = {0};
+    assert_int_equal(verify_edited(folder, "\"files\": ", nest, &err), NB_BAD_FILE);
+    assert_non_null(strstr(err.message, "depth"));
+    free(nest);
 }
 
 static void missing_and_cut_files_are_named(void **state) {
@@ -199,7 +276,7 @@ static void a_run_survives_a_full_disk(void **state) {
 int main(void) {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, checkpoint_folder, remove_temporary_folder)
     const struct CMUnitTest tests[] = {
-        CASE(a_flipped_bit_is_found_anywhere), CASE(the_damaged_tensor_is_named),
+        CASE(a_flipped_bit_is_found_anywhere), CASE(impossible_pages_are_refused),
         CASE(missing_and_cut_files_are_named), CASE(what_is_no_checkpoint_is_said),
         CASE(the_newest_good_one_is_taken),    CASE(a_full_disk_leaves_the_old_checkpoint),
         CASE(a_run_survives_a_full_disk),

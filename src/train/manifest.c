@@ -5,6 +5,7 @@
 #include "files/file.h"
 #include "files/safetensors.h"
 #include "recipe/recipe_yaml.h"
+#include "run_keys.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -97,6 +98,38 @@ static nb_status add_files(const char *folder, json_t *files, nb_error *err) {
     return status;
 }
 
+/* ---- the checksum of the page itself ---- */
+
+/* Where its digits stand; NULL if nowhere. Inside a text the quotes of the key would be escaped. */
+static char *self_digits(char *text, size_t size) {
+    char *last = NULL;
+    for (char *at = text; (at = strstr(at, SELF_KEY)); at++)
+        last = at;
+    bool whole = last && (size_t)(last - text) + strlen(SELF_KEY) + NB_CHECKSUM_SIZE - 1 < size;
+    return whole ? last + strlen(SELF_KEY) : NULL;
+}
+
+bool nb_manifest_seal(char *text, size_t size) {
+    char *digits = self_digits(text, size), sum[NB_CHECKSUM_SIZE];
+    if (!digits)
+        return false;
+    memset(digits, '0', NB_CHECKSUM_SIZE - 1);
+    nb_checksum(text, size, sum);
+    memcpy(digits, sum, NB_CHECKSUM_SIZE - 1);
+    return true;
+}
+
+static nb_status check_self(const char *path, char *text, size_t size, nb_error *err) {
+    char *digits = self_digits(text, size), said[NB_CHECKSUM_SIZE - 1];
+    if (digits) {
+        memcpy(said, digits, sizeof said);
+        nb_manifest_seal(text, size);
+        if (memcmp(said, digits, sizeof said) == 0)
+            return NB_OK;
+    }
+    return nb_fail(err, NB_BAD_FILE, "%s: its own checksum does not agree: the file was damaged or edited", path);
+}
+
 /* ---- writing ---- */
 
 static json_t *window_to_json(const nb_window *window) {
@@ -126,57 +159,43 @@ static json_t *position_to_json(const nb_manifest *m) {
     return root;
 }
 
-nb_status nb_manifest_write(const char *folder, const nb_manifest *m, nb_error *err) {
+char *nb_manifest_text(const nb_manifest *m, json_t *files) {
     json_t *root = position_to_json(m);
     char *config = nb_run_config_text(&m->config);
     json_object_set_new(root, "config", json_string(config ? config : ""));
     json_object_set_new(root, "recipe", json_string(m->recipe ? m->recipe : ""));
-    json_t *files = json_object();
-    json_object_set_new(root, "files", files);
-    nb_status status = config ? add_files(folder, files, err) : nb_fail(err, NB_NO_MEMORY, "%s: out of memory", folder);
+    json_object_set(root, "files", files);
     json_object_set_new(root, "self", json_string(ZERO_SUM));
-    char *text = json_dumps(root, JSON_INDENT(1) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(17));
+    char *text = config ? json_dumps(root, JSON_INDENT(1) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(17)) : NULL;
+    if (text)
+        nb_manifest_seal(text, strlen(text));
+    free(config);
+    json_decref(root);
+    return text;
+}
+
+nb_status nb_manifest_write(const char *folder, const nb_manifest *m, nb_error *err) {
+    json_t *files = json_object();
+    nb_status status = add_files(folder, files, err);
+    char *text = status == NB_OK ? nb_manifest_text(m, files) : NULL;
     if (status == NB_OK && !text)
         status = nb_fail(err, NB_NO_MEMORY, "%s: out of memory for %s", folder, NB_MANIFEST_NAME);
     if (status == NB_OK) {
-        char path[FILE_PATH_SIZE], sum[NB_CHECKSUM_SIZE];
-        size_t size = strlen(text);
-        nb_checksum(text, size, sum);
-        memcpy(strstr(text, SELF_KEY ZERO_SUM) + strlen(SELF_KEY), sum, NB_CHECKSUM_SIZE - 1);
+        char path[FILE_PATH_SIZE];
         snprintf(path, sizeof path, "%s/%s", folder, NB_MANIFEST_NAME);
-        status = nb_file_write(path, text, size, err);
+        status = nb_file_write(path, text, strlen(text), err);
     }
     free(text);
-    free(config);
-    json_decref(root);
+    json_decref(files);
     return status;
 }
 
 /* ---- reading ---- */
 
-/* The checksum of the page itself: its digits count as zeros. */
-static nb_status check_self(const char *path, char *text, size_t size, nb_error *err) {
-    char *last = NULL;
-    for (char *at = text; (at = strstr(at, SELF_KEY)); at++)
-        last = at;
-    char sum[NB_CHECKSUM_SIZE], said[NB_CHECKSUM_SIZE] = "";
-    if (last && (size_t)(last - text) + strlen(SELF_KEY) + NB_CHECKSUM_SIZE - 1 < size) {
-        char *digits = last + strlen(SELF_KEY);
-        memcpy(said, digits, NB_CHECKSUM_SIZE - 1);
-        memset(digits, '0', NB_CHECKSUM_SIZE - 1);
-        nb_checksum(text, size, sum);
-        if (memcmp(sum, said, sizeof sum) == 0)
-            return NB_OK;
-    }
-    return nb_fail(err, NB_BAD_FILE, "%s: its own checksum does not agree: the file was damaged or edited", path);
-}
-
-static bool get_integer(const json_t *root, const char *key, int64_t low, int64_t *out) {
+static bool get_integer(const json_t *root, const char *key, int64_t low, int64_t high, int64_t *out) {
     const json_t *value = json_object_get(root, key);
-    if (!json_is_integer(value) || json_integer_value(value) < low)
-        return false;
     *out = json_integer_value(value);
-    return true;
+    return json_is_integer(value) && *out >= low && *out <= high;
 }
 
 static bool get_window(const json_t *root, const char *key, nb_window *out) {
@@ -191,6 +210,7 @@ static bool get_window(const json_t *root, const char *key, nb_window *out) {
     return true;
 }
 
+/* Ascending, as nb_trainer_pass_over keeps them. */
 static bool get_passed(const json_t *root, nb_position *at) {
     const json_t *list = json_object_get(root, "passed_over");
     if (!json_is_array(list) || json_array_size(list) > NB_PASSED_MAX)
@@ -199,18 +219,19 @@ static bool get_passed(const json_t *root, nb_position *at) {
     for (int32_t i = 0; i < at->passed_count; i++) {
         const json_t *item = json_array_get(list, (size_t)i);
         at->passed[i] = json_integer_value(item);
-        if (!json_is_integer(item) || at->passed[i] < 0)
+        if (!json_is_integer(item) || at->passed[i] <= (i ? at->passed[i - 1] : -1))
             return false;
     }
     return true;
 }
 
+/* Steps that are skipped update nothing; each batch that is passed over puts the data one ahead of the steps. */
 static const char *read_position(const json_t *root, nb_manifest *out) {
-    if (!get_integer(root, "step", 0, &out->at.step))
+    if (!get_integer(root, "step", 0, NB_MOST_STEPS, &out->at.step))
         return "step";
-    if (!get_integer(root, "updates", 0, &out->updates))
+    if (!get_integer(root, "updates", 0, out->at.step, &out->updates))
         return "updates";
-    if (!get_integer(root, "next_batch", 0, &out->at.next_batch))
+    if (!get_integer(root, "next_batch", out->at.step, out->at.step + NB_PASSED_MAX, &out->at.next_batch))
         return "next_batch";
     if (!get_passed(root, &out->at))
         return "passed_over";
@@ -245,6 +266,19 @@ static nb_status read_fields(const char *path, nb_manifest *out, nb_error *err) 
     return nb_run_config_parse(config, strlen(config), path, NULL, 0, &out->config, err);
 }
 
+nb_status nb_manifest_parse(char *text, size_t size, const char *path, nb_manifest *out, nb_error *err) {
+    memset(out, 0, sizeof *out);
+    NB_TRY(check_self(path, text, size, err));
+    json_error_t where;
+    out->root = json_loadb(text, size, JSON_REJECT_DUPLICATES, &where);
+    nb_status status = json_is_object(out->root)
+                           ? read_fields(path, out, err)
+                           : nb_fail(err, NB_BAD_FILE, "%s:%d: not JSON: %s", path, where.line, where.text);
+    if (status != NB_OK)
+        nb_manifest_free(out);
+    return status;
+}
+
 nb_status nb_manifest_read(const char *folder, nb_manifest *out, nb_error *err) {
     memset(out, 0, sizeof *out);
     char path[FILE_PATH_SIZE];
@@ -259,17 +293,8 @@ nb_status nb_manifest_read(const char *folder, nb_manifest *out, nb_error *err) 
     char *text;
     size_t size;
     NB_TRY(nb_file_read(path, MANIFEST_LIMIT, &text, &size, err));
-    nb_status status = check_self(path, text, size, err);
-    if (status == NB_OK) {
-        json_error_t where;
-        out->root = json_loadb(text, size, JSON_REJECT_DUPLICATES, &where);
-        status = json_is_object(out->root)
-                     ? read_fields(path, out, err)
-                     : nb_fail(err, NB_BAD_FILE, "%s:%d: not JSON: %s", path, where.line, where.text);
-    }
+    nb_status status = nb_manifest_parse(text, size, path, out, err);
     free(text);
-    if (status != NB_OK)
-        nb_manifest_free(out);
     return status;
 }
 
@@ -302,7 +327,7 @@ static nb_status verify_file(const char *path, const json_t *entry, nb_error *er
     struct stat info;
     int64_t bytes = 0;
     const char *said = json_string_value(json_object_get(entry, "xxh3"));
-    if (!said || !get_integer(entry, "bytes", 0, &bytes))
+    if (!said || !get_integer(entry, "bytes", 0, INT64_MAX, &bytes))
         return nb_fail(err, NB_BAD_FILE, "%s: its entry in %s is not whole", path, NB_MANIFEST_NAME);
     if (stat(path, &info) != 0)
         return nb_fail(err, NB_BAD_FILE, "%s: is missing", path);

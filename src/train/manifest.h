@@ -29,6 +29,16 @@ void nb_manifest_free(nb_manifest *manifest);
 /* Takes the checksums of every file in `folder` and writes its nibble.json. */
 nb_status nb_manifest_write(const char *folder, const nb_manifest *manifest, nb_error *err);
 
+/* The text of nibble.json, sealed, with `files` as its entry of that name (free with free()); NULL if memory ran out.
+ */
+char *nb_manifest_text(const nb_manifest *manifest, json_t *files);
+
+/* Writes the checksum of such a text (with a 0 after it) into the text; false where it has no place for one. */
+bool nb_manifest_seal(char *text, size_t size);
+
+/* Reads such a text (with a 0 after it); the digits of "self" are written anew. `path` stands in messages. */
+nb_status nb_manifest_parse(char *text, size_t size, const char *path, nb_manifest *out, nb_error *err);
+
 /* Reads nibble.json and verifies its own checksum; says what the folder is instead where it is no checkpoint. */
 nb_status nb_manifest_read(const char *folder, nb_manifest *out, nb_error *err);
 
