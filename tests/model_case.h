@@ -53,10 +53,7 @@ static UNUSED void make_case_batch(case_batch *b, int32_t vocab, uint32_t stream
 }
 
 static UNUSED nb_recipe bf16_recipe(void) {
-    nb_recipe r = {.name = "bf16", .late_switch = {.at = 1.0}};
-    for (int i = 0; i < NB_ROLE_COUNT; i++)
-        r.roles[i].quantizer = nb_quantizer_bf16();
-    return r;
+    return nb_recipe_bf16();
 }
 
 /* NVIDIA's recipe (arXiv:2509.25149, section 4), the head in BF16. */

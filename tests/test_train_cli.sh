@@ -95,6 +95,22 @@ expect 2 "no such folder" "$nibble" eval runs/b
 "$nibble" train run.yaml --from runs/a/checkpoints/step-00000004 --set recipe=nvfp4 --set out=runs/fork -q
 grep -q '"step":5,' runs/fork/metrics.jsonl || fail "the fork does not begin at step 4"
 
+# ---- a folder that another program wrote -------------------------------------------------------------------------------------
+cp -r $last theirs
+rm theirs/nibble.json theirs/optimizer.safetensors
+"$nibble" eval theirs --data 'data/val_*.bin' | grep -q 'step 0, forward of bf16' || fail "eval of a foreign folder"
+"$nibble" generate theirs --prompt 'A step' --tokens 4 | grep -q '^A step' || fail "generate from a foreign folder"
+"$nibble" train run.yaml --from theirs --set model=./theirs --set out=runs/theirs --set steps=1 > out
+grep -q '^forked from theirs at step 0' out || fail "train --from a foreign folder: $(cat out)"
+cmp runs/theirs/checkpoints/step-00000001/tokenizer.json theirs/tokenizer.json || fail "the tokenizer did not go along"
+"$nibble" tokenize text.txt --train-tokenizer 600 --split blank -o other > /dev/null
+sed 's/vocab: 257/vocab: 600/' model.yaml > wide.yaml
+"$nibble" train run.yaml --set model=./wide.yaml --set data.tokenizer=other --set data.train='other/train_*.bin' \
+    --set data.val= --set steps=1 --set out=runs/wide -q
+expect 2 'data.tokenizer: data (257 tokens) is not the tokenizer of runs/wide' "$nibble" train run.yaml \
+    --set model=./wide.yaml --from runs/wide/checkpoints/step-00000001 --set out=runs/mixed
+rm -rf runs/mixed
+
 # ---- signals ----------------------------------------------------------------------------------------------------------------
 "$nibble" train run.yaml --set out=runs/long --set steps=1000000 -q 2> err &
 child=$!

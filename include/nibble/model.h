@@ -36,7 +36,7 @@ typedef struct nb_model_config {
     double gate_normalizer, gate_clamp; /* gla: 16, -INFINITY */
 } nb_model_config;
 
-/* Reads models/NAME.yaml or a path. */
+/* Reads models/NAME.yaml, the path of a model file, or the config.json of a Hugging Face folder ("./folder"). */
 nb_status nb_model_config_load(const char *name_or_path, const char *models_dir, nb_model_config *out, nb_error *err);
 
 /* Checks sizes against each other (heads divide, widths are positive, nothing overflows). */

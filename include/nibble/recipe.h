@@ -172,6 +172,9 @@ typedef struct nb_plan {
 /* Reads a recipe by name (searched in `recipes_dir`) or by path. Messages carry file and line. */
 nb_status nb_recipe_load(const char *name_or_path, const char *recipes_dir, nb_recipe *out, nb_error *err);
 
+/* Every GEMM in BF16. */
+nb_recipe nb_recipe_bf16(void);
+
 /* Resolves it for the module `name` ("layers.3.self_attn.q_proj", "lm_head") of block `block` (-1: outside the blocks)
  * in a model of `blocks` blocks. */
 nb_status nb_recipe_plan(const nb_recipe *recipe, const char *name, int32_t block, int32_t blocks, nb_plan *out,

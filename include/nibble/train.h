@@ -107,8 +107,8 @@ typedef struct nb_run_config {
     nb_isa isa;
 } nb_run_config;
 
-/* Every key at its default. */
-void nb_run_config_defaults(nb_run_config *config);
+/* Every key at its default; those that have none (model, out, data.train, steps or tokens, seq) are empty or 0. */
+nb_status nb_run_config_defaults(nb_run_config *config, nb_error *err);
 
 /* Reads a run file and then the overrides ("key=value", as --set gives them), and checks everything that needs no other
  * file. Messages carry file and line. */
@@ -200,7 +200,9 @@ typedef enum nb_start {
 } nb_start;
 
 /* Takes parameters, moments and position from a checkpoint. Every checksum is verified first. `as` says what it must
- * be: RESUME, FORK or BRANCH. What mechanisms keep is taken too; in FORK and BRANCH only where both recipes keep it. */
+ * be: RESUME, FORK or BRANCH. What mechanisms keep is taken too; in FORK and BRANCH only where both recipes keep it. In
+ * FORK a Hugging Face folder without nibble.json gives its parameters and the tokenizer's files, and the run is at step
+ * 0. */
 nb_status nb_trainer_load(nb_trainer *trainer, const char *folder, nb_start as, nb_error *err);
 
 /* The whole run: start, steps, evaluations, checkpoints, metrics. Returns NB_OK at the last step, NB_INTERRUPTED after
@@ -236,13 +238,15 @@ typedef struct nb_checkpoint_info {
     nb_run_config config;
 } nb_checkpoint_info;
 
-/* Reads and verifies nibble.json alone. */
+/* Reads and verifies nibble.json alone. Of a Hugging Face folder without one: step 0, and the defaults of a run file
+ * for its sizes and tokenizer. */
 nb_status nb_checkpoint_info_read(const char *folder, nb_checkpoint_info *out, nb_error *err);
 
 /* Verifies every file and every tensor of a checkpoint; the message names the first that is wrong. */
 nb_status nb_checkpoint_verify(const char *folder, nb_error *err);
 
-/* A model for inference, as a checkpoint holds it: parameters from its folder, run file from nibble.json. */
+/* A model for inference, as a checkpoint holds it: parameters from its folder, run file from nibble.json (of a Hugging
+ * Face folder without one: see nb_checkpoint_info_read, with BF16 as its recipe). */
 typedef struct nb_loaded {
     nb_checkpoint_info info;
     nb_recipe recipe; /* the trained one, or the one asked for */

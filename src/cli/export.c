@@ -5,6 +5,7 @@
 #include "model/hf.h"
 #include "nibble/train.h"
 #include "train/tokenizer.h"
+#include "train/tokenizer_kept.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -46,15 +47,21 @@ static nb_status choose_type(const char *name, nb_tensor_dtype *type, nb_error *
     return nb_fail(err, NB_BAD_USAGE, "--type %.40s: expected bf16, f16 or f32", name);
 }
 
-/* The tokenizer goes along where there is one that nibble reads. */
+/* The tokenizer goes along: with what it lacks for transformers where nibble reads it, else as its files are. */
 static nb_status copy_tokenizer(const char *from, const char *to, nb_error *err) {
     nb_tokenizer *tokenizer;
-    if (nb_tokenizer_load(from, &tokenizer, NULL) != NB_OK) {
-        fprintf(stderr, "note: %s has no tokenizer that nibble reads; none is written\n", from);
-        return NB_OK;
+    if (nb_tokenizer_load(from, &tokenizer, NULL) == NB_OK) {
+        nb_status status = nb_tokenizer_save(tokenizer, to, err);
+        nb_tokenizer_free(tokenizer);
+        return status;
     }
-    nb_status status = nb_tokenizer_save(tokenizer, to, err);
-    nb_tokenizer_free(tokenizer);
+    nb_tokenizer_kept kept = {0};
+    nb_status status = nb_kept_read(from, &kept, err);
+    if (status == NB_OK)
+        status = nb_kept_write(&kept, to, err);
+    if (status == NB_OK && nb_kept_count(&kept) == 0)
+        fprintf(stderr, "note: %s has no tokenizer files; none are written\n", from);
+    nb_kept_free(&kept);
     return status;
 }
 
@@ -76,9 +83,7 @@ static nb_status write_folder(nb_backend *be, nb_model *model, const char *from,
 static nb_status export_folder(nb_backend *be, const char *from, const char *to, nb_tensor_dtype type, nb_error *err) {
     char manifest[4096];
     nb_model_config config;
-    nb_recipe recipe = {.name = "bf16", .late_switch = {.at = 1.0}}; /* parameters alone: nothing is computed */
-    for (int role = 0; role < NB_ROLE_COUNT; role++)
-        recipe.roles[role].quantizer = nb_quantizer_bf16();
+    nb_recipe recipe = nb_recipe_bf16(); /* parameters alone: nothing is computed */
     snprintf(manifest, sizeof manifest, "%s/nibble.json", from);
     if (access(manifest, F_OK) == 0)
         NB_TRY(nb_checkpoint_verify(from, err));

@@ -1,9 +1,11 @@
 /* config.c: model files: the keys, and what sizes must fit together. */
 #include "model/config_keys.h"
+#include "model/hf.h"
 
 #include <math.h>
 #include <stdarg.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define MOST_WIDTH (1 << 24) /* products of two widths and a layer count stay far below 2^63 */
 #define MOST_LAYERS 4096
@@ -214,9 +216,16 @@ const nb_keys nb_model_keys = {.name = "model file",
                                .size = sizeof(nb_model_file),
                                .finish = finish};
 
+bool nb_model_is_folder(const char *name_or_path) {
+    struct stat st;
+    return strchr(name_or_path, '/') && stat(name_or_path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
 nb_status nb_model_config_load(const char *name_or_path, const char *models_dir, nb_model_config *out, nb_error *err) {
     nb_yaml tree;
     nb_model_file file;
+    if (nb_model_is_folder(name_or_path))
+        return nb_hf_config_read(name_or_path, out, err);
     NB_TRY(nb_yaml_load_based(name_or_path, models_dir, "model", NULL, &tree, err));
     nb_status status = nb_keys_read(&nb_model_keys, &file, tree.root, err);
     nb_yaml_free(&tree);

@@ -22,6 +22,9 @@ nb_status nb_hf_save(nb_backend *be, nb_model *model, const char *folder, nb_ten
  * shape, and nothing else. */
 nb_status nb_hf_load(nb_backend *be, nb_model *model, const char *folder, nb_error *err);
 
+/* Whether a run file's `model` means a folder rather than a model file: a name is one of models/, never a folder. */
+bool nb_model_is_folder(const char *name_or_path);
+
 /* Reads config.json into the configuration of a model. */
 nb_status nb_hf_config_read(const char *folder, nb_model_config *out, nb_error *err);
 /* The same over text; `name` stands for the file in messages and names the model. */

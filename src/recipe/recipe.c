@@ -152,6 +152,13 @@ nb_status nb_recipe_check(const nb_recipe *recipe, const nb_yaml_node *root, nb_
     return NB_OK;
 }
 
+nb_recipe nb_recipe_bf16(void) {
+    nb_recipe recipe = {.name = "bf16", .late_switch = {.at = 1.0}};
+    for (int role = 0; role < NB_ROLE_COUNT; role++)
+        recipe.roles[role].quantizer = nb_quantizer_bf16();
+    return recipe;
+}
+
 /* ---- loading ---- */
 
 nb_status nb_recipe_load_tree(const char *name_or_path, const char *recipes_dir, nb_recipe *out, nb_yaml *tree,

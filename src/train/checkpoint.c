@@ -5,6 +5,7 @@
  */
 #include "checkpoint.h"
 #include "checkpoint_state.h"
+#include "foreign.h"
 #include "manifest.h"
 
 #include "files/folder.h"
@@ -35,8 +36,7 @@ char *nb_recipe_to_text(const nb_recipe *recipe) {
 static nb_status fill_folder(nb_trainer *t, const char *folder, nb_error *err) {
     char path[FILE_PATH_SIZE];
     NB_TRY(nb_hf_save(t->be, t->model, folder, NB_ST_F32, t->end_of_text, err));
-    if (t->tokenizer)
-        NB_TRY(nb_tokenizer_save(t->tokenizer, folder, err));
+    NB_TRY(t->tokenizer ? nb_tokenizer_save(t->tokenizer, folder, err) : nb_kept_write(&t->kept, folder, err));
     snprintf(path, sizeof path, "%s/%s", folder, NB_OPTIMIZER_NAME);
     NB_TRY(nb_state_write(t, path, err));
     nb_manifest manifest = {.at = t->at,
@@ -146,38 +146,66 @@ static nb_status load_tensors(nb_trainer *t, const char *folder, bool same_recip
     return nb_model_state_loaded(t->model, err);
 }
 
-/* A folder of another maker: parameters alone. */
-static bool is_foreign(const char *folder) {
-    char ours[FILE_PATH_SIZE], theirs[FILE_PATH_SIZE];
-    snprintf(ours, sizeof ours, "%s/%s", folder, NB_MANIFEST_NAME);
-    snprintf(theirs, sizeof theirs, "%s/config.json", folder);
-    return access(ours, F_OK) != 0 && access(theirs, F_OK) == 0;
+/* A row of the embedding means a token of the tokenizer that the model was trained with. Where nibble cannot read that
+ * one, the run file is believed. */
+static nb_status check_tokenizer(const nb_trainer *t, const char *folder, nb_error *err) {
+    nb_tokenizer *theirs;
+    if (!t->tokenizer || nb_tokenizer_load(folder, &theirs, NULL) != NB_OK)
+        return NB_OK;
+    bool same = nb_tokenizer_equal(t->tokenizer, theirs);
+    int32_t vocab = nb_tokenizer_vocab(theirs);
+    nb_tokenizer_free(theirs);
+    if (same)
+        return NB_OK;
+    return nb_fail(err, NB_BAD_CONFIG,
+                   "data.tokenizer: %s (%d tokens) is not the tokenizer of %s (%d tokens); expected the same, for the "
+                   "model knows no other; hint: nibble tokenize --tokenizer %s",
+                   t->config.data.tokenizer, nb_tokenizer_vocab(t->tokenizer), folder, vocab, folder);
 }
 
+/* Checkpoints of this run bring the files along that are there already, where the run file names no tokenizer. */
+static nb_status keep_tokenizer_files(nb_trainer *t, const char *folder, nb_error *err) {
+    return t->tokenizer ? NB_OK : nb_kept_read(folder, &t->kept, err);
+}
+
+/* A folder of another maker: parameters alone, at step 0. */
 static nb_status load_foreign(nb_trainer *t, const char *folder, nb_error *err) {
     NB_TRY(check_same_model(t, folder, err));
+    NB_TRY(check_tokenizer(t, folder, err));
+    NB_TRY(keep_tokenizer_files(t, folder, err));
+    NB_TRY(nb_trainer_restart(t, err));
     NB_TRY(nb_hf_load(t->be, t->model, folder, err));
     nb_model_params_changed(t->model);
     return NB_OK;
 }
 
+/* Whether the checkpoint is one that such a start may take. */
+static nb_status check_start(const nb_trainer *t, const char *folder, const nb_manifest *m, nb_start as,
+                             nb_error *err) {
+    if (as == NB_START_RESUME)
+        return check_same_run(t, folder, m, err);
+    if (as == NB_START_BRANCH)
+        return check_trunk(t, folder, m, err);
+    return check_tokenizer(t, folder, err);
+}
+
 nb_status nb_trainer_load(nb_trainer *t, const char *folder, nb_start as, nb_error *err) {
     nb_manifest m;
-    if (as == NB_START_FORK && is_foreign(folder))
+    if (as == NB_START_FORK && nb_is_foreign(folder))
         return load_foreign(t, folder, err);
     NB_TRY(nb_manifest_read(folder, &m, err));
     nb_status status = nb_manifest_verify(folder, &m, err);
     if (status == NB_OK)
         status = check_same_model(t, folder, err);
-    if (status == NB_OK && as == NB_START_RESUME)
-        status = check_same_run(t, folder, &m, err);
-    if (status == NB_OK && as == NB_START_BRANCH)
-        status = check_trunk(t, folder, &m, err);
+    if (status == NB_OK)
+        status = check_start(t, folder, &m, as, err);
     if (status == NB_OK && m.at.step > t->steps)
         status = nb_fail(err, NB_BAD_CONFIG, "%s: is at step %lld, beyond the %lld steps of this run", folder,
                          (long long)m.at.step, (long long)t->steps);
     if (status == NB_OK && as != NB_START_FORK && m.at.modules_in_bf16 && !t->at.modules_in_bf16)
         status = nb_trainer_modules_to_bf16(t, err);
+    if (status == NB_OK)
+        status = keep_tokenizer_files(t, folder, err);
     if (status == NB_OK)
         status = load_tensors(t, folder, as == NB_START_RESUME, err);
     if (status == NB_OK) {

@@ -1,5 +1,6 @@
 /* checkpoint_list.c: which checkpoints a run folder holds, which of them is the newest good one, and which go. */
 #include "checkpoint.h"
+#include "foreign.h"
 #include "manifest.h"
 
 #include "files/folder.h"
@@ -83,6 +84,8 @@ nb_status nb_checkpoint_verify(const char *folder, nb_error *err) {
 
 nb_status nb_checkpoint_info_read(const char *folder, nb_checkpoint_info *out, nb_error *err) {
     nb_manifest manifest;
+    if (nb_is_foreign(folder))
+        return nb_foreign_info(folder, out, err);
     NB_TRY(nb_manifest_read(folder, &manifest, err));
     out->step = manifest.at.step;
     out->config = manifest.config;

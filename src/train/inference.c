@@ -1,4 +1,5 @@
 /* inference.c: a checkpoint's model, for evaluation and generation. */
+#include "foreign.h"
 #include "manifest.h"
 
 #include "files/safetensors.h"
@@ -73,15 +74,35 @@ static nb_status load(nb_backend *be, const char *folder, const nb_manifest *m, 
     return NB_OK;
 }
 
+/* Parameters of a folder of another maker. */
+static nb_status load_foreign(nb_backend *be, const char *folder, const nb_recipe *recipe, int64_t batch, int64_t seq,
+                              nb_loaded *out, nb_error *err) {
+    nb_model_config config;
+    const nb_run_config *run = &out->info.config;
+    NB_TRY(nb_foreign_info(folder, &out->info, err));
+    NB_TRY(nb_hf_config_read(folder, &config, err));
+    out->recipe = recipe ? *recipe : nb_recipe_bf16();
+    NB_TRY(nb_model_create(be, &config, &out->recipe, batch ? batch : run->micro_batch, seq ? seq : run->seq, false,
+                           &out->model, err));
+    NB_TRY(nb_hf_load(be, out->model, folder, err));
+    nb_model_params_changed(out->model);
+    return NB_OK;
+}
+
 nb_status nb_load_checkpoint(nb_backend *be, const char *folder, const nb_recipe *recipe, int64_t batch, int64_t seq,
                              nb_loaded *out, nb_error *err) {
     memset(out, 0, sizeof *out);
-    nb_manifest m;
-    NB_TRY(nb_manifest_read(folder, &m, err));
-    out->info.step = m.at.step;
-    out->info.config = m.config;
-    nb_status status = load(be, folder, &m, recipe, batch, seq, out, err);
-    nb_manifest_free(&m);
+    nb_status status;
+    if (nb_is_foreign(folder)) {
+        status = load_foreign(be, folder, recipe, batch, seq, out, err);
+    } else {
+        nb_manifest m;
+        NB_TRY(nb_manifest_read(folder, &m, err));
+        out->info.step = m.at.step;
+        out->info.config = m.config;
+        status = load(be, folder, &m, recipe, batch, seq, out, err);
+        nb_manifest_free(&m);
+    }
     if (status != NB_OK)
         nb_loaded_free(out);
     return status;

@@ -35,14 +35,17 @@ static const nb_word isa_words[] = {
 static const nb_word auto_words[] = {{"auto", 0, "all that the process may use"}, {NULL, 0, NULL}};
 
 static const nb_word end_of_text_words[] = {
-    {"auto", NB_END_OF_TEXT_AUTO, "what the tokenizer says; none without a tokenizer"},
+    {"auto", NB_END_OF_TEXT_AUTO, "what the tokenizer says, else the folder that model names; none without both"},
     {"none", NB_END_OF_TEXT_NONE, "the data is one document"},
     {NULL, 0, NULL},
 };
 
 static const nb_key rows[] = {
     /* ---- what is trained, on what, where to ---- */
-    {.path = "model", .type = NB_KEY_TEXT, FIELD(model), .help = "name of a model in models/, or the path of a file"},
+    {.path = "model",
+     .type = NB_KEY_TEXT,
+     FIELD(model),
+     .help = "name of a model in models/, or the path of a file or of a Hugging Face folder"},
     {.path = "recipe",
      .type = NB_KEY_TEXT,
      FIELD(recipe),
@@ -415,6 +418,16 @@ nb_status nb_run_config_parse(const char *text, size_t size, const char *name, c
         status = nb_keys_read(&nb_run_keys, out, doc.root, err);
     nb_yaml_free(&doc);
     return status;
+}
+
+nb_status nb_run_config_defaults(nb_run_config *config, nb_error *err) {
+    static const char required[] = "{model: x, out: x, data: {train: x}, steps: 1, seq: 1}";
+    NB_TRY(nb_run_config_parse(required, sizeof required - 1, "defaults", NULL, 0, config, err));
+    memset(config->model, 0, sizeof config->model);
+    memset(config->out, 0, sizeof config->out);
+    memset(config->data.train, 0, sizeof config->data.train);
+    config->steps = config->seq = 0;
+    return NB_OK;
 }
 
 nb_status nb_run_config_load(const char *path, const char *const *overrides, int32_t override_count, nb_run_config *out,

@@ -4,6 +4,7 @@
 #include "sentencepiece.h"
 #include "sentencepiece_check.h"
 #include "tokenizer_files.h"
+#include "tokenizer_kept.h"
 #include "utf8.h"
 
 #include <inttypes.h>
@@ -14,25 +15,16 @@
 
 enum {
     BYTES_END = 256, /* end-of-text of the bytes tokenizer */
-    SEGMENT = 1 << 16,
-    MODEL_LIMIT = 64 << 20,
-    KEPT_MAX = 4
+    SEGMENT = 1 << 16
 };
-
-/* Files of a Hugging Face folder that travel with a tokenizer; the first says what it is. */
-static const char *const companions[KEPT_MAX] = {"tokenizer_config.json", "special_tokens_map.json", "tokenizer.json",
-                                                 "added_tokens.json"};
 
 struct nb_tokenizer {
     nb_sp *sp; /* NULL: bytes */
     char *model;
-    size_t model_size;
+    size_t model_size; /* 0: bytes */
     int32_t vocab, end_of_text;
     int32_t newline_ids[4], newline_count; /* of a lone line break; 0: texts go on without context */
-    struct {
-        char *bytes; /* NULL: absent */
-        size_t size;
-    } kept[KEPT_MAX];
+    nb_tokenizer_kept kept;                /* where it came from a folder */
 };
 
 /* ---- lists ---- */
@@ -214,8 +206,7 @@ void nb_tokenizer_free(nb_tokenizer *tokenizer) {
         return;
     nb_sp_free(tokenizer->sp);
     free(tokenizer->model);
-    for (int i = 0; i < KEPT_MAX; i++)
-        free(tokenizer->kept[i].bytes);
+    nb_kept_free(&tokenizer->kept);
     free(tokenizer);
 }
 
@@ -303,7 +294,7 @@ static nb_status make_bytes(nb_tokenizer **out, nb_error *err) {
 static nb_status load_model(const char *path, nb_tokenizer **out, nb_error *err) {
     char *bytes;
     size_t size;
-    NB_TRY(nb_file_read(path, MODEL_LIMIT, &bytes, &size, err));
+    NB_TRY(nb_file_read(path, NB_KEPT_LIMIT, &bytes, &size, err));
     nb_status status = nb_tokenizer_parse(bytes, size, out, err);
     free(bytes);
     if (status != NB_OK)
@@ -311,32 +302,37 @@ static nb_status load_model(const char *path, nb_tokenizer **out, nb_error *err)
     return status;
 }
 
+/* What the files of a folder make. */
+static nb_status make_from(const nb_tokenizer_kept *kept, const char *folder, nb_tokenizer **out, nb_error *err) {
+    const nb_kept_file *model = nb_kept_find(kept, NB_TOKENIZER_MODEL),
+                       *config = nb_kept_find(kept, NB_TOKENIZER_CONFIG);
+    if (model->bytes) {
+        if (nb_tokenizer_parse(model->bytes, model->size, out, err) != NB_OK)
+            return nb_fail_within(err, "%s/" NB_TOKENIZER_MODEL, folder);
+        return NB_OK;
+    }
+    if (nb_is_bytes_config(config->bytes, config->size))
+        return make_bytes(out, err);
+    if (nb_kept_find(kept, NB_TOKENIZER_JSON)->bytes)
+        return nb_fail(err, NB_BAD_FILE,
+                       "%s: its tokenizer.json is one that nibble does not read, expected tokenizer.model "
+                       "(SentencePiece); hint: give token ids made elsewhere as .npy or .bin",
+                       folder);
+    return nb_fail(err, NB_BAD_FILE,
+                   "%s: no tokenizer that nibble reads, expected tokenizer.model (SentencePiece) or a folder that "
+                   "nibble wrote",
+                   folder);
+}
+
 static nb_status load_folder(const char *folder, nb_tokenizer **out, nb_error *err) {
-    char path[4096];
-    struct stat st;
-    snprintf(path, sizeof path, "%s/tokenizer.model", folder);
-    bool model = stat(path, &st) == 0;
-    if (model)
-        NB_TRY(load_model(path, out, err));
+    nb_tokenizer_kept kept = {0};
+    nb_status status = nb_kept_read(folder, &kept, err);
+    if (status == NB_OK)
+        status = make_from(&kept, folder, out, err);
+    if (status == NB_OK)
+        (*out)->kept = kept;
     else
-        NB_TRY(make_bytes(out, err));
-    nb_tokenizer *t = *out;
-    nb_status status = NB_OK;
-    for (int i = 0; status == NB_OK && i < KEPT_MAX; i++) {
-        snprintf(path, sizeof path, "%s/%s", folder, companions[i]);
-        if (stat(path, &st) == 0)
-            status = nb_file_read(path, MODEL_LIMIT, &t->kept[i].bytes, &t->kept[i].size, err);
-    }
-    if (status == NB_OK && !model && !nb_is_bytes_config(t->kept[0].bytes, t->kept[0].size))
-        status =
-            nb_fail(err, NB_BAD_FILE,
-                    "%s: no tokenizer that nibble reads, expected tokenizer.model (SentencePiece) or a folder that "
-                    "nibble wrote",
-                    folder);
-    if (status != NB_OK) {
-        nb_tokenizer_free(t);
-        *out = NULL;
-    }
+        nb_kept_free(&kept);
     return status;
 }
 
@@ -351,6 +347,10 @@ nb_status nb_tokenizer_load(const char *name, nb_tokenizer **out, nb_error *err)
     if (S_ISDIR(st.st_mode))
         return load_folder(name, out, err);
     return load_model(name, out, err);
+}
+
+bool nb_tokenizer_equal(const nb_tokenizer *a, const nb_tokenizer *b) {
+    return a->model_size == b->model_size && (!a->sp || memcmp(a->model, b->model, a->model_size) == 0);
 }
 
 /* ---- saving ---- */
@@ -371,18 +371,13 @@ static nb_status write_made(const char *folder, const char *name, char *json, nb
 }
 
 nb_status nb_tokenizer_save(const nb_tokenizer *t, const char *folder, nb_error *err) {
-    bool kept = false;
+    NB_TRY(nb_kept_write(&t->kept, folder, err));
     if (t->sp)
-        NB_TRY(write_in(folder, "tokenizer.model", t->model, t->model_size, err));
-    for (int i = 0; i < KEPT_MAX; i++)
-        if (t->kept[i].bytes) {
-            kept = true;
-            NB_TRY(write_in(folder, companions[i], t->kept[i].bytes, t->kept[i].size, err));
-        }
-    if (kept)
+        NB_TRY(write_in(folder, NB_TOKENIZER_MODEL, t->model, t->model_size, err));
+    if (nb_kept_count(&t->kept) > (t->sp != NULL))
         return NB_OK;
     if (!t->sp)
-        NB_TRY(write_made(folder, "tokenizer.json", nb_bytes_tokenizer_json(), err));
+        NB_TRY(write_made(folder, NB_TOKENIZER_JSON, nb_bytes_tokenizer_json(), err));
     char *config = t->sp ? nb_sentencepiece_config_json(nb_sp_piece(t->sp, t->end_of_text)) : nb_bytes_config_json();
-    return write_made(folder, companions[0], config, err);
+    return write_made(folder, NB_TOKENIZER_CONFIG, config, err);
 }

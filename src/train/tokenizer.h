@@ -24,6 +24,9 @@ const char *nb_tokenizer_kind(const nb_tokenizer *tokenizer); /* "bytes" or "sen
 int32_t nb_tokenizer_vocab(const nb_tokenizer *tokenizer);
 int32_t nb_tokenizer_end_of_text(const nb_tokenizer *tokenizer);
 
+/* Whether they give the same ids: both bytes, or the same model to the byte. */
+bool nb_tokenizer_equal(const nb_tokenizer *a, const nb_tokenizer *b);
+
 /* Writes the files from which Hugging Face's AutoTokenizer and nb_tokenizer_load make this tokenizer again. A tokenizer
  * that came from a folder brings that folder's files along unchanged. */
 nb_status nb_tokenizer_save(const nb_tokenizer *tokenizer, const char *folder, nb_error *err);

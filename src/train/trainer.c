@@ -2,6 +2,7 @@
 #include "trainer.h"
 
 #include "base/progress.h"
+#include "model/hf.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -22,8 +23,11 @@ nb_status nb_run_tokenizer(const nb_run_config *config, int32_t vocab, nb_tokeni
                            "data.tokenizer: %s has %d tokens and the model's vocab is %d; expected at least as many",
                            config->data.tokenizer, nb_tokenizer_vocab(*out), vocab);
     }
-    if (*end_of_text == NB_END_OF_TEXT_AUTO)
+    if (*end_of_text == NB_END_OF_TEXT_AUTO) {
         *end_of_text = *out ? nb_tokenizer_end_of_text(*out) : NB_END_OF_TEXT_NONE;
+        if (!*out && nb_model_is_folder(config->model))
+            NB_TRY(nb_hf_end_of_text(config->model, end_of_text, err));
+    }
     if (*end_of_text >= vocab)
         return nb_fail(err, NB_BAD_CONFIG, "data.end_of_text: %d is beyond the model's vocab of %d", *end_of_text,
                        vocab);
@@ -110,6 +114,7 @@ void nb_trainer_free(nb_trainer *t) {
     nb_dataset_free(t->train);
     nb_dataset_free(t->val);
     nb_tokenizer_free(t->tokenizer);
+    nb_kept_free(&t->kept);
     free(t);
 }
 

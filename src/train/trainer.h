@@ -8,6 +8,7 @@
 #include "nibble/train.h"
 #include "optimizer.h"
 #include "tokenizer.h"
+#include "tokenizer_kept.h"
 
 #define NB_PASSED_MAX 4096
 
@@ -32,6 +33,7 @@ struct nb_trainer {
     nb_model *model;
     nb_dataset *train, *val; /* val: NULL without evaluation */
     nb_tokenizer *tokenizer; /* NULL: unknown */
+    nb_tokenizer_kept kept;  /* files of the checkpoint that was loaded: they go on where the tokenizer is unknown */
     int32_t end_of_text;     /* token; -1: the data is one document */
     nb_batch_buffer batch;
     nb_optimizer optimizer;

@@ -1,0 +1,62 @@
+/* tokenizer_kept.c: files of a tokenizer, read and written to the byte. */
+#include "tokenizer_kept.h"
+
+#include "files/file.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static const char *const names[NB_KEPT_MAX] = {
+    NB_TOKENIZER_MODEL,  NB_TOKENIZER_CONFIG, NB_TOKENIZER_JSON, "special_tokens_map.json",
+    "added_tokens.json", "vocab.json",        "merges.txt"};
+
+static nb_status path_of(const char *folder, const char *name, char *path, size_t size, nb_error *err) {
+    int n = snprintf(path, size, "%s/%s", folder, name);
+    return n >= 0 && (size_t)n < size ? NB_OK : nb_fail(err, NB_BAD_USAGE, "%.100s...: the name is too long", folder);
+}
+
+nb_status nb_kept_read(const char *folder, nb_tokenizer_kept *kept, nb_error *err) {
+    nb_kept_free(kept);
+    for (int i = 0; i < NB_KEPT_MAX; i++) {
+        char path[4096];
+        struct stat st;
+        NB_TRY(path_of(folder, names[i], path, sizeof path, err));
+        if (stat(path, &st) == 0)
+            NB_TRY(nb_file_read(path, NB_KEPT_LIMIT, &kept->files[i].bytes, &kept->files[i].size, err));
+    }
+    return NB_OK;
+}
+
+nb_status nb_kept_write(const nb_tokenizer_kept *kept, const char *folder, nb_error *err) {
+    for (int i = 0; i < NB_KEPT_MAX; i++) {
+        char path[4096];
+        if (!kept->files[i].bytes)
+            continue;
+        NB_TRY(path_of(folder, names[i], path, sizeof path, err));
+        NB_TRY(nb_file_write(path, kept->files[i].bytes, kept->files[i].size, err));
+    }
+    return NB_OK;
+}
+
+void nb_kept_free(nb_tokenizer_kept *kept) {
+    for (int i = 0; i < NB_KEPT_MAX; i++)
+        free(kept->files[i].bytes);
+    *kept = (nb_tokenizer_kept){0};
+}
+
+const nb_kept_file *nb_kept_find(const nb_tokenizer_kept *kept, const char *name) {
+    static const nb_kept_file none = {NULL, 0};
+    for (int i = 0; i < NB_KEPT_MAX; i++)
+        if (strcmp(names[i], name) == 0)
+            return &kept->files[i];
+    return &none;
+}
+
+int nb_kept_count(const nb_tokenizer_kept *kept) {
+    int count = 0;
+    for (int i = 0; i < NB_KEPT_MAX; i++)
+        count += kept->files[i].bytes != NULL;
+    return count;
+}
