@@ -1,82 +1,109 @@
-/* dge_occ.c: the references of ref/dge_occ.h over the threads, a row at a time; quantiles by counting. */
+/* dge_occ.c: DGE and OCC over the threads, a row at a time; quantiles by counting. */
 #include "backend/cpu/dge_occ.h"
-#include "backend/cpu/cpu.h"
+#include "backend/cpu/ops_kernels.h"
 #include "backend/ref/dge_occ.h"
+#include "backend/ref/quantize_parts.h"
 #include "format/bf16.h"
 
 #include <omp.h>
 #include <string.h>
 
+/* ---- DGE ---- */
+
+enum { SPAN = 128, GROUP = 16 }; /* no block of scales is narrower than a group, save columns */
+
+/* Scales of columns [c, c + n) of a row, one an element. */
+static void scales_of(const nb_qtensor *codes, int64_t r, int64_t c, int64_t n, float *scale) {
+    bool columns = codes->quantizer.block_cols == 1;
+    for (int64_t i = 0; i < n; i++)
+        scale[i] = columns || i % GROUP == 0 ? nb_decode_scale(codes, r, c + i, true) : scale[i - 1];
+}
+
 void nb_cpu_dge(nb_backend *be, void *dw, const void *w, const nb_qtensor *codes, double k, double cap) {
+    const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);
 #pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(static)
-    for (int64_t r = 0; r < codes->rows; r++) {
-        nb_qtensor one = nb_qtensor_row(codes, r);
-        nb_ref_dge(be, (float *)dw + r * codes->cols, (const float *)w + r * codes->cols, &one, k, cap);
-    }
-}
-
-/* ---- clamping: two counting passes over 16-bit keys give an order statistic without sorting ---- */
-
-typedef struct counts {
-    int64_t high[256]; /* keys by their upper byte */
-    int64_t low[256];  /* of those with one upper byte, by their lower */
-} counts;
-
-static int rank_in(const int64_t *histogram, int64_t *rank) {
-    int bin = 0;
-    for (; *rank >= histogram[bin]; bin++)
-        *rank -= histogram[bin];
-    return bin;
-}
-
-static float order_statistic(const nb_mat *x, counts *c, int64_t rank) {
-    int upper = rank_in(c->high, &rank);
-    memset(c->low, 0, sizeof c->low);
-    for (int64_t r = 0; r < x->rows; r++)
-        for (int64_t i = 0; i < x->cols; i++) {
-            uint16_t key = nb_bf16_key(((const uint16_t *)x->data)[r * x->stride + i]);
-            c->low[key & 255] += key >> 8 == upper;
+    for (int64_t r = 0; r < codes->rows; r++)
+        for (int64_t c = 0; c < codes->cols; c += SPAN) {
+            int64_t at = r * codes->cols + c, n = codes->cols - c < SPAN ? codes->cols - c : SPAN;
+            float scale[SPAN];
+            scales_of(codes, r, c, n, scale);
+            kernels->dge((float *)dw + at, (const float *)w + at, scale, n, (float)k, (float)cap);
         }
-    return nb_bf16_value(nb_bf16_of_key((uint16_t)(upper << 8 | rank_in(c->low, &rank))));
 }
 
-static void bounds(const nb_mat *x, int64_t low, int64_t high, float *lo, float *hi) {
-    counts c;
-    memset(c.high, 0, sizeof c.high);
-    for (int64_t r = 0; r < x->rows; r++)
+/* ---- clamping ---- */
+
+enum { KEYS = 65536 };
+
+/* The key of a rank, from the histogram of all keys. */
+static float number_of_rank(const uint32_t *histogram, int64_t rank) {
+    int32_t key = 0;
+    for (; rank >= histogram[key]; key++)
+        rank -= histogram[key];
+    return nb_bf16_value(nb_bf16_of_key((uint16_t)key));
+}
+
+/* Bounds over the whole matrix. Every thread counts its rows; counts are added without rounding. */
+static nb_status bounds_of_all(nb_backend *be, const nb_mat *x, int64_t low, int64_t high, float bounds[2],
+                               nb_error *err) {
+    int32_t threads = nb_cpu_of(be)->threads;
+    uint32_t *counts = nb_cpu_shared(be, (size_t)threads * KEYS * sizeof *counts);
+    if (!counts)
+        return nb_fail(err, NB_NO_MEMORY, "clamp_rows: no memory to count numbers");
+    memset(counts, 0, (size_t)threads * KEYS * sizeof *counts);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t r = 0; r < x->rows; r++) {
+        uint32_t *mine = counts + (size_t)omp_get_thread_num() * KEYS;
+        const uint16_t *row = (const uint16_t *)x->data + r * x->stride;
         for (int64_t i = 0; i < x->cols; i++)
-            c.high[nb_bf16_key(((const uint16_t *)x->data)[r * x->stride + i]) >> 8]++;
-    *lo = order_statistic(x, &c, low);
-    *hi = order_statistic(x, &c, high);
+            mine[nb_bf16_key(row[i])]++;
+    }
+    for (int32_t t = 1; t < threads; t++)
+        for (int32_t key = 0; key < KEYS; key++)
+            counts[key] += counts[(size_t)t * KEYS + (size_t)key];
+    bounds[0] = number_of_rank(counts, low);
+    bounds[1] = number_of_rank(counts, high);
+    return NB_OK;
 }
 
 nb_status nb_cpu_clamp_rows(nb_backend *be, const nb_mat *out, const nb_sparse *rest, const nb_mat *x, int64_t low,
                             int64_t high, bool whole, nb_error *err) {
     NB_TRY(nb_clamp_check(out, rest, x, low, high, whole, err));
-    float all_lo = 0, all_hi = 0;
+    const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);
+    size_t room = ((size_t)x->cols + 31) / 32 * 32 * sizeof(int16_t);
+    float all[2] = {0, 0};
     if (whole)
-        bounds(x, low, high, &all_lo, &all_hi);
-#pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(static)
+        NB_TRY(bounds_of_all(be, x, low, high, all, err));
+    bool failed = false;
+#pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(static) reduction(|| : failed)
     for (int64_t r = 0; r < x->rows; r++) {
-        nb_mat from = nb_mat_row(x, r), to = nb_mat_row(out, r);
-        nb_sparse one = rest ? nb_sparse_row(rest, r) : (nb_sparse){0};
-        float lo = all_lo, hi = all_hi;
+        const uint16_t *from = (const uint16_t *)x->data + r * x->stride;
+        float bounds[2] = {all[0], all[1]};
+        int16_t *keys = whole ? NULL : nb_cpu_scratch(be, omp_get_thread_num(), room);
+        if (!whole && !keys) {
+            failed = true;
+            continue;
+        }
         if (!whole)
-            bounds(&from, low, high, &lo, &hi);
-        nb_clamp_between(&to, rest ? &one : NULL, &from, lo, hi);
+            kernels->bounds_of_row(bounds, from, x->cols, low, high, keys);
+        int32_t *column = rest ? rest->column + r * rest->room : NULL;
+        uint16_t *value = rest ? rest->value + r * rest->room : NULL;
+        int32_t found = kernels->clamp_row((uint16_t *)out->data + r * out->stride, column, value, from, x->cols,
+                                           bounds[0], bounds[1]);
+        if (rest)
+            rest->count[r] = found;
     }
-    return NB_OK;
+    return failed ? nb_fail(err, NB_NO_MEMORY, "clamp_rows: no memory for the keys of a row") : NB_OK;
 }
 
 /* ---- the sparse product ---- */
 
 void nb_cpu_sparse_gemm(nb_backend *be, const nb_mat *c, const nb_sparse *s, const nb_mat *b) {
+    const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);
 #pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(static)
-    for (int64_t r = 0; r < c->rows; r++) {
-        nb_mat to = nb_mat_row(c, r);
-        nb_sparse one = nb_sparse_row(s, r);
-        nb_ref_sparse_gemm(be, &to, &one, b);
-    }
+    for (int64_t r = 0; r < c->rows; r++)
+        kernels->sparse_row((float *)c->data + r * c->stride, c->cols, s->column + r * s->room, s->value + r * s->room,
+                            s->count[r], b->data, b->stride);
 }
 
 void nb_cpu_sparse_add(nb_backend *be, const nb_mat *x, const nb_sparse *s) {

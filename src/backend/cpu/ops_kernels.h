@@ -74,6 +74,14 @@ typedef struct nb_cpu_kernels {
     void (*gla_backward_keys)(const nb_gla *g, int64_t b, int64_t h, uint16_t *dk, uint16_t *dv, float *dgate,
                               const uint16_t *d_o, const uint16_t *q, const uint16_t *k, const uint16_t *v,
                               const float *gate, float *scratch);
+
+    /* arXiv:2501.17116: dw *= f'(w / scale); the numbers of two ranks; a row clamped between them; a sparse row */
+    void (*dge)(float *dw, const float *w, const float *scale, int64_t n, float k, float cap);
+    void (*bounds_of_row)(float bounds[2], const uint16_t *x, int64_t n, int64_t low, int64_t high, int16_t *room);
+    int32_t (*clamp_row)(uint16_t *to, int32_t *column, uint16_t *value, const uint16_t *from, int64_t n, float lo,
+                         float hi);
+    void (*sparse_row)(float *c, int64_t n, const int32_t *column, const uint16_t *value, int32_t entries,
+                       const uint16_t *b, int64_t b_row);
 } nb_cpu_kernels;
 
 extern const nb_cpu_kernels nb_cpu_kernels_portable;
