@@ -44,6 +44,7 @@ micro_batch: 2
 eval: {every: 4, sequences: 4}
 checkpoint: {every: 4}
 print_every: 4
+peak_flops: none
 END
 cp "$source/docs/training.md" text.txt
 "$nibble" tokenize text.txt --tokenizer bytes --val 0.2 --split blank -o data > /dev/null
@@ -69,14 +70,15 @@ expect 2 "vocab" "$nibble" train run.yaml --set model=./narrow.yaml --set data.t
 [ ! -e runs ] || fail "a refused run left files: $(find runs)"
 
 # ---- a run ----------------------------------------------------------------------------------------------------------------
-"$nibble" train run.yaml > trained
+"$nibble" train run.yaml --set peak_flops=auto > trained
 for said in 'memory' 'precision census' '^step 4/8  loss' '^step 8  validation loss' 'MFU' 'done in'; do
     grep -q "$said" trained || fail "train does not say '$said': $(cat trained)"
 done
 for file in run.yaml recipe.yaml census.txt metrics.jsonl checkpoints/step-00000008/config.json; do
     [ -s "runs/a/$file" ] || fail "runs/a/$file is missing"
 done
-"$nibble" train runs/a/run.yaml --resume -q || fail "the effective run.yaml does not resume its own run"
+grep -q '"mfu":0' runs/a/metrics.jsonl || fail "no MFU in metrics.jsonl"
+"$nibble" train runs/a/run.yaml --set peak_flops=1e12 --resume -q || fail "the effective run.yaml does not resume its own run"
 expect 2 "holds a run already" "$nibble" train run.yaml
 
 # ---- what is done with its checkpoint ---------------------------------------------------------------------------------------

@@ -28,6 +28,8 @@ extern "C" {
 #define NB_BF16_PATTERNS 16
 #define NB_END_OF_TEXT_NONE (-1)
 #define NB_END_OF_TEXT_AUTO (-2)
+#define NB_PEAK_AUTO 0.0    /* measured when the run starts (nb_measure_peak) */
+#define NB_PEAK_NONE (-1.0) /* no MFU is reported */
 
 typedef enum nb_schedule_kind { NB_SCHEDULE_COSINE, NB_SCHEDULE_WSD, NB_SCHEDULE_CONSTANT } nb_schedule_kind;
 
@@ -103,6 +105,7 @@ typedef struct nb_run_config {
         int32_t bf16_module_count;
     } bad_numbers;
     int64_t print_every; /* steps between printed lines; metrics.jsonl has every step */
+    double peak_flops;   /* what MFU is a share of; or NB_PEAK_AUTO, NB_PEAK_NONE */
     int32_t threads;     /* 0 = all the process may use; never changes a bit of the result */
     nb_isa isa;
 } nb_run_config;

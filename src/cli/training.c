@@ -24,9 +24,17 @@ static void say_what_runs(nb_screen *screen, const nb_run_config *config, nb_tra
     nb_progress_line(&screen->progress, "run %s: %lld steps of %s tokens, %s tokens in all", config->out,
                      (long long)steps, nb_count_text(step_tokens, per_step, sizeof per_step),
                      nb_short_count_text((double)steps * (double)step_tokens, tokens, sizeof tokens));
-    nb_progress_line(
-        &screen->progress, "peak for MFU: the better of nvfp4 %sFLOP/s, bf16 %sFLOP/s, products measured now",
-        nb_short_count_text(peak->nvfp4, nvfp4, sizeof nvfp4), nb_short_count_text(peak->bf16, bf16, sizeof bf16));
+    if (config->peak_flops == NB_PEAK_AUTO)
+        nb_progress_line(
+            &screen->progress, "peak for MFU: the better of nvfp4 %sFLOP/s, bf16 %sFLOP/s, products measured now",
+            nb_short_count_text(peak->nvfp4, nvfp4, sizeof nvfp4), nb_short_count_text(peak->bf16, bf16, sizeof bf16));
+}
+
+static nb_status find_peak(nb_backend *be, const nb_run_config *config, nb_peak *peak, nb_error *err) {
+    if (config->peak_flops == NB_PEAK_AUTO)
+        return peak->flops == 0 ? nb_measure_peak(be, peak, err) : NB_OK;
+    *peak = (nb_peak){.flops = config->peak_flops == NB_PEAK_NONE ? 0 : config->peak_flops};
+    return NB_OK;
 }
 
 static void say_how_it_ended(nb_screen *screen, const nb_run_config *config) {
@@ -42,8 +50,7 @@ static nb_status run_with(nb_backend *be, const nb_run_config *config, nb_traini
     char recipes[NB_PATH_SIZE], models[NB_PATH_SIZE], census[NB_PATH_SIZE + 16];
     NB_TRY(nb_cli_folder("recipes", recipes, sizeof recipes, err));
     NB_TRY(nb_cli_folder("models", models, sizeof models, err));
-    if (training->peak.flops == 0)
-        NB_TRY(nb_measure_peak(be, &training->peak, err));
+    NB_TRY(find_peak(be, config, &training->peak, err));
     size_t program_bytes = nb_resident_bytes();
     nb_trainer_options options = {.recipes_dir = recipes,
                                   .models_dir = models,

@@ -34,6 +34,12 @@ static const nb_word isa_words[] = {
 
 static const nb_word auto_words[] = {{"auto", 0, "all that the process may use"}, {NULL, 0, NULL}};
 
+static const nb_word peak_words[] = {
+    {"auto", NB_PEAK_AUTO, "measured when the run starts"},
+    {"none", NB_PEAK_NONE, "no MFU is reported"},
+    {NULL, 0, NULL},
+};
+
 static const nb_word end_of_text_words[] = {
     {"auto", NB_END_OF_TEXT_AUTO, "what the tokenizer says, else the folder that model names; none without both"},
     {"none", NB_END_OF_TEXT_NONE, "the data is one document"},
@@ -353,6 +359,15 @@ static const nb_key rows[] = {
      .source = "our choice"},
 
     /* ---- the machine: none of these changes a bit of the result ---- */
+    {.path = "peak_flops",
+     .type = NB_KEY_FLOAT,
+     FIELD(peak_flops),
+     .fallback = "auto",
+     .positive = true,
+     .high = 1e20,
+     .words = peak_words,
+     .help = "FLOP/s that MFU is a share of",
+     .source = "our choice"},
     {.path = "threads",
      .type = NB_KEY_INT,
      FIELD(threads),
@@ -470,8 +485,8 @@ int64_t nb_run_steps(const nb_run_config *config) {
 /* ---- which keys decide the bits ---- */
 
 static bool is_free_on_resume(const char *path) {
-    static const char *const prefixes[] = {"out",          "data.tokenizer", "eval.",   "checkpoint.", "lens.",
-                                           "bad_numbers.", "print_every",    "threads", "isa"};
+    static const char *const prefixes[] = {"out",          "data.tokenizer", "eval.",      "checkpoint.", "lens.",
+                                           "bad_numbers.", "print_every",    "peak_flops", "threads",     "isa"};
     for (size_t i = 0; i < NB_COUNT(prefixes); i++)
         if (strncmp(path, prefixes[i], strlen(prefixes[i])) == 0)
             return true;
