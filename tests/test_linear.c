@@ -268,10 +268,8 @@ static void same_codes_of_rows(void **state) {
 }
 
 /* With quantized gradients the folded dY is quantized after folding, and the codes of W stand without their scales. */
-static void folded_codes(void **state) {
-    (void)state;
-    nb_backend *be = cpu();
-    nb_plan plan = plan_rows(NB_VIA_FOLD, row_fp4());
+static void fold_with(nb_backend *be, nb_quantizer gradient) {
+    nb_plan plan = plan_rows(NB_VIA_FOLD, gradient);
     linear_case c = make_group(be, &plan, 1, NULL);
     run_forward(&c, &pass0);
     run_backward(&c, &pass0);
@@ -287,8 +285,8 @@ static void folded_codes(void **state) {
         }
     nb_mat fold_w = nb_mat_of(put(NB_F32, folded_w, M * N), NB_F32, M, N);
     nb_mat fold_x = nb_mat_of(put(NB_F32, folded_x, M * N), NB_F32, M, N);
-    nb_qtensor ddy = by_hand(be, &q, &fold_w, false, &pass0, "", NB_DGRAD_DY, "");
-    nb_qtensor wdy = by_hand(be, &q, &fold_x, true, &pass0, "", NB_WGRAD_DY, "");
+    nb_qtensor ddy = by_hand(be, &gradient, &fold_w, false, &pass0, "", NB_DGRAD_DY, "");
+    nb_qtensor wdy = by_hand(be, &gradient, &fold_x, true, &pass0, "", NB_WGRAD_DY, "");
     for (int64_t i = 0; i < N; i++)
         fw.outer_scales[i] = 1;
     for (int64_t i = 0; i < M; i++)
@@ -298,6 +296,15 @@ static void folded_codes(void **state) {
     check_close("dX", get(NB_BF16, c.dx.data, M * K), dx, 0x1p-8, M * K);
     check_close("dW", get(NB_F32, c.dw[0], N * K), dw, 1e-6, N * K);
     nb_linear_group_free(c.group);
+}
+
+/* dY in FP4 rows, and in E5M2 under one scale a tensor as in arXiv:2501.17116's public codes. */
+static void folded_codes(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    nb_quantizer e5m2 = {.element = NB_ELEMENT_E5M2, .scale_type = NB_SCALE_F32};
+    fold_with(be, row_fp4());
+    fold_with(be, e5m2);
     nb_backend_free(be);
 }
 

@@ -2,6 +2,7 @@
 #include "linear_case.h"
 
 #include "backend/ref/dge_occ.h"
+#include "lens/lens.h"
 
 static const nb_pass pass0 = {.step = 1, .steps = 10, .rounding_seed = 5};
 
@@ -67,6 +68,33 @@ static void compensation_by_hand(void **state) {
     nb_backend_free(be);
 }
 
+/* Folding the scales of X into dY is for codes. What compensation gives wgrad are numbers, scales and all: folded once
+ * more they would count twice. Without a residual the codes are what wgrad reads, and folding is right. */
+static void compensation_is_not_folded(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    linear_case c;
+    nb_error err = {0};
+    for (int rest = NB_OCC_SPARSE; rest <= NB_OCC_DENSE; rest++) {
+        nb_plan plan = plan_occ(0.95, (nb_occ_rest)rest);
+        plan.roles[NB_WGRAD_X].via = NB_VIA_FOLD;
+        assert_int_equal(try_group(be, &c, &plan, 1, NULL, &err), NB_BAD_CONFIG);
+        assert_non_null(strstr(err.message, "via: bf16"));
+    }
+    nb_plan plan = plan_occ(0.95, NB_OCC_NONE);
+    plan.roles[NB_WGRAD_X].via = plan.roles[NB_DGRAD_W].via = NB_VIA_FOLD;
+    c = make_group(be, &plan, 1, NULL);
+    double *x = get(NB_BF16, c.x.data, M * K), *w = get(NB_F32, c.w[0], N * K), *dy = get(NB_BF16, c.dy[0].data, M * N);
+    double *xq = rows_of(be, clamped(x, 0.95, zeros(M * K)), M, K), *wq = rows_of(be, w, N, K);
+    run_forward(&c, &pass0);
+    run_backward(&c, &pass0);
+    check_close("dW", get(NB_F32, c.dw[0], N * K), product(transposed(dy, M, N), N, transposed(xq, M, K), K, M), 0.005,
+                N * K);
+    check_close("dX", get(NB_BF16, c.dx.data, M * K), product(dy, M, transposed(wq, N, K), K, N), 0.01, M * K);
+    nb_linear_group_free(c.group);
+    nb_backend_free(be);
+}
+
 /* With alpha = 1 nothing is cut off: the layer is the plain one, bit for bit. */
 static void nothing_to_clamp(void **state) {
     (void)state;
@@ -114,6 +142,67 @@ static void fates_of_the_rest(void **state) {
     nb_backend_free(be);
 }
 
+/* ---- table 1 of the paper, as the lens sees it ---- */
+
+typedef struct seen {
+    int approximations, densities;
+    double squares, error, density;
+} seen;
+
+static void see_approximation(void *context, nb_backend *be, const char *module, const char *mechanism,
+                              const nb_mat *exact, const nb_mat *approximate) {
+    seen *s = context;
+    (void)be;
+    assert_string_equal(mechanism, "occ");
+    assert_non_null(strstr(module, "self_attn"));
+    s->approximations++;
+    double *x = get(NB_BF16, exact->data, M * K), *y = get(NB_BF16, approximate->data, M * K);
+    for (int i = 0; i < M * K; i++) {
+        s->squares += x[i] * x[i];
+        s->error += (x[i] - y[i]) * (x[i] - y[i]);
+    }
+}
+
+static void see_scalar(void *context, const char *module, const char *name, double value) {
+    seen *s = context;
+    assert_non_null(strstr(module, "/occ"));
+    assert_string_equal(name, "density");
+    s->densities++;
+    s->density = value;
+}
+
+/* Every fate of the rest reports what it makes of X; losing it costs most. The density is the share that was cut off.
+ */
+static void the_lens_sees_table_one(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    double error[3];
+    for (int rest = NB_OCC_SPARSE; rest <= NB_OCC_NONE; rest++) {
+        nb_plan plan = plan_occ(0.95, (nb_occ_rest)rest);
+        linear_case c = make_group(be, &plan, 1, NULL);
+        seen s = {0};
+        nb_lens lens = {.context = &s, .approximation = see_approximation, .scalar = see_scalar};
+        nb_pass pass = pass0;
+        pass.lens = &lens;
+        double *cut = zeros(M * K);
+        int outliers = 0;
+        clamped(get(NB_BF16, c.x.data, M * K), 0.95, cut);
+        for (int i = 0; i < M * K; i++)
+            outliers += cut[i] != 0;
+        run_forward(&c, &pass);
+        run_backward(&c, &pass);
+        assert_int_equal(s.approximations, 1);
+        assert_int_equal(s.densities, rest != NB_OCC_NONE);
+        if (rest != NB_OCC_NONE)
+            assert_true(s.density == (double)outliers / (M * K));
+        error[rest] = s.error / s.squares;
+        nb_linear_group_free(c.group);
+    }
+    assert_true(error[NB_OCC_SPARSE] > 0 && error[NB_OCC_SPARSE] < error[NB_OCC_NONE]);
+    assert_true(error[NB_OCC_DENSE] < error[NB_OCC_NONE]);
+    nb_backend_free(be);
+}
+
 /* dW with DGE is dW without, times f' at W over its row's decode scale; alone it changes nothing else. */
 static void dge_scales_dw(void **state) {
     (void)state;
@@ -145,6 +234,25 @@ static void dge_scales_dw(void **state) {
     nb_backend_free(be);
 }
 
+/* k = 1 is straight through: dW to the bit as without an estimator. */
+static void dge_of_power_one_changes_nothing(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    nb_plan plans[2] = {plan_rows(NB_VIA_BF16, nb_quantizer_bf16()), plan_rows(NB_VIA_BF16, nb_quantizer_bf16())};
+    plans[1].mechanisms.has_dge = true;
+    plans[1].mechanisms.dge = (nb_dge){1, 3};
+    linear_case c[2];
+    for (int i = 0; i < 2; i++) {
+        c[i] = make_group(be, &plans[i], 1, NULL);
+        run_forward(&c[i], &pass0);
+        run_backward(&c[i], &pass0);
+    }
+    assert_memory_equal(c[0].dw[0], c[1].dw[0], N * K * 4);
+    nb_linear_group_free(c[0].group);
+    nb_linear_group_free(c[1].group);
+    nb_backend_free(be);
+}
+
 static void dge_refuses_what_it_cannot_stand_for(void **state) {
     (void)state;
     nb_backend *be = cpu();
@@ -162,9 +270,12 @@ static void dge_refuses_what_it_cannot_stand_for(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(compensation_by_hand),
+        cmocka_unit_test(compensation_is_not_folded),
         cmocka_unit_test(nothing_to_clamp),
         cmocka_unit_test(fates_of_the_rest),
+        cmocka_unit_test(the_lens_sees_table_one),
         cmocka_unit_test(dge_scales_dw),
+        cmocka_unit_test(dge_of_power_one_changes_nothing),
         cmocka_unit_test(dge_refuses_what_it_cannot_stand_for),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -80,6 +80,7 @@ bool nb_record_approximation(nb_record *record, const char *module, const char *
     snprintf(prefix, sizeof prefix, "%s/%s", module, mechanism);
     nb_record_scalar(record, prefix, "snr_db", e.snr_db);
     nb_record_scalar(record, prefix, "cosine", e.cosine);
+    nb_record_scalar(record, prefix, "mse", s.sum_sq_error / (double)(exact->rows * exact->cols));
     return true;
 }
 

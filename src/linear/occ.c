@@ -62,7 +62,20 @@ static void occ_detach(void *state) {
     free(o);
 }
 
+/* Backward reads numbers that have their scales already: folding would count these twice. */
+static nb_status check_via(const nb_linear *layer, nb_error *err) {
+    if (layer->plan.mechanisms.occ.rest == NB_OCC_NONE || layer->plan.roles[NB_WGRAD_X].via != NB_VIA_FOLD)
+        return NB_OK;
+    return nb_fail(err, NB_BAD_CONFIG,
+                   "%s: occ gives wgrad.x as decoded numbers with the rest added, so there are no scales to fold; "
+                   "expected `via: bf16` there (`via: fold` serves dgrad.w, and wgrad.x with `rest: none`)",
+                   layer->name);
+}
+
 static nb_status occ_attach(nb_linear_group *group, int32_t index, void **state, nb_error *err) {
+    for (int32_t i = 0; i < group->count; i++)
+        if (group->layers[i].mechanisms >> index & 1)
+            NB_TRY(check_via(&group->layers[i], err));
     if (!group->be->ops->clamp_rows)
         return nb_fail(err, NB_UNSUPPORTED, "%s: backend %s has no outlier clamping", group->input, group->be->name);
     occ *o = calloc(1, sizeof *o);
@@ -128,7 +141,7 @@ static nb_status occ_after_fprop(void *state, const nb_linear_call *call, nb_lin
     return NB_OK;
 }
 
-/* Q(X_c) + S in act. */
+/* Q(X_c) + S in act; Q(X_c) alone where S is lost. */
 static nb_status compensated(const occ *o, const nb_linear_call *call, nb_linear *layer, void *memory, nb_mat *out,
                              nb_error *err) {
     nb_operand x;
@@ -137,7 +150,8 @@ static nb_status compensated(const occ *o, const nb_linear_call *call, nb_linear
         return nb_fail(err, NB_BAD_CONFIG, "%s: occ needs fprop.x quantized", layer->name);
     *out = nb_mat_of(memory, call->be->act, x.codes.rows, x.codes.cols);
     NB_TRY(call->be->ops->dequantize(call->be, out, &x.codes, false, true, err));
-    call->be->ops->sparse_add(call->be, out, &o->rest);
+    if (o->memory)
+        call->be->ops->sparse_add(call->be, out, &o->rest);
     return NB_OK;
 }
 
@@ -175,11 +189,50 @@ static nb_status occ_fprop(void *state, const nb_linear_call *call, nb_linear *l
 
 /* ---- backward ---- */
 
+/* Share of X that was cut off. */
+static nb_status report_density(const occ *o, const nb_linear_call *call, nb_error *err) {
+    const nb_lens *lens = call->pass->lens;
+    int64_t rows = call->x->rows, cut = 0;
+    int32_t *count = malloc((size_t)rows * sizeof *count);
+    char name[NB_NAME_SIZE + 8];
+    if (!count)
+        return nb_fail(err, NB_NO_MEMORY, "%s: no memory to count outliers", o->group->input);
+    call->be->ops->download(call->be, count, o->rest.count, (size_t)rows * sizeof *count);
+    for (int64_t r = 0; r < rows; r++)
+        cut += count[r];
+    free(count);
+    snprintf(name, sizeof name, "%s/occ", o->group->input);
+    lens->scalar(lens->context, name, "density", (double)cut / (double)(rows * call->x->cols));
+    return NB_OK;
+}
+
+/* Table 1 of the paper: what is multiplied in place of X. */
+static nb_status report(const occ *o, const nb_linear_call *call, const nb_mat *x, nb_error *err) {
+    const nb_lens *lens = call->pass->lens;
+    if (lens && lens->approximation)
+        lens->approximation(lens->context, call->be, o->group->input, "occ", call->x, x);
+    return lens && lens->scalar && o->memory ? report_density(o, call, err) : NB_OK;
+}
+
+/* Where S is lost wgrad reads the codes as they are; they are decoded for the lens alone. */
+static nb_status report_clamped(const occ *o, const nb_linear_call *call, nb_linear *layer, nb_error *err) {
+    nb_mat x;
+    if (!call->pass->lens || !call->pass->lens->approximation)
+        return NB_OK;
+    size_t mark = call->scratch->used, bytes = nb_dtype_size(call->be->act) * (size_t)(call->x->rows * call->x->cols);
+    void *memory = nb_scratch_take(call->scratch, bytes);
+    if (!memory)
+        return nb_scratch_short(call->scratch, "clamped X", bytes, err);
+    NB_TRY(compensated(o, call, layer, memory, &x, err));
+    call->scratch->used = mark;
+    return report(o, call, &x, err);
+}
+
 static nb_status occ_wgrad_x(void *state, const nb_linear_call *call, nb_linear *layer, nb_mat *x, bool *done,
                              nb_error *err) {
     occ *o = state;
     if (o->how.rest == NB_OCC_NONE)
-        return NB_OK;
+        return report_clamped(o, call, layer, err);
     size_t bytes = nb_dtype_size(call->be->act) * (size_t)(call->x->rows * call->x->cols);
     void *memory = nb_scratch_keep(call->scratch, bytes);
     if (!memory)
@@ -187,11 +240,8 @@ static nb_status occ_wgrad_x(void *state, const nb_linear_call *call, nb_linear 
     NB_TRY(compensated(o, call, layer, memory, x, err));
     if (o->how.rest == NB_OCC_DENSE)
         NB_TRY(through_e4m3(call, x, err));
-    const nb_lens *lens = call->pass->lens;
-    if (lens && lens->approximation) /* table 1 of the paper */
-        lens->approximation(lens->context, call->be, o->group->input, "occ", call->x, x);
     *done = true;
-    return NB_OK;
+    return report(o, call, x, err);
 }
 
 static size_t occ_bytes(const void *state) {
