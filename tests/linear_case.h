@@ -109,7 +109,7 @@ static UNUSED nb_status try_group(nb_backend *be, linear_case *c, const nb_plan 
         c->dy[i] = nb_mat_of(put(NB_BF16, normals(stream, M * N, 0, 0.01), M * N), NB_BF16, M, N);
         c->w[i] = put(NB_F32, normals(stream + 1, N * K, 0, 0.1), N * K);
         c->dw[i] = put(NB_F32, zeros(N * K), N * K);
-        specs[i] = (nb_linear_spec){names[i], N, &plans[i], c->w[i], c->dw[i]};
+        specs[i] = (nb_linear_spec){.name = names[i], .out = N, .plan = &plans[i], .master = c->w[i], .grad = c->dw[i]};
     }
     const nb_group_spec spec = {.input = "layers.0.self_attn.input",
                                 .in = K,

@@ -232,7 +232,11 @@ static double toy_error(nb_backend *be, const nb_hcp *how, double by) {
     nb_mat xm = nb_mat_of(put(NB_BF16, x, TOY_M * TOY_K), NB_BF16, TOY_M, TOY_K);
     nb_mat y = nb_mat_of(put(NB_BF16, NULL, TOY_M * TOY_N), NB_BF16, TOY_M, TOY_N);
     float *wm = put(NB_F32, w, TOY_N * TOY_K);
-    const nb_linear_spec layer = {"up", TOY_N, &plan, wm, put(NB_F32, zeros(TOY_N * TOY_K), TOY_N * TOY_K)};
+    const nb_linear_spec layer = {.name = "up",
+                                  .out = TOY_N,
+                                  .plan = &plan,
+                                  .master = wm,
+                                  .grad = put(NB_F32, zeros(TOY_N * TOY_K), TOY_N * TOY_K)};
     const nb_group_spec spec = {
         .input = "in", .in = TOY_K, .max_rows = TOY_M, .training = true, .layers = &layer, .count = 1};
     nb_linear_group *group;

@@ -70,7 +70,7 @@ static bench *set_up(const nb_recipe *recipe, bool aligned) {
     b->w = put(NB_F32, w, D * D);
     b->dw = put(NB_F32, zeros(D * D), D * D);
     assert_int_equal(nb_recipe_plan(&b->recipe, name, 0, 1, &plan, &err), NB_OK);
-    nb_linear_spec layer = {name, D, &plan, b->w, b->dw};
+    nb_linear_spec layer = {.name = name, .out = D, .plan = &plan, .master = b->w, .grad = b->dw};
     const nb_group_spec spec = {.input = input, .in = D, .max_rows = D, .training = true, .layers = &layer, .count = 1};
     if (nb_linear_group_create(b->be, &spec, &b->group, &err) != NB_OK)
         fail_msg("%s", err.message);

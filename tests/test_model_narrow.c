@@ -63,6 +63,96 @@ static void packed_gradients_are_those_of_fp32(void **state) {
     nb_backend_free(be);
 }
 
+/* ---- masters ---- */
+
+/* A model of narrow masters computes what one does whose FP32 masters are the same numbers: loss and gradients to the
+ * bit, whatever reads a master on the way. */
+static void narrow_masters_are_their_values(void **state) {
+    (void)state;
+    static const char *const names[] = {"bf16", "nvfp4", "fp4-dge-occ-f32", "chon", "tetrajet-v1", "nvfp4"};
+    nb_backend *be = cpu_with(2, NB_ISA_AUTO);
+    nb_model_config config = case_config(NB_LLAMA, true);
+    config.hidden = 128;
+    config.head_dim = 32;
+    config.intermediate = 256;
+    for (size_t r = 0; r < sizeof names / sizeof *names; r++) {
+        nb_recipe wide;
+        nb_error err = {0};
+        double loss[2];
+        if (nb_recipe_load(names[r], NB_TEST_SOURCE "/recipes", &wide, &err) != NB_OK)
+            fail_msg("%s", err.message);
+        if (r == 5) {
+            wide.mechanisms.has_outcontrol = true;
+            wide.mechanisms.outcontrol = (nb_outcontrol){.share = 0.3, .multiple = 32, .start = 0, .window = 1};
+        }
+        nb_recipe narrow = wide;
+        narrow.optimizer_state.master = NB_F16;
+        narrow.optimizer_state.scale = NB_RULE_ABSMAX;
+        nb_model *a = case_model(be, &config, &narrow, true), *b = case_model(be, &config, &wide, true);
+        assert_null(nb_model_params(a));
+        const nb_master_bytes bytes = nb_model_master_bytes(a);
+        const int64_t n = nb_model_param_elements(a);
+        assert_true(bytes.narrow > 0 && bytes.narrow + bytes.wide + bytes.room < (size_t)n * sizeof(float));
+        int changed = 0;
+        for (int32_t i = 0; i < nb_model_param_count(a); i++) {
+            const nb_param *p = nb_model_param(a, i);
+            float *to = (float *)nb_model_params(b) + p->offset, *from = nb_model_param_open(a, i);
+            for (int64_t e = 0; e < p->rows * p->cols; e++) {
+                changed += to[e] != from[e];
+                assert_true(fabsf(to[e] - from[e]) <= fabsf(to[e]) / 2048 + 1e-8f);
+            }
+            memcpy(to, from, (size_t)(p->rows * p->cols) * sizeof *to);
+        }
+        assert_true(changed > 0); /* they were rounded */
+        nb_model_params_changed(a);
+        nb_model_params_changed(b);
+        for (uint32_t step = 0; step < 3; step++) { /* mechanisms that look at masters after a step act in the next */
+            case_batch batch;
+            make_case_batch(&batch, config.vocab, 5 + step);
+            const nb_pass pass = {.step = step, .steps = 3, .rounding_seed = 9};
+            assert_int_equal(nb_model_loss_and_grads(a, &batch.batch, &pass, &loss[0], &err), NB_OK);
+            assert_int_equal(nb_model_loss_and_grads(b, &batch.batch, &pass, &loss[1], &err), NB_OK);
+            assert_true(loss[0] == loss[1]);
+            assert_int_equal(nb_model_after_step(a, &pass, &err), NB_OK);
+            assert_int_equal(nb_model_after_step(b, &pass, &err), NB_OK);
+            nb_model_params_changed(a);
+            nb_model_params_changed(b);
+        }
+        check_equal_bytes(names[r], nb_model_grads(a), nb_model_grads(b), (size_t)n * sizeof(float));
+        void *copy = nb_model_copy_masters(a); /* and they come back from a copy */
+        nb_model_init(a, 99);
+        nb_model_restore_masters(a, copy);
+        be->ops->release(be, copy);
+        for (int32_t i = 0; i < nb_model_param_count(a); i++) {
+            const nb_param *p = nb_model_param(a, i);
+            check_equal_bytes(p->name, nb_model_param_open(a, i), (float *)nb_model_params(b) + p->offset,
+                              (size_t)(p->rows * p->cols) * sizeof(float));
+        }
+        nb_model_free(a);
+        nb_model_free(b);
+    }
+    nb_backend_free(be);
+}
+
+static void what_moves_masters_refuses_narrow_ones(void **state) {
+    (void)state;
+    nb_backend *be = cpu_with(1, NB_ISA_AUTO);
+    nb_model_config config = case_config(NB_LLAMA, false);
+    nb_recipe recipe;
+    nb_model *model = NULL;
+    nb_error err = {0};
+    config.hidden = 128;
+    config.head_dim = 32;
+    config.intermediate = 256;
+    assert_int_equal(nb_recipe_load("nvfp4", NB_TEST_SOURCE "/recipes", &recipe, &err), NB_OK);
+    recipe.optimizer_state.master = NB_F16;
+    recipe.mechanisms.has_oscireset = true;
+    recipe.mechanisms.oscireset = (nb_oscireset){.period = 10, .window = 2, .threshold = 8};
+    assert_int_equal(nb_model_create(be, &config, &recipe, CASE_BATCH, CASE_SEQ, true, &model, &err), NB_BAD_CONFIG);
+    assert_non_null(strstr(err.message, "master: fp32"));
+    nb_backend_free(be);
+}
+
 /* A batch that scores nothing has no gradient, whatever the one before had. */
 static void nothing_scored_is_zero(void **state) {
     (void)state;
@@ -198,6 +288,8 @@ int main(void) {
 #define CASE(name) cmocka_unit_test_teardown(name, release_buffers)
     const struct CMUnitTest tests_[] = {
         CASE(packed_gradients_are_those_of_fp32),
+        CASE(narrow_masters_are_their_values),
+        CASE(what_moves_masters_refuses_narrow_ones),
         CASE(nothing_scored_is_zero),
         CASE(other_backends_say_no),
         CASE(the_exchange_is_the_sum),

@@ -26,6 +26,7 @@ static bool same_recipe(const nb_recipe *a, const nb_recipe *b) {
                 a->keep.last_blocks == b->keep.last_blocks && a->late_switch.at == b->late_switch.at &&
                 a->late_switch.forward == b->late_switch.forward && a->late_switch.backward == b->late_switch.backward;
     same = same && a->optimizer_state.m == b->optimizer_state.m && a->optimizer_state.v == b->optimizer_state.v &&
+           a->optimizer_state.master == b->optimizer_state.master &&
            a->optimizer_state.scale == b->optimizer_state.scale && a->gradients.format == b->gradients.format &&
            a->gradients.scale == b->gradients.scale;
     for (int role = 0; role < NB_ROLE_COUNT; role++)
@@ -138,6 +139,9 @@ static void state_between_steps(void **state) {
     assert_int_equal(paper.optimizer_state.m, NB_E4M3);
     assert_int_equal(paper.optimizer_state.v, NB_F16);
     assert_int_equal(paper.optimizer_state.scale, NB_RULE_POW2);
+    assert_int_equal(paper.optimizer_state.master, NB_F32);
+    assert_int_equal(load("fp4-msamp").optimizer_state.master, NB_F16);
+    assert_int_equal(load("fp4-msamp").optimizer_state.v, NB_F16);
     assert_true(wide.gradients.format == NB_F32 && wide.optimizer_state.m == NB_F32 &&
                 wide.optimizer_state.v == NB_F32);
     static const char text[] = "base: nvfp4\nname: mine\noptimizer_state: {v: bf16, scale: absmax}\n"

@@ -70,7 +70,7 @@ static void nvfp4_table(void **state) {
 }
 
 static void narrow_table(void **state) {
-    table_equals_process(state, "recipe=fp4-dge-occ");
+    table_equals_process(state, "recipe=fp4-msamp");
 }
 
 int main(void) {

@@ -77,6 +77,7 @@ static void nvfp4_resumes(void **state) {
 /* Gradients and moments in FP8 and FP16, with their scales. */
 static void narrow_state_resumes(void **state) {
     stop_anywhere(state, "recipe=fp4-dge-occ", "fp4-dge-occ");
+    stop_anywhere(state, "recipe=fp4-msamp", "fp4-msamp"); /* masters in FP16 besides */
 }
 
 /* Killed between checkpoints: the newest checkpoint is older than the metrics, and a temporary folder is left. */

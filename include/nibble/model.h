@@ -76,7 +76,8 @@ const nb_model_config *nb_model_get_config(const nb_model *model);
 int32_t nb_model_param_count(const nb_model *model);
 const nb_param *nb_model_param(const nb_model *model, int32_t index);
 int64_t nb_model_param_elements(const nb_model *model); /* of all tensors together */
-void *nb_model_params(nb_model *model);                 /* real [elements], in backend memory */
+/* real [elements], in backend memory; NULL where the recipe keeps masters in fewer bits */
+void *nb_model_params(nb_model *model);
 /* real [elements]; NULL unless training, and where the recipe keeps gradients in fewer bits */
 void *nb_model_grads(nb_model *model);
 

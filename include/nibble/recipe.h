@@ -142,6 +142,7 @@ typedef struct nb_mechanism_set {
  * do not reach as far as F32 have a scale a tensor. */
 typedef struct nb_optimizer_state {
     nb_dtype m, v;       /* AdamW's moments: m any of F32 BF16 F16 E4M3 E5M2, v one of the first three */
+    nb_dtype master;     /* of the weights of linear layers: F32 BF16 F16; all other parameters stay in F32 */
     nb_scale_rule scale; /* ABSMAX or POW2 */
 } nb_optimizer_state;
 typedef struct nb_gradient_store {

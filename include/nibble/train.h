@@ -220,7 +220,8 @@ const nb_recipe *nb_trainer_recipe(const nb_trainer *trainer);
  * how many rows there are. */
 int32_t nb_trainer_memory(const nb_trainer *trainer, nb_memory_row *rows, int32_t max_rows);
 
-/* Bytes that gradients and moments take less than they would in FP32; 0 where the recipe keeps all of them in FP32. */
+/* Bytes that masters, gradients and moments take less than they would in FP32; 0 where the recipe keeps all of them in
+ * FP32. */
 int64_t nb_trainer_memory_saved(const nb_trainer *trainer);
 
 /* What MFU is a share of on this machine, measured: the better of two products, in FLOP/s. */

@@ -162,7 +162,7 @@ void nb_screen_memory(nb_screen *screen, const nb_trainer *trainer, size_t progr
     nb_progress_line(&screen->progress, "  %-44s %12s", "total", nb_bytes_text(total, text, sizeof text));
     const int64_t saved = nb_trainer_memory_saved(trainer);
     if (saved != 0)
-        nb_progress_line(&screen->progress, "  %-44s %12s", "saved against FP32 gradients and moments",
+        nb_progress_line(&screen->progress, "  %-44s %12s", "saved by state in fewer bits than FP32",
                          nb_bytes_text((double)saved, text, sizeof text));
 }
 

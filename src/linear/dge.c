@@ -39,7 +39,7 @@ static nb_status dge_after_wgrad(void *state, const nb_linear_call *call, nb_lin
     if (call->pass->forward_bf16) /* the forward pass did not round W */
         return NB_OK;
     NB_TRY(nb_weight_operand(call, layer, NB_FPROP_W, &w, err));
-    call->be->ops->dge(call->be, dw->data, layer->master, &w.codes, dge->k, dge->cap);
+    call->be->ops->dge(call->be, dw->data, nb_linear_master(call->be, layer), &w.codes, dge->k, dge->cap);
     return NB_OK;
 }
 

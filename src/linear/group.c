@@ -40,6 +40,8 @@ static nb_status take_layers(nb_linear_group *group, const nb_group_spec *spec, 
         layer->plan = *s->plan;
         layer->master = s->master;
         layer->grad = s->grad;
+        layer->narrow = s->narrow;
+        layer->room = s->room;
         name_operands(group, layer);
         NB_TRY(nb_linear_check(group, layer, err));
         for (nb_role r = NB_FPROP_X; r < NB_ROLE_COUNT; r += 2) {
@@ -288,6 +290,8 @@ void nb_linear_group_changed(nb_linear_group *group) {
     for (int32_t i = 0; i < group->count; i++) {
         nb_weight_cache *w = &group->layers[i].weight;
         w->plain_fresh = w->fresh[0] = w->fresh[1] = false;
+        if (group->layers[i].room)
+            group->layers[i].room->holds = NULL;
     }
 }
 

@@ -163,7 +163,7 @@ static nb_status patch_w(nb_hcp_state *h, const nb_linear_call *call, const nb_l
                          nb_operand *out, nb_error *err) {
     nb_hcp_layer *p = &h->layers[layer->index];
     if (!p->w_fresh || p->w_made != layer->weight.made) {
-        nb_mat master = nb_mat_of(layer->master, call->be->real, layer->out, layer->in);
+        nb_mat master = nb_mat_of(nb_linear_master(call->be, layer), call->be->real, layer->out, layer->in);
         const nb_hcp_source source = {&master, codes, largest(call->be, &master), true};
         NB_TRY(nb_hcp_operand(h, call->scratch, &source, p->channels, p->w_memory, &p->w, err));
         p->w_made = layer->weight.made;
@@ -243,7 +243,7 @@ static nb_status hcp_dgrad(void *state, const nb_linear_call *call, nb_linear *l
     nb_hcp_state *h = state;
     nb_backend *be = call->be;
     nb_operand a, w, forward;
-    nb_mat sum = *dx, residual, master = nb_mat_of(layer->master, be->real, layer->out, layer->in);
+    nb_mat sum = *dx, residual, master = nb_mat_of(nb_linear_master(be, layer), be->real, layer->out, layer->in);
     if (!h->how.dgrad || !patches(h))
         return NB_OK;
     *done = true;

@@ -165,7 +165,7 @@ nb_status nb_hcp_refresh(nb_hcp_state *h, const nb_linear_call *call, nb_error *
     nb_status status = NB_OK;
     for (int32_t i = 0; i < h->group->count && status == NB_OK; i++) {
         nb_linear *layer = &h->group->layers[i];
-        nb_mat master = nb_mat_of(layer->master, call->be->real, layer->out, layer->in);
+        nb_mat master = nb_mat_of(nb_linear_master(call->be, layer), call->be->real, layer->out, layer->in);
         nb_operand a, b;
         if (!(layer->mechanisms >> h->index & 1))
             continue;

@@ -37,12 +37,20 @@ typedef struct nb_weight_cache {
     uint32_t made;  /* how often fprop.w was made: what is derived from it can tell whether it is old */
 } nb_weight_cache;
 
+/* Where a master that is kept in few bits is decoded: one for all layers of a model. */
+typedef struct nb_master_room {
+    void *data;        /* real, as large as the largest of them */
+    const void *holds; /* the master (nb_scaled.data) that lies in it now; NULL = none */
+} nb_master_room;
+
 typedef struct nb_linear {
     char name[NB_NAME_SIZE];
     int32_t index;   /* in its group */
     int64_t out, in; /* N, K */
     nb_plan plan;
-    void *master;               /* real [N, K], backend memory; its owner tells of changes */
+    void *master;     /* real [N, K], backend memory; its owner tells of changes. NULL: kept in few bits */
+    nb_scaled narrow; /* those; read either by nb_linear_master */
+    nb_master_room *room;
     void *grad;                 /* real [N, K], +=; NULL unless training */
     bool packed[NB_GEMM_COUNT]; /* both operands multiply as codes */
     uint32_t mechanisms;        /* bit i: group->mechanisms[i] works on this layer */
@@ -89,6 +97,8 @@ typedef struct nb_linear_spec {
     int64_t out;
     const nb_plan *plan; /* copied */
     void *master, *grad;
+    nb_scaled narrow;     /* read where master is NULL */
+    nb_master_room *room; /* for narrow */
 } nb_linear_spec;
 
 typedef struct nb_group_spec {
@@ -136,6 +146,9 @@ size_t nb_wgrad_scratch(const nb_linear_group *group, const nb_linear *layer);
 nb_status nb_input_operand(const nb_linear_call *call, nb_linear *layer, nb_role role, nb_operand *out, nb_error *err);
 nb_status nb_input_layout(nb_linear_group *group, nb_error *err); /* finds the shared operands, places their memory */
 size_t nb_input_scratch(const nb_linear_group *group, nb_role role);
+
+/* weight.c: the master in real, [N, K]: in place, or decoded and good until another layer's is asked for. */
+const void *nb_linear_master(nb_backend *be, const nb_linear *layer);
 
 /* weight.c: W in the role fprop.w or dgrad.w; the BF16 copy; made at the first call after a change. */
 nb_status nb_weight_operand(const nb_linear_call *call, nb_linear *layer, nb_role role, nb_operand *out, nb_error *err);

@@ -97,6 +97,10 @@ static nb_status osci_attach(nb_linear_group *group, int32_t index, void **state
     *state = o;
     for (int32_t i = 0; i < group->count && group->training; i++)
         if (group->layers[i].mechanisms >> index & 1) {
+            if (!group->layers[i].master)
+                return nb_fail(err, NB_BAD_CONFIG,
+                               "%s: oscireset moves masters where they are; expected optimizer_state.master: fp32",
+                               group->layers[i].name);
             o->how = group->layers[i].plan.mechanisms.oscireset;
             NB_TRY(place_layer(o, &group->layers[i], &o->layers[i], err));
         }

@@ -283,7 +283,7 @@ static nb_status out_fprop(void *state, const nb_linear_call *call, nb_linear *l
                            nb_error *err) {
     outcontrol *o = state;
     nb_backend *be = call->be;
-    nb_mat sum, master = nb_mat_of(layer->master, NB_F32, layer->out, layer->in);
+    nb_mat sum, master = nb_mat_of(nb_linear_master(be, layer), NB_F32, layer->out, layer->in);
     if (!o->chosen)
         return NB_OK;
     NB_TRY(split_x(o, call, layer, err));

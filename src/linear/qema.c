@@ -57,9 +57,9 @@ static nb_status qema_quantize_w(void *state, const nb_linear_call *call, nb_lin
     qema *e = state;
     if (e->updates < layer->plan.mechanisms.qema.warmup)
         return NB_OK;
-    nb_mat w = nb_mat_of(layer->master, NB_F32, layer->out, layer->in);
+    nb_mat w = nb_mat_of(nb_linear_master(call->be, layer), NB_F32, layer->out, layer->in);
     NB_TRY(call->be->ops->quantize(call->be, out, &w, false, NULL, NULL, err));
-    call->be->ops->round_by(call->be, out, layer->master, e->average[layer->index]);
+    call->be->ops->round_by(call->be, out, w.data, e->average[layer->index]);
     *done = true;
     return NB_OK;
 }
@@ -77,7 +77,7 @@ static nb_status qema_after_step(void *state, nb_linear_group *group, const nb_p
         if (!e->average[i])
             continue;
         be->ops->axpy(be, e->average[i], -step, e->average[i], n);
-        be->ops->axpy(be, e->average[i], step, layer->master, n);
+        be->ops->axpy(be, e->average[i], step, nb_linear_master(be, layer), n);
     }
     e->updates++;
     return NB_OK;

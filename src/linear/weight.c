@@ -3,8 +3,21 @@
  * What does not draw random bits is made once an optimizer step and kept; what does (stochastic rounding, fresh
  * Hadamard signs) is made anew for every micro-batch, because noise belongs to a micro-batch.
  */
-#include "linear/linear.h"
 #include "lens/lens.h"
+#include "linear/linear.h"
+
+const void *nb_linear_master(nb_backend *be, const nb_linear *layer) {
+    if (layer->master)
+        return layer->master;
+    if (layer->room->holds != layer->narrow.data)
+        be->ops->scaled_decode(be, layer->room->data, &layer->narrow, layer->out * layer->in);
+    layer->room->holds = layer->narrow.data;
+    return layer->room->data;
+}
+
+static nb_mat master_of(nb_backend *be, const nb_linear *layer) {
+    return nb_mat_of(nb_linear_master(be, layer), be->real, layer->out, layer->in);
+}
 
 static bool draws_bits(const nb_quantizer *q) {
     return !nb_quantizer_is_bf16(q) &&
@@ -74,7 +87,7 @@ size_t nb_weight_scratch(const nb_linear_group *group, const nb_linear *layer, n
 nb_status nb_weight_plain(const nb_linear_call *call, nb_linear *layer, nb_mat *out, nb_error *err) {
     nb_backend *be = call->be;
     nb_weight_cache *w = &layer->weight;
-    *out = nb_mat_of(layer->master, be->act, layer->out, layer->in);
+    *out = nb_mat_of(layer->master, be->act, layer->out, layer->in); /* where act is real no master is narrow */
     if (be->act == be->real)
         return NB_OK;
     size_t bytes = nb_dtype_size(be->act) * (size_t)(layer->out * layer->in);
@@ -82,7 +95,7 @@ nb_status nb_weight_plain(const nb_linear_call *call, nb_linear *layer, nb_mat *
     if (!out->data)
         return nb_scratch_short(call->scratch, "a weight in BF16", bytes, err);
     if (!w->plain || !w->plain_fresh)
-        be->ops->cast(be, out->data, be->act, layer->master, be->real, layer->out * layer->in);
+        be->ops->cast(be, out->data, be->act, nb_linear_master(be, layer), be->real, layer->out * layer->in);
     w->plain_fresh = true;
     return NB_OK;
 }
@@ -92,7 +105,7 @@ void nb_show_plain_weight(const nb_linear_call *call, nb_linear *layer, nb_role 
     if (!call->pass->lens || *shown || call->pass->micro_batch > 0)
         return;
     *shown = true;
-    nb_mat master = nb_mat_of(layer->master, call->be->real, layer->out, layer->in);
+    nb_mat master = master_of(call->be, layer);
     nb_operand_show(call->be, call->pass, &layer->names[role], &master, NULL, role == NB_DGRAD_W, NULL, NULL);
 }
 
@@ -114,11 +127,11 @@ static nb_status quantize_master(const nb_linear_call *call, nb_linear *layer, n
         NB_TRY(m->table->quantize_w(m->state, call, layer, &out->codes, &done, err));
         if (!done)
             continue;
-        nb_mat source = nb_mat_of(layer->master, call->be->real, layer->out, layer->in);
+        nb_mat source = master_of(call->be, layer);
         nb_operand_show(call->be, call->pass, &layer->names[role], &source, NULL, false, &out->codes, NULL);
         return NB_OK;
     }
-    nb_mat master = nb_mat_of(layer->master, call->be->real, layer->out, layer->in);
+    nb_mat master = master_of(call->be, layer);
     return nb_operand_quantize(call->be, call->pass, &layer->names[role], &rule->quantizer, &master, role == NB_DGRAD_W,
                                memory, out, err);
 }
@@ -134,7 +147,7 @@ static void show_kept(const nb_linear_call *call, nb_linear *layer, nb_role role
     if (*shown || call->pass->micro_batch > 0 || (role == NB_DGRAD_W && layer->plan.roles[role].from))
         return;
     *shown = true;
-    nb_mat master = nb_mat_of(layer->master, call->be->real, layer->out, layer->in);
+    nb_mat master = master_of(call->be, layer);
     nb_operand_show(call->be, call->pass, &layer->names[role], &master, NULL, role == NB_DGRAD_W, &kept->codes, NULL);
 }
 

@@ -74,7 +74,9 @@ nb_status nb_build_group(nb_builder *builder, const char *input, const nb_projec
                                      .out = model->params.list[param].rows,
                                      .plan = &plans[i],
                                      .master = nb_params_value(&model->params, param),
-                                     .grad = nb_params_grad(&model->params, param)};
+                                     .grad = nb_params_grad(&model->params, param),
+                                     .narrow = model->params.masters[param],
+                                     .room = model->params.narrow ? &model->params.room : NULL};
     }
     const nb_group_spec spec = {.input = input_name,
                                 .in = model->params.list[projections[0].param].cols,
@@ -182,7 +184,7 @@ nb_status nb_model_assemble(nb_model *model, const nb_recipe *recipe, nb_error *
     model->params.be = model->be;
     NB_TRY(create_branches(model, err));
     NB_TRY(declare(&builder, err));
-    NB_TRY(nb_params_allocate(&model->params, model->training ? &recipe->gradients : NULL,
+    NB_TRY(nb_params_allocate(&model->params, model->training ? recipe : NULL,
                               model->config.tied ? model->embedding : -1, err));
     NB_TRY(build(&builder, err));
     place(&builder);

@@ -2,6 +2,7 @@
 #include "hf.h"
 #include "files/file.h"
 #include "hf_numbers.h"
+#include "param_array.h"
 
 #include <inttypes.h>
 #include <jansson.h>
@@ -49,10 +50,6 @@ static void transfer_close(transfer *t) {
     free(t->packed);
 }
 
-static void *in_backend(const transfer *t, const nb_param *p) {
-    return (char *)nb_model_params(t->model) + (size_t)p->offset * nb_dtype_size(t->be->real);
-}
-
 /* ---- writing ---- */
 
 static nb_status parameter_for_file(void *context, int32_t index, const void **data, nb_error *err) {
@@ -60,7 +57,7 @@ static nb_status parameter_for_file(void *context, int32_t index, const void **d
     (void)err;
     const nb_param *p = nb_model_param(t->model, index);
     size_t n = (size_t)elements_of(p);
-    t->be->ops->download(t->be, t->real, in_backend(t, p), n * nb_dtype_size(t->be->real));
+    t->be->ops->download(t->be, t->real, nb_model_param_open(t->model, index), n * nb_dtype_size(t->be->real));
     nb_hf_numbers_write(t->dtype, t->be->real, t->real, n, t->packed);
     *data = t->packed;
     return NB_OK;
@@ -251,7 +248,8 @@ static nb_status read_parameters(const weights *w, nb_backend *be, nb_model *mod
         if (status != NB_OK)
             break;
         nb_hf_numbers_read(found->dtype, found->data, n, be->real, t.real);
-        be->ops->upload(be, in_backend(&t, p), t.real, n * nb_dtype_size(be->real));
+        be->ops->upload(be, nb_model_param_open(model, i), t.real, n * nb_dtype_size(be->real));
+        nb_model_param_close(model, i);
     }
     transfer_close(&t);
     return status;

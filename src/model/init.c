@@ -91,7 +91,7 @@ static void init_tensor(nb_model *model, int32_t index, uint32_t seed) {
     const int64_t elements = p->rows * p->cols;
     double values[PIECE];
     float rounded[PIECE];
-    uint8_t *to = nb_params_value(&model->params, index);
+    uint8_t *to = nb_params_open(&model->params, index);
     for (int64_t first = 0; first < elements; first += PIECE) {
         const int64_t count = elements - first < PIECE ? elements - first : PIECE;
         if (p->rank == 2)
@@ -105,6 +105,7 @@ static void init_tensor(nb_model *model, int32_t index, uint32_t seed) {
         model->be->ops->upload(model->be, to + (size_t)first * size, wide ? (void *)values : (void *)rounded,
                                (size_t)count * size);
     }
+    nb_params_close(&model->params, index);
 }
 
 void nb_model_init(nb_model *model, uint32_t seed) {

@@ -165,7 +165,33 @@ int64_t nb_model_param_elements(const nb_model *model) {
 }
 
 void *nb_model_params(nb_model *model) {
-    return model->params.values;
+    return model->params.narrow ? NULL : model->params.values;
+}
+
+nb_scaled nb_model_master(const nb_model *model, int32_t index) {
+    return model->params.masters[index];
+}
+
+void *nb_model_param_open(nb_model *model, int32_t index) {
+    return nb_params_open(&model->params, index);
+}
+
+void nb_model_param_close(nb_model *model, int32_t index) {
+    nb_params_close(&model->params, index);
+}
+
+void nb_model_param_read(nb_model *model, int32_t index, void *host) {
+    const nb_param *p = &model->params.list[index];
+    size_t bytes = (size_t)(p->rows * p->cols) * nb_dtype_size(model->be->real);
+    model->be->ops->download(model->be, host, nb_params_open(&model->params, index), bytes);
+}
+
+void *nb_model_copy_masters(const nb_model *model) {
+    return nb_params_copy(&model->params);
+}
+
+void nb_model_restore_masters(nb_model *model, const void *copy) {
+    nb_params_restore(&model->params, copy);
 }
 
 void *nb_model_grads(nb_model *model) {
@@ -174,6 +200,10 @@ void *nb_model_grads(nb_model *model) {
 
 nb_param_array *nb_model_gradients(nb_model *model) {
     return &model->params.grads;
+}
+
+nb_master_bytes nb_model_master_bytes(const nb_model *model) {
+    return (nb_master_bytes){model->params.values_bytes, model->params.narrow_bytes, model->params.room_bytes};
 }
 
 size_t nb_model_gradient_window(const nb_model *model) {
@@ -186,6 +216,7 @@ void nb_model_params_changed(nb_model *model) {
 }
 
 nb_status nb_model_after_step(nb_model *model, const nb_pass *pass, nb_error *err) {
+    model->params.room.holds = NULL; /* the masters moved */
     for (int32_t i = 0; i < model->group_count; i++)
         NB_TRY(nb_linear_group_after_step(model->groups[i], pass, &model->scratch, err));
     return NB_OK;

@@ -47,6 +47,25 @@ double nb_param_array_sum_squares(const nb_param_array *array);
 /* The gradients of a model made for training, as its recipe keeps them. */
 nb_param_array *nb_model_gradients(nb_model *model);
 
+/* Masters, of any type. nb_model_param_open gives one in real, in place or decoded until the next is opened; what is
+ * written there counts once it is closed. */
+nb_scaled nb_model_master(const nb_model *model, int32_t index);
+void *nb_model_param_open(nb_model *model, int32_t index);
+void nb_model_param_close(nb_model *model, int32_t index);
+
+/* Values of a tensor in real, to host memory. */
+void nb_model_param_read(nb_model *model, int32_t index, void *host);
+
+/* All masters as they are, in backend memory that the caller releases (NULL if there is none), and back. */
+void *nb_model_copy_masters(const nb_model *model);
+void nb_model_restore_masters(nb_model *model, const void *copy);
+
+/* Bytes that masters take, and those that are taken besides where some are decoded to be read. */
+typedef struct nb_master_bytes {
+    size_t wide, narrow, room;
+} nb_master_bytes;
+nb_master_bytes nb_model_master_bytes(const nb_model *model);
+
 /* Bytes in which one block's gradients are added up before they are packed; 0 where gradients are real. */
 size_t nb_model_gradient_window(const nb_model *model);
 

@@ -95,26 +95,125 @@ void nb_params_pack(nb_params *params, int32_t section) {
     }
 }
 
+/* ---- masters ---- */
+
+static bool is_narrow(const nb_params *params, int32_t index, nb_dtype master) {
+    return master != NB_F32 && params->list[index].rank == 2 && !params->list[index].embedding;
+}
+
+/* Where each master lies in its array, in elements; the sizes of both arrays and of the largest narrow tensor. */
+static void place_masters(nb_params *params, nb_dtype master, int64_t *at, int64_t *wide, int64_t *narrow,
+                          int64_t *largest) {
+    *wide = *narrow = *largest = 0;
+    for (int32_t i = 0; i < params->count; i++) {
+        bool few_bits = is_narrow(params, i, master);
+        int64_t *end = few_bits ? narrow : wide, n = length_of(params, i);
+        at[i] = master == NB_F32 ? params->list[i].offset : *end;
+        *end = aligned(at[i] + n);
+        *largest = few_bits && n > *largest ? n : *largest;
+    }
+}
+
+static nb_status allocate_masters(nb_params *params, const nb_optimizer_state *state, nb_error *err) {
+    nb_backend *be = params->be;
+    const nb_dtype master = state ? state->master : NB_F32;
+    int64_t wide, narrow, largest;
+    int64_t *at = calloc((size_t)params->count, sizeof *at);
+    params->masters = calloc((size_t)params->count, sizeof *params->masters);
+    if (!at || !params->masters) {
+        free(at);
+        return nb_fail(err, NB_NO_MEMORY, "no memory for a list of %d parameters", params->count);
+    }
+    place_masters(params, master, at, &wide, &narrow, &largest);
+    params->values_bytes = (size_t)wide * nb_dtype_size(be->real);
+    params->narrow_bytes = (size_t)narrow * nb_dtype_size(master);
+    params->room_bytes = (size_t)largest * nb_dtype_size(be->real);
+    params->values = be->ops->alloc(be, params->values_bytes);
+    if (narrow) {
+        params->narrow = be->ops->alloc(be, params->narrow_bytes);
+        params->scales = be->ops->alloc(be, (size_t)params->count * sizeof *params->scales);
+        params->room.data = be->ops->alloc(be, params->room_bytes);
+    }
+    for (int32_t i = 0; i < params->count; i++) {
+        bool few_bits = is_narrow(params, i, master);
+        nb_dtype type = few_bits ? master : be->real;
+        params->masters[i] = (nb_scaled){.dtype = type, .rule = state ? state->scale : NB_RULE_ABSMAX};
+        params->masters[i].data =
+            (uint8_t *)(few_bits ? params->narrow : params->values) + (size_t)at[i] * nb_dtype_size(type);
+        params->masters[i].scale = few_bits && master != NB_BF16 ? params->scales + i : NULL;
+    }
+    free(at);
+    if (params->values && (!narrow || (params->narrow && params->scales && params->room.data)))
+        return NB_OK;
+    return nb_fail(err, NB_NO_MEMORY, "no memory for %lld parameters (%zu MiB)", (long long)params->elements,
+                   (params->values_bytes + params->narrow_bytes) >> 20);
+}
+
+void *nb_params_value(const nb_params *params, int32_t index) {
+    return params->masters[index].dtype == params->be->real ? params->masters[index].data : NULL;
+}
+
+void *nb_params_open(nb_params *params, int32_t index) {
+    const nb_scaled *master = &params->masters[index];
+    if (master->dtype == params->be->real)
+        return master->data;
+    params->be->ops->scaled_decode(params->be, params->room.data, master, length_of(params, index));
+    params->room.holds = NULL; /* what is written here is not what a layer would find */
+    return params->room.data;
+}
+
+void nb_params_close(nb_params *params, int32_t index) {
+    const nb_scaled *master = &params->masters[index];
+    if (master->dtype != params->be->real)
+        params->be->ops->scaled_encode(params->be, master, params->room.data, length_of(params, index));
+}
+
+static size_t scales_bytes(const nb_params *params) {
+    return params->narrow ? (size_t)params->count * sizeof *params->scales : 0;
+}
+
+void *nb_params_copy(const nb_params *params) {
+    nb_backend *be = params->be;
+    uint8_t *copy = be->ops->alloc(be, params->values_bytes + params->narrow_bytes + scales_bytes(params));
+    if (!copy)
+        return NULL;
+    be->ops->copy(be, copy, params->values, params->values_bytes);
+    if (params->narrow) {
+        be->ops->copy(be, copy + params->values_bytes, params->narrow, params->narrow_bytes);
+        be->ops->copy(be, copy + params->values_bytes + params->narrow_bytes, params->scales, scales_bytes(params));
+    }
+    return copy;
+}
+
+void nb_params_restore(nb_params *params, const void *copy) {
+    nb_backend *be = params->be;
+    const uint8_t *from = copy;
+    be->ops->copy(be, params->values, from, params->values_bytes);
+    if (params->narrow) {
+        be->ops->copy(be, params->narrow, from + params->values_bytes, params->narrow_bytes);
+        be->ops->copy(be, params->scales, from + params->values_bytes + params->narrow_bytes, scales_bytes(params));
+    }
+}
+
 /* ---- memory ---- */
 
-nb_status nb_params_allocate(nb_params *params, const nb_gradient_store *gradients, int32_t outlives, nb_error *err) {
-    nb_backend *be = params->be;
-    size_t bytes = (size_t)params->elements * nb_dtype_size(be->real);
-    params->values = be->ops->alloc(be, bytes);
-    if (!params->values)
-        return nb_fail(err, NB_NO_MEMORY, "no memory for %lld parameters (%zu MiB)", (long long)params->elements,
-                       bytes >> 20);
-    return gradients ? allocate_gradients(params, gradients, outlives, err) : NB_OK;
+nb_status nb_params_allocate(nb_params *params, const nb_recipe *recipe, int32_t outlives, nb_error *err) {
+    if (recipe && recipe->optimizer_state.master != NB_F32 && !params->be->ops->scaled_decode)
+        return nb_fail(err, NB_UNSUPPORTED, "optimizer_state.master: backend %s keeps masters in %s; expected fp32",
+                       params->be->name, nb_dtype_name(params->be->real));
+    NB_TRY(allocate_masters(params, recipe ? &recipe->optimizer_state : NULL, err));
+    return recipe ? allocate_gradients(params, &recipe->gradients, outlives, err) : NB_OK;
 }
 
 void nb_params_release(nb_params *params) {
     nb_backend *be = params->be;
-    if (params->values)
-        be->ops->release(be, params->values);
-    if (params->window)
-        be->ops->release(be, params->window);
+    void *const memory[] = {params->values, params->narrow, params->scales, params->room.data, params->window};
+    for (size_t i = 0; i < sizeof memory / sizeof *memory; i++)
+        if (memory[i])
+            be->ops->release(be, memory[i]);
     nb_param_array_free(&params->grads);
     free(params->list);
+    free(params->masters);
     free(params->section_of);
     free(params->window_at);
     *params = (nb_params){0};
@@ -122,10 +221,6 @@ void nb_params_release(nb_params *params) {
 
 static void *at(const nb_params *params, void *array, int64_t element) {
     return array ? (uint8_t *)array + (size_t)element * nb_dtype_size(params->be->real) : NULL;
-}
-
-void *nb_params_value(const nb_params *params, int32_t index) {
-    return at(params, params->values, params->list[index].offset);
 }
 
 void *nb_params_grad(const nb_params *params, int32_t index) {

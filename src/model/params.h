@@ -3,6 +3,9 @@
  * Tensors are declared first, then the arrays are made. Each tensor starts at a multiple of 16 elements; what lies
  * between is zero and stays zero.
  *
+ * Where the recipe keeps masters in fewer bits, those of linear layers (every matrix but the embedding) lie in an array
+ * of their own; what reads one decodes it into a room that all share.
+ *
  * A backward pass adds up gradients in `real`. Where the recipe keeps them in fewer bits it does so in a window that
  * holds one section at a time (a branch, the head, the embedding): when the pass is done with a section, its gradients
  * are packed and the window serves the next one. So gradients never lie in `real` whole.
@@ -10,6 +13,7 @@
 #ifndef NB_MODEL_PARAMS_H
 #define NB_MODEL_PARAMS_H
 
+#include "linear/linear.h"
 #include "model/param_array.h"
 
 typedef struct nb_params {
@@ -17,9 +21,16 @@ typedef struct nb_params {
     nb_param *list;
     int32_t count, capacity;
     int64_t elements;
-    int32_t section;      /* first tensor of the section that is being declared */
-    int32_t *section_of;  /* [count]: first tensor of the section that each belongs to */
-    void *values;         /* real [elements] */
+    int32_t section;     /* first tensor of the section that is being declared */
+    int32_t *section_of; /* [count]: first tensor of the section that each belongs to */
+    nb_scaled *masters;  /* [count]: where each lies */
+    void *values;        /* real: those that are not narrow */
+    size_t values_bytes;
+    void *narrow; /* those that are, and their scales [count]; NULL where all are real */
+    float *scales;
+    size_t narrow_bytes;
+    nb_master_room room;
+    size_t room_bytes;
     nb_param_array grads; /* empty unless training */
     void *window;         /* real; NULL where grads are real */
     size_t window_bytes;
@@ -32,12 +43,21 @@ void nb_params_begin_section(nb_params *params);
 /* A matrix [rows, cols], decayed; or a vector [rows] (cols = 0), not decayed. *index says which it became. */
 nb_status nb_params_declare(nb_params *params, const char *name, int64_t rows, int64_t cols, int32_t *index,
                             nb_error *err);
-/* `gradients` is NULL unless training. `outlives`: a tensor whose gradient is added to from the first section of the
- * backward pass to the last (a tied embedding); -1 if there is none. */
-nb_status nb_params_allocate(nb_params *params, const nb_gradient_store *gradients, int32_t outlives, nb_error *err);
+/* `recipe` says what is narrow; NULL unless training: then nothing is, and there are no gradients. `outlives`: a tensor
+ * whose gradient is added to from the first section of the backward pass to the last (a tied embedding); -1 if there is
+ * none. */
+nb_status nb_params_allocate(nb_params *params, const nb_recipe *recipe, int32_t outlives, nb_error *err);
 void nb_params_release(nb_params *params);
 
-void *nb_params_value(const nb_params *params, int32_t index);
+/* A copy of all masters as they are, in backend memory (release it), and back. */
+void *nb_params_copy(const nb_params *params);
+void nb_params_restore(nb_params *params, const void *copy);
+
+void *nb_params_value(const nb_params *params, int32_t index); /* in real; NULL where it is narrow */
+/* Values of a tensor in real: in place, or decoded and good until another is opened. What is written there counts once
+ * it is closed. */
+void *nb_params_open(nb_params *params, int32_t index);
+void nb_params_close(nb_params *params, int32_t index);
 void *nb_params_grad(const nb_params *params, int32_t index); /* where backward adds; NULL unless training */
 
 /* Clears the gradients; then packs the section that begins with tensor `section`, once it is complete. Both do nothing

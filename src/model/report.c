@@ -27,10 +27,11 @@ static const char *gradients_row(const nb_model *model) {
 }
 
 int32_t nb_model_memory(const nb_model *model, nb_memory_row *rows, int32_t max_rows) {
-    const size_t params = (size_t)model->params.elements * nb_dtype_size(model->be->real);
     const bool doubles = model->be->real == NB_F64;
     const nb_memory_row all[] = {
-        {doubles ? "parameters (f64)" : "parameters (f32)", params},
+        {doubles ? "parameters (f64)" : "parameters (f32)", model->params.values_bytes},
+        {"masters of linear layers (16 bits)", model->params.narrow_bytes},
+        {"a master while its layer is worked on (f32)", model->params.room_bytes},
         {gradients_row(model), nb_param_array_bytes(&model->params.grads)},
         {"gradients while a block is worked on (f32)", model->params.window_bytes},
         {"quantized and bf16 weights, state of mechanisms", model->group_bytes},

@@ -20,6 +20,7 @@ typedef struct slot {
     bool on_host;
     char mechanism[16]; /* that keeps it; empty for moments */
     bool anew;          /* loading leaves it as it is */
+    int32_t master;     /* parameter + 1 whose master's scale this is; 0 = none */
 } slot;
 
 typedef struct slot_list {
@@ -66,6 +67,19 @@ static void add_moments(slot_list *list, const char *prefix, const nb_param *par
     snprintf(to->name, sizeof to->name, "%s_scale/%s", prefix, param->name);
 }
 
+static void add_master_scale(slot_list *list, const nb_param *param, int32_t index, const nb_scaled *master) {
+    if (!master->scale)
+        return;
+    slot *to = &list->slots[list->count++];
+    *to = (slot){.dtype = NB_ST_F32,
+                 .rank = 1,
+                 .shape = {1, 1},
+                 .bytes = sizeof(float),
+                 .data = master->scale,
+                 .master = index + 1};
+    snprintf(to->name, sizeof to->name, "master_scale/%s", param->name);
+}
+
 static void add_mechanism(slot_list *list, const nb_state_tensor *state) {
     const char *name = strrchr(state->name, '/') + 1; /* "hcp.hcp.chosen" of "layers.0.mlp.input/hcp.hcp.chosen" */
     slot *to = &list->slots[list->count++];
@@ -82,7 +96,7 @@ static void add_mechanism(slot_list *list, const nb_state_tensor *state) {
 /* Free list->slots with free(). */
 static nb_status list_slots(nb_trainer *t, slot_list *list, nb_error *err) {
     int32_t params = nb_model_param_count(t->model), states = nb_model_state(t->model, NULL, 0);
-    *list = (slot_list){calloc((size_t)(4 * params + states) + 1, sizeof *list->slots), 0};
+    *list = (slot_list){calloc((size_t)(5 * params + states) + 1, sizeof *list->slots), 0};
     nb_state_tensor *state = calloc((size_t)states + 1, sizeof *state);
     if (!list->slots || !state) {
         free(list->slots);
@@ -94,6 +108,10 @@ static nb_status list_slots(nb_trainer *t, slot_list *list, nb_error *err) {
         const nb_scaled m = nb_param_array_at(&t->optimizer.m, i), v = nb_param_array_at(&t->optimizer.v, i);
         add_moments(list, "exp_avg", nb_model_param(t->model, i), &m);
         add_moments(list, "exp_avg_sq", nb_model_param(t->model, i), &v);
+    }
+    for (int32_t i = 0; i < params; i++) {
+        const nb_scaled master = nb_model_master(t->model, i);
+        add_master_scale(list, nb_model_param(t->model, i), i, &master);
     }
     for (int32_t i = 0; i < states; i++)
         add_mechanism(list, &state[i]);
@@ -154,12 +172,25 @@ static bool fits(const slot *s, const nb_file_tensor *tensor) {
     return tensor && tensor->dtype == s->dtype && tensor->bytes == s->bytes;
 }
 
+/* The master was read as FP32 values and rounded under a scale made anew, which is as good and, unless scales are
+ * powers of two, not the same to the bit. */
+static nb_status restore_master_scale(nb_trainer *t, int32_t index, const nb_file_tensor *tensor) {
+    const nb_scaled master = nb_model_master(t->model, index);
+    const nb_param *param = nb_model_param(t->model, index);
+    float scale;
+    memcpy(&scale, tensor->data, sizeof scale);
+    t->be->ops->scaled_rescale(t->be, &master, scale, param->rows * param->cols);
+    return NB_OK;
+}
+
 static nb_status read_slot(nb_trainer *t, const slot *s, const nb_safetensors *file, const char *path, nb_error *err) {
     const nb_file_tensor *tensor;
     NB_TRY(find(file, path, s->name, &tensor, err));
     if (!fits(s, tensor))
         return nb_fail(err, NB_BAD_FILE, "%s: tensor %s is %s of %zu bytes; expected %s of %zu", path, s->name,
                        nb_tensor_dtype_name(tensor->dtype), tensor->bytes, nb_tensor_dtype_name(s->dtype), s->bytes);
+    if (s->master)
+        return restore_master_scale(t, s->master - 1, tensor);
     if (s->on_host)
         memcpy(s->data, tensor->data, s->bytes);
     else
@@ -264,6 +295,8 @@ static nb_status read_slots(nb_trainer *t, slot_list *list, const nb_safetensors
                             bool same_recipe, nb_error *err) {
     if (!same_recipe) {
         mark_what_begins_anew(list, file);
+        for (int32_t i = 0; i < list->count; i++)
+            list->slots[i].anew = list->slots[i].anew || list->slots[i].master;
         NB_TRY(convert_moments(t, list, file, path, err));
     }
     for (int32_t i = 0; i < list->count; i++)

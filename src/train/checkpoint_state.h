@@ -2,6 +2,7 @@
  *
  *     exp_avg/NAME, exp_avg_sq/NAME                moments in the type that the recipe keeps them in
  *     exp_avg_scale/NAME, exp_avg_sq_scale/NAME    F32 [1]: the decode scale, where that type has one
+ *     master_scale/NAME                            F32 [1]: of a narrow master, whose values model.safetensors has
  *     state/MODULE/MECHANISM.WHAT                  state of mechanisms
  */
 #ifndef NB_TRAIN_CHECKPOINT_STATE_H

@@ -46,8 +46,10 @@ static int64_t saved(const nb_param_array *array) {
 
 int64_t nb_trainer_memory_saved(const nb_trainer *t) {
     const nb_param_array *grads = nb_model_gradients(t->model);
+    const nb_master_bytes masters = nb_model_master_bytes(t->model);
+    const int64_t wide = masters.narrow ? grads->elements * (int64_t)sizeof(float) : (int64_t)masters.wide;
     return saved(&t->optimizer.m) + saved(&t->optimizer.v) + (1 + t->accumulator.buffers) * saved(grads) -
-           (int64_t)nb_model_gradient_window(t->model);
+           (int64_t)nb_model_gradient_window(t->model) + wide - (int64_t)(masters.wide + masters.narrow + masters.room);
 }
 
 char *nb_census_text(const nb_model *model) {

@@ -54,10 +54,9 @@ void nb_optimizer_update(nb_optimizer *optimizer, nb_model *model, const nb_para
         const int64_t n = p->rows * p->cols;
         nb_scaled m = nb_param_array_at(&optimizer->m, i), v = nb_param_array_at(&optimizer->v, i);
         nb_scaled grad = nb_param_array_at(grads, i);
-        nb_scaled master = {.data = (char *)nb_model_params(model) + (size_t)p->offset * nb_dtype_size(be->real),
-                            .dtype = be->real};
+        nb_scaled master = nb_model_master(model, i);
         step.weight_decay = is_decayed(p, config) ? config->optimizer.weight_decay : 0;
-        if (real)
+        if (real && master.dtype == be->real)
             be->ops->adamw(be, master.data, m.data, v.data, grad.data, n, &step);
         else
             be->ops->scaled_adamw(be, &master, &m, &v, &grad, n, &step);

@@ -35,8 +35,8 @@ static void look_at_operand(void *context, const nb_lens_operand *seen) {
 static int32_t last_bad(nb_trainer *t, bool gradients) {
     for (int32_t i = nb_model_param_count(t->model) - 1; i >= 0; i--) {
         const nb_param *p = nb_model_param(t->model, i);
-        const nb_scaled master = {.data = (float *)nb_model_params(t->model) + p->offset, .dtype = NB_F32};
-        const nb_scaled tensor = gradients ? nb_param_array_at(nb_model_gradients(t->model), i) : master;
+        const nb_scaled tensor =
+            gradients ? nb_param_array_at(nb_model_gradients(t->model), i) : nb_model_master(t->model, i);
         if (!isfinite(t->be->ops->scaled_sum_squares(t->be, &tensor, p->rows * p->cols)))
             return i;
     }

@@ -84,18 +84,15 @@ static nb_status keep_in_bf16(nb_trainer *t, nb_error *err) {
 
 nb_status nb_trainer_modules_to_bf16(nb_trainer *t, nb_error *err) {
     NB_TRY(keep_in_bf16(t, err));
-    size_t bytes = (size_t)nb_model_param_elements(t->model) * nb_dtype_size(t->be->real);
-    void *params = t->be->ops->alloc(t->be, bytes);
+    void *params = nb_model_copy_masters(t->model);
     if (!params)
-        return nb_fail(err, NB_NO_MEMORY, "rebuild: a copy of the parameters of %.1f MiB does not fit in memory",
-                       (double)bytes / 1048576.0);
+        return nb_fail(err, NB_NO_MEMORY, "rebuild: a copy of the parameters does not fit in memory");
     saved_state state = {0};
-    t->be->ops->copy(t->be, params, nb_model_params(t->model), bytes);
     nb_status status = save_state(t, &state, err);
     if (status == NB_OK)
         status = create_model(t, err);
     if (status == NB_OK) {
-        t->be->ops->copy(t->be, nb_model_params(t->model), params, bytes);
+        nb_model_restore_masters(t->model, params);
         nb_model_params_changed(t->model);
         t->at.modules_in_bf16 = true;
         status = restore_state(t, &state, err);

@@ -1,5 +1,6 @@
 /* recorder.c: the three places where a run writes down what happened. */
 #include "recorder.h"
+#include "model/param_array.h"
 
 #include "files/file.h"
 #include "lens/observer.h"
@@ -71,14 +72,17 @@ const nb_lens *nb_recorder_lens(nb_recorder *r, int64_t step) {
     return r->lens;
 }
 
-/* The parameter with this name. Its values are read in place: the CPU backend's memory is the host's. */
+/* The parameter with this name, copied to `out`. */
 static bool find_weight(nb_model *model, const char *name, nb_mat *out) {
     for (int32_t i = 0; i < nb_model_param_count(model); i++) {
         const nb_param *p = nb_model_param(model, i);
         if (strcmp(p->name, name) != 0)
             continue;
-        *out = nb_mat_of((float *)nb_model_params(model) + p->offset, NB_F32, p->rows, p->cols);
-        return true;
+        size_t bytes = (size_t)(p->rows * p->cols) * sizeof(float);
+        *out = nb_mat_of(malloc(bytes), NB_F32, p->rows, p->cols);
+        if (out->data)
+            nb_model_param_read(model, i, out->data);
+        return out->data;
     }
     return false;
 }
@@ -88,12 +92,14 @@ static void observe_alignment(nb_recorder *r, nb_model *model) {
     const nb_model_config *config = nb_model_get_config(model);
     for (int32_t layer = 0; layer < config->layers; layer++) {
         char gate_name[NB_NAME_SIZE], up_name[NB_NAME_SIZE], module[NB_NAME_SIZE];
-        nb_mat gate, up;
+        nb_mat gate = {0}, up = {0};
         snprintf(gate_name, sizeof gate_name, "model.layers.%d.mlp.gate_proj.weight", layer);
         snprintf(up_name, sizeof up_name, "model.layers.%d.mlp.up_proj.weight", layer);
         snprintf(module, sizeof module, "layers.%d.mlp", layer);
         if (find_weight(model, gate_name, &gate) && find_weight(model, up_name, &up))
             nb_observer_alignment(r->observer, module, &gate, &up);
+        free(gate.data);
+        free(up.data);
     }
 }
 
