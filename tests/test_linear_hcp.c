@@ -214,6 +214,57 @@ static void nothing_to_patch(void **state) {
     nb_backend_free(be);
 }
 
+/* Blocks of 16 channels whose residuals NVFP4 holds exactly: 5.25 makes the tensor's decode scale 2^-9 and a block's
+ * 0.875, the others are +-(0.875 + r/32) with r in {1, 2, 3, 4, 6}, and 6 in every row. The 5.25 of X meets a zero of W
+ * and the other way round. Channels of the other blocks are zero. */
+static void fill_exactly(linear_case *c, int blocks) {
+    static const int steps[] = {1, 2, 3, 4, 6};
+    memset(c->x.data, 0, M * K * 2);
+    memset(c->w[0], 0, N * K * 4);
+    for (int side = 0; side < 2; side++)
+        for (int row = 0; row < (side ? N : M); row++)
+            for (int k = 0; k < 16 * blocks; k++) {
+                uint32_t bits = nb_philox(77, (uint32_t)side, (uint32_t)row, (uint32_t)k, 0, 0).w[0];
+                int step = k % 16 == 2 ? 6 : steps[bits % 5];
+                double v = (bits >> 8 & 1 ? -1 : 1) * (0.875 + step / 32.0);
+                v = k % 16 == side ? 5.25 : k % 16 == 1 - side ? 0 : v;
+                if (side)
+                    c->w[0][row * K + k] = (float)v;
+                else
+                    ((uint16_t *)c->x.data)[row * K + k] = nb_bf16_even((float)v);
+            }
+}
+
+/* With residuals that are exact nothing of first order is left on the patched channels: Y = X W^T - dX dW^T, whether
+ * only the 16 patched channels are not zero or every channel is patched; adding that last product by hand is X W^T. */
+static void only_the_second_order_is_left(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    for (int i = 0; i < 4; i++) {
+        bool all = i / 2;
+        nb_hcp how = patch_of(all ? 1 : 0.25);
+        how.copy = i % 2 ? NB_HCP_EXACT : NB_HCP_REQUANTIZE;
+        nb_plan plan = plan_hcp(&how);
+        linear_case c = make_group(be, &plan, 1, NULL);
+        fill_exactly(&c, all ? K / 16 : 1);
+        run_forward(&c, &pass0);
+        numbers n = numbers_of(&c);
+        double *got = get(NB_BF16, c.y[0].data, M * N), *whole = product(n.x, M, n.w, N, K);
+        double *left = product(n.dx, M, n.dw, N, K), *want = minus(whole, left, M * N), *bound = zeros(M * N);
+        for (int e = 0; e < M * N; e++)
+            bound[e] = fabs(want[e]) / 256 + 1e-6 * largest(want, M * N);
+        check_within("Y", got, want, bound, M * N);
+        double off = 0, seen = 0;
+        for (int e = 0; e < M * N; e++) {
+            off += fabs(got[e] - whole[e]);
+            seen += fabs(left[e]);
+        }
+        assert_true(seen > 0.02 * M * N && fabs(off / seen - 1) < 0.2); /* what is left is there */
+        nb_linear_group_free(c.group);
+    }
+    nb_backend_free(be);
+}
+
 /* ---- how much it helps ---- */
 
 enum { TOY_M = 256, TOY_N = 256, TOY_K = 1024, TOY_HOT = 24 };
@@ -400,6 +451,34 @@ static void refreshes(void **state) {
     nb_backend_free(be);
 }
 
+/* A choice is a function of the numbers: the same on every thread count and instruction set, so on every rank that
+ * holds the same sums. */
+static void choices_are_the_same_everywhere(void **state) {
+    (void)state;
+    const nb_cpu_options where[] = {{1, NB_ISA_AUTO}, {3, NB_ISA_AUTO}, {1, NB_ISA_SCALAR}, {2, NB_ISA_PORTABLE}};
+    int32_t channels[4][16];
+    float scores[4][K];
+    for (int i = 0; i < 4; i++) {
+        nb_backend *be = NULL;
+        assert_int_equal(nb_backend_cpu(&where[i], &be, NULL), NB_OK);
+        nb_hcp how = patch_of(0.25);
+        how.refresh = 2;
+        linear_case c = loud_case(be, &how);
+        for (uint32_t step = 0; step < 3; step++) {
+            nb_pass pass = pass0;
+            pass.step = step;
+            run_forward(&c, &pass);
+        }
+        assert_int_equal(state_of(&c)->refreshed, 3);
+        memcpy(channels[i], state_of(&c)->layers[0].channels, sizeof channels[i]);
+        memcpy(scores[i], state_of(&c)->layers[0].scores, sizeof scores[i]);
+        assert_memory_equal(channels[i], channels[0], sizeof channels[0]);
+        assert_memory_equal(scores[i], scores[0], sizeof scores[0]);
+        nb_linear_group_free(c.group);
+        nb_backend_free(be);
+    }
+}
+
 /* The weight's side follows the master. */
 static void follows_the_master(void **state) {
     (void)state;
@@ -491,9 +570,11 @@ int main(void) {
         cmocka_unit_test_teardown(formula, release_buffers),
         cmocka_unit_test_teardown(single_is_dual, release_buffers),
         cmocka_unit_test_teardown(nothing_to_patch, release_buffers),
+        cmocka_unit_test_teardown(only_the_second_order_is_left, release_buffers),
         cmocka_unit_test_teardown(hot_channel_toy, release_buffers),
         cmocka_unit_test_teardown(gradients_exact_on_channels, release_buffers),
         cmocka_unit_test_teardown(refreshes, release_buffers),
+        cmocka_unit_test_teardown(choices_are_the_same_everywhere, release_buffers),
         cmocka_unit_test_teardown(follows_the_master, release_buffers),
         cmocka_unit_test_teardown(resumes, release_buffers),
         cmocka_unit_test_teardown(refusals, release_buffers),
