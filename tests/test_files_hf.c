@@ -1,6 +1,6 @@
 /* test_files_hf.c: Hugging Face folders: ours come back to the bit, theirs (tests/golden/hf) give their logits, and
  * what nibble would compute differently is refused. With a folder as its argument it writes what
- * scripts/check_transformers.py compares with the transformers package. */
+ * scripts/check_transformers.py compares with the transformers package and scripts/check_fla.py with fla. */
 #include "model_case.h"
 
 #include "files/file.h"
@@ -23,12 +23,26 @@ static void must(nb_status status, const nb_error *err) {
         fail_msg("%s", err->message);
 }
 
-/* Logits of `rows` tokens in one document. */
-static void logits_of(nb_model *model, const int32_t *tokens, float *logits) {
-    int32_t positions[CASE_SEQ], zeros_[CASE_SEQ] = {0};
-    for (int32_t t = 0; t < CASE_SEQ; t++)
-        positions[t] = t;
-    const nb_batch batch = {1, CASE_SEQ, tokens, tokens, positions, zeros_};
+enum { MOST_TOKENS = 100 };
+
+/* `count` tokens in one document; each is to predict the next. */
+typedef struct document {
+    int32_t count, tokens[MOST_TOKENS], targets[MOST_TOKENS], positions[MOST_TOKENS], starts[MOST_TOKENS];
+} document;
+
+static nb_batch batch_of(document *d, const int32_t *tokens, int32_t count) {
+    *d = (document){.count = count};
+    for (int32_t t = 0; t < count; t++) {
+        d->tokens[t] = tokens[t];
+        d->targets[t] = t + 1 < count ? tokens[t + 1] : -1;
+        d->positions[t] = t;
+    }
+    return (nb_batch){1, count, d->tokens, d->targets, d->positions, d->starts};
+}
+
+static void logits_of(nb_model *model, const int32_t *tokens, int32_t count, float *logits) {
+    document d;
+    const nb_batch batch = batch_of(&d, tokens, count);
     const nb_pass pass = {0};
     nb_error err = {0};
     must(nb_model_logits(model, &batch, &pass, logits, &err), &err);
@@ -60,7 +74,7 @@ static void check_golden(const char *name, nb_backend *be, double tolerance) {
     snprintf(path, sizeof path, "%s/expected.safetensors", folder);
     must(nb_safetensors_open(path, &expected, &err), &err);
     float logits[CASE_SEQ * 40];
-    logits_of(model, nb_safetensors_find(expected, "tokens")->data, logits);
+    logits_of(model, nb_safetensors_find(expected, "tokens")->data, CASE_SEQ, logits);
     double error = relative_error(logits, nb_safetensors_find(expected, "logits"), CASE_SEQ * 40);
     if (!(error <= tolerance))
         fail_msg("%s: logits are off by %.3g of their norm", name, error);
@@ -273,7 +287,7 @@ static void parameters_are_checked(void **state) {
     nb_backend_free(be);
 }
 
-/* ---- what scripts/check_transformers.py compares ---- */
+/* ---- what scripts/check_transformers.py and scripts/check_fla.py compare ---- */
 
 static const char *inside(const char *folder, const char *name) {
     static char path[1024];
@@ -281,31 +295,65 @@ static const char *inside(const char *folder, const char *name) {
     return path;
 }
 
-static void write_logits(const char *folder, int64_t vocab) {
-    int32_t tokens[CASE_SEQ];
+static nb_model *read_model(nb_backend *be, const char *folder, int32_t tokens, bool training) {
+    nb_model_config config;
+    nb_recipe recipe = bf16_recipe();
+    nb_model *model;
+    nb_error err = {0};
+    must(nb_hf_config_read(folder, &config, &err), &err);
+    must(nb_model_create(be, &config, &recipe, 1, tokens, training, &model, &err), &err);
+    must(nb_hf_load(be, model, folder, &err), &err);
+    return model;
+}
+
+static void write_logits(const char *folder, int64_t vocab, int32_t count) {
+    int32_t tokens[MOST_TOKENS];
     float *logits[2];
     nb_error err = {0};
-    nb_recipe recipe = bf16_recipe();
     nb_backend *const backends[2] = {ref64(), cpu_with(1, NB_ISA_AUTO)};
-    for (int t = 0; t < CASE_SEQ; t++)
+    for (int t = 0; t < count; t++)
         tokens[t] = (int32_t)((t * 29 + 5) % vocab);
     for (int b = 0; b < 2; b++) {
-        nb_model_config config;
-        must(nb_hf_config_read(folder, &config, &err), &err);
-        nb_model *model = case_model(backends[b], &config, &recipe, false);
-        must(nb_hf_load(backends[b], model, folder, &err), &err);
-        logits[b] = malloc((size_t)(CASE_SEQ * vocab) * sizeof(float));
-        logits_of(model, tokens, logits[b]);
+        nb_model *model = read_model(backends[b], folder, count, false);
+        logits[b] = malloc((size_t)(count * vocab) * sizeof(float));
+        logits_of(model, tokens, count, logits[b]);
         nb_model_free(model);
         nb_backend_free(backends[b]);
     }
-    const size_t bytes = (size_t)(CASE_SEQ * vocab) * sizeof(float);
-    const nb_file_tensor out[] = {{"tokens", NB_ST_I32, 2, {1, CASE_SEQ}, tokens, sizeof tokens},
-                                  {"logits.f64", NB_ST_F32, 2, {CASE_SEQ, vocab}, logits[0], bytes},
-                                  {"logits.bf16", NB_ST_F32, 2, {CASE_SEQ, vocab}, logits[1], bytes}};
+    const size_t bytes = (size_t)(count * vocab) * sizeof(float);
+    const nb_file_tensor out[] = {{"tokens", NB_ST_I32, 2, {1, count}, tokens, (size_t)count * sizeof *tokens},
+                                  {"logits.f64", NB_ST_F32, 2, {count, vocab}, logits[0], bytes},
+                                  {"logits.bf16", NB_ST_F32, 2, {count, vocab}, logits[1], bytes}};
     must(nb_safetensors_write(inside(folder, "nibble-logits.safetensors"), out, 3, NULL, 0, &err), &err);
     free(logits[0]);
     free(logits[1]);
+}
+
+/* Gradients, in double, of the mean loss of predicting each token of nibble-logits from those before it. */
+static void write_gradients(const char *folder, int32_t count) {
+    nb_error err = {0};
+    nb_safetensors *logits;
+    nb_backend *be = ref64();
+    nb_model *model = read_model(be, folder, count, true);
+    document d;
+    double loss;
+    must(nb_safetensors_open(inside(folder, "nibble-logits.safetensors"), &logits, &err), &err);
+    const nb_batch batch = batch_of(&d, nb_safetensors_find(logits, "tokens")->data, count);
+    const nb_pass pass = {0};
+    must(nb_model_loss_and_grads(model, &batch, &pass, &loss, &err), &err);
+    nb_file_tensor out[64];
+    int32_t params = nb_model_param_count(model);
+    const double *grads = nb_model_grads(model);
+    for (int32_t i = 0; i < params; i++) {
+        const nb_param *p = nb_model_param(model, i);
+        out[i] = (nb_file_tensor){
+            p->name, NB_ST_F64, p->rank, {p->rows, p->cols}, grads + p->offset, (size_t)(p->rows * p->cols) * 8};
+    }
+    out[params] = (nb_file_tensor){"loss", NB_ST_F64, 1, {1}, &loss, sizeof loss};
+    must(nb_safetensors_write(inside(folder, "nibble-gradients.safetensors"), out, params + 1, NULL, 0, &err), &err);
+    nb_safetensors_close(logits);
+    nb_model_free(model);
+    nb_backend_free(be);
 }
 
 static void write_models(const char *folder) {
@@ -319,9 +367,39 @@ static void write_models(const char *folder) {
             must(nb_make_folders(path, &err), &err);
             nb_model *model = make_model(be, f);
             must(nb_hf_save(be, model, path, d ? NB_ST_BF16 : NB_ST_F32, -1, &err), &err);
-            write_logits(path, nb_model_get_config(model)->vocab);
+            write_logits(path, nb_model_get_config(model)->vocab, CASE_SEQ);
             nb_model_free(model);
         }
+    nb_backend_free(be);
+}
+
+/* fla runs its recurrent kernel up to 64 tokens and its chunked one beyond. */
+static void write_gla(const char *folder) {
+    static const struct {
+        const char *name;
+        int32_t tokens;
+        bool tied;
+    } cases[] = {{"gla-recurrent", 40, false}, {"gla-chunked", MOST_TOKENS, false}, {"gla-tied", MOST_TOKENS, true}};
+    nb_backend *be = cpu_with(1, NB_ISA_AUTO);
+    nb_error err = {0};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        char path[800];
+        nb_model_config config = case_config(NB_GLA, cases[i].tied);
+        nb_recipe recipe = bf16_recipe();
+        config.hidden = 64; /* heads of 16 keys and 32 values */
+        config.heads = config.kv_heads = 2;
+        config.head_dim = 0;
+        config.rope_theta = 0;
+        config.max_seq = 128;
+        nb_model *model = case_model(be, &config, &recipe, false);
+        perturb_vectors(model, be);
+        snprintf(path, sizeof path, "%s/%s", folder, cases[i].name);
+        must(nb_make_folders(path, &err), &err);
+        must(nb_hf_save(be, model, path, NB_ST_F32, -1, &err), &err);
+        write_logits(path, config.vocab, cases[i].tokens);
+        write_gradients(path, cases[i].tokens);
+        nb_model_free(model);
+    }
     nb_backend_free(be);
 }
 
@@ -357,6 +435,7 @@ static void write_for_transformers(void **state) {
     nb_tokenizer *bytes, *sp;
     nb_file_map licence;
     write_models(out_folder);
+    write_gla(out_folder);
     must(nb_file_map_open(NB_TEST_SOURCE "/LICENSE", &licence, &err), &err);
     nb_text text = {licence.bytes, licence.size};
     must(nb_tokenizer_load("bytes", &bytes, &err), &err);

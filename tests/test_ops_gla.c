@@ -2,6 +2,8 @@
  * for bit, and all for every number of threads. */
 #include "everywhere.h"
 
+#include "files/safetensors.h"
+
 /* Sequences around the chunk of 32, widths around the padding of 32, documents of these lengths (0 = whole sequences),
  * gates of this size. A shape's n is an index into this table. */
 typedef struct gla_case {
@@ -130,6 +132,52 @@ static void gla(void **state) {
     }
 }
 
+/* fla's plain reference, written by scripts/check_fla.py; in FP32, whose rounding it holds to 7e-7 of the norm. */
+static void agrees_with_fla(void **state) {
+    (void)state;
+    nb_safetensors *file;
+    nb_error err = {0};
+    if (nb_safetensors_open(NB_TEST_GOLDEN "/fla_gla.safetensors", &file, &err) != NB_OK)
+        fail_msg("%s", err.message);
+    static const char *const names[] = {"q", "k", "v", "gate", "d_o", "o", "dq", "dk", "dv", "dgate"};
+    const nb_file_tensor *t[10];
+    for (int i = 0; i < 10; i++)
+        assert_non_null(t[i] = nb_safetensors_find(file, names[i]));
+    int64_t seq = t[0]->shape[1], heads = t[0]->shape[2], nk = seq * heads * t[0]->shape[3],
+            nv = seq * heads * t[2]->shape[3];
+    int32_t *starts = poisoned((size_t)seq * sizeof *starts);
+    memset(starts, 0, (size_t)seq * sizeof *starts);
+    nb_gla g = {1, seq, heads, t[0]->shape[3], t[2]->shape[3], 1 / sqrt((double)t[0]->shape[3]), starts};
+    nb_backend *backends[] = {NULL, cpu(NB_ISA_SCALAR, 1), cpu(NB_ISA_AUTO, 2)};
+    assert_int_equal(nb_backend_ref64(&backends[0], NULL), NB_OK);
+    /* our CPU backends take and give BF16; o and the gradients see a few roundings of 2^-9 */
+    static const double limits[] = {1e-6, 0.01, 0.01};
+    for (int b = 0; b < 3; b++) {
+        nb_backend *be = backends[b];
+        void *in[5], *out[5];
+        for (int i = 0; i < 5; i++) {
+            int64_t n = i == 2 || i == 4 ? nv : nk;
+            in[i] = put(i == 3 ? be->real : be->act, get(NB_F32, t[i]->data, n), n);
+            out[i] = put(i == 4 ? be->real : be->act, NULL, i == 0 || i == 3 ? nv : nk);
+        }
+        assert_int_equal(be->ops->gla_forward(be, &g, out[0], in[0], in[1], in[2], in[3], &err), NB_OK);
+        assert_int_equal(
+            be->ops->gla_backward(be, &g, out[1], out[2], out[3], out[4], in[4], in[0], in[1], in[2], in[3], &err),
+            NB_OK);
+        for (int i = 0; i < 5; i++) {
+            int64_t n = i == 0 || i == 3 ? nv : nk;
+            double *got = get(i == 4 ? be->real : be->act, out[i], n), *want = get(NB_F32, t[5 + i]->data, n), off = 0;
+            for (int64_t j = 0; j < n; j++)
+                off += (got[j] - want[j]) * (got[j] - want[j]);
+            off = sqrt(off / inner(want, want, n));
+            if (!(off <= limits[b]))
+                fail_msg("%s on %s is %g of its norm away from fla's", names[5 + i], be->name, off);
+        }
+        nb_backend_free(be);
+    }
+    nb_safetensors_close(file);
+}
+
 static void refuses_broken_documents(void **state) {
     (void)state;
     const int32_t broken[] = {0, 0, 1};
@@ -144,6 +192,7 @@ static void refuses_broken_documents(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(gla, release_buffers),
+        cmocka_unit_test_teardown(agrees_with_fla, release_buffers),
         cmocka_unit_test_teardown(refuses_broken_documents, release_buffers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
