@@ -113,6 +113,13 @@ expect 2 'data.tokenizer: data (257 tokens) is not the tokenizer of runs/wide' "
     --set model=./wide.yaml --from runs/wide/checkpoints/step-00000001 --set out=runs/mixed
 rm -rf runs/mixed
 
+# ---- what a recipe costs ----------------------------------------------------------------------------------------------------
+"$nibble" bench train run.yaml --recipes bf16,nvfp4 --seconds 0 --processor-time > out || fail "bench train"
+grep -q '^bf16  *[0-9.]*  *[0-9]*  *1.000x$' out || fail "bench train: $(cat out)"
+grep -q '^nvfp4  *[0-9.]*  *[0-9]*  *[0-9.]*x$' out || fail "bench train: $(cat out)"
+expect 2 "recipes is missing" "$nibble" bench train run.yaml
+expect 2 "nvfp5" "$nibble" bench train run.yaml --recipes nvfp4,nvfp5
+
 # ---- signals ----------------------------------------------------------------------------------------------------------------
 "$nibble" train run.yaml --set out=runs/long --set steps=1000000 -q 2> err &
 child=$!

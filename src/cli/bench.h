@@ -12,7 +12,8 @@
 #define NB_BENCHES(X)                                                                                                  \
     X(gemm, "products of packed 4-bit operands beside OpenBLAS and oneDNN")                                            \
     X(ops, "norms, attention, loss, optimizer beside the speed of a copy")                                             \
-    X(quantize, "quantizing the operands of a layer beside a copy")
+    X(quantize, "quantizing the operands of a layer beside a copy")                                                    \
+    X(train, "the training step under several recipes")
 
 #define NB_BENCH_DECLARE(name, help) nb_command_run nb_bench_##name;
 NB_BENCHES(NB_BENCH_DECLARE)

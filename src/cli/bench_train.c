@@ -1,0 +1,129 @@
+/* bench_train.c: `nibble bench train`: the training step of one run file under several recipes, in turns: what a recipe
+ * costs. */
+#include "cli/bench.h"
+#include "nibble/train.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MOST_RECIPES 8
+
+typedef struct train_options {
+    nb_texts set;
+    const char *recipes;
+    double seconds;
+    bool processor_time;
+} train_options;
+
+static const nb_option options[] = {
+    {"recipes", 0, NB_OPTION_TEXT, offsetof(train_options, recipes), "A,B,...",
+     "recipes to measure; the first is what the others are held against"},
+    {"set", 0, NB_OPTION_TEXTS, offsetof(train_options, set), "KEY=VALUE", "change a key of the run file; repeatable"},
+    {"seconds", 0, NB_OPTION_FLOAT, offsetof(train_options, seconds), "S", "for each recipe (default 10)"},
+    {"processor-time", 0, NB_OPTION_FLAG, offsetof(train_options, processor_time), NULL,
+     "of one thread instead of the clock's: for machines that do other things besides"},
+    {0},
+};
+
+static const nb_command_line line = {
+    .usage = "train RUN.yaml --recipes A,B,... [--set KEY=VALUE]... [--seconds S] [--processor-time]",
+    .about =
+        "Times whole training steps (data, forward, backward, optimizer) under each recipe, in turns: at least five "
+        "steps\n"
+        "each after one that is not counted, the fastest of which is told. Nothing is written.\n"
+        "  nibble bench train examples/tiny.yaml --recipes nvfp4,chon-hcp-only,chon",
+    .options = options,
+    .least = 1,
+    .most = 1,
+};
+
+typedef struct arm {
+    char recipe[NB_PATH_SIZE];
+    nb_backend *be;
+    nb_trainer *trainer;
+} arm;
+
+/* The fastest step counts; one of a mechanism that acts now and then (a choice of channels) does not show in it. */
+static nb_status take_step(void *state, nb_error *err) {
+    arm *a = state;
+    nb_step_report report;
+    if (nb_trainer_step(a->trainer, &report, err) != NB_OK)
+        return nb_fail_within(err, "recipe %s", a->recipe);
+    if (!isfinite(report.loss))
+        return nb_fail(err, NB_BAD_NUMBER, "recipe %s: loss is %g after %lld steps", a->recipe, report.loss,
+                       (long long)report.step);
+    return NB_OK;
+}
+
+static nb_status open_arm(arm *a, const nb_run_config *base, nb_error *err) {
+    char recipes[NB_PATH_SIZE], models[NB_PATH_SIZE];
+    nb_run_config config = *base;
+    memcpy(config.recipe, a->recipe, sizeof config.recipe);
+    config.data.val[0] = 0;
+    nb_cpu_options cpu = {.threads = config.threads, .isa = config.isa};
+    NB_TRY(nb_cli_folder("recipes", recipes, sizeof recipes, err));
+    NB_TRY(nb_cli_folder("models", models, sizeof models, err));
+    NB_TRY(nb_backend_cpu(&cpu, &a->be, err));
+    const nb_trainer_options how = {.recipes_dir = recipes, .models_dir = models};
+    return nb_trainer_create(a->be, &config, &how, &a->trainer, err);
+}
+
+static nb_status list_arms(const char *recipes, arm *arms, int32_t *count, nb_error *err) {
+    *count = 0;
+    for (const char *at = recipes; *at;) {
+        size_t n = strcspn(at, ",");
+        if (n >= NB_PATH_SIZE || (n > 0 && *count == MOST_RECIPES))
+            return nb_fail(err, NB_BAD_USAGE, "--recipes: expected at most %d names of at most %d letters",
+                           MOST_RECIPES, NB_PATH_SIZE - 1);
+        if (n > 0)
+            snprintf(arms[(*count)++].recipe, NB_PATH_SIZE, "%.*s", (int)n, at);
+        at += n + (at[n] == ',');
+    }
+    return *count > 0 ? NB_OK : nb_fail(err, NB_BAD_USAGE, "--recipes names none; expected A,B,...");
+}
+
+static void print_arms(const arm *arms, const nb_contender *list, int32_t count, int64_t tokens) {
+    printf("%-28s %12s %12s %16s\n", "recipe", "ms a step", "tokens/s", "time of the first");
+    for (int32_t i = 0; i < count; i++)
+        printf("%-28s %12.2f %12.0f %15.3fx\n", arms[i].recipe, list[i].best * 1e3, (double)tokens / list[i].best,
+               list[i].best / list[0].best);
+}
+
+static nb_status measure(const train_options *o, const nb_run_config *config, arm *arms, int32_t count, nb_error *err) {
+    nb_contender list[MOST_RECIPES];
+    char processor[128];
+    for (int32_t i = 0; i < count; i++) {
+        NB_TRY(open_arm(&arms[i], config, err));
+        list[i] = (nb_contender){arms[i].recipe, take_step, &arms[i], 0, NULL};
+    }
+    NB_TRY((o->processor_time ? nb_bench_rounds_alone : nb_bench_rounds)(list, count, o->seconds, err));
+    int64_t tokens = nb_run_tokens_per_step(config);
+    printf("%s; %s, %lld tokens a step, %s\n\n", nb_bench_processor(processor, sizeof processor), config->model,
+           (long long)tokens, o->processor_time ? "processor time of one thread" : "time on the clock");
+    print_arms(arms, list, count, tokens);
+    return NB_OK;
+}
+
+nb_status nb_bench_train(int argc, char **argv, nb_error *err) {
+    train_options o = {.seconds = 10};
+    arm arms[MOST_RECIPES] = {{{0}, NULL, NULL}};
+    nb_run_config config;
+    int32_t count;
+    NB_TRY(nb_cli_parse(&line, argc, argv, &o, &count, err));
+    if (count < 0)
+        return NB_OK;
+    if (!o.recipes)
+        return nb_fail(err, NB_BAD_USAGE, "--recipes is missing; expected names, as --recipes nvfp4,chon");
+    NB_TRY(list_arms(o.recipes, arms, &count, err));
+    NB_TRY(nb_run_config_load(argv[1], o.set.items, o.set.count, &config, err));
+    if (o.processor_time)
+        config.threads = 1;
+    nb_status status = measure(&o, &config, arms, count, err);
+    for (int32_t i = 0; i < count; i++) {
+        nb_trainer_free(arms[i].trainer);
+        nb_backend_free(arms[i].be);
+    }
+    return status;
+}
