@@ -199,10 +199,18 @@ LANES_FN vu e2m1_up(vf x) {
 }
 
 LANES_FN vf e2m1_value(vu code) {
+#if defined(__AVX512F__)
+    const vf values = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6};
+    return (vf)_mm512_permutexvar_ps((__m512i)code, (__m512)values);
+#elif defined(__AVX2__)
+    const vf sizes = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
+    return (vf)((vu)_mm256_permutevar8x32_ps((__m256)sizes, (__m256i)code) | ((code & 8u) << 28));
+#else
     vu m = code & 7u;
     vf small = __builtin_convertvector((vi)m, vf) * 0.5f;
     vu value = pick_u((vi)(m < 2u), (vu)small, (m + 252u) << 22);
     return (vf)(value | ((code & 8u) << 28));
+#endif
 }
 
 LANES_FN vu e4m3_even(vf x) {
