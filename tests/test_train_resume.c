@@ -14,8 +14,8 @@
 #include "train_case.h"
 
 static void same_file(void **state, const char *a, const char *b) {
-    char *x, *y;
-    size_t n, m;
+    char *x = NULL, *y = NULL;
+    size_t n = 0, m = 0;
     nb_error err = {0};
     if (nb_file_read(in_folder(state, a), 1 << 24, &x, &n, &err) != NB_OK ||
         nb_file_read(in_folder(state, b), 1 << 24, &y, &m, &err) != NB_OK)
