@@ -42,9 +42,12 @@ grep -q '^ *step  *resets  *bf16$' out || fail "no head: $(cat out)"
 [ "$(grep -c '^ *\(7\|11\) ' out)" = 2 ] || fail "expected resets after steps 7 and 11: $(cat out)"
 "$nibble" lens runs/resets --metric ratio_above_8 > out || fail "ratios"
 
-status=0
-"$nibble" lens runs/resets --metric flips 2> err || status=$?
-[ $status = 2 ] && grep -q 'no run has a number called flips' err || fail "a wrong name: $status $(cat err)"
-status=0
-"$nibble" lens data 2> err || status=$?
-[ $status = 2 ] && grep -q 'holds no measurements' err || fail "a folder that is no run: $status $(cat err)"
+refused() { # PATTERN ARGS...: exit status 2 and a line that fits
+    pattern=$1 status=0
+    shift
+    "$nibble" lens "$@" 2> err || status=$?
+    [ $status = 2 ] || fail "lens $*: exit $status"
+    grep -q "$pattern" err || fail "lens $*: $(cat err)"
+}
+refused 'no run has a number called flips' runs/resets --metric flips
+refused 'holds no measurements' data

@@ -93,7 +93,7 @@ static nb_status place_layer(outcontrol *o, int32_t i, nb_error *err) {
 
 /* ceil(int(share K) / multiple) multiples, at most as many as fit. */
 static int64_t fp8_channels(const nb_outcontrol *how, int64_t in) {
-    int64_t wanted = (int64_t)(how->share * (double)in), multiple = how->multiple;
+    int64_t wanted = (int64_t)(how->share * (double)in), multiple = how->multiple > 1 ? how->multiple : 1;
     int64_t rounded = (wanted + multiple - 1) / multiple * multiple, most = in / multiple * multiple;
     return rounded < most ? rounded : most;
 }
