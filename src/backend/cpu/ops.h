@@ -89,6 +89,6 @@
     X(round_by, nb_ref_round_by, nb_cpu_round_by)                                                                      \
     /* the lens */                                                                                                     \
     X(measure, nb_ref_measure, nb_cpu_measure)                                                                         \
-    X(measure_attention, nb_ref_measure_attention, nb_ref_measure_attention)
+    X(measure_attention, nb_ref_measure_attention, nb_cpu_measure_attention)
 
 #endif

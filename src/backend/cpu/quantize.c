@@ -94,37 +94,43 @@ static nb_status scales_first(nb_backend *be, nb_quantize_job *job, nb_error *er
     return NB_OK;
 }
 
-/* Statistics of a group, after its codes are written: chunk by chunk, in the reference's order. */
-static void measure_group(const nb_quantize_kernels *k, const nb_quantize_job *job, int64_t r0, float *memory,
-                          nb_quantize_stats *chunks) {
+/* Codes of a group and, while it is in the cache, statistics: chunk by chunk, in the reference's order. */
+static void encode_and_measure(const nb_quantize_kernels *k, const nb_quantize_job *job, int64_t r0, float *memory,
+                               nb_quantize_stats *chunks) {
     const nb_qtensor *out = job->out;
     int64_t cols = out->cols, left = out->rows - r0, rows = left < NB_GROUP_ROWS ? left : NB_GROUP_ROWS;
     float *x = memory, *decoded = memory + NB_GROUP_ROWS * cols;
-    k->input(job, r0, x);
-    for (int64_t r = 0; r < rows; r++)
-        k->decode(out, r0 + r, 0, cols, true, decoded + r * cols);
-    for (int64_t r = 0; r < rows; r += NB_STATS_ROWS)
-        nb_stats_chunk(out, x + r * cols, decoded + r * cols, r0 + r,
-                       rows - r < NB_STATS_ROWS ? rows - r : NB_STATS_ROWS, &chunks[(r0 + r) / NB_STATS_ROWS]);
+    k->encode(job, r0, x);
+    for (int64_t r = 0; r < rows; r += NB_STATS_ROWS) {
+        int64_t count = rows - r < NB_STATS_ROWS ? rows - r : NB_STATS_ROWS;
+        nb_quantize_stats *chunk = &chunks[(r0 + r) / NB_STATS_ROWS];
+        if (out->quantizer.block_cols != 1) {
+            k->stats(out, x + r * cols, r0 + r, count, chunk);
+            continue;
+        }
+        for (int64_t i = 0; i < count; i++)
+            k->decode(out, r0 + r + i, 0, cols, true, decoded + i * cols);
+        nb_stats_chunk(out, x + r * cols, decoded, r0 + r, count, chunk);
+    }
 }
 
-static nb_status measure(nb_backend *be, const nb_quantize_job *job, nb_quantize_stats *stats, nb_error *err) {
+static nb_status run_and_measure(nb_backend *be, const nb_quantize_job *job, nb_quantize_stats *stats, nb_error *err) {
     int64_t groups = groups_of(job->out->rows), count = (job->out->rows + NB_STATS_ROWS - 1) / NB_STATS_ROWS;
-    size_t bytes = 2 * NB_GROUP_ROWS * (size_t)job->out->cols * sizeof(float);
-    nb_quantize_stats *chunks = nb_cpu_shared(be, (size_t)count * sizeof *chunks);
+    size_t bytes = (NB_GROUP_ROWS + NB_STATS_ROWS) * (size_t)job->out->cols * sizeof(float);
+    nb_quantize_stats *chunks = malloc((size_t)count * sizeof *chunks); /* the shared memory may hold column scales */
     bool short_of_memory = !chunks;
 #pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(static) reduction(|| : short_of_memory)
     for (int64_t group = 0; group < groups; group++) {
         float *memory = nb_cpu_scratch(be, omp_get_thread_num(), bytes);
         if (memory && chunks)
-            measure_group(kernels_of(be), job, group * NB_GROUP_ROWS, memory, chunks);
+            encode_and_measure(kernels_of(be), job, group * NB_GROUP_ROWS, memory, chunks);
         else
             short_of_memory = true;
     }
-    if (short_of_memory)
-        return nb_fail(err, NB_NO_MEMORY, "quantize: no memory for statistics");
-    nb_stats_total(job->out, chunks, count, stats);
-    return NB_OK;
+    if (!short_of_memory)
+        nb_stats_total(job->out, chunks, count, stats);
+    free(chunks);
+    return short_of_memory ? nb_fail(err, NB_NO_MEMORY, "quantize: no memory for statistics") : NB_OK;
 }
 
 static nb_status run(nb_backend *be, nb_quantize_job *job, nb_quantize_stats *stats, nb_error *err) {
@@ -133,10 +139,12 @@ static nb_status run(nb_backend *be, nb_quantize_job *job, nb_quantize_stats *st
     if (q->hadamard_size)
         job->signs = nb_signs_of(q->hadamard_signs, job->noise);
     NB_TRY(scales_first(be, job, err));
+    if (stats)
+        return run_and_measure(be, job, stats, err);
 #pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(static)
     for (int64_t group = 0; group < groups_of(job->out->rows); group++)
-        k->encode(job, group * NB_GROUP_ROWS);
-    return stats ? measure(be, job, stats, err) : NB_OK;
+        k->encode(job, group * NB_GROUP_ROWS, NULL);
+    return NB_OK;
 }
 
 nb_status nb_cpu_quantize(nb_backend *be, const nb_qtensor *out, const nb_mat *src, bool transpose,

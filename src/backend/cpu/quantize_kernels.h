@@ -33,10 +33,11 @@ typedef struct nb_quantize_kernels {
     void (*amax_columns)(const nb_quantize_job *job, int64_t r0, uint32_t *amax);
     /* Largest magnitude bits of rows [r0, r1) of a source as it lies. */
     uint32_t (*amax_matrix)(const nb_mat *src, int64_t r0, int64_t r1);
-    /* Block scales and codes of a group. */
-    void (*encode)(const nb_quantize_job *job, int64_t r0);
-    /* The rotated input of a group, x [rows of the group, cols]. */
-    void (*input)(const nb_quantize_job *job, int64_t r0, float *x);
+    /* Block scales and codes of a group. x [rows of the group, cols] receives its rotated input; NULL: nobody asks. */
+    void (*encode)(const nb_quantize_job *job, int64_t r0, float *x);
+    /* nb_stats_chunk from the codes themselves, where a scale covers more than one column: x [rows, cols] became the
+     * rows of t from r0 on. */
+    void (*stats)(const nb_qtensor *t, const float *x, int64_t r0, int64_t rows, nb_quantize_stats *chunk);
     /* Decoded columns [c0, c1) of a row; c0 divides by 16. */
     void (*decode)(const nb_qtensor *t, int64_t r, int64_t c0, int64_t c1, bool with_tensor_scale, float *x);
     void (*round_bf16)(uint16_t *to, const float *from, int64_t n);

@@ -168,12 +168,16 @@ static void add_lanes(const float *restrict x, const float *restrict decoded, fl
     }
 }
 
+float nb_saturation_limit(const nb_qtensor *t, float scale) {
+    scale = nb_f32_abs(scale);
+    float largest = nb_f32_mul(nb_element_info(t->quantizer.element)->max, scale);
+    return scale > 0.0f ? nb_f32_mul(largest, NB_SATURATION_SLACK) : nb_f32_from(NB_F32_INF_BITS);
+}
+
 /* Columns [c0, c1) of row r lie under one scale. Zeros fill the last lanes: they count for nothing. */
 static void stats_span(const nb_qtensor *t, int64_t r, int64_t c0, int64_t c1, const float *x, const float *decoded,
                        lane_sums *s) {
-    float scale = nb_f32_abs(nb_decode_scale(t, r, c0, true));
-    float largest = nb_f32_mul(nb_element_info(t->quantizer.element)->max, scale);
-    float limit = scale > 0.0f ? nb_f32_mul(largest, NB_SATURATION_SLACK) : nb_f32_from(NB_F32_INF_BITS);
+    float limit = nb_saturation_limit(t, nb_decode_scale(t, r, c0, true));
     int64_t c = c0;
     for (; c + LANES <= c1; c += LANES)
         add_lanes(x + c, decoded + c, limit, s);
@@ -185,8 +189,7 @@ static void stats_span(const nb_qtensor *t, int64_t r, int64_t c0, int64_t c1, c
     }
 }
 
-/* Blocks with byte 0 and something in them; a 16x16 tile counts once, at its first row. */
-static int64_t zero_scales(const nb_qtensor *t, const float *x, int64_t r0, int64_t rows) {
+int64_t nb_stats_zero_scales(const nb_qtensor *t, const float *x, int64_t r0, int64_t rows) {
     int64_t count = 0, tile = t->quantizer.block_rows;
     if (t->quantizer.scale_type != NB_SCALE_E4M3)
         return 0;
@@ -222,7 +225,7 @@ void nb_stats_chunk(const nb_qtensor *t, const float *x, const float *decoded, i
         total.sum_product += sums.product[l];
     }
     total.amax = (double)nb_f32_from(amax);
-    total.zero_scales = zero_scales(t, x, r0, rows);
+    total.zero_scales = nb_stats_zero_scales(t, x, r0, rows);
     *chunk = total;
 }
 

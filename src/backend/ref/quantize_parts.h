@@ -34,6 +34,10 @@ uint8_t nb_code_at(const nb_qtensor *t, int64_t r, int64_t c);
 #define NB_STATS_ROWS 16
 void nb_stats_chunk(const nb_qtensor *t, const float *x, const float *decoded, int64_t r0, int64_t rows,
                     nb_quantize_stats *chunk);
+/* Its parts: beyond what magnitude a number under this decode scale counts as saturated, and how many blocks have byte
+ * 0 and something in them (a 16x16 tile counts once, at its first row). */
+float nb_saturation_limit(const nb_qtensor *t, float scale);
+int64_t nb_stats_zero_scales(const nb_qtensor *t, const float *x, int64_t r0, int64_t rows);
 /* total = sum of the chunks, with the figures that do not depend on data. */
 void nb_stats_total(const nb_qtensor *t, const nb_quantize_stats *chunks, int64_t count, nb_quantize_stats *total);
 

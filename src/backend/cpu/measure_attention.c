@@ -1,0 +1,94 @@
+/* measure_attention.c: logits and entropy of attention: heads over the threads, added up in their order. */
+#define LOGITS nb_measure_logits_portable
+#include "backend/cpu/measure_logits.inc"
+
+#include "backend/cpu/cpu.h"
+#include "backend/ref/measure.h"
+#include <math.h>
+#include <omp.h>
+
+static nb_measure_logits *logits_function(nb_isa isa) {
+#ifdef NB_X86
+    if (isa == NB_ISA_AVX512)
+        return nb_measure_logits_avx512;
+    if (isa == NB_ISA_AVX2)
+        return nb_measure_logits_avx2;
+#endif
+    (void)isa;
+    return nb_measure_logits_portable;
+}
+
+/* One query that sees `keys` keys; logits are not scaled yet. */
+static void add_query(const float *logits, int64_t keys, double scale, nb_attention_stats *sum) {
+    double largest = -INFINITY, sums[4] = {0}, total = 0, weighted = 0;
+    for (int64_t s = 0; s < keys; s++) {
+        double l = logits[s] * scale, ll = l * l;
+        largest = l > largest ? l : largest;
+        sum->logit_amax = fmax(sum->logit_amax, fabs(l));
+        sums[0] += l;
+        sums[1] += ll;
+        sums[2] += ll * l;
+        sums[3] += ll * ll;
+    }
+    for (int64_t s = 0; s < keys; s++) { /* entropy = log(sum e) - sum(e l)/sum(e), e = exp(l - largest) */
+        double l = logits[s] * scale - largest, e = exp(l);
+        total += e;
+        weighted += e * l;
+    }
+    sum->logit_max += largest;
+    sum->logit_kurtosis += nb_moments_of_sums(keys, 0, 0, sums).excess_kurtosis;
+    sum->entropy += log(total) - weighted / total;
+    sum->queries++;
+}
+
+/* memory: [dim + seq] */
+static void measure_head(const nb_attention *a, nb_measure_logits *logits_of, const uint16_t *q, const uint16_t *k,
+                         int64_t b, int64_t head, int64_t stride, float *memory, nb_attention_stats *sum) {
+    int64_t kv_head = head / (a->heads / a->kv_heads), kv_stride = a->kv_heads * a->head_dim;
+    const uint16_t *keys_of_head = k + b * a->seq * kv_stride + kv_head * a->head_dim;
+    float *query = memory, *logits = memory + a->head_dim;
+    *sum = (nb_attention_stats){0};
+    for (int64_t t = stride - 1; t < a->seq; t += stride) {
+        int64_t first = a->doc_start ? a->doc_start[b * a->seq + t] : 0, keys = t - first + 1;
+        if (keys < 2)
+            continue;
+        const uint16_t *from = q + ((b * a->seq + t) * a->heads + head) * a->head_dim;
+        for (int64_t i = 0; i < a->head_dim; i++)
+            query[i] = nb_bf16_value(from[i]);
+        logits_of(query, keys_of_head + first * kv_stride, kv_stride, keys, a->head_dim, logits);
+        add_query(logits, keys, a->scale, sum);
+    }
+}
+
+void nb_cpu_measure_attention(nb_backend *be, const nb_attention *a, const void *q, const void *k, int64_t stride,
+                              nb_attention_stats *stats) {
+    nb_cpu *cpu = nb_cpu_of(be);
+    int64_t pairs = a->batch * a->heads;
+    size_t bytes = (size_t)(a->head_dim + a->seq) * sizeof(float);
+    nb_attention_stats *sums = nb_cpu_shared(be, (size_t)pairs * sizeof *sums);
+    bool short_of_memory = !sums;
+#pragma omp parallel for num_threads(cpu->threads) schedule(static) reduction(|| : short_of_memory)
+    for (int64_t i = 0; i < pairs; i++) {
+        float *memory = nb_cpu_scratch(be, omp_get_thread_num(), bytes);
+        if (memory && sums)
+            measure_head(a, logits_function(cpu->isa), q, k, i / a->heads, i % a->heads, stride, memory, &sums[i]);
+        else
+            short_of_memory = true;
+    }
+    if (short_of_memory) { /* slower, with none */
+        nb_ref_measure_attention(be, a, q, k, stride, stats);
+        return;
+    }
+    *stats = (nb_attention_stats){0};
+    for (int64_t i = 0; i < pairs; i++) {
+        stats->logit_max += sums[i].logit_max;
+        stats->logit_amax = fmax(stats->logit_amax, sums[i].logit_amax);
+        stats->logit_kurtosis += sums[i].logit_kurtosis;
+        stats->entropy += sums[i].entropy;
+        stats->queries += sums[i].queries;
+    }
+    double n = stats->queries ? (double)stats->queries : 1;
+    stats->logit_max /= n;
+    stats->logit_kurtosis /= n;
+    stats->entropy /= n;
+}
