@@ -181,7 +181,7 @@ static void the_lens_sees_table_one(void **state) {
         nb_plan plan = plan_occ(0.95, (nb_occ_rest)rest);
         linear_case c = make_group(be, &plan, 1, NULL);
         seen s = {0};
-        nb_lens lens = {.context = &s, .approximation = see_approximation, .scalar = see_scalar};
+        nb_lens lens = {.context = &s, .counts = true, .approximation = see_approximation, .scalar = see_scalar};
         nb_pass pass = pass0;
         pass.lens = &lens;
         double *cut = zeros(M * K);

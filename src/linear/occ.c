@@ -211,7 +211,7 @@ static nb_status report(const occ *o, const nb_linear_call *call, const nb_mat *
     const nb_lens *lens = call->pass->lens;
     if (lens && lens->approximation)
         lens->approximation(lens->context, call->be, o->group->input, "occ", call->x, x);
-    return lens && lens->scalar && o->memory ? report_density(o, call, err) : NB_OK;
+    return lens && lens->counts && lens->scalar && o->memory ? report_density(o, call, err) : NB_OK;
 }
 
 /* Where S is lost wgrad reads the codes as they are; they are decoded for the lens alone. */
