@@ -39,6 +39,19 @@ out=$("$nibble" bench ops --tokens 66 --seq 33 --heads 2 --kv-heads 1 --head-dim
     fail "bench ops"
 has "$out" "cross entropy, both ways .* %"
 has "$out" "gla backward"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+printf '%s\n' '{name: small, family: llama, vocab: 257, hidden: 64, layers: 2, heads: 2, kv_heads: 1, intermediate: 128,' \
+    ' max_seq: 64}' > "$work/small.yaml"
+"$nibble" tokenize "$2/docs/training.md" --tokenizer bytes --val 0.2 --split blank -o "$work/data" > /dev/null
+printf '%s\n' "model: $work/small.yaml" 'recipe: nvfp4' "out: $work/run" 'steps: 1' 'seq: 32' 'micro_batch: 2' \
+    "data: {train: '$work/data/train_*.bin', val: '$work/data/val_*.bin', tokenizer: $work/data}" > "$work/run.yaml"
+out=$("$nibble" bench lens "$work/run.yaml" --set threads=1 --rounds 2) || fail "bench lens"
+has "$out" "sampled  *[0-9.]*  *[-+][0-9.]*%"
+has "$out" "on average at lens.every 100"
+[ ! -e "$work/run" ] || fail "bench lens left a run folder"
+refused 2 "expected 1 to" bench lens "$work/run.yaml" --rounds 0
+
 refused 2 "whole sequences" bench ops --tokens 100 --seq 33
 refused 2 "not a size" bench ops --vocab 0
 

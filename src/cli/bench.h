@@ -11,6 +11,7 @@
 /* name, one line of help. A benchmark is src/cli/bench_NAME.c with nb_bench_NAME; argv[0] is its name. */
 #define NB_BENCHES(X)                                                                                                  \
     X(gemm, "products of packed 4-bit operands beside OpenBLAS and oneDNN")                                            \
+    X(lens, "training steps that the lens samples beside plain ones")                                                  \
     X(ops, "norms, attention, loss, optimizer beside the speed of a copy")                                             \
     X(quantize, "quantizing the operands of a layer beside a copy")                                                    \
     X(train, "the training step under several recipes")

@@ -1,0 +1,181 @@
+/* bench_lens.c: `nibble bench lens`: what looking costs. Steps of one run take turns: sampled, followed (weights alone,
+ * twice, the second writes down what the window saw), plain. The lens's own files are written, as in training. */
+#include "cli/bench.h"
+#include "cli/training.h"
+
+#include "files/folder.h"
+#include "train/recorder.h"
+#include "train/trainer.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+typedef struct lens_options {
+    nb_texts set;
+    int64_t rounds;
+} lens_options;
+
+static const nb_option options[] = {
+    {"set", 0, NB_OPTION_TEXTS, offsetof(lens_options, set), "KEY=VALUE", "change a key of the run file; repeatable"},
+    {"rounds", 0, NB_OPTION_INT, offsetof(lens_options, rounds), "N", "of four steps each (default 20)"},
+    {0},
+};
+
+static const nb_command_line line = {
+    .usage = "lens RUN.yaml [--set KEY=VALUE]... [--rounds N]",
+    .about =
+        "The cost of a sampled step over a plain one, and on average at lens.every and lens.window of the run file.\n"
+        "Trains in a temporary folder. Best and median of all rounds; with one thread in its processor time, so that\n"
+        "a busy machine disturbs little.\n"
+        "  nibble bench lens examples/tiny.yaml --set threads=1",
+    .options = options,
+    .least = 1,
+    .most = 1,
+};
+
+enum { SAMPLED, FOLLOWED, WINDOW_END, PLAIN, KINDS, MOST_ROUNDS = 10000 };
+
+typedef struct timing {
+    clockid_t clock;
+    double *seconds[KINDS]; /* [rounds] ascending at the end */
+    size_t lens_bytes;
+} timing;
+
+static double now(clockid_t clock) {
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static int ascending(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static nb_status one_step(nb_trainer *t, nb_recorder *recorder, clockid_t clock, double *seconds, nb_error *err) {
+    nb_step_report report;
+    double begin = now(clock);
+    t->lens = nb_recorder_lens(recorder, t->at.step);
+    NB_TRY(nb_trainer_step(t, &report, err));
+    NB_TRY(nb_recorder_step(recorder, &report, t->at.step * nb_run_tokens_per_step(&t->config), t->model, err));
+    *seconds = now(clock) - begin;
+    return NB_OK;
+}
+
+static nb_status take_turns(nb_trainer *t, nb_recorder *recorder, int64_t rounds, timing *out, nb_error *err) {
+    double warm_up;
+    for (int kind = 0; kind < KINDS; kind++) /* memory and caches are made here */
+        NB_TRY(one_step(t, recorder, out->clock, &warm_up, err));
+    for (int64_t round = 0; round < rounds; round++)
+        for (int kind = 0; kind < KINDS; kind++)
+            NB_TRY(one_step(t, recorder, out->clock, &out->seconds[kind][round], err));
+    for (int kind = 0; kind < KINDS; kind++)
+        qsort(out->seconds[kind], (size_t)rounds, sizeof(double), ascending);
+    out->lens_bytes = nb_recorder_bytes(recorder);
+    return NB_OK;
+}
+
+static nb_status train(nb_backend *be, const nb_run_config *config, int64_t rounds, timing *out, nb_error *err) {
+    char recipes[NB_PATH_SIZE], models[NB_PATH_SIZE];
+    nb_trainer *t;
+    nb_recorder *recorder;
+    NB_TRY(nb_cli_folder("recipes", recipes, sizeof recipes, err));
+    NB_TRY(nb_cli_folder("models", models, sizeof models, err));
+    nb_trainer_options o = {.recipes_dir = recipes, .models_dir = models};
+    NB_TRY(nb_trainer_create(be, config, &o, &t, err));
+    nb_status status = nb_recorder_open(config, 0, &recorder, err);
+    if (status == NB_OK) {
+        status = take_turns(t, recorder, rounds, out, err);
+        nb_recorder_close(recorder);
+    }
+    t->lens = NULL;
+    nb_trainer_free(t);
+    return status;
+}
+
+/* ---- the table ---- */
+
+static void print_rows(const timing *t, int64_t rounds) {
+    static const char *const names[KINDS] = {"sampled", "followed", "window's end", "plain"};
+    printf("%-14s %10s %8s %10s %8s\n", "step", "best ms", "over", "median ms", "over");
+    for (int kind = 0; kind < KINDS; kind++) {
+        double best = t->seconds[kind][0], middle = t->seconds[kind][rounds / 2];
+        printf("%-14s %10.2f %+7.1f%% %10.2f %+7.1f%%\n", names[kind], 1e3 * best,
+               100 * (best / t->seconds[PLAIN][0] - 1), 1e3 * middle,
+               100 * (middle / t->seconds[PLAIN][rounds / 2] - 1));
+    }
+}
+
+/* What one sample and its window cost, in plain steps. */
+static double price(const timing *t, int64_t at, int64_t window) {
+    double plain = t->seconds[PLAIN][at];
+    double extra = t->seconds[SAMPLED][at] - plain;
+    if (window > 0)
+        extra += (double)(window - 1) * (t->seconds[FOLLOWED][at] - plain) + t->seconds[WINDOW_END][at] - plain;
+    return extra / plain;
+}
+
+static void print_average(const timing *t, int64_t rounds, int64_t every, int64_t window) {
+    double best = price(t, 0, window), middle = price(t, rounds / 2, window);
+    printf("a sample and its window of %lld steps cost %.2f plain steps (median %.2f)\n", (long long)window, best,
+           middle);
+    printf("on average at lens.every %lld: %+.2f%% (median %+.2f%%); 2%% from lens.every %.0f on (median %.0f)\n",
+           (long long)every, 100 * best / (double)every, 100 * middle / (double)every, ceil(50 * best),
+           ceil(50 * middle));
+}
+
+static nb_status bench(const nb_run_config *asked, int64_t rounds, const char *folder, nb_error *err) {
+    nb_run_config config = *asked;
+    char processor[128];
+    timing t = {.clock = config.threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC};
+    double *memory = malloc((size_t)(KINDS * rounds) * sizeof *memory);
+    nb_backend *be;
+    if (!memory)
+        return nb_fail(err, NB_NO_MEMORY, "bench lens: out of memory");
+    for (int kind = 0; kind < KINDS; kind++)
+        t.seconds[kind] = memory + kind * rounds;
+    snprintf(config.out, sizeof config.out, "%s", folder);
+    config.lens.every = KINDS;
+    config.lens.window = WINDOW_END;
+    config.steps = KINDS * (rounds + 1);
+    config.eval.every = 0;
+    nb_status status = nb_cli_backend(&config, &be, err);
+    if (status == NB_OK) {
+        status = train(be, &config, rounds, &t, err);
+        nb_backend_free(be);
+    }
+    if (status == NB_OK) {
+        printf("%s; %s, recipe %s, micro-batch %lld x %lld, accumulation %lld, %s\n",
+               nb_bench_processor(processor, sizeof processor), config.model, config.recipe,
+               (long long)config.micro_batch, (long long)config.seq, (long long)config.accumulation,
+               config.threads == 1 ? "1 thread, processor time" : "all threads, wall time");
+        print_rows(&t, rounds);
+        print_average(&t, rounds, asked->lens.every ? asked->lens.every : 200, asked->lens.window);
+        printf("memory of the lens: %.1f MiB\n", (double)t.lens_bytes / 1048576);
+    }
+    free(memory);
+    return status;
+}
+
+nb_status nb_bench_lens(int argc, char **argv, nb_error *err) {
+    lens_options given = {.rounds = 20};
+    int32_t count;
+    NB_TRY(nb_cli_parse(&line, argc, argv, &given, &count, err));
+    if (count < 0)
+        return NB_OK;
+    if (given.rounds < 1 || given.rounds > MOST_ROUNDS)
+        return nb_fail(err, NB_BAD_USAGE, "--rounds %lld: expected 1 to %d", (long long)given.rounds, MOST_ROUNDS);
+    nb_run_config config;
+    NB_TRY(nb_run_config_load(argv[1], given.set.items, given.set.count, &config, err));
+    const char *base = getenv("TMPDIR");
+    char folder[512];
+    snprintf(folder, sizeof folder, "%s/nibble-bench-XXXXXX", base ? base : "/tmp");
+    if (!mkdtemp(folder))
+        return nb_fail(err, NB_IO_ERROR, "%s: cannot make a temporary folder", folder);
+    nb_status status = bench(&config, given.rounds, folder, err);
+    nb_folder_remove(folder, NULL);
+    return status;
+}
