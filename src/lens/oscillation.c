@@ -39,7 +39,7 @@ bool nb_follow_step(nb_followed_weight *weight, const nb_lens_operand *seen) {
     nb_qtensor rows = first_rows(seen->quantized);
     int64_t n = rows.rows * rows.cols;
     if (weight->elements != n) {
-        float *memory = realloc(weight->memory, 6 * (size_t)n * sizeof *memory);
+        float *memory = realloc(weight->memory, NB_FOLLOWED_NUMBERS * (size_t)n * sizeof *memory);
         if (!memory)
             return false;
         *weight = (nb_followed_weight){.elements = n, .memory = memory};

@@ -10,12 +10,12 @@
 #include "lens/lens.h"
 #include "lens/record.h"
 
-enum { NB_FOLLOWED_ROWS = 16, NB_RATIO_BINS = 12 };
+enum { NB_FOLLOWED_ROWS = 16, NB_FOLLOWED_NUMBERS = 6, NB_RATIO_BINS = 12 };
 
 typedef struct nb_followed_weight {
     int64_t elements; /* followed; 0 = none yet */
     int64_t seen;     /* steps of this window */
-    float *memory;    /* [6][elements]: w, q, dist_w, dist_q, and two for the step at hand */
+    float *memory;    /* [NB_FOLLOWED_NUMBERS][elements]: w, q, dist_w, dist_q, and two for the step at hand */
     int64_t flips;    /* changes of q, all steps of the window */
 } nb_followed_weight;
 

@@ -1,4 +1,5 @@
 /* describe.c: where the bytes of a run are, and in which format each GEMM runs. */
+#include "lens/oscillation.h"
 #include "trainer.h"
 
 #include <stdio.h>
@@ -28,6 +29,22 @@ static const char *const first_moments[] = ROW_OF_EACH_TYPE("AdamW's first momen
 static const char *const second_moments[] = ROW_OF_EACH_TYPE("AdamW's second moments");
 static const char *const sub_sums[] = ROW_OF_EACH_TYPE("gradient sub-sums of accumulation");
 
+/* What the lens comes to hold while it follows weights: six numbers an element of their first rows. Layers that the
+ * recipe keeps in BF16 are not followed, so this is the most. */
+static size_t followed_bytes(const nb_trainer *t) {
+    size_t bytes = 0;
+    if (t->config.lens.every == 0 || t->config.lens.window == 0 ||
+        nb_quantizer_is_bf16(&t->working_recipe.roles[NB_FPROP_W].quantizer))
+        return 0;
+    for (int32_t i = 0; i < nb_model_param_count(t->model); i++) {
+        const nb_param *p = nb_model_param(t->model, i);
+        int64_t rows = p->rows < NB_FOLLOWED_ROWS ? p->rows : NB_FOLLOWED_ROWS;
+        if (p->rank == 2 && strncmp(p->name, "model.layers.", 13) == 0)
+            bytes += NB_FOLLOWED_NUMBERS * sizeof(float) * (size_t)(rows * p->cols);
+    }
+    return bytes;
+}
+
 int32_t nb_trainer_memory(const nb_trainer *t, nb_memory_row *rows, int32_t max_rows) {
     int32_t count = nb_model_memory(t->model, rows, max_rows);
     const nb_param_array *m = &t->optimizer.m, *v = &t->optimizer.v, *grads = nb_model_gradients(t->model);
@@ -36,6 +53,7 @@ int32_t nb_trainer_memory(const nb_trainer *t, nb_memory_row *rows, int32_t max_
     add_row(rows, max_rows, &count, sub_sums[grads->dtype],
             (size_t)t->accumulator.buffers * nb_param_array_bytes(grads));
     add_row(rows, max_rows, &count, "micro-batch of tokens", t->batch.bytes);
+    add_row(rows, max_rows, &count, "lens: weights that are followed, at most (f32)", followed_bytes(t));
     qsort(rows, (size_t)(count < max_rows ? count : max_rows), sizeof *rows, largest_first);
     return count;
 }
