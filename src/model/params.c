@@ -114,9 +114,22 @@ static void place_masters(nb_params *params, nb_dtype master, int64_t *at, int64
     }
 }
 
-static nb_status allocate_masters(nb_params *params, const nb_optimizer_state *state, nb_error *err) {
+static nb_status take_masters(nb_params *params, bool any_narrow, nb_error *err) {
     nb_backend *be = params->be;
-    const nb_dtype master = state ? state->master : NB_F32;
+    params->values = be->ops->alloc(be, params->values_bytes);
+    if (any_narrow) {
+        params->narrow = be->ops->alloc(be, params->narrow_bytes);
+        params->scales = be->ops->alloc(be, (size_t)params->count * sizeof *params->scales);
+        params->room.data = be->ops->alloc(be, params->room_bytes);
+    }
+    if (params->values && (!any_narrow || (params->narrow && params->scales && params->room.data)))
+        return NB_OK;
+    return nb_fail(err, NB_NO_MEMORY, "no memory for %lld parameters (%zu MiB)", (long long)params->elements,
+                   (params->values_bytes + params->narrow_bytes) >> 20);
+}
+
+static nb_status allocate_masters(nb_params *params, nb_dtype master, nb_scale_rule rule, nb_error *err) {
+    nb_backend *be = params->be;
     int64_t wide, narrow, largest;
     int64_t *at = calloc((size_t)params->count, sizeof *at);
     params->masters = calloc((size_t)params->count, sizeof *params->masters);
@@ -128,25 +141,18 @@ static nb_status allocate_masters(nb_params *params, const nb_optimizer_state *s
     params->values_bytes = (size_t)wide * nb_dtype_size(be->real);
     params->narrow_bytes = (size_t)narrow * nb_dtype_size(master);
     params->room_bytes = (size_t)largest * nb_dtype_size(be->real);
-    params->values = be->ops->alloc(be, params->values_bytes);
-    if (narrow) {
-        params->narrow = be->ops->alloc(be, params->narrow_bytes);
-        params->scales = be->ops->alloc(be, (size_t)params->count * sizeof *params->scales);
-        params->room.data = be->ops->alloc(be, params->room_bytes);
-    }
-    for (int32_t i = 0; i < params->count; i++) {
+    nb_status status = take_masters(params, narrow > 0, err);
+    for (int32_t i = 0; status == NB_OK && i < params->count; i++) {
         bool few_bits = is_narrow(params, i, master);
         nb_dtype type = few_bits ? master : be->real;
-        params->masters[i] = (nb_scaled){.dtype = type, .rule = state ? state->scale : NB_RULE_ABSMAX};
-        params->masters[i].data =
-            (uint8_t *)(few_bits ? params->narrow : params->values) + (size_t)at[i] * nb_dtype_size(type);
-        params->masters[i].scale = few_bits && master != NB_BF16 ? params->scales + i : NULL;
+        uint8_t *array = few_bits ? params->narrow : params->values;
+        params->masters[i] = (nb_scaled){.data = array + (size_t)at[i] * nb_dtype_size(type),
+                                         .dtype = type,
+                                         .rule = rule,
+                                         .scale = few_bits && master != NB_BF16 ? params->scales + i : NULL};
     }
     free(at);
-    if (params->values && (!narrow || (params->narrow && params->scales && params->room.data)))
-        return NB_OK;
-    return nb_fail(err, NB_NO_MEMORY, "no memory for %lld parameters (%zu MiB)", (long long)params->elements,
-                   (params->values_bytes + params->narrow_bytes) >> 20);
+    return status;
 }
 
 void *nb_params_value(const nb_params *params, int32_t index) {
@@ -198,10 +204,11 @@ void nb_params_restore(nb_params *params, const void *copy) {
 /* ---- memory ---- */
 
 nb_status nb_params_allocate(nb_params *params, const nb_recipe *recipe, int32_t outlives, nb_error *err) {
-    if (recipe && recipe->optimizer_state.master != NB_F32 && !params->be->ops->scaled_decode)
+    const nb_optimizer_state state = recipe ? recipe->optimizer_state : (nb_optimizer_state){0};
+    if (state.master != NB_F32 && !params->be->ops->scaled_decode)
         return nb_fail(err, NB_UNSUPPORTED, "optimizer_state.master: backend %s keeps masters in %s; expected fp32",
                        params->be->name, nb_dtype_name(params->be->real));
-    NB_TRY(allocate_masters(params, recipe ? &recipe->optimizer_state : NULL, err));
+    NB_TRY(allocate_masters(params, state.master, state.scale, err));
     return recipe ? allocate_gradients(params, &recipe->gradients, outlives, err) : NB_OK;
 }
 

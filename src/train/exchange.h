@@ -1,5 +1,5 @@
-/* exchange.h: sums the narrow gradients of several ranks as narrow numbers (arXiv:2310.18313 section 2.1, equations 3
- * to 5 of its scaling; the code of MS-AMP).
+/* exchange.h: sums the narrow gradients of several ranks as narrow numbers (arXiv:2310.18313 section 2.1; the pre-scale
+ * is that of its code, MS-AMP).
  *
  * Numbers can be added as they are only under one scale. Every rank brings each of its tensors under the largest decode
  * scale of all (the least encode scale: nobody saturates), times sqrt(ranks), so that the sum of gradients that are not

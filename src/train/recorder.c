@@ -1,10 +1,10 @@
 /* recorder.c: the three places where a run writes down what happened. */
 #include "recorder.h"
-#include "model/param_array.h"
 
 #include "files/file.h"
 #include "lens/observer.h"
 #include "lens/tensorboard.h"
+#include "model/param_array.h"
 
 #include <math.h>
 #include <stdio.h>
