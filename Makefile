@@ -34,6 +34,9 @@ asan: ## run the tests under AddressSanitizer (memory errors and leaks)
 ubsan: ## run the tests under UndefinedBehaviorSanitizer
 	@$(MAKE) test BUILD=build-ubsan CMAKE_FLAGS="-DNIBBLE_SANITIZE=undefined $(CMAKE_FLAGS)"
 
+tsan: ## run the tests under ThreadSanitizer with LLVM's OpenMP runtime (data races; needs clang and libomp-dev)
+	@$(MAKE) test BUILD=build-tsan CMAKE_FLAGS="-DNIBBLE_SANITIZE=thread -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ $(CMAKE_FLAGS)"
+
 fuzz: ## run each target of tests/fuzz for FUZZ_SECONDS (default 60) under libFuzzer, ASan and UBSan (needs clang)
 	@scripts/fuzz $(or $(FUZZ_SECONDS),60)
 
@@ -47,6 +50,6 @@ install: all ## install the program, library, headers and nibble.pc under PREFIX
 	@cmake --install $(BUILD)
 
 clean: ## remove the build folders
-	@rm -rf build build-asan build-ubsan build-clang build-fuzz
+	@rm -rf build build-asan build-ubsan build-tsan build-clang build-fuzz
 
-.PHONY: all help test bench headers format lint asan ubsan fuzz clang crash-test install clean
+.PHONY: all help test bench headers format lint asan ubsan tsan fuzz clang crash-test install clean

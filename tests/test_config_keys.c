@@ -185,8 +185,8 @@ static void printing_is_read_back(void **state) {
     static const char *const texts[] = {
         "steps: 7\n",
         "steps: 123456\nname: \"a: #\\\"\\\\b\"\npart: {alpha: 0.1, rank: 3}\n",
-        "steps: 1\nname: 'true'\noptimizer: {lr: 0.0003000000000000001, clamp: -1e300}\nmodules: ['*.o', \"1\", ' "
-        "x']\n",
+        "steps: 1\nname: 'true'\noptimizer: {lr: 0.0003000000000000001}\nmodules: ['*.o', \"1\", ' x']\n",
+        "steps: 1\noptimizer: {clamp: -1e300}\n",
         "steps: 1\nname: '- x'\ntokens: 9007199254740992\nalways: half\n",
         "steps: 1\nname: \"\\tq\\x01\\x82\"\n",
         "steps: 1\nname: \"\\u2028 \\ufeff \\u20ac\"\n",

@@ -52,7 +52,7 @@ static size_t size_of(const char *path) {
 /* The name of the tensor that byte `at` of a file belongs to; `name` stays as it is before the first. */
 static void owner_of(const char *path, size_t at, char *name, size_t size) {
     nb_safetensors *file;
-    uint64_t header;
+    uint64_t header = 0;
     FILE *from = fopen(path, "r");
     assert_true(from && fread(&header, sizeof header, 1, from) == 1);
     fclose(from);
