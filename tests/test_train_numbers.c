@@ -157,8 +157,44 @@ static void gradients_that_are_all_zero_are_bad(void **state) {
     nb_model_params_changed(t->model);
     assert_int_equal(nb_trainer_step(t, &r, &err), NB_BAD_NUMBER);
     assert_non_null(strstr(err.message, "every gradient is 0"));
+    char where[400];
+    nb_trainer_find_origin(t, where, sizeof where);
+    assert_string_equal(where, "lm_head.input fprop.x"); /* the norm's output */
     nb_trainer_free(t);
     nb_backend_free(be);
+}
+
+/* The same in a run: every policy, one line of warning or error, the event with its layer and role. */
+static void zero_gradients_meet_every_policy(void **state) {
+    static const struct {
+        const char *name, *policy;
+        nb_status status;
+    } cases[] = {{"stop", "bad_numbers.policy=stop", NB_BAD_NUMBER},
+                 {"skip", "bad_numbers.policy=skip", NB_OK},
+                 {"rollback", "bad_numbers.policy=rollback", NB_OK},
+                 {"bf16", "bad_numbers.policy=bf16", NB_BAD_NUMBER}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        nb_run_config config = case_config(state, cases[i].name, cases[i].policy, "steps=2",
+                                           "data.val=", "bad_numbers.bf16_modules=['layers.0.*']", NULL);
+        nb_backend *be = case_backend(&config);
+        nb_error err = {0};
+        case_log log = {0};
+        nb_trainer *t = make(be, &config, &log);
+        memset(values_of(t, "lm_head.weight"), 0, sizeof(float) * (size_t)(64 * 32));
+        memset(values_of(t, "model.norm.weight"), 0, sizeof(float) * 32);
+        nb_model_params_changed(t->model);
+        nb_status status = nb_trainer_run(t, NB_START_NEW, NULL, &err);
+        if (status != cases[i].status)
+            fail_msg("%s: status %d: %s", cases[i].name, status, err.message);
+        const char *said = status == NB_OK ? log.warning : err.message;
+        if (!strstr(said, "every gradient is 0, first in lm_head.input fprop.x") || strchr(said, '\n'))
+            fail_msg("%s: %s", cases[i].name, said);
+        char *metrics = case_metrics(state, cases[i].name);
+        assert_non_null(strstr(metrics, "\"where\":\"lm_head.input fprop.x\""));
+        free(metrics);
+        nb_trainer_free(t);
+        nb_backend_free(be);
+    }
 }
 
 /* Embedding of CASE_RARE becomes NaN, so that exactly the batches that hold it are bad. */
@@ -251,6 +287,10 @@ static void a_spike_is_found(void **state) {
     nb_model_params_changed(t->model);
     assert_int_equal(nb_trainer_step(t, &r, &err), NB_BAD_NUMBER);
     assert_non_null(strstr(err.message, "step 25: loss jumps"));
+    char where[400];
+    nb_trainer_find_origin(t, where, sizeof where);
+    assert_non_null(strstr(where, "the gradient of "));
+    assert_string_equal(nb_trainer_origin_words(t), ", most in ");
     assert_true(r.loss_z > 8);
     for (int i = 0; i < 32; i++)
         norm[i] /= 100;
@@ -282,6 +322,94 @@ static void scales_that_do_not_fit_are_told(void **state) {
     free(metrics);
     nb_trainer_free(t);
     nb_backend_free(be);
+}
+
+/* The same where the run file calls such a step bad: found before the update, and every policy deals with it. In BF16
+ * the module needs no scales. */
+static void scales_that_do_not_fit_meet_every_policy(void **state) {
+    static const struct {
+        const char *name, *policy;
+        nb_status status;
+        int skipped;
+    } cases[] = {{"stop", "bad_numbers.policy=stop", NB_BAD_NUMBER, 0},
+                 {"skip", "bad_numbers.policy=skip", NB_OK, 2},
+                 {"rollback", "bad_numbers.policy=rollback", NB_OK, 0},
+                 {"bf16", "bad_numbers.policy=bf16", NB_OK, 0}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        nb_run_config config = case_config(state, cases[i].name, cases[i].policy, "recipe=nvfp4", "steps=2",
+                                           "data.val=", "bad_numbers.scales=bad", "bad_numbers.scales_every=1",
+                                           "bad_numbers.bf16_modules=['layers.0.*']", NULL);
+        nb_backend *be = case_backend(&config);
+        nb_error err = {0};
+        case_log log = {0};
+        nb_trainer *t = make(be, &config, &log);
+        const nb_param *p = param_named(t, "model.layers.0.mlp.up_proj.weight");
+        float *weights = values_of(t, p->name);
+        for (int64_t k = 0; k < p->rows * p->cols; k++)
+            weights[k] = k == 0 ? 1.0f : 1e-7f;
+        nb_model_params_changed(t->model);
+        nb_status status = nb_trainer_run(t, NB_START_NEW, NULL, &err);
+        if (status != cases[i].status || log.skipped != cases[i].skipped)
+            fail_msg("%s: status %d, %d skipped: %s", cases[i].name, status, (int)log.skipped, err.message);
+        const char *said = status == NB_OK ? log.warning : err.message;
+        if (!strstr(said, "blocks vanish (scale 0) of the worst, layers.0.mlp.up_proj fprop.w") || strchr(said, '\n'))
+            fail_msg("%s: %s", cases[i].name, said);
+        char *metrics = case_metrics(state, cases[i].name);
+        assert_non_null(strstr(metrics, "\"where\":\"layers.0.mlp.up_proj fprop.w\""));
+        free(metrics);
+        nb_trainer_free(t);
+        nb_backend_free(be);
+    }
+}
+
+/* Plants a spike: after some steps the last norm is a hundred times what it was, until a step is skipped. */
+typedef struct spike {
+    nb_trainer *trainer;
+    int64_t steps; /* until the plant */
+} spike;
+
+static void plant(void *context, const nb_step_report *report) {
+    spike *s = context;
+    bool now = --s->steps == 0;
+    if (!now && !report->skipped)
+        return;
+    float *norm = values_of(s->trainer, "model.norm.weight");
+    for (int i = 0; i < 32; i++)
+        norm[i] *= now ? 100.0f : 0.01f;
+    nb_model_params_changed(s->trainer->model);
+}
+
+static void spikes_meet_every_policy(void **state) {
+    static const struct {
+        const char *name, *policy;
+        nb_status status;
+        int skipped;
+    } cases[] = {{"stop", "bad_numbers.policy=stop", NB_BAD_NUMBER, 0},
+                 {"skip", "bad_numbers.policy=skip", NB_OK, 1},
+                 {"rollback", "bad_numbers.policy=rollback", NB_OK, 0},
+                 {"bf16", "bad_numbers.policy=bf16", NB_BAD_NUMBER, 0}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        nb_run_config config =
+            case_config(state, cases[i].name, cases[i].policy, "steps=28", "data.val=", "bad_numbers.spike_z=8",
+                        "checkpoint.every=20", "bad_numbers.bf16_modules=['layers.0.*']", "optimizer.lr=1e-4", NULL);
+        nb_backend *be = case_backend(&config);
+        nb_error err = {0};
+        spike s = {.steps = 24};
+        case_log log = {.after_step = plant, .context = &s};
+        nb_trainer *t = make(be, &config, &log);
+        s.trainer = t;
+        nb_status status = nb_trainer_run(t, NB_START_NEW, NULL, &err);
+        if (status != cases[i].status || log.skipped != cases[i].skipped)
+            fail_msg("%s: status %d, %d skipped: %s", cases[i].name, status, (int)log.skipped, err.message);
+        const char *said = status == NB_OK ? log.warning : err.message;
+        if (!strstr(said, "step 25: loss jumps") || !strstr(said, ", most in the gradient of ") || strchr(said, '\n'))
+            fail_msg("%s: %s", cases[i].name, said);
+        char *metrics = case_metrics(state, cases[i].name);
+        assert_non_null(strstr(metrics, "\"where\":\"the gradient of "));
+        free(metrics);
+        nb_trainer_free(t);
+        nb_backend_free(be);
+    }
 }
 
 static void patience_ends(void **state) {
@@ -351,6 +479,9 @@ int main(void) {
         CASE(policy_bf16_is_tried_once),
         CASE(a_spike_is_found),
         CASE(scales_that_do_not_fit_are_told),
+        CASE(zero_gradients_meet_every_policy),
+        CASE(scales_that_do_not_fit_meet_every_policy),
+        CASE(spikes_meet_every_policy),
         CASE(patience_ends),
         CASE(policy_bf16_keeps_named_modules),
     };

@@ -71,12 +71,16 @@ typedef struct case_log {
     int64_t steps, skipped;
     int32_t warnings;
     char warning[1024];
+    void (*after_step)(void *context, const nb_step_report *report); /* may be NULL */
+    void *context;
 } case_log;
 
 static inline void case_on_step(void *user, const nb_step_report *report) {
     case_log *log = user;
     log->steps++;
     log->skipped += report->skipped;
+    if (log->after_step)
+        log->after_step(log->context, report);
 }
 
 static inline void case_on_note(void *user, nb_note_kind kind, const char *sentence) {

@@ -52,6 +52,12 @@ typedef enum nb_bad_policy {
     NB_BAD_BF16      /* put the modules of `bf16_modules` in BF16 from here on and take the step again */
 } nb_bad_policy;
 
+/* What scales that do not fit an operand (bad_numbers.scales_limit) lead to. */
+typedef enum nb_bad_scales {
+    NB_SCALES_WARN, /* a warning, and an event in metrics.jsonl */
+    NB_SCALES_BAD   /* the step is bad: the policy deals with it before the update */
+} nb_bad_scales;
+
 /* A run file. Paths are taken from the current folder, as on the command line. */
 typedef struct nb_run_config {
     char model[NB_PATH_SIZE];  /* models/NAME.yaml or a path */
@@ -98,9 +104,10 @@ typedef struct nb_run_config {
         nb_bad_policy policy;
         double spike_z;       /* loss or norm this many standard deviations above its last 128 is bad too; 0 = never */
         int64_t scales_every; /* steps between looks at saturated elements and vanished blocks; 0 = never */
-        double scales_limit;  /* share of an operand above which they are told */
-        int64_t pass_over;    /* rollback: batches passed over, the bad one last */
-        int64_t patience;     /* bad steps in a row after which the run stops whatever the policy */
+        double scales_limit;  /* share of an operand above which they do not fit */
+        nb_bad_scales scales;
+        int64_t pass_over; /* rollback: batches passed over, the bad one last */
+        int64_t patience;  /* bad steps in a row after which the run stops whatever the policy */
         char bf16_modules[NB_BF16_PATTERNS][NB_NAME_SIZE];
         int32_t bf16_module_count;
     } bad_numbers;

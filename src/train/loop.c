@@ -198,7 +198,8 @@ static nb_status give_up(run *r, const char *what, const char *where, nb_error *
     return nb_fail(err, NB_BAD_NUMBER,
                    "%s%s%s; parameters are those of step %lld, newest good checkpoint: %s; hint: --resume with a "
                    "bad_numbers.policy of skip, rollback or bf16, or a lower optimizer.lr",
-                   what, where[0] ? ", first in " : "", where, (long long)t->at.step, good ? path : "none");
+                   what, where[0] ? nb_trainer_origin_words(t) : "", where, (long long)t->at.step,
+                   good ? path : "none");
 }
 
 static nb_status skip_step(run *r, nb_step_report *report, nb_error *err) {
@@ -240,6 +241,7 @@ static nb_status deal_with(run *r, nb_step_report *report, nb_error *err) {
     char what[sizeof err->message], where[3 * NB_NAME_SIZE];
     snprintf(what, sizeof what, "%s", err->message);
     nb_trainer_find_origin(t, where, sizeof where);
+    const char *words = where[0] ? nb_trainer_origin_words(t) : "";
     r->bad_in_row++;
     if (report->step > r->bad_until)
         r->bad_until = report->step;
@@ -252,8 +254,8 @@ static nb_status deal_with(run *r, nb_step_report *report, nb_error *err) {
         NB_TRY(roll_back(r, err));
     if (policy == NB_BAD_BF16)
         NB_TRY(nb_trainer_modules_to_bf16(t, err));
-    note(t, NB_NOTE_WARNING, "%s%s%s; policy %s: on from step %lld", what, where[0] ? ", first in " : "", where,
-         policy_name(policy), (long long)t->at.step);
+    note(t, NB_NOTE_WARNING, "%s%s%s; policy %s: on from step %lld", what, words, where, policy_name(policy),
+         (long long)t->at.step);
     NB_TRY(nb_recorder_bad_number(r->recorder, t->at.step, what, where, policy_name(policy), err));
     return policy == NB_BAD_SKIP ? skip_step(r, report, err) : NB_OK;
 }
@@ -275,13 +277,14 @@ static void choose_lens(run *r) {
     int64_t every = t->config.bad_numbers.scales_every;
     t->lens = nb_recorder_lens(r->recorder, t->at.step);
     r->scales.operands = 0;
+    t->scales = t->config.bad_numbers.scales == NB_SCALES_BAD ? &r->scales : NULL;
     if (every > 0 && t->at.step % every == 0)
         t->lens = nb_scale_watch_begin(&r->scales, t->config.bad_numbers.scales_limit, t->lens);
 }
 
 static nb_status tell_scales(run *r, nb_error *err) {
     nb_trainer *t = r->t;
-    char what[160];
+    char what[NB_SCALES_TEXT];
     if (!nb_scale_watch_text(&r->scales, what, sizeof what))
         return NB_OK;
     if (!r->scales_told)
@@ -329,6 +332,7 @@ nb_status nb_trainer_run(nb_trainer *t, nb_start start, const char *from, nb_err
         status = loop(&r, err);
     nb_recorder_close(r.recorder);
     t->lens = NULL;
+    t->scales = NULL;
     if (r.lock >= 0)
         close(r.lock);
     return status;

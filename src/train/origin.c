@@ -1,12 +1,13 @@
-/* origin.c: where a number that is not finite began.
+/* origin.c: where the number began that made a step bad.
  *
- * The step that failed is run again with a lens on every quantized operand: passes are deterministic, so the first
- * operand that is not finite is the one. Operands of BF16 layers are not seen; then the gradients are searched, from
- * the head down, as the backward pass writes them.
+ * The step that failed is run again with a lens on every operand: passes are deterministic, so the first that is not
+ * finite (or, where every gradient is zero, all zero) is the one. What no operand shows is searched for in the
+ * gradients, from the head down, as the backward pass writes them.
  */
 #include "trainer.h"
 
 #include "lens/lens.h"
+#include "scales.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -17,18 +18,33 @@ typedef struct finder {
     size_t size;
 } finder;
 
-static bool is_finite(const nb_lens_operand *seen) {
+static bool is_nonfinite(const nb_lens_operand *seen) {
     if (!seen->source)
-        return !seen->stats || isfinite(seen->stats->amax);
+        return seen->stats && !isfinite(seen->stats->amax);
     nb_moments moments;
     seen->be->ops->measure(seen->be, seen->source, &moments, NULL, NULL);
-    return moments.nonfinite == 0;
+    return moments.nonfinite != 0;
 }
 
-static void look_at_operand(void *context, const nb_lens_operand *seen) {
-    finder *f = context;
-    if (f->where[0] == 0 && !is_finite(seen))
+static bool is_zero(const nb_lens_operand *seen) {
+    if (!seen->source)
+        return seen->stats && seen->stats->amax == 0;
+    nb_moments moments;
+    seen->be->ops->measure(seen->be, seen->source, &moments, NULL, NULL);
+    return moments.nonfinite == 0 && moments.amax == 0;
+}
+
+static void look(finder *f, const nb_lens_operand *seen, bool (*is_it)(const nb_lens_operand *seen)) {
+    if (f->where[0] == 0 && is_it(seen))
         snprintf(f->where, f->size, "%s %s", seen->module, nb_role_name(seen->role));
+}
+
+static void look_for_nonfinite(void *context, const nb_lens_operand *seen) {
+    look(context, seen, is_nonfinite);
+}
+
+static void look_for_zeros(void *context, const nb_lens_operand *seen) {
+    look(context, seen, is_zero);
 }
 
 /* Index of the last parameter, or of the last gradient, that holds a number that is not finite; -1 if none does. */
@@ -43,15 +59,23 @@ static int32_t last_bad(nb_trainer *t, bool gradients) {
     return -1;
 }
 
-void nb_trainer_find_origin(nb_trainer *t, char *where, size_t size) {
-    where[0] = 0;
+/* The step's micro-batches again with `lens`, until the finder has found something. The gradients of the last stay. */
+static void run_again(nb_trainer *t, const nb_lens *lens, const char *where) {
+    for (int64_t i = 0; i < t->config.accumulation && !where[0]; i++) {
+        double loss = 0;
+        if (nb_trainer_micro_batch(t, i, lens, &loss, NULL) != NB_OK)
+            return;
+    }
+}
+
+static void find_nonfinite(nb_trainer *t, char *where, size_t size) {
     int32_t bad = last_bad(t, false);
     if (bad >= 0) {
         snprintf(where, size, "parameter %s", nb_model_param(t->model, bad)->name);
         return;
     }
     finder found = {where, size};
-    nb_lens lens = {.context = &found, .counts = true, .operand = look_at_operand};
+    nb_lens lens = {.context = &found, .counts = true, .operand = look_for_nonfinite};
     for (int64_t i = 0; i < t->config.accumulation; i++) {
         double loss = 0;
         if (nb_trainer_micro_batch(t, i, &lens, &loss, NULL) != NB_OK || where[0])
@@ -63,4 +87,54 @@ void nb_trainer_find_origin(nb_trainer *t, char *where, size_t size) {
             return;
         }
     }
+}
+
+/* The first operand without a number in it, forward or backward: nothing behind it learns. */
+static void find_zero(nb_trainer *t, char *where, size_t size) {
+    finder found = {where, size};
+    nb_lens lens = {.context = &found, .counts = true, .operand = look_for_zeros};
+    run_again(t, &lens, where);
+}
+
+/* Whose gradient is the largest share of the norm. */
+static void find_largest(nb_trainer *t, char *where, size_t size) {
+    double largest = 0, sum = 0;
+    int32_t which = -1;
+    for (int32_t i = 0; i < nb_model_param_count(t->model); i++) {
+        const nb_param *p = nb_model_param(t->model, i);
+        const nb_scaled tensor = nb_param_array_at(nb_model_gradients(t->model), i);
+        double squares = t->be->ops->scaled_sum_squares(t->be, &tensor, p->rows * p->cols);
+        sum += squares;
+        if (squares > largest) {
+            largest = squares;
+            which = i;
+        }
+    }
+    if (which >= 0)
+        snprintf(where, size, "the gradient of %s (%.0f %% of the squared norm)", nb_model_param(t->model, which)->name,
+                 100 * largest / sum);
+}
+
+void nb_trainer_find_origin(nb_trainer *t, char *where, size_t size) {
+    where[0] = 0;
+    switch (t->bad) {
+    case NB_BAD_NONE:
+        return;
+    case NB_BAD_NONFINITE:
+        find_nonfinite(t, where, size);
+        return;
+    case NB_BAD_ZERO:
+        find_zero(t, where, size);
+        return;
+    case NB_BAD_SPIKE:
+        find_largest(t, where, size);
+        return;
+    case NB_BAD_SCALES:
+        snprintf(where, size, "%s", t->scales->where);
+        return;
+    }
+}
+
+const char *nb_trainer_origin_words(const nb_trainer *t) {
+    return t->bad == NB_BAD_SPIKE ? ", most in " : t->bad == NB_BAD_SCALES ? ", " : ", first in ";
 }

@@ -32,6 +32,12 @@ static const nb_word isa_words[] = {
     {NULL, 0, NULL},
 };
 
+static const nb_word scales_words[] = {
+    {"warn", NB_SCALES_WARN, "a warning, and an event in metrics.jsonl"},
+    {"bad", NB_SCALES_BAD, "the step is bad, and the policy deals with it"},
+    {NULL, 0, NULL},
+};
+
 static const nb_word auto_words[] = {{"auto", 0, "all that the process may use"}, {NULL, 0, NULL}};
 
 static const nb_word peak_words[] = {
@@ -341,7 +347,14 @@ static const nb_key rows[] = {
      .fallback = "0.25",
      .positive = true,
      .high = 1,
-     .help = "share of one operand above which they are warned of",
+     .help = "share of one operand above which its scales do not fit",
+     .source = "our choice"},
+    {.path = "bad_numbers.scales",
+     .type = NB_KEY_CHOICE,
+     FIELD(bad_numbers.scales),
+     .fallback = "warn",
+     .words = scales_words,
+     .help = "what scales that do not fit lead to",
      .source = "our choice"},
     {.path = "bad_numbers.bf16_modules",
      .type = NB_KEY_TEXTS,

@@ -10,6 +10,8 @@
 #include "lens/lens.h"
 #include <stddef.h>
 
+enum { NB_SCALES_TEXT = 160 }; /* bytes that hold its sentence */
+
 typedef struct nb_scale_watch {
     nb_lens lens;         /* give this to a pass */
     const nb_lens *inner; /* sees the same pass; NULL: nobody else looks */

@@ -1,5 +1,6 @@
 /* trainer.c: one optimizer step, and what it needs: model, data, moments, accumulation. */
 #include "trainer.h"
+#include "scales.h"
 
 #include "base/progress.h"
 #include "model/hf.h"
@@ -212,27 +213,31 @@ static nb_status accumulate(nb_trainer *t, double *loss_sum, nb_error *err) {
     return NB_OK;
 }
 
-static nb_status check_numbers(const nb_trainer *t, const nb_step_report *r, nb_error *err) {
-    const char *what = NULL;
-    double value = 0;
-    if (!isfinite(r->loss)) {
-        what = "loss is";
-        value = r->loss;
-    } else if (!isfinite(r->norm)) {
-        what = "gradient norm is";
-        value = r->norm;
-    } else if (r->norm == 0) {
-        what = "every gradient is";
-    } else if (t->config.bad_numbers.spike_z > 0 && r->loss_z > t->config.bad_numbers.spike_z) {
-        what = "loss jumps by standard deviations:";
-        value = r->loss_z;
-    } else if (t->config.bad_numbers.spike_z > 0 && r->norm_z > t->config.bad_numbers.spike_z) {
-        what = "gradient norm jumps by standard deviations:";
-        value = r->norm_z;
-    }
-    if (!what)
-        return NB_OK;
+static nb_status bad_step(nb_trainer *t, const nb_step_report *r, nb_bad_kind kind, const char *what, double value,
+                          nb_error *err) {
+    t->bad = kind;
     return nb_fail(err, NB_BAD_NUMBER, "step %lld: %s %.4g", (long long)r->step, what, value);
+}
+
+static nb_status check_numbers(nb_trainer *t, const nb_step_report *r, nb_error *err) {
+    const double limit = t->config.bad_numbers.spike_z > 0 ? t->config.bad_numbers.spike_z : INFINITY;
+    char what[NB_SCALES_TEXT];
+    t->bad = NB_BAD_NONE;
+    if (!isfinite(r->loss))
+        return bad_step(t, r, NB_BAD_NONFINITE, "loss is", r->loss, err);
+    if (!isfinite(r->norm))
+        return bad_step(t, r, NB_BAD_NONFINITE, "gradient norm is", r->norm, err);
+    if (r->norm == 0)
+        return bad_step(t, r, NB_BAD_ZERO, "every gradient is", 0, err);
+    if (r->loss_z > limit)
+        return bad_step(t, r, NB_BAD_SPIKE, "loss jumps by standard deviations:", r->loss_z, err);
+    if (r->norm_z > limit)
+        return bad_step(t, r, NB_BAD_SPIKE, "gradient norm jumps by standard deviations:", r->norm_z, err);
+    if (t->scales && nb_scale_watch_text(t->scales, what, sizeof what)) {
+        t->bad = NB_BAD_SCALES;
+        return nb_fail(err, NB_BAD_NUMBER, "step %lld: %s", (long long)r->step, what);
+    }
+    return NB_OK;
 }
 
 static void fill_times(nb_trainer *t, nb_step_report *r, double seconds) {

@@ -22,6 +22,10 @@ typedef struct nb_position {
     nb_window loss_window, norm_window;
 } nb_position;
 
+/* Why nb_trainer_step refused a step. */
+typedef enum nb_bad_kind { NB_BAD_NONE, NB_BAD_NONFINITE, NB_BAD_ZERO, NB_BAD_SPIKE, NB_BAD_SCALES } nb_bad_kind;
+
+struct nb_scale_watch;
 struct nb_trainer {
     nb_backend *be;
     nb_run_config config;
@@ -43,8 +47,10 @@ struct nb_trainer {
     const int64_t *branches; /* steps whose checkpoints are written and kept whatever the run file says */
     int32_t branch_count;
     double peak_flops;
-    const struct nb_lens *lens; /* looks at the first micro-batch of the next step; NULL: nobody does */
-    double mean_ms;             /* moving average of the step time, for the time left */
+    const struct nb_lens *lens;          /* looks at the first micro-batch of the next step; NULL: nobody does */
+    const struct nb_scale_watch *scales; /* what it finds makes the step bad; NULL: it may find what it likes */
+    nb_bad_kind bad;                     /* of the last step */
+    double mean_ms;                      /* moving average of the step time, for the time left */
 };
 
 /* The pass of micro-batch `micro_batch` at `step` of a run: noise, and what the late switch says. */
@@ -70,8 +76,11 @@ nb_status nb_trainer_modules_to_bf16(nb_trainer *trainer, nb_error *err);
 /* Back to step 0: parameters drawn again, moments zero. */
 nb_status nb_trainer_restart(nb_trainer *trainer, nb_error *err);
 
-/* Finds where a number that is not finite began: a parameter, an operand of a GEMM, or a gradient. */
+/* Finds where the number began that made the last step bad: the first parameter, operand of a GEMM or gradient that is
+ * not finite; the first operand that is all zero; the gradient that a jump is most in; the operand whose scales fit
+ * worst. The sentence goes on after nb_trainer_origin_words. */
 void nb_trainer_find_origin(nb_trainer *trainer, char *where, size_t size);
+const char *nb_trainer_origin_words(const nb_trainer *trainer); /* ", first in " */
 
 /* The census as a table of lines (free with free()); NULL if memory ran out. */
 char *nb_census_text(const nb_model *model);
