@@ -121,15 +121,18 @@ expect 2 "recipes is missing" "$nibble" bench train run.yaml
 expect 2 "nvfp5" "$nibble" bench train run.yaml --recipes nvfp4,nvfp5
 
 # ---- signals ----------------------------------------------------------------------------------------------------------------
-"$nibble" train run.yaml --set out=runs/long --set steps=1000000 -q 2> err &
-child=$!
-while [ ! -s runs/long/metrics.jsonl ]; do sleep 0.05; done
-kill -TERM $child
-status=0
-wait $child || status=$?
-[ $status = 1 ] || fail "SIGTERM: status $status"
-grep -q 'checkpoint written; hint: --resume' err || fail "SIGTERM: $(cat err)"
-[ -n "$(ls runs/long/checkpoints)" ] || fail "SIGTERM: no checkpoint"
+for signal in TERM INT; do
+    "$nibble" train run.yaml --set out=runs/$signal --set steps=1000000 -q 2> err &
+    child=$!
+    while [ ! -s runs/$signal/metrics.jsonl ]; do sleep 0.05; done
+    kill -$signal $child
+    status=0
+    wait $child || status=$?
+    [ $status = 1 ] || fail "SIG$signal: status $status"
+    [ "$(wc -l < err)" = 1 ] || fail "SIG$signal: not one line: $(cat err)"
+    grep -q 'checkpoint written; hint: --resume' err || fail "SIG$signal: $(cat err)"
+    [ -n "$(ls runs/$signal/checkpoints)" ] || fail "SIG$signal: no checkpoint"
+done
 
 # ---- twins ------------------------------------------------------------------------------------------------------------------
 "$nibble" compare run.yaml --recipes nvfp4,bf16 --seeds 2 --set out=twins > out
