@@ -215,10 +215,12 @@ static void hot_channels(list *l, const nb_sampled *item, double first_channel) 
     nb_finding *f = count ? place(l, channels, found[0].ratio) : NULL;
     if (!f)
         return;
-    size_t used = (size_t)snprintf(f->text, sizeof f->text, "%s:", where(item, at, sizeof at));
-    for (int32_t i = 0; i < count && used < sizeof f->text; i++)
-        used += (size_t)snprintf(f->text + used, sizeof f->text - used, "%s %lld %.0fx since step %.0f",
-                                 i ? ";" : " channel", (long long)found[i].channel, found[i].ratio, found[i].since);
+    size_t used =
+        (size_t)snprintf(f->text, sizeof f->text, "%s: channel %lld %.0fx the median since step %.0f",
+                         where(item, at, sizeof at), (long long)found[0].channel, found[0].ratio, found[0].since);
+    for (int32_t i = 1; i < count && used < sizeof f->text; i++)
+        used += (size_t)snprintf(f->text + used, sizeof f->text - used, "; %lld %.0fx since %.0f",
+                                 (long long)found[i].channel, found[i].ratio, found[i].since);
 }
 
 /* ---- of the whole run ---- */
@@ -287,7 +289,7 @@ int32_t nb_findings(const nb_samples *samples, nb_finding *findings, int32_t mos
     each(&l, "NaN and Inf", "nonfinite", not_finite);
     each(&l, "Underflow", "flushed", underflow);
     each(&l, "Drowned gradients", "rho", drowned);
-    each(&l, "Hot channels that stay, against the median", "hot", hot_channels);
+    each(&l, "Hot channels that stay", "hot", hot_channels);
     settled(&l);
     each(&l, "Heavy tails", "kurtosis", heavy_tails);
     each(&l, "Oscillation", "ratio_above_16", oscillating);

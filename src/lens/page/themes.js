@@ -125,6 +125,7 @@ class ThemeSection {
     this.drawAbout(panel);
     if (panel.kind === "bars") return this.drawBars(found);
     const ofModules = panel.yLabel === "module";
+    for (const box of [this.scale, this.legend, this.readout]) box.hidden = false;
     this.order.node.hidden = !ofModules;
     this.drawChart(ofModules ? found : []);
     const range = rangeOf(found.map((f) => f.panel));
@@ -153,7 +154,7 @@ class ThemeSection {
   drawBars(found) {
     const values = found.flatMap((f) => f.panel.values).filter((value) => value !== null);
     const range = { low: Math.min(0, ...values), high: Math.max(0, ...values) };
-    for (const box of [this.order.node, this.chartBox, this.chartHint, this.scale, this.legend]) box.hidden = true;
+    for (const box of [this.order.node, this.chartBox, this.chartHint, this.scale, this.legend, this.readout]) box.hidden = true;
     this.maps = found.map(({ index, panel }) => new Bars(panel, runCaption(index), range));
     this.grid.append(...this.maps.map((map) => map.figure));
     for (const map of this.maps) map.draw();

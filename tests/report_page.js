@@ -1,0 +1,71 @@
+// report_page.js: what a reader does with the page, done by a script inside it. tests/test_report_page.sh puts it behind
+// the page's own script and reads the line "checks: ..." out of the document.
+const untilDrawn = setInterval(() => {
+  if (!document.documentElement.dataset.drawnMs) return;
+  clearInterval(untilDrawn);
+  const failures = [];
+  const check = (what, holds) => { if (!holds) failures.push(what); };
+  const press = (target, key) => target.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true, cancelable: true }));
+
+  // cells are decoded to the numbers that were put in; test_report.c has the same text
+  const decoded = valuesOf({ cells: "AQABQACAAAD//wAA", bits: 16, colours: "linear", low: 1, high: 5 });
+  check("cells", Math.abs(decoded[0] - 1) < 1e-9 && Math.abs(decoded[1] - 2) < 1e-3 && Number.isNaN(decoded[3]) && decoded[4] === 5);
+  const logarithmic = valuesOf({ cells: btoa("\u0000\u0001\u0002\u00ff"), bits: 8, colours: "log", low: Math.log(2), high: Math.log(32) });
+  check("zero apart", Number.isNaN(logarithmic[0]) && logarithmic[1] === 0 && Math.abs(logarithmic[2] - 2) < 1e-4 && Math.abs(logarithmic[3] - 32) < 1e-4);
+
+  check("no sideways scrolling", document.documentElement.scrollWidth <= document.documentElement.clientWidth);
+  const empty = themes.filter((theme) => !theme.maps.length).map((theme) => theme.theme.name);
+  check(`pictures in every section, but for ${empty}`, themes.length >= 4 && !empty.length);
+
+  // keyboard: curves
+  const chart = byId("loss-chart");
+  press(chart, "ArrowRight");
+  check("cursor of the curves", chart.nextElementSibling.textContent.startsWith("step 1 ·"));
+  const whole = lossChart.dygraph.xAxisRange();
+  press(chart, "+");
+  const zoomed = lossChart.dygraph.xAxisRange();
+  check("zoom", zoomed[1] - zoomed[0] < 0.6 * (whole[1] - whole[0]));
+  press(chart, "0");
+  check("whole run", Math.abs(lossChart.dygraph.xAxisRange()[1] - whole[1]) < 1e-9);
+
+  // keyboard: maps, all runs read at once
+  const outliers = themes.find((theme) => theme.theme.name === "Outliers");
+  press(outliers.maps[0].canvas, "ArrowDown");
+  press(outliers.maps[0].canvas, "ArrowRight");
+  const first = outliers.maps[0];
+  const read = outliers.readout.textContent;
+  check("cursor of the maps", first.cursor && runs.every((run) => read.includes(run.name)) && read.startsWith(first.rows[first.cursor[1]].name));
+  check("value under the cursor", read.includes(format(first.value(...first.cursor), 3)));
+
+  // menus lead to other pictures; a run that is switched off is gone
+  outliers.show({ title: "Largest magnitude", operand: "fprop.w" });
+  check("menus", outliers.maps[0].panel.title === "Largest magnitude" && outliers.maps[0].panel.operand === "fprop.w");
+  const before = outliers.maps.length;
+  byId("legend").querySelector("button").click();
+  outliers.draw();
+  check("legend", outliers.maps.length === before - 1);
+  byId("legend").querySelector("button").click();
+  outliers.draw();
+
+  // what stands out leads to its picture
+  const finding = runs.flatMap((run) => run.findings || []).find((f) => f.module);
+  if (finding) {
+    goTo(finding);
+    const shownIn = themes.find((theme) => theme.theme.name === finding.theme);
+    check("finding", shownIn.maps[0].panel.title === finding.title);
+  }
+
+  // both themes have their own ink
+  setTheme("dark");
+  const dark = getComputedStyle(document.body).color;
+  setTheme("light");
+  check("themes", dark !== getComputedStyle(document.body).color);
+
+  // every control can be named by a reader of screens, every canvas reached by keyboard or described
+  const named = (node) => node.textContent.trim() || node.getAttribute("aria-label") || node.labels?.length;
+  const nameless = [...document.querySelectorAll("button, select, input")].filter((node) => node.checkVisibility() && !named(node));
+  check(`names of controls ${nameless.map((node) => node.outerHTML)}`, nameless.length === 0);
+  check("names of canvases", [...document.querySelectorAll("canvas.panel")].every((node) => node.getAttribute("aria-label")));
+
+  console.log(`checks at ${document.documentElement.clientWidth}: ${failures.length ? failures.join(", ") : "all hold"}`);
+}, 50);
