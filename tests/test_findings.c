@@ -106,7 +106,7 @@ static void train(void **state) {
             if (lens->counts)
                 show(be, lens, module, NB_DGRAD_DY, &mdy, 1);
         }
-        if (step == 45)
+        if (step == 35) /* between two windows */
             lens->scalar(lens->context, "layers.2.mlp.up_proj", "reset_share", 0.25);
         assert_int_equal(nb_observer_end_step(o, step, &err), NB_OK);
     }
@@ -136,7 +136,7 @@ static void planted_troubles_are_named(void **state) {
     const char *oscillates = finding(data, "Oscillation");
     assert_non_null(oscillates);
     assert_string_equal(oscillates, "layers.2.mlp.up_proj fprop.w: R > 16 for 0.10 % of the weights, R > 8 for 0.10 %");
-    assert_non_null(strstr(finding(data, "Resets"), "before step 45"));
+    assert_non_null(strstr(finding(data, "Resets"), "before step 35"));
     json_decref(data);
     free(page);
 }
@@ -179,7 +179,7 @@ static void pictures_hold_what_was_measured(void **state) {
     const json_t *ratios = panel(data, "Distribution of the ratio R", "fprop.w", "mean of all");
     assert_string_equal(json_string_value(json_array_get(json_object_get(ratios, "y"), 0)), "above 256");
     assert_int_equal(json_array_size(json_object_get(ratios, "marks")), 1);
-    assert_true(json_number_value(json_array_get(json_object_get(ratios, "marks"), 0)) == 45);
+    assert_true(json_number_value(json_array_get(json_object_get(ratios, "marks"), 0)) == 35);
     assert_int_equal(json_array_size(json_object_get(panel(data, "Oscillating, R > 16", "fprop.w", ""), "x")), SAMPLES);
     json_decref(data);
     free(page);

@@ -142,6 +142,64 @@ static void underflow_is_named(void **state) {
     nb_series_reader_free(r);
 }
 
+/* What does not apply is said, once an operand, with the reason and where it was first met. */
+static void skipped_is_told(void **state) {
+    fixture *f = *state;
+    nb_observer_options options = nb_observer_defaults();
+    options.every = 1;
+    nb_error err = {0};
+    nb_observer *o;
+    static float w[16 * WIDTH];
+    assert_int_equal(nb_observer_create(&options, f->folder, 0, &o, &err), NB_OK);
+    nb_mat source = nb_mat_of(w, NB_F32, 16, WIDTH);
+    for (int64_t step = 0; step < 3; step++) {
+        const nb_lens *lens = nb_observer_lens(o, step);
+        nb_pass pass = {.lens = lens};
+        for (int i = 0; i < 2; i++) {
+            nb_lens_operand seen = {f->be, &pass, i ? "second" : "first", NB_FPROP_W, &source, NULL, false, NULL, NULL};
+            lens->operand(lens->context, &seen);
+        }
+        assert_int_equal(nb_observer_end_step(o, step, &err), NB_OK);
+    }
+    nb_observer_free(o);
+    char path[96], text[512] = "";
+    snprintf(path, sizeof path, "%s/skipped.txt", f->folder);
+    FILE *file = fopen(path, "r");
+    assert_non_null(file);
+    size_t read = fread(text, 1, sizeof text - 1, file);
+    fclose(file);
+    assert_true(read > 0);
+    assert_string_equal(text, "error and scales: this product runs in BF16 (2 operands, the first first/fprop.w)\n"
+                              "oscillation: the weight is not quantized (2 operands, the first first/fprop.w)\n");
+}
+
+/* W and X enter two products; the second does not measure them again, another tensor of that name it does. */
+static void known_sources_are_measured_once(void **state) {
+    fixture *f = *state;
+    nb_observer_options options = nb_observer_defaults();
+    nb_error err = {0};
+    nb_observer *o;
+    static uint16_t x[TOKENS * WIDTH], other[TOKENS * WIDTH];
+    plant_hot_channels(x, (const int[]){-1}, 1);
+    plant_hot_channels(other, (const int[]){-1}, 2);
+    nb_mat source = nb_mat_of(x, NB_BF16, TOKENS, WIDTH), another = nb_mat_of(other, NB_BF16, TOKENS, WIDTH);
+    assert_int_equal(nb_observer_create(&options, f->folder, 0, &o, &err), NB_OK);
+    const nb_lens *lens = nb_observer_lens(o, 0);
+    show(f->be, lens, "same", NB_FPROP_X, &source, 1);
+    show(f->be, lens, "same", NB_WGRAD_X, &source, 1);
+    show(f->be, lens, "other", NB_FPROP_X, &source, 1);
+    show(f->be, lens, "other", NB_WGRAD_X, &another, 1);
+    assert_int_equal(nb_observer_end_step(o, 0, &err), NB_OK);
+    nb_observer_free(o);
+    nb_series_reader *r;
+    assert_int_equal(nb_series_read(f->path, &r, NULL, &err), NB_OK);
+    assert_true(nb_series_find(r, "same/wgrad.x/amax") < 0);
+    last(r, "same/fprop.x/amax");
+    last(r, "same/wgrad.x/snr_db");
+    last(r, "other/wgrad.x/amax");
+    nb_series_reader_free(r);
+}
+
 static void top_channels_break_ties_downwards(void **state) {
     (void)state;
     const float amax[6] = {1, 3, 2, 3, 0, 2};
@@ -156,6 +214,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(hot_channels_are_named, setup, teardown),
         cmocka_unit_test_setup_teardown(oscillating_weight_is_named, setup, teardown),
         cmocka_unit_test_setup_teardown(underflow_is_named, setup, teardown),
+        cmocka_unit_test_setup_teardown(skipped_is_told, setup, teardown),
+        cmocka_unit_test_setup_teardown(known_sources_are_measured_once, setup, teardown),
         cmocka_unit_test(top_channels_break_ties_downwards),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -88,6 +88,7 @@ function drawCharts() {
   waiting = setTimeout(() => {
     gapChart.draw(gapSeries(), styles);
     moreChart.draw(moreSeries(), styles);
+    document.documentElement.dataset.drawnMs = String(Math.round(performance.now()));
   }, 20);
 }
 
@@ -111,18 +112,20 @@ function drawLegend() {
   );
 }
 
-// Section after section, so that the page stays quick to the touch while they come.
-let drawing = null;
-function drawThemes(from = 0) {
-  clearTimeout(drawing);
-  if (from >= themes.length) {
-    document.documentElement.dataset.drawnMs = String(Math.round(performance.now()));
-    return;
+// A section is drawn when it comes near the screen: a page of many runs opens as fast as one of few.
+const nearScreen = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) {
+    const theme = themes.find((one) => one.section === target);
+    theme.isNear = isIntersecting;
+    if (theme.isNear && theme.isStale) theme.draw();
   }
-  drawing = setTimeout(() => {
-    themes[from].draw();
-    drawThemes(from + 1);
-  }, 0);
+}, { rootMargin: "800px" });
+
+function drawThemes() {
+  for (const theme of themes) {
+    theme.isStale = true;
+    if (theme.isNear) theme.draw();
+  }
 }
 
 function drawAll() {
@@ -166,7 +169,9 @@ byId("theme").addEventListener("click", (event) => {
 });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
 addEventListener("resize", () => themes.forEach((theme) => theme.maps.forEach((map) => map.draw())));
+addEventListener("beforeprint", () => themes.forEach((theme) => theme.draw()));
 themes = makeThemes(byId("lens"));
+for (const theme of themes) nearScreen.observe(theme.section);
 
 const title = headline(runs);
 document.title = `${title} · nibble`;

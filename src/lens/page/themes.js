@@ -68,6 +68,8 @@ class ThemeSection {
   constructor(theme, id) {
     this.theme = theme;
     this.maps = [];
+    this.isStale = true; // what it shows is not what it should show
+    this.isNear = false; // the screen
     const redraw = () => this.draw();
     this.title = menu("Show", redraw);
     this.operand = menu("of", redraw);
@@ -82,7 +84,7 @@ class ThemeSection {
     this.chartBox = element("div", { class: "chart low", tabindex: "0", role: "application", "aria-label": `${theme.name}: median over the modules, step by step` });
     this.chartHint = element("p", { class: "hint" }, "Line: median over the modules. Pale: the worst module.");
     this.unscaled = (value) => value; // of the chart's axis
-    this.section = element("section", { id, "aria-labelledby": `${id}-title` },
+    this.section = element("section", { id, class: "waiting", "aria-labelledby": `${id}-title` },
       element("h2", { id: `${id}-title` }, theme.name), element("p", { class: "soft" }, theme.about || ""),
       element("div", { class: "tools" }, this.title.node, this.operand.node, this.module.node, this.order.node),
       this.about, this.chartBox, this.chartHint, element("div", { class: "scale-box" }, this.scale, this.legend), this.readout, this.grid);
@@ -116,6 +118,8 @@ class ThemeSection {
   }
 
   draw() {
+    this.isStale = false;
+    this.section.classList.remove("waiting");
     const found = this.chosen();
     this.maps = [];
     this.grid.replaceChildren();
