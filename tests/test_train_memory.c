@@ -7,10 +7,6 @@
 
 #include <cmocka.h>
 
-#include "files/folder.h"
-#include "lens/lens.h"
-#include "train/recorder.h"
-#include "train/trainer.h"
 #include "train_case.h"
 
 #include <malloc.h>
@@ -77,41 +73,8 @@ static void narrow_table(void **state) {
     table_equals_process(state, "recipe=fp4-msamp");
 }
 
-/* The row of the lens holds what it comes to hold, but for a little that it keeps a module and an operand at a time. */
-static void lens_row_holds_the_lens(void **state) {
-    nb_run_config config =
-        case_config(state, "lens", "model=" NB_TEST_SOURCE "/models/llama-tiny.yaml", "recipe=tetrajet-v2-base",
-                    "seq=128", "micro_batch=1", "checkpoint.every=0", "eval.every=0", "lens.every=2", "steps=3", NULL);
-    nb_backend *be = case_backend(&config);
-    nb_trainer *trainer;
-    nb_recorder *recorder;
-    nb_error err = {0};
-    assert_int_equal(nb_make_folders(config.out, &err), NB_OK);
-    assert_int_equal(case_create(be, &config, NULL, &trainer, &err), NB_OK);
-    assert_int_equal(nb_recorder_open(&config, 0, &recorder, &err), NB_OK);
-    nb_step_report report;
-    for (int step = 0; step < 2; step++) {
-        trainer->lens = nb_recorder_lens(recorder, trainer->at.step);
-        assert_int_equal(nb_trainer_step(trainer, &report, &err), NB_OK);
-        assert_int_equal(nb_recorder_step(recorder, &report, 0, nb_trainer_model(trainer), &err), NB_OK);
-    }
-    nb_memory_row rows[32];
-    int32_t count = nb_trainer_memory(trainer, rows, 32);
-    double row = 0, held = (double)nb_recorder_bytes(recorder);
-    for (int32_t i = 0; i < count; i++)
-        if (strncmp(rows[i].what, "lens", 4) == 0)
-            row = (double)rows[i].bytes;
-    printf("lens: table %.2f MiB, held %.2f MiB\n", row / 1048576, held / 1048576);
-    assert_true(row > 0.9 * held && row <= held);
-    trainer->lens = NULL;
-    nb_recorder_close(recorder);
-    nb_trainer_free(trainer);
-    nb_backend_free(be);
-}
-
 int main(void) {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, case_folder, remove_temporary_folder)
-    const struct CMUnitTest tests[] = {CASE(nvfp4_table), CASE(bf16_table), CASE(narrow_table),
-                                       CASE(lens_row_holds_the_lens)};
+    const struct CMUnitTest tests[] = {CASE(nvfp4_table), CASE(bf16_table), CASE(narrow_table)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,80 @@
+/* test_train_lens.c: the lens in whole runs: it sees every weight at every sample, and its memory is told. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "files/folder.h"
+#include "lens/series.h"
+#include "train/recorder.h"
+#include "train/trainer.h"
+#include "train_case.h"
+
+/* An evaluation quantizes the weights before the sampled step does; what that lost is counted all the same. Nor may it
+ * change a bit: the codes are the same. */
+static void weights_are_counted_after_an_evaluation(void **state) {
+    nb_error err = {0};
+    nb_run_config often = case_config(state, "often", "recipe=nvfp4", "eval.every=4", "lens.every=4", NULL);
+    nb_run_config never = case_config(state, "never", "recipe=nvfp4", "eval.every=4", "lens.every=0", NULL);
+    assert_int_equal(case_run(&often, NB_START_NEW, NULL, NULL, &err), NB_OK);
+    assert_int_equal(case_run(&never, NB_START_NEW, NULL, NULL, &err), NB_OK);
+    char *a = case_metrics(state, "often"), *b = case_metrics(state, "never");
+    assert_string_equal(a, b);
+    free(a);
+    free(b);
+
+    nb_series_reader *r;
+    assert_int_equal(nb_series_read(in_folder(state, "often/lens/series.nbs"), &r, NULL, &err), NB_OK);
+    static const char *const names[] = {"layers.0.self_attn.q_proj/fprop.w/snr_db",
+                                        "layers.0.mlp.down_proj/fprop.w/flushed",
+                                        "layers.0.self_attn.q_proj/fprop.w/kurtosis",
+                                        "layers.0.self_attn.input/fprop.x/snr_db", "layers.0.mlp/alignment"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        int32_t name = nb_series_find(r, names[i]);
+        if (name < 0)
+            fail_msg("%s was not recorded", names[i]);
+        assert_int_equal(nb_series_points(r, name), 3); /* steps 0, 4, 8 of 12 */
+    }
+    nb_series_reader_free(r);
+}
+
+/* The row of the lens holds what it comes to hold, but for a little that it keeps a module and an operand at a time. */
+static void lens_row_holds_the_lens(void **state) {
+    nb_run_config config =
+        case_config(state, "lens", "model=" NB_TEST_SOURCE "/models/llama-tiny.yaml", "recipe=tetrajet-v2-base",
+                    "seq=128", "micro_batch=1", "checkpoint.every=0", "eval.every=0", "lens.every=2", "steps=3", NULL);
+    nb_backend *be = case_backend(&config);
+    nb_trainer *trainer;
+    nb_recorder *recorder;
+    nb_error err = {0};
+    assert_int_equal(nb_make_folders(config.out, &err), NB_OK);
+    assert_int_equal(case_create(be, &config, NULL, &trainer, &err), NB_OK);
+    assert_int_equal(nb_recorder_open(&config, 0, &recorder, &err), NB_OK);
+    nb_step_report report;
+    for (int step = 0; step < 2; step++) {
+        trainer->lens = nb_recorder_lens(recorder, trainer->at.step);
+        assert_int_equal(nb_trainer_step(trainer, &report, &err), NB_OK);
+        assert_int_equal(nb_recorder_step(recorder, &report, 0, nb_trainer_model(trainer), &err), NB_OK);
+    }
+    nb_memory_row rows[32];
+    int32_t count = nb_trainer_memory(trainer, rows, 32);
+    double row = 0, held = (double)nb_recorder_bytes(recorder);
+    for (int32_t i = 0; i < count; i++)
+        if (strncmp(rows[i].what, "lens", 4) == 0)
+            row = (double)rows[i].bytes;
+    printf("lens: table %.2f MiB, held %.2f MiB\n", row / 1048576, held / 1048576);
+    assert_true(row > 0.9 * held && row <= held);
+    trainer->lens = NULL;
+    nb_recorder_close(recorder);
+    nb_trainer_free(trainer);
+    nb_backend_free(be);
+}
+
+int main(void) {
+#define CASE(name) cmocka_unit_test_setup_teardown(name, case_folder, remove_temporary_folder)
+    const struct CMUnitTest tests[] = {CASE(weights_are_counted_after_an_evaluation), CASE(lens_row_holds_the_lens)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
