@@ -97,6 +97,27 @@ LANE_FN vi32 vnan(vf32 x) {
         }                                                                                                              \
     } while (0)
 
+/* The same for sixteen elements from `i` on at once: `left` of them are there. EACH_PART goes through their vectors, of
+ * which part_count gives the lanes. */
+#define FOR_SIXTEEN(n, ...)                                                                                            \
+    do {                                                                                                               \
+        int64_t i = 0;                                                                                                 \
+        for (; (n)-i >= SIXTEEN; i += SIXTEEN) {                                                                       \
+            const int64_t left = SIXTEEN;                                                                              \
+            __VA_ARGS__                                                                                                \
+        }                                                                                                              \
+        if (i < (n)) {                                                                                                 \
+            const int64_t left = (n)-i;                                                                                \
+            __VA_ARGS__                                                                                                \
+        }                                                                                                              \
+    } while (0)
+#define EACH_PART(parts) _Pragma("GCC unroll 4") for (int part = 0; part < (parts); part++)
+
+LANE_FN int64_t part_count(int64_t left, int part) {
+    int64_t count = left - part * LANES;
+    return count < 0 ? 0 : count < LANES ? count : LANES;
+}
+
 LANE_FN vf32 load_f32(const float *from, int64_t count) {
     vf32 x = {0};
     if (count >= LANES)
@@ -183,25 +204,35 @@ LANE_FN float max_lanes(vf32 x) {
 
 /* ---- functions ---- */
 
-/* e^x within 1 unit in the last place. x = n ln 2 + r with |r| <= ln 2 / 2 (ln 2 in two parts, the upper of nine bits,
- * so that n times it is exact), then e^r = 1 + r + r^2 P(r): P interpolates (e^r - 1 - r)/r^2 at Chebyshev's points.
- * Results below the smallest normal number are 0, those beyond the largest Inf, and a NaN stays. */
-LANE_FN vf32 vexp(vf32 x) {
+/* e^x of sixteen numbers, each within 1 unit in the last place. x = n ln 2 + r with |r| <= ln 2 / 2 (ln 2 in two parts,
+ * the upper of nine bits, so that n times it is exact), then e^r = 1 + r + r^2 P(r): P interpolates (e^r - 1 - r)/r^2
+ * at Chebyshev's points. Results below the smallest normal number are 0, those beyond the largest Inf, and a NaN stays.
+ * The parts go through every step together: one alone would wait for the result of the step before. */
+LANE_FN void exp_parts(vf32 *x, int parts) {
+    static const float factor[] = {0x1.6d43b0p-10f, 0x1.1110e0p-7f, 0x1.5554e8p-5f, 0x1.555556p-3f, 0x1.000000p-1f};
     const float to_integer = 0x1.8p23f; /* adding it leaves the nearest integer in the low bits */
-    vf32 shifted = x * 0x1.715476p0f + to_integer;
-    vf32 n = shifted - to_integer;
-    vf32 r = (x - n * 0x1.63p-1f) - n * -0x1.bd0106p-13f;
-    vf32 p = splat(0x1.a1256cp-13f);
-    p = p * r + 0x1.6d43b0p-10f;
-    p = p * r + 0x1.1110e0p-7f;
-    p = p * r + 0x1.5554e8p-5f;
-    p = p * r + 0x1.555556p-3f;
-    p = p * r + 0x1.000000p-1f;
-    p = r * r * p + r + 1.0f;
-    vf32 scaled = (vf32)((vu32)p + ((vu32)shifted << 23));
-    scaled = pick(x < -0x1.5d47aep6f, splat(0), scaled);       /* -87.32 */
-    scaled = pick(x > 0x1.62e42ep6f, splat(INFINITY), scaled); /* ln of the largest float */
-    return pick(vnan(x), x, scaled);
+    vf32 shifted[PARTS], r[PARTS], p[PARTS];
+    EACH_PART(parts) shifted[part] = x[part] * 0x1.715476p0f + to_integer;
+    EACH_PART(parts) {
+        vf32 n = shifted[part] - to_integer;
+        r[part] = (x[part] - n * 0x1.63p-1f) - n * -0x1.bd0106p-13f;
+    }
+    EACH_PART(parts) p[part] = splat(0x1.a1256cp-13f);
+#pragma GCC unroll 5
+    for (int i = 0; i < 5; i++)
+        EACH_PART(parts) p[part] = p[part] * r[part] + factor[i];
+    EACH_PART(parts) p[part] = r[part] * r[part] * p[part] + r[part] + 1.0f;
+    EACH_PART(parts) {
+        vf32 scaled = (vf32)((vu32)p[part] + ((vu32)shifted[part] << 23));
+        scaled = pick(x[part] < -0x1.5d47aep6f, splat(0), scaled);       /* -87.32 */
+        scaled = pick(x[part] > 0x1.62e42ep6f, splat(INFINITY), scaled); /* ln of the largest float */
+        x[part] = pick(vnan(x[part]), x[part], scaled);
+    }
+}
+
+LANE_FN vf32 vexp(vf32 x) {
+    exp_parts(&x, 1);
+    return x;
 }
 
 LANE_FN vf32 vsigmoid(vf32 x) {
