@@ -48,6 +48,6 @@ void nb_openblas_version(char *text, size_t size);
 
 /* Primitives that oneDNN made for this backend. */
 typedef struct nb_onednn nb_onednn;
-void nb_onednn_free(nb_onednn *onednn);
+void nb_onednn_free(nb_onednn *d);
 
 #endif
