@@ -21,6 +21,8 @@ static nb_measure_logits *logits_function(nb_isa isa) {
 /* One query that sees `keys` keys; logits are not scaled yet. */
 static void add_query(const float *logits, int64_t keys, double scale, nb_attention_stats *sum) {
     double largest = -INFINITY, sums[4] = {0}, total = 0, weighted = 0;
+    if (keys < 1)
+        return;
     for (int64_t s = 0; s < keys; s++) {
         double l = logits[s] * scale, ll = l * l;
         largest = l > largest ? l : largest;
