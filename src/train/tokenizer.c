@@ -307,9 +307,10 @@ static nb_status make_from(const nb_tokenizer_kept *kept, const char *folder, nb
     const nb_kept_file *model = nb_kept_find(kept, NB_TOKENIZER_MODEL),
                        *config = nb_kept_find(kept, NB_TOKENIZER_CONFIG);
     if (model->bytes) {
-        if (nb_tokenizer_parse(model->bytes, model->size, out, err) != NB_OK)
-            return nb_fail_within(err, "%s/" NB_TOKENIZER_MODEL, folder);
-        return NB_OK;
+        nb_status status = nb_tokenizer_parse(model->bytes, model->size, out, err);
+        if (status != NB_OK)
+            nb_fail_within(err, "%s/" NB_TOKENIZER_MODEL, folder);
+        return status;
     }
     if (nb_is_bytes_config(config->bytes, config->size))
         return make_bytes(out, err);
