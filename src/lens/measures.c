@@ -107,7 +107,8 @@ const nb_measure nb_measures[] = {
      .unit = "× the median channel",
      .y_label = "channel",
      .operands = "fprop.x",
-     .about = "How large each input channel gets, against the median channel of the same step.",
+     .about = "How large each input channel gets, against the median channel of the same step. By heat: the 48 with "
+              "the largest peaks, from those hot at the end down to those that only were.",
      .formula = "max over rows of |x| for each column, divided by the median of these maxima"},
     {.metric = "hot_overlap",
      .theme = HOT,

@@ -32,9 +32,36 @@ function moduleRows(panels, order) {
   });
 }
 
+const MOST_HOT = 48;
+
+/** Rows of channel maps: those with the largest peaks of all runs, from the ones that are hot at the end down to those
+ *  that only were; or all by number. */
+function channelRows(panels, order) {
+  const count = Math.max(...panels.map(rowCount));
+  const peak = new Float64Array(count);
+  const last = new Float64Array(count);
+  for (const panel of panels) {
+    const values = valuesOf(panel);
+    const cols = panel.x.length;
+    for (let r = 0; r < rowCount(panel); r++) {
+      for (let c = 0; c < cols; c++) peak[r] = Math.max(peak[r], values[r * cols + c] || 0);
+      last[r] += values[r * cols + cols - 1] || 0;
+    }
+  }
+  let rows = Array.from({ length: count }, (_, row) => row);
+  if (order === "heat") rows = rows.sort((a, b) => peak[b] - peak[a]).slice(0, MOST_HOT).sort((a, b) => last[b] - last[a]);
+  const longest = panels.find((panel) => rowCount(panel) === count);
+  return rows.map((row) => ({ name: rowName(longest, row), label: rowName(longest, row), group: 0 }));
+}
+
 function placeRows(panel, rows) {
   const place = new Map(Array.from({ length: rowCount(panel) }, (_, row) => [rowName(panel, row), row]));
   return rows.map((row) => ({ ...row, row: place.get(row.name) ?? -1 }));
+}
+
+function plainRows(panels) {
+  const longest = panels.reduce((a, b) => (rowCount(a) >= rowCount(b) ? a : b));
+  return Array.from({ length: rowCount(longest) }, (_, row) => ({ name: rowName(longest, row), label: rowName(longest, row), group: 0 }));
 }
 
 /** A labelled menu; onChange is called after a choice. */
@@ -75,7 +102,6 @@ class ThemeSection {
     this.operand = menu("of", redraw);
     this.module = menu("in", redraw);
     this.order = menu("rows by", redraw);
-    this.order.fill(["layer", "kind"]);
     this.about = element("p", { class: "about" });
     this.readout = element("p", { class: "readout", "aria-live": "polite" });
     this.scale = element("canvas", { class: "scale", "aria-hidden": "true" });
@@ -130,11 +156,13 @@ class ThemeSection {
     if (panel.kind === "bars") return this.drawBars(found);
     const ofModules = panel.yLabel === "module";
     for (const box of [this.scale, this.legend, this.readout]) box.hidden = false;
-    this.order.node.hidden = !ofModules;
+    const ofChannels = panel.yLabel === "channel";
+    this.order.fill(ofModules ? ["layer", "kind"] : ofChannels ? ["heat", "number"] : []);
     this.drawChart(ofModules ? found : []);
     const range = rangeOf(found.map((f) => f.panel));
     this.drawScale(range, found.map((f) => f.panel));
-    const rows = ofModules ? moduleRows(found.map((f) => f.panel), this.order.value) : this.plainRows(found);
+    const drawn = found.map((f) => f.panel);
+    const rows = ofModules ? moduleRows(drawn, this.order.value) : ofChannels ? channelRows(drawn, this.order.value) : plainRows(drawn);
     for (const { index, panel: one } of found) {
       const map = new HeatMap(one, range, placeRows(one, rows), runCaption(index), (name, x) => this.point(name, x));
       map.run = index;
@@ -143,11 +171,6 @@ class ThemeSection {
     }
     for (const map of this.maps) map.draw();
     return undefined;
-  }
-
-  plainRows(found) {
-    const longest = found.map((f) => f.panel).reduce((a, b) => (rowCount(a) >= rowCount(b) ? a : b));
-    return Array.from({ length: rowCount(longest) }, (_, row) => ({ name: rowName(longest, row), label: rowName(longest, row), group: 0 }));
   }
 
   drawAbout(panel) {
