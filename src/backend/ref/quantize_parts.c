@@ -140,9 +140,6 @@ void nb_decode_span(const nb_qtensor *t, int64_t r, int64_t c0, int64_t c1, bool
 
 /* ---- statistics ---- */
 
-/* Saturated: beyond the largest code by more than the rounding of the scale itself. */
-#define NB_SATURATION_SLACK (1.0f + 0x1p-20f)
-
 /* Sums of a chunk in eight lanes (position in the span modulo 8), which a compiler may keep in vectors. */
 enum { LANES = 8 };
 typedef struct lane_sums {
@@ -168,16 +165,10 @@ static void add_lanes(const float *restrict x, const float *restrict decoded, fl
     }
 }
 
-float nb_saturation_limit(const nb_qtensor *t, float scale) {
-    scale = nb_f32_abs(scale);
-    float largest = nb_f32_mul(nb_element_info(t->quantizer.element)->max, scale);
-    return scale > 0.0f ? nb_f32_mul(largest, NB_SATURATION_SLACK) : nb_f32_from(NB_F32_INF_BITS);
-}
-
 /* Columns [c0, c1) of row r lie under one scale. Zeros fill the last lanes: they count for nothing. */
 static void stats_span(const nb_qtensor *t, int64_t r, int64_t c0, int64_t c1, const float *x, const float *decoded,
                        lane_sums *s) {
-    float limit = nb_saturation_limit(t, nb_decode_scale(t, r, c0, true));
+    float limit = nb_saturation_limit(nb_element_info(t->quantizer.element)->max, nb_decode_scale(t, r, c0, true));
     int64_t c = c0;
     for (; c + LANES <= c1; c += LANES)
         add_lanes(x + c, decoded + c, limit, s);

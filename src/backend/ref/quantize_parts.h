@@ -4,6 +4,7 @@
 #define NB_BACKEND_REF_QUANTIZE_PARTS_H
 
 #include "format/hadamard.h"
+#include "format/ieee.h"
 #include "nibble/backend.h"
 
 /* What must hold before a quantization; `rows` and `cols` are those of the value before `transpose`. */
@@ -34,10 +35,15 @@ uint8_t nb_code_at(const nb_qtensor *t, int64_t r, int64_t c);
 #define NB_STATS_ROWS 16
 void nb_stats_chunk(const nb_qtensor *t, const float *x, const float *decoded, int64_t r0, int64_t rows,
                     nb_quantize_stats *chunk);
-/* Its parts: beyond what magnitude a number under this decode scale counts as saturated, and how many blocks have byte
- * 0 and something in them (a 16x16 tile counts once, at its first row). */
-float nb_saturation_limit(const nb_qtensor *t, float scale);
+/* Of its parts: how many blocks have byte 0 and something in them; a 16x16 tile counts once, at its first row. */
 int64_t nb_stats_zero_scales(const nb_qtensor *t, const float *x, int64_t r0, int64_t rows);
+/* And beyond what magnitude a number is saturated: the largest code by more than the rounding of the scale itself. */
+static inline float nb_saturation_limit(float largest_code, float scale) {
+    const float slack = 1.0f + 0x1p-20f;
+    scale = nb_f32_abs(scale);
+    return scale > 0.0f ? nb_f32_mul(nb_f32_mul(largest_code, scale), slack) : nb_f32_from(NB_F32_INF_BITS);
+}
+
 /* total = sum of the chunks, with the figures that do not depend on data. */
 void nb_stats_total(const nb_qtensor *t, const nb_quantize_stats *chunks, int64_t count, nb_quantize_stats *total);
 
