@@ -200,6 +200,36 @@ static void known_sources_are_measured_once(void **state) {
     nb_series_reader_free(r);
 }
 
+static int ascending(const void *a, const void *b) {
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
+/* Of 16 x 16 tiles: the largest, and the one at rank 252 of 255. */
+static void crests_are_ranked(void **state) {
+    fixture *f = *state;
+    enum { SIDE = 256, TILES = SIDE / 16 * (SIDE / 16) };
+    nb_observer_options options = nb_observer_defaults();
+    nb_error err = {0};
+    nb_observer *o;
+    static float x[SIDE * SIDE], crests[TILES];
+    nb_moments moments;
+    for (uint32_t i = 0; i < SIDE * SIDE; i++)
+        x[i] = normal(i);
+    nb_mat source = nb_mat_of(x, NB_F32, SIDE, SIDE);
+    assert_int_equal(nb_observer_create(&options, f->folder, 0, &o, &err), NB_OK);
+    show(f->be, nb_observer_lens(o, 0), "planted", NB_FPROP_X, &source, 1);
+    assert_int_equal(nb_observer_end_step(o, 0, &err), NB_OK);
+    nb_observer_free(o);
+    f->be->ops->measure(f->be, &source, &moments, NULL, crests);
+    qsort(crests, TILES, sizeof *crests, ascending);
+    nb_series_reader *r;
+    assert_int_equal(nb_series_read(f->path, &r, NULL, &err), NB_OK);
+    assert_true(last(r, "planted/fprop.x/crest_max").values[0] == crests[TILES - 1]);
+    assert_true(last(r, "planted/fprop.x/crest_p99").values[0] == crests[252]);
+    nb_series_reader_free(r);
+}
+
 static void top_channels_break_ties_downwards(void **state) {
     (void)state;
     const float amax[6] = {1, 3, 2, 3, 0, 2};
@@ -216,6 +246,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(underflow_is_named, setup, teardown),
         cmocka_unit_test_setup_teardown(skipped_is_told, setup, teardown),
         cmocka_unit_test_setup_teardown(known_sources_are_measured_once, setup, teardown),
+        cmocka_unit_test_setup_teardown(crests_are_ranked, setup, teardown),
         cmocka_unit_test(top_channels_break_ties_downwards),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
