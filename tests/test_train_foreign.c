@@ -87,7 +87,7 @@ static double loss_at(void **state, const char *out, int step) {
     const char *at = strstr(metrics, line);
     at = at ? strstr(at, "\"loss\":") : NULL;
     assert_non_null(at);
-    double loss = strtod(at + 7, NULL);
+    double loss = at ? strtod(at + 7, NULL) : NAN;
     free(metrics);
     return loss;
 }
