@@ -8,7 +8,11 @@ set -e
 here=$(cd "$(dirname "$0")/.." && pwd)
 python=${1:?usage: train.sh PYTHON [NIBBLE] [MODEL.yaml...]}
 nibble=${2:-$here/build/nibble}
-[ $# -gt 2 ] && shift 2 || set -- "$here/models/llama-tiny.yaml" "$here/bench/llama-34m.yaml"
+if [ $# -gt 2 ]; then
+    shift 2
+else
+    set -- "$here/models/llama-tiny.yaml" "$here/bench/llama-34m.yaml"
+fi
 rounds=${ROUNDS:-3} steps=${STEPS:-4} threads=${THREADS:-1} batch=${BATCH:-8} seq=${SEQ:-256}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -27,7 +31,10 @@ nibble_steps() { # RECIPE MODEL: milliseconds of each step, one a line
 }
 torch_steps() { # PRECISION MODEL
     $alone "$python" "$here/bench/train_pytorch.py" "$2" --precision "$1" --batch "$batch" --seq "$seq" \
-        --threads "$threads" --steps "$steps" >"$work/log" || exit 1
+        --threads "$threads" --steps "$steps" >"$work/log" || {
+        echo "train.sh: $python stopped with status $?" >&2
+        exit 1
+    }
     sed 's/.*"ms": \[\([^]]*\)\].*/\1/; s/, /\n/g' "$work/log" | tail -n +2
 }
 median() {
