@@ -74,6 +74,6 @@ for family in qwen3 gla; do
     awk '$4 ~ /\./ {sum += $3} END {exit !(sum > 1.998 && sum < 2.002)}' table || fail "$family: shares: $(cat table)"
 done
 status=0
-"$nibble" probe $last --recipe bf16 2> err || status=$?
+"$nibble" probe "$last" --recipe bf16 2> err || status=$?
 [ $status = 2 ] || fail "a recipe without quantizers: exit $status"
 grep -q 'quantizes nothing' err || fail "$(cat err)"
