@@ -56,14 +56,15 @@ static nb_status column_scales(nb_backend *be, nb_quantize_job *job, nb_error *e
     const nb_quantizer *q = &job->out->quantizer;
     int64_t cols = job->out->cols;
     int32_t threads = nb_cpu_of(be)->threads;
-    uint32_t *amax = nb_cpu_shared(be, (size_t)threads * (size_t)cols * sizeof *amax);
+    void *memory = nb_cpu_shared(be, (size_t)threads * (size_t)cols * sizeof(uint32_t));
+    uint32_t *amax = memory;
     if (!amax)
         return nb_fail(err, NB_NO_MEMORY, "quantize: no memory for the scales of %lld columns", (long long)cols);
     memset(amax, 0, (size_t)threads * (size_t)cols * sizeof *amax);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t group = 0; group < groups_of(job->out->rows); group++)
         k->amax_columns(job, group * NB_GROUP_ROWS, amax + omp_get_thread_num() * cols);
-    float *encode = (float *)amax;
+    float *encode = memory; /* takes the place of what is read */
     for (int64_t c = 0; c < cols; c++) {
         for (int32_t t = 1; t < threads; t++)
             amax[c] = max_of(amax[c], amax[t * cols + c]);
