@@ -35,7 +35,7 @@ static void table_equals_process(void **state, const char *recipe) {
     assert_int_equal(nb_measure_peak(be, &peak, &err), NB_OK); /* libraries take their own memory here */
     malloc_trim(0); /* what an earlier test left in the heap is no part of this one */
     double before = anonymous_bytes();
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#ifdef NB_TEST_SANITIZED
     before = 0; /* a sanitizer's shadow memory is no part of the table */
 #endif
     if (before == 0) {

@@ -13,9 +13,11 @@ static int64_t aligned(int64_t elements) {
 static nb_status make_room(nb_params *params, nb_error *err) {
     int32_t capacity = params->capacity ? 2 * params->capacity : 64;
     nb_param *list = realloc(params->list, (size_t)capacity * sizeof *list);
-    params->list = list ? list : params->list;
+    if (list)
+        params->list = list;
     int32_t *section_of = realloc(params->section_of, (size_t)capacity * sizeof *section_of);
-    params->section_of = section_of ? section_of : params->section_of;
+    if (section_of)
+        params->section_of = section_of;
     if (!list || !section_of)
         return nb_fail(err, NB_NO_MEMORY, "no memory for a list of %d parameters", capacity);
     params->capacity = capacity;
