@@ -54,17 +54,24 @@ static nb_report *report_of(void **state, const char *const *names, int count) {
 }
 
 /* The JSON of a written page, read as a browser would find it. */
-static json_t *data_of(const char *path, char **page) {
-    size_t size;
-    assert_int_equal(nb_file_read(path, 1u << 28, page, &size, NULL), NB_OK);
-    const char *open = strstr(*page, "id=\"data\">");
+/* The JSON of the page's element `id`. */
+static json_t *json_of(const char *page, const char *id) {
+    char mark[32];
+    snprintf(mark, sizeof mark, "id=\"%s\">", id);
+    const char *open = strstr(page, mark);
     assert_non_null(open);
-    open += strlen("id=\"data\">");
+    open += strlen(mark);
     const char *close = strstr(open, "</script>");
     assert_non_null(close);
     json_t *data = json_loadb(open, (size_t)(close - open), 0, NULL);
     assert_non_null(data);
     return data;
+}
+
+static json_t *data_of(const char *path, char **page) {
+    size_t size;
+    assert_int_equal(nb_file_read(path, 1u << 28, page, &size, NULL), NB_OK);
+    return json_of(*page, "data");
 }
 
 static void summary_has_the_numbers_of_the_run(void **state) {
@@ -98,6 +105,42 @@ static void summary_has_the_numbers_of_the_run(void **state) {
 
 #define HOSTILE "name: </script><script>alert(1)</script>\nfprop: {x: {format: nvfp4}}\n# <!-- \xe2\x82\xac\n"
 
+/* Number `index` of a packed series: four little-endian bytes, each from two digits of base64. */
+static double packed_number(const json_t *series, const char *name, int index) {
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    const char *text = json_string_value(json_object_get(series, name));
+    uint32_t bits = 0;
+    for (int b = 0; b < 32; b++) {
+        int bit = 8 * (4 * index + b / 8) + 7 - b % 8; /* of the text, from its first digit's high bit on */
+        uint32_t digit = (uint32_t)(strchr(digits, text[bit / 6]) - digits);
+        bits |= (digit >> (5 - bit % 6) & 1) << b;
+    }
+    float number;
+    memcpy(&number, &bits, sizeof number);
+    return number;
+}
+
+/* What is written of a run whose steps have gaps. */
+static void steps_travel_as_spans(void **state) {
+    make_run(state, "run", "bf16", 1, 2.0, 1);
+    put(state, "run/metrics.jsonl",
+        "{\"step\":1,\"loss\":5}\n{\"step\":10,\"loss\":4}\n{\"step\":20,\"loss\":3}\n{\"step\":30,\"loss\":2}\n");
+    nb_report *report = report_of(state, (const char *[]){"run"}, 1);
+    const char *path = in_folder(state, "page.html");
+    for (int again = 0; again < 2; again++) /* writing does not change the report */
+        assert_int_equal(nb_report_write(report, path, NULL), NB_OK);
+    nb_report_free(report);
+    char *page;
+    json_t *data = data_of(path, &page);
+    json_t *series = json_object_get(json_array_get(json_object_get(data, "runs"), 0), "series");
+    char *steps = json_dumps(json_object_get(series, "step"), JSON_COMPACT);
+    assert_string_equal(steps, "[[1,9,2],[20,10,2]]");
+    assert_near(packed_number(series, "loss", 3), 2, 0);
+    free(steps);
+    json_decref(data);
+    free(page);
+}
+
 static void page_holds_what_the_run_holds(void **state) {
     make_run(state, "bf16", "bf16", 1, 2.0, 10);
     make_run(state, "nvfp4", "nvfp4", 1, 2.2, 10);
@@ -109,7 +152,7 @@ static void page_holds_what_the_run_holds(void **state) {
 
     char *page;
     json_t *data = data_of(path, &page);
-    static const char *const places[] = {"{{data}}", "{{page.css}}", "{{main.js}}", "{{dygraph.min.js}}"};
+    static const char *const places[] = {"{{data}}", "{{panels}}", "{{page.css}}", "{{main.js}}", "{{dygraph.min.js}}"};
     for (size_t i = 0; i < sizeof places / sizeof places[0]; i++)
         assert_null(strstr(page, places[i]));
     assert_null(strstr(page, "alert(1)</script>"));
@@ -121,9 +164,12 @@ static void page_holds_what_the_run_holds(void **state) {
                         "nvfp4");
     assert_int_equal(json_integer_value(json_object_get(run, "twin")), 0);
     json_t *series = json_object_get(run, "series");
-    assert_int_equal(json_array_size(json_object_get(series, "loss")), 10);
-    assert_near(json_number_value(json_array_get(json_object_get(series, "loss"), 3)), 2.45, 1e-6);
-    assert_true(json_is_null(json_array_get(json_object_get(series, "norm"), 0)));
+    char *steps = json_dumps(json_object_get(series, "step"), JSON_COMPACT);
+    assert_string_equal(steps, "[[1,1,10]]");
+    free(steps);
+    assert_int_equal(json_string_length(json_object_get(series, "loss")), (4 * 10 + 2) / 3 * 4);
+    assert_near(packed_number(series, "loss", 3), 2.45f, 0);
+    assert_true(isnan(packed_number(series, "norm", 0)));
     assert_near(json_number_value(json_object_get(json_object_get(run, "summary"), "gap")), 10.0, 1e-5);
     assert_string_equal(json_string_value(json_object_get(json_object_get(run, "config"), "seeds.init")), "1");
     json_decref(data);
@@ -191,7 +237,8 @@ static void panels_travel_with_their_run(void **state) {
 
     char *page;
     json_t *data = data_of(path, &page);
-    json_t *panels = json_object_get(json_array_get(json_object_get(data, "runs"), 0), "panels");
+    json_t *all = json_of(page, "panels"), *panels = json_array_get(all, 0);
+    assert_int_equal(json_array_size(all), 1);
     assert_int_equal(json_array_size(panels), 2);
     json_t *drawn = json_array_get(panels, 0);
     /* codes 1, 16384.5 (up), 32768, none, 65535, none; little-endian 16 bits in base64 (Python's base64 module) */
@@ -200,6 +247,7 @@ static void panels_travel_with_their_run(void **state) {
     assert_near(json_number_value(json_object_get(drawn, "high")), 5, 0);
     assert_string_equal(json_string_value(json_object_get(drawn, "theme")), "Outliers");
     assert_string_equal(json_string_value(json_object_get(json_array_get(panels, 1), "theme")), "More");
+    json_decref(all);
     json_decref(data);
     free(page);
 }
@@ -207,8 +255,11 @@ static void panels_travel_with_their_run(void **state) {
 int main(void) {
 #define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, temporary_folder, remove_temporary_folder)
     const struct CMUnitTest tests[] = {
-        IN_FOLDER(summary_has_the_numbers_of_the_run), IN_FOLDER(page_holds_what_the_run_holds),
-        IN_FOLDER(resumed_and_torn_metrics),           IN_FOLDER(broken_folders_are_refused),
+        IN_FOLDER(summary_has_the_numbers_of_the_run),
+        IN_FOLDER(page_holds_what_the_run_holds),
+        IN_FOLDER(steps_travel_as_spans),
+        IN_FOLDER(resumed_and_torn_metrics),
+        IN_FOLDER(broken_folders_are_refused),
         IN_FOLDER(panels_travel_with_their_run),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,6 +1,7 @@
 /* report.c: builds a report and writes it as one page.
  *
- * The page is a template (src/lens/page/page.html) with four places: the styles, Dygraphs, the data, the script.
+ * The page is a template (src/lens/page/page.html) with places for the styles, the data, Dygraphs, the scripts, and the
+ * panels of the lens, which come last because there may be megabytes of them.
  */
 #include "lens/report.h"
 
@@ -11,7 +12,7 @@
 #include <string.h>
 #include <time.h>
 
-/* Six digits are more than a screen shows, and keep 100,000 points small. */
+/* Seven digits are more than a screen shows. */
 #define DUMP_FLAGS (JSON_COMPACT | JSON_REAL_PRECISION(7))
 
 nb_status nb_report_create(nb_report **out, nb_error *err) {
@@ -19,7 +20,7 @@ nb_status nb_report_create(nb_report **out, nb_error *err) {
     nb_report *report = calloc(1, sizeof *report);
     if (!report)
         return nb_fail(err, NB_NO_MEMORY, "report: out of memory");
-    report->root = json_pack("{s:i, s:[], s:o}", "version", 2, "runs", "themes", nb_report_themes());
+    report->root = json_pack("{s:i, s:[], s:o}", "version", 3, "runs", "themes", nb_report_themes());
     if (!report->root) {
         free(report);
         return nb_fail(err, NB_NO_MEMORY, "report: out of memory");
@@ -102,9 +103,13 @@ static int put_json(const char *text, size_t size, void *user) {
     return 0;
 }
 
+static bool is_name(const char *text, size_t length, const char *name) {
+    return strlen(name) == length && memcmp(text, name, length) == 0;
+}
+
 static const nb_page_file *page_file(const char *name, size_t length) {
     for (const nb_page_file *file = nb_page_files; file->name; file++)
-        if (strlen(file->name) == length && memcmp(file->name, name, length) == 0)
+        if (is_name(name, length, file->name))
             return file;
     return NULL;
 }
@@ -119,6 +124,47 @@ static size_t without_source_map(const nb_page_file *file) {
     return file->size;
 }
 
+/* The report with its series packed and without its panels: a shallow copy, for the page alone. */
+static json_t *packed_root(const nb_report *report) {
+    json_t *root = json_copy(report->root), *runs = json_array();
+    json_object_set_new(root, "runs", runs);
+    size_t i;
+    json_t *run;
+    json_array_foreach(report->runs, i, run) {
+        json_t *copy = json_copy(run), *series = nb_report_packed_series(json_object_get(run, "series"));
+        if (!copy || !series || json_object_set(copy, "series", series) || json_array_append(runs, copy)) {
+            json_decref(root);
+            root = NULL;
+        }
+        json_object_del(copy, "panels");
+        json_decref(series);
+        json_decref(copy);
+        if (!root)
+            break;
+    }
+    return root;
+}
+
+/* Every run's panels: an array of arrays. */
+static json_t *panels_of(const nb_report *report) {
+    json_t *all = json_array(), *run;
+    size_t i;
+    json_array_foreach(report->runs, i, run) json_array_append(all, json_object_get(run, "panels"));
+    return all;
+}
+
+/* Takes over `data`. */
+static nb_status put_data(json_t *data, nb_writer *writer, nb_error *err) {
+    if (!data)
+        return nb_fail(err, NB_NO_MEMORY, "report: out of memory");
+    page_out out = {writer, err};
+    int failed = json_dump_callback(data, put_json, &out, DUMP_FLAGS);
+    json_decref(data);
+    if (!failed)
+        return NB_OK;
+    return err->status ? err->status : nb_fail(err, NB_IO_ERROR, "report: cannot write the data");
+}
+
 /* Writes the template, each {{name}} replaced by the page file of that name, {{data}} by the report. */
 static nb_status put_page(nb_report *report, nb_writer *writer, nb_error *err) {
     const nb_page_file *page = page_file("page.html", strlen("page.html"));
@@ -130,10 +176,10 @@ static nb_status put_page(nb_report *report, nb_writer *writer, nb_error *err) {
         NB_TRY(nb_writer_put(writer, at, (size_t)(open - at), err));
         const char *name = open + 2;
         size_t length = (size_t)(close - name);
-        if (length == strlen("data") && memcmp(name, "data", length) == 0) {
-            page_out out = {writer, err};
-            if (json_dump_callback(report->root, put_json, &out, DUMP_FLAGS))
-                return err && err->status ? err->status : nb_fail(err, NB_IO_ERROR, "report: cannot write the data");
+        if (is_name(name, length, "data")) {
+            NB_TRY(put_data(packed_root(report), writer, err));
+        } else if (is_name(name, length, "panels")) {
+            NB_TRY(put_data(panels_of(report), writer, err));
         } else {
             const nb_page_file *file = page_file(name, length);
             if (!file)

@@ -29,6 +29,12 @@ nb_status nb_report_put_bars(json_t *run, const nb_bars *bars, nb_error *err);
 /* [{name, about}] of the sections that drawings of the lens stand in. */
 json_t *nb_report_themes(void);
 
+/* Bytes as a JSON string; NULL without memory. */
+json_t *nb_report_base64(const unsigned char *bytes, size_t size);
+
+/* A run's series {step: [], loss: [], ...} as the page reads them; fresh, NULL without memory. */
+json_t *nb_report_packed_series(const json_t *series);
+
 /* A number, or null where it is not finite: JSON has no NaN. */
 json_t *nb_report_number(double value);
 

@@ -50,7 +50,7 @@ static int32_t encode(const cell_code *c, double value) {
     return c->first + (int32_t)lround(share * (c->last - c->first));
 }
 
-static json_t *base64(const unsigned char *bytes, size_t size) {
+json_t *nb_report_base64(const unsigned char *bytes, size_t size) {
     static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     size_t length = (size + 2) / 3 * 4;
     char *text = malloc(length + 1);
@@ -80,7 +80,7 @@ static json_t *cells_of(const nb_heat_map *map, const cell_code *c) {
         if (size == 2)
             bytes[2 * i + 1] = (unsigned char)(code >> 8);
     }
-    json_t *made = base64(bytes, (size_t)(cells * size));
+    json_t *made = nb_report_base64(bytes, (size_t)(cells * size));
     free(bytes);
     return made;
 }

@@ -15,7 +15,7 @@
 #define PATH_LIMIT 1024
 
 /* The series of the step lines that the page draws, named as in metrics.jsonl. */
-static const char *const series_names[] = {"loss", "norm", "lr", "ms", "tok_s"};
+static const char *const series_names[] = {"loss", "norm", "lr", "tok_s"};
 #define SERIES_COUNT (sizeof series_names / sizeof series_names[0])
 
 /* Where a run's lines go while they are read. */

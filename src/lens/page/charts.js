@@ -89,7 +89,9 @@ class RunChart {
   }
 
   thin() {
-    this.rows = mergeColumns(this.series.map((s) => thinSeries(s, sharedWindow)));
+    const perPixel = 2; // the least and the greatest value
+    const limit = perPixel * Math.max(400, this.element.clientWidth);
+    this.rows = mergeColumns(thinAll(this.series, sharedWindow, limit));
   }
 
   create(options) {

@@ -1,12 +1,16 @@
-// main.js: reads the data, draws everything, answers the controls.
+// main.js: reads the data, draws everything, answers the controls. It runs before the panels of the lens are read, so
+// that curves and tables do not wait for them.
 
 const report = JSON.parse(document.getElementById("data").textContent);
 const { runs } = report;
+for (const run of runs) run.panels = [];
+for (const run of runs) run.series = lazily(run.series, (packed, name) => (name === "step" ? unpackSteps(packed) : unpackNumbers(packed)));
 const byId = (id) => document.getElementById(id);
 const SPANS = [1, 3, 5, 10, 20, 50, 100, 200, 500, 1000];
 const hidden = new Set(); // runs that the legend switched off
 let styles = runStyles(runs);
-let themes = [];
+let themes = []; // the sections of the lens
+let hasLens = false;
 
 const shown = () => runs.map((_, i) => i).filter((i) => !hidden.has(i));
 const span = () => SPANS[Number(byId("smoothing").value)];
@@ -79,17 +83,34 @@ const moreChart = new RunChart(byId("more-chart"), {
   onCursor: readoutUnder(byId("more-chart"), format),
 });
 
-// The first chart at once; the others, which long runs make slow, when it is on the screen.
-let waiting = null;
+// A section is drawn when it comes near the screen: a page of many runs opens as fast as one of few.
+// A part has a section and draw(), which draws it and leaves isStale false.
+const curveParts = [
+  { section: byId("gap"), draw() { gapChart.draw(gapSeries(), styles); this.isStale = false; } },
+  { section: byId("more"), draw() { moreChart.draw(moreSeries(), styles); this.isStale = false; } },
+];
+const parts = () => [...curveParts, ...themes];
+
+const nearScreen = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) {
+    const part = parts().find((one) => one.section === target);
+    part.isNear = isIntersecting;
+    if (part.isNear && part.isStale) part.draw();
+  }
+  if (hasLens) document.documentElement.dataset.drawnMs ??= String(Math.round(performance.now()));
+}, { rootMargin: "800px" });
+
+function drawParts(some) {
+  for (const part of some) {
+    part.isStale = true;
+    if (part.isNear) part.draw();
+  }
+}
+
 function drawCharts() {
   byId("smoothing-text").textContent = span() > 1 ? `${span()} steps` : "off";
   lossChart.draw(lossSeries(), styles, byId("log").checked);
-  clearTimeout(waiting);
-  waiting = setTimeout(() => {
-    gapChart.draw(gapSeries(), styles);
-    moreChart.draw(moreSeries(), styles);
-    document.documentElement.dataset.drawnMs = String(Math.round(performance.now()));
-  }, 20);
+  drawParts(curveParts);
 }
 
 // ---- legend, tables, theme
@@ -105,27 +126,11 @@ function drawLegend() {
         if (!hidden.delete(i)) hidden.add(i);
         button.setAttribute("aria-pressed", String(!hidden.has(i)));
         drawCharts();
-        drawThemes();
+        drawParts(themes);
       });
       return element("li", {}, button);
     }),
   );
-}
-
-// A section is drawn when it comes near the screen: a page of many runs opens as fast as one of few.
-const nearScreen = new IntersectionObserver((entries) => {
-  for (const { target, isIntersecting } of entries) {
-    const theme = themes.find((one) => one.section === target);
-    theme.isNear = isIntersecting;
-    if (theme.isNear && theme.isStale) theme.draw();
-  }
-}, { rootMargin: "800px" });
-
-function drawThemes() {
-  for (const theme of themes) {
-    theme.isStale = true;
-    if (theme.isNear) theme.draw();
-  }
 }
 
 function drawAll() {
@@ -137,7 +142,18 @@ function drawAll() {
   drawRuns(runs, styles, report.lastSteps, byId("runs-table"));
   drawRoles(runs, byId("roles"));
   drawConfigs(runs, byId("configs"));
-  drawThemes();
+  drawParts(themes);
+}
+
+/** The sections of the lens, when the whole page has been read. */
+function drawLens() {
+  JSON.parse(byId("panels").textContent).forEach((panels, i) => { runs[i].panels = panels; });
+  themes = makeThemes(byId("lens"));
+  hasLens = true;
+  drawFindings(byId("findings"), byId("findings-list")); // their links lead into the sections
+  drawParts(themes);
+  drawContents();
+  for (const part of parts()) nearScreen.observe(part.section);
 }
 
 /** Links to the sections, in the order of the page. */
@@ -169,9 +185,7 @@ byId("theme").addEventListener("click", (event) => {
 });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
 addEventListener("resize", () => themes.forEach((theme) => theme.maps.forEach((map) => map.draw())));
-addEventListener("beforeprint", () => themes.forEach((theme) => theme.draw()));
-themes = makeThemes(byId("lens"));
-for (const theme of themes) nearScreen.observe(theme.section);
+addEventListener("beforeprint", () => parts().forEach((part) => part.draw()));
 
 const title = headline(runs);
 document.title = `${title} · nibble`;
@@ -182,5 +196,5 @@ for (const [id, what] of [["loss-chart", "Loss over steps"], ["gap-chart", "Loss
 byId("footer").textContent = `Written ${report.written} by nibble from ${runs.map((run) => run.folder).join(", ")}. ` +
   "This page holds its data and needs no network. Curves: Dygraphs (MIT licence).";
 drawAll();
-drawContents();
+document.addEventListener("DOMContentLoaded", drawLens);
 document.documentElement.dataset.readyMs = String(Math.round(performance.now()));

@@ -93,6 +93,37 @@ function indexOfStep(steps, step) {
   return low;
 }
 
+/** Numbers from base64 of little-endian float32; NaN there is null here. */
+function unpackNumbers(text) {
+  const raw = atob(text);
+  const bytes = new Uint8Array(raw.length);
+  for (let i = 0; i < raw.length; i++) bytes[i] = raw.charCodeAt(i);
+  const view = new DataView(bytes.buffer);
+  const numbers = new Array(raw.length >> 2);
+  for (let i = 0; i < numbers.length; i++) {
+    const value = view.getFloat32(4 * i, true);
+    numbers[i] = value === value ? value : null;
+  }
+  return numbers;
+}
+
+/** Steps from spans [first, distance, count]. */
+function unpackSteps(spans) {
+  const steps = [];
+  for (const [first, every, count] of spans) for (let i = 0; i < count; i++) steps.push(first + i * every);
+  return steps;
+}
+
+/** An object like `packed`, each of whose values is unpacked when it is first asked for. */
+function lazily(packed, unpack) {
+  const made = {};
+  for (const [key, value] of Object.entries(packed)) {
+    let known = null;
+    Object.defineProperty(made, key, { enumerable: true, get: () => (known ??= unpack(value, key)) });
+  }
+  return made;
+}
+
 /** Appends to `into` at most about `limit` indices of [from, to): least and greatest value of each of limit/2 stretches. */
 function thinInto(into, value, from, to, limit) {
   const stretches = to - from <= limit ? 0 : limit >> 1;
@@ -113,12 +144,11 @@ function thinInto(into, value, from, to, limit) {
 }
 
 /**
- * What a chart of a few thousand pixels can show of a long series: every spike of the window [first, last] of steps (all
- * where null), and a coarse outline of the rest.
+ * Indices of what a chart can show of a long series in `limit` points: every spike of the window [first, last] of steps
+ * (all where null), and a coarse outline of the rest. null: all of it.
  */
-function thinSeries(series, window, limit = 4000) {
-  const { step, value } = series;
-  if (step.length <= limit) return series;
+function indicesShown({ step, value }, window, limit) {
+  if (step.length <= limit) return null;
   const from = window ? Math.max(0, indexOfStep(step, window[0]) - 1) : 0;
   const to = window ? Math.min(step.length, indexOfStep(step, window[1]) + 2) : step.length;
   const kept = [];
@@ -127,5 +157,15 @@ function thinSeries(series, window, limit = 4000) {
   thinInto(kept, value, to, step.length, limit >> 2);
   if (kept[0] !== 0) kept.unshift(0); // the ends say how far the run goes
   if (kept[kept.length - 1] !== step.length - 1) kept.push(step.length - 1);
-  return { ...series, step: kept.map((i) => step[i]), value: kept.map((i) => value[i]) };
+  return kept;
+}
+
+/** The series as a chart of `limit` points a window can show them. Series over the very same steps keep the same ones. */
+function thinAll(series, window, limit) {
+  const shown = new Map(); // steps -> indices; the first series over them, the liveliest, has chosen
+  return series.map((s) => {
+    if (!shown.has(s.step)) shown.set(s.step, indicesShown(s, window, limit));
+    const kept = shown.get(s.step);
+    return kept ? { ...s, step: kept.map((i) => s.step[i]), value: kept.map((i) => s.value[i]) } : s;
+  });
 }
