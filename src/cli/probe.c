@@ -85,7 +85,7 @@ static nb_status find_kinds(const nb_model *model, kinds *out, nb_error *err) {
         if (k == MOST_KINDS)
             return nb_fail(err, NB_UNSUPPORTED, "the model has more than %d kinds of linear layers", MOST_KINDS);
         if (k == out->count)
-            strcpy(out->items[out->count++].name, name);
+            memcpy(out->items[out->count++].name, name, sizeof name);
         out->items[k].parameters += param->rows * param->cols;
         out->parameters += param->rows * param->cols;
     }

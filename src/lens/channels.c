@@ -5,7 +5,7 @@
 
 int32_t nb_top_channels(const float *amax, int64_t count, int32_t k, int32_t *channels) {
     int32_t found = 0;
-    for (int64_t c = 0; c < count; c++) { /* kept in descending order of amax; k is small */
+    for (int64_t c = 0; k > 0 && c < count; c++) { /* kept in descending order of amax; k is small */
         if (found == k && amax[c] <= amax[channels[k - 1]])
             continue;
         int32_t at = found < k ? found++ : k - 1;
@@ -40,7 +40,7 @@ static int32_t position(const nb_hot_set *set, int32_t channel) {
 bool nb_record_hot_channels(nb_record *record, const char *prefix, nb_hot_set *set, const float *amax, int64_t count,
                             int32_t k) {
     int32_t *channels = malloc((size_t)k * sizeof *channels);
-    float *numbers = malloc((size_t)k * 2 * sizeof *numbers);
+    float *numbers = calloc((size_t)k * 2, sizeof *numbers);
     if (!channels || !numbers || !reserve(set, k)) {
         free(channels);
         free(numbers);

@@ -38,11 +38,16 @@ bool nb_follow_step(nb_followed_weight *weight, const nb_lens_operand *seen) {
         return false;
     nb_qtensor rows = first_rows(seen->quantized);
     int64_t n = rows.rows * rows.cols;
+    if (n < 1)
+        return false;
     if (weight->elements != n) {
-        float *memory = realloc(weight->memory, NB_FOLLOWED_NUMBERS * (size_t)n * sizeof *memory);
+        float *memory = malloc(NB_FOLLOWED_NUMBERS * (size_t)n * sizeof *memory);
         if (!memory)
             return false;
-        *weight = (nb_followed_weight){.elements = n, .memory = memory};
+        free(weight->memory);
+        weight->memory = memory;
+        weight->elements = n;
+        weight->seen = weight->flips = 0;
     }
     float *w = weight->memory, *q = w + n, *dist_w = q + n, *dist_q = dist_w + n, *w_next = dist_q + n,
           *q_next = w_next + n;

@@ -71,7 +71,7 @@ json_t *nb_report_base64(const unsigned char *bytes, size_t size) {
 
 static json_t *cells_of(const nb_heat_map *map, const cell_code *c) {
     int64_t cells = (int64_t)map->rows * map->cols, size = map->bits == 8 ? 1 : 2;
-    unsigned char *bytes = malloc((size_t)(cells * size));
+    unsigned char *bytes = calloc((size_t)cells, (size_t)size);
     if (!bytes)
         return NULL;
     for (int64_t i = 0; i < cells; i++) {
