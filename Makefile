@@ -37,6 +37,9 @@ ubsan: ## run the tests under UndefinedBehaviorSanitizer
 tsan: ## run the tests under ThreadSanitizer with LLVM's OpenMP runtime (data races; needs clang and libomp-dev)
 	@$(MAKE) test BUILD=build-tsan CMAKE_FLAGS="-DNIBBLE_SANITIZE=thread -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ $(CMAKE_FLAGS)"
 
+avx512: ## run the tests with the AVX-512 kernels emulated, on a processor without it (needs libsimde-dev)
+	@$(MAKE) test BUILD=build-avx512 CMAKE_FLAGS="-DNIBBLE_EMULATE_AVX512=ON $(CMAKE_FLAGS)"
+
 fuzz: ## run each target of tests/fuzz for FUZZ_SECONDS (default 60) under libFuzzer, ASan and UBSan (needs clang)
 	@scripts/fuzz $(or $(FUZZ_SECONDS),60)
 
@@ -50,6 +53,6 @@ install: all ## install the program, library, headers and nibble.pc under PREFIX
 	@cmake --install $(BUILD)
 
 clean: ## remove the build folders
-	@rm -rf build build-asan build-ubsan build-tsan build-clang build-fuzz
+	@rm -rf build build-asan build-ubsan build-tsan build-clang build-avx512 build-fuzz
 
-.PHONY: all help test bench headers format lint asan ubsan tsan fuzz clang crash-test install clean
+.PHONY: all help test bench headers format lint asan ubsan tsan avx512 fuzz clang crash-test install clean

@@ -160,12 +160,12 @@ static nb_status run_product(nb_backend *be, product *p, nb_error *err) {
 
 static const nb_gemm_library *library_for(nb_backend *be, nb_dtype a, nb_dtype b) {
     nb_isa isa = nb_cpu_of(be)->isa;
-    if (isa == NB_ISA_AVX512 && a == NB_BF16 && b == NB_BF16)
-        return &nb_gemm_onednn;
-#ifdef NB_X86
-    if (isa == NB_ISA_AVX2 && !__builtin_cpu_supports("avx512f"))
+#ifdef NB_X86 /* the processor decides, not the wish: AVX-512 may be emulated, and libraries do not join in that */
+    if (isa >= NB_ISA_AVX2 && !__builtin_cpu_supports("avx512f"))
         return &nb_gemm_own_avx2;
 #endif
+    if (isa == NB_ISA_AVX512 && a == NB_BF16 && b == NB_BF16)
+        return &nb_gemm_onednn;
     return &nb_gemm_openblas;
 }
 

@@ -30,6 +30,9 @@ bool nb_isa_available(nb_isa isa) {
     case NB_ISA_AVX2:
         return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     case NB_ISA_AVX512:
+#ifdef NB_EMULATE_AVX512 /* tests/avx512_emulated.h */
+        return nb_isa_available(NB_ISA_AVX2);
+#endif
         return nb_isa_available(NB_ISA_AVX2) && __builtin_cpu_supports("avx512f") &&
                __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") &&

@@ -265,7 +265,7 @@ LANES_FN vf positive_nan(vf x) {
     return pick_f(x == x, x, all_f(nb_f32_from(0x7fc00000u)));
 }
 
-LANES_FN vf finite(vf x) {
+LANES_FN vf limited(vf x) {
     return pick_f(x > nb_f32_from(NB_F32_MAX_BITS), all_f(nb_f32_from(NB_F32_MAX_BITS)), x);
 }
 
