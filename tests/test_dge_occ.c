@@ -166,10 +166,9 @@ typedef struct outliers {
 
 static outliers place(int64_t rows, int64_t cols, int64_t room) {
     size_t n = (size_t)(rows * room);
-    char *memory = malloc((size_t)rows * 4 + n * 6);
-    outliers o = {{rows, cols, room, (int32_t *)(void *)memory, (int32_t *)(void *)memory + rows,
-                   (uint16_t *)(void *)(memory + (size_t)rows * 4 + n * 4)},
-                  memory};
+    outliers o = {.memory = malloc((size_t)rows * 4 + n * 6)};
+    int32_t *counts = o.memory, *channels = counts + rows;
+    o.sparse = (nb_sparse){rows, cols, room, counts, channels, (uint16_t *)(void *)(channels + n)};
     return o;
 }
 

@@ -186,7 +186,7 @@ static void stochastic_probability(void **state) {
     for (int bits = 8; bits <= 16; bits += 8)
         for (int i = 0; i < 192; i++) {
             float a = (float)i / 32 + 1 / 128.0f; /* exact, never a grid point, up to 6 */
-            double low = a < 2 ? floor(a * 2) / 2 : a < 4 ? floor(a) : 4, step = a < 2 ? .5 : a < 4 ? 1 : 2;
+            double low = a < 2 ? floor(2.0 * a) / 2 : a < 4 ? floor((double)a) : 4, step = a < 2 ? .5 : a < 4 ? 1 : 2;
             int draws = 1 << bits, ups = 0;
             for (int r = 0; r < draws; r++)
                 ups += nb_e2m1_value(nb_e2m1_stochastic(a, (float)r / (float)draws)) > low;

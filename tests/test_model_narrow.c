@@ -47,7 +47,7 @@ static void packed_gradients_are_those_of_fp32(void **state) {
                 const int64_t n = p->rows * p->cols;
                 const nb_scaled got = nb_param_array_at(nb_model_gradients(b), i);
                 const float *from = (const float *)nb_model_grads(a) + p->offset;
-                float scale;
+                float scale = 0;
                 nb_scaled want = {poisoned((size_t)n * nb_dtype_size(got.dtype)), got.dtype, got.rule,
                                   got.scale ? &scale : NULL};
                 be->ops->scaled_encode(be, &want, from, n);

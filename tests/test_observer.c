@@ -133,7 +133,7 @@ static void underflow_is_named(void **state) {
     nb_observer_free(o);
     nb_series_reader *r;
     assert_int_equal(nb_series_read(f->path, &r, NULL, &err), NB_OK);
-    double blocks = TOKENS * WIDTH / 16, lost = blocks / 2 - 1; /* -0 is no loss */
+    double blocks = TOKENS * WIDTH / 16.0, lost = blocks / 2 - 1; /* -0 is no loss */
     assert_true(fabs(last(r, "planted/dgrad.dy/zero_scales").values[0] - lost / blocks) < 1e-6);
     assert_true(last(r, "planted/dgrad.dy/flushed").values[0] > 0.99f);
     assert_true(last(r, "planted/dgrad.dy/rho").values[0] > 100); /* the giant is exact */

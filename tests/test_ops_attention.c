@@ -142,7 +142,7 @@ static void attention_with_far_scores(void **state) {
     double *q = zeros(SEQ * DIM), *k = zeros(SEQ * DIM);
     for (int64_t t = 0; t < SEQ; t++) {
         q[t * DIM] = 16;
-        k[t * DIM] = t % 50 == 7 ? 16 * (double)(1 + t / 50) : -16; /* scores 256, 512, ... against -256 */
+        k[t * DIM] = t % 50 == 7 ? (double)(16 * (1 + t / 50)) : -16; /* scores 256, 512, ... against -256 */
     }
     double *v = act_in(3, SEQ * DIM, 1);
     nb_backend *be = cpu(NB_ISA_AUTO, 2);
@@ -154,7 +154,7 @@ static void attention_with_far_scores(void **state) {
     nb_backend_free(be);
     for (int64_t t = 7; t < SEQ; t++) { /* all weight on the last of the marked keys */
         int64_t best = (t - 7) / 50 * 50 + 7;
-        assert_true(lse[t] == 256 * (float)(1 + best / 50));
+        assert_true(lse[t] == (float)(256 * (1 + best / 50)));
         for (int64_t c = 0; c < DIM; c++)
             assert_true(nb_bf16_value(o[t * DIM + c]) == v[best * DIM + c]);
     }

@@ -128,10 +128,9 @@ static size_t without_source_map(const nb_page_file *file) {
 static json_t *packed_root(const nb_report *report) {
     json_t *root = json_copy(report->root), *runs = json_array();
     json_object_set_new(root, "runs", runs);
-    size_t i;
-    json_t *run;
-    json_array_foreach(report->runs, i, run) {
-        json_t *copy = json_copy(run), *series = nb_report_packed_series(json_object_get(run, "series"));
+    for (size_t i = 0; i < json_array_size(report->runs); i++) {
+        json_t *run = json_array_get(report->runs, i), *copy = json_copy(run);
+        json_t *series = nb_report_packed_series(json_object_get(run, "series"));
         if (!copy || !series || json_object_set(copy, "series", series) || json_array_append(runs, copy)) {
             json_decref(root);
             root = NULL;
@@ -147,9 +146,9 @@ static json_t *packed_root(const nb_report *report) {
 
 /* Every run's panels: an array of arrays. */
 static json_t *panels_of(const nb_report *report) {
-    json_t *all = json_array(), *run;
-    size_t i;
-    json_array_foreach(report->runs, i, run) json_array_append(all, json_object_get(run, "panels"));
+    json_t *all = json_array();
+    for (size_t i = 0; i < json_array_size(report->runs); i++)
+        json_array_append(all, json_object_get(json_array_get(report->runs, i), "panels"));
     return all;
 }
 

@@ -17,7 +17,7 @@ typedef struct nb_tensorboard nb_tensorboard;
 nb_status nb_tensorboard_open(const char *folder, nb_tensorboard **out, nb_error *err);
 nb_status nb_tensorboard_close(nb_tensorboard *tb, nb_error *err); /* writes what is buffered, too. NULL is allowed */
 
-nb_status nb_tensorboard_scalar(nb_tensorboard *tb, const char *tag, int64_t step, double value, nb_error *err);
+nb_status nb_tensorboard_scalar(nb_tensorboard *tb, const char *tag, int64_t step, double number, nb_error *err);
 
 /* `counts[i]` values lie in (limits[i-1], limits[i]]. */
 nb_status nb_tensorboard_histogram(nb_tensorboard *tb, const char *tag, int64_t step, const double *limits,
