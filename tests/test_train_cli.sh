@@ -150,6 +150,20 @@ expect 1 "twins/bf16-seed1" "$nibble" compare run.yaml --recipes nvfp4 --set out
 expect 2 "optimizer.lr" "$nibble" compare run.yaml --recipes nvfp4 --set out=twins --set optimizer.lr=1e-5
 expect 2 "recipes is missing" "$nibble" compare run.yaml
 
+# ---- twins that begin as one trained model ----------------------------------------------------------------------------------
+"$nibble" compare run.yaml --recipes nvfp4 --seeds 2 --from runs/a/checkpoints/step-00000004 --set out=late > out
+grep -q 'forked from runs/a/checkpoints/step-00000004 at step 4' out || fail "compare --from: $(cat out)"
+grep -q '^Every run began as runs/a/checkpoints/step-00000004' out || fail "compare --from does not say so: $(cat out)"
+grep -q '"from": "runs/a/checkpoints/step-00000004"' late/compare.json || fail "compare.json does not tell the fork"
+for run in late/bf16-seed1 late/nvfp4-seed1 late/nvfp4-seed2; do
+    grep -q '"step":5,' $run/metrics.jsonl || fail "$run has no step 5"
+    ! grep -q '"step":4,' $run/metrics.jsonl || fail "$run does not begin at step 4"
+done
+rm -r late/nvfp4-seed2/checkpoints/step-00000008 # as if it had been killed
+grep ' sd ' out > gaps
+"$nibble" compare run.yaml --recipes nvfp4 --seeds 2 --from runs/a/checkpoints/step-00000004 --set out=late -q > again
+grep ' sd ' again | cmp - gaps || fail "compare --from given again: $(cat again)"
+
 # ---- twins that share their first steps -------------------------------------------------------------------------------------
 printf 'name: plain\nbase: nvfp4\nkeep: {last_blocks: 0}\n' > plain.yaml
 printf 'name: reset\nbase: ./plain.yaml\noscireset: {start: 0.5, period: 4, window: 1, threshold: 0.5}\n' > reset.yaml

@@ -21,7 +21,7 @@ static void same_file(void **state, const char *a, const char *b) {
         nb_file_read(in_folder(state, b), 1 << 24, &y, &m, &err) != NB_OK)
         fail_msg("%s", err.message);
     assert_int_equal(n, m);
-    if (memcmp(x, y, n) != 0)
+    if (!x || !y || memcmp(x, y, n) != 0)
         fail_msg("%s and %s differ", a, b);
     free(x);
     free(y);
@@ -148,6 +148,12 @@ static void a_fork_goes_on_from_a_checkpoint(void **state) {
     nb_run_config config = case_config(state, "same", NULL);
     if (case_run(&config, NB_START_FORK, from, NULL, &err) != NB_OK)
         fail_msg("%s", err.message);
+    same_file(state, "trunk/checkpoints/step-00000012/model.safetensors",
+              "same/checkpoints/step-00000012/model.safetensors");
+    /* Killed before it came to a checkpoint of its own, it goes on from where it forked, not from step 0. */
+    assert_int_equal(nb_folder_remove(in_folder(state, "same/checkpoints/step-00000012"), &err), NB_OK);
+    assert_int_equal(access(in_folder(state, "same/checkpoints/step-00000008/nibble.json"), F_OK), 0);
+    assert_int_equal(case_run(&config, NB_START_RESUME, NULL, NULL, &err), NB_OK);
     same_file(state, "trunk/checkpoints/step-00000012/model.safetensors",
               "same/checkpoints/step-00000012/model.safetensors");
     config = case_config(state, "other", "recipe=nvfp4", NULL);

@@ -19,7 +19,7 @@
 
 typedef struct compare_options {
     nb_texts set;
-    const char *recipes;
+    const char *recipes, *from;
     int64_t seeds;
     bool straight, quiet;
 } compare_options;
@@ -31,6 +31,8 @@ static const nb_option options[] = {
      "repeat with N triples of seeds, counted up from those of the run file (default 1)"},
     {"set", 0, NB_OPTION_TEXTS, offsetof(compare_options, set), "KEY=VALUE",
      "change a key of the run file; repeatable"},
+    {"from", 0, NB_OPTION_TEXT, offsetof(compare_options, from), "CHECKPOINT",
+     "fork: begin every run with the parameters, moments and data position of a checkpoint"},
     {"straight", 0, NB_OPTION_FLAG, offsetof(compare_options, straight), NULL,
      "train every recipe from step 0, also where its first steps are those of another"},
     {"quiet", 'q', NB_OPTION_FLAG, offsetof(compare_options, quiet), NULL, "print the table alone"},
@@ -38,7 +40,7 @@ static const nb_option options[] = {
 };
 
 static const nb_command_line line = {
-    .usage = "RUN.yaml --recipes A,B,... [--seeds N] [--set KEY=VALUE]... [--straight] [--quiet]",
+    .usage = "RUN.yaml --recipes A,B,... [--seeds N] [--from CHECKPOINT] [--set KEY=VALUE]... [--straight] [--quiet]",
     .about =
         "Trains twins under each recipe in OUT/RECIPE-seedN and prints the gaps of their validation losses to BF16.\n"
         "Runs that are finished are not repeated and runs that were stopped go on, so the command can be given "
@@ -46,6 +48,9 @@ static const nb_command_line line = {
         "Recipes that differ only in what starts later (late switch, OutControl, OsciReset) train their common steps "
         "once: the\n"
         "second branches from a checkpoint of the first, to the same bits.\n"
+        "With --from all begin as one trained model: their gaps scatter far less than those of runs from step 0, and "
+        "say what\n"
+        "four bits cost from there on.\n"
         "The table also goes to OUT/compare.json.\n"
         "  nibble compare examples/tiny.yaml --recipes nvfp4,fp4-direct --seeds 3",
     .options = options,
@@ -69,6 +74,7 @@ typedef struct comparison {
     nb_run_config base;
     entrant entrants[MOST_RECIPES + 1]; /* the twin first */
     int32_t count, seeds;
+    const char *from; /* every run forks from it; NULL: they begin at step 0 */
     bool quiet;
     nb_peak peak;
 } comparison;
@@ -231,10 +237,11 @@ static nb_status run_one(comparison *c, int32_t index, int32_t seed, nb_error *e
         fflush(stdout);
     }
     /* A finished run is loaded too: a run of other settings under the same name must not pass for it. */
-    nb_training training = {.start = branches ? NB_START_BRANCH
-                                     : begun  ? NB_START_RESUME
-                                              : NB_START_NEW,
-                            .from = from,
+    nb_training training = {.start = branches  ? NB_START_BRANCH
+                                     : begun   ? NB_START_RESUME
+                                     : c->from ? NB_START_FORK
+                                               : NB_START_NEW,
+                            .from = branches ? from : c->from,
                             .branches = e->branches,
                             .branch_count = e->branch_count,
                             .quiet = c->quiet || finished,
@@ -296,6 +303,8 @@ static void print_table(const comparison *c) {
         putchar('\n');
     }
     printf("\nLoss gap = (L_recipe - L_bf16) / L_bf16 at the last step, each loss with its own forward pass.\n");
+    if (c->from)
+        printf("Every run began as %s.\n", c->from);
     if (c->seeds == 1)
         printf("This is one seed: how far such gaps scatter is not known from it; --seeds 3 tells.\n");
 }
@@ -304,6 +313,8 @@ static nb_status write_json(const comparison *c, nb_error *err) {
     json_t *root = json_object(), *list = json_array();
     json_object_set_new(root, "seeds", json_integer(c->seeds));
     json_object_set_new(root, "steps", json_integer(nb_run_steps(&c->base)));
+    if (c->from)
+        json_object_set_new(root, "from", json_string(c->from));
     json_object_set_new(root, "recipes", list);
     for (int32_t i = 0; i < c->count; i++) {
         const entrant *e = &c->entrants[i];
@@ -360,6 +371,7 @@ nb_status nb_cli_compare(int argc, char **argv, nb_error *err) {
     if (!c)
         return nb_fail(err, NB_NO_MEMORY, "compare: out of memory");
     c->seeds = (int32_t)given.seeds;
+    c->from = given.from;
     c->quiet = given.quiet;
     nb_status status = nb_run_config_load(argv[1], given.set.items, given.set.count, &c->base, err);
     if (status == NB_OK && !c->base.data.val[0])
@@ -368,7 +380,7 @@ nb_status nb_cli_compare(int argc, char **argv, nb_error *err) {
     if (status == NB_OK)
         status = list_entrants(c, given.recipes, err);
     if (status == NB_OK)
-        status = plan_branches(c, given.straight, err);
+        status = plan_branches(c, given.straight || given.from, err); /* the fork is what they share */
     if (status == NB_OK)
         status = compare(c, err);
     free(c);

@@ -130,20 +130,6 @@ static nb_status go_on(run *r, nb_error *err) {
     return NB_OK;
 }
 
-static nb_status begin(run *r, nb_start start, nb_error *err) {
-    nb_trainer *t = r->t;
-    char idle[256];
-    NB_TRY(take_folder(r, start, err));
-    if (start == NB_START_FORK)
-        NB_TRY(take_over(r, err));
-    else if (start != NB_START_NEW)
-        NB_TRY(go_on(r, err));
-    if (nb_recipe_idles(&t->recipe, t->steps, idle, sizeof idle))
-        note(t, NB_NOTE_WARNING, "recipe %s: %s", t->recipe.name, idle);
-    NB_TRY(write_description(t, err));
-    return open_recorder(r, err);
-}
-
 /* ---- evaluations and checkpoints ---- */
 
 static bool is_due(int64_t every, int64_t step, int64_t steps) {
@@ -175,11 +161,28 @@ static nb_status save(run *r, nb_error *err) {
         return NB_OK;
     char path[FILE_PATH_SIZE];
     nb_checkpoint_path(t->config.out, t->at.step, path, sizeof path);
-    NB_TRY(nb_recorder_sync(r->recorder, err));
+    if (r->recorder)
+        NB_TRY(nb_recorder_sync(r->recorder, err));
     NB_TRY(nb_trainer_save(t, path, err));
     r->saved = t->at.step;
     note(t, NB_NOTE_INFO, "checkpoint %s", path);
     return nb_checkpoint_prune(t->config.out, t->config.checkpoint.keep, t->branches, t->branch_count, err);
+}
+
+static nb_status begin(run *r, nb_start start, nb_error *err) {
+    nb_trainer *t = r->t;
+    char idle[256];
+    NB_TRY(take_folder(r, start, err));
+    if (start == NB_START_FORK)
+        NB_TRY(take_over(r, err));
+    else if (start != NB_START_NEW)
+        NB_TRY(go_on(r, err));
+    if (nb_recipe_idles(&t->recipe, t->steps, idle, sizeof idle))
+        note(t, NB_NOTE_WARNING, "recipe %s: %s", t->recipe.name, idle);
+    NB_TRY(write_description(t, err));
+    if (start == NB_START_FORK) /* --resume must never begin elsewhere */
+        NB_TRY(save(r, err));
+    return open_recorder(r, err);
 }
 
 /* ---- bad numbers ---- */
