@@ -11,7 +11,7 @@ all: ## build build/nibble and the tests (BUILD=dir, CMAKE_FLAGS=...)
 	@cmake --build $(BUILD) -j $(JOBS)
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 test: all ## run every test; TESTS=regex picks some by name
 	@cd $(BUILD) && ctest --output-on-failure -j $(JOBS) $(if $(TESTS),-R '$(TESTS)')
