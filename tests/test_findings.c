@@ -26,6 +26,17 @@ static void make_run(void **state) {
     put(state, "run/metrics.jsonl", "{\"step\":1,\"loss\":5}\n");
 }
 
+/* The JSON of the page's element `id`. */
+static json_t *json_of(const char *page, const char *id) {
+    char mark[32];
+    snprintf(mark, sizeof mark, "id=\"%s\">", id);
+    const char *open = strstr(page, mark) + strlen(mark);
+    json_t *found = json_loadb(open, (size_t)(strstr(open, "</script>") - open), 0, NULL);
+    assert_non_null(found);
+    return found;
+}
+
+/* The page's data, its panels back in their run. */
 static json_t *report_of(void **state, char **page) {
     nb_report *report;
     nb_error err = {0};
@@ -38,9 +49,9 @@ static json_t *report_of(void **state, char **page) {
     nb_report_free(report);
     size_t size;
     assert_int_equal(nb_file_read(path, 1u << 28, page, &size, NULL), NB_OK);
-    const char *open = strstr(*page, "id=\"data\">") + strlen("id=\"data\">");
-    json_t *data = json_loadb(open, (size_t)(strstr(open, "</script>") - open), 0, NULL);
-    assert_non_null(data);
+    json_t *data = json_of(*page, "data"), *panels = json_of(*page, "panels");
+    json_object_set(json_array_get(json_object_get(data, "runs"), 0), "panels", json_array_get(panels, 0));
+    json_decref(panels);
     return data;
 }
 

@@ -86,6 +86,32 @@ static void hot_channels_are_named(void **state) {
     nb_series_reader_free(r);
 }
 
+/* Weights that grow together: every q follows its scale at every step, and no code changes. */
+static void drifting_scales_flip_nothing(void **state) {
+    static const float levels[] = {0.5f, 1, 1.5f, 2, 3, 4, 6, 0};
+    static float w[16 * WIDTH];
+    fixture *f = *state;
+    nb_observer_options options = nb_observer_defaults();
+    options.every = 100;
+    options.window = 10;
+    nb_error err = {0};
+    nb_observer *o;
+    assert_int_equal(nb_observer_create(&options, f->folder, 0, &o, &err), NB_OK);
+    for (int64_t step = 0; step <= 10; step++) {
+        for (int i = 0; i < 16 * WIDTH; i++) /* the zeros change their sign */
+            w[i] = levels[i % 8] * (step % 2 && i % 8 == 7 ? -1.0f : 1.0f) * (1 + (float)step / 1000);
+        nb_mat source = nb_mat_of(w, NB_F32, 16, WIDTH);
+        show(f->be, nb_observer_lens(o, step), "planted", NB_FPROP_W, &source, 16);
+        assert_int_equal(nb_observer_end_step(o, step, &err), NB_OK);
+    }
+    nb_observer_free(o);
+    nb_series_reader *r;
+    assert_int_equal(nb_series_read(f->path, &r, NULL, &err), NB_OK);
+    assert_true(last(r, "planted/fprop.w/flip_rate").values[0] == 0);
+    assert_true(last(r, "planted/fprop.w/ratios").values[0] == 0.125f); /* all but the zeros have moved */
+    nb_series_reader_free(r);
+}
+
 static void oscillating_weight_is_named(void **state) {
     fixture *f = *state;
     nb_observer_options options = nb_observer_defaults();
@@ -243,6 +269,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(hot_channels_are_named, setup, teardown),
         cmocka_unit_test_setup_teardown(oscillating_weight_is_named, setup, teardown),
+        cmocka_unit_test_setup_teardown(drifting_scales_flip_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(underflow_is_named, setup, teardown),
         cmocka_unit_test_setup_teardown(skipped_is_told, setup, teardown),
         cmocka_unit_test_setup_teardown(known_sources_are_measured_once, setup, teardown),

@@ -259,7 +259,7 @@ void nb_observer_free(nb_observer *o) {
 size_t nb_observer_bytes(const nb_observer *o) {
     size_t bytes = sizeof *o + (size_t)o->capacity * sizeof *o->watched + nb_lens_buffers_bytes(&o->buffers);
     for (int32_t i = 0; i < o->count; i++)
-        bytes += NB_FOLLOWED_NUMBERS * (size_t)o->watched[i].followed.elements * sizeof(float) +
+        bytes += o->watched[i].followed.bytes +
                  (o->watched[i].hot.channels ? 2 * (size_t)o->options.hot_channels * sizeof(float) : 0);
     return bytes;
 }

@@ -12,13 +12,22 @@ static nb_qtensor first_rows(const nb_qtensor *q) {
     return view;
 }
 
+static size_t code_bytes(const nb_quantizer *quantizer, int64_t rows, int64_t cols) {
+    return nb_qtensor_bytes(quantizer, rows, cols).codes;
+}
+
+size_t nb_followed_bytes(const nb_quantizer *quantizer, int64_t rows, int64_t cols) {
+    int64_t followed = rows < NB_FOLLOWED_ROWS ? rows : NB_FOLLOWED_ROWS;
+    return 6 * (size_t)(followed * cols) * sizeof(float) + 2 * code_bytes(quantizer, followed, cols);
+}
+
 void nb_follow_begin(nb_followed_weight *weight) {
     weight->seen = 0;
     weight->flips = 0;
 }
 
-/* w and q of this step, on the host. */
-static bool fetch(const nb_lens_operand *seen, const nb_qtensor *rows, float *w, float *q) {
+/* w, q and, where there is room for them, the codes of this step, on the host. */
+static bool fetch(const nb_lens_operand *seen, const nb_qtensor *rows, float *w, float *q, uint8_t *codes) {
     nb_backend *be = seen->be;
     size_t bytes = (size_t)(rows->rows * rows->cols) * sizeof(float);
     void *decoded = be->ops->alloc(be, bytes);
@@ -28,8 +37,25 @@ static bool fetch(const nb_lens_operand *seen, const nb_qtensor *rows, float *w,
     bool good = be->ops->dequantize(be, &out, rows, false, true, NULL) == NB_OK;
     be->ops->download(be, q, decoded, bytes);
     be->ops->download(be, w, seen->source->data, bytes);
+    if (codes)
+        be->ops->download(be, codes, rows->codes, code_bytes(&rows->quantizer, rows->rows, rows->cols));
     be->ops->release(be, decoded);
     return good;
+}
+
+/* How many elements changed their code; 0 and -0 are one. q drifts with its scales, a code does not. */
+static int64_t count_flips(const nb_qtensor *rows, const uint8_t *before, const uint8_t *now, const float *q_before,
+                           const float *q_now) {
+    int64_t row_bytes = (int64_t)code_bytes(&rows->quantizer, 1, rows->cols), flips = 0;
+    bool wide = row_bytes == rows->cols && rows->cols > 1;
+    for (int64_t r = 0; r < rows->rows; r++)
+        for (int64_t c = 0; c < rows->cols; c++) {
+            int64_t at = r * row_bytes + (wide ? c : c / 2), i = r * rows->cols + c;
+            int changed = before[at] ^ now[at];
+            changed = wide ? changed : c % 2 ? changed >> 4 : changed & 15;
+            flips += changed && (q_before[i] != 0 || q_now[i] != 0);
+        }
+    return flips;
 }
 
 bool nb_follow_step(nb_followed_weight *weight, const nb_lens_operand *seen) {
@@ -41,27 +67,33 @@ bool nb_follow_step(nb_followed_weight *weight, const nb_lens_operand *seen) {
     if (n < 1)
         return false;
     if (weight->elements != n) {
-        float *memory = malloc(NB_FOLLOWED_NUMBERS * (size_t)n * sizeof *memory);
+        size_t bytes = nb_followed_bytes(&rows.quantizer, rows.rows, rows.cols);
+        float *memory = malloc(bytes);
         if (!memory)
             return false;
         free(weight->memory);
         weight->memory = memory;
+        weight->bytes = bytes;
         weight->elements = n;
         weight->seen = weight->flips = 0;
     }
     float *w = weight->memory, *q = w + n, *dist_w = q + n, *dist_q = dist_w + n, *w_next = dist_q + n,
           *q_next = w_next + n;
-    if (!fetch(seen, &rows, w_next, q_next))
+    size_t size = code_bytes(&rows.quantizer, rows.rows, rows.cols);
+    uint8_t *codes = (uint8_t *)(q_next + n), *codes_next = codes + size;
+    if (!fetch(seen, &rows, w_next, q_next, codes_next))
         return false;
-    if (weight->seen++ == 0)
+    if (weight->seen++ == 0) {
         memset(dist_w, 0, 2 * (size_t)n * sizeof *dist_w);
-    else
+    } else {
         for (int64_t i = 0; i < n; i++) {
             dist_w[i] += fabsf(w_next[i] - w[i]);
             dist_q[i] += fabsf(q_next[i] - q[i]);
-            weight->flips += q_next[i] != q[i];
         }
+        weight->flips += count_flips(&rows, codes, codes_next, q, q_next);
+    }
     memcpy(w, w_next, 2 * (size_t)n * sizeof *w);
+    memcpy(codes, codes_next, size);
     return true;
 }
 
@@ -127,7 +159,7 @@ bool nb_bin_distances(const nb_lens_operand *seen, float shares[10]) {
     int64_t n = rows.rows * rows.cols;
     size_t bytes = (size_t)n * sizeof(float);
     float *host = malloc(3 * bytes), *widths = be->ops->alloc(be, bytes);
-    bool good = host && widths && fetch(seen, &rows, host, host + n);
+    bool good = host && widths && fetch(seen, &rows, host, host + n, NULL);
     if (good) {
         be->ops->bin_widths(be, widths, &rows);
         be->ops->download(be, host + 2 * n, widths, bytes);

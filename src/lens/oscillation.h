@@ -10,14 +10,18 @@
 #include "lens/lens.h"
 #include "lens/record.h"
 
-enum { NB_FOLLOWED_ROWS = 16, NB_FOLLOWED_NUMBERS = 6, NB_RATIO_BINS = 12 };
+enum { NB_FOLLOWED_ROWS = 16, NB_RATIO_BINS = 12 };
 
 typedef struct nb_followed_weight {
     int64_t elements; /* followed; 0 = none yet */
     int64_t seen;     /* steps of this window */
-    float *memory;    /* [NB_FOLLOWED_NUMBERS][elements]: w, q, dist_w, dist_q, and two for the step at hand */
-    int64_t flips;    /* changes of q, all steps of the window */
+    float *memory; /* [6][elements]: w, q, dist_w, dist_q, w and q of the step at hand; then the codes of both steps */
+    size_t bytes;  /* of memory */
+    int64_t flips; /* changes of a code, all steps of the window */
 } nb_followed_weight;
+
+/* Bytes that following a weight [rows, cols] takes. */
+size_t nb_followed_bytes(const nb_quantizer *quantizer, int64_t rows, int64_t cols);
 
 /* Begins a window. */
 void nb_follow_begin(nb_followed_weight *weight);
@@ -26,7 +30,7 @@ void nb_follow_begin(nb_followed_weight *weight);
 bool nb_follow_step(nb_followed_weight *weight, const nb_lens_operand *seen);
 
 /* Records under `prefix` what the window saw: ratios (shares of elements with R in [0, 0], (0, 1/2], (1/2, 1], (1, 2],
- * ... (256, inf)), ratio_above_16, ratio_above_8, flip_rate (changes of q an element and step). */
+ * ... (256, inf)), ratio_above_16, ratio_above_8, flip_rate (changes of a code an element and step). */
 void nb_follow_end(nb_followed_weight *weight, nb_record *record, const char *prefix);
 void nb_follow_free(nb_followed_weight *weight);
 

@@ -29,18 +29,17 @@ static const char *const first_moments[] = ROW_OF_EACH_TYPE("AdamW's first momen
 static const char *const second_moments[] = ROW_OF_EACH_TYPE("AdamW's second moments");
 static const char *const sub_sums[] = ROW_OF_EACH_TYPE("gradient sub-sums of accumulation");
 
-/* What the lens comes to hold while it follows weights: six numbers an element of their first rows. Layers that the
- * recipe keeps in BF16 are not followed, so this is the most. */
+/* What the lens comes to hold while it follows weights. Layers that the recipe keeps in BF16 are not followed, so this
+ * is the most. */
 static size_t followed_bytes(const nb_trainer *t) {
+    const nb_quantizer *quantizer = &t->working_recipe.roles[NB_FPROP_W].quantizer;
     size_t bytes = 0;
-    if (t->config.lens.every == 0 || t->config.lens.window == 0 ||
-        nb_quantizer_is_bf16(&t->working_recipe.roles[NB_FPROP_W].quantizer))
+    if (t->config.lens.every == 0 || t->config.lens.window == 0 || nb_quantizer_is_bf16(quantizer))
         return 0;
     for (int32_t i = 0; i < nb_model_param_count(t->model); i++) {
         const nb_param *p = nb_model_param(t->model, i);
-        int64_t rows = p->rows < NB_FOLLOWED_ROWS ? p->rows : NB_FOLLOWED_ROWS;
         if (p->rank == 2 && strncmp(p->name, "model.layers.", 13) == 0)
-            bytes += NB_FOLLOWED_NUMBERS * sizeof(float) * (size_t)(rows * p->cols);
+            bytes += nb_followed_bytes(quantizer, p->rows, p->cols);
     }
     return bytes;
 }
