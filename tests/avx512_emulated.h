@@ -1,8 +1,8 @@
 /* avx512_emulated.h: the AVX-512 kernels on a processor without AVX-512, by SIMDe (Debian's libsimde-dev).
  *
- * `make avx512` puts this header before every *_avx512.c, so that anybody can run the tests of the kernels that only some
- * processors have. It is slow and for tests alone. SIMDe writes each instruction out in plain C; those that Debian's
- * version lacks are written out here, as Intel's manual has them.
+ * `make avx512` puts this header before every *_avx512.c, so that anybody can run the tests of the kernels that only
+ * some processors have. It is slow and for tests alone. SIMDe writes each instruction out in plain C; those that
+ * Debian's version lacks are written out here, as Intel's manual has them.
  */
 #ifndef NB_TESTS_AVX512_EMULATED_H
 #define NB_TESTS_AVX512_EMULATED_H
@@ -26,15 +26,15 @@ typedef uint16_t nb_16u16 __attribute__((vector_size(32)));
 #define NB_EMULATED static inline __attribute__((always_inline, unused))
 
 NB_EMULATED __m512 nb_cvtepi32_ps(__m512i a) {
-    return (__m512)__builtin_convertvector((nb_16i32)a, nb_16f32);
+    return (__m512) __builtin_convertvector((nb_16i32)a, nb_16f32);
 }
 
 NB_EMULATED __m512i nb_cvtepu8_epi16(__m256i a) {
-    return (__m512i)__builtin_convertvector((nb_32u8)a, nb_32u16);
+    return (__m512i) __builtin_convertvector((nb_32u8)a, nb_32u16);
 }
 
 NB_EMULATED __m512i nb_cvtepu16_epi32(__m256i a) {
-    return (__m512i)__builtin_convertvector((nb_16u16)a, nb_16u32);
+    return (__m512i) __builtin_convertvector((nb_16u16)a, nb_16u32);
 }
 
 NB_EMULATED uint32_t nb_reduce_max_epu32(__m512i a) {
