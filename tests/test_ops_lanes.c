@@ -23,7 +23,7 @@ static void exponential(void **state) {
     double worst = 0;
     float at = 0;
     for (uint64_t bits = 0; bits < (uint64_t)1 << 32; bits += 251 * LANES) {
-        vf32 x;
+        vf32 x = {0};
         for (int i = 0; i < LANES; i++)
             x[i] = from_bits((uint32_t)(bits + 251 * (uint64_t)i));
         vf32 y = vexp(x);
