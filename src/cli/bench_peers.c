@@ -193,6 +193,8 @@ bool nb_roofline_contender(nb_isa isa, int32_t threads, nb_roofline *roofline, n
     if (isa != NB_ISA_AVX512 && isa != NB_ISA_AVX2)
         return false;
     bool wide = isa == NB_ISA_AVX512;
+    if (wide && !__builtin_cpu_supports("avx512vnni")) /* AVX-512 is emulated: there is no roof to measure */
+        return false;
     *roofline = (nb_roofline){isa, threads, 2.0 * (wide ? 64 : 32) * CHAINS * ROUNDS * threads, 0};
     *out =
         (nb_contender){wide ? "vpdpbusd on registers" : "vpmaddubsw, vpaddw on regs", run_roofline, roofline, 0, NULL};
