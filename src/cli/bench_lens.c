@@ -123,8 +123,8 @@ static void print_average(const timing *t, int64_t rounds, int64_t every, int64_
     printf("a sample and its window of %lld steps cost %.2f plain steps (median %.2f)\n", (long long)window, best,
            middle);
     printf("on average at lens.every %lld: %+.2f%% (median %+.2f%%); 2%% from lens.every %.0f on (median %.0f)\n",
-           (long long)every, 100 * best / (double)every, 100 * middle / (double)every, ceil(50 * best),
-           ceil(50 * middle));
+           (long long)every, 100 * best / (double)every, 100 * middle / (double)every, fmax(1, ceil(50 * best)),
+           fmax(1, ceil(50 * middle)));
 }
 
 static nb_status bench(const nb_run_config *asked, int64_t rounds, const char *folder, nb_error *err) {
