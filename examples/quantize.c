@@ -28,33 +28,43 @@ static void print_row(const nb_qtensor *t, int row) {
     printf("\n");
 }
 
-static nb_status quantize(nb_backend *be, nb_error *err) {
-    float x[ROWS * COLS], decoded[ROWS * COLS];
+/* Quantizes the matrix at `from` in the backend's memory and prints what came of it; x is the same matrix, here. */
+static nb_status quantize(nb_backend *be, const float *x, void *memory, nb_error *err) {
+    static _Alignas(64) uint8_t host[8192]; /* the codes and scales of a matrix this small */
+    float decoded[ROWS * COLS];
+    const size_t bytes = nb_qtensor_bytes(&nvfp4, ROWS, COLS).total;
+    char *codes = memory, *from = codes + sizeof host;
+    const nb_qtensor t = nb_qtensor_place(&nvfp4, ROWS, COLS, codes), here = nb_qtensor_place(&nvfp4, ROWS, COLS, host);
+    const nb_mat m = nb_mat_of(from, NB_F32, ROWS, COLS);
+    const nb_noise noise = {0}; /* read by stochastic rounding only */
+    nb_backend_write(be, from, x, sizeof decoded);
+    NB_TRY(nb_quantize(be, &t, &m, false, &noise, NULL, err));
+    nb_backend_read(be, host, codes, bytes);
+    NB_TRY(nb_dequantize(be, &m, &t, err)); /* over the numbers that it came from */
+    nb_backend_read(be, decoded, from, sizeof decoded);
+    char text[256];
+    double lost = 0, all = 0;
+    printf("%s, tensor scale %.9g\n", nb_quantizer_text(&nvfp4, text, sizeof text), (double)*here.tensor_scale);
+    for (int row = 0; row < ROWS; row++)
+        print_row(&here, row);
+    for (int i = 0; i < ROWS * COLS; i++) {
+        lost += pow((double)x[i] - (double)decoded[i], 2);
+        all += pow((double)x[i], 2);
+    }
+    printf("relative error %.4f\n", sqrt(lost / all));
+    return NB_OK;
+}
+
+static nb_status run(nb_backend *be, nb_error *err) {
+    float x[ROWS * COLS];
     for (int i = 0; i < ROWS * COLS; i++)
         x[i] = sinf((float)i) * (float)(1 + i % 7);
     NB_TRY(nb_quantizer_check_shape(&nvfp4, ROWS, COLS, err));
-    void *memory = be->ops->alloc(be, nb_qtensor_bytes(&nvfp4, ROWS, COLS).total);
+    void *memory = nb_backend_alloc(be, 8192 + sizeof x);
     if (!memory)
         return nb_fail(err, NB_NO_MEMORY, "no memory for a matrix of %d x %d", ROWS, COLS);
-    nb_qtensor t = nb_qtensor_place(&nvfp4, ROWS, COLS, memory);
-    const nb_mat from = nb_mat_of(x, NB_F32, ROWS, COLS), to = nb_mat_of(decoded, NB_F32, ROWS, COLS);
-    const nb_noise noise = {0}; /* read by stochastic rounding only */
-    nb_status status = be->ops->quantize(be, &t, &from, false, &noise, NULL, err);
-    if (status == NB_OK)
-        status = be->ops->dequantize(be, &to, &t, false, true, err);
-    if (status == NB_OK) {
-        char text[256];
-        double lost = 0, all = 0;
-        printf("%s, tensor scale %.9g\n", nb_quantizer_text(&nvfp4, text, sizeof text), (double)*t.tensor_scale);
-        for (int row = 0; row < ROWS; row++)
-            print_row(&t, row);
-        for (int i = 0; i < ROWS * COLS; i++) {
-            lost += pow((double)x[i] - (double)decoded[i], 2);
-            all += pow((double)x[i], 2);
-        }
-        printf("relative error %.4f\n", sqrt(lost / all));
-    }
-    be->ops->release(be, memory);
+    nb_status status = quantize(be, x, memory, err);
+    nb_backend_release(be, memory);
     return status;
 }
 
@@ -64,7 +74,7 @@ int main(void) {
     const nb_cpu_options options = {0}; /* all threads, the best instruction set */
     nb_status status = nb_backend_cpu(&options, &be, &err);
     if (status == NB_OK) {
-        status = quantize(be, &err);
+        status = run(be, &err);
         nb_backend_free(be);
     }
     if (status != NB_OK)

@@ -17,9 +17,9 @@
 
 #include <cmocka.h>
 
+#include "backend/table.h"
 #include "base/philox.h"
 #include "format/bf16.h"
-#include "nibble/backend.h"
 
 #define UNUSED __attribute__((unused))
 

@@ -2,6 +2,7 @@
 #ifndef NB_TESTS_LENS_CASE_H
 #define NB_TESTS_LENS_CASE_H
 
+#include "backend/table.h"
 #include "base/philox.h"
 #include "format/bf16.h"
 #include "lens/observer.h"

@@ -2,6 +2,7 @@
 #ifndef NB_TEST_LINEAR_CASE_H
 #define NB_TEST_LINEAR_CASE_H
 
+#include "backend/table.h"
 #include "harness.h"
 
 #include "lens/lens.h"

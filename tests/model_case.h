@@ -2,6 +2,7 @@
 #ifndef NB_TEST_MODEL_CASE_H
 #define NB_TEST_MODEL_CASE_H
 
+#include "backend/table.h"
 #include "harness.h"
 
 #include "nibble/model.h"

@@ -1,4 +1,5 @@
 /* test_dge_occ.c: the operations of arXiv:2501.17116: DGE, outlier clamping, the sparse product. */
+#include "backend/table.h"
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

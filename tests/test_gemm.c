@@ -6,9 +6,9 @@
 
 #include <cmocka.h>
 
+#include "backend/table.h"
 #include "base/philox.h"
 #include "format/bf16.h"
-#include "nibble/backend.h"
 
 #include <cblas.h>
 #include <math.h>

@@ -1,4 +1,5 @@
 /* test_gemm_backend.c: the CPU backend object: creation, options, memory. */
+#include "backend/table.h"
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

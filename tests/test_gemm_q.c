@@ -1,5 +1,6 @@
 /* test_gemm_q.c: the product of quantized operands. The scalar reference is held against decoded values in double and
  * against a sum done by hand; every other instruction set and thread count against the reference, bit by bit. */
+#include "backend/table.h"
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,4 +1,5 @@
 /* test_linear.c: the three GEMMs of the linear layer against hand-made operands, under the plans of the papers. */
+#include "backend/table.h"
 #include "linear_case.h"
 
 static const char X_NAME[] = "layers.0.self_attn.input";

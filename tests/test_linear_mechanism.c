@@ -1,4 +1,5 @@
 /* test_linear_mechanism.c: the hooks of the linear layer, with mechanisms simple enough to predict. */
+#include "backend/table.h"
 #include "linear_case.h"
 
 static const nb_pass pass0 = {.step = 3, .steps = 100, .micro_batch = 1, .rounding_seed = 77};

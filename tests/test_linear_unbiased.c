@@ -7,6 +7,7 @@
  *                      sum_i cov_i,  cov_i = (+-) step_a step_b (min(f_a, f_b) - f_a f_b)
  *                      with f the distance to the lower neighbour in steps of the grid
  */
+#include "backend/table.h"
 #include "harness.h"
 
 #include "format/e4m3.h"

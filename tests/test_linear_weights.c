@@ -1,8 +1,9 @@
 /* test_linear_weights.c: the mechanisms that move or round weights: OsciReset (arXiv:2510.27527), Q-EMA (2502.20853).
  */
+#include "backend/table.h"
 #include "linear_case.h"
 
-#include "backend/ref/weights.h"
+#include "backend/ref/ref.h"
 #include "format/e2m1.h"
 
 static nb_plan plan_osci(nb_osci_variant variant) {

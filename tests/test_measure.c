@@ -1,4 +1,5 @@
 /* test_measure.c: the lens's measurements against closed forms, and the fast ones against the reference. */
+#include "backend/table.h"
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,5 +1,6 @@
 /* test_model.c: a whole model on the CPU: it learns, in BF16 and in NVFP4; its bits do not depend on threads; what it
  * says of itself adds up; bad batches are refused. */
+#include "backend/table.h"
 #include "model_case.h"
 
 #include "lens/lens.h"

@@ -1,6 +1,7 @@
 /* test_model_golden.c: logits, loss and gradients of tiny models against independent implementations
  * (tests/golden/model_*.safetensors, written by scripts/golden_model.py: Hugging Face's models, and plain PyTorch for
  * GLA), in double precision and, more loosely, in the types of training. */
+#include "backend/table.h"
 #include "model_case.h"
 
 #include "files/safetensors.h"

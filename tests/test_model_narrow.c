@@ -1,5 +1,6 @@
 /* test_model_narrow.c: gradients that are packed block by block are those of FP32, rounded once; and the exchange of
  * packed gradients between ranks (arXiv:2310.18313). */
+#include "backend/table.h"
 #include "model_case.h"
 
 #include "format/narrow.h"

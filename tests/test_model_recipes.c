@@ -1,5 +1,6 @@
 /* test_model_recipes.c: every shipped recipe on every family: a pass forward and backward runs, in the scratch memory
  * that was measured for it, and its loss and gradients stay near those of BF16. */
+#include "backend/table.h"
 #include "model_case.h"
 
 #include "model/param_array.h"

@@ -1,5 +1,6 @@
 /* test_observer.c: planted troubles that the lens must name: hot channels, an oscillating weight, an underflowing
  * layer. */
+#include "backend/table.h"
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,5 +1,6 @@
 /* test_ops_attention.c: softmax attention of the CPU backend under every instruction set, against the reference in
  * double. Builds with FMA agree bit for bit, and all for every number of threads. */
+#include "backend/table.h"
 #include "everywhere.h"
 
 /* Sequences around the tile of 64, widths around the padding of 32, groups, and documents of these lengths (0 = whole

@@ -3,6 +3,7 @@
  * All fast builds must agree bit for bit with each other and for every number of threads; operations without exp or
  * long sums also with the scalar code.
  */
+#include "backend/table.h"
 #include "everywhere.h"
 
 static double sigmoid(double x) {

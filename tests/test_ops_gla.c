@@ -1,5 +1,6 @@
 /* test_ops_gla.c: gated linear attention of the CPU backend against the recurrence in double. Builds with FMA agree bit
  * for bit, and all for every number of threads. */
+#include "backend/table.h"
 #include "everywhere.h"
 
 #include "files/safetensors.h"

@@ -1,5 +1,6 @@
 /* test_ops_gradients.c: every backward operation of the double-precision reference against central differences of its
  * forward: loss = <c, forward(x)> for a fixed random c, so d loss / dx is backward(c). */
+#include "backend/table.h"
 #include "harness.h"
 
 static nb_backend *be;

@@ -1,5 +1,6 @@
 /* test_quantize_simd.c: every kernel of the CPU gives the reference's bits: whole grammar, odd shapes, both sources,
  * all instruction sets, any number of threads. */
+#include "backend/table.h"
 #include "quantize_cases.h"
 
 #include "backend/cpu/cpu.h"

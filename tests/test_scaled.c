@@ -1,4 +1,5 @@
 /* test_scaled.c: tensors that live in few bits under one scale: casts, sums, AdamW on them (arXiv:2310.18313). */
+#include "backend/table.h"
 #include "harness.h"
 
 #include "backend/cpu/cpu.h"

@@ -1,5 +1,6 @@
 /* backend.c: what all backends share: the object, and host memory. */
 #include "backend/backend.h"
+#include "backend/table.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -28,6 +29,44 @@ void nb_backend_free(nb_backend *be) {
         object->destroy(be);
     free(object);
 }
+
+/* ---- the table's doors for programs outside ---- */
+
+void *nb_backend_alloc(nb_backend *be, size_t bytes) {
+    return be->ops->alloc(be, bytes);
+}
+
+void nb_backend_release(nb_backend *be, void *memory) {
+    if (memory)
+        be->ops->release(be, memory);
+}
+
+void nb_backend_read(nb_backend *be, void *to_host, const void *from, size_t bytes) {
+    be->ops->download(be, to_host, from, bytes);
+}
+
+void nb_backend_write(nb_backend *be, void *to, const void *from_host, size_t bytes) {
+    be->ops->upload(be, to, from_host, bytes);
+}
+
+static nb_status quantizes(const nb_backend *be, nb_error *err) {
+    if (be->ops->quantize && be->ops->dequantize)
+        return NB_OK;
+    return nb_fail(err, NB_UNSUPPORTED, "backend %s has no quantized operands", be->name);
+}
+
+nb_status nb_quantize(nb_backend *be, const nb_qtensor *out, const nb_mat *from, bool transpose, const nb_noise *noise,
+                      nb_quantize_stats *stats, nb_error *err) {
+    NB_TRY(quantizes(be, err));
+    return be->ops->quantize(be, out, from, transpose, noise, stats, err);
+}
+
+nb_status nb_dequantize(nb_backend *be, const nb_mat *out, const nb_qtensor *from, nb_error *err) {
+    NB_TRY(quantizes(be, err));
+    return be->ops->dequantize(be, out, from, false, true, err);
+}
+
+/* ---- host memory ---- */
 
 void *nb_host_reserve(size_t *bytes) {
     const size_t huge = (size_t)2 << 20;
@@ -63,6 +102,14 @@ void nb_host_copy(nb_backend *be, void *to, const void *from, size_t bytes) {
     (void)be;
     if (bytes)
         memmove(to, from, bytes);
+}
+
+void nb_host_upload(nb_backend *be, void *to, const void *from_host, size_t bytes) {
+    nb_host_copy(be, to, from_host, bytes);
+}
+
+void nb_host_download(nb_backend *be, void *to_host, const void *from, size_t bytes) {
+    nb_host_copy(be, to_host, from, bytes);
 }
 
 void nb_host_fill_zero(nb_backend *be, void *to, size_t bytes) {

@@ -2,7 +2,7 @@
 #ifndef NB_BACKEND_BACKEND_H
 #define NB_BACKEND_BACKEND_H
 
-#include "nibble/backend.h"
+#include "backend/table.h"
 
 /* What nb_backend_free gets back: the public struct first, then the table that it points to. */
 typedef struct nb_backend_object {
@@ -21,10 +21,9 @@ nb_status nb_backend_create(const char *name, nb_dtype act, nb_dtype real, void 
 void *nb_host_reserve(size_t *bytes);
 
 /* Memory of the host, for every backend that computes there. */
-void *nb_host_alloc(nb_backend *be, size_t bytes);
-void nb_host_release(nb_backend *be, void *memory);
-void nb_host_copy(nb_backend *be, void *to, const void *from, size_t bytes);
-void nb_host_fill_zero(nb_backend *be, void *to, size_t bytes);
-void nb_host_synchronize(nb_backend *be);
+#define NB_OP_MEMORY(type, name, arguments) type nb_host_##name arguments;
+#define NB_OP_TYPED(type, name, arguments)
+#define NB_OP_PLAIN(type, name, arguments)
+#include "backend/ops.inc"
 
 #endif

@@ -3,6 +3,7 @@
  * Before a speed is printed, patches at the corners, the edges and in the middle of C are compared bit by bit with the
  * scalar reference.
  */
+#include "backend/table.h"
 #include "cli/bench.h"
 #include "cli/bench_peers.h"
 

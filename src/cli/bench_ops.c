@@ -4,6 +4,7 @@
  * Before anything is timed, each operation runs on a small problem with the fast and with the scalar code, and all
  * their buffers are compared.
  */
+#include "backend/table.h"
 #include "cli/bench.h"
 
 #include "backend/cpu/cpu.h"

@@ -3,6 +3,7 @@
  *
  * Before a speed is printed, codes and scales are compared with the scalar reference, all of them, bit by bit.
  */
+#include "backend/table.h"
 #include "cli/bench.h"
 
 #include "backend/cpu/cpu.h"

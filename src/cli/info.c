@@ -1,9 +1,9 @@
 /* info.c: `nibble info`: the machine, the libraries, and which code each operation will run. */
+#include "backend/table.h"
 #include "cli/bench.h"
 
 #include "backend/cpu/cpu.h"
 #include "backend/cpu/gemm.h"
-#include "backend/cpu/ops.h"
 #include "format/element.h"
 
 #include <jansson.h>
@@ -104,21 +104,17 @@ static void print_products(nb_backend *be) {
 /* ---- the other operations ---- */
 
 static void print_operations(nb_backend *be) {
-    static const struct {
-        const char *name, *scalar, *fast;
-    } rows[] = {
-#define NB_INFO_ROW(entry, scalar, fast) {#entry, #scalar, #fast},
-        NB_CPU_OPS(NB_INFO_ROW)
-#undef NB_INFO_ROW
+    static const char *const names[] = {
+#define NB_OP_MEMORY(type, name, arguments)
+#define NB_OP_TYPED(type, name, arguments) #name,
+#define NB_OP_PLAIN(type, name, arguments) #name,
+#include "backend/ops.inc"
     };
     const nb_isa isa = nb_cpu_of(be)->isa;
     puts("\noperations");
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        if (strncmp(rows[i].fast, "nb_host", 7) == 0 || strncmp(rows[i].name, "gemm", 4) == 0)
-            continue; /* memory, and the products above */
-        bool reference = isa == NB_ISA_SCALAR || strcmp(rows[i].scalar, rows[i].fast) == 0;
-        printf("  %-24s %s\n", rows[i].name, reference ? "scalar reference" : nb_isa_name(isa));
-    }
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strncmp(names[i], "gemm", 4) != 0) /* the products above */
+            printf("  %-24s %s\n", names[i], isa == NB_ISA_SCALAR ? "scalar reference" : nb_isa_name(isa));
 }
 
 nb_status nb_cli_info(int argc, char **argv, nb_error *err) {

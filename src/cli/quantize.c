@@ -1,9 +1,9 @@
 /* quantize.c: `nibble quantize`: one matrix in, codes and scales out. */
+#include "backend/table.h"
 #include "cli/cli.h"
 #include "files/npy.h"
 #include "files/safetensors.h"
 #include "format/element.h"
-#include "nibble/backend.h"
 #include "recipe/quantizer_yaml.h"
 
 #include <math.h>

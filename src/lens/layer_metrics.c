@@ -1,5 +1,6 @@
 /* layer_metrics.c: attention, gates, approximations, alignment. */
 #include "lens/layer_metrics.h"
+#include "backend/table.h"
 #include "format/bf16.h"
 #include "lens/operand_metrics.h"
 #include "lens/series_format.h"

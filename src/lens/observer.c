@@ -1,5 +1,6 @@
 /* observer.c: which measurement happens at which step, and the state that links samples. */
 #include "lens/observer.h"
+#include "backend/table.h"
 #include "lens/channels.h"
 #include "lens/layer_metrics.h"
 #include "lens/operand_metrics.h"

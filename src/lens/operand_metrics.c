@@ -1,5 +1,6 @@
 /* operand_metrics.c: moments, channels, tiles, scales and error of one operand. */
 #include "lens/operand_metrics.h"
+#include "backend/table.h"
 
 #include <math.h>
 #include <stdlib.h>

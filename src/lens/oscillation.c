@@ -1,5 +1,6 @@
 /* oscillation.c: following the first rows of a weight over a window of steps. */
 #include "lens/oscillation.h"
+#include "backend/table.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -1,4 +1,5 @@
 /* census.c: what a linear layer says about each of its GEMMs: formats, kernel, reason. */
+#include "backend/table.h"
 #include "linear/linear.h"
 
 #include <stdio.h>

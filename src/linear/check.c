@@ -1,4 +1,5 @@
 /* check.c: whether a plan can be carried out on this backend, at these sizes, before anything runs. */
+#include "backend/table.h"
 #include "linear/linear.h"
 
 nb_gemm nb_role_gemm(nb_role role) {

@@ -6,6 +6,7 @@
  * near the thresholds and 1/k on the grid points. Scale factors cancel (equations 14 to 22): f' is taken at the scaled
  * weight and no scale appears besides.
  */
+#include "backend/table.h"
 #include "linear/linear.h"
 
 #include <stdio.h>

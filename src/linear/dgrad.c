@@ -4,6 +4,7 @@
  * the master quantized again, or decoded. Row scales of W lie on the contraction here; `via: fold` multiplies them into
  * the columns of dY before dY is quantized or used (arXiv:2501.17116 leaves this open).
  */
+#include "backend/table.h"
 #include "linear/linear.h"
 
 static bool folds(const nb_linear *layer) {

@@ -1,4 +1,5 @@
 /* fprop.c: Y = X W^T. */
+#include "backend/table.h"
 #include "linear/linear.h"
 
 static bool any_after_fprop(const nb_linear_group *group, const nb_linear *layer) {

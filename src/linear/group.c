@@ -1,4 +1,5 @@
 /* group.c: linear layers that share an input: made, run forward and backward, told of changes. */
+#include "backend/table.h"
 #include "linear/linear.h"
 
 #include <stdio.h>

@@ -8,6 +8,7 @@
  * In wgrad the residual is that of the operand wgrad.x, in the basis in which it was rotated.
  */
 #include "linear/hcp.h"
+#include "backend/table.h"
 
 #include "format/hadamard.h"
 

@@ -6,6 +6,7 @@
  * From the micro-batch at hand, every how.refresh steps; a moving average over these refreshes is ranked. On the host
  * and in double: once in hundreds of steps.
  */
+#include "backend/table.h"
 #include "linear/hcp.h"
 
 #include "lens/lens.h"

@@ -9,6 +9,7 @@
  * makes that scale from the largest magnitude it sees: a last block that holds the base's largest magnitude and nothing
  * else is quantized along and then dropped.
  */
+#include "backend/table.h"
 #include "linear/hcp.h"
 
 typedef enum piece { RESIDUAL, COPY } piece;

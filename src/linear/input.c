@@ -2,6 +2,7 @@
  *
  * Two layers share an operand if their rules are equal and the same mechanisms prepare X for them.
  */
+#include "backend/table.h"
 #include "linear/linear.h"
 
 /* ---- which layers share what ---- */

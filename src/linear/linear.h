@@ -14,8 +14,8 @@
 #ifndef NB_LINEAR_LINEAR_H
 #define NB_LINEAR_LINEAR_H
 
+#include "backend/table.h"
 #include "linear/mechanism.h"
-#include "nibble/backend.h"
 #include "nibble/pass.h"
 #include "nibble/recipe.h"
 

@@ -9,6 +9,7 @@
  * rest: dense is the authors' research code: Q(X_c) + S is rounded to E4M3 as a whole and multiplied once by Wq in
  * E4M3. rest: none is their public code, which loses S.
  */
+#include "backend/table.h"
 #include "lens/lens.h"
 #include "linear/linear.h"
 

@@ -1,5 +1,6 @@
 /* operand.c: making operands out of numbers and out of other operands, and multiplying two of them. */
 #include "linear/operand.h"
+#include "backend/table.h"
 #include "lens/lens.h"
 
 static nb_noise noise_of(const nb_pass *pass, const nb_operand_name *name) {

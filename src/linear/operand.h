@@ -6,8 +6,8 @@
 #ifndef NB_LINEAR_OPERAND_H
 #define NB_LINEAR_OPERAND_H
 
+#include "backend/table.h"
 #include "linear/scratch.h"
-#include "nibble/backend.h"
 #include "nibble/pass.h"
 #include "nibble/recipe.h"
 

@@ -12,6 +12,7 @@
  * follows none and resets what lies within a hair of an edge. The released code lets ratio-top run from step 0; here
  * every variant waits for `start`.
  */
+#include "backend/table.h"
 #include "lens/lens.h"
 #include "linear/linear.h"
 

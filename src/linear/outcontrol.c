@@ -8,6 +8,7 @@
  * Q(dY^T) Q(Xd4^T)^T dW[K8]  = F(dY^T) F(Xd8^T)^T Until then the layer runs as the recipe says. The second product is
  * added in FP32 and rounded once with the first; the released kernels round it to BF16 on its own.
  */
+#include "backend/table.h"
 #include "linear/linear.h"
 
 #include <stdio.h>

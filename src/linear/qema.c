@@ -2,6 +2,7 @@
  * average is nearer to. Scales, sign and lower neighbour come from W itself; W_E = beta W_E + (1 - beta) W after every
  * step, and decides once it has been updated `warmup` times.
  */
+#include "backend/table.h"
 #include "linear/linear.h"
 
 #include <stdio.h>

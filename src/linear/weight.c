@@ -3,6 +3,7 @@
  * What does not draw random bits is made once an optimizer step and kept; what does (stochastic rounding, fresh
  * Hadamard signs) is made anew for every micro-batch, because noise belongs to a micro-batch.
  */
+#include "backend/table.h"
 #include "lens/lens.h"
 #include "linear/linear.h"
 

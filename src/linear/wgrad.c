@@ -2,6 +2,7 @@
  *
  * Row scales of X lie on the contraction here; `via: fold` multiplies them into the rows of dY.
  */
+#include "backend/table.h"
 #include "linear/linear.h"
 
 static bool folds(const nb_linear *layer) {

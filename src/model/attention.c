@@ -5,6 +5,7 @@
  *     q, k    = rope(norm_q(q)), rope(norm_k(k))     Qwen3 norms each head, OLMo2 the whole projection, LLaMA nothing
  *     y       = W_o softmax(q k^T / sqrt(head_dim)) v
  */
+#include "backend/table.h"
 #include "lens/lens.h"
 #include "model/decoder.h"
 

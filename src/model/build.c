@@ -1,4 +1,5 @@
 /* build.c: puts a model together: parameters, then linear groups, then the memory of a pass. */
+#include "backend/table.h"
 #include "model/decoder.h"
 
 #include <stdio.h>

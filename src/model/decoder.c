@@ -1,5 +1,6 @@
 /* decoder.c: the residual stream, forward and backward. */
 #include "model/decoder.h"
+#include "backend/table.h"
 
 /* ---- norms ---- */
 

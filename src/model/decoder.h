@@ -10,6 +10,7 @@
 #ifndef NB_MODEL_DECODER_H
 #define NB_MODEL_DECODER_H
 
+#include "backend/table.h"
 #include "linear/linear.h"
 #include "model/arena.h"
 #include "model/params.h"

@@ -6,6 +6,7 @@
  *     o_t             = key_dim^(-1/2) S_t^T q_t
  *     y               = W_o (rmsnorm(o) * g * sigmoid(g))                       one norm weight for all heads
  */
+#include "backend/table.h"
 #include "lens/lens.h"
 #include "model/decoder.h"
 

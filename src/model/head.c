@@ -4,6 +4,7 @@
  * gradients in place, and go into dX and dW before the next chunk. A quantized head runs as one chunk, because its
  * tensor scale and its random bits belong to the whole operand.
  */
+#include "backend/table.h"
 #include "model/decoder.h"
 
 enum { CHUNK_ELEMENTS = 1 << 24, CHUNK_ROWS = 128 }; /* 32 MiB of BF16 logits, whole multiples of 128 tokens */

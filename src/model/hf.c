@@ -1,5 +1,6 @@
 /* hf.c: parameters to and from model.safetensors. */
 #include "hf.h"
+#include "backend/table.h"
 #include "files/file.h"
 #include "hf_numbers.h"
 #include "param_array.h"

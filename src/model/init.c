@@ -4,6 +4,7 @@
  * sine and cosine are written out in additions and multiplications of doubles, which IEEE 754 defines to the bit, so
  * that every machine and every C library starts from the same parameters.
  */
+#include "backend/table.h"
 #include "model/decoder.h"
 
 #include "base/philox.h"

@@ -1,4 +1,5 @@
 /* mlp.c: the SwiGLU layer, y = W_down (silu(W_gate x) * (W_up x))  (arXiv:2002.05202). */
+#include "backend/table.h"
 #include "model/decoder.h"
 
 #include <stdlib.h>

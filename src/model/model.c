@@ -1,4 +1,5 @@
 /* model.c: the public face of a model: made, fed one micro-batch at a time, freed. */
+#include "backend/table.h"
 #include "model/decoder.h"
 
 #include <stdlib.h>

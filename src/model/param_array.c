@@ -1,5 +1,6 @@
 /* param_array.c: arrays over all parameters, whole where their type is `real`, tensor by tensor where it is narrow. */
 #include "model/param_array.h"
+#include "backend/table.h"
 
 #include <stdlib.h>
 

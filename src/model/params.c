@@ -1,5 +1,6 @@
 /* params.c: the flat store of parameters. */
 #include "model/params.h"
+#include "backend/table.h"
 
 #include <stdio.h>
 #include <stdlib.h>

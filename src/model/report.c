@@ -1,4 +1,5 @@
 /* report.c: what a model says of itself: FLOPs, memory, census, and the state that its mechanisms keep. */
+#include "backend/table.h"
 #include "model/decoder.h"
 
 #include <stdio.h>

@@ -1,5 +1,6 @@
 /* checkpoint_state.c: moments and the state of mechanisms, to a file and back. */
 #include "checkpoint_state.h"
+#include "backend/table.h"
 
 #include "backend/backend.h"
 #include "files/safetensors.h"

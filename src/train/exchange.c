@@ -1,5 +1,6 @@
 /* exchange.c: one scale a tensor for all ranks, then a tree of sums of narrow numbers. */
 #include "exchange.h"
+#include "backend/table.h"
 
 #include <math.h>
 #include <stdlib.h>

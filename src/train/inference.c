@@ -1,4 +1,5 @@
 /* inference.c: a checkpoint's model, for evaluation and generation. */
+#include "backend/table.h"
 #include "foreign.h"
 #include "manifest.h"
 

@@ -1,5 +1,6 @@
 /* optimizer.c: AdamW, tensor by tensor. */
 #include "optimizer.h"
+#include "backend/table.h"
 
 #include <math.h>
 #include <string.h>

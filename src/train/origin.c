@@ -4,6 +4,7 @@
  * finite (or, where every gradient is zero, all zero) is the one. What no operand shows is searched for in the
  * gradients, from the head down, as the backward pass writes them.
  */
+#include "backend/table.h"
 #include "trainer.h"
 
 #include "lens/lens.h"

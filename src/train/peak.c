@@ -4,6 +4,7 @@
  * recipe may use: the better of BF16 operands and of packed NVFP4 operands. Squares of several sizes are tried: large
  * ones amortize what a call costs, and a busy machine seldom leaves more than a few milliseconds undisturbed.
  */
+#include "backend/table.h"
 #include "nibble/train.h"
 
 #include "base/progress.h"

@@ -1,4 +1,5 @@
 /* rebuild.c: makes the model anew in the middle of a run: named modules go to BF16, or the run begins again. */
+#include "backend/table.h"
 #include "trainer.h"
 
 #include <stdio.h>

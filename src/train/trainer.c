@@ -1,5 +1,6 @@
 /* trainer.c: one optimizer step, and what it needs: model, data, moments, accumulation. */
 #include "trainer.h"
+#include "backend/table.h"
 #include "scales.h"
 
 #include "base/progress.h"

@@ -1,8 +1,9 @@
-/* backend.c: creates the CPU backend: threads, instruction set, and the table of ops.h. */
+/* backend.c: creates the CPU backend: threads, instruction set, and its table, references or fast code. */
 #include "backend/backend.h"
 #include "backend/cpu/cpu.h"
 #include "backend/cpu/gemm.h"
-#include "backend/cpu/ops.h"
+#include "backend/ref/ref.h"
+#include "backend/table.h"
 
 #include <stdlib.h>
 
@@ -19,9 +20,11 @@ static void destroy(nb_backend *be) {
 }
 
 static void assemble(nb_backend_ops *ops, nb_isa isa) {
-#define NB_CPU_ROW(entry, scalar, fast) ops->entry = isa == NB_ISA_SCALAR ? scalar : fast;
-    NB_CPU_OPS(NB_CPU_ROW)
-#undef NB_CPU_ROW
+    const bool scalar = isa == NB_ISA_SCALAR;
+#define NB_OP_MEMORY(type, name, arguments) ops->name = nb_host_##name;
+#define NB_OP_TYPED(type, name, arguments) ops->name = scalar ? nb_ref_f32_##name : nb_cpu_##name;
+#define NB_OP_PLAIN(type, name, arguments) ops->name = scalar ? nb_ref_##name : nb_cpu_##name;
+#include "backend/ops.inc"
 }
 
 static nb_cpu *create_state(int32_t threads, nb_isa isa) {

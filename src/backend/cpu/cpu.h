@@ -1,14 +1,14 @@
 /* cpu.h: inside the CPU backend: its state, its scratch memory, and the operations that it assembles.
  *
- * To add an operation: write the scalar reference in src/backend/ref/ and the fast one here, declare them, and give it
- * a row in ops.h. A fast operation asks nb_cpu_of(be)->isa which code to run, and uses
- *     #pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(static)
- * over a partition of the work that does not depend on the number of threads.
+ * To add an operation: give it a row in ops.inc, write the scalar reference in src/backend/ref/ and the fast one here.
+ * A fast operation asks nb_cpu_of(be)->isa which code to run, and uses #pragma omp parallel for
+ * num_threads(nb_cpu_of(be)->threads) schedule(static) over a partition of the work that does not depend on the number
+ * of threads.
  */
 #ifndef NB_BACKEND_CPU_CPU_H
 #define NB_BACKEND_CPU_CPU_H
 
-#include "nibble/backend.h"
+#include "backend/table.h"
 
 #if defined(__x86_64__)
 #define NB_X86 1
@@ -51,6 +51,12 @@ size_t nb_cpu_scratch_total(nb_backend *be); /* bytes held now */
 /* How many of the backend's threads a call of so many elementary operations is worth: starting a team costs
  * microseconds. */
 int32_t nb_cpu_team(nb_backend *be, double operations);
+
+/* Every operation, fast: nb_cpu_NAME. */
+#define NB_OP_MEMORY(type, name, arguments)
+#define NB_OP_TYPED(type, name, arguments) type nb_cpu_##name arguments;
+#define NB_OP_PLAIN(type, name, arguments) type nb_cpu_##name arguments;
+#include "backend/ops.inc"
 
 /* True if this processor and operating system run `isa`. */
 bool nb_isa_available(nb_isa isa);

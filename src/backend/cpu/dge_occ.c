@@ -1,7 +1,7 @@
 /* dge_occ.c: DGE and OCC over the threads, a row at a time; quantiles by counting. */
-#include "backend/cpu/dge_occ.h"
-#include "backend/cpu/ops_kernels.h"
 #include "backend/ref/dge_occ.h"
+#include "backend/cpu/cpu.h"
+#include "backend/cpu/ops_kernels.h"
 #include "backend/ref/quantize_parts.h"
 #include "format/bf16.h"
 

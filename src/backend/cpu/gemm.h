@@ -4,10 +4,6 @@
 
 #include "backend/cpu/cpu.h"
 
-nb_status nb_cpu_gemm(nb_backend *be, const nb_mat *c, const nb_mat *a, bool trans_a, const nb_mat *b, bool trans_b,
-                      bool accumulate, nb_error *err);
-const char *nb_cpu_gemm_kernel(nb_backend *be, nb_dtype a, nb_dtype b);
-
 /* C[i,j] = (accumulate ? C : 0) + fl(rows[i]*cols[j]) * (op(A) op(B))[i,j]; the sum is rounded to F32 before it is
  * scaled. C is F32 or BF16. */
 nb_status nb_cpu_gemm_scaled(nb_backend *be, const nb_mat *c, const nb_mat *a, bool trans_a, const nb_mat *b,

@@ -2,7 +2,7 @@
 #ifndef NB_BACKEND_CPU_MEASURE_H
 #define NB_BACKEND_CPU_MEASURE_H
 
-#include "nibble/backend.h"
+#include "backend/table.h"
 
 enum { NB_MEASURE_TILE = 16 };
 
@@ -22,9 +22,5 @@ nb_measure_strip nb_measure_strip_portable, nb_measure_strip_avx2, nb_measure_st
 typedef void nb_measure_logits(const float *q, const uint16_t *k, int64_t stride, int64_t keys, int64_t dim,
                                float *logits);
 nb_measure_logits nb_measure_logits_portable, nb_measure_logits_avx2, nb_measure_logits_avx512;
-
-void nb_cpu_measure(nb_backend *be, const nb_mat *x, nb_moments *moments, float *column_amax, float *tile_crest);
-void nb_cpu_measure_attention(nb_backend *be, const nb_attention *a, const void *q, const void *k, int64_t stride,
-                              nb_attention_stats *stats);
 
 #endif

@@ -92,13 +92,6 @@ extern const nb_cpu_kernels nb_cpu_kernels_avx2, nb_cpu_kernels_avx512;
 /* The table for the backend's instruction set. */
 const nb_cpu_kernels *nb_cpu_kernels_of(nb_backend *be);
 
-/* ---- the operations themselves: nb_cpu_NAME, with the signatures of nb_ref_f32_NAME ---- */
-
-#define NB_CPU_OP(name) nb_cpu_##name
-NB_REF_DECLARE(NB_CPU_OP)
-void nb_cpu_cast(nb_backend *be, void *to, nb_dtype to_type, const void *from, nb_dtype from_type, int64_t n);
-void nb_cpu_scale(nb_backend *be, const nb_mat *out, const nb_mat *in, const float *row_scale, const float *col_scale);
-
 /* ---- how work is cut: the same for every number of threads ---- */
 
 /* Elements of an elementwise operation that one thread takes at a time, and the size below which threads do not pay. */

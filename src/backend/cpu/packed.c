@@ -6,6 +6,7 @@
  * on the number of threads.
  */
 #include "backend/cpu/packed.h"
+#include "backend/table.h"
 
 #include "backend/cpu/gemm.h"
 #include "backend/ref/gemm_q.h"

@@ -68,8 +68,4 @@ extern const nb_packed_kernel nb_packed_avx2;
 extern const nb_packed_kernel nb_packed_avx512;
 #endif
 
-nb_status nb_cpu_gemm_q(nb_backend *be, const nb_mat *c, const nb_qtensor *a, const nb_qtensor *b, bool accumulate,
-                        nb_error *err);
-const char *nb_cpu_gemm_q_kernel(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b);
-
 #endif

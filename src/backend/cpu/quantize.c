@@ -4,7 +4,7 @@
  * source more. Integer maxima do not depend on the order, and everything else belongs to one group, so the number of
  * threads changes no bit.
  */
-#include "backend/cpu/quantize.h"
+#include "backend/cpu/cpu.h"
 
 #include "backend/cpu/quantize_kernels.h"
 #include "backend/ref/quantize.h"

@@ -6,9 +6,9 @@
 #ifndef NB_BACKEND_CPU_QUANTIZE_KERNELS_H
 #define NB_BACKEND_CPU_QUANTIZE_KERNELS_H
 
+#include "backend/table.h"
 #include "format/hadamard.h"
 #include "format/scale.h"
-#include "nibble/backend.h"
 
 #define NB_GROUP_ROWS 64
 

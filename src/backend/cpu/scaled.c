@@ -1,8 +1,8 @@
 /* scaled.c: tensors under one scale, tile by tile. Spans do not depend on the number of threads, and an amax is an
  * integer maximum, so neither do the results. */
-#include "backend/cpu/scaled.h"
-#include "backend/cpu/ops_kernels.h"
 #include "backend/ref/scaled.h"
+#include "backend/cpu/cpu.h"
+#include "backend/cpu/ops_kernels.h"
 
 #include <omp.h>
 

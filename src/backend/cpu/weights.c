@@ -1,8 +1,7 @@
 /* weights.c: rows and pieces of the references over the threads; nothing is summed across them but counts. */
-#include "backend/cpu/weights.h"
 #include "backend/cpu/cpu.h"
 #include "backend/ref/dge_occ.h"
-#include "backend/ref/weights.h"
+#include "backend/ref/ref.h"
 
 enum { PIECE = 4096 };
 

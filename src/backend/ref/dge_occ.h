@@ -3,19 +3,13 @@
 #ifndef NB_BACKEND_REF_DGE_OCC_H
 #define NB_BACKEND_REF_DGE_OCC_H
 
-#include "nibble/backend.h"
+#include "backend/ref/ref.h"
 
 /* f'(x) on the E2M1 grid. x beyond +-6, which rounding can bring about by half an ulp, counts as +-6. */
 float nb_dge_derivative(float x, float k, float cap);
 
 /* Row `row` of an operand, as one of its own. */
 nb_qtensor nb_qtensor_row(const nb_qtensor *q, int64_t row);
-
-void nb_ref_dge(nb_backend *be, void *dw, const void *w, const nb_qtensor *codes, double k, double cap);
-nb_status nb_ref_clamp_rows(nb_backend *be, const nb_mat *out, const nb_sparse *rest, const nb_mat *x, int64_t low,
-                            int64_t high, bool whole, nb_error *err);
-void nb_ref_sparse_gemm(nb_backend *be, const nb_mat *c, const nb_sparse *s, const nb_mat *b);
-void nb_ref_sparse_add(nb_backend *be, const nb_mat *x, const nb_sparse *s);
 
 /* Refuses ranks and shapes that make no sense; every implementation of clamp_rows begins with it. */
 nb_status nb_clamp_check(const nb_mat *out, const nb_sparse *rest, const nb_mat *x, int64_t low, int64_t high,

@@ -2,14 +2,11 @@
 #ifndef NB_BACKEND_REF_GEMM_H
 #define NB_BACKEND_REF_GEMM_H
 
-#include "nibble/backend.h"
+#include "backend/ref/ref.h"
 
 /* Refuses shapes and types that do not make a product; every implementation of `gemm` begins with it. */
 nb_status nb_gemm_check(const nb_mat *c, const nb_mat *a, bool trans_a, const nb_mat *b, bool trans_b, nb_error *err);
 
 /* C[M,N] = (accumulate ? C : 0) + op(A)[M,K] op(B)[K,N]: a triple loop, k in order. Sums in F32, in F64 if C is F64. */
-nb_status nb_ref_gemm(nb_backend *be, const nb_mat *c, const nb_mat *a, bool trans_a, const nb_mat *b, bool trans_b,
-                      bool accumulate, nb_error *err);
-const char *nb_ref_gemm_kernel(nb_backend *be, nb_dtype a, nb_dtype b);
 
 #endif

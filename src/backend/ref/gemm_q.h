@@ -9,7 +9,7 @@
 #ifndef NB_BACKEND_REF_GEMM_Q_H
 #define NB_BACKEND_REF_GEMM_Q_H
 
-#include "nibble/backend.h"
+#include "backend/ref/ref.h"
 
 /* How a pair of operands is summed. */
 typedef enum nb_product {
@@ -36,10 +36,6 @@ float nb_outer_of_row(const nb_qtensor *t, int64_t row);
 
 /* Refuses shapes, types and pairs that do not make a product. */
 nb_status nb_gemm_q_check(const nb_mat *c, const nb_qtensor *a, const nb_qtensor *b, nb_error *err);
-
-nb_status nb_ref_gemm_q(nb_backend *be, const nb_mat *c, const nb_qtensor *a, const nb_qtensor *b, bool accumulate,
-                        nb_error *err);
-const char *nb_ref_gemm_q_kernel(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b);
 
 /* "decoded-bf16 exact" or "bf16-rounded"; NULL for the other products. */
 const char *nb_product_decoded_name(nb_product product);

@@ -1,5 +1,6 @@
 /* measure.c: what a tensor and an attention layer look like, by the definitions. */
 #include "backend/ref/measure.h"
+#include "backend/table.h"
 #include "format/bf16.h"
 
 #include <math.h>

@@ -3,9 +3,9 @@
 #ifndef NB_BACKEND_REF_QUANTIZE_PARTS_H
 #define NB_BACKEND_REF_QUANTIZE_PARTS_H
 
+#include "backend/ref/ref.h"
 #include "format/hadamard.h"
 #include "format/ieee.h"
-#include "nibble/backend.h"
 
 /* What must hold before a quantization; `rows` and `cols` are those of the value before `transpose`. */
 nb_status nb_check_quantize(const nb_qtensor *out, int64_t rows, int64_t cols, bool transpose, const nb_noise *noise,

@@ -1,6 +1,6 @@
 /* weights.c: columns, distances, bins and guided rounding by their definitions. */
-#include "backend/ref/weights.h"
 #include "backend/ref/quantize_parts.h"
+#include "backend/ref/ref.h"
 #include "format/bf16.h"
 #include "format/e2m1.h"
 

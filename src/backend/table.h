@@ -1,0 +1,25 @@
+/* table.h: the table of operations. The model is written once over it.
+ *
+ * ops.inc lists the operations. An implementation fills every entry or leaves NULL what it cannot do; nothing falls
+ * back in silence. All operations are deterministic: results do not depend on the number of threads.
+ */
+#ifndef NB_BACKEND_TABLE_H
+#define NB_BACKEND_TABLE_H
+
+#include "nibble/backend.h"
+
+typedef struct nb_backend_ops {
+#define NB_OP_MEMORY(type, name, arguments) type(*name) arguments;
+#define NB_OP_TYPED(type, name, arguments) type(*name) arguments;
+#define NB_OP_PLAIN(type, name, arguments) type(*name) arguments;
+#include "backend/ops.inc"
+} nb_backend_ops;
+
+struct nb_backend {
+    const nb_backend_ops *ops;
+    const char *name; /* "cpu", "ref64" */
+    nb_dtype act, real;
+    void *state; /* of the implementation */
+};
+
+#endif
