@@ -1,0 +1,399 @@
+/* test_run_goldens.c: what short runs compute, bit for bit, beside tests/golden/runs.txt: every shipped recipe on every
+ * family, 30 steps of two micro-batches, two evaluations, mechanisms awake.
+ *
+ * By default scalar code and the best instruction set of this machine; NIBBLE_GOLDEN_ALL=1 runs the others too,
+ * NIBBLE_GOLDEN_THREADS=N changes the threads (and no bit). NIBBLE_GOLDEN_WRITE=1 writes the rows of all instruction
+ * sets of this machine anew and keeps those of others.
+ *
+ * Scalar rows hold on any x86-64 machine whose libm rounds alike. The others multiply BF16 by libraries, so they carry
+ * where they were made and are compared only there. Scalar code takes minutes for blocks of 1x128: those recipes have
+ * no scalar row. Models are as small as blocks allow. A recipe that the family's tiny model refuses is a row, too. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "backend/cpu/cpu.h"
+#include "backend/cpu/gemm.h"
+#include "files/checksum.h"
+#include "files/safetensors.h"
+#include "train_case.h"
+
+#include <dirent.h>
+
+enum { STEPS = 30, EVALUATIONS = 2, DIGITS = 16, MOST_ROWS = 2000, ROW_SIZE = 512 };
+
+static const char *const families[] = {"llama", "qwen3", "olmo2", "gla"};
+
+typedef struct outcome {
+    double losses[STEPS], evaluations[EVALUATIONS];
+    int32_t steps, evaluated;
+    char state[NB_CHECKSUM_SIZE];
+    bool refused;
+} outcome;
+
+/* ---- the run ---- */
+
+static bool is_wide(const nb_recipe *r) {
+    return r->roles[NB_FPROP_X].quantizer.outer == NB_OUTER_ROW128;
+}
+
+static void put(void **state, const char *name, const char *text) {
+    nb_error err = {0};
+    if (nb_file_write(in_folder(state, name), text, strlen(text), &err) != NB_OK)
+        fail_msg("%s", err.message);
+}
+
+/* Scalar code takes one block of 32 features; 1x128 blocks want 128, and 256 in the MLP, so that OutControl splits. */
+static void put_model(void **state, const char *family, bool wide, bool scalar, int layers) {
+    char text[512], more[256];
+    const int hidden = wide ? 128 : scalar ? 32 : 64;
+    if (strcmp(family, "gla") == 0)
+        snprintf(more, sizeof more, "gla: {expand_k: 1}\n");
+    else
+        snprintf(more, sizeof more, "kv_heads: %d\nhead_dim: %d\ntied: %s\n", wide ? 2 : 1, wide ? 64 : 32,
+                 strcmp(family, "qwen3") == 0 ? "true" : "false");
+    snprintf(text, sizeof text,
+             "name: small\nfamily: %s\nvocab: 64\nhidden: %d\nlayers: %d\nheads: %d\nintermediate: %d\nmax_seq: 64\n%s",
+             family, hidden, layers, scalar ? 1 : 2, 2 * hidden, more);
+    put(state, "small.yaml", text);
+}
+
+/* What a recipe schedules, moved to where 30 steps see it. */
+static void put_recipe(void **state, const nb_recipe *r, const char *more) {
+    char text[1024];
+    const nb_mechanism_set *m = &r->mechanisms;
+    snprintf(text, sizeof text, "base: %s\nname: awake\n%s%s%s%s", r->name,
+             m->has_hcp && !strstr(more, "hcp") ? "hcp: {share: 0.5, refresh: 7, ema: 0}\n" : "",
+             m->has_outcontrol && !strstr(more, "outcontrol") ? "outcontrol: {start: 4, window: 4}\n" : "",
+             m->has_oscireset && !strstr(more, "oscireset")
+                 ? "oscireset: {start: 10, period: 10, window: 4, threshold: 2}\n"
+                 : "",
+             more);
+    put(state, "awake.yaml", text);
+}
+
+static void on_step(void *user, const nb_step_report *report) {
+    outcome *o = user;
+    o->losses[o->steps++] = report->loss;
+}
+
+static void on_evaluation(void *user, const nb_eval_report *report) {
+    outcome *o = user;
+    o->evaluations[o->evaluated++] = report->loss;
+}
+
+/* Parameters and moments; not what mechanisms keep, which is theirs to arrange. */
+static void digest_files(void **state, char out[NB_CHECKSUM_SIZE]) {
+    static const char *const files[] = {"run/checkpoints/step-00000030/model.safetensors",
+                                        "run/checkpoints/step-00000030/optimizer.safetensors"};
+    char *all = NULL;
+    size_t size = 0;
+    FILE *to = open_memstream(&all, &size);
+    for (int f = 0; f < 2; f++) {
+        nb_safetensors *file;
+        nb_error err = {0};
+        if (nb_safetensors_open(in_folder(state, files[f]), &file, &err) != NB_OK)
+            fail_msg("%s", err.message);
+        for (int32_t i = 0; i < nb_safetensors_count(file); i++) {
+            const nb_file_tensor *t = nb_safetensors_at(file, i);
+            char sum[NB_CHECKSUM_SIZE];
+            nb_checksum(t->data, t->bytes, sum);
+            if (strncmp(t->name, "state/", 6) != 0)
+                fprintf(to, "%s %s %s\n", t->name, nb_tensor_dtype_name(t->dtype), sum);
+        }
+        nb_safetensors_close(file);
+    }
+    fclose(to);
+    nb_checksum(all, size, out);
+    free(all);
+}
+
+static int32_t threads(void) {
+    const char *text = getenv("NIBBLE_GOLDEN_THREADS");
+    return text ? atoi(text) : 2;
+}
+
+static outcome run(void **state, const char *recipe, const char *family, nb_isa isa, const char *more,
+                   const char *set) {
+    char text[2048], tiny[600];
+    outcome o = {.refused = false};
+    nb_run_config config;
+    nb_recipe r;
+    nb_error err = {0};
+    if (nb_recipe_load(recipe, NB_TEST_SOURCE "/recipes", &r, &err) != NB_OK)
+        fail_msg("%s", err.message);
+    const bool wide = is_wide(&r);
+    /* keep.last_blocks would leave a single block in BF16 */
+    put_model(state, family, wide, isa == NB_ISA_SCALAR,
+              wide || (isa == NB_ISA_SCALAR && r.keep.last_blocks == 0) ? 1 : 2);
+    put_recipe(state, &r, more);
+    nb_folder_remove(in_folder(state, "run"), NULL);
+    snprintf(text, sizeof text,
+             "model: %s/small.yaml\nrecipe: %s/awake.yaml\nout: %s/run\nsteps: %d\nseq: %d\nmicro_batch: 2\n"
+             "accumulation: 2\ndata: {train: %s/train.bin, val: %s/val.bin, end_of_text: 0}\noptimizer: {lr: 3e-3}\n"
+             "eval: {every: 15, sequences: 4}\ncheckpoint: {every: 0}\nlens: {every: 0}\nthreads: %d\n",
+             (char *)*state, (char *)*state, (char *)*state, STEPS,
+             wide                   ? 64
+             : isa == NB_ISA_SCALAR ? 16
+                                    : 32,
+             (char *)*state, (char *)*state, threads());
+    if (nb_run_config_parse(text, strlen(text), "golden", &set, set ? 1 : 0, &config, &err) != NB_OK)
+        fail_msg("%s", err.message);
+    nb_backend *be;
+    nb_trainer *t;
+    nb_cpu_options cpu = {threads(), isa};
+    nb_trainer_options options = {.recipes_dir = NB_TEST_SOURCE "/recipes",
+                                  .callbacks = {.user = &o, .step = on_step, .evaluation = on_evaluation}};
+    assert_int_equal(nb_backend_cpu(&cpu, &be, &err), NB_OK);
+    nb_model_config model;
+    nb_model *shipped;
+    snprintf(tiny, sizeof tiny, "%s-tiny", family);
+    assert_int_equal(nb_model_config_load(tiny, NB_TEST_SOURCE "/models", &model, &err), NB_OK);
+    nb_status fits = nb_model_create(be, &model, &r, 2, 64, true, &shipped, &err);
+    if (fits == NB_OK) {
+        nb_model_free(shipped);
+        nb_status status = nb_trainer_create(be, &config, &options, &t, &err);
+        if (status == NB_OK) {
+            status = nb_trainer_run(t, NB_START_NEW, NULL, &err);
+            nb_trainer_free(t);
+        }
+        if (status != NB_OK)
+            fail_msg("%s on %s: %s", recipe, family, err.message);
+        assert_true(o.steps == STEPS && o.evaluated == EVALUATIONS);
+        digest_files(state, o.state);
+    } else {
+        assert_int_equal(fits, NB_BAD_CONFIG);
+        assert_non_null(strstr(err.message, "do not divide"));
+        o.refused = true;
+    }
+    nb_backend_free(be);
+    return o;
+}
+
+/* ---- the file ---- */
+
+static char old[MOST_ROWS][ROW_SIZE], fresh[MOST_ROWS][ROW_SIZE];
+static int32_t old_count, fresh_count, compared, elsewhere;
+
+/* "scalar any"; "avx512 model 207, ..." */
+static void name_of_place(nb_isa isa, char *out, size_t size) {
+    char line[256], blas[64], dnnl[64], cpu[96] = "";
+    int numbers = 0;
+    if (isa == NB_ISA_SCALAR) {
+        snprintf(out, size, "any");
+        return;
+    }
+    FILE *file = fopen("/proc/cpuinfo", "r");
+    while (file && numbers < 3 && fgets(line, sizeof line, file))
+        if (strncmp(line, "cpu family", 10) == 0 || strncmp(line, "model\t", 6) == 0 ||
+            strncmp(line, "stepping", 8) == 0) {
+            numbers++;
+            snprintf(cpu + strlen(cpu), sizeof cpu - strlen(cpu), "%s%d", cpu[0] ? "-" : "",
+                     atoi(strchr(line, ':') + 1));
+        }
+    if (file)
+        fclose(file);
+    nb_backend *be;
+    nb_cpu_options options = {1, isa};
+    assert_int_equal(nb_backend_cpu(&options, &be, NULL), NB_OK);
+    nb_openblas_version(blas, sizeof blas);
+    nb_onednn_version(dnnl, sizeof dnnl);
+    snprintf(out, size, "cpu %s, %s, %s, OpenBLAS %s, oneDNN %s", cpu, be->ops->gemm_kernel(be, NB_BF16, NB_BF16),
+             be->ops->gemm_kernel(be, NB_F32, NB_F32), blas, dnnl);
+    nb_backend_free(be);
+}
+
+static const char *path_of_rows(void) {
+    return NB_TEST_GOLDEN "/runs.txt";
+}
+
+static void read_rows(void) {
+    FILE *file = fopen(path_of_rows(), "r");
+    old_count = 0;
+    while (file && old_count < MOST_ROWS && fgets(old[old_count], ROW_SIZE, file)) {
+        old[old_count][strcspn(old[old_count], "\n")] = 0;
+        old_count += old[old_count][0] != '#';
+    }
+    if (file)
+        fclose(file);
+}
+
+/* `key` ends before " | place": name | place | digests. */
+static void compare_row(const char *key, const char *place, const char *row) {
+    const size_t n = strlen(key), with = n + 3 + strlen(place);
+    bool known = false;
+    for (int32_t i = 0; i < old_count; i++) {
+        if (strncmp(old[i], key, n) != 0 || strncmp(old[i] + n, " | ", 3) != 0)
+            continue;
+        known = true;
+        if (strncmp(old[i], row, with) != 0)
+            continue;
+        if (strcmp(old[i], row) != 0)
+            fail_msg("what a run computes has changed:\n  was %s\n  is  %s", old[i], row);
+        compared++;
+        return;
+    }
+    if (!known || strcmp(place, "any") == 0)
+        fail_msg("%s: no row in %s; hint: NIBBLE_GOLDEN_WRITE=1 adds it", key, path_of_rows());
+    print_message("%s: not compared: the file has no row made on %s\n", key, place);
+    elsewhere++;
+}
+
+static void write_rows(void) {
+    FILE *file = fopen(path_of_rows(), "w");
+    assert_non_null(file);
+    fputs(
+        "# Written by NIBBLE_GOLDEN_WRITE=1 test_run_goldens: instruction set, family, recipe | made on | digests of\n"
+        "# losses, evaluations, parameters and moments | first and last loss\n",
+        file);
+    for (int32_t i = 0; i < old_count; i++) {
+        bool again = false;
+        for (int32_t j = 0; j < fresh_count && !again; j++) {
+            const char *end = strstr(strstr(fresh[j], " | ") + 3, " | ");
+            again = strncmp(old[i], fresh[j], (size_t)(end - fresh[j]) + 3) == 0;
+        }
+        if (!again)
+            fprintf(file, "%s\n", old[i]);
+    }
+    for (int32_t j = 0; j < fresh_count; j++)
+        fprintf(file, "%s\n", fresh[j]);
+    assert_int_equal(fclose(file), 0);
+}
+
+static void row_of(const char *key, const char *place, const outcome *o, char *row) {
+    char losses[NB_CHECKSUM_SIZE], evaluations[NB_CHECKSUM_SIZE];
+    nb_checksum(o->losses, sizeof o->losses, losses);
+    nb_checksum(o->evaluations, sizeof o->evaluations, evaluations);
+    if (o->refused)
+        snprintf(row, ROW_SIZE, "%s | %s | refused", key, place);
+    else
+        snprintf(row, ROW_SIZE, "%s | %s | %.*s %.*s %.*s | %.6f %.6f", key, place, DIGITS, losses, DIGITS, evaluations,
+                 DIGITS, o->state, o->losses[0], o->losses[STEPS - 1]);
+}
+
+static int by_name(const void *a, const void *b) {
+    return strcmp(a, b);
+}
+
+static int32_t list_recipes(char names[64][NB_NAME_SIZE]) {
+    int32_t count = 0;
+    DIR *folder = opendir(NB_TEST_SOURCE "/recipes");
+    assert_non_null(folder);
+    for (struct dirent *entry = readdir(folder); entry && count < 64; entry = readdir(folder)) {
+        const char *dot = strrchr(entry->d_name, '.');
+        if (dot && strcmp(dot, ".yaml") == 0)
+            snprintf(names[count++], NB_NAME_SIZE, "%.*s", (int)(dot - entry->d_name), entry->d_name);
+    }
+    closedir(folder);
+    qsort(names, (size_t)count, NB_NAME_SIZE, by_name);
+    return count;
+}
+
+/* Nothing in a recipe is asleep, on any family: no two of them end alike. */
+static void differs_from_all(const outcome *o, const char *key, bool first) {
+    static char seen[64][NB_CHECKSUM_SIZE];
+    static int32_t count;
+    count = first ? 0 : count;
+    if (o->refused)
+        return;
+    for (int32_t i = 0; i < count; i++)
+        if (strcmp(seen[i], o->state) == 0)
+            fail_msg("%s: ends in the parameters of another recipe", key);
+    assert_true(count < 64);
+    memcpy(seen[count++], o->state, NB_CHECKSUM_SIZE);
+}
+
+static void one_row(void **state, nb_isa isa, const char *place, const char *family, const char *recipe,
+                    const char *more, bool first) {
+    char key[200], row[ROW_SIZE];
+    snprintf(key, sizeof key, "%s %s %s%s", nb_isa_name(isa), family, recipe, more[0] ? "+late-switch" : "");
+    outcome o = run(state, recipe, family, isa, more, NULL);
+    row_of(key, place, &o, row);
+    differs_from_all(&o, key, first);
+    if (getenv("NIBBLE_GOLDEN_WRITE")) {
+        assert_true(fresh_count < MOST_ROWS);
+        memcpy(fresh[fresh_count++], row, ROW_SIZE);
+    } else {
+        compare_row(key, place, row);
+    }
+}
+
+static void rows_of(void **state, nb_isa isa) {
+    static char names[64][NB_NAME_SIZE];
+    char place[256];
+    const int32_t count = list_recipes(names);
+    name_of_place(isa, place, sizeof place);
+    for (size_t f = 0; f < sizeof families / sizeof *families; f++) {
+        for (int32_t i = 0; i < count; i++)
+            if (isa != NB_ISA_SCALAR || strncmp(names[i], "tetrajet-v2", 11) != 0)
+                one_row(state, isa, place, families[f], names[i], "", i == 0);
+        one_row(state, isa, place, families[f], "nvfp4", "late_switch: {at: 0.6}\n", false);
+    }
+}
+
+static nb_isa best(void) {
+    return nb_isa_available(NB_ISA_AVX512) ? NB_ISA_AVX512
+           : nb_isa_available(NB_ISA_AVX2) ? NB_ISA_AVX2
+                                           : NB_ISA_PORTABLE;
+}
+
+static void every_run(void **state) {
+    const bool all = getenv("NIBBLE_GOLDEN_ALL") || getenv("NIBBLE_GOLDEN_WRITE");
+    read_rows();
+    for (nb_isa isa = NB_ISA_SCALAR; isa <= NB_ISA_AVX512; isa++)
+        if (isa == NB_ISA_SCALAR || isa == best() || (all && nb_isa_available(isa)))
+            rows_of(state, isa);
+    if (getenv("NIBBLE_GOLDEN_WRITE"))
+        write_rows();
+    else
+        print_message("%d rows compared, %d made on other machines\n", compared, elsewhere);
+}
+
+/* ---- were they awake? ---- */
+
+/* A twin in which a mechanism never acts is the same until the step at which it acts, and not from there on. A weight
+ * reset to its bin's centre after step 15 gives the forward pass of step 16 the same codes: step 17 shows it. */
+static void mechanisms_act_when_they_should(void **state) {
+    static const struct {
+        const char *recipe, *asleep;
+        int32_t differs; /* index of the first loss that does */
+    } cases[] = {
+        {"chon", "hcp: {share: 0.5, refresh: 1000, ema: 0}\n", 7},
+        {"tetrajet-v2-outcontrol", "outcontrol: {start: 1000}\n", 8},
+        {"tetrajet-v2-oscireset", "oscireset: {start: 1000}\n", 17},
+        {"tetrajet-v2-memeff", "oscireset: {start: 1000}\n", 17},
+        {"tetrajet-v1", "qema: {warmup: 1000}\n", 10},
+        {"nvfp4", "late_switch: {at: 0.6}\n", 18},
+    };
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        outcome a = run(state, cases[c].recipe, "llama", best(), "", NULL);
+        outcome b = run(state, cases[c].recipe, "llama", best(), cases[c].asleep, NULL);
+        int32_t same = 0;
+        while (same < STEPS && a.losses[same] == b.losses[same])
+            same++;
+        print_message("%s: alike for %d steps without %s", cases[c].recipe, same, cases[c].asleep);
+        assert_int_equal(same, cases[c].differs);
+    }
+}
+
+static void the_lens_changes_no_bit(void **state) {
+    static const char *const recipes[] = {"chon", "tetrajet-v2", "fp4-dge-occ"};
+    for (size_t i = 0; i < sizeof recipes / sizeof *recipes; i++) {
+        outcome a = run(state, recipes[i], "llama", best(), "", NULL);
+        outcome b = run(state, recipes[i], "llama", best(), "", "lens.every=5");
+        assert_memory_equal(a.losses, b.losses, sizeof a.losses);
+        assert_memory_equal(a.evaluations, b.evaluations, sizeof a.evaluations);
+        assert_string_equal(a.state, b.state);
+    }
+}
+
+int main(void) {
+#define CASE(name) cmocka_unit_test_setup_teardown(name, case_folder, remove_temporary_folder)
+    const struct CMUnitTest tests[] = {CASE(every_run), CASE(mechanisms_act_when_they_should),
+                                       CASE(the_lens_changes_no_bit)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
