@@ -13,6 +13,9 @@ all: ## build build/nibble and the tests (BUILD=dir, CMAKE_FLAGS=...)
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
+cuda: ## build the program and libnibble-cuda.so, the backend for NVIDIA GPUs (needs CUDA's compiler)
+	@$(MAKE) all CMAKE_FLAGS="-DNIBBLE_CUDA=ON $(CMAKE_FLAGS)"
+
 test: all ## run every test; TESTS=regex picks some by name
 	@cd $(BUILD) && ctest --output-on-failure -j $(JOBS) $(if $(TESTS),-R '$(TESTS)')
 
@@ -46,7 +49,10 @@ fuzz: ## run each target of tests/fuzz for FUZZ_SECONDS (default 60) under libFu
 clang: ## build and test with clang instead of gcc
 	@$(MAKE) test BUILD=build-clang CMAKE_FLAGS="-DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ $(CMAKE_FLAGS)"
 
-crash-test: all ## kill training at random moments, resume, compare every bit; KILLS=300 RECIPE=nvfp4
+crash-cuda: ## build the program and libnibble-cuda.so, the backend for NVIDIA GPUs (needs CUDA's compiler)
+	@$(MAKE) all CMAKE_FLAGS="-DNIBBLE_CUDA=ON $(CMAKE_FLAGS)"
+
+test: all ## kill training at random moments, resume, compare every bit; KILLS=300 RECIPE=nvfp4
 	@scripts/crash-test $(or $(KILLS),300) $(or $(RECIPE),nvfp4) $(BUILD)/nibble
 
 install: all ## install the program, library, headers and nibble.pc under PREFIX (default /usr/local; DESTDIR works)
@@ -55,4 +61,4 @@ install: all ## install the program, library, headers and nibble.pc under PREFIX
 clean: ## remove the build folders
 	@rm -rf build build-asan build-ubsan build-tsan build-clang build-avx512 build-fuzz
 
-.PHONY: all help test bench headers format lint asan ubsan tsan avx512 fuzz clang crash-test install clean
+.PHONY: all cuda help test bench headers format lint asan ubsan tsan avx512 fuzz clang crash-test install clean

@@ -71,8 +71,8 @@ static nb_status run(nb_backend *be, nb_error *err) {
 int main(void) {
     nb_error err = {0};
     nb_backend *be;
-    const nb_cpu_options options = {0}; /* all threads, the best instruction set */
-    nb_status status = nb_backend_cpu(&options, &be, &err);
+    const nb_backend_options options = {0}; /* all threads, the best instruction set */
+    nb_status status = nb_backend_open("cpu", &options, &be, &err);
     if (status == NB_OK) {
         status = run(be, &err);
         nb_backend_free(be);

@@ -36,9 +36,9 @@ int main(int argc, char **argv) {
         return 2;
     }
     nb_status status = nb_run_config_load(argv[1], NULL, 0, &config, &err);
-    const nb_cpu_options options = {.threads = config.threads, .isa = config.isa};
+    const nb_backend_options options = {.threads = config.threads, .isa = config.isa};
     if (status == NB_OK)
-        status = nb_backend_cpu(&options, &be, &err);
+        status = nb_backend_open("cpu", &options, &be, &err);
     if (status == NB_OK) {
         status = train(be, &config, argv[2], &err);
         nb_backend_free(be);

@@ -61,9 +61,9 @@ static void check_against_double(const char *name, const results *got, const res
 }
 
 static UNUSED nb_backend *cpu(nb_isa isa, int32_t threads) {
-    nb_cpu_options options = {threads, isa};
+    nb_backend_options options = {threads, isa};
     nb_backend *be = NULL;
-    assert_int_equal(nb_backend_cpu(&options, &be, NULL), NB_OK);
+    assert_int_equal(nb_backend_open("cpu", &options, &be, NULL), NB_OK);
     return be;
 }
 
@@ -77,7 +77,7 @@ typedef enum agreement {
 /* Runs everywhere and compares. */
 static UNUSED void everywhere(const char *name, run_fn run, work_fn work, shape s, agreement agree) {
     nb_backend *ref = NULL;
-    assert_int_equal(nb_backend_ref64(&ref, NULL), NB_OK);
+    assert_int_equal(nb_backend_open("ref64", NULL, &ref, NULL), NB_OK);
     const nb_isa weakest = agree == SCALAR_AND_FAST ? NB_ISA_SCALAR : agree == FAST ? NB_ISA_PORTABLE : NB_ISA_AVX2;
     results want = run(ref, s), first = {0};
     for (nb_isa isa = NB_ISA_SCALAR; isa <= NB_ISA_AVX512 && nb_isa_available(isa); isa++) {

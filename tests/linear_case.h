@@ -150,8 +150,8 @@ static UNUSED void run_backward(linear_case *c, const nb_pass *pass) {
 
 static UNUSED nb_backend *cpu(void) {
     nb_backend *be = NULL;
-    nb_cpu_options options = {1, NB_ISA_AUTO};
-    assert_int_equal(nb_backend_cpu(&options, &be, NULL), NB_OK);
+    nb_backend_options options = {1, NB_ISA_AUTO};
+    assert_int_equal(nb_backend_open("cpu", &options, &be, NULL), NB_OK);
     return be;
 }
 

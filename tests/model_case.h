@@ -87,14 +87,14 @@ static UNUSED nb_recipe nvfp4_recipe(void) {
 
 static UNUSED nb_backend *ref64(void) {
     nb_backend *be = NULL;
-    assert_int_equal(nb_backend_ref64(&be, NULL), NB_OK);
+    assert_int_equal(nb_backend_open("ref64", NULL, &be, NULL), NB_OK);
     return be;
 }
 
 static UNUSED nb_backend *cpu_with(int32_t threads, nb_isa isa) {
-    nb_cpu_options options = {threads, isa};
+    nb_backend_options options = {threads, isa};
     nb_backend *be = NULL;
-    assert_int_equal(nb_backend_cpu(&options, &be, NULL), NB_OK);
+    assert_int_equal(nb_backend_open("cpu", &options, &be, NULL), NB_OK);
     return be;
 }
 

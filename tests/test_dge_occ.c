@@ -88,9 +88,9 @@ static void every_bf16_against_the_formula(void **state) {
 }
 
 static nb_backend *cpu(nb_isa isa, int32_t threads) {
-    nb_cpu_options options = {threads, isa};
+    nb_backend_options options = {threads, isa};
     nb_backend *be;
-    assert_int_equal(nb_backend_cpu(&options, &be, NULL), NB_OK);
+    assert_int_equal(nb_backend_open("cpu", &options, &be, NULL), NB_OK);
     return be;
 }
 

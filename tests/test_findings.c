@@ -95,7 +95,7 @@ static void train(void **state) {
     options.every = EVERY;
     options.window = WINDOW;
     options.hot_channels = 4;
-    assert_int_equal(nb_backend_cpu(NULL, &be, NULL), NB_OK);
+    assert_int_equal(nb_backend_open("cpu", NULL, &be, NULL), NB_OK);
     assert_int_equal(nb_observer_create(&options, in_folder(state, "run/lens"), 0, &o, &err), NB_OK);
     for (int64_t step = 0; step < SAMPLES * EVERY; step++) {
         const nb_lens *lens = nb_observer_lens(o, step);

@@ -157,9 +157,9 @@ static int open_backends(nb_backend **backends) {
     int count = 0;
     for (int isa = NB_ISA_SCALAR; isa <= NB_ISA_AVX512; isa++) {
         for (int threads = 1; threads <= 3; threads++) {
-            nb_cpu_options options = {threads, (nb_isa)isa};
+            nb_backend_options options = {threads, (nb_isa)isa};
             nb_backend *be;
-            if (nb_backend_cpu(&options, &be, NULL) == NB_OK)
+            if (nb_backend_open("cpu", &options, &be, NULL) == NB_OK)
                 backends[count++] = be;
         }
     }
@@ -208,7 +208,7 @@ static void crosses_tile_edges(void **state) {
 static void empty_products(void **state) {
     (void)state;
     nb_backend *be;
-    assert_int_equal(nb_backend_cpu(NULL, &be, NULL), NB_OK);
+    assert_int_equal(nb_backend_open("cpu", NULL, &be, NULL), NB_OK);
     float c_data[4] = {1, 2, 3, 4};
     nb_mat c = nb_mat_of(c_data, NB_F32, 2, 2), a = nb_mat_of(NULL, NB_F32, 2, 0), b = nb_mat_of(NULL, NB_F32, 0, 2);
     assert_int_equal(be->ops->gemm(be, &c, &a, false, &b, false, true, NULL), NB_OK);
@@ -223,7 +223,7 @@ static void empty_products(void **state) {
 static void refuses_wrong_shapes(void **state) {
     (void)state;
     nb_backend *be;
-    assert_int_equal(nb_backend_cpu(NULL, &be, NULL), NB_OK);
+    assert_int_equal(nb_backend_open("cpu", NULL, &be, NULL), NB_OK);
     float data[64] = {0};
     nb_error err = {0};
     nb_mat a = nb_mat_of(data, NB_F32, 4, 6), b = nb_mat_of(data, NB_F32, 6, 4), c = nb_mat_of(data, NB_F32, 4, 5);
@@ -257,9 +257,9 @@ static void leaves_the_program_its_threads(void **state) {
 /* More shapes than the backend keeps primitives for. */
 static void survives_many_shapes(void **state) {
     (void)state;
-    nb_cpu_options options = {2, NB_ISA_AUTO};
+    nb_backend_options options = {2, NB_ISA_AUTO};
     nb_backend *be;
-    assert_int_equal(nb_backend_cpu(&options, &be, NULL), NB_OK);
+    assert_int_equal(nb_backend_open("cpu", &options, &be, NULL), NB_OK);
     random_numbers r = {41, 0};
     for (int64_t k = 1; k <= 300; k++)
         check(&r, &be, 1, all_types[1], 2, 3, k);

@@ -12,10 +12,10 @@
 static void creates_every_available_isa(void **state) {
     (void)state;
     for (int isa = NB_ISA_AUTO; isa <= NB_ISA_AVX512; isa++) {
-        nb_cpu_options options = {2, (nb_isa)isa};
+        nb_backend_options options = {2, (nb_isa)isa};
         nb_backend *be = NULL;
         nb_error err = {0};
-        nb_status status = nb_backend_cpu(&options, &be, &err);
+        nb_status status = nb_backend_open("cpu", &options, &be, &err);
         if (!nb_isa_available((nb_isa)isa)) {
             assert_int_equal(status, NB_UNSUPPORTED);
             continue;
@@ -35,17 +35,17 @@ static void refuses_bad_options(void **state) {
     (void)state;
     nb_backend *be = NULL;
     nb_error err = {0};
-    nb_cpu_options negative = {-1, NB_ISA_AUTO};
-    assert_int_equal(nb_backend_cpu(&negative, &be, &err), NB_BAD_USAGE);
-    nb_cpu_options unknown = {0, (nb_isa)99};
-    assert_int_equal(nb_backend_cpu(&unknown, &be, &err), NB_BAD_USAGE);
+    nb_backend_options negative = {-1, NB_ISA_AUTO};
+    assert_int_equal(nb_backend_open("cpu", &negative, &be, &err), NB_BAD_USAGE);
+    nb_backend_options unknown = {0, (nb_isa)99};
+    assert_int_equal(nb_backend_open("cpu", &unknown, &be, &err), NB_BAD_USAGE);
     assert_null(be);
 }
 
 static void memory_is_aligned_and_zero(void **state) {
     (void)state;
     nb_backend *be = NULL;
-    assert_int_equal(nb_backend_cpu(NULL, &be, NULL), NB_OK);
+    assert_int_equal(nb_backend_open("cpu", NULL, &be, NULL), NB_OK);
     for (size_t bytes = 0; bytes < 300; bytes += 37) {
         unsigned char *p = be->ops->alloc(be, bytes);
         assert_non_null(p);
@@ -60,9 +60,9 @@ static void memory_is_aligned_and_zero(void **state) {
 
 static void scratch_grows_and_stays(void **state) {
     (void)state;
-    nb_cpu_options options = {3, NB_ISA_AUTO};
+    nb_backend_options options = {3, NB_ISA_AUTO};
     nb_backend *be = NULL;
-    assert_int_equal(nb_backend_cpu(&options, &be, NULL), NB_OK);
+    assert_int_equal(nb_backend_open("cpu", &options, &be, NULL), NB_OK);
     char *own = nb_cpu_scratch(be, 2, 100);
     char *shared = nb_cpu_shared(be, NB_CPU_SHARED_BYTES + 1);
     assert_non_null(own);

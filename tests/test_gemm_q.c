@@ -274,7 +274,7 @@ static void products_are_named(void **state) {
 static void refuses_what_is_no_product(void **state) {
     (void)state;
     nb_backend *be;
-    assert_int_equal(nb_backend_cpu(NULL, &be, NULL), NB_OK);
+    assert_int_equal(nb_backend_open("cpu", NULL, &be, NULL), NB_OK);
     random_numbers r = {7, 0};
     nb_qtensor a = random_operand(&r, &kinds[NVFP4], 3, 32, ORDINARY);
     nb_qtensor b = random_operand(&r, &kinds[NVFP4], 4, 48, ORDINARY);
@@ -303,8 +303,8 @@ static int open_backends(void **state) {
     (void)state;
     for (int isa = NB_ISA_PORTABLE; isa <= NB_ISA_AVX512; isa++) {
         for (int threads = 1; threads <= 3; threads++) {
-            nb_cpu_options options = {threads, (nb_isa)isa};
-            if (nb_backend_cpu(&options, &backends[backend_count], NULL) == NB_OK)
+            nb_backend_options options = {threads, (nb_isa)isa};
+            if (nb_backend_open("cpu", &options, &backends[backend_count], NULL) == NB_OK)
                 backend_count++;
         }
     }
@@ -380,9 +380,9 @@ enum { PACKED_PAIRS = sizeof packed_pairs / sizeof *packed_pairs };
 
 static void scalar_backend_is_the_reference(void **state) {
     (void)state;
-    nb_cpu_options options = {2, NB_ISA_SCALAR};
+    nb_backend_options options = {2, NB_ISA_SCALAR};
     nb_backend *be;
-    assert_int_equal(nb_backend_cpu(&options, &be, NULL), NB_OK);
+    assert_int_equal(nb_backend_open("cpu", &options, &be, NULL), NB_OK);
     assert_true(be->ops->gemm_q == nb_ref_gemm_q);
     nb_backend_free(be);
 }

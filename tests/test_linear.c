@@ -374,7 +374,7 @@ static void refused(nb_backend *be, const nb_plan *plan, const char *reason) {
 static void bad_plans(void **state) {
     (void)state;
     nb_backend *be = cpu(), *ref = NULL;
-    assert_int_equal(nb_backend_ref64(&ref, NULL), NB_OK);
+    assert_int_equal(nb_backend_open("ref64", NULL, &ref, NULL), NB_OK);
     nb_plan plan = plan_nvfp4();
     refused(ref, &plan, "backend ref64");
     plan.roles[NB_DGRAD_W].source = NB_FPROP_X;

@@ -455,12 +455,12 @@ static void refreshes(void **state) {
  * holds the same sums. */
 static void choices_are_the_same_everywhere(void **state) {
     (void)state;
-    const nb_cpu_options where[] = {{1, NB_ISA_AUTO}, {3, NB_ISA_AUTO}, {1, NB_ISA_SCALAR}, {2, NB_ISA_PORTABLE}};
+    const nb_backend_options where[] = {{1, NB_ISA_AUTO}, {3, NB_ISA_AUTO}, {1, NB_ISA_SCALAR}, {2, NB_ISA_PORTABLE}};
     int32_t channels[4][16];
     float scores[4][K];
     for (int i = 0; i < 4; i++) {
         nb_backend *be = NULL;
-        assert_int_equal(nb_backend_cpu(&where[i], &be, NULL), NB_OK);
+        assert_int_equal(nb_backend_open("cpu", &where[i], &be, NULL), NB_OK);
         nb_hcp how = patch_of(0.25);
         how.refresh = 2;
         linear_case c = loud_case(be, &how);

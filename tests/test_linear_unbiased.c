@@ -58,8 +58,8 @@ static bench *set_up(const nb_recipe *recipe, bool aligned) {
     nb_error err = {0};
     nb_plan plan;
     memset(b, 0, sizeof *b);
-    nb_cpu_options options = {1, NB_ISA_AUTO};
-    assert_int_equal(nb_backend_cpu(&options, &b->be, NULL), NB_OK);
+    nb_backend_options options = {1, NB_ISA_AUTO};
+    assert_int_equal(nb_backend_open("cpu", &options, &b->be, NULL), NB_OK);
     b->recipe = *recipe;
     double *x = normals(1, D * D, 0, 1), *w = normals(2, D * D, 0, 0.1), *dy = normals(3, D * D, 0, 0.01);
     if (aligned)
@@ -308,8 +308,8 @@ static void one_operand_shrinks(void **state) {
     (void)state;
     enum { ROWS = 4096 };
     nb_backend *be;
-    nb_cpu_options options = {1, NB_ISA_AUTO};
-    assert_int_equal(nb_backend_cpu(&options, &be, NULL), NB_OK);
+    nb_backend_options options = {1, NB_ISA_AUTO};
+    assert_int_equal(nb_backend_open("cpu", &options, &be, NULL), NB_OK);
     float *x = put(NB_F32, normals(9, ROWS * D, 0, 1), ROWS * D), *q = put(NB_F32, NULL, ROWS * D);
     nb_mat from = nb_mat_of(x, NB_F32, ROWS, D), to = nb_mat_of(q, NB_F32, ROWS, D);
     for (int headroom = 0; headroom < 2; headroom++) {

@@ -86,9 +86,9 @@ static void fast_equals_reference(void **state) {
         for (int32_t threads = 1; threads <= 3; threads++) {
             if (!nb_isa_available((nb_isa)isa))
                 continue;
-            nb_cpu_options options = {threads, (nb_isa)isa};
+            nb_backend_options options = {threads, (nb_isa)isa};
             nb_backend *be;
-            assert_int_equal(nb_backend_cpu(&options, &be, NULL), NB_OK);
+            assert_int_equal(nb_backend_open("cpu", &options, &be, NULL), NB_OK);
             for (int bf16 = 0; bf16 < 2; bf16++) {
                 nb_dtype dtype = bf16 ? NB_BF16 : NB_F32;
                 check_shape(be, dtype, 64, 48, false);
@@ -111,7 +111,7 @@ static void attention_closed_form(void **state) {
     nb_attention a = {1, SEQ, 1, 1, DIM, 0.5, doc_start};
     nb_backend *be;
     nb_attention_stats got;
-    assert_int_equal(nb_backend_ref64(&be, NULL), NB_OK);
+    assert_int_equal(nb_backend_open("ref64", NULL, &be, NULL), NB_OK);
     be->ops->measure_attention(be, &a, q, k, 1, &got);
     assert_int_equal(got.queries, SEQ - 2);
     assert_true(fabs(got.entropy - (log(2) + log(3) + log(4)) / 3) < 1e-12 && got.logit_max == 0);
@@ -145,9 +145,9 @@ static void attention_fast_equals_reference(void **state) {
         for (int32_t threads = 1; threads <= 3; threads++) {
             if (!nb_isa_available((nb_isa)isa))
                 continue;
-            nb_cpu_options options = {threads, (nb_isa)isa};
+            nb_backend_options options = {threads, (nb_isa)isa};
             nb_backend *be;
-            assert_int_equal(nb_backend_cpu(&options, &be, NULL), NB_OK);
+            assert_int_equal(nb_backend_open("cpu", &options, &be, NULL), NB_OK);
             be->ops->measure_attention(be, &a, q, k, 3, &got);
             nb_ref_measure_attention(be, &a, q, k, 3, &want);
             nb_backend_free(be);

@@ -29,7 +29,7 @@ static int setup(void **state) {
     strcpy(f->folder, "/tmp/nibble-lens-XXXXXX");
     assert_non_null(mkdtemp(f->folder));
     snprintf(f->path, sizeof f->path, "%s/series.nbs", f->folder);
-    assert_int_equal(nb_backend_cpu(NULL, &f->be, NULL), NB_OK);
+    assert_int_equal(nb_backend_open("cpu", NULL, &f->be, NULL), NB_OK);
     *state = f;
     return 0;
 }

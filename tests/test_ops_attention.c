@@ -48,7 +48,7 @@ static operands operands_of(shape s) {
     p.d_o = act_in(4, p.nq, 1);
     double *o = zeros(p.nq), *lse = zeros(p.rows);
     nb_backend *ref = NULL;
-    assert_int_equal(nb_backend_ref64(&ref, NULL), NB_OK);
+    assert_int_equal(nb_backend_open("ref64", NULL, &ref, NULL), NB_OK);
     assert_int_equal(ref->ops->attention_forward(ref, &p.a, o, lse, p.q, p.k, p.v, NULL), NB_OK);
     nb_backend_free(ref);
     p.o = rounded(NB_BF16, o, p.nq);

@@ -150,7 +150,7 @@ static void agrees_with_fla(void **state) {
     memset(starts, 0, (size_t)seq * sizeof *starts);
     nb_gla g = {1, seq, heads, t[0]->shape[3], t[2]->shape[3], 1 / sqrt((double)t[0]->shape[3]), starts};
     nb_backend *backends[] = {NULL, cpu(NB_ISA_SCALAR, 1), cpu(NB_ISA_AUTO, 2)};
-    assert_int_equal(nb_backend_ref64(&backends[0], NULL), NB_OK);
+    assert_int_equal(nb_backend_open("ref64", NULL, &backends[0], NULL), NB_OK);
     /* our CPU backends take and give BF16; o and the gradients see a few roundings of 2^-9 */
     static const double limits[] = {1e-6, 0.01, 0.01};
     for (int b = 0; b < 3; b++) {

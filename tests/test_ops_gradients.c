@@ -323,7 +323,7 @@ static void sums_and_elements(void **state) {
 
 static int create(void **state) {
     (void)state;
-    return nb_backend_ref64(&be, NULL);
+    return nb_backend_open("ref64", NULL, &be, NULL);
 }
 
 static int destroy(void **state) {

@@ -13,10 +13,10 @@ enum { BACKENDS = 3 };
 static nb_backend *backends[BACKENDS];
 
 static nb_backend *backend_of(nb_isa isa, int32_t threads) {
-    nb_cpu_options options = {threads, isa};
+    nb_backend_options options = {threads, isa};
     nb_backend *be = NULL;
     if (nb_isa_available(isa))
-        assert_int_equal(nb_backend_cpu(&options, &be, NULL), NB_OK);
+        assert_int_equal(nb_backend_open("cpu", &options, &be, NULL), NB_OK);
     return be;
 }
 

@@ -11,9 +11,9 @@ static const nb_dtype types[] = {NB_F32, NB_BF16, NB_F16, NB_E4M3, NB_E5M2};
 enum { TYPES = sizeof types / sizeof *types };
 
 static nb_backend *cpu(nb_isa isa, int32_t threads) {
-    nb_cpu_options options = {threads, isa};
+    nb_backend_options options = {threads, isa};
     nb_backend *be = NULL;
-    assert_int_equal(nb_backend_cpu(&options, &be, NULL), NB_OK);
+    assert_int_equal(nb_backend_open("cpu", &options, &be, NULL), NB_OK);
     return be;
 }
 

@@ -117,8 +117,8 @@ static void rewrite(const char *golden, const char *folder, nb_tensor_dtype dtyp
     nb_recipe recipe = nb_recipe_bf16();
     nb_backend *be;
     nb_model *model;
-    nb_cpu_options options = {.threads = 1};
-    must(nb_backend_cpu(&options, &be, &err), &err);
+    nb_backend_options options = {.threads = 1};
+    must(nb_backend_open("cpu", &options, &be, &err), &err);
     must(nb_hf_config_read(golden, &config, &err), &err);
     must(nb_model_create(be, &config, &recipe, 1, 1, false, &model, &err), &err);
     must(nb_hf_load(be, model, golden, &err), &err);

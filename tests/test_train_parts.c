@@ -166,7 +166,7 @@ static void accumulation_follows_the_tree(void **state) {
     (void)state;
     nb_backend *be;
     nb_error err = {0};
-    assert_int_equal(nb_backend_cpu(NULL, &be, &err), NB_OK);
+    assert_int_equal(nb_backend_open("cpu", NULL, &be, &err), NB_OK);
     for (int64_t count = 1; count <= 37; count++) {
         nb_accumulator acc;
         float leaves[37];

@@ -109,8 +109,8 @@ static inline nb_status case_create(nb_backend *be, const nb_run_config *config,
 static inline nb_backend *case_backend(const nb_run_config *config) {
     nb_backend *be;
     nb_error err = {0};
-    nb_cpu_options options = {.threads = config->threads};
-    if (nb_backend_cpu(&options, &be, &err) != NB_OK)
+    nb_backend_options options = {.threads = config->threads};
+    if (nb_backend_open("cpu", &options, &be, &err) != NB_OK)
         fail_msg("%s", err.message);
     return be;
 }

@@ -108,16 +108,17 @@ typedef struct nb_scaled {
 typedef enum nb_isa { NB_ISA_AUTO, NB_ISA_SCALAR, NB_ISA_PORTABLE, NB_ISA_AVX2, NB_ISA_AVX512 } nb_isa;
 const char *nb_isa_name(nb_isa isa);
 
-typedef struct nb_cpu_options {
+/* What is asked of the processor. */
+typedef struct nb_backend_options {
     int32_t threads; /* 0 = as many as the process may use */
     nb_isa isa;      /* AUTO = the best of this machine; SCALAR = reference code for everything */
-} nb_cpu_options;
+} nb_backend_options;
 
-/* Creates the CPU backend; `options` may be NULL. NB_UNSUPPORTED if the machine lacks the asked instruction set. */
-nb_status nb_backend_cpu(const nb_cpu_options *options, nb_backend **out, nb_error *err);
-
-/* Creates the double-precision reference backend (no quantized operands). */
-nb_status nb_backend_ref64(nb_backend **out, nb_error *err);
+/* Opens a backend by its name; `options` may be NULL. NB_UNSUPPORTED, with the reason, where this machine cannot.
+ *     "cpu"               the processor
+ *     "cuda", "cuda:1"    an NVIDIA GPU (the first), out of libnibble-cuda.so beside the program
+ *     "ref64"             the references in double, without quantized operands: for gradient checks */
+nb_status nb_backend_open(const char *name, const nb_backend_options *options, nb_backend **out, nb_error *err);
 
 /* Releases a backend and nothing that it allocated for the caller. NULL is allowed. */
 void nb_backend_free(nb_backend *be);

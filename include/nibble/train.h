@@ -113,6 +113,7 @@ typedef struct nb_run_config {
     } bad_numbers;
     int64_t print_every; /* steps between printed lines; metrics.jsonl has every step */
     double peak_flops;   /* what MFU is a share of; or NB_PEAK_AUTO, NB_PEAK_NONE */
+    char backend[32];    /* "cpu", "cuda", "cuda:1": nb_backend_open */
     int32_t threads;     /* 0 = all the process may use; never changes a bit of the result */
     nb_isa isa;
 } nb_run_config;

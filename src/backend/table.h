@@ -15,6 +15,10 @@ typedef struct nb_backend_ops {
 #include "backend/ops.inc"
 } nb_backend_ops;
 
+/* The backends of the library itself, as nb_backend_open makes them. */
+nb_status nb_backend_cpu(const nb_backend_options *options, nb_backend **out, nb_error *err);
+nb_status nb_backend_ref64(nb_backend **out, nb_error *err);
+
 struct nb_backend {
     const nb_backend_ops *ops;
     const char *name; /* "cpu", "ref64" */

@@ -314,9 +314,9 @@ nb_status nb_bench_gemm(int argc, char **argv, nb_error *err) {
     o.threads = o.alone ? 1 : o.threads;
     nb_isa isa;
     NB_TRY(nb_bench_isa(o.isa, &isa, err));
-    nb_cpu_options cpu = {o.threads < 0 || o.threads > INT32_MAX ? -1 : (int32_t)o.threads, isa};
+    const nb_backend_options cpu = {o.threads < 0 || o.threads > INT32_MAX ? -1 : (int32_t)o.threads, isa};
     nb_backend *be;
-    NB_TRY(nb_backend_cpu(&cpu, &be, err));
+    NB_TRY(nb_backend_open("cpu", &cpu, &be, err));
     print_head(be, &o);
     nb_status status = NB_OK;
     for (int32_t i = 0; i < o.shapes.count && status == NB_OK; i++)

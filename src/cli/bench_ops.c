@@ -108,8 +108,8 @@ static int64_t largest(int64_t a, int64_t b) {
     return a > b ? a : b;
 }
 
-static nb_status make_problem(const ops_options *o, const nb_cpu_options *cpu, problem *p, nb_error *err) {
-    NB_TRY(nb_backend_cpu(cpu, &p->be, err));
+static nb_status make_problem(const ops_options *o, const nb_backend_options *cpu, problem *p, nb_error *err) {
+    NB_TRY(nb_backend_open("cpu", cpu, &p->be, err));
     p->tokens = o->tokens;
     p->vocab = o->vocab;
     p->hidden = o->heads * o->head_dim;
@@ -237,12 +237,12 @@ static nb_status compare(const char *name, problem *got, problem *want, nb_error
     return NB_OK;
 }
 
-static nb_status check(const ops_options *o, const nb_cpu_options *cpu, nb_error *err) {
+static nb_status check(const ops_options *o, const nb_backend_options *cpu, nb_error *err) {
     ops_options small = *o;
     small.seq = o->seq < 80 ? o->seq : 80;
     small.tokens = 2 * small.seq;
     small.vocab = o->vocab < 1000 ? o->vocab : 1000;
-    const nb_cpu_options scalar = {1, NB_ISA_SCALAR};
+    const nb_backend_options scalar = {1, NB_ISA_SCALAR};
     problem fast = {0}, slow = {0};
     nb_status status = make_problem(&small, cpu, &fast, err);
     if (status == NB_OK)
@@ -348,7 +348,7 @@ nb_status nb_bench_ops(int argc, char **argv, nb_error *err) {
     if (count < 0)
         return NB_OK;
     NB_TRY(check_options(&o, err));
-    nb_cpu_options cpu = {o.threads < 0 || o.threads > INT32_MAX ? -1 : (int32_t)o.threads, NB_ISA_AUTO};
+    nb_backend_options cpu = {o.threads < 0 || o.threads > INT32_MAX ? -1 : (int32_t)o.threads, NB_ISA_AUTO};
     NB_TRY(nb_bench_isa(o.isa, &cpu.isa, err));
     NB_TRY(check(&o, &cpu, err));
     problem p = {0};

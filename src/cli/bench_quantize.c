@@ -213,8 +213,8 @@ nb_status nb_bench_quantize(int argc, char **argv, nb_error *err) {
     if (count < 0)
         return NB_OK;
     NB_TRY(nb_bench_isa(o.isa, &isa, err));
-    nb_cpu_options cpu = {o.threads < 0 || o.threads > INT32_MAX ? -1 : (int32_t)o.threads, isa};
-    NB_TRY(nb_backend_cpu(&cpu, &be, err));
+    const nb_backend_options cpu = {o.threads < 0 || o.threads > INT32_MAX ? -1 : (int32_t)o.threads, isa};
+    NB_TRY(nb_backend_open("cpu", &cpu, &be, err));
     printf("%s, %d threads, %s; every bit checked against the scalar reference; best of runs taken in turns\n",
            nb_bench_processor(processor, sizeof processor), (int)nb_cpu_of(be)->threads,
            nb_isa_name(nb_cpu_of(be)->isa));

@@ -1,6 +1,7 @@
 /* bench_train.c: `nibble bench train`: the training step of one run file under several recipes, in turns: what a recipe
  * costs. */
 #include "cli/bench.h"
+#include "cli/training.h"
 #include "nibble/train.h"
 
 #include <math.h>
@@ -62,10 +63,9 @@ static nb_status open_arm(arm *a, const nb_run_config *base, nb_error *err) {
     nb_run_config config = *base;
     memcpy(config.recipe, a->recipe, sizeof config.recipe);
     config.data.val[0] = 0;
-    nb_cpu_options cpu = {.threads = config.threads, .isa = config.isa};
     NB_TRY(nb_cli_folder("recipes", recipes, sizeof recipes, err));
     NB_TRY(nb_cli_folder("models", models, sizeof models, err));
-    NB_TRY(nb_backend_cpu(&cpu, &a->be, err));
+    NB_TRY(nb_cli_backend(&config, &a->be, err));
     const nb_trainer_options how = {.recipes_dir = recipes, .models_dir = models};
     return nb_trainer_create(a->be, &config, &how, &a->trainer, err);
 }

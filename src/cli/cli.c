@@ -208,9 +208,9 @@ nb_status nb_cli_folder(const char *kind, char *path, size_t size, nb_error *err
     return nb_fail(err, NB_IO_ERROR, "the folder '%s' of nibble is not found; set NIBBLE_HOME to where it is", kind);
 }
 
-nb_status nb_cli_cpu(int64_t threads, nb_backend **out, nb_error *err) {
+nb_status nb_cli_open(const char *backend, int64_t threads, nb_backend **out, nb_error *err) {
     if (threads < 0 || threads > 4096)
         return nb_fail(err, NB_BAD_USAGE, "--threads: %lld; expected 0 (all) to 4096", (long long)threads);
-    nb_cpu_options options = {.threads = (int32_t)threads};
-    return nb_backend_cpu(&options, out, err);
+    const nb_backend_options options = {.threads = (int32_t)threads};
+    return nb_backend_open(backend, &options, out, err);
 }

@@ -76,8 +76,8 @@ typedef struct nb_command_line {
  * sets *count to -1: the command returns NB_OK at once. Unknown options fail with the nearest right one. */
 nb_status nb_cli_parse(const nb_command_line *line, int argc, char **argv, void *fields, int32_t *count, nb_error *err);
 
-/* The CPU backend with what --threads says: 0 = all the process may use. */
-nb_status nb_cli_cpu(int64_t threads, nb_backend **out, nb_error *err);
+/* What --backend names (NULL: cpu), with what --threads says: 0 = all the process may use. */
+nb_status nb_cli_open(const char *backend, int64_t threads, nb_backend **out, nb_error *err);
 
 /* The folder that holds `kind` ("recipes", "models"): $NIBBLE_HOME/kind, beside the executable (../kind,
  * ../share/nibble/kind), the source folder of the build. Fails if none exists. */

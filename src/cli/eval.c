@@ -7,7 +7,7 @@
 #include <stdio.h>
 
 typedef struct eval_options {
-    const char *data, *recipe;
+    const char *backend, *data, *recipe;
     int64_t sequences, threads;
 } eval_options;
 
@@ -17,6 +17,7 @@ static const nb_option options[] = {
     {"recipe", 0, NB_OPTION_TEXT, offsetof(eval_options, recipe), "R", "whose forward pass (default: the trained one)"},
     {"sequences", 0, NB_OPTION_INT, offsetof(eval_options, sequences), "N",
      "how many, spread evenly over the data (default: as the run; 0: all)"},
+    {"backend", 0, NB_OPTION_TEXT, offsetof(eval_options, backend), "NAME", "cpu (default), cuda or cuda:NUMBER"},
     {"threads", 0, NB_OPTION_INT, offsetof(eval_options, threads), "N", "threads (default: all)"},
     {0},
 };
@@ -65,7 +66,7 @@ nb_status nb_cli_eval(int argc, char **argv, nb_error *err) {
     if (count < 0)
         return NB_OK;
     nb_backend *be;
-    NB_TRY(nb_cli_cpu(given.threads, &be, err));
+    NB_TRY(nb_cli_open(given.backend, given.threads, &be, err));
     nb_status status = evaluate(be, argv[1], &given, err);
     nb_backend_free(be);
     return status;

@@ -113,7 +113,7 @@ nb_status nb_cli_export(int argc, char **argv, nb_error *err) {
     if (!o.out)
         return nb_fail(err, NB_BAD_USAGE, "export: -o DIR is missing: where the folder goes");
     NB_TRY(choose_type(o.type, &type, err));
-    NB_TRY(nb_backend_cpu(NULL, &be, err));
+    NB_TRY(nb_cli_open("cpu", 0, &be, err));
     nb_status status = export_folder(be, argv[1], o.out, type, err);
     nb_backend_free(be);
     return status;

@@ -14,7 +14,7 @@
 #include <string.h>
 
 typedef struct generate_options {
-    const char *prompt, *tokenizer;
+    const char *backend, *prompt, *tokenizer;
     int64_t tokens, top_k, seed, threads;
     double temperature;
 } generate_options;
@@ -29,6 +29,7 @@ static const nb_option options[] = {
     {"seed", 0, NB_OPTION_INT, offsetof(generate_options, seed), "N", "of the draws (default 1)"},
     {"tokenizer", 0, NB_OPTION_TEXT, offsetof(generate_options, tokenizer), "T",
      "bytes, or a SentencePiece model (default: the checkpoint's)"},
+    {"backend", 0, NB_OPTION_TEXT, offsetof(generate_options, backend), "NAME", "cpu (default), cuda or cuda:NUMBER"},
     {"threads", 0, NB_OPTION_INT, offsetof(generate_options, threads), "N", "threads (default: all)"},
     {0},
 };
@@ -171,7 +172,7 @@ nb_status nb_cli_generate(int argc, char **argv, nb_error *err) {
     if (!(given.temperature >= 0 && given.temperature <= 100))
         return nb_fail(err, NB_BAD_USAGE, "--temperature: %g; expected 0 to 100", given.temperature);
     nb_backend *be;
-    NB_TRY(nb_cli_cpu(given.threads, &be, err));
+    NB_TRY(nb_cli_open(given.backend, given.threads, &be, err));
     nb_stop_on_signals();
     nb_status status = run(be, argv[1], &given, err);
     nb_backend_free(be);

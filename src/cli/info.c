@@ -125,9 +125,9 @@ nb_status nb_cli_info(int argc, char **argv, nb_error *err) {
         return NB_OK;
     nb_isa isa;
     NB_TRY(nb_bench_isa(o.isa, &isa, err));
-    nb_cpu_options cpu = {o.threads < 0 || o.threads > INT32_MAX ? -1 : (int32_t)o.threads, isa};
+    const nb_backend_options cpu = {o.threads < 0 || o.threads > INT32_MAX ? -1 : (int32_t)o.threads, isa};
     nb_backend *be;
-    NB_TRY(nb_backend_cpu(&cpu, &be, err));
+    NB_TRY(nb_backend_open("cpu", &cpu, &be, err));
     print_machine(be);
     print_libraries();
     print_products(be);

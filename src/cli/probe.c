@@ -14,7 +14,7 @@
 #include <string.h>
 
 typedef struct probe_options {
-    const char *data, *recipe, *out;
+    const char *backend, *data, *recipe, *out;
     int64_t sequences, threads;
 } probe_options;
 
@@ -27,6 +27,7 @@ static const nb_option options[] = {
      "how many, spread evenly over the data (default: as the run; 0: all)"},
     {"out", 'o', NB_OPTION_TEXT, offsetof(probe_options, out), "FILE",
      "also writes the table as JSON; nibble report draws probe.json of a run folder"},
+    {"backend", 0, NB_OPTION_TEXT, offsetof(probe_options, backend), "NAME", "cpu (default), cuda or cuda:NUMBER"},
     {"threads", 0, NB_OPTION_INT, offsetof(probe_options, threads), "N", "threads (default: all)"},
     {0},
 };
@@ -199,7 +200,7 @@ nb_status nb_cli_probe(int argc, char **argv, nb_error *err) {
     if (!p)
         return nb_fail(err, NB_NO_MEMORY, "probe: out of memory");
     *p = (probe){.folder = argv[1], .given = &given, .rows = json_array()};
-    nb_status status = nb_cli_cpu(given.threads, &p->be, err);
+    nb_status status = nb_cli_open(given.backend, given.threads, &p->be, err);
     if (status == NB_OK) {
         status = run(p, err);
         nb_backend_free(p->be);

@@ -102,11 +102,7 @@ static nb_status read_quantizer(const quantize_options *o, nb_quantizer *q, nb_n
 }
 
 static nb_status open_backend(const quantize_options *o, nb_backend **be, nb_error *err) {
-    nb_cpu_options cpu = {0, NB_ISA_AUTO};
-    if (o->backend && strcmp(o->backend, "cuda") == 0)
-        return nb_fail(err, NB_UNSUPPORTED, "--backend cuda: this build has no CUDA; use --backend cpu");
-    if (o->backend && strcmp(o->backend, "cpu") != 0)
-        return nb_fail(err, NB_BAD_USAGE, "--backend %.40s: expected cpu or cuda", o->backend);
+    nb_backend_options cpu = {0, NB_ISA_AUTO};
     if (o->isa) {
         int isa = NB_ISA_AUTO;
         while (isa <= NB_ISA_AVX512 && strcmp(o->isa, nb_isa_name((nb_isa)isa)) != 0)
@@ -115,7 +111,7 @@ static nb_status open_backend(const quantize_options *o, nb_backend **be, nb_err
             return nb_fail(err, NB_BAD_USAGE, "--isa %.40s: expected auto, scalar, portable, avx2 or avx512", o->isa);
         cpu.isa = (nb_isa)isa;
     }
-    return nb_backend_cpu(&cpu, be, err);
+    return nb_backend_open(o->backend, &cpu, be, err);
 }
 
 /* ---- files ---- */

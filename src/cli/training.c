@@ -9,8 +9,8 @@
 #include <string.h>
 
 nb_status nb_cli_backend(const nb_run_config *config, nb_backend **out, nb_error *err) {
-    nb_cpu_options options = {.threads = config->threads, .isa = config->isa};
-    return nb_backend_cpu(&options, out, err);
+    const nb_backend_options options = {.threads = config->threads, .isa = config->isa};
+    return nb_backend_open(config->backend, &options, out, err);
 }
 
 static void say_what_runs(nb_screen *screen, const nb_run_config *config, nb_trainer *trainer, const nb_peak *peak) {

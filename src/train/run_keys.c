@@ -381,6 +381,12 @@ static const nb_key rows[] = {
      .words = peak_words,
      .help = "FLOP/s that MFU is a share of",
      .source = "our choice"},
+    {.path = "backend",
+     .type = NB_KEY_TEXT,
+     FIELD(backend),
+     .fallback = "cpu",
+     .help = "what computes: cpu, cuda (the first GPU) or cuda:NUMBER",
+     .source = "our choice"},
     {.path = "threads",
      .type = NB_KEY_INT,
      FIELD(threads),
@@ -498,8 +504,9 @@ int64_t nb_run_steps(const nb_run_config *config) {
 /* ---- which keys decide the bits ---- */
 
 static bool is_free_on_resume(const char *path) {
-    static const char *const prefixes[] = {"out",          "data.tokenizer", "eval.",      "checkpoint.", "lens.",
-                                           "bad_numbers.", "print_every",    "peak_flops", "threads",     "isa"};
+    static const char *const prefixes[] = {"out",     "data.tokenizer", "eval.",       "checkpoint.",
+                                           "lens.",   "bad_numbers.",   "print_every", "peak_flops",
+                                           "backend", "threads",        "isa"};
     for (size_t i = 0; i < NB_COUNT(prefixes); i++)
         if (strncmp(path, prefixes[i], strlen(prefixes[i])) == 0)
             return true;

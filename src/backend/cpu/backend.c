@@ -42,9 +42,9 @@ static nb_cpu *create_state(int32_t threads, nb_isa isa) {
     return NULL;
 }
 
-nb_status nb_backend_cpu(const nb_cpu_options *options, nb_backend **out, nb_error *err) {
-    const nb_cpu_options defaults = {0, NB_ISA_AUTO};
-    const nb_cpu_options *o = options ? options : &defaults;
+nb_status nb_backend_cpu(const nb_backend_options *options, nb_backend **out, nb_error *err) {
+    const nb_backend_options defaults = {0, NB_ISA_AUTO};
+    const nb_backend_options *o = options ? options : &defaults;
     enum { MOST_THREADS = 1024 };
     if (o->threads < 0 || o->threads > MOST_THREADS)
         return nb_fail(err, NB_BAD_USAGE, "threads: %d is not a number of threads; expected 0 (all) to %d", o->threads,

@@ -1,0 +1,228 @@
+/* elementwise.cu: operations on one element at a time. */
+#include "backend/cuda/kernels.h"
+#include "backend/cuda/launch.cuh"
+
+/* ---- casts and sums ---- */
+
+static __device__ float load(const void *from, nb_dtype type, int64_t i) {
+    return type == NB_BF16 ? nb_bf16_value(((const uint16_t *)from)[i]) : ((const float *)from)[i];
+}
+
+static __device__ void store(void *to, nb_dtype type, int64_t i, float x) {
+    if (type == NB_BF16)
+        ((uint16_t *)to)[i] = nb_bf16_even(x);
+    else
+        ((float *)to)[i] = x;
+}
+
+static __global__ void cast(void *to, nb_dtype to_type, const void *from, nb_dtype from_type, int64_t n) {
+    for (NB_EACH(i, n))
+        store(to, to_type, i, load(from, from_type, i));
+}
+
+static __global__ void to_bf16(uint16_t *to, const float *from, int64_t eights) {
+    for (NB_EACH(i, eights)) {
+        float4 a = ((const float4 *)from)[2 * i], b = ((const float4 *)from)[2 * i + 1];
+        nb_eight e = {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
+        nb_store_eight(to + 8 * i, e);
+    }
+}
+
+int nb_cuda_launch_cast(void *stream, void *to, nb_dtype to_type, const void *from, nb_dtype from_type, int64_t n) {
+    cudaStream_t on = (cudaStream_t)stream;
+    if (n == 0)
+        return cudaSuccess;
+    if (to_type == NB_BF16 && from_type == NB_F32 && n % 8 == 0 && nb_aligned(to) && nb_aligned(from))
+        to_bf16<<<nb_grid(nb_divide_up(n / 8, NB_THREADS)), NB_THREADS, 0, on>>>((uint16_t *)to, (const float *)from, n / 8);
+    else
+        cast<<<nb_grid(nb_divide_up(n, NB_THREADS)), NB_THREADS, 0, on>>>(to, to_type, from, from_type, n);
+    return cudaGetLastError();
+}
+
+static __global__ void add(uint16_t *out, const uint16_t *a, const uint16_t *b, int64_t n) {
+    for (NB_EACH(i, n))
+        out[i] = nb_bf16_even(nb_bf16_value(a[i]) + nb_bf16_value(b[i]));
+}
+
+static __global__ void add_eights(uint16_t *out, const uint16_t *a, const uint16_t *b, int64_t eights) {
+    for (NB_EACH(i, eights)) {
+        nb_eight x = nb_load_eight(a + 8 * i), y = nb_load_eight(b + 8 * i);
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+            x.x[j] += y.x[j];
+        nb_store_eight(out + 8 * i, x);
+    }
+}
+
+int nb_cuda_launch_add(void *stream, uint16_t *out, const uint16_t *a, const uint16_t *b, int64_t n) {
+    cudaStream_t on = (cudaStream_t)stream;
+    if (n == 0)
+        return cudaSuccess;
+    if (n % 8 == 0 && nb_aligned(out) && nb_aligned(a) && nb_aligned(b))
+        add_eights<<<nb_grid(nb_divide_up(n / 8, NB_THREADS)), NB_THREADS, 0, on>>>(out, a, b, n / 8);
+    else
+        add<<<nb_grid(nb_divide_up(n, NB_THREADS)), NB_THREADS, 0, on>>>(out, a, b, n);
+    return cudaGetLastError();
+}
+
+static __global__ void axpy(float *y, float alpha, const float *x, int64_t n) {
+    for (NB_EACH(i, n))
+        y[i] = nb_f32_add(y[i], nb_f32_mul(alpha, x[i]));
+}
+
+int nb_cuda_launch_axpy(void *stream, float *y, float alpha, const float *x, int64_t n) {
+    if (n > 0)
+        axpy<<<nb_grid(nb_divide_up(n, NB_THREADS)), NB_THREADS, 0, (cudaStream_t)stream>>>(y, alpha, x, n);
+    return cudaGetLastError();
+}
+
+static __global__ void scaled_result(nb_mat out, nb_mat in, const float *rows, const float *cols, bool accumulate) {
+    for (NB_EACH(i, out.rows *out.cols)) {
+        int64_t r = i / out.cols, c = i % out.cols, at = r * out.stride + c;
+        float x = nb_f32_mul(load(in.data, in.dtype, r * in.stride + c), nb_f32_mul(rows ? rows[r] : 1.0f, cols ? cols[c] : 1.0f));
+        store(out.data, out.dtype, at, accumulate ? nb_f32_add(load(out.data, out.dtype, at), x) : x);
+    }
+}
+
+int nb_cuda_launch_scaled_result(void *stream, const nb_mat *out, const nb_mat *in, const float *rows, const float *cols, bool accumulate) {
+    if (out->rows * out->cols > 0)
+        scaled_result<<<nb_grid(nb_divide_up(out->rows * out->cols, NB_THREADS)), NB_THREADS, 0, (cudaStream_t)stream>>>(
+            *out, *in, rows, cols, accumulate);
+    return cudaGetLastError();
+}
+
+static __global__ void scale(nb_mat out, nb_mat in, const float *rows, const float *cols) {
+    for (NB_EACH(i, out.rows *out.cols)) {
+        int64_t r = i / out.cols, c = i % out.cols;
+        float x = nb_f32_mul(load(in.data, in.dtype, r * in.stride + c), rows ? rows[r] : 1.0f);
+        store(out.data, out.dtype, r * out.stride + c, nb_f32_mul(x, cols ? cols[c] : 1.0f));
+    }
+}
+
+int nb_cuda_launch_scale(void *stream, const nb_mat *out, const nb_mat *in, const float *rows, const float *cols) {
+    if (out->rows * out->cols > 0)
+        scale<<<nb_grid(nb_divide_up(out->rows * out->cols, NB_THREADS)), NB_THREADS, 0, (cudaStream_t)stream>>>(
+            *out, *in, rows, cols);
+    return cudaGetLastError();
+}
+
+static __global__ void multiply_words(float *out, const float *a, const float *b) {
+    *out = nb_f32_mul(a ? *a : 1.0f, b ? *b : 1.0f);
+}
+
+int nb_cuda_launch_multiply_words(void *stream, float *out, const float *a, const float *b) {
+    multiply_words<<<1, 1, 0, (cudaStream_t)stream>>>(out, a, b);
+    return cudaGetLastError();
+}
+
+/* ---- RoPE ---- */
+
+/* A thread turns one pair of one token's channels in every head; the angle is taken in double, as the reference does. */
+static __global__ void rope(uint16_t *x, const int32_t *positions, int64_t n, int64_t heads, int64_t head_dim, int64_t stride, double theta, bool inverse) {
+    const int64_t half = head_dim / 2;
+    for (NB_EACH(at, n *half)) {
+        int64_t t = at / half, i = at % half;
+        double angle = positions[t] * pow(theta, -2.0 * (double)i / (double)head_dim), sine, cosine;
+        sincos(angle, &sine, &cosine);
+        float c = (float)cosine, s = (float)(inverse ? -sine : sine);
+        for (int64_t h = 0; h < heads; h++) {
+            uint16_t *pair = x + t * stride + h * head_dim + i;
+            float x1 = nb_bf16_value(pair[0]), x2 = nb_bf16_value(pair[half]);
+            pair[0] = nb_bf16_even(nb_f32_sub(nb_f32_mul(x1, c), nb_f32_mul(x2, s)));
+            pair[half] = nb_bf16_even(nb_f32_add(nb_f32_mul(x2, c), nb_f32_mul(x1, s)));
+        }
+    }
+}
+
+int nb_cuda_launch_rope(void *stream, uint16_t *x, const int32_t *positions, int64_t n, int64_t heads, int64_t head_dim, int64_t stride, double theta, bool inverse) {
+    if (n * head_dim > 1)
+        rope<<<nb_grid(nb_divide_up(n * head_dim / 2, NB_THREADS)), NB_THREADS, 0, (cudaStream_t)stream>>>(
+            x, positions, n, heads, head_dim, stride, theta, inverse);
+    return cudaGetLastError();
+}
+
+/* ---- SwiGLU ---- */
+
+static __device__ float sigmoid(float x) {
+    return 1.0f / (1.0f + expf(-x));
+}
+
+static __device__ float swiglu(float g, float u) {
+    return g * sigmoid(g) * u;
+}
+
+static __global__ void swiglu_forward(uint16_t *y, uint32_t *amax, const uint16_t *gate, const uint16_t *up, int64_t n) {
+    uint32_t largest = 0;
+    for (NB_EACH(i, n)) {
+        y[i] = nb_bf16_even(swiglu(nb_bf16_value(gate[i]), nb_bf16_value(up[i])));
+        largest = max(largest, nb_f32_magnitude(nb_bf16_value(y[i])));
+    }
+    __syncwarp();
+    nb_join_amax(amax, largest);
+}
+
+static __global__ void swiglu_forward_eights(uint16_t *y, uint32_t *amax, const uint16_t *gate, const uint16_t *up, int64_t eights) {
+    uint32_t largest = 0;
+    for (NB_EACH(i, eights)) {
+        nb_eight g = nb_load_eight(gate + 8 * i), u = nb_load_eight(up + 8 * i);
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            g.x[j] = nb_bf16_round(swiglu(g.x[j], u.x[j]));
+            largest = max(largest, nb_f32_magnitude(g.x[j]));
+        }
+        nb_store_eight(y + 8 * i, g);
+    }
+    __syncwarp();
+    nb_join_amax(amax, largest);
+}
+
+int nb_cuda_launch_swiglu_forward(void *stream, uint16_t *y, uint32_t *amax, const uint16_t *gate, const uint16_t *up, int64_t n) {
+    cudaStream_t on = (cudaStream_t)stream;
+    if (amax)
+        cudaMemsetAsync(amax, 0, sizeof *amax, on);
+    if (n == 0)
+        return cudaGetLastError();
+    if (n % 8 == 0 && nb_aligned(y) && nb_aligned(gate) && nb_aligned(up))
+        swiglu_forward_eights<<<nb_grid(nb_divide_up(n / 8, NB_THREADS)), NB_THREADS, 0, on>>>(y, amax, gate, up, n / 8);
+    else
+        swiglu_forward<<<nb_grid(nb_divide_up(n, NB_THREADS)), NB_THREADS, 0, on>>>(y, amax, gate, up, n);
+    return cudaGetLastError();
+}
+
+static __device__ void swiglu_slopes(float g, float u, float d, float *dg, float *du) {
+    float s = sigmoid(g);
+    *dg = d * u * s * (1.0f + g * (1.0f - s));
+    *du = d * g * s;
+}
+
+static __global__ void swiglu_backward(uint16_t *dgate, uint16_t *dup, const uint16_t *dy, const uint16_t *gate, const uint16_t *up, int64_t n) {
+    for (NB_EACH(i, n)) {
+        float dg, du;
+        swiglu_slopes(nb_bf16_value(gate[i]), nb_bf16_value(up[i]), nb_bf16_value(dy[i]), &dg, &du);
+        dgate[i] = nb_bf16_even(dg);
+        dup[i] = nb_bf16_even(du);
+    }
+}
+
+static __global__ void swiglu_backward_eights(uint16_t *dgate, uint16_t *dup, const uint16_t *dy, const uint16_t *gate, const uint16_t *up, int64_t eights) {
+    for (NB_EACH(i, eights)) {
+        nb_eight g = nb_load_eight(gate + 8 * i), u = nb_load_eight(up + 8 * i), d = nb_load_eight(dy + 8 * i), dg, du;
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+            swiglu_slopes(g.x[j], u.x[j], d.x[j], &dg.x[j], &du.x[j]);
+        nb_store_eight(dgate + 8 * i, dg);
+        nb_store_eight(dup + 8 * i, du);
+    }
+}
+
+int nb_cuda_launch_swiglu_backward(void *stream, uint16_t *dgate, uint16_t *dup, const uint16_t *dy, const uint16_t *gate, const uint16_t *up, int64_t n) {
+    cudaStream_t on = (cudaStream_t)stream;
+    bool aligned = nb_aligned(dgate) && nb_aligned(dup) && nb_aligned(dy) && nb_aligned(gate) && nb_aligned(up);
+    if (n == 0)
+        return cudaSuccess;
+    if (n % 8 == 0 && aligned)
+        swiglu_backward_eights<<<nb_grid(nb_divide_up(n / 8, NB_THREADS)), NB_THREADS, 0, on>>>(dgate, dup, dy, gate, up, n / 8);
+    else
+        swiglu_backward<<<nb_grid(nb_divide_up(n, NB_THREADS)), NB_THREADS, 0, on>>>(dgate, dup, dy, gate, up, n);
+    return cudaGetLastError();
+}

@@ -1,0 +1,77 @@
+/* embedding.cu: rows of a table, and their gradients summed in the order of the tokens.
+ *
+ * Backward sorts the positions by their token (a stable radix sort), so that each row of the table is one run, summed
+ * from the first position to the last by one warp for each 32 channels.
+ */
+#include "backend/cuda/kernels.h"
+#include "backend/cuda/launch.cuh"
+
+#include <cub/device/device_radix_sort.cuh>
+
+static __global__ void embed_forward(uint16_t *out, const float *table, const int32_t *tokens, int64_t n, int64_t dim) {
+    for (NB_EACH(i, n *dim))
+        out[i] = nb_bf16_even(table[tokens[i / dim] * dim + i % dim]);
+}
+
+int nb_cuda_launch_embed_forward(void *stream, uint16_t *out, const float *table, const int32_t *tokens, int64_t n, int64_t dim) {
+    if (n * dim > 0)
+        embed_forward<<<nb_grid(nb_divide_up(n * dim, NB_THREADS)), NB_THREADS, 0, (cudaStream_t)stream>>>(out, table, tokens, n, dim);
+    return cudaGetLastError();
+}
+
+/* ---- backward ---- */
+
+static size_t rounded(size_t bytes) {
+    return (bytes + 255) / 256 * 256;
+}
+
+static size_t list_bytes(int64_t n) {
+    return rounded((size_t)n * sizeof(int32_t));
+}
+
+static size_t sort_bytes(int64_t n) {
+    size_t bytes = 0;
+    cub::DeviceRadixSort::SortPairs(NULL, bytes, (const int32_t *)NULL, (int32_t *)NULL, (const int32_t *)NULL, (int32_t *)NULL, (int)n);
+    return rounded(bytes);
+}
+
+size_t nb_cuda_embed_bytes(int64_t n) {
+    return 3 * list_bytes(n) + sort_bytes(n);
+}
+
+static __global__ void count_up(int32_t *list, int64_t n) {
+    for (NB_EACH(i, n))
+        list[i] = (int32_t)i;
+}
+
+/* A warp looks at one place of the sorted list; where a run begins there, it adds up the run for 32 channels. */
+static __global__ void add_runs(float *dtable, const uint16_t *dout, const int32_t *tokens, const int32_t *order, int64_t n, int64_t dim) {
+    const int64_t groups = (dim + 31) / 32, warp = (blockIdx.x * (int64_t)blockDim.x + threadIdx.x) / 32;
+    const int64_t first = warp / groups, c = warp % groups * 32 + threadIdx.x % 32;
+    if (first >= n || c >= dim || (first > 0 && tokens[first - 1] == tokens[first]))
+        return;
+    float *to = dtable + tokens[first] * dim + c, sum = *to;
+    for (int64_t i = first; i < n && tokens[i] == tokens[first]; i++)
+        sum += nb_bf16_value(dout[order[i] * dim + c]);
+    *to = sum;
+}
+
+int nb_cuda_launch_embed_backward(void *stream, float *dtable, const uint16_t *dout, const int32_t *tokens, int64_t n, int64_t dim,
+                                  int64_t vocab, void *scratch, size_t bytes) {
+    cudaStream_t on = (cudaStream_t)stream;
+    char *at = (char *)scratch;
+    int32_t *sorted = (int32_t *)at, *order = (int32_t *)(at + list_bytes(n)), *counted = (int32_t *)(at + 2 * list_bytes(n));
+    size_t room = bytes - 3 * list_bytes(n);
+    int bits = 1;
+    while (bits < 31 && (int64_t)1 << bits < vocab)
+        bits++;
+    if (n * dim == 0)
+        return cudaSuccess;
+    count_up<<<nb_grid(nb_divide_up(n, NB_THREADS)), NB_THREADS, 0, on>>>(counted, n);
+    cudaError_t code = cub::DeviceRadixSort::SortPairs(at + 3 * list_bytes(n), room, tokens, sorted, counted, order, (int)n, 0, bits, on);
+    if (code != cudaSuccess)
+        return code;
+    const int64_t warps = n * nb_divide_up(dim, 32);
+    add_runs<<<(unsigned)nb_divide_up(warps, NB_WARPS), NB_THREADS, 0, on>>>(dtable, dout, sorted, order, n, dim);
+    return cudaGetLastError();
+}

@@ -1,0 +1,99 @@
+/* kernels.h: launchers of everything that is not a product, a quantizer or attention. Addresses are the device's; each
+ * returns the cudaError_t of its launches. Meanings are those of ops.inc; what is summed is summed in an order that
+ * depends on the shapes alone.
+ */
+#ifndef NB_BACKEND_CUDA_KERNELS_H
+#define NB_BACKEND_CUDA_KERNELS_H
+
+#include "nibble/backend.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- elementwise.cu ---- */
+int nb_cuda_launch_cast(void *stream, void *to, nb_dtype to_type, const void *from, nb_dtype from_type, int64_t n);
+int nb_cuda_launch_add(void *stream, uint16_t *out, const uint16_t *a, const uint16_t *b, int64_t n);
+int nb_cuda_launch_axpy(void *stream, float *y, float alpha, const float *x, int64_t n);
+int nb_cuda_launch_scale(void *stream, const nb_mat *out, const nb_mat *in, const float *rows, const float *cols);
+/* The same with `accumulate`: out (+)= in * row * column, FP32. */
+int nb_cuda_launch_scaled_result(void *stream, const nb_mat *out, const nb_mat *in, const float *rows,
+                                 const float *cols, bool accumulate);
+int nb_cuda_launch_multiply_words(void *stream, float *out, const float *a,
+                                  const float *b); /* *out = *a * *b; NULL: 1 */
+int nb_cuda_launch_rope(void *stream, uint16_t *x, const int32_t *positions, int64_t n, int64_t heads, int64_t head_dim,
+                        int64_t stride, double theta, bool inverse);
+int nb_cuda_launch_swiglu_forward(void *stream, uint16_t *y, uint32_t *amax, const uint16_t *gate, const uint16_t *up,
+                                  int64_t n);
+int nb_cuda_launch_swiglu_backward(void *stream, uint16_t *dgate, uint16_t *dup, const uint16_t *dy,
+                                   const uint16_t *gate, const uint16_t *up, int64_t n);
+int nb_cuda_launch_gate_forward(void *stream, float *gate, const uint16_t *a, const float *bias, int64_t n, int64_t dim,
+                                float normalizer, float clamp);
+/* partial: nb_cuda_partial_bytes(n, dim) of scratch */
+int nb_cuda_launch_gate_backward(void *stream, uint16_t *da, float *dbias, const float *dgate, const uint16_t *a,
+                                 const float *bias, int64_t n, int64_t dim, float normalizer, float clamp,
+                                 float *partial);
+
+/* ---- norm.cu ---- */
+size_t nb_cuda_partial_bytes(int64_t n, int64_t dim); /* sums over rows that blocks leave for the last kernel to add */
+/* y = norm(x), or with `change`: stream = x + change, y = norm(stream) */
+int nb_cuda_launch_rmsnorm_forward(void *stream, uint16_t *y, uint32_t *amax, float *rstd, uint16_t *sum,
+                                   const uint16_t *x, const uint16_t *change, const float *w, int64_t n, int64_t dim,
+                                   float eps);
+/* dx = ..., or with `into`: into += dx, rounded as the sum of two BF16 numbers */
+int nb_cuda_launch_rmsnorm_backward(void *stream, uint16_t *dx, uint16_t *into, float *dw, const uint16_t *dy,
+                                    const uint16_t *x, const float *w, const float *rstd, int64_t n, int64_t dim,
+                                    float *partial);
+int nb_cuda_launch_gated_norm_forward(void *stream, uint16_t *y, uint32_t *amax, float *rstd, const uint16_t *o,
+                                      const uint16_t *g, const float *w, int64_t n, int64_t dim, float eps);
+int nb_cuda_launch_gated_norm_backward(void *stream, uint16_t *do_, uint16_t *dg, float *dw, const uint16_t *dy,
+                                       const uint16_t *o, const uint16_t *g, const float *w, const float *rstd,
+                                       int64_t n, int64_t dim, float *partial);
+
+/* ---- loss.cu ---- */
+int nb_cuda_launch_cross_entropy(void *stream, float *loss, float *z, uint16_t *dlogits, const uint16_t *logits,
+                                 const int32_t *targets, int64_t n, int64_t vocab, float grad_scale, float z_loss);
+
+/* ---- embedding.cu ---- */
+int nb_cuda_launch_embed_forward(void *stream, uint16_t *out, const float *table, const int32_t *tokens, int64_t n,
+                                 int64_t dim);
+size_t nb_cuda_embed_bytes(int64_t n);
+int nb_cuda_launch_embed_backward(void *stream, float *dtable, const uint16_t *dout, const int32_t *tokens, int64_t n,
+                                  int64_t dim, int64_t vocab, void *scratch, size_t bytes);
+
+/* ---- optimizer.cu ---- */
+enum { NB_CUDA_SUM_BLOCKS = 512 };
+/* partial [NB_CUDA_SUM_BLOCKS] doubles of scratch */
+int nb_cuda_launch_sum(void *stream, double *out, const float *x, int64_t n, bool squares, double *partial);
+int nb_cuda_launch_scaled_sum_squares(void *stream, double *out, const nb_scaled *x, int64_t n, double *partial,
+                                      bool add);
+int nb_cuda_launch_adamw(void *stream, const nb_scaled *param, const nb_scaled *m, const nb_scaled *v,
+                         const nb_scaled *grad, int64_t n, const nb_adamw *step, uint16_t *copy,
+                         uint32_t *amaxes /* [3] scratch */);
+int nb_cuda_launch_scaled_encode(void *stream, const nb_scaled *to, const float *from, int64_t n, uint32_t *amax);
+int nb_cuda_launch_scaled_decode(void *stream, float *to, const nb_scaled *from, int64_t n);
+int nb_cuda_launch_scaled_add(void *stream, const nb_scaled *to, const nb_scaled *a, const nb_scaled *b, int64_t n,
+                              uint32_t *amax);
+int nb_cuda_launch_scaled_rescale(void *stream, const nb_scaled *t, float scale, int64_t n);
+int nb_cuda_launch_scaled_join(void *stream, const nb_scaled *to, const nb_scaled *from, int64_t n);
+
+/* ---- mechanisms.cu ---- */
+int nb_cuda_launch_dge(void *stream, float *dw, const float *w, const nb_qtensor *codes, float k, float cap);
+size_t nb_cuda_clamp_bytes(bool whole);
+int nb_cuda_launch_clamp(void *stream, const nb_mat *out, const nb_sparse *rest, const nb_mat *x, int64_t low,
+                         int64_t high, bool whole, void *scratch);
+int nb_cuda_launch_sparse_product(void *stream, const nb_mat *c, const nb_sparse *s, const nb_mat *b);
+int nb_cuda_launch_sparse_add(void *stream, const nb_mat *x, const nb_sparse *s);
+int nb_cuda_launch_gather(void *stream, const nb_mat *out, const nb_mat *in, const int32_t *columns);
+int nb_cuda_launch_scatter(void *stream, const nb_mat *out, const nb_mat *in, const int32_t *columns, bool accumulate);
+int nb_cuda_launch_column_norms(void *stream, float *norms, const nb_mat *x);
+int nb_cuda_launch_add_distance(void *stream, float *distance, const float *a, const float *b, int64_t n);
+int nb_cuda_launch_reset_where(void *stream, float *w, const float *q, const float *moved_w, const float *moved_q,
+                               int64_t n, double threshold, int64_t *count);
+int nb_cuda_launch_bin_widths(void *stream, float *out, const nb_qtensor *codes);
+int nb_cuda_launch_round_by(void *stream, const nb_qtensor *codes, const float *w, const float *guide);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

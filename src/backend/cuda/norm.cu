@@ -1,0 +1,279 @@
+/* norm.cu: RMSNorm, plain and gated, and the decay gate of GLA: a warp takes a row.
+ *
+ * Sums over rows (dw, dbias) are made in two steps: each warp adds up its rows in order in shared memory, each block the
+ * sums of its warps, and a last kernel those of the blocks. Which rows are whose depends on the number of rows alone.
+ */
+#include "backend/cuda/kernels.h"
+#include "backend/cuda/launch.cuh"
+
+enum { MOST_BLOCKS = 264 };
+
+static __device__ float sigmoid(float x) {
+    return 1.0f / (1.0f + expf(-x));
+}
+
+static int64_t blocks_for(int64_t n) {
+    int64_t blocks = nb_divide_up(n, NB_WARPS);
+    return blocks < MOST_BLOCKS ? blocks : MOST_BLOCKS;
+}
+
+size_t nb_cuda_partial_bytes(int64_t n, int64_t dim) {
+    return (size_t)(blocks_for(n) * dim) * sizeof(float);
+}
+
+/* for (NB_ROWS(r, n)): the rows of this warp. */
+#define NB_ROWS(r, n)                                                                                                  \
+    int64_t r = blockIdx.x * (int64_t)NB_WARPS + threadIdx.x / 32;                                                     \
+    r < (n);                                                                                                           \
+    r += (int64_t)gridDim.x * NB_WARPS
+
+/* ---- forward ---- */
+
+static __device__ float row_rstd(const uint16_t *x, int64_t dim, float eps, bool eights) {
+    const int lane = threadIdx.x % 32;
+    float squares = 0;
+    if (eights)
+        for (int64_t c = 8 * lane; c < dim; c += 256) {
+            nb_eight e = nb_load_eight(x + c);
+#pragma unroll
+            for (int j = 0; j < 8; j++)
+                squares += e.x[j] * e.x[j];
+        }
+    else
+        for (int64_t c = lane; c < dim; c += 32)
+            squares += nb_bf16_value(x[c]) * nb_bf16_value(x[c]);
+    return 1.0f / sqrtf(nb_warp_sum(squares) / (float)dim + eps);
+}
+
+static __device__ void add_row(uint16_t *sum, const uint16_t *x, const uint16_t *change, int64_t dim) {
+    for (int64_t c = threadIdx.x % 32; c < dim; c += 32)
+        sum[c] = nb_bf16_even(nb_bf16_value(x[c]) + nb_bf16_value(change[c]));
+    __syncwarp();
+}
+
+static __global__ void rmsnorm_forward(uint16_t *y, uint32_t *amax, float *rstd, uint16_t *sum, const uint16_t *x,
+                                       const uint16_t *change, const float *w, int64_t n, int64_t dim, float eps, bool eights) {
+    const int lane = threadIdx.x % 32;
+    uint32_t largest = 0;
+    for (NB_ROWS(r, n)) {
+        const uint16_t *in = x + r * dim;
+        if (change) {
+            add_row(sum + r * dim, in, change + r * dim, dim);
+            in = sum + r * dim;
+        }
+        float rs = row_rstd(in, dim, eps, eights);
+        if (lane == 0)
+            rstd[r] = rs;
+        if (eights)
+            for (int64_t c = 8 * lane; c < dim; c += 256) {
+                nb_eight e = nb_load_eight(in + c);
+#pragma unroll
+                for (int j = 0; j < 8; j++) {
+                    e.x[j] = nb_bf16_round(e.x[j] * rs * w[c + j]);
+                    largest = max(largest, nb_f32_magnitude(e.x[j]));
+                }
+                nb_store_eight(y + r * dim + c, e);
+            }
+        else
+            for (int64_t c = lane; c < dim; c += 32) {
+                float out = nb_bf16_round(nb_bf16_value(in[c]) * rs * w[c]);
+                largest = max(largest, nb_f32_magnitude(out));
+                y[r * dim + c] = nb_bf16_even(out);
+            }
+    }
+    __syncwarp();
+    nb_join_amax(amax, largest);
+}
+
+int nb_cuda_launch_rmsnorm_forward(void *stream, uint16_t *y, uint32_t *amax, float *rstd, uint16_t *sum, const uint16_t *x,
+                                   const uint16_t *change, const float *w, int64_t n, int64_t dim, float eps) {
+    cudaStream_t on = (cudaStream_t)stream;
+    bool eights = dim % 8 == 0 && nb_aligned(y) && nb_aligned(x) && (!change || (nb_aligned(sum) && nb_aligned(change)));
+    if (amax)
+        cudaMemsetAsync(amax, 0, sizeof *amax, on);
+    if (n > 0)
+        rmsnorm_forward<<<nb_grid(nb_divide_up(n, NB_WARPS)), NB_THREADS, 0, on>>>(y, amax, rstd, sum, x, change, w, n, dim, eps, eights);
+    return cudaGetLastError();
+}
+
+static __global__ void gated_norm_forward(uint16_t *y, uint32_t *amax, float *rstd, const uint16_t *o, const uint16_t *g,
+                                          const float *w, int64_t n, int64_t dim, float eps) {
+    const int lane = threadIdx.x % 32;
+    uint32_t largest = 0;
+    for (NB_ROWS(r, n)) {
+        float rs = row_rstd(o + r * dim, dim, eps, false);
+        if (lane == 0)
+            rstd[r] = rs;
+        for (int64_t c = lane; c < dim; c += 32) {
+            float gate = nb_bf16_value(g[r * dim + c]);
+            float out = nb_bf16_round(nb_bf16_value(o[r * dim + c]) * rs * w[c] * gate * sigmoid(gate));
+            largest = max(largest, nb_f32_magnitude(out));
+            y[r * dim + c] = nb_bf16_even(out);
+        }
+    }
+    __syncwarp();
+    nb_join_amax(amax, largest);
+}
+
+int nb_cuda_launch_gated_norm_forward(void *stream, uint16_t *y, uint32_t *amax, float *rstd, const uint16_t *o,
+                                      const uint16_t *g, const float *w, int64_t n, int64_t dim, float eps) {
+    cudaStream_t on = (cudaStream_t)stream;
+    if (amax)
+        cudaMemsetAsync(amax, 0, sizeof *amax, on);
+    if (n > 0)
+        gated_norm_forward<<<nb_grid(nb_divide_up(n, NB_WARPS)), NB_THREADS, 0, on>>>(y, amax, rstd, o, g, w, n, dim, eps);
+    return cudaGetLastError();
+}
+
+/* ---- sums over rows ---- */
+
+/* sums [NB_WARPS, dim] of shared memory -> this block's row of partial. */
+static __device__ void leave_partial(float *partial, const float *sums, int64_t dim) {
+    __syncthreads();
+    for (int64_t c = threadIdx.x; c < dim; c += blockDim.x) {
+        float sum = 0;
+        for (int i = 0; i < NB_WARPS; i++)
+            sum += sums[i * dim + c];
+        partial[blockIdx.x * dim + c] = sum;
+    }
+}
+
+static __device__ float *clear_sums(float *sums, int64_t dim) {
+    for (int64_t c = threadIdx.x; c < NB_WARPS * dim; c += blockDim.x)
+        sums[c] = 0;
+    __syncthreads();
+    return sums + threadIdx.x / 32 * dim;
+}
+
+static __global__ void add_partials(float *out, const float *partial, int64_t blocks, int64_t dim) {
+    for (NB_EACH(c, dim)) {
+        float sum = 0;
+        for (int64_t b = 0; b < blocks; b++)
+            sum += partial[b * dim + c];
+        out[c] += sum;
+    }
+}
+
+static int finish_sums(cudaStream_t on, float *out, const float *partial, int64_t blocks, int64_t dim) {
+    add_partials<<<nb_grid(nb_divide_up(dim, NB_THREADS)), NB_THREADS, 0, on>>>(out, partial, blocks, dim);
+    return cudaGetLastError();
+}
+
+static size_t shared_bytes(int64_t dim) {
+    return NB_WARPS * (size_t)dim * sizeof(float);
+}
+
+/* More than 48 KB of shared memory must be asked for. */
+template <typename Kernel> static int room_for(Kernel kernel, int64_t dim) {
+    return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes(dim));
+}
+
+/* ---- backward ---- */
+
+static __global__ void rmsnorm_backward(uint16_t *dx, uint16_t *into, float *partial, const uint16_t *dy, const uint16_t *x,
+                                        const float *w, const float *rstd, int64_t n, int64_t dim) {
+    extern __shared__ float sums[];
+    const int lane = threadIdx.x % 32;
+    float *dw = clear_sums(sums, dim);
+    for (NB_ROWS(r, n)) {
+        float rs = rstd[r], mean = 0;
+        for (int64_t c = lane; c < dim; c += 32)
+            mean += nb_bf16_value(x[r * dim + c]) * rs * w[c] * nb_bf16_value(dy[r * dim + c]);
+        mean = nb_warp_sum(mean) / (float)dim;
+        for (int64_t c = lane; c < dim; c += 32) {
+            float dout = nb_bf16_value(dy[r * dim + c]), normed = nb_bf16_value(x[r * dim + c]) * rs;
+            dw[c] += dout * normed;
+            uint16_t d = nb_bf16_even(rs * (w[c] * dout - normed * mean));
+            if (into)
+                into[r * dim + c] = nb_bf16_even(nb_bf16_value(into[r * dim + c]) + nb_bf16_value(d));
+            else
+                dx[r * dim + c] = d;
+        }
+    }
+    leave_partial(partial, sums, dim);
+}
+
+int nb_cuda_launch_rmsnorm_backward(void *stream, uint16_t *dx, uint16_t *into, float *dw, const uint16_t *dy, const uint16_t *x,
+                                    const float *w, const float *rstd, int64_t n, int64_t dim, float *partial) {
+    cudaStream_t on = (cudaStream_t)stream;
+    int code = room_for(rmsnorm_backward, dim);
+    if (n == 0 || code != cudaSuccess)
+        return code;
+    rmsnorm_backward<<<(unsigned)blocks_for(n), NB_THREADS, shared_bytes(dim), on>>>(dx, into, partial, dy, x, w, rstd, n, dim);
+    return finish_sums(on, dw, partial, blocks_for(n), dim);
+}
+
+static __global__ void gated_norm_backward(uint16_t *do_, uint16_t *dg, float *partial, const uint16_t *dy, const uint16_t *o,
+                                           const uint16_t *g, const float *w, const float *rstd, int64_t n, int64_t dim) {
+    extern __shared__ float sums[];
+    const int lane = threadIdx.x % 32;
+    float *dw = clear_sums(sums, dim);
+    for (NB_ROWS(r, n)) {
+        float rs = rstd[r], mean = 0;
+        for (int64_t c = lane; c < dim; c += 32) {
+            float gate = nb_bf16_value(g[r * dim + c]);
+            mean += nb_bf16_value(o[r * dim + c]) * rs * w[c] * nb_bf16_value(dy[r * dim + c]) * gate * sigmoid(gate);
+        }
+        mean = nb_warp_sum(mean) / (float)dim;
+        for (int64_t c = lane; c < dim; c += 32) {
+            float gate = nb_bf16_value(g[r * dim + c]), s = sigmoid(gate), d = nb_bf16_value(dy[r * dim + c]);
+            float normed = nb_bf16_value(o[r * dim + c]) * rs;
+            dw[c] += d * normed * gate * s;
+            dg[r * dim + c] = nb_bf16_even(d * w[c] * normed * s * (1.0f + gate * (1.0f - s)));
+            do_[r * dim + c] = nb_bf16_even(rs * (w[c] * d * gate * s - normed * mean));
+        }
+    }
+    leave_partial(partial, sums, dim);
+}
+
+int nb_cuda_launch_gated_norm_backward(void *stream, uint16_t *do_, uint16_t *dg, float *dw, const uint16_t *dy, const uint16_t *o,
+                                       const uint16_t *g, const float *w, const float *rstd, int64_t n, int64_t dim, float *partial) {
+    cudaStream_t on = (cudaStream_t)stream;
+    int code = room_for(gated_norm_backward, dim);
+    if (n == 0 || code != cudaSuccess)
+        return code;
+    gated_norm_backward<<<(unsigned)blocks_for(n), NB_THREADS, shared_bytes(dim), on>>>(do_, dg, partial, dy, o, g, w, rstd, n, dim);
+    return finish_sums(on, dw, partial, blocks_for(n), dim);
+}
+
+/* ---- the decay gate of GLA ---- */
+
+static __device__ float logsigmoid(float x) {
+    return (x < 0.0f ? x : 0.0f) - log1pf(expf(-fabsf(x)));
+}
+
+static __global__ void gate_forward(float *gate, const uint16_t *a, const float *bias, int64_t n, int64_t dim, float normalizer, float clamp) {
+    for (NB_EACH(i, n *dim)) {
+        float decay = logsigmoid(nb_bf16_value(a[i]) + bias[i % dim]) / normalizer;
+        gate[i] = decay < clamp ? clamp : decay;
+    }
+}
+
+int nb_cuda_launch_gate_forward(void *stream, float *gate, const uint16_t *a, const float *bias, int64_t n, int64_t dim, float normalizer, float clamp) {
+    if (n * dim > 0)
+        gate_forward<<<nb_grid(nb_divide_up(n * dim, NB_THREADS)), NB_THREADS, 0, (cudaStream_t)stream>>>(gate, a, bias, n, dim, normalizer, clamp);
+    return cudaGetLastError();
+}
+
+static __global__ void gate_backward(uint16_t *da, float *partial, const float *dgate, const uint16_t *a, const float *bias, int64_t n, int64_t dim, float normalizer, float clamp) {
+    extern __shared__ float sums[];
+    float *dbias = clear_sums(sums, dim);
+    for (NB_ROWS(r, n))
+        for (int64_t c = threadIdx.x % 32; c < dim; c += 32) {
+            float x = nb_bf16_value(a[r * dim + c]) + bias[c];
+            bool clamped = logsigmoid(x) / normalizer < clamp;
+            float dx = clamped ? 0.0f : dgate[r * dim + c] * sigmoid(-x) / normalizer;
+            da[r * dim + c] = nb_bf16_even(dx);
+            dbias[c] += dx;
+        }
+    leave_partial(partial, sums, dim);
+}
+
+int nb_cuda_launch_gate_backward(void *stream, uint16_t *da, float *dbias, const float *dgate, const uint16_t *a, const float *bias, int64_t n, int64_t dim, float normalizer, float clamp, float *partial) {
+    cudaStream_t on = (cudaStream_t)stream;
+    int code = room_for(gate_backward, dim);
+    if (n == 0 || code != cudaSuccess)
+        return code;
+    gate_backward<<<(unsigned)blocks_for(n), NB_THREADS, shared_bytes(dim), on>>>(da, partial, dgate, a, bias, n, dim, normalizer, clamp);
+    return finish_sums(on, dbias, partial, blocks_for(n), dim);
+}

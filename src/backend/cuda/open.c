@@ -1,0 +1,116 @@
+/* open.c: finds the GPU, makes the backend over it, and says in one line why it cannot. */
+#include "backend/cuda/cuda.h"
+
+#include "backend/backend.h"
+#include "backend/cuda/library.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { OLDEST = 80, WORKSPACE = 32 << 20, FIRST_SCRATCH = 16 << 20 };
+
+static void destroy(nb_backend *be) {
+    nb_cuda *cuda = nb_cuda_of(be);
+    nb_cuda_plans_free(cuda->plans);
+    if (cuda->lt)
+        cublasLtDestroy(cuda->lt);
+    cudaFree(cuda->workspace);
+    cudaFree(cuda->scratch);
+    cudaFree(cuda->words);
+    if (cuda->stream)
+        cudaStreamDestroy(cuda->stream);
+    free(cuda);
+}
+
+static nb_status count_devices(int *count, nb_error *err) {
+    int driver = 0, runtime = 0;
+    cudaError_t code = cudaGetDeviceCount(count);
+    cudaDriverGetVersion(&driver);
+    cudaRuntimeGetVersion(&runtime);
+    if (code == cudaErrorInsufficientDriver && driver > 0)
+        return nb_fail(err, NB_UNSUPPORTED,
+                       "cuda: the driver knows CUDA %d.%d, and this build needs %d.%d; hint: a newer driver, or "
+                       "backend: cpu",
+                       driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+    if (code == cudaErrorInsufficientDriver || driver == 0)
+        return nb_fail(err, NB_UNSUPPORTED, "cuda: this machine has no NVIDIA driver; hint: backend: cpu");
+    if (code != cudaSuccess || *count == 0)
+        return nb_fail(err, NB_UNSUPPORTED, "cuda: no GPU to be seen (%s); hint: CUDA_VISIBLE_DEVICES, or backend: cpu",
+                       cudaGetErrorString(code == cudaSuccess ? cudaErrorNoDevice : code));
+    return NB_OK;
+}
+
+static nb_status look_at(nb_cuda *cuda, int device, nb_error *err) {
+    int count = 0;
+    struct cudaDeviceProp properties;
+    NB_TRY(count_devices(&count, err));
+    if (device < 0 || device >= count)
+        return nb_fail(err, NB_BAD_USAGE, "cuda: there is no GPU %d; this machine has %d (0 to %d)", device, count,
+                       count - 1);
+    cudaError_t code = cudaGetDeviceProperties(&properties, device);
+    if (code != cudaSuccess)
+        return nb_fail(err, NB_UNSUPPORTED, "cuda: GPU %d says: %s", device, cudaGetErrorString(code));
+    cuda->device = device;
+    cuda->major = properties.major;
+    cuda->minor = properties.minor;
+    snprintf(cuda->name, sizeof cuda->name, "%s", properties.name);
+    if (10 * cuda->major + cuda->minor < OLDEST)
+        return nb_fail(err, NB_UNSUPPORTED,
+                       "cuda: %s has compute capability %d.%d; expected 8.0 or later (BF16 units); hint: backend: cpu",
+                       cuda->name, cuda->major, cuda->minor);
+    return NB_OK;
+}
+
+static nb_status take(nb_cuda *cuda, nb_error *err) {
+    const float words[NB_CUDA_WORDS] = {[NB_CUDA_ZERO] = 0.0f, [NB_CUDA_ONE] = 1.0f};
+    cudaError_t code = cudaSetDevice(cuda->device);
+    if (code == cudaSuccess)
+        code = cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking);
+    if (code == cudaSuccess)
+        code = cudaMalloc(&cuda->workspace, WORKSPACE);
+    if (code == cudaSuccess)
+        code = cudaMalloc(&cuda->scratch, FIRST_SCRATCH);
+    if (code == cudaSuccess)
+        code = cudaMalloc((void **)&cuda->words, sizeof words);
+    if (code == cudaSuccess)
+        code = cudaMemcpy(cuda->words, words, sizeof words, cudaMemcpyHostToDevice);
+    cuda->workspace_bytes = WORKSPACE;
+    cuda->scratch_bytes = FIRST_SCRATCH;
+    if (code != cudaSuccess)
+        return nb_fail(err, code == cudaErrorMemoryAllocation ? NB_NO_MEMORY : NB_UNSUPPORTED,
+                       "cuda: %s cannot be used: %s; hint: is another program holding it?", cuda->name,
+                       cudaGetErrorString(code));
+    cublasStatus_t status = cublasLtCreate(&cuda->lt);
+    if (status != CUBLAS_STATUS_SUCCESS)
+        return nb_fail(err, NB_UNSUPPORTED, "cuda: cuBLASLt does not start on %s: %s", cuda->name,
+                       cublasLtGetStatusString(status));
+    return NB_OK;
+}
+
+static void fill(nb_backend_ops *ops) {
+#define NB_OP_MEMORY(type, name, arguments) ops->name = nb_cuda_##name;
+#define NB_OP_TYPED(type, name, arguments) ops->name = nb_cuda_##name;
+#define NB_OP_PLAIN(type, name, arguments) ops->name = nb_cuda_##name;
+#include "backend/ops.inc"
+}
+
+nb_status nb_cuda_library_open(int device, nb_backend **out, nb_error *err) {
+    nb_backend_object *object;
+    nb_cuda *cuda = calloc(1, sizeof *cuda);
+    if (!cuda)
+        return nb_fail(err, NB_NO_MEMORY, "cuda: no memory for the backend");
+    nb_backend unnamed = {.state = cuda};
+    nb_status status = look_at(cuda, device, err);
+    if (status == NB_OK)
+        status = take(cuda, err);
+    if (status == NB_OK)
+        status = nb_backend_create("cuda", NB_BF16, NB_F32, cuda, destroy, &object, err);
+    if (status != NB_OK) {
+        destroy(&unnamed);
+        return status;
+    }
+    fill(&object->ops);
+    *out = &object->backend;
+    return NB_OK;
+}

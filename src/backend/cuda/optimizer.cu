@@ -1,0 +1,242 @@
+/* optimizer.cu: AdamW, sums in double, and tensors under one scale (arXiv:2310.18313 section 2).
+ *
+ * What is stored between steps must not depend on a fused multiply-add, so each operation is spelt: the bits are those
+ * of src/backend/ref/optimizer.inc and scaled.c.
+ */
+#include "backend/cuda/kernels.h"
+#include "backend/cuda/launch.cuh"
+#include "format/narrow.h"
+
+#include <math.h>
+
+/* ---- sums: a fixed number of blocks, so that the tree depends on n alone ---- */
+
+static __global__ void sum_parts(double *partial, const void *x, nb_dtype type, const float *scale, int64_t n, bool squares) {
+    __shared__ double room[NB_WARPS];
+    const float factor = scale ? *scale : 1.0f;
+    double sum = 0;
+    for (NB_EACH(i, n)) {
+        double v = (double)nb_f32_mul(nb_narrow_load(x, type, i), factor);
+        sum += squares ? v * v : v;
+    }
+    sum = nb_block_sum(sum, room);
+    if (threadIdx.x == 0)
+        partial[blockIdx.x] = sum;
+}
+
+static __global__ void sum_of_parts(double *out, const double *partial, bool add) {
+    __shared__ double room[NB_WARPS];
+    double sum = 0;
+    for (int i = threadIdx.x; i < NB_CUDA_SUM_BLOCKS; i += blockDim.x)
+        sum += partial[i];
+    sum = nb_block_sum(sum, room);
+    if (threadIdx.x == 0)
+        *out = add ? *out + sum : sum;
+}
+
+static int launch_sum(cudaStream_t on, double *out, const void *x, nb_dtype type, const float *scale, int64_t n, bool squares, double *partial, bool add) {
+    sum_parts<<<NB_CUDA_SUM_BLOCKS, NB_THREADS, 0, on>>>(partial, x, type, scale, n, squares);
+    sum_of_parts<<<1, NB_THREADS, 0, on>>>(out, partial, add);
+    return cudaGetLastError();
+}
+
+int nb_cuda_launch_sum(void *stream, double *out, const float *x, int64_t n, bool squares, double *partial) {
+    return launch_sum((cudaStream_t)stream, out, x, NB_F32, NULL, n, squares, partial, false);
+}
+
+int nb_cuda_launch_scaled_sum_squares(void *stream, double *out, const nb_scaled *x, int64_t n, double *partial, bool add) {
+    return launch_sum((cudaStream_t)stream, out, x->data, x->dtype, x->scale, n, true, partial, add);
+}
+
+/* ---- numbers under a scale ---- */
+
+static __device__ float value(const nb_scaled &t, int64_t i, float factor) {
+    return nb_f32_mul(nb_narrow_load(t.data, t.dtype, i), factor);
+}
+
+static __device__ float factor_of(const nb_scaled &t) {
+    return t.scale ? *t.scale : 1.0f;
+}
+
+static __device__ float encode_of(const nb_scaled &t, const uint32_t *amax) {
+    return t.scale ? nb_narrow_encode(t.dtype, t.rule, nb_f32_from(*amax)) : 1.0f;
+}
+
+/* ---- AdamW ---- */
+
+typedef struct scalars {
+    float beta1, rest1, beta2, rest2, rate, correction, keep, scale, eps;
+} scalars;
+
+static scalars scalars_of(const nb_adamw *step) {
+    scalars s;
+    s.beta1 = (float)step->beta1;
+    s.rest1 = (float)(1 - step->beta1);
+    s.beta2 = (float)step->beta2;
+    s.rest2 = (float)(1 - step->beta2);
+    s.rate = (float)(step->lr / (1 - pow(step->beta1, (double)step->step)));
+    s.correction = (float)(1 / (1 - pow(step->beta2, (double)step->step)));
+    s.keep = (float)(1 - step->lr * step->weight_decay);
+    s.scale = (float)step->grad_scale;
+    s.eps = (float)step->eps;
+    return s;
+}
+
+static __device__ void update(float *p, float *m, float *v, float grad, const scalars &s) {
+    float g = nb_f32_mul(s.scale, grad);
+    *m = nb_f32_add(nb_f32_mul(s.beta1, *m), nb_f32_mul(s.rest1, g));
+    *v = nb_f32_add(nb_f32_mul(s.beta2, *v), nb_f32_mul(s.rest2, nb_f32_mul(g, g)));
+    float root = nb_f32_add(__fsqrt_rn(nb_f32_mul(*v, s.correction)), s.eps);
+    *p = nb_f32_sub(nb_f32_mul(s.keep, *p), nb_f32_div(nb_f32_mul(s.rate, *m), root));
+}
+
+static __global__ void adamw(float *param, float *m, float *v, const float *grad, int64_t n, scalars s, uint16_t *copy) {
+    for (NB_EACH(i, n)) {
+        float p = param[i], mean = m[i], square = v[i];
+        update(&p, &mean, &square, grad[i], s);
+        param[i] = p;
+        m[i] = mean;
+        v[i] = square;
+        if (copy)
+            copy[i] = nb_bf16_even(p);
+    }
+}
+
+/* The update of narrow tensors, twice: for the amaxes of what it gives, then rounded under the scales that follow. */
+static __global__ void narrow_amax(nb_scaled param, nb_scaled m, nb_scaled v, nb_scaled grad, int64_t n, scalars s, uint32_t *amaxes) {
+    const float fp = factor_of(param), fm = factor_of(m), fv = factor_of(v), fg = factor_of(grad);
+    uint32_t largest[3] = {0, 0, 0};
+    for (NB_EACH(i, n)) {
+        float x[3] = {value(param, i, fp), value(m, i, fm), value(v, i, fv)};
+        update(&x[0], &x[1], &x[2], value(grad, i, fg), s);
+        for (int t = 0; t < 3; t++)
+            largest[t] = max(largest[t], nb_f32_magnitude(x[t]));
+    }
+    __syncwarp();
+    for (int t = 0; t < 3; t++)
+        nb_join_amax(&amaxes[t], largest[t]);
+}
+
+static __global__ void narrow_adamw(nb_scaled param, nb_scaled m, nb_scaled v, nb_scaled grad, int64_t n, scalars s, const uint32_t *amaxes) {
+    const float fp = factor_of(param), fm = factor_of(m), fv = factor_of(v), fg = factor_of(grad);
+    const float ep = encode_of(param, &amaxes[0]), em = encode_of(m, &amaxes[1]), ev = encode_of(v, &amaxes[2]);
+    for (NB_EACH(i, n)) {
+        float x[3] = {value(param, i, fp), value(m, i, fm), value(v, i, fv)};
+        update(&x[0], &x[1], &x[2], value(grad, i, fg), s);
+        nb_narrow_store(param.data, param.dtype, i, nb_f32_mul(x[0], ep));
+        nb_narrow_store(m.data, m.dtype, i, nb_f32_mul(x[1], em));
+        nb_narrow_store(v.data, v.dtype, i, nb_f32_mul(x[2], ev));
+    }
+}
+
+static __global__ void set_scale(nb_scaled t, const uint32_t *amax) {
+    *t.scale = nb_vector_decode(encode_of(t, amax));
+}
+
+static int set_scales(cudaStream_t on, const nb_scaled *const *t, const uint32_t *amaxes, int count) {
+    for (int i = 0; i < count; i++)
+        if (t[i]->scale)
+            set_scale<<<1, 1, 0, on>>>(*t[i], &amaxes[i]);
+    return cudaGetLastError();
+}
+
+int nb_cuda_launch_adamw(void *stream, const nb_scaled *param, const nb_scaled *m, const nb_scaled *v, const nb_scaled *grad, int64_t n,
+                         const nb_adamw *step, uint16_t *copy, uint32_t *amaxes) {
+    cudaStream_t on = (cudaStream_t)stream;
+    const scalars s = scalars_of(step);
+    const unsigned grid = nb_grid(nb_divide_up(n, NB_THREADS));
+    bool wide = param->dtype == NB_F32 && m->dtype == NB_F32 && v->dtype == NB_F32 && grad->dtype == NB_F32;
+    if (n == 0)
+        return cudaSuccess;
+    if (wide) {
+        adamw<<<grid, NB_THREADS, 0, on>>>((float *)param->data, (float *)m->data, (float *)v->data, (const float *)grad->data, n, s, copy);
+        return cudaGetLastError();
+    }
+    const nb_scaled *const kept[] = {param, m, v};
+    cudaMemsetAsync(amaxes, 0, 3 * sizeof *amaxes, on);
+    narrow_amax<<<grid, NB_THREADS, 0, on>>>(*param, *m, *v, *grad, n, s, amaxes);
+    narrow_adamw<<<grid, NB_THREADS, 0, on>>>(*param, *m, *v, *grad, n, s, amaxes);
+    return set_scales(on, kept, amaxes, 3);
+}
+
+/* ---- tensors under one scale ---- */
+
+static __global__ void amax_of_sum(uint32_t *amax, nb_scaled a, nb_scaled b, int64_t n) {
+    const float fa = factor_of(a), fb = b.data ? factor_of(b) : 0.0f;
+    uint32_t largest = 0;
+    for (NB_EACH(i, n))
+        largest = max(largest, nb_f32_magnitude(b.data ? nb_f32_add(value(a, i, fa), value(b, i, fb)) : value(a, i, fa)));
+    __syncwarp();
+    nb_join_amax(amax, largest);
+}
+
+static __global__ void store_sum(nb_scaled to, nb_scaled a, nb_scaled b, int64_t n, const uint32_t *amax) {
+    const float fa = factor_of(a), fb = b.data ? factor_of(b) : 0.0f, encode = encode_of(to, amax);
+    for (NB_EACH(i, n)) {
+        float x = b.data ? nb_f32_add(value(a, i, fa), value(b, i, fb)) : value(a, i, fa);
+        nb_narrow_store(to.data, to.dtype, i, nb_f32_mul(x, encode));
+    }
+}
+
+/* to = a + b, or a where b has no data. */
+static int launch_sum_into(cudaStream_t on, const nb_scaled *to, const nb_scaled *a, const nb_scaled *b, int64_t n, uint32_t *amax) {
+    const unsigned grid = nb_grid(nb_divide_up(n, NB_THREADS));
+    if (n == 0)
+        return cudaSuccess;
+    cudaMemsetAsync(amax, 0, sizeof *amax, on);
+    amax_of_sum<<<grid, NB_THREADS, 0, on>>>(amax, *a, *b, n);
+    store_sum<<<grid, NB_THREADS, 0, on>>>(*to, *a, *b, n, amax);
+    return set_scales(on, &to, amax, 1);
+}
+
+int nb_cuda_launch_scaled_encode(void *stream, const nb_scaled *to, const float *from, int64_t n, uint32_t *amax) {
+    nb_scaled a = {}, none = {};
+    a.data = (void *)from;
+    a.dtype = NB_F32;
+    return launch_sum_into((cudaStream_t)stream, to, &a, &none, n, amax);
+}
+
+int nb_cuda_launch_scaled_add(void *stream, const nb_scaled *to, const nb_scaled *a, const nb_scaled *b, int64_t n, uint32_t *amax) {
+    return launch_sum_into((cudaStream_t)stream, to, a, b, n, amax);
+}
+
+static __global__ void scaled_decode(float *to, nb_scaled from, int64_t n) {
+    const float factor = factor_of(from);
+    for (NB_EACH(i, n))
+        to[i] = value(from, i, factor);
+}
+
+int nb_cuda_launch_scaled_decode(void *stream, float *to, const nb_scaled *from, int64_t n) {
+    if (n > 0)
+        scaled_decode<<<nb_grid(nb_divide_up(n, NB_THREADS)), NB_THREADS, 0, (cudaStream_t)stream>>>(to, *from, n);
+    return cudaGetLastError();
+}
+
+static __global__ void rescale(nb_scaled t, float factor_to, int64_t n) {
+    const float factor = factor_of(t), encode = nb_vector_decode(factor_to);
+    for (NB_EACH(i, n))
+        nb_narrow_store(t.data, t.dtype, i, nb_f32_mul(value(t, i, factor), encode));
+}
+
+static __global__ void put_word(float *to, float value) {
+    *to = value;
+}
+
+int nb_cuda_launch_scaled_rescale(void *stream, const nb_scaled *t, float scale, int64_t n) {
+    cudaStream_t on = (cudaStream_t)stream;
+    if (n > 0)
+        rescale<<<nb_grid(nb_divide_up(n, NB_THREADS)), NB_THREADS, 0, on>>>(*t, scale, n);
+    put_word<<<1, 1, 0, on>>>(t->scale, scale);
+    return cudaGetLastError();
+}
+
+static __global__ void join(nb_scaled to, nb_scaled from, int64_t n) {
+    for (NB_EACH(i, n))
+        nb_narrow_store(to.data, to.dtype, i, nb_f32_add(value(to, i, 1.0f), value(from, i, 1.0f)));
+}
+
+int nb_cuda_launch_scaled_join(void *stream, const nb_scaled *to, const nb_scaled *from, int64_t n) {
+    if (n > 0)
+        join<<<nb_grid(nb_divide_up(n, NB_THREADS)), NB_THREADS, 0, (cudaStream_t)stream>>>(*to, *from, n);
+    return cudaGetLastError();
+}

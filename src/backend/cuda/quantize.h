@@ -1,0 +1,73 @@
+/* quantize.h: launchers of the quantizers. Addresses are the device's unless a comment says host; every launcher
+ * returns the launch's cudaError_t.
+ *
+ * A quantization has four stages, each a kernel: load (a source becomes FP32 in the operand's orientation, gathered,
+ * scaled, less what another operand decodes to), rotate, maximum, encode. Where a faster kernel knows how to do all at
+ * once for a format it is asked first (quantize_fast.h); its bits are the same.
+ */
+#ifndef NB_BACKEND_CUDA_QUANTIZE_H
+#define NB_BACKEND_CUDA_QUANTIZE_H
+
+#include "nibble/backend.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The random bits of one quantization: nb_noise, with step and micro-batch as words of device memory. */
+typedef struct nb_cuda_noise {
+    uint32_t seed, tensor, signs;
+    const uint32_t *clock; /* [2] step, micro-batch; NULL where no bits are drawn */
+} nb_cuda_noise;
+
+/* The source's element (r, c), r < rows, c < cols of the source, after gathering. */
+typedef struct nb_cuda_source {
+    nb_mat numbers;   /* data NULL: `codes` */
+    nb_qtensor codes; /* decoded exactly */
+    nb_qtensor minus; /* subtracted; codes NULL: nothing */
+    const int32_t *columns;
+    const float *row_scales, *column_scales; /* of source rows and (gathered) columns; NULL: 1 */
+    int64_t rows, cols;
+} nb_cuda_source;
+
+/* x [rows, cols] FP32 = the source; with `transpose` x is [source cols, source rows]. */
+int nb_cuda_load_source(void *stream, float *x, const nb_cuda_source *source, bool transpose);
+
+/* Rotates groups of q->hadamard_size neighbours in place, and rounds to BF16 where q says so. */
+int nb_cuda_rotate(void *stream, float *x, int64_t rows, int64_t cols, const nb_quantizer *q,
+                   const nb_cuda_noise *noise);
+
+/* *amax = max(*amax, largest magnitude) as bits; the caller clears it. */
+int nb_cuda_amax(void *stream, uint32_t *amax, const float *x, int64_t n);
+
+/* Codes of x [rows, cols], into columns [at, at + cols) of `out`, and the values that a product reads. */
+typedef struct nb_cuda_encoding {
+    const float *x;
+    int64_t rows, cols;
+    nb_quantizer quantizer;
+    nb_qtensor out; /* codes may be NULL: only values are wanted */
+    int64_t at;
+    uint16_t *values; /* BF16 [rows, value_stride], from column `at` on: code x inner scale; NULL: none */
+    int64_t value_stride;
+    uint32_t *amax; /* [1] of the tensor, or scratch [rows] or [cols] for scales of rows and columns, cleared */
+    nb_cuda_noise noise;
+} nb_cuda_encoding;
+int nb_cuda_encode(void *stream, const nb_cuda_encoding *e);
+
+/* ---- the other way ---- */
+
+/* out = decoded (F32 or BF16, rounded once); with `transpose` turned; with `columns` into those columns of out; without
+ * `outer` the scale outside of a product's sum counts as 1. */
+int nb_cuda_decode(void *stream, const nb_mat *out, const nb_qtensor *from, bool transpose, const int32_t *columns,
+                   bool outer);
+
+/* The same codes with rows and columns exchanged; scales of 16x16 tiles, rows, columns, the tensor go along. */
+int nb_cuda_turn(void *stream, const nb_qtensor *out, const nb_qtensor *from);
+
+/* chunks [ceil(rows/16)]: what the quantization of x into `t` did, 16 rows each. */
+int nb_cuda_quantize_stats(void *stream, nb_quantize_stats *chunks, const nb_qtensor *t, const float *x);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

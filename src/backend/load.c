@@ -1,0 +1,75 @@
+/* load.c: opens libnibble-cuda.so at run time, so that one program serves machines with and without a GPU. */
+#include "backend/load.h"
+
+#include "backend/cuda/library.h"
+
+#include <dlfcn.h>
+#include <libgen.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define LIBRARY "libnibble-cuda.so"
+
+/* Folder of the running program, without a final slash; "" if the system does not say. */
+static void program_folder(char *folder, size_t size) {
+    ssize_t length = readlink("/proc/self/exe", folder, size - 1);
+    folder[length > 0 ? length : 0] = '\0';
+    char *slash = strrchr(folder, '/');
+    if (slash)
+        *slash = '\0';
+}
+
+/* Beside the program (a build folder, a folder that was carried), where `make install` puts it, where the system looks.
+ */
+static void *open_library(char *why, size_t size) {
+    static const char *const places[] = {"%s/" LIBRARY, "%s/../lib/nibble/" LIBRARY};
+    char folder[4096], path[4200];
+    program_folder(folder, sizeof folder);
+    why[0] = '\0';
+    for (size_t i = 0; i <= sizeof places / sizeof *places; i++) {
+        if (i < sizeof places / sizeof *places)
+            snprintf(path, sizeof path, places[i], folder);
+        else
+            snprintf(path, sizeof path, LIBRARY);
+        if (strchr(path, '/') && access(path, R_OK) != 0)
+            continue;
+        void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+        if (library)
+            return library;
+        const char *text = dlerror(); /* names the file */
+        if (strchr(path, '/'))        /* it is there, and something that it needs is not */
+            snprintf(why, size, "%.500s", text ? text : "unknown");
+    }
+    return NULL;
+}
+
+/* ISO C has no cast between objects and functions; POSIX has, through memory. */
+static bool find(void *library, const char *name, void *function) {
+    void *symbol = dlsym(library, name);
+    memcpy(function, &symbol, sizeof symbol);
+    return symbol != NULL;
+}
+
+static bool fits(nb_cuda_library_fit its) {
+    const nb_cuda_library_fit ours = NB_CUDA_LIBRARY_FIT;
+    return its.table == ours.table && its.mat == ours.mat && its.qtensor == ours.qtensor && its.error == ours.error;
+}
+
+nb_status nb_backend_load_cuda(int device, nb_backend **out, nb_error *err) {
+    char why[512];
+    nb_cuda_library_open_function *open_device;
+    nb_cuda_library_fit_function *its_fit;
+    void *library = open_library(why, sizeof why);
+    if (!library && why[0])
+        return nb_fail(err, NB_UNSUPPORTED, "cuda: " LIBRARY " cannot be opened: %s", why);
+    if (!library)
+        return nb_fail(err, NB_UNSUPPORTED,
+                       "cuda: there is no " LIBRARY " beside the program; hint: `make cuda` builds it (needs CUDA's "
+                       "compiler), or backend: cpu");
+    if (!find(library, "nb_cuda_library_open", &open_device) || !find(library, "nb_cuda_library_fits", &its_fit) ||
+        !fits(its_fit()))
+        return nb_fail(err, NB_UNSUPPORTED,
+                       "cuda: " LIBRARY " is of another version than this program; hint: make cuda");
+    return open_device(device, out, err); /* the library stays open: its code runs until the end */
+}
