@@ -20,6 +20,7 @@
 #include "backend/cpu/gemm.h"
 #include "files/checksum.h"
 #include "files/safetensors.h"
+#include "backend/table.h"
 #include "train_case.h"
 
 #include <dirent.h>
@@ -145,10 +146,10 @@ static outcome run(void **state, const char *recipe, const char *family, nb_isa 
         fail_msg("%s", err.message);
     nb_backend *be;
     nb_trainer *t;
-    nb_cpu_options cpu = {threads(), isa};
+    nb_backend_options cpu = {threads(), isa};
     nb_trainer_options options = {.recipes_dir = NB_TEST_SOURCE "/recipes",
                                   .callbacks = {.user = &o, .step = on_step, .evaluation = on_evaluation}};
-    assert_int_equal(nb_backend_cpu(&cpu, &be, &err), NB_OK);
+    assert_int_equal(nb_backend_open("cpu", &cpu, &be, &err), NB_OK);
     nb_model_config model;
     nb_model *shipped;
     snprintf(tiny, sizeof tiny, "%s-tiny", family);
@@ -198,8 +199,8 @@ static void name_of_place(nb_isa isa, char *out, size_t size) {
     if (file)
         fclose(file);
     nb_backend *be;
-    nb_cpu_options options = {1, isa};
-    assert_int_equal(nb_backend_cpu(&options, &be, NULL), NB_OK);
+    nb_backend_options options = {1, isa};
+    assert_int_equal(nb_backend_open("cpu", &options, &be, NULL), NB_OK);
     nb_openblas_version(blas, sizeof blas);
     nb_onednn_version(dnnl, sizeof dnnl);
     snprintf(out, size, "cpu %s, %s, %s, OpenBLAS %s, oneDNN %s", cpu, be->ops->gemm_kernel(be, NB_BF16, NB_BF16),
