@@ -13,5 +13,5 @@ foreach(file ${FILES})
   string(APPEND rows "    {\"${name}\", (const char *)file_${index}, ${size}},\n")
   math(EXPR index "${index} + 1")
 endforeach()
-file(WRITE ${OUTPUT} "/* Made by cmake/embed.cmake. */\n#include \"lens/report_build.h\"\n\n${arrays}\n"
+file(WRITE ${OUTPUT} "/* Made by cmake/embed.cmake. */\n#include \"report/report_build.h\"\n\n${arrays}\n"
   "const nb_page_file nb_page_files[] = {\n${rows}    {0, 0, 0}};\n")

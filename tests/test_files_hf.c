@@ -8,7 +8,7 @@
 #include "model/hf.h"
 #include "model/hf_numbers.h"
 #include "temporary.h"
-#include "train/tokenizer.h"
+#include "data/tokenizer.h"
 
 #include <unistd.h>
 

@@ -8,7 +8,7 @@
 #include <cmocka.h>
 
 #include "files/file.h"
-#include "lens/report.h"
+#include "report/report.h"
 #include "lens/series.h"
 #include "lens_case.h"
 #include "temporary.h"

@@ -7,7 +7,7 @@
 #include <cmocka.h>
 
 #include "files/file.h"
-#include "lens/report.h"
+#include "report/report.h"
 #include "temporary.h"
 #include <jansson.h>
 #include <math.h>

@@ -11,11 +11,11 @@
 #include "base/philox.h"
 #include "files/file.h"
 #include "temporary.h"
-#include "train/sentencepiece.h"
-#include "train/shard.h"
-#include "train/tokenizer.h"
-#include "train/tokenizer_corpus.h"
-#include "train/utf8.h"
+#include "data/sentencepiece.h"
+#include "data/shard.h"
+#include "data/tokenizer.h"
+#include "data/tokenizer_corpus.h"
+#include "data/utf8.h"
 
 /* English-looking lines from a small grammar, the same at every run. */
 static char *make_text(size_t size, uint32_t seed) {

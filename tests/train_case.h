@@ -6,7 +6,7 @@
 #include "files/file.h"
 #include "nibble/train.h"
 #include "temporary.h"
-#include "train/shard.h"
+#include "data/shard.h"
 
 #define CASE_MODEL                                                                                                     \
     "name: case\nfamily: llama\nvocab: 64\nhidden: 32\nlayers: 2\nheads: 2\nkv_heads: 1\nhead_dim: 16\n"               \

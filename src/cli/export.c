@@ -4,8 +4,8 @@
 #include "files/folder.h"
 #include "model/hf.h"
 #include "nibble/train.h"
-#include "train/tokenizer.h"
-#include "train/tokenizer_kept.h"
+#include "data/tokenizer.h"
+#include "data/tokenizer_kept.h"
 
 #include <inttypes.h>
 #include <stdio.h>

@@ -7,7 +7,7 @@
 #include "cli/screen.h"
 #include "nibble/train.h"
 #include "train/sample.h"
-#include "train/tokenizer.h"
+#include "data/tokenizer.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,5 +1,5 @@
 /* report.c: `nibble report`: one page for one run or many. */
-#include "lens/report.h"
+#include "report/report.h"
 
 #include "cli/cli.h"
 #include <dirent.h>

@@ -3,7 +3,7 @@
 #include "cli/cli.h"
 #include "files/file.h"
 #include "files/folder.h"
-#include "train/tokenizer_corpus.h"
+#include "data/tokenizer_corpus.h"
 
 #include <dirent.h>
 #include <inttypes.h>

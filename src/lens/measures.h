@@ -5,7 +5,7 @@
 #ifndef NB_LENS_MEASURES_H
 #define NB_LENS_MEASURES_H
 
-#include "lens/report.h"
+#include "report/report.h"
 
 /* How a metric is drawn. */
 typedef enum nb_measure_kind {

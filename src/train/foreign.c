@@ -3,7 +3,7 @@
 
 #include "manifest.h"
 #include "model/hf.h"
-#include "tokenizer.h"
+#include "data/tokenizer.h"
 
 #include <stdio.h>
 #include <unistd.h>

@@ -3,12 +3,12 @@
 #define NB_TRAIN_TRAINER_H
 
 #include "accumulate.h"
-#include "batch.h"
+#include "data/batch.h"
 #include "metrics.h"
 #include "nibble/train.h"
 #include "optimizer.h"
-#include "tokenizer.h"
-#include "tokenizer_kept.h"
+#include "data/tokenizer.h"
+#include "data/tokenizer_kept.h"
 
 #define NB_PASSED_MAX 4096
 

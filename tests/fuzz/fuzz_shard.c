@@ -1,7 +1,7 @@
 /* fuzz_shard.c: any bytes as a file of tokens. Every token of an accepted one can be read. */
 #include "fuzz.h"
 
-#include "train/shard.h"
+#include "data/shard.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size) {
     nb_shard shard;

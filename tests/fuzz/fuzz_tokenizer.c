@@ -2,8 +2,8 @@
  * that is accepted makes of a text has ids inside its vocabulary, and can be decoded. */
 #include "fuzz.h"
 
-#include "train/tokenizer.h"
-#include "train/tokenizer_corpus.h"
+#include "data/tokenizer.h"
+#include "data/tokenizer_corpus.h"
 
 #include <string.h>
 

@@ -1,7 +1,7 @@
 /* tokenizer_kept.h: the files of a Hugging Face tokenizer, as they were found: they travel with a model, whether nibble
  * reads them or not (tokenizer.json of byte-level BPE is one that it does not). tokenizer.model is among them. */
-#ifndef NB_TRAIN_TOKENIZER_KEPT_H
-#define NB_TRAIN_TOKENIZER_KEPT_H
+#ifndef NB_DATA_TOKENIZER_KEPT_H
+#define NB_DATA_TOKENIZER_KEPT_H
 
 #include "nibble/status.h"
 #include <stdbool.h>

@@ -3,8 +3,8 @@
  * A page must open at once: a long run has more samples than a screen has columns, so neighbours share one, and the
  * worst of them is drawn. Maps of single modules (channels, histograms) are many; all of a metric share a budget.
  */
-#include "lens/findings.h"
-#include "lens/report_build.h"
+#include "report/findings.h"
+#include "report/report_build.h"
 #include "lens/sampled.h"
 
 #include <math.h>

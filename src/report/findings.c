@@ -1,5 +1,5 @@
 /* findings.c: rules that turn the last sample, and the way to it, into sentences. */
-#include "lens/findings.h"
+#include "report/findings.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -1,6 +1,6 @@
 /* report_probe.c: what nibble probe wrote (probe.json), as bars. */
 #include "files/file.h"
-#include "lens/report_build.h"
+#include "report/report_build.h"
 
 #include <math.h>
 #include <stdio.h>

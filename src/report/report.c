@@ -1,12 +1,12 @@
 /* report.c: builds a report and writes it as one page.
  *
- * The page is a template (src/lens/page/page.html) with places for the styles, the data, Dygraphs, the scripts, and the
+ * The page is a template (src/report/page/page.html) with places for the styles, the data, Dygraphs, the scripts, and the
  * panels of the lens, which come last because there may be megabytes of them.
  */
-#include "lens/report.h"
+#include "report/report.h"
 
 #include "files/file.h"
-#include "lens/report_build.h"
+#include "report/report_build.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

@@ -2,8 +2,8 @@
  *
  * Functions return fresh text (free with free()), NULL without memory.
  */
-#ifndef NB_TRAIN_TOKENIZER_FILES_H
-#define NB_TRAIN_TOKENIZER_FILES_H
+#ifndef NB_DATA_TOKENIZER_FILES_H
+#define NB_DATA_TOKENIZER_FILES_H
 
 #include <stdbool.h>
 #include <stddef.h>

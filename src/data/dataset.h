@@ -8,8 +8,8 @@
  * Documents are separated by the end-of-text token. As a target it ends its document; as an input it opens the next
  * one, so the first token of a document is predicted from end-of-text alone, and generation begins with it.
  */
-#ifndef NB_TRAIN_DATASET_H
-#define NB_TRAIN_DATASET_H
+#ifndef NB_DATA_DATASET_H
+#define NB_DATA_DATASET_H
 
 #include "nibble/status.h"
 #include <stdbool.h>

@@ -1,6 +1,6 @@
 /* report_series.c: the series of a run as the page gets them: a hundred thousand numbers as text would take a second to
  * read, so they travel as float32 in base64, and steps as spans [first, distance, count]. */
-#include "lens/report_build.h"
+#include "report/report_build.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

@@ -5,7 +5,7 @@
  */
 #include "config/yaml.h"
 #include "files/file.h"
-#include "lens/report_build.h"
+#include "report/report_build.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -3,8 +3,8 @@
  * Functions that can fail return false (or NULL) and write one sentence into `why` of NB_SP_WHY bytes. No exception
  * leaves them. Encoding and decoding may be called by several threads at once.
  */
-#ifndef NB_TRAIN_SENTENCEPIECE_H
-#define NB_TRAIN_SENTENCEPIECE_H
+#ifndef NB_DATA_SENTENCEPIECE_H
+#define NB_DATA_SENTENCEPIECE_H
 
 #include <stdbool.h>
 #include <stddef.h>

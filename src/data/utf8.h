@@ -1,6 +1,6 @@
 /* utf8.h: finding and repairing bytes that are not UTF-8 (RFC 3629). */
-#ifndef NB_TRAIN_UTF8_H
-#define NB_TRAIN_UTF8_H
+#ifndef NB_DATA_UTF8_H
+#define NB_DATA_UTF8_H
 
 #include <stddef.h>
 #include <stdint.h>

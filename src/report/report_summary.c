@@ -1,5 +1,5 @@
 /* report_summary.c: how each run ended, and how far from its BF16 twin. */
-#include "lens/report_build.h"
+#include "report/report_build.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,6 +1,6 @@
 /* report_panels.c: drawings as JSON. The cells of a heat map travel as whole numbers in base64: a page with hundreds of
  * maps stays small and opens at once. */
-#include "lens/report_build.h"
+#include "report/report_build.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -1,13 +1,13 @@
 /* report.h: one page for one run or many: curves, gaps, tables, and drawings of what the lens measured.
  *
  * A report is built up in memory (a run, another run, panels) and written as a single HTML file that needs no network.
- * The page is src/lens/page/; what passes between here and there is one JSON object, described in docs/report.md.
+ * The page is src/report/page/; what passes between here and there is one JSON object, described in docs/report.md.
  *
  * To show a new measurement, hand its numbers over as a panel (a heat map or bars): the page draws every panel it is
  * given, under the run it belongs to. No line of the page changes.
  */
-#ifndef NB_LENS_REPORT_H
-#define NB_LENS_REPORT_H
+#ifndef NB_REPORT_REPORT_H
+#define NB_REPORT_REPORT_H
 
 #include "nibble/status.h"
 #include <stdbool.h>

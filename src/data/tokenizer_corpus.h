@@ -5,8 +5,8 @@
  * Documents end with the end-of-text token. NUL always separates documents. Validation takes parts spread evenly over
  * the texts: whole documents, or pieces of long ones; what goes to one side never appears on the other.
  */
-#ifndef NB_TRAIN_TOKENIZER_CORPUS_H
-#define NB_TRAIN_TOKENIZER_CORPUS_H
+#ifndef NB_DATA_TOKENIZER_CORPUS_H
+#define NB_DATA_TOKENIZER_CORPUS_H
 
 #include "tokenizer.h"
 

@@ -3,8 +3,8 @@
  * The library trusts the normalisation table inside a model: a trie and strings that refer to each other by offsets. A
  * damaged table makes it read anywhere in memory, so the offsets are checked here first.
  */
-#ifndef NB_TRAIN_SENTENCEPIECE_CHECK_H
-#define NB_TRAIN_SENTENCEPIECE_CHECK_H
+#ifndef NB_DATA_SENTENCEPIECE_CHECK_H
+#define NB_DATA_SENTENCEPIECE_CHECK_H
 
 #include "nibble/status.h"
 #include <stddef.h>

@@ -1,8 +1,8 @@
 /* report_build.h: what the files of the report share: the JSON object that the page will read. */
-#ifndef NB_LENS_REPORT_BUILD_H
-#define NB_LENS_REPORT_BUILD_H
+#ifndef NB_REPORT_REPORT_BUILD_H
+#define NB_REPORT_REPORT_BUILD_H
 
-#include "lens/report.h"
+#include "report/report.h"
 #include <jansson.h>
 
 struct nb_report {
@@ -38,7 +38,7 @@ json_t *nb_report_packed_series(const json_t *series);
 /* A number, or null where it is not finite: JSON has no NaN. */
 json_t *nb_report_number(double value);
 
-/* The files of src/lens/page/ and of Dygraphs, put into the program by the build. */
+/* The files of src/report/page/ and of Dygraphs, put into the program by the build. */
 typedef struct nb_page_file {
     const char *name; /* "page.html" */
     const char *text;

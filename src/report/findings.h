@@ -1,7 +1,7 @@
 /* findings.h: what stands out in a run's measurements, named: layer, role, channel. Thresholds are in docs/report.md.
  */
-#ifndef NB_LENS_FINDINGS_H
-#define NB_LENS_FINDINGS_H
+#ifndef NB_REPORT_FINDINGS_H
+#define NB_REPORT_FINDINGS_H
 
 #include "lens/sampled.h"
 

@@ -3,8 +3,8 @@
  * Two kinds: "bytes" (ids 0..255 are the bytes, 256 is end-of-text) and SentencePiece models. A text is one document:
  * end-of-text tokens are the caller's to add.
  */
-#ifndef NB_TRAIN_TOKENIZER_H
-#define NB_TRAIN_TOKENIZER_H
+#ifndef NB_DATA_TOKENIZER_H
+#define NB_DATA_TOKENIZER_H
 
 #include "nibble/status.h"
 #include <stdbool.h>

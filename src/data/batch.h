@@ -1,6 +1,6 @@
 /* batch.h: host memory for one micro-batch, and the evaluation that walks over a data set with it. */
-#ifndef NB_TRAIN_BATCH_H
-#define NB_TRAIN_BATCH_H
+#ifndef NB_DATA_BATCH_H
+#define NB_DATA_BATCH_H
 
 #include "dataset.h"
 #include "nibble/train.h"

@@ -6,8 +6,8 @@
  *   .npy         one dimension of uint16 or uint32
  * The .bin layout is written. Format: github.com/karpathy/llm.c, dev/data/data_common.py.
  */
-#ifndef NB_TRAIN_SHARD_H
-#define NB_TRAIN_SHARD_H
+#ifndef NB_DATA_SHARD_H
+#define NB_DATA_SHARD_H
 
 #include "files/file.h"
 #include "nibble/status.h"
