@@ -61,7 +61,7 @@ static nb_mat random_mat(random_numbers *r, nb_dtype type, int64_t rows, int64_t
     int64_t stride = cols + padding, count = rows * stride + offset;
     *memory = malloc((size_t)count * size_of(type));
     assert_non_null(*memory);
-    nb_mat m = {*memory, type, rows, cols, stride};
+    nb_mat m = {*memory, type, rows, cols, stride, NULL};
     for (int64_t i = 0; i < count; i++)
         set(&m, i, random_value(r));
     m.data = *memory + (size_t)offset * size_of(type);
@@ -229,7 +229,7 @@ static void refuses_wrong_shapes(void **state) {
     nb_mat a = nb_mat_of(data, NB_F32, 4, 6), b = nb_mat_of(data, NB_F32, 6, 4), c = nb_mat_of(data, NB_F32, 4, 5);
     assert_int_equal(be->ops->gemm(be, &c, &a, false, &b, false, false, &err), NB_BAD_USAGE);
     assert_non_null(strstr(err.message, "C [4, 5]"));
-    nb_mat narrow = {data, NB_F32, 4, 4, 3}, typed = nb_mat_of(data, NB_U8, 4, 4);
+    nb_mat narrow = {data, NB_F32, 4, 4, 3, NULL}, typed = nb_mat_of(data, NB_U8, 4, 4);
     assert_int_equal(be->ops->gemm(be, &narrow, &a, false, &b, false, false, &err), NB_BAD_USAGE);
     assert_int_equal(be->ops->gemm(be, &typed, &a, false, &b, false, false, &err), NB_UNSUPPORTED);
     nb_backend_free(be);

@@ -175,7 +175,7 @@ static void mixed_group(void **state) {
     double *sum = zeros(M * K);
     for (int i = 0; i < 3; i++) {
         nb_scratch scratch = all.scratch;
-        nb_linear_call call = {all.group, be, &pass0, &scratch, &all.x, true};
+        nb_linear_call call = {all.group, be, clocked(&pass0), &scratch, &all.x, true};
         nb_mat dx = nb_mat_of(put(NB_F32, zeros(M * K), M * K), NB_F32, M, K);
         assert_int_equal(nb_dgrad(&call, &all.group->layers[i], &all.dy[i], &dx, false, NULL), NB_OK);
         double *one = get(NB_F32, dx.data, M * K);

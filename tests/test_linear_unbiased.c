@@ -96,7 +96,8 @@ static void add(sums *s, const void *x, nb_dtype type) {
 static void run(bench *b) {
     nb_error err = {0};
     for (uint32_t i = 0; i < RUNS; i++) {
-        nb_pass pass = {.step = i, .steps = RUNS, .rounding_seed = 5};
+        const uint32_t clock[2] = {i, 0};
+        nb_pass pass = {.step = i, .steps = RUNS, .rounding_seed = 5, .clock = clock};
         memset(b->dw, 0, sizeof(float) * D * D);
         if (nb_linear_group_forward(b->group, &pass, &b->scratch, true, &b->x, &b->y, &err) != NB_OK ||
             nb_linear_group_backward(b->group, &pass, &b->scratch, &b->x, &b->dy, &b->dx, &err) != NB_OK)

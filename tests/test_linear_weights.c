@@ -204,7 +204,7 @@ static void average_of_a_weight(void **state) {
     c.w[0][OSCILLATES] = 1.3f;
     nb_linear_group_changed(c.group);
     for (int updates = 1; updates <= 3; updates++) {
-        nb_operand w;
+        nb_layer_operand w;
         float decoded_w[N * K];
         nb_linear_call call = {c.group, be, &pass, &c.scratch, &c.x, true};
         nb_mat out = nb_mat_of(decoded_w, NB_F32, N, K);

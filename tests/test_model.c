@@ -98,7 +98,8 @@ static void passes_leave_nothing_behind(void **state) {
     case_batch a, b;
     make_case_batch(&a, config.vocab, 1);
     make_case_batch(&b, config.vocab, 2);
-    const nb_pass pass = {.step = 9, .micro_batch = 0, .rounding_seed = 5}, next = {9, 0, 1, 5, false, false, 0, NULL};
+    const nb_pass pass = {.step = 9, .micro_batch = 0, .rounding_seed = 5},
+                  next = {.step = 9, .micro_batch = 1, .rounding_seed = 5};
     void *grads = nb_model_grads(model), *first = poisoned(bytes);
     double loss = loss_and_grads_of(model, &a, &pass);
     memcpy(first, grads, bytes);

@@ -35,7 +35,7 @@ static void hadamard_rows_are_orthonormal(void **state) {
 
 static void hadamard_twice_is_identity(void **state) {
     (void)state;
-    const nb_noise noise = {.seed = 1, .signs = 2, .step = 3};
+    const nb_noise_key noise = {.seed = 1, .signs = 2, .step = 3};
     for (int n = 16; n <= 128; n *= 2)
         for (int signs = NB_SIGNS_NONE; signs <= NB_SIGNS_FRESH; signs++) {
             nb_sign_mask mask = nb_signs_of((nb_signs)signs, &noise);
@@ -53,7 +53,7 @@ static void hadamard_twice_is_identity(void **state) {
 
 static void rotated_operands_keep_their_product(void **state) {
     (void)state;
-    const nb_noise noise = {.seed = 8, .signs = 4};
+    const nb_noise_key noise = {.seed = 8, .signs = 4};
     for (int n = 16; n <= 128; n *= 2) {
         nb_sign_mask mask = nb_signs_of(NB_SIGNS_FRESH, &noise);
         float a[128], b[128];
@@ -77,7 +77,7 @@ static void sign_patterns(void **state) {
     nb_sign_mask mask = nb_signs_of(NB_SIGNS_FIXED, NULL);
     for (int i = 0; i < 128; i++)
         assert_int_equal(mask.w[i / 32] >> (i % 32) & 1, fixed[i % 16] < 0);
-    nb_noise a = {.seed = 1, .tensor = 10, .signs = 20, .step = 30, .micro_batch = 40}, b = a;
+    nb_noise_key a = {.seed = 1, .tensor = 10, .signs = 20, .step = 30, .micro_batch = 40}, b = a;
     nb_sign_mask first = nb_signs_of(NB_SIGNS_FRESH, &a), other;
     b.tensor = 11; /* the other operand of the GEMM */
     other = nb_signs_of(NB_SIGNS_FRESH, &b);
@@ -98,7 +98,7 @@ static void sign_patterns(void **state) {
 /* ---- random bits ---- */
 
 /* Correlation of the bits of two keys, in standard deviations. */
-static double correlation(const nb_noise *a, const nb_noise *b, uint32_t shift, int bits) {
+static double correlation(const nb_noise_key *a, const nb_noise_key *b, uint32_t shift, int bits) {
     double sum = 0;
     int n = 0;
     for (uint32_t group = 0; group < 2000; group++) {
@@ -113,9 +113,9 @@ static double correlation(const nb_noise *a, const nb_noise *b, uint32_t shift, 
 
 static void streams_are_independent(void **state) {
     (void)state;
-    const nb_noise base = {.seed = 1, .tensor = nb_name_hash("layers.0.q_proj", "dgrad.dy"), .step = 5};
+    const nb_noise_key base = {.seed = 1, .tensor = nb_name_hash("layers.0.q_proj", "dgrad.dy"), .step = 5};
     for (int bits = 8; bits <= 16; bits += 8) {
-        nb_noise other[6] = {base, base, base, base, base, base};
+        nb_noise_key other[6] = {base, base, base, base, base, base};
         other[0].seed = 2;
         other[1].tensor = nb_name_hash("layers.0.q_proj", "wgrad.dy");
         other[2].tensor = nb_name_hash("layers.1.q_proj", "dgrad.dy");
@@ -130,7 +130,7 @@ static void streams_are_independent(void **state) {
 
 static void bits_are_uniform(void **state) {
     (void)state;
-    const nb_noise noise = {.seed = 3, .tensor = 4};
+    const nb_noise_key noise = {.seed = 3, .tensor = 4};
     for (int bits = 8; bits <= 16; bits += 8) {
         int histogram[16][256] = {{0}};
         enum { GROUPS = 25600 };
@@ -168,7 +168,8 @@ static average_error average_over_steps(int bits) {
     const float *x = src.data, *y = decoded.data;
     average_error e = {0, 0, 0, 0};
     for (uint32_t step = 0; step < STEPS; step++) {
-        nb_noise noise = {.seed = 7, .tensor = 9, .step = step};
+        const uint32_t clock[2] = {step, 0};
+        nb_noise noise = {.seed = 7, .tensor = 9, .clock = clock};
         assert_int_equal(nb_ref_quantize(NULL, &t, &src, false, &noise, NULL, NULL), NB_OK);
         assert_int_equal(nb_ref_dequantize(NULL, &decoded, &t, false, true, NULL), NB_OK);
         for (int i = 0; i < N; i++) {

@@ -6,7 +6,8 @@
 #include "backend/cpu/cpu.h"
 #include "backend/ref/quantize.h"
 
-static const nb_noise noise = {.seed = 5, .tensor = 0x1234567, .signs = 0x89abcdef, .step = 3, .micro_batch = 2};
+static const uint32_t at_step_3[2] = {3, 2};
+static const nb_noise noise = {.seed = 5, .tensor = 0x1234567, .signs = 0x89abcdef, .clock = at_step_3};
 
 /* One backend an instruction set that this machine runs, made by the first test. */
 enum { BACKENDS = 3 };

@@ -24,10 +24,12 @@ typedef struct nb_mat {
     nb_dtype dtype;
     int64_t rows, cols;
     int64_t stride; /* elements; >= cols */
+    uint32_t *amax; /* [1] backend memory: the largest magnitude as bits of an F32, NaN largest of all; NULL: not known.
+                       Who writes a view that has it fills it; who quantizes one may read it. */
 } nb_mat;
 
 static inline nb_mat nb_mat_of(const void *data, nb_dtype dtype, int64_t rows, int64_t cols) {
-    nb_mat m = {(void *)data, dtype, rows, cols, cols};
+    nb_mat m = {(void *)data, dtype, rows, cols, cols, NULL};
     return m;
 }
 

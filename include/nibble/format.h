@@ -100,11 +100,10 @@ char *nb_quantizer_text(const nb_quantizer *q, char *text, size_t size);
 
 /* Where the random bits of one quantization come from (docs/formats.md, "Random bits"). */
 typedef struct nb_noise {
-    uint32_t seed;   /* the run's rounding seed */
-    uint32_t tensor; /* nb_name_hash of tensor name and role */
-    uint32_t signs;  /* nb_name_hash shared by both operands of the GEMM: fresh Hadamard signs */
-    uint32_t step;
-    uint32_t micro_batch;
+    uint32_t seed;         /* the run's rounding seed */
+    uint32_t tensor;       /* nb_name_hash of tensor name and role */
+    uint32_t signs;        /* nb_name_hash shared by both operands of the GEMM: fresh Hadamard signs */
+    const uint32_t *clock; /* [2] backend memory: optimizer step and micro-batch; NULL: both 0 */
 } nb_noise;
 
 /* 32-bit hash of "name/role" that keys the random bits. `role` may be NULL. */

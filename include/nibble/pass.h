@@ -17,6 +17,7 @@ typedef struct nb_pass {
     uint32_t steps; /* of the whole run; 0 = unknown. Mechanisms whose schedule is a share of the run need it. */
     uint32_t micro_batch;
     uint32_t rounding_seed;
+    const uint32_t *clock; /* [2] the words step, micro_batch in backend memory, for kernels; the model sets it */
     bool forward_bf16, backward_bf16; /* late switch: ignore the quantizers of that direction */
     double z_loss;
     const struct nb_lens *lens; /* NULL: nobody looks, nothing is counted */

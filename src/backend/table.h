@@ -6,6 +6,7 @@
 #ifndef NB_BACKEND_TABLE_H
 #define NB_BACKEND_TABLE_H
 
+#include "backend/operand.h"
 #include "nibble/backend.h"
 
 typedef struct nb_backend_ops {

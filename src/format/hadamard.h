@@ -10,6 +10,7 @@
 
 #include "base/philox.h"
 #include "format/ieee.h"
+#include "format/noise.h"
 #include "nibble/format.h"
 
 #define NB_HADAMARD_MAX 128
@@ -22,7 +23,7 @@ typedef struct nb_sign_mask {
 /* TransformerEngine's fixed pattern of 16 signs, repeated. */
 #define NB_FIXED_SIGNS 0xD7E8u
 
-static inline NB_HD nb_sign_mask nb_signs_of(nb_signs signs, const nb_noise *noise) {
+static inline NB_HD nb_sign_mask nb_signs_of(nb_signs signs, const nb_noise_key *noise) {
     nb_sign_mask mask = {{0, 0, 0, 0}};
     if (signs == NB_SIGNS_FIXED) {
         for (int i = 0; i < 4; i++)

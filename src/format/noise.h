@@ -14,8 +14,23 @@
 
 #define NB_NOISE_GROUP 16
 
+/* A noise whose clock has been read. */
+typedef struct nb_noise_key {
+    uint32_t seed, tensor, signs, step, micro_batch;
+} nb_noise_key;
+
+/* Where the clock lies in memory that the caller can read. */
+static inline NB_HD nb_noise_key nb_noise_at(const nb_noise *noise) {
+    nb_noise_key key = {noise->seed, noise->tensor, noise->signs, 0, 0};
+    if (noise->clock) {
+        key.step = noise->clock[0];
+        key.micro_batch = noise->clock[1];
+    }
+    return key;
+}
+
 /* The bits of the 16 lanes of one group, as u = r / 2^bits in [0, 1); exact in FP32. */
-static inline NB_HD void nb_noise_group(const nb_noise *noise, uint32_t group, int bits, float u[NB_NOISE_GROUP]) {
+static inline NB_HD void nb_noise_group(const nb_noise_key *noise, uint32_t group, int bits, float u[NB_NOISE_GROUP]) {
     nb_philox_words r =
         nb_philox(noise->seed, noise->tensor, group, noise->step, noise->micro_batch, NB_PURPOSE_ROUNDING);
     if (bits == 8) {

@@ -36,7 +36,7 @@ static nb_status dge_after_wgrad(void *state, const nb_linear_call *call, nb_lin
                                  const nb_mat *dw, nb_error *err) {
     (void)state, (void)dy;
     const nb_dge *dge = &layer->plan.mechanisms.dge;
-    nb_operand w;
+    nb_layer_operand w;
     if (call->pass->forward_bf16) /* the forward pass did not round W */
         return NB_OK;
     NB_TRY(nb_weight_operand(call, layer, NB_FPROP_W, &w, err));

@@ -15,7 +15,7 @@ static bool folds(const nb_linear *layer) {
 /* dY with the scales of W folded in: FP32 if it is still to be quantized, else act. */
 static nb_status fold(const nb_linear_call *call, nb_linear *layer, const nb_mat *dy, nb_mat *out, nb_error *err) {
     nb_backend *be = call->be;
-    nb_operand w;
+    nb_layer_operand w;
     NB_TRY(nb_weight_operand(call, layer, NB_FPROP_W, &w, err));
     nb_dtype type = nb_quantizer_is_bf16(&layer->plan.roles[NB_DGRAD_DY].quantizer) ? be->act : be->real;
     size_t bytes = nb_dtype_size(type) * (size_t)(dy->rows * dy->cols);
@@ -27,7 +27,8 @@ static nb_status fold(const nb_linear_call *call, nb_linear *layer, const nb_mat
     return NB_OK;
 }
 
-nb_status nb_dgrad_dy(const nb_linear_call *call, nb_linear *layer, const nb_mat *dy, nb_operand *out, nb_error *err) {
+nb_status nb_dgrad_dy(const nb_linear_call *call, nb_linear *layer, const nb_mat *dy, nb_layer_operand *out,
+                      nb_error *err) {
     const nb_quantizer *q = &layer->plan.roles[NB_DGRAD_DY].quantizer;
     nb_mat source = *dy;
     if (folds(layer))
@@ -49,7 +50,7 @@ static nb_status product(const nb_linear_call *call, nb_linear *layer, const nb_
         if (done)
             return NB_OK;
     }
-    nb_operand a, w;
+    nb_layer_operand a, w;
     NB_TRY(nb_dgrad_dy(call, layer, dy, &a, err));
     NB_TRY(nb_weight_operand(call, layer, NB_DGRAD_W, &w, err));
     return nb_multiply(call->be, call->scratch, dx, &a, &w, accumulate, err);

@@ -25,7 +25,7 @@ static nb_status product(const nb_linear_call *call, nb_linear *layer, const nb_
         if (done)
             return NB_OK;
     }
-    nb_operand x, w;
+    nb_layer_operand x, w;
     NB_TRY(nb_input_operand(call, layer, NB_FPROP_X, &x, err));
     NB_TRY(nb_weight_operand(call, layer, NB_FPROP_W, &w, err));
     return nb_multiply(call->be, call->scratch, y, &x, &w, false, err);

@@ -151,7 +151,7 @@ static nb_status hcp_observe(void *state, const nb_linear_call *call, nb_error *
 }
 
 static nb_status patch_x(nb_hcp_state *h, const nb_linear_call *call, const nb_linear *layer, const nb_qtensor *codes,
-                         nb_operand *out, nb_error *err) {
+                         nb_layer_operand *out, nb_error *err) {
     size_t bytes = nb_hcp_operand_bytes(h, &codes->quantizer, codes->rows);
     void *memory = nb_scratch_take(call->scratch, bytes);
     if (!memory)
@@ -161,7 +161,7 @@ static nb_status patch_x(nb_hcp_state *h, const nb_linear_call *call, const nb_l
 }
 
 static nb_status patch_w(nb_hcp_state *h, const nb_linear_call *call, const nb_linear *layer, const nb_qtensor *codes,
-                         nb_operand *out, nb_error *err) {
+                         nb_layer_operand *out, nb_error *err) {
     nb_hcp_layer *p = &h->layers[layer->index];
     if (!p->w_fresh || p->w_made != layer->weight.made) {
         nb_mat master = nb_mat_of(nb_linear_master(call->be, layer), call->be->real, layer->out, layer->in);
@@ -175,7 +175,7 @@ static nb_status patch_w(nb_hcp_state *h, const nb_linear_call *call, const nb_l
 }
 
 /* sum += factor * x w^T: operands decoded without their tensor scales. */
-static nb_status add_decoded(const nb_linear_call *call, const nb_operand *x, const nb_operand *w,
+static nb_status add_decoded(const nb_linear_call *call, const nb_layer_operand *x, const nb_layer_operand *w,
                              const nb_qtensor *x_base, const nb_qtensor *w_base, const nb_mat *sum, nb_error *err) {
     nb_backend *be = call->be;
     float sx, sw;
@@ -192,7 +192,7 @@ static nb_status hcp_fprop(void *state, const nb_linear_call *call, nb_linear *l
                            nb_error *err) {
     nb_hcp_state *h = state;
     nb_backend *be = call->be;
-    nb_operand x, w, px, pw;
+    nb_layer_operand x, w, px, pw;
     nb_mat sum = *y;
     bool single = h->how.kernel == NB_HCP_SINGLE, exact = h->how.copy == NB_HCP_EXACT;
     if (!patches(h))
@@ -223,7 +223,7 @@ static nb_status hcp_fprop(void *state, const nb_linear_call *call, nb_linear *l
 
 /* to[:, I] += a q(residual)^T, where the residual [n, k] is quantized along n, under its own tensor scale. */
 static nb_status add_columns(const nb_hcp_state *h, const nb_linear_call *call, const nb_linear *layer,
-                             const nb_operand *a, const nb_mat *residual, const nb_mat *to, nb_error *err) {
+                             const nb_layer_operand *a, const nb_mat *residual, const nb_mat *to, nb_error *err) {
     nb_backend *be = call->be;
     nb_quantizer q = nb_hcp_rows(&layer->plan.roles[NB_FPROP_X].quantizer);
     size_t bytes = nb_qtensor_bytes(&q, residual->cols, residual->rows).total;
@@ -231,7 +231,7 @@ static nb_status add_columns(const nb_hcp_state *h, const nb_linear_call *call, 
     nb_mat sum;
     if (!memory)
         return nb_scratch_short(call->scratch, "a residual of hot channels", bytes, err);
-    nb_operand b = {.quantized = true, .codes = nb_qtensor_place(&q, residual->cols, residual->rows, memory)};
+    nb_layer_operand b = {.quantized = true, .codes = nb_qtensor_place(&q, residual->cols, residual->rows, memory)};
     NB_TRY(be->ops->quantize(be, &b.codes, residual, true, NULL, NULL, err));
     NB_TRY(nb_hcp_take(call->scratch, NB_F32, to->rows, h->k, &sum, err));
     NB_TRY(nb_multiply(be, call->scratch, &sum, a, &b, false, err));
@@ -243,7 +243,7 @@ static nb_status hcp_dgrad(void *state, const nb_linear_call *call, nb_linear *l
                            const nb_mat *dx, bool accumulate, bool *done, nb_error *err) {
     nb_hcp_state *h = state;
     nb_backend *be = call->be;
-    nb_operand a, w, forward;
+    nb_layer_operand a, w, forward;
     nb_mat sum = *dx, residual, master = nb_mat_of(nb_linear_master(be, layer), be->real, layer->out, layer->in);
     if (!h->how.dgrad || !patches(h))
         return NB_OK;
@@ -273,10 +273,10 @@ static nb_status rotate(const nb_linear_call *call, const nb_linear *layer, nb_m
     int32_t n = q->hadamard_size;
     if (n == 0)
         return NB_OK;
-    const nb_noise noise = {.seed = call->pass->rounding_seed,
-                            .signs = layer->names[NB_WGRAD_X].signs,
-                            .step = call->pass->step,
-                            .micro_batch = call->pass->micro_batch};
+    const nb_noise_key noise = {.seed = call->pass->rounding_seed,
+                                .signs = layer->names[NB_WGRAD_X].signs,
+                                .step = call->pass->step,
+                                .micro_batch = call->pass->micro_batch};
     nb_sign_mask signs = nb_signs_of(q->hadamard_signs, &noise);
     nb_mat h, out;
     NB_TRY(nb_hcp_take(call->scratch, NB_F32, n, n, &h, err));
@@ -298,7 +298,7 @@ static nb_status rotate(const nb_linear_call *call, const nb_linear *layer, nb_m
 
 /* Rotated X_I less what wgrad.x holds of it, [M, k]. */
 static nb_status wgrad_residual(const nb_hcp_state *h, const nb_linear_call *call, const nb_linear *layer,
-                                const nb_operand *operand, nb_mat *out, nb_error *err) {
+                                const nb_layer_operand *operand, nb_mat *out, nb_error *err) {
     nb_backend *be = call->be;
     const int32_t *channels = h->layers[layer->index].channels;
     int64_t m = call->x->rows;
@@ -323,7 +323,7 @@ static nb_status wgrad_residual(const nb_hcp_state *h, const nb_linear_call *cal
 static nb_status hcp_wgrad(void *state, const nb_linear_call *call, nb_linear *layer, const nb_mat *dy,
                            const nb_mat *dw, bool *done, nb_error *err) {
     nb_hcp_state *h = state;
-    nb_operand a, x;
+    nb_layer_operand a, x;
     nb_mat residual;
     if (!h->how.wgrad || !patches(h))
         return NB_OK;

@@ -11,7 +11,7 @@ typedef struct nb_hcp_layer {
     int32_t *channels; /* [k] backend memory, ascending */
     float *scores;     /* [K] host: moving average over the refreshes */
     void *w_memory;    /* the weight's side, kept until weight or channels change */
-    nb_operand w;
+    nb_layer_operand w;
     uint32_t w_made; /* layer->weight.made that it comes from */
     bool w_fresh;
 } nb_hcp_layer;
@@ -47,7 +47,7 @@ typedef struct nb_hcp_source {
  * first-order term. Codes under the base's tensor scale (copy: requantize), or decoded numbers without tensor scales,
  * which are exact in BF16 (copy: exact). */
 nb_status nb_hcp_operand(const nb_hcp_state *h, nb_scratch *scratch, const nb_hcp_source *source,
-                         const int32_t *channels, void *memory, nb_operand *out, nb_error *err);
+                         const int32_t *channels, void *memory, nb_layer_operand *out, nb_error *err);
 size_t nb_hcp_operand_bytes(const nb_hcp_state *h, const nb_quantizer *base, int64_t rows);
 size_t nb_hcp_operand_scratch(const nb_hcp_state *h, int64_t rows);
 int64_t nb_hcp_columns(const nb_hcp_state *h); /* of the operand */

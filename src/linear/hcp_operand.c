@@ -135,10 +135,10 @@ static void copy_codes(nb_backend *be, const nb_qtensor *to, int64_t first, cons
 }
 
 static void join_codes(const nb_hcp_state *h, const nb_qtensor *base, const nb_qtensor *patch, void *memory,
-                       nb_operand *out) {
+                       nb_layer_operand *out) {
     nb_backend *be = h->group->be;
-    *out = (nb_operand){.quantized = true,
-                        .codes = nb_qtensor_place(&patch->quantizer, base->rows, nb_hcp_columns(h), memory)};
+    *out = (nb_layer_operand){.quantized = true,
+                              .codes = nb_qtensor_place(&patch->quantizer, base->rows, nb_hcp_columns(h), memory)};
     copy_codes(be, &out->codes, 0, base, base_columns(h));
     copy_codes(be, &out->codes, base_columns(h), patch, appended(h));
     be->ops->copy(be, out->codes.tensor_scale, base->tensor_scale, sizeof(float));
@@ -146,7 +146,7 @@ static void join_codes(const nb_hcp_state *h, const nb_qtensor *base, const nb_q
 
 /* The same, decoded without tensor scales: E2M1 x E4M3 has at most six significant bits. */
 static nb_status join_decoded(const nb_hcp_state *h, nb_scratch *scratch, const nb_hcp_source *source,
-                              const nb_qtensor *patch, const int32_t *channels, void *memory, nb_operand *out,
+                              const nb_qtensor *patch, const int32_t *channels, void *memory, nb_layer_operand *out,
                               nb_error *err) {
     nb_backend *be = h->group->be;
     piece pieces[MOST_PIECES];
@@ -168,12 +168,12 @@ static nb_status join_decoded(const nb_hcp_state *h, nb_scratch *scratch, const 
         else
             be->ops->scale(be, &to, &from, NULL, NULL);
     }
-    *out = (nb_operand){.plain = joined};
+    *out = (nb_layer_operand){.plain = joined};
     return NB_OK;
 }
 
 nb_status nb_hcp_operand(const nb_hcp_state *h, nb_scratch *scratch, const nb_hcp_source *source,
-                         const int32_t *channels, void *memory, nb_operand *out, nb_error *err) {
+                         const int32_t *channels, void *memory, nb_layer_operand *out, nb_error *err) {
     nb_qtensor patch;
     size_t mark = scratch->used;
     NB_TRY(quantize_pieces(h, scratch, source, channels, &patch, err));

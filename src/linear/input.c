@@ -112,13 +112,13 @@ static nb_status prepare(const nb_linear_call *call, uint32_t mechanisms, nb_mat
     return NB_OK;
 }
 
-static nb_status replace_wgrad_x(const nb_linear_call *call, nb_linear *layer, nb_operand *out, bool *done,
+static nb_status replace_wgrad_x(const nb_linear_call *call, nb_linear *layer, nb_layer_operand *out, bool *done,
                                  nb_error *err) {
     for (int32_t i = 0; i < call->group->mechanism_count && !*done; i++) {
         const nb_attached_mechanism *m = &call->group->mechanisms[i];
         if (!(layer->mechanisms >> i & 1) || !m->table->wgrad_x)
             continue;
-        *out = (nb_operand){.transposed = true};
+        *out = (nb_layer_operand){.transposed = true};
         NB_TRY(m->table->wgrad_x(m->state, call, layer, &out->plain, done, err));
     }
     return NB_OK;
@@ -126,7 +126,7 @@ static nb_status replace_wgrad_x(const nb_linear_call *call, nb_linear *layer, n
 
 static nb_status make(const nb_linear_call *call, nb_linear *layer, nb_role role, nb_shared_operand *shared,
                       nb_error *err) {
-    nb_operand *out = &shared->operand;
+    nb_layer_operand *out = &shared->operand;
     bool done = false;
     if (role == NB_WGRAD_X)
         NB_TRY(replace_wgrad_x(call, layer, out, &done, err));
@@ -141,7 +141,7 @@ static nb_status make(const nb_linear_call *call, nb_linear *layer, nb_role role
     }
     const nb_operand_name *name = &layer->names[role];
     if (shared->rule.from) {
-        nb_operand source;
+        nb_layer_operand source;
         NB_TRY(nb_input_operand(call, layer, NB_FPROP_X, &source, err));
         return nb_operand_derive(call->be, call->pass, name, &shared->rule, layer->packed[NB_GEMM_WGRAD], &source,
                                  memory, out, err);
@@ -152,7 +152,8 @@ static nb_status make(const nb_linear_call *call, nb_linear *layer, nb_role role
                                err);
 }
 
-nb_status nb_input_operand(const nb_linear_call *call, nb_linear *layer, nb_role role, nb_operand *out, nb_error *err) {
+nb_status nb_input_operand(const nb_linear_call *call, nb_linear *layer, nb_role role, nb_layer_operand *out,
+                           nb_error *err) {
     nb_linear_group *group = call->group;
     nb_shared_operand *shared = role == NB_FPROP_X ? &group->fprop_x[layer->fprop_x] : &group->wgrad_x[layer->wgrad_x];
     if (!shared->fresh)

@@ -30,7 +30,7 @@ typedef struct nb_weight_cache {
     void *plain; /* act [N, K]; NULL if no GEMM of the plan reads W in BF16, or if act is real */
     bool plain_fresh;
     void *memory[2]; /* fprop.w, dgrad.w; NULL where the role has no codes, or makes them anew each time */
-    nb_operand operand[2];
+    nb_layer_operand operand[2];
     bool fresh[2];
     bool random[2]; /* draws bits: made anew for each micro-batch */
     bool shown[2];  /* the lens has seen it in this pass */
@@ -65,7 +65,7 @@ typedef struct nb_shared_operand {
     uint32_t mechanisms; /* those that prepare X for it */
     int32_t layer;       /* a layer that reads it: its plan, names and mechanisms stand for all */
     void *memory;        /* for what must live from forward to backward; NULL = scratch */
-    nb_operand operand;
+    nb_layer_operand operand;
     bool fresh;
 } nb_shared_operand;
 
@@ -143,7 +143,8 @@ size_t nb_dgrad_scratch(const nb_linear_group *group, const nb_linear *layer);
 size_t nb_wgrad_scratch(const nb_linear_group *group, const nb_linear *layer);
 
 /* input.c: X in the role fprop.x or wgrad.x, as the layer reads it; made at the first call of a pass. */
-nb_status nb_input_operand(const nb_linear_call *call, nb_linear *layer, nb_role role, nb_operand *out, nb_error *err);
+nb_status nb_input_operand(const nb_linear_call *call, nb_linear *layer, nb_role role, nb_layer_operand *out,
+                           nb_error *err);
 nb_status nb_input_layout(nb_linear_group *group, nb_error *err); /* finds the shared operands, places their memory */
 size_t nb_input_scratch(const nb_linear_group *group, nb_role role);
 
@@ -151,7 +152,8 @@ size_t nb_input_scratch(const nb_linear_group *group, nb_role role);
 const void *nb_linear_master(nb_backend *be, const nb_linear *layer);
 
 /* weight.c: W in the role fprop.w or dgrad.w; the BF16 copy; made at the first call after a change. */
-nb_status nb_weight_operand(const nb_linear_call *call, nb_linear *layer, nb_role role, nb_operand *out, nb_error *err);
+nb_status nb_weight_operand(const nb_linear_call *call, nb_linear *layer, nb_role role, nb_layer_operand *out,
+                            nb_error *err);
 nb_status nb_weight_plain(const nb_linear_call *call, nb_linear *layer, nb_mat *out, nb_error *err);
 void nb_show_plain_weight(const nb_linear_call *call, nb_linear *layer, nb_role role); /* to the lens: W in BF16 */
 nb_status nb_weight_layout(nb_linear_group *group, nb_linear *layer, nb_error *err);
@@ -162,8 +164,10 @@ size_t nb_weight_decode_scratch(const nb_linear *layer);
 size_t nb_weight_scratch(const nb_linear_group *group, const nb_linear *layer, nb_role role);
 
 /* dgrad.c, wgrad.c: dY in its two roles. */
-nb_status nb_dgrad_dy(const nb_linear_call *call, nb_linear *layer, const nb_mat *dy, nb_operand *out, nb_error *err);
-nb_status nb_wgrad_dy(const nb_linear_call *call, nb_linear *layer, const nb_mat *dy, nb_operand *out, nb_error *err);
+nb_status nb_dgrad_dy(const nb_linear_call *call, nb_linear *layer, const nb_mat *dy, nb_layer_operand *out,
+                      nb_error *err);
+nb_status nb_wgrad_dy(const nb_linear_call *call, nb_linear *layer, const nb_mat *dy, nb_layer_operand *out,
+                      nb_error *err);
 
 /* check.c: can this plan run at these sizes on this backend? */
 nb_status nb_linear_check(const nb_linear_group *group, const nb_linear *layer, nb_error *err);

@@ -119,7 +119,7 @@ static nb_status occ_prepare_x(void *state, const nb_linear_call *call, nb_mat *
 /* W as its codes say, [N, K] or, with `transpose`, [K, N]. */
 static nb_status decoded_weight(const nb_linear_call *call, nb_linear *layer, bool transpose, nb_mat *out,
                                 nb_error *err) {
-    nb_operand w;
+    nb_layer_operand w;
     size_t bytes = nb_dtype_size(call->be->act) * (size_t)(layer->out * layer->in);
     NB_TRY(nb_weight_operand(call, layer, NB_FPROP_W, &w, err));
     void *memory = nb_scratch_take(call->scratch, bytes);
@@ -145,7 +145,7 @@ static nb_status occ_after_fprop(void *state, const nb_linear_call *call, nb_lin
 /* Q(X_c) + S in act; Q(X_c) alone where S is lost. */
 static nb_status compensated(const occ *o, const nb_linear_call *call, nb_linear *layer, void *memory, nb_mat *out,
                              nb_error *err) {
-    nb_operand x;
+    nb_layer_operand x;
     NB_TRY(nb_input_operand(call, layer, NB_FPROP_X, &x, err));
     if (!x.quantized)
         return nb_fail(err, NB_BAD_CONFIG, "%s: occ needs fprop.x quantized", layer->name);

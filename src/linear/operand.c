@@ -4,11 +4,7 @@
 #include "lens/lens.h"
 
 static nb_noise noise_of(const nb_pass *pass, const nb_operand_name *name) {
-    nb_noise noise = {.seed = pass->rounding_seed,
-                      .tensor = name->tensor,
-                      .signs = name->signs,
-                      .step = pass->step,
-                      .micro_batch = pass->micro_batch};
+    nb_noise noise = {.seed = pass->rounding_seed, .tensor = name->tensor, .signs = name->signs, .clock = pass->clock};
     return noise;
 }
 
@@ -37,10 +33,11 @@ static nb_quantize_stats *counted(const nb_pass *pass, nb_quantize_stats *stats)
 /* ---- quantizing numbers ---- */
 
 nb_status nb_operand_quantize(nb_backend *be, const nb_pass *pass, const nb_operand_name *name, const nb_quantizer *q,
-                              const nb_mat *source, bool transpose, void *memory, nb_operand *out, nb_error *err) {
+                              const nb_mat *source, bool transpose, void *memory, nb_layer_operand *out,
+                              nb_error *err) {
     int64_t rows = transpose ? source->cols : source->rows;
     int64_t cols = transpose ? source->rows : source->cols;
-    *out = (nb_operand){.plain = *source, .transposed = transpose};
+    *out = (nb_layer_operand){.plain = *source, .transposed = transpose};
     if (nb_quantizer_is_bf16(q)) {
         nb_operand_show(be, pass, name, source, NULL, transpose, NULL, NULL);
         if (source->dtype == be->act)
@@ -49,7 +46,7 @@ nb_status nb_operand_quantize(nb_backend *be, const nb_pass *pass, const nb_oper
         be->ops->cast(be, memory, be->act, source->data, source->dtype, source->rows * source->cols);
         return NB_OK;
     }
-    *out = (nb_operand){.quantized = true, .codes = nb_qtensor_place(q, rows, cols, memory)};
+    *out = (nb_layer_operand){.quantized = true, .codes = nb_qtensor_place(q, rows, cols, memory)};
     nb_noise noise = noise_of(pass, name);
     nb_quantize_stats stats = {0};
     NB_TRY(be->ops->quantize(be, &out->codes, source, transpose, &noise, counted(pass, &stats), err));
@@ -84,8 +81,8 @@ nb_quantizer nb_derived_quantizer(const nb_operand_rule *rule) {
 }
 
 static nb_status requantize(nb_backend *be, const nb_pass *pass, const nb_operand_name *name, const nb_quantizer *q,
-                            const nb_qtensor *source, void *memory, nb_operand *out, nb_error *err) {
-    *out = (nb_operand){.quantized = true, .codes = nb_qtensor_place(q, source->cols, source->rows, memory)};
+                            const nb_qtensor *source, void *memory, nb_layer_operand *out, nb_error *err) {
+    *out = (nb_layer_operand){.quantized = true, .codes = nb_qtensor_place(q, source->cols, source->rows, memory)};
     nb_noise noise = noise_of(pass, name);
     nb_quantize_stats stats = {0};
     NB_TRY(be->ops->requantize(be, &out->codes, source, true, &noise, counted(pass, &stats), err));
@@ -104,24 +101,24 @@ static nb_qtensor without_folded_scales(const nb_operand_rule *rule, const nb_qt
 }
 
 static nb_status take_codes(nb_backend *be, const nb_operand_rule *rule, const nb_qtensor *source, void *memory,
-                            nb_operand *out, nb_error *err) {
+                            nb_layer_operand *out, nb_error *err) {
     nb_quantizer q = nb_derived_quantizer(rule);
     nb_qtensor view = without_folded_scales(rule, source);
-    *out = (nb_operand){.quantized = true, .codes = nb_qtensor_place(&q, source->cols, source->rows, memory)};
+    *out = (nb_layer_operand){.quantized = true, .codes = nb_qtensor_place(&q, source->cols, source->rows, memory)};
     return be->ops->transpose_codes(be, &out->codes, &view, err);
 }
 
 /* The same codes as numbers, where they are: [contraction, rows]. */
 static nb_status decode_codes(nb_backend *be, const nb_operand_rule *rule, const nb_qtensor *source, void *memory,
-                              nb_operand *out, nb_error *err) {
+                              nb_layer_operand *out, nb_error *err) {
     nb_qtensor view = without_folded_scales(rule, source);
-    *out = (nb_operand){.plain = nb_mat_of(memory, be->act, source->rows, source->cols), .transposed = true};
+    *out = (nb_layer_operand){.plain = nb_mat_of(memory, be->act, source->rows, source->cols), .transposed = true};
     return be->ops->dequantize(be, &out->plain, &view, false, true, err);
 }
 
 nb_status nb_operand_derive(nb_backend *be, const nb_pass *pass, const nb_operand_name *name,
-                            const nb_operand_rule *rule, bool packed, const nb_operand *source, void *memory,
-                            nb_operand *out, nb_error *err) {
+                            const nb_operand_rule *rule, bool packed, const nb_layer_operand *source, void *memory,
+                            nb_layer_operand *out, nb_error *err) {
     if (!source->quantized) /* the source role is in BF16: its numbers, which the rule may quantize */
         return nb_operand_quantize(be, pass, name, &rule->quantizer, &source->plain, !source->transposed, memory, out,
                                    err);
@@ -147,7 +144,7 @@ bool nb_multiplies_codes(nb_backend *be, const nb_quantizer *a, const nb_quantiz
            be->ops->gemm_q_kernel(be, a, b);
 }
 
-nb_status nb_operand_decode(nb_backend *be, nb_scratch *scratch, const nb_operand *operand, nb_operand *out,
+nb_status nb_operand_decode(nb_backend *be, nb_scratch *scratch, const nb_layer_operand *operand, nb_layer_operand *out,
                             nb_error *err) {
     *out = *operand;
     if (!operand->quantized)
@@ -157,16 +154,16 @@ nb_status nb_operand_decode(nb_backend *be, nb_scratch *scratch, const nb_operan
     void *memory = nb_scratch_take(scratch, bytes);
     if (!memory)
         return nb_scratch_short(scratch, "a decoded operand", bytes, err);
-    *out = (nb_operand){.plain = nb_mat_of(memory, be->act, rows, cols)};
+    *out = (nb_layer_operand){.plain = nb_mat_of(memory, be->act, rows, cols)};
     return be->ops->dequantize(be, &out->plain, &operand->codes, false, true, err);
 }
 
-nb_status nb_multiply(nb_backend *be, nb_scratch *scratch, const nb_mat *c, const nb_operand *a, const nb_operand *b,
-                      bool accumulate, nb_error *err) {
+nb_status nb_multiply(nb_backend *be, nb_scratch *scratch, const nb_mat *c, const nb_layer_operand *a,
+                      const nb_layer_operand *b, bool accumulate, nb_error *err) {
     if (a->quantized && b->quantized && nb_multiplies_codes(be, &a->codes.quantizer, &b->codes.quantizer))
         return be->ops->gemm_q(be, c, &a->codes, &b->codes, accumulate, err);
     size_t mark = scratch->used;
-    nb_operand left, right;
+    nb_layer_operand left, right;
     NB_TRY(nb_operand_decode(be, scratch, a, &left, err));
     NB_TRY(nb_operand_decode(be, scratch, b, &right, err));
     NB_TRY(be->ops->gemm(be, c, &left.plain, left.transposed, &right.plain, !right.transposed, accumulate, err));

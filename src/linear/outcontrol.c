@@ -215,7 +215,7 @@ static nb_status split_x(outcontrol *o, const nb_linear_call *call, const nb_lin
     for (int part = 0; part < PARTS; part++) {
         size_t mark = call->scratch->used;
         nb_mat x;
-        nb_operand operand;
+        nb_layer_operand operand;
         if (o->channels[part] == 0)
             continue;
         NB_TRY(gathered(o, call->scratch, call->x, part, &x, err));
@@ -274,8 +274,8 @@ static nb_status show_w(const outcontrol *o, const nb_linear_call *call, const n
     return NB_OK;
 }
 
-static nb_operand coded(const nb_qtensor *codes) {
-    return (nb_operand){.quantized = true, .codes = *codes};
+static nb_layer_operand coded(const nb_qtensor *codes) {
+    return (nb_layer_operand){.quantized = true, .codes = *codes};
 }
 
 /* ---- the three products ---- */
@@ -293,7 +293,7 @@ static nb_status out_fprop(void *state, const nb_linear_call *call, nb_linear *l
     NB_TRY(take(call->scratch, be->real, y->rows, y->cols, &sum, err));
     bool any = false;
     for (int part = PARTS; part-- > 0;) {
-        nb_operand x = coded(&o->x[part]), w = coded(&o->w[layer->index][part]);
+        nb_layer_operand x = coded(&o->x[part]), w = coded(&o->w[layer->index][part]);
         if (o->channels[part] == 0)
             continue;
         NB_TRY(nb_multiply(be, call->scratch, &sum, &x, &w, any, err));
@@ -309,7 +309,7 @@ static nb_status out_dgrad(void *state, const nb_linear_call *call, nb_linear *l
     outcontrol *o = state;
     const nb_quantizer *q = &layer->plan.roles[NB_DGRAD_W].quantizer;
     nb_mat decoded;
-    nb_operand a, w;
+    nb_layer_operand a, w;
     if (!o->chosen || call->pass->forward_bf16)
         return NB_OK;
     NB_TRY(take(call->scratch, NB_F32, layer->out, layer->in, &decoded, err));
@@ -325,14 +325,15 @@ static nb_status out_dgrad(void *state, const nb_linear_call *call, nb_linear *l
 }
 
 /* X of the FP4 part along the tokens: its codes quantized again, or X itself where the recipe says so. */
-static nb_status wgrad_x4(outcontrol *o, const nb_linear_call *call, nb_linear *layer, nb_operand *out, nb_error *err) {
+static nb_status wgrad_x4(outcontrol *o, const nb_linear_call *call, nb_linear *layer, nb_layer_operand *out,
+                          nb_error *err) {
     const nb_operand_rule *rule = &layer->plan.roles[NB_WGRAD_X];
     const nb_operand_name *name = &layer->names[NB_WGRAD_X];
     int64_t k = o->channels[FP4], m = call->x->rows;
     size_t bytes = rule->from ? nb_derived_bytes(call->be, rule, layer->packed[NB_GEMM_WGRAD], k, m)
                               : nb_quantized_bytes(call->be, &rule->quantizer, call->be->act, k, m);
     void *memory = bytes ? nb_scratch_take(call->scratch, bytes) : NULL;
-    nb_operand forward = coded(&o->x[FP4]);
+    nb_layer_operand forward = coded(&o->x[FP4]);
     nb_mat x;
     if (bytes && !memory)
         return nb_scratch_short(call->scratch, "wgrad.x", bytes, err);
@@ -344,8 +345,8 @@ static nb_status wgrad_x4(outcontrol *o, const nb_linear_call *call, nb_linear *
 }
 
 /* F(dY^T) and F(Xd8^T), 1x32 along the tokens. */
-static nb_status wgrad_fp8(outcontrol *o, const nb_linear_call *call, const nb_mat *dy, nb_operand *a, nb_operand *x,
-                           nb_error *err) {
+static nb_status wgrad_fp8(outcontrol *o, const nb_linear_call *call, const nb_mat *dy, nb_layer_operand *a,
+                           nb_layer_operand *x, nb_error *err) {
     nb_backend *be = call->be;
     size_t dy_bytes = nb_qtensor_bytes(&mxfp8, dy->cols, dy->rows).total,
            x_bytes = nb_qtensor_bytes(&mxfp8, o->channels[FP8], dy->rows).total;
@@ -368,7 +369,7 @@ static nb_status out_wgrad(void *state, const nb_linear_call *call, nb_linear *l
         return NB_OK;
     for (int part = 0; part < PARTS; part++) {
         size_t mark = call->scratch->used;
-        nb_operand a, x;
+        nb_layer_operand a, x;
         nb_mat columns;
         if (o->channels[part] == 0)
             continue;

@@ -111,10 +111,10 @@ void nb_show_plain_weight(const nb_linear_call *call, nb_linear *layer, nb_role 
 }
 
 static nb_status quantize_master(const nb_linear_call *call, nb_linear *layer, nb_role role, void *memory,
-                                 nb_operand *out, nb_error *err) {
+                                 nb_layer_operand *out, nb_error *err) {
     const nb_operand_rule *rule = &layer->plan.roles[role];
     if (nb_quantizer_is_bf16(&rule->quantizer)) {
-        *out = (nb_operand){.transposed = role == NB_DGRAD_W};
+        *out = (nb_layer_operand){.transposed = role == NB_DGRAD_W};
         nb_show_plain_weight(call, layer, role);
         return nb_weight_plain(call, layer, &out->plain, err);
     }
@@ -123,8 +123,8 @@ static nb_status quantize_master(const nb_linear_call *call, nb_linear *layer, n
         if (!(layer->mechanisms >> i & 1) || !m->table->quantize_w)
             continue;
         bool done = false;
-        *out =
-            (nb_operand){.quantized = true, .codes = nb_qtensor_place(&rule->quantizer, layer->out, layer->in, memory)};
+        *out = (nb_layer_operand){.quantized = true,
+                                  .codes = nb_qtensor_place(&rule->quantizer, layer->out, layer->in, memory)};
         NB_TRY(m->table->quantize_w(m->state, call, layer, &out->codes, &done, err));
         if (!done)
             continue;
@@ -143,7 +143,7 @@ static bool is_to_be_counted(const nb_linear_call *call, const nb_linear *layer,
     return call->pass->lens && call->pass->lens->counts && call->pass->micro_batch == 0 && !layer->weight.shown[slot];
 }
 
-static void show_kept(const nb_linear_call *call, nb_linear *layer, nb_role role, const nb_operand *kept) {
+static void show_kept(const nb_linear_call *call, nb_linear *layer, nb_role role, const nb_layer_operand *kept) {
     bool *shown = &layer->weight.shown[cache_slot(role)];
     if (*shown || call->pass->micro_batch > 0 || (role == NB_DGRAD_W && layer->plan.roles[role].from))
         return;
@@ -152,7 +152,7 @@ static void show_kept(const nb_linear_call *call, nb_linear *layer, nb_role role
     nb_operand_show(call->be, call->pass, &layer->names[role], &master, NULL, role == NB_DGRAD_W, &kept->codes, NULL);
 }
 
-nb_status nb_weight_operand(const nb_linear_call *call, nb_linear *layer, nb_role role, nb_operand *out,
+nb_status nb_weight_operand(const nb_linear_call *call, nb_linear *layer, nb_role role, nb_layer_operand *out,
                             nb_error *err) {
     nb_weight_cache *w = &layer->weight;
     const nb_operand_rule *rule = &layer->plan.roles[role];
@@ -171,7 +171,7 @@ nb_status nb_weight_operand(const nb_linear_call *call, nb_linear *layer, nb_rol
             return nb_scratch_short(call->scratch, nb_role_name(role), bytes, err);
     }
     if (rule->from) {
-        nb_operand source;
+        nb_layer_operand source;
         NB_TRY(nb_weight_operand(call, layer, NB_FPROP_W, &source, err));
         NB_TRY(nb_operand_derive(call->be, call->pass, &layer->names[role], rule, layer->packed[NB_GEMM_DGRAD], &source,
                                  memory, out, err));

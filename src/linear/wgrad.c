@@ -12,7 +12,7 @@ static bool folds(const nb_linear *layer) {
 
 static nb_status fold(const nb_linear_call *call, nb_linear *layer, const nb_mat *dy, nb_mat *out, nb_error *err) {
     nb_backend *be = call->be;
-    nb_operand x;
+    nb_layer_operand x;
     NB_TRY(nb_input_operand(call, layer, NB_FPROP_X, &x, err));
     nb_dtype type = nb_quantizer_is_bf16(&layer->plan.roles[NB_WGRAD_DY].quantizer) ? be->act : be->real;
     size_t bytes = nb_dtype_size(type) * (size_t)(dy->rows * dy->cols);
@@ -24,7 +24,8 @@ static nb_status fold(const nb_linear_call *call, nb_linear *layer, const nb_mat
     return NB_OK;
 }
 
-nb_status nb_wgrad_dy(const nb_linear_call *call, nb_linear *layer, const nb_mat *dy, nb_operand *out, nb_error *err) {
+nb_status nb_wgrad_dy(const nb_linear_call *call, nb_linear *layer, const nb_mat *dy, nb_layer_operand *out,
+                      nb_error *err) {
     nb_backend *be = call->be;
     const nb_operand_rule *rule = &layer->plan.roles[NB_WGRAD_DY];
     const nb_operand_name *name = &layer->names[NB_WGRAD_DY];
@@ -39,7 +40,7 @@ nb_status nb_wgrad_dy(const nb_linear_call *call, nb_linear *layer, const nb_mat
         return nb_scratch_short(call->scratch, "wgrad.dy", bytes, err);
     if (!rule->from)
         return nb_operand_quantize(be, call->pass, name, &rule->quantizer, &source, true, memory, out, err);
-    nb_operand forward; /* the same bits as in dgrad: noise is a function of names and counters */
+    nb_layer_operand forward; /* the same bits as in dgrad: noise is a function of names and counters */
     NB_TRY(nb_dgrad_dy(call, layer, dy, &forward, err));
     return nb_operand_derive(be, call->pass, name, rule, packed, &forward, memory, out, err);
 }
@@ -54,7 +55,7 @@ static nb_status product(const nb_linear_call *call, nb_linear *layer, const nb_
         if (done)
             return NB_OK;
     }
-    nb_operand a, x;
+    nb_layer_operand a, x;
     NB_TRY(nb_wgrad_dy(call, layer, dy, &a, err));
     NB_TRY(nb_input_operand(call, layer, NB_WGRAD_X, &x, err));
     return nb_multiply(call->be, call->scratch, dw, &a, &x, accumulate, err);

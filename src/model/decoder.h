@@ -115,6 +115,8 @@ struct nb_model {
     size_t saved_bytes, working_bytes, group_bytes;
     void **stream;                    /* [2 * layers + 1] act [rows, hidden]: the residual stream */
     void *dstream, *branch_buffer[2]; /* act [rows, hidden] */
+    nb_pass pass;                     /* of the micro-batch at hand, with its clock */
+    uint32_t *clock;                  /* backend [2]: its step and micro-batch */
     int32_t *inputs;                  /* backend int32 [4, rows]: tokens, targets, positions, doc_start */
 };
 

@@ -94,9 +94,13 @@ static nb_run begin(nb_model *model, const nb_batch *batch, const nb_pass *pass,
         to[i] = model->inputs + i * model->max_rows;
         be->ops->upload(be, to[i], from[i], (size_t)rows * sizeof(int32_t));
     }
+    const uint32_t clock[2] = {pass->step, pass->micro_batch};
+    be->ops->upload(be, model->clock, clock, sizeof clock);
+    model->pass = *pass;
+    model->pass.clock = model->clock;
     model->scratch.used = model->scratch.kept = 0;
     nb_run run = {.be = be,
-                  .pass = pass,
+                  .pass = &model->pass,
                   .scratch = &model->scratch,
                   .batch = batch->batch,
                   .seq = batch->seq,

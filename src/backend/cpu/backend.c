@@ -9,7 +9,7 @@
 
 static void destroy(nb_backend *be) {
     nb_cpu *cpu = nb_cpu_of(be);
-    for (int32_t i = 0; cpu->scratch && i <= cpu->threads; i++)
+    for (int32_t i = 0; cpu->scratch && i < cpu->threads + NB_ROOMS; i++)
         free(cpu->scratch[i]);
     free(cpu->scratch);
     free(cpu->scratch_size);
@@ -33,8 +33,8 @@ static nb_cpu *create_state(int32_t threads, nb_isa isa) {
         return NULL;
     cpu->threads = threads;
     cpu->isa = isa;
-    cpu->scratch = calloc((size_t)threads + 1, sizeof *cpu->scratch);
-    cpu->scratch_size = calloc((size_t)threads + 1, sizeof *cpu->scratch_size);
+    cpu->scratch = calloc((size_t)threads + NB_ROOMS, sizeof *cpu->scratch);
+    cpu->scratch_size = calloc((size_t)threads + NB_ROOMS, sizeof *cpu->scratch_size);
     nb_backend be = {.state = cpu};
     if (cpu->scratch && cpu->scratch_size && nb_cpu_shared(&be, NB_CPU_SHARED_BYTES))
         return cpu;

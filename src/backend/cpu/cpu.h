@@ -16,12 +16,22 @@
 
 struct nb_onednn;
 
+/* Working memory of the whole backend, each for one purpose: an operation may call others that use another room. */
+typedef enum nb_cpu_room {
+    NB_ROOM_SHARED, /* of the innermost operation: nb_cpu_shared */
+    NB_ROOM_SOURCE, /* what operands are made of, written out */
+    NB_ROOM_PIECE,  /* a piece of an operand before it takes its place */
+    NB_ROOM_SUM,    /* a sum of products before it is rounded */
+    NB_ROOM_PART,   /* one product of such a sum */
+    NB_ROOMS
+} nb_cpu_room;
+
 /* One backend serves one calling thread at a time; `threads` is what it may start itself. */
 typedef struct nb_cpu {
     int32_t threads;
     nb_isa isa;               /* never AUTO */
-    void **scratch;           /* [threads + 1]: one growing buffer a thread, then the shared one */
-    size_t *scratch_size;     /* [threads + 1] bytes */
+    void **scratch;           /* [threads + NB_ROOMS]: one growing buffer a thread, then the rooms */
+    size_t *scratch_size;     /* [threads + NB_ROOMS] bytes */
     struct nb_onednn *onednn; /* made by the first product that needs it */
     bool openblas_warm;       /* OpenBLAS's working memory is mapped (gemm_openblas.c) */
 
@@ -42,6 +52,7 @@ static inline nb_cpu *nb_cpu_of(nb_backend *be) {
  * training step allocates nothing once it has run. */
 void *nb_cpu_scratch(nb_backend *be, int32_t thread, size_t bytes);
 void *nb_cpu_shared(nb_backend *be, size_t bytes);
+void *nb_cpu_room_of(nb_backend *be, nb_cpu_room room, size_t bytes); /* the same for each room */
 
 /* Shared bytes that are there from the start: nb_cpu_shared never fails below it, for operations that cannot fail. */
 enum { NB_CPU_SHARED_BYTES = 1 << 20 };

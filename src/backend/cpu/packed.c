@@ -1,15 +1,15 @@
 /* packed.c: drives the products of quantized operands: panels, tasks and threads; decoded BF16 for mixed pairs.
  *
- * B is unpacked once a call, by all threads. A task is a band of rows of C times a range of columns: it unpacks its
- * band of A into the thread's own memory (it stays in the second-level cache) and goes over the panels of B. Every
- * element of C is one kernel's sum over the contraction in order, so the cut into tasks changes no bit and may depend
- * on the number of threads.
+ * B is unpacked by all threads, once a call or beforehand (operand.c). A task is a band of rows of C times a range of
+ * columns: it unpacks its band of A into the thread's own memory (it stays in the second-level cache) and goes over the
+ * panels of B. Every element of C is one kernel's sum over the contraction in order, so the cut into tasks changes no
+ * bit and may depend on the number of threads.
  */
 #include "backend/cpu/packed.h"
 #include "backend/table.h"
 
 #include "backend/cpu/gemm.h"
-#include "backend/ref/gemm_q.h"
+#include "backend/ref/operand_parts.h"
 
 #include <omp.h>
 
@@ -40,20 +40,27 @@ typedef struct job {
     nb_packed_sum sum;
     nb_packed_result to;
     int64_t steps;
-    char *panels_b;
+    const char *panels_b;
     int64_t panel_count_b;
     int64_t band, range;   /* of a task: rows of C, panels of B */
     int64_t bands, ranges; /* how many */
 } job;
 
+/* What makes every code's integer non-negative. */
+static int8_t code_offset(nb_element element) {
+    int32_t offset = 0;
+    for (int code = 0; code < 16; code++)
+        if (offset < -nb_code_integer(element, (uint8_t)code))
+            offset = -nb_code_integer(element, (uint8_t)code);
+    return (int8_t)offset;
+}
+
 static nb_packed_operand operand_of(const nb_qtensor *t) {
     const nb_quantizer *q = &t->quantizer;
     nb_packed_operand o = {t->codes, t->scales, t->rows, t->cols, t->scales ? q->block_cols : 0, {0}, 0, 0, {0}};
-    for (int code = 0; code < 16; code++) {
+    for (int code = 0; code < 16; code++)
         o.integer[code] = (int8_t)nb_code_integer(q->element, (uint8_t)code);
-        if (o.offset < -o.integer[code])
-            o.offset = (int8_t)-o.integer[code];
-    }
+    o.offset = code_offset(q->element);
     float unit = 1.0f / (float)nb_code_steps(q->element);
     for (int byte = 0; t->scales && byte < 256; byte++)
         o.scale[byte] = nb_scale_value(q->scale_type, (uint8_t)byte) * unit;
@@ -121,17 +128,45 @@ static float outer_unit(nb_packed_sum sum, const nb_qtensor *t) {
     return sum == NB_SUM_WHOLE ? 1.0f / (float)nb_code_steps(t->quantizer.element) : 1.0f;
 }
 
-static nb_status run_packed(nb_backend *be, const nb_mat *c, const nb_qtensor *a, const nb_qtensor *b, bool accumulate,
-                            nb_error *err) {
+/* What both the product and its panels need of B. */
+static void take_b(job *j, const nb_qtensor *b, nb_element other) {
+    j->b = operand_of(b);
+    j->b.other_offset = code_offset(other);
+    j->steps = divide_up(b->cols, NB_PACKED_STEP);
+    j->panel_count_b = divide_up(b->rows, j->kernel->cols);
+}
+
+static size_t panel_bytes(const job *j) {
+    return (size_t)j->panel_count_b * (size_t)j->steps * j->kernel->step_b;
+}
+
+static void pack_panel(const job *j, char *panels, int64_t p) {
+    j->kernel->pack_b(panels + (size_t)p * (size_t)j->steps * j->kernel->step_b, &j->b, p * j->kernel->cols);
+}
+
+size_t nb_cpu_panel_bytes(nb_backend *be, int64_t rows, int64_t cols) {
+    job j = {.kernel = kernel_for(nb_cpu_of(be)->isa), .steps = divide_up(cols, NB_PACKED_STEP)};
+    j.panel_count_b = divide_up(rows, j.kernel->cols);
+    return panel_bytes(&j);
+}
+
+void nb_cpu_pack_panels(nb_backend *be, void *panels, const nb_qtensor *b, nb_element other) {
+    job j = {.kernel = kernel_for(nb_cpu_of(be)->isa)};
+    take_b(&j, b, other);
+#pragma omp parallel for num_threads(nb_cpu_team(be, 8.0 * (double)(b->rows * b->cols))) schedule(dynamic)
+    for (int64_t p = 0; p < j.panel_count_b; p++)
+        pack_panel(&j, panels, p);
+}
+
+nb_status nb_cpu_gemm_packed(nb_backend *be, const nb_mat *c, const nb_qtensor *a, const nb_qtensor *b,
+                             const void *panels, bool accumulate, nb_error *err) {
     int32_t threads = nb_cpu_team(be, 2.0 * (double)(a->rows * b->rows) * (double)a->cols);
-    job j = {.kernel = kernel_for(nb_cpu_of(be)->isa), .a = operand_of(a), .b = operand_of(b)};
+    job j = {.kernel = kernel_for(nb_cpu_of(be)->isa), .a = operand_of(a)};
+    take_b(&j, b, a->quantizer.element);
     j.a.other_offset = j.b.offset;
-    j.b.other_offset = j.a.offset;
     j.sum = sum_of(&a->quantizer, &b->quantizer);
-    j.steps = divide_up(a->cols, NB_PACKED_STEP);
-    j.panel_count_b = divide_up(b->rows, j.kernel->cols);
     cut_into_tasks(&j, threads);
-    size_t panel_b = (size_t)j.steps * j.kernel->step_b, all_b = (size_t)j.panel_count_b * panel_b;
+    size_t all_b = panels ? 0 : panel_bytes(&j);
     size_t band_a = (size_t)divide_up(j.band, j.kernel->rows) * (size_t)j.steps * j.kernel->step_a;
     size_t outer_a = round_up_64((size_t)a->rows * sizeof(float)), outer_b = (size_t)b->rows * sizeof(float);
     char *shared = nb_cpu_shared(be, all_b + outer_a + outer_b);
@@ -141,7 +176,7 @@ static nb_status run_packed(nb_backend *be, const nb_mat *c, const nb_qtensor *a
     if (failed)
         return nb_fail(err, NB_NO_MEMORY, "gemm_q: no memory to unpack [%lld, %lld] and [%lld, %lld]",
                        (long long)a->rows, (long long)a->cols, (long long)b->rows, (long long)b->cols);
-    j.panels_b = shared;
+    j.panels_b = panels ? panels : shared;
     float *outer = (float *)(void *)(shared + all_b);
     fill_outer(outer, a, outer_unit(j.sum, a));
     fill_outer(outer + outer_a / sizeof(float), b, outer_unit(j.sum, b));
@@ -149,9 +184,11 @@ static nb_status run_packed(nb_backend *be, const nb_mat *c, const nb_qtensor *a
 #pragma omp parallel num_threads(threads)
     {
         char *panels_a = nb_cpu_scratch(be, omp_get_thread_num(), band_a);
+        if (!panels) {
 #pragma omp for schedule(dynamic)
-        for (int64_t p = 0; p < j.panel_count_b; p++)
-            j.kernel->pack_b(j.panels_b + (size_t)p * panel_b, &j.b, p * j.kernel->cols);
+            for (int64_t p = 0; p < j.panel_count_b; p++)
+                pack_panel(&j, shared, p);
+        }
 #pragma omp for schedule(dynamic)
         for (int64_t task = 0; task < j.bands * j.ranges; task++)
             run_task(&j, task, panels_a);
@@ -161,33 +198,25 @@ static nb_status run_packed(nb_backend *be, const nb_mat *c, const nb_qtensor *a
 
 /* ---- decoded products ---- */
 
-/* The operand without what stays outside of the sum, so that BF16 holds it exactly where it can. */
-static nb_qtensor without_outer(const nb_qtensor *t) {
-    nb_qtensor inner = *t;
-    nb_quantizer *q = &inner.quantizer;
-    if (q->scale_type == NB_SCALE_F32 && q->block_rows == 1) {
-        q->scale_type = NB_SCALE_NONE;
-        q->rule = NB_RULE_ABSMAX;
-        q->block_rows = NB_BLOCK_ALL;
-        inner.outer_scales = NULL;
-    }
-    return inner;
+nb_status nb_cpu_decode_inner(nb_backend *be, const nb_mat *out, const nb_qtensor *t, nb_error *err) {
+    nb_qtensor inner = nb_inner_codes(t);
+    return nb_cpu_dequantize(be, out, &inner, false, false, err);
 }
 
-static nb_status run_decoded(nb_backend *be, const nb_mat *c, const nb_qtensor *a, const nb_qtensor *b, bool accumulate,
-                             nb_error *err) {
+nb_status nb_cpu_gemm_decoded(nb_backend *be, const nb_mat *c, const nb_qtensor *a, const nb_qtensor *b,
+                              const void *numbers, bool accumulate, nb_error *err) {
     size_t bytes_a = round_up_64((size_t)(a->rows * a->cols) * sizeof(uint16_t));
-    size_t bytes_b = round_up_64((size_t)(b->rows * b->cols) * sizeof(uint16_t));
+    size_t bytes_b = numbers ? 0 : round_up_64((size_t)(b->rows * b->cols) * sizeof(uint16_t));
     size_t outer_a = round_up_64((size_t)a->rows * sizeof(float)), outer_b = (size_t)b->rows * sizeof(float);
     char *memory = nb_cpu_shared(be, bytes_a + bytes_b + outer_a + outer_b);
     if (!memory)
         return nb_fail(err, NB_NO_MEMORY, "gemm_q: no memory to decode [%lld, %lld] and [%lld, %lld]",
                        (long long)a->rows, (long long)a->cols, (long long)b->rows, (long long)b->cols);
     nb_mat decoded_a = nb_mat_of(memory, NB_BF16, a->rows, a->cols);
-    nb_mat decoded_b = nb_mat_of(memory + bytes_a, NB_BF16, b->rows, b->cols);
-    nb_qtensor inner_a = without_outer(a), inner_b = without_outer(b);
-    NB_TRY(be->ops->dequantize(be, &decoded_a, &inner_a, false, false, err));
-    NB_TRY(be->ops->dequantize(be, &decoded_b, &inner_b, false, false, err));
+    nb_mat decoded_b = nb_mat_of(numbers ? numbers : memory + bytes_a, NB_BF16, b->rows, b->cols);
+    NB_TRY(nb_cpu_decode_inner(be, &decoded_a, a, err));
+    if (!numbers)
+        NB_TRY(nb_cpu_decode_inner(be, &decoded_b, b, err));
     float *outer = (float *)(void *)(memory + bytes_a + bytes_b);
     fill_outer(outer, a, 1.0f);
     fill_outer(outer + outer_a / sizeof(float), b, 1.0f);
@@ -197,18 +226,19 @@ static nb_status run_decoded(nb_backend *be, const nb_mat *c, const nb_qtensor *
 
 /* ---- the operation ---- */
 
-static bool is_packed(nb_product product) {
+bool nb_is_packed(nb_product product) {
     return product == NB_PRODUCT_BLOCKS || product == NB_PRODUCT_WHOLE;
 }
 
 nb_status nb_cpu_gemm_q(nb_backend *be, const nb_mat *c, const nb_qtensor *a, const nb_qtensor *b, bool accumulate,
                         nb_error *err) {
     NB_TRY(nb_gemm_q_check(c, a, b, err));
-    bool packed = is_packed(nb_product_of(&a->quantizer, &b->quantizer));
-    return packed ? run_packed(be, c, a, b, accumulate, err) : run_decoded(be, c, a, b, accumulate, err);
+    bool packed = nb_is_packed(nb_product_of(&a->quantizer, &b->quantizer));
+    return packed ? nb_cpu_gemm_packed(be, c, a, b, NULL, accumulate, err)
+                  : nb_cpu_gemm_decoded(be, c, a, b, NULL, accumulate, err);
 }
 
 const char *nb_cpu_gemm_q_kernel(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
     nb_product product = nb_product_of(a, b);
-    return is_packed(product) ? kernel_for(nb_cpu_of(be)->isa)->name : nb_product_decoded_name(product);
+    return nb_is_packed(product) ? kernel_for(nb_cpu_of(be)->isa)->name : nb_product_decoded_name(product);
 }

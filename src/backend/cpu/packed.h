@@ -14,6 +14,7 @@
 #define NB_BACKEND_CPU_PACKED_H
 
 #include "backend/cpu/cpu.h"
+#include "backend/ref/gemm_q.h"
 
 enum { NB_PACKED_STEP = 16 }; /* codes */
 
@@ -67,5 +68,21 @@ extern const nb_packed_kernel nb_packed_portable;
 extern const nb_packed_kernel nb_packed_avx2;
 extern const nb_packed_kernel nb_packed_avx512;
 #endif
+
+/* ---- packed.c: both products, with what is already there of B ---- */
+
+bool nb_is_packed(nb_product product);
+
+/* Panels of B for a product with an A of the element `other`. */
+size_t nb_cpu_panel_bytes(nb_backend *be, int64_t rows, int64_t cols);
+void nb_cpu_pack_panels(nb_backend *be, void *panels, const nb_qtensor *b, nb_element other);
+nb_status nb_cpu_gemm_packed(nb_backend *be, const nb_mat *c, const nb_qtensor *a, const nb_qtensor *b,
+                             const void *panels /* NULL: unpacked for this call */, bool accumulate, nb_error *err);
+
+/* The codes in BF16, without what stays outside of the sum. */
+nb_status nb_cpu_decode_inner(nb_backend *be, const nb_mat *out, const nb_qtensor *t, nb_error *err);
+nb_status nb_cpu_gemm_decoded(nb_backend *be, const nb_mat *c, const nb_qtensor *a, const nb_qtensor *b,
+                              const void *numbers /* that of B; NULL: decoded for this call */, bool accumulate,
+                              nb_error *err);
 
 #endif

@@ -6,6 +6,7 @@
  */
 #include "backend/cpu/cpu.h"
 
+#include "backend/cpu/operand.h"
 #include "backend/cpu/quantize_kernels.h"
 #include "backend/ref/quantize.h"
 #include "backend/ref/quantize_parts.h"
@@ -15,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const nb_quantize_kernels *kernels_of(nb_backend *be) {
+const nb_quantize_kernels *nb_quantize_kernels_of(nb_backend *be) {
 #if defined(NB_X86)
     if (nb_cpu_of(be)->isa == NB_ISA_AVX512)
         return &nb_quantize_avx512;
@@ -35,24 +36,34 @@ static uint32_t max_of(uint32_t a, uint32_t b) {
     return a > b ? a : b;
 }
 
+float nb_cpu_amax(nb_backend *be, const nb_mat *x) {
+    const nb_quantize_kernels *k = nb_quantize_kernels_of(be);
+    uint32_t amax = 0;
+    if (x->amax)
+        return nb_f32_from(*x->amax);
+#pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(static) reduction(max : amax)
+    for (int64_t group = 0; group < groups_of(x->rows); group++) {
+        int64_t r0 = group * NB_GROUP_ROWS, r1 = r0 + NB_GROUP_ROWS < x->rows ? r0 + NB_GROUP_ROWS : x->rows;
+        amax = max_of(amax, k->amax_matrix(x, r0, r1));
+    }
+    return nb_f32_from(amax);
+}
+
 /* Of the rotated input. Without rotation the order of the elements does not matter, and the source is read as it lies.
  */
 static float tensor_amax(nb_backend *be, const nb_quantize_job *job) {
-    const nb_quantize_kernels *k = kernels_of(be);
-    bool as_it_lies = job->src && !job->out->quantizer.hadamard_size;
-    int64_t rows = as_it_lies ? job->src->rows : job->out->rows;
     uint32_t amax = 0;
+    if (job->src && !job->out->quantizer.hadamard_size)
+        return nb_cpu_amax(be, job->src);
 #pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(static) reduction(max : amax)
-    for (int64_t group = 0; group < groups_of(rows); group++) {
-        int64_t r0 = group * NB_GROUP_ROWS, r1 = r0 + NB_GROUP_ROWS < rows ? r0 + NB_GROUP_ROWS : rows;
-        amax = max_of(amax, as_it_lies ? k->amax_matrix(job->src, r0, r1) : k->amax(job, r0));
-    }
+    for (int64_t group = 0; group < groups_of(job->out->rows); group++)
+        amax = max_of(amax, nb_quantize_kernels_of(be)->amax(job, group * NB_GROUP_ROWS));
     return nb_f32_from(amax);
 }
 
 /* Encode scales of the columns, in memory of the backend that lasts until the end of this quantization. */
 static nb_status column_scales(nb_backend *be, nb_quantize_job *job, nb_error *err) {
-    const nb_quantize_kernels *k = kernels_of(be);
+    const nb_quantize_kernels *k = nb_quantize_kernels_of(be);
     const nb_quantizer *q = &job->out->quantizer;
     int64_t cols = job->out->cols;
     int32_t threads = nb_cpu_of(be)->threads;
@@ -82,7 +93,7 @@ static nb_status scales_first(nb_backend *be, nb_quantize_job *job, nb_error *er
     const nb_quantizer *q = &out->quantizer;
     job->encode = 1.0f;
     if (q->scale_type == NB_SCALE_E4M3) {
-        float amax = q->outer == NB_OUTER_TENSOR ? tensor_amax(be, job) : 0.0f;
+        float amax = job->outer_amax ? *job->outer_amax : q->outer == NB_OUTER_TENSOR ? tensor_amax(be, job) : 0.0f;
         job->tensor = nb_tensor_scale_of(nb_e4m3_target_of(q->rule), q->outer, amax);
         if (out->tensor_scale)
             *out->tensor_scale = job->tensor.sdec;
@@ -124,7 +135,7 @@ static nb_status run_and_measure(nb_backend *be, const nb_quantize_job *job, nb_
     for (int64_t group = 0; group < groups; group++) {
         float *memory = nb_cpu_scratch(be, omp_get_thread_num(), bytes);
         if (memory && chunks)
-            encode_and_measure(kernels_of(be), job, group * NB_GROUP_ROWS, memory, chunks);
+            encode_and_measure(nb_quantize_kernels_of(be), job, group * NB_GROUP_ROWS, memory, chunks);
         else
             short_of_memory = true;
     }
@@ -135,10 +146,10 @@ static nb_status run_and_measure(nb_backend *be, const nb_quantize_job *job, nb_
 }
 
 static nb_status run(nb_backend *be, nb_quantize_job *job, nb_quantize_stats *stats, nb_error *err) {
-    const nb_quantize_kernels *k = kernels_of(be);
+    const nb_quantize_kernels *k = nb_quantize_kernels_of(be);
     const nb_quantizer *q = &job->out->quantizer;
     if (q->hadamard_size)
-        job->signs = nb_signs_of(q->hadamard_signs, job->noise);
+        job->signs = nb_signs_of(q->hadamard_signs, &job->noise);
     NB_TRY(scales_first(be, job, err));
     if (stats)
         return run_and_measure(be, job, stats, err);
@@ -148,19 +159,30 @@ static nb_status run(nb_backend *be, nb_quantize_job *job, nb_quantize_stats *st
     return NB_OK;
 }
 
-nb_status nb_cpu_quantize(nb_backend *be, const nb_qtensor *out, const nb_mat *src, bool transpose,
-                          const nb_noise *noise, nb_quantize_stats *stats, nb_error *err) {
+static nb_noise_key key_of(const nb_noise *noise) {
+    return noise ? nb_noise_at(noise) : (nb_noise_key){0};
+}
+
+nb_status nb_cpu_quantize_under(nb_backend *be, const nb_qtensor *out, const nb_mat *src, bool transpose,
+                                const nb_noise *noise, const float *outer_amax, nb_quantize_stats *stats,
+                                nb_error *err) {
     NB_TRY(nb_check_source(src, err));
     NB_TRY(nb_check_quantize(out, src->rows, src->cols, transpose, noise, err));
-    nb_quantize_job job = {.out = out, .src = src, .transpose = transpose, .noise = noise};
+    nb_quantize_job job = {
+        .out = out, .src = src, .transpose = transpose, .noise = key_of(noise), .outer_amax = outer_amax};
     return run(be, &job, stats, err);
+}
+
+nb_status nb_cpu_quantize(nb_backend *be, const nb_qtensor *out, const nb_mat *src, bool transpose,
+                          const nb_noise *noise, nb_quantize_stats *stats, nb_error *err) {
+    return nb_cpu_quantize_under(be, out, src, transpose, noise, NULL, stats, err);
 }
 
 nb_status nb_cpu_requantize(nb_backend *be, const nb_qtensor *out, const nb_qtensor *src, bool transpose,
                             const nb_noise *noise, nb_quantize_stats *stats, nb_error *err) {
     NB_TRY(nb_check_requantize(src, err));
     NB_TRY(nb_check_quantize(out, src->rows, src->cols, transpose, noise, err));
-    nb_quantize_job job = {.out = out, .from = src, .transpose = transpose, .noise = noise};
+    nb_quantize_job job = {.out = out, .from = src, .transpose = transpose, .noise = key_of(noise)};
     return run(be, &job, stats, err);
 }
 
@@ -247,7 +269,7 @@ static void decode_transposed(const nb_quantize_kernels *k, const nb_mat *out, c
 nb_status nb_cpu_dequantize(nb_backend *be, const nb_mat *out, const nb_qtensor *src, bool transpose,
                             bool with_tensor_scale, nb_error *err) {
     NB_TRY(nb_check_dequantize(out, src, transpose, err));
-    const nb_quantize_kernels *k = kernels_of(be);
+    const nb_quantize_kernels *k = nb_quantize_kernels_of(be);
 #pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(static)
     for (int64_t r0 = 0; r0 < src->rows; r0 += DECODE_ROWS) {
         int64_t rows = src->rows - r0 < DECODE_ROWS ? src->rows - r0 : DECODE_ROWS;

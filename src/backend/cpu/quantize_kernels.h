@@ -19,7 +19,8 @@ typedef struct nb_quantize_job {
     const nb_qtensor *from; /* the operand to requantize; NULL otherwise */
     bool transpose;         /* operand row r is column r of src or from */
     nb_sign_mask signs;
-    const nb_noise *noise;
+    nb_noise_key noise;
+    const float *outer_amax; /* [1] what the tensor's scale is made from; NULL: the amax of the input */
     /* scales that are known before the codes are written */
     nb_tensor_scale tensor;      /* E4M3 block scales */
     float encode;                /* whole tensor, unscaled */
@@ -42,6 +43,13 @@ typedef struct nb_quantize_kernels {
     void (*decode)(const nb_qtensor *t, int64_t r, int64_t c0, int64_t c1, bool with_tensor_scale, float *x);
     void (*round_bf16)(uint16_t *to, const float *from, int64_t n);
 } nb_quantize_kernels;
+
+/* nb_cpu_quantize under a given scale of the tensor, made from `outer_amax` [1]; NULL: from the source's own. */
+nb_status nb_cpu_quantize_under(nb_backend *be, const nb_qtensor *out, const nb_mat *src, bool transpose,
+                                const nb_noise *noise, const float *outer_amax, nb_quantize_stats *stats,
+                                nb_error *err);
+
+const nb_quantize_kernels *nb_quantize_kernels_of(nb_backend *be);
 
 extern const nb_quantize_kernels nb_quantize_portable, nb_quantize_avx2, nb_quantize_avx512;
 

@@ -53,14 +53,18 @@ void *nb_cpu_scratch(nb_backend *be, int32_t thread, size_t bytes) {
 }
 
 void *nb_cpu_shared(nb_backend *be, size_t bytes) {
+    return nb_cpu_room_of(be, NB_ROOM_SHARED, bytes);
+}
+
+void *nb_cpu_room_of(nb_backend *be, nb_cpu_room room, size_t bytes) {
     nb_cpu *cpu = nb_cpu_of(be);
-    return grow(cpu, cpu->threads, bytes);
+    return grow(cpu, cpu->threads + (int32_t)room, bytes);
 }
 
 size_t nb_cpu_scratch_total(nb_backend *be) {
     nb_cpu *cpu = nb_cpu_of(be);
     size_t total = 2 * (size_t)(cpu->rope.positions * cpu->rope.half) * sizeof(float);
-    for (int32_t i = 0; i <= cpu->threads; i++)
+    for (int32_t i = 0; i < cpu->threads + NB_ROOMS; i++)
         total += cpu->scratch_size[i];
     return total;
 }

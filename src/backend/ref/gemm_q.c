@@ -6,8 +6,7 @@
 #include "format/e8m0.h"
 #include "format/element.h"
 
-/* ---- what the operands are ----------------------------------------------------------------------------------------
- */
+/* ---- what the operands are ---- */
 
 static bool has_outer128(const nb_quantizer *q) {
     return q->outer == NB_OUTER_ROW128 || q->outer == NB_OUTER_ROW128_POW2;
@@ -77,8 +76,7 @@ nb_status nb_gemm_q_check(const nb_mat *c, const nb_qtensor *a, const nb_qtensor
     return NB_OK;
 }
 
-/* ---- decoding -----------------------------------------------------------------------------------------------------
- */
+/* ---- decoding ---- */
 
 int32_t nb_code_steps(nb_element element) {
     return element == NB_ELEMENT_E2M1 ? 2 : 1;
@@ -127,8 +125,7 @@ static float inner_scale(const nb_qtensor *t, int64_t row, int64_t k) {
     return has_outer128(q) ? scale * t->outer_scales[row * (t->cols / 128) + k / 128] : scale;
 }
 
-/* ---- the three sums ------------------------------------------------------------------------------------------------
- */
+/* ---- the three sums ---- */
 
 /* Block scales carry the units, so that what is outside the sum is alpha alone. */
 static float sum_blocks(const nb_qtensor *a, int64_t i, const nb_qtensor *b, int64_t j) {

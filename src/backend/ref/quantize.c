@@ -18,7 +18,8 @@ typedef struct job {
     const nb_qtensor *out;
     const nb_element_row *element;
     const float *x;
-    const nb_noise *noise;
+    const nb_noise_key *noise;
+    const float *outer_amax; /* [1] what the tensor's scale is made from; NULL: the amax of x */
 } job;
 
 static float amax_of(const job *j, int64_t r0, int64_t r1, int64_t c0, int64_t c1) {
@@ -70,8 +71,8 @@ static void encode_span(const job *j, int64_t r, int64_t c0, int64_t c1, float m
 static void quantize_nvfp4(const job *j) {
     const nb_qtensor *out = j->out;
     nb_scale_rule rule = out->quantizer.rule;
-    nb_tensor_scale t =
-        nb_tensor_scale_of(nb_e4m3_target_of(rule), out->quantizer.outer, amax_of(j, 0, out->rows, 0, out->cols));
+    float amax = j->outer_amax ? *j->outer_amax : amax_of(j, 0, out->rows, 0, out->cols);
+    nb_tensor_scale t = nb_tensor_scale_of(nb_e4m3_target_of(rule), out->quantizer.outer, amax);
     if (out->tensor_scale)
         *out->tensor_scale = t.sdec;
     for (int64_t r0 = 0; r0 < out->rows; r0 += out->quantizer.block_rows)
@@ -187,14 +188,15 @@ static nb_status measure(const nb_qtensor *out, const float *x, nb_quantize_stat
 }
 
 /* Rotates and quantizes x [rows, cols], which it overwrites. */
-static nb_status quantize_matrix(const nb_qtensor *out, float *x, const nb_noise *noise, nb_quantize_stats *stats,
-                                 nb_error *err) {
+static nb_status quantize_matrix(const nb_qtensor *out, float *x, const nb_noise *noise, const float *outer_amax,
+                                 nb_quantize_stats *stats, nb_error *err) {
+    nb_noise_key key = noise ? nb_noise_at(noise) : (nb_noise_key){0};
     if (out->quantizer.hadamard_size) {
-        nb_sign_mask signs = nb_signs_of(out->quantizer.hadamard_signs, noise);
+        nb_sign_mask signs = nb_signs_of(out->quantizer.hadamard_signs, &key);
         for (int64_t r = 0; r < out->rows; r++)
             nb_rotate_row(&out->quantizer, signs, x + r * out->cols, out->cols);
     }
-    job j = {out, nb_element_info(out->quantizer.element), x, noise};
+    job j = {out, nb_element_info(out->quantizer.element), x, &key, outer_amax};
     quantize_values(&j);
     return stats ? measure(out, x, stats, err) : NB_OK;
 }
@@ -207,18 +209,23 @@ static nb_status new_matrix(const nb_qtensor *out, float **x, nb_error *err) {
     return NB_OK;
 }
 
-nb_status nb_ref_quantize(nb_backend *be, const nb_qtensor *out, const nb_mat *src, bool transpose,
-                          const nb_noise *noise, nb_quantize_stats *stats, nb_error *err) {
-    (void)be;
+nb_status nb_ref_quantize_under(const nb_qtensor *out, const nb_mat *src, bool transpose, const nb_noise *noise,
+                                const float *outer_amax, nb_quantize_stats *stats, nb_error *err) {
     float *x;
     NB_TRY(nb_check_source(src, err));
     NB_TRY(nb_check_quantize(out, src->rows, src->cols, transpose, noise, err));
     NB_TRY(new_matrix(out, &x, err));
     for (int64_t r = 0; r < out->rows; r++)
         nb_load_row(src, transpose, r, out->cols, x + r * out->cols);
-    nb_status status = quantize_matrix(out, x, noise, stats, err);
+    nb_status status = quantize_matrix(out, x, noise, outer_amax, stats, err);
     free(x);
     return status;
+}
+
+nb_status nb_ref_quantize(nb_backend *be, const nb_qtensor *out, const nb_mat *src, bool transpose,
+                          const nb_noise *noise, nb_quantize_stats *stats, nb_error *err) {
+    (void)be;
+    return nb_ref_quantize_under(out, src, transpose, noise, NULL, stats, err);
 }
 
 nb_status nb_ref_requantize(nb_backend *be, const nb_qtensor *out, const nb_qtensor *src, bool transpose,
@@ -233,7 +240,7 @@ nb_status nb_ref_requantize(nb_backend *be, const nb_qtensor *out, const nb_qten
             int64_t from_r = transpose ? c : r, from_c = transpose ? r : c;
             nb_decode_span(src, from_r, from_c, from_c + 1, true, &x[r * out->cols + c]);
         }
-    nb_status status = quantize_matrix(out, x, noise, stats, err);
+    nb_status status = quantize_matrix(out, x, noise, NULL, stats, err);
     free(x);
     return status;
 }

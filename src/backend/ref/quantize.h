@@ -8,4 +8,9 @@
 
 #include "backend/ref/ref.h"
 
+/* quantize under a given scale of the tensor, made from `outer_amax` [1] (host); NULL: from the source's own. Read by
+ * E4M3 scales under one of the tensor. */
+nb_status nb_ref_quantize_under(const nb_qtensor *out, const nb_mat *src, bool transpose, const nb_noise *noise,
+                                const float *outer_amax, nb_quantize_stats *stats, nb_error *err);
+
 #endif

@@ -5,6 +5,11 @@
 #include "backend/ref/ref.h"
 #include "backend/table.h"
 
+static const char *no_codes(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
+    (void)be, (void)a, (void)b;
+    return NULL;
+}
+
 nb_status nb_backend_ref64(nb_backend **out, nb_error *err) {
     nb_backend_object *object;
     NB_TRY(nb_backend_create("ref64", NB_F64, NB_F64, NULL, NULL, &object, err));
@@ -16,6 +21,11 @@ nb_status nb_backend_ref64(nb_backend **out, nb_error *err) {
     ops->cast = nb_ref_cast;
     ops->scale = nb_ref_scale;
     ops->gemm = nb_ref_gemm;
+    ops->operand_bytes = nb_ref_operand_bytes;
+    ops->make_operands = nb_ref_make_operands; /* plain numbers; no codes: `canonical` stays NULL */
+    ops->decode = nb_ref_decode;
+    ops->multiply = nb_ref_multiply;
+    ops->product_kernel = no_codes;
     ops->gemm_kernel = nb_ref_gemm_kernel;
     ops->measure = nb_ref_measure;
     ops->measure_attention = nb_ref_measure_attention;

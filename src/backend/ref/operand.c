@@ -1,0 +1,331 @@
+/* operand.c: operands and sums of products by their definition: everything that an operand is made of is written out as
+ * a matrix in FP32 first.
+ */
+#include "backend/ref/gemm.h"
+#include "backend/ref/gemm_q.h"
+#include "backend/ref/operand_parts.h"
+#include "backend/ref/quantize.h"
+#include "format/ieee.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+size_t nb_ref_operand_bytes(nb_backend *be, const nb_operand *operand) {
+    (void)be;
+    return nb_canonical_bytes(operand);
+}
+
+/* ---- sources ---- */
+
+static nb_status new_matrix(nb_dtype type, int64_t rows, int64_t cols, nb_mat *out, nb_error *err) {
+    void *memory = malloc(nb_dtype_size(type) * (size_t)(rows * cols) + 1);
+    *out = nb_mat_of(memory, type, rows, cols);
+    return memory ? NB_OK
+                  : nb_fail(err, NB_NO_MEMORY, "operand: no memory for %lld x %lld numbers", (long long)rows,
+                            (long long)cols);
+}
+
+/* All of a matrix or of an operand, plain or not, as numbers of `type`. */
+static nb_status widen(nb_backend *be, const nb_mat *out, const nb_mat *numbers, const nb_operand *operand,
+                       nb_error *err) {
+    if (!numbers)
+        return nb_ref_decode(be, out, operand, false, NULL, true, err);
+    nb_ref_scale(be, out, numbers, NULL, NULL);
+    return NB_OK;
+}
+
+static void subtract(const nb_mat *from, const nb_mat *what) {
+    for (int64_t r = 0; r < from->rows; r++)
+        for (int64_t c = 0; c < from->cols; c++)
+            ((float *)from->data)[r * from->stride + c] -= ((const float *)what->data)[r * what->stride + c];
+}
+
+static nb_status residual_of(nb_backend *be, const nb_mat *x, const nb_operand *minus, nb_error *err) {
+    nb_mat held;
+    NB_TRY(new_matrix(NB_F32, minus->rows, minus->cols, &held, err));
+    nb_status status = nb_ref_decode(be, &held, minus, false, NULL, true, err);
+    if (status == NB_OK)
+        subtract(x, &held);
+    free(held.data);
+    return status;
+}
+
+static nb_status fold(nb_backend *be, const nb_source *source, const nb_mat *x, nb_error *err) {
+    const float *row = NULL, *col = NULL;
+    if (source->row_scales)
+        NB_TRY(nb_row_scales_of(source->row_scales, &row, err));
+    if (source->column_scales)
+        NB_TRY(nb_row_scales_of(source->column_scales, &col, err));
+    if (row || col)
+        nb_ref_scale(be, x, x, row, col);
+    return NB_OK;
+}
+
+/* The source in `type`: real, in which it is exact, or that of plain numbers. */
+static nb_status write_out(nb_backend *be, const nb_source *source, nb_dtype type, nb_mat *out, nb_error *err) {
+    int64_t rows = source->numbers ? source->numbers->rows : source->operand->rows;
+    int64_t cols = source->numbers ? source->numbers->cols : source->operand->cols;
+    nb_mat whole = {0}, picked = {0};
+    nb_status status = new_matrix(type, rows, cols, &whole, err);
+    if (status == NB_OK)
+        status = widen(be, &whole, source->numbers, source->operand, err);
+    if (status == NB_OK && source->minus)
+        status = residual_of(be, &whole, source->minus, err);
+    if (status == NB_OK && source->columns) {
+        status = new_matrix(type, rows, source->column_count, &picked, err);
+        if (status == NB_OK)
+            nb_ref_gather_columns(be, &picked, &whole, source->columns);
+        free(whole.data);
+        whole = picked;
+    }
+    if (status == NB_OK)
+        status = fold(be, source, &whole, err);
+    if (status != NB_OK) {
+        free(whole.data);
+        whole.data = NULL;
+    }
+    *out = whole;
+    return status;
+}
+
+/* ---- making ---- */
+
+static float amax_of(const nb_mat *x) {
+    uint32_t amax = 0;
+    for (int64_t r = 0; r < x->rows; r++)
+        for (int64_t c = 0; c < x->cols; c++) {
+            uint32_t a = nb_f32_magnitude(((const float *)x->data)[r * x->stride + c]);
+            amax = a > amax ? a : amax;
+        }
+    return nb_f32_from(amax);
+}
+
+static nb_status quantize(const nb_making *making, const nb_qtensor *to, const nb_mat *x, nb_error *err) {
+    nb_operand_head *head = nb_head_of(making->out);
+    const float *under = making->under ? &head->amax : NULL;
+    NB_TRY(nb_ref_quantize_under(to, x, making->transpose, making->noise, under, making->stats, err));
+    if (!under)
+        *head = (nb_operand_head){.amax = amax_of(x)};
+    return NB_OK;
+}
+
+static nb_status make_piece(const nb_making *making, const nb_mat *x, nb_error *err) {
+    const nb_quantizer *q = nb_making_quantizer(making);
+    int64_t cols = making->transpose ? x->rows : x->cols;
+    nb_qtensor whole = nb_codes_of(making->out);
+    void *memory = malloc(nb_qtensor_bytes(q, whole.rows, cols).total);
+    if (!memory)
+        return nb_fail(err, NB_NO_MEMORY, "make_operands: no memory for %lld columns", (long long)cols);
+    nb_qtensor piece = nb_qtensor_place(q, whole.rows, cols, memory);
+    nb_status status = quantize(making, &piece, x, err);
+    if (status == NB_OK)
+        nb_put_piece(&whole, making->at, &piece);
+    free(memory);
+    return status;
+}
+
+static void put_numbers(nb_backend *be, const nb_making *making, const nb_mat *x) {
+    nb_operand *out = making->out;
+    if (making->transpose == out->transposed) {
+        nb_ref_scale(be, &out->numbers, x, NULL, NULL);
+        return;
+    }
+    for (int64_t r = 0; r < x->rows; r++) {
+        nb_mat from = *x, to = out->numbers;
+        from.data = (char *)x->data + (size_t)(r * x->stride) * nb_dtype_size(x->dtype);
+        from.rows = x->cols; /* one row of the source as a column */
+        from.cols = from.stride = 1;
+        to.data = (char *)to.data + (size_t)r * nb_dtype_size(to.dtype);
+        to.cols = 1;
+        nb_ref_scale(be, &to, &from, NULL, NULL);
+    }
+}
+
+static nb_status make_of(nb_backend *be, const nb_source *source, const nb_making *making, const nb_mat *x,
+                         nb_error *err) {
+    nb_operand *out = making->out;
+    if (nb_is_plain(out)) {
+        put_numbers(be, making, x);
+        return NB_OK;
+    }
+    nb_qtensor codes = nb_codes_of(out);
+    if (!nb_making_is_whole(source, making))
+        NB_TRY(make_piece(making, x, err));
+    else {
+        codes.quantizer = *nb_making_quantizer(making);
+        NB_TRY(quantize(making, &codes, x, err));
+    }
+    out->outer = codes.tensor_scale;
+    return NB_OK;
+}
+
+/* Codes that are rotated do not decode to what they were made of. */
+static nb_status check_sources(const nb_source *source, nb_error *err) {
+    const nb_operand *from = source->operand ? source->operand : source->minus;
+    if (from && from->quantizer.hadamard_size && !nb_is_plain(from))
+        return nb_fail(err, NB_BAD_USAGE, "make_operands: the source is rotated; expected codes without Hadamard");
+    return NB_OK;
+}
+
+nb_status nb_ref_make_operands(nb_backend *be, const nb_source *source, const nb_making *makings, int32_t count,
+                               nb_error *err) {
+    NB_TRY(check_sources(source, err));
+    for (int32_t i = 0; i < count; i++) {
+        const nb_making *making = &makings[i];
+        nb_mat x;
+        NB_TRY(nb_check_making(source, making, err));
+        nb_dtype from = source->numbers ? source->numbers->dtype : NB_F32;
+        NB_TRY(write_out(be, source, from == NB_F64 ? NB_F64 : NB_F32, &x, err));
+        nb_status status = make_of(be, source, making, &x, err);
+        free(x.data);
+        NB_TRY(status);
+    }
+    return NB_OK;
+}
+
+nb_status nb_ref_turn(nb_backend *be, nb_operand *out, const nb_operand *from, nb_error *err) {
+    nb_qtensor to = nb_codes_of(out), source = nb_codes_of(from);
+    if (out->quantizer.scale_type == NB_SCALE_NONE)
+        source = nb_inner_codes(&source);
+    NB_TRY(nb_ref_transpose_codes(be, &to, &source, err));
+    *nb_head_of(out) = (nb_operand_head){.amax = nb_head_of(from)->amax};
+    out->outer = to.tensor_scale;
+    return NB_OK;
+}
+
+/* ---- decoding ---- */
+
+nb_status nb_ref_decode(nb_backend *be, const nb_mat *out, const nb_operand *from, bool transpose,
+                        const int32_t *columns, bool with_outer, nb_error *err) {
+    NB_TRY(nb_check_decode(out, from, transpose, columns, err));
+    if (columns) {
+        nb_mat part;
+        NB_TRY(new_matrix(out->dtype, from->rows, from->cols, &part, err));
+        nb_status status = nb_ref_decode(be, &part, from, false, NULL, with_outer, err);
+        if (status == NB_OK)
+            nb_ref_scatter_columns(be, out, &part, columns, false);
+        free(part.data);
+        return status;
+    }
+    if (nb_is_plain(from)) {
+        nb_operand to = {.numbers = *out, .transposed = transpose};
+        put_numbers(be, &(nb_making){.out = &to, .transpose = from->transposed}, &from->numbers);
+        return NB_OK;
+    }
+    nb_qtensor codes = nb_codes_of(from);
+    if (!with_outer)
+        codes = nb_inner_codes(&codes);
+    return nb_ref_dequantize(be, out, &codes, transpose, with_outer, err);
+}
+
+nb_status nb_ref_canonical(nb_backend *be, const nb_qtensor *out, const nb_operand *from, nb_error *err) {
+    (void)be;
+    NB_TRY(nb_check_canonical(out, from, err));
+    nb_qtensor codes = nb_codes_of(from);
+    nb_copy_codes(out, &codes);
+    return NB_OK;
+}
+
+/* ---- products ---- */
+
+/* As plain numbers: what has codes is decoded and rounded to BF16. */
+static nb_status as_numbers(nb_backend *be, const nb_operand *o, nb_mat *out, void **memory, nb_error *err) {
+    *memory = NULL;
+    *out = o->numbers;
+    if (nb_is_plain(o))
+        return NB_OK;
+    NB_TRY(new_matrix(NB_BF16, o->rows, o->cols, out, err));
+    *memory = out->data;
+    return nb_ref_decode(be, out, o, false, NULL, true, err);
+}
+
+static nb_status plain_product(nb_backend *be, const nb_mat *c, const nb_operand *a, const nb_operand *b,
+                               bool accumulate, nb_error *err) {
+    nb_mat x, y;
+    void *own_x, *own_y = NULL;
+    nb_status status = as_numbers(be, a, &x, &own_x, err);
+    if (status == NB_OK)
+        status = as_numbers(be, b, &y, &own_y, err);
+    if (status == NB_OK)
+        status = nb_ref_gemm(be, c, &x, nb_is_plain(a) && a->transposed, &y, !nb_is_plain(b) || !b->transposed,
+                             accumulate, err);
+    free(own_x);
+    free(own_y);
+    return status;
+}
+
+static nb_status product(nb_backend *be, const nb_mat *c, const nb_operand *a, const nb_operand *b, bool accumulate,
+                         nb_error *err) {
+    if (!nb_ref_product_kernel(be, &a->quantizer, &b->quantizer))
+        return plain_product(be, c, a, b, accumulate, err);
+    nb_qtensor x = nb_codes_of(a), y = nb_codes_of(b);
+    return nb_ref_gemm_q(be, c, &x, &y, accumulate, err);
+}
+
+/* C (+)= factor * product, into the columns that the term names. C in real. */
+static nb_status add_part(nb_backend *be, const nb_mat *c, const nb_term *t, float factor, bool accumulate,
+                          nb_error *err) {
+    nb_mat part;
+    NB_TRY(new_matrix(c->dtype, c->rows, t->b->rows, &part, err));
+    nb_status status = product(be, &part, t->a, t->b, false, err);
+    for (int64_t r = 0; r < c->rows && !accumulate && status == NB_OK; r++)
+        memset((char *)c->data + (size_t)(r * c->stride) * nb_dtype_size(c->dtype), 0,
+               (size_t)c->cols * nb_dtype_size(c->dtype));
+    for (int64_t r = 0; r < c->rows && status == NB_OK; r++)
+        for (int64_t i = 0; i < part.cols; i++) {
+            float *to = (float *)c->data + r * c->stride + (t->columns ? t->columns[i] : i);
+            *to += factor * ((const float *)part.data)[r * part.cols + i];
+        }
+    free(part.data);
+    return status;
+}
+
+static nb_status add_sparse(nb_backend *be, const nb_mat *c, const nb_term *t, nb_error *err) {
+    nb_mat w;
+    NB_TRY(new_matrix(NB_BF16, t->b->cols, t->b->rows, &w, err));
+    nb_status status = nb_ref_decode(be, &w, t->b, true, NULL, true, err);
+    if (status == NB_OK)
+        nb_ref_sparse_gemm(be, c, t->sparse, &w);
+    free(w.data);
+    return status;
+}
+
+static bool is_simple(const nb_term *t) {
+    return t->a && !t->columns && !t->a->factor && !t->b->factor;
+}
+
+static nb_status add_term(nb_backend *be, const nb_mat *c, const nb_term *t, bool accumulate, nb_error *err) {
+    if (is_simple(t))
+        return product(be, c, t->a, t->b, accumulate, err);
+    if (!t->a && !accumulate)
+        return nb_fail(err, NB_BAD_USAGE, "multiply: a sparse term is added to others; it cannot be the first");
+    if (!t->a)
+        return add_sparse(be, c, t, err);
+    float a = t->a->factor ? *t->a->factor : 1, b = t->b->factor ? *t->b->factor : 1;
+    return add_part(be, c, t, a * b, accumulate, err);
+}
+
+nb_status nb_ref_multiply(nb_backend *be, const nb_mat *c, const nb_term *terms, int32_t count, bool accumulate,
+                          nb_error *err) {
+    NB_TRY(nb_check_terms(c, terms, count, err));
+    bool in_place = c->dtype != NB_BF16 || (count == 1 && is_simple(terms));
+    nb_mat sum = *c;
+    if (!in_place) {
+        NB_TRY(new_matrix(NB_F32, c->rows, c->cols, &sum, err));
+        if (accumulate)
+            nb_ref_scale(be, &sum, c, NULL, NULL);
+    }
+    nb_status status = NB_OK;
+    for (int32_t i = 0; i < count && status == NB_OK; i++)
+        status = add_term(be, &sum, &terms[i], accumulate || i > 0, err);
+    if (!in_place) {
+        if (status == NB_OK)
+            nb_ref_scale(be, c, &sum, NULL, NULL);
+        free(sum.data);
+    }
+    return status;
+}
+
+const char *nb_ref_product_kernel(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
+    return nb_ref_gemm_q_kernel(be, a, b);
+}
