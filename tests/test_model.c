@@ -15,7 +15,7 @@ static void overfit(nb_family family, const nb_recipe *recipe, int steps, double
     nb_model *model = case_model(be, &config, recipe, true);
     const int64_t n = nb_model_param_elements(model);
     const size_t bytes = (size_t)n * sizeof(float);
-    void *m = be->ops->alloc(be, bytes), *v = be->ops->alloc(be, bytes);
+    void *m = be->ops->alloc(be, bytes, "moments"), *v = be->ops->alloc(be, bytes, "moments");
     case_batch b;
     make_case_batch(&b, config.vocab, 1);
     for (int step = 1; step <= steps; step++) {
@@ -24,7 +24,8 @@ static void overfit(nb_family family, const nb_recipe *recipe, int steps, double
         be->ops->fill_zero(be, nb_model_grads(model), bytes);
         double loss = loss_and_grads_of(model, &b, &pass);
         *first = step == 1 ? loss : *first;
-        be->ops->adamw(be, nb_model_params(model), m, v, nb_model_grads(model), n, &update);
+        const nb_adamw_tensor all = nb_adamw_plain(NB_F32, nb_model_params(model), m, v, nb_model_grads(model), n, 0);
+        be->ops->adamw(be, &all, 1, &update);
         assert_int_equal(nb_model_after_step(model, &pass, NULL), NB_OK);
         nb_model_params_changed(model);
         *last = loss;
@@ -299,8 +300,8 @@ typedef struct failing_backend {
 
 static int allowed, alive;
 
-static void *failing_alloc(nb_backend *be, size_t bytes) {
-    void *memory = allowed-- > 0 ? ((failing_backend *)be)->real->ops->alloc(be, bytes) : NULL;
+static void *failing_alloc(nb_backend *be, size_t bytes, const char *what) {
+    void *memory = allowed-- > 0 ? ((failing_backend *)be)->real->ops->alloc(be, bytes, what) : NULL;
     alive += memory != NULL;
     return memory;
 }
@@ -361,11 +362,17 @@ static void bad_requests(void **state) {
     b.batch.batch = 3;
     assert_int_equal(nb_model_loss(model, &b.batch, &pass, &loss, &err), NB_BAD_USAGE);
     make_case_batch(&b, config.vocab, 1);
+    b.doc_start[CASE_SEQ + 2] = 1;
+    assert_int_equal(nb_model_loss(model, &b.batch, &pass, &loss, &err), NB_BAD_USAGE);
+    assert_non_null(strstr(err.message, "doc_start 1 at position 2 of sequence 1"));
+    make_case_batch(&b, config.vocab, 1);
     for (int i = 0; i < CASE_ROWS; i++)
         b.targets[i] = -1;
     assert_int_equal(nb_model_loss_and_grads(model, &b.batch, &pass, &loss, &err), NB_OK);
     assert_true(loss == 0);
-    assert_true(be->ops->sum_squares(be, nb_model_grads(model), nb_model_param_elements(model)) == 0);
+    double squares;
+    be->ops->sum_squares(be, &squares, nb_model_grads(model), nb_model_param_elements(model));
+    assert_true(squares == 0);
     assert_int_equal(nb_model_create(be, &config, &recipe, 1, 64, true, &none, &err), NB_BAD_CONFIG);
     assert_non_null(strstr(err.message, "max_seq 32"));
     assert_int_equal(nb_model_create(be, &config, &recipe, 1, 24, true, &none, &err), NB_BAD_CONFIG);

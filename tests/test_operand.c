@@ -17,9 +17,9 @@ static int make_backends(void **state) {
     (void)state;
     static const nb_isa isas[BACKENDS] = {NB_ISA_SCALAR, NB_ISA_PORTABLE, NB_ISA_AVX2, NB_ISA_AVX512};
     for (int i = 0; i < BACKENDS; i++) {
-        nb_cpu_options options = {i == 2 ? 3 : 1, isas[i]};
+        nb_backend_options options = {i == 2 ? 3 : 1, isas[i]};
         if (nb_isa_available(isas[i]))
-            assert_int_equal(nb_backend_cpu(&options, &backends[i], NULL), NB_OK);
+            assert_int_equal(nb_backend_open("cpu", &options, &backends[i], NULL), NB_OK);
     }
     return 0;
 }
@@ -450,7 +450,7 @@ static void codes_times_numbers(void **state) {
 static void in_double(void **state) {
     (void)state;
     nb_backend *be = NULL;
-    assert_int_equal(nb_backend_ref64(&be, NULL), NB_OK);
+    assert_int_equal(nb_backend_open("ref64", NULL, &be, NULL), NB_OK);
     double *x = normals(1, M * K, 0, 1), *w = normals(2, K * N, 0, 1), *c = normals(3, M * N, 0, 1),
            *want = zeros(M * N);
     for (int r = 0; r < M; r++)

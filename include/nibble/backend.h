@@ -24,8 +24,9 @@ typedef struct nb_mat {
     nb_dtype dtype;
     int64_t rows, cols;
     int64_t stride; /* elements; >= cols */
-    uint32_t *amax; /* [1] backend memory: the largest magnitude as bits of an F32, NaN largest of all; NULL: not known.
-                       Who writes a view that has it fills it; who quantizes one may read it. */
+    /* [1] backend memory: the largest magnitude as the bits of an F32, the integer maximum of all (so that NaN wins).
+     * NULL: not known. An operation that produces a matrix fills it where its view of the output has one. */
+    uint32_t *amax;
 } nb_mat;
 
 static inline nb_mat nb_mat_of(const void *data, nb_dtype dtype, int64_t rows, int64_t cols) {
@@ -39,6 +40,10 @@ typedef struct nb_attention {
     int64_t batch, seq, heads, kv_heads, head_dim;
     double scale;             /* on q.k; 1/sqrt(head_dim) as a rule */
     const int32_t *doc_start; /* [batch, seq]: first position that a query may attend to; causal besides */
+    const int32_t *doc_end;   /* [batch, seq]: one past the last position of the document; NULL: go by doc_start */
+    /* Elements from one position to the next; 0: heads * head_dim (kv_heads * head_dim), dense. Gradients lie as what
+     * they are of: dq as q, do as o. */
+    int64_t q_stride, k_stride, v_stride, o_stride;
 } nb_attention;
 
 /* Gated linear attention (specs: fla). q, k, gate: [batch, seq, heads, key_dim]; v, o: [batch, seq, heads, value_dim].
@@ -49,9 +54,9 @@ typedef struct nb_gla {
     const int32_t *doc_start; /* [batch, seq]: the state is zero at the first position of a document */
 } nb_gla;
 
-/* One AdamW update (decoupled decay, arXiv:1711.05101) of n parameters. */
+/* One update of AdamW (decoupled decay, arXiv:1711.05101): what all tensors share. */
 typedef struct nb_adamw {
-    double lr, beta1, beta2, eps, weight_decay;
+    double lr, beta1, beta2, eps;
     double grad_scale; /* multiplies the gradient first: clipping and averaging */
     int64_t step;      /* 1 for the first update: bias correction */
 } nb_adamw;
@@ -105,6 +110,17 @@ typedef struct nb_scaled {
                            of two next to it that does not saturate */
     float *scale;       /* [1] decode scale in backend memory; NULL for F32 and BF16, which need none */
 } nb_scaled;
+
+/* One tensor of an update: n parameters, their moments and gradients, each in a type of its own. */
+typedef struct nb_adamw_tensor {
+    nb_scaled param, m, v, grad;
+    int64_t n;
+    double weight_decay;
+    /* What the next forward pass reads, NULL where it reads nothing: the parameters rounded to act [n], and the largest
+     * magnitude of them [1] as in nb_mat. */
+    void *copy;
+    uint32_t *amax;
+} nb_adamw_tensor;
 
 /* Instruction sets of the CPU backend, weakest first. */
 typedef enum nb_isa { NB_ISA_AUTO, NB_ISA_SCALAR, NB_ISA_PORTABLE, NB_ISA_AVX2, NB_ISA_AVX512 } nb_isa;

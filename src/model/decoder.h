@@ -13,17 +13,20 @@
 #include "backend/table.h"
 #include "linear/linear.h"
 #include "model/arena.h"
+#include "model/loss.h"
 #include "model/params.h"
 #include "nibble/model.h"
+
+enum { NB_INPUTS = 5 }; /* arrays of a micro-batch */
 
 /* One pass over one micro-batch. */
 typedef struct nb_run {
     nb_backend *be;
     const nb_pass *pass;
     nb_scratch *scratch;
-    int64_t batch, seq, rows;                                /* rows = batch * seq: the tokens */
-    const int32_t *tokens, *targets, *positions, *doc_start; /* [rows], backend memory */
-    bool training;                                           /* a backward pass follows */
+    int64_t batch, seq, rows;                                          /* rows = batch * seq: the tokens */
+    const int32_t *tokens, *targets, *positions, *doc_start, *doc_end; /* [rows], backend memory */
+    bool training;                                                     /* a backward pass follows */
 } nb_run;
 
 /* [rows, cols] of type act. */
@@ -82,7 +85,6 @@ const nb_family_traits *nb_family_find(nb_family family); /* NULL if there is no
 typedef struct nb_branch {
     const nb_layer_kind *kind;
     void *layer;
-    bool post_norm;
     nb_norm norm;
     void *normed; /* act [rows, hidden]: pre-norm: f's input; post-norm: f's output, before the norm */
     void *rstd;   /* real [rows] */
@@ -117,7 +119,9 @@ struct nb_model {
     void *dstream, *branch_buffer[2]; /* act [rows, hidden] */
     nb_pass pass;                     /* of the micro-batch at hand, with its clock */
     uint32_t *clock;                  /* backend [2]: its step and micro-batch */
-    int32_t *inputs;                  /* backend int32 [4, rows]: tokens, targets, positions, doc_start */
+    int32_t *inputs;                  /* backend int32 [NB_INPUTS, rows], as in nb_run */
+    int32_t *doc_end;                 /* host [rows] */
+    double *losses;                   /* backend [NB_LOSS_SLOTS] (model/loss.h) */
 };
 
 /* What the parts of a model need while it is made. */
@@ -148,16 +152,18 @@ nb_status nb_build_group(nb_builder *builder, const char *input, const nb_projec
 size_t nb_act_bytes(const nb_builder *builder, int64_t cols);
 size_t nb_real_bytes(const nb_builder *builder, int64_t cols);
 
-/* head.c */
+/* head.c: what follows the head's norm, which the decoder takes */
 nb_status nb_head_declare(nb_builder *builder, nb_error *err);
 nb_status nb_head_build(nb_builder *builder, nb_error *err);
 void nb_head_place(const nb_builder *builder, nb_arena *working);
-/* Sum of the losses of the scored targets; with `dx`, also the gradients of their mean, into the parameters and dx. */
+/* Sum of the losses of the scored targets, into backend memory; with `dx`, also the gradients of their mean, into the
+ * parameters and dx. */
 nb_status nb_head_loss(struct nb_model *model, const nb_run *run, const void *x, int64_t scored, void *dx,
                        double *sum_of_losses, nb_error *err);
-nb_status nb_head_logits(struct nb_model *model, const nb_run *run, const void *x, float *logits, nb_error *err);
+nb_status nb_head_logits(struct nb_model *model, const nb_run *run, float *logits, nb_error *err);
 
 /* decoder.c */
+/* The last of the stream, and the head's norm of it. */
 nb_status nb_decoder_forward(struct nb_model *model, const nb_run *run, nb_error *err);
 nb_status nb_decoder_backward(struct nb_model *model, const nb_run *run, nb_error *err); /* from dstream */
 

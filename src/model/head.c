@@ -70,7 +70,6 @@ nb_status nb_head_loss(nb_model *model, const nb_run *run, const void *x, int64_
     nb_backend *be = model->be;
     const int64_t vocab = model->config.vocab, hidden = model->config.hidden;
     const double share = scored > 0 ? 1.0 / (double)scored : 0.0;
-    nb_norm_forward(be, &head->norm, head->normed, head->rstd, x, run->rows);
     for (int64_t first = 0; first < run->rows; first += head->chunk) {
         int64_t count = run->rows - first < head->chunk ? run->rows - first : head->chunk;
         nb_mat logits, dlogits;
@@ -85,7 +84,7 @@ nb_status nb_head_loss(nb_model *model, const nb_run *run, const void *x, int64_
         nb_mat dnormed = nb_mat_of(row(model, head->dnormed, first), be->act, count, hidden);
         NB_TRY(nb_linear_group_backward(head->linear, run->pass, run->scratch, &normed, &dlogits, &dnormed, err));
     }
-    *sum_of_losses = be->ops->sum(be, head->loss, run->rows);
+    be->ops->sum(be, sum_of_losses, head->loss, run->rows);
     if (!dx)
         return NB_OK;
     nb_norm_backward(be, &head->norm, dx, head->dnormed, x, head->rstd, run->rows);
@@ -93,11 +92,10 @@ nb_status nb_head_loss(nb_model *model, const nb_run *run, const void *x, int64_
     return NB_OK;
 }
 
-nb_status nb_head_logits(nb_model *model, const nb_run *run, const void *x, float *logits, nb_error *err) {
+nb_status nb_head_logits(nb_model *model, const nb_run *run, float *logits, nb_error *err) {
     nb_head *head = &model->head;
     nb_backend *be = model->be;
     const int64_t vocab = model->config.vocab;
-    nb_norm_forward(be, &head->norm, head->normed, head->rstd, x, run->rows);
     for (int64_t first = 0; first < run->rows; first += head->chunk) {
         int64_t count = run->rows - first < head->chunk ? run->rows - first : head->chunk;
         nb_mat chunk;

@@ -34,7 +34,9 @@ nb_status nb_model_create(nb_backend *be, const nb_model_config *config, const n
     model->max_batch = batch;
     model->max_seq = seq;
     model->max_rows = batch * seq;
-    nb_status status = nb_model_assemble(model, recipe, err);
+    model->doc_end = calloc((size_t)model->max_rows, sizeof *model->doc_end);
+    nb_status status =
+        model->doc_end ? nb_model_assemble(model, recipe, err) : nb_fail(err, NB_NO_MEMORY, "no memory for a model");
     if (status != NB_OK) {
         nb_model_free(model);
         return status;
@@ -56,6 +58,7 @@ void nb_model_free(nb_model *model) {
         if (memory[i])
             be->ops->release(be, memory[i]);
     nb_params_release(&model->params);
+    free(model->doc_end);
     free(model->branches);
     free(model->stream);
     free(model->groups);
@@ -64,8 +67,25 @@ void nb_model_free(nb_model *model) {
 
 /* ---- one micro-batch ---- */
 
-static nb_status check_batch(const nb_model *model, const nb_batch *batch, bool targets, int64_t *scored,
-                             nb_error *err) {
+/* Positions of a document lie together, and each knows the first of them. Filled on the host, where they still are. */
+static nb_status find_documents(nb_model *model, const nb_batch *batch, nb_error *err) {
+    const int64_t seq = batch->seq;
+    for (int64_t i = 0; i < batch->batch * seq; i++) {
+        const int32_t start = batch->doc_start[i];
+        if (start != i % seq && (i % seq == 0 || start != batch->doc_start[i - 1]))
+            return nb_fail(err, NB_BAD_USAGE,
+                           "doc_start %d at position %lld of sequence %lld; expected %lld, where a document starts, or "
+                           "that of the position before",
+                           start, (long long)(i % seq), (long long)(i / seq), (long long)(i % seq));
+    }
+    for (int64_t i = batch->batch * seq - 1; i >= 0; i--) {
+        const bool last = i % seq == seq - 1 || batch->doc_start[i + 1] == i % seq + 1;
+        model->doc_end[i] = last ? (int32_t)(i % seq) + 1 : model->doc_end[i + 1];
+    }
+    return NB_OK;
+}
+
+static nb_status check_batch(nb_model *model, const nb_batch *batch, bool targets, int64_t *scored, nb_error *err) {
     if (batch->batch < 1 || batch->seq < 1 || batch->batch > model->max_rows / batch->seq)
         return nb_fail(err, NB_BAD_USAGE, "micro-batch of %lld x %lld tokens; the model was made for %lld x %lld",
                        (long long)batch->batch, (long long)batch->seq, (long long)model->max_batch,
@@ -81,16 +101,16 @@ static nb_status check_batch(const nb_model *model, const nb_batch *batch, bool 
                            batch->targets[i], (long long)i, model->config.name, vocab);
         *scored += targets && batch->targets[i] >= 0;
     }
-    return NB_OK;
+    return find_documents(model, batch, err);
 }
 
 static nb_run begin(nb_model *model, const nb_batch *batch, const nb_pass *pass, bool targets, bool training) {
     nb_backend *be = model->be;
     const int64_t rows = batch->batch * batch->seq;
     const int32_t *from[] = {batch->tokens, targets ? batch->targets : batch->tokens, batch->positions,
-                             batch->doc_start};
-    int32_t *to[4];
-    for (int i = 0; i < 4; i++) {
+                             batch->doc_start, model->doc_end};
+    int32_t *to[NB_INPUTS];
+    for (int i = 0; i < NB_INPUTS; i++) {
         to[i] = model->inputs + i * model->max_rows;
         be->ops->upload(be, to[i], from[i], (size_t)rows * sizeof(int32_t));
     }
@@ -109,6 +129,7 @@ static nb_run begin(nb_model *model, const nb_batch *batch, const nb_pass *pass,
                   .targets = to[1],
                   .positions = to[2],
                   .doc_start = to[3],
+                  .doc_end = to[4],
                   .training = training};
     return run;
 }
@@ -117,30 +138,53 @@ static void *last_of_stream(const nb_model *model) {
     return model->stream[2 * model->config.layers];
 }
 
-nb_status nb_model_loss(nb_model *model, const nb_batch *batch, const nb_pass *pass, double *loss, nb_error *err) {
-    int64_t scored;
-    double sum;
-    NB_TRY(check_batch(model, batch, true, &scored, err));
+double *nb_model_loss_slots(nb_model *model) {
+    return model->losses;
+}
+
+void nb_model_fetch_losses(nb_model *model, int64_t count, double *sums) {
+    model->be->ops->download(model->be, sums, model->losses, (size_t)count * sizeof *sums);
+}
+
+nb_status nb_model_queue_loss(nb_model *model, const nb_batch *batch, const nb_pass *pass, double *sum, int64_t *scored,
+                              nb_error *err) {
+    NB_TRY(check_batch(model, batch, true, scored, err));
     nb_run run = begin(model, batch, pass, true, false);
     NB_TRY(nb_decoder_forward(model, &run, err));
-    NB_TRY(nb_head_loss(model, &run, last_of_stream(model), scored, NULL, &sum, err));
-    *loss = scored > 0 ? sum / (double)scored : 0.0;
+    return nb_head_loss(model, &run, last_of_stream(model), *scored, NULL, sum, err);
+}
+
+nb_status nb_model_queue_loss_and_grads(nb_model *model, const nb_batch *batch, const nb_pass *pass, double *sum,
+                                        int64_t *scored, nb_error *err) {
+    if (!model->training)
+        return nb_fail(err, NB_BAD_USAGE, "model %s was made without gradients", model->config.name);
+    NB_TRY(check_batch(model, batch, true, scored, err));
+    nb_run run = begin(model, batch, pass, true, true);
+    nb_params_begin_backward(&model->params);
+    NB_TRY(nb_decoder_forward(model, &run, err));
+    NB_TRY(nb_head_loss(model, &run, last_of_stream(model), *scored, model->dstream, sum, err));
+    return *scored > 0 ? nb_decoder_backward(model, &run, err) : NB_OK;
+}
+
+static double fetch_loss(nb_model *model, int64_t scored) {
+    double sum;
+    nb_model_fetch_losses(model, 1, &sum);
+    return nb_mean_loss(sum, scored);
+}
+
+nb_status nb_model_loss(nb_model *model, const nb_batch *batch, const nb_pass *pass, double *loss, nb_error *err) {
+    int64_t scored;
+    NB_TRY(nb_model_queue_loss(model, batch, pass, model->losses, &scored, err));
+    *loss = fetch_loss(model, scored);
     return NB_OK;
 }
 
 nb_status nb_model_loss_and_grads(nb_model *model, const nb_batch *batch, const nb_pass *pass, double *loss,
                                   nb_error *err) {
     int64_t scored;
-    double sum;
-    if (!model->training)
-        return nb_fail(err, NB_BAD_USAGE, "model %s was made without gradients", model->config.name);
-    NB_TRY(check_batch(model, batch, true, &scored, err));
-    nb_run run = begin(model, batch, pass, true, true);
-    nb_params_begin_backward(&model->params);
-    NB_TRY(nb_decoder_forward(model, &run, err));
-    NB_TRY(nb_head_loss(model, &run, last_of_stream(model), scored, model->dstream, &sum, err));
-    *loss = scored > 0 ? sum / (double)scored : 0.0;
-    return scored > 0 ? nb_decoder_backward(model, &run, err) : NB_OK;
+    NB_TRY(nb_model_queue_loss_and_grads(model, batch, pass, model->losses, &scored, err));
+    *loss = fetch_loss(model, scored);
+    return NB_OK;
 }
 
 nb_status nb_model_logits(nb_model *model, const nb_batch *batch, const nb_pass *pass, float *logits, nb_error *err) {
@@ -148,7 +192,7 @@ nb_status nb_model_logits(nb_model *model, const nb_batch *batch, const nb_pass 
     NB_TRY(check_batch(model, batch, false, &scored, err));
     nb_run run = begin(model, batch, pass, false, false);
     NB_TRY(nb_decoder_forward(model, &run, err));
-    return nb_head_logits(model, &run, last_of_stream(model), logits, err);
+    return nb_head_logits(model, &run, logits, err);
 }
 
 /* ---- parameters ---- */

@@ -19,14 +19,16 @@ static size_t scale_bytes(const nb_param_array *array) {
 /* Takes the memory of an array whose other fields are set. */
 static nb_status take_memory(nb_param_array *array, const char *what, nb_error *err) {
     nb_backend *be = array->be;
+    void *scales = NULL;
     array->at = calloc((size_t)array->count, sizeof *array->at);
-    array->data = be->ops->alloc(be, data_bytes(array));
-    array->scales = has_scales(array->dtype) ? be->ops->alloc(be, (size_t)array->count * sizeof(float)) : NULL;
-    if (array->at && array->data && (array->scales || !has_scales(array->dtype)))
-        return NB_OK;
-    double mebibytes = (double)data_bytes(array) / 1048576.0;
-    nb_param_array_free(array);
-    return nb_fail(err, NB_NO_MEMORY, "no memory for %s (%.1f MiB)", what, mebibytes);
+    nb_status status = array->at ? nb_backend_take(be, data_bytes(array), what, &array->data, err)
+                                 : nb_fail(err, NB_NO_MEMORY, "no memory for %s", what);
+    if (status == NB_OK && has_scales(array->dtype))
+        status = nb_backend_take(be, (size_t)array->count * sizeof(float), what, &scales, err);
+    array->scales = scales;
+    if (status != NB_OK)
+        nb_param_array_free(array);
+    return status;
 }
 
 nb_status nb_param_array_create(nb_backend *be, const nb_param *params, int32_t count, nb_dtype dtype,
@@ -103,14 +105,18 @@ void nb_param_array_join(nb_param_array *to, const nb_param_array *from) {
     }
 }
 
-double nb_param_array_sum_squares(const nb_param_array *array) {
+int32_t nb_param_array_parts(const nb_param_array *array) {
+    return array->dtype == array->be->real ? 1 : array->count;
+}
+
+void nb_param_array_sum_squares(const nb_param_array *array, double *parts) {
     nb_backend *be = array->be;
-    if (array->dtype == be->real)
-        return be->ops->sum_squares(be, array->data, array->elements);
-    double sum = 0;
+    if (array->dtype == be->real) {
+        be->ops->sum_squares(be, parts, array->data, array->elements);
+        return;
+    }
     for (int32_t i = 0; i < array->count; i++) {
         const nb_scaled tensor = nb_param_array_at(array, i);
-        sum += be->ops->scaled_sum_squares(be, &tensor, array->at[i].length);
+        be->ops->scaled_sum_squares(be, parts + i, &tensor, array->at[i].length);
     }
-    return sum;
 }

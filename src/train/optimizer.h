@@ -7,8 +7,10 @@
 
 typedef struct nb_optimizer {
     nb_backend *be;
-    nb_param_array m, v; /* first and second moments */
-    int64_t updates;     /* done so far: bias correction */
+    nb_param_array m, v;      /* first and second moments */
+    int64_t updates;          /* done so far: bias correction */
+    nb_adamw_tensor *tensors; /* [parameters]: the list of an update. Copies and amaxes are not asked for: the linear
+                                 layers round and measure their weights themselves */
 } nb_optimizer;
 
 nb_status nb_optimizer_create(nb_backend *be, const nb_model *model, const nb_optimizer_state *state, nb_optimizer *out,
@@ -17,9 +19,6 @@ void nb_optimizer_free(nb_optimizer *optimizer);
 
 /* As if no update had been made. */
 void nb_optimizer_restart(nb_optimizer *optimizer);
-
-/* Root of the sum of squares of `grads` times `scale`; NaN and Inf propagate. */
-double nb_gradient_norm(const nb_param_array *grads, double scale);
 
 /* Factor that brings a gradient of this norm to at most `clip` (0 = no clipping). */
 double nb_clip_factor(double norm, double clip);
