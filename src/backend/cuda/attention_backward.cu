@@ -1,0 +1,436 @@
+/* attention_backward.cu: delta = rowsum(dO * O); dK and dV by blocks of keys; dQ by blocks of queries.
+ *
+ * With P = exp(scale Q K^T - lse) and dS = P * (dO V^T - delta) (arXiv:2205.14135, appendix B.2):
+ *     dV = P^T dO,   dK = scale dS^T Q,   dQ = scale dS K.
+ * dkdv_kernel makes P^T and dS^T with a warp's keys as rows, dq_kernel P and dS with a warp's queries as rows: so in
+ * both the scores leave one product in the registers where the next one wants them, and warps meet only to change
+ * buffers. That costs seven products for the five of a kernel that adds dQ into memory; see attention.h for what it
+ * buys. */
+#include "attention_tile.cuh"
+
+namespace {
+
+/* ---- delta ---- */
+
+constexpr int delta_threads = 256;
+
+/* `head_dim` / 8 lanes, rounded up to a power of two, hold one row: 8 elements each, one 16-byte read. */
+__global__ void __launch_bounds__(delta_threads) delta_kernel(const AttentionArgs a) {
+    int lanes = a.head_dim <= 32 ? 4 : a.head_dim <= 64 ? 8 : a.head_dim <= 128 ? 16 : 32;
+    int64_t row = (blockIdx.x * (int64_t)delta_threads + threadIdx.x) / lanes;
+    int column = threadIdx.x % lanes * 8;
+    int h = (int)(row % a.heads);
+    int64_t position = row / a.heads; /* b*seq + t */
+    bool live = position < (int64_t)a.batch * a.seq;
+    float sum = 0;
+    if (live && column < a.head_dim) {
+        int64_t at = position * a.o_stride + (int64_t)h * a.head_dim + column;
+        uint4 x = *(const uint4 *)(a.o + at), y = *(const uint4 *)(a.dout + at);
+        const uint32_t xs[4] = {x.x, x.y, x.z, x.w}, ys[4] = {y.x, y.y, y.z, y.w};
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            sum = fmaf(low_bf16(xs[i]), low_bf16(ys[i]), sum);
+            sum = fmaf(high_bf16(xs[i]), high_bf16(ys[i]), sum);
+        }
+    }
+    for (int i = 1; i < lanes; i *= 2)
+        sum += shuffle_xor(sum, i);
+    if (live && column == 0)
+        a.out_delta[(position / a.seq * a.heads + h) * a.seq + position % a.seq] = sum;
+}
+
+/* ---- dK and dV ---- */
+
+template <int D_, int WARPS, int MT_, int BM_, int STAGES_, int PARTS, int BLOCKS> struct Keys {
+    static constexpr int D = D_, MT = MT_, BM = BM_, STAGES = STAGES_;
+    static constexpr int parts = PARTS; /* blocks that share the columns of dK and dV, where one cannot hold them */
+    static constexpr int threads = 32 * WARPS, rows = 16 * MT * WARPS, blocks = BLOCKS;
+    static constexpr int stage_bytes = 2 * tile_bytes<D>(BM) + 2 * 4 * BM; /* Q, dO, lse, delta */
+    static constexpr int shared = 2 * tile_bytes<D>(rows) + STAGES * stage_bytes;
+};
+
+/* s becomes P^T = exp(scale s - lse), rows of keys, columns of queries. */
+template <int MT, int N>
+__device__ __forceinline__ void probabilities_of_keys(float (&s)[MT][N / 8][4], const float *lse /* of column 2t */,
+                                                      float scale_log2) {
+#pragma unroll
+    for (int n = 0; n < N / 8; n++) {
+        float2 l = *(const float2 *)(lse + n * 8);
+        l.x *= ATTENTION_LOG2E;
+        l.y *= ATTENTION_LOG2E;
+#pragma unroll
+        for (int m = 0; m < MT; m++)
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                s[m][n][i] = exp2_approx(fmaf(s[m][n][i], scale_log2, i % 2 ? -l.y : -l.x));
+    }
+}
+
+/* Zero where the query does not see the key. */
+template <int MT, int N>
+__device__ __forceinline__ void hide_from_keys(float (&p)[MT][N / 8][4], int key /* of row g */,
+                                               int query /* of column 2t */, const int (&end)[MT][2]) {
+#pragma unroll
+    for (int m = 0; m < MT; m++)
+#pragma unroll
+        for (int n = 0; n < N / 8; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                int k = key + m * 16 + i / 2 * 8, q = query + n * 8 + i % 2;
+                if (q < k || q >= end[m][i / 2])
+                    p[m][n][i] = 0;
+            }
+}
+
+/* ds = p (dp - delta), into dp. */
+template <int MT, int N>
+__device__ __forceinline__ void slopes_of_keys(float (&dp)[MT][N / 8][4], const float (&p)[MT][N / 8][4],
+                                               const float *delta /* of column 2t */) {
+#pragma unroll
+    for (int n = 0; n < N / 8; n++) {
+        float2 d = *(const float2 *)(delta + n * 8);
+#pragma unroll
+        for (int m = 0; m < MT; m++)
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                dp[m][n][i] = p[m][n][i] * (dp[m][n][i] - (i % 2 ? d.y : d.x));
+    }
+}
+
+/* Tile of queries number `tile` of query head `head`: Q, dO, lse, delta. */
+template <class T>
+__device__ __forceinline__ void load_queries(char *stage, const AttentionArgs &a, int b, int head, int tile) {
+    constexpr int size = tile_bytes<T::D>(T::BM);
+    const int first = tile * T::BM;
+    load_tile<T::D, T::BM, T::threads>((bf16 *)stage, head_of(a.q, a.q_stride, a, b, head), a.q_stride, first, a);
+    load_tile<T::D, T::BM, T::threads>((bf16 *)(stage + size), head_of(a.dout, a.o_stride, a, b, head), a.o_stride,
+                                       first, a);
+    const int64_t row = ((int64_t)b * a.heads + head) * a.seq;
+    for (int i = threadIdx.x; i < 2 * T::BM; i += T::threads) {
+        int query = first + i % T::BM;
+        bool valid = query < a.seq;
+        copy_async4(stage + 2 * size + 4 * i, (i < T::BM ? a.lse : a.delta) + row + (valid ? query : 0), valid);
+    }
+}
+
+template <class T> __global__ void __launch_bounds__(T::threads, T::blocks) dkdv_kernel(const AttentionArgs a) {
+    constexpr int D = T::D, MT = T::MT, BM = T::BM, STAGES = T::STAGES, columns = D / T::parts;
+    constexpr int size = tile_bytes<D>(BM);
+    bf16 *k_tile = (bf16 *)shared_memory(), *v_tile = k_tile + T::rows * tile_pitch<D>();
+    char *stages = (char *)(v_tile + T::rows * tile_pitch<D>());
+    const int b = blockIdx.z, kv = blockIdx.y, group = a.heads / a.kv_heads;
+    const int first_column = (int)blockIdx.x % T::parts * columns;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    /* The first keys are seen by most queries: they go first. */
+    const int first = (int)blockIdx.x / T::parts * T::rows, last = min(first + T::rows, a.seq) - 1;
+    const int own = first + warp * 16 * MT, own_last = min(own + 16 * MT, a.seq) - 1; /* this warp's keys */
+    const bool idle = own >= a.seq;
+    const int32_t *doc_end = a.doc_end + (int64_t)b * a.seq;
+    const int earliest_end = idle ? 0 : doc_end[own], own_end = idle ? 0 : doc_end[own_last];
+    int end[MT][2];
+#pragma unroll
+    for (int m = 0; m < MT; m++)
+#pragma unroll
+        for (int r = 0; r < 2; r++)
+            end[m][r] = doc_end[min(own + m * 16 + lane / 4 + 8 * r, a.seq - 1)];
+
+    /* Tiles of queries from the first key on, of one query head after the other. */
+    const int begin = first / BM, tiles = (doc_end[last] - 1) / BM + 1 - begin, steps = tiles * group;
+    int next_head = kv * group, next_tile = begin, loaded = 0;
+    auto load = [&]() {
+        if (loaded < steps) {
+            load_queries<T>(stages + loaded % STAGES * T::stage_bytes, a, b, next_head, next_tile);
+            loaded++;
+            if (++next_tile == begin + tiles) {
+                next_tile = begin;
+                next_head++;
+            }
+        }
+        copy_commit();
+    };
+
+    load_tile<D, T::rows, T::threads>(k_tile, head_of(a.k, a.k_stride, a, b, kv), a.k_stride, first, a);
+    load_tile<D, T::rows, T::threads>(v_tile, head_of(a.v, a.v_stride, a, b, kv), a.v_stride, first, a);
+    load(); /* one group with K and V */
+    for (int i = 1; i < STAGES - 1; i++)
+        load();
+
+    bf16 *k_own = k_tile + warp * 16 * MT * tile_pitch<D>(), *v_own = v_tile + warp * 16 * MT * tile_pitch<D>();
+    float dk[MT][columns / 8][4] = {}, dv[MT][columns / 8][4] = {};
+    int tile = begin;
+    for (int step = 0; step < steps; step++) {
+        if (STAGES == 1 && step > 0) {
+            sync_block();
+            load();
+        }
+        copy_wait<(STAGES > 2 ? STAGES - 2 : 0)>();
+        sync_block();
+        if (STAGES > 1)
+            load(); /* over what everybody has left */
+        const int query = tile * BM;
+        tile = tile + 1 == begin + tiles ? begin : tile + 1;
+        if (idle || query + BM <= own || query >= own_end)
+            continue;
+        const char *stage = stages + step % STAGES * T::stage_bytes;
+        const bf16 *q_tile = (const bf16 *)stage, *do_tile = (const bf16 *)(stage + size);
+        const float *lse = (const float *)(stage + 2 * size) + lane % 4 * 2, *delta = lse + BM;
+        float p[MT][BM / 8][4], ds[MT][BM / 8][4];
+        multiply<D, MT, BM>(p, by_rows<D>(k_own, lane), by_columns<D>(q_tile, lane));
+        probabilities_of_keys<MT, BM>(p, lse, a.scale_log2);
+        if (query < own_last || query + BM > earliest_end)
+            hide_from_keys<MT, BM>(p, own + lane / 4, query + lane % 4 * 2, end);
+        multiply<D, MT, BM>(ds, by_rows<D>(v_own, lane), by_columns<D>(do_tile, lane));
+        accumulate<D, columns, MT, BM>(dv, p, by_rows<D>(do_tile, lane) + first_column);
+        slopes_of_keys<MT, BM>(ds, p, delta);
+        accumulate<D, columns, MT, BM>(dk, ds, by_rows<D>(q_tile, lane) + first_column);
+    }
+
+    float one[MT][2], scale[MT][2];
+#pragma unroll
+    for (int m = 0; m < MT; m++)
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            one[m][r] = 1;
+            scale[m][r] = a.scale;
+        }
+    store_rows<D, columns, MT>(head_of(a.dv, a.v_stride, a, b, kv), a.v_stride, own, first_column, dv, one, v_own, a);
+    store_rows<D, columns, MT>(head_of(a.dk, a.k_stride, a, b, kv), a.k_stride, own, first_column, dk, scale, k_own, a);
+}
+
+/* ---- dQ ---- */
+
+template <int D_, int WARPS, int MT_, int BN_, int STAGES_, int BLOCKS> struct Queries {
+    static constexpr int D = D_, MT = MT_, BN = BN_, STAGES = STAGES_;
+    static constexpr int threads = 32 * WARPS, rows = 16 * MT * WARPS, blocks = BLOCKS;
+    static constexpr int shared = 2 * tile_bytes<D>(rows) + 2 * STAGES * tile_bytes<D>(BN);
+};
+
+/* What a lane knows of its rows g and g+8 of each 16 queries. */
+template <int MT> struct QueryRows {
+    int start[MT][2];
+    float lse_log2[MT][2], delta[MT][2];
+};
+
+template <int MT>
+__device__ __forceinline__ void load_query_rows(QueryRows<MT> &rows, const AttentionArgs &a, int b, int h,
+                                                int query /* of row g */) {
+#pragma unroll
+    for (int m = 0; m < MT; m++)
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            int q = min(query + m * 16 + 8 * r, a.seq - 1);
+            int64_t at = ((int64_t)b * a.heads + h) * a.seq + q;
+            rows.start[m][r] = a.doc_start[(int64_t)b * a.seq + q];
+            rows.lse_log2[m][r] = a.lse[at] * ATTENTION_LOG2E;
+            rows.delta[m][r] = a.delta[at];
+        }
+}
+
+/* From s and dp to ds, which goes into dp. */
+template <int MT, int N>
+__device__ __forceinline__ void slopes_of_queries(float (&dp)[MT][N / 8][4], float (&s)[MT][N / 8][4],
+                                                  const QueryRows<MT> &rows, bool hide, int query, int key,
+                                                  float scale_log2) {
+#pragma unroll
+    for (int m = 0; m < MT; m++)
+#pragma unroll
+        for (int n = 0; n < N / 8; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                s[m][n][i] = exp2_approx(fmaf(s[m][n][i], scale_log2, -rows.lse_log2[m][i / 2]));
+    if (hide) {
+#pragma unroll
+        for (int m = 0; m < MT; m++)
+#pragma unroll
+            for (int n = 0; n < N / 8; n++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    int q = query + m * 16 + i / 2 * 8, k = key + n * 8 + i % 2;
+                    if (k > q || k < rows.start[m][i / 2])
+                        s[m][n][i] = 0;
+                }
+    }
+#pragma unroll
+    for (int m = 0; m < MT; m++)
+#pragma unroll
+        for (int n = 0; n < N / 8; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                dp[m][n][i] = s[m][n][i] * (dp[m][n][i] - rows.delta[m][i / 2]);
+}
+
+template <class T> __global__ void __launch_bounds__(T::threads, T::blocks) dq_kernel(const AttentionArgs a) {
+    constexpr int D = T::D, MT = T::MT, BN = T::BN, STAGES = T::STAGES, size = BN * tile_pitch<D>();
+    bf16 *q_tile = (bf16 *)shared_memory(), *do_tile = q_tile + T::rows * tile_pitch<D>(),
+         *k_tiles = do_tile + T::rows * tile_pitch<D>(), *v_tiles = k_tiles + STAGES * size;
+    const int b = blockIdx.z, h = blockIdx.y, kv = h / (a.heads / a.kv_heads);
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int first = (gridDim.x - 1 - blockIdx.x) * T::rows, last = min(first + T::rows, a.seq) - 1;
+    const int own = first + warp * 16 * MT, own_last = min(own + 16 * MT, a.seq) - 1; /* this warp's queries */
+    const bool idle = own >= a.seq;
+    const int32_t *doc_start = a.doc_start + (int64_t)b * a.seq;
+    const int own_start = idle ? 0 : doc_start[own], latest_start = idle ? 0 : doc_start[own_last];
+    const bf16 *k_head = head_of(a.k, a.k_stride, a, b, kv), *v_head = head_of(a.v, a.v_stride, a, b, kv);
+    const int begin = doc_start[first] / BN, end = last / BN + 1; /* blocks of keys */
+    auto load = [&](int n) {
+        if (n < end) {
+            int stage = (n - begin) % STAGES;
+            load_tile<D, BN, T::threads>(k_tiles + stage * size, k_head, a.k_stride, n * BN, a);
+            load_tile<D, BN, T::threads>(v_tiles + stage * size, v_head, a.v_stride, n * BN, a);
+        }
+        copy_commit();
+    };
+
+    load_tile<D, T::rows, T::threads>(q_tile, head_of(a.q, a.q_stride, a, b, h), a.q_stride, first, a);
+    load_tile<D, T::rows, T::threads>(do_tile, head_of(a.dout, a.o_stride, a, b, h), a.o_stride, first, a);
+    load(begin); /* one group with Q and dO */
+    for (int i = 1; i < STAGES - 1; i++)
+        load(begin + i);
+    QueryRows<MT> rows;
+    load_query_rows<MT>(rows, a, b, h, own + lane / 4);
+
+    bf16 *q_own = q_tile + warp * 16 * MT * tile_pitch<D>(), *do_own = do_tile + warp * 16 * MT * tile_pitch<D>();
+    float dq[MT][D / 8][4] = {};
+    for (int n = begin; n < end; n++) {
+        if (STAGES == 1 && n > begin) {
+            sync_block();
+            load(n);
+        }
+        copy_wait<(STAGES > 2 ? STAGES - 2 : 0)>();
+        sync_block();
+        if (STAGES > 1)
+            load(n + STAGES - 1); /* over what everybody has left */
+        const int key = n * BN;
+        if (idle || key > own_last || key + BN <= own_start)
+            continue;
+        const bf16 *k_tile = k_tiles + (n - begin) % STAGES * size, *v_tile = v_tiles + (n - begin) % STAGES * size;
+        float s[MT][BN / 8][4], ds[MT][BN / 8][4];
+        multiply<D, MT, BN>(s, by_rows<D>(q_own, lane), by_columns<D>(k_tile, lane));
+        multiply<D, MT, BN>(ds, by_rows<D>(do_own, lane), by_columns<D>(v_tile, lane));
+        slopes_of_queries<MT, BN>(ds, s, rows, key + BN - 1 > own || key < latest_start, own + lane / 4,
+                                  key + lane % 4 * 2, a.scale_log2);
+        accumulate<D, D, MT, BN>(dq, ds, by_rows<D>(k_tile, lane));
+    }
+
+    float scale[MT][2];
+#pragma unroll
+    for (int m = 0; m < MT; m++)
+        scale[m][0] = scale[m][1] = a.scale;
+    store_rows<D, D, MT>(head_of(a.dq, a.q_stride, a, b, h), a.q_stride, own, 0, dq, scale, q_own, a);
+}
+
+/* ---- tables ---- */
+
+#define KEYS(D, WARPS, MT, BM, STAGES, PARTS, BLOCKS)                                                                  \
+    {                                                                                                                  \
+        "d" #D " w" #WARPS " m" #MT " q" #BM " s" #STAGES " p" #PARTS " b" #BLOCKS,                                    \
+            (const void *)dkdv_kernel<Keys<D, WARPS, MT, BM, STAGES, PARTS, BLOCKS>>, D,                               \
+            Keys<D, WARPS, MT, BM, STAGES, PARTS, BLOCKS>::threads,                                                    \
+            Keys<D, WARPS, MT, BM, STAGES, PARTS, BLOCKS>::rows, PARTS,                                                \
+            Keys<D, WARPS, MT, BM, STAGES, PARTS, BLOCKS>::shared                                                      \
+    }
+
+const AttentionTile key_tiles[] = {
+    KEYS(32, 4, 1, 64, 2, 1, 1),  KEYS(64, 4, 2, 32, 2, 1, 2),  KEYS(64, 4, 2, 64, 2, 1, 2),
+    KEYS(64, 4, 1, 64, 2, 1, 2),  KEYS(64, 4, 1, 64, 2, 1, 3),  KEYS(64, 8, 1, 64, 2, 1, 1),
+    KEYS(64, 4, 2, 32, 3, 1, 2),  KEYS(64, 4, 1, 32, 3, 1, 3),  KEYS(96, 4, 1, 32, 2, 1, 1),
+    KEYS(128, 4, 1, 32, 2, 1, 2), KEYS(128, 4, 1, 64, 2, 1, 2), KEYS(128, 8, 1, 64, 2, 1, 1),
+    KEYS(128, 8, 1, 32, 2, 1, 1), KEYS(128, 4, 1, 32, 3, 1, 2), KEYS(128, 4, 2, 32, 2, 2, 2),
+    KEYS(256, 4, 1, 16, 1, 2, 1),
+};
+
+#define QUERIES(D, WARPS, MT, BN, STAGES, BLOCKS)                                                                      \
+    {                                                                                                                  \
+        "d" #D " w" #WARPS " m" #MT " n" #BN " s" #STAGES " b" #BLOCKS,                                                \
+            (const void *)dq_kernel<Queries<D, WARPS, MT, BN, STAGES, BLOCKS>>, D,                                     \
+            Queries<D, WARPS, MT, BN, STAGES, BLOCKS>::threads, Queries<D, WARPS, MT, BN, STAGES, BLOCKS>::rows, 1,    \
+            Queries<D, WARPS, MT, BN, STAGES, BLOCKS>::shared                                                          \
+    }
+
+const AttentionTile query_tiles[] = {
+    QUERIES(32, 4, 1, 64, 2, 1),  QUERIES(64, 4, 2, 32, 2, 2),  QUERIES(64, 4, 2, 64, 2, 2),
+    QUERIES(64, 4, 1, 64, 2, 3),  QUERIES(64, 4, 1, 64, 2, 4),  QUERIES(64, 8, 1, 64, 2, 2),
+    QUERIES(64, 4, 2, 32, 3, 2),  QUERIES(64, 4, 1, 32, 3, 4),  QUERIES(96, 4, 1, 32, 2, 1),
+    QUERIES(128, 4, 2, 32, 2, 2), QUERIES(128, 4, 1, 32, 2, 2), QUERIES(128, 4, 1, 32, 2, 3),
+    QUERIES(128, 4, 1, 64, 2, 2), QUERIES(128, 8, 1, 64, 2, 1), QUERIES(256, 4, 1, 16, 1, 1),
+};
+
+} // namespace
+
+/* ---- launchers ---- */
+
+const char *nb_cuda_attention_dkdv_tile(const nb_cuda_attention *a) {
+    const AttentionTile *t = attention_tile(key_tiles, a);
+    return t ? t->name : nullptr;
+}
+
+const char *nb_cuda_attention_dq_tile(const nb_cuda_attention *a) {
+    const AttentionTile *t = attention_tile(query_tiles, a);
+    return t ? t->name : nullptr;
+}
+
+int nb_cuda_attention_delta(const nb_cuda_attention *a, float *delta, const void *dout, const void *o, void *stream) {
+    if (!attention_shape_ok(a))
+        return cudaErrorInvalidValue;
+    if (!attention_aligned(dout) || !attention_aligned(o))
+        return cudaErrorMisalignedAddress;
+    AttentionArgs args = attention_args(a);
+    if (!args.batch || !args.seq)
+        return cudaSuccess;
+    args.o = (const bf16 *)o;
+    args.dout = (const bf16 *)dout;
+    args.out_delta = delta;
+    int lanes = a->head_dim <= 32 ? 4 : a->head_dim <= 64 ? 8 : a->head_dim <= 128 ? 16 : 32;
+    int64_t blocks = (a->batch * a->seq * a->heads * lanes + delta_threads - 1) / delta_threads;
+    if (blocks > INT32_MAX)
+        return cudaErrorInvalidValue;
+    void *pointers[] = {&args};
+    return cudaLaunchKernel((const void *)delta_kernel, dim3((unsigned)blocks), dim3(delta_threads), pointers, 0,
+                            (cudaStream_t)stream);
+}
+
+int nb_cuda_attention_dkdv(const nb_cuda_attention *a, void *dk, void *dv, const void *dout, const float *lse,
+                           const float *delta, const void *q, const void *k, const void *v, void *stream) {
+    if (!attention_shape_ok(a))
+        return cudaErrorInvalidValue;
+    if (!attention_aligned(dk) || !attention_aligned(dv) || !attention_aligned(dout) || !attention_aligned(q) ||
+        !attention_aligned(k) || !attention_aligned(v))
+        return cudaErrorMisalignedAddress;
+    AttentionArgs args = attention_args(a);
+    args.q = (const bf16 *)q;
+    args.k = (const bf16 *)k;
+    args.v = (const bf16 *)v;
+    args.dout = (const bf16 *)dout;
+    args.lse = lse;
+    args.delta = delta;
+    args.dk = (bf16 *)dk;
+    args.dv = (bf16 *)dv;
+    return attention_launch(attention_tile(key_tiles, a), args, args.kv_heads, stream);
+}
+
+int nb_cuda_attention_dq(const nb_cuda_attention *a, void *dq, const void *dout, const float *lse, const float *delta,
+                         const void *q, const void *k, const void *v, void *stream) {
+    if (!attention_shape_ok(a))
+        return cudaErrorInvalidValue;
+    if (!attention_aligned(dq) || !attention_aligned(dout) || !attention_aligned(q) || !attention_aligned(k) ||
+        !attention_aligned(v))
+        return cudaErrorMisalignedAddress;
+    AttentionArgs args = attention_args(a);
+    args.q = (const bf16 *)q;
+    args.k = (const bf16 *)k;
+    args.v = (const bf16 *)v;
+    args.dout = (const bf16 *)dout;
+    args.lse = lse;
+    args.delta = delta;
+    args.dq = (bf16 *)dq;
+    return attention_launch(attention_tile(query_tiles, a), args, args.heads, stream);
+}
+
+int nb_cuda_attention_backward(const nb_cuda_attention *a, void *dq, void *dk, void *dv, const void *dout,
+                               const void *o, const float *lse, const void *q, const void *k, const void *v,
+                               float *delta, void *stream) {
+    int e = nb_cuda_attention_delta(a, delta, dout, o, stream);
+    if (!e)
+        e = nb_cuda_attention_dkdv(a, dk, dv, dout, lse, delta, q, k, v, stream);
+    return e ? e : nb_cuda_attention_dq(a, dq, dout, lse, delta, q, k, v, stream);
+}

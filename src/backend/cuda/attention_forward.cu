@@ -1,0 +1,198 @@
+/* attention_forward.cu: o and lse, one block of threads for each block of queries of a head.
+ *
+ * Keys come in blocks of BN through STAGES buffers of shared memory. For each block: S = Q K^T; m, the largest score so
+ * far, and with it l, the sum of exp(s - m), and O, the sum of exp(s - m) v, are brought up to date (arXiv:2205.14135,
+ * algorithm 1); at the end o = O / l and lse = m + log l. Only the blocks that some query sees are loaded, a warp works
+ * only on those that one of its queries sees, and compares positions only where one of its queries does not see all. */
+#include "attention_tile.cuh"
+
+namespace {
+
+template <int D_, int WARPS, int MT_, int BN_, int STAGES_, bool QREG_, int BLOCKS> struct Forward {
+    static constexpr int D = D_, MT = MT_, BN = BN_, STAGES = STAGES_;
+    static constexpr bool QREG = QREG_; /* Q's fragments stay in registers */
+    static constexpr int threads = 32 * WARPS, rows = 16 * MT * WARPS;
+    static constexpr int blocks = BLOCKS; /* on a multiprocessor, at least: caps the registers */
+    static constexpr int shared = tile_bytes<D>(rows) + 2 * STAGES * tile_bytes<D>(BN);
+};
+
+/* The softmax of one warp's rows: largest score and sum of exponentials, for rows g and g+8 of each 16. */
+template <int MT> struct Running { float largest[MT][2], sum[MT][2]; /* sum: of this lane's columns */ };
+
+/* Scores past a query's own position or before its document become -INFINITY. */
+template <int MT, int N>
+__device__ __forceinline__ void hide(float (&s)[MT][N / 8][4], int query /* of row g */, int key /* of column 2t */,
+                                     const int (&start)[MT][2]) {
+#pragma unroll
+    for (int m = 0; m < MT; m++)
+#pragma unroll
+        for (int n = 0; n < N / 8; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                int q = query + m * 16 + i / 2 * 8, k = key + n * 8 + i % 2;
+                if (k > q || k < start[m][i / 2])
+                    s[m][n][i] = -INFINITY;
+            }
+}
+
+/* s becomes exp(scale * (s - largest)); what was summed under an older `largest` shrinks. */
+template <int MT, int N, int D>
+__device__ __forceinline__ void soften(float (&s)[MT][N / 8][4], float (&o)[MT][D / 8][4], Running<MT> &run,
+                                       float scale_log2) {
+#pragma unroll
+    for (int m = 0; m < MT; m++)
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            float largest = run.largest[m][r];
+#pragma unroll
+            for (int n = 0; n < N / 8; n++)
+                largest = fmaxf(largest, fmaxf(s[m][n][2 * r], s[m][n][2 * r + 1]));
+            largest = fmaxf(largest, shuffle_xor(largest, 1));
+            largest = fmaxf(largest, shuffle_xor(largest, 2));
+            /* A row that has seen no key yet keeps zeros: -INFINITY - -INFINITY would be a NaN. */
+            float base = largest == -INFINITY ? 0.0f : largest * scale_log2;
+            float shrink = exp2_approx(run.largest[m][r] * scale_log2 - base), sum = run.sum[m][r] * shrink;
+            run.largest[m][r] = largest;
+#pragma unroll
+            for (int n = 0; n < N / 8; n++)
+#pragma unroll
+                for (int i = 2 * r; i < 2 * r + 2; i++) {
+                    s[m][n][i] = exp2_approx(fmaf(s[m][n][i], scale_log2, -base));
+                    sum += s[m][n][i];
+                }
+            run.sum[m][r] = sum;
+#pragma unroll
+            for (int n = 0; n < D / 8; n++) {
+                o[m][n][2 * r] *= shrink;
+                o[m][n][2 * r + 1] *= shrink;
+            }
+        }
+}
+
+template <class T> __global__ void __launch_bounds__(T::threads, T::blocks) forward_kernel(const AttentionArgs a) {
+    constexpr int D = T::D, MT = T::MT, BN = T::BN, STAGES = T::STAGES, tile = BN * tile_pitch<D>();
+    bf16 *q_tile = (bf16 *)shared_memory(), *k_tiles = q_tile + T::rows * tile_pitch<D>(),
+         *v_tiles = k_tiles + STAGES * tile;
+    const int b = blockIdx.z, h = blockIdx.y, kv = h / (a.heads / a.kv_heads);
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    /* The last queries see most keys: they go first. */
+    const int first = (gridDim.x - 1 - blockIdx.x) * T::rows, last = min(first + T::rows, a.seq) - 1;
+    const int own = first + warp * 16 * MT, own_last = min(own + 16 * MT, a.seq) - 1; /* this warp's queries */
+    const bool idle = own >= a.seq;
+    const int32_t *doc_start = a.doc_start + (int64_t)b * a.seq;
+    const int own_start = idle ? 0 : doc_start[own], latest_start = idle ? 0 : doc_start[own_last];
+    int start[MT][2];
+#pragma unroll
+    for (int m = 0; m < MT; m++)
+#pragma unroll
+        for (int r = 0; r < 2; r++)
+            start[m][r] = doc_start[min(own + m * 16 + lane / 4 + 8 * r, a.seq - 1)];
+    const bf16 *k_head = head_of(a.k, a.k_stride, a, b, kv), *v_head = head_of(a.v, a.v_stride, a, b, kv);
+    const int begin = doc_start[first] / BN, end = last / BN + 1; /* blocks of keys */
+    auto load = [&](int n) {
+        if (n < end) {
+            int stage = (n - begin) % STAGES;
+            load_tile<D, BN, T::threads>(k_tiles + stage * tile, k_head, a.k_stride, n * BN, a);
+            load_tile<D, BN, T::threads>(v_tiles + stage * tile, v_head, a.v_stride, n * BN, a);
+        }
+        copy_commit();
+    };
+
+    load_tile<D, T::rows, T::threads>(q_tile, head_of(a.q, a.q_stride, a, b, h), a.q_stride, first, a);
+    load(begin); /* one group with Q */
+    for (int i = 1; i < STAGES - 1; i++)
+        load(begin + i);
+
+    bf16 *q_own = q_tile + warp * 16 * MT * tile_pitch<D>();
+    uint32_t q[T::QREG ? MT : 1][T::QREG ? D / 16 : 1][4];
+    float o[MT][D / 8][4] = {};
+    Running<MT> run;
+#pragma unroll
+    for (int m = 0; m < MT; m++)
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            run.largest[m][r] = -INFINITY;
+            run.sum[m][r] = 0;
+        }
+
+    for (int n = begin; n < end; n++) {
+        if (STAGES == 1 && n > begin) {
+            sync_block();
+            load(n);
+        }
+        copy_wait<(STAGES > 2 ? STAGES - 2 : 0)>();
+        sync_block();
+        if (STAGES > 1)
+            load(n + STAGES - 1); /* over what everybody has left */
+        if constexpr (T::QREG)
+            if (n == begin)
+                load_rows<D, MT>(q, by_rows<D>(q_own, lane));
+        const int key = n * BN;
+        if (idle || key > own_last || key + BN <= own_start)
+            continue;
+        const bf16 *k_tile = k_tiles + (n - begin) % STAGES * tile, *v_tile = v_tiles + (n - begin) % STAGES * tile;
+        float s[MT][BN / 8][4];
+        if constexpr (T::QREG)
+            multiply<D, MT, BN>(s, q, by_columns<D>(k_tile, lane));
+        else
+            multiply<D, MT, BN>(s, by_rows<D>(q_own, lane), by_columns<D>(k_tile, lane));
+        if (key + BN - 1 > own || key < latest_start)
+            hide<MT, BN>(s, own + lane / 4, key + lane % 4 * 2, start);
+        soften<MT, BN, D>(s, o, run, a.scale_log2);
+        accumulate<D, D, MT, BN>(o, s, by_rows<D>(v_tile, lane));
+    }
+
+    float factor[MT][2];
+#pragma unroll
+    for (int m = 0; m < MT; m++)
+#pragma unroll
+        for (int r = 0; r < 2; r++) {
+            float sum = run.sum[m][r];
+            sum += shuffle_xor(sum, 1);
+            sum += shuffle_xor(sum, 2);
+            factor[m][r] = 1.0f / sum;
+            int query = own + m * 16 + lane / 4 + 8 * r;
+            if (query < a.seq && lane % 4 == 0)
+                a.out_lse[((int64_t)b * a.heads + h) * a.seq + query] = run.largest[m][r] * a.scale + logf(sum);
+        }
+    store_rows<D, D, MT>(head_of(a.out_o, a.o_stride, a, b, h), a.o_stride, own, 0, o, factor, q_own, a);
+}
+
+#define FORWARD(D, WARPS, MT, BN, STAGES, QREG, BLOCKS)                                                                \
+    {                                                                                                                  \
+        "d" #D " w" #WARPS " m" #MT " n" #BN " s" #STAGES " q" #QREG " b" #BLOCKS,                                     \
+            (const void *)forward_kernel<Forward<D, WARPS, MT, BN, STAGES, QREG, BLOCKS>>, D,                          \
+            Forward<D, WARPS, MT, BN, STAGES, QREG, BLOCKS>::threads,                                                  \
+            Forward<D, WARPS, MT, BN, STAGES, QREG, BLOCKS>::rows, 1,                                                  \
+            Forward<D, WARPS, MT, BN, STAGES, QREG, BLOCKS>::shared                                                    \
+    }
+
+const AttentionTile tiles[] = {
+    FORWARD(32, 4, 1, 64, 2, 1, 1),  FORWARD(64, 4, 2, 64, 2, 1, 2),  FORWARD(64, 4, 2, 64, 2, 0, 2),
+    FORWARD(64, 4, 1, 64, 2, 1, 3),  FORWARD(64, 4, 2, 32, 3, 1, 2),  FORWARD(64, 8, 1, 64, 2, 1, 2),
+    FORWARD(64, 4, 2, 128, 1, 0, 2), FORWARD(96, 4, 1, 64, 2, 0, 1),  FORWARD(128, 4, 2, 64, 2, 0, 2),
+    FORWARD(128, 4, 2, 32, 2, 0, 2), FORWARD(128, 4, 2, 32, 3, 0, 2), FORWARD(128, 8, 1, 64, 2, 0, 1),
+    FORWARD(128, 4, 1, 64, 2, 0, 2), FORWARD(128, 4, 1, 32, 2, 0, 2), FORWARD(256, 4, 1, 32, 1, 0, 1),
+};
+
+} // namespace
+
+const char *nb_cuda_attention_forward_tile(const nb_cuda_attention *a) {
+    const AttentionTile *t = attention_tile(tiles, a);
+    return t ? t->name : nullptr;
+}
+
+int nb_cuda_attention_forward(const nb_cuda_attention *a, void *o, float *lse, const void *q, const void *k,
+                              const void *v, void *stream) {
+    if (!attention_shape_ok(a))
+        return cudaErrorInvalidValue;
+    if (!attention_aligned(o) || !attention_aligned(q) || !attention_aligned(k) || !attention_aligned(v))
+        return cudaErrorMisalignedAddress;
+    AttentionArgs args = attention_args(a);
+    args.q = (const bf16 *)q;
+    args.k = (const bf16 *)k;
+    args.v = (const bf16 *)v;
+    args.out_o = (bf16 *)o;
+    args.out_lse = lse;
+    return attention_launch(attention_tile(tiles, a), args, args.heads, stream);
+}
