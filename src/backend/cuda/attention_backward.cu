@@ -7,6 +7,7 @@
  * buffers. That costs seven products for the five of a kernel that adds dQ into memory; see attention.h for what it
  * buys. */
 #include "attention_tile.cuh"
+#include "attention_wgmma.cuh"
 
 namespace {
 
@@ -41,12 +42,13 @@ __global__ void __launch_bounds__(delta_threads) delta_kernel(const AttentionArg
 
 /* ---- dK and dV ---- */
 
-template <int D_, int WARPS, int MT_, int BM_, int STAGES_, int PARTS, int BLOCKS> struct Keys {
-    static constexpr int D = D_, MT = MT_, BM = BM_, STAGES = STAGES_;
+template <class Core_, int UNITS, int BM_, int STAGES_, int PARTS, int BLOCKS> struct Keys {
+    typedef Core_ Core;
+    static constexpr int D = Core::D, BM = BM_, STAGES = STAGES_;
     static constexpr int parts = PARTS; /* blocks that share the columns of dK and dV, where one cannot hold them */
-    static constexpr int threads = 32 * WARPS, rows = 16 * MT * WARPS, blocks = BLOCKS;
-    static constexpr int stage_bytes = 2 * tile_bytes<D>(BM) + 2 * 4 * BM; /* Q, dO, lse, delta */
-    static constexpr int shared = 2 * tile_bytes<D>(rows) + STAGES * stage_bytes;
+    static constexpr int threads = 32 * Core::warps * UNITS, rows = Core::rows * UNITS, blocks = BLOCKS;
+    static constexpr int stage_tiles = 2 * Core::bytes(BM), stage_rows = 2 * BM; /* Q, dO; lse, delta */
+    static constexpr int shared = 2 * Core::bytes(rows) + STAGES * (stage_tiles + 4 * stage_rows);
 };
 
 /* s becomes P^T = exp(scale s - lse), rows of keys, columns of queries. */
@@ -97,33 +99,36 @@ __device__ __forceinline__ void slopes_of_keys(float (&dp)[MT][N / 8][4], const 
     }
 }
 
-/* Tile of queries number `tile` of query head `head`: Q, dO, lse, delta. */
+/* Tile of queries number `tile` of query head `head`: Q and dO, lse and delta. */
 template <class T>
-__device__ __forceinline__ void load_queries(char *stage, const AttentionArgs &a, int b, int head, int tile) {
-    constexpr int size = tile_bytes<T::D>(T::BM);
+__device__ __forceinline__ void load_queries(bf16 *tiles, float *rows, const AttentionArgs &a, int b, int head,
+                                             int tile) {
+    typedef typename T::Core Core;
     const int first = tile * T::BM;
-    load_tile<T::D, T::BM, T::threads>((bf16 *)stage, head_of(a.q, a.q_stride, a, b, head), a.q_stride, first, a);
-    load_tile<T::D, T::BM, T::threads>((bf16 *)(stage + size), head_of(a.dout, a.o_stride, a, b, head), a.o_stride,
-                                       first, a);
+    load_tile<Core, T::BM, T::threads>(tiles, head_of(a.q, a.q_stride, a, b, head), a.q_stride, first, a);
+    load_tile<Core, T::BM, T::threads>(tiles + Core::bytes(T::BM) / 2, head_of(a.dout, a.o_stride, a, b, head),
+                                       a.o_stride, first, a);
     const int64_t row = ((int64_t)b * a.heads + head) * a.seq;
     for (int i = threadIdx.x; i < 2 * T::BM; i += T::threads) {
         int query = first + i % T::BM;
         bool valid = query < a.seq;
-        copy_async4(stage + 2 * size + 4 * i, (i < T::BM ? a.lse : a.delta) + row + (valid ? query : 0), valid);
+        copy_async4(rows + i, (i < T::BM ? a.lse : a.delta) + row + (valid ? query : 0), valid);
     }
 }
 
 template <class T> __global__ void __launch_bounds__(T::threads, T::blocks) dkdv_kernel(const AttentionArgs a) {
-    constexpr int D = T::D, MT = T::MT, BM = T::BM, STAGES = T::STAGES, columns = D / T::parts;
-    constexpr int size = tile_bytes<D>(BM);
-    bf16 *k_tile = (bf16 *)shared_memory(), *v_tile = k_tile + T::rows * tile_pitch<D>();
-    char *stages = (char *)(v_tile + T::rows * tile_pitch<D>());
+    typedef typename T::Core Core;
+    constexpr int D = T::D, MT = Core::MT, BM = T::BM, STAGES = T::STAGES, columns = D / T::parts;
+    bf16 *k_tile = (bf16 *)shared_memory(), *v_tile = k_tile + Core::bytes(T::rows) / 2,
+         *tiles_of_stages = v_tile + Core::bytes(T::rows) / 2;
+    float *rows_of_stages = (float *)(tiles_of_stages + STAGES * T::stage_tiles / 2);
     const int b = blockIdx.z, kv = blockIdx.y, group = a.heads / a.kv_heads;
     const int first_column = (int)blockIdx.x % T::parts * columns;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     /* The first keys are seen by most queries: they go first. */
     const int first = (int)blockIdx.x / T::parts * T::rows, last = min(first + T::rows, a.seq) - 1;
-    const int own = first + warp * 16 * MT, own_last = min(own + 16 * MT, a.seq) - 1; /* this warp's keys */
+    const int unit_row = warp / Core::warps * Core::rows, warp_row = unit_row + warp % Core::warps * 16;
+    const int own = first + unit_row, own_last = min(own + Core::rows, a.seq) - 1; /* this unit's keys */
     const bool idle = own >= a.seq;
     const int32_t *doc_end = a.doc_end + (int64_t)b * a.seq;
     const int earliest_end = idle ? 0 : doc_end[own], own_end = idle ? 0 : doc_end[own_last];
@@ -132,15 +137,16 @@ template <class T> __global__ void __launch_bounds__(T::threads, T::blocks) dkdv
     for (int m = 0; m < MT; m++)
 #pragma unroll
         for (int r = 0; r < 2; r++)
-            end[m][r] = doc_end[min(own + m * 16 + lane / 4 + 8 * r, a.seq - 1)];
+            end[m][r] = doc_end[min(first + warp_row + m * 16 + lane / 4 + 8 * r, a.seq - 1)];
 
     /* Tiles of queries from the first key on, of one query head after the other. */
     const int begin = first / BM, tiles = (doc_end[last] - 1) / BM + 1 - begin, steps = tiles * group;
     int next_head = kv * group, next_tile = begin, loaded = 0;
     auto load = [&]() {
         if (loaded < steps) {
-            load_queries<T>(stages + loaded % STAGES * T::stage_bytes, a, b, next_head, next_tile);
-            loaded++;
+            int stage = loaded++ % STAGES;
+            load_queries<T>(tiles_of_stages + stage * T::stage_tiles / 2, rows_of_stages + stage * T::stage_rows, a, b,
+                            next_head, next_tile);
             if (++next_tile == begin + tiles) {
                 next_tile = begin;
                 next_head++;
@@ -149,13 +155,12 @@ template <class T> __global__ void __launch_bounds__(T::threads, T::blocks) dkdv
         copy_commit();
     };
 
-    load_tile<D, T::rows, T::threads>(k_tile, head_of(a.k, a.k_stride, a, b, kv), a.k_stride, first, a);
-    load_tile<D, T::rows, T::threads>(v_tile, head_of(a.v, a.v_stride, a, b, kv), a.v_stride, first, a);
+    load_tile<Core, T::rows, T::threads>(k_tile, head_of(a.k, a.k_stride, a, b, kv), a.k_stride, first, a);
+    load_tile<Core, T::rows, T::threads>(v_tile, head_of(a.v, a.v_stride, a, b, kv), a.v_stride, first, a);
     load(); /* one group with K and V */
     for (int i = 1; i < STAGES - 1; i++)
         load();
 
-    bf16 *k_own = k_tile + warp * 16 * MT * tile_pitch<D>(), *v_own = v_tile + warp * 16 * MT * tile_pitch<D>();
     float dk[MT][columns / 8][4] = {}, dv[MT][columns / 8][4] = {};
     int tile = begin;
     for (int step = 0; step < steps; step++) {
@@ -164,6 +169,7 @@ template <class T> __global__ void __launch_bounds__(T::threads, T::blocks) dkdv
             load();
         }
         copy_wait<(STAGES > 2 ? STAGES - 2 : 0)>();
+        Core::publish();
         sync_block();
         if (STAGES > 1)
             load(); /* over what everybody has left */
@@ -171,18 +177,25 @@ template <class T> __global__ void __launch_bounds__(T::threads, T::blocks) dkdv
         tile = tile + 1 == begin + tiles ? begin : tile + 1;
         if (idle || query + BM <= own || query >= own_end)
             continue;
-        const char *stage = stages + step % STAGES * T::stage_bytes;
-        const bf16 *q_tile = (const bf16 *)stage, *do_tile = (const bf16 *)(stage + size);
-        const float *lse = (const float *)(stage + 2 * size) + lane % 4 * 2, *delta = lse + BM;
+        const bf16 *q_tile = tiles_of_stages + step % STAGES * T::stage_tiles / 2,
+                   *do_tile = q_tile + Core::bytes(BM) / 2;
+        const float *lse = rows_of_stages + step % STAGES * T::stage_rows + lane % 4 * 2, *delta = lse + BM;
         float p[MT][BM / 8][4], ds[MT][BM / 8][4];
-        multiply<D, MT, BM>(p, by_rows<D>(k_own, lane), by_columns<D>(q_tile, lane));
+        Core::template multiply<BM, T::rows>(p, k_tile, unit_row, q_tile);
+        Core::template multiply<BM, T::rows>(ds, v_tile, unit_row, do_tile);
+        Core::template wait<1>(p);
         probabilities_of_keys<MT, BM>(p, lse, a.scale_log2);
         if (query < own_last || query + BM > earliest_end)
-            hide_from_keys<MT, BM>(p, own + lane / 4, query + lane % 4 * 2, end);
-        multiply<D, MT, BM>(ds, by_rows<D>(v_own, lane), by_columns<D>(do_tile, lane));
-        accumulate<D, columns, MT, BM>(dv, p, by_rows<D>(do_tile, lane) + first_column);
+            hide_from_keys<MT, BM>(p, first + warp_row + lane / 4, query + lane % 4 * 2, end);
+        uint32_t packed_p[MT][BM / 16][4], packed_ds[MT][BM / 16][4];
+        pack_rows<MT, BM>(packed_p, p);
+        Core::template wait<0>(ds);
+        Core::template accumulate<BM, columns>(dv, packed_p, do_tile, first_column);
         slopes_of_keys<MT, BM>(ds, p, delta);
-        accumulate<D, columns, MT, BM>(dk, ds, by_rows<D>(q_tile, lane) + first_column);
+        pack_rows<MT, BM>(packed_ds, ds);
+        Core::template accumulate<BM, columns>(dk, packed_ds, q_tile, first_column);
+        Core::template wait<0>(dk);
+        Core::template wait<0>(dv);
     }
 
     float one[MT][2], scale[MT][2];
@@ -193,16 +206,20 @@ template <class T> __global__ void __launch_bounds__(T::threads, T::blocks) dkdv
             one[m][r] = 1;
             scale[m][r] = a.scale;
         }
-    store_rows<D, columns, MT>(head_of(a.dv, a.v_stride, a, b, kv), a.v_stride, own, first_column, dv, one, v_own, a);
-    store_rows<D, columns, MT>(head_of(a.dk, a.k_stride, a, b, kv), a.k_stride, own, first_column, dk, scale, k_own, a);
+    sync_block(); /* nobody reads K and V any more */
+    store_rows<Core, T::rows, columns>(head_of(a.dv, a.v_stride, a, b, kv), a.v_stride, first + warp_row, first_column,
+                                       dv, one, v_tile, warp_row, a);
+    store_rows<Core, T::rows, columns>(head_of(a.dk, a.k_stride, a, b, kv), a.k_stride, first + warp_row, first_column,
+                                       dk, scale, k_tile, warp_row, a);
 }
 
 /* ---- dQ ---- */
 
-template <int D_, int WARPS, int MT_, int BN_, int STAGES_, int BLOCKS> struct Queries {
-    static constexpr int D = D_, MT = MT_, BN = BN_, STAGES = STAGES_;
-    static constexpr int threads = 32 * WARPS, rows = 16 * MT * WARPS, blocks = BLOCKS;
-    static constexpr int shared = 2 * tile_bytes<D>(rows) + 2 * STAGES * tile_bytes<D>(BN);
+template <class Core_, int UNITS, int BN_, int STAGES_, int BLOCKS> struct Queries {
+    typedef Core_ Core;
+    static constexpr int D = Core::D, BN = BN_, STAGES = STAGES_;
+    static constexpr int threads = 32 * Core::warps * UNITS, rows = Core::rows * UNITS, blocks = BLOCKS;
+    static constexpr int shared = 2 * Core::bytes(rows) + 2 * STAGES * Core::bytes(BN);
 };
 
 /* What a lane knows of its rows g and g+8 of each 16 queries. */
@@ -226,11 +243,10 @@ __device__ __forceinline__ void load_query_rows(QueryRows<MT> &rows, const Atten
         }
 }
 
-/* From s and dp to ds, which goes into dp. */
+/* s becomes P = exp(scale s - lse). */
 template <int MT, int N>
-__device__ __forceinline__ void slopes_of_queries(float (&dp)[MT][N / 8][4], float (&s)[MT][N / 8][4],
-                                                  const QueryRows<MT> &rows, bool hide, int query, int key,
-                                                  float scale_log2) {
+__device__ __forceinline__ void probabilities_of_queries(float (&s)[MT][N / 8][4], const QueryRows<MT> &rows,
+                                                         float scale_log2) {
 #pragma unroll
     for (int m = 0; m < MT; m++)
 #pragma unroll
@@ -238,35 +254,34 @@ __device__ __forceinline__ void slopes_of_queries(float (&dp)[MT][N / 8][4], flo
 #pragma unroll
             for (int i = 0; i < 4; i++)
                 s[m][n][i] = exp2_approx(fmaf(s[m][n][i], scale_log2, -rows.lse_log2[m][i / 2]));
-    if (hide) {
-#pragma unroll
-        for (int m = 0; m < MT; m++)
-#pragma unroll
-            for (int n = 0; n < N / 8; n++)
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    int q = query + m * 16 + i / 2 * 8, k = key + n * 8 + i % 2;
-                    if (k > q || k < rows.start[m][i / 2])
-                        s[m][n][i] = 0;
-                }
-    }
+}
+
+/* Zero where the query does not see the key. */
+template <int MT, int N>
+__device__ __forceinline__ void hide_from_queries(float (&p)[MT][N / 8][4], const QueryRows<MT> &rows,
+                                                  int query /* of row g */, int key /* of column 2t */) {
 #pragma unroll
     for (int m = 0; m < MT; m++)
 #pragma unroll
         for (int n = 0; n < N / 8; n++)
 #pragma unroll
-            for (int i = 0; i < 4; i++)
-                dp[m][n][i] = s[m][n][i] * (dp[m][n][i] - rows.delta[m][i / 2]);
+            for (int i = 0; i < 4; i++) {
+                int q = query + m * 16 + i / 2 * 8, k = key + n * 8 + i % 2;
+                if (k > q || k < rows.start[m][i / 2])
+                    p[m][n][i] = 0;
+            }
 }
 
 template <class T> __global__ void __launch_bounds__(T::threads, T::blocks) dq_kernel(const AttentionArgs a) {
-    constexpr int D = T::D, MT = T::MT, BN = T::BN, STAGES = T::STAGES, size = BN * tile_pitch<D>();
-    bf16 *q_tile = (bf16 *)shared_memory(), *do_tile = q_tile + T::rows * tile_pitch<D>(),
-         *k_tiles = do_tile + T::rows * tile_pitch<D>(), *v_tiles = k_tiles + STAGES * size;
+    typedef typename T::Core Core;
+    constexpr int D = T::D, MT = Core::MT, BN = T::BN, STAGES = T::STAGES, size = Core::bytes(BN) / 2;
+    bf16 *q_tile = (bf16 *)shared_memory(), *do_tile = q_tile + Core::bytes(T::rows) / 2,
+         *k_tiles = do_tile + Core::bytes(T::rows) / 2, *v_tiles = k_tiles + STAGES * size;
     const int b = blockIdx.z, h = blockIdx.y, kv = h / (a.heads / a.kv_heads);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int first = (gridDim.x - 1 - blockIdx.x) * T::rows, last = min(first + T::rows, a.seq) - 1;
-    const int own = first + warp * 16 * MT, own_last = min(own + 16 * MT, a.seq) - 1; /* this warp's queries */
+    const int unit_row = warp / Core::warps * Core::rows, warp_row = unit_row + warp % Core::warps * 16;
+    const int own = first + unit_row, own_last = min(own + Core::rows, a.seq) - 1; /* this unit's queries */
     const bool idle = own >= a.seq;
     const int32_t *doc_start = a.doc_start + (int64_t)b * a.seq;
     const int own_start = idle ? 0 : doc_start[own], latest_start = idle ? 0 : doc_start[own_last];
@@ -275,21 +290,20 @@ template <class T> __global__ void __launch_bounds__(T::threads, T::blocks) dq_k
     auto load = [&](int n) {
         if (n < end) {
             int stage = (n - begin) % STAGES;
-            load_tile<D, BN, T::threads>(k_tiles + stage * size, k_head, a.k_stride, n * BN, a);
-            load_tile<D, BN, T::threads>(v_tiles + stage * size, v_head, a.v_stride, n * BN, a);
+            load_tile<Core, BN, T::threads>(k_tiles + stage * size, k_head, a.k_stride, n * BN, a);
+            load_tile<Core, BN, T::threads>(v_tiles + stage * size, v_head, a.v_stride, n * BN, a);
         }
         copy_commit();
     };
 
-    load_tile<D, T::rows, T::threads>(q_tile, head_of(a.q, a.q_stride, a, b, h), a.q_stride, first, a);
-    load_tile<D, T::rows, T::threads>(do_tile, head_of(a.dout, a.o_stride, a, b, h), a.o_stride, first, a);
+    load_tile<Core, T::rows, T::threads>(q_tile, head_of(a.q, a.q_stride, a, b, h), a.q_stride, first, a);
+    load_tile<Core, T::rows, T::threads>(do_tile, head_of(a.dout, a.o_stride, a, b, h), a.o_stride, first, a);
     load(begin); /* one group with Q and dO */
     for (int i = 1; i < STAGES - 1; i++)
         load(begin + i);
     QueryRows<MT> rows;
-    load_query_rows<MT>(rows, a, b, h, own + lane / 4);
+    load_query_rows<MT>(rows, a, b, h, first + warp_row + lane / 4);
 
-    bf16 *q_own = q_tile + warp * 16 * MT * tile_pitch<D>(), *do_own = do_tile + warp * 16 * MT * tile_pitch<D>();
     float dq[MT][D / 8][4] = {};
     for (int n = begin; n < end; n++) {
         if (STAGES == 1 && n > begin) {
@@ -297,6 +311,7 @@ template <class T> __global__ void __launch_bounds__(T::threads, T::blocks) dq_k
             load(n);
         }
         copy_wait<(STAGES > 2 ? STAGES - 2 : 0)>();
+        Core::publish();
         sync_block();
         if (STAGES > 1)
             load(n + STAGES - 1); /* over what everybody has left */
@@ -304,55 +319,78 @@ template <class T> __global__ void __launch_bounds__(T::threads, T::blocks) dq_k
         if (idle || key > own_last || key + BN <= own_start)
             continue;
         const bf16 *k_tile = k_tiles + (n - begin) % STAGES * size, *v_tile = v_tiles + (n - begin) % STAGES * size;
-        float s[MT][BN / 8][4], ds[MT][BN / 8][4];
-        multiply<D, MT, BN>(s, by_rows<D>(q_own, lane), by_columns<D>(k_tile, lane));
-        multiply<D, MT, BN>(ds, by_rows<D>(do_own, lane), by_columns<D>(v_tile, lane));
-        slopes_of_queries<MT, BN>(ds, s, rows, key + BN - 1 > own || key < latest_start, own + lane / 4,
-                                  key + lane % 4 * 2, a.scale_log2);
-        accumulate<D, D, MT, BN>(dq, ds, by_rows<D>(k_tile, lane));
+        float p[MT][BN / 8][4], ds[MT][BN / 8][4];
+        Core::template multiply<BN, T::rows>(p, q_tile, unit_row, k_tile);
+        Core::template multiply<BN, T::rows>(ds, do_tile, unit_row, v_tile);
+        Core::template wait<1>(p);
+        probabilities_of_queries<MT, BN>(p, rows, a.scale_log2);
+        if (key + BN - 1 > own || key < latest_start)
+            hide_from_queries<MT, BN>(p, rows, first + warp_row + lane / 4, key + lane % 4 * 2);
+        Core::template wait<0>(ds);
+#pragma unroll
+        for (int m = 0; m < MT; m++)
+#pragma unroll
+            for (int j = 0; j < BN / 8; j++)
+#pragma unroll
+                for (int i = 0; i < 4; i++)
+                    ds[m][j][i] = p[m][j][i] * (ds[m][j][i] - rows.delta[m][i / 2]);
+        uint32_t packed[MT][BN / 16][4];
+        pack_rows<MT, BN>(packed, ds);
+        Core::template accumulate<BN, D>(dq, packed, k_tile, 0);
+        Core::template wait<0>(dq);
     }
 
     float scale[MT][2];
 #pragma unroll
     for (int m = 0; m < MT; m++)
         scale[m][0] = scale[m][1] = a.scale;
-    store_rows<D, D, MT>(head_of(a.dq, a.q_stride, a, b, h), a.q_stride, own, 0, dq, scale, q_own, a);
+    sync_block(); /* nobody reads Q any more */
+    store_rows<Core, T::rows, D>(head_of(a.dq, a.q_stride, a, b, h), a.q_stride, first + warp_row, 0, dq, scale, q_tile,
+                                 warp_row, a);
 }
 
 /* ---- tables ---- */
 
-#define KEYS(D, WARPS, MT, BM, STAGES, PARTS, BLOCKS)                                                                  \
-    {                                                                                                                  \
-        "d" #D " w" #WARPS " m" #MT " q" #BM " s" #STAGES " p" #PARTS " b" #BLOCKS,                                    \
-            (const void *)dkdv_kernel<Keys<D, WARPS, MT, BM, STAGES, PARTS, BLOCKS>>, D,                               \
-            Keys<D, WARPS, MT, BM, STAGES, PARTS, BLOCKS>::threads,                                                    \
-            Keys<D, WARPS, MT, BM, STAGES, PARTS, BLOCKS>::rows, PARTS,                                                \
-            Keys<D, WARPS, MT, BM, STAGES, PARTS, BLOCKS>::shared                                                      \
-    }
+template <class T> constexpr AttentionTile keys_row(const char *name) {
+    return {name, (const void *)dkdv_kernel<T>, T::D, T::Core::warps > 1, T::threads, T::rows, T::parts, T::shared};
+}
+
+template <class T> constexpr AttentionTile queries_row(const char *name) {
+    return {name, (const void *)dq_kernel<T>, T::D, T::Core::warps > 1, T::threads, T::rows, 1, T::shared};
+}
+
+#define KEYS_MMA(D, WARPS, MT, BM, STAGES, PARTS, BLOCKS)                                                              \
+    keys_row<Keys<MmaCore<D, MT>, WARPS, BM, STAGES, PARTS, BLOCKS>>("mma d" #D " w" #WARPS " m" #MT " q" #BM          \
+                                                                     " s" #STAGES " p" #PARTS " b" #BLOCKS)
+#define KEYS_WGMMA(D, GROUPS, BM, STAGES, BLOCKS)                                                                      \
+    keys_row<Keys<WgmmaCore<D>, GROUPS, BM, STAGES, 1, BLOCKS>>("wgmma d" #D " g" #GROUPS " q" #BM " s" #STAGES        \
+                                                                " b" #BLOCKS)
 
 const AttentionTile key_tiles[] = {
-    KEYS(32, 4, 1, 64, 2, 1, 1),  KEYS(64, 4, 2, 32, 2, 1, 2),  KEYS(64, 4, 2, 64, 2, 1, 2),
-    KEYS(64, 4, 1, 64, 2, 1, 2),  KEYS(64, 4, 1, 64, 2, 1, 3),  KEYS(64, 8, 1, 64, 2, 1, 1),
-    KEYS(64, 4, 2, 32, 3, 1, 2),  KEYS(64, 4, 1, 32, 3, 1, 3),  KEYS(96, 4, 1, 32, 2, 1, 1),
-    KEYS(128, 4, 1, 32, 2, 1, 2), KEYS(128, 4, 1, 64, 2, 1, 2), KEYS(128, 8, 1, 64, 2, 1, 1),
-    KEYS(128, 8, 1, 32, 2, 1, 1), KEYS(128, 4, 1, 32, 3, 1, 2), KEYS(128, 4, 2, 32, 2, 2, 2),
-    KEYS(256, 4, 1, 16, 1, 2, 1),
+    KEYS_MMA(32, 4, 1, 64, 2, 1, 1),  KEYS_MMA(64, 4, 2, 32, 2, 1, 2),  KEYS_MMA(64, 4, 1, 64, 2, 1, 2),
+    KEYS_MMA(64, 8, 1, 64, 2, 1, 1),  KEYS_MMA(64, 4, 1, 32, 3, 1, 3),  KEYS_MMA(96, 4, 1, 32, 2, 1, 1),
+    KEYS_MMA(128, 4, 1, 32, 2, 1, 2), KEYS_MMA(128, 4, 1, 64, 2, 1, 2), KEYS_MMA(128, 8, 1, 64, 2, 1, 1),
+    KEYS_MMA(128, 8, 1, 32, 2, 1, 1), KEYS_MMA(128, 4, 2, 32, 2, 2, 2), KEYS_MMA(256, 4, 1, 16, 1, 2, 1),
+    KEYS_WGMMA(64, 2, 64, 2, 1),      KEYS_WGMMA(64, 1, 64, 2, 3),      KEYS_WGMMA(64, 1, 64, 3, 2),
+    KEYS_WGMMA(64, 3, 64, 2, 1),      KEYS_WGMMA(64, 2, 128, 2, 1),     KEYS_WGMMA(64, 1, 128, 2, 2),
+    KEYS_WGMMA(128, 2, 64, 2, 1),     KEYS_WGMMA(128, 1, 64, 2, 2),     KEYS_WGMMA(128, 2, 64, 3, 1),
 };
 
-#define QUERIES(D, WARPS, MT, BN, STAGES, BLOCKS)                                                                      \
-    {                                                                                                                  \
-        "d" #D " w" #WARPS " m" #MT " n" #BN " s" #STAGES " b" #BLOCKS,                                                \
-            (const void *)dq_kernel<Queries<D, WARPS, MT, BN, STAGES, BLOCKS>>, D,                                     \
-            Queries<D, WARPS, MT, BN, STAGES, BLOCKS>::threads, Queries<D, WARPS, MT, BN, STAGES, BLOCKS>::rows, 1,    \
-            Queries<D, WARPS, MT, BN, STAGES, BLOCKS>::shared                                                          \
-    }
+#define QUERIES_MMA(D, WARPS, MT, BN, STAGES, BLOCKS)                                                                  \
+    queries_row<Queries<MmaCore<D, MT>, WARPS, BN, STAGES, BLOCKS>>("mma d" #D " w" #WARPS " m" #MT " n" #BN           \
+                                                                    " s" #STAGES " b" #BLOCKS)
+#define QUERIES_WGMMA(D, GROUPS, BN, STAGES, BLOCKS)                                                                   \
+    queries_row<Queries<WgmmaCore<D>, GROUPS, BN, STAGES, BLOCKS>>("wgmma d" #D " g" #GROUPS " n" #BN " s" #STAGES     \
+                                                                   " b" #BLOCKS)
 
 const AttentionTile query_tiles[] = {
-    QUERIES(32, 4, 1, 64, 2, 1),  QUERIES(64, 4, 2, 32, 2, 2),  QUERIES(64, 4, 2, 64, 2, 2),
-    QUERIES(64, 4, 1, 64, 2, 3),  QUERIES(64, 4, 1, 64, 2, 4),  QUERIES(64, 8, 1, 64, 2, 2),
-    QUERIES(64, 4, 2, 32, 3, 2),  QUERIES(64, 4, 1, 32, 3, 4),  QUERIES(96, 4, 1, 32, 2, 1),
-    QUERIES(128, 4, 2, 32, 2, 2), QUERIES(128, 4, 1, 32, 2, 2), QUERIES(128, 4, 1, 32, 2, 3),
-    QUERIES(128, 4, 1, 64, 2, 2), QUERIES(128, 8, 1, 64, 2, 1), QUERIES(256, 4, 1, 16, 1, 1),
+    QUERIES_MMA(32, 4, 1, 64, 2, 1),  QUERIES_MMA(64, 4, 2, 32, 2, 2),  QUERIES_MMA(64, 4, 1, 64, 2, 3),
+    QUERIES_MMA(64, 4, 1, 32, 3, 4),  QUERIES_MMA(96, 4, 1, 32, 2, 1),  QUERIES_MMA(128, 4, 1, 32, 2, 2),
+    QUERIES_MMA(128, 4, 1, 32, 2, 3), QUERIES_MMA(128, 4, 1, 64, 2, 2), QUERIES_MMA(128, 8, 1, 64, 2, 1),
+    QUERIES_MMA(256, 4, 1, 16, 1, 1), QUERIES_WGMMA(64, 2, 64, 2, 2),   QUERIES_WGMMA(64, 1, 64, 2, 4),
+    QUERIES_WGMMA(64, 1, 128, 2, 2),  QUERIES_WGMMA(64, 2, 128, 2, 1),  QUERIES_WGMMA(64, 3, 64, 2, 1),
+    QUERIES_WGMMA(64, 1, 64, 3, 3),   QUERIES_WGMMA(128, 2, 64, 2, 1),  QUERIES_WGMMA(128, 1, 64, 2, 2),
+    QUERIES_WGMMA(128, 3, 64, 2, 1),  QUERIES_WGMMA(128, 2, 128, 1, 1),
 };
 
 } // namespace

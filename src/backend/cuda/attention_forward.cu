@@ -5,15 +5,17 @@
  * algorithm 1); at the end o = O / l and lse = m + log l. Only the blocks that some query sees are loaded, a warp works
  * only on those that one of its queries sees, and compares positions only where one of its queries does not see all. */
 #include "attention_tile.cuh"
+#include "attention_wgmma.cuh"
 
 namespace {
 
-template <int D_, int WARPS, int MT_, int BN_, int STAGES_, bool QREG_, int BLOCKS> struct Forward {
-    static constexpr int D = D_, MT = MT_, BN = BN_, STAGES = STAGES_;
+template <class Core_, int UNITS, int BN_, int STAGES_, bool QREG_, int BLOCKS> struct Forward {
+    typedef Core_ Core;
+    static constexpr int D = Core::D, BN = BN_, STAGES = STAGES_;
     static constexpr bool QREG = QREG_; /* Q's fragments stay in registers */
-    static constexpr int threads = 32 * WARPS, rows = 16 * MT * WARPS;
+    static constexpr int threads = 32 * Core::warps * UNITS, rows = Core::rows * UNITS;
     static constexpr int blocks = BLOCKS; /* on a multiprocessor, at least: caps the registers */
-    static constexpr int shared = tile_bytes<D>(rows) + 2 * STAGES * tile_bytes<D>(BN);
+    static constexpr int shared = Core::bytes(rows) + 2 * STAGES * Core::bytes(BN);
 };
 
 /* The softmax of one warp's rows: largest score and sum of exponentials, for rows g and g+8 of each 16. */
@@ -70,14 +72,16 @@ __device__ __forceinline__ void soften(float (&s)[MT][N / 8][4], float (&o)[MT][
 }
 
 template <class T> __global__ void __launch_bounds__(T::threads, T::blocks) forward_kernel(const AttentionArgs a) {
-    constexpr int D = T::D, MT = T::MT, BN = T::BN, STAGES = T::STAGES, tile = BN * tile_pitch<D>();
-    bf16 *q_tile = (bf16 *)shared_memory(), *k_tiles = q_tile + T::rows * tile_pitch<D>(),
+    typedef typename T::Core Core;
+    constexpr int D = T::D, MT = Core::MT, BN = T::BN, STAGES = T::STAGES, tile = Core::bytes(BN) / 2;
+    bf16 *q_tile = (bf16 *)shared_memory(), *k_tiles = q_tile + Core::bytes(T::rows) / 2,
          *v_tiles = k_tiles + STAGES * tile;
     const int b = blockIdx.z, h = blockIdx.y, kv = h / (a.heads / a.kv_heads);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     /* The last queries see most keys: they go first. */
     const int first = (gridDim.x - 1 - blockIdx.x) * T::rows, last = min(first + T::rows, a.seq) - 1;
-    const int own = first + warp * 16 * MT, own_last = min(own + 16 * MT, a.seq) - 1; /* this warp's queries */
+    const int unit_row = warp / Core::warps * Core::rows, warp_row = unit_row + warp % Core::warps * 16;
+    const int own = first + unit_row, own_last = min(own + Core::rows, a.seq) - 1; /* this unit's queries */
     const bool idle = own >= a.seq;
     const int32_t *doc_start = a.doc_start + (int64_t)b * a.seq;
     const int own_start = idle ? 0 : doc_start[own], latest_start = idle ? 0 : doc_start[own_last];
@@ -86,24 +90,23 @@ template <class T> __global__ void __launch_bounds__(T::threads, T::blocks) forw
     for (int m = 0; m < MT; m++)
 #pragma unroll
         for (int r = 0; r < 2; r++)
-            start[m][r] = doc_start[min(own + m * 16 + lane / 4 + 8 * r, a.seq - 1)];
+            start[m][r] = doc_start[min(first + warp_row + m * 16 + lane / 4 + 8 * r, a.seq - 1)];
     const bf16 *k_head = head_of(a.k, a.k_stride, a, b, kv), *v_head = head_of(a.v, a.v_stride, a, b, kv);
     const int begin = doc_start[first] / BN, end = last / BN + 1; /* blocks of keys */
     auto load = [&](int n) {
         if (n < end) {
             int stage = (n - begin) % STAGES;
-            load_tile<D, BN, T::threads>(k_tiles + stage * tile, k_head, a.k_stride, n * BN, a);
-            load_tile<D, BN, T::threads>(v_tiles + stage * tile, v_head, a.v_stride, n * BN, a);
+            load_tile<Core, BN, T::threads>(k_tiles + stage * tile, k_head, a.k_stride, n * BN, a);
+            load_tile<Core, BN, T::threads>(v_tiles + stage * tile, v_head, a.v_stride, n * BN, a);
         }
         copy_commit();
     };
 
-    load_tile<D, T::rows, T::threads>(q_tile, head_of(a.q, a.q_stride, a, b, h), a.q_stride, first, a);
+    load_tile<Core, T::rows, T::threads>(q_tile, head_of(a.q, a.q_stride, a, b, h), a.q_stride, first, a);
     load(begin); /* one group with Q */
     for (int i = 1; i < STAGES - 1; i++)
         load(begin + i);
 
-    bf16 *q_own = q_tile + warp * 16 * MT * tile_pitch<D>();
     uint32_t q[T::QREG ? MT : 1][T::QREG ? D / 16 : 1][4];
     float o[MT][D / 8][4] = {};
     Running<MT> run;
@@ -121,25 +124,30 @@ template <class T> __global__ void __launch_bounds__(T::threads, T::blocks) forw
             load(n);
         }
         copy_wait<(STAGES > 2 ? STAGES - 2 : 0)>();
+        Core::publish();
         sync_block();
         if (STAGES > 1)
             load(n + STAGES - 1); /* over what everybody has left */
         if constexpr (T::QREG)
             if (n == begin)
-                load_rows<D, MT>(q, by_rows<D>(q_own, lane));
+                Core::template load_rows<T::rows>(q, q_tile, warp_row);
         const int key = n * BN;
         if (idle || key > own_last || key + BN <= own_start)
             continue;
         const bf16 *k_tile = k_tiles + (n - begin) % STAGES * tile, *v_tile = v_tiles + (n - begin) % STAGES * tile;
         float s[MT][BN / 8][4];
         if constexpr (T::QREG)
-            multiply<D, MT, BN>(s, q, by_columns<D>(k_tile, lane));
+            Core::template multiply<BN>(s, q, k_tile);
         else
-            multiply<D, MT, BN>(s, by_rows<D>(q_own, lane), by_columns<D>(k_tile, lane));
+            Core::template multiply<BN, T::rows>(s, q_tile, unit_row, k_tile);
+        Core::template wait<0>(s);
         if (key + BN - 1 > own || key < latest_start)
-            hide<MT, BN>(s, own + lane / 4, key + lane % 4 * 2, start);
+            hide<MT, BN>(s, first + warp_row + lane / 4, key + lane % 4 * 2, start);
         soften<MT, BN, D>(s, o, run, a.scale_log2);
-        accumulate<D, D, MT, BN>(o, s, by_rows<D>(v_tile, lane));
+        uint32_t p[MT][BN / 16][4];
+        pack_rows<MT, BN>(p, s);
+        Core::template accumulate<BN, D>(o, p, v_tile, 0);
+        Core::template wait<0>(o);
     }
 
     float factor[MT][2];
@@ -151,28 +159,33 @@ template <class T> __global__ void __launch_bounds__(T::threads, T::blocks) forw
             sum += shuffle_xor(sum, 1);
             sum += shuffle_xor(sum, 2);
             factor[m][r] = 1.0f / sum;
-            int query = own + m * 16 + lane / 4 + 8 * r;
+            int query = first + warp_row + m * 16 + lane / 4 + 8 * r;
             if (query < a.seq && lane % 4 == 0)
                 a.out_lse[((int64_t)b * a.heads + h) * a.seq + query] = run.largest[m][r] * a.scale + logf(sum);
         }
-    store_rows<D, D, MT>(head_of(a.out_o, a.o_stride, a, b, h), a.o_stride, own, 0, o, factor, q_own, a);
+    sync_block(); /* nobody reads Q any more */
+    store_rows<Core, T::rows, D>(head_of(a.out_o, a.o_stride, a, b, h), a.o_stride, first + warp_row, 0, o, factor,
+                                 q_tile, warp_row, a);
 }
 
-#define FORWARD(D, WARPS, MT, BN, STAGES, QREG, BLOCKS)                                                                \
-    {                                                                                                                  \
-        "d" #D " w" #WARPS " m" #MT " n" #BN " s" #STAGES " q" #QREG " b" #BLOCKS,                                     \
-            (const void *)forward_kernel<Forward<D, WARPS, MT, BN, STAGES, QREG, BLOCKS>>, D,                          \
-            Forward<D, WARPS, MT, BN, STAGES, QREG, BLOCKS>::threads,                                                  \
-            Forward<D, WARPS, MT, BN, STAGES, QREG, BLOCKS>::rows, 1,                                                  \
-            Forward<D, WARPS, MT, BN, STAGES, QREG, BLOCKS>::shared                                                    \
-    }
+template <class T> constexpr AttentionTile row(const char *name) {
+    return {name, (const void *)forward_kernel<T>, T::D, T::Core::warps > 1, T::threads, T::rows, 1, T::shared};
+}
+
+#define MMA(D, WARPS, MT, BN, STAGES, QREG, BLOCKS)                                                                    \
+    row<Forward<MmaCore<D, MT>, WARPS, BN, STAGES, QREG, BLOCKS>>("mma d" #D " w" #WARPS " m" #MT " n" #BN             \
+                                                                  " s" #STAGES " q" #QREG " b" #BLOCKS)
+#define WGMMA(D, GROUPS, BN, STAGES, QREG, BLOCKS)                                                                     \
+    row<Forward<WgmmaCore<D>, GROUPS, BN, STAGES, QREG, BLOCKS>>("wgmma d" #D " g" #GROUPS " n" #BN " s" #STAGES       \
+                                                                 " q" #QREG " b" #BLOCKS)
 
 const AttentionTile tiles[] = {
-    FORWARD(32, 4, 1, 64, 2, 1, 1),  FORWARD(64, 4, 2, 64, 2, 1, 2),  FORWARD(64, 4, 2, 64, 2, 0, 2),
-    FORWARD(64, 4, 1, 64, 2, 1, 3),  FORWARD(64, 4, 2, 32, 3, 1, 2),  FORWARD(64, 8, 1, 64, 2, 1, 2),
-    FORWARD(64, 4, 2, 128, 1, 0, 2), FORWARD(96, 4, 1, 64, 2, 0, 1),  FORWARD(128, 4, 2, 64, 2, 0, 2),
-    FORWARD(128, 4, 2, 32, 2, 0, 2), FORWARD(128, 4, 2, 32, 3, 0, 2), FORWARD(128, 8, 1, 64, 2, 0, 1),
-    FORWARD(128, 4, 1, 64, 2, 0, 2), FORWARD(128, 4, 1, 32, 2, 0, 2), FORWARD(256, 4, 1, 32, 1, 0, 1),
+    MMA(32, 4, 1, 64, 2, 1, 1),  MMA(64, 4, 2, 64, 2, 1, 2),  MMA(64, 4, 1, 64, 2, 1, 3),  MMA(64, 4, 2, 32, 3, 1, 2),
+    MMA(96, 4, 1, 64, 2, 0, 1),  MMA(128, 4, 2, 64, 2, 0, 2), MMA(128, 4, 2, 32, 2, 0, 2), MMA(128, 8, 1, 64, 2, 0, 1),
+    MMA(128, 4, 1, 32, 2, 0, 2), MMA(256, 4, 1, 32, 1, 0, 1), WGMMA(64, 1, 128, 2, 1, 3),  WGMMA(64, 2, 128, 2, 1, 1),
+    WGMMA(64, 2, 64, 2, 1, 2),   WGMMA(64, 1, 64, 3, 1, 4),   WGMMA(64, 3, 128, 2, 1, 1),  WGMMA(64, 2, 128, 2, 0, 1),
+    WGMMA(128, 2, 128, 2, 0, 1), WGMMA(128, 2, 64, 2, 0, 2),  WGMMA(128, 1, 64, 2, 0, 2),  WGMMA(128, 3, 128, 2, 0, 1),
+    WGMMA(128, 2, 64, 3, 0, 1),
 };
 
 } // namespace

@@ -19,7 +19,7 @@ __device__ __forceinline__ uint32_t shared_address(const void *p) {
 
 /* All of the block's dynamic shared memory. */
 __device__ __forceinline__ char *shared_memory() {
-    extern __shared__ __align__(128) char bytes[];
+    extern __shared__ __align__(1024) char bytes[];
     return bytes;
 }
 
