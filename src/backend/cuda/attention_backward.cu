@@ -42,10 +42,11 @@ __global__ void __launch_bounds__(delta_threads) delta_kernel(const AttentionArg
 
 /* ---- dK and dV ---- */
 
-template <class Core_, int UNITS, int BM_, int STAGES_, int PARTS, int BLOCKS> struct Keys {
+template <class Core_, int UNITS, int BM_, int STAGES_, int PARTS, bool KVREG_, int BLOCKS> struct Keys {
     typedef Core_ Core;
     static constexpr int D = Core::D, BM = BM_, STAGES = STAGES_;
-    static constexpr int parts = PARTS; /* blocks that share the columns of dK and dV, where one cannot hold them */
+    static constexpr bool KVREG = KVREG_; /* K's and V's fragments stay in registers */
+    static constexpr int parts = PARTS;   /* blocks that share the columns of dK and dV, where one cannot hold them */
     static constexpr int threads = 32 * Core::warps * UNITS, rows = Core::rows * UNITS, blocks = BLOCKS;
     static constexpr int stage_tiles = 2 * Core::bytes(BM), stage_rows = 2 * BM; /* Q, dO; lse, delta */
     static constexpr int shared = 2 * Core::bytes(rows) + STAGES * (stage_tiles + 4 * stage_rows);
@@ -162,6 +163,8 @@ template <class T> __global__ void __launch_bounds__(T::threads, T::blocks) dkdv
         load();
 
     float dk[MT][columns / 8][4] = {}, dv[MT][columns / 8][4] = {};
+    constexpr int held = T::KVREG ? D / 16 : 1;
+    uint32_t k[T::KVREG ? MT : 1][held][4], v[T::KVREG ? MT : 1][held][4];
     int tile = begin;
     for (int step = 0; step < steps; step++) {
         if (STAGES == 1 && step > 0) {
@@ -173,6 +176,11 @@ template <class T> __global__ void __launch_bounds__(T::threads, T::blocks) dkdv
         sync_block();
         if (STAGES > 1)
             load(); /* over what everybody has left */
+        if constexpr (T::KVREG)
+            if (step == 0) {
+                Core::template load_rows<T::rows>(k, k_tile, warp_row);
+                Core::template load_rows<T::rows>(v, v_tile, warp_row);
+            }
         const int query = tile * BM;
         tile = tile + 1 == begin + tiles ? begin : tile + 1;
         if (idle || query + BM <= own || query >= own_end)
@@ -181,8 +189,13 @@ template <class T> __global__ void __launch_bounds__(T::threads, T::blocks) dkdv
                    *do_tile = q_tile + Core::bytes(BM) / 2;
         const float *lse = rows_of_stages + step % STAGES * T::stage_rows + lane % 4 * 2, *delta = lse + BM;
         float p[MT][BM / 8][4], ds[MT][BM / 8][4];
-        Core::template multiply<BM, T::rows>(p, k_tile, unit_row, q_tile);
-        Core::template multiply<BM, T::rows>(ds, v_tile, unit_row, do_tile);
+        if constexpr (T::KVREG) {
+            Core::template multiply<BM>(p, k, q_tile);
+            Core::template multiply<BM>(ds, v, do_tile);
+        } else {
+            Core::template multiply<BM, T::rows>(p, k_tile, unit_row, q_tile);
+            Core::template multiply<BM, T::rows>(ds, v_tile, unit_row, do_tile);
+        }
         Core::template wait<1>(p);
         probabilities_of_keys<MT, BM>(p, lse, a.scale_log2);
         if (query < own_last || query + BM > earliest_end)
@@ -215,9 +228,10 @@ template <class T> __global__ void __launch_bounds__(T::threads, T::blocks) dkdv
 
 /* ---- dQ ---- */
 
-template <class Core_, int UNITS, int BN_, int STAGES_, int BLOCKS> struct Queries {
+template <class Core_, int UNITS, int BN_, int STAGES_, bool QREG_, int BLOCKS> struct Queries {
     typedef Core_ Core;
     static constexpr int D = Core::D, BN = BN_, STAGES = STAGES_;
+    static constexpr bool QREG = QREG_; /* Q's and dO's fragments stay in registers */
     static constexpr int threads = 32 * Core::warps * UNITS, rows = Core::rows * UNITS, blocks = BLOCKS;
     static constexpr int shared = 2 * Core::bytes(rows) + 2 * STAGES * Core::bytes(BN);
 };
@@ -304,6 +318,8 @@ template <class T> __global__ void __launch_bounds__(T::threads, T::blocks) dq_k
     QueryRows<MT> rows;
     load_query_rows<MT>(rows, a, b, h, first + warp_row + lane / 4);
 
+    constexpr int held = T::QREG ? D / 16 : 1;
+    uint32_t q[T::QREG ? MT : 1][held][4], dout[T::QREG ? MT : 1][held][4];
     float dq[MT][D / 8][4] = {};
     for (int n = begin; n < end; n++) {
         if (STAGES == 1 && n > begin) {
@@ -315,13 +331,23 @@ template <class T> __global__ void __launch_bounds__(T::threads, T::blocks) dq_k
         sync_block();
         if (STAGES > 1)
             load(n + STAGES - 1); /* over what everybody has left */
+        if constexpr (T::QREG)
+            if (n == begin) {
+                Core::template load_rows<T::rows>(q, q_tile, warp_row);
+                Core::template load_rows<T::rows>(dout, do_tile, warp_row);
+            }
         const int key = n * BN;
         if (idle || key > own_last || key + BN <= own_start)
             continue;
         const bf16 *k_tile = k_tiles + (n - begin) % STAGES * size, *v_tile = v_tiles + (n - begin) % STAGES * size;
         float p[MT][BN / 8][4], ds[MT][BN / 8][4];
-        Core::template multiply<BN, T::rows>(p, q_tile, unit_row, k_tile);
-        Core::template multiply<BN, T::rows>(ds, do_tile, unit_row, v_tile);
+        if constexpr (T::QREG) {
+            Core::template multiply<BN>(p, q, k_tile);
+            Core::template multiply<BN>(ds, dout, v_tile);
+        } else {
+            Core::template multiply<BN, T::rows>(p, q_tile, unit_row, k_tile);
+            Core::template multiply<BN, T::rows>(ds, do_tile, unit_row, v_tile);
+        }
         Core::template wait<1>(p);
         probabilities_of_queries<MT, BN>(p, rows, a.scale_log2);
         if (key + BN - 1 > own || key < latest_start)
@@ -359,38 +385,38 @@ template <class T> constexpr AttentionTile queries_row(const char *name) {
     return {name, (const void *)dq_kernel<T>, T::D, T::Core::warps > 1, T::threads, T::rows, 1, T::shared};
 }
 
-#define KEYS_MMA(D, WARPS, MT, BM, STAGES, PARTS, BLOCKS)                                                              \
-    keys_row<Keys<MmaCore<D, MT>, WARPS, BM, STAGES, PARTS, BLOCKS>>("mma d" #D " w" #WARPS " m" #MT " q" #BM          \
-                                                                     " s" #STAGES " p" #PARTS " b" #BLOCKS)
-#define KEYS_WGMMA(D, GROUPS, BM, STAGES, BLOCKS)                                                                      \
-    keys_row<Keys<WgmmaCore<D>, GROUPS, BM, STAGES, 1, BLOCKS>>("wgmma d" #D " g" #GROUPS " q" #BM " s" #STAGES        \
-                                                                " b" #BLOCKS)
+#define KEYS_MMA(D, WARPS, MT, BM, STAGES, PARTS, KVREG, BLOCKS)                                                       \
+    keys_row<Keys<MmaCore<D, MT>, WARPS, BM, STAGES, PARTS, KVREG, BLOCKS>>(                                           \
+        "mma d" #D " w" #WARPS " m" #MT " q" #BM " s" #STAGES " p" #PARTS " r" #KVREG " b" #BLOCKS)
+#define KEYS_WGMMA(D, GROUPS, BM, STAGES, KVREG, BLOCKS)                                                               \
+    keys_row<Keys<WgmmaCore<D>, GROUPS, BM, STAGES, 1, KVREG, BLOCKS>>("wgmma d" #D " g" #GROUPS " q" #BM " s" #STAGES \
+                                                                       " r" #KVREG " b" #BLOCKS)
 
 const AttentionTile key_tiles[] = {
-    KEYS_MMA(32, 4, 1, 64, 2, 1, 1),  KEYS_MMA(64, 4, 2, 32, 2, 1, 2),  KEYS_MMA(64, 4, 1, 64, 2, 1, 2),
-    KEYS_MMA(64, 8, 1, 64, 2, 1, 1),  KEYS_MMA(64, 4, 1, 32, 3, 1, 3),  KEYS_MMA(96, 4, 1, 32, 2, 1, 1),
-    KEYS_MMA(128, 4, 1, 32, 2, 1, 2), KEYS_MMA(128, 4, 1, 64, 2, 1, 2), KEYS_MMA(128, 8, 1, 64, 2, 1, 1),
-    KEYS_MMA(128, 8, 1, 32, 2, 1, 1), KEYS_MMA(128, 4, 2, 32, 2, 2, 2), KEYS_MMA(256, 4, 1, 16, 1, 2, 1),
-    KEYS_WGMMA(64, 2, 64, 2, 1),      KEYS_WGMMA(64, 1, 64, 2, 3),      KEYS_WGMMA(64, 1, 64, 3, 2),
-    KEYS_WGMMA(64, 3, 64, 2, 1),      KEYS_WGMMA(64, 2, 128, 2, 1),     KEYS_WGMMA(64, 1, 128, 2, 2),
-    KEYS_WGMMA(128, 2, 64, 2, 1),     KEYS_WGMMA(128, 1, 64, 2, 2),     KEYS_WGMMA(128, 2, 64, 3, 1),
+    KEYS_MMA(32, 4, 1, 64, 2, 1, 0, 1),  KEYS_MMA(64, 4, 2, 32, 2, 1, 0, 2),  KEYS_MMA(64, 4, 1, 64, 2, 1, 0, 2),
+    KEYS_MMA(64, 4, 1, 64, 2, 1, 1, 2),  KEYS_MMA(64, 8, 1, 64, 2, 1, 0, 1),  KEYS_MMA(64, 4, 1, 32, 3, 1, 0, 3),
+    KEYS_MMA(96, 4, 1, 32, 2, 1, 0, 1),  KEYS_MMA(128, 4, 1, 32, 2, 1, 0, 2), KEYS_MMA(128, 8, 1, 64, 2, 1, 0, 1),
+    KEYS_MMA(128, 8, 1, 32, 2, 1, 0, 1), KEYS_MMA(128, 4, 2, 32, 2, 2, 0, 2), KEYS_MMA(256, 4, 1, 16, 1, 2, 0, 1),
+    KEYS_WGMMA(64, 2, 64, 2, 0, 1),      KEYS_WGMMA(64, 2, 64, 2, 1, 1),      KEYS_WGMMA(64, 1, 64, 2, 0, 2),
+    KEYS_WGMMA(64, 1, 64, 2, 1, 2),      KEYS_WGMMA(64, 2, 128, 2, 0, 1),     KEYS_WGMMA(64, 1, 128, 2, 0, 2),
+    KEYS_WGMMA(128, 2, 64, 2, 0, 1),     KEYS_WGMMA(128, 1, 64, 2, 0, 2),     KEYS_WGMMA(128, 2, 64, 3, 0, 1),
 };
 
-#define QUERIES_MMA(D, WARPS, MT, BN, STAGES, BLOCKS)                                                                  \
-    queries_row<Queries<MmaCore<D, MT>, WARPS, BN, STAGES, BLOCKS>>("mma d" #D " w" #WARPS " m" #MT " n" #BN           \
-                                                                    " s" #STAGES " b" #BLOCKS)
-#define QUERIES_WGMMA(D, GROUPS, BN, STAGES, BLOCKS)                                                                   \
-    queries_row<Queries<WgmmaCore<D>, GROUPS, BN, STAGES, BLOCKS>>("wgmma d" #D " g" #GROUPS " n" #BN " s" #STAGES     \
-                                                                   " b" #BLOCKS)
+#define QUERIES_MMA(D, WARPS, MT, BN, STAGES, QREG, BLOCKS)                                                            \
+    queries_row<Queries<MmaCore<D, MT>, WARPS, BN, STAGES, QREG, BLOCKS>>("mma d" #D " w" #WARPS " m" #MT " n" #BN     \
+                                                                          " s" #STAGES " r" #QREG " b" #BLOCKS)
+#define QUERIES_WGMMA(D, GROUPS, BN, STAGES, QREG, BLOCKS)                                                             \
+    queries_row<Queries<WgmmaCore<D>, GROUPS, BN, STAGES, QREG, BLOCKS>>("wgmma d" #D " g" #GROUPS " n" #BN            \
+                                                                         " s" #STAGES " r" #QREG " b" #BLOCKS)
 
 const AttentionTile query_tiles[] = {
-    QUERIES_MMA(32, 4, 1, 64, 2, 1),  QUERIES_MMA(64, 4, 2, 32, 2, 2),  QUERIES_MMA(64, 4, 1, 64, 2, 3),
-    QUERIES_MMA(64, 4, 1, 32, 3, 4),  QUERIES_MMA(96, 4, 1, 32, 2, 1),  QUERIES_MMA(128, 4, 1, 32, 2, 2),
-    QUERIES_MMA(128, 4, 1, 32, 2, 3), QUERIES_MMA(128, 4, 1, 64, 2, 2), QUERIES_MMA(128, 8, 1, 64, 2, 1),
-    QUERIES_MMA(256, 4, 1, 16, 1, 1), QUERIES_WGMMA(64, 2, 64, 2, 2),   QUERIES_WGMMA(64, 1, 64, 2, 4),
-    QUERIES_WGMMA(64, 1, 128, 2, 2),  QUERIES_WGMMA(64, 2, 128, 2, 1),  QUERIES_WGMMA(64, 3, 64, 2, 1),
-    QUERIES_WGMMA(64, 1, 64, 3, 3),   QUERIES_WGMMA(128, 2, 64, 2, 1),  QUERIES_WGMMA(128, 1, 64, 2, 2),
-    QUERIES_WGMMA(128, 3, 64, 2, 1),  QUERIES_WGMMA(128, 2, 128, 1, 1),
+    QUERIES_MMA(32, 4, 1, 64, 2, 0, 1),  QUERIES_MMA(64, 4, 2, 32, 2, 0, 2),  QUERIES_MMA(64, 4, 1, 64, 2, 0, 3),
+    QUERIES_MMA(64, 4, 1, 64, 2, 1, 2),  QUERIES_MMA(64, 4, 1, 32, 3, 0, 4),  QUERIES_MMA(96, 4, 1, 32, 2, 0, 1),
+    QUERIES_MMA(128, 4, 1, 32, 2, 0, 2), QUERIES_MMA(128, 4, 1, 32, 2, 0, 3), QUERIES_MMA(128, 4, 1, 64, 2, 0, 2),
+    QUERIES_MMA(128, 8, 1, 64, 2, 0, 1), QUERIES_MMA(256, 4, 1, 16, 1, 0, 1), QUERIES_WGMMA(64, 2, 64, 2, 0, 2),
+    QUERIES_WGMMA(64, 1, 64, 2, 0, 4),   QUERIES_WGMMA(64, 1, 64, 3, 1, 3),   QUERIES_WGMMA(64, 2, 64, 2, 1, 1),
+    QUERIES_WGMMA(64, 1, 128, 2, 0, 2),  QUERIES_WGMMA(64, 2, 128, 2, 1, 1),  QUERIES_WGMMA(128, 2, 64, 2, 0, 1),
+    QUERIES_WGMMA(128, 1, 64, 2, 0, 2),  QUERIES_WGMMA(128, 3, 64, 2, 0, 1),  QUERIES_WGMMA(128, 2, 128, 1, 0, 1),
 };
 
 } // namespace

@@ -23,7 +23,12 @@ __device__ __forceinline__ char *shared_memory() {
     return bytes;
 }
 
-/* 16 bytes into shared memory, zeros where `valid` is false (`from` is not read then). */
+/* 16 bytes into shared memory. */
+__device__ __forceinline__ void copy_async16(void *to, const void *from) {
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from) : "memory");
+}
+
+/* The same, zeros where `valid` is false (`from` is not read then). */
 __device__ __forceinline__ void copy_async16(void *to, const void *from, bool valid) {
     asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
                  "r"(valid ? 16 : 0)
