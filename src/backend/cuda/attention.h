@@ -21,6 +21,7 @@ extern "C" {
 
 /* Element (b, t, h, d) of a BF16 tensor lies at base + (b*seq + t)*stride + h*head_dim + d, so that q, k and v may be
  * parts of one buffer. Every base is 16-byte aligned, every stride a multiple of 8 elements. */
+/* Documents are intervals of positions: along a sequence neither doc_start nor doc_end falls. */
 typedef struct nb_cuda_attention {
     int64_t batch, seq, heads, kv_heads;
     int64_t head_dim;                               /* a multiple of 16, up to 256 */
