@@ -25,12 +25,12 @@ extern "C" {
 typedef struct nb_cuda_attention {
     int64_t batch, seq, heads, kv_heads;
     int64_t head_dim;                               /* a multiple of 16, up to 256 */
-    double scale;                                   /* on q.k; not negative */
+    double scale;                                   /* on q.k; above zero */
     int64_t q_stride, k_stride, v_stride, o_stride; /* elements from one position to the next */
     const int32_t *doc_start;                       /* device [batch, seq]: first key that a query sees */
     const int32_t *doc_end; /* device [batch, seq]: one past the last query that sees a key; seq where documents are not
                                kept apart */
-    int32_t tile;           /* 0 = the best of this device; n = the n-th of the tiles for this head_dim, to measure */
+    int32_t tile; /* 0 = the first that fits the device; n = the n-th of the tiles for this head_dim, to measure */
 } nb_cuda_attention;
 
 /* Each returns a cudaError_t (0 = launched) and runs on the cudaStream_t `stream`. cudaErrorInvalidValue: a shape,

@@ -227,7 +227,7 @@ template <int D_, int MT_> struct MmaCore {
 
 /* ---- launching ---- */
 
-/* One kernel of a table. The first that fits the device is the best known for its head_dim. */
+/* One kernel of a table. The first that fits the device is what runs. */
 struct AttentionTile {
     const char *name;
     const void *kernel; /* takes AttentionArgs */
