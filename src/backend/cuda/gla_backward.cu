@@ -43,7 +43,8 @@ template <int width, int splits, int groups> struct key_tile {
 };
 
 template <int width, int splits, int groups, bool reverse>
-static __global__ void __launch_bounds__(32 * groups * splits) scan_keys(const gla_args a) {
+static __global__ void __launch_bounds__(32 * groups * splits, groups *splits <= 4 ? 2 : 1)
+    scan_keys(const gla_args a) {
     typedef key_tile<width, splits, groups> tile;
     enum { threads = 32 * groups * splits, keys = tile::keys, values = tile::values, parts = width / 16 };
     extern __shared__ uint4 shared[];
@@ -312,9 +313,11 @@ static __device__ __forceinline__ void add_far(finish_tile *c, const gla_args &a
     const chunk_tile *chunk = &c->keys.chunk;
     const int lane = threadIdx.x % 32, g = lane / 4, pair = lane % 4 * 2, channel = threadIdx.x / 32 * 8;
     const int32_t *doc = chunk->doc;
+#pragma unroll 1 /* registers */
     for (int own = 0; own < SUBS; own++) {
         const int first = own * SUB, last = first + SUB - 1;
         float dq[4] = {0}, dk[4] = {0};
+#pragma unroll 1
         for (int other = 0; other < SUBS; other++) {
             if (other == own)
                 continue;
@@ -353,14 +356,15 @@ static __device__ __forceinline__ void add_far(finish_tile *c, const gla_args &a
     }
 }
 
-/* One channel of one sub-block: adds the pairs inside it, leaves dq and dk in place of q and k, and q dq - k dk in
- * `slope`. Between documents dP is 0, and the exponent is kept from overflowing. */
-static __device__ __forceinline__ void add_sub_block(finish_tile *c, const float (&b)[SUB], float (&slope)[SUB]) {
+/* One channel of one sub-block: adds the pairs inside it, and leaves dq and dk in place of q and k, and q dq - k dk in
+ * that of S do. Between documents dP is 0, and the exponent is kept from overflowing. */
+static __device__ __forceinline__ void add_sub_block(finish_tile *c) {
     chunk_tile *chunk = &c->keys.chunk;
     const int i = threadIdx.x % CHANNELS, first = threadIdx.x / CHANNELS * SUB;
-    float k[SUB], dk[SUB];
+    float b[SUB], k[SUB], dk[SUB];
 #pragma unroll
     for (int s = 0; s < SUB; s++) {
+        b[s] = chunk->b[first + s][i];
         k[s] = low_bf16(chunk->k[first + s][i]);
         dk[s] = c->keys.k[first + s][i];
     }
@@ -380,12 +384,12 @@ static __device__ __forceinline__ void add_sub_block(finish_tile *c, const float
             }
         }
         chunk->q[first + t][i] = (bf16)pack_bf16(dq, 0);
-        slope[t] = q * dq;
+        c->keys.q[first + t][i] = q * dq;
     }
 #pragma unroll
     for (int s = 0; s < SUB; s++) {
         chunk->k[first + s][i] = (bf16)pack_bf16(dk[s], 0);
-        slope[s] -= k[s] * dk[s];
+        c->keys.q[first + s][i] -= k[s] * dk[s];
     }
 }
 
@@ -401,28 +405,28 @@ static __global__ void __launch_bounds__(PAIR_THREADS, 2) finish(const gla_args 
     load_documents(chunk, a, batch, begin);
     __syncthreads();
     mask_d_pairs(c);
+#pragma unroll 1
     for (int channel = 0; channel < a.key_dim; channel += CHANNELS) {
-        float b[SUB], slope[SUB];
-        uint32_t cut;
         load_inter(c, a, record, channel);
-        load_channels(chunk, a, head_row, begin, channel, b, cut);
+        const uint32_t cut = load_channels(chunk, a, head_row, begin, channel);
         add_far(c, a, begin);
         __syncthreads();
-        add_sub_block(c, b, slope);
+        add_sub_block(c);
         const uint32_t begins = begins_in(chunk, sub);
+        const float(*slopes)[PITCH] = &c->keys.q[sub * SUB];
         float sum = 0;
 #pragma unroll
         for (int t = SUB - 1; t >= 0; t--)
-            sum = begins >> t & 1 ? 0 : sum + slope[t];
+            sum = begins >> t & 1 ? 0 : sum + slopes[t][own];
         chunk->total[sub][own] = sum;
         __syncthreads();
         sum = channel + own < a.key_dim ? a.crossing[record * a.key_pad + channel + own] : 0;
         for (int later = SUBS - 1; later > sub; later--)
             sum = chunk->total[later][own] + (begins_in(chunk, later) ? 0 : sum);
-#pragma unroll
+#pragma unroll 4 /* registers */
         for (int t = SUB - 1; t >= 0; t--) {
             const int row = sub * SUB + t;
-            sum += slope[t];
+            sum += slopes[t][own];
             if (begin + row < a.seq && channel + own < a.key_dim)
                 a.dgate[head_row + row * pitch + channel + own] = cut >> t & 1 ? 0 : sum;
             sum = begins >> t & 1 ? 0 : sum;

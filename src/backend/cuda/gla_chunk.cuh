@@ -112,10 +112,11 @@ static __device__ __forceinline__ void load_documents(chunk_tile *c, const gla_a
     }
 }
 
-/* Loads channels [channel, channel + CHANNELS) and sums their gates. Thread (channel, sub-block) keeps its b; bit t of
- * `cut` says that nothing passes position t: a document begins there or its decay is 0 in FP32. Ends in a barrier. */
-static __device__ __forceinline__ void load_channels(chunk_tile *c, const gla_args &a, int64_t head_row, int begin,
-                                                     int channel, float (&b)[SUB], uint32_t &cut) {
+/* Loads channels [channel, channel + CHANNELS) and sums their gates, a thread for each channel of a sub-block. Bit t of
+ * its result says that nothing passes position t of them: a document begins there or its decay is 0 in FP32. Ends in a
+ * barrier. */
+static __device__ __forceinline__ uint32_t load_channels(chunk_tile *c, const gla_args &a, int64_t head_row, int begin,
+                                                         int channel) {
     const float log2e = 1.44269504f, lowest = -180;
     const int own = channel + threadIdx.x % CHANNELS, sub = threadIdx.x / CHANNELS;
     const int rows = a.seq - begin;
@@ -123,21 +124,22 @@ static __device__ __forceinline__ void load_channels(chunk_tile *c, const gla_ar
     copy_tile<CHANNELS, PAIR_THREADS>(&c->q[0][0], PITCH, a.q + head_row + channel, pitch, rows, a.key_dim - channel);
     copy_tile<CHANNELS, PAIR_THREADS>(&c->k[0][0], PITCH, a.k + head_row + channel, pitch, rows, a.key_dim - channel);
     commit_copies();
+    float gate[SUB];
 #pragma unroll
     for (int t = 0; t < SUB; t++) {
         const int row = sub * SUB + t;
-        b[t] = row < rows && own < a.key_dim ? a.gate[head_row + row * pitch + own] * log2e : 0;
+        gate[t] = row < rows && own < a.key_dim ? a.gate[head_row + row * pitch + own] * log2e : 0;
     }
     const uint32_t begins = begins_in(c, sub);
-    cut = begins;
+    uint32_t cut = begins;
     float sum = 0;
 #pragma unroll
     for (int t = 0; t < SUB; t++) {
-        if (b[t] < lowest) {
-            b[t] = lowest;
+        if (gate[t] < lowest) {
+            gate[t] = lowest;
             cut |= 1u << t;
         }
-        sum = begins >> t & 1 ? 0 : sum + b[t];
+        sum = begins >> t & 1 ? 0 : sum + gate[t];
     }
     c->total[sub][own - channel] = sum;
     __syncthreads();
@@ -146,12 +148,12 @@ static __device__ __forceinline__ void load_channels(chunk_tile *c, const gla_ar
         sum = c->total[before][own - channel] + (begins_in(c, before) ? 0 : sum);
 #pragma unroll
     for (int t = 0; t < SUB; t++) {
-        sum = begins >> t & 1 ? 0 : sum + b[t];
-        b[t] = sum;
+        sum = begins >> t & 1 ? 0 : sum + gate[t];
         c->b[sub * SUB + t][own - channel] = sum;
     }
     wait_for_copies<0>();
     __syncthreads();
+    return cut;
 }
 
 /* Two neighbouring BF16 times 2^(to - from), rounded; zero where not linked. */

@@ -27,7 +27,7 @@ enum { TILES = 36 }; /* of two positions by two, that a sub-block's pairs s <= t
 static __device__ __forceinline__ void add_apart(float (&p)[2][4], const chunk_tile *c, int row, int column) {
     const int lane = threadIdx.x % 32, g = lane / 4, first = row * SUB, t = first + g, s = column * SUB + g;
     const bool linked[2] = {c->doc[t] == c->doc[first], c->doc[t + 8] == c->doc[first]};
-#pragma unroll
+#pragma unroll 1 /* registers */
     for (int i = lane % 4 * 2; i < CHANNELS; i += 16) {
         uint32_t q[4];
 #pragma unroll
@@ -62,7 +62,7 @@ static __device__ __forceinline__ float decayed_dot(float4 q, float4 k, float4 t
 /* P of positions t, t + 1 and s, s + 1: every fourth group of four channels. What lies above the diagonal or in another
  * document is rubbish, and dropped later. */
 static __device__ __forceinline__ void add_near(float (&p)[4], const chunk_tile *c, int t, int s) {
-#pragma unroll
+#pragma unroll 1 /* registers */
     for (int i = threadIdx.x % 4 * 4; i < CHANNELS; i += 16) {
         const float4 k0 = unpack4(&c->k[s][i]), k1 = unpack4(&c->k[s + 1][i]);
         const float4 from0 = *(const float4 *)&c->b[s][i], from1 = *(const float4 *)&c->b[s + 1][i];
@@ -105,7 +105,7 @@ static __device__ __forceinline__ void store_decayed(const chunk_tile *c, const 
 
 /* Warp w takes the w-th pair of different sub-blocks, if there is one. Tiles on the diagonal go to groups of four lanes
  * in two rounds and a third one of the two warps that have no such pair. */
-static __global__ void __launch_bounds__(PAIR_THREADS) pairs(const gla_args a) {
+static __global__ void __launch_bounds__(PAIR_THREADS, 3) pairs(const gla_args a) {
     extern __shared__ uint4 shared[];
     chunk_tile *c = (chunk_tile *)shared;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = threadIdx.x / 4;
@@ -113,31 +113,28 @@ static __global__ void __launch_bounds__(PAIR_THREADS) pairs(const gla_args a) {
     const int64_t record = (int64_t)blockIdx.y * a.chunks + blockIdx.x;
     const int64_t head_row = (((int64_t)batch * a.seq + begin) * a.heads + head) * a.key_dim;
     const int row = warp < 1 ? 1 : warp < 3 ? 2 : 3, column = warp - row * (row - 1) / 2;
-    int t[3], s[3];
+    int place[3]; /* CHUNK t + s of a tile */
 #pragma unroll
     for (int round = 0; round < 3; round++) {
-        const int index = round < 2 ? round * 64 + group : 80 + group;
+        const int index = round < 2 ? round * 64 + group : 80 + group, first = index / TILES * SUB;
         int above = index % TILES, i = 0;
         while (above > i)
             above -= ++i;
-        t[round] = index / TILES * SUB + 2 * i;
-        s[round] = index / TILES * SUB + 2 * above;
+        place[round] = (first + 2 * i) * CHUNK + first + 2 * above;
     }
     const bool third = group >= 48;
     float apart[2][4] = {{0}}, near[3][4] = {{0}};
     load_documents(c, a, batch, begin);
     for (int channel = 0; channel < a.key_pad; channel += CHANNELS) {
-        float b[SUB];
-        uint32_t cut;
         __syncthreads();
-        load_channels(c, a, head_row, begin, channel, b, cut);
+        load_channels(c, a, head_row, begin, channel);
         store_decayed(c, a, record, begin, channel);
         if (warp < 6)
             add_apart(apart, c, row, column);
 #pragma unroll
         for (int round = 0; round < 3; round++)
             if (round < 2 || third)
-                add_near(near[round], c, t[round], s[round]);
+                add_near(near[round], c, place[round] / CHUNK, place[round] % CHUNK);
     }
     __syncthreads();
     bf16(*p)[PITCH] = (bf16(*)[PITCH])shared; /* over the tile's b */
@@ -156,7 +153,7 @@ static __global__ void __launch_bounds__(PAIR_THREADS) pairs(const gla_args a) {
             float sum = near[round][i];
             sum += shuffle_xor(sum, 1);
             sum += shuffle_xor(sum, 2);
-            const int at = t[round] + i / 2, from = s[round] + i % 2;
+            const int at = place[round] / CHUNK + i / 2, from = place[round] % CHUNK + i % 2;
             if (lane % 4 == 0 && (round < 2 || third) && from <= at && c->doc[from] == c->doc[at])
                 p[at][from] = (bf16)pack_bf16(a.scale * sum, 0);
         }
