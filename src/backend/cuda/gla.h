@@ -6,7 +6,8 @@
  * added atomically.
  *
  * Limits: key_dim a multiple of 8 up to 256, value_dim a multiple of 8 up to 512; any batch, seq and heads whose
- * batch * heads is below 65536. The documents of a sequence are contiguous.
+ * batch * heads is below 65536. A backward with value_dim over 256 needs 160 KB of shared memory a block. The documents
+ * of a sequence are contiguous.
  */
 #ifndef NB_CUDA_GLA_H
 #define NB_CUDA_GLA_H
@@ -25,7 +26,7 @@ typedef struct nb_cuda_gla {
     int value_tile, key_tile; /* columns and rows of the state that a block carries; 0: chosen by the shape */
 } nb_cuda_gla;
 
-/* Scratch of one forward, or of one backward; 0 where the shape is beyond the limits. */
+/* Scratch of one forward, or of one backward; 0 where the shape is beyond the limits or has no positions. */
 size_t nb_cuda_gla_workspace_bytes(const nb_cuda_gla *g, int backward);
 
 /* Both return a cudaError_t: of the launches, not of the work; cudaErrorInvalidValue for a shape beyond the limits.

@@ -32,7 +32,8 @@ template <int width, int splits, int groups> struct key_tile {
         values = width * splits,
         key_pitch = keys + 8,
         value_pitch = values + 8,
-        sum_pitch = keys + 4
+        sum_pitch = keys + 4,
+        threads = 32 * groups * splits
     };
     bf16 read[CHUNK * value_pitch];  /* what the state is multiplied with: do, or reversed v */
     bf16 write[CHUNK * value_pitch]; /* what changes it, with `keys`: v, or reversed do */
@@ -42,15 +43,124 @@ template <int width, int splits, int groups> struct key_tile {
     float crossing[splits][keys];
 };
 
+/* S or D of a warp: rows 16 group + g, + 8; columns width split + 8 n + pair, + 1 of lane 4 g + pair / 2. */
+template <int width> struct key_state { float s[width / 8][4]; };
+
+/* Column tiles 2 k and 2 k + 1 of a state, rounded: the second operand of `read`, both rows of eight. */
+template <int width> static __device__ __forceinline__ uint4 round_state(const key_state<width> &state, int k) {
+    const float(&low)[4] = state.s[2 * k], (&high)[4] = state.s[2 * k + 1];
+    return make_uint4(pack_bf16(low[0], low[1]), pack_bf16(low[2], low[3]), pack_bf16(high[0], high[1]),
+                      pack_bf16(high[2], high[3]));
+}
+
+/* Of two rows of D (columns as above): sums with S' as it was stored. */
+template <int width>
+static __device__ __forceinline__ void add_crossing(float (&crossing)[2], const key_state<width> &state, int k,
+                                                    uint4 after) {
+    const float(&low)[4] = state.s[2 * k], (&high)[4] = state.s[2 * k + 1];
+    crossing[0] += low_bf16(after.x) * low[0] + high_bf16(after.x) * low[1] + low_bf16(after.z) * high[0] +
+                   high_bf16(after.z) * high[1];
+    crossing[1] += low_bf16(after.y) * low[2] + high_bf16(after.y) * low[3] + low_bf16(after.w) * high[2] +
+                   high_bf16(after.w) * high[3];
+}
+
+/* Leaves read S^T of this warp's columns in `sums`. `states` is this thread's place in a chunk's states: forward S goes
+ * there, reversed S' comes from there; NULL where it is zero. */
+template <int width, int splits, int groups, bool reverse>
+static __device__ __forceinline__ void read_rows(key_tile<width, splits, groups> *c, const key_state<width> &state,
+                                                 uint4 *states) {
+    typedef key_tile<width, splits, groups> tile;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, group = warp % groups, split = warp / groups;
+    float sum[CHUNK / 16][2][4] = {}; /* positions 16 m + g, + 8; keys 16 group + 8 n + pair, + 1 */
+    float crossing[2] = {};
+#pragma unroll
+    for (int k = 0; k < width / 16; k++) {
+        const uint4 s = round_state(state, k);
+        if (!reverse && states)
+            states[k * tile::threads] = s;
+        if (reverse && states)
+            add_crossing(crossing, state, k, states[k * tile::threads]);
+#pragma unroll
+        for (int m = 0; m < CHUNK / 16; m++) {
+            uint32_t x[4];
+            load_a(x, c->read, tile::value_pitch, 16 * m, split * width + 16 * k);
+            mma_bf16(sum[m][0], x, s.x, s.z);
+            mma_bf16(sum[m][1], x, s.y, s.w);
+        }
+    }
+#pragma unroll
+    for (int m = 0; m < CHUNK / 16; m++)
+#pragma unroll
+        for (int part = 0; part < 4; part++) {
+            const int t = 16 * m + lane / 4 + part / 2 * 8, key = 16 * group + part % 2 * 8 + lane % 4 * 2;
+            const float *two = &sum[m][part % 2][part / 2 * 2];
+            *(float2 *)(c->sums[split] + t * tile::sum_pitch + key) = make_float2(two[0], two[1]);
+        }
+#pragma unroll
+    for (int half = 0; half < 2 && reverse; half++) {
+        crossing[half] += shuffle_xor(crossing[half], 1);
+        crossing[half] += shuffle_xor(crossing[half], 2);
+        if (lane % 4 == 0)
+            c->crossing[split][16 * group + lane / 4 + 8 * half] = crossing[half];
+    }
+}
+
+/* Adds up what the warps left, in their order: to inter [CHUNK, keys], and reversed to crossing [keys]. */
+template <int width, int splits, int groups>
+static __device__ __forceinline__ void store_rows(const key_tile<width, splits, groups> *c, float *inter, int pitch,
+                                                  float *crossing) {
+    typedef key_tile<width, splits, groups> tile;
+    for (int u = threadIdx.x; u < CHUNK * tile::keys / 4; u += tile::threads) {
+        const int t = u / (tile::keys / 4), column = u % (tile::keys / 4) * 4;
+        float4 all = *(const float4 *)(c->sums[0] + t * tile::sum_pitch + column);
+#pragma unroll
+        for (int part = 1; part < splits; part++) {
+            const float4 more = *(const float4 *)(c->sums[part] + t * tile::sum_pitch + column);
+            all = make_float4(all.x + more.x, all.y + more.y, all.z + more.z, all.w + more.w);
+        }
+        *(float4 *)(inter + t * pitch + column) = all;
+    }
+    if (crossing && threadIdx.x < tile::keys) {
+        float all = 0;
+        for (int part = 0; part < splits; part++)
+            all += c->crossing[part][threadIdx.x];
+        crossing[threadIdx.x] = all;
+    }
+}
+
+/* S = diag(decay) S + key^T write, of this warp's rows and columns */
+template <int width, int splits, int groups>
+static __device__ __forceinline__ void write_rows(key_state<width> &state, const key_tile<width, splits, groups> *c) {
+    typedef key_tile<width, splits, groups> tile;
+    const int warp = threadIdx.x / 32, row = warp % groups * 16, column = warp / groups * width;
+    const int g = threadIdx.x % 32 / 4;
+    const float decay[2] = {c->decay[row + g], c->decay[row + g + 8]};
+#pragma unroll
+    for (int n = 0; n < width / 8; n++)
+#pragma unroll
+        for (int part = 0; part < 4; part++)
+            state.s[n][part] *= decay[part / 2];
+#pragma unroll
+    for (int k = 0; k < CHUNK / 16; k++) {
+        uint32_t x[4];
+        load_a_columns(x, c->key, tile::key_pitch, row, 16 * k);
+#pragma unroll
+        for (int n = 0; n < width / 16; n++) {
+            uint32_t b[4];
+            load_b(b, c->write, tile::value_pitch, 16 * k, column + 16 * n);
+            mma_bf16(state.s[2 * n], x, b[0], b[1]);
+            mma_bf16(state.s[2 * n + 1], x, b[2], b[3]);
+        }
+    }
+}
+
 template <int width, int splits, int groups, bool reverse>
 static __global__ void __launch_bounds__(32 * groups * splits, groups *splits <= 4 ? 2 : 1)
     scan_keys(const gla_args a) {
     typedef key_tile<width, splits, groups> tile;
-    enum { threads = 32 * groups * splits, keys = tile::keys, values = tile::values, parts = width / 16 };
+    enum { threads = tile::threads, keys = tile::keys, values = tile::values };
     extern __shared__ uint4 shared[];
     tile *c = (tile *)shared;
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, pair = lane % 4 * 2;
-    const int group = warp % groups, split = warp / groups;
     const int first = blockIdx.x * keys, batch = blockIdx.y / a.heads, head = blockIdx.y % a.heads;
     const int64_t pitch = (int64_t)a.heads * a.value_dim;
     const int64_t head_row = (int64_t)batch * a.seq * pitch + (int64_t)head * a.value_dim;
@@ -59,9 +169,6 @@ static __global__ void __launch_bounds__(32 * groups * splits, groups *splits <=
     float *inter = (reverse ? a.inter_k : a.inter_q) + first;
 
     auto record = [&](int chunk) { return (int64_t)blockIdx.y * a.chunks + chunk; };
-    auto states = [&](int chunk) {
-        return a.states + (record(chunk) * gridDim.x + blockIdx.x) * (parts * threads) + threadIdx.x;
-    };
     auto load_reads = [&](int chunk) {
         copy_tile<values, threads>(c->read, tile::value_pitch, read + chunk * CHUNK * pitch, pitch,
                                    a.seq - chunk * CHUNK, a.value_dim);
@@ -75,102 +182,27 @@ static __global__ void __launch_bounds__(32 * groups * splits, groups *splits <=
             copy16_async(c->decay + 4 * u, a.decay + record(chunk) * a.key_pad + first + 4 * u, true);
     };
 
-    float state[width / 8][4]; /* rows 16 group + g, + 8; columns width split + 8 n + pair, + 1 */
-#pragma unroll
-    for (int n = 0; n < width / 8; n++)
-        for (int i = 0; i < 4; i++)
-            state[n][i] = 0;
+    key_state<width> state = {};
     load_reads(reverse ? a.chunks - 1 : 0);
     commit_copies();
     load_writes(reverse ? a.chunks - 1 : 0);
     commit_copies();
     for (int i = 0; i < a.chunks; i++) {
         const int chunk = reverse ? a.chunks - 1 - i : i, next = reverse ? chunk - 1 : chunk + 1;
+        const int64_t states = record(reverse ? chunk + 1 : chunk) * gridDim.x + blockIdx.x;
         wait_for_copies<1>();
         __syncthreads();
-        float sum[CHUNK / 16][2][4] = {{{0}}}; /* positions 16 m + g, + 8; keys 16 group + 8 n + pair, + 1 */
-        float crossing[2] = {0};
-#pragma unroll
-        for (int k = 0; k < parts; k++) {
-            const float(&low)[4] = state[2 * k], (&high)[4] = state[2 * k + 1];
-            const uint32_t s[4] = {pack_bf16(low[0], low[1]), pack_bf16(low[2], low[3]), pack_bf16(high[0], high[1]),
-                                   pack_bf16(high[2], high[3])};
-            if (!reverse && i > 0)
-                states(chunk)[k * threads] = make_uint4(s[0], s[1], s[2], s[3]);
-            if (reverse && i > 0) {
-                const uint4 after = states(chunk + 1)[k * threads];
-                crossing[0] += low_bf16(after.x) * low[0] + high_bf16(after.x) * low[1] + low_bf16(after.z) * high[0] +
-                               high_bf16(after.z) * high[1];
-                crossing[1] += low_bf16(after.y) * low[2] + high_bf16(after.y) * low[3] + low_bf16(after.w) * high[2] +
-                               high_bf16(after.w) * high[3];
-            }
-#pragma unroll
-            for (int m = 0; m < CHUNK / 16; m++) {
-                uint32_t x[4];
-                load_a(x, c->read, tile::value_pitch, 16 * m, split * width + 16 * k);
-                mma_bf16(sum[m][0], x, s[0], s[2]);
-                mma_bf16(sum[m][1], x, s[1], s[3]);
-            }
-        }
-#pragma unroll
-        for (int m = 0; m < CHUNK / 16; m++)
-#pragma unroll
-            for (int n = 0; n < 2; n++)
-#pragma unroll
-                for (int half = 0; half < 2; half++)
-                    *(float2 *)(c->sums[split] + (16 * m + g + 8 * half) * tile::sum_pitch + 16 * group + 8 * n +
-                                pair) = make_float2(sum[m][n][2 * half], sum[m][n][2 * half + 1]);
-        if (reverse) {
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                crossing[half] += shuffle_xor(crossing[half], 1);
-                crossing[half] += shuffle_xor(crossing[half], 2);
-                if (pair == 0)
-                    c->crossing[split][16 * group + g + 8 * half] = crossing[half];
-            }
-        }
+        read_rows<width, splits, groups, reverse>(
+            c, state, i > 0 ? a.states + states * (width / 16 * threads) + threadIdx.x : NULL);
         __syncthreads();
         if (i + 1 < a.chunks)
             load_reads(next);
         commit_copies();
-
-        for (int u = threadIdx.x; u < CHUNK * keys / 4; u += threads) {
-            const int t = u / (keys / 4), column = u % (keys / 4) * 4;
-            float4 all = *(const float4 *)(c->sums[0] + t * tile::sum_pitch + column);
-#pragma unroll
-            for (int part = 1; part < splits; part++) {
-                const float4 more = *(const float4 *)(c->sums[part] + t * tile::sum_pitch + column);
-                all = make_float4(all.x + more.x, all.y + more.y, all.z + more.z, all.w + more.w);
-            }
-            *(float4 *)(inter + (record(chunk) * CHUNK + t) * a.key_pad + column) = all;
-        }
-        if (reverse && threadIdx.x < keys) {
-            float all = 0;
-            for (int part = 0; part < splits; part++)
-                all += c->crossing[part][threadIdx.x];
-            a.crossing[record(chunk) * a.key_pad + first + threadIdx.x] = all;
-        }
-
+        store_rows(c, inter + record(chunk) * CHUNK * a.key_pad, a.key_pad,
+                   reverse ? a.crossing + record(chunk) * a.key_pad + first : NULL);
         wait_for_copies<1>();
         __syncthreads();
-        const float decay[2] = {c->decay[16 * group + g], c->decay[16 * group + g + 8]};
-#pragma unroll
-        for (int n = 0; n < width / 8; n++)
-#pragma unroll
-            for (int part = 0; part < 4; part++)
-                state[n][part] *= decay[part / 2];
-#pragma unroll
-        for (int k = 0; k < CHUNK / 16; k++) {
-            uint32_t x[4];
-            load_a_columns(x, c->key, tile::key_pitch, 16 * group, 16 * k);
-#pragma unroll
-            for (int n = 0; n < width / 16; n++) {
-                uint32_t b[4];
-                load_b(b, c->write, tile::value_pitch, 16 * k, split * width + 16 * n);
-                mma_bf16(state[2 * n], x, b[0], b[1]);
-                mma_bf16(state[2 * n + 1], x, b[2], b[3]);
-            }
-        }
+        write_rows(state, c);
         __syncthreads();
         if (i + 1 < a.chunks)
             load_writes(next);
@@ -187,15 +219,25 @@ static cudaError_t scan_both(const nb_cuda_gla *g, const gla_args &a, void *stre
     return error ? error : launch(scan_keys<width, splits, groups, true>, grid, threads, bytes, stream, a);
 }
 
+/* Shared memory that a block may have on this device. */
+static size_t shared_limit(void) {
+    int device = 0, bytes = 0;
+    if (cudaGetDevice(&device) == cudaSuccess)
+        cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    return (size_t)bytes;
+}
+
 template <int width, int splits> static cudaError_t scan_rows(const nb_cuda_gla *g, const gla_args &a, void *stream) {
-    int tile = g->key_tile ? g->key_tile : 32;
+    enum { most = splits == 4 ? 2 : 4 };
+    const bool fits = sizeof(key_tile<width, splits, 2>) <= shared_limit();
+    int tile = g->key_tile ? g->key_tile : fits ? 32 : 16;
     tile = tile < a.key_pad ? tile : a.key_pad;
     if (tile == 16)
         return scan_both<width, splits, 1>(g, a, stream);
     if (tile == 32)
         return scan_both<width, splits, 2>(g, a, stream);
     if (tile == 64)
-        return scan_both < width, splits, splits == 4 ? 2 : 4 > (g, a, stream);
+        return scan_both<width, splits, most>(g, a, stream);
     return cudaErrorInvalidValue;
 }
 
@@ -378,7 +420,7 @@ static __device__ __forceinline__ void add_sub_block(finish_tile *c) {
             const float d_pair[4] = {four.x, four.y, four.z, four.w};
 #pragma unroll
             for (int j = 0; j < 4 && s + j <= t; j++) {
-                const float x = d_pair[j] * exp2_fast(fminf(b[t] - b[s + j], 0));
+                const float x = d_pair[j] * exp2_fast(min_or_nan(b[t] - b[s + j], 0));
                 dq += x * k[s + j];
                 dk[s + j] += x * q;
             }

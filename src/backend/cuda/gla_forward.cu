@@ -180,121 +180,150 @@ template <int key, int warps> struct value_tile {
     float decay[key];
 };
 
+/* S^T of a warp: columns 16 warp + g, + 8; keys 8 n + pair, + 1 of lane 4 g + pair / 2. */
+template <int key> struct value_state { float s[key / 8][4]; };
+
+/* o^T of a warp, as its S^T: positions in the place of keys. */
+typedef struct value_sums {
+    float o[CHUNK / 8][4];
+} value_sums;
+
+/* o^T += S^T read^T */
+template <int key, int warps>
+static __device__ __forceinline__ void read_state(value_sums &sum, const value_state<key> &state,
+                                                  const value_tile<key, warps> *c) {
+#pragma unroll
+    for (int k = 0; k < key / 16; k++) {
+        const float(&low)[4] = state.s[2 * k], (&high)[4] = state.s[2 * k + 1];
+        const uint32_t s[4] = {pack_bf16(low[0], low[1]), pack_bf16(low[2], low[3]), pack_bf16(high[0], high[1]),
+                               pack_bf16(high[2], high[3])};
+#pragma unroll
+        for (int n = 0; n < CHUNK / 16; n++) {
+            uint32_t b[4];
+            load_b_columns(b, c->read, value_tile<key, warps>::key_pitch, 16 * k, 16 * n);
+            mma_bf16(sum.o[2 * n], s, b[0], b[1]);
+            mma_bf16(sum.o[2 * n + 1], s, b[2], b[3]);
+        }
+    }
+}
+
+/* o^T += value^T P^T, or reversed value^T P; keeps the fragments of value^T. */
+template <int key, int warps, bool reverse>
+static __device__ __forceinline__ void read_pairs(value_sums &sum, uint32_t (&v)[CHUNK / 16][4],
+                                                  const value_tile<key, warps> *c) {
+    typedef value_tile<key, warps> tile;
+#pragma unroll
+    for (int k = 0; k < CHUNK / 16; k++) {
+        load_a_columns(v[k], c->value, tile::value_pitch, threadIdx.x / 32 * 16, 16 * k);
+#pragma unroll
+        for (int n = 0; n < CHUNK / 16; n++) {
+            if (reverse ? k < n : k > n)
+                continue; /* P is zero there */
+            uint32_t b[4];
+            if (reverse)
+                load_b(b, c->pairs, tile::pair_pitch, 16 * k, 16 * n);
+            else
+                load_b_columns(b, c->pairs, tile::pair_pitch, 16 * k, 16 * n);
+            mma_bf16(sum.o[2 * n], v[k], b[0], b[1]);
+            mma_bf16(sum.o[2 * n + 1], v[k], b[2], b[3]);
+        }
+    }
+}
+
+/* S^T = S^T diag(decay) + value^T write */
+template <int key, int warps>
+static __device__ __forceinline__ void write_state(value_state<key> &state, const uint32_t (&v)[CHUNK / 16][4],
+                                                   const value_tile<key, warps> *c) {
+#pragma unroll
+    for (int n = 0; n < key / 8; n++) {
+        const float2 decay = *(const float2 *)(c->decay + 8 * n + threadIdx.x % 4 * 2);
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            state.s[n][i] *= i % 2 ? decay.y : decay.x;
+    }
+#pragma unroll
+    for (int k = 0; k < CHUNK / 16; k++)
+#pragma unroll
+        for (int n = 0; n < key / 16; n++) {
+            uint32_t b[4];
+            load_b(b, c->write, value_tile<key, warps>::key_pitch, 16 * k, 16 * n);
+            mma_bf16(state.s[2 * n], v[k], b[0], b[1]);
+            mma_bf16(state.s[2 * n + 1], v[k], b[2], b[3]);
+        }
+}
+
+/* Turns a warp's o^T over in `turned` and stores it: `rows` positions, `width` columns, at most 16. */
+static __device__ __forceinline__ void store_turned(bf16 *out, int64_t pitch, const value_sums &sum, bf16 *turned,
+                                                    int turned_pitch, int rows, int width) {
+    const int lane = threadIdx.x % 32, g = lane / 4, pair = lane % 4 * 2;
+#pragma unroll
+    for (int n = 0; n < CHUNK / 8; n++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const uint32_t two = pack_bf16(sum.o[n][2 * half], sum.o[n][2 * half + 1]);
+            turned[(8 * n + pair) * turned_pitch + g + 8 * half] = (bf16)two;
+            turned[(8 * n + pair + 1) * turned_pitch + g + 8 * half] = (bf16)(two >> 16);
+        }
+    __syncwarp();
+#pragma unroll
+    for (int u = lane; u < CHUNK * 2; u += 32) {
+        const int t = u / 2, column = u % 2 * 8;
+        if (t < rows && column < width)
+            *(uint4 *)(out + t * pitch + column) = *(const uint4 *)(turned + t * turned_pitch + column);
+    }
+}
+
+/* What the state is read with is loaded while it is written, and the other way round. */
 template <int key, int warps, bool reverse>
 static __global__ void __launch_bounds__(32 * warps) scan_values(const gla_args a) {
     typedef value_tile<key, warps> tile;
     enum { threads = 32 * warps, values = tile::values };
     extern __shared__ uint4 shared[];
     tile *c = (tile *)shared;
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, pair = lane % 4 * 2;
-    const int first = blockIdx.x * values, batch = blockIdx.y / a.heads, head = blockIdx.y % a.heads;
+    const int column = threadIdx.x / 32 * 16, first = blockIdx.x * values;
+    const int batch = blockIdx.y / a.heads, head = blockIdx.y % a.heads;
     const int64_t pitch = (int64_t)a.heads * a.value_dim;
     const int64_t head_row = (int64_t)batch * a.seq * pitch + (int64_t)head * a.value_dim + first;
-    const bf16 *value = (reverse ? a.d_o : a.v) + head_row;
-    bf16 *out = (reverse ? a.dv : a.o) + head_row;
+    const bf16 *value = (reverse ? a.d_o : a.v) + head_row, *read = reverse ? a.keys : a.queries;
+    const bf16 *write = reverse ? a.queries : a.keys;
+    bf16 *out = (reverse ? a.dv : a.o) + head_row + column;
 
+    auto record = [&](int chunk) { return (int64_t)blockIdx.y * a.chunks + chunk; };
     auto load_reads = [&](int chunk) {
-        const int64_t record = (int64_t)blockIdx.y * a.chunks + chunk;
-        const int begin = chunk * CHUNK;
-        copy_tile<key, threads>(c->read, tile::key_pitch, (reverse ? a.keys : a.queries) + record * CHUNK * key, key,
-                                CHUNK, key);
-        copy_tile<CHUNK, threads>(c->pairs, tile::pair_pitch, a.pairs + record * CHUNK * CHUNK, CHUNK, CHUNK, CHUNK);
-        copy_tile<values, threads>(c->value, tile::value_pitch, value + begin * pitch, pitch, a.seq - begin,
-                                   a.value_dim - first);
+        copy_tile<key, threads>(c->read, tile::key_pitch, read + record(chunk) * CHUNK * key, key, CHUNK, key);
+        copy_tile<CHUNK, threads>(c->pairs, tile::pair_pitch, a.pairs + record(chunk) * CHUNK * CHUNK, CHUNK, CHUNK,
+                                  CHUNK);
+        copy_tile<values, threads>(c->value, tile::value_pitch, value + chunk * CHUNK * pitch, pitch,
+                                   a.seq - chunk * CHUNK, a.value_dim - first);
     };
     auto load_writes = [&](int chunk) {
-        const int64_t record = (int64_t)blockIdx.y * a.chunks + chunk;
-        copy_tile<key, threads>(c->write, tile::key_pitch, (reverse ? a.queries : a.keys) + record * CHUNK * key, key,
-                                CHUNK, key);
+        copy_tile<key, threads>(c->write, tile::key_pitch, write + record(chunk) * CHUNK * key, key, CHUNK, key);
         for (int u = threadIdx.x; u < key / 4; u += threads)
-            copy16_async(c->decay + 4 * u, a.decay + record * key + 4 * u, true);
+            copy16_async(c->decay + 4 * u, a.decay + record(chunk) * key + 4 * u, true);
     };
 
-    float state[key / 8][4]; /* S^T: columns 16 warp + g, + 8; keys 8 n + pair, + 1 */
-#pragma unroll
-    for (int n = 0; n < key / 8; n++)
-        for (int i = 0; i < 4; i++)
-            state[n][i] = 0;
+    value_state<key> state = {};
     load_reads(reverse ? a.chunks - 1 : 0);
     commit_copies();
     load_writes(reverse ? a.chunks - 1 : 0);
     commit_copies();
     for (int i = 0; i < a.chunks; i++) {
         const int chunk = reverse ? a.chunks - 1 - i : i, next = reverse ? chunk - 1 : chunk + 1;
+        value_sums sum = {};
+        uint32_t v[CHUNK / 16][4];
         wait_for_copies<1>();
         __syncthreads();
-        float sum[CHUNK / 8][4] = {{0}}; /* o^T: columns 16 warp + g, + 8; positions 8 n + pair, + 1 */
-#pragma unroll
-        for (int k = 0; k < key / 16; k++) {
-            const float(&low)[4] = state[2 * k], (&high)[4] = state[2 * k + 1];
-            const uint32_t s[4] = {pack_bf16(low[0], low[1]), pack_bf16(low[2], low[3]), pack_bf16(high[0], high[1]),
-                                   pack_bf16(high[2], high[3])};
-#pragma unroll
-            for (int n = 0; n < CHUNK / 16; n++) {
-                uint32_t b[4];
-                load_b_columns(b, c->read, tile::key_pitch, 16 * k, 16 * n);
-                mma_bf16(sum[2 * n], s, b[0], b[1]);
-                mma_bf16(sum[2 * n + 1], s, b[2], b[3]);
-            }
-        }
-        uint32_t v[CHUNK / 16][4];
-#pragma unroll
-        for (int k = 0; k < CHUNK / 16; k++) {
-            load_a_columns(v[k], c->value, tile::value_pitch, 16 * warp, 16 * k);
-#pragma unroll
-            for (int n = 0; n < CHUNK / 16; n++) {
-                if (reverse ? k < n : k > n)
-                    continue; /* P is zero there */
-                uint32_t b[4];
-                if (reverse)
-                    load_b(b, c->pairs, tile::pair_pitch, 16 * k, 16 * n);
-                else
-                    load_b_columns(b, c->pairs, tile::pair_pitch, 16 * k, 16 * n);
-                mma_bf16(sum[2 * n], v[k], b[0], b[1]);
-                mma_bf16(sum[2 * n + 1], v[k], b[2], b[3]);
-            }
-        }
+        read_state(sum, state, c);
+        read_pairs<key, warps, reverse>(sum, v, c);
         __syncthreads();
         if (i + 1 < a.chunks)
             load_reads(next);
         commit_copies();
-
-        bf16 *turned = c->out[warp];
-#pragma unroll
-        for (int n = 0; n < CHUNK / 8; n++)
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                const uint32_t two = pack_bf16(sum[n][2 * half], sum[n][2 * half + 1]);
-                turned[(8 * n + pair) * tile::out_pitch + g + 8 * half] = (bf16)two;
-                turned[(8 * n + pair + 1) * tile::out_pitch + g + 8 * half] = (bf16)(two >> 16);
-            }
-        __syncwarp();
-#pragma unroll
-        for (int u = lane; u < CHUNK * 2; u += 32) {
-            const int t = chunk * CHUNK + u / 2, column = 16 * warp + u % 2 * 8;
-            if (t < a.seq && first + column < a.value_dim)
-                *(uint4 *)(out + t * pitch + column) = *(const uint4 *)(turned + u / 2 * tile::out_pitch + u % 2 * 8);
-        }
-
+        store_turned(out + chunk * CHUNK * pitch, pitch, sum, c->out[threadIdx.x / 32], tile::out_pitch,
+                     a.seq - chunk * CHUNK, a.value_dim - first - column);
         wait_for_copies<1>();
         __syncthreads();
-#pragma unroll
-        for (int n = 0; n < key / 8; n++) {
-            const float2 decay = *(const float2 *)(c->decay + 8 * n + pair);
-            state[n][0] *= decay.x;
-            state[n][1] *= decay.y;
-            state[n][2] *= decay.x;
-            state[n][3] *= decay.y;
-        }
-#pragma unroll
-        for (int k = 0; k < CHUNK / 16; k++)
-#pragma unroll
-            for (int n = 0; n < key / 16; n++) {
-                uint32_t b[4];
-                load_b(b, c->write, tile::key_pitch, 16 * k, 16 * n);
-                mma_bf16(state[2 * n], v[k], b[0], b[1]);
-                mma_bf16(state[2 * n + 1], v[k], b[2], b[3]);
-            }
+        write_state(state, v, c);
         __syncthreads();
         if (i + 1 < a.chunks)
             load_writes(next);

@@ -54,6 +54,13 @@ static __device__ __forceinline__ float exp2_fast(float x) {
     return y;
 }
 
+/* The smaller; NaN where one is NaN. */
+static __device__ __forceinline__ float min_or_nan(float x, float y) {
+    float least;
+    asm("min.NaN.f32 %0, %1, %2;" : "=f"(least) : "f"(x), "f"(y));
+    return least;
+}
+
 /* Two floats to BF16, nearest even; the first in the low half. */
 static __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
     uint32_t packed;
