@@ -1,0 +1,43 @@
+/* gla.h: gated linear attention on a GPU, in chunks, on tensor cores.
+ *
+ * Semantics of nb_gla, gla_forward and gla_backward in nibble/backend.h; the scalar reference is
+ * src/backend/ref/gla.inc. All pointers are device memory, 16-byte aligned. q, k, v, o and their gradients are BF16,
+ * the gate and its gradient FP32. Results have the same bits in every run: sums have a fixed order, and nothing is
+ * added atomically.
+ *
+ * Limits: key_dim a multiple of 8 up to 256, value_dim a multiple of 8 up to 512; any batch, seq and heads whose
+ * batch * heads is below 65536. A backward with value_dim over 256 needs 160 KB of shared memory a block. The documents
+ * of a sequence are contiguous.
+ */
+#ifndef NB_CUDA_GLA_H
+#define NB_CUDA_GLA_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct nb_cuda_gla {
+    int64_t batch, seq, heads, key_dim, value_dim;
+    float scale;              /* on q; 1/sqrt(key_dim) as a rule */
+    const int32_t *doc_start; /* [batch, seq], device: the state is zero at the first position of a document */
+    int value_tile, key_tile; /* columns and rows of the state that a block carries; 0: chosen by the shape */
+} nb_cuda_gla;
+
+/* Scratch of one forward, or of one backward; 0 where the shape is beyond the limits or has no positions. */
+size_t nb_cuda_gla_workspace_bytes(const nb_cuda_gla *g, int backward);
+
+/* Both return a cudaError_t: of the launches, not of the work; cudaErrorInvalidValue for a shape beyond the limits.
+ * `stream` is a cudaStream_t. The scratch is free again when the work is done.
+ */
+int nb_cuda_gla_forward(const nb_cuda_gla *g, void *o, const void *q, const void *k, const void *v, const void *gate,
+                        void *workspace, void *stream);
+int nb_cuda_gla_backward(const nb_cuda_gla *g, void *dq, void *dk, void *dv, void *dgate, const void *d_o,
+                         const void *q, const void *k, const void *v, const void *gate, void *workspace, void *stream);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,165 @@
+/* gla_chunk.cuh: what the gated linear attention kernels share: a chunk, its documents and its gates.
+ *
+ * A chunk is 64 positions of one head, with b_t the sum of the gates from the chunk's begin, or from the position
+ * after the last begin of a document, to t; in units of ln 2, FP32. A position at which a document begins has b = 0 and
+ * its gate counts nowhere. Two positions are linked only inside a document, so every exponent that is used is a
+ * difference b_t - b_s <= 0 of one document.
+ */
+#ifndef NB_CUDA_GLA_CHUNK_CUH
+#define NB_CUDA_GLA_CHUNK_CUH
+
+#include "gla.h"
+#include "gla_ptx.cuh"
+
+typedef uint16_t bf16;
+
+enum {
+    CHUNK = 64,
+    SUB = 16, /* positions of a sub-block */
+    SUBS = CHUNK / SUB,
+    CHANNELS = 64,        /* key channels that the kernels of pairs take at a time */
+    PITCH = CHANNELS + 8, /* of their rows in shared memory: no bank conflicts */
+    PAIR_THREADS = 256,   /* one for each channel and sub-block */
+};
+
+/* All kernels take this. A record is a chunk of a head: (batch * heads + head) * chunks + chunk. */
+typedef struct gla_args {
+    int seq, heads, key_dim, value_dim, chunks;
+    int key_pad; /* key_dim in the scratch: 16, 32, 64, 128 or 256; zeros beyond key_dim */
+    float scale;
+    const int32_t *doc_start;
+    const bf16 *q, *k, *v, *d_o;
+    const float *gate;
+    bf16 *o, *dq, *dk, *dv;
+    float *dgate;
+    /* scratch, by record */
+    bf16 *queries; /* [CHUNK, key_pad]: scale q exp(b_t), 0 in a document that began in the chunk */
+    bf16 *keys;    /* [CHUNK, key_pad]: k exp(b_end - b_t), 0 in a document that ended in the chunk */
+    bf16 *pairs;   /* [CHUNK, CHUNK]: scale sum_i q_t k_s exp(b_t - b_s), 0 where s > t or in another document */
+    float *decay;  /* [key_pad]: exp(b_end), 0 where a document begins in the chunk */
+    uint4 *states; /* S before the chunk, BF16, as the threads of scan_keys hold it */
+    float *inter_q, *inter_k; /* [CHUNK, key_pad]: S do_t with S before the chunk, D v_t with D after it */
+    float *crossing;          /* [key_pad]: row sums of S * D after the chunk */
+} gla_args;
+
+/* gla_forward.cu; also the first half of the backward. */
+cudaError_t gla_launch_pairs(const nb_cuda_gla *g, const gla_args &a, void *stream);
+cudaError_t gla_launch_scan_values(const nb_cuda_gla *g, const gla_args &a, bool reverse, void *stream);
+bool gla_arguments(const nb_cuda_gla *g, gla_args *a, void *workspace, bool backward, size_t *bytes);
+
+/* ---- tiles: fragments of mma_bf16 from shared memory ---- */
+
+/* A [16, 16] from rows of m. */
+static __device__ __forceinline__ void load_a(uint32_t (&a)[4], const bf16 *tile, int pitch, int m, int k) {
+    const int lane = threadIdx.x % 32;
+    ldmatrix4(a, tile + (m + lane % 16) * pitch + k + lane / 16 * 8);
+}
+
+/* A [16, 16] from rows of k. */
+static __device__ __forceinline__ void load_a_columns(uint32_t (&a)[4], const bf16 *tile, int pitch, int m, int k) {
+    const int lane = threadIdx.x % 32;
+    ldmatrix4_trans(a, tile + (k + lane % 8 + lane / 16 * 8) * pitch + m + lane / 8 % 2 * 8);
+}
+
+/* B [16, 16] from rows of n: b[0], b[1] for the first eight n, b[2], b[3] for the others. */
+static __device__ __forceinline__ void load_b_columns(uint32_t (&b)[4], const bf16 *tile, int pitch, int k, int n) {
+    const int lane = threadIdx.x % 32;
+    ldmatrix4(b, tile + (n + lane % 8 + lane / 16 * 8) * pitch + k + lane / 8 % 2 * 8);
+}
+
+/* B [16, 16] from rows of k. */
+static __device__ __forceinline__ void load_b(uint32_t (&b)[4], const bf16 *tile, int pitch, int k, int n) {
+    const int lane = threadIdx.x % 32;
+    ldmatrix4_trans(b, tile + (k + lane % 16) * pitch + n + lane / 16 * 8);
+}
+
+/* Starts the copy of [CHUNK, columns] of BF16, columns a multiple of 8; zeros beyond `rows` and `width`. */
+template <int columns, int threads>
+static __device__ __forceinline__ void copy_tile(bf16 *to, int to_pitch, const bf16 *from, int64_t from_pitch, int rows,
+                                                 int width) {
+    for (int u = threadIdx.x; u < CHUNK * columns / 8; u += threads) {
+        const int row = u / (columns / 8), column = u % (columns / 8) * 8;
+        const bool valid = row < rows && column < width;
+        copy16_async(to + row * to_pitch + column, valid ? from + row * from_pitch + column : from, valid);
+    }
+}
+
+/* ---- a chunk of CHANNELS channels, for the pairs inside it ---- */
+
+typedef struct chunk_tile {
+    float b[CHUNK][PITCH];
+    bf16 q[CHUNK][PITCH], k[CHUNK][PITCH];
+    float total[SUBS][CHANNELS];
+    int32_t doc[CHUNK]; /* where its document begins; beyond the sequence, as at its end */
+    uint32_t begins[2]; /* bit t: a document begins at t */
+    uint32_t unused[2];
+} chunk_tile;
+
+/* Sixteen bits: where documents begin in a sub-block. */
+static __device__ __forceinline__ uint32_t begins_in(const chunk_tile *c, int sub) {
+    return c->begins[sub / 2] >> sub % 2 * SUB & 0xffffu;
+}
+
+/* Barrier needed after. */
+static __device__ __forceinline__ void load_documents(chunk_tile *c, const gla_args &a, int batch, int begin) {
+    const int t = threadIdx.x;
+    if (t < CHUNK) {
+        const int at = begin + t;
+        c->doc[t] = a.doc_start[(int64_t)batch * a.seq + (at < a.seq ? at : a.seq - 1)];
+        const uint32_t bits = lanes_where(at < a.seq && c->doc[t] == at);
+        if (t % 32 == 0)
+            c->begins[t / 32] = bits;
+    }
+}
+
+/* Loads channels [channel, channel + CHANNELS) and sums their gates, a thread for each channel of a sub-block. Bit t of
+ * its result says that nothing passes position t of them: a document begins there or its decay is 0 in FP32. Ends in a
+ * barrier. */
+static __device__ __forceinline__ uint32_t load_channels(chunk_tile *c, const gla_args &a, int64_t head_row, int begin,
+                                                         int channel) {
+    const float log2e = 1.44269504f, lowest = -180;
+    const int own = channel + threadIdx.x % CHANNELS, sub = threadIdx.x / CHANNELS;
+    const int rows = a.seq - begin;
+    const int64_t pitch = (int64_t)a.heads * a.key_dim;
+    copy_tile<CHANNELS, PAIR_THREADS>(&c->q[0][0], PITCH, a.q + head_row + channel, pitch, rows, a.key_dim - channel);
+    copy_tile<CHANNELS, PAIR_THREADS>(&c->k[0][0], PITCH, a.k + head_row + channel, pitch, rows, a.key_dim - channel);
+    commit_copies();
+    float gate[SUB];
+#pragma unroll
+    for (int t = 0; t < SUB; t++) {
+        const int row = sub * SUB + t;
+        gate[t] = row < rows && own < a.key_dim ? a.gate[head_row + row * pitch + own] * log2e : 0;
+    }
+    const uint32_t begins = begins_in(c, sub);
+    uint32_t cut = begins;
+    float sum = 0;
+#pragma unroll
+    for (int t = 0; t < SUB; t++) {
+        if (gate[t] < lowest) {
+            gate[t] = lowest;
+            cut |= 1u << t;
+        }
+        sum = begins >> t & 1 ? 0 : sum + gate[t];
+    }
+    c->total[sub][own - channel] = sum;
+    __syncthreads();
+    sum = 0;
+    for (int before = 0; before < sub; before++)
+        sum = c->total[before][own - channel] + (begins_in(c, before) ? 0 : sum);
+#pragma unroll
+    for (int t = 0; t < SUB; t++) {
+        sum = begins >> t & 1 ? 0 : sum + gate[t];
+        c->b[sub * SUB + t][own - channel] = sum;
+    }
+    wait_for_copies<0>();
+    __syncthreads();
+    return cut;
+}
+
+/* Two neighbouring BF16 times 2^(to - from), rounded; zero where not linked. */
+static __device__ __forceinline__ uint32_t decay_pair(uint32_t x, float2 to, float2 from, bool linked) {
+    const uint32_t pair = pack_bf16(low_bf16(x) * exp2_fast(to.x - from.x), high_bf16(x) * exp2_fast(to.y - from.y));
+    return linked ? pair : 0;
+}
+
+#endif
