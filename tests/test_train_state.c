@@ -215,7 +215,11 @@ static void infinite_gradients_are_seen(void **state) {
     assert_non_null(strstr(err.message, "gradient norm is"));
     nb_trainer_find_origin(t, where, sizeof where);
     assert_true(where[0] != 0);
-    assert_true(nb_param_array_sum_squares(&t->optimizer.m) == 0); /* the step was not taken */
+    double squares[256] = {1};
+    assert_true(nb_param_array_parts(&t->optimizer.m) <= 256);
+    nb_param_array_sum_squares(&t->optimizer.m, squares);
+    for (int32_t i = 0; i < nb_param_array_parts(&t->optimizer.m); i++)
+        assert_true(squares[i] == 0); /* the step was not taken */
     nb_trainer_free(t);
     nb_backend_free(be);
 }

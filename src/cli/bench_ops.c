@@ -167,7 +167,7 @@ OPERATION(cross_entropy,
           ops->cross_entropy(p->be, p->real[0], NULL, p->dlogits, p->logits, p->targets, p->tokens, p->vocab, 1.0, 0))
 OPERATION(adamw, const nb_adamw step = {.lr = 1e-4, .beta1 = 0.9, .beta2 = 0.95, .eps = 1, .grad_scale = 1, .step = 9};
           ops->adamw(p->be, p->real[0], p->real[1], p->real[2], p->real[3], p->params, &step))
-OPERATION(sum_squares, *(float *)p->real[1] = (float)ops->sum_squares(p->be, p->real[0], p->params))
+OPERATION(sum_squares, ops->sum_squares(p->be, (double *)p->real[1], p->real[0], p->params))
 OPERATION(attention, NB_TRY(ops->attention_forward(p->be, &p->attention, p->act[3], p->real[0], p->act[0], p->act[1],
                                                    p->act[2], err)))
 OPERATION(attention_back,

@@ -155,6 +155,7 @@ static void place(nb_builder *builder) {
     model->branch_buffer[1] = model->training ? nb_arena_take(working, hidden) : NULL;
     model->dstream = model->training ? nb_arena_take(working, hidden) : NULL;
     model->inputs = nb_arena_take(working, 4 * (size_t)model->max_rows * sizeof(int32_t));
+    model->losses = nb_arena_take(working, NB_LOSS_SLOTS * sizeof *model->losses);
     size_t shared_saved = saved->used, shared_working = working->used;
     for (int32_t i = 0; i < branches; i++) {
         nb_branch *branch = &model->branches[i];

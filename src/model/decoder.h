@@ -13,6 +13,7 @@
 #include "backend/table.h"
 #include "linear/linear.h"
 #include "model/arena.h"
+#include "model/loss.h"
 #include "model/params.h"
 #include "nibble/model.h"
 
@@ -116,6 +117,7 @@ struct nb_model {
     void **stream;                    /* [2 * layers + 1] act [rows, hidden]: the residual stream */
     void *dstream, *branch_buffer[2]; /* act [rows, hidden] */
     int32_t *inputs;                  /* backend int32 [4, rows]: tokens, targets, positions, doc_start */
+    double *losses;                   /* backend [NB_LOSS_SLOTS] (model/loss.h) */
 };
 
 /* What the parts of a model need while it is made. */
@@ -150,7 +152,8 @@ size_t nb_real_bytes(const nb_builder *builder, int64_t cols);
 nb_status nb_head_declare(nb_builder *builder, nb_error *err);
 nb_status nb_head_build(nb_builder *builder, nb_error *err);
 void nb_head_place(const nb_builder *builder, nb_arena *working);
-/* Sum of the losses of the scored targets; with `dx`, also the gradients of their mean, into the parameters and dx. */
+/* Sum of the losses of the scored targets, into backend memory; with `dx`, also the gradients of their mean, into the
+ * parameters and dx. */
 nb_status nb_head_loss(struct nb_model *model, const nb_run *run, const void *x, int64_t scored, void *dx,
                        double *sum_of_losses, nb_error *err);
 nb_status nb_head_logits(struct nb_model *model, const nb_run *run, const void *x, float *logits, nb_error *err);

@@ -85,7 +85,7 @@ nb_status nb_head_loss(nb_model *model, const nb_run *run, const void *x, int64_
         nb_mat dnormed = nb_mat_of(row(model, head->dnormed, first), be->act, count, hidden);
         NB_TRY(nb_linear_group_backward(head->linear, run->pass, run->scratch, &normed, &dlogits, &dnormed, err));
     }
-    *sum_of_losses = be->ops->sum(be, head->loss, run->rows);
+    be->ops->sum(be, sum_of_losses, head->loss, run->rows);
     if (!dx)
         return NB_OK;
     nb_norm_backward(be, &head->norm, dx, head->dnormed, x, head->rstd, run->rows);

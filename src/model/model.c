@@ -113,30 +113,53 @@ static void *last_of_stream(const nb_model *model) {
     return model->stream[2 * model->config.layers];
 }
 
-nb_status nb_model_loss(nb_model *model, const nb_batch *batch, const nb_pass *pass, double *loss, nb_error *err) {
-    int64_t scored;
-    double sum;
-    NB_TRY(check_batch(model, batch, true, &scored, err));
+double *nb_model_loss_slots(nb_model *model) {
+    return model->losses;
+}
+
+void nb_model_fetch_losses(nb_model *model, int64_t count, double *sums) {
+    model->be->ops->download(model->be, sums, model->losses, (size_t)count * sizeof *sums);
+}
+
+nb_status nb_model_queue_loss(nb_model *model, const nb_batch *batch, const nb_pass *pass, double *sum, int64_t *scored,
+                              nb_error *err) {
+    NB_TRY(check_batch(model, batch, true, scored, err));
     nb_run run = begin(model, batch, pass, true, false);
     NB_TRY(nb_decoder_forward(model, &run, err));
-    NB_TRY(nb_head_loss(model, &run, last_of_stream(model), scored, NULL, &sum, err));
-    *loss = scored > 0 ? sum / (double)scored : 0.0;
+    return nb_head_loss(model, &run, last_of_stream(model), *scored, NULL, sum, err);
+}
+
+nb_status nb_model_queue_loss_and_grads(nb_model *model, const nb_batch *batch, const nb_pass *pass, double *sum,
+                                        int64_t *scored, nb_error *err) {
+    if (!model->training)
+        return nb_fail(err, NB_BAD_USAGE, "model %s was made without gradients", model->config.name);
+    NB_TRY(check_batch(model, batch, true, scored, err));
+    nb_run run = begin(model, batch, pass, true, true);
+    nb_params_begin_backward(&model->params);
+    NB_TRY(nb_decoder_forward(model, &run, err));
+    NB_TRY(nb_head_loss(model, &run, last_of_stream(model), *scored, model->dstream, sum, err));
+    return *scored > 0 ? nb_decoder_backward(model, &run, err) : NB_OK;
+}
+
+static double fetch_loss(nb_model *model, int64_t scored) {
+    double sum;
+    nb_model_fetch_losses(model, 1, &sum);
+    return nb_mean_loss(sum, scored);
+}
+
+nb_status nb_model_loss(nb_model *model, const nb_batch *batch, const nb_pass *pass, double *loss, nb_error *err) {
+    int64_t scored;
+    NB_TRY(nb_model_queue_loss(model, batch, pass, model->losses, &scored, err));
+    *loss = fetch_loss(model, scored);
     return NB_OK;
 }
 
 nb_status nb_model_loss_and_grads(nb_model *model, const nb_batch *batch, const nb_pass *pass, double *loss,
                                   nb_error *err) {
     int64_t scored;
-    double sum;
-    if (!model->training)
-        return nb_fail(err, NB_BAD_USAGE, "model %s was made without gradients", model->config.name);
-    NB_TRY(check_batch(model, batch, true, &scored, err));
-    nb_run run = begin(model, batch, pass, true, true);
-    nb_params_begin_backward(&model->params);
-    NB_TRY(nb_decoder_forward(model, &run, err));
-    NB_TRY(nb_head_loss(model, &run, last_of_stream(model), scored, model->dstream, &sum, err));
-    *loss = scored > 0 ? sum / (double)scored : 0.0;
-    return scored > 0 ? nb_decoder_backward(model, &run, err) : NB_OK;
+    NB_TRY(nb_model_queue_loss_and_grads(model, batch, pass, model->losses, &scored, err));
+    *loss = fetch_loss(model, scored);
+    return NB_OK;
 }
 
 nb_status nb_model_logits(nb_model *model, const nb_batch *batch, const nb_pass *pass, float *logits, nb_error *err) {

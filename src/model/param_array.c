@@ -103,14 +103,18 @@ void nb_param_array_join(nb_param_array *to, const nb_param_array *from) {
     }
 }
 
-double nb_param_array_sum_squares(const nb_param_array *array) {
+int32_t nb_param_array_parts(const nb_param_array *array) {
+    return array->dtype == array->be->real ? 1 : array->count;
+}
+
+void nb_param_array_sum_squares(const nb_param_array *array, double *parts) {
     nb_backend *be = array->be;
-    if (array->dtype == be->real)
-        return be->ops->sum_squares(be, array->data, array->elements);
-    double sum = 0;
+    if (array->dtype == be->real) {
+        be->ops->sum_squares(be, parts, array->data, array->elements);
+        return;
+    }
     for (int32_t i = 0; i < array->count; i++) {
         const nb_scaled tensor = nb_param_array_at(array, i);
-        sum += be->ops->scaled_sum_squares(be, &tensor, array->at[i].length);
+        be->ops->scaled_sum_squares(be, parts + i, &tensor, array->at[i].length);
     }
-    return sum;
 }

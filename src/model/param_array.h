@@ -41,8 +41,10 @@ void nb_param_array_add(nb_param_array *to, const nb_param_array *from); /* to +
 /* The same on numbers under the same scales: each sum is rounded and saturates. Narrow types with scales only. */
 void nb_param_array_join(nb_param_array *to, const nb_param_array *from);
 
-/* NaN and Inf propagate. */
-double nb_param_array_sum_squares(const nb_param_array *array);
+/* The sum of squares in parts that add up in order: one, or one a tensor where the type is not real. `parts` is backend
+ * memory for nb_param_array_parts() doubles. NaN and Inf propagate. */
+int32_t nb_param_array_parts(const nb_param_array *array);
+void nb_param_array_sum_squares(const nb_param_array *array, double *parts);
 
 /* The gradients of a model made for training, as its recipe keeps them. */
 nb_param_array *nb_model_gradients(nb_model *model);

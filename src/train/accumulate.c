@@ -52,42 +52,34 @@ static int32_t take_buffer(nb_accumulator *acc) {
 }
 
 /* The last micro-batch closes every open subtree: the sum runs through `grads`, smallest first. */
-static void close_tree(nb_accumulator *acc, nb_param_array *grads, double *loss) {
-    for (int32_t level = 0; level < NB_ACCUMULATE_LEVELS; level++) {
-        int32_t open = acc->at_level[level];
-        if (open < 0)
-            continue;
-        nb_param_array_add(grads, &acc->buffer[open]);
-        *loss += acc->loss[level];
-    }
+static void close_tree(nb_accumulator *acc, nb_param_array *grads) {
+    for (int32_t level = 0; level < NB_ACCUMULATE_LEVELS; level++)
+        if (acc->at_level[level] >= 0)
+            nb_param_array_add(grads, &acc->buffer[acc->at_level[level]]);
 }
 
-void nb_accumulator_add(nb_accumulator *acc, nb_param_array *grads, double *loss) {
+void nb_accumulator_add(nb_accumulator *acc, nb_param_array *grads) {
     acc->seen++;
     if (acc->seen == acc->count) {
-        close_tree(acc, grads, loss);
+        close_tree(acc, grads);
         return;
     }
     if (acc->at_level[0] < 0) {
         int32_t fresh = take_buffer(acc);
         nb_param_array_copy(&acc->buffer[fresh], grads);
         acc->at_level[0] = fresh;
-        acc->loss[0] = *loss;
         return;
     }
     int32_t carry = acc->at_level[0];
     nb_param_array_add(&acc->buffer[carry], grads);
-    double carried_loss = acc->loss[0] + *loss;
     acc->at_level[0] = -1;
     int32_t level = 1;
     for (; acc->at_level[level] >= 0; level++) {
         int32_t left = acc->at_level[level];
         nb_param_array_add(&acc->buffer[left], &acc->buffer[carry]);
-        carried_loss = acc->loss[level] + carried_loss;
         acc->used[carry] = false;
         carry = left;
         acc->at_level[level] = -1;
     }
     acc->at_level[level] = carry;
-    acc->loss[level] = carried_loss;
 }

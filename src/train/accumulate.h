@@ -20,7 +20,6 @@ typedef struct nb_accumulator {
     nb_param_array buffer[NB_ACCUMULATE_LEVELS];
     bool used[NB_ACCUMULATE_LEVELS];
     int32_t at_level[NB_ACCUMULATE_LEVELS]; /* buffer of the subtree of 2^level micro-batches; -1 = none */
-    double loss[NB_ACCUMULATE_LEVELS];      /* the same tree over the losses */
     int64_t seen;
 } nb_accumulator;
 
@@ -35,6 +34,6 @@ void nb_accumulator_free(nb_accumulator *acc);
 void nb_accumulator_begin(nb_accumulator *acc);
 
 /* Adds the next micro-batch. `grads` may be overwritten. With the last one `grads` receives the whole sum. */
-void nb_accumulator_add(nb_accumulator *acc, nb_param_array *grads, double *loss);
+void nb_accumulator_add(nb_accumulator *acc, nb_param_array *grads);
 
 #endif

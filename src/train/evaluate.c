@@ -1,7 +1,9 @@
 /* evaluate.c: the mean loss over validation data, and the buffers that carry it. */
 #include "trainer.h"
+#include "tree.h"
 
 #include "base/progress.h"
+#include "model/loss.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -38,33 +40,46 @@ nb_status nb_open_validation(const nb_run_config *config, const char *path, int6
     return NB_OK;
 }
 
-/* Targets from sequence `used` on are not scored. Returns how many targets of the micro-batch are. */
-static int64_t score_only(nb_batch_buffer *buffer, int64_t used) {
-    int64_t scored = 0, seq = buffer->view.seq, all = buffer->view.batch * seq;
+/* Targets from sequence `used` on are not scored. */
+static void score_only(nb_batch_buffer *buffer, int64_t used) {
+    int64_t seq = buffer->view.seq, all = buffer->view.batch * seq;
     for (int64_t i = used * seq; i < all; i++)
         buffer->buffers.targets[i] = -1;
-    for (int64_t i = 0; i < all; i++)
-        scored += buffer->buffers.targets[i] >= 0;
-    return scored;
+}
+
+/* Micro-batches first .. first + count; the sum of each goes into `sums`, in order, once all are through. */
+static nb_status sum_losses(nb_model *model, const nb_dataset *data, nb_batch_buffer *buffer, const nb_pass *pass,
+                            int64_t first, int64_t count, nb_sum_tree *sums, int64_t *tokens, nb_error *err) {
+    double sum[NB_LOSS_SLOTS], *slots = nb_model_loss_slots(model);
+    const int64_t batch = buffer->view.batch, sequences = nb_dataset_sequences(data);
+    for (int64_t i = 0; i < count; i++) {
+        nb_pass here = *pass;
+        int64_t scored, left = sequences - (first + i) * batch;
+        here.micro_batch = (uint32_t)(first + i);
+        NB_TRY(nb_dataset_fill(data, first + i, batch, &buffer->buffers, err));
+        score_only(buffer, left < batch ? left : batch);
+        NB_TRY(nb_model_queue_loss(model, &buffer->view, &here, slots + i, &scored, err));
+        *tokens += scored;
+    }
+    nb_model_fetch_losses(model, count, sum);
+    for (int64_t i = 0; i < count; i++)
+        nb_tree_add(sums, sum[i]);
+    return NB_OK;
 }
 
 nb_status nb_evaluate(nb_model *model, const nb_dataset *data, nb_batch_buffer *buffer, const nb_pass *pass,
                       nb_eval_report *report, nb_error *err) {
-    double begin = nb_seconds(), sum = 0;
-    int64_t batch = buffer->view.batch, sequences = nb_dataset_sequences(data), tokens = 0;
-    for (int64_t first = 0; first < sequences; first += batch) {
-        nb_pass here = *pass;
-        here.micro_batch = (uint32_t)(first / batch);
-        NB_TRY(nb_dataset_fill(data, first / batch, batch, &buffer->buffers, err));
-        int64_t scored = score_only(buffer, sequences - first < batch ? sequences - first : batch);
-        double loss;
-        NB_TRY(nb_model_loss(model, &buffer->view, &here, &loss, err));
-        sum += loss * (double)scored;
-        tokens += scored;
+    const int64_t batch = buffer->view.batch, batches = (nb_dataset_sequences(data) + batch - 1) / batch;
+    const double begin = nb_seconds();
+    nb_sum_tree sums = {0};
+    int64_t tokens = 0;
+    for (int64_t first = 0; first < batches; first += NB_LOSS_SLOTS) {
+        int64_t count = batches - first < NB_LOSS_SLOTS ? batches - first : NB_LOSS_SLOTS;
+        NB_TRY(sum_losses(model, data, buffer, pass, first, count, &sums, &tokens, err));
     }
     report->step = pass->step;
     report->tokens = tokens;
-    report->loss = tokens ? sum / (double)tokens : NAN;
+    report->loss = tokens ? nb_tree_total(&sums) / (double)tokens : NAN;
     report->seconds = nb_seconds() - begin;
     return NB_OK;
 }

@@ -2,7 +2,6 @@
 #include "optimizer.h"
 #include "backend/table.h"
 
-#include <math.h>
 #include <string.h>
 
 nb_status nb_optimizer_create(nb_backend *be, const nb_model *model, const nb_optimizer_state *state, nb_optimizer *out,
@@ -25,10 +24,6 @@ void nb_optimizer_restart(nb_optimizer *optimizer) {
     nb_param_array_zero(&optimizer->m);
     nb_param_array_zero(&optimizer->v);
     optimizer->updates = 0;
-}
-
-double nb_gradient_norm(const nb_param_array *grads, double scale) {
-    return sqrt(nb_param_array_sum_squares(grads)) * scale;
 }
 
 double nb_clip_factor(double norm, double clip) {

@@ -18,9 +18,6 @@ void nb_optimizer_free(nb_optimizer *optimizer);
 /* As if no update had been made. */
 void nb_optimizer_restart(nb_optimizer *optimizer);
 
-/* Root of the sum of squares of `grads` times `scale`; NaN and Inf propagate. */
-double nb_gradient_norm(const nb_param_array *grads, double scale);
-
 /* Factor that brings a gradient of this norm to at most `clip` (0 = no clipping). */
 double nb_clip_factor(double norm, double clip);
 

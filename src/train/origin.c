@@ -54,7 +54,7 @@ static int32_t last_bad(nb_trainer *t, bool gradients) {
         const nb_param *p = nb_model_param(t->model, i);
         const nb_scaled tensor =
             gradients ? nb_param_array_at(nb_model_gradients(t->model), i) : nb_model_master(t->model, i);
-        if (!isfinite(t->be->ops->scaled_sum_squares(t->be, &tensor, p->rows * p->cols)))
+        if (!isfinite(nb_results_squares(&t->results, &tensor, p->rows * p->cols)))
             return i;
     }
     return -1;
@@ -62,11 +62,9 @@ static int32_t last_bad(nb_trainer *t, bool gradients) {
 
 /* The step's micro-batches again with `lens`, until the finder has found something. The gradients of the last stay. */
 static void run_again(nb_trainer *t, const nb_lens *lens, const char *where) {
-    for (int64_t i = 0; i < t->config.accumulation && !where[0]; i++) {
-        double loss = 0;
-        if (nb_trainer_micro_batch(t, i, lens, &loss, NULL) != NB_OK)
+    for (int64_t i = 0; i < t->config.accumulation && !where[0]; i++)
+        if (nb_trainer_micro_batch(t, i, lens, NULL) != NB_OK)
             return;
-    }
 }
 
 static void find_nonfinite(nb_trainer *t, char *where, size_t size) {
@@ -78,11 +76,10 @@ static void find_nonfinite(nb_trainer *t, char *where, size_t size) {
     finder found = {where, size};
     nb_lens lens = {.context = &found, .counts = true, .operand = look_for_nonfinite};
     for (int64_t i = 0; i < t->config.accumulation; i++) {
-        double loss = 0;
-        if (nb_trainer_micro_batch(t, i, &lens, &loss, NULL) != NB_OK || where[0])
+        if (nb_trainer_micro_batch(t, i, &lens, NULL) != NB_OK || where[0])
             return;
         bad = last_bad(t, true);
-        if (bad >= 0 || !isfinite(loss)) {
+        if (bad >= 0 || !isfinite(nb_results_loss(&t->results, i))) {
             snprintf(where, size, "%s%s", bad >= 0 ? "gradient of " : "the loss",
                      bad >= 0 ? nb_model_param(t->model, bad)->name : "");
             return;
@@ -104,7 +101,7 @@ static void find_largest(nb_trainer *t, char *where, size_t size) {
     for (int32_t i = 0; i < nb_model_param_count(t->model); i++) {
         const nb_param *p = nb_model_param(t->model, i);
         const nb_scaled tensor = nb_param_array_at(nb_model_gradients(t->model), i);
-        double squares = t->be->ops->scaled_sum_squares(t->be, &tensor, p->rows * p->cols);
+        double squares = nb_results_squares(&t->results, &tensor, p->rows * p->cols);
         sum += squares;
         if (squares > largest) {
             largest = squares;

@@ -5,6 +5,7 @@
 
 #include "base/progress.h"
 #include "model/hf.h"
+#include "model/loss.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -72,7 +73,8 @@ static nb_status build(nb_trainer *t, nb_error *err) {
     NB_TRY(nb_model_create(t->be, &t->model_config, &t->recipe, c->micro_batch, c->seq, true, &t->model, err));
     nb_model_init(t->model, (uint32_t)c->seeds.init);
     NB_TRY(nb_optimizer_create(t->be, t->model, &t->recipe.optimizer_state, &t->optimizer, err));
-    return nb_accumulator_create(nb_model_gradients(t->model), c->accumulation, &t->accumulator, err);
+    NB_TRY(nb_accumulator_create(nb_model_gradients(t->model), c->accumulation, &t->accumulator, err));
+    return nb_results_create(t->be, nb_model_gradients(t->model), c->accumulation, &t->results, err);
 }
 
 nb_status nb_trainer_create(nb_backend *be, const nb_run_config *config, const nb_trainer_options *options,
@@ -109,6 +111,7 @@ nb_status nb_trainer_create(nb_backend *be, const nb_run_config *config, const n
 void nb_trainer_free(nb_trainer *t) {
     if (!t)
         return;
+    nb_results_free(&t->results);
     nb_accumulator_free(&t->accumulator);
     nb_optimizer_free(&t->optimizer);
     nb_model_free(t->model);
@@ -192,24 +195,24 @@ static bool asked_to_stop(const nb_trainer *t) {
     return t->callbacks.stop && t->callbacks.stop(t->callbacks.user);
 }
 
-nb_status nb_trainer_micro_batch(nb_trainer *t, int64_t index, const struct nb_lens *lens, double *loss,
-                                 nb_error *err) {
+nb_status nb_trainer_micro_batch(nb_trainer *t, int64_t index, const struct nb_lens *lens, nb_error *err) {
     int64_t number = t->at.next_batch * t->config.accumulation + index;
     NB_TRY(nb_dataset_fill(t->train, number, t->config.micro_batch, &t->batch.buffers, err));
     nb_pass pass = nb_trainer_pass(t, index);
     pass.lens = lens;
     nb_param_array_zero(nb_model_gradients(t->model));
-    return nb_model_loss_and_grads(t->model, &t->batch.view, &pass, loss, err);
+    return nb_model_queue_loss_and_grads(t->model, &t->batch.view, &pass, t->results.memory + index,
+                                         t->results.scored + index, err);
 }
 
-/* Sums loss and gradients of all micro-batches; the model's gradients hold the sum. */
-static nb_status accumulate(nb_trainer *t, double *loss_sum, nb_error *err) {
+/* Sums the gradients of all micro-batches; the model's gradients hold the sum. */
+static nb_status accumulate(nb_trainer *t, nb_error *err) {
     nb_accumulator_begin(&t->accumulator);
     for (int64_t i = 0; i < t->config.accumulation; i++) {
         if (asked_to_stop(t))
             return nb_fail(err, NB_INTERRUPTED, "stopped by a signal after %lld steps", (long long)t->at.step);
-        NB_TRY(nb_trainer_micro_batch(t, i, i == 0 ? t->lens : NULL, loss_sum, err));
-        nb_accumulator_add(&t->accumulator, nb_model_gradients(t->model), loss_sum);
+        NB_TRY(nb_trainer_micro_batch(t, i, i == 0 ? t->lens : NULL, err));
+        nb_accumulator_add(&t->accumulator, nb_model_gradients(t->model));
     }
     return NB_OK;
 }
@@ -252,14 +255,14 @@ static void fill_times(nb_trainer *t, nb_step_report *r, double seconds) {
 
 nb_status nb_trainer_step(nb_trainer *t, nb_step_report *r, nb_error *err) {
     memset(r, 0, sizeof *r);
-    double begin = nb_seconds();
+    double begin = nb_seconds(), squares;
     double scale = 1.0 / (double)t->config.accumulation;
     r->step = t->at.step + 1;
     r->steps = t->steps;
-    NB_TRY(accumulate(t, &r->loss, err));
+    NB_TRY(accumulate(t, err));
     const nb_param_array *grads = nb_model_gradients(t->model);
-    r->loss *= scale;
-    r->norm = nb_gradient_norm(grads, scale);
+    nb_results_fetch(&t->results, grads, &r->loss, &squares);
+    r->norm = sqrt(squares) * scale;
     r->lr = t->config.optimizer.lr * nb_schedule_factor(&t->config.schedule, t->at.step, t->steps);
     r->loss_z = nb_window_score(&t->at.loss_window, r->loss);
     r->norm_z = nb_window_score(&t->at.norm_window, r->norm);

@@ -9,6 +9,7 @@
 #include "optimizer.h"
 #include "data/tokenizer.h"
 #include "data/tokenizer_kept.h"
+#include "results.h"
 
 #define NB_PASSED_MAX 4096
 
@@ -42,6 +43,7 @@ struct nb_trainer {
     nb_batch_buffer batch;
     nb_optimizer optimizer;
     nb_accumulator accumulator;
+    nb_results results;
     nb_position at;
     int64_t steps;
     const int64_t *branches; /* steps whose checkpoints are written and kept whatever the run file says */
@@ -59,10 +61,9 @@ nb_pass nb_run_pass(const nb_run_config *config, const nb_recipe *recipe, int64_
 /* Where the pass of micro-batch `micro_batch` of the present step stands. */
 nb_pass nb_trainer_pass(const nb_trainer *trainer, int64_t micro_batch);
 
-/* Loss and gradients of micro-batch `index` of the present step alone, into the model's gradients. `lens` may be NULL.
- */
-nb_status nb_trainer_micro_batch(nb_trainer *trainer, int64_t index, const struct nb_lens *lens, double *loss,
-                                 nb_error *err);
+/* Loss and gradients of micro-batch `index` of the present step alone, into `results` and the model's gradients. `lens`
+ * may be NULL. */
+nb_status nb_trainer_micro_batch(nb_trainer *trainer, int64_t index, const struct nb_lens *lens, nb_error *err);
 
 /* Goes past the present step without touching a parameter. */
 void nb_trainer_skip(nb_trainer *trainer);

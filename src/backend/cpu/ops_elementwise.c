@@ -95,12 +95,12 @@ static double sum_pieces(nb_backend *be, double (*piece)(const float *x, int64_t
     return part[0];
 }
 
-double nb_cpu_sum(nb_backend *be, const void *x, int64_t n) {
-    return sum_pieces(be, nb_cpu_kernels_of(be)->sum, x, n);
+void nb_cpu_sum(nb_backend *be, double *out, const void *x, int64_t n) {
+    *out = sum_pieces(be, nb_cpu_kernels_of(be)->sum, x, n);
 }
 
-double nb_cpu_sum_squares(nb_backend *be, const void *x, int64_t n) {
-    return sum_pieces(be, nb_cpu_kernels_of(be)->sum_squares, x, n);
+void nb_cpu_sum_squares(nb_backend *be, double *out, const void *x, int64_t n) {
+    *out = sum_pieces(be, nb_cpu_kernels_of(be)->sum_squares, x, n);
 }
 
 /* ---- embedding ---- */

@@ -153,7 +153,7 @@ void nb_cpu_scaled_join(nb_backend *be, const nb_scaled *to, const nb_scaled *fr
     run(be, &w, n);
 }
 
-double nb_cpu_scaled_sum_squares(nb_backend *be, const nb_scaled *t, int64_t n) {
+void nb_cpu_scaled_sum_squares(nb_backend *be, double *out, const nb_scaled *t, int64_t n) {
     enum { PIECES = 256 };
     const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);
     const float factor = nb_scaled_factor(t);
@@ -171,5 +171,5 @@ double nb_cpu_scaled_sum_squares(nb_backend *be, const nb_scaled *t, int64_t n) 
     for (int width = PIECES / 2; width; width /= 2)
         for (int i = 0; i < width; i++)
             part[i] += part[i + width];
-    return part[0];
+    *out = part[0];
 }

@@ -77,13 +77,13 @@ void nb_ref_scaled_join(nb_backend *be, const nb_scaled *to, const nb_scaled *fr
         store(to, 1, i, value(to, 1, i) + value(from, 1, i));
 }
 
-double nb_ref_scaled_sum_squares(nb_backend *be, const nb_scaled *x, int64_t n) {
+void nb_ref_scaled_sum_squares(nb_backend *be, double *out, const nb_scaled *x, int64_t n) {
     (void)be;
     float factor = nb_scaled_factor(x);
     double sum = 0;
     for (int64_t i = 0; i < n; i++)
         sum += (double)value(x, factor, i) * (double)value(x, factor, i);
-    return sum;
+    *out = sum;
 }
 
 void nb_ref_scaled_adamw(nb_backend *be, const nb_scaled *param, const nb_scaled *m, const nb_scaled *v,
