@@ -32,7 +32,7 @@ static inline nb_quantizer nvfp4(int rows) {
 static inline void show(nb_backend *be, const nb_lens *lens, const char *module, nb_role role, const nb_mat *source,
                         int block_rows) {
     nb_quantizer q = nvfp4(block_rows);
-    void *memory = be->ops->alloc(be, nb_qtensor_bytes(&q, source->rows, source->cols).total);
+    void *memory = be->ops->alloc(be, nb_qtensor_bytes(&q, source->rows, source->cols).total, "codes");
     nb_qtensor codes = nb_qtensor_place(&q, source->rows, source->cols, memory);
     nb_quantize_stats stats = {0};
     nb_noise noise = {0};

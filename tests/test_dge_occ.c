@@ -136,7 +136,7 @@ static void dge_uses_the_scales(void **state) {
         q.outer = kind == 1 ? NB_OUTER_TENSOR : kind == 2 ? NB_OUTER_ROW128 : NB_OUTER_NONE;
         q.block_rows = 1;
         q.block_cols = kind ? 16 : NB_BLOCK_ALL;
-        void *memory = be->ops->alloc(be, nb_qtensor_bytes(&q, N, K).total);
+        void *memory = be->ops->alloc(be, nb_qtensor_bytes(&q, N, K).total, "codes");
         nb_qtensor codes = nb_qtensor_place(&q, N, K, memory);
         for (int i = 0; i < N * K; i++)
             dw[i] = 1;
@@ -330,7 +330,7 @@ static quality of_clamping(nb_backend *be, const uint16_t *x, double alpha, bool
     q.block_rows = 1;
     q.block_cols = NB_BLOCK_ALL;
     q.round = NB_ROUND_UP;
-    void *memory = be->ops->alloc(be, nb_qtensor_bytes(&q, TOKENS, WIDTH).total);
+    void *memory = be->ops->alloc(be, nb_qtensor_bytes(&q, TOKENS, WIDTH).total, "codes");
     nb_qtensor codes = nb_qtensor_place(&q, TOKENS, WIDTH, memory);
     assert_int_equal(be->ops->clamp_rows(be, &to, &o.sparse, &from, low, high, false, NULL), NB_OK);
     assert_int_equal(be->ops->quantize(be, &codes, &to, false, NULL, NULL, NULL), NB_OK);

@@ -47,14 +47,14 @@ static void memory_is_aligned_and_zero(void **state) {
     nb_backend *be = NULL;
     assert_int_equal(nb_backend_open("cpu", NULL, &be, NULL), NB_OK);
     for (size_t bytes = 0; bytes < 300; bytes += 37) {
-        unsigned char *p = be->ops->alloc(be, bytes);
+        unsigned char *p = be->ops->alloc(be, bytes, "a test");
         assert_non_null(p);
         assert_int_equal((uintptr_t)p % 64, 0);
         for (size_t i = 0; i < bytes; i++)
             assert_int_equal(p[i], 0);
         be->ops->release(be, p);
     }
-    assert_null(be->ops->alloc(be, SIZE_MAX - 8));
+    assert_null(be->ops->alloc(be, SIZE_MAX - 8, "a test"));
     nb_backend_free(be);
 }
 

@@ -15,7 +15,7 @@ static void overfit(nb_family family, const nb_recipe *recipe, int steps, double
     nb_model *model = case_model(be, &config, recipe, true);
     const int64_t n = nb_model_param_elements(model);
     const size_t bytes = (size_t)n * sizeof(float);
-    void *m = be->ops->alloc(be, bytes), *v = be->ops->alloc(be, bytes);
+    void *m = be->ops->alloc(be, bytes, "moments"), *v = be->ops->alloc(be, bytes, "moments");
     case_batch b;
     make_case_batch(&b, config.vocab, 1);
     for (int step = 1; step <= steps; step++) {
@@ -298,8 +298,8 @@ typedef struct failing_backend {
 
 static int allowed, alive;
 
-static void *failing_alloc(nb_backend *be, size_t bytes) {
-    void *memory = allowed-- > 0 ? ((failing_backend *)be)->real->ops->alloc(be, bytes) : NULL;
+static void *failing_alloc(nb_backend *be, size_t bytes, const char *what) {
+    void *memory = allowed-- > 0 ? ((failing_backend *)be)->real->ops->alloc(be, bytes, what) : NULL;
     alive += memory != NULL;
     return memory;
 }
@@ -359,6 +359,10 @@ static void bad_requests(void **state) {
     make_case_batch(&b, config.vocab, 1);
     b.batch.batch = 3;
     assert_int_equal(nb_model_loss(model, &b.batch, &pass, &loss, &err), NB_BAD_USAGE);
+    make_case_batch(&b, config.vocab, 1);
+    b.doc_start[CASE_SEQ + 2] = 1;
+    assert_int_equal(nb_model_loss(model, &b.batch, &pass, &loss, &err), NB_BAD_USAGE);
+    assert_non_null(strstr(err.message, "doc_start 1 at position 2 of sequence 1"));
     make_case_batch(&b, config.vocab, 1);
     for (int i = 0; i < CASE_ROWS; i++)
         b.targets[i] = -1;

@@ -23,7 +23,8 @@ static nb_attention attention_of(shape s) {
         int32_t start = c->document ? t - (t + phase) % c->document : 0;
         doc_start[i] = start < 0 ? 0 : start;
     }
-    nb_attention a = {c->batch, c->seq, c->heads, c->kv_heads, c->head_dim, 1 / sqrt((double)c->head_dim), doc_start};
+    nb_attention a = {c->batch,  c->seq, c->heads, c->kv_heads, c->head_dim, 1 / sqrt((double)c->head_dim),
+                      doc_start, NULL,   0,        0,           0,           0};
     return a;
 }
 
@@ -139,7 +140,7 @@ static void attention_with_far_scores(void **state) {
     enum { SEQ = 200, DIM = 32 };
     int32_t *doc_start = poisoned(SEQ * sizeof *doc_start);
     memset(doc_start, 0, SEQ * sizeof *doc_start);
-    nb_attention a = {1, SEQ, 1, 1, DIM, 1, doc_start};
+    nb_attention a = {1, SEQ, 1, 1, DIM, 1, doc_start, NULL, 0, 0, 0, 0};
     double *q = zeros(SEQ * DIM), *k = zeros(SEQ * DIM);
     for (int64_t t = 0; t < SEQ; t++) {
         int64_t mark = t / 50 + 1;
@@ -162,10 +163,67 @@ static void attention_with_far_scores(void **state) {
     }
 }
 
+/* One product for q, k and v: each head's channels lie among those of the others, and nothing else is touched. */
+static void strides(void **state) {
+    (void)state;
+    enum { BATCH = 2, SEQ = 70, HEADS = 4, KV = 2, DIM = 24, ROWS = BATCH * SEQ };
+    enum { Q = HEADS * DIM, K = KV * DIM, ALL = Q + 2 * K };
+    int32_t *doc_start = poisoned(ROWS * sizeof *doc_start);
+    for (int i = 0; i < ROWS; i++)
+        doc_start[i] = i % SEQ < 20 ? 0 : 20;
+    const nb_attention dense = {BATCH, SEQ, HEADS, KV, DIM, 0.2, doc_start, NULL, 0, 0, 0, 0};
+    const nb_attention wide = {BATCH, SEQ, HEADS, KV, DIM, 0.2, doc_start, NULL, ALL, ALL, ALL, Q + 8};
+    nb_backend *backends[] = {cpu(NB_ISA_SCALAR, 1), cpu(NB_ISA_PORTABLE, 1), cpu(NB_ISA_AUTO, 2)};
+    for (int i = 0; i < 3; i++) {
+        nb_backend *be = backends[i];
+        const double *values = act_in(5, ROWS * ALL, 1), *gradient = act_in(6, ROWS * Q, 1);
+        uint16_t *qkv = put(NB_BF16, values, ROWS * ALL), *dqkv = put(NB_BF16, NULL, ROWS * ALL);
+        uint16_t *q = put(NB_BF16, NULL, ROWS * Q), *k = put(NB_BF16, NULL, ROWS * K),
+                 *v = put(NB_BF16, NULL, ROWS * K);
+        uint16_t *dq = put(NB_BF16, NULL, ROWS * Q), *dk = put(NB_BF16, NULL, ROWS * K);
+        uint16_t *dv = put(NB_BF16, NULL, ROWS * K), *o = put(NB_BF16, NULL, ROWS * Q),
+                 *d_o = put(NB_BF16, gradient, ROWS * Q);
+        uint16_t *far_o = put(NB_BF16, zeros(ROWS * (Q + 8)), ROWS * (Q + 8)),
+                 *far_do = put(NB_BF16, zeros(ROWS * (Q + 8)), ROWS * (Q + 8));
+        float *lse = put(NB_F32, NULL, BATCH * HEADS * SEQ), *far_lse = put(NB_F32, NULL, BATCH * HEADS * SEQ);
+        for (int r = 0; r < ROWS; r++) {
+            memcpy(q + r * Q, qkv + r * ALL, Q * sizeof *q);
+            memcpy(k + r * K, qkv + r * ALL + Q, K * sizeof *k);
+            memcpy(v + r * K, qkv + r * ALL + Q + K, K * sizeof *v);
+            memcpy(far_do + r * (Q + 8), d_o + r * Q, Q * sizeof *d_o);
+        }
+        const nb_backend_ops *ops = be->ops;
+        assert_int_equal(ops->attention_forward(be, &dense, o, lse, q, k, v, NULL), NB_OK);
+        assert_int_equal(ops->attention_forward(be, &wide, far_o, far_lse, qkv, qkv + Q, qkv + Q + K, NULL), NB_OK);
+        assert_int_equal(ops->attention_backward(be, &dense, dq, dk, dv, d_o, o, lse, q, k, v, NULL), NB_OK);
+        assert_int_equal(ops->attention_backward(be, &wide, dqkv, dqkv + Q, dqkv + Q + K, far_do, far_o, far_lse, qkv,
+                                                 qkv + Q, qkv + Q + K, NULL),
+                         NB_OK);
+        assert_memory_equal(lse, far_lse, BATCH * HEADS * SEQ * sizeof *lse);
+        for (int r = 0; r < ROWS; r++) {
+            assert_memory_equal(far_o + r * (Q + 8), o + r * Q, Q * sizeof *o);
+            assert_memory_equal(dqkv + r * ALL, dq + r * Q, Q * sizeof *dq);
+            assert_memory_equal(dqkv + r * ALL + Q, dk + r * K, K * sizeof *dk);
+            assert_memory_equal(dqkv + r * ALL + Q + K, dv + r * K, K * sizeof *dv);
+            for (int c = Q; c < Q + 8; c++)
+                assert_int_equal(far_o[r * (Q + 8) + c], 0);
+        }
+        nb_backend_free(be);
+    }
+    nb_error err = {0};
+    nb_attention narrow = wide;
+    narrow.v_stride = K - 1;
+    nb_backend *be = cpu(NB_ISA_AUTO, 1);
+    assert_int_equal(be->ops->attention_forward(be, &narrow, NULL, NULL, NULL, NULL, NULL, &err), NB_BAD_USAGE);
+    assert_non_null(strstr(err.message, "v_stride 47; expected 0 (dense) or at least 48"));
+    nb_backend_free(be);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(attention, release_buffers),
         cmocka_unit_test_teardown(attention_with_far_scores, release_buffers),
+        cmocka_unit_test_teardown(strides, release_buffers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -37,6 +37,10 @@ typedef struct nb_attention {
     int64_t batch, seq, heads, kv_heads, head_dim;
     double scale;             /* on q.k; 1/sqrt(head_dim) as a rule */
     const int32_t *doc_start; /* [batch, seq]: first position that a query may attend to; causal besides */
+    const int32_t *doc_end;   /* [batch, seq]: one past the last position of the document; NULL: go by doc_start */
+    /* Elements from one position to the next; 0: heads * head_dim (kv_heads * head_dim), dense. Gradients lie as what
+     * they are of: dq as q, do as o. */
+    int64_t q_stride, k_stride, v_stride, o_stride;
 } nb_attention;
 
 /* Gated linear attention (specs: fla). q, k, gate: [batch, seq, heads, key_dim]; v, o: [batch, seq, heads, value_dim].

@@ -30,10 +30,17 @@ void nb_backend_free(nb_backend *be) {
     free(object);
 }
 
+nb_status nb_backend_take(nb_backend *be, size_t bytes, const char *what, void **memory, nb_error *err) {
+    *memory = be->ops->alloc(be, bytes, what);
+    if (*memory)
+        return NB_OK;
+    return nb_fail(err, NB_NO_MEMORY, "no memory for %s: %.1f MiB", what, (double)bytes / 1048576.0);
+}
+
 /* ---- the table's doors for programs outside ---- */
 
 void *nb_backend_alloc(nb_backend *be, size_t bytes) {
-    return be->ops->alloc(be, bytes);
+    return be->ops->alloc(be, bytes, "arrays of the program");
 }
 
 void nb_backend_release(nb_backend *be, void *memory) {
@@ -85,8 +92,8 @@ void *nb_host_reserve(size_t *bytes) {
     return memory;
 }
 
-void *nb_host_alloc(nb_backend *be, size_t bytes) {
-    (void)be;
+void *nb_host_alloc(nb_backend *be, size_t bytes, const char *what) {
+    (void)be, (void)what;
     void *memory = nb_host_reserve(&bytes);
     if (memory)
         memset(memory, 0, bytes);
@@ -118,6 +125,7 @@ void nb_host_fill_zero(nb_backend *be, void *to, size_t bytes) {
         memset(to, 0, bytes);
 }
 
-void nb_host_synchronize(nb_backend *be) {
-    (void)be;
+nb_status nb_host_synchronize(nb_backend *be, nb_error *err) {
+    (void)be, (void)err; /* every operation is done when it returns */
+    return NB_OK;
 }

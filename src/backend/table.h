@@ -26,4 +26,7 @@ struct nb_backend {
     void *state; /* of the implementation */
 };
 
+/* alloc, or the one sentence of all refusals: "no memory for WHAT: 12.3 MiB". */
+nb_status nb_backend_take(nb_backend *be, size_t bytes, const char *what, void **memory, nb_error *err);
+
 #endif

@@ -23,7 +23,7 @@ NB_BENCHES(NB_BENCH_DECLARE)
 /* Something to be timed. */
 typedef struct nb_contender {
     const char *name;
-    nb_status (*run)(void *state, nb_error *err);
+    nb_status (*run)(void *state, nb_error *err); /* returns when the work is done: on a backend it synchronizes */
     void *state;
     double best;         /* seconds: the fastest of all runs */
     const char *missing; /* why this machine cannot run it: it is left out; NULL if it can */

@@ -84,7 +84,7 @@ static nb_status make_operand(nb_backend *be, const nb_quantizer *q, int64_t row
     nb_status status = nb_fail(err, NB_NO_MEMORY, "bench gemm: no memory for an operand of %lld x %lld",
                                (long long)rows, (long long)cols);
     float *values = malloc((size_t)(rows * cols) * sizeof *values);
-    void *memory = be->ops->alloc(be, nb_qtensor_bytes(q, rows, cols).total);
+    void *memory = be->ops->alloc(be, nb_qtensor_bytes(q, rows, cols).total, "operands");
     if (values && memory) {
         for (int64_t i = 0; i < rows * cols; i++) {
             nb_philox_words w = nb_philox(key, 0, (uint32_t)i, (uint32_t)(i >> 32), 0, 0);
@@ -117,13 +117,14 @@ static nb_status make_product(nb_backend *be, const pair *kind, const int64_t sh
     NB_TRY(make_operand(be, &a, shape[0], shape[2], 1, &p->a, err));
     NB_TRY(make_operand(be, &b, shape[1], shape[2], 2, &p->b, err));
     p->c = nb_mat_of(NULL, type, shape[0], shape[1]);
-    p->c.data = be->ops->alloc(be, (size_t)(shape[0] * shape[1]) * nb_dtype_size(type));
+    p->c.data = be->ops->alloc(be, (size_t)(shape[0] * shape[1]) * nb_dtype_size(type), "the result");
     return p->c.data ? NB_OK : nb_fail(err, NB_NO_MEMORY, "bench gemm: no memory for the result");
 }
 
 static nb_status run_product(void *state, nb_error *err) {
     product *p = state;
-    return p->be->ops->gemm_q(p->be, &p->c, &p->a, &p->b, false, err);
+    NB_TRY(p->be->ops->gemm_q(p->be, &p->c, &p->a, &p->b, false, err));
+    return p->be->ops->synchronize(p->be, err);
 }
 
 static void free_plain(plain *p) {
@@ -141,7 +142,8 @@ static nb_status make_plain(nb_backend *be, const int64_t shape[3], nb_dtype typ
     p->c = nb_mat_of(NULL, type, shape[0], shape[1]);
     nb_mat *all[3] = {&p->a, &p->b, &p->c};
     for (int i = 0; i < 3; i++) {
-        all[i]->data = be->ops->alloc(be, (size_t)(all[i]->rows * all[i]->cols) * nb_dtype_size(all[i]->dtype));
+        all[i]->data =
+            be->ops->alloc(be, (size_t)(all[i]->rows * all[i]->cols) * nb_dtype_size(all[i]->dtype), "operands");
         if (!all[i]->data)
             return nb_fail(err, NB_NO_MEMORY, "bench gemm: no memory for BF16 operands");
     }
@@ -150,7 +152,8 @@ static nb_status make_plain(nb_backend *be, const int64_t shape[3], nb_dtype typ
 
 static nb_status run_plain(void *state, nb_error *err) {
     plain *p = state;
-    return p->be->ops->gemm(p->be, &p->c, &p->a, false, &p->b, true, false, err);
+    NB_TRY(p->be->ops->gemm(p->be, &p->c, &p->a, false, &p->b, true, false, err));
+    return p->be->ops->synchronize(p->be, err);
 }
 
 /* ---- the check ---- */

@@ -122,14 +122,15 @@ static nb_status make_problem(const ops_options *o, const nb_backend_options *cp
                    : i < BUFFERS - INDICES ? 4 * p->params
                                            : 4 * p->tokens;
         p->bytes[i] = (size_t)bytes[i];
-        *buffer_of(p, i) = p->be->ops->alloc(p->be, p->bytes[i]);
+        *buffer_of(p, i) = p->be->ops->alloc(p->be, p->bytes[i], "operands");
         if (!*buffer_of(p, i))
             return nb_fail(err, NB_NO_MEMORY,
                            "bench ops: no memory for %lld bytes; take fewer --tokens or a smaller --vocab",
                            (long long)bytes[i]);
     }
-    p->attention = (nb_attention){
-        o->tokens / o->seq, o->seq, o->heads, o->kv_heads, o->head_dim, 1 / sqrt((double)o->head_dim), p->doc_start};
+    p->attention =
+        (nb_attention){o->tokens / o->seq, o->seq, o->heads, o->kv_heads, o->head_dim, 1 / sqrt((double)o->head_dim),
+                       p->doc_start,       NULL,   0,        0,           0,           0};
     p->gla =
         (nb_gla){o->tokens / o->seq, o->seq, o->heads, o->head_dim / 2, o->head_dim, 1 / sqrt((double)o->head_dim / 2),
                  p->doc_start};
@@ -144,9 +145,8 @@ static nb_status make_problem(const ops_options *o, const nb_backend_options *cp
     static nb_status name(void *state, nb_error *err) {                                                                \
         problem *p = state;                                                                                            \
         const nb_backend_ops *ops = p->be->ops;                                                                        \
-        (void)err;                                                                                                     \
         __VA_ARGS__;                                                                                                   \
-        return NB_OK;                                                                                                  \
+        return ops->synchronize(p->be, err);                                                                           \
     }
 
 OPERATION(add, ops->add(p->be, p->act[2], p->act[0], p->act[1], p->tokens * p->hidden))
@@ -304,8 +304,8 @@ static nb_status measure(problem *p, double seconds, nb_error *err) {
     for (int i = 0; i < count; i++)
         list[i] = (nb_contender){rows[i].name, rows[i].run, p, 0, NULL};
     copying copy = {.threads = nb_cpu_of(p->be)->threads};
-    copy.from = p->be->ops->alloc(p->be, COPY_BUFFER);
-    copy.to = p->be->ops->alloc(p->be, COPY_BUFFER);
+    copy.from = p->be->ops->alloc(p->be, COPY_BUFFER, "a copy");
+    copy.to = p->be->ops->alloc(p->be, COPY_BUFFER, "a copy");
     list[count] = (nb_contender){"copy", run_copy, &copy, 0, NULL};
     nb_status status = copy.from && copy.to ? nb_bench_rounds(list, count + 1, seconds, err)
                                             : nb_fail(err, NB_NO_MEMORY, "bench ops: no memory for a copy");

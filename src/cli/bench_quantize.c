@@ -76,13 +76,14 @@ static const nb_noise noise = {.seed = 1, .tensor = 2, .signs = 3};
 
 static nb_status run_task(void *state, nb_error *err) {
     task *t = state;
-    return t->be->ops->quantize(t->be, &t->out, &t->src, t->kind->transpose, &noise, NULL, err);
+    NB_TRY(t->be->ops->quantize(t->be, &t->out, &t->src, t->kind->transpose, &noise, NULL, err));
+    return t->be->ops->synchronize(t->be, err);
 }
 
 /* The operand as the scalar reference makes it, all of it. */
 static nb_status check_task(task *t, nb_error *err) {
     nb_qtensor_size n = nb_qtensor_bytes(&t->out.quantizer, t->out.rows, t->out.cols);
-    void *memory = t->be->ops->alloc(t->be, n.total);
+    void *memory = t->be->ops->alloc(t->be, n.total, "codes");
     if (!memory)
         return nb_fail(err, NB_NO_MEMORY, "bench quantize: no memory for the check");
     nb_qtensor want = nb_qtensor_place(&t->out.quantizer, t->out.rows, t->out.cols, memory);
@@ -105,7 +106,7 @@ static nb_status make_task(nb_backend *be, const kind *k, const nb_mat sources[2
     NB_TRY(nb_quantizer_check_shape(&q, rows, cols, err));
     nb_qtensor_size n = nb_qtensor_bytes(&q, rows, cols);
     t->bytes = n.codes + n.scales + n.outer_scales + (size_t)(rows * cols) * nb_dtype_size(t->src.dtype);
-    void *memory = be->ops->alloc(be, n.total);
+    void *memory = be->ops->alloc(be, n.total, "codes");
     if (!memory)
         return nb_fail(err, NB_NO_MEMORY, "bench quantize: no memory for %lld x %lld codes", (long long)rows,
                        (long long)cols);
@@ -158,12 +159,12 @@ static void print_contest(const contest *c, const char *shape, double numbers) {
 
 static nb_status make_sources(nb_backend *be, int64_t rows, int64_t cols, contest *c, nb_error *err) {
     size_t n = (size_t)(rows * cols);
-    float *x = be->ops->alloc(be, n * sizeof *x);
-    uint16_t *half = be->ops->alloc(be, n * sizeof *half);
+    float *x = be->ops->alloc(be, n * sizeof *x, "numbers");
+    uint16_t *half = be->ops->alloc(be, n * sizeof *half, "numbers");
     c->sources[0] = nb_mat_of(x, NB_F32, rows, cols);
     c->sources[1] = nb_mat_of(half, NB_BF16, rows, cols);
-    c->copy = (copying){nb_cpu_of(be)->threads, (const char *)half, be->ops->alloc(be, n * sizeof *half), rows,
-                        (size_t)cols * sizeof *half};
+    c->copy = (copying){nb_cpu_of(be)->threads, (const char *)half, be->ops->alloc(be, n * sizeof *half, "numbers"),
+                        rows, (size_t)cols * sizeof *half};
     if (!x || !half || !c->copy.to)
         return nb_fail(err, NB_NO_MEMORY, "bench quantize: no memory for %lld x %lld numbers", (long long)rows,
                        (long long)cols);

@@ -191,7 +191,7 @@ static nb_status write_files(nb_backend *be, const nb_qtensor *t, const quantize
 static nb_status quantize(nb_backend *be, const nb_npy *in, const nb_quantizer *q, const nb_noise *noise,
                           const quantize_options *o, nb_error *err) {
     int64_t rows = in->tensor.shape[0], cols = in->tensor.shape[1];
-    void *memory = be->ops->alloc(be, nb_qtensor_bytes(q, rows, cols).total);
+    void *memory = be->ops->alloc(be, nb_qtensor_bytes(q, rows, cols).total, "codes");
     if (!memory)
         return nb_fail(err, NB_NO_MEMORY, "no memory for %lld x %lld codes", (long long)rows, (long long)cols);
     nb_qtensor t = nb_qtensor_place(q, rows, cols, memory);

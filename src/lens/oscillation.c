@@ -31,7 +31,7 @@ void nb_follow_begin(nb_followed_weight *weight) {
 static bool fetch(const nb_lens_operand *seen, const nb_qtensor *rows, float *w, float *q, uint8_t *codes) {
     nb_backend *be = seen->be;
     size_t bytes = (size_t)(rows->rows * rows->cols) * sizeof(float);
-    void *decoded = be->ops->alloc(be, bytes);
+    void *decoded = be->ops->alloc(be, bytes, "decoded weights of the lens");
     if (!decoded)
         return false;
     nb_mat out = nb_mat_of(decoded, NB_F32, rows->rows, rows->cols);
@@ -159,7 +159,7 @@ bool nb_bin_distances(const nb_lens_operand *seen, float shares[10]) {
     nb_qtensor rows = first_rows(q);
     int64_t n = rows.rows * rows.cols;
     size_t bytes = (size_t)n * sizeof(float);
-    float *host = malloc(3 * bytes), *widths = be->ops->alloc(be, bytes);
+    float *host = malloc(3 * bytes), *widths = be->ops->alloc(be, bytes, "bins of the lens");
     bool good = host && widths && fetch(seen, &rows, host, host + n, NULL);
     if (good) {
         be->ops->bin_widths(be, widths, &rows);

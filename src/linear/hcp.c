@@ -72,7 +72,7 @@ static nb_status check_layer(const nb_hcp_state *h, const nb_linear *layer, nb_e
 }
 
 static nb_status place(nb_hcp_state *h, size_t bytes, void **memory, nb_error *err) {
-    *memory = h->group->be->ops->alloc(h->group->be, bytes);
+    *memory = h->group->be->ops->alloc(h->group->be, bytes, "hot channels");
     h->bytes += bytes;
     return *memory ? NB_OK : nb_fail(err, NB_NO_MEMORY, "%s: no memory for its hot channels", h->group->input);
 }

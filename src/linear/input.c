@@ -82,7 +82,7 @@ nb_status nb_input_layout(nb_linear_group *group, nb_error *err) {
         if (!outlives_forward(group, shared))
             continue;
         size_t bytes = shared_bytes(group, shared, NB_FPROP_X);
-        shared->memory = group->be->ops->alloc(group->be, bytes);
+        shared->memory = group->be->ops->alloc(group->be, bytes, "quantized inputs");
         if (!shared->memory)
             return nb_fail(err, NB_NO_MEMORY, "%s: no memory for %zu bytes of quantized input", group->input, bytes);
         group->bytes += bytes;

@@ -48,7 +48,7 @@ static nb_status place_rest(occ *o, nb_error *err) {
         o->rest.room = 1;
     size_t count = (size_t)rows * sizeof(int32_t), entries = (size_t)(rows * o->rest.room);
     o->bytes = count + entries * (sizeof(int32_t) + sizeof(uint16_t));
-    o->memory = be->ops->alloc(be, o->bytes);
+    o->memory = be->ops->alloc(be, o->bytes, "outliers");
     if (!o->memory)
         return nb_fail(err, NB_NO_MEMORY, "%s: no memory for %zu bytes of outliers", o->group->input, o->bytes);
     o->rest.count = o->memory;

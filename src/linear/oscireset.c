@@ -76,11 +76,11 @@ static nb_status place_layer(oscireset *o, const nb_linear *layer, followed *f, 
         return NB_OK;
     f->elements = o->how.variant == NB_OSCI_RATIO ? n : (int64_t)ceil(o->how.top * (double)n);
     for (int a = 0; a < ARRAYS; a++)
-        if (!(f->array[a] = be->ops->alloc(be, sizeof(float) * (size_t)f->elements)))
+        if (!(f->array[a] = be->ops->alloc(be, sizeof(float) * (size_t)f->elements, "what oscireset follows")))
             return nb_fail(err, NB_NO_MEMORY, "%s: no memory to follow its weights", layer->name);
     o->bytes += ARRAYS * sizeof(float) * (size_t)f->elements;
     if (o->how.variant == NB_OSCI_RATIO_TOP) {
-        if (!(f->chosen = be->ops->alloc(be, sizeof(int32_t) * (size_t)f->elements)))
+        if (!(f->chosen = be->ops->alloc(be, sizeof(int32_t) * (size_t)f->elements, "what oscireset follows")))
             return nb_fail(err, NB_NO_MEMORY, "%s: no memory to follow its weights", layer->name);
         o->bytes += sizeof(int32_t) * (size_t)f->elements;
     }

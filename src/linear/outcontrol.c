@@ -60,7 +60,7 @@ static void out_detach(void *state) {
 static nb_status place(outcontrol *o, size_t bytes, void **memory, nb_error *err) {
     if (bytes == 0)
         return NB_OK;
-    *memory = o->group->be->ops->alloc(o->group->be, bytes);
+    *memory = o->group->be->ops->alloc(o->group->be, bytes, "operands and channels of outcontrol");
     o->bytes += bytes;
     return *memory ? NB_OK : nb_fail(err, NB_NO_MEMORY, "%s: no memory for outcontrol", o->group->input);
 }

@@ -45,7 +45,7 @@ static nb_status qema_attach(nb_linear_group *group, int32_t index, void **state
         if (w->element != NB_ELEMENT_E2M1 || w->round == NB_ROUND_STOCHASTIC || w->hadamard_size)
             return nb_fail(err, NB_BAD_CONFIG, "%s: qema needs fprop.w in E2M1, rounded to nearest and not rotated",
                            layer->name);
-        e->average[i] = group->be->ops->alloc(group->be, bytes);
+        e->average[i] = group->be->ops->alloc(group->be, bytes, "averages of weights");
         if (!e->average[i])
             return nb_fail(err, NB_NO_MEMORY, "%s: no memory for the average of its weights", layer->name);
         e->bytes += bytes;

@@ -50,7 +50,7 @@ static bool reads_plain(const nb_linear *layer) {
 static nb_status place(nb_linear_group *group, const nb_linear *layer, size_t bytes, void **memory, nb_error *err) {
     if (bytes == 0)
         return NB_OK;
-    *memory = group->be->ops->alloc(group->be, bytes);
+    *memory = group->be->ops->alloc(group->be, bytes, "quantized and bf16 weights");
     if (!*memory)
         return nb_fail(err, NB_NO_MEMORY, "%s: no memory for %zu bytes of quantized weight", layer->name, bytes);
     group->bytes += bytes;

@@ -97,8 +97,14 @@ static void place(void *layer, const nb_builder *builder, nb_arena *saved, nb_ar
 }
 
 static nb_attention shape(const nb_attention_layer *a, const nb_run *run) {
-    nb_attention s = {run->batch,    run->seq, a->heads, a->kv_heads, a->head_dim, 1.0 / sqrt((double)a->head_dim),
-                      run->doc_start};
+    nb_attention s = {.batch = run->batch,
+                      .seq = run->seq,
+                      .heads = a->heads,
+                      .kv_heads = a->kv_heads,
+                      .head_dim = a->head_dim,
+                      .scale = 1.0 / sqrt((double)a->head_dim),
+                      .doc_start = run->doc_start,
+                      .doc_end = run->doc_end};
     return s;
 }
 

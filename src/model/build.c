@@ -154,7 +154,7 @@ static void place(nb_builder *builder) {
     model->branch_buffer[0] = nb_arena_take(working, hidden);
     model->branch_buffer[1] = model->training ? nb_arena_take(working, hidden) : NULL;
     model->dstream = model->training ? nb_arena_take(working, hidden) : NULL;
-    model->inputs = nb_arena_take(working, 4 * (size_t)model->max_rows * sizeof(int32_t));
+    model->inputs = nb_arena_take(working, NB_INPUTS * (size_t)model->max_rows * sizeof(int32_t));
     model->losses = nb_arena_take(working, NB_LOSS_SLOTS * sizeof *model->losses);
     size_t shared_saved = saved->used, shared_working = working->used;
     for (int32_t i = 0; i < branches; i++) {
@@ -172,12 +172,11 @@ static void place(nb_builder *builder) {
 }
 
 static nb_status reserve(nb_model *model, void **memory, size_t bytes, const char *what, nb_error *err) {
-    *memory = model->be->ops->alloc(model->be, bytes);
-    if (!*memory)
-        return nb_fail(err, NB_NO_MEMORY,
-                       "no memory for %s: %zu MiB for %lld x %lld tokens; a smaller micro-batch "
-                       "needs less",
-                       what, bytes >> 20, (long long)model->max_batch, (long long)model->max_seq);
+    nb_status status = nb_backend_take(model->be, bytes, what, memory, err);
+    if (status != NB_OK)
+        return nb_fail(err, status,
+                       "no memory for %s: %zu MiB for %lld x %lld tokens; a smaller micro-batch needs less", what,
+                       bytes >> 20, (long long)model->max_batch, (long long)model->max_seq);
     return NB_OK;
 }
 

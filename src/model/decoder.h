@@ -17,14 +17,16 @@
 #include "model/params.h"
 #include "nibble/model.h"
 
+enum { NB_INPUTS = 5 }; /* arrays of a micro-batch */
+
 /* One pass over one micro-batch. */
 typedef struct nb_run {
     nb_backend *be;
     const nb_pass *pass;
     nb_scratch *scratch;
-    int64_t batch, seq, rows;                                /* rows = batch * seq: the tokens */
-    const int32_t *tokens, *targets, *positions, *doc_start; /* [rows], backend memory */
-    bool training;                                           /* a backward pass follows */
+    int64_t batch, seq, rows;                                          /* rows = batch * seq: the tokens */
+    const int32_t *tokens, *targets, *positions, *doc_start, *doc_end; /* [rows], backend memory */
+    bool training;                                                     /* a backward pass follows */
 } nb_run;
 
 /* [rows, cols] of type act. */
@@ -116,7 +118,8 @@ struct nb_model {
     size_t saved_bytes, working_bytes, group_bytes;
     void **stream;                    /* [2 * layers + 1] act [rows, hidden]: the residual stream */
     void *dstream, *branch_buffer[2]; /* act [rows, hidden] */
-    int32_t *inputs;                  /* backend int32 [4, rows]: tokens, targets, positions, doc_start */
+    int32_t *inputs;                  /* backend int32 [NB_INPUTS, rows], as in nb_run */
+    int32_t *doc_end;                 /* host [rows] */
     double *losses;                   /* backend [NB_LOSS_SLOTS] (model/loss.h) */
 };
 

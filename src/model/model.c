@@ -34,7 +34,9 @@ nb_status nb_model_create(nb_backend *be, const nb_model_config *config, const n
     model->max_batch = batch;
     model->max_seq = seq;
     model->max_rows = batch * seq;
-    nb_status status = nb_model_assemble(model, recipe, err);
+    model->doc_end = calloc((size_t)model->max_rows, sizeof *model->doc_end);
+    nb_status status =
+        model->doc_end ? nb_model_assemble(model, recipe, err) : nb_fail(err, NB_NO_MEMORY, "no memory for a model");
     if (status != NB_OK) {
         nb_model_free(model);
         return status;
@@ -56,6 +58,7 @@ void nb_model_free(nb_model *model) {
         if (memory[i])
             be->ops->release(be, memory[i]);
     nb_params_release(&model->params);
+    free(model->doc_end);
     free(model->branches);
     free(model->stream);
     free(model->groups);
@@ -64,8 +67,25 @@ void nb_model_free(nb_model *model) {
 
 /* ---- one micro-batch ---- */
 
-static nb_status check_batch(const nb_model *model, const nb_batch *batch, bool targets, int64_t *scored,
-                             nb_error *err) {
+/* Positions of a document lie together, and each knows the first of them. Filled on the host, where they still are. */
+static nb_status find_documents(nb_model *model, const nb_batch *batch, nb_error *err) {
+    const int64_t seq = batch->seq;
+    for (int64_t i = 0; i < batch->batch * seq; i++) {
+        const int32_t start = batch->doc_start[i];
+        if (start != i % seq && (i % seq == 0 || start != batch->doc_start[i - 1]))
+            return nb_fail(err, NB_BAD_USAGE,
+                           "doc_start %d at position %lld of sequence %lld; expected %lld, where a document starts, or "
+                           "that of the position before",
+                           start, (long long)(i % seq), (long long)(i / seq), (long long)(i % seq));
+    }
+    for (int64_t i = batch->batch * seq - 1; i >= 0; i--) {
+        const bool last = i % seq == seq - 1 || batch->doc_start[i + 1] == i % seq + 1;
+        model->doc_end[i] = last ? (int32_t)(i % seq) + 1 : model->doc_end[i + 1];
+    }
+    return NB_OK;
+}
+
+static nb_status check_batch(nb_model *model, const nb_batch *batch, bool targets, int64_t *scored, nb_error *err) {
     if (batch->batch < 1 || batch->seq < 1 || batch->batch > model->max_rows / batch->seq)
         return nb_fail(err, NB_BAD_USAGE, "micro-batch of %lld x %lld tokens; the model was made for %lld x %lld",
                        (long long)batch->batch, (long long)batch->seq, (long long)model->max_batch,
@@ -81,16 +101,16 @@ static nb_status check_batch(const nb_model *model, const nb_batch *batch, bool 
                            batch->targets[i], (long long)i, model->config.name, vocab);
         *scored += targets && batch->targets[i] >= 0;
     }
-    return NB_OK;
+    return find_documents(model, batch, err);
 }
 
 static nb_run begin(nb_model *model, const nb_batch *batch, const nb_pass *pass, bool targets, bool training) {
     nb_backend *be = model->be;
     const int64_t rows = batch->batch * batch->seq;
     const int32_t *from[] = {batch->tokens, targets ? batch->targets : batch->tokens, batch->positions,
-                             batch->doc_start};
-    int32_t *to[4];
-    for (int i = 0; i < 4; i++) {
+                             batch->doc_start, model->doc_end};
+    int32_t *to[NB_INPUTS];
+    for (int i = 0; i < NB_INPUTS; i++) {
         to[i] = model->inputs + i * model->max_rows;
         be->ops->upload(be, to[i], from[i], (size_t)rows * sizeof(int32_t));
     }
@@ -105,6 +125,7 @@ static nb_run begin(nb_model *model, const nb_batch *batch, const nb_pass *pass,
                   .targets = to[1],
                   .positions = to[2],
                   .doc_start = to[3],
+                  .doc_end = to[4],
                   .training = training};
     return run;
 }

@@ -19,14 +19,16 @@ static size_t scale_bytes(const nb_param_array *array) {
 /* Takes the memory of an array whose other fields are set. */
 static nb_status take_memory(nb_param_array *array, const char *what, nb_error *err) {
     nb_backend *be = array->be;
+    void *scales = NULL;
     array->at = calloc((size_t)array->count, sizeof *array->at);
-    array->data = be->ops->alloc(be, data_bytes(array));
-    array->scales = has_scales(array->dtype) ? be->ops->alloc(be, (size_t)array->count * sizeof(float)) : NULL;
-    if (array->at && array->data && (array->scales || !has_scales(array->dtype)))
-        return NB_OK;
-    double mebibytes = (double)data_bytes(array) / 1048576.0;
-    nb_param_array_free(array);
-    return nb_fail(err, NB_NO_MEMORY, "no memory for %s (%.1f MiB)", what, mebibytes);
+    nb_status status = array->at ? nb_backend_take(be, data_bytes(array), what, &array->data, err)
+                                 : nb_fail(err, NB_NO_MEMORY, "no memory for %s", what);
+    if (status == NB_OK && has_scales(array->dtype))
+        status = nb_backend_take(be, (size_t)array->count * sizeof(float), what, &scales, err);
+    array->scales = scales;
+    if (status != NB_OK)
+        nb_param_array_free(array);
+    return status;
 }
 
 nb_status nb_param_array_create(nb_backend *be, const nb_param *params, int32_t count, nb_dtype dtype,

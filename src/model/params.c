@@ -63,11 +63,7 @@ static nb_status place_window(nb_params *params, int32_t outlives, nb_error *err
         end = last > end ? last : end;
     }
     params->window_bytes = (size_t)end * nb_dtype_size(be->real);
-    params->window = be->ops->alloc(be, params->window_bytes);
-    if (!params->window)
-        return nb_fail(err, NB_NO_MEMORY, "no memory for the gradients of one block (%zu MiB)",
-                       params->window_bytes >> 20);
-    return NB_OK;
+    return nb_backend_take(be, params->window_bytes, "gradients while a block is worked on", &params->window, err);
 }
 
 static nb_status allocate_gradients(nb_params *params, const nb_gradient_store *gradients, int32_t outlives,
@@ -119,16 +115,16 @@ static void place_masters(nb_params *params, nb_dtype master, int64_t *at, int64
 
 static nb_status take_masters(nb_params *params, bool any_narrow, nb_error *err) {
     nb_backend *be = params->be;
-    params->values = be->ops->alloc(be, params->values_bytes);
-    if (any_narrow) {
-        params->narrow = be->ops->alloc(be, params->narrow_bytes);
-        params->scales = be->ops->alloc(be, (size_t)params->count * sizeof *params->scales);
-        params->room.data = be->ops->alloc(be, params->room_bytes);
-    }
-    if (params->values && (!any_narrow || (params->narrow && params->scales && params->room.data)))
+    void *scales, *room;
+    NB_TRY(nb_backend_take(be, params->values_bytes, "parameters", &params->values, err));
+    if (!any_narrow)
         return NB_OK;
-    return nb_fail(err, NB_NO_MEMORY, "no memory for %lld parameters (%zu MiB)", (long long)params->elements,
-                   (params->values_bytes + params->narrow_bytes) >> 20);
+    NB_TRY(nb_backend_take(be, params->narrow_bytes, "masters of linear layers", &params->narrow, err));
+    NB_TRY(nb_backend_take(be, (size_t)params->count * sizeof *params->scales, "scales of masters", &scales, err));
+    params->scales = scales;
+    NB_TRY(nb_backend_take(be, params->room_bytes, "a master while its layer is worked on", &room, err));
+    params->room.data = room;
+    return NB_OK;
 }
 
 static nb_status allocate_masters(nb_params *params, nb_dtype master, nb_scale_rule rule, nb_error *err) {
@@ -183,7 +179,8 @@ static size_t scales_bytes(const nb_params *params) {
 
 void *nb_params_copy(const nb_params *params) {
     nb_backend *be = params->be;
-    uint8_t *copy = be->ops->alloc(be, params->values_bytes + params->narrow_bytes + scales_bytes(params));
+    uint8_t *copy = be->ops->alloc(be, params->values_bytes + params->narrow_bytes + scales_bytes(params),
+                                   "a copy of the parameters");
     if (!copy)
         return NULL;
     be->ops->copy(be, copy, params->values, params->values_bytes);

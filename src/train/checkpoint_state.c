@@ -155,6 +155,7 @@ static nb_status write_slots(nb_trainer *t, const slot *slots, int32_t count, co
 
 nb_status nb_state_write(nb_trainer *t, const char *path, nb_error *err) {
     slot_list list;
+    NB_TRY(t->be->ops->synchronize(t->be, err)); /* a fault that is still to be told must not become a checkpoint */
     NB_TRY(list_slots(t, &list, err));
     nb_status status = write_slots(t, list.slots, list.count, path, err);
     free(list.slots);
@@ -264,7 +265,7 @@ static nb_status convert_moment(nb_trainer *t, const nb_safetensors *file, const
     nb_backend *be = t->be;
     float *values;
     NB_TRY(file_moment(file, path, prefix, param, &values, err));
-    float *wide = be->ops->alloc(be, (size_t)n * sizeof *wide);
+    float *wide = be->ops->alloc(be, (size_t)n * sizeof *wide, "a moment of another type");
     if (wide) {
         be->ops->upload(be, wide, values, (size_t)n * sizeof *wide);
         be->ops->scaled_encode(be, &to, wide, n);

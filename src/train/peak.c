@@ -39,8 +39,7 @@ static nb_status multiply(const square *s, nb_error *err) {
         nb_mat a = nb_mat_of(s->a, s->be->act, s->side, s->side), b = nb_mat_of(s->b, s->be->act, s->side, s->side);
         status = s->be->ops->gemm(s->be, &c, &a, false, &b, true, false, err);
     }
-    s->be->ops->synchronize(s->be);
-    return status;
+    return status == NB_OK ? s->be->ops->synchronize(s->be, err) : status;
 }
 
 /* The shortest of many; the first call warms up libraries and caches and is not counted. */
@@ -59,7 +58,10 @@ static nb_status shortest(const square *s, double *seconds, nb_error *err) {
 
 static nb_status time_square(nb_backend *be, int64_t side, bool quantized, double *seconds, nb_error *err) {
     size_t plain = (size_t)(side * side) * nb_dtype_size(be->act); /* more than the codes and scales need */
-    square s = {be, side, quantized, be->ops->alloc(be, plain), be->ops->alloc(be, plain), be->ops->alloc(be, plain)};
+    square s = {be, side, quantized, NULL, NULL, NULL};
+    void **const matrices[] = {&s.a, &s.b, &s.c};
+    for (int i = 0; i < 3; i++)
+        *matrices[i] = be->ops->alloc(be, plain, "a matrix to measure the peak");
     nb_status status = s.a && s.b && s.c
                            ? shortest(&s, seconds, err)
                            : nb_fail(err, NB_NO_MEMORY, "peak: three matrices of %lld x %lld do not fit in memory",

@@ -14,10 +14,12 @@ static size_t bytes_of(const nb_results *r) {
 nb_status nb_results_create(nb_backend *be, const nb_param_array *grads, int64_t micro_batches, nb_results *out,
                             nb_error *err) {
     *out = (nb_results){.be = be, .micro_batches = micro_batches, .norm_parts = nb_param_array_parts(grads)};
-    out->memory = be->ops->alloc(be, bytes_of(out));
+    void *memory;
+    NB_TRY(nb_backend_take(be, bytes_of(out), "losses and norms of a step", &memory, err));
+    out->memory = memory;
     out->host = malloc(bytes_of(out));
     out->scored = calloc((size_t)micro_batches, sizeof *out->scored);
-    if (out->memory && out->host && out->scored)
+    if (out->host && out->scored)
         return NB_OK;
     nb_results_free(out);
     return nb_fail(err, NB_NO_MEMORY, "no memory for the losses of %lld micro-batches", (long long)micro_batches);

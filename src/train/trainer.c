@@ -274,7 +274,8 @@ nb_status nb_trainer_step(nb_trainer *t, nb_step_report *r, nb_error *err) {
                             scale * nb_clip_factor(r->norm, t->config.clip));
         status = nb_model_after_step(t->model, &pass, err);
         nb_model_params_changed(t->model);
-        t->be->ops->synchronize(t->be);
+        if (status == NB_OK)
+            status = t->be->ops->synchronize(t->be, err);
         nb_window_push(&t->at.loss_window, r->loss);
         nb_window_push(&t->at.norm_window, r->norm);
         t->at.step++;

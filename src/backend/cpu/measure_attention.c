@@ -46,7 +46,8 @@ static void add_query(const float *logits, int64_t keys, double scale, nb_attent
 /* memory: [dim + seq] */
 static void measure_head(const nb_attention *a, nb_measure_logits *logits_of, const uint16_t *q, const uint16_t *k,
                          int64_t b, int64_t head, int64_t stride, float *memory, nb_attention_stats *sum) {
-    int64_t kv_head = head / (a->heads / a->kv_heads), kv_stride = a->kv_heads * a->head_dim;
+    int64_t kv_head = head / (a->heads / a->kv_heads), kv_stride = nb_attention_pitch(a, a->k_stride, a->kv_heads);
+    int64_t q_stride = nb_attention_pitch(a, a->q_stride, a->heads);
     const uint16_t *keys_of_head = k + b * a->seq * kv_stride + kv_head * a->head_dim;
     float *query = memory, *logits = memory + a->head_dim;
     *sum = (nb_attention_stats){0};
@@ -54,7 +55,7 @@ static void measure_head(const nb_attention *a, nb_measure_logits *logits_of, co
         int64_t first = a->doc_start ? a->doc_start[b * a->seq + t] : 0, keys = t - first + 1;
         if (keys < 2)
             continue;
-        const uint16_t *from = q + ((b * a->seq + t) * a->heads + head) * a->head_dim;
+        const uint16_t *from = q + (b * a->seq + t) * q_stride + head * a->head_dim;
         for (int64_t i = 0; i < a->head_dim; i++)
             query[i] = nb_bf16_value(from[i]);
         logits_of(query, keys_of_head + first * kv_stride, kv_stride, keys, a->head_dim, logits);

@@ -1,13 +1,5 @@
-/* checks.c: what every implementation of attention refuses. A scan needs documents that are whole. */
+/* checks.c: what every implementation of attention refuses. */
 #include "backend/ref/ref.h"
-
-static nb_status check_documents(const char *op, const int32_t *doc_start, int64_t batch, int64_t seq, nb_error *err) {
-    for (int64_t i = 0; i < batch * seq; i++)
-        if (doc_start[i] < 0 || doc_start[i] > i % seq)
-            return nb_fail(err, NB_BAD_USAGE, "%s: the document of position %lld of sequence %lld starts at %d", op,
-                           (long long)(i % seq), (long long)(i / seq), doc_start[i]);
-    return NB_OK;
-}
 
 nb_status nb_attention_check(const nb_attention *a, nb_error *err) {
     if (a->batch < 0 || a->seq < 0 || a->heads < 1 || a->kv_heads < 1 || a->head_dim < 1)
@@ -17,7 +9,14 @@ nb_status nb_attention_check(const nb_attention *a, nb_error *err) {
     if (a->heads % a->kv_heads)
         return nb_fail(err, NB_BAD_USAGE, "attention: %lld heads cannot share %lld key heads evenly",
                        (long long)a->heads, (long long)a->kv_heads);
-    return check_documents("attention", a->doc_start, a->batch, a->seq, err);
+    const int64_t strides[] = {a->q_stride, a->k_stride, a->v_stride, a->o_stride};
+    for (int i = 0; i < 4; i++) {
+        int64_t least = (i == 1 || i == 2 ? a->kv_heads : a->heads) * a->head_dim;
+        if (strides[i] != 0 && strides[i] < least)
+            return nb_fail(err, NB_BAD_USAGE, "attention: %c_stride %lld; expected 0 (dense) or at least %lld",
+                           "qkvo"[i], (long long)strides[i], (long long)least);
+    }
+    return NB_OK;
 }
 
 nb_status nb_gla_check(const nb_gla *g, nb_error *err) {
@@ -25,12 +24,5 @@ nb_status nb_gla_check(const nb_gla *g, nb_error *err) {
         return nb_fail(err, NB_BAD_USAGE, "gla: batch %lld, seq %lld, heads %lld, key_dim %lld, value_dim %lld",
                        (long long)g->batch, (long long)g->seq, (long long)g->heads, (long long)g->key_dim,
                        (long long)g->value_dim);
-    NB_TRY(check_documents("gla", g->doc_start, g->batch, g->seq, err));
-    for (int64_t i = 0; i < g->batch * g->seq; i++)
-        if (g->doc_start[i] != i % g->seq && g->doc_start[i] != g->doc_start[i - 1])
-            return nb_fail(err, NB_BAD_USAGE,
-                           "gla: position %lld of sequence %lld is in a document that begins at %d, the "
-                           "one before it is not",
-                           (long long)(i % g->seq), (long long)(i / g->seq), g->doc_start[i]);
     return NB_OK;
 }

@@ -87,12 +87,14 @@ void nb_ref_measure(nb_backend *be, const nb_mat *x, nb_moments *moments, float 
 static double logit(const nb_attention *a, nb_dtype act, const void *q, const void *k, int64_t b, int64_t t, int64_t s,
                     int64_t head) {
     int64_t kv_head = head / (a->heads / a->kv_heads);
-    nb_mat qm = nb_mat_of(q, act, a->batch * a->seq * a->heads, a->head_dim);
-    nb_mat km = nb_mat_of(k, act, a->batch * a->seq * a->kv_heads, a->head_dim);
+    nb_mat qm = nb_mat_of(q, act, a->batch * a->seq, a->heads * a->head_dim);
+    nb_mat km = nb_mat_of(k, act, a->batch * a->seq, a->kv_heads * a->head_dim);
+    qm.stride = nb_attention_pitch(a, a->q_stride, a->heads);
+    km.stride = nb_attention_pitch(a, a->k_stride, a->kv_heads);
     double dot = 0;
     for (int64_t i = 0; i < a->head_dim; i++)
-        dot += element(&qm, (b * a->seq + t) * a->heads + head, i) *
-               element(&km, (b * a->seq + s) * a->kv_heads + kv_head, i);
+        dot += element(&qm, b * a->seq + t, head * a->head_dim + i) *
+               element(&km, b * a->seq + s, kv_head * a->head_dim + i);
     return dot * a->scale;
 }
 

@@ -12,9 +12,14 @@
 
 /* cast takes every pair of F32, BF16 and F64; scale computes in FP32, in double if a view is F64. */
 
-/* Refuses shapes that make no sense, and documents that start after the position that asks. */
+/* Refuse shapes and strides that make no sense. */
 nb_status nb_attention_check(const nb_attention *a, nb_error *err);
 nb_status nb_gla_check(const nb_gla *g, nb_error *err);
+
+/* Elements from one position to the next. */
+static inline int64_t nb_attention_pitch(const nb_attention *a, int64_t stride, int64_t heads) {
+    return stride ? stride : heads * a->head_dim;
+}
 
 #define NB_OP_MEMORY(type, name, arguments)
 #define NB_OP_TYPED(type, name, arguments)                                                                             \
