@@ -24,7 +24,8 @@ static void overfit(nb_family family, const nb_recipe *recipe, int steps, double
         be->ops->fill_zero(be, nb_model_grads(model), bytes);
         double loss = loss_and_grads_of(model, &b, &pass);
         *first = step == 1 ? loss : *first;
-        be->ops->adamw(be, nb_model_params(model), m, v, nb_model_grads(model), n, &update);
+        const nb_adamw_tensor all = nb_adamw_plain(NB_F32, nb_model_params(model), m, v, nb_model_grads(model), n, 0);
+        be->ops->adamw(be, &all, 1, &update);
         assert_int_equal(nb_model_after_step(model, &pass, NULL), NB_OK);
         nb_model_params_changed(model);
         *last = loss;

@@ -3,6 +3,7 @@
  * All fast builds must agree bit for bit with each other and for every number of threads; operations without exp or
  * long sums also with the scalar code.
  */
+#include "backend/ref/ref.h"
 #include "backend/table.h"
 #include "everywhere.h"
 
@@ -54,13 +55,54 @@ static double *gates(int64_t n) {
     return g;
 }
 
+/* ---- what is left for the next reader of a matrix ---- */
+
+static uint32_t *amaxes(int count) {
+    uint32_t *words = poisoned((size_t)count * sizeof *words);
+    memset(words, 0xff, (size_t)count * sizeof *words);
+    return words;
+}
+
+static nb_mat view(nb_backend *be, void *data, int64_t rows, int64_t cols, uint32_t *amax) {
+    nb_mat m = nb_mat_of(data, be->act, rows, cols);
+    m.amax = amax;
+    return m;
+}
+
+static void check_largest(const nb_mat *m, uint32_t amax) {
+    const int64_t n = m->rows * m->cols;
+    const double *values = get(m->dtype, m->data, n);
+    uint32_t want = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const uint32_t bits = nb_f32_magnitude((float)values[i]);
+        want = bits > want ? bits : want;
+    }
+    assert_int_equal(amax, want);
+}
+
+static void check_amax(const nb_mat *m) {
+    check_largest(m, *m->amax);
+}
+
+static void check_copy(nb_backend *be, const void *copy, const void *real, int64_t n) {
+    void *want = put(be->act, NULL, n);
+    nb_ref_cast(NULL, want, be->act, real, be->real, n);
+    check_equal_bytes("copy of the parameters", copy, want, (size_t)n * nb_dtype_size(be->act));
+}
+
 static results run_swiglu(nb_backend *be, shape s) {
     results r = {0};
     void *g = put(be->act, gates(s.n), s.n), *u = put(be->act, act_in(2, s.n, 1), s.n);
     void *dy = put(be->act, act_in(3, s.n, 1), s.n), *y = put(be->act, NULL, s.n);
     void *dg = put(be->act, NULL, s.n), *du = put(be->act, NULL, s.n);
-    be->ops->swiglu_forward(be, y, g, u, s.n);
-    be->ops->swiglu_backward(be, dg, du, dy, g, u, s.n);
+    uint32_t *amax = amaxes(3);
+    const nb_mat to = view(be, y, 1, s.n, &amax[0]), to_g = view(be, dg, 1, s.n, &amax[1]);
+    const nb_mat to_u = view(be, du, 1, s.n, &amax[2]);
+    be->ops->swiglu_forward(be, &to, g, u);
+    be->ops->swiglu_backward(be, &to_g, &to_u, dy, g, u);
+    check_amax(&to);
+    check_amax(&to_g);
+    check_amax(&to_u);
     add_result(&r, "y", y, be->act, s.n);
     add_result(&r, "dgate", dg, be->act, s.n);
     add_result(&r, "dup", du, be->act, s.n);
@@ -80,7 +122,7 @@ static void swiglu(void **state) {
     FOR_SHAPES(SPANS) everywhere("swiglu", run_swiglu, work_swiglu, SPANS[i_], FAST);
 }
 
-static const nb_adamw ADAMW = {3e-3, 0.9, 0.95, 1e-8, 0.1, 0.37, 3};
+static const nb_adamw ADAMW = {3e-3, 0.9, 0.95, 1e-8, 0.37, 3};
 
 static results run_adamw(nb_backend *be, shape s) {
     results r = {0};
@@ -89,7 +131,15 @@ static results run_adamw(nb_backend *be, shape s) {
         second[i] = (double)(float)(second[i] * second[i]);
     void *p = put(be->real, real_in(1, s.n, 0, 1), s.n), *m = put(be->real, real_in(2, s.n, 0, 0.1), s.n);
     void *v = put(be->real, second, s.n), *g = put(be->real, real_in(4, s.n, 0, 1), s.n);
-    be->ops->adamw(be, p, m, v, g, s.n, &ADAMW);
+    nb_adamw_tensor all = nb_adamw_plain(be->real, p, m, v, g, s.n, 0.1);
+    void *copy = put(be->act, NULL, s.n);
+    uint32_t *amax = amaxes(1);
+    all.copy = copy;
+    all.amax = amax;
+    be->ops->adamw(be, &all, 1, &ADAMW);
+    const nb_mat left = nb_mat_of(p, be->real, 1, s.n);
+    check_largest(&left, *amax);
+    check_copy(be, copy, p, s.n);
     add_result(&r, "param", p, be->real, s.n);
     add_result(&r, "m", m, be->real, s.n);
     add_result(&r, "v", v, be->real, s.n);
@@ -215,12 +265,12 @@ static results run_scale(nb_backend *be, shape s) {
     results r = {0};
     int64_t wide = s.dim + 3, n = s.n * wide;
     float *row = put(NB_F32, real_in(1, s.n, 0, 1), s.n), *col = put(NB_F32, real_in(2, s.dim, 0, 1), s.dim);
-    nb_mat in = {put(be->act, act_in(3, n, 1), n), be->act, s.n, s.dim, wide};
-    nb_mat master = {put(be->real, real_in(4, n, 0, 1), n), be->real, s.n, s.dim, wide};
+    nb_mat in = {put(be->act, act_in(3, n, 1), n), be->act, s.n, s.dim, wide, NULL};
+    nb_mat master = {put(be->real, real_in(4, n, 0, 1), n), be->real, s.n, s.dim, wide, NULL};
     const char *what[] = {"act", "act by row", "real by column", "real to act"};
     for (int i = 0; i < 4; i++) {
         nb_dtype type = i == 2 ? be->real : be->act;
-        nb_mat out = {put(type, zeros(n), n), type, s.n, s.dim, wide};
+        nb_mat out = {put(type, zeros(n), n), type, s.n, s.dim, wide, NULL};
         be->ops->scale(be, &out, i < 2 ? &in : &master, i == 0 || i == 1 ? row : NULL, i == 0 || i == 2 ? col : NULL);
         add_result(&r, what[i], out.data, type, n);
     }
@@ -247,7 +297,9 @@ static results run_rmsnorm(nb_backend *be, shape s) {
     void *x = put(be->act, act_in(1, n, 2), n), *w = put(be->real, real_in(2, s.dim, 1, 0.3), s.dim);
     void *y = put(be->act, NULL, n), *rstd = put(be->real, NULL, s.n), *dx = put(be->act, NULL, n);
     void *dw = put(be->real, real_in(4, s.dim, 0, 1), s.dim);
-    be->ops->rmsnorm_forward(be, y, rstd, x, w, s.n, s.dim, 1e-5);
+    const nb_mat to = view(be, y, s.n, s.dim, amaxes(1));
+    be->ops->rmsnorm_forward(be, &to, rstd, x, w, 1e-5);
+    check_amax(&to);
     be->ops->rmsnorm_backward(be, dx, dw, put(be->act, act_in(3, n, 1), n), x, w, rstd, s.n, s.dim);
     add_result(&r, "y", y, be->act, n);
     add_result(&r, "rstd", rstd, be->real, s.n);
@@ -295,7 +347,9 @@ static results run_gated_norm(nb_backend *be, shape s) {
     void *o = put(be->act, act_in(1, n, 2), n), *w = put(be->real, real_in(2, s.dim, 1, 0.3), s.dim);
     void *g = put(be->act, act_in(4, n, 2), n), *y = put(be->act, NULL, n), *rstd = put(be->real, NULL, s.n);
     void *d_o = put(be->act, NULL, n), *dg = put(be->act, NULL, n), *dw = put(be->real, zeros(s.dim), s.dim);
-    be->ops->gated_norm_forward(be, y, rstd, o, g, w, s.n, s.dim, 1e-5);
+    const nb_mat to = view(be, y, s.n, s.dim, amaxes(1));
+    be->ops->gated_norm_forward(be, &to, rstd, o, g, w, 1e-5);
+    check_amax(&to);
     be->ops->gated_norm_backward(be, d_o, dg, dw, put(be->act, act_in(3, n, 1), n), o, g, w, rstd, s.n, s.dim);
     add_result(&r, "y", y, be->act, n);
     add_result(&r, "do", d_o, be->act, n);
@@ -458,6 +512,59 @@ static void cross_entropy_of_low_logits(void **state) {
     nb_backend_free(be);
 }
 
+/* ---- norms with their additions: bit for bit the operations one after the other ---- */
+
+static void norms_with_additions(void **state) {
+    (void)state;
+    const nb_isa isas[] = {NB_ISA_SCALAR, NB_ISA_PORTABLE, NB_ISA_AUTO};
+    const int64_t shapes[][2] = {{1, 1}, {3, 17}, {70, 96}, {300, 256}};
+    for (size_t i = 0; i < sizeof isas / sizeof *isas; i++)
+        for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++) {
+            nb_backend *be = cpu(isas[i], 2);
+            const nb_backend_ops *ops = be->ops;
+            const int64_t rows = shapes[k][0], dim = shapes[k][1], n = rows * dim;
+            const size_t bytes = (size_t)n * sizeof(uint16_t);
+            void *x = put(NB_BF16, act_in(1, n, 1), n), *change = put(NB_BF16, act_in(2, n, 1), n);
+            void *dout = put(NB_BF16, act_in(3, n, 1), n), *dy = put(NB_BF16, act_in(4, n, 1), n);
+            void *w = put(NB_F32, real_in(5, dim, 1, 0.3), dim);
+            void *sum[2], *y[2], *d[2], *stream[2], *rstd[2], *dw[2];
+            for (int j = 0; j < 2; j++) {
+                sum[j] = put(NB_BF16, NULL, n);
+                y[j] = put(NB_BF16, NULL, n);
+                d[j] = put(NB_BF16, NULL, n);
+                stream[j] = put(NB_BF16, act_in(3, n, 1), n);
+                rstd[j] = put(NB_F32, NULL, rows);
+                dw[j] = put(NB_F32, zeros(dim), dim);
+            }
+            const nb_mat apart = nb_mat_of(y[0], NB_BF16, rows, dim), at_once = view(be, y[1], rows, dim, amaxes(1));
+            ops->add(be, sum[0], x, change, n);
+            ops->rmsnorm_forward(be, &apart, rstd[0], sum[0], w, 1e-5);
+            ops->add_rmsnorm_forward(be, sum[1], &at_once, rstd[1], x, change, w, 1e-5);
+            check_equal_bytes("sum", sum[1], sum[0], bytes);
+            check_equal_bytes("norm of it", y[1], y[0], bytes);
+            check_amax(&at_once);
+            ops->rmsnorm_backward(be, d[0], dw[0], dy, sum[0], w, rstd[0], rows, dim);
+            ops->add(be, stream[0], stream[0], d[0], n);
+            ops->rmsnorm_backward_add(be, stream[1], dw[1], dy, sum[1], w, rstd[1], rows, dim);
+            check_equal_bytes("gradient of the stream", stream[1], stream[0], bytes);
+            check_equal_bytes("dw", dw[1], dw[0], (size_t)dim * sizeof(float));
+
+            const nb_mat normed = nb_mat_of(y[0], NB_BF16, rows, dim);
+            ops->rmsnorm_forward(be, &normed, rstd[0], change, w, 1e-5);
+            ops->add(be, sum[0], x, y[0], n);
+            ops->rmsnorm_add_forward(be, sum[1], rstd[1], x, change, w, rows, dim, 1e-5);
+            check_equal_bytes("sum with a norm", sum[1], sum[0], bytes);
+            check_equal_bytes("rstd", rstd[1], rstd[0], (size_t)rows * sizeof(float));
+            ops->add(be, stream[0], stream[0], dout, n);
+            ops->rmsnorm_backward(be, d[0], dw[0], stream[0], change, w, rstd[0], rows, dim);
+            ops->add_rmsnorm_backward(be, stream[1], d[1], dw[1], dout, change, w, rstd[1], rows, dim);
+            check_equal_bytes("stream", stream[1], stream[0], bytes);
+            check_equal_bytes("gradient through the norm", d[1], d[0], bytes);
+            check_equal_bytes("dw", dw[1], dw[0], (size_t)dim * sizeof(float));
+            nb_backend_free(be);
+        }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(elements, release_buffers),
@@ -468,6 +575,7 @@ int main(void) {
         cmocka_unit_test_teardown(rope, release_buffers),
         cmocka_unit_test_teardown(scale, release_buffers),
         cmocka_unit_test_teardown(rmsnorm, release_buffers),
+        cmocka_unit_test_teardown(norms_with_additions, release_buffers),
         cmocka_unit_test_teardown(gated_norm, release_buffers),
         cmocka_unit_test_teardown(gate, release_buffers),
         cmocka_unit_test_teardown(cross_entropy, release_buffers),

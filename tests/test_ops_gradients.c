@@ -19,7 +19,8 @@ typedef struct problem {
 
 static double rmsnorm_loss(void *context) {
     problem *p = context;
-    be->ops->rmsnorm_forward(be, p->y, p->aux, p->x[0], p->x[1], p->n, p->dim, p->eps);
+    const nb_mat y = nb_mat_of(p->y, NB_F64, p->n, p->dim);
+    be->ops->rmsnorm_forward(be, &y, p->aux, p->x[0], p->x[1], p->eps);
     return inner(p->c, p->y, p->n * p->dim);
 }
 
@@ -41,7 +42,8 @@ static void rmsnorm(void **state) {
 
 static double gated_norm_loss(void *context) {
     problem *p = context;
-    be->ops->gated_norm_forward(be, p->y, p->aux, p->x[0], p->x[1], p->x[2], p->n, p->dim, p->eps);
+    const nb_mat y = nb_mat_of(p->y, NB_F64, p->n, p->dim);
+    be->ops->gated_norm_forward(be, &y, p->aux, p->x[0], p->x[1], p->x[2], p->eps);
     return inner(p->c, p->y, p->n * p->dim);
 }
 
@@ -67,7 +69,8 @@ static void gated_norm(void **state) {
 
 static double swiglu_loss(void *context) {
     problem *p = context;
-    be->ops->swiglu_forward(be, p->y, p->x[0], p->x[1], p->n);
+    const nb_mat y = nb_mat_of(p->y, NB_F64, 1, p->n);
+    be->ops->swiglu_forward(be, &y, p->x[0], p->x[1]);
     return inner(p->c, p->y, p->n);
 }
 
@@ -79,7 +82,8 @@ static void swiglu(void **state) {
     p.y = put(NB_F64, NULL, p.n);
     p.c = normals(3, p.n, 0, 1);
     double *dgate = put(NB_F64, NULL, p.n), *dup = put(NB_F64, NULL, p.n);
-    be->ops->swiglu_backward(be, dgate, dup, p.c, p.x[0], p.x[1], p.n);
+    const nb_mat gate = nb_mat_of(dgate, NB_F64, 1, p.n), up = nb_mat_of(dup, NB_F64, 1, p.n);
+    be->ops->swiglu_backward(be, &gate, &up, p.c, p.x[0], p.x[1]);
     check_gradient("swiglu dgate", p.x[0], p.n, dgate, swiglu_loss, &p);
     check_gradient("swiglu dup", p.x[1], p.n, dup, swiglu_loss, &p);
 }
@@ -293,9 +297,10 @@ static void adamw(void **state) {
     double *param = normals(1, N, 0, 1), *m = zeros(N), *v = zeros(N);
     double *want = get(NB_F64, param, N), first[N] = {0}, second[N] = {0};
     for (int64_t t = 1; t <= STEPS; t++) {
-        nb_adamw step = {3e-2, 0.9, 0.95, 1e-8, 0.1, 0.5, t};
+        const nb_adamw step = {3e-2, 0.9, 0.95, 1e-8, 0.5, t};
         double *grad = normals(10 + (uint32_t)t, N, 0, 1);
-        be->ops->adamw(be, param, m, v, grad, N, &step);
+        const nb_adamw_tensor all = nb_adamw_plain(NB_F64, param, m, v, grad, N, 0.1);
+        be->ops->adamw(be, &all, 1, &step);
         for (int i = 0; i < N; i++) {
             double g = 0.5 * grad[i];
             first[i] = 0.9 * first[i] + 0.1 * g;

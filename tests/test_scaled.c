@@ -153,8 +153,7 @@ static void casts_and_sums_equal_the_reference(void **state) {
         }
 }
 
-static const nb_adamw update = {
-    .lr = 1e-3, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1, .grad_scale = 0.5, .step = 3};
+static const nb_adamw update = {.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .grad_scale = 0.5, .step = 3};
 
 static void adamw_equals_the_reference(void **state) {
     (void)state;
@@ -178,15 +177,29 @@ static void adamw_equals_the_reference(void **state) {
                 nb_ref_scaled_encode(NULL, &t[i], x[i], n);
             for (int i = 0; i < 3; i++)
                 want[i] = copy_of(&t[i], n);
-            nb_ref_scaled_adamw(NULL, &want[0], &want[1], &want[2], &t[3], n, &update);
+            const nb_adamw_tensor by_reference = {want[0], want[1], want[2], t[3], n, 0.1, NULL, NULL};
+            nb_ref_f32_adamw(NULL, &by_reference, 1, &update);
+            float *left = floats(1, n, 1);
+            nb_ref_scaled_decode(NULL, left, &want[0], n);
+            uint16_t *want_copy = poisoned((size_t)n * sizeof *want_copy);
+            nb_ref_cast(NULL, want_copy, NB_BF16, left, NB_F32, n);
+            uint32_t want_amax = 0;
+            for (int64_t i = 0; i < n; i++)
+                want_amax = nb_f32_magnitude(left[i]) > want_amax ? nb_f32_magnitude(left[i]) : want_amax;
             FOR_BACKENDS(be) {
                 nb_scaled got[3] = {copy_of(&t[0], n), copy_of(&t[1], n), copy_of(&t[2], n)};
-                be->ops->scaled_adamw(be, &got[0], &got[1], &got[2], &t[3], n, &update);
+                uint16_t *copy = poisoned((size_t)n * sizeof *copy);
+                uint32_t amax = 1;
+                const nb_adamw_tensor list[] = {{got[0], got[1], got[2], t[3], n, 0.1, copy, &amax}};
+                be->ops->adamw(be, list, 1, &update);
+                check_equal_bytes("copy of the parameters", copy, want_copy, (size_t)n * sizeof *copy);
+                assert_int_equal(amax, want_amax);
                 for (int i = 0; i < 3; i++)
                     same_tensor("adamw", &got[i], &want[i], n);
                 if (mix > 0)
                     continue;
-                nb_ref_f32_adamw(NULL, x[0], x[1], x[2], x[3], n, &update); /* nothing narrow: AdamW itself */
+                const nb_adamw_tensor plain = nb_adamw_plain(NB_F32, x[0], x[1], x[2], x[3], n, 0.1);
+                nb_ref_f32_adamw(NULL, &plain, 1, &update); /* nothing narrow: AdamW itself */
                 check_equal_bytes("adamw in f32", got[0].data, x[0], (size_t)n * sizeof(float));
                 for (int i = 0; i < 3; i++)
                     memcpy(x[i], t[i].data, (size_t)n * sizeof(float));
@@ -286,8 +299,9 @@ static void moments_stay_near_those_in_fp32(void **state) {
         step.step = s;
         float *g = floats(100 + (uint32_t)s, N, 1e-3);
         nb_scaled grad = {.data = g, .dtype = NB_F32};
-        be->ops->adamw(be, p[0], m32, v32, g, N, &step);
-        be->ops->scaled_adamw(be, &master, &m8, &v16, &grad, N, &step);
+        const nb_adamw_tensor both[] = {nb_adamw_plain(NB_F32, p[0], m32, v32, g, N, 0.1),
+                                        {master, m8, v16, grad, N, 0.1, NULL, NULL}};
+        be->ops->adamw(be, both, 2, &step);
         be->ops->scaled_decode(be, m, &m8, N);
         be->ops->scaled_decode(be, v, &v16, N);
         for (int i = 0; i < N; i++) {
@@ -321,8 +335,9 @@ static void eight_bits_would_freeze_v(void **state) {
               first = {.data = m, .dtype = NB_F32};
     for (int i = 0; i < 3; i++) {
         be->ops->scaled_encode(be, &t[i], v[i], 2);
+        const nb_adamw_tensor tensor_of_two = {master, first, t[i], grad, 2, 0.1, NULL, NULL};
         for (int s = 1; s <= 40; s++)
-            be->ops->scaled_adamw(be, &master, &first, &t[i], &grad, 2, &update);
+            be->ops->adamw(be, &tensor_of_two, 1, &update);
         be->ops->scaled_decode(be, v[i], &t[i], 2);
     }
     assert_true(fabsf(v[1][0] / v[2][0] - 1) < 0.02f); /* 0.95^40 = 0.13, 40 roundings of 2^-11 */

@@ -24,10 +24,13 @@ typedef struct nb_mat {
     nb_dtype dtype;
     int64_t rows, cols;
     int64_t stride; /* elements; >= cols */
+    /* [1] backend memory: the largest magnitude as the bits of an F32, the integer maximum of all (so that NaN wins).
+     * NULL: not known. An operation that produces a matrix fills it where its view of the output has one. */
+    uint32_t *amax;
 } nb_mat;
 
 static inline nb_mat nb_mat_of(const void *data, nb_dtype dtype, int64_t rows, int64_t cols) {
-    nb_mat m = {(void *)data, dtype, rows, cols, cols};
+    nb_mat m = {(void *)data, dtype, rows, cols, cols, NULL};
     return m;
 }
 
@@ -51,9 +54,9 @@ typedef struct nb_gla {
     const int32_t *doc_start; /* [batch, seq]: the state is zero at the first position of a document */
 } nb_gla;
 
-/* One AdamW update (decoupled decay, arXiv:1711.05101) of n parameters. */
+/* One update of AdamW (decoupled decay, arXiv:1711.05101): what all tensors share. */
 typedef struct nb_adamw {
-    double lr, beta1, beta2, eps, weight_decay;
+    double lr, beta1, beta2, eps;
     double grad_scale; /* multiplies the gradient first: clipping and averaging */
     int64_t step;      /* 1 for the first update: bias correction */
 } nb_adamw;
@@ -107,6 +110,17 @@ typedef struct nb_scaled {
                            of two next to it that does not saturate */
     float *scale;       /* [1] decode scale in backend memory; NULL for F32 and BF16, which need none */
 } nb_scaled;
+
+/* One tensor of an update: n parameters, their moments and gradients, each in a type of its own. */
+typedef struct nb_adamw_tensor {
+    nb_scaled param, m, v, grad;
+    int64_t n;
+    double weight_decay;
+    /* What the next forward pass reads, NULL where it reads nothing: the parameters rounded to act [n], and the largest
+     * magnitude of them [1] as in nb_mat. */
+    void *copy;
+    uint32_t *amax;
+} nb_adamw_tensor;
 
 /* Instruction sets of the CPU backend, weakest first. */
 typedef enum nb_isa { NB_ISA_AUTO, NB_ISA_SCALAR, NB_ISA_PORTABLE, NB_ISA_AVX2, NB_ISA_AVX512 } nb_isa;

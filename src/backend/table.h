@@ -26,6 +26,18 @@ struct nb_backend {
     void *state; /* of the implementation */
 };
 
+/* A tensor of AdamW with nothing narrow, and nothing to leave behind. */
+static inline nb_adamw_tensor nb_adamw_plain(nb_dtype real, void *param, void *m, void *v, const void *grad, int64_t n,
+                                             double weight_decay) {
+    const nb_adamw_tensor tensor = {.param = {.data = param, .dtype = real},
+                                    .m = {.data = m, .dtype = real},
+                                    .v = {.data = v, .dtype = real},
+                                    .grad = {.data = (void *)grad, .dtype = real},
+                                    .n = n,
+                                    .weight_decay = weight_decay};
+    return tensor;
+}
+
 /* alloc, or the one sentence of all refusals: "no memory for WHAT: 12.3 MiB". */
 nb_status nb_backend_take(nb_backend *be, size_t bytes, const char *what, void **memory, nb_error *err);
 

@@ -151,22 +151,35 @@ static nb_status make_problem(const ops_options *o, const nb_backend_options *cp
 
 OPERATION(add, ops->add(p->be, p->act[2], p->act[0], p->act[1], p->tokens * p->hidden))
 OPERATION(cast, ops->cast(p->be, p->act[2], NB_BF16, p->real[0], NB_F32, p->tokens * p->hidden))
-OPERATION(rmsnorm,
-          ops->rmsnorm_forward(p->be, p->act[1], p->real[1], p->act[0], p->real[0], p->tokens, p->hidden, 1e-5))
-OPERATION(rmsnorm_back, ops->rmsnorm_forward(p->be, p->act[1], p->real[1], p->act[0], p->real[0], 1, p->hidden, 1e-5);
+OPERATION(rmsnorm, const nb_mat y = nb_mat_of(p->act[1], NB_BF16, p->tokens, p->hidden);
+          ops->rmsnorm_forward(p->be, &y, p->real[1], p->act[0], p->real[0], 1e-5))
+OPERATION(rmsnorm_add, const nb_mat y = nb_mat_of(p->act[1], NB_BF16, p->tokens, p->hidden);
+          ops->add_rmsnorm_forward(p->be, p->act[3], &y, p->real[1], p->act[0], p->act[2], p->real[0], 1e-5))
+OPERATION(rmsnorm_back, const nb_mat y = nb_mat_of(p->act[1], NB_BF16, 1, p->hidden);
+          ops->rmsnorm_forward(p->be, &y, p->real[1], p->act[0], p->real[0], 1e-5);
           ops->rmsnorm_backward(p->be, p->act[2], p->real[2], p->act[1], p->act[0], p->real[0], p->real[1], p->tokens,
                                 p->hidden))
+OPERATION(rmsnorm_back_add, const nb_mat y = nb_mat_of(p->act[1], NB_BF16, 1, p->hidden);
+          ops->rmsnorm_forward(p->be, &y, p->real[1], p->act[0], p->real[0], 1e-5);
+          ops->rmsnorm_backward_add(p->be, p->act[2], p->real[2], p->act[1], p->act[0], p->real[0], p->real[1],
+                                    p->tokens, p->hidden))
 OPERATION(rope,
           ops->rope(p->be, p->act[0], p->positions, p->tokens, p->attention.heads, p->attention.head_dim, 1e4, false))
-OPERATION(swiglu, ops->swiglu_forward(p->be, p->act[2], p->act[0], p->act[1], p->tokens * p->inner))
-OPERATION(swiglu_back,
-          ops->swiglu_backward(p->be, p->act[3], p->act[4], p->act[2], p->act[0], p->act[1], p->tokens * p->inner))
+OPERATION(swiglu, const nb_mat y = nb_mat_of(p->act[2], NB_BF16, p->tokens, p->inner);
+          ops->swiglu_forward(p->be, &y, p->act[0], p->act[1]))
+OPERATION(swiglu_amax, nb_mat y = nb_mat_of(p->act[2], NB_BF16, p->tokens, p->inner); y.amax = p->real[1];
+          ops->swiglu_forward(p->be, &y, p->act[0], p->act[1]))
+OPERATION(swiglu_back, const nb_mat dgate = nb_mat_of(p->act[3], NB_BF16, p->tokens, p->inner);
+          const nb_mat dup = nb_mat_of(p->act[4], NB_BF16, p->tokens, p->inner);
+          ops->swiglu_backward(p->be, &dgate, &dup, p->act[2], p->act[0], p->act[1]))
 OPERATION(embed, ops->embed_forward(p->be, p->act[0], p->real[0], p->tokens_in, p->tokens, p->hidden))
 OPERATION(embed_back, ops->embed_backward(p->be, p->real[1], p->act[0], p->tokens_in, p->tokens, p->hidden, p->vocab))
 OPERATION(cross_entropy,
           ops->cross_entropy(p->be, p->real[0], NULL, p->dlogits, p->logits, p->targets, p->tokens, p->vocab, 1.0, 0))
 OPERATION(adamw, const nb_adamw step = {.lr = 1e-4, .beta1 = 0.9, .beta2 = 0.95, .eps = 1, .grad_scale = 1, .step = 9};
-          ops->adamw(p->be, p->real[0], p->real[1], p->real[2], p->real[3], p->params, &step))
+          const nb_adamw_tensor all = nb_adamw_plain(NB_F32, p->real[0], p->real[1], p->real[2], p->real[3], p->params,
+                                                     0);
+          ops->adamw(p->be, &all, 1, &step))
 OPERATION(sum_squares, ops->sum_squares(p->be, (double *)p->real[1], p->real[0], p->params))
 OPERATION(attention, NB_TRY(ops->attention_forward(p->be, &p->attention, p->act[3], p->real[0], p->act[0], p->act[1],
                                                    p->act[2], err)))
@@ -196,9 +209,12 @@ static int list_rows(const problem *p, row list[MOST_ROWS]) {
         {"add", add, 6 * narrow, 0},
         {"cast f32 to bf16", cast, 6 * narrow, 0},
         {"rmsnorm", rmsnorm, 4 * narrow, 0},
+        {"add + rmsnorm", rmsnorm_add, 8 * narrow, 0},
         {"rmsnorm backward", rmsnorm_back, 6 * narrow, 0},
+        {"rmsnorm backward + add", rmsnorm_back_add, 8 * narrow, 0},
         {"rope", rope, 4 * narrow, 0},
         {"swiglu", swiglu, 6 * wide, 0},
+        {"swiglu with amax", swiglu_amax, 6 * wide, 0},
         {"swiglu backward", swiglu_back, 10 * wide, 0},
         {"embedding", embed, 6 * narrow, 0},
         {"embedding backward", embed_back, 10 * narrow, 0},

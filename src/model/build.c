@@ -103,7 +103,6 @@ static nb_status create_branches(nb_model *model, nb_error *err) {
     for (int32_t i = 0; i < count; i++) {
         nb_branch *branch = &model->branches[i];
         branch->kind = i % 2 == 0 ? model->traits->mixer_kind : &nb_mlp_kind;
-        branch->post_norm = model->traits->post_norm;
         branch->layer = branch->kind->create(&model->config);
         if (!branch->layer)
             return nb_fail(err, NB_NO_MEMORY, "no memory for the parts of a model of %d blocks", model->config.layers);

@@ -5,7 +5,8 @@
 /* ---- norms ---- */
 
 void nb_norm_forward(nb_backend *be, const nb_norm *norm, void *y, void *rstd, const void *x, int64_t rows) {
-    be->ops->rmsnorm_forward(be, y, rstd, x, norm->weight, rows, norm->dim, norm->eps);
+    const nb_mat out = nb_mat_of(y, be->act, rows, norm->dim);
+    be->ops->rmsnorm_forward(be, &out, rstd, x, norm->weight, norm->eps);
 }
 
 void nb_norm_backward(nb_backend *be, const nb_norm *norm, void *dx, const void *dy, const void *x, const void *rstd,
@@ -13,39 +14,76 @@ void nb_norm_backward(nb_backend *be, const nb_norm *norm, void *dx, const void 
     be->ops->rmsnorm_backward(be, dx, norm->grad, dy, x, norm->weight, rstd, rows, norm->dim);
 }
 
-/* ---- branches: out = x + f(norm(x)), or x + norm(f(x)) ---- */
+/* ---- branches: out = x + f(norm(x)) ----
+ *
+ * An addition goes with the norm that reads its sum: that of the next branch, or the head's. In the backward pass the
+ * gradient that comes out of a norm is added to the residual gradient as it is made. */
 
-static nb_status branch_forward(nb_model *model, const nb_run *run, nb_branch *branch, void *x, void *out,
-                                nb_error *err) {
-    nb_backend *be = run->be;
-    int64_t hidden = model->config.hidden;
-    void *change = model->branch_buffer[0];
-    nb_mat in = nb_act(run, branch->post_norm ? x : branch->normed, hidden);
-    nb_mat y = nb_act(run, branch->post_norm ? branch->normed : change, hidden);
-    if (!branch->post_norm)
-        nb_norm_forward(be, &branch->norm, branch->normed, branch->rstd, x, run->rows);
+/* The norm that reads stream[i], with what it writes. */
+static void norm_after(nb_model *model, int32_t i, const nb_norm **norm, void **normed, void **rstd) {
+    const bool last = i == 2 * model->config.layers;
+    *norm = last ? &model->head.norm : &model->branches[i].norm;
+    *normed = last ? model->head.normed : model->branches[i].normed;
+    *rstd = last ? model->head.rstd : model->branches[i].rstd;
+}
+
+static nb_status pre_norm_forward(nb_model *model, const nb_run *run, int32_t i, nb_error *err) {
+    nb_branch *branch = &model->branches[i];
+    const nb_norm *norm;
+    void *normed, *rstd, *change = model->branch_buffer[0];
+    const nb_mat in = nb_act(run, branch->normed, model->config.hidden), y = nb_act(run, change, model->config.hidden);
     NB_TRY(branch->kind->forward(branch->layer, run, &in, &y, err));
-    if (branch->post_norm)
-        nb_norm_forward(be, &branch->norm, change, branch->rstd, branch->normed, run->rows);
-    be->ops->add(be, out, x, change, run->rows * hidden);
+    norm_after(model, i + 1, &norm, &normed, &rstd);
+    const nb_mat next = nb_act(run, normed, norm->dim);
+    run->be->ops->add_rmsnorm_forward(run->be, model->stream[i + 1], &next, rstd, model->stream[i], change,
+                                      norm->weight, norm->eps);
     return NB_OK;
 }
 
 /* dstream holds d(loss)/d(out) and ends as d(loss)/dx. */
-static nb_status branch_backward(nb_model *model, const nb_run *run, nb_branch *branch, void *x, nb_error *err) {
-    nb_backend *be = run->be;
-    int64_t hidden = model->config.hidden;
-    void *dout = model->dstream, *a = model->branch_buffer[0], *b = model->branch_buffer[1];
-    nb_mat in = nb_act(run, branch->post_norm ? x : branch->normed, hidden);
-    nb_mat dy = nb_act(run, branch->post_norm ? b : dout, hidden);
-    nb_mat dx = nb_act(run, a, hidden);
-    if (branch->post_norm)
-        nb_norm_backward(be, &branch->norm, b, dout, branch->normed, branch->rstd, run->rows);
+static nb_status pre_norm_backward(nb_model *model, const nb_run *run, int32_t i, nb_error *err) {
+    nb_branch *branch = &model->branches[i];
+    const nb_norm *norm = &branch->norm;
+    const int64_t hidden = model->config.hidden;
+    const nb_mat in = nb_act(run, branch->normed, hidden), dy = nb_act(run, model->dstream, hidden);
+    const nb_mat dx = nb_act(run, model->branch_buffer[0], hidden);
     NB_TRY(branch->kind->backward(branch->layer, run, &in, &dy, &dx, err));
-    if (!branch->post_norm)
-        nb_norm_backward(be, &branch->norm, b, a, x, branch->rstd, run->rows);
-    be->ops->add(be, dout, dout, branch->post_norm ? a : b, run->rows * hidden);
-    nb_params_pack(&model->params, branch->norm.param);
+    run->be->ops->rmsnorm_backward_add(run->be, model->dstream, norm->grad, dx.data, model->stream[i], norm->weight,
+                                       branch->rstd, run->rows, norm->dim);
+    nb_params_pack(&model->params, norm->param);
+    return NB_OK;
+}
+
+/* ---- branches of post-norm families: out = x + norm(f(x)) ---- */
+
+static nb_status post_norm_forward(nb_model *model, const nb_run *run, int32_t i, nb_error *err) {
+    nb_branch *branch = &model->branches[i];
+    const nb_norm *norm = &branch->norm;
+    const nb_mat in = nb_act(run, model->stream[i], model->config.hidden);
+    const nb_mat y = nb_act(run, branch->normed, model->config.hidden);
+    NB_TRY(branch->kind->forward(branch->layer, run, &in, &y, err));
+    run->be->ops->rmsnorm_add_forward(run->be, model->stream[i + 1], branch->rstd, in.data, y.data, norm->weight,
+                                      run->rows, norm->dim, norm->eps);
+    return NB_OK;
+}
+
+/* The branch's own dx is added to dstream by the branch before it, as that takes its gradient through its norm. */
+static nb_status post_norm_backward(nb_model *model, const nb_run *run, int32_t i, nb_error *err) {
+    nb_backend *be = run->be;
+    nb_branch *branch = &model->branches[i];
+    const nb_norm *norm = &branch->norm;
+    const int64_t hidden = model->config.hidden;
+    const nb_mat in = nb_act(run, model->stream[i], hidden), dy = nb_act(run, model->branch_buffer[1], hidden);
+    const nb_mat dx = nb_act(run, model->branch_buffer[0], hidden);
+    if (i == 2 * model->config.layers - 1)
+        nb_norm_backward(be, norm, dy.data, model->dstream, branch->normed, branch->rstd, run->rows);
+    else
+        be->ops->add_rmsnorm_backward(be, model->dstream, dy.data, norm->grad, dx.data, branch->normed, norm->weight,
+                                      branch->rstd, run->rows, norm->dim);
+    NB_TRY(branch->kind->backward(branch->layer, run, &in, &dy, &dx, err));
+    if (i == 0)
+        be->ops->add(be, model->dstream, model->dstream, dx.data, run->rows * hidden);
+    nb_params_pack(&model->params, norm->param);
     return NB_OK;
 }
 
@@ -53,15 +91,23 @@ static nb_status branch_backward(nb_model *model, const nb_run *run, nb_branch *
 
 nb_status nb_decoder_forward(nb_model *model, const nb_run *run, nb_error *err) {
     const void *table = nb_params_value(&model->params, model->embedding);
+    const bool post_norm = model->traits->post_norm;
+    const nb_branch *first = &model->branches[0];
+    const nb_head *head = &model->head;
+    const int32_t branches = 2 * model->config.layers;
     run->be->ops->embed_forward(run->be, model->stream[0], table, run->tokens, run->rows, model->config.hidden);
-    for (int32_t i = 0; i < 2 * model->config.layers; i++)
-        NB_TRY(branch_forward(model, run, &model->branches[i], model->stream[i], model->stream[i + 1], err));
+    if (!post_norm)
+        nb_norm_forward(run->be, &first->norm, first->normed, first->rstd, model->stream[0], run->rows);
+    for (int32_t i = 0; i < branches; i++)
+        NB_TRY((post_norm ? post_norm_forward : pre_norm_forward)(model, run, i, err));
+    if (post_norm)
+        nb_norm_forward(run->be, &head->norm, head->normed, head->rstd, model->stream[branches], run->rows);
     return NB_OK;
 }
 
 nb_status nb_decoder_backward(nb_model *model, const nb_run *run, nb_error *err) {
     for (int32_t i = 2 * model->config.layers - 1; i >= 0; i--)
-        NB_TRY(branch_backward(model, run, &model->branches[i], model->stream[i], err));
+        NB_TRY((model->traits->post_norm ? post_norm_backward : pre_norm_backward)(model, run, i, err));
     void *dtable = nb_params_grad(&model->params, model->embedding);
     run->be->ops->embed_backward(run->be, dtable, model->dstream, run->tokens, run->rows, model->config.hidden,
                                  model->config.vocab);

@@ -85,7 +85,6 @@ const nb_family_traits *nb_family_find(nb_family family); /* NULL if there is no
 typedef struct nb_branch {
     const nb_layer_kind *kind;
     void *layer;
-    bool post_norm;
     nb_norm norm;
     void *normed; /* act [rows, hidden]: pre-norm: f's input; post-norm: f's output, before the norm */
     void *rstd;   /* real [rows] */
@@ -151,7 +150,7 @@ nb_status nb_build_group(nb_builder *builder, const char *input, const nb_projec
 size_t nb_act_bytes(const nb_builder *builder, int64_t cols);
 size_t nb_real_bytes(const nb_builder *builder, int64_t cols);
 
-/* head.c */
+/* head.c: what follows the head's norm, which the decoder takes */
 nb_status nb_head_declare(nb_builder *builder, nb_error *err);
 nb_status nb_head_build(nb_builder *builder, nb_error *err);
 void nb_head_place(const nb_builder *builder, nb_arena *working);
@@ -159,9 +158,10 @@ void nb_head_place(const nb_builder *builder, nb_arena *working);
  * parameters and dx. */
 nb_status nb_head_loss(struct nb_model *model, const nb_run *run, const void *x, int64_t scored, void *dx,
                        double *sum_of_losses, nb_error *err);
-nb_status nb_head_logits(struct nb_model *model, const nb_run *run, const void *x, float *logits, nb_error *err);
+nb_status nb_head_logits(struct nb_model *model, const nb_run *run, float *logits, nb_error *err);
 
 /* decoder.c */
+/* The last of the stream, and the head's norm of it. */
 nb_status nb_decoder_forward(struct nb_model *model, const nb_run *run, nb_error *err);
 nb_status nb_decoder_backward(struct nb_model *model, const nb_run *run, nb_error *err); /* from dstream */
 

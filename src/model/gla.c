@@ -130,8 +130,8 @@ static nb_status forward(void *layer, const nb_run *run, const nb_mat *x, const 
     be->ops->gla_gate_forward(be, l->gate, l->a, l->bias, run->rows, l->keys, l->normalizer, l->clamp);
     const nb_gla s = shape(l, run);
     NB_TRY(be->ops->gla_forward(be, &s, l->o, l->q, l->k, l->v, l->gate, err));
-    be->ops->gated_norm_forward(be, l->normed, l->rstd, l->o, l->g, l->norm.weight, run->rows * l->heads, l->norm.dim,
-                                l->norm.eps);
+    const nb_mat heads = nb_mat_of(l->normed, be->act, run->rows * l->heads, l->norm.dim);
+    be->ops->gated_norm_forward(be, &heads, l->rstd, l->o, l->g, l->norm.weight, l->norm.eps);
     return nb_linear_group_forward(l->out, run->pass, run->scratch, run->training, &normed, y, err);
 }
 

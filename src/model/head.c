@@ -70,7 +70,6 @@ nb_status nb_head_loss(nb_model *model, const nb_run *run, const void *x, int64_
     nb_backend *be = model->be;
     const int64_t vocab = model->config.vocab, hidden = model->config.hidden;
     const double share = scored > 0 ? 1.0 / (double)scored : 0.0;
-    nb_norm_forward(be, &head->norm, head->normed, head->rstd, x, run->rows);
     for (int64_t first = 0; first < run->rows; first += head->chunk) {
         int64_t count = run->rows - first < head->chunk ? run->rows - first : head->chunk;
         nb_mat logits, dlogits;
@@ -93,11 +92,10 @@ nb_status nb_head_loss(nb_model *model, const nb_run *run, const void *x, int64_
     return NB_OK;
 }
 
-nb_status nb_head_logits(nb_model *model, const nb_run *run, const void *x, float *logits, nb_error *err) {
+nb_status nb_head_logits(nb_model *model, const nb_run *run, float *logits, nb_error *err) {
     nb_head *head = &model->head;
     nb_backend *be = model->be;
     const int64_t vocab = model->config.vocab;
-    nb_norm_forward(be, &head->norm, head->normed, head->rstd, x, run->rows);
     for (int64_t first = 0; first < run->rows; first += head->chunk) {
         int64_t count = run->rows - first < head->chunk ? run->rows - first : head->chunk;
         nb_mat chunk;

@@ -55,7 +55,7 @@ static nb_status forward(void *layer, const nb_run *run, const nb_mat *x, const 
     nb_mat gate_up[] = {nb_act(run, mlp->gate, mlp->intermediate), nb_act(run, mlp->up, mlp->intermediate)};
     nb_mat inner = nb_act(run, mlp->inner, mlp->intermediate);
     NB_TRY(nb_linear_group_forward(mlp->in, run->pass, run->scratch, run->training, x, gate_up, err));
-    run->be->ops->swiglu_forward(run->be, mlp->inner, mlp->gate, mlp->up, run->rows * mlp->intermediate);
+    run->be->ops->swiglu_forward(run->be, &inner, mlp->gate, mlp->up);
     return nb_linear_group_forward(mlp->out, run->pass, run->scratch, run->training, &inner, y, err);
 }
 
@@ -65,8 +65,7 @@ static nb_status backward(void *layer, const nb_run *run, const nb_mat *x, const
     nb_mat inner = nb_act(run, mlp->inner, mlp->intermediate), dinner = nb_act(run, mlp->dinner, mlp->intermediate);
     nb_mat dgate_up[] = {nb_act(run, mlp->dgate, mlp->intermediate), nb_act(run, mlp->dup, mlp->intermediate)};
     NB_TRY(nb_linear_group_backward(mlp->out, run->pass, run->scratch, &inner, dy, &dinner, err));
-    run->be->ops->swiglu_backward(run->be, mlp->dgate, mlp->dup, mlp->dinner, mlp->gate, mlp->up,
-                                  run->rows * mlp->intermediate);
+    run->be->ops->swiglu_backward(run->be, &dgate_up[0], &dgate_up[1], mlp->dinner, mlp->gate, mlp->up);
     return nb_linear_group_backward(mlp->in, run->pass, run->scratch, x, dgate_up, dx, err);
 }
 

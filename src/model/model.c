@@ -188,7 +188,7 @@ nb_status nb_model_logits(nb_model *model, const nb_batch *batch, const nb_pass 
     NB_TRY(check_batch(model, batch, false, &scored, err));
     nb_run run = begin(model, batch, pass, false, false);
     NB_TRY(nb_decoder_forward(model, &run, err));
-    return nb_head_logits(model, &run, last_of_stream(model), logits, err);
+    return nb_head_logits(model, &run, logits, err);
 }
 
 /* ---- parameters ---- */

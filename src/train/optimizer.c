@@ -1,7 +1,8 @@
-/* optimizer.c: AdamW, tensor by tensor. */
+/* optimizer.c: AdamW, all tensors in one call. */
 #include "optimizer.h"
 #include "backend/table.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 nb_status nb_optimizer_create(nb_backend *be, const nb_model *model, const nb_optimizer_state *state, nb_optimizer *out,
@@ -10,6 +11,9 @@ nb_status nb_optimizer_create(nb_backend *be, const nb_model *model, const nb_op
     out->be = be;
     const nb_param *params = nb_model_param(model, 0);
     int32_t count = nb_model_param_count(model);
+    out->tensors = calloc((size_t)count, sizeof *out->tensors);
+    if (!out->tensors)
+        return nb_fail(err, NB_NO_MEMORY, "no memory for a list of %d parameters", count);
     NB_TRY(nb_param_array_create(be, params, count, state->m, state->scale, "first moments", &out->m, err));
     return nb_param_array_create(be, params, count, state->v, state->scale, "second moments", &out->v, err);
 }
@@ -17,6 +21,7 @@ nb_status nb_optimizer_create(nb_backend *be, const nb_model *model, const nb_op
 void nb_optimizer_free(nb_optimizer *optimizer) {
     nb_param_array_free(&optimizer->m);
     nb_param_array_free(&optimizer->v);
+    free(optimizer->tensors);
     memset(optimizer, 0, sizeof *optimizer);
 }
 
@@ -36,25 +41,23 @@ static bool is_decayed(const nb_param *param, const nb_run_config *config) {
 
 void nb_optimizer_update(nb_optimizer *optimizer, nb_model *model, const nb_param_array *grads,
                          const nb_run_config *config, double lr, double grad_scale) {
-    nb_backend *be = optimizer->be;
+    const int32_t count = nb_model_param_count(model);
     optimizer->updates++;
-    nb_adamw step = {.lr = lr,
-                     .beta1 = config->optimizer.beta1,
-                     .beta2 = config->optimizer.beta2,
-                     .eps = config->optimizer.eps,
-                     .grad_scale = grad_scale,
-                     .step = optimizer->updates};
-    const bool real = grads->dtype == be->real && optimizer->m.dtype == be->real && optimizer->v.dtype == be->real;
-    for (int32_t i = 0; i < nb_model_param_count(model); i++) {
+    const nb_adamw step = {.lr = lr,
+                           .beta1 = config->optimizer.beta1,
+                           .beta2 = config->optimizer.beta2,
+                           .eps = config->optimizer.eps,
+                           .grad_scale = grad_scale,
+                           .step = optimizer->updates};
+    for (int32_t i = 0; i < count; i++) {
         const nb_param *p = nb_model_param(model, i);
-        const int64_t n = p->rows * p->cols;
-        nb_scaled m = nb_param_array_at(&optimizer->m, i), v = nb_param_array_at(&optimizer->v, i);
-        nb_scaled grad = nb_param_array_at(grads, i);
-        nb_scaled master = nb_model_master(model, i);
-        step.weight_decay = is_decayed(p, config) ? config->optimizer.weight_decay : 0;
-        if (real && master.dtype == be->real)
-            be->ops->adamw(be, master.data, m.data, v.data, grad.data, n, &step);
-        else
-            be->ops->scaled_adamw(be, &master, &m, &v, &grad, n, &step);
+        optimizer->tensors[i] =
+            (nb_adamw_tensor){.param = nb_model_master(model, i),
+                              .m = nb_param_array_at(&optimizer->m, i),
+                              .v = nb_param_array_at(&optimizer->v, i),
+                              .grad = nb_param_array_at(grads, i),
+                              .n = p->rows * p->cols,
+                              .weight_decay = is_decayed(p, config) ? config->optimizer.weight_decay : 0};
     }
+    optimizer->be->ops->adamw(optimizer->be, optimizer->tensors, count, &step);
 }

@@ -7,8 +7,10 @@
 
 typedef struct nb_optimizer {
     nb_backend *be;
-    nb_param_array m, v; /* first and second moments */
-    int64_t updates;     /* done so far: bias correction */
+    nb_param_array m, v;      /* first and second moments */
+    int64_t updates;          /* done so far: bias correction */
+    nb_adamw_tensor *tensors; /* [parameters]: the list of an update. Copies and amaxes are not asked for: the linear
+                                 layers round and measure their weights themselves */
 } nb_optimizer;
 
 nb_status nb_optimizer_create(nb_backend *be, const nb_model *model, const nb_optimizer_state *state, nb_optimizer *out,

@@ -163,6 +163,14 @@ LANE_FN void store_bf16(uint16_t *to, vf32 x, int64_t count) {
         memcpy(to, &half, (size_t)count * sizeof *to);
 }
 
+/* What store_bf16 would store, as FP32. */
+LANE_FN vf32 round_bf16(vf32 x) {
+    vu32 bits = (vu32)x;
+    vu32 rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) & 0xffff0000u, quiet = (bits & 0xffff0000u) | 0x400000u;
+    vu32 is_nan = (vu32)vnan(x);
+    return (vf32)((is_nan & quiet) | (~is_nan & rounded));
+}
+
 /* ---- over the elements: halves are added (compared) until one is left ---- */
 
 /* Sixteen running sums: element i goes into chain i % SIXTEEN, that is part[part] inside FOR_LANES. */

@@ -1,5 +1,6 @@
 /* ops_elementwise.c: operations on one element at a time, cut into spans; RoPE; AdamW and the sums. */
 #include "backend/cpu/ops_kernels.h"
+#include "backend/ref/scaled.h"
 
 #include <math.h>
 #include <omp.h>
@@ -18,11 +19,15 @@ const nb_cpu_kernels *nb_cpu_kernels_of(nb_backend *be) {
     return &nb_cpu_kernels_portable;
 }
 
+static int threads_for(nb_backend *be, int64_t n) {
+    return n > NB_SPAN_SERIAL ? nb_cpu_of(be)->threads : 1;
+}
+
 /* Runs `body` for every span, with `at` its first element and `count` its length. */
 #define FOR_SPANS(be, n, body)                                                                                         \
     do {                                                                                                               \
         const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);                                                         \
-        const int threads = (n) > NB_SPAN_SERIAL ? nb_cpu_of(be)->threads : 1;                                         \
+        const int threads = threads_for(be, n);                                                                        \
         _Pragma("omp parallel for num_threads(threads) schedule(static)") for (int64_t span = 0;                       \
                                                                                span < nb_span_count(n); span++) {      \
             const int64_t at = span * NB_SPAN, count = nb_span_length(n, span);                                        \
@@ -47,18 +52,51 @@ void nb_cpu_axpy(nb_backend *be, void *y, double alpha, const void *x, int64_t n
     FOR_SPANS(be, n, axpy((float *)y + at, (float)alpha, (const float *)x + at, count));
 }
 
-void nb_cpu_swiglu_forward(nb_backend *be, void *y, const void *gate, const void *up, int64_t n) {
-    FOR_SPANS(be, n, swiglu_forward((uint16_t *)y + at, (const uint16_t *)gate + at, (const uint16_t *)up + at, count));
+/* Spans of what was just written, while the cache has them. */
+static uint32_t span_amax(const nb_cpu_kernels *kernels, const nb_mat *m, int64_t at, int64_t count, uint32_t amax) {
+    const uint32_t here = m->amax ? kernels->amax_bf16((const uint16_t *)m->data + at, count) : 0;
+    return here > amax ? here : amax;
 }
 
-void nb_cpu_swiglu_backward(nb_backend *be, void *dgate, void *dup, const void *dy, const void *gate, const void *up,
-                            int64_t n) {
-    FOR_SPANS(be, n,
-              swiglu_backward((uint16_t *)dgate + at, (uint16_t *)dup + at, (const uint16_t *)dy + at,
-                              (const uint16_t *)gate + at, (const uint16_t *)up + at, count));
+static void set_amax(const nb_mat *m, uint32_t amax) {
+    if (m->amax)
+        *m->amax = amax;
 }
 
-nb_adamw_scalars nb_adamw_scalars_of(const nb_adamw *step) {
+void nb_cpu_swiglu_forward(nb_backend *be, const nb_mat *y, const void *gate, const void *up) {
+    const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);
+    const int64_t n = y->rows * y->cols;
+    uint32_t amax = 0;
+#pragma omp parallel for num_threads(threads_for(be, n)) schedule(static) reduction(max : amax)
+    for (int64_t span = 0; span < nb_span_count(n); span++) {
+        const int64_t at = span * NB_SPAN, count = nb_span_length(n, span);
+        kernels->swiglu_forward((uint16_t *)y->data + at, (const uint16_t *)gate + at, (const uint16_t *)up + at,
+                                count);
+        amax = span_amax(kernels, y, at, count, amax);
+    }
+    set_amax(y, amax);
+}
+
+void nb_cpu_swiglu_backward(nb_backend *be, const nb_mat *dgate, const nb_mat *dup, const void *dy, const void *gate,
+                            const void *up) {
+    const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);
+    const int64_t n = dgate->rows * dgate->cols;
+    uint32_t of_gate = 0, of_up = 0;
+#pragma omp parallel for num_threads(threads_for(be, n)) schedule(static) reduction(max : of_gate, of_up)
+    for (int64_t span = 0; span < nb_span_count(n); span++) {
+        const int64_t at = span * NB_SPAN, count = nb_span_length(n, span);
+        kernels->swiglu_backward((uint16_t *)dgate->data + at, (uint16_t *)dup->data + at, (const uint16_t *)dy + at,
+                                 (const uint16_t *)gate + at, (const uint16_t *)up + at, count);
+        of_gate = span_amax(kernels, dgate, at, count, of_gate);
+        of_up = span_amax(kernels, dup, at, count, of_up);
+    }
+    set_amax(dgate, of_gate);
+    set_amax(dup, of_up);
+}
+
+/* ---- AdamW ---- */
+
+nb_adamw_scalars nb_adamw_scalars_of(const nb_adamw *step, double weight_decay) {
     const nb_adamw_scalars s = {
         .beta1 = (float)step->beta1,
         .rest1 = (float)(1 - step->beta1),
@@ -66,16 +104,38 @@ nb_adamw_scalars nb_adamw_scalars_of(const nb_adamw *step) {
         .rest2 = (float)(1 - step->beta2),
         .rate = (float)(step->lr / (1 - pow(step->beta1, (double)step->step))),
         .correction = (float)(1 / (1 - pow(step->beta2, (double)step->step))),
-        .keep = (float)(1 - step->lr * step->weight_decay),
+        .keep = (float)(1 - step->lr * weight_decay),
         .scale = (float)step->grad_scale,
         .eps = (float)step->eps,
     };
     return s;
 }
 
-void nb_cpu_adamw(nb_backend *be, void *param, void *m, void *v, const void *grad, int64_t n, const nb_adamw *step) {
-    const nb_adamw_scalars s = nb_adamw_scalars_of(step);
-    FOR_SPANS(be, n, adamw((float *)param + at, (float *)m + at, (float *)v + at, (const float *)grad + at, count, &s));
+static void update_plain(nb_backend *be, const nb_adamw_tensor *t, const nb_adamw_scalars *s) {
+    const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);
+    float *param = t->param.data, *m = t->m.data, *v = t->v.data, *grad = t->grad.data;
+    uint32_t amax = 0;
+#pragma omp parallel for num_threads(threads_for(be, t->n)) schedule(static) reduction(max : amax)
+    for (int64_t span = 0; span < nb_span_count(t->n); span++) {
+        const int64_t at = span * NB_SPAN, count = nb_span_length(t->n, span);
+        kernels->adamw(param + at, m + at, v + at, grad + at, count, s);
+        if (t->copy)
+            kernels->to_bf16((uint16_t *)t->copy + at, param + at, count);
+        const uint32_t here = t->amax ? kernels->amax(param + at, count) : 0;
+        amax = here > amax ? here : amax;
+    }
+    if (t->amax)
+        *t->amax = amax;
+}
+
+void nb_cpu_adamw(nb_backend *be, const nb_adamw_tensor *tensors, int32_t count, const nb_adamw *step) {
+    for (const nb_adamw_tensor *t = tensors; t < tensors + count; t++) {
+        const nb_adamw_scalars scalars = nb_adamw_scalars_of(step, t->weight_decay);
+        if (nb_adamw_is_plain(t, NB_F32))
+            update_plain(be, t, &scalars);
+        else
+            nb_cpu_adamw_narrow(be, t, &scalars);
+    }
 }
 
 /* ---- sums: a fixed number of pieces, then their tree ---- */

@@ -14,7 +14,10 @@
 typedef struct nb_adamw_scalars {
     float beta1, rest1, beta2, rest2, rate, correction, keep, scale, eps;
 } nb_adamw_scalars;
-nb_adamw_scalars nb_adamw_scalars_of(const nb_adamw *step);
+nb_adamw_scalars nb_adamw_scalars_of(const nb_adamw *step, double weight_decay);
+
+/* AdamW on a tensor of which something is narrow (scaled.c). */
+void nb_cpu_adamw_narrow(nb_backend *be, const nb_adamw_tensor *tensor, const nb_adamw_scalars *scalars);
 
 typedef struct nb_cpu_kernels {
     /* n elements */
@@ -36,12 +39,21 @@ typedef struct nb_cpu_kernels {
     void (*decode)(float *to, const void *from, nb_dtype type, int64_t at, float factor, int64_t n);
     void (*encode)(void *to, nb_dtype type, int64_t at, const float *from, float factor, int64_t n);
     uint32_t (*amax)(const float *x, int64_t n);
+    uint32_t (*amax_bf16)(const uint16_t *x, int64_t n);
 
     /* rows of width dim; dw and dbias [dim] are added to */
     void (*rmsnorm_forward)(uint16_t *y, float *rstd, const uint16_t *x, const float *w, int64_t rows, int64_t dim,
                             float eps);
+    void (*add_rmsnorm_forward)(uint16_t *out, uint16_t *y, float *rstd, const uint16_t *x, const uint16_t *change,
+                                const float *w, int64_t rows, int64_t dim, float eps);
+    void (*rmsnorm_add_forward)(uint16_t *out, float *rstd, const uint16_t *x, const uint16_t *change, const float *w,
+                                int64_t rows, int64_t dim, float eps);
     void (*rmsnorm_backward)(uint16_t *dx, float *dw, const uint16_t *dy, const uint16_t *x, const float *w,
                              const float *rstd, int64_t rows, int64_t dim);
+    void (*rmsnorm_backward_add)(uint16_t *dout, float *dw, const uint16_t *dy, const uint16_t *x, const float *w,
+                                 const float *rstd, int64_t rows, int64_t dim);
+    void (*add_rmsnorm_backward)(uint16_t *dout, uint16_t *dx, float *dw, const uint16_t *change, const uint16_t *x,
+                                 const float *w, const float *rstd, int64_t rows, int64_t dim);
     void (*gated_norm_forward)(uint16_t *y, float *rstd, const uint16_t *o, const uint16_t *g, const float *w,
                                int64_t rows, int64_t dim, float eps);
     void (*gated_norm_backward)(uint16_t *d_o, uint16_t *dg, float *dw, const uint16_t *dy, const uint16_t *o,

@@ -66,11 +66,46 @@ void nb_cpu_scale(nb_backend *be, const nb_mat *out, const nb_mat *in, const flo
                        row_scale ? row_scale[r] : 1, col_scale, in->cols);
 }
 
-void nb_cpu_rmsnorm_forward(nb_backend *be, void *y, void *rstd, const void *x, const void *w, int64_t n, int64_t dim,
-                            double eps) {
-    FOR_PARTS(
-        be, n, dim, MOST_PARTS,
-        rmsnorm_forward((uint16_t *)y + at, (float *)rstd + row, (const uint16_t *)x + at, w, count, dim, (float)eps));
+/* As FOR_PARTS over blocks that write rows of `y`; its amax is taken block by block, while the cache has them. */
+#define FOR_PARTS_OF(be, y, body)                                                                                      \
+    do {                                                                                                               \
+        const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);                                                         \
+        const int64_t rows = (y)->rows, dim = (y)->cols;                                                               \
+        const int threads = rows * dim > NB_SPAN_SERIAL ? nb_cpu_of(be)->threads : 1;                                  \
+        uint32_t amax = 0;                                                                                             \
+        _Pragma("omp parallel for num_threads(threads) schedule(static) reduction(max : amax)") for (int64_t part = 0; \
+                                                                                                     part <            \
+                                                                                                     MOST_PARTS;       \
+                                                                                                     part++) {         \
+            const int64_t row = nb_part(rows, MOST_PARTS, part), count = nb_part(rows, MOST_PARTS, part + 1) - row;    \
+            const int64_t at = row * dim;                                                                              \
+            kernels->body;                                                                                             \
+            const uint32_t here = (y)->amax ? kernels->amax_bf16((const uint16_t *)(y)->data + at, count * dim) : 0;   \
+            amax = here > amax ? here : amax;                                                                          \
+        }                                                                                                              \
+        if ((y)->amax)                                                                                                 \
+            *(y)->amax = amax;                                                                                         \
+    } while (0)
+
+void nb_cpu_rmsnorm_forward(nb_backend *be, const nb_mat *y, void *rstd, const void *x, const void *w, double eps) {
+    FOR_PARTS_OF(be, y,
+                 rmsnorm_forward((uint16_t *)y->data + at, (float *)rstd + row, (const uint16_t *)x + at, w, count, dim,
+                                 (float)eps));
+}
+
+void nb_cpu_add_rmsnorm_forward(nb_backend *be, void *out, const nb_mat *y, void *rstd, const void *x,
+                                const void *change, const void *w, double eps) {
+    FOR_PARTS_OF(be, y,
+                 add_rmsnorm_forward((uint16_t *)out + at, (uint16_t *)y->data + at, (float *)rstd + row,
+                                     (const uint16_t *)x + at, (const uint16_t *)change + at, w, count, dim,
+                                     (float)eps));
+}
+
+void nb_cpu_rmsnorm_add_forward(nb_backend *be, void *out, void *rstd, const void *x, const void *change, const void *w,
+                                int64_t n, int64_t dim, double eps) {
+    FOR_PARTS(be, n, dim, MOST_PARTS,
+              rmsnorm_add_forward((uint16_t *)out + at, (float *)rstd + row, (const uint16_t *)x + at,
+                                  (const uint16_t *)change + at, w, count, dim, (float)eps));
 }
 
 void nb_cpu_rmsnorm_backward(nb_backend *be, void *dx, void *dw, const void *dy, const void *x, const void *w,
@@ -83,11 +118,32 @@ void nb_cpu_rmsnorm_backward(nb_backend *be, void *dx, void *dw, const void *dy,
     add_parts(be, dw, sums, parts, dim);
 }
 
-void nb_cpu_gated_norm_forward(nb_backend *be, void *y, void *rstd, const void *o, const void *g, const void *w,
-                               int64_t n, int64_t dim, double eps) {
-    FOR_PARTS(be, n, dim, MOST_PARTS,
-              gated_norm_forward((uint16_t *)y + at, (float *)rstd + row, (const uint16_t *)o + at,
-                                 (const uint16_t *)g + at, w, count, dim, (float)eps));
+void nb_cpu_rmsnorm_backward_add(nb_backend *be, void *dout, void *dw, const void *dy, const void *x, const void *w,
+                                 const void *rstd, int64_t n, int64_t dim) {
+    int64_t parts = part_count(n, dim);
+    float *sums = part_sums(be, dw, parts, dim);
+    FOR_PARTS(be, n, dim, parts,
+              rmsnorm_backward_add((uint16_t *)dout + at, sums + part * dim, (const uint16_t *)dy + at,
+                                   (const uint16_t *)x + at, w, (const float *)rstd + row, count, dim));
+    add_parts(be, dw, sums, parts, dim);
+}
+
+void nb_cpu_add_rmsnorm_backward(nb_backend *be, void *dout, void *dx, void *dw, const void *change, const void *x,
+                                 const void *w, const void *rstd, int64_t n, int64_t dim) {
+    int64_t parts = part_count(n, dim);
+    float *sums = part_sums(be, dw, parts, dim);
+    FOR_PARTS(be, n, dim, parts,
+              add_rmsnorm_backward((uint16_t *)dout + at, (uint16_t *)dx + at, sums + part * dim,
+                                   (const uint16_t *)change + at, (const uint16_t *)x + at, w,
+                                   (const float *)rstd + row, count, dim));
+    add_parts(be, dw, sums, parts, dim);
+}
+
+void nb_cpu_gated_norm_forward(nb_backend *be, const nb_mat *y, void *rstd, const void *o, const void *g, const void *w,
+                               double eps) {
+    FOR_PARTS_OF(be, y,
+                 gated_norm_forward((uint16_t *)y->data + at, (float *)rstd + row, (const uint16_t *)o + at,
+                                    (const uint16_t *)g + at, w, count, dim, (float)eps));
 }
 
 void nb_cpu_gated_norm_backward(nb_backend *be, void *do_, void *dg, void *dw, const void *dy, const void *o,

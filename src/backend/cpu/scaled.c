@@ -117,16 +117,36 @@ static void compute_adamw(const tile_work *w, float x[][TILE], int64_t n) {
     w->kernels->adamw(x[0], x[1], x[2], x[3], n, w->adamw);
 }
 
-void nb_cpu_scaled_adamw(nb_backend *be, const nb_scaled *param, const nb_scaled *m, const nb_scaled *v,
-                         const nb_scaled *grad, int64_t n, const nb_adamw *step) {
-    const nb_adamw_scalars scalars = nb_adamw_scalars_of(step);
+/* What the next forward pass reads: the parameters as they are after they were rounded. */
+static void leave_behind(nb_backend *be, const nb_adamw_tensor *t) {
+    const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);
+    const float factor = nb_scaled_factor(&t->param);
+    uint32_t amax = 0;
+#pragma omp parallel for num_threads(threads_for(be, t->n)) schedule(static) reduction(max : amax)
+    for (int64_t span = 0; span < nb_span_count(t->n); span++)
+        for (int64_t at = span * NB_SPAN; at < span_end(t->n, span); at += TILE) {
+            float x[TILE];
+            const int64_t length = tile_length(span_end(t->n, span), at);
+            kernels->decode(x, t->param.data, t->param.dtype, at, factor, length);
+            if (t->copy)
+                kernels->to_bf16((uint16_t *)t->copy + at, x, length);
+            const uint32_t here = kernels->amax(x, length);
+            amax = here > amax ? here : amax;
+        }
+    if (t->amax)
+        *t->amax = amax;
+}
+
+void nb_cpu_adamw_narrow(nb_backend *be, const nb_adamw_tensor *t, const nb_adamw_scalars *scalars) {
     tile_work w = {.compute = compute_adamw,
-                   .adamw = &scalars,
+                   .adamw = scalars,
                    .inputs = 4,
                    .outputs = 3,
-                   .from = {param, m, v, grad},
-                   .to = {param, m, v}};
-    run(be, &w, n);
+                   .from = {&t->param, &t->m, &t->v, &t->grad},
+                   .to = {&t->param, &t->m, &t->v}};
+    run(be, &w, t->n);
+    if (t->copy || t->amax)
+        leave_behind(be, t);
 }
 
 /* ---- one pass ---- */

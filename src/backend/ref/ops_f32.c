@@ -1,11 +1,14 @@
 /* ops_f32.c: the references of ref.h with activations in BF16, arithmetic in FP32. */
 #include "backend/ref/ref.h"
+#include "backend/ref/scaled.h"
 #include "format/bf16.h"
+#include "format/ieee.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <tgmath.h>
 
+#define REAL NB_F32
 #define REF(name) nb_ref_f32_##name
 typedef uint16_t act;
 typedef float real;

@@ -1,10 +1,13 @@
 /* ops_f64.c: the references of ref.h with everything in double. */
 #include "backend/ref/ref.h"
+#include "backend/ref/scaled.h"
+#include "format/ieee.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <tgmath.h>
 
+#define REAL NB_F64
 #define REF(name) nb_ref_f64_##name
 typedef double act;
 typedef double real;

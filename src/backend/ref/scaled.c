@@ -86,20 +86,23 @@ void nb_ref_scaled_sum_squares(nb_backend *be, double *out, const nb_scaled *x, 
     *out = sum;
 }
 
-void nb_ref_scaled_adamw(nb_backend *be, const nb_scaled *param, const nb_scaled *m, const nb_scaled *v,
-                         const nb_scaled *grad, int64_t n, const nb_adamw *step) {
+float nb_scaled_value(const nb_scaled *t, int64_t i) {
+    return value(t, nb_scaled_factor(t), i);
+}
+
+void nb_scaled_adamw(const nb_adamw_tensor *tensor, const nb_adamw *step) {
     enum { PARAM, M, V, KEPT, GRAD = KEPT, ALL };
-    const nb_scaled *tensors[ALL] = {param, m, v, grad};
-    float factor[ALL], encode[KEPT];
+    const nb_scaled *tensors[ALL] = {&tensor->param, &tensor->m, &tensor->v, &tensor->grad};
+    float factor[ALL], encode[KEPT], x[ALL];
     uint32_t amax[KEPT] = {0};
+    const nb_adamw_tensor one = nb_adamw_plain(NB_F32, &x[PARAM], &x[M], &x[V], &x[GRAD], 1, tensor->weight_decay);
     for (int t = 0; t < ALL; t++)
         factor[t] = nb_scaled_factor(tensors[t]);
     for (int pass = 0; pass < 2; pass++) {
-        for (int64_t i = 0; i < n; i++) {
-            float x[ALL];
+        for (int64_t i = 0; i < tensor->n; i++) {
             for (int t = 0; t < ALL; t++)
                 x[t] = value(tensors[t], factor[t], i);
-            nb_ref_f32_adamw(be, &x[PARAM], &x[M], &x[V], &x[GRAD], 1, step);
+            nb_ref_f32_adamw(NULL, &one, 1, step);
             for (int t = 0; t < KEPT; t++) {
                 if (pass == 0)
                     amax[t] = larger(amax[t], x[t]);

@@ -12,6 +12,17 @@ static inline float nb_scaled_factor(const nb_scaled *t) {
 /* Sets the scale for numbers of this amax (bits of a magnitude) and returns what they are to be multiplied by. */
 float nb_scaled_set(const nb_scaled *t, uint32_t amax_bits);
 
+/* True if nothing of it is narrow. */
+static inline bool nb_adamw_is_plain(const nb_adamw_tensor *t, nb_dtype real) {
+    return t->param.dtype == real && t->m.dtype == real && t->v.dtype == real && t->grad.dtype == real;
+}
+
+/* AdamW in FP32 on a tensor of which something is narrow. */
+void nb_scaled_adamw(const nb_adamw_tensor *tensor, const nb_adamw *step);
+
+/* Element i, decoded. */
+float nb_scaled_value(const nb_scaled *t, int64_t i);
+
 /* What numbers are multiplied by under a decode scale that is given. */
 float nb_scaled_encode_of(float scale);
 
