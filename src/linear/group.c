@@ -41,6 +41,7 @@ static nb_status take_layers(nb_linear_group *group, const nb_group_spec *spec, 
         layer->plan = *s->plan;
         layer->master = s->master;
         layer->grad = s->grad;
+        layer->grad_written = true;
         layer->narrow = s->narrow;
         layer->room = s->room;
         name_operands(group, layer);
@@ -278,6 +279,11 @@ nb_status nb_linear_group_backward(nb_linear_group *group, const nb_pass *pass, 
     scratch->used = begin;
     scratch->kept = kept;
     return NB_OK;
+}
+
+void nb_linear_group_begin_gradients(nb_linear_group *group) {
+    for (int32_t i = 0; i < group->count; i++)
+        group->layers[i].grad_written = false;
 }
 
 int64_t nb_group_widest(const nb_linear_group *group) {
