@@ -25,6 +25,7 @@ struct nb_backend {
     nb_dtype act, real;
     int64_t
         logit_elements; /* logits that a head makes at one time: every chunk of tokens reads its weight and dW anew */
+    bool wants_amax;    /* producers fill amaxes for less than its quantizers take to find them */
     void *state;        /* of the implementation */
 };
 

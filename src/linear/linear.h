@@ -126,6 +126,10 @@ nb_status nb_linear_group_forward(nb_linear_group *group, const nb_pass *pass, n
 nb_status nb_linear_group_backward(nb_linear_group *group, const nb_pass *pass, nb_scratch *scratch, const nb_mat *x,
                                    const nb_mat *dy, const nb_mat *dx, nb_error *err);
 
+/* True if amaxes of its X, or with `gradients` of its dY, are worth having: a tensor scale is made from one, of numbers
+ * that are not rotated first. */
+bool nb_linear_group_wants_amax(const nb_linear_group *group, bool gradients);
+
 /* What its gradients hold is past: the next backward pass writes them, those after it add to them. */
 void nb_linear_group_begin_gradients(nb_linear_group *group);
 

@@ -87,7 +87,8 @@ nb_status nb_head_loss(nb_model *model, const nb_run *run, const void *x, int64_
     be->ops->sum(be, sum_of_losses, head->loss, run->rows);
     if (!dx)
         return NB_OK;
-    nb_norm_backward(be, &head->norm, dx, head->dnormed, x, head->rstd, run->rows);
+    const nb_mat gradient = nb_act_with(run, dx, hidden, model->traits->post_norm ? NULL : model->dy_amax);
+    nb_norm_backward(be, &head->norm, &gradient, head->dnormed, x, head->rstd);
     nb_params_pack(&model->params, head->norm.param);
     return NB_OK;
 }
