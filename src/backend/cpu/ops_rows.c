@@ -74,10 +74,9 @@ void nb_cpu_scale(nb_backend *be, const nb_mat *out, const nb_mat *in, const flo
         const int threads = rows * dim > NB_SPAN_SERIAL ? nb_cpu_of(be)->threads : 1;                                  \
         uint32_t amax = 0;                                                                                             \
         _Pragma("omp parallel for num_threads(threads) schedule(static) reduction(max : amax)") for (int64_t part = 0; \
-                                                                                                     part <            \
-                                                                                                     MOST_PARTS;       \
+                                                                                                     part < (parts);   \
                                                                                                      part++) {         \
-            const int64_t row = nb_part(rows, MOST_PARTS, part), count = nb_part(rows, MOST_PARTS, part + 1) - row;    \
+            const int64_t row = nb_part(rows, parts, part), count = nb_part(rows, parts, part + 1) - row;              \
             const int64_t at = row * dim;                                                                              \
             kernels->body;                                                                                             \
             const uint32_t here = (y)->amax ? kernels->amax_bf16((const uint16_t *)(y)->data + at, count * dim) : 0;   \
