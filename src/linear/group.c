@@ -41,6 +41,7 @@ static nb_status take_layers(nb_linear_group *group, const nb_group_spec *spec, 
         layer->plan = *s->plan;
         layer->master = s->master;
         layer->grad = s->grad;
+        layer->grad_written = true;
         layer->narrow = s->narrow;
         layer->room = s->room;
         name_operands(group, layer);
@@ -278,6 +279,25 @@ nb_status nb_linear_group_backward(nb_linear_group *group, const nb_pass *pass, 
     scratch->used = begin;
     scratch->kept = kept;
     return NB_OK;
+}
+
+static bool scales_by_amax(const nb_operand_rule *rule) {
+    const nb_quantizer *q = &rule->quantizer;
+    return !nb_quantizer_is_bf16(q) && q->outer == NB_OUTER_TENSOR && q->hadamard_size == 0;
+}
+
+bool nb_linear_group_wants_amax(const nb_linear_group *group, bool gradients) {
+    const nb_role roles[] = {gradients ? NB_DGRAD_DY : NB_FPROP_X, gradients ? NB_WGRAD_DY : NB_WGRAD_X};
+    for (int32_t i = 0; group->be->wants_amax && i < group->count; i++)
+        for (int r = 0; group->layers[i].plan.quantized && r < 2; r++)
+            if (scales_by_amax(&group->layers[i].plan.roles[roles[r]]))
+                return true;
+    return false;
+}
+
+void nb_linear_group_begin_gradients(nb_linear_group *group) {
+    for (int32_t i = 0; i < group->count; i++)
+        group->layers[i].grad_written = false;
 }
 
 int64_t nb_group_widest(const nb_linear_group *group) {

@@ -51,7 +51,8 @@ typedef struct nb_linear {
     void *master;     /* real [N, K], backend memory; its owner tells of changes. NULL: kept in few bits */
     nb_scaled narrow; /* those; read either by nb_linear_master */
     nb_master_room *room;
-    void *grad;                 /* real [N, K], +=; NULL unless training */
+    void *grad;                 /* real [N, K]; NULL unless training */
+    bool grad_written;          /* dW is added to it; else it is written */
     bool packed[NB_GEMM_COUNT]; /* both operands multiply as codes */
     uint32_t mechanisms;        /* bit i: group->mechanisms[i] works on this layer */
     int32_t fprop_x, wgrad_x;   /* which shared operands of the group it reads */
@@ -120,9 +121,17 @@ void nb_linear_group_free(nb_linear_group *group);
 nb_status nb_linear_group_forward(nb_linear_group *group, const nb_pass *pass, nb_scratch *scratch, bool training,
                                   const nb_mat *x, const nb_mat *y, nb_error *err);
 
-/* dx = sum_i dY_i W_i (written); grads += dY_i^T X. `x` is that of the forward pass before, unchanged. */
+/* dx = sum_i dY_i W_i (written); grads += dY_i^T X, or written (nb_linear_group_begin_gradients). `x` is that of the
+ * forward pass before, unchanged. */
 nb_status nb_linear_group_backward(nb_linear_group *group, const nb_pass *pass, nb_scratch *scratch, const nb_mat *x,
                                    const nb_mat *dy, const nb_mat *dx, nb_error *err);
+
+/* True if amaxes of its X, or with `gradients` of its dY, are worth having: a tensor scale is made from one, of numbers
+ * that are not rotated first. */
+bool nb_linear_group_wants_amax(const nb_linear_group *group, bool gradients);
+
+/* What its gradients hold is past: the next backward pass writes them, those after it add to them. */
+void nb_linear_group_begin_gradients(nb_linear_group *group);
 
 /* The largest N of its layers. */
 int64_t nb_group_widest(const nb_linear_group *group);

@@ -92,17 +92,37 @@ static nb_status product_and_changes(const nb_linear_call *call, nb_linear *laye
             NB_TRY(m->table->after_wgrad(m->state, call, layer, dy, &dw, err));
         call->scratch->used = mark;
     }
-    be->ops->axpy(be, layer->grad, 1.0, memory, layer->out * layer->in);
+    if (layer->grad_written)
+        be->ops->axpy(be, layer->grad, 1.0, memory, layer->out * layer->in);
+    else
+        be->ops->copy(be, layer->grad, memory, bytes);
     return NB_OK;
 }
 
-nb_status nb_wgrad(const nb_linear_call *call, nb_linear *layer, const nb_mat *dy, nb_error *err) {
+static bool any_wgrad(const nb_linear_group *group, const nb_linear *layer) {
+    for (int32_t i = 0; i < group->mechanism_count; i++)
+        if ((layer->mechanisms >> i & 1) && group->mechanisms[i].table->wgrad)
+            return true;
+    return false;
+}
+
+static nb_status into_gradient(const nb_linear_call *call, nb_linear *layer, const nb_mat *dy, nb_error *err) {
     nb_mat grad = nb_mat_of(layer->grad, call->be->real, layer->out, layer->in);
+    if (!layer->grad_written && any_wgrad(call->group, layer)) { /* mechanisms add to what they find */
+        call->be->ops->fill_zero(call->be, grad.data, nb_dtype_size(grad.dtype) * (size_t)(grad.rows * grad.cols));
+        layer->grad_written = true;
+    }
     if (!layer->plan.quantized || call->pass->backward_bf16)
-        return call->be->ops->gemm(call->be, &grad, dy, true, call->x, false, true, err);
+        return call->be->ops->gemm(call->be, &grad, dy, true, call->x, false, layer->grad_written, err);
     if (any_after_wgrad(call->group, layer))
         return product_and_changes(call, layer, dy, err);
-    return product(call, layer, dy, &grad, true, err);
+    return product(call, layer, dy, &grad, layer->grad_written, err);
+}
+
+nb_status nb_wgrad(const nb_linear_call *call, nb_linear *layer, const nb_mat *dy, nb_error *err) {
+    NB_TRY(into_gradient(call, layer, dy, err));
+    layer->grad_written = true;
+    return NB_OK;
 }
 
 size_t nb_wgrad_scratch(const nb_linear_group *group, const nb_linear *layer) {
