@@ -3,6 +3,7 @@
 
 #include "backend/backend.h"
 #include "backend/cuda/library.h"
+#include "backend/cuda/rows.h"
 
 #include <stdio.h>
 #include <stdlib.h>

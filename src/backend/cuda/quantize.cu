@@ -25,10 +25,10 @@ static __device__ float source_at(const nb_cuda_source &s, int64_t r, int64_t c)
     float x;
     if (!s.numbers.data)
         x = nb_decoded(s.codes, r, from, true);
-    else if (s.numbers.dtype == NB_BF16)
-        x = nb_bf16_value(((const uint16_t *)s.numbers.data)[r * s.numbers.stride + from]);
-    else
-        x = ((const float *)s.numbers.data)[r * s.numbers.stride + from];
+    else {
+        int64_t at = s.across ? from * s.numbers.stride + r : r * s.numbers.stride + from;
+        x = s.numbers.dtype == NB_BF16 ? nb_bf16_value(((const uint16_t *)s.numbers.data)[at]) : ((const float *)s.numbers.data)[at];
+    }
     if (s.minus.codes)
         x = nb_f32_sub(x, nb_decoded(s.minus, r, from, true));
     if (s.row_scales)
