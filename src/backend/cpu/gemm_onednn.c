@@ -196,6 +196,14 @@ static bool has(dnnl_cpu_isa_t isa) {
     return (dnnl_get_effective_cpu_isa() & isa) == isa;
 }
 
+static bool is_intel(void) {
+#ifdef NB_X86
+    return __builtin_cpu_is("intel");
+#else
+    return false;
+#endif
+}
+
 static nb_gemm_fit fit(const nb_cpu *cpu, bool bf16, const char **why) {
     if (!bf16) {
         *why = "it is asked for products of BF16 by BF16 alone";
@@ -205,12 +213,16 @@ static nb_gemm_fit fit(const nb_cpu *cpu, bool bf16, const char **why) {
         *why = "its BF16 products need AVX-512";
         return NB_GEMM_CANNOT;
     }
-    if (!has(dnnl_cpu_isa_avx512_core_amx)) {
-        *why = "without AMX its BF16 products are slower than FP32 ones";
-        return NB_GEMM_SLOW;
+    if (has(dnnl_cpu_isa_avx512_core_amx)) {
+        *why = "this processor multiplies BF16 in tiles (AMX)";
+        return NB_GEMM_FITS;
     }
-    *why = "this processor multiplies BF16 in tiles (AMX)";
-    return NB_GEMM_FITS;
+    /* vdpbf16ps: on AMD as many a cycle as FP32 multiply-adds, which do half as much; on Intel so few that widened
+     * products win (both measured: docs/ledger.md). */
+    bool fast = has(dnnl_cpu_isa_avx512_core_bf16) && !is_intel();
+    *why = fast ? "this processor's BF16 instructions do twice the work of its FP32 ones"
+                : "without AMX this processor's BF16 products are slower than widened ones";
+    return fast ? NB_GEMM_FITS : NB_GEMM_SLOW;
 }
 
 static void sums(char *text, size_t size) {
