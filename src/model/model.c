@@ -137,6 +137,8 @@ nb_status nb_model_loss_and_grads(nb_model *model, const nb_batch *batch, const 
     NB_TRY(check_batch(model, batch, true, &scored, err));
     nb_run run = begin(model, batch, pass, true, true);
     nb_params_begin_backward(&model->params);
+    for (int32_t i = 0; i < model->group_count; i++)
+        nb_linear_group_begin_gradients(model->groups[i]);
     NB_TRY(nb_decoder_forward(model, &run, err));
     NB_TRY(nb_head_loss(model, &run, last_of_stream(model), scored, model->dstream, &sum, err));
     *loss = scored > 0 ? sum / (double)scored : 0.0;
