@@ -220,6 +220,58 @@ static void shorter_batches(void **state) {
     nb_backend_free(be);
 }
 
+/* The first product of a micro-batch writes dW whatever is there, the next adds. */
+static void gradients_begin(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    nb_plan plan = plan_nvfp4();
+    linear_case c = make_group(be, &plan, 1, NULL);
+    memset(c.dw[0], 0xFF, N * K * sizeof(float)); /* NaN */
+    run_forward(&c, &pass0);
+    run_backward(&c, &pass0);
+    double *once = get(NB_F32, c.dw[0], N * K);
+    run_forward(&c, &pass0);
+    run_backward(&c, &pass0);
+    for (int i = 0; i < N * K; i++)
+        assert_true(c.dw[0][i] == (float)(2 * once[i]));
+    nb_linear_group_begin_gradients(c.group);
+    run_forward(&c, &pass0);
+    run_backward(&c, &pass0);
+    check_close("dW", get(NB_F32, c.dw[0], N * K), once, 0x1p-30, N * K);
+    nb_linear_group_free(c.group);
+    nb_backend_free(be);
+}
+
+/* One reading of X for both of its operands: the same bits, wgrad.x made in the forward pass and once. */
+static void early_wgrad_x_changes_no_bit(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    nb_plan plans[] = {plan_nvfp4(), plan_nvfp4(), plan_bf16()};
+    linear_case c[2];
+    for (int i = 0; i < 2; i++) {
+        seen_roles seen = {0};
+        nb_lens lens = {.context = &seen, .counts = true, .operand = count_roles};
+        nb_pass pass = pass0;
+        pass.lens = &lens;
+        early_wgrad_x = i;
+        c[i] = make_group(be, plans, 3, NULL);
+        run_forward(&c[i], &pass);
+        assert_int_equal(seen.roles[NB_WGRAD_X], i);
+        run_backward(&c[i], &pass);
+        assert_int_equal(seen.roles[NB_WGRAD_X], 1);
+    }
+    early_wgrad_x = false;
+    assert_true(c[1].group->bytes > c[0].group->bytes);
+    for (int j = 0; j < 3; j++) {
+        check_equal_bytes("Y", c[1].y[j].data, c[0].y[j].data, M * N * 2);
+        check_equal_bytes("dW", c[1].dw[j], c[0].dw[j], N * K * 4);
+    }
+    check_equal_bytes("dX", c[1].dx.data, c[0].dx.data, M * K * 2);
+    nb_linear_group_free(c[0].group);
+    nb_linear_group_free(c[1].group);
+    nb_backend_free(be);
+}
+
 /* ---- late switch ---- */
 
 static void late_switch(void **state) {
@@ -437,6 +489,8 @@ int main(void) {
         cmocka_unit_test_teardown(weights_follow_the_master, release_buffers),
         cmocka_unit_test_teardown(mixed_group, release_buffers),
         cmocka_unit_test_teardown(shorter_batches, release_buffers),
+        cmocka_unit_test_teardown(gradients_begin, release_buffers),
+        cmocka_unit_test_teardown(early_wgrad_x_changes_no_bit, release_buffers),
         cmocka_unit_test_teardown(late_switch, release_buffers),
         cmocka_unit_test_teardown(same_codes_of_rows, release_buffers),
         cmocka_unit_test_teardown(folded_codes, release_buffers),
