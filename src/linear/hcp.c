@@ -25,8 +25,8 @@ static bool hcp_wanted(const nb_plan *plan) {
 static void hcp_detach(void *state) {
     nb_hcp_state *h = state;
     for (int32_t i = 0; i < h->group->count; i++) {
-        h->group->be->ops->release(h->group->be, h->layers[i].channels);
-        h->group->be->ops->release(h->group->be, h->layers[i].w_memory);
+        nb_backend_release(h->group->be, h->layers[i].channels);
+        nb_backend_release(h->group->be, h->layers[i].w_memory);
         free(h->layers[i].scores);
     }
     free(h);

@@ -60,7 +60,7 @@ static nb_status place_rest(occ *o, nb_error *err) {
 
 static void occ_detach(void *state) {
     occ *o = state;
-    o->group->be->ops->release(o->group->be, o->memory);
+    nb_backend_release(o->group->be, o->memory);
     free(o);
 }
 

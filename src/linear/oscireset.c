@@ -53,8 +53,8 @@ static void osci_detach(void *state) {
     nb_backend *be = o->group->be;
     for (int32_t i = 0; i < o->group->count; i++) {
         for (int a = 0; a < ARRAYS; a++)
-            be->ops->release(be, o->layers[i].array[a]);
-        be->ops->release(be, o->layers[i].chosen);
+            nb_backend_release(be, o->layers[i].array[a]);
+        nb_backend_release(be, o->layers[i].chosen);
     }
     free(o);
 }

@@ -55,12 +55,12 @@ static bool out_wanted(const nb_plan *plan) {
 static void out_detach(void *state) {
     outcontrol *o = state;
     nb_backend *be = o->group->be;
-    be->ops->release(be, o->norms);
-    be->ops->release(be, o->order);
+    nb_backend_release(be, o->norms);
+    nb_backend_release(be, o->order);
     for (int part = 0; part < PARTS; part++) {
-        be->ops->release(be, o->x_memory[part]);
+        nb_backend_release(be, o->x_memory[part]);
         for (int32_t i = 0; i < o->group->count; i++)
-            be->ops->release(be, o->w[i][part].memory);
+            nb_backend_release(be, o->w[i][part].memory);
     }
     free(o);
 }

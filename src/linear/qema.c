@@ -23,7 +23,7 @@ static bool qema_wanted(const nb_plan *plan) {
 static void qema_detach(void *state) {
     qema *e = state;
     for (int32_t i = 0; i < e->group->count; i++)
-        e->group->be->ops->release(e->group->be, e->average[i]);
+        nb_backend_release(e->group->be, e->average[i]);
     free(e);
 }
 
