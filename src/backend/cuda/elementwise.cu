@@ -76,15 +76,20 @@ int nb_cuda_launch_axpy(void *stream, float *y, float alpha, const float *x, int
     return cudaGetLastError();
 }
 
-static __global__ void scaled_result(nb_mat out, nb_mat in, const float *rows, const float *cols, bool accumulate) {
+static __device__ float outer_at(const nb_cuda_outer &o, int64_t i) {
+    return o.at ? o.at[i * o.step] : 1.0f;
+}
+
+static __global__ void scaled_result(nb_mat out, nb_mat in, nb_cuda_outer rows, nb_cuda_outer cols, bool accumulate) {
     for (NB_EACH(i, out.rows *out.cols)) {
         int64_t r = i / out.cols, c = i % out.cols, at = r * out.stride + c;
-        float x = nb_f32_mul(load(in.data, in.dtype, r * in.stride + c), nb_f32_mul(rows ? rows[r] : 1.0f, cols ? cols[c] : 1.0f));
+        float x = nb_f32_mul(load(in.data, in.dtype, r * in.stride + c), nb_f32_mul(outer_at(rows, r), outer_at(cols, c)));
         store(out.data, out.dtype, at, accumulate ? nb_f32_add(load(out.data, out.dtype, at), x) : x);
     }
 }
 
-int nb_cuda_launch_scaled_result(void *stream, const nb_mat *out, const nb_mat *in, const float *rows, const float *cols, bool accumulate) {
+int nb_cuda_launch_scaled_result(void *stream, const nb_mat *out, const nb_mat *in, nb_cuda_outer rows, nb_cuda_outer cols,
+                                 bool accumulate) {
     if (out->rows * out->cols > 0)
         scaled_result<<<nb_grid(nb_divide_up(out->rows * out->cols, NB_THREADS)), NB_THREADS, 0, (cudaStream_t)stream>>>(
             *out, *in, rows, cols, accumulate);

@@ -16,9 +16,13 @@ int nb_cuda_launch_cast(void *stream, void *to, nb_dtype to_type, const void *fr
 int nb_cuda_launch_add(void *stream, uint16_t *out, const uint16_t *a, const uint16_t *b, int64_t n);
 int nb_cuda_launch_axpy(void *stream, float *y, float alpha, const float *x, int64_t n);
 int nb_cuda_launch_scale(void *stream, const nb_mat *out, const nb_mat *in, const float *rows, const float *cols);
-/* The same with `accumulate`: out (+)= in * row * column, FP32. */
-int nb_cuda_launch_scaled_result(void *stream, const nb_mat *out, const nb_mat *in, const float *rows,
-                                 const float *cols, bool accumulate);
+/* out (+)= in * fl(row * column): the scales outside of a product's sum, one a row or column, or one for all (step 0). */
+typedef struct nb_cuda_outer {
+    const float *at; /* NULL: 1 */
+    int step;        /* 1: one for each; 0: the same for all */
+} nb_cuda_outer;
+int nb_cuda_launch_scaled_result(void *stream, const nb_mat *out, const nb_mat *in, nb_cuda_outer rows, nb_cuda_outer cols,
+                                 bool accumulate);
 int nb_cuda_launch_multiply_words(void *stream, float *out, const float *a,
                                   const float *b); /* *out = *a * *b; NULL: 1 */
 int nb_cuda_launch_rope(void *stream, uint16_t *x, const int32_t *positions, int64_t n, int64_t heads, int64_t head_dim,

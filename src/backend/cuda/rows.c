@@ -9,6 +9,9 @@
 #include "backend/ref/dge_occ.h"
 #include "backend/ref/gemm.h"
 
+#include <stdio.h>
+#include <string.h>
+
 static void *stream_of(nb_backend *be) {
     return nb_cuda_of(be)->stream;
 }
@@ -257,4 +260,20 @@ void nb_cuda_cross_entropy(nb_backend *be, void *loss, void *z, void *dlogits, c
     nb_cuda_good(be, nb_cuda_launch_cross_entropy(stream_of(be), loss, z, dlogits, logits, targets, n, vocab,
                                                   (float)grad_scale, (float)z_loss),
                  "cross_entropy");
+}
+
+/* ---- which order of sums ---- */
+
+void nb_cuda_gemm_sums(nb_backend *be, nb_dtype a, nb_dtype b, char *text, size_t size) {
+    const nb_cuda *cuda = nb_cuda_of(be);
+    snprintf(text, size, "%s %d.%d, cublaslt %zu", nb_cuda_gemm_kernel(be, a, b), cuda->major, cuda->minor,
+             cublasLtGetVersion());
+}
+
+nb_status nb_cuda_gemm_take(nb_backend *be, nb_dtype a, nb_dtype b, const char *sums, nb_error *err) {
+    char ours[128];
+    nb_cuda_gemm_sums(be, a, b, ours, sizeof ours);
+    if (strcmp(sums, ours) == 0)
+        return NB_OK;
+    return nb_fail(err, NB_UNSUPPORTED, "cuda: products here are summed as \"%s\", not as \"%s\"", ours, sums);
 }
