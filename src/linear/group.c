@@ -154,6 +154,7 @@ void nb_linear_group_free(nb_linear_group *group) {
             group->mechanisms[i].table->detach(group->mechanisms[i].state);
     nb_operands_free(group);
     for (int32_t i = 0; i < group->count && i < NB_GROUP_LAYERS; i++)
-        group->be->ops->release(group->be, group->layers[i].weight);
+        if (group->layers[i].weight)
+            group->be->ops->release(group->be, group->layers[i].weight);
     free(group);
 }

@@ -220,11 +220,16 @@ nb_status nb_operands_layout(nb_linear_group *group, nb_error *err) {
     return NB_OK;
 }
 
+static void release(nb_backend *be, void *memory) {
+    if (memory)
+        be->ops->release(be, memory);
+}
+
 void nb_operands_free(nb_linear_group *group) {
     nb_backend *be = group->be;
     for (int32_t i = 0; i < group->x_count; i++)
-        be->ops->release(be, group->x[i].memory);
+        release(be, group->x[i].memory);
     for (int32_t i = 0; i < group->count && i < NB_GROUP_LAYERS; i++)
         for (nb_role role = NB_FPROP_X; role < NB_ROLE_COUNT; role++)
-            be->ops->release(be, group->layers[i].own[role].memory);
+            release(be, group->layers[i].own[role].memory);
 }

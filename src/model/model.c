@@ -137,8 +137,8 @@ nb_status nb_model_loss_and_grads(nb_model *model, const nb_batch *batch, const 
     NB_TRY(check_batch(model, batch, true, &scored, err));
     nb_run run = begin(model, batch, pass, true, true);
     nb_params_begin_backward(&model->params);
-    for (int32_t i = 0; i < model->group_count; i++)
-        nb_linear_group_begin_gradients(model->groups[i]);
+    if (model->params.window) /* it was cleared */
+        nb_model_begin_gradients(model);
     NB_TRY(nb_decoder_forward(model, &run, err));
     NB_TRY(nb_head_loss(model, &run, last_of_stream(model), scored, model->dstream, &sum, err));
     *loss = scored > 0 ? sum / (double)scored : 0.0;
@@ -203,6 +203,11 @@ void nb_model_restore_masters(nb_model *model, const void *copy) {
 
 void *nb_model_grads(nb_model *model) {
     return model->params.window ? NULL : model->params.grads.data;
+}
+
+void nb_model_begin_gradients(nb_model *model) {
+    for (int32_t i = 0; i < model->group_count; i++)
+        nb_linear_group_begin_gradients(model->groups[i]);
 }
 
 nb_param_array *nb_model_gradients(nb_model *model) {

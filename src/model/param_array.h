@@ -46,6 +46,7 @@ double nb_param_array_sum_squares(const nb_param_array *array);
 
 /* The gradients of a model made for training, as its recipe keeps them. */
 nb_param_array *nb_model_gradients(nb_model *model);
+void nb_model_begin_gradients(nb_model *model); /* they were cleared: the next backward pass writes over them */
 
 /* Masters, of any type. nb_model_param_open gives one in real, in place or decoded until the next is opened; what is
  * written there counts once it is closed. */

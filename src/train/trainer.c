@@ -199,6 +199,7 @@ nb_status nb_trainer_micro_batch(nb_trainer *t, int64_t index, const struct nb_l
     nb_pass pass = nb_trainer_pass(t, index);
     pass.lens = lens;
     nb_param_array_zero(nb_model_gradients(t->model));
+    nb_model_begin_gradients(t->model);
     return nb_model_loss_and_grads(t->model, &t->batch.view, &pass, loss, err);
 }
 
