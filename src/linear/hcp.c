@@ -118,9 +118,18 @@ static bool patches(const nb_hcp_state *h, const nb_linear_call *call) {
 static nb_status hcp_observe(void *state, const nb_linear_call *call, nb_error *err) {
     nb_hcp_state *h = state;
     void *memory;
+    int64_t most = call->x->rows;
+    for (int32_t i = 0; i < h->group->count && h->k > 0 && call->measuring; i++) {
+        nb_linear *layer = &h->group->layers[i]; /* what a refresh looks at */
+        const nb_operand *ignored;
+        most = layer->out > most ? layer->out : most;
+        if (!(layer->mechanisms >> h->index & 1) || call->pass->forward_bf16)
+            continue;
+        NB_TRY(nb_operand_ready(call, layer, NB_FPROP_X, &ignored, err));
+        NB_TRY(nb_operand_ready(call, layer, NB_FPROP_W, &ignored, err));
+    }
     if (call->measuring)
-        return nb_scratch_place(call->scratch, nb_hcp_refresh_scratch(h, call->x->rows), "scores of channels", &memory,
-                                err);
+        return nb_scratch_place(call->scratch, nb_hcp_refresh_scratch(h, most), "scores of channels", &memory, err);
     return nb_hcp_refresh(h, call, err);
 }
 
