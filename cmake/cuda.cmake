@@ -5,10 +5,14 @@ enable_language(CUDA)
 find_package(CUDAToolkit 12.0 REQUIRED)
 find_library(CUBLASLT cublasLt PATHS ${CUDAToolkit_LIBRARY_DIR} REQUIRED)
 
+set(NIBBLE_CUDA_CODE "--generate-code=arch=compute_80,code=[compute_80,sm_80];--generate-code=arch=compute_90a,code=sm_90a"
+    CACHE STRING "what nvcc compiles for")
+
 file(GLOB CUDA_SOURCES CONFIGURE_DEPENDS src/backend/cuda/*.c src/backend/cuda/*.cu)
 add_library(nibble-cuda SHARED ${CUDA_SOURCES}
   src/base/status.c src/format/element.c src/format/format.c src/backend/backend.c src/backend/ref/quantize_parts.c
-  src/backend/ref/measure.c src/backend/ref/gemm_q.c)
+  src/backend/ref/measure.c src/backend/ref/gemm_q.c src/backend/ref/gemm.c src/backend/ref/dge_occ.c
+  src/backend/ref/operand_parts.c)
 set_target_properties(nibble-cuda PROPERTIES
   LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR} C_VISIBILITY_PRESET hidden CUDA_VISIBILITY_PRESET hidden
   CUDA_STANDARD 17 CUDA_RUNTIME_LIBRARY Static POSITION_INDEPENDENT_CODE ON)
@@ -16,6 +20,6 @@ target_include_directories(nibble-cuda PRIVATE include src SYSTEM ${CUDAToolkit_
 target_compile_definitions(nibble-cuda PRIVATE _POSIX_C_SOURCE=200809L _DEFAULT_SOURCE)
 target_compile_options(nibble-cuda PRIVATE
   $<$<COMPILE_LANGUAGE:C>:-Wall -Wextra -Wpedantic -Wshadow -Werror -ffp-contract=off>
-  $<$<COMPILE_LANGUAGE:CUDA>:-O3 --use_fast_math=false -Xcompiler=-Wall
-    --generate-code=arch=compute_80,code=[compute_80,sm_80] --generate-code=arch=compute_90a,code=sm_90a>)
+  $<$<COMPILE_LANGUAGE:CUDA>:-O3 -Xcompiler=-Wall
+    ${NIBBLE_CUDA_CODE}>)
 target_link_libraries(nibble-cuda PRIVATE ${CUBLASLT} CUDA::cudart_static m)

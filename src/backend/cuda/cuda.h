@@ -51,6 +51,8 @@ void *nb_cuda_scratch(nb_backend *be, size_t bytes, const char *what);
 
 /* The BF16 values [rows, cols] of an operand that has codes. */
 uint16_t *nb_cuda_values_of(const nb_operand *o);
+/* Makes them anew from the codes. */
+nb_status nb_cuda_fill_values(nb_backend *be, const nb_operand *o, nb_error *err);
 
 /* ---- gemm.c: products of plain numbers by cuBLASLt ---- */
 

@@ -114,6 +114,16 @@ int nb_cuda_launch_reset_where(void *stream, float *w, const float *q, const flo
 int nb_cuda_launch_bin_widths(void *stream, float *out, const nb_qtensor *codes);
 int nb_cuda_launch_round_by(void *stream, const nb_qtensor *codes, const float *w, const float *guide);
 
+
+/* ---- measure.cu ---- */
+typedef struct nb_cuda_moment_sums {
+    double sums[4]; /* of x, x^2, x^3, x^4, where x is finite */
+    int64_t count;
+    double amax;
+} nb_cuda_moment_sums;
+/* partial [NB_CUDA_SUM_BLOCKS]; the first becomes the total. column_amax [cols] and tile_crest [tiles] may be NULL. */
+int nb_cuda_launch_measure(void *stream, const nb_mat *x, nb_cuda_moment_sums *partial, float *column_amax, float *tile_crest);
+
 #ifdef __cplusplus
 }
 #endif

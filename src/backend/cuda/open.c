@@ -55,7 +55,7 @@ static nb_status look_at(nb_cuda *cuda, int device, nb_error *err) {
     cuda->device = device;
     cuda->major = properties.major;
     cuda->minor = properties.minor;
-    snprintf(cuda->name, sizeof cuda->name, "%s", properties.name);
+    snprintf(cuda->name, sizeof cuda->name, "%.63s", properties.name);
     if (10 * cuda->major + cuda->minor < OLDEST)
         return nb_fail(err, NB_UNSUPPORTED,
                        "cuda: %s has compute capability %d.%d; expected 8.0 or later (BF16 units); hint: backend: cpu",

@@ -142,7 +142,7 @@ static nb_status count_stats(nb_backend *be, const nb_making *making, const nb_q
     return status;
 }
 
-static nb_status fill_values(nb_backend *be, const nb_operand *o, nb_error *err) {
+nb_status nb_cuda_fill_values(nb_backend *be, const nb_operand *o, nb_error *err) {
     const nb_mat values = value_matrix(o);
     const nb_qtensor codes = nb_codes_of(o);
     return nb_cuda_status(be, nb_cuda_launch_decode(stream_of(be), &values, &codes, false, NULL, is_whole_valued(o)),
@@ -180,7 +180,7 @@ static nb_status quantize(nb_backend *be, const nb_source *source, const nb_cuda
     codes.quantizer = *q;
     if (making->stats)
         NB_TRY(count_stats(be, making, &codes, &r, err));
-    return is_whole_valued(out) ? fill_values(be, out, err) : NB_OK;
+    return is_whole_valued(out) ? nb_cuda_fill_values(be, out, err) : NB_OK;
 }
 
 /* A matrix, as numbers of another type or the other way up. */
@@ -218,7 +218,7 @@ nb_status nb_cuda_turn(nb_backend *be, nb_operand *out, const nb_operand *from, 
     nb_cuda_copy(be, out->memory, from->memory, sizeof(nb_operand_head));
     NB_TRY(nb_cuda_status(be, nb_cuda_launch_turn(stream_of(be), &to, &source), "turn", err));
     out->outer = to.tensor_scale;
-    return fill_values(be, out, err);
+    return nb_cuda_fill_values(be, out, err);
 }
 
 /* ---- decoding ---- */

@@ -1,0 +1,101 @@
+/* measure.cu: what a tensor looks like, for the lens. Sums are in double; which elements a thread adds up depends on the
+ * shape alone.
+ */
+#include "backend/cuda/kernels.h"
+#include "backend/cuda/launch.cuh"
+
+static __device__ float load(const nb_mat &x, int64_t r, int64_t c) {
+    int64_t at = r * x.stride + c;
+    return x.dtype == NB_BF16 ? nb_bf16_value(((const uint16_t *)x.data)[at]) : ((const float *)x.data)[at];
+}
+
+static __device__ bool is_finite(float x) {
+    return nb_f32_magnitude(x) < NB_F32_INF_BITS;
+}
+
+static __device__ void join(nb_cuda_moment_sums *a, const nb_cuda_moment_sums &b) {
+    for (int i = 0; i < 4; i++)
+        a->sums[i] += b.sums[i];
+    a->count += b.count;
+    a->amax = fmax(a->amax, b.amax);
+}
+
+static __device__ nb_cuda_moment_sums block_total(nb_cuda_moment_sums mine, nb_cuda_moment_sums *room) {
+    room[threadIdx.x] = mine;
+    for (unsigned stride = NB_THREADS / 2; stride; stride /= 2) {
+        __syncthreads();
+        if (threadIdx.x < stride)
+            join(&room[threadIdx.x], room[threadIdx.x + stride]);
+    }
+    __syncthreads();
+    return room[0];
+}
+
+static __global__ void moment_parts(nb_cuda_moment_sums *partial, nb_mat x) {
+    __shared__ nb_cuda_moment_sums room[NB_THREADS];
+    nb_cuda_moment_sums mine = {};
+    for (NB_EACH(i, x.rows *x.cols)) {
+        float v = load(x, i / x.cols, i % x.cols);
+        if (!is_finite(v))
+            continue;
+        double d = v, power = 1;
+        for (int j = 0; j < 4; j++)
+            mine.sums[j] += power *= d;
+        mine.count++;
+        mine.amax = fmax(mine.amax, fabs(d));
+    }
+    mine = block_total(mine, room);
+    if (threadIdx.x == 0)
+        partial[blockIdx.x] = mine;
+}
+
+static __global__ void moment_total(nb_cuda_moment_sums *partial) {
+    __shared__ nb_cuda_moment_sums room[NB_THREADS];
+    nb_cuda_moment_sums mine = {};
+    for (int i = threadIdx.x; i < NB_CUDA_SUM_BLOCKS; i += NB_THREADS)
+        join(&mine, partial[i]);
+    mine = block_total(mine, room);
+    if (threadIdx.x == 0)
+        partial[0] = mine;
+}
+
+static __global__ void column_amaxes(float *out, nb_mat x) {
+    for (NB_EACH(c, x.cols)) {
+        uint32_t largest = 0;
+        for (int64_t r = 0; r < x.rows; r++)
+            if (is_finite(load(x, r, c)))
+                largest = max(largest, nb_f32_magnitude(load(x, r, c)));
+        out[c] = nb_f32_from(largest);
+    }
+}
+
+/* A thread a tile of 16x16: largest magnitude over root mean square. */
+static __global__ void tile_crests(float *out, nb_mat x) {
+    const int64_t across = (x.cols + 15) / 16, tiles = across * ((x.rows + 15) / 16);
+    for (NB_EACH(t, tiles)) {
+        double largest = 0, squares = 0;
+        int64_t count = 0;
+        for (int64_t r = t / across * 16; r < x.rows && r < t / across * 16 + 16; r++)
+            for (int64_t c = t % across * 16; c < x.cols && c < t % across * 16 + 16; c++) {
+                double v = load(x, r, c);
+                if (!is_finite((float)v))
+                    continue;
+                largest = fmax(largest, fabs(v));
+                squares += v * v;
+                count++;
+            }
+        out[t] = squares > 0 ? (float)(largest / sqrt(squares / (double)count)) : 0.0f;
+    }
+}
+
+int nb_cuda_launch_measure(void *stream, const nb_mat *x, nb_cuda_moment_sums *partial, float *column_amax, float *tile_crest) {
+    cudaStream_t on = (cudaStream_t)stream;
+    const int64_t tiles = ((x->cols + 15) / 16) * ((x->rows + 15) / 16);
+    moment_parts<<<NB_CUDA_SUM_BLOCKS, NB_THREADS, 0, on>>>(partial, *x);
+    moment_total<<<1, NB_THREADS, 0, on>>>(partial);
+    if (column_amax && x->cols > 0)
+        column_amaxes<<<nb_grid(nb_divide_up(x->cols, 32)), 32, 0, on>>>(column_amax, *x);
+    if (tile_crest && tiles > 0)
+        tile_crests<<<nb_grid(nb_divide_up(tiles, NB_THREADS)), NB_THREADS, 0, on>>>(tile_crest, *x);
+    return cudaGetLastError();
+}
