@@ -56,6 +56,18 @@ NB_EMULATED __m512 nb_cvtph_ps(__m256i a) {
     return whole;
 }
 
+/* SIMDe multiplies and adds, in two roundings. */
+NB_EMULATED __m512 nb_fmadd_ps(__m512 a, __m512 b, __m512 c) {
+    __m256 x[2], y[2], z[2];
+    __builtin_memcpy(x, &a, sizeof a);
+    __builtin_memcpy(y, &b, sizeof b);
+    __builtin_memcpy(z, &c, sizeof c);
+    for (int i = 0; i < 2; i++)
+        z[i] = _mm256_fmadd_ps(x[i], y[i], z[i]);
+    __builtin_memcpy(&c, z, sizeof c);
+    return c;
+}
+
 /* To nearest, ties to even: the only rounding that the kernels ask for. */
 NB_EMULATED __m256i nb_cvtps_ph(__m512 a) {
     __m256 halves[2];
@@ -64,6 +76,7 @@ NB_EMULATED __m256i nb_cvtps_ph(__m512 a) {
                             _mm256_cvtps_ph(halves[0], _MM_FROUND_TO_NEAREST_INT));
 }
 
+#undef _mm512_fmadd_ps
 #undef _mm512_cvtps_ph
 #undef _mm512_extractf32x8_ps
 #define _mm512_cvtepi32_ps(a) nb_cvtepi32_ps(a)
@@ -71,6 +84,7 @@ NB_EMULATED __m256i nb_cvtps_ph(__m512 a) {
 #define _mm512_cvtepu16_epi32(a) nb_cvtepu16_epi32(a)
 #define _mm512_reduce_max_epu32(a) nb_reduce_max_epu32(a)
 #define _mm512_cvtph_ps(a) nb_cvtph_ps(a)
+#define _mm512_fmadd_ps(a, b, c) nb_fmadd_ps(a, b, c)
 #define _mm512_cvtps_ph(a, rounding) nb_cvtps_ph(a)
 #define _mm512_extractf32x8_ps(a, half) nb_upper_half(a)
 

@@ -205,6 +205,85 @@ static void crosses_tile_edges(void **state) {
         nb_backend_free(backends[i]);
 }
 
+/* One chain of fused multiply-adds over all of K, in order; then C is added and the sum rounded once to its type. */
+static float chain(const problem *p, const nb_mat *before, int64_t i, int64_t j) {
+    float sum = 0;
+    for (int64_t k = 0; k < p->depth; k++)
+        sum = fmaf((float)(p->trans_a ? get(&p->a, k, i) : get(&p->a, i, k)),
+                   (float)(p->trans_b ? get(&p->b, j, k) : get(&p->b, k, j)), sum);
+    return p->accumulate ? (float)get(before, i, j) + sum : sum;
+}
+
+static void check_chain(random_numbers *r, nb_backend *be, const nb_dtype *types, int64_t m, int64_t n, int64_t k) {
+    problem p = random_problem(r, types[0], types[1], types[2], m, n, k);
+    char *before = malloc(p.c_bytes);
+    memcpy(before, p.memory[2], p.c_bytes);
+    nb_mat c_before = p.c;
+    c_before.data = before + ((char *)p.c.data - p.memory[2]);
+    nb_error err = {0};
+    if (be->ops->gemm(be, &p.c, &p.a, p.trans_a, &p.b, p.trans_b, p.accumulate, &err) != NB_OK)
+        fail_msg("%s", err.message);
+    for (int64_t i = 0; i < m; i++) {
+        for (int64_t j = 0; j < n; j++) {
+            float want = chain(&p, &c_before, i, j);
+            want = types[2] == NB_BF16 ? nb_bf16_value(nb_bf16_even(want)) : want;
+            if (get(&p.c, i, j) != (double)want)
+                fail_msg("%s [%lld,%lld] of %lldx%lldx%lld: %a, not %a", be->ops->gemm_kernel(be, types[0], types[1]),
+                         (long long)i, (long long)j, (long long)m, (long long)n, (long long)k, get(&p.c, i, j),
+                         (double)want);
+        }
+    }
+    free(before);
+    free_problem(&p);
+}
+
+/* Kernels of ours sum alike under every instruction set and on any tiles: a run that goes on elsewhere keeps its bits.
+ */
+static void our_kernels_are_one_chain(void **state) {
+    (void)state;
+    nb_backend *backends[12];
+    int count = open_backends(backends);
+    random_numbers r = {53, 0};
+    for (int i = 0; i < count; i++) {
+        nb_backend *be = backends[i];
+        for (int t = 0; t < TYPES - 1; t++) {
+            if (be->ops->gemm_take(be, all_types[t][0], all_types[t][1], "fma chain", NULL) != NB_OK)
+                continue;
+            for (int64_t m = 1; m <= 30; m += 1 + m / 4) /* every count of rows that a strip may have */
+                check_chain(&r, be, all_types[t], m, random_size(&r, 70), random_size(&r, 40));
+            check_chain(&r, be, all_types[t], 70, 140, 530); /* tiles, blocks of rows and of the contraction */
+        }
+    }
+    for (int i = 0; i < count; i++)
+        nb_backend_free(backends[i]);
+}
+
+/* Whatever a backend multiplies with has a name by which it is taken again; a name from elsewhere changes nothing. */
+static void takes_sums_by_name(void **state) {
+    (void)state;
+    nb_backend *backends[12];
+    int count = open_backends(backends);
+    for (int i = 0; i < count; i++) {
+        nb_backend *be = backends[i];
+        for (int t = 0; t < TYPES - 1; t++) {
+            const nb_dtype a = all_types[t][0], b = all_types[t][1];
+            char sums[64], again[64];
+            nb_error err = {0};
+            be->ops->gemm_sums(be, a, b, sums, sizeof sums);
+            const char *kernel = be->ops->gemm_kernel(be, a, b);
+            assert_int_equal(be->ops->gemm_take(be, a, b, sums, NULL), NB_OK);
+            assert_string_equal(be->ops->gemm_kernel(be, a, b), kernel);
+            assert_int_equal(be->ops->gemm_take(be, a, b, "abacus 1.0", &err), NB_UNSUPPORTED);
+            assert_non_null(strstr(err.message, "abacus 1.0"));
+            assert_non_null(strstr(err.message, sums));
+            be->ops->gemm_sums(be, a, b, again, sizeof again);
+            assert_string_equal(again, sums);
+        }
+    }
+    for (int i = 0; i < count; i++)
+        nb_backend_free(backends[i]);
+}
+
 static void empty_products(void **state) {
     (void)state;
     nb_backend *be;
@@ -270,6 +349,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(matches_sums_in_double),
         cmocka_unit_test(crosses_tile_edges),
+        cmocka_unit_test(our_kernels_are_one_chain),
+        cmocka_unit_test(takes_sums_by_name),
         cmocka_unit_test(empty_products),
         cmocka_unit_test(refuses_wrong_shapes),
         cmocka_unit_test(leaves_the_program_its_threads),

@@ -9,8 +9,10 @@
 
 #include <cmocka.h>
 
+#include "backend/table.h"
 #include "files/safetensors.h"
 #include "train/checkpoint.h"
+#include "train/manifest.h"
 #include "train_case.h"
 
 static void same_file(void **state, const char *a, const char *b) {
@@ -106,6 +108,62 @@ static void the_lens_changes_nothing(void **state) {
         fail_msg("%s", err.message);
     same_run(state, "blind", "seen");
     assert_int_equal(access(in_folder(state, "seen/lens/series.nbs"), F_OK), 0);
+}
+
+/* A whole run, or the rest of one, on a backend that multiplies by `sums` where `sums` is given. */
+static nb_status run_summed(const nb_run_config *config, nb_start start, const char *sums, case_log *log) {
+    nb_backend *be = case_backend(config);
+    nb_trainer *trainer;
+    nb_error err = {0};
+    if (sums)
+        assert_int_equal(be->ops->gemm_take(be, NB_BF16, NB_BF16, sums, &err), NB_OK);
+    assert_int_equal(case_create(be, config, log, &trainer, &err), NB_OK);
+    nb_status status = nb_trainer_run(trainer, start, NULL, &err);
+    nb_trainer_free(trainer);
+    nb_backend_free(be);
+    return status;
+}
+
+/* OpenBLAS multiplies everywhere, and is seldom what a machine would take: a run that began with it goes on with it. */
+static void a_run_keeps_its_products(void **state) {
+    nb_backend_options options = {1, NB_ISA_PORTABLE};
+    nb_backend *portable;
+    char openblas[64];
+    assert_int_equal(nb_backend_open("cpu", &options, &portable, NULL), NB_OK);
+    portable->ops->gemm_sums(portable, NB_BF16, NB_BF16, openblas, sizeof openblas);
+    nb_backend_free(portable);
+    nb_run_config whole = case_config(state, "whole", NULL), config = case_config(state, "parts", NULL);
+    case_log first = {.stop_after = 5}, second = {0};
+    assert_int_equal(run_summed(&whole, NB_START_NEW, openblas, NULL), NB_OK);
+    assert_int_equal(run_summed(&config, NB_START_NEW, openblas, &first), NB_INTERRUPTED);
+    assert_int_equal(run_summed(&config, NB_START_RESUME, NULL, &second), NB_OK);
+    assert_int_equal(second.warnings, 0);
+    same_run(state, "whole", "parts");
+}
+
+/* The same nibble.json, but for who summed its BF16 products, with a checksum that agrees. */
+static void change_products(const char *path, const char *sums) {
+    char *text, *edited;
+    size_t size;
+    assert_int_equal(nb_file_read(path, 1 << 24, &text, &size, NULL), NB_OK);
+    char *at = strstr(strstr(text, "\"products\""), "\"bf16\": \"") + strlen("\"bf16\": \"");
+    edited = malloc(size + strlen(sums) + 1);
+    assert_non_null(edited);
+    int n = sprintf(edited, "%.*s%s%s", (int)(at - text), text, sums, strchr(at, '"'));
+    assert_true(nb_manifest_seal(edited, (size_t)n));
+    assert_int_equal(nb_file_write(path, edited, (size_t)n, NULL), NB_OK);
+    free(text);
+    free(edited);
+}
+
+static void products_of_another_machine_are_told(void **state) {
+    nb_run_config config = case_config(state, "moved", NULL);
+    case_log first = {.stop_after = 5}, second = {0};
+    assert_int_equal(run_summed(&config, NB_START_NEW, NULL, &first), NB_INTERRUPTED);
+    change_products(in_folder(state, "moved/checkpoints/step-00000005/nibble.json"), "abacus 1.0");
+    assert_int_equal(run_summed(&config, NB_START_RESUME, NULL, &second), NB_OK);
+    assert_int_equal(second.warnings, 1);
+    assert_non_null(strstr(second.warning, "step-00000005: its bf16 products were summed by \"abacus 1.0\""));
 }
 
 static void a_finished_run_is_left_alone(void **state) {
@@ -332,6 +390,8 @@ int main(void) {
         CASE(narrow_state_resumes),
         CASE(a_killed_run_resumes),
         CASE(the_lens_changes_nothing),
+        CASE(a_run_keeps_its_products),
+        CASE(products_of_another_machine_are_told),
         CASE(a_finished_run_is_left_alone),
         CASE(another_run_is_refused),
         CASE(a_fork_goes_on_from_a_checkpoint),

@@ -10,8 +10,10 @@
 #include "backend/cpu/cpu.h"
 #include "backend/ref/gemm_q.h"
 #include "base/philox.h"
+#include "format/bf16.h"
 #include "format/element.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -70,10 +72,23 @@ typedef struct product {
     nb_mat c;
 } product;
 
-/* The product that layers in BF16 run. */
+/* Plain products of both types: what the backend takes, and our kernel where it takes another. */
+typedef struct plain_kind {
+    const char *name;
+    nb_dtype type;
+    const char *sums; /* NULL: what the backend takes */
+} plain_kind;
+
+static const plain_kind plain_kinds[] = {{"bf16 by bf16", NB_BF16, NULL},
+                                         {"bf16 by bf16, our kernel", NB_BF16, "fma chain"},
+                                         {"f32 by f32", NB_F32, NULL},
+                                         {"f32 by f32, our kernel", NB_F32, "fma chain"}};
+enum { PLAINS = sizeof plain_kinds / sizeof *plain_kinds };
+
 typedef struct plain {
     nb_backend *be;
     nb_mat a, b, c;
+    char sums[64]; /* by which this one multiplies */
 } plain;
 
 /* ---- operands ---- */
@@ -135,25 +150,77 @@ static void free_plain(plain *p) {
     p->be->ops->release(p->be, p->c.data);
 }
 
-static nb_status make_plain(nb_backend *be, const int64_t shape[3], nb_dtype type, plain *p, nb_error *err) {
-    p->be = be;
-    p->a = nb_mat_of(NULL, NB_BF16, shape[0], shape[2]);
-    p->b = nb_mat_of(NULL, NB_BF16, shape[1], shape[2]);
-    p->c = nb_mat_of(NULL, type, shape[0], shape[1]);
-    nb_mat *all[3] = {&p->a, &p->b, &p->c};
-    for (int i = 0; i < 3; i++) {
-        all[i]->data =
-            be->ops->alloc(be, (size_t)(all[i]->rows * all[i]->cols) * nb_dtype_size(all[i]->dtype), "operands");
-        if (!all[i]->data)
-            return nb_fail(err, NB_NO_MEMORY, "bench gemm: no memory for BF16 operands");
+/* Bytes that are one moderate number in either type, its value in *value. */
+static nb_status fill(nb_backend *be, nb_mat *m, double *value, nb_error *err) {
+    size_t bytes = (size_t)(m->rows * m->cols) * nb_dtype_size(m->dtype);
+    float sample;
+    char *host = malloc(bytes);
+    m->data = be->ops->alloc(be, bytes, "operands");
+    if (host && m->data) {
+        memset(host, 0x3c, bytes);
+        be->ops->upload(be, m->data, host, bytes);
+    }
+    bool good = host && m->data;
+    free(host);
+    memset(&sample, 0x3c, sizeof sample);
+    *value = m->dtype == NB_BF16 ? 0x1.78p-7 : (double)sample;
+    return good ? NB_OK : nb_fail(err, NB_NO_MEMORY, "bench gemm: no memory for plain operands");
+}
+
+/* Every element of C is K times the square: within the bound of K sums and the rounding to C's type. */
+static nb_status check_plain(plain *p, double value, nb_error *err) {
+    double want = value * value * (double)p->a.cols, bound = want * ((double)p->a.cols * 0x1p-24 + 0x1p-8);
+    for (int corner = 0; corner < 4; corner++) {
+        int64_t at = (corner & 1 ? p->c.rows - 1 : 0) * p->c.stride + (corner & 2 ? p->c.cols - 1 : 0);
+        union {
+            float f32;
+            uint16_t bf16;
+        } got;
+        size_t size = nb_dtype_size(p->c.dtype);
+        p->be->ops->download(p->be, &got, (const char *)p->c.data + (size_t)at * size, size);
+        float one = p->c.dtype == NB_F32 ? got.f32 : nb_bf16_value(got.bf16);
+        if (!(fabs((double)one - want) <= bound))
+            return nb_fail(err, NB_INTERNAL,
+                           "bench gemm: a plain product holds %g where %g is right; no speed is reported", (double)one,
+                           want);
     }
     return NB_OK;
 }
 
 static nb_status run_plain(void *state, nb_error *err) {
     plain *p = state;
+    NB_TRY(p->be->ops->gemm_take(p->be, p->a.dtype, p->b.dtype, p->sums, err));
     NB_TRY(p->be->ops->gemm(p->be, &p->c, &p->a, false, &p->b, true, false, err));
     return p->be->ops->synchronize(p->be, err);
+}
+
+static nb_status make_plain(nb_backend *be, nb_dtype operands, const int64_t shape[3], nb_dtype type, plain *p,
+                            nb_error *err) {
+    double value;
+    p->be = be;
+    p->a = nb_mat_of(NULL, operands, shape[0], shape[2]);
+    p->b = nb_mat_of(NULL, operands, shape[1], shape[2]);
+    p->c = nb_mat_of(NULL, type, shape[0], shape[1]);
+    NB_TRY(fill(be, &p->a, &value, err));
+    NB_TRY(fill(be, &p->b, &value, err));
+    p->c.data = be->ops->alloc(be, (size_t)(shape[0] * shape[1]) * nb_dtype_size(type), "result");
+    if (!p->c.data)
+        return nb_fail(err, NB_NO_MEMORY, "bench gemm: no memory for the result");
+    NB_TRY(run_plain(p, err));
+    return check_plain(p, value, err);
+}
+
+/* Whether this kind is another than what the backend takes anyway, and runs here. */
+static bool sums_of(nb_backend *be, const plain_kind *kind, char *sums, size_t size) {
+    be->ops->gemm_sums(be, kind->type, kind->type, sums, size);
+    if (!kind->sums)
+        return true;
+    char taken[64];
+    snprintf(taken, sizeof taken, "%s", sums);
+    if (strcmp(taken, kind->sums) == 0 || be->ops->gemm_take(be, kind->type, kind->type, kind->sums, NULL) != NB_OK)
+        return false;
+    snprintf(sums, size, "%s", kind->sums);
+    return be->ops->gemm_take(be, kind->type, kind->type, taken, NULL) == NB_OK;
 }
 
 /* ---- the check ---- */
@@ -203,7 +270,7 @@ static nb_status check_product(product *p, nb_error *err) {
 /* ---- the table ---- */
 
 typedef struct contest {
-    nb_contender list[PAIRS + 1 + NB_PEER_COUNT + 1]; /* ours packed, ours in BF16, the peers, the roofline */
+    nb_contender list[PAIRS + PLAINS + NB_PEER_COUNT + 1]; /* ours packed, ours plain, the peers, the roofline */
     int32_t ours, peers, count;
     double operations; /* of a product */
     nb_roofline roofline;
@@ -241,7 +308,7 @@ static void print_contest(const contest *c, const char *shape) {
 
 /* Our products of one shape; the packed ones are checked. */
 static nb_status enter_ours(nb_backend *be, const int64_t shape[3], nb_dtype type, product products[PAIRS],
-                            plain *in_bf16, contest *c, nb_error *err) {
+                            plain plains[PLAINS], contest *c, nb_error *err) {
     for (int i = 0; i < PAIRS; i++) {
         if (shape[2] % pairs[i].multiple)
             continue;
@@ -249,8 +316,12 @@ static nb_status enter_ours(nb_backend *be, const int64_t shape[3], nb_dtype typ
         NB_TRY(check_product(&products[i], err));
         c->list[c->ours++] = (nb_contender){pairs[i].name, run_product, &products[i], 0, NULL};
     }
-    NB_TRY(make_plain(be, shape, type, in_bf16, err));
-    c->list[c->ours++] = (nb_contender){"bf16 by bf16", run_plain, in_bf16, 0, NULL};
+    for (int i = 0; i < PLAINS; i++) {
+        if (!sums_of(be, &plain_kinds[i], plains[i].sums, sizeof plains[i].sums))
+            continue;
+        NB_TRY(make_plain(be, plain_kinds[i].type, shape, type, &plains[i], err));
+        c->list[c->ours++] = (nb_contender){plain_kinds[i].name, run_plain, &plains[i], 0, NULL};
+    }
     return NB_OK;
 }
 
@@ -270,11 +341,10 @@ static nb_status run_shape(nb_backend *be, const gemm_options *o, const char *te
     int64_t shape[3];
     NB_TRY(nb_bench_shape(text, shape, err));
     product products[PAIRS] = {{0}};
-    plain in_bf16 = {0};
+    plain plains[PLAINS] = {{0}};
     nb_peers *peers = NULL;
     contest c = {.operations = 2.0 * (double)shape[0] * (double)shape[1] * (double)shape[2]};
-    nb_status status =
-        enter_ours(be, shape, strcmp(o->out, "f32") == 0 ? NB_F32 : NB_BF16, products, &in_bf16, &c, err);
+    nb_status status = enter_ours(be, shape, strcmp(o->out, "f32") == 0 ? NB_F32 : NB_BF16, products, plains, &c, err);
     if (status == NB_OK)
         status = enter_peers(nb_cpu_of(be), shape, o->peers, &peers, &c, err);
     if (status == NB_OK)
@@ -283,7 +353,8 @@ static nb_status run_shape(nb_backend *be, const gemm_options *o, const char *te
         print_contest(&c, text);
     for (int i = 0; i < PAIRS; i++)
         free_product(&products[i]);
-    free_plain(&in_bf16);
+    for (int i = 0; i < PLAINS; i++)
+        free_plain(&plains[i]);
     nb_peers_free(peers);
     return status;
 }
@@ -294,7 +365,8 @@ static void print_head(nb_backend *be, const gemm_options *o) {
     const char *coretype = getenv("OPENBLAS_CORETYPE");
     printf("%s, %d threads, %s\n", nb_bench_processor(processor, sizeof processor), (int)nb_cpu_of(be)->threads,
            be->ops->gemm_q_kernel(be, &q, &q));
-    printf("C in %s; patches of every packed C equal the scalar reference bit by bit; best of runs taken in turns%s\n",
+    printf("C in %s; patches of every packed C equal the scalar reference bit by bit, plain ones are near; best of "
+           "runs in turns%s\n",
            o->out, o->alone ? ", in processor time" : "");
     if (coretype)
         printf("OPENBLAS_CORETYPE is set to %s: sgemm may not be at its best\n", coretype);

@@ -86,10 +86,28 @@ static nb_quantizer quantizer_of(const operand *o) {
     return q;
 }
 
+/* What runs, under the name by which checkpoints keep it, and why the others do not. */
+static void print_plain_product(nb_backend *be, nb_dtype type, const char *text) {
+    const nb_cpu *cpu = nb_cpu_of(be);
+    char sums[NB_GEMM_SUMS_SIZE];
+    be->ops->gemm_sums(be, type, type, sums, sizeof sums);
+    printf("  %-48s %s; sums \"%s\"\n", text, be->ops->gemm_kernel(be, type, type), sums);
+    nb_gemm_candidate list[NB_GEMM_LIBRARIES];
+    int32_t count = cpu->isa == NB_ISA_SCALAR ? 0 : nb_gemm_candidates(cpu, type == NB_BF16, list);
+    for (int32_t i = 0; i < count; i++) {
+        bool taken = list[i].library == cpu->products[type == NB_BF16];
+        const char *answer = taken                           ? "taken"
+                             : list[i].fit == NB_GEMM_CANNOT ? "cannot"
+                             : list[i].fit == NB_GEMM_SLOW   ? "slow"
+                                                             : "not reached";
+        printf("    %-10s %-11s %s\n", list[i].library->name, answer, list[i].why);
+    }
+}
+
 static void print_products(nb_backend *be) {
     puts("\nproducts");
-    printf("  %-48s %s\n", "bf16 by bf16", be->ops->gemm_kernel(be, NB_BF16, NB_BF16));
-    printf("  %-48s %s\n", "f32 by f32", be->ops->gemm_kernel(be, NB_F32, NB_F32));
+    print_plain_product(be, NB_BF16, "bf16 by bf16");
+    print_plain_product(be, NB_F32, "f32 by f32");
     for (int i = 0; i < OPERANDS; i++) {
         nb_quantizer q = quantizer_of(&operands[i]);
         char text[64];

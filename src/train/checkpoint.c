@@ -42,6 +42,7 @@ static nb_status fill_folder(nb_trainer *t, const char *folder, nb_error *err) {
     nb_manifest manifest = {.at = t->at,
                             .updates = t->optimizer.updates,
                             .data_fingerprint = nb_dataset_fingerprint(t->train),
+                            .products = nb_products_of(t->be),
                             .config = t->config,
                             .recipe = nb_recipe_to_text(&t->recipe)};
     nb_status status = nb_manifest_write(folder, &manifest, err);
@@ -213,6 +214,8 @@ nb_status nb_trainer_load(nb_trainer *t, const char *folder, nb_start as, nb_err
         t->at = m.at;
         t->at.modules_in_bf16 = in_bf16;
         t->optimizer.updates = m.updates;
+        if (as != NB_START_FORK)
+            nb_products_take(t->be, &m.products, folder, &t->callbacks);
         nb_model_params_changed(t->model);
     }
     nb_manifest_free(&m);

@@ -161,6 +161,10 @@ static json_t *position_to_json(const nb_manifest *m) {
 
 char *nb_manifest_text(const nb_manifest *m, json_t *files) {
     json_t *root = position_to_json(m);
+    json_t *products = json_object();
+    json_object_set_new(products, "bf16", json_string(m->products.bf16));
+    json_object_set_new(products, "f32", json_string(m->products.f32));
+    json_object_set_new(root, "products", products);
     char *config = nb_run_config_text(&m->config);
     json_object_set_new(root, "config", json_string(config ? config : ""));
     json_object_set_new(root, "recipe", json_string(m->recipe ? m->recipe : ""));
@@ -225,6 +229,19 @@ static bool get_passed(const json_t *root, nb_position *at) {
     return true;
 }
 
+static bool get_sums(const json_t *products, const char *key, char sums[NB_SUMS_SIZE]) {
+    const char *text = json_string_value(json_object_get(products, key));
+    if (!text || strlen(text) >= NB_SUMS_SIZE)
+        return false;
+    strcpy(sums, text);
+    return true;
+}
+
+static bool get_products(const json_t *root, nb_products *out) {
+    const json_t *products = json_object_get(root, "products");
+    return !products || (get_sums(products, "bf16", out->bf16) && get_sums(products, "f32", out->f32));
+}
+
 /* Steps that are skipped update nothing; each batch that is passed over puts the data one ahead of the steps. */
 static const char *read_position(const json_t *root, nb_manifest *out) {
     if (!get_integer(root, "step", 0, NB_MOST_STEPS, &out->at.step))
@@ -243,6 +260,8 @@ static const char *read_position(const json_t *root, nb_manifest *out) {
     const char *fingerprint = json_string_value(json_object_get(root, "data_fingerprint"));
     if (!fingerprint || sscanf(fingerprint, "%" SCNx64, &out->data_fingerprint) != 1)
         return "data_fingerprint";
+    if (!get_products(root, &out->products))
+        return "products";
     if (!json_is_object(json_object_get(root, "files")))
         return "files";
     return NULL;

@@ -33,6 +33,7 @@ static nb_cpu *create_state(int32_t threads, nb_isa isa) {
         return NULL;
     cpu->threads = threads;
     cpu->isa = isa;
+    nb_gemm_choose(cpu);
     cpu->scratch = calloc((size_t)threads + NB_ROOMS, sizeof *cpu->scratch);
     cpu->scratch_size = calloc((size_t)threads + NB_ROOMS, sizeof *cpu->scratch_size);
     nb_backend be = {.state = cpu};

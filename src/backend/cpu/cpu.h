@@ -15,6 +15,7 @@
 #endif
 
 struct nb_onednn;
+struct nb_gemm_library;
 
 /* Working memory of the whole backend, each for one purpose: an operation may call others that use another room. */
 typedef enum nb_cpu_room {
@@ -34,6 +35,8 @@ typedef struct nb_cpu {
     size_t *scratch_size;     /* [threads + NB_ROOMS] bytes */
     struct nb_onednn *onednn; /* made by the first product that needs it */
     bool openblas_warm;       /* OpenBLAS's working memory is mapped (gemm_openblas.c) */
+    /* Who multiplies: products with F32 in them, BF16 by BF16 (gemm_choice.c). */
+    const struct nb_gemm_library *products[2];
 
     struct {
         double theta;

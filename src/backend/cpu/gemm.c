@@ -1,7 +1,9 @@
-/* gemm.c: cuts a matrix product into fixed output tiles and gives each to a library, one thread a tile.
+/* gemm.c: cuts a matrix product into fixed output tiles and gives each to a library or a kernel of ours, one thread a
+ * tile.
  *
- * The tiles depend on the shape of C alone, and a library runs each on one thread: the number of threads changes no
- * bit. Which library multiplies what is in docs/gemm.md; F64 is reference arithmetic and runs as such.
+ * Each runs on one thread, and where bits depend on the tiles, they follow from the shape of C alone: the number of
+ * threads changes no bit. Which library multiplies what is in docs/gemm.md; F64 is reference arithmetic and runs as
+ * such.
  */
 #include "backend/cpu/gemm.h"
 
@@ -30,19 +32,17 @@ static int64_t divide_up(int64_t a, int64_t b) {
     return (a + b - 1) / b;
 }
 
-/* The largest tiles of which there are enough for more threads than most machines have. A library copies the operand
- * that is not in its own order once a tile: B is copied seldom in tall tiles, a transposed A in wide ones (measured:
- * docs/ledger.md). */
-static tiling choose_tiling(int64_t rows, int64_t cols, bool wide) {
-    static const int16_t sizes[][2] = {{1024, 128}, {512, 128}, {256, 128}, {128, 128}, {64, 128}, {64, 64}};
-    enum { COUNT = sizeof sizes / sizeof sizes[0], ENOUGH = 16 };
+/* The largest tiles of a list of which there are enough. A library copies the operand that is not in its own order once
+ * a tile: B is copied seldom in tall tiles, a transposed A in wide ones (measured: docs/ledger.md). A kernel of ours
+ * copies both. */
+static tiling choose_tiling(int64_t rows, int64_t cols, const int16_t (*sizes)[2], int64_t enough) {
     tiling t = {0, 0, 0, 0};
-    for (int i = 0; i < COUNT; i++) {
-        t.rows = sizes[i][wide ? 1 : 0];
-        t.cols = sizes[i][wide ? 0 : 1];
+    for (; sizes[0][0]; sizes++) {
+        t.rows = sizes[0][0];
+        t.cols = sizes[0][1];
         t.down = divide_up(rows, t.rows);
         t.across = divide_up(cols, t.cols);
-        if (t.down * t.across >= ENOUGH)
+        if (t.down * t.across >= enough)
             break;
     }
     return t;
@@ -107,6 +107,17 @@ static void finish(const product *p, int64_t row, int64_t col, const nb_mat *sum
 
 /* ---- the call ---- */
 
+/* Where tiles decide bits there are enough for more threads than most machines have, whatever this one has. */
+static tiling tiling_of(nb_backend *be, const product *p) {
+    static const int16_t tall[][2] = {{1024, 128}, {512, 128}, {256, 128}, {128, 128}, {64, 128}, {64, 64}, {0, 0}};
+    static const int16_t wide[][2] = {{128, 1024}, {128, 512}, {128, 256}, {128, 128}, {128, 64}, {64, 64}, {0, 0}};
+    static const int16_t even[][2] = {{512, 256}, {256, 256}, {256, 128}, {128, 128}, {64, 64}, {0, 0}};
+    const nb_mat *c = &p->whole.c;
+    if (p->library->any_tiles)
+        return choose_tiling(c->rows, c->cols, even, 4 * (int64_t)nb_cpu_of(be)->threads);
+    return choose_tiling(c->rows, c->cols, p->whole.trans_a ? wide : tall, 16);
+}
+
 /* Makes the library ready for each of the up to four shapes of tile: inner, right edge, bottom edge, corner. */
 static nb_status prepare(nb_backend *be, product *p, nb_error *err) {
     int64_t last_row = (p->tiling.down - 1) * p->tiling.rows, last_col = (p->tiling.across - 1) * p->tiling.cols;
@@ -135,8 +146,8 @@ static bool run_tile(nb_backend *be, const product *p, int64_t index) {
 }
 
 static nb_status run_product(nb_backend *be, product *p, nb_error *err) {
-    p->tiling = choose_tiling(p->whole.c.rows, p->whole.c.cols, p->whole.trans_a);
-    int before = p->library->enter();
+    p->tiling = tiling_of(be, p);
+    int before = p->library->enter ? p->library->enter() : 0;
     nb_status status = prepare(be, p, err);
     int64_t tiles = p->tiling.down * p->tiling.across;
     int64_t depth = p->whole.trans_a ? p->whole.a.rows : p->whole.a.cols;
@@ -151,34 +162,12 @@ static nb_status run_product(nb_backend *be, product *p, nb_error *err) {
                 failed = failed || !run_tile(be, p, i);
         }
     }
-    p->library->leave(before);
+    if (p->library->leave)
+        p->library->leave(before);
     if (failed)
         return nb_fail(err, NB_INTERNAL, "gemm: %s refused a tile of C [%lld, %lld], or there is no memory",
                        p->library->name, (long long)p->whole.c.rows, (long long)p->whole.c.cols);
     return status;
-}
-
-static const nb_gemm_library *library_for(nb_backend *be, nb_dtype a, nb_dtype b) {
-    nb_isa isa = nb_cpu_of(be)->isa;
-#ifdef NB_X86 /* the processor decides, not the wish: AVX-512 may be emulated, and libraries do not join in that */
-    if (isa >= NB_ISA_AVX2 && !__builtin_cpu_supports("avx512f"))
-        return &nb_gemm_own_avx2;
-#endif
-    if (isa == NB_ISA_AVX512 && a == NB_BF16 && b == NB_BF16)
-        return &nb_gemm_onednn;
-    return &nb_gemm_openblas;
-}
-
-const char *nb_cpu_gemm_kernel(nb_backend *be, nb_dtype a, nb_dtype b) {
-    if (a == NB_F64 || b == NB_F64)
-        return nb_ref_gemm_kernel(be, a, b);
-    const nb_gemm_library *library = library_for(be, a, b);
-    if (library == &nb_gemm_onednn)
-        return "bf16 onednn";
-    bool widened = a == NB_BF16 || b == NB_BF16;
-    if (library == &nb_gemm_openblas)
-        return widened ? "bf16 widened, f32 openblas" : "f32 openblas";
-    return widened ? "bf16 widened, f32 avx2" : "f32 avx2";
 }
 
 nb_status nb_cpu_gemm_scaled(nb_backend *be, const nb_mat *c, const nb_mat *a, bool trans_a, const nb_mat *b,
@@ -189,7 +178,7 @@ nb_status nb_cpu_gemm_scaled(nb_backend *be, const nb_mat *c, const nb_mat *a, b
         return NB_OK;
     if (!depth || c->dtype == NB_F64) /* empty sums, and F64, need no library */
         return nb_ref_gemm(be, c, a, trans_a, b, trans_b, accumulate, err);
-    product p = {.library = library_for(be, a->dtype, b->dtype)};
+    product p = {.library = nb_cpu_of(be)->products[a->dtype == NB_BF16 && b->dtype == NB_BF16]};
     p.whole = (nb_gemm_tile){*a, *b, *c, trans_a, trans_b, accumulate, rows, cols};
     p.through_f32 = (rows && !p.library->scales) || (c->dtype == NB_BF16 && !p.library->stores_bf16);
     return run_product(be, &p, err);

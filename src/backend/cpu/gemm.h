@@ -1,4 +1,4 @@
-/* gemm.h: the plain matrix product of the CPU backend, by libraries, on fixed output tiles. */
+/* gemm.h: the plain matrix product of the CPU backend, by libraries and kernels of ours, on fixed output tiles. */
 #ifndef NB_BACKEND_CPU_GEMM_H
 #define NB_BACKEND_CPU_GEMM_H
 
@@ -19,15 +19,28 @@ typedef struct nb_gemm_tile {
 /* A view of `rows` x `cols` elements of m, from (row, col) on. */
 nb_mat nb_mat_part(const nb_mat *m, int64_t row, int64_t col, int64_t rows, int64_t cols);
 
+/* Whether a library is the one to take for a product on this machine. */
+typedef enum nb_gemm_fit {
+    NB_GEMM_CANNOT, /* it does not multiply this here */
+    NB_GEMM_SLOW,   /* it does, and others are known to be faster */
+    NB_GEMM_FITS
+} nb_gemm_fit;
+
 /* A library, or a kernel of ours, that multiplies one tile on the calling thread. Made ready for the tile shapes of a
  * call beforehand, outside of the parallel region; `scratch` bytes are what run needs, 64-byte aligned. */
 typedef struct nb_gemm_library {
     const char *name;
+    const char *f32, *bf16; /* the census's names of products of F32 alone, and of products with BF16 */
+    /* Of BF16 by BF16, or of a product with F32 in it. *why: the reason, a clause. */
+    nb_gemm_fit (*fit)(const nb_cpu *cpu, bool bf16, const char **why);
+    /* Names the order of its sums: equal texts, equal bits. */
+    void (*sums)(char *text, size_t size);
     nb_status (*prepare)(nb_backend *be, const nb_gemm_tile *tile, size_t *scratch, nb_error *err);
     bool (*run)(nb_backend *be, const nb_gemm_tile *tile, void *scratch);
     bool stores_bf16; /* C may be BF16 */
     bool scales;      /* row_scale and col_scale are applied */
-    /* Around all tiles of a call. */
+    bool any_tiles;   /* bits do not depend on the tiles */
+    /* Around all tiles of a call; NULL where there is nothing to do. */
     int (*enter)(void);
     void (*leave)(int before);
 } nb_gemm_library;
@@ -35,8 +48,25 @@ typedef struct nb_gemm_library {
 extern const nb_gemm_library nb_gemm_onednn;   /* BF16 x BF16 */
 extern const nb_gemm_library nb_gemm_openblas; /* F32 and BF16 (widened) into F32 */
 #ifdef NB_X86
-extern const nb_gemm_library nb_gemm_own_avx2; /* F32 and BF16 */
+extern const nb_gemm_library nb_gemm_own_avx2, nb_gemm_own_avx512; /* F32 and BF16; both give the same bits */
 #endif
+
+/* ---- which of them multiplies (gemm_choice.c) ---- */
+
+enum { NB_GEMM_LIBRARIES = 4, NB_GEMM_SUMS_SIZE = 64 };
+
+typedef struct nb_gemm_candidate {
+    const nb_gemm_library *library;
+    nb_gemm_fit fit;
+    const char *why;
+} nb_gemm_candidate;
+
+/* The libraries in the order in which they are asked, and what each said; returns how many. The first that fits is
+ * taken, else the first that is slow. */
+int32_t nb_gemm_candidates(const nb_cpu *cpu, bool bf16, nb_gemm_candidate list[NB_GEMM_LIBRARIES]);
+
+/* Fills cpu->products. */
+void nb_gemm_choose(nb_cpu *cpu);
 
 /* "2.6.0" */
 void nb_onednn_version(char *text, size_t size);

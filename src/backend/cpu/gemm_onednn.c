@@ -190,15 +190,60 @@ static bool run(nb_backend *be, const nb_gemm_tile *t, void *scratch) {
     return good;
 }
 
-static int enter(void) {
-    return 0;
+/* ---- is it the one to take? ---- */
+
+static bool has(dnnl_cpu_isa_t isa) {
+    return (dnnl_get_effective_cpu_isa() & isa) == isa;
 }
 
-static void leave(int before) {
-    (void)before;
+static bool is_intel(void) {
+#ifdef NB_X86
+    return __builtin_cpu_is("intel");
+#else
+    return false;
+#endif
 }
 
-const nb_gemm_library nb_gemm_onednn = {"onednn", prepare, run, true, false, enter, leave};
+static nb_gemm_fit fit(const nb_cpu *cpu, bool bf16, const char **why) {
+    if (!bf16) {
+        *why = "it is asked for products of BF16 by BF16 alone";
+        return NB_GEMM_CANNOT;
+    }
+    if (cpu->isa != NB_ISA_AVX512 || !has(dnnl_cpu_isa_avx512_core)) {
+        *why = "its BF16 products need AVX-512";
+        return NB_GEMM_CANNOT;
+    }
+    if (has(dnnl_cpu_isa_avx512_core_amx)) {
+        *why = "this processor multiplies BF16 in tiles (AMX)";
+        return NB_GEMM_FITS;
+    }
+    /* vdpbf16ps: on AMD as many a cycle as FP32 multiply-adds, which do half as much; on Intel so few that widened
+     * products win (both measured: docs/ledger.md). */
+    bool fast = has(dnnl_cpu_isa_avx512_core_bf16) && !is_intel();
+    *why = fast ? "this processor's BF16 instructions do twice the work of its FP32 ones"
+                : "without AMX this processor's BF16 products are slower than widened ones";
+    return fast ? NB_GEMM_FITS : NB_GEMM_SLOW;
+}
+
+static void sums(char *text, size_t size) {
+    const dnnl_version_t *v = dnnl_version();
+    bool tiles = has(dnnl_cpu_isa_avx512_core_amx), pairs = has(dnnl_cpu_isa_avx512_core_bf16);
+    snprintf(text, size, "onednn %d.%d.%d %s", v->major, v->minor, v->patch,
+             tiles   ? "amx"
+             : pairs ? "avx512-bf16"
+                     : "avx512");
+}
+
+const nb_gemm_library nb_gemm_onednn = {
+    .name = "onednn",
+    .f32 = "f32 onednn",
+    .bf16 = "bf16 onednn",
+    .fit = fit,
+    .sums = sums,
+    .prepare = prepare,
+    .run = run,
+    .stores_bf16 = true,
+};
 
 void nb_onednn_version(char *text, size_t size) {
     const dnnl_version_t *v = dnnl_version();

@@ -93,11 +93,56 @@ static bool run(nb_backend *be, const nb_gemm_tile *t, void *scratch) {
     return true;
 }
 
-const nb_gemm_library nb_gemm_openblas = {"openblas", prepare, run, false, false, enter, leave};
+/* ---- is it the one to take? ---- */
+
+/* Whether the kernels that OpenBLAS chose at run time are among `cores`. A processor that it does not know gets those
+ * of the first that had SSE3. */
+static bool runs_one_of(const char *const *cores) {
+    const char *chosen = openblas_get_corename();
+    while (*cores && strcmp(*cores, chosen) != 0)
+        cores++;
+    return *cores != NULL;
+}
+
+static nb_gemm_fit fit(const nb_cpu *cpu, bool bf16, const char **why) {
+    static const char *const avx512[] = {"SkylakeX", "Cooperlake", "SapphireRapids", NULL};
+    static const char *const avx2[] = {"Haswell", "Zen", "Excavator", NULL};
+    (void)bf16;
+    *why = "the kernels that it chose are made for such processors";
+    if (cpu->isa < NB_ISA_AVX2 || runs_one_of(avx512))
+        return NB_GEMM_FITS;
+    *why = runs_one_of(avx2) ? "its AVX2 kernels are slow where a product has few rows"
+                             : "it does not know this processor and chose kernels without AVX2";
+    return NB_GEMM_SLOW;
+}
+
+static void version_number(char *text, size_t size) {
+    const char *config = openblas_get_config();
+    const char *number = strncmp(config, "OpenBLAS ", 9) == 0 ? config + 9 : config;
+    snprintf(text, size, "%.*s", (int)strcspn(number, " "), number);
+}
+
+static void sums(char *text, size_t size) {
+    char number[24];
+    version_number(number, sizeof number);
+    snprintf(text, size, "openblas %s %s", number, openblas_get_corename());
+}
+
+const nb_gemm_library nb_gemm_openblas = {
+    .name = "openblas",
+    .f32 = "f32 openblas",
+    .bf16 = "bf16 widened, f32 openblas",
+    .fit = fit,
+    .sums = sums,
+    .prepare = prepare,
+    .run = run,
+    .enter = enter,
+    .leave = leave,
+};
 
 /* "OpenBLAS 0.3.21 NO_LAPACKE DYNAMIC_ARCH ..." and the kernel family that it chose. */
 void nb_openblas_version(char *text, size_t size) {
-    const char *config = openblas_get_config();
-    const char *number = strncmp(config, "OpenBLAS ", 9) == 0 ? config + 9 : config;
-    snprintf(text, size, "%.*s (%s kernels)", (int)strcspn(number, " "), number, openblas_get_corename());
+    char number[24];
+    version_number(number, sizeof number);
+    snprintf(text, size, "%s (%s kernels)", number, openblas_get_corename());
 }

@@ -3,6 +3,9 @@
 
 #include "format/bf16.h"
 
+#include <stdio.h>
+#include <string.h>
+
 static double load(const nb_mat *m, int64_t row, int64_t col) {
     int64_t i = row * m->stride + col;
     switch (m->dtype) {
@@ -87,4 +90,19 @@ nb_status nb_ref_gemm(nb_backend *be, const nb_mat *c, const nb_mat *a, bool tra
 const char *nb_ref_gemm_kernel(nb_backend *be, nb_dtype a, nb_dtype b) {
     (void)be;
     return a == NB_F64 || b == NB_F64 ? "f64 scalar" : a == NB_F32 || b == NB_F32 ? "f32 scalar" : "bf16 scalar";
+}
+
+void nb_ref_gemm_sums(nb_backend *be, nb_dtype a, nb_dtype b, char *text, size_t size) {
+    (void)be;
+    (void)a;
+    (void)b;
+    snprintf(text, size, "scalar");
+}
+
+nb_status nb_ref_gemm_take(nb_backend *be, nb_dtype a, nb_dtype b, const char *sums, nb_error *err) {
+    (void)be;
+    if (strcmp(sums, "scalar") == 0)
+        return NB_OK;
+    return nb_fail(err, NB_UNSUPPORTED, "products of %s by %s: the reference has no sums \"%.63s\"; it has \"scalar\"",
+                   nb_dtype_name(a), nb_dtype_name(b), sums);
 }

@@ -27,6 +27,8 @@ nb_status nb_backend_ref64(nb_backend **out, nb_error *err) {
     ops->multiply = nb_ref_multiply;
     ops->product_kernel = no_codes;
     ops->gemm_kernel = nb_ref_gemm_kernel;
+    ops->gemm_sums = nb_ref_gemm_sums;
+    ops->gemm_take = nb_ref_gemm_take;
     ops->measure = nb_ref_measure;
     ops->measure_attention = nb_ref_measure_attention;
     *out = &object->backend;

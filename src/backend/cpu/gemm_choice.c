@@ -1,0 +1,83 @@
+/* gemm_choice.c: who multiplies plain numbers on this machine.
+ *
+ * An ordered list: each library says whether it is fit for a product here and why not, by what is known of the
+ * processor and of itself. Nothing is timed, so that the same machine always computes the same bits.
+ */
+#include "backend/cpu/gemm.h"
+
+#include "backend/ref/gemm.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const nb_gemm_library *const libraries[] = {
+    &nb_gemm_onednn,
+#ifdef NB_X86
+    &nb_gemm_own_avx512,
+#endif
+    &nb_gemm_openblas,
+#ifdef NB_X86
+    &nb_gemm_own_avx2,
+#endif
+};
+enum { LIBRARIES = sizeof libraries / sizeof *libraries };
+
+int32_t nb_gemm_candidates(const nb_cpu *cpu, bool bf16, nb_gemm_candidate list[NB_GEMM_LIBRARIES]) {
+    for (int i = 0; i < LIBRARIES; i++) {
+        list[i] = (nb_gemm_candidate){.library = libraries[i]};
+        list[i].fit = libraries[i]->fit(cpu, bf16, &list[i].why);
+    }
+    return LIBRARIES;
+}
+
+static const nb_gemm_library *first(const nb_cpu *cpu, bool bf16, nb_gemm_fit fit) {
+    nb_gemm_candidate list[NB_GEMM_LIBRARIES];
+    int32_t count = nb_gemm_candidates(cpu, bf16, list);
+    for (int32_t i = 0; i < count; i++)
+        if (list[i].fit == fit)
+            return list[i].library;
+    return NULL;
+}
+
+void nb_gemm_choose(nb_cpu *cpu) {
+    for (int bf16 = 0; bf16 < 2; bf16++) {
+        cpu->products[bf16] = first(cpu, bf16, NB_GEMM_FITS);
+        if (!cpu->products[bf16]) /* OpenBLAS multiplies anything anywhere */
+            cpu->products[bf16] = first(cpu, bf16, NB_GEMM_SLOW);
+    }
+}
+
+/* ---- the operations of the table ---- */
+
+static bool both_bf16(nb_dtype a, nb_dtype b) {
+    return a == NB_BF16 && b == NB_BF16;
+}
+
+const char *nb_cpu_gemm_kernel(nb_backend *be, nb_dtype a, nb_dtype b) {
+    if (a == NB_F64 || b == NB_F64)
+        return nb_ref_gemm_kernel(be, a, b);
+    const nb_gemm_library *library = nb_cpu_of(be)->products[both_bf16(a, b)];
+    return a == NB_BF16 || b == NB_BF16 ? library->bf16 : library->f32;
+}
+
+void nb_cpu_gemm_sums(nb_backend *be, nb_dtype a, nb_dtype b, char *text, size_t size) {
+    nb_cpu_of(be)->products[both_bf16(a, b)]->sums(text, size);
+}
+
+nb_status nb_cpu_gemm_take(nb_backend *be, nb_dtype a, nb_dtype b, const char *sums, nb_error *err) {
+    nb_cpu *cpu = nb_cpu_of(be);
+    nb_gemm_candidate list[NB_GEMM_LIBRARIES];
+    bool bf16 = both_bf16(a, b);
+    char here[NB_GEMM_SUMS_SIZE];
+    int32_t count = nb_gemm_candidates(cpu, bf16, list);
+    for (int32_t i = 0; i < count; i++) {
+        list[i].library->sums(here, sizeof here);
+        if (list[i].fit != NB_GEMM_CANNOT && strcmp(here, sums) == 0) {
+            cpu->products[bf16] = list[i].library;
+            return NB_OK;
+        }
+    }
+    cpu->products[bf16]->sums(here, sizeof here);
+    return nb_fail(err, NB_UNSUPPORTED, "products of %s by %s: this machine has no sums \"%.63s\"; it has \"%s\"",
+                   nb_dtype_name(a), nb_dtype_name(b), sums, here);
+}

@@ -1,0 +1,52 @@
+/* products.c: a run keeps the kernels of its plain products, which decide its last bits, from machine to machine. */
+#include "products.h"
+
+#include "backend/table.h"
+
+#include <stdio.h>
+#include <string.h>
+
+nb_products nb_products_of(nb_backend *be) {
+    nb_products p = {"", ""};
+    if (be->ops->gemm_sums) {
+        be->ops->gemm_sums(be, NB_BF16, NB_BF16, p.bf16, sizeof p.bf16);
+        be->ops->gemm_sums(be, NB_F32, NB_F32, p.f32, sizeof p.f32);
+    }
+    return p;
+}
+
+static void warn(const char *folder, const char *types, const char *was, const char *is,
+                 const nb_train_callbacks *callbacks) {
+    char sentence[1024];
+    if (!callbacks->note)
+        return;
+    if (was[0])
+        snprintf(
+            sentence, sizeof sentence,
+            "%s: its %s products were summed by \"%s\", which this machine does not have, and go on by \"%s\": the "
+            "rest is not to the bit that of a run that never stopped",
+            folder, types, was, is);
+    else
+        snprintf(
+            sentence, sizeof sentence,
+            "%s: does not say what its %s products were summed by; they go on by \"%s\", and the rest may not be to "
+            "the bit that of a run that never stopped",
+            folder, types, is);
+    callbacks->note(callbacks->user, NB_NOTE_WARNING, sentence);
+}
+
+static void take(nb_backend *be, nb_dtype type, const char *was, const char *is, const char *folder,
+                 const nb_train_callbacks *callbacks) {
+    bool taken = was[0] && be->ops->gemm_take && be->ops->gemm_take(be, type, type, was, NULL) == NB_OK;
+    if (!taken)
+        warn(folder, type == NB_BF16 ? "bf16" : "f32", was, is, callbacks);
+}
+
+void nb_products_take(nb_backend *be, const nb_products *saved, const char *folder,
+                      const nb_train_callbacks *callbacks) {
+    nb_products here = nb_products_of(be);
+    if (strcmp(saved->bf16, here.bf16) != 0)
+        take(be, NB_BF16, saved->bf16, here.bf16, folder, callbacks);
+    if (strcmp(saved->f32, here.f32) != 0)
+        take(be, NB_F32, saved->f32, here.f32, folder, callbacks);
+}
