@@ -16,6 +16,6 @@ target_include_directories(nibble-cuda PRIVATE include src SYSTEM ${CUDAToolkit_
 target_compile_definitions(nibble-cuda PRIVATE _POSIX_C_SOURCE=200809L _DEFAULT_SOURCE)
 target_compile_options(nibble-cuda PRIVATE
   $<$<COMPILE_LANGUAGE:C>:-Wall -Wextra -Wpedantic -Wshadow -Werror -ffp-contract=off>
-  $<$<COMPILE_LANGUAGE:CUDA>:-O3 --use_fast_math=false -Xcompiler=-Wall
+  $<$<COMPILE_LANGUAGE:CUDA>:-O3 -Xcompiler=-Wall
     --generate-code=arch=compute_80,code=[compute_80,sm_80] --generate-code=arch=compute_90a,code=sm_90a>)
 target_link_libraries(nibble-cuda PRIVATE ${CUBLASLT} CUDA::cudart_static m)

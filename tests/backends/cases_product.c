@@ -49,6 +49,17 @@ static void run_gemm_real(trial *t) {
     EXPECT_OK(t, be->ops->gemm(be, &c, &a, false, &b, true, false, &err));
 }
 
+/* A backend takes the sums that it names, and refuses those that nobody has. */
+static void run_sums(trial *t) {
+    nb_backend *be = t->be;
+    char text[64] = "";
+    nb_error err = {0};
+    be->ops->gemm_sums(be, be->act, be->act, text, sizeof text);
+    const int32_t statuses[2] = {(int32_t)be->ops->gemm_take(be, be->act, be->act, text, &err),
+                                 (int32_t)be->ops->gemm_take(be, be->act, be->act, "nobody's", &err)};
+    record(t, "taken, refused", statuses, NB_I32, 2, true);
+}
+
 /* ---- codes ---- */
 
 static nb_quantizer nvfp4(int32_t block_rows) {
@@ -273,6 +284,7 @@ static double eight(int shape) {
 static const test_case PRODUCT_CASES[] = {
     {"gemm gemm_kernel", "bf16, all layouts", PRODUCTS, ODD_SHAPES, run_gemm, NULL, odd_depth},
     {"gemm", "f32", PRODUCTS, ODD_SHAPES, run_gemm_real, NULL, odd_depth},
+    {"gemm_sums gemm_take", "its own, nobody's", BITS, 1, run_sums, NULL, NULL},
     {"gemm_q gemm_q_kernel", "pairs of formats", CODES, SHAPES, run_gemm_q, NULL, depth},
     {"multiply product_kernel", "one term, pairs of formats", CODES, SHAPES, run_one_term, NULL, depth},
     {"multiply", "four terms", CODES, SHAPES, run_terms, NULL, depth},
