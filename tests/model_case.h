@@ -108,18 +108,39 @@ static UNUSED nb_model *case_model(nb_backend *be, const nb_model_config *config
     return model;
 }
 
+/* What lies in a backend's memory, in a buffer of the harness. */
+static UNUSED void *fetched(nb_backend *be, const void *from, size_t bytes) {
+    void *copy = poisoned(bytes);
+    be->ops->download(be, copy, from, bytes);
+    return copy;
+}
+
+static UNUSED size_t param_bytes(const nb_model *model, nb_backend *be) {
+    return (size_t)nb_model_param_elements(model) * nb_dtype_size(be->real);
+}
+
+static UNUSED void *params_of(nb_model *model, nb_backend *be) {
+    return fetched(be, nb_model_params(model), param_bytes(model, be));
+}
+
+static UNUSED void *grads_of(nb_model *model, nb_backend *be) {
+    return fetched(be, nb_model_grads(model), param_bytes(model, be));
+}
+
 /* Norm weights that are not all one, so that their place in the formulas shows. */
 static UNUSED void perturb_vectors(nb_model *model, nb_backend *be) {
+    void *params = params_of(model, be);
     for (int32_t i = 0; i < nb_model_param_count(model); i++) {
         const nb_param *p = nb_model_param(model, i);
         for (int64_t j = 0; p->rank == 1 && j < p->rows; j++) {
             double by = 0.2 * normal((uint32_t)i, j);
             if (be->real == NB_F64)
-                ((double *)nb_model_params(model))[p->offset + j] += by;
+                ((double *)params)[p->offset + j] += by;
             else
-                ((float *)nb_model_params(model))[p->offset + j] += (float)by;
+                ((float *)params)[p->offset + j] += (float)by;
         }
     }
+    be->ops->upload(be, nb_model_params(model), params, param_bytes(model, be));
     nb_model_params_changed(model);
 }
 

@@ -3,12 +3,12 @@
  * scripts/check_transformers.py compares with the transformers package and scripts/check_fla.py with fla. */
 #include "model_case.h"
 
+#include "data/tokenizer.h"
 #include "files/file.h"
 #include "format/fp16.h"
 #include "model/hf.h"
 #include "model/hf_numbers.h"
 #include "temporary.h"
-#include "data/tokenizer.h"
 
 #include <unistd.h>
 
@@ -146,7 +146,7 @@ static void folders_of_nibble_come_back(void **state) {
             nb_recipe recipe = bf16_recipe();
             nb_model *other = case_model(be, &back, &recipe, false);
             must(nb_hf_load(be, other, *state, &err), &err);
-            expect_param(model, nb_model_params(model), nb_model_params(other), dtypes[d]);
+            expect_param(model, params_of(model, be), params_of(other, be), dtypes[d]);
             nb_model_free(other);
             nb_model_free(model);
         }
@@ -229,10 +229,11 @@ static void defaults_are_those_of_transformers(void **state) {
 }
 
 /* Writes a model's parameters with the second one renamed, retyped or cut to fewer rows. */
-static void save_spoiled(void **state, nb_model *model, const char *rename_to, int32_t change_dtype, int64_t rows) {
+static void save_spoiled(void **state, nb_backend *be, nb_model *model, const char *rename_to, int32_t change_dtype,
+                         int64_t rows) {
     int32_t count = nb_model_param_count(model);
     nb_file_tensor tensors[64] = {{0}};
-    const float *params = nb_model_params(model);
+    const float *params = params_of(model, be);
     nb_error err = {0};
     for (int32_t i = 0; i < count; i++) {
         const nb_param *p = nb_model_param(model, i);
@@ -262,17 +263,17 @@ static void parameters_are_checked(void **state) {
     nb_model *model = make_model(be, 0), *tied = make_model(be, 1);
     nb_error err = {0};
     expect_refusal(state, be, model, "No such file");
-    save_spoiled(state, model, NULL, -1, 0);
+    save_spoiled(state, be, model, NULL, -1, 0);
     must(nb_hf_load(be, model, *state, &err), &err);
-    save_spoiled(state, model, "model.layers.0.self_attn.q_proj.bias", -1, 0);
+    save_spoiled(state, be, model, "model.layers.0.self_attn.q_proj.bias", -1, 0);
     expect_refusal(state, be, model, "'model.layers.0.self_attn.q_proj.bias' is no parameter of a llama");
-    save_spoiled(state, model, "model.layers.0.self_attn.rotary_emb.inv_freq", -1, 0);
+    save_spoiled(state, be, model, "model.layers.0.self_attn.rotary_emb.inv_freq", -1, 0);
     expect_refusal(state, be, model, "is missing");
-    save_spoiled(state, model, NULL, NB_ST_I32, 0);
+    save_spoiled(state, be, model, NULL, NB_ST_I32, 0);
     expect_refusal(state, be, model, "has type I32");
-    save_spoiled(state, model, NULL, -1, 8);
+    save_spoiled(state, be, model, NULL, -1, 8);
     expect_refusal(state, be, model, "has shape [8, ");
-    save_spoiled(state, model, NULL, -1, 0);
+    save_spoiled(state, be, model, NULL, -1, 0);
     expect_refusal(state, be, tied, "q_norm.weight' is missing"); /* another family's file */
 
     const char index[] = "{\"weight_map\":{\"a\":\"../model.safetensors\"}}", empty[] = "{\"weight_map\":{}}";

@@ -61,9 +61,7 @@ static void *grads_with(int32_t threads, nb_isa isa, const nb_recipe *recipe, do
     make_case_batch(&b, config.vocab, 1);
     const nb_pass pass = {.step = 9, .micro_batch = 2, .rounding_seed = 5, .z_loss = 1e-4};
     *loss = loss_and_grads_of(model, &b, &pass);
-    const size_t bytes = (size_t)nb_model_param_elements(model) * sizeof(float);
-    void *copy = poisoned(bytes);
-    memcpy(copy, nb_model_grads(model), bytes);
+    void *copy = grads_of(model, be);
     nb_model_free(model);
     nb_backend_free(be);
     return copy;
@@ -101,17 +99,16 @@ static void passes_leave_nothing_behind(void **state) {
     make_case_batch(&b, config.vocab, 2);
     const nb_pass pass = {.step = 9, .micro_batch = 0, .rounding_seed = 5},
                   next = {.step = 9, .micro_batch = 1, .rounding_seed = 5};
-    void *grads = nb_model_grads(model), *first = poisoned(bytes);
     double loss = loss_and_grads_of(model, &a, &pass);
-    memcpy(first, grads, bytes);
+    void *first = grads_of(model, be);
     loss_and_grads_of(model, &b, &pass);
     loss_of(model, &b, &next);
-    memset(grads, 0, bytes);
+    be->ops->fill_zero(be, nb_model_grads(model), bytes);
     assert_true(loss_and_grads_of(model, &a, &pass) == loss);
-    check_equal_bytes("gradients of the same pass", grads, first, bytes);
-    memset(grads, 0, bytes);
+    check_equal_bytes("gradients of the same pass", grads_of(model, be), first, bytes);
+    be->ops->fill_zero(be, nb_model_grads(model), bytes);
     assert_true(loss_and_grads_of(model, &a, &next) == loss); /* no random bits in this recipe's forward pass */
-    assert_true(memcmp(grads, first, bytes) != 0);
+    assert_true(memcmp(grads_of(model, be), first, bytes) != 0);
     nb_model_free(model);
     nb_backend_free(be);
 }
@@ -166,15 +163,15 @@ static void head_in_chunks(void **state) {
     const nb_pass pass = {0};
     const nb_batch both = {1, 2 * LONG, tokens, targets, positions, doc_start};
     assert_int_equal(nb_model_loss_and_grads(model, &both, &pass, &together, NULL), NB_OK);
-    float *grads = nb_model_grads(model), *kept = poisoned((size_t)n * sizeof *kept);
-    memcpy(kept, grads, (size_t)n * sizeof *kept);
-    memset(grads, 0, (size_t)n * sizeof *grads);
+    const float *kept = grads_of(model, be);
+    be->ops->fill_zero(be, nb_model_grads(model), param_bytes(model, be));
     for (int i = 0; i < 2; i++) {
         const nb_batch one = {1, LONG, tokens + i * LONG, targets + i * LONG, positions, doc_start};
         assert_int_equal(nb_model_loss_and_grads(model, &one, &pass, &alone[i], NULL), NB_OK);
     }
     assert_true(fabs(together - (alone[0] + alone[1]) / 2) < 1e-6);
     double error = 0, norm = 0;
+    const float *grads = grads_of(model, be);
     for (int64_t i = 0; i < n; i++) {
         error += (kept[i] - 0.5 * grads[i]) * (kept[i] - 0.5 * grads[i]);
         norm += (double)kept[i] * kept[i];
@@ -259,8 +256,8 @@ static void parameters(void **state) {
     nb_model_config config = case_config(NB_QWEN3, false);
     nb_recipe recipe = bf16_recipe();
     nb_model *model = case_model(be, &config, &recipe, true), *wide = case_model(ref, &config, &recipe, true);
-    const float *values = nb_model_params(model);
-    const double *doubles = nb_model_params(wide);
+    const float *values = params_of(model, be);
+    const double *doubles = params_of(wide, ref);
     int64_t end = 0;
     for (int32_t i = 0; i < nb_model_param_count(model); i++) {
         const nb_param *p = nb_model_param(model, i);
@@ -370,8 +367,10 @@ static void bad_requests(void **state) {
         b.targets[i] = -1;
     assert_int_equal(nb_model_loss_and_grads(model, &b.batch, &pass, &loss, &err), NB_OK);
     assert_true(loss == 0);
-    double squares;
-    be->ops->sum_squares(be, &squares, nb_model_grads(model), nb_model_param_elements(model));
+    double squares, *sum = be->ops->alloc(be, sizeof *sum, "a sum");
+    be->ops->sum_squares(be, sum, nb_model_grads(model), nb_model_param_elements(model));
+    be->ops->download(be, &squares, sum, sizeof squares);
+    be->ops->release(be, sum);
     assert_true(squares == 0);
     assert_int_equal(nb_model_create(be, &config, &recipe, 1, 64, true, &none, &err), NB_BAD_CONFIG);
     assert_non_null(strstr(err.message, "max_seq 32"));

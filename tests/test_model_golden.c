@@ -35,17 +35,19 @@ static const nb_file_tensor *tensor(const nb_safetensors *file, const char *name
 
 static void load_params(nb_model *model, nb_backend *be, const nb_safetensors *file) {
     int32_t found = 0;
+    void *params = params_of(model, be);
     for (int32_t i = 0; i < nb_model_param_count(model); i++, found++) {
         const nb_param *p = nb_model_param(model, i);
         const float *from = tensor(file, p->name, p->rows * p->cols)->data;
         for (int64_t j = 0; j < p->rows * p->cols; j++) {
             if (be->real == NB_F64)
-                ((double *)nb_model_params(model))[p->offset + j] = from[j];
+                ((double *)params)[p->offset + j] = from[j];
             else
-                ((float *)nb_model_params(model))[p->offset + j] = from[j];
+                ((float *)params)[p->offset + j] = from[j];
         }
     }
     assert_int_equal(nb_safetensors_count(file), 2 * found + 6); /* nothing in the file that the model lacks */
+    be->ops->upload(be, nb_model_params(model), params, param_bytes(model, be));
     nb_model_params_changed(model);
 }
 
@@ -84,12 +86,12 @@ static void check(nb_backend *be, nb_family family, bool tied, double tolerance)
             tolerance);
     assert_int_equal(nb_model_loss_and_grads(model, &batch, &pass, &loss, NULL), NB_OK);
     compare("loss", &loss, tensor(file, "loss", 1)->data, 1, tolerance);
+    const uint8_t *grads = grads_of(model, be);
     for (int32_t i = 0; i < nb_model_param_count(model); i++) {
         const nb_param *p = nb_model_param(model, i);
         char name[NB_NAME_SIZE + 8];
         snprintf(name, sizeof name, "grad.%s", p->name);
         const int64_t n = p->rows * p->cols;
-        const uint8_t *grads = nb_model_grads(model);
         compare(name, get(be->real, grads + (size_t)p->offset * nb_dtype_size(be->real), n),
                 get(NB_F32, tensor(file, name, n)->data, n), n, tolerance);
     }

@@ -46,11 +46,14 @@ static double run(nb_backend *be, nb_family family, const nb_recipe *recipe, flo
     *n = nb_model_param_elements(model);
     *grads = poisoned((size_t)*n * sizeof **grads);
     memset(*grads, 0, (size_t)*n * sizeof **grads);
+    float *wide = be->ops->alloc(be, (size_t)*n * sizeof *wide, "decoded gradients");
     for (int32_t i = 0; i < nb_model_param_count(model); i++) {
         const nb_param *p = nb_model_param(model, i);
         const nb_scaled tensor = nb_param_array_at(nb_model_gradients(model), i);
-        be->ops->scaled_decode(be, *grads + p->offset, &tensor, p->rows * p->cols);
+        be->ops->scaled_decode(be, wide, &tensor, p->rows * p->cols);
+        be->ops->download(be, *grads + p->offset, wide, (size_t)(p->rows * p->cols) * sizeof *wide);
     }
+    be->ops->release(be, wide);
     nb_model_free(model);
     return loss;
 }

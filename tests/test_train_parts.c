@@ -182,7 +182,7 @@ static void accumulation_follows_the_tree(void **state) {
         nb_param_array grads;
         assert_int_equal(nb_param_array_create(be, &param, 1, NB_F32, NB_RULE_POW2, "", &grads, &err), NB_OK);
         assert_int_equal(nb_accumulator_create(&grads, count, &acc, &err), NB_OK);
-        float *grad = grads.data;
+        float grad[16];
         for (int step = 0; step < 2; step++) {
             nb_accumulator_begin(&acc);
             nb_sum_tree losses = {0};
@@ -190,11 +190,13 @@ static void accumulation_follows_the_tree(void **state) {
                 leaves[i] = (float)sin((double)(i * 7 + 1)) * (float)(1 << (i % 9));
                 for (int e = 0; e < 16; e++)
                     grad[e] = leaves[i];
+                nb_backend_write(be, grads.data, grad, sizeof grad);
                 nb_tree_add(&losses, leaves[i]);
                 nb_accumulator_add(&acc, &grads);
             }
             float want;
             assert_true(tree_node(leaves, count, 0, 64, &want));
+            nb_backend_read(be, grad, grads.data, sizeof grad);
             assert_memory_equal(&grad[0], &want, sizeof want);
             assert_memory_equal(&grad[15], &want, sizeof want);
             assert_true(nb_tree_total(&losses) == double_node(leaves, count, 0, 64));

@@ -164,13 +164,27 @@ static nb_trainer *run_with_a_bad_batch(void **state, nb_backend *be, const char
     nb_error err = {0};
     if (case_create(be, &config, NULL, &t, &err) != NB_OK)
         fail_msg("%s", err.message);
+    float none[32];
     for (int i = 0; i < 32; i++)
-        ((float *)nb_model_params(t->model))[nb_model_param(t->model, 0)->offset + CASE_RARE * 32 + i] = NAN;
+        none[i] = NAN;
+    float *rare = (float *)nb_model_params(t->model) + nb_model_param(t->model, 0)->offset + CASE_RARE * 32;
+    nb_backend_write(be, rare, none, sizeof none);
     nb_model_params_changed(t->model);
     if (nb_trainer_run(t, NB_START_NEW, NULL, &err) != NB_OK)
         fail_msg("%s", err.message);
     assert_int_equal(nb_trainer_steps_done(t), 12);
     return t;
+}
+
+/* Two arrays of the backend, byte by byte. */
+static void expect_equal(nb_backend *be, const void *a, const void *b, size_t bytes) {
+    uint8_t *x = malloc(bytes), *y = malloc(bytes);
+    assert_true(x && y);
+    nb_backend_read(be, x, a, bytes);
+    nb_backend_read(be, y, b, bytes);
+    assert_memory_equal(x, y, bytes);
+    free(x);
+    free(y);
 }
 
 /* Rolled back to a checkpoint or to the very beginning, where all is drawn anew: either is the run that never took the
@@ -187,11 +201,12 @@ static void policies_work_on_narrow_state(void **state) {
         const size_t n = (size_t)(p->rows * p->cols);
         const nb_scaled m[] = {nb_param_array_at(&back->optimizer.m, i), nb_param_array_at(&again->optimizer.m, i)};
         const nb_scaled v[] = {nb_param_array_at(&back->optimizer.v, i), nb_param_array_at(&again->optimizer.v, i)};
-        assert_memory_equal((float *)nb_model_params(back->model) + p->offset,
-                            (float *)nb_model_params(again->model) + p->offset, n * sizeof(float));
-        assert_memory_equal(m[0].data, m[1].data, n);
-        assert_memory_equal(v[0].data, v[1].data, 2 * n);
-        assert_true(*m[0].scale == *m[1].scale && *v[0].scale == *v[1].scale);
+        expect_equal(be, (float *)nb_model_params(back->model) + p->offset,
+                     (float *)nb_model_params(again->model) + p->offset, n * sizeof(float));
+        expect_equal(be, m[0].data, m[1].data, n);
+        expect_equal(be, v[0].data, v[1].data, 2 * n);
+        expect_equal(be, m[0].scale, m[1].scale, sizeof(float));
+        expect_equal(be, v[0].scale, v[1].scale, sizeof(float));
     }
     nb_trainer_free(skip);
     nb_trainer_free(back);
@@ -217,7 +232,10 @@ static void infinite_gradients_are_seen(void **state) {
     assert_true(where[0] != 0);
     double squares[256] = {1};
     assert_true(nb_param_array_parts(&t->optimizer.m) <= 256);
-    nb_param_array_sum_squares(&t->optimizer.m, squares);
+    double *sums = nb_backend_alloc(be, sizeof squares);
+    nb_param_array_sum_squares(&t->optimizer.m, sums);
+    nb_backend_read(be, squares, sums, sizeof squares);
+    nb_backend_release(be, sums);
     for (int32_t i = 0; i < nb_param_array_parts(&t->optimizer.m); i++)
         assert_true(squares[i] == 0); /* the step was not taken */
     nb_trainer_free(t);

@@ -1,5 +1,5 @@
 /* quantize.c: `nibble quantize`: one matrix in, codes and scales out. */
-#include "backend/table.h"
+#include "backend/backend.h"
 #include "cli/cli.h"
 #include "files/npy.h"
 #include "files/safetensors.h"
@@ -172,37 +172,63 @@ static void print_summary(const nb_qtensor *t, const nb_quantize_stats *s) {
 
 /* ---- the command ---- */
 
-static nb_status write_files(nb_backend *be, const nb_qtensor *t, const quantize_options *o, nb_error *err) {
-    if (o->out)
-        NB_TRY(write_codes(o->out, t, o, err));
+/* Memory of both sides: the input and its codes on the backend, what the files get on the host. */
+typedef struct arrays {
+    void *numbers, *codes;              /* of the backend */
+    void *codes_on_host, *decoded_host; /* NULL where no file asks for them */
+} arrays;
+
+static nb_status write_files(nb_backend *be, const nb_qtensor *t, const quantize_options *o, arrays *a, nb_error *err) {
+    const size_t codes = nb_qtensor_bytes(&t->quantizer, t->rows, t->cols).total;
+    const size_t decoded = (size_t)(t->rows * t->cols) * sizeof(float);
+    if (o->out) {
+        size_t room = codes;
+        a->codes_on_host = nb_host_reserve(&room);
+        if (!a->codes_on_host)
+            return nb_fail(err, NB_NO_MEMORY, "no memory for %lld x %lld codes", (long long)t->rows,
+                           (long long)t->cols);
+        be->ops->download(be, a->codes_on_host, a->codes, codes);
+        const nb_qtensor here = nb_qtensor_place(&t->quantizer, t->rows, t->cols, a->codes_on_host);
+        NB_TRY(write_codes(o->out, &here, o, err));
+    }
     if (!o->dequantized)
         return NB_OK;
-    nb_mat decoded = nb_mat_of(malloc((size_t)(t->rows * t->cols) * sizeof(float)), NB_F32, t->rows, t->cols);
-    if (!decoded.data)
+    a->decoded_host = malloc(decoded);
+    if (!a->decoded_host)
         return nb_fail(err, NB_NO_MEMORY, "no memory for the decoded %lld x %lld numbers", (long long)t->rows,
                        (long long)t->cols);
-    nb_status status = be->ops->dequantize(be, &decoded, t, false, true, err);
-    if (status == NB_OK)
-        status = nb_npy_write_f32(o->dequantized, decoded.data, t->rows, t->cols, err);
-    free(decoded.data);
-    return status;
+    const nb_mat out = nb_mat_of(a->numbers, NB_F32, t->rows, t->cols); /* the input has served */
+    NB_TRY(be->ops->dequantize(be, &out, t, false, true, err));
+    be->ops->download(be, a->decoded_host, a->numbers, decoded);
+    return nb_npy_write_f32(o->dequantized, a->decoded_host, t->rows, t->cols, err);
+}
+
+static nb_status quantize_into(nb_backend *be, const nb_npy *in, const nb_quantizer *q, const nb_noise *noise,
+                               const quantize_options *o, arrays *a, nb_error *err) {
+    const int64_t rows = in->tensor.shape[0], cols = in->tensor.shape[1];
+    const size_t bytes = (size_t)(rows * cols) * sizeof(float);
+    NB_TRY(nb_backend_take(be, bytes, "the numbers", &a->numbers, err));
+    NB_TRY(nb_backend_take(be, nb_qtensor_bytes(q, rows, cols).total, "codes", &a->codes, err));
+    const nb_qtensor t = nb_qtensor_place(q, rows, cols, a->codes);
+    const nb_mat src = nb_mat_of(a->numbers, NB_F32, rows, cols);
+    nb_quantize_stats stats;
+    be->ops->upload(be, a->numbers, in->tensor.data, bytes);
+    NB_TRY(be->ops->quantize(be, &t, &src, false, noise, &stats, err));
+    NB_TRY(write_files(be, &t, o, a, err));
+    print_summary(&t, &stats);
+    return NB_OK;
 }
 
 static nb_status quantize(nb_backend *be, const nb_npy *in, const nb_quantizer *q, const nb_noise *noise,
                           const quantize_options *o, nb_error *err) {
-    int64_t rows = in->tensor.shape[0], cols = in->tensor.shape[1];
-    void *memory = be->ops->alloc(be, nb_qtensor_bytes(q, rows, cols).total, "codes");
-    if (!memory)
-        return nb_fail(err, NB_NO_MEMORY, "no memory for %lld x %lld codes", (long long)rows, (long long)cols);
-    nb_qtensor t = nb_qtensor_place(q, rows, cols, memory);
-    nb_mat src = nb_mat_of(in->tensor.data, NB_F32, rows, cols);
-    nb_quantize_stats stats;
-    nb_status status = be->ops->quantize(be, &t, &src, false, noise, &stats, err);
-    if (status == NB_OK)
-        status = write_files(be, &t, o, err);
-    if (status == NB_OK)
-        print_summary(&t, &stats);
-    be->ops->release(be, memory);
+    arrays a = {0};
+    const nb_status status = quantize_into(be, in, q, noise, o, &a, err);
+    if (a.numbers)
+        be->ops->release(be, a.numbers);
+    if (a.codes)
+        be->ops->release(be, a.codes);
+    free(a.codes_on_host);
+    free(a.decoded_host);
     return status;
 }
 

@@ -1,0 +1,73 @@
+/* cases_measure.c: what the lens asks for. Sums are in double over an order of the backend's own, so a number is held
+ * to what a float keeps of it; counts and maxima are exact. */
+#include "trial.h"
+
+static const int64_t ROWS[][2] = {{64, 48}, {33, 17}, {1, 1}, {130, 5}};
+
+static void record_float(trial *t, const char *what, double x) {
+    const float rounded = (float)x;
+    record(t, what, &rounded, NB_F32, 1, false);
+}
+
+static void run_measure(trial *t) {
+    const int64_t rows = ROWS[t->shape / 2][0], cols = ROWS[t->shape / 2][1],
+                  tiles = (rows + 15) / 16 * ((cols + 15) / 16);
+    const nb_dtype type = t->shape % 2 ? NB_BF16 : NB_F32;
+    double *x = normals_in(NB_BF16, 1, rows * cols, 0.3, 2);
+    if (rows == 33) {
+        x[40] = NAN;
+        x[90] = -INFINITY;
+    }
+    const nb_mat m = nb_mat_of(input(t, type, x, rows * cols), type, rows, cols);
+    float *amax = poisoned((size_t)cols * 4), *crest = poisoned((size_t)tiles * 4);
+    nb_moments got;
+    t->be->ops->measure(t->be, &m, &got, amax, crest);
+    const double counts[] = {(double)got.count, (double)got.nonfinite, got.amax};
+    record(t, "counts and amax", counts, NB_F64, 3, true);
+    record_float(t, "mean", got.mean);
+    record_float(t, "rms", got.rms);
+    record_float(t, "kurtosis", got.excess_kurtosis + 3);
+    record(t, "largest of a column", amax, NB_F32, cols, true);
+    record(t, "crest of a tile", crest, NB_F32, tiles, false);
+    t->be->ops->measure(t->be, &m, &got, NULL, NULL);
+    record_float(t, "rms alone", got.rms);
+}
+
+/* Grouped queries, two documents, a head width that no vector divides. */
+static void run_attention(trial *t) {
+    enum { BATCH = 2, SEQ = 37, HEADS = 4, KV_HEADS = 2, DIM = 20 };
+    int32_t *start = poisoned(BATCH * SEQ * sizeof *start);
+    for (int i = 0; i < BATCH * SEQ; i++)
+        start[i] = i % SEQ < 16 ? 0 : 16;
+    nb_attention a = {.batch = BATCH, .seq = SEQ, .heads = HEADS, .kv_heads = KV_HEADS, .head_dim = DIM, .scale = 0.25};
+    a.doc_start = upload(t, start, BATCH * SEQ * sizeof *start);
+    nb_attention_stats got;
+    const void *q =
+        input(t, NB_BF16, normals_in(NB_BF16, 1, BATCH * SEQ * HEADS * DIM, 0, 3), BATCH * SEQ * HEADS * DIM);
+    const void *k =
+        input(t, NB_BF16, normals_in(NB_BF16, 2, BATCH * SEQ * KV_HEADS * DIM, 0, 3), BATCH * SEQ * KV_HEADS * DIM);
+    t->be->ops->measure_attention(t->be, &a, q, k, 1 + 2 * t->shape, &got);
+    const double queries = (double)got.queries;
+    record(t, "queries", &queries, NB_F64, 1, true);
+    record_float(t, "largest logit", got.logit_max);
+    record_float(t, "largest magnitude", got.logit_amax);
+    record_float(t, "kurtosis", got.logit_kurtosis + 3);
+    record_float(t, "entropy", got.entropy);
+}
+
+static double four(int shape) {
+    (void)shape;
+    return 4;
+}
+
+/* Logits in FP32 on sums of 20 products, whose fourth powers are taken. */
+static double logits_rounded(int shape) {
+    (void)shape;
+    return 200;
+}
+
+static const test_case MEASURES[] = {
+    {"measure", "moments, columns, tiles", CODES, 8, run_measure, NULL, four},
+    {"measure_attention", "grouped, two documents", CODES, 2, run_attention, NULL, logits_rounded},
+};
+const case_list measure_cases = {MEASURES, sizeof MEASURES / sizeof *MEASURES};

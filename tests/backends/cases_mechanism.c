@@ -1,0 +1,147 @@
+/* cases_mechanism.c: what mechanisms of recipes ask for; bits but for the power in DGE. */
+#include "trial.h"
+
+static nb_quantizer tiles_or_rows(int which) {
+    nb_quantizer q = nb_format_family_find(which == 2 ? "e2m1" : "nvfp4")->defaults;
+    q.block_rows = which == 1 ? 16 : 1;
+    q.block_cols = which == 2 ? NB_BLOCK_ALL : 16;
+    return q;
+}
+
+enum { ROWS = 48, COLS = 160, LENGTH = ROWS * COLS };
+
+/* Codes of w under the quantizer of this shape. */
+static nb_qtensor codes_of(trial *t, const nb_mat *w) {
+    const nb_quantizer q = tiles_or_rows(t->shape);
+    nb_qtensor codes = new_codes(t, &q, ROWS, COLS);
+    EXPECT_OK(t, t->be->ops->quantize(t->be, &codes, w, false, NULL, NULL, &err));
+    return codes;
+}
+
+static nb_mat weights(trial *t, uint32_t stream) {
+    return nb_mat_of(input(t, NB_F32, normals_in(NB_F32, stream, LENGTH, 0, 1), LENGTH), NB_F32, ROWS, COLS);
+}
+
+static void run_dge(trial *t) {
+    const nb_mat w = weights(t, 1);
+    const nb_qtensor codes = codes_of(t, &w);
+    void *dw = input_real(t, 2, LENGTH, 0, 1);
+    t->be->ops->dge(t->be, dw, w.data, &codes, 5, 3);
+    keep(t, "dw", dw, NB_F32, LENGTH, false);
+}
+
+/* x and t are the same FP32 operations everywhere; the power is right within a few roundings. */
+static double of_a_power(int shape) {
+    (void)shape;
+    return 16;
+}
+
+static void run_bins(trial *t) {
+    const nb_mat w = weights(t, 1), guide = weights(t, 3);
+    nb_qtensor codes = codes_of(t, &w);
+    t->be->ops->bin_widths(t->be, output(t, "widths", NB_F32, LENGTH), &codes);
+    t->be->ops->round_by(t->be, &codes, w.data, guide.data);
+    keep_codes(t, "rounded by a guide", &codes);
+}
+
+static void run_weights(trial *t) {
+    const int64_t n = t->shape ? 40001 : 17;
+    double *moved = normals_in(NB_F32, 4, n, 0, 1), *moved_q = normals_in(NB_F32, 5, n, 0, 4);
+    for (int64_t i = 0; i < n; i++) {
+        moved[i] = i % 5 ? fabs(moved[i]) : 0;
+        moved_q[i] = fabs(moved_q[i]);
+    }
+    float *w = input_real(t, 1, n, 0, 1), *q = input_real(t, 2, n, 0, 1), *distance = input_real(t, 3, n, 1, 0.1);
+    t->be->ops->add_distance(t->be, distance, w, q, n);
+    keep(t, "distance", distance, NB_F32, n, true);
+    const double count =
+        (double)t->be->ops->reset_where(t->be, w, q, input(t, NB_F32, moved, n), input(t, NB_F32, moved_q, n), n, 4);
+    record(t, "resets", &count, NB_F64, 1, true);
+    keep(t, "w", w, NB_F32, n, true);
+}
+
+/* ---- outliers ---- */
+
+enum { OUTLIER_ROWS = 33, OUTLIER_COLS = 200 };
+
+static uint16_t *heavy_tails(void) {
+    const int64_t n = OUTLIER_ROWS * OUTLIER_COLS;
+    uint16_t *x = poisoned((size_t)n * 2);
+    for (int64_t i = 0; i < n; i++)
+        x[i] = nb_bf16_even((float)(normal(1, i) * (i % 61 == 0 ? 20 : 1)));
+    for (int i = 0; i < OUTLIER_COLS; i++)
+        x[n - 1 - i] = nb_bf16_even(2.0f); /* a row of one value: nothing to clamp */
+    for (int i = 0; i < OUTLIER_COLS; i += 2)
+        x[OUTLIER_COLS + i] = (uint16_t)(i % 4 << 14); /* zeros of both signs */
+    const uint16_t none[] = {0x7f80, 0xff80, 0x7fc1, 0xffa0};
+    for (int i = 0; i < 4; i++)
+        x[2 * OUTLIER_COLS + 5 + 50 * i % 190] = none[i];
+    return x;
+}
+
+/* Entries beyond the count of a row are nobody's. */
+static void keep_sparse(trial *t, const nb_sparse *s) {
+    const size_t entries = (size_t)(s->rows * s->room);
+    int32_t *count = poisoned((size_t)s->rows * 4), *column = poisoned(entries * 4);
+    uint16_t *value = poisoned(entries * 2);
+    t->be->ops->download(t->be, count, s->count, (size_t)s->rows * 4);
+    t->be->ops->download(t->be, column, s->column, entries * 4);
+    t->be->ops->download(t->be, value, s->value, entries * 2);
+    for (int64_t r = 0; r < s->rows; r++)
+        for (int64_t i = count[r] < 0 ? 0 : count[r]; i < s->room; i++)
+            column[r * s->room + i] = value[r * s->room + i] = 0;
+    record(t, "counts", count, NB_I32, s->rows, true);
+    record(t, "columns", column, NB_I32, (int64_t)entries, true);
+    record(t, "residuals", value, NB_BF16, (int64_t)entries, true);
+}
+
+static void run_clamp(trial *t) {
+    const bool whole = t->shape & 1, wanted = t->shape < 2;
+    const int64_t n = whole ? OUTLIER_ROWS * OUTLIER_COLS : OUTLIER_COLS, low = (int64_t)(0.03 * (double)n),
+                  high = n - 1 - low, room = whole ? OUTLIER_COLS : low + OUTLIER_COLS - 1 - high;
+    const size_t entries = (size_t)(OUTLIER_ROWS * room), bytes = OUTLIER_ROWS * OUTLIER_COLS * 2;
+    const nb_mat x = nb_mat_of(upload(t, heavy_tails(), bytes), NB_BF16, OUTLIER_ROWS, OUTLIER_COLS);
+    nb_mat out = x;
+    out.data = output_exact(t, "clamped", NB_BF16, OUTLIER_ROWS * OUTLIER_COLS);
+    const nb_sparse rest = {.rows = OUTLIER_ROWS,
+                            .cols = OUTLIER_COLS,
+                            .room = room,
+                            .count = scratch(t, OUTLIER_ROWS * 4),
+                            .column = scratch(t, entries * 4),
+                            .value = scratch(t, entries * 2)};
+    EXPECT_OK(t, t->be->ops->clamp_rows(t->be, &out, wanted ? &rest : NULL, &x, low, high, whole, &err));
+    if (wanted)
+        keep_sparse(t, &rest);
+    nb_error err = {0};
+    const int32_t refused = (int32_t)t->be->ops->clamp_rows(t->be, &out, NULL, &x, -1, 5, false, &err);
+    record(t, "refused", &refused, NB_I32, 1, true);
+}
+
+/* ---- columns ---- */
+
+static void run_columns(trial *t) {
+    enum { PICKED = 24, WIDE = COLS + 5 };
+    const nb_dtype type = t->shape ? NB_BF16 : NB_F32;
+    int32_t *columns = poisoned(PICKED * sizeof *columns);
+    for (int i = 0; i < PICKED; i++)
+        columns[i] = (i * 67 + 3) % COLS;
+    const int32_t *at = upload(t, columns, PICKED * sizeof *columns);
+    nb_mat x = nb_mat_of(input(t, type, normals_in(NB_BF16, 1, ROWS * WIDE, 0, 1), ROWS * WIDE), type, ROWS, COLS);
+    x.stride = WIDE;
+    const nb_mat few = nb_mat_of(output_exact(t, "gathered", type, ROWS * PICKED), type, ROWS, PICKED);
+    t->be->ops->gather_columns(t->be, &few, &x, at);
+    t->be->ops->scatter_columns(t->be, &x, &few, at, type == NB_F32);
+    keep(t, "scattered", x.data, type, ROWS * WIDE, true);
+    float *norms = input_real(t, 2, COLS, 1, 0.1);
+    t->be->ops->column_norms(t->be, norms, &x);
+    keep(t, "norms", norms, NB_F32, COLS, true);
+}
+
+static const test_case MECHANISMS[] = {
+    {"dge", "rows, tiles, whole rows", CODES, 3, run_dge, NULL, of_a_power},
+    {"bin_widths round_by", "rows, tiles, whole rows", BITS, 3, run_bins, NULL, NULL},
+    {"add_distance reset_where", "f32", BITS, 2, run_weights, NULL, NULL},
+    {"clamp_rows", "by row and whole, with residual", BITS, 4, run_clamp, NULL, NULL},
+    {"gather_columns scatter_columns column_norms", "f32, bf16, strided", BITS, 2, run_columns, NULL, NULL},
+};
+const case_list mechanism_cases = {MECHANISMS, sizeof MECHANISMS / sizeof *MECHANISMS};

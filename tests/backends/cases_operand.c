@@ -1,0 +1,207 @@
+/* cases_operand.c: operands: sources, makings, pieces, turning, decoding; the codes and numbers bit for bit. */
+#include "trial.h"
+
+enum { M = 48, N = 32, K = 128, PICKED = 32, PARTS = 6 };
+
+static nb_quantizer nvfp4(int32_t block_rows) {
+    nb_quantizer q = nb_format_family_find("nvfp4")->defaults;
+    q.block_rows = block_rows;
+    return q;
+}
+
+static nb_quantizer rows_of(const char *family) {
+    nb_quantizer q = nb_format_family_find(family)->defaults;
+    q.block_rows = 1;
+    q.block_cols = NB_BLOCK_ALL;
+    return q;
+}
+
+static nb_operand placed(trial *t, const nb_quantizer *q, int64_t rows, int64_t cols, nb_side side,
+                         const nb_quantizer *other) {
+    nb_operand o = {.quantizer = *q, .other = *other, .rows = rows, .cols = cols, .side = side, .reread = true};
+    o.memory = scratch(t, t->be->ops->operand_bytes(t->be, &o));
+    return o;
+}
+
+static void make(trial *t, const nb_source *source, const nb_making *makings, int32_t count) {
+    EXPECT_OK(t, t->be->ops->make_operands(t->be, source, makings, count, &err));
+}
+
+static nb_operand made(trial *t, const nb_quantizer *q, const nb_mat *from, nb_side side, const nb_quantizer *other) {
+    const nb_noise noise = noise_at(t);
+    nb_operand o = placed(t, q, from->rows, from->cols, side, other);
+    make(t, &(nb_source){.numbers = from}, &(nb_making){.out = &o, .noise = &noise}, 1);
+    return o;
+}
+
+static void keep_operand(trial *t, const char *what, const nb_operand *o) {
+    nb_qtensor codes = new_codes(t, &o->quantizer, o->rows, o->cols);
+    EXPECT_OK(t, t->be->ops->canonical(t->be, &codes, o, &err));
+    keep_codes(t, what, &codes);
+}
+
+static nb_mat uploaded(trial *t, data_kind kind, nb_dtype type, int64_t rows, int64_t cols, int64_t stride) {
+    const nb_mat host = data_matrix(kind, type, rows, cols, stride);
+    nb_mat m = host;
+    m.data = upload(t, host.data, (size_t)(rows * stride) * nb_dtype_size(type));
+    return m;
+}
+
+/* Two operands of one call, one turned, of numbers and of an operand's decoded values; and the same made apart. */
+static void run_two(trial *t) {
+    const quantizer_list *list = all_quantizers();
+    const nb_quantizer source_format = rows_of("e2m1");
+    const nb_noise noise = noise_at(t);
+    for (int32_t i = t->shape; i < list->count; i += PARTS) {
+        const nb_quantizer *q = &list->q[i], *second = &list->q[(i + 7) % list->count];
+        const nb_mat x = uploaded(t, DATA_CORNERS, i % 2 ? NB_F32 : NB_BF16, 128, 128, 131);
+        const nb_operand from = made(t, &source_format, &x, NB_LEFT, q);
+        for (int kind = 0; kind < 2; kind++) {
+            const nb_source source = {.numbers = kind ? NULL : &x, .operand = kind ? &from : NULL};
+            for (int apart = 0; apart < 2; apart++) {
+                nb_operand a = placed(t, q, 128, 128, NB_LEFT, second), b = placed(t, second, 128, 128, NB_RIGHT, q);
+                const nb_making both[2] = {{.out = &a, .noise = &noise},
+                                           {.out = &b, .transpose = true, .noise = &noise}};
+                if (apart) {
+                    make(t, &source, &both[0], 1);
+                    make(t, &source, &both[1], 1);
+                } else {
+                    make(t, &source, both, 2);
+                }
+                char format[200], what[300];
+                snprintf(what, sizeof what, "%s of %s, %s", nb_quantizer_text(q, format, sizeof format),
+                         kind ? "codes" : "numbers", apart ? "apart" : "two in one call");
+                keep_operand(t, what, &a);
+                keep_operand(t, what, &b);
+            }
+        }
+    }
+}
+
+static const int32_t *picked(trial *t) {
+    int32_t *columns = poisoned(sizeof *columns * PICKED);
+    for (int i = 0; i < PICKED; i++)
+        columns[i] = 3 * i + i % 2;
+    return upload(t, columns, sizeof *columns * PICKED);
+}
+
+/* Columns, residuals and folded scales, each in FP32; plain numbers where they are asked for. */
+static void run_derived(trial *t) {
+    const nb_quantizer q = nvfp4(1), rows = rows_of("e2m1"), plain = nb_quantizer_bf16();
+    const nb_noise noise = noise_at(t);
+    const int32_t *columns = picked(t);
+    const nb_mat x = uploaded(t, DATA_WIDE, NB_BF16, M, K, K + 3), w = uploaded(t, DATA_NORMAL, NB_F32, K, N, N),
+                 y = uploaded(t, DATA_NORMAL, NB_F32, M, N, N);
+    const nb_operand minus = made(t, &q, &x, NB_LEFT, &q), by_row = made(t, &rows, &y, NB_RIGHT, &plain),
+                     by_col = made(t, &rows, &w, NB_LEFT, &plain);
+    const nb_source sources[3] = {
+        {.numbers = &x, .columns = columns, .column_count = PICKED},
+        {.numbers = &x, .minus = &minus, .columns = columns, .column_count = PICKED},
+        {.numbers = &x, .row_scales = &by_row, .column_scales = &by_col},
+    };
+    nb_operand out[3] = {placed(t, &q, M, PICKED, NB_LEFT, &q), placed(t, &rows, PICKED, M, NB_LEFT, &q),
+                         placed(t, &q, M, K, NB_LEFT, &q)};
+    static const char *const what[3] = {"columns", "residual, turned", "folded"};
+    for (int i = 0; i < 3; i++) {
+        make(t, &sources[i], &(nb_making){.out = &out[i], .transpose = i == 1, .noise = &noise}, 1);
+        keep_operand(t, what[i], &out[i]);
+    }
+    nb_operand numbers = {.quantizer = plain, .rows = K, .cols = M, .transposed = true};
+    numbers.numbers = nb_mat_of(output(t, "plain numbers", NB_BF16, M * K), NB_BF16, M, K);
+    make(t, &sources[2], &(nb_making){.out = &numbers, .transpose = true, .noise = &noise}, 1);
+}
+
+/* An operand of pieces: tiles of 16x16 beside rows of 1x16 under the first piece's scale; pieces that cannot be. */
+static void run_pieces(trial *t) {
+    const nb_quantizer tiles = nvfp4(16), q = nvfp4(1);
+    const nb_noise noise = noise_at(t);
+    const int32_t *columns = picked(t);
+    const nb_mat w = uploaded(t, DATA_NORMAL, NB_F32, N, K, K);
+    nb_operand o = placed(t, &q, N, K + 2 * PICKED, NB_RIGHT, &q);
+    const nb_source all = {.numbers = &w},
+                    residual = {.numbers = &w, .minus = &o, .columns = columns, .column_count = PICKED},
+                    again = {.numbers = &w, .columns = columns, .column_count = PICKED};
+    make(t, &all, &(nb_making){.out = &o, .quantizer = &tiles, .noise = &noise}, 1);
+    make(t, &residual, &(nb_making){.out = &o, .at = K, .under = true, .noise = &noise}, 1);
+    make(t, &again, &(nb_making){.out = &o, .at = K + PICKED, .under = true, .noise = &noise}, 1);
+    keep_operand(t, "pieces", &o);
+    keep(t, "outer scale", o.outer, NB_F32, 1, true);
+    const nb_making misfits[2] = {{.out = &o, .at = K}, {.out = &o, .at = K + 8, .under = true}};
+    for (int i = 0; i < 2; i++) {
+        nb_error err = {0};
+        const int32_t status = (int32_t)t->be->ops->make_operands(t->be, &again, &misfits[i], 1, &err);
+        record(t, "refused", &status, NB_I32, 1, true);
+    }
+}
+
+/* An amax that comes with the numbers decides the scale; a rotated operand measures for itself. */
+static void run_amax(trial *t) {
+    nb_quantizer q = nvfp4(1), turned = q;
+    turned.hadamard_size = 16;
+    nb_mat x = uploaded(t, DATA_NORMAL, NB_BF16, M, K, K);
+    const nb_operand plain[2] = {made(t, &q, &x, NB_LEFT, &q), made(t, &turned, &x, NB_LEFT, &q)};
+    uint32_t bits = 0;
+    for (int64_t i = 0; i < M * K; i++) {
+        const uint32_t its = nb_f32_magnitude(nb_bf16_value(nb_bf16_even(datum(DATA_NORMAL, 11, i))));
+        bits = its > bits ? its : bits;
+    }
+    x.amax = upload(t, &bits, sizeof bits);
+    const nb_operand known[2] = {made(t, &q, &x, NB_LEFT, &q), made(t, &turned, &x, NB_LEFT, &q)};
+    for (int i = 0; i < 2; i++) {
+        keep_operand(t, "measured", &plain[i]);
+        keep_operand(t, "known", &known[i]);
+    }
+}
+
+static void run_turn(trial *t) {
+    const nb_quantizer tiles = nvfp4(16), rows = rows_of("int4"), q = nvfp4(1);
+    nb_quantizer none = rows;
+    none.scale_type = NB_SCALE_NONE;
+    none.block_rows = none.block_cols = NB_BLOCK_ALL;
+    const nb_mat w = uploaded(t, DATA_NORMAL, NB_F32, N, K, K);
+    nb_backend *be = t->be;
+    const nb_operand a = made(t, &tiles, &w, NB_LEFT, &q), b = made(t, &rows, &w, NB_LEFT, &rows);
+    nb_operand turned = placed(t, &tiles, K, N, NB_RIGHT, &q), bare = placed(t, &none, K, N, NB_RIGHT, &rows);
+    EXPECT_OK(t, be->ops->turn(be, &turned, &a, &err));
+    EXPECT_OK(t, be->ops->turn(be, &bare, &b, &err));
+    keep_operand(t, "turned tiles", &turned);
+    const nb_mat whole = nb_mat_of(output(t, "turned rows", NB_F32, N * K), NB_F32, K, N);
+    EXPECT_OK(t, be->ops->decode(be, &whole, &bare, false, NULL, true, &err));
+    nb_operand wrong = placed(t, &q, K, N, NB_RIGHT, &q), one = made(t, &q, &w, NB_LEFT, &q);
+    nb_error err = {0};
+    const int32_t status = (int32_t)be->ops->turn(be, &wrong, &one, &err);
+    record(t, "refused", &status, NB_I32, 1, true);
+}
+
+/* Every format, both ways, with and without what is outside of a sum; into columns, whose neighbours stay. */
+static void run_decode(trial *t) {
+    const quantizer_list *list = all_formats();
+    const nb_quantizer other = nvfp4(1);
+    const nb_mat w = uploaded(t, DATA_CORNERS, NB_F32, N, K, K);
+    int32_t *columns = poisoned(K * sizeof *columns);
+    for (int c = 0; c < K; c++)
+        columns[c] = 2 * (K - 1 - c) + 1;
+    const int32_t *at = upload(t, columns, K * sizeof *columns);
+    for (int32_t i = t->shape; i < list->count; i += PARTS) {
+        const nb_operand o = made(t, &list->q[i], &w, NB_RIGHT, &other);
+        char what[200];
+        nb_quantizer_text(&list->q[i], what, sizeof what);
+        for (int mode = 0; mode < 8; mode++) {
+            const nb_dtype type = mode & 4 ? NB_BF16 : NB_F32;
+            const nb_mat out = nb_mat_of(output(t, what, type, N * K), type, mode & 1 ? K : N, mode & 1 ? N : K);
+            EXPECT_OK(t, t->be->ops->decode(t->be, &out, &o, mode & 1, NULL, mode & 2, &err));
+        }
+        const nb_mat spread = nb_mat_of(output(t, what, NB_F32, N * 2 * K), NB_F32, N, 2 * K);
+        EXPECT_OK(t, t->be->ops->decode(t->be, &spread, &o, false, at, true, &err));
+    }
+}
+
+static const test_case OPERANDS[] = {
+    {"operand_bytes make_operands canonical", "two in one call, and apart", BITS, PARTS, run_two, NULL, NULL},
+    {"make_operands", "columns, residuals, folding", BITS, 1, run_derived, NULL, NULL},
+    {"make_operands", "pieces", BITS, 1, run_pieces, NULL, NULL},
+    {"make_operands", "amax known", BITS, 1, run_amax, NULL, NULL},
+    {"turn", "tiles, rows", BITS, 1, run_turn, NULL, NULL},
+    {"decode", "every format", BITS, PARTS, run_decode, NULL, NULL},
+};
+const case_list operand_cases = {OPERANDS, sizeof OPERANDS / sizeof *OPERANDS};

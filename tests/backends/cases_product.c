@@ -1,0 +1,295 @@
+/* cases_product.c: products. A sum of K products is right within K roundings of the sum of their magnitudes, and the
+ * store's own; what operands decode to is exact, so that magnitudes are those of the quantized numbers. */
+#include "trial.h"
+
+static const int64_t SIZES[][3] = {{1, 16, 64}, {48, 32, 128}, {70, 48, 256}, {17, 32, 1024}};
+static const int64_t ODD[][3] = {{1, 1, 1}, {7, 5, 3}, {33, 17, 65}, {128, 128, 128}, {200, 130, 300}};
+enum { SHAPES = 4, ODD_SHAPES = 5 };
+
+static double depth(int shape) {
+    return 2 * (double)SIZES[shape][2] + 16;
+}
+
+static double odd_depth(int shape) {
+    return (double)ODD[shape][2] + 4;
+}
+
+/* ---- plain ---- */
+
+static nb_mat numbers(trial *t, nb_dtype type, uint32_t stream, int64_t rows, int64_t cols) {
+    return nb_mat_of(input(t, type, normals_in(NB_BF16, stream, rows * cols, 0, 1), rows * cols), type, rows, cols);
+}
+
+static void run_gemm(trial *t) {
+    const int64_t m = ODD[t->shape][0], n = ODD[t->shape][1], k = ODD[t->shape][2];
+    nb_backend *be = t->be;
+    for (int i = 0; i < 16; i++) {
+        const bool trans_a = i & 1, trans_b = i & 2, accumulate = i & 4;
+        const nb_dtype type = i & 8 ? be->real : be->act;
+        const nb_mat a = numbers(t, be->act, 1, trans_a ? k : m, trans_a ? m : k),
+                     b = numbers(t, be->act, 2, trans_b ? n : k, trans_b ? k : n);
+        const nb_mat c = accumulate ? numbers(t, type, 3, m, n)
+                                    : nb_mat_of(scratch(t, (size_t)(m * n) * nb_dtype_size(type)), type, m, n);
+        char what[64];
+        snprintf(what, sizeof what, "%s%s%s", trans_a ? "A^T" : "A", trans_b ? " B^T" : " B", accumulate ? " +=" : "");
+        EXPECT_OK(t, be->ops->gemm(be, &c, &a, trans_a, &b, trans_b, accumulate, &err));
+        keep(t, what, c.data, type, m * n, false);
+    }
+    const uint8_t named = be->ops->gemm_kernel(be, be->act, be->act) != NULL;
+    record(t, "has a name", &named, NB_U8, 1, true);
+}
+
+/* Masters as they are, in FP32. */
+static void run_gemm_real(trial *t) {
+    const int64_t m = ODD[t->shape][0], n = ODD[t->shape][1], k = ODD[t->shape][2];
+    nb_backend *be = t->be;
+    const nb_mat a = nb_mat_of(input_real(t, 1, m * k, 0, 1), be->real, m, k),
+                 b = nb_mat_of(input_real(t, 2, n * k, 0, 1), be->real, n, k),
+                 c = nb_mat_of(output(t, "C", be->real, m * n), be->real, m, n);
+    EXPECT_OK(t, be->ops->gemm(be, &c, &a, false, &b, true, false, &err));
+}
+
+/* A backend takes the sums that it names, and refuses those that nobody has. */
+static void run_sums(trial *t) {
+    nb_backend *be = t->be;
+    char text[64] = "";
+    nb_error err = {0};
+    be->ops->gemm_sums(be, be->act, be->act, text, sizeof text);
+    const int32_t statuses[2] = {(int32_t)be->ops->gemm_take(be, be->act, be->act, text, &err),
+                                 (int32_t)be->ops->gemm_take(be, be->act, be->act, "nobody's", &err)};
+    record(t, "taken, refused", statuses, NB_I32, 2, true);
+}
+
+/* ---- codes ---- */
+
+static nb_quantizer nvfp4(int32_t block_rows) {
+    nb_quantizer q = nb_format_family_find("nvfp4")->defaults;
+    q.block_rows = block_rows;
+    return q;
+}
+
+static nb_quantizer of(const char *family, int32_t rows, int32_t cols) {
+    nb_quantizer q = nb_format_family_find(family)->defaults;
+    if (rows >= 0) {
+        q.block_rows = rows;
+        q.block_cols = cols;
+    }
+    return q;
+}
+
+enum { PAIRS = 10 };
+static void pairs_of(nb_quantizer pairs[PAIRS][2]) {
+    const nb_quantizer row128 = {.element = NB_ELEMENT_E2M1,
+                                 .scale_type = NB_SCALE_E4M3,
+                                 .outer = NB_OUTER_ROW128,
+                                 .block_rows = 1,
+                                 .block_cols = 16};
+    const nb_quantizer all[PAIRS][2] = {
+        {nvfp4(1), nvfp4(16)},
+        {nvfp4(1), nvfp4(1)},
+        {of("mxfp4", -1, 0), of("mxfp4", -1, 0)},
+        {of("mxfp8", -1, 0), of("mxfp8-e5m2", -1, 0)},
+        {of("mxfp8", -1, 0), of("mxfp4", -1, 0)},
+        {of("e2m1", 1, NB_BLOCK_ALL), of("int4", 1, NB_BLOCK_ALL)},
+        {of("int4", 1, NB_BLOCK_ALL), of("e2m1", NB_BLOCK_ALL, NB_BLOCK_ALL)},
+        {of("e4m3", 1, NB_BLOCK_ALL), of("e4m3", 1, NB_BLOCK_ALL)},
+        {of("e4m3", NB_BLOCK_ALL, NB_BLOCK_ALL), of("e5m2", NB_BLOCK_ALL, NB_BLOCK_ALL)},
+        {row128, row128},
+    };
+    memcpy(pairs, all, sizeof all);
+}
+
+static nb_mat left_of(trial *t) {
+    const nb_mat host = data_matrix(DATA_NORMAL, NB_BF16, SIZES[t->shape][0], SIZES[t->shape][2], SIZES[t->shape][2]);
+    return input_mat(t, &host);
+}
+
+static nb_mat right_of(trial *t, data_kind kind) {
+    const nb_mat host = data_matrix(kind, NB_F32, SIZES[t->shape][1], SIZES[t->shape][2], SIZES[t->shape][2]);
+    return input_mat(t, &host);
+}
+
+static bool fits(const nb_quantizer pair[2], const int64_t size[3]) {
+    return nb_quantizer_check_shape(&pair[0], size[0], size[2], NULL) == NB_OK &&
+           nb_quantizer_check_shape(&pair[1], size[1], size[2], NULL) == NB_OK;
+}
+
+static void run_gemm_q(trial *t) {
+    const int64_t *size = SIZES[t->shape], m = size[0], n = size[1], k = size[2];
+    nb_backend *be = t->be;
+    const nb_mat x = left_of(t), w = right_of(t, DATA_NORMAL);
+    nb_quantizer pairs[PAIRS][2];
+    pairs_of(pairs);
+    for (int p = 0; p < PAIRS; p++) {
+        if (!fits(pairs[p], size))
+            continue;
+        nb_qtensor a = new_codes(t, &pairs[p][0], m, k), b = new_codes(t, &pairs[p][1], n, k);
+        EXPECT_OK(t, be->ops->quantize(be, &a, &x, false, NULL, NULL, &err));
+        EXPECT_OK(t, be->ops->quantize(be, &b, &w, false, NULL, NULL, &err));
+        for (int i = 0; i < 4; i++) {
+            const nb_mat c = numbers(t, i & 1 ? NB_F32 : NB_BF16, 9, m, n);
+            char format[200], what[300];
+            snprintf(what, sizeof what, "%s%s", nb_quantizer_text(&pairs[p][0], format, sizeof format),
+                     i & 2 ? " +=" : "");
+            EXPECT_OK(t, be->ops->gemm_q(be, &c, &a, &b, i & 2, &err));
+            keep(t, what, c.data, c.dtype, m * n, false);
+        }
+        const uint8_t named = be->ops->gemm_q_kernel(be, &pairs[p][0], &pairs[p][1]) != NULL;
+        record(t, "has a name", &named, NB_U8, 1, true);
+    }
+}
+
+/* ---- operands ---- */
+
+static nb_operand placed(trial *t, const nb_quantizer *q, const nb_mat *from, nb_side side, const nb_quantizer *other) {
+    nb_operand o = {
+        .quantizer = *q, .other = *other, .rows = from->rows, .cols = from->cols, .side = side, .reread = true};
+    o.memory = scratch(t, t->be->ops->operand_bytes(t->be, &o));
+    return o;
+}
+
+static void fill(trial *t, nb_operand *o, const nb_mat *from) {
+    const nb_making making = {.out = o};
+    EXPECT_OK(t, t->be->ops->make_operands(t->be, &(nb_source){.numbers = from}, &making, 1, &err));
+}
+
+static nb_operand made(trial *t, const nb_quantizer *q, const nb_mat *from, nb_side side, const nb_quantizer *other) {
+    nb_operand o = placed(t, q, from, side, other);
+    fill(t, &o, from);
+    return o;
+}
+
+/* One term: every pair, twice with the same operands, again after B was made anew, into both types, with and without
+ * accumulation, with B made for this product or for another. */
+static void run_one_term(trial *t) {
+    const int64_t *size = SIZES[t->shape], m = size[0], n = size[1];
+    nb_backend *be = t->be;
+    const nb_mat x = left_of(t), w[2] = {right_of(t, DATA_NORMAL), right_of(t, DATA_CORNERS)};
+    const nb_quantizer other = of("e5m2", 1, NB_BLOCK_ALL);
+    nb_quantizer pairs[PAIRS][2];
+    pairs_of(pairs);
+    for (int p = 0; p < PAIRS; p++) {
+        if (!fits(pairs[p], size))
+            continue;
+        const nb_operand left = made(t, &pairs[p][0], &x, NB_LEFT, &pairs[p][1]);
+        nb_operand right[2] = {placed(t, &pairs[p][1], &w[0], NB_RIGHT, &pairs[p][0]),
+                               placed(t, &pairs[p][1], &w[0], NB_RIGHT, &other)};
+        for (int i = 0; i < 16; i++) {
+            nb_operand *r = &right[i >> 3];
+            if (i % 4 == 0)
+                fill(t, r, &w[i >> 2 & 1]);
+            const nb_mat c = numbers(t, i & 1 ? NB_F32 : NB_BF16, 9, m, n);
+            const nb_term term = {.a = &left, .b = r};
+            EXPECT_OK(t, be->ops->multiply(be, &c, &term, 1, i & 2, &err));
+            char format[200];
+            keep(t, nb_quantizer_text(&pairs[p][0], format, sizeof format), c.data, c.dtype, m * n, false);
+        }
+        const char *name = be->ops->product_kernel(be, &pairs[p][0], &pairs[p][1]);
+        const uint8_t sensible = !name || name[0] != '\0';
+        record(t, "name", &sensible, NB_U8, 1, true);
+    }
+}
+
+/* S with up to two entries a row. */
+static nb_sparse few(trial *t, int64_t rows, int64_t cols) {
+    nb_sparse s = {.rows = rows, .cols = cols, .room = 3};
+    int32_t *count = poisoned((size_t)rows * sizeof *count), *column = poisoned((size_t)(3 * rows) * sizeof *column);
+    double *value = zeros(3 * rows);
+    for (int64_t r = 0; r < rows; r++) {
+        count[r] = (int32_t)(r % 3);
+        for (int64_t i = 0; i < 3; i++) {
+            column[3 * r + i] = (int32_t)((7 * r) % (cols / 2) + i * (cols / 2));
+            value[3 * r + i] = normal(4, 3 * r + i);
+        }
+    }
+    s.count = upload(t, count, (size_t)rows * sizeof *count);
+    s.column = upload(t, column, (size_t)(3 * rows) * sizeof *column);
+    s.value = input(t, NB_BF16, value, 3 * rows);
+    return s;
+}
+
+/* Codes, codes into some columns, a sparse term, and plain numbers times factors: in their order, rounded once. */
+static void run_terms(trial *t) {
+    const int64_t *size = SIZES[t->shape], m = size[0], n = size[1], k = size[2];
+    nb_backend *be = t->be;
+    const nb_quantizer q = nvfp4(1), tiles = nvfp4(16), plain = nb_quantizer_bf16();
+    const nb_mat x = left_of(t), w = right_of(t, DATA_NORMAL), px = numbers(t, NB_BF16, 7, m, k),
+                 pw = numbers(t, NB_BF16, 8, n, k);
+    nb_mat half = w;
+    half.rows = n / 2;
+    int32_t *columns = poisoned((size_t)(n / 2) * sizeof *columns);
+    for (int64_t i = 0; i < n / 2; i++)
+        columns[i] = (int32_t)(2 * i + 1);
+    const int32_t *at = upload(t, columns, (size_t)(n / 2) * sizeof *columns);
+    const float *factors = input(t, NB_F32, (double[]){0.5, 3}, 2);
+    const nb_sparse s = few(t, m, k);
+    const nb_operand left = made(t, &q, &x, NB_LEFT, &q), right = made(t, &tiles, &w, NB_RIGHT, &q),
+                     right_half = made(t, &tiles, &half, NB_RIGHT, &q);
+    const nb_operand left_numbers = {.quantizer = plain, .rows = m, .cols = k, .numbers = px, .factor = factors},
+                     right_numbers = {.quantizer = plain, .rows = n, .cols = k, .numbers = pw, .factor = factors + 1};
+    const nb_term terms[4] = {{.a = &left, .b = &right},
+                              {.a = &left, .b = &right_half, .columns = at},
+                              {.sparse = &s, .b = &right},
+                              {.a = &left_numbers, .b = &right_numbers}};
+    for (int i = 0; i < 4; i++) {
+        const nb_mat c = numbers(t, i & 1 ? NB_F32 : NB_BF16, 9, m, n);
+        EXPECT_OK(t, be->ops->multiply(be, &c, terms, 4, i & 2, &err));
+        keep(t, "four terms", c.data, c.dtype, m * n, false);
+    }
+    nb_error err = {0};
+    const nb_mat c = numbers(t, NB_F32, 9, m, n);
+    const int32_t refused[2] = {(int32_t)be->ops->multiply(be, &c, &terms[2], 1, false, &err),
+                                (int32_t)be->ops->multiply(be, &c, terms, 0, false, &err)};
+    record(t, "refused", refused, NB_I32, 2, true);
+}
+
+/* Codes times plain numbers, both ways round: what has codes is decoded, scales and all, and rounded to BF16. */
+static void run_mixed(trial *t) {
+    const int64_t *size = SIZES[t->shape], m = size[0], n = size[1], k = size[2];
+    const nb_quantizer q = of("e2m1", 1, NB_BLOCK_ALL), plain = nb_quantizer_bf16();
+    const nb_mat x = numbers(t, NB_BF16, 7, m, k), w = numbers(t, NB_BF16, 8, n, k);
+    const nb_operand coded_x = made(t, &q, &x, NB_LEFT, &plain), coded_w = made(t, &q, &w, NB_RIGHT, &plain);
+    const nb_operand plain_x = {.quantizer = plain, .rows = m, .cols = k, .numbers = x},
+                     plain_w = {.quantizer = plain, .rows = n, .cols = k, .numbers = w};
+    for (int i = 0; i < 2; i++) {
+        const nb_term term = {.a = i ? &plain_x : &coded_x, .b = i ? &coded_w : &plain_w};
+        const nb_mat c = nb_mat_of(output(t, i ? "numbers x codes" : "codes x numbers", NB_F32, m * n), NB_F32, m, n);
+        EXPECT_OK(t, t->be->ops->multiply(t->be, &c, &term, 1, false, &err));
+    }
+}
+
+/* ---- sparse ---- */
+
+static void run_sparse_gemm(trial *t) {
+    const int64_t *size = SIZES[t->shape], m = size[0], n = size[1], k = size[2];
+    const nb_mat b = numbers(t, NB_BF16, 5, k, n), c = numbers(t, NB_F32, 6, m, n);
+    const nb_sparse s = few(t, m, k);
+    t->be->ops->sparse_gemm(t->be, &c, &s, &b);
+    keep(t, "C", c.data, NB_F32, m * n, false);
+}
+
+static void run_sparse_add(trial *t) {
+    const int64_t *size = SIZES[t->shape], m = size[0], k = size[2];
+    const nb_mat x = numbers(t, NB_BF16, 5, m, k);
+    const nb_sparse s = few(t, m, k);
+    t->be->ops->sparse_add(t->be, &x, &s);
+    keep(t, "x", x.data, NB_BF16, m * k, true);
+}
+
+static double eight(int shape) {
+    (void)shape;
+    return 8;
+}
+
+static const test_case PRODUCT_CASES[] = {
+    {"gemm gemm_kernel", "bf16, all layouts", PRODUCTS, ODD_SHAPES, run_gemm, NULL, odd_depth},
+    {"gemm", "f32", PRODUCTS, ODD_SHAPES, run_gemm_real, NULL, odd_depth},
+    {"gemm_sums gemm_take", "its own, nobody's", BITS, 1, run_sums, NULL, NULL},
+    {"gemm_q gemm_q_kernel", "pairs of formats", CODES, SHAPES, run_gemm_q, NULL, depth},
+    {"multiply product_kernel", "one term, pairs of formats", CODES, SHAPES, run_one_term, NULL, depth},
+    {"multiply", "four terms", CODES, SHAPES, run_terms, NULL, depth},
+    {"multiply", "codes and plain numbers", CODES, SHAPES, run_mixed, NULL, depth},
+    {"sparse_gemm", "few a row", CODES, SHAPES, run_sparse_gemm, NULL, eight},
+    {"sparse_add", "few a row", BITS, SHAPES, run_sparse_add, NULL, NULL},
+};
+const case_list product_cases = {PRODUCT_CASES, sizeof PRODUCT_CASES / sizeof *PRODUCT_CASES};

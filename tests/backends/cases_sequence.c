@@ -1,0 +1,337 @@
+/* cases_sequence.c: softmax attention and gated linear attention, packed documents, against their definitions in
+ * double.
+ *
+ * Tensor cores take BF16: a probability, its gradient, a decayed query, key or state may be rounded to it once on the
+ * way (NARROW, in units of U). What is summed stays in FP32. tests/test_ops_attention.c and tests/test_ops_gla.c hold
+ * the CPU's kernels, which round nothing, to the FP32 terms alone.
+ */
+#include "trial.h"
+
+static const double NARROW = 0x1p15; /* half of BF16's last place */
+
+static int32_t *starts_of(int64_t batch, int64_t seq, int32_t document) {
+    int32_t *start = poisoned((size_t)(batch * seq) * sizeof *start);
+    for (int64_t i = 0; i < batch * seq; i++) {
+        const int32_t t = (int32_t)(i % seq), phase = (int32_t)(i / seq) * 5; /* sequences break at different places */
+        const int32_t first = document ? t - (t + phase) % document : 0;
+        start[i] = first < 0 ? 0 : first;
+    }
+    return start;
+}
+
+static int32_t *ends_of(const int32_t *start, int64_t batch, int64_t seq) {
+    int32_t *end = poisoned((size_t)(batch * seq) * sizeof *end);
+    for (int64_t i = batch * seq - 1; i >= 0; i--) {
+        const bool last = i % seq == seq - 1 || start[i + 1] > start[i];
+        end[i] = last ? (int32_t)(i % seq) + 1 : end[i + 1];
+    }
+    return end;
+}
+
+/* ---- softmax attention ---- */
+
+typedef struct attention_case {
+    int64_t batch, seq, heads, kv_heads, head_dim;
+    int32_t document; /* length; 0: whole sequences */
+    bool ends, apart; /* doc_end is given; q, k and v lie in one matrix, o in a wider one */
+} attention_case;
+
+static const attention_case ATTENTION[] = {
+    {1, 1, 1, 1, 32, 0, false, false},    {2, 63, 2, 2, 24, 0, true, false},   {1, 64, 2, 1, 64, 0, false, true},
+    {1, 65, 3, 1, 128, 0, false, false},  {2, 200, 4, 2, 32, 37, true, true},  {1, 300, 2, 1, 16, 129, false, false},
+    {1, 130, 2, 2, 80, 1, true, false},   {1, 257, 1, 1, 32, 64, true, false}, {2, 128, 4, 2, 64, 50, true, true},
+    {1, 193, 2, 1, 128, 70, false, true}, {1, 96, 2, 2, 256, 0, false, false},
+};
+enum { ATTENTION_SHAPES = sizeof ATTENTION / sizeof *ATTENTION };
+
+typedef struct softmax {
+    nb_attention a; /* documents on the host */
+    int64_t nq, nk, rows;
+    double *q, *k, *v, *d_o, *o, *lse; /* o and lse: of the reference, rounded to what a backend stores */
+} softmax;
+
+static double *rounded(nb_dtype type, const double *x, int64_t n) {
+    return get(type, put(type, x, n), n);
+}
+
+static softmax softmax_of(int shape) {
+    const attention_case *c = &ATTENTION[shape];
+    softmax p = {.a = {.batch = c->batch,
+                       .seq = c->seq,
+                       .heads = c->heads,
+                       .kv_heads = c->kv_heads,
+                       .head_dim = c->head_dim,
+                       .scale = 1 / sqrt((double)c->head_dim)}};
+    p.a.doc_start = starts_of(c->batch, c->seq, c->document);
+    p.nq = c->batch * c->seq * c->heads * c->head_dim;
+    p.nk = c->batch * c->seq * c->kv_heads * c->head_dim;
+    p.rows = c->batch * c->heads * c->seq;
+    p.q = normals_in(NB_BF16, 1, p.nq, 0, 1.5);
+    p.k = normals_in(NB_BF16, 2, p.nk, 0, 1.5);
+    p.v = normals_in(NB_BF16, 3, p.nk, 0, 1);
+    p.d_o = normals_in(NB_BF16, 4, p.nq, 0, 1);
+    double *o = zeros(p.nq), *lse = zeros(p.rows);
+    nb_backend *ref = NULL; /* its memory is the host's */
+    assert_int_equal(nb_backend_open("ref64", NULL, &ref, NULL), NB_OK);
+    assert_int_equal(ref->ops->attention_forward(ref, &p.a, o, lse, p.q, p.k, p.v, NULL), NB_OK);
+    nb_backend_free(ref);
+    p.o = rounded(NB_BF16, o, p.nq);
+    p.lse = rounded(NB_F32, lse, p.rows);
+    return p;
+}
+
+/* Rows of `width` numbers, each in a row of `stride` from column `at` on. */
+static void spread(double *to, int64_t stride, int64_t at, const double *x, int64_t rows, int64_t width) {
+    for (int64_t r = 0; r < rows; r++)
+        memcpy(to + r * stride + at, x + r * width, (size_t)width * sizeof *x);
+}
+
+/* What lies in the columns from `at` on, as a dense result. */
+static void keep_columns(trial *t, const char *what, const void *device, int64_t rows, int64_t stride, int64_t at,
+                         int64_t width) {
+    const size_t size = nb_dtype_size(t->be->act);
+    uint8_t *all = poisoned((size_t)(rows * stride) * size), *dense = poisoned((size_t)(rows * width) * size);
+    t->be->ops->download(t->be, all, device, (size_t)(rows * stride) * size);
+    for (int64_t r = 0; r < rows; r++)
+        memcpy(dense + (size_t)(r * width) * size, all + (size_t)(r * stride + at) * size, (size_t)width * size);
+    record(t, what, dense, t->be->act, rows * width, false);
+}
+
+static void run_attention(trial *t) {
+    const attention_case *c = &ATTENTION[t->shape];
+    const softmax p = softmax_of(t->shape);
+    nb_backend *be = t->be;
+    const size_t size = nb_dtype_size(be->act), words = (size_t)(c->batch * c->seq) * sizeof(int32_t);
+    const int64_t rows = c->batch * c->seq, wide = c->heads * c->head_dim, narrow = c->kv_heads * c->head_dim;
+    const int64_t all = c->apart ? wide + 2 * narrow : 0, far = c->apart ? wide + 8 : wide;
+    nb_attention a = p.a;
+    a.doc_start = upload(t, p.a.doc_start, words);
+    a.doc_end = c->ends ? upload(t, ends_of(p.a.doc_start, c->batch, c->seq), words) : NULL;
+    uint8_t *q, *k, *v, *dq, *dk, *dv;
+    if (c->apart) {
+        double *together = zeros(rows * all);
+        spread(together, all, 0, p.q, rows, wide);
+        spread(together, all, wide, p.k, rows, narrow);
+        spread(together, all, wide + narrow, p.v, rows, narrow);
+        q = input(t, be->act, together, rows * all);
+        dq = scratch(t, (size_t)(rows * all) * size);
+        k = q + (size_t)wide * size, v = k + (size_t)narrow * size;
+        dk = dq + (size_t)wide * size, dv = dk + (size_t)narrow * size;
+        a.q_stride = a.k_stride = a.v_stride = all;
+        a.o_stride = far;
+    } else {
+        q = input(t, be->act, p.q, p.nq), k = input(t, be->act, p.k, p.nk), v = input(t, be->act, p.v, p.nk);
+        dq = scratch(t, (size_t)p.nq * size), dk = scratch(t, (size_t)p.nk * size),
+        dv = scratch(t, (size_t)p.nk * size);
+    }
+    double *far_o = zeros(rows * far), *far_do = zeros(rows * far);
+    spread(far_o, far, 0, p.o, rows, wide);
+    spread(far_do, far, 0, p.d_o, rows, wide);
+    void *o = input(t, be->act, zeros(rows * far), rows * far), *lse = output(t, "lse", be->real, p.rows);
+    EXPECT_OK(t, be->ops->attention_forward(be, &a, o, lse, q, k, v, &err));
+    EXPECT_OK(t, be->ops->attention_backward(be, &a, dq, dk, dv, input(t, be->act, far_do, rows * far),
+                                             input(t, be->act, far_o, rows * far), input(t, be->real, p.lse, p.rows), q,
+                                             k, v, &err));
+    keep_columns(t, "o", o, rows, far, 0, wide);
+    keep_columns(t, "dq", dq, rows, c->apart ? all : wide, 0, wide);
+    keep_columns(t, "dk", dk, rows, c->apart ? all : narrow, 0, narrow);
+    keep_columns(t, "dv", dv, rows, c->apart ? all : narrow, 0, narrow);
+    if (c->apart)
+        keep_columns(t, "beside o", o, rows, far, wide, 8);
+}
+
+enum { LSE, O, DQ, DK, DV, BESIDE_O };
+
+static double magnitude(const double *a, const double *b, int64_t n) {
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++)
+        sum += fabs(a[i] * b[i]);
+    return sum;
+}
+
+/* One query: a score is off by (dim + 2) times the sum of its magnitudes; p by that, by the roundings of its exponent,
+ * and by those of the sum; each tile rescales once more. Sums add their lengths. */
+static void work_of_query(double *w, int index, const softmax *p, int64_t b, int64_t h, int64_t t) {
+    const nb_attention *a = &p->a;
+    const int64_t dim = a->head_dim, group = a->heads / a->kv_heads;
+    const double length = (double)a->seq, depth = (double)dim + 2, tiles = length / 64 + 1;
+    const int64_t at = ((b * a->seq + t) * a->heads + h) * dim, row = (b * a->heads + h) * a->seq + t;
+    double largest = 0, lse = p->lse[row];
+    for (int64_t j = a->doc_start[b * a->seq + t]; j <= t; j++)
+        largest = fmax(largest,
+                       a->scale * magnitude(p->q + at, p->k + ((b * a->seq + j) * a->kv_heads + h / group) * dim, dim));
+    const double forward = (2 * depth + 6) * largest + 2 * length + 16 * tiles + fabs(lse) + 16;
+    const double backward = (depth + 2) * largest + 2 * fabs(lse) + 6, delta = magnitude(p->d_o + at, p->o + at, dim);
+    if (index == LSE)
+        w[row] = forward;
+    for (int64_t j = a->doc_start[b * a->seq + t]; j <= t && index != LSE; j++) {
+        const int64_t kv = ((b * a->seq + j) * a->kv_heads + h / group) * dim;
+        const double prob = exp(a->scale * inner(p->q + at, p->k + kv, dim) - lse);
+        const double ds = a->scale * prob * (magnitude(p->d_o + at, p->v + kv, dim) + delta);
+        const double into_o = (forward + NARROW) * prob, into_q = (backward + depth + length + 4 + NARROW) * ds;
+        const double into_k = (backward + depth + length * (double)group + 4 + NARROW) * ds;
+        const double into_v = (backward + length * (double)group + 4 + NARROW) * prob;
+        for (int64_t c = 0; c < dim; c++) {
+            if (index == O)
+                w[at + c] += into_o * fabs(p->v[kv + c]);
+            else if (index == DQ)
+                w[at + c] += into_q * fabs(p->k[kv + c]);
+            else if (index == DK)
+                w[kv + c] += into_k * fabs(p->q[at + c]);
+            else
+                w[kv + c] += into_v * fabs(p->d_o[at + c]);
+        }
+    }
+}
+
+static double *work_attention(const trial *want, int index) {
+    const softmax p = softmax_of(want->shape);
+    double *w = zeros(want->results[index].n);
+    for (int64_t b = 0; b < p.a.batch && index != BESIDE_O; b++)
+        for (int64_t h = 0; h < p.a.heads; h++)
+            for (int64_t t = 0; t < p.a.seq; t++)
+                work_of_query(w, index, &p, b, h, t);
+    return w;
+}
+
+/* Scores far apart: the running maximum must carry the softmax over tiles without overflow; all weight lies on one key.
+ */
+static void run_far(trial *t) {
+    enum { SEQ = 200, DIM = 32 };
+    int32_t *start = poisoned(SEQ * sizeof *start);
+    memset(start, 0, SEQ * sizeof *start);
+    nb_attention a = {.batch = 1, .seq = SEQ, .heads = 1, .kv_heads = 1, .head_dim = DIM, .scale = 1};
+    a.doc_start = upload(t, start, SEQ * sizeof *start);
+    double *q = zeros(SEQ * DIM), *k = zeros(SEQ * DIM);
+    for (int64_t i = 0; i < SEQ; i++) {
+        q[i * DIM] = 16;
+        k[i * DIM] = i % 50 == 7 ? 16 * (double)(i / 50 + 1) : -16; /* scores 256, 512, ... against -256 */
+    }
+    nb_backend *be = t->be;
+    EXPECT_OK(t, be->ops->attention_forward(be, &a, output(t, "o", be->act, SEQ * DIM), output(t, "lse", be->real, SEQ),
+                                            input(t, be->act, q, SEQ * DIM), input(t, be->act, k, SEQ * DIM),
+                                            input_act(t, 3, SEQ * DIM, 1), &err));
+}
+
+/* The first seven positions see equal scores alone: an average. */
+static double *work_far(const trial *want, int index) {
+    double *w = zeros(want->results[index].n);
+    for (int64_t i = 0; i < want->results[index].n; i++)
+        w[i] = index == 0 && i < 7 * 32 ? 4 * NARROW : index == 0 ? 64 * fabs(numbers_of(want, 0)[i]) : 5000;
+    return w;
+}
+
+/* ---- gated linear attention ---- */
+
+typedef struct gla_case {
+    int64_t batch, seq, heads, key_dim, value_dim;
+    int32_t document;
+    double gate;
+} gla_case;
+
+static const gla_case GLA[] = {
+    {1, 1, 1, 16, 16, 0, 1},    {2, 31, 2, 24, 40, 0, 0.05},  {1, 32, 1, 32, 64, 0, 0.05},
+    {1, 33, 2, 16, 32, 0, 0.5}, {2, 100, 2, 32, 16, 23, 0.1}, {1, 150, 1, 64, 32, 40, 0.02},
+    {1, 40, 2, 16, 16, 1, 1},   {1, 70, 1, 16, 48, 0, 30},    {1, 130, 2, 64, 128, 0, 0.05},
+};
+enum { GLA_SHAPES = sizeof GLA / sizeof *GLA };
+
+typedef struct linear {
+    nb_gla g; /* documents on the host */
+    int64_t nk, nv;
+    double *q, *k, *v, *gate, *d_o;
+} linear;
+
+static linear linear_of(int shape) {
+    const gla_case *c = &GLA[shape];
+    linear p = {.g = {c->batch, c->seq, c->heads, c->key_dim, c->value_dim, 1 / sqrt((double)c->key_dim),
+                      starts_of(c->batch, c->seq, c->document)}};
+    p.nk = c->batch * c->seq * c->heads * c->key_dim;
+    p.nv = c->batch * c->seq * c->heads * c->value_dim;
+    p.q = normals_in(NB_BF16, 1, p.nk, 0, 1);
+    p.k = normals_in(NB_BF16, 2, p.nk, 0, 1);
+    p.v = normals_in(NB_BF16, 3, p.nv, 0, 1);
+    p.d_o = normals_in(NB_BF16, 4, p.nv, 0, 1);
+    p.gate = normals_in(NB_F32, 5, p.nk, 0, c->gate);
+    for (int64_t i = 0; i < p.nk; i++)
+        p.gate[i] = -fabs(p.gate[i]);
+    return p;
+}
+
+static void run_gla(trial *t) {
+    const linear p = linear_of(t->shape);
+    nb_backend *be = t->be;
+    nb_gla g = p.g;
+    g.doc_start = upload(t, p.g.doc_start, (size_t)(g.batch * g.seq) * sizeof(int32_t));
+    void *q = input(t, be->act, p.q, p.nk), *k = input(t, be->act, p.k, p.nk), *v = input(t, be->act, p.v, p.nv);
+    void *gate = input(t, be->real, p.gate, p.nk), *d_o = input(t, be->act, p.d_o, p.nv);
+    void *o = output(t, "o", be->act, p.nv), *dq = output(t, "dq", be->act, p.nk), *dk = output(t, "dk", be->act, p.nk);
+    void *dv = output(t, "dv", be->act, p.nv), *dgate = output(t, "dgate", be->real, p.nk);
+    EXPECT_OK(t, be->ops->gla_forward(be, &g, o, q, k, v, gate, &err));
+    EXPECT_OK(t, be->ops->gla_backward(be, &g, dq, dk, dv, dgate, d_o, q, k, v, gate, &err));
+}
+
+/* What the pairs of positions add to the work of each result. */
+typedef struct pair_work {
+    double *o, *dq, *dk, *dv;
+} pair_work;
+
+/* A pair (t, s) that decays by exp(b) went through at most 3 (t - s) multiplied decays and 3 exponentials of sums of 32
+ * gates a chunk (whose rounding is 32 |b| at most), then through sums over a width and the sequence; a decayed query, a
+ * decayed key, their score and a state are what may be BF16. */
+static void add_pair(const linear *p, pair_work *w, int64_t b, int64_t h, int64_t t, int64_t s) {
+    const nb_gla *g = &p->g;
+    const int64_t kt = ((b * g->seq + t) * g->heads + h) * g->key_dim, ks = kt - (t - s) * g->heads * g->key_dim;
+    const int64_t vt = ((b * g->seq + t) * g->heads + h) * g->value_dim, vs = vt - (t - s) * g->heads * g->value_dim;
+    double gradient = 0;
+    for (int64_t j = 0; j < g->value_dim; j++)
+        gradient += g->scale * fabs(p->d_o[vt + j] * p->v[vs + j]);
+    for (int64_t i = 0; i < g->key_dim; i++) {
+        double decay = 0;
+        for (int64_t u = s + 1; u <= t; u++)
+            decay += p->gate[ks + (u - s) * g->heads * g->key_dim + i];
+        const double roundings =
+            6 * (double)(t - s) + 32 * fabs(decay) + (double)(g->key_dim + g->value_dim + g->seq) + 64 + 4 * NARROW;
+        const double weight = roundings * exp(decay), score = weight * g->scale * fabs(p->q[kt + i] * p->k[ks + i]);
+        w->dq[kt + i] += weight * gradient * fabs(p->k[ks + i]);
+        w->dk[ks + i] += weight * gradient * fabs(p->q[kt + i]);
+        for (int64_t j = 0; j < g->value_dim; j++) {
+            w->o[vt + j] += score * fabs(p->v[vs + j]);
+            w->dv[vs + j] += score * fabs(p->d_o[vt + j]);
+        }
+    }
+}
+
+/* dgate may be taken as the sum over later positions of the document of q dq - k dk. */
+static double *gate_work(const linear *p, const pair_work *w) {
+    const nb_gla *g = &p->g;
+    const int64_t pitch = g->heads * g->key_dim;
+    double *sum = zeros(p->nk);
+    for (int64_t b = 0; b < g->batch; b++)
+        for (int64_t t = g->seq - 1; t >= 0; t--) {
+            const bool last = t == g->seq - 1 || g->doc_start[b * g->seq + t + 1] == t + 1;
+            for (int64_t i = (b * g->seq + t) * pitch; i < (b * g->seq + t + 1) * pitch; i++)
+                sum[i] = (last ? 0 : sum[i + pitch]) + fabs(p->q[i]) * w->dq[i] + fabs(p->k[i]) * w->dk[i];
+        }
+    return sum;
+}
+
+static double *work_gla(const trial *want, int index) {
+    const linear p = linear_of(want->shape);
+    pair_work w = {zeros(p.nv), zeros(p.nk), zeros(p.nk), zeros(p.nv)};
+    for (int64_t b = 0; b < p.g.batch; b++)
+        for (int64_t h = 0; h < p.g.heads; h++)
+            for (int64_t t = 0; t < p.g.seq; t++)
+                for (int64_t j = p.g.doc_start[b * p.g.seq + t]; j <= t; j++)
+                    add_pair(&p, &w, b, h, t, j);
+    double *all[] = {w.o, w.dq, w.dk, w.dv};
+    return index < 4 ? all[index] : gate_work(&p, &w);
+}
+
+static const test_case SEQUENCES[] = {
+    {"attention_forward attention_backward", "documents, groups, strides", DOUBLE, ATTENTION_SHAPES, run_attention,
+     work_attention, NULL},
+    {"attention_forward", "far scores", DOUBLE, 1, run_far, work_far, NULL},
+    {"gla_forward gla_backward", "documents, all gates", DOUBLE, GLA_SHAPES, run_gla, work_gla, NULL},
+};
+const case_list sequence_cases = {SEQUENCES, sizeof SEQUENCES / sizeof *SEQUENCES};
