@@ -18,7 +18,8 @@ static void run_rmsnorm(trial *t) {
     void *rstd = output(t, "rstd", be->real, rows), *dx = output(t, "dx", be->act, n);
     be->ops->rmsnorm_forward(be, &y, rstd, x, w, 1e-5);
     expect_amax(t, &y);
-    be->ops->rmsnorm_backward(be, dx, dw, dy, x, w, rstd, rows, dim);
+    const nb_mat slopes = nb_mat_of(dx, be->act, rows, dim);
+    be->ops->rmsnorm_backward(be, &slopes, dw, dy, x, w, rstd);
     keep(t, "dw", dw, be->real, dim, false);
 }
 
@@ -93,9 +94,11 @@ static void run_additions(trial *t) {
     expect_equal(t, "sum", b.sum[0], b.sum[1], act);
     expect_equal(t, "norm of it", b.y[0], b.y[1], act);
     expect_amax(t, &at_once);
-    ops->rmsnorm_backward(be, b.d[0], b.dw[0], dy, b.sum[0], w, b.rstd[0], rows, dim);
+    const nb_mat d[2] = {nb_mat_of(b.d[0], be->act, rows, dim), nb_mat_of(b.d[1], be->act, rows, dim)};
+    const nb_mat stream = nb_mat_of(b.stream[1], be->act, rows, dim);
+    ops->rmsnorm_backward(be, &d[0], b.dw[0], dy, b.sum[0], w, b.rstd[0]);
     ops->add(be, b.stream[0], b.stream[0], b.d[0], n);
-    ops->rmsnorm_backward_add(be, b.stream[1], b.dw[1], dy, b.sum[1], w, b.rstd[1], rows, dim);
+    ops->rmsnorm_backward_add(be, &stream, b.dw[1], dy, b.sum[1], w, b.rstd[1]);
     expect_equal(t, "gradient of the stream", b.stream[0], b.stream[1], act);
     expect_equal(t, "dw", b.dw[0], b.dw[1], (size_t)dim * real);
     ops->rmsnorm_forward(be, &apart, b.rstd[0], change, w, 1e-5);
@@ -104,8 +107,8 @@ static void run_additions(trial *t) {
     expect_equal(t, "sum with a norm", b.sum[0], b.sum[1], act);
     expect_equal(t, "rstd", b.rstd[0], b.rstd[1], (size_t)rows * real);
     ops->add(be, b.stream[0], b.stream[0], dout, n);
-    ops->rmsnorm_backward(be, b.d[0], b.dw[0], b.stream[0], change, w, b.rstd[0], rows, dim);
-    ops->add_rmsnorm_backward(be, b.stream[1], b.d[1], b.dw[1], dout, change, w, b.rstd[1], rows, dim);
+    ops->rmsnorm_backward(be, &d[0], b.dw[0], b.stream[0], change, w, b.rstd[0]);
+    ops->add_rmsnorm_backward(be, b.stream[1], &d[1], b.dw[1], dout, change, w, b.rstd[1]);
     expect_equal(t, "stream", b.stream[0], b.stream[1], act);
     expect_equal(t, "gradient through the norm", b.d[0], b.d[1], act);
     expect_equal(t, "dw through the norm", b.dw[0], b.dw[1], (size_t)dim * real);
@@ -123,7 +126,8 @@ static void run_gated_norm(trial *t) {
          *rstd = output(t, "rstd", be->real, rows);
     be->ops->gated_norm_forward(be, &y, rstd, o, g, w, 1e-5);
     expect_amax(t, &y);
-    be->ops->gated_norm_backward(be, d_o, dg, dw, dy, o, g, w, rstd, rows, dim);
+    const nb_mat dgate = nb_mat_of(dg, be->act, rows, dim);
+    be->ops->gated_norm_backward(be, d_o, &dgate, dw, dy, o, g, w, rstd);
     keep(t, "dw", dw, be->real, dim, false);
 }
 

@@ -119,6 +119,8 @@ static int find_amax(nb_backend *be, const nb_source *source, const nb_making *m
         return whole ? nb_cuda_amax(stream_of(be), r->amaxes, r->x, n) : cudaSuccess;
     }
     *amax = has_tensor_outer(q) ? head : NULL;
+    if (*amax && making->under && making->under != making->out)
+        nb_cuda_copy(be, head, making->under->memory, sizeof *head);
     if (!*amax || making->under)
         return cudaSuccess;
     if (source->numbers && source->numbers->amax && nb_source_is_simple(source) && q->hadamard_size == 0) {
