@@ -38,8 +38,21 @@ static inline void show(nb_backend *be, const nb_lens *lens, const char *module,
     nb_noise noise = {0};
     nb_pass pass = {.lens = lens};
     assert_int_equal(be->ops->quantize(be, &codes, source, false, &noise, lens->counts ? &stats : NULL, NULL), NB_OK);
-    nb_lens_operand seen = {be, &pass, module, role, source, NULL, false, &codes, lens->counts ? &stats : NULL};
+    nb_operand operand = {.quantizer = q, .other = q, .rows = source->rows, .cols = source->cols, .reread = true};
+    const nb_source from = {.numbers = source};
+    const nb_making making = {.out = &operand, .noise = &noise};
+    operand.memory = be->ops->alloc(be, be->ops->operand_bytes(be, &operand), "a test");
+    assert_int_equal(be->ops->make_operands(be, &from, &making, 1, NULL), NB_OK);
+    nb_lens_operand seen = {.be = be,
+                            .pass = &pass,
+                            .module = module,
+                            .role = role,
+                            .source = source,
+                            .quantized = &codes,
+                            .operand = &operand,
+                            .stats = lens->counts ? &stats : NULL};
     lens->operand(lens->context, &seen);
+    be->ops->release(be, operand.memory);
     be->ops->release(be, memory);
 }
 

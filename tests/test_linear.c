@@ -174,13 +174,20 @@ static void mixed_group(void **state) {
     run_backward(&all, &pass0);
     double *sum = zeros(M * K);
     for (int i = 0; i < 3; i++) {
-        nb_scratch scratch = all.scratch;
-        nb_linear_call call = {all.group, be, clocked(&pass0), &scratch, &all.x, true};
-        nb_mat dx = nb_mat_of(put(NB_F32, zeros(M * K), M * K), NB_F32, M, K);
-        assert_int_equal(nb_dgrad(&call, &all.group->layers[i], &all.dy[i], &dx, false, NULL), NB_OK);
-        double *one = get(NB_F32, dx.data, M * K);
+        linear_case one = make_group(be, &plans[i], 1, NULL); /* the i-th layer alone, under its own name */
+        memcpy(one.w[0], all.w[i], N * K * sizeof(float));
+        memcpy(one.dy[0].data, all.dy[i].data, M * N * 2);
+        nb_linear *layer = &one.group->layers[0];
+        for (nb_role role = NB_FPROP_X; role < NB_ROLE_COUNT; role++)
+            if (layer->operands[role])
+                layer->operands[role]->name = all.group->layers[i].names[role];
+        one.dx = nb_mat_of(put(NB_F32, NULL, M * K), NB_F32, M, K); /* before it is rounded */
+        run_forward(&one, &pass0);
+        run_backward(&one, &pass0);
+        double *part = get(NB_F32, one.dx.data, M * K);
         for (int64_t j = 0; j < M * K; j++)
-            sum[j] += one[j];
+            sum[j] += part[j];
+        nb_linear_group_free(one.group);
     }
     double *got = get(NB_BF16, all.dx.data, M * K);
     int64_t differ = 0; /* FP32 sums close to a tie may round the other way; two roundings would differ everywhere */
@@ -210,6 +217,58 @@ static void shorter_batches(void **state) {
     check_equal_bytes("Y", part.y[0].data, exact_product(be, &fx, &fw, NB_BF16), 32 * N * 2);
     nb_linear_group_free(whole.group);
     nb_linear_group_free(part.group);
+    nb_backend_free(be);
+}
+
+/* The first product of a micro-batch writes dW whatever is there, the next adds. */
+static void gradients_begin(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    nb_plan plan = plan_nvfp4();
+    linear_case c = make_group(be, &plan, 1, NULL);
+    memset(c.dw[0], 0xFF, N * K * sizeof(float)); /* NaN */
+    run_forward(&c, &pass0);
+    run_backward(&c, &pass0);
+    double *once = get(NB_F32, c.dw[0], N * K);
+    run_forward(&c, &pass0);
+    run_backward(&c, &pass0);
+    for (int i = 0; i < N * K; i++)
+        assert_true(c.dw[0][i] == (float)(2 * once[i]));
+    nb_linear_group_begin_gradients(c.group);
+    run_forward(&c, &pass0);
+    run_backward(&c, &pass0);
+    check_close("dW", get(NB_F32, c.dw[0], N * K), once, 0x1p-30, N * K);
+    nb_linear_group_free(c.group);
+    nb_backend_free(be);
+}
+
+/* One reading of X for both of its operands: the same bits, wgrad.x made in the forward pass and once. */
+static void early_wgrad_x_changes_no_bit(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    nb_plan plans[] = {plan_nvfp4(), plan_nvfp4(), plan_bf16()};
+    linear_case c[2];
+    for (int i = 0; i < 2; i++) {
+        seen_roles seen = {0};
+        nb_lens lens = {.context = &seen, .counts = true, .operand = count_roles};
+        nb_pass pass = pass0;
+        pass.lens = &lens;
+        early_wgrad_x = i;
+        c[i] = make_group(be, plans, 3, NULL);
+        run_forward(&c[i], &pass);
+        assert_int_equal(seen.roles[NB_WGRAD_X], i);
+        run_backward(&c[i], &pass);
+        assert_int_equal(seen.roles[NB_WGRAD_X], 1);
+    }
+    early_wgrad_x = false;
+    assert_true(c[1].group->bytes > c[0].group->bytes);
+    for (int j = 0; j < 3; j++) {
+        check_equal_bytes("Y", c[1].y[j].data, c[0].y[j].data, M * N * 2);
+        check_equal_bytes("dW", c[1].dw[j], c[0].dw[j], N * K * 4);
+    }
+    check_equal_bytes("dX", c[1].dx.data, c[0].dx.data, M * K * 2);
+    nb_linear_group_free(c[0].group);
+    nb_linear_group_free(c[1].group);
     nb_backend_free(be);
 }
 
@@ -430,6 +489,8 @@ int main(void) {
         cmocka_unit_test_teardown(weights_follow_the_master, release_buffers),
         cmocka_unit_test_teardown(mixed_group, release_buffers),
         cmocka_unit_test_teardown(shorter_batches, release_buffers),
+        cmocka_unit_test_teardown(gradients_begin, release_buffers),
+        cmocka_unit_test_teardown(early_wgrad_x_changes_no_bit, release_buffers),
         cmocka_unit_test_teardown(late_switch, release_buffers),
         cmocka_unit_test_teardown(same_codes_of_rows, release_buffers),
         cmocka_unit_test_teardown(folded_codes, release_buffers),

@@ -180,10 +180,13 @@ static void rounding_follows_the_average(void **state) {
     nb_backend *be = cpu();
     nb_quantizer q = nvfp4(1, NB_ROUND_EVEN);
     nb_mat source = nb_mat_of(w, NB_F32, 1, 16), out = nb_mat_of(got, NB_F32, 1, 16);
-    nb_qtensor t = nb_qtensor_place(&q, 1, 16, poisoned(nb_qtensor_bytes(&q, 1, 16).total));
-    assert_int_equal(be->ops->quantize(be, &t, &source, false, NULL, NULL, NULL), NB_OK);
+    nb_operand t = {.quantizer = q, .other = q, .rows = 1, .cols = 16, .side = NB_RIGHT, .reread = true};
+    t.memory = poisoned(be->ops->operand_bytes(be, &t));
+    const nb_source from = {.numbers = &source};
+    const nb_making making = {.out = &t};
+    assert_int_equal(be->ops->make_operands(be, &from, &making, 1, NULL), NB_OK);
     be->ops->round_by(be, &t, w, guide);
-    assert_int_equal(be->ops->dequantize(be, &out, &t, false, true, NULL), NB_OK);
+    assert_int_equal(be->ops->decode(be, &out, &t, false, NULL, true, NULL), NB_OK);
     for (int i = 0; i < COUNT; i++)
         if (fabsf(got[i] - cases[i].want) > 1e-5f)
             fail_msg("w %g, average %g: got %g, wanted %g", cases[i].w, cases[i].average, got[i], cases[i].want);
@@ -204,14 +207,15 @@ static void average_of_a_weight(void **state) {
     c.w[0][OSCILLATES] = 1.3f;
     nb_linear_group_changed(c.group);
     for (int updates = 1; updates <= 3; updates++) {
-        nb_layer_operand w;
+        nb_operand w;
         float decoded_w[N * K];
-        nb_linear_call call = {c.group, be, &pass, &c.scratch, &c.x, true};
+        nb_linear_call call = {
+            .group = c.group, .be = be, .pass = &pass, .scratch = &c.scratch, .x = &c.x, .training = true};
         nb_mat out = nb_mat_of(decoded_w, NB_F32, N, K);
         c.scratch.used = c.scratch.kept = 0;
         nb_linear_group_changed(c.group);
         assert_int_equal(nb_weight_operand(&call, &c.group->layers[0], NB_FPROP_W, &w, NULL), NB_OK);
-        assert_int_equal(be->ops->dequantize(be, &out, &w.codes, false, true, NULL), NB_OK);
+        assert_int_equal(be->ops->decode(be, &out, &w, false, NULL, true, NULL), NB_OK);
         /* averages 1, 1.075, 1.131: all nearer to 1 than 1.3 is; before the warm-up W itself decides */
         assert_true(decoded_w[OSCILLATES] == (updates < 2 ? 1.5f : 1.0f));
         step(&c, (uint32_t)updates);

@@ -183,7 +183,8 @@ static void skipped_is_told(void **state) {
         const nb_lens *lens = nb_observer_lens(o, step);
         nb_pass pass = {.lens = lens};
         for (int i = 0; i < 2; i++) {
-            nb_lens_operand seen = {f->be, &pass, i ? "second" : "first", NB_FPROP_W, &source, NULL, false, NULL, NULL};
+            nb_lens_operand seen = {
+                .be = f->be, .pass = &pass, .module = i ? "second" : "first", .role = NB_FPROP_W, .source = &source};
             lens->operand(lens->context, &seen);
         }
         assert_int_equal(nb_observer_end_step(o, step, &err), NB_OK);

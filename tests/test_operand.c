@@ -206,8 +206,8 @@ static void of_pieces(void **state) {
                         residual = {.numbers = &w, .minus = &o, .columns = columns, .column_count = PICKED},
                         again = {.numbers = &w, .columns = columns, .column_count = PICKED};
         const nb_making makings[3] = {{.out = &o, .quantizer = &tiles},
-                                      {.out = &o, .at = K, .under = true},
-                                      {.out = &o, .at = K + PICKED, .under = true}};
+                                      {.out = &o, .at = K, .under = &o},
+                                      {.out = &o, .at = K + PICKED, .under = &o}};
         assert_int_equal(be->ops->make_operands(be, &all, &makings[0], 1, NULL), NB_OK);
         assert_int_equal(be->ops->make_operands(be, &residual, &makings[1], 1, NULL), NB_OK);
         assert_int_equal(be->ops->make_operands(be, &again, &makings[2], 1, NULL), NB_OK);
@@ -222,7 +222,7 @@ static void of_pieces(void **state) {
                         PICKED / 8);
         }
         nb_error err = {0};
-        const nb_making apart = {.out = &o, .at = K}, crooked = {.out = &o, .at = K + 8, .under = true};
+        const nb_making apart = {.out = &o, .at = K}, crooked = {.out = &o, .at = K + 8, .under = &o};
         assert_int_equal(be->ops->make_operands(be, &again, &apart, 1, &err), NB_BAD_USAGE);
         assert_int_equal(be->ops->make_operands(be, &again, &crooked, 1, &err), NB_BAD_USAGE);
     }

@@ -24,7 +24,8 @@ static nb_attention attention_of(shape s) {
         doc_start[i] = start < 0 ? 0 : start;
     }
     nb_attention a = {c->batch,  c->seq, c->heads, c->kv_heads, c->head_dim, 1 / sqrt((double)c->head_dim),
-                      doc_start, NULL,   0,        0,           0,           0};
+                      doc_start, NULL,   0,        0,           0,           0,
+                      NULL};
     return a;
 }
 
@@ -140,7 +141,7 @@ static void attention_with_far_scores(void **state) {
     enum { SEQ = 200, DIM = 32 };
     int32_t *doc_start = poisoned(SEQ * sizeof *doc_start);
     memset(doc_start, 0, SEQ * sizeof *doc_start);
-    nb_attention a = {1, SEQ, 1, 1, DIM, 1, doc_start, NULL, 0, 0, 0, 0};
+    nb_attention a = {1, SEQ, 1, 1, DIM, 1, doc_start, NULL, 0, 0, 0, 0, NULL};
     double *q = zeros(SEQ * DIM), *k = zeros(SEQ * DIM);
     for (int64_t t = 0; t < SEQ; t++) {
         int64_t mark = t / 50 + 1;
@@ -171,8 +172,8 @@ static void strides(void **state) {
     int32_t *doc_start = poisoned(ROWS * sizeof *doc_start);
     for (int i = 0; i < ROWS; i++)
         doc_start[i] = i % SEQ < 20 ? 0 : 20;
-    const nb_attention dense = {BATCH, SEQ, HEADS, KV, DIM, 0.2, doc_start, NULL, 0, 0, 0, 0};
-    const nb_attention wide = {BATCH, SEQ, HEADS, KV, DIM, 0.2, doc_start, NULL, ALL, ALL, ALL, Q + 8};
+    const nb_attention dense = {BATCH, SEQ, HEADS, KV, DIM, 0.2, doc_start, NULL, 0, 0, 0, 0, NULL};
+    const nb_attention wide = {BATCH, SEQ, HEADS, KV, DIM, 0.2, doc_start, NULL, ALL, ALL, ALL, Q + 8, NULL};
     nb_backend *backends[] = {cpu(NB_ISA_SCALAR, 1), cpu(NB_ISA_PORTABLE, 1), cpu(NB_ISA_AUTO, 2)};
     for (int i = 0; i < 3; i++) {
         nb_backend *be = backends[i];
@@ -194,7 +195,11 @@ static void strides(void **state) {
         }
         const nb_backend_ops *ops = be->ops;
         assert_int_equal(ops->attention_forward(be, &dense, o, lse, q, k, v, NULL), NB_OK);
-        assert_int_equal(ops->attention_forward(be, &wide, far_o, far_lse, qkv, qkv + Q, qkv + Q + K, NULL), NB_OK);
+        uint32_t amax = 0, want = 0;
+        nb_attention wide_with_amax = wide;
+        wide_with_amax.o_amax = &amax;
+        assert_int_equal(ops->attention_forward(be, &wide_with_amax, far_o, far_lse, qkv, qkv + Q, qkv + Q + K, NULL),
+                         NB_OK);
         assert_int_equal(ops->attention_backward(be, &dense, dq, dk, dv, d_o, o, lse, q, k, v, NULL), NB_OK);
         assert_int_equal(ops->attention_backward(be, &wide, dqkv, dqkv + Q, dqkv + Q + K, far_do, far_o, far_lse, qkv,
                                                  qkv + Q, qkv + Q + K, NULL),
@@ -207,7 +212,12 @@ static void strides(void **state) {
             assert_memory_equal(dqkv + r * ALL + Q + K, dv + r * K, K * sizeof *dv);
             for (int c = Q; c < Q + 8; c++)
                 assert_int_equal(far_o[r * (Q + 8) + c], 0);
+            for (int c = 0; c < Q; c++) {
+                const uint32_t bits = nb_f32_magnitude(nb_bf16_value(o[r * Q + c]));
+                want = bits > want ? bits : want;
+            }
         }
+        assert_int_equal(amax, want);
         nb_backend_free(be);
     }
     nb_error err = {0};

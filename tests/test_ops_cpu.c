@@ -300,7 +300,9 @@ static results run_rmsnorm(nb_backend *be, shape s) {
     const nb_mat to = view(be, y, s.n, s.dim, amaxes(1));
     be->ops->rmsnorm_forward(be, &to, rstd, x, w, 1e-5);
     check_amax(&to);
-    be->ops->rmsnorm_backward(be, dx, dw, put(be->act, act_in(3, n, 1), n), x, w, rstd, s.n, s.dim);
+    const nb_mat to_x = view(be, dx, s.n, s.dim, amaxes(1));
+    be->ops->rmsnorm_backward(be, &to_x, dw, put(be->act, act_in(3, n, 1), n), x, w, rstd);
+    check_amax(&to_x);
     add_result(&r, "y", y, be->act, n);
     add_result(&r, "rstd", rstd, be->real, s.n);
     add_result(&r, "dx", dx, be->act, n);
@@ -350,7 +352,9 @@ static results run_gated_norm(nb_backend *be, shape s) {
     const nb_mat to = view(be, y, s.n, s.dim, amaxes(1));
     be->ops->gated_norm_forward(be, &to, rstd, o, g, w, 1e-5);
     check_amax(&to);
-    be->ops->gated_norm_backward(be, d_o, dg, dw, put(be->act, act_in(3, n, 1), n), o, g, w, rstd, s.n, s.dim);
+    const nb_mat to_g = view(be, dg, s.n, s.dim, amaxes(1));
+    be->ops->gated_norm_backward(be, d_o, &to_g, dw, put(be->act, act_in(3, n, 1), n), o, g, w, rstd);
+    check_amax(&to_g);
     add_result(&r, "y", y, be->act, n);
     add_result(&r, "do", d_o, be->act, n);
     add_result(&r, "dg", dg, be->act, n);
@@ -543,9 +547,13 @@ static void norms_with_additions(void **state) {
             check_equal_bytes("sum", sum[1], sum[0], bytes);
             check_equal_bytes("norm of it", y[1], y[0], bytes);
             check_amax(&at_once);
-            ops->rmsnorm_backward(be, d[0], dw[0], dy, sum[0], w, rstd[0], rows, dim);
+            const nb_mat gradient = nb_mat_of(d[0], NB_BF16, rows, dim);
+            const nb_mat onto = view(be, stream[1], rows, dim, amaxes(1)),
+                         through = view(be, d[1], rows, dim, amaxes(1));
+            ops->rmsnorm_backward(be, &gradient, dw[0], dy, sum[0], w, rstd[0]);
             ops->add(be, stream[0], stream[0], d[0], n);
-            ops->rmsnorm_backward_add(be, stream[1], dw[1], dy, sum[1], w, rstd[1], rows, dim);
+            ops->rmsnorm_backward_add(be, &onto, dw[1], dy, sum[1], w, rstd[1]);
+            check_amax(&onto);
             check_equal_bytes("gradient of the stream", stream[1], stream[0], bytes);
             check_equal_bytes("dw", dw[1], dw[0], (size_t)dim * sizeof(float));
 
@@ -556,8 +564,9 @@ static void norms_with_additions(void **state) {
             check_equal_bytes("sum with a norm", sum[1], sum[0], bytes);
             check_equal_bytes("rstd", rstd[1], rstd[0], (size_t)rows * sizeof(float));
             ops->add(be, stream[0], stream[0], dout, n);
-            ops->rmsnorm_backward(be, d[0], dw[0], stream[0], change, w, rstd[0], rows, dim);
-            ops->add_rmsnorm_backward(be, stream[1], d[1], dw[1], dout, change, w, rstd[1], rows, dim);
+            ops->rmsnorm_backward(be, &gradient, dw[0], stream[0], change, w, rstd[0]);
+            ops->add_rmsnorm_backward(be, stream[1], &through, dw[1], dout, change, w, rstd[1]);
+            check_amax(&through);
             check_equal_bytes("stream", stream[1], stream[0], bytes);
             check_equal_bytes("gradient through the norm", d[1], d[0], bytes);
             check_equal_bytes("dw", dw[1], dw[0], (size_t)dim * sizeof(float));

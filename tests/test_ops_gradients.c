@@ -35,7 +35,8 @@ static void rmsnorm(void **state) {
     p.c = normals(3, n, 0, 1);
     rmsnorm_loss(&p);
     double *dx = put(NB_F64, NULL, n), *dw = zeros(p.dim);
-    be->ops->rmsnorm_backward(be, dx, dw, p.c, p.x[0], p.x[1], p.aux, p.n, p.dim);
+    const nb_mat to = nb_mat_of(dx, NB_F64, p.n, p.dim);
+    be->ops->rmsnorm_backward(be, &to, dw, p.c, p.x[0], p.x[1], p.aux);
     check_gradient("rmsnorm dx", p.x[0], n, dx, rmsnorm_loss, &p);
     check_gradient("rmsnorm dw", p.x[1], p.dim, dw, rmsnorm_loss, &p);
 }
@@ -59,7 +60,8 @@ static void gated_norm(void **state) {
     p.c = normals(4, n, 0, 1);
     gated_norm_loss(&p);
     double *d_o = put(NB_F64, NULL, n), *dg = put(NB_F64, NULL, n), *dw = zeros(p.dim);
-    be->ops->gated_norm_backward(be, d_o, dg, dw, p.c, p.x[0], p.x[1], p.x[2], p.aux, p.n, p.dim);
+    const nb_mat to_g = nb_mat_of(dg, NB_F64, p.n, p.dim);
+    be->ops->gated_norm_backward(be, d_o, &to_g, dw, p.c, p.x[0], p.x[1], p.x[2], p.aux);
     check_gradient("gated_norm do", p.x[0], n, d_o, gated_norm_loss, &p);
     check_gradient("gated_norm dg", p.x[1], n, dg, gated_norm_loss, &p);
     check_gradient("gated_norm dw", p.x[2], p.dim, dw, gated_norm_loss, &p);
@@ -216,7 +218,7 @@ static void attention(void **state) {
     const int32_t doc_start[] = {0, 0, 0, 0, 4, 4, 6, 6, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0};
     const int kv_heads[] = {4, 2, 1};
     for (int i = 0; i < 3; i++) {
-        problem p = {.attention = {2, 9, 4, kv_heads[i], 6, 0.7, doc_start, NULL, 0, 0, 0, 0}};
+        problem p = {.attention = {2, 9, 4, kv_heads[i], 6, 0.7, doc_start, NULL, 0, 0, 0, 0, NULL}};
         int64_t nq = p.n = 2 * 9 * 4 * 6, nk = 2 * 9 * kv_heads[i] * 6;
         p.x[0] = normals(1, nq, 0, 1);
         p.x[1] = normals(2, nk, 0, 1);

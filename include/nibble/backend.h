@@ -44,6 +44,7 @@ typedef struct nb_attention {
     /* Elements from one position to the next; 0: heads * head_dim (kv_heads * head_dim), dense. Gradients lie as what
      * they are of: dq as q, do as o. */
     int64_t q_stride, k_stride, v_stride, o_stride;
+    uint32_t *o_amax; /* [1]: filled by the forward pass as nb_mat.amax of o; NULL: nobody asks */
 } nb_attention;
 
 /* Gated linear attention (specs: fla). q, k, gate: [batch, seq, heads, key_dim]; v, o: [batch, seq, heads, value_dim].

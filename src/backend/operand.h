@@ -50,7 +50,8 @@ typedef struct nb_making {
     const nb_quantizer *quantizer; /* of these columns: out->quantizer but for the height of its blocks; NULL: that */
     bool transpose;                /* row r of the operand is column r of the source */
     int64_t at;                    /* first column of `out` that is written: pieces of one operand stand side by side */
-    bool under;                    /* under the outer scale that `out` has already (from its piece at 0) */
+    const nb_operand *under;       /* under the outer scale of this operand, which may be `out` with its piece at 0 made
+                                      already; NULL: under one of its own */
     const nb_noise *noise;         /* NULL where neither stochastic rounding nor fresh signs ask for it */
     nb_quantize_stats *stats;      /* host, or NULL */
 } nb_making;

@@ -24,7 +24,10 @@ struct nb_backend {
     const nb_backend_ops *ops;
     const char *name; /* "cpu", "ref64" */
     nb_dtype act, real;
-    void *state; /* of the implementation */
+    int64_t
+        logit_elements; /* logits that a head makes at one time: every chunk of tokens reads its weight and dW anew */
+    bool wants_amax;    /* producers fill amaxes for less than its quantizers take to find them */
+    void *state;        /* of the implementation */
 };
 
 /* A tensor of AdamW with nothing narrow, and nothing to leave behind. */

@@ -128,9 +128,19 @@ static nb_status make_problem(const ops_options *o, const nb_backend_options *cp
                            "bench ops: no memory for %lld bytes; take fewer --tokens or a smaller --vocab",
                            (long long)bytes[i]);
     }
-    p->attention =
-        (nb_attention){o->tokens / o->seq, o->seq, o->heads, o->kv_heads, o->head_dim, 1 / sqrt((double)o->head_dim),
-                       p->doc_start,       NULL,   0,        0,           0,           0};
+    p->attention = (nb_attention){o->tokens / o->seq,
+                                  o->seq,
+                                  o->heads,
+                                  o->kv_heads,
+                                  o->head_dim,
+                                  1 / sqrt((double)o->head_dim),
+                                  p->doc_start,
+                                  NULL,
+                                  0,
+                                  0,
+                                  0,
+                                  0,
+                                  NULL};
     p->gla =
         (nb_gla){o->tokens / o->seq, o->seq, o->heads, o->head_dim / 2, o->head_dim, 1 / sqrt((double)o->head_dim / 2),
                  p->doc_start};
@@ -157,12 +167,12 @@ OPERATION(rmsnorm_add, const nb_mat y = nb_mat_of(p->act[1], NB_BF16, p->tokens,
           ops->add_rmsnorm_forward(p->be, p->act[3], &y, p->real[1], p->act[0], p->act[2], p->real[0], 1e-5))
 OPERATION(rmsnorm_back, const nb_mat y = nb_mat_of(p->act[1], NB_BF16, 1, p->hidden);
           ops->rmsnorm_forward(p->be, &y, p->real[1], p->act[0], p->real[0], 1e-5);
-          ops->rmsnorm_backward(p->be, p->act[2], p->real[2], p->act[1], p->act[0], p->real[0], p->real[1], p->tokens,
-                                p->hidden))
+          const nb_mat dx = nb_mat_of(p->act[2], NB_BF16, p->tokens, p->hidden);
+          ops->rmsnorm_backward(p->be, &dx, p->real[2], p->act[1], p->act[0], p->real[0], p->real[1]))
 OPERATION(rmsnorm_back_add, const nb_mat y = nb_mat_of(p->act[1], NB_BF16, 1, p->hidden);
           ops->rmsnorm_forward(p->be, &y, p->real[1], p->act[0], p->real[0], 1e-5);
-          ops->rmsnorm_backward_add(p->be, p->act[2], p->real[2], p->act[1], p->act[0], p->real[0], p->real[1],
-                                    p->tokens, p->hidden))
+          const nb_mat dout = nb_mat_of(p->act[2], NB_BF16, p->tokens, p->hidden);
+          ops->rmsnorm_backward_add(p->be, &dout, p->real[2], p->act[1], p->act[0], p->real[0], p->real[1]))
 OPERATION(rope,
           ops->rope(p->be, p->act[0], p->positions, p->tokens, p->attention.heads, p->attention.head_dim, 1e4, false))
 OPERATION(swiglu, const nb_mat y = nb_mat_of(p->act[2], NB_BF16, p->tokens, p->inner);

@@ -6,7 +6,7 @@
 #ifndef NB_LENS_LENS_H
 #define NB_LENS_LENS_H
 
-#include "nibble/backend.h"
+#include "backend/operand.h"
 #include "nibble/pass.h"
 #include "nibble/recipe.h"
 
@@ -17,9 +17,10 @@ typedef struct nb_lens_operand {
     const char *module; /* "layers.3.mlp.up_proj"; for operands that layers share (X), their input's name */
     nb_role role;
     const nb_mat *source;               /* the numbers that were quantized; NULL where they came from codes */
-    const nb_qtensor *requantized_from; /* those codes; NULL where `source` is set */
+    const nb_qtensor *requantized_from; /* their quantizer and shape, no buffers; NULL where `source` is set */
     bool transposed;                    /* operand row r is source column r */
-    const nb_qtensor *quantized;        /* NULL: this GEMM runs in BF16, only `source` can be looked at */
+    const nb_qtensor *quantized;        /* canonical, in backend memory; NULL: this GEMM runs in BF16 */
+    const nb_operand *operand;          /* the same as the backend has it */
     const nb_quantize_stats *stats;     /* NULL where `quantized` is, or where nobody counted */
 } nb_lens_operand;
 

@@ -152,17 +152,17 @@ static void count(const float *w, const float *q, const float *widths, int64_t n
 bool nb_bin_distances(const nb_lens_operand *seen, float shares[10]) {
     const nb_qtensor *q = seen->quantized;
     nb_backend *be = seen->be;
-    if (!q || !seen->source || seen->transposed || seen->source->dtype != NB_F32 || !be->ops->bin_widths ||
-        seen->source->stride != seen->source->cols || q->quantizer.element != NB_ELEMENT_E2M1 ||
+    if (!q || !seen->operand || !seen->source || seen->transposed || seen->source->dtype != NB_F32 ||
+        !be->ops->bin_widths || seen->source->stride != seen->source->cols || q->quantizer.element != NB_ELEMENT_E2M1 ||
         q->quantizer.hadamard_size)
         return false;
     nb_qtensor rows = first_rows(q);
     int64_t n = rows.rows * rows.cols;
     size_t bytes = (size_t)n * sizeof(float);
-    float *host = malloc(3 * bytes), *widths = be->ops->alloc(be, bytes, "bins of the lens");
+    float *host = malloc(3 * bytes), *widths = be->ops->alloc(be, sizeof(float) * (size_t)(q->rows * q->cols), "bins of the lens");
     bool good = host && widths && fetch(seen, &rows, host, host + n, NULL);
     if (good) {
-        be->ops->bin_widths(be, widths, &rows);
+        be->ops->bin_widths(be, widths, seen->operand);
         be->ops->download(be, host + 2 * n, widths, bytes);
         count(host, host + n, host + 2 * n, n, shares);
     }

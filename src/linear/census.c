@@ -62,7 +62,7 @@ static void mechanism_words(const nb_linear_group *group, const nb_linear *layer
         char words[64] = "";
         if (!(layer->mechanisms >> i & 1) || !m->table->text)
             continue;
-        m->table->text(m->state, layer, nb_gemm_name(gemm), words, sizeof words);
+        m->table->text(m->state, layer, gemm, words, sizeof words);
         size_t used = strlen(text);
         if (words[0] && used < size)
             snprintf(text + used, size - used, ", %s", words);
@@ -77,7 +77,7 @@ void nb_linear_census(const nb_linear_group *group, const nb_linear *layer, nb_g
     describe(&a, first, sizeof first);
     describe(&b, second, sizeof second);
     snprintf(formats, size, "%s x %s", first, second);
-    *kernel = layer->packed[gemm] ? group->be->ops->gemm_q_kernel(group->be, &a, &b) : decoded_kernel(&a, &b);
+    *kernel = layer->packed[gemm] ? group->be->ops->product_kernel(group->be, &a, &b) : decoded_kernel(&a, &b);
     *reason = layer->plan.quantized ? "recipe" : layer->plan.reason ? layer->plan.reason : "recipe is bf16";
     mechanism_words(group, layer, gemm, formats, size);
 }

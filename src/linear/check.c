@@ -2,17 +2,6 @@
 #include "backend/table.h"
 #include "linear/linear.h"
 
-nb_gemm nb_role_gemm(nb_role role) {
-    return role <= NB_FPROP_W ? NB_GEMM_FPROP : role <= NB_DGRAD_W ? NB_GEMM_DGRAD : NB_GEMM_WGRAD;
-}
-
-nb_quantizer nb_role_quantizer(const nb_plan *plan, nb_role role) {
-    const nb_operand_rule *rule = &plan->roles[role];
-    if (!plan->quantized)
-        return nb_quantizer_bf16();
-    return rule->from ? nb_derived_quantizer(rule) : rule->quantizer;
-}
-
 /* ---- codes that serve two GEMMs ---- */
 
 /* Where another role's codes may come from: the same tensor, other way up. */
@@ -102,7 +91,7 @@ static nb_status check_shape(const nb_linear_group *group, const nb_linear *laye
 nb_status nb_linear_check(const nb_linear_group *group, const nb_linear *layer, nb_error *err) {
     if (!layer->plan.quantized)
         return NB_OK;
-    if (!group->be->ops->quantize || !group->be->ops->dequantize)
+    if (!group->be->ops->canonical)
         return nb_fail(err, NB_UNSUPPORTED, "%s: backend %s has no quantized operands; use recipe bf16 on it",
                        layer->name, group->be->name);
     nb_role last = group->training ? NB_ROLE_COUNT : NB_DGRAD_DY;

@@ -32,26 +32,27 @@ static nb_status dge_attach(nb_linear_group *group, int32_t index, void **state,
     return NB_OK;
 }
 
-static nb_status dge_after_wgrad(void *state, const nb_linear_call *call, nb_linear *layer, const nb_mat *dy,
-                                 const nb_mat *dw, nb_error *err) {
-    (void)state, (void)dy;
+static nb_status dge_after_wgrad(void *state, const nb_linear_call *call, nb_linear *layer, const nb_mat *dw,
+                                 nb_error *err) {
+    (void)state;
     const nb_dge *dge = &layer->plan.mechanisms.dge;
-    nb_layer_operand w;
+    const nb_operand *w;
     if (call->pass->forward_bf16) /* the forward pass did not round W */
         return NB_OK;
-    NB_TRY(nb_weight_operand(call, layer, NB_FPROP_W, &w, err));
-    call->be->ops->dge(call->be, dw->data, nb_linear_master(call->be, layer), &w.codes, dge->k, dge->cap);
+    NB_TRY(nb_operand_ready(call, layer, NB_FPROP_W, &w, err));
+    call->be->ops->dge(call->be, dw->data, nb_linear_master(call->be, layer), w, dge->k, dge->cap);
     return NB_OK;
 }
 
-static void dge_text(const void *state, const nb_linear *layer, const char *gemm, char *text, size_t size) {
+static void dge_text(const void *state, const nb_linear *layer, nb_gemm gemm, char *text, size_t size) {
     (void)state;
-    if (gemm[0] == 'w')
+    if (gemm == NB_GEMM_WGRAD)
         snprintf(text, size, "dge k=%g", layer->plan.mechanisms.dge.k);
 }
 
 const nb_mechanism nb_mechanism_dge = {
     .name = "dge",
+    .rereads = 1U << NB_FPROP_W,
     .wanted = dge_wanted,
     .attach = dge_attach,
     .after_wgrad = dge_after_wgrad,

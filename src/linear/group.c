@@ -1,15 +1,10 @@
-/* group.c: linear layers that share an input: made, run forward and backward, told of changes. */
+/* group.c: making a group: its layers, the mechanisms that work on them, its operands, its scratch. */
 #include "backend/table.h"
 #include "linear/linear.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-const char *nb_gemm_name(nb_gemm gemm) {
-    static const char *const names[NB_GEMM_COUNT] = {"fprop", "dgrad", "wgrad"};
-    return names[gemm];
-}
 
 /* ---- making a group ---- */
 
@@ -25,6 +20,10 @@ static void name_operands(const nb_linear_group *group, nb_linear *layer) {
                                                .tensor = one_stream ? both : nb_name_hash(module, nb_role_name(role)),
                                                .signs = both};
     }
+}
+
+static bool multiplies_codes(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
+    return !nb_quantizer_is_bf16(a) && !nb_quantizer_is_bf16(b) && be->ops->product_kernel(be, a, b);
 }
 
 static nb_status take_layers(nb_linear_group *group, const nb_group_spec *spec, nb_error *err) {
@@ -47,7 +46,7 @@ static nb_status take_layers(nb_linear_group *group, const nb_group_spec *spec, 
         NB_TRY(nb_linear_check(group, layer, err));
         for (nb_role r = NB_FPROP_X; r < NB_ROLE_COUNT; r += 2) {
             nb_quantizer a = nb_role_quantizer(&layer->plan, r), b = nb_role_quantizer(&layer->plan, r + 1);
-            layer->packed[nb_role_gemm(r)] = nb_multiplies_codes(group->be, &a, &b);
+            layer->packed[nb_role_gemm(r)] = multiplies_codes(group->be, &a, &b);
         }
     }
     return NB_OK;
@@ -61,15 +60,13 @@ static nb_status check_conflicts(const nb_linear_group *group, const nb_linear *
             const nb_mechanism *a = group->mechanisms[i].table, *b = group->mechanisms[j].table;
             if (!(layer->mechanisms >> i & layer->mechanisms >> j & 1))
                 continue;
-            const char *what = a->fprop && b->fprop             ? "fprop"
-                               : a->dgrad && b->dgrad           ? "dgrad"
-                               : a->wgrad && b->wgrad           ? "wgrad"
-                               : a->wgrad_x && b->wgrad_x       ? "the operand wgrad.x"
-                               : a->quantize_w && b->quantize_w ? "the rounding of weights"
+            const char *what = a->terms && b->terms             ? "edit the products"
+                               : a->wgrad_x && b->wgrad_x       ? "replace the operand wgrad.x"
+                               : a->quantize_w && b->quantize_w ? "replace the rounding of weights"
                                                                 : NULL;
             if (what)
-                return nb_fail(err, NB_BAD_CONFIG, "%s: mechanisms %s and %s both replace %s; use one of them",
-                               layer->name, a->name, b->name, what);
+                return nb_fail(err, NB_BAD_CONFIG, "%s: mechanisms %s and %s both %s; use one of them", layer->name,
+                               a->name, b->name, what);
         }
     return NB_OK;
 }
@@ -106,36 +103,17 @@ static nb_status attach_mechanisms(nb_linear_group *group, nb_error *err) {
     return NB_OK;
 }
 
-/* dX is summed in `real` if several layers or a mechanism add to it. */
-static bool sums_dx(const nb_linear_group *group) {
-    for (int32_t i = 0; i < group->mechanism_count; i++)
-        if (group->mechanisms[i].table->after_dgrad)
-            return true;
-    return group->count > 1;
-}
+/* ---- all of it ---- */
 
-static size_t larger(size_t a, size_t b) {
-    return a > b ? a : b;
-}
-
-static size_t scratch_bytes(const nb_linear_group *group) {
-    size_t forward = 0, backward = 0, hooks = 0;
-    for (int32_t i = 0; i < group->count; i++) {
-        const nb_linear *layer = &group->layers[i];
-        forward = larger(forward, nb_fprop_scratch(group, layer));
-        if (group->training)
-            backward = larger(backward, larger(nb_dgrad_scratch(group, layer), nb_wgrad_scratch(group, layer)));
+/* After a step nothing of the passes is there: the larger of both counts. */
+static nb_status measure(nb_linear_group *group, nb_error *err) {
+    NB_TRY(nb_measure_scratch(group, &group->scratch_bytes, err));
+    for (int32_t i = 0; i < group->mechanism_count; i++) {
+        const nb_attached_mechanism *m = &group->mechanisms[i];
+        size_t bytes = m->table->scratch ? nb_scratch_room(m->table->scratch(m->state, group->max_rows)) : 0;
+        group->scratch_bytes = bytes > group->scratch_bytes ? bytes : group->scratch_bytes;
     }
-    for (int32_t i = 0; i < group->mechanism_count; i++)
-        if (group->mechanisms[i].table->scratch)
-            hooks += nb_scratch_room(group->mechanisms[i].table->scratch(group->mechanisms[i].state, group->max_rows));
-    forward += nb_input_scratch(group, NB_FPROP_X);
-    if (group->training) {
-        backward += nb_input_scratch(group, NB_WGRAD_X);
-        if (sums_dx(group))
-            backward += nb_scratch_room(nb_dtype_size(group->be->real) * (size_t)(group->max_rows * group->in));
-    }
-    return larger(forward, backward) + hooks;
+    return NB_OK;
 }
 
 static nb_status build(nb_linear_group *group, const nb_group_spec *spec, nb_error *err) {
@@ -143,10 +121,9 @@ static nb_status build(nb_linear_group *group, const nb_group_spec *spec, nb_err
     NB_TRY(choose_mechanisms(group, spec, err));
     for (int32_t i = 0; i < group->count; i++)
         NB_TRY(nb_weight_layout(group, &group->layers[i], err));
-    NB_TRY(nb_input_layout(group, err));
+    NB_TRY(nb_operands_layout(group, err));
     NB_TRY(attach_mechanisms(group, err));
-    group->scratch_bytes = scratch_bytes(group);
-    return NB_OK;
+    return measure(group, err);
 }
 
 nb_status nb_linear_group_create(nb_backend *be, const nb_group_spec *spec, nb_linear_group **out, nb_error *err) {
@@ -158,6 +135,7 @@ nb_status nb_linear_group_create(nb_backend *be, const nb_group_spec *spec, nb_l
     group->max_rows = spec->max_rows;
     group->in = spec->in;
     group->training = spec->training;
+    group->early_wgrad_x = spec->early_wgrad_x;
     group->count = spec->count;
     nb_status status = build(group, spec, err);
     if (status != NB_OK) {
@@ -168,141 +146,28 @@ nb_status nb_linear_group_create(nb_backend *be, const nb_group_spec *spec, nb_l
     return NB_OK;
 }
 
-static void release(nb_backend *be, void *memory) {
-    if (memory)
-        be->ops->release(be, memory);
-}
-
 void nb_linear_group_free(nb_linear_group *group) {
     if (!group)
         return;
-    nb_backend *be = group->be;
     for (int32_t i = 0; i < group->mechanism_count; i++)
         if (group->mechanisms[i].table->detach && group->mechanisms[i].state)
             group->mechanisms[i].table->detach(group->mechanisms[i].state);
-    for (int32_t i = 0; i < group->fprop_x_count; i++)
-        release(be, group->fprop_x[i].memory);
-    for (int32_t i = 0; i < group->count && i < NB_GROUP_LAYERS; i++) {
-        nb_weight_cache *w = &group->layers[i].weight;
-        release(be, w->plain);
-        release(be, w->memory[0]);
-        release(be, w->memory[1]);
-    }
+    nb_operands_free(group);
+    for (int32_t i = 0; i < group->count && i < NB_GROUP_LAYERS; i++)
+        nb_backend_release(group->be, group->layers[i].weight);
     free(group);
 }
 
-/* ---- running it ---- */
-
-static nb_status check_rows(const nb_linear_group *group, const nb_mat *x, nb_error *err) {
-    if (x->rows > group->max_rows || x->cols != group->in)
-        return nb_fail(err, NB_INTERNAL, "%s: input of %lld x %lld; expected at most %lld x %lld", group->input,
-                       (long long)x->rows, (long long)x->cols, (long long)group->max_rows, (long long)group->in);
-    return NB_OK;
+static bool scales_by_amax(const nb_operand_rule *rule) {
+    const nb_quantizer *q = &rule->quantizer;
+    return !nb_quantizer_is_bf16(q) && q->outer == NB_OUTER_TENSOR && q->hadamard_size == 0;
 }
 
-/* X of a pass in which no layer quantizes it. */
-static void show_plain_input(const nb_linear_call *call) {
-    const nb_linear_group *group = call->group;
-    for (int32_t i = 0; i < group->count; i++)
-        if (group->layers[i].plan.quantized && !call->pass->forward_bf16)
-            return;
-    nb_operand_show(call->be, call->pass, &group->layers[0].names[NB_FPROP_X], call->x, NULL, false, NULL, NULL);
-}
-
-/* What the last pass left: shared operands, and weights that draw random bits. */
-static void forget(nb_linear_group *group) {
-    for (int32_t i = 0; i < group->fprop_x_count; i++)
-        group->fprop_x[i].fresh = false;
-    for (int32_t i = 0; i < group->count; i++)
-        for (int slot = 0; slot < 2; slot++) {
-            nb_weight_cache *w = &group->layers[i].weight;
-            w->fresh[slot] &= !w->random[slot];
-            w->shown[slot] = false;
-        }
-}
-
-nb_status nb_linear_group_forward(nb_linear_group *group, const nb_pass *pass, nb_scratch *scratch, bool training,
-                                  const nb_mat *x, const nb_mat *y, nb_error *err) {
-    NB_TRY(check_rows(group, x, err));
-    nb_linear_call call = {group, group->be, pass, scratch, x, training};
-    size_t begin = scratch->used, kept = scratch->kept;
-    forget(group);
-    if (pass->lens)
-        show_plain_input(&call);
-    for (int32_t i = 0; i < group->mechanism_count; i++) {
-        const nb_attached_mechanism *m = &group->mechanisms[i];
-        if (m->table->observe)
-            NB_TRY(m->table->observe(m->state, &call, err));
-    }
-    for (int32_t i = 0; i < group->count; i++) {
-        NB_TRY(nb_fprop(&call, &group->layers[i], &y[i], err));
-        scratch->used = begin;
-    }
-    for (int32_t i = 0; i < group->fprop_x_count; i++)
-        group->fprop_x[i].fresh &= group->fprop_x[i].memory != NULL;
-    scratch->kept = kept;
-    return NB_OK;
-}
-
-static nb_status layer_backward(const nb_linear_call *call, nb_linear *layer, const nb_mat *dy, const nb_mat *dx,
-                                bool accumulate, nb_error *err) {
-    size_t mark = call->scratch->used;
-    NB_TRY(nb_dgrad(call, layer, dy, dx, accumulate, err));
-    call->scratch->used = mark;
-    NB_TRY(nb_wgrad(call, layer, dy, err));
-    call->scratch->used = mark;
-    return NB_OK;
-}
-
-nb_status nb_linear_group_backward(nb_linear_group *group, const nb_pass *pass, nb_scratch *scratch, const nb_mat *x,
-                                   const nb_mat *dy, const nb_mat *dx, nb_error *err) {
-    nb_backend *be = group->be;
-    NB_TRY(check_rows(group, x, err));
-    nb_linear_call call = {group, be, pass, scratch, x, true};
-    size_t begin = scratch->used, kept = scratch->kept;
-    for (int32_t i = 0; i < group->wgrad_x_count; i++)
-        group->wgrad_x[i].fresh = false;
-    nb_mat sum = *dx;
-    if (sums_dx(group)) {
-        size_t bytes = nb_dtype_size(be->real) * (size_t)(x->rows * x->cols);
-        sum = nb_mat_of(nb_scratch_take(scratch, bytes), be->real, x->rows, x->cols);
-        if (!sum.data)
-            return nb_scratch_short(scratch, "the sum of dX", bytes, err);
-    }
-    for (int32_t i = 0; i < group->count; i++)
-        NB_TRY(layer_backward(&call, &group->layers[i], &dy[i], &sum, i > 0, err));
-    if (sum.data != dx->data)
-        be->ops->cast(be, dx->data, dx->dtype, sum.data, sum.dtype, x->rows * x->cols);
-    for (int32_t i = 0; i < group->fprop_x_count; i++)
-        group->fprop_x[i].fresh = false;
-    scratch->used = begin;
-    scratch->kept = kept;
-    return NB_OK;
-}
-
-int64_t nb_group_widest(const nb_linear_group *group) {
-    int64_t out = 0;
-    for (int32_t i = 0; i < group->count; i++)
-        out = group->layers[i].out > out ? group->layers[i].out : out;
-    return out;
-}
-
-void nb_linear_group_changed(nb_linear_group *group) {
-    for (int32_t i = 0; i < group->count; i++) {
-        nb_weight_cache *w = &group->layers[i].weight;
-        w->plain_fresh = w->fresh[0] = w->fresh[1] = false;
-        if (group->layers[i].room)
-            group->layers[i].room->holds = NULL;
-    }
-}
-
-nb_status nb_linear_group_after_step(nb_linear_group *group, const nb_pass *pass, nb_scratch *scratch, nb_error *err) {
-    for (int32_t i = 0; i < group->mechanism_count; i++) {
-        const nb_attached_mechanism *m = &group->mechanisms[i];
-        size_t mark = scratch->used;
-        if (m->table->after_step)
-            NB_TRY(m->table->after_step(m->state, group, pass, scratch, err));
-        scratch->used = mark;
-    }
-    return NB_OK;
+bool nb_linear_group_wants_amax(const nb_linear_group *group, bool gradients) {
+    const nb_role roles[] = {gradients ? NB_DGRAD_DY : NB_FPROP_X, gradients ? NB_WGRAD_DY : NB_WGRAD_X};
+    for (int32_t i = 0; group->be->wants_amax && i < group->count; i++)
+        for (int r = 0; group->layers[i].plan.quantized && r < 2; r++)
+            if (scales_by_amax(&group->layers[i].plan.roles[roles[r]]))
+                return true;
+    return false;
 }

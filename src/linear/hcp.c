@@ -1,7 +1,7 @@
 /* hcp.c: the Hot-Channel Patch (arXiv:2602.02047): the quantization errors of the k worst input channels I of each
  * layer are multiplied too. Formulas and what no source states: docs/recipes/chon.md.
  *
- *     fprop   Y       = [Xq | dX_I | X_I] [Wq | W_I | dW_I]^T      one GEMM over K + 2k channels, or two
+ *     fprop   Y       = [Xq | dX_I | X_I] [Wq | W_I | dW_I]^T      one term over K + 2k channels, or two
  *     dgrad   dX[:,I] += Gq dW_I                                   option: makes W exact on I
  *     wgrad   dW[:,I] += Gq^T dX_I                                 option: makes X exact on I
  *
@@ -25,8 +25,8 @@ static bool hcp_wanted(const nb_plan *plan) {
 static void hcp_detach(void *state) {
     nb_hcp_state *h = state;
     for (int32_t i = 0; i < h->group->count; i++) {
-        h->group->be->ops->release(h->group->be, h->layers[i].channels);
-        h->group->be->ops->release(h->group->be, h->layers[i].w_memory);
+        nb_backend_release(h->group->be, h->layers[i].channels);
+        nb_backend_release(h->group->be, h->layers[i].w_memory);
         free(h->layers[i].scores);
     }
     free(h);
@@ -79,9 +79,9 @@ static nb_status place(nb_hcp_state *h, size_t bytes, void **memory, nb_error *e
 
 static nb_status place_layer(nb_hcp_state *h, const nb_linear *layer, nb_error *err) {
     nb_hcp_layer *p = &h->layers[layer->index];
-    const nb_quantizer *w = &layer->plan.roles[NB_FPROP_W].quantizer;
+    nb_operand w = nb_hcp_shape(h, layer, layer->out, true);
     NB_TRY(place(h, sizeof(int32_t) * (size_t)h->k, (void **)&p->channels, err));
-    NB_TRY(place(h, nb_hcp_operand_bytes(h, w, layer->out), &p->w_memory, err));
+    NB_TRY(place(h, nb_hcp_operand_bytes(h, &w), &p->w_memory, err));
     p->scores = calloc((size_t)h->group->in, sizeof *p->scores);
     return p->scores ? NB_OK : nb_fail(err, NB_NO_MEMORY, "%s: no memory for its channels' scores", layer->name);
 }
@@ -109,160 +109,93 @@ static nb_status hcp_attach(nb_linear_group *group, int32_t index, void **state,
     return NB_OK;
 }
 
-static size_t larger(size_t a, size_t b) {
-    return a > b ? a : b;
-}
-
-/* What making an operand takes, X's operand, sums of Y before they are rounded, operands decoded for their product;
- * in the backward pass a residual beside a product's sum, dX before it is rounded and a decoded wgrad.x. */
-static size_t hcp_scratch(const void *state, int64_t rows) {
-    const nb_hcp_state *h = state;
-    size_t m = (size_t)rows, n = (size_t)nb_group_widest(h->group), in = (size_t)h->group->in, k = (size_t)h->k;
-    size_t cols = (size_t)nb_hcp_columns(h);
-    int64_t most = rows > (int64_t)n ? rows : (int64_t)n;
-    if (k == 0)
-        return 0;
-    size_t forward = nb_hcp_operand_scratch(h, most) + 2 * m * cols + 8 * m * n + 2 * (m + n) * larger(cols, in);
-    size_t dgrad = h->how.dgrad ? 4 * n * in + 14 * n * k + 4 * m * (in + k) + 2 * (m * n + n * k) + 3 * m * n : 0;
-    size_t wgrad = h->how.wgrad ? 4 * m * in + 24 * m * k + 4 * n * k + 2 * (m * n + m * k) + 65536 : 0;
-    return larger(larger(forward, nb_hcp_refresh_scratch(h, most)), larger(dgrad, wgrad)) + 4096;
-}
-
 /* ---- forward ---- */
 
-static bool patches(const nb_hcp_state *h) {
-    return h->k > 0 && h->refreshed > 0;
-}
-
-static float largest(nb_backend *be, const nb_mat *m) {
-    nb_moments moments;
-    be->ops->measure(be, m, &moments, NULL, NULL);
-    return (float)moments.amax;
+static bool patches(const nb_hcp_state *h, const nb_linear_call *call) {
+    return h->k > 0 && (h->refreshed > 0 || call->measuring);
 }
 
 static nb_status hcp_observe(void *state, const nb_linear_call *call, nb_error *err) {
     nb_hcp_state *h = state;
-    size_t mark = call->scratch->used;
-    NB_TRY(nb_hcp_refresh(h, call, err));
-    call->scratch->used = mark;
-    if (patches(h) && !call->pass->forward_bf16)
-        h->x_amax = largest(call->be, call->x);
-    return NB_OK;
-}
-
-static nb_status patch_x(nb_hcp_state *h, const nb_linear_call *call, const nb_linear *layer, const nb_qtensor *codes,
-                         nb_layer_operand *out, nb_error *err) {
-    size_t bytes = nb_hcp_operand_bytes(h, &codes->quantizer, codes->rows);
-    void *memory = nb_scratch_take(call->scratch, bytes);
-    if (!memory)
-        return nb_scratch_short(call->scratch, "X with its patch", bytes, err);
-    const nb_hcp_source source = {call->x, codes, h->x_amax, false};
-    return nb_hcp_operand(h, call->scratch, &source, h->layers[layer->index].channels, memory, out, err);
-}
-
-static nb_status patch_w(nb_hcp_state *h, const nb_linear_call *call, const nb_linear *layer, const nb_qtensor *codes,
-                         nb_layer_operand *out, nb_error *err) {
-    nb_hcp_layer *p = &h->layers[layer->index];
-    if (!p->w_fresh || p->w_made != layer->weight.made) {
-        nb_mat master = nb_mat_of(nb_linear_master(call->be, layer), call->be->real, layer->out, layer->in);
-        const nb_hcp_source source = {&master, codes, largest(call->be, &master), true};
-        NB_TRY(nb_hcp_operand(h, call->scratch, &source, p->channels, p->w_memory, &p->w, err));
-        p->w_made = layer->weight.made;
-        p->w_fresh = true;
+    void *memory;
+    int64_t most = call->x->rows;
+    for (int32_t i = 0; i < h->group->count && h->k > 0 && call->measuring; i++) {
+        nb_linear *layer = &h->group->layers[i]; /* what a refresh looks at */
+        const nb_operand *ignored;
+        most = layer->out > most ? layer->out : most;
+        if (!(layer->mechanisms >> h->index & 1) || call->pass->forward_bf16)
+            continue;
+        NB_TRY(nb_operand_ready(call, layer, NB_FPROP_X, &ignored, err));
+        NB_TRY(nb_operand_ready(call, layer, NB_FPROP_W, &ignored, err));
     }
-    *out = p->w;
-    return NB_OK;
+    if (call->measuring)
+        return nb_scratch_place(call->scratch, nb_hcp_refresh_scratch(h, most), "scores of channels", &memory, err);
+    return nb_hcp_refresh(h, call, err);
 }
 
-/* sum += factor * x w^T: operands decoded without their tensor scales. */
-static nb_status add_decoded(const nb_linear_call *call, const nb_layer_operand *x, const nb_layer_operand *w,
-                             const nb_qtensor *x_base, const nb_qtensor *w_base, const nb_mat *sum, nb_error *err) {
-    nb_backend *be = call->be;
-    float sx, sw;
-    nb_mat part;
-    be->ops->download(be, &sx, x_base->tensor_scale, sizeof sx);
-    be->ops->download(be, &sw, w_base->tensor_scale, sizeof sw);
-    NB_TRY(nb_hcp_take(call->scratch, NB_F32, sum->rows, sum->cols, &part, err));
-    NB_TRY(be->ops->gemm(be, &part, &x->plain, false, &w->plain, true, false, err));
-    be->ops->axpy(be, sum->data, (double)(sx * sw), part.data, sum->rows * sum->cols);
-    return NB_OK;
+/* The base operands are read where their codes or scales are: not by one product over codes that are made anew. */
+static bool needs_base(const nb_hcp_state *h) {
+    return h->how.kernel == NB_HCP_DUAL || h->how.copy == NB_HCP_EXACT;
 }
 
-static nb_status hcp_fprop(void *state, const nb_linear_call *call, nb_linear *layer, const nb_mat *y, bool *done,
-                           nb_error *err) {
-    nb_hcp_state *h = state;
-    nb_backend *be = call->be;
-    nb_layer_operand x, w, px, pw;
-    nb_mat sum = *y;
-    bool single = h->how.kernel == NB_HCP_SINGLE, exact = h->how.copy == NB_HCP_EXACT;
-    if (!patches(h))
+static nb_status patch_x(nb_hcp_state *h, const nb_linear_call *call, nb_linear *layer, nb_error *err) {
+    nb_hcp_layer *p = &h->layers[layer->index];
+    nb_hcp_source from = {.numbers = call->x, .quantizer = &layer->plan.roles[NB_FPROP_X].quantizer};
+    void *memory;
+    if (needs_base(h) || nb_lens_looks(call))
+        NB_TRY(nb_operand_ready(call, layer, NB_FPROP_X, &from.base, err));
+    p->x = nb_hcp_shape(h, layer, call->x->rows, false);
+    NB_TRY(nb_scratch_place(call->scratch, nb_hcp_operand_bytes(h, &p->x), "X with its patch", &memory, err));
+    return nb_hcp_operand(h, call, &from, p->channels, memory, &p->x, err);
+}
+
+static nb_status patch_w(nb_hcp_state *h, const nb_linear_call *call, nb_linear *layer, nb_error *err) {
+    nb_hcp_layer *p = &h->layers[layer->index];
+    nb_hcp_source from = {.quantizer = &layer->plan.roles[NB_FPROP_W].quantizer, .weight = true};
+    NB_TRY(nb_operand_ready(call, layer, NB_FPROP_W, &from.base, err));
+    if (p->w_fresh && p->w_made == layer->operands[NB_FPROP_W]->made)
         return NB_OK;
-    *done = true;
-    NB_TRY(nb_input_operand(call, layer, NB_FPROP_X, &x, err));
-    NB_TRY(nb_weight_operand(call, layer, NB_FPROP_W, &w, err));
-    NB_TRY(patch_x(h, call, layer, &x.codes, &px, err));
-    NB_TRY(patch_w(h, call, layer, &w.codes, &pw, err));
-    if (single && !exact)
-        return nb_multiply(be, call->scratch, y, &px, &pw, false, err);
-    if (y->dtype != be->real)
-        NB_TRY(nb_hcp_take(call->scratch, be->real, y->rows, y->cols, &sum, err));
-    if (single)
-        be->ops->fill_zero(be, sum.data, sizeof(float) * (size_t)(y->rows * y->cols));
-    else
-        NB_TRY(nb_multiply(be, call->scratch, &sum, &x, &w, false, err));
-    if (exact)
-        NB_TRY(add_decoded(call, &px, &pw, &x.codes, &w.codes, &sum, err));
-    else
-        NB_TRY(nb_multiply(be, call->scratch, &sum, &px, &pw, true, err));
-    if (sum.data != y->data)
-        be->ops->cast(be, y->data, y->dtype, sum.data, sum.dtype, y->rows * y->cols);
+    nb_mat master = nb_master_of(call->be, layer);
+    from.numbers = &master;
+    p->w = nb_hcp_shape(h, layer, layer->out, true);
+    NB_TRY(nb_hcp_operand(h, call, &from, p->channels, p->w_memory, &p->w, err));
+    p->w_made = layer->operands[NB_FPROP_W]->made;
+    p->w_fresh = true;
     return NB_OK;
+}
+
+/* One wide product, or the layer's own and one of the patch. */
+static nb_status fprop_terms(nb_hcp_state *h, const nb_linear_call *call, nb_linear *layer, nb_terms *terms,
+                             nb_error *err) {
+    nb_hcp_layer *p = &h->layers[layer->index];
+    NB_TRY(patch_x(h, call, layer, err));
+    NB_TRY(patch_w(h, call, layer, err));
+    if (h->how.kernel == NB_HCP_SINGLE)
+        terms->count = 0;
+    return nb_add_term(terms, &(nb_term){.a = &p->x, .b = &p->w}, err);
 }
 
 /* ---- backward ---- */
 
-/* to[:, I] += a q(residual)^T, where the residual [n, k] is quantized along n, under its own tensor scale. */
-static nb_status add_columns(const nb_hcp_state *h, const nb_linear_call *call, const nb_linear *layer,
-                             const nb_layer_operand *a, const nb_mat *residual, const nb_mat *to, nb_error *err) {
-    nb_backend *be = call->be;
+/* A residual [n, k], quantized along n under its own tensor scale: b of a term into the hot columns. */
+static nb_status residual_operand(const nb_hcp_state *h, const nb_linear_call *call, const nb_linear *layer,
+                                  nb_gemm gemm, const nb_source *source, nb_operand *out, nb_error *err) {
     nb_quantizer q = nb_hcp_rows(&layer->plan.roles[NB_FPROP_X].quantizer);
-    size_t bytes = nb_qtensor_bytes(&q, residual->cols, residual->rows).total;
-    void *memory = nb_scratch_take(call->scratch, bytes);
-    nb_mat sum;
-    if (!memory)
-        return nb_scratch_short(call->scratch, "a residual of hot channels", bytes, err);
-    nb_layer_operand b = {.quantized = true, .codes = nb_qtensor_place(&q, residual->cols, residual->rows, memory)};
-    NB_TRY(be->ops->quantize(be, &b.codes, residual, true, NULL, NULL, err));
-    NB_TRY(nb_hcp_take(call->scratch, NB_F32, to->rows, h->k, &sum, err));
-    NB_TRY(nb_multiply(be, call->scratch, &sum, a, &b, false, err));
-    be->ops->scatter_columns(be, to, &sum, h->layers[layer->index].channels, true);
-    return NB_OK;
+    nb_quantizer left = nb_operand_quantizer(layer, (nb_role)(2 * gemm));
+    const nb_operand_request request = {&q, &left, h->k, source->numbers->rows, NB_RIGHT, gemm == NB_GEMM_DGRAD};
+    NB_TRY(nb_operand_place(call, &request, out, err));
+    return call->be->ops->make_operands(call->be, source, &(nb_making){.out = out, .transpose = true}, 1, err);
 }
 
-static nb_status hcp_dgrad(void *state, const nb_linear_call *call, nb_linear *layer, const nb_mat *dy,
-                           const nb_mat *dx, bool accumulate, bool *done, nb_error *err) {
-    nb_hcp_state *h = state;
-    nb_backend *be = call->be;
-    nb_layer_operand a, w, forward;
-    nb_mat sum = *dx, residual, master = nb_mat_of(nb_linear_master(be, layer), be->real, layer->out, layer->in);
-    if (!h->how.dgrad || !patches(h))
-        return NB_OK;
-    *done = true;
-    if (dx->dtype != be->real) { /* then it is this layer's alone */
-        NB_TRY(nb_hcp_take(call->scratch, be->real, dx->rows, dx->cols, &sum, err));
-        accumulate = false;
-    }
-    NB_TRY(nb_dgrad_dy(call, layer, dy, &a, err));
-    NB_TRY(nb_weight_operand(call, layer, NB_DGRAD_W, &w, err));
-    NB_TRY(nb_multiply(be, call->scratch, &sum, &a, &w, accumulate, err));
-    NB_TRY(nb_weight_operand(call, layer, NB_FPROP_W, &forward, err));
-    NB_TRY(nb_hcp_take(call->scratch, NB_F32, layer->out, h->k, &residual, err));
-    NB_TRY(
-        nb_hcp_residual(h, call->scratch, &master, &forward.codes, h->layers[layer->index].channels, &residual, err));
-    NB_TRY(add_columns(h, call, layer, &a, &residual, &sum, err));
-    if (sum.data != dx->data)
-        be->ops->cast(be, dx->data, dx->dtype, sum.data, sum.dtype, dx->rows * dx->cols);
-    return NB_OK;
+static nb_status dgrad_terms(nb_hcp_state *h, const nb_linear_call *call, nb_linear *layer, nb_terms *terms,
+                             nb_error *err) {
+    nb_hcp_layer *p = &h->layers[layer->index];
+    nb_mat master = nb_master_of(call->be, layer);
+    nb_source source = {.numbers = &master, .columns = p->channels, .column_count = h->k};
+    NB_TRY(nb_operand_ready(call, layer, NB_FPROP_W, &source.minus, err));
+    NB_TRY(residual_operand(h, call, layer, NB_GEMM_DGRAD, &source, &p->dgrad_w, err));
+    const nb_term patch = {.a = terms->list[0].a, .b = &p->dgrad_w, .columns = p->channels};
+    return nb_add_term(terms, &patch, err);
 }
 
 /* x [M, k] F32 along the tokens into the basis of the operand wgrad.x: one product with the rotation for each group of
@@ -296,43 +229,50 @@ static nb_status rotate(const nb_linear_call *call, const nb_linear *layer, nb_m
     return NB_OK;
 }
 
-/* Rotated X_I less what wgrad.x holds of it, [M, k]. */
+/* Rotated X_I less what wgrad.x holds of it, [M, k] in F32. */
 static nb_status wgrad_residual(const nb_hcp_state *h, const nb_linear_call *call, const nb_linear *layer,
-                                const nb_layer_operand *operand, nb_mat *out, nb_error *err) {
+                                const nb_operand *operand, nb_mat *out, nb_error *err) {
     nb_backend *be = call->be;
     const int32_t *channels = h->layers[layer->index].channels;
     int64_t m = call->x->rows;
-    nb_mat gathered, whole = operand->plain, held, held_wide;
+    nb_mat gathered, whole, held;
     NB_TRY(nb_hcp_take(call->scratch, call->x->dtype, m, h->k, &gathered, err));
     NB_TRY(nb_hcp_take(call->scratch, NB_F32, m, h->k, out, err));
+    NB_TRY(nb_hcp_take(call->scratch, NB_F32, m, h->group->in, &whole, err));
+    NB_TRY(nb_hcp_take(call->scratch, NB_F32, m, h->k, &held, err));
     be->ops->gather_columns(be, &gathered, call->x, channels);
     be->ops->cast(be, out->data, NB_F32, gathered.data, gathered.dtype, m * h->k);
-    if (operand->quantized) {
+    if (!nb_quantizer_is_bf16(&operand->quantizer))
         NB_TRY(rotate(call, layer, out, err));
-        NB_TRY(nb_hcp_take(call->scratch, NB_F32, m, h->group->in, &whole, err));
-        NB_TRY(be->ops->dequantize(be, &whole, &operand->codes, true, true, err));
-    }
-    NB_TRY(nb_hcp_take(call->scratch, whole.dtype, m, h->k, &held, err));
-    NB_TRY(nb_hcp_take(call->scratch, NB_F32, m, h->k, &held_wide, err));
+    NB_TRY(be->ops->decode(be, &whole, operand, true, NULL, true, err));
     be->ops->gather_columns(be, &held, &whole, channels);
-    be->ops->cast(be, held_wide.data, NB_F32, held.data, held.dtype, m * h->k);
-    be->ops->axpy(be, out->data, -1, held_wide.data, m * h->k);
+    be->ops->axpy(be, out->data, -1, held.data, m * h->k);
     return NB_OK;
 }
 
-static nb_status hcp_wgrad(void *state, const nb_linear_call *call, nb_linear *layer, const nb_mat *dy,
-                           const nb_mat *dw, bool *done, nb_error *err) {
-    nb_hcp_state *h = state;
-    nb_layer_operand a, x;
+static nb_status wgrad_terms(nb_hcp_state *h, const nb_linear_call *call, nb_linear *layer, nb_terms *terms,
+                             nb_error *err) {
+    nb_hcp_layer *p = &h->layers[layer->index];
+    const nb_operand *x;
     nb_mat residual;
-    if (!h->how.wgrad || !patches(h))
+    NB_TRY(nb_operand_ready(call, layer, NB_WGRAD_X, &x, err));
+    NB_TRY(wgrad_residual(h, call, layer, x, &residual, err));
+    const nb_source source = {.numbers = &residual};
+    NB_TRY(residual_operand(h, call, layer, NB_GEMM_WGRAD, &source, &p->wgrad_x, err));
+    const nb_term patch = {.a = terms->list[0].a, .b = &p->wgrad_x, .columns = p->channels};
+    return nb_add_term(terms, &patch, err);
+}
+
+static nb_status hcp_terms(void *state, const nb_linear_call *call, nb_linear *layer, nb_gemm gemm, nb_terms *terms,
+                           nb_error *err) {
+    nb_hcp_state *h = state;
+    if (!patches(h, call))
         return NB_OK;
-    *done = true;
-    NB_TRY(nb_wgrad_dy(call, layer, dy, &a, err));
-    NB_TRY(nb_input_operand(call, layer, NB_WGRAD_X, &x, err));
-    NB_TRY(nb_multiply(call->be, call->scratch, dw, &a, &x, true, err));
-    NB_TRY(wgrad_residual(h, call, layer, &x, &residual, err));
-    return add_columns(h, call, layer, &a, &residual, dw, err);
+    if (gemm == NB_GEMM_FPROP)
+        return fprop_terms(h, call, layer, terms, err);
+    if (gemm == NB_GEMM_DGRAD)
+        return h->how.dgrad ? dgrad_terms(h, call, layer, terms, err) : NB_OK;
+    return h->how.wgrad ? wgrad_terms(h, call, layer, terms, err) : NB_OK;
 }
 
 /* ---- checkpoints, census ---- */
@@ -378,24 +318,22 @@ static size_t hcp_bytes(const void *state) {
     return ((const nb_hcp_state *)state)->bytes;
 }
 
-static void hcp_text(const void *state, const nb_linear *layer, const char *gemm, char *text, size_t size) {
+static void hcp_text(const void *state, const nb_linear *layer, nb_gemm gemm, char *text, size_t size) {
     const nb_hcp_state *h = state;
     (void)layer;
-    bool here = gemm[0] == 'f' || (gemm[0] == 'd' ? h->how.dgrad : h->how.wgrad);
+    bool here = gemm == NB_GEMM_FPROP || (gemm == NB_GEMM_DGRAD ? h->how.dgrad : h->how.wgrad);
     if (here)
         snprintf(text, size, "hcp %lld of %lld channels", (long long)h->k, (long long)h->group->in);
 }
 
 const nb_mechanism nb_mechanism_hcp = {
     .name = "hcp",
+    .rereads = 1U << NB_FPROP_X | 1U << NB_FPROP_W | 1U << NB_WGRAD_X,
     .wanted = hcp_wanted,
     .attach = hcp_attach,
     .detach = hcp_detach,
-    .scratch = hcp_scratch,
     .observe = hcp_observe,
-    .fprop = hcp_fprop,
-    .dgrad = hcp_dgrad,
-    .wgrad = hcp_wgrad,
+    .terms = hcp_terms,
     .tensors = hcp_tensors,
     .loaded = hcp_loaded,
     .bytes = hcp_bytes,

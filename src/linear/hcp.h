@@ -11,9 +11,10 @@ typedef struct nb_hcp_layer {
     int32_t *channels; /* [k] backend memory, ascending */
     float *scores;     /* [K] host: moving average over the refreshes */
     void *w_memory;    /* the weight's side, kept until weight or channels change */
-    nb_layer_operand w;
-    uint32_t w_made; /* layer->weight.made that it comes from */
+    nb_operand w;
+    uint32_t w_made; /* what fprop.w had been made when w was */
     bool w_fresh;
+    nb_operand x, dgrad_w, wgrad_x; /* of the pass at hand: X's side, and the residuals that dgrad and wgrad multiply */
 } nb_hcp_layer;
 
 typedef struct nb_hcp_state {
@@ -22,7 +23,6 @@ typedef struct nb_hcp_state {
     nb_hcp how;
     int64_t k;         /* channels patched; 0: too few for a block of 16 */
     int32_t refreshed; /* 1 + the step of the last choice; 0: none yet, nothing is patched */
-    float x_amax;      /* of the forward pass at hand */
     nb_hcp_layer layers[NB_GROUP_LAYERS];
     size_t bytes;
 } nb_hcp_state;
@@ -35,26 +35,22 @@ size_t nb_hcp_refresh_scratch(const nb_hcp_state *h, int64_t rows);
 
 /* ---- hcp_operand.c ---- */
 
-/* One operand of the forward GEMM: its numbers, and what the base GEMM reads of them. */
+/* One side of the forward product: its numbers, and what the base product reads of them. */
 typedef struct nb_hcp_source {
     const nb_mat *numbers; /* [rows, K], act or F32 */
-    const nb_qtensor *codes;
-    float amax;  /* of the numbers: what the codes' tensor scale was made from */
-    bool weight; /* W's side of the patch, else X's */
+    const nb_quantizer *quantizer;
+    const nb_operand *base; /* NULL where the columns of the base are made anew: how.kernel single, copy: requantize */
+    bool weight;            /* W's side of the patch, else X's */
 } nb_hcp_source;
 
 /* The columns that are multiplied: those of the base first where how.kernel is single, then one block of k for each
  * first-order term. Codes under the base's tensor scale (copy: requantize), or decoded numbers without tensor scales,
- * which are exact in BF16 (copy: exact). */
-nb_status nb_hcp_operand(const nb_hcp_state *h, nb_scratch *scratch, const nb_hcp_source *source,
-                         const int32_t *channels, void *memory, nb_layer_operand *out, nb_error *err);
-size_t nb_hcp_operand_bytes(const nb_hcp_state *h, const nb_quantizer *base, int64_t rows);
-size_t nb_hcp_operand_scratch(const nb_hcp_state *h, int64_t rows);
+ * which are exact in BF16 (copy: exact). `out` has its shape already. */
+nb_operand nb_hcp_shape(const nb_hcp_state *h, const nb_linear *layer, int64_t rows, bool weight);
+size_t nb_hcp_operand_bytes(const nb_hcp_state *h, const nb_operand *shape);
+nb_status nb_hcp_operand(const nb_hcp_state *h, const nb_linear_call *call, const nb_hcp_source *from,
+                         const int32_t *channels, void *memory, nb_operand *out, nb_error *err);
 int64_t nb_hcp_columns(const nb_hcp_state *h); /* of the operand */
-
-/* residual = source - decoded on the channels, F32 [rows, k] in `out`. */
-nb_status nb_hcp_residual(const nb_hcp_state *h, nb_scratch *scratch, const nb_mat *numbers, const nb_qtensor *codes,
-                          const int32_t *channels, nb_mat *out, nb_error *err);
 
 /* A matrix in scratch. */
 nb_status nb_hcp_take(nb_scratch *scratch, nb_dtype type, int64_t rows, int64_t cols, nb_mat *out, nb_error *err);

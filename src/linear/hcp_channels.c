@@ -35,7 +35,7 @@ static void sum_columns(const float *numbers, const float *decoded, int64_t rows
     }
 }
 
-static nb_status look(const nb_hcp_state *h, nb_scratch *scratch, const nb_mat *numbers, const nb_layer_operand *base,
+static nb_status look(const nb_hcp_state *h, nb_scratch *scratch, const nb_mat *numbers, const nb_operand *base,
                       column_facts *out, nb_error *err) {
     nb_backend *be = h->group->be;
     int64_t n = numbers->rows * numbers->cols;
@@ -44,7 +44,7 @@ static nb_status look(const nb_hcp_state *h, nb_scratch *scratch, const nb_mat *
     NB_TRY(nb_hcp_take(scratch, NB_F32, numbers->rows, numbers->cols, &wide, err));
     NB_TRY(nb_hcp_take(scratch, NB_F32, numbers->rows, numbers->cols, &decoded, err));
     be->ops->cast(be, wide.data, NB_F32, numbers->data, numbers->dtype, n);
-    NB_TRY(be->ops->dequantize(be, &decoded, &base->codes, false, true, err));
+    NB_TRY(be->ops->decode(be, &decoded, base, false, NULL, true, err));
     float *host = malloc(2 * bytes);
     if (!host)
         return nb_fail(err, NB_NO_MEMORY, "%s: no memory to rank its channels", h->group->input);
@@ -167,7 +167,7 @@ nb_status nb_hcp_refresh(nb_hcp_state *h, const nb_linear_call *call, nb_error *
     for (int32_t i = 0; i < h->group->count && status == NB_OK; i++) {
         nb_linear *layer = &h->group->layers[i];
         nb_mat master = nb_mat_of(nb_linear_master(call->be, layer), call->be->real, layer->out, layer->in);
-        nb_layer_operand a, b;
+        nb_operand a, b;
         if (!(layer->mechanisms >> h->index & 1))
             continue;
         status = nb_input_operand(call, layer, NB_FPROP_X, &a, err);

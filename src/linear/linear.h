@@ -1,12 +1,17 @@
 /* linear.h: the quantized linear layer. Three GEMMs under a plan (X [M,K], W [N,K], dY [M,N]):
  *
- *     fprop   Y  = X W^T      [M, N]    fprop.c
- *     dgrad   dX = dY W       [M, K]    dgrad.c
- *     wgrad   dW = dY^T X     [N, K]    wgrad.c
+ *     fprop   Y  = X W^T      [M, N]
+ *     dgrad   dX = dY W       [M, K]
+ *     wgrad   dW = dY^T X     [N, K]
  *
- * Layers that read the same X (q, k, v; gate, up) form a group: X is quantized once for all that want it alike, and
- * their input gradients are summed in `real` and rounded once. Where a role's operand comes from is in input.c (X) and
- * weight.c (W); what a mechanism can change is in mechanism.h.
+ * Layers that read the same X (q, k, v; gate, up) form a group: X is quantized once for all that want it alike, and dX
+ * is one sum of the products of all layers, rounded once. Where to look:
+ *
+ *     group.c        making a group
+ *     operand.h, .c  its operands: X, W and dY in their roles, made when they are stale
+ *     weight.c       the masters behind W
+ *     pass.c         a pass: which terms, which operands, which products
+ *     mechanism.h    what a mechanism can change
  *
  * Random bits are keyed by names: X by the group's input, dY and W by the layer; fresh Hadamard signs by the input in
  * fprop and wgrad and by the layer in dgrad, so that both operands of a GEMM share them.
@@ -22,21 +27,6 @@
 #define NB_GROUP_LAYERS 8
 #define NB_GROUP_MECHANISMS 8
 
-typedef enum nb_gemm { NB_GEMM_FPROP, NB_GEMM_DGRAD, NB_GEMM_WGRAD, NB_GEMM_COUNT } nb_gemm;
-const char *nb_gemm_name(nb_gemm gemm); /* "fprop", ... */
-
-/* What W becomes, made when first needed after the master changed. */
-typedef struct nb_weight_cache {
-    void *plain; /* act [N, K]; NULL if no GEMM of the plan reads W in BF16, or if act is real */
-    bool plain_fresh;
-    void *memory[2]; /* fprop.w, dgrad.w; NULL where the role has no codes, or makes them anew each time */
-    nb_layer_operand operand[2];
-    bool fresh[2];
-    bool random[2]; /* draws bits: made anew for each micro-batch */
-    bool shown[2];  /* the lens has seen it in this pass */
-    uint32_t made;  /* how often fprop.w was made: what is derived from it can tell whether it is old */
-} nb_weight_cache;
-
 /* Where a master that is kept in few bits is decoded: one for all layers of a model. */
 typedef struct nb_master_room {
     void *data;        /* real, as large as the largest of them */
@@ -51,23 +41,17 @@ typedef struct nb_linear {
     void *master;     /* real [N, K], backend memory; its owner tells of changes. NULL: kept in few bits */
     nb_scaled narrow; /* those; read either by nb_linear_master */
     nb_master_room *room;
-    void *grad;                 /* real [N, K], +=; NULL unless training */
+    void *grad;                 /* real [N, K]; NULL unless training */
+    bool grad_written;          /* holds gradients of this micro-batch, to which more are added */
     bool packed[NB_GEMM_COUNT]; /* both operands multiply as codes */
     uint32_t mechanisms;        /* bit i: group->mechanisms[i] works on this layer */
-    int32_t fprop_x, wgrad_x;   /* which shared operands of the group it reads */
     nb_operand_name names[NB_ROLE_COUNT];
-    nb_weight_cache weight;
+    nb_cached_operand *operands[NB_ROLE_COUNT]; /* X: the group's; W and dY: its own. NULL where not quantized */
+    nb_cached_operand own[NB_ROLE_COUNT];       /* of which X's are not used */
+    nb_operand plain[NB_ROLE_COUNT];            /* of a product in BF16 */
+    void *weight; /* W in act [N, K]; NULL if no GEMM of the plan reads it so, or if act is real */
+    bool weight_fresh;
 } nb_linear;
-
-/* X, quantized once for all layers of the group that want it alike. */
-typedef struct nb_shared_operand {
-    nb_operand_rule rule;
-    uint32_t mechanisms; /* those that prepare X for it */
-    int32_t layer;       /* a layer that reads it: its plan, names and mechanisms stand for all */
-    void *memory;        /* for what must live from forward to backward; NULL = scratch */
-    nb_layer_operand operand;
-    bool fresh;
-} nb_shared_operand;
 
 typedef struct nb_attached_mechanism {
     const nb_mechanism *table;
@@ -80,14 +64,16 @@ typedef struct nb_linear_group {
     int64_t max_rows;         /* most tokens of a pass */
     int64_t in;               /* K */
     bool training;
+    bool early_wgrad_x; /* wgrad.x is made beside fprop.x where both are made of X */
     int32_t count;
     nb_linear layers[NB_GROUP_LAYERS];
-    int32_t fprop_x_count, wgrad_x_count;
-    nb_shared_operand fprop_x[NB_GROUP_LAYERS], wgrad_x[NB_GROUP_LAYERS];
+    int32_t x_count;
+    nb_cached_operand x[2 * NB_GROUP_LAYERS]; /* fprop.x and wgrad.x, one for all layers that want it alike */
     int32_t mechanism_count;
     nb_attached_mechanism mechanisms[NB_GROUP_MECHANISMS];
-    size_t scratch_bytes; /* what forward and backward take at most */
-    size_t bytes;         /* backend memory that the group holds: quantized weights and inputs */
+    uint32_t moves;       /* how often the masters changed */
+    size_t scratch_bytes; /* what forward, backward and after_step take at most */
+    size_t bytes;         /* backend memory that the group holds: operands of weights and inputs */
 } nb_linear_group;
 
 /* ---- making a group ---- */
@@ -105,6 +91,8 @@ typedef struct nb_group_spec {
     const char *input;
     int64_t in, max_rows;
     bool training;
+    bool early_wgrad_x; /* one reading of X in the forward pass makes fprop.x and wgrad.x; the latter's memory is held
+                           until the backward pass. For backends on which reading X again costs more than that. */
     const nb_linear_spec *layers;
     int32_t count;
     const nb_mechanism *const *mechanisms; /* offered to each plan; ends with NULL; NULL = nb_mechanisms */
@@ -120,61 +108,49 @@ void nb_linear_group_free(nb_linear_group *group);
 nb_status nb_linear_group_forward(nb_linear_group *group, const nb_pass *pass, nb_scratch *scratch, bool training,
                                   const nb_mat *x, const nb_mat *y, nb_error *err);
 
-/* dx = sum_i dY_i W_i (written); grads += dY_i^T X. `x` is that of the forward pass before, unchanged. */
+/* The gradients of a new micro-batch begin: what is there is written over, whatever it holds. */
+void nb_linear_group_begin_gradients(nb_linear_group *group);
+
+/* True if a quantizer of the group would take the largest magnitude of X (`gradients`: of dY) from whoever writes it:
+ * the tensor has a scale, is not rotated, and the backend asks for it. */
+bool nb_linear_group_wants_amax(const nb_linear_group *group, bool gradients);
+
+/* dx = sum_i dY_i W_i (written); grads = dY_i^T X the first time since they began, += afterwards. `x` is that of the
+ * forward pass before, unchanged. */
 nb_status nb_linear_group_backward(nb_linear_group *group, const nb_pass *pass, nb_scratch *scratch, const nb_mat *x,
                                    const nb_mat *dy, const nb_mat *dx, nb_error *err);
-
-/* The largest N of its layers. */
-int64_t nb_group_widest(const nb_linear_group *group);
 
 /* The masters changed. */
 void nb_linear_group_changed(nb_linear_group *group);
 /* An optimizer step was taken: mechanisms may move the masters. */
 nb_status nb_linear_group_after_step(nb_linear_group *group, const nb_pass *pass, nb_scratch *scratch, nb_error *err);
 
-/* ---- the three GEMMs, and the operands that they and the mechanisms read ---- */
+/* pass.c: what both directions take at most, by a walk over them that computes nothing. */
+nb_status nb_measure_scratch(nb_linear_group *group, size_t *bytes, nb_error *err);
 
-nb_status nb_fprop(const nb_linear_call *call, nb_linear *layer, const nb_mat *y, nb_error *err);
-nb_status nb_dgrad(const nb_linear_call *call, nb_linear *layer, const nb_mat *dy, const nb_mat *dx, bool accumulate,
-                   nb_error *err);
-nb_status nb_wgrad(const nb_linear_call *call, nb_linear *layer, const nb_mat *dy, nb_error *err);
-size_t nb_fprop_scratch(const nb_linear_group *group, const nb_linear *layer);
-size_t nb_dgrad_scratch(const nb_linear_group *group, const nb_linear *layer);
-size_t nb_wgrad_scratch(const nb_linear_group *group, const nb_linear *layer);
+/* ---- weight.c ---- */
 
-/* input.c: X in the role fprop.x or wgrad.x, as the layer reads it; made at the first call of a pass. */
-nb_status nb_input_operand(const nb_linear_call *call, nb_linear *layer, nb_role role, nb_layer_operand *out,
-                           nb_error *err);
-nb_status nb_input_layout(nb_linear_group *group, nb_error *err); /* finds the shared operands, places their memory */
-size_t nb_input_scratch(const nb_linear_group *group, nb_role role);
-
-/* weight.c: the master in real, [N, K]: in place, or decoded and good until another layer's is asked for. */
+/* The master in real, [N, K]: in place, or decoded and good until another layer's is asked for. */
 const void *nb_linear_master(nb_backend *be, const nb_linear *layer);
+nb_mat nb_master_of(nb_backend *be, const nb_linear *layer);
 
-/* weight.c: W in the role fprop.w or dgrad.w; the BF16 copy; made at the first call after a change. */
-nb_status nb_weight_operand(const nb_linear_call *call, nb_linear *layer, nb_role role, nb_layer_operand *out,
+/* W in act, for a product in BF16; made at the first call after a change. */
+nb_status nb_weight_numbers(const nb_linear_call *call, nb_linear *layer, bool until_pass_ends, nb_mat *out,
                             nb_error *err);
-nb_status nb_weight_plain(const nb_linear_call *call, nb_linear *layer, nb_mat *out, nb_error *err);
-void nb_show_plain_weight(const nb_linear_call *call, nb_linear *layer, nb_role role); /* to the lens: W in BF16 */
 nb_status nb_weight_layout(nb_linear_group *group, nb_linear *layer, nb_error *err);
+nb_status nb_show_plain_weight(const nb_linear_call *call, nb_linear *layer, nb_role role, nb_error *err);
+
 /* Decodes fprop.w as it would be made from the numbers `w` (F32 [N, K]); see decode_w in mechanism.h. */
 nb_status nb_weight_decode(nb_linear_group *group, nb_linear *layer, nb_scratch *scratch, const nb_pass *pass,
                            const float *w, float *decoded, float *widths, nb_error *err);
-size_t nb_weight_decode_scratch(const nb_linear *layer);
-size_t nb_weight_scratch(const nb_linear_group *group, const nb_linear *layer, nb_role role);
+size_t nb_weight_decode_scratch(const nb_linear_group *group, const nb_linear *layer);
 
-/* dgrad.c, wgrad.c: dY in its two roles. */
-nb_status nb_dgrad_dy(const nb_linear_call *call, nb_linear *layer, const nb_mat *dy, nb_layer_operand *out,
-                      nb_error *err);
-nb_status nb_wgrad_dy(const nb_linear_call *call, nb_linear *layer, const nb_mat *dy, nb_layer_operand *out,
-                      nb_error *err);
+/* The layer's own operand of X or of W, made if it is stale. */
+nb_status nb_input_operand(const nb_linear_call *call, nb_linear *layer, nb_role role, nb_operand *out, nb_error *err);
+nb_status nb_weight_operand(const nb_linear_call *call, nb_linear *layer, nb_role role, nb_operand *out, nb_error *err);
 
 /* check.c: can this plan run at these sizes on this backend? */
 nb_status nb_linear_check(const nb_linear_group *group, const nb_linear *layer, nb_error *err);
-
-/* The quantizer whose codes a GEMM reads in this role; BF16 where it reads plain numbers. */
-nb_quantizer nb_role_quantizer(const nb_plan *plan, nb_role role);
-nb_gemm nb_role_gemm(nb_role role);
 
 /* ---- what it says of itself (census.c) ---- */
 

@@ -5,17 +5,17 @@
  * Hooks run in the order of the table in mechanism.c. How the published ones use them:
  *
  *     dge         after_wgrad: dW *= f'(W * scale)                                            (arXiv:2501.17116, 3.1)
- *     occ         prepare_x clamps; after_fprop adds the sparse residual; wgrad_x gives decoded + residual      (3.2)
- *     hcp         observe chooses hot channels; fprop multiplies their residuals too, dgrad and wgrad
- *                 optionally                                                                        (arXiv:2602.02047)
- *     outcontrol  observe sums channel norms; fprop, dgrad, wgrad split K once channels are chosen (2510.27527)
- *     oscireset   after_step moves oscillating masters to their bin centre                                (2510.27527)
- *     qema        quantize_w rounds by a moving average, which after_step advances                        (2502.20853)
+ *     occ         prepare_x clamps; terms appends the sparse residual; wgrad_x gives decoded + residual         (3.2)
+ *     hcp         observe chooses hot channels; terms widens the operands by their residuals  (arXiv:2602.02047)
+ *     outcontrol  observe sums channel norms; terms splits K once channels are chosen               (2510.27527)
+ *     oscireset   after_step moves oscillating masters to their bin centre                          (2510.27527)
+ *     qema        quantize_w rounds by a moving average, which after_step advances                  (2502.20853)
  *
- * A hook that replaces a product (fprop, dgrad, wgrad, wgrad_x, quantize_w) sets *done; one that does not, leaves the
- * product to the next mechanism and at last to the plan. Two mechanisms of one layer may not both have the same
- * replacing hook: attaching them fails. The additive hooks get a `real` matrix that already holds the product and is
- * rounded once afterwards. Passes whose direction runs in BF16 (late switch) call no hook of that direction.
+ * Two mechanisms of one layer may not both edit its products, nor replace the same operand: attaching them fails.
+ * Passes whose direction runs in BF16 (late switch) call no hook of that direction.
+ *
+ * The same hooks run while scratch is measured (call->measuring, over a backend that does nothing): they take what they
+ * would take at most, and leave their state alone.
  */
 #ifndef NB_LINEAR_MECHANISM_H
 #define NB_LINEAR_MECHANISM_H
@@ -30,10 +30,20 @@ typedef struct nb_linear_call {
     struct nb_linear_group *group;
     nb_backend *be;
     const nb_pass *pass;
-    nb_scratch *scratch; /* what a hook takes is taken back after it */
+    nb_scratch *scratch; /* what a hook takes from the front is taken back once the layer's products are done */
     const nb_mat *x;     /* act [M, K]: the input as the model gave it */
     bool training;       /* a backward pass will follow or runs: observe; else leave state alone */
+    const nb_mat *dy;    /* backward: act [M, N_i] of each layer; forward: NULL */
+    bool measuring;
 } nb_linear_call;
+
+/* The terms of one product of one layer: C (+)= their sum, in order. */
+enum { NB_MOST_TERMS = 4 };
+typedef struct nb_terms {
+    nb_term list[NB_MOST_TERMS];
+    int32_t count;
+} nb_terms;
+nb_status nb_add_term(nb_terms *terms, const nb_term *term, nb_error *err);
 
 /* An array of state that a checkpoint holds. */
 typedef struct nb_mechanism_tensor {
@@ -45,61 +55,65 @@ typedef struct nb_mechanism_tensor {
     bool on_host;
 } nb_mechanism_tensor;
 
+/* What a forward pass would make of a weight; see decode_w. */
+typedef struct nb_weight_decoding {
+    nb_scratch *scratch;
+    const nb_pass *pass;
+    const float *w; /* F32 [N, K] */
+    float *decoded;
+    float *widths; /* NULL: not asked for */
+} nb_weight_decoding;
+
 typedef struct nb_mechanism {
     const char *name; /* "hcp" */
+    uint32_t rereads; /* bit `role` set: it decodes the layer's operand of this role, or makes others of it */
 
     /* ---- life. attach makes the state for group->layers[i] whose mask has bit `index` set ---- */
     bool (*wanted)(const nb_plan *plan); /* asked for quantized layers only */
     nb_status (*attach)(struct nb_linear_group *group, int32_t index, void **state, nb_error *err);
     void (*detach)(void *state);
-    size_t (*scratch)(const void *state, int64_t rows); /* most that any of its hooks takes */
 
-    /* ---- forward ---- */
+    /* ---- operands ---- */
     /* Once a forward pass, before anything else, whether or not it runs in BF16: the place to watch X. */
     nb_status (*observe)(void *state, const nb_linear_call *call, nb_error *err);
     /* Before X is quantized for the layers that want the mechanism. `prepared` comes in as X and may be pointed to
      * other numbers of the same shape and type, taken with nb_scratch_keep or owned by the state. Asked again in the
      * backward pass where wgrad.x is quantized from X: must then give the same numbers. */
     nb_status (*prepare_x)(void *state, const nb_linear_call *call, nb_mat *prepared, nb_error *err);
-    /* Replaces quantizing the master into `out` (role fprop.w). */
-    nb_status (*quantize_w)(void *state, const nb_linear_call *call, struct nb_linear *layer, const nb_qtensor *out,
+    /* Replaces quantizing the master into `out` (role fprop.w), or leaves *done false. */
+    nb_status (*quantize_w)(void *state, const nb_linear_call *call, struct nb_linear *layer, nb_operand *out,
                             bool *done, nb_error *err);
-    /* Decodes what the forward pass multiplies in the place of the numbers `w` (F32 [N, K]): `decoded` and, if asked
-     * for, the width of each element's bin, both F32; a part that is not in FP4 is decoded to itself with a width of 0.
-     * For mechanisms that reorder or split W. */
-    nb_status (*decode_w)(void *state, struct nb_linear *layer, nb_scratch *scratch, const nb_pass *pass,
-                          const float *w, float *decoded, float *widths, bool *done, nb_error *err);
-    nb_status (*fprop)(void *state, const nb_linear_call *call, struct nb_linear *layer, const nb_mat *y, bool *done,
-                       nb_error *err);
-    nb_status (*after_fprop)(void *state, const nb_linear_call *call, struct nb_linear *layer,
-                             const nb_mat *y /* real [M, N] */, nb_error *err);
-
-    /* ---- backward ---- */
-    /* dX is shared by the group: write C += with `accumulate`, C = without. */
-    nb_status (*dgrad)(void *state, const nb_linear_call *call, struct nb_linear *layer, const nb_mat *dy,
-                       const nb_mat *dx, bool accumulate, bool *done, nb_error *err);
-    nb_status (*after_dgrad)(void *state, const nb_linear_call *call, struct nb_linear *layer, const nb_mat *dy,
-                             const nb_mat *dx /* real [M, K], += */, nb_error *err);
+    /* Decodes what the forward pass multiplies in the place of the numbers `w`: `decoded` and, if asked for, the width
+     * of each element's bin, both F32; a part that is not in FP4 is decoded to itself with a width of 0. For mechanisms
+     * that reorder or split W. */
+    nb_status (*decode_w)(void *state, struct nb_linear *layer, const nb_weight_decoding *what, bool *done,
+                          nb_error *err);
     /* Replaces the operand wgrad.x by plain numbers [M, K] in act (nb_scratch_keep, or the state's own); made once a
      * backward for all layers that read it alike. */
     nb_status (*wgrad_x)(void *state, const nb_linear_call *call, struct nb_linear *layer, nb_mat *x, bool *done,
                          nb_error *err);
-    nb_status (*wgrad)(void *state, const nb_linear_call *call, struct nb_linear *layer, const nb_mat *dy,
-                       const nb_mat *dw /* real [N, K], += */, bool *done, nb_error *err);
+
+    /* ---- products ---- */
+    /* `terms` comes in as the one product of the layer's own operands, which are made afterwards if they are still in
+     * it; the hook appends, changes, or takes out. Operands of its own it makes here: in scratch, those of dgrad with
+     * nb_scratch_keep, for the products of all layers are summed at the end. */
+    nb_status (*terms)(void *state, const nb_linear_call *call, struct nb_linear *layer, nb_gemm gemm, nb_terms *terms,
+                       nb_error *err);
     /* dW of this micro-batch alone, before it is added to the gradients. */
-    nb_status (*after_wgrad)(void *state, const nb_linear_call *call, struct nb_linear *layer, const nb_mat *dy,
+    nb_status (*after_wgrad)(void *state, const nb_linear_call *call, struct nb_linear *layer,
                              const nb_mat *dw /* real [N, K] */, nb_error *err);
 
     /* ---- between steps ---- */
     nb_status (*after_step)(void *state, struct nb_linear_group *group, const nb_pass *pass, nb_scratch *scratch,
                             nb_error *err);
-    int32_t (*tensors)(void *state, nb_mechanism_tensor *tensors, int32_t max_tensors); /* returns how many there are */
+    size_t (*scratch)(const void *state, int64_t rows);                          /* most that after_step takes */
+    int32_t (*tensors)(void *state, nb_mechanism_tensor *tensors, int32_t most); /* returns how many there are */
     nb_status (*loaded)(void *state, nb_error *err); /* the tensors were written from a checkpoint */
 
     /* ---- what it says of itself ---- */
     size_t (*bytes)(const void *state);
-    /* A few words for the census ("hcp 64 of 1024 channels"); may depend on the GEMM ("fprop", ...). */
-    void (*text)(const void *state, const struct nb_linear *layer, const char *gemm, char *text, size_t size);
+    /* A few words for the census ("hcp 64 of 1024 channels"); may depend on the GEMM. */
+    void (*text)(const void *state, const struct nb_linear *layer, nb_gemm gemm, char *text, size_t size);
 } nb_mechanism;
 
 /* Every mechanism that a recipe can ask for, in the order in which their hooks run; ends with NULL. */

@@ -2,7 +2,7 @@
  *
  *     X_c = clamp(X, quantile 1 - alpha, quantile alpha)      what is quantized
  *     S   = X - X_c                                           sparse: about 2 (1 - alpha) of X
- *     Y   = Q(X_c) Wq^T + S Wq^T                              rest: sparse
+ *     Y   = Q(X_c) Wq^T + S Wq^T                              rest: sparse: two terms, rounded once
  *     dW  = dY^T (Q(X_c) + S)                                 the compensated activation is what backward sees
  *     dX  = dY Wq                                             straight through the clamp: no mask
  *
@@ -23,6 +23,7 @@ typedef struct occ {
     nb_sparse rest;    /* of the pass at hand; no memory where it is lost */
     void *memory;
     size_t bytes;
+    nb_operand dense[2]; /* of the product at hand, where rest is dense */
 } occ;
 
 /* Ranks as the published code takes them: truncated in double, no interpolation. */
@@ -48,7 +49,7 @@ static nb_status place_rest(occ *o, nb_error *err) {
         o->rest.room = 1;
     size_t count = (size_t)rows * sizeof(int32_t), entries = (size_t)(rows * o->rest.room);
     o->bytes = count + entries * (sizeof(int32_t) + sizeof(uint16_t));
-    o->memory = be->ops->alloc(be, o->bytes, "outliers");
+    o->memory = be->ops->alloc(be, o->bytes, "clamped outliers");
     if (!o->memory)
         return nb_fail(err, NB_NO_MEMORY, "%s: no memory for %zu bytes of outliers", o->group->input, o->bytes);
     o->rest.count = o->memory;
@@ -59,8 +60,15 @@ static nb_status place_rest(occ *o, nb_error *err) {
 
 static void occ_detach(void *state) {
     occ *o = state;
-    o->group->be->ops->release(o->group->be, o->memory);
+    nb_backend_release(o->group->be, o->memory);
     free(o);
+}
+
+static nb_status check_coded(const nb_linear *layer, nb_error *err) {
+    for (nb_role role = NB_FPROP_X; role <= NB_FPROP_W; role++)
+        if (nb_quantizer_is_bf16(&layer->plan.roles[role].quantizer))
+            return nb_fail(err, NB_BAD_CONFIG, "%s: occ needs %s quantized", layer->name, nb_role_name(role));
+    return NB_OK;
 }
 
 /* Backward reads numbers that have their scales already: folding would count these twice. */
@@ -75,8 +83,10 @@ static nb_status check_via(const nb_linear *layer, nb_error *err) {
 
 static nb_status occ_attach(nb_linear_group *group, int32_t index, void **state, nb_error *err) {
     for (int32_t i = 0; i < group->count; i++)
-        if (group->layers[i].mechanisms >> index & 1)
+        if (group->layers[i].mechanisms >> index & 1) {
+            NB_TRY(check_coded(&group->layers[i], err));
             NB_TRY(check_via(&group->layers[i], err));
+        }
     if (!group->be->ops->clamp_rows)
         return nb_fail(err, NB_UNSUPPORTED, "%s: backend %s has no outlier clamping", group->input, group->be->name);
     occ *o = calloc(1, sizeof *o);
@@ -92,22 +102,13 @@ static nb_status occ_attach(nb_linear_group *group, int32_t index, void **state,
     return o->how.rest == NB_OCC_NONE ? NB_OK : place_rest(o, err);
 }
 
-/* The clamped X and the compensated one, then W decoded; rest: dense takes both through E4M3 besides. */
-static size_t occ_scratch(const void *state, int64_t rows) {
-    const occ *o = state;
-    size_t x = nb_scratch_room(2 * (size_t)(rows * o->group->in));
-    size_t w = nb_scratch_room(2 * (size_t)(nb_group_widest(o->group) * o->group->in));
-    return o->how.rest == NB_OCC_DENSE ? 4 * x + 4 * w + 1024 : 2 * x + w;
-}
-
 /* ---- forward ---- */
 
 static nb_status occ_prepare_x(void *state, const nb_linear_call *call, nb_mat *prepared, nb_error *err) {
     occ *o = state;
+    nb_mat clamped = nb_mat_of(NULL, call->be->act, prepared->rows, prepared->cols);
     size_t bytes = nb_dtype_size(call->be->act) * (size_t)(prepared->rows * prepared->cols);
-    nb_mat clamped = nb_mat_of(nb_scratch_keep(call->scratch, bytes), call->be->act, prepared->rows, prepared->cols);
-    if (!clamped.data)
-        return nb_scratch_short(call->scratch, "clamped X", bytes, err);
+    NB_TRY(nb_scratch_place_kept(call->scratch, bytes, "clamped X", &clamped.data, err));
     bool whole = o->how.scope == NB_OCC_TENSOR;
     int64_t n = whole ? prepared->rows * prepared->cols : prepared->cols;
     NB_TRY(call->be->ops->clamp_rows(call->be, &clamped, o->memory ? &o->rest : NULL, prepared,
@@ -116,76 +117,73 @@ static nb_status occ_prepare_x(void *state, const nb_linear_call *call, nb_mat *
     return NB_OK;
 }
 
-/* W as its codes say, [N, K] or, with `transpose`, [K, N]. */
-static nb_status decoded_weight(const nb_linear_call *call, nb_linear *layer, bool transpose, nb_mat *out,
-                                nb_error *err) {
-    nb_layer_operand w;
-    size_t bytes = nb_dtype_size(call->be->act) * (size_t)(layer->out * layer->in);
-    NB_TRY(nb_weight_operand(call, layer, NB_FPROP_W, &w, err));
-    void *memory = nb_scratch_take(call->scratch, bytes);
-    if (!memory)
-        return nb_scratch_short(call->scratch, "a decoded weight", bytes, err);
-    *out = nb_mat_of(memory, call->be->act, transpose ? layer->in : layer->out, transpose ? layer->out : layer->in);
-    if (w.quantized)
-        return call->be->ops->dequantize(call->be, out, &w.codes, transpose, true, err);
-    return nb_fail(err, NB_BAD_CONFIG, "%s: occ needs fprop.w quantized", layer->name);
-}
-
-static nb_status occ_after_fprop(void *state, const nb_linear_call *call, nb_linear *layer, const nb_mat *y,
-                                 nb_error *err) {
-    occ *o = state;
-    nb_mat w;
-    if (o->how.rest != NB_OCC_SPARSE)
-        return NB_OK;
-    NB_TRY(decoded_weight(call, layer, true, &w, err));
-    call->be->ops->sparse_gemm(call->be, y, &o->rest, &w);
-    return NB_OK;
-}
-
 /* Q(X_c) + S in act; Q(X_c) alone where S is lost. */
 static nb_status compensated(const occ *o, const nb_linear_call *call, nb_linear *layer, void *memory, nb_mat *out,
                              nb_error *err) {
-    nb_layer_operand x;
-    NB_TRY(nb_input_operand(call, layer, NB_FPROP_X, &x, err));
-    if (!x.quantized)
-        return nb_fail(err, NB_BAD_CONFIG, "%s: occ needs fprop.x quantized", layer->name);
-    *out = nb_mat_of(memory, call->be->act, x.codes.rows, x.codes.cols);
-    NB_TRY(call->be->ops->dequantize(call->be, out, &x.codes, false, true, err));
+    const nb_operand *x;
+    NB_TRY(nb_operand_ready(call, layer, NB_FPROP_X, &x, err));
+    *out = nb_mat_of(memory, call->be->act, x->rows, x->cols);
+    NB_TRY(call->be->ops->decode(call->be, out, x, false, NULL, true, err));
     if (o->memory)
         call->be->ops->sparse_add(call->be, out, &o->rest);
     return NB_OK;
 }
 
+static size_t number_bytes(const nb_linear_call *call, int64_t rows, int64_t cols) {
+    return nb_dtype_size(call->be->act) * (size_t)(rows * cols);
+}
+
 /* Rounds numbers to E4M3 under one scale a tensor, in place. */
 static nb_status through_e4m3(const nb_linear_call *call, const nb_mat *m, nb_error *err) {
     static const nb_quantizer e4m3 = {.element = NB_ELEMENT_E4M3, .scale_type = NB_SCALE_F32, .rule = NB_RULE_ABSMAX};
-    size_t mark = call->scratch->used, bytes = nb_qtensor_bytes(&e4m3, m->rows, m->cols).total;
-    void *memory = nb_scratch_take(call->scratch, bytes);
-    if (!memory)
-        return nb_scratch_short(call->scratch, "an operand in E4M3", bytes, err);
-    nb_qtensor codes = nb_qtensor_place(&e4m3, m->rows, m->cols, memory);
-    NB_TRY(call->be->ops->quantize(call->be, &codes, m, false, NULL, NULL, err));
-    NB_TRY(call->be->ops->dequantize(call->be, m, &codes, false, true, err));
+    size_t mark = call->scratch->used;
+    const nb_operand_request request = {&e4m3, &e4m3, m->rows, m->cols, NB_LEFT, false};
+    nb_operand codes;
+    NB_TRY(nb_operand_place(call, &request, &codes, err));
+    const nb_source source = {.numbers = m};
+    const nb_making making = {.out = &codes};
+    NB_TRY(call->be->ops->make_operands(call->be, &source, &making, 1, err));
+    NB_TRY(call->be->ops->decode(call->be, m, &codes, false, NULL, true, err));
     call->scratch->used = mark;
     return NB_OK;
 }
 
-static nb_status occ_fprop(void *state, const nb_linear_call *call, nb_linear *layer, const nb_mat *y, bool *done,
+/* rest: dense: both operands as numbers that went through E4M3. */
+static nb_status dense_operands(occ *o, const nb_linear_call *call, nb_linear *layer, nb_error *err) {
+    nb_mat x, w;
+    void *x_memory, *w_memory;
+    const nb_operand *coded;
+    NB_TRY(
+        nb_scratch_place(call->scratch, number_bytes(call, call->x->rows, layer->in), "compensated X", &x_memory, err));
+    NB_TRY(compensated(o, call, layer, x_memory, &x, err));
+    NB_TRY(through_e4m3(call, &x, err));
+    NB_TRY(nb_operand_ready(call, layer, NB_FPROP_W, &coded, err));
+    NB_TRY(
+        nb_scratch_place(call->scratch, number_bytes(call, layer->out, layer->in), "a decoded weight", &w_memory, err));
+    w = nb_mat_of(w_memory, call->be->act, layer->out, layer->in);
+    NB_TRY(call->be->ops->decode(call->be, &w, coded, false, NULL, true, err));
+    NB_TRY(through_e4m3(call, &w, err));
+    const nb_quantizer plain = nb_quantizer_bf16();
+    o->dense[0] = (nb_operand){.quantizer = plain, .other = plain, .rows = x.rows, .cols = x.cols, .numbers = x};
+    o->dense[1] = o->dense[0];
+    o->dense[1].rows = w.rows;
+    o->dense[1].numbers = w;
+    o->dense[1].side = NB_RIGHT;
+    return NB_OK;
+}
+
+static nb_status occ_terms(void *state, const nb_linear_call *call, nb_linear *layer, nb_gemm gemm, nb_terms *terms,
                            nb_error *err) {
     occ *o = state;
-    nb_mat x, w;
-    if (o->how.rest != NB_OCC_DENSE)
+    if (gemm != NB_GEMM_FPROP || o->how.rest == NB_OCC_NONE)
         return NB_OK;
-    size_t bytes = nb_dtype_size(call->be->act) * (size_t)(call->x->rows * call->x->cols);
-    void *memory = nb_scratch_take(call->scratch, bytes);
-    if (!memory)
-        return nb_scratch_short(call->scratch, "compensated X", bytes, err);
-    NB_TRY(compensated(o, call, layer, memory, &x, err));
-    NB_TRY(through_e4m3(call, &x, err));
-    NB_TRY(decoded_weight(call, layer, false, &w, err));
-    NB_TRY(through_e4m3(call, &w, err));
-    *done = true;
-    return call->be->ops->gemm(call->be, y, &x, false, &w, true, false, err);
+    if (o->how.rest == NB_OCC_SPARSE) {
+        const nb_term rest = {.sparse = &o->rest, .b = &layer->operands[NB_FPROP_W]->operand};
+        return nb_add_term(terms, &rest, err);
+    }
+    NB_TRY(dense_operands(o, call, layer, err));
+    terms->list[0] = (nb_term){.a = &o->dense[0], .b = &o->dense[1]};
+    return NB_OK;
 }
 
 /* ---- backward ---- */
@@ -218,12 +216,11 @@ static nb_status report(const occ *o, const nb_linear_call *call, const nb_mat *
 /* Where S is lost wgrad reads the codes as they are; they are decoded for the lens alone. */
 static nb_status report_clamped(const occ *o, const nb_linear_call *call, nb_linear *layer, nb_error *err) {
     nb_mat x;
-    if (!call->pass->lens || !call->pass->lens->approximation)
+    if (!call->measuring && (!call->pass->lens || !call->pass->lens->approximation))
         return NB_OK;
-    size_t mark = call->scratch->used, bytes = nb_dtype_size(call->be->act) * (size_t)(call->x->rows * call->x->cols);
-    void *memory = nb_scratch_take(call->scratch, bytes);
-    if (!memory)
-        return nb_scratch_short(call->scratch, "clamped X", bytes, err);
+    size_t mark = call->scratch->used;
+    void *memory;
+    NB_TRY(nb_scratch_place(call->scratch, number_bytes(call, call->x->rows, layer->in), "clamped X", &memory, err));
     NB_TRY(compensated(o, call, layer, memory, &x, err));
     call->scratch->used = mark;
     return report(o, call, &x, err);
@@ -234,10 +231,9 @@ static nb_status occ_wgrad_x(void *state, const nb_linear_call *call, nb_linear 
     occ *o = state;
     if (o->how.rest == NB_OCC_NONE)
         return report_clamped(o, call, layer, err);
-    size_t bytes = nb_dtype_size(call->be->act) * (size_t)(call->x->rows * call->x->cols);
-    void *memory = nb_scratch_keep(call->scratch, bytes);
-    if (!memory)
-        return nb_scratch_short(call->scratch, "compensated X", bytes, err);
+    void *memory;
+    NB_TRY(nb_scratch_place_kept(call->scratch, number_bytes(call, call->x->rows, layer->in), "compensated X", &memory,
+                                 err));
     NB_TRY(compensated(o, call, layer, memory, x, err));
     if (o->how.rest == NB_OCC_DENSE)
         NB_TRY(through_e4m3(call, x, err));
@@ -249,23 +245,22 @@ static size_t occ_bytes(const void *state) {
     return ((const occ *)state)->bytes;
 }
 
-static void occ_text(const void *state, const nb_linear *layer, const char *gemm, char *text, size_t size) {
+static void occ_text(const void *state, const nb_linear *layer, nb_gemm gemm, char *text, size_t size) {
     static const char *const rests[] = {"+ sparse rest", "+ dense rest", "rest lost"};
     const occ *o = state;
     (void)layer;
-    if (gemm[0] != 'd')
+    if (gemm != NB_GEMM_DGRAD)
         snprintf(text, size, "occ %g %s", o->how.alpha, rests[o->how.rest]);
 }
 
 const nb_mechanism nb_mechanism_occ = {
     .name = "occ",
+    .rereads = 1U << NB_FPROP_X | 1U << NB_FPROP_W,
     .wanted = occ_wanted,
     .attach = occ_attach,
     .detach = occ_detach,
-    .scratch = occ_scratch,
     .prepare_x = occ_prepare_x,
-    .fprop = occ_fprop,
-    .after_fprop = occ_after_fprop,
+    .terms = occ_terms,
     .wgrad_x = occ_wgrad_x,
     .bytes = occ_bytes,
     .text = occ_text,

@@ -1,184 +1,386 @@
-/* operand.c: making operands out of numbers and out of other operands, and multiplying two of them. */
-#include "linear/operand.h"
+/* operand.c: making operands: of numbers, of another role's operand, or as a mechanism says; and showing them to the
+ * lens.
+ */
 #include "backend/table.h"
 #include "lens/lens.h"
+#include "linear/linear.h"
 
-static nb_noise noise_of(const nb_pass *pass, const nb_operand_name *name) {
-    nb_noise noise = {.seed = pass->rounding_seed, .tensor = name->tensor, .signs = name->signs, .clock = pass->clock};
-    return noise;
+/* ---- the lens ---- */
+
+bool nb_lens_looks(const nb_linear_call *call) {
+    return call->measuring || (call->pass->lens && call->pass->lens->operand);
 }
 
-void nb_operand_show(nb_backend *be, const nb_pass *pass, const nb_operand_name *name, const nb_mat *source,
-                     const nb_qtensor *requantized_from, bool transposed, const nb_qtensor *quantized,
-                     const nb_quantize_stats *stats) {
-    if (!pass->lens || !pass->lens->operand)
-        return;
-    const nb_lens_operand seen = {.be = be,
-                                  .pass = pass,
-                                  .module = name->module,
-                                  .role = name->role,
-                                  .source = source,
-                                  .requantized_from = requantized_from,
-                                  .transposed = transposed,
-                                  .quantized = quantized,
-                                  .stats = stats};
-    pass->lens->operand(pass->lens->context, &seen);
-}
-
-/* Where the quantizer is to count, if anybody asked. */
-static nb_quantize_stats *counted(const nb_pass *pass, nb_quantize_stats *stats) {
+nb_quantize_stats *nb_counted(const nb_pass *pass, nb_quantize_stats *stats) {
     return pass->lens && pass->lens->counts ? stats : NULL;
 }
 
-/* ---- quantizing numbers ---- */
+static nb_status to_canonical(const nb_linear_call *call, const nb_operand *o, nb_qtensor *out, nb_error *err) {
+    void *memory;
+    NB_TRY(nb_scratch_place(call->scratch, nb_qtensor_bytes(&o->quantizer, o->rows, o->cols).total,
+                            "codes for the lens", &memory, err));
+    *out = nb_qtensor_place(&o->quantizer, o->rows, o->cols, memory);
+    return call->be->ops->canonical(call->be, out, o, err);
+}
 
-nb_status nb_operand_quantize(nb_backend *be, const nb_pass *pass, const nb_operand_name *name, const nb_quantizer *q,
-                              const nb_mat *source, bool transpose, void *memory, nb_layer_operand *out,
-                              nb_error *err) {
-    int64_t rows = transpose ? source->cols : source->rows;
-    int64_t cols = transpose ? source->rows : source->cols;
-    *out = (nb_layer_operand){.plain = *source, .transposed = transpose};
-    if (nb_quantizer_is_bf16(q)) {
-        nb_operand_show(be, pass, name, source, NULL, transpose, NULL, NULL);
-        if (source->dtype == be->act)
-            return NB_OK;
-        out->plain = nb_mat_of(memory, be->act, source->rows, source->cols);
-        be->ops->cast(be, memory, be->act, source->data, source->dtype, source->rows * source->cols);
+nb_status nb_operand_show(const nb_linear_call *call, const nb_showing *showing, nb_error *err) {
+    if (!nb_lens_looks(call))
         return NB_OK;
-    }
-    *out = (nb_layer_operand){.quantized = true, .codes = nb_qtensor_place(q, rows, cols, memory)};
-    nb_noise noise = noise_of(pass, name);
-    nb_quantize_stats stats = {0};
-    NB_TRY(be->ops->quantize(be, &out->codes, source, transpose, &noise, counted(pass, &stats), err));
-    nb_operand_show(be, pass, name, source, NULL, transpose, &out->codes, counted(pass, &stats));
+    size_t mark = call->scratch->used;
+    nb_qtensor codes, from;
+    bool coded = showing->operand && !nb_quantizer_is_bf16(&showing->operand->quantizer);
+    if (coded)
+        NB_TRY(to_canonical(call, showing->operand, &codes, err));
+    if (showing->from)
+        from = (nb_qtensor){
+            .quantizer = showing->from->quantizer, .rows = showing->from->rows, .cols = showing->from->cols};
+    const nb_lens_operand seen = {.be = call->be,
+                                  .pass = call->pass,
+                                  .module = showing->name->module,
+                                  .role = showing->name->role,
+                                  .source = showing->source,
+                                  .requantized_from = showing->from ? &from : NULL,
+                                  .transposed = showing->transposed,
+                                  .quantized = coded ? &codes : NULL,
+                                  .operand = coded ? showing->operand : NULL,
+                                  .stats = showing->stats};
+    if (!call->measuring)
+        call->pass->lens->operand(call->pass->lens->context, &seen);
+    call->scratch->used = mark;
     return NB_OK;
 }
 
-size_t nb_quantized_bytes(const nb_backend *be, const nb_quantizer *q, nb_dtype source, int64_t rows, int64_t cols) {
-    if (!nb_quantizer_is_bf16(q))
-        return nb_qtensor_bytes(q, rows, cols).total;
-    return source == be->act ? 0 : nb_dtype_size(be->act) * (size_t)(rows * cols);
+nb_noise nb_noise_of(const nb_pass *pass, const nb_operand_name *name) {
+    return (nb_noise){.seed = pass->rounding_seed, .tensor = name->tensor, .signs = name->signs, .clock = pass->clock};
 }
 
-/* ---- taking another role's operand, transposed ---- */
+/* ---- shapes and places ---- */
 
-nb_quantizer nb_derived_quantizer(const nb_operand_rule *rule) {
-    nb_quantizer q = rule->quantizer;
-    if (rule->requantize || nb_quantizer_is_bf16(&q))
-        return q;
-    if (rule->via == NB_VIA_FOLD) {
-        q.scale_type = NB_SCALE_NONE;
-        q.rule = NB_RULE_ABSMAX;
-        q.block_rows = q.block_cols = NB_BLOCK_ALL;
-        return q;
-    }
-    bool turns = q.scale_type == NB_SCALE_NONE || q.scale_type == NB_SCALE_F32 || q.block_rows == q.block_cols;
-    if (!turns)
-        return nb_quantizer_bf16();
-    q.block_rows = rule->quantizer.block_cols;
-    q.block_cols = rule->quantizer.block_rows;
-    return q;
+typedef struct shape {
+    int64_t rows, cols;
+} shape;
+
+static shape shape_of(const nb_linear *layer, nb_role role, int64_t m) {
+    int64_t n = layer->out, k = layer->in;
+    const shape all[NB_ROLE_COUNT] = {{m, k}, {n, k}, {m, n}, {k, n}, {n, m}, {k, m}};
+    return all[role];
 }
 
-static nb_status requantize(nb_backend *be, const nb_pass *pass, const nb_operand_name *name, const nb_quantizer *q,
-                            const nb_qtensor *source, void *memory, nb_layer_operand *out, nb_error *err) {
-    *out = (nb_layer_operand){.quantized = true, .codes = nb_qtensor_place(q, source->cols, source->rows, memory)};
-    nb_noise noise = noise_of(pass, name);
-    nb_quantize_stats stats = {0};
-    NB_TRY(be->ops->requantize(be, &out->codes, source, true, &noise, counted(pass, &stats), err));
-    nb_operand_show(be, pass, name, NULL, source, true, &out->codes, counted(pass, &stats));
-    return NB_OK;
+static bool is_transposed(nb_role role) {
+    return role >= NB_DGRAD_W; /* dgrad.w, wgrad.dy, wgrad.x */
 }
 
-/* The source's codes under the scales that stay with them. */
-static nb_qtensor without_folded_scales(const nb_operand_rule *rule, const nb_qtensor *source) {
-    nb_qtensor view = *source;
-    if (rule->via == NB_VIA_FOLD) {
-        view.quantizer = nb_derived_quantizer(rule);
-        view.outer_scales = NULL;
-    }
-    return view;
+static nb_operand describe(const nb_linear *layer, const nb_cached_operand *o, int64_t m) {
+    nb_role role = o->name.role, opposite = role % 2 ? role - 1 : role + 1;
+    shape s = shape_of(layer, role, m);
+    return (nb_operand){.quantizer = nb_operand_quantizer(layer, role),
+                        .other = nb_operand_quantizer(layer, opposite),
+                        .rows = s.rows,
+                        .cols = s.cols,
+                        .side = role % 2 ? NB_RIGHT : NB_LEFT,
+                        .reread = o->reread,
+                        .turned = o->rule.from && !o->rule.requantize};
 }
 
-static nb_status take_codes(nb_backend *be, const nb_operand_rule *rule, const nb_qtensor *source, void *memory,
-                            nb_layer_operand *out, nb_error *err) {
-    nb_quantizer q = nb_derived_quantizer(rule);
-    nb_qtensor view = without_folded_scales(rule, source);
-    *out = (nb_layer_operand){.quantized = true, .codes = nb_qtensor_place(&q, source->cols, source->rows, memory)};
-    return be->ops->transpose_codes(be, &out->codes, &view, err);
+static nb_status place(const nb_linear_call *call, const nb_cached_operand *o, size_t bytes, void **memory,
+                       nb_error *err) {
+    const char *what = nb_role_name(o->name.role);
+    *memory = o->memory;
+    if (*memory || !bytes)
+        return NB_OK;
+    return o->keeper == NB_FOR_LAYER ? nb_scratch_place(call->scratch, bytes, what, memory, err)
+                                     : nb_scratch_place_kept(call->scratch, bytes, what, memory, err);
 }
 
-/* The same codes as numbers, where they are: [contraction, rows]. */
-static nb_status decode_codes(nb_backend *be, const nb_operand_rule *rule, const nb_qtensor *source, void *memory,
-                              nb_layer_operand *out, nb_error *err) {
-    nb_qtensor view = without_folded_scales(rule, source);
-    *out = (nb_layer_operand){.plain = nb_mat_of(memory, be->act, source->rows, source->cols), .transposed = true};
-    return be->ops->dequantize(be, &out->plain, &view, false, true, err);
-}
-
-nb_status nb_operand_derive(nb_backend *be, const nb_pass *pass, const nb_operand_name *name,
-                            const nb_operand_rule *rule, bool packed, const nb_layer_operand *source, void *memory,
-                            nb_layer_operand *out, nb_error *err) {
-    if (!source->quantized) /* the source role is in BF16: its numbers, which the rule may quantize */
-        return nb_operand_quantize(be, pass, name, &rule->quantizer, &source->plain, !source->transposed, memory, out,
-                                   err);
-    if (rule->requantize && !nb_quantizer_is_bf16(&rule->quantizer))
-        return requantize(be, pass, name, &rule->quantizer, &source->codes, memory, out, err);
-    return packed ? take_codes(be, rule, &source->codes, memory, out, err)
-                  : decode_codes(be, rule, &source->codes, memory, out, err);
-}
-
-size_t nb_derived_bytes(const nb_backend *be, const nb_operand_rule *rule, bool packed, int64_t rows, int64_t cols) {
-    nb_quantizer q = nb_derived_quantizer(rule);
-    if (nb_quantizer_is_bf16(&rule->quantizer) && !rule->requantize)
-        return 0; /* the source role's own numbers */
-    if ((packed || rule->requantize) && !nb_quantizer_is_bf16(&q))
-        return nb_qtensor_bytes(&q, rows, cols).total;
+static size_t number_bytes(const nb_backend *be, int64_t rows, int64_t cols) {
     return nb_dtype_size(be->act) * (size_t)(rows * cols);
 }
 
-/* ---- products ---- */
-
-bool nb_multiplies_codes(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
-    return !nb_quantizer_is_bf16(a) && !nb_quantizer_is_bf16(b) && be->ops->gemm_q && be->ops->gemm_q_kernel &&
-           be->ops->gemm_q_kernel(be, a, b);
-}
-
-nb_status nb_operand_decode(nb_backend *be, nb_scratch *scratch, const nb_layer_operand *operand, nb_layer_operand *out,
-                            nb_error *err) {
-    *out = *operand;
-    if (!operand->quantized)
+/* The operand of this pass, with its memory: codes, or plain numbers as `stored` [rows, cols]. */
+static nb_status open(const nb_linear_call *call, nb_cached_operand *o, shape stored, nb_error *err) {
+    nb_operand *out = &o->operand;
+    *out = describe(&call->group->layers[o->layer], o, call->x->rows);
+    bool plain = nb_quantizer_is_bf16(&out->quantizer);
+    size_t bytes = plain ? number_bytes(call->be, out->rows, out->cols) : call->be->ops->operand_bytes(call->be, out);
+    NB_TRY(place(call, o, bytes, &out->memory, err));
+    if (!plain)
         return NB_OK;
-    int64_t rows = operand->codes.rows, cols = operand->codes.cols;
-    size_t bytes = nb_dtype_size(be->act) * (size_t)(rows * cols);
-    void *memory = nb_scratch_take(scratch, bytes);
-    if (!memory)
-        return nb_scratch_short(scratch, "a decoded operand", bytes, err);
-    *out = (nb_layer_operand){.plain = nb_mat_of(memory, be->act, rows, cols)};
-    return be->ops->dequantize(be, &out->plain, &operand->codes, false, true, err);
-}
-
-nb_status nb_multiply(nb_backend *be, nb_scratch *scratch, const nb_mat *c, const nb_layer_operand *a,
-                      const nb_layer_operand *b, bool accumulate, nb_error *err) {
-    if (a->quantized && b->quantized && nb_multiplies_codes(be, &a->codes.quantizer, &b->codes.quantizer))
-        return be->ops->gemm_q(be, c, &a->codes, &b->codes, accumulate, err);
-    size_t mark = scratch->used;
-    nb_layer_operand left, right;
-    NB_TRY(nb_operand_decode(be, scratch, a, &left, err));
-    NB_TRY(nb_operand_decode(be, scratch, b, &right, err));
-    NB_TRY(be->ops->gemm(be, c, &left.plain, left.transposed, &right.plain, !right.transposed, accumulate, err));
-    scratch->used = mark;
+    out->numbers = nb_mat_of(out->memory, call->be->act, stored.rows, stored.cols);
+    out->transposed = is_transposed(o->name.role);
+    out->memory = NULL;
     return NB_OK;
 }
 
-size_t nb_multiply_scratch(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b, int64_t m, int64_t n,
-                           int64_t k) {
-    if (nb_multiplies_codes(be, a, b))
-        return 0;
-    size_t element = nb_dtype_size(be->act), bytes = 0;
-    if (!nb_quantizer_is_bf16(a))
-        bytes += nb_scratch_room(element * (size_t)(m * k));
-    if (!nb_quantizer_is_bf16(b))
-        bytes += nb_scratch_room(element * (size_t)(n * k));
-    return bytes;
+nb_status nb_operand_place(const nb_linear_call *call, const nb_operand_request *r, nb_operand *out, nb_error *err) {
+    *out = (nb_operand){.quantizer = *r->quantizer,
+                        .other = *r->other,
+                        .rows = r->rows,
+                        .cols = r->cols,
+                        .side = r->side,
+                        .reread = true};
+    size_t bytes = call->be->ops->operand_bytes(call->be, out);
+    if (!bytes)
+        return NB_OK;
+    return r->until_pass_ends ? nb_scratch_place_kept(call->scratch, bytes, "a mechanism's operand", &out->memory, err)
+                              : nb_scratch_place(call->scratch, bytes, "a mechanism's operand", &out->memory, err);
+}
+
+/* ---- numbers ---- */
+
+static nb_status prepare(const nb_linear_call *call, uint32_t mechanisms, nb_mat *x, nb_error *err) {
+    *x = *call->x;
+    for (int32_t i = 0; i < call->group->mechanism_count; i++) {
+        const nb_attached_mechanism *m = &call->group->mechanisms[i];
+        if ((mechanisms >> i & 1) && m->table->prepare_x)
+            NB_TRY(m->table->prepare_x(m->state, call, x, err));
+    }
+    return NB_OK;
+}
+
+/* What an operand without a source is made of. */
+static nb_status numbers_of(const nb_linear_call *call, const nb_cached_operand *o, nb_mat *out, nb_error *err) {
+    nb_role role = o->name.role;
+    if (role == NB_FPROP_X || role == NB_WGRAD_X)
+        return prepare(call, o->mechanisms, out, err);
+    *out = role == NB_FPROP_W || role == NB_DGRAD_W ? nb_master_of(call->be, &call->group->layers[o->layer])
+                                                    : call->dy[o->layer];
+    return NB_OK;
+}
+
+/* Two operands of one matrix, neither of which wants it changed in its own way. */
+static bool same_numbers(const nb_cached_operand *a, const nb_cached_operand *b) {
+    nb_role r = a->name.role, s = b->name.role;
+    bool pair = (r == NB_FPROP_X && s == NB_WGRAD_X) || (r == NB_DGRAD_DY && s == NB_WGRAD_DY);
+    return pair && !a->source && !b->source && !a->fold && !b->fold && a->layer == b->layer &&
+           a->mechanisms == b->mechanisms;
+}
+
+/* ---- making, of numbers ---- */
+
+typedef struct request {
+    nb_cached_operand *o;
+    nb_noise noise;
+    nb_quantize_stats stats;
+} request;
+
+static nb_making making_of(const nb_linear_call *call, request *r, bool transpose) {
+    r->noise = nb_noise_of(call->pass, &r->o->name);
+    return (nb_making){
+        .out = &r->o->operand, .transpose = transpose, .noise = &r->noise, .stats = nb_counted(call->pass, &r->stats)};
+}
+
+static nb_status show_made(const nb_linear_call *call, const nb_making *making, const nb_operand_name *name,
+                           const nb_mat *source, nb_error *err) {
+    bool coded = !nb_quantizer_is_bf16(&making->out->quantizer);
+    const nb_showing showing = {.name = name,
+                                .source = source,
+                                .transposed = making->transpose,
+                                .operand = coded ? making->out : NULL,
+                                .stats = coded ? making->stats : NULL};
+    return nb_operand_show(call, &showing, err);
+}
+
+/* Plain numbers that are where they are: nothing is made. */
+static nb_status look_at(const nb_linear_call *call, nb_cached_operand *o, const nb_mat *numbers, bool transpose,
+                         nb_error *err) {
+    o->operand = describe(&call->group->layers[o->layer], o, call->x->rows);
+    o->operand.numbers = *numbers;
+    o->operand.transposed = transpose;
+    return nb_operand_show(call, &(nb_showing){.name = &o->name, .source = numbers, .transposed = transpose}, err);
+}
+
+/* One or two operands of the same numbers; row r of an operand is column r of them where `transpose`. */
+static nb_status make_of_numbers(const nb_linear_call *call, nb_cached_operand *const *list, int32_t count,
+                                 const nb_mat *numbers, const bool *transpose, nb_error *err) {
+    request requests[2];
+    nb_making makings[2];
+    int32_t made = 0;
+    nb_source source = {.numbers = numbers};
+    for (int32_t i = 0; i < count; i++) {
+        nb_cached_operand *o = list[i];
+        nb_quantizer q = nb_operand_quantizer(&call->group->layers[o->layer], o->name.role);
+        if (nb_quantizer_is_bf16(&q) && numbers->dtype == call->be->act && !o->fold) {
+            NB_TRY(look_at(call, o, numbers, transpose[i], err));
+            continue;
+        }
+        NB_TRY(open(call, o, (shape){numbers->rows, numbers->cols}, err));
+        requests[made] = (request){.o = o};
+        makings[made] = making_of(call, &requests[made], transpose[i]);
+        made++;
+        if (o->fold && transpose[i])
+            source.row_scales = &o->fold->operand;
+        else if (o->fold)
+            source.column_scales = &o->fold->operand;
+    }
+    if (made)
+        NB_TRY(call->be->ops->make_operands(call->be, &source, makings, made, err));
+    for (int32_t i = 0; i < made; i++)
+        NB_TRY(show_made(call, &makings[i], &requests[i].o->name, numbers, err));
+    return NB_OK;
+}
+
+/* ---- making, of another role's operand: the same tensor, other way up ---- */
+
+static nb_status make_of_operand(const nb_linear_call *call, nb_cached_operand *o, nb_error *err) {
+    nb_backend *be = call->be;
+    const nb_operand *from = &o->source->operand;
+    if (nb_quantizer_is_bf16(&from->quantizer)) { /* its numbers, which the rule may quantize */
+        const bool transpose = !from->transposed;
+        return make_of_numbers(call, &o, 1, &from->numbers, &transpose, err);
+    }
+    NB_TRY(open(call, o, (shape){from->rows, from->cols}, err));
+    if (o->rule.requantize && !nb_quantizer_is_bf16(&o->rule.quantizer)) {
+        request r = {.o = o};
+        nb_making making = making_of(call, &r, true);
+        NB_TRY(be->ops->make_operands(be, &(nb_source){.operand = from}, &making, 1, err));
+        const nb_showing showing = {
+            .name = &o->name, .from = from, .transposed = true, .operand = &o->operand, .stats = making.stats};
+        return nb_operand_show(call, &showing, err);
+    }
+    if (!nb_quantizer_is_bf16(&o->operand.quantizer))
+        return be->ops->turn(be, &o->operand, from, err);
+    return be->ops->decode(be, &o->operand.numbers, from, false, NULL, o->rule.via != NB_VIA_FOLD, err);
+}
+
+/* ---- making, as a mechanism or a weight in BF16 says ---- */
+
+static nb_status replaced_wgrad_x(const nb_linear_call *call, nb_cached_operand *o, bool *done, nb_error *err) {
+    nb_linear *layer = &call->group->layers[o->layer];
+    nb_mat x;
+    for (int32_t i = 0; i < call->group->mechanism_count && !*done; i++) {
+        const nb_attached_mechanism *m = &call->group->mechanisms[i];
+        if ((layer->mechanisms >> i & 1) && m->table->wgrad_x)
+            NB_TRY(m->table->wgrad_x(m->state, call, layer, &x, done, err));
+    }
+    if (!*done)
+        return NB_OK;
+    o->operand = describe(layer, o, call->x->rows);
+    o->operand.quantizer = nb_quantizer_bf16();
+    o->operand.numbers = x;
+    o->operand.transposed = true;
+    return NB_OK;
+}
+
+static nb_status replaced_w(const nb_linear_call *call, nb_cached_operand *o, bool *done, nb_error *err) {
+    nb_linear *layer = &call->group->layers[o->layer];
+    nb_mat master;
+    for (int32_t i = 0; i < call->group->mechanism_count && !*done; i++) {
+        const nb_attached_mechanism *m = &call->group->mechanisms[i];
+        if (!(layer->mechanisms >> i & 1) || !m->table->quantize_w)
+            continue;
+        NB_TRY(open(call, o, (shape){layer->out, layer->in}, err));
+        NB_TRY(m->table->quantize_w(m->state, call, layer, &o->operand, done, err));
+    }
+    if (!*done)
+        return NB_OK;
+    master = nb_master_of(call->be, layer);
+    return nb_operand_show(call, &(nb_showing){.name = &o->name, .source = &master, .operand = &o->operand}, err);
+}
+
+/* W in act, which is kept apart from operands: both roles read it. */
+static nb_status plain_weight(const nb_linear_call *call, nb_cached_operand *o, nb_error *err) {
+    nb_linear *layer = &call->group->layers[o->layer];
+    o->operand = describe(layer, o, call->x->rows);
+    o->operand.transposed = o->name.role == NB_DGRAD_W;
+    NB_TRY(nb_show_plain_weight(call, layer, o->name.role, err));
+    return nb_weight_numbers(call, layer, o->keeper != NB_FOR_LAYER, &o->operand.numbers, err);
+}
+
+static nb_status make_otherwise(const nb_linear_call *call, nb_cached_operand *o, bool *done, nb_error *err) {
+    nb_role role = o->name.role;
+    bool weight = role == NB_FPROP_W || role == NB_DGRAD_W;
+    if (role == NB_WGRAD_X)
+        return replaced_wgrad_x(call, o, done, err);
+    if (weight && !o->source && nb_quantizer_is_bf16(&o->rule.quantizer)) {
+        *done = true;
+        return plain_weight(call, o, err);
+    }
+    return role == NB_FPROP_W ? replaced_w(call, o, done, err) : NB_OK;
+}
+
+/* ---- when ---- */
+
+/* A weight is quantized in the first pass after a change, which may be an evaluation; a lens that looks at the training
+ * step after it is shown what is there, and one that counts sees it quantized again, to the same codes. */
+static bool is_to_be_counted(const nb_linear_call *call, const nb_cached_operand *o) {
+    return o->keeper == NB_UNTIL_MOVED && call->pass->lens && call->pass->lens->counts &&
+           call->pass->micro_batch == 0 && !o->shown;
+}
+
+static bool is_stale(const nb_linear_call *call, const nb_cached_operand *o) {
+    return !o->fresh || is_to_be_counted(call, o);
+}
+
+static nb_status show_kept(const nb_linear_call *call, nb_cached_operand *o, nb_error *err) {
+    if (o->keeper != NB_UNTIL_MOVED || !call->pass->lens || o->shown || call->pass->micro_batch > 0 || o->source)
+        return NB_OK;
+    o->shown = true;
+    nb_mat master = nb_master_of(call->be, &call->group->layers[o->layer]);
+    const nb_showing showing = {
+        .name = &o->name, .source = &master, .transposed = is_transposed(o->name.role), .operand = &o->operand};
+    return nb_operand_show(call, &showing, err);
+}
+
+/* What an operand starts from. */
+static nb_status sources_ready(const nb_linear_call *call, const nb_cached_operand *o, nb_error *err) {
+    nb_linear *layer = &call->group->layers[o->layer];
+    const nb_operand *ignored;
+    if (o->source)
+        NB_TRY(nb_operand_ready(call, layer, o->source->name.role, &ignored, err));
+    return o->fold ? nb_operand_ready(call, layer, o->fold->name.role, &ignored, err) : NB_OK;
+}
+
+static nb_status make(const nb_linear_call *call, nb_cached_operand *const *list, int32_t count, nb_error *err) {
+    bool done = false, transpose[2];
+    nb_mat numbers;
+    NB_TRY(sources_ready(call, list[0], err));
+    if (count == 1)
+        NB_TRY(make_otherwise(call, list[0], &done, err));
+    if (done)
+        return NB_OK;
+    if (list[0]->source)
+        return make_of_operand(call, list[0], err);
+    for (int32_t i = 0; i < count; i++)
+        transpose[i] = is_transposed(list[i]->name.role);
+    NB_TRY(numbers_of(call, list[0], &numbers, err));
+    return make_of_numbers(call, list, count, &numbers, transpose, err);
+}
+
+nb_status nb_operands_ready(const nb_linear_call *call, nb_cached_operand *const *list, int32_t count, nb_error *err) {
+    for (int32_t i = 0; i < count; i++) {
+        nb_cached_operand *now[2] = {list[i], NULL};
+        int32_t together = 1;
+        if (!is_stale(call, list[i])) {
+            NB_TRY(show_kept(call, list[i], err));
+            continue;
+        }
+        for (int32_t j = i + 1; j < count && together == 1; j++)
+            if (is_stale(call, list[j]) && same_numbers(list[i], list[j]))
+                now[together++] = list[j];
+        NB_TRY(make(call, now, together, err));
+        for (int32_t j = 0; j < together; j++) {
+            now[j]->fresh = now[j]->shown = true;
+            now[j]->made++;
+        }
+    }
+    return NB_OK;
+}
+
+nb_status nb_operand_ready(const nb_linear_call *call, nb_linear *layer, nb_role role, const nb_operand **out,
+                           nb_error *err) {
+    nb_cached_operand *o = layer->operands[role];
+    *out = &o->operand;
+    return nb_operands_ready(call, &o, 1, err);
+}
+
+nb_status nb_input_operand(const nb_linear_call *call, nb_linear *layer, nb_role role, nb_operand *out, nb_error *err) {
+    const nb_operand *made;
+    NB_TRY(nb_operand_ready(call, layer, role, &made, err));
+    *out = *made;
+    return NB_OK;
+}
+
+nb_status nb_weight_operand(const nb_linear_call *call, nb_linear *layer, nb_role role, nb_operand *out,
+                            nb_error *err) {
+    return nb_input_operand(call, layer, role, out, err);
 }

@@ -1,7 +1,12 @@
-/* operand.h: one operand of one GEMM, in codes or in plain numbers, and the product of two.
+/* operand.h: the operands of a linear layer's three GEMMs. X, W and dY become operands in one way:
  *
- * An operand is [rows, contraction] whatever its memory looks like: codes are stored so; plain numbers may also be
- * stored [contraction, rows], which is how a weight serves dgrad and an activation serves wgrad without a copy.
+ *     rule       what the recipe says of the role: a quantizer, or another role's operand
+ *     name       whose random bits it draws, and under which name the lens sees it
+ *     source     the operand that it is made of (`from`), or numbers: X as mechanisms prepare it, the master, dY
+ *     keeper     who holds its memory, and so when it gets stale
+ *
+ * A pass says which operands its products read (pass.c); those that are stale are made then, and two of one matrix in
+ * one reading of it.
  */
 #ifndef NB_LINEAR_OPERAND_H
 #define NB_LINEAR_OPERAND_H
@@ -11,12 +16,13 @@
 #include "nibble/pass.h"
 #include "nibble/recipe.h"
 
-typedef struct nb_layer_operand {
-    bool quantized;
-    nb_qtensor codes; /* quantized: [rows, contraction] */
-    nb_mat plain;     /* else, in act */
-    bool transposed;  /* `plain` is stored [contraction, rows] */
-} nb_layer_operand;
+typedef enum nb_gemm { NB_GEMM_FPROP, NB_GEMM_DGRAD, NB_GEMM_WGRAD, NB_GEMM_COUNT } nb_gemm;
+const char *nb_gemm_name(nb_gemm gemm); /* "fprop", ... */
+nb_gemm nb_role_gemm(nb_role role);
+
+struct nb_linear;
+struct nb_linear_call;
+struct nb_linear_group;
 
 /* Whose random bits an operand draws, and under which name the lens sees it. */
 typedef struct nb_operand_name {
@@ -26,43 +32,75 @@ typedef struct nb_operand_name {
     uint32_t signs;  /* nb_name_hash shared by both operands of the GEMM */
 } nb_operand_name;
 
-/* Quantizes `source` (act or F32; operand row r is source column r if `transpose`) into `memory` of
- * nb_quantized_bytes(). A BF16 quantizer leaves the numbers where they are, or rounds them into `memory` if they are
- * not of type act. */
-nb_status nb_operand_quantize(nb_backend *be, const nb_pass *pass, const nb_operand_name *name, const nb_quantizer *q,
-                              const nb_mat *source, bool transpose, void *memory, nb_layer_operand *out, nb_error *err);
-size_t nb_quantized_bytes(const nb_backend *be, const nb_quantizer *q, nb_dtype source, int64_t rows, int64_t cols);
+typedef enum nb_keeper {
+    NB_FOR_LAYER,    /* scratch, until the layer's products are done */
+    NB_FOR_PASS,     /* scratch, until the pass ends: what layers share, and the terms of dX */
+    NB_FOR_BACKWARD, /* the group, from the forward pass to the end of the backward pass */
+    NB_UNTIL_MOVED   /* the group, until the master moves; what draws random bits, until the next micro-batch */
+} nb_keeper;
 
-/* Tells the pass's lens, if there is one. `quantized` NULL: the GEMM reads `source` in BF16. */
-void nb_operand_show(nb_backend *be, const nb_pass *pass, const nb_operand_name *name, const nb_mat *source,
-                     const nb_qtensor *requantized_from, bool transposed, const nb_qtensor *quantized,
-                     const nb_quantize_stats *stats);
+typedef struct nb_cached_operand {
+    nb_operand_rule rule;
+    nb_operand_name name;
+    int32_t layer;                          /* of the group: whose sizes, names and mechanisms it has */
+    const struct nb_cached_operand *source; /* of a `from` rule; NULL: numbers */
+    const struct nb_cached_operand *fold;   /* whose row scales are multiplied into the numbers first; NULL */
+    uint32_t mechanisms;                    /* that prepare or replace X for it */
+    nb_keeper keeper;
+    void *memory; /* of the group; NULL: in scratch, or where the numbers are */
+    bool reread;  /* other operands, or mechanisms, start from it */
+    bool random;  /* draws bits */
+    bool fresh;
+    bool shown;    /* the lens has seen it in this pass: weights, which outlive passes */
+    uint32_t made; /* how often: what is derived from it can tell whether it is old */
+    nb_operand operand;
+} nb_cached_operand;
 
-/* Makes the operand of a `from` rule out of the source role's operand, which it transposes: quantizes the decoded
- * values again, or takes the same codes (packed: as codes, else decoded and rounded to act). */
-nb_status nb_operand_derive(nb_backend *be, const nb_pass *pass, const nb_operand_name *name,
-                            const nb_operand_rule *rule, bool packed, const nb_layer_operand *source, void *memory,
-                            nb_layer_operand *out, nb_error *err);
-/* rows, cols are the derived operand's. */
-size_t nb_derived_bytes(const nb_backend *be, const nb_operand_rule *rule, bool packed, int64_t rows, int64_t cols);
-
-/* The quantizer that the derived operand's codes carry. The same codes read the other way have their block turned (rows
- * become columns); with `via: fold` their scales have gone into the other operand and what is left has no scale;
- * blocks that cannot be turned (1x16) leave BF16, for `via: bf16` decodes them. */
-nb_quantizer nb_derived_quantizer(const nb_operand_rule *rule);
-
-/* C = (accumulate ? C : 0) + A B^T. Two quantized operands multiply as codes if the backend has a kernel for the pair;
- * otherwise what is quantized is decoded, rounded to act, and multiplied as plain numbers. */
-nb_status nb_multiply(nb_backend *be, nb_scratch *scratch, const nb_mat *c, const nb_layer_operand *a,
-                      const nb_layer_operand *b, bool accumulate, nb_error *err);
-/* True if the pair multiplies as codes. */
-bool nb_multiplies_codes(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b);
-/* Scratch that a product of [m, k] by [n, k] takes at most. */
-size_t nb_multiply_scratch(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b, int64_t m, int64_t n,
-                           int64_t k);
-
-/* Decoded numbers of an operand in act; plain operands are returned as they are. */
-nb_status nb_operand_decode(nb_backend *be, nb_scratch *scratch, const nb_layer_operand *operand, nb_layer_operand *out,
+/* Makes those of the list that are stale. */
+nb_status nb_operands_ready(const struct nb_linear_call *call, nb_cached_operand *const *list, int32_t count,
                             nb_error *err);
+/* The operand of this role, as the layer reads it. */
+nb_status nb_operand_ready(const struct nb_linear_call *call, struct nb_linear *layer, nb_role role,
+                           const nb_operand **out, nb_error *err);
+
+/* Describes all operands of a group and places the memory of those that it keeps. */
+nb_status nb_operands_layout(struct nb_linear_group *group, nb_error *err);
+void nb_operands_free(struct nb_linear_group *group);
+
+/* What a layer's GEMM reads in this role: BF16 where it reads plain numbers. */
+nb_quantizer nb_operand_quantizer(const struct nb_linear *layer, nb_role role);
+/* The same by the plan alone. The same codes read the other way have their block turned (rows become columns); with
+ * `via: fold` their scales have gone into the other operand and what is left has no scale; blocks that cannot be turned
+ * (1x16) leave BF16, for `via: bf16` decodes them. */
+nb_quantizer nb_role_quantizer(const nb_plan *plan, nb_role role);
+
+/* ---- for mechanisms that make operands of their own ---- */
+
+/* An operand in scratch, placed and described for one of the layer's roles; the quantizer is the operand's own. */
+typedef struct nb_operand_request {
+    const nb_quantizer *quantizer, *other;
+    int64_t rows, cols;
+    nb_side side;
+    bool until_pass_ends; /* else until the layer's products are done */
+} nb_operand_request;
+nb_status nb_operand_place(const struct nb_linear_call *call, const nb_operand_request *request, nb_operand *out,
+                           nb_error *err);
+
+/* Its noise. */
+nb_noise nb_noise_of(const nb_pass *pass, const nb_operand_name *name);
+
+/* What the lens is shown of an operand. Its codes are converted to the canonical layout if it looks. */
+typedef struct nb_showing {
+    const nb_operand_name *name;
+    const nb_mat *source;   /* the numbers that it was made of; NULL where `from` is set */
+    const nb_operand *from; /* the operand whose decoded values it was made of */
+    bool transposed;
+    const nb_operand *operand; /* NULL: the GEMM reads `source` in BF16 */
+    const nb_quantize_stats *stats;
+} nb_showing;
+nb_status nb_operand_show(const struct nb_linear_call *call, const nb_showing *showing, nb_error *err);
+bool nb_lens_looks(const struct nb_linear_call *call); /* true while scratch is measured */
+/* Where quantizers are to count, if anybody asked. */
+nb_quantize_stats *nb_counted(const nb_pass *pass, nb_quantize_stats *stats);
 
 #endif

@@ -53,8 +53,8 @@ static void osci_detach(void *state) {
     nb_backend *be = o->group->be;
     for (int32_t i = 0; i < o->group->count; i++) {
         for (int a = 0; a < ARRAYS; a++)
-            be->ops->release(be, o->layers[i].array[a]);
-        be->ops->release(be, o->layers[i].chosen);
+            nb_backend_release(be, o->layers[i].array[a]);
+        nb_backend_release(be, o->layers[i].chosen);
     }
     free(o);
 }
@@ -70,17 +70,17 @@ static nb_status place_layer(oscireset *o, const nb_linear *layer, followed *f, 
             layer->name);
     int64_t n = weight_elements(layer);
     size_t all = nb_scratch_room(sizeof(float) * (size_t)n);
-    size_t need = 3 * all + nb_weight_decode_scratch(layer) + 3 * all; /* decoding may gather columns */
+    size_t need = 3 * all + nb_weight_decode_scratch(o->group, layer) + 3 * all; /* decoding may gather columns */
     o->scratch_bytes = need > o->scratch_bytes ? need : o->scratch_bytes;
     if (o->how.variant == NB_OSCI_BIN_EDGE)
         return NB_OK;
     f->elements = o->how.variant == NB_OSCI_RATIO ? n : (int64_t)ceil(o->how.top * (double)n);
     for (int a = 0; a < ARRAYS; a++)
-        if (!(f->array[a] = be->ops->alloc(be, sizeof(float) * (size_t)f->elements, "what oscireset follows")))
+        if (!(f->array[a] = be->ops->alloc(be, sizeof(float) * (size_t)f->elements, "followed weights")))
             return nb_fail(err, NB_NO_MEMORY, "%s: no memory to follow its weights", layer->name);
     o->bytes += ARRAYS * sizeof(float) * (size_t)f->elements;
     if (o->how.variant == NB_OSCI_RATIO_TOP) {
-        if (!(f->chosen = be->ops->alloc(be, sizeof(int32_t) * (size_t)f->elements, "what oscireset follows")))
+        if (!(f->chosen = be->ops->alloc(be, sizeof(int32_t) * (size_t)f->elements, "followed weights")))
             return nb_fail(err, NB_NO_MEMORY, "%s: no memory to follow its weights", layer->name);
         o->bytes += sizeof(int32_t) * (size_t)f->elements;
     }
@@ -338,10 +338,10 @@ static size_t osci_bytes(const void *state) {
     return ((const oscireset *)state)->bytes;
 }
 
-static void osci_text(const void *state, const nb_linear *layer, const char *gemm, char *text, size_t size) {
+static void osci_text(const void *state, const nb_linear *layer, nb_gemm gemm, char *text, size_t size) {
     const oscireset *o = state;
     (void)layer;
-    if (gemm[0] == 'f')
+    if (gemm == NB_GEMM_FPROP)
         snprintf(text, size, "oscireset every %g%s", o->how.period, o->how.period < 1 ? " of the run" : "");
 }
 

@@ -3,10 +3,15 @@
  *
  * For some steps the L2 norm of every channel of X is summed over the micro-batches; then the channels are ranked and,
  * for good, the first k8 run in MXFP8 and the others in the recipe's format (K = K4 u K8, channels in order of their
- * norms): Y       = Q(X4) Q(W4)^T + F(X8) F(W8)^T          F: MXFP8, 1x32, scales rounded up, nearest, never rotated dX
- * = Q(dY) Q(Wd)^T                          Wd: both parts decoded, in the order of the channels; all FP4 dW[K4]  =
- * Q(dY^T) Q(Xd4^T)^T dW[K8]  = F(dY^T) F(Xd8^T)^T Until then the layer runs as the recipe says. The second product is
- * added in FP32 and rounded once with the first; the released kernels round it to BF16 on its own.
+ * norms):
+ *
+ *     Y      = Q(X4) Q(W4)^T + F(X8) F(W8)^T       F: MXFP8, 1x32, scales rounded up, to nearest, never rotated
+ *     dX     = Q(dY) Q(Wd)^T                       Wd: both parts decoded, in the order of the channels; all FP4
+ *     dW[K4] = Q(dY^T) Q(Xd4^T)^T
+ *     dW[K8] = F(dY^T) F(Xd8^T)^T
+ *
+ * Until then the layer runs as the recipe says. The second product of Y is added in FP32 and rounded once with the
+ * first; the released kernels round it to BF16 on its own.
  */
 #include "backend/table.h"
 #include "linear/linear.h"
@@ -32,9 +37,12 @@ typedef struct outcontrol {
     float *norms;            /* F32 [K], summed so far */
     int32_t *order;          /* [K]: the FP8 channels, then the others; descending norms */
     int64_t chosen;          /* 1 once they are; with norms and order kept in checkpoints */
-    void *x_memory[PARTS], *w_memory[NB_GROUP_LAYERS][PARTS];
-    nb_qtensor x[PARTS], w[NB_GROUP_LAYERS][PARTS]; /* of the forward pass at hand */
+    void *x_memory[PARTS];
+    nb_operand x[PARTS]; /* of the forward pass at hand */
     bool x_fresh;
+    nb_operand w[NB_GROUP_LAYERS][PARTS];
+    uint32_t w_moves[NB_GROUP_LAYERS]; /* 1 + group->moves when they were made; 0: never, or of other numbers */
+    nb_operand dgrad_w[NB_GROUP_LAYERS], wgrad_dy8, wgrad_x[PARTS]; /* of the products at hand */
     size_t bytes;
 } outcontrol;
 
@@ -47,12 +55,12 @@ static bool out_wanted(const nb_plan *plan) {
 static void out_detach(void *state) {
     outcontrol *o = state;
     nb_backend *be = o->group->be;
-    be->ops->release(be, o->norms);
-    be->ops->release(be, o->order);
+    nb_backend_release(be, o->norms);
+    nb_backend_release(be, o->order);
     for (int part = 0; part < PARTS; part++) {
-        be->ops->release(be, o->x_memory[part]);
+        nb_backend_release(be, o->x_memory[part]);
         for (int32_t i = 0; i < o->group->count; i++)
-            be->ops->release(be, o->w_memory[i][part]);
+            nb_backend_release(be, o->w[i][part].memory);
     }
     free(o);
 }
@@ -60,7 +68,7 @@ static void out_detach(void *state) {
 static nb_status place(outcontrol *o, size_t bytes, void **memory, nb_error *err) {
     if (bytes == 0)
         return NB_OK;
-    *memory = o->group->be->ops->alloc(o->group->be, bytes, "operands and channels of outcontrol");
+    *memory = o->group->be->ops->alloc(o->group->be, bytes, "outlier channels");
     o->bytes += bytes;
     return *memory ? NB_OK : nb_fail(err, NB_NO_MEMORY, "%s: no memory for outcontrol", o->group->input);
 }
@@ -69,25 +77,40 @@ static const nb_quantizer *quantizer_of(const nb_linear *layer, nb_role role, in
     return part == FP8 ? &mxfp8 : &layer->plan.roles[role].quantizer;
 }
 
+static nb_status check_part(const outcontrol *o, const nb_linear *layer, int part, nb_error *err) {
+    int64_t k = o->channels[part];
+    if (nb_quantizer_check_shape(quantizer_of(layer, NB_FPROP_X, part), o->group->max_rows, k, err) == NB_OK &&
+        nb_quantizer_check_shape(quantizer_of(layer, NB_FPROP_W, part), layer->out, k, err) == NB_OK)
+        return NB_OK;
+    return nb_fail_within(err, "%s: outcontrol leaves %lld of %lld channels in FP4 (change its share or multiple)",
+                          layer->name, (long long)o->channels[FP4], (long long)layer->in);
+}
+
+static nb_operand shape_of(const outcontrol *o, const nb_linear *layer, nb_role role, int part) {
+    nb_role other = role == NB_FPROP_X ? NB_FPROP_W : NB_FPROP_X;
+    return (nb_operand){.quantizer = *quantizer_of(layer, role, part),
+                        .other = *quantizer_of(layer, other, part),
+                        .rows = role == NB_FPROP_X ? o->group->max_rows : layer->out,
+                        .cols = o->channels[part],
+                        .side = role == NB_FPROP_X ? NB_LEFT : NB_RIGHT,
+                        .reread = true};
+}
+
 static nb_status place_layer(outcontrol *o, int32_t i, nb_error *err) {
     const nb_linear *layer = &o->group->layers[i];
-    const nb_quantizer *x = &layer->plan.roles[NB_FPROP_X].quantizer;
-    if (nb_quantizer_is_bf16(x) || nb_quantizer_is_bf16(&layer->plan.roles[NB_FPROP_W].quantizer))
+    nb_backend *be = o->group->be;
+    if (nb_quantizer_is_bf16(&layer->plan.roles[NB_FPROP_X].quantizer) ||
+        nb_quantizer_is_bf16(&layer->plan.roles[NB_FPROP_W].quantizer))
         return nb_fail(err, NB_BAD_CONFIG, "%s: outcontrol needs fprop.x and fprop.w quantized", layer->name);
     for (int part = 0; part < PARTS; part++) {
-        const nb_quantizer *wq = quantizer_of(layer, NB_FPROP_W, part), *xq = quantizer_of(layer, NB_FPROP_X, part);
-        int64_t k = o->channels[part];
-        if (k == 0)
+        nb_operand x = shape_of(o, layer, NB_FPROP_X, part), *w = &o->w[i][part];
+        if (o->channels[part] == 0)
             continue;
-        if (nb_quantizer_check_shape(xq, o->group->max_rows, k, err) != NB_OK ||
-            nb_quantizer_check_shape(wq, layer->out, k, err) != NB_OK)
-            return nb_fail_within(err,
-                                  "%s: outcontrol leaves %lld of %lld channels in FP4 (change its share or multiple)",
-                                  layer->name, (long long)o->channels[FP4], (long long)layer->in);
-        NB_TRY(place(o, nb_qtensor_bytes(wq, layer->out, k).total, &o->w_memory[i][part], err));
-        o->w[i][part] = nb_qtensor_place(wq, layer->out, k, o->w_memory[i][part]);
+        NB_TRY(check_part(o, layer, part, err));
+        *w = shape_of(o, layer, NB_FPROP_W, part);
+        NB_TRY(place(o, be->ops->operand_bytes(be, w), &w->memory, err));
         if (!o->x_memory[part])
-            NB_TRY(place(o, nb_qtensor_bytes(xq, o->group->max_rows, k).total, &o->x_memory[part], err));
+            NB_TRY(place(o, be->ops->operand_bytes(be, &x), &o->x_memory[part], err));
     }
     return NB_OK;
 }
@@ -119,15 +142,6 @@ static nb_status out_attach(nb_linear_group *group, int32_t index, void **state,
         if (group->layers[i].mechanisms >> index & 1)
             NB_TRY(place_layer(o, i, err));
     return NB_OK;
-}
-
-/* Generous: both passes' pieces at their largest, as if none were given back. */
-static size_t out_scratch(const void *state, int64_t rows) {
-    const outcontrol *o = state;
-    size_t m = (size_t)rows, k = (size_t)o->group->in, n = (size_t)nb_group_widest(o->group), slack = 64 * 64;
-    size_t forward = 2 * m * k + 4 * m * n + 4 * n * k + 2 * (m + n) * k;
-    size_t backward = 3 * 4 * n * k + 4 * m * n + 2 * m * n + 4 * m * k + 2 * (m * n + m * k + n * k);
-    return (forward > backward ? forward : backward) + slack;
 }
 
 /* ---- choosing the channels ---- */
@@ -177,7 +191,7 @@ static nb_status out_observe(void *state, const nb_linear_call *call, nb_error *
     outcontrol *o = state;
     nb_outcontrol_times when = nb_outcontrol_when(&o->how, call->pass->steps);
     o->x_fresh = false;
-    if (!call->training || o->chosen || call->pass->step < when.start)
+    if (call->measuring || !call->training || o->chosen || call->pass->step < when.start)
         return NB_OK;
     if (call->pass->step >= when.choice)
         return choose(o, &when, err);
@@ -187,230 +201,268 @@ static nb_status out_observe(void *state, const nb_linear_call *call, nb_error *
 
 /* ---- the split ---- */
 
+static bool acts(const outcontrol *o, const nb_linear_call *call) {
+    return o->chosen || call->measuring;
+}
+
 static const int32_t *columns_of(const outcontrol *o, int part) {
     return part == FP8 ? o->order : o->order + o->channels[FP8];
 }
 
-static nb_status take(nb_scratch *scratch, nb_dtype type, int64_t rows, int64_t cols, nb_mat *out, nb_error *err) {
-    size_t bytes = nb_dtype_size(type) * (size_t)(rows * cols);
-    *out = nb_mat_of(nb_scratch_take(scratch, bytes), type, rows, cols);
-    return out->data ? NB_OK : nb_scratch_short(scratch, "a part of the channels", bytes, err);
-}
-
-/* Columns of one part, gathered. */
-static nb_status gathered(const outcontrol *o, nb_scratch *scratch, const nb_mat *whole, int part, nb_mat *out,
-                          nb_error *err) {
-    NB_TRY(take(scratch, whole->dtype, whole->rows, o->channels[part], out, err));
-    o->group->be->ops->gather_columns(o->group->be, out, whole, columns_of(o, part));
-    return NB_OK;
+static nb_source part_of(const outcontrol *o, const nb_mat *numbers, int part) {
+    return (nb_source){.numbers = numbers, .columns = columns_of(o, part), .column_count = o->channels[part]};
 }
 
 /* The lens names channels by their place in X, so it sees X whole and as it came. */
 static nb_status split_x(outcontrol *o, const nb_linear_call *call, const nb_linear *layer, nb_error *err) {
-    nb_pass unseen = *call->pass;
-    unseen.lens = NULL;
+    const nb_operand_name *name = &layer->names[NB_FPROP_X];
+    nb_noise noise = nb_noise_of(call->pass, name);
     if (o->x_fresh)
         return NB_OK;
-    nb_operand_show(call->be, call->pass, &layer->names[NB_FPROP_X], call->x, NULL, false, NULL, NULL);
+    NB_TRY(nb_operand_show(call, &(nb_showing){.name = name, .source = call->x}, err));
     for (int part = 0; part < PARTS; part++) {
-        size_t mark = call->scratch->used;
-        nb_mat x;
-        nb_layer_operand operand;
+        const nb_source source = part_of(o, call->x, part);
+        const nb_making making = {.out = &o->x[part], .noise = &noise};
         if (o->channels[part] == 0)
             continue;
-        NB_TRY(gathered(o, call->scratch, call->x, part, &x, err));
-        NB_TRY(nb_operand_quantize(call->be, &unseen, &layer->names[NB_FPROP_X], quantizer_of(layer, NB_FPROP_X, part),
-                                   &x, false, o->x_memory[part], &operand, err));
-        o->x[part] = operand.codes;
-        call->scratch->used = mark;
+        o->x[part] = shape_of(o, layer, NB_FPROP_X, part);
+        o->x[part].rows = call->x->rows;
+        o->x[part].memory = o->x_memory[part];
+        NB_TRY(call->be->ops->make_operands(call->be, &source, &making, 1, err));
     }
     o->x_fresh = true;
     return NB_OK;
 }
 
-static nb_status split_w(const outcontrol *o, nb_scratch *scratch, const nb_mat *w, const nb_qtensor *codes,
-                         nb_error *err) {
+static nb_status split_w(outcontrol *o, const nb_linear *layer, const nb_mat *w, nb_error *err) {
     nb_backend *be = o->group->be;
     for (int part = 0; part < PARTS; part++) {
-        size_t mark = scratch->used;
-        nb_mat columns;
-        if (o->channels[part] == 0)
-            continue;
-        NB_TRY(gathered(o, scratch, w, part, &columns, err));
-        NB_TRY(be->ops->quantize(be, &codes[part], &columns, false, NULL, NULL, err));
-        scratch->used = mark;
+        const nb_source source = part_of(o, w, part);
+        const nb_making making = {.out = &o->w[layer->index][part]};
+        if (o->channels[part] > 0)
+            NB_TRY(be->ops->make_operands(be, &source, &making, 1, err));
     }
     return NB_OK;
 }
 
-/* Decodes the parts into their columns of `whole` (F32). */
-static nb_status join(const outcontrol *o, nb_scratch *scratch, const nb_qtensor *codes, int first, const nb_mat *whole,
-                      nb_error *err) {
-    nb_backend *be = o->group->be;
-    for (int part = first; part < PARTS; part++) {
-        size_t mark = scratch->used;
-        nb_mat decoded;
-        if (o->channels[part] == 0)
-            continue;
-        NB_TRY(take(scratch, NB_F32, whole->rows, o->channels[part], &decoded, err));
-        NB_TRY(be->ops->dequantize(be, &decoded, &codes[part], false, true, err));
-        be->ops->scatter_columns(be, whole, &decoded, columns_of(o, part), false);
-        scratch->used = mark;
-    }
+/* Columns of the FP4 part, which the lens sees as numbers. */
+static nb_status gathered(const outcontrol *o, const nb_linear_call *call, const nb_mat *whole, nb_mat *out,
+                          nb_error *err) {
+    *out = nb_mat_of(NULL, whole->dtype, whole->rows, o->channels[FP4]);
+    NB_TRY(nb_scratch_place(call->scratch, nb_dtype_size(out->dtype) * (size_t)(out->rows * out->cols),
+                            "a part of the channels", &out->data, err));
+    call->be->ops->gather_columns(call->be, out, whole, columns_of(o, FP4));
     return NB_OK;
 }
 
 /* Of W the lens sees the columns in FP4, whose bins it follows, in the order of their channels' norms. */
 static nb_status show_w(const outcontrol *o, const nb_linear_call *call, const nb_linear *layer, const nb_mat *w,
                         nb_error *err) {
-    nb_mat columns;
-    if (!call->pass->lens || o->channels[FP4] == 0)
-        return NB_OK;
     size_t mark = call->scratch->used;
-    NB_TRY(gathered(o, call->scratch, w, FP4, &columns, err));
-    nb_operand_show(call->be, call->pass, &layer->names[NB_FPROP_W], &columns, NULL, false, &o->w[layer->index][FP4],
-                    NULL);
+    nb_mat columns;
+    if (!nb_lens_looks(call) || o->channels[FP4] == 0)
+        return NB_OK;
+    NB_TRY(gathered(o, call, w, &columns, err));
+    const nb_showing showing = {
+        .name = &layer->names[NB_FPROP_W], .source = &columns, .operand = &o->w[layer->index][FP4]};
+    NB_TRY(nb_operand_show(call, &showing, err));
     call->scratch->used = mark;
     return NB_OK;
 }
 
-static nb_layer_operand coded(const nb_qtensor *codes) {
-    return (nb_layer_operand){.quantized = true, .codes = *codes};
+/* W in its parts, made when the master has moved. */
+static nb_status w_ready(outcontrol *o, const nb_linear_call *call, const nb_linear *layer, nb_error *err) {
+    uint32_t *made = &o->w_moves[layer->index], now = o->group->moves + 1;
+    nb_mat master = nb_master_of(call->be, layer);
+    if (*made != now)
+        NB_TRY(split_w(o, layer, &master, err));
+    *made = now;
+    return show_w(o, call, layer, &master, err);
 }
 
-/* ---- the three products ---- */
-
-static nb_status out_fprop(void *state, const nb_linear_call *call, nb_linear *layer, const nb_mat *y, bool *done,
-                           nb_error *err) {
-    outcontrol *o = state;
-    nb_backend *be = call->be;
-    nb_mat sum, master = nb_mat_of(nb_linear_master(be, layer), NB_F32, layer->out, layer->in);
-    if (!o->chosen)
-        return NB_OK;
-    NB_TRY(split_x(o, call, layer, err));
-    NB_TRY(split_w(o, call->scratch, &master, o->w[layer->index], err));
-    NB_TRY(show_w(o, call, layer, &master, err));
-    NB_TRY(take(call->scratch, be->real, y->rows, y->cols, &sum, err));
-    bool any = false;
-    for (int part = PARTS; part-- > 0;) {
-        nb_layer_operand x = coded(&o->x[part]), w = coded(&o->w[layer->index][part]);
-        if (o->channels[part] == 0)
-            continue;
-        NB_TRY(nb_multiply(be, call->scratch, &sum, &x, &w, any, err));
-        any = true;
-    }
-    be->ops->cast(be, y->data, y->dtype, sum.data, sum.dtype, y->rows * y->cols);
-    *done = true;
+/* Decodes the parts into their columns of `whole` (F32). */
+static nb_status join(const outcontrol *o, const nb_linear *layer, int first, const nb_mat *whole, nb_error *err) {
+    nb_backend *be = o->group->be;
+    for (int part = first; part < PARTS; part++)
+        if (o->channels[part] > 0)
+            NB_TRY(be->ops->decode(be, whole, &o->w[layer->index][part], false, columns_of(o, part), true, err));
     return NB_OK;
 }
 
-static nb_status out_dgrad(void *state, const nb_linear_call *call, nb_linear *layer, const nb_mat *dy,
-                           const nb_mat *dx, bool accumulate, bool *done, nb_error *err) {
-    outcontrol *o = state;
-    const nb_quantizer *q = &layer->plan.roles[NB_DGRAD_W].quantizer;
-    nb_mat decoded;
-    nb_layer_operand a, w;
-    if (!o->chosen || call->pass->forward_bf16)
-        return NB_OK;
-    NB_TRY(take(call->scratch, NB_F32, layer->out, layer->in, &decoded, err));
-    NB_TRY(join(o, call->scratch, o->w[layer->index], FP8, &decoded, err));
-    size_t bytes = nb_quantized_bytes(call->be, q, NB_F32, layer->in, layer->out);
-    void *memory = nb_scratch_take(call->scratch, bytes);
-    if (!memory)
-        return nb_scratch_short(call->scratch, "dgrad.w", bytes, err);
-    NB_TRY(nb_operand_quantize(call->be, call->pass, &layer->names[NB_DGRAD_W], q, &decoded, true, memory, &w, err));
-    NB_TRY(nb_dgrad_dy(call, layer, dy, &a, err));
-    *done = true;
-    return nb_multiply(call->be, call->scratch, dx, &a, &w, accumulate, err);
+/* ---- fprop: two terms ---- */
+
+static nb_status fprop_terms(outcontrol *o, const nb_linear_call *call, nb_linear *layer, nb_terms *terms,
+                             nb_error *err) {
+    NB_TRY(split_x(o, call, layer, err));
+    NB_TRY(w_ready(o, call, layer, err));
+    terms->count = 0;
+    for (int part = PARTS; part-- > 0;)
+        if (o->channels[part] > 0)
+            NB_TRY(nb_add_term(terms, &(nb_term){.a = &o->x[part], .b = &o->w[layer->index][part]}, err));
+    return NB_OK;
 }
 
-/* X of the FP4 part along the tokens: its codes quantized again, or X itself where the recipe says so. */
-static nb_status wgrad_x4(outcontrol *o, const nb_linear_call *call, nb_linear *layer, nb_layer_operand *out,
-                          nb_error *err) {
+/* ---- dgrad: another W ---- */
+
+/* Numbers in act, as dgrad reads them, or codes. */
+static nb_status place_dgrad_w(const outcontrol *o, const nb_linear_call *call, const nb_linear *layer, nb_operand *out,
+                               nb_error *err) {
+    const nb_quantizer *q = &layer->plan.roles[NB_DGRAD_W].quantizer;
+    nb_quantizer dy = nb_operand_quantizer(layer, NB_DGRAD_DY);
+    const nb_operand_request request = {q, &dy, layer->in, layer->out, NB_RIGHT, true};
+    (void)o;
+    NB_TRY(nb_operand_place(call, &request, out, err));
+    if (!nb_quantizer_is_bf16(q))
+        return NB_OK;
+    out->transposed = true;
+    out->numbers = nb_mat_of(NULL, call->be->act, layer->out, layer->in);
+    return nb_scratch_place_kept(call->scratch, nb_dtype_size(call->be->act) * (size_t)(layer->out * layer->in),
+                                 "dgrad.w", &out->numbers.data, err);
+}
+
+static nb_status dgrad_terms(outcontrol *o, const nb_linear_call *call, nb_linear *layer, nb_terms *terms,
+                             nb_error *err) {
+    const nb_operand_name *name = &layer->names[NB_DGRAD_W];
+    nb_operand *w = &o->dgrad_w[layer->index];
+    nb_mat decoded = nb_mat_of(NULL, NB_F32, layer->out, layer->in);
+    nb_noise noise = nb_noise_of(call->pass, name);
+    nb_quantize_stats stats = {0};
+    NB_TRY(nb_scratch_place(call->scratch, sizeof(float) * (size_t)(layer->out * layer->in), "a decoded weight",
+                            &decoded.data, err));
+    NB_TRY(join(o, layer, FP8, &decoded, err));
+    NB_TRY(place_dgrad_w(o, call, layer, w, err));
+    const nb_source source = {.numbers = &decoded};
+    const nb_making making = {.out = w, .transpose = true, .noise = &noise, .stats = nb_counted(call->pass, &stats)};
+    NB_TRY(call->be->ops->make_operands(call->be, &source, &making, 1, err));
+    const nb_showing showing = {
+        .name = name, .source = &decoded, .transposed = true, .operand = w, .stats = making.stats};
+    NB_TRY(nb_operand_show(call, &showing, err));
+    terms->list[0].b = w;
+    return NB_OK;
+}
+
+/* ---- wgrad: a term for the columns of each part ---- */
+
+static nb_status place_wgrad_x(const outcontrol *o, const nb_linear_call *call, const nb_linear *layer, nb_operand *out,
+                               nb_error *err) {
+    nb_quantizer q = nb_operand_quantizer(layer, NB_WGRAD_X), dy = nb_operand_quantizer(layer, NB_WGRAD_DY);
+    int64_t k = o->channels[FP4], m = call->x->rows;
+    const nb_operand_request request = {&q, &dy, k, m, NB_RIGHT, false};
+    NB_TRY(nb_operand_place(call, &request, out, err));
+    if (!nb_quantizer_is_bf16(&q))
+        return NB_OK;
+    out->transposed = true;
+    out->numbers = nb_mat_of(NULL, call->be->act, m, k);
+    return nb_scratch_place(call->scratch, nb_dtype_size(call->be->act) * (size_t)(m * k), "wgrad.x",
+                            &out->numbers.data, err);
+}
+
+/* X of the FP4 part along the tokens: its codes quantized again, or the same codes. */
+static nb_status x4_of_codes(const outcontrol *o, const nb_linear_call *call, const nb_linear *layer, nb_operand *out,
+                             nb_error *err) {
     const nb_operand_rule *rule = &layer->plan.roles[NB_WGRAD_X];
     const nb_operand_name *name = &layer->names[NB_WGRAD_X];
-    int64_t k = o->channels[FP4], m = call->x->rows;
-    size_t bytes = rule->from ? nb_derived_bytes(call->be, rule, layer->packed[NB_GEMM_WGRAD], k, m)
-                              : nb_quantized_bytes(call->be, &rule->quantizer, call->be->act, k, m);
-    void *memory = bytes ? nb_scratch_take(call->scratch, bytes) : NULL;
-    nb_layer_operand forward = coded(&o->x[FP4]);
-    nb_mat x;
-    if (bytes && !memory)
-        return nb_scratch_short(call->scratch, "wgrad.x", bytes, err);
-    if (rule->from)
-        return nb_operand_derive(call->be, call->pass, name, rule, layer->packed[NB_GEMM_WGRAD], &forward, memory, out,
-                                 err);
-    NB_TRY(gathered(o, call->scratch, call->x, FP4, &x, err));
-    return nb_operand_quantize(call->be, call->pass, name, &rule->quantizer, &x, true, memory, out, err);
+    const nb_operand *from = &o->x[FP4];
+    nb_backend *be = call->be;
+    nb_noise noise = nb_noise_of(call->pass, name);
+    nb_quantize_stats stats = {0};
+    if (nb_quantizer_is_bf16(&out->quantizer))
+        return be->ops->decode(be, &out->numbers, from, false, NULL, rule->via != NB_VIA_FOLD, err);
+    if (!rule->requantize)
+        return be->ops->turn(be, out, from, err);
+    const nb_making making = {.out = out, .transpose = true, .noise = &noise, .stats = nb_counted(call->pass, &stats)};
+    NB_TRY(be->ops->make_operands(be, &(nb_source){.operand = from}, &making, 1, err));
+    const nb_showing showing = {.name = name, .from = from, .transposed = true, .operand = out, .stats = making.stats};
+    return nb_operand_show(call, &showing, err);
+}
+
+/* Or X itself where the recipe says so. */
+static nb_status x4_of_numbers(const outcontrol *o, const nb_linear_call *call, const nb_linear *layer, nb_operand *out,
+                               nb_error *err) {
+    const nb_operand_name *name = &layer->names[NB_WGRAD_X];
+    nb_noise noise = nb_noise_of(call->pass, name);
+    nb_quantize_stats stats = {0};
+    const nb_source source = part_of(o, call->x, FP4);
+    const nb_making making = {.out = out, .transpose = true, .noise = &noise, .stats = nb_counted(call->pass, &stats)};
+    NB_TRY(call->be->ops->make_operands(call->be, &source, &making, 1, err));
+    if (!nb_lens_looks(call))
+        return NB_OK;
+    size_t mark = call->scratch->used;
+    nb_mat columns;
+    NB_TRY(gathered(o, call, call->x, &columns, err));
+    const nb_showing showing = {
+        .name = name, .source = &columns, .transposed = true, .operand = out, .stats = making.stats};
+    NB_TRY(nb_operand_show(call, &showing, err));
+    call->scratch->used = mark;
+    return NB_OK;
 }
 
 /* F(dY^T) and F(Xd8^T), 1x32 along the tokens. */
-static nb_status wgrad_fp8(outcontrol *o, const nb_linear_call *call, const nb_mat *dy, nb_layer_operand *a,
-                           nb_layer_operand *x, nb_error *err) {
+static nb_status wgrad_in_fp8(outcontrol *o, const nb_linear_call *call, const nb_linear *layer, nb_error *err) {
     nb_backend *be = call->be;
-    size_t dy_bytes = nb_qtensor_bytes(&mxfp8, dy->cols, dy->rows).total,
-           x_bytes = nb_qtensor_bytes(&mxfp8, o->channels[FP8], dy->rows).total;
-    void *dy_memory = nb_scratch_take(call->scratch, dy_bytes), *x_memory = nb_scratch_take(call->scratch, x_bytes);
-    if (!dy_memory || !x_memory)
-        return nb_scratch_short(call->scratch, "wgrad in MXFP8", dy_bytes + x_bytes, err);
-    nb_qtensor dy_codes = nb_qtensor_place(&mxfp8, dy->cols, dy->rows, dy_memory);
-    nb_qtensor x_codes = nb_qtensor_place(&mxfp8, o->channels[FP8], dy->rows, x_memory);
-    NB_TRY(be->ops->quantize(be, &dy_codes, dy, true, NULL, NULL, err));
-    NB_TRY(be->ops->requantize(be, &x_codes, &o->x[FP8], true, NULL, NULL, err));
-    *a = coded(&dy_codes);
-    *x = coded(&x_codes);
-    return NB_OK;
+    int64_t m = call->x->rows;
+    const nb_operand_request dy = {&mxfp8, &mxfp8, layer->out, m, NB_LEFT, false},
+                             x = {&mxfp8, &mxfp8, o->channels[FP8], m, NB_RIGHT, false};
+    NB_TRY(nb_operand_place(call, &dy, &o->wgrad_dy8, err));
+    NB_TRY(nb_operand_place(call, &x, &o->wgrad_x[FP8], err));
+    const nb_source gradient = {.numbers = &call->dy[layer->index]}, codes = {.operand = &o->x[FP8]};
+    NB_TRY(be->ops->make_operands(be, &gradient, &(nb_making){.out = &o->wgrad_dy8, .transpose = true}, 1, err));
+    return be->ops->make_operands(be, &codes, &(nb_making){.out = &o->wgrad_x[FP8], .transpose = true}, 1, err);
 }
 
-static nb_status out_wgrad(void *state, const nb_linear_call *call, nb_linear *layer, const nb_mat *dy,
-                           const nb_mat *dw, bool *done, nb_error *err) {
-    outcontrol *o = state;
-    if (!o->chosen || call->pass->forward_bf16)
-        return NB_OK;
-    for (int part = 0; part < PARTS; part++) {
-        size_t mark = call->scratch->used;
-        nb_layer_operand a, x;
-        nb_mat columns;
-        if (o->channels[part] == 0)
-            continue;
-        NB_TRY(take(call->scratch, NB_F32, layer->out, o->channels[part], &columns, err));
-        if (part == FP8) {
-            NB_TRY(wgrad_fp8(o, call, dy, &a, &x, err));
-        } else {
-            NB_TRY(nb_wgrad_dy(call, layer, dy, &a, err));
-            NB_TRY(wgrad_x4(o, call, layer, &x, err));
-        }
-        NB_TRY(nb_multiply(call->be, call->scratch, &columns, &a, &x, false, err));
-        call->be->ops->scatter_columns(call->be, dw, &columns, columns_of(o, part), true);
-        call->scratch->used = mark;
+static nb_status wgrad_terms(outcontrol *o, const nb_linear_call *call, nb_linear *layer, nb_terms *terms,
+                             nb_error *err) {
+    const nb_operand *dy = terms->list[0].a;
+    nb_operand *x4 = &o->wgrad_x[FP4];
+    terms->count = 0;
+    if (o->channels[FP8] > 0) {
+        NB_TRY(wgrad_in_fp8(o, call, layer, err));
+        NB_TRY(nb_add_term(terms, &(nb_term){.a = &o->wgrad_dy8, .b = &o->wgrad_x[FP8], .columns = columns_of(o, FP8)},
+                           err));
     }
-    *done = true;
-    return NB_OK;
+    if (o->channels[FP4] == 0)
+        return NB_OK;
+    NB_TRY(place_wgrad_x(o, call, layer, x4, err));
+    NB_TRY(layer->plan.roles[NB_WGRAD_X].from ? x4_of_codes(o, call, layer, x4, err)
+                                              : x4_of_numbers(o, call, layer, x4, err));
+    return nb_add_term(terms, &(nb_term){.a = dy, .b = x4, .columns = columns_of(o, FP4)}, err);
+}
+
+static nb_status out_terms(void *state, const nb_linear_call *call, nb_linear *layer, nb_gemm gemm, nb_terms *terms,
+                           nb_error *err) {
+    outcontrol *o = state;
+    if (!acts(o, call) || (gemm != NB_GEMM_FPROP && call->pass->forward_bf16))
+        return NB_OK;
+    return gemm == NB_GEMM_FPROP   ? fprop_terms(o, call, layer, terms, err)
+           : gemm == NB_GEMM_DGRAD ? dgrad_terms(o, call, layer, terms, err)
+                                   : wgrad_terms(o, call, layer, terms, err);
 }
 
 /* For OsciReset: FP4 columns as the forward pass orders them; FP8 columns stand for themselves. */
-static nb_status out_decode_w(void *state, nb_linear *layer, nb_scratch *scratch, const nb_pass *pass, const float *w,
-                              float *decoded, float *widths, bool *done, nb_error *err) {
+static nb_status out_decode_w(void *state, nb_linear *layer, const nb_weight_decoding *what, bool *done,
+                              nb_error *err) {
     outcontrol *o = state;
     nb_backend *be = o->group->be;
-    (void)pass;
     if (!o->chosen)
         return NB_OK;
-    size_t bytes = sizeof(float) * (size_t)(layer->out * layer->in), mark = scratch->used;
-    nb_mat whole = nb_mat_of(w, NB_F32, layer->out, layer->in), out = whole, columns;
-    out.data = decoded;
-    NB_TRY(split_w(o, scratch, &whole, o->w[layer->index], err));
-    be->ops->copy(be, decoded, w, bytes);
-    NB_TRY(join(o, scratch, o->w[layer->index], FP4, &out, err));
-    if (widths)
-        be->ops->fill_zero(be, widths, bytes);
-    if (widths && o->channels[FP4] > 0) {
-        nb_mat wide = nb_mat_of(widths, NB_F32, layer->out, layer->in);
-        NB_TRY(take(scratch, NB_F32, layer->out, o->channels[FP4], &columns, err));
+    size_t bytes = sizeof(float) * (size_t)(layer->out * layer->in), mark = what->scratch->used;
+    nb_mat whole = nb_mat_of(what->w, NB_F32, layer->out, layer->in), out = whole;
+    out.data = what->decoded;
+    o->w_moves[layer->index] = 0;
+    NB_TRY(split_w(o, layer, &whole, err));
+    be->ops->copy(be, what->decoded, what->w, bytes);
+    NB_TRY(join(o, layer, FP4, &out, err));
+    if (what->widths)
+        be->ops->fill_zero(be, what->widths, bytes);
+    if (what->widths && o->channels[FP4] > 0) {
+        nb_mat wide = nb_mat_of(what->widths, NB_F32, layer->out, layer->in), columns = wide;
+        columns.cols = columns.stride = o->channels[FP4];
+        NB_TRY(nb_scratch_place(what->scratch, sizeof(float) * (size_t)(columns.rows * columns.cols), "widths of bins",
+                                &columns.data, err));
         be->ops->bin_widths(be, columns.data, &o->w[layer->index][FP4]);
         be->ops->scatter_columns(be, &wide, &columns, columns_of(o, FP4), false);
     }
-    scratch->used = mark;
+    what->scratch->used = mark;
     *done = true;
     return NB_OK;
 }
@@ -455,10 +507,10 @@ static size_t out_bytes(const void *state) {
     return ((const outcontrol *)state)->bytes;
 }
 
-static void out_text(const void *state, const nb_linear *layer, const char *gemm, char *text, size_t size) {
+static void out_text(const void *state, const nb_linear *layer, nb_gemm gemm, char *text, size_t size) {
     const outcontrol *o = state;
     (void)layer;
-    if (gemm[0] != 'd')
+    if (gemm != NB_GEMM_DGRAD)
         snprintf(text, size, "outcontrol mxfp8 %lld of %lld%s", (long long)o->channels[FP8], (long long)o->group->in,
                  o->chosen ? "" : " later");
 }
@@ -468,12 +520,9 @@ const nb_mechanism nb_mechanism_outcontrol = {
     .wanted = out_wanted,
     .attach = out_attach,
     .detach = out_detach,
-    .scratch = out_scratch,
     .observe = out_observe,
     .decode_w = out_decode_w,
-    .fprop = out_fprop,
-    .dgrad = out_dgrad,
-    .wgrad = out_wgrad,
+    .terms = out_terms,
     .tensors = out_tensors,
     .loaded = out_loaded,
     .bytes = out_bytes,

@@ -23,7 +23,7 @@ static bool qema_wanted(const nb_plan *plan) {
 static void qema_detach(void *state) {
     qema *e = state;
     for (int32_t i = 0; i < e->group->count; i++)
-        e->group->be->ops->release(e->group->be, e->average[i]);
+        nb_backend_release(e->group->be, e->average[i]);
     free(e);
 }
 
@@ -45,7 +45,7 @@ static nb_status qema_attach(nb_linear_group *group, int32_t index, void **state
         if (w->element != NB_ELEMENT_E2M1 || w->round == NB_ROUND_STOCHASTIC || w->hadamard_size)
             return nb_fail(err, NB_BAD_CONFIG, "%s: qema needs fprop.w in E2M1, rounded to nearest and not rotated",
                            layer->name);
-        e->average[i] = group->be->ops->alloc(group->be, bytes, "averages of weights");
+        e->average[i] = group->be->ops->alloc(group->be, bytes, "averaged weights");
         if (!e->average[i])
             return nb_fail(err, NB_NO_MEMORY, "%s: no memory for the average of its weights", layer->name);
         e->bytes += bytes;
@@ -53,13 +53,15 @@ static nb_status qema_attach(nb_linear_group *group, int32_t index, void **state
     return NB_OK;
 }
 
-static nb_status qema_quantize_w(void *state, const nb_linear_call *call, nb_linear *layer, const nb_qtensor *out,
-                                 bool *done, nb_error *err) {
+static nb_status qema_quantize_w(void *state, const nb_linear_call *call, nb_linear *layer, nb_operand *out, bool *done,
+                                 nb_error *err) {
     qema *e = state;
     if (e->updates < layer->plan.mechanisms.qema.warmup)
         return NB_OK;
-    nb_mat w = nb_mat_of(nb_linear_master(call->be, layer), NB_F32, layer->out, layer->in);
-    NB_TRY(call->be->ops->quantize(call->be, out, &w, false, NULL, NULL, err));
+    nb_mat w = nb_master_of(call->be, layer);
+    const nb_source source = {.numbers = &w};
+    const nb_making making = {.out = out};
+    NB_TRY(call->be->ops->make_operands(call->be, &source, &making, 1, err));
     call->be->ops->round_by(call->be, out, w.data, e->average[layer->index]);
     *done = true;
     return NB_OK;
@@ -100,9 +102,9 @@ static size_t qema_bytes(const void *state) {
     return ((const qema *)state)->bytes;
 }
 
-static void qema_text(const void *state, const nb_linear *layer, const char *gemm, char *text, size_t size) {
+static void qema_text(const void *state, const nb_linear *layer, nb_gemm gemm, char *text, size_t size) {
     (void)state;
-    if (gemm[0] == 'f')
+    if (gemm == NB_GEMM_FPROP)
         snprintf(text, size, "qema %g", layer->plan.mechanisms.qema.beta);
 }
 

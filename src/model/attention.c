@@ -21,6 +21,7 @@ typedef struct nb_attention_layer {
     nb_norm q_norm, k_norm;
     nb_linear_group *in, *out;
     void *q, *k, *v, *o;                        /* saved: act [rows, heads (kv_heads) * head_dim]; q, k after RoPE */
+    uint32_t *o_amax;                           /* saved; NULL where nobody asks */
     void *lse;                                  /* saved: real [batch, heads, seq] */
     void *q_raw, *k_raw, *q_rstd, *k_rstd;      /* saved where q and k are normed: before the norm */
     void *dq, *dk, *dv, *do_, *dq_raw, *dk_raw; /* of a pass */
@@ -77,6 +78,7 @@ static void place(void *layer, const nb_builder *builder, nb_arena *saved, nb_ar
     a->k = nb_arena_take(saved, kv);
     a->v = nb_arena_take(saved, kv);
     a->o = nb_arena_take(saved, q);
+    a->o_amax = nb_amax_word(a->out, false, saved);
     a->lse = nb_arena_take(saved, nb_real_bytes(builder, a->heads));
     if (normed) {
         a->q_raw = nb_arena_take(saved, q);
@@ -96,6 +98,11 @@ static void place(void *layer, const nb_builder *builder, nb_arena *saved, nb_ar
     }
 }
 
+static bool wants_amax(const void *layer, bool gradients) {
+    const nb_attention_layer *a = layer;
+    return nb_linear_group_wants_amax(gradients ? a->out : a->in, gradients);
+}
+
 static nb_attention shape(const nb_attention_layer *a, const nb_run *run) {
     nb_attention s = {.batch = run->batch,
                       .seq = run->seq,
@@ -104,7 +111,8 @@ static nb_attention shape(const nb_attention_layer *a, const nb_run *run) {
                       .head_dim = a->head_dim,
                       .scale = 1.0 / sqrt((double)a->head_dim),
                       .doc_start = run->doc_start,
-                      .doc_end = run->doc_end};
+                      .doc_end = run->doc_end,
+                      .o_amax = a->o_amax};
     return s;
 }
 
@@ -131,7 +139,7 @@ static nb_status forward(void *layer, const nb_run *run, const nb_mat *x, const 
     if (run->pass->lens && run->pass->lens->attention)
         run->pass->lens->attention(run->pass->lens->context, be, a->name, &s, a->q, a->k);
     NB_TRY(be->ops->attention_forward(be, &s, a->o, a->lse, a->q, a->k, a->v, err));
-    nb_mat o = nb_act(run, a->o, q_cols);
+    nb_mat o = nb_act_with(run, a->o, q_cols, a->o_amax);
     return nb_linear_group_forward(a->out, run->pass, run->scratch, run->training, &o, y, err);
 }
 
@@ -141,15 +149,17 @@ static nb_status backward(void *layer, const nb_run *run, const nb_mat *x, const
     nb_backend *be = run->be;
     int64_t q_cols = a->heads * a->head_dim, kv_cols = a->kv_heads * a->head_dim;
     bool normed = a->qk_norm != NB_QK_NORM_NONE;
-    nb_mat o = nb_act(run, a->o, q_cols), do_ = nb_act(run, a->do_, q_cols);
+    nb_mat o = nb_act_with(run, a->o, q_cols, a->o_amax), do_ = nb_act(run, a->do_, q_cols);
     NB_TRY(nb_linear_group_backward(a->out, run->pass, run->scratch, &o, dy, &do_, err));
     nb_attention s = shape(a, run);
     NB_TRY(be->ops->attention_backward(be, &s, a->dq, a->dk, a->dv, a->do_, a->o, a->lse, a->q, a->k, a->v, err));
     be->ops->rope(be, a->dq, run->positions, run->rows, a->heads, a->head_dim, a->theta, true);
     be->ops->rope(be, a->dk, run->positions, run->rows, a->kv_heads, a->head_dim, a->theta, true);
     if (normed) {
-        nb_norm_backward(be, &a->q_norm, a->dq_raw, a->dq, a->q_raw, a->q_rstd, norm_rows(a, run, a->heads));
-        nb_norm_backward(be, &a->k_norm, a->dk_raw, a->dk, a->k_raw, a->k_rstd, norm_rows(a, run, a->kv_heads));
+        const nb_mat dq = nb_mat_of(a->dq_raw, be->act, norm_rows(a, run, a->heads), a->q_norm.dim);
+        const nb_mat dk = nb_mat_of(a->dk_raw, be->act, norm_rows(a, run, a->kv_heads), a->k_norm.dim);
+        nb_norm_backward(be, &a->q_norm, &dq, a->dq, a->q_raw, a->q_rstd);
+        nb_norm_backward(be, &a->k_norm, &dk, a->dk, a->k_raw, a->k_rstd);
     }
     nb_mat dqkv[] = {nb_act(run, normed ? a->dq_raw : a->dq, q_cols), nb_act(run, normed ? a->dk_raw : a->dk, kv_cols),
                      nb_act(run, a->dv, kv_cols)};
@@ -163,4 +173,4 @@ static double flops(const void *layer, int64_t seq) {
     return 3.0 * 4.0 * (double)(a->heads * a->head_dim) * 0.5 * (double)(seq + 1);
 }
 
-const nb_layer_kind nb_attention_kind = {create, declare, build, place, forward, backward, flops};
+const nb_layer_kind nb_attention_kind = {create, declare, build, place, wants_amax, forward, backward, flops};

@@ -34,6 +34,10 @@ void nb_build_norm(const nb_builder *builder, nb_norm *norm) {
     norm->grad = nb_params_grad(&builder->model->params, norm->param);
 }
 
+uint32_t *nb_amax_word(const nb_linear_group *group, bool gradients, nb_arena *arena) {
+    return nb_linear_group_wants_amax(group, gradients) ? nb_arena_take(arena, sizeof(uint32_t)) : NULL;
+}
+
 size_t nb_act_bytes(const nb_builder *builder, int64_t cols) {
     return (size_t)(builder->model->max_rows * cols) * nb_dtype_size(builder->model->be->act);
 }
@@ -156,6 +160,10 @@ static void place(nb_builder *builder) {
     model->inputs = nb_arena_take(working, NB_INPUTS * (size_t)model->max_rows * sizeof(int32_t));
     model->clock = nb_arena_take(working, 2 * sizeof *model->clock);
     model->losses = nb_arena_take(working, NB_LOSS_SLOTS * sizeof *model->losses);
+    bool asks = false;
+    for (int32_t i = 0; model->training && i < branches; i++)
+        asks |= model->branches[i].kind->wants_amax(model->branches[i].layer, true);
+    model->dy_amax = asks ? nb_arena_take(working, sizeof *model->dy_amax) : NULL;
     size_t shared_saved = saved->used, shared_working = working->used;
     for (int32_t i = 0; i < branches; i++) {
         nb_branch *branch = &model->branches[i];
@@ -164,6 +172,9 @@ static void place(nb_builder *builder) {
         working->used = shared_working;
         branch->normed = nb_arena_take(saved, hidden);
         branch->rstd = nb_arena_take(saved, nb_real_bytes(builder, 1));
+        branch->amax = !model->traits->post_norm && branch->kind->wants_amax(branch->layer, false)
+                           ? nb_arena_take(saved, sizeof *branch->amax)
+                           : NULL;
         branch->kind->place(branch->layer, builder, saved, working);
     }
     builder->block = -1;

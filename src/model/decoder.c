@@ -9,9 +9,9 @@ void nb_norm_forward(nb_backend *be, const nb_norm *norm, void *y, void *rstd, c
     be->ops->rmsnorm_forward(be, &out, rstd, x, norm->weight, norm->eps);
 }
 
-void nb_norm_backward(nb_backend *be, const nb_norm *norm, void *dx, const void *dy, const void *x, const void *rstd,
-                      int64_t rows) {
-    be->ops->rmsnorm_backward(be, dx, norm->grad, dy, x, norm->weight, rstd, rows, norm->dim);
+void nb_norm_backward(nb_backend *be, const nb_norm *norm, const nb_mat *dx, const void *dy, const void *x,
+                      const void *rstd) {
+    be->ops->rmsnorm_backward(be, dx, norm->grad, dy, x, norm->weight, rstd);
 }
 
 /* ---- branches: out = x + f(norm(x)) ----
@@ -19,22 +19,27 @@ void nb_norm_backward(nb_backend *be, const nb_norm *norm, void *dx, const void 
  * An addition goes with the norm that reads its sum: that of the next branch, or the head's. In the backward pass the
  * gradient that comes out of a norm is added to the residual gradient as it is made. */
 
-/* The norm that reads stream[i], with what it writes. */
-static void norm_after(nb_model *model, int32_t i, const nb_norm **norm, void **normed, void **rstd) {
-    const bool last = i == 2 * model->config.layers;
-    *norm = last ? &model->head.norm : &model->branches[i].norm;
-    *normed = last ? model->head.normed : model->branches[i].normed;
-    *rstd = last ? model->head.rstd : model->branches[i].rstd;
+/* The norm that reads stream[i], and what it writes. */
+static const nb_norm *norm_after(nb_model *model, const nb_run *run, int32_t i, nb_mat *normed, void **rstd) {
+    const int64_t hidden = model->config.hidden;
+    if (i == 2 * model->config.layers) { /* the head cuts it into chunks: no amax of the whole would serve */
+        *normed = nb_act(run, model->head.normed, hidden);
+        *rstd = model->head.rstd;
+        return &model->head.norm;
+    }
+    *normed = nb_act_with(run, model->branches[i].normed, hidden, model->branches[i].amax);
+    *rstd = model->branches[i].rstd;
+    return &model->branches[i].norm;
 }
 
 static nb_status pre_norm_forward(nb_model *model, const nb_run *run, int32_t i, nb_error *err) {
     nb_branch *branch = &model->branches[i];
-    const nb_norm *norm;
-    void *normed, *rstd, *change = model->branch_buffer[0];
-    const nb_mat in = nb_act(run, branch->normed, model->config.hidden), y = nb_act(run, change, model->config.hidden);
+    void *rstd, *change = model->branch_buffer[0];
+    const int64_t hidden = model->config.hidden;
+    const nb_mat in = nb_act_with(run, branch->normed, hidden, branch->amax), y = nb_act(run, change, hidden);
+    nb_mat next;
     NB_TRY(branch->kind->forward(branch->layer, run, &in, &y, err));
-    norm_after(model, i + 1, &norm, &normed, &rstd);
-    const nb_mat next = nb_act(run, normed, norm->dim);
+    const nb_norm *norm = norm_after(model, run, i + 1, &next, &rstd);
     run->be->ops->add_rmsnorm_forward(run->be, model->stream[i + 1], &next, rstd, model->stream[i], change,
                                       norm->weight, norm->eps);
     return NB_OK;
@@ -45,11 +50,12 @@ static nb_status pre_norm_backward(nb_model *model, const nb_run *run, int32_t i
     nb_branch *branch = &model->branches[i];
     const nb_norm *norm = &branch->norm;
     const int64_t hidden = model->config.hidden;
-    const nb_mat in = nb_act(run, branch->normed, hidden), dy = nb_act(run, model->dstream, hidden);
+    const nb_mat in = nb_act_with(run, branch->normed, hidden, branch->amax);
+    const nb_mat dstream = nb_act_with(run, model->dstream, hidden, model->dy_amax);
     const nb_mat dx = nb_act(run, model->branch_buffer[0], hidden);
-    NB_TRY(branch->kind->backward(branch->layer, run, &in, &dy, &dx, err));
-    run->be->ops->rmsnorm_backward_add(run->be, model->dstream, norm->grad, dx.data, model->stream[i], norm->weight,
-                                       branch->rstd, run->rows, norm->dim);
+    NB_TRY(branch->kind->backward(branch->layer, run, &in, &dstream, &dx, err));
+    run->be->ops->rmsnorm_backward_add(run->be, &dstream, norm->grad, dx.data, model->stream[i], norm->weight,
+                                       branch->rstd);
     nb_params_pack(&model->params, norm->param);
     return NB_OK;
 }
@@ -73,13 +79,14 @@ static nb_status post_norm_backward(nb_model *model, const nb_run *run, int32_t 
     nb_branch *branch = &model->branches[i];
     const nb_norm *norm = &branch->norm;
     const int64_t hidden = model->config.hidden;
-    const nb_mat in = nb_act(run, model->stream[i], hidden), dy = nb_act(run, model->branch_buffer[1], hidden);
+    const nb_mat in = nb_act(run, model->stream[i], hidden);
+    const nb_mat dy = nb_act_with(run, model->branch_buffer[1], hidden, model->dy_amax);
     const nb_mat dx = nb_act(run, model->branch_buffer[0], hidden);
     if (i == 2 * model->config.layers - 1)
-        nb_norm_backward(be, norm, dy.data, model->dstream, branch->normed, branch->rstd, run->rows);
+        nb_norm_backward(be, norm, &dy, model->dstream, branch->normed, branch->rstd);
     else
-        be->ops->add_rmsnorm_backward(be, model->dstream, dy.data, norm->grad, dx.data, branch->normed, norm->weight,
-                                      branch->rstd, run->rows, norm->dim);
+        be->ops->add_rmsnorm_backward(be, model->dstream, &dy, norm->grad, dx.data, branch->normed, norm->weight,
+                                      branch->rstd);
     NB_TRY(branch->kind->backward(branch->layer, run, &in, &dy, &dx, err));
     if (i == 0)
         be->ops->add(be, model->dstream, model->dstream, dx.data, run->rows * hidden);
@@ -92,12 +99,15 @@ static nb_status post_norm_backward(nb_model *model, const nb_run *run, int32_t 
 nb_status nb_decoder_forward(nb_model *model, const nb_run *run, nb_error *err) {
     const void *table = nb_params_value(&model->params, model->embedding);
     const bool post_norm = model->traits->post_norm;
-    const nb_branch *first = &model->branches[0];
     const nb_head *head = &model->head;
     const int32_t branches = 2 * model->config.layers;
     run->be->ops->embed_forward(run->be, model->stream[0], table, run->tokens, run->rows, model->config.hidden);
-    if (!post_norm)
-        nb_norm_forward(run->be, &first->norm, first->normed, first->rstd, model->stream[0], run->rows);
+    if (!post_norm) {
+        nb_mat normed;
+        void *rstd;
+        const nb_norm *norm = norm_after(model, run, 0, &normed, &rstd);
+        run->be->ops->rmsnorm_forward(run->be, &normed, rstd, model->stream[0], norm->weight, norm->eps);
+    }
     for (int32_t i = 0; i < branches; i++)
         NB_TRY((post_norm ? post_norm_forward : pre_norm_forward)(model, run, i, err));
     if (post_norm)

@@ -34,6 +34,12 @@ static inline nb_mat nb_act(const nb_run *run, void *data, int64_t cols) {
     return nb_mat_of(data, run->be->act, run->rows, cols);
 }
 
+static inline nb_mat nb_act_with(const nb_run *run, void *data, int64_t cols, uint32_t *amax) {
+    nb_mat m = nb_act(run, data, cols);
+    m.amax = amax;
+    return m;
+}
+
 /* ---- norms ---- */
 
 typedef struct nb_norm {
@@ -44,8 +50,8 @@ typedef struct nb_norm {
 } nb_norm;
 
 void nb_norm_forward(nb_backend *be, const nb_norm *norm, void *y, void *rstd, const void *x, int64_t rows);
-void nb_norm_backward(nb_backend *be, const nb_norm *norm, void *dx, const void *dy, const void *x, const void *rstd,
-                      int64_t rows);
+void nb_norm_backward(nb_backend *be, const nb_norm *norm, const nb_mat *dx, const void *dy, const void *x,
+                      const void *rstd);
 
 /* ---- layers: what a branch holds ---- */
 
@@ -57,6 +63,7 @@ typedef struct nb_layer_kind {
     nb_status (*declare)(void *layer, struct nb_builder *builder, nb_error *err); /* parameters */
     nb_status (*build)(void *layer, struct nb_builder *builder, nb_error *err);   /* linear groups, norms */
     void (*place)(void *layer, const struct nb_builder *builder, nb_arena *saved, nb_arena *working);
+    bool (*wants_amax)(const void *layer, bool gradients); /* of its input; of the gradient of its output */
     nb_status (*forward)(void *layer, const nb_run *run, const nb_mat *x, const nb_mat *y, nb_error *err);
     nb_status (*backward)(void *layer, const nb_run *run, const nb_mat *x, const nb_mat *dy, const nb_mat *dx,
                           nb_error *err);
@@ -86,8 +93,9 @@ typedef struct nb_branch {
     const nb_layer_kind *kind;
     void *layer;
     nb_norm norm;
-    void *normed; /* act [rows, hidden]: pre-norm: f's input; post-norm: f's output, before the norm */
-    void *rstd;   /* real [rows] */
+    void *normed;   /* act [rows, hidden]: pre-norm: f's input; post-norm: f's output, before the norm */
+    void *rstd;     /* real [rows] */
+    uint32_t *amax; /* of f's input where it is `normed`; NULL where nobody asks */
 } nb_branch;
 
 typedef struct nb_head {
@@ -119,6 +127,7 @@ struct nb_model {
     void *dstream, *branch_buffer[2]; /* act [rows, hidden] */
     nb_pass pass;                     /* of the micro-batch at hand, with its clock */
     uint32_t *clock;                  /* backend [2]: its step and micro-batch */
+    uint32_t *dy_amax;                /* of the gradient that goes into a branch; NULL where nobody asks */
     int32_t *inputs;                  /* backend int32 [NB_INPUTS, rows], as in nb_run */
     int32_t *doc_end;                 /* host [rows] */
     double *losses;                   /* backend [NB_LOSS_SLOTS] (model/loss.h) */
@@ -147,6 +156,9 @@ typedef struct nb_projection {
 /* Makes a group of layers that read the same input and puts it on the model's list, which owns it. */
 nb_status nb_build_group(nb_builder *builder, const char *input, const nb_projection *projections, int32_t count,
                          int64_t max_rows, nb_linear_group **out, nb_error *err);
+
+/* A word for the amax of what the group reads, taken from `arena`; NULL where it does not ask for one. */
+uint32_t *nb_amax_word(const nb_linear_group *group, bool gradients, nb_arena *arena);
 
 /* Bytes of [rows of the model, cols] in act and in real. */
 size_t nb_act_bytes(const nb_builder *builder, int64_t cols);

@@ -24,6 +24,7 @@ typedef struct nb_gla_layer {
     void *q, *k, *v, *g, *low, *a; /* saved: act [rows, keys | values | low_rank] */
     void *gate;                    /* saved: real [rows, keys] */
     void *o, *rstd, *normed;       /* saved: act [rows, values], real [rows, heads], act [rows, values] */
+    uint32_t *normed_amax;         /* saved; NULL where nobody asks */
     void *dq, *dk, *dv, *dg, *dlow, *da, *dgate, *do_, *dnormed; /* of a pass; dgate real */
 } nb_gla_layer;
 
@@ -91,6 +92,7 @@ static void place(void *layer, const nb_builder *builder, nb_arena *saved, nb_ar
     l->o = nb_arena_take(saved, values);
     l->rstd = nb_arena_take(saved, nb_real_bytes(builder, l->heads));
     l->normed = nb_arena_take(saved, values);
+    l->normed_amax = nb_amax_word(l->out, false, saved);
     if (!builder->model->training)
         return;
     l->dq = nb_arena_take(working, keys);
@@ -102,6 +104,11 @@ static void place(void *layer, const nb_builder *builder, nb_arena *saved, nb_ar
     l->dgate = nb_arena_take(working, gate);
     l->do_ = nb_arena_take(working, values);
     l->dnormed = nb_arena_take(working, values);
+}
+
+static bool wants_amax(const void *layer, bool gradients) {
+    const nb_gla_layer *l = layer;
+    return nb_linear_group_wants_amax(gradients ? l->out : l->in, gradients);
 }
 
 static nb_gla shape(const nb_gla_layer *l, const nb_run *run) {
@@ -122,7 +129,7 @@ static nb_status forward(void *layer, const nb_run *run, const nb_mat *x, const 
     const nb_mat projected[] = {nb_act(run, l->q, l->keys), nb_act(run, l->k, l->keys), nb_act(run, l->v, l->values),
                                 nb_act(run, l->g, l->values), nb_act(run, l->low, l->low_rank)};
     const nb_mat low = nb_act(run, l->low, l->low_rank), a = nb_act(run, l->a, l->keys);
-    const nb_mat normed = nb_act(run, l->normed, l->values);
+    const nb_mat normed = nb_act_with(run, l->normed, l->values, l->normed_amax);
     NB_TRY(nb_linear_group_forward(l->in, run->pass, run->scratch, run->training, x, projected, err));
     NB_TRY(nb_linear_group_forward(l->gate_out, run->pass, run->scratch, run->training, &low, &a, err));
     if (run->pass->lens && run->pass->lens->gate)
@@ -130,7 +137,8 @@ static nb_status forward(void *layer, const nb_run *run, const nb_mat *x, const 
     be->ops->gla_gate_forward(be, l->gate, l->a, l->bias, run->rows, l->keys, l->normalizer, l->clamp);
     const nb_gla s = shape(l, run);
     NB_TRY(be->ops->gla_forward(be, &s, l->o, l->q, l->k, l->v, l->gate, err));
-    const nb_mat heads = nb_mat_of(l->normed, be->act, run->rows * l->heads, l->norm.dim);
+    nb_mat heads = nb_mat_of(l->normed, be->act, run->rows * l->heads, l->norm.dim);
+    heads.amax = l->normed_amax;
     be->ops->gated_norm_forward(be, &heads, l->rstd, l->o, l->g, l->norm.weight, l->norm.eps);
     return nb_linear_group_forward(l->out, run->pass, run->scratch, run->training, &normed, y, err);
 }
@@ -139,14 +147,15 @@ static nb_status backward(void *layer, const nb_run *run, const nb_mat *x, const
                           nb_error *err) {
     nb_gla_layer *l = layer;
     nb_backend *be = run->be;
-    const nb_mat normed = nb_act(run, l->normed, l->values), dnormed = nb_act(run, l->dnormed, l->values);
+    const nb_mat normed = nb_act_with(run, l->normed, l->values, l->normed_amax),
+                 dnormed = nb_act(run, l->dnormed, l->values);
     const nb_mat low = nb_act(run, l->low, l->low_rank), dlow = nb_act(run, l->dlow, l->low_rank);
     const nb_mat da = nb_act(run, l->da, l->keys);
     const nb_mat dprojected[] = {nb_act(run, l->dq, l->keys), nb_act(run, l->dk, l->keys),
                                  nb_act(run, l->dv, l->values), nb_act(run, l->dg, l->values), dlow};
     NB_TRY(nb_linear_group_backward(l->out, run->pass, run->scratch, &normed, dy, &dnormed, err));
-    be->ops->gated_norm_backward(be, l->do_, l->dg, l->norm.grad, l->dnormed, l->o, l->g, l->norm.weight, l->rstd,
-                                 run->rows * l->heads, l->norm.dim);
+    const nb_mat dg = nb_mat_of(l->dg, be->act, run->rows * l->heads, l->norm.dim);
+    be->ops->gated_norm_backward(be, l->do_, &dg, l->norm.grad, l->dnormed, l->o, l->g, l->norm.weight, l->rstd);
     const nb_gla s = shape(l, run);
     NB_TRY(be->ops->gla_backward(be, &s, l->dq, l->dk, l->dv, l->dgate, l->do_, l->q, l->k, l->v, l->gate, err));
     be->ops->gla_gate_backward(be, l->da, l->bias_grad, l->dgate, l->a, l->bias, run->rows, l->keys, l->normalizer,
@@ -163,4 +172,4 @@ static double flops(const void *layer, int64_t seq) {
     return 3.0 * 4.0 * (double)l->keys * (double)l->values / (double)l->heads;
 }
 
-const nb_layer_kind nb_gla_kind = {create, declare, build, place, forward, backward, flops};
+const nb_layer_kind nb_gla_kind = {create, declare, build, place, wants_amax, forward, backward, flops};

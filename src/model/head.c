@@ -7,7 +7,7 @@
 #include "backend/table.h"
 #include "model/decoder.h"
 
-enum { CHUNK_ELEMENTS = 1 << 24, CHUNK_ROWS = 128 }; /* 32 MiB of BF16 logits, whole multiples of 128 tokens */
+enum { CHUNK_ROWS = 128 }; /* a chunk is a whole multiple of so many tokens */
 
 nb_status nb_head_declare(nb_builder *builder, nb_error *err) {
     nb_model *model = builder->model;
@@ -21,7 +21,7 @@ nb_status nb_head_declare(nb_builder *builder, nb_error *err) {
 }
 
 static int64_t chunk_rows(const nb_model *model, const nb_plan *plan) {
-    int64_t rows = CHUNK_ELEMENTS / model->config.vocab / CHUNK_ROWS * CHUNK_ROWS;
+    int64_t rows = model->be->logit_elements / model->config.vocab / CHUNK_ROWS * CHUNK_ROWS;
     rows = rows < CHUNK_ROWS ? CHUNK_ROWS : rows;
     return plan->quantized || rows > model->max_rows ? model->max_rows : rows;
 }
@@ -87,7 +87,8 @@ nb_status nb_head_loss(nb_model *model, const nb_run *run, const void *x, int64_
     be->ops->sum(be, sum_of_losses, head->loss, run->rows);
     if (!dx)
         return NB_OK;
-    nb_norm_backward(be, &head->norm, dx, head->dnormed, x, head->rstd, run->rows);
+    const nb_mat gradient = nb_act_with(run, dx, hidden, model->traits->post_norm ? NULL : model->dy_amax);
+    nb_norm_backward(be, &head->norm, &gradient, head->dnormed, x, head->rstd);
     nb_params_pack(&model->params, head->norm.param);
     return NB_OK;
 }

@@ -15,8 +15,8 @@ enum { NB_LOSS_SLOTS = 64 };
 double *nb_model_loss_slots(nb_model *model);
 void nb_model_fetch_losses(nb_model *model, int64_t count, double *sums); /* the first of them, to host memory */
 
-/* As nb_model_loss and nb_model_loss_and_grads. `sum`, a double of backend memory, receives the sum of the losses of
- * the scored targets, *scored how many these are. */
+/* As nb_model_loss and nb_model_loss_and_grads, but that gradients become those of this micro-batch alone. `sum`, a
+ * double of backend memory, receives the sum of the losses of the scored targets, *scored how many these are. */
 nb_status nb_model_queue_loss(nb_model *model, const nb_batch *batch, const nb_pass *pass, double *sum, int64_t *scored,
                               nb_error *err);
 nb_status nb_model_queue_loss_and_grads(nb_model *model, const nb_batch *batch, const nb_pass *pass, double *sum,

@@ -8,8 +8,9 @@ typedef struct nb_mlp {
     int64_t hidden, intermediate;
     int32_t gate_param, up_param, down_param;
     nb_linear_group *in, *out;
-    void *gate, *up, *inner;    /* saved: act [rows, intermediate] */
-    void *dgate, *dup, *dinner; /* of a pass */
+    void *gate, *up, *inner;                      /* saved: act [rows, intermediate] */
+    void *dgate, *dup, *dinner;                   /* of a pass */
+    uint32_t *inner_amax, *dgate_amax, *dup_amax; /* NULL where nobody asks */
 } nb_mlp;
 
 static void *create(const nb_model_config *config) {
@@ -43,17 +44,25 @@ static void place(void *layer, const nb_builder *builder, nb_arena *saved, nb_ar
     mlp->gate = nb_arena_take(saved, bytes);
     mlp->up = nb_arena_take(saved, bytes);
     mlp->inner = nb_arena_take(saved, bytes);
+    mlp->inner_amax = nb_amax_word(mlp->out, false, saved);
     if (!builder->model->training)
         return;
     mlp->dgate = nb_arena_take(working, bytes);
     mlp->dup = nb_arena_take(working, bytes);
     mlp->dinner = nb_arena_take(working, bytes);
+    mlp->dgate_amax = nb_amax_word(mlp->in, true, working);
+    mlp->dup_amax = nb_amax_word(mlp->in, true, working);
+}
+
+static bool wants_amax(const void *layer, bool gradients) {
+    const nb_mlp *mlp = layer;
+    return nb_linear_group_wants_amax(gradients ? mlp->out : mlp->in, gradients);
 }
 
 static nb_status forward(void *layer, const nb_run *run, const nb_mat *x, const nb_mat *y, nb_error *err) {
     nb_mlp *mlp = layer;
     nb_mat gate_up[] = {nb_act(run, mlp->gate, mlp->intermediate), nb_act(run, mlp->up, mlp->intermediate)};
-    nb_mat inner = nb_act(run, mlp->inner, mlp->intermediate);
+    nb_mat inner = nb_act_with(run, mlp->inner, mlp->intermediate, mlp->inner_amax);
     NB_TRY(nb_linear_group_forward(mlp->in, run->pass, run->scratch, run->training, x, gate_up, err));
     run->be->ops->swiglu_forward(run->be, &inner, mlp->gate, mlp->up);
     return nb_linear_group_forward(mlp->out, run->pass, run->scratch, run->training, &inner, y, err);
@@ -62,8 +71,10 @@ static nb_status forward(void *layer, const nb_run *run, const nb_mat *x, const 
 static nb_status backward(void *layer, const nb_run *run, const nb_mat *x, const nb_mat *dy, const nb_mat *dx,
                           nb_error *err) {
     nb_mlp *mlp = layer;
-    nb_mat inner = nb_act(run, mlp->inner, mlp->intermediate), dinner = nb_act(run, mlp->dinner, mlp->intermediate);
-    nb_mat dgate_up[] = {nb_act(run, mlp->dgate, mlp->intermediate), nb_act(run, mlp->dup, mlp->intermediate)};
+    nb_mat inner = nb_act_with(run, mlp->inner, mlp->intermediate, mlp->inner_amax),
+           dinner = nb_act(run, mlp->dinner, mlp->intermediate);
+    nb_mat dgate_up[] = {nb_act_with(run, mlp->dgate, mlp->intermediate, mlp->dgate_amax),
+                         nb_act_with(run, mlp->dup, mlp->intermediate, mlp->dup_amax)};
     NB_TRY(nb_linear_group_backward(mlp->out, run->pass, run->scratch, &inner, dy, &dinner, err));
     run->be->ops->swiglu_backward(run->be, &dgate_up[0], &dgate_up[1], mlp->dinner, mlp->gate, mlp->up);
     return nb_linear_group_backward(mlp->in, run->pass, run->scratch, x, dgate_up, dx, err);
@@ -74,4 +85,4 @@ static double flops(const void *layer, int64_t seq) {
     return 0; /* its linear layers are counted by themselves */
 }
 
-const nb_layer_kind nb_mlp_kind = {create, declare, build, place, forward, backward, flops};
+const nb_layer_kind nb_mlp_kind = {create, declare, build, place, wants_amax, forward, backward, flops};

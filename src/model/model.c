@@ -154,16 +154,42 @@ nb_status nb_model_queue_loss(nb_model *model, const nb_batch *batch, const nb_p
     return nb_head_loss(model, &run, last_of_stream(model), *scored, NULL, sum, err);
 }
 
-nb_status nb_model_queue_loss_and_grads(nb_model *model, const nb_batch *batch, const nb_pass *pass, double *sum,
-                                        int64_t *scored, nb_error *err) {
+/* Gradients are narrow, or those of this batch alone (`fresh`), or what there was and those of this batch. Linear
+ * layers write theirs first and the head's weight is among them; only what is scattered or added up is zeroed. */
+static void begin_gradients(nb_model *model, bool fresh, int64_t scored) {
+    nb_params *params = &model->params;
+    if (params->window) {
+        nb_params_begin_backward(params);
+        return;
+    }
+    if (!fresh)
+        return;
+    if (scored == 0) { /* no backward pass follows */
+        nb_param_array_zero(&params->grads);
+        return;
+    }
+    for (int32_t i = 0; i < params->count; i++)
+        if (params->list[i].rank == 1 || (i == model->embedding && !model->config.tied))
+            nb_params_zero_gradient(params, i);
+    for (int32_t i = 0; i < model->group_count; i++)
+        nb_linear_group_begin_gradients(model->groups[i]);
+}
+
+static nb_status queue_loss_and_grads(nb_model *model, const nb_batch *batch, const nb_pass *pass, bool fresh,
+                                      double *sum, int64_t *scored, nb_error *err) {
     if (!model->training)
         return nb_fail(err, NB_BAD_USAGE, "model %s was made without gradients", model->config.name);
     NB_TRY(check_batch(model, batch, true, scored, err));
     nb_run run = begin(model, batch, pass, true, true);
-    nb_params_begin_backward(&model->params);
+    begin_gradients(model, fresh, *scored);
     NB_TRY(nb_decoder_forward(model, &run, err));
     NB_TRY(nb_head_loss(model, &run, last_of_stream(model), *scored, model->dstream, sum, err));
     return *scored > 0 ? nb_decoder_backward(model, &run, err) : NB_OK;
+}
+
+nb_status nb_model_queue_loss_and_grads(nb_model *model, const nb_batch *batch, const nb_pass *pass, double *sum,
+                                        int64_t *scored, nb_error *err) {
+    return queue_loss_and_grads(model, batch, pass, true, sum, scored, err);
 }
 
 static double fetch_loss(nb_model *model, int64_t scored) {
@@ -182,7 +208,7 @@ nb_status nb_model_loss(nb_model *model, const nb_batch *batch, const nb_pass *p
 nb_status nb_model_loss_and_grads(nb_model *model, const nb_batch *batch, const nb_pass *pass, double *loss,
                                   nb_error *err) {
     int64_t scored;
-    NB_TRY(nb_model_queue_loss_and_grads(model, batch, pass, model->losses, &scored, err));
+    NB_TRY(queue_loss_and_grads(model, batch, pass, false, model->losses, &scored, err));
     *loss = fetch_loss(model, scored);
     return NB_OK;
 }

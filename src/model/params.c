@@ -78,6 +78,11 @@ static nb_status allocate_gradients(nb_params *params, const nb_gradient_store *
     return narrow ? place_window(params, outlives, err) : NB_OK;
 }
 
+void nb_params_zero_gradient(nb_params *params, int32_t index) {
+    nb_backend *be = params->be;
+    be->ops->fill_zero(be, nb_params_grad(params, index), (size_t)length_of(params, index) * nb_dtype_size(be->real));
+}
+
 void nb_params_begin_backward(nb_params *params) {
     if (!params->window)
         return;

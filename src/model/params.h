@@ -60,6 +60,9 @@ void *nb_params_open(nb_params *params, int32_t index);
 void nb_params_close(nb_params *params, int32_t index);
 void *nb_params_grad(const nb_params *params, int32_t index); /* where backward adds; NULL unless training */
 
+/* Where gradients are real. */
+void nb_params_zero_gradient(nb_params *params, int32_t index);
+
 /* Clears the gradients; then packs the section that begins with tensor `section`, once it is complete. Both do nothing
  * where gradients are real. */
 void nb_params_begin_backward(nb_params *params);

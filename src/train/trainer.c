@@ -200,7 +200,6 @@ nb_status nb_trainer_micro_batch(nb_trainer *t, int64_t index, const struct nb_l
     NB_TRY(nb_dataset_fill(t->train, number, t->config.micro_batch, &t->batch.buffers, err));
     nb_pass pass = nb_trainer_pass(t, index);
     pass.lens = lens;
-    nb_param_array_zero(nb_model_gradients(t->model));
     return nb_model_queue_loss_and_grads(t->model, &t->batch.view, &pass, t->results.memory + index,
                                          t->results.scored + index, err);
 }

@@ -2,6 +2,7 @@
 #include "backend/ref/dge_occ.h"
 #include "backend/cpu/cpu.h"
 #include "backend/cpu/ops_kernels.h"
+#include "backend/ref/operand_parts.h"
 #include "backend/ref/quantize_parts.h"
 #include "format/bf16.h"
 
@@ -19,14 +20,15 @@ static void scales_of(const nb_qtensor *codes, int64_t r, int64_t c, int64_t n, 
         scale[i] = columns || i % GROUP == 0 ? nb_decode_scale(codes, r, c + i, true) : scale[i - 1];
 }
 
-void nb_cpu_dge(nb_backend *be, void *dw, const void *w, const nb_qtensor *codes, double k, double cap) {
+void nb_cpu_dge(nb_backend *be, void *dw, const void *w, const nb_operand *codes, double k, double cap) {
     const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);
+    nb_qtensor t = nb_codes_of(codes);
 #pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(static)
     for (int64_t r = 0; r < codes->rows; r++)
         for (int64_t c = 0; c < codes->cols; c += SPAN) {
             int64_t at = r * codes->cols + c, n = codes->cols - c < SPAN ? codes->cols - c : SPAN;
             float scale[SPAN];
-            scales_of(codes, r, c, n, scale);
+            scales_of(&t, r, c, n, scale);
             kernels->dge((float *)dw + at, (const float *)w + at, scale, n, (float)k, (float)cap);
         }
 }

@@ -168,11 +168,9 @@ static nb_status get_ready(nb_backend *be, const nb_source *source, ready_source
     return NB_OK;
 }
 
-static float amax_of(nb_backend *be, const nb_qtensor *codes, const nb_mat *x) {
-    const nb_quantizer *q = &codes->quantizer;
-    if (q->scale_type != NB_SCALE_E4M3 || q->outer != NB_OUTER_TENSOR || q->hadamard_size || !x)
-        return 0;
-    return nb_cpu_amax(be, x);
+/* The largest magnitude of the numbers as they lie decides the tensor's scale. */
+static bool measures(const nb_quantizer *q) {
+    return q->scale_type == NB_SCALE_E4M3 && q->outer == NB_OUTER_TENSOR && !q->hadamard_size;
 }
 
 static nb_status quantize(nb_backend *be, const nb_making *making, const nb_qtensor *to, const ready_source *from,
@@ -183,13 +181,11 @@ static nb_status quantize(nb_backend *be, const nb_making *making, const nb_qten
         nb_qtensor codes = nb_codes_of(from->operand);
         return nb_cpu_requantize(be, to, &codes, making->transpose, making->noise, making->stats, err);
     }
-    if (making->under)
-        return nb_cpu_quantize_under(be, to, from->numbers, making->transpose, making->noise, &head->amax,
-                                     making->stats, err);
-    head->amax = amax_of(be, to, from->numbers);
-    bool known = to->quantizer.scale_type == NB_SCALE_E4M3 && to->quantizer.outer == NB_OUTER_TENSOR &&
-                 !to->quantizer.hadamard_size;
-    return nb_cpu_quantize_under(be, to, from->numbers, making->transpose, making->noise, known ? &head->amax : NULL,
+    bool known = making->under || measures(&to->quantizer);
+    float amax = making->under ? nb_head_of(making->under)->amax : known ? nb_cpu_amax(be, from->numbers) : 0;
+    if (making->at == 0)
+        head->amax = amax;
+    return nb_cpu_quantize_under(be, to, from->numbers, making->transpose, making->noise, known ? &amax : NULL,
                                  making->stats, err);
 }
 

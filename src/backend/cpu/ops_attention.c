@@ -20,16 +20,34 @@ static nb_status reserve(nb_backend *be, const char *op, size_t bytes, nb_error 
     return NB_OK;
 }
 
+/* Of one head, while the cache has it. */
+static uint32_t head_amax(const nb_cpu_kernels *kernels, const nb_attention *a, int64_t b, int64_t h,
+                          const uint16_t *o) {
+    const int64_t pitch = nb_attention_pitch(a, a->o_stride, a->heads);
+    uint32_t largest = 0;
+    for (int64_t t = 0; t < a->seq; t++) {
+        const uint32_t here = kernels->amax_bf16(o + (b * a->seq + t) * pitch + h * a->head_dim, a->head_dim);
+        largest = here > largest ? here : largest;
+    }
+    return largest;
+}
+
 nb_status nb_cpu_attention_forward(nb_backend *be, const nb_attention *a, void *o, void *lse, const void *q,
                                    const void *k, const void *v, nb_error *err) {
     NB_TRY(nb_attention_check(a, err));
     const size_t bytes = tile_bytes(a, 2, 2, 1);
     NB_TRY(reserve(be, "attention", bytes, err));
     const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);
-#pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(dynamic)
-    for (int64_t task = 0; task < a->batch * a->heads; task++)
+    uint32_t largest = 0;
+#pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(dynamic) reduction(max : largest)
+    for (int64_t task = 0; task < a->batch * a->heads; task++) {
         kernels->attention_forward(a, task / a->heads, task % a->heads, o, lse, q, k, v,
                                    nb_cpu_scratch(be, omp_get_thread_num(), bytes));
+        const uint32_t here = a->o_amax ? head_amax(kernels, a, task / a->heads, task % a->heads, o) : 0;
+        largest = here > largest ? here : largest;
+    }
+    if (a->o_amax)
+        *a->o_amax = largest;
     return NB_OK;
 }
 

@@ -67,17 +67,16 @@ void nb_cpu_scale(nb_backend *be, const nb_mat *out, const nb_mat *in, const flo
 }
 
 /* As FOR_PARTS over blocks that write rows of `y`; its amax is taken block by block, while the cache has them. */
-#define FOR_PARTS_OF(be, y, body)                                                                                      \
+#define FOR_PARTS_OF(be, y, parts, body)                                                                               \
     do {                                                                                                               \
         const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);                                                         \
         const int64_t rows = (y)->rows, dim = (y)->cols;                                                               \
         const int threads = rows * dim > NB_SPAN_SERIAL ? nb_cpu_of(be)->threads : 1;                                  \
         uint32_t amax = 0;                                                                                             \
         _Pragma("omp parallel for num_threads(threads) schedule(static) reduction(max : amax)") for (int64_t part = 0; \
-                                                                                                     part <            \
-                                                                                                     MOST_PARTS;       \
+                                                                                                     part < (parts);   \
                                                                                                      part++) {         \
-            const int64_t row = nb_part(rows, MOST_PARTS, part), count = nb_part(rows, MOST_PARTS, part + 1) - row;    \
+            const int64_t row = nb_part(rows, parts, part), count = nb_part(rows, parts, part + 1) - row;              \
             const int64_t at = row * dim;                                                                              \
             kernels->body;                                                                                             \
             const uint32_t here = (y)->amax ? kernels->amax_bf16((const uint16_t *)(y)->data + at, count * dim) : 0;   \
@@ -88,14 +87,14 @@ void nb_cpu_scale(nb_backend *be, const nb_mat *out, const nb_mat *in, const flo
     } while (0)
 
 void nb_cpu_rmsnorm_forward(nb_backend *be, const nb_mat *y, void *rstd, const void *x, const void *w, double eps) {
-    FOR_PARTS_OF(be, y,
+    FOR_PARTS_OF(be, y, MOST_PARTS,
                  rmsnorm_forward((uint16_t *)y->data + at, (float *)rstd + row, (const uint16_t *)x + at, w, count, dim,
                                  (float)eps));
 }
 
 void nb_cpu_add_rmsnorm_forward(nb_backend *be, void *out, const nb_mat *y, void *rstd, const void *x,
                                 const void *change, const void *w, double eps) {
-    FOR_PARTS_OF(be, y,
+    FOR_PARTS_OF(be, y, MOST_PARTS,
                  add_rmsnorm_forward((uint16_t *)out + at, (uint16_t *)y->data + at, (float *)rstd + row,
                                      (const uint16_t *)x + at, (const uint16_t *)change + at, w, count, dim,
                                      (float)eps));
@@ -108,53 +107,53 @@ void nb_cpu_rmsnorm_add_forward(nb_backend *be, void *out, void *rstd, const voi
                                   (const uint16_t *)change + at, w, count, dim, (float)eps));
 }
 
-void nb_cpu_rmsnorm_backward(nb_backend *be, void *dx, void *dw, const void *dy, const void *x, const void *w,
-                             const void *rstd, int64_t n, int64_t dim) {
-    int64_t parts = part_count(n, dim);
-    float *sums = part_sums(be, dw, parts, dim);
-    FOR_PARTS(be, n, dim, parts,
-              rmsnorm_backward((uint16_t *)dx + at, sums + part * dim, (const uint16_t *)dy + at,
-                               (const uint16_t *)x + at, w, (const float *)rstd + row, count, dim));
-    add_parts(be, dw, sums, parts, dim);
+void nb_cpu_rmsnorm_backward(nb_backend *be, const nb_mat *dx, void *dw, const void *dy, const void *x, const void *w,
+                             const void *rstd) {
+    const int64_t parts = part_count(dx->rows, dx->cols);
+    float *sums = part_sums(be, dw, parts, dx->cols);
+    FOR_PARTS_OF(be, dx, parts,
+                 rmsnorm_backward((uint16_t *)dx->data + at, sums + part * dim, (const uint16_t *)dy + at,
+                                  (const uint16_t *)x + at, w, (const float *)rstd + row, count, dim));
+    add_parts(be, dw, sums, parts, dx->cols);
 }
 
-void nb_cpu_rmsnorm_backward_add(nb_backend *be, void *dout, void *dw, const void *dy, const void *x, const void *w,
-                                 const void *rstd, int64_t n, int64_t dim) {
-    int64_t parts = part_count(n, dim);
-    float *sums = part_sums(be, dw, parts, dim);
-    FOR_PARTS(be, n, dim, parts,
-              rmsnorm_backward_add((uint16_t *)dout + at, sums + part * dim, (const uint16_t *)dy + at,
-                                   (const uint16_t *)x + at, w, (const float *)rstd + row, count, dim));
-    add_parts(be, dw, sums, parts, dim);
+void nb_cpu_rmsnorm_backward_add(nb_backend *be, const nb_mat *dout, void *dw, const void *dy, const void *x,
+                                 const void *w, const void *rstd) {
+    const int64_t parts = part_count(dout->rows, dout->cols);
+    float *sums = part_sums(be, dw, parts, dout->cols);
+    FOR_PARTS_OF(be, dout, parts,
+                 rmsnorm_backward_add((uint16_t *)dout->data + at, sums + part * dim, (const uint16_t *)dy + at,
+                                      (const uint16_t *)x + at, w, (const float *)rstd + row, count, dim));
+    add_parts(be, dw, sums, parts, dout->cols);
 }
 
-void nb_cpu_add_rmsnorm_backward(nb_backend *be, void *dout, void *dx, void *dw, const void *change, const void *x,
-                                 const void *w, const void *rstd, int64_t n, int64_t dim) {
-    int64_t parts = part_count(n, dim);
-    float *sums = part_sums(be, dw, parts, dim);
-    FOR_PARTS(be, n, dim, parts,
-              add_rmsnorm_backward((uint16_t *)dout + at, (uint16_t *)dx + at, sums + part * dim,
-                                   (const uint16_t *)change + at, (const uint16_t *)x + at, w,
-                                   (const float *)rstd + row, count, dim));
-    add_parts(be, dw, sums, parts, dim);
+void nb_cpu_add_rmsnorm_backward(nb_backend *be, void *dout, const nb_mat *dx, void *dw, const void *change,
+                                 const void *x, const void *w, const void *rstd) {
+    const int64_t parts = part_count(dx->rows, dx->cols);
+    float *sums = part_sums(be, dw, parts, dx->cols);
+    FOR_PARTS_OF(be, dx, parts,
+                 add_rmsnorm_backward((uint16_t *)dout + at, (uint16_t *)dx->data + at, sums + part * dim,
+                                      (const uint16_t *)change + at, (const uint16_t *)x + at, w,
+                                      (const float *)rstd + row, count, dim));
+    add_parts(be, dw, sums, parts, dx->cols);
 }
 
 void nb_cpu_gated_norm_forward(nb_backend *be, const nb_mat *y, void *rstd, const void *o, const void *g, const void *w,
                                double eps) {
-    FOR_PARTS_OF(be, y,
+    FOR_PARTS_OF(be, y, MOST_PARTS,
                  gated_norm_forward((uint16_t *)y->data + at, (float *)rstd + row, (const uint16_t *)o + at,
                                     (const uint16_t *)g + at, w, count, dim, (float)eps));
 }
 
-void nb_cpu_gated_norm_backward(nb_backend *be, void *do_, void *dg, void *dw, const void *dy, const void *o,
-                                const void *g, const void *w, const void *rstd, int64_t n, int64_t dim) {
-    int64_t parts = part_count(n, dim);
-    float *sums = part_sums(be, dw, parts, dim);
-    FOR_PARTS(be, n, dim, parts,
-              gated_norm_backward((uint16_t *)do_ + at, (uint16_t *)dg + at, sums + part * dim,
-                                  (const uint16_t *)dy + at, (const uint16_t *)o + at, (const uint16_t *)g + at, w,
-                                  (const float *)rstd + row, count, dim));
-    add_parts(be, dw, sums, parts, dim);
+void nb_cpu_gated_norm_backward(nb_backend *be, void *do_, const nb_mat *dg, void *dw, const void *dy, const void *o,
+                                const void *g, const void *w, const void *rstd) {
+    const int64_t parts = part_count(dg->rows, dg->cols);
+    float *sums = part_sums(be, dw, parts, dg->cols);
+    FOR_PARTS_OF(be, dg, parts,
+                 gated_norm_backward((uint16_t *)do_ + at, (uint16_t *)dg->data + at, sums + part * dim,
+                                     (const uint16_t *)dy + at, (const uint16_t *)o + at, (const uint16_t *)g + at, w,
+                                     (const float *)rstd + row, count, dim));
+    add_parts(be, dw, sums, parts, dg->cols);
 }
 
 void nb_cpu_gla_gate_forward(nb_backend *be, void *gate, const void *a, const void *bias, int64_t n, int64_t dim,

@@ -1,6 +1,7 @@
 /* weights.c: rows and pieces of the references over the threads; nothing is summed across them but counts. */
 #include "backend/cpu/cpu.h"
 #include "backend/ref/dge_occ.h"
+#include "backend/ref/operand_parts.h"
 #include "backend/ref/ref.h"
 
 enum { PIECE = 4096 };
@@ -51,18 +52,21 @@ int64_t nb_cpu_reset_where(nb_backend *be, float *w, const float *q, const float
     return resets;
 }
 
-void nb_cpu_bin_widths(nb_backend *be, float *out, const nb_qtensor *codes) {
+void nb_cpu_bin_widths(nb_backend *be, float *out, const nb_operand *codes) {
+    nb_qtensor t = nb_codes_of(codes);
 #pragma omp parallel for THREADS
     for (int64_t r = 0; r < codes->rows; r++) {
-        nb_qtensor one = nb_qtensor_row(codes, r);
-        nb_ref_bin_widths(be, out + r * codes->cols, &one);
+        nb_qtensor one = nb_qtensor_row(&t, r);
+        nb_bin_widths_of(out + r * codes->cols, &one);
     }
 }
 
-void nb_cpu_round_by(nb_backend *be, const nb_qtensor *codes, const float *w, const float *guide) {
+void nb_cpu_round_by(nb_backend *be, nb_operand *codes, const float *w, const float *guide) {
+    nb_qtensor t = nb_codes_of(codes);
+    nb_head_of(codes)->form = 0; /* what stands behind the codes is old */
 #pragma omp parallel for THREADS
     for (int64_t r = 0; r < codes->rows; r++) {
-        nb_qtensor one = nb_qtensor_row(codes, r);
-        nb_ref_round_by(be, &one, w + r * codes->cols, guide + r * codes->cols);
+        nb_qtensor one = nb_qtensor_row(&t, r);
+        nb_round_codes_by(&one, w + r * codes->cols, guide + r * codes->cols);
     }
 }

@@ -193,7 +193,7 @@ const char *nb_cuda_attention_forward_tile(const nb_cuda_attention *a) {
     return t ? t->name : nullptr;
 }
 
-int nb_cuda_attention_forward(const nb_cuda_attention *a, void *o, float *lse, const void *q, const void *k,
+int nb_cuda_launch_attention_forward(const nb_cuda_attention *a, void *o, float *lse, const void *q, const void *k,
                               const void *v, void *stream) {
     if (!attention_shape_ok(a))
         return cudaErrorInvalidValue;

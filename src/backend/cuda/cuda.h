@@ -47,6 +47,11 @@ nb_status nb_cuda_status(nb_backend *be, int code, const char *what, nb_error *e
  * that says what it was for. */
 void *nb_cuda_scratch(nb_backend *be, size_t bytes, const char *what);
 
+/* ---- operand.c ---- */
+
+/* The BF16 values [rows, cols] of an operand that has codes. */
+uint16_t *nb_cuda_values_of(const nb_operand *o);
+
 /* ---- gemm.c: products of plain numbers by cuBLASLt ---- */
 
 /* C[M,N] = beta C + alpha op(A) op(B), FP32 sums, rounded once to C's type; alpha and beta are device words. */

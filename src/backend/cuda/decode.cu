@@ -26,7 +26,7 @@ static __global__ void decode(nb_mat out, nb_qtensor t, bool transpose, const in
     }
 }
 
-int nb_cuda_decode(void *stream, const nb_mat *out, const nb_qtensor *from, bool transpose, const int32_t *columns, bool outer) {
+int nb_cuda_launch_decode(void *stream, const nb_mat *out, const nb_qtensor *from, bool transpose, const int32_t *columns, bool outer) {
     if (from->rows * from->cols > 0)
         decode<<<grid_of((from->rows * from->cols + THREADS - 1) / THREADS), THREADS, 0, (cudaStream_t)stream>>>(
             *out, *from, transpose, columns, outer);
@@ -56,7 +56,7 @@ static __global__ void turn(nb_qtensor out, nb_qtensor t) {
         *out.tensor_scale = *t.tensor_scale;
 }
 
-int nb_cuda_turn(void *stream, const nb_qtensor *out, const nb_qtensor *from) {
+int nb_cuda_launch_turn(void *stream, const nb_qtensor *out, const nb_qtensor *from) {
     turn<<<grid_of((out->rows * out->cols / 2 + THREADS - 1) / THREADS), THREADS, 0, (cudaStream_t)stream>>>(*out, *from);
     return cudaGetLastError();
 }

@@ -76,15 +76,20 @@ int nb_cuda_launch_axpy(void *stream, float *y, float alpha, const float *x, int
     return cudaGetLastError();
 }
 
-static __global__ void scaled_result(nb_mat out, nb_mat in, const float *rows, const float *cols, bool accumulate) {
+static __device__ float outer_at(const nb_cuda_outer &o, int64_t i) {
+    return o.at ? o.at[i * o.step] : 1.0f;
+}
+
+static __global__ void scaled_result(nb_mat out, nb_mat in, nb_cuda_outer rows, nb_cuda_outer cols, bool accumulate) {
     for (NB_EACH(i, out.rows *out.cols)) {
         int64_t r = i / out.cols, c = i % out.cols, at = r * out.stride + c;
-        float x = nb_f32_mul(load(in.data, in.dtype, r * in.stride + c), nb_f32_mul(rows ? rows[r] : 1.0f, cols ? cols[c] : 1.0f));
+        float x = nb_f32_mul(load(in.data, in.dtype, r * in.stride + c), nb_f32_mul(outer_at(rows, r), outer_at(cols, c)));
         store(out.data, out.dtype, at, accumulate ? nb_f32_add(load(out.data, out.dtype, at), x) : x);
     }
 }
 
-int nb_cuda_launch_scaled_result(void *stream, const nb_mat *out, const nb_mat *in, const float *rows, const float *cols, bool accumulate) {
+int nb_cuda_launch_scaled_result(void *stream, const nb_mat *out, const nb_mat *in, nb_cuda_outer rows, nb_cuda_outer cols,
+                                 bool accumulate) {
     if (out->rows * out->cols > 0)
         scaled_result<<<nb_grid(nb_divide_up(out->rows * out->cols, NB_THREADS)), NB_THREADS, 0, (cudaStream_t)stream>>>(
             *out, *in, rows, cols, accumulate);
@@ -195,34 +200,74 @@ static __device__ void swiglu_slopes(float g, float u, float d, float *dg, float
     *du = d * g * s;
 }
 
-static __global__ void swiglu_backward(uint16_t *dgate, uint16_t *dup, const uint16_t *dy, const uint16_t *gate, const uint16_t *up, int64_t n) {
+static __global__ void swiglu_backward(uint16_t *dgate, uint32_t *dgate_amax, uint16_t *dup, uint32_t *dup_amax, const uint16_t *dy,
+                                       const uint16_t *gate, const uint16_t *up, int64_t n) {
+    uint32_t of_gate = 0, of_up = 0;
     for (NB_EACH(i, n)) {
         float dg, du;
         swiglu_slopes(nb_bf16_value(gate[i]), nb_bf16_value(up[i]), nb_bf16_value(dy[i]), &dg, &du);
         dgate[i] = nb_bf16_even(dg);
         dup[i] = nb_bf16_even(du);
+        of_gate = max(of_gate, nb_f32_magnitude(nb_bf16_value(dgate[i])));
+        of_up = max(of_up, nb_f32_magnitude(nb_bf16_value(dup[i])));
     }
+    __syncwarp();
+    nb_join_amax(dgate_amax, of_gate);
+    nb_join_amax(dup_amax, of_up);
 }
 
-static __global__ void swiglu_backward_eights(uint16_t *dgate, uint16_t *dup, const uint16_t *dy, const uint16_t *gate, const uint16_t *up, int64_t eights) {
+static __global__ void swiglu_backward_eights(uint16_t *dgate, uint32_t *dgate_amax, uint16_t *dup, uint32_t *dup_amax, const uint16_t *dy,
+                                              const uint16_t *gate, const uint16_t *up, int64_t eights) {
+    uint32_t of_gate = 0, of_up = 0;
     for (NB_EACH(i, eights)) {
         nb_eight g = nb_load_eight(gate + 8 * i), u = nb_load_eight(up + 8 * i), d = nb_load_eight(dy + 8 * i), dg, du;
 #pragma unroll
-        for (int j = 0; j < 8; j++)
+        for (int j = 0; j < 8; j++) {
             swiglu_slopes(g.x[j], u.x[j], d.x[j], &dg.x[j], &du.x[j]);
+            dg.x[j] = nb_bf16_round(dg.x[j]);
+            du.x[j] = nb_bf16_round(du.x[j]);
+            of_gate = max(of_gate, nb_f32_magnitude(dg.x[j]));
+            of_up = max(of_up, nb_f32_magnitude(du.x[j]));
+        }
         nb_store_eight(dgate + 8 * i, dg);
         nb_store_eight(dup + 8 * i, du);
     }
+    __syncwarp();
+    nb_join_amax(dgate_amax, of_gate);
+    nb_join_amax(dup_amax, of_up);
 }
 
-int nb_cuda_launch_swiglu_backward(void *stream, uint16_t *dgate, uint16_t *dup, const uint16_t *dy, const uint16_t *gate, const uint16_t *up, int64_t n) {
+int nb_cuda_launch_swiglu_backward(void *stream, uint16_t *dgate, uint32_t *dgate_amax, uint16_t *dup, uint32_t *dup_amax,
+                                   const uint16_t *dy, const uint16_t *gate, const uint16_t *up, int64_t n) {
     cudaStream_t on = (cudaStream_t)stream;
     bool aligned = nb_aligned(dgate) && nb_aligned(dup) && nb_aligned(dy) && nb_aligned(gate) && nb_aligned(up);
+    if (dgate_amax)
+        cudaMemsetAsync(dgate_amax, 0, sizeof *dgate_amax, on);
+    if (dup_amax)
+        cudaMemsetAsync(dup_amax, 0, sizeof *dup_amax, on);
     if (n == 0)
-        return cudaSuccess;
+        return cudaGetLastError();
     if (n % 8 == 0 && aligned)
-        swiglu_backward_eights<<<nb_grid(nb_divide_up(n / 8, NB_THREADS)), NB_THREADS, 0, on>>>(dgate, dup, dy, gate, up, n / 8);
+        swiglu_backward_eights<<<nb_grid(nb_divide_up(n / 8, NB_THREADS)), NB_THREADS, 0, on>>>(dgate, dgate_amax, dup, dup_amax, dy, gate, up, n / 8);
     else
-        swiglu_backward<<<nb_grid(nb_divide_up(n, NB_THREADS)), NB_THREADS, 0, on>>>(dgate, dup, dy, gate, up, n);
+        swiglu_backward<<<nb_grid(nb_divide_up(n, NB_THREADS)), NB_THREADS, 0, on>>>(dgate, dgate_amax, dup, dup_amax, dy, gate, up, n);
+    return cudaGetLastError();
+}
+
+/* ---- the maximum of a matrix that has been written ---- */
+
+static __global__ void amax_of(uint32_t *amax, const uint16_t *x, int64_t rows, int64_t cols, int64_t stride) {
+    uint32_t largest = 0;
+    for (NB_EACH(i, rows *cols))
+        largest = max(largest, nb_f32_magnitude(nb_bf16_value(x[i / cols * stride + i % cols])));
+    __syncwarp();
+    nb_join_amax(amax, largest);
+}
+
+int nb_cuda_launch_amax(void *stream, uint32_t *amax, const void *x, int64_t rows, int64_t cols, int64_t stride) {
+    cudaStream_t on = (cudaStream_t)stream;
+    cudaMemsetAsync(amax, 0, sizeof *amax, on);
+    if (rows * cols > 0)
+        amax_of<<<nb_grid(nb_divide_up(rows * cols, NB_THREADS)), NB_THREADS, 0, on>>>(amax, (const uint16_t *)x, rows, cols, stride);
     return cudaGetLastError();
 }

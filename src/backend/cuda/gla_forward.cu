@@ -417,7 +417,7 @@ size_t nb_cuda_gla_workspace_bytes(const nb_cuda_gla *g, int backward) {
     return gla_arguments(g, &a, NULL, backward != 0, &bytes) ? bytes : 0;
 }
 
-int nb_cuda_gla_forward(const nb_cuda_gla *g, void *o, const void *q, const void *k, const void *v, const void *gate,
+int nb_cuda_launch_gla_forward(const nb_cuda_gla *g, void *o, const void *q, const void *k, const void *v, const void *gate,
                         void *workspace, void *stream) {
     gla_args a;
     size_t bytes;

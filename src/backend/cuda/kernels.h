@@ -16,17 +16,22 @@ int nb_cuda_launch_cast(void *stream, void *to, nb_dtype to_type, const void *fr
 int nb_cuda_launch_add(void *stream, uint16_t *out, const uint16_t *a, const uint16_t *b, int64_t n);
 int nb_cuda_launch_axpy(void *stream, float *y, float alpha, const float *x, int64_t n);
 int nb_cuda_launch_scale(void *stream, const nb_mat *out, const nb_mat *in, const float *rows, const float *cols);
-/* The same with `accumulate`: out (+)= in * row * column, FP32. */
-int nb_cuda_launch_scaled_result(void *stream, const nb_mat *out, const nb_mat *in, const float *rows,
-                                 const float *cols, bool accumulate);
+/* out (+)= in * fl(row * column): the scales outside of a product's sum, one a row or column, or one for all (step 0). */
+typedef struct nb_cuda_outer {
+    const float *at; /* NULL: 1 */
+    int step;        /* 1: one for each; 0: the same for all */
+} nb_cuda_outer;
+int nb_cuda_launch_scaled_result(void *stream, const nb_mat *out, const nb_mat *in, nb_cuda_outer rows, nb_cuda_outer cols,
+                                 bool accumulate);
 int nb_cuda_launch_multiply_words(void *stream, float *out, const float *a,
                                   const float *b); /* *out = *a * *b; NULL: 1 */
 int nb_cuda_launch_rope(void *stream, uint16_t *x, const int32_t *positions, int64_t n, int64_t heads, int64_t head_dim,
                         int64_t stride, double theta, bool inverse);
 int nb_cuda_launch_swiglu_forward(void *stream, uint16_t *y, uint32_t *amax, const uint16_t *gate, const uint16_t *up,
                                   int64_t n);
-int nb_cuda_launch_swiglu_backward(void *stream, uint16_t *dgate, uint16_t *dup, const uint16_t *dy,
-                                   const uint16_t *gate, const uint16_t *up, int64_t n);
+/* amaxes may be NULL */
+int nb_cuda_launch_swiglu_backward(void *stream, uint16_t *dgate, uint32_t *dgate_amax, uint16_t *dup, uint32_t *dup_amax,
+                                   const uint16_t *dy, const uint16_t *gate, const uint16_t *up, int64_t n);
 int nb_cuda_launch_gate_forward(void *stream, float *gate, const uint16_t *a, const float *bias, int64_t n, int64_t dim,
                                 float normalizer, float clamp);
 /* partial: nb_cuda_partial_bytes(n, dim) of scratch */
@@ -34,21 +39,40 @@ int nb_cuda_launch_gate_backward(void *stream, uint16_t *da, float *dbias, const
                                  const float *bias, int64_t n, int64_t dim, float normalizer, float clamp,
                                  float *partial);
 
+/* *amax = largest magnitude of a BF16 matrix */
+int nb_cuda_launch_amax(void *stream, uint32_t *amax, const void *x, int64_t rows, int64_t cols, int64_t stride);
+
 /* ---- norm.cu ---- */
 size_t nb_cuda_partial_bytes(int64_t n, int64_t dim); /* sums over rows that blocks leave for the last kernel to add */
-/* y = norm(x), or with `change`: stream = x + change, y = norm(stream) */
-int nb_cuda_launch_rmsnorm_forward(void *stream, uint16_t *y, uint32_t *amax, float *rstd, uint16_t *sum,
-                                   const uint16_t *x, const uint16_t *change, const float *w, int64_t n, int64_t dim,
-                                   float eps);
-/* dx = ..., or with `into`: into += dx, rounded as the sum of two BF16 numbers */
-int nb_cuda_launch_rmsnorm_backward(void *stream, uint16_t *dx, uint16_t *into, float *dw, const uint16_t *dy,
-                                    const uint16_t *x, const float *w, const float *rstd, int64_t n, int64_t dim,
-                                    float *partial);
+/* y = norm(x); with `change`, sum = x + change and y = norm(sum); with `add`, y = add + norm(x). */
+typedef struct nb_cuda_norm {
+    uint16_t *y;
+    uint32_t *amax; /* of y; NULL: not asked for */
+    float *rstd;    /* [n] */
+    uint16_t *sum;
+    const uint16_t *x, *change, *add;
+    const float *w; /* [dim] */
+    int64_t n, dim;
+    float eps;
+} nb_cuda_norm;
+int nb_cuda_launch_rmsnorm_forward(void *stream, const nb_cuda_norm *norm);
+/* dx written, or with `into` added to what is there, rounded as the sum of two BF16 numbers; dw is added to. */
+typedef struct nb_cuda_norm_slopes {
+    uint16_t *dx;
+    bool into;
+    uint32_t *amax; /* of dx */
+    float *dw;
+    const uint16_t *dy, *x;
+    const float *w, *rstd;
+    int64_t n, dim;
+    float *partial; /* scratch of nb_cuda_partial_bytes */
+} nb_cuda_norm_slopes;
+int nb_cuda_launch_rmsnorm_backward(void *stream, const nb_cuda_norm_slopes *d);
 int nb_cuda_launch_gated_norm_forward(void *stream, uint16_t *y, uint32_t *amax, float *rstd, const uint16_t *o,
                                       const uint16_t *g, const float *w, int64_t n, int64_t dim, float eps);
-int nb_cuda_launch_gated_norm_backward(void *stream, uint16_t *do_, uint16_t *dg, float *dw, const uint16_t *dy,
-                                       const uint16_t *o, const uint16_t *g, const float *w, const float *rstd,
-                                       int64_t n, int64_t dim, float *partial);
+int nb_cuda_launch_gated_norm_backward(void *stream, uint16_t *do_, uint16_t *dg, uint32_t *dg_amax, float *dw,
+                                       const uint16_t *dy, const uint16_t *o, const uint16_t *g, const float *w,
+                                       const float *rstd, int64_t n, int64_t dim, float *partial);
 
 /* ---- loss.cu ---- */
 int nb_cuda_launch_cross_entropy(void *stream, float *loss, float *z, uint16_t *dlogits, const uint16_t *logits,
@@ -65,11 +89,8 @@ int nb_cuda_launch_embed_backward(void *stream, float *dtable, const uint16_t *d
 enum { NB_CUDA_SUM_BLOCKS = 512 };
 /* partial [NB_CUDA_SUM_BLOCKS] doubles of scratch */
 int nb_cuda_launch_sum(void *stream, double *out, const float *x, int64_t n, bool squares, double *partial);
-int nb_cuda_launch_scaled_sum_squares(void *stream, double *out, const nb_scaled *x, int64_t n, double *partial,
-                                      bool add);
-int nb_cuda_launch_adamw(void *stream, const nb_scaled *param, const nb_scaled *m, const nb_scaled *v,
-                         const nb_scaled *grad, int64_t n, const nb_adamw *step, uint16_t *copy,
-                         uint32_t *amaxes /* [3] scratch */);
+int nb_cuda_launch_scaled_sum_squares(void *stream, double *out, const nb_scaled *x, int64_t n, double *partial);
+int nb_cuda_launch_adamw(void *stream, const nb_adamw_tensor *t, const nb_adamw *step, uint32_t *amaxes /* [3] scratch */);
 int nb_cuda_launch_scaled_encode(void *stream, const nb_scaled *to, const float *from, int64_t n, uint32_t *amax);
 int nb_cuda_launch_scaled_decode(void *stream, float *to, const nb_scaled *from, int64_t n);
 int nb_cuda_launch_scaled_add(void *stream, const nb_scaled *to, const nb_scaled *a, const nb_scaled *b, int64_t n,

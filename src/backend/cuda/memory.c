@@ -35,3 +35,50 @@ void *nb_cuda_scratch(nb_backend *be, size_t bytes, const char *what) {
     cuda->scratch_bytes = wanted;
     return cuda->scratch;
 }
+
+/* ---- the rows of memory ---- */
+
+void *nb_cuda_alloc(nb_backend *be, size_t bytes, const char *what) {
+    nb_cuda *cuda = nb_cuda_of(be);
+    void *memory = NULL;
+    (void)what; /* nb_backend_take makes a sentence of it */
+    cudaError_t code = cudaMalloc(&memory, bytes ? bytes : 1);
+    if (code == cudaErrorMemoryAllocation) {
+        cudaGetLastError(); /* it is the caller's to tell, and no fault of an operation */
+        return NULL;
+    }
+    if (!nb_cuda_good(be, code, "memory"))
+        return NULL;
+    nb_cuda_good(be, cudaMemsetAsync(memory, 0, bytes, cuda->stream), "memory");
+    return memory;
+}
+
+void nb_cuda_release(nb_backend *be, void *memory) {
+    nb_cuda_good(be, cudaFree(memory), "memory");
+}
+
+/* A copy from pageable memory returns once the bytes are in the driver's own buffer. */
+void nb_cuda_upload(nb_backend *be, void *to, const void *from_host, size_t bytes) {
+    if (bytes)
+        nb_cuda_good(be, cudaMemcpyAsync(to, from_host, bytes, cudaMemcpyHostToDevice, nb_cuda_of(be)->stream), "upload");
+}
+
+void nb_cuda_download(nb_backend *be, void *to_host, const void *from, size_t bytes) {
+    nb_cuda *cuda = nb_cuda_of(be);
+    if (bytes && nb_cuda_good(be, cudaMemcpyAsync(to_host, from, bytes, cudaMemcpyDeviceToHost, cuda->stream), "download"))
+        nb_cuda_good(be, cudaStreamSynchronize(cuda->stream), "download");
+}
+
+void nb_cuda_copy(nb_backend *be, void *to, const void *from, size_t bytes) {
+    if (bytes)
+        nb_cuda_good(be, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, nb_cuda_of(be)->stream), "copy");
+}
+
+void nb_cuda_fill_zero(nb_backend *be, void *to, size_t bytes) {
+    if (bytes)
+        nb_cuda_good(be, cudaMemsetAsync(to, 0, bytes, nb_cuda_of(be)->stream), "fill_zero");
+}
+
+nb_status nb_cuda_synchronize(nb_backend *be, nb_error *err) {
+    return nb_cuda_status(be, cudaStreamSynchronize(nb_cuda_of(be)->stream), "an operation of the GPU", err);
+}

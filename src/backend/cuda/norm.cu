@@ -51,48 +51,52 @@ static __device__ void add_row(uint16_t *sum, const uint16_t *x, const uint16_t 
     __syncwarp();
 }
 
-static __global__ void rmsnorm_forward(uint16_t *y, uint32_t *amax, float *rstd, uint16_t *sum, const uint16_t *x,
-                                       const uint16_t *change, const float *w, int64_t n, int64_t dim, float eps, bool eights) {
+static __device__ float finished(const nb_cuda_norm &norm, int64_t at, float normed) {
+    normed = nb_bf16_round(normed);
+    return norm.add ? nb_bf16_round(nb_bf16_value(norm.add[at]) + normed) : normed;
+}
+
+static __global__ void rmsnorm_forward(nb_cuda_norm norm, bool eights) {
     const int lane = threadIdx.x % 32;
+    const int64_t dim = norm.dim;
     uint32_t largest = 0;
-    for (NB_ROWS(r, n)) {
-        const uint16_t *in = x + r * dim;
-        if (change) {
-            add_row(sum + r * dim, in, change + r * dim, dim);
-            in = sum + r * dim;
+    for (NB_ROWS(r, norm.n)) {
+        const uint16_t *in = norm.x + r * dim;
+        if (norm.change) {
+            add_row(norm.sum + r * dim, in, norm.change + r * dim, dim);
+            in = norm.sum + r * dim;
         }
-        float rs = row_rstd(in, dim, eps, eights);
+        float rs = row_rstd(in, dim, norm.eps, eights);
         if (lane == 0)
-            rstd[r] = rs;
+            norm.rstd[r] = rs;
         if (eights)
             for (int64_t c = 8 * lane; c < dim; c += 256) {
                 nb_eight e = nb_load_eight(in + c);
 #pragma unroll
                 for (int j = 0; j < 8; j++) {
-                    e.x[j] = nb_bf16_round(e.x[j] * rs * w[c + j]);
+                    e.x[j] = finished(norm, r * dim + c + j, e.x[j] * rs * norm.w[c + j]);
                     largest = max(largest, nb_f32_magnitude(e.x[j]));
                 }
-                nb_store_eight(y + r * dim + c, e);
+                nb_store_eight(norm.y + r * dim + c, e);
             }
         else
             for (int64_t c = lane; c < dim; c += 32) {
-                float out = nb_bf16_round(nb_bf16_value(in[c]) * rs * w[c]);
+                float out = finished(norm, r * dim + c, nb_bf16_value(in[c]) * rs * norm.w[c]);
                 largest = max(largest, nb_f32_magnitude(out));
-                y[r * dim + c] = nb_bf16_even(out);
+                norm.y[r * dim + c] = nb_bf16_even(out);
             }
     }
     __syncwarp();
-    nb_join_amax(amax, largest);
+    nb_join_amax(norm.amax, largest);
 }
 
-int nb_cuda_launch_rmsnorm_forward(void *stream, uint16_t *y, uint32_t *amax, float *rstd, uint16_t *sum, const uint16_t *x,
-                                   const uint16_t *change, const float *w, int64_t n, int64_t dim, float eps) {
+int nb_cuda_launch_rmsnorm_forward(void *stream, const nb_cuda_norm *norm) {
     cudaStream_t on = (cudaStream_t)stream;
-    bool eights = dim % 8 == 0 && nb_aligned(y) && nb_aligned(x) && (!change || (nb_aligned(sum) && nb_aligned(change)));
-    if (amax)
-        cudaMemsetAsync(amax, 0, sizeof *amax, on);
-    if (n > 0)
-        rmsnorm_forward<<<nb_grid(nb_divide_up(n, NB_WARPS)), NB_THREADS, 0, on>>>(y, amax, rstd, sum, x, change, w, n, dim, eps, eights);
+    bool eights = norm->dim % 8 == 0 && nb_aligned(norm->y) && nb_aligned(norm->x) && (!norm->change || (nb_aligned(norm->sum) && nb_aligned(norm->change)));
+    if (norm->amax)
+        cudaMemsetAsync(norm->amax, 0, sizeof *norm->amax, on);
+    if (norm->n > 0)
+        rmsnorm_forward<<<nb_grid(nb_divide_up(norm->n, NB_WARPS)), NB_THREADS, 0, on>>>(*norm, eights);
     return cudaGetLastError();
 }
 
@@ -170,44 +174,49 @@ template <typename Kernel> static int room_for(Kernel kernel, int64_t dim) {
 
 /* ---- backward ---- */
 
-static __global__ void rmsnorm_backward(uint16_t *dx, uint16_t *into, float *partial, const uint16_t *dy, const uint16_t *x,
-                                        const float *w, const float *rstd, int64_t n, int64_t dim) {
+static __global__ void rmsnorm_backward(nb_cuda_norm_slopes d) {
     extern __shared__ float sums[];
     const int lane = threadIdx.x % 32;
+    const int64_t dim = d.dim;
     float *dw = clear_sums(sums, dim);
-    for (NB_ROWS(r, n)) {
-        float rs = rstd[r], mean = 0;
+    uint32_t largest = 0;
+    for (NB_ROWS(r, d.n)) {
+        float rs = d.rstd[r], mean = 0;
         for (int64_t c = lane; c < dim; c += 32)
-            mean += nb_bf16_value(x[r * dim + c]) * rs * w[c] * nb_bf16_value(dy[r * dim + c]);
+            mean += nb_bf16_value(d.x[r * dim + c]) * rs * d.w[c] * nb_bf16_value(d.dy[r * dim + c]);
         mean = nb_warp_sum(mean) / (float)dim;
         for (int64_t c = lane; c < dim; c += 32) {
-            float dout = nb_bf16_value(dy[r * dim + c]), normed = nb_bf16_value(x[r * dim + c]) * rs;
+            float dout = nb_bf16_value(d.dy[r * dim + c]), normed = nb_bf16_value(d.x[r * dim + c]) * rs;
             dw[c] += dout * normed;
-            uint16_t d = nb_bf16_even(rs * (w[c] * dout - normed * mean));
-            if (into)
-                into[r * dim + c] = nb_bf16_even(nb_bf16_value(into[r * dim + c]) + nb_bf16_value(d));
-            else
-                dx[r * dim + c] = d;
+            float dx = nb_bf16_round(rs * (d.w[c] * dout - normed * mean));
+            if (d.into)
+                dx = nb_bf16_round(nb_bf16_value(d.dx[r * dim + c]) + dx);
+            largest = max(largest, nb_f32_magnitude(dx));
+            d.dx[r * dim + c] = nb_bf16_even(dx);
         }
     }
-    leave_partial(partial, sums, dim);
+    __syncwarp();
+    nb_join_amax(d.amax, largest);
+    leave_partial(d.partial, sums, dim);
 }
 
-int nb_cuda_launch_rmsnorm_backward(void *stream, uint16_t *dx, uint16_t *into, float *dw, const uint16_t *dy, const uint16_t *x,
-                                    const float *w, const float *rstd, int64_t n, int64_t dim, float *partial) {
+int nb_cuda_launch_rmsnorm_backward(void *stream, const nb_cuda_norm_slopes *d) {
     cudaStream_t on = (cudaStream_t)stream;
-    int code = room_for(rmsnorm_backward, dim);
-    if (n == 0 || code != cudaSuccess)
+    int code = room_for(rmsnorm_backward, d->dim);
+    if (d->amax)
+        cudaMemsetAsync(d->amax, 0, sizeof *d->amax, on);
+    if (d->n == 0 || code != cudaSuccess)
         return code;
-    rmsnorm_backward<<<(unsigned)blocks_for(n), NB_THREADS, shared_bytes(dim), on>>>(dx, into, partial, dy, x, w, rstd, n, dim);
-    return finish_sums(on, dw, partial, blocks_for(n), dim);
+    rmsnorm_backward<<<(unsigned)blocks_for(d->n), NB_THREADS, shared_bytes(d->dim), on>>>(*d);
+    return finish_sums(on, d->dw, d->partial, blocks_for(d->n), d->dim);
 }
 
-static __global__ void gated_norm_backward(uint16_t *do_, uint16_t *dg, float *partial, const uint16_t *dy, const uint16_t *o,
+static __global__ void gated_norm_backward(uint16_t *do_, uint16_t *dg, uint32_t *dg_amax, float *partial, const uint16_t *dy, const uint16_t *o,
                                            const uint16_t *g, const float *w, const float *rstd, int64_t n, int64_t dim) {
     extern __shared__ float sums[];
     const int lane = threadIdx.x % 32;
     float *dw = clear_sums(sums, dim);
+    uint32_t largest = 0;
     for (NB_ROWS(r, n)) {
         float rs = rstd[r], mean = 0;
         for (int64_t c = lane; c < dim; c += 32) {
@@ -219,20 +228,26 @@ static __global__ void gated_norm_backward(uint16_t *do_, uint16_t *dg, float *p
             float gate = nb_bf16_value(g[r * dim + c]), s = sigmoid(gate), d = nb_bf16_value(dy[r * dim + c]);
             float normed = nb_bf16_value(o[r * dim + c]) * rs;
             dw[c] += d * normed * gate * s;
-            dg[r * dim + c] = nb_bf16_even(d * w[c] * normed * s * (1.0f + gate * (1.0f - s)));
+            float slope = nb_bf16_round(d * w[c] * normed * s * (1.0f + gate * (1.0f - s)));
+            largest = max(largest, nb_f32_magnitude(slope));
+            dg[r * dim + c] = nb_bf16_even(slope);
             do_[r * dim + c] = nb_bf16_even(rs * (w[c] * d * gate * s - normed * mean));
         }
     }
+    __syncwarp();
+    nb_join_amax(dg_amax, largest);
     leave_partial(partial, sums, dim);
 }
 
-int nb_cuda_launch_gated_norm_backward(void *stream, uint16_t *do_, uint16_t *dg, float *dw, const uint16_t *dy, const uint16_t *o,
+int nb_cuda_launch_gated_norm_backward(void *stream, uint16_t *do_, uint16_t *dg, uint32_t *dg_amax, float *dw, const uint16_t *dy, const uint16_t *o,
                                        const uint16_t *g, const float *w, const float *rstd, int64_t n, int64_t dim, float *partial) {
     cudaStream_t on = (cudaStream_t)stream;
     int code = room_for(gated_norm_backward, dim);
+    if (dg_amax)
+        cudaMemsetAsync(dg_amax, 0, sizeof *dg_amax, on);
     if (n == 0 || code != cudaSuccess)
         return code;
-    gated_norm_backward<<<(unsigned)blocks_for(n), NB_THREADS, shared_bytes(dim), on>>>(do_, dg, partial, dy, o, g, w, rstd, n, dim);
+    gated_norm_backward<<<(unsigned)blocks_for(n), NB_THREADS, shared_bytes(dim), on>>>(do_, dg, dg_amax, partial, dy, o, g, w, rstd, n, dim);
     return finish_sums(on, dw, partial, blocks_for(n), dim);
 }
 

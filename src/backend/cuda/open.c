@@ -3,6 +3,7 @@
 
 #include "backend/backend.h"
 #include "backend/cuda/library.h"
+#include "backend/cuda/rows.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -95,7 +96,7 @@ static void fill(nb_backend_ops *ops) {
 #include "backend/ops.inc"
 }
 
-nb_status nb_cuda_library_open(int device, nb_backend **out, nb_error *err) {
+__attribute__((visibility("default"))) nb_status nb_cuda_library_open(int device, nb_backend **out, nb_error *err) {
     nb_backend_object *object;
     nb_cuda *cuda = calloc(1, sizeof *cuda);
     if (!cuda)

@@ -24,28 +24,28 @@ static __global__ void sum_parts(double *partial, const void *x, nb_dtype type, 
         partial[blockIdx.x] = sum;
 }
 
-static __global__ void sum_of_parts(double *out, const double *partial, bool add) {
+static __global__ void sum_of_parts(double *out, const double *partial) {
     __shared__ double room[NB_WARPS];
     double sum = 0;
     for (int i = threadIdx.x; i < NB_CUDA_SUM_BLOCKS; i += blockDim.x)
         sum += partial[i];
     sum = nb_block_sum(sum, room);
     if (threadIdx.x == 0)
-        *out = add ? *out + sum : sum;
+        *out = sum;
 }
 
-static int launch_sum(cudaStream_t on, double *out, const void *x, nb_dtype type, const float *scale, int64_t n, bool squares, double *partial, bool add) {
+static int launch_sum(cudaStream_t on, double *out, const void *x, nb_dtype type, const float *scale, int64_t n, bool squares, double *partial) {
     sum_parts<<<NB_CUDA_SUM_BLOCKS, NB_THREADS, 0, on>>>(partial, x, type, scale, n, squares);
-    sum_of_parts<<<1, NB_THREADS, 0, on>>>(out, partial, add);
+    sum_of_parts<<<1, NB_THREADS, 0, on>>>(out, partial);
     return cudaGetLastError();
 }
 
 int nb_cuda_launch_sum(void *stream, double *out, const float *x, int64_t n, bool squares, double *partial) {
-    return launch_sum((cudaStream_t)stream, out, x, NB_F32, NULL, n, squares, partial, false);
+    return launch_sum((cudaStream_t)stream, out, x, NB_F32, NULL, n, squares, partial);
 }
 
-int nb_cuda_launch_scaled_sum_squares(void *stream, double *out, const nb_scaled *x, int64_t n, double *partial, bool add) {
-    return launch_sum((cudaStream_t)stream, out, x->data, x->dtype, x->scale, n, true, partial, add);
+int nb_cuda_launch_scaled_sum_squares(void *stream, double *out, const nb_scaled *x, int64_t n, double *partial) {
+    return launch_sum((cudaStream_t)stream, out, x->data, x->dtype, x->scale, n, true, partial);
 }
 
 /* ---- numbers under a scale ---- */
@@ -68,7 +68,7 @@ typedef struct scalars {
     float beta1, rest1, beta2, rest2, rate, correction, keep, scale, eps;
 } scalars;
 
-static scalars scalars_of(const nb_adamw *step) {
+static scalars scalars_of(const nb_adamw *step, double weight_decay) {
     scalars s;
     s.beta1 = (float)step->beta1;
     s.rest1 = (float)(1 - step->beta1);
@@ -76,7 +76,7 @@ static scalars scalars_of(const nb_adamw *step) {
     s.rest2 = (float)(1 - step->beta2);
     s.rate = (float)(step->lr / (1 - pow(step->beta1, (double)step->step)));
     s.correction = (float)(1 / (1 - pow(step->beta2, (double)step->step)));
-    s.keep = (float)(1 - step->lr * step->weight_decay);
+    s.keep = (float)(1 - step->lr * weight_decay);
     s.scale = (float)step->grad_scale;
     s.eps = (float)step->eps;
     return s;
@@ -90,7 +90,8 @@ static __device__ void update(float *p, float *m, float *v, float grad, const sc
     *p = nb_f32_sub(nb_f32_mul(s.keep, *p), nb_f32_div(nb_f32_mul(s.rate, *m), root));
 }
 
-static __global__ void adamw(float *param, float *m, float *v, const float *grad, int64_t n, scalars s, uint16_t *copy) {
+static __global__ void adamw(float *param, float *m, float *v, const float *grad, int64_t n, scalars s, uint16_t *copy, uint32_t *amax) {
+    uint32_t largest = 0;
     for (NB_EACH(i, n)) {
         float p = param[i], mean = m[i], square = v[i];
         update(&p, &mean, &square, grad[i], s);
@@ -99,7 +100,10 @@ static __global__ void adamw(float *param, float *m, float *v, const float *grad
         v[i] = square;
         if (copy)
             copy[i] = nb_bf16_even(p);
+        largest = max(largest, nb_f32_magnitude(p));
     }
+    __syncwarp();
+    nb_join_amax(amax, largest);
 }
 
 /* The update of narrow tensors, twice: for the amaxes of what it gives, then rounded under the scales that follow. */
@@ -140,23 +144,43 @@ static int set_scales(cudaStream_t on, const nb_scaled *const *t, const uint32_t
     return cudaGetLastError();
 }
 
-int nb_cuda_launch_adamw(void *stream, const nb_scaled *param, const nb_scaled *m, const nb_scaled *v, const nb_scaled *grad, int64_t n,
-                         const nb_adamw *step, uint16_t *copy, uint32_t *amaxes) {
+/* What the next forward pass reads of the parameters. */
+static __global__ void leave_behind(nb_scaled param, int64_t n, uint16_t *copy, uint32_t *amax) {
+    const float factor = factor_of(param);
+    uint32_t largest = 0;
+    for (NB_EACH(i, n)) {
+        float x = value(param, i, factor);
+        if (copy)
+            copy[i] = nb_bf16_even(x);
+        largest = max(largest, nb_f32_magnitude(x));
+    }
+    __syncwarp();
+    nb_join_amax(amax, largest);
+}
+
+int nb_cuda_launch_adamw(void *stream, const nb_adamw_tensor *t, const nb_adamw *step, uint32_t *amaxes) {
     cudaStream_t on = (cudaStream_t)stream;
-    const scalars s = scalars_of(step);
+    const scalars s = scalars_of(step, t->weight_decay);
+    const int64_t n = t->n;
     const unsigned grid = nb_grid(nb_divide_up(n, NB_THREADS));
-    bool wide = param->dtype == NB_F32 && m->dtype == NB_F32 && v->dtype == NB_F32 && grad->dtype == NB_F32;
+    const nb_scaled *const kept[] = {&t->param, &t->m, &t->v};
+    bool wide = t->param.dtype == NB_F32 && t->m.dtype == NB_F32 && t->v.dtype == NB_F32 && t->grad.dtype == NB_F32;
+    if (t->amax)
+        cudaMemsetAsync(t->amax, 0, sizeof *t->amax, on);
     if (n == 0)
-        return cudaSuccess;
+        return cudaGetLastError();
     if (wide) {
-        adamw<<<grid, NB_THREADS, 0, on>>>((float *)param->data, (float *)m->data, (float *)v->data, (const float *)grad->data, n, s, copy);
+        adamw<<<grid, NB_THREADS, 0, on>>>((float *)t->param.data, (float *)t->m.data, (float *)t->v.data,
+                                           (const float *)t->grad.data, n, s, (uint16_t *)t->copy, t->amax);
         return cudaGetLastError();
     }
-    const nb_scaled *const kept[] = {param, m, v};
     cudaMemsetAsync(amaxes, 0, 3 * sizeof *amaxes, on);
-    narrow_amax<<<grid, NB_THREADS, 0, on>>>(*param, *m, *v, *grad, n, s, amaxes);
-    narrow_adamw<<<grid, NB_THREADS, 0, on>>>(*param, *m, *v, *grad, n, s, amaxes);
-    return set_scales(on, kept, amaxes, 3);
+    narrow_amax<<<grid, NB_THREADS, 0, on>>>(t->param, t->m, t->v, t->grad, n, s, amaxes);
+    narrow_adamw<<<grid, NB_THREADS, 0, on>>>(t->param, t->m, t->v, t->grad, n, s, amaxes);
+    int code = set_scales(on, kept, amaxes, 3);
+    if (t->copy || t->amax)
+        leave_behind<<<grid, NB_THREADS, 0, on>>>(t->param, n, (uint16_t *)t->copy, t->amax);
+    return code ? code : cudaGetLastError();
 }
 
 /* ---- tensors under one scale ---- */

@@ -25,10 +25,10 @@ static __device__ float source_at(const nb_cuda_source &s, int64_t r, int64_t c)
     float x;
     if (!s.numbers.data)
         x = nb_decoded(s.codes, r, from, true);
-    else if (s.numbers.dtype == NB_BF16)
-        x = nb_bf16_value(((const uint16_t *)s.numbers.data)[r * s.numbers.stride + from]);
-    else
-        x = ((const float *)s.numbers.data)[r * s.numbers.stride + from];
+    else {
+        int64_t at = s.across ? from * s.numbers.stride + r : r * s.numbers.stride + from;
+        x = s.numbers.dtype == NB_BF16 ? nb_bf16_value(((const uint16_t *)s.numbers.data)[at]) : ((const float *)s.numbers.data)[at];
+    }
     if (s.minus.codes)
         x = nb_f32_sub(x, nb_decoded(s.minus, r, from, true));
     if (s.row_scales)
@@ -78,8 +78,8 @@ int nb_cuda_load_source(void *stream, float *x, const nb_cuda_source *s, bool tr
 
 /* ---- rotate ---- */
 
-static __device__ nb_noise noise_of(const nb_cuda_noise &n) {
-    nb_noise noise = {};
+static __device__ nb_noise_key noise_of(const nb_cuda_noise &n) {
+    nb_noise_key noise = {};
     noise.seed = n.seed;
     noise.tensor = n.tensor;
     noise.signs = n.signs;
@@ -93,7 +93,7 @@ static __device__ nb_noise noise_of(const nb_cuda_noise &n) {
 /* A block takes 128 neighbours, one a thread; the stages are those of format/hadamard.h in the same order. */
 static __global__ void rotate(float *x, int64_t groups, int n, nb_signs kind, bool round, nb_cuda_noise key) {
     __shared__ float y[NB_HADAMARD_MAX];
-    nb_noise noise = noise_of(key);
+    nb_noise_key noise = noise_of(key);
     const nb_sign_mask signs = nb_signs_of(kind, &noise);
     const int i = (int)threadIdx.x, at = i % n;
     for (int64_t g = blockIdx.x; g * NB_HADAMARD_MAX < groups * n; g += gridDim.x) {
@@ -174,7 +174,7 @@ static __device__ void encode_span(const nb_cuda_encoding &e, int64_t r, int64_t
     const nb_quantizer &q = e.quantizer;
     const bool random = q.round == NB_ROUND_STOCHASTIC;
     float u[NB_NOISE_GROUP];
-    nb_noise noise = noise_of(e.noise);
+    nb_noise_key noise = noise_of(e.noise);
     for (int i = 0; i < count; i++) {
         int64_t n = r * e.cols + c + i;
         if (random && (i == 0 || n % NB_NOISE_GROUP == 0))

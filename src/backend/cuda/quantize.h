@@ -23,6 +23,7 @@ typedef struct nb_cuda_noise {
 /* The source's element (r, c), r < rows, c < cols of the source, after gathering. */
 typedef struct nb_cuda_source {
     nb_mat numbers;   /* data NULL: `codes` */
+    bool across;      /* numbers are stored [cols, rows] */
     nb_qtensor codes; /* decoded exactly */
     nb_qtensor minus; /* subtracted; codes NULL: nothing */
     const int32_t *columns;
@@ -58,11 +59,11 @@ int nb_cuda_encode(void *stream, const nb_cuda_encoding *e);
 
 /* out = decoded (F32 or BF16, rounded once); with `transpose` turned; with `columns` into those columns of out; without
  * `outer` the scale outside of a product's sum counts as 1. */
-int nb_cuda_decode(void *stream, const nb_mat *out, const nb_qtensor *from, bool transpose, const int32_t *columns,
+int nb_cuda_launch_decode(void *stream, const nb_mat *out, const nb_qtensor *from, bool transpose, const int32_t *columns,
                    bool outer);
 
 /* The same codes with rows and columns exchanged; scales of 16x16 tiles, rows, columns, the tensor go along. */
-int nb_cuda_turn(void *stream, const nb_qtensor *out, const nb_qtensor *from);
+int nb_cuda_launch_turn(void *stream, const nb_qtensor *out, const nb_qtensor *from);
 
 /* chunks [ceil(rows/16)]: what the quantization of x into `t` did, 16 rows each. */
 int nb_cuda_quantize_stats(void *stream, nb_quantize_stats *chunks, const nb_qtensor *t, const float *x);

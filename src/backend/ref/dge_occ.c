@@ -1,5 +1,6 @@
 /* dge_occ.c: DGE and OCC by their definitions. */
 #include "backend/ref/dge_occ.h"
+#include "backend/ref/operand_parts.h"
 #include "backend/ref/quantize_parts.h"
 #include "format/bf16.h"
 
@@ -43,14 +44,15 @@ nb_qtensor nb_qtensor_row(const nb_qtensor *q, int64_t row) {
     return one;
 }
 
-void nb_ref_dge(nb_backend *be, void *dw, const void *w, const nb_qtensor *codes, double k, double cap) {
+void nb_ref_dge(nb_backend *be, void *dw, const void *w, const nb_operand *codes, double k, double cap) {
     (void)be;
     float *gradient = dw;
     const float *weight = w;
-    for (int64_t r = 0; r < codes->rows; r++)
-        for (int64_t c = 0; c < codes->cols; c++) {
-            int64_t i = r * codes->cols + c;
-            float scale = nb_decode_scale(codes, r, c, true);
+    nb_qtensor t = nb_codes_of(codes);
+    for (int64_t r = 0; r < t.rows; r++)
+        for (int64_t c = 0; c < t.cols; c++) {
+            int64_t i = r * t.cols + c;
+            float scale = nb_decode_scale(&t, r, c, true);
             gradient[i] *= nb_dge_derivative(scale > 0 ? weight[i] / scale : 0, (float)k, (float)cap);
         }
 }

@@ -102,10 +102,10 @@ static float amax_of(const nb_mat *x) {
 
 static nb_status quantize(const nb_making *making, const nb_qtensor *to, const nb_mat *x, nb_error *err) {
     nb_operand_head *head = nb_head_of(making->out);
-    const float *under = making->under ? &head->amax : NULL;
+    const float *under = making->under ? &nb_head_of(making->under)->amax : NULL;
     NB_TRY(nb_ref_quantize_under(to, x, making->transpose, making->noise, under, making->stats, err));
-    if (!under)
-        *head = (nb_operand_head){.amax = amax_of(x)};
+    if (making->at == 0)
+        *head = (nb_operand_head){.amax = under ? *under : amax_of(x)};
     return NB_OK;
 }
 

@@ -75,12 +75,12 @@ static nb_status check_piece(const nb_source *source, const nb_making *making, n
                        "height");
     bool blocks = q->scale_type == NB_SCALE_E4M3 && q->outer == NB_OUTER_TENSOR && whole->block_rows == 1 &&
                   !q->hadamard_size && q->round != NB_ROUND_STOCHASTIC;
-    if (blocks && making->at % 16 == 0 && making->under == (making->at > 0) &&
+    if (blocks && making->at % 16 == 0 && (making->at == 0 || making->under) &&
         making->at + nb_making_columns(source, making) <= making->out->cols)
         return NB_OK;
     return nb_fail(err, NB_BAD_USAGE,
                    "make_operands: a piece at column %lld of %lld; expected whole blocks of nvfp4 1x16, not rotated, "
-                   "rounded to nearest, the first at 0 and the others under its scale",
+                   "rounded to nearest, those beyond column 0 under a given scale",
                    (long long)making->at, (long long)making->out->cols);
 }
 

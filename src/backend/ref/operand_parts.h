@@ -50,6 +50,10 @@ const nb_quantizer *nb_making_quantizer(const nb_making *making);
 int64_t nb_making_columns(const nb_source *source, const nb_making *making);
 bool nb_making_is_whole(const nb_source *source, const nb_making *making);
 
+/* bin_widths and round_by of codes. */
+void nb_bin_widths_of(float *out, const nb_qtensor *codes);
+void nb_round_codes_by(const nb_qtensor *codes, const float *w, const float *guide);
+
 /* Codes and scales of `piece` into the columns of `out` from `at` on, which are whole blocks. */
 void nb_put_piece(const nb_qtensor *out, int64_t at, const nb_qtensor *piece);
 void nb_copy_codes(const nb_qtensor *out, const nb_qtensor *from);

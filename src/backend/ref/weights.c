@@ -1,4 +1,5 @@
 /* weights.c: columns, distances, bins and guided rounding by their definitions. */
+#include "backend/ref/operand_parts.h"
 #include "backend/ref/quantize_parts.h"
 #include "backend/ref/ref.h"
 #include "format/bf16.h"
@@ -68,8 +69,13 @@ int64_t nb_ref_reset_where(nb_backend *be, float *w, const float *q, const float
     return resets;
 }
 
-void nb_ref_bin_widths(nb_backend *be, float *out, const nb_qtensor *codes) {
+void nb_ref_bin_widths(nb_backend *be, float *out, const nb_operand *codes) {
     (void)be;
+    nb_qtensor t = nb_codes_of(codes);
+    nb_bin_widths_of(out, &t);
+}
+
+void nb_bin_widths_of(float *out, const nb_qtensor *codes) {
     /* half the gap below plus half the gap above; 6 has none above and counts the lower one twice (the authors' table)
      */
     static const float width[8] = {0.5f, 0.5f, 0.5f, 0.5f, 0.75f, 1, 1.5f, 2};
@@ -89,8 +95,13 @@ static int guided(float x, float guide) {
     return x < 0 ? 8 | below : below;
 }
 
-void nb_ref_round_by(nb_backend *be, const nb_qtensor *codes, const float *w, const float *guide) {
+void nb_ref_round_by(nb_backend *be, nb_operand *codes, const float *w, const float *guide) {
     (void)be;
+    nb_qtensor t = nb_codes_of(codes);
+    nb_round_codes_by(&t, w, guide);
+}
+
+void nb_round_codes_by(const nb_qtensor *codes, const float *w, const float *guide) {
     int64_t half = (codes->cols + 1) / 2;
     for (int64_t r = 0; r < codes->rows; r++)
         for (int64_t c = 0; c < codes->cols; c++) {
