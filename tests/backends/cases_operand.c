@@ -122,11 +122,11 @@ static void run_pieces(trial *t) {
                     residual = {.numbers = &w, .minus = &o, .columns = columns, .column_count = PICKED},
                     again = {.numbers = &w, .columns = columns, .column_count = PICKED};
     make(t, &all, &(nb_making){.out = &o, .quantizer = &tiles, .noise = &noise}, 1);
-    make(t, &residual, &(nb_making){.out = &o, .at = K, .under = true, .noise = &noise}, 1);
-    make(t, &again, &(nb_making){.out = &o, .at = K + PICKED, .under = true, .noise = &noise}, 1);
+    make(t, &residual, &(nb_making){.out = &o, .at = K, .under = &o, .noise = &noise}, 1);
+    make(t, &again, &(nb_making){.out = &o, .at = K + PICKED, .under = &o, .noise = &noise}, 1);
     keep_operand(t, "pieces", &o);
     keep(t, "outer scale", o.outer, NB_F32, 1, true);
-    const nb_making misfits[2] = {{.out = &o, .at = K}, {.out = &o, .at = K + 8, .under = true}};
+    const nb_making misfits[2] = {{.out = &o, .at = K}, {.out = &o, .at = K + 8, .under = &o}};
     for (int i = 0; i < 2; i++) {
         nb_error err = {0};
         const int32_t status = (int32_t)t->be->ops->make_operands(t->be, &again, &misfits[i], 1, &err);
