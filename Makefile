@@ -16,6 +16,9 @@ help: ## this list
 cuda: ## build the program and libnibble-cuda.so, the backend for NVIDIA GPUs (needs CUDA's compiler)
 	@$(MAKE) all CMAKE_FLAGS="-DNIBBLE_CUDA=ON $(CMAKE_FLAGS)"
 
+gpu-check: ## build a folder to carry to a machine with a GPU; check every operation where there is one
+	@scripts/gpu-check
+
 test: all ## run every test; TESTS=regex picks some by name
 	@cd $(BUILD) && ctest --output-on-failure -j $(JOBS) $(if $(TESTS),-R '$(TESTS)')
 
@@ -56,6 +59,6 @@ install: all ## install the program, library, headers and nibble.pc under PREFIX
 	@cmake --install $(BUILD)
 
 clean: ## remove the build folders
-	@rm -rf build build-asan build-ubsan build-tsan build-clang build-avx512 build-fuzz
+	@rm -rf build build-asan build-ubsan build-tsan build-clang build-avx512 build-fuzz build-gpu
 
-.PHONY: all cuda help test bench headers format lint asan ubsan tsan avx512 fuzz clang crash-test install clean
+.PHONY: all cuda gpu-check help test bench headers format lint asan ubsan tsan avx512 fuzz clang crash-test install clean

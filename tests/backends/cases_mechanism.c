@@ -11,14 +11,13 @@ static nb_quantizer tiles_or_rows(int which) {
 enum { ROWS = 48, COLS = 160, LENGTH = ROWS * COLS };
 
 /* Codes of w under the quantizer of this shape. */
-static nb_operand operand_of(trial *t, const nb_mat *w) {
+static nb_operand codes_of(trial *t, const nb_mat *w) {
     const nb_quantizer q = tiles_or_rows(t->shape);
-    nb_operand o = {.quantizer = q, .other = q, .rows = ROWS, .cols = COLS, .side = NB_RIGHT, .reread = true};
-    o.memory = scratch(t, t->be->ops->operand_bytes(t->be, &o));
-    const nb_source source = {.numbers = w};
-    const nb_making making = {.out = &o};
-    EXPECT_OK(t, t->be->ops->make_operands(t->be, &source, &making, 1, &err));
-    return o;
+    nb_operand codes = {.quantizer = q, .other = q, .rows = ROWS, .cols = COLS, .side = NB_RIGHT, .reread = true};
+    codes.memory = scratch(t, t->be->ops->operand_bytes(t->be, &codes));
+    const nb_making making = {.out = &codes};
+    EXPECT_OK(t, t->be->ops->make_operands(t->be, &(nb_source){.numbers = w}, &making, 1, &err));
+    return codes;
 }
 
 static nb_mat weights(trial *t, uint32_t stream) {
@@ -27,7 +26,7 @@ static nb_mat weights(trial *t, uint32_t stream) {
 
 static void run_dge(trial *t) {
     const nb_mat w = weights(t, 1);
-    const nb_operand codes = operand_of(t, &w);
+    const nb_operand codes = codes_of(t, &w);
     void *dw = input_real(t, 2, LENGTH, 0, 1);
     t->be->ops->dge(t->be, dw, w.data, &codes, 5, 3);
     keep(t, "dw", dw, NB_F32, LENGTH, false);
@@ -41,12 +40,12 @@ static double of_a_power(int shape) {
 
 static void run_bins(trial *t) {
     const nb_mat w = weights(t, 1), guide = weights(t, 3);
-    nb_operand operand = operand_of(t, &w);
-    nb_qtensor codes = new_codes(t, &operand.quantizer, ROWS, COLS);
-    t->be->ops->bin_widths(t->be, output(t, "widths", NB_F32, LENGTH), &operand);
-    t->be->ops->round_by(t->be, &operand, w.data, guide.data);
-    EXPECT_OK(t, t->be->ops->canonical(t->be, &codes, &operand, &err));
-    keep_codes(t, "rounded by a guide", &codes);
+    nb_operand codes = codes_of(t, &w);
+    t->be->ops->bin_widths(t->be, output(t, "widths", NB_F32, LENGTH), &codes);
+    t->be->ops->round_by(t->be, &codes, w.data, guide.data);
+    nb_qtensor seen = new_codes(t, &codes.quantizer, ROWS, COLS);
+    EXPECT_OK(t, t->be->ops->canonical(t->be, &seen, &codes, &err));
+    keep_codes(t, "rounded by a guide", &seen);
 }
 
 static void run_weights(trial *t) {

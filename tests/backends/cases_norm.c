@@ -18,8 +18,9 @@ static void run_rmsnorm(trial *t) {
     void *rstd = output(t, "rstd", be->real, rows), *dx = output(t, "dx", be->act, n);
     be->ops->rmsnorm_forward(be, &y, rstd, x, w, 1e-5);
     expect_amax(t, &y);
-    const nb_mat slopes = nb_mat_of(dx, be->act, rows, dim);
-    be->ops->rmsnorm_backward(be, &slopes, dw, dy, x, w, rstd);
+    const nb_mat to_dx = asking(t, dx, be->act, rows, dim);
+    be->ops->rmsnorm_backward(be, &to_dx, dw, dy, x, w, rstd);
+    expect_amax(t, &to_dx);
     keep(t, "dw", dw, be->real, dim, false);
 }
 
@@ -88,17 +89,18 @@ static void run_additions(trial *t) {
          *dy = input_act(t, 4, n, 1), *w = input_real(t, 5, dim, 1, 0.3);
     two b = both(t, rows, dim);
     const nb_mat apart = nb_mat_of(b.y[0], be->act, rows, dim), at_once = asking(t, b.y[1], be->act, rows, dim);
+    const nb_mat alone = nb_mat_of(b.d[0], be->act, rows, dim), into = asking(t, b.stream[1], be->act, rows, dim),
+                 through = asking(t, b.d[1], be->act, rows, dim);
     ops->add(be, b.sum[0], x, change, n);
     ops->rmsnorm_forward(be, &apart, b.rstd[0], b.sum[0], w, 1e-5);
     ops->add_rmsnorm_forward(be, b.sum[1], &at_once, b.rstd[1], x, change, w, 1e-5);
     expect_equal(t, "sum", b.sum[0], b.sum[1], act);
     expect_equal(t, "norm of it", b.y[0], b.y[1], act);
     expect_amax(t, &at_once);
-    const nb_mat d[2] = {nb_mat_of(b.d[0], be->act, rows, dim), nb_mat_of(b.d[1], be->act, rows, dim)};
-    const nb_mat stream = nb_mat_of(b.stream[1], be->act, rows, dim);
-    ops->rmsnorm_backward(be, &d[0], b.dw[0], dy, b.sum[0], w, b.rstd[0]);
+    ops->rmsnorm_backward(be, &alone, b.dw[0], dy, b.sum[0], w, b.rstd[0]);
     ops->add(be, b.stream[0], b.stream[0], b.d[0], n);
-    ops->rmsnorm_backward_add(be, &stream, b.dw[1], dy, b.sum[1], w, b.rstd[1]);
+    ops->rmsnorm_backward_add(be, &into, b.dw[1], dy, b.sum[1], w, b.rstd[1]);
+    expect_amax(t, &into);
     expect_equal(t, "gradient of the stream", b.stream[0], b.stream[1], act);
     expect_equal(t, "dw", b.dw[0], b.dw[1], (size_t)dim * real);
     ops->rmsnorm_forward(be, &apart, b.rstd[0], change, w, 1e-5);
@@ -107,8 +109,9 @@ static void run_additions(trial *t) {
     expect_equal(t, "sum with a norm", b.sum[0], b.sum[1], act);
     expect_equal(t, "rstd", b.rstd[0], b.rstd[1], (size_t)rows * real);
     ops->add(be, b.stream[0], b.stream[0], dout, n);
-    ops->rmsnorm_backward(be, &d[0], b.dw[0], b.stream[0], change, w, b.rstd[0]);
-    ops->add_rmsnorm_backward(be, b.stream[1], &d[1], b.dw[1], dout, change, w, b.rstd[1]);
+    ops->rmsnorm_backward(be, &alone, b.dw[0], b.stream[0], change, w, b.rstd[0]);
+    ops->add_rmsnorm_backward(be, b.stream[1], &through, b.dw[1], dout, change, w, b.rstd[1]);
+    expect_amax(t, &through);
     expect_equal(t, "stream", b.stream[0], b.stream[1], act);
     expect_equal(t, "gradient through the norm", b.d[0], b.d[1], act);
     expect_equal(t, "dw through the norm", b.dw[0], b.dw[1], (size_t)dim * real);
@@ -126,8 +129,9 @@ static void run_gated_norm(trial *t) {
          *rstd = output(t, "rstd", be->real, rows);
     be->ops->gated_norm_forward(be, &y, rstd, o, g, w, 1e-5);
     expect_amax(t, &y);
-    const nb_mat dgate = nb_mat_of(dg, be->act, rows, dim);
-    be->ops->gated_norm_backward(be, d_o, &dgate, dw, dy, o, g, w, rstd);
+    const nb_mat to_dg = asking(t, dg, be->act, rows, dim);
+    be->ops->gated_norm_backward(be, d_o, &to_dg, dw, dy, o, g, w, rstd);
+    expect_amax(t, &to_dg);
     keep(t, "dw", dw, be->real, dim, false);
 }
 
