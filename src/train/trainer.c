@@ -14,29 +14,6 @@
 
 /* ---- making and unmaking ---- */
 
-nb_status nb_run_tokenizer(const nb_run_config *config, int32_t vocab, nb_tokenizer **out, int32_t *end_of_text,
-                           nb_error *err) {
-    *out = NULL;
-    *end_of_text = config->data.end_of_text;
-    if (config->data.tokenizer[0]) {
-        if (nb_tokenizer_load(config->data.tokenizer, out, err) != NB_OK)
-            return nb_fail_within(err, "data.tokenizer");
-        if (nb_tokenizer_vocab(*out) > vocab)
-            return nb_fail(err, NB_BAD_CONFIG,
-                           "data.tokenizer: %s has %d tokens and the model's vocab is %d; expected at least as many",
-                           config->data.tokenizer, nb_tokenizer_vocab(*out), vocab);
-    }
-    if (*end_of_text == NB_END_OF_TEXT_AUTO) {
-        *end_of_text = *out ? nb_tokenizer_end_of_text(*out) : NB_END_OF_TEXT_NONE;
-        if (!*out && nb_model_is_folder(config->model))
-            NB_TRY(nb_hf_end_of_text(config->model, end_of_text, err));
-    }
-    if (*end_of_text >= vocab)
-        return nb_fail(err, NB_BAD_CONFIG, "data.end_of_text: %d is beyond the model's vocab of %d", *end_of_text,
-                       vocab);
-    return NB_OK;
-}
-
 static nb_status open_data(nb_trainer *t, nb_error *err) {
     const nb_run_config *c = &t->config;
     NB_TRY(nb_run_tokenizer(c, t->model_config.vocab, &t->tokenizer, &t->end_of_text, err));

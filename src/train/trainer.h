@@ -3,13 +3,12 @@
 #define NB_TRAIN_TRAINER_H
 
 #include "accumulate.h"
-#include "data/batch.h"
+#include "data/tokenizer_kept.h"
 #include "metrics.h"
 #include "nibble/train.h"
 #include "optimizer.h"
-#include "data/tokenizer.h"
-#include "data/tokenizer_kept.h"
 #include "results.h"
+#include "run_data.h"
 
 #define NB_PASSED_MAX 4096
 
