@@ -49,10 +49,7 @@ fuzz: ## run each target of tests/fuzz for FUZZ_SECONDS (default 60) under libFu
 clang: ## build and test with clang instead of gcc
 	@$(MAKE) test BUILD=build-clang CMAKE_FLAGS="-DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ $(CMAKE_FLAGS)"
 
-crash-cuda: ## build the program and libnibble-cuda.so, the backend for NVIDIA GPUs (needs CUDA's compiler)
-	@$(MAKE) all CMAKE_FLAGS="-DNIBBLE_CUDA=ON $(CMAKE_FLAGS)"
-
-test: all ## kill training at random moments, resume, compare every bit; KILLS=300 RECIPE=nvfp4
+crash-test: all ## kill training at random moments, resume, compare every bit; KILLS=300 RECIPE=nvfp4
 	@scripts/crash-test $(or $(KILLS),300) $(or $(RECIPE),nvfp4) $(BUILD)/nibble
 
 install: all ## install the program, library, headers and nibble.pc under PREFIX (default /usr/local; DESTDIR works)
