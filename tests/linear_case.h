@@ -5,8 +5,8 @@
 #include "backend/table.h"
 #include "harness.h"
 
-#include "lens/lens.h"
 #include "linear/linear.h"
+#include "nibble/lens.h"
 
 enum { M = 64, K = 64, N = 48, LAYERS_MOST = 3 }; /* tokens, inputs, outputs */
 

@@ -31,8 +31,8 @@ sed 's|/\*.*||; s|^ \*.*||' "$prefix"/include/nibble/*.h | grep -o 'nb_[a-z0-9_]
 [ -z "$(comm -23 "$work/declared" "$work/defined")" ] ||
     fail "declared and not defined: $(comm -23 "$work/declared" "$work/defined")"
 
-# Two programs, from the installed headers alone.
-for name in quantize train; do
+# Three programs, from the installed headers alone.
+for name in quantize train watch; do
     # shellcheck disable=SC2046 # a list of words
     $(cached CMAKE_C_COMPILER) -std=c11 -Wall -Wextra -Wpedantic -Werror "$source/examples/$name.c" \
         $(pkg-config --define-variable=prefix="$prefix" --cflags --libs nibble) -o "$work/$name" || fail "$name.c does not compile"
@@ -53,3 +53,6 @@ for step in 1 5; do
     loss=$(echo "$line" | sed 's/.*loss \([0-9.]*\) .*/\1/')
     grep -q "^step $step/5  loss *$loss " theirs || fail "the program says $line, nibble $(cat theirs)"
 done
+./watch run.yaml "$(pkg-config --define-variable=prefix="$prefix" --variable=datadir nibble)" > seen
+[ "$(grep -c '^step 1  layers\.[0-9]*\.mlp\.[a-z_]*  *[0-9]' seen)" -gt 1 ] || fail "watch: $(cat seen)"
+grep -q '^3 steps were watched' seen || fail "watch: $(cat seen)"

@@ -2,7 +2,7 @@
 #include "linear_case.h"
 
 #include "backend/ref/dge_occ.h"
-#include "lens/lens.h"
+#include "nibble/lens.h"
 
 static const nb_pass pass0 = {.step = 1, .steps = 10, .rounding_seed = 5};
 

@@ -3,7 +3,7 @@
 #include "backend/table.h"
 #include "model_case.h"
 
-#include "lens/lens.h"
+#include "nibble/lens.h"
 
 /* ---- learning ---- */
 

@@ -73,8 +73,58 @@ static void lens_row_holds_the_lens(void **state) {
     nb_backend_free(be);
 }
 
+/* What a lens of a program's own saw. */
+typedef struct guest {
+    int32_t x[12], others; /* fprop.x of layers.0.mlp.input by step; anything beyond the first micro-batch */
+    int32_t scalars, attentions;
+} guest;
+
+static void guest_operand(void *context, const nb_lens_operand *seen) {
+    guest *g = context;
+    g->others += seen->pass->micro_batch != 0 || seen->pass->step >= 12;
+    if (seen->role == NB_FPROP_X && strcmp(seen->module, "layers.0.mlp.input") == 0 && seen->pass->step < 12)
+        g->x[seen->pass->step]++;
+}
+
+static void guest_attention(void *context, nb_backend *be, const char *module, const nb_attention *attention,
+                            const void *q, const void *k) {
+    guest *g = context;
+    g->attentions += be && module && attention && q && k;
+}
+
+/* It looks at every step beside what the run measures and beside the watch over scales; none of them changes a bit, and
+ * what the run's own lens writes stays the same. */
+static void a_program_watches_beside_the_lens(void **state) {
+    nb_error err = {0};
+    guest g = {0};
+    const nb_lens lens = {.context = &g, .operand = guest_operand, .attention = guest_attention};
+    case_log watched = {.lens = &lens};
+    nb_run_config with =
+        case_config(state, "with", "recipe=nvfp4", "lens.every=4", "lens.window=0", "bad_numbers.scales_every=3", NULL);
+    nb_run_config without = case_config(state, "without", "recipe=nvfp4", "lens.every=4", "lens.window=0",
+                                        "bad_numbers.scales_every=3", NULL);
+    assert_int_equal(case_run(&with, NB_START_NEW, NULL, &watched, &err), NB_OK);
+    assert_int_equal(case_run(&without, NB_START_NEW, NULL, NULL, &err), NB_OK);
+    for (int step = 0; step < 12; step++)
+        assert_int_equal(g.x[step], 1);
+    assert_int_equal(g.others, 0);
+    assert_int_equal(g.attentions, 12 * 2); /* of two layers */
+    char *a = case_metrics(state, "with"), *b = case_metrics(state, "without"), *left, *right;
+    assert_string_equal(a, b);
+    free(a);
+    free(b);
+    size_t size, other;
+    assert_int_equal(nb_file_read(in_folder(state, "with/lens/series.nbs"), 1 << 26, &left, &size, &err), NB_OK);
+    assert_int_equal(nb_file_read(in_folder(state, "without/lens/series.nbs"), 1 << 26, &right, &other, &err), NB_OK);
+    assert_int_equal(size, other);
+    assert_memory_equal(left, right, size);
+    free(left);
+    free(right);
+}
+
 int main(void) {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, case_folder, remove_temporary_folder)
-    const struct CMUnitTest tests[] = {CASE(weights_are_counted_after_an_evaluation), CASE(lens_row_holds_the_lens)};
+    const struct CMUnitTest tests[] = {CASE(weights_are_counted_after_an_evaluation), CASE(lens_row_holds_the_lens),
+                                       CASE(a_program_watches_beside_the_lens)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -3,10 +3,10 @@
 #define NB_TESTS_TRAIN_CASE_H
 
 #include "base/philox.h"
+#include "data/shard.h"
 #include "files/file.h"
 #include "nibble/train.h"
 #include "temporary.h"
-#include "data/shard.h"
 
 #define CASE_MODEL                                                                                                     \
     "name: case\nfamily: llama\nvocab: 64\nhidden: 32\nlayers: 2\nheads: 2\nkv_heads: 1\nhead_dim: 16\n"               \
@@ -73,6 +73,7 @@ typedef struct case_log {
     char warning[1024];
     void (*after_step)(void *context, const nb_step_report *report); /* may be NULL */
     void *context;
+    const nb_lens *lens; /* the program's own; may be NULL */
 } case_log;
 
 static inline void case_on_step(void *user, const nb_step_report *report) {
@@ -99,6 +100,7 @@ static inline bool case_on_stop(void *user) {
 static inline nb_status case_create(nb_backend *be, const nb_run_config *config, case_log *log, nb_trainer **trainer,
                                     nb_error *err) {
     nb_trainer_options options = {.recipes_dir = NB_TEST_SOURCE "/recipes",
+                                  .lens = log ? log->lens : NULL,
                                   .callbacks = {.user = log,
                                                 .step = log ? case_on_step : NULL,
                                                 .note = log ? case_on_note : NULL,

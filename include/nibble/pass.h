@@ -10,7 +10,7 @@
 extern "C" {
 #endif
 
-struct nb_lens; /* src/lens/lens.h: a callback that sees every operand as it is quantized */
+struct nb_lens; /* lens.h: callbacks that see every operand as it is quantized */
 
 typedef struct nb_pass {
     uint32_t step;  /* 0-based optimizer step */

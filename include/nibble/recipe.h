@@ -58,8 +58,8 @@ typedef struct nb_late_switch {
     bool forward, backward;
 } nb_late_switch;
 
-/* ---- mechanisms: what a recipe adds to the three GEMMs beyond quantizers; src/linear/NAME.c carries each out
- * ---------- Points in time and lengths below 1 are shares of the run, rounded up; else 0-based optimizer steps. */
+/* Mechanisms: what a recipe adds to the three GEMMs beyond quantizers; src/linear/NAME.c carries each out. Points in
+ * time and lengths below 1 are shares of the run, rounded up; else 0-based optimizer steps. */
 
 /* Differentiable gradient estimator (arXiv:2501.17116 section 3.1): dW *= f'(W * scale). */
 typedef struct nb_dge {
@@ -181,7 +181,7 @@ nb_recipe nb_recipe_bf16(void);
 nb_status nb_recipe_plan(const nb_recipe *recipe, const char *name, int32_t block, int32_t blocks, nb_plan *out,
                          nb_error *err);
 
-/* ---- points in time: what a recipe means in a run of `steps` optimizer steps ---------- */
+/* Points in time: what a recipe means in a run of `steps` optimizer steps. */
 
 /* A share below 1 becomes a step, rounded up; anything else is one. */
 int64_t nb_step_of(double point, int64_t steps);

@@ -17,6 +17,7 @@
 #define NIBBLE_TRAIN_H
 
 #include "backend.h"
+#include "lens.h"
 #include "model.h"
 #include "recipe.h"
 
@@ -179,6 +180,8 @@ typedef struct nb_trainer_options {
     const int64_t *branches; /* steps after which a checkpoint is written and kept, besides those of the run file; must
                                 outlive the trainer */
     int32_t branch_count;
+    const nb_lens *lens; /* looks at the first micro-batch of every step, beside what the run file has the lens measure
+                            (lens.every: 0 leaves it alone); NULL: nobody else. Must outlive the trainer */
 } nb_trainer_options;
 
 /* ---- the trainer ---- */

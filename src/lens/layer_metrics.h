@@ -2,8 +2,8 @@
 #ifndef NB_LENS_LAYER_METRICS_H
 #define NB_LENS_LAYER_METRICS_H
 
-#include "lens/lens.h"
 #include "lens/record.h"
+#include "nibble/lens.h"
 
 /* Each records under MODULE. */
 void nb_record_attention(nb_record *record, const char *module, nb_backend *be, const nb_attention *attention,

@@ -8,7 +8,7 @@
 #ifndef NB_LENS_OBSERVER_H
 #define NB_LENS_OBSERVER_H
 
-#include "lens/lens.h"
+#include "nibble/lens.h"
 
 typedef struct nb_observer_options {
     int64_t every;            /* steps between samples; at least 1 */

@@ -2,9 +2,9 @@
 #ifndef NB_LENS_OPERAND_METRICS_H
 #define NB_LENS_OPERAND_METRICS_H
 
-#include "lens/lens.h"
 #include "lens/record.h"
 #include "lens/skipped.h"
+#include "nibble/lens.h"
 
 /* What a quantization did to its input, from what was counted; formulas in docs/lens.md. */
 typedef struct nb_quantization_error {

@@ -7,8 +7,8 @@
 #ifndef NB_LENS_OSCILLATION_H
 #define NB_LENS_OSCILLATION_H
 
-#include "lens/lens.h"
 #include "lens/record.h"
+#include "nibble/lens.h"
 
 enum { NB_FOLLOWED_ROWS = 16, NB_RATIO_BINS = 12 };
 

@@ -9,7 +9,7 @@
 #include "backend/table.h"
 #include "linear/hcp.h"
 
-#include "lens/lens.h"
+#include "nibble/lens.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -10,8 +10,8 @@
  * E4M3. rest: none is their public code, which loses S.
  */
 #include "backend/table.h"
-#include "lens/lens.h"
 #include "linear/linear.h"
+#include "nibble/lens.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -2,8 +2,8 @@
  * lens.
  */
 #include "backend/table.h"
-#include "lens/lens.h"
 #include "linear/linear.h"
+#include "nibble/lens.h"
 
 /* ---- the lens ---- */
 

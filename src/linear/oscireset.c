@@ -13,8 +13,8 @@
  * every variant waits for `start`.
  */
 #include "backend/table.h"
-#include "lens/lens.h"
 #include "linear/linear.h"
+#include "nibble/lens.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -10,8 +10,8 @@
  */
 #include "backend/idle.h"
 #include "backend/table.h"
-#include "lens/lens.h"
 #include "linear/linear.h"
+#include "nibble/lens.h"
 
 const char *nb_gemm_name(nb_gemm gemm) {
     static const char *const names[NB_GEMM_COUNT] = {"fprop", "dgrad", "wgrad"};

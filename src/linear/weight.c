@@ -1,7 +1,7 @@
 /* weight.c: the masters behind W: in real or in few bits, and as numbers in act for products in BF16. */
 #include "backend/table.h"
-#include "lens/lens.h"
 #include "linear/linear.h"
+#include "nibble/lens.h"
 
 const void *nb_linear_master(nb_backend *be, const nb_linear *layer) {
     if (layer->master)

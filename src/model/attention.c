@@ -6,8 +6,8 @@
  *     y       = W_o softmax(q k^T / sqrt(head_dim)) v
  */
 #include "backend/table.h"
-#include "lens/lens.h"
 #include "model/decoder.h"
+#include "nibble/lens.h"
 
 #include <math.h>
 #include <stdlib.h>

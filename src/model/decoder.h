@@ -140,6 +140,8 @@ typedef struct nb_builder {
     int32_t block; /* -1 outside the blocks */
 } nb_builder;
 
+/* builder.c */
+
 /* "layers.3.self_attn.q_proj": a module of the builder's block, or a module outside the blocks. */
 void nb_module_name(const nb_builder *builder, const char *inner, char name[NB_NAME_SIZE]);
 /* Declares "model.MODULE.suffix" ("weight", "bias"). cols = 0: a vector. */

@@ -7,8 +7,8 @@
  *     y               = W_o (rmsnorm(o) * g * sigmoid(g))                       one norm weight for all heads
  */
 #include "backend/table.h"
-#include "lens/lens.h"
 #include "model/decoder.h"
+#include "nibble/lens.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-/* mechanism_keys.c: what can be set on each mechanism; defaults and where they come from. */
+/* mechanism_keys.c: what can be set on each mechanism; defaults and where they come from; when it acts. */
 #include "recipe/mechanism_keys.h"
 #include "nibble/recipe.h"
 
@@ -219,6 +219,23 @@ const nb_keys nb_outcontrol_keys = {.name = "outcontrol",
                                     .size = sizeof(nb_outcontrol),
                                     .finish = finish_outcontrol};
 
+static int64_t at_least(int64_t least, int64_t value) {
+    return value < least ? least : value;
+}
+
+nb_outcontrol_times nb_outcontrol_when(const nb_outcontrol *how, int64_t steps) {
+    int64_t start = nb_step_of(how->start, steps);
+    return (nb_outcontrol_times){.start = start, .choice = start + at_least(1, nb_step_of(how->window, steps))};
+}
+
+static int64_t outcontrol_first(const void *how, int64_t steps) {
+    return nb_outcontrol_when(how, steps).start;
+}
+
+static int64_t outcontrol_acts(const void *how, int64_t steps) {
+    return nb_outcontrol_when(how, steps).choice;
+}
+
 static const nb_word osci_variants[] = {
     {"ratio", NB_OSCI_RATIO, "follows every element"},
     {"ratio-top", NB_OSCI_RATIO_TOP, "follows those farthest from their bin's centre (memory efficient)"},
@@ -303,6 +320,32 @@ const nb_keys nb_oscireset_keys = {.name = "oscireset",
                                    .size = sizeof(nb_oscireset),
                                    .finish = finish_oscireset};
 
+nb_oscireset_times nb_oscireset_when(const nb_oscireset *how, int64_t steps) {
+    int64_t period = at_least(1, nb_step_of(how->period, steps)), start = nb_step_of(how->start, steps);
+    return (nb_oscireset_times){.start = (start + period - 1) / period * period,
+                                .period = period,
+                                .window = at_least(1, nb_step_of(how->window, steps))};
+}
+
+static int64_t oscireset_first(const void *how, int64_t steps) {
+    return nb_oscireset_when(how, steps).start;
+}
+
+static int64_t oscireset_acts(const void *how, int64_t steps) {
+    nb_oscireset_times when = nb_oscireset_when(how, steps);
+    return ((const nb_oscireset *)how)->variant == NB_OSCI_BIN_EDGE ? when.start : when.start + when.window + 1;
+}
+
+static nb_status check_oscireset(const void *how, int64_t steps, nb_error *err) {
+    nb_oscireset_times when = nb_oscireset_when(how, steps);
+    if (((const nb_oscireset *)how)->variant == NB_OSCI_BIN_EDGE || when.window + 2 <= when.period)
+        return NB_OK;
+    return nb_fail(err, NB_BAD_CONFIG,
+                   "in a run of %lld steps oscireset.window is %lld and oscireset.period %lld; expected "
+                   "a period at least 2 steps longer than its window",
+                   (long long)steps, (long long)when.window, (long long)when.period);
+}
+
 /* ---- arXiv:2502.20853 ---- */
 
 static const nb_key qema_rows[] = {
@@ -322,3 +365,14 @@ static const nb_key qema_rows[] = {
      .source = "the code of arXiv:2502.20853"},
 };
 const nb_keys nb_qema_keys = {.name = "qema", .rows = qema_rows, .count = NB_COUNT(qema_rows), .size = sizeof(nb_qema)};
+
+/* ---- those that act late ---- */
+
+#define LATE(member)                                                                                                   \
+    .name = #member, .present = offsetof(nb_mechanism_set, has_##member),                                              \
+    .offset = offsetof(nb_mechanism_set, member), .size = sizeof(((nb_mechanism_set *)0)->member)
+
+const nb_late_mechanism nb_late_mechanisms[] = {
+    {LATE(outcontrol), .first = outcontrol_first, .acts = outcontrol_acts, .act = "choose its channels"},
+    {LATE(oscireset), .first = oscireset_first, .acts = oscireset_acts, .act = "first reset", .check = check_oscireset},
+    {0}};

@@ -1,4 +1,4 @@
-/* recipe.c: loads recipes and refuses those that make no sense. */
+/* recipe.c: refuses recipes that make no sense. */
 #include "recipe/recipe_yaml.h"
 
 #include <string.h>
@@ -157,22 +157,4 @@ nb_recipe nb_recipe_bf16(void) {
     for (int role = 0; role < NB_ROLE_COUNT; role++)
         recipe.roles[role].quantizer = nb_quantizer_bf16();
     return recipe;
-}
-
-/* ---- loading ---- */
-
-nb_status nb_recipe_load_tree(const char *name_or_path, const char *recipes_dir, nb_recipe *out, nb_yaml *tree,
-                              nb_error *err) {
-    NB_TRY(nb_yaml_load_based(name_or_path, recipes_dir, "recipe", nb_recipe_replaces, tree, err));
-    nb_status status = nb_recipe_read(tree->root, out, err);
-    if (status != NB_OK)
-        nb_yaml_free(tree);
-    return status;
-}
-
-nb_status nb_recipe_load(const char *name_or_path, const char *recipes_dir, nb_recipe *out, nb_error *err) {
-    nb_yaml tree;
-    NB_TRY(nb_recipe_load_tree(name_or_path, recipes_dir, out, &tree, err));
-    nb_yaml_free(&tree);
-    return NB_OK;
 }

@@ -1,4 +1,4 @@
-/* recipe_yaml.c: the keys of a recipe file. */
+/* recipe_yaml.c: the keys of a recipe file; loads and prints it. */
 #include "recipe/recipe_yaml.h"
 #include "recipe/mechanism_keys.h"
 
@@ -206,6 +206,22 @@ nb_status nb_recipe_read(const nb_yaml_node *root, nb_recipe *out, nb_error *err
     nb_recipe_file file;
     NB_TRY(nb_keys_read(&nb_recipe_keys, &file, root, err));
     *out = file.recipe;
+    return NB_OK;
+}
+
+nb_status nb_recipe_load_tree(const char *name_or_path, const char *recipes_dir, nb_recipe *out, nb_yaml *tree,
+                              nb_error *err) {
+    NB_TRY(nb_yaml_load_based(name_or_path, recipes_dir, "recipe", nb_recipe_replaces, tree, err));
+    nb_status status = nb_recipe_read(tree->root, out, err);
+    if (status != NB_OK)
+        nb_yaml_free(tree);
+    return status;
+}
+
+nb_status nb_recipe_load(const char *name_or_path, const char *recipes_dir, nb_recipe *out, nb_error *err) {
+    nb_yaml tree;
+    NB_TRY(nb_recipe_load_tree(name_or_path, recipes_dir, out, &tree, err));
+    nb_yaml_free(&tree);
     return NB_OK;
 }
 

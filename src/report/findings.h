@@ -3,7 +3,7 @@
 #ifndef NB_REPORT_FINDINGS_H
 #define NB_REPORT_FINDINGS_H
 
-#include "lens/sampled.h"
+#include "report/sampled.h"
 
 enum { NB_FINDING_TEXT = 512 };
 

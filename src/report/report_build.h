@@ -29,7 +29,7 @@ nb_status nb_report_put_bars(json_t *run, const nb_bars *bars, nb_error *err);
 /* [{name, about}] of the sections that drawings of the lens stand in. */
 json_t *nb_report_themes(void);
 
-/* Bytes as a JSON string; NULL without memory. */
+/* Bytes as a JSON string in base64; NULL without memory. */
 json_t *nb_report_base64(const unsigned char *bytes, size_t size);
 
 /* A run's series {step: [], loss: [], ...} as the page reads them; fresh, NULL without memory. */

@@ -5,7 +5,7 @@
  */
 #include "report/findings.h"
 #include "report/report_build.h"
-#include "lens/sampled.h"
+#include "report/sampled.h"
 
 #include <math.h>
 #include <stdio.h>

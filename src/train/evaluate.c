@@ -1,4 +1,5 @@
-/* evaluate.c: the mean loss over validation data, and the buffers that carry it. */
+/* evaluate.c: walks over validation data in micro-batches. */
+#include "evaluate.h"
 #include "trainer.h"
 #include "tree.h"
 
@@ -6,39 +7,6 @@
 #include "model/loss.h"
 
 #include <math.h>
-#include <stdlib.h>
-#include <string.h>
-
-nb_status nb_batch_buffer_create(int64_t batch, int64_t seq, nb_batch_buffer *out, nb_error *err) {
-    memset(out, 0, sizeof *out);
-    size_t tokens = (size_t)(batch * seq);
-    out->bytes = 4 * tokens * sizeof(int32_t);
-    out->memory = malloc(out->bytes);
-    if (!out->memory)
-        return nb_fail(err, NB_NO_MEMORY, "data: a micro-batch of %lld x %lld tokens does not fit in memory",
-                       (long long)batch, (long long)seq);
-    int32_t *m = out->memory;
-    out->buffers = (nb_dataset_buffers){m, m + tokens, m + 2 * tokens, m + 3 * tokens};
-    out->view = (nb_batch){batch, seq, m, m + tokens, m + 2 * tokens, m + 3 * tokens};
-    return NB_OK;
-}
-
-void nb_batch_buffer_free(nb_batch_buffer *buffer) {
-    free(buffer->memory);
-    memset(buffer, 0, sizeof *buffer);
-}
-
-nb_status nb_open_validation(const nb_run_config *config, const char *path, int64_t vocab, int32_t end_of_text,
-                             nb_dataset **out, nb_error *err) {
-    nb_dataset_options options = {.seq = config->seq,
-                                  .vocab = vocab,
-                                  .end_of_text = end_of_text,
-                                  .cross_documents = config->data.cross_documents,
-                                  .sequences = config->eval.sequences};
-    if (nb_dataset_open(&path, 1, &options, out, err) != NB_OK)
-        return nb_fail_within(err, "validation data");
-    return NB_OK;
-}
 
 /* Targets from sequence `used` on are not scored. */
 static void score_only(nb_batch_buffer *buffer, int64_t used) {

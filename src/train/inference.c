@@ -1,5 +1,6 @@
 /* inference.c: a checkpoint's model, for evaluation and generation. */
 #include "backend/table.h"
+#include "evaluate.h"
 #include "foreign.h"
 #include "manifest.h"
 

@@ -31,6 +31,7 @@ typedef struct run {
     int64_t saved;
     int64_t bad_in_row;
     nb_scale_watch scales;
+    nb_lens_pair both; /* what the run records, and the watch over its scales */
     bool scales_told;  /* once is enough for people; metrics.jsonl has every look */
     int64_t bad_until; /* newest step that was bad: past it the run has recovered */
 } run;
@@ -282,7 +283,7 @@ static void choose_lens(run *r) {
     r->scales.operands = 0;
     t->scales = t->config.bad_numbers.scales == NB_SCALES_BAD ? &r->scales : NULL;
     if (every > 0 && t->at.step % every == 0)
-        t->lens = nb_scale_watch_begin(&r->scales, t->config.bad_numbers.scales_limit, t->lens);
+        t->lens = nb_lens_join(&r->both, t->lens, nb_scale_watch_begin(&r->scales, t->config.bad_numbers.scales_limit));
 }
 
 static nb_status tell_scales(run *r, nb_error *err) {

@@ -7,7 +7,7 @@
 #include "backend/table.h"
 #include "trainer.h"
 
-#include "lens/lens.h"
+#include "nibble/lens.h"
 #include "scales.h"
 
 #include <math.h>

@@ -5,7 +5,6 @@
 
 #include "metrics.h"
 
-struct nb_lens;
 typedef struct nb_recorder nb_recorder;
 
 /* Opens the files in config->out; what they say about steps after `step` is cut off. */
@@ -13,7 +12,7 @@ nb_status nb_recorder_open(const nb_run_config *config, int64_t step, nb_recorde
 void nb_recorder_close(nb_recorder *recorder); /* NULL is allowed */
 
 /* The lens for the first micro-batch of 0-based step `step`; NULL if nobody looks. */
-const struct nb_lens *nb_recorder_lens(nb_recorder *recorder, int64_t step);
+const nb_lens *nb_recorder_lens(nb_recorder *recorder, int64_t step);
 
 /* A step is done: its line, and what the lens saw. `tokens`: trained on so far. */
 nb_status nb_recorder_step(nb_recorder *recorder, const nb_step_report *report, int64_t tokens, nb_model *model,

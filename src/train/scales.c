@@ -14,8 +14,6 @@ static void note_share(nb_scale_watch *w, const nb_lens_operand *seen, double sh
 
 static void on_operand(void *context, const nb_lens_operand *seen) {
     nb_scale_watch *w = context;
-    if (w->inner && w->inner->operand)
-        w->inner->operand(w->inner->context, seen);
     const nb_quantize_stats *s = seen->stats;
     if (!s || s->elements == 0)
         return;
@@ -26,39 +24,10 @@ static void on_operand(void *context, const nb_lens_operand *seen) {
     note_share(w, seen, vanished, true);
 }
 
-static void on_attention(void *context, nb_backend *be, const char *module, const nb_attention *attention,
-                         const void *q, const void *k) {
-    const nb_lens *inner = ((nb_scale_watch *)context)->inner;
-    inner->attention(inner->context, be, module, attention, q, k);
-}
-
-static void on_gate(void *context, nb_backend *be, const char *module, const nb_mat *pre_activation, const void *bias) {
-    const nb_lens *inner = ((nb_scale_watch *)context)->inner;
-    inner->gate(inner->context, be, module, pre_activation, bias);
-}
-
-static void on_approximation(void *context, nb_backend *be, const char *module, const char *mechanism,
-                             const nb_mat *exact, const nb_mat *approximate) {
-    const nb_lens *inner = ((nb_scale_watch *)context)->inner;
-    inner->approximation(inner->context, be, module, mechanism, exact, approximate);
-}
-
-static void on_scalar(void *context, const char *module, const char *name, double value) {
-    const nb_lens *inner = ((nb_scale_watch *)context)->inner;
-    inner->scalar(inner->context, module, name, value);
-}
-
-const nb_lens *nb_scale_watch_begin(nb_scale_watch *w, double limit, const nb_lens *inner) {
+const nb_lens *nb_scale_watch_begin(nb_scale_watch *w, double limit) {
     memset(w, 0, sizeof *w);
-    w->inner = inner;
     w->limit = limit;
     w->lens = (nb_lens){.context = w, .counts = true, .operand = on_operand};
-    if (inner) { /* hooks that the inner lens lacks stay NULL: nothing is prepared for them */
-        w->lens.attention = inner->attention ? on_attention : NULL;
-        w->lens.approximation = inner->approximation ? on_approximation : NULL;
-        w->lens.scalar = inner->scalar ? on_scalar : NULL;
-        w->lens.gate = inner->gate ? on_gate : NULL;
-    }
     return &w->lens;
 }
 

@@ -7,23 +7,22 @@
 #ifndef NB_TRAIN_SCALES_H
 #define NB_TRAIN_SCALES_H
 
-#include "lens/lens.h"
+#include "nibble/lens.h"
 #include <stddef.h>
 
 enum { NB_SCALES_TEXT = 160 }; /* bytes that hold its sentence */
 
 typedef struct nb_scale_watch {
-    nb_lens lens;         /* give this to a pass */
-    const nb_lens *inner; /* sees the same pass; NULL: nobody else looks */
-    double limit;         /* largest share of saturated elements, or of vanished blocks */
-    int32_t operands;     /* beyond the limit in this pass */
-    double worst;         /* the largest share, and whose it is */
-    bool worst_vanished;  /* blocks vanished; else elements saturated */
-    char where[256];      /* "layers.0.mlp.up_proj fprop.w" */
+    nb_lens lens;        /* give this to a pass */
+    double limit;        /* largest share of saturated elements, or of vanished blocks */
+    int32_t operands;    /* beyond the limit in this pass */
+    double worst;        /* the largest share, and whose it is */
+    bool worst_vanished; /* blocks vanished; else elements saturated */
+    char where[256];     /* "layers.0.mlp.up_proj fprop.w" */
 } nb_scale_watch;
 
 /* Begins a pass: `watch` stays where it is until the pass is over. */
-const nb_lens *nb_scale_watch_begin(nb_scale_watch *watch, double limit, const nb_lens *inner);
+const nb_lens *nb_scale_watch_begin(nb_scale_watch *watch, double limit);
 
 /* One sentence about the pass; false if every operand is within the limit. */
 bool nb_scale_watch_text(const nb_scale_watch *watch, char *text, size_t size);

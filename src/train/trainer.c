@@ -14,29 +14,6 @@
 
 /* ---- making and unmaking ---- */
 
-nb_status nb_run_tokenizer(const nb_run_config *config, int32_t vocab, nb_tokenizer **out, int32_t *end_of_text,
-                           nb_error *err) {
-    *out = NULL;
-    *end_of_text = config->data.end_of_text;
-    if (config->data.tokenizer[0]) {
-        if (nb_tokenizer_load(config->data.tokenizer, out, err) != NB_OK)
-            return nb_fail_within(err, "data.tokenizer");
-        if (nb_tokenizer_vocab(*out) > vocab)
-            return nb_fail(err, NB_BAD_CONFIG,
-                           "data.tokenizer: %s has %d tokens and the model's vocab is %d; expected at least as many",
-                           config->data.tokenizer, nb_tokenizer_vocab(*out), vocab);
-    }
-    if (*end_of_text == NB_END_OF_TEXT_AUTO) {
-        *end_of_text = *out ? nb_tokenizer_end_of_text(*out) : NB_END_OF_TEXT_NONE;
-        if (!*out && nb_model_is_folder(config->model))
-            NB_TRY(nb_hf_end_of_text(config->model, end_of_text, err));
-    }
-    if (*end_of_text >= vocab)
-        return nb_fail(err, NB_BAD_CONFIG, "data.end_of_text: %d is beyond the model's vocab of %d", *end_of_text,
-                       vocab);
-    return NB_OK;
-}
-
 static nb_status open_data(nb_trainer *t, nb_error *err) {
     const nb_run_config *c = &t->config;
     NB_TRY(nb_run_tokenizer(c, t->model_config.vocab, &t->tokenizer, &t->end_of_text, err));
@@ -94,6 +71,7 @@ nb_status nb_trainer_create(nb_backend *be, const nb_run_config *config, const n
         t->peak_flops = options->peak_flops;
         t->branches = options->branches;
         t->branch_count = options->branch_count;
+        t->guest = options->lens;
     }
     snprintf(t->recipes_dir, sizeof t->recipes_dir, "%s",
              options && options->recipes_dir ? options->recipes_dir : "recipes");
@@ -195,7 +173,7 @@ static bool asked_to_stop(const nb_trainer *t) {
     return t->callbacks.stop && t->callbacks.stop(t->callbacks.user);
 }
 
-nb_status nb_trainer_micro_batch(nb_trainer *t, int64_t index, const struct nb_lens *lens, nb_error *err) {
+nb_status nb_trainer_micro_batch(nb_trainer *t, int64_t index, const nb_lens *lens, nb_error *err) {
     int64_t number = t->at.next_batch * t->config.accumulation + index;
     NB_TRY(nb_dataset_fill(t->train, number, t->config.micro_batch, &t->batch.buffers, err));
     nb_pass pass = nb_trainer_pass(t, index);
@@ -205,12 +183,12 @@ nb_status nb_trainer_micro_batch(nb_trainer *t, int64_t index, const struct nb_l
 }
 
 /* Sums the gradients of all micro-batches; the model's gradients hold the sum. */
-static nb_status accumulate(nb_trainer *t, nb_error *err) {
+static nb_status accumulate(nb_trainer *t, const nb_lens *lens, nb_error *err) {
     nb_accumulator_begin(&t->accumulator);
     for (int64_t i = 0; i < t->config.accumulation; i++) {
         if (asked_to_stop(t))
             return nb_fail(err, NB_INTERRUPTED, "stopped by a signal after %lld steps", (long long)t->at.step);
-        NB_TRY(nb_trainer_micro_batch(t, i, i == 0 ? t->lens : NULL, err));
+        NB_TRY(nb_trainer_micro_batch(t, i, i == 0 ? lens : NULL, err));
         nb_accumulator_add(&t->accumulator, nb_model_gradients(t->model));
     }
     return NB_OK;
@@ -256,9 +234,10 @@ nb_status nb_trainer_step(nb_trainer *t, nb_step_report *r, nb_error *err) {
     memset(r, 0, sizeof *r);
     double begin = nb_seconds(), squares;
     double scale = 1.0 / (double)t->config.accumulation;
+    const nb_lens *lens = nb_lens_join(&t->both, t->lens, t->guest);
     r->step = t->at.step + 1;
     r->steps = t->steps;
-    NB_TRY(accumulate(t, err));
+    NB_TRY(accumulate(t, lens, err));
     const nb_param_array *grads = nb_model_gradients(t->model);
     nb_results_fetch(&t->results, grads, &r->loss, &squares);
     r->norm = sqrt(squares) * scale;
@@ -268,7 +247,7 @@ nb_status nb_trainer_step(nb_trainer *t, nb_step_report *r, nb_error *err) {
     nb_status status = check_numbers(t, r, err);
     if (status == NB_OK) {
         nb_pass pass = nb_trainer_pass(t, 0);
-        pass.lens = t->lens;
+        pass.lens = lens;
         nb_optimizer_update(&t->optimizer, t->model, grads, &t->config, r->lr,
                             scale * nb_clip_factor(r->norm, t->config.clip));
         status = nb_model_after_step(t->model, &pass, err);

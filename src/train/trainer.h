@@ -3,13 +3,13 @@
 #define NB_TRAIN_TRAINER_H
 
 #include "accumulate.h"
-#include "data/batch.h"
+#include "data/tokenizer_kept.h"
+#include "lens/join.h"
 #include "metrics.h"
 #include "nibble/train.h"
 #include "optimizer.h"
-#include "data/tokenizer.h"
-#include "data/tokenizer_kept.h"
 #include "results.h"
+#include "run_data.h"
 
 #define NB_PASSED_MAX 4096
 
@@ -49,7 +49,9 @@ struct nb_trainer {
     const int64_t *branches; /* steps whose checkpoints are written and kept whatever the run file says */
     int32_t branch_count;
     double peak_flops;
-    const struct nb_lens *lens;          /* looks at the first micro-batch of the next step; NULL: nobody does */
+    const nb_lens *lens;  /* looks at the first micro-batch of the next step; NULL: nobody does */
+    const nb_lens *guest; /* nb_trainer_options.lens: looks at the first micro-batch of every step */
+    nb_lens_pair both;
     const struct nb_scale_watch *scales; /* what it finds makes the step bad; NULL: it may find what it likes */
     nb_bad_kind bad;                     /* of the last step */
     double mean_ms;                      /* moving average of the step time, for the time left */
@@ -63,7 +65,7 @@ nb_pass nb_trainer_pass(const nb_trainer *trainer, int64_t micro_batch);
 
 /* Loss and gradients of micro-batch `index` of the present step alone, into `results` and the model's gradients. `lens`
  * may be NULL. */
-nb_status nb_trainer_micro_batch(nb_trainer *trainer, int64_t index, const struct nb_lens *lens, nb_error *err);
+nb_status nb_trainer_micro_batch(nb_trainer *trainer, int64_t index, const nb_lens *lens, nb_error *err);
 
 /* Goes past the present step without touching a parameter. */
 void nb_trainer_skip(nb_trainer *trainer);

@@ -1,9 +1,9 @@
 /* sampled.h: a series sorted for looking at: by metric, then operand, then module in the order of the forward pass. */
-#ifndef NB_LENS_SAMPLED_H
-#define NB_LENS_SAMPLED_H
+#ifndef NB_REPORT_SAMPLED_H
+#define NB_REPORT_SAMPLED_H
 
-#include "lens/measures.h"
 #include "lens/series.h"
+#include "report/measures.h"
 
 /* One name of a series, taken apart: MODULE/OPERAND/METRIC or MODULE/METRIC. */
 typedef struct nb_sampled {

@@ -1,5 +1,5 @@
 /* sampled.c: names taken apart and sorted. */
-#include "lens/sampled.h"
+#include "report/sampled.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,10 +1,10 @@
-/* batch.h: host memory for one micro-batch, and the evaluation that walks over a data set with it. */
-#ifndef NB_DATA_BATCH_H
-#define NB_DATA_BATCH_H
+/* run_data.h: the data of a run: its tokenizer, its validation data, and host memory for one micro-batch. */
+#ifndef NB_TRAIN_RUN_DATA_H
+#define NB_TRAIN_RUN_DATA_H
 
-#include "dataset.h"
+#include "data/dataset.h"
+#include "data/tokenizer.h"
 #include "nibble/train.h"
-#include "tokenizer.h"
 
 typedef struct nb_batch_buffer {
     int32_t *memory;
@@ -24,10 +24,5 @@ nb_status nb_run_tokenizer(const nb_run_config *config, int32_t vocab, nb_tokeni
 /* Opens validation data as the run file says: in order, eval.sequences of them, whole micro-batches. */
 nb_status nb_open_validation(const nb_run_config *config, const char *path, int64_t vocab, int32_t end_of_text,
                              nb_dataset **out, nb_error *err);
-
-/* Mean loss over the whole data set in micro-batches of the buffer's size. A last micro-batch that is not full is
- * filled up with sequences whose targets are not scored. `pass` is the same for all but its micro_batch. */
-nb_status nb_evaluate(nb_model *model, const nb_dataset *data, nb_batch_buffer *buffer, const nb_pass *pass,
-                      nb_eval_report *report, nb_error *err);
 
 #endif

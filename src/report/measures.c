@@ -1,5 +1,5 @@
 /* measures.c: the table of measurements that the report draws. Formulas are those of docs/lens.md. */
-#include "lens/measures.h"
+#include "report/measures.h"
 
 #include <string.h>
 

@@ -2,8 +2,8 @@
  *
  * One row a metric of docs/lens.md. A metric without a row (a mechanism's own number) is drawn all the same, under its
  * name. */
-#ifndef NB_LENS_MEASURES_H
-#define NB_LENS_MEASURES_H
+#ifndef NB_REPORT_MEASURES_H
+#define NB_REPORT_MEASURES_H
 
 #include "report/report.h"
 

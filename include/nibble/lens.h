@@ -1,0 +1,57 @@
+/* lens.h: the narrow door through which a pass is watched.
+ *
+ * A pass that carries an nb_lens (pass.h) tells it what passes through: every operand right after it was quantized,
+ * what attention reads, what a mechanism replaced. A pass without one pays nothing. What is measured from it, and where
+ * it goes, is the lens's affair; it changes no bit of the pass.
+ *
+ * A trainer takes a lens of one's own in nb_trainer_options (train.h; examples/watch.c). Callbacks run on the thread
+ * that runs the pass, one at a time, in the order of the pass. What they are given is the library's and valid during
+ * the call only; matrices lie in the memory of the backend, from where nb_backend_read (backend.h) copies them. A
+ * callback has no way to fail: what it cannot do it leaves out, and tells its own program.
+ */
+#ifndef NIBBLE_LENS_H
+#define NIBBLE_LENS_H
+
+#include "backend.h"
+#include "pass.h"
+#include "recipe.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct nb_operand; /* an operand in the layout of its backend */
+
+/* One operand of one GEMM. */
+typedef struct nb_lens_operand {
+    nb_backend *be;
+    const nb_pass *pass; /* step, micro-batch */
+    const char *module;  /* "layers.3.mlp.up_proj"; for operands that layers share (X), their input's name */
+    nb_role role;
+    const nb_mat *source;               /* the numbers that were quantized; NULL where they came from codes */
+    const nb_qtensor *requantized_from; /* their quantizer and shape, no buffers; NULL where `source` is set */
+    bool transposed;                    /* operand row r is source column r */
+    const nb_qtensor *quantized;        /* canonical, in backend memory; NULL: this GEMM runs in BF16 */
+    const struct nb_operand *operand;   /* the same as the backend has it: opaque, for operations of the library */
+    const nb_quantize_stats *stats;     /* NULL where `quantized` is, or where nobody counted */
+} nb_lens_operand;
+
+/* Who looks. Callbacks may be NULL: nothing is prepared for them then. */
+typedef struct nb_lens {
+    void *context; /* handed to every callback */
+    bool counts;   /* quantizers count nb_quantize_stats for this pass */
+    void (*operand)(void *context, const nb_lens_operand *seen);
+    void (*attention)(void *context, nb_backend *be, const char *module, const nb_attention *attention, const void *q,
+                      const void *k); /* q, k act, after RoPE and norms */
+    /* What stands for a tensor after a mechanism is done with it, both act [M, K]. */
+    void (*approximation)(void *context, nb_backend *be, const char *module, const char *mechanism, const nb_mat *exact,
+                          const nb_mat *approximate);
+    void (*scalar)(void *context, const char *module, const char *name, double value); /* what a mechanism counts */
+    void (*gate)(void *context, nb_backend *be, const char *module, const nb_mat *pre_activation, /* GLA, act */
+                 const void *bias);                                                               /* real [cols] */
+} nb_lens;
+
+#ifdef __cplusplus
+}
+#endif
+#endif
