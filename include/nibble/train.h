@@ -179,6 +179,7 @@ typedef struct nb_trainer_options {
     const int64_t *branches; /* steps after which a checkpoint is written and kept, besides those of the run file; must
                                 outlive the trainer */
     int32_t branch_count;
+    bool on_paper; /* no data is opened and no parameter drawn: for `nibble plan`, over a backend that computes nothing */
 } nb_trainer_options;
 
 /* ---- the trainer ---- */
