@@ -36,13 +36,13 @@ done
 expect_usage_error "unknown command 'hlep'; did you mean 'help'?" "$nibble" hlep
 expect_usage_error "unknown command 'zzzzzzzz'; 'nibble help' lists them" "$nibble" zzzzzzzz
 expect_usage_error "no command is called 'recip'; did you mean 'recipe'?" "$nibble" help recip
-expect_usage_error "expected run, recipe or model, found 'modl'; did you mean 'model'?" "$nibble" help --keys modl
+expect_usage_error "expected run, recipe, model or machine, found 'modl'; did you mean 'model'?" "$nibble" help --keys modl
 expect_usage_error "unknown option --marckdown; did you mean --markdown?" "$nibble" help --marckdown run
 expect_usage_error "--keys needs a value" "$nibble" help --keys
 expect_usage_error "'b' is one argument too many" "$nibble" help a b
 [ -c /dev/full ] && { "$nibble" help > /dev/full 2> "$work/err" && fail "a full disk went unnoticed"; grep -q "standard output" "$work/err"; }
 
-for kind in run recipe model; do
+for kind in run recipe model machine; do
     "$nibble" help --keys "$kind" | grep -q "^Keys of the $kind file" || fail "help --keys $kind"
     "$nibble" help --markdown "$kind" > "$work/page"
     cmp "$work/page" "$source/docs/$kind-file.md" ||

@@ -136,7 +136,9 @@ typedef struct nb_backend_options {
 /* Opens a backend by its name; `options` may be NULL. NB_UNSUPPORTED, with the reason, where this machine cannot.
  *     "cpu"               the processor
  *     "cuda", "cuda:1"    an NVIDIA GPU (the first), out of libnibble-cuda.so beside the program
- *     "ref64"             the references in double, without quantized operands: for gradient checks */
+ *     "ref64"             the references in double, without quantized operands: for gradient checks
+ *     "paper"             nothing is computed: memory, bytes and FLOPs are counted as the processor would need them
+ *     "paper:hopper"      the same, as an NVIDIA Hopper GPU would */
 nb_status nb_backend_open(const char *name, const nb_backend_options *options, nb_backend **out, nb_error *err);
 
 /* Releases a backend and nothing that it allocated for the caller. NULL is allowed. */

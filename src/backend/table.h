@@ -19,10 +19,11 @@ typedef struct nb_backend_ops {
 /* The backends of the library itself, as nb_backend_open makes them. */
 nb_status nb_backend_cpu(const nb_backend_options *options, nb_backend **out, nb_error *err);
 nb_status nb_backend_ref64(nb_backend **out, nb_error *err);
+nb_status nb_backend_paper(const nb_backend_options *options, bool hopper, nb_backend **out, nb_error *err);
 
 struct nb_backend {
     const nb_backend_ops *ops;
-    const char *name; /* "cpu", "ref64" */
+    const char *name; /* "cpu", "ref64", "paper" */
     nb_dtype act, real;
     int64_t
         logit_elements; /* logits that a head makes at one time: every chunk of tokens reads its weight and dW anew */

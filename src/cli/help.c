@@ -1,5 +1,6 @@
 /* help.c: `nibble help`: the commands, one command, or the keys of a configuration file. */
 #include "cli/cli.h"
+#include "cli/plan_machine.h"
 #include "config/keys.h"
 #include "config/suggest.h"
 #include "model/config_keys.h"
@@ -16,10 +17,7 @@ typedef struct topic {
 } topic;
 
 static const topic topics[] = {
-    {"run", &nb_run_keys},
-    {"recipe", &nb_recipe_keys},
-    {"model", &nb_model_keys},
-    {0},
+    {"run", &nb_run_keys}, {"recipe", &nb_recipe_keys}, {"model", &nb_model_keys}, {"machine", &nb_machine_keys}, {0},
 };
 
 typedef struct help_options {
@@ -27,13 +25,14 @@ typedef struct help_options {
 } help_options;
 
 static const nb_option options[] = {
-    {"keys", 0, NB_OPTION_TEXT, offsetof(help_options, keys), "KIND", "the keys of a run, recipe or model file"},
+    {"keys", 0, NB_OPTION_TEXT, offsetof(help_options, keys), "KIND",
+     "the keys of a run, recipe, model or machine file"},
     {"markdown", 0, NB_OPTION_TEXT, offsetof(help_options, markdown), "KIND", "the same as a page of docs/"},
     {0},
 };
 
 static const nb_command_line line = {
-    .usage = "[COMMAND]\n--keys run|recipe|model\n--markdown run|recipe|model",
+    .usage = "[COMMAND]\n--keys run|recipe|model|machine\n--markdown run|recipe|model|machine",
     .about = "Lists the commands, explains one, or lists the keys of a configuration file with their defaults.",
     .options = options,
     .most = 1,
@@ -43,7 +42,8 @@ static void print_commands(void) {
     puts("nibble pretrains language models in 4-bit floating point.\n\nCommands:");
     for (const nb_command *c = nb_commands; c->name; c++)
         printf("  %-12s %s\n", c->name, c->help);
-    puts("\n'nibble help COMMAND' explains one; 'nibble help --keys run' (or recipe, model) lists the keys of a file.");
+    puts("\n'nibble help COMMAND' explains one; 'nibble help --keys run' (or recipe, model, machine) lists the keys of "
+         "a file.");
 }
 
 static nb_status help_on_keys(const char *name, bool markdown, nb_error *err) {
@@ -58,7 +58,7 @@ static nb_status help_on_keys(const char *name, bool markdown, nb_error *err) {
             nb_keys_print_help(t->table, stdout);
         return NB_OK;
     }
-    return nb_fail(err, NB_BAD_USAGE, "help: expected run, recipe or model, found '%.60s'%s%s%s", name,
+    return nb_fail(err, NB_BAD_USAGE, "help: expected run, recipe, model or machine, found '%.60s'%s%s%s", name,
                    s.best ? "; did you mean '" : "", s.best ? s.best : "", s.best ? "'?" : "");
 }
 

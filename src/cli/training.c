@@ -10,6 +10,10 @@
 
 nb_status nb_cli_backend(const nb_run_config *config, nb_backend **out, nb_error *err) {
     const nb_backend_options options = {.threads = config->threads, .isa = config->isa};
+    if (strncmp(config->backend, "paper", 5) == 0)
+        return nb_fail(
+            err, NB_BAD_CONFIG,
+            "backend: paper computes nothing; expected cpu, cuda or cuda:NUMBER; hint: nibble plan RUN.yaml");
     return nb_backend_open(config->backend, &options, out, err);
 }
 

@@ -29,9 +29,8 @@ static const char *const first_moments[] = ROW_OF_EACH_TYPE("AdamW's first momen
 static const char *const second_moments[] = ROW_OF_EACH_TYPE("AdamW's second moments");
 static const char *const sub_sums[] = ROW_OF_EACH_TYPE("gradient sub-sums of accumulation");
 
-/* What the lens comes to hold while it follows weights. Layers that the recipe keeps in BF16 are not followed, so this
- * is the most. */
-static size_t followed_bytes(const nb_trainer *t) {
+/* Layers that the recipe keeps in BF16 are not followed, so this is the most. */
+size_t nb_trainer_followed_bytes(const nb_trainer *t) {
     const nb_quantizer *quantizer = &t->working_recipe.roles[NB_FPROP_W].quantizer;
     size_t bytes = 0;
     if (t->config.lens.every == 0 || t->config.lens.window == 0 || nb_quantizer_is_bf16(quantizer))
@@ -52,7 +51,7 @@ int32_t nb_trainer_memory(const nb_trainer *t, nb_memory_row *rows, int32_t max_
     add_row(rows, max_rows, &count, sub_sums[grads->dtype],
             (size_t)t->accumulator.buffers * nb_param_array_bytes(grads));
     add_row(rows, max_rows, &count, "micro-batch of tokens", t->batch.bytes);
-    add_row(rows, max_rows, &count, "lens: weights that are followed, at most (f32)", followed_bytes(t));
+    add_row(rows, max_rows, &count, "lens: weights that are followed, at most (f32)", nb_trainer_followed_bytes(t));
     qsort(rows, (size_t)(count < max_rows ? count : max_rows), sizeof *rows, largest_first);
     return count;
 }

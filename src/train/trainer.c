@@ -32,6 +32,17 @@ static nb_status open_data(nb_trainer *t, nb_error *err) {
     return NB_OK;
 }
 
+/* Sequences of one document each, all of the same token: what they hold matters to nobody. */
+static nb_status write_paper_batch(nb_trainer *t, nb_error *err) {
+    NB_TRY(nb_batch_buffer_create(t->config.micro_batch, t->config.seq, &t->batch, err));
+    const nb_dataset_buffers *b = &t->batch.buffers;
+    for (int64_t i = 0; i < t->config.micro_batch * t->config.seq; i++) {
+        b->tokens[i] = b->targets[i] = b->doc_start[i] = 0;
+        b->positions[i] = (int32_t)(i % t->config.seq);
+    }
+    return NB_OK;
+}
+
 static nb_status check_lengths(const nb_trainer *t, nb_error *err) {
     if (t->config.seq > t->model_config.max_seq)
         return nb_fail(err, NB_BAD_CONFIG, "seq: %lld tokens are beyond max_seq %d of model %s; hint: a shorter seq",
@@ -39,16 +50,17 @@ static nb_status check_lengths(const nb_trainer *t, nb_error *err) {
     return NB_OK;
 }
 
-static nb_status build(nb_trainer *t, nb_error *err) {
+static nb_status build(nb_trainer *t, bool on_paper, nb_error *err) {
     const nb_run_config *c = &t->config;
     NB_TRY(nb_model_config_load(c->model, t->models_dir, &t->model_config, err));
     NB_TRY(nb_recipe_load(c->recipe, t->recipes_dir, &t->recipe, err));
     t->working_recipe = t->recipe;
     NB_TRY(nb_recipe_check_steps(&t->recipe, t->steps, err));
     NB_TRY(check_lengths(t, err));
-    NB_TRY(open_data(t, err));
+    NB_TRY(on_paper ? write_paper_batch(t, err) : open_data(t, err));
     NB_TRY(nb_model_create(t->be, &t->model_config, &t->recipe, c->micro_batch, c->seq, true, &t->model, err));
-    nb_model_init(t->model, (uint32_t)c->seeds.init);
+    if (!on_paper)
+        nb_model_init(t->model, (uint32_t)c->seeds.init);
     NB_TRY(nb_optimizer_create(t->be, t->model, &t->recipe.optimizer_state, &t->optimizer, err));
     NB_TRY(nb_accumulator_create(nb_model_gradients(t->model), c->accumulation, &t->accumulator, err));
     return nb_results_create(t->be, nb_model_gradients(t->model), c->accumulation, &t->results, err);
@@ -77,7 +89,7 @@ nb_status nb_trainer_create(nb_backend *be, const nb_run_config *config, const n
              options && options->recipes_dir ? options->recipes_dir : "recipes");
     snprintf(t->models_dir, sizeof t->models_dir, "%s",
              options && options->models_dir ? options->models_dir : "models");
-    nb_status status = build(t, err);
+    nb_status status = build(t, options && options->on_paper, err);
     if (status != NB_OK) {
         nb_trainer_free(t);
         return status;
@@ -175,7 +187,8 @@ static bool asked_to_stop(const nb_trainer *t) {
 
 nb_status nb_trainer_micro_batch(nb_trainer *t, int64_t index, const nb_lens *lens, nb_error *err) {
     int64_t number = t->at.next_batch * t->config.accumulation + index;
-    NB_TRY(nb_dataset_fill(t->train, number, t->config.micro_batch, &t->batch.buffers, err));
+    if (t->train)
+        NB_TRY(nb_dataset_fill(t->train, number, t->config.micro_batch, &t->batch.buffers, err));
     nb_pass pass = nb_trainer_pass(t, index);
     pass.lens = lens;
     return nb_model_queue_loss_and_grads(t->model, &t->batch.view, &pass, t->results.memory + index,
@@ -230,6 +243,26 @@ static void fill_times(nb_trainer *t, nb_step_report *r, double seconds) {
     r->seconds_left = (double)(t->steps - r->step) * t->mean_ms * 1e-3;
 }
 
+/* The update, and what mechanisms do after it. */
+static nb_status move(nb_trainer *t, const nb_lens *lens, const nb_param_array *grads, double lr, double grad_scale,
+                      nb_error *err) {
+    nb_pass pass = nb_trainer_pass(t, 0);
+    pass.lens = lens;
+    nb_optimizer_update(&t->optimizer, t->model, grads, &t->config, lr, grad_scale);
+    nb_status status = nb_model_after_step(t->model, &pass, err);
+    nb_model_params_changed(t->model);
+    return status == NB_OK ? t->be->ops->synchronize(t->be, err) : status;
+}
+
+nb_status nb_trainer_rehearse(nb_trainer *t, int64_t step, nb_error *err) {
+    const nb_param_array *grads = nb_model_gradients(t->model);
+    double loss, squares;
+    t->at.step = t->at.next_batch = step;
+    NB_TRY(accumulate(t, NULL, err));
+    nb_results_fetch(&t->results, grads, &loss, &squares);
+    return move(t, NULL, grads, t->config.optimizer.lr, 1, err);
+}
+
 nb_status nb_trainer_step(nb_trainer *t, nb_step_report *r, nb_error *err) {
     memset(r, 0, sizeof *r);
     double begin = nb_seconds(), squares;
@@ -246,14 +279,7 @@ nb_status nb_trainer_step(nb_trainer *t, nb_step_report *r, nb_error *err) {
     r->norm_z = nb_window_score(&t->at.norm_window, r->norm);
     nb_status status = check_numbers(t, r, err);
     if (status == NB_OK) {
-        nb_pass pass = nb_trainer_pass(t, 0);
-        pass.lens = lens;
-        nb_optimizer_update(&t->optimizer, t->model, grads, &t->config, r->lr,
-                            scale * nb_clip_factor(r->norm, t->config.clip));
-        status = nb_model_after_step(t->model, &pass, err);
-        nb_model_params_changed(t->model);
-        if (status == NB_OK)
-            status = t->be->ops->synchronize(t->be, err);
+        status = move(t, lens, grads, r->lr, scale * nb_clip_factor(r->norm, t->config.clip), err);
         nb_window_push(&t->at.loss_window, r->loss);
         nb_window_push(&t->at.norm_window, r->norm);
         t->at.step++;

@@ -4,6 +4,7 @@
 
 #include "accumulate.h"
 #include "data/tokenizer_kept.h"
+#include "data/tokenizer.h"
 #include "lens/join.h"
 #include "metrics.h"
 #include "nibble/train.h"
@@ -36,7 +37,7 @@ struct nb_trainer {
     nb_recipe recipe;         /* as loaded */
     nb_recipe working_recipe; /* with bad_numbers.bf16_modules kept in BF16, where they are in force */
     nb_model *model;
-    nb_dataset *train, *val; /* val: NULL without evaluation */
+    nb_dataset *train, *val; /* val: NULL without evaluation; both NULL on paper */
     nb_tokenizer *tokenizer; /* NULL: unknown */
     nb_tokenizer_kept kept;  /* files of the checkpoint that was loaded: they go on where the tokenizer is unknown */
     int32_t end_of_text;     /* token; -1: the data is one document */
@@ -66,6 +67,13 @@ nb_pass nb_trainer_pass(const nb_trainer *trainer, int64_t micro_batch);
 /* Loss and gradients of micro-batch `index` of the present step alone, into `results` and the model's gradients. `lens`
  * may be NULL. */
 nb_status nb_trainer_micro_batch(nb_trainer *trainer, int64_t index, const nb_lens *lens, nb_error *err);
+
+/* What step `step` (from 0) asks of the backend: all micro-batches, one document a sequence, and the update. For a
+ * trainer on paper, whose numbers mean nothing: none is looked at. */
+nb_status nb_trainer_rehearse(nb_trainer *trainer, int64_t step, nb_error *err);
+
+/* What the lens comes to hold while it follows weights, at most. */
+size_t nb_trainer_followed_bytes(const nb_trainer *trainer);
 
 /* Goes past the present step without touching a parameter. */
 void nb_trainer_skip(nb_trainer *trainer);

@@ -1,0 +1,105 @@
+/* mechanisms.c: what the operations of mechanisms and of the lens move and compute. */
+#include "backend/paper/paper.h"
+#include "backend/ref/dge_occ.h"
+
+#include <string.h>
+
+/* A row reads shapes alone: most of its arguments go unused. */
+#pragma GCC diagnostic ignored "-Wunused-parameter"
+
+static double count_of(const nb_mat *m) {
+    return (double)(m->rows * m->cols);
+}
+
+static double codes_bytes(const nb_operand *t) {
+    return (double)nb_qtensor_bytes(&t->quantizer, t->rows, t->cols).total;
+}
+
+static double floats(int64_t n) {
+    return sizeof(float) * (double)n;
+}
+
+/* Scale, cell, power by exponential and logarithm, cap, product. */
+void nb_paper_dge(nb_backend *be, void *dw, const void *w, const nb_operand *codes, double k, double cap) {
+    const int64_t n = codes->rows * codes->cols;
+    const double scales = codes_bytes(codes) - (double)n / 2;
+    NB_PAPER_NOTE(dge, floats(2 * n) + scales, floats(n), NB_PAPER_work, 9.0 * (double)n);
+}
+
+/* Order statistics by bisection over 16-bit keys: a comparison for each number and each bit. */
+nb_status nb_paper_clamp_rows(nb_backend *be, const nb_mat *out, const nb_sparse *rest, const nb_mat *x, int64_t low,
+                              int64_t high, bool whole, nb_error *err) {
+    NB_TRY(nb_clamp_check(out, rest, x, low, high, whole, err));
+    const double entries = rest ? (double)x->rows * (double)rest->room : 0;
+    NB_PAPER_NOTE(clamp_rows, nb_paper_mat_bytes(x), nb_paper_mat_bytes(out) + 6 * entries, NB_PAPER_work,
+                  18 * count_of(x));
+    if (whole) {
+        enum { KEYS = 1 << 16 };
+        nb_paper *p = be->state;
+        nb_paper_room(be, NB_ROOM_SHARED, sizeof(uint32_t) * (double)p->cpu.threads * KEYS);
+    }
+    return NB_OK;
+}
+
+void nb_paper_sparse_add(nb_backend *be, const nb_mat *x, const nb_sparse *s) {
+    const double entries = (double)x->rows * (double)s->room;
+    NB_PAPER_NOTE(sparse_add, entries * (6 + (double)nb_dtype_size(x->dtype)),
+                  entries * (double)nb_dtype_size(x->dtype), NB_PAPER_work, entries);
+}
+
+void nb_paper_gather_columns(nb_backend *be, const nb_mat *out, const nb_mat *in, const int32_t *columns) {
+    NB_PAPER_NOTE(gather_columns, nb_paper_mat_bytes(out) + floats(out->cols), nb_paper_mat_bytes(out), NB_PAPER_moves,
+                  0);
+}
+
+void nb_paper_scatter_columns(nb_backend *be, const nb_mat *out, const nb_mat *in, const int32_t *columns,
+                              bool accumulate) {
+    NB_PAPER_NOTE(scatter_columns, nb_paper_mat_bytes(in) * (accumulate ? 2 : 1) + floats(in->cols),
+                  nb_paper_mat_bytes(in), accumulate ? NB_PAPER_work : NB_PAPER_moves, accumulate ? count_of(in) : 0);
+}
+
+void nb_paper_column_norms(nb_backend *be, float *norms, const nb_mat *x) {
+    NB_PAPER_NOTE(column_norms, nb_paper_mat_bytes(x) + floats(x->cols), floats(x->cols), NB_PAPER_work,
+                  2 * count_of(x));
+}
+
+void nb_paper_add_distance(nb_backend *be, float *distance, const float *a, const float *b, int64_t n) {
+    NB_PAPER_NOTE(add_distance, floats(3 * n), floats(n), NB_PAPER_work, 3.0 * (double)n);
+}
+
+int64_t nb_paper_reset_where(nb_backend *be, float *w, const float *q, const float *moved_w, const float *moved_q,
+                             int64_t n, double threshold) {
+    NB_PAPER_NOTE(reset_where, floats(4 * n), floats(n), NB_PAPER_work, 3.0 * (double)n);
+    return 0;
+}
+
+void nb_paper_bin_widths(nb_backend *be, float *out, const nb_operand *codes) {
+    const int64_t n = codes->rows * codes->cols;
+    NB_PAPER_NOTE(bin_widths, codes_bytes(codes), floats(n), NB_PAPER_work, 2.0 * (double)n);
+}
+
+void nb_paper_round_by(nb_backend *be, nb_operand *codes, const float *w, const float *guide) {
+    const int64_t n = codes->rows * codes->cols;
+    NB_PAPER_NOTE(round_by, codes_bytes(codes) + floats(2 * n), codes_bytes(codes), NB_PAPER_work, 5.0 * (double)n);
+}
+
+/* ---- measurements ---- */
+
+void nb_paper_measure(nb_backend *be, const nb_mat *x, nb_moments *moments, float *column_amax, float *tile_crest) {
+    if (moments)
+        *moments = (nb_moments){.count = x->rows * x->cols};
+    if (column_amax)
+        memset(column_amax, 0, sizeof *column_amax * (size_t)x->cols);
+    if (tile_crest)
+        memset(tile_crest, 0, sizeof *tile_crest * (size_t)((x->rows + 15) / 16 * ((x->cols + 15) / 16)));
+    NB_PAPER_NOTE(measure, nb_paper_mat_bytes(x), 0, NB_PAPER_work, 8 * count_of(x));
+}
+
+void nb_paper_measure_attention(nb_backend *be, const nb_attention *a, const void *q, const void *k, int64_t stride,
+                                nb_attention_stats *stats) {
+    const double sampled = (double)(a->batch * a->heads) * (double)((a->seq + stride - 1) / stride);
+    *stats = (nb_attention_stats){0};
+    NB_PAPER_NOTE(measure_attention,
+                  2 * ((double)a->head_dim * sampled + (double)(a->batch * a->seq * a->kv_heads * a->head_dim)), 0,
+                  NB_PAPER_attention, (double)a->head_dim * sampled * (double)(a->seq + 1));
+}

@@ -1,0 +1,98 @@
+#!/bin/sh
+# test_plan.sh NIBBLE SOURCE_DIR: `nibble plan` as a user meets it: without data, from run files and model files, with
+# and without a machine; its table is that of `nibble train`.
+set -eu
+nibble=$1 source=$2
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work"
+
+fail() {
+    echo "FAILED: $*" >&2
+    exit 1
+}
+
+expect() { # STATUS PATTERN COMMAND...
+    status=0 wanted=$1 pattern=$2
+    shift 2
+    "$@" > out 2> err || status=$?
+    [ "$status" = "$wanted" ] || fail "$*: exit $status, expected $wanted: $(cat err)"
+    [ "$(wc -l < err)" = 1 ] || fail "$*: not one line on stderr: $(cat err)"
+    grep -q -e "^nibble: .*$pattern" err || fail "$*: $(cat err) (expected: $pattern)"
+}
+
+cat > run.yaml << 'END_OF_RUN'
+model: llama-tiny
+out: runs/a
+data: {train: "data/train_*.bin", tokenizer: data}
+steps: 4
+seq: 64
+micro_batch: 2
+accumulation: 3
+eval: {every: 0}
+checkpoint: {every: 0}
+lens: {every: 0}
+peak_flops: none
+threads: 1
+END_OF_RUN
+
+# ---- a run file: no data is there, none is needed, nothing is written -------------------------------------------------
+"$nibble" plan run.yaml > plan
+grep -q "^llama-tiny: llama, 6.8M parameters; recipe bf16$" plan || fail "head: $(head -1 plan)"
+grep -q "step 2 of 4: 3 x 2 sequences of 64 tokens, 384 in all" plan || fail "step: $(sed -n 2p plan)"
+[ ! -e runs ] || fail "a plan made a run folder"
+"$nibble" plan run.yaml | cmp - plan || fail "two plans of one run differ"
+"$nibble" plan run.yaml --set recipe=nvfp4 --step 1 > first
+grep -q "recipe nvfp4" first && grep -q "gemm.* nvfp4 1x16 x nvfp4 16x16\|multiply nvfp4 1x16 x nvfp4 16x16" first ||
+    fail "products of nvfp4 are not listed"
+
+# ---- the table of a training run, in MiB, within 5 % --------------------------------------------------------------------
+cp "$source/docs/ledger.md" text.txt
+"$nibble" tokenize text.txt --tokenizer bytes --val 0.1 -o data > /dev/null
+mib() { # of the rows on stdin: "what   12.3 MiB"
+    awk '{ for (i = 2; i <= NF; i++) if ($i ~ /iB$/) sum += $(i - 1) * ($i == "GiB" ? 1024 : $i == "KiB" ? 1 / 1024 : 1) }
+         END { print sum }'
+}
+for recipe in bf16 nvfp4 tetrajet-v2 fp4-dge-occ; do
+    "$nibble" plan run.yaml --set recipe=$recipe > plan
+    "$nibble" train run.yaml --set recipe=$recipe --set out=runs/$recipe --set steps=1 > train 2> warnings
+    of_plan=$(sed -n '/^memory/,/total/p' plan | grep -v "total\|working memory of the processor" | mib)
+    of_run=$(sed -n '/^memory/,/total/p' train | grep -v "total\|program and libraries" | mib)
+    awk -v a="$of_plan" -v b="$of_run" 'BEGIN { exit !(b > 10 && a > 0.95 * b && a < 1.05 * b) }' ||
+        fail "$recipe: plan says $of_plan MiB, the run $of_run MiB"
+done
+
+# ---- a model alone: by file, by name ------------------------------------------------------------------------------------
+"$nibble" plan "$source/models/llama-1.3b.yaml" > by-file
+"$nibble" plan llama-1.3b > by-name
+cmp by-file by-name || fail "a model's name and its file differ"
+grep -q "1 x 4 sequences of 2048 tokens" by-file || fail "the default batch of a model: $(sed -n 2p by-file)"
+"$nibble" plan llama-tiny | grep -q "sequences of 1024 tokens" || fail "max_seq does not bound the default sequence"
+# Products are 6 FLOPs a weight and token; with 6 of the 7 halves of attention that the formula counts, its sum.
+awk '$1 == "bf16" && /products/ { products = $(NF - 2) }
+     $1 == "attention" && /softmax/ { attention = $(NF - 2) }
+     /formula of MFU/ { formula = $NF }
+     END { off = (products + 6 / 7 * attention) / formula - 1; exit !(formula > 0 && off < 1e-6 && off > -1e-6) }' by-file ||
+    fail "FLOPs are not those of the formula: $(sed -n '/^arithmetic/,/formula/p' by-file)"
+
+# ---- machines ---------------------------------------------------------------------------------------------------------
+"$nibble" plan llama-1.3b --set recipe=nvfp4 --machine h100 > timed
+grep -q "operands as on Hopper" timed && grep -q "^on h100 at least [0-9.]* ms a step, at most [0-9]* tokens/s$" timed ||
+    fail "no time on h100"
+grep -q "^rates.work of h100 is unknown: counted by bytes alone$" timed || fail "what has no rate is not said"
+for machine in "$source"/machines/*.yaml; do
+    "$nibble" plan run.yaml --machine "$machine" > /dev/null || fail "$machine"
+done
+printf 'name: slow\nbandwidth: 1e9\ncall: 1\n' > slow.yaml
+calls=$("$nibble" plan run.yaml --machine ./slow.yaml | awk '$1 == "total" { calls = $2 } END { print calls }')
+"$nibble" plan run.yaml --machine ./slow.yaml | awk -v calls="$calls" '/^on slow at least/ { ms = $5 }
+    END { exit !(calls > 100 && ms >= calls * 1000 && ms < calls * 1000 + 60000) }' || fail "calls are not paid for"
+
+# ---- mistakes -----------------------------------------------------------------------------------------------------------
+expect 2 "did you mean" "$nibble" plan run.yaml --machine h10
+printf 'name: x\nbandwidth: 1e9\nrates: {bf61: 1e9}\n' > bad.yaml
+expect 2 "bad.yaml:3: .*bf61" "$nibble" plan run.yaml --machine ./bad.yaml
+expect 2 "expected 1 to 4" "$nibble" plan run.yaml --step 5
+expect 2 "unknown key 'sqe'" "$nibble" plan llama-tiny --set sqe=3
+expect 2 "max_seq" "$nibble" plan llama-tiny --set seq=4096
+expect 2 "nibble plan RUN.yaml" "$nibble" train run.yaml --set backend=paper
