@@ -285,12 +285,15 @@ static int32_t hcp_tensors(void *state, nb_mechanism_tensor *tensors, int32_t mo
         if (!p->channels)
             continue;
         if (count++ < most)
-            tensors[count - 1] = (nb_mechanism_tensor){i, "hcp.channels", NB_I32, h->k, p->channels, false};
+            tensors[count - 1] =
+                (nb_mechanism_tensor){i, "hcp.channels", NB_I32, h->k, p->channels, false, NB_COMBINE_FIRST};
         if (count++ < most)
-            tensors[count - 1] = (nb_mechanism_tensor){i, "hcp.scores", NB_F32, h->group->in, p->scores, true};
+            tensors[count - 1] =
+                (nb_mechanism_tensor){i, "hcp.scores", NB_F32, h->group->in, p->scores, true, NB_COMBINE_FIRST};
     }
     if (count++ < most)
-        tensors[count - 1] = (nb_mechanism_tensor){-1, "hcp.refreshed", NB_I32, 1, &h->refreshed, true};
+        tensors[count - 1] =
+            (nb_mechanism_tensor){-1, "hcp.refreshed", NB_I32, 1, &h->refreshed, true, NB_COMBINE_FIRST};
     return count;
 }
 

@@ -20,11 +20,14 @@ nb_outcontrol_times nb_outcontrol_when(const nb_outcontrol *how, int64_t steps) 
     return (nb_outcontrol_times){.start = start, .choice = start + at_least(1, nb_step_of(how->window, steps))};
 }
 
+/* The released code tells the time of a period from step 0, so a start in steps waits for the next one; a share of the
+ * run was never meant to the step and takes the nearest, though not step 0. */
 nb_oscireset_times nb_oscireset_when(const nb_oscireset *how, int64_t steps) {
     int64_t period = at_least(1, nb_step_of(how->period, steps)), start = nb_step_of(how->start, steps);
-    return (nb_oscireset_times){.start = (start + period - 1) / period * period,
-                                .period = period,
-                                .window = at_least(1, nb_step_of(how->window, steps))};
+    bool share = how->start > 0 && how->start < 1;
+    int64_t periods = share ? at_least(1, (2 * start + period) / (2 * period)) : (start + period - 1) / period;
+    return (nb_oscireset_times){
+        .start = periods * period, .period = period, .window = at_least(1, nb_step_of(how->window, steps))};
 }
 
 static bool is_late(const nb_late_switch *late) {
