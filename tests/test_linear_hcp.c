@@ -36,6 +36,35 @@ static linear_case loud_case(nb_backend *be, const nb_hcp *how) {
     return c;
 }
 
+static void after_step(linear_case *c, const nb_pass *pass) {
+    nb_error err = {0};
+    if (nb_linear_group_after_step(c->group, pass, &c->scratch, &err) != NB_OK)
+        fail_msg("%s", err.message);
+    assert_int_equal(c->scratch.used + c->scratch.kept, 0);
+}
+
+/* A step is taken, so that the next pass patches. */
+static void choose(linear_case *c) {
+    run_forward(c, &pass0);
+    after_step(c, &pass0);
+}
+
+static linear_case chosen_case(nb_backend *be, const nb_hcp *how) {
+    linear_case c = loud_case(be, how);
+    choose(&c);
+    return c;
+}
+
+static void channels_of(const linear_case *c, int32_t *out) {
+    c->be->ops->download(c->be, out, state_of(c)->layers[0].channels, sizeof *out * (size_t)state_of(c)->k);
+}
+
+static float score_of(const linear_case *c, int channel) {
+    float score;
+    c->be->ops->download(c->be, &score, state_of(c)->layers[0].scores + channel, sizeof score);
+    return score;
+}
+
 /* ---- by hand ---- */
 
 /* The k channels of largest mean |dX| + mean |dW| (absolute), or weighed by the other side's rms. */
@@ -124,9 +153,10 @@ static numbers numbers_of(const linear_case *c) {
 static double *patched_by_hand(const linear_case *c, const nb_hcp *how, int k) {
     nb_backend *be = c->be;
     numbers n = numbers_of(c);
-    int32_t channels[K];
+    int32_t channels[K], chosen[K];
     choose_by_hand(n.x, n.xq, n.w, n.wq, how->score == NB_HCP_NORMALIZED, k, channels);
-    assert_memory_equal(state_of(c)->layers[0].channels, channels, sizeof *channels * (size_t)k);
+    channels_of(c, chosen);
+    assert_memory_equal(chosen, channels, sizeof *channels * (size_t)k);
     double ax = largest(n.x, M * K), aw = largest(n.w, N * K), *y = product(n.xq, M, n.wq, N, K);
     double *rx = columns_coded(be, n.dx, M, channels, k, ax), *rw = columns_coded(be, n.dw, N, channels, k, aw);
     bool exact = how->copy == NB_HCP_EXACT;
@@ -156,7 +186,7 @@ static void formula(void **state) {
         how.kernel = i & 4 ? NB_HCP_DUAL : NB_HCP_SINGLE;
         how.copy = i & 8 ? NB_HCP_EXACT : NB_HCP_REQUANTIZE;
         how.score = i & 16 ? NB_HCP_NORMALIZED : NB_HCP_ABSOLUTE;
-        linear_case c = loud_case(be, &how);
+        linear_case c = chosen_case(be, &how);
         run_forward(&c, &pass0);
         double *want = patched_by_hand(&c, &how, 16), *got = get(NB_BF16, c.y[0].data, M * N), *bound = zeros(M * N);
         for (int e = 0; e < M * N; e++)
@@ -177,7 +207,7 @@ static void single_is_dual(void **state) {
             nb_hcp how = patch_of(0.5);
             how.kernel = (nb_hcp_kernel)kernel;
             how.copy = (nb_hcp_copy)copy;
-            linear_case c = loud_case(be, &how);
+            linear_case c = chosen_case(be, &how);
             run_forward(&c, &pass0);
             y[kernel] = get(NB_BF16, c.y[0].data, M * N);
             nb_linear_group_free(c.group);
@@ -201,6 +231,7 @@ static void nothing_to_patch(void **state) {
     linear_case c[2];
     for (int i = 0; i < 2; i++) {
         c[i] = make_group(be, plans[i], 2, NULL);
+        choose(&c[i]);
         run_forward(&c[i], &pass0);
         run_backward(&c[i], &pass0);
     }
@@ -247,6 +278,7 @@ static void only_the_second_order_is_left(void **state) {
         nb_plan plan = plan_hcp(&how);
         linear_case c = make_group(be, &plan, 1, NULL);
         fill_exactly(&c, all ? K / 16 : 1);
+        choose(&c);
         run_forward(&c, &pass0);
         numbers n = numbers_of(&c);
         double *got = get(NB_BF16, c.y[0].data, M * N), *whole = product(n.x, M, n.w, N, K);
@@ -294,8 +326,10 @@ static double toy_error(nb_backend *be, const nb_hcp *how, double by) {
     if (nb_linear_group_create(be, &spec, &group, &err) != NB_OK)
         fail_msg("%s", err.message);
     nb_scratch scratch = {.size = group->scratch_bytes, .memory = poisoned(group->scratch_bytes)};
-    if (nb_linear_group_forward(group, &pass0, &scratch, true, &xm, &y, &err) != NB_OK)
-        fail_msg("%s", err.message);
+    for (int step = 0; step < 2; step++)
+        if (nb_linear_group_forward(group, &pass0, &scratch, true, &xm, &y, &err) != NB_OK ||
+            nb_linear_group_after_step(group, &pass0, &scratch, &err) != NB_OK)
+            fail_msg("%s", err.message);
     double *got = get(NB_BF16, y.data, TOY_M * TOY_N);
     double *want = product(get(NB_BF16, xm.data, TOY_M * TOY_K), TOY_M, get(NB_F32, wm, TOY_N * TOY_K), TOY_N, TOY_K);
     for (int i = 0; i < TOY_M * TOY_N; i++) {
@@ -372,9 +406,10 @@ static void gradients_exact_on_channels(void **state) {
             make_loud(&c, 20);
             for (int e = 0; e < M * N; e++) /* two levels a row: exact in E2M1 if not rotated */
                 ((uint16_t *)c.dy[0].data)[e] = nb_bf16_even(e % 7 < 3 ? 0.25F : -0.25F);
+            choose(&c);
             run_forward(&c, &pass0);
             run_backward(&c, &pass0);
-            memcpy(channels, state_of(&c)->layers[0].channels, sizeof channels);
+            channels_of(&c, channels);
             double *x = get(NB_BF16, c.x.data, M * K), *w = get(NB_F32, c.w[0], N * K),
                    *dy = get(NB_BF16, c.dy[0].data, M * N);
             dx[i] = get(NB_BF16, c.dx.data, M * K);
@@ -412,12 +447,36 @@ static void hear(void *context, const char *module, const char *name, double val
     }
 }
 
+/* What is chosen in a step is patched in the next one: before the first choice the layer is the base's, bit for bit. */
+static void a_choice_waits_for_its_step(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    nb_hcp how = patch_of(0.25);
+    nb_plan base = plan_nvfp4();
+    linear_case c = loud_case(be, &how), plain = make_group(be, &base, 1, NULL);
+    make_loud(&plain, 20);
+    run_forward(&plain, &pass0);
+    nb_pass second = pass0;
+    second.micro_batch = 1;
+    run_forward(&c, &pass0);
+    assert_memory_equal(c.y[0].data, plain.y[0].data, M * N * 2);
+    run_forward(&c, &second); /* nor in the rest of its own step */
+    assert_memory_equal(c.y[0].data, plain.y[0].data, M * N * 2);
+    assert_int_equal(state_of(&c)->refreshed, 0);
+    after_step(&c, &pass0);
+    assert_int_equal(state_of(&c)->refreshed, 1);
+    run_forward(&c, &pass0);
+    assert_memory_not_equal(c.y[0].data, plain.y[0].data, M * N * 2);
+    nb_linear_group_free(c.group);
+    nb_linear_group_free(plain.group);
+    nb_backend_free(be);
+}
+
 static void refreshes(void **state) {
     (void)state;
     nb_backend *be = cpu();
     nb_hcp how = patch_of(0.25);
     how.refresh = 4;
-    how.ema = 0.5;
     how.freeze = 6;
     linear_case c = loud_case(be, &how);
     nb_hcp_state *h = state_of(&c);
@@ -427,27 +486,70 @@ static void refreshes(void **state) {
     nb_error err = {0};
     pass.lens = &lens;
     assert_int_equal(nb_linear_group_forward(c.group, &pass, &c.scratch, false, &c.x, c.y, &err), NB_OK);
+    after_step(&c, &pass);
     assert_int_equal(h->refreshed, 0); /* an evaluation chooses nothing */
     run_forward(&c, &pass);
-    float first = h->layers[0].scores[5];
-    assert_true(h->refreshed == 1 && said.overlaps == 0);
     run_forward(&c, &pass); /* the step is taken again */
-    assert_true(h->layers[0].scores[5] == first && said.overlaps == 0);
-    memset(c.x.data, 0, M * K * 2); /* now only W's residual counts */
-    for (pass.step = 1; pass.step < 4; pass.step++)
+    after_step(&c, &pass);
+    assert_true(h->refreshed == 1 && h->choices == 1 && said.overlaps == 0);
+    for (pass.step = 1; pass.step < 4; pass.step++) {
         run_forward(&c, &pass);
-    assert_true(h->refreshed == 1);
-    pass.micro_batch = 1; /* only the first micro-batch of a step */
+        after_step(&c, &pass);
+    }
+    assert_int_equal(h->refreshed, 1);
+    pass.micro_batch = 1; /* only the first micro-batch of a step is looked at */
     run_forward(&c, &pass);
-    assert_true(h->refreshed == 1);
+    after_step(&c, &pass);
+    assert_int_equal(h->refreshed, 1);
     pass.micro_batch = 0;
     run_forward(&c, &pass);
-    assert_true(h->refreshed == 5 && said.overlaps == 1 && said.overlap > 0 && said.overlap <= 1);
-    assert_true(h->layers[0].scores[5] > 0.5F * first && h->layers[0].scores[5] < 0.6F * first);
+    pass.step = 5; /* step 4 went bad and was passed over: what it gathered is not used */
+    after_step(&c, &pass);
+    assert_int_equal(h->refreshed, 1);
+    pass.step = 4;
+    run_forward(&c, &pass);
+    after_step(&c, &pass);
+    assert_true(h->refreshed == 5 && h->choices == 2 && said.overlaps == 1 && said.overlap == 1);
     pass.step = 8; /* frozen */
     run_forward(&c, &pass);
+    after_step(&c, &pass);
     assert_int_equal(h->refreshed, 5);
     nb_linear_group_free(c.group);
+    nb_backend_free(be);
+}
+
+/* Of n choices the i-th last weighs ema^i (1 - ema) / (1 - ema^n): channel 5 of X grows from choice to choice; what it
+ * scores alone, each time, is what a group with ema 0 says. */
+static void averages_are_corrected_for_their_beginning(void **state) {
+    (void)state;
+    enum { CHOICES = 5 };
+    nb_backend *be = cpu();
+    nb_hcp how = patch_of(0.25), alone = how;
+    how.refresh = alone.refresh = 1;
+    how.ema = 0.75;
+    alone.ema = 0;
+    linear_case c = loud_case(be, &how), each = loud_case(be, &alone);
+    double now[CHOICES];
+    for (int n = 0; n < CHOICES; n++) {
+        nb_pass pass = pass0;
+        double sum = 0, weights = 0;
+        pass.step = (uint32_t)n;
+        run_forward(&c, &pass);
+        after_step(&c, &pass);
+        run_forward(&each, &pass);
+        after_step(&each, &pass);
+        now[n] = score_of(&each, 5);
+        for (int i = 0; i <= n; i++) {
+            sum += pow(0.75, i) * now[n - i];
+            weights += pow(0.75, i);
+        }
+        assert_true(fabs(score_of(&c, 5) - sum / weights) < 1e-6 * sum / weights);
+        make_loud(&c, 1.5F);
+        make_loud(&each, 1.5F);
+    }
+    assert_true(now[CHOICES - 1] > 3 * now[0]);
+    nb_linear_group_free(c.group);
+    nb_linear_group_free(each.group);
     nb_backend_free(be);
 }
 
@@ -468,10 +570,11 @@ static void choices_are_the_same_everywhere(void **state) {
             nb_pass pass = pass0;
             pass.step = step;
             run_forward(&c, &pass);
+            after_step(&c, &pass);
         }
         assert_int_equal(state_of(&c)->refreshed, 3);
-        memcpy(channels[i], state_of(&c)->layers[0].channels, sizeof channels[i]);
-        memcpy(scores[i], state_of(&c)->layers[0].scores, sizeof scores[i]);
+        channels_of(&c, channels[i]);
+        be->ops->download(be, scores[i], state_of(&c)->layers[0].scores, sizeof scores[i]);
         assert_memory_equal(channels[i], channels[0], sizeof channels[0]);
         assert_memory_equal(scores[i], scores[0], sizeof scores[0]);
         nb_linear_group_free(c.group);
@@ -484,7 +587,7 @@ static void follows_the_master(void **state) {
     (void)state;
     nb_backend *be = cpu();
     nb_hcp how = patch_of(0.25);
-    linear_case c = loud_case(be, &how);
+    linear_case c = chosen_case(be, &how);
     nb_pass pass = pass0;
     run_forward(&c, &pass);
     for (int i = 0; i < N * K; i++)
@@ -506,21 +609,30 @@ static void resumes(void **state) {
     (void)state;
     nb_backend *be = cpu();
     nb_hcp how = patch_of(0.25);
-    linear_case a = loud_case(be, &how), b = loud_case(be, &how);
-    run_forward(&a, &pass0);
+    how.ema = 0.5;
+    linear_case a = chosen_case(be, &how), b = loud_case(be, &how);
     const nb_mechanism *table = a.group->mechanisms[0].table;
     nb_mechanism_tensor from[8], to[8];
     int32_t count = table->tensors(state_of(&a), from, 8);
-    assert_int_equal(count, 3);
-    assert_int_equal(table->tensors(state_of(&b), to, 8), 3);
-    for (int32_t i = 0; i < count; i++)
+    assert_int_equal(count, 4);
+    assert_int_equal(table->tensors(state_of(&b), to, 8), 4);
+    for (int32_t i = 0; i < count; i++) {
         memcpy(to[i].data, from[i].data, nb_dtype_size(from[i].dtype) * (size_t)from[i].elements);
+        assert_int_equal(from[i].combine, NB_COMBINE_FIRST); /* facts of micro-batch 0 */
+    }
     assert_int_equal(table->loaded(state_of(&b), NULL), NB_OK);
-    nb_pass pass = pass0;
-    pass.step = 200; /* a refresh that averages */
-    run_forward(&a, &pass);
-    run_forward(&b, &pass);
-    assert_memory_equal(a.y[0].data, b.y[0].data, M * N * 2);
+    make_loud(&a, 1.5F);
+    make_loud(&b, 1.5F);
+    for (uint32_t step = 200; step < 202; step++) { /* a choice that averages, and what it patches */
+        nb_pass pass = pass0;
+        pass.step = step;
+        run_forward(&a, &pass);
+        run_forward(&b, &pass);
+        assert_memory_equal(a.y[0].data, b.y[0].data, M * N * 2);
+        after_step(&a, &pass);
+        after_step(&b, &pass);
+    }
+    assert_int_equal(state_of(&b)->choices, 2);
     assert_memory_equal(state_of(&a)->layers[0].scores, state_of(&b)->layers[0].scores, K * sizeof(float));
     state_of(&b)->layers[0].channels[3] = K;
     assert_int_equal(table->loaded(state_of(&b), NULL), NB_BAD_FILE);
@@ -573,7 +685,9 @@ int main(void) {
         cmocka_unit_test_teardown(only_the_second_order_is_left, release_buffers),
         cmocka_unit_test_teardown(hot_channel_toy, release_buffers),
         cmocka_unit_test_teardown(gradients_exact_on_channels, release_buffers),
+        cmocka_unit_test_teardown(a_choice_waits_for_its_step, release_buffers),
         cmocka_unit_test_teardown(refreshes, release_buffers),
+        cmocka_unit_test_teardown(averages_are_corrected_for_their_beginning, release_buffers),
         cmocka_unit_test_teardown(choices_are_the_same_everywhere, release_buffers),
         cmocka_unit_test_teardown(follows_the_master, release_buffers),
         cmocka_unit_test_teardown(resumes, release_buffers),

@@ -90,7 +90,7 @@ static nb_status toy_after_step(void *state, nb_linear_group *group, const nb_pa
 static int32_t toy_tensors(void *state, nb_mechanism_tensor *tensors, int32_t max_tensors) {
     toy *t = state;
     if (max_tensors > 0)
-        tensors[0] = (nb_mechanism_tensor){-1, "observed", NB_I32, 1, &t->observed, true};
+        tensors[0] = (nb_mechanism_tensor){-1, "observed", NB_I32, 1, &t->observed, true, NB_COMBINE_SAME};
     return 1;
 }
 

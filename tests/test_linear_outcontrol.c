@@ -10,7 +10,13 @@ static nb_plan plan_out(nb_plan p, double share) {
     return p;
 }
 
-/* Runs the watching steps, so that the next pass has its channels chosen. */
+static void after_step(linear_case *c, const nb_pass *pass) {
+    nb_error err = {0};
+    if (nb_linear_group_after_step(c->group, pass, &c->scratch, &err) != NB_OK)
+        fail_msg("%s", err.message);
+}
+
+/* Takes the watching steps, so that the next pass has its channels chosen. */
 static linear_case watched(nb_backend *be, const nb_plan *plan) {
     linear_case c = make_group(be, plan, 1, NULL);
     uint16_t *x = c.x.data;
@@ -21,6 +27,7 @@ static linear_case watched(nb_backend *be, const nb_plan *plan) {
         nb_pass pass = watching;
         pass.step = step;
         run_forward(&c, &pass);
+        after_step(&c, &pass);
     }
     return c;
 }
@@ -124,6 +131,8 @@ static void all_is_mxfp8(void **state) {
             nb_pass pass = after;
             pass.step = step;
             run_forward(&c[i], &pass);
+            if (step < 7)
+                after_step(&c[i], &pass);
         }
         run_backward(&c[i], &after);
     }
@@ -171,6 +180,33 @@ static void a_late_fork_is_told(void **state) {
     assert_int_equal(nb_linear_group_forward(c.group, &after, &c.scratch, true, &c.x, c.y, &err), NB_BAD_CONFIG);
     assert_non_null(strstr(err.message, "norms of steps 5 to 6"));
     nb_linear_group_free(c.group);
+    nb_backend_free(be);
+}
+
+/* Right after the step that ends the window, so that an evaluation between the steps has the channels; after the first
+ * step that is taken where that one was passed over. */
+static void chosen_after_the_window(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    nb_plan plan = plan_out(plan_nvfp4(), 0.5);
+    for (int passed_over = 0; passed_over < 2; passed_over++) {
+        linear_case c = make_group(be, &plan, 1, NULL);
+        nb_mechanism_tensor tensors[4];
+        const nb_attached_mechanism *m = &c.group->mechanisms[0];
+        int64_t chosen = 0;
+        for (uint32_t step = 4; step < 8; step++) {
+            nb_pass pass = watching;
+            pass.step = step;
+            run_forward(&c, &pass);
+            if (!(passed_over && step == 6))
+                after_step(&c, &pass);
+            assert_int_equal(m->table->tensors(m->state, tensors, 4), 3);
+            memcpy(&chosen, tensors[2].data, sizeof chosen);
+            assert_int_equal(chosen, step >= (passed_over ? 7 : 6));
+        }
+        assert_int_equal(tensors[0].combine, NB_COMBINE_SUM); /* every rank sees its own micro-batches */
+        nb_linear_group_free(c.group);
+    }
     nb_backend_free(be);
 }
 
@@ -244,6 +280,7 @@ int main(void) {
         cmocka_unit_test(all_is_mxfp8),
         cmocka_unit_test(columns_in_mxfp8_have_no_bins),
         cmocka_unit_test(a_late_fork_is_told),
+        cmocka_unit_test(chosen_after_the_window),
         cmocka_unit_test(the_lens_sees_x_whole_and_w_in_fp4),
         cmocka_unit_test(choice_survives_a_resume),
     };

@@ -113,6 +113,41 @@ static void drifting_scales_flip_nothing(void **state) {
     nb_series_reader_free(r);
 }
 
+/* Whatever stands in a weight, the lens goes on, and what it says are shares. */
+static void weights_that_are_not_finite_stop_nothing(void **state) {
+    static const float bad[] = {INFINITY, -INFINITY, NAN, 3e38f};
+    static float w[16 * WIDTH];
+    fixture *f = *state;
+    nb_observer_options options = nb_observer_defaults();
+    options.every = 100;
+    options.window = 4;
+    nb_error err = {0};
+    nb_observer *o;
+    assert_int_equal(nb_observer_create(&options, f->folder, 0, &o, &err), NB_OK);
+    for (int64_t step = 0; step <= 4; step++) {
+        for (int i = 0; i < 16 * WIDTH; i++)
+            w[i] = i % 97 == 5 ? bad[i % 4] : 1 + 0.01f * (float)((i + step) % 7);
+        nb_mat source = nb_mat_of(w, NB_F32, 16, WIDTH);
+        show(f->be, nb_observer_lens(o, step), "planted", NB_FPROP_W, &source, 16);
+        assert_int_equal(nb_observer_end_step(o, step, &err), NB_OK);
+    }
+    nb_observer_free(o);
+    nb_series_reader *r;
+    assert_int_equal(nb_series_read(f->path, &r, NULL, &err), NB_OK);
+    static const char *const names[] = {"planted/fprop.w/bin_distances", "planted/fprop.w/ratios"};
+    for (int n = 0; n < 2; n++) {
+        nb_series_point shares = last(r, names[n]);
+        float sum = 0;
+        for (int64_t i = 0; i < shares.count; i++) {
+            assert_true(shares.values[i] >= 0 && shares.values[i] <= 1);
+            sum += shares.values[i];
+        }
+        /* a tensor scale made from Inf leaves no bin at all; W still moves or does not */
+        assert_true(fabsf(sum - 1) < 1e-5f || (n == 0 && sum == 0));
+    }
+    nb_series_reader_free(r);
+}
+
 static void oscillating_weight_is_named(void **state) {
     fixture *f = *state;
     nb_observer_options options = nb_observer_defaults();
@@ -136,7 +171,7 @@ static void oscillating_weight_is_named(void **state) {
     assert_int_equal(nb_series_read(f->path, &r, NULL, &err), NB_OK);
     nb_series_point ratios = last(r, "planted/fprop.w/ratios");
     assert_int_equal(ratios.step, 20);
-    assert_int_equal(ratios.count, NB_RATIO_BINS);
+    assert_int_equal(ratios.count, NB_RATIO_COUNTS);
     /* |q| jumps 1/2 while w moves 0.01: R = 50, in (32, 64]; one of 1024 elements */
     assert_true(ratios.values[8] == 1.0f / (16 * WIDTH));
     assert_true(ratios.values[0] == 1 - 1.0f / (16 * WIDTH));
@@ -272,6 +307,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(hot_channels_are_named, setup, teardown),
         cmocka_unit_test_setup_teardown(oscillating_weight_is_named, setup, teardown),
         cmocka_unit_test_setup_teardown(drifting_scales_flip_nothing, setup, teardown),
+        cmocka_unit_test_setup_teardown(weights_that_are_not_finite_stop_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(underflow_is_named, setup, teardown),
         cmocka_unit_test_setup_teardown(skipped_is_told, setup, teardown),
         cmocka_unit_test_setup_teardown(known_sources_are_measured_once, setup, teardown),

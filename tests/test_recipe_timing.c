@@ -35,11 +35,46 @@ static void the_released_recipe_keeps_its_steps(void **state) {
     assert_int_equal(out.start, 502);
     assert_int_equal(out.choice, 552); /* norms of 502 to 551 */
     nb_oscireset_times osci = nb_oscireset_when(&r.mechanisms.oscireset, 12505);
-    assert_int_equal(osci.start, 8200); /* 0.64 of the run is 8003.2; up to a period */
+    assert_int_equal(osci.start, 8000); /* 0.64 of the run is 8003.2; the nearest period */
     assert_int_equal(osci.period, 200);
     assert_int_equal(osci.window, 50);
-    r.mechanisms.oscireset.start = 8000;
-    assert_int_equal(nb_oscireset_when(&r.mechanisms.oscireset, 12505).start, 8000);
+}
+
+/* Step by step what the released hook does (configs of 70M, 150M and 370M): nothing before its start, a snapshot where
+ * i mod P is 0, a reset at T0 + 1 of each window that began with one. */
+static void the_released_schedules_to_the_step(void **state) {
+    (void)state;
+    static const struct {
+        int64_t steps, start, period, first, resets;
+    } runs[] = {{12505, 8000, 200, 8000, 23}, {25500, 15000, 200, 15000, 53}, {50500, 35000, 400, 35200, 39}};
+    for (int i = 0; i < 3; i++) {
+        nb_oscireset how = {.start = (double)runs[i].start, .period = (double)runs[i].period, .window = 50};
+        nb_oscireset_times when = nb_oscireset_when(&how, runs[i].steps);
+        int64_t first = -1, resets = 0;
+        for (int64_t step = runs[i].start; step < runs[i].steps; step++) {
+            int64_t phase = step % runs[i].period;
+            first = phase == 0 && first < 0 ? step : first;
+            resets += first >= 0 && phase == 51;
+        }
+        assert_int_equal(when.start, first);
+        assert_int_equal(when.start, runs[i].first);
+        assert_int_equal(resets, runs[i].resets);
+        assert_true(when.period == runs[i].period && when.window == 50);
+    }
+}
+
+/* A share takes the nearest period, but never step 0; steps wait for the next one. */
+static void shares_round_to_the_nearest_period(void **state) {
+    (void)state;
+    static const struct {
+        double start;
+        int64_t steps, want;
+    } cases[] = {{0.299, 1000, 200}, {0.3, 1000, 400}, {0.5, 1000, 600}, {0.09, 1000, 200}, {0.001, 1000, 200},
+                 {0, 1000, 0},       {201, 1000, 400}, {200, 1000, 200}, {1, 1000, 200}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        nb_oscireset how = {.start = cases[i].start, .period = 200, .window = 50};
+        assert_int_equal(nb_oscireset_when(&how, cases[i].steps).start, cases[i].want);
+    }
 }
 
 static void shares_scale_with_the_run(void **state) {
@@ -70,8 +105,8 @@ static void too_short_a_run_is_told(void **state) {
     assert_non_null(strstr(text, "outcontrol"));
     assert_false(nb_recipe_idles(&r, 600, text, sizeof text));
     r.mechanisms.has_outcontrol = false;
-    assert_true(nb_recipe_idles(&r, 451, text, sizeof text)); /* 289 up to 400, and 51 steps to the first reset */
-    assert_false(nb_recipe_idles(&r, 452, text, sizeof text));
+    assert_true(nb_recipe_idles(&r, 251, text, sizeof text)); /* 161 to the nearest, 200; 51 steps to the first reset */
+    assert_false(nb_recipe_idles(&r, 252, text, sizeof text));
 }
 
 static void check_alike(const nb_recipe *a, const nb_recipe *b, int64_t steps, int64_t alike) {
@@ -84,12 +119,12 @@ static void recipes_are_alike_until_what_differs_starts(void **state) {
     nb_recipe base = load("tetrajet-v2-base"), out = load("tetrajet-v2-outcontrol"),
               osci = load("tetrajet-v2-oscireset"), full = load("tetrajet-v2"), memeff = load("tetrajet-v2-memeff"),
               nvfp4 = load("nvfp4");
-    check_alike(&base, &osci, 1000, 800); /* 640 up to a period of 200 */
+    check_alike(&base, &osci, 1000, 600); /* 640 to the nearest period of 200 */
     check_alike(&base, &out, 1000, 502);
     check_alike(&base, &full, 1000, 502);
-    check_alike(&out, &full, 1000, 800);
+    check_alike(&out, &full, 1000, 600);
     check_alike(&osci, &full, 1000, 502);
-    check_alike(&full, &memeff, 1000, 800);
+    check_alike(&full, &memeff, 1000, 600);
     check_alike(&base, &out, 400, 400);
     check_alike(&base, &nvfp4, 1000, 0);
     nb_recipe changed = nvfp4;
@@ -112,6 +147,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(shares_become_steps),
         cmocka_unit_test(the_released_recipe_keeps_its_steps),
+        cmocka_unit_test(the_released_schedules_to_the_step),
+        cmocka_unit_test(shares_round_to_the_nearest_period),
         cmocka_unit_test(shares_scale_with_the_run),
         cmocka_unit_test(too_short_a_run_is_told),
         cmocka_unit_test(recipes_are_alike_until_what_differs_starts),

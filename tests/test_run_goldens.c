@@ -363,7 +363,7 @@ static void mechanisms_act_when_they_should(void **state) {
         const char *recipe, *asleep;
         int32_t differs; /* index of the first loss that does */
     } cases[] = {
-        {"chon", "hcp: {share: 0.5, refresh: 1000, ema: 0}\n", 7},
+        {"chon", "hcp: {share: 0.5, refresh: 1000, ema: 0}\n", 8}, /* chosen in step 7 */
         {"tetrajet-v2-outcontrol", "outcontrol: {start: 1000}\n", 8},
         {"tetrajet-v2-oscireset", "oscireset: {start: 1000}\n", 17},
         {"tetrajet-v2-memeff", "oscireset: {start: 1000}\n", 17},

@@ -113,12 +113,14 @@ typedef struct nb_outcontrol {
 typedef enum nb_osci_variant { NB_OSCI_RATIO, NB_OSCI_RATIO_TOP, NB_OSCI_BIN_EDGE } nb_osci_variant;
 typedef struct nb_oscireset {
     nb_osci_variant variant;
-    double start;     /* aligned up to a whole period */
-    double period;    /* from reset to reset */
-    double window;    /* part of a period that distances are summed over */
-    double threshold; /* reset where dist_Q / dist_W reaches it */
-    double top;       /* ratio-top: share of the elements followed */
-    double edge;      /* bin-edge: reset beyond this distance from the centre, in bins */
+    double start;         /* steps: aligned up to a whole period; a share: to the nearest */
+    double period;        /* from reset to reset */
+    double window;        /* part of a period that distances are summed over */
+    double threshold;     /* reset where dist_Q / dist_W reaches it */
+    bool scale_threshold; /* times 50 / window: a short window has few steps to hop in */
+    int32_t flips;        /* and q went to another bin at least so often; 0: whatever it did */
+    double top;           /* ratio-top: share of the elements followed */
+    double edge;          /* bin-edge: reset beyond this distance from the centre, in bins */
 } nb_oscireset;
 
 /* Q-EMA (arXiv:2502.20853): forward weights are rounded to whichever neighbour their moving average is nearer to. */
@@ -188,12 +190,12 @@ int64_t nb_step_of(double point, int64_t steps);
 
 typedef struct nb_outcontrol_times {
     int64_t start;  /* first step whose norms count */
-    int64_t choice; /* the channels are chosen before this step */
+    int64_t choice; /* first step that runs with chosen channels: they are chosen right after the one before it */
 } nb_outcontrol_times;
 nb_outcontrol_times nb_outcontrol_when(const nb_outcontrol *how, int64_t steps);
 
 typedef struct nb_oscireset_times {
-    int64_t start; /* rounded up to a whole period, so that no window begins without its snapshot */
+    int64_t start; /* a whole number of periods, so that no window begins without its snapshot */
     int64_t period, window;
 } nb_oscireset_times;
 nb_oscireset_times nb_oscireset_when(const nb_oscireset *how, int64_t steps);

@@ -9,6 +9,16 @@
 #include "backend/operand.h"
 #include "nibble/backend.h"
 
+/* Weights followed from step to step by track_codes; [rows, cols] each, in backend memory. */
+typedef struct nb_tracked {
+    float *w, *q;             /* of the step before: the numbers, and what their codes decode to */
+    float *moved_w, *moved_q; /* sum of |w_t - w_{t-1}|, of |q_t - q_{t-1}| */
+    uint8_t *codes;           /* of the step before, a byte each */
+    int64_t *flips;           /* [1] changes of a code, all elements together; 0 and -0 are one */
+} nb_tracked;
+
+enum { NB_RATIO_COUNTS = 12, NB_DISTANCE_COUNTS = 10 }; /* bins of count_ratios, of count_distances */
+
 typedef struct nb_backend_ops {
 #define NB_OP_MEMORY(type, name, arguments) type(*name) arguments;
 #define NB_OP_TYPED(type, name, arguments) type(*name) arguments;

@@ -1,13 +1,11 @@
 /* layer_metrics.c: attention, gates, approximations, alignment. */
 #include "lens/layer_metrics.h"
 #include "backend/table.h"
-#include "format/bf16.h"
 #include "lens/operand_metrics.h"
 #include "lens/series_format.h"
 
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 
 void nb_record_attention(nb_record *record, const char *module, nb_backend *be, const nb_attention *attention,
                          const void *q, const void *k, int64_t stride) {
@@ -21,61 +19,31 @@ void nb_record_attention(nb_record *record, const char *module, nb_backend *be, 
     nb_record_scalar(record, module, "entropy", s.entropy);
 }
 
-static double element(const void *values, nb_dtype dtype, int64_t at) {
-    return dtype == NB_BF16  ? (double)nb_bf16_value(((const uint16_t *)values)[at])
-           : dtype == NB_F64 ? ((const double *)values)[at]
-                             : (double)((const float *)values)[at];
-}
-
 bool nb_record_gate(nb_record *record, const char *module, nb_backend *be, const nb_mat *pre_activation,
                     const void *bias) {
-    const nb_mat *a = pre_activation;
-    size_t size = nb_dtype_size(a->dtype), row_bytes = (size_t)a->cols * size;
-    size_t bias_bytes = bias ? (size_t)a->cols * nb_dtype_size(be->real) : 0;
-    char *host = malloc(row_bytes + bias_bytes);
-    if (!host)
+    const nb_mat *a = pre_activation, offsets = nb_mat_of(bias, be->real, 1, a->cols);
+    double *on_device = nb_record_results(record, be), out[4]; /* least, greatest, sum, sum of squares */
+    if (!on_device)
         return false;
-    double least = INFINITY, greatest = -INFINITY, sum = 0, squares = 0;
-    if (bias)
-        be->ops->download(be, host + row_bytes, bias, bias_bytes);
-    for (int64_t r = 0; r < a->rows; r++) {
-        be->ops->download(be, host, (const char *)a->data + (size_t)(r * a->stride) * size, row_bytes);
-        for (int64_t c = 0; c < a->cols; c++) {
-            double x = element(host, a->dtype, c) + (bias ? element(host + row_bytes, be->real, c) : 0);
-            least = fmin(least, x);
-            greatest = fmax(greatest, x);
-            sum += x;
-            squares += x * x;
-        }
-    }
-    free(host);
+    be->ops->measure_gate(be, on_device, a, bias ? &offsets : NULL);
+    be->ops->download(be, out, on_device, sizeof out);
     double n = (double)(a->rows * a->cols);
-    nb_record_scalar(record, module, "gate_min", least);
-    nb_record_scalar(record, module, "gate_max", greatest);
-    nb_record_scalar(record, module, "gate_amax", fmax(-least, greatest));
-    nb_record_scalar(record, module, "gate_mean", sum / n);
-    nb_record_scalar(record, module, "gate_rms", sqrt(squares / n));
+    nb_record_scalar(record, module, "gate_min", out[0]);
+    nb_record_scalar(record, module, "gate_max", out[1]);
+    nb_record_scalar(record, module, "gate_amax", fmax(-out[0], out[1]));
+    nb_record_scalar(record, module, "gate_mean", out[2] / n);
+    nb_record_scalar(record, module, "gate_rms", sqrt(out[3] / n));
     return true;
 }
 
 bool nb_record_approximation(nb_record *record, const char *module, const char *mechanism, nb_backend *be,
                              const nb_mat *exact, const nb_mat *approximate) {
-    nb_quantize_stats s = {0};
-    size_t bytes = (size_t)exact->cols * sizeof(uint16_t);
-    uint16_t *rows = NULL;
-    if (exact->dtype != NB_BF16 || approximate->dtype != NB_BF16 || !(rows = malloc(2 * bytes)))
+    double *on_device = nb_record_results(record, be), out[3]; /* x^2, (x - y)^2, x y */
+    if (!on_device)
         return false;
-    for (int64_t r = 0; r < exact->rows; r++) {
-        be->ops->download(be, rows, (const uint16_t *)exact->data + r * exact->stride, bytes);
-        be->ops->download(be, rows + exact->cols, (const uint16_t *)approximate->data + r * approximate->stride, bytes);
-        for (int64_t c = 0; c < exact->cols; c++) {
-            double x = nb_bf16_value(rows[c]), y = nb_bf16_value(rows[exact->cols + c]);
-            s.sum_sq += x * x;
-            s.sum_sq_error += (x - y) * (x - y);
-            s.sum_product += x * y;
-        }
-    }
-    free(rows);
+    be->ops->measure_pair(be, on_device, exact, approximate);
+    be->ops->download(be, out, on_device, sizeof out);
+    const nb_quantize_stats s = {.sum_sq = out[0], .sum_sq_error = out[1], .sum_product = out[2]};
     nb_quantization_error e = nb_quantization_error_of(&s);
     char prefix[NB_SERIES_NAME_SIZE];
     snprintf(prefix, sizeof prefix, "%s/%s", module, mechanism);
@@ -85,18 +53,12 @@ bool nb_record_approximation(nb_record *record, const char *module, const char *
     return true;
 }
 
-void nb_record_alignment(nb_record *record, const char *module, const nb_mat *gate, const nb_mat *up) {
-    double sum = 0;
-    for (int64_t r = 0; r < gate->rows; r++) {
-        double dot = 0, a = 0, b = 0;
-        for (int64_t c = 0; c < gate->cols; c++) {
-            double x = element(gate->data, gate->dtype, r * gate->stride + c);
-            double y = element(up->data, up->dtype, r * up->stride + c);
-            dot += x * y;
-            a += x * x;
-            b += y * y;
-        }
-        sum += a > 0 && b > 0 ? fabs(dot) / sqrt(a * b) : 0;
-    }
-    nb_record_scalar(record, module, "alignment", sum / (double)gate->rows);
+bool nb_record_alignment(nb_record *record, const char *module, nb_backend *be, const nb_mat *gate, const nb_mat *up) {
+    double *on_device = nb_record_results(record, be), mean;
+    if (!on_device)
+        return false;
+    be->ops->measure_alignment(be, on_device, gate, up);
+    be->ops->download(be, &mean, on_device, sizeof mean);
+    nb_record_scalar(record, module, "alignment", mean);
+    return true;
 }

@@ -14,12 +14,12 @@ void nb_record_attention(nb_record *record, const char *module, nb_backend *be, 
 bool nb_record_gate(nb_record *record, const char *module, nb_backend *be, const nb_mat *pre_activation,
                     const void *bias);
 
-/* SNR and cosine of a whole tensor and what stands for it, both BF16, under MODULE/MECHANISM. False if memory ran out,
- * or they are not BF16. */
+/* SNR and cosine of a whole tensor and what stands for it, under MODULE/MECHANISM. False if memory ran out. */
 bool nb_record_approximation(nb_record *record, const char *module, const char *mechanism, nb_backend *be,
                              const nb_mat *exact, const nb_mat *approximate);
 
-/* Two weights whose rows belong together: mean |cos(gate[i], up[i])|. F32 or F64, on the host. */
-void nb_record_alignment(nb_record *record, const char *module, const nb_mat *gate, const nb_mat *up);
+/* Two weights whose rows belong together: mean |cos(gate[i], up[i])|, both in backend memory. False if memory ran out.
+ */
+bool nb_record_alignment(nb_record *record, const char *module, nb_backend *be, const nb_mat *gate, const nb_mat *up);
 
 #endif

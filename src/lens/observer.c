@@ -17,6 +17,7 @@
 /* One operand of one module, over the run. */
 typedef struct watched {
     char prefix[NB_NAME_SIZE + 16]; /* "layers.0.mlp.up_proj/fprop.w" */
+    uint32_t hash;                  /* of module and role */
     int64_t last_step;              /* at which it was recorded; layers that share X show it more than once */
     nb_mat source;                  /* at that step; data NULL where it was made from codes */
     bool told;                      /* what does not apply to it was noted */
@@ -65,11 +66,14 @@ static void restore_hot(nb_observer *o, watched *w) {
 }
 
 static watched *find(nb_observer *o, const char *module, nb_role role) {
-    char prefix[sizeof o->watched->prefix];
-    snprintf(prefix, sizeof prefix, "%s/%s", module, nb_role_name(role));
-    for (int32_t i = 0; i < o->count; i++)
-        if (strcmp(o->watched[i].prefix, prefix) == 0)
+    size_t length = strlen(module);
+    uint32_t hash = nb_name_hash(module, nb_role_name(role));
+    for (int32_t i = 0; i < o->count; i++) {
+        const char *prefix = o->watched[i].prefix;
+        if (o->watched[i].hash == hash && strncmp(prefix, module, length) == 0 && prefix[length] == '/' &&
+            strcmp(prefix + length + 1, nb_role_name(role)) == 0)
             return &o->watched[i];
+    }
     return NULL;
 }
 
@@ -86,7 +90,7 @@ static watched *watch(nb_observer *o, const char *module, nb_role role) {
         o->capacity = capacity;
     }
     watched *fresh = &o->watched[o->count++];
-    *fresh = (watched){.last_step = -1};
+    *fresh = (watched){.last_step = -1, .hash = nb_name_hash(module, nb_role_name(role))};
     snprintf(fresh->prefix, sizeof fresh->prefix, "%s/%s", module, nb_role_name(role));
     restore_hot(o, fresh);
     return fresh;
@@ -117,7 +121,7 @@ static void sample_operand(nb_observer *o, watched *w, const nb_lens_operand *se
     if (seen->role == NB_FPROP_X && seen->source)
         nb_record_hot_channels(&o->record, w->prefix, &w->hot, o->buffers.columns, seen->source->cols,
                                o->options.hot_channels);
-    if (seen->role == NB_FPROP_W && nb_bin_distances(seen, shares))
+    if (seen->role == NB_FPROP_W && nb_bin_distances(&o->record, seen, shares))
         nb_record_vector(&o->record, w->prefix, "bin_distances", shares, 10);
     if (!w->told)
         nb_note_skipped(&o->skipped, w->prefix, seen);
@@ -165,7 +169,7 @@ static void on_approximation(void *context, nb_backend *be, const char *module, 
     nb_observer *o = context;
     if (sampling(o) && of_interest(o, module) &&
         !nb_record_approximation(&o->record, module, mechanism, be, exact, approximate))
-        nb_skip_note(&o->skipped, "what stands for a tensor", "it is not in BF16, or memory ran out", module);
+        nb_skip_note(&o->skipped, "what stands for a tensor", "out of memory", module);
 }
 
 static void on_scalar(void *context, const char *module, const char *name, double value) {
@@ -174,9 +178,9 @@ static void on_scalar(void *context, const char *module, const char *name, doubl
         nb_record_scalar(&o->record, module, name, value);
 }
 
-void nb_observer_alignment(nb_observer *o, const char *module, const nb_mat *gate, const nb_mat *up) {
-    if (sampling(o) && of_interest(o, module))
-        nb_record_alignment(&o->record, module, gate, up);
+void nb_observer_alignment(nb_observer *o, const char *module, nb_backend *be, const nb_mat *gate, const nb_mat *up) {
+    if (sampling(o) && of_interest(o, module) && !nb_record_alignment(&o->record, module, be, gate, up))
+        nb_skip_note(&o->skipped, "alignment", "out of memory", module);
 }
 
 /* ---- steps ---- */
@@ -201,7 +205,8 @@ nb_status nb_observer_scalar(nb_observer *o, int64_t step, const char *name, dou
 nb_status nb_observer_end_step(nb_observer *o, int64_t step, nb_error *err) {
     if (o->window_start >= 0 && step == o->window_start + o->options.window)
         for (int32_t i = 0; i < o->count; i++)
-            nb_follow_end(&o->watched[i].followed, &o->record, o->watched[i].prefix);
+            if (!nb_follow_end(&o->watched[i].followed, &o->record, o->watched[i].prefix))
+                nb_skip_note(&o->skipped, "oscillation", "out of memory", o->watched[i].prefix);
     NB_TRY(nb_skipped_write(&o->skipped, o->skipped_path, err));
     return nb_record_commit(&o->record, err);
 }
@@ -250,6 +255,7 @@ void nb_observer_free(nb_observer *o) {
         nb_follow_free(&o->watched[i].followed);
     }
     free(o->watched);
+    nb_record_free_results(&o->record);
     nb_lens_buffers_free(&o->buffers);
     nb_series_writer_close(o->record.series);
     nb_series_reader_free(o->before);

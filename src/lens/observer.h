@@ -28,7 +28,7 @@ typedef struct nb_observer nb_observer;
  * earlier run left are dropped. */
 nb_status nb_observer_create(const nb_observer_options *options, const char *folder, int64_t first_step,
                              nb_observer **out, nb_error *err);
-void nb_observer_free(nb_observer *observer);
+void nb_observer_free(nb_observer *observer); /* before the backends that it looked at */
 
 /* The lens for the first micro-batch of `step`. Between windows it only hears what mechanisms tell. */
 const nb_lens *nb_observer_lens(nb_observer *observer, int64_t step);
@@ -36,13 +36,15 @@ const nb_lens *nb_observer_lens(nb_observer *observer, int64_t step);
 /* A number of the run itself (loss, norm, lr, val_loss), for the event file. */
 nb_status nb_observer_scalar(nb_observer *observer, int64_t step, const char *name, double value, nb_error *err);
 
-/* Two weights whose rows belong together: their alignment (layer_metrics.h), where this step is sampled. */
-void nb_observer_alignment(nb_observer *observer, const char *module, const nb_mat *gate, const nb_mat *up);
+/* Two weights whose rows belong together, in backend memory: their alignment (layer_metrics.h), where this step is
+ * sampled. */
+void nb_observer_alignment(nb_observer *observer, const char *module, nb_backend *be, const nb_mat *gate,
+                           const nb_mat *up);
 
 /* Writes what `step` measured. Call after every step. */
 nb_status nb_observer_end_step(nb_observer *observer, int64_t step, nb_error *err);
 
-/* Host memory held now. */
+/* Memory held now: the host's, and the backend's for weights that are followed. */
 size_t nb_observer_bytes(const nb_observer *observer);
 
 #endif

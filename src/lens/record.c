@@ -1,5 +1,6 @@
 /* record.c: one place for the measurements of a step. */
 #include "lens/record.h"
+#include "backend/table.h"
 #include "lens/series_format.h"
 
 #include <math.h>
@@ -24,6 +25,22 @@ void nb_record_vector(nb_record *record, const char *prefix, const char *name, c
     char full[NB_SERIES_NAME_SIZE];
     nb_series_put_vector(record->series, join(full, prefix, name), values, count);
     record->any = true;
+}
+
+void *nb_record_results(nb_record *record, nb_backend *be) {
+    if (record->be != be) {
+        nb_record_free_results(record);
+        record->results = be->ops->alloc(be, NB_RESULT_BYTES, "results of the lens");
+        record->be = record->results ? be : NULL;
+    }
+    return record->results;
+}
+
+void nb_record_free_results(nb_record *record) {
+    if (record->be)
+        nb_backend_release(record->be, record->results);
+    record->be = NULL;
+    record->results = NULL;
 }
 
 nb_status nb_record_commit(nb_record *record, nb_error *err) {

@@ -4,7 +4,7 @@
 
 #include "lens/series.h"
 #include "lens/tensorboard.h"
-#include "nibble/format.h"
+#include "nibble/backend.h"
 #include <stdbool.h>
 
 typedef struct nb_record {
@@ -13,7 +13,15 @@ typedef struct nb_record {
     int64_t step;
     bool any;         /* something was put since the last commit */
     nb_error failure; /* the first; status NB_OK while there is none */
+    nb_backend *be;   /* whose memory `results` is; NULL: none yet */
+    void *results;
 } nb_record;
+
+/* NB_RESULT_BYTES of backend memory, where an operation leaves what is recorded; the next one overwrites them. Placed
+ * at the first call; NULL if there is none. */
+enum { NB_RESULT_BYTES = 128 };
+void *nb_record_results(nb_record *record, nb_backend *be);
+void nb_record_free_results(nb_record *record);
 
 /* PREFIX/NAME. Numbers that are not finite are left out. */
 void nb_record_scalar(nb_record *record, const char *prefix, const char *name, double value);

@@ -27,7 +27,8 @@ static void hcp_detach(void *state) {
     for (int32_t i = 0; i < h->group->count; i++) {
         nb_backend_release(h->group->be, h->layers[i].channels);
         nb_backend_release(h->group->be, h->layers[i].w_memory);
-        free(h->layers[i].scores);
+        nb_backend_release(h->group->be, h->layers[i].scores);
+        nb_backend_release(h->group->be, h->layers[i].facts);
     }
     free(h);
 }
@@ -82,8 +83,8 @@ static nb_status place_layer(nb_hcp_state *h, const nb_linear *layer, nb_error *
     nb_operand w = nb_hcp_shape(h, layer, layer->out, true);
     NB_TRY(place(h, sizeof(int32_t) * (size_t)h->k, (void **)&p->channels, err));
     NB_TRY(place(h, nb_hcp_operand_bytes(h, &w), &p->w_memory, err));
-    p->scores = calloc((size_t)h->group->in, sizeof *p->scores);
-    return p->scores ? NB_OK : nb_fail(err, NB_NO_MEMORY, "%s: no memory for its channels' scores", layer->name);
+    NB_TRY(place(h, sizeof(float) * (size_t)h->group->in, (void **)&p->scores, err));
+    return place(h, 4 * sizeof(double) * (size_t)h->group->in, (void **)&p->facts, err);
 }
 
 static nb_status hcp_attach(nb_linear_group *group, int32_t index, void **state, nb_error *err) {
@@ -120,7 +121,7 @@ static nb_status hcp_observe(void *state, const nb_linear_call *call, nb_error *
     void *memory;
     int64_t most = call->x->rows;
     for (int32_t i = 0; i < h->group->count && h->k > 0 && call->measuring; i++) {
-        nb_linear *layer = &h->group->layers[i]; /* what a refresh looks at */
+        nb_linear *layer = &h->group->layers[i]; /* what gathering looks at */
         const nb_operand *ignored;
         most = layer->out > most ? layer->out : most;
         if (!(layer->mechanisms >> h->index & 1) || call->pass->forward_bf16)
@@ -129,8 +130,8 @@ static nb_status hcp_observe(void *state, const nb_linear_call *call, nb_error *
         NB_TRY(nb_operand_ready(call, layer, NB_FPROP_W, &ignored, err));
     }
     if (call->measuring)
-        return nb_scratch_place(call->scratch, nb_hcp_refresh_scratch(h, most), "scores of channels", &memory, err);
-    return nb_hcp_refresh(h, call, err);
+        return nb_scratch_place(call->scratch, nb_hcp_gather_scratch(h, most), "a decoded operand", &memory, err);
+    return nb_hcp_gather(h, call, err);
 }
 
 /* The base operands are read where their codes or scales are: not by one product over codes that are made anew. */
@@ -275,6 +276,19 @@ static nb_status hcp_terms(void *state, const nb_linear_call *call, nb_linear *l
     return h->how.wgrad ? wgrad_terms(h, call, layer, terms, err) : NB_OK;
 }
 
+/* ---- between steps ---- */
+
+static nb_status hcp_after_step(void *state, nb_linear_group *group, const nb_pass *pass, nb_scratch *scratch,
+                                nb_error *err) {
+    (void)group;
+    return nb_hcp_choose(state, pass, scratch, err);
+}
+
+static size_t hcp_scratch(const void *state, int64_t rows) {
+    (void)rows;
+    return nb_hcp_choice_scratch(state);
+}
+
 /* ---- checkpoints, census ---- */
 
 static int32_t hcp_tensors(void *state, nb_mechanism_tensor *tensors, int32_t most) {
@@ -285,12 +299,17 @@ static int32_t hcp_tensors(void *state, nb_mechanism_tensor *tensors, int32_t mo
         if (!p->channels)
             continue;
         if (count++ < most)
-            tensors[count - 1] = (nb_mechanism_tensor){i, "hcp.channels", NB_I32, h->k, p->channels, false};
+            tensors[count - 1] =
+                (nb_mechanism_tensor){i, "hcp.channels", NB_I32, h->k, p->channels, false, NB_COMBINE_FIRST};
         if (count++ < most)
-            tensors[count - 1] = (nb_mechanism_tensor){i, "hcp.scores", NB_F32, h->group->in, p->scores, true};
+            tensors[count - 1] =
+                (nb_mechanism_tensor){i, "hcp.scores", NB_F32, h->group->in, p->scores, false, NB_COMBINE_FIRST};
     }
     if (count++ < most)
-        tensors[count - 1] = (nb_mechanism_tensor){-1, "hcp.refreshed", NB_I32, 1, &h->refreshed, true};
+        tensors[count - 1] =
+            (nb_mechanism_tensor){-1, "hcp.refreshed", NB_I32, 1, &h->refreshed, true, NB_COMBINE_FIRST};
+    if (count++ < most)
+        tensors[count - 1] = (nb_mechanism_tensor){-1, "hcp.choices", NB_I32, 1, &h->choices, true, NB_COMBINE_FIRST};
     return count;
 }
 
@@ -298,7 +317,8 @@ static int32_t hcp_tensors(void *state, nb_mechanism_tensor *tensors, int32_t mo
 static nb_status hcp_loaded(void *state, nb_error *err) {
     nb_hcp_state *h = state;
     int32_t *channels = malloc(sizeof *channels * (size_t)(h->k + 1));
-    bool good = channels && h->refreshed >= 0;
+    bool good = channels && h->refreshed >= 0 && h->choices >= (h->refreshed > 0);
+    h->gathered = 0;
     for (int32_t i = 0; i < h->group->count && good && h->refreshed; i++) {
         if (!h->layers[i].channels)
             continue;
@@ -334,6 +354,8 @@ const nb_mechanism nb_mechanism_hcp = {
     .detach = hcp_detach,
     .observe = hcp_observe,
     .terms = hcp_terms,
+    .after_step = hcp_after_step,
+    .scratch = hcp_scratch,
     .tensors = hcp_tensors,
     .loaded = hcp_loaded,
     .bytes = hcp_bytes,

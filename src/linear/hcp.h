@@ -9,7 +9,8 @@
 /* The patch of one layer. */
 typedef struct nb_hcp_layer {
     int32_t *channels; /* [k] backend memory, ascending */
-    float *scores;     /* [K] host: moving average over the refreshes */
+    float *scores;     /* [K] backend memory: moving average over the choices */
+    double *facts;     /* [4, K] backend memory: of micro-batch 0, for hot_scores */
     void *w_memory;    /* the weight's side, kept until weight or channels change */
     nb_operand w;
     uint32_t w_made; /* what fprop.w had been made when w was */
@@ -22,16 +23,21 @@ typedef struct nb_hcp_state {
     int32_t index; /* among the group's mechanisms */
     nb_hcp how;
     int64_t k;         /* channels patched; 0: too few for a block of 16 */
-    int32_t refreshed; /* 1 + the step of the last choice; 0: none yet, nothing is patched */
+    int32_t gathered;  /* 1 + the step whose facts are there; 0: none */
+    int32_t refreshed; /* 1 + the step after which channels were last chosen; 0: none yet, nothing is patched */
+    int32_t choices;   /* so far */
     nb_hcp_layer layers[NB_GROUP_LAYERS];
     size_t bytes;
 } nb_hcp_state;
 
 /* ---- hcp_channels.c ---- */
 
-/* Chooses channels anew if this pass is one that does. */
-nb_status nb_hcp_refresh(nb_hcp_state *h, const nb_linear_call *call, nb_error *err);
-size_t nb_hcp_refresh_scratch(const nb_hcp_state *h, int64_t rows);
+/* Gathers what is known of the channels if this pass is the first of a step that ends with a choice. */
+nb_status nb_hcp_gather(nb_hcp_state *h, const nb_linear_call *call, nb_error *err);
+size_t nb_hcp_gather_scratch(const nb_hcp_state *h, int64_t rows);
+/* Chooses channels anew where the step just taken has gathered for it: they are patched from the next step on. */
+nb_status nb_hcp_choose(nb_hcp_state *h, const nb_pass *pass, nb_scratch *scratch, nb_error *err);
+size_t nb_hcp_choice_scratch(const nb_hcp_state *h);
 
 /* ---- hcp_operand.c ---- */
 

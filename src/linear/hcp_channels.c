@@ -3,8 +3,10 @@
  *     absolute      s_j = mean_t |dX_tj| + mean_n |dW_nj|
  *     normalized    s_j = mean_t |dX_tj| rms(W_j) + mean_n |dW_nj| rms(X_j)     the error that channel j makes in Y
  *
- * From the micro-batch at hand, every how.refresh steps; a moving average over these refreshes is ranked. On the host
- * and in double: once in hundreds of steps.
+ * Micro-batch 0 of a step that chooses gathers these facts on the device; when the step is taken, the channels of the
+ * next ones are chosen from a moving average over all choices so far. The average is corrected for its beginning: of n
+ * choices the i-th last weighs ema^i (1 - ema) / (1 - ema^n), so that the first one does not weigh ten times the
+ * second.
  */
 #include "backend/table.h"
 #include "linear/hcp.h"
@@ -12,129 +14,21 @@
 #include "nibble/lens.h"
 
 #include <math.h>
-#include <stdlib.h>
-#include <string.h>
 
-/* What is known of each channel of one operand. */
-typedef struct column_facts {
-    double *residual, *rms; /* [K] each: mean |dX_j|, root mean square of X_j */
-} column_facts;
+/* ---- in a forward pass ---- */
 
-static void sum_columns(const float *numbers, const float *decoded, int64_t rows, int64_t cols, column_facts *out) {
-    memset(out->residual, 0, sizeof(double) * (size_t)cols);
-    memset(out->rms, 0, sizeof(double) * (size_t)cols);
-    for (int64_t r = 0; r < rows; r++)
-        for (int64_t c = 0; c < cols; c++) {
-            double x = numbers[r * cols + c];
-            out->residual[c] += fabs(x - (double)decoded[r * cols + c]);
-            out->rms[c] += x * x;
-        }
-    for (int64_t c = 0; c < cols; c++) {
-        out->residual[c] /= (double)rows;
-        out->rms[c] = sqrt(out->rms[c] / (double)rows);
-    }
-}
-
+/* Mean |dX| and rms of the columns of one operand: errors [K], then rms [K]. */
 static nb_status look(const nb_hcp_state *h, nb_scratch *scratch, const nb_mat *numbers, const nb_operand *base,
-                      column_facts *out, nb_error *err) {
+                      double *facts, nb_error *err) {
     nb_backend *be = h->group->be;
-    int64_t n = numbers->rows * numbers->cols;
-    size_t bytes = sizeof(float) * (size_t)n, mark = scratch->used;
-    nb_mat wide, decoded;
-    NB_TRY(nb_hcp_take(scratch, NB_F32, numbers->rows, numbers->cols, &wide, err));
+    size_t mark = scratch->used;
+    nb_mat decoded;
     NB_TRY(nb_hcp_take(scratch, NB_F32, numbers->rows, numbers->cols, &decoded, err));
-    be->ops->cast(be, wide.data, NB_F32, numbers->data, numbers->dtype, n);
     NB_TRY(be->ops->decode(be, &decoded, base, false, NULL, true, err));
-    float *host = malloc(2 * bytes);
-    if (!host)
-        return nb_fail(err, NB_NO_MEMORY, "%s: no memory to rank its channels", h->group->input);
-    be->ops->download(be, host, wide.data, bytes);
-    be->ops->download(be, host + n, decoded.data, bytes);
-    sum_columns(host, host + n, numbers->rows, numbers->cols, out);
-    free(host);
+    be->ops->column_errors(be, facts, facts + h->group->in, numbers, &decoded);
     scratch->used = mark;
     return NB_OK;
 }
-
-/* ---- ranking ---- */
-
-typedef struct ranked {
-    float score;
-    int32_t channel;
-} ranked;
-
-static int hottest_first(const void *a, const void *b) {
-    const ranked *x = a, *y = b;
-    if (x->score != y->score)
-        return x->score < y->score ? 1 : -1;
-    return x->channel - y->channel; /* ties go to the lower index */
-}
-
-static int by_channel(const void *a, const void *b) {
-    return *(const int32_t *)a - *(const int32_t *)b;
-}
-
-/* Both ascending. */
-static int64_t in_both(const int32_t *a, const int32_t *b, int64_t k) {
-    int64_t both = 0;
-    for (int64_t i = 0, j = 0; i < k && j < k;) {
-        both += a[i] == b[j];
-        int32_t low = a[i] < b[j] ? a[i] : b[j];
-        i += a[i] == low;
-        j += b[j] == low;
-    }
-    return both;
-}
-
-static nb_status rank(nb_hcp_state *h, nb_hcp_layer *p, double *overlap, nb_error *err) {
-    nb_backend *be = h->group->be;
-    size_t in = (size_t)h->group->in, bytes = sizeof(int32_t) * (size_t)h->k;
-    ranked *order = malloc(in * sizeof *order);
-    int32_t *channels = malloc(2 * bytes), *before = channels + h->k;
-    bool good = order && channels;
-    if (good) {
-        for (size_t c = 0; c < in; c++)
-            order[c] = (ranked){p->scores[c], (int32_t)c};
-        qsort(order, in, sizeof *order, hottest_first);
-        for (int64_t i = 0; i < h->k; i++)
-            channels[i] = order[i].channel;
-        qsort(channels, (size_t)h->k, sizeof *channels, by_channel);
-        be->ops->download(be, before, p->channels, bytes);
-        be->ops->upload(be, p->channels, channels, bytes);
-        *overlap = (double)in_both(channels, before, h->k) / (double)h->k;
-        p->w_fresh = false;
-    }
-    free(order);
-    free(channels);
-    return good ? NB_OK : nb_fail(err, NB_NO_MEMORY, "%s: no memory to rank its channels", h->group->input);
-}
-
-static void tell(const nb_pass *pass, const nb_linear *layer, const char *name, double value) {
-    if (pass->lens && pass->lens->scalar)
-        pass->lens->scalar(pass->lens->context, layer->name, name, value);
-}
-
-static nb_status score(nb_hcp_state *h, const nb_linear_call *call, const nb_linear *layer, const column_facts *x,
-                       const column_facts *w, nb_error *err) {
-    nb_hcp_layer *p = &h->layers[layer->index];
-    bool normalized = h->how.score == NB_HCP_NORMALIZED;
-    double of_x = 0, of_w = 0, overlap = 0;
-    for (int64_t c = 0; c < h->group->in; c++) {
-        double sx = x->residual[c] * (normalized ? w->rms[c] : 1), sw = w->residual[c] * (normalized ? x->rms[c] : 1);
-        double s = h->refreshed ? h->how.ema * (double)p->scores[c] + (1 - h->how.ema) * (sx + sw) : sx + sw;
-        p->scores[c] = (float)s;
-        of_x += sx;
-        of_w += sw;
-    }
-    NB_TRY(rank(h, p, &overlap, err));
-    tell(call->pass, layer, "hcp_score_x", of_x / (double)h->group->in);
-    tell(call->pass, layer, "hcp_score_w", of_w / (double)h->group->in);
-    if (h->refreshed)
-        tell(call->pass, layer, "hcp_overlap", overlap);
-    return NB_OK;
-}
-
-/* ---- when ---- */
 
 static bool frozen(const nb_hcp *how, const nb_pass *pass) {
     if (how->freeze == 1)
@@ -144,48 +38,96 @@ static bool frozen(const nb_hcp *how, const nb_pass *pass) {
     return pass->step >= how->freeze;
 }
 
-/* Not in evaluations, not twice in a step that is taken again, never while the forward pass runs in BF16. The first
- * training pass chooses whatever the schedule says: until then nothing is patched. */
+/* Not in evaluations, never while the forward pass runs in BF16. The first step of all chooses whatever the schedule
+ * says: until then nothing is patched. */
 static bool due(const nb_hcp_state *h, const nb_linear_call *call) {
     const nb_pass *pass = call->pass;
     if (h->k == 0 || !call->training || pass->forward_bf16 || pass->micro_batch > 0)
         return false;
-    if (!h->refreshed)
-        return true;
-    return h->refreshed != (int32_t)pass->step + 1 && pass->step % h->how.refresh == 0 && !frozen(&h->how, pass);
+    return !h->refreshed || (pass->step % h->how.refresh == 0 && !frozen(&h->how, pass));
 }
 
-nb_status nb_hcp_refresh(nb_hcp_state *h, const nb_linear_call *call, nb_error *err) {
+static nb_status gather_layer(const nb_hcp_state *h, const nb_linear_call *call, nb_linear *layer, nb_error *err) {
+    double *facts = h->layers[layer->index].facts;
+    nb_mat master = nb_mat_of(nb_linear_master(call->be, layer), call->be->real, layer->out, layer->in);
+    nb_operand x, w;
+    NB_TRY(nb_input_operand(call, layer, NB_FPROP_X, &x, err));
+    NB_TRY(nb_weight_operand(call, layer, NB_FPROP_W, &w, err));
+    NB_TRY(look(h, call->scratch, call->x, &x, facts, err));
+    return look(h, call->scratch, &master, &w, facts + 2 * h->group->in, err);
+}
+
+nb_status nb_hcp_gather(nb_hcp_state *h, const nb_linear_call *call, nb_error *err) {
     if (!due(h, call))
         return NB_OK;
-    size_t in = (size_t)h->group->in;
-    double *memory = malloc(4 * in * sizeof *memory);
-    if (!memory)
-        return nb_fail(err, NB_NO_MEMORY, "%s: no memory to rank its channels", h->group->input);
-    column_facts x = {memory, memory + in}, w = {memory + 2 * in, memory + 3 * in};
-    nb_status status = NB_OK;
-    for (int32_t i = 0; i < h->group->count && status == NB_OK; i++) {
-        nb_linear *layer = &h->group->layers[i];
-        nb_mat master = nb_mat_of(nb_linear_master(call->be, layer), call->be->real, layer->out, layer->in);
-        nb_operand a, b;
-        if (!(layer->mechanisms >> h->index & 1))
-            continue;
-        status = nb_input_operand(call, layer, NB_FPROP_X, &a, err);
-        if (status == NB_OK)
-            status = nb_weight_operand(call, layer, NB_FPROP_W, &b, err);
-        if (status == NB_OK)
-            status = look(h, call->scratch, call->x, &a, &x, err);
-        if (status == NB_OK)
-            status = look(h, call->scratch, &master, &b, &w, err);
-        if (status == NB_OK)
-            status = score(h, call, layer, &x, &w, err);
-    }
-    free(memory);
-    if (status == NB_OK)
-        h->refreshed = (int32_t)call->pass->step + 1;
-    return status;
+    for (int32_t i = 0; i < h->group->count; i++)
+        if (h->group->layers[i].mechanisms >> h->index & 1)
+            NB_TRY(gather_layer(h, call, &h->group->layers[i], err));
+    h->gathered = (int32_t)call->pass->step + 1;
+    return NB_OK;
 }
 
-size_t nb_hcp_refresh_scratch(const nb_hcp_state *h, int64_t rows) {
-    return 2 * nb_scratch_room(sizeof(float) * (size_t)(rows * h->group->in));
+/* ---- after a step ---- */
+
+/* What the host hears of a choice, fetched in one piece. */
+typedef struct choice {
+    double means[2]; /* of both sides of the score */
+    int64_t stayed;  /* channels that were chosen before, too */
+} choice;
+
+static void tell(const nb_hcp_state *h, const nb_linear *layer, const nb_pass *pass, const choice *on_device) {
+    choice c;
+    if (!pass->lens || !pass->lens->scalar)
+        return;
+    h->group->be->ops->download(h->group->be, &c, on_device, sizeof c);
+    pass->lens->scalar(pass->lens->context, layer->name, "hcp_score_x", c.means[0]);
+    pass->lens->scalar(pass->lens->context, layer->name, "hcp_score_w", c.means[1]);
+    if (h->choices > 0)
+        pass->lens->scalar(pass->lens->context, layer->name, "hcp_overlap", (double)c.stayed / (double)h->k);
+}
+
+/* The weight of the average so far in ema and correction together: ema (1 - ema^n) / (1 - ema^(n + 1)). */
+static double kept(double ema, int32_t choices) {
+    return ema * (1 - pow(ema, choices)) / (1 - pow(ema, choices + 1));
+}
+
+static nb_status choose_layer(const nb_hcp_state *h, const nb_linear *layer, nb_hcp_layer *p, const nb_pass *pass,
+                              nb_scratch *scratch, nb_error *err) {
+    nb_backend *be = h->group->be;
+    size_t bytes = sizeof(int32_t) * (size_t)h->k;
+    void *c_memory, *before;
+    NB_TRY(nb_scratch_place(scratch, sizeof(choice), "what is told of a choice", &c_memory, err));
+    NB_TRY(nb_scratch_place(scratch, bytes, "the channels chosen before", &before, err));
+    choice *c = c_memory;
+    be->ops->copy(be, before, p->channels, bytes);
+    be->ops->hot_scores(be, p->scores, c->means, p->facts, h->group->in, kept(h->how.ema, h->choices),
+                        h->how.score == NB_HCP_NORMALIZED);
+    be->ops->top_k(be, p->channels, p->scores, h->group->in, h->k, true);
+    be->ops->count_common(be, &c->stayed, p->channels, before, h->k);
+    tell(h, layer, pass, c);
+    p->w_fresh = false;
+    return NB_OK;
+}
+
+nb_status nb_hcp_choose(nb_hcp_state *h, const nb_pass *pass, nb_scratch *scratch, nb_error *err) {
+    if (h->gathered != (int32_t)pass->step + 1)
+        return NB_OK;
+    for (int32_t i = 0; i < h->group->count; i++) {
+        size_t mark = scratch->used;
+        if (h->group->layers[i].mechanisms >> h->index & 1)
+            NB_TRY(choose_layer(h, &h->group->layers[i], &h->layers[i], pass, scratch, err));
+        scratch->used = mark;
+    }
+    h->refreshed = h->gathered;
+    h->gathered = 0;
+    h->choices++;
+    return NB_OK;
+}
+
+size_t nb_hcp_choice_scratch(const nb_hcp_state *h) {
+    return nb_scratch_room(sizeof(choice)) + nb_scratch_room(sizeof(int32_t) * (size_t)h->k);
+}
+
+size_t nb_hcp_gather_scratch(const nb_hcp_state *h, int64_t rows) {
+    return nb_scratch_room(sizeof(float) * (size_t)(rows * h->group->in));
 }

@@ -6,8 +6,9 @@
  *
  *     dge         after_wgrad: dW *= f'(W * scale)                                            (arXiv:2501.17116, 3.1)
  *     occ         prepare_x clamps; terms appends the sparse residual; wgrad_x gives decoded + residual         (3.2)
- *     hcp         observe chooses hot channels; terms widens the operands by their residuals  (arXiv:2602.02047)
- *     outcontrol  observe sums channel norms; terms splits K once channels are chosen               (2510.27527)
+ *     hcp         observe gathers what is known of the channels, after_step chooses the hot ones; terms widens the
+ *                 operands by their residuals                                                 (arXiv:2602.02047)
+ *     outcontrol  observe sums channel norms, after_step chooses; terms splits K from then on       (2510.27527)
  *     oscireset   after_step moves oscillating masters to their bin centre                          (2510.27527)
  *     qema        quantize_w rounds by a moving average, which after_step advances                  (2502.20853)
  *
@@ -45,6 +46,14 @@ typedef struct nb_terms {
 } nb_terms;
 nb_status nb_add_term(nb_terms *terms, const nb_term *term, nb_error *err);
 
+/* How the ranks of one training come to one state of it before it is read or saved. Every tensor says. */
+typedef enum nb_combine {
+    NB_COMBINE_UNSAID,
+    NB_COMBINE_SUM,  /* each rank gathered a part: the sum, which rank 0 takes back and the others begin at 0 from */
+    NB_COMBINE_SAME, /* a function of masters and schedule: every rank has it already */
+    NB_COMBINE_FIRST /* made from micro-batch 0: rank 0's, copied to the others, whose `loaded` is called */
+} nb_combine;
+
 /* An array of state that a checkpoint holds. */
 typedef struct nb_mechanism_tensor {
     int32_t layer;    /* of the group; -1 = belongs to the input */
@@ -53,6 +62,7 @@ typedef struct nb_mechanism_tensor {
     int64_t elements;
     void *data;
     bool on_host;
+    nb_combine combine;
 } nb_mechanism_tensor;
 
 /* What a forward pass would make of a weight; see decode_w. */
@@ -88,6 +98,8 @@ typedef struct nb_mechanism {
      * that reorder or split W. */
     nb_status (*decode_w)(void *state, struct nb_linear *layer, const nb_weight_decoding *what, bool *done,
                           nb_error *err);
+    /* How many elements of W are in the format of fprop.w; NULL: all. */
+    int64_t (*fp4_elements)(const void *state, const struct nb_linear *layer);
     /* Replaces the operand wgrad.x by plain numbers [M, K] in act (nb_scratch_keep, or the state's own); made once a
      * backward for all layers that read it alike. */
     nb_status (*wgrad_x)(void *state, const nb_linear_call *call, struct nb_linear *layer, nb_mat *x, bool *done,

@@ -8,9 +8,13 @@
  *     i mod P == 0        remember w
  *     1 <= i mod P <= T0  add up
  *     i mod P == T0 + 1   reset
- * ratio-top follows only the share of elements farthest from their bin's centre at the start of each period; bin-edge
- * follows none and resets what lies within a hair of an edge. The released code lets ratio-top run from step 0; here
- * every variant waits for `start`.
+ * ratio-top follows only the share of elements farthest from their bin's centre at the start of each period, and keeps
+ * what each of them was in the forward pass of the step before; bin-edge follows none and resets what lies within a
+ * hair of an edge. The released code lets ratio-top run from step 0; here every variant waits for `start`.
+ *
+ * A single hop over an edge already gives a high ratio where the window is short: a weight that moves by d a step and
+ * hops once over a bin of width b has R = b / (T0 d). Two options against it: `scale_threshold` multiplies the
+ * threshold by 50 / T0, `flips` asks that q went to another bin so many times.
  */
 #include "backend/table.h"
 #include "linear/linear.h"
@@ -20,12 +24,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { W_BEFORE, DIST_W, DIST_Q, ARRAYS };
+enum { W_BEFORE, DIST_W, DIST_Q, Q_BEFORE, ARRAYS };
+enum { PUBLISHED_WINDOW = 50 }; /* that the published threshold belongs to */
 
+/* Backend memory; [elements] each where there is any. */
 typedef struct followed {
     int64_t elements;     /* followed: all, or the top share */
-    float *array[ARRAYS]; /* backend memory, [elements] each; NULL for bin-edge */
-    int32_t *chosen;      /* ratio-top: which elements, [elements] in backend memory */
+    float *array[ARRAYS]; /* NULL for bin-edge; Q_BEFORE with ratio-top alone, for `ratio` can make it from W_BEFORE */
+    int32_t *chosen;      /* ratio-top: which elements */
+    uint8_t *flips;       /* how often q went to another bin; where how.flips asks for it */
+    int64_t *resets;      /* [1] */
 } followed;
 
 typedef struct oscireset {
@@ -55,12 +63,26 @@ static void osci_detach(void *state) {
         for (int a = 0; a < ARRAYS; a++)
             nb_backend_release(be, o->layers[i].array[a]);
         nb_backend_release(be, o->layers[i].chosen);
+        nb_backend_release(be, o->layers[i].flips);
+        nb_backend_release(be, o->layers[i].resets);
     }
     free(o);
 }
 
+static nb_status place(oscireset *o, const nb_linear *layer, size_t bytes, void **memory, nb_error *err) {
+    *memory = o->group->be->ops->alloc(o->group->be, bytes, "followed weights");
+    o->bytes += bytes;
+    return *memory ? NB_OK : nb_fail(err, NB_NO_MEMORY, "%s: no memory to follow its weights", layer->name);
+}
+
+/* Whole weights: the weight before, both q, and the widths of bins if flips are counted; besides, decoding gathers
+ * columns where OutControl splits them, and what is followed is picked. */
+static size_t scratch_of(const oscireset *o, const nb_linear *layer) {
+    size_t all = nb_scratch_room(sizeof(float) * (size_t)weight_elements(layer)), extra = o->how.flips > 0 ? 1 : 0;
+    return (3 + extra) * all + nb_weight_decode_scratch(o->group, layer) + (3 + extra) * all;
+}
+
 static nb_status place_layer(oscireset *o, const nb_linear *layer, followed *f, nb_error *err) {
-    nb_backend *be = o->group->be;
     const nb_quantizer *w = &layer->plan.roles[NB_FPROP_W].quantizer;
     if (w->element != NB_ELEMENT_E2M1 || w->round == NB_ROUND_STOCHASTIC || w->hadamard_size)
         return nb_fail(
@@ -69,22 +91,18 @@ static nb_status place_layer(oscireset *o, const nb_linear *layer, followed *f, 
             "bin of its own",
             layer->name);
     int64_t n = weight_elements(layer);
-    size_t all = nb_scratch_room(sizeof(float) * (size_t)n);
-    size_t need = 3 * all + nb_weight_decode_scratch(o->group, layer) + 3 * all; /* decoding may gather columns */
+    bool top = o->how.variant == NB_OSCI_RATIO_TOP;
+    size_t need = scratch_of(o, layer);
     o->scratch_bytes = need > o->scratch_bytes ? need : o->scratch_bytes;
+    NB_TRY(place(o, layer, sizeof *f->resets, (void **)&f->resets, err));
     if (o->how.variant == NB_OSCI_BIN_EDGE)
         return NB_OK;
-    f->elements = o->how.variant == NB_OSCI_RATIO ? n : (int64_t)ceil(o->how.top * (double)n);
-    for (int a = 0; a < ARRAYS; a++)
-        if (!(f->array[a] = be->ops->alloc(be, sizeof(float) * (size_t)f->elements, "followed weights")))
-            return nb_fail(err, NB_NO_MEMORY, "%s: no memory to follow its weights", layer->name);
-    o->bytes += ARRAYS * sizeof(float) * (size_t)f->elements;
-    if (o->how.variant == NB_OSCI_RATIO_TOP) {
-        if (!(f->chosen = be->ops->alloc(be, sizeof(int32_t) * (size_t)f->elements, "followed weights")))
-            return nb_fail(err, NB_NO_MEMORY, "%s: no memory to follow its weights", layer->name);
-        o->bytes += sizeof(int32_t) * (size_t)f->elements;
-    }
-    return NB_OK;
+    f->elements = top ? (int64_t)ceil(o->how.top * (double)n) : n;
+    for (int a = 0; a < (top ? ARRAYS : Q_BEFORE); a++)
+        NB_TRY(place(o, layer, sizeof(float) * (size_t)f->elements, (void **)&f->array[a], err));
+    if (o->how.flips > 0)
+        NB_TRY(place(o, layer, (size_t)f->elements, (void **)&f->flips, err));
+    return top ? place(o, layer, sizeof(int32_t) * (size_t)f->elements, (void **)&f->chosen, err) : NB_OK;
 }
 
 static nb_status osci_attach(nb_linear_group *group, int32_t index, void **state, nb_error *err) {
@@ -128,28 +146,7 @@ static const float *pick(nb_backend *be, const followed *f, const float *all, in
     return room;
 }
 
-typedef struct ranked {
-    float score;
-    int32_t element;
-} ranked;
-
-static int farthest_first(const void *a, const void *b) {
-    const ranked *x = a, *y = b;
-    if (x->score != y->score)
-        return x->score < y->score ? 1 : -1;
-    return x->element - y->element; /* ties go to the lower index */
-}
-
-static int by_element(const void *a, const void *b) {
-    return *(const int32_t *)a - *(const int32_t *)b;
-}
-
-/* Distance from the bin's centre in bin widths; 0 where there is no bin. Host arrays. */
-static float distance(float w, float q, float width) {
-    return width > 0 ? fabsf(w - q) / width : 0;
-}
-
-/* ratio-top: chooses the elements to follow in this period. On the host: once a period. */
+/* ratio-top: the elements to follow in this period, and what they are in the forward pass now. */
 static nb_status choose(oscireset *o, nb_linear *layer, followed *f, nb_scratch *scratch, const nb_pass *pass,
                         nb_error *err) {
     nb_backend *be = o->group->be;
@@ -158,27 +155,10 @@ static nb_status choose(oscireset *o, nb_linear *layer, followed *f, nb_scratch 
     NB_TRY(take(scratch, n, &q, err));
     NB_TRY(take(scratch, n, &widths, err));
     NB_TRY(nb_weight_decode(o->group, layer, scratch, pass, layer->master, q, widths, err));
-    size_t bytes = sizeof(float) * (size_t)n;
-    float *host = malloc(3 * bytes);
-    ranked *order = malloc(sizeof *order * (size_t)n);
-    int32_t *chosen = malloc(sizeof *chosen * (size_t)n);
-    if (host && order && chosen) {
-        be->ops->download(be, host, layer->master, bytes);
-        be->ops->download(be, host + n, q, bytes);
-        be->ops->download(be, host + 2 * n, widths, bytes);
-        for (int64_t i = 0; i < n; i++)
-            order[i] = (ranked){distance(host[i], host[n + i], host[2 * n + i]), (int32_t)i};
-        qsort(order, (size_t)n, sizeof *order, farthest_first);
-        for (int64_t i = 0; i < f->elements; i++)
-            chosen[i] = order[i].element;
-        qsort(chosen, (size_t)f->elements, sizeof *chosen, by_element);
-        be->ops->upload(be, f->chosen, chosen, sizeof *chosen * (size_t)f->elements);
-    }
-    bool good = host && order && chosen;
-    free(host);
-    free(order);
-    free(chosen);
-    return good ? NB_OK : nb_fail(err, NB_NO_MEMORY, "%s: no memory to rank its weights", layer->name);
+    be->ops->bin_distances(be, widths, layer->master, q, widths, n);
+    be->ops->top_k(be, f->chosen, widths, n, f->elements, true);
+    pick(be, f, q, n, f->array[Q_BEFORE]);
+    return NB_OK;
 }
 
 static nb_status snapshot(oscireset *o, nb_linear *layer, followed *f, nb_scratch *scratch, const nb_pass *pass,
@@ -189,72 +169,81 @@ static nb_status snapshot(oscireset *o, nb_linear *layer, followed *f, nb_scratc
         NB_TRY(choose(o, layer, f, scratch, pass, err));
     be->ops->fill_zero(be, f->array[DIST_W], bytes);
     be->ops->fill_zero(be, f->array[DIST_Q], bytes);
+    if (f->flips)
+        be->ops->fill_zero(be, f->flips, (size_t)f->elements);
     const float *w = pick(be, f, layer->master, weight_elements(layer), f->array[W_BEFORE]);
     if (w != f->array[W_BEFORE])
         be->ops->copy(be, f->array[W_BEFORE], w, bytes);
     return NB_OK;
 }
 
-/* The weight as it was a step ago: all of it, for scales are shared by blocks. Elements that are not followed stand as
- * they are now; their share in a block's scale is what ratio-top gives up. */
-static nb_status weight_before(oscireset *o, const nb_linear *layer, const followed *f, float *out) {
-    nb_backend *be = o->group->be;
-    int64_t n = weight_elements(layer);
-    if (!f->chosen) {
-        be->ops->copy(be, out, f->array[W_BEFORE], sizeof(float) * (size_t)n);
+/* q of the step before: kept, or made from the weight as it was then. */
+static nb_status q_before(oscireset *o, nb_linear *layer, followed *f, nb_scratch *scratch, const nb_pass *pass,
+                          const float **out, nb_error *err) {
+    float *q;
+    *out = f->array[Q_BEFORE];
+    if (*out)
         return NB_OK;
-    }
-    nb_mat to = line(out, n), from = line(f->array[W_BEFORE], f->elements);
-    be->ops->copy(be, out, layer->master, sizeof(float) * (size_t)n);
-    be->ops->scatter_columns(be, &to, &from, f->chosen, false);
-    return NB_OK;
+    NB_TRY(take(scratch, f->elements, &q, err));
+    *out = q;
+    return nb_weight_decode(o->group, layer, scratch, pass, f->array[W_BEFORE], q, NULL, err);
 }
 
 static nb_status add_up(oscireset *o, nb_linear *layer, followed *f, nb_scratch *scratch, const nb_pass *pass,
                         nb_error *err) {
     nb_backend *be = o->group->be;
-    int64_t n = weight_elements(layer);
-    float *before, *q_before, *q, *room[3];
-    NB_TRY(take(scratch, n, &before, err));
-    NB_TRY(take(scratch, n, &q_before, err));
+    int64_t n = weight_elements(layer), picked = f->chosen ? f->elements : 0;
+    size_t bytes = sizeof(float) * (size_t)f->elements;
+    const float *before;
+    float *q, *widths = NULL, *room[3];
+    NB_TRY(q_before(o, layer, f, scratch, pass, &before, err));
     NB_TRY(take(scratch, n, &q, err));
-    NB_TRY(weight_before(o, layer, f, before));
-    NB_TRY(nb_weight_decode(o->group, layer, scratch, pass, before, q_before, NULL, err));
-    NB_TRY(nb_weight_decode(o->group, layer, scratch, pass, layer->master, q, NULL, err));
+    if (f->flips)
+        NB_TRY(take(scratch, n, &widths, err));
+    NB_TRY(nb_weight_decode(o->group, layer, scratch, pass, layer->master, q, widths, err));
     for (int i = 0; i < 3; i++)
-        NB_TRY(take(scratch, f->chosen ? f->elements : 0, &room[i], err));
-    const float *w = pick(be, f, layer->master, n, room[0]);
+        NB_TRY(take(scratch, picked, &room[i], err));
+    const float *w = pick(be, f, layer->master, n, room[0]), *now = pick(be, f, q, n, room[1]);
     be->ops->add_distance(be, f->array[DIST_W], w, f->array[W_BEFORE], f->elements);
-    be->ops->add_distance(be, f->array[DIST_Q], pick(be, f, q, n, room[1]), pick(be, f, q_before, n, room[2]),
-                          f->elements);
-    be->ops->copy(be, f->array[W_BEFORE], w, sizeof(float) * (size_t)f->elements);
+    be->ops->add_distance(be, f->array[DIST_Q], now, before, f->elements);
+    if (f->flips)
+        be->ops->add_flips(be, f->flips, now, before, pick(be, f, widths, n, room[2]), f->elements);
+    be->ops->copy(be, f->array[W_BEFORE], w, bytes);
+    if (f->array[Q_BEFORE])
+        be->ops->copy(be, f->array[Q_BEFORE], now, bytes);
     return NB_OK;
 }
 
-static nb_status reset(oscireset *o, nb_linear *layer, followed *f, nb_scratch *scratch, const nb_pass *pass,
-                       int64_t *resets, nb_error *err) {
+static double threshold(const oscireset *o, int64_t window) {
+    return o->how.threshold * (o->how.scale_threshold ? PUBLISHED_WINDOW / (double)window : 1);
+}
+
+static nb_status reset(oscireset *o, nb_linear *layer, followed *f, int64_t window, nb_scratch *scratch,
+                       const nb_pass *pass, nb_error *err) {
     nb_backend *be = o->group->be;
     int64_t n = weight_elements(layer);
+    double least = threshold(o, window);
     float *q, *w, *picked;
     NB_TRY(take(scratch, n, &q, err));
     NB_TRY(nb_weight_decode(o->group, layer, scratch, pass, layer->master, q, NULL, err));
     if (!f->chosen) {
-        *resets += be->ops->reset_where(be, layer->master, q, f->array[DIST_W], f->array[DIST_Q], n, o->how.threshold);
+        be->ops->reset_where(be, f->resets, layer->master, q, f->array[DIST_W], f->array[DIST_Q], f->flips,
+                             o->how.flips, n, least);
         return NB_OK;
     }
     NB_TRY(take(scratch, f->elements, &w, err));
     NB_TRY(take(scratch, f->elements, &picked, err));
     pick(be, f, layer->master, n, w);
-    *resets += be->ops->reset_where(be, w, pick(be, f, q, n, picked), f->array[DIST_W], f->array[DIST_Q], f->elements,
-                                    o->how.threshold);
+    be->ops->reset_where(be, f->resets, w, pick(be, f, q, n, picked), f->array[DIST_W], f->array[DIST_Q], f->flips,
+                         o->how.flips, f->elements, least);
     nb_mat to = line(layer->master, n), from = line(w, f->elements);
     be->ops->scatter_columns(be, &to, &from, f->chosen, false);
     return NB_OK;
 }
 
 /* bin-edge: |w - q| >= edge * width, told to reset_where as two distances. */
-static nb_status reset_edges(oscireset *o, nb_linear *layer, nb_scratch *scratch, const nb_pass *pass, int64_t *resets,
-                             nb_error *err) {
+static nb_status reset_edges(oscireset *o, nb_linear *layer, const followed *f, nb_scratch *scratch,
+                             const nb_pass *pass, nb_error *err) {
     nb_backend *be = o->group->be;
     int64_t n = weight_elements(layer);
     float *q, *widths, *away;
@@ -264,23 +253,38 @@ static nb_status reset_edges(oscireset *o, nb_linear *layer, nb_scratch *scratch
     NB_TRY(nb_weight_decode(o->group, layer, scratch, pass, layer->master, q, widths, err));
     be->ops->fill_zero(be, away, sizeof(float) * (size_t)n);
     be->ops->add_distance(be, away, layer->master, q, n);
-    *resets += be->ops->reset_where(be, layer->master, q, widths, away, n, o->how.edge);
+    be->ops->reset_where(be, f->resets, layer->master, q, widths, away, NULL, 0, n, o->how.edge);
     return NB_OK;
+}
+
+/* ---- what the lens hears ---- */
+
+static int64_t fp4_elements(const nb_linear_group *group, const nb_linear *layer) {
+    for (int32_t i = 0; i < group->mechanism_count; i++)
+        if ((layer->mechanisms >> i & 1) && group->mechanisms[i].table->fp4_elements)
+            return group->mechanisms[i].table->fp4_elements(group->mechanisms[i].state, layer);
+    return weight_elements(layer);
+}
+
+static void tell(const oscireset *o, const nb_linear *layer, const followed *f, const nb_pass *pass) {
+    int64_t resets, all = fp4_elements(o->group, layer);
+    if (!pass->lens || !pass->lens->scalar)
+        return;
+    o->group->be->ops->download(o->group->be, &resets, f->resets, sizeof resets);
+    pass->lens->scalar(pass->lens->context, layer->name, "reset_share", all > 0 ? (double)resets / (double)all : 0);
 }
 
 /* ---- the schedule ---- */
 
 static nb_status layer_step(oscireset *o, nb_linear *layer, followed *f, int64_t phase, int64_t window,
-                            nb_scratch *scratch, const nb_pass *pass, int64_t *resets, nb_error *err) {
+                            nb_scratch *scratch, const nb_pass *pass, nb_error *err) {
     if (o->how.variant == NB_OSCI_BIN_EDGE)
-        return phase == 0 ? reset_edges(o, layer, scratch, pass, resets, err) : NB_OK;
+        return reset_edges(o, layer, f, scratch, pass, err);
     if (phase == 0)
         return snapshot(o, layer, f, scratch, pass, err);
-    if (!o->tracking)
-        return NB_OK;
     if (phase <= window)
         return add_up(o, layer, f, scratch, pass, err);
-    return phase == window + 1 ? reset(o, layer, f, scratch, pass, resets, err) : NB_OK;
+    return reset(o, layer, f, window, scratch, pass, err);
 }
 
 static nb_status osci_after_step(void *state, nb_linear_group *group, const nb_pass *pass, nb_scratch *scratch,
@@ -288,20 +292,20 @@ static nb_status osci_after_step(void *state, nb_linear_group *group, const nb_p
     oscireset *o = state;
     nb_oscireset_times when = nb_oscireset_when(&o->how, pass->steps);
     int64_t phase = pass->step % when.period;
+    bool edges = o->how.variant == NB_OSCI_BIN_EDGE, resets = edges ? phase == 0 : phase == when.window + 1;
     if (pass->step < when.start)
         return NB_OK;
     for (int32_t i = 0; i < group->count; i++) {
         nb_linear *layer = &group->layers[i];
         size_t mark = scratch->used;
-        int64_t resets = 0;
-        if (!(layer->mechanisms >> o->index & 1))
+        if (!(layer->mechanisms >> o->index & 1) || (phase > 0 && (!o->tracking || edges || phase > when.window + 1)))
             continue;
-        NB_TRY(layer_step(o, layer, &o->layers[i], phase, when.window, scratch, pass, &resets, err));
+        if (resets)
+            group->be->ops->fill_zero(group->be, o->layers[i].resets, sizeof(int64_t));
+        NB_TRY(layer_step(o, layer, &o->layers[i], phase, when.window, scratch, pass, err));
         scratch->used = mark;
-        bool acted = o->how.variant == NB_OSCI_BIN_EDGE ? phase == 0 : o->tracking && phase == when.window + 1;
-        if (acted && pass->lens && pass->lens->scalar)
-            pass->lens->scalar(pass->lens->context, layer->name, "reset_share",
-                               (double)resets / (double)weight_elements(layer));
+        if (resets)
+            tell(o, layer, &o->layers[i], pass);
     }
     if (phase == 0)
         o->tracking = 1;
@@ -313,19 +317,25 @@ static nb_status osci_after_step(void *state, nb_linear_group *group, const nb_p
 /* ---- checkpoints, census ---- */
 
 static int32_t osci_tensors(void *state, nb_mechanism_tensor *tensors, int32_t most) {
-    static const char *const names[ARRAYS] = {"oscireset.w", "oscireset.dist_w", "oscireset.dist_q"};
+    static const char *const names[ARRAYS] = {"oscireset.w", "oscireset.dist_w", "oscireset.dist_q", "oscireset.q"};
     oscireset *o = state;
     int32_t count = 0;
     for (int32_t i = 0; i < o->group->count; i++) {
         followed *f = &o->layers[i];
-        for (int a = 0; a < ARRAYS && f->elements; a++, count++)
-            if (count < most)
-                tensors[count] = (nb_mechanism_tensor){i, names[a], NB_F32, f->elements, f->array[a], false};
+        for (int a = 0; a < ARRAYS; a++)
+            if (f->array[a] && count++ < most)
+                tensors[count - 1] =
+                    (nb_mechanism_tensor){i, names[a], NB_F32, f->elements, f->array[a], false, NB_COMBINE_SAME};
         if (f->chosen && count++ < most)
-            tensors[count - 1] = (nb_mechanism_tensor){i, "oscireset.chosen", NB_I32, f->elements, f->chosen, false};
+            tensors[count - 1] =
+                (nb_mechanism_tensor){i, "oscireset.chosen", NB_I32, f->elements, f->chosen, false, NB_COMBINE_SAME};
+        if (f->flips && count++ < most)
+            tensors[count - 1] =
+                (nb_mechanism_tensor){i, "oscireset.flips", NB_U8, f->elements, f->flips, false, NB_COMBINE_SAME};
     }
     if (count++ < most)
-        tensors[count - 1] = (nb_mechanism_tensor){-1, "oscireset.tracking", NB_I32, 2, &o->tracking, true};
+        tensors[count - 1] =
+            (nb_mechanism_tensor){-1, "oscireset.tracking", NB_I32, 2, &o->tracking, true, NB_COMBINE_SAME};
     return count;
 }
 

@@ -1,9 +1,9 @@
 /* outcontrol.c: OutControl (arXiv:2510.27527; facts from the authors' code): the input channels of largest norm leave
  * FP4.
  *
- * For some steps the L2 norm of every channel of X is summed over the micro-batches; then the channels are ranked and,
- * for good, the first k8 run in MXFP8 and the others in the recipe's format (K = K4 u K8, channels in order of their
- * norms):
+ * For some steps the L2 norm of every channel of X is summed over the micro-batches; after the last of them the
+ * channels are ranked and, for good, the first k8 run in MXFP8 and the others in the recipe's format (K = K4 u K8,
+ * channels in order of their norms):
  *
  *     Y      = Q(X4) Q(W4)^T + F(X8) F(W8)^T       F: MXFP8, 1x32, scales rounded up, to nearest, never rotated
  *     dX     = Q(dY) Q(Wd)^T                       Wd: both parts decoded, in the order of the channels; all FP4
@@ -146,45 +146,21 @@ static nb_status out_attach(nb_linear_group *group, int32_t index, void **state,
 
 /* ---- choosing the channels ---- */
 
-typedef struct ranked {
-    float norm;
-    int32_t channel;
-} ranked;
-
-static int loudest_first(const void *a, const void *b) {
-    const ranked *x = a, *y = b;
-    if (x->norm != y->norm)
-        return x->norm < y->norm ? 1 : -1;
-    return x->channel - y->channel; /* ties go to the lower index */
-}
-
+/* The loudest channel's norm is all that the host asks for, once in a run. */
 static nb_status choose(outcontrol *o, const nb_outcontrol_times *when, nb_error *err) {
     nb_backend *be = o->group->be;
-    size_t in = (size_t)o->group->in;
-    float *norms = malloc(in * sizeof *norms);
-    ranked *ranks = malloc(in * sizeof *ranks);
-    int32_t *order = malloc(in * sizeof *order);
-    bool good = norms && ranks && order, silent = false;
-    if (good) {
-        be->ops->download(be, norms, o->norms, in * sizeof *norms);
-        for (size_t c = 0; c < in; c++)
-            ranks[c] = (ranked){norms[c], (int32_t)c};
-        qsort(ranks, in, sizeof *ranks, loudest_first);
-        for (size_t c = 0; c < in; c++)
-            order[c] = ranks[c].channel;
-        be->ops->upload(be, o->order, order, in * sizeof *order);
-        silent = ranks[0].norm == 0;
-        o->chosen = !silent;
-    }
-    free(norms);
-    free(ranks);
-    free(order);
-    if (silent)
+    int32_t loudest;
+    float norm;
+    be->ops->top_k(be, o->order, o->norms, o->group->in, o->group->in, false);
+    be->ops->download(be, &loudest, o->order, sizeof loudest);
+    be->ops->download(be, &norm, o->norms + loudest, sizeof norm);
+    if (norm == 0)
         return nb_fail(err, NB_BAD_CONFIG,
                        "%s: outcontrol chooses its channels by the norms of steps %lld to %lld, and this run saw none "
                        "of them; hint: a later outcontrol.start, or a checkpoint that knows them",
                        o->group->input, (long long)when->start, (long long)when->choice - 1);
-    return good ? NB_OK : nb_fail(err, NB_NO_MEMORY, "%s: no memory to rank its channels", o->group->input);
+    o->chosen = 1;
+    return NB_OK;
 }
 
 static nb_status out_observe(void *state, const nb_linear_call *call, nb_error *err) {
@@ -193,10 +169,18 @@ static nb_status out_observe(void *state, const nb_linear_call *call, nb_error *
     o->x_fresh = false;
     if (call->measuring || !call->training || o->chosen || call->pass->step < when.start)
         return NB_OK;
-    if (call->pass->step >= when.choice)
+    if (call->pass->step >= when.choice) /* the window's last step was passed over, or this run began after it */
         return choose(o, &when, err);
     call->be->ops->column_norms(call->be, o->norms, call->x);
     return NB_OK;
+}
+
+static nb_status out_after_step(void *state, nb_linear_group *group, const nb_pass *pass, nb_scratch *scratch,
+                                nb_error *err) {
+    outcontrol *o = state;
+    nb_outcontrol_times when = nb_outcontrol_when(&o->how, pass->steps);
+    (void)group, (void)scratch;
+    return !o->chosen && pass->step + 1 >= when.choice ? choose(o, &when, err) : NB_OK;
 }
 
 /* ---- the split ---- */
@@ -467,14 +451,19 @@ static nb_status out_decode_w(void *state, nb_linear *layer, const nb_weight_dec
     return NB_OK;
 }
 
+static int64_t out_fp4_elements(const void *state, const nb_linear *layer) {
+    const outcontrol *o = state;
+    return layer->out * (o->chosen ? o->channels[FP4] : layer->in);
+}
+
 /* ---- checkpoints, census ---- */
 
 static int32_t out_tensors(void *state, nb_mechanism_tensor *tensors, int32_t most) {
     outcontrol *o = state;
     const nb_mechanism_tensor all[] = {
-        {-1, "outcontrol.norms", NB_F32, o->group->in, o->norms, false},
-        {-1, "outcontrol.order", NB_I32, o->group->in, o->order, false},
-        {-1, "outcontrol.chosen", NB_I32, 2, &o->chosen, true},
+        {-1, "outcontrol.norms", NB_F32, o->group->in, o->norms, false, NB_COMBINE_SUM},
+        {-1, "outcontrol.order", NB_I32, o->group->in, o->order, false, NB_COMBINE_SAME},
+        {-1, "outcontrol.chosen", NB_I32, 2, &o->chosen, true, NB_COMBINE_SAME},
     };
     for (int32_t i = 0; i < 3 && i < most; i++)
         tensors[i] = all[i];
@@ -522,7 +511,9 @@ const nb_mechanism nb_mechanism_outcontrol = {
     .detach = out_detach,
     .observe = out_observe,
     .decode_w = out_decode_w,
+    .fp4_elements = out_fp4_elements,
     .terms = out_terms,
+    .after_step = out_after_step,
     .tensors = out_tensors,
     .loaded = out_loaded,
     .bytes = out_bytes,

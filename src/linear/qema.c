@@ -92,9 +92,10 @@ static int32_t qema_tensors(void *state, nb_mechanism_tensor *tensors, int32_t m
     for (int32_t i = 0; i < e->group->count; i++)
         if (e->average[i] && count++ < most)
             tensors[count - 1] = (nb_mechanism_tensor){
-                i, "qema.average", NB_F32, e->group->layers[i].out * e->group->layers[i].in, e->average[i], false};
+                i,     "qema.average", NB_F32, e->group->layers[i].out * e->group->layers[i].in, e->average[i],
+                false, NB_COMBINE_SAME};
     if (count++ < most)
-        tensors[count - 1] = (nb_mechanism_tensor){-1, "qema.updates", NB_I32, 2, &e->updates, true};
+        tensors[count - 1] = (nb_mechanism_tensor){-1, "qema.updates", NB_I32, 2, &e->updates, true, NB_COMBINE_SAME};
     return count;
 }
 

@@ -254,8 +254,9 @@ static const nb_key oscireset_rows[] = {
      NB_FIELD(nb_oscireset, start),
      .fallback = "0.64",
      .high = 1e9,
-     .help = "first step of the first period, rounded up to a whole period; below 1 a share of the run",
-     .source = "step 8000 of 12505 in the 70M recipe of arXiv:2510.27527"},
+     .help = "first step of the first period, rounded up to a whole period; below 1 a share of the run, rounded to the "
+             "nearest",
+     .source = "step 8000 of 12505 in the 70M recipe of arXiv:2510.27527; 15000 and 35000 in those of 150M and 370M"},
     {.path = "period",
      .type = NB_KEY_FLOAT,
      NB_FIELD(nb_oscireset, period),
@@ -263,7 +264,7 @@ static const nb_key oscireset_rows[] = {
      .positive = true,
      .high = 1e9,
      .help = "steps from reset to reset; below 1 a share of the run",
-     .source = "70M and 150M recipes of arXiv:2510.27527"},
+     .source = "70M and 150M recipes of arXiv:2510.27527; 400 in that of 370M"},
     {.path = "window",
      .type = NB_KEY_FLOAT,
      NB_FIELD(nb_oscireset, window),
@@ -279,6 +280,19 @@ static const nb_key oscireset_rows[] = {
      .positive = true,
      .help = "reset where dist_Q / dist_W reaches it",
      .source = "released recipes of arXiv:2510.27527 (16 in its class default)"},
+    {.path = "scale_threshold",
+     .type = NB_KEY_BOOL,
+     NB_FIELD(nb_oscireset, scale_threshold),
+     .fallback = "false",
+     .help = "multiplies the threshold by 50 / window, for windows shorter than the published one",
+     .source = "our option: one hop over an edge has a ratio that grows as the window shrinks"},
+    {.path = "flips",
+     .type = NB_KEY_INT,
+     NB_FIELD(nb_oscireset, flips),
+     .fallback = "0",
+     .high = 255,
+     .help = "ratio, ratio-top: reset only what went to another bin at least so often in the window",
+     .source = "our option: 2 tells an oscillation from a single hop"},
     {.path = "top",
      .type = NB_KEY_FLOAT,
      NB_FIELD(nb_oscireset, top),
@@ -303,8 +317,14 @@ static nb_status finish_oscireset(void *record, const nb_yaml_node *node, nb_err
     NB_TRY(check_steps(node, "start", o->start, err));
     NB_TRY(check_steps(node, "period", o->period, err));
     NB_TRY(check_steps(node, "window", o->window, err));
+    if (o->variant == NB_OSCI_BIN_EDGE && o->flips > 0)
+        return nb_keys_fail(err, node, "flips", "%d with variant bin-edge, which follows no weights; expected 0",
+                            o->flips);
     if (o->variant == NB_OSCI_BIN_EDGE)
         return NB_OK;
+    if (o->window >= 1 && o->flips > o->window)
+        return nb_keys_fail(err, node, "flips", "%d in a window of %g steps; expected at most as many", o->flips,
+                            o->window);
     if (o->period >= 1 && o->window >= 1 && o->window + 1 >= o->period)
         return nb_keys_fail(err, node, "window", "%g steps do not fit a period of %g; expected at most %g", o->window,
                             o->period, o->period - 2);
@@ -320,11 +340,14 @@ const nb_keys nb_oscireset_keys = {.name = "oscireset",
                                    .size = sizeof(nb_oscireset),
                                    .finish = finish_oscireset};
 
+/* The released code tells the time of a period from step 0, so a start in steps waits for the next one; a share of the
+ * run was never meant to the step and takes the nearest, though not step 0. */
 nb_oscireset_times nb_oscireset_when(const nb_oscireset *how, int64_t steps) {
     int64_t period = at_least(1, nb_step_of(how->period, steps)), start = nb_step_of(how->start, steps);
-    return (nb_oscireset_times){.start = (start + period - 1) / period * period,
-                                .period = period,
-                                .window = at_least(1, nb_step_of(how->window, steps))};
+    bool share = how->start > 0 && how->start < 1;
+    int64_t periods = share ? at_least(1, (2 * start + period) / (2 * period)) : (start + period - 1) / period;
+    return (nb_oscireset_times){
+        .start = periods * period, .period = period, .window = at_least(1, nb_step_of(how->window, steps))};
 }
 
 static int64_t oscireset_first(const void *how, int64_t steps) {

@@ -38,7 +38,7 @@ size_t nb_trainer_followed_bytes(const nb_trainer *t) {
     for (int32_t i = 0; i < nb_model_param_count(t->model); i++) {
         const nb_param *p = nb_model_param(t->model, i);
         if (p->rank == 2 && strncmp(p->name, "model.layers.", 13) == 0)
-            bytes += nb_followed_bytes(quantizer, p->rows, p->cols);
+            bytes += nb_followed_bytes(p->rows, p->cols);
     }
     return bytes;
 }

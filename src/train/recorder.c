@@ -1,5 +1,6 @@
 /* recorder.c: the three places where a run writes down what happened. */
 #include "recorder.h"
+#include "backend/table.h"
 
 #include "files/file.h"
 #include "lens/observer.h"
@@ -72,34 +73,48 @@ const nb_lens *nb_recorder_lens(nb_recorder *r, int64_t step) {
     return r->lens;
 }
 
-/* The parameter with this name, copied to `out`. */
-static bool find_weight(nb_model *model, const char *name, nb_mat *out) {
-    for (int32_t i = 0; i < nb_model_param_count(model); i++) {
-        const nb_param *p = nb_model_param(model, i);
-        if (strcmp(p->name, name) != 0)
-            continue;
-        size_t bytes = (size_t)(p->rows * p->cols) * sizeof(float);
-        *out = nb_mat_of(malloc(bytes), NB_F32, p->rows, p->cols);
-        if (out->data)
-            nb_model_param_read(model, i, out->data);
-        return out->data;
-    }
-    return false;
+/* -1 if there is none. */
+static int32_t find_weight(const nb_model *model, const char *name) {
+    for (int32_t i = nb_model_param_count(model); i-- > 0;)
+        if (strcmp(nb_model_param(model, i)->name, name) == 0)
+            return i;
+    return -1;
+}
+
+/* A master in real: where it is, or decoded into memory that the caller releases. data is NULL if there is none. */
+static nb_mat open_weight(nb_backend *be, const nb_model *model, int32_t index, void **memory) {
+    const nb_param *p = nb_model_param(model, index);
+    const nb_scaled master = nb_model_master(model, index);
+    nb_mat out = nb_mat_of(master.data, be->real, p->rows, p->cols);
+    *memory = NULL;
+    if (master.dtype == be->real)
+        return out;
+    out.data = *memory =
+        be->ops->alloc(be, (size_t)(p->rows * p->cols) * nb_dtype_size(be->real), "a master for the lens");
+    if (out.data)
+        be->ops->scaled_decode(be, out.data, &master, p->rows * p->cols);
+    return out;
 }
 
 /* How far the gate and up projections of each MLP point the same way (docs/lens.md). */
 static void observe_alignment(nb_recorder *r, nb_model *model) {
     const nb_model_config *config = nb_model_get_config(model);
+    nb_backend *be = nb_model_gradients(model)->be;
     for (int32_t layer = 0; layer < config->layers; layer++) {
-        char gate_name[NB_NAME_SIZE], up_name[NB_NAME_SIZE], module[NB_NAME_SIZE];
-        nb_mat gate = {0}, up = {0};
-        snprintf(gate_name, sizeof gate_name, "model.layers.%d.mlp.gate_proj.weight", layer);
-        snprintf(up_name, sizeof up_name, "model.layers.%d.mlp.up_proj.weight", layer);
+        char name[NB_NAME_SIZE], module[NB_NAME_SIZE];
         snprintf(module, sizeof module, "layers.%d.mlp", layer);
-        if (find_weight(model, gate_name, &gate) && find_weight(model, up_name, &up))
-            nb_observer_alignment(r->observer, module, &gate, &up);
-        free(gate.data);
-        free(up.data);
+        snprintf(name, sizeof name, "model.layers.%d.mlp.gate_proj.weight", layer);
+        int32_t gate = find_weight(model, name);
+        snprintf(name, sizeof name, "model.layers.%d.mlp.up_proj.weight", layer);
+        int32_t up = find_weight(model, name);
+        if (gate < 0 || up < 0)
+            continue;
+        void *memory[2];
+        nb_mat a = open_weight(be, model, gate, &memory[0]), b = open_weight(be, model, up, &memory[1]);
+        if (a.data && b.data)
+            nb_observer_alignment(r->observer, module, be, &a, &b);
+        nb_backend_release(be, memory[0]);
+        nb_backend_release(be, memory[1]);
     }
 }
 

@@ -30,6 +30,6 @@ nb_status nb_recorder_bad_number(nb_recorder *recorder, int64_t step, const char
 /* Everything written so far is on disk. */
 nb_status nb_recorder_sync(nb_recorder *recorder, nb_error *err);
 
-size_t nb_recorder_bytes(const nb_recorder *recorder); /* host memory of the lens */
+size_t nb_recorder_bytes(const nb_recorder *recorder); /* memory of the lens */
 
 #endif

@@ -42,14 +42,30 @@ void nb_cpu_add_distance(nb_backend *be, float *distance, const float *a, const 
         nb_ref_add_distance(be, distance + i, a + i, b + i, n - i < PIECE ? n - i : PIECE);
 }
 
-int64_t nb_cpu_reset_where(nb_backend *be, float *w, const float *q, const float *moved_w, const float *moved_q,
-                           int64_t n, double threshold) {
-    int64_t resets = 0;
-#pragma omp parallel for THREADS reduction(+ : resets)
+void nb_cpu_bin_distances(nb_backend *be, float *out, const float *w, const float *q, const float *widths, int64_t n) {
+#pragma omp parallel for THREADS
     for (int64_t i = 0; i < n; i += PIECE)
-        resets +=
-            nb_ref_reset_where(be, w + i, q + i, moved_w + i, moved_q + i, n - i < PIECE ? n - i : PIECE, threshold);
-    return resets;
+        nb_ref_bin_distances(be, out + i, w + i, q + i, widths + i, n - i < PIECE ? n - i : PIECE);
+}
+
+void nb_cpu_add_flips(nb_backend *be, uint8_t *flips, const float *q, const float *q_before, const float *widths,
+                      int64_t n) {
+#pragma omp parallel for THREADS
+    for (int64_t i = 0; i < n; i += PIECE)
+        nb_ref_add_flips(be, flips + i, q + i, q_before + i, widths + i, n - i < PIECE ? n - i : PIECE);
+}
+
+void nb_cpu_reset_where(nb_backend *be, int64_t *resets, float *w, const float *q, const float *moved_w,
+                        const float *moved_q, const uint8_t *flips, int32_t least_flips, int64_t n, double threshold) {
+    int64_t sum = 0;
+#pragma omp parallel for THREADS reduction(+ : sum)
+    for (int64_t i = 0; i < n; i += PIECE) {
+        int64_t here = 0;
+        nb_ref_reset_where(be, &here, w + i, q + i, moved_w + i, moved_q + i, flips ? flips + i : NULL, least_flips,
+                           n - i < PIECE ? n - i : PIECE, threshold);
+        sum += here;
+    }
+    *resets += sum;
 }
 
 void nb_cpu_bin_widths(nb_backend *be, float *out, const nb_operand *codes) {

@@ -67,12 +67,6 @@ void nb_paper_add_distance(nb_backend *be, float *distance, const float *a, cons
     NB_PAPER_NOTE(add_distance, floats(3 * n), floats(n), NB_PAPER_work, 3.0 * (double)n);
 }
 
-int64_t nb_paper_reset_where(nb_backend *be, float *w, const float *q, const float *moved_w, const float *moved_q,
-                             int64_t n, double threshold) {
-    NB_PAPER_NOTE(reset_where, floats(4 * n), floats(n), NB_PAPER_work, 3.0 * (double)n);
-    return 0;
-}
-
 void nb_paper_bin_widths(nb_backend *be, float *out, const nb_operand *codes) {
     const int64_t n = codes->rows * codes->cols;
     NB_PAPER_NOTE(bin_widths, codes_bytes(codes), floats(n), NB_PAPER_work, 2.0 * (double)n);
@@ -102,4 +96,70 @@ void nb_paper_measure_attention(nb_backend *be, const nb_attention *a, const voi
     NB_PAPER_NOTE(measure_attention,
                   2 * ((double)a->head_dim * sampled + (double)(a->batch * a->seq * a->kv_heads * a->head_dim)), 0,
                   NB_PAPER_attention, (double)a->head_dim * sampled * (double)(a->seq + 1));
+}
+
+/* ---- choices, and what the lens follows ---- */
+
+void nb_paper_top_k(nb_backend *be, int32_t *out, const float *scores, int64_t n, int64_t k, bool by_index) {
+    NB_PAPER_NOTE(top_k, floats(n), floats(k), NB_PAPER_work, (double)n);
+}
+
+void nb_paper_count_common(nb_backend *be, int64_t *count, const int32_t *a, const int32_t *b, int64_t k) {
+    NB_PAPER_NOTE(count_common, floats(2 * k), sizeof *count, NB_PAPER_work, 2.0 * (double)k);
+}
+
+void nb_paper_column_errors(nb_backend *be, double *mean_abs_error, double *rms, const nb_mat *x,
+                            const nb_mat *decoded) {
+    NB_PAPER_NOTE(column_errors, nb_paper_mat_bytes(x) + nb_paper_mat_bytes(decoded), 16.0 * (double)x->cols,
+                  NB_PAPER_work, 5 * count_of(x));
+}
+
+void nb_paper_hot_scores(nb_backend *be, float *scores, double *means, const double *facts, int64_t n, double keep,
+                         bool normalized) {
+    NB_PAPER_NOTE(hot_scores, 32.0 * (double)n + floats(n), floats(n), NB_PAPER_work, 8.0 * (double)n);
+}
+
+void nb_paper_bin_distances(nb_backend *be, float *out, const float *w, const float *q, const float *widths,
+                            int64_t n) {
+    NB_PAPER_NOTE(bin_distances, floats(3 * n), floats(n), NB_PAPER_work, 3.0 * (double)n);
+}
+
+void nb_paper_add_flips(nb_backend *be, uint8_t *flips, const float *q, const float *q_before, const float *widths,
+                        int64_t n) {
+    NB_PAPER_NOTE(add_flips, floats(3 * n) + (double)n, (double)n, NB_PAPER_work, 4.0 * (double)n);
+}
+
+void nb_paper_reset_where(nb_backend *be, int64_t *resets, float *w, const float *q, const float *moved_w,
+                          const float *moved_q, const uint8_t *flips, int32_t least_flips, int64_t n,
+                          double threshold) {
+    NB_PAPER_NOTE(reset_where, floats(4 * n) + (flips ? (double)n : 0), floats(n), NB_PAPER_work, 3.0 * (double)n);
+}
+
+void nb_paper_measure_gate(nb_backend *be, double *out, const nb_mat *a, const nb_mat *bias) {
+    NB_PAPER_NOTE(measure_gate, nb_paper_mat_bytes(a), 4 * sizeof *out, NB_PAPER_work, 6 * count_of(a));
+}
+
+void nb_paper_measure_pair(nb_backend *be, double *out, const nb_mat *x, const nb_mat *y) {
+    NB_PAPER_NOTE(measure_pair, nb_paper_mat_bytes(x) + nb_paper_mat_bytes(y), 3 * sizeof *out, NB_PAPER_work,
+                  7 * count_of(x));
+}
+
+void nb_paper_measure_alignment(nb_backend *be, double *out, const nb_mat *a, const nb_mat *b) {
+    NB_PAPER_NOTE(measure_alignment, nb_paper_mat_bytes(a) + nb_paper_mat_bytes(b), sizeof *out, NB_PAPER_work,
+                  6 * count_of(a));
+}
+
+void nb_paper_track_codes(nb_backend *be, const nb_tracked *t, const nb_mat *w, const nb_qtensor *codes, bool first) {
+    const int64_t n = w->rows * w->cols;
+    NB_PAPER_NOTE(track_codes, floats(5 * n) + 1.5 * (double)n, floats(4 * n) + (double)n, NB_PAPER_work,
+                  8.0 * (double)n);
+}
+
+void nb_paper_count_ratios(nb_backend *be, int64_t *counts, const float *moved_q, const float *moved_w, int64_t n) {
+    NB_PAPER_NOTE(count_ratios, floats(2 * n), 12.0 * sizeof *counts, NB_PAPER_work, 2.0 * (double)n);
+}
+
+void nb_paper_count_distances(nb_backend *be, int64_t *counts, const float *w, const float *q, const float *widths,
+                              int64_t n) {
+    NB_PAPER_NOTE(count_distances, floats(3 * n), 10.0 * sizeof *counts, NB_PAPER_work, 4.0 * (double)n);
 }

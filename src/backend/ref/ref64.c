@@ -31,6 +31,9 @@ nb_status nb_backend_ref64(nb_backend **out, nb_error *err) {
     ops->gemm_take = nb_ref_gemm_take;
     ops->measure = nb_ref_measure;
     ops->measure_attention = nb_ref_measure_attention;
+    ops->measure_gate = nb_ref_measure_gate;
+    ops->measure_pair = nb_ref_measure_pair;
+    ops->measure_alignment = nb_ref_measure_alignment;
     *out = &object->backend;
     return NB_OK;
 }

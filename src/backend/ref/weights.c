@@ -1,4 +1,4 @@
-/* weights.c: columns, distances, bins and guided rounding by their definitions. */
+/* weights.c: columns, distances, flips, resets, bins and guided rounding by their definitions. */
 #include "backend/ref/operand_parts.h"
 #include "backend/ref/quantize_parts.h"
 #include "backend/ref/ref.h"
@@ -57,16 +57,28 @@ void nb_ref_add_distance(nb_backend *be, float *distance, const float *a, const 
         distance[i] += fabsf(a[i] - b[i]);
 }
 
-int64_t nb_ref_reset_where(nb_backend *be, float *w, const float *q, const float *moved_w, const float *moved_q,
-                           int64_t n, double threshold) {
+void nb_ref_bin_distances(nb_backend *be, float *out, const float *w, const float *q, const float *widths, int64_t n) {
     (void)be;
-    int64_t resets = 0;
     for (int64_t i = 0; i < n; i++)
-        if (moved_w[i] > 0 && moved_q[i] >= threshold * moved_w[i]) {
+        out[i] = widths[i] > 0 ? fabsf(w[i] - q[i]) / widths[i] : 0;
+}
+
+void nb_ref_add_flips(nb_backend *be, uint8_t *flips, const float *q, const float *q_before, const float *widths,
+                      int64_t n) {
+    (void)be;
+    for (int64_t i = 0; i < n; i++)
+        if (q[i] != q_before[i] && fabsf(q[i] - q_before[i]) >= 0.5f * widths[i] && flips[i] < UINT8_MAX)
+            flips[i]++;
+}
+
+void nb_ref_reset_where(nb_backend *be, int64_t *resets, float *w, const float *q, const float *moved_w,
+                        const float *moved_q, const uint8_t *flips, int32_t least_flips, int64_t n, double threshold) {
+    (void)be;
+    for (int64_t i = 0; i < n; i++)
+        if (moved_w[i] > 0 && moved_q[i] >= threshold * moved_w[i] && (!flips || flips[i] >= least_flips)) {
             w[i] = q[i];
-            resets++;
+            *resets += 1;
         }
-    return resets;
 }
 
 void nb_ref_bin_widths(nb_backend *be, float *out, const nb_operand *codes) {
