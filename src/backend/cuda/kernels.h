@@ -109,11 +109,32 @@ int nb_cuda_launch_gather(void *stream, const nb_mat *out, const nb_mat *in, con
 int nb_cuda_launch_scatter(void *stream, const nb_mat *out, const nb_mat *in, const int32_t *columns, bool accumulate);
 int nb_cuda_launch_column_norms(void *stream, float *norms, const nb_mat *x);
 int nb_cuda_launch_add_distance(void *stream, float *distance, const float *a, const float *b, int64_t n);
-int nb_cuda_launch_reset_where(void *stream, float *w, const float *q, const float *moved_w, const float *moved_q,
-                               int64_t n, double threshold, int64_t *count);
+int nb_cuda_launch_reset_where(void *stream, int64_t *resets, float *w, const float *q, const float *moved_w,
+                               const float *moved_q, const uint8_t *flips, int32_t least_flips, int64_t n, double threshold);
 int nb_cuda_launch_bin_widths(void *stream, float *out, const nb_qtensor *codes);
 int nb_cuda_launch_round_by(void *stream, const nb_qtensor *codes, const float *w, const float *guide);
 
+
+/* ---- select.cu ---- */
+size_t nb_cuda_top_k_bytes(int64_t n);
+int nb_cuda_launch_top_k(void *stream, int32_t *out, const float *scores, int64_t n, int64_t k, bool by_index, void *scratch);
+int nb_cuda_launch_count_common(void *stream, int64_t *count, const int32_t *a, const int32_t *b, int64_t k);
+int nb_cuda_launch_column_errors(void *stream, double *mean_abs_error, double *rms, const nb_mat *x, const nb_mat *decoded);
+int nb_cuda_launch_hot_scores(void *stream, float *scores, double *means, const double *facts, int64_t n, double keep, bool normalized);
+int nb_cuda_launch_bin_distances(void *stream, float *out, const float *w, const float *q, const float *widths, int64_t n);
+int nb_cuda_launch_add_flips(void *stream, uint8_t *flips, const float *q, const float *q_before, const float *widths, int64_t n);
+/* parts: scratch, 4 doubles a column; 3 a column; 1 a row */
+int nb_cuda_launch_measure_gate(void *stream, double *out, const nb_mat *a, const nb_mat *bias, double *parts);
+int nb_cuda_launch_measure_pair(void *stream, double *out, const nb_mat *x, const nb_mat *y, double *parts);
+int nb_cuda_launch_measure_alignment(void *stream, double *out, const nb_mat *a, const nb_mat *b, double *parts);
+typedef struct nb_cuda_tracked { /* as nb_tracked */
+    float *w, *q, *moved_w, *moved_q;
+    uint8_t *codes;
+    int64_t *flips;
+} nb_cuda_tracked;
+int nb_cuda_launch_track_codes(void *stream, const nb_cuda_tracked *t, const nb_mat *w, const nb_qtensor *codes, bool first);
+/* With widths: distances of a and b in bins; without: ratios a / b. */
+int nb_cuda_launch_count_bins(void *stream, int64_t *counts, const float *a, const float *b, const float *widths, int64_t n, int bins);
 
 /* ---- measure.cu ---- */
 typedef struct nb_cuda_moment_sums {

@@ -271,10 +271,11 @@ int nb_cuda_launch_add_distance(void *stream, float *distance, const float *a, c
     return cudaGetLastError();
 }
 
-static __global__ void reset_where(float *w, const float *q, const float *moved_w, const float *moved_q, int64_t n, double threshold, unsigned long long *count) {
+static __global__ void reset_where(unsigned long long *count, float *w, const float *q, const float *moved_w, const float *moved_q,
+                                   const uint8_t *flips, int32_t least_flips, int64_t n, double threshold) {
     unsigned resets = 0;
     for (NB_EACH(i, n))
-        if (moved_w[i] > 0 && (double)moved_q[i] >= threshold * (double)moved_w[i]) {
+        if (moved_w[i] > 0 && (double)moved_q[i] >= threshold * (double)moved_w[i] && (!flips || flips[i] >= least_flips)) {
             w[i] = q[i];
             resets++;
         }
@@ -284,9 +285,11 @@ static __global__ void reset_where(float *w, const float *q, const float *moved_
         atomicAdd(count, (unsigned long long)resets);
 }
 
-int nb_cuda_launch_reset_where(void *stream, float *w, const float *q, const float *moved_w, const float *moved_q, int64_t n, double threshold, int64_t *count) {
+int nb_cuda_launch_reset_where(void *stream, int64_t *resets, float *w, const float *q, const float *moved_w,
+                               const float *moved_q, const uint8_t *flips, int32_t least_flips, int64_t n, double threshold) {
     if (n > 0)
-        reset_where<<<nb_grid(nb_divide_up(n, NB_THREADS)), NB_THREADS, 0, (cudaStream_t)stream>>>(w, q, moved_w, moved_q, n, threshold, (unsigned long long *)count);
+        reset_where<<<nb_grid(nb_divide_up(n, NB_THREADS)), NB_THREADS, 0, (cudaStream_t)stream>>>(
+            (unsigned long long *)resets, w, q, moved_w, moved_q, flips, least_flips, n, threshold);
     return cudaGetLastError();
 }
 

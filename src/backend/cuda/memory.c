@@ -14,8 +14,16 @@ bool nb_cuda_good(nb_backend *be, int code, const char *what) {
     return false;
 }
 
+/* A launch that was refused for its arguments ran nothing and broke nothing: it is told, not kept. */
+static bool is_refusal(int code) {
+    return code == cudaErrorInvalidValue || code == cudaErrorMisalignedAddress || code == cudaErrorNotSupported;
+}
+
 nb_status nb_cuda_status(nb_backend *be, int code, const char *what, nb_error *err) {
     nb_cuda *cuda = nb_cuda_of(be);
+    if (cuda->fault_status == NB_OK && is_refusal(code))
+        return nb_fail(err, NB_UNSUPPORTED, "cuda: %s refuses these shapes or addresses: %s", what,
+                       cudaGetErrorString((cudaError_t)code));
     nb_cuda_good(be, code, what);
     if (cuda->fault_status != NB_OK && err)
         *err = cuda->fault;

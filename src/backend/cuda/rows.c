@@ -169,8 +169,11 @@ static nb_cuda_attention attention_of(const nb_attention *a) {
                                .doc_end = a->doc_end};
 }
 
-/* The kernels know documents by both their bounds. */
+/* The kernels know documents by both their bounds, and heads in pieces of 16 channels. */
 static nb_status check_documents(const nb_attention *a, nb_error *err) {
+    if (a->head_dim % 16 || a->head_dim > 256)
+        return nb_fail(err, NB_UNSUPPORTED, "cuda: attention with heads of %lld; expected a multiple of 16 up to 256",
+                       (long long)a->head_dim);
     if (a->doc_start && a->doc_end)
         return NB_OK;
     return nb_fail(err, NB_BAD_USAGE, "cuda: attention needs the bounds of the documents, doc_start and doc_end");

@@ -59,15 +59,19 @@ void nb_cuda_add_distance(nb_backend *be, float *distance, const float *a, const
     nb_cuda_good(be, nb_cuda_launch_add_distance(stream_of(be), distance, a, b, n), "add_distance");
 }
 
-int64_t nb_cuda_reset_where(nb_backend *be, float *w, const float *q, const float *moved_w, const float *moved_q,
-                            int64_t n, double threshold) {
-    int64_t resets = 0, *count = nb_cuda_scratch(be, sizeof *count, "reset_where");
-    if (!count)
-        return 0;
-    nb_cuda_fill_zero(be, count, sizeof *count);
-    nb_cuda_good(be, nb_cuda_launch_reset_where(stream_of(be), w, q, moved_w, moved_q, n, threshold, count), "reset_where");
-    nb_cuda_download(be, &resets, count, sizeof resets);
-    return resets;
+void nb_cuda_bin_distances(nb_backend *be, float *out, const float *w, const float *q, const float *widths, int64_t n) {
+    nb_cuda_good(be, nb_cuda_launch_bin_distances(stream_of(be), out, w, q, widths, n), "bin_distances");
+}
+
+void nb_cuda_add_flips(nb_backend *be, uint8_t *flips, const float *q, const float *q_before, const float *widths,
+                       int64_t n) {
+    nb_cuda_good(be, nb_cuda_launch_add_flips(stream_of(be), flips, q, q_before, widths, n), "add_flips");
+}
+
+void nb_cuda_reset_where(nb_backend *be, int64_t *resets, float *w, const float *q, const float *moved_w,
+                         const float *moved_q, const uint8_t *flips, int32_t least_flips, int64_t n, double threshold) {
+    nb_cuda_good(be, nb_cuda_launch_reset_where(stream_of(be), resets, w, q, moved_w, moved_q, flips, least_flips, n, threshold),
+                 "reset_where");
 }
 
 void nb_cuda_bin_widths(nb_backend *be, float *out, const nb_operand *operand) {
@@ -80,6 +84,67 @@ void nb_cuda_round_by(nb_backend *be, nb_operand *operand, const float *w, const
     nb_error ignored;
     nb_cuda_good(be, nb_cuda_launch_round_by(stream_of(be), &codes, w, guide), "round_by");
     nb_cuda_fill_values(be, operand, &ignored); /* the codes changed; a fault is kept */
+}
+
+/* ---- choices ---- */
+
+void nb_cuda_top_k(nb_backend *be, int32_t *out, const float *scores, int64_t n, int64_t k, bool by_index) {
+    void *scratch = nb_cuda_scratch(be, nb_cuda_top_k_bytes(n), "top_k");
+    if (scratch)
+        nb_cuda_good(be, nb_cuda_launch_top_k(stream_of(be), out, scores, n, k, by_index, scratch), "top_k");
+}
+
+void nb_cuda_count_common(nb_backend *be, int64_t *count, const int32_t *a, const int32_t *b, int64_t k) {
+    nb_cuda_good(be, nb_cuda_launch_count_common(stream_of(be), count, a, b, k), "count_common");
+}
+
+void nb_cuda_column_errors(nb_backend *be, double *mean_abs_error, double *rms, const nb_mat *x, const nb_mat *decoded) {
+    nb_cuda_good(be, nb_cuda_launch_column_errors(stream_of(be), mean_abs_error, rms, x, decoded), "column_errors");
+}
+
+void nb_cuda_hot_scores(nb_backend *be, float *scores, double *means, const double *facts, int64_t n, double keep,
+                        bool normalized) {
+    nb_cuda_good(be, nb_cuda_launch_hot_scores(stream_of(be), scores, means, facts, n, keep, normalized), "hot_scores");
+}
+
+/* ---- what the lens follows: results stay in the GPU's memory ---- */
+
+static double *parts_for(nb_backend *be, int64_t count, const char *what) {
+    return nb_cuda_scratch(be, (size_t)count * sizeof(double), what);
+}
+
+void nb_cuda_measure_gate(nb_backend *be, double *out, const nb_mat *a, const nb_mat *bias) {
+    double *parts = parts_for(be, 4 * a->cols, "measure_gate");
+    if (parts)
+        nb_cuda_good(be, nb_cuda_launch_measure_gate(stream_of(be), out, a, bias, parts), "measure_gate");
+}
+
+void nb_cuda_measure_pair(nb_backend *be, double *out, const nb_mat *x, const nb_mat *y) {
+    double *parts = parts_for(be, 3 * x->cols, "measure_pair");
+    if (parts)
+        nb_cuda_good(be, nb_cuda_launch_measure_pair(stream_of(be), out, x, y, parts), "measure_pair");
+}
+
+void nb_cuda_measure_alignment(nb_backend *be, double *out, const nb_mat *a, const nb_mat *b) {
+    double *parts = parts_for(be, a->rows, "measure_alignment");
+    if (parts)
+        nb_cuda_good(be, nb_cuda_launch_measure_alignment(stream_of(be), out, a, b, parts), "measure_alignment");
+}
+
+void nb_cuda_track_codes(nb_backend *be, const nb_tracked *t, const nb_mat *w, const nb_qtensor *codes, bool first) {
+    const nb_cuda_tracked tracked = {t->w, t->q, t->moved_w, t->moved_q, t->codes, t->flips};
+    nb_cuda_good(be, nb_cuda_launch_track_codes(stream_of(be), &tracked, w, codes, first), "track_codes");
+}
+
+void nb_cuda_count_ratios(nb_backend *be, int64_t *counts, const float *moved_q, const float *moved_w, int64_t n) {
+    nb_cuda_good(be, nb_cuda_launch_count_bins(stream_of(be), counts, moved_q, moved_w, NULL, n, NB_RATIO_COUNTS),
+                 "count_ratios");
+}
+
+void nb_cuda_count_distances(nb_backend *be, int64_t *counts, const float *w, const float *q, const float *widths,
+                             int64_t n) {
+    nb_cuda_good(be, nb_cuda_launch_count_bins(stream_of(be), counts, w, q, widths, n, NB_DISTANCE_COUNTS),
+                 "count_distances");
 }
 
 /* ---- the lens ---- */

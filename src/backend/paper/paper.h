@@ -82,6 +82,7 @@ typedef struct nb_paper {
     int64_t block_count, block_capacity;
 } nb_paper;
 
+void nb_paper_free(nb_paper *p);
 /* NULL where `be` is no paper. */
 nb_paper *nb_paper_of(nb_backend *be);
 

@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 /* A number that is larger where the score is: 0 for NaN, one for both zeros. */
-static inline uint32_t nb_score_key(float score) {
+static inline NB_HD uint32_t nb_score_key(float score) {
     uint32_t bits = nb_f32_bits(score);
     if ((bits & 0x7fffffff) > NB_F32_INF_BITS)
         return 0;

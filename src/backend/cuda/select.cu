@@ -1,0 +1,372 @@
+/* select.cu: choices, and what the lens follows: the k largest, columns, weights from step to step.
+ *
+ * Sums are those of ops.inc to the bit: doubles, chunks of 256 in order, each operation spelt so that none is fused.
+ */
+#include "backend/cuda/element.cuh"
+#include "backend/cuda/kernels.h"
+#include "backend/cuda/launch.cuh"
+#include "backend/ref/select.h"
+
+#include <cub/device/device_radix_sort.cuh>
+
+enum { CHUNK = 256 };
+
+static size_t rounded(size_t bytes) {
+    return (bytes + 255) / 256 * 256;
+}
+
+static __device__ double number(const nb_mat &m, int64_t r, int64_t c) {
+    int64_t at = r * m.stride + c;
+    return m.dtype == NB_BF16 ? (double)nb_bf16_value(((const uint16_t *)m.data)[at]) : (double)((const float *)m.data)[at];
+}
+
+static __device__ double plus(double a, double b) {
+    return __dadd_rn(a, b);
+}
+
+static __device__ double times(double a, double b) {
+    return __dmul_rn(a, b);
+}
+
+/* ---- the k largest: a stable sort by keys whose order is that of the scores ---- */
+
+static __global__ void score_keys(uint32_t *keys, int32_t *index, const float *scores, int64_t n) {
+    for (NB_EACH(i, n)) {
+        keys[i] = nb_score_key(scores[i]);
+        index[i] = (int32_t)i;
+    }
+}
+
+static size_t sort_bytes(int64_t n) {
+    size_t pairs = 0, keys = 0;
+    cub::DeviceRadixSort::SortPairsDescending(NULL, pairs, (const uint32_t *)NULL, (uint32_t *)NULL, (const int32_t *)NULL,
+                                              (int32_t *)NULL, (int)n);
+    cub::DeviceRadixSort::SortKeys(NULL, keys, (const int32_t *)NULL, (int32_t *)NULL, (int)n);
+    return rounded(pairs > keys ? pairs : keys);
+}
+
+size_t nb_cuda_top_k_bytes(int64_t n) {
+    return 4 * rounded((size_t)n * sizeof(uint32_t)) + sort_bytes(n);
+}
+
+int nb_cuda_launch_top_k(void *stream, int32_t *out, const float *scores, int64_t n, int64_t k, bool by_index, void *scratch) {
+    cudaStream_t on = (cudaStream_t)stream;
+    const size_t list = rounded((size_t)n * sizeof(uint32_t));
+    char *at = (char *)scratch;
+    uint32_t *keys = (uint32_t *)at, *sorted = (uint32_t *)(at + list);
+    int32_t *index = (int32_t *)(at + 2 * list), *order = (int32_t *)(at + 3 * list);
+    size_t room = sort_bytes(n);
+    if (k < 1)
+        return cudaSuccess;
+    score_keys<<<nb_grid(nb_divide_up(n, NB_THREADS)), NB_THREADS, 0, on>>>(keys, index, scores, n);
+    cudaError_t code = cub::DeviceRadixSort::SortPairsDescending(at + 4 * list, room, keys, sorted, index, order, (int)n, 0, 32, on);
+    if (code == cudaSuccess && by_index)
+        return cub::DeviceRadixSort::SortKeys(at + 4 * list, room, order, out, (int)k, 0, 32, on);
+    if (code == cudaSuccess)
+        code = cudaMemcpyAsync(out, order, (size_t)k * sizeof *out, cudaMemcpyDeviceToDevice, on);
+    return code;
+}
+
+/* Each number of a is looked for in b. */
+static __global__ void count_common(unsigned long long *count, const int32_t *a, const int32_t *b, int64_t k) {
+    for (NB_EACH(i, k)) {
+        int64_t low = 0, high = k;
+        while (low < high) {
+            int64_t middle = (low + high) / 2;
+            if (b[middle] < a[i])
+                low = middle + 1;
+            else
+                high = middle;
+        }
+        if (low < k && b[low] == a[i])
+            atomicAdd(count, 1ull);
+    }
+}
+
+int nb_cuda_launch_count_common(void *stream, int64_t *count, const int32_t *a, const int32_t *b, int64_t k) {
+    cudaStream_t on = (cudaStream_t)stream;
+    cudaMemsetAsync(count, 0, sizeof *count, on);
+    if (k > 0)
+        count_common<<<nb_grid(nb_divide_up(k, NB_THREADS)), NB_THREADS, 0, on>>>((unsigned long long *)count, a, b, k);
+    return cudaGetLastError();
+}
+
+/* ---- hot channels ---- */
+
+static __global__ void column_errors(double *mean_abs_error, double *rms, nb_mat x, nb_mat decoded) {
+    for (NB_EACH(c, x.cols)) {
+        double errors = 0, squares = 0;
+        for (int64_t first = 0; first < x.rows; first += CHUNK) {
+            double chunk_errors = 0, chunk_squares = 0;
+            for (int64_t r = first; r < x.rows && r < first + CHUNK; r++) {
+                double v = number(x, r, c);
+                chunk_errors = plus(chunk_errors, fabs(plus(v, -number(decoded, r, c))));
+                chunk_squares = plus(chunk_squares, times(v, v));
+            }
+            errors = plus(errors, chunk_errors);
+            squares = plus(squares, chunk_squares);
+        }
+        mean_abs_error[c] = errors / (double)x.rows;
+        rms[c] = sqrt(squares / (double)x.rows);
+    }
+}
+
+int nb_cuda_launch_column_errors(void *stream, double *mean_abs_error, double *rms, const nb_mat *x, const nb_mat *decoded) {
+    if (x->cols > 0)
+        column_errors<<<nb_grid(nb_divide_up(x->cols, 32)), 32, 0, (cudaStream_t)stream>>>(mean_abs_error, rms, *x, *decoded);
+    return cudaGetLastError();
+}
+
+static __device__ double of_x(const double *facts, int64_t n, int64_t c, bool normalized) {
+    return times(facts[c], normalized ? facts[3 * n + c] : 1.0);
+}
+
+static __device__ double of_w(const double *facts, int64_t n, int64_t c, bool normalized) {
+    return times(facts[2 * n + c], normalized ? facts[n + c] : 1.0);
+}
+
+static __global__ void hot_scores(float *scores, const double *facts, int64_t n, double keep, bool normalized) {
+    for (NB_EACH(c, n)) {
+        double fresh = times(1.0 - keep, plus(of_x(facts, n, c, normalized), of_w(facts, n, c, normalized)));
+        scores[c] = (float)plus(keep > 0 ? times(keep, (double)scores[c]) : 0.0, fresh);
+    }
+}
+
+static __global__ void hot_means(double *means, const double *facts, int64_t n, bool normalized) {
+    double sum = 0;
+    for (int64_t first = 0; first < n; first += CHUNK) {
+        double chunk = 0;
+        for (int64_t c = first; c < n && c < first + CHUNK; c++)
+            chunk = plus(chunk, threadIdx.x ? of_w(facts, n, c, normalized) : of_x(facts, n, c, normalized));
+        sum = plus(sum, chunk);
+    }
+    means[threadIdx.x] = sum / (double)n;
+}
+
+int nb_cuda_launch_hot_scores(void *stream, float *scores, double *means, const double *facts, int64_t n, double keep, bool normalized) {
+    cudaStream_t on = (cudaStream_t)stream;
+    hot_means<<<1, 2, 0, on>>>(means, facts, n, normalized);
+    if (n > 0)
+        hot_scores<<<nb_grid(nb_divide_up(n, NB_THREADS)), NB_THREADS, 0, on>>>(scores, facts, n, keep, normalized);
+    return cudaGetLastError();
+}
+
+/* ---- weights and their bins ---- */
+
+static __global__ void bin_distances(float *out, const float *w, const float *q, const float *widths, int64_t n) {
+    for (NB_EACH(i, n))
+        out[i] = widths[i] > 0 ? nb_f32_div(fabsf(nb_f32_sub(w[i], q[i])), widths[i]) : 0.0f;
+}
+
+int nb_cuda_launch_bin_distances(void *stream, float *out, const float *w, const float *q, const float *widths, int64_t n) {
+    if (n > 0)
+        bin_distances<<<nb_grid(nb_divide_up(n, NB_THREADS)), NB_THREADS, 0, (cudaStream_t)stream>>>(out, w, q, widths, n);
+    return cudaGetLastError();
+}
+
+static __global__ void add_flips(uint8_t *flips, const float *q, const float *q_before, const float *widths, int64_t n) {
+    for (NB_EACH(i, n)) {
+        bool moved = q[i] != q_before[i] && fabsf(nb_f32_sub(q[i], q_before[i])) >= nb_f32_mul(0.5f, widths[i]);
+        if (moved && flips[i] < 255)
+            flips[i]++;
+    }
+}
+
+int nb_cuda_launch_add_flips(void *stream, uint8_t *flips, const float *q, const float *q_before, const float *widths, int64_t n) {
+    if (n > 0)
+        add_flips<<<nb_grid(nb_divide_up(n, NB_THREADS)), NB_THREADS, 0, (cudaStream_t)stream>>>(flips, q, q_before, widths, n);
+    return cudaGetLastError();
+}
+
+/* ---- sums by columns: a thread a column, then one thread over the columns in order ---- */
+
+enum { GATE = 4, PAIR = 3 };
+
+static __global__ void gate_columns(double *parts, nb_mat a, nb_mat bias) {
+    for (NB_EACH(c, a.cols)) {
+        double least = INFINITY, greatest = -INFINITY, sums[2] = {0, 0};
+        for (int64_t first = 0; first < a.rows; first += CHUNK) {
+            double sum = 0, squares = 0;
+            for (int64_t r = first; r < a.rows && r < first + CHUNK; r++) {
+                double x = plus(number(a, r, c), bias.data ? number(bias, 0, c) : 0.0);
+                least = fmin(least, x);
+                greatest = fmax(greatest, x);
+                sum = plus(sum, x);
+                squares = plus(squares, times(x, x));
+            }
+            sums[0] = plus(sums[0], sum);
+            sums[1] = plus(sums[1], squares);
+        }
+        parts[GATE * c] = least;
+        parts[GATE * c + 1] = greatest;
+        parts[GATE * c + 2] = sums[0];
+        parts[GATE * c + 3] = sums[1];
+    }
+}
+
+static __global__ void gate_total(double *out, const double *parts, int64_t cols) {
+    const int i = (int)threadIdx.x;
+    double all = i == 0 ? INFINITY : i == 1 ? -INFINITY : 0.0;
+    for (int64_t c = 0; c < cols; c++) {
+        double one = parts[GATE * c + i];
+        all = i == 0 ? fmin(all, one) : i == 1 ? fmax(all, one) : plus(all, one);
+    }
+    out[i] = all;
+}
+
+int nb_cuda_launch_measure_gate(void *stream, double *out, const nb_mat *a, const nb_mat *bias, double *parts) {
+    cudaStream_t on = (cudaStream_t)stream;
+    nb_mat none = {};
+    if (a->cols > 0)
+        gate_columns<<<nb_grid(nb_divide_up(a->cols, 32)), 32, 0, on>>>(parts, *a, bias ? *bias : none);
+    gate_total<<<1, GATE, 0, on>>>(out, parts, a->cols);
+    return cudaGetLastError();
+}
+
+static __global__ void pair_columns(double *parts, nb_mat x, nb_mat y) {
+    for (NB_EACH(c, x.cols)) {
+        double sums[PAIR] = {0, 0, 0};
+        for (int64_t first = 0; first < x.rows; first += CHUNK) {
+            double chunk[PAIR] = {0, 0, 0};
+            for (int64_t r = first; r < x.rows && r < first + CHUNK; r++) {
+                double u = number(x, r, c), v = number(y, r, c), d = plus(u, -v);
+                chunk[0] = plus(chunk[0], times(u, u));
+                chunk[1] = plus(chunk[1], times(d, d));
+                chunk[2] = plus(chunk[2], times(u, v));
+            }
+            for (int i = 0; i < PAIR; i++)
+                sums[i] = plus(sums[i], chunk[i]);
+        }
+        for (int i = 0; i < PAIR; i++)
+            parts[PAIR * c + i] = sums[i];
+    }
+}
+
+static __global__ void pair_total(double *out, const double *parts, int64_t cols) {
+    double all = 0;
+    for (int64_t c = 0; c < cols; c++)
+        all = plus(all, parts[PAIR * c + threadIdx.x]);
+    out[threadIdx.x] = all;
+}
+
+int nb_cuda_launch_measure_pair(void *stream, double *out, const nb_mat *x, const nb_mat *y, double *parts) {
+    cudaStream_t on = (cudaStream_t)stream;
+    if (x->cols > 0)
+        pair_columns<<<nb_grid(nb_divide_up(x->cols, 32)), 32, 0, on>>>(parts, *x, *y);
+    pair_total<<<1, PAIR, 0, on>>>(out, parts, x->cols);
+    return cudaGetLastError();
+}
+
+static __global__ void row_alignments(double *parts, nb_mat a, nb_mat b) {
+    for (NB_EACH(r, a.rows)) {
+        double dot = 0, aa = 0, bb = 0;
+        for (int64_t first = 0; first < a.cols; first += CHUNK) {
+            double chunk[3] = {0, 0, 0};
+            for (int64_t c = first; c < a.cols && c < first + CHUNK; c++) {
+                double x = number(a, r, c), y = number(b, r, c);
+                chunk[0] = plus(chunk[0], times(x, y));
+                chunk[1] = plus(chunk[1], times(x, x));
+                chunk[2] = plus(chunk[2], times(y, y));
+            }
+            dot = plus(dot, chunk[0]);
+            aa = plus(aa, chunk[1]);
+            bb = plus(bb, chunk[2]);
+        }
+        parts[r] = aa > 0 && bb > 0 ? fabs(dot) / sqrt(times(aa, bb)) : 0.0;
+    }
+}
+
+static __global__ void alignment_total(double *out, const double *parts, int64_t rows) {
+    double sum = 0;
+    for (int64_t first = 0; first < rows; first += CHUNK) {
+        double chunk = 0;
+        for (int64_t r = first; r < rows && r < first + CHUNK; r++)
+            chunk = plus(chunk, parts[r]);
+        sum = plus(sum, chunk);
+    }
+    *out = sum / (double)rows;
+}
+
+int nb_cuda_launch_measure_alignment(void *stream, double *out, const nb_mat *a, const nb_mat *b, double *parts) {
+    cudaStream_t on = (cudaStream_t)stream;
+    if (a->rows > 0)
+        row_alignments<<<nb_grid(nb_divide_up(a->rows, 32)), 32, 0, on>>>(parts, *a, *b);
+    alignment_total<<<1, 1, 0, on>>>(out, parts, a->rows);
+    return cudaGetLastError();
+}
+
+/* ---- weights from step to step ---- */
+
+static __global__ void track_codes(nb_cuda_tracked t, nb_mat w, nb_qtensor codes, bool first) {
+    unsigned flips = 0;
+    for (NB_EACH(i, w.rows *w.cols)) {
+        int64_t r = i / w.cols, c = i % w.cols;
+        float now = ((const float *)w.data)[r * w.stride + c], q = nb_decoded(codes, r, c, true);
+        uint8_t code = nb_code_of(codes, r, c);
+        if (first) {
+            t.moved_w[i] = t.moved_q[i] = 0;
+        } else {
+            t.moved_w[i] = nb_f32_add(t.moved_w[i], fabsf(nb_f32_sub(now, t.w[i])));
+            t.moved_q[i] = nb_f32_add(t.moved_q[i], fabsf(nb_f32_sub(q, t.q[i])));
+            flips += code != t.codes[i] && (q != 0 || t.q[i] != 0);
+        }
+        t.w[i] = now;
+        t.q[i] = q;
+        t.codes[i] = code;
+    }
+    __syncwarp();
+    flips = __reduce_add_sync(~0u, flips);
+    if (threadIdx.x % 32 == 0 && flips)
+        atomicAdd((unsigned long long *)t.flips, (unsigned long long)flips);
+}
+
+int nb_cuda_launch_track_codes(void *stream, const nb_cuda_tracked *t, const nb_mat *w, const nb_qtensor *codes, bool first) {
+    cudaStream_t on = (cudaStream_t)stream;
+    if (first)
+        cudaMemsetAsync(t->flips, 0, sizeof *t->flips, on);
+    if (w->rows * w->cols > 0)
+        track_codes<<<nb_grid(nb_divide_up(w->rows * w->cols, NB_THREADS)), NB_THREADS, 0, on>>>(*t, *w, *codes, first);
+    return cudaGetLastError();
+}
+
+/* ---- counts by bins ---- */
+
+enum { MOST_BINS = 16 };
+
+static __device__ int ratio_bin(float moved_q, float moved_w, int bins) {
+    float ratio = moved_w > 0 ? nb_f32_div(moved_q, moved_w) : 0.0f;
+    int bin = ratio > 0;
+    for (float limit = 0.5f; bin > 0 && bin < bins - 1 && ratio > limit; limit *= 2)
+        bin++;
+    return bin;
+}
+
+static __device__ int distance_bin(float w, float q, float width, int bins) {
+    float bin = nb_f32_div(nb_f32_mul(20.0f, fabsf(nb_f32_sub(w, q))), width);
+    if (!(width > 0) || isinf(width) || isnan(bin))
+        return -1;
+    return bin < (float)(bins - 1) ? (int)bin : bins - 1;
+}
+
+static __global__ void count_bins(unsigned long long *counts, const float *a, const float *b, const float *widths, int64_t n, int bins) {
+    __shared__ unsigned here[MOST_BINS];
+    if (threadIdx.x < MOST_BINS)
+        here[threadIdx.x] = 0;
+    __syncthreads();
+    for (NB_EACH(i, n)) {
+        int bin = widths ? distance_bin(a[i], b[i], widths[i], bins) : ratio_bin(a[i], b[i], bins);
+        if (bin >= 0)
+            atomicAdd(&here[bin], 1u);
+    }
+    __syncthreads();
+    if ((int)threadIdx.x < bins && here[threadIdx.x])
+        atomicAdd(&counts[threadIdx.x], (unsigned long long)here[threadIdx.x]);
+}
+
+int nb_cuda_launch_count_bins(void *stream, int64_t *counts, const float *a, const float *b, const float *widths, int64_t n, int bins) {
+    cudaStream_t on = (cudaStream_t)stream;
+    cudaMemsetAsync(counts, 0, (size_t)bins * sizeof *counts, on);
+    if (n > 0)
+        count_bins<<<nb_grid(nb_divide_up(n, NB_THREADS)), NB_THREADS, 0, on>>>((unsigned long long *)counts, a, b, widths, n, bins);
+    return cudaGetLastError();
+}
