@@ -23,7 +23,7 @@ typedef struct options {
 
 static const case_list *const ALL[] = {&memory_cases,  &elementwise_cases, &norm_cases,     &sequence_cases,
                                        &loss_cases,    &optimizer_cases,   &quantize_cases, &operand_cases,
-                                       &product_cases, &mechanism_cases,   &measure_cases};
+                                       &product_cases, &mechanism_cases,   &select_cases,   &measure_cases};
 enum { LISTS = sizeof ALL / sizeof *ALL };
 
 /* ---- backends by name ---- */
