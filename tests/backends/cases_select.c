@@ -198,16 +198,19 @@ static void run_alignment(trial *t) {
 
 /* ---- weights from step to step ---- */
 
-enum { T_ROWS = 16 };
+enum { T_ROWS = 32 };
 
-/* A nibble with a scale for 16 and one for all, a byte in blocks of 32, a scale a row with an odd number of columns. */
+/* A scale for 16 of a row and one for all; a byte in blocks of 32; a scale a row, an odd number of columns; tiles of
+ * 16x16; a scale a column. */
 static nb_quantizer tracked_format(int shape, int64_t *cols) {
-    nb_quantizer q = nb_format_family_find(shape == 0 ? "nvfp4" : shape == 1 ? "mxfp8" : "e2m1")->defaults;
-    *cols = shape == 0 ? 48 : shape == 1 ? 64 : 41;
-    q.block_rows = 1;
-    if (shape == 2)
-        q.block_cols = NB_BLOCK_ALL;
+    static const char *const families[] = {"nvfp4", "mxfp8", "e2m1", "nvfp4", "e2m1"};
+    static const int64_t widths[] = {48, 64, 41, 48, 41};
+    nb_quantizer q = nb_format_family_find(families[shape])->defaults;
+    q.block_rows = shape == 3 ? 16 : shape == 4 ? NB_BLOCK_ALL : 1;
+    if (widths[shape] == 41)
+        q.block_cols = shape == 4 ? 1 : NB_BLOCK_ALL;
     q.round = NB_ROUND_EVEN;
+    *cols = widths[shape];
     return q;
 }
 
@@ -215,16 +218,17 @@ static nb_quantizer tracked_format(int shape, int64_t *cols) {
 static void run_track(trial *t) {
     int64_t cols;
     const nb_quantizer quantizer = tracked_format(t->shape, &cols);
-    const int64_t n = T_ROWS * cols;
+    const int64_t n = T_ROWS * cols, stride = cols + 3;
     const size_t bytes = nb_qtensor_bytes(&quantizer, T_ROWS, cols).total, room = (size_t)n * sizeof(float);
-    float *w = floats(1, n);
+    float *w = floats(1, T_ROWS * stride);
     void *host = poisoned(bytes);
-    const nb_mat wm = nb_mat_of(w, NB_F32, T_ROWS, cols);
+    nb_mat wm = nb_mat_of(w, NB_F32, T_ROWS, cols);
+    wm.stride = stride;
     const nb_qtensor codes = nb_qtensor_place(&quantizer, T_ROWS, cols, host);
     const nb_tracked tracked = {scratch(t, room), scratch(t, room),      scratch(t, room),
                                 scratch(t, room), scratch(t, (size_t)n), scratch(t, sizeof(int64_t))};
     for (int step = 0; step < 6; step++) {
-        for (int64_t i = 0; i < n; i++)
+        for (int64_t i = 0; i < T_ROWS * stride; i++)
             w[i] += 0.05f * (float)normal((uint32_t)(100 + step), i);
         EXPECT_OK(t, nb_ref_quantize(NULL, &codes, &wm, false, NULL, NULL, &err));
         const nb_qtensor there = nb_qtensor_place(&quantizer, T_ROWS, cols, upload(t, host, bytes));
@@ -289,7 +293,7 @@ static const test_case SELECTIONS[] = {
     {"measure_gate", "bf16, strided, with and without bias", BITS, 10, run_gate, NULL, NULL},
     {"measure_pair", "bf16, strided", BITS, 10, run_pair, NULL, NULL},
     {"measure_alignment", "f32, bf16", BITS, 10, run_alignment, NULL, NULL},
-    {"track_codes", "nvfp4, mxfp8, a scale a row", BITS, 3, run_track, NULL, NULL},
+    {"track_codes", "blocks, rows, tiles, columns", BITS, 5, run_track, NULL, NULL},
     {"count_ratios", "every bin", BITS, 4, run_ratios, NULL, NULL},
     {"count_distances", "every bin", BITS, 4, run_distances, NULL, NULL},
 };
