@@ -8,10 +8,10 @@
 
 #include <unistd.h>
 
-#include "files/file.h"
-#include "temporary.h"
 #include "data/dataset.h"
 #include "data/shard.h"
+#include "files/file.h"
+#include "temporary.h"
 
 static void write_shard(const char *path, int32_t width, const int32_t *tokens, int64_t count) {
     nb_shard_writer *writer;

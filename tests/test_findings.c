@@ -8,9 +8,9 @@
 #include <cmocka.h>
 
 #include "files/file.h"
-#include "report/report.h"
 #include "lens/series.h"
 #include "lens_case.h"
+#include "report/report.h"
 #include "temporary.h"
 #include <jansson.h>
 #include <math.h>

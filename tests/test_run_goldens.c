@@ -18,9 +18,9 @@
 
 #include "backend/cpu/cpu.h"
 #include "backend/cpu/gemm.h"
+#include "backend/table.h"
 #include "files/checksum.h"
 #include "files/safetensors.h"
-#include "backend/table.h"
 #include "train_case.h"
 
 #include <dirent.h>

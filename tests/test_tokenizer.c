@@ -9,13 +9,13 @@
 #include <unistd.h>
 
 #include "base/philox.h"
-#include "files/file.h"
-#include "temporary.h"
 #include "data/sentencepiece.h"
 #include "data/shard.h"
 #include "data/tokenizer.h"
 #include "data/tokenizer_corpus.h"
 #include "data/utf8.h"
+#include "files/file.h"
+#include "temporary.h"
 
 /* English-looking lines from a small grammar, the same at every run. */
 static char *make_text(size_t size, uint32_t seed) {

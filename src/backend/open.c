@@ -27,6 +27,8 @@ nb_status nb_backend_open(const char *name, const nb_backend_options *options, n
         return nb_backend_paper(options, name[5] == ':', out, err);
     if (device_of(name, &device))
         return nb_backend_load_cuda(device, out, err);
-    return nb_fail(err, NB_BAD_USAGE, "backend: there is no \"%s\"; expected cpu, cuda, cuda:NUMBER, ref64, "
-                   "paper or paper:hopper", name);
+    return nb_fail(err, NB_BAD_USAGE,
+                   "backend: there is no \"%s\"; expected cpu, cuda, cuda:NUMBER, ref64, "
+                   "paper or paper:hopper",
+                   name);
 }

@@ -1,11 +1,11 @@
 /* export.c: `nibble export`: a checkpoint, or any folder of Hugging Face that nibble reads, as a folder for other
  * programs: one model.safetensors in the wanted type, config.json, tokenizer. */
 #include "cli/cli.h"
+#include "data/tokenizer.h"
+#include "data/tokenizer_kept.h"
 #include "files/folder.h"
 #include "model/hf.h"
 #include "nibble/train.h"
-#include "data/tokenizer.h"
-#include "data/tokenizer_kept.h"
 
 #include <inttypes.h>
 #include <stdio.h>

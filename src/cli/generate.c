@@ -5,9 +5,9 @@
  */
 #include "cli/cli.h"
 #include "cli/screen.h"
+#include "data/tokenizer.h"
 #include "nibble/train.h"
 #include "train/sample.h"
-#include "data/tokenizer.h"
 
 #include <stdio.h>
 #include <stdlib.h>

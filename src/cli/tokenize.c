@@ -1,9 +1,9 @@
 /* tokenize.c: `nibble tokenize`: texts to token shards; trains a tokenizer on the way if asked. */
 #include "base/progress.h"
 #include "cli/cli.h"
+#include "data/tokenizer_corpus.h"
 #include "files/file.h"
 #include "files/folder.h"
-#include "data/tokenizer_corpus.h"
 
 #include <dirent.h>
 #include <inttypes.h>

@@ -1,9 +1,9 @@
 /* foreign.c: what is assumed of a folder that says nothing of how it was trained. */
 #include "foreign.h"
 
+#include "data/tokenizer.h"
 #include "manifest.h"
 #include "model/hf.h"
-#include "data/tokenizer.h"
 
 #include <stdio.h>
 #include <unistd.h>

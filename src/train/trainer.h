@@ -3,8 +3,8 @@
 #define NB_TRAIN_TRAINER_H
 
 #include "accumulate.h"
-#include "data/tokenizer_kept.h"
 #include "data/tokenizer.h"
+#include "data/tokenizer_kept.h"
 #include "lens/join.h"
 #include "metrics.h"
 #include "nibble/train.h"

@@ -38,19 +38,20 @@ typedef struct nb_cuda_attention {
 
 /* o like q with o_stride; lse FP32 [batch, heads, seq], in nats. */
 int nb_cuda_launch_attention_forward(const nb_cuda_attention *a, void *o, float *lse, const void *q, const void *k,
-                              const void *v, void *stream);
+                                     const void *v, void *stream);
 
 /* dq, dk, dv have the strides of q, k, v; dout that of o. delta: scratch, FP32 [batch, heads, seq]. */
 int nb_cuda_launch_attention_backward(const nb_cuda_attention *a, void *dq, void *dk, void *dv, const void *dout,
-                               const void *o, const float *lse, const void *q, const void *k, const void *v,
-                               float *delta, void *stream);
+                                      const void *o, const float *lse, const void *q, const void *k, const void *v,
+                                      float *delta, void *stream);
 
 /* The three kernels of it, one by one, for who measures: delta first, then the others in any order. */
-int nb_cuda_launch_attention_delta(const nb_cuda_attention *a, float *delta, const void *dout, const void *o, void *stream);
+int nb_cuda_launch_attention_delta(const nb_cuda_attention *a, float *delta, const void *dout, const void *o,
+                                   void *stream);
 int nb_cuda_launch_attention_dkdv(const nb_cuda_attention *a, void *dk, void *dv, const void *dout, const float *lse,
-                           const float *delta, const void *q, const void *k, const void *v, void *stream);
-int nb_cuda_launch_attention_dq(const nb_cuda_attention *a, void *dq, const void *dout, const float *lse, const float *delta,
-                         const void *q, const void *k, const void *v, void *stream);
+                                  const float *delta, const void *q, const void *k, const void *v, void *stream);
+int nb_cuda_launch_attention_dq(const nb_cuda_attention *a, void *dq, const void *dout, const float *lse,
+                                const float *delta, const void *q, const void *k, const void *v, void *stream);
 
 /* Name of what a.tile picks on the current device ("d64 128x64 w4 s2"); NULL where there is none. */
 const char *nb_cuda_attention_forward_tile(const nb_cuda_attention *a);

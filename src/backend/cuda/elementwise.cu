@@ -271,3 +271,22 @@ int nb_cuda_launch_amax(void *stream, uint32_t *amax, const void *x, int64_t row
         amax_of<<<nb_grid(nb_divide_up(rows * cols, NB_THREADS)), NB_THREADS, 0, on>>>(amax, (const uint16_t *)x, rows, cols, stride);
     return cudaGetLastError();
 }
+
+/* ---- bounds of documents, where only one of them is given ---- */
+
+static __global__ void document_bounds(int32_t *start, int32_t *end, const int32_t *doc_start, int64_t tokens, int64_t seq) {
+    for (NB_EACH(i, tokens)) {
+        const int64_t first = i / seq * seq, at = i % seq;
+        int64_t last = at + 1;
+        while (last < seq && (!doc_start || doc_start[first + last] <= at))
+            last = doc_start ? last + 1 : seq;
+        start[i] = doc_start ? doc_start[i] : 0;
+        end[i] = (int32_t)last;
+    }
+}
+
+int nb_cuda_launch_document_bounds(void *stream, int32_t *start, int32_t *end, const int32_t *doc_start, int64_t tokens, int64_t seq) {
+    if (tokens > 0)
+        document_bounds<<<nb_grid(nb_divide_up(tokens, NB_THREADS)), NB_THREADS, 0, (cudaStream_t)stream>>>(start, end, doc_start, tokens, seq);
+    return cudaGetLastError();
+}

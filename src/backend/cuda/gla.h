@@ -32,10 +32,11 @@ size_t nb_cuda_gla_workspace_bytes(const nb_cuda_gla *g, int backward);
 /* Both return a cudaError_t: of the launches, not of the work; cudaErrorInvalidValue for a shape beyond the limits.
  * `stream` is a cudaStream_t. The scratch is free again when the work is done.
  */
-int nb_cuda_launch_gla_forward(const nb_cuda_gla *g, void *o, const void *q, const void *k, const void *v, const void *gate,
-                        void *workspace, void *stream);
+int nb_cuda_launch_gla_forward(const nb_cuda_gla *g, void *o, const void *q, const void *k, const void *v,
+                               const void *gate, void *workspace, void *stream);
 int nb_cuda_launch_gla_backward(const nb_cuda_gla *g, void *dq, void *dk, void *dv, void *dgate, const void *d_o,
-                         const void *q, const void *k, const void *v, const void *gate, void *workspace, void *stream);
+                                const void *q, const void *k, const void *v, const void *gate, void *workspace,
+                                void *stream);
 
 #ifdef __cplusplus
 }

@@ -16,13 +16,14 @@ int nb_cuda_launch_cast(void *stream, void *to, nb_dtype to_type, const void *fr
 int nb_cuda_launch_add(void *stream, uint16_t *out, const uint16_t *a, const uint16_t *b, int64_t n);
 int nb_cuda_launch_axpy(void *stream, float *y, float alpha, const float *x, int64_t n);
 int nb_cuda_launch_scale(void *stream, const nb_mat *out, const nb_mat *in, const float *rows, const float *cols);
-/* out (+)= in * fl(row * column): the scales outside of a product's sum, one a row or column, or one for all (step 0). */
+/* out (+)= in * fl(row * column): the scales outside of a product's sum, one a row or column, or one for all (step 0).
+ */
 typedef struct nb_cuda_outer {
     const float *at; /* NULL: 1 */
     int step;        /* 1: one for each; 0: the same for all */
 } nb_cuda_outer;
-int nb_cuda_launch_scaled_result(void *stream, const nb_mat *out, const nb_mat *in, nb_cuda_outer rows, nb_cuda_outer cols,
-                                 bool accumulate);
+int nb_cuda_launch_scaled_result(void *stream, const nb_mat *out, const nb_mat *in, nb_cuda_outer rows,
+                                 nb_cuda_outer cols, bool accumulate);
 int nb_cuda_launch_multiply_words(void *stream, float *out, const float *a,
                                   const float *b); /* *out = *a * *b; NULL: 1 */
 int nb_cuda_launch_rope(void *stream, uint16_t *x, const int32_t *positions, int64_t n, int64_t heads, int64_t head_dim,
@@ -30,8 +31,9 @@ int nb_cuda_launch_rope(void *stream, uint16_t *x, const int32_t *positions, int
 int nb_cuda_launch_swiglu_forward(void *stream, uint16_t *y, uint32_t *amax, const uint16_t *gate, const uint16_t *up,
                                   int64_t n);
 /* amaxes may be NULL */
-int nb_cuda_launch_swiglu_backward(void *stream, uint16_t *dgate, uint32_t *dgate_amax, uint16_t *dup, uint32_t *dup_amax,
-                                   const uint16_t *dy, const uint16_t *gate, const uint16_t *up, int64_t n);
+int nb_cuda_launch_swiglu_backward(void *stream, uint16_t *dgate, uint32_t *dgate_amax, uint16_t *dup,
+                                   uint32_t *dup_amax, const uint16_t *dy, const uint16_t *gate, const uint16_t *up,
+                                   int64_t n);
 int nb_cuda_launch_gate_forward(void *stream, float *gate, const uint16_t *a, const float *bias, int64_t n, int64_t dim,
                                 float normalizer, float clamp);
 /* partial: nb_cuda_partial_bytes(n, dim) of scratch */
@@ -39,6 +41,9 @@ int nb_cuda_launch_gate_backward(void *stream, uint16_t *da, float *dbias, const
                                  const float *bias, int64_t n, int64_t dim, float normalizer, float clamp,
                                  float *partial);
 
+/* start, end [tokens]: both bounds of each position's document; doc_start NULL: a sequence is one document. */
+int nb_cuda_launch_document_bounds(void *stream, int32_t *start, int32_t *end, const int32_t *doc_start, int64_t tokens,
+                                   int64_t seq);
 /* *amax = largest magnitude of a BF16 matrix */
 int nb_cuda_launch_amax(void *stream, uint32_t *amax, const void *x, int64_t rows, int64_t cols, int64_t stride);
 
@@ -90,7 +95,8 @@ enum { NB_CUDA_SUM_BLOCKS = 512 };
 /* partial [NB_CUDA_SUM_BLOCKS] doubles of scratch */
 int nb_cuda_launch_sum(void *stream, double *out, const float *x, int64_t n, bool squares, double *partial);
 int nb_cuda_launch_scaled_sum_squares(void *stream, double *out, const nb_scaled *x, int64_t n, double *partial);
-int nb_cuda_launch_adamw(void *stream, const nb_adamw_tensor *t, const nb_adamw *step, uint32_t *amaxes /* [3] scratch */);
+int nb_cuda_launch_adamw(void *stream, const nb_adamw_tensor *t, const nb_adamw *step,
+                         uint32_t *amaxes /* [3] scratch */);
 int nb_cuda_launch_scaled_encode(void *stream, const nb_scaled *to, const float *from, int64_t n, uint32_t *amax);
 int nb_cuda_launch_scaled_decode(void *stream, float *to, const nb_scaled *from, int64_t n);
 int nb_cuda_launch_scaled_add(void *stream, const nb_scaled *to, const nb_scaled *a, const nb_scaled *b, int64_t n,
@@ -110,19 +116,24 @@ int nb_cuda_launch_scatter(void *stream, const nb_mat *out, const nb_mat *in, co
 int nb_cuda_launch_column_norms(void *stream, float *norms, const nb_mat *x);
 int nb_cuda_launch_add_distance(void *stream, float *distance, const float *a, const float *b, int64_t n);
 int nb_cuda_launch_reset_where(void *stream, int64_t *resets, float *w, const float *q, const float *moved_w,
-                               const float *moved_q, const uint8_t *flips, int32_t least_flips, int64_t n, double threshold);
+                               const float *moved_q, const uint8_t *flips, int32_t least_flips, int64_t n,
+                               double threshold);
 int nb_cuda_launch_bin_widths(void *stream, float *out, const nb_qtensor *codes);
 int nb_cuda_launch_round_by(void *stream, const nb_qtensor *codes, const float *w, const float *guide);
 
-
 /* ---- select.cu ---- */
 size_t nb_cuda_top_k_bytes(int64_t n);
-int nb_cuda_launch_top_k(void *stream, int32_t *out, const float *scores, int64_t n, int64_t k, bool by_index, void *scratch);
+int nb_cuda_launch_top_k(void *stream, int32_t *out, const float *scores, int64_t n, int64_t k, bool by_index,
+                         void *scratch);
 int nb_cuda_launch_count_common(void *stream, int64_t *count, const int32_t *a, const int32_t *b, int64_t k);
-int nb_cuda_launch_column_errors(void *stream, double *mean_abs_error, double *rms, const nb_mat *x, const nb_mat *decoded);
-int nb_cuda_launch_hot_scores(void *stream, float *scores, double *means, const double *facts, int64_t n, double keep, bool normalized);
-int nb_cuda_launch_bin_distances(void *stream, float *out, const float *w, const float *q, const float *widths, int64_t n);
-int nb_cuda_launch_add_flips(void *stream, uint8_t *flips, const float *q, const float *q_before, const float *widths, int64_t n);
+int nb_cuda_launch_column_errors(void *stream, double *mean_abs_error, double *rms, const nb_mat *x,
+                                 const nb_mat *decoded);
+int nb_cuda_launch_hot_scores(void *stream, float *scores, double *means, const double *facts, int64_t n, double keep,
+                              bool normalized);
+int nb_cuda_launch_bin_distances(void *stream, float *out, const float *w, const float *q, const float *widths,
+                                 int64_t n);
+int nb_cuda_launch_add_flips(void *stream, uint8_t *flips, const float *q, const float *q_before, const float *widths,
+                             int64_t n);
 /* parts: scratch, 4 doubles a column; 3 a column; 1 a row */
 int nb_cuda_launch_measure_gate(void *stream, double *out, const nb_mat *a, const nb_mat *bias, double *parts);
 int nb_cuda_launch_measure_pair(void *stream, double *out, const nb_mat *x, const nb_mat *y, double *parts);
@@ -132,9 +143,11 @@ typedef struct nb_cuda_tracked { /* as nb_tracked */
     uint8_t *codes;
     int64_t *flips;
 } nb_cuda_tracked;
-int nb_cuda_launch_track_codes(void *stream, const nb_cuda_tracked *t, const nb_mat *w, const nb_qtensor *codes, bool first);
+int nb_cuda_launch_track_codes(void *stream, const nb_cuda_tracked *t, const nb_mat *w, const nb_qtensor *codes,
+                               bool first);
 /* With widths: distances of a and b in bins; without: ratios a / b. */
-int nb_cuda_launch_count_bins(void *stream, int64_t *counts, const float *a, const float *b, const float *widths, int64_t n, int bins);
+int nb_cuda_launch_count_bins(void *stream, int64_t *counts, const float *a, const float *b, const float *widths,
+                              int64_t n, int bins);
 
 /* ---- measure.cu ---- */
 typedef struct nb_cuda_moment_sums {
@@ -143,7 +156,8 @@ typedef struct nb_cuda_moment_sums {
     double amax;
 } nb_cuda_moment_sums;
 /* partial [NB_CUDA_SUM_BLOCKS]; the first becomes the total. column_amax [cols] and tile_crest [tiles] may be NULL. */
-int nb_cuda_launch_measure(void *stream, const nb_mat *x, nb_cuda_moment_sums *partial, float *column_amax, float *tile_crest);
+int nb_cuda_launch_measure(void *stream, const nb_mat *x, nb_cuda_moment_sums *partial, float *column_amax,
+                           float *tile_crest);
 
 #ifdef __cplusplus
 }

@@ -68,12 +68,14 @@ void nb_cuda_release(nb_backend *be, void *memory) {
 /* A copy from pageable memory returns once the bytes are in the driver's own buffer. */
 void nb_cuda_upload(nb_backend *be, void *to, const void *from_host, size_t bytes) {
     if (bytes)
-        nb_cuda_good(be, cudaMemcpyAsync(to, from_host, bytes, cudaMemcpyHostToDevice, nb_cuda_of(be)->stream), "upload");
+        nb_cuda_good(be, cudaMemcpyAsync(to, from_host, bytes, cudaMemcpyHostToDevice, nb_cuda_of(be)->stream),
+                     "upload");
 }
 
 void nb_cuda_download(nb_backend *be, void *to_host, const void *from, size_t bytes) {
     nb_cuda *cuda = nb_cuda_of(be);
-    if (bytes && nb_cuda_good(be, cudaMemcpyAsync(to_host, from, bytes, cudaMemcpyDeviceToHost, cuda->stream), "download"))
+    if (bytes &&
+        nb_cuda_good(be, cudaMemcpyAsync(to_host, from, bytes, cudaMemcpyDeviceToHost, cuda->stream), "download"))
         nb_cuda_good(be, cudaStreamSynchronize(cuda->stream), "download");
 }
 

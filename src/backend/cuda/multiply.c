@@ -61,14 +61,15 @@ static nb_status side_of(nb_backend *be, room *scratch, const nb_operand *o, con
     const nb_qtensor codes = nb_codes_of(o);
     *out = (side){.numbers = nb_mat_of(nb_cuda_values_of(o), NB_BF16, o->rows, o->cols)};
     if (!whole)
-        out->outer = has_row_scales(&o->quantizer) ? (nb_cuda_outer){codes.outer_scales, 1} : (nb_cuda_outer){codes.tensor_scale, 0};
+        out->outer = has_row_scales(&o->quantizer) ? (nb_cuda_outer){codes.outer_scales, 1}
+                                                   : (nb_cuda_outer){codes.tensor_scale, 0};
     if (whole == nb_quantizer_is_bf16(&o->other))
         return NB_OK;
     out->numbers.data = take(scratch, decoded_bytes(o)); /* it was made for another product */
     if (!out->numbers.data)
         return nb_fail(err, NB_INTERNAL, "cuda: multiply took more scratch than it asked for");
-    return nb_cuda_status(be, nb_cuda_launch_decode(stream_of(be), &out->numbers, &codes, false, NULL, whole), "multiply",
-                          err);
+    return nb_cuda_status(be, nb_cuda_launch_decode(stream_of(be), &out->numbers, &codes, false, NULL, whole),
+                          "multiply", err);
 }
 
 /* C (+)= A B^T. Scales of rows cannot go into the library's alpha: then the bare sum is scaled afterwards. */
@@ -84,30 +85,40 @@ static nb_status product(nb_backend *be, room scratch, const nb_mat *c, const nb
         if (!p.c.data)
             return nb_fail(err, NB_INTERNAL, "cuda: multiply took more scratch than it asked for");
         NB_TRY(nb_cuda_multiply_plain(be, &p, err));
-        return nb_cuda_status(be, nb_cuda_launch_scaled_result(stream_of(be), c, &p.c, x.outer, y.outer, accumulate), "multiply", err);
+        return nb_cuda_status(be, nb_cuda_launch_scaled_result(stream_of(be), c, &p.c, x.outer, y.outer, accumulate),
+                              "multiply", err);
     }
     p.beta = accumulate ? cuda->words + NB_CUDA_ONE : NULL;
     if (x.outer.at || y.outer.at) {
         p.alpha = cuda->words + NB_CUDA_ALPHA;
-        NB_TRY(nb_cuda_status(be, nb_cuda_launch_multiply_words(stream_of(be), cuda->words + NB_CUDA_ALPHA, x.outer.at, y.outer.at), "multiply", err));
+        NB_TRY(nb_cuda_status(
+            be, nb_cuda_launch_multiply_words(stream_of(be), cuda->words + NB_CUDA_ALPHA, x.outer.at, y.outer.at),
+            "multiply", err));
     }
     return nb_cuda_multiply_plain(be, &p, err);
 }
 
 /* ---- terms ---- */
 
-static nb_status add_columns(nb_backend *be, room scratch, const nb_mat *c, const nb_term *t, bool accumulate, nb_error *err) {
-    nb_mat part = nb_mat_of(take(&scratch, (size_t)(c->rows * t->b->rows) * sizeof(float)), NB_F32, c->rows, t->b->rows);
+static nb_status add_columns(nb_backend *be, room scratch, const nb_mat *c, const nb_term *t, bool accumulate,
+                             nb_error *err) {
+    nb_mat part =
+        nb_mat_of(take(&scratch, (size_t)(c->rows * t->b->rows) * sizeof(float)), NB_F32, c->rows, t->b->rows);
     if (!part.data)
         return nb_fail(err, NB_INTERNAL, "cuda: multiply took more scratch than it asked for");
     if (!accumulate)
-        NB_TRY(nb_cuda_status(be, cudaMemset2DAsync(c->data, (size_t)c->stride * sizeof(float), 0, (size_t)c->cols * sizeof(float), (size_t)c->rows, nb_cuda_of(be)->stream), "multiply", err));
+        NB_TRY(
+            nb_cuda_status(be,
+                           cudaMemset2DAsync(c->data, (size_t)c->stride * sizeof(float), 0,
+                                             (size_t)c->cols * sizeof(float), (size_t)c->rows, nb_cuda_of(be)->stream),
+                           "multiply", err));
     NB_TRY(product(be, scratch, &part, t->a, t->b, false, err));
     return nb_cuda_status(be, nb_cuda_launch_scatter(stream_of(be), c, &part, t->columns, true), "multiply", err);
 }
 
 static nb_status add_sparse(nb_backend *be, room scratch, const nb_mat *c, const nb_term *t, nb_error *err) {
-    nb_mat w = nb_mat_of(take(&scratch, (size_t)(t->b->rows * t->b->cols) * sizeof(uint16_t)), NB_BF16, t->b->cols, t->b->rows);
+    nb_mat w = nb_mat_of(take(&scratch, (size_t)(t->b->rows * t->b->cols) * sizeof(uint16_t)), NB_BF16, t->b->cols,
+                         t->b->rows);
     const nb_qtensor codes = nb_codes_of(t->b);
     if (!w.data)
         return nb_fail(err, NB_INTERNAL, "cuda: multiply took more scratch than it asked for");
@@ -117,7 +128,8 @@ static nb_status add_sparse(nb_backend *be, room scratch, const nb_mat *c, const
     return nb_cuda_status(be, code, "multiply", err);
 }
 
-static nb_status add_term(nb_backend *be, room scratch, const nb_mat *c, const nb_term *t, bool accumulate, nb_error *err) {
+static nb_status add_term(nb_backend *be, room scratch, const nb_mat *c, const nb_term *t, bool accumulate,
+                          nb_error *err) {
     if (t->a)
         return t->columns ? add_columns(be, scratch, c, t, accumulate, err)
                           : product(be, scratch, c, t->a, t->b, accumulate, err);

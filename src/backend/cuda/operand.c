@@ -97,10 +97,12 @@ static int64_t chunk_count(int64_t rows) {
 static bool take_room(nb_backend *be, int64_t rows, int64_t cols, room *out) {
     const size_t x = rounded((size_t)(rows * cols) * sizeof(float));
     const size_t amaxes = rounded((size_t)(rows + cols) * sizeof(uint32_t));
-    char *memory = nb_cuda_scratch(be, x + amaxes + (size_t)chunk_count(rows) * sizeof(nb_quantize_stats), "make_operands");
+    char *memory =
+        nb_cuda_scratch(be, x + amaxes + (size_t)chunk_count(rows) * sizeof(nb_quantize_stats), "make_operands");
     if (!memory)
         return false;
-    *out = (room){(float *)(void *)memory, (uint32_t *)(void *)(memory + x), (nb_quantize_stats *)(void *)(memory + x + amaxes)};
+    *out = (room){(float *)(void *)memory, (uint32_t *)(void *)(memory + x),
+                  (nb_quantize_stats *)(void *)(memory + x + amaxes)};
     return true;
 }
 
@@ -109,8 +111,8 @@ static bool has_tensor_outer(const nb_quantizer *q) {
 }
 
 /* Where the maximum for the outer scale comes from: the operand's head, into which it is put first. */
-static int find_amax(nb_backend *be, const nb_source *source, const nb_making *making, const nb_quantizer *q, const room *r,
-                     int64_t n, uint32_t **amax) {
+static int find_amax(nb_backend *be, const nb_source *source, const nb_making *making, const nb_quantizer *q,
+                     const room *r, int64_t n, uint32_t **amax) {
     uint32_t *head = (uint32_t *)making->out->memory;
     *amax = r->amaxes;
     if (q->scale_type == NB_SCALE_F32) {
@@ -131,7 +133,8 @@ static int find_amax(nb_backend *be, const nb_source *source, const nb_making *m
     return nb_cuda_amax(stream_of(be), head, r->x, n);
 }
 
-static nb_status count_stats(nb_backend *be, const nb_making *making, const nb_qtensor *codes, const room *r, nb_error *err) {
+static nb_status count_stats(nb_backend *be, const nb_making *making, const nb_qtensor *codes, const room *r,
+                             nb_error *err) {
     const int64_t count = chunk_count(codes->rows);
     nb_quantize_stats *host = malloc((size_t)count * sizeof *host);
     if (!host)
@@ -155,7 +158,8 @@ static nb_status quantize(nb_backend *be, const nb_source *source, const nb_cuda
                           nb_error *err) {
     nb_operand *out = making->out;
     const nb_quantizer *q = nb_making_quantizer(making);
-    const int64_t rows = making->transpose ? from->cols : from->rows, cols = making->transpose ? from->rows : from->cols;
+    const int64_t rows = making->transpose ? from->cols : from->rows,
+                  cols = making->transpose ? from->rows : from->cols;
     nb_qtensor codes = nb_codes_of(out);
     room r;
     if (!take_room(be, rows, cols, &r))
@@ -217,6 +221,7 @@ nb_status nb_cuda_turn(nb_backend *be, nb_operand *out, const nb_operand *from, 
     nb_qtensor to = nb_codes_of(out), source = nb_codes_of(from);
     if (out->quantizer.scale_type == NB_SCALE_NONE)
         source = nb_inner_codes(&source);
+    NB_TRY(nb_check_transpose_codes(&to, &source, err));
     nb_cuda_copy(be, out->memory, from->memory, sizeof(nb_operand_head));
     NB_TRY(nb_cuda_status(be, nb_cuda_launch_turn(stream_of(be), &to, &source), "turn", err));
     out->outer = to.tensor_scale;
@@ -227,21 +232,22 @@ nb_status nb_cuda_turn(nb_backend *be, nb_operand *out, const nb_operand *from, 
 
 static nb_status decode_plain(nb_backend *be, const nb_mat *out, const nb_operand *from, bool transpose,
                               const int32_t *columns, nb_error *err) {
-    const nb_cuda_source source = {.numbers = from->numbers, .across = from->transposed, .rows = from->rows, .cols = from->cols};
+    const nb_cuda_source source = {
+        .numbers = from->numbers, .across = from->transposed, .rows = from->rows, .cols = from->cols};
     if (!columns)
         return put_numbers(be, out, &source, transpose, err);
     const nb_mat numbers = from->numbers;
     return nb_cuda_status(be, nb_cuda_launch_scatter(stream_of(be), out, &numbers, columns, false), "decode", err);
 }
 
-nb_status nb_cuda_decode(nb_backend *be, const nb_mat *out, const nb_operand *from, bool transpose, const int32_t *columns,
-                         bool with_outer, nb_error *err) {
+nb_status nb_cuda_decode(nb_backend *be, const nb_mat *out, const nb_operand *from, bool transpose,
+                         const int32_t *columns, bool with_outer, nb_error *err) {
     NB_TRY(nb_check_decode(out, from, transpose, columns, err));
     if (nb_is_plain(from))
         return decode_plain(be, out, from, transpose, columns, err);
     const nb_qtensor codes = nb_codes_of(from);
-    return nb_cuda_status(be, nb_cuda_launch_decode(stream_of(be), out, &codes, transpose, columns, with_outer), "decode",
-                          err);
+    return nb_cuda_status(be, nb_cuda_launch_decode(stream_of(be), out, &codes, transpose, columns, with_outer),
+                          "decode", err);
 }
 
 nb_status nb_cuda_canonical(nb_backend *be, const nb_qtensor *out, const nb_operand *from, nb_error *err) {

@@ -59,8 +59,8 @@ int nb_cuda_encode(void *stream, const nb_cuda_encoding *e);
 
 /* out = decoded (F32 or BF16, rounded once); with `transpose` turned; with `columns` into those columns of out; without
  * `outer` the scale outside of a product's sum counts as 1. */
-int nb_cuda_launch_decode(void *stream, const nb_mat *out, const nb_qtensor *from, bool transpose, const int32_t *columns,
-                   bool outer);
+int nb_cuda_launch_decode(void *stream, const nb_mat *out, const nb_qtensor *from, bool transpose,
+                          const int32_t *columns, bool outer);
 
 /* The same codes with rows and columns exchanged; scales of 16x16 tiles, rows, columns, the tensor go along. */
 int nb_cuda_launch_turn(void *stream, const nb_qtensor *out, const nb_qtensor *from);

@@ -34,13 +34,15 @@ void nb_cuda_axpy(nb_backend *be, void *y, double alpha, const void *x, int64_t 
     nb_cuda_good(be, nb_cuda_launch_axpy(stream_of(be), y, (float)alpha, x, n), "axpy");
 }
 
-void nb_cuda_scale(nb_backend *be, const nb_mat *out, const nb_mat *in, const float *row_scale, const float *col_scale) {
+void nb_cuda_scale(nb_backend *be, const nb_mat *out, const nb_mat *in, const float *row_scale,
+                   const float *col_scale) {
     nb_cuda_good(be, nb_cuda_launch_scale(stream_of(be), out, in, row_scale, col_scale), "scale");
 }
 
 void nb_cuda_rope(nb_backend *be, void *x, const int32_t *positions, int64_t n, int64_t heads, int64_t head_dim,
                   double theta, bool inverse) {
-    nb_cuda_good(be, nb_cuda_launch_rope(stream_of(be), x, positions, n, heads, head_dim, heads * head_dim, theta, inverse),
+    nb_cuda_good(be,
+                 nb_cuda_launch_rope(stream_of(be), x, positions, n, heads, head_dim, heads * head_dim, theta, inverse),
                  "rope");
 }
 
@@ -51,8 +53,9 @@ void nb_cuda_swiglu_forward(nb_backend *be, const nb_mat *y, const void *gate, c
 
 void nb_cuda_swiglu_backward(nb_backend *be, const nb_mat *dgate, const nb_mat *dup, const void *dy, const void *gate,
                              const void *up) {
-    nb_cuda_good(be, nb_cuda_launch_swiglu_backward(stream_of(be), dgate->data, dgate->amax, dup->data, dup->amax, dy,
-                                                    gate, up, elements(dgate)),
+    nb_cuda_good(be,
+                 nb_cuda_launch_swiglu_backward(stream_of(be), dgate->data, dgate->amax, dup->data, dup->amax, dy, gate,
+                                                up, elements(dgate)),
                  "swiglu_backward");
 }
 
@@ -77,16 +80,18 @@ const char *nb_cuda_gemm_kernel(nb_backend *be, nb_dtype a, nb_dtype b) {
 
 /* ---- embedding ---- */
 
-void nb_cuda_embed_forward(nb_backend *be, void *out, const void *table, const int32_t *tokens, int64_t n, int64_t dim) {
+void nb_cuda_embed_forward(nb_backend *be, void *out, const void *table, const int32_t *tokens, int64_t n,
+                           int64_t dim) {
     nb_cuda_good(be, nb_cuda_launch_embed_forward(stream_of(be), out, table, tokens, n, dim), "embed_forward");
 }
 
-void nb_cuda_embed_backward(nb_backend *be, void *dtable, const void *dout, const int32_t *tokens, int64_t n, int64_t dim,
-                            int64_t vocab) {
+void nb_cuda_embed_backward(nb_backend *be, void *dtable, const void *dout, const int32_t *tokens, int64_t n,
+                            int64_t dim, int64_t vocab) {
     size_t bytes = nb_cuda_embed_bytes(n);
     void *scratch = nb_cuda_scratch(be, bytes, "embed_backward");
     if (scratch)
-        nb_cuda_good(be, nb_cuda_launch_embed_backward(stream_of(be), dtable, dout, tokens, n, dim, vocab, scratch, bytes),
+        nb_cuda_good(be,
+                     nb_cuda_launch_embed_backward(stream_of(be), dtable, dout, tokens, n, dim, vocab, scratch, bytes),
                      "embed_backward");
 }
 
@@ -97,26 +102,46 @@ static float *partial_for(nb_backend *be, int64_t n, int64_t dim, const char *wh
 }
 
 void nb_cuda_rmsnorm_forward(nb_backend *be, const nb_mat *y, void *rstd, const void *x, const void *w, double eps) {
-    const nb_cuda_norm norm = {.y = y->data, .amax = y->amax, .rstd = rstd, .x = x, .w = w, .n = y->rows, .dim = y->cols, .eps = (float)eps};
+    const nb_cuda_norm norm = {
+        .y = y->data, .amax = y->amax, .rstd = rstd, .x = x, .w = w, .n = y->rows, .dim = y->cols, .eps = (float)eps};
     nb_cuda_good(be, nb_cuda_launch_rmsnorm_forward(stream_of(be), &norm), "rmsnorm_forward");
 }
 
-void nb_cuda_add_rmsnorm_forward(nb_backend *be, void *out, const nb_mat *y, void *rstd, const void *x, const void *change,
-                                 const void *w, double eps) {
-    const nb_cuda_norm norm = {.y = y->data, .amax = y->amax, .rstd = rstd, .x = x, .change = change, .sum = out, .w = w, .n = y->rows, .dim = y->cols, .eps = (float)eps};
+void nb_cuda_add_rmsnorm_forward(nb_backend *be, void *out, const nb_mat *y, void *rstd, const void *x,
+                                 const void *change, const void *w, double eps) {
+    const nb_cuda_norm norm = {.y = y->data,
+                               .amax = y->amax,
+                               .rstd = rstd,
+                               .x = x,
+                               .change = change,
+                               .sum = out,
+                               .w = w,
+                               .n = y->rows,
+                               .dim = y->cols,
+                               .eps = (float)eps};
     nb_cuda_good(be, nb_cuda_launch_rmsnorm_forward(stream_of(be), &norm), "add_rmsnorm_forward");
 }
 
-void nb_cuda_rmsnorm_add_forward(nb_backend *be, void *out, void *rstd, const void *x, const void *change, const void *w,
-                                 int64_t n, int64_t dim, double eps) {
-    const nb_cuda_norm norm = {.y = out, .rstd = rstd, .x = change, .add = x, .w = w, .n = n, .dim = dim, .eps = (float)eps};
+void nb_cuda_rmsnorm_add_forward(nb_backend *be, void *out, void *rstd, const void *x, const void *change,
+                                 const void *w, int64_t n, int64_t dim, double eps) {
+    const nb_cuda_norm norm = {
+        .y = out, .rstd = rstd, .x = change, .add = x, .w = w, .n = n, .dim = dim, .eps = (float)eps};
     nb_cuda_good(be, nb_cuda_launch_rmsnorm_forward(stream_of(be), &norm), "rmsnorm_add_forward");
 }
 
 void nb_cuda_rmsnorm_backward(nb_backend *be, const nb_mat *dx, void *dw, const void *dy, const void *x, const void *w,
                               const void *rstd) {
     float *partial = partial_for(be, dx->rows, dx->cols, "rmsnorm_backward");
-    const nb_cuda_norm_slopes d = {.dx = dx->data, .amax = dx->amax, .dw = dw, .dy = dy, .x = x, .w = w, .rstd = rstd, .n = dx->rows, .dim = dx->cols, .partial = partial};
+    const nb_cuda_norm_slopes d = {.dx = dx->data,
+                                   .amax = dx->amax,
+                                   .dw = dw,
+                                   .dy = dy,
+                                   .x = x,
+                                   .w = w,
+                                   .rstd = rstd,
+                                   .n = dx->rows,
+                                   .dim = dx->cols,
+                                   .partial = partial};
     if (partial)
         nb_cuda_good(be, nb_cuda_launch_rmsnorm_backward(stream_of(be), &d), "rmsnorm_backward");
 }
@@ -124,7 +149,17 @@ void nb_cuda_rmsnorm_backward(nb_backend *be, const nb_mat *dx, void *dw, const 
 void nb_cuda_rmsnorm_backward_add(nb_backend *be, const nb_mat *dout, void *dw, const void *dy, const void *x,
                                   const void *w, const void *rstd) {
     float *partial = partial_for(be, dout->rows, dout->cols, "rmsnorm_backward_add");
-    const nb_cuda_norm_slopes d = {.dx = dout->data, .into = true, .amax = dout->amax, .dw = dw, .dy = dy, .x = x, .w = w, .rstd = rstd, .n = dout->rows, .dim = dout->cols, .partial = partial};
+    const nb_cuda_norm_slopes d = {.dx = dout->data,
+                                   .into = true,
+                                   .amax = dout->amax,
+                                   .dw = dw,
+                                   .dy = dy,
+                                   .x = x,
+                                   .w = w,
+                                   .rstd = rstd,
+                                   .n = dout->rows,
+                                   .dim = dout->cols,
+                                   .partial = partial};
     if (partial)
         nb_cuda_good(be, nb_cuda_launch_rmsnorm_backward(stream_of(be), &d), "rmsnorm_backward_add");
 }
@@ -135,19 +170,21 @@ void nb_cuda_add_rmsnorm_backward(nb_backend *be, void *dout, const nb_mat *dx, 
     nb_cuda_rmsnorm_backward(be, dx, dw, dout, x, w, rstd);
 }
 
-void nb_cuda_gated_norm_forward(nb_backend *be, const nb_mat *y, void *rstd, const void *o, const void *g, const void *w,
-                                double eps) {
-    nb_cuda_good(be, nb_cuda_launch_gated_norm_forward(stream_of(be), y->data, y->amax, rstd, o, g, w, y->rows, y->cols,
-                                                       (float)eps),
-                 "gated_norm_forward");
+void nb_cuda_gated_norm_forward(nb_backend *be, const nb_mat *y, void *rstd, const void *o, const void *g,
+                                const void *w, double eps) {
+    nb_cuda_good(
+        be,
+        nb_cuda_launch_gated_norm_forward(stream_of(be), y->data, y->amax, rstd, o, g, w, y->rows, y->cols, (float)eps),
+        "gated_norm_forward");
 }
 
 void nb_cuda_gated_norm_backward(nb_backend *be, void *do_, const nb_mat *dg, void *dw, const void *dy, const void *o,
                                  const void *g, const void *w, const void *rstd) {
     float *partial = partial_for(be, dg->rows, dg->cols, "gated_norm_backward");
     if (partial)
-        nb_cuda_good(be, nb_cuda_launch_gated_norm_backward(stream_of(be), do_, dg->data, dg->amax, dw, dy, o, g, w, rstd,
-                                                            dg->rows, dg->cols, partial),
+        nb_cuda_good(be,
+                     nb_cuda_launch_gated_norm_backward(stream_of(be), do_, dg->data, dg->amax, dw, dy, o, g, w, rstd,
+                                                        dg->rows, dg->cols, partial),
                      "gated_norm_backward");
 }
 
@@ -169,36 +206,59 @@ static nb_cuda_attention attention_of(const nb_attention *a) {
                                .doc_end = a->doc_end};
 }
 
-/* The kernels know documents by both their bounds, and heads in pieces of 16 channels. */
-static nb_status check_documents(const nb_attention *a, nb_error *err) {
-    if (a->head_dim % 16 || a->head_dim > 256)
-        return nb_fail(err, NB_UNSUPPORTED, "cuda: attention with heads of %lld; expected a multiple of 16 up to 256",
-                       (long long)a->head_dim);
-    if (a->doc_start && a->doc_end)
+static nb_status check_heads(const nb_attention *a, nb_error *err) {
+    if (a->head_dim % 16 == 0 && a->head_dim <= 256)
         return NB_OK;
-    return nb_fail(err, NB_BAD_USAGE, "cuda: attention needs the bounds of the documents, doc_start and doc_end");
+    return nb_fail(err, NB_UNSUPPORTED, "cuda: attention with heads of %lld; expected a multiple of 16 up to 256",
+                   (long long)a->head_dim);
+}
+
+/* The kernels know documents by both their bounds: who does not give them has them found. `more` bytes of scratch stand
+ * behind. */
+static nb_status ready_to_attend(nb_backend *be, const nb_attention *a, size_t more, nb_cuda_attention *shape,
+                                 float **room, nb_error *err) {
+    const int64_t tokens = a->batch * a->seq;
+    const bool bounded = a->doc_start && a->doc_end;
+    const size_t bounds = bounded ? 0 : ((size_t)tokens * 2 * sizeof(int32_t) + 255) / 256 * 256;
+    NB_TRY(check_heads(a, err));
+    *shape = attention_of(a);
+    char *memory = nb_cuda_scratch(be, bounds + more, "attention");
+    if (!memory)
+        return nb_cuda_status(be, 0, "attention", err);
+    *room = (float *)(void *)(memory + bounds);
+    if (bounded)
+        return NB_OK;
+    int32_t *start = (int32_t *)(void *)memory;
+    shape->doc_start = start;
+    shape->doc_end = start + tokens;
+    return nb_cuda_status(
+        be, nb_cuda_launch_document_bounds(stream_of(be), start, start + tokens, a->doc_start, tokens, a->seq),
+        "attention", err);
 }
 
 nb_status nb_cuda_attention_forward(nb_backend *be, const nb_attention *a, void *o, void *lse, const void *q,
                                     const void *k, const void *v, nb_error *err) {
-    NB_TRY(check_documents(a, err));
-    const nb_cuda_attention shape = attention_of(a);
-    NB_TRY(nb_cuda_status(be, nb_cuda_launch_attention_forward(&shape, o, lse, q, k, v, stream_of(be)), "attention_forward", err));
-    if (a->o_amax)
-        return nb_cuda_status(be, nb_cuda_launch_amax(stream_of(be), a->o_amax, o, a->batch * a->seq, a->heads * a->head_dim, shape.o_stride), "attention_forward", err);
-    return NB_OK;
+    nb_cuda_attention shape;
+    float *none;
+    NB_TRY(ready_to_attend(be, a, 0, &shape, &none, err));
+    NB_TRY(nb_cuda_status(be, nb_cuda_launch_attention_forward(&shape, o, lse, q, k, v, stream_of(be)),
+                          "attention_forward", err));
+    if (!a->o_amax)
+        return NB_OK;
+    return nb_cuda_status(
+        be, nb_cuda_launch_amax(stream_of(be), a->o_amax, o, a->batch * a->seq, a->heads * a->head_dim, shape.o_stride),
+        "attention_forward", err);
 }
 
-nb_status nb_cuda_attention_backward(nb_backend *be, const nb_attention *a, void *dq, void *dk, void *dv, const void *do_,
-                                     const void *o, const void *lse, const void *q, const void *k, const void *v,
-                                     nb_error *err) {
-    NB_TRY(check_documents(a, err));
-    const nb_cuda_attention shape = attention_of(a);
-    float *delta = nb_cuda_scratch(be, (size_t)(a->batch * a->heads * a->seq) * sizeof(float), "attention_backward");
-    if (!delta)
-        return nb_cuda_status(be, 0, "attention_backward", err);
-    return nb_cuda_status(be, nb_cuda_launch_attention_backward(&shape, dq, dk, dv, do_, o, lse, q, k, v, delta, stream_of(be)),
-                          "attention_backward", err);
+nb_status nb_cuda_attention_backward(nb_backend *be, const nb_attention *a, void *dq, void *dk, void *dv,
+                                     const void *do_, const void *o, const void *lse, const void *q, const void *k,
+                                     const void *v, nb_error *err) {
+    nb_cuda_attention shape;
+    float *delta;
+    NB_TRY(ready_to_attend(be, a, (size_t)(a->batch * a->heads * a->seq) * sizeof(float), &shape, &delta, err));
+    return nb_cuda_status(
+        be, nb_cuda_launch_attention_backward(&shape, dq, dk, dv, do_, o, lse, q, k, v, delta, stream_of(be)),
+        "attention_backward", err);
 }
 
 /* Shape and workspace of a scan; the shapes that the kernels cannot do are told by name. */
@@ -213,10 +273,11 @@ static nb_status ready_to_scan(nb_backend *be, const nb_gla *g, int backward, nb
                            .doc_start = g->doc_start};
     size_t bytes = nb_cuda_gla_workspace_bytes(shape, backward);
     if (bytes == 0 && g->batch * g->seq > 0)
-        return nb_fail(err, NB_UNSUPPORTED,
-                       "cuda: gated linear attention with keys of %lld and values of %lld a head; expected multiples of "
-                       "8 up to 256 and 512",
-                       (long long)g->key_dim, (long long)g->value_dim);
+        return nb_fail(
+            err, NB_UNSUPPORTED,
+            "cuda: gated linear attention with keys of %lld and values of %lld a head; expected multiples of "
+            "8 up to 256 and 512",
+            (long long)g->key_dim, (long long)g->value_dim);
     *workspace = nb_cuda_scratch(be, bytes, "gla");
     return *workspace ? NB_OK : nb_cuda_status(be, 0, "gla", err);
 }
@@ -226,8 +287,8 @@ nb_status nb_cuda_gla_forward(nb_backend *be, const nb_gla *g, void *o, const vo
     nb_cuda_gla shape;
     void *workspace;
     NB_TRY(ready_to_scan(be, g, 0, &shape, &workspace, err));
-    return nb_cuda_status(be, nb_cuda_launch_gla_forward(&shape, o, q, k, v, gate, workspace, stream_of(be)), "gla_forward",
-                          err);
+    return nb_cuda_status(be, nb_cuda_launch_gla_forward(&shape, o, q, k, v, gate, workspace, stream_of(be)),
+                          "gla_forward", err);
 }
 
 nb_status nb_cuda_gla_backward(nb_backend *be, const nb_gla *g, void *dq, void *dk, void *dv, void *dgate,
@@ -247,21 +308,23 @@ void nb_cuda_gla_gate_forward(nb_backend *be, void *gate, const void *a, const v
                  "gla_gate_forward");
 }
 
-void nb_cuda_gla_gate_backward(nb_backend *be, void *da, void *dbias, const void *dgate, const void *a, const void *bias,
-                               int64_t n, int64_t dim, double normalizer, double clamp) {
+void nb_cuda_gla_gate_backward(nb_backend *be, void *da, void *dbias, const void *dgate, const void *a,
+                               const void *bias, int64_t n, int64_t dim, double normalizer, double clamp) {
     float *partial = partial_for(be, n, dim, "gla_gate_backward");
     if (partial)
-        nb_cuda_good(be, nb_cuda_launch_gate_backward(stream_of(be), da, dbias, dgate, a, bias, n, dim, (float)normalizer,
-                                                      (float)clamp, partial),
+        nb_cuda_good(be,
+                     nb_cuda_launch_gate_backward(stream_of(be), da, dbias, dgate, a, bias, n, dim, (float)normalizer,
+                                                  (float)clamp, partial),
                      "gla_gate_backward");
 }
 
 /* ---- loss ---- */
 
-void nb_cuda_cross_entropy(nb_backend *be, void *loss, void *z, void *dlogits, const void *logits, const int32_t *targets,
-                           int64_t n, int64_t vocab, double grad_scale, double z_loss) {
-    nb_cuda_good(be, nb_cuda_launch_cross_entropy(stream_of(be), loss, z, dlogits, logits, targets, n, vocab,
-                                                  (float)grad_scale, (float)z_loss),
+void nb_cuda_cross_entropy(nb_backend *be, void *loss, void *z, void *dlogits, const void *logits,
+                           const int32_t *targets, int64_t n, int64_t vocab, double grad_scale, double z_loss) {
+    nb_cuda_good(be,
+                 nb_cuda_launch_cross_entropy(stream_of(be), loss, z, dlogits, logits, targets, n, vocab,
+                                              (float)grad_scale, (float)z_loss),
                  "cross_entropy");
 }
 

@@ -60,11 +60,12 @@ static nb_status quantize(nb_backend *be, const nb_qtensor *out, const nb_cuda_s
     if (!code)
         code = nb_cuda_encode(stream_of(be), &e);
     NB_TRY(nb_cuda_status(be, code, "quantize", err));
-    return stats ? count_stats(be, out, e.x, (nb_quantize_stats *)(void *)(memory + x_bytes + amax_bytes), stats, err) : NB_OK;
+    return stats ? count_stats(be, out, e.x, (nb_quantize_stats *)(void *)(memory + x_bytes + amax_bytes), stats, err)
+                 : NB_OK;
 }
 
-nb_status nb_cuda_quantize(nb_backend *be, const nb_qtensor *out, const nb_mat *src, bool transpose, const nb_noise *noise,
-                           nb_quantize_stats *stats, nb_error *err) {
+nb_status nb_cuda_quantize(nb_backend *be, const nb_qtensor *out, const nb_mat *src, bool transpose,
+                           const nb_noise *noise, nb_quantize_stats *stats, nb_error *err) {
     NB_TRY(nb_check_source(src, err));
     NB_TRY(nb_check_quantize(out, src->rows, src->cols, transpose, noise, err));
     const nb_cuda_source from = {.numbers = *src, .rows = src->rows, .cols = src->cols};
@@ -90,7 +91,8 @@ nb_status nb_cuda_dequantize(nb_backend *be, const nb_mat *out, const nb_qtensor
     nb_qtensor from = *src;
     if (!with_tensor_scale)
         from.tensor_scale = NULL;
-    return nb_cuda_status(be, nb_cuda_launch_decode(stream_of(be), out, &from, transpose, NULL, true), "dequantize", err);
+    return nb_cuda_status(be, nb_cuda_launch_decode(stream_of(be), out, &from, transpose, NULL, true), "dequantize",
+                          err);
 }
 
 /* ---- multiplying ---- */

@@ -26,8 +26,8 @@ nb_status nb_cuda_clamp_rows(nb_backend *be, const nb_mat *out, const nb_sparse 
     void *scratch = nb_cuda_scratch(be, nb_cuda_clamp_bytes(whole), "clamp_rows");
     if (!scratch)
         return nb_cuda_status(be, 0, "clamp_rows", err);
-    return nb_cuda_status(be, nb_cuda_launch_clamp(stream_of(be), out, rest, x, low, high, whole, scratch), "clamp_rows",
-                          err);
+    return nb_cuda_status(be, nb_cuda_launch_clamp(stream_of(be), out, rest, x, low, high, whole, scratch),
+                          "clamp_rows", err);
 }
 
 void nb_cuda_sparse_gemm(nb_backend *be, const nb_mat *c, const nb_sparse *s, const nb_mat *b) {
@@ -70,8 +70,9 @@ void nb_cuda_add_flips(nb_backend *be, uint8_t *flips, const float *q, const flo
 
 void nb_cuda_reset_where(nb_backend *be, int64_t *resets, float *w, const float *q, const float *moved_w,
                          const float *moved_q, const uint8_t *flips, int32_t least_flips, int64_t n, double threshold) {
-    nb_cuda_good(be, nb_cuda_launch_reset_where(stream_of(be), resets, w, q, moved_w, moved_q, flips, least_flips, n, threshold),
-                 "reset_where");
+    nb_cuda_good(
+        be, nb_cuda_launch_reset_where(stream_of(be), resets, w, q, moved_w, moved_q, flips, least_flips, n, threshold),
+        "reset_where");
 }
 
 void nb_cuda_bin_widths(nb_backend *be, float *out, const nb_operand *operand) {
@@ -98,7 +99,8 @@ void nb_cuda_count_common(nb_backend *be, int64_t *count, const int32_t *a, cons
     nb_cuda_good(be, nb_cuda_launch_count_common(stream_of(be), count, a, b, k), "count_common");
 }
 
-void nb_cuda_column_errors(nb_backend *be, double *mean_abs_error, double *rms, const nb_mat *x, const nb_mat *decoded) {
+void nb_cuda_column_errors(nb_backend *be, double *mean_abs_error, double *rms, const nb_mat *x,
+                           const nb_mat *decoded) {
     nb_cuda_good(be, nb_cuda_launch_column_errors(stream_of(be), mean_abs_error, rms, x, decoded), "column_errors");
 }
 
@@ -159,7 +161,9 @@ void nb_cuda_measure(nb_backend *be, const nb_mat *x, nb_moments *moments, float
         return;
     nb_cuda_moment_sums *partial = (nb_cuda_moment_sums *)(void *)memory;
     float *amaxes = (float *)(void *)(memory + sums), *crests = (float *)(void *)(memory + sums + columns);
-    nb_cuda_good(be, nb_cuda_launch_measure(stream_of(be), x, partial, column_amax ? amaxes : NULL, tile_crest ? crests : NULL), "measure");
+    nb_cuda_good(
+        be, nb_cuda_launch_measure(stream_of(be), x, partial, column_amax ? amaxes : NULL, tile_crest ? crests : NULL),
+        "measure");
     nb_cuda_download(be, &total, partial, sizeof total);
     *moments = nb_moments_of_sums(total.count, x->rows * x->cols - total.count, total.amax, total.sums);
     if (column_amax)
