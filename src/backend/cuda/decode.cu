@@ -22,7 +22,7 @@ static __global__ void decode(nb_mat out, nb_qtensor t, bool transpose, const in
         if (out.dtype == NB_BF16)
             ((uint16_t *)out.data)[to_r * out.stride + to_c] = nb_bf16_even(x);
         else
-            ((float *)out.data)[to_r * out.stride + to_c] = x;
+            ((float *)out.data)[to_r * out.stride + to_c] = columns ? nb_f32_add(0.0f, x) : x; /* as scatter_columns */
     }
 }
 

@@ -224,7 +224,7 @@ static __global__ void scatter_f32(nb_mat out, nb_mat in, const int32_t *columns
     for (NB_EACH(i, in.rows *in.cols)) {
         float *to = (float *)out.data + i / in.cols * out.stride + columns[i % in.cols];
         float x = ((const float *)in.data)[i / in.cols * in.stride + i % in.cols];
-        *to = accumulate ? nb_f32_add(*to, x) : x;
+        *to = nb_f32_add(accumulate ? *to : 0.0f, x); /* -0 becomes 0, as everywhere */
     }
 }
 
