@@ -1,4 +1,4 @@
-# Writes OUTPUT, a C file with nb_page_files[]: the bytes of every file in FILES (separated by commas), under its name.
+# Writes OUTPUT, a C file with ni_page_files[]: the bytes of every file in FILES (separated by commas), under its name.
 string(REPLACE "," ";" FILES "${FILES}")
 set(arrays "")
 set(rows "")
@@ -14,4 +14,4 @@ foreach(file ${FILES})
   math(EXPR index "${index} + 1")
 endforeach()
 file(WRITE ${OUTPUT} "/* Made by cmake/embed.cmake. */\n#include \"report/report_build.h\"\n\n${arrays}\n"
-  "const nb_page_file nb_page_files[] = {\n${rows}    {0, 0, 0}};\n")
+  "const ni_page_file ni_page_files[] = {\n${rows}    {0, 0, 0}};\n")

@@ -4,8 +4,8 @@
  * some processors have. It is slow and for tests alone. SIMDe writes each instruction out in plain C; those that
  * Debian's version lacks are written out here, as Intel's manual has them.
  */
-#ifndef NB_TESTS_AVX512_EMULATED_H
-#define NB_TESTS_AVX512_EMULATED_H
+#ifndef NI_TESTS_AVX512_EMULATED_H
+#define NI_TESTS_AVX512_EMULATED_H
 
 #define SIMDE_ENABLE_NATIVE_ALIASES
 #include <simde/x86/avx512.h>
@@ -16,40 +16,40 @@
 #define __m512 simde__m512
 #define __m512i simde__m512i
 
-typedef float nb_16f32 __attribute__((vector_size(64)));
-typedef int32_t nb_16i32 __attribute__((vector_size(64)));
-typedef uint32_t nb_16u32 __attribute__((vector_size(64)));
-typedef uint16_t nb_32u16 __attribute__((vector_size(64)));
-typedef uint8_t nb_32u8 __attribute__((vector_size(32)));
-typedef uint16_t nb_16u16 __attribute__((vector_size(32)));
+typedef float ni_16f32 __attribute__((vector_size(64)));
+typedef int32_t ni_16i32 __attribute__((vector_size(64)));
+typedef uint32_t ni_16u32 __attribute__((vector_size(64)));
+typedef uint16_t ni_32u16 __attribute__((vector_size(64)));
+typedef uint8_t ni_32u8 __attribute__((vector_size(32)));
+typedef uint16_t ni_16u16 __attribute__((vector_size(32)));
 
-#define NB_EMULATED static inline __attribute__((always_inline, unused))
+#define NI_EMULATED static inline __attribute__((always_inline, unused))
 
-NB_EMULATED __m512 nb_cvtepi32_ps(__m512i a) {
-    return (__m512) __builtin_convertvector((nb_16i32)a, nb_16f32);
+NI_EMULATED __m512 ni_cvtepi32_ps(__m512i a) {
+    return (__m512) __builtin_convertvector((ni_16i32)a, ni_16f32);
 }
 
-NB_EMULATED __m512i nb_cvtepu8_epi16(__m256i a) {
-    return (__m512i) __builtin_convertvector((nb_32u8)a, nb_32u16);
+NI_EMULATED __m512i ni_cvtepu8_epi16(__m256i a) {
+    return (__m512i) __builtin_convertvector((ni_32u8)a, ni_32u16);
 }
 
-NB_EMULATED __m512i nb_cvtepu16_epi32(__m256i a) {
-    return (__m512i) __builtin_convertvector((nb_16u16)a, nb_16u32);
+NI_EMULATED __m512i ni_cvtepu16_epi32(__m256i a) {
+    return (__m512i) __builtin_convertvector((ni_16u16)a, ni_16u32);
 }
 
-NB_EMULATED uint32_t nb_reduce_max_epu32(__m512i a) {
-    nb_16u32 x = (nb_16u32)a;
+NI_EMULATED uint32_t ni_reduce_max_epu32(__m512i a) {
+    ni_16u32 x = (ni_16u32)a;
     uint32_t most = x[0];
     for (int i = 1; i < 16; i++)
         most = x[i] > most ? x[i] : most;
     return most;
 }
 
-NB_EMULATED __m256 nb_upper_half(__m512 a) {
+NI_EMULATED __m256 ni_upper_half(__m512 a) {
     return ((const __m256 *)&a)[1];
 }
 
-NB_EMULATED __m512 nb_cvtph_ps(__m256i a) {
+NI_EMULATED __m512 ni_cvtph_ps(__m256i a) {
     __m256 halves[2] = {_mm256_cvtph_ps(_mm256_castsi256_si128(a)), _mm256_cvtph_ps(_mm256_extracti128_si256(a, 1))};
     __m512 whole;
     __builtin_memcpy(&whole, halves, sizeof whole);
@@ -57,7 +57,7 @@ NB_EMULATED __m512 nb_cvtph_ps(__m256i a) {
 }
 
 /* SIMDe multiplies and adds, in two roundings. */
-NB_EMULATED __m512 nb_fmadd_ps(__m512 a, __m512 b, __m512 c) {
+NI_EMULATED __m512 ni_fmadd_ps(__m512 a, __m512 b, __m512 c) {
     __m256 x[2], y[2], z[2];
     __builtin_memcpy(x, &a, sizeof a);
     __builtin_memcpy(y, &b, sizeof b);
@@ -69,7 +69,7 @@ NB_EMULATED __m512 nb_fmadd_ps(__m512 a, __m512 b, __m512 c) {
 }
 
 /* To nearest, ties to even: the only rounding that the kernels ask for. */
-NB_EMULATED __m256i nb_cvtps_ph(__m512 a) {
+NI_EMULATED __m256i ni_cvtps_ph(__m512 a) {
     __m256 halves[2];
     __builtin_memcpy(halves, &a, sizeof halves);
     return _mm256_set_m128i(_mm256_cvtps_ph(halves[1], _MM_FROUND_TO_NEAREST_INT),
@@ -79,13 +79,13 @@ NB_EMULATED __m256i nb_cvtps_ph(__m512 a) {
 #undef _mm512_fmadd_ps
 #undef _mm512_cvtps_ph
 #undef _mm512_extractf32x8_ps
-#define _mm512_cvtepi32_ps(a) nb_cvtepi32_ps(a)
-#define _mm512_cvtepu8_epi16(a) nb_cvtepu8_epi16(a)
-#define _mm512_cvtepu16_epi32(a) nb_cvtepu16_epi32(a)
-#define _mm512_reduce_max_epu32(a) nb_reduce_max_epu32(a)
-#define _mm512_cvtph_ps(a) nb_cvtph_ps(a)
-#define _mm512_fmadd_ps(a, b, c) nb_fmadd_ps(a, b, c)
-#define _mm512_cvtps_ph(a, rounding) nb_cvtps_ph(a)
-#define _mm512_extractf32x8_ps(a, half) nb_upper_half(a)
+#define _mm512_cvtepi32_ps(a) ni_cvtepi32_ps(a)
+#define _mm512_cvtepu8_epi16(a) ni_cvtepu8_epi16(a)
+#define _mm512_cvtepu16_epi32(a) ni_cvtepu16_epi32(a)
+#define _mm512_reduce_max_epu32(a) ni_reduce_max_epu32(a)
+#define _mm512_cvtph_ps(a) ni_cvtph_ps(a)
+#define _mm512_fmadd_ps(a, b, c) ni_fmadd_ps(a, b, c)
+#define _mm512_cvtps_ph(a, rounding) ni_cvtps_ph(a)
+#define _mm512_extractf32x8_ps(a, half) ni_upper_half(a)
 
 #endif

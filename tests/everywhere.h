@@ -3,8 +3,8 @@
  * Each result is compared with the double-precision reference on the same inputs. The bounds count roundings: U for an
  * FP32 operation, B for the store of a BF16, on the magnitudes that enter the last sum.
  */
-#ifndef NB_TEST_EVERYWHERE_H
-#define NB_TEST_EVERYWHERE_H
+#ifndef NI_TEST_EVERYWHERE_H
+#define NI_TEST_EVERYWHERE_H
 
 #include "harness.h"
 
@@ -80,7 +80,7 @@ static UNUSED void everywhere(const char *name, run_fn run, work_fn work, shape 
     assert_int_equal(nb_backend_open("ref64", NULL, &ref, NULL), NB_OK);
     const nb_isa weakest = agree == SCALAR_AND_FAST ? NB_ISA_SCALAR : agree == FAST ? NB_ISA_PORTABLE : NB_ISA_AVX2;
     results want = run(ref, s), first = {0};
-    for (nb_isa isa = NB_ISA_SCALAR; isa <= NB_ISA_AVX512 && nb_isa_available(isa); isa++) {
+    for (nb_isa isa = NB_ISA_SCALAR; isa <= NB_ISA_AVX512 && ni_isa_available(isa); isa++) {
         if (isa <= weakest)
             first.count = 0;
         for (int32_t threads = 1; threads <= 3; threads += 2) {

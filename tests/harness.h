@@ -3,8 +3,8 @@
  * A test speaks double. `put` rounds to a backend's type, `get` reads back; results land in buffers that start as NaN
  * and end in a guard, so that an element not written and an element too many are both seen.
  */
-#ifndef NB_TEST_HARNESS_H
-#define NB_TEST_HARNESS_H
+#ifndef NI_TEST_HARNESS_H
+#define NI_TEST_HARNESS_H
 
 #include <math.h>
 #include <setjmp.h>
@@ -71,7 +71,7 @@ static UNUSED int release_buffers(void **state) {
 
 /* Element i of a stream of independent N(0, 1) numbers (Box-Muller). */
 static UNUSED double normal(uint32_t stream, int64_t i) {
-    nb_philox_words w = nb_philox(stream, 0x7e57, (uint32_t)i, 0, 0, 0);
+    ni_philox_words w = ni_philox(stream, 0x7e57, (uint32_t)i, 0, 0, 0);
     double u = ((double)w.w[0] + 1) / 4294967297.0, v = (double)w.w[1] / 4294967296.0;
     return sqrt(-2 * log(u)) * cos(6.283185307179586 * v);
 }
@@ -93,7 +93,7 @@ static UNUSED double *normals(uint32_t stream, int64_t n, double mean, double st
 static UNUSED double *normals_in(nb_dtype type, uint32_t stream, int64_t n, double mean, double std) {
     double *x = normals(stream, n, mean, std);
     for (int64_t i = 0; i < n; i++)
-        x[i] = type == NB_BF16 ? (double)nb_bf16_value(nb_bf16_even((float)x[i])) : (double)(float)x[i];
+        x[i] = type == NB_BF16 ? (double)ni_bf16_value(ni_bf16_even((float)x[i])) : (double)(float)x[i];
     return x;
 }
 
@@ -102,7 +102,7 @@ static UNUSED double element(const void *x, nb_dtype type, int64_t i) {
     case NB_F32:
         return ((const float *)x)[i];
     case NB_BF16:
-        return nb_bf16_value(((const uint16_t *)x)[i]);
+        return ni_bf16_value(((const uint16_t *)x)[i]);
     default:
         return ((const double *)x)[i];
     }
@@ -116,7 +116,7 @@ static UNUSED void *put(nb_dtype type, const double *x, int64_t n) {
         if (type == NB_F32)
             ((float *)to)[i] = (float)x[i];
         else if (type == NB_BF16)
-            ((uint16_t *)to)[i] = nb_bf16_even((float)x[i]);
+            ((uint16_t *)to)[i] = ni_bf16_even((float)x[i]);
         else
             ((double *)to)[i] = x[i];
     }

@@ -1,6 +1,6 @@
 /* lens_case.h: planted troubles, shown to an observer as a linear layer would show them. */
-#ifndef NB_TESTS_LENS_CASE_H
-#define NB_TESTS_LENS_CASE_H
+#ifndef NI_TESTS_LENS_CASE_H
+#define NI_TESTS_LENS_CASE_H
 
 #include "backend/table.h"
 #include "base/philox.h"
@@ -11,7 +11,7 @@
 enum { TOKENS = 64, WIDTH = 64 };
 
 static inline float normal(uint32_t i) { /* sum of four uniforms: near enough */
-    nb_philox_words w = nb_philox(3, 3, i, 0, 0, 0);
+    ni_philox_words w = ni_philox(3, 3, i, 0, 0, 0);
     double sum = 0;
     for (int k = 0; k < 4; k++)
         sum += (double)w.w[k] / 4294967296.0 - 0.5;
@@ -39,8 +39,8 @@ static inline void show(nb_backend *be, const nb_lens *lens, const char *module,
     nb_pass pass = {.lens = lens};
     assert_int_equal(be->ops->quantize(be, &codes, source, false, &noise, lens->counts ? &stats : NULL, NULL), NB_OK);
     nb_operand operand = {.quantizer = q, .other = q, .rows = source->rows, .cols = source->cols, .reread = true};
-    const nb_source from = {.numbers = source};
-    const nb_making making = {.out = &operand, .noise = &noise};
+    const ni_source from = {.numbers = source};
+    const ni_making making = {.out = &operand, .noise = &noise};
     operand.memory = be->ops->alloc(be, be->ops->operand_bytes(be, &operand), "a test");
     assert_int_equal(be->ops->make_operands(be, &from, &making, 1, NULL), NB_OK);
     nb_lens_operand seen = {.be = be,
@@ -62,7 +62,7 @@ static inline void plant_hot_channels(uint16_t *x, const int *hot, uint32_t seed
         float loudness = 1;
         for (const int *h = hot; *h >= 0; h++)
             loudness = i % WIDTH == (uint32_t)*h ? 30 : loudness;
-        x[i] = nb_bf16_even(normal(i + 9999 * seed) * loudness);
+        x[i] = ni_bf16_even(normal(i + 9999 * seed) * loudness);
     }
 }
 
@@ -79,8 +79,8 @@ static inline void plant_oscillation(float *w, int64_t step) {
  * row is -0, which is no loss. */
 static inline void plant_underflow(uint16_t *dy) {
     for (uint32_t i = 0; i < TOKENS * WIDTH; i++)
-        dy[i] = i / WIDTH % 2 ? 0x8000 : nb_bf16_even(1e-8f * normal(i));
-    dy[0] = nb_bf16_even(1.0f);
+        dy[i] = i / WIDTH % 2 ? 0x8000 : ni_bf16_even(1e-8f * normal(i));
+    dy[0] = ni_bf16_even(1.0f);
 }
 
 #endif

@@ -1,6 +1,6 @@
 /* linear_case.h: plans, groups and sources that the tests of src/linear share. */
-#ifndef NB_TEST_LINEAR_CASE_H
-#define NB_TEST_LINEAR_CASE_H
+#ifndef NI_TEST_LINEAR_CASE_H
+#define NI_TEST_LINEAR_CASE_H
 
 #include "backend/table.h"
 #include "harness.h"
@@ -89,9 +89,9 @@ static UNUSED nb_plan plan_rows(nb_via via, nb_quantizer dy) {
 
 typedef struct linear_case {
     nb_backend *be;
-    nb_linear_group *group;
+    ni_linear_group *group;
     int32_t layers;
-    nb_scratch scratch;
+    ni_scratch scratch;
     nb_mat x, dx, y[LAYERS_MOST], dy[LAYERS_MOST]; /* BF16 */
     float *w[LAYERS_MOST], *dw[LAYERS_MOST];       /* F32 [N, K] */
 } linear_case;
@@ -100,10 +100,10 @@ typedef struct linear_case {
 static UNUSED bool early_wgrad_x;
 
 static UNUSED nb_status try_group(nb_backend *be, linear_case *c, const nb_plan *plans, int32_t layers,
-                                  const nb_mechanism *const *mechanisms, nb_error *err) {
+                                  const ni_mechanism *const *mechanisms, nb_error *err) {
     static const char *const names[] = {"layers.0.self_attn.q_proj", "layers.0.self_attn.k_proj",
                                         "layers.0.self_attn.v_proj"};
-    nb_linear_spec specs[LAYERS_MOST];
+    ni_linear_spec specs[LAYERS_MOST];
     *c = (linear_case){.be = be, .layers = layers};
     c->x = nb_mat_of(put(NB_BF16, normals(1, M * K, 0, 1), M * K), NB_BF16, M, K);
     c->dx = nb_mat_of(put(NB_BF16, NULL, M * K), NB_BF16, M, K);
@@ -113,9 +113,9 @@ static UNUSED nb_status try_group(nb_backend *be, linear_case *c, const nb_plan 
         c->dy[i] = nb_mat_of(put(NB_BF16, normals(stream, M * N, 0, 0.01), M * N), NB_BF16, M, N);
         c->w[i] = put(NB_F32, normals(stream + 1, N * K, 0, 0.1), N * K);
         c->dw[i] = put(NB_F32, zeros(N * K), N * K);
-        specs[i] = (nb_linear_spec){.name = names[i], .out = N, .plan = &plans[i], .master = c->w[i], .grad = c->dw[i]};
+        specs[i] = (ni_linear_spec){.name = names[i], .out = N, .plan = &plans[i], .master = c->w[i], .grad = c->dw[i]};
     }
-    const nb_group_spec spec = {.input = "layers.0.self_attn.input",
+    const ni_group_spec spec = {.input = "layers.0.self_attn.input",
                                 .in = K,
                                 .max_rows = M,
                                 .training = true,
@@ -123,14 +123,14 @@ static UNUSED nb_status try_group(nb_backend *be, linear_case *c, const nb_plan 
                                 .layers = specs,
                                 .count = layers,
                                 .mechanisms = mechanisms};
-    NB_TRY(nb_linear_group_create(be, &spec, &c->group, err));
+    NB_TRY(ni_linear_group_create(be, &spec, &c->group, err));
     c->scratch.size = c->group->scratch_bytes;
     c->scratch.memory = poisoned(c->scratch.size);
     return NB_OK;
 }
 
 static UNUSED linear_case make_group(nb_backend *be, const nb_plan *plans, int32_t layers,
-                                     const nb_mechanism *const *mechanisms) {
+                                     const ni_mechanism *const *mechanisms) {
     linear_case c;
     nb_error err = {0};
     if (try_group(be, &c, plans, layers, mechanisms, &err) != NB_OK)
@@ -151,14 +151,14 @@ static UNUSED const nb_pass *clocked(const nb_pass *pass) {
 
 static UNUSED void run_forward(linear_case *c, const nb_pass *pass) {
     nb_error err = {0};
-    if (nb_linear_group_forward(c->group, clocked(pass), &c->scratch, true, &c->x, c->y, &err) != NB_OK)
+    if (ni_linear_group_forward(c->group, clocked(pass), &c->scratch, true, &c->x, c->y, &err) != NB_OK)
         fail_msg("%s", err.message);
     assert_int_equal(c->scratch.used + c->scratch.kept, 0);
 }
 
 static UNUSED void run_backward(linear_case *c, const nb_pass *pass) {
     nb_error err = {0};
-    if (nb_linear_group_backward(c->group, clocked(pass), &c->scratch, &c->x, c->dy, &c->dx, &err) != NB_OK)
+    if (ni_linear_group_backward(c->group, clocked(pass), &c->scratch, &c->x, c->dy, &c->dx, &err) != NB_OK)
         fail_msg("%s", err.message);
     assert_int_equal(c->scratch.used + c->scratch.kept, 0);
 }

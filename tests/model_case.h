@@ -1,6 +1,6 @@
 /* model_case.h: small models and batches that the tests of src/model share. */
-#ifndef NB_TEST_MODEL_CASE_H
-#define NB_TEST_MODEL_CASE_H
+#ifndef NI_TEST_MODEL_CASE_H
+#define NI_TEST_MODEL_CASE_H
 
 #include "backend/table.h"
 #include "harness.h"
@@ -41,7 +41,7 @@ typedef struct case_batch {
 static UNUSED void make_case_batch(case_batch *b, int32_t vocab, uint32_t stream) {
     static const int32_t starts[] = {0, 5, 6};
     for (int32_t i = 0; i < CASE_ROWS; i++) {
-        nb_philox_words w = nb_philox(stream, 0xba7c4, (uint32_t)i, 0, 0, 0);
+        ni_philox_words w = ni_philox(stream, 0xba7c4, (uint32_t)i, 0, 0, 0);
         int32_t row = i / CASE_SEQ, at = i % CASE_SEQ, start = 0;
         for (int d = 0; d < 3 && row == 0; d++)
             start = at >= starts[d] ? starts[d] : start;

@@ -1,6 +1,6 @@
 /* quantize_cases.h: every quantizer of the grammar, and data that visits its corners. */
-#ifndef NB_TEST_QUANTIZE_CASES_H
-#define NB_TEST_QUANTIZE_CASES_H
+#ifndef NI_TEST_QUANTIZE_CASES_H
+#define NI_TEST_QUANTIZE_CASES_H
 
 #include "format/element.h"
 #include "harness.h"
@@ -36,7 +36,7 @@ static UNUSED void add_blocks(quantizer_list *list, nb_quantizer q, nb_scale_rul
 static UNUSED quantizer_list *all_formats(void) {
     quantizer_list *list = poisoned(sizeof *list);
     list->count = 0;
-    nb_quantizer q = nb_format_family_find("nvfp4")->defaults;
+    nb_quantizer q = ni_format_family_find("nvfp4")->defaults;
     static const nb_outer_scale outers[] = {NB_OUTER_TENSOR, NB_OUTER_NONE, NB_OUTER_ROW128, NB_OUTER_ROW128_POW2};
     for (int i = 0; i < 4; i++) {
         q.outer = outers[i];
@@ -50,10 +50,10 @@ static UNUSED quantizer_list *all_formats(void) {
     static const char *const mx[] = {"mxfp4", "mxfp8", "mxfp8-e5m2"}, *const vector[] = {"e2m1", "int4", "e4m3",
                                                                                          "e5m2"};
     for (int i = 0; i < 3; i++)
-        add_blocks(list, nb_format_family_find(mx[i])->defaults, NB_RULE_FLOOR, NB_RULE_CEIL);
+        add_blocks(list, ni_format_family_find(mx[i])->defaults, NB_RULE_FLOOR, NB_RULE_CEIL);
     static const int32_t blocks[][2] = {{1, NB_BLOCK_ALL}, {NB_BLOCK_ALL, 1}, {NB_BLOCK_ALL, NB_BLOCK_ALL}};
     for (int i = 0; i < 4; i++) {
-        q = nb_format_family_find(vector[i])->defaults;
+        q = ni_format_family_find(vector[i])->defaults;
         for (int b = 0; b < 3; b++) {
             q.block_rows = blocks[b][0];
             q.block_cols = blocks[b][1];
@@ -125,7 +125,7 @@ static UNUSED nb_mat data_matrix(data_kind kind, nb_dtype dtype, int64_t rows, i
         for (int64_t c = 0; c < cols; c++) {
             float x = datum(kind, 11, r * cols + c);
             if (dtype == NB_BF16)
-                ((uint16_t *)m.data)[r * stride + c] = nb_bf16_even(x);
+                ((uint16_t *)m.data)[r * stride + c] = ni_bf16_even(x);
             else
                 ((float *)m.data)[r * stride + c] = x;
         }

@@ -23,13 +23,13 @@ enum { CASTS = 4 };
 static uint32_t ours(int cast, float x) {
     switch (cast) {
     case 0:
-        return nb_e2m1_even(x);
+        return ni_e2m1_even(x);
     case 1:
-        return nb_e4m3_even(x);
+        return ni_e4m3_even(x);
     case 2:
-        return nb_e5m2_even(x);
+        return ni_e5m2_even(x);
     default:
-        return nb_bf16_even(x);
+        return ni_bf16_even(x);
     }
 }
 
@@ -61,7 +61,7 @@ int main(int argc, char **argv) {
     uint64_t wrong = 0;
 #pragma omp parallel for reduction(+ : wrong) schedule(static, 1 << 20)
     for (uint64_t bits = first; bits <= last; bits++) {
-        float x = nb_f32_from((uint32_t)bits);
+        float x = ni_f32_from((uint32_t)bits);
         for (int cast = 0; cast < CASTS; cast++) {
             uint32_t a = canonical(cast, ours(cast, x)), b = canonical(cast, cuda(cast, x));
             if (a != b && wrong++ < 10)

@@ -1,6 +1,6 @@
 /* temporary.h: a fresh folder for a test's files. */
-#ifndef NB_TESTS_TEMPORARY_H
-#define NB_TESTS_TEMPORARY_H
+#ifndef NI_TESTS_TEMPORARY_H
+#define NI_TESTS_TEMPORARY_H
 
 #include "files/folder.h"
 #include <stdio.h>
@@ -20,7 +20,7 @@ static int temporary_folder(void **state) {
 
 /* cmocka tear-down: removes it with all in it. */
 static int remove_temporary_folder(void **state) {
-    nb_status status = nb_folder_remove(*state, NULL);
+    nb_status status = ni_folder_remove(*state, NULL);
     free(*state);
     return status == NB_OK ? 0 : -1;
 }

@@ -13,13 +13,13 @@
 /* Known answers of Random123 1.x (kat_vectors, philox4x32 10 rounds). */
 static void philox_known_answers(void **state) {
     (void)state;
-    nb_philox_words zero = nb_philox(0, 0, 0, 0, 0, 0);
+    ni_philox_words zero = ni_philox(0, 0, 0, 0, 0, 0);
     const uint32_t want_zero[4] = {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8};
     assert_memory_equal(zero.w, want_zero, sizeof want_zero);
-    nb_philox_words ones = nb_philox(~0u, ~0u, ~0u, ~0u, ~0u, ~0u);
+    ni_philox_words ones = ni_philox(~0u, ~0u, ~0u, ~0u, ~0u, ~0u);
     const uint32_t want_ones[4] = {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd};
     assert_memory_equal(ones.w, want_ones, sizeof want_ones);
-    nb_philox_words pi = nb_philox(0xa4093822, 0x299f31d0, 0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344);
+    ni_philox_words pi = ni_philox(0xa4093822, 0x299f31d0, 0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344);
     const uint32_t want_pi[4] = {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1};
     assert_memory_equal(pi.w, want_pi, sizeof want_pi);
 }

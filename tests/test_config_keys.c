@@ -29,59 +29,59 @@ typedef struct toy {
     toy_part part, always;
 } toy;
 
-static const nb_word modes[] = {{"even", 0, NULL}, {"stochastic", 2, "by noise"}, {NULL, 0, NULL}};
-static const nb_word none[] = {{"none", -INFINITY, NULL}, {NULL, 0, NULL}};
+static const ni_word modes[] = {{"even", 0, NULL}, {"stochastic", 2, "by noise"}, {NULL, 0, NULL}};
+static const ni_word none[] = {{"none", -INFINITY, NULL}, {NULL, 0, NULL}};
 
-static nb_status part_short(void *record, const nb_yaml_node *node, nb_error *err) {
+static nb_status part_short(void *record, const ni_yaml_node *node, nb_error *err) {
     toy_part *part = record;
     if (strcmp(node->text, "half") != 0)
-        return nb_keys_fail(err, node, NULL, "expected half, found '%s'", node->text);
+        return ni_keys_fail(err, node, NULL, "expected half, found '%s'", node->text);
     part->alpha = 0.5;
     return NB_OK;
 }
 
-static nb_status part_finish(void *record, const nb_yaml_node *node, nb_error *err) {
+static nb_status part_finish(void *record, const ni_yaml_node *node, nb_error *err) {
     const toy_part *part = record;
     if (part->alpha * part->rank > 100)
-        return nb_keys_fail(err, node, "rank", "alpha x rank is beyond 100");
+        return ni_keys_fail(err, node, "rank", "alpha x rank is beyond 100");
     return NB_OK;
 }
 
-static const nb_key part_rows[] = {
-    {.path = "alpha", .type = NB_KEY_FLOAT, NB_FIELD(toy_part, alpha), .fallback = "0.99", .low = 0, .high = 1000},
-    {.path = "rank", .type = NB_KEY_INT, NB_FIELD(toy_part, rank), .fallback = "4", .low = 1, .high = 1e9},
+static const ni_key part_rows[] = {
+    {.path = "alpha", .type = NI_KEY_FLOAT, NI_FIELD(toy_part, alpha), .fallback = "0.99", .low = 0, .high = 1000},
+    {.path = "rank", .type = NI_KEY_INT, NI_FIELD(toy_part, rank), .fallback = "4", .low = 1, .high = 1e9},
 };
-static const nb_keys part_keys = {.name = "part",
+static const ni_keys part_keys = {.name = "part",
                                   .rows = part_rows,
-                                  .count = NB_COUNT(part_rows),
+                                  .count = NI_COUNT(part_rows),
                                   .size = sizeof(toy_part),
                                   .read_short = part_short,
                                   .finish = part_finish};
 
-static const nb_key rows[] = {
-    {.path = "steps", .type = NB_KEY_INT, NB_FIELD(toy, steps), .low = 1, .high = 1e10, .help = "optimizer steps"},
-    {.path = "tokens", .type = NB_KEY_INT, NB_FIELD(toy, tokens), .fallback = "1e10", .positive = true, .help = "a|b"},
-    {.path = "optimizer.lr", .type = NB_KEY_FLOAT, NB_FIELD(toy, lr), .fallback = "3e-4", .positive = true, .high = 1},
-    {.path = "optimizer.clamp", .type = NB_KEY_FLOAT, NB_FIELD(toy, clamp), .fallback = "none", .words = none},
-    {.path = "optimizer.clip", .type = NB_KEY_BOOL, NB_FIELD(toy, clip), .fallback = "true"},
-    {.path = "name", .type = NB_KEY_TEXT, NB_FIELD(toy, name), .fallback = "", .source = "our choice"},
-    {.path = "mode", .type = NB_KEY_CHOICE, NB_FIELD(toy, mode), .fallback = "even", .words = modes},
-    {.path = "modules", .type = NB_KEY_TEXTS, NB_FIELD_TEXTS(toy, modules, module_count), .fallback = "[a, b]"},
-    {.path = "part", .type = NB_KEY_TABLE, NB_FIELD(toy, part), .table = &part_keys, NB_OPTIONAL(toy, has_part)},
-    {.path = "always", .type = NB_KEY_TABLE, NB_FIELD(toy, always), .table = &part_keys},
+static const ni_key rows[] = {
+    {.path = "steps", .type = NI_KEY_INT, NI_FIELD(toy, steps), .low = 1, .high = 1e10, .help = "optimizer steps"},
+    {.path = "tokens", .type = NI_KEY_INT, NI_FIELD(toy, tokens), .fallback = "1e10", .positive = true, .help = "a|b"},
+    {.path = "optimizer.lr", .type = NI_KEY_FLOAT, NI_FIELD(toy, lr), .fallback = "3e-4", .positive = true, .high = 1},
+    {.path = "optimizer.clamp", .type = NI_KEY_FLOAT, NI_FIELD(toy, clamp), .fallback = "none", .words = none},
+    {.path = "optimizer.clip", .type = NI_KEY_BOOL, NI_FIELD(toy, clip), .fallback = "true"},
+    {.path = "name", .type = NI_KEY_TEXT, NI_FIELD(toy, name), .fallback = "", .source = "our choice"},
+    {.path = "mode", .type = NI_KEY_CHOICE, NI_FIELD(toy, mode), .fallback = "even", .words = modes},
+    {.path = "modules", .type = NI_KEY_TEXTS, NI_FIELD_TEXTS(toy, modules, module_count), .fallback = "[a, b]"},
+    {.path = "part", .type = NI_KEY_TABLE, NI_FIELD(toy, part), .table = &part_keys, NI_OPTIONAL(toy, has_part)},
+    {.path = "always", .type = NI_KEY_TABLE, NI_FIELD(toy, always), .table = &part_keys},
 };
-static const nb_keys toy_keys = {.name = "toy file", .rows = rows, .count = NB_COUNT(rows), .size = sizeof(toy)};
+static const ni_keys toy_keys = {.name = "toy file", .rows = rows, .count = NI_COUNT(rows), .size = sizeof(toy)};
 
-static nb_status read_toy(const char *text, toy *out, nb_yaml *doc, nb_error *err) {
+static nb_status read_toy(const char *text, toy *out, ni_yaml *doc, nb_error *err) {
     memset(out, 0xEE, sizeof *out);
-    NB_TRY(nb_yaml_parse(text, strlen(text), "t.yaml", doc, err));
-    return nb_keys_read(&toy_keys, out, doc->root, err);
+    NB_TRY(ni_yaml_parse(text, strlen(text), "t.yaml", doc, err));
+    return ni_keys_read(&toy_keys, out, doc->root, err);
 }
 
 static void defaults_fill_in(void **state) {
     (void)state;
     toy t;
-    nb_yaml doc;
+    ni_yaml doc;
     nb_error err = {0};
     nb_status status = read_toy("steps: 7\n", &t, &doc, &err);
     assert_string_equal(err.message, "");
@@ -94,13 +94,13 @@ static void defaults_fill_in(void **state) {
     assert_string_equal(t.modules[1], "b");
     assert_false(t.has_part);
     assert_true(t.part.rank == 4 && t.always.rank == 4);
-    nb_yaml_free(&doc);
+    ni_yaml_free(&doc);
 }
 
 static void values_are_read(void **state) {
     (void)state;
     toy t;
-    nb_yaml doc;
+    ni_yaml doc;
     nb_error err = {0};
     nb_status status = read_toy("steps: 1e3\noptimizer: {lr: 1, clamp: -3.5, clip: false}\nname: 12\nmode: stochastic\n"
                                 "modules: []\npart: half\nalways: {rank: 9}\n",
@@ -110,7 +110,7 @@ static void values_are_read(void **state) {
     assert_true(t.steps == 1000 && t.lr == 1 && t.clamp == -3.5 && !t.clip && t.mode == 2 && t.module_count == 0);
     assert_string_equal(t.name, "12");
     assert_true(t.has_part && t.part.alpha == 0.5 && t.part.rank == 4 && t.always.rank == 9);
-    nb_yaml_free(&doc);
+    ni_yaml_free(&doc);
 }
 
 static const struct {
@@ -161,21 +161,21 @@ static void bad_values_are_refused(void **state) {
     (void)state;
     for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++) {
         toy t;
-        nb_yaml doc;
+        ni_yaml doc;
         nb_error err = {0};
         nb_status status = read_toy(refused[i].text, &t, &doc, &err);
         if (status != NB_BAD_CONFIG || !strstr(err.message, refused[i].says))
             fail_msg("%s\ngave status %d: %s\nwanted: %s", refused[i].text, status, err.message, refused[i].says);
-        nb_yaml_free(&doc);
+        ni_yaml_free(&doc);
     }
 }
 
-static char *print_toy(const toy *t, const nb_yaml_node *node, nb_keys_comments comments) {
+static char *print_toy(const toy *t, const ni_yaml_node *node, ni_keys_comments comments) {
     char *text = NULL;
     size_t size;
     FILE *to = open_memstream(&text, &size);
     assert_non_null(to);
-    nb_keys_print(&toy_keys, t, node, comments, to);
+    ni_keys_print(&toy_keys, t, node, comments, to);
     fclose(to);
     return text;
 }
@@ -192,35 +192,35 @@ static void printing_is_read_back(void **state) {
         "steps: 1\nname: \"\\u2028 \\ufeff \\u20ac\"\n",
     };
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++)
-        for (int comments = NB_COMMENTS_NONE; comments <= NB_COMMENTS_HELP; comments++) {
+        for (int comments = NI_COMMENTS_NONE; comments <= NI_COMMENTS_HELP; comments++) {
             toy first, second;
-            nb_yaml doc, again;
+            ni_yaml doc, again;
             nb_error err = {0};
             assert_int_equal(read_toy(texts[i], &first, &doc, &err), NB_OK);
-            char *printed = print_toy(&first, doc.root, (nb_keys_comments)comments);
+            char *printed = print_toy(&first, doc.root, (ni_keys_comments)comments);
             if (read_toy(printed, &second, &again, &err) != NB_OK)
                 fail_msg("%s\nprinted as\n%s\n%s", texts[i], printed, err.message);
             if (memcmp(&first, &second, sizeof first) != 0)
                 fail_msg("%s\nprinted as\n%s\nis another struct", texts[i], printed);
             free(printed);
-            nb_yaml_free(&doc);
-            nb_yaml_free(&again);
+            ni_yaml_free(&doc);
+            ni_yaml_free(&again);
         }
 }
 
 static void origins_are_named(void **state) {
     (void)state;
     toy t;
-    nb_yaml doc;
+    ni_yaml doc;
     nb_error err = {0};
     assert_int_equal(read_toy("steps: 7\noptimizer:\n  lr: 1\n", &t, &doc, &err), NB_OK);
-    assert_int_equal(nb_yaml_set(&doc, "mode=stochastic", NULL, &err), NB_OK);
-    char *text = print_toy(&t, doc.root, NB_COMMENTS_ORIGIN);
+    assert_int_equal(ni_yaml_set(&doc, "mode=stochastic", NULL, &err), NB_OK);
+    char *text = print_toy(&t, doc.root, NI_COMMENTS_ORIGIN);
     assert_non_null(strstr(text, "optimizer:\n  lr: 1                                     # t.yaml:3\n"));
     assert_non_null(strstr(text, "# default: our choice\n"));
     assert_non_null(strstr(text, "# --set mode=stochastic\n"));
     free(text);
-    nb_yaml_free(&doc);
+    ni_yaml_free(&doc);
 }
 
 static void pages_name_every_key(void **state) {
@@ -229,7 +229,7 @@ static void pages_name_every_key(void **state) {
     size_t size;
     FILE *to = open_memstream(&text, &size);
     assert_non_null(to);
-    nb_keys_print_markdown(&toy_keys, to);
+    ni_keys_print_markdown(&toy_keys, to);
     fclose(to);
     assert_non_null(strstr(text, "# The toy file\n"));
     assert_non_null(strstr(text, "| `optimizer.lr` | number, greater than 0, at most 1 | `3e-4` |"));

@@ -11,7 +11,7 @@
 #include "model/config_keys.h"
 #include "temporary.h"
 
-#define MODELS NB_TEST_SOURCE "/models"
+#define MODELS NI_TEST_SOURCE "/models"
 
 /* Parameters, counted as the families are defined; biases of GLA's gate and all norms included. */
 static int64_t count(const nb_model_config *c) {
@@ -41,7 +41,7 @@ static const struct {
 
 static void shipped_models_have_their_size(void **state) {
     (void)state;
-    for (size_t i = 0; i < NB_COUNT(shipped); i++) {
+    for (size_t i = 0; i < NI_COUNT(shipped); i++) {
         nb_model_config c;
         nb_error err = {0};
         if (nb_model_config_load(shipped[i].name, MODELS, &c, &err) != NB_OK)
@@ -58,7 +58,7 @@ static void shipped_models_have_their_size(void **state) {
 static void tiny_models_divide(void **state) {
     (void)state;
     static const char *const tiny[] = {"llama-demo", "llama-tiny", "qwen3-tiny", "olmo2-tiny", "gla-tiny"};
-    for (size_t i = 0; i < NB_COUNT(tiny); i++) {
+    for (size_t i = 0; i < NI_COUNT(tiny); i++) {
         nb_model_config c;
         nb_error err = {0};
         assert_int_equal(nb_model_config_load(tiny[i], MODELS, &c, &err), NB_OK);
@@ -112,11 +112,11 @@ static void bad_files_are_refused(void **state) {
     static const char good[] = GOOD "family: llama\n";
     nb_model_config c;
     nb_error err = {0};
-    assert_int_equal(nb_file_write(in_folder(state, "good.yaml"), good, strlen(good), NULL), NB_OK);
+    assert_int_equal(ni_file_write(in_folder(state, "good.yaml"), good, strlen(good), NULL), NB_OK);
     assert_int_equal(nb_model_config_load("good", *state, &c, &err), NB_OK);
-    for (size_t i = 0; i < NB_COUNT(refused); i++) {
+    for (size_t i = 0; i < NI_COUNT(refused); i++) {
         const char *path = in_folder(state, "m.yaml");
-        assert_int_equal(nb_file_write(path, refused[i].text, strlen(refused[i].text), NULL), NB_OK);
+        assert_int_equal(ni_file_write(path, refused[i].text, strlen(refused[i].text), NULL), NB_OK);
         if (nb_model_config_load(path, MODELS, &c, &err) != NB_BAD_CONFIG || !strstr(err.message, refused[i].says))
             fail_msg("%s\ngave: %s\nwanted: %s", refused[i].text, err.message, refused[i].says);
     }

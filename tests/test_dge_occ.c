@@ -16,7 +16,7 @@
 #include <math.h>
 
 static float normal(uint32_t i) {
-    nb_philox_words w = nb_philox(5, 5, i, 0, 0, 0);
+    ni_philox_words w = ni_philox(5, 5, i, 0, 0, 0);
     double u = ((double)w.w[0] + 0.5) / 4294967296.0, v = (double)w.w[1] / 4294967296.0;
     return (float)(sqrt(-2 * log(u)) * cos(6.283185307179586 * v));
 }
@@ -27,8 +27,8 @@ static void twenty_points(void **state) {
     static const float want[10] = {0.2002f, 0.4375f, 0.6055f, 0.2168f, 1.8359f,
                                    0.2695f, 0.3027f, 0.2695f, 0.2402f, 0.5781f};
     for (int i = 0; i < 20; i++) {
-        float x = nb_bf16_value(nb_bf16_even(-6.0f + 12.0f * (float)i / 19.0f));
-        float got = nb_bf16_value(nb_bf16_even(nb_dge_derivative(x, 5, 3)));
+        float x = ni_bf16_value(ni_bf16_even(-6.0f + 12.0f * (float)i / 19.0f));
+        float got = ni_bf16_value(ni_bf16_even(ni_dge_derivative(x, 5, 3)));
         assert_true(fabsf(got - want[i < 10 ? i : 19 - i]) < 6e-5f); /* printed to four places */
     }
 }
@@ -51,17 +51,17 @@ static void integral_over_a_cell(void **state) {
                 double s = 0.2 + 0.8 * (i + 0.5) / N, t = pow(s, means[m].k),
                        jacobian = means[m].k * pow(s, means[m].k - 1);
                 double x = cells[c][0] + cells[c][1] / 2 * (1 + t);
-                plain += (double)nb_dge_derivative((float)x, means[m].k, 1e30f) * jacobian / N;
+                plain += (double)ni_dge_derivative((float)x, means[m].k, 1e30f) * jacobian / N;
                 float u = cells[c][0] + cells[c][1] * ((float)i + 0.5f) / N;
-                capped += nb_dge_derivative(u, means[m].k, 3) / (double)N;
+                capped += ni_dge_derivative(u, means[m].k, 3) / (double)N;
             }
             assert_true(fabs(capped - means[m].capped) < 1e-3);
             if (means[m].k <= 3) /* at larger k, t leaves the precision of FP32 in x */
                 assert_true(fabs(plain - 1) < 0.01);
         }
-    assert_true(nb_dge_derivative(6.0000005f, 5, 3) == 0.2f && nb_dge_derivative(-6.0000005f, 5, 3) == 0.2f);
-    assert_true(nb_dge_derivative(0.25f, 5, 3) == 3 &&
-                nb_dge_derivative(1.3f, 1, 3) == 1); /* k = 1 is straight through */
+    assert_true(ni_dge_derivative(6.0000005f, 5, 3) == 0.2f && ni_dge_derivative(-6.0000005f, 5, 3) == 0.2f);
+    assert_true(ni_dge_derivative(0.25f, 5, 3) == 3 &&
+                ni_dge_derivative(1.3f, 1, 3) == 1); /* k = 1 is straight through */
 }
 
 /* Every BF16 number from -6 to 6 against the formula in double (equation 8): t is exact, so one power is all that can
@@ -71,7 +71,7 @@ static void every_bf16_against_the_formula(void **state) {
     static const double grid[] = {-6, -4, -3, -2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3, 4, 6};
     static const double powers[] = {2, 3, 5, 10};
     for (uint32_t b = 0; b < 65536; b++) {
-        const double x = (double)nb_bf16_value((uint16_t)b);
+        const double x = (double)ni_bf16_value((uint16_t)b);
         if (!(fabs(x) <= 6))
             continue;
         int cell = 0;
@@ -80,7 +80,7 @@ static void every_bf16_against_the_formula(void **state) {
         const double l = grid[cell], delta = grid[cell + 1] - l, t = fabs(2 * (x - l) / delta - 1);
         for (size_t k = 0; k < sizeof powers / sizeof *powers; k++) {
             const double want = fmin(3, pow(t, 1 / powers[k] - 1) / powers[k]);
-            const double got = (double)nb_dge_derivative((float)x, (float)powers[k], 3);
+            const double got = (double)ni_dge_derivative((float)x, (float)powers[k], 3);
             if (!(fabs(got - want) <= 1e-6 * want))
                 fail_msg("f'(%g) with k = %g is %.9g, expected %.9g", x, powers[k], got, want);
         }
@@ -98,10 +98,10 @@ static const nb_isa fast_isas[] = {NB_ISA_PORTABLE, NB_ISA_AVX2, NB_ISA_AVX512};
 enum { FAST_ISAS = sizeof fast_isas / sizeof *fast_isas };
 
 static nb_operand operand_of(nb_backend *be, const nb_mat *w, const nb_quantizer *q) {
-    nb_operand o = {.quantizer = *q, .other = *q, .rows = w->rows, .cols = w->cols, .side = NB_RIGHT, .reread = true};
+    nb_operand o = {.quantizer = *q, .other = *q, .rows = w->rows, .cols = w->cols, .side = NI_RIGHT, .reread = true};
     o.memory = be->ops->alloc(be, be->ops->operand_bytes(be, &o), "a test");
-    const nb_source source = {.numbers = w};
-    const nb_making making = {.out = &o};
+    const ni_source source = {.numbers = w};
+    const ni_making making = {.out = &o};
     assert_int_equal(be->ops->make_operands(be, &source, &making, 1, NULL), NB_OK);
     return o;
 }
@@ -112,7 +112,7 @@ static void assert_fast_dge(const float *want, const nb_mat *w, const nb_quantiz
     static float dw[MOST], first[MOST];
     int64_t n = w->rows * w->cols;
     for (int i = 0; i < FAST_ISAS; i++) {
-        if (!nb_isa_available(fast_isas[i]))
+        if (!ni_isa_available(fast_isas[i]))
             continue;
         nb_backend *be = cpu(fast_isas[i], 2);
         for (int64_t j = 0; j < n; j++)
@@ -153,7 +153,7 @@ static void dge_uses_the_scales(void **state) {
             dw[i] = 1;
         assert_int_equal(be->ops->quantize(be, &codes, &source, false, NULL, NULL, NULL), NB_OK);
         nb_operand operand = operand_of(be, &source, &q);
-        nb_ref_dge(be, dw, w, &operand, 5, 3);
+        ni_ref_dge(be, dw, w, &operand, 5, 3);
         be->ops->release(be, operand.memory);
         assert_fast_dge(dw, &source, &q);
         for (int r = 0; r < N; r++)
@@ -161,7 +161,7 @@ static void dge_uses_the_scales(void **state) {
                 float amax = 0;
                 for (int j = 0; j < K; j++)
                     amax = fmaxf(amax, fabsf(w[r * K + j]));
-                float row = nb_dge_derivative(amax > 0 ? w[r * K + c] * (6 / amax) : 0, 5, 3), got = dw[r * K + c];
+                float row = ni_dge_derivative(amax > 0 ? w[r * K + c] * (6 / amax) : 0, 5, 3), got = dw[r * K + c];
                 /* f' is steep at the thresholds: an ulp of x moves it */
                 assert_true(kind || fabsf(got - row) <= 2e-3f * row);
                 assert_true(got >= 0.2f && got <= 3);
@@ -188,7 +188,7 @@ static outliers place(int64_t rows, int64_t cols, int64_t room) {
 
 static void fill(uint16_t *x, int64_t n, uint32_t seed) {
     for (int64_t i = 0; i < n; i++)
-        x[i] = nb_bf16_even(normal(seed + (uint32_t)i) * (i % 61 == 0 ? 20 : 1));
+        x[i] = ni_bf16_even(normal(seed + (uint32_t)i) * (i % 61 == 0 ? 20 : 1));
 }
 
 /* The clamped numbers lie between the order statistics, and with the residual give back what was clamped. */
@@ -199,20 +199,20 @@ static void clamp_and_residual(void **state) {
     int64_t low = (int64_t)((1 - 0.97) * K), high = (int64_t)(0.97 * K); /* int((1-a)n), int(a n): section 3.1 */
     fill(x, M * K, 1);
     for (int i = 0; i < K; i++)
-        x[M * K - 1 - i] = nb_bf16_even(2.0f); /* a row of one value: nothing to clamp */
+        x[M * K - 1 - i] = ni_bf16_even(2.0f); /* a row of one value: nothing to clamp */
     for (int i = 0; i < K; i += 2)             /* zeros of both signs, and what is no number */
         x[K + i] = (uint16_t)(i % 4 << 14);
     x[2 * K + 5] = 0x7f80, x[2 * K + 9] = 0xff80, x[2 * K + 190] = 0x7fc1, x[2 * K + 199] = 0xffa0;
     nb_mat from = nb_mat_of(x, NB_BF16, M, K), a = nb_mat_of(ref, NB_BF16, M, K), b = nb_mat_of(fast, NB_BF16, M, K);
     for (int whole = 0; whole < 2; whole++)
         for (int32_t run = 0; run < 3 * FAST_ISAS; run++) {
-            if (!nb_isa_available(fast_isas[run / 3]))
+            if (!ni_isa_available(fast_isas[run / 3]))
                 continue;
             int64_t n = whole ? M * K : K, l = whole ? (int64_t)((1 - 0.97) * (double)n) : low,
                     h = whole ? (int64_t)(0.97 * (double)n) : high, total = 0;
             outliers one = place(M, K, whole ? K : low + K - 1 - high), two = place(M, K, one.sparse.room);
             nb_backend *be = cpu(fast_isas[run / 3], run % 3 + 1);
-            assert_int_equal(nb_ref_clamp_rows(be, &a, &one.sparse, &from, l, h, whole, NULL), NB_OK);
+            assert_int_equal(ni_ref_clamp_rows(be, &a, &one.sparse, &from, l, h, whole, NULL), NB_OK);
             assert_int_equal(be->ops->clamp_rows(be, &b, &two.sparse, &from, l, h, whole, NULL), NB_OK);
             assert_memory_equal(ref, fast, sizeof ref);
             assert_memory_equal(one.sparse.count, two.sparse.count, M * sizeof(int32_t));
@@ -224,9 +224,9 @@ static void clamp_and_residual(void **state) {
                     int64_t at = r * one.sparse.room + i;
                     assert_int_equal(one.sparse.column[at], two.sparse.column[at]);
                     assert_int_equal(one.sparse.value[at], two.sparse.value[at]);
-                    float v = nb_bf16_value(x[r * K + one.sparse.column[at]]);
+                    float v = ni_bf16_value(x[r * K + one.sparse.column[at]]);
                     float back =
-                        nb_bf16_value(ref[r * K + one.sparse.column[at]]) + nb_bf16_value(one.sparse.value[at]);
+                        ni_bf16_value(ref[r * K + one.sparse.column[at]]) + ni_bf16_value(one.sparse.value[at]);
                     assert_true(isinf(v) || fabsf(back - v) <= fabsf(v) / 256);
                 }
             }
@@ -238,8 +238,8 @@ static void clamp_and_residual(void **state) {
             nb_backend_free(be);
         }
     nb_error err = {0};
-    assert_int_equal(nb_ref_clamp_rows(NULL, &a, NULL, &from, -1, 5, false, &err), NB_BAD_USAGE);
-    assert_int_equal(nb_ref_clamp_rows(NULL, &a, NULL, &from, 0, K, false, &err), NB_BAD_USAGE);
+    assert_int_equal(ni_ref_clamp_rows(NULL, &a, NULL, &from, -1, 5, false, &err), NB_BAD_USAGE);
+    assert_int_equal(ni_ref_clamp_rows(NULL, &a, NULL, &from, 0, K, false, &err), NB_BAD_USAGE);
 }
 
 static void ranks_of_the_paper(void **state) { /* n = 2048, alpha = 0.99: ranks 20 and 2027, 40 outliers */
@@ -253,7 +253,7 @@ static void ranks_of_the_paper(void **state) { /* n = 2048, alpha = 0.99: ranks 
         x[i * 1025 % K] = (uint16_t)((0x3f80 + i / 2) | (i % 2 << 15));
     nb_mat from = nb_mat_of(x, NB_BF16, 1, K), to = nb_mat_of(y, NB_BF16, 1, K);
     outliers o = place(1, K, low + K - 1 - high);
-    assert_int_equal(nb_ref_clamp_rows(NULL, &to, &o.sparse, &from, low, high, false, NULL), NB_OK);
+    assert_int_equal(ni_ref_clamp_rows(NULL, &to, &o.sparse, &from, low, high, false, NULL), NB_OK);
     assert_int_equal(o.sparse.count[0], 40);
     for (int32_t i = 1; i < 40; i++)
         assert_true(o.sparse.column[i] > o.sparse.column[i - 1]);
@@ -271,27 +271,27 @@ static void sparse_product(void **state) {
     nb_mat bm = nb_mat_of(b, NB_BF16, K, N), cm[2];
     outliers o = place(M, K, 5 + K - 1 - 90);
     nb_backend *be = cpu(NB_ISA_AUTO, 2);
-    assert_int_equal(nb_ref_clamp_rows(be, &to, &o.sparse, &from, 5, 90, false, NULL), NB_OK);
+    assert_int_equal(ni_ref_clamp_rows(be, &to, &o.sparse, &from, 5, 90, false, NULL), NB_OK);
     nb_mat restm = nb_mat_of(rest, NB_BF16, M, K);
     be->ops->sparse_add(be, &restm, &o.sparse); /* the residual as a dense matrix */
     for (int m = 0; m < M; m++)
         for (int n = 0; n < N; n++) {
             float sum = 0;
             for (int k = 0; k < K; k++)
-                sum += nb_bf16_value(rest[m * K + k]) * nb_bf16_value(b[k * N + n]);
+                sum += ni_bf16_value(rest[m * K + k]) * ni_bf16_value(b[k * N + n]);
             dense[m * N + n] = 1 + sum;
             c[0][m * N + n] = c[1][m * N + n] = 1;
         }
     for (int i = 0; i < 2; i++)
         cm[i] = nb_mat_of(c[i], NB_F32, M, N);
-    nb_ref_sparse_gemm(be, &cm[0], &o.sparse, &bm);
+    ni_ref_sparse_gemm(be, &cm[0], &o.sparse, &bm);
     be->ops->sparse_gemm(be, &cm[1], &o.sparse, &bm);
     assert_memory_equal(c[0], c[1], sizeof c[0]);
     for (int i = 0; i < M * N; i++)
         assert_true(fabsf(c[0][i] - dense[i]) < 1e-3f);
     be->ops->sparse_add(be, &to, &o.sparse); /* clamped + residual is the input, to BF16's last bit */
     for (int i = 0; i < M * K; i++)
-        assert_true(fabsf(nb_bf16_value(clamped[i]) - nb_bf16_value(x[i])) <= fabsf(nb_bf16_value(x[i])) / 128);
+        assert_true(fabsf(ni_bf16_value(clamped[i]) - ni_bf16_value(x[i])) <= fabsf(ni_bf16_value(x[i])) / 128);
     free(o.memory);
     nb_backend_free(be);
 }
@@ -303,15 +303,15 @@ enum { TOKENS = 64, WIDTH = 1024 };
 /* One number a token lies 7 to 9 deviations out, in whatever channel: 0.1 % of them, as far as activations go. */
 static void fill_mild(uint16_t *x) {
     for (uint32_t i = 0; i < TOKENS * WIDTH; i++)
-        x[i] = nb_bf16_even(normal(i));
+        x[i] = ni_bf16_even(normal(i));
     for (uint32_t r = 0; r < TOKENS; r++)
-        x[r * WIDTH + r * 61 % WIDTH] = nb_bf16_even((r % 2 ? -7.0f : 7.0f) + normal(70000 + r) / 2);
+        x[r * WIDTH + r * 61 % WIDTH] = ni_bf16_even((r % 2 ? -7.0f : 7.0f) + normal(70000 + r) / 2);
 }
 
 /* 1 % of the channels are 5 to 25 times as loud as the others. */
 static void fill_heavy(uint16_t *x) {
     for (uint32_t i = 0; i < TOKENS * WIDTH; i++)
-        x[i] = nb_bf16_even(normal(i) * (i % WIDTH % 100 == 7 ? 5 + (float)(i % WIDTH % 21) : 1));
+        x[i] = ni_bf16_even(normal(i) * (i % WIDTH % 100 == 7 ? 5 + (float)(i % WIDTH % 21) : 1));
 }
 
 typedef struct quality {
@@ -321,7 +321,7 @@ typedef struct quality {
 static quality quality_of(const uint16_t *x, const uint16_t *y) {
     double xx = 0, yy = 0, xy = 0, error = 0;
     for (int i = 0; i < TOKENS * WIDTH; i++) {
-        double v = nb_bf16_value(x[i]), d = nb_bf16_value(y[i]);
+        double v = ni_bf16_value(x[i]), d = ni_bf16_value(y[i]);
         xx += v * v;
         yy += d * d;
         xy += v * d;

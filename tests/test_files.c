@@ -36,24 +36,24 @@ static void file_round_trip(void **state) {
     char *bytes;
     size_t size;
     nb_error err = {0};
-    assert_int_equal(nb_file_write(path, "hello", 5, &err), NB_OK);
-    assert_int_equal(nb_file_write(path, "other", 5, &err), NB_OK);
-    assert_int_equal(nb_file_read(path, 5, &bytes, &size, &err), NB_OK);
+    assert_int_equal(ni_file_write(path, "hello", 5, &err), NB_OK);
+    assert_int_equal(ni_file_write(path, "other", 5, &err), NB_OK);
+    assert_int_equal(ni_file_read(path, 5, &bytes, &size, &err), NB_OK);
     assert_int_equal(size, 5);
     assert_string_equal(bytes, "other");
     free(bytes);
-    assert_int_equal(nb_file_read(path, 4, &bytes, &size, &err), NB_BAD_FILE);
+    assert_int_equal(ni_file_read(path, 4, &bytes, &size, &err), NB_BAD_FILE);
     assert_null(bytes);
-    assert_int_equal(nb_file_read(in_folder(state, "none"), 4, &bytes, &size, &err), NB_IO_ERROR);
-    assert_int_equal(nb_file_read(*state, 4, &bytes, &size, &err), NB_IO_ERROR);
-    assert_int_equal(nb_file_write(*state, "x", 1, &err), NB_IO_ERROR);
+    assert_int_equal(ni_file_read(in_folder(state, "none"), 4, &bytes, &size, &err), NB_IO_ERROR);
+    assert_int_equal(ni_file_read(*state, 4, &bytes, &size, &err), NB_IO_ERROR);
+    assert_int_equal(ni_file_write(*state, "x", 1, &err), NB_IO_ERROR);
     assert_int_equal(entries(*state), 1);
 }
 
 static void a_device_is_not_replaced(void **state) {
     (void)state;
     nb_error err = {0};
-    assert_int_equal(nb_file_write("/dev/null", "x", 1, &err), NB_IO_ERROR);
+    assert_int_equal(ni_file_write("/dev/null", "x", 1, &err), NB_IO_ERROR);
     struct stat st;
     assert_int_equal(stat("/dev/null", &st), 0);
     assert_true(S_ISCHR(st.st_mode));
@@ -62,21 +62,21 @@ static void a_device_is_not_replaced(void **state) {
 static void a_write_that_fails_leaves_the_old_file(void **state) {
     const char *path = in_folder(state, "a.bin");
     nb_error err = {0};
-    assert_int_equal(nb_file_write(path, "old", 3, &err), NB_OK);
+    assert_int_equal(ni_file_write(path, "old", 3, &err), NB_OK);
     struct rlimit was, small = {4096, 4096};
     getrlimit(RLIMIT_FSIZE, &was);
     small.rlim_max = was.rlim_max;
     signal(SIGXFSZ, SIG_IGN);
     setrlimit(RLIMIT_FSIZE, &small); /* a disk that is full after 4096 bytes */
     char *large = calloc(1, 100000);
-    nb_status status = nb_file_write(path, large, 100000, &err);
+    nb_status status = ni_file_write(path, large, 100000, &err);
     setrlimit(RLIMIT_FSIZE, &was);
     free(large);
     assert_int_equal(status, NB_IO_ERROR);
     assert_non_null(strstr(err.message, path));
     char *bytes;
     size_t size;
-    assert_int_equal(nb_file_read(path, 100, &bytes, &size, &err), NB_OK);
+    assert_int_equal(ni_file_read(path, 100, &bytes, &size, &err), NB_OK);
     assert_string_equal(bytes, "old");
     free(bytes);
     assert_int_equal(entries(*state), 1);
@@ -84,76 +84,76 @@ static void a_write_that_fails_leaves_the_old_file(void **state) {
 
 static void writer_patches_its_header(void **state) {
     const char *path = in_folder(state, "w.bin");
-    nb_writer *writer;
-    assert_int_equal(nb_writer_open(path, &writer, NULL), NB_OK);
-    assert_int_equal(nb_writer_put(writer, "0000data", 8, NULL), NB_OK);
-    assert_int_equal(nb_writer_put_at(writer, 2, "42", 2, NULL), NB_OK);
-    assert_int_equal(nb_writer_put(writer, "!", 1, NULL), NB_OK);
+    ni_writer *writer;
+    assert_int_equal(ni_writer_open(path, &writer, NULL), NB_OK);
+    assert_int_equal(ni_writer_put(writer, "0000data", 8, NULL), NB_OK);
+    assert_int_equal(ni_writer_put_at(writer, 2, "42", 2, NULL), NB_OK);
+    assert_int_equal(ni_writer_put(writer, "!", 1, NULL), NB_OK);
     assert_int_not_equal(access(path, F_OK), 0);
-    assert_int_equal(nb_writer_commit(writer, NULL), NB_OK);
-    nb_file_map map;
-    assert_int_equal(nb_file_map_open(path, &map, NULL), NB_OK);
+    assert_int_equal(ni_writer_commit(writer, NULL), NB_OK);
+    ni_file_map map;
+    assert_int_equal(ni_file_map_open(path, &map, NULL), NB_OK);
     assert_int_equal(map.size, 9);
     assert_memory_equal(map.bytes, "0042data!", 9);
-    nb_file_map_close(&map);
+    ni_file_map_close(&map);
 }
 
 static void temporary_names(void **state) {
     (void)state;
-    assert_true(nb_is_temporary_name("a.bin.tmp-12-0"));
-    assert_true(nb_is_temporary_name("a.tmp-x.tmp-1-2"));
-    assert_false(nb_is_temporary_name("a.bin"));
-    assert_false(nb_is_temporary_name("a.tmp-12"));
-    assert_false(nb_is_temporary_name("a.tmp-12-"));
-    assert_false(nb_is_temporary_name("a.tmp-12-0.bak"));
+    assert_true(ni_is_temporary_name("a.bin.tmp-12-0"));
+    assert_true(ni_is_temporary_name("a.tmp-x.tmp-1-2"));
+    assert_false(ni_is_temporary_name("a.bin"));
+    assert_false(ni_is_temporary_name("a.tmp-12"));
+    assert_false(ni_is_temporary_name("a.tmp-12-"));
+    assert_false(ni_is_temporary_name("a.tmp-12-0.bak"));
 }
 
 static void folder_appears_whole(void **state) {
     const char *path = in_folder(state, "step-10");
     nb_error err = {0};
     for (int round = 0; round < 2; round++) {
-        nb_folder *folder;
+        ni_folder *folder;
         char inside[800];
-        assert_int_equal(nb_folder_begin(path, &folder, &err), NB_OK);
-        snprintf(inside, sizeof inside, "%s/deep/er", nb_folder_path(folder));
-        assert_int_equal(nb_make_folders(inside, &err), NB_OK);
-        snprintf(inside, sizeof inside, "%s/deep/er/x%d", nb_folder_path(folder), round);
-        assert_int_equal(nb_file_write(inside, "x", 1, &err), NB_OK);
-        assert_int_equal(nb_folder_commit(folder, round == 1, &err), NB_OK);
+        assert_int_equal(ni_folder_begin(path, &folder, &err), NB_OK);
+        snprintf(inside, sizeof inside, "%s/deep/er", ni_folder_path(folder));
+        assert_int_equal(ni_make_folders(inside, &err), NB_OK);
+        snprintf(inside, sizeof inside, "%s/deep/er/x%d", ni_folder_path(folder), round);
+        assert_int_equal(ni_file_write(inside, "x", 1, &err), NB_OK);
+        assert_int_equal(ni_folder_commit(folder, round == 1, &err), NB_OK);
         assert_int_equal(entries(*state), 1);
     }
     assert_int_equal(access(in_folder(state, "step-10/deep/er/x1"), F_OK), 0);
     assert_int_not_equal(access(in_folder(state, "step-10/deep/er/x0"), F_OK), 0);
 
-    nb_folder *folder;
-    assert_int_equal(nb_folder_begin(path, &folder, &err), NB_OK);
-    assert_int_equal(nb_folder_commit(folder, false, &err), NB_IO_ERROR);
+    ni_folder *folder;
+    assert_int_equal(ni_folder_begin(path, &folder, &err), NB_OK);
+    assert_int_equal(ni_folder_commit(folder, false, &err), NB_IO_ERROR);
     assert_int_equal(entries(*state), 1);
 }
 
 static void removal_follows_no_link(void **state) {
     nb_error err = {0};
-    assert_int_equal(nb_make_folders(in_folder(state, "keep"), &err), NB_OK);
-    assert_int_equal(nb_file_write(in_folder(state, "keep/me"), "x", 1, &err), NB_OK);
-    assert_int_equal(nb_make_folders(in_folder(state, "a.tmp-1-0/b"), &err), NB_OK);
+    assert_int_equal(ni_make_folders(in_folder(state, "keep"), &err), NB_OK);
+    assert_int_equal(ni_file_write(in_folder(state, "keep/me"), "x", 1, &err), NB_OK);
+    assert_int_equal(ni_make_folders(in_folder(state, "a.tmp-1-0/b"), &err), NB_OK);
     assert_int_equal(symlink("../keep", in_folder(state, "a.tmp-1-0/link")), 0);
-    assert_int_equal(nb_file_write(in_folder(state, "f.tmp-1-0"), "x", 1, &err), NB_OK);
-    assert_int_equal(nb_folder_remove_abandoned(*state, &err), NB_OK);
+    assert_int_equal(ni_file_write(in_folder(state, "f.tmp-1-0"), "x", 1, &err), NB_OK);
+    assert_int_equal(ni_folder_remove_abandoned(*state, &err), NB_OK);
     assert_int_equal(entries(*state), 1);
     assert_int_equal(access(in_folder(state, "keep/me"), F_OK), 0);
-    assert_int_equal(nb_folder_remove(in_folder(state, "none"), &err), NB_OK);
-    assert_int_equal(nb_make_folders(in_folder(state, "keep/me/x"), &err), NB_IO_ERROR);
+    assert_int_equal(ni_folder_remove(in_folder(state, "none"), &err), NB_OK);
+    assert_int_equal(ni_make_folders(in_folder(state, "keep/me/x"), &err), NB_IO_ERROR);
 }
 
 static void checksum_known_answer(void **state) {
-    char sum[NB_CHECKSUM_SIZE];
-    nb_checksum("", 0, sum); /* xxhsum -H2 of an empty file */
+    char sum[NI_CHECKSUM_SIZE];
+    ni_checksum("", 0, sum); /* xxhsum -H2 of an empty file */
     assert_string_equal(sum, "99aa06d3014798d86001c324468d497f");
     const char *path = in_folder(state, "sum");
-    assert_int_equal(nb_file_write(path, "nibble", 6, NULL), NB_OK);
-    char of_file[NB_CHECKSUM_SIZE];
-    nb_checksum("nibble", 6, sum);
-    assert_int_equal(nb_checksum_file(path, of_file, NULL), NB_OK);
+    assert_int_equal(ni_file_write(path, "nibble", 6, NULL), NB_OK);
+    char of_file[NI_CHECKSUM_SIZE];
+    ni_checksum("nibble", 6, sum);
+    assert_int_equal(ni_checksum_file(path, of_file, NULL), NB_OK);
     assert_string_equal(sum, of_file);
 }
 
@@ -161,25 +161,25 @@ static void checksum_known_answer(void **state) {
 
 static void safetensors_of_python(void **state) {
     (void)state;
-    nb_safetensors *file;
+    ni_safetensors *file;
     nb_error err = {0};
-    assert_int_equal(nb_safetensors_open(NB_TEST_GOLDEN "/files/python.safetensors", &file, &err), NB_OK);
-    assert_int_equal(nb_safetensors_count(file), 5);
-    const nb_file_tensor *w = nb_safetensors_find(file, "w");
+    assert_int_equal(ni_safetensors_open(NI_TEST_GOLDEN "/files/python.safetensors", &file, &err), NB_OK);
+    assert_int_equal(ni_safetensors_count(file), 5);
+    const ni_file_tensor *w = ni_safetensors_find(file, "w");
     assert_non_null(w);
-    assert_int_equal(w->dtype, NB_ST_F32);
+    assert_int_equal(w->dtype, NI_ST_F32);
     assert_int_equal(w->rank, 2);
     assert_int_equal(w->shape[1], 3);
     const float want[6] = {-0.5f, -0.25f, 0, 0.25f, 0.5f, 0.75f};
     assert_memory_equal(w->data, want, sizeof want);
-    assert_int_equal(nb_safetensors_find(file, "one")->rank, 0);
-    assert_int_equal(*(const int64_t *)nb_safetensors_find(file, "one")->data, 7);
-    assert_int_equal(nb_safetensors_find(file, "none")->bytes, 0);
-    assert_null(nb_safetensors_find(file, "absent"));
-    assert_string_equal(nb_safetensors_metadata(file, "note"), "gr\xc3\xbc\xc3\x9f"
+    assert_int_equal(ni_safetensors_find(file, "one")->rank, 0);
+    assert_int_equal(*(const int64_t *)ni_safetensors_find(file, "one")->data, 7);
+    assert_int_equal(ni_safetensors_find(file, "none")->bytes, 0);
+    assert_null(ni_safetensors_find(file, "absent"));
+    assert_string_equal(ni_safetensors_metadata(file, "note"), "gr\xc3\xbc\xc3\x9f"
                                                                "e");
-    assert_null(nb_safetensors_metadata(file, "absent"));
-    nb_safetensors_close(file);
+    assert_null(ni_safetensors_metadata(file, "absent"));
+    ni_safetensors_close(file);
 }
 
 static void safetensors_round_trip(void **state) {
@@ -187,35 +187,35 @@ static void safetensors_round_trip(void **state) {
     const uint8_t odd[3] = {1, 2, 3};
     const double wide[2] = {0.5, -1e300};
     const float row[4] = {1, 2, 3, 4};
-    nb_file_tensor tensors[] = {{"odd \"name\" / \xc3\xa9", NB_ST_U8, 1, {3}, odd, 3},
-                                {"wide", NB_ST_F64, 2, {1, 2}, wide, sizeof wide},
-                                {"row", NB_ST_F32, 1, {4}, row, sizeof row},
-                                {"empty", NB_ST_I16, 2, {5, 0}, NULL, 0}};
-    nb_metadata metadata[] = {{"format", "pt"}, {"b", "two"}};
+    ni_file_tensor tensors[] = {{"odd \"name\" / \xc3\xa9", NI_ST_U8, 1, {3}, odd, 3},
+                                {"wide", NI_ST_F64, 2, {1, 2}, wide, sizeof wide},
+                                {"row", NI_ST_F32, 1, {4}, row, sizeof row},
+                                {"empty", NI_ST_I16, 2, {5, 0}, NULL, 0}};
+    ni_metadata metadata[] = {{"format", "pt"}, {"b", "two"}};
     nb_error err = {0};
-    assert_int_equal(nb_safetensors_write(path, tensors, 4, metadata, 2, &err), NB_OK);
-    nb_safetensors *file;
-    assert_int_equal(nb_safetensors_open(path, &file, &err), NB_OK);
-    assert_int_equal(nb_safetensors_count(file), 4);
+    assert_int_equal(ni_safetensors_write(path, tensors, 4, metadata, 2, &err), NB_OK);
+    ni_safetensors *file;
+    assert_int_equal(ni_safetensors_open(path, &file, &err), NB_OK);
+    assert_int_equal(ni_safetensors_count(file), 4);
     for (int i = 0; i < 4; i++) {
-        const nb_file_tensor *t = nb_safetensors_find(file, tensors[i].name);
+        const ni_file_tensor *t = ni_safetensors_find(file, tensors[i].name);
         assert_non_null(t);
         assert_int_equal(t->dtype, tensors[i].dtype);
         assert_int_equal(t->bytes, tensors[i].bytes);
-        assert_int_equal((uintptr_t)t->data % nb_tensor_dtype_size(t->dtype), 0);
+        assert_int_equal((uintptr_t)t->data % ni_tensor_dtype_size(t->dtype), 0);
         if (t->bytes)
             assert_memory_equal(t->data, tensors[i].data, t->bytes);
     }
-    assert_string_equal(nb_safetensors_metadata(file, "b"), "two");
-    nb_safetensors_close(file);
+    assert_string_equal(ni_safetensors_metadata(file, "b"), "two");
+    ni_safetensors_close(file);
 
     tensors[1].name = "row";
-    assert_int_equal(nb_safetensors_write(path, tensors, 4, NULL, 0, &err), NB_BAD_USAGE);
+    assert_int_equal(ni_safetensors_write(path, tensors, 4, NULL, 0, &err), NB_BAD_USAGE);
     tensors[1].name = "wide";
     tensors[1].bytes--;
-    assert_int_equal(nb_safetensors_write(path, tensors, 4, NULL, 0, &err), NB_BAD_USAGE);
+    assert_int_equal(ni_safetensors_write(path, tensors, 4, NULL, 0, &err), NB_BAD_USAGE);
     tensors[0].name = "\xff";
-    assert_int_not_equal(nb_safetensors_write(path, tensors, 1, NULL, 0, &err), NB_OK);
+    assert_int_not_equal(ni_safetensors_write(path, tensors, 1, NULL, 0, &err), NB_OK);
     assert_int_equal(entries(*state), 1);
 }
 
@@ -230,12 +230,12 @@ static void check_hostile(const hostile *h) {
     uint64_t length = strlen(h->header);
     memcpy(bytes, &length, 8);
     memcpy(bytes + 8, h->header, length);
-    nb_safetensors *file;
+    ni_safetensors *file;
     nb_error err = {0};
-    nb_status status = nb_safetensors_parse(bytes, 8 + length + h->data, &file, &err);
+    nb_status status = ni_safetensors_parse(bytes, 8 + length + h->data, &file, &err);
     if (!h->complaint) {
         assert_int_equal(status, NB_OK);
-        nb_safetensors_close(file);
+        ni_safetensors_close(file);
         return;
     }
     assert_int_equal(status, NB_BAD_FILE);
@@ -287,13 +287,13 @@ static void hostile_safetensors(void **state) {
 
 static void hostile_safetensors_lengths(void **state) {
     (void)state;
-    nb_safetensors *file;
+    ni_safetensors *file;
     nb_error err = {0};
     char bytes[16] = {0};
     for (size_t size = 0; size < 9; size++)
-        assert_int_equal(nb_safetensors_parse(bytes, size, &file, &err), NB_BAD_FILE);
+        assert_int_equal(ni_safetensors_parse(bytes, size, &file, &err), NB_BAD_FILE);
     memset(bytes, 0xff, 8);
-    assert_int_equal(nb_safetensors_parse(bytes, 16, &file, &err), NB_BAD_FILE);
+    assert_int_equal(ni_safetensors_parse(bytes, 16, &file, &err), NB_BAD_FILE);
     assert_non_null(strstr(err.message, "does not fit"));
     /* nesting far deeper than any stack */
     size_t deep = 1000000;
@@ -302,7 +302,7 @@ static void hostile_safetensors_lengths(void **state) {
     memcpy(nest, &length, 8);
     memset(nest + 8, '[', deep);
     memcpy(nest + 8, "{\"a\":", 5);
-    assert_int_equal(nb_safetensors_parse(nest, deep + 8, &file, &err), NB_BAD_FILE);
+    assert_int_equal(ni_safetensors_parse(nest, deep + 8, &file, &err), NB_BAD_FILE);
     assert_non_null(strstr(err.message, "depth"));
     free(nest);
 }
@@ -311,39 +311,39 @@ static void hostile_safetensors_lengths(void **state) {
 
 static void npy_of_python(void **state) {
     (void)state;
-    nb_npy npy;
+    ni_npy npy;
     nb_error err = {0};
-    assert_int_equal(nb_npy_read(NB_TEST_GOLDEN "/files/f4.npy", &npy, &err), NB_OK);
+    assert_int_equal(ni_npy_read(NI_TEST_GOLDEN "/files/f4.npy", &npy, &err), NB_OK);
     assert_int_equal(npy.tensor.rank, 2);
     assert_int_equal(npy.tensor.shape[0], 2);
     assert_int_equal(npy.tensor.shape[1], 3);
     const float want[6] = {-0.5f, -0.25f, 0, 0.25f, 0.5f, 0.75f};
     assert_memory_equal(npy.tensor.data, want, sizeof want);
-    nb_npy_free(&npy);
-    assert_int_equal(nb_npy_read(NB_TEST_GOLDEN "/files/u2.npy", &npy, &err), NB_OK);
+    ni_npy_free(&npy);
+    assert_int_equal(ni_npy_read(NI_TEST_GOLDEN "/files/u2.npy", &npy, &err), NB_OK);
     assert_string_equal(npy.descr, "<u2");
-    assert_int_equal(npy.tensor.dtype, NB_ST_U16);
+    assert_int_equal(npy.tensor.dtype, NI_ST_U16);
     assert_int_equal(((const uint16_t *)npy.tensor.data)[2], 65535);
-    nb_npy_free(&npy);
-    assert_int_equal(nb_npy_read(NB_TEST_GOLDEN "/files/fortran.npy", &npy, &err), NB_BAD_FILE);
+    ni_npy_free(&npy);
+    assert_int_equal(ni_npy_read(NI_TEST_GOLDEN "/files/fortran.npy", &npy, &err), NB_BAD_FILE);
     assert_non_null(strstr(err.message, "Fortran"));
-    assert_int_equal(nb_npy_read(NB_TEST_GOLDEN "/files/big-endian.npy", &npy, &err), NB_BAD_FILE);
+    assert_int_equal(ni_npy_read(NI_TEST_GOLDEN "/files/big-endian.npy", &npy, &err), NB_BAD_FILE);
     assert_non_null(strstr(err.message, "big-endian"));
-    assert_int_equal(nb_npy_read(NB_TEST_GOLDEN "/files/record.npy", &npy, &err), NB_BAD_FILE);
+    assert_int_equal(ni_npy_read(NI_TEST_GOLDEN "/files/record.npy", &npy, &err), NB_BAD_FILE);
     assert_non_null(strstr(err.message, "structured"));
 }
 
 static void npy_written_as_numpy_does(void **state) {
     const char *path = in_folder(state, "f4.npy");
     const float data[6] = {-0.5f, -0.25f, 0, 0.25f, 0.5f, 0.75f};
-    assert_int_equal(nb_npy_write_f32(path, data, 2, 3, NULL), NB_OK);
-    nb_file_map ours, numpy;
-    assert_int_equal(nb_file_map_open(path, &ours, NULL), NB_OK);
-    assert_int_equal(nb_file_map_open(NB_TEST_GOLDEN "/files/f4.npy", &numpy, NULL), NB_OK);
+    assert_int_equal(ni_npy_write_f32(path, data, 2, 3, NULL), NB_OK);
+    ni_file_map ours, numpy;
+    assert_int_equal(ni_file_map_open(path, &ours, NULL), NB_OK);
+    assert_int_equal(ni_file_map_open(NI_TEST_GOLDEN "/files/f4.npy", &numpy, NULL), NB_OK);
     assert_int_equal(ours.size, numpy.size);
     assert_memory_equal(ours.bytes, numpy.bytes, numpy.size);
-    nb_file_map_close(&ours);
-    nb_file_map_close(&numpy);
+    ni_file_map_close(&ours);
+    ni_file_map_close(&numpy);
 }
 
 static void hostile_npy(void **state) {
@@ -374,18 +374,18 @@ static void hostile_npy(void **state) {
         size_t length = strlen(cases[i].header);
         bytes[8] = (char)length;
         memcpy(bytes + 10, cases[i].header, length);
-        nb_npy npy;
+        ni_npy npy;
         nb_error err = {0};
-        nb_status status = nb_npy_parse(bytes, 10 + length + cases[i].data, &npy, &err);
+        nb_status status = ni_npy_parse(bytes, 10 + length + cases[i].data, &npy, &err);
         assert_int_equal(status, cases[i].complaint ? NB_BAD_FILE : NB_OK);
         if (cases[i].complaint && !strstr(err.message, cases[i].complaint))
             fail_msg("'%s' does not say '%s'", err.message, cases[i].complaint);
-        nb_npy_free(&npy);
+        ni_npy_free(&npy);
     }
-    nb_npy npy;
-    assert_int_equal(nb_npy_parse("\x93NUMPY\x04\0\0\0\0\0\0", 12, &npy, NULL), NB_BAD_FILE);
-    assert_int_equal(nb_npy_parse("\x93NUMPY\x02\0\xff\xff\xff\xff", 12, &npy, NULL), NB_BAD_FILE);
-    assert_int_equal(nb_npy_parse("PK", 2, &npy, NULL), NB_BAD_FILE);
+    ni_npy npy;
+    assert_int_equal(ni_npy_parse("\x93NUMPY\x04\0\0\0\0\0\0", 12, &npy, NULL), NB_BAD_FILE);
+    assert_int_equal(ni_npy_parse("\x93NUMPY\x02\0\xff\xff\xff\xff", 12, &npy, NULL), NB_BAD_FILE);
+    assert_int_equal(ni_npy_parse("PK", 2, &npy, NULL), NB_BAD_FILE);
 }
 
 #define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, temporary_folder, remove_temporary_folder)

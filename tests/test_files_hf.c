@@ -48,10 +48,10 @@ static void logits_of(nb_model *model, const int32_t *tokens, int32_t count, flo
     must(nb_model_logits(model, &batch, &pass, logits, &err), &err);
 }
 
-static double relative_error(const float *got, const nb_file_tensor *want, int64_t n) {
+static double relative_error(const float *got, const ni_file_tensor *want, int64_t n) {
     double error = 0, norm = 0;
     for (int64_t i = 0; i < n; i++) {
-        double w = want->dtype == NB_ST_F64 ? ((const double *)want->data)[i] : ((const float *)want->data)[i];
+        double w = want->dtype == NI_ST_F64 ? ((const double *)want->data)[i] : ((const float *)want->data)[i];
         error += ((double)got[i] - w) * ((double)got[i] - w);
         norm += w * w;
     }
@@ -64,21 +64,21 @@ static void check_golden(const char *name, nb_backend *be, double tolerance) {
     char folder[512], path[600];
     nb_model_config config;
     nb_error err = {0};
-    snprintf(folder, sizeof folder, "%s/hf/%s", NB_TEST_GOLDEN, name);
-    must(nb_hf_config_read(folder, &config, &err), &err);
+    snprintf(folder, sizeof folder, "%s/hf/%s", NI_TEST_GOLDEN, name);
+    must(ni_hf_config_read(folder, &config, &err), &err);
     assert_string_equal(config.name, name);
     nb_recipe recipe = bf16_recipe();
     nb_model *model = case_model(be, &config, &recipe, false);
-    must(nb_hf_load(be, model, folder, &err), &err);
-    nb_safetensors *expected;
+    must(ni_hf_load(be, model, folder, &err), &err);
+    ni_safetensors *expected;
     snprintf(path, sizeof path, "%s/expected.safetensors", folder);
-    must(nb_safetensors_open(path, &expected, &err), &err);
+    must(ni_safetensors_open(path, &expected, &err), &err);
     float logits[CASE_SEQ * 40];
-    logits_of(model, nb_safetensors_find(expected, "tokens")->data, CASE_SEQ, logits);
-    double error = relative_error(logits, nb_safetensors_find(expected, "logits"), CASE_SEQ * 40);
+    logits_of(model, ni_safetensors_find(expected, "tokens")->data, CASE_SEQ, logits);
+    double error = relative_error(logits, ni_safetensors_find(expected, "logits"), CASE_SEQ * 40);
     if (!(error <= tolerance))
         fail_msg("%s: logits are off by %.3g of their norm", name, error);
-    nb_safetensors_close(expected);
+    ni_safetensors_close(expected);
     nb_model_free(model);
 }
 
@@ -111,12 +111,12 @@ static nb_model *make_model(nb_backend *be, int index) {
     return model;
 }
 
-static void expect_param(const nb_model *a, const float *x, const float *y, nb_tensor_dtype dtype) {
+static void expect_param(const nb_model *a, const float *x, const float *y, ni_tensor_dtype dtype) {
     for (int32_t i = 0; i < nb_model_param_count(a); i++) {
         const nb_param *p = nb_model_param(a, i);
         for (int64_t j = p->offset; j < p->offset + p->rows * p->cols; j++) {
-            float want = dtype == NB_ST_BF16  ? nb_bf16_round(x[j])
-                         : dtype == NB_ST_F16 ? nb_fp16_value(nb_fp16_even(x[j]))
+            float want = dtype == NI_ST_BF16  ? ni_bf16_round(x[j])
+                         : dtype == NI_ST_F16 ? ni_fp16_value(ni_fp16_even(x[j]))
                                               : x[j];
             if (memcmp(&y[j], &want, sizeof want) != 0)
                 fail_msg("%s: %.9g came back as %.9g", p->name, (double)x[j], (double)y[j]);
@@ -125,15 +125,15 @@ static void expect_param(const nb_model *a, const float *x, const float *y, nb_t
 }
 
 static void folders_of_nibble_come_back(void **state) {
-    const nb_tensor_dtype dtypes[] = {NB_ST_F32, NB_ST_BF16, NB_ST_F16};
+    const ni_tensor_dtype dtypes[] = {NI_ST_F32, NI_ST_BF16, NI_ST_F16};
     nb_backend *be = cpu_with(1, NB_ISA_AUTO);
     nb_error err = {0};
     for (int f = 0; f < FAMILY_COUNT; f++)
         for (int d = 0; d < 3; d++) {
             nb_model *model = make_model(be, f);
-            must(nb_hf_save(be, model, *state, dtypes[d], 7, &err), &err);
+            must(ni_hf_save(be, model, *state, dtypes[d], 7, &err), &err);
             nb_model_config config = *nb_model_get_config(model), back;
-            must(nb_hf_config_read(*state, &back, &err), &err);
+            must(ni_hf_config_read(*state, &back, &err), &err);
             assert_int_equal(back.family, config.family);
             assert_true(back.vocab == config.vocab && back.hidden == config.hidden && back.layers == config.layers);
             assert_true(back.heads == config.heads && back.kv_heads == config.kv_heads);
@@ -145,7 +145,7 @@ static void folders_of_nibble_come_back(void **state) {
             assert_true(back.gate_normalizer == config.gate_normalizer && back.gate_clamp == config.gate_clamp);
             nb_recipe recipe = bf16_recipe();
             nb_model *other = case_model(be, &back, &recipe, false);
-            must(nb_hf_load(be, other, *state, &err), &err);
+            must(ni_hf_load(be, other, *state, &err), &err);
             expect_param(model, params_of(model, be), params_of(other, be), dtypes[d]);
             nb_model_free(other);
             nb_model_free(model);
@@ -199,7 +199,7 @@ static void configs_are_checked(void **state) {
         nb_model_config config;
         nb_error err = {0};
         nb_status status =
-            nb_hf_config_parse(cases[i].text, strlen(cases[i].text), "a.json/config.json", &config, &err);
+            ni_hf_config_parse(cases[i].text, strlen(cases[i].text), "a.json/config.json", &config, &err);
         if ((status == NB_OK) != !cases[i].complaint)
             fail_msg("%s: %s", cases[i].text, err.message);
         if (cases[i].complaint && !strstr(err.message, cases[i].complaint))
@@ -211,19 +211,19 @@ static void defaults_are_those_of_transformers(void **state) {
     (void)state;
     nb_model_config c;
     const char *llama = LLAMA "}", *gla = GLA "}";
-    assert_int_equal(nb_hf_config_parse(llama, strlen(llama), "x/config.json", &c, NULL), NB_OK);
+    assert_int_equal(ni_hf_config_parse(llama, strlen(llama), "x/config.json", &c, NULL), NB_OK);
     assert_true(c.kv_heads == 2 && c.head_dim == 8 && c.rope_theta == 10000 && c.norm_eps == 1e-6 && !c.tied);
-    assert_int_equal(nb_hf_config_parse(gla, strlen(gla), "x/config.json", &c, NULL), NB_OK);
+    assert_int_equal(ni_hf_config_parse(gla, strlen(gla), "x/config.json", &c, NULL), NB_OK);
     assert_true(c.heads == 4 && c.expand_k == 0.5 && c.expand_v == 1 && c.gate_clamp == -INFINITY);
     assert_int_equal(c.intermediate, 256);
     /* a divisor of the gate that fla cannot express gets a type that fla does not know */
-    char *text = nb_hf_config_text(&c, NB_ST_F32, -1);
+    char *text = ni_hf_config_text(&c, NI_ST_F32, -1);
     assert_non_null(strstr(text, "\"model_type\": \"gla\""));
     free(text);
     c.gate_normalizer = 8;
-    text = nb_hf_config_text(&c, NB_ST_F32, -1);
+    text = ni_hf_config_text(&c, NI_ST_F32, -1);
     assert_non_null(strstr(text, "\"model_type\": \"gla-nibble\""));
-    assert_int_equal(nb_hf_config_parse(text, strlen(text), "x/config.json", &c, NULL), NB_OK);
+    assert_int_equal(ni_hf_config_parse(text, strlen(text), "x/config.json", &c, NULL), NB_OK);
     assert_true(c.gate_normalizer == 8);
     free(text);
 }
@@ -232,28 +232,28 @@ static void defaults_are_those_of_transformers(void **state) {
 static void save_spoiled(void **state, nb_backend *be, nb_model *model, const char *rename_to, int32_t change_dtype,
                          int64_t rows) {
     int32_t count = nb_model_param_count(model);
-    nb_file_tensor tensors[64] = {{0}};
+    ni_file_tensor tensors[64] = {{0}};
     const float *params = params_of(model, be);
     nb_error err = {0};
     for (int32_t i = 0; i < count; i++) {
         const nb_param *p = nb_model_param(model, i);
         size_t bytes = (size_t)(p->rows * p->cols) * sizeof(float);
-        tensors[i] = (nb_file_tensor){p->name, NB_ST_F32, p->rank, {p->rows, p->cols}, params + p->offset, bytes};
+        tensors[i] = (ni_file_tensor){p->name, NI_ST_F32, p->rank, {p->rows, p->cols}, params + p->offset, bytes};
     }
     if (rename_to)
         tensors[1].name = rename_to;
     if (change_dtype >= 0)
-        tensors[1].dtype = (nb_tensor_dtype)change_dtype;
+        tensors[1].dtype = (ni_tensor_dtype)change_dtype;
     if (rows) {
         tensors[1].shape[0] = rows;
         tensors[1].bytes = (size_t)(rows * nb_model_param(model, 1)->cols) * sizeof(float);
     }
-    must(nb_safetensors_write(in_folder(state, "model.safetensors"), tensors, count, NULL, 0, &err), &err);
+    must(ni_safetensors_write(in_folder(state, "model.safetensors"), tensors, count, NULL, 0, &err), &err);
 }
 
 static void expect_refusal(void **state, nb_backend *be, nb_model *model, const char *complaint) {
     nb_error err = {0};
-    assert_int_not_equal(nb_hf_load(be, model, *state, &err), NB_OK);
+    assert_int_not_equal(ni_hf_load(be, model, *state, &err), NB_OK);
     if (!strstr(err.message, complaint))
         fail_msg("'%s' does not say '%s'", err.message, complaint);
 }
@@ -264,12 +264,12 @@ static void parameters_are_checked(void **state) {
     nb_error err = {0};
     expect_refusal(state, be, model, "No such file");
     save_spoiled(state, be, model, NULL, -1, 0);
-    must(nb_hf_load(be, model, *state, &err), &err);
+    must(ni_hf_load(be, model, *state, &err), &err);
     save_spoiled(state, be, model, "model.layers.0.self_attn.q_proj.bias", -1, 0);
     expect_refusal(state, be, model, "'model.layers.0.self_attn.q_proj.bias' is no parameter of a llama");
     save_spoiled(state, be, model, "model.layers.0.self_attn.rotary_emb.inv_freq", -1, 0);
     expect_refusal(state, be, model, "is missing");
-    save_spoiled(state, be, model, NULL, NB_ST_I32, 0);
+    save_spoiled(state, be, model, NULL, NI_ST_I32, 0);
     expect_refusal(state, be, model, "has type I32");
     save_spoiled(state, be, model, NULL, -1, 8);
     expect_refusal(state, be, model, "has shape [8, ");
@@ -277,11 +277,11 @@ static void parameters_are_checked(void **state) {
     expect_refusal(state, be, tied, "q_norm.weight' is missing"); /* another family's file */
 
     const char index[] = "{\"weight_map\":{\"a\":\"../model.safetensors\"}}", empty[] = "{\"weight_map\":{}}";
-    must(nb_file_write(in_folder(state, "model.safetensors.index.json"), index, sizeof index - 1, &err), &err);
+    must(ni_file_write(in_folder(state, "model.safetensors.index.json"), index, sizeof index - 1, &err), &err);
     expect_refusal(state, be, model, "not said to lie in a file of this folder");
-    must(nb_file_write(in_folder(state, "model.safetensors.index.json"), empty, sizeof empty - 1, &err), &err);
+    must(ni_file_write(in_folder(state, "model.safetensors.index.json"), empty, sizeof empty - 1, &err), &err);
     expect_refusal(state, be, model, "'weight_map' is missing");
-    must(nb_file_write(in_folder(state, "model.safetensors.index.json"), "{", 1, &err), &err);
+    must(ni_file_write(in_folder(state, "model.safetensors.index.json"), "{", 1, &err), &err);
     expect_refusal(state, be, model, "index.json:1");
     nb_model_free(model);
     nb_model_free(tied);
@@ -301,9 +301,9 @@ static nb_model *read_model(nb_backend *be, const char *folder, int32_t tokens, 
     nb_recipe recipe = bf16_recipe();
     nb_model *model;
     nb_error err = {0};
-    must(nb_hf_config_read(folder, &config, &err), &err);
+    must(ni_hf_config_read(folder, &config, &err), &err);
     must(nb_model_create(be, &config, &recipe, 1, tokens, training, &model, &err), &err);
-    must(nb_hf_load(be, model, folder, &err), &err);
+    must(ni_hf_load(be, model, folder, &err), &err);
     return model;
 }
 
@@ -322,10 +322,10 @@ static void write_logits(const char *folder, int64_t vocab, int32_t count) {
         nb_backend_free(backends[b]);
     }
     const size_t bytes = (size_t)(count * vocab) * sizeof(float);
-    const nb_file_tensor out[] = {{"tokens", NB_ST_I32, 2, {1, count}, tokens, (size_t)count * sizeof *tokens},
-                                  {"logits.f64", NB_ST_F32, 2, {count, vocab}, logits[0], bytes},
-                                  {"logits.bf16", NB_ST_F32, 2, {count, vocab}, logits[1], bytes}};
-    must(nb_safetensors_write(inside(folder, "nibble-logits.safetensors"), out, 3, NULL, 0, &err), &err);
+    const ni_file_tensor out[] = {{"tokens", NI_ST_I32, 2, {1, count}, tokens, (size_t)count * sizeof *tokens},
+                                  {"logits.f64", NI_ST_F32, 2, {count, vocab}, logits[0], bytes},
+                                  {"logits.bf16", NI_ST_F32, 2, {count, vocab}, logits[1], bytes}};
+    must(ni_safetensors_write(inside(folder, "nibble-logits.safetensors"), out, 3, NULL, 0, &err), &err);
     free(logits[0]);
     free(logits[1]);
 }
@@ -333,26 +333,26 @@ static void write_logits(const char *folder, int64_t vocab, int32_t count) {
 /* Gradients, in double, of the mean loss of predicting each token of nibble-logits from those before it. */
 static void write_gradients(const char *folder, int32_t count) {
     nb_error err = {0};
-    nb_safetensors *logits;
+    ni_safetensors *logits;
     nb_backend *be = ref64();
     nb_model *model = read_model(be, folder, count, true);
     document d;
     double loss;
-    must(nb_safetensors_open(inside(folder, "nibble-logits.safetensors"), &logits, &err), &err);
-    const nb_batch batch = batch_of(&d, nb_safetensors_find(logits, "tokens")->data, count);
+    must(ni_safetensors_open(inside(folder, "nibble-logits.safetensors"), &logits, &err), &err);
+    const nb_batch batch = batch_of(&d, ni_safetensors_find(logits, "tokens")->data, count);
     const nb_pass pass = {0};
     must(nb_model_loss_and_grads(model, &batch, &pass, &loss, &err), &err);
-    nb_file_tensor out[64];
+    ni_file_tensor out[64];
     int32_t params = nb_model_param_count(model);
     const double *grads = nb_model_grads(model);
     for (int32_t i = 0; i < params; i++) {
         const nb_param *p = nb_model_param(model, i);
-        out[i] = (nb_file_tensor){
-            p->name, NB_ST_F64, p->rank, {p->rows, p->cols}, grads + p->offset, (size_t)(p->rows * p->cols) * 8};
+        out[i] = (ni_file_tensor){
+            p->name, NI_ST_F64, p->rank, {p->rows, p->cols}, grads + p->offset, (size_t)(p->rows * p->cols) * 8};
     }
-    out[params] = (nb_file_tensor){"loss", NB_ST_F64, 1, {1}, &loss, sizeof loss};
-    must(nb_safetensors_write(inside(folder, "nibble-gradients.safetensors"), out, params + 1, NULL, 0, &err), &err);
-    nb_safetensors_close(logits);
+    out[params] = (ni_file_tensor){"loss", NI_ST_F64, 1, {1}, &loss, sizeof loss};
+    must(ni_safetensors_write(inside(folder, "nibble-gradients.safetensors"), out, params + 1, NULL, 0, &err), &err);
+    ni_safetensors_close(logits);
     nb_model_free(model);
     nb_backend_free(be);
 }
@@ -365,9 +365,9 @@ static void write_models(const char *folder) {
             char name[64], path[800];
             snprintf(name, sizeof name, "%s-%s", nb_family_name(families[f].family), d ? "bf16" : "f32");
             snprintf(path, sizeof path, "%s/%s", folder, name);
-            must(nb_make_folders(path, &err), &err);
+            must(ni_make_folders(path, &err), &err);
             nb_model *model = make_model(be, f);
-            must(nb_hf_save(be, model, path, d ? NB_ST_BF16 : NB_ST_F32, -1, &err), &err);
+            must(ni_hf_save(be, model, path, d ? NI_ST_BF16 : NI_ST_F32, -1, &err), &err);
             write_logits(path, nb_model_get_config(model)->vocab, CASE_SEQ);
             nb_model_free(model);
         }
@@ -395,8 +395,8 @@ static void write_gla(const char *folder) {
         nb_model *model = case_model(be, &config, &recipe, false);
         perturb_vectors(model, be);
         snprintf(path, sizeof path, "%s/%s", folder, cases[i].name);
-        must(nb_make_folders(path, &err), &err);
-        must(nb_hf_save(be, model, path, NB_ST_F32, -1, &err), &err);
+        must(ni_make_folders(path, &err), &err);
+        must(ni_hf_save(be, model, path, NI_ST_F32, -1, &err), &err);
         write_logits(path, config.vocab, cases[i].tokens);
         write_gradients(path, cases[i].tokens);
         nb_model_free(model);
@@ -405,26 +405,26 @@ static void write_gla(const char *folder) {
 }
 
 /* Ids of the texts (separated by NUL) in FOLDER/texts under one tokenizer. */
-static void write_ids(const char *folder, const char *name, const nb_tokenizer *tokenizer) {
-    nb_file_tensor out[64];
-    nb_tokens ids[64] = {{0}};
+static void write_ids(const char *folder, const char *name, const ni_tokenizer *tokenizer) {
+    ni_file_tensor out[64];
+    ni_tokens ids[64] = {{0}};
     char path[800], names[64][16], *texts;
     size_t size;
     int32_t count = 0;
     nb_error err = {0};
-    must(nb_file_read(inside(folder, "texts"), 1 << 20, &texts, &size, &err), &err);
+    must(ni_file_read(inside(folder, "texts"), 1 << 20, &texts, &size, &err), &err);
     for (size_t at = 0; at <= size && count < 64; at += strlen(texts + at) + 1, count++) {
-        must(nb_tokenizer_encode(tokenizer, texts + at, strlen(texts + at), false, &ids[count], NULL, &err), &err);
+        must(ni_tokenizer_encode(tokenizer, texts + at, strlen(texts + at), false, &ids[count], NULL, &err), &err);
         snprintf(names[count], sizeof names[count], "ids.%d", (int)count);
-        out[count] = (nb_file_tensor){names[count],       NB_ST_I32,      1,
+        out[count] = (ni_file_tensor){names[count],       NI_ST_I32,      1,
                                       {ids[count].count}, ids[count].ids, (size_t)ids[count].count * 4};
     }
     snprintf(path, sizeof path, "%s/%s", folder, name);
-    must(nb_make_folders(path, &err), &err);
-    must(nb_tokenizer_save(tokenizer, path, &err), &err);
-    must(nb_safetensors_write(inside(path, "nibble-ids.safetensors"), out, count, NULL, 0, &err), &err);
+    must(ni_make_folders(path, &err), &err);
+    must(ni_tokenizer_save(tokenizer, path, &err), &err);
+    must(ni_safetensors_write(inside(path, "nibble-ids.safetensors"), out, count, NULL, 0, &err), &err);
     for (int32_t i = 0; i < count; i++)
-        nb_tokens_free(&ids[i]);
+        ni_tokens_free(&ids[i]);
     free(texts);
 }
 
@@ -433,19 +433,19 @@ static const char *out_folder;
 static void write_for_transformers(void **state) {
     (void)state;
     nb_error err = {0};
-    nb_tokenizer *bytes, *sp;
-    nb_file_map licence;
+    ni_tokenizer *bytes, *sp;
+    ni_file_map licence;
     write_models(out_folder);
     write_gla(out_folder);
-    must(nb_file_map_open(NB_TEST_SOURCE "/LICENSE", &licence, &err), &err);
-    nb_text text = {licence.bytes, licence.size};
-    must(nb_tokenizer_load("bytes", &bytes, &err), &err);
-    must(nb_tokenizer_train(&text, 1, 500, &sp, &err), &err);
+    must(ni_file_map_open(NI_TEST_SOURCE "/LICENSE", &licence, &err), &err);
+    ni_text text = {licence.bytes, licence.size};
+    must(ni_tokenizer_load("bytes", &bytes, &err), &err);
+    must(ni_tokenizer_train(&text, 1, 500, &sp, &err), &err);
     write_ids(out_folder, "tokenizer-bytes", bytes);
     write_ids(out_folder, "tokenizer-sp", sp);
-    nb_tokenizer_free(bytes);
-    nb_tokenizer_free(sp);
-    nb_file_map_close(&licence);
+    ni_tokenizer_free(bytes);
+    ni_tokenizer_free(sp);
+    ni_file_map_close(&licence);
 }
 
 #define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, temporary_folder, remove_temporary_folder)

@@ -16,12 +16,12 @@
 #include <math.h>
 
 static void put(void **state, const char *name, const char *text) {
-    assert_int_equal(nb_file_write(in_folder(state, name), text, strlen(text), NULL), NB_OK);
+    assert_int_equal(ni_file_write(in_folder(state, name), text, strlen(text), NULL), NB_OK);
 }
 
 /* A run folder with a lens folder and nothing measured yet. */
 static void make_run(void **state) {
-    assert_int_equal(nb_make_folders(in_folder(state, "run/lens"), NULL), NB_OK);
+    assert_int_equal(ni_make_folders(in_folder(state, "run/lens"), NULL), NB_OK);
     put(state, "run/run.yaml", "model: toy\nrecipe: nvfp4\n");
     put(state, "run/metrics.jsonl", "{\"step\":1,\"loss\":5}\n");
 }
@@ -38,17 +38,17 @@ static json_t *json_of(const char *page, const char *id) {
 
 /* The page's data, its panels back in their run. */
 static json_t *report_of(void **state, char **page) {
-    nb_report *report;
+    ni_report *report;
     nb_error err = {0};
-    assert_int_equal(nb_report_create(&report, &err), NB_OK);
-    if (nb_report_add_run(report, in_folder(state, "run"), NULL, &err))
+    assert_int_equal(ni_report_create(&report, &err), NB_OK);
+    if (ni_report_add_run(report, in_folder(state, "run"), NULL, &err))
         fail_msg("%s", err.message);
     char path[256];
     snprintf(path, sizeof path, "%s", in_folder(state, "page.html"));
-    assert_int_equal(nb_report_write(report, path, &err), NB_OK);
-    nb_report_free(report);
+    assert_int_equal(ni_report_write(report, path, &err), NB_OK);
+    ni_report_free(report);
     size_t size;
-    assert_int_equal(nb_file_read(path, 1u << 28, page, &size, NULL), NB_OK);
+    assert_int_equal(ni_file_read(path, 1u << 28, page, &size, NULL), NB_OK);
     json_t *data = json_of(*page, "data"), *panels = json_of(*page, "panels");
     json_object_set(json_array_get(json_object_get(data, "runs"), 0), "panels", json_array_get(panels, 0));
     json_decref(panels);
@@ -89,16 +89,16 @@ enum { SAMPLES = 4, EVERY = 20, WINDOW = 10, LAYERS = 3 };
 /* Three layers; in layer 1 channels 5 and 40 are hot, in layer 2 a weight oscillates and dY underflows. */
 static void train(void **state) {
     nb_backend *be;
-    nb_observer *o;
+    ni_observer *o;
     nb_error err = {0};
-    nb_observer_options options = nb_observer_defaults();
+    ni_observer_options options = ni_observer_defaults();
     options.every = EVERY;
     options.window = WINDOW;
     options.hot_channels = 4;
     assert_int_equal(nb_backend_open("cpu", NULL, &be, NULL), NB_OK);
-    assert_int_equal(nb_observer_create(&options, in_folder(state, "run/lens"), 0, &o, &err), NB_OK);
+    assert_int_equal(ni_observer_create(&options, in_folder(state, "run/lens"), 0, &o, &err), NB_OK);
     for (int64_t step = 0; step < SAMPLES * EVERY; step++) {
-        const nb_lens *lens = nb_observer_lens(o, step);
+        const nb_lens *lens = ni_observer_lens(o, step);
         for (int layer = 0; layer < LAYERS && lens->operand; layer++) {
             static uint16_t x[TOKENS * WIDTH], dy[TOKENS * WIDTH];
             static float w[16 * WIDTH];
@@ -119,9 +119,9 @@ static void train(void **state) {
         }
         if (step == 35) /* between two windows */
             lens->scalar(lens->context, "layers.2.mlp.up_proj", "reset_share", 0.25);
-        assert_int_equal(nb_observer_end_step(o, step, &err), NB_OK);
+        assert_int_equal(ni_observer_end_step(o, step, &err), NB_OK);
     }
-    nb_observer_free(o);
+    ni_observer_free(o);
     nb_backend_free(be);
 }
 
@@ -155,15 +155,15 @@ static void planted_troubles_are_named(void **state) {
 static void a_quiet_run_has_no_findings(void **state) {
     char *page;
     make_run(state);
-    nb_series_writer *writer;
+    ni_series_writer *writer;
     nb_error err = {0};
-    assert_int_equal(nb_series_writer_open(in_folder(state, "run/lens/series.nbs"), 0, &writer, &err), NB_OK);
+    assert_int_equal(ni_series_writer_open(in_folder(state, "run/lens/series.nbs"), 0, &writer, &err), NB_OK);
     for (int step = 0; step < 3; step++) {
-        nb_series_put(writer, "layers.0.mlp.input/fprop.x/kurtosis", 0.5);
-        nb_series_put(writer, "layers.0.mlp.input/fprop.x/flushed", 0.1);
-        assert_int_equal(nb_series_commit(writer, step, &err), NB_OK);
+        ni_series_put(writer, "layers.0.mlp.input/fprop.x/kurtosis", 0.5);
+        ni_series_put(writer, "layers.0.mlp.input/fprop.x/flushed", 0.1);
+        assert_int_equal(ni_series_commit(writer, step, &err), NB_OK);
     }
-    nb_series_writer_close(writer);
+    ni_series_writer_close(writer);
     json_t *data = report_of(state, &page);
     assert_int_equal(json_array_size(json_object_get(first_run(data), "findings")), 0);
     json_decref(data);
@@ -200,15 +200,15 @@ static void pictures_hold_what_was_measured(void **state) {
 static void long_runs_are_thinned(void **state) {
     char *page;
     make_run(state);
-    nb_series_writer *writer;
+    ni_series_writer *writer;
     nb_error err = {0};
-    assert_int_equal(nb_series_writer_open(in_folder(state, "run/lens/series.nbs"), 0, &writer, &err), NB_OK);
+    assert_int_equal(ni_series_writer_open(in_folder(state, "run/lens/series.nbs"), 0, &writer, &err), NB_OK);
     for (int step = 0; step < 10000; step++) {
-        nb_series_put(writer, "layers.0.mlp.input/fprop.x/amax", step == 7777 ? 8 : 1);
-        nb_series_put(writer, "layers.1.mlp.input/fprop.x/amax", 2);
-        assert_int_equal(nb_series_commit(writer, step, &err), NB_OK);
+        ni_series_put(writer, "layers.0.mlp.input/fprop.x/amax", step == 7777 ? 8 : 1);
+        ni_series_put(writer, "layers.1.mlp.input/fprop.x/amax", 2);
+        assert_int_equal(ni_series_commit(writer, step, &err), NB_OK);
     }
-    nb_series_writer_close(writer);
+    ni_series_writer_close(writer);
     json_t *data = report_of(state, &page);
     const json_t *amax = panel(data, "Largest magnitude", "fprop.x", "");
     size_t columns = json_array_size(json_object_get(amax, "x"));
@@ -233,25 +233,25 @@ static void probes_become_bars(void **state) {
     json_decref(data);
     free(page);
 
-    nb_report *report;
+    ni_report *report;
     nb_error err = {0};
     put(state, "run/probe.json", "{\"version\":2,\"rows\":[]}");
-    assert_int_equal(nb_report_create(&report, &err), NB_OK);
-    assert_int_equal(nb_report_add_run(report, in_folder(state, "run"), NULL, &err), NB_BAD_FILE);
+    assert_int_equal(ni_report_create(&report, &err), NB_OK);
+    assert_int_equal(ni_report_add_run(report, in_folder(state, "run"), NULL, &err), NB_BAD_FILE);
     put(state, "run/probe.json", "{\"version\":1,\"recipe\":\"nvfp4\",\"rows\":[{\"gap\":1}]}");
-    assert_int_equal(nb_report_add_run(report, in_folder(state, "run"), NULL, &err), NB_BAD_FILE);
-    nb_report_free(report);
+    assert_int_equal(ni_report_add_run(report, in_folder(state, "run"), NULL, &err), NB_BAD_FILE);
+    ni_report_free(report);
 }
 
 static void foreign_series_are_refused(void **state) {
-    nb_report *report;
+    ni_report *report;
     nb_error err = {0};
     make_run(state);
     put(state, "run/lens/series.nbs", "nibble series 9\nwhatever follows");
-    assert_int_equal(nb_report_create(&report, &err), NB_OK);
-    assert_int_equal(nb_report_add_run(report, in_folder(state, "run"), NULL, &err), NB_BAD_FILE);
+    assert_int_equal(ni_report_create(&report, &err), NB_OK);
+    assert_int_equal(ni_report_add_run(report, in_folder(state, "run"), NULL, &err), NB_BAD_FILE);
     assert_non_null(strstr(err.message, "series.nbs"));
-    nb_report_free(report);
+    ni_report_free(report);
 }
 
 int main(void) {

@@ -33,32 +33,32 @@ static double small_float(unsigned code, int exponent_bits, int mantissa_bits, i
 }
 
 static void same_bits(double want, float got) {
-    assert_int_equal(nb_f32_bits((float)want), nb_f32_bits(got));
+    assert_int_equal(ni_f32_bits((float)want), ni_f32_bits(got));
 }
 
 static void every_code_decodes(void **state) {
     (void)state;
     for (unsigned c = 0; c < 16; c++) {
-        same_bits(small_float(c, 2, 1, 1), nb_e2m1_value((uint8_t)c));
-        assert_true(nb_int4_value((uint8_t)c) == (c < 8 ? (int)c : (int)c - 16));
+        same_bits(small_float(c, 2, 1, 1), ni_e2m1_value((uint8_t)c));
+        assert_true(ni_int4_value((uint8_t)c) == (c < 8 ? (int)c : (int)c - 16));
     }
     for (unsigned c = 0; c < 256; c++) {
         if ((c & 0x7f) == 0x7f)
-            assert_true(isnan(nb_e4m3_value((uint8_t)c)));
+            assert_true(isnan(ni_e4m3_value((uint8_t)c)));
         else
-            same_bits(small_float(c, 4, 3, 7), nb_e4m3_value((uint8_t)c));
+            same_bits(small_float(c, 4, 3, 7), ni_e4m3_value((uint8_t)c));
         if ((c & 0x7f) > 0x7c)
-            assert_true(isnan(nb_e5m2_value((uint8_t)c)));
+            assert_true(isnan(ni_e5m2_value((uint8_t)c)));
         else if ((c & 0x7f) == 0x7c)
-            assert_true(nb_e5m2_value((uint8_t)c) == (c & 0x80 ? -INFINITY : INFINITY));
+            assert_true(ni_e5m2_value((uint8_t)c) == (c & 0x80 ? -INFINITY : INFINITY));
         else
-            same_bits(small_float(c, 5, 2, 15), nb_e5m2_value((uint8_t)c));
+            same_bits(small_float(c, 5, 2, 15), ni_e5m2_value((uint8_t)c));
         if (c == 0xff) {
-            assert_true(isnan(nb_e8m0_value((uint8_t)c)));
-            assert_true(isnan(nb_e8m0_inverse((uint8_t)c)));
+            assert_true(isnan(ni_e8m0_value((uint8_t)c)));
+            assert_true(isnan(ni_e8m0_inverse((uint8_t)c)));
         } else {
-            same_bits(ldexp(1, (int)c - 127), nb_e8m0_value((uint8_t)c));
-            same_bits(ldexp(1, 127 - (int)c), nb_e8m0_inverse((uint8_t)c));
+            same_bits(ldexp(1, (int)c - 127), ni_e8m0_value((uint8_t)c));
+            same_bits(ldexp(1, 127 - (int)c), ni_e8m0_inverse((uint8_t)c));
         }
     }
 }
@@ -75,7 +75,7 @@ static grid grid_of(nb_element element) {
     grid g = {.element = element};
     g.count = element == NB_ELEMENT_E4M3 ? 0x7f : element == NB_ELEMENT_E5M2 ? 0x7c : 8;
     for (int m = 0; m < g.count; m++)
-        g.value[m] = nb_element_info(element)->value((uint8_t)m);
+        g.value[m] = ni_element_info(element)->value((uint8_t)m);
     return g;
 }
 
@@ -88,7 +88,7 @@ static uint8_t grid_code(const grid *g, float x, int m, bool keep_zero_sign) {
 
 static uint8_t nearest(const grid *g, float x, nb_rounding round) {
     if (isnan(x))
-        return nb_element_info(g->element)->nan;
+        return ni_element_info(g->element)->nan;
     double a = fabs((double)x);
     int m = 0;
     while (m + 1 < g->count && g->value[m + 1] <= a)
@@ -104,11 +104,11 @@ static uint8_t nearest(const grid *g, float x, nb_rounding round) {
 }
 
 static void check_nearest(const grid *g, float x) {
-    const nb_element_row *row = nb_element_info(g->element);
+    const ni_element_row *row = ni_element_info(g->element);
     uint8_t even = row->even(x), up = row->up(x);
     if (even != nearest(g, x, NB_ROUND_EVEN) || up != nearest(g, x, NB_ROUND_UP))
         fail_msg("%s of %a (0x%08x): even %02x, expected %02x; up %02x, expected %02x", row->name, (double)x,
-                 (unsigned)nb_f32_bits(x), even, nearest(g, x, NB_ROUND_EVEN), up, nearest(g, x, NB_ROUND_UP));
+                 (unsigned)ni_f32_bits(x), even, nearest(g, x, NB_ROUND_EVEN), up, nearest(g, x, NB_ROUND_UP));
 }
 
 /* x and -x, each with the floats beside it. */
@@ -126,7 +126,7 @@ static void nearest_roundings(void **state) {
     for (int e = NB_ELEMENT_E2M1; e < NB_ELEMENT_COUNT; e++) {
         grid g = grid_of((nb_element)e);
         for (uint32_t b = 0; b < 65536; b++)
-            check_nearest(&g, nb_bf16_value((uint16_t)b));
+            check_nearest(&g, ni_bf16_value((uint16_t)b));
         for (int m = 0; m < g.count; m++) {
             around(&g, g.value[m], check_nearest);
             if (m)
@@ -143,7 +143,7 @@ static void nearest_roundings(void **state) {
 /* floor to the grid of |x| + u * (distance between grid points above |x|), as one FP32 addition. */
 static uint8_t stochastic(const grid *g, float x, float u) {
     if (isnan(x))
-        return nb_element_info(g->element)->nan;
+        return ni_element_info(g->element)->nan;
     double a = fabs((double)x);
     int m = 0;
     while (m + 1 < g->count && g->value[m + 1] <= a)
@@ -156,9 +156,9 @@ static uint8_t stochastic(const grid *g, float x, float u) {
 static void check_stochastic(const grid *g, float x) {
     static const float some[] = {0, 0x1p-16f, 1 / 256.0f, 77 / 256.0f, .5f, 200 / 256.0f, 255 / 256.0f, 1 - 0x1p-16f};
     for (size_t i = 0; i < sizeof some / sizeof *some; i++) {
-        uint8_t got = nb_element_info(g->element)->stochastic(x, some[i]), want = stochastic(g, x, some[i]);
+        uint8_t got = ni_element_info(g->element)->stochastic(x, some[i]), want = stochastic(g, x, some[i]);
         if (got != want)
-            fail_msg("%s stochastic of %a, u = %a: %02x, expected %02x", nb_element_info(g->element)->name, (double)x,
+            fail_msg("%s stochastic of %a, u = %a: %02x, expected %02x", ni_element_info(g->element)->name, (double)x,
                      (double)some[i], got, want);
     }
 }
@@ -168,13 +168,13 @@ static void stochastic_rounding(void **state) {
     for (int e = NB_ELEMENT_E2M1; e < NB_ELEMENT_COUNT; e++) {
         grid g = grid_of((nb_element)e);
         for (uint32_t b = 0; b < 65536; b += e < NB_ELEMENT_E4M3 ? 1 : 7)
-            check_stochastic(&g, nb_bf16_value((uint16_t)b));
+            check_stochastic(&g, ni_bf16_value((uint16_t)b));
         for (int m = 0; m < g.count; m++)
             around(&g, g.value[m], check_stochastic);
         for (int r = 0; r < 256; r++) /* every 8-bit draw over a fine mesh */
             for (int i = 0; i < 224; i++) {
                 float x = (float)i / 32 + 0.01f;
-                assert_int_equal(nb_element_info(g.element)->stochastic(x, (float)r / 256),
+                assert_int_equal(ni_element_info(g.element)->stochastic(x, (float)r / 256),
                                  stochastic(&g, x, (float)r / 256));
             }
     }
@@ -189,7 +189,7 @@ static void stochastic_probability(void **state) {
             double low = a < 2 ? floor(2.0 * a) / 2 : a < 4 ? floor((double)a) : 4, step = a < 2 ? .5 : a < 4 ? 1 : 2;
             int draws = 1 << bits, ups = 0;
             for (int r = 0; r < draws; r++)
-                ups += nb_e2m1_value(nb_e2m1_stochastic(a, (float)r / (float)draws)) > low;
+                ups += ni_e2m1_value(ni_e2m1_stochastic(a, (float)r / (float)draws)) > low;
             assert_int_equal(ups, (int)floor((a - low) / step * draws));
         }
 }
@@ -197,46 +197,46 @@ static void stochastic_probability(void **state) {
 static void bf16_rounds_to_nearest(void **state) {
     (void)state;
     for (uint32_t b = 0; b < 65536; b++) {
-        float x = nb_bf16_value((uint16_t)b);
+        float x = ni_bf16_value((uint16_t)b);
         if (isnan(x)) {
-            assert_true(isnan(nb_bf16_round(x)));
-            assert_int_equal(nb_bf16_even(x), b | 0x40);
+            assert_true(isnan(ni_bf16_round(x)));
+            assert_int_equal(ni_bf16_even(x), b | 0x40);
             continue;
         }
-        assert_int_equal(nb_bf16_even(x), b);
+        assert_int_equal(ni_bf16_even(x), b);
         if (isinf(x))
             continue;
         uint32_t middle = b << 16 | 0x8000; /* between b and the next magnitude */
-        assert_int_equal(nb_bf16_even(nb_f32_from(middle)), b + (b & 1));
-        assert_int_equal(nb_bf16_even(nb_f32_from(middle - 1)), b);
-        assert_int_equal(nb_bf16_even(nb_f32_from(middle + 1)), b + 1);
+        assert_int_equal(ni_bf16_even(ni_f32_from(middle)), b + (b & 1));
+        assert_int_equal(ni_bf16_even(ni_f32_from(middle - 1)), b);
+        assert_int_equal(ni_bf16_even(ni_f32_from(middle + 1)), b + 1);
     }
-    assert_true(isnan(nb_bf16_round(nb_f32_from(0x7f800001)))); /* a NaN whose payload is all in the lower half */
+    assert_true(isnan(ni_bf16_round(ni_f32_from(0x7f800001)))); /* a NaN whose payload is all in the lower half */
 }
 
 /* All codes against the definition; the midpoints between neighbours and the floats beside them. */
 static void every_fp16(void **state) {
     (void)state;
     for (uint32_t code = 0; code < 0x7c00; code++) {
-        float low = nb_fp16_value((uint16_t)code);
-        float high = code < 0x7bff ? nb_fp16_value((uint16_t)(code + 1)) : 65536.0f;
+        float low = ni_fp16_value((uint16_t)code);
+        float high = code < 0x7bff ? ni_fp16_value((uint16_t)(code + 1)) : 65536.0f;
         same_bits(small_float(code, 5, 10, 15), low);
-        same_bits(small_float(code | 0x8000, 5, 10, 15), nb_fp16_value((uint16_t)(code | 0x8000)));
-        assert_int_equal(nb_fp16_even(low), code);
-        assert_int_equal(nb_fp16_even(-low), code | 0x8000);
+        same_bits(small_float(code | 0x8000, 5, 10, 15), ni_fp16_value((uint16_t)(code | 0x8000)));
+        assert_int_equal(ni_fp16_even(low), code);
+        assert_int_equal(ni_fp16_even(-low), code | 0x8000);
         float middle = low + (high - low) / 2;
-        assert_int_equal(nb_fp16_even(middle), code + (code & 1));
-        assert_int_equal(nb_fp16_even(nextafterf(middle, 0)), code);
-        assert_int_equal(nb_fp16_even(nextafterf(middle, 1e9f)), code + 1);
+        assert_int_equal(ni_fp16_even(middle), code + (code & 1));
+        assert_int_equal(ni_fp16_even(nextafterf(middle, 0)), code);
+        assert_int_equal(ni_fp16_even(nextafterf(middle, 1e9f)), code + 1);
     }
     for (uint32_t code = 0x7c00; code < 0x8000; code++) {
-        float x = nb_fp16_value((uint16_t)code);
+        float x = ni_fp16_value((uint16_t)code);
         assert_true(code == 0x7c00 ? isinf(x) : isnan(x));
-        assert_int_equal(nb_fp16_even(x), code == 0x7c00 ? code : code | 0x200);
+        assert_int_equal(ni_fp16_even(x), code == 0x7c00 ? code : code | 0x200);
     }
-    assert_int_equal(nb_fp16_even(1e30f), 0x7c00);
-    assert_int_equal(nb_fp16_even(-INFINITY), 0xfc00);
-    assert_true(isnan(nb_fp16_value(nb_fp16_even(nb_f32_from(0x7f800001)))));
+    assert_int_equal(ni_fp16_even(1e30f), 0x7c00);
+    assert_int_equal(ni_fp16_even(-INFINITY), 0xfc00);
+    assert_true(isnan(ni_fp16_value(ni_fp16_even(ni_f32_from(0x7f800001)))));
 }
 
 /* The compiler's own half, over floats of every exponent and sign. */
@@ -245,14 +245,14 @@ static void fp16_is_the_compilers(void **state) {
 #ifdef __FLT16_MANT_DIG__
     __extension__ typedef _Float16 half;
     for (uint64_t bits = 0; bits < (uint64_t)1 << 32; bits += 2039) {
-        float x = nb_f32_from((uint32_t)bits);
+        float x = ni_f32_from((uint32_t)bits);
         half want = (half)x;
         uint16_t code;
         memcpy(&code, &want, sizeof code);
         if (isnan(x))
-            assert_true(isnan(nb_fp16_value(nb_fp16_even(x))));
+            assert_true(isnan(ni_fp16_value(ni_fp16_even(x))));
         else
-            assert_int_equal(nb_fp16_even(x), code);
+            assert_int_equal(ni_fp16_even(x), code);
     }
 #else
     skip();
@@ -263,7 +263,7 @@ static void fp16_is_the_compilers(void **state) {
 
 static void check_e8m0(float amax, float max) {
     int floor_exponent, max_exponent;
-    uint8_t down = nb_e8m0_floor(amax, max), up = nb_e8m0_ceil(amax, max);
+    uint8_t down = ni_e8m0_floor(amax, max), up = ni_e8m0_ceil(amax, max);
     if (isnan(amax) || isinf(amax) || amax == 0) {
         uint8_t want = isnan(amax) ? 0xff : amax == 0 ? 0 : 0xfe;
         assert_int_equal(down, want);
@@ -283,7 +283,7 @@ static void e8m0_scales(void **state) {
     static const float maxima[] = {6, 448, 57344};
     for (int i = 0; i < 3; i++) {
         for (uint32_t b = 0; b < 0x8000; b++)
-            check_e8m0(nb_bf16_value((uint16_t)b), maxima[i]);
+            check_e8m0(ni_bf16_value((uint16_t)b), maxima[i]);
         for (int e = -149; e < 120; e++)
             for (int side = 0; side < 3; side++) {
                 float edge = (float)ldexp((double)maxima[i], e);
@@ -298,23 +298,23 @@ static void e8m0_ceil_is_transformer_engines(void **state) {
     static const float maxima[] = {6, 448, 57344};
     for (int i = 0; i < 3; i++)
         for (uint32_t mantissa = 0; mantissa < 1u << 23; mantissa++) {
-            float amax = nb_f32_from(0x3f800000u | mantissa);
-            uint32_t ratio = nb_f32_bits(amax * (1 / maxima[i]));
-            assert_int_equal(nb_e8m0_ceil(amax, maxima[i]), (ratio >> 23) + ((ratio & 0x7fffff) != 0));
+            float amax = ni_f32_from(0x3f800000u | mantissa);
+            uint32_t ratio = ni_f32_bits(amax * (1 / maxima[i]));
+            assert_int_equal(ni_e8m0_ceil(amax, maxima[i]), (ratio >> 23) + ((ratio & 0x7fffff) != 0));
         }
 }
 
 static void powers_of_two_around(void **state) {
     (void)state;
     for (uint32_t b = 1; b < 0x7f80; b++) {
-        float s = nb_bf16_value((uint16_t)b), below = nb_pow2_below(s), above = nb_pow2_above(s);
+        float s = ni_bf16_value((uint16_t)b), below = ni_pow2_below(s), above = ni_pow2_above(s);
         int exponent;
         assert_true(frexp((double)below, &exponent) == 0.5 && frexp((double)above, &exponent) == 0.5);
         assert_true(below <= s && 2 * (double)below > s);
         assert_true(s >= 0x1p127f ? above == 0x1p127f : above >= s && (double)above / 2 < s);
     }
-    assert_true(isnan(nb_pow2_below(NAN)) && isnan(nb_pow2_above(NAN)));
-    assert_true(nb_pow2_above(0.0f) == 0.0f && nb_pow2_above(INFINITY) == INFINITY);
+    assert_true(isnan(ni_pow2_below(NAN)) && isnan(ni_pow2_above(NAN)));
+    assert_true(ni_pow2_above(0.0f) == 0.0f && ni_pow2_above(INFINITY) == INFINITY);
 }
 
 /* With headroom the scaled amax never passes 6, wherever a normal E4M3 scale rounds; without it, it does. */
@@ -325,11 +325,11 @@ static void headroom_never_saturates(void **state) {
         float amax = 1.0f, block = (float)i / 20000;
         for (int rule = 0; rule < 2; rule++) {
             nb_scale_rule r = rule ? NB_RULE_HEADROOM : NB_RULE_ABSMAX;
-            nb_tensor_scale t = nb_tensor_scale_of(nb_e4m3_target_of(r), NB_OUTER_TENSOR, amax);
-            uint8_t byte = nb_block_scale_byte(t, block);
+            ni_tensor_scale t = ni_tensor_scale_of(ni_e4m3_target_of(r), NB_OUTER_TENSOR, amax);
+            uint8_t byte = ni_block_scale_byte(t, block);
             if (byte < 8)
                 continue;
-            float y = block * nb_block_encode(byte, t.sdec);
+            float y = block * ni_block_encode(byte, t.sdec);
             if (rule)
                 assert_true(y <= 6.0f * (1 + 0x1p-20f));
             else if (y > most_absmax)
@@ -356,7 +356,7 @@ static void texts(void **state) {
     (void)state;
     nb_quantizer q = nb_quantizer_bf16();
     check_text(&q, "{format: bf16}");
-    q = nb_format_family_find("nvfp4")->defaults;
+    q = ni_format_family_find("nvfp4")->defaults;
     check_text(&q, "{format: nvfp4, block: 1x16}");
     q.round = NB_ROUND_STOCHASTIC;
     q.rule = NB_RULE_HEADROOM;
@@ -365,13 +365,13 @@ static void texts(void **state) {
     q.hadamard_round_bf16 = true;
     check_text(&q, "{format: nvfp4, block: 1x16, scale: headroom, round: stochastic, sr_bits: 8, "
                    "hadamard: {size: 16, signs: fixed, round_bf16: true}}");
-    q = nb_format_family_find("nvfp4")->defaults;
+    q = ni_format_family_find("nvfp4")->defaults;
     q.outer = NB_OUTER_ROW128_POW2;
     check_text(&q, "{format: nvfp4, block: 1x16, outer: {block: 1x128, scale: pow2}}");
-    q = nb_format_family_find("mxfp4")->defaults;
+    q = ni_format_family_find("mxfp4")->defaults;
     q.rule = NB_RULE_CEIL;
     check_text(&q, "{format: mxfp4, block: 1x32, scale: ceil}");
-    q = nb_format_family_find("int4")->defaults;
+    q = ni_format_family_find("int4")->defaults;
     check_text(&q, "{format: int4, block: row}");
     q.block_rows = NB_BLOCK_ALL;
     q.rule = NB_RULE_POW2;
@@ -384,7 +384,7 @@ static void texts(void **state) {
 static void refusals(void **state) {
     (void)state;
     nb_error err;
-    nb_quantizer nvfp4 = nb_format_family_find("nvfp4")->defaults, q = nvfp4;
+    nb_quantizer nvfp4 = ni_format_family_find("nvfp4")->defaults, q = nvfp4;
     q.block_cols = 32;
     assert_int_equal(nb_quantizer_check(&q, &err), NB_BAD_CONFIG);
     q = nvfp4;
@@ -413,7 +413,7 @@ static void refusals(void **state) {
 
 static void equality(void **state) {
     (void)state;
-    nb_quantizer a = nb_format_family_find("nvfp4")->defaults, b = a;
+    nb_quantizer a = ni_format_family_find("nvfp4")->defaults, b = a;
     b.sr_bits = 16;
     b.hadamard_signs = NB_SIGNS_FRESH;
     assert_true(nb_quantizer_equal(&a, &b)); /* neither field is read */
@@ -429,7 +429,7 @@ static void equality(void **state) {
 
 static void operand_sizes(void **state) {
     (void)state;
-    nb_quantizer q = nb_format_family_find("nvfp4")->defaults;
+    nb_quantizer q = ni_format_family_find("nvfp4")->defaults;
     nb_qtensor_size s = nb_qtensor_bytes(&q, 5, 256);
     assert_int_equal(s.codes, 5 * 128);
     assert_int_equal(s.scales, 5 * 16);
@@ -440,7 +440,7 @@ static void operand_sizes(void **state) {
     s = nb_qtensor_bytes(&q, 5, 256);
     assert_int_equal(s.outer_scales, 5 * 2 * 4);
     assert_int_equal(s.tensor_scale, 0);
-    q = nb_format_family_find("e2m1")->defaults;
+    q = ni_format_family_find("e2m1")->defaults;
     s = nb_qtensor_bytes(&q, 3, 7);
     assert_int_equal(s.codes, 3 * 4);
     assert_int_equal(s.outer_scales, 3 * 4);

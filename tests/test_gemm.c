@@ -22,7 +22,7 @@ typedef struct random_numbers {
 } random_numbers;
 
 static uint32_t random_word(random_numbers *r) {
-    return nb_philox(r->key, 0, r->next++, 0, 0, 0).w[0];
+    return ni_philox(r->key, 0, r->next++, 0, 0, 0).w[0];
 }
 
 static int64_t random_size(random_numbers *r, int64_t most) {
@@ -43,7 +43,7 @@ static double get(const nb_mat *m, int64_t row, int64_t col) {
     int64_t i = row * m->stride + col;
     return m->dtype == NB_F64   ? ((double *)m->data)[i]
            : m->dtype == NB_F32 ? (double)((float *)m->data)[i]
-                                : (double)nb_bf16_value(((uint16_t *)m->data)[i]);
+                                : (double)ni_bf16_value(((uint16_t *)m->data)[i]);
 }
 
 static void set(const nb_mat *m, int64_t i, float value) {
@@ -52,7 +52,7 @@ static void set(const nb_mat *m, int64_t i, float value) {
     else if (m->dtype == NB_F32)
         ((float *)m->data)[i] = value;
     else
-        ((uint16_t *)m->data)[i] = nb_bf16_even(value);
+        ((uint16_t *)m->data)[i] = ni_bf16_even(value);
 }
 
 /* A view with padding between rows; `offset` elements off its allocation, so that it is aligned to nothing. */
@@ -226,7 +226,7 @@ static void check_chain(random_numbers *r, nb_backend *be, const nb_dtype *types
     for (int64_t i = 0; i < m; i++) {
         for (int64_t j = 0; j < n; j++) {
             float want = chain(&p, &c_before, i, j);
-            want = types[2] == NB_BF16 ? nb_bf16_value(nb_bf16_even(want)) : want;
+            want = types[2] == NB_BF16 ? ni_bf16_value(ni_bf16_even(want)) : want;
             if (get(&p.c, i, j) != (double)want)
                 fail_msg("%s [%lld,%lld] of %lldx%lldx%lld: %a, not %a", be->ops->gemm_kernel(be, types[0], types[1]),
                          (long long)i, (long long)j, (long long)m, (long long)n, (long long)k, get(&p.c, i, j),

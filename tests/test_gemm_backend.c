@@ -16,13 +16,13 @@ static void creates_every_available_isa(void **state) {
         nb_backend *be = NULL;
         nb_error err = {0};
         nb_status status = nb_backend_open("cpu", &options, &be, &err);
-        if (!nb_isa_available((nb_isa)isa)) {
+        if (!ni_isa_available((nb_isa)isa)) {
             assert_int_equal(status, NB_UNSUPPORTED);
             continue;
         }
         assert_int_equal(status, NB_OK);
-        assert_int_equal(nb_cpu_of(be)->threads, 2);
-        assert_int_not_equal(nb_cpu_of(be)->isa, NB_ISA_AUTO);
+        assert_int_equal(ni_cpu_of(be)->threads, 2);
+        assert_int_not_equal(ni_cpu_of(be)->isa, NB_ISA_AUTO);
         assert_int_equal(be->act, NB_BF16);
         assert_int_equal(be->real, NB_F32);
         assert_non_null(be->ops->gemm);
@@ -63,13 +63,13 @@ static void scratch_grows_and_stays(void **state) {
     nb_backend_options options = {3, NB_ISA_AUTO};
     nb_backend *be = NULL;
     assert_int_equal(nb_backend_open("cpu", &options, &be, NULL), NB_OK);
-    char *own = nb_cpu_scratch(be, 2, 100);
-    char *shared = nb_cpu_shared(be, NB_CPU_SHARED_BYTES + 1);
+    char *own = ni_cpu_scratch(be, 2, 100);
+    char *shared = ni_cpu_shared(be, NI_CPU_SHARED_BYTES + 1);
     assert_non_null(own);
     assert_non_null(shared);
     assert_ptr_not_equal(own, shared);
-    assert_ptr_equal(nb_cpu_scratch(be, 2, 4096), own);
-    assert_int_equal(nb_cpu_scratch_total(be), 4096 + NB_CPU_SHARED_BYTES + 4096);
+    assert_ptr_equal(ni_cpu_scratch(be, 2, 4096), own);
+    assert_int_equal(ni_cpu_scratch_total(be), 4096 + NI_CPU_SHARED_BYTES + 4096);
     nb_backend_free(be);
 }
 

@@ -25,7 +25,7 @@ typedef struct random_numbers {
 } random_numbers;
 
 static uint32_t random_word(random_numbers *r) {
-    return nb_philox(r->key, 1, r->next++, 0, 0, 0).w[0];
+    return ni_philox(r->key, 1, r->next++, 0, 0, 0).w[0];
 }
 
 typedef struct kind {
@@ -68,7 +68,7 @@ static const kind kinds[KINDS] = {
 };
 
 static nb_quantizer quantizer_of(const kind *k) {
-    nb_quantizer q = nb_format_family_find(k->family)->defaults;
+    nb_quantizer q = ni_format_family_find(k->family)->defaults;
     q.block_rows = k->block_rows;
     q.block_cols = k->block_cols;
     q.outer = k->outer;
@@ -131,17 +131,17 @@ static nb_qtensor unaligned_copy(const nb_qtensor *t, char **memory) {
 /* The element without its outer scale, as the product takes it. */
 static double decoded(const nb_qtensor *t, int64_t row, int64_t k, bool rounded) {
     const nb_quantizer *q = &t->quantizer;
-    const nb_element_row *element = nb_element_info(q->element);
+    const ni_element_row *element = ni_element_info(q->element);
     uint8_t code = element->bits == 8 ? t->codes[row * t->cols + k]
                                       : (uint8_t)(t->codes[row * ((t->cols + 1) / 2) + k / 2] >> (k % 2 * 4) & 15);
     double value = element->value(code);
     if (t->scales)
-        value *= nb_scale_value(q->scale_type, t->scales[row * (t->cols / q->block_cols) + k / q->block_cols]);
+        value *= ni_scale_value(q->scale_type, t->scales[row * (t->cols / q->block_cols) + k / q->block_cols]);
     if (q->outer == NB_OUTER_ROW128 || q->outer == NB_OUTER_ROW128_POW2)
         value *= t->outer_scales[row * (t->cols / 128) + k / 128];
     if (q->scale_type == NB_SCALE_F32 && q->block_cols == 1)
         value *= t->outer_scales[k];
-    return rounded ? (double)nb_bf16_round((float)value) : value;
+    return rounded ? (double)ni_bf16_round((float)value) : value;
 }
 
 static double outer(const nb_qtensor *t, int64_t row) {
@@ -153,13 +153,13 @@ static double outer(const nb_qtensor *t, int64_t row) {
 
 static double number_at(const nb_mat *c, int64_t i, int64_t j) {
     int64_t at = i * c->stride + j;
-    return c->dtype == NB_F32 ? (double)((float *)c->data)[at] : (double)nb_bf16_value(((uint16_t *)c->data)[at]);
+    return c->dtype == NB_F32 ? (double)((float *)c->data)[at] : (double)ni_bf16_value(((uint16_t *)c->data)[at]);
 }
 
 /* |error| <= (K + 4) u alpha sum|ab| + the rounding to C's type. `before` is C as it was; NULL: not accumulated. */
 static void assert_near_double(const nb_qtensor *a, const nb_qtensor *b, const nb_mat *c, const nb_mat *before,
                                const char *label) {
-    bool rounded = nb_product_of(&a->quantizer, &b->quantizer) == NB_PRODUCT_BF16_ROUNDED;
+    bool rounded = ni_product_of(&a->quantizer, &b->quantizer) == NI_PRODUCT_BF16_ROUNDED;
     double store = c->dtype == NB_F32 ? 0x1p-24 : 0x1p-8;
     for (int64_t i = 0; i < a->rows; i++) {
         for (int64_t j = 0; j < b->rows; j++) {
@@ -205,8 +205,8 @@ static void reference_is_near_double(void **state) {
             bool accumulate = random_word(&r) & 1;
             nb_mat view = nb_mat_of(c, NB_F32, m, n);
             char label[128];
-            label_of(label, &a, &b, nb_ref_gemm_q_kernel(NULL, &a.quantizer, &b.quantizer));
-            assert_int_equal(nb_ref_gemm_q(NULL, &view, &a, &b, accumulate, NULL), NB_OK);
+            label_of(label, &a, &b, ni_ref_gemm_q_kernel(NULL, &a.quantizer, &b.quantizer));
+            assert_int_equal(ni_ref_gemm_q(NULL, &view, &a, &b, accumulate, NULL), NB_OK);
             nb_mat view_before = nb_mat_of(before, NB_F32, m, n);
             assert_near_double(&a, &b, &view, accumulate ? &view_before : NULL, label);
             free(a.codes);
@@ -226,48 +226,48 @@ static void reference_by_hand(void **state) {
     nb_qtensor a = {q, 1, 32, codes_a, scales_a, NULL, &tensor_a}, b = {q, 1, 32, codes_b, scales_b, NULL, &tensor_b};
     nb_mat view = nb_mat_of(&c, NB_F32, 1, 1);
     /* (36 - 0.75) * (1 * 2) + 48 * (448 * 2^-9) = 70.5 + 42 = 112.5; times 3/8 */
-    assert_int_equal(nb_ref_gemm_q(NULL, &view, &a, &b, false, NULL), NB_OK);
+    assert_int_equal(ni_ref_gemm_q(NULL, &view, &a, &b, false, NULL), NB_OK);
     assert_true(c == 42.1875f);
-    assert_int_equal(nb_ref_gemm_q(NULL, &view, &a, &b, true, NULL), NB_OK);
+    assert_int_equal(ni_ref_gemm_q(NULL, &view, &a, &b, true, NULL), NB_OK);
     assert_true(c == 84.375f);
-    uint16_t c_bf16 = nb_bf16_even(1.0f);
+    uint16_t c_bf16 = ni_bf16_even(1.0f);
     nb_mat view_bf16 = nb_mat_of(&c_bf16, NB_BF16, 1, 1);
-    assert_int_equal(nb_ref_gemm_q(NULL, &view_bf16, &a, &b, true, NULL), NB_OK);
-    assert_true(nb_bf16_value(c_bf16) == 43.25f); /* 43.1875 in steps of 1/4 */
+    assert_int_equal(ni_ref_gemm_q(NULL, &view_bf16, &a, &b, true, NULL), NB_OK);
+    assert_true(ni_bf16_value(c_bf16) == 43.25f); /* 43.1875 in steps of 1/4 */
 }
 
 static void integers_are_codes_in_steps(void **state) {
     (void)state;
     for (int e = NB_ELEMENT_E2M1; e <= NB_ELEMENT_INT4; e++)
         for (int code = 0; code < 16; code++)
-            assert_true((float)nb_code_integer((nb_element)e, (uint8_t)code) / (float)nb_code_steps((nb_element)e) ==
-                        nb_element_info((nb_element)e)->value((uint8_t)code));
+            assert_true((float)ni_code_integer((nb_element)e, (uint8_t)code) / (float)ni_code_steps((nb_element)e) ==
+                        ni_element_info((nb_element)e)->value((uint8_t)code));
 }
 
 static void products_are_named(void **state) {
     (void)state;
     static const struct {
         int a, b;
-        nb_product product;
+        ni_product product;
     } want[] = {
-        {NVFP4, NVFP4_TILES, NB_PRODUCT_BLOCKS},
-        {MXFP4, MXFP4, NB_PRODUCT_BLOCKS},
-        {E2M1_ROW, INT4_TENSOR, NB_PRODUCT_WHOLE},
-        {NVFP4, MXFP4, NB_PRODUCT_BF16},
-        {NVFP4, E2M1_ROW, NB_PRODUCT_BF16},
-        {E4M3_ROW, E4M3_ROW, NB_PRODUCT_BF16},
-        {OUTER_POW2, OUTER_POW2, NB_PRODUCT_BF16},
-        {OUTER, OUTER, NB_PRODUCT_BF16_ROUNDED},
-        {NVFP4, OUTER, NB_PRODUCT_BF16_ROUNDED},
-        {E2M1_COLUMN, E2M1_ROW, NB_PRODUCT_BF16_ROUNDED},
-        {MXFP8, E2M1_COLUMN, NB_PRODUCT_BF16_ROUNDED},
+        {NVFP4, NVFP4_TILES, NI_PRODUCT_BLOCKS},
+        {MXFP4, MXFP4, NI_PRODUCT_BLOCKS},
+        {E2M1_ROW, INT4_TENSOR, NI_PRODUCT_WHOLE},
+        {NVFP4, MXFP4, NI_PRODUCT_BF16},
+        {NVFP4, E2M1_ROW, NI_PRODUCT_BF16},
+        {E4M3_ROW, E4M3_ROW, NI_PRODUCT_BF16},
+        {OUTER_POW2, OUTER_POW2, NI_PRODUCT_BF16},
+        {OUTER, OUTER, NI_PRODUCT_BF16_ROUNDED},
+        {NVFP4, OUTER, NI_PRODUCT_BF16_ROUNDED},
+        {E2M1_COLUMN, E2M1_ROW, NI_PRODUCT_BF16_ROUNDED},
+        {MXFP8, E2M1_COLUMN, NI_PRODUCT_BF16_ROUNDED},
     };
     for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
         nb_quantizer a = quantizer_of(&kinds[want[i].a]), b = quantizer_of(&kinds[want[i].b]);
-        assert_int_equal(nb_product_of(&a, &b), want[i].product);
-        assert_int_equal(nb_product_of(&b, &a), want[i].product);
+        assert_int_equal(ni_product_of(&a, &b), want[i].product);
+        assert_int_equal(ni_product_of(&b, &a), want[i].product);
         nb_quantizer bf16 = nb_quantizer_bf16();
-        assert_int_equal(nb_product_of(&a, &bf16), NB_PRODUCT_NONE);
+        assert_int_equal(ni_product_of(&a, &bf16), NI_PRODUCT_NONE);
     }
 }
 
@@ -324,9 +324,9 @@ static void assert_same(const nb_mat *got, const char *want, size_t bytes, const
         return;
     bool wide = got->dtype == NB_F32;
     for (size_t i = 0; i < bytes / (wide ? 4 : 2); i++) {
-        float x = wide ? ((float *)got->data)[i] : nb_bf16_value(((uint16_t *)got->data)[i]);
+        float x = wide ? ((float *)got->data)[i] : ni_bf16_value(((uint16_t *)got->data)[i]);
         float y =
-            wide ? ((const float *)(const void *)want)[i] : nb_bf16_value(((const uint16_t *)(const void *)want)[i]);
+            wide ? ((const float *)(const void *)want)[i] : ni_bf16_value(((const uint16_t *)(const void *)want)[i]);
         if (memcmp(&x, &y, 4) != 0 && !(isnan(x) && isnan(y)))
             fail_msg("%s: C[%lld, %lld]: %a at row %lld column %lld, the reference gives %a", label,
                      (long long)got->rows, (long long)got->cols, x, (long long)((int64_t)i / got->stride),
@@ -346,12 +346,12 @@ static void compare(random_numbers *r, int ka, int kb, int64_t m, int64_t n, int
     char *before = malloc(bytes), *want = malloc(bytes), *got = malloc(bytes);
     for (int64_t i = 0; i < m * stride; i++) {
         float x = random_outer(r, false);
-        uint16_t h = nb_bf16_even(x);
+        uint16_t h = ni_bf16_even(x);
         memcpy(before + i * (type == NB_F32 ? 4 : 2), type == NB_F32 ? (void *)&x : (void *)&h, type == NB_F32 ? 4 : 2);
     }
     memcpy(want, before, bytes);
     nb_mat view_want = {want, type, m, n, stride, NULL}, view_got = {got, type, m, n, stride, NULL};
-    assert_int_equal(nb_ref_gemm_q(NULL, &view_want, &a, &b, accumulate, NULL), NB_OK);
+    assert_int_equal(ni_ref_gemm_q(NULL, &view_want, &a, &b, accumulate, NULL), NB_OK);
     for (int i = 0; i < backend_count; i++) {
         nb_error err = {0};
         char label[128];
@@ -383,7 +383,7 @@ static void scalar_backend_is_the_reference(void **state) {
     nb_backend_options options = {2, NB_ISA_SCALAR};
     nb_backend *be;
     assert_int_equal(nb_backend_open("cpu", &options, &be, NULL), NB_OK);
-    assert_true(be->ops->gemm_q == nb_ref_gemm_q);
+    assert_true(be->ops->gemm_q == ni_ref_gemm_q);
     nb_backend_free(be);
 }
 
@@ -428,7 +428,7 @@ static void check_decoded(random_numbers *r, int ka, int kb, int64_t m, int64_t 
     char *before = malloc(bytes), *c = malloc(bytes), *last = malloc(bytes);
     for (int64_t i = 0; i < m * n; i++) {
         float x = random_outer(r, false);
-        uint16_t h = nb_bf16_even(x);
+        uint16_t h = ni_bf16_even(x);
         memcpy(before + (size_t)i * nb_dtype_size(type), type == NB_F32 ? (void *)&x : (void *)&h, nb_dtype_size(type));
     }
     nb_mat view = nb_mat_of(c, type, m, n), view_before = nb_mat_of(before, type, m, n);
@@ -457,7 +457,7 @@ static void decoded_paths_are_near_double(void **state) {
         for (int kb = 0; kb < KINDS; kb++) {
             nb_quantizer qa = quantizer_of(&kinds[ka]), qb = quantizer_of(&kinds[kb]);
             int64_t m = 1 + random_word(&r) % 16, n = 1 + random_word(&r) % 16;
-            if (nb_product_decoded_name(nb_product_of(&qa, &qb)))
+            if (ni_product_decoded_name(ni_product_of(&qa, &qb)))
                 check_decoded(&r, ka, kb, m, n, columns_for(&r, &kinds[ka], &kinds[kb], 256));
         }
     }

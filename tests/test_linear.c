@@ -20,7 +20,7 @@ static void nvfp4_products(void **state) {
     nb_backend *be = cpu();
     nb_plan plan = plan_nvfp4();
     linear_case c = make_group(be, &plan, 1, NULL);
-    nb_linear *layer = &c.group->layers[0];
+    ni_linear *layer = &c.group->layers[0];
     const nb_operand_rule *roles = plan.roles;
     run_forward(&c, &pass0);
     run_backward(&c, &pass0);
@@ -41,7 +41,7 @@ static void nvfp4_products(void **state) {
     check_close("Y", get(NB_BF16, c.y[0].data, M * N), y, 0x1p-8, M * N);
     check_close("dX", get(NB_BF16, c.dx.data, M * K), dx, 0x1p-8, M * K);
     check_close("dW", get(NB_F32, c.dw[0], N * K), dw64, 1e-6, N * K);
-    nb_linear_group_free(c.group);
+    ni_linear_group_free(c.group);
     nb_backend_free(be);
 }
 
@@ -70,8 +70,8 @@ static void nvfp4_is_near_bf16(void **state) {
         if (!(cosine > 0.97 && cosine < 0.9999)) /* closer than that would not be four bits */
             fail_msg("%s: cosine to BF16 is %g", pairs[i].what, cosine);
     }
-    nb_linear_group_free(c[0].group);
-    nb_linear_group_free(c[1].group);
+    ni_linear_group_free(c[0].group);
+    ni_linear_group_free(c[1].group);
     nb_backend_free(be);
 }
 
@@ -107,10 +107,10 @@ static void operands_are_made_once(void **state) {
     run_forward(&c, &pass);
     assert_int_equal(seen.roles[NB_FPROP_X], 2);
     assert_int_equal(seen.roles[NB_FPROP_W], 3);
-    nb_linear_group_changed(c.group);
+    ni_linear_group_changed(c.group);
     run_forward(&c, &pass);
     assert_int_equal(seen.roles[NB_FPROP_W], 6);
-    nb_linear_group_free(c.group);
+    ni_linear_group_free(c.group);
     nb_backend_free(be);
 }
 
@@ -140,8 +140,8 @@ static void the_lens_sees_everything(void **state) {
         assert_memory_equal(seen.roles, mixed_codes, sizeof mixed_codes);
     }
     assert_int_equal(seen.elements, 0);
-    nb_linear_group_free(plain.group);
-    nb_linear_group_free(mixed.group);
+    ni_linear_group_free(plain.group);
+    ni_linear_group_free(mixed.group);
     nb_backend_free(be);
 }
 
@@ -156,11 +156,11 @@ static void weights_follow_the_master(void **state) {
         double before = largest(get(NB_BF16, c.y[i].data, M * N), M * N);
         for (int64_t j = 0; j < N * K; j++)
             c.w[i][j] *= 2;
-        nb_linear_group_changed(c.group);
+        ni_linear_group_changed(c.group);
         run_forward(&c, &pass0);
         assert_true(largest(get(NB_BF16, c.y[i].data, M * N), M * N) == 2 * before);
     }
-    nb_linear_group_free(c.group);
+    ni_linear_group_free(c.group);
     nb_backend_free(be);
 }
 
@@ -177,7 +177,7 @@ static void mixed_group(void **state) {
         linear_case one = make_group(be, &plans[i], 1, NULL); /* the i-th layer alone, under its own name */
         memcpy(one.w[0], all.w[i], N * K * sizeof(float));
         memcpy(one.dy[0].data, all.dy[i].data, M * N * 2);
-        nb_linear *layer = &one.group->layers[0];
+        ni_linear *layer = &one.group->layers[0];
         for (nb_role role = NB_FPROP_X; role < NB_ROLE_COUNT; role++)
             if (layer->operands[role])
                 layer->operands[role]->name = all.group->layers[i].names[role];
@@ -187,16 +187,16 @@ static void mixed_group(void **state) {
         double *part = get(NB_F32, one.dx.data, M * K);
         for (int64_t j = 0; j < M * K; j++)
             sum[j] += part[j];
-        nb_linear_group_free(one.group);
+        ni_linear_group_free(one.group);
     }
     double *got = get(NB_BF16, all.dx.data, M * K);
     int64_t differ = 0; /* FP32 sums close to a tie may round the other way; two roundings would differ everywhere */
     for (int64_t i = 0; i < M * K; i++)
-        differ += got[i] != nb_bf16_value(nb_bf16_even((float)sum[i]));
+        differ += got[i] != ni_bf16_value(ni_bf16_even((float)sum[i]));
     assert_true(differ < M * K / 500);
     double *y = product(get(NB_BF16, all.x.data, M * K), M, get(NB_F32, all.w[1], N * K), N, K);
     check_close("Y of the BF16 layer", get(NB_BF16, all.y[1].data, M * N), y, 0x1p-7, M * N);
-    nb_linear_group_free(all.group);
+    ni_linear_group_free(all.group);
     nb_backend_free(be);
 }
 
@@ -215,8 +215,8 @@ static void shorter_batches(void **state) {
     nb_mat w = nb_mat_of(part.w[0], NB_F32, N, K);
     nb_qtensor fw = by_hand(be, &plan.roles[1].quantizer, &w, false, &pass0, "", NB_FPROP_W, X_NAME);
     check_equal_bytes("Y", part.y[0].data, exact_product(be, &fx, &fw, NB_BF16), 32 * N * 2);
-    nb_linear_group_free(whole.group);
-    nb_linear_group_free(part.group);
+    ni_linear_group_free(whole.group);
+    ni_linear_group_free(part.group);
     nb_backend_free(be);
 }
 
@@ -234,11 +234,11 @@ static void gradients_begin(void **state) {
     run_backward(&c, &pass0);
     for (int i = 0; i < N * K; i++)
         assert_true(c.dw[0][i] == (float)(2 * once[i]));
-    nb_linear_group_begin_gradients(c.group);
+    ni_linear_group_begin_gradients(c.group);
     run_forward(&c, &pass0);
     run_backward(&c, &pass0);
     check_close("dW", get(NB_F32, c.dw[0], N * K), once, 0x1p-30, N * K);
-    nb_linear_group_free(c.group);
+    ni_linear_group_free(c.group);
     nb_backend_free(be);
 }
 
@@ -267,8 +267,8 @@ static void early_wgrad_x_changes_no_bit(void **state) {
         check_equal_bytes("dW", c[1].dw[j], c[0].dw[j], N * K * 4);
     }
     check_equal_bytes("dX", c[1].dx.data, c[0].dx.data, M * K * 2);
-    nb_linear_group_free(c[0].group);
-    nb_linear_group_free(c[1].group);
+    ni_linear_group_free(c[0].group);
+    ni_linear_group_free(c[1].group);
     nb_backend_free(be);
 }
 
@@ -294,8 +294,8 @@ static void late_switch(void **state) {
         assert_int_equal(same_y, pass.forward_bf16);
         assert_int_equal(same_dx, pass.backward_bf16);
         assert_int_equal(same_dw, pass.backward_bf16);
-        nb_linear_group_free(c[0].group);
-        nb_linear_group_free(c[1].group);
+        ni_linear_group_free(c[0].group);
+        ni_linear_group_free(c[1].group);
     }
     nb_backend_free(be);
 }
@@ -322,7 +322,7 @@ static void same_codes_of_rows(void **state) {
         check_close("Y", get(NB_BF16, c.y[0].data, M * N), product(x, M, wd, N, K), 0x1p-8, M * N);
         check_close("dX", get(NB_BF16, c.dx.data, M * K), product(dy, M, wt, K, N), 0x1p-6, M * K);
         check_close("dW", get(NB_F32, c.dw[0], N * K), product(dyt, N, xt, K, M), 0x1p-7, N * K);
-        nb_linear_group_free(c.group);
+        ni_linear_group_free(c.group);
     }
     nb_backend_free(be);
 }
@@ -355,7 +355,7 @@ static void fold_with(nb_backend *be, nb_quantizer gradient) {
     double *dw = product(decoded(be, &wdy), N, transposed(decoded(be, &fx), M, K), K, M);
     check_close("dX", get(NB_BF16, c.dx.data, M * K), dx, 0x1p-8, M * K);
     check_close("dW", get(NB_F32, c.dw[0], N * K), dw, 1e-6, N * K);
-    nb_linear_group_free(c.group);
+    ni_linear_group_free(c.group);
 }
 
 /* dY in FP4 rows, and in E5M2 under one scale a tensor as in arXiv:2501.17116's public codes. */
@@ -416,7 +416,7 @@ static void gradients_are_unbiased(void **state) {
         if (!(z_sum / (double)all[a].n < 1.15 && z_most < 5.5))
             fail_msg("%s is biased: mean z^2 %g, largest |z| %g", all[a].what, z_sum / (double)all[a].n, z_most);
     }
-    nb_linear_group_free(c.group);
+    ni_linear_group_free(c.group);
     nb_backend_free(be);
 }
 
@@ -467,16 +467,16 @@ static void census(void **state) {
     linear_case c = make_group(be, plans, 3, NULL);
     char text[96];
     const char *kernel, *reason;
-    nb_linear_census(c.group, &c.group->layers[0], NB_GEMM_WGRAD, text, sizeof text, &kernel, &reason);
+    ni_linear_census(c.group, &c.group->layers[0], NI_GEMM_WGRAD, text, sizeof text, &kernel, &reason);
     assert_string_equal(text, "nvfp4 1x16 sr rht16 x nvfp4 1x16 rht16");
     assert_non_null(strstr(kernel, "packed"));
-    nb_linear_census(c.group, &c.group->layers[1], NB_GEMM_DGRAD, text, sizeof text, &kernel, &reason);
+    ni_linear_census(c.group, &c.group->layers[1], NI_GEMM_DGRAD, text, sizeof text, &kernel, &reason);
     assert_string_equal(text, "bf16 x bf16");
     assert_string_equal(reason, "test");
-    nb_linear_census(c.group, &c.group->layers[2], NB_GEMM_DGRAD, text, sizeof text, &kernel, &reason);
+    ni_linear_census(c.group, &c.group->layers[2], NI_GEMM_DGRAD, text, sizeof text, &kernel, &reason);
     assert_string_equal(text, "bf16 x e2m1 folded");
     assert_non_null(strstr(kernel, "decoded"));
-    nb_linear_group_free(c.group);
+    ni_linear_group_free(c.group);
     nb_backend_free(be);
 }
 

@@ -67,7 +67,7 @@ static void compensate(nb_backend *be, nb_occ_scope scope) {
     check_close("dW", get(NB_F32, c.dw[0], N * K), product(transposed(dy, M, N), N, transposed(full, M, K), K, M),
                 0.005, N * K);
     check_close("dX", get(NB_BF16, c.dx.data, M * K), product(dy, M, transposed(wq, N, K), K, N), 0.01, M * K);
-    nb_linear_group_free(c.group);
+    ni_linear_group_free(c.group);
 }
 
 static void compensation_by_hand(void **state) {
@@ -101,7 +101,7 @@ static void compensation_is_not_folded(void **state) {
     check_close("dW", get(NB_F32, c.dw[0], N * K), product(transposed(dy, M, N), N, transposed(xq, M, K), K, M), 0.005,
                 N * K);
     check_close("dX", get(NB_BF16, c.dx.data, M * K), product(dy, M, transposed(wq, N, K), K, N), 0.01, M * K);
-    nb_linear_group_free(c.group);
+    ni_linear_group_free(c.group);
     nb_backend_free(be);
 }
 
@@ -119,8 +119,8 @@ static void nothing_to_clamp(void **state) {
     assert_memory_equal(c[0].y[0].data, c[1].y[0].data, M * N * 2);
     assert_memory_equal(c[0].dx.data, c[1].dx.data, M * K * 2);
     assert_memory_equal(c[0].dw[0], c[1].dw[0], N * K * 4);
-    nb_linear_group_free(c[0].group);
-    nb_linear_group_free(c[1].group);
+    ni_linear_group_free(c[0].group);
+    ni_linear_group_free(c[1].group);
     nb_backend_free(be);
 }
 
@@ -129,13 +129,13 @@ static double error_of(nb_backend *be, const nb_plan *plan) {
     uint16_t *x = c.x.data;
     for (int r = 0; r < M; r++)
         for (int k = 7; k < K; k += 50)
-            x[r * K + k] = nb_bf16_even(20 * nb_bf16_value(x[r * K + k])); /* two loud channels */
+            x[r * K + k] = ni_bf16_even(20 * ni_bf16_value(x[r * K + k])); /* two loud channels */
     run_forward(&c, &pass0);
     double *y = get(NB_BF16, c.y[0].data, M * N), error = 0;
     double *want = product(get(NB_BF16, x, M * K), M, get(NB_F32, c.w[0], N * K), N, K);
     for (int i = 0; i < M * N; i++)
         error += (y[i] - want[i]) * (y[i] - want[i]);
-    nb_linear_group_free(c.group);
+    ni_linear_group_free(c.group);
     return error;
 }
 
@@ -206,7 +206,7 @@ static void the_lens_sees_table_one(void **state) {
         if (rest != NB_OCC_NONE)
             assert_true(s.density == (double)outliers / (M * K));
         error[rest] = s.error / s.squares;
-        nb_linear_group_free(c.group);
+        ni_linear_group_free(c.group);
     }
     assert_true(error[NB_OCC_SPARSE] > 0 && error[NB_OCC_SPARSE] < error[NB_OCC_NONE]);
     assert_true(error[NB_OCC_DENSE] < error[NB_OCC_NONE]);
@@ -236,11 +236,11 @@ static void dge_scales_dw(void **state) {
     nb_mat master = nb_mat_of(c[0].w[0], NB_F32, N, K);
     nb_qtensor t = by_hand(be, &q, &master, false, &pass0, "w", NB_FPROP_W, "w");
     for (int i = 0; i < N * K; i++) {
-        float slope = nb_dge_derivative(c[0].w[0][i] / t.outer_scales[i / K], 5, 3);
+        float slope = ni_dge_derivative(c[0].w[0][i] / t.outer_scales[i / K], 5, 3);
         assert_true(fabsf(c[1].dw[0][i] - slope * c[0].dw[0][i]) <= 1e-5f * fabsf(c[1].dw[0][i]) + 1e-12f);
     }
-    nb_linear_group_free(c[0].group);
-    nb_linear_group_free(c[1].group);
+    ni_linear_group_free(c[0].group);
+    ni_linear_group_free(c[1].group);
     nb_backend_free(be);
 }
 
@@ -258,8 +258,8 @@ static void dge_of_power_one_changes_nothing(void **state) {
         run_backward(&c[i], &pass0);
     }
     assert_memory_equal(c[0].dw[0], c[1].dw[0], N * K * 4);
-    nb_linear_group_free(c[0].group);
-    nb_linear_group_free(c[1].group);
+    ni_linear_group_free(c[0].group);
+    ni_linear_group_free(c[1].group);
     nb_backend_free(be);
 }
 

@@ -17,7 +17,7 @@ static nb_plan plan_hcp(const nb_hcp *how) {
     return p;
 }
 
-static nb_hcp_state *state_of(const linear_case *c) {
+static ni_hcp_state *state_of(const linear_case *c) {
     return c->group->mechanisms[0].state;
 }
 
@@ -26,7 +26,7 @@ static void make_loud(linear_case *c, float by) {
     uint16_t *x = c->x.data;
     for (int r = 0; r < M; r++)
         for (int k = 5; k < K; k += 9)
-            x[r * K + k] = nb_bf16_even(by * nb_bf16_value(x[r * K + k]));
+            x[r * K + k] = ni_bf16_even(by * ni_bf16_value(x[r * K + k]));
 }
 
 static linear_case loud_case(nb_backend *be, const nb_hcp *how) {
@@ -38,7 +38,7 @@ static linear_case loud_case(nb_backend *be, const nb_hcp *how) {
 
 static void after_step(linear_case *c, const nb_pass *pass) {
     nb_error err = {0};
-    if (nb_linear_group_after_step(c->group, pass, &c->scratch, &err) != NB_OK)
+    if (ni_linear_group_after_step(c->group, pass, &c->scratch, &err) != NB_OK)
         fail_msg("%s", err.message);
     assert_int_equal(c->scratch.used + c->scratch.kept, 0);
 }
@@ -192,7 +192,7 @@ static void formula(void **state) {
         for (int e = 0; e < M * N; e++)
             bound[e] = fabs(want[e]) / 256 + 1e-5 * largest(want, M * N);
         check_within("Y", got, want, bound, M * N);
-        nb_linear_group_free(c.group);
+        ni_linear_group_free(c.group);
     }
     nb_backend_free(be);
 }
@@ -210,7 +210,7 @@ static void single_is_dual(void **state) {
             linear_case c = chosen_case(be, &how);
             run_forward(&c, &pass0);
             y[kernel] = get(NB_BF16, c.y[0].data, M * N);
-            nb_linear_group_free(c.group);
+            ni_linear_group_free(c.group);
         }
         check_close("single, dual", y[0], y[1], 0x1p-8, M * N);
         int apart = 0;
@@ -240,8 +240,8 @@ static void nothing_to_patch(void **state) {
         assert_memory_equal(c[0].dw[i], c[1].dw[i], N * K * 4);
     }
     assert_memory_equal(c[0].dx.data, c[1].dx.data, M * K * 2);
-    nb_linear_group_free(c[0].group);
-    nb_linear_group_free(c[1].group);
+    ni_linear_group_free(c[0].group);
+    ni_linear_group_free(c[1].group);
     nb_backend_free(be);
 }
 
@@ -255,14 +255,14 @@ static void fill_exactly(linear_case *c, int blocks) {
     for (int side = 0; side < 2; side++)
         for (int row = 0; row < (side ? N : M); row++)
             for (int k = 0; k < 16 * blocks; k++) {
-                uint32_t bits = nb_philox(77, (uint32_t)side, (uint32_t)row, (uint32_t)k, 0, 0).w[0];
+                uint32_t bits = ni_philox(77, (uint32_t)side, (uint32_t)row, (uint32_t)k, 0, 0).w[0];
                 int step = k % 16 == 2 ? 6 : steps[bits % 5];
                 double v = (bits >> 8 & 1 ? -1 : 1) * (0.875 + step / 32.0);
                 v = k % 16 == side ? 5.25 : k % 16 == 1 - side ? 0 : v;
                 if (side)
                     c->w[0][row * K + k] = (float)v;
                 else
-                    ((uint16_t *)c->x.data)[row * K + k] = nb_bf16_even((float)v);
+                    ((uint16_t *)c->x.data)[row * K + k] = ni_bf16_even((float)v);
             }
 }
 
@@ -292,7 +292,7 @@ static void only_the_second_order_is_left(void **state) {
             seen += fabs(left[e]);
         }
         assert_true(seen > 0.02 * M * N && fabs(off / seen - 1) < 0.2); /* what is left is there */
-        nb_linear_group_free(c.group);
+        ni_linear_group_free(c.group);
     }
     nb_backend_free(be);
 }
@@ -315,20 +315,20 @@ static double toy_error(nb_backend *be, const nb_hcp *how, double by) {
     nb_mat xm = nb_mat_of(put(NB_BF16, x, TOY_M * TOY_K), NB_BF16, TOY_M, TOY_K);
     nb_mat y = nb_mat_of(put(NB_BF16, NULL, TOY_M * TOY_N), NB_BF16, TOY_M, TOY_N);
     float *wm = put(NB_F32, w, TOY_N * TOY_K);
-    const nb_linear_spec layer = {.name = "up",
+    const ni_linear_spec layer = {.name = "up",
                                   .out = TOY_N,
                                   .plan = &plan,
                                   .master = wm,
                                   .grad = put(NB_F32, zeros(TOY_N * TOY_K), TOY_N * TOY_K)};
-    const nb_group_spec spec = {
+    const ni_group_spec spec = {
         .input = "in", .in = TOY_K, .max_rows = TOY_M, .training = true, .layers = &layer, .count = 1};
-    nb_linear_group *group;
-    if (nb_linear_group_create(be, &spec, &group, &err) != NB_OK)
+    ni_linear_group *group;
+    if (ni_linear_group_create(be, &spec, &group, &err) != NB_OK)
         fail_msg("%s", err.message);
-    nb_scratch scratch = {.size = group->scratch_bytes, .memory = poisoned(group->scratch_bytes)};
+    ni_scratch scratch = {.size = group->scratch_bytes, .memory = poisoned(group->scratch_bytes)};
     for (int step = 0; step < 2; step++)
-        if (nb_linear_group_forward(group, &pass0, &scratch, true, &xm, &y, &err) != NB_OK ||
-            nb_linear_group_after_step(group, &pass0, &scratch, &err) != NB_OK)
+        if (ni_linear_group_forward(group, &pass0, &scratch, true, &xm, &y, &err) != NB_OK ||
+            ni_linear_group_after_step(group, &pass0, &scratch, &err) != NB_OK)
             fail_msg("%s", err.message);
     double *got = get(NB_BF16, y.data, TOY_M * TOY_N);
     double *want = product(get(NB_BF16, xm.data, TOY_M * TOY_K), TOY_M, get(NB_F32, wm, TOY_N * TOY_K), TOY_N, TOY_K);
@@ -336,7 +336,7 @@ static double toy_error(nb_backend *be, const nb_hcp *how, double by) {
         error += (got[i] - want[i]) * (got[i] - want[i]);
         norm += want[i] * want[i];
     }
-    nb_linear_group_free(group);
+    ni_linear_group_free(group);
     release_buffers_until(before);
     return sqrt(error / norm);
 }
@@ -405,7 +405,7 @@ static void gradients_exact_on_channels(void **state) {
             linear_case c = make_group(be, &plan, 1, NULL);
             make_loud(&c, 20);
             for (int e = 0; e < M * N; e++) /* two levels a row: exact in E2M1 if not rotated */
-                ((uint16_t *)c.dy[0].data)[e] = nb_bf16_even(e % 7 < 3 ? 0.25F : -0.25F);
+                ((uint16_t *)c.dy[0].data)[e] = ni_bf16_even(e % 7 < 3 ? 0.25F : -0.25F);
             choose(&c);
             run_forward(&c, &pass0);
             run_backward(&c, &pass0);
@@ -417,7 +417,7 @@ static void gradients_exact_on_channels(void **state) {
             dx_error[i] = distance_on(dx[i], product(dy, M, transposed(w, N, K), K, N), M, channels, 16);
             dw_error[i] =
                 distance_on(dw[i], product(transposed(dy, M, N), N, transposed(x, M, K), K, M), N, channels, 16);
-            nb_linear_group_free(c.group);
+            ni_linear_group_free(c.group);
         }
         assert_true(dx_error[1] < 0.25 * dx_error[0]);
         assert_true(dw_error[1] < (rotation ? 0.9 : 0.25) * dw_error[0]); /* rotated, dY has an error of its own */
@@ -467,8 +467,8 @@ static void a_choice_waits_for_its_step(void **state) {
     assert_int_equal(state_of(&c)->refreshed, 1);
     run_forward(&c, &pass0);
     assert_memory_not_equal(c.y[0].data, plain.y[0].data, M * N * 2);
-    nb_linear_group_free(c.group);
-    nb_linear_group_free(plain.group);
+    ni_linear_group_free(c.group);
+    ni_linear_group_free(plain.group);
     nb_backend_free(be);
 }
 
@@ -479,13 +479,13 @@ static void refreshes(void **state) {
     how.refresh = 4;
     how.freeze = 6;
     linear_case c = loud_case(be, &how);
-    nb_hcp_state *h = state_of(&c);
+    ni_hcp_state *h = state_of(&c);
     heard said = {0};
     const nb_lens lens = {.context = &said, .scalar = hear};
     nb_pass pass = pass0;
     nb_error err = {0};
     pass.lens = &lens;
-    assert_int_equal(nb_linear_group_forward(c.group, &pass, &c.scratch, false, &c.x, c.y, &err), NB_OK);
+    assert_int_equal(ni_linear_group_forward(c.group, &pass, &c.scratch, false, &c.x, c.y, &err), NB_OK);
     after_step(&c, &pass);
     assert_int_equal(h->refreshed, 0); /* an evaluation chooses nothing */
     run_forward(&c, &pass);
@@ -514,7 +514,7 @@ static void refreshes(void **state) {
     run_forward(&c, &pass);
     after_step(&c, &pass);
     assert_int_equal(h->refreshed, 5);
-    nb_linear_group_free(c.group);
+    ni_linear_group_free(c.group);
     nb_backend_free(be);
 }
 
@@ -548,8 +548,8 @@ static void averages_are_corrected_for_their_beginning(void **state) {
         make_loud(&each, 1.5F);
     }
     assert_true(now[CHOICES - 1] > 3 * now[0]);
-    nb_linear_group_free(c.group);
-    nb_linear_group_free(each.group);
+    ni_linear_group_free(c.group);
+    ni_linear_group_free(each.group);
     nb_backend_free(be);
 }
 
@@ -577,7 +577,7 @@ static void choices_are_the_same_everywhere(void **state) {
         be->ops->download(be, scores[i], state_of(&c)->layers[0].scores, sizeof scores[i]);
         assert_memory_equal(channels[i], channels[0], sizeof channels[0]);
         assert_memory_equal(scores[i], scores[0], sizeof scores[0]);
-        nb_linear_group_free(c.group);
+        ni_linear_group_free(c.group);
         nb_backend_free(be);
     }
 }
@@ -592,14 +592,14 @@ static void follows_the_master(void **state) {
     run_forward(&c, &pass);
     for (int i = 0; i < N * K; i++)
         c.w[0][i] *= -2;
-    nb_linear_group_changed(c.group);
+    ni_linear_group_changed(c.group);
     double *before = get(NB_BF16, c.y[0].data, M * N);
     pass.step = 1;
     run_forward(&c, &pass);
     double *after = get(NB_BF16, c.y[0].data, M * N);
     for (int i = 0; i < M * N; i++)
         assert_true(after[i] == -2 * before[i]); /* powers of two change no code */
-    nb_linear_group_free(c.group);
+    ni_linear_group_free(c.group);
     nb_backend_free(be);
 }
 
@@ -611,14 +611,14 @@ static void resumes(void **state) {
     nb_hcp how = patch_of(0.25);
     how.ema = 0.5;
     linear_case a = chosen_case(be, &how), b = loud_case(be, &how);
-    const nb_mechanism *table = a.group->mechanisms[0].table;
-    nb_mechanism_tensor from[8], to[8];
+    const ni_mechanism *table = a.group->mechanisms[0].table;
+    ni_mechanism_tensor from[8], to[8];
     int32_t count = table->tensors(state_of(&a), from, 8);
     assert_int_equal(count, 4);
     assert_int_equal(table->tensors(state_of(&b), to, 8), 4);
     for (int32_t i = 0; i < count; i++) {
         memcpy(to[i].data, from[i].data, nb_dtype_size(from[i].dtype) * (size_t)from[i].elements);
-        assert_int_equal(from[i].combine, NB_COMBINE_FIRST); /* facts of micro-batch 0 */
+        assert_int_equal(from[i].combine, NI_COMBINE_FIRST); /* facts of micro-batch 0 */
     }
     assert_int_equal(table->loaded(state_of(&b), NULL), NB_OK);
     make_loud(&a, 1.5F);
@@ -636,8 +636,8 @@ static void resumes(void **state) {
     assert_memory_equal(state_of(&a)->layers[0].scores, state_of(&b)->layers[0].scores, K * sizeof(float));
     state_of(&b)->layers[0].channels[3] = K;
     assert_int_equal(table->loaded(state_of(&b), NULL), NB_BAD_FILE);
-    nb_linear_group_free(a.group);
-    nb_linear_group_free(b.group);
+    ni_linear_group_free(a.group);
+    ni_linear_group_free(b.group);
     nb_backend_free(be);
 }
 

@@ -7,16 +7,16 @@ static const nb_pass pass0 = {.step = 3, .steps = 100, .micro_batch = 1, .roundi
 /* ---- a mechanism that adds to every product ---- */
 
 typedef struct toy {
-    nb_linear_group *group;
+    ni_linear_group *group;
     int32_t index, observed, prepared;
-    nb_operand constant[NB_GEMM_COUNT][2];
+    nb_operand constant[NI_GEMM_COUNT][2];
 } toy;
 
 static bool wants_quantized(const nb_plan *plan) {
     return plan->quantized;
 }
 
-static nb_status toy_attach(nb_linear_group *group, int32_t index, void **state, nb_error *err) {
+static nb_status toy_attach(ni_linear_group *group, int32_t index, void **state, nb_error *err) {
     (void)err;
     toy *t = calloc(1, sizeof *t);
     assert_non_null(t);
@@ -26,51 +26,51 @@ static nb_status toy_attach(nb_linear_group *group, int32_t index, void **state,
     return NB_OK;
 }
 
-static nb_status toy_observe(void *state, const nb_linear_call *call, nb_error *err) {
+static nb_status toy_observe(void *state, const ni_linear_call *call, nb_error *err) {
     (void)err;
     ((toy *)state)->observed += call->training && !call->measuring;
     return NB_OK;
 }
 
 /* X becomes 1 everywhere. */
-static nb_status toy_prepare_x(void *state, const nb_linear_call *call, nb_mat *prepared, nb_error *err) {
+static nb_status toy_prepare_x(void *state, const ni_linear_call *call, nb_mat *prepared, nb_error *err) {
     size_t bytes = nb_dtype_size(NB_BF16) * (size_t)(prepared->rows * prepared->cols);
-    uint16_t *ones = nb_scratch_keep(call->scratch, bytes);
+    uint16_t *ones = ni_scratch_keep(call->scratch, bytes);
     if (!ones)
-        return nb_scratch_short(call->scratch, "ones", bytes, err);
+        return ni_scratch_short(call->scratch, "ones", bytes, err);
     for (int64_t i = 0; i < prepared->rows * prepared->cols && !call->measuring; i++)
-        ones[i] = nb_bf16_even(1);
+        ones[i] = ni_bf16_even(1);
     prepared->data = ones;
     ((toy *)state)->prepared += !call->measuring;
     return NB_OK;
 }
 
 /* `by` in all of [rows, cols], as a term: one column of ones times one of `by`. */
-static nb_status constant(const nb_linear_call *call, toy *t, nb_gemm gemm, int64_t rows, int64_t cols, float by,
-                          nb_terms *terms, nb_error *err) {
+static nb_status constant(const ni_linear_call *call, toy *t, ni_gemm gemm, int64_t rows, int64_t cols, float by,
+                          ni_terms *terms, nb_error *err) {
     const nb_quantizer plain = nb_quantizer_bf16();
     nb_operand *a = &t->constant[gemm][0], *b = &t->constant[gemm][1];
     *a = (nb_operand){.quantizer = plain, .other = plain, .rows = rows, .cols = 1};
-    *b = (nb_operand){.quantizer = plain, .other = plain, .rows = cols, .cols = 1, .side = NB_RIGHT};
-    a->numbers = nb_mat_of(nb_scratch_keep(call->scratch, 2 * (size_t)rows), NB_BF16, rows, 1);
-    b->numbers = nb_mat_of(nb_scratch_keep(call->scratch, 2 * (size_t)cols), NB_BF16, cols, 1);
+    *b = (nb_operand){.quantizer = plain, .other = plain, .rows = cols, .cols = 1, .side = NI_RIGHT};
+    a->numbers = nb_mat_of(ni_scratch_keep(call->scratch, 2 * (size_t)rows), NB_BF16, rows, 1);
+    b->numbers = nb_mat_of(ni_scratch_keep(call->scratch, 2 * (size_t)cols), NB_BF16, cols, 1);
     if (!a->numbers.data || !b->numbers.data)
-        return nb_scratch_short(call->scratch, "a constant", 2 * (size_t)(rows + cols), err);
+        return ni_scratch_short(call->scratch, "a constant", 2 * (size_t)(rows + cols), err);
     for (int64_t i = 0; i < rows && !call->measuring; i++)
-        ((uint16_t *)a->numbers.data)[i] = nb_bf16_even(1);
+        ((uint16_t *)a->numbers.data)[i] = ni_bf16_even(1);
     for (int64_t i = 0; i < cols && !call->measuring; i++)
-        ((uint16_t *)b->numbers.data)[i] = nb_bf16_even(by);
-    return nb_add_term(terms, &(nb_term){.a = a, .b = b}, err);
+        ((uint16_t *)b->numbers.data)[i] = ni_bf16_even(by);
+    return ni_add_term(terms, &(ni_term){.a = a, .b = b}, err);
 }
 
-static nb_status toy_terms(void *state, const nb_linear_call *call, nb_linear *layer, nb_gemm gemm, nb_terms *terms,
+static nb_status toy_terms(void *state, const ni_linear_call *call, ni_linear *layer, ni_gemm gemm, ni_terms *terms,
                            nb_error *err) {
-    if (gemm == NB_GEMM_FPROP)
+    if (gemm == NI_GEMM_FPROP)
         return constant(call, state, gemm, call->x->rows, layer->out, 64, terms, err);
-    return gemm == NB_GEMM_DGRAD ? constant(call, state, gemm, call->x->rows, layer->in, 8, terms, err) : NB_OK;
+    return gemm == NI_GEMM_DGRAD ? constant(call, state, gemm, call->x->rows, layer->in, 8, terms, err) : NB_OK;
 }
 
-static nb_status toy_after_wgrad(void *state, const nb_linear_call *call, nb_linear *layer, const nb_mat *dw,
+static nb_status toy_after_wgrad(void *state, const ni_linear_call *call, ni_linear *layer, const nb_mat *dw,
                                  nb_error *err) {
     (void)state, (void)layer, (void)err;
     for (int64_t i = 0; i < dw->rows * dw->cols && !call->measuring; i++)
@@ -78,7 +78,7 @@ static nb_status toy_after_wgrad(void *state, const nb_linear_call *call, nb_lin
     return NB_OK;
 }
 
-static nb_status toy_after_step(void *state, nb_linear_group *group, const nb_pass *pass, nb_scratch *scratch,
+static nb_status toy_after_step(void *state, ni_linear_group *group, const nb_pass *pass, ni_scratch *scratch,
                                 nb_error *err) {
     (void)pass, (void)scratch, (void)err;
     for (int32_t i = 0; i < group->count; i++)
@@ -87,14 +87,14 @@ static nb_status toy_after_step(void *state, nb_linear_group *group, const nb_pa
     return NB_OK;
 }
 
-static int32_t toy_tensors(void *state, nb_mechanism_tensor *tensors, int32_t max_tensors) {
+static int32_t toy_tensors(void *state, ni_mechanism_tensor *tensors, int32_t max_tensors) {
     toy *t = state;
     if (max_tensors > 0)
-        tensors[0] = (nb_mechanism_tensor){-1, "observed", NB_I32, 1, &t->observed, true, NB_COMBINE_SAME};
+        tensors[0] = (ni_mechanism_tensor){-1, "observed", NB_I32, 1, &t->observed, true, NI_COMBINE_SAME};
     return 1;
 }
 
-static const nb_mechanism adder = {.name = "adder",
+static const ni_mechanism adder = {.name = "adder",
                                    .wanted = wants_quantized,
                                    .attach = toy_attach,
                                    .detach = free,
@@ -104,34 +104,34 @@ static const nb_mechanism adder = {.name = "adder",
                                    .after_step = toy_after_step,
                                    .tensors = toy_tensors};
 
-static const nb_mechanism ones = {
+static const ni_mechanism ones = {
     .name = "ones", .wanted = wants_quantized, .attach = toy_attach, .detach = free, .prepare_x = toy_prepare_x};
 
 /* ---- mechanisms that replace: a product from the second time on, an operand ---- */
 
-static nb_status replace_by_constants(void *state, const nb_linear_call *call, nb_linear *layer, nb_gemm gemm,
-                                      nb_terms *terms, nb_error *err) {
+static nb_status replace_by_constants(void *state, const ni_linear_call *call, ni_linear *layer, ni_gemm gemm,
+                                      ni_terms *terms, nb_error *err) {
     toy *t = state;
-    if (gemm == NB_GEMM_FPROP && !call->measuring && t->observed++ == 0)
+    if (gemm == NI_GEMM_FPROP && !call->measuring && t->observed++ == 0)
         return NB_OK;
     terms->count = 0;
-    return gemm == NB_GEMM_FPROP   ? constant(call, t, gemm, call->x->rows, layer->out, 7, terms, err)
-           : gemm == NB_GEMM_DGRAD ? constant(call, t, gemm, call->x->rows, layer->in, 5, terms, err)
+    return gemm == NI_GEMM_FPROP   ? constant(call, t, gemm, call->x->rows, layer->out, 7, terms, err)
+           : gemm == NI_GEMM_DGRAD ? constant(call, t, gemm, call->x->rows, layer->in, 5, terms, err)
                                    : constant(call, t, gemm, layer->out, layer->in, 9, terms, err);
 }
 
-static nb_status zero_weights(void *state, const nb_linear_call *call, nb_linear *layer, nb_operand *out, bool *done,
+static nb_status zero_weights(void *state, const ni_linear_call *call, ni_linear *layer, nb_operand *out, bool *done,
                               nb_error *err) {
     (void)state;
     float *zero = put(NB_F32, zeros(layer->out * layer->in), layer->out * layer->in);
     nb_mat numbers = nb_mat_of(zero, NB_F32, layer->out, layer->in);
-    const nb_source source = {.numbers = &numbers};
-    const nb_making making = {.out = out};
+    const ni_source source = {.numbers = &numbers};
+    const ni_making making = {.out = out};
     *done = true;
     return call->be->ops->make_operands(call->be, &source, &making, 1, err);
 }
 
-static nb_status ones_for_wgrad(void *state, const nb_linear_call *call, nb_linear *layer, nb_mat *x, bool *done,
+static nb_status ones_for_wgrad(void *state, const ni_linear_call *call, ni_linear *layer, nb_mat *x, bool *done,
                                 nb_error *err) {
     (void)layer;
     *done = true;
@@ -139,11 +139,11 @@ static nb_status ones_for_wgrad(void *state, const nb_linear_call *call, nb_line
     return toy_prepare_x(state, call, x, err);
 }
 
-static const nb_mechanism replacer = {
+static const ni_mechanism replacer = {
     .name = "replacer", .wanted = wants_quantized, .attach = toy_attach, .detach = free, .terms = replace_by_constants};
-static const nb_mechanism rival = {.name = "rival", .wanted = wants_quantized, .terms = replace_by_constants};
-static const nb_mechanism rounder = {.name = "rounder", .wanted = wants_quantized, .quantize_w = zero_weights};
-static const nb_mechanism plain_x = {
+static const ni_mechanism rival = {.name = "rival", .wanted = wants_quantized, .terms = replace_by_constants};
+static const ni_mechanism rounder = {.name = "rounder", .wanted = wants_quantized, .quantize_w = zero_weights};
+static const ni_mechanism plain_x = {
     .name = "plain_x", .wanted = wants_quantized, .attach = toy_attach, .detach = free, .wgrad_x = ones_for_wgrad};
 
 /* ---- what they do ---- */
@@ -153,7 +153,7 @@ static void additions(void **state) {
     (void)state;
     nb_backend *be = cpu();
     const nb_plan plans[] = {plan_nvfp4(), plan_bf16()};
-    const nb_mechanism *const list[] = {&adder, NULL}, *const none[] = {NULL};
+    const ni_mechanism *const list[] = {&adder, NULL}, *const none[] = {NULL};
     linear_case with = make_group(be, plans, 2, list), without = make_group(be, plans, 2, none);
     linear_case *both[] = {&with, &without};
     for (int i = 0; i < 2; i++) {
@@ -175,8 +175,8 @@ static void additions(void **state) {
     check_equal_bytes("Y of the BF16 layer", with.y[1].data, without.y[1].data, M * N * 2);
     check_equal_bytes("dW of the BF16 layer", with.dw[1], without.dw[1], N * K * 4);
     assert_int_equal(((toy *)with.group->mechanisms[0].state)->observed, 1);
-    nb_linear_group_free(with.group);
-    nb_linear_group_free(without.group);
+    ni_linear_group_free(with.group);
+    ni_linear_group_free(without.group);
     nb_backend_free(be);
 }
 
@@ -184,7 +184,7 @@ static void no_hooks_in_bf16(void **state) {
     (void)state;
     nb_backend *be = cpu();
     const nb_plan plans[] = {plan_nvfp4(), plan_bf16()};
-    const nb_mechanism *const list[] = {&adder, &ones, &rounder, NULL};
+    const ni_mechanism *const list[] = {&adder, &ones, &rounder, NULL};
     linear_case with = make_group(be, &plans[0], 1, list), without = make_group(be, &plans[1], 1, NULL);
     nb_pass pass = pass0;
     pass.forward_bf16 = pass.backward_bf16 = true;
@@ -195,8 +195,8 @@ static void no_hooks_in_bf16(void **state) {
     check_equal_bytes("Y", with.y[0].data, without.y[0].data, M * N * 2);
     check_equal_bytes("dX", with.dx.data, without.dx.data, M * K * 2);
     check_equal_bytes("dW", with.dw[0], without.dw[0], N * K * 4);
-    nb_linear_group_free(with.group);
-    nb_linear_group_free(without.group);
+    ni_linear_group_free(with.group);
+    ni_linear_group_free(without.group);
     nb_backend_free(be);
 }
 
@@ -205,7 +205,7 @@ static void prepared_x(void **state) {
     (void)state;
     nb_backend *be = cpu();
     const nb_plan plans[] = {plan_nvfp4(), plan_nvfp4(), plan_bf16()};
-    const nb_mechanism *const list[] = {&ones, NULL}, *const none[] = {NULL};
+    const ni_mechanism *const list[] = {&ones, NULL}, *const none[] = {NULL};
     linear_case with = make_group(be, plans, 3, list), same = make_group(be, plans, 3, none);
     run_forward(&with, &pass0);
     run_backward(&with, &pass0);
@@ -213,15 +213,15 @@ static void prepared_x(void **state) {
     run_forward(&same, &pass0);
     check_equal_bytes("Y of the BF16 layer", with.y[2].data, same.y[2].data, M * N * 2);
     for (int64_t i = 0; i < M * K; i++)
-        ((uint16_t *)same.x.data)[i] = nb_bf16_even(1);
+        ((uint16_t *)same.x.data)[i] = ni_bf16_even(1);
     run_forward(&same, &pass0);
     run_backward(&same, &pass0);
     for (int i = 0; i < 2; i++) {
         check_equal_bytes("Y", with.y[i].data, same.y[i].data, M * N * 2);
         check_equal_bytes("dW", with.dw[i], same.dw[i], N * K * 4);
     }
-    nb_linear_group_free(with.group);
-    nb_linear_group_free(same.group);
+    ni_linear_group_free(with.group);
+    ni_linear_group_free(same.group);
     nb_backend_free(be);
 }
 
@@ -229,21 +229,21 @@ static void replacements(void **state) {
     (void)state;
     nb_backend *be = cpu();
     const nb_plan plans[] = {plan_nvfp4(), plan_nvfp4()};
-    const nb_mechanism *const list[] = {&replacer, NULL}, *const none[] = {NULL};
+    const ni_mechanism *const list[] = {&replacer, NULL}, *const none[] = {NULL};
     linear_case with = make_group(be, plans, 1, list), without = make_group(be, plans, 1, none);
     run_forward(&with, &pass0);
     run_forward(&without, &pass0);
     check_equal_bytes("Y while the mechanism waits", with.y[0].data, without.y[0].data, M * N * 2);
     run_forward(&with, &pass0);
-    assert_true(nb_bf16_value(((uint16_t *)with.y[0].data)[17]) == 7);
+    assert_true(ni_bf16_value(((uint16_t *)with.y[0].data)[17]) == 7);
     linear_case pair = make_group(be, plans, 2, list);
     run_forward(&pair, &pass0);
     run_backward(&pair, &pass0);
-    assert_true(nb_bf16_value(((uint16_t *)pair.dx.data)[5]) == 10);
+    assert_true(ni_bf16_value(((uint16_t *)pair.dx.data)[5]) == 10);
     assert_true(pair.dw[1][3] == 9);
-    nb_linear_group_free(with.group);
-    nb_linear_group_free(without.group);
-    nb_linear_group_free(pair.group);
+    ni_linear_group_free(with.group);
+    ni_linear_group_free(without.group);
+    ni_linear_group_free(pair.group);
     nb_backend_free(be);
 }
 
@@ -251,7 +251,7 @@ static void replaced_operands(void **state) {
     (void)state;
     nb_backend *be = cpu();
     const nb_plan plan = plan_rows(NB_VIA_BF16, nb_quantizer_bf16());
-    const nb_mechanism *const list[] = {&rounder, &plain_x, NULL};
+    const ni_mechanism *const list[] = {&rounder, &plain_x, NULL};
     linear_case c = make_group(be, &plan, 1, list);
     run_forward(&c, &pass0);
     run_backward(&c, &pass0);
@@ -264,7 +264,7 @@ static void replaced_operands(void **state) {
             column += dy[m * N + n];
         assert_true(fabs(c.dw[0][n * K + n % K] - column) <= 1e-5);
     }
-    nb_linear_group_free(c.group);
+    ni_linear_group_free(c.group);
     nb_backend_free(be);
 }
 
@@ -272,7 +272,7 @@ static void conflicts(void **state) {
     (void)state;
     nb_backend *be = cpu();
     const nb_plan plan = plan_nvfp4();
-    const nb_mechanism *const list[] = {&replacer, &rival, NULL};
+    const ni_mechanism *const list[] = {&replacer, &rival, NULL};
     linear_case c;
     nb_error err = {0};
     assert_int_equal(try_group(be, &c, &plan, 1, list, &err), NB_BAD_CONFIG);
@@ -285,16 +285,16 @@ static void between_steps(void **state) {
     (void)state;
     nb_backend *be = cpu();
     const nb_plan plans[] = {plan_nvfp4(), plan_bf16()};
-    const nb_mechanism *const list[] = {&adder, NULL};
+    const ni_mechanism *const list[] = {&adder, NULL};
     linear_case c = make_group(be, plans, 2, list);
-    assert_int_equal(nb_linear_group_after_step(c.group, &pass0, &c.scratch, NULL), NB_OK);
+    assert_int_equal(ni_linear_group_after_step(c.group, &pass0, &c.scratch, NULL), NB_OK);
     assert_true(c.w[0][0] == 42 && c.w[1][0] != 42);
-    nb_mechanism_tensor tensors[2];
-    const nb_attached_mechanism *m = &c.group->mechanisms[0];
+    ni_mechanism_tensor tensors[2];
+    const ni_attached_mechanism *m = &c.group->mechanisms[0];
     assert_int_equal(m->table->tensors(m->state, tensors, 2), 1);
     run_forward(&c, &pass0);
     assert_int_equal(*(int32_t *)tensors[0].data, 1);
-    nb_linear_group_free(c.group);
+    ni_linear_group_free(c.group);
     nb_backend_free(be);
 }
 

@@ -12,7 +12,7 @@ static nb_plan plan_out(nb_plan p, double share) {
 
 static void after_step(linear_case *c, const nb_pass *pass) {
     nb_error err = {0};
-    if (nb_linear_group_after_step(c->group, pass, &c->scratch, &err) != NB_OK)
+    if (ni_linear_group_after_step(c->group, pass, &c->scratch, &err) != NB_OK)
         fail_msg("%s", err.message);
 }
 
@@ -22,7 +22,7 @@ static linear_case watched(nb_backend *be, const nb_plan *plan) {
     uint16_t *x = c.x.data;
     for (int r = 0; r < M; r++) /* odd channels are loud */
         for (int k = 1; k < K; k += 2)
-            x[r * K + k] = nb_bf16_even(10 * nb_bf16_value(x[r * K + k]));
+            x[r * K + k] = ni_bf16_even(10 * ni_bf16_value(x[r * K + k]));
     for (uint32_t step = 5; step < 7; step++) {
         nb_pass pass = watching;
         pass.step = step;
@@ -70,7 +70,7 @@ static void split_by_hand(void **state) {
     check_close("dW4", part(dw, N, 0), product(dyt, N, transposed(x4, M, K / 2), K / 2, M), 0.01, N * K / 2);
     double *dyf = through(be, &mxfp8, dyt, N, M), *x8f = through(be, &mxfp8, transposed(x8, M, K / 2), K / 2, M);
     check_close("dW8", part(dw, N, 1), product(dyf, N, x8f, K / 2, M), 0.01, N * K / 2);
-    nb_linear_group_free(c.group);
+    ni_linear_group_free(c.group);
     nb_backend_free(be);
 }
 
@@ -86,7 +86,7 @@ static void run_both(nb_backend *be, const nb_plan plans[2], const nb_pass *pass
     if (same)
         assert_memory_equal(c[0].dx.data, c[1].dx.data, M * K * 2);
     for (int i = 0; i < 2; i++)
-        nb_linear_group_free(c[i].group);
+        ni_linear_group_free(c[i].group);
 }
 
 /* Share 0 is the base recipe; and so is every step before the channels are chosen. */
@@ -107,7 +107,7 @@ static void none_is_base(void **state) {
     assert_memory_equal(c[0].dw[0], c[1].dw[0], N * K * 4);
     assert_memory_equal(c[0].dx.data, c[1].dx.data, M * K * 2);
     for (int i = 0; i < 2; i++)
-        nb_linear_group_free(c[i].group);
+        ni_linear_group_free(c[i].group);
     nb_backend_free(be);
 }
 
@@ -126,7 +126,7 @@ static void all_is_mxfp8(void **state) {
         uint16_t *x = c[i].x.data;
         for (int r = 0; r < M; r++)
             for (int k = 0; k < K; k++)
-                x[r * K + k] = nb_bf16_even((float)(2 * K - k) + nb_bf16_value(x[r * K + k]));
+                x[r * K + k] = ni_bf16_even((float)(2 * K - k) + ni_bf16_value(x[r * K + k]));
         for (uint32_t step = 5; step < 8; step++) {
             nb_pass pass = after;
             pass.step = step;
@@ -140,7 +140,7 @@ static void all_is_mxfp8(void **state) {
     assert_memory_equal(c[0].dx.data, c[1].dx.data, M * K * 2);
     assert_memory_equal(c[0].dw[0], c[1].dw[0], N * K * 4);
     for (int i = 0; i < 2; i++)
-        nb_linear_group_free(c[i].group);
+        ni_linear_group_free(c[i].group);
     nb_backend_free(be);
 }
 
@@ -153,9 +153,9 @@ static void columns_in_mxfp8_have_no_bins(void **state) {
         linear_case c = watched(be, &plan);
         float *q = poisoned(sizeof(float) * N * K), *widths = poisoned(sizeof(float) * N * K);
         void *room = poisoned(c.group->scratch_bytes + 64 * N * K);
-        nb_scratch scratch = {.memory = room, .size = c.group->scratch_bytes + 64 * N * K};
+        ni_scratch scratch = {.memory = room, .size = c.group->scratch_bytes + 64 * N * K};
         run_forward(&c, &after);
-        assert_int_equal(nb_weight_decode(c.group, &c.group->layers[0], &scratch, &after, c.w[0], q, widths, NULL),
+        assert_int_equal(ni_weight_decode(c.group, &c.group->layers[0], &scratch, &after, c.w[0], q, widths, NULL),
                          NB_OK);
         int moved = 0;
         for (int i = 0; i < N * K; i++) {
@@ -165,7 +165,7 @@ static void columns_in_mxfp8_have_no_bins(void **state) {
             moved += q[i] != c.w[0][i];
         }
         assert_true(all ? moved == 0 : moved > N * K / 4);
-        nb_linear_group_free(c.group);
+        ni_linear_group_free(c.group);
     }
     nb_backend_free(be);
 }
@@ -177,9 +177,9 @@ static void a_late_fork_is_told(void **state) {
     nb_plan plan = plan_out(plan_nvfp4(), 0.5);
     linear_case c = make_group(be, &plan, 1, NULL);
     nb_error err = {0};
-    assert_int_equal(nb_linear_group_forward(c.group, &after, &c.scratch, true, &c.x, c.y, &err), NB_BAD_CONFIG);
+    assert_int_equal(ni_linear_group_forward(c.group, &after, &c.scratch, true, &c.x, c.y, &err), NB_BAD_CONFIG);
     assert_non_null(strstr(err.message, "norms of steps 5 to 6"));
-    nb_linear_group_free(c.group);
+    ni_linear_group_free(c.group);
     nb_backend_free(be);
 }
 
@@ -191,8 +191,8 @@ static void chosen_after_the_window(void **state) {
     nb_plan plan = plan_out(plan_nvfp4(), 0.5);
     for (int passed_over = 0; passed_over < 2; passed_over++) {
         linear_case c = make_group(be, &plan, 1, NULL);
-        nb_mechanism_tensor tensors[4];
-        const nb_attached_mechanism *m = &c.group->mechanisms[0];
+        ni_mechanism_tensor tensors[4];
+        const ni_attached_mechanism *m = &c.group->mechanisms[0];
         int64_t chosen = 0;
         for (uint32_t step = 4; step < 8; step++) {
             nb_pass pass = watching;
@@ -204,8 +204,8 @@ static void chosen_after_the_window(void **state) {
             memcpy(&chosen, tensors[2].data, sizeof chosen);
             assert_int_equal(chosen, step >= (passed_over ? 7 : 6));
         }
-        assert_int_equal(tensors[0].combine, NB_COMBINE_SUM); /* every rank sees its own micro-batches */
-        nb_linear_group_free(c.group);
+        assert_int_equal(tensors[0].combine, NI_COMBINE_SUM); /* every rank sees its own micro-batches */
+        ni_linear_group_free(c.group);
     }
     nb_backend_free(be);
 }
@@ -243,7 +243,7 @@ static void the_lens_sees_x_whole_and_w_in_fp4(void **state) {
     assert_int_equal(s.x, 1);
     assert_int_equal(s.w, 1);
     assert_int_equal(s.w_columns, 32);
-    nb_linear_group_free(c.group);
+    ni_linear_group_free(c.group);
     nb_backend_free(be);
 }
 
@@ -253,10 +253,10 @@ static void choice_survives_a_resume(void **state) {
     nb_backend *be = cpu();
     nb_plan plan = plan_out(plan_nvfp4(), 0.3);
     linear_case c[2] = {watched(be, &plan), make_group(be, &plan, 1, NULL)};
-    nb_mechanism_tensor from[4], to[4];
+    ni_mechanism_tensor from[4], to[4];
     nb_error err = {0};
     run_forward(&c[0], &after);
-    const nb_mechanism *m = c[0].group->mechanisms[0].table;
+    const ni_mechanism *m = c[0].group->mechanisms[0].table;
     void *fresh = c[1].group->mechanisms[0].state;
     assert_int_equal(m->tensors(c[0].group->mechanisms[0].state, from, 4), 3);
     m->tensors(fresh, to, 4);
@@ -269,7 +269,7 @@ static void choice_survives_a_resume(void **state) {
     ((int32_t *)to[1].data)[3] = K;
     assert_int_equal(m->loaded(fresh, &err), NB_BAD_FILE);
     for (int i = 0; i < 2; i++)
-        nb_linear_group_free(c[i].group);
+        ni_linear_group_free(c[i].group);
     nb_backend_free(be);
 }
 

@@ -26,8 +26,8 @@ typedef struct sums {
 typedef struct bench {
     nb_backend *be;
     nb_recipe recipe;
-    nb_linear_group *group;
-    nb_scratch scratch;
+    ni_linear_group *group;
+    ni_scratch scratch;
     nb_mat x, dy, y, dx;
     float *w, *dw;
     sums got_dx, got_dw;
@@ -38,7 +38,7 @@ typedef struct bench {
 static nb_recipe recipe_of(const char *recipe) {
     nb_recipe r;
     nb_error err = {0};
-    if (nb_recipe_load(recipe, NB_TEST_SOURCE "/recipes", &r, &err) != NB_OK)
+    if (nb_recipe_load(recipe, NI_TEST_SOURCE "/recipes", &r, &err) != NB_OK)
         fail_msg("%s", err.message);
     return r;
 }
@@ -71,9 +71,9 @@ static bench *set_up(const nb_recipe *recipe, bool aligned) {
     b->w = put(NB_F32, w, D * D);
     b->dw = put(NB_F32, zeros(D * D), D * D);
     assert_int_equal(nb_recipe_plan(&b->recipe, name, 0, 1, &plan, &err), NB_OK);
-    nb_linear_spec layer = {.name = name, .out = D, .plan = &plan, .master = b->w, .grad = b->dw};
-    const nb_group_spec spec = {.input = input, .in = D, .max_rows = D, .training = true, .layers = &layer, .count = 1};
-    if (nb_linear_group_create(b->be, &spec, &b->group, &err) != NB_OK)
+    ni_linear_spec layer = {.name = name, .out = D, .plan = &plan, .master = b->w, .grad = b->dw};
+    const ni_group_spec spec = {.input = input, .in = D, .max_rows = D, .training = true, .layers = &layer, .count = 1};
+    if (ni_linear_group_create(b->be, &spec, &b->group, &err) != NB_OK)
         fail_msg("%s", err.message);
     b->scratch.size = b->group->scratch_bytes;
     b->scratch.memory = poisoned(b->scratch.size);
@@ -81,7 +81,7 @@ static bench *set_up(const nb_recipe *recipe, bool aligned) {
 }
 
 static void tear_down(bench *b) {
-    nb_linear_group_free(b->group);
+    ni_linear_group_free(b->group);
     nb_backend_free(b->be);
 }
 
@@ -99,8 +99,8 @@ static void run(bench *b) {
         const uint32_t clock[2] = {i, 0};
         nb_pass pass = {.step = i, .steps = RUNS, .rounding_seed = 5, .clock = clock};
         memset(b->dw, 0, sizeof(float) * D * D);
-        if (nb_linear_group_forward(b->group, &pass, &b->scratch, true, &b->x, &b->y, &err) != NB_OK ||
-            nb_linear_group_backward(b->group, &pass, &b->scratch, &b->x, &b->dy, &b->dx, &err) != NB_OK)
+        if (ni_linear_group_forward(b->group, &pass, &b->scratch, true, &b->x, &b->y, &err) != NB_OK ||
+            ni_linear_group_backward(b->group, &pass, &b->scratch, &b->x, &b->dy, &b->dx, &err) != NB_OK)
             fail_msg("%s", err.message);
         add(&b->got_dx, b->dx.data, NB_BF16);
         add(&b->got_dw, b->dw, NB_F32);
@@ -142,7 +142,7 @@ static operand *operand_of(bench *b, nb_role role, const nb_mat *m, bool transpo
     nb_qtensor t = quantized(b, q, m, transpose);
     for (int64_t r = 0; r < D; r++)
         for (int64_t c = 0; c < D; c++) {
-            double scale = (double)nb_e4m3_value(t.scales[r * (D / 16) + c / 16]) * (double)t.outer_scales[r];
+            double scale = (double)ni_e4m3_value(t.scales[r * (D / 16) + c / 16]) * (double)t.outer_scales[r];
             o->x[r * D + c] = element(m->data, m->dtype, transpose ? c * D + r : r * D + c);
             grid_place(o, r * D + c, scale);
         }
@@ -358,7 +358,7 @@ static void both_operands_must_share(void **state) {
         assert_true(file >= 0);
         assert_int_equal(write(file, cases[i].yaml, strlen(cases[i].yaml)), strlen(cases[i].yaml));
         close(file);
-        nb_status status = nb_recipe_load(path, NB_TEST_SOURCE "/recipes", &r, &err);
+        nb_status status = nb_recipe_load(path, NI_TEST_SOURCE "/recipes", &r, &err);
         unlink(path);
         assert_int_equal(status, NB_BAD_CONFIG);
         if (!strstr(err.message, cases[i].says))

@@ -25,14 +25,14 @@ static void step(linear_case *c, uint32_t at) {
     nb_pass pass = {.step = at, .steps = 100};
     nb_error err = {0};
     c->scratch.used = c->scratch.kept = 0;
-    if (nb_linear_group_after_step(c->group, &pass, &c->scratch, &err) != NB_OK)
+    if (ni_linear_group_after_step(c->group, &pass, &c->scratch, &err) != NB_OK)
         fail_msg("%s", err.message);
 }
 
 static float *forward_weight(nb_backend *be, linear_case *c) {
     nb_pass pass = {0};
     float *out = poisoned(sizeof(float) * N * K);
-    assert_int_equal(nb_weight_decode(c->group, &c->group->layers[0], &c->scratch, &pass, c->w[0], out, NULL, NULL),
+    assert_int_equal(ni_weight_decode(c->group, &c->group->layers[0], &c->scratch, &pass, c->w[0], out, NULL, NULL),
                      NB_OK);
     (void)be;
     return out;
@@ -68,7 +68,7 @@ static void reset_by_ratio(void **state) {
                 assert_true(i == OSCILLATES || i == DRIFTS || c.w[0][i] == (i % 16 == 0 ? 6.0f : 1.0f));
             assert_memory_equal(q, forward_weight(be, &c), sizeof(float) * N * K); /* codes stay */
         }
-        nb_linear_group_free(c.group);
+        ni_linear_group_free(c.group);
         nb_backend_free(be);
     }
 }
@@ -87,7 +87,7 @@ static void ratio_is_what_theory_gives(void **state) {
             step(&c, at);
         }
         assert_true((c.w[0][OSCILLATES] == 1.5f) == (threshold == 49));
-        nb_linear_group_free(c.group);
+        ni_linear_group_free(c.group);
         nb_backend_free(be);
     }
 }
@@ -105,7 +105,7 @@ static void reset_at_the_edge(void **state) {
     assert_true(c.w[0][OSCILLATES] == 1.24f);
     step(&c, 20);
     assert_true(c.w[0][OSCILLATES] == 1.0f && c.w[0][DRIFTS] == 1.22f);
-    nb_linear_group_free(c.group);
+    ni_linear_group_free(c.group);
     nb_backend_free(be);
 }
 
@@ -123,7 +123,7 @@ static void start_as_a_share(void **state) {
         step(&c, at);
         assert_true((c.w[0][OSCILLATES] == before) == (at < 31));
     }
-    nb_linear_group_free(c.group);
+    ni_linear_group_free(c.group);
     nb_backend_free(be);
 }
 
@@ -152,7 +152,7 @@ static void single_hops_in_short_windows(void **state) {
             assert_true((c.w[0][HOPS] == 1.5f) == (option == 0));
             assert_true(c.w[0][OSCILLATES] == 1.5f);
             assert_true(c.w[0][DRIFTS] == 1.0f + 0.002f * 11);
-            nb_linear_group_free(c.group);
+            ni_linear_group_free(c.group);
             nb_backend_free(be);
         }
 }
@@ -181,13 +181,13 @@ static void followed_elements_keep_their_q(void **state) {
         w_before = w;
         step(&c, at);
     }
-    nb_mechanism_tensor all[8];
-    const nb_attached_mechanism *m = &c.group->mechanisms[0];
+    ni_mechanism_tensor all[8];
+    const ni_attached_mechanism *m = &c.group->mechanisms[0];
     int32_t count = m->table->tensors(m->state, all, 8), seen = 0;
     for (int32_t i = 0; i < count; i++) {
         float value;
         int32_t element;
-        assert_int_equal(all[i].combine, NB_COMBINE_SAME);
+        assert_int_equal(all[i].combine, NI_COMBINE_SAME);
         memcpy(&value, all[i].data, sizeof value);
         memcpy(&element, all[i].data, sizeof element);
         seen += strcmp(all[i].name, "oscireset.chosen") == 0 && element == OSCILLATES;
@@ -196,7 +196,7 @@ static void followed_elements_keep_their_q(void **state) {
         seen += strcmp(all[i].name, "oscireset.dist_q") == 0 && fabs(value - expected) < 1e-5 && expected > 0.4;
     }
     assert_int_equal(seen, 4);
-    nb_linear_group_free(c.group);
+    ni_linear_group_free(c.group);
     nb_backend_free(be);
 }
 
@@ -227,12 +227,12 @@ static void shares_are_of_weights_in_fp4(void **state) {
         double *before = get(NB_F32, c.w[0], N * K);
         nb_error err = {0};
         pass.lens = &lens;
-        assert_int_equal(nb_linear_group_after_step(c.group, &pass, &c.scratch, &err), NB_OK);
+        assert_int_equal(ni_linear_group_after_step(c.group, &pass, &c.scratch, &err), NB_OK);
         for (int i = 0; i < N * K; i++)
             moved += c.w[0][i] != (float)before[i];
         assert_true(moved > N * K / 20);
         assert_true(told == (double)moved / (N * K / (split ? 2 : 1)));
-        nb_linear_group_free(c.group);
+        ni_linear_group_free(c.group);
         nb_backend_free(be);
     }
 }
@@ -251,8 +251,8 @@ static void windows_survive_a_resume(void **state) {
             step(&c[0], at);
         }
         memcpy(c[1].w[0], c[0].w[0], sizeof(float) * N * K);
-        nb_mechanism_tensor from[8], to[8];
-        const nb_mechanism *m = c[0].group->mechanisms[0].table;
+        ni_mechanism_tensor from[8], to[8];
+        const ni_mechanism *m = c[0].group->mechanisms[0].table;
         int32_t count = m->tensors(c[0].group->mechanisms[0].state, from, 8);
         assert_int_equal(m->tensors(c[1].group->mechanisms[0].state, to, 8), count);
         assert_int_equal(count, 4);
@@ -263,8 +263,8 @@ static void windows_survive_a_resume(void **state) {
             step(&c[1], at);
         }
         assert_true(c[1].w[0][OSCILLATES] == (restored ? 1.5f : 1.255f));
-        nb_linear_group_free(c[0].group);
-        nb_linear_group_free(c[1].group);
+        ni_linear_group_free(c[0].group);
+        ni_linear_group_free(c[1].group);
         nb_backend_free(be);
     }
 }
@@ -290,10 +290,10 @@ static void rounding_follows_the_average(void **state) {
     nb_backend *be = cpu();
     nb_quantizer q = nvfp4(1, NB_ROUND_EVEN);
     nb_mat source = nb_mat_of(w, NB_F32, 1, 16), out = nb_mat_of(got, NB_F32, 1, 16);
-    nb_operand t = {.quantizer = q, .other = q, .rows = 1, .cols = 16, .side = NB_RIGHT, .reread = true};
+    nb_operand t = {.quantizer = q, .other = q, .rows = 1, .cols = 16, .side = NI_RIGHT, .reread = true};
     t.memory = poisoned(be->ops->operand_bytes(be, &t));
-    const nb_source from = {.numbers = &source};
-    const nb_making making = {.out = &t};
+    const ni_source from = {.numbers = &source};
+    const ni_making making = {.out = &t};
     assert_int_equal(be->ops->make_operands(be, &from, &making, 1, NULL), NB_OK);
     be->ops->round_by(be, &t, w, guide);
     assert_int_equal(be->ops->decode(be, &out, &t, false, NULL, true, NULL), NB_OK);
@@ -315,22 +315,22 @@ static void average_of_a_weight(void **state) {
     c.w[0][OSCILLATES] = 1.0f;
     step(&c, 0); /* average 1 */
     c.w[0][OSCILLATES] = 1.3f;
-    nb_linear_group_changed(c.group);
+    ni_linear_group_changed(c.group);
     for (int updates = 1; updates <= 3; updates++) {
         nb_operand w;
         float decoded_w[N * K];
-        nb_linear_call call = {
+        ni_linear_call call = {
             .group = c.group, .be = be, .pass = &pass, .scratch = &c.scratch, .x = &c.x, .training = true};
         nb_mat out = nb_mat_of(decoded_w, NB_F32, N, K);
         c.scratch.used = c.scratch.kept = 0;
-        nb_linear_group_changed(c.group);
-        assert_int_equal(nb_weight_operand(&call, &c.group->layers[0], NB_FPROP_W, &w, NULL), NB_OK);
+        ni_linear_group_changed(c.group);
+        assert_int_equal(ni_weight_operand(&call, &c.group->layers[0], NB_FPROP_W, &w, NULL), NB_OK);
         assert_int_equal(be->ops->decode(be, &out, &w, false, NULL, true, NULL), NB_OK);
         /* averages 1, 1.075, 1.131: all nearer to 1 than 1.3 is; before the warm-up W itself decides */
         assert_true(decoded_w[OSCILLATES] == (updates < 2 ? 1.5f : 1.0f));
         step(&c, (uint32_t)updates);
     }
-    nb_linear_group_free(c.group);
+    ni_linear_group_free(c.group);
     nb_backend_free(be);
 }
 

@@ -16,7 +16,7 @@
 #include <math.h>
 
 static float uniform(uint32_t i) { /* (-1, 1) */
-    return ((float)(nb_philox(7, 7, i, 0, 0, 0).w[0] >> 8) + 0.5f) / 8388608.0f - 1;
+    return ((float)(ni_philox(7, 7, i, 0, 0, 0).w[0] >> 8) + 0.5f) / 8388608.0f - 1;
 }
 
 static void closed_forms(void **state) {
@@ -27,21 +27,21 @@ static void closed_forms(void **state) {
     nb_moments got;
     for (int i = 0; i < N * N; i++)
         x[i] = i % 2 ? 3 : -3; /* two points: kurtosis 1 - 3 */
-    nb_ref_measure(NULL, &m, &got, NULL, NULL);
+    ni_ref_measure(NULL, &m, &got, NULL, NULL);
     assert_true(fabs(got.excess_kurtosis + 2) < 1e-12 && fabs(got.rms - 3) < 1e-12 && got.mean == 0 && got.amax == 3);
     for (int i = 0; i < N * N; i++)
         x[i] = 5 + uniform((uint32_t)i); /* uniform: -6/5 */
-    nb_ref_measure(NULL, &m, &got, NULL, NULL);
+    ni_ref_measure(NULL, &m, &got, NULL, NULL);
     assert_true(fabs(got.excess_kurtosis + 1.2) < 0.02 && fabs(got.mean - 5) < 0.01);
     memset(x, 0, sizeof x);
     x[17] = -8; /* one spike in n: (n-1)^2... -> close to n - 3 */
     static float crest[N / 16 * N / 16], columns[N];
-    nb_ref_measure(NULL, &m, &got, columns, crest);
+    ni_ref_measure(NULL, &m, &got, columns, crest);
     assert_true(fabs(got.excess_kurtosis / (N * N) - 1) < 1e-3);
     assert_true(crest[1] == 16 && crest[0] == 0 && columns[17] == 8 && columns[16] == 0);
     for (int i = 0; i < N * N; i++)
         x[i] = 2.5f; /* no spread: 0, not NaN */
-    nb_ref_measure(NULL, &m, &got, NULL, NULL);
+    ni_ref_measure(NULL, &m, &got, NULL, NULL);
     assert_true(got.excess_kurtosis == 0);
 }
 
@@ -58,11 +58,11 @@ static void check_shape(nb_backend *be, nb_dtype dtype, int64_t rows, int64_t co
         x[i] = 1e-9f * powf(uniform((uint32_t)i), 5); /* as small as gradients get */
         if (poison && i % 37 == 0)
             x[i] = i % 2 ? NAN : -INFINITY;
-        half[i] = nb_bf16_even(x[i]);
+        half[i] = ni_bf16_even(x[i]);
     }
     nb_mat m = {dtype == NB_BF16 ? (void *)half : (void *)x, dtype, rows, cols, stride, NULL};
     nb_moments want, got;
-    nb_ref_measure(be, &m, &want, columns[0], crest[0]);
+    ni_ref_measure(be, &m, &want, columns[0], crest[0]);
     be->ops->measure(be, &m, &got, columns[1], crest[1]);
     assert_int_equal(want.count, got.count);
     assert_int_equal(want.nonfinite, got.nonfinite);
@@ -84,7 +84,7 @@ static void fast_equals_reference(void **state) {
     (void)state;
     for (int isa = NB_ISA_PORTABLE; isa <= NB_ISA_AVX512; isa++)
         for (int32_t threads = 1; threads <= 3; threads++) {
-            if (!nb_isa_available((nb_isa)isa))
+            if (!ni_isa_available((nb_isa)isa))
                 continue;
             nb_backend_options options = {threads, (nb_isa)isa};
             nb_backend *be;
@@ -134,22 +134,22 @@ static void attention_fast_equals_reference(void **state) {
     static uint16_t q[BATCH * SEQ * HEADS * DIM], k[BATCH * SEQ * KV_HEADS * DIM];
     static int32_t doc_start[BATCH * SEQ];
     for (uint32_t i = 0; i < BATCH * SEQ * HEADS * DIM; i++)
-        q[i] = nb_bf16_even(3 * uniform(i));
+        q[i] = ni_bf16_even(3 * uniform(i));
     for (uint32_t i = 0; i < BATCH * SEQ * KV_HEADS * DIM; i++)
-        k[i] = nb_bf16_even(3 * uniform(i + 77777));
+        k[i] = ni_bf16_even(3 * uniform(i + 77777));
     for (int i = 0; i < BATCH * SEQ; i++)
         doc_start[i] = i % SEQ < 16 ? 0 : 16;
     nb_attention a = {BATCH, SEQ, HEADS, KV_HEADS, DIM, 0.25, doc_start, NULL, 0, 0, 0, 0, NULL};
     nb_attention_stats want, first = {0}, got;
     for (int isa = NB_ISA_SCALAR; isa <= NB_ISA_AVX512; isa++)
         for (int32_t threads = 1; threads <= 3; threads++) {
-            if (!nb_isa_available((nb_isa)isa))
+            if (!ni_isa_available((nb_isa)isa))
                 continue;
             nb_backend_options options = {threads, (nb_isa)isa};
             nb_backend *be;
             assert_int_equal(nb_backend_open("cpu", &options, &be, NULL), NB_OK);
             be->ops->measure_attention(be, &a, q, k, 3, &got);
-            nb_ref_measure_attention(be, &a, q, k, 3, &want);
+            ni_ref_measure_attention(be, &a, q, k, 3, &want);
             nb_backend_free(be);
             assert_int_equal(got.queries, want.queries);
             assert_true(fabs(got.logit_max / want.logit_max - 1) < 1e-6);

@@ -24,7 +24,7 @@ static void overfit(nb_family family, const nb_recipe *recipe, int steps, double
         be->ops->fill_zero(be, nb_model_grads(model), bytes);
         double loss = loss_and_grads_of(model, &b, &pass);
         *first = step == 1 ? loss : *first;
-        const nb_adamw_tensor all = nb_adamw_plain(NB_F32, nb_model_params(model), m, v, nb_model_grads(model), n, 0);
+        const nb_adamw_tensor all = ni_adamw_plain(NB_F32, nb_model_params(model), m, v, nb_model_grads(model), n, 0);
         be->ops->adamw(be, &all, 1, &update);
         assert_int_equal(nb_model_after_step(model, &pass, NULL), NB_OK);
         nb_model_params_changed(model);
@@ -291,7 +291,7 @@ static void parameters(void **state) {
 /* A backend whose allocations fail from some number on. */
 typedef struct failing_backend {
     nb_backend backend;
-    nb_backend_ops ops;
+    ni_backend_ops ops;
     nb_backend *real;
 } failing_backend;
 

@@ -8,19 +8,19 @@
 /* A backend whose quantizers hold what they are told against what they are given. */
 typedef struct asking_backend {
     nb_backend backend;
-    nb_backend_ops ops;
+    ni_backend_ops ops;
     nb_backend *real;
 } asking_backend;
 
 static int told;
 
-static nb_status checked_making(nb_backend *be, const nb_source *source, const nb_making *makings, int32_t count,
+static nb_status checked_making(nb_backend *be, const ni_source *source, const ni_making *makings, int32_t count,
                                 nb_error *err) {
     const nb_mat *x = source->numbers;
     uint32_t want = 0;
     for (int64_t r = 0; x && x->amax && r < x->rows; r++)
         for (int64_t c = 0; c < x->cols; c++) {
-            const uint32_t bits = nb_f32_magnitude(nb_bf16_value(((const uint16_t *)x->data)[r * x->stride + c]));
+            const uint32_t bits = ni_f32_magnitude(ni_bf16_value(((const uint16_t *)x->data)[r * x->stride + c]));
             want = bits > want ? bits : want;
         }
     if (x && x->amax) {

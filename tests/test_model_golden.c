@@ -22,8 +22,8 @@ static nb_model_config golden_config(nb_family family, bool tied) {
     return c;
 }
 
-static const nb_file_tensor *tensor(const nb_safetensors *file, const char *name, int64_t elements) {
-    const nb_file_tensor *t = nb_safetensors_find(file, name);
+static const ni_file_tensor *tensor(const ni_safetensors *file, const char *name, int64_t elements) {
+    const ni_file_tensor *t = ni_safetensors_find(file, name);
     if (!t)
         fail_msg("the golden file has no %s", name);
     int64_t n = 1;
@@ -33,7 +33,7 @@ static const nb_file_tensor *tensor(const nb_safetensors *file, const char *name
     return t;
 }
 
-static void load_params(nb_model *model, nb_backend *be, const nb_safetensors *file) {
+static void load_params(nb_model *model, nb_backend *be, const ni_safetensors *file) {
     int32_t found = 0;
     void *params = params_of(model, be);
     for (int32_t i = 0; i < nb_model_param_count(model); i++, found++) {
@@ -46,7 +46,7 @@ static void load_params(nb_model *model, nb_backend *be, const nb_safetensors *f
                 ((float *)params)[p->offset + j] = from[j];
         }
     }
-    assert_int_equal(nb_safetensors_count(file), 2 * found + 6); /* nothing in the file that the model lacks */
+    assert_int_equal(ni_safetensors_count(file), 2 * found + 6); /* nothing in the file that the model lacks */
     be->ops->upload(be, nb_model_params(model), params, param_bytes(model, be));
     nb_model_params_changed(model);
 }
@@ -63,10 +63,10 @@ static void compare(const char *what, const double *got, const double *want, int
 
 static void check(nb_backend *be, nb_family family, bool tied, double tolerance) {
     char path[512];
-    nb_safetensors *file = NULL;
+    ni_safetensors *file = NULL;
     nb_error err = {0};
-    snprintf(path, sizeof path, "%s/model_%s.safetensors", NB_TEST_GOLDEN, nb_family_name(family));
-    if (nb_safetensors_open(path, &file, &err) != NB_OK)
+    snprintf(path, sizeof path, "%s/model_%s.safetensors", NI_TEST_GOLDEN, nb_family_name(family));
+    if (ni_safetensors_open(path, &file, &err) != NB_OK)
         fail_msg("%s", err.message);
     nb_model_config config = golden_config(family, tied);
     nb_recipe recipe = bf16_recipe();
@@ -96,7 +96,7 @@ static void check(nb_backend *be, nb_family family, bool tied, double tolerance)
                 get(NB_F32, tensor(file, name, n)->data, n), n, tolerance);
     }
     nb_model_free(model);
-    nb_safetensors_close(file);
+    ni_safetensors_close(file);
 }
 
 static const struct {

@@ -37,12 +37,12 @@ static void gradients_of_one_batch_alone(void **state) {
                 for (int i = 0; i < CASE_ROWS; i++)
                     want += b.targets[i] >= 0;
                 const double loss = loss_and_grads_of(added, &b, &pass);
-                double *slot = nb_model_loss_slots(alone) + 5;
+                double *slot = ni_model_loss_slots(alone) + 5;
                 spoil(alone);
-                assert_int_equal(nb_model_queue_loss_and_grads(alone, &b.batch, &pass, slot, &scored, &err), NB_OK);
+                assert_int_equal(ni_model_queue_loss_and_grads(alone, &b.batch, &pass, slot, &scored, &err), NB_OK);
                 be->ops->download(be, &sum, slot, sizeof sum);
                 assert_int_equal(scored, want);
-                assert_true(nb_mean_loss(sum, scored) == loss);
+                assert_true(ni_mean_loss(sum, scored) == loss);
                 const float *a = nb_model_grads(added), *c = nb_model_grads(alone);
                 for (int64_t i = 0; i < n; i++)
                     assert_true(a[i] == c[i]);
@@ -69,7 +69,7 @@ static void nothing_scored_leaves_zeros(void **state) {
     for (int i = 0; i < CASE_ROWS; i++)
         b.targets[i] = -1;
     spoil(model);
-    assert_int_equal(nb_model_queue_loss_and_grads(model, &b.batch, &pass, nb_model_loss_slots(model), &scored, NULL),
+    assert_int_equal(ni_model_queue_loss_and_grads(model, &b.batch, &pass, ni_model_loss_slots(model), &scored, NULL),
                      NB_OK);
     assert_int_equal(scored, 0);
     const float *grads = nb_model_grads(model);

@@ -36,17 +36,17 @@ static void packed_gradients_are_those_of_fp32(void **state) {
         nb_recipe narrow = with_gradients(wide, formats[kind % 4], kind < 4 ? NB_RULE_POW2 : NB_RULE_ABSMAX);
         nb_model *a = case_model(be, &config, &wide, true), *b = case_model(be, &config, &narrow, true);
         assert_null(nb_model_grads(b));
-        assert_true(nb_model_gradient_window(a) == 0);
+        assert_true(ni_model_gradient_window(a) == 0);
         const size_t whole = (size_t)nb_model_param_elements(b) * sizeof(float);
-        assert_true(nb_model_gradient_window(b) > 0 && nb_model_gradient_window(b) < 2 * whole / 3);
+        assert_true(ni_model_gradient_window(b) > 0 && ni_model_gradient_window(b) < 2 * whole / 3);
         for (uint32_t micro = 0; micro < 2; micro++) { /* nothing of the first is in the second */
-            nb_param_array_zero(nb_model_gradients(a));
+            ni_param_array_zero(ni_model_gradients(a));
             backward(a, pass_of(micro));
             backward(b, pass_of(micro));
             for (int32_t i = 0; i < nb_model_param_count(a); i++) {
                 const nb_param *p = nb_model_param(a, i);
                 const int64_t n = p->rows * p->cols;
-                const nb_scaled got = nb_param_array_at(nb_model_gradients(b), i);
+                const nb_scaled got = ni_param_array_at(ni_model_gradients(b), i);
                 const float *from = (const float *)nb_model_grads(a) + p->offset;
                 float scale = 0;
                 nb_scaled want = {poisoned((size_t)n * nb_dtype_size(got.dtype)), got.dtype, got.rule,
@@ -82,7 +82,7 @@ static void narrow_masters_are_their_values(void **state) {
         nb_recipe wide;
         nb_error err = {0};
         double loss[2];
-        if (nb_recipe_load(names[r], NB_TEST_SOURCE "/recipes", &wide, &err) != NB_OK)
+        if (nb_recipe_load(names[r], NI_TEST_SOURCE "/recipes", &wide, &err) != NB_OK)
             fail_msg("%s", err.message);
         if (r == 5) {
             wide.mechanisms.has_outcontrol = true;
@@ -93,13 +93,13 @@ static void narrow_masters_are_their_values(void **state) {
         narrow.optimizer_state.scale = NB_RULE_ABSMAX;
         nb_model *a = case_model(be, &config, &narrow, true), *b = case_model(be, &config, &wide, true);
         assert_null(nb_model_params(a));
-        const nb_master_bytes bytes = nb_model_master_bytes(a);
+        const ni_master_bytes bytes = ni_model_master_bytes(a);
         const int64_t n = nb_model_param_elements(a);
         assert_true(bytes.narrow > 0 && bytes.narrow + bytes.wide + bytes.room < (size_t)n * sizeof(float));
         int changed = 0;
         for (int32_t i = 0; i < nb_model_param_count(a); i++) {
             const nb_param *p = nb_model_param(a, i);
-            float *to = (float *)nb_model_params(b) + p->offset, *from = nb_model_param_open(a, i);
+            float *to = (float *)nb_model_params(b) + p->offset, *from = ni_model_param_open(a, i);
             for (int64_t e = 0; e < p->rows * p->cols; e++) {
                 changed += to[e] != from[e];
                 assert_true(fabsf(to[e] - from[e]) <= fabsf(to[e]) / 2048 + 1e-8f);
@@ -123,13 +123,13 @@ static void narrow_masters_are_their_values(void **state) {
             nb_model_params_changed(b);
         }
         check_equal_bytes(names[r], nb_model_grads(a), nb_model_grads(b), (size_t)n * sizeof(float));
-        void *copy = nb_model_copy_masters(a); /* and they come back from a copy */
+        void *copy = ni_model_copy_masters(a); /* and they come back from a copy */
         nb_model_init(a, 99);
-        nb_model_restore_masters(a, copy);
+        ni_model_restore_masters(a, copy);
         be->ops->release(be, copy);
         for (int32_t i = 0; i < nb_model_param_count(a); i++) {
             const nb_param *p = nb_model_param(a, i);
-            check_equal_bytes(p->name, nb_model_param_open(a, i), (float *)nb_model_params(b) + p->offset,
+            check_equal_bytes(p->name, ni_model_param_open(a, i), (float *)nb_model_params(b) + p->offset,
                               (size_t)(p->rows * p->cols) * sizeof(float));
         }
         nb_model_free(a);
@@ -148,7 +148,7 @@ static void what_moves_masters_refuses_narrow_ones(void **state) {
     config.hidden = 128;
     config.head_dim = 32;
     config.intermediate = 256;
-    assert_int_equal(nb_recipe_load("nvfp4", NB_TEST_SOURCE "/recipes", &recipe, &err), NB_OK);
+    assert_int_equal(nb_recipe_load("nvfp4", NI_TEST_SOURCE "/recipes", &recipe, &err), NB_OK);
     recipe.optimizer_state.master = NB_F16;
     recipe.mechanisms.has_oscireset = true;
     recipe.mechanisms.oscireset = (nb_oscireset){.period = 10, .window = 2, .threshold = 8};
@@ -157,11 +157,11 @@ static void what_moves_masters_refuses_narrow_ones(void **state) {
     nb_backend_free(be);
 }
 
-static double squares_of(const nb_param_array *array) {
+static double squares_of(const ni_param_array *array) {
     double parts[256], sum = 0;
-    assert_true(nb_param_array_parts(array) <= 256);
-    nb_param_array_sum_squares(array, parts);
-    for (int32_t i = 0; i < nb_param_array_parts(array); i++)
+    assert_true(ni_param_array_parts(array) <= 256);
+    ni_param_array_sum_squares(array, parts);
+    for (int32_t i = 0; i < ni_param_array_parts(array); i++)
         sum += parts[i];
     return sum;
 }
@@ -174,7 +174,7 @@ static void nothing_scored_is_zero(void **state) {
     nb_recipe recipe = with_gradients(bf16_recipe(), NB_E4M3, NB_RULE_POW2);
     nb_model *model = case_model(be, &config, &recipe, true);
     backward(model, pass_of(0));
-    assert_true(squares_of(nb_model_gradients(model)) > 0);
+    assert_true(squares_of(ni_model_gradients(model)) > 0);
     case_batch b;
     nb_error err = {0};
     nb_pass pass = pass_of(1);
@@ -183,7 +183,7 @@ static void nothing_scored_is_zero(void **state) {
     for (int i = 0; i < CASE_ROWS; i++)
         b.targets[i] = -1;
     assert_int_equal(nb_model_loss_and_grads(model, &b.batch, &pass, &loss, &err), NB_OK);
-    assert_true(squares_of(nb_model_gradients(model)) == 0);
+    assert_true(squares_of(ni_model_gradients(model)) == 0);
     nb_model_free(model);
     nb_backend_free(be);
 }
@@ -207,16 +207,16 @@ static const nb_param tensors[TENSORS] = {{.rows = LENGTH, .cols = 1, .offset = 
                                           {.rows = LENGTH, .cols = 1, .offset = 3008}};
 
 /* Gradients of `ranks` ranks, of different sizes; values[r] are what each holds after its own rounding. */
-static void make_ranks(nb_backend *be, nb_param_array *ranks, float (*values)[TENSORS][LENGTH], int32_t count) {
+static void make_ranks(nb_backend *be, ni_param_array *ranks, float (*values)[TENSORS][LENGTH], int32_t count) {
     nb_error err = {0};
     for (int32_t r = 0; r < count; r++) {
         assert_int_equal(
-            nb_param_array_create(be, tensors, TENSORS, NB_E4M3, NB_RULE_POW2, "gradients", &ranks[r], &err), NB_OK);
+            ni_param_array_create(be, tensors, TENSORS, NB_E4M3, NB_RULE_POW2, "gradients", &ranks[r], &err), NB_OK);
         for (int32_t t = 0; t < TENSORS; t++) {
             float x[LENGTH];
             for (int i = 0; i < LENGTH; i++)
                 x[i] = (float)(exp2(r - 3 * t) * 1e-3 * normal((uint32_t)(10 * r + t), i));
-            const nb_scaled to = nb_param_array_at(&ranks[r], t);
+            const nb_scaled to = ni_param_array_at(&ranks[r], t);
             be->ops->scaled_encode(be, &to, x, LENGTH);
             be->ops->scaled_decode(be, values[r][t], &to, LENGTH);
         }
@@ -231,18 +231,18 @@ static void the_exchange_is_the_sum(void **state) {
     nb_backend *be = cpu_with(2, NB_ISA_AUTO);
     nb_error err = {0};
     for (int32_t count = 1; count <= MOST_RANKS; count++) {
-        nb_param_array ranks[MOST_RANKS], *list[MOST_RANKS];
+        ni_param_array ranks[MOST_RANKS], *list[MOST_RANKS];
         make_ranks(be, ranks, values, count);
         float largest[TENSORS] = {0}, scales[TENSORS];
         for (int32_t r = 0; r < count; r++) {
             list[r] = &ranks[r];
-            nb_exchange_scales(&ranks[r], scales);
+            ni_exchange_scales(&ranks[r], scales);
             for (int t = 0; t < TENSORS; t++)
                 largest[t] = fmaxf(largest[t], scales[t]);
         }
-        assert_int_equal(nb_exchange_sum(list, count, &err), NB_OK);
+        assert_int_equal(ni_exchange_sum(list, count, &err), NB_OK);
         for (int32_t t = 0; t < TENSORS; t++) {
-            const nb_scaled sum = nb_param_array_at(&ranks[0], t);
+            const nb_scaled sum = ni_param_array_at(&ranks[0], t);
             float got[LENGTH];
             assert_true(*sum.scale == largest[t] * (float)sqrt(count));
             be->ops->scaled_decode(be, got, &sum, LENGTH);
@@ -259,7 +259,7 @@ static void the_exchange_is_the_sum(void **state) {
             }
         }
         for (int32_t r = 0; r < count; r++)
-            nb_param_array_free(&ranks[r]);
+            ni_param_array_free(&ranks[r]);
     }
     nb_backend_free(be);
 }
@@ -268,7 +268,7 @@ static void the_exchange_is_the_sum(void **state) {
 static void gradients_that_are_alike_saturate(void **state) {
     (void)state;
     nb_backend *be = cpu_with(1, NB_ISA_AUTO);
-    nb_param_array ranks[4], *list[4];
+    ni_param_array ranks[4], *list[4];
     nb_error err = {0};
     float x[LENGTH], got[LENGTH];
     for (int i = 0; i < LENGTH; i++)
@@ -276,24 +276,24 @@ static void gradients_that_are_alike_saturate(void **state) {
     for (int r = 0; r < 4; r++) {
         list[r] = &ranks[r];
         assert_int_equal(
-            nb_param_array_create(be, tensors, TENSORS, NB_E4M3, NB_RULE_POW2, "gradients", &ranks[r], &err), NB_OK);
+            ni_param_array_create(be, tensors, TENSORS, NB_E4M3, NB_RULE_POW2, "gradients", &ranks[r], &err), NB_OK);
         for (int t = 0; t < TENSORS; t++) {
-            const nb_scaled to = nb_param_array_at(&ranks[r], t);
+            const nb_scaled to = ni_param_array_at(&ranks[r], t);
             be->ops->scaled_encode(be, &to, x, LENGTH);
         }
     }
-    assert_int_equal(nb_exchange_sum(list, 4, &err), NB_OK);
-    const nb_scaled sum = nb_param_array_at(&ranks[0], 1);
+    assert_int_equal(ni_exchange_sum(list, 4, &err), NB_OK);
+    const nb_scaled sum = ni_param_array_at(&ranks[0], 1);
     be->ops->scaled_decode(be, got, &sum, LENGTH);
     assert_true(*sum.scale == 2 && got[7] == 896 && got[8] == 64); /* 448 of the numbers, 2 each; 4 * 16 */
     /* A rank with a NaN poisons what it should. */
     x[3] = NAN;
-    const nb_scaled bad = nb_param_array_at(&ranks[2], 0);
+    const nb_scaled bad = ni_param_array_at(&ranks[2], 0);
     be->ops->scaled_encode(be, &bad, x, LENGTH);
-    assert_int_equal(nb_exchange_sum(list, 4, &err), NB_OK);
+    assert_int_equal(ni_exchange_sum(list, 4, &err), NB_OK);
     assert_true(isnan(squares_of(&ranks[0])));
     for (int r = 0; r < 4; r++)
-        nb_param_array_free(&ranks[r]);
+        ni_param_array_free(&ranks[r]);
     nb_backend_free(be);
 }
 

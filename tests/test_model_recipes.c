@@ -29,7 +29,7 @@ static double run(nb_backend *be, nb_family family, const nb_recipe *recipe, flo
     nb_model *model = NULL;
     nb_error err = {0};
     for (int32_t i = 0; i < ROWS; i++) {
-        nb_philox_words w = nb_philox(1, 0xba7c4, (uint32_t)i, 0, 0, 0);
+        ni_philox_words w = ni_philox(1, 0xba7c4, (uint32_t)i, 0, 0, 0);
         tokens[i] = (int32_t)(w.w[0] % 48);
         /* GLA norms o_t, which the first tokens of a document make of next to nothing: there any noise is large. */
         targets[i] = i % SEQ < 32 ? -1 : (int32_t)(w.w[1] % 48);
@@ -49,7 +49,7 @@ static double run(nb_backend *be, nb_family family, const nb_recipe *recipe, flo
     float *wide = be->ops->alloc(be, (size_t)*n * sizeof *wide, "decoded gradients");
     for (int32_t i = 0; i < nb_model_param_count(model); i++) {
         const nb_param *p = nb_model_param(model, i);
-        const nb_scaled tensor = nb_param_array_at(nb_model_gradients(model), i);
+        const nb_scaled tensor = ni_param_array_at(ni_model_gradients(model), i);
         be->ops->scaled_decode(be, wide, &tensor, p->rows * p->cols);
         be->ops->download(be, *grads + p->offset, wide, (size_t)(p->rows * p->cols) * sizeof *wide);
     }
@@ -73,7 +73,7 @@ static void check_recipe(nb_backend *be, const char *name) {
     const nb_recipe bf16 = bf16_recipe();
     nb_recipe recipe;
     nb_error err = {0};
-    if (nb_recipe_load(name, NB_TEST_SOURCE "/recipes", &recipe, &err) != NB_OK)
+    if (nb_recipe_load(name, NI_TEST_SOURCE "/recipes", &recipe, &err) != NB_OK)
         fail_msg("%s", err.message);
     for (size_t f = 0; f < sizeof families / sizeof *families; f++) {
         float *grads, *twin;
@@ -91,7 +91,7 @@ static void check_recipe(nb_backend *be, const char *name) {
 static void every_recipe(void **state) {
     (void)state;
     nb_backend *be = cpu_with(1, NB_ISA_AUTO);
-    DIR *folder = opendir(NB_TEST_SOURCE "/recipes");
+    DIR *folder = opendir(NI_TEST_SOURCE "/recipes");
     assert_non_null(folder);
     int found = 0;
     for (struct dirent *entry = readdir(folder); entry; entry = readdir(folder)) {

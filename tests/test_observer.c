@@ -37,54 +37,54 @@ static int setup(void **state) {
 static int teardown(void **state) {
     fixture *f = *state;
     nb_backend_free(f->be);
-    nb_folder_remove(f->folder, NULL);
+    ni_folder_remove(f->folder, NULL);
     free(f);
     return 0;
 }
 
-static nb_series_point last(const nb_series_reader *r, const char *name) {
-    int32_t id = nb_series_find(r, name);
+static ni_series_point last(const ni_series_reader *r, const char *name) {
+    int32_t id = ni_series_find(r, name);
     if (id < 0)
         fail_msg("%s was not recorded", name);
-    return nb_series_at(r, id, nb_series_points(r, id) - 1);
+    return ni_series_at(r, id, ni_series_points(r, id) - 1);
 }
 
 /* Channels 5 and 40 are hot for good; channel 20 is at step 0, channel 60 from step 10 on. */
 static void hot_channels_are_named(void **state) {
     fixture *f = *state;
-    nb_observer_options options = nb_observer_defaults();
+    ni_observer_options options = ni_observer_defaults();
     options.every = 10;
     options.window = 0;
     options.hot_channels = 3;
     nb_error err = {0};
     for (int64_t step = 0; step <= 20; step += 10) { /* a new observer each time: resuming must not forget */
-        nb_observer *o;
+        ni_observer *o;
         static uint16_t x[TOKENS * WIDTH];
         plant_hot_channels(x, (const int[]){5, 40, step == 0 ? 20 : 60, -1}, (uint32_t)step);
         nb_mat source = nb_mat_of(x, NB_BF16, TOKENS, WIDTH);
-        assert_int_equal(nb_observer_create(&options, f->folder, step, &o, &err), NB_OK);
-        assert_null(nb_observer_lens(o, step + 1)->operand); /* only mechanisms are heard */
-        const nb_lens *lens = nb_observer_lens(o, step);
+        assert_int_equal(ni_observer_create(&options, f->folder, step, &o, &err), NB_OK);
+        assert_null(ni_observer_lens(o, step + 1)->operand); /* only mechanisms are heard */
+        const nb_lens *lens = ni_observer_lens(o, step);
         assert_non_null(lens);
         show(f->be, lens, "planted", NB_FPROP_X, &source, 1);
-        assert_int_equal(nb_observer_end_step(o, step, &err), NB_OK);
-        nb_observer_free(o);
+        assert_int_equal(ni_observer_end_step(o, step, &err), NB_OK);
+        ni_observer_free(o);
     }
-    nb_series_reader *r;
-    assert_int_equal(nb_series_read(f->path, &r, NULL, &err), NB_OK);
-    nb_series_point hot = last(r, "planted/fprop.x/hot"), since = last(r, "planted/fprop.x/hot_since");
+    ni_series_reader *r;
+    assert_int_equal(ni_series_read(f->path, &r, NULL, &err), NB_OK);
+    ni_series_point hot = last(r, "planted/fprop.x/hot"), since = last(r, "planted/fprop.x/hot_since");
     assert_int_equal(hot.count, 3);
     assert_true(hot.values[0] == 5 && hot.values[1] == 40 && hot.values[2] == 60);
     assert_true(since.values[0] == 0 && since.values[1] == 0 && since.values[2] == 10);
-    int32_t overlap = nb_series_find(r, "planted/fprop.x/hot_overlap");
-    assert_int_equal(nb_series_points(r, overlap), 2);
-    int32_t died = nb_series_find(r, "planted/fprop.x/hot_died");
-    assert_true(nb_series_at(r, died, 0).values[0] == 1 && nb_series_at(r, died, 1).values[0] == 0);
-    assert_true(fabsf(nb_series_at(r, overlap, 0).values[0] - 2.0f / 3) < 1e-6f);
-    assert_true(nb_series_at(r, overlap, 1).values[0] == 1);
+    int32_t overlap = ni_series_find(r, "planted/fprop.x/hot_overlap");
+    assert_int_equal(ni_series_points(r, overlap), 2);
+    int32_t died = ni_series_find(r, "planted/fprop.x/hot_died");
+    assert_true(ni_series_at(r, died, 0).values[0] == 1 && ni_series_at(r, died, 1).values[0] == 0);
+    assert_true(fabsf(ni_series_at(r, overlap, 0).values[0] - 2.0f / 3) < 1e-6f);
+    assert_true(ni_series_at(r, overlap, 1).values[0] == 1);
     assert_true(last(r, "planted/fprop.x/kurtosis").values[0] > 10); /* three loud channels of 64 */
     assert_true(last(r, "planted/fprop.x/snr_db").values[0] > 15);
-    nb_series_reader_free(r);
+    ni_series_reader_free(r);
 }
 
 /* Weights that grow together: every q follows its scale at every step, and no code changes. */
@@ -92,25 +92,25 @@ static void drifting_scales_flip_nothing(void **state) {
     static const float levels[] = {0.5f, 1, 1.5f, 2, 3, 4, 6, 0};
     static float w[16 * WIDTH];
     fixture *f = *state;
-    nb_observer_options options = nb_observer_defaults();
+    ni_observer_options options = ni_observer_defaults();
     options.every = 100;
     options.window = 10;
     nb_error err = {0};
-    nb_observer *o;
-    assert_int_equal(nb_observer_create(&options, f->folder, 0, &o, &err), NB_OK);
+    ni_observer *o;
+    assert_int_equal(ni_observer_create(&options, f->folder, 0, &o, &err), NB_OK);
     for (int64_t step = 0; step <= 10; step++) {
         for (int i = 0; i < 16 * WIDTH; i++) /* the zeros change their sign */
             w[i] = levels[i % 8] * (step % 2 && i % 8 == 7 ? -1.0f : 1.0f) * (1 + (float)step / 1000);
         nb_mat source = nb_mat_of(w, NB_F32, 16, WIDTH);
-        show(f->be, nb_observer_lens(o, step), "planted", NB_FPROP_W, &source, 16);
-        assert_int_equal(nb_observer_end_step(o, step, &err), NB_OK);
+        show(f->be, ni_observer_lens(o, step), "planted", NB_FPROP_W, &source, 16);
+        assert_int_equal(ni_observer_end_step(o, step, &err), NB_OK);
     }
-    nb_observer_free(o);
-    nb_series_reader *r;
-    assert_int_equal(nb_series_read(f->path, &r, NULL, &err), NB_OK);
+    ni_observer_free(o);
+    ni_series_reader *r;
+    assert_int_equal(ni_series_read(f->path, &r, NULL, &err), NB_OK);
     assert_true(last(r, "planted/fprop.w/flip_rate").values[0] == 0);
     assert_true(last(r, "planted/fprop.w/ratios").values[0] == 0.125f); /* all but the zeros have moved */
-    nb_series_reader_free(r);
+    ni_series_reader_free(r);
 }
 
 /* Whatever stands in a weight, the lens goes on, and what it says are shares. */
@@ -118,25 +118,25 @@ static void weights_that_are_not_finite_stop_nothing(void **state) {
     static const float bad[] = {INFINITY, -INFINITY, NAN, 3e38f};
     static float w[16 * WIDTH];
     fixture *f = *state;
-    nb_observer_options options = nb_observer_defaults();
+    ni_observer_options options = ni_observer_defaults();
     options.every = 100;
     options.window = 4;
     nb_error err = {0};
-    nb_observer *o;
-    assert_int_equal(nb_observer_create(&options, f->folder, 0, &o, &err), NB_OK);
+    ni_observer *o;
+    assert_int_equal(ni_observer_create(&options, f->folder, 0, &o, &err), NB_OK);
     for (int64_t step = 0; step <= 4; step++) {
         for (int i = 0; i < 16 * WIDTH; i++)
             w[i] = i % 97 == 5 ? bad[i % 4] : 1 + 0.01f * (float)((i + step) % 7);
         nb_mat source = nb_mat_of(w, NB_F32, 16, WIDTH);
-        show(f->be, nb_observer_lens(o, step), "planted", NB_FPROP_W, &source, 16);
-        assert_int_equal(nb_observer_end_step(o, step, &err), NB_OK);
+        show(f->be, ni_observer_lens(o, step), "planted", NB_FPROP_W, &source, 16);
+        assert_int_equal(ni_observer_end_step(o, step, &err), NB_OK);
     }
-    nb_observer_free(o);
-    nb_series_reader *r;
-    assert_int_equal(nb_series_read(f->path, &r, NULL, &err), NB_OK);
+    ni_observer_free(o);
+    ni_series_reader *r;
+    assert_int_equal(ni_series_read(f->path, &r, NULL, &err), NB_OK);
     static const char *const names[] = {"planted/fprop.w/bin_distances", "planted/fprop.w/ratios"};
     for (int n = 0; n < 2; n++) {
-        nb_series_point shares = last(r, names[n]);
+        ni_series_point shares = last(r, names[n]);
         float sum = 0;
         for (int64_t i = 0; i < shares.count; i++) {
             assert_true(shares.values[i] >= 0 && shares.values[i] <= 1);
@@ -145,86 +145,86 @@ static void weights_that_are_not_finite_stop_nothing(void **state) {
         /* a tensor scale made from Inf leaves no bin at all; W still moves or does not */
         assert_true(fabsf(sum - 1) < 1e-5f || (n == 0 && sum == 0));
     }
-    nb_series_reader_free(r);
+    ni_series_reader_free(r);
 }
 
 static void oscillating_weight_is_named(void **state) {
     fixture *f = *state;
-    nb_observer_options options = nb_observer_defaults();
+    ni_observer_options options = ni_observer_defaults();
     options.every = 100;
     options.window = 20;
     nb_error err = {0};
-    nb_observer *o;
+    ni_observer *o;
     static float w[16 * WIDTH];
-    assert_int_equal(nb_observer_create(&options, f->folder, 0, &o, &err), NB_OK);
+    assert_int_equal(ni_observer_create(&options, f->folder, 0, &o, &err), NB_OK);
     for (int64_t step = 0; step <= 20; step++) {
-        const nb_lens *lens = nb_observer_lens(o, step);
+        const nb_lens *lens = ni_observer_lens(o, step);
         assert_non_null(lens);
         plant_oscillation(w, step);
         nb_mat source = nb_mat_of(w, NB_F32, 16, WIDTH);
         show(f->be, lens, "planted", NB_FPROP_W, &source, 16);
-        assert_int_equal(nb_observer_end_step(o, step, &err), NB_OK);
+        assert_int_equal(ni_observer_end_step(o, step, &err), NB_OK);
     }
-    assert_null(nb_observer_lens(o, 21)->operand);
-    nb_observer_free(o);
-    nb_series_reader *r;
-    assert_int_equal(nb_series_read(f->path, &r, NULL, &err), NB_OK);
-    nb_series_point ratios = last(r, "planted/fprop.w/ratios");
+    assert_null(ni_observer_lens(o, 21)->operand);
+    ni_observer_free(o);
+    ni_series_reader *r;
+    assert_int_equal(ni_series_read(f->path, &r, NULL, &err), NB_OK);
+    ni_series_point ratios = last(r, "planted/fprop.w/ratios");
     assert_int_equal(ratios.step, 20);
-    assert_int_equal(ratios.count, NB_RATIO_COUNTS);
+    assert_int_equal(ratios.count, NI_RATIO_COUNTS);
     /* |q| jumps 1/2 while w moves 0.01: R = 50, in (32, 64]; one of 1024 elements */
     assert_true(ratios.values[8] == 1.0f / (16 * WIDTH));
     assert_true(ratios.values[0] == 1 - 1.0f / (16 * WIDTH));
     assert_true(last(r, "planted/fprop.w/ratio_above_16").values[0] == 1.0f / (16 * WIDTH));
     assert_true(fabsf(last(r, "planted/fprop.w/flip_rate").values[0] * 16 * WIDTH - 1) < 1e-6f);
     assert_int_equal(last(r, "planted/fprop.w/bin_distances").count, 10);
-    nb_series_reader_free(r);
+    ni_series_reader_free(r);
 }
 
 static void underflow_is_named(void **state) {
     fixture *f = *state;
-    nb_observer_options options = nb_observer_defaults();
+    ni_observer_options options = ni_observer_defaults();
     nb_error err = {0};
-    nb_observer *o;
+    ni_observer *o;
     static uint16_t dy[TOKENS * WIDTH];
     plant_underflow(dy);
     nb_mat source = nb_mat_of(dy, NB_BF16, TOKENS, WIDTH);
-    assert_int_equal(nb_observer_create(&options, f->folder, 0, &o, &err), NB_OK);
-    show(f->be, nb_observer_lens(o, 0), "planted", NB_DGRAD_DY, &source, 1);
-    assert_int_equal(nb_observer_end_step(o, 0, &err), NB_OK);
-    nb_observer_free(o);
-    nb_series_reader *r;
-    assert_int_equal(nb_series_read(f->path, &r, NULL, &err), NB_OK);
+    assert_int_equal(ni_observer_create(&options, f->folder, 0, &o, &err), NB_OK);
+    show(f->be, ni_observer_lens(o, 0), "planted", NB_DGRAD_DY, &source, 1);
+    assert_int_equal(ni_observer_end_step(o, 0, &err), NB_OK);
+    ni_observer_free(o);
+    ni_series_reader *r;
+    assert_int_equal(ni_series_read(f->path, &r, NULL, &err), NB_OK);
     double blocks = TOKENS * WIDTH / 16.0, lost = blocks / 2 - 1; /* -0 is no loss */
     assert_true(fabs(last(r, "planted/dgrad.dy/zero_scales").values[0] - lost / blocks) < 1e-6);
     assert_true(last(r, "planted/dgrad.dy/flushed").values[0] > 0.99f);
     assert_true(last(r, "planted/dgrad.dy/rho").values[0] > 100); /* the giant is exact */
-    nb_series_point scales = last(r, "planted/dgrad.dy/scales");
+    ni_series_point scales = last(r, "planted/dgrad.dy/scales");
     assert_true(fabs(scales.values[0] - (blocks - 1) / blocks) < 1e-6 && scales.values[15] > 0);
-    nb_series_reader_free(r);
+    ni_series_reader_free(r);
 }
 
 /* What does not apply is said, once an operand, with the reason and where it was first met. */
 static void skipped_is_told(void **state) {
     fixture *f = *state;
-    nb_observer_options options = nb_observer_defaults();
+    ni_observer_options options = ni_observer_defaults();
     options.every = 1;
     nb_error err = {0};
-    nb_observer *o;
+    ni_observer *o;
     static float w[16 * WIDTH];
-    assert_int_equal(nb_observer_create(&options, f->folder, 0, &o, &err), NB_OK);
+    assert_int_equal(ni_observer_create(&options, f->folder, 0, &o, &err), NB_OK);
     nb_mat source = nb_mat_of(w, NB_F32, 16, WIDTH);
     for (int64_t step = 0; step < 3; step++) {
-        const nb_lens *lens = nb_observer_lens(o, step);
+        const nb_lens *lens = ni_observer_lens(o, step);
         nb_pass pass = {.lens = lens};
         for (int i = 0; i < 2; i++) {
             nb_lens_operand seen = {
                 .be = f->be, .pass = &pass, .module = i ? "second" : "first", .role = NB_FPROP_W, .source = &source};
             lens->operand(lens->context, &seen);
         }
-        assert_int_equal(nb_observer_end_step(o, step, &err), NB_OK);
+        assert_int_equal(ni_observer_end_step(o, step, &err), NB_OK);
     }
-    nb_observer_free(o);
+    ni_observer_free(o);
     char path[96], text[512] = "";
     snprintf(path, sizeof path, "%s/skipped.txt", f->folder);
     FILE *file = fopen(path, "r");
@@ -239,28 +239,28 @@ static void skipped_is_told(void **state) {
 /* W and X enter two products; the second does not measure them again, another tensor of that name it does. */
 static void known_sources_are_measured_once(void **state) {
     fixture *f = *state;
-    nb_observer_options options = nb_observer_defaults();
+    ni_observer_options options = ni_observer_defaults();
     nb_error err = {0};
-    nb_observer *o;
+    ni_observer *o;
     static uint16_t x[TOKENS * WIDTH], other[TOKENS * WIDTH];
     plant_hot_channels(x, (const int[]){-1}, 1);
     plant_hot_channels(other, (const int[]){-1}, 2);
     nb_mat source = nb_mat_of(x, NB_BF16, TOKENS, WIDTH), another = nb_mat_of(other, NB_BF16, TOKENS, WIDTH);
-    assert_int_equal(nb_observer_create(&options, f->folder, 0, &o, &err), NB_OK);
-    const nb_lens *lens = nb_observer_lens(o, 0);
+    assert_int_equal(ni_observer_create(&options, f->folder, 0, &o, &err), NB_OK);
+    const nb_lens *lens = ni_observer_lens(o, 0);
     show(f->be, lens, "same", NB_FPROP_X, &source, 1);
     show(f->be, lens, "same", NB_WGRAD_X, &source, 1);
     show(f->be, lens, "other", NB_FPROP_X, &source, 1);
     show(f->be, lens, "other", NB_WGRAD_X, &another, 1);
-    assert_int_equal(nb_observer_end_step(o, 0, &err), NB_OK);
-    nb_observer_free(o);
-    nb_series_reader *r;
-    assert_int_equal(nb_series_read(f->path, &r, NULL, &err), NB_OK);
-    assert_true(nb_series_find(r, "same/wgrad.x/amax") < 0);
+    assert_int_equal(ni_observer_end_step(o, 0, &err), NB_OK);
+    ni_observer_free(o);
+    ni_series_reader *r;
+    assert_int_equal(ni_series_read(f->path, &r, NULL, &err), NB_OK);
+    assert_true(ni_series_find(r, "same/wgrad.x/amax") < 0);
     last(r, "same/fprop.x/amax");
     last(r, "same/wgrad.x/snr_db");
     last(r, "other/wgrad.x/amax");
-    nb_series_reader_free(r);
+    ni_series_reader_free(r);
 }
 
 static int ascending(const void *a, const void *b) {
@@ -272,34 +272,34 @@ static int ascending(const void *a, const void *b) {
 static void crests_are_ranked(void **state) {
     fixture *f = *state;
     enum { SIDE = 256, TILES = SIDE / 16 * (SIDE / 16) };
-    nb_observer_options options = nb_observer_defaults();
+    ni_observer_options options = ni_observer_defaults();
     nb_error err = {0};
-    nb_observer *o;
+    ni_observer *o;
     static float x[SIDE * SIDE], crests[TILES];
     nb_moments moments;
     for (uint32_t i = 0; i < SIDE * SIDE; i++)
         x[i] = normal(i);
     nb_mat source = nb_mat_of(x, NB_F32, SIDE, SIDE);
-    assert_int_equal(nb_observer_create(&options, f->folder, 0, &o, &err), NB_OK);
-    show(f->be, nb_observer_lens(o, 0), "planted", NB_FPROP_X, &source, 1);
-    assert_int_equal(nb_observer_end_step(o, 0, &err), NB_OK);
-    nb_observer_free(o);
+    assert_int_equal(ni_observer_create(&options, f->folder, 0, &o, &err), NB_OK);
+    show(f->be, ni_observer_lens(o, 0), "planted", NB_FPROP_X, &source, 1);
+    assert_int_equal(ni_observer_end_step(o, 0, &err), NB_OK);
+    ni_observer_free(o);
     f->be->ops->measure(f->be, &source, &moments, NULL, crests);
     qsort(crests, TILES, sizeof *crests, ascending);
-    nb_series_reader *r;
-    assert_int_equal(nb_series_read(f->path, &r, NULL, &err), NB_OK);
+    ni_series_reader *r;
+    assert_int_equal(ni_series_read(f->path, &r, NULL, &err), NB_OK);
     assert_true(last(r, "planted/fprop.x/crest_max").values[0] == crests[TILES - 1]);
     assert_true(last(r, "planted/fprop.x/crest_p99").values[0] == crests[252]);
-    nb_series_reader_free(r);
+    ni_series_reader_free(r);
 }
 
 static void top_channels_break_ties_downwards(void **state) {
     (void)state;
     const float amax[6] = {1, 3, 2, 3, 0, 2};
     int32_t got[4];
-    assert_int_equal(nb_top_channels(amax, 6, 3, got), 3);
+    assert_int_equal(ni_top_channels(amax, 6, 3, got), 3);
     assert_true(got[0] == 1 && got[1] == 2 && got[2] == 3);
-    assert_int_equal(nb_top_channels(amax, 2, 4, got), 2);
+    assert_int_equal(ni_top_channels(amax, 2, 4, got), 2);
 }
 
 int main(void) {

@@ -18,7 +18,7 @@ static int make_backends(void **state) {
     static const nb_isa isas[BACKENDS] = {NB_ISA_SCALAR, NB_ISA_PORTABLE, NB_ISA_AVX2, NB_ISA_AVX512};
     for (int i = 0; i < BACKENDS; i++) {
         nb_backend_options options = {i == 2 ? 3 : 1, isas[i]};
-        if (nb_isa_available(isas[i]))
+        if (ni_isa_available(isas[i]))
             assert_int_equal(nb_backend_open("cpu", &options, &backends[i], NULL), NB_OK);
     }
     return 0;
@@ -34,36 +34,36 @@ static int free_backends(void **state) {
 /* ---- making things ---- */
 
 static nb_quantizer nvfp4(int32_t block_rows) {
-    nb_quantizer q = nb_format_family_find("nvfp4")->defaults;
+    nb_quantizer q = ni_format_family_find("nvfp4")->defaults;
     q.block_rows = block_rows;
     return q;
 }
 
 static nb_quantizer rows_of(const char *family) {
-    nb_quantizer q = nb_format_family_find(family)->defaults;
+    nb_quantizer q = ni_format_family_find(family)->defaults;
     q.block_rows = 1;
     q.block_cols = NB_BLOCK_ALL;
     return q;
 }
 
-static nb_operand placed(nb_backend *be, const nb_quantizer *q, int64_t rows, int64_t cols, nb_side side,
+static nb_operand placed(nb_backend *be, const nb_quantizer *q, int64_t rows, int64_t cols, ni_side side,
                          const nb_quantizer *other) {
     nb_operand o = {.quantizer = *q, .other = *other, .rows = rows, .cols = cols, .side = side, .reread = true};
     o.memory = poisoned(be->ops->operand_bytes(be, &o));
     return o;
 }
 
-static void make_from(nb_backend *be, const nb_source *source, nb_operand *out, bool transpose) {
-    nb_making making = {.out = out, .transpose = transpose, .noise = &noise};
+static void make_from(nb_backend *be, const ni_source *source, nb_operand *out, bool transpose) {
+    ni_making making = {.out = out, .transpose = transpose, .noise = &noise};
     nb_error err = {0};
     if (be->ops->make_operands(be, source, &making, 1, &err) != NB_OK)
         fail_msg("%s", err.message);
 }
 
-static nb_operand made(nb_backend *be, const nb_quantizer *q, const nb_mat *from, nb_side side,
+static nb_operand made(nb_backend *be, const nb_quantizer *q, const nb_mat *from, ni_side side,
                        const nb_quantizer *other) {
     nb_operand o = placed(be, q, from->rows, from->cols, side, other);
-    make_from(be, &(nb_source){.numbers = from}, &o, false);
+    make_from(be, &(ni_source){.numbers = from}, &o, false);
     return o;
 }
 
@@ -75,13 +75,13 @@ static nb_qtensor canonical(nb_backend *be, const nb_operand *o) {
 
 static nb_qtensor by_reference(const nb_quantizer *q, const nb_mat *from, bool transpose) {
     nb_qtensor t = new_operand(q, transpose ? from->cols : from->rows, transpose ? from->rows : from->cols);
-    assert_int_equal(nb_ref_quantize(NULL, &t, from, transpose, &noise, NULL, NULL), NB_OK);
+    assert_int_equal(ni_ref_quantize(NULL, &t, from, transpose, &noise, NULL, NULL), NB_OK);
     return t;
 }
 
 static nb_mat decoded_by_reference(const nb_qtensor *t) {
     nb_mat m = nb_mat_of(poisoned((size_t)(t->rows * t->cols) * 4), NB_F32, t->rows, t->cols);
-    assert_int_equal(nb_ref_dequantize(NULL, &m, t, false, true, NULL), NB_OK);
+    assert_int_equal(ni_ref_dequantize(NULL, &m, t, false, true, NULL), NB_OK);
     return m;
 }
 
@@ -109,16 +109,16 @@ static void of_numbers_and_of_codes(void **state) {
         nb_qtensor want[4] = {by_reference(q, &x, false), by_reference(second, &x, true),
                               by_reference(q, &values, false), by_reference(second, &values, true)};
         EACH_BACKEND(be) {
-            nb_operand from = made(be, &source_format, &x, NB_LEFT, q);
+            nb_operand from = made(be, &source_format, &x, NI_LEFT, q);
             for (int kind = 0; kind < 2; kind++) {
-                nb_operand a = placed(be, q, 128, 128, NB_LEFT, second), b = placed(be, second, 128, 128, NB_RIGHT, q);
-                const nb_source source = {.numbers = kind ? NULL : &x, .operand = kind ? &from : NULL};
-                const nb_making both[2] = {{.out = &a, .noise = &noise},
+                nb_operand a = placed(be, q, 128, 128, NI_LEFT, second), b = placed(be, second, 128, 128, NI_RIGHT, q);
+                const ni_source source = {.numbers = kind ? NULL : &x, .operand = kind ? &from : NULL};
+                const ni_making both[2] = {{.out = &a, .noise = &noise},
                                            {.out = &b, .transpose = true, .noise = &noise}};
                 assert_int_equal(be->ops->make_operands(be, &source, both, 2, NULL), NB_OK);
                 nb_qtensor got_a = canonical(be, &a), got_b = canonical(be, &b);
-                same_operand(&want[2 * kind], &got_a, nb_isa_name(nb_cpu_of(be)->isa));
-                same_operand(&want[2 * kind + 1], &got_b, nb_isa_name(nb_cpu_of(be)->isa));
+                same_operand(&want[2 * kind], &got_a, nb_isa_name(ni_cpu_of(be)->isa));
+                same_operand(&want[2 * kind + 1], &got_b, nb_isa_name(ni_cpu_of(be)->isa));
             }
         }
         release_buffers_until(before);
@@ -156,25 +156,25 @@ static void of_derived_numbers(void **state) {
     nb_qtensor want[3] = {by_reference(&q, &picked, false), by_reference(&rows, &residual, true),
                           by_reference(&q, &folded, false)};
     EACH_BACKEND(be) {
-        nb_operand minus = made(be, &q, &x, NB_LEFT, &q), by_row = made(be, &rows, &y, NB_RIGHT, &plain),
-                   by_col = made(be, &rows, &w, NB_LEFT, &plain);
-        const nb_source sources[3] = {
+        nb_operand minus = made(be, &q, &x, NI_LEFT, &q), by_row = made(be, &rows, &y, NI_RIGHT, &plain),
+                   by_col = made(be, &rows, &w, NI_LEFT, &plain);
+        const ni_source sources[3] = {
             {.numbers = &x, .columns = columns, .column_count = PICKED},
             {.numbers = &x, .minus = &minus, .columns = columns, .column_count = PICKED},
             {.numbers = &x, .row_scales = &by_row, .column_scales = &by_col},
         };
         for (int i = 0; i < 3; i++) {
-            nb_operand o = placed(be, &want[i].quantizer, want[i].rows, want[i].cols, NB_LEFT, &q);
+            nb_operand o = placed(be, &want[i].quantizer, want[i].rows, want[i].cols, NI_LEFT, &q);
             make_from(be, &sources[i], &o, i == 1);
             nb_qtensor got = canonical(be, &o);
-            same_operand(&want[i], &got, nb_isa_name(nb_cpu_of(be)->isa));
+            same_operand(&want[i], &got, nb_isa_name(ni_cpu_of(be)->isa));
         }
         /* plain numbers, where they are asked for; folding rounds once */
         nb_operand numbers = {.quantizer = plain, .rows = K, .cols = M, .transposed = true};
         numbers.numbers = nb_mat_of(poisoned(M * K * 2), NB_BF16, M, K);
         make_from(be, &sources[2], &numbers, true);
         for (int i = 0; i < M * K; i++)
-            assert_int_equal(((uint16_t *)numbers.numbers.data)[i], nb_bf16_even(((float *)folded.data)[i]));
+            assert_int_equal(((uint16_t *)numbers.numbers.data)[i], ni_bf16_even(((float *)folded.data)[i]));
     }
 }
 
@@ -201,11 +201,11 @@ static void of_pieces(void **state) {
     x[2 * PICKED] = amax;
     nb_qtensor pieces = by_reference(&q, &wide, false);
     EACH_BACKEND(be) {
-        nb_operand o = placed(be, &q, N, K + 2 * PICKED, NB_RIGHT, &q);
-        const nb_source all = {.numbers = &w},
+        nb_operand o = placed(be, &q, N, K + 2 * PICKED, NI_RIGHT, &q);
+        const ni_source all = {.numbers = &w},
                         residual = {.numbers = &w, .minus = &o, .columns = columns, .column_count = PICKED},
                         again = {.numbers = &w, .columns = columns, .column_count = PICKED};
-        const nb_making makings[3] = {{.out = &o, .quantizer = &tiles},
+        const ni_making makings[3] = {{.out = &o, .quantizer = &tiles},
                                       {.out = &o, .at = K, .under = &o},
                                       {.out = &o, .at = K + PICKED, .under = &o}};
         assert_int_equal(be->ops->make_operands(be, &all, &makings[0], 1, NULL), NB_OK);
@@ -222,7 +222,7 @@ static void of_pieces(void **state) {
                         PICKED / 8);
         }
         nb_error err = {0};
-        const nb_making apart = {.out = &o, .at = K}, crooked = {.out = &o, .at = K + 8, .under = &o};
+        const ni_making apart = {.out = &o, .at = K}, crooked = {.out = &o, .at = K + 8, .under = &o};
         assert_int_equal(be->ops->make_operands(be, &again, &apart, 1, &err), NB_BAD_USAGE);
         assert_int_equal(be->ops->make_operands(be, &again, &crooked, 1, &err), NB_BAD_USAGE);
     }
@@ -240,12 +240,12 @@ static void amax_travels(void **state) {
     memcpy(bits, &larger, sizeof larger);
     x.amax = bits;
     EACH_BACKEND(be) {
-        nb_operand a = made(be, &turned, &x, NB_LEFT, &q);
+        nb_operand a = made(be, &turned, &x, NI_LEFT, &q);
         nb_qtensor got = canonical(be, &a);
         same_operand(&want, &got, "rotated");
-        if (nb_cpu_of(be)->isa == NB_ISA_SCALAR)
+        if (ni_cpu_of(be)->isa == NB_ISA_SCALAR)
             continue; /* the reference measures always */
-        nb_operand b = made(be, &q, &x, NB_LEFT, &q);
+        nb_operand b = made(be, &q, &x, NI_LEFT, &q);
         assert_true(*b.outer == 1 / (2688.0f / 1000));
     }
 }
@@ -262,11 +262,11 @@ static void turned_and_decoded(void **state) {
     nb_qtensor want = by_reference(&tiles, &w, true), by_rows = by_reference(&rows, &w, false);
     nb_mat values = decoded_by_reference(&by_rows);
     EACH_BACKEND(be) {
-        nb_operand a = made(be, &tiles, &w, NB_LEFT, &q), t = placed(be, &tiles, K, N, NB_RIGHT, &q);
+        nb_operand a = made(be, &tiles, &w, NI_LEFT, &q), t = placed(be, &tiles, K, N, NI_RIGHT, &q);
         assert_int_equal(be->ops->turn(be, &t, &a, NULL), NB_OK);
         nb_qtensor got = canonical(be, &t);
         same_operand(&want, &got, "turned");
-        nb_operand b = made(be, &rows, &w, NB_LEFT, &rows), bare = placed(be, &none, K, N, NB_RIGHT, &rows);
+        nb_operand b = made(be, &rows, &w, NI_LEFT, &rows), bare = placed(be, &none, K, N, NI_RIGHT, &rows);
         assert_int_equal(be->ops->turn(be, &bare, &b, NULL), NB_OK);
         nb_mat whole = nb_mat_of(poisoned(N * K * 4), NB_F32, K, N),
                inner = nb_mat_of(poisoned(N * K * 2), NB_BF16, N, K);
@@ -277,7 +277,7 @@ static void turned_and_decoded(void **state) {
                 assert_true(at(&whole, c, r) * by_rows.outer_scales[r] == at(&values, r, c));
                 assert_true(at(&whole, c, r) == at(&inner, r, c));
             }
-        nb_operand wrong = placed(be, &q, K, N, NB_RIGHT, &q), one = made(be, &q, &w, NB_LEFT, &q);
+        nb_operand wrong = placed(be, &q, K, N, NI_RIGHT, &q), one = made(be, &q, &w, NI_LEFT, &q);
         assert_int_equal(be->ops->turn(be, &wrong, &one, NULL), NB_BAD_USAGE);
         /* into columns: the others stay */
         int32_t columns[K];
@@ -295,7 +295,7 @@ static void turned_and_decoded(void **state) {
 
 /* What one term adds to C in F32, by the reference over the canonical layout. */
 static void add_by_reference(const nb_mat *c, const nb_qtensor *a, const nb_qtensor *b, bool accumulate) {
-    assert_int_equal(nb_ref_gemm_q(NULL, c, a, b, accumulate, NULL), NB_OK);
+    assert_int_equal(ni_ref_gemm_q(NULL, c, a, b, accumulate, NULL), NB_OK);
 }
 
 static nb_mat like(const nb_mat *m, nb_dtype type) {
@@ -310,7 +310,7 @@ static void same_matrix(const char *what, const nb_mat *want, const nb_mat *got)
  * types, with and without accumulation, with B made for this product or for another. */
 static void one_term(void **state) {
     (void)state;
-    nb_quantizer mx = nb_format_family_find("mxfp4")->defaults, pairs[][2] = {{nvfp4(1), nvfp4(16)},
+    nb_quantizer mx = ni_format_family_find("mxfp4")->defaults, pairs[][2] = {{nvfp4(1), nvfp4(16)},
                                                                               {nvfp4(1), nvfp4(1)},
                                                                               {mx, mx},
                                                                               {rows_of("e2m1"), rows_of("int4")},
@@ -323,18 +323,18 @@ static void one_term(void **state) {
         for (int i = 0; i < 2; i++)
             b[i] = by_reference(&pairs[p][1], &w[i], false);
         EACH_BACKEND(be) {
-            nb_operand left = made(be, &pairs[p][0], &x, NB_LEFT, &pairs[p][1]);
-            nb_operand right[2] = {placed(be, &pairs[p][1], N, K, NB_RIGHT, &pairs[p][0]),
-                                   placed(be, &pairs[p][1], N, K, NB_RIGHT, &other)};
+            nb_operand left = made(be, &pairs[p][0], &x, NI_LEFT, &pairs[p][1]);
+            nb_operand right[2] = {placed(be, &pairs[p][1], N, K, NI_RIGHT, &pairs[p][0]),
+                                   placed(be, &pairs[p][1], N, K, NI_RIGHT, &other)};
             for (int i = 0; i < 16; i++) {
                 nb_dtype type = i & 1 ? NB_F32 : NB_BF16;
                 nb_mat want = nb_mat_of(put(type, normals(9, M * N, 0, 1), M * N), type, M, N),
                        got = nb_mat_of(put(type, normals(9, M * N, 0, 1), M * N), type, M, N);
                 nb_operand *r = &right[i >> 3];
                 if (i % 4 == 0)
-                    make_from(be, &(nb_source){.numbers = &w[i >> 2 & 1]}, r, false);
+                    make_from(be, &(ni_source){.numbers = &w[i >> 2 & 1]}, r, false);
                 add_by_reference(&want, &a, &b[i >> 2 & 1], i & 2);
-                const nb_term term = {.a = &left, .b = r};
+                const ni_term term = {.a = &left, .b = r};
                 assert_int_equal(be->ops->multiply(be, &got, &term, 1, i & 2, NULL), NB_OK);
                 same_matrix("one term", &want, &got);
             }
@@ -352,7 +352,7 @@ static nb_sparse two_a_row(void) {
         s.count[r] = r % 3;
         for (int i = 0; i < 2; i++) {
             s.column[3 * r + i] = (7 * r + 50 * i) % K;
-            s.value[3 * r + i] = nb_bf16_even((float)normal(4, 2 * r + i));
+            s.value[3 * r + i] = ni_bf16_even((float)normal(4, 2 * r + i));
         }
     }
     return s;
@@ -372,34 +372,34 @@ static void sums_of_terms(void **state) {
         columns[i] = 2 * i + 1;
     float *factors = put(NB_F32, (double[]){0.5, 3}, 2);
     nb_mat px = like(&x, NB_BF16), pw = like(&w, NB_BF16);
-    nb_ref_scale(NULL, &px, &x, NULL, NULL);
-    nb_ref_scale(NULL, &pw, &w, NULL, NULL);
+    ni_ref_scale(NULL, &px, &x, NULL, NULL);
+    ni_ref_scale(NULL, &pw, &w, NULL, NULL);
     nb_qtensor a = by_reference(&q, &x, false), b = by_reference(&tiles, &w, false),
                b_half = by_reference(&tiles, &half, false);
     nb_mat wt = nb_mat_of(poisoned(N * K * 2), NB_BF16, K, N), part = nb_mat_of(poisoned(M * N * 4), NB_F32, M, N);
-    assert_int_equal(nb_ref_dequantize(NULL, &wt, &b, true, true, NULL), NB_OK);
+    assert_int_equal(ni_ref_dequantize(NULL, &wt, &b, true, true, NULL), NB_OK);
     for (int from = 0; from < 2; from++) {
         nb_mat want = nb_mat_of(put(NB_F32, normals(9, M * N, 0, 1), M * N), NB_F32, M, N);
         nb_mat start = nb_mat_of(put(NB_BF16, normals(9, M * N, 0, 1), M * N), NB_BF16, M, N);
-        nb_ref_scale(NULL, &want, &start, NULL, NULL);
+        ni_ref_scale(NULL, &want, &start, NULL, NULL);
         add_by_reference(&want, &a, &b, from);
         part.cols = part.stride = N / 2;
         add_by_reference(&part, &a, &b_half, false);
-        nb_ref_scatter_columns(NULL, &want, &part, columns, true);
-        nb_ref_sparse_gemm(NULL, &want, &s, &wt);
+        ni_ref_scatter_columns(NULL, &want, &part, columns, true);
+        ni_ref_sparse_gemm(NULL, &want, &s, &wt);
         part.cols = part.stride = N;
         EACH_BACKEND(be) {
-            nb_operand left = made(be, &q, &x, NB_LEFT, &tiles), right = made(be, &tiles, &w, NB_RIGHT, &q);
-            nb_operand right_half = made(be, &tiles, &half, NB_RIGHT, &q);
+            nb_operand left = made(be, &q, &x, NI_LEFT, &tiles), right = made(be, &tiles, &w, NI_RIGHT, &q);
+            nb_operand right_half = made(be, &tiles, &half, NI_RIGHT, &q);
             nb_operand numbers = {.quantizer = plain, .rows = M, .cols = K, .numbers = px, .factor = factors},
                        weights = {.quantizer = plain, .rows = N, .cols = K, .numbers = pw, .factor = factors + 1};
-            const nb_term terms[4] = {{.a = &left, .b = &right},
+            const ni_term terms[4] = {{.a = &left, .b = &right},
                                       {.a = &left, .b = &right_half, .columns = columns},
                                       {.sparse = &s, .b = &right},
                                       {.a = &numbers, .b = &weights}};
             nb_mat all = like(&want, NB_F32), rounded = like(&want, NB_BF16), sum = like(&want, NB_F32);
-            nb_ref_scale(NULL, &all, &start, NULL, NULL);
-            nb_ref_scale(NULL, &rounded, &start, NULL, NULL);
+            ni_ref_scale(NULL, &all, &start, NULL, NULL);
+            ni_ref_scale(NULL, &rounded, &start, NULL, NULL);
             memcpy(sum.data, want.data, M * N * 4);
             assert_int_equal(be->ops->gemm(be, &part, &px, false, &pw, true, false, NULL), NB_OK);
             for (int i = 0; i < M * N; i++)
@@ -408,12 +408,12 @@ static void sums_of_terms(void **state) {
             assert_int_equal(be->ops->multiply(be, &rounded, terms, 4, from, NULL), NB_OK);
             same_matrix("four terms", &sum, &all);
             for (int i = 0; i < M * N; i++)
-                assert_int_equal(((uint16_t *)rounded.data)[i], nb_bf16_even(((float *)sum.data)[i]));
+                assert_int_equal(((uint16_t *)rounded.data)[i], ni_bf16_even(((float *)sum.data)[i]));
             nb_error err = {0};
             assert_int_equal(be->ops->multiply(be, &all, &terms[2], 1, false, &err), NB_BAD_USAGE);
             assert_int_equal(be->ops->multiply(be, &all, terms, 0, false, &err), NB_BAD_USAGE);
-            nb_operand narrow = made(be, &tiles, &half, NB_RIGHT, &q);
-            const nb_term misfit = {.a = &left, .b = &narrow};
+            nb_operand narrow = made(be, &tiles, &half, NI_RIGHT, &q);
+            const ni_term misfit = {.a = &left, .b = &narrow};
             assert_int_equal(be->ops->multiply(be, &all, &misfit, 1, false, &err), NB_BAD_USAGE);
         }
     }
@@ -425,16 +425,16 @@ static void codes_times_numbers(void **state) {
     const nb_quantizer q = rows_of("e2m1"), plain = nb_quantizer_bf16();
     nb_mat x = data_matrix(DATA_NORMAL, NB_BF16, M, K, K), w = data_matrix(DATA_NORMAL, NB_BF16, N, K, K);
     EACH_BACKEND(be) {
-        nb_operand coded_x = made(be, &q, &x, NB_LEFT, &plain), coded_w = made(be, &q, &w, NB_RIGHT, &plain);
+        nb_operand coded_x = made(be, &q, &x, NI_LEFT, &plain), coded_w = made(be, &q, &w, NI_RIGHT, &plain);
         nb_operand plain_x = {.quantizer = plain, .rows = M, .cols = K, .numbers = x},
                    plain_w = {.quantizer = plain, .rows = N, .cols = K, .numbers = w};
         for (int i = 0; i < 2; i++) {
-            const nb_term term = {.a = i ? &plain_x : &coded_x, .b = i ? &coded_w : &plain_w};
+            const ni_term term = {.a = i ? &plain_x : &coded_x, .b = i ? &coded_w : &plain_w};
             nb_mat got = nb_mat_of(poisoned(M * N * 4), NB_F32, M, N),
                    want = nb_mat_of(poisoned(M * N * 4), NB_F32, M, N);
             nb_qtensor t = by_reference(&q, i ? &w : &x, false);
             nb_mat values = nb_mat_of(poisoned((size_t)(t.rows * K) * 2), NB_BF16, t.rows, K);
-            assert_int_equal(nb_ref_dequantize(NULL, &values, &t, false, true, NULL), NB_OK);
+            assert_int_equal(ni_ref_dequantize(NULL, &values, &t, false, true, NULL), NB_OK);
             assert_int_equal(be->ops->gemm(be, &want, i ? &x : &values, false, i ? &values : &w, true, false, NULL),
                              NB_OK);
             for (int again = 0; again < 2; again++) {
@@ -463,7 +463,7 @@ static void in_double(void **state) {
     nb_operand a = {.quantizer = plain, .rows = M, .cols = K, .numbers = nb_mat_of(x, NB_F64, M, K)},
                b = {
                    .quantizer = plain, .rows = N, .cols = K, .numbers = nb_mat_of(w, NB_F64, K, N), .transposed = true};
-    const nb_term terms[2] = {{.a = &a, .b = &b}, {.a = &a, .b = &b}};
+    const ni_term terms[2] = {{.a = &a, .b = &b}, {.a = &a, .b = &b}};
     nb_mat to = nb_mat_of(c, NB_F64, M, N);
     assert_int_equal(be->ops->multiply(be, &to, terms, 2, true, NULL), NB_OK);
     for (int i = 0; i < M * N; i++)

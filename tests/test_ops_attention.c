@@ -160,7 +160,7 @@ static void attention_with_far_scores(void **state) {
         int64_t mark = (t - 7) / 50 + 1, best = 50 * mark - 43;
         assert_true(lse[t] == 256 * (float)mark);
         for (int64_t c = 0; c < DIM; c++)
-            assert_true(nb_bf16_value(o[t * DIM + c]) == v[best * DIM + c]);
+            assert_true(ni_bf16_value(o[t * DIM + c]) == v[best * DIM + c]);
     }
 }
 
@@ -193,7 +193,7 @@ static void strides(void **state) {
             memcpy(v + r * K, qkv + r * ALL + Q + K, K * sizeof *v);
             memcpy(far_do + r * (Q + 8), d_o + r * Q, Q * sizeof *d_o);
         }
-        const nb_backend_ops *ops = be->ops;
+        const ni_backend_ops *ops = be->ops;
         assert_int_equal(ops->attention_forward(be, &dense, o, lse, q, k, v, NULL), NB_OK);
         uint32_t amax = 0, want = 0;
         nb_attention wide_with_amax = wide;
@@ -213,7 +213,7 @@ static void strides(void **state) {
             for (int c = Q; c < Q + 8; c++)
                 assert_int_equal(far_o[r * (Q + 8) + c], 0);
             for (int c = 0; c < Q; c++) {
-                const uint32_t bits = nb_f32_magnitude(nb_bf16_value(o[r * Q + c]));
+                const uint32_t bits = ni_f32_magnitude(ni_bf16_value(o[r * Q + c]));
                 want = bits > want ? bits : want;
             }
         }

@@ -51,7 +51,7 @@ static double *gates(int64_t n) {
     double *g = act_in(1, n, 3);
     const double far[] = {-200, -95, -88.5, -87, 60, 95, 200, 0};
     for (int64_t i = 0; i < 8 && i * 3 < n; i++)
-        g[i * 3] = nb_bf16_value(nb_bf16_even((float)far[i]));
+        g[i * 3] = ni_bf16_value(ni_bf16_even((float)far[i]));
     return g;
 }
 
@@ -74,7 +74,7 @@ static void check_largest(const nb_mat *m, uint32_t amax) {
     const double *values = get(m->dtype, m->data, n);
     uint32_t want = 0;
     for (int64_t i = 0; i < n; i++) {
-        const uint32_t bits = nb_f32_magnitude((float)values[i]);
+        const uint32_t bits = ni_f32_magnitude((float)values[i]);
         want = bits > want ? bits : want;
     }
     assert_int_equal(amax, want);
@@ -86,7 +86,7 @@ static void check_amax(const nb_mat *m) {
 
 static void check_copy(nb_backend *be, const void *copy, const void *real, int64_t n) {
     void *want = put(be->act, NULL, n);
-    nb_ref_cast(NULL, want, be->act, real, be->real, n);
+    ni_ref_cast(NULL, want, be->act, real, be->real, n);
     check_equal_bytes("copy of the parameters", copy, want, (size_t)n * nb_dtype_size(be->act));
 }
 
@@ -131,7 +131,7 @@ static results run_adamw(nb_backend *be, shape s) {
         second[i] = (double)(float)(second[i] * second[i]);
     void *p = put(be->real, real_in(1, s.n, 0, 1), s.n), *m = put(be->real, real_in(2, s.n, 0, 0.1), s.n);
     void *v = put(be->real, second, s.n), *g = put(be->real, real_in(4, s.n, 0, 1), s.n);
-    nb_adamw_tensor all = nb_adamw_plain(be->real, p, m, v, g, s.n, 0.1);
+    nb_adamw_tensor all = ni_adamw_plain(be->real, p, m, v, g, s.n, 0.1);
     void *copy = put(be->act, NULL, s.n);
     uint32_t *amax = amaxes(1);
     all.copy = copy;
@@ -202,7 +202,7 @@ enum { VOCAB = 37 };
 static int32_t *tokens_in(int64_t n, int32_t below) {
     int32_t *tokens = poisoned((size_t)n * sizeof *tokens);
     for (int64_t i = 0; i < n; i++)
-        tokens[i] = (int32_t)(nb_philox(9, 9, (uint32_t)i, 0, 0, 0).w[0] % (uint32_t)below);
+        tokens[i] = (int32_t)(ni_philox(9, 9, (uint32_t)i, 0, 0, 0).w[0] % (uint32_t)below);
     return tokens;
 }
 
@@ -505,12 +505,12 @@ static void cross_entropy_of_low_logits(void **state) {
     nb_backend *be = cpu(NB_ISA_AUTO, 1);
     uint16_t *logits = poisoned(19 * 2);
     for (int i = 0; i < 19; i++)
-        logits[i] = nb_bf16_even(-1000);
+        logits[i] = ni_bf16_even(-1000);
     const int32_t target = 4;
     float loss, z;
     be->ops->cross_entropy(be, &loss, &z, NULL, logits, &target, 1, 19, 1, 0);
     assert_true(fabs(loss - log(19)) < 1e-4 && fabs(z - (log(19) - 1000)) < 1e-4);
-    logits[3] = nb_bf16_even(NAN);
+    logits[3] = ni_bf16_even(NAN);
     be->ops->cross_entropy(be, &loss, &z, NULL, logits, &target, 1, 19, 1, 0);
     assert_true(isnan(loss) && isnan(z));
     nb_backend_free(be);
@@ -525,7 +525,7 @@ static void norms_with_additions(void **state) {
     for (size_t i = 0; i < sizeof isas / sizeof *isas; i++)
         for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++) {
             nb_backend *be = cpu(isas[i], 2);
-            const nb_backend_ops *ops = be->ops;
+            const ni_backend_ops *ops = be->ops;
             const int64_t rows = shapes[k][0], dim = shapes[k][1], n = rows * dim;
             const size_t bytes = (size_t)n * sizeof(uint16_t);
             void *x = put(NB_BF16, act_in(1, n, 1), n), *change = put(NB_BF16, act_in(2, n, 1), n);

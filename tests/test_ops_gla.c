@@ -136,14 +136,14 @@ static void gla(void **state) {
 /* fla's plain reference, written by scripts/check_fla.py; in FP32, whose rounding it holds to 7e-7 of the norm. */
 static void agrees_with_fla(void **state) {
     (void)state;
-    nb_safetensors *file;
+    ni_safetensors *file;
     nb_error err = {0};
-    if (nb_safetensors_open(NB_TEST_GOLDEN "/fla_gla.safetensors", &file, &err) != NB_OK)
+    if (ni_safetensors_open(NI_TEST_GOLDEN "/fla_gla.safetensors", &file, &err) != NB_OK)
         fail_msg("%s", err.message);
     static const char *const names[] = {"q", "k", "v", "gate", "d_o", "o", "dq", "dk", "dv", "dgate"};
-    const nb_file_tensor *t[10];
+    const ni_file_tensor *t[10];
     for (int i = 0; i < 10; i++)
-        assert_non_null(t[i] = nb_safetensors_find(file, names[i]));
+        assert_non_null(t[i] = ni_safetensors_find(file, names[i]));
     int64_t seq = t[0]->shape[1], heads = t[0]->shape[2], nk = seq * heads * t[0]->shape[3],
             nv = seq * heads * t[2]->shape[3];
     int32_t *starts = poisoned((size_t)seq * sizeof *starts);
@@ -176,7 +176,7 @@ static void agrees_with_fla(void **state) {
         }
         nb_backend_free(be);
     }
-    nb_safetensors_close(file);
+    ni_safetensors_close(file);
 }
 
 int main(void) {

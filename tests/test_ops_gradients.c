@@ -301,7 +301,7 @@ static void adamw(void **state) {
     for (int64_t t = 1; t <= STEPS; t++) {
         const nb_adamw step = {3e-2, 0.9, 0.95, 1e-8, 0.5, t};
         double *grad = normals(10 + (uint32_t)t, N, 0, 1);
-        const nb_adamw_tensor all = nb_adamw_plain(NB_F64, param, m, v, grad, N, 0.1);
+        const nb_adamw_tensor all = ni_adamw_plain(NB_F64, param, m, v, grad, N, 0.1);
         be->ops->adamw(be, &all, 1, &step);
         for (int i = 0; i < N; i++) {
             double g = 0.5 * grad[i];

@@ -78,10 +78,10 @@ static void bf16_memory(void **state) {
         for (int i = 0; i < 3; i++)
             x[i] = near[i];
         store_bf16(out, load_bf16(in, LANES), LANES);
-        assert_int_equal(out[LANES - 1], nb_bf16_even(nb_bf16_value((uint16_t)code)));
+        assert_int_equal(out[LANES - 1], ni_bf16_even(ni_bf16_value((uint16_t)code)));
         store_bf16(out, x, LANES);
         for (int i = 0; i < 3; i++)
-            assert_int_equal(out[i], nb_bf16_even(near[i]));
+            assert_int_equal(out[i], ni_bf16_even(near[i]));
     }
 }
 
@@ -97,7 +97,7 @@ static void partial_memory(void **state) {
         check_equal_bytes("bf16", half_to, half, (size_t)count * 2);
         vf32 filled = load_bf16_or(half, count, -7);
         for (int64_t i = 0; i < LANES; i++)
-            assert_true(filled[i] == (i < count ? nb_bf16_value(half[i]) : -7.0f));
+            assert_true(filled[i] == (i < count ? ni_bf16_value(half[i]) : -7.0f));
     }
 }
 

@@ -31,25 +31,25 @@ static double anonymous_bytes(void) {
 typedef struct on_paper {
     nb_backend *be;
     nb_trainer *trainer;
-    const nb_paper *counted;
+    const ni_paper *counted;
 } on_paper;
 
 /* Two steps, of which the second is counted. */
 static on_paper rehearse(const char *name, const nb_run_config *config) {
     const nb_backend_options how = {.threads = config->threads, .isa = config->isa};
     const nb_trainer_options options = {
-        .recipes_dir = NB_TEST_SOURCE "/recipes", .models_dir = NB_TEST_SOURCE "/models", .on_paper = true};
+        .recipes_dir = NI_TEST_SOURCE "/recipes", .models_dir = NI_TEST_SOURCE "/models", .on_paper = true};
     nb_error err = {0};
     on_paper p = {0};
     assert_int_equal(nb_backend_open(name, &how, &p.be, &err), NB_OK);
     if (nb_trainer_create(p.be, config, &options, &p.trainer, &err) != NB_OK)
         fail_msg("%s", err.message);
-    if (nb_trainer_rehearse(p.trainer, 0, &err) != NB_OK)
+    if (ni_trainer_rehearse(p.trainer, 0, &err) != NB_OK)
         fail_msg("%s", err.message);
-    nb_paper_start_over(nb_paper_of(p.be));
-    if (nb_trainer_rehearse(p.trainer, 1, &err) != NB_OK)
+    ni_paper_start_over(ni_paper_of(p.be));
+    if (ni_trainer_rehearse(p.trainer, 1, &err) != NB_OK)
         fail_msg("%s", err.message);
-    p.counted = nb_paper_of(p.be);
+    p.counted = ni_paper_of(p.be);
     return p;
 }
 
@@ -94,19 +94,19 @@ static double process_bytes(const nb_run_config *config, double *table) {
 
 static void memory_is_what_a_run_takes(void **state, const char *model, const char *recipe) {
     char of_model[256], of_recipe[64];
-    snprintf(of_model, sizeof of_model, "model=" NB_TEST_SOURCE "/models/%s.yaml", model);
+    snprintf(of_model, sizeof of_model, "model=" NI_TEST_SOURCE "/models/%s.yaml", model);
     snprintf(of_recipe, sizeof of_recipe, "recipe=%s", recipe);
     nb_run_config config = case_config(state, "plan", of_model, of_recipe, "seq=128", "micro_batch=4", "accumulation=2",
                                        "checkpoint.every=0", "eval.every=0", "lens.every=0", "steps=3", NULL);
     double table, process = process_bytes(&config, &table);
     on_paper p = rehearse("paper", &config);
-    const double working = (double)nb_paper_working_bytes(p.counted), host = (double)p.trainer->batch.bytes;
+    const double working = (double)ni_paper_working_bytes(p.counted), host = (double)p.trainer->batch.bytes;
     const double plan = (double)p.counted->peak + host + working;
     printf("%-10s %-14s plan %7.2f MiB (working %5.2f), table %7.2f, process %7.2f: plan / process %.4f\n", model,
            recipe, plan / 1048576, working / 1048576, table / 1048576, process / 1048576,
            process > 0 ? plan / process : 0);
     assert_true(plan - working > 0.99 * table && plan - working < 1.01 * table);
-#ifndef NB_TEST_SANITIZED /* shadow memory is no part of a plan */
+#ifndef NI_TEST_SANITIZED /* shadow memory is no part of a plan */
     assert_true(process == 0 || (plan > 0.95 * process && plan < 1.05 * process));
 #endif
     put_away(&p);
@@ -127,17 +127,17 @@ static void memory_of_gla(void **state) {
 
 /* ---- arithmetic ---- */
 
-static double product_flops(const nb_paper *p) {
+static double product_flops(const ni_paper *p) {
     double flops = 0;
     for (int32_t i = 0; i < p->entry_count; i++) {
-        const nb_paper_kind kind = p->entries[i].kind;
-        if (kind == NB_PAPER_bf16 || kind == NB_PAPER_f32 || kind == NB_PAPER_blocks || kind == NB_PAPER_whole)
+        const ni_paper_kind kind = p->entries[i].kind;
+        if (kind == NI_PAPER_bf16 || kind == NI_PAPER_f32 || kind == NI_PAPER_blocks || kind == NI_PAPER_whole)
             flops += p->entries[i].flops;
     }
     return flops;
 }
 
-static double flops_of(const nb_paper *p, nb_paper_row row) {
+static double flops_of(const ni_paper *p, ni_paper_row row) {
     double flops = 0;
     for (int32_t i = 0; i < p->entry_count; i++)
         flops += p->entries[i].row == row ? p->entries[i].flops : 0;
@@ -158,7 +158,7 @@ static double linear_flops(const nb_trainer *trainer, const nb_run_config *confi
 
 static void check_flops(void **state, const char *backend, const char *model, const char *recipe) {
     char of_model[256], of_recipe[64];
-    snprintf(of_model, sizeof of_model, "model=" NB_TEST_SOURCE "/models/%s.yaml", model);
+    snprintf(of_model, sizeof of_model, "model=" NI_TEST_SOURCE "/models/%s.yaml", model);
     snprintf(of_recipe, sizeof of_recipe, "recipe=%s", recipe);
     nb_run_config config = case_config(state, "flops", of_model, of_recipe, "seq=256", "micro_batch=4",
                                        "accumulation=3", "checkpoint.every=0", "lens.every=0", "steps=3", NULL);
@@ -166,8 +166,8 @@ static void check_flops(void **state, const char *backend, const char *model, co
     const double tokens = (double)nb_run_tokens_per_step(&config);
     assert_true(product_flops(p.counted) == linear_flops(p.trainer, &config));
     /* The formula counts attention backward as twice its forward; q k^T once more makes it 5 products for 4. */
-    const double forward = flops_of(p.counted, NB_PAPER_ROW_attention_forward);
-    const double backward = flops_of(p.counted, NB_PAPER_ROW_attention_backward);
+    const double forward = flops_of(p.counted, NI_PAPER_ROW_attention_forward);
+    const double backward = flops_of(p.counted, NI_PAPER_ROW_attention_backward);
     assert_true(backward == 2.5 * forward);
     if (forward > 0) {
         const double all = product_flops(p.counted) + 3 * forward,
@@ -192,7 +192,7 @@ static void rows_count_once(void **state) {
     nb_backend *be;
     nb_error err = {0};
     assert_int_equal(nb_backend_open("paper", NULL, &be, &err), NB_OK);
-    const nb_paper *paper = nb_paper_of(be);
+    const ni_paper *paper = ni_paper_of(be);
     void *x = be->ops->alloc(be, 1000, "x"), *y = be->ops->alloc(be, 3000, "y");
     assert_non_null(x);
     assert_true((uintptr_t)x % 64 == 0 && x != y);
@@ -226,7 +226,7 @@ static void hopper_keeps_numbers(void **state) {
                       .outer = NB_OUTER_TENSOR,
                       .block_rows = 1,
                       .block_cols = 16};
-    for (int side = NB_LEFT; side <= NB_RIGHT; side++)
+    for (int side = NI_LEFT; side <= NI_RIGHT; side++)
         for (int reread = 0; reread < 2; reread++) {
             nb_operand o = {.quantizer = q, .other = q, .rows = 192, .cols = 256, .side = side, .reread = reread};
             size_t on_cpu = cpu->ops->operand_bytes(cpu, &o), on_hopper = hopper->ops->operand_bytes(hopper, &o);

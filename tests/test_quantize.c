@@ -10,7 +10,7 @@
 
 /* ---- Hadamard ---- */
 
-static const nb_sign_mask no_signs = {{0, 0, 0, 0}};
+static const ni_sign_mask no_signs = {{0, 0, 0, 0}};
 
 static void hadamard_rows_are_orthonormal(void **state) {
     (void)state;
@@ -18,11 +18,11 @@ static void hadamard_rows_are_orthonormal(void **state) {
         float h[128][128] = {{0}};
         for (int i = 0; i < n; i++) {
             h[i][i] = 1;
-            nb_hadamard(h[i], n, no_signs);
+            ni_hadamard(h[i], n, no_signs);
             for (int j = 0; j < n; j++) /* Sylvester: the sign is the parity of i & j */
-                assert_true(h[i][j] == (__builtin_parity((unsigned)(i & j)) ? -1 : 1) * nb_hadamard_factor(n));
+                assert_true(h[i][j] == (__builtin_parity((unsigned)(i & j)) ? -1 : 1) * ni_hadamard_factor(n));
         }
-        assert_true(nb_hadamard_factor(n) == (float)(1 / sqrt(n)));
+        assert_true(ni_hadamard_factor(n) == (float)(1 / sqrt(n)));
         for (int i = 0; i < n; i++)
             for (int j = 0; j < n; j++) {
                 double dot = 0;
@@ -35,15 +35,15 @@ static void hadamard_rows_are_orthonormal(void **state) {
 
 static void hadamard_twice_is_identity(void **state) {
     (void)state;
-    const nb_noise_key noise = {.seed = 1, .signs = 2, .step = 3};
+    const ni_noise_key noise = {.seed = 1, .signs = 2, .step = 3};
     for (int n = 16; n <= 128; n *= 2)
         for (int signs = NB_SIGNS_NONE; signs <= NB_SIGNS_FRESH; signs++) {
-            nb_sign_mask mask = nb_signs_of((nb_signs)signs, &noise);
+            ni_sign_mask mask = ni_signs_of((nb_signs)signs, &noise);
             float x[128], y[128];
             for (int i = 0; i < n; i++)
                 x[i] = y[i] = (float)((i * 37) % 101 - 50); /* integers: sums are exact */
-            nb_hadamard(y, n, mask);
-            nb_hadamard(y, n, no_signs);
+            ni_hadamard(y, n, mask);
+            ni_hadamard(y, n, no_signs);
             for (int i = 0; i < n; i++) {
                 float back = mask.w[i / 32] >> (i % 32) & 1 ? -y[i] : y[i];
                 assert_float_equal(back, x[i], n == 16 || n == 64 ? 0 : 1e-4f); /* 1/4 and 1/8 are exact */
@@ -53,9 +53,9 @@ static void hadamard_twice_is_identity(void **state) {
 
 static void rotated_operands_keep_their_product(void **state) {
     (void)state;
-    const nb_noise_key noise = {.seed = 8, .signs = 4};
+    const ni_noise_key noise = {.seed = 8, .signs = 4};
     for (int n = 16; n <= 128; n *= 2) {
-        nb_sign_mask mask = nb_signs_of(NB_SIGNS_FRESH, &noise);
+        ni_sign_mask mask = ni_signs_of(NB_SIGNS_FRESH, &noise);
         float a[128], b[128];
         double before = 0, after = 0;
         for (int i = 0; i < n; i++) {
@@ -63,8 +63,8 @@ static void rotated_operands_keep_their_product(void **state) {
             b[i] = (float)normal(2, i);
             before += (double)a[i] * (double)b[i];
         }
-        nb_hadamard(a, n, mask);
-        nb_hadamard(b, n, mask);
+        ni_hadamard(a, n, mask);
+        ni_hadamard(b, n, mask);
         for (int i = 0; i < n; i++)
             after += (double)a[i] * (double)b[i];
         assert_float_equal(after, before, 1e-4);
@@ -74,18 +74,18 @@ static void rotated_operands_keep_their_product(void **state) {
 static void sign_patterns(void **state) {
     (void)state;
     static const int fixed[16] = {1, 1, 1, -1, 1, -1, -1, -1, -1, -1, -1, 1, -1, 1, -1, -1};
-    nb_sign_mask mask = nb_signs_of(NB_SIGNS_FIXED, NULL);
+    ni_sign_mask mask = ni_signs_of(NB_SIGNS_FIXED, NULL);
     for (int i = 0; i < 128; i++)
         assert_int_equal(mask.w[i / 32] >> (i % 32) & 1, fixed[i % 16] < 0);
-    nb_noise_key a = {.seed = 1, .tensor = 10, .signs = 20, .step = 30, .micro_batch = 40}, b = a;
-    nb_sign_mask first = nb_signs_of(NB_SIGNS_FRESH, &a), other;
+    ni_noise_key a = {.seed = 1, .tensor = 10, .signs = 20, .step = 30, .micro_batch = 40}, b = a;
+    ni_sign_mask first = ni_signs_of(NB_SIGNS_FRESH, &a), other;
     b.tensor = 11; /* the other operand of the GEMM */
-    other = nb_signs_of(NB_SIGNS_FRESH, &b);
+    other = ni_signs_of(NB_SIGNS_FRESH, &b);
     assert_memory_equal(&first, &other, sizeof first);
     int negative = 0, draws = 0;
     for (uint32_t step = 0; step < 1000; step++) {
         b.step = step;
-        other = nb_signs_of(NB_SIGNS_FRESH, &b);
+        other = ni_signs_of(NB_SIGNS_FRESH, &b);
         for (int i = 0; i < 4; i++)
             negative += __builtin_popcount(other.w[i]);
         draws += 128;
@@ -98,13 +98,13 @@ static void sign_patterns(void **state) {
 /* ---- random bits ---- */
 
 /* Correlation of the bits of two keys, in standard deviations. */
-static double correlation(const nb_noise_key *a, const nb_noise_key *b, uint32_t shift, int bits) {
+static double correlation(const ni_noise_key *a, const ni_noise_key *b, uint32_t shift, int bits) {
     double sum = 0;
     int n = 0;
     for (uint32_t group = 0; group < 2000; group++) {
         float u[16], v[16];
-        nb_noise_group(a, group, bits, u);
-        nb_noise_group(b, group + shift, bits, v);
+        ni_noise_group(a, group, bits, u);
+        ni_noise_group(b, group + shift, bits, v);
         for (int j = 0; j < 16; j++, n++)
             sum += ((double)u[j] - 0.5) * ((double)v[j] - 0.5) * 12;
     }
@@ -113,9 +113,9 @@ static double correlation(const nb_noise_key *a, const nb_noise_key *b, uint32_t
 
 static void streams_are_independent(void **state) {
     (void)state;
-    const nb_noise_key base = {.seed = 1, .tensor = nb_name_hash("layers.0.q_proj", "dgrad.dy"), .step = 5};
+    const ni_noise_key base = {.seed = 1, .tensor = nb_name_hash("layers.0.q_proj", "dgrad.dy"), .step = 5};
     for (int bits = 8; bits <= 16; bits += 8) {
-        nb_noise_key other[6] = {base, base, base, base, base, base};
+        ni_noise_key other[6] = {base, base, base, base, base, base};
         other[0].seed = 2;
         other[1].tensor = nb_name_hash("layers.0.q_proj", "wgrad.dy");
         other[2].tensor = nb_name_hash("layers.1.q_proj", "dgrad.dy");
@@ -130,13 +130,13 @@ static void streams_are_independent(void **state) {
 
 static void bits_are_uniform(void **state) {
     (void)state;
-    const nb_noise_key noise = {.seed = 3, .tensor = 4};
+    const ni_noise_key noise = {.seed = 3, .tensor = 4};
     for (int bits = 8; bits <= 16; bits += 8) {
         int histogram[16][256] = {{0}};
         enum { GROUPS = 25600 };
         for (uint32_t group = 0; group < GROUPS; group++) {
             float u[16];
-            nb_noise_group(&noise, group, bits, u);
+            ni_noise_group(&noise, group, bits, u);
             for (int j = 0; j < 16; j++)
                 histogram[j][(int)(u[j] * 256)]++;
         }
@@ -158,7 +158,7 @@ typedef struct average_error {
 
 static average_error average_over_steps(int bits) {
     enum { ROWS = 4, COLS = 64, STEPS = 4000, N = ROWS * COLS };
-    nb_quantizer q = nb_format_family_find("nvfp4")->defaults;
+    nb_quantizer q = ni_format_family_find("nvfp4")->defaults;
     q.round = NB_ROUND_STOCHASTIC;
     q.sr_bits = bits;
     q.rule = NB_RULE_HEADROOM;
@@ -170,8 +170,8 @@ static average_error average_over_steps(int bits) {
     for (uint32_t step = 0; step < STEPS; step++) {
         const uint32_t clock[2] = {step, 0};
         nb_noise noise = {.seed = 7, .tensor = 9, .clock = clock};
-        assert_int_equal(nb_ref_quantize(NULL, &t, &src, false, &noise, NULL, NULL), NB_OK);
-        assert_int_equal(nb_ref_dequantize(NULL, &decoded, &t, false, true, NULL), NB_OK);
+        assert_int_equal(ni_ref_quantize(NULL, &t, &src, false, &noise, NULL, NULL), NB_OK);
+        assert_int_equal(ni_ref_dequantize(NULL, &decoded, &t, false, true, NULL), NB_OK);
         for (int i = 0; i < N; i++) {
             double d = (double)y[i] - (double)x[i];
             e.bias += d / N / STEPS;
@@ -181,8 +181,8 @@ static average_error average_over_steps(int bits) {
     }
     e.standard_error = sqrt(e.standard_error) / N / STEPS;
     for (int i = 0; i < N; i++) {
-        float scale = nb_e4m3_value(t.scales[i / 16]) * *t.tensor_scale;
-        e.expected_shrink += (double)(nb_e2m1_step(nb_f32_abs(x[i]) / scale) * scale) / (2 << bits) / N;
+        float scale = ni_e4m3_value(t.scales[i / 16]) * *t.tensor_scale;
+        e.expected_shrink += (double)(ni_e2m1_step(ni_f32_abs(x[i]) / scale) * scale) / (2 << bits) / N;
     }
     return e;
 }
@@ -209,12 +209,12 @@ static void transposed_sources(void **state) {
     nb_mat b = nb_mat_of(poisoned(ROWS * COLS * 4), NB_F32, COLS, ROWS);
     for (int r = 0; r < ROWS; r++)
         for (int c = 0; c < COLS; c++)
-            ((float *)b.data)[c * ROWS + r] = nb_bf16_value(((uint16_t *)a.data)[r * a.stride + c]);
+            ((float *)b.data)[c * ROWS + r] = ni_bf16_value(((uint16_t *)a.data)[r * a.stride + c]);
     for (int32_t k = 0; k < list->count; k++) {
         buffer *before = buffers;
         nb_qtensor s = new_operand(&list->q[k], ROWS, COLS), t = new_operand(&list->q[k], ROWS, COLS);
-        assert_int_equal(nb_ref_quantize(NULL, &s, &a, false, &noise, NULL, NULL), NB_OK);
-        assert_int_equal(nb_ref_quantize(NULL, &t, &b, true, &noise, NULL, NULL), NB_OK);
+        assert_int_equal(ni_ref_quantize(NULL, &s, &a, false, &noise, NULL, NULL), NB_OK);
+        assert_int_equal(ni_ref_quantize(NULL, &t, &b, true, &noise, NULL, NULL), NB_OK);
         char text[256];
         same_operand(&s, &t, nb_quantizer_text(&list->q[k], text, sizeof text));
         release_buffers_until(before);
@@ -229,15 +229,15 @@ static void exchanged_codes(void **state) {
                                         "{format: e4m3, block: column, round: up}"};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         nb_quantizer q, t;
-        assert_int_equal(nb_quantizer_parse(texts[i], &q, NULL), NB_OK);
+        assert_int_equal(ni_quantizer_parse(texts[i], &q, NULL), NB_OK);
         t = q;
         t.block_rows = q.block_cols;
         t.block_cols = q.block_rows;
         nb_mat src = data_matrix(DATA_NORMAL, NB_F32, 48, 32, 32);
         nb_qtensor a = new_operand(&q, 48, 32), b = new_operand(&t, 32, 48), c = new_operand(&t, 32, 48);
-        assert_int_equal(nb_ref_quantize(NULL, &a, &src, false, NULL, NULL, NULL), NB_OK);
-        assert_int_equal(nb_ref_quantize(NULL, &b, &src, true, NULL, NULL, NULL), NB_OK);
-        assert_int_equal(nb_ref_transpose_codes(NULL, &c, &a, NULL), NB_OK);
+        assert_int_equal(ni_ref_quantize(NULL, &a, &src, false, NULL, NULL, NULL), NB_OK);
+        assert_int_equal(ni_ref_quantize(NULL, &b, &src, true, NULL, NULL, NULL), NB_OK);
+        assert_int_equal(ni_ref_transpose_codes(NULL, &c, &a, NULL), NB_OK);
         same_operand(&b, &c, texts[i]);
     }
 }
@@ -248,15 +248,15 @@ static void quantizing_again_changes_nothing(void **state) {
     static const char *const texts[] = {"nvfp4-outer128", "nvfp4-2d", "mxfp4", "mxfp8", "fp4-row"};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         nb_quantizer q;
-        assert_int_equal(nb_quantizer_parse(texts[i], &q, NULL), NB_OK);
+        assert_int_equal(ni_quantizer_parse(texts[i], &q, NULL), NB_OK);
         nb_mat src = data_matrix(DATA_NORMAL, NB_F32, 16, 128, 128);
         nb_mat x = nb_mat_of(poisoned(16 * 128 * 4), NB_F32, 16, 128), y = x;
         y.data = poisoned(16 * 128 * 4);
         nb_qtensor a = new_operand(&q, 16, 128), b = new_operand(&q, 16, 128);
-        assert_int_equal(nb_ref_quantize(NULL, &a, &src, false, NULL, NULL, NULL), NB_OK);
-        assert_int_equal(nb_ref_requantize(NULL, &b, &a, false, NULL, NULL, NULL), NB_OK);
-        assert_int_equal(nb_ref_dequantize(NULL, &x, &a, false, true, NULL), NB_OK);
-        assert_int_equal(nb_ref_dequantize(NULL, &y, &b, false, true, NULL), NB_OK);
+        assert_int_equal(ni_ref_quantize(NULL, &a, &src, false, NULL, NULL, NULL), NB_OK);
+        assert_int_equal(ni_ref_requantize(NULL, &b, &a, false, NULL, NULL, NULL), NB_OK);
+        assert_int_equal(ni_ref_dequantize(NULL, &x, &a, false, true, NULL), NB_OK);
+        assert_int_equal(ni_ref_dequantize(NULL, &y, &b, false, true, NULL), NB_OK);
         if (q.rule != NB_RULE_CEIL) /* ceil: an amax that rounds down to a power of two moves the scale */
             same_buffer("codes", texts[i], a.codes, b.codes, nb_qtensor_bytes(&q, 16, 128).codes);
         for (int k = 0; k < 16 * 128; k++)
@@ -274,7 +274,7 @@ static void texts_read_back(void **state) {
         char text[256];
         if (list->q[k].scale_type == NB_SCALE_NONE) /* the inside of folded operands; no recipe can name it */
             continue;
-        if (nb_quantizer_parse(nb_quantizer_text(&list->q[k], text, sizeof text), &q, &err) != NB_OK)
+        if (ni_quantizer_parse(nb_quantizer_text(&list->q[k], text, sizeof text), &q, &err) != NB_OK)
             fail_msg("%s: %s", text, err.message);
         if (!nb_quantizer_equal(&q, &list->q[k]))
             fail_msg("%s is read as another quantizer", text);
@@ -287,12 +287,12 @@ static void texts_read_back(void **state) {
 
 static void decoded_of(const char *quantizer, data_kind kind, nb_mat *out, nb_quantize_stats *stats) {
     nb_quantizer q;
-    assert_int_equal(nb_quantizer_parse(quantizer, &q, NULL), NB_OK);
+    assert_int_equal(ni_quantizer_parse(quantizer, &q, NULL), NB_OK);
     nb_mat src = data_matrix(kind, NB_F32, 16, 128, 128);
     nb_qtensor t = new_operand(&q, 16, 128);
     *out = nb_mat_of(poisoned(16 * 128 * 4), NB_F32, 16, 128);
-    assert_int_equal(nb_ref_quantize(NULL, &t, &src, false, NULL, stats, NULL), NB_OK);
-    assert_int_equal(nb_ref_dequantize(NULL, out, &t, false, true, NULL), NB_OK);
+    assert_int_equal(ni_ref_quantize(NULL, &t, &src, false, NULL, stats, NULL), NB_OK);
+    assert_int_equal(ni_ref_dequantize(NULL, out, &t, false, true, NULL), NB_OK);
 }
 
 /* The NaN of datum() stands at element 77: it reaches everything that shares its scale, and stays visible. */
@@ -345,11 +345,11 @@ static void statistics(void **state) {
     /* Blocks of 16: one with 6 and small change, one too small for its scale, one of zeros, one plain. Tensor amax 6:
      * Sdec = 6/2688, byte of the first block 0x7e, so a code's unit is 1. */
     float x[64] = {6, 0.2f, -0.2f, 5, -0.0f, [16] = 1e-6f, [48] = 6};
-    nb_quantizer q = nb_format_family_find("nvfp4")->defaults;
+    nb_quantizer q = ni_format_family_find("nvfp4")->defaults;
     nb_qtensor t = new_operand(&q, 1, 64);
     nb_mat src = nb_mat_of(x, NB_F32, 1, 64);
     nb_quantize_stats s;
-    assert_int_equal(nb_ref_quantize(NULL, &t, &src, false, NULL, &s, NULL), NB_OK);
+    assert_int_equal(ni_ref_quantize(NULL, &t, &src, false, NULL, &s, NULL), NB_OK);
     assert_true(s.amax == 6);
     assert_int_equal(s.elements, 64);
     assert_int_equal(s.nonzero, 6);
@@ -360,10 +360,10 @@ static void statistics(void **state) {
     assert_float_equal(s.sum_sq, 36 + 25 + 36 + 0.08, 1e-5);
     assert_float_equal(s.sum_sq_error, 1 + 0.08, 1e-5);
     assert_float_equal(s.sum_product, 36 + 20 + 36, 1e-4);
-    q = nb_format_family_find("mxfp4")->defaults; /* floor: 7 lies between 6 and 8 and saturates */
+    q = ni_format_family_find("mxfp4")->defaults; /* floor: 7 lies between 6 and 8 and saturates */
     x[0] = 7;
     t = new_operand(&q, 1, 64);
-    assert_int_equal(nb_ref_quantize(NULL, &t, &src, false, NULL, &s, NULL), NB_OK);
+    assert_int_equal(ni_ref_quantize(NULL, &t, &src, false, NULL, &s, NULL), NB_OK);
     assert_int_equal(s.saturated, 1);
 }
 
@@ -372,32 +372,32 @@ static void statistics(void **state) {
 static void refusals(void **state) {
     (void)state;
     nb_error err;
-    nb_quantizer q = nb_format_family_find("nvfp4")->defaults, r = q;
+    nb_quantizer q = ni_format_family_find("nvfp4")->defaults, r = q;
     nb_mat src = data_matrix(DATA_NORMAL, NB_F32, 16, 32, 32), small = src;
     nb_qtensor t = new_operand(&q, 16, 32), broken = t, out;
     small.cols = 16;
-    assert_int_equal(nb_ref_quantize(NULL, &t, &small, false, NULL, NULL, &err), NB_BAD_USAGE);
-    assert_int_equal(nb_ref_quantize(NULL, &t, &src, true, NULL, NULL, &err), NB_BAD_USAGE);
+    assert_int_equal(ni_ref_quantize(NULL, &t, &small, false, NULL, NULL, &err), NB_BAD_USAGE);
+    assert_int_equal(ni_ref_quantize(NULL, &t, &src, true, NULL, NULL, &err), NB_BAD_USAGE);
     broken.scales = NULL;
-    assert_int_equal(nb_ref_quantize(NULL, &broken, &src, false, NULL, NULL, &err), NB_BAD_USAGE);
+    assert_int_equal(ni_ref_quantize(NULL, &broken, &src, false, NULL, NULL, &err), NB_BAD_USAGE);
     small = src;
     small.dtype = NB_I32;
-    assert_int_equal(nb_ref_quantize(NULL, &t, &small, false, NULL, NULL, &err), NB_BAD_USAGE);
+    assert_int_equal(ni_ref_quantize(NULL, &t, &small, false, NULL, NULL, &err), NB_BAD_USAGE);
     t.quantizer.round = NB_ROUND_STOCHASTIC;
-    assert_int_equal(nb_ref_quantize(NULL, &t, &src, false, NULL, NULL, &err), NB_BAD_USAGE);
+    assert_int_equal(ni_ref_quantize(NULL, &t, &src, false, NULL, NULL, &err), NB_BAD_USAGE);
     assert_non_null(strstr(err.message, "noise"));
     t.quantizer = q;
     t.cols = 24;
-    assert_int_equal(nb_ref_quantize(NULL, &t, &src, false, NULL, NULL, &err), NB_BAD_CONFIG);
+    assert_int_equal(ni_ref_quantize(NULL, &t, &src, false, NULL, NULL, &err), NB_BAD_CONFIG);
     t.cols = 32;
-    assert_int_equal(nb_ref_quantize(NULL, &t, &src, false, NULL, NULL, &err), NB_OK);
+    assert_int_equal(ni_ref_quantize(NULL, &t, &src, false, NULL, NULL, &err), NB_OK);
     out = new_operand(&q, 32, 16);
-    assert_int_equal(nb_ref_transpose_codes(NULL, &out, &t, &err), NB_BAD_USAGE); /* 1x16 does not turn */
+    assert_int_equal(ni_ref_transpose_codes(NULL, &out, &t, &err), NB_BAD_USAGE); /* 1x16 does not turn */
     assert_non_null(strstr(err.message, "requantize"));
     r.hadamard_size = 16;
     t = new_operand(&r, 16, 32);
-    assert_int_equal(nb_ref_quantize(NULL, &t, &src, false, NULL, NULL, &err), NB_OK);
-    assert_int_equal(nb_ref_requantize(NULL, &out, &t, true, NULL, NULL, &err), NB_BAD_USAGE);
+    assert_int_equal(ni_ref_quantize(NULL, &t, &src, false, NULL, NULL, &err), NB_OK);
+    assert_int_equal(ni_ref_requantize(NULL, &out, &t, true, NULL, NULL, &err), NB_BAD_USAGE);
     assert_non_null(strstr(err.message, "rotated"));
 }
 

@@ -12,7 +12,7 @@
 /* Exit status of `nibble quantize ARGUMENTS`; what it says goes to the file `said`. */
 static int run(void **state, const char *arguments) {
     char command[2000];
-    snprintf(command, sizeof command, "'%s' quantize %s > '%s' 2>&1", NB_TEST_CLI, arguments, in_folder(state, "said"));
+    snprintf(command, sizeof command, "'%s' quantize %s > '%s' 2>&1", NI_TEST_CLI, arguments, in_folder(state, "said"));
     int status = system(command);
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
@@ -31,26 +31,26 @@ static void golden_blocks(void **state) {
     float x[2][16] = {{-4, -3.5f, -3, -2.5f, -2, -1.5f, -1, -.5f, 0, .5f, 1, 1.5f, 2, 2.5f, 3, 3.5f}, {100}};
     static const uint8_t codes[8] = {0xff, 0xee, 0xcd, 0x9b, 0x10, 0x43, 0x65, 0x76};
     char arguments[1500];
-    assert_int_equal(nb_npy_write_f32(in_folder(state, "in.npy"), x[0], 2, 16, NULL), NB_OK);
+    assert_int_equal(ni_npy_write_f32(in_folder(state, "in.npy"), x[0], 2, 16, NULL), NB_OK);
     snprintf(arguments, sizeof arguments, "'%s' --as nvfp4 -o '%s'", in_folder(state, "in.npy"),
              in_folder(state, "out.safetensors"));
     if (run(state, arguments) != 0)
         fail_msg("%s", said(state));
-    nb_safetensors *file;
-    assert_int_equal(nb_safetensors_open(in_folder(state, "out.safetensors"), &file, NULL), NB_OK);
-    const nb_file_tensor *t = nb_safetensors_find(file, "codes");
+    ni_safetensors *file;
+    assert_int_equal(ni_safetensors_open(in_folder(state, "out.safetensors"), &file, NULL), NB_OK);
+    const ni_file_tensor *t = ni_safetensors_find(file, "codes");
     assert_int_equal(t->rank, 2);
     assert_int_equal(t->shape[1], 8);
     assert_memory_equal(t->data, codes, 8);
-    t = nb_safetensors_find(file, "scales");
+    t = ni_safetensors_find(file, "scales");
     assert_int_equal(t->shape[0], 2);
     assert_int_equal(t->shape[1], 1);
     assert_int_equal(*(const uint8_t *)t->data, 0x59);
-    t = nb_safetensors_find(file, "tensor_scale");
+    t = ni_safetensors_find(file, "tensor_scale");
     uint32_t bits;
     memcpy(&bits, t->data, 4);
     assert_int_equal(bits, 0x3d186186);
-    nb_safetensors_close(file);
+    ni_safetensors_close(file);
 }
 
 /* The file's tensors and the decoded matrix are the reference's, for any way to name the format. */
@@ -59,18 +59,18 @@ static void same_as_reference(void **state, const char *format, const nb_quantiz
     nb_mat src = data_matrix(DATA_CORNERS, NB_F32, ROWS, COLS, COLS);
     nb_qtensor want = new_operand(q, ROWS, COLS);
     nb_mat decoded = nb_mat_of(poisoned(ROWS * COLS * 4), NB_F32, ROWS, COLS);
-    assert_int_equal(nb_ref_quantize(NULL, &want, &src, false, noise, NULL, NULL), NB_OK);
-    assert_int_equal(nb_ref_dequantize(NULL, &decoded, &want, false, true, NULL), NB_OK);
-    assert_int_equal(nb_npy_write_f32(in_folder(state, "in.npy"), src.data, ROWS, COLS, NULL), NB_OK);
+    assert_int_equal(ni_ref_quantize(NULL, &want, &src, false, noise, NULL, NULL), NB_OK);
+    assert_int_equal(ni_ref_dequantize(NULL, &decoded, &want, false, true, NULL), NB_OK);
+    assert_int_equal(ni_npy_write_f32(in_folder(state, "in.npy"), src.data, ROWS, COLS, NULL), NB_OK);
     char arguments[1900];
     snprintf(arguments, sizeof arguments, "--as %s '%s' -o '%s' --dequantized '%s'", format, in_folder(state, "in.npy"),
              in_folder(state, "out.safetensors"), in_folder(state, "out.npy"));
     if (run(state, arguments) != 0)
         fail_msg("%s: %s", format, said(state));
-    nb_npy npy;
-    assert_int_equal(nb_npy_read(in_folder(state, "out.npy"), &npy, NULL), NB_OK);
+    ni_npy npy;
+    assert_int_equal(ni_npy_read(in_folder(state, "out.npy"), &npy, NULL), NB_OK);
     same_buffer("decoded numbers", format, decoded.data, npy.tensor.data, ROWS * COLS * 4);
-    nb_npy_free(&npy);
+    ni_npy_free(&npy);
     nb_qtensor_size n = nb_qtensor_bytes(q, ROWS, COLS);
     bool vector = q->scale_type == NB_SCALE_F32;
     const struct {
@@ -82,31 +82,31 @@ static void same_as_reference(void **state, const char *format, const nb_quantiz
                    {vector ? q->block_rows == 1 ? "row_scales" : "column_scales" : "outer_scales", want.outer_scales,
                     n.outer_scales},
                    {"tensor_scale", want.tensor_scale, n.tensor_scale}};
-    nb_safetensors *file;
-    assert_int_equal(nb_safetensors_open(in_folder(state, "out.safetensors"), &file, NULL), NB_OK);
+    ni_safetensors *file;
+    assert_int_equal(ni_safetensors_open(in_folder(state, "out.safetensors"), &file, NULL), NB_OK);
     for (int i = 0; i < 4; i++) {
-        const nb_file_tensor *t = nb_safetensors_find(file, tensors[i].name);
+        const ni_file_tensor *t = ni_safetensors_find(file, tensors[i].name);
         assert_true(!t == !tensors[i].bytes);
         if (t) {
             assert_int_equal(t->bytes, tensors[i].bytes);
             same_buffer(tensors[i].name, format, tensors[i].data, t->data, t->bytes);
         }
     }
-    nb_safetensors_close(file);
+    ni_safetensors_close(file);
 }
 
 static void formats(void **state) {
     nb_noise noise = {.seed = 0, .tensor = nb_name_hash("quantize", NULL)};
     static const char *const aliases[] = {"nvfp4", "mxfp4", "mxfp8"};
     for (int i = 0; i < 3; i++)
-        same_as_reference(state, aliases[i], &nb_format_family_find(aliases[i])->defaults, &noise);
-    nb_quantizer q = nb_format_family_find("nvfp4")->defaults;
+        same_as_reference(state, aliases[i], &ni_format_family_find(aliases[i])->defaults, &noise);
+    nb_quantizer q = ni_format_family_find("nvfp4")->defaults;
     q.block_rows = 16;
     same_as_reference(state, "nvfp4-2d", &q, &noise);
     q.block_rows = 1;
     q.outer = NB_OUTER_ROW128;
     same_as_reference(state, "nvfp4-outer128", &q, &noise);
-    q = nb_format_family_find("e2m1")->defaults;
+    q = ni_format_family_find("e2m1")->defaults;
     same_as_reference(state, "fp4-row", &q, &noise);
     q.round = NB_ROUND_UP;
     same_as_reference(state, "fp4-row --round up --isa portable", &q, &noise);
@@ -117,7 +117,7 @@ static void formats(void **state) {
     same_as_reference(state, "'{format: e2m1, block: column}'", &q, &noise);
     noise.seed = 9;
     noise.signs = 7;
-    q = nb_format_family_find("nvfp4")->defaults;
+    q = ni_format_family_find("nvfp4")->defaults;
     q.round = NB_ROUND_STOCHASTIC;
     q.hadamard_size = 16;
     q.hadamard_signs = NB_SIGNS_FRESH;
@@ -140,7 +140,7 @@ static void refusals(void **state) {
     float x[3][24] = {{0}};
     char out[700], arguments[1000];
     snprintf(out, sizeof out, "-o '%s'", in_folder(state, "out.safetensors"));
-    assert_int_equal(nb_npy_write_f32(in_folder(state, "in.npy"), x[0], 3, 24, NULL), NB_OK);
+    assert_int_equal(ni_npy_write_f32(in_folder(state, "in.npy"), x[0], 3, 24, NULL), NB_OK);
     static const struct {
         const char *options, *part;
         int exit_status;

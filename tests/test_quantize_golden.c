@@ -27,11 +27,11 @@ static void tensor_scales(void **state) {
         {0x7f800000, 0x3f800000, 0x3e2aaaab, 0x3f800000}, {0x00000000, 0x3f800000, 0x3e2aaaab, 0x3f800000},
     };
     for (size_t i = 0; i < sizeof golden / sizeof *golden; i++) {
-        nb_tensor_scale t =
-            nb_tensor_scale_of(nb_e4m3_target_of(NB_RULE_ABSMAX), NB_OUTER_TENSOR, nb_f32_from(golden[i][0]));
-        assert_int_equal(nb_f32_bits(t.s), golden[i][1]);
-        assert_int_equal(nb_f32_bits(t.s_inner), golden[i][2]);
-        assert_int_equal(nb_f32_bits(t.sdec), golden[i][3]);
+        ni_tensor_scale t =
+            ni_tensor_scale_of(ni_e4m3_target_of(NB_RULE_ABSMAX), NB_OUTER_TENSOR, ni_f32_from(golden[i][0]));
+        assert_int_equal(ni_f32_bits(t.s), golden[i][1]);
+        assert_int_equal(ni_f32_bits(t.s_inner), golden[i][2]);
+        assert_int_equal(ni_f32_bits(t.sdec), golden[i][3]);
     }
 }
 
@@ -49,7 +49,7 @@ typedef struct golden_block {
 
 /* Quantizes the block as the first row of a tensor that holds the amax in its second row. */
 static void quantize_block(const golden_block *g, uint8_t *byte, uint8_t codes[8], float decoded[16]) {
-    nb_quantizer q = nb_format_family_find("nvfp4")->defaults;
+    nb_quantizer q = ni_format_family_find("nvfp4")->defaults;
     float x[2][16] = {{0}};
     memcpy(x[0], g->x, sizeof x[0]);
     x[1][0] = g->amax;
@@ -58,10 +58,10 @@ static void quantize_block(const golden_block *g, uint8_t *byte, uint8_t codes[8
     nb_qtensor t = nb_qtensor_place(&q, 2, 16, memory);
     nb_mat src = nb_mat_of(x, NB_F32, 2, 16);
     nb_error err = {0};
-    assert_int_equal(nb_ref_quantize(NULL, &t, &src, false, NULL, NULL, &err), NB_OK);
+    assert_int_equal(ni_ref_quantize(NULL, &t, &src, false, NULL, NULL, &err), NB_OK);
     float both[2][16];
     nb_mat out = nb_mat_of(both, NB_F32, 2, 16);
-    assert_int_equal(nb_ref_dequantize(NULL, &out, &t, false, true, &err), NB_OK);
+    assert_int_equal(ni_ref_dequantize(NULL, &out, &t, false, true, &err), NB_OK);
     memcpy(decoded, both[0], sizeof both[0]);
     *byte = t.scales[0];
     memcpy(codes, t.codes, 8);
@@ -96,12 +96,12 @@ static void ramp_under_100_decodes(void **state) {
     uint8_t byte, codes[8];
     float decoded[16];
     quantize_block(&ramp, &byte, codes, decoded);
-    nb_tensor_scale t = nb_tensor_scale_of(nb_e4m3_target_of(NB_RULE_ABSMAX), NB_OUTER_TENSOR, 100.0f);
-    assert_int_equal(nb_f32_bits(nb_f32_mul(4.0f, t.s_inner)), 0x418f5c29);
-    assert_int_equal(nb_f32_bits(nb_block_encode(byte, t.sdec)), 0x3fbf258c);
+    ni_tensor_scale t = ni_tensor_scale_of(ni_e4m3_target_of(NB_RULE_ABSMAX), NB_OUTER_TENSOR, 100.0f);
+    assert_int_equal(ni_f32_bits(ni_f32_mul(4.0f, t.s_inner)), 0x418f5c29);
+    assert_int_equal(ni_f32_bits(ni_block_encode(byte, t.sdec)), 0x3fbf258c);
     for (int i = 0; i < 16; i++) {
-        float want = nb_e2m1_value(codes[i / 2] >> (4 * (i % 2)) & 15) * nb_f32_from(0x3f2b6db7);
-        assert_float_equal(decoded[i], want, 1e-6f * nb_f32_abs(want)); /* TransformerEngine decodes in another order */
+        float want = ni_e2m1_value(codes[i / 2] >> (4 * (i % 2)) & 15) * ni_f32_from(0x3f2b6db7);
+        assert_float_equal(decoded[i], want, 1e-6f * ni_f32_abs(want)); /* TransformerEngine decodes in another order */
     }
 }
 
@@ -110,17 +110,17 @@ static const uint16_t bf16_block[16] = {0x4022, 0x402f, 0x3ed9, 0xc011, 0xc038, 
 
 static void bf16_source(void **state) {
     (void)state;
-    nb_quantizer q = nb_format_family_find("nvfp4")->defaults;
+    nb_quantizer q = ni_format_family_find("nvfp4")->defaults;
     _Alignas(64) uint8_t memory[256];
     assert_true(nb_qtensor_bytes(&q, 1, 16).total <= sizeof memory);
     nb_qtensor t = nb_qtensor_place(&q, 1, 16, memory);
     nb_mat src = nb_mat_of(bf16_block, NB_BF16, 1, 16);
     nb_error err = {0};
-    assert_int_equal(nb_ref_quantize(NULL, &t, &src, false, NULL, NULL, &err), NB_OK);
+    assert_int_equal(ni_ref_quantize(NULL, &t, &src, false, NULL, NULL, &err), NB_OK);
     const uint8_t codes[8] = {0x77, 0xe2, 0xbf, 0x76, 0xd4, 0xdf, 0x75, 0xb6};
     assert_int_equal(t.scales[0], 0x7e);
     assert_memory_equal(t.codes, codes, 8);
-    assert_int_equal(nb_f32_bits(*t.tensor_scale), 0x3a924925);
+    assert_int_equal(ni_f32_bits(*t.tensor_scale), 0x3a924925);
 }
 
 static void rotated_block(void **state) {
@@ -129,36 +129,36 @@ static void rotated_block(void **state) {
                                       0xbeb7, 0x3e0a, 0x3f6b, 0x3fba, 0x405c, 0xc002, 0x3f5e, 0x4047};
     float x[16];
     for (int i = 0; i < 16; i++)
-        x[i] = nb_bf16_value(bf16_block[i]);
-    nb_hadamard(x, 16, nb_signs_of(NB_SIGNS_FIXED, NULL));
+        x[i] = ni_bf16_value(bf16_block[i]);
+    ni_hadamard(x, 16, ni_signs_of(NB_SIGNS_FIXED, NULL));
     for (int i = 0; i < 16; i++)
-        assert_int_equal(nb_bf16_even(x[i]), want[i]);
+        assert_int_equal(ni_bf16_even(x[i]), want[i]);
 }
 
 /* The block formulas where amax leaves NaN out, as the hardware's maximum does. */
 static void inf_and_nan(void **state) {
     (void)state;
-    nb_e4m3_target target = nb_e4m3_target_of(NB_RULE_ABSMAX);
-    float inf = nb_f32_from(NB_F32_INF_BITS), nan = nb_f32_from(0x7fc00000);
-    nb_tensor_scale t = nb_tensor_scale_of(target, NB_OUTER_TENSOR, inf);
-    uint8_t byte = nb_block_scale_byte(t, inf);
-    float e = nb_block_encode(byte, t.sdec);
+    ni_e4m3_target target = ni_e4m3_target_of(NB_RULE_ABSMAX);
+    float inf = ni_f32_from(NI_F32_INF_BITS), nan = ni_f32_from(0x7fc00000);
+    ni_tensor_scale t = ni_tensor_scale_of(target, NB_OUTER_TENSOR, inf);
+    uint8_t byte = ni_block_scale_byte(t, inf);
+    float e = ni_block_encode(byte, t.sdec);
     assert_int_equal(byte, 0x7e);
-    assert_int_equal(nb_e2m1_even(inf * e), 7);
-    assert_int_equal(nb_e2m1_even(1.0f * e), 0);
-    t = nb_tensor_scale_of(target, NB_OUTER_TENSOR, 1.0f);
-    byte = nb_block_scale_byte(t, 1.0f);
-    e = nb_block_encode(byte, t.sdec);
+    assert_int_equal(ni_e2m1_even(inf * e), 7);
+    assert_int_equal(ni_e2m1_even(1.0f * e), 0);
+    t = ni_tensor_scale_of(target, NB_OUTER_TENSOR, 1.0f);
+    byte = ni_block_scale_byte(t, 1.0f);
+    e = ni_block_encode(byte, t.sdec);
     assert_int_equal(byte, 0x7e);
-    assert_int_equal(nb_e2m1_even(nan * e), 7);
-    assert_int_equal(nb_e2m1_even(1.0f * e), 7);
+    assert_int_equal(ni_e2m1_even(nan * e), 7);
+    assert_int_equal(ni_e2m1_even(1.0f * e), 7);
 }
 
 /* First r in 0..255 whose result differs from that of r = 0; -1 if none. */
 static int first_move(float y) {
-    uint8_t still = nb_e2m1_stochastic(y, 0.0f);
+    uint8_t still = ni_e2m1_stochastic(y, 0.0f);
     for (int r = 1; r < 256; r++)
-        if (nb_e2m1_stochastic(y, (float)r / 256.0f) != still)
+        if (ni_e2m1_stochastic(y, (float)r / 256.0f) != still)
             return r;
     return -1;
 }
@@ -176,8 +176,8 @@ static void stochastic_thresholds(void **state) {
     };
     for (size_t i = 0; i < sizeof golden / sizeof *golden; i++) {
         assert_int_equal(first_move(golden[i].y), golden[i].r);
-        assert_true(nb_e2m1_value(nb_e2m1_stochastic(golden[i].y, 0.0f)) == golden[i].low);
-        assert_true(nb_e2m1_value(nb_e2m1_stochastic(golden[i].y, 255.0f / 256.0f)) == golden[i].high);
+        assert_true(ni_e2m1_value(ni_e2m1_stochastic(golden[i].y, 0.0f)) == golden[i].low);
+        assert_true(ni_e2m1_value(ni_e2m1_stochastic(golden[i].y, 255.0f / 256.0f)) == golden[i].high);
     }
 }
 

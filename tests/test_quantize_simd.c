@@ -16,7 +16,7 @@ static nb_backend *backends[BACKENDS];
 static nb_backend *backend_of(nb_isa isa, int32_t threads) {
     nb_backend_options options = {threads, isa};
     nb_backend *be = NULL;
-    if (nb_isa_available(isa))
+    if (ni_isa_available(isa))
         assert_int_equal(nb_backend_open("cpu", &options, &be, NULL), NB_OK);
     return be;
 }
@@ -65,13 +65,13 @@ static void compare_quantize(nb_backend *only, const nb_quantizer *q, const nb_m
     buffer *before = buffers;
     nb_qtensor want = new_operand(q, rows, cols);
     nb_quantize_stats a, b;
-    assert_int_equal(nb_ref_quantize(NULL, &want, src, transpose, &noise, &a, NULL), NB_OK);
+    assert_int_equal(ni_ref_quantize(NULL, &want, src, transpose, &noise, &a, NULL), NB_OK);
     for (int i = 0; i < BACKENDS; i++) {
         nb_backend *be = only ? only : backends[i];
         if (!be || (only && i))
             continue;
         char where[320];
-        describe(where, sizeof where, q, src, transpose, nb_cpu_of(be)->isa);
+        describe(where, sizeof where, q, src, transpose, ni_cpu_of(be)->isa);
         nb_qtensor got = new_operand(q, rows, cols);
         assert_int_equal(be->ops->quantize(be, &got, src, transpose, &noise, &b, NULL), NB_OK);
         same_operand(&want, &got, where);
@@ -127,7 +127,7 @@ static void thread_counts(void **state) {
     quantizer_list *list = all_quantizers();
     nb_mat src = data_matrix(DATA_NORMAL, NB_BF16, 128, 128, 128);
     for (int32_t threads = 1; threads <= 5; threads += 2) {
-        nb_backend *be = backend_of(nb_isa_best(), threads);
+        nb_backend *be = backend_of(ni_isa_best(), threads);
         for (int32_t k = 0; k < list->count; k += 43)
             compare_quantize(be, &list->q[k], &src, k % 2);
         nb_backend_free(be);
@@ -145,8 +145,8 @@ static void requantized(void **state) {
         bool transpose = k % 3 != 0;
         int64_t rows = transpose ? 256 : 128, cols = transpose ? 128 : 256;
         nb_qtensor src = new_operand(&list->q[k], 128, 256), want = new_operand(q, rows, cols);
-        assert_int_equal(nb_ref_quantize(NULL, &src, &data, false, &noise, NULL, NULL), NB_OK);
-        assert_int_equal(nb_ref_requantize(NULL, &want, &src, transpose, &noise, NULL, NULL), NB_OK);
+        assert_int_equal(ni_ref_quantize(NULL, &src, &data, false, &noise, NULL, NULL), NB_OK);
+        assert_int_equal(ni_ref_requantize(NULL, &want, &src, transpose, &noise, NULL, NULL), NB_OK);
         for (int i = 0; i < BACKENDS; i++) {
             nb_backend *be = backends[i];
             nb_qtensor got = new_operand(q, rows, cols);
@@ -154,7 +154,7 @@ static void requantized(void **state) {
                 continue;
             assert_int_equal(be->ops->requantize(be, &got, &src, transpose, &noise, NULL, NULL), NB_OK);
             char where[320];
-            describe(where, sizeof where, q, &data, transpose, nb_cpu_of(be)->isa);
+            describe(where, sizeof where, q, &data, transpose, ni_cpu_of(be)->isa);
             same_operand(&want, &got, where);
         }
         assert_int_equal(release_buffers_until(before), 0);
@@ -165,7 +165,7 @@ static void compare_dequantize(const nb_qtensor *src, bool transpose, bool with_
     int64_t rows = transpose ? src->cols : src->rows, cols = transpose ? src->rows : src->cols;
     size_t bytes = (size_t)(rows * cols) * nb_dtype_size(dtype);
     nb_mat want = nb_mat_of(poisoned(bytes), dtype, rows, cols), got = want;
-    assert_int_equal(nb_ref_dequantize(NULL, &want, src, transpose, with_tensor_scale, NULL), NB_OK);
+    assert_int_equal(ni_ref_dequantize(NULL, &want, src, transpose, with_tensor_scale, NULL), NB_OK);
     for (int i = 0; i < BACKENDS; i++) {
         nb_backend *be = backends[i];
         if (!be)
@@ -173,7 +173,7 @@ static void compare_dequantize(const nb_qtensor *src, bool transpose, bool with_
         got.data = poisoned(bytes);
         assert_int_equal(be->ops->dequantize(be, &got, src, transpose, with_tensor_scale, NULL), NB_OK);
         char where[320];
-        describe(where, sizeof where, &src->quantizer, &got, transpose, nb_cpu_of(be)->isa);
+        describe(where, sizeof where, &src->quantizer, &got, transpose, ni_cpu_of(be)->isa);
         same_buffer("decoded values", where, want.data, got.data, bytes);
     }
 }
@@ -189,7 +189,7 @@ static void decoded(void **state) {
             if (nb_quantizer_check_shape(&list->q[k], data.rows, data.cols, NULL) != NB_OK)
                 continue;
             nb_qtensor src = new_operand(&list->q[k], data.rows, data.cols);
-            assert_int_equal(nb_ref_quantize(NULL, &src, &data, false, &noise, NULL, NULL), NB_OK);
+            assert_int_equal(ni_ref_quantize(NULL, &src, &data, false, &noise, NULL, NULL), NB_OK);
             for (int mode = 0; mode < 4; mode++)
                 compare_dequantize(&src, mode & 1, mode & 2, (mode + k) % 2 ? NB_BF16 : NB_F32);
             assert_int_equal(release_buffers_until(before), 0);
@@ -204,8 +204,8 @@ static void small_code_spaces(void **state) {
     for (int i = 0; i < 65536; i++)
         ((uint16_t *)all.data)[i] = (uint16_t)i;
     for (int e = NB_ELEMENT_E2M1; e < NB_ELEMENT_COUNT; e++) {
-        const nb_element_row *row = nb_element_info((nb_element)e);
-        nb_quantizer q = nb_format_family_find(row->name)->defaults;
+        const ni_element_row *row = ni_element_info((nb_element)e);
+        nb_quantizer q = ni_format_family_find(row->name)->defaults;
         q.scale_type = NB_SCALE_NONE;
         q.block_rows = q.block_cols = NB_BLOCK_ALL;
         int codes = row->bits == 4 ? 8 : 0x7c;
@@ -247,8 +247,8 @@ static void codes_exchanged(void **state) {
                 continue;
             nb_qtensor src = new_operand(&q, data.rows, data.cols);
             nb_qtensor want = new_operand(&t, data.cols, data.rows), got = new_operand(&t, data.cols, data.rows);
-            assert_int_equal(nb_ref_quantize(NULL, &src, &data, false, &noise, NULL, NULL), NB_OK);
-            assert_int_equal(nb_ref_transpose_codes(NULL, &want, &src, NULL), NB_OK);
+            assert_int_equal(ni_ref_quantize(NULL, &src, &data, false, &noise, NULL, NULL), NB_OK);
+            assert_int_equal(ni_ref_transpose_codes(NULL, &want, &src, NULL), NB_OK);
             assert_int_equal(backends[0]->ops->transpose_codes(backends[0], &got, &src, NULL), NB_OK);
             char where[320];
             describe(where, sizeof where, &q, &data, true, NB_ISA_PORTABLE);

@@ -11,7 +11,7 @@
 #include "recipe/recipe_yaml.h"
 #include "temporary.h"
 
-#define RECIPES NB_TEST_SOURCE "/recipes"
+#define RECIPES NI_TEST_SOURCE "/recipes"
 
 /* ---- helpers ---- */
 
@@ -21,12 +21,12 @@ static bool same_rule(const nb_operand_rule *a, const nb_operand_rule *b) {
 }
 
 /* Whether two records that a table of keys describes hold the same, key by key. */
-static bool same_record(const nb_keys *table, const void *a, const void *b) {
+static bool same_record(const ni_keys *table, const void *a, const void *b) {
     for (size_t i = 0; i < table->count; i++) {
-        const nb_key *key = &table->rows[i];
+        const ni_key *key = &table->rows[i];
         const char *x = (const char *)a + key->offset, *y = (const char *)b + key->offset;
-        assert_true(key->type <= NB_KEY_CHOICE);
-        if (key->type == NB_KEY_TEXT ? strcmp(x, y) != 0 : memcmp(x, y, key->size) != 0)
+        assert_true(key->type <= NI_KEY_CHOICE);
+        if (key->type == NI_KEY_TEXT ? strcmp(x, y) != 0 : memcmp(x, y, key->size) != 0)
             return false;
     }
     return true;
@@ -34,10 +34,10 @@ static bool same_record(const nb_keys *table, const void *a, const void *b) {
 
 /* Every mechanism that the table of recipes knows: there in both or in neither, and set alike. */
 static bool same_mechanisms(const nb_recipe *a, const nb_recipe *b) {
-    const nb_recipe_file x = {.recipe = *a}, y = {.recipe = *b};
+    const ni_recipe_file x = {.recipe = *a}, y = {.recipe = *b};
     size_t compared = 0;
-    for (size_t i = 0; i < nb_recipe_keys.count; i++) {
-        const nb_key *key = &nb_recipe_keys.rows[i];
+    for (size_t i = 0; i < ni_recipe_keys.count; i++) {
+        const ni_key *key = &ni_recipe_keys.rows[i];
         if (!key->optional)
             continue;
         bool has = *(const bool *)((const char *)&x + key->present_offset);
@@ -74,10 +74,10 @@ static nb_recipe load(const char *name) {
 }
 
 static nb_status parse(const char *text, nb_recipe *out, nb_error *err) {
-    nb_yaml doc;
-    NB_TRY(nb_yaml_parse(text, strlen(text), "r.yaml", &doc, err));
-    nb_status status = nb_recipe_read(doc.root, out, err);
-    nb_yaml_free(&doc);
+    ni_yaml doc;
+    NB_TRY(ni_yaml_parse(text, strlen(text), "r.yaml", &doc, err));
+    nb_status status = ni_recipe_read(doc.root, out, err);
+    ni_yaml_free(&doc);
     return status;
 }
 
@@ -86,7 +86,7 @@ static char *print(const nb_recipe *recipe) {
     size_t size;
     FILE *to = open_memstream(&text, &size);
     assert_non_null(to);
-    nb_recipe_print(recipe, NULL, NB_COMMENTS_NONE, to);
+    ni_recipe_print(recipe, NULL, NI_COMMENTS_NONE, to);
     fclose(to);
     return text;
 }
@@ -97,7 +97,7 @@ static const char *const shipped[] = {"bf16", "fp8", "fp4-direct", "fp4-dge-occ"
 
 static void shown_recipes_are_read_back(void **state) {
     (void)state;
-    for (size_t i = 0; i < NB_COUNT(shipped); i++) {
+    for (size_t i = 0; i < NI_COUNT(shipped); i++) {
         nb_recipe first = load(shipped[i]), second = {0};
         nb_error err = {0};
         assert_string_equal(first.name, shipped[i]);
@@ -146,7 +146,7 @@ static void arms_differ_by_their_mechanisms(void **state) {
     (void)state;
     nb_recipe direct = load("fp4-direct"), dge = load("fp4-dge"), occ = load("fp4-occ"), both = load("fp4-dge-occ-f32");
     const nb_recipe *arms[] = {&dge, &occ, &both};
-    for (size_t i = 0; i < NB_COUNT(arms); i++) {
+    for (size_t i = 0; i < NI_COUNT(arms); i++) {
         nb_recipe renamed = *arms[i];
         memcpy(renamed.name, direct.name, sizeof renamed.name);
         memcpy(renamed.about, direct.about, sizeof renamed.about);
@@ -157,8 +157,8 @@ static void arms_differ_by_their_mechanisms(void **state) {
     assert_false(direct.mechanisms.has_dge || direct.mechanisms.has_occ);
     assert_true(dge.mechanisms.has_dge && !dge.mechanisms.has_occ);
     assert_true(occ.mechanisms.has_occ && !occ.mechanisms.has_dge);
-    assert_true(both.mechanisms.has_dge && same_record(&nb_dge_keys, &both.mechanisms.dge, &dge.mechanisms.dge));
-    assert_true(both.mechanisms.has_occ && same_record(&nb_occ_keys, &both.mechanisms.occ, &occ.mechanisms.occ));
+    assert_true(both.mechanisms.has_dge && same_record(&ni_dge_keys, &both.mechanisms.dge, &dge.mechanisms.dge));
+    assert_true(both.mechanisms.has_occ && same_record(&ni_occ_keys, &both.mechanisms.occ, &occ.mechanisms.occ));
 }
 
 /* arXiv:2501.17116 section 4.1: gradients and first moments in FP8, second moments in FP16; any recipe can say so, and
@@ -178,8 +178,8 @@ static void state_between_steps(void **state) {
                                "gradients: {format: e5m2}\n";
     nb_error err = {0};
     const char *path = in_folder(state, "mine.yaml");
-    assert_int_equal(nb_file_write(path, text, strlen(text), &err), NB_OK);
-    assert_int_equal(nb_recipe_load(path, NB_TEST_SOURCE "/recipes", &mine, &err), NB_OK);
+    assert_int_equal(ni_file_write(path, text, strlen(text), &err), NB_OK);
+    assert_int_equal(nb_recipe_load(path, NI_TEST_SOURCE "/recipes", &mine, &err), NB_OK);
     assert_true(mine.optimizer_state.m == NB_F32 && mine.optimizer_state.v == NB_BF16);
     assert_true(mine.optimizer_state.scale == NB_RULE_ABSMAX && mine.gradients.format == NB_E5M2);
 }
@@ -208,7 +208,7 @@ static void ablations_are_three_lines(void **state) {
     nb_recipe base = load("nvfp4"), r;
     nb_error err = {0};
     const char *path = in_folder(state, "mine.yaml");
-    assert_int_equal(nb_file_write(path, text, strlen(text), NULL), NB_OK);
+    assert_int_equal(ni_file_write(path, text, strlen(text), NULL), NB_OK);
     nb_status status = nb_recipe_load(path, RECIPES, &r, &err);
     assert_string_equal(err.message, "");
     assert_int_equal(status, NB_OK);
@@ -322,7 +322,7 @@ static const struct {
 
 static void impossible_recipes_are_refused(void **state) {
     (void)state;
-    for (size_t i = 0; i < NB_COUNT(cases); i++) {
+    for (size_t i = 0; i < NI_COUNT(cases); i++) {
         nb_recipe r;
         nb_error err = {0};
         nb_status status = parse(cases[i].text, &r, &err);
@@ -367,22 +367,22 @@ static const struct {
 
 static void quantizers_are_parsed(void **state) {
     (void)state;
-    for (size_t i = 0; i < NB_COUNT(quantizers); i++) {
+    for (size_t i = 0; i < NI_COUNT(quantizers); i++) {
         nb_quantizer q, again;
         nb_error err = {0};
         char text[256];
-        if (nb_quantizer_parse(quantizers[i].text, &q, &err) != NB_OK)
+        if (ni_quantizer_parse(quantizers[i].text, &q, &err) != NB_OK)
             fail_msg("%s: %s", quantizers[i].text, err.message);
         assert_string_equal(nb_quantizer_text(&q, text, sizeof text), quantizers[i].means);
-        assert_int_equal(nb_quantizer_parse(text, &again, &err), NB_OK);
+        assert_int_equal(ni_quantizer_parse(text, &again, &err), NB_OK);
         assert_true(nb_quantizer_equal(&q, &again));
     }
     static const char *const bad[] = {
         "", "nvfp", "[nvfp4]", "{}", "{format: nvfp4, from: fprop.x}", "{format: nvfp4", "{a: 1}"};
-    for (size_t i = 0; i < NB_COUNT(bad); i++) {
+    for (size_t i = 0; i < NI_COUNT(bad); i++) {
         nb_quantizer q;
         nb_error err = {0};
-        assert_int_equal(nb_quantizer_parse(bad[i], &q, &err), NB_BAD_CONFIG);
+        assert_int_equal(ni_quantizer_parse(bad[i], &q, &err), NB_BAD_CONFIG);
         assert_non_null(strstr(err.message, "quantizer: "));
     }
 }

@@ -13,7 +13,7 @@
 static nb_recipe load(const char *name) {
     nb_recipe recipe;
     nb_error err = {0};
-    if (nb_recipe_load(name, NB_TEST_SOURCE "/recipes", &recipe, &err) != NB_OK)
+    if (nb_recipe_load(name, NI_TEST_SOURCE "/recipes", &recipe, &err) != NB_OK)
         fail_msg("%s", err.message);
     return recipe;
 }

@@ -12,7 +12,7 @@
 static nb_recipe load(const char *name) {
     nb_recipe recipe;
     nb_error err = {0};
-    if (nb_recipe_load(name, NB_TEST_SOURCE "/recipes", &recipe, &err) != NB_OK)
+    if (nb_recipe_load(name, NI_TEST_SOURCE "/recipes", &recipe, &err) != NB_OK)
         fail_msg("%s", err.message);
     return recipe;
 }
@@ -79,7 +79,7 @@ static void shares_round_to_the_nearest_period(void **state) {
 
 static void shares_scale_with_the_run(void **state) {
     (void)state;
-    nb_recipe r = load(NB_TEST_SOURCE "/examples/recipes/tetrajet-v2-short.yaml");
+    nb_recipe r = load(NI_TEST_SOURCE "/examples/recipes/tetrajet-v2-short.yaml");
     const int64_t runs[] = {100, 300, 12505};
     const int64_t expected[][5] = {{10, 15, 64, 8, 5}, {30, 45, 192, 24, 15}, {1251, 1877, 8008, 1001, 626}};
     for (int i = 0; i < 3; i++) {
@@ -95,7 +95,7 @@ static void too_short_a_run_is_told(void **state) {
     (void)state;
     nb_error err = {0};
     char text[256];
-    nb_recipe r = load(NB_TEST_SOURCE "/examples/recipes/tetrajet-v2-short.yaml");
+    nb_recipe r = load(NI_TEST_SOURCE "/examples/recipes/tetrajet-v2-short.yaml");
     assert_int_equal(nb_recipe_check_steps(&r, 300, &err), NB_OK);
     assert_int_equal(nb_recipe_check_steps(&r, 30, &err), NB_BAD_CONFIG);
     assert_non_null(strstr(err.message, "oscireset.window is 2 and oscireset.period 3"));

@@ -18,13 +18,13 @@ static void assert_near(double value, double expected, double tolerance) {
 }
 
 static void put(void **state, const char *name, const char *text) {
-    assert_int_equal(nb_file_write(in_folder(state, name), text, strlen(text), NULL), NB_OK);
+    assert_int_equal(ni_file_write(in_folder(state, name), text, strlen(text), NULL), NB_OK);
 }
 
 /* A run of `steps` steps whose loss at step s is `level` + 1/s, evaluated at steps 10, 20, ... */
 static void make_run(void **state, const char *name, const char *recipe, int seed, double level, int steps) {
     char path[128], line[256];
-    assert_int_equal(nb_make_folders(in_folder(state, name), NULL), NB_OK);
+    assert_int_equal(ni_make_folders(in_folder(state, name), NULL), NB_OK);
     snprintf(path, sizeof path, "%s/run.yaml", name);
     snprintf(line, sizeof line,
              "model: models/toy.yaml\nrecipe: %s\nout: %s\nseeds: {init: %d, data: 2}\nprint_every: %d\n", recipe, name,
@@ -44,12 +44,12 @@ static void make_run(void **state, const char *name, const char *recipe, int see
     put(state, path, text);
 }
 
-static nb_report *report_of(void **state, const char *const *names, int count) {
-    nb_report *report;
+static ni_report *report_of(void **state, const char *const *names, int count) {
+    ni_report *report;
     nb_error err = {0};
-    assert_int_equal(nb_report_create(&report, &err), NB_OK);
+    assert_int_equal(ni_report_create(&report, &err), NB_OK);
     for (int i = 0; i < count; i++)
-        if (nb_report_add_run(report, in_folder(state, names[i]), NULL, &err))
+        if (ni_report_add_run(report, in_folder(state, names[i]), NULL, &err))
             fail_msg("%s", err.message);
     return report;
 }
@@ -71,7 +71,7 @@ static json_t *json_of(const char *page, const char *id) {
 
 static json_t *data_of(const char *path, char **page) {
     size_t size;
-    assert_int_equal(nb_file_read(path, 1u << 28, page, &size, NULL), NB_OK);
+    assert_int_equal(ni_file_read(path, 1u << 28, page, &size, NULL), NB_OK);
     return json_of(*page, "data");
 }
 
@@ -79,11 +79,11 @@ static void summary_has_the_numbers_of_the_run(void **state) {
     make_run(state, "bf16-a", "bf16", 1, 2.0, 30);
     make_run(state, "nvfp4-a", "recipes/nvfp4.yaml", 1, 2.1, 25);
     make_run(state, "nvfp4-other-seed", "nvfp4", 7, 2.1, 20);
-    nb_report *report = report_of(state, (const char *[]){"bf16-a", "nvfp4-a", "nvfp4-other-seed"}, 3);
-    nb_report_summary twin, run, lonely;
-    assert_int_equal(nb_report_summarize(report, 0, &twin, NULL), NB_OK);
-    assert_int_equal(nb_report_summarize(report, 1, &run, NULL), NB_OK);
-    assert_int_equal(nb_report_summarize(report, 2, &lonely, NULL), NB_OK);
+    ni_report *report = report_of(state, (const char *[]){"bf16-a", "nvfp4-a", "nvfp4-other-seed"}, 3);
+    ni_report_summary twin, run, lonely;
+    assert_int_equal(ni_report_summarize(report, 0, &twin, NULL), NB_OK);
+    assert_int_equal(ni_report_summarize(report, 1, &run, NULL), NB_OK);
+    assert_int_equal(ni_report_summarize(report, 2, &lonely, NULL), NB_OK);
 
     double mean = 0;
     for (int s = 6; s <= 25; s++)
@@ -100,8 +100,8 @@ static void summary_has_the_numbers_of_the_run(void **state) {
     assert_true(isnan(twin.gap));
     assert_int_equal(lonely.twin, -1); /* another seed is no twin */
     assert_true(isnan(lonely.gap));
-    assert_int_equal(nb_report_summarize(report, 3, &lonely, NULL), NB_BAD_USAGE);
-    nb_report_free(report);
+    assert_int_equal(ni_report_summarize(report, 3, &lonely, NULL), NB_BAD_USAGE);
+    ni_report_free(report);
 }
 
 #define HOSTILE "name: </script><script>alert(1)</script>\nfprop: {x: {format: nvfp4}}\n# <!-- \xe2\x82\xac\n"
@@ -126,11 +126,11 @@ static void steps_travel_as_spans(void **state) {
     make_run(state, "run", "bf16", 1, 2.0, 1);
     put(state, "run/metrics.jsonl",
         "{\"step\":1,\"loss\":5}\n{\"step\":10,\"loss\":4}\n{\"step\":20,\"loss\":3}\n{\"step\":30,\"loss\":2}\n");
-    nb_report *report = report_of(state, (const char *[]){"run"}, 1);
+    ni_report *report = report_of(state, (const char *[]){"run"}, 1);
     const char *path = in_folder(state, "page.html");
     for (int again = 0; again < 2; again++) /* writing does not change the report */
-        assert_int_equal(nb_report_write(report, path, NULL), NB_OK);
-    nb_report_free(report);
+        assert_int_equal(ni_report_write(report, path, NULL), NB_OK);
+    ni_report_free(report);
     char *page;
     json_t *data = data_of(path, &page);
     json_t *series = json_object_get(json_array_get(json_object_get(data, "runs"), 0), "series");
@@ -146,10 +146,10 @@ static void page_holds_what_the_run_holds(void **state) {
     make_run(state, "bf16", "bf16", 1, 2.0, 10);
     make_run(state, "nvfp4", "nvfp4", 1, 2.2, 10);
     put(state, "nvfp4/recipe.yaml", HOSTILE);
-    nb_report *report = report_of(state, (const char *[]){"bf16", "nvfp4"}, 2);
+    ni_report *report = report_of(state, (const char *[]){"bf16", "nvfp4"}, 2);
     const char *path = in_folder(state, "page.html");
-    assert_int_equal(nb_report_write(report, path, NULL), NB_OK);
-    nb_report_free(report);
+    assert_int_equal(ni_report_write(report, path, NULL), NB_OK);
+    ni_report_free(report);
 
     char *page;
     json_t *data = data_of(path, &page);
@@ -182,12 +182,12 @@ static void resumed_and_torn_metrics(void **state) {
     put(state, "run/metrics.jsonl",
         "{\"step\":1,\"loss\":5}\n{\"step\":2,\"loss\":4}\n{\"step\":3,\"loss\":9}\n"
         "{\"step\":2,\"loss\":3.5}\n{\"step\":2,\"event\":\"bad number\",\"what\":\"x\"}\n{\"step\":3,\"lo");
-    nb_report *report = report_of(state, (const char *[]){"run"}, 1);
-    nb_report_summary s;
-    assert_int_equal(nb_report_summarize(report, 0, &s, NULL), NB_OK);
+    ni_report *report = report_of(state, (const char *[]){"run"}, 1);
+    ni_report_summary s;
+    assert_int_equal(ni_report_summarize(report, 0, &s, NULL), NB_OK);
     assert_int_equal(s.steps, 2);
     assert_near(s.train_loss, (5 + 3.5) / 2, 0);
-    nb_report_free(report);
+    ni_report_free(report);
 }
 
 static void broken_folders_are_refused(void **state) {
@@ -197,44 +197,44 @@ static void broken_folders_are_refused(void **state) {
         {"[1, 2]\n", "metrics.jsonl:1"},
     };
     make_run(state, "run", "bf16", 1, 2.0, 4);
-    nb_report *report;
+    ni_report *report;
     nb_error err = {0};
-    assert_int_equal(nb_report_create(&report, &err), NB_OK);
+    assert_int_equal(ni_report_create(&report, &err), NB_OK);
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         put(state, "run/metrics.jsonl", bad[i][0]);
-        assert_int_equal(nb_report_add_run(report, in_folder(state, "run"), NULL, &err), NB_BAD_FILE);
+        assert_int_equal(ni_report_add_run(report, in_folder(state, "run"), NULL, &err), NB_BAD_FILE);
         assert_non_null(strstr(err.message, bad[i][1]));
     }
     put(state, "run/run.yaml", "model: a\n");
-    assert_int_equal(nb_report_add_run(report, in_folder(state, "run"), NULL, &err), NB_BAD_FILE);
+    assert_int_equal(ni_report_add_run(report, in_folder(state, "run"), NULL, &err), NB_BAD_FILE);
     assert_non_null(strstr(err.message, "recipe"));
-    assert_int_equal(nb_report_add_run(report, in_folder(state, "nowhere"), NULL, &err), NB_IO_ERROR);
-    assert_int_equal(nb_report_run_count(report), 0);
-    nb_report_free(report);
+    assert_int_equal(ni_report_add_run(report, in_folder(state, "nowhere"), NULL, &err), NB_IO_ERROR);
+    assert_int_equal(ni_report_run_count(report), 0);
+    ni_report_free(report);
 }
 
 static void panels_travel_with_their_run(void **state) {
     make_run(state, "run", "bf16", 1, 2.0, 4);
-    nb_report *report = report_of(state, (const char *[]){"run"}, 1);
+    ni_report *report = report_of(state, (const char *[]){"run"}, 1);
     double x[] = {0, 100}, marks[] = {100};
     const char *y[] = {"layer 0", "layer 1", "</script>"};
     float values[] = {1, 2, 3, NAN, 5, INFINITY};
-    nb_heat_map map = {.caption = {.title = "Kurtosis", .theme = "Outliers"},
+    ni_heat_map map = {.caption = {.title = "Kurtosis", .theme = "Outliers"},
                        .x_label = "step",
                        .y_label = "layer",
                        .x = x,
                        .y = y,
                        .values = values};
     nb_error err = {0};
-    assert_int_equal(nb_report_add_heat_map(report, 0, &map, &err), NB_BAD_USAGE); /* no cells */
+    assert_int_equal(ni_report_add_heat_map(report, 0, &map, &err), NB_BAD_USAGE); /* no cells */
     map.rows = 3, map.cols = 2, map.marks = marks, map.mark_count = 1;
-    assert_int_equal(nb_report_add_heat_map(report, 1, &map, &err), NB_BAD_USAGE); /* no such run */
-    assert_int_equal(nb_report_add_heat_map(report, 0, &map, &err), NB_OK);
-    nb_bars bars = {.caption = {.title = "Bars"}, .x_label = "kind", .names = y, .values = x, .count = 2};
-    assert_int_equal(nb_report_add_bars(report, 0, &bars, &err), NB_OK);
+    assert_int_equal(ni_report_add_heat_map(report, 1, &map, &err), NB_BAD_USAGE); /* no such run */
+    assert_int_equal(ni_report_add_heat_map(report, 0, &map, &err), NB_OK);
+    ni_bars bars = {.caption = {.title = "Bars"}, .x_label = "kind", .names = y, .values = x, .count = 2};
+    assert_int_equal(ni_report_add_bars(report, 0, &bars, &err), NB_OK);
     const char *path = in_folder(state, "page.html");
-    assert_int_equal(nb_report_write(report, path, &err), NB_OK);
-    nb_report_free(report);
+    assert_int_equal(ni_report_write(report, path, &err), NB_OK);
+    ni_report_free(report);
 
     char *page;
     json_t *data = data_of(path, &page);

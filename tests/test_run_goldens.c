@@ -32,7 +32,7 @@ static const char *const families[] = {"llama", "qwen3", "olmo2", "gla"};
 typedef struct outcome {
     double losses[STEPS], evaluations[EVALUATIONS];
     int32_t steps, evaluated;
-    char state[NB_CHECKSUM_SIZE];
+    char state[NI_CHECKSUM_SIZE];
     bool refused;
 } outcome;
 
@@ -44,7 +44,7 @@ static bool is_wide(const nb_recipe *r) {
 
 static void put(void **state, const char *name, const char *text) {
     nb_error err = {0};
-    if (nb_file_write(in_folder(state, name), text, strlen(text), &err) != NB_OK)
+    if (ni_file_write(in_folder(state, name), text, strlen(text), &err) != NB_OK)
         fail_msg("%s", err.message);
 }
 
@@ -88,28 +88,28 @@ static void on_evaluation(void *user, const nb_eval_report *report) {
 }
 
 /* Parameters and moments; not what mechanisms keep, which is theirs to arrange. */
-static void digest_files(void **state, char out[NB_CHECKSUM_SIZE]) {
+static void digest_files(void **state, char out[NI_CHECKSUM_SIZE]) {
     static const char *const files[] = {"run/checkpoints/step-00000030/model.safetensors",
                                         "run/checkpoints/step-00000030/optimizer.safetensors"};
     char *all = NULL;
     size_t size = 0;
     FILE *to = open_memstream(&all, &size);
     for (int f = 0; f < 2; f++) {
-        nb_safetensors *file;
+        ni_safetensors *file;
         nb_error err = {0};
-        if (nb_safetensors_open(in_folder(state, files[f]), &file, &err) != NB_OK)
+        if (ni_safetensors_open(in_folder(state, files[f]), &file, &err) != NB_OK)
             fail_msg("%s", err.message);
-        for (int32_t i = 0; i < nb_safetensors_count(file); i++) {
-            const nb_file_tensor *t = nb_safetensors_at(file, i);
-            char sum[NB_CHECKSUM_SIZE];
-            nb_checksum(t->data, t->bytes, sum);
+        for (int32_t i = 0; i < ni_safetensors_count(file); i++) {
+            const ni_file_tensor *t = ni_safetensors_at(file, i);
+            char sum[NI_CHECKSUM_SIZE];
+            ni_checksum(t->data, t->bytes, sum);
             if (strncmp(t->name, "state/", 6) != 0)
-                fprintf(to, "%s %s %s\n", t->name, nb_tensor_dtype_name(t->dtype), sum);
+                fprintf(to, "%s %s %s\n", t->name, ni_tensor_dtype_name(t->dtype), sum);
         }
-        nb_safetensors_close(file);
+        ni_safetensors_close(file);
     }
     fclose(to);
-    nb_checksum(all, size, out);
+    ni_checksum(all, size, out);
     free(all);
 }
 
@@ -125,14 +125,14 @@ static outcome run(void **state, const char *recipe, const char *family, nb_isa 
     nb_run_config config;
     nb_recipe r;
     nb_error err = {0};
-    if (nb_recipe_load(recipe, NB_TEST_SOURCE "/recipes", &r, &err) != NB_OK)
+    if (nb_recipe_load(recipe, NI_TEST_SOURCE "/recipes", &r, &err) != NB_OK)
         fail_msg("%s", err.message);
     const bool wide = is_wide(&r);
     /* keep.last_blocks would leave a single block in BF16 */
     put_model(state, family, wide, isa == NB_ISA_SCALAR,
               wide || (isa == NB_ISA_SCALAR && r.keep.last_blocks == 0) ? 1 : 2);
     put_recipe(state, &r, more);
-    nb_folder_remove(in_folder(state, "run"), NULL);
+    ni_folder_remove(in_folder(state, "run"), NULL);
     snprintf(text, sizeof text,
              "model: %s/small.yaml\nrecipe: %s/awake.yaml\nout: %s/run\nsteps: %d\nseq: %d\nmicro_batch: 2\n"
              "accumulation: 2\ndata: {train: %s/train.bin, val: %s/val.bin, end_of_text: 0}\noptimizer: {lr: 3e-3}\n"
@@ -147,13 +147,13 @@ static outcome run(void **state, const char *recipe, const char *family, nb_isa 
     nb_backend *be;
     nb_trainer *t;
     nb_backend_options cpu = {threads(), isa};
-    nb_trainer_options options = {.recipes_dir = NB_TEST_SOURCE "/recipes",
+    nb_trainer_options options = {.recipes_dir = NI_TEST_SOURCE "/recipes",
                                   .callbacks = {.user = &o, .step = on_step, .evaluation = on_evaluation}};
     assert_int_equal(nb_backend_open("cpu", &cpu, &be, &err), NB_OK);
     nb_model_config model;
     nb_model *shipped;
     snprintf(tiny, sizeof tiny, "%s-tiny", family);
-    assert_int_equal(nb_model_config_load(tiny, NB_TEST_SOURCE "/models", &model, &err), NB_OK);
+    assert_int_equal(nb_model_config_load(tiny, NI_TEST_SOURCE "/models", &model, &err), NB_OK);
     nb_status fits = nb_model_create(be, &model, &r, 2, 64, true, &shipped, &err);
     if (fits == NB_OK) {
         nb_model_free(shipped);
@@ -201,15 +201,15 @@ static void name_of_place(nb_isa isa, char *out, size_t size) {
     nb_backend *be;
     nb_backend_options options = {1, isa};
     assert_int_equal(nb_backend_open("cpu", &options, &be, NULL), NB_OK);
-    nb_openblas_version(blas, sizeof blas);
-    nb_onednn_version(dnnl, sizeof dnnl);
+    ni_openblas_version(blas, sizeof blas);
+    ni_onednn_version(dnnl, sizeof dnnl);
     snprintf(out, size, "cpu %s, %s, %s, OpenBLAS %s, oneDNN %s", cpu, be->ops->gemm_kernel(be, NB_BF16, NB_BF16),
              be->ops->gemm_kernel(be, NB_F32, NB_F32), blas, dnnl);
     nb_backend_free(be);
 }
 
 static const char *path_of_rows(void) {
-    return NB_TEST_GOLDEN "/runs.txt";
+    return NI_TEST_GOLDEN "/runs.txt";
 }
 
 static void read_rows(void) {
@@ -266,9 +266,9 @@ static void write_rows(void) {
 }
 
 static void row_of(const char *key, const char *place, const outcome *o, char *row) {
-    char losses[NB_CHECKSUM_SIZE], evaluations[NB_CHECKSUM_SIZE];
-    nb_checksum(o->losses, sizeof o->losses, losses);
-    nb_checksum(o->evaluations, sizeof o->evaluations, evaluations);
+    char losses[NI_CHECKSUM_SIZE], evaluations[NI_CHECKSUM_SIZE];
+    ni_checksum(o->losses, sizeof o->losses, losses);
+    ni_checksum(o->evaluations, sizeof o->evaluations, evaluations);
     if (o->refused)
         snprintf(row, ROW_SIZE, "%s | %s | refused", key, place);
     else
@@ -282,7 +282,7 @@ static int by_name(const void *a, const void *b) {
 
 static int32_t list_recipes(char names[64][NB_NAME_SIZE]) {
     int32_t count = 0;
-    DIR *folder = opendir(NB_TEST_SOURCE "/recipes");
+    DIR *folder = opendir(NI_TEST_SOURCE "/recipes");
     assert_non_null(folder);
     for (struct dirent *entry = readdir(folder); entry && count < 64; entry = readdir(folder)) {
         const char *dot = strrchr(entry->d_name, '.');
@@ -296,7 +296,7 @@ static int32_t list_recipes(char names[64][NB_NAME_SIZE]) {
 
 /* Nothing in a recipe is asleep, on any family: no two of them end alike. */
 static void differs_from_all(const outcome *o, const char *key, bool first) {
-    static char seen[64][NB_CHECKSUM_SIZE];
+    static char seen[64][NI_CHECKSUM_SIZE];
     static int32_t count;
     count = first ? 0 : count;
     if (o->refused)
@@ -305,7 +305,7 @@ static void differs_from_all(const outcome *o, const char *key, bool first) {
         if (strcmp(seen[i], o->state) == 0)
             fail_msg("%s: ends in the parameters of another recipe", key);
     assert_true(count < 64);
-    memcpy(seen[count++], o->state, NB_CHECKSUM_SIZE);
+    memcpy(seen[count++], o->state, NI_CHECKSUM_SIZE);
 }
 
 static void one_row(void **state, nb_isa isa, const char *place, const char *family, const char *recipe,
@@ -337,8 +337,8 @@ static void rows_of(void **state, nb_isa isa) {
 }
 
 static nb_isa best(void) {
-    return nb_isa_available(NB_ISA_AVX512) ? NB_ISA_AVX512
-           : nb_isa_available(NB_ISA_AVX2) ? NB_ISA_AVX2
+    return ni_isa_available(NB_ISA_AVX512) ? NB_ISA_AVX512
+           : ni_isa_available(NB_ISA_AVX2) ? NB_ISA_AVX2
                                            : NB_ISA_PORTABLE;
 }
 
@@ -346,7 +346,7 @@ static void every_run(void **state) {
     const bool all = getenv("NIBBLE_GOLDEN_ALL") || getenv("NIBBLE_GOLDEN_WRITE");
     read_rows();
     for (nb_isa isa = NB_ISA_SCALAR; isa <= NB_ISA_AVX512; isa++)
-        if (isa == NB_ISA_SCALAR || isa == best() || (all && nb_isa_available(isa)))
+        if (isa == NB_ISA_SCALAR || isa == best() || (all && ni_isa_available(isa)))
             rows_of(state, isa);
     if (getenv("NIBBLE_GOLDEN_WRITE"))
         write_rows();

@@ -18,7 +18,7 @@ static nb_backend *cpu(nb_isa isa, int32_t threads) {
 }
 
 static bool has_scale(nb_dtype type) {
-    return nb_narrow_max(type) > 0;
+    return ni_narrow_max(type) > 0;
 }
 
 static nb_scaled tensor(nb_dtype type, nb_scale_rule rule, int64_t n) {
@@ -55,7 +55,7 @@ static void same_tensor(const char *what, const nb_scaled *got, const nb_scaled 
 /* ---- every way of computing gives the same bits ---- */
 
 #define FOR_BACKENDS(be)                                                                                               \
-    for (nb_isa isa_ = NB_ISA_PORTABLE; isa_ <= NB_ISA_AVX512 && nb_isa_available(isa_); isa_++)                       \
+    for (nb_isa isa_ = NB_ISA_PORTABLE; isa_ <= NB_ISA_AVX512 && ni_isa_available(isa_); isa_++)                       \
         for (int32_t threads_ = 1; threads_ <= 3; threads_ += 2)                                                       \
             for (nb_backend *be = cpu(isa_, threads_); be; nb_backend_free(be), be = NULL)
 
@@ -67,10 +67,10 @@ static void lanes_round_as_one_number_does(void **state) {
     for (int t = 1; t < TYPES; t++) {
         /* All bit patterns in steps that no exponent hides from; Inf, NaN and subnormals are among them. */
         for (uint32_t i = 0; i < N; i++)
-            x[i] = nb_f32_from(i * 16381u);
+            x[i] = ni_f32_from(i * 16381u);
         nb_scaled want = tensor(types[t], NB_RULE_POW2, N), got = tensor(types[t], NB_RULE_POW2, N);
         for (int64_t i = 0; i < N; i++)
-            nb_narrow_store(want.data, types[t], i, x[i]);
+            ni_narrow_store(want.data, types[t], i, x[i]);
         FOR_BACKENDS(be) {
             /* Numbers under scale 1: the sum with zeros is the number, rounded. */
             nb_scaled wide = {.data = x, .dtype = NB_F32}, zero = {.data = zeros(N), .dtype = NB_F32};
@@ -79,14 +79,14 @@ static void lanes_round_as_one_number_does(void **state) {
             for (int64_t i = 0; i < N; i++)
                 if (memcmp((char *)got.data + (size_t)i * nb_dtype_size(types[t]),
                            (char *)want.data + (size_t)i * nb_dtype_size(types[t]), nb_dtype_size(types[t])) != 0 &&
-                    !isnan(nb_narrow_load(want.data, types[t], i)))
+                    !isnan(ni_narrow_load(want.data, types[t], i)))
                     fail_msg("%s of %.9g: %.9g, expected %.9g", nb_dtype_name(types[t]), (double)x[i],
-                             (double)nb_narrow_load(got.data, types[t], i),
-                             (double)nb_narrow_load(want.data, types[t], i));
+                             (double)ni_narrow_load(got.data, types[t], i),
+                             (double)ni_narrow_load(want.data, types[t], i));
             be->ops->scaled_decode(be, back, &bare, N);
             for (int64_t i = 0; i < N; i++) {
-                float value = nb_narrow_load(want.data, types[t], i);
-                assert_true(nb_f32_bits(value) == nb_f32_bits(back[i]) || (isnan(value) && isnan(back[i])));
+                float value = ni_narrow_load(want.data, types[t], i);
+                assert_true(ni_f32_bits(value) == ni_f32_bits(back[i]) || (isnan(value) && isnan(back[i])));
             }
         }
         for (uint32_t code = 0; code < (nb_dtype_size(types[t]) == 1 ? 256u : 65536u); code++) {
@@ -100,8 +100,8 @@ static void lanes_round_as_one_number_does(void **state) {
             int64_t n = nb_dtype_size(types[t]) == 1 ? 256 : 65536;
             be->ops->scaled_decode(be, back, &bare, n);
             for (int64_t i = 0; i < n; i++) {
-                float value = nb_narrow_load(want.data, types[t], i);
-                assert_true(nb_f32_bits(value) == nb_f32_bits(back[i]) || (isnan(value) && isnan(back[i])));
+                float value = ni_narrow_load(want.data, types[t], i);
+                assert_true(ni_f32_bits(value) == ni_f32_bits(back[i]) || (isnan(value) && isnan(back[i])));
             }
         }
     }
@@ -118,17 +118,17 @@ static void casts_and_sums_equal_the_reference(void **state) {
             const int64_t n = lengths[l];
             float *x = floats(1, n, 3e-4), *y = floats(2, n, 1e-3), *wide[2] = {floats(3, n, 1), floats(3, n, 1)};
             nb_scaled a = tensor(type, rule, n), b = tensor(type, rule, n), sum = tensor(type, rule, n);
-            nb_ref_scaled_encode(NULL, &a, x, n);
-            nb_ref_scaled_encode(NULL, &b, y, n);
-            nb_ref_scaled_decode(NULL, wide[0], &a, n);
-            nb_ref_scaled_add(NULL, &sum, &a, &b, n);
+            ni_ref_scaled_encode(NULL, &a, x, n);
+            ni_ref_scaled_encode(NULL, &b, y, n);
+            ni_ref_scaled_decode(NULL, wide[0], &a, n);
+            ni_ref_scaled_add(NULL, &sum, &a, &b, n);
             double squares, got_squares;
-            nb_ref_scaled_sum_squares(NULL, &squares, &sum, n);
+            ni_ref_scaled_sum_squares(NULL, &squares, &sum, n);
             nb_scaled shared[2] = {copy_of(&a, n), copy_of(&b, n)};
             for (int i = 0; i < 2 && b.scale; i++)
-                nb_ref_scaled_rescale(NULL, &shared[i], 3 * *b.scale, n);
+                ni_ref_scaled_rescale(NULL, &shared[i], 3 * *b.scale, n);
             nb_scaled joined = copy_of(&shared[0], n);
-            nb_ref_scaled_join(NULL, &joined, &shared[1], n);
+            ni_ref_scaled_join(NULL, &joined, &shared[1], n);
             FOR_BACKENDS(be) {
                 nb_scaled got = tensor(type, rule, n);
                 be->ops->scaled_encode(be, &got, x, n);
@@ -174,18 +174,18 @@ static void adamw_equals_the_reference(void **state) {
                               tensor(mixes[mix].v, NB_RULE_POW2, n), tensor(mixes[mix].grad, NB_RULE_ABSMAX, n)};
             nb_scaled want[3];
             for (int i = 0; i < 4; i++)
-                nb_ref_scaled_encode(NULL, &t[i], x[i], n);
+                ni_ref_scaled_encode(NULL, &t[i], x[i], n);
             for (int i = 0; i < 3; i++)
                 want[i] = copy_of(&t[i], n);
             const nb_adamw_tensor by_reference = {want[0], want[1], want[2], t[3], n, 0.1, NULL, NULL};
-            nb_ref_f32_adamw(NULL, &by_reference, 1, &update);
+            ni_ref_f32_adamw(NULL, &by_reference, 1, &update);
             float *left = floats(1, n, 1);
-            nb_ref_scaled_decode(NULL, left, &want[0], n);
+            ni_ref_scaled_decode(NULL, left, &want[0], n);
             uint16_t *want_copy = poisoned((size_t)n * sizeof *want_copy);
-            nb_ref_cast(NULL, want_copy, NB_BF16, left, NB_F32, n);
+            ni_ref_cast(NULL, want_copy, NB_BF16, left, NB_F32, n);
             uint32_t want_amax = 0;
             for (int64_t i = 0; i < n; i++)
-                want_amax = nb_f32_magnitude(left[i]) > want_amax ? nb_f32_magnitude(left[i]) : want_amax;
+                want_amax = ni_f32_magnitude(left[i]) > want_amax ? ni_f32_magnitude(left[i]) : want_amax;
             FOR_BACKENDS(be) {
                 nb_scaled got[3] = {copy_of(&t[0], n), copy_of(&t[1], n), copy_of(&t[2], n)};
                 uint16_t *copy = poisoned((size_t)n * sizeof *copy);
@@ -198,8 +198,8 @@ static void adamw_equals_the_reference(void **state) {
                     same_tensor("adamw", &got[i], &want[i], n);
                 if (mix > 0)
                     continue;
-                const nb_adamw_tensor plain = nb_adamw_plain(NB_F32, x[0], x[1], x[2], x[3], n, 0.1);
-                nb_ref_f32_adamw(NULL, &plain, 1, &update); /* nothing narrow: AdamW itself */
+                const nb_adamw_tensor plain = ni_adamw_plain(NB_F32, x[0], x[1], x[2], x[3], n, 0.1);
+                ni_ref_f32_adamw(NULL, &plain, 1, &update); /* nothing narrow: AdamW itself */
                 check_equal_bytes("adamw in f32", got[0].data, x[0], (size_t)n * sizeof(float));
                 for (int i = 0; i < 3; i++)
                     memcpy(x[i], t[i].data, (size_t)n * sizeof(float));
@@ -217,17 +217,17 @@ static void scales_by_hand(void **state) {
     be->ops->scaled_encode(be, &t, x, 4); /* 448/3 = 149.3: 128 */
     assert_true(*t.scale == 1.0f / 128);
     const uint8_t *codes = t.data;
-    assert_true(nb_e4m3_value(codes[0]) == 384 && nb_e4m3_value(codes[1]) == -192); /* 3*128, -1.5*128 */
-    assert_true(nb_e4m3_value(codes[2]) == 1.25f && codes[3] == 0);                 /* 1.28 lies in [1.25, 1.375] */
+    assert_true(ni_e4m3_value(codes[0]) == 384 && ni_e4m3_value(codes[1]) == -192); /* 3*128, -1.5*128 */
+    assert_true(ni_e4m3_value(codes[2]) == 1.25f && codes[3] == 0);                 /* 1.28 lies in [1.25, 1.375] */
     nb_scaled whole = tensor(NB_E4M3, NB_RULE_ABSMAX, 4);
     be->ops->scaled_encode(be, &whole, x, 4);
     assert_true(*whole.scale == 1.0f / (448.0f / 3.0f) && ((uint8_t *)whole.data)[0] == 0x7e);
     nb_scaled half = tensor(NB_F16, NB_RULE_POW2, 4);
     be->ops->scaled_encode(be, &half, x, 4); /* 65504/3 = 21834.7: 16384 */
-    assert_true(*half.scale == 1.0f / 16384 && nb_fp16_value(((uint16_t *)half.data)[0]) == 49152);
+    assert_true(*half.scale == 1.0f / 16384 && ni_fp16_value(((uint16_t *)half.data)[0]) == 49152);
     /* 3 + 3 = 6 needs half the scale; 0.01 rounded is 1.25/128, twice that 1.25/64. */
     be->ops->scaled_add(be, &t, &t, &t, 4);
-    assert_true(*t.scale == 1.0f / 64 && nb_e4m3_value(codes[0]) == 384 && nb_e4m3_value(codes[2]) == 1.25f);
+    assert_true(*t.scale == 1.0f / 64 && ni_e4m3_value(codes[0]) == 384 && ni_e4m3_value(codes[2]) == 1.25f);
     nb_backend_free(be);
 }
 
@@ -299,7 +299,7 @@ static void moments_stay_near_those_in_fp32(void **state) {
         step.step = s;
         float *g = floats(100 + (uint32_t)s, N, 1e-3);
         nb_scaled grad = {.data = g, .dtype = NB_F32};
-        const nb_adamw_tensor both[] = {nb_adamw_plain(NB_F32, p[0], m32, v32, g, N, 0.1),
+        const nb_adamw_tensor both[] = {ni_adamw_plain(NB_F32, p[0], m32, v32, g, N, 0.1),
                                         {master, m8, v16, grad, N, 0.1, NULL, NULL}};
         be->ops->adamw(be, both, 2, &step);
         be->ops->scaled_decode(be, m, &m8, N);

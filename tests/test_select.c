@@ -70,13 +70,13 @@ static void the_k_largest(void **state) {
             int64_t n = sizes[s];
             float *x = floats((uint32_t)s, n);
             for (int64_t i = 0; i < n; i++) {
-                uint32_t bits = nb_philox(9, 9, (uint32_t)i, (uint32_t)kind, 0, 0).w[0];
+                uint32_t bits = ni_philox(9, 9, (uint32_t)i, (uint32_t)kind, 0, 0).w[0];
                 if (kind == 1) /* nothing but ties, zeros of both signs among them */
                     x[i] = bits % 3 ? (bits % 2 ? -0.0f : 0.0f) : 1;
                 if (kind == 2) /* what is no number, and what is too large for one */
-                    x[i] = bits % 5 == 0   ? nb_f32_from(0x7fc00000 | (bits & 0x80000000))
+                    x[i] = bits % 5 == 0   ? ni_f32_from(0x7fc00000 | (bits & 0x80000000))
                            : bits % 5 == 1 ? (bits >> 9 & 1 ? INFINITY : -INFINITY)
-                           : bits % 5 == 2 ? nb_f32_from(bits & 0x807fffff)
+                           : bits % 5 == 2 ? ni_f32_from(bits & 0x807fffff)
                                            : x[i];
                 if (kind == 3)
                     x[i] = NAN;
@@ -98,7 +98,7 @@ static void the_k_largest_of_many(void **state) {
     const int64_t ks[] = {1, 70000, 350001, MANY - 1, MANY};
     for (int i = 0; i < 5; i++) {
         int32_t *want = poisoned(4 * MANY), *got = poisoned(4 * MANY);
-        nb_ref_top_k(backends[0], want, x, MANY, ks[i], true);
+        ni_ref_top_k(backends[0], want, x, MANY, ks[i], true);
         for (int64_t j = 1; j < ks[i]; j++)
             assert_true(want[j] > want[j - 1]);
         for (int b = 1; b < backend_count; b++) {
@@ -140,7 +140,7 @@ static void errors_of_columns(void **state) {
         nb_mat y = nb_mat_of(floats(2, n), NB_F32, rows, cols);
         x.stride = y.stride = stride;
         double *want[2] = {zeros(cols), zeros(cols)};
-        nb_ref_column_errors(NULL, want[0], want[1], &x, &y);
+        ni_ref_column_errors(NULL, want[0], want[1], &x, &y);
         for (int64_t c = 0; c < cols; c++) {
             double errors = 0, squares = 0;
             for (int64_t r = 0; r < rows; r++) {
@@ -304,8 +304,8 @@ typedef struct memory {
     int64_t flips;
 } memory;
 
-static nb_tracked tracked_in(memory *m) {
-    return (nb_tracked){m->numbers[0], m->numbers[1], m->numbers[2], m->numbers[3], m->codes, &m->flips};
+static ni_tracked tracked_in(memory *m) {
+    return (ni_tracked){m->numbers[0], m->numbers[1], m->numbers[2], m->numbers[3], m->codes, &m->flips};
 }
 
 /* Ten steps of a random walk, in formats of a nibble and of a byte and with a scale a row; sums, flips and codes by
@@ -347,10 +347,10 @@ static void codes_from_step_to_step(void **state) {
         for (int step = 0; step < 10; step++) {
             for (int64_t i = 0; i < n; i++)
                 w[i] += 0.05f * (float)normal((uint32_t)(100 + step), i);
-            assert_int_equal(nb_ref_quantize(NULL, &codes, &wm, false, NULL, NULL, NULL), NB_OK);
-            assert_int_equal(nb_ref_dequantize(NULL, &out, &codes, false, true, NULL), NB_OK);
+            assert_int_equal(ni_ref_quantize(NULL, &codes, &wm, false, NULL, NULL, NULL), NB_OK);
+            assert_int_equal(ni_ref_dequantize(NULL, &out, &codes, false, true, NULL), NB_OK);
             for (int b = 0; b < backend_count; b++) {
-                nb_tracked t = tracked_in(all[b]);
+                ni_tracked t = tracked_in(all[b]);
                 if (step > 0)
                     assert_int_equal(*t.flips, flips);
                 uint8_t held[T_N];
@@ -390,7 +390,7 @@ static void counts_of_ratios(void **state) {
                  {INFINITY, 1, 11}, {NAN, 1, 0}, {1, NAN, 0}, {1, INFINITY, 0}, {INFINITY, INFINITY, 0}};
     enum { CASES = sizeof cases / sizeof *cases, N = CASES * 300 };
     float *q = poisoned(4 * N), *w = poisoned(4 * N);
-    int64_t want[NB_RATIO_COUNTS] = {0}, *got = poisoned(sizeof want);
+    int64_t want[NI_RATIO_COUNTS] = {0}, *got = poisoned(sizeof want);
     for (int i = 0; i < N; i++) {
         q[i] = cases[i % CASES].q;
         w[i] = cases[i % CASES].w;
@@ -413,7 +413,7 @@ static void counts_of_distances(void **state) {
                  {1, 1, NAN, -1}, {1, 1, INFINITY, -1}, {3e38f, -3e38f, 1, 9}, {1, 1, -1, -1},   {2, 1, 1e-45f, 9}};
     enum { CASES = sizeof cases / sizeof *cases, N = CASES * 300 };
     float *w = poisoned(4 * N), *q = poisoned(4 * N), *widths = poisoned(4 * N);
-    int64_t want[NB_DISTANCE_COUNTS] = {0}, *got = poisoned(sizeof want);
+    int64_t want[NI_DISTANCE_COUNTS] = {0}, *got = poisoned(sizeof want);
     for (int i = 0; i < N; i++) {
         w[i] = cases[i % CASES].w;
         q[i] = cases[i % CASES].q;

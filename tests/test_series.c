@@ -32,41 +32,41 @@ static int remove_path(void **state) {
 }
 
 static void write_steps(int64_t from, int64_t to) {
-    nb_series_writer *w;
+    ni_series_writer *w;
     nb_error err = {0};
-    assert_int_equal(nb_series_writer_open(path, from, &w, &err), NB_OK);
+    assert_int_equal(ni_series_writer_open(path, from, &w, &err), NB_OK);
     for (int64_t step = from; step < to; step++) {
         const float vector[3] = {(float)step, -1.5f, 0.25f};
         char name[32];
         snprintf(name, sizeof name, "only/%d", (int)step); /* names appear as the run goes on */
-        nb_series_put(w, "loss", 10.0 - (double)step);
-        nb_series_put_vector(w, "hot", vector, 3);
-        nb_series_put(w, name, 1.0);
-        assert_int_equal(nb_series_commit(w, step, &err), NB_OK);
+        ni_series_put(w, "loss", 10.0 - (double)step);
+        ni_series_put_vector(w, "hot", vector, 3);
+        ni_series_put(w, name, 1.0);
+        assert_int_equal(ni_series_commit(w, step, &err), NB_OK);
     }
-    nb_series_writer_close(w);
+    ni_series_writer_close(w);
 }
 
 static void expect_steps(int64_t steps, int64_t want_cut) {
-    nb_series_reader *r;
+    ni_series_reader *r;
     nb_error err = {0};
     int64_t cut;
-    assert_int_equal(nb_series_read(path, &r, &cut, &err), NB_OK);
+    assert_int_equal(ni_series_read(path, &r, &cut, &err), NB_OK);
     assert_int_equal(cut, want_cut);
-    int32_t loss = nb_series_find(r, "loss"), hot = nb_series_find(r, "hot");
+    int32_t loss = ni_series_find(r, "loss"), hot = ni_series_find(r, "hot");
     assert_true(loss >= 0 && hot >= 0);
-    assert_int_equal(nb_series_find(r, "absent"), -1);
-    assert_int_equal(nb_series_names(r), 2 + steps);
-    assert_int_equal(nb_series_points(r, loss), steps);
+    assert_int_equal(ni_series_find(r, "absent"), -1);
+    assert_int_equal(ni_series_names(r), 2 + steps);
+    assert_int_equal(ni_series_points(r, loss), steps);
     for (int64_t i = 0; i < steps; i++) {
-        nb_series_point scalar = nb_series_at(r, loss, i), vector = nb_series_at(r, hot, i);
+        ni_series_point scalar = ni_series_at(r, loss, i), vector = ni_series_at(r, hot, i);
         assert_int_equal(scalar.step, i);
         assert_int_equal(scalar.count, 1);
         assert_true(scalar.values[0] == (float)(10 - i));
         assert_int_equal(vector.count, 3);
         assert_true(vector.values[0] == (float)i && vector.values[1] == -1.5f);
     }
-    nb_series_reader_free(r);
+    ni_series_reader_free(r);
 }
 
 static void round_trip(void **state) {
@@ -90,12 +90,12 @@ static void torn_tail(void **state) {
     char *three, *four;
     size_t size_three, size_four;
     nb_error err = {0};
-    assert_int_equal(nb_file_read(path, 1 << 20, &four, &size_four, &err), NB_OK);
+    assert_int_equal(ni_file_read(path, 1 << 20, &four, &size_four, &err), NB_OK);
     write_steps(3, 3);
-    assert_int_equal(nb_file_read(path, 1 << 20, &three, &size_three, &err), NB_OK);
+    assert_int_equal(ni_file_read(path, 1 << 20, &three, &size_three, &err), NB_OK);
     assert_true(size_three < size_four);
     for (size_t size = size_three; size < size_four; size++) {
-        assert_int_equal(nb_file_write(path, four, size, &err), NB_OK);
+        assert_int_equal(ni_file_write(path, four, size, &err), NB_OK);
         expect_steps(3, (int64_t)(size - size_three));
     }
     write_steps(3, 6);
@@ -110,14 +110,14 @@ static void flipped_bit_ends_the_file(void **state) {
     char *bytes;
     size_t size;
     nb_error err = {0};
-    assert_int_equal(nb_file_read(path, 1 << 20, &bytes, &size, &err), NB_OK);
+    assert_int_equal(ni_file_read(path, 1 << 20, &bytes, &size, &err), NB_OK);
     for (size_t at = 0; at < size; at++) {
         bytes[at] ^= 4;
-        nb_series_reader *r = NULL;
+        ni_series_reader *r = NULL;
         int64_t cut = 0;
-        nb_status status = nb_series_parse(bytes, size, &r, &cut, &err);
-        assert_true(at < NB_SERIES_MAGIC_SIZE ? status == NB_BAD_FILE : status == NB_OK && cut > 0);
-        nb_series_reader_free(r);
+        nb_status status = ni_series_parse(bytes, size, &r, &cut, &err);
+        assert_true(at < NI_SERIES_MAGIC_SIZE ? status == NB_BAD_FILE : status == NB_OK && cut > 0);
+        ni_series_reader_free(r);
         bytes[at] ^= 4;
     }
     free(bytes);
@@ -142,19 +142,19 @@ static void hostile_records(void **state) {
     };
     for (size_t i = 0; i < sizeof payloads / sizeof *payloads; i++) {
         unsigned char file[128];
-        nb_series_chunk head = {NB_SERIES_CHUNK_MAGIC, (uint32_t)payloads[i].size, 7,
-                                nb_series_checksum(7, payloads[i].bytes, payloads[i].size)};
-        memcpy(file, NB_SERIES_MAGIC, NB_SERIES_MAGIC_SIZE);
-        memcpy(file + NB_SERIES_MAGIC_SIZE, &head, sizeof head);
-        memcpy(file + NB_SERIES_MAGIC_SIZE + sizeof head, payloads[i].bytes, payloads[i].size);
-        nb_series_reader *r;
+        ni_series_chunk head = {NI_SERIES_CHUNK_MAGIC, (uint32_t)payloads[i].size, 7,
+                                ni_series_checksum(7, payloads[i].bytes, payloads[i].size)};
+        memcpy(file, NI_SERIES_MAGIC, NI_SERIES_MAGIC_SIZE);
+        memcpy(file + NI_SERIES_MAGIC_SIZE, &head, sizeof head);
+        memcpy(file + NI_SERIES_MAGIC_SIZE + sizeof head, payloads[i].bytes, payloads[i].size);
+        ni_series_reader *r;
         nb_error err = {0};
         int64_t cut;
-        assert_int_equal(nb_series_parse(file, NB_SERIES_MAGIC_SIZE + sizeof head + payloads[i].size, &r, &cut, &err),
+        assert_int_equal(ni_series_parse(file, NI_SERIES_MAGIC_SIZE + sizeof head + payloads[i].size, &r, &cut, &err),
                          NB_OK);
         assert_int_equal(cut, sizeof head + payloads[i].size);
-        assert_int_equal(nb_series_names(r), 0);
-        nb_series_reader_free(r);
+        assert_int_equal(ni_series_names(r), 0);
+        ni_series_reader_free(r);
     }
 }
 

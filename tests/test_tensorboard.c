@@ -20,26 +20,26 @@
 static void crc32c_known_answers(void **state) {
     (void)state;
     unsigned char bytes[32] = {0};
-    assert_int_equal(nb_crc32c(bytes, 32), 0x8a9136aau);
+    assert_int_equal(ni_crc32c(bytes, 32), 0x8a9136aau);
     memset(bytes, 0xff, 32);
-    assert_int_equal(nb_crc32c(bytes, 32), 0x62a8ab43u);
+    assert_int_equal(ni_crc32c(bytes, 32), 0x62a8ab43u);
     for (int i = 0; i < 32; i++)
         bytes[i] = (unsigned char)i;
-    assert_int_equal(nb_crc32c(bytes, 32), 0x46dd794eu);
+    assert_int_equal(ni_crc32c(bytes, 32), 0x46dd794eu);
 }
 
 static void records_are_whole(void **state) {
     (void)state;
     char folder[] = "/tmp/nibble-events-XXXXXX";
     assert_non_null(mkdtemp(folder));
-    nb_tensorboard *tb;
+    ni_tensorboard *tb;
     nb_error err = {0};
-    assert_int_equal(nb_tensorboard_open(folder, &tb, &err), NB_OK);
+    assert_int_equal(ni_tensorboard_open(folder, &tb, &err), NB_OK);
     for (int step = 0; step < 5; step++)
-        assert_int_equal(nb_tensorboard_scalar(tb, "loss", step * 100, 3.5, &err), NB_OK);
+        assert_int_equal(ni_tensorboard_scalar(tb, "loss", step * 100, 3.5, &err), NB_OK);
     const double limits[3] = {-1, 0, 1}, counts[3] = {2, 5, 1};
-    assert_int_equal(nb_tensorboard_histogram(tb, "scales", 400, limits, counts, 3, &err), NB_OK);
-    assert_int_equal(nb_tensorboard_close(tb, &err), NB_OK);
+    assert_int_equal(ni_tensorboard_histogram(tb, "scales", 400, limits, counts, 3, &err), NB_OK);
+    assert_int_equal(ni_tensorboard_close(tb, &err), NB_OK);
 
     DIR *dir = opendir(folder);
     char path[512] = "";
@@ -51,14 +51,14 @@ static void records_are_whole(void **state) {
     char *bytes;
     size_t size, at = 0;
     int records = 0;
-    assert_int_equal(nb_file_read(path, 1 << 20, &bytes, &size, &err), NB_OK);
+    assert_int_equal(ni_file_read(path, 1 << 20, &bytes, &size, &err), NB_OK);
     for (; at < size; records++) {
         uint64_t length;
         uint32_t crc, want;
         memcpy(&length, bytes + at, 8);
         assert_true(length < size - at);
         memcpy(&crc, bytes + at + 12 + length, 4);
-        want = nb_crc32c(bytes + at + 12, length);
+        want = ni_crc32c(bytes + at + 12, length);
         want = ((want >> 15) | (want << 17)) + 0xa282ead8u;
         assert_int_equal(crc, want);
         at += 16 + length;

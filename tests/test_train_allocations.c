@@ -66,7 +66,7 @@ static void later_steps(void **state, const char *family, const char *recipe) {
     nb_error err = {0};
     snprintf(model, sizeof model,
              "name: small\nvocab: 64\nhidden: 128\nlayers: 3\nheads: 1\nintermediate: 128\nmax_seq: 32\n%s", family);
-    assert_int_equal(nb_file_write(in_folder(state, "small.yaml"), model, strlen(model), &err), NB_OK);
+    assert_int_equal(ni_file_write(in_folder(state, "small.yaml"), model, strlen(model), &err), NB_OK);
     snprintf(model_key, sizeof model_key, "model=%s", in_folder(state, "small.yaml"));
     snprintf(recipe_key, sizeof recipe_key, "recipe=%s", recipe);
     nb_run_config config = case_config(state, "allocations", model_key, recipe_key, "seq=32", "micro_batch=4",

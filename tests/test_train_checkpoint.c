@@ -44,31 +44,31 @@ static size_t size_of(const char *path) {
     char *bytes;
     size_t size;
     nb_error err = {0};
-    assert_int_equal(nb_file_read(path, 1 << 24, &bytes, &size, &err), NB_OK);
+    assert_int_equal(ni_file_read(path, 1 << 24, &bytes, &size, &err), NB_OK);
     free(bytes);
     return size;
 }
 
 /* The name of the tensor that byte `at` of a file belongs to; `name` stays as it is before the first. */
 static void owner_of(const char *path, size_t at, char *name, size_t size) {
-    nb_safetensors *file;
+    ni_safetensors *file;
     uint64_t header = 0;
     FILE *from = fopen(path, "r");
     assert_true(from && fread(&header, sizeof header, 1, from) == 1);
     fclose(from);
-    assert_int_equal(nb_safetensors_open(path, &file, NULL), NB_OK);
+    assert_int_equal(ni_safetensors_open(path, &file, NULL), NB_OK);
     size_t begin = 8 + (size_t)header;
     const char *first = NULL;
-    for (int32_t i = 0; i < nb_safetensors_count(file); i++)
-        if (!first || (const char *)nb_safetensors_at(file, i)->data < first)
-            first = nb_safetensors_at(file, i)->data;
-    for (int32_t i = 0; i < nb_safetensors_count(file); i++) {
-        const nb_file_tensor *t = nb_safetensors_at(file, i);
+    for (int32_t i = 0; i < ni_safetensors_count(file); i++)
+        if (!first || (const char *)ni_safetensors_at(file, i)->data < first)
+            first = ni_safetensors_at(file, i)->data;
+    for (int32_t i = 0; i < ni_safetensors_count(file); i++) {
+        const ni_file_tensor *t = ni_safetensors_at(file, i);
         size_t from_byte = begin + (size_t)((const char *)t->data - first);
         if (at >= from_byte && at < from_byte + t->bytes)
             snprintf(name, size, "tensor %s ", t->name);
     }
-    nb_safetensors_close(file);
+    ni_safetensors_close(file);
 }
 
 /* Some 200 places in each file, every one of nibble.json's first and last bytes among them. A tensor is named where the
@@ -102,16 +102,16 @@ static void a_flipped_bit_is_found_anywhere(void **state) {
 static nb_status verify_edited(const char *folder, const char *was, const char *is, nb_error *err) {
     char path[700], *text;
     size_t size;
-    snprintf(path, sizeof path, "%s/%s", folder, NB_MANIFEST_NAME);
-    assert_int_equal(nb_file_read(path, 1 << 24, &text, &size, err), NB_OK);
+    snprintf(path, sizeof path, "%s/%s", folder, NI_MANIFEST_NAME);
+    assert_int_equal(ni_file_read(path, 1 << 24, &text, &size, err), NB_OK);
     char *at = strstr(text, was), *edited = malloc(size + strlen(is) + 1);
     if (!at || !edited)
         fail_msg("no %s in %s", was, path);
     int n = sprintf(edited, "%.*s%s%s", (int)(at - text), text, is, at + strlen(was));
-    assert_true(nb_manifest_seal(edited, (size_t)n));
-    assert_int_equal(nb_file_write(path, edited, (size_t)n, err), NB_OK);
+    assert_true(ni_manifest_seal(edited, (size_t)n));
+    assert_int_equal(ni_file_write(path, edited, (size_t)n, err), NB_OK);
     nb_status status = nb_checkpoint_verify(folder, err);
-    assert_int_equal(nb_file_write(path, text, size, err), NB_OK);
+    assert_int_equal(ni_file_write(path, text, size, err), NB_OK);
     free(text);
     free(edited);
     return status;

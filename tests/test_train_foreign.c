@@ -24,21 +24,21 @@ static void must(nb_status status, const nb_error *err) {
 
 static void write_text(void **state, const char *name, const char *text) {
     nb_error err = {0};
-    must(nb_file_write(in_folder(state, name), text, strlen(text), &err), &err);
+    must(ni_file_write(in_folder(state, name), text, strlen(text), &err), &err);
 }
 
 /* Ids below `vocab`, small ones more often. */
 static void write_tokens(const char *path, int32_t vocab) {
-    nb_shard_writer *writer;
+    ni_shard_writer *writer;
     nb_error err = {0};
     int32_t ids[SEQ * SEQUENCES + 1];
     for (uint32_t i = 0; i < SEQ * SEQUENCES + 1; i++) {
-        uint32_t r = nb_philox(5, 7, i, 0, 0, 0).w[0];
+        uint32_t r = ni_philox(5, 7, i, 0, 0, 0).w[0];
         ids[i] = (int32_t)((r >> 8) % (1 + r % (uint32_t)vocab));
     }
-    must(nb_shard_writer_open(path, 2, &writer, &err), &err);
-    must(nb_shard_writer_put(writer, ids, SEQ * SEQUENCES + 1, &err), &err);
-    must(nb_shard_writer_commit(writer, &err), &err);
+    must(ni_shard_writer_open(path, 2, &writer, &err), &err);
+    must(ni_shard_writer_put(writer, ids, SEQ * SEQUENCES + 1, &err), &err);
+    must(ni_shard_writer_commit(writer, &err), &err);
 }
 
 static int foreign_folder(void **state) {
@@ -111,7 +111,7 @@ static void continue_from(void **state, const char *folder, const char *out) {
 /* ---- folders of every kind ---- */
 
 /* The golden folder's model, written anew in one file. */
-static void rewrite(const char *golden, const char *folder, nb_tensor_dtype dtype) {
+static void rewrite(const char *golden, const char *folder, ni_tensor_dtype dtype) {
     nb_model_config config;
     nb_error err = {0};
     nb_recipe recipe = nb_recipe_bf16();
@@ -119,11 +119,11 @@ static void rewrite(const char *golden, const char *folder, nb_tensor_dtype dtyp
     nb_model *model;
     nb_backend_options options = {.threads = 1};
     must(nb_backend_open("cpu", &options, &be, &err), &err);
-    must(nb_hf_config_read(golden, &config, &err), &err);
+    must(ni_hf_config_read(golden, &config, &err), &err);
     must(nb_model_create(be, &config, &recipe, 1, 1, false, &model, &err), &err);
-    must(nb_hf_load(be, model, golden, &err), &err);
-    must(nb_make_folders(folder, &err), &err);
-    must(nb_hf_save(be, model, folder, dtype, -1, &err), &err);
+    must(ni_hf_load(be, model, golden, &err), &err);
+    must(ni_make_folders(folder, &err), &err);
+    must(ni_hf_save(be, model, folder, dtype, -1, &err), &err);
     nb_model_free(model);
     nb_backend_free(be);
 }
@@ -131,38 +131,38 @@ static void rewrite(const char *golden, const char *folder, nb_tensor_dtype dtyp
 /* Its one file becomes two, with the index that transformers writes. */
 static void split(const char *folder) {
     char path[700], index[8192], name[64];
-    nb_safetensors *whole;
+    ni_safetensors *whole;
     nb_error err = {0};
     snprintf(path, sizeof path, "%s/model.safetensors", folder);
-    must(nb_safetensors_open(path, &whole, &err), &err);
-    int32_t count = nb_safetensors_count(whole), half = count / 2;
+    must(ni_safetensors_open(path, &whole, &err), &err);
+    int32_t count = ni_safetensors_count(whole), half = count / 2;
     size_t used = (size_t)snprintf(index, sizeof index, "{\"metadata\": {}, \"weight_map\": {");
     for (int part = 0; part < 2; part++) {
-        nb_file_tensor tensors[64];
+        ni_file_tensor tensors[64];
         int32_t n = 0;
         snprintf(name, sizeof name, "model-%05d-of-00002.safetensors", part + 1);
         for (int32_t i = part ? half : 0; i < (part ? count : half); i++) {
-            tensors[n++] = *nb_safetensors_at(whole, i);
+            tensors[n++] = *ni_safetensors_at(whole, i);
             used += (size_t)snprintf(index + used, sizeof index - used, "%s\"%s\": \"%s\"", i ? ", " : "",
                                      tensors[n - 1].name, name);
         }
         snprintf(path, sizeof path, "%s/%s", folder, name);
-        must(nb_safetensors_write(path, tensors, n, NULL, 0, &err), &err);
+        must(ni_safetensors_write(path, tensors, n, NULL, 0, &err), &err);
     }
     snprintf(index + used, sizeof index - used, "}}");
     snprintf(path, sizeof path, "%s/model.safetensors.index.json", folder);
-    must(nb_file_write(path, index, strlen(index), &err), &err);
-    nb_safetensors_close(whole);
+    must(ni_file_write(path, index, strlen(index), &err), &err);
+    ni_safetensors_close(whole);
     snprintf(path, sizeof path, "%s/model.safetensors", folder);
     assert_int_equal(unlink(path), 0);
 }
 
 static void folders_of_every_kind_go_on(void **state) {
     static const char *const goldens[] = {"llama-sharded", "qwen3-bf16"};
-    static const nb_tensor_dtype dtypes[] = {NB_ST_F32, NB_ST_BF16};
+    static const ni_tensor_dtype dtypes[] = {NI_ST_F32, NI_ST_BF16};
     for (int g = 0; g < 2; g++) {
         char golden[600], folder[600], out[32];
-        snprintf(golden, sizeof golden, "%s/hf/%s", NB_TEST_GOLDEN, goldens[g]);
+        snprintf(golden, sizeof golden, "%s/hf/%s", NI_TEST_GOLDEN, goldens[g]);
         continue_from(state, golden, goldens[g]);
         for (int d = 0; d < 2; d++)
             for (int sharded = 0; sharded < 2; sharded++) {
@@ -179,7 +179,7 @@ static void folders_of_every_kind_go_on(void **state) {
 /* As a rollback does before the first checkpoint: no step and no moment of before is left. */
 static void the_folder_can_be_taken_again(void **state) {
     char golden[512];
-    snprintf(golden, sizeof golden, "%s/hf/llama-sharded", NB_TEST_GOLDEN);
+    snprintf(golden, sizeof golden, "%s/hf/llama-sharded", NI_TEST_GOLDEN);
     nb_run_config config = config_for(state, golden, "again");
     nb_backend *be = case_backend(&config);
     nb_trainer *t;
@@ -207,14 +207,14 @@ static void expect_refusal(nb_run_config *config, const char *folder, const char
     nb_status status = case_run(config, NB_START_FORK, folder, NULL, &err);
     if (status == NB_OK || !strstr(err.message, says))
         fail_msg("wanted: %s\nstatus %d: %s", says, status, err.message);
-    nb_folder_remove(config->out, NULL);
+    ni_folder_remove(config->out, NULL);
 }
 
 static void what_does_not_fit_is_refused(void **state) {
     char golden[512], qwen[512], folder[512];
     nb_error err = {0};
-    snprintf(golden, sizeof golden, "%s/hf/llama-sharded", NB_TEST_GOLDEN);
-    snprintf(qwen, sizeof qwen, "%s/hf/qwen3-bf16", NB_TEST_GOLDEN);
+    snprintf(golden, sizeof golden, "%s/hf/llama-sharded", NI_TEST_GOLDEN);
+    snprintf(qwen, sizeof qwen, "%s/hf/qwen3-bf16", NI_TEST_GOLDEN);
     nb_run_config config = config_for(state, golden, "bad");
     expect_refusal(&config, qwen, "family");
     snprintf(config.data.train, sizeof config.data.train, "%s", in_folder(state, "wide.bin"));
@@ -226,8 +226,8 @@ static void what_does_not_fit_is_refused(void **state) {
     /* A folder with a tokenizer: data of another one is refused, of the same one is taken. */
     nb_model_config small;
     snprintf(folder, sizeof folder, "%s", in_folder(state, "theirs"));
-    rewrite(golden, folder, NB_ST_F32);
-    must(nb_hf_config_read(folder, &small, &err), &err);
+    rewrite(golden, folder, NI_ST_F32);
+    must(ni_hf_config_read(folder, &small, &err), &err);
     small.vocab = 1024;
     config = config_for(state, folder, "bad");
     nb_backend *be = case_backend(&config);
@@ -235,13 +235,13 @@ static void what_does_not_fit_is_refused(void **state) {
     nb_model *model;
     must(nb_model_create(be, &small, &recipe, 1, 1, false, &model, &err), &err);
     nb_model_init(model, 1);
-    must(nb_hf_save(be, model, folder, NB_ST_F32, -1, &err), &err);
+    must(ni_hf_save(be, model, folder, NI_ST_F32, -1, &err), &err);
     nb_model_free(model);
     nb_backend_free(be);
     char *bytes;
     size_t size;
-    must(nb_file_read(NB_TEST_SOURCE "/tests/fuzz/corpus/tokenizer/small.model", 1 << 20, &bytes, &size, &err), &err);
-    must(nb_file_write(in_folder(state, "theirs/tokenizer.model"), bytes, size, &err), &err);
+    must(ni_file_read(NI_TEST_SOURCE "/tests/fuzz/corpus/tokenizer/small.model", 1 << 20, &bytes, &size, &err), &err);
+    must(ni_file_write(in_folder(state, "theirs/tokenizer.model"), bytes, size, &err), &err);
     free(bytes);
     snprintf(config.data.tokenizer, sizeof config.data.tokenizer, "bytes");
     expect_refusal(&config, folder, "data.tokenizer: bytes (257 tokens) is not the tokenizer of ");
@@ -259,9 +259,9 @@ static void a_tokenizer_that_is_not_read_travels(void **state) {
                                         "#v\n\xc4\xa0 a"};
     char golden[512], folder[512], path[256];
     nb_error err = {0};
-    snprintf(golden, sizeof golden, "%s/hf/qwen3-bf16", NB_TEST_GOLDEN);
+    snprintf(golden, sizeof golden, "%s/hf/qwen3-bf16", NI_TEST_GOLDEN);
     snprintf(folder, sizeof folder, "%s", in_folder(state, "theirs"));
-    rewrite(golden, folder, NB_ST_BF16);
+    rewrite(golden, folder, NI_ST_BF16);
     for (int i = 0; i < 4; i++) {
         snprintf(path, sizeof path, "theirs/%s", files[i]);
         write_text(state, path, texts[i]);
@@ -280,7 +280,7 @@ static void a_tokenizer_that_is_not_read_travels(void **state) {
             char *bytes;
             size_t size;
             snprintf(path, sizeof path, "%s/%s", checkpoints[c], files[i]);
-            must(nb_file_read(in_folder(state, path), 1 << 16, &bytes, &size, &err), &err);
+            must(ni_file_read(in_folder(state, path), 1 << 16, &bytes, &size, &err), &err);
             assert_int_equal(size, strlen(texts[i]));
             assert_memory_equal(bytes, texts[i], size);
             free(bytes);

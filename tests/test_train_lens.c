@@ -26,49 +26,49 @@ static void weights_are_counted_after_an_evaluation(void **state) {
     free(a);
     free(b);
 
-    nb_series_reader *r;
-    assert_int_equal(nb_series_read(in_folder(state, "often/lens/series.nbs"), &r, NULL, &err), NB_OK);
+    ni_series_reader *r;
+    assert_int_equal(ni_series_read(in_folder(state, "often/lens/series.nbs"), &r, NULL, &err), NB_OK);
     static const char *const names[] = {"layers.0.self_attn.q_proj/fprop.w/snr_db",
                                         "layers.0.mlp.down_proj/fprop.w/flushed",
                                         "layers.0.self_attn.q_proj/fprop.w/kurtosis",
                                         "layers.0.self_attn.input/fprop.x/snr_db", "layers.0.mlp/alignment"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        int32_t name = nb_series_find(r, names[i]);
+        int32_t name = ni_series_find(r, names[i]);
         if (name < 0)
             fail_msg("%s was not recorded", names[i]);
-        assert_int_equal(nb_series_points(r, name), 3); /* steps 0, 4, 8 of 12 */
+        assert_int_equal(ni_series_points(r, name), 3); /* steps 0, 4, 8 of 12 */
     }
-    nb_series_reader_free(r);
+    ni_series_reader_free(r);
 }
 
 /* The row of the lens holds what it comes to hold, but for a little that it keeps a module and an operand at a time. */
 static void lens_row_holds_the_lens(void **state) {
     nb_run_config config =
-        case_config(state, "lens", "model=" NB_TEST_SOURCE "/models/llama-tiny.yaml", "recipe=tetrajet-v2-base",
+        case_config(state, "lens", "model=" NI_TEST_SOURCE "/models/llama-tiny.yaml", "recipe=tetrajet-v2-base",
                     "seq=128", "micro_batch=1", "checkpoint.every=0", "eval.every=0", "lens.every=2", "steps=3", NULL);
     nb_backend *be = case_backend(&config);
     nb_trainer *trainer;
-    nb_recorder *recorder;
+    ni_recorder *recorder;
     nb_error err = {0};
-    assert_int_equal(nb_make_folders(config.out, &err), NB_OK);
+    assert_int_equal(ni_make_folders(config.out, &err), NB_OK);
     assert_int_equal(case_create(be, &config, NULL, &trainer, &err), NB_OK);
-    assert_int_equal(nb_recorder_open(&config, 0, &recorder, &err), NB_OK);
+    assert_int_equal(ni_recorder_open(&config, 0, &recorder, &err), NB_OK);
     nb_step_report report;
     for (int step = 0; step < 2; step++) {
-        trainer->lens = nb_recorder_lens(recorder, trainer->at.step);
+        trainer->lens = ni_recorder_lens(recorder, trainer->at.step);
         assert_int_equal(nb_trainer_step(trainer, &report, &err), NB_OK);
-        assert_int_equal(nb_recorder_step(recorder, &report, 0, nb_trainer_model(trainer), &err), NB_OK);
+        assert_int_equal(ni_recorder_step(recorder, &report, 0, nb_trainer_model(trainer), &err), NB_OK);
     }
     nb_memory_row rows[32];
     int32_t count = nb_trainer_memory(trainer, rows, 32);
-    double row = 0, held = (double)nb_recorder_bytes(recorder);
+    double row = 0, held = (double)ni_recorder_bytes(recorder);
     for (int32_t i = 0; i < count; i++)
         if (strncmp(rows[i].what, "lens", 4) == 0)
             row = (double)rows[i].bytes;
     printf("lens: table %.2f MiB, held %.2f MiB\n", row / 1048576, held / 1048576);
     assert_true(row > 0.9 * held && row <= held);
     trainer->lens = NULL;
-    nb_recorder_close(recorder);
+    ni_recorder_close(recorder);
     nb_trainer_free(trainer);
     nb_backend_free(be);
 }
@@ -114,8 +114,8 @@ static void a_program_watches_beside_the_lens(void **state) {
     free(a);
     free(b);
     size_t size, other;
-    assert_int_equal(nb_file_read(in_folder(state, "with/lens/series.nbs"), 1 << 26, &left, &size, &err), NB_OK);
-    assert_int_equal(nb_file_read(in_folder(state, "without/lens/series.nbs"), 1 << 26, &right, &other, &err), NB_OK);
+    assert_int_equal(ni_file_read(in_folder(state, "with/lens/series.nbs"), 1 << 26, &left, &size, &err), NB_OK);
+    assert_int_equal(ni_file_read(in_folder(state, "without/lens/series.nbs"), 1 << 26, &right, &other, &err), NB_OK);
     assert_int_equal(size, other);
     assert_memory_equal(left, right, size);
     free(left);

@@ -25,7 +25,7 @@ static double anonymous_bytes(void) {
 }
 
 static void table_equals_process(void **state, const char *recipe) {
-    nb_run_config config = case_config(state, "memory", "model=" NB_TEST_SOURCE "/models/llama-tiny.yaml", recipe,
+    nb_run_config config = case_config(state, "memory", "model=" NI_TEST_SOURCE "/models/llama-tiny.yaml", recipe,
                                        "seq=32", "micro_batch=4", "accumulation=4", "checkpoint.every=0",
                                        "eval.every=0", "lens.every=0", "steps=3", NULL);
     nb_backend *be = case_backend(&config);
@@ -35,7 +35,7 @@ static void table_equals_process(void **state, const char *recipe) {
     assert_int_equal(nb_measure_peak(be, &peak, &err), NB_OK); /* libraries take their own memory here */
     malloc_trim(0); /* what an earlier test left in the heap is no part of this one */
     double before = anonymous_bytes();
-#ifdef NB_TEST_SANITIZED
+#ifdef NI_TEST_SANITIZED
     before = 0; /* a sanitizer's shadow memory is no part of the table */
 #endif
     if (before == 0) {

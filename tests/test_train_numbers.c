@@ -87,10 +87,10 @@ static void first_update_by_hand(void **state) {
 static void late_switch_leaves_the_last_step_of_never(void **state) {
     nb_run_config config = case_config(state, "a", NULL);
     nb_recipe recipe = {.late_switch = {.at = 1, .forward = true, .backward = true}};
-    assert_false(nb_run_pass(&config, &recipe, 12, 0).forward_bf16);
+    assert_false(ni_run_pass(&config, &recipe, 12, 0).forward_bf16);
     recipe.late_switch.at = 0.5;
-    assert_false(nb_run_pass(&config, &recipe, 5, 0).forward_bf16);
-    assert_true(nb_run_pass(&config, &recipe, 6, 0).backward_bf16);
+    assert_false(ni_run_pass(&config, &recipe, 5, 0).forward_bf16);
+    assert_true(ni_run_pass(&config, &recipe, 6, 0).backward_bf16);
 }
 
 /* ---- bad numbers ---- */
@@ -112,7 +112,7 @@ static void a_nan_stops_the_step_and_changes_nothing(void **state) {
     assert_non_null(strstr(err.message, "step 2: loss is nan"));
     assert_memory_equal(before, nb_model_params(t->model), (size_t)n * sizeof *before);
     assert_int_equal(nb_trainer_steps_done(t), 1);
-    nb_trainer_find_origin(t, where, sizeof where);
+    ni_trainer_find_origin(t, where, sizeof where);
     assert_string_equal(where, "parameter model.layers.1.mlp.up_proj.weight");
     free(before);
     nb_trainer_free(t);
@@ -133,7 +133,7 @@ static void name_the_operand(void **state, const char *recipe) {
             values_of(t, names[i])[e] *= 1e25f;
     nb_model_params_changed(t->model);
     assert_int_equal(nb_trainer_step(t, &r, &err), NB_BAD_NUMBER);
-    nb_trainer_find_origin(t, where, sizeof where);
+    ni_trainer_find_origin(t, where, sizeof where);
     if (!strstr(where, "layers.0.mlp.inner") || !strstr(where, "fprop.x"))
         fail_msg("began in: %s", where);
     nb_trainer_free(t);
@@ -158,7 +158,7 @@ static void gradients_that_are_all_zero_are_bad(void **state) {
     assert_int_equal(nb_trainer_step(t, &r, &err), NB_BAD_NUMBER);
     assert_non_null(strstr(err.message, "every gradient is 0"));
     char where[400];
-    nb_trainer_find_origin(t, where, sizeof where);
+    ni_trainer_find_origin(t, where, sizeof where);
     assert_string_equal(where, "lm_head.input fprop.x"); /* the norm's output */
     nb_trainer_free(t);
     nb_backend_free(be);
@@ -289,9 +289,9 @@ static void a_spike_is_found(void **state) {
     assert_int_equal(nb_trainer_step(t, &r, &err), NB_BAD_NUMBER);
     assert_non_null(strstr(err.message, "step 25: loss jumps"));
     char where[400];
-    nb_trainer_find_origin(t, where, sizeof where);
+    ni_trainer_find_origin(t, where, sizeof where);
     assert_non_null(strstr(where, "the gradient of "));
-    assert_string_equal(nb_trainer_origin_words(t), ", most in ");
+    assert_string_equal(ni_trainer_origin_words(t), ", most in ");
     assert_true(r.loss_z > 8);
     for (int i = 0; i < 32; i++)
         norm[i] /= 100;
@@ -438,7 +438,7 @@ static void policy_bf16_keeps_named_modules(void **state) {
     nb_trainer *t = make(be, &config, NULL);
     float *params = malloc((size_t)nb_model_param_elements(t->model) * sizeof *params);
     memcpy(params, nb_model_params(t->model), (size_t)nb_model_param_elements(t->model) * sizeof *params);
-    if (nb_trainer_modules_to_bf16(t, &err) != NB_OK)
+    if (ni_trainer_modules_to_bf16(t, &err) != NB_OK)
         fail_msg("%s", err.message);
     assert_memory_equal(params, nb_model_params(t->model), (size_t)nb_model_param_elements(t->model) * sizeof *params);
     nb_census_row rows[64];

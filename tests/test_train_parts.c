@@ -77,7 +77,7 @@ static void mistakes_are_named(void **state) {
         {"{micro_batch: 1}=2", "key"},
         {"data.train=[[[[[[[[[[[[[[[[[[x]]]]]]]]]]]]]]]]]]", "16 levels"},
     };
-    for (size_t i = 0; i < NB_COUNT(cases); i++) {
+    for (size_t i = 0; i < NI_COUNT(cases); i++) {
         nb_run_config c;
         nb_error err = {0};
         assert_int_equal(parse(small_run, cases[i].set, &c, &err), NB_BAD_CONFIG);
@@ -122,9 +122,9 @@ static void only_bits_matter_on_resume(void **state) {
     char key[NB_NAME_SIZE];
     assert_int_equal(parse(small_run, NULL, &a, &err), NB_OK);
     assert_int_equal(parse(small_run, "threads=3", &b, &err), NB_OK);
-    assert_false(nb_run_config_differs(&a, &b, key, sizeof key));
+    assert_false(ni_run_config_differs(&a, &b, key, sizeof key));
     assert_int_equal(parse(small_run, "seeds.data=3", &b, &err), NB_OK);
-    assert_true(nb_run_config_differs(&a, &b, key, sizeof key));
+    assert_true(ni_run_config_differs(&a, &b, key, sizeof key));
     assert_string_equal(key, "seeds.data");
 }
 
@@ -176,33 +176,33 @@ static void accumulation_follows_the_tree(void **state) {
     nb_error err = {0};
     assert_int_equal(nb_backend_open("cpu", NULL, &be, &err), NB_OK);
     for (int64_t count = 1; count <= 37; count++) {
-        nb_accumulator acc;
+        ni_accumulator acc;
         float leaves[37];
         const nb_param param = {.rows = 16, .cols = 1};
-        nb_param_array grads;
-        assert_int_equal(nb_param_array_create(be, &param, 1, NB_F32, NB_RULE_POW2, "", &grads, &err), NB_OK);
-        assert_int_equal(nb_accumulator_create(&grads, count, &acc, &err), NB_OK);
+        ni_param_array grads;
+        assert_int_equal(ni_param_array_create(be, &param, 1, NB_F32, NB_RULE_POW2, "", &grads, &err), NB_OK);
+        assert_int_equal(ni_accumulator_create(&grads, count, &acc, &err), NB_OK);
         float grad[16];
         for (int step = 0; step < 2; step++) {
-            nb_accumulator_begin(&acc);
-            nb_sum_tree losses = {0};
+            ni_accumulator_begin(&acc);
+            ni_sum_tree losses = {0};
             for (int64_t i = 0; i < count; i++) {
                 leaves[i] = (float)sin((double)(i * 7 + 1)) * (float)(1 << (i % 9));
                 for (int e = 0; e < 16; e++)
                     grad[e] = leaves[i];
                 nb_backend_write(be, grads.data, grad, sizeof grad);
-                nb_tree_add(&losses, leaves[i]);
-                nb_accumulator_add(&acc, &grads);
+                ni_tree_add(&losses, leaves[i]);
+                ni_accumulator_add(&acc, &grads);
             }
             float want;
             assert_true(tree_node(leaves, count, 0, 64, &want));
             nb_backend_read(be, grad, grads.data, sizeof grad);
             assert_memory_equal(&grad[0], &want, sizeof want);
             assert_memory_equal(&grad[15], &want, sizeof want);
-            assert_true(nb_tree_total(&losses) == double_node(leaves, count, 0, 64));
+            assert_true(ni_tree_total(&losses) == double_node(leaves, count, 0, 64));
         }
-        nb_accumulator_free(&acc);
-        nb_param_array_free(&grads);
+        ni_accumulator_free(&acc);
+        ni_param_array_free(&grads);
     }
     nb_backend_free(be);
 }
@@ -211,22 +211,22 @@ static void accumulation_follows_the_tree(void **state) {
 
 static void scores_need_a_past(void **state) {
     (void)state;
-    nb_window w = {0};
-    for (int i = 0; i < NB_WINDOW_LEAST; i++) {
-        assert_true(isnan(nb_window_score(&w, 1)));
-        nb_window_push(&w, i % 2 ? 1 : 3);
+    ni_window w = {0};
+    for (int i = 0; i < NI_WINDOW_LEAST; i++) {
+        assert_true(isnan(ni_window_score(&w, 1)));
+        ni_window_push(&w, i % 2 ? 1 : 3);
     }
-    assert_true(nb_window_score(&w, 4) == 2); /* mean 2, deviation 1 */
-    for (int i = 0; i < NB_WINDOW_SIZE; i++)
-        nb_window_push(&w, i % 2 ? 11 : 13);
-    assert_true(nb_window_score(&w, 12) == 0);
+    assert_true(ni_window_score(&w, 4) == 2); /* mean 2, deviation 1 */
+    for (int i = 0; i < NI_WINDOW_SIZE; i++)
+        ni_window_push(&w, i % 2 ? 11 : 13);
+    assert_true(ni_window_score(&w, 12) == 0);
 }
 
 static char *slurp(const char *path) {
     char *text;
     size_t size;
     nb_error err = {0};
-    assert_int_equal(nb_file_read(path, 1 << 20, &text, &size, &err), NB_OK);
+    assert_int_equal(ni_file_read(path, 1 << 20, &text, &size, &err), NB_OK);
     return text;
 }
 
@@ -234,20 +234,20 @@ static void metrics_are_cut_where_a_run_resumes(void **state) {
     (void)state;
     char path[] = "/tmp/nibble-metrics-XXXXXX";
     close(mkstemp(path));
-    nb_metrics *m;
+    ni_metrics *m;
     nb_error err = {0};
-    assert_int_equal(nb_metrics_open(path, 0, &m, &err), NB_OK);
+    assert_int_equal(ni_metrics_open(path, 0, &m, &err), NB_OK);
     for (int64_t i = 1; i <= 5; i++) {
         nb_step_report r = {.step = i, .loss = 0.1 * (double)i, .loss_z = NAN};
-        assert_int_equal(nb_metrics_step(m, &r, i * 10, &err), NB_OK);
+        assert_int_equal(ni_metrics_step(m, &r, i * 10, &err), NB_OK);
     }
-    nb_metrics_close(m);
+    ni_metrics_close(m);
     char *before = slurp(path);
     FILE *torn = fopen(path, "a");
     fputs("{\"step\":3,\"lo", torn);
     fclose(torn);
-    assert_int_equal(nb_metrics_open(path, 3, &m, &err), NB_OK);
-    nb_metrics_close(m);
+    assert_int_equal(ni_metrics_open(path, 3, &m, &err), NB_OK);
+    ni_metrics_close(m);
     char *after = slurp(path);
     assert_memory_equal(before, after, strlen(after));
     assert_ptr_equal(strstr(after, "\"step\":4"), NULL);

@@ -19,8 +19,8 @@ static void same_file(void **state, const char *a, const char *b) {
     char *x = NULL, *y = NULL;
     size_t n = 0, m = 0;
     nb_error err = {0};
-    if (nb_file_read(in_folder(state, a), 1 << 24, &x, &n, &err) != NB_OK ||
-        nb_file_read(in_folder(state, b), 1 << 24, &y, &m, &err) != NB_OK)
+    if (ni_file_read(in_folder(state, a), 1 << 24, &x, &n, &err) != NB_OK ||
+        ni_file_read(in_folder(state, b), 1 << 24, &y, &m, &err) != NB_OK)
         fail_msg("%s", err.message);
     assert_int_equal(n, m);
     if (!x || !y || memcmp(x, y, n) != 0)
@@ -87,8 +87,8 @@ static void a_killed_run_resumes(void **state) {
     straight(state, "whole", NULL);
     straight(state, "killed", NULL);
     nb_error err = {0};
-    assert_int_equal(nb_folder_remove(in_folder(state, "killed/checkpoints/step-00000012"), &err), NB_OK);
-    assert_int_equal(nb_make_folders(in_folder(state, "killed/checkpoints/step-00000012.tmp-77-0"), &err), NB_OK);
+    assert_int_equal(ni_folder_remove(in_folder(state, "killed/checkpoints/step-00000012"), &err), NB_OK);
+    assert_int_equal(ni_make_folders(in_folder(state, "killed/checkpoints/step-00000012.tmp-77-0"), &err), NB_OK);
     nb_run_config config = case_config(state, "killed", NULL);
     if (case_run(&config, NB_START_RESUME, NULL, NULL, &err) != NB_OK)
         fail_msg("%s", err.message);
@@ -145,13 +145,13 @@ static void a_run_keeps_its_products(void **state) {
 static void change_products(const char *path, const char *sums) {
     char *text, *edited;
     size_t size;
-    assert_int_equal(nb_file_read(path, 1 << 24, &text, &size, NULL), NB_OK);
+    assert_int_equal(ni_file_read(path, 1 << 24, &text, &size, NULL), NB_OK);
     char *at = strstr(strstr(text, "\"products\""), "\"bf16\": \"") + strlen("\"bf16\": \"");
     edited = malloc(size + strlen(sums) + 1);
     assert_non_null(edited);
     int n = sprintf(edited, "%.*s%s%s", (int)(at - text), text, sums, strchr(at, '"'));
-    assert_true(nb_manifest_seal(edited, (size_t)n));
-    assert_int_equal(nb_file_write(path, edited, (size_t)n, NULL), NB_OK);
+    assert_true(ni_manifest_seal(edited, (size_t)n));
+    assert_int_equal(ni_file_write(path, edited, (size_t)n, NULL), NB_OK);
     free(text);
     free(edited);
 }
@@ -209,7 +209,7 @@ static void a_fork_goes_on_from_a_checkpoint(void **state) {
     same_file(state, "trunk/checkpoints/step-00000012/model.safetensors",
               "same/checkpoints/step-00000012/model.safetensors");
     /* Killed before it came to a checkpoint of its own, it goes on from where it forked, not from step 0. */
-    assert_int_equal(nb_folder_remove(in_folder(state, "same/checkpoints/step-00000012"), &err), NB_OK);
+    assert_int_equal(ni_folder_remove(in_folder(state, "same/checkpoints/step-00000012"), &err), NB_OK);
     assert_int_equal(access(in_folder(state, "same/checkpoints/step-00000008/nibble.json"), F_OK), 0);
     assert_int_equal(case_run(&config, NB_START_RESUME, NULL, NULL, &err), NB_OK);
     same_file(state, "trunk/checkpoints/step-00000012/model.safetensors",
@@ -238,7 +238,7 @@ static void write_recipes(void **state) {
                       "oscireset: {start: 0.6, period: 0.3, window: 1, threshold: 0.5}\n"}};
     nb_error err = {0};
     for (size_t i = 0; i < sizeof recipes / sizeof recipes[0]; i++)
-        assert_int_equal(nb_file_write(in_folder(state, recipes[i][0]), recipes[i][1], strlen(recipes[i][1]), &err),
+        assert_int_equal(ni_file_write(in_folder(state, recipes[i][0]), recipes[i][1], strlen(recipes[i][1]), &err),
                          NB_OK);
 }
 
@@ -250,7 +250,7 @@ static nb_status run_arm(void **state, const char *out, const char *recipe, nb_s
     nb_run_config config = case_config(state, out, set, "checkpoint.every=0", "checkpoint.keep=1", NULL);
     nb_backend *be = case_backend(&config);
     nb_trainer_options options = {
-        .recipes_dir = NB_TEST_SOURCE "/recipes", .branches = &branch, .branch_count = branch > 0};
+        .recipes_dir = NI_TEST_SOURCE "/recipes", .branches = &branch, .branch_count = branch > 0};
     nb_trainer *t;
     nb_status status = nb_trainer_create(be, &config, &options, &t, err);
     if (status == NB_OK) {
@@ -295,10 +295,10 @@ static void a_branch_ends_in_the_bits_of_a_straight_run(void **state) {
     size_t n, m;
     nb_error err = {0};
     assert_int_equal(
-        nb_file_read(in_folder(state, "out/checkpoints/step-00000012/model.safetensors"), 1 << 24, &a, &n, &err),
+        ni_file_read(in_folder(state, "out/checkpoints/step-00000012/model.safetensors"), 1 << 24, &a, &n, &err),
         NB_OK);
     assert_int_equal(
-        nb_file_read(in_folder(state, "full/checkpoints/step-00000012/model.safetensors"), 1 << 24, &b, &m, &err),
+        ni_file_read(in_folder(state, "full/checkpoints/step-00000012/model.safetensors"), 1 << 24, &b, &m, &err),
         NB_OK);
     assert_int_equal(n, m);
     assert_memory_not_equal(a, b, n); /* the mechanisms did something */
@@ -314,10 +314,10 @@ static void a_branch_that_was_stopped_goes_on(void **state) {
     good_arm(state, "osci", "osci.yaml", NB_START_BRANCH, trunk, 0);
     good_arm(state, "again", "osci.yaml", NB_START_BRANCH, trunk, 10);
     nb_error err = {0};
-    assert_int_equal(nb_folder_remove(in_folder(state, "again/checkpoints/step-00000012"), &err), NB_OK);
+    assert_int_equal(ni_folder_remove(in_folder(state, "again/checkpoints/step-00000012"), &err), NB_OK);
     good_arm(state, "again", "osci.yaml", NB_START_BRANCH, trunk, 0);
     same_end(state, "osci", "again");
-    assert_int_equal(nb_folder_remove(in_folder(state, "again/checkpoints/step-00000012"), &err), NB_OK);
+    assert_int_equal(ni_folder_remove(in_folder(state, "again/checkpoints/step-00000012"), &err), NB_OK);
     assert_int_not_equal(access(in_folder(state, "again/checkpoints/step-00000010"), F_OK), 0);
     good_arm(state, "again", "osci.yaml", NB_START_BRANCH, trunk, 0);
     same_end(state, "osci", "again");
@@ -328,17 +328,17 @@ static void a_reset_touches_no_moment(void **state) {
     write_recipes(state);
     good_arm(state, "plain", "plain.yaml", NB_START_NEW, NULL, 11);
     good_arm(state, "osci", "osci.yaml", NB_START_NEW, NULL, 11);
-    nb_safetensors *plain, *osci;
+    ni_safetensors *plain, *osci;
     nb_error err = {0};
     int32_t moments = 0, moved = 0;
     for (int model = 0; model < 2; model++) {
         char path[128];
         snprintf(path, sizeof path, "plain/checkpoints/step-00000011/%s.safetensors", model ? "model" : "optimizer");
-        assert_int_equal(nb_safetensors_open(in_folder(state, path), &plain, &err), NB_OK);
+        assert_int_equal(ni_safetensors_open(in_folder(state, path), &plain, &err), NB_OK);
         snprintf(path, sizeof path, "osci/checkpoints/step-00000011/%s.safetensors", model ? "model" : "optimizer");
-        assert_int_equal(nb_safetensors_open(in_folder(state, path), &osci, &err), NB_OK);
-        for (int32_t i = 0; i < nb_safetensors_count(plain); i++) {
-            const nb_file_tensor *a = nb_safetensors_at(plain, i), *b = nb_safetensors_find(osci, a->name);
+        assert_int_equal(ni_safetensors_open(in_folder(state, path), &osci, &err), NB_OK);
+        for (int32_t i = 0; i < ni_safetensors_count(plain); i++) {
+            const ni_file_tensor *a = ni_safetensors_at(plain, i), *b = ni_safetensors_find(osci, a->name);
             assert_non_null(b);
             bool same = memcmp(a->data, b->data, a->bytes) == 0;
             if (!model && !same)
@@ -346,8 +346,8 @@ static void a_reset_touches_no_moment(void **state) {
             moments += !model;
             moved += !same;
         }
-        nb_safetensors_close(plain);
-        nb_safetensors_close(osci);
+        ni_safetensors_close(plain);
+        ni_safetensors_close(osci);
     }
     assert_true(moments > 20 && moved > 5);
 }
@@ -373,11 +373,11 @@ static void old_checkpoints_go(void **state) {
     straight(state, "kept", "checkpoint.keep=2");
     nb_run_config config = case_config(state, "kept", NULL);
     int64_t steps[8];
-    assert_int_equal(nb_checkpoint_list(config.out, steps, 8), 2);
+    assert_int_equal(ni_checkpoint_list(config.out, steps, 8), 2);
     assert_int_equal(steps[0], 12);
     assert_int_equal(steps[1], 8);
-    assert_int_equal(nb_make_folders(in_folder(state, "kept/checkpoints/step-00000100"), NULL), NB_OK);
-    assert_int_equal(nb_checkpoint_list(config.out, steps, 2), 3);
+    assert_int_equal(ni_make_folders(in_folder(state, "kept/checkpoints/step-00000100"), NULL), NB_OK);
+    assert_int_equal(ni_checkpoint_list(config.out, steps, 2), 3);
     assert_int_equal(steps[0], 100);
     assert_int_equal(steps[1], 12);
 }

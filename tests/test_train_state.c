@@ -21,7 +21,7 @@ static const char *recipe_with(void **state, const char *name, const char *keys)
     snprintf(file, sizeof file, "%s.yaml", name);
     snprintf(path, sizeof path, "%s", in_folder(state, file));
     snprintf(text, sizeof text, "base: bf16\nname: %s\n%s", name, keys);
-    assert_int_equal(nb_file_write(path, text, strlen(text), &err), NB_OK);
+    assert_int_equal(ni_file_write(path, text, strlen(text), &err), NB_OK);
     snprintf(set, sizeof set, "recipe=%s", path);
     return set;
 }
@@ -83,20 +83,20 @@ static void losses_stay_near_the_fp32_twin(void **state) {
 
 /* ---- checkpoints ---- */
 
-static void expect_type(void **state, const char *file, const char *tensor, nb_tensor_dtype dtype) {
-    nb_safetensors *opened;
+static void expect_type(void **state, const char *file, const char *tensor, ni_tensor_dtype dtype) {
+    ni_safetensors *opened;
     nb_error err = {0};
-    assert_int_equal(nb_safetensors_open(in_folder(state, file), &opened, &err), NB_OK);
-    const nb_file_tensor *found = nb_safetensors_find(opened, tensor);
+    assert_int_equal(ni_safetensors_open(in_folder(state, file), &opened, &err), NB_OK);
+    const ni_file_tensor *found = ni_safetensors_find(opened, tensor);
     assert_non_null(found);
     assert_int_equal(found->dtype, dtype);
-    nb_safetensors_close(opened);
+    ni_safetensors_close(opened);
 }
 
 static char *bytes_of(void **state, const char *file, size_t *size) {
     char *bytes;
     nb_error err = {0};
-    assert_int_equal(nb_file_read(in_folder(state, file), 1 << 24, &bytes, size, &err), NB_OK);
+    assert_int_equal(ni_file_read(in_folder(state, file), 1 << 24, &bytes, size, &err), NB_OK);
     return bytes;
 }
 
@@ -125,7 +125,7 @@ static void any_scale_resumes(void **state) {
     same_file(state, "whole/checkpoints/step-00000012/optimizer.safetensors",
               "stopped/checkpoints/step-00000012/optimizer.safetensors");
     expect_type(state, "whole/checkpoints/step-00000012/optimizer.safetensors", "master_scale/lm_head.weight",
-                NB_ST_F32);
+                NI_ST_F32);
 }
 
 /* Moments are files of one and two bytes a number, and a fork that changes their type keeps what they say. */
@@ -135,10 +135,10 @@ static void forks_change_the_type_of_moments(void **state) {
     nb_run_config config = case_config(state, "trunk", narrow, NULL);
     must_run(&config, NB_START_NEW, NULL);
     expect_type(state, "trunk/checkpoints/step-00000012/optimizer.safetensors", "exp_avg/lm_head.weight",
-                NB_ST_F8_E4M3);
-    expect_type(state, "trunk/checkpoints/step-00000012/optimizer.safetensors", "exp_avg_sq/lm_head.weight", NB_ST_F16);
+                NI_ST_F8_E4M3);
+    expect_type(state, "trunk/checkpoints/step-00000012/optimizer.safetensors", "exp_avg_sq/lm_head.weight", NI_ST_F16);
     expect_type(state, "trunk/checkpoints/step-00000012/optimizer.safetensors", "exp_avg_scale/lm_head.weight",
-                NB_ST_F32);
+                NI_ST_F32);
     snprintf(from, sizeof from, "%s", in_folder(state, "trunk/checkpoints/step-00000008"));
     config = case_config(state, "same", narrow, NULL); /* the rest of the run */
     must_run(&config, NB_START_FORK, from);
@@ -146,7 +146,7 @@ static void forks_change_the_type_of_moments(void **state) {
               "same/checkpoints/step-00000012/model.safetensors");
     config = case_config(state, "wide", "recipe=bf16", NULL);
     must_run(&config, NB_START_FORK, from);
-    expect_type(state, "wide/checkpoints/step-00000012/optimizer.safetensors", "exp_avg/lm_head.weight", NB_ST_F32);
+    expect_type(state, "wide/checkpoints/step-00000012/optimizer.safetensors", "exp_avg/lm_head.weight", NI_ST_F32);
     snprintf(from, sizeof from, "%s", in_folder(state, "wide/checkpoints/step-00000012"));
     config = case_config(state, "narrow", narrow, "steps=16", NULL);
     must_run(&config, NB_START_FORK, from);
@@ -199,8 +199,8 @@ static void policies_work_on_narrow_state(void **state) {
     for (int32_t i = 1; i < nb_model_param_count(back->model); i++) {
         const nb_param *p = nb_model_param(back->model, i);
         const size_t n = (size_t)(p->rows * p->cols);
-        const nb_scaled m[] = {nb_param_array_at(&back->optimizer.m, i), nb_param_array_at(&again->optimizer.m, i)};
-        const nb_scaled v[] = {nb_param_array_at(&back->optimizer.v, i), nb_param_array_at(&again->optimizer.v, i)};
+        const nb_scaled m[] = {ni_param_array_at(&back->optimizer.m, i), ni_param_array_at(&again->optimizer.m, i)};
+        const nb_scaled v[] = {ni_param_array_at(&back->optimizer.v, i), ni_param_array_at(&again->optimizer.v, i)};
         expect_equal(be, (float *)nb_model_params(back->model) + p->offset,
                      (float *)nb_model_params(again->model) + p->offset, n * sizeof(float));
         expect_equal(be, m[0].data, m[1].data, n);
@@ -228,15 +228,15 @@ static void infinite_gradients_are_seen(void **state) {
     assert_int_equal(nb_trainer_step(t, &report, &err), NB_BAD_NUMBER);
     assert_true(isfinite(report.loss));
     assert_non_null(strstr(err.message, "gradient norm is"));
-    nb_trainer_find_origin(t, where, sizeof where);
+    ni_trainer_find_origin(t, where, sizeof where);
     assert_true(where[0] != 0);
     double squares[256] = {1};
-    assert_true(nb_param_array_parts(&t->optimizer.m) <= 256);
+    assert_true(ni_param_array_parts(&t->optimizer.m) <= 256);
     double *sums = nb_backend_alloc(be, sizeof squares);
-    nb_param_array_sum_squares(&t->optimizer.m, sums);
+    ni_param_array_sum_squares(&t->optimizer.m, sums);
     nb_backend_read(be, squares, sums, sizeof squares);
     nb_backend_release(be, sums);
-    for (int32_t i = 0; i < nb_param_array_parts(&t->optimizer.m); i++)
+    for (int32_t i = 0; i < ni_param_array_parts(&t->optimizer.m); i++)
         assert_true(squares[i] == 0); /* the step was not taken */
     nb_trainer_free(t);
     nb_backend_free(be);

@@ -1,6 +1,6 @@
 /* train_case.h: a run small enough to train in a test: data, model file and run file in a temporary folder. */
-#ifndef NB_TESTS_TRAIN_CASE_H
-#define NB_TESTS_TRAIN_CASE_H
+#ifndef NI_TESTS_TRAIN_CASE_H
+#define NI_TESTS_TRAIN_CASE_H
 
 #include "base/philox.h"
 #include "data/shard.h"
@@ -16,20 +16,20 @@
 enum { CASE_END = 0, CASE_RARE = 63, CASE_SEQ = 16 };
 
 static inline void case_tokens(const char *path, int64_t count, uint32_t seed, int64_t rare_at) {
-    nb_shard_writer *writer;
+    ni_shard_writer *writer;
     nb_error err = {0};
     int32_t ids[1024];
-    assert_int_equal(nb_shard_writer_open(path, 2, &writer, &err), NB_OK);
+    assert_int_equal(ni_shard_writer_open(path, 2, &writer, &err), NB_OK);
     for (int64_t done = 0; done < count; done += 1024) {
         for (int64_t i = 0; i < 1024; i++) {
-            uint32_t r = nb_philox(seed, 7, (uint32_t)(done + i), 0, 0, 0).w[0];
+            uint32_t r = ni_philox(seed, 7, (uint32_t)(done + i), 0, 0, 0).w[0];
             ids[i] = r % 40 == 0 ? CASE_END : (int32_t)(1 + (r >> 8) % 8 * ((r >> 12) % 7));
             if (done + i == rare_at)
                 ids[i] = CASE_RARE;
         }
-        assert_int_equal(nb_shard_writer_put(writer, ids, count - done < 1024 ? count - done : 1024, &err), NB_OK);
+        assert_int_equal(ni_shard_writer_put(writer, ids, count - done < 1024 ? count - done : 1024, &err), NB_OK);
     }
-    assert_int_equal(nb_shard_writer_commit(writer, &err), NB_OK);
+    assert_int_equal(ni_shard_writer_commit(writer, &err), NB_OK);
 }
 
 /* cmocka set-up: *state becomes a folder with model.yaml, train.bin, val.bin and rare.bin, which holds CASE_RARE once.
@@ -38,7 +38,7 @@ static inline int case_folder(void **state) {
     nb_error err = {0};
     if (temporary_folder(state) != 0)
         return -1;
-    if (nb_file_write(in_folder(state, "case.yaml"), CASE_MODEL, strlen(CASE_MODEL), &err) != NB_OK)
+    if (ni_file_write(in_folder(state, "case.yaml"), CASE_MODEL, strlen(CASE_MODEL), &err) != NB_OK)
         return -1;
     case_tokens(in_folder(state, "train.bin"), 4096, 1, -1);
     case_tokens(in_folder(state, "val.bin"), 1024, 2, -1);
@@ -99,7 +99,7 @@ static inline bool case_on_stop(void *user) {
 
 static inline nb_status case_create(nb_backend *be, const nb_run_config *config, case_log *log, nb_trainer **trainer,
                                     nb_error *err) {
-    nb_trainer_options options = {.recipes_dir = NB_TEST_SOURCE "/recipes",
+    nb_trainer_options options = {.recipes_dir = NI_TEST_SOURCE "/recipes",
                                   .lens = log ? log->lens : NULL,
                                   .callbacks = {.user = log,
                                                 .step = log ? case_on_step : NULL,
@@ -138,7 +138,7 @@ static inline char *case_metrics(void **state, const char *out) {
     char path[700];
     nb_error err = {0};
     snprintf(path, sizeof path, "%s/%s/metrics.jsonl", (char *)*state, out);
-    if (nb_file_read(path, 1 << 20, &text, &size, &err) != NB_OK)
+    if (ni_file_read(path, 1 << 20, &text, &size, &err) != NB_OK)
         fail_msg("%s", err.message);
     to = text;
     for (char *save, *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {

@@ -6,9 +6,9 @@
 #include <string.h>
 #include <sys/mman.h>
 
-nb_status nb_backend_create(const char *name, nb_dtype act, nb_dtype real, void *state, void (*destroy)(nb_backend *be),
-                            nb_backend_object **out, nb_error *err) {
-    nb_backend_object *object = calloc(1, sizeof *object);
+nb_status ni_backend_create(const char *name, nb_dtype act, nb_dtype real, void *state, void (*destroy)(nb_backend *be),
+                            ni_backend_object **out, nb_error *err) {
+    ni_backend_object *object = calloc(1, sizeof *object);
     if (!object)
         return nb_fail(err, NB_NO_MEMORY, "backend %s: no memory for its table of operations", name);
     object->backend.ops = &object->ops;
@@ -25,13 +25,13 @@ nb_status nb_backend_create(const char *name, nb_dtype act, nb_dtype real, void 
 void nb_backend_free(nb_backend *be) {
     if (!be)
         return;
-    nb_backend_object *object = (nb_backend_object *)be;
+    ni_backend_object *object = (ni_backend_object *)be;
     if (object->destroy)
         object->destroy(be);
     free(object);
 }
 
-nb_status nb_backend_take(nb_backend *be, size_t bytes, const char *what, void **memory, nb_error *err) {
+nb_status ni_backend_take(nb_backend *be, size_t bytes, const char *what, void **memory, nb_error *err) {
     *memory = be->ops->alloc(be, bytes, what);
     if (*memory)
         return NB_OK;
@@ -76,7 +76,7 @@ nb_status nb_dequantize(nb_backend *be, const nb_mat *out, const nb_qtensor *fro
 
 /* ---- host memory ---- */
 
-void *nb_host_reserve(size_t *bytes) {
+void *ni_host_reserve(size_t *bytes) {
     const size_t huge = (size_t)2 << 20;
     size_t alignment = *bytes >= 2 * huge ? huge : 64;
     if (*bytes > SIZE_MAX - 64)
@@ -93,40 +93,40 @@ void *nb_host_reserve(size_t *bytes) {
     return memory;
 }
 
-void *nb_host_alloc(nb_backend *be, size_t bytes, const char *what) {
+void *ni_host_alloc(nb_backend *be, size_t bytes, const char *what) {
     (void)be, (void)what;
-    void *memory = nb_host_reserve(&bytes);
+    void *memory = ni_host_reserve(&bytes);
     if (memory)
         memset(memory, 0, bytes);
     return memory;
 }
 
-void nb_host_release(nb_backend *be, void *memory) {
+void ni_host_release(nb_backend *be, void *memory) {
     (void)be;
     free(memory);
 }
 
-void nb_host_copy(nb_backend *be, void *to, const void *from, size_t bytes) {
+void ni_host_copy(nb_backend *be, void *to, const void *from, size_t bytes) {
     (void)be;
     if (bytes)
         memmove(to, from, bytes);
 }
 
-void nb_host_upload(nb_backend *be, void *to, const void *from_host, size_t bytes) {
-    nb_host_copy(be, to, from_host, bytes);
+void ni_host_upload(nb_backend *be, void *to, const void *from_host, size_t bytes) {
+    ni_host_copy(be, to, from_host, bytes);
 }
 
-void nb_host_download(nb_backend *be, void *to_host, const void *from, size_t bytes) {
-    nb_host_copy(be, to_host, from, bytes);
+void ni_host_download(nb_backend *be, void *to_host, const void *from, size_t bytes) {
+    ni_host_copy(be, to_host, from, bytes);
 }
 
-void nb_host_fill_zero(nb_backend *be, void *to, size_t bytes) {
+void ni_host_fill_zero(nb_backend *be, void *to, size_t bytes) {
     (void)be;
     if (bytes)
         memset(to, 0, bytes);
 }
 
-nb_status nb_host_synchronize(nb_backend *be, nb_error *err) {
+nb_status ni_host_synchronize(nb_backend *be, nb_error *err) {
     (void)be, (void)err; /* every operation is done when it returns */
     return NB_OK;
 }

@@ -14,12 +14,12 @@
 #define NOTHING_int64_t return (int64_t
 #define NOTHING_nb_status return (nb_status
 
-#define NB_OP_MEMORY(type, name, arguments)
-#define NB_OP_TYPED(type, name, arguments)                                                                             \
+#define NI_OP_MEMORY(type, name, arguments)
+#define NI_OP_TYPED(type, name, arguments)                                                                             \
     static type idle_##name arguments {                                                                                \
         NOTHING_##type)0;                                                                                              \
     }
-#define NB_OP_PLAIN(type, name, arguments) NB_OP_TYPED(type, name, arguments)
+#define NI_OP_PLAIN(type, name, arguments) NI_OP_TYPED(type, name, arguments)
 #include "backend/ops.inc"
 
 static void *idle_alloc(nb_backend *be, size_t bytes, const char *what) {
@@ -46,13 +46,13 @@ static nb_status idle_synchronize(nb_backend *be, nb_error *err) {
     return NB_OK;
 }
 
-void nb_backend_idle(nb_idle_backend *idle, const nb_backend *be) {
-    nb_backend_ops *ops = &idle->ops;
+void ni_backend_idle(ni_idle_backend *idle, const nb_backend *be) {
+    ni_backend_ops *ops = &idle->ops;
     idle->backend = *be;
     idle->backend.ops = ops;
-#define NB_OP_MEMORY(type, name, arguments) ops->name = idle_##name;
-#define NB_OP_TYPED(type, name, arguments) ops->name = be->ops->name ? idle_##name : NULL;
-#define NB_OP_PLAIN(type, name, arguments) ops->name = be->ops->name ? idle_##name : NULL;
+#define NI_OP_MEMORY(type, name, arguments) ops->name = idle_##name;
+#define NI_OP_TYPED(type, name, arguments) ops->name = be->ops->name ? idle_##name : NULL;
+#define NI_OP_PLAIN(type, name, arguments) ops->name = be->ops->name ? idle_##name : NULL;
 #include "backend/ops.inc"
     ops->operand_bytes = be->ops->operand_bytes;
     ops->product_kernel = be->ops->product_kernel;

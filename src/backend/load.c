@@ -51,15 +51,15 @@ static bool find(void *library, const char *name, void *function) {
     return symbol != NULL;
 }
 
-static bool fits(nb_cuda_library_fit its) {
-    const nb_cuda_library_fit ours = NB_CUDA_LIBRARY_FIT;
+static bool fits(ni_cuda_library_fit its) {
+    const ni_cuda_library_fit ours = NI_CUDA_LIBRARY_FIT;
     return its.table == ours.table && its.mat == ours.mat && its.qtensor == ours.qtensor && its.error == ours.error;
 }
 
-nb_status nb_backend_load_cuda(int device, nb_backend **out, nb_error *err) {
+nb_status ni_backend_load_cuda(int device, nb_backend **out, nb_error *err) {
     char why[512];
-    nb_cuda_library_open_function *open_device;
-    nb_cuda_library_fit_function *its_fit;
+    ni_cuda_library_open_function *open_device;
+    ni_cuda_library_fit_function *its_fit;
     void *library = open_library(why, sizeof why);
     if (!library && why[0])
         return nb_fail(err, NB_UNSUPPORTED, "cuda: " LIBRARY " cannot be opened: %s", why);
@@ -67,7 +67,7 @@ nb_status nb_backend_load_cuda(int device, nb_backend **out, nb_error *err) {
         return nb_fail(err, NB_UNSUPPORTED,
                        "cuda: there is no " LIBRARY " beside the program; hint: `make cuda` builds it (needs CUDA's "
                        "compiler), or backend: cpu");
-    if (!find(library, "nb_cuda_library_open", &open_device) || !find(library, "nb_cuda_library_fits", &its_fit) ||
+    if (!find(library, "ni_cuda_library_open", &open_device) || !find(library, "ni_cuda_library_fits", &its_fit) ||
         !fits(its_fit()))
         return nb_fail(err, NB_UNSUPPORTED,
                        "cuda: " LIBRARY " is of another version than this program; hint: make cuda");

@@ -20,13 +20,13 @@ nb_status nb_backend_open(const char *name, const nb_backend_options *options, n
     int device;
     *out = NULL;
     if (!name || !*name || strcmp(name, "cpu") == 0)
-        return nb_backend_cpu(options, out, err);
+        return ni_backend_cpu(options, out, err);
     if (strcmp(name, "ref64") == 0)
-        return nb_backend_ref64(out, err);
+        return ni_backend_ref64(out, err);
     if (strcmp(name, "paper") == 0 || strcmp(name, "paper:hopper") == 0)
-        return nb_backend_paper(options, name[5] == ':', out, err);
+        return ni_backend_paper(options, name[5] == ':', out, err);
     if (device_of(name, &device))
-        return nb_backend_load_cuda(device, out, err);
+        return ni_backend_load_cuda(device, out, err);
     return nb_fail(err, NB_BAD_USAGE,
                    "backend: there is no \"%s\"; expected cpu, cuda, cuda:NUMBER, ref64, "
                    "paper or paper:hopper",

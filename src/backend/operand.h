@@ -6,15 +6,15 @@
  * Who multiplies never sees codes. The canonical layout (nb_qtensor, nibble/format.h) is for files, for the lens and
  * for tests: `canonical` converts to it.
  */
-#ifndef NB_BACKEND_OPERAND_H
-#define NB_BACKEND_OPERAND_H
+#ifndef NI_BACKEND_OPERAND_H
+#define NI_BACKEND_OPERAND_H
 
 #include "nibble/backend.h"
 
-typedef enum nb_side {
-    NB_LEFT, /* A of A B^T */
-    NB_RIGHT /* B: kept as the product reads it */
-} nb_side;
+typedef enum ni_side {
+    NI_LEFT, /* A of A B^T */
+    NI_RIGHT /* B: kept as the product reads it */
+} ni_side;
 
 /* [rows, cols] as multiplied: the contraction runs along the columns. The caller sets quantizer, other, rows, cols,
  * side, reread and turned, asks operand_bytes, and places that much backend memory; the backend fills it. */
@@ -22,7 +22,7 @@ typedef struct nb_operand {
     nb_quantizer quantizer; /* what the codes are; BF16: plain numbers */
     nb_quantizer other; /* of the operand that it will be multiplied with: a backend keeps what that product reads */
     int64_t rows, cols;
-    nb_side side;
+    ni_side side;
     bool reread;    /* it will be decoded, turned, re-quantized or shown, not only multiplied: codes and scales stay */
     bool turned;    /* it will be made by `turn` */
     void *memory;   /* operand_bytes() bytes, 64-byte aligned, in the backend's own layout; NULL for plain numbers */
@@ -33,7 +33,7 @@ typedef struct nb_operand {
 } nb_operand;
 
 /* What an operand is made of. Exactly one of `numbers` and `operand`. */
-typedef struct nb_source {
+typedef struct ni_source {
     const nb_mat *numbers;     /* F32 or BF16 [rows, cols]; numbers->amax is used where it is known and serves */
     const nb_operand *operand; /* its decoded values: exact code x scale in FP32, never a rounded buffer */
     const nb_operand *minus;   /* numbers - decoded(minus), in FP32: the residual of a quantization; NULL. It may have
@@ -42,10 +42,10 @@ typedef struct nb_source {
     int64_t column_count;
     const nb_operand *row_scales, *column_scales; /* multiply row r (column c) by that operand's FP32 row scale r (c):
                                   scales that lie on a contraction, folded into the other operand (docs/gemm.md) */
-} nb_source;
+} ni_source;
 
 /* One operand to be made of a source. Two makings of one call read the source once where the backend can. */
-typedef struct nb_making {
+typedef struct ni_making {
     nb_operand *out;
     const nb_quantizer *quantizer; /* of these columns: out->quantizer but for the height of its blocks; NULL: that */
     bool transpose;                /* row r of the operand is column r of the source */
@@ -54,14 +54,14 @@ typedef struct nb_making {
                                       already; NULL: under one of its own */
     const nb_noise *noise;         /* NULL where neither stochastic rounding nor fresh signs ask for it */
     nb_quantize_stats *stats;      /* host, or NULL */
-} nb_making;
+} ni_making;
 
 /* One product of a sum: A B^T, or S B^T. */
-typedef struct nb_term {
+typedef struct ni_term {
     const nb_operand *a;     /* NULL where `sparse` is set */
     const nb_sparse *sparse; /* S [M, K] */
     const nb_operand *b;
     const int32_t *columns; /* [b->rows] backend memory: C[:, columns[j]] += (A B^T)[:, j]; NULL: all of C */
-} nb_term;
+} ni_term;
 
 #endif

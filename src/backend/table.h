@@ -3,36 +3,36 @@
  * ops.inc lists the operations. An implementation fills every entry or leaves NULL what it cannot do; nothing falls
  * back in silence. All operations are deterministic: results do not depend on the number of threads.
  */
-#ifndef NB_BACKEND_TABLE_H
-#define NB_BACKEND_TABLE_H
+#ifndef NI_BACKEND_TABLE_H
+#define NI_BACKEND_TABLE_H
 
 #include "backend/operand.h"
 #include "nibble/backend.h"
 
 /* Weights followed from step to step by track_codes; [rows, cols] each, in backend memory. */
-typedef struct nb_tracked {
+typedef struct ni_tracked {
     float *w, *q;             /* of the step before: the numbers, and what their codes decode to */
     float *moved_w, *moved_q; /* sum of |w_t - w_{t-1}|, of |q_t - q_{t-1}| */
     uint8_t *codes;           /* of the step before, a byte each */
     int64_t *flips;           /* [1] changes of a code, all elements together; 0 and -0 are one */
-} nb_tracked;
+} ni_tracked;
 
-enum { NB_RATIO_COUNTS = 12, NB_DISTANCE_COUNTS = 10 }; /* bins of count_ratios, of count_distances */
+enum { NI_RATIO_COUNTS = 12, NI_DISTANCE_COUNTS = 10 }; /* bins of count_ratios, of count_distances */
 
-typedef struct nb_backend_ops {
-#define NB_OP_MEMORY(type, name, arguments) type(*name) arguments;
-#define NB_OP_TYPED(type, name, arguments) type(*name) arguments;
-#define NB_OP_PLAIN(type, name, arguments) type(*name) arguments;
+typedef struct ni_backend_ops {
+#define NI_OP_MEMORY(type, name, arguments) type(*name) arguments;
+#define NI_OP_TYPED(type, name, arguments) type(*name) arguments;
+#define NI_OP_PLAIN(type, name, arguments) type(*name) arguments;
 #include "backend/ops.inc"
-} nb_backend_ops;
+} ni_backend_ops;
 
 /* The backends of the library itself, as nb_backend_open makes them. */
-nb_status nb_backend_cpu(const nb_backend_options *options, nb_backend **out, nb_error *err);
-nb_status nb_backend_ref64(nb_backend **out, nb_error *err);
-nb_status nb_backend_paper(const nb_backend_options *options, bool hopper, nb_backend **out, nb_error *err);
+nb_status ni_backend_cpu(const nb_backend_options *options, nb_backend **out, nb_error *err);
+nb_status ni_backend_ref64(nb_backend **out, nb_error *err);
+nb_status ni_backend_paper(const nb_backend_options *options, bool hopper, nb_backend **out, nb_error *err);
 
 struct nb_backend {
-    const nb_backend_ops *ops;
+    const ni_backend_ops *ops;
     const char *name; /* "cpu", "ref64", "paper" */
     nb_dtype act, real;
     int64_t
@@ -42,7 +42,7 @@ struct nb_backend {
 };
 
 /* A tensor of AdamW with nothing narrow, and nothing to leave behind. */
-static inline nb_adamw_tensor nb_adamw_plain(nb_dtype real, void *param, void *m, void *v, const void *grad, int64_t n,
+static inline nb_adamw_tensor ni_adamw_plain(nb_dtype real, void *param, void *m, void *v, const void *grad, int64_t n,
                                              double weight_decay) {
     const nb_adamw_tensor tensor = {.param = {.data = param, .dtype = real},
                                     .m = {.data = m, .dtype = real},
@@ -54,6 +54,6 @@ static inline nb_adamw_tensor nb_adamw_plain(nb_dtype real, void *param, void *m
 }
 
 /* alloc, or the one sentence of all refusals: "no memory for WHAT: 12.3 MiB". */
-nb_status nb_backend_take(nb_backend *be, size_t bytes, const char *what, void **memory, nb_error *err);
+nb_status ni_backend_take(nb_backend *be, size_t bytes, const char *what, void **memory, nb_error *err);
 
 #endif

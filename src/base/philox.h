@@ -3,32 +3,32 @@
  * Every random bit of nibble is a pure function of (key, counter): nothing to checkpoint, nothing that depends on
  * threads. One source for gcc and nvcc.
  */
-#ifndef NB_BASE_PHILOX_H
-#define NB_BASE_PHILOX_H
+#ifndef NI_BASE_PHILOX_H
+#define NI_BASE_PHILOX_H
 
 #include <stdint.h>
 
 #if defined(__CUDACC__)
-#define NB_HD __host__ __device__
+#define NI_HD __host__ __device__
 #else
-#define NB_HD
+#define NI_HD
 #endif
 
-typedef struct nb_philox_words {
+typedef struct ni_philox_words {
     uint32_t w[4];
-} nb_philox_words;
+} ni_philox_words;
 
 /* What a counter is for: its last word, so that streams of one key never meet. */
 enum {
-    NB_PURPOSE_ROUNDING = 0,    /* elements 0..15 of a group at 8 bits; 0..7 at 16 bits */
-    NB_PURPOSE_ROUNDING_HI = 1, /* elements 8..15 of a group at 16 bits */
-    NB_PURPOSE_SIGNS = 2,       /* fresh Hadamard signs */
-    NB_PURPOSE_INIT = 3,        /* parameter initialisation */
-    NB_PURPOSE_SHUFFLE = 4,     /* order of the data */
-    NB_PURPOSE_SAMPLE = 5       /* text generation */
+    NI_PURPOSE_ROUNDING = 0,    /* elements 0..15 of a group at 8 bits; 0..7 at 16 bits */
+    NI_PURPOSE_ROUNDING_HI = 1, /* elements 8..15 of a group at 16 bits */
+    NI_PURPOSE_SIGNS = 2,       /* fresh Hadamard signs */
+    NI_PURPOSE_INIT = 3,        /* parameter initialisation */
+    NI_PURPOSE_SHUFFLE = 4,     /* order of the data */
+    NI_PURPOSE_SAMPLE = 5       /* text generation */
 };
 
-static inline NB_HD nb_philox_words nb_philox(uint32_t key0, uint32_t key1, uint32_t c0, uint32_t c1, uint32_t c2,
+static inline NI_HD ni_philox_words ni_philox(uint32_t key0, uint32_t key1, uint32_t c0, uint32_t c1, uint32_t c2,
                                               uint32_t c3) {
     for (int round = 0; round < 10; round++) {
         uint64_t p0 = (uint64_t)0xD2511F53u * c0;
@@ -42,7 +42,7 @@ static inline NB_HD nb_philox_words nb_philox(uint32_t key0, uint32_t key1, uint
         key0 += 0x9E3779B9u;
         key1 += 0xBB67AE85u;
     }
-    nb_philox_words out = {{c0, c1, c2, c3}};
+    ni_philox_words out = {{c0, c1, c2, c3}};
     return out;
 }
 

@@ -9,13 +9,13 @@
 #include <time.h>
 #include <unistd.h>
 
-double nb_seconds(void) {
+double ni_seconds(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-char *nb_duration_text(double seconds, char *text, size_t size) {
+char *ni_duration_text(double seconds, char *text, size_t size) {
     if (!(seconds >= 0) || seconds > 1e9) {
         snprintf(text, size, "-");
         return text;
@@ -41,24 +41,24 @@ static int32_t terminal_width(int fd) {
     return 80;
 }
 
-nb_progress nb_progress_open(FILE *out) {
-    nb_progress progress = {.out = out};
+ni_progress ni_progress_open(FILE *out) {
+    ni_progress progress = {.out = out};
     const char *term = getenv("TERM");
     if (out)
         progress.terminal = isatty(fileno(out)) && term && strcmp(term, "dumb") != 0;
     return progress;
 }
 
-static void erase_bar(nb_progress *progress) {
+static void erase_bar(ni_progress *progress) {
     if (progress->drawn)
         fputs("\r\033[K", progress->out);
     progress->drawn = false;
 }
 
-void nb_progress_bar(nb_progress *progress, int64_t done, int64_t total, const char *text) {
+void ni_progress_bar(ni_progress *progress, int64_t done, int64_t total, const char *text) {
     if (!progress->terminal || total <= 0)
         return;
-    double now = nb_seconds();
+    double now = ni_seconds();
     if (progress->drawn && done < total && now - progress->last < 0.1)
         return;
     progress->last = now;
@@ -79,7 +79,7 @@ void nb_progress_bar(nb_progress *progress, int64_t done, int64_t total, const c
     progress->drawn = true;
 }
 
-void nb_progress_line(nb_progress *progress, const char *format, ...) {
+void ni_progress_line(ni_progress *progress, const char *format, ...) {
     if (!progress->out)
         return;
     erase_bar(progress);
@@ -91,7 +91,7 @@ void nb_progress_line(nb_progress *progress, const char *format, ...) {
     fflush(progress->out);
 }
 
-void nb_progress_close(nb_progress *progress) {
+void ni_progress_close(ni_progress *progress) {
     if (!progress->out)
         return;
     erase_bar(progress);

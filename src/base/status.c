@@ -7,22 +7,22 @@
 
 const char *nb_status_name(nb_status status) {
     switch (status) {
-#define NB_STATUS_CASE(code, exit_status, name)                                                                        \
+#define NI_STATUS_CASE(code, exit_status, name)                                                                        \
     case code:                                                                                                         \
         return name;
-        NB_STATUS_MAP(NB_STATUS_CASE)
-#undef NB_STATUS_CASE
+        NB_STATUS_MAP(NI_STATUS_CASE)
+#undef NI_STATUS_CASE
     }
     return "unknown status";
 }
 
 int nb_status_exit(nb_status status) {
     switch (status) {
-#define NB_STATUS_CASE(code, exit_status, name)                                                                        \
+#define NI_STATUS_CASE(code, exit_status, name)                                                                        \
     case code:                                                                                                         \
         return exit_status;
-        NB_STATUS_MAP(NB_STATUS_CASE)
-#undef NB_STATUS_CASE
+        NB_STATUS_MAP(NI_STATUS_CASE)
+#undef NI_STATUS_CASE
     }
     return 1;
 }

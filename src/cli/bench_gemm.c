@@ -19,26 +19,26 @@
 #include <string.h>
 
 typedef struct gemm_options {
-    nb_texts shapes;
+    ni_texts shapes;
     const char *isa, *out;
     int64_t threads;
     double seconds;
     bool peers, alone;
 } gemm_options;
 
-static const nb_option options[] = {
-    {"shape", 0, NB_OPTION_TEXTS, offsetof(gemm_options, shapes), "MxNxK", "C[M,N] = A[M,K] B[N,K]^T; may be repeated"},
-    {"isa", 0, NB_OPTION_TEXT, offsetof(gemm_options, isa), "NAME", "auto, scalar, portable, avx2 or avx512"},
-    {"threads", 0, NB_OPTION_INT, offsetof(gemm_options, threads), "N", "0: all that the process may use"},
-    {"out", 0, NB_OPTION_TEXT, offsetof(gemm_options, out), "TYPE", "of C: bf16 (default) or f32"},
-    {"seconds", 0, NB_OPTION_FLOAT, offsetof(gemm_options, seconds), "S", "for each contender and shape (default 0.5)"},
-    {"alone", 0, NB_OPTION_FLAG, offsetof(gemm_options, alone), NULL,
+static const ni_option options[] = {
+    {"shape", 0, NI_OPTION_TEXTS, offsetof(gemm_options, shapes), "MxNxK", "C[M,N] = A[M,K] B[N,K]^T; may be repeated"},
+    {"isa", 0, NI_OPTION_TEXT, offsetof(gemm_options, isa), "NAME", "auto, scalar, portable, avx2 or avx512"},
+    {"threads", 0, NI_OPTION_INT, offsetof(gemm_options, threads), "N", "0: all that the process may use"},
+    {"out", 0, NI_OPTION_TEXT, offsetof(gemm_options, out), "TYPE", "of C: bf16 (default) or f32"},
+    {"seconds", 0, NI_OPTION_FLOAT, offsetof(gemm_options, seconds), "S", "for each contender and shape (default 0.5)"},
+    {"alone", 0, NI_OPTION_FLAG, offsetof(gemm_options, alone), NULL,
      "one thread, processor time: for machines that are busy with other work"},
-    {"no-peers", 0, NB_OPTION_FLAG, offsetof(gemm_options, peers), NULL, "only our products"},
+    {"no-peers", 0, NI_OPTION_FLAG, offsetof(gemm_options, peers), NULL, "only our products"},
     {0},
 };
 
-static const nb_command_line line = {
+static const ni_command_line line = {
     .usage = "gemm [--shape MxNxK]... [--isa NAME] [--threads N]",
     .about =
         "Products of packed 4-bit operands: bits checked against the scalar reference, then the best of many runs,\n"
@@ -102,7 +102,7 @@ static nb_status make_operand(nb_backend *be, const nb_quantizer *q, int64_t row
     void *memory = be->ops->alloc(be, nb_qtensor_bytes(q, rows, cols).total, "operands");
     if (values && memory) {
         for (int64_t i = 0; i < rows * cols; i++) {
-            nb_philox_words w = nb_philox(key, 0, (uint32_t)i, (uint32_t)(i >> 32), 0, 0);
+            ni_philox_words w = ni_philox(key, 0, (uint32_t)i, (uint32_t)(i >> 32), 0, 0);
             float x = (float)(int32_t)w.w[0] * 0x1p-31f;
             values[i] = x * x * x;
         }
@@ -126,7 +126,7 @@ static void free_product(product *p) {
 
 static nb_status make_product(nb_backend *be, const pair *kind, const int64_t shape[3], nb_dtype type, product *p,
                               nb_error *err) {
-    nb_quantizer a = nb_format_family_find(kind->family)->defaults, b = a;
+    nb_quantizer a = ni_format_family_find(kind->family)->defaults, b = a;
     b.block_rows = kind->tile_rows_b ? kind->tile_rows_b : b.block_rows;
     p->be = be;
     NB_TRY(make_operand(be, &a, shape[0], shape[2], 1, &p->a, err));
@@ -178,7 +178,7 @@ static nb_status check_plain(plain *p, double value, nb_error *err) {
         } got;
         size_t size = nb_dtype_size(p->c.dtype);
         p->be->ops->download(p->be, &got, (const char *)p->c.data + (size_t)at * size, size);
-        float one = p->c.dtype == NB_F32 ? got.f32 : nb_bf16_value(got.bf16);
+        float one = p->c.dtype == NB_F32 ? got.f32 : ni_bf16_value(got.bf16);
         if (!(fabs((double)one - want) <= bound))
             return nb_fail(err, NB_INTERNAL,
                            "bench gemm: a plain product holds %g where %g is right; no speed is reported", (double)one,
@@ -245,7 +245,7 @@ static nb_status check_patch(const product *p, int64_t row, int64_t col, nb_erro
     int64_t cols = p->c.cols - col < PATCH ? p->c.cols - col : PATCH;
     nb_mat view = nb_mat_of(want, p->c.dtype, rows, cols);
     nb_qtensor a = rows_of(&p->a, row, rows), b = rows_of(&p->b, col, cols);
-    NB_TRY(nb_ref_gemm_q(NULL, &view, &a, &b, false, err));
+    NB_TRY(ni_ref_gemm_q(NULL, &view, &a, &b, false, err));
     size_t size = nb_dtype_size(p->c.dtype);
     for (int64_t i = 0; i < rows; i++) {
         const char *got = (const char *)p->c.data + (size_t)((row + i) * p->c.stride + col) * size;
@@ -270,13 +270,13 @@ static nb_status check_product(product *p, nb_error *err) {
 /* ---- the table ---- */
 
 typedef struct contest {
-    nb_contender list[PAIRS + PLAINS + NB_PEER_COUNT + 1]; /* ours packed, ours plain, the peers, the roofline */
+    ni_contender list[PAIRS + PLAINS + NI_PEER_COUNT + 1]; /* ours packed, ours plain, the peers, the roofline */
     int32_t ours, peers, count;
     double operations; /* of a product */
-    nb_roofline roofline;
+    ni_roofline roofline;
 } contest;
 
-static void print_ratio(const nb_contender *peer, const nb_contender *ours) {
+static void print_ratio(const ni_contender *peer, const ni_contender *ours) {
     if (peer->missing)
         printf(" %7s", "-");
     else
@@ -314,56 +314,56 @@ static nb_status enter_ours(nb_backend *be, const int64_t shape[3], nb_dtype typ
             continue;
         NB_TRY(make_product(be, &pairs[i], shape, type, &products[i], err));
         NB_TRY(check_product(&products[i], err));
-        c->list[c->ours++] = (nb_contender){pairs[i].name, run_product, &products[i], 0, NULL};
+        c->list[c->ours++] = (ni_contender){pairs[i].name, run_product, &products[i], 0, NULL};
     }
     for (int i = 0; i < PLAINS; i++) {
         if (!sums_of(be, &plain_kinds[i], plains[i].sums, sizeof plains[i].sums))
             continue;
         NB_TRY(make_plain(be, plain_kinds[i].type, shape, type, &plains[i], err));
-        c->list[c->ours++] = (nb_contender){plain_kinds[i].name, run_plain, &plains[i], 0, NULL};
+        c->list[c->ours++] = (ni_contender){plain_kinds[i].name, run_plain, &plains[i], 0, NULL};
     }
     return NB_OK;
 }
 
-static nb_status enter_peers(const nb_cpu *cpu, const int64_t shape[3], bool wanted, nb_peers **peers, contest *c,
+static nb_status enter_peers(const ni_cpu *cpu, const int64_t shape[3], bool wanted, ni_peers **peers, contest *c,
                              nb_error *err) {
     if (wanted) {
-        NB_TRY(nb_peers_create(shape[0], shape[1], shape[2], cpu->threads, peers, err));
-        nb_peers_contenders(*peers, c->list + c->ours);
-        c->peers = NB_PEER_COUNT;
+        NB_TRY(ni_peers_create(shape[0], shape[1], shape[2], cpu->threads, peers, err));
+        ni_peers_contenders(*peers, c->list + c->ours);
+        c->peers = NI_PEER_COUNT;
     }
     c->count = c->ours + c->peers;
-    c->count += nb_roofline_contender(cpu->isa, cpu->threads, &c->roofline, &c->list[c->count]);
+    c->count += ni_roofline_contender(cpu->isa, cpu->threads, &c->roofline, &c->list[c->count]);
     return NB_OK;
 }
 
 static nb_status run_shape(nb_backend *be, const gemm_options *o, const char *text, nb_error *err) {
     int64_t shape[3];
-    NB_TRY(nb_bench_shape(text, shape, err));
+    NB_TRY(ni_bench_shape(text, shape, err));
     product products[PAIRS] = {{0}};
     plain plains[PLAINS] = {{0}};
-    nb_peers *peers = NULL;
+    ni_peers *peers = NULL;
     contest c = {.operations = 2.0 * (double)shape[0] * (double)shape[1] * (double)shape[2]};
     nb_status status = enter_ours(be, shape, strcmp(o->out, "f32") == 0 ? NB_F32 : NB_BF16, products, plains, &c, err);
     if (status == NB_OK)
-        status = enter_peers(nb_cpu_of(be), shape, o->peers, &peers, &c, err);
+        status = enter_peers(ni_cpu_of(be), shape, o->peers, &peers, &c, err);
     if (status == NB_OK)
-        status = (o->alone ? nb_bench_rounds_alone : nb_bench_rounds)(c.list, c.count, o->seconds, err);
+        status = (o->alone ? ni_bench_rounds_alone : ni_bench_rounds)(c.list, c.count, o->seconds, err);
     if (status == NB_OK)
         print_contest(&c, text);
     for (int i = 0; i < PAIRS; i++)
         free_product(&products[i]);
     for (int i = 0; i < PLAINS; i++)
         free_plain(&plains[i]);
-    nb_peers_free(peers);
+    ni_peers_free(peers);
     return status;
 }
 
 static void print_head(nb_backend *be, const gemm_options *o) {
     char processor[128];
-    nb_quantizer q = nb_format_family_find("nvfp4")->defaults;
+    nb_quantizer q = ni_format_family_find("nvfp4")->defaults;
     const char *coretype = getenv("OPENBLAS_CORETYPE");
-    printf("%s, %d threads, %s\n", nb_bench_processor(processor, sizeof processor), (int)nb_cpu_of(be)->threads,
+    printf("%s, %d threads, %s\n", ni_bench_processor(processor, sizeof processor), (int)ni_cpu_of(be)->threads,
            be->ops->gemm_q_kernel(be, &q, &q));
     printf("C in %s; patches of every packed C equal the scalar reference bit by bit, plain ones are near; best of "
            "runs in turns%s\n",
@@ -374,10 +374,10 @@ static void print_head(nb_backend *be, const gemm_options *o) {
         printf("OPENBLAS_CORETYPE is not set\n");
 }
 
-nb_status nb_bench_gemm(int argc, char **argv, nb_error *err) {
+nb_status ni_bench_gemm(int argc, char **argv, nb_error *err) {
     gemm_options o = {.isa = "auto", .out = "bf16", .seconds = 0.5};
     int32_t count;
-    NB_TRY(nb_cli_parse(&line, argc, argv, &o, &count, err));
+    NB_TRY(ni_cli_parse(&line, argc, argv, &o, &count, err));
     if (count < 0)
         return NB_OK;
     o.peers = !o.peers; /* the flag is --no-peers */
@@ -388,7 +388,7 @@ nb_status nb_bench_gemm(int argc, char **argv, nb_error *err) {
                        (long long)o.threads);
     o.threads = o.alone ? 1 : o.threads;
     nb_isa isa;
-    NB_TRY(nb_bench_isa(o.isa, &isa, err));
+    NB_TRY(ni_bench_isa(o.isa, &isa, err));
     const nb_backend_options cpu = {o.threads < 0 || o.threads > INT32_MAX ? -1 : (int32_t)o.threads, isa};
     nb_backend *be;
     NB_TRY(nb_backend_open("cpu", &cpu, &be, err));

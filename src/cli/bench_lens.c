@@ -14,17 +14,17 @@
 #include <time.h>
 
 typedef struct lens_options {
-    nb_texts set;
+    ni_texts set;
     int64_t rounds;
 } lens_options;
 
-static const nb_option options[] = {
-    {"set", 0, NB_OPTION_TEXTS, offsetof(lens_options, set), "KEY=VALUE", "change a key of the run file; repeatable"},
-    {"rounds", 0, NB_OPTION_INT, offsetof(lens_options, rounds), "N", "of four steps each (default 20)"},
+static const ni_option options[] = {
+    {"set", 0, NI_OPTION_TEXTS, offsetof(lens_options, set), "KEY=VALUE", "change a key of the run file; repeatable"},
+    {"rounds", 0, NI_OPTION_INT, offsetof(lens_options, rounds), "N", "of four steps each (default 20)"},
     {0},
 };
 
-static const nb_command_line line = {
+static const ni_command_line line = {
     .usage = "lens RUN.yaml [--set KEY=VALUE]... [--rounds N]",
     .about =
         "The cost of a sampled step over a plain one, and on average at lens.every and lens.window of the run file.\n"
@@ -55,17 +55,17 @@ static int ascending(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-static nb_status one_step(nb_trainer *t, nb_recorder *recorder, clockid_t clock, double *seconds, nb_error *err) {
+static nb_status one_step(nb_trainer *t, ni_recorder *recorder, clockid_t clock, double *seconds, nb_error *err) {
     nb_step_report report;
     double begin = now(clock);
-    t->lens = nb_recorder_lens(recorder, t->at.step);
+    t->lens = ni_recorder_lens(recorder, t->at.step);
     NB_TRY(nb_trainer_step(t, &report, err));
-    NB_TRY(nb_recorder_step(recorder, &report, t->at.step * nb_run_tokens_per_step(&t->config), t->model, err));
+    NB_TRY(ni_recorder_step(recorder, &report, t->at.step * nb_run_tokens_per_step(&t->config), t->model, err));
     *seconds = now(clock) - begin;
     return NB_OK;
 }
 
-static nb_status take_turns(nb_trainer *t, nb_recorder *recorder, int64_t rounds, timing *out, nb_error *err) {
+static nb_status take_turns(nb_trainer *t, ni_recorder *recorder, int64_t rounds, timing *out, nb_error *err) {
     double warm_up;
     for (int kind = 0; kind < KINDS; kind++) /* memory and caches are made here */
         NB_TRY(one_step(t, recorder, out->clock, &warm_up, err));
@@ -74,22 +74,22 @@ static nb_status take_turns(nb_trainer *t, nb_recorder *recorder, int64_t rounds
             NB_TRY(one_step(t, recorder, out->clock, &out->seconds[kind][round], err));
     for (int kind = 0; kind < KINDS; kind++)
         qsort(out->seconds[kind], (size_t)rounds, sizeof(double), ascending);
-    out->lens_bytes = nb_recorder_bytes(recorder);
+    out->lens_bytes = ni_recorder_bytes(recorder);
     return NB_OK;
 }
 
 static nb_status train(nb_backend *be, const nb_run_config *config, int64_t rounds, timing *out, nb_error *err) {
     char recipes[NB_PATH_SIZE], models[NB_PATH_SIZE];
     nb_trainer *t;
-    nb_recorder *recorder;
-    NB_TRY(nb_cli_folder("recipes", recipes, sizeof recipes, err));
-    NB_TRY(nb_cli_folder("models", models, sizeof models, err));
+    ni_recorder *recorder;
+    NB_TRY(ni_cli_folder("recipes", recipes, sizeof recipes, err));
+    NB_TRY(ni_cli_folder("models", models, sizeof models, err));
     nb_trainer_options o = {.recipes_dir = recipes, .models_dir = models};
     NB_TRY(nb_trainer_create(be, config, &o, &t, err));
-    nb_status status = nb_recorder_open(config, 0, &recorder, err);
+    nb_status status = ni_recorder_open(config, 0, &recorder, err);
     if (status == NB_OK) {
         status = take_turns(t, recorder, rounds, out, err);
-        nb_recorder_close(recorder);
+        ni_recorder_close(recorder);
     }
     t->lens = NULL;
     nb_trainer_free(t);
@@ -142,14 +142,14 @@ static nb_status bench(const nb_run_config *asked, int64_t rounds, const char *f
     config.lens.window = WINDOW_END;
     config.steps = KINDS * (rounds + 1);
     config.eval.every = 0;
-    nb_status status = nb_cli_backend(&config, &be, err);
+    nb_status status = ni_cli_backend(&config, &be, err);
     if (status == NB_OK) {
         status = train(be, &config, rounds, &t, err);
         nb_backend_free(be);
     }
     if (status == NB_OK) {
         printf("%s; %s, recipe %s, micro-batch %lld x %lld, accumulation %lld, %s\n",
-               nb_bench_processor(processor, sizeof processor), config.model, config.recipe,
+               ni_bench_processor(processor, sizeof processor), config.model, config.recipe,
                (long long)config.micro_batch, (long long)config.seq, (long long)config.accumulation,
                config.threads == 1 ? "1 thread, processor time" : "all threads, wall time");
         print_rows(&t, rounds);
@@ -160,10 +160,10 @@ static nb_status bench(const nb_run_config *asked, int64_t rounds, const char *f
     return status;
 }
 
-nb_status nb_bench_lens(int argc, char **argv, nb_error *err) {
+nb_status ni_bench_lens(int argc, char **argv, nb_error *err) {
     lens_options given = {.rounds = 20};
     int32_t count;
-    NB_TRY(nb_cli_parse(&line, argc, argv, &given, &count, err));
+    NB_TRY(ni_cli_parse(&line, argc, argv, &given, &count, err));
     if (count < 0)
         return NB_OK;
     if (given.rounds < 1 || given.rounds > MOST_ROUNDS)
@@ -176,6 +176,6 @@ nb_status nb_bench_lens(int argc, char **argv, nb_error *err) {
     if (!mkdtemp(folder))
         return nb_fail(err, NB_IO_ERROR, "%s: cannot make a temporary folder", folder);
     nb_status status = bench(&config, given.rounds, folder, err);
-    nb_folder_remove(folder, NULL);
+    ni_folder_remove(folder, NULL);
     return status;
 }

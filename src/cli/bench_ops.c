@@ -22,20 +22,20 @@ typedef struct ops_options {
     double seconds;
 } ops_options;
 
-static const nb_option options[] = {
-    {"tokens", 0, NB_OPTION_INT, offsetof(ops_options, tokens), "N", "of a micro-batch (default 2048)"},
-    {"seq", 0, NB_OPTION_INT, offsetof(ops_options, seq), "N", "positions of a sequence (default 512)"},
-    {"heads", 0, NB_OPTION_INT, offsetof(ops_options, heads), "N", "of attention (default 8)"},
-    {"kv-heads", 0, NB_OPTION_INT, offsetof(ops_options, kv_heads), "N", "that they share (default 4)"},
-    {"head-dim", 0, NB_OPTION_INT, offsetof(ops_options, head_dim), "N", "width of a head, even (default 64)"},
-    {"vocab", 0, NB_OPTION_INT, offsetof(ops_options, vocab), "N", "(default 8192)"},
-    {"isa", 0, NB_OPTION_TEXT, offsetof(ops_options, isa), "NAME", "auto, scalar, portable, avx2 or avx512"},
-    {"threads", 0, NB_OPTION_INT, offsetof(ops_options, threads), "N", "0: all that the process may use"},
-    {"seconds", 0, NB_OPTION_FLOAT, offsetof(ops_options, seconds), "S", "for each operation (default 0.2)"},
+static const ni_option options[] = {
+    {"tokens", 0, NI_OPTION_INT, offsetof(ops_options, tokens), "N", "of a micro-batch (default 2048)"},
+    {"seq", 0, NI_OPTION_INT, offsetof(ops_options, seq), "N", "positions of a sequence (default 512)"},
+    {"heads", 0, NI_OPTION_INT, offsetof(ops_options, heads), "N", "of attention (default 8)"},
+    {"kv-heads", 0, NI_OPTION_INT, offsetof(ops_options, kv_heads), "N", "that they share (default 4)"},
+    {"head-dim", 0, NI_OPTION_INT, offsetof(ops_options, head_dim), "N", "width of a head, even (default 64)"},
+    {"vocab", 0, NI_OPTION_INT, offsetof(ops_options, vocab), "N", "(default 8192)"},
+    {"isa", 0, NI_OPTION_TEXT, offsetof(ops_options, isa), "NAME", "auto, scalar, portable, avx2 or avx512"},
+    {"threads", 0, NI_OPTION_INT, offsetof(ops_options, threads), "N", "0: all that the process may use"},
+    {"seconds", 0, NI_OPTION_FLOAT, offsetof(ops_options, seconds), "S", "for each operation (default 0.2)"},
     {0},
 };
 
-static const nb_command_line line = {
+static const ni_command_line line = {
     .usage = "ops [--tokens N] [--seq N] [--heads N] [--head-dim N] [--vocab N] [--isa NAME] [--threads N]",
     .about = "Operations on rows and elements against the speed of a copy, attention in operations a second: checked\n"
              "against the scalar reference, then the best of many runs, in turns.",
@@ -81,16 +81,16 @@ static void fill(problem *p) {
     for (int i = 0; i < ACTS + 2 + REALS; i++) {
         int64_t n = (int64_t)p->bytes[i] / (is_bf16(i) ? 2 : 4);
         for (int64_t j = 0; j < n; j++) {
-            nb_philox_words w = nb_philox((uint32_t)i, 0, (uint32_t)j, 0, 0, 0);
+            ni_philox_words w = ni_philox((uint32_t)i, 0, (uint32_t)j, 0, 0, 0);
             float x = ((float)w.w[0] + (float)w.w[1] + (float)w.w[2] - 0x1.8p32f) * 0x1p-31f;
             if (is_bf16(i))
-                ((uint16_t *)*buffer_of(p, i))[j] = nb_bf16_even(x);
+                ((uint16_t *)*buffer_of(p, i))[j] = ni_bf16_even(x);
             else
                 ((float *)*buffer_of(p, i))[j] = i == GATES ? -0.05f * fabsf(x) : i == SQUARES ? fabsf(x) : x;
         }
     }
     for (int64_t t = 0; t < p->tokens; t++) {
-        nb_philox_words w = nb_philox(99, 0, (uint32_t)t, 0, 0, 0);
+        ni_philox_words w = ni_philox(99, 0, (uint32_t)t, 0, 0, 0);
         p->tokens_in[t] = (int32_t)(w.w[0] % (uint32_t)p->vocab);
         p->targets[t] = (int32_t)(w.w[1] % (uint32_t)p->vocab);
         p->positions[t] = (int32_t)(t % p->attention.seq);
@@ -150,11 +150,11 @@ static nb_status make_problem(const ops_options *o, const nb_backend_options *cp
 
 /* ---- the operations ---- */
 
-/* One statement over the problem `p` and its table `ops`, as a function that nb_bench_rounds can call. */
+/* One statement over the problem `p` and its table `ops`, as a function that ni_bench_rounds can call. */
 #define OPERATION(name, ...)                                                                                           \
     static nb_status name(void *state, nb_error *err) {                                                                \
         problem *p = state;                                                                                            \
-        const nb_backend_ops *ops = p->be->ops;                                                                        \
+        const ni_backend_ops *ops = p->be->ops;                                                                        \
         __VA_ARGS__;                                                                                                   \
         return ops->synchronize(p->be, err);                                                                           \
     }
@@ -187,7 +187,7 @@ OPERATION(embed_back, ops->embed_backward(p->be, p->real[1], p->act[0], p->token
 OPERATION(cross_entropy,
           ops->cross_entropy(p->be, p->real[0], NULL, p->dlogits, p->logits, p->targets, p->tokens, p->vocab, 1.0, 0))
 OPERATION(adamw, const nb_adamw step = {.lr = 1e-4, .beta1 = 0.9, .beta2 = 0.95, .eps = 1, .grad_scale = 1, .step = 9};
-          const nb_adamw_tensor all = nb_adamw_plain(NB_F32, p->real[0], p->real[1], p->real[2], p->real[3], p->params,
+          const nb_adamw_tensor all = ni_adamw_plain(NB_F32, p->real[0], p->real[1], p->real[2], p->real[3], p->params,
                                                      0);
           ops->adamw(p->be, &all, 1, &step))
 OPERATION(sum_squares, ops->sum_squares(p->be, (double *)p->real[1], p->real[0], p->params))
@@ -244,7 +244,7 @@ static int list_rows(const problem *p, row list[MOST_ROWS]) {
 
 static float number(problem *p, int buffer, int64_t i) {
     const void *data = *buffer_of(p, buffer);
-    return is_bf16(buffer) ? nb_bf16_value(((const uint16_t *)data)[i]) : ((const float *)data)[i];
+    return is_bf16(buffer) ? ni_bf16_value(((const uint16_t *)data)[i]) : ((const float *)data)[i];
 }
 
 /* Every buffer of the two, within a step of BF16 at its largest number. */
@@ -311,7 +311,7 @@ static nb_status run_copy(void *state, nb_error *err) {
     return NB_OK;
 }
 
-static void print_rows(const row *rows, int count, const nb_contender *list, double copy_rate) {
+static void print_rows(const row *rows, int count, const ni_contender *list, double copy_rate) {
     printf("%-26s %10s %8s %9s %8s\n", "", "ms", "GB/s", "of copy", "GFLOP/s");
     for (int i = 0; i < count; i++) {
         printf("%-26s %10.3f", rows[i].name, list[i].best * 1e3);
@@ -325,15 +325,15 @@ static void print_rows(const row *rows, int count, const nb_contender *list, dou
 
 static nb_status measure(problem *p, double seconds, nb_error *err) {
     row rows[MOST_ROWS];
-    nb_contender list[MOST_ROWS + 1];
+    ni_contender list[MOST_ROWS + 1];
     int count = list_rows(p, rows);
     for (int i = 0; i < count; i++)
-        list[i] = (nb_contender){rows[i].name, rows[i].run, p, 0, NULL};
-    copying copy = {.threads = nb_cpu_of(p->be)->threads};
+        list[i] = (ni_contender){rows[i].name, rows[i].run, p, 0, NULL};
+    copying copy = {.threads = ni_cpu_of(p->be)->threads};
     copy.from = p->be->ops->alloc(p->be, COPY_BUFFER, "a copy");
     copy.to = p->be->ops->alloc(p->be, COPY_BUFFER, "a copy");
-    list[count] = (nb_contender){"copy", run_copy, &copy, 0, NULL};
-    nb_status status = copy.from && copy.to ? nb_bench_rounds(list, count + 1, seconds, err)
+    list[count] = (ni_contender){"copy", run_copy, &copy, 0, NULL};
+    nb_status status = copy.from && copy.to ? ni_bench_rounds(list, count + 1, seconds, err)
                                             : nb_fail(err, NB_NO_MEMORY, "bench ops: no memory for a copy");
     if (status == NB_OK) {
         double rate = 2.0 * COPY_PIECE / list[count].best;
@@ -360,7 +360,7 @@ static nb_status check_options(const ops_options *o, nb_error *err) {
     return NB_OK;
 }
 
-nb_status nb_bench_ops(int argc, char **argv, nb_error *err) {
+nb_status ni_bench_ops(int argc, char **argv, nb_error *err) {
     ops_options o = {.isa = "auto",
                      .tokens = 2048,
                      .seq = 512,
@@ -370,20 +370,20 @@ nb_status nb_bench_ops(int argc, char **argv, nb_error *err) {
                      .vocab = 8192,
                      .seconds = 0.2};
     int32_t count;
-    NB_TRY(nb_cli_parse(&line, argc, argv, &o, &count, err));
+    NB_TRY(ni_cli_parse(&line, argc, argv, &o, &count, err));
     if (count < 0)
         return NB_OK;
     NB_TRY(check_options(&o, err));
     nb_backend_options cpu = {o.threads < 0 || o.threads > INT32_MAX ? -1 : (int32_t)o.threads, NB_ISA_AUTO};
-    NB_TRY(nb_bench_isa(o.isa, &cpu.isa, err));
+    NB_TRY(ni_bench_isa(o.isa, &cpu.isa, err));
     NB_TRY(check(&o, &cpu, err));
     problem p = {0};
     nb_status status = make_problem(&o, &cpu, &p, err);
     if (status == NB_OK) {
         char processor[128];
         printf("%s, %d threads, %s; %lld tokens in sequences of %lld, hidden %lld, inner %lld, vocabulary %lld\n",
-               nb_bench_processor(processor, sizeof processor), (int)nb_cpu_of(p.be)->threads,
-               nb_isa_name(nb_cpu_of(p.be)->isa), (long long)p.tokens, (long long)o.seq, (long long)p.hidden,
+               ni_bench_processor(processor, sizeof processor), (int)ni_cpu_of(p.be)->threads,
+               nb_isa_name(ni_cpu_of(p.be)->isa), (long long)p.tokens, (long long)o.seq, (long long)p.hidden,
                (long long)p.inner, (long long)p.vocab);
         status = measure(&p, o.seconds, err);
     }

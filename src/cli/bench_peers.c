@@ -11,13 +11,13 @@
 
 /* One oneDNN product. */
 typedef struct matmul {
-    nb_peers *peers;
+    ni_peers *peers;
     dnnl_primitive_t primitive;
     dnnl_memory_t a, b, c;
     bool missing; /* oneDNN has none for this machine */
 } matmul;
 
-struct nb_peers {
+struct ni_peers {
     int64_t m, n, k;
     int32_t threads;
     char *a, *b, *c; /* room for F32; the narrower types use its beginning */
@@ -30,7 +30,7 @@ struct nb_peers {
 
 static nb_status run_sgemm(void *state, nb_error *err) {
     (void)err;
-    nb_peers *p = state;
+    ni_peers *p = state;
     int before = openblas_get_num_threads();
     openblas_set_num_threads(p->threads);
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)p->m, (int)p->n, (int)p->k, 1.0f, (void *)p->a, (int)p->k,
@@ -50,7 +50,7 @@ static nb_status run_matmul(void *state, nb_error *err) {
 }
 
 /* True too where oneDNN has no such product for this machine; false if it has but something failed. */
-static bool make_matmul(nb_peers *p, matmul *m, dnnl_data_type_t a, dnnl_data_type_t b, dnnl_data_type_t c) {
+static bool make_matmul(ni_peers *p, matmul *m, dnnl_data_type_t a, dnnl_data_type_t b, dnnl_data_type_t c) {
     dnnl_memory_desc_t da, db, dc;
     dnnl_dims_t size_a = {p->m, p->k}, size_b = {p->k, p->n}, size_c = {p->m, p->n};
     dnnl_matmul_desc_t desc;
@@ -86,14 +86,14 @@ static void free_matmul(matmul *m) {
 /* Bytes that are moderate numbers in each of the types that read them: f32, bf16, s8. */
 static char *make_operand(int64_t rows, int64_t cols) {
     size_t bytes = (size_t)(rows * cols) * sizeof(float);
-    char *memory = nb_host_reserve(&bytes);
+    char *memory = ni_host_reserve(&bytes);
     if (memory)
         memset(memory, 0x3c, bytes);
     return memory;
 }
 
-nb_status nb_peers_create(int64_t m, int64_t n, int64_t k, int32_t threads, nb_peers **out, nb_error *err) {
-    nb_peers *p = calloc(1, sizeof *p);
+nb_status ni_peers_create(int64_t m, int64_t n, int64_t k, int32_t threads, ni_peers **out, nb_error *err) {
+    ni_peers *p = calloc(1, sizeof *p);
     if (!p)
         return nb_fail(err, NB_NO_MEMORY, "bench gemm: no memory for the peers");
     p->m = m;
@@ -111,7 +111,7 @@ nb_status nb_peers_create(int64_t m, int64_t n, int64_t k, int32_t threads, nb_p
                 make_matmul(p, &p->int8, dnnl_u8, dnnl_s8, dnnl_s32);
     omp_set_num_threads(before);
     if (!good) {
-        nb_peers_free(p);
+        ni_peers_free(p);
         return nb_fail(err, NB_INTERNAL,
                        "bench gemm: oneDNN fails to make a product of %lldx%lldx%lld, or there is no memory",
                        (long long)m, (long long)n, (long long)k);
@@ -120,7 +120,7 @@ nb_status nb_peers_create(int64_t m, int64_t n, int64_t k, int32_t threads, nb_p
     return NB_OK;
 }
 
-void nb_peers_free(nb_peers *p) {
+void ni_peers_free(ni_peers *p) {
     if (!p)
         return;
     free_matmul(&p->bf16);
@@ -135,12 +135,12 @@ void nb_peers_free(nb_peers *p) {
     free(p);
 }
 
-void nb_peers_contenders(nb_peers *p, nb_contender *list) {
+void ni_peers_contenders(ni_peers *p, ni_contender *list) {
     static const char none[] = "oneDNN has none for this processor";
-    list[NB_PEER_SGEMM] = (nb_contender){"openblas sgemm", run_sgemm, p, 0, NULL};
-    list[NB_PEER_BF16] = (nb_contender){"onednn bf16", run_matmul, &p->bf16, 0, p->bf16.missing ? none : NULL};
-    list[NB_PEER_INT8] =
-        (nb_contender){"onednn int8 (u8 x s8, s32)", run_matmul, &p->int8, 0, p->int8.missing ? none : NULL};
+    list[NI_PEER_SGEMM] = (ni_contender){"openblas sgemm", run_sgemm, p, 0, NULL};
+    list[NI_PEER_BF16] = (ni_contender){"onednn bf16", run_matmul, &p->bf16, 0, p->bf16.missing ? none : NULL};
+    list[NI_PEER_INT8] =
+        (ni_contender){"onednn int8 (u8 x s8, s32)", run_matmul, &p->int8, 0, p->int8.missing ? none : NULL};
 }
 
 /* ---- roofline ---- */
@@ -181,7 +181,7 @@ __attribute__((target("avx2"))) static int32_t spin_avx2(void) {
 
 static nb_status run_roofline(void *state, nb_error *err) {
     (void)err;
-    nb_roofline *r = state;
+    ni_roofline *r = state;
     int32_t sum = 0;
 #pragma omp parallel num_threads(r->threads) reduction(+ : sum)
     sum += r->isa == NB_ISA_AVX512 ? spin_avx512() : spin_avx2();
@@ -189,19 +189,19 @@ static nb_status run_roofline(void *state, nb_error *err) {
     return NB_OK;
 }
 
-bool nb_roofline_contender(nb_isa isa, int32_t threads, nb_roofline *roofline, nb_contender *out) {
+bool ni_roofline_contender(nb_isa isa, int32_t threads, ni_roofline *roofline, ni_contender *out) {
     if (isa != NB_ISA_AVX512 && isa != NB_ISA_AVX2)
         return false;
     bool wide = isa == NB_ISA_AVX512;
     if (wide && !__builtin_cpu_supports("avx512vnni")) /* AVX-512 is emulated: there is no roof to measure */
         return false;
-    *roofline = (nb_roofline){isa, threads, 2.0 * (wide ? 64 : 32) * CHAINS * ROUNDS * threads, 0};
+    *roofline = (ni_roofline){isa, threads, 2.0 * (wide ? 64 : 32) * CHAINS * ROUNDS * threads, 0};
     *out =
-        (nb_contender){wide ? "vpdpbusd on registers" : "vpmaddubsw, vpaddw on regs", run_roofline, roofline, 0, NULL};
+        (ni_contender){wide ? "vpdpbusd on registers" : "vpmaddubsw, vpaddw on regs", run_roofline, roofline, 0, NULL};
     return true;
 }
 #else
-bool nb_roofline_contender(nb_isa isa, int32_t threads, nb_roofline *roofline, nb_contender *out) {
+bool ni_roofline_contender(nb_isa isa, int32_t threads, ni_roofline *roofline, ni_contender *out) {
     (void)isa;
     (void)threads;
     (void)roofline;

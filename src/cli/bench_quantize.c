@@ -16,21 +16,21 @@
 #include <string.h>
 
 typedef struct quantize_options {
-    nb_texts shapes;
+    ni_texts shapes;
     const char *isa;
     int64_t threads;
     double seconds;
 } quantize_options;
 
-static const nb_option options[] = {
-    {"shape", 0, NB_OPTION_TEXTS, offsetof(quantize_options, shapes), "RxC", "rows and columns of the source"},
-    {"isa", 0, NB_OPTION_TEXT, offsetof(quantize_options, isa), "NAME", "auto, scalar, portable, avx2 or avx512"},
-    {"threads", 0, NB_OPTION_INT, offsetof(quantize_options, threads), "N", "0: all that the process may use"},
-    {"seconds", 0, NB_OPTION_FLOAT, offsetof(quantize_options, seconds), "S", "for each row and shape (default 0.3)"},
+static const ni_option options[] = {
+    {"shape", 0, NI_OPTION_TEXTS, offsetof(quantize_options, shapes), "RxC", "rows and columns of the source"},
+    {"isa", 0, NI_OPTION_TEXT, offsetof(quantize_options, isa), "NAME", "auto, scalar, portable, avx2 or avx512"},
+    {"threads", 0, NI_OPTION_INT, offsetof(quantize_options, threads), "N", "0: all that the process may use"},
+    {"seconds", 0, NI_OPTION_FLOAT, offsetof(quantize_options, seconds), "S", "for each row and shape (default 0.3)"},
     {0},
 };
 
-static const nb_command_line line = {
+static const ni_command_line line = {
     .usage = "quantize [--shape RxC]... [--isa NAME] [--threads N]",
     .about = "Quantizes as the layers of recipes do: bits checked against the scalar reference, then the best of many\n"
              "runs, in turns with a copy of a BF16 matrix of the same shape. GB/s count the source once and what is\n"
@@ -50,13 +50,13 @@ typedef struct kind {
     bool transpose;
 } kind;
 
-#define NB_ROTATED "hadamard: {size: 16, signs: fixed, round_bf16: true}}"
+#define NI_ROTATED "hadamard: {size: 16, signs: fixed, round_bf16: true}}"
 static const kind kinds[] = {
     {"nvfp4 fprop.x", "nvfp4", NB_BF16, false},
     {"nvfp4 fprop.w 16x16", "nvfp4-2d", NB_F32, false},
     {"nvfp4 dgrad.dy stochastic", "{format: nvfp4, block: 1x16, round: stochastic}", NB_BF16, false},
-    {"nvfp4 wgrad.dy rotated, stoch.", "{format: nvfp4, block: 1x16, round: stochastic, " NB_ROTATED, NB_BF16, true},
-    {"nvfp4 wgrad.x rotated", "{format: nvfp4, block: 1x16, " NB_ROTATED, NB_BF16, true},
+    {"nvfp4 wgrad.dy rotated, stoch.", "{format: nvfp4, block: 1x16, round: stochastic, " NI_ROTATED, NB_BF16, true},
+    {"nvfp4 wgrad.x rotated", "{format: nvfp4, block: 1x16, " NI_ROTATED, NB_BF16, true},
     {"nvfp4 1x128 fprop.x", "nvfp4-outer128", NB_BF16, false},
     {"mxfp4", "mxfp4", NB_BF16, false},
     {"mxfp8", "mxfp8", NB_BF16, false},
@@ -87,7 +87,7 @@ static nb_status check_task(task *t, nb_error *err) {
     if (!memory)
         return nb_fail(err, NB_NO_MEMORY, "bench quantize: no memory for the check");
     nb_qtensor want = nb_qtensor_place(&t->out.quantizer, t->out.rows, t->out.cols, memory);
-    nb_status status = nb_ref_quantize(NULL, &want, &t->src, t->kind->transpose, &noise, NULL, err);
+    nb_status status = ni_ref_quantize(NULL, &want, &t->src, t->kind->transpose, &noise, NULL, err);
     if (status == NB_OK)
         status = run_task(t, err);
     if (status == NB_OK && memcmp(want.codes, t->out.codes, n.total) != 0) /* placed alike, padding zeroed by alloc */
@@ -99,7 +99,7 @@ static nb_status check_task(task *t, nb_error *err) {
 
 static nb_status make_task(nb_backend *be, const kind *k, const nb_mat sources[2], task *t, nb_error *err) {
     nb_quantizer q;
-    NB_TRY(nb_quantizer_parse(k->quantizer, &q, err));
+    NB_TRY(ni_quantizer_parse(k->quantizer, &q, err));
     t->kind = k;
     t->src = sources[k->source == NB_BF16];
     int64_t rows = k->transpose ? t->src.cols : t->src.rows, cols = k->transpose ? t->src.rows : t->src.cols;
@@ -141,11 +141,11 @@ typedef struct contest {
     task tasks[KINDS];
     int32_t count;
     copying copy;
-    nb_contender list[KINDS + 1];
+    ni_contender list[KINDS + 1];
 } contest;
 
 static void print_contest(const contest *c, const char *shape, double numbers) {
-    const nb_contender *copy = &c->list[c->count];
+    const ni_contender *copy = &c->list[c->count];
     double copy_rate = 2 * (double)c->copy.rows * (double)c->copy.row_bytes / copy->best;
     printf("\n%-34s %9s %9s %7s %8s\n", shape, "ms", "Gnum/s", "GB/s", "of copy");
     for (int32_t i = 0; i < c->count; i++) {
@@ -163,13 +163,13 @@ static nb_status make_sources(nb_backend *be, int64_t rows, int64_t cols, contes
     uint16_t *half = be->ops->alloc(be, n * sizeof *half, "numbers");
     c->sources[0] = nb_mat_of(x, NB_F32, rows, cols);
     c->sources[1] = nb_mat_of(half, NB_BF16, rows, cols);
-    c->copy = (copying){nb_cpu_of(be)->threads, (const char *)half, be->ops->alloc(be, n * sizeof *half, "numbers"),
+    c->copy = (copying){ni_cpu_of(be)->threads, (const char *)half, be->ops->alloc(be, n * sizeof *half, "numbers"),
                         rows, (size_t)cols * sizeof *half};
     if (!x || !half || !c->copy.to)
         return nb_fail(err, NB_NO_MEMORY, "bench quantize: no memory for %lld x %lld numbers", (long long)rows,
                        (long long)cols);
     for (size_t i = 0; i < n; i++) { /* a spread of magnitudes, as activations have */
-        nb_philox_words w = nb_philox(1, 0, (uint32_t)i, (uint32_t)(i >> 32), 0, 0);
+        ni_philox_words w = ni_philox(1, 0, (uint32_t)i, (uint32_t)(i >> 32), 0, 0);
         float u = (float)(int32_t)w.w[0] * 0x1p-31f;
         x[i] = u * u * u;
     }
@@ -184,10 +184,10 @@ static nb_status measure(nb_backend *be, const quantize_options *o, const char *
     NB_TRY(make_sources(be, rows, cols, c, err));
     for (int i = 0; i < KINDS; i++) {
         NB_TRY(make_task(be, &kinds[i], c->sources, &c->tasks[i], err));
-        c->list[c->count++] = (nb_contender){kinds[i].name, run_task, &c->tasks[i], 0, NULL};
+        c->list[c->count++] = (ni_contender){kinds[i].name, run_task, &c->tasks[i], 0, NULL};
     }
-    c->list[c->count] = (nb_contender){"copy, bf16", run_copy, &c->copy, 0, NULL};
-    NB_TRY(nb_bench_rounds(c->list, c->count + 1, o->seconds, err));
+    c->list[c->count] = (ni_contender){"copy, bf16", run_copy, &c->copy, 0, NULL};
+    NB_TRY(ni_bench_rounds(c->list, c->count + 1, o->seconds, err));
     print_contest(c, text, (double)rows * (double)cols);
     return NB_OK;
 }
@@ -204,21 +204,21 @@ static nb_status run_shape(nb_backend *be, const quantize_options *o, const char
     return status;
 }
 
-nb_status nb_bench_quantize(int argc, char **argv, nb_error *err) {
+nb_status ni_bench_quantize(int argc, char **argv, nb_error *err) {
     quantize_options o = {.isa = "auto", .seconds = 0.3};
     char processor[128];
     int32_t count;
     nb_isa isa;
     nb_backend *be;
-    NB_TRY(nb_cli_parse(&line, argc, argv, &o, &count, err));
+    NB_TRY(ni_cli_parse(&line, argc, argv, &o, &count, err));
     if (count < 0)
         return NB_OK;
-    NB_TRY(nb_bench_isa(o.isa, &isa, err));
+    NB_TRY(ni_bench_isa(o.isa, &isa, err));
     const nb_backend_options cpu = {o.threads < 0 || o.threads > INT32_MAX ? -1 : (int32_t)o.threads, isa};
     NB_TRY(nb_backend_open("cpu", &cpu, &be, err));
     printf("%s, %d threads, %s; every bit checked against the scalar reference; best of runs taken in turns\n",
-           nb_bench_processor(processor, sizeof processor), (int)nb_cpu_of(be)->threads,
-           nb_isa_name(nb_cpu_of(be)->isa));
+           ni_bench_processor(processor, sizeof processor), (int)ni_cpu_of(be)->threads,
+           nb_isa_name(ni_cpu_of(be)->isa));
     nb_status status = NB_OK;
     for (int32_t i = 0; i < o.shapes.count && status == NB_OK; i++)
         status = run_shape(be, &o, o.shapes.items[i], err);

@@ -14,7 +14,7 @@ static double now(clockid_t clock) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static nb_status run_rounds(nb_contender *list, int32_t count, double seconds, clockid_t clock, nb_error *err) {
+static nb_status run_rounds(ni_contender *list, int32_t count, double seconds, clockid_t clock, nb_error *err) {
     enum { LEAST_ROUNDS = 5 };
     int32_t running = 0;
     for (int32_t i = 0; i < count; i++) {
@@ -38,17 +38,17 @@ static nb_status run_rounds(nb_contender *list, int32_t count, double seconds, c
     return NB_OK;
 }
 
-nb_status nb_bench_rounds(nb_contender *list, int32_t count, double seconds, nb_error *err) {
+nb_status ni_bench_rounds(ni_contender *list, int32_t count, double seconds, nb_error *err) {
     return run_rounds(list, count, seconds, CLOCK_MONOTONIC, err);
 }
 
-nb_status nb_bench_rounds_alone(nb_contender *list, int32_t count, double seconds, nb_error *err) {
+nb_status ni_bench_rounds_alone(ni_contender *list, int32_t count, double seconds, nb_error *err) {
     return run_rounds(list, count, seconds, CLOCK_THREAD_CPUTIME_ID, err);
 }
 
 /* ---- options ---- */
 
-nb_status nb_bench_isa(const char *text, nb_isa *isa, nb_error *err) {
+nb_status ni_bench_isa(const char *text, nb_isa *isa, nb_error *err) {
     for (int i = NB_ISA_AUTO; i <= NB_ISA_AVX512; i++) {
         *isa = (nb_isa)i;
         if (strcmp(text, nb_isa_name(*isa)) == 0)
@@ -57,7 +57,7 @@ nb_status nb_bench_isa(const char *text, nb_isa *isa, nb_error *err) {
     return nb_fail(err, NB_BAD_USAGE, "--isa %.40s: expected auto, scalar, portable, avx2 or avx512", text);
 }
 
-nb_status nb_bench_shape(const char *text, int64_t shape[3], nb_error *err) {
+nb_status ni_bench_shape(const char *text, int64_t shape[3], nb_error *err) {
     const int64_t most = 1 << 20;
     const char *at = text;
     for (int i = 0; i < 3; i++) {
@@ -71,7 +71,7 @@ nb_status nb_bench_shape(const char *text, int64_t shape[3], nb_error *err) {
     return NB_OK;
 }
 
-const char *nb_bench_processor(char *text, size_t size) {
+const char *ni_bench_processor(char *text, size_t size) {
     snprintf(text, size, "unknown processor");
     FILE *file = fopen("/proc/cpuinfo", "r");
     char line[512];

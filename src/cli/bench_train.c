@@ -12,23 +12,23 @@
 #define MOST_RECIPES 8
 
 typedef struct train_options {
-    nb_texts set;
+    ni_texts set;
     const char *recipes;
     double seconds;
     bool processor_time;
 } train_options;
 
-static const nb_option options[] = {
-    {"recipes", 0, NB_OPTION_TEXT, offsetof(train_options, recipes), "A,B,...",
+static const ni_option options[] = {
+    {"recipes", 0, NI_OPTION_TEXT, offsetof(train_options, recipes), "A,B,...",
      "recipes to measure; the first is what the others are held against"},
-    {"set", 0, NB_OPTION_TEXTS, offsetof(train_options, set), "KEY=VALUE", "change a key of the run file; repeatable"},
-    {"seconds", 0, NB_OPTION_FLOAT, offsetof(train_options, seconds), "S", "for each recipe (default 10)"},
-    {"processor-time", 0, NB_OPTION_FLAG, offsetof(train_options, processor_time), NULL,
+    {"set", 0, NI_OPTION_TEXTS, offsetof(train_options, set), "KEY=VALUE", "change a key of the run file; repeatable"},
+    {"seconds", 0, NI_OPTION_FLOAT, offsetof(train_options, seconds), "S", "for each recipe (default 10)"},
+    {"processor-time", 0, NI_OPTION_FLAG, offsetof(train_options, processor_time), NULL,
      "of one thread instead of the clock's: for machines that do other things besides"},
     {0},
 };
 
-static const nb_command_line line = {
+static const ni_command_line line = {
     .usage = "train RUN.yaml --recipes A,B,... [--set KEY=VALUE]... [--seconds S] [--processor-time]",
     .about =
         "Times whole training steps (data, forward, backward, optimizer) under each recipe, in turns: at least five "
@@ -63,9 +63,9 @@ static nb_status open_arm(arm *a, const nb_run_config *base, nb_error *err) {
     nb_run_config config = *base;
     memcpy(config.recipe, a->recipe, sizeof config.recipe);
     config.data.val[0] = 0;
-    NB_TRY(nb_cli_folder("recipes", recipes, sizeof recipes, err));
-    NB_TRY(nb_cli_folder("models", models, sizeof models, err));
-    NB_TRY(nb_cli_backend(&config, &a->be, err));
+    NB_TRY(ni_cli_folder("recipes", recipes, sizeof recipes, err));
+    NB_TRY(ni_cli_folder("models", models, sizeof models, err));
+    NB_TRY(ni_cli_backend(&config, &a->be, err));
     const nb_trainer_options how = {.recipes_dir = recipes, .models_dir = models};
     return nb_trainer_create(a->be, &config, &how, &a->trainer, err);
 }
@@ -84,7 +84,7 @@ static nb_status list_arms(const char *recipes, arm *arms, int32_t *count, nb_er
     return *count > 0 ? NB_OK : nb_fail(err, NB_BAD_USAGE, "--recipes names none; expected A,B,...");
 }
 
-static void print_arms(const arm *arms, const nb_contender *list, int32_t count, int64_t tokens) {
+static void print_arms(const arm *arms, const ni_contender *list, int32_t count, int64_t tokens) {
     printf("%-28s %12s %12s %16s\n", "recipe", "ms a step", "tokens/s", "time of the first");
     for (int32_t i = 0; i < count; i++)
         printf("%-28s %12.2f %12.0f %15.3fx\n", arms[i].recipe, list[i].best * 1e3, (double)tokens / list[i].best,
@@ -92,26 +92,26 @@ static void print_arms(const arm *arms, const nb_contender *list, int32_t count,
 }
 
 static nb_status measure(const train_options *o, const nb_run_config *config, arm *arms, int32_t count, nb_error *err) {
-    nb_contender list[MOST_RECIPES];
+    ni_contender list[MOST_RECIPES];
     char processor[128];
     for (int32_t i = 0; i < count; i++) {
         NB_TRY(open_arm(&arms[i], config, err));
-        list[i] = (nb_contender){arms[i].recipe, take_step, &arms[i], 0, NULL};
+        list[i] = (ni_contender){arms[i].recipe, take_step, &arms[i], 0, NULL};
     }
-    NB_TRY((o->processor_time ? nb_bench_rounds_alone : nb_bench_rounds)(list, count, o->seconds, err));
+    NB_TRY((o->processor_time ? ni_bench_rounds_alone : ni_bench_rounds)(list, count, o->seconds, err));
     int64_t tokens = nb_run_tokens_per_step(config);
-    printf("%s; %s, %lld tokens a step, %s\n\n", nb_bench_processor(processor, sizeof processor), config->model,
+    printf("%s; %s, %lld tokens a step, %s\n\n", ni_bench_processor(processor, sizeof processor), config->model,
            (long long)tokens, o->processor_time ? "processor time of one thread" : "time on the clock");
     print_arms(arms, list, count, tokens);
     return NB_OK;
 }
 
-nb_status nb_bench_train(int argc, char **argv, nb_error *err) {
+nb_status ni_bench_train(int argc, char **argv, nb_error *err) {
     train_options o = {.seconds = 10};
     arm arms[MOST_RECIPES] = {{{0}, NULL, NULL}};
     nb_run_config config;
     int32_t count;
-    NB_TRY(nb_cli_parse(&line, argc, argv, &o, &count, err));
+    NB_TRY(ni_cli_parse(&line, argc, argv, &o, &count, err));
     if (count < 0)
         return NB_OK;
     if (!o.recipes)

@@ -22,12 +22,12 @@ static void print_usage(const char *command, const char *usage) {
     }
 }
 
-static void print_help(const nb_command_line *line, const char *command) {
+static void print_help(const ni_command_line *line, const char *command) {
     print_usage(command, line->usage);
     printf("\n%s\n", line->about);
     if (line->options && line->options->name)
         puts("\nOptions:");
-    for (const nb_option *o = line->options; o && o->name; o++) {
+    for (const ni_option *o = line->options; o && o->name; o++) {
         char left[80];
         snprintf(left, sizeof left, "--%s%s%s", o->name, o->value ? " " : "", o->value ? o->value : "");
         if (o->letter)
@@ -39,44 +39,44 @@ static void print_help(const nb_command_line *line, const char *command) {
 
 /* ---- options ---- */
 
-static const nb_option *find_option(const nb_option *options, const char *name, size_t length) {
-    for (const nb_option *o = options; o && o->name; o++)
+static const ni_option *find_option(const ni_option *options, const char *name, size_t length) {
+    for (const ni_option *o = options; o && o->name; o++)
         if (strlen(o->name) == length && memcmp(o->name, name, length) == 0)
             return o;
     return NULL;
 }
 
-static const nb_option *find_letter(const nb_option *options, char letter) {
-    for (const nb_option *o = options; o && o->name; o++)
+static const ni_option *find_letter(const ni_option *options, char letter) {
+    for (const ni_option *o = options; o && o->name; o++)
         if (o->letter == letter)
             return o;
     return NULL;
 }
 
-static nb_status fail_unknown(const nb_command_line *line, const char *command, const char *word, nb_error *err) {
+static nb_status fail_unknown(const ni_command_line *line, const char *command, const char *word, nb_error *err) {
     const char *name = word + strspn(word, "-");
     char alone[64];
     snprintf(alone, sizeof alone, "%.*s", (int)strcspn(name, "="), name);
-    nb_suggestion s = nb_suggest(alone);
-    for (const nb_option *o = line->options; o && o->name; o++)
-        nb_suggest_offer(&s, o->name);
+    ni_suggestion s = ni_suggest(alone);
+    for (const ni_option *o = line->options; o && o->name; o++)
+        ni_suggest_offer(&s, o->name);
     if (s.best)
         return nb_fail(err, NB_BAD_USAGE, "%s: unknown option %.60s; did you mean --%s?", command, word, s.best);
     return nb_fail(err, NB_BAD_USAGE, "%s: unknown option %.60s (see: nibble help %s)", command, word, command);
 }
 
-static nb_status store(const nb_option *o, const char *command, const char *text, void *fields, nb_error *err) {
+static nb_status store(const ni_option *o, const char *command, const char *text, void *fields, nb_error *err) {
     void *field = (char *)fields + o->offset;
     char *end;
     errno = 0;
     switch (o->type) {
-    case NB_OPTION_FLAG:
+    case NI_OPTION_FLAG:
         *(bool *)field = true;
         return NB_OK;
-    case NB_OPTION_TEXT:
+    case NI_OPTION_TEXT:
         *(const char **)field = text;
         return NB_OK;
-    case NB_OPTION_INT: {
+    case NI_OPTION_INT: {
         long long value = strtoll(text, &end, 10);
         if (!*text || *end || errno)
             return nb_fail(err, NB_BAD_USAGE, "%s: --%s: expected a whole number, found '%.60s'", command, o->name,
@@ -84,17 +84,17 @@ static nb_status store(const nb_option *o, const char *command, const char *text
         *(int64_t *)field = value;
         return NB_OK;
     }
-    case NB_OPTION_FLOAT: {
+    case NI_OPTION_FLOAT: {
         double value = strtod(text, &end);
         if (!*text || *end || !isfinite(value))
             return nb_fail(err, NB_BAD_USAGE, "%s: --%s: expected a number, found '%.60s'", command, o->name, text);
         *(double *)field = value;
         return NB_OK;
     }
-    case NB_OPTION_TEXTS: {
-        nb_texts *texts = field;
-        if (texts->count == NB_TEXTS_MAX)
-            return nb_fail(err, NB_BAD_USAGE, "%s: --%s is given more than %d times", command, o->name, NB_TEXTS_MAX);
+    case NI_OPTION_TEXTS: {
+        ni_texts *texts = field;
+        if (texts->count == NI_TEXTS_MAX)
+            return nb_fail(err, NB_BAD_USAGE, "%s: --%s is given more than %d times", command, o->name, NI_TEXTS_MAX);
         texts->items[texts->count++] = text;
         return NB_OK;
     }
@@ -103,9 +103,9 @@ static nb_status store(const nb_option *o, const char *command, const char *text
 }
 
 /* One option at argv[*i]; takes the next word as its value where it needs one. */
-static nb_status take_option(const nb_command_line *line, int argc, char **argv, int *i, void *fields, nb_error *err) {
+static nb_status take_option(const ni_command_line *line, int argc, char **argv, int *i, void *fields, nb_error *err) {
     const char *word = argv[*i], *command = argv[0], *value = NULL;
-    const nb_option *o;
+    const ni_option *o;
     if (word[1] == '-') {
         size_t length = strcspn(word + 2, "=");
         o = find_option(line->options, word + 2, length);
@@ -114,11 +114,11 @@ static nb_status take_option(const nb_command_line *line, int argc, char **argv,
         o = find_letter(line->options, word[1]);
         value = word[2] ? word + 2 : NULL;
     }
-    if (!o || (o->type == NB_OPTION_FLAG && value && word[1] != '-'))
+    if (!o || (o->type == NI_OPTION_FLAG && value && word[1] != '-'))
         return fail_unknown(line, command, word, err);
-    if (o->type == NB_OPTION_FLAG && value)
+    if (o->type == NI_OPTION_FLAG && value)
         return nb_fail(err, NB_BAD_USAGE, "%s: --%s takes no value", command, o->name);
-    if (o->type != NB_OPTION_FLAG && !value) {
+    if (o->type != NI_OPTION_FLAG && !value) {
         if (*i + 1 >= argc)
             return nb_fail(err, NB_BAD_USAGE, "%s: --%s needs a value: %s", command, o->name,
                            o->value ? o->value : "VALUE");
@@ -132,7 +132,7 @@ static bool is_argument(const char *word) {
     return word[0] != '-' || word[1] == 0 || (word[1] >= '0' && word[1] <= '9') || word[1] == '.';
 }
 
-static nb_status check_count(const nb_command_line *line, const char *command, char **argv, int32_t count,
+static nb_status check_count(const ni_command_line *line, const char *command, char **argv, int32_t count,
                              nb_error *err) {
     const char *usage = line->usage;
     int first_line = (int)strcspn(usage, "\n");
@@ -145,7 +145,7 @@ static nb_status check_count(const nb_command_line *line, const char *command, c
     return NB_OK;
 }
 
-nb_status nb_cli_parse(const nb_command_line *line, int argc, char **argv, void *fields, int32_t *count,
+nb_status ni_cli_parse(const ni_command_line *line, int argc, char **argv, void *fields, int32_t *count,
                        nb_error *err) {
     bool options = true;
     *count = 0;
@@ -186,7 +186,7 @@ static bool try_folder(char *path, size_t size, const char *root, const char *be
     return fits;
 }
 
-nb_status nb_cli_folder(const char *kind, char *path, size_t size, nb_error *err) {
+nb_status ni_cli_folder(const char *kind, char *path, size_t size, nb_error *err) {
     const char *home = getenv("NIBBLE_HOME");
     if (home && *home) {
         if (try_folder(path, size, home, "", kind))
@@ -208,7 +208,7 @@ nb_status nb_cli_folder(const char *kind, char *path, size_t size, nb_error *err
     return nb_fail(err, NB_IO_ERROR, "the folder '%s' of nibble is not found; set NIBBLE_HOME to where it is", kind);
 }
 
-nb_status nb_cli_open(const char *backend, int64_t threads, nb_backend **out, nb_error *err) {
+nb_status ni_cli_open(const char *backend, int64_t threads, nb_backend **out, nb_error *err) {
     if (threads < 0 || threads > 4096)
         return nb_fail(err, NB_BAD_USAGE, "--threads: %lld; expected 0 (all) to 4096", (long long)threads);
     const nb_backend_options options = {.threads = (int32_t)threads};

@@ -1,10 +1,10 @@
 /* cli.h: what every command of `nibble` shares.
  *
- * A command is one file src/cli/NAME.c with `nb_cli_NAME`, and one line in NB_COMMANDS below. It describes its options
- * in a table, lets nb_cli_parse fill a struct of its own, and returns a status; main.c prints the error and exits.
+ * A command is one file src/cli/NAME.c with `ni_cli_NAME`, and one line in NI_COMMANDS below. It describes its options
+ * in a table, lets ni_cli_parse fill a struct of its own, and returns a status; main.c prints the error and exits.
  */
-#ifndef NB_CLI_CLI_H
-#define NB_CLI_CLI_H
+#ifndef NI_CLI_CLI_H
+#define NI_CLI_CLI_H
 
 #include "nibble/backend.h"
 #include <stdbool.h>
@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 /* name, one line of help; in the order of `nibble help`. Add a line when src/cli/NAME.c lands. */
-#define NB_COMMANDS(X)                                                                                                 \
+#define NI_COMMANDS(X)                                                                                                 \
     X(train, "one run: from its beginning, from where it stopped, or from another's checkpoint")                       \
     X(compare, "twins under several recipes; their loss gaps to BF16")                                                 \
     X(eval, "loss and perplexity of a checkpoint")                                                                     \
@@ -30,58 +30,58 @@
     X(help, "help on a command or on the keys of a file")
 
 /* argv[0] is the command's name. */
-typedef nb_status nb_command_run(int argc, char **argv, nb_error *err);
-#define NB_COMMAND_DECLARE(name, help) nb_command_run nb_cli_##name;
-NB_COMMANDS(NB_COMMAND_DECLARE)
-#undef NB_COMMAND_DECLARE
+typedef nb_status ni_command_run(int argc, char **argv, nb_error *err);
+#define NI_COMMAND_DECLARE(name, help) ni_command_run ni_cli_##name;
+NI_COMMANDS(NI_COMMAND_DECLARE)
+#undef NI_COMMAND_DECLARE
 
-typedef struct nb_command {
+typedef struct ni_command {
     const char *name;
     const char *help;
-    nb_command_run *run;
-} nb_command;
-extern const nb_command nb_commands[]; /* ends with a NULL name */
+    ni_command_run *run;
+} ni_command;
+extern const ni_command ni_commands[]; /* ends with a NULL name */
 
-typedef enum nb_option_type {
-    NB_OPTION_FLAG,  /* bool */
-    NB_OPTION_TEXT,  /* const char *, points into argv */
-    NB_OPTION_INT,   /* int64_t */
-    NB_OPTION_FLOAT, /* double */
-    NB_OPTION_TEXTS  /* nb_texts: may be given several times */
-} nb_option_type;
+typedef enum ni_option_type {
+    NI_OPTION_FLAG,  /* bool */
+    NI_OPTION_TEXT,  /* const char *, points into argv */
+    NI_OPTION_INT,   /* int64_t */
+    NI_OPTION_FLOAT, /* double */
+    NI_OPTION_TEXTS  /* ni_texts: may be given several times */
+} ni_option_type;
 
-#define NB_TEXTS_MAX 64
-typedef struct nb_texts {
-    const char *items[NB_TEXTS_MAX]; /* point into argv */
+#define NI_TEXTS_MAX 64
+typedef struct ni_texts {
+    const char *items[NI_TEXTS_MAX]; /* point into argv */
     int32_t count;
-} nb_texts;
+} ni_texts;
 
-typedef struct nb_option {
+typedef struct ni_option {
     const char *name; /* "seed" for --seed */
     char letter;      /* 's' for -s; 0: none */
-    nb_option_type type;
+    ni_option_type type;
     size_t offset;     /* of the field in the command's struct of options */
     const char *value; /* what follows it in the help: "FILE"; NULL for flags */
     const char *help;
-} nb_option;
+} ni_option;
 
-typedef struct nb_command_line {
+typedef struct ni_command_line {
     const char *usage;        /* "RUN.yaml [--set KEY=VALUE]... [--resume]"; lines split by \n are alternatives */
     const char *about;        /* a few lines: what it does, an example */
-    const nb_option *options; /* ends with a NULL name; may be NULL */
+    const ni_option *options; /* ends with a NULL name; may be NULL */
     int32_t least, most;      /* arguments that are not options; most -1: any number */
-} nb_command_line;
+} ni_command_line;
 
 /* Fills `fields` (what an option does not set is left alone, so put defaults first) and moves the arguments that are
  * not options to argv[1 .. *count]. "--" ends the options. --help or -h prints the help of the command to stdout and
  * sets *count to -1: the command returns NB_OK at once. Unknown options fail with the nearest right one. */
-nb_status nb_cli_parse(const nb_command_line *line, int argc, char **argv, void *fields, int32_t *count, nb_error *err);
+nb_status ni_cli_parse(const ni_command_line *line, int argc, char **argv, void *fields, int32_t *count, nb_error *err);
 
 /* What --backend names (NULL: cpu), with what --threads says: 0 = all the process may use. */
-nb_status nb_cli_open(const char *backend, int64_t threads, nb_backend **out, nb_error *err);
+nb_status ni_cli_open(const char *backend, int64_t threads, nb_backend **out, nb_error *err);
 
 /* The folder that holds `kind` ("recipes", "models"): $NIBBLE_HOME/kind, beside the executable (../kind,
  * ../share/nibble/kind), the source folder of the build. Fails if none exists. */
-nb_status nb_cli_folder(const char *kind, char *path, size_t size, nb_error *err);
+nb_status ni_cli_folder(const char *kind, char *path, size_t size, nb_error *err);
 
 #endif

@@ -18,28 +18,28 @@
 #define BASELINE "bf16"
 
 typedef struct compare_options {
-    nb_texts set;
+    ni_texts set;
     const char *recipes, *from;
     int64_t seeds;
     bool straight, quiet;
 } compare_options;
 
-static const nb_option options[] = {
-    {"recipes", 0, NB_OPTION_TEXT, offsetof(compare_options, recipes), "A,B,...",
+static const ni_option options[] = {
+    {"recipes", 0, NI_OPTION_TEXT, offsetof(compare_options, recipes), "A,B,...",
      "recipes to compare; bf16 is the twin and always runs"},
-    {"seeds", 0, NB_OPTION_INT, offsetof(compare_options, seeds), "N",
+    {"seeds", 0, NI_OPTION_INT, offsetof(compare_options, seeds), "N",
      "repeat with N triples of seeds, counted up from those of the run file (default 1)"},
-    {"set", 0, NB_OPTION_TEXTS, offsetof(compare_options, set), "KEY=VALUE",
+    {"set", 0, NI_OPTION_TEXTS, offsetof(compare_options, set), "KEY=VALUE",
      "change a key of the run file; repeatable"},
-    {"from", 0, NB_OPTION_TEXT, offsetof(compare_options, from), "CHECKPOINT",
+    {"from", 0, NI_OPTION_TEXT, offsetof(compare_options, from), "CHECKPOINT",
      "fork: begin every run with the parameters, moments and data position of a checkpoint"},
-    {"straight", 0, NB_OPTION_FLAG, offsetof(compare_options, straight), NULL,
+    {"straight", 0, NI_OPTION_FLAG, offsetof(compare_options, straight), NULL,
      "train every recipe from step 0, also where its first steps are those of another"},
-    {"quiet", 'q', NB_OPTION_FLAG, offsetof(compare_options, quiet), NULL, "print the table alone"},
+    {"quiet", 'q', NI_OPTION_FLAG, offsetof(compare_options, quiet), NULL, "print the table alone"},
     {0},
 };
 
-static const nb_command_line line = {
+static const ni_command_line line = {
     .usage = "RUN.yaml --recipes A,B,... [--seeds N] [--from CHECKPOINT] [--set KEY=VALUE]... [--straight] [--quiet]",
     .about =
         "Trains twins under each recipe in OUT/RECIPE-seedN and prints the gaps of their validation losses to BF16.\n"
@@ -142,7 +142,7 @@ static nb_status find_trunk(comparison *c, int32_t index, nb_error *err) {
 
 static nb_status plan_branches(comparison *c, bool straight, nb_error *err) {
     char recipes[NB_PATH_SIZE];
-    NB_TRY(nb_cli_folder("recipes", recipes, sizeof recipes, err));
+    NB_TRY(ni_cli_folder("recipes", recipes, sizeof recipes, err));
     for (int32_t i = 0; i < c->count; i++) {
         entrant *e = &c->entrants[i];
         e->trunk = -1;
@@ -181,10 +181,10 @@ static double final_loss(const nb_run_config *run) {
     nb_error none;
     double loss = NAN;
     int64_t last;
-    if (nb_checkpoint_list(run->out, &last, 1) == 0 || last != nb_run_steps(run))
+    if (ni_checkpoint_list(run->out, &last, 1) == 0 || last != nb_run_steps(run))
         return NAN;
     snprintf(path, sizeof path, "%s/metrics.jsonl", run->out);
-    if (nb_file_read(path, (size_t)1 << 31, &text, &size, &none) != NB_OK)
+    if (ni_file_read(path, (size_t)1 << 31, &text, &size, &none) != NB_OK)
         return NAN;
     for (char *save, *l = strtok_r(text, "\n", &save); l; l = strtok_r(NULL, "\n", &save)) {
         if (!strstr(l, "\"val_loss\""))
@@ -204,7 +204,7 @@ static bool holds_something(const nb_run_config *run) {
     char path[NB_PATH_SIZE + 32];
     int64_t step;
     snprintf(path, sizeof path, "%s/metrics.jsonl", run->out);
-    return access(path, F_OK) == 0 || nb_checkpoint_list(run->out, &step, 1) > 0;
+    return access(path, F_OK) == 0 || ni_checkpoint_list(run->out, &step, 1) > 0;
 }
 
 /* ---- running ---- */
@@ -216,7 +216,7 @@ static bool find_branch(const comparison *c, const entrant *e, int32_t seed, cha
     nb_error none;
     if (e->trunk < 0 || run_of(c, e->trunk, seed, &trunk, &none) != NB_OK)
         return false;
-    nb_checkpoint_path(trunk.out, e->shared, path, size);
+    ni_checkpoint_path(trunk.out, e->shared, path, size);
     return access(path, F_OK) == 0;
 }
 
@@ -237,7 +237,7 @@ static nb_status run_one(comparison *c, int32_t index, int32_t seed, nb_error *e
         fflush(stdout);
     }
     /* A finished run is loaded too: a run of other settings under the same name must not pass for it. */
-    nb_training training = {.start = branches  ? NB_START_BRANCH
+    ni_training training = {.start = branches  ? NB_START_BRANCH
                                      : begun   ? NB_START_RESUME
                                      : c->from ? NB_START_FORK
                                                : NB_START_NEW,
@@ -247,7 +247,7 @@ static nb_status run_one(comparison *c, int32_t index, int32_t seed, nb_error *e
                             .quiet = c->quiet || finished,
                             .label = label,
                             .peak = c->peak};
-    nb_status status = nb_cli_run_training(&run, &training, err);
+    nb_status status = ni_cli_run_training(&run, &training, err);
     c->peak = training.peak;
     if (status != NB_OK)
         return status == NB_INTERRUPTED
@@ -344,7 +344,7 @@ static nb_status write_json(const comparison *c, nb_error *err) {
     if (!text)
         return nb_fail(err, NB_NO_MEMORY, "%s: out of memory for compare.json", c->base.out);
     snprintf(path, sizeof path, "%s/compare.json", c->base.out);
-    nb_status status = nb_file_write(path, text, strlen(text), err);
+    nb_status status = ni_file_write(path, text, strlen(text), err);
     free(text);
     return status;
 }
@@ -357,10 +357,10 @@ static nb_status compare(comparison *c, nb_error *err) {
     return write_json(c, err);
 }
 
-nb_status nb_cli_compare(int argc, char **argv, nb_error *err) {
+nb_status ni_cli_compare(int argc, char **argv, nb_error *err) {
     compare_options given = {.seeds = 1};
     int32_t count;
-    NB_TRY(nb_cli_parse(&line, argc, argv, &given, &count, err));
+    NB_TRY(ni_cli_parse(&line, argc, argv, &given, &count, err));
     if (count < 0)
         return NB_OK;
     if (!given.recipes)

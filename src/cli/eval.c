@@ -11,18 +11,18 @@ typedef struct eval_options {
     int64_t sequences, threads;
 } eval_options;
 
-static const nb_option options[] = {
-    {"data", 0, NB_OPTION_TEXT, offsetof(eval_options, data), "FILE",
+static const ni_option options[] = {
+    {"data", 0, NI_OPTION_TEXT, offsetof(eval_options, data), "FILE",
      "token shard, or a pattern of shards (default: data.val of the run)"},
-    {"recipe", 0, NB_OPTION_TEXT, offsetof(eval_options, recipe), "R", "whose forward pass (default: the trained one)"},
-    {"sequences", 0, NB_OPTION_INT, offsetof(eval_options, sequences), "N",
+    {"recipe", 0, NI_OPTION_TEXT, offsetof(eval_options, recipe), "R", "whose forward pass (default: the trained one)"},
+    {"sequences", 0, NI_OPTION_INT, offsetof(eval_options, sequences), "N",
      "how many, spread evenly over the data (default: as the run; 0: all)"},
-    {"backend", 0, NB_OPTION_TEXT, offsetof(eval_options, backend), "NAME", "cpu (default), cuda or cuda:NUMBER"},
-    {"threads", 0, NB_OPTION_INT, offsetof(eval_options, threads), "N", "threads (default: all)"},
+    {"backend", 0, NI_OPTION_TEXT, offsetof(eval_options, backend), "NAME", "cpu (default), cuda or cuda:NUMBER"},
+    {"threads", 0, NI_OPTION_INT, offsetof(eval_options, threads), "N", "threads (default: all)"},
     {0},
 };
 
-static const nb_command_line line = {
+static const ni_command_line line = {
     .usage = "CHECKPOINT [--data FILE] [--recipe R] [--sequences N]",
     .about =
         "Prints mean loss and perplexity. With the run's own data and recipe it is the loss that training reported.\n"
@@ -36,7 +36,7 @@ static nb_status evaluate(nb_backend *be, const char *folder, const eval_options
     nb_recipe recipe;
     if (given->recipe) {
         char recipes[NB_PATH_SIZE];
-        NB_TRY(nb_cli_folder("recipes", recipes, sizeof recipes, err));
+        NB_TRY(ni_cli_folder("recipes", recipes, sizeof recipes, err));
         NB_TRY(nb_recipe_load(given->recipe, recipes, &recipe, err));
     }
     nb_loaded loaded;
@@ -52,21 +52,21 @@ static nb_status evaluate(nb_backend *be, const char *folder, const eval_options
     if (status == NB_OK) {
         char tokens[32];
         printf("loss %.6f  perplexity %.3f  (%s tokens of %s, step %lld, forward of %s, %.1fs)\n", report.loss,
-               exp(report.loss), nb_count_text(report.tokens, tokens, sizeof tokens), data, (long long)report.step,
+               exp(report.loss), ni_count_text(report.tokens, tokens, sizeof tokens), data, (long long)report.step,
                loaded.recipe.name, report.seconds);
     }
     nb_loaded_free(&loaded);
     return status;
 }
 
-nb_status nb_cli_eval(int argc, char **argv, nb_error *err) {
+nb_status ni_cli_eval(int argc, char **argv, nb_error *err) {
     eval_options given = {.sequences = -1};
     int32_t count;
-    NB_TRY(nb_cli_parse(&line, argc, argv, &given, &count, err));
+    NB_TRY(ni_cli_parse(&line, argc, argv, &given, &count, err));
     if (count < 0)
         return NB_OK;
     nb_backend *be;
-    NB_TRY(nb_cli_open(given.backend, given.threads, &be, err));
+    NB_TRY(ni_cli_open(given.backend, given.threads, &be, err));
     nb_status status = evaluate(be, argv[1], &given, err);
     nb_backend_free(be);
     return status;

@@ -16,14 +16,14 @@ typedef struct export_options {
     const char *to, *type, *out;
 } export_options;
 
-static const nb_option options_table[] = {
-    {"to", 0, NB_OPTION_TEXT, offsetof(export_options, to), "hf", "for whom: hf, Hugging Face's transformers (hf)"},
-    {"type", 0, NB_OPTION_TEXT, offsetof(export_options, type), "bf16|f16|f32", "type of the parameters (bf16)"},
-    {"out", 'o', NB_OPTION_TEXT, offsetof(export_options, out), "DIR", "folder to make"},
+static const ni_option options_table[] = {
+    {"to", 0, NI_OPTION_TEXT, offsetof(export_options, to), "hf", "for whom: hf, Hugging Face's transformers (hf)"},
+    {"type", 0, NI_OPTION_TEXT, offsetof(export_options, type), "bf16|f16|f32", "type of the parameters (bf16)"},
+    {"out", 'o', NI_OPTION_TEXT, offsetof(export_options, out), "DIR", "folder to make"},
     {0},
 };
 
-static const nb_command_line command_line = {
+static const ni_command_line command_line = {
     .usage = "CHECKPOINT --to hf [--type bf16|f16|f32] -o DIR",
     .about =
         "Writes a folder that transformers (and, for gla, fla) loads. CHECKPOINT may also be a folder of theirs, in\n"
@@ -34,11 +34,11 @@ static const nb_command_line command_line = {
     .most = 1,
 };
 
-static nb_status choose_type(const char *name, nb_tensor_dtype *type, nb_error *err) {
+static nb_status choose_type(const char *name, ni_tensor_dtype *type, nb_error *err) {
     static const struct {
         const char *name;
-        nb_tensor_dtype type;
-    } types[] = {{"bf16", NB_ST_BF16}, {"f16", NB_ST_F16}, {"f32", NB_ST_F32}};
+        ni_tensor_dtype type;
+    } types[] = {{"bf16", NI_ST_BF16}, {"f16", NI_ST_F16}, {"f32", NI_ST_F32}};
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++)
         if (strcmp(name, types[i].name) == 0) {
             *type = types[i].type;
@@ -49,63 +49,63 @@ static nb_status choose_type(const char *name, nb_tensor_dtype *type, nb_error *
 
 /* The tokenizer goes along: with what it lacks for transformers where nibble reads it, else as its files are. */
 static nb_status copy_tokenizer(const char *from, const char *to, nb_error *err) {
-    nb_tokenizer *tokenizer;
-    if (nb_tokenizer_load(from, &tokenizer, NULL) == NB_OK) {
-        nb_status status = nb_tokenizer_save(tokenizer, to, err);
-        nb_tokenizer_free(tokenizer);
+    ni_tokenizer *tokenizer;
+    if (ni_tokenizer_load(from, &tokenizer, NULL) == NB_OK) {
+        nb_status status = ni_tokenizer_save(tokenizer, to, err);
+        ni_tokenizer_free(tokenizer);
         return status;
     }
-    nb_tokenizer_kept kept = {0};
-    nb_status status = nb_kept_read(from, &kept, err);
+    ni_tokenizer_kept kept = {0};
+    nb_status status = ni_kept_read(from, &kept, err);
     if (status == NB_OK)
-        status = nb_kept_write(&kept, to, err);
-    if (status == NB_OK && nb_kept_count(&kept) == 0)
+        status = ni_kept_write(&kept, to, err);
+    if (status == NB_OK && ni_kept_count(&kept) == 0)
         fprintf(stderr, "note: %s has no tokenizer files; none are written\n", from);
-    nb_kept_free(&kept);
+    ni_kept_free(&kept);
     return status;
 }
 
-static nb_status write_folder(nb_backend *be, nb_model *model, const char *from, const char *to, nb_tensor_dtype type,
+static nb_status write_folder(nb_backend *be, nb_model *model, const char *from, const char *to, ni_tensor_dtype type,
                               nb_error *err) {
-    nb_folder *folder;
+    ni_folder *folder;
     int32_t end_of_text;
-    NB_TRY(nb_hf_end_of_text(from, &end_of_text, err));
-    NB_TRY(nb_folder_begin(to, &folder, err));
-    nb_status status = nb_hf_save(be, model, nb_folder_path(folder), type, end_of_text, err);
+    NB_TRY(ni_hf_end_of_text(from, &end_of_text, err));
+    NB_TRY(ni_folder_begin(to, &folder, err));
+    nb_status status = ni_hf_save(be, model, ni_folder_path(folder), type, end_of_text, err);
     if (status == NB_OK)
-        status = copy_tokenizer(from, nb_folder_path(folder), err);
+        status = copy_tokenizer(from, ni_folder_path(folder), err);
     if (status == NB_OK)
-        return nb_folder_commit(folder, false, err);
-    nb_folder_abandon(folder);
+        return ni_folder_commit(folder, false, err);
+    ni_folder_abandon(folder);
     return status;
 }
 
-static nb_status export_folder(nb_backend *be, const char *from, const char *to, nb_tensor_dtype type, nb_error *err) {
+static nb_status export_folder(nb_backend *be, const char *from, const char *to, ni_tensor_dtype type, nb_error *err) {
     char manifest[4096];
     nb_model_config config;
     nb_recipe recipe = nb_recipe_bf16(); /* parameters alone: nothing is computed */
     snprintf(manifest, sizeof manifest, "%s/nibble.json", from);
     if (access(manifest, F_OK) == 0)
         NB_TRY(nb_checkpoint_verify(from, err));
-    NB_TRY(nb_hf_config_read(from, &config, err));
+    NB_TRY(ni_hf_config_read(from, &config, err));
     nb_model *model;
     NB_TRY(nb_model_create(be, &config, &recipe, 1, 1, false, &model, err));
-    nb_status status = nb_hf_load(be, model, from, err);
+    nb_status status = ni_hf_load(be, model, from, err);
     if (status == NB_OK)
         status = write_folder(be, model, from, to, type, err);
     if (status == NB_OK)
         printf("%s: %s, %d tensors as %s\n", to, nb_family_name(config.family), (int)nb_model_param_count(model),
-               nb_tensor_dtype_name(type));
+               ni_tensor_dtype_name(type));
     nb_model_free(model);
     return status;
 }
 
-nb_status nb_cli_export(int argc, char **argv, nb_error *err) {
+nb_status ni_cli_export(int argc, char **argv, nb_error *err) {
     export_options o = {.to = "hf", .type = "bf16"};
-    nb_tensor_dtype type = NB_ST_BF16;
+    ni_tensor_dtype type = NI_ST_BF16;
     nb_backend *be;
     int32_t count;
-    NB_TRY(nb_cli_parse(&command_line, argc, argv, &o, &count, err));
+    NB_TRY(ni_cli_parse(&command_line, argc, argv, &o, &count, err));
     if (count < 0)
         return NB_OK;
     if (strcmp(o.to, "hf") != 0)
@@ -113,7 +113,7 @@ nb_status nb_cli_export(int argc, char **argv, nb_error *err) {
     if (!o.out)
         return nb_fail(err, NB_BAD_USAGE, "export: -o DIR is missing: where the folder goes");
     NB_TRY(choose_type(o.type, &type, err));
-    NB_TRY(nb_cli_open("cpu", 0, &be, err));
+    NB_TRY(ni_cli_open("cpu", 0, &be, err));
     nb_status status = export_folder(be, argv[1], o.out, type, err);
     nb_backend_free(be);
     return status;

@@ -19,22 +19,22 @@ typedef struct generate_options {
     double temperature;
 } generate_options;
 
-static const nb_option options[] = {
-    {"prompt", 0, NB_OPTION_TEXT, offsetof(generate_options, prompt), "TEXT", "beginning of the text (default: none)"},
-    {"tokens", 0, NB_OPTION_INT, offsetof(generate_options, tokens), "N", "how many to add (default 100)"},
-    {"temperature", 0, NB_OPTION_FLOAT, offsetof(generate_options, temperature), "T",
+static const ni_option options[] = {
+    {"prompt", 0, NI_OPTION_TEXT, offsetof(generate_options, prompt), "TEXT", "beginning of the text (default: none)"},
+    {"tokens", 0, NI_OPTION_INT, offsetof(generate_options, tokens), "N", "how many to add (default 100)"},
+    {"temperature", 0, NI_OPTION_FLOAT, offsetof(generate_options, temperature), "T",
      "0: always the most likely token (default 0.8)"},
-    {"top-k", 0, NB_OPTION_INT, offsetof(generate_options, top_k), "K",
+    {"top-k", 0, NI_OPTION_INT, offsetof(generate_options, top_k), "K",
      "draw among the K most likely tokens; 0: all (default 50)"},
-    {"seed", 0, NB_OPTION_INT, offsetof(generate_options, seed), "N", "of the draws (default 1)"},
-    {"tokenizer", 0, NB_OPTION_TEXT, offsetof(generate_options, tokenizer), "T",
+    {"seed", 0, NI_OPTION_INT, offsetof(generate_options, seed), "N", "of the draws (default 1)"},
+    {"tokenizer", 0, NI_OPTION_TEXT, offsetof(generate_options, tokenizer), "T",
      "bytes, or a SentencePiece model (default: the checkpoint's)"},
-    {"backend", 0, NB_OPTION_TEXT, offsetof(generate_options, backend), "NAME", "cpu (default), cuda or cuda:NUMBER"},
-    {"threads", 0, NB_OPTION_INT, offsetof(generate_options, threads), "N", "threads (default: all)"},
+    {"backend", 0, NI_OPTION_TEXT, offsetof(generate_options, backend), "NAME", "cpu (default), cuda or cuda:NUMBER"},
+    {"threads", 0, NI_OPTION_INT, offsetof(generate_options, threads), "N", "threads (default: all)"},
     {0},
 };
 
-static const nb_command_line line = {
+static const ni_command_line line = {
     .usage = "CHECKPOINT [--prompt TEXT] [--tokens N] [--temperature T] [--top-k K] [--seed N]",
     .about = "Prints the prompt and its continuation, until the model ends the text or N tokens are added.\n"
              "  nibble generate runs/tiny/checkpoints/step-00001000 --prompt 'A horse is' --temperature 0.7",
@@ -46,18 +46,18 @@ static const nb_command_line line = {
 /* What generation needs beside the model. */
 typedef struct generator {
     nb_loaded *loaded;
-    nb_tokenizer *tokenizer;
-    nb_sampling how;
+    ni_tokenizer *tokenizer;
+    ni_sampling how;
     int64_t window;
-    nb_tokens text;  /* end-of-text first: it opens a document */
+    ni_tokens text;  /* end-of-text first: it opens a document */
     int32_t *arrays; /* [4, window] */
     float *logits;   /* [window, vocab] */
     float *scratch;  /* [vocab] */
 } generator;
 
 static void free_generator(generator *g) {
-    nb_tokenizer_free(g->tokenizer);
-    nb_tokens_free(&g->text);
+    ni_tokenizer_free(g->tokenizer);
+    ni_tokens_free(&g->text);
     free(g->arrays);
     free(g->logits);
     free(g->scratch);
@@ -65,21 +65,21 @@ static void free_generator(generator *g) {
 
 static nb_status prepare(generator *g, const char *folder, const generate_options *given, nb_error *err) {
     int32_t vocab = nb_model_get_config(g->loaded->model)->vocab;
-    NB_TRY(nb_tokenizer_load(given->tokenizer ? given->tokenizer : folder, &g->tokenizer, err));
-    if (nb_tokenizer_vocab(g->tokenizer) > vocab)
+    NB_TRY(ni_tokenizer_load(given->tokenizer ? given->tokenizer : folder, &g->tokenizer, err));
+    if (ni_tokenizer_vocab(g->tokenizer) > vocab)
         return nb_fail(err, NB_BAD_FILE, "%s: %d tokens, and the model's vocab is %d", folder,
-                       nb_tokenizer_vocab(g->tokenizer), vocab);
+                       ni_tokenizer_vocab(g->tokenizer), vocab);
     g->arrays = calloc((size_t)(4 * g->window), sizeof *g->arrays);
     g->logits = malloc((size_t)(g->window * vocab) * sizeof *g->logits);
     g->scratch = malloc((size_t)vocab * sizeof *g->scratch);
     if (!g->arrays || !g->logits || !g->scratch)
         return nb_fail(err, NB_NO_MEMORY, "generate: logits of %lld x %d do not fit in memory", (long long)g->window,
                        vocab);
-    int32_t opening = nb_tokenizer_end_of_text(g->tokenizer);
+    int32_t opening = ni_tokenizer_end_of_text(g->tokenizer);
     if (opening >= 0)
-        NB_TRY(nb_tokens_add(&g->text, &opening, 1, err));
+        NB_TRY(ni_tokens_add(&g->text, &opening, 1, err));
     if (given->prompt)
-        NB_TRY(nb_tokenizer_encode(g->tokenizer, given->prompt, strlen(given->prompt), false, &g->text, NULL, err));
+        NB_TRY(ni_tokenizer_encode(g->tokenizer, given->prompt, strlen(given->prompt), false, &g->text, NULL, err));
     if (g->text.count == 0)
         return nb_fail(err, NB_BAD_USAGE, "--prompt: is empty, and this tokenizer has no end-of-text to begin with");
     return NB_OK;
@@ -100,8 +100,8 @@ static nb_status next_token(generator *g, int32_t *token, nb_error *err) {
                     .steps = (uint32_t)nb_run_steps(&g->loaded->info.config),
                     .rounding_seed = (uint32_t)g->loaded->info.config.seeds.rounding};
     NB_TRY(nb_model_logits(g->loaded->model, &batch, &pass, g->logits, err));
-    int32_t vocab = nb_tokenizer_vocab(g->tokenizer); /* rows of the embedding beyond it are padding */
-    *token = nb_sample(g->logits + (n - 1) * config->vocab, vocab, &g->how, g->text.count, g->scratch);
+    int32_t vocab = ni_tokenizer_vocab(g->tokenizer); /* rows of the embedding beyond it are padding */
+    *token = ni_sample(g->logits + (n - 1) * config->vocab, vocab, &g->how, g->text.count, g->scratch);
     return NB_OK;
 }
 
@@ -110,8 +110,8 @@ static nb_status next_token(generator *g, int32_t *token, nb_error *err) {
 static nb_status print_progress(const generator *g, size_t *printed, nb_error *err) {
     char *text;
     size_t size;
-    int32_t opening = nb_tokenizer_end_of_text(g->tokenizer) >= 0 ? 1 : 0;
-    NB_TRY(nb_tokenizer_decode(g->tokenizer, g->text.ids + opening, g->text.count - opening, &text, &size, err));
+    int32_t opening = ni_tokenizer_end_of_text(g->tokenizer) >= 0 ? 1 : 0;
+    NB_TRY(ni_tokenizer_decode(g->tokenizer, g->text.ids + opening, g->text.count - opening, &text, &size, err));
     bool unfinished = size >= 3 && memcmp(text + size - 3, "\xEF\xBF\xBD", 3) == 0;
     if (size > *printed && !unfinished) {
         fwrite(text + *printed, 1, size - *printed, stdout);
@@ -125,12 +125,12 @@ static nb_status print_progress(const generator *g, size_t *printed, nb_error *e
 static nb_status generate(generator *g, int64_t tokens, nb_error *err) {
     size_t printed = 0;
     NB_TRY(print_progress(g, &printed, err));
-    for (int64_t i = 0; i < tokens && !nb_stop_requested(); i++) {
+    for (int64_t i = 0; i < tokens && !ni_stop_requested(); i++) {
         int32_t token;
         NB_TRY(next_token(g, &token, err));
-        if (token == nb_tokenizer_end_of_text(g->tokenizer))
+        if (token == ni_tokenizer_end_of_text(g->tokenizer))
             break;
-        NB_TRY(nb_tokens_add(&g->text, &token, 1, err));
+        NB_TRY(ni_tokens_add(&g->text, &token, 1, err));
         NB_TRY(print_progress(g, &printed, err));
     }
     putchar('\n');
@@ -160,10 +160,10 @@ static nb_status check_range(const char *name, int64_t value, int64_t low, int64
     return NB_OK;
 }
 
-nb_status nb_cli_generate(int argc, char **argv, nb_error *err) {
+nb_status ni_cli_generate(int argc, char **argv, nb_error *err) {
     generate_options given = {.tokens = 100, .top_k = 50, .seed = 1, .temperature = 0.8};
     int32_t count;
-    NB_TRY(nb_cli_parse(&line, argc, argv, &given, &count, err));
+    NB_TRY(ni_cli_parse(&line, argc, argv, &given, &count, err));
     if (count < 0)
         return NB_OK;
     NB_TRY(check_range("tokens", given.tokens, 0, INT32_MAX, err));
@@ -172,8 +172,8 @@ nb_status nb_cli_generate(int argc, char **argv, nb_error *err) {
     if (!(given.temperature >= 0 && given.temperature <= 100))
         return nb_fail(err, NB_BAD_USAGE, "--temperature: %g; expected 0 to 100", given.temperature);
     nb_backend *be;
-    NB_TRY(nb_cli_open(given.backend, given.threads, &be, err));
-    nb_stop_on_signals();
+    NB_TRY(ni_cli_open(given.backend, given.threads, &be, err));
+    ni_stop_on_signals();
     nb_status status = run(be, argv[1], &given, err);
     nb_backend_free(be);
     return status;

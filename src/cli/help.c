@@ -13,25 +13,25 @@
 /* The files whose keys a table describes. One line a file. */
 typedef struct topic {
     const char *name;
-    const nb_keys *table;
+    const ni_keys *table;
 } topic;
 
 static const topic topics[] = {
-    {"run", &nb_run_keys}, {"recipe", &nb_recipe_keys}, {"model", &nb_model_keys}, {"machine", &nb_machine_keys}, {0},
+    {"run", &ni_run_keys}, {"recipe", &ni_recipe_keys}, {"model", &ni_model_keys}, {"machine", &ni_machine_keys}, {0},
 };
 
 typedef struct help_options {
     const char *keys, *markdown;
 } help_options;
 
-static const nb_option options[] = {
-    {"keys", 0, NB_OPTION_TEXT, offsetof(help_options, keys), "KIND",
+static const ni_option options[] = {
+    {"keys", 0, NI_OPTION_TEXT, offsetof(help_options, keys), "KIND",
      "the keys of a run, recipe, model or machine file"},
-    {"markdown", 0, NB_OPTION_TEXT, offsetof(help_options, markdown), "KIND", "the same as a page of docs/"},
+    {"markdown", 0, NI_OPTION_TEXT, offsetof(help_options, markdown), "KIND", "the same as a page of docs/"},
     {0},
 };
 
-static const nb_command_line line = {
+static const ni_command_line line = {
     .usage = "[COMMAND]\n--keys run|recipe|model|machine\n--markdown run|recipe|model|machine",
     .about = "Lists the commands, explains one, or lists the keys of a configuration file with their defaults.",
     .options = options,
@@ -40,22 +40,22 @@ static const nb_command_line line = {
 
 static void print_commands(void) {
     puts("nibble pretrains language models in 4-bit floating point.\n\nCommands:");
-    for (const nb_command *c = nb_commands; c->name; c++)
+    for (const ni_command *c = ni_commands; c->name; c++)
         printf("  %-12s %s\n", c->name, c->help);
     puts("\n'nibble help COMMAND' explains one; 'nibble help --keys run' (or recipe, model, machine) lists the keys of "
          "a file.");
 }
 
 static nb_status help_on_keys(const char *name, bool markdown, nb_error *err) {
-    nb_suggestion s = nb_suggest(name);
+    ni_suggestion s = ni_suggest(name);
     for (const topic *t = topics; t->name; t++) {
-        nb_suggest_offer(&s, t->name);
+        ni_suggest_offer(&s, t->name);
         if (strcmp(name, t->name) != 0)
             continue;
         if (markdown)
-            nb_keys_print_markdown(t->table, stdout);
+            ni_keys_print_markdown(t->table, stdout);
         else
-            nb_keys_print_help(t->table, stdout);
+            ni_keys_print_help(t->table, stdout);
         return NB_OK;
     }
     return nb_fail(err, NB_BAD_USAGE, "help: expected run, recipe, model or machine, found '%.60s'%s%s%s", name,
@@ -63,9 +63,9 @@ static nb_status help_on_keys(const char *name, bool markdown, nb_error *err) {
 }
 
 static nb_status help_on_command(const char *name, nb_error *err) {
-    nb_suggestion s = nb_suggest(name);
-    for (const nb_command *c = nb_commands; c->name; c++) {
-        nb_suggest_offer(&s, c->name);
+    ni_suggestion s = ni_suggest(name);
+    for (const ni_command *c = ni_commands; c->name; c++) {
+        ni_suggest_offer(&s, c->name);
         char *argv[] = {(char *)c->name, (char *)"--help", NULL};
         if (strcmp(c->name, name) == 0)
             return c->run(2, argv, err);
@@ -74,10 +74,10 @@ static nb_status help_on_command(const char *name, nb_error *err) {
                    s.best ? "; did you mean '" : "", s.best ? s.best : "", s.best ? "'?" : "");
 }
 
-nb_status nb_cli_help(int argc, char **argv, nb_error *err) {
+nb_status ni_cli_help(int argc, char **argv, nb_error *err) {
     help_options o = {0};
     int32_t count;
-    NB_TRY(nb_cli_parse(&line, argc, argv, &o, &count, err));
+    NB_TRY(ni_cli_parse(&line, argc, argv, &o, &count, err));
     if (count < 0)
         return NB_OK;
     if (o.keys || o.markdown)

@@ -18,13 +18,13 @@ typedef struct info_options {
     int64_t threads;
 } info_options;
 
-static const nb_option options[] = {
-    {"isa", 0, NB_OPTION_TEXT, offsetof(info_options, isa), "NAME", "auto, scalar, portable, avx2 or avx512"},
-    {"threads", 0, NB_OPTION_INT, offsetof(info_options, threads), "N", "0: all that the process may use"},
+static const ni_option options[] = {
+    {"isa", 0, NI_OPTION_TEXT, offsetof(info_options, isa), "NAME", "auto, scalar, portable, avx2 or avx512"},
+    {"threads", 0, NI_OPTION_INT, offsetof(info_options, threads), "N", "0: all that the process may use"},
     {0},
 };
 
-static const nb_command_line line = {
+static const ni_command_line line = {
     .usage = "[--isa NAME] [--threads N]",
     .about = "The machine's features, the libraries, and which code each operation will run.",
     .options = options,
@@ -34,21 +34,21 @@ static const nb_command_line line = {
 
 static void print_machine(nb_backend *be) {
     char processor[128];
-    printf("nibble %s\n\nprocessor   %s\n", NIBBLE_VERSION, nb_bench_processor(processor, sizeof processor));
+    printf("nibble %s\n\nprocessor   %s\n", NIBBLE_VERSION, ni_bench_processor(processor, sizeof processor));
     printf("runs       ");
     for (int isa = NB_ISA_PORTABLE; isa <= NB_ISA_AVX512; isa++)
-        if (nb_isa_available((nb_isa)isa))
+        if (ni_isa_available((nb_isa)isa))
             printf(" %s", nb_isa_name((nb_isa)isa));
     printf("%s\nthreads     %d\nbackend     cpu, %s\n",
-           nb_isa_available(NB_ISA_AVX512) ? " (F BW DQ VL VNNI VBMI BF16)" : "", (int)nb_cpu_of(be)->threads,
-           nb_isa_name(nb_cpu_of(be)->isa));
+           ni_isa_available(NB_ISA_AVX512) ? " (F BW DQ VL VNNI VBMI BF16)" : "", (int)ni_cpu_of(be)->threads,
+           nb_isa_name(ni_cpu_of(be)->isa));
     puts("cuda        not in this build");
 }
 
 static void print_libraries(void) {
     char openblas[64], onednn[64];
-    nb_openblas_version(openblas, sizeof openblas);
-    nb_onednn_version(onednn, sizeof onednn);
+    ni_openblas_version(openblas, sizeof openblas);
+    ni_onednn_version(onednn, sizeof onednn);
     unsigned xxhash = XXH_versionNumber();
     printf("libraries   OpenBLAS %s, oneDNN %s, libyaml %s, jansson %s, xxHash %u.%u.%u\n", openblas, onednn,
            yaml_get_version_string(), JANSSON_VERSION, xxhash / 10000, xxhash / 100 % 100, xxhash % 100);
@@ -79,7 +79,7 @@ static const operand operands[] = {
 enum { OPERANDS = sizeof operands / sizeof *operands };
 
 static nb_quantizer quantizer_of(const operand *o) {
-    nb_quantizer q = nb_format_family_find(o->family)->defaults;
+    nb_quantizer q = ni_format_family_find(o->family)->defaults;
     q.block_rows = o->block_rows;
     q.block_cols = o->block_cols;
     q.outer = o->outer;
@@ -88,17 +88,17 @@ static nb_quantizer quantizer_of(const operand *o) {
 
 /* What runs, under the name by which checkpoints keep it, and why the others do not. */
 static void print_plain_product(nb_backend *be, nb_dtype type, const char *text) {
-    const nb_cpu *cpu = nb_cpu_of(be);
-    char sums[NB_GEMM_SUMS_SIZE];
+    const ni_cpu *cpu = ni_cpu_of(be);
+    char sums[NI_GEMM_SUMS_SIZE];
     be->ops->gemm_sums(be, type, type, sums, sizeof sums);
     printf("  %-48s %s; sums \"%s\"\n", text, be->ops->gemm_kernel(be, type, type), sums);
-    nb_gemm_candidate list[NB_GEMM_LIBRARIES];
-    int32_t count = cpu->isa == NB_ISA_SCALAR ? 0 : nb_gemm_candidates(cpu, type == NB_BF16, list);
+    ni_gemm_candidate list[NI_GEMM_LIBRARIES];
+    int32_t count = cpu->isa == NB_ISA_SCALAR ? 0 : ni_gemm_candidates(cpu, type == NB_BF16, list);
     for (int32_t i = 0; i < count; i++) {
         bool taken = list[i].library == cpu->products[type == NB_BF16];
         const char *answer = taken                           ? "taken"
-                             : list[i].fit == NB_GEMM_CANNOT ? "cannot"
-                             : list[i].fit == NB_GEMM_SLOW   ? "slow"
+                             : list[i].fit == NI_GEMM_CANNOT ? "cannot"
+                             : list[i].fit == NI_GEMM_SLOW   ? "slow"
                                                              : "not reached";
         printf("    %-10s %-11s %s\n", list[i].library->name, answer, list[i].why);
     }
@@ -123,26 +123,26 @@ static void print_products(nb_backend *be) {
 
 static void print_operations(nb_backend *be) {
     static const char *const names[] = {
-#define NB_OP_MEMORY(type, name, arguments)
-#define NB_OP_TYPED(type, name, arguments) #name,
-#define NB_OP_PLAIN(type, name, arguments) #name,
+#define NI_OP_MEMORY(type, name, arguments)
+#define NI_OP_TYPED(type, name, arguments) #name,
+#define NI_OP_PLAIN(type, name, arguments) #name,
 #include "backend/ops.inc"
     };
-    const nb_isa isa = nb_cpu_of(be)->isa;
+    const nb_isa isa = ni_cpu_of(be)->isa;
     puts("\noperations");
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (strncmp(names[i], "gemm", 4) != 0) /* the products above */
             printf("  %-24s %s\n", names[i], isa == NB_ISA_SCALAR ? "scalar reference" : nb_isa_name(isa));
 }
 
-nb_status nb_cli_info(int argc, char **argv, nb_error *err) {
+nb_status ni_cli_info(int argc, char **argv, nb_error *err) {
     info_options o = {.isa = "auto"};
     int32_t count;
-    NB_TRY(nb_cli_parse(&line, argc, argv, &o, &count, err));
+    NB_TRY(ni_cli_parse(&line, argc, argv, &o, &count, err));
     if (count < 0)
         return NB_OK;
     nb_isa isa;
-    NB_TRY(nb_bench_isa(o.isa, &isa, err));
+    NB_TRY(ni_bench_isa(o.isa, &isa, err));
     const nb_backend_options cpu = {o.threads < 0 || o.threads > INT32_MAX ? -1 : (int32_t)o.threads, isa};
     nb_backend *be;
     NB_TRY(nb_backend_open("cpu", &cpu, &be, err));

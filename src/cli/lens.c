@@ -16,15 +16,15 @@ typedef struct lens_options {
     const char *metric, *module;
 } lens_options;
 
-static const nb_option options[] = {
-    {"metric", 0, NB_OPTION_TEXT, offsetof(lens_options, metric), "NAME",
+static const ni_option options[] = {
+    {"metric", 0, NI_OPTION_TEXT, offsetof(lens_options, metric), "NAME",
      "what to show: a number of docs/lens.md, as flip_rate; without it the names are listed"},
-    {"module", 0, NB_OPTION_TEXT, offsetof(lens_options, module), "PATTERN",
+    {"module", 0, NI_OPTION_TEXT, offsetof(lens_options, module), "PATTERN",
      "of which modules, as '*down_proj' (default: all)"},
     {0},
 };
 
-static const nb_command_line line = {
+static const ni_command_line line = {
     .usage = "RUN... [--metric NAME] [--module PATTERN]",
     .about = "Prints a number that the lens measured while training (lens.every in the run file), one row a step and "
              "one column a\n"
@@ -48,14 +48,14 @@ static bool is_of(const char *name, const lens_options *o) {
     return strcmp(metric_of(name), o->metric) == 0 && (!o->module || fnmatch(o->module, module, 0) == 0);
 }
 
-static bool is_number(const nb_series_reader *r, int32_t name) {
-    return nb_series_points(r, name) > 0 && nb_series_at(r, name, 0).count == 1;
+static bool is_number(const ni_series_reader *r, int32_t name) {
+    return ni_series_points(r, name) > 0 && ni_series_at(r, name, 0).count == 1;
 }
 
 /* ---- the table ---- */
 
 typedef struct column {
-    nb_series_reader *reader;
+    ni_series_reader *reader;
     char title[64]; /* the folder's name */
 } column;
 
@@ -63,11 +63,11 @@ typedef struct column {
 static double mean_at(const column *c, const lens_options *o, int64_t step) {
     double sum = 0;
     int64_t count = 0;
-    for (int32_t n = 0; n < nb_series_names(c->reader); n++) {
-        if (!is_number(c->reader, n) || !is_of(nb_series_name(c->reader, n), o))
+    for (int32_t n = 0; n < ni_series_names(c->reader); n++) {
+        if (!is_number(c->reader, n) || !is_of(ni_series_name(c->reader, n), o))
             continue;
-        for (int64_t i = 0; i < nb_series_points(c->reader, n); i++) {
-            nb_series_point p = nb_series_at(c->reader, n, i);
+        for (int64_t i = 0; i < ni_series_points(c->reader, n); i++) {
+            ni_series_point p = ni_series_at(c->reader, n, i);
             if (p.step != step)
                 continue;
             sum += p.values[0];
@@ -81,11 +81,11 @@ static double mean_at(const column *c, const lens_options *o, int64_t step) {
 static int64_t next_step(const column *columns, int32_t runs, const lens_options *o, int64_t after) {
     int64_t next = -1;
     for (int32_t r = 0; r < runs; r++)
-        for (int32_t n = 0; n < nb_series_names(columns[r].reader); n++) {
-            if (!is_number(columns[r].reader, n) || !is_of(nb_series_name(columns[r].reader, n), o))
+        for (int32_t n = 0; n < ni_series_names(columns[r].reader); n++) {
+            if (!is_number(columns[r].reader, n) || !is_of(ni_series_name(columns[r].reader, n), o))
                 continue;
-            for (int64_t i = 0; i < nb_series_points(columns[r].reader, n); i++) {
-                int64_t step = nb_series_at(columns[r].reader, n, i).step;
+            for (int64_t i = 0; i < ni_series_points(columns[r].reader, n); i++) {
+                int64_t step = ni_series_at(columns[r].reader, n, i).step;
                 if (step > after && (next < 0 || step < next))
                     next = step;
             }
@@ -121,9 +121,9 @@ static nb_status print_table(const column *columns, int32_t runs, const lens_opt
 /* ---- the names ---- */
 
 /* Whether a name before `name` has the same metric. */
-static bool is_repeated(const nb_series_reader *r, int32_t name) {
+static bool is_repeated(const ni_series_reader *r, int32_t name) {
     for (int32_t n = 0; n < name; n++)
-        if (is_number(r, n) && strcmp(metric_of(nb_series_name(r, n)), metric_of(nb_series_name(r, name))) == 0)
+        if (is_number(r, n) && strcmp(metric_of(ni_series_name(r, n)), metric_of(ni_series_name(r, name))) == 0)
             return true;
     return false;
 }
@@ -131,9 +131,9 @@ static bool is_repeated(const nb_series_reader *r, int32_t name) {
 static void list_names(const column *columns, int32_t runs) {
     for (int32_t r = 0; r < runs; r++) {
         printf("%s:", columns[r].title);
-        for (int32_t n = 0; n < nb_series_names(columns[r].reader); n++)
+        for (int32_t n = 0; n < ni_series_names(columns[r].reader); n++)
             if (is_number(columns[r].reader, n) && !is_repeated(columns[r].reader, n))
-                printf(" %s", metric_of(nb_series_name(columns[r].reader, n)));
+                printf(" %s", metric_of(ni_series_name(columns[r].reader, n)));
         putchar('\n');
     }
 }
@@ -151,13 +151,13 @@ static nb_status open_column(const char *run, column *c, nb_error *err) {
     if (access(path, F_OK) != 0)
         return nb_fail(err, NB_BAD_FILE, "%s: holds no measurements; expected a run with lens.every in its run file",
                        run);
-    return nb_series_read(path, &c->reader, NULL, err);
+    return ni_series_read(path, &c->reader, NULL, err);
 }
 
-nb_status nb_cli_lens(int argc, char **argv, nb_error *err) {
+nb_status ni_cli_lens(int argc, char **argv, nb_error *err) {
     lens_options o = {0};
     int32_t count;
-    NB_TRY(nb_cli_parse(&line, argc, argv, &o, &count, err));
+    NB_TRY(ni_cli_parse(&line, argc, argv, &o, &count, err));
     if (count < 0)
         return NB_OK;
     column columns[MOST_RUNS] = {{0}};
@@ -169,6 +169,6 @@ nb_status nb_cli_lens(int argc, char **argv, nb_error *err) {
     else if (status == NB_OK)
         list_names(columns, count);
     for (int32_t r = 0; r < count; r++)
-        nb_series_reader_free(columns[r].reader);
+        ni_series_reader_free(columns[r].reader);
     return status;
 }

@@ -6,23 +6,23 @@
 #include <stdio.h>
 #include <string.h>
 
-const nb_command nb_commands[] = {
-#define NB_COMMAND_ROW(name, help) {#name, help, nb_cli_##name},
-    NB_COMMANDS(NB_COMMAND_ROW)
-#undef NB_COMMAND_ROW
+const ni_command ni_commands[] = {
+#define NI_COMMAND_ROW(name, help) {#name, help, ni_cli_##name},
+    NI_COMMANDS(NI_COMMAND_ROW)
+#undef NI_COMMAND_ROW
         {0}};
 
-static const nb_command *find_command(const char *name) {
-    for (const nb_command *c = nb_commands; c->name; c++)
+static const ni_command *find_command(const char *name) {
+    for (const ni_command *c = ni_commands; c->name; c++)
         if (strcmp(c->name, name) == 0)
             return c;
     return NULL;
 }
 
 static nb_status fail_unknown(const char *name, nb_error *err) {
-    nb_suggestion s = nb_suggest(name);
-    for (const nb_command *c = nb_commands; c->name; c++)
-        nb_suggest_offer(&s, c->name);
+    ni_suggestion s = ni_suggest(name);
+    for (const ni_command *c = ni_commands; c->name; c++)
+        ni_suggest_offer(&s, c->name);
     if (s.best)
         return nb_fail(err, NB_BAD_USAGE, "unknown command '%.60s'; did you mean '%s'?", name, s.best);
     return nb_fail(err, NB_BAD_USAGE, "unknown command '%.60s'; 'nibble help' lists them", name);
@@ -31,15 +31,15 @@ static nb_status fail_unknown(const char *name, nb_error *err) {
 static nb_status dispatch(int argc, char **argv, nb_error *err) {
     char *help_alone[] = {(char *)"help", NULL};
     if (argc < 2)
-        return nb_cli_help(1, help_alone, err);
+        return ni_cli_help(1, help_alone, err);
     const char *name = argv[1];
     if (strcmp(name, "--version") == 0) {
         printf("nibble %s\n", NIBBLE_VERSION);
         return NB_OK;
     }
     if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0)
-        return nb_cli_help(1, help_alone, err);
-    const nb_command *command = find_command(name);
+        return ni_cli_help(1, help_alone, err);
+    const ni_command *command = find_command(name);
     return command ? command->run(argc - 1, argv + 1, err) : fail_unknown(name, err);
 }
 

@@ -13,21 +13,21 @@
 #include <string.h>
 
 typedef struct plan_options {
-    nb_texts set;
+    ni_texts set;
     const char *machine;
     int64_t step;
 } plan_options;
 
-static const nb_option options[] = {
-    {"set", 0, NB_OPTION_TEXTS, offsetof(plan_options, set), "KEY=VALUE", "change a key of the run file; repeatable"},
-    {"machine", 0, NB_OPTION_TEXT, offsetof(plan_options, machine), "FILE",
+static const ni_option options[] = {
+    {"set", 0, NI_OPTION_TEXTS, offsetof(plan_options, set), "KEY=VALUE", "change a key of the run file; repeatable"},
+    {"machine", 0, NI_OPTION_TEXT, offsetof(plan_options, machine), "FILE",
      "a machine file, or a name in machines/: times, and how operands lie"},
-    {"step", 0, NB_OPTION_INT, offsetof(plan_options, step), "N",
+    {"step", 0, NI_OPTION_INT, offsetof(plan_options, step), "N",
      "the step that is planned (default 2: the first has beginnings in it)"},
     {0},
 };
 
-static const nb_command_line line = {
+static const ni_command_line line = {
     .usage = "RUN.yaml [--set KEY=VALUE]... [--machine FILE] [--step N]\nMODEL [--set KEY=VALUE]... [--machine FILE]",
     .about =
         "What a training run would hold in memory, and what one step of it would move and compute, before anything\n"
@@ -47,13 +47,13 @@ static const nb_command_line line = {
 /* True for a model: a name, a folder, a file that names no model itself. */
 static nb_status is_model(const char *path, bool *model, nb_error *err) {
     const char *end = strrchr(path, '.');
-    *model = nb_model_is_folder(path) || (!strchr(path, '/') && !(end && strcmp(end, ".yaml") == 0));
+    *model = ni_model_is_folder(path) || (!strchr(path, '/') && !(end && strcmp(end, ".yaml") == 0));
     if (*model)
         return NB_OK;
-    nb_yaml doc;
-    NB_TRY(nb_yaml_load(path, &doc, err));
-    *model = !nb_yaml_child(doc.root, "model");
-    nb_yaml_free(&doc);
+    ni_yaml doc;
+    NB_TRY(ni_yaml_load(path, &doc, err));
+    *model = !ni_yaml_child(doc.root, "model");
+    ni_yaml_free(&doc);
     return NB_OK;
 }
 
@@ -62,7 +62,7 @@ static nb_status run_of_model(const char *path, const plan_options *o, nb_run_co
     enum { SEQUENCES = 4, TOKENS = 2048 };
     char models[NB_PATH_SIZE], text[NB_PATH_SIZE + 200];
     nb_model_config model;
-    NB_TRY(nb_cli_folder("models", models, sizeof models, err));
+    NB_TRY(ni_cli_folder("models", models, sizeof models, err));
     NB_TRY(nb_model_config_load(path, models, &model, err));
     snprintf(text, sizeof text,
              "{model: \"%s\", out: none, data: {train: none}, steps: 1000, seq: %d, micro_batch: %d, lens: {every: 0}}",
@@ -80,8 +80,8 @@ static nb_status load_run(const char *path, const plan_options *o, nb_run_config
 
 /* ---- a step on paper ---- */
 
-static nb_status open_paper(const nb_run_config *config, const nb_machine *machine, nb_backend **out, nb_error *err) {
-    const bool hopper = machine ? machine->operands == NB_OPERANDS_HOPPER : strncmp(config->backend, "cuda", 4) == 0;
+static nb_status open_paper(const nb_run_config *config, const ni_machine *machine, nb_backend **out, nb_error *err) {
+    const bool hopper = machine ? machine->operands == NI_OPERANDS_HOPPER : strncmp(config->backend, "cuda", 4) == 0;
     nb_backend_options how = {.threads = config->threads, .isa = config->isa};
     if (machine && machine->threads)
         how.threads = machine->threads;
@@ -92,8 +92,8 @@ static nb_status open_paper(const nb_run_config *config, const nb_machine *machi
 
 static nb_status open_trainer(nb_backend *be, const nb_run_config *config, nb_trainer **out, nb_error *err) {
     char recipes[NB_PATH_SIZE], models[NB_PATH_SIZE];
-    NB_TRY(nb_cli_folder("recipes", recipes, sizeof recipes, err));
-    NB_TRY(nb_cli_folder("models", models, sizeof models, err));
+    NB_TRY(ni_cli_folder("recipes", recipes, sizeof recipes, err));
+    NB_TRY(ni_cli_folder("models", models, sizeof models, err));
     const nb_trainer_options how = {.recipes_dir = recipes, .models_dir = models, .on_paper = true};
     return nb_trainer_create(be, config, &how, out, err);
 }
@@ -101,23 +101,23 @@ static nb_status open_trainer(nb_backend *be, const nb_run_config *config, nb_tr
 /* The step before goes first, so that what is made once and kept is there. */
 static nb_status rehearse(nb_backend *be, nb_trainer *trainer, int64_t step, nb_error *err) {
     if (step > 0)
-        NB_TRY(nb_trainer_rehearse(trainer, step - 1, err));
-    nb_paper_start_over(nb_paper_of(be));
-    return nb_trainer_rehearse(trainer, step, err);
+        NB_TRY(ni_trainer_rehearse(trainer, step - 1, err));
+    ni_paper_start_over(ni_paper_of(be));
+    return ni_trainer_rehearse(trainer, step, err);
 }
 
 /* ---- what is printed ---- */
 
 static const char *bytes_text(double bytes, char *text, size_t size) {
-    return nb_bytes_text(bytes, text, size);
+    return ni_bytes_text(bytes, text, size);
 }
 
 static void print_head(nb_backend *be, nb_trainer *trainer, const nb_run_config *config, int64_t step) {
     const nb_model_config *model = nb_model_get_config(nb_trainer_model(trainer));
-    const nb_paper *paper = nb_paper_of(be);
+    const ni_paper *paper = ni_paper_of(be);
     char params[32];
     printf("%s: %s, %s parameters; recipe %s\n", model->name, nb_family_name(model->family),
-           nb_short_count_text((double)nb_model_param_elements(nb_trainer_model(trainer)), params, sizeof params),
+           ni_short_count_text((double)nb_model_param_elements(nb_trainer_model(trainer)), params, sizeof params),
            nb_trainer_recipe(trainer)->name);
     printf("step %lld of %lld: %lld x %lld sequences of %lld tokens, %lld in all; ", (long long)step + 1,
            (long long)nb_run_steps(config), (long long)config->accumulation, (long long)config->micro_batch,
@@ -129,21 +129,21 @@ static void print_head(nb_backend *be, nb_trainer *trainer, const nb_run_config 
 }
 
 static int largest_first(const void *a, const void *b) {
-    const size_t x = ((const nb_paper_purpose *)a)->peak, y = ((const nb_paper_purpose *)b)->peak;
+    const size_t x = ((const ni_paper_purpose *)a)->peak, y = ((const ni_paper_purpose *)b)->peak;
     return (x < y) - (x > y);
 }
 
-static void print_memory(const nb_paper *paper, const nb_trainer *trainer) {
-    nb_paper_purpose rows[NB_PAPER_PURPOSES + 3];
+static void print_memory(const ni_paper *paper, const nb_trainer *trainer) {
+    ni_paper_purpose rows[NI_PAPER_PURPOSES + 3];
     int32_t count = paper->purpose_count;
     double total = 0;
     char text[32];
     memcpy(rows, paper->purposes, (size_t)count * sizeof *rows);
-    rows[count++] = (nb_paper_purpose){.what = "micro-batch of tokens, on the host", .peak = trainer->batch.bytes};
-    rows[count++] = (nb_paper_purpose){.what = "lens: weights that are followed, at most",
-                                       .peak = nb_trainer_followed_bytes(trainer)};
+    rows[count++] = (ni_paper_purpose){.what = "micro-batch of tokens, on the host", .peak = trainer->batch.bytes};
+    rows[count++] = (ni_paper_purpose){.what = "lens: weights that are followed, at most",
+                                       .peak = ni_trainer_followed_bytes(trainer)};
     rows[count++] =
-        (nb_paper_purpose){.what = "working memory of the processor", .peak = nb_paper_working_bytes(paper)};
+        (ni_paper_purpose){.what = "working memory of the processor", .peak = ni_paper_working_bytes(paper)};
     qsort(rows, (size_t)count, sizeof *rows, largest_first);
     for (int32_t i = 0; i < count; i++)
         total += (double)rows[i].peak;
@@ -154,11 +154,11 @@ static void print_memory(const nb_paper *paper, const nb_trainer *trainer) {
     printf("  %-52s %13s\n", "total, beside program and libraries", bytes_text(total, text, sizeof text));
 }
 
-static void print_kinds(const nb_paper *paper, const nb_model *model, const nb_run_config *config) {
-    double flops[NB_PAPER_KIND_COUNT] = {0}, total = 0;
+static void print_kinds(const ni_paper *paper, const nb_model *model, const nb_run_config *config) {
+    double flops[NI_PAPER_KIND_COUNT] = {0}, total = 0;
     static const char *const help[] = {
 #define HELP(name, text) text,
-        NB_PAPER_KINDS(HELP)
+        NI_PAPER_KINDS(HELP)
 #undef HELP
     };
     for (int32_t i = 0; i < paper->entry_count; i++) {
@@ -166,9 +166,9 @@ static void print_kinds(const nb_paper *paper, const nb_model *model, const nb_r
         total += paper->entries[i].flops;
     }
     printf("\n%-75s %13s %7s\n", "arithmetic of the step", "GFLOP", "share");
-    for (int k = 0; k < NB_PAPER_KIND_COUNT; k++)
+    for (int k = 0; k < NI_PAPER_KIND_COUNT; k++)
         if (flops[k] > 0)
-            printf("  %-10s %-62s %13.3f %6.1f %%\n", nb_paper_kind_name((nb_paper_kind)k), help[k], flops[k] / 1e9,
+            printf("  %-10s %-62s %13.3f %6.1f %%\n", ni_paper_kind_name((ni_paper_kind)k), help[k], flops[k] / 1e9,
                    100 * flops[k] / total);
     printf("  %-73s %13.3f\n", "of a model, by the formula of MFU",
            nb_model_flops_per_token(model, config->seq) * (double)nb_run_tokens_per_step(config) / 1e9);
@@ -176,7 +176,7 @@ static void print_kinds(const nb_paper *paper, const nb_model *model, const nb_r
 
 /* What one row of the table of operations says, with its time. */
 typedef struct timed {
-    const nb_paper_entry *entry;
+    const ni_paper_entry *entry;
     double seconds;
     const char *bound;
 } timed;
@@ -187,23 +187,23 @@ static int longest_first(const void *a, const void *b) {
 }
 
 /* Without a machine bytes stand for seconds in the order of rows. */
-static int32_t time_rows(const nb_paper *paper, const nb_machine *machine, timed *rows, double *total) {
+static int32_t time_rows(const ni_paper *paper, const ni_machine *machine, timed *rows, double *total) {
     *total = 0;
     for (int32_t i = 0; i < paper->entry_count; i++) {
-        const nb_paper_entry *e = &paper->entries[i];
+        const ni_paper_entry *e = &paper->entries[i];
         rows[i] = (timed){e, e->read + e->written, ""};
         if (machine)
-            rows[i].seconds = nb_machine_seconds(machine, e, &rows[i].bound);
+            rows[i].seconds = ni_machine_seconds(machine, e, &rows[i].bound);
         *total += rows[i].seconds;
     }
     qsort(rows, (size_t)paper->entry_count, sizeof *rows, longest_first);
     return paper->entry_count;
 }
 
-static void print_row(const timed *row, const nb_machine *machine, double total) {
-    const nb_paper_entry *e = row->entry;
+static void print_row(const timed *row, const ni_machine *machine, double total) {
+    const ni_paper_entry *e = row->entry;
     char name[128];
-    snprintf(name, sizeof name, "%s%s%s", nb_paper_row_name(e->row), e->formats[0] ? " " : "", e->formats);
+    snprintf(name, sizeof name, "%s%s%s", ni_paper_row_name(e->row), e->formats[0] ? " " : "", e->formats);
     printf("  %-42s %8lld %10.4f %10.4f %12.3f", name, (long long)e->calls, e->read / 1e9, e->written / 1e9,
            e->flops / 1e9);
     if (machine)
@@ -211,14 +211,14 @@ static void print_row(const timed *row, const nb_machine *machine, double total)
     putchar('\n');
 }
 
-static void print_rows(const nb_paper *paper, const nb_machine *machine, const nb_run_config *config) {
-    timed rows[NB_PAPER_ENTRIES];
+static void print_rows(const ni_paper *paper, const ni_machine *machine, const nb_run_config *config) {
+    timed rows[NI_PAPER_ENTRIES];
     double total, calls = 0, read = 0, written = 0, flops = 0;
     int32_t count = time_rows(paper, machine, rows, &total);
     printf("\n%-44s %8s %10s %10s %12s", "operations of the step", "calls", "GB read", "written", "GFLOP");
     printf(machine ? " %10s %8s  %s\n" : "\n", "ms", "share", "bound by");
     for (int32_t i = 0; i < count; i++) {
-        const nb_paper_entry *e = rows[i].entry;
+        const ni_paper_entry *e = rows[i].entry;
         print_row(&rows[i], machine, total);
         calls += (double)e->calls;
         read += e->read;
@@ -234,14 +234,14 @@ static void print_rows(const nb_paper *paper, const nb_machine *machine, const n
 }
 
 /* Kinds that the machine file has no rate for. */
-static void print_unknown(const nb_paper *paper, const nb_machine *machine) {
-    bool said[NB_PAPER_KIND_COUNT] = {[NB_PAPER_moves] = true};
+static void print_unknown(const ni_paper *paper, const ni_machine *machine) {
+    bool said[NI_PAPER_KIND_COUNT] = {[NI_PAPER_moves] = true};
     for (int32_t i = 0; i < paper->entry_count; i++) {
-        const nb_paper_entry *e = &paper->entries[i];
+        const ni_paper_entry *e = &paper->entries[i];
         if (said[e->kind] || e->flops == 0 || machine->rate[e->kind] > 0)
             continue;
         said[e->kind] = true;
-        printf("rates.%s of %s is unknown: counted by bytes alone\n", nb_paper_kind_name(e->kind), machine->name);
+        printf("rates.%s of %s is unknown: counted by bytes alone\n", ni_paper_kind_name(e->kind), machine->name);
     }
 }
 
@@ -255,13 +255,13 @@ static nb_status check_step(int64_t step, const nb_run_config *config, nb_error 
                    (long long)steps);
 }
 
-static nb_status plan(nb_backend *be, const nb_run_config *config, const nb_machine *machine, int64_t step,
+static nb_status plan(nb_backend *be, const nb_run_config *config, const ni_machine *machine, int64_t step,
                       nb_error *err) {
     nb_trainer *trainer;
     NB_TRY(open_trainer(be, config, &trainer, err));
     nb_status status = rehearse(be, trainer, step, err);
     if (status == NB_OK) {
-        const nb_paper *paper = nb_paper_of(be);
+        const ni_paper *paper = ni_paper_of(be);
         print_head(be, trainer, config, step);
         print_memory(paper, trainer);
         print_kinds(paper, nb_trainer_model(trainer), config);
@@ -273,18 +273,18 @@ static nb_status plan(nb_backend *be, const nb_run_config *config, const nb_mach
     return status;
 }
 
-nb_status nb_cli_plan(int argc, char **argv, nb_error *err) {
+nb_status ni_cli_plan(int argc, char **argv, nb_error *err) {
     plan_options o = {.step = 0};
     nb_run_config config;
-    nb_machine machine;
+    ni_machine machine;
     nb_backend *be;
     int32_t count;
-    NB_TRY(nb_cli_parse(&line, argc, argv, &o, &count, err));
+    NB_TRY(ni_cli_parse(&line, argc, argv, &o, &count, err));
     if (count < 0)
         return NB_OK;
     NB_TRY(load_run(argv[1], &o, &config, err));
     if (o.machine)
-        NB_TRY(nb_machine_load(o.machine, &machine, err));
+        NB_TRY(ni_machine_load(o.machine, &machine, err));
     const int64_t step = o.step ? o.step : nb_run_steps(&config) > 1 ? 2 : 1;
     NB_TRY(check_step(step, &config, err));
     NB_TRY(open_paper(&config, o.machine ? &machine : NULL, &be, err));

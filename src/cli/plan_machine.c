@@ -4,15 +4,15 @@
 #include "cli/cli.h"
 #include "nibble/train.h"
 
-#define FIELD(member) NB_FIELD(nb_machine, member)
+#define FIELD(member) NI_FIELD(ni_machine, member)
 
-static const nb_word operands_words[] = {
-    {"cpu", NB_OPERANDS_CPU, "codes, and packed panels or BF16 behind those of a right operand"},
-    {"hopper", NB_OPERANDS_HOPPER, "BF16 values and words; codes where they are read again"},
+static const ni_word operands_words[] = {
+    {"cpu", NI_OPERANDS_CPU, "codes, and packed panels or BF16 behind those of a right operand"},
+    {"hopper", NI_OPERANDS_HOPPER, "BF16 values and words; codes where they are read again"},
     {NULL, 0, NULL},
 };
 
-static const nb_word isa_words[] = {
+static const ni_word isa_words[] = {
     {"auto", NB_ISA_AUTO, "as the run file says"},
     {"portable", NB_ISA_PORTABLE, "plain C"},
     {"avx2", NB_ISA_AVX2, "AVX2"},
@@ -20,43 +20,43 @@ static const nb_word isa_words[] = {
     {NULL, 0, NULL},
 };
 
-static const nb_word unknown_words[] = {{"unknown", 0, "such work is counted by its bytes alone"}, {NULL, 0, NULL}};
+static const ni_word unknown_words[] = {{"unknown", 0, "such work is counted by its bytes alone"}, {NULL, 0, NULL}};
 
 #define RATE(kind, of)                                                                                                 \
     {                                                                                                                  \
-        .path = "rates." #kind, .type = NB_KEY_FLOAT, FIELD(rate[NB_PAPER_##kind]), .fallback = "unknown",             \
+        .path = "rates." #kind, .type = NI_KEY_FLOAT, FIELD(rate[NI_PAPER_##kind]), .fallback = "unknown",             \
         .high = 1e20, .words = unknown_words, .help = "FLOP/s of " of                                                  \
     }
 
-static const nb_key rows[] = {
-    {.path = "name", .type = NB_KEY_TEXT, FIELD(name), .help = "what it is called"},
-    {.path = "about", .type = NB_KEY_TEXT, FIELD(about), .fallback = "\"\"", .help = "one line on what it is"},
+static const ni_key rows[] = {
+    {.path = "name", .type = NI_KEY_TEXT, FIELD(name), .help = "what it is called"},
+    {.path = "about", .type = NI_KEY_TEXT, FIELD(about), .fallback = "\"\"", .help = "one line on what it is"},
     {.path = "operands",
-     .type = NB_KEY_CHOICE,
+     .type = NI_KEY_CHOICE,
      FIELD(operands),
      .fallback = "cpu",
      .words = operands_words,
      .help = "how quantized operands lie in memory"},
     {.path = "isa",
-     .type = NB_KEY_CHOICE,
+     .type = NI_KEY_CHOICE,
      FIELD(isa),
      .fallback = "auto",
      .words = isa_words,
      .help = "instruction set, whose kernels decide the panels' sizes"},
     {.path = "threads",
-     .type = NB_KEY_INT,
+     .type = NI_KEY_INT,
      FIELD(threads),
      .fallback = "0",
      .high = 1024,
      .help = "threads, each with working memory of its own; 0: as the run file says"},
     {.path = "bandwidth",
-     .type = NB_KEY_FLOAT,
+     .type = NI_KEY_FLOAT,
      FIELD(bandwidth),
      .positive = true,
      .high = 1e20,
      .help = "bytes a second between memory and processor, read and written together, as a copy has them"},
     {.path = "call",
-     .type = NB_KEY_FLOAT,
+     .type = NI_KEY_FLOAT,
      FIELD(call),
      .fallback = "0",
      .high = 1,
@@ -74,21 +74,21 @@ static const char intro[] = "A machine file says how fast a machine multiplies a
                             "plan` ([plan.md](plan.md)).\n"
                             "Those in `machines/` say where their numbers come from.\n";
 
-const nb_keys nb_machine_keys = {
-    .name = "machine file", .intro = intro, .rows = rows, .count = NB_COUNT(rows), .size = sizeof(nb_machine)};
+const ni_keys ni_machine_keys = {
+    .name = "machine file", .intro = intro, .rows = rows, .count = NI_COUNT(rows), .size = sizeof(ni_machine)};
 
-nb_status nb_machine_load(const char *name_or_path, nb_machine *out, nb_error *err) {
+nb_status ni_machine_load(const char *name_or_path, ni_machine *out, nb_error *err) {
     char folder[NB_PATH_SIZE], path[NB_PATH_SIZE];
-    nb_yaml doc;
-    NB_TRY(nb_cli_folder("machines", folder, sizeof folder, err));
-    NB_TRY(nb_yaml_locate(name_or_path, folder, "machine", path, sizeof path, err));
-    NB_TRY(nb_yaml_load(path, &doc, err));
-    nb_status status = nb_keys_read(&nb_machine_keys, out, doc.root, err);
-    nb_yaml_free(&doc);
+    ni_yaml doc;
+    NB_TRY(ni_cli_folder("machines", folder, sizeof folder, err));
+    NB_TRY(ni_yaml_locate(name_or_path, folder, "machine", path, sizeof path, err));
+    NB_TRY(ni_yaml_load(path, &doc, err));
+    nb_status status = ni_keys_read(&ni_machine_keys, out, doc.root, err);
+    ni_yaml_free(&doc);
     return status;
 }
 
-double nb_machine_seconds(const nb_machine *machine, const nb_paper_entry *entry, const char **bound) {
+double ni_machine_seconds(const ni_machine *machine, const ni_paper_entry *entry, const char **bound) {
     const double rate = machine->rate[entry->kind], moving = (entry->read + entry->written) / machine->bandwidth;
     const double computing = rate > 0 ? entry->flops / rate : 0;
     if (bound)

@@ -18,21 +18,21 @@ typedef struct probe_options {
     int64_t sequences, threads;
 } probe_options;
 
-static const nb_option options[] = {
-    {"recipe", 0, NB_OPTION_TEXT, offsetof(probe_options, recipe), "R",
+static const ni_option options[] = {
+    {"recipe", 0, NI_OPTION_TEXT, offsetof(probe_options, recipe), "R",
      "whose forward formats (default: the trained one)"},
-    {"data", 0, NB_OPTION_TEXT, offsetof(probe_options, data), "FILE",
+    {"data", 0, NI_OPTION_TEXT, offsetof(probe_options, data), "FILE",
      "token shard, or a pattern of shards (default: data.val of the run)"},
-    {"sequences", 0, NB_OPTION_INT, offsetof(probe_options, sequences), "N",
+    {"sequences", 0, NI_OPTION_INT, offsetof(probe_options, sequences), "N",
      "how many, spread evenly over the data (default: as the run; 0: all)"},
-    {"out", 'o', NB_OPTION_TEXT, offsetof(probe_options, out), "FILE",
+    {"out", 'o', NI_OPTION_TEXT, offsetof(probe_options, out), "FILE",
      "also writes the table as JSON; nibble report draws probe.json of a run folder"},
-    {"backend", 0, NB_OPTION_TEXT, offsetof(probe_options, backend), "NAME", "cpu (default), cuda or cuda:NUMBER"},
-    {"threads", 0, NB_OPTION_INT, offsetof(probe_options, threads), "N", "threads (default: all)"},
+    {"backend", 0, NI_OPTION_TEXT, offsetof(probe_options, backend), "NAME", "cpu (default), cuda or cuda:NUMBER"},
+    {"threads", 0, NI_OPTION_INT, offsetof(probe_options, threads), "N", "threads (default: all)"},
     {0},
 };
 
-static const nb_command_line line = {
+static const ni_command_line line = {
     .usage = "CHECKPOINT [--recipe R] [--data FILE] [--sequences N] [-o FILE]",
     .about =
         "Evaluates a checkpoint with one kind of module quantized at a time (all q_proj, then all k_proj, ...) and in\n"
@@ -123,7 +123,7 @@ static nb_status open_probe(probe *p, nb_error *err) {
     char recipes[NB_PATH_SIZE];
     nb_loaded loaded;
     if (p->given->recipe) {
-        NB_TRY(nb_cli_folder("recipes", recipes, sizeof recipes, err));
+        NB_TRY(ni_cli_folder("recipes", recipes, sizeof recipes, err));
         NB_TRY(nb_recipe_load(p->given->recipe, recipes, &p->recipe, err));
     }
     NB_TRY(nb_load_checkpoint(p->be, p->folder, p->given->recipe ? &p->recipe : NULL, 0, 0, &loaded, err));
@@ -156,7 +156,7 @@ static nb_status write_table(const probe *p, const nb_eval_report *bf16, nb_erro
                               p->data, "step", (json_int_t)bf16->step, "tokens", (json_int_t)bf16->tokens, "bf16",
                               bf16->loss, "rows", p->rows);
     char *text = table ? json_dumps(table, JSON_INDENT(1) | JSON_REAL_PRECISION(9)) : NULL;
-    nb_status status = text ? nb_file_write(p->given->out, text, strlen(text), err)
+    nb_status status = text ? ni_file_write(p->given->out, text, strlen(text), err)
                             : nb_fail(err, NB_NO_MEMORY, "%s: out of memory", p->given->out);
     free(text);
     json_decref(table);
@@ -171,7 +171,7 @@ static nb_status run(probe *p, nb_error *err) {
     const nb_eval_report plain = report;
     const double bf16 = report.loss;
     printf("loss with one kind of module quantized by %s; %s tokens of %s, step %lld\n\n", p->recipe.name,
-           nb_count_text(report.tokens, tokens, sizeof tokens), p->data, (long long)report.step);
+           ni_count_text(report.tokens, tokens, sizeof tokens), p->data, (long long)report.step);
     printf("%-22s %13s %7s %10s %9s %13s\n", "quantized", "parameters", "share", "loss", "gap %", "gap % / share");
     printf("%-22s %13s %7s %10.6f\n", "none (bf16)", "", "", bf16);
     for (int32_t k = 0; k <= p->kinds.count; k++) {
@@ -181,7 +181,7 @@ static nb_status run(probe *p, nb_error *err) {
         NB_TRY(loss_of(p, k, &report, err));
         double gap = 100 * (report.loss - bf16) / bf16;
         printf("%-22s %13s %7.4f %10.6f %+9.4f %+13.4f\n", all ? "all" : p->kinds.items[k].name,
-               nb_count_text(parameters, tokens, sizeof tokens), share, report.loss, gap, gap / share);
+               ni_count_text(parameters, tokens, sizeof tokens), share, report.loss, gap, gap / share);
         json_array_append_new(p->rows,
                               json_pack("{s:s, s:I, s:f, s:f, s:f, s:f}", "name", all ? "all" : p->kinds.items[k].name,
                                         "parameters", (json_int_t)parameters, "share", share, "loss", report.loss,
@@ -190,17 +190,17 @@ static nb_status run(probe *p, nb_error *err) {
     return p->given->out ? write_table(p, &plain, err) : NB_OK;
 }
 
-nb_status nb_cli_probe(int argc, char **argv, nb_error *err) {
+nb_status ni_cli_probe(int argc, char **argv, nb_error *err) {
     probe_options given = {.sequences = -1};
     int32_t count;
-    NB_TRY(nb_cli_parse(&line, argc, argv, &given, &count, err));
+    NB_TRY(ni_cli_parse(&line, argc, argv, &given, &count, err));
     if (count < 0)
         return NB_OK;
     probe *p = calloc(1, sizeof *p);
     if (!p)
         return nb_fail(err, NB_NO_MEMORY, "probe: out of memory");
     *p = (probe){.folder = argv[1], .given = &given, .rows = json_array()};
-    nb_status status = nb_cli_open(given.backend, given.threads, &p->be, err);
+    nb_status status = ni_cli_open(given.backend, given.threads, &p->be, err);
     if (status == NB_OK) {
         status = run(p, err);
         nb_backend_free(p->be);

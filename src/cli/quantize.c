@@ -16,23 +16,23 @@ typedef struct quantize_options {
     int64_t seed;
 } quantize_options;
 
-static const nb_option options[] = {
-    {"as", 0, NB_OPTION_TEXT, offsetof(quantize_options, as), "FORMAT",
+static const ni_option options[] = {
+    {"as", 0, NI_OPTION_TEXT, offsetof(quantize_options, as), "FORMAT",
      "an alias, or the grammar of recipes: '{format: nvfp4, block: 16x16}'"},
-    {"out", 'o', NB_OPTION_TEXT, offsetof(quantize_options, out), "FILE.safetensors", "codes and scales"},
-    {"dequantized", 0, NB_OPTION_TEXT, offsetof(quantize_options, dequantized), "FILE.npy",
+    {"out", 'o', NI_OPTION_TEXT, offsetof(quantize_options, out), "FILE.safetensors", "codes and scales"},
+    {"dequantized", 0, NI_OPTION_TEXT, offsetof(quantize_options, dequantized), "FILE.npy",
      "the decoded numbers, float32, in the rotated domain"},
-    {"round", 0, NB_OPTION_TEXT, offsetof(quantize_options, round), "RULE", "even, up or stochastic"},
-    {"seed", 0, NB_OPTION_INT, offsetof(quantize_options, seed), "N", "key of the random bits (0)"},
-    {"hadamard", 0, NB_OPTION_TEXT, offsetof(quantize_options, hadamard), "SIZE:SIGNS",
+    {"round", 0, NI_OPTION_TEXT, offsetof(quantize_options, round), "RULE", "even, up or stochastic"},
+    {"seed", 0, NI_OPTION_INT, offsetof(quantize_options, seed), "N", "key of the random bits (0)"},
+    {"hadamard", 0, NI_OPTION_TEXT, offsetof(quantize_options, hadamard), "SIZE:SIGNS",
      "rotate first: 16:fixed, 32:none, 16:7 (signs drawn from 7); with :bf16 behind, rounded to BF16"},
-    {"backend", 0, NB_OPTION_TEXT, offsetof(quantize_options, backend), "NAME", "cpu (cuda: not in this build)"},
-    {"isa", 0, NB_OPTION_TEXT, offsetof(quantize_options, isa), "NAME",
+    {"backend", 0, NI_OPTION_TEXT, offsetof(quantize_options, backend), "NAME", "cpu (cuda: not in this build)"},
+    {"isa", 0, NI_OPTION_TEXT, offsetof(quantize_options, isa), "NAME",
      "auto, scalar, portable, avx2 or avx512: the same bits from each"},
     {0},
 };
 
-static const nb_command_line line = {
+static const ni_command_line line = {
     .usage = "IN.npy --as FORMAT -o OUT.safetensors [--dequantized OUT.npy]",
     .about = "Quantizes a float32 matrix [rows, cols] along its columns.\n\n"
              "Aliases: nvfp4, nvfp4-2d, nvfp4-outer128, mxfp4, mxfp8, fp4-row, fp4-tensor.\n"
@@ -73,8 +73,8 @@ static nb_status read_hadamard(const char *text, nb_quantizer *q, nb_noise *nois
 }
 
 static nb_status read_round(const char *text, nb_rounding *round, nb_error *err) {
-    for (int i = 0; nb_rounding_name((nb_rounding)i); i++)
-        if (strcmp(text, nb_rounding_name((nb_rounding)i)) == 0) {
+    for (int i = 0; ni_rounding_name((nb_rounding)i); i++)
+        if (strcmp(text, ni_rounding_name((nb_rounding)i)) == 0) {
             *round = (nb_rounding)i;
             return NB_OK;
         }
@@ -86,7 +86,7 @@ static nb_status read_quantizer(const quantize_options *o, nb_quantizer *q, nb_n
         return nb_fail(err, NB_BAD_USAGE, "--as is missing: expected a format, as in --as nvfp4");
     if (!o->out && !o->dequantized)
         return nb_fail(err, NB_BAD_USAGE, "nothing to write: expected -o FILE.safetensors or --dequantized FILE.npy");
-    if (nb_quantizer_parse(o->as, q, err) != NB_OK)
+    if (ni_quantizer_parse(o->as, q, err) != NB_OK)
         return nb_fail_within(err, "--as");
     if (nb_quantizer_is_bf16(q))
         return nb_fail(err, NB_BAD_USAGE, "--as bf16: BF16 is not quantized; expected nvfp4, mxfp4, ...");
@@ -116,8 +116,8 @@ static nb_status open_backend(const quantize_options *o, nb_backend **be, nb_err
 
 /* ---- files ---- */
 
-static nb_status check_input(const char *path, const nb_npy *in, const nb_quantizer *q, nb_error *err) {
-    if (in->tensor.dtype != NB_ST_F32)
+static nb_status check_input(const char *path, const ni_npy *in, const nb_quantizer *q, nb_error *err) {
+    if (in->tensor.dtype != NI_ST_F32)
         return nb_fail(err, NB_BAD_FILE, "%s: numbers of type %s; expected float32 (<f4)", path, in->descr);
     if (in->tensor.rank != 2)
         return nb_fail(err, NB_BAD_FILE, "%s: an array of %d dimensions; expected [rows, cols]", path,
@@ -127,9 +127,9 @@ static nb_status check_input(const char *path, const nb_npy *in, const nb_quanti
     return NB_OK;
 }
 
-static nb_file_tensor tensor_of(const char *name, nb_tensor_dtype dtype, const void *data, size_t bytes, int64_t rows,
+static ni_file_tensor tensor_of(const char *name, ni_tensor_dtype dtype, const void *data, size_t bytes, int64_t rows,
                                 int64_t cols) {
-    nb_file_tensor t = {.name = name, .dtype = dtype, .rank = cols ? 2 : 1, .data = data, .bytes = bytes};
+    ni_file_tensor t = {.name = name, .dtype = dtype, .rank = cols ? 2 : 1, .data = data, .bytes = bytes};
     t.shape[0] = rows;
     t.shape[1] = cols;
     return t;
@@ -138,24 +138,24 @@ static nb_file_tensor tensor_of(const char *name, nb_tensor_dtype dtype, const v
 static nb_status write_codes(const char *path, const nb_qtensor *t, const quantize_options *o, nb_error *err) {
     const nb_quantizer *q = &t->quantizer;
     nb_qtensor_size n = nb_qtensor_bytes(q, t->rows, t->cols);
-    nb_file_tensor tensors[4];
+    ni_file_tensor tensors[4];
     int32_t count = 0;
-    tensors[count++] = tensor_of("codes", NB_ST_U8, t->codes, n.codes, t->rows, (int64_t)n.codes / t->rows);
+    tensors[count++] = tensor_of("codes", NI_ST_U8, t->codes, n.codes, t->rows, (int64_t)n.codes / t->rows);
     if (n.scales)
-        tensors[count++] = tensor_of("scales", NB_ST_U8, t->scales, n.scales, t->rows, (int64_t)n.scales / t->rows);
+        tensors[count++] = tensor_of("scales", NI_ST_U8, t->scales, n.scales, t->rows, (int64_t)n.scales / t->rows);
     if (n.outer_scales && q->scale_type == NB_SCALE_F32)
-        tensors[count++] = tensor_of(q->block_rows == 1 ? "row_scales" : "column_scales", NB_ST_F32, t->outer_scales,
+        tensors[count++] = tensor_of(q->block_rows == 1 ? "row_scales" : "column_scales", NI_ST_F32, t->outer_scales,
                                      n.outer_scales, q->block_rows == 1 ? t->rows : t->cols, 0);
     else if (n.outer_scales)
         tensors[count++] =
-            tensor_of("outer_scales", NB_ST_F32, t->outer_scales, n.outer_scales, t->rows, t->cols / 128);
+            tensor_of("outer_scales", NI_ST_F32, t->outer_scales, n.outer_scales, t->rows, t->cols / 128);
     if (n.tensor_scale)
-        tensors[count++] = tensor_of("tensor_scale", NB_ST_F32, t->tensor_scale, n.tensor_scale, 1, 0);
+        tensors[count++] = tensor_of("tensor_scale", NI_ST_F32, t->tensor_scale, n.tensor_scale, 1, 0);
     char text[256], seed[32], cols[32];
     snprintf(seed, sizeof seed, "%lld", (long long)o->seed);
     snprintf(cols, sizeof cols, "%lld", (long long)t->cols);
-    nb_metadata metadata[] = {{"quantizer", nb_quantizer_text(q, text, sizeof text)}, {"seed", seed}, {"cols", cols}};
-    return nb_safetensors_write(path, tensors, count, metadata, 3, err);
+    ni_metadata metadata[] = {{"quantizer", nb_quantizer_text(q, text, sizeof text)}, {"seed", seed}, {"cols", cols}};
+    return ni_safetensors_write(path, tensors, count, metadata, 3, err);
 }
 
 static void print_summary(const nb_qtensor *t, const nb_quantize_stats *s) {
@@ -183,7 +183,7 @@ static nb_status write_files(nb_backend *be, const nb_qtensor *t, const quantize
     const size_t decoded = (size_t)(t->rows * t->cols) * sizeof(float);
     if (o->out) {
         size_t room = codes;
-        a->codes_on_host = nb_host_reserve(&room);
+        a->codes_on_host = ni_host_reserve(&room);
         if (!a->codes_on_host)
             return nb_fail(err, NB_NO_MEMORY, "no memory for %lld x %lld codes", (long long)t->rows,
                            (long long)t->cols);
@@ -200,15 +200,15 @@ static nb_status write_files(nb_backend *be, const nb_qtensor *t, const quantize
     const nb_mat out = nb_mat_of(a->numbers, NB_F32, t->rows, t->cols); /* the input has served */
     NB_TRY(be->ops->dequantize(be, &out, t, false, true, err));
     be->ops->download(be, a->decoded_host, a->numbers, decoded);
-    return nb_npy_write_f32(o->dequantized, a->decoded_host, t->rows, t->cols, err);
+    return ni_npy_write_f32(o->dequantized, a->decoded_host, t->rows, t->cols, err);
 }
 
-static nb_status quantize_into(nb_backend *be, const nb_npy *in, const nb_quantizer *q, const nb_noise *noise,
+static nb_status quantize_into(nb_backend *be, const ni_npy *in, const nb_quantizer *q, const nb_noise *noise,
                                const quantize_options *o, arrays *a, nb_error *err) {
     const int64_t rows = in->tensor.shape[0], cols = in->tensor.shape[1];
     const size_t bytes = (size_t)(rows * cols) * sizeof(float);
-    NB_TRY(nb_backend_take(be, bytes, "the numbers", &a->numbers, err));
-    NB_TRY(nb_backend_take(be, nb_qtensor_bytes(q, rows, cols).total, "codes", &a->codes, err));
+    NB_TRY(ni_backend_take(be, bytes, "the numbers", &a->numbers, err));
+    NB_TRY(ni_backend_take(be, nb_qtensor_bytes(q, rows, cols).total, "codes", &a->codes, err));
     const nb_qtensor t = nb_qtensor_place(q, rows, cols, a->codes);
     const nb_mat src = nb_mat_of(a->numbers, NB_F32, rows, cols);
     nb_quantize_stats stats;
@@ -219,7 +219,7 @@ static nb_status quantize_into(nb_backend *be, const nb_npy *in, const nb_quanti
     return NB_OK;
 }
 
-static nb_status quantize(nb_backend *be, const nb_npy *in, const nb_quantizer *q, const nb_noise *noise,
+static nb_status quantize(nb_backend *be, const ni_npy *in, const nb_quantizer *q, const nb_noise *noise,
                           const quantize_options *o, nb_error *err) {
     arrays a = {0};
     const nb_status status = quantize_into(be, in, q, noise, o, &a, err);
@@ -232,24 +232,24 @@ static nb_status quantize(nb_backend *be, const nb_npy *in, const nb_quantizer *
     return status;
 }
 
-nb_status nb_cli_quantize(int argc, char **argv, nb_error *err) {
+nb_status ni_cli_quantize(int argc, char **argv, nb_error *err) {
     quantize_options o = {0};
     int32_t count;
     nb_quantizer q;
     nb_noise noise = {0};
     nb_backend *be = NULL;
-    nb_npy in;
-    NB_TRY(nb_cli_parse(&line, argc, argv, &o, &count, err));
+    ni_npy in;
+    NB_TRY(ni_cli_parse(&line, argc, argv, &o, &count, err));
     if (count < 0)
         return NB_OK;
     NB_TRY(read_quantizer(&o, &q, &noise, err));
     NB_TRY(open_backend(&o, &be, err));
-    nb_status status = nb_npy_read(argv[1], &in, err);
+    nb_status status = ni_npy_read(argv[1], &in, err);
     if (status == NB_OK) {
         status = check_input(argv[1], &in, &q, err);
         if (status == NB_OK)
             status = quantize(be, &in, &q, &noise, &o, err);
-        nb_npy_free(&in);
+        ni_npy_free(&in);
     }
     nb_backend_free(be);
     return status;

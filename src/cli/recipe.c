@@ -13,13 +13,13 @@ typedef struct recipe_options {
     bool yaml;
 } recipe_options;
 
-static const nb_option options[] = {
-    {"yaml", 0, NB_OPTION_FLAG, offsetof(recipe_options, yaml), NULL,
+static const ni_option options[] = {
+    {"yaml", 0, NI_OPTION_FLAG, offsetof(recipe_options, yaml), NULL,
      "show: only the effective recipe, as a file that can be used again"},
     {0},
 };
 
-static const nb_command_line line = {
+static const ni_command_line line = {
     .usage = "list\nshow NAME|FILE [--yaml]\ncheck FILE...",
     .about = "list    the recipes that come with nibble\n"
              "show    the six operands and every key with its default filled in and where it comes from\n"
@@ -51,7 +51,7 @@ static nb_status list_recipe(const char *folder, const char *file, int width, nb
 static nb_status list(nb_error *err) {
     char folder[4096];
     struct dirent **entries;
-    NB_TRY(nb_cli_folder("recipes", folder, sizeof folder, err));
+    NB_TRY(ni_cli_folder("recipes", folder, sizeof folder, err));
     int count = scandir(folder, &entries, is_recipe, alphasort);
     if (count < 0)
         return nb_fail(err, NB_IO_ERROR, "%s: %s", folder, strerror(errno));
@@ -86,19 +86,19 @@ static const char *block_text(const nb_quantizer *q, char *text, size_t size) {
 static cells quantizer_cells(const nb_quantizer *q) {
     cells c = {0};
     static const char *const outer[] = {"-", "tensor", "1x128 fp32", "1x128 pow2"};
-    nb_operand_fields fields = nb_quantizer_to_fields(q);
-    snprintf(c.text[1], sizeof c.text[1], "%s", nb_format_family_at(fields.format)->name);
+    ni_operand_fields fields = ni_quantizer_to_fields(q);
+    snprintf(c.text[1], sizeof c.text[1], "%s", ni_format_family_at(fields.format)->name);
     if (nb_quantizer_is_bf16(q))
         return c;
     block_text(q, c.text[2], sizeof c.text[2]);
-    snprintf(c.text[3], sizeof c.text[3], "%s", nb_scale_rule_name(q->rule));
+    snprintf(c.text[3], sizeof c.text[3], "%s", ni_scale_rule_name(q->rule));
     snprintf(c.text[4], sizeof c.text[4], "%s", outer[q->outer]);
     if (q->round == NB_ROUND_STOCHASTIC)
         snprintf(c.text[5], sizeof c.text[5], "stochastic, %d bits", (int)q->sr_bits);
     else
-        snprintf(c.text[5], sizeof c.text[5], "%s", nb_rounding_name(q->round));
+        snprintf(c.text[5], sizeof c.text[5], "%s", ni_rounding_name(q->round));
     if (q->hadamard_size)
-        snprintf(c.text[6], sizeof c.text[6], "%d, signs %s%s", (int)q->hadamard_size, nb_signs_name(q->hadamard_signs),
+        snprintf(c.text[6], sizeof c.text[6], "%d, signs %s%s", (int)q->hadamard_size, ni_signs_name(q->hadamard_signs),
                  q->hadamard_round_bf16 ? ", to bf16" : "");
     else
         snprintf(c.text[6], sizeof c.text[6], "-");
@@ -160,10 +160,10 @@ static void print_blocks(const char *which, double blocks) {
 
 /* The sections that a recipe may leave out: its mechanisms. */
 static void print_mechanisms(const nb_recipe *r) {
-    nb_recipe_file file = {.recipe = *r};
+    ni_recipe_file file = {.recipe = *r};
     const char *lead = "\n  besides   ";
-    for (size_t i = 0; i < nb_recipe_keys.count; i++) {
-        const nb_key *row = &nb_recipe_keys.rows[i];
+    for (size_t i = 0; i < ni_recipe_keys.count; i++) {
+        const ni_key *row = &ni_recipe_keys.rows[i];
         if (!row->optional || !*(const bool *)((const char *)&file + row->present_offset))
             continue;
         printf("%s%s: %s", lead, row->path, row->help);
@@ -193,13 +193,13 @@ static void print_summary(const nb_recipe *r) {
 static nb_status show(const char *name, bool yaml, nb_error *err) {
     char folder[4096];
     nb_recipe recipe;
-    nb_yaml tree;
-    NB_TRY(nb_cli_folder("recipes", folder, sizeof folder, err));
-    NB_TRY(nb_recipe_load_tree(name, folder, &recipe, &tree, err));
+    ni_yaml tree;
+    NB_TRY(ni_cli_folder("recipes", folder, sizeof folder, err));
+    NB_TRY(ni_recipe_load_tree(name, folder, &recipe, &tree, err));
     if (!yaml)
         print_summary(&recipe);
-    nb_recipe_print(&recipe, tree.root, yaml ? NB_COMMENTS_NONE : NB_COMMENTS_ORIGIN, stdout);
-    nb_yaml_free(&tree);
+    ni_recipe_print(&recipe, tree.root, yaml ? NI_COMMENTS_NONE : NI_COMMENTS_ORIGIN, stdout);
+    ni_yaml_free(&tree);
     return NB_OK;
 }
 
@@ -207,7 +207,7 @@ static nb_status show(const char *name, bool yaml, nb_error *err) {
 
 static nb_status check(int32_t count, char **names, nb_error *err) {
     char folder[4096];
-    NB_TRY(nb_cli_folder("recipes", folder, sizeof folder, err));
+    NB_TRY(ni_cli_folder("recipes", folder, sizeof folder, err));
     for (int32_t i = 0; i < count; i++) {
         nb_recipe recipe;
         NB_TRY(nb_recipe_load(names[i], folder, &recipe, err));
@@ -216,10 +216,10 @@ static nb_status check(int32_t count, char **names, nb_error *err) {
     return NB_OK;
 }
 
-nb_status nb_cli_recipe(int argc, char **argv, nb_error *err) {
+nb_status ni_cli_recipe(int argc, char **argv, nb_error *err) {
     recipe_options o = {0};
     int32_t count;
-    NB_TRY(nb_cli_parse(&line, argc, argv, &o, &count, err));
+    NB_TRY(ni_cli_parse(&line, argc, argv, &o, &count, err));
     if (count < 0)
         return NB_OK;
     const char *verb = argv[1];

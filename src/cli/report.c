@@ -15,12 +15,12 @@ typedef struct report_options {
     const char *out;
 } report_options;
 
-static const nb_option options[] = {
-    {"out", 'o', NB_OPTION_TEXT, offsetof(report_options, out), "FILE", "the page to write (default: report.html)"},
+static const ni_option options[] = {
+    {"out", 'o', NI_OPTION_TEXT, offsetof(report_options, out), "FILE", "the page to write (default: report.html)"},
     {0},
 };
 
-static const nb_command_line line = {
+static const ni_command_line line = {
     .usage = "RUN... [-o report.html]",
     .about =
         "Writes one self-contained page about one run or many: loss curves, loss gaps to the BF16 twin, the table of\n"
@@ -46,17 +46,17 @@ static int twins_first(const struct dirent **a, const struct dirent **b) {
 }
 
 /* Adds a run folder, or every run folder inside the folder of a comparison. */
-static nb_status add(nb_report *report, const char *folder, nb_error *err) {
+static nb_status add(ni_report *report, const char *folder, nb_error *err) {
     char path[PATH_LIMIT];
     struct dirent **names;
     int count = is_run(folder, "", path) ? -1 : scandir(folder, &names, NULL, twins_first);
     if (count < 0)
-        return nb_report_add_run(report, folder, NULL, err);
+        return ni_report_add_run(report, folder, NULL, err);
     nb_status status = NB_OK;
     int runs = 0;
     for (int i = 0; i < count; i++) {
         if (!status && names[i]->d_name[0] != '.' && is_run(folder, names[i]->d_name, path)) {
-            status = nb_report_add_run(report, path, NULL, err);
+            status = ni_report_add_run(report, path, NULL, err);
             runs++;
         }
         free(names[i]);
@@ -69,25 +69,25 @@ static nb_status add(nb_report *report, const char *folder, nb_error *err) {
                                         folder);
 }
 
-static nb_status fill(nb_report *report, int32_t count, char **folders, nb_error *err) {
+static nb_status fill(ni_report *report, int32_t count, char **folders, nb_error *err) {
     for (int32_t i = 0; i < count; i++)
         NB_TRY(add(report, folders[i], err));
     return NB_OK;
 }
 
-nb_status nb_cli_report(int argc, char **argv, nb_error *err) {
+nb_status ni_cli_report(int argc, char **argv, nb_error *err) {
     report_options o = {.out = "report.html"};
     int32_t count;
-    NB_TRY(nb_cli_parse(&line, argc, argv, &o, &count, err));
+    NB_TRY(ni_cli_parse(&line, argc, argv, &o, &count, err));
     if (count < 0)
         return NB_OK;
-    nb_report *report;
-    NB_TRY(nb_report_create(&report, err));
+    ni_report *report;
+    NB_TRY(ni_report_create(&report, err));
     nb_status status = fill(report, count, argv + 1, err);
     if (!status)
-        status = nb_report_write(report, o.out, err);
-    int32_t runs = nb_report_run_count(report);
-    nb_report_free(report);
+        status = ni_report_write(report, o.out, err);
+    int32_t runs = ni_report_run_count(report);
+    ni_report_free(report);
     if (status)
         return status;
     struct stat info;

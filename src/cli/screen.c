@@ -17,19 +17,19 @@ static void on_signal(int number) {
     signal(number, SIG_DFL);
 }
 
-void nb_stop_on_signals(void) {
+void ni_stop_on_signals(void) {
     struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
 }
 
-bool nb_stop_requested(void) {
+bool ni_stop_requested(void) {
     return stop_flag != 0;
 }
 
 /* ---- numbers as text ---- */
 
-char *nb_count_text(int64_t count, char *text, size_t size) {
+char *ni_count_text(int64_t count, char *text, size_t size) {
     char digits[32];
     int n = snprintf(digits, sizeof digits, "%lld", (long long)count);
     size_t at = 0;
@@ -42,7 +42,7 @@ char *nb_count_text(int64_t count, char *text, size_t size) {
     return text;
 }
 
-char *nb_short_count_text(double count, char *text, size_t size) {
+char *ni_short_count_text(double count, char *text, size_t size) {
     static const char *const units[] = {"", "K", "M", "G", "T", "P"};
     size_t unit = 0;
     for (; count >= 999.5 && unit + 1 < sizeof units / sizeof units[0]; unit++)
@@ -51,7 +51,7 @@ char *nb_short_count_text(double count, char *text, size_t size) {
     return text;
 }
 
-char *nb_bytes_text(double bytes, char *text, size_t size) {
+char *ni_bytes_text(double bytes, char *text, size_t size) {
     if (bytes < 1048576)
         snprintf(text, size, "%.1f KiB", bytes / 1024);
     else if (bytes < 1073741824.0)
@@ -61,7 +61,7 @@ char *nb_bytes_text(double bytes, char *text, size_t size) {
     return text;
 }
 
-size_t nb_resident_bytes(void) {
+size_t ni_resident_bytes(void) {
     FILE *from = fopen("/proc/self/statm", "r");
     long pages = 0;
     if (!from)
@@ -74,69 +74,69 @@ size_t nb_resident_bytes(void) {
 
 /* ---- steps ---- */
 
-nb_screen nb_screen_open(bool quiet, const char *label, int64_t print_every) {
-    nb_screen screen = {.progress = nb_progress_open(quiet ? NULL : stdout),
+ni_screen ni_screen_open(bool quiet, const char *label, int64_t print_every) {
+    ni_screen screen = {.progress = ni_progress_open(quiet ? NULL : stdout),
                         .label = label,
                         .print_every = print_every,
-                        .began = nb_seconds(),
+                        .began = ni_seconds(),
                         .last_loss = NAN,
                         .last_val_loss = NAN};
     return screen;
 }
 
-void nb_screen_close(nb_screen *screen) {
-    nb_progress_close(&screen->progress);
+void ni_screen_close(ni_screen *screen) {
+    ni_progress_close(&screen->progress);
 }
 
-static void print_step(nb_screen *s, const nb_step_report *r) {
+static void print_step(ni_screen *s, const nb_step_report *r) {
     char rate[32], left[32], mfu[16] = "  -";
     int digits = snprintf(NULL, 0, "%lld", (long long)r->steps);
     if (isfinite(r->mfu))
         snprintf(mfu, sizeof mfu, "%4.1f%%", 100 * r->mfu);
-    nb_progress_line(&s->progress,
+    ni_progress_line(&s->progress,
                      "step %*lld/%lld  loss %7.4f  norm %7.3f  lr %.2e  %7.1f ms  %9s tok/s  MFU %s  left %s%s", digits,
                      (long long)r->step, (long long)r->steps, r->loss, r->norm, r->lr, r->ms,
-                     nb_count_text((int64_t)r->tokens_per_second, rate, sizeof rate), mfu,
-                     nb_duration_text(r->seconds_left, left, sizeof left), r->skipped ? "  SKIPPED" : "");
+                     ni_count_text((int64_t)r->tokens_per_second, rate, sizeof rate), mfu,
+                     ni_duration_text(r->seconds_left, left, sizeof left), r->skipped ? "  SKIPPED" : "");
 }
 
 static void on_step(void *user, const nb_step_report *r) {
-    nb_screen *s = user;
+    ni_screen *s = user;
     s->last_step = r->step;
     s->last_loss = r->loss;
     if (r->step == 1 || r->step % s->print_every == 0 || r->step == r->steps || r->skipped)
         print_step(s, r);
     char text[160], left[32];
     snprintf(text, sizeof text, "%s%s%lld/%lld  loss %.4f  left %s", s->label, s->label[0] ? "  " : "",
-             (long long)r->step, (long long)r->steps, r->loss, nb_duration_text(r->seconds_left, left, sizeof left));
-    nb_progress_bar(&s->progress, r->step, r->steps, text);
+             (long long)r->step, (long long)r->steps, r->loss, ni_duration_text(r->seconds_left, left, sizeof left));
+    ni_progress_bar(&s->progress, r->step, r->steps, text);
 }
 
 static void on_evaluation(void *user, const nb_eval_report *r) {
-    nb_screen *s = user;
+    ni_screen *s = user;
     char tokens[32];
     s->last_val_loss = r->loss;
-    nb_progress_line(&s->progress, "step %lld  validation loss %.4f  perplexity %.2f  (%s tokens, %.1fs)",
-                     (long long)r->step, r->loss, exp(r->loss), nb_count_text(r->tokens, tokens, sizeof tokens),
+    ni_progress_line(&s->progress, "step %lld  validation loss %.4f  perplexity %.2f  (%s tokens, %.1fs)",
+                     (long long)r->step, r->loss, exp(r->loss), ni_count_text(r->tokens, tokens, sizeof tokens),
                      r->seconds);
 }
 
 static void on_note(void *user, nb_note_kind kind, const char *sentence) {
-    nb_screen *s = user;
+    ni_screen *s = user;
     if (kind == NB_NOTE_INFO) {
-        nb_progress_line(&s->progress, "%s", sentence);
+        ni_progress_line(&s->progress, "%s", sentence);
         return;
     }
-    nb_progress_close(&s->progress); /* the bar must not share a line with the warning */
+    ni_progress_close(&s->progress); /* the bar must not share a line with the warning */
     fprintf(stderr, "nibble: warning: %s\n", sentence);
 }
 
 static bool on_stop(void *user) {
     (void)user;
-    return nb_stop_requested();
+    return ni_stop_requested();
 }
 
-nb_train_callbacks nb_screen_callbacks(nb_screen *screen) {
+nb_train_callbacks ni_screen_callbacks(ni_screen *screen) {
     nb_train_callbacks callbacks = {
         .user = screen, .step = on_step, .evaluation = on_evaluation, .note = on_note, .stop = on_stop};
     return callbacks;
@@ -146,24 +146,24 @@ nb_train_callbacks nb_screen_callbacks(nb_screen *screen) {
 
 #define MOST_ROWS 32
 
-void nb_screen_memory(nb_screen *screen, const nb_trainer *trainer, size_t program_bytes) {
+void ni_screen_memory(ni_screen *screen, const nb_trainer *trainer, size_t program_bytes) {
     nb_memory_row rows[MOST_ROWS];
     char text[32];
     int32_t count = nb_trainer_memory(trainer, rows, MOST_ROWS);
     double total = (double)program_bytes;
-    nb_progress_line(&screen->progress, "memory");
+    ni_progress_line(&screen->progress, "memory");
     for (int32_t i = 0; i < count && i < MOST_ROWS; i++) {
         total += (double)rows[i].bytes;
-        nb_progress_line(&screen->progress, "  %-44s %12s", rows[i].what,
-                         nb_bytes_text((double)rows[i].bytes, text, sizeof text));
+        ni_progress_line(&screen->progress, "  %-44s %12s", rows[i].what,
+                         ni_bytes_text((double)rows[i].bytes, text, sizeof text));
     }
-    nb_progress_line(&screen->progress, "  %-44s %12s", "program and libraries (measured)",
-                     nb_bytes_text((double)program_bytes, text, sizeof text));
-    nb_progress_line(&screen->progress, "  %-44s %12s", "total", nb_bytes_text(total, text, sizeof text));
+    ni_progress_line(&screen->progress, "  %-44s %12s", "program and libraries (measured)",
+                     ni_bytes_text((double)program_bytes, text, sizeof text));
+    ni_progress_line(&screen->progress, "  %-44s %12s", "total", ni_bytes_text(total, text, sizeof text));
     const int64_t saved = nb_trainer_memory_saved(trainer);
     if (saved != 0)
-        nb_progress_line(&screen->progress, "  %-44s %12s", "saved by state in fewer bits than FP32",
-                         nb_bytes_text((double)saved, text, sizeof text));
+        ni_progress_line(&screen->progress, "  %-44s %12s", "saved by state in fewer bits than FP32",
+                         ni_bytes_text((double)saved, text, sizeof text));
 }
 
 /* GEMMs that run alike. */
@@ -213,7 +213,7 @@ static int32_t group_census(const nb_census_row *rows, int32_t count, census_gro
     return found;
 }
 
-void nb_screen_census(nb_screen *screen, nb_trainer *trainer, const char *file) {
+void ni_screen_census(ni_screen *screen, nb_trainer *trainer, const char *file) {
     nb_model *model = nb_trainer_model(trainer);
     int32_t count = nb_model_census(model, NULL, 0);
     nb_census_row *rows = calloc((size_t)count + 1, sizeof *rows);
@@ -221,10 +221,10 @@ void nb_screen_census(nb_screen *screen, nb_trainer *trainer, const char *file) 
     if (rows && groups) {
         nb_model_census(model, rows, count);
         int32_t found = group_census(rows, count, groups);
-        nb_progress_line(&screen->progress, "precision census (every GEMM: %s)", file);
+        ni_progress_line(&screen->progress, "precision census (every GEMM: %s)", file);
         for (int32_t i = 0; i < found; i++) {
             const nb_census_row *row = groups[i].like;
-            nb_progress_line(&screen->progress, "  %4d %-17s  %-42s  %-18s  %s%s%s%s", groups[i].count, groups[i].gemms,
+            ni_progress_line(&screen->progress, "  %4d %-17s  %-42s  %-18s  %s%s%s%s", groups[i].count, groups[i].gemms,
                              row->formats, row->kernel, groups[i].modules, row->reason && *row->reason ? "  (" : "",
                              row->reason ? row->reason : "", row->reason && *row->reason ? ")" : "");
         }

@@ -21,20 +21,20 @@ typedef struct tokenize_options {
 } tokenize_options;
 
 #define FIELD(name) offsetof(tokenize_options, name)
-static const nb_option options_table[] = {
-    {"tokenizer", 't', NB_OPTION_TEXT, FIELD(tokenizer), "bytes|MODEL", "a SentencePiece model, its folder, or bytes"},
-    {"train-tokenizer", 0, NB_OPTION_INT, FIELD(train_tokenizer), "VOCAB", "train a tokenizer of VOCAB tokens instead"},
-    {"out", 'o', NB_OPTION_TEXT, FIELD(out), "DIR", "folder for the shards"},
-    {"val", 0, NB_OPTION_FLOAT, FIELD(val), "SHARE", "share of the text set aside for validation (0.01)"},
-    {"split", 0, NB_OPTION_TEXT, FIELD(split), "file|blank|line", "what is a document; NUL always ends one (file)"},
-    {"separator", 0, NB_OPTION_TEXT, FIELD(separator), "TEXT", "documents are separated by TEXT, which is dropped"},
-    {"shard-tokens", 0, NB_OPTION_INT, FIELD(shard_tokens), "N", "most tokens of one file (100000000)"},
-    {"force", 0, NB_OPTION_FLAG, FIELD(force), NULL, "replace a folder of an earlier tokenize"},
-    {"quiet", 'q', NB_OPTION_FLAG, FIELD(quiet), NULL, "print nothing but errors"},
+static const ni_option options_table[] = {
+    {"tokenizer", 't', NI_OPTION_TEXT, FIELD(tokenizer), "bytes|MODEL", "a SentencePiece model, its folder, or bytes"},
+    {"train-tokenizer", 0, NI_OPTION_INT, FIELD(train_tokenizer), "VOCAB", "train a tokenizer of VOCAB tokens instead"},
+    {"out", 'o', NI_OPTION_TEXT, FIELD(out), "DIR", "folder for the shards"},
+    {"val", 0, NI_OPTION_FLOAT, FIELD(val), "SHARE", "share of the text set aside for validation (0.01)"},
+    {"split", 0, NI_OPTION_TEXT, FIELD(split), "file|blank|line", "what is a document; NUL always ends one (file)"},
+    {"separator", 0, NI_OPTION_TEXT, FIELD(separator), "TEXT", "documents are separated by TEXT, which is dropped"},
+    {"shard-tokens", 0, NI_OPTION_INT, FIELD(shard_tokens), "N", "most tokens of one file (100000000)"},
+    {"force", 0, NI_OPTION_FLAG, FIELD(force), NULL, "replace a folder of an earlier tokenize"},
+    {"quiet", 'q', NI_OPTION_FLAG, FIELD(quiet), NULL, "print nothing but errors"},
     {0},
 };
 
-static const nb_command_line command_line = {
+static const ni_command_line command_line = {
     .usage = "TEXT... --tokenizer bytes|MODEL -o DIR\nTEXT... --train-tokenizer VOCAB -o DIR",
     .about = "Turns text files into train_*.bin and val_*.bin with meta.json and the tokenizer's files beside them.\n"
              "Example: nibble tokenize book.txt --train-tokenizer 4096 --split blank -o data/book",
@@ -46,15 +46,15 @@ static const nb_command_line command_line = {
 /* ---- texts ---- */
 
 typedef struct inputs {
-    nb_file_map *maps;
-    nb_text *texts;
+    ni_file_map *maps;
+    ni_text *texts;
     int32_t count;
     int64_t bytes;
 } inputs;
 
 static void close_inputs(inputs *in) {
     for (int32_t i = 0; i < in->count; i++)
-        nb_file_map_close(&in->maps[i]);
+        ni_file_map_close(&in->maps[i]);
     free(in->maps);
     free(in->texts);
 }
@@ -64,9 +64,9 @@ static nb_status open_inputs(char *const *paths, int32_t count, inputs *in, nb_e
     if (!in->maps || !in->texts)
         return nb_fail(err, NB_NO_MEMORY, "no memory for a list of %d texts", (int)count);
     for (; in->count < count; in->count++) {
-        nb_file_map *map = &in->maps[in->count];
-        NB_TRY(nb_file_map_open(paths[in->count], map, err));
-        in->texts[in->count] = (nb_text){map->bytes, map->size};
+        ni_file_map *map = &in->maps[in->count];
+        NB_TRY(ni_file_map_open(paths[in->count], map, err));
+        in->texts[in->count] = (ni_text){map->bytes, map->size};
         in->bytes += (int64_t)map->size;
     }
     if (in->bytes == 0)
@@ -104,31 +104,31 @@ static void on_signal(int number) {
 }
 
 typedef struct display {
-    nb_progress progress;
+    ni_progress progress;
     double began;
 } display;
 
 static bool show(void *context, int64_t done, int64_t total) {
     display *d = context;
     char text[64], left[32];
-    double seconds = nb_seconds() - d->began, share = total ? (double)done / (double)total : 1;
+    double seconds = ni_seconds() - d->began, share = total ? (double)done / (double)total : 1;
     snprintf(text, sizeof text, "tokenizing  %.1f MB/s  %s left", (double)done / 1e6 / (seconds + 1e-9),
-             nb_duration_text(share > 0 ? seconds * (1 - share) / share : 0, left, sizeof left));
-    nb_progress_bar(&d->progress, done, total, text);
+             ni_duration_text(share > 0 ? seconds * (1 - share) / share : 0, left, sizeof left));
+    ni_progress_bar(&d->progress, done, total, text);
     return !stopped;
 }
 
-static void print_side(const char *name, const nb_corpus_side *s) {
+static void print_side(const char *name, const ni_corpus_side *s) {
     if (s->tokens > 0)
         printf("  %-6s %12" PRId64 " tokens  %9" PRId64 " documents  %5.2f bytes/token  %" PRId64 " shard%s\n", name,
                s->tokens, s->documents, (double)s->bytes / (double)s->tokens, s->shards, s->shards == 1 ? "" : "s");
 }
 
-static void print_summary(const tokenize_options *o, const nb_tokenizer *t, const nb_corpus_counts *counts,
+static void print_summary(const tokenize_options *o, const ni_tokenizer *t, const ni_corpus_counts *counts,
                           double seconds) {
     char text[32];
-    printf("%s: %s tokenizer, vocabulary %d, end of text %d; %s\n", o->out, nb_tokenizer_kind(t),
-           (int)nb_tokenizer_vocab(t), (int)nb_tokenizer_end_of_text(t), nb_duration_text(seconds, text, sizeof text));
+    printf("%s: %s tokenizer, vocabulary %d, end of text %d; %s\n", o->out, ni_tokenizer_kind(t),
+           (int)ni_tokenizer_vocab(t), (int)ni_tokenizer_end_of_text(t), ni_duration_text(seconds, text, sizeof text));
     print_side("train", &counts->train);
     print_side("val", &counts->val);
     if (counts->invalid)
@@ -137,45 +137,45 @@ static void print_summary(const tokenize_options *o, const nb_tokenizer *t, cons
 
 /* ---- the work ---- */
 
-static nb_status choose_split(const tokenize_options *o, nb_corpus_options *corpus, nb_error *err) {
+static nb_status choose_split(const tokenize_options *o, ni_corpus_options *corpus, nb_error *err) {
     if (o->separator) {
         if (!*o->separator || o->split)
             return nb_fail(err, NB_BAD_USAGE, "--separator takes a text that is not empty and excludes --split");
-        corpus->split = NB_SPLIT_TEXT;
+        corpus->split = NI_SPLIT_TEXT;
         corpus->separator = o->separator;
         return NB_OK;
     }
-    for (int split = NB_SPLIT_FILE; split <= NB_SPLIT_LINE; split++)
-        if (!o->split || strcmp(o->split, nb_split_name((nb_split)split)) == 0) {
-            corpus->split = (nb_split)split;
+    for (int split = NI_SPLIT_FILE; split <= NI_SPLIT_LINE; split++)
+        if (!o->split || strcmp(o->split, ni_split_name((ni_split)split)) == 0) {
+            corpus->split = (ni_split)split;
             return NB_OK;
         }
     return nb_fail(err, NB_BAD_USAGE, "--split %.40s: expected file, blank or line; or give --separator TEXT",
                    o->split);
 }
 
-static nb_status get_tokenizer(const tokenize_options *o, const inputs *in, display *d, nb_tokenizer **out,
+static nb_status get_tokenizer(const tokenize_options *o, const inputs *in, display *d, ni_tokenizer **out,
                                nb_error *err) {
     if (!o->train_tokenizer)
-        return nb_tokenizer_load(o->tokenizer, out, err);
-    nb_progress_line(&d->progress, "training a tokenizer of %" PRId64 " tokens ...", o->train_tokenizer);
+        return ni_tokenizer_load(o->tokenizer, out, err);
+    ni_progress_line(&d->progress, "training a tokenizer of %" PRId64 " tokens ...", o->train_tokenizer);
     int32_t vocab = o->train_tokenizer > INT32_MAX ? INT32_MAX : (int32_t)o->train_tokenizer;
-    return nb_tokenizer_train(in->texts, in->count, vocab, out, err);
+    return ni_tokenizer_train(in->texts, in->count, vocab, out, err);
 }
 
-static nb_status write_folder(const tokenize_options *o, const inputs *in, const nb_tokenizer *tokenizer, display *d,
-                              nb_corpus_counts *counts, nb_error *err) {
-    nb_corpus_options corpus = {
+static nb_status write_folder(const tokenize_options *o, const inputs *in, const ni_tokenizer *tokenizer, display *d,
+                              ni_corpus_counts *counts, nb_error *err) {
+    ni_corpus_options corpus = {
         .val_share = o->val, .shard_tokens = o->shard_tokens, .progress = show, .progress_context = d};
     NB_TRY(choose_split(o, &corpus, err));
-    nb_folder *folder;
-    NB_TRY(nb_folder_begin(o->out, &folder, err));
-    nb_status status = nb_corpus_write(tokenizer, in->texts, in->count, nb_folder_path(folder), &corpus, counts, err);
+    ni_folder *folder;
+    NB_TRY(ni_folder_begin(o->out, &folder, err));
+    nb_status status = ni_corpus_write(tokenizer, in->texts, in->count, ni_folder_path(folder), &corpus, counts, err);
     if (status != NB_OK) {
-        nb_folder_abandon(folder);
+        ni_folder_abandon(folder);
         return status;
     }
-    return nb_folder_commit(folder, o->force, err);
+    return ni_folder_commit(folder, o->force, err);
 }
 
 static nb_status make_parent(const char *path, nb_error *err) {
@@ -188,14 +188,14 @@ static nb_status make_parent(const char *path, nb_error *err) {
     if (!slash || slash == parent)
         return NB_OK;
     *slash = 0;
-    return nb_make_folders(parent, err);
+    return ni_make_folders(parent, err);
 }
 
 static nb_status tokenize(const tokenize_options *o, const inputs *in, nb_error *err) {
-    display d = {nb_progress_open(o->quiet ? NULL : stderr), nb_seconds()};
+    display d = {ni_progress_open(o->quiet ? NULL : stderr), ni_seconds()};
     double began = d.began;
-    nb_tokenizer *tokenizer = NULL;
-    nb_corpus_counts counts = {0};
+    ni_tokenizer *tokenizer = NULL;
+    ni_corpus_counts counts = {0};
     nb_status status = get_tokenizer(o, in, &d, &tokenizer, err);
     if (status == NB_OK)
         status = make_parent(o->out, err);
@@ -203,22 +203,22 @@ static nb_status tokenize(const tokenize_options *o, const inputs *in, nb_error 
         struct sigaction action = {.sa_handler = on_signal}, was_int, was_term;
         sigaction(SIGINT, &action, &was_int);
         sigaction(SIGTERM, &action, &was_term);
-        d.began = nb_seconds();
+        d.began = ni_seconds();
         status = write_folder(o, in, tokenizer, &d, &counts, err);
         sigaction(SIGINT, &was_int, NULL);
         sigaction(SIGTERM, &was_term, NULL);
     }
-    nb_progress_close(&d.progress);
+    ni_progress_close(&d.progress);
     if (status == NB_OK && !o->quiet)
-        print_summary(o, tokenizer, &counts, nb_seconds() - began);
-    nb_tokenizer_free(tokenizer);
+        print_summary(o, tokenizer, &counts, ni_seconds() - began);
+    ni_tokenizer_free(tokenizer);
     return status;
 }
 
-nb_status nb_cli_tokenize(int argc, char **argv, nb_error *err) {
+nb_status ni_cli_tokenize(int argc, char **argv, nb_error *err) {
     tokenize_options o = {.val = 0.01, .shard_tokens = 100000000};
     int32_t count;
-    NB_TRY(nb_cli_parse(&command_line, argc, argv, &o, &count, err));
+    NB_TRY(ni_cli_parse(&command_line, argc, argv, &o, &count, err));
     if (count < 0)
         return NB_OK;
     if (!o.out)

@@ -5,22 +5,22 @@
 #include <stdio.h>
 
 typedef struct train_options {
-    nb_texts set;
+    ni_texts set;
     bool resume, quiet;
     const char *from;
 } train_options;
 
-static const nb_option options[] = {
-    {"set", 0, NB_OPTION_TEXTS, offsetof(train_options, set), "KEY=VALUE", "change a key of the run file; repeatable"},
-    {"resume", 0, NB_OPTION_FLAG, offsetof(train_options, resume), NULL,
+static const ni_option options[] = {
+    {"set", 0, NI_OPTION_TEXTS, offsetof(train_options, set), "KEY=VALUE", "change a key of the run file; repeatable"},
+    {"resume", 0, NI_OPTION_FLAG, offsetof(train_options, resume), NULL,
      "go on from the newest good checkpoint of the run folder"},
-    {"from", 0, NB_OPTION_TEXT, offsetof(train_options, from), "CHECKPOINT",
+    {"from", 0, NI_OPTION_TEXT, offsetof(train_options, from), "CHECKPOINT",
      "fork: begin with the parameters and moments of a checkpoint"},
-    {"quiet", 'q', NB_OPTION_FLAG, offsetof(train_options, quiet), NULL, "print warnings and errors alone"},
+    {"quiet", 'q', NI_OPTION_FLAG, offsetof(train_options, quiet), NULL, "print warnings and errors alone"},
     {0},
 };
 
-static const nb_command_line line = {
+static const ni_command_line line = {
     .usage = "RUN.yaml [--set KEY=VALUE]... [--resume | --from CHECKPOINT] [--quiet]",
     .about =
         "Trains a model as a run file says ('nibble help --keys run' lists its keys).\n"
@@ -32,10 +32,10 @@ static const nb_command_line line = {
     .most = 1,
 };
 
-nb_status nb_cli_train(int argc, char **argv, nb_error *err) {
+nb_status ni_cli_train(int argc, char **argv, nb_error *err) {
     train_options given = {0};
     int32_t count;
-    NB_TRY(nb_cli_parse(&line, argc, argv, &given, &count, err));
+    NB_TRY(ni_cli_parse(&line, argc, argv, &given, &count, err));
     if (count < 0)
         return NB_OK;
     if (given.resume && given.from)
@@ -43,11 +43,11 @@ nb_status nb_cli_train(int argc, char **argv, nb_error *err) {
                        "--resume goes on with the run's own checkpoint and --from takes another; expected one of them");
     nb_run_config config;
     NB_TRY(nb_run_config_load(argv[1], given.set.items, given.set.count, &config, err));
-    nb_training training = {.start = given.from     ? NB_START_FORK
+    ni_training training = {.start = given.from     ? NB_START_FORK
                                      : given.resume ? NB_START_RESUME
                                                     : NB_START_NEW,
                             .from = given.from,
                             .quiet = given.quiet,
                             .tables = true};
-    return nb_cli_run_training(&config, &training, err);
+    return ni_cli_run_training(&config, &training, err);
 }

@@ -8,7 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 
-nb_status nb_cli_backend(const nb_run_config *config, nb_backend **out, nb_error *err) {
+nb_status ni_cli_backend(const nb_run_config *config, nb_backend **out, nb_error *err) {
     const nb_backend_options options = {.threads = config->threads, .isa = config->isa};
     if (strncmp(config->backend, "paper", 5) == 0)
         return nb_fail(
@@ -17,21 +17,21 @@ nb_status nb_cli_backend(const nb_run_config *config, nb_backend **out, nb_error
     return nb_backend_open(config->backend, &options, out, err);
 }
 
-static void say_what_runs(nb_screen *screen, const nb_run_config *config, nb_trainer *trainer, const nb_peak *peak) {
+static void say_what_runs(ni_screen *screen, const nb_run_config *config, nb_trainer *trainer, const nb_peak *peak) {
     nb_model *model = nb_trainer_model(trainer);
     char params[32], tokens[32], per_step[32], nvfp4[32], bf16[32];
     int64_t steps = nb_run_steps(config), step_tokens = nb_run_tokens_per_step(config);
-    nb_progress_line(&screen->progress, "model %s: %s, %s parameters; recipe %s", nb_model_get_config(model)->name,
+    ni_progress_line(&screen->progress, "model %s: %s, %s parameters; recipe %s", nb_model_get_config(model)->name,
                      nb_family_name(nb_model_get_config(model)->family),
-                     nb_short_count_text((double)nb_model_param_elements(model), params, sizeof params),
+                     ni_short_count_text((double)nb_model_param_elements(model), params, sizeof params),
                      nb_trainer_recipe(trainer)->name);
-    nb_progress_line(&screen->progress, "run %s: %lld steps of %s tokens, %s tokens in all", config->out,
-                     (long long)steps, nb_count_text(step_tokens, per_step, sizeof per_step),
-                     nb_short_count_text((double)steps * (double)step_tokens, tokens, sizeof tokens));
+    ni_progress_line(&screen->progress, "run %s: %lld steps of %s tokens, %s tokens in all", config->out,
+                     (long long)steps, ni_count_text(step_tokens, per_step, sizeof per_step),
+                     ni_short_count_text((double)steps * (double)step_tokens, tokens, sizeof tokens));
     if (config->peak_flops == NB_PEAK_AUTO)
-        nb_progress_line(
+        ni_progress_line(
             &screen->progress, "peak for MFU: the better of nvfp4 %sFLOP/s, bf16 %sFLOP/s, products measured now",
-            nb_short_count_text(peak->nvfp4, nvfp4, sizeof nvfp4), nb_short_count_text(peak->bf16, bf16, sizeof bf16));
+            ni_short_count_text(peak->nvfp4, nvfp4, sizeof nvfp4), ni_short_count_text(peak->bf16, bf16, sizeof bf16));
 }
 
 static nb_status find_peak(nb_backend *be, const nb_run_config *config, nb_peak *peak, nb_error *err) {
@@ -41,34 +41,34 @@ static nb_status find_peak(nb_backend *be, const nb_run_config *config, nb_peak 
     return NB_OK;
 }
 
-static void say_how_it_ended(nb_screen *screen, const nb_run_config *config) {
+static void say_how_it_ended(ni_screen *screen, const nb_run_config *config) {
     char took[32], val[48] = "";
     if (isfinite(screen->last_val_loss))
         snprintf(val, sizeof val, ", validation loss %.4f", screen->last_val_loss);
-    nb_progress_line(&screen->progress, "done in %s%s; run folder %s",
-                     nb_duration_text(nb_seconds() - screen->began, took, sizeof took), val, config->out);
+    ni_progress_line(&screen->progress, "done in %s%s; run folder %s",
+                     ni_duration_text(ni_seconds() - screen->began, took, sizeof took), val, config->out);
 }
 
-static nb_status run_with(nb_backend *be, const nb_run_config *config, nb_training *training, nb_screen *screen,
+static nb_status run_with(nb_backend *be, const nb_run_config *config, ni_training *training, ni_screen *screen,
                           nb_error *err) {
     char recipes[NB_PATH_SIZE], models[NB_PATH_SIZE], census[NB_PATH_SIZE + 16];
-    NB_TRY(nb_cli_folder("recipes", recipes, sizeof recipes, err));
-    NB_TRY(nb_cli_folder("models", models, sizeof models, err));
+    NB_TRY(ni_cli_folder("recipes", recipes, sizeof recipes, err));
+    NB_TRY(ni_cli_folder("models", models, sizeof models, err));
     NB_TRY(find_peak(be, config, &training->peak, err));
-    size_t program_bytes = nb_resident_bytes();
+    size_t program_bytes = ni_resident_bytes();
     nb_trainer_options options = {.recipes_dir = recipes,
                                   .models_dir = models,
                                   .peak_flops = training->peak.flops,
                                   .branches = training->branches,
                                   .branch_count = training->branch_count,
-                                  .callbacks = nb_screen_callbacks(screen)};
+                                  .callbacks = ni_screen_callbacks(screen)};
     nb_trainer *trainer;
     NB_TRY(nb_trainer_create(be, config, &options, &trainer, err));
     say_what_runs(screen, config, trainer, &training->peak);
     snprintf(census, sizeof census, "%s/census.txt", config->out);
     if (training->tables) {
-        nb_screen_memory(screen, trainer, program_bytes);
-        nb_screen_census(screen, trainer, census);
+        ni_screen_memory(screen, trainer, program_bytes);
+        ni_screen_census(screen, trainer, census);
     }
     nb_status status = nb_trainer_run(trainer, training->start, training->from, err);
     if (status == NB_OK)
@@ -77,14 +77,14 @@ static nb_status run_with(nb_backend *be, const nb_run_config *config, nb_traini
     return status;
 }
 
-nb_status nb_cli_run_training(const nb_run_config *config, nb_training *training, nb_error *err) {
+nb_status ni_cli_run_training(const nb_run_config *config, ni_training *training, nb_error *err) {
     nb_backend *be;
-    NB_TRY(nb_cli_backend(config, &be, err));
-    nb_stop_on_signals();
-    nb_screen screen = nb_screen_open(training->quiet, training->label ? training->label : "", config->print_every);
+    NB_TRY(ni_cli_backend(config, &be, err));
+    ni_stop_on_signals();
+    ni_screen screen = ni_screen_open(training->quiet, training->label ? training->label : "", config->print_every);
     nb_status status = run_with(be, config, training, &screen, err);
     training->last_val_loss = screen.last_val_loss;
-    nb_screen_close(&screen);
+    ni_screen_close(&screen);
     nb_backend_free(be);
     return status;
 }

@@ -1,10 +1,10 @@
 /* training.h: one training run from the command line, as `train` and `compare` start it. */
-#ifndef NB_CLI_TRAINING_H
-#define NB_CLI_TRAINING_H
+#ifndef NI_CLI_TRAINING_H
+#define NI_CLI_TRAINING_H
 
 #include "nibble/train.h"
 
-typedef struct nb_training {
+typedef struct ni_training {
     nb_start start;
     const char *from;        /* NB_START_FORK, NB_START_BRANCH: the checkpoint */
     const int64_t *branches; /* steps whose checkpoints are kept for runs that branch there */
@@ -14,12 +14,12 @@ typedef struct nb_training {
     const char *label;    /* stands before the bar */
     nb_peak peak;         /* zeros: measure it now */
     double last_val_loss; /* out: NaN if no evaluation ran */
-} nb_training;
+} ni_training;
 
 /* Makes backend and trainer, says what will run, and runs it. */
-nb_status nb_cli_run_training(const nb_run_config *config, nb_training *training, nb_error *err);
+nb_status ni_cli_run_training(const nb_run_config *config, ni_training *training, nb_error *err);
 
 /* The backend that a run file asks for. */
-nb_status nb_cli_backend(const nb_run_config *config, nb_backend **out, nb_error *err);
+nb_status ni_cli_backend(const nb_run_config *config, nb_backend **out, nb_error *err);
 
 #endif

@@ -5,11 +5,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-void nb_keys_join(char *out, size_t size, const char *prefix, const char *path) {
+void ni_keys_join(char *out, size_t size, const char *prefix, const char *path) {
     snprintf(out, size, "%s%s%s", prefix, *prefix && *path ? "." : "", path);
 }
 
-void nb_keys_number(double value, char *out, size_t size) {
+void ni_keys_number(double value, char *out, size_t size) {
     for (int digits = 1; digits <= 17; digits++) {
         snprintf(out, size, "%.*g", digits, value);
         if (strtod(out, NULL) == value)
@@ -19,10 +19,10 @@ void nb_keys_number(double value, char *out, size_t size) {
         snprintf(out, size, "%.0f", value);
 }
 
-void nb_keys_range(const nb_key *row, char *out, size_t size) {
+void ni_keys_range(const ni_key *row, char *out, size_t size) {
     char low[32], high[32];
-    nb_keys_number(row->low, low, sizeof low);
-    nb_keys_number(row->high, high, sizeof high);
+    ni_keys_number(row->low, low, sizeof low);
+    ni_keys_number(row->high, high, sizeof high);
     bool any = row->low == 0 && row->high == 0;
     if (row->positive && (any || isinf(row->high)))
         snprintf(out, size, "greater than 0");
@@ -36,21 +36,21 @@ void nb_keys_range(const nb_key *row, char *out, size_t size) {
         snprintf(out, size, "%s to %s", low, high);
 }
 
-double nb_keys_value(const nb_key *row, const void *field) {
+double ni_keys_value(const ni_key *row, const void *field) {
     switch (row->type) {
-    case NB_KEY_BOOL:
+    case NI_KEY_BOOL:
         return *(const bool *)field;
-    case NB_KEY_FLOAT:
+    case NI_KEY_FLOAT:
         return *(const double *)field;
-    case NB_KEY_INT:
+    case NI_KEY_INT:
         return row->size == sizeof(int32_t) ? *(const int32_t *)field : (double)*(const int64_t *)field;
     default:
         return *(const int32_t *)field;
     }
 }
 
-const char *nb_keys_word(const nb_key *row, double value) {
-    for (const nb_word *w = row->words; w && w->name; w++)
+const char *ni_keys_word(const ni_key *row, double value) {
+    for (const ni_word *w = row->words; w && w->name; w++)
         if (w->value == value)
             return w->name;
     return NULL;
@@ -58,7 +58,7 @@ const char *nb_keys_word(const nb_key *row, double value) {
 
 /* ---- values ---- */
 
-/* The UTF-8 character at `at`; texts come from nb_yaml, which lets only whole ones pass. Returns its bytes. */
+/* The UTF-8 character at `at`; texts come from ni_yaml, which lets only whole ones pass. Returns its bytes. */
 static size_t decode(const unsigned char *at, uint32_t *point) {
     size_t n = at[0] < 0x80 ? 1 : at[0] < 0xe0 ? 2 : at[0] < 0xf0 ? 3 : 4;
     *point = n == 1 ? at[0] : at[0] & (0x7fu >> n);
@@ -83,7 +83,7 @@ static void print_text(const char *text, FILE *to) {
     static const char *const reserved[] = {"true", "false", "null", "yes", "no", "on", "off"};
     bool plain = *text && (strspn(text, "+-.0123456789eE_") != strlen(text)) && text[0] != '-' && text[0] != '.' &&
                  text[0] != ' ' && text[strlen(text) - 1] != ' ';
-    for (size_t i = 0; plain && i < NB_COUNT(reserved); i++)
+    for (size_t i = 0; plain && i < NI_COUNT(reserved); i++)
         plain = strcmp(text, reserved[i]) != 0;
     for (const char *c = text; plain && *c; c++)
         plain = (*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') || (*c >= '0' && *c <= '9') ||
@@ -107,26 +107,26 @@ static void print_text(const char *text, FILE *to) {
     fputc('"', to);
 }
 
-static void print_value(const nb_key *row, const void *record, FILE *to) {
+static void print_value(const ni_key *row, const void *record, FILE *to) {
     const char *field = (const char *)record + row->offset;
     switch (row->type) {
-    case NB_KEY_BOOL:
+    case NI_KEY_BOOL:
         fputs(*(const bool *)field ? "true" : "false", to);
         return;
-    case NB_KEY_INT:
-    case NB_KEY_FLOAT:
-    case NB_KEY_CHOICE: {
-        double value = nb_keys_value(row, field);
-        const char *word = nb_keys_word(row, value);
+    case NI_KEY_INT:
+    case NI_KEY_FLOAT:
+    case NI_KEY_CHOICE: {
+        double value = ni_keys_value(row, field);
+        const char *word = ni_keys_word(row, value);
         char number[40];
-        nb_keys_number(value, number, sizeof number);
+        ni_keys_number(value, number, sizeof number);
         fputs(word ? word : number, to);
         return;
     }
-    case NB_KEY_TEXT:
+    case NI_KEY_TEXT:
         print_text(field, to);
         return;
-    case NB_KEY_TEXTS: {
+    case NI_KEY_TEXTS: {
         int32_t count = *(const int32_t *)((const char *)record + row->count_offset);
         fputc('[', to);
         for (int32_t i = 0; i < count; i++) {
@@ -136,10 +136,10 @@ static void print_value(const nb_key *row, const void *record, FILE *to) {
         fputc(']', to);
         return;
     }
-    case NB_KEY_CUSTOM:
+    case NI_KEY_CUSTOM:
         row->print(field, to);
         return;
-    case NB_KEY_TABLE:
+    case NI_KEY_TABLE:
         return;
     }
 }
@@ -150,8 +150,8 @@ enum { COMMENT_COLUMN = 44 };
 
 typedef struct printer {
     FILE *to;
-    nb_keys_comments comments;
-    char open[NB_KEYS_PATH_SIZE]; /* path of the map that the last line belongs to */
+    ni_keys_comments comments;
+    char open[NI_KEYS_PATH_SIZE]; /* path of the map that the last line belongs to */
 } printer;
 
 static int depth_of(const char *path) {
@@ -163,7 +163,7 @@ static int depth_of(const char *path) {
 
 /* Prints the lines "a:" and "  b:" of the maps around `path` that are not open yet. */
 static void open_maps(printer *p, const char *path) {
-    char map[NB_KEYS_PATH_SIZE];
+    char map[NI_KEYS_PATH_SIZE];
     for (const char *dot = strchr(path, '.'); dot; dot = strchr(dot + 1, '.')) {
         size_t n = (size_t)(dot - path);
         if (strncmp(p->open, path, n) == 0 && (p->open[n] == 0 || p->open[n] == '.'))
@@ -177,7 +177,7 @@ static void open_maps(printer *p, const char *path) {
     snprintf(p->open, sizeof p->open, "%.*s", dot ? (int)(dot - path) : 0, path);
 }
 
-static void print_origin(const nb_key *row, const nb_yaml_node *said, int width, FILE *to) {
+static void print_origin(const ni_key *row, const ni_yaml_node *said, int width, FILE *to) {
     fprintf(to, "%*s", width < COMMENT_COLUMN ? COMMENT_COLUMN - width : 1, "");
     const char *slash = said && said->line ? strrchr(said->file, '/') : NULL;
     if (said && said->line)
@@ -188,7 +188,7 @@ static void print_origin(const nb_key *row, const nb_yaml_node *said, int width,
         fprintf(to, "# default%s%s", row->source ? ": " : "", row->source ? row->source : "");
 }
 
-static void print_row(printer *p, const nb_key *row, const void *record, const nb_yaml_node *said, const char *path) {
+static void print_row(printer *p, const ni_key *row, const void *record, const ni_yaml_node *said, const char *path) {
     char *value = NULL;
     size_t size = 0;
     FILE *memory = open_memstream(&value, &size);
@@ -203,32 +203,32 @@ static void print_row(printer *p, const nb_key *row, const void *record, const n
     open_maps(p, path);
     const char *dot = strrchr(path, '.');
     int indent = 2 * (depth_of(path) - 1);
-    if (p->comments == NB_COMMENTS_HELP && row->help)
+    if (p->comments == NI_COMMENTS_HELP && row->help)
         fprintf(p->to, "%*s# %s\n", indent, "", row->help);
     int width = fprintf(p->to, "%*s%s: %s", indent, "", dot ? dot + 1 : path, value);
     free(value);
-    if (p->comments == NB_COMMENTS_ORIGIN)
+    if (p->comments == NI_COMMENTS_ORIGIN)
         print_origin(row, said, width, p->to);
     fputc('\n', p->to);
 }
 
-static void print_table(printer *p, const nb_keys *table, const void *record, const nb_yaml_node *node,
+static void print_table(printer *p, const ni_keys *table, const void *record, const ni_yaml_node *node,
                         const char *prefix) {
     for (size_t i = 0; i < table->count; i++) {
-        const nb_key *row = &table->rows[i];
-        const nb_yaml_node *said = nb_yaml_find(node, row->path);
-        char path[NB_KEYS_PATH_SIZE];
-        nb_keys_join(path, sizeof path, prefix, row->path);
-        if (said && nb_yaml_is_null(said))
+        const ni_key *row = &table->rows[i];
+        const ni_yaml_node *said = ni_yaml_find(node, row->path);
+        char path[NI_KEYS_PATH_SIZE];
+        ni_keys_join(path, sizeof path, prefix, row->path);
+        if (said && ni_yaml_is_null(said))
             said = NULL;
-        if (row->type != NB_KEY_TABLE)
+        if (row->type != NI_KEY_TABLE)
             print_row(p, row, record, said, path);
         else if (!row->optional || *(const bool *)((const char *)record + row->present_offset))
             print_table(p, row->table, (const char *)record + row->offset, said, path);
     }
 }
 
-void nb_keys_print(const nb_keys *table, const void *record, const nb_yaml_node *node, nb_keys_comments comments,
+void ni_keys_print(const ni_keys *table, const void *record, const ni_yaml_node *node, ni_keys_comments comments,
                    FILE *to) {
     printer p = {.to = to, .comments = comments};
     print_table(&p, table, record, node, "");

@@ -16,7 +16,7 @@ static bool same(char a, char b) {
 }
 
 /* d[i][j] = edits from the first i letters of a to the first j of b; three rows are enough. */
-size_t nb_edit_distance(const char *a, const char *b) {
+size_t ni_edit_distance(const char *a, const char *b) {
     size_t na = least(strlen(a), LONGEST), nb = least(strlen(b), LONGEST);
     size_t rows[3][LONGEST + 1];
     size_t *before = rows[0], *last = rows[1], *row = rows[2];
@@ -39,10 +39,10 @@ size_t nb_edit_distance(const char *a, const char *b) {
     return last[nb];
 }
 
-void nb_suggest_offer(nb_suggestion *s, const char *candidate) {
+void ni_suggest_offer(ni_suggestion *s, const char *candidate) {
     size_t length = strlen(s->word);
     size_t allowed = length < 6 ? (length < 3 ? 1 : 2) : length / 3;
-    size_t distance = nb_edit_distance(s->word, candidate);
+    size_t distance = ni_edit_distance(s->word, candidate);
     if (distance > allowed || distance >= strlen(candidate) || (s->best && distance >= s->distance))
         return;
     s->best = candidate;

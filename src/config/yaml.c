@@ -15,7 +15,7 @@ typedef struct chunk {
     max_align_t bytes[];
 } chunk;
 
-void *nb_yaml_alloc(nb_yaml *doc, size_t size) {
+void *ni_yaml_alloc(ni_yaml *doc, size_t size) {
     const size_t align = sizeof(max_align_t);
     size = (size + align - 1) / align * align;
     chunk *c = doc->memory;
@@ -33,24 +33,24 @@ void *nb_yaml_alloc(nb_yaml *doc, size_t size) {
     return at;
 }
 
-char *nb_yaml_text(nb_yaml *doc, const char *text, size_t size) {
-    char *copy = nb_yaml_alloc(doc, size + 1);
+char *ni_yaml_text(ni_yaml *doc, const char *text, size_t size) {
+    char *copy = ni_yaml_alloc(doc, size + 1);
     if (copy && size)
         memcpy(copy, text, size);
     return copy;
 }
 
-void nb_yaml_free(nb_yaml *doc) {
+void ni_yaml_free(ni_yaml *doc) {
     if (!doc)
         return;
     for (chunk *c = doc->memory, *next; c; c = next) {
         next = c->next;
         free(c);
     }
-    *doc = (nb_yaml){0};
+    *doc = (ni_yaml){0};
 }
 
-nb_status nb_yaml_fail(nb_error *err, const nb_yaml_node *at, const char *format, ...) {
+nb_status ni_yaml_fail(nb_error *err, const ni_yaml_node *at, const char *format, ...) {
     char text[900];
     va_list args;
     va_start(args, format);
@@ -66,26 +66,26 @@ nb_status nb_yaml_fail(nb_error *err, const nb_yaml_node *at, const char *format
 /* ---- building ---- */
 
 typedef struct open_node {
-    nb_yaml_node *node, *last;
+    ni_yaml_node *node, *last;
     const char *key; /* of a map: read, its value not yet */
     int32_t key_line;
 } open_node;
 
 typedef struct builder {
-    nb_yaml *doc;
+    ni_yaml *doc;
     const char *bytes; /* the text, for messages */
     size_t size;
     const char *file;
     bool lines; /* false for text that has none, as --set */
-    open_node open[NB_YAML_MAX_DEPTH];
+    open_node open[NI_YAML_MAX_DEPTH];
     int depth, nodes, documents;
-    nb_yaml_node *root;
+    ni_yaml_node *root;
     nb_error *err;
 } builder;
 
 static nb_status fail_at(builder *b, int32_t line, const char *what) {
-    nb_yaml_node at = {.file = b->file, .line = b->lines ? line : 0};
-    return nb_yaml_fail(b->err, &at, "%s", what);
+    ni_yaml_node at = {.file = b->file, .line = b->lines ? line : 0};
+    return ni_yaml_fail(b->err, &at, "%s", what);
 }
 
 static int32_t line_of(const yaml_event_t *event) {
@@ -94,13 +94,13 @@ static int32_t line_of(const yaml_event_t *event) {
 
 /* A scalar where a map expects its next key. */
 static nb_status take_key(builder *b, open_node *map, const char *text, size_t size, int32_t line) {
-    char *key = nb_yaml_text(b->doc, text, size);
+    char *key = ni_yaml_text(b->doc, text, size);
     if (!key)
         return nb_fail(b->err, NB_NO_MEMORY, "no memory for %s", b->file);
-    for (const nb_yaml_node *n = map->node->first; n; n = n->next)
+    for (const ni_yaml_node *n = map->node->first; n; n = n->next)
         if (strcmp(n->key, key) == 0) {
-            nb_yaml_node at = {.file = b->file, .line = b->lines ? line : 0};
-            return nb_yaml_fail(b->err, &at, "the key '%s' stands here a second time (first in line %d)", key,
+            ni_yaml_node at = {.file = b->file, .line = b->lines ? line : 0};
+            return ni_yaml_fail(b->err, &at, "the key '%s' stands here a second time (first in line %d)", key,
                                 (int)n->line);
         }
     map->key = key;
@@ -109,17 +109,17 @@ static nb_status take_key(builder *b, open_node *map, const char *text, size_t s
 }
 
 /* A new child of the open collection, or the root. NULL if there can be none: *status says why. */
-static nb_yaml_node *add_node(builder *b, nb_yaml_kind kind, int32_t line, nb_status *status) {
+static ni_yaml_node *add_node(builder *b, ni_yaml_kind kind, int32_t line, nb_status *status) {
     open_node *parent = b->depth ? &b->open[b->depth - 1] : NULL;
-    bool needs_key = parent && parent->node->kind == NB_YAML_MAP;
+    bool needs_key = parent && parent->node->kind == NI_YAML_MAP;
     *status = NB_OK;
-    if (++b->nodes > NB_YAML_MAX_NODES)
+    if (++b->nodes > NI_YAML_MAX_NODES)
         *status = fail_at(b, line, "too many values for a configuration file");
     else if (needs_key && !parent->key)
         *status = fail_at(b, line, "a key must be a plain word");
     if (*status != NB_OK)
         return NULL;
-    nb_yaml_node *n = nb_yaml_alloc(b->doc, sizeof *n);
+    ni_yaml_node *n = ni_yaml_alloc(b->doc, sizeof *n);
     if (!n) {
         *status = nb_fail(b->err, NB_NO_MEMORY, "no memory for %s", b->file);
         return NULL;
@@ -154,27 +154,27 @@ static nb_status take_scalar(builder *b, const yaml_event_t *event) {
     if (memchr(text, 0, size))
         return fail_at(b, line, "a text must not hold a NUL character");
     open_node *parent = b->depth ? &b->open[b->depth - 1] : NULL;
-    if (parent && parent->node->kind == NB_YAML_MAP && !parent->key)
+    if (parent && parent->node->kind == NI_YAML_MAP && !parent->key)
         return take_key(b, parent, text, size, line);
     nb_status status;
-    nb_yaml_node *n = add_node(b, NB_YAML_SCALAR, line, &status);
+    ni_yaml_node *n = add_node(b, NI_YAML_SCALAR, line, &status);
     if (!n)
         return status;
     n->quoted = event->data.scalar.style != YAML_PLAIN_SCALAR_STYLE;
-    n->text = nb_yaml_text(b->doc, text, size);
+    n->text = ni_yaml_text(b->doc, text, size);
     return n->text ? NB_OK : nb_fail(b->err, NB_NO_MEMORY, "no memory for %s", b->file);
 }
 
-static nb_status open_collection(builder *b, const yaml_event_t *event, nb_yaml_kind kind) {
+static nb_status open_collection(builder *b, const yaml_event_t *event, ni_yaml_kind kind) {
     int32_t line = line_of(event);
-    bool marked = kind == NB_YAML_MAP ? event->data.mapping_start.tag || event->data.mapping_start.anchor
+    bool marked = kind == NI_YAML_MAP ? event->data.mapping_start.tag || event->data.mapping_start.anchor
                                       : event->data.sequence_start.tag || event->data.sequence_start.anchor;
     if (marked)
         return fail_at(b, line, "tags (!) and anchors (&) are not used in configuration files");
-    if (b->depth == NB_YAML_MAX_DEPTH)
+    if (b->depth == NI_YAML_MAX_DEPTH)
         return fail_at(b, line, "nested more than 16 levels deep; configuration files are flat");
     nb_status status;
-    nb_yaml_node *n = add_node(b, kind, line, &status);
+    ni_yaml_node *n = add_node(b, kind, line, &status);
     if (!n)
         return status;
     b->open[b->depth++] = (open_node){.node = n};
@@ -186,9 +186,9 @@ static nb_status take_event(builder *b, const yaml_event_t *event) {
     case YAML_SCALAR_EVENT:
         return take_scalar(b, event);
     case YAML_MAPPING_START_EVENT:
-        return open_collection(b, event, NB_YAML_MAP);
+        return open_collection(b, event, NI_YAML_MAP);
     case YAML_SEQUENCE_START_EVENT:
-        return open_collection(b, event, NB_YAML_LIST);
+        return open_collection(b, event, NI_YAML_LIST);
     case YAML_MAPPING_END_EVENT:
     case YAML_SEQUENCE_END_EVENT:
         if (b->depth > 0)
@@ -220,13 +220,13 @@ static nb_status syntax_error(builder *b, const yaml_parser_t *parser) {
     if (parser->error == YAML_MEMORY_ERROR)
         return nb_fail(b->err, NB_NO_MEMORY, "no memory for the parser of %s", b->file);
     size_t line = parser->problem_mark.line, begun = parser->context_mark.line;
-    nb_yaml_node at = {.file = b->file, .line = b->lines ? (int32_t)line + 1 : 0};
+    ni_yaml_node at = {.file = b->file, .line = b->lines ? (int32_t)line + 1 : 0};
     if (tab_indents(b, line))
-        return nb_yaml_fail(b->err, &at, "a tab indents this line; YAML wants spaces");
+        return ni_yaml_fail(b->err, &at, "a tab indents this line; YAML wants spaces");
     char since[64] = "";
     if (parser->context && begun < line)
         snprintf(since, sizeof since, " that begins in line %zu", begun + 1);
-    return nb_yaml_fail(b->err, &at, "not valid YAML: %s%s%s%s", parser->problem ? parser->problem : "unknown problem",
+    return ni_yaml_fail(b->err, &at, "not valid YAML: %s%s%s%s", parser->problem ? parser->problem : "unknown problem",
                         parser->context ? ", " : "", parser->context ? parser->context : "", since);
 }
 
@@ -261,7 +261,7 @@ static size_t utf8_length(const unsigned char *at, size_t left) {
 
 /* libyaml's words for these would be harder to read, and a NUL would end its own. */
 static nb_status check_bytes(builder *b, const char *bytes, size_t size) {
-    if (size > NB_YAML_MAX_BYTES)
+    if (size > NI_YAML_MAX_BYTES)
         return fail_at(b, 0, "too big for a configuration file (limit 256 KiB)");
     const unsigned char *at = (const unsigned char *)bytes;
     int32_t line = 1;
@@ -279,10 +279,10 @@ static nb_status check_bytes(builder *b, const char *bytes, size_t size) {
     return NB_OK;
 }
 
-nb_status nb_yaml_parse_into(nb_yaml *doc, const char *bytes, size_t size, const char *name, bool lines,
-                             nb_yaml_node **root, nb_error *err) {
+nb_status ni_yaml_parse_into(ni_yaml *doc, const char *bytes, size_t size, const char *name, bool lines,
+                             ni_yaml_node **root, nb_error *err) {
     builder b = {.doc = doc, .bytes = bytes, .size = size, .lines = lines, .err = err};
-    b.file = nb_yaml_text(doc, name, strlen(name));
+    b.file = ni_yaml_text(doc, name, strlen(name));
     if (!b.file)
         return nb_fail(err, NB_NO_MEMORY, "no memory for %s", name);
     NB_TRY(check_bytes(&b, bytes, size));
@@ -294,73 +294,73 @@ nb_status nb_yaml_parse_into(nb_yaml *doc, const char *bytes, size_t size, const
     nb_status status = read_events(&b, &parser);
     yaml_parser_delete(&parser);
     if (status == NB_OK && !b.root) {
-        nb_yaml_node at = {.file = b.file};
-        status = nb_yaml_fail(err, &at, "is empty");
+        ni_yaml_node at = {.file = b.file};
+        status = ni_yaml_fail(err, &at, "is empty");
     }
     *root = status == NB_OK ? b.root : NULL;
     return status;
 }
 
-nb_status nb_yaml_parse(const char *bytes, size_t size, const char *name, nb_yaml *out, nb_error *err) {
-    *out = (nb_yaml){0};
-    nb_status status = nb_yaml_parse_into(out, bytes, size, name, true, &out->root, err);
+nb_status ni_yaml_parse(const char *bytes, size_t size, const char *name, ni_yaml *out, nb_error *err) {
+    *out = (ni_yaml){0};
+    nb_status status = ni_yaml_parse_into(out, bytes, size, name, true, &out->root, err);
     if (status != NB_OK)
-        nb_yaml_free(out);
+        ni_yaml_free(out);
     return status;
 }
 
-nb_status nb_yaml_load_into(nb_yaml *doc, const char *path, nb_yaml_node **root, nb_error *err) {
+nb_status ni_yaml_load_into(ni_yaml *doc, const char *path, ni_yaml_node **root, nb_error *err) {
     char *bytes;
     size_t size;
-    NB_TRY(nb_file_read(path, NB_YAML_MAX_BYTES, &bytes, &size, err));
-    nb_status status = nb_yaml_parse_into(doc, bytes, size, path, true, root, err);
+    NB_TRY(ni_file_read(path, NI_YAML_MAX_BYTES, &bytes, &size, err));
+    nb_status status = ni_yaml_parse_into(doc, bytes, size, path, true, root, err);
     free(bytes);
-    if (status == NB_OK && *root && (*root)->kind != NB_YAML_MAP)
-        status = nb_yaml_fail(err, *root, "expected keys with values, as in 'name: my-recipe'");
+    if (status == NB_OK && *root && (*root)->kind != NI_YAML_MAP)
+        status = ni_yaml_fail(err, *root, "expected keys with values, as in 'name: my-recipe'");
     return status;
 }
 
-nb_status nb_yaml_load(const char *path, nb_yaml *out, nb_error *err) {
-    *out = (nb_yaml){0};
-    nb_status status = nb_yaml_load_into(out, path, &out->root, err);
+nb_status ni_yaml_load(const char *path, ni_yaml *out, nb_error *err) {
+    *out = (ni_yaml){0};
+    nb_status status = ni_yaml_load_into(out, path, &out->root, err);
     if (status != NB_OK)
-        nb_yaml_free(out);
+        ni_yaml_free(out);
     return status;
 }
 
 /* ---- looking ---- */
 
-bool nb_yaml_is_null(const nb_yaml_node *node) {
-    return node->kind == NB_YAML_SCALAR && !node->quoted &&
+bool ni_yaml_is_null(const ni_yaml_node *node) {
+    return node->kind == NI_YAML_SCALAR && !node->quoted &&
            (node->text[0] == 0 || strcmp(node->text, "~") == 0 || strcmp(node->text, "null") == 0);
 }
 
-nb_yaml_node *nb_yaml_child(const nb_yaml_node *map, const char *key) {
-    if (!map || map->kind != NB_YAML_MAP)
+ni_yaml_node *ni_yaml_child(const ni_yaml_node *map, const char *key) {
+    if (!map || map->kind != NI_YAML_MAP)
         return NULL;
-    for (nb_yaml_node *n = map->first; n; n = n->next)
+    for (ni_yaml_node *n = map->first; n; n = n->next)
         if (strcmp(n->key, key) == 0)
             return n;
     return NULL;
 }
 
-nb_yaml_node *nb_yaml_find(const nb_yaml_node *map, const char *path) {
-    nb_yaml_node *n = (nb_yaml_node *)map;
+ni_yaml_node *ni_yaml_find(const ni_yaml_node *map, const char *path) {
+    ni_yaml_node *n = (ni_yaml_node *)map;
     while (n && path) {
         const char *dot = strchr(path, '.');
-        char key[NB_YAML_KEY_SIZE];
+        char key[NI_YAML_KEY_SIZE];
         size_t size = dot ? (size_t)(dot - path) : strlen(path);
         if (size >= sizeof key)
             return NULL;
         memcpy(key, path, size);
         key[size] = 0;
-        n = nb_yaml_child(n, key);
+        n = ni_yaml_child(n, key);
         path = dot ? dot + 1 : NULL;
     }
     return n;
 }
 
-char *nb_yaml_path(const nb_yaml_node *node, char *path, size_t size) {
+char *ni_yaml_path(const ni_yaml_node *node, char *path, size_t size) {
     char *at = path + size - 1;
     *at = 0;
     for (; node; node = node->parent) {

@@ -10,16 +10,16 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static void unlink_child(nb_yaml_node *map, const char *key) {
-    for (nb_yaml_node **at = &map->first; *at; at = &(*at)->next)
+static void unlink_child(ni_yaml_node *map, const char *key) {
+    for (ni_yaml_node **at = &map->first; *at; at = &(*at)->next)
         if (strcmp((*at)->key, key) == 0) {
             *at = (*at)->next;
             return;
         }
 }
 
-static void append_child(nb_yaml_node *map, nb_yaml_node *child) {
-    nb_yaml_node **at = &map->first;
+static void append_child(ni_yaml_node *map, ni_yaml_node *child) {
+    ni_yaml_node **at = &map->first;
     while (*at)
         at = &(*at)->next;
     child->next = NULL;
@@ -27,16 +27,16 @@ static void append_child(nb_yaml_node *map, nb_yaml_node *child) {
 }
 
 /* A value written over another takes its place; null takes it away (and stays, so that a message can name its line). */
-void nb_yaml_merge(nb_yaml_node *under, nb_yaml_node *over, nb_yaml_replaces *replaces) {
-    for (nb_yaml_node *n = over->first, *next; n; n = next) {
+void ni_yaml_merge(ni_yaml_node *under, ni_yaml_node *over, ni_yaml_replaces *replaces) {
+    for (ni_yaml_node *n = over->first, *next; n; n = next) {
         next = n->next;
-        nb_yaml_node *old = nb_yaml_child(under, n->key);
+        ni_yaml_node *old = ni_yaml_child(under, n->key);
         if (!old) {
             append_child(under, n);
-        } else if (old->kind == NB_YAML_MAP && n->kind == NB_YAML_MAP && !(replaces && replaces(n))) {
-            nb_yaml_merge(old, n, replaces);
+        } else if (old->kind == NI_YAML_MAP && n->kind == NI_YAML_MAP && !(replaces && replaces(n))) {
+            ni_yaml_merge(old, n, replaces);
         } else {
-            nb_yaml_node *after = old->next;
+            ni_yaml_node *after = old->next;
             const char *key = old->key;
             *old = *n;
             old->next = after;
@@ -48,35 +48,35 @@ void nb_yaml_merge(nb_yaml_node *under, nb_yaml_node *over, nb_yaml_replaces *re
 /* ---- --set ---- */
 
 /* A map with the single key `key`. */
-static nb_yaml_node *wrap(nb_yaml *doc, nb_yaml_node *value, const char *key, size_t key_size) {
-    nb_yaml_node *map = nb_yaml_alloc(doc, sizeof *map);
-    char *name = nb_yaml_text(doc, key, key_size);
+static ni_yaml_node *wrap(ni_yaml *doc, ni_yaml_node *value, const char *key, size_t key_size) {
+    ni_yaml_node *map = ni_yaml_alloc(doc, sizeof *map);
+    char *name = ni_yaml_text(doc, key, key_size);
     if (!map || !name)
         return NULL;
     value->key = name;
-    *map = (nb_yaml_node){.kind = NB_YAML_MAP, .file = value->file, .line = value->line, .first = value};
+    *map = (ni_yaml_node){.kind = NI_YAML_MAP, .file = value->file, .line = value->line, .first = value};
     value->parent = map;
     return map;
 }
 
-nb_status nb_yaml_set(nb_yaml *doc, const char *assignment, nb_yaml_replaces *replaces, nb_error *err) {
+nb_status ni_yaml_set(ni_yaml *doc, const char *assignment, ni_yaml_replaces *replaces, nb_error *err) {
     const char *equals = strchr(assignment, '=');
     size_t path_size = equals ? (size_t)(equals - assignment) : 0;
     bool dots_well =
-        path_size && assignment[0] != '.' && assignment[path_size - 1] != '.' && strlen(assignment) < NB_YAML_MAX_BYTES;
+        path_size && assignment[0] != '.' && assignment[path_size - 1] != '.' && strlen(assignment) < NI_YAML_MAX_BYTES;
     int depth = 1;
     for (size_t i = 0; i + 1 < path_size; i++) {
         depth += assignment[i] == '.';
         dots_well = dots_well && !(assignment[i] == '.' && assignment[i + 1] == '.');
     }
-    if (!dots_well || depth > NB_YAML_MAX_DEPTH)
+    if (!dots_well || depth > NI_YAML_MAX_DEPTH)
         return nb_fail(err, NB_BAD_CONFIG, "--set %.80s: expected key=value, as in optimizer.lr=1e-3", assignment);
 
     char name[128];
     snprintf(name, sizeof name, "--set %.100s", assignment);
     const char *value = equals + 1;
-    nb_yaml_node *node;
-    NB_TRY(nb_yaml_parse_into(doc, *value ? value : "null", strlen(*value ? value : "null"), name, false, &node, err));
+    ni_yaml_node *node;
+    NB_TRY(ni_yaml_parse_into(doc, *value ? value : "null", strlen(*value ? value : "null"), name, false, &node, err));
     for (size_t end = path_size; end > 0;) {
         size_t start = end;
         while (start > 0 && assignment[start - 1] != '.')
@@ -86,7 +86,7 @@ nb_status nb_yaml_set(nb_yaml *doc, const char *assignment, nb_yaml_replaces *re
             return nb_fail(err, NB_NO_MEMORY, "no memory for %s", name);
         end = start ? start - 1 : 0;
     }
-    nb_yaml_merge(doc->root, node, replaces);
+    ni_yaml_merge(doc->root, node, replaces);
     return NB_OK;
 }
 
@@ -97,7 +97,7 @@ static bool is_path(const char *name) {
     return strchr(name, '/') || (n > 5 && strcmp(name + n - 5, ".yaml") == 0);
 }
 
-static void offer_files(const char *folder, nb_suggestion *s, char *best, size_t size) {
+static void offer_files(const char *folder, ni_suggestion *s, char *best, size_t size) {
     DIR *dir = opendir(folder);
     if (!dir)
         return;
@@ -109,7 +109,7 @@ static void offer_files(const char *folder, nb_suggestion *s, char *best, size_t
         memcpy(name, entry->d_name, n - 5);
         name[n - 5] = 0;
         size_t was = s->best ? s->distance : (size_t)-1;
-        nb_suggest_offer(s, name);
+        ni_suggest_offer(s, name);
         if (s->best && s->distance < was)
             snprintf(best, size, "%s", name);
         if (s->best)
@@ -118,7 +118,7 @@ static void offer_files(const char *folder, nb_suggestion *s, char *best, size_t
     closedir(dir);
 }
 
-nb_status nb_yaml_locate(const char *name_or_path, const char *folder, const char *kind, char *path, size_t size,
+nb_status ni_yaml_locate(const char *name_or_path, const char *folder, const char *kind, char *path, size_t size,
                          nb_error *err) {
     bool as_path = is_path(name_or_path);
     if (!*name_or_path)
@@ -133,7 +133,7 @@ nb_status nb_yaml_locate(const char *name_or_path, const char *folder, const cha
     if (as_path)
         return nb_fail(err, errno == ENOENT ? NB_BAD_CONFIG : NB_IO_ERROR, "%s: %s", path, strerror(errno));
     char best[256] = "";
-    nb_suggestion s = nb_suggest(name_or_path);
+    ni_suggestion s = ni_suggest(name_or_path);
     offer_files(folder ? folder : ".", &s, best, sizeof best);
     if (s.best)
         return nb_fail(err, NB_BAD_CONFIG, "no %s is called '%.100s' in %s; did you mean '%s'?", kind, name_or_path,
@@ -146,52 +146,52 @@ nb_status nb_yaml_locate(const char *name_or_path, const char *folder, const cha
 
 /* Files of one chain, the last file first. */
 typedef struct chain {
-    struct stat files[NB_YAML_MAX_BASES];
-    nb_yaml_node *roots[NB_YAML_MAX_BASES];
+    struct stat files[NI_YAML_MAX_BASES];
+    ni_yaml_node *roots[NI_YAML_MAX_BASES];
     int count;
 } chain;
 
 /* A `base:` that is a path is meant from the folder of the file that says so. */
-static nb_status locate_base(const nb_yaml_node *base, const char *from, const char *folder, const char *kind,
+static nb_status locate_base(const ni_yaml_node *base, const char *from, const char *folder, const char *kind,
                              char *path, size_t size, nb_error *err) {
-    if (base->kind != NB_YAML_SCALAR || nb_yaml_is_null(base))
-        return nb_yaml_fail(err, base, "base: expected the name of a %s", kind);
+    if (base->kind != NI_YAML_SCALAR || ni_yaml_is_null(base))
+        return ni_yaml_fail(err, base, "base: expected the name of a %s", kind);
     char beside[4096];
     const char *name = base->text, *slash = strrchr(from, '/');
     if (is_path(name) && name[0] != '/' && slash) {
         int n = snprintf(beside, sizeof beside, "%.*s/%s", (int)(slash - from), from, name);
         if (n < 0 || (size_t)n >= sizeof beside)
-            return nb_yaml_fail(err, base, "base: the path is too long");
+            return ni_yaml_fail(err, base, "base: the path is too long");
         name = beside;
     }
     nb_error inner = {0};
-    if (nb_yaml_locate(name, folder, kind, path, size, &inner) != NB_OK)
-        return nb_yaml_fail(err, base, "base: %s", inner.message);
+    if (ni_yaml_locate(name, folder, kind, path, size, &inner) != NB_OK)
+        return ni_yaml_fail(err, base, "base: %s", inner.message);
     return NB_OK;
 }
 
-static nb_status add_to_chain(chain *c, nb_yaml *doc, const char *path, const nb_yaml_node *said_by, nb_error *err) {
+static nb_status add_to_chain(chain *c, ni_yaml *doc, const char *path, const ni_yaml_node *said_by, nb_error *err) {
     struct stat st;
     if (stat(path, &st) != 0)
         return nb_fail(err, NB_IO_ERROR, "%s: %s", path, strerror(errno));
     for (int i = 0; i < c->count; i++)
         if (c->files[i].st_dev == st.st_dev && c->files[i].st_ino == st.st_ino)
-            return nb_yaml_fail(err, said_by, "base: %s comes back to itself", path);
-    if (c->count == NB_YAML_MAX_BASES)
-        return nb_yaml_fail(err, said_by, "base: a chain of more than %d files", NB_YAML_MAX_BASES);
+            return ni_yaml_fail(err, said_by, "base: %s comes back to itself", path);
+    if (c->count == NI_YAML_MAX_BASES)
+        return ni_yaml_fail(err, said_by, "base: a chain of more than %d files", NI_YAML_MAX_BASES);
     c->files[c->count] = st;
-    NB_TRY(nb_yaml_load_into(doc, path, &c->roots[c->count], err));
+    NB_TRY(ni_yaml_load_into(doc, path, &c->roots[c->count], err));
     c->count++;
     return NB_OK;
 }
 
-static nb_status load_chain(chain *c, nb_yaml *doc, const char *name_or_path, const char *folder, const char *kind,
+static nb_status load_chain(chain *c, ni_yaml *doc, const char *name_or_path, const char *folder, const char *kind,
                             nb_error *err) {
     char path[4096], next[4096];
-    NB_TRY(nb_yaml_locate(name_or_path, folder, kind, path, sizeof path, err));
-    for (const nb_yaml_node *base = NULL;;) {
+    NB_TRY(ni_yaml_locate(name_or_path, folder, kind, path, sizeof path, err));
+    for (const ni_yaml_node *base = NULL;;) {
         NB_TRY(add_to_chain(c, doc, path, base, err));
-        base = nb_yaml_child(c->roots[c->count - 1], "base");
+        base = ni_yaml_child(c->roots[c->count - 1], "base");
         if (!base)
             return NB_OK;
         NB_TRY(locate_base(base, path, folder, kind, next, sizeof next, err));
@@ -199,19 +199,19 @@ static nb_status load_chain(chain *c, nb_yaml *doc, const char *name_or_path, co
     }
 }
 
-nb_status nb_yaml_load_based(const char *name_or_path, const char *folder, const char *kind, nb_yaml_replaces *replaces,
-                             nb_yaml *out, nb_error *err) {
-    *out = (nb_yaml){0};
+nb_status ni_yaml_load_based(const char *name_or_path, const char *folder, const char *kind, ni_yaml_replaces *replaces,
+                             ni_yaml *out, nb_error *err) {
+    *out = (ni_yaml){0};
     chain c = {.count = 0};
     nb_status status = load_chain(&c, out, name_or_path, folder, kind, err);
     if (status != NB_OK) {
-        nb_yaml_free(out);
+        ni_yaml_free(out);
         return status;
     }
-    nb_yaml_node *root = c.roots[c.count - 1];
+    ni_yaml_node *root = c.roots[c.count - 1];
     for (int i = c.count - 2; i >= 0; i--) {
         unlink_child(c.roots[i], "base");
-        nb_yaml_merge(root, c.roots[i], replaces);
+        ni_yaml_merge(root, c.roots[i], replaces);
         root->file = c.roots[i]->file; /* messages about what is nowhere name the file that was asked for */
         root->line = c.roots[i]->line;
     }

@@ -11,10 +11,10 @@
 
 static const int64_t checked_at_open = (int64_t)1 << 26; /* tokens of each shard */
 
-struct nb_dataset {
-    nb_dataset_options options;
+struct ni_dataset {
+    ni_dataset_options options;
     int32_t shard_count;
-    nb_shard *shards;
+    ni_shard *shards;
     char **paths;
     int64_t *first; /* [shard_count + 1]: position in the stream of each shard's first token */
     int64_t all_sequences, sequences;
@@ -34,7 +34,7 @@ static int64_t permute(int64_t index, int64_t n, uint32_t seed, uint32_t epoch) 
     do {
         uint32_t left = (uint32_t)(x >> half), right = (uint32_t)(x & mask);
         for (uint32_t round = 0; round < ROUNDS; round++) {
-            uint32_t mixed = nb_philox(seed, 0, right, round, epoch, NB_PURPOSE_SHUFFLE).w[0] & (uint32_t)mask;
+            uint32_t mixed = ni_philox(seed, 0, right, round, epoch, NI_PURPOSE_SHUFFLE).w[0] & (uint32_t)mask;
             uint32_t next = left ^ mixed;
             left = right;
             right = next;
@@ -50,7 +50,7 @@ static int64_t spread(int64_t index, int64_t chosen, int64_t all) {
     return (int64_t)((wide)index * (wide)all / (wide)chosen);
 }
 
-int64_t nb_dataset_sequence_of(const nb_dataset *data, int64_t index) {
+int64_t ni_dataset_sequence_of(const ni_dataset *data, int64_t index) {
     int64_t epoch = index / data->sequences, place = index % data->sequences;
     if (data->options.shuffle)
         place = permute(place, data->sequences, data->options.seed, (uint32_t)epoch);
@@ -59,18 +59,18 @@ int64_t nb_dataset_sequence_of(const nb_dataset *data, int64_t index) {
 
 /* ---- opening ---- */
 
-static nb_status fail_beyond(const nb_dataset *data, int32_t shard, int64_t position, nb_error *err) {
+static nb_status fail_beyond(const ni_dataset *data, int32_t shard, int64_t position, nb_error *err) {
     int32_t token;
-    nb_shard_read(&data->shards[shard], position, 1, &token);
+    ni_shard_read(&data->shards[shard], position, 1, &token);
     return nb_fail(err, NB_BAD_FILE,
                    "%s: token %" PRId32 " at position %" PRId64 " is beyond the vocabulary of %" PRId64
                    "; was the text tokenized for another model?",
                    data->paths[shard], token, position, data->options.vocab);
 }
 
-static nb_status add_shard(nb_dataset *data, const char *path, nb_error *err) {
+static nb_status add_shard(ni_dataset *data, const char *path, nb_error *err) {
     size_t count = (size_t)data->shard_count;
-    nb_shard *shards = realloc(data->shards, (count + 1) * sizeof *shards);
+    ni_shard *shards = realloc(data->shards, (count + 1) * sizeof *shards);
     if (shards)
         data->shards = shards;
     char **paths = realloc(data->paths, (count + 1) * sizeof *paths);
@@ -84,8 +84,8 @@ static nb_status add_shard(nb_dataset *data, const char *path, nb_error *err) {
         free(name);
         return nb_fail(err, NB_NO_MEMORY, "%s: no memory for a list of %zu shards", path, count + 1);
     }
-    nb_shard shard;
-    nb_status status = nb_shard_open(path, &shard, err);
+    ni_shard shard;
+    nb_status status = ni_shard_open(path, &shard, err);
     if (status != NB_OK) {
         free(name);
         return status;
@@ -95,11 +95,11 @@ static nb_status add_shard(nb_dataset *data, const char *path, nb_error *err) {
     data->shard_count++;
     data->first[0] = 0;
     data->first[count + 1] = data->first[count] + shard.count;
-    int64_t beyond = nb_shard_find_beyond(&shard, data->options.vocab, checked_at_open);
+    int64_t beyond = ni_shard_find_beyond(&shard, data->options.vocab, checked_at_open);
     return beyond < 0 ? NB_OK : fail_beyond(data, (int32_t)count, beyond, err);
 }
 
-static nb_status add_pattern(nb_dataset *data, const char *pattern, nb_error *err) {
+static nb_status add_pattern(ni_dataset *data, const char *pattern, nb_error *err) {
     if (!strpbrk(pattern, "*?["))
         return add_shard(data, pattern, err);
     glob_t matches;
@@ -115,7 +115,7 @@ static nb_status add_pattern(nb_dataset *data, const char *pattern, nb_error *er
     return status;
 }
 
-static nb_status check_options(const nb_dataset_options *o, nb_error *err) {
+static nb_status check_options(const ni_dataset_options *o, nb_error *err) {
     if (o->seq < 1 || o->seq > INT32_MAX || o->vocab < 1 || o->vocab > INT32_MAX || o->sequences < 0)
         return nb_fail(err, NB_BAD_USAGE,
                        "sequences of %" PRId64 " tokens from a vocabulary of %" PRId64 " cannot be cut", o->seq,
@@ -126,13 +126,13 @@ static nb_status check_options(const nb_dataset_options *o, nb_error *err) {
     return NB_OK;
 }
 
-nb_status nb_dataset_open(const char *const *paths, int32_t count, const nb_dataset_options *options, nb_dataset **out,
+nb_status ni_dataset_open(const char *const *paths, int32_t count, const ni_dataset_options *options, ni_dataset **out,
                           nb_error *err) {
     *out = NULL;
     NB_TRY(check_options(options, err));
     if (count < 1)
         return nb_fail(err, NB_BAD_USAGE, "no token files are named, expected at least one");
-    nb_dataset *data = calloc(1, sizeof *data);
+    ni_dataset *data = calloc(1, sizeof *data);
     if (!data)
         return nb_fail(err, NB_NO_MEMORY, "no memory for a list of shards");
     data->options = *options;
@@ -140,7 +140,7 @@ nb_status nb_dataset_open(const char *const *paths, int32_t count, const nb_data
     for (int32_t i = 0; status == NB_OK && i < count; i++)
         status = add_pattern(data, paths[i], err);
     if (status == NB_OK) {
-        int64_t tokens = nb_dataset_tokens(data);
+        int64_t tokens = ni_dataset_tokens(data);
         data->all_sequences = tokens > 0 ? (tokens - 1) / options->seq : 0;
         if (data->all_sequences < 1)
             status =
@@ -150,7 +150,7 @@ nb_status nb_dataset_open(const char *const *paths, int32_t count, const nb_data
                         data->paths[0], data->shard_count > 1 ? " and the other shards" : "", tokens, options->seq);
     }
     if (status != NB_OK) {
-        nb_dataset_free(data);
+        ni_dataset_free(data);
         return status;
     }
     bool some = options->sequences > 0 && options->sequences < data->all_sequences;
@@ -159,11 +159,11 @@ nb_status nb_dataset_open(const char *const *paths, int32_t count, const nb_data
     return NB_OK;
 }
 
-void nb_dataset_free(nb_dataset *data) {
+void ni_dataset_free(ni_dataset *data) {
     if (!data)
         return;
     for (int32_t i = 0; i < data->shard_count; i++) {
-        nb_shard_close(&data->shards[i]);
+        ni_shard_close(&data->shards[i]);
         free(data->paths[i]);
     }
     free(data->shards);
@@ -172,19 +172,19 @@ void nb_dataset_free(nb_dataset *data) {
     free(data);
 }
 
-int64_t nb_dataset_tokens(const nb_dataset *data) {
+int64_t ni_dataset_tokens(const ni_dataset *data) {
     return data->first[data->shard_count];
 }
 
-int64_t nb_dataset_sequences(const nb_dataset *data) {
+int64_t ni_dataset_sequences(const ni_dataset *data) {
     return data->sequences;
 }
 
-uint64_t nb_dataset_fingerprint(const nb_dataset *data) {
+uint64_t ni_dataset_fingerprint(const ni_dataset *data) {
     enum { SAMPLE = 4096 };
     uint64_t hash = XXH3_64bits(&data->options.seq, sizeof data->options.seq);
     for (int32_t i = 0; i < data->shard_count; i++) {
-        const nb_shard *shard = &data->shards[i];
+        const ni_shard *shard = &data->shards[i];
         size_t bytes = (size_t)shard->count * (size_t)shard->width, n = bytes < SAMPLE ? bytes : SAMPLE;
         hash = XXH3_64bits_withSeed(&shard->count, sizeof shard->count, hash);
         hash = XXH3_64bits_withSeed(shard->tokens, n, hash);
@@ -195,7 +195,7 @@ uint64_t nb_dataset_fingerprint(const nb_dataset *data) {
 
 /* ---- filling ---- */
 
-static int32_t shard_of(const nb_dataset *data, int64_t position) {
+static int32_t shard_of(const ni_dataset *data, int64_t position) {
     int32_t low = 0, high = data->shard_count - 1;
     while (low < high) {
         int32_t middle = low + (high - low + 1) / 2;
@@ -208,11 +208,11 @@ static int32_t shard_of(const nb_dataset *data, int64_t position) {
 }
 
 /* Reads [position, position + count) of the stream, across shards, and compares each token with the vocabulary. */
-static nb_status read_stream(const nb_dataset *data, int64_t position, int64_t count, int32_t *out, nb_error *err) {
+static nb_status read_stream(const ni_dataset *data, int64_t position, int64_t count, int32_t *out, nb_error *err) {
     for (int32_t s = shard_of(data, position); count > 0; s++) {
         int64_t begin = position - data->first[s], have = data->shards[s].count - begin;
         int64_t n = count < have ? count : have;
-        nb_shard_read(&data->shards[s], begin, n, out);
+        ni_shard_read(&data->shards[s], begin, n, out);
         for (int64_t i = 0; i < n; i++)
             if (out[i] >= data->options.vocab)
                 return fail_beyond(data, s, begin + i, err);
@@ -223,7 +223,7 @@ static nb_status read_stream(const nb_dataset *data, int64_t position, int64_t c
     return NB_OK;
 }
 
-static void mark_documents(const nb_dataset_options *o, const int32_t *tokens, int32_t *positions, int32_t *doc_start) {
+static void mark_documents(const ni_dataset_options *o, const int32_t *tokens, int32_t *positions, int32_t *doc_start) {
     int32_t start = 0;
     for (int32_t t = 0; t < o->seq; t++) {
         if (!o->cross_documents && o->end_of_text >= 0 && tokens[t] == o->end_of_text)
@@ -233,11 +233,11 @@ static void mark_documents(const nb_dataset_options *o, const int32_t *tokens, i
     }
 }
 
-nb_status nb_dataset_fill(const nb_dataset *data, int64_t micro_batch, int64_t batch, const nb_dataset_buffers *to,
+nb_status ni_dataset_fill(const ni_dataset *data, int64_t micro_batch, int64_t batch, const ni_dataset_buffers *to,
                           nb_error *err) {
     const int64_t seq = data->options.seq;
     for (int64_t b = 0; b < batch; b++) {
-        int64_t begin = nb_dataset_sequence_of(data, micro_batch * batch + b) * seq;
+        int64_t begin = ni_dataset_sequence_of(data, micro_batch * batch + b) * seq;
         NB_TRY(read_stream(data, begin, seq, to->tokens + b * seq, err));
         NB_TRY(read_stream(data, begin + 1, seq, to->targets + b * seq, err));
         mark_documents(&data->options, to->tokens + b * seq, to->positions + b * seq, to->doc_start + b * seq);

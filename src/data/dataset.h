@@ -8,14 +8,14 @@
  * Documents are separated by the end-of-text token. As a target it ends its document; as an input it opens the next
  * one, so the first token of a document is predicted from end-of-text alone, and generation begins with it.
  */
-#ifndef NB_DATA_DATASET_H
-#define NB_DATA_DATASET_H
+#ifndef NI_DATA_DATASET_H
+#define NI_DATA_DATASET_H
 
 #include "nibble/status.h"
 #include <stdbool.h>
 #include <stdint.h>
 
-typedef struct nb_dataset_options {
+typedef struct ni_dataset_options {
     int64_t seq;          /* tokens of a sequence */
     int64_t vocab;        /* ids must be below */
     int32_t end_of_text;  /* -1: the stream is one document */
@@ -23,33 +23,33 @@ typedef struct nb_dataset_options {
     bool shuffle;         /* false: sequences in order, for validation */
     uint32_t seed;        /* of the order */
     int64_t sequences;    /* > 0: use only so many, spread evenly over the stream; 0: all */
-} nb_dataset_options;
+} ni_dataset_options;
 
-typedef struct nb_dataset nb_dataset;
+typedef struct ni_dataset ni_dataset;
 
 /* Opens the shards. A path may be a pattern ("data/train_*.bin"), which stands for its matches in sorted order.
  * The first 2^26 tokens of each shard are compared with the vocabulary here, all others when they are used. */
-nb_status nb_dataset_open(const char *const *paths, int32_t count, const nb_dataset_options *options, nb_dataset **out,
+nb_status ni_dataset_open(const char *const *paths, int32_t count, const ni_dataset_options *options, ni_dataset **out,
                           nb_error *err);
-void nb_dataset_free(nb_dataset *data);
+void ni_dataset_free(ni_dataset *data);
 
-int64_t nb_dataset_tokens(const nb_dataset *data);    /* in the stream */
-int64_t nb_dataset_sequences(const nb_dataset *data); /* of an epoch */
+int64_t ni_dataset_tokens(const ni_dataset *data);    /* in the stream */
+int64_t ni_dataset_sequences(const ni_dataset *data); /* of an epoch */
 
 /* Changes when the stream or the way it is cut does (sizes, and a sample of the bytes): for a checkpoint to notice that
  * it would go on with other data. */
-uint64_t nb_dataset_fingerprint(const nb_dataset *data);
+uint64_t ni_dataset_fingerprint(const ni_dataset *data);
 
 /* The sequence that sample `index` of the run shows. */
-int64_t nb_dataset_sequence_of(const nb_dataset *data, int64_t index);
+int64_t ni_dataset_sequence_of(const ni_dataset *data, int64_t index);
 
 /* Where a micro-batch goes: four arrays of the caller, each [batch, seq] (see nb_batch in nibble/model.h). */
-typedef struct nb_dataset_buffers {
+typedef struct ni_dataset_buffers {
     int32_t *tokens, *targets, *positions, *doc_start;
-} nb_dataset_buffers;
+} ni_dataset_buffers;
 
 /* Fills samples [micro_batch * batch, (micro_batch + 1) * batch). Allocates nothing; any thread may call it. */
-nb_status nb_dataset_fill(const nb_dataset *data, int64_t micro_batch, int64_t batch, const nb_dataset_buffers *to,
+nb_status ni_dataset_fill(const ni_dataset *data, int64_t micro_batch, int64_t batch, const ni_dataset_buffers *to,
                           nb_error *err);
 
 #endif

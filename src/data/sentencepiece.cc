@@ -13,14 +13,14 @@
 #include <sentencepiece_processor.h>
 #include <sentencepiece_trainer.h>
 
-struct nb_sp {
+struct ni_sp {
     sentencepiece::SentencePieceProcessor processor;
 };
 
 namespace {
 
 bool say(char *why, const std::string &text) {
-    std::snprintf(why, NB_SP_WHY, "%s", text.c_str());
+    std::snprintf(why, NI_SP_WHY, "%s", text.c_str());
     return false;
 }
 
@@ -47,7 +47,7 @@ template <typename T> T *copy_out(const T *from, size_t count) {
 
 class Lines : public sentencepiece::SentenceIterator {
   public:
-    Lines(nb_sp_next_line *next, void *context) : next_(next), context_(context) {
+    Lines(ni_sp_next_line *next, void *context) : next_(next), context_(context) {
         Next();
     }
     bool done() const override {
@@ -68,7 +68,7 @@ class Lines : public sentencepiece::SentenceIterator {
     }
 
   private:
-    nb_sp_next_line *next_;
+    ni_sp_next_line *next_;
     void *context_;
     std::string value_;
     bool done_ = false;
@@ -78,10 +78,10 @@ class Lines : public sentencepiece::SentenceIterator {
 
 extern "C" {
 
-nb_sp *nb_sp_load(const char *model, size_t size, char *why) {
-    nb_sp *sp = nullptr;
+ni_sp *ni_sp_load(const char *model, size_t size, char *why) {
+    ni_sp *sp = nullptr;
     const bool good = guarded(why, [&] {
-        sp = new nb_sp;
+        sp = new ni_sp;
         return sp->processor.LoadFromSerializedProto(absl::string_view(model, size));
     });
     if (good)
@@ -90,28 +90,28 @@ nb_sp *nb_sp_load(const char *model, size_t size, char *why) {
     return nullptr;
 }
 
-void nb_sp_free(nb_sp *sp) {
+void ni_sp_free(ni_sp *sp) {
     delete sp;
 }
 
-int32_t nb_sp_pieces(const nb_sp *sp) {
+int32_t ni_sp_pieces(const ni_sp *sp) {
     return sp->processor.GetPieceSize();
 }
 
-int32_t nb_sp_end_id(const nb_sp *sp) {
+int32_t ni_sp_end_id(const ni_sp *sp) {
     return sp->processor.eos_id();
 }
 
-int32_t nb_sp_id(const nb_sp *sp, const char *piece) {
+int32_t ni_sp_id(const ni_sp *sp, const char *piece) {
     const int id = sp->processor.PieceToId(piece);
-    return id >= 0 && id < nb_sp_pieces(sp) && sp->processor.IdToPiece(id) == piece ? id : -1;
+    return id >= 0 && id < ni_sp_pieces(sp) && sp->processor.IdToPiece(id) == piece ? id : -1;
 }
 
-const char *nb_sp_piece(const nb_sp *sp, int32_t id) {
+const char *ni_sp_piece(const ni_sp *sp, int32_t id) {
     return sp->processor.IdToPiece(id).c_str();
 }
 
-bool nb_sp_encode(const nb_sp *sp, const char *text, size_t size, int32_t **ids, size_t *count, char *why) {
+bool ni_sp_encode(const ni_sp *sp, const char *text, size_t size, int32_t **ids, size_t *count, char *why) {
     return guarded(why, [&] {
         std::vector<int> found;
         const sentencepiece::util::Status status = sp->processor.Encode(absl::string_view(text, size), &found);
@@ -123,7 +123,7 @@ bool nb_sp_encode(const nb_sp *sp, const char *text, size_t size, int32_t **ids,
     });
 }
 
-bool nb_sp_decode(const nb_sp *sp, const int32_t *ids, size_t count, char **text, size_t *size, char *why) {
+bool ni_sp_decode(const ni_sp *sp, const int32_t *ids, size_t count, char **text, size_t *size, char *why) {
     return guarded(why, [&] {
         std::string found;
         const sentencepiece::util::Status status = sp->processor.Decode(std::vector<int>(ids, ids + count), &found);
@@ -135,7 +135,7 @@ bool nb_sp_decode(const nb_sp *sp, const int32_t *ids, size_t count, char **text
     });
 }
 
-bool nb_sp_train(nb_sp_next_line *next, void *context, int32_t vocab, char **model, size_t *size, char *why) {
+bool ni_sp_train(ni_sp_next_line *next, void *context, int32_t vocab, char **model, size_t *size, char *why) {
     return guarded(why, [&] {
         const std::unordered_map<std::string, std::string> options = {
             {"model_type", "bpe"},

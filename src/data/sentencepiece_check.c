@@ -102,7 +102,7 @@ static bool spec_is_sound(wire spec) {
     return true;
 }
 
-nb_status nb_sp_check(const void *model, size_t size, nb_error *err) {
+nb_status ni_sp_check(const void *model, size_t size, nb_error *err) {
     wire w = {model, (const uint8_t *)model + size}, bytes;
     uint64_t number;
     while (w.at < w.end) {

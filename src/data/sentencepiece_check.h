@@ -3,12 +3,12 @@
  * The library trusts the normalisation table inside a model: a trie and strings that refer to each other by offsets. A
  * damaged table makes it read anywhere in memory, so the offsets are checked here first.
  */
-#ifndef NB_DATA_SENTENCEPIECE_CHECK_H
-#define NB_DATA_SENTENCEPIECE_CHECK_H
+#ifndef NI_DATA_SENTENCEPIECE_CHECK_H
+#define NI_DATA_SENTENCEPIECE_CHECK_H
 
 #include "nibble/status.h"
 #include <stddef.h>
 
-nb_status nb_sp_check(const void *model, size_t size, nb_error *err);
+nb_status ni_sp_check(const void *model, size_t size, nb_error *err);
 
 #endif

@@ -13,21 +13,21 @@ enum { LAYOUT_COUNT = sizeof layouts / sizeof layouts[0] };
 
 /* ---- reading ---- */
 
-static nb_status parse_npy(const void *bytes, size_t size, nb_shard *out, nb_error *err) {
-    nb_npy npy;
-    NB_TRY(nb_npy_view(bytes, size, &npy, err));
-    bool known = npy.tensor.dtype == NB_ST_U16 || npy.tensor.dtype == NB_ST_U32;
+static nb_status parse_npy(const void *bytes, size_t size, ni_shard *out, nb_error *err) {
+    ni_npy npy;
+    NB_TRY(ni_npy_view(bytes, size, &npy, err));
+    bool known = npy.tensor.dtype == NI_ST_U16 || npy.tensor.dtype == NI_ST_U32;
     if (!known || npy.tensor.rank != 1)
         return nb_fail(err, NB_BAD_FILE,
                        "an array of %s with %d dimensions is no token file, expected uint16 or uint32 with one",
                        npy.descr, (int)npy.tensor.rank);
     out->tokens = npy.tensor.data;
     out->count = npy.tensor.shape[0];
-    out->width = (int32_t)nb_tensor_dtype_size(npy.tensor.dtype);
+    out->width = (int32_t)ni_tensor_dtype_size(npy.tensor.dtype);
     return NB_OK;
 }
 
-static nb_status parse_bin(const void *bytes, size_t size, int layout, nb_shard *out, nb_error *err) {
+static nb_status parse_bin(const void *bytes, size_t size, int layout, ni_shard *out, nb_error *err) {
     int32_t header[HEADER_WORDS];
     if (size < HEADER_BYTES)
         return nb_fail(err, NB_BAD_FILE, "%zu bytes: cut short inside the header of %d bytes", size, HEADER_BYTES);
@@ -49,8 +49,8 @@ static nb_status parse_bin(const void *bytes, size_t size, int layout, nb_shard 
     return NB_OK;
 }
 
-nb_status nb_shard_parse(const void *bytes, size_t size, nb_shard *out, nb_error *err) {
-    *out = (nb_shard){0};
+nb_status ni_shard_parse(const void *bytes, size_t size, ni_shard *out, nb_error *err) {
+    *out = (ni_shard){0};
     if (size >= 6 && memcmp(bytes, "\x93NUMPY", 6) == 0)
         return parse_npy(bytes, size, out, err);
     int32_t magic = 0;
@@ -66,13 +66,13 @@ nb_status nb_shard_parse(const void *bytes, size_t size, nb_shard *out, nb_error
                    magic);
 }
 
-nb_status nb_shard_open(const char *path, nb_shard *out, nb_error *err) {
-    nb_file_map map;
-    *out = (nb_shard){0};
-    NB_TRY(nb_file_map_open(path, &map, err));
-    nb_status status = nb_shard_parse(map.bytes, map.size, out, err);
+nb_status ni_shard_open(const char *path, ni_shard *out, nb_error *err) {
+    ni_file_map map;
+    *out = (ni_shard){0};
+    NB_TRY(ni_file_map_open(path, &map, err));
+    nb_status status = ni_shard_parse(map.bytes, map.size, out, err);
     if (status != NB_OK) {
-        nb_file_map_close(&map);
+        ni_file_map_close(&map);
         nb_fail_within(err, "%s", path);
         return status;
     }
@@ -80,12 +80,12 @@ nb_status nb_shard_open(const char *path, nb_shard *out, nb_error *err) {
     return NB_OK;
 }
 
-void nb_shard_close(nb_shard *shard) {
-    nb_file_map_close(&shard->map);
-    *shard = (nb_shard){0};
+void ni_shard_close(ni_shard *shard) {
+    ni_file_map_close(&shard->map);
+    *shard = (ni_shard){0};
 }
 
-static uint32_t token_at(const nb_shard *shard, int64_t index) {
+static uint32_t token_at(const ni_shard *shard, int64_t index) {
     const char *at = (const char *)shard->tokens + index * shard->width;
     uint16_t narrow;
     uint32_t wide;
@@ -97,14 +97,14 @@ static uint32_t token_at(const nb_shard *shard, int64_t index) {
     return wide;
 }
 
-void nb_shard_read(const nb_shard *shard, int64_t first, int64_t count, int32_t *out) {
+void ni_shard_read(const ni_shard *shard, int64_t first, int64_t count, int32_t *out) {
     for (int64_t i = 0; i < count; i++) {
         uint32_t token = token_at(shard, first + i);
         out[i] = token > INT32_MAX ? INT32_MAX : (int32_t)token;
     }
 }
 
-int64_t nb_shard_find_beyond(const nb_shard *shard, int64_t vocab, int64_t limit) {
+int64_t ni_shard_find_beyond(const ni_shard *shard, int64_t vocab, int64_t limit) {
     int64_t end = shard->count < limit ? shard->count : limit;
     if (shard->width == 2 && vocab > UINT16_MAX)
         return -1;
@@ -116,33 +116,33 @@ int64_t nb_shard_find_beyond(const nb_shard *shard, int64_t vocab, int64_t limit
 
 /* ---- writing ---- */
 
-struct nb_shard_writer {
-    nb_writer *file;
+struct ni_shard_writer {
+    ni_writer *file;
     int32_t width;
     int64_t count;
 };
 
-nb_status nb_shard_writer_open(const char *path, int32_t width, nb_shard_writer **out, nb_error *err) {
+nb_status ni_shard_writer_open(const char *path, int32_t width, ni_shard_writer **out, nb_error *err) {
     const int32_t blank[HEADER_WORDS] = {0};
     *out = NULL;
     if (width != 2 && width != 4)
         return nb_fail(err, NB_BAD_USAGE, "%s: tokens of %d bytes, expected 2 or 4", path, (int)width);
-    nb_shard_writer *writer = calloc(1, sizeof *writer);
+    ni_shard_writer *writer = calloc(1, sizeof *writer);
     if (!writer)
         return nb_fail(err, NB_NO_MEMORY, "%s: no memory to write tokens", path);
     writer->width = width;
-    nb_status status = nb_writer_open(path, &writer->file, err);
+    nb_status status = ni_writer_open(path, &writer->file, err);
     if (status == NB_OK)
-        status = nb_writer_put(writer->file, blank, sizeof blank, err);
+        status = ni_writer_put(writer->file, blank, sizeof blank, err);
     if (status != NB_OK) {
-        nb_shard_writer_abandon(writer);
+        ni_shard_writer_abandon(writer);
         return status;
     }
     *out = writer;
     return NB_OK;
 }
 
-nb_status nb_shard_writer_put(nb_shard_writer *writer, const int32_t *tokens, int64_t count, nb_error *err) {
+nb_status ni_shard_writer_put(ni_shard_writer *writer, const int32_t *tokens, int64_t count, nb_error *err) {
     enum { PIECE = 4096 };
     uint16_t narrow[PIECE];
     if (count > INT32_MAX - writer->count)
@@ -156,28 +156,28 @@ nb_status nb_shard_writer_put(nb_shard_writer *writer, const int32_t *tokens, in
             narrow[i] = (uint16_t)token;
         }
         const void *from = writer->width == 2 ? (const void *)narrow : (const void *)(tokens + done);
-        NB_TRY(nb_writer_put(writer->file, from, (size_t)(n * writer->width), err));
+        NB_TRY(ni_writer_put(writer->file, from, (size_t)(n * writer->width), err));
         done += n;
     }
     writer->count += count;
     return NB_OK;
 }
 
-nb_status nb_shard_writer_commit(nb_shard_writer *writer, nb_error *err) {
+nb_status ni_shard_writer_commit(ni_shard_writer *writer, nb_error *err) {
     const int layout = writer->width == 2 ? 0 : 1;
     const int32_t header[3] = {layouts[layout].magic, layouts[layout].version, (int32_t)writer->count};
-    nb_status status = nb_writer_put_at(writer->file, 0, header, sizeof header, err);
+    nb_status status = ni_writer_put_at(writer->file, 0, header, sizeof header, err);
     if (status == NB_OK) {
-        status = nb_writer_commit(writer->file, err);
+        status = ni_writer_commit(writer->file, err);
         writer->file = NULL;
     }
-    nb_shard_writer_abandon(writer);
+    ni_shard_writer_abandon(writer);
     return status;
 }
 
-void nb_shard_writer_abandon(nb_shard_writer *writer) {
+void ni_shard_writer_abandon(ni_shard_writer *writer) {
     if (!writer)
         return;
-    nb_writer_abandon(writer->file);
+    ni_writer_abandon(writer->file);
     free(writer);
 }

@@ -18,23 +18,23 @@ enum {
     SEGMENT = 1 << 16
 };
 
-struct nb_tokenizer {
-    nb_sp *sp; /* NULL: bytes */
+struct ni_tokenizer {
+    ni_sp *sp; /* NULL: bytes */
     char *model;
     size_t model_size; /* 0: bytes */
     int32_t vocab, end_of_text;
     int32_t newline_ids[4], newline_count; /* of a lone line break; 0: texts go on without context */
-    nb_tokenizer_kept kept;                /* where it came from a folder */
+    ni_tokenizer_kept kept;                /* where it came from a folder */
 };
 
 /* ---- lists ---- */
 
-void nb_tokens_free(nb_tokens *tokens) {
+void ni_tokens_free(ni_tokens *tokens) {
     free(tokens->ids);
-    *tokens = (nb_tokens){0};
+    *tokens = (ni_tokens){0};
 }
 
-static nb_status reserve(nb_tokens *tokens, int64_t more, nb_error *err) {
+static nb_status reserve(ni_tokens *tokens, int64_t more, nb_error *err) {
     if (tokens->count + more <= tokens->capacity)
         return NB_OK;
     int64_t capacity = tokens->count + more + tokens->capacity / 2 + 64;
@@ -46,7 +46,7 @@ static nb_status reserve(nb_tokens *tokens, int64_t more, nb_error *err) {
     return NB_OK;
 }
 
-nb_status nb_tokens_add(nb_tokens *tokens, const int32_t *ids, int64_t count, nb_error *err) {
+nb_status ni_tokens_add(ni_tokens *tokens, const int32_t *ids, int64_t count, nb_error *err) {
     NB_TRY(reserve(tokens, count, err));
     if (count)
         memcpy(tokens->ids + tokens->count, ids, (size_t)count * sizeof *ids);
@@ -60,7 +60,7 @@ static bool is_space(char c) {
     return c == ' ' || c == '\n' || c == '\t' || c == '\r';
 }
 
-size_t nb_tokenizer_cut(const char *text, size_t size, size_t limit) {
+size_t ni_tokenizer_cut(const char *text, size_t size, size_t limit) {
     if (size <= limit || limit < 4)
         return size;
     for (size_t at = limit; at > limit / 2; at--) /* the lower half is too little to be worth a part */
@@ -75,20 +75,20 @@ size_t nb_tokenizer_cut(const char *text, size_t size, size_t limit) {
     return at;
 }
 
-static nb_status sp_ids(const nb_tokenizer *t, const char *text, size_t size, nb_tokens *out, nb_error *err) {
-    char why[NB_SP_WHY];
+static nb_status sp_ids(const ni_tokenizer *t, const char *text, size_t size, ni_tokens *out, nb_error *err) {
+    char why[NI_SP_WHY];
     int32_t *ids = NULL;
     size_t count = 0;
-    if (!nb_sp_encode(t->sp, text, size, &ids, &count, why))
+    if (!ni_sp_encode(t->sp, text, size, &ids, &count, why))
         return nb_fail(err, NB_INTERNAL, "SentencePiece cannot encode a text of %zu bytes: %s", size, why);
-    nb_status status = nb_tokens_add(out, ids, (int64_t)count, err);
+    nb_status status = ni_tokens_add(out, ids, (int64_t)count, err);
     free(ids);
     return status;
 }
 
 /* The rest of a document: encoded behind a line break, whose own ids (and any marked beginning) are then taken away.
  * `size` bytes of `text` have a line break before them in `behind_newline`. */
-static nb_status sp_continue(const nb_tokenizer *t, const char *behind_newline, size_t size, nb_tokens *out,
+static nb_status sp_continue(const ni_tokenizer *t, const char *behind_newline, size_t size, ni_tokens *out,
                              nb_error *err) {
     int64_t begin = out->count, n = t->newline_count;
     NB_TRY(sp_ids(t, behind_newline, size + 1, out, err));
@@ -101,13 +101,13 @@ static nb_status sp_continue(const nb_tokenizer *t, const char *behind_newline, 
     return NB_OK;
 }
 
-static nb_status encode_segment(const nb_tokenizer *t, const char *text, size_t size, bool continues, nb_tokens *out,
+static nb_status encode_segment(const ni_tokenizer *t, const char *text, size_t size, bool continues, ni_tokens *out,
                                 int64_t *invalid, nb_error *err) {
     char *clean = malloc(1 + 3 * size + 1);
     if (!clean)
         return nb_fail(err, NB_NO_MEMORY, "no memory to encode %zu bytes", size);
     clean[0] = '\n';
-    size_t length = nb_utf8_repair(text, size, clean + 1, invalid);
+    size_t length = ni_utf8_repair(text, size, clean + 1, invalid);
     nb_status status = continues && t->newline_count ? sp_continue(t, clean, length, out, err)
                                                      : sp_ids(t, clean + 1, length, out, err);
     free(clean);
@@ -117,22 +117,22 @@ static nb_status encode_segment(const nb_tokenizer *t, const char *text, size_t 
 typedef struct segment {
     const char *text;
     size_t size;
-    nb_tokens ids;
+    ni_tokens ids;
     int64_t invalid;
     nb_status status;
     nb_error error;
 } segment;
 
 /* Cuts are a function of the text alone, so the threads share out segments and change nothing. */
-static nb_status encode_in_parallel(const nb_tokenizer *t, const char *text, size_t size, bool continues,
-                                    nb_tokens *out, int64_t *invalid, nb_error *err) {
+static nb_status encode_in_parallel(const ni_tokenizer *t, const char *text, size_t size, bool continues,
+                                    ni_tokens *out, int64_t *invalid, nb_error *err) {
     int64_t count = 0;
     segment *segments = calloc(size / (SEGMENT / 2) + 1, sizeof *segments); /* no cut takes less than half */
     if (!segments)
         return nb_fail(err, NB_NO_MEMORY, "no memory to encode %zu bytes", size);
     for (size_t at = 0; at < size; at += segments[count++].size) {
         segments[count].text = text + at;
-        segments[count].size = nb_tokenizer_cut(text + at, size - at, SEGMENT);
+        segments[count].size = ni_tokenizer_cut(text + at, size - at, SEGMENT);
     }
 #pragma omp parallel for schedule(dynamic, 1) if (count > 1)
     for (int64_t i = 0; i < count; i++) {
@@ -144,16 +144,16 @@ static nb_status encode_in_parallel(const nb_tokenizer *t, const char *text, siz
         if (status == NB_OK && segments[i].status != NB_OK)
             status = nb_fail(err, segments[i].status, "%s", segments[i].error.message);
         if (status == NB_OK)
-            status = nb_tokens_add(out, segments[i].ids.ids, segments[i].ids.count, err);
+            status = ni_tokens_add(out, segments[i].ids.ids, segments[i].ids.count, err);
         if (invalid)
             *invalid += segments[i].invalid;
-        nb_tokens_free(&segments[i].ids);
+        ni_tokens_free(&segments[i].ids);
     }
     free(segments);
     return status;
 }
 
-nb_status nb_tokenizer_encode(const nb_tokenizer *t, const char *text, size_t size, bool continues, nb_tokens *out,
+nb_status ni_tokenizer_encode(const ni_tokenizer *t, const char *text, size_t size, bool continues, ni_tokens *out,
                               int64_t *invalid, nb_error *err) {
     if (t->sp)
         return encode_in_parallel(t, text, size, continues, out, invalid, err);
@@ -163,7 +163,7 @@ nb_status nb_tokenizer_encode(const nb_tokenizer *t, const char *text, size_t si
     return NB_OK;
 }
 
-nb_status nb_tokenizer_decode(const nb_tokenizer *t, const int32_t *ids, int64_t count, char **text, size_t *size,
+nb_status ni_tokenizer_decode(const ni_tokenizer *t, const int32_t *ids, int64_t count, char **text, size_t *size,
                               nb_error *err) {
     *text = NULL;
     *size = 0;
@@ -171,9 +171,9 @@ nb_status nb_tokenizer_decode(const nb_tokenizer *t, const int32_t *ids, int64_t
         if (ids[i] < 0 || ids[i] >= t->vocab)
             return nb_fail(err, NB_BAD_USAGE, "token %" PRId32 " is not in the tokenizer's vocabulary of %" PRId32,
                            ids[i], t->vocab);
-    char why[NB_SP_WHY];
+    char why[NI_SP_WHY];
     if (t->sp) {
-        if (!nb_sp_decode(t->sp, ids, (size_t)count, text, size, why))
+        if (!ni_sp_decode(t->sp, ids, (size_t)count, text, size, why))
             return nb_fail(err, NB_INTERNAL, "SentencePiece cannot decode %" PRId64 " tokens: %s", count, why);
         return NB_OK;
     }
@@ -189,48 +189,48 @@ nb_status nb_tokenizer_decode(const nb_tokenizer *t, const int32_t *ids, int64_t
 
 /* ---- what it is ---- */
 
-const char *nb_tokenizer_kind(const nb_tokenizer *tokenizer) {
+const char *ni_tokenizer_kind(const ni_tokenizer *tokenizer) {
     return tokenizer->sp ? "sentencepiece" : "bytes";
 }
 
-int32_t nb_tokenizer_vocab(const nb_tokenizer *tokenizer) {
+int32_t ni_tokenizer_vocab(const ni_tokenizer *tokenizer) {
     return tokenizer->vocab;
 }
 
-int32_t nb_tokenizer_end_of_text(const nb_tokenizer *tokenizer) {
+int32_t ni_tokenizer_end_of_text(const ni_tokenizer *tokenizer) {
     return tokenizer->end_of_text;
 }
 
-void nb_tokenizer_free(nb_tokenizer *tokenizer) {
+void ni_tokenizer_free(ni_tokenizer *tokenizer) {
     if (!tokenizer)
         return;
-    nb_sp_free(tokenizer->sp);
+    ni_sp_free(tokenizer->sp);
     free(tokenizer->model);
-    nb_kept_free(&tokenizer->kept);
+    ni_kept_free(&tokenizer->kept);
     free(tokenizer);
 }
 
 /* ---- loading ---- */
 
 /* Whether texts may be continued behind a line break: tried on a few, since only the model knows its normalisation. */
-static bool continues_behind_newline(nb_tokenizer *t) {
+static bool continues_behind_newline(ni_tokenizer *t) {
     static const char *const rests[] = {"Three 4 five.\n", "\"quoted\" \xc3\xa9\n\n", "a  b"};
     bool same = true;
     for (size_t i = 0; same && i < sizeof rests / sizeof rests[0]; i++) {
         char whole[64];
-        nb_tokens joint = {0}, parts = {0};
+        ni_tokens joint = {0}, parts = {0};
         snprintf(whole, sizeof whole, "one two.\n%s", rests[i]);
         same = sp_ids(t, whole, strlen(whole), &joint, NULL) == NB_OK && sp_ids(t, whole, 9, &parts, NULL) == NB_OK &&
                sp_continue(t, whole + 8, strlen(rests[i]), &parts, NULL) == NB_OK && joint.count == parts.count &&
                memcmp(joint.ids, parts.ids, (size_t)joint.count * sizeof *joint.ids) == 0;
-        nb_tokens_free(&joint);
-        nb_tokens_free(&parts);
+        ni_tokens_free(&joint);
+        ni_tokens_free(&parts);
     }
     return same;
 }
 
-static void learn_newline(nb_tokenizer *t) {
-    nb_tokens ids = {0};
+static void learn_newline(ni_tokenizer *t) {
+    ni_tokens ids = {0};
     const int64_t most = sizeof t->newline_ids / sizeof t->newline_ids[0];
     if (sp_ids(t, "\n", 1, &ids, NULL) == NB_OK && ids.count > 0 && ids.count <= most) {
         memcpy(t->newline_ids, ids.ids, (size_t)ids.count * sizeof *ids.ids);
@@ -238,43 +238,43 @@ static void learn_newline(nb_tokenizer *t) {
         if (!continues_behind_newline(t))
             t->newline_count = 0;
     }
-    nb_tokens_free(&ids);
+    ni_tokens_free(&ids);
 }
 
-static nb_status find_end_of_text(nb_tokenizer *t, nb_error *err) {
+static nb_status find_end_of_text(ni_tokenizer *t, nb_error *err) {
     static const char *const names[] = {"</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>"};
-    t->end_of_text = nb_sp_end_id(t->sp);
+    t->end_of_text = ni_sp_end_id(t->sp);
     for (size_t i = 0; t->end_of_text < 0 && i < sizeof names / sizeof names[0]; i++)
-        t->end_of_text = nb_sp_id(t->sp, names[i]);
+        t->end_of_text = ni_sp_id(t->sp, names[i]);
     if (t->end_of_text < 0 || t->end_of_text >= t->vocab)
         return nb_fail(err, NB_BAD_FILE, "the SentencePiece model has no end-of-text piece, expected one named </s>");
     return NB_OK;
 }
 
-nb_status nb_tokenizer_parse(const void *model, size_t size, nb_tokenizer **out, nb_error *err) {
-    char why[NB_SP_WHY];
+nb_status ni_tokenizer_parse(const void *model, size_t size, ni_tokenizer **out, nb_error *err) {
+    char why[NI_SP_WHY];
     *out = NULL;
-    NB_TRY(nb_sp_check(model, size, err));
-    nb_tokenizer *t = calloc(1, sizeof *t);
+    NB_TRY(ni_sp_check(model, size, err));
+    ni_tokenizer *t = calloc(1, sizeof *t);
     if (t)
         t->model = malloc(size + 1);
     if (!t || !t->model) {
-        nb_tokenizer_free(t);
+        ni_tokenizer_free(t);
         return nb_fail(err, NB_NO_MEMORY, "no memory for a tokenizer of %zu bytes", size);
     }
     if (size)
         memcpy(t->model, model, size);
     t->model_size = size;
     nb_status status = NB_OK;
-    t->sp = nb_sp_load(t->model, size, why);
+    t->sp = ni_sp_load(t->model, size, why);
     if (!t->sp)
         status = nb_fail(err, NB_BAD_FILE, "not a SentencePiece model: %s", why);
     if (status == NB_OK) {
-        t->vocab = nb_sp_pieces(t->sp);
+        t->vocab = ni_sp_pieces(t->sp);
         status = find_end_of_text(t, err);
     }
     if (status != NB_OK) {
-        nb_tokenizer_free(t);
+        ni_tokenizer_free(t);
         return status;
     }
     learn_newline(t);
@@ -282,7 +282,7 @@ nb_status nb_tokenizer_parse(const void *model, size_t size, nb_tokenizer **out,
     return NB_OK;
 }
 
-static nb_status make_bytes(nb_tokenizer **out, nb_error *err) {
+static nb_status make_bytes(ni_tokenizer **out, nb_error *err) {
     *out = calloc(1, sizeof **out);
     if (!*out)
         return nb_fail(err, NB_NO_MEMORY, "no memory for a tokenizer");
@@ -291,11 +291,11 @@ static nb_status make_bytes(nb_tokenizer **out, nb_error *err) {
     return NB_OK;
 }
 
-static nb_status load_model(const char *path, nb_tokenizer **out, nb_error *err) {
+static nb_status load_model(const char *path, ni_tokenizer **out, nb_error *err) {
     char *bytes;
     size_t size;
-    NB_TRY(nb_file_read(path, NB_KEPT_LIMIT, &bytes, &size, err));
-    nb_status status = nb_tokenizer_parse(bytes, size, out, err);
+    NB_TRY(ni_file_read(path, NI_KEPT_LIMIT, &bytes, &size, err));
+    nb_status status = ni_tokenizer_parse(bytes, size, out, err);
     free(bytes);
     if (status != NB_OK)
         nb_fail_within(err, "%s", path);
@@ -303,18 +303,18 @@ static nb_status load_model(const char *path, nb_tokenizer **out, nb_error *err)
 }
 
 /* What the files of a folder make. */
-static nb_status make_from(const nb_tokenizer_kept *kept, const char *folder, nb_tokenizer **out, nb_error *err) {
-    const nb_kept_file *model = nb_kept_find(kept, NB_TOKENIZER_MODEL),
-                       *config = nb_kept_find(kept, NB_TOKENIZER_CONFIG);
+static nb_status make_from(const ni_tokenizer_kept *kept, const char *folder, ni_tokenizer **out, nb_error *err) {
+    const ni_kept_file *model = ni_kept_find(kept, NI_TOKENIZER_MODEL),
+                       *config = ni_kept_find(kept, NI_TOKENIZER_CONFIG);
     if (model->bytes) {
-        nb_status status = nb_tokenizer_parse(model->bytes, model->size, out, err);
+        nb_status status = ni_tokenizer_parse(model->bytes, model->size, out, err);
         if (status != NB_OK)
-            nb_fail_within(err, "%s/" NB_TOKENIZER_MODEL, folder);
+            nb_fail_within(err, "%s/" NI_TOKENIZER_MODEL, folder);
         return status;
     }
-    if (nb_is_bytes_config(config->bytes, config->size))
+    if (ni_is_bytes_config(config->bytes, config->size))
         return make_bytes(out, err);
-    if (nb_kept_find(kept, NB_TOKENIZER_JSON)->bytes)
+    if (ni_kept_find(kept, NI_TOKENIZER_JSON)->bytes)
         return nb_fail(err, NB_BAD_FILE,
                        "%s: its tokenizer.json is one that nibble does not read, expected tokenizer.model "
                        "(SentencePiece); hint: give token ids made elsewhere as .npy or .bin",
@@ -325,19 +325,19 @@ static nb_status make_from(const nb_tokenizer_kept *kept, const char *folder, nb
                    folder);
 }
 
-static nb_status load_folder(const char *folder, nb_tokenizer **out, nb_error *err) {
-    nb_tokenizer_kept kept = {0};
-    nb_status status = nb_kept_read(folder, &kept, err);
+static nb_status load_folder(const char *folder, ni_tokenizer **out, nb_error *err) {
+    ni_tokenizer_kept kept = {0};
+    nb_status status = ni_kept_read(folder, &kept, err);
     if (status == NB_OK)
         status = make_from(&kept, folder, out, err);
     if (status == NB_OK)
         (*out)->kept = kept;
     else
-        nb_kept_free(&kept);
+        ni_kept_free(&kept);
     return status;
 }
 
-nb_status nb_tokenizer_load(const char *name, nb_tokenizer **out, nb_error *err) {
+nb_status ni_tokenizer_load(const char *name, ni_tokenizer **out, nb_error *err) {
     struct stat st;
     *out = NULL;
     if (strcmp(name, "bytes") == 0)
@@ -350,7 +350,7 @@ nb_status nb_tokenizer_load(const char *name, nb_tokenizer **out, nb_error *err)
     return load_model(name, out, err);
 }
 
-bool nb_tokenizer_equal(const nb_tokenizer *a, const nb_tokenizer *b) {
+bool ni_tokenizer_equal(const ni_tokenizer *a, const ni_tokenizer *b) {
     return a->model_size == b->model_size && (!a->sp || memcmp(a->model, b->model, a->model_size) == 0);
 }
 
@@ -360,7 +360,7 @@ static nb_status write_in(const char *folder, const char *name, const char *byte
     char path[4096];
     if (snprintf(path, sizeof path, "%s/%s", folder, name) >= (int)sizeof path)
         return nb_fail(err, NB_BAD_USAGE, "%s: the name is too long", folder);
-    return nb_file_write(path, bytes, size, err);
+    return ni_file_write(path, bytes, size, err);
 }
 
 static nb_status write_made(const char *folder, const char *name, char *json, nb_error *err) {
@@ -371,14 +371,14 @@ static nb_status write_made(const char *folder, const char *name, char *json, nb
     return status;
 }
 
-nb_status nb_tokenizer_save(const nb_tokenizer *t, const char *folder, nb_error *err) {
-    NB_TRY(nb_kept_write(&t->kept, folder, err));
+nb_status ni_tokenizer_save(const ni_tokenizer *t, const char *folder, nb_error *err) {
+    NB_TRY(ni_kept_write(&t->kept, folder, err));
     if (t->sp)
-        NB_TRY(write_in(folder, NB_TOKENIZER_MODEL, t->model, t->model_size, err));
-    if (nb_kept_count(&t->kept) > (t->sp != NULL))
+        NB_TRY(write_in(folder, NI_TOKENIZER_MODEL, t->model, t->model_size, err));
+    if (ni_kept_count(&t->kept) > (t->sp != NULL))
         return NB_OK;
     if (!t->sp)
-        NB_TRY(write_made(folder, NB_TOKENIZER_JSON, nb_bytes_tokenizer_json(), err));
-    char *config = t->sp ? nb_sentencepiece_config_json(nb_sp_piece(t->sp, t->end_of_text)) : nb_bytes_config_json();
-    return write_made(folder, NB_TOKENIZER_CONFIG, config, err);
+        NB_TRY(write_made(folder, NI_TOKENIZER_JSON, ni_bytes_tokenizer_json(), err));
+    char *config = t->sp ? ni_sentencepiece_config_json(ni_sp_piece(t->sp, t->end_of_text)) : ni_bytes_config_json();
+    return write_made(folder, NI_TOKENIZER_CONFIG, config, err);
 }

@@ -3,63 +3,63 @@
  * Two kinds: "bytes" (ids 0..255 are the bytes, 256 is end-of-text) and SentencePiece models. A text is one document:
  * end-of-text tokens are the caller's to add.
  */
-#ifndef NB_DATA_TOKENIZER_H
-#define NB_DATA_TOKENIZER_H
+#ifndef NI_DATA_TOKENIZER_H
+#define NI_DATA_TOKENIZER_H
 
 #include "nibble/status.h"
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-typedef struct nb_tokenizer nb_tokenizer;
+typedef struct ni_tokenizer ni_tokenizer;
 
-/* `name`: "bytes", a SentencePiece model file, or a folder with tokenizer.model or with what nb_tokenizer_save wrote (a
+/* `name`: "bytes", a SentencePiece model file, or a folder with tokenizer.model or with what ni_tokenizer_save wrote (a
  * checkpoint). */
-nb_status nb_tokenizer_load(const char *name, nb_tokenizer **out, nb_error *err);
+nb_status ni_tokenizer_load(const char *name, ni_tokenizer **out, nb_error *err);
 /* A SentencePiece model in memory (copied). */
-nb_status nb_tokenizer_parse(const void *model, size_t size, nb_tokenizer **out, nb_error *err);
-void nb_tokenizer_free(nb_tokenizer *tokenizer);
+nb_status ni_tokenizer_parse(const void *model, size_t size, ni_tokenizer **out, nb_error *err);
+void ni_tokenizer_free(ni_tokenizer *tokenizer);
 
-const char *nb_tokenizer_kind(const nb_tokenizer *tokenizer); /* "bytes" or "sentencepiece" */
-int32_t nb_tokenizer_vocab(const nb_tokenizer *tokenizer);
-int32_t nb_tokenizer_end_of_text(const nb_tokenizer *tokenizer);
+const char *ni_tokenizer_kind(const ni_tokenizer *tokenizer); /* "bytes" or "sentencepiece" */
+int32_t ni_tokenizer_vocab(const ni_tokenizer *tokenizer);
+int32_t ni_tokenizer_end_of_text(const ni_tokenizer *tokenizer);
 
 /* Whether they give the same ids: both bytes, or the same model to the byte. */
-bool nb_tokenizer_equal(const nb_tokenizer *a, const nb_tokenizer *b);
+bool ni_tokenizer_equal(const ni_tokenizer *a, const ni_tokenizer *b);
 
-/* Writes the files from which Hugging Face's AutoTokenizer and nb_tokenizer_load make this tokenizer again. A tokenizer
+/* Writes the files from which Hugging Face's AutoTokenizer and ni_tokenizer_load make this tokenizer again. A tokenizer
  * that came from a folder brings that folder's files along unchanged. */
-nb_status nb_tokenizer_save(const nb_tokenizer *tokenizer, const char *folder, nb_error *err);
+nb_status ni_tokenizer_save(const ni_tokenizer *tokenizer, const char *folder, nb_error *err);
 
 /* A growing list of ids; begin with {0}. */
-typedef struct nb_tokens {
+typedef struct ni_tokens {
     int32_t *ids;
     int64_t count, capacity;
-} nb_tokens;
-void nb_tokens_free(nb_tokens *tokens);
-nb_status nb_tokens_add(nb_tokens *tokens, const int32_t *ids, int64_t count, nb_error *err);
+} ni_tokens;
+void ni_tokens_free(ni_tokens *tokens);
+nb_status ni_tokens_add(ni_tokens *tokens, const int32_t *ids, int64_t count, nb_error *err);
 
-/* Appends the ids of a text. `continues`: the text goes on with a document cut by nb_tokenizer_cut, so no beginning is
+/* Appends the ids of a text. `continues`: the text goes on with a document cut by ni_tokenizer_cut, so no beginning is
  * marked. Bytes that are not UTF-8 become U+FFFD in SentencePiece; their number is added to *invalid (may be NULL).
  * Long texts are encoded by all threads; the result does not depend on how many there are. */
-nb_status nb_tokenizer_encode(const nb_tokenizer *tokenizer, const char *text, size_t size, bool continues,
-                              nb_tokens *out, int64_t *invalid, nb_error *err);
+nb_status ni_tokenizer_encode(const ni_tokenizer *tokenizer, const char *text, size_t size, bool continues,
+                              ni_tokens *out, int64_t *invalid, nb_error *err);
 
 /* Where to cut a long document, at most `limit` bytes from its beginning, so that the ids of the parts make the ids of
  * the whole: after a line break that no space follows, else before a single space, else between characters (then, and
  * only then, ids beside the cut may differ). Returns `size` if that is within the limit. */
-size_t nb_tokenizer_cut(const char *text, size_t size, size_t limit);
+size_t ni_tokenizer_cut(const char *text, size_t size, size_t limit);
 
 /* Fresh text with a 0 after its end (free with free()). Ids outside the vocabulary are refused. */
-nb_status nb_tokenizer_decode(const nb_tokenizer *tokenizer, const int32_t *ids, int64_t count, char **text,
+nb_status ni_tokenizer_decode(const ni_tokenizer *tokenizer, const int32_t *ids, int64_t count, char **text,
                               size_t *size, nb_error *err);
 
 /* Trains a SentencePiece model of `vocab` pieces on a sample of at most 3 MB, spread evenly over the texts. The same
  * texts give the same model. */
-typedef struct nb_text {
+typedef struct ni_text {
     const char *bytes;
     size_t size;
-} nb_text;
-nb_status nb_tokenizer_train(const nb_text *texts, int32_t count, int32_t vocab, nb_tokenizer **out, nb_error *err);
+} ni_text;
+nb_status ni_tokenizer_train(const ni_text *texts, int32_t count, int32_t vocab, ni_tokenizer **out, nb_error *err);
 
 #endif

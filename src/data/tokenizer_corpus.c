@@ -17,10 +17,10 @@ enum { UNIT_MOST = 1 << 16, UNIT_LEAST = 1 << 12, BATCH_UNITS = 256, PATH_ROOM =
 
 /* A piece of a document. */
 typedef struct unit {
-    nb_text text;
+    ni_text text;
     bool val;       /* which side it goes to */
     bool continues; /* the same side has the piece before it */
-    nb_tokens ids;
+    ni_tokens ids;
     int64_t invalid;
     nb_status status;
     nb_error error;
@@ -29,14 +29,14 @@ typedef struct unit {
 /* The shards of one side. */
 typedef struct side {
     const char *name;
-    nb_shard_writer *writer; /* NULL: none is open */
+    ni_shard_writer *writer; /* NULL: none is open */
     int64_t in_shard;
-    nb_corpus_side counts;
+    ni_corpus_side counts;
 } side;
 
 typedef struct corpus {
-    const nb_tokenizer *tokenizer;
-    const nb_corpus_options *options;
+    const ni_tokenizer *tokenizer;
+    const ni_corpus_options *options;
     const char *folder;
     size_t unit_bytes;
     int64_t total, done;    /* bytes: of all texts, written */
@@ -52,22 +52,22 @@ typedef struct corpus {
 /* ---- shards ---- */
 
 static nb_status close_shard(side *s, nb_error *err) {
-    nb_shard_writer *writer = s->writer;
+    ni_shard_writer *writer = s->writer;
     s->writer = NULL;
     s->in_shard = 0;
-    return writer ? nb_shard_writer_commit(writer, err) : NB_OK;
+    return writer ? ni_shard_writer_commit(writer, err) : NB_OK;
 }
 
 static nb_status put_tokens(corpus *c, side *s, const int32_t *ids, int64_t count, nb_error *err) {
-    const int32_t width = nb_tokenizer_vocab(c->tokenizer) <= 65536 ? 2 : 4;
+    const int32_t width = ni_tokenizer_vocab(c->tokenizer) <= 65536 ? 2 : 4;
     while (count > 0) {
         if (!s->writer) {
             char path[PATH_ROOM];
             snprintf(path, sizeof path, "%s/%s_%06" PRId64 ".bin", c->folder, s->name, s->counts.shards++);
-            NB_TRY(nb_shard_writer_open(path, width, &s->writer, err));
+            NB_TRY(ni_shard_writer_open(path, width, &s->writer, err));
         }
         int64_t room = c->options->shard_tokens - s->in_shard, n = count < room ? count : room;
-        NB_TRY(nb_shard_writer_put(s->writer, ids, n, err));
+        NB_TRY(ni_shard_writer_put(s->writer, ids, n, err));
         s->in_shard += n;
         s->counts.tokens += n;
         ids += n;
@@ -79,7 +79,7 @@ static nb_status put_tokens(corpus *c, side *s, const int32_t *ids, int64_t coun
 }
 
 static nb_status end_document(corpus *c, side *s, nb_error *err) {
-    const int32_t end = nb_tokenizer_end_of_text(c->tokenizer);
+    const int32_t end = ni_tokenizer_end_of_text(c->tokenizer);
     s->counts.documents++;
     return put_tokens(c, s, &end, 1, err);
 }
@@ -107,7 +107,7 @@ static nb_status flush(corpus *c, nb_error *err) {
         unit *u = &c->batch[i];
         u->ids.count = 0;
         u->invalid = 0;
-        u->status = nb_tokenizer_encode(c->tokenizer, u->text.bytes, u->text.size, u->continues, &u->ids, &u->invalid,
+        u->status = ni_tokenizer_encode(c->tokenizer, u->text.bytes, u->text.size, u->continues, &u->ids, &u->invalid,
                                         &u->error);
     }
     for (int32_t i = 0; status == NB_OK && i < n; i++)
@@ -132,12 +132,12 @@ static bool take_for_val(corpus *c, size_t size) {
     return val;
 }
 
-static nb_status add_document(corpus *c, const nb_text *document, nb_error *err) {
+static nb_status add_document(corpus *c, const ni_text *document, nb_error *err) {
     for (size_t at = 0, n; at < document->size; at += n) {
-        n = nb_tokenizer_cut(document->bytes + at, document->size - at, c->unit_bytes);
+        n = ni_tokenizer_cut(document->bytes + at, document->size - at, c->unit_bytes);
         bool val = take_for_val(c, n);
         unit *u = &c->batch[c->units++];
-        u->text = (nb_text){document->bytes + at, n};
+        u->text = (ni_text){document->bytes + at, n};
         u->val = val;
         u->continues = at > 0 && val == c->last_val;
         c->last_val = val;
@@ -147,11 +147,11 @@ static nb_status add_document(corpus *c, const nb_text *document, nb_error *err)
     return NB_OK;
 }
 
-static nb_status write_all(corpus *c, const nb_text *texts, int32_t count, nb_error *err) {
+static nb_status write_all(corpus *c, const ni_text *texts, int32_t count, nb_error *err) {
     for (int32_t i = 0; i < count; i++) {
-        nb_document_reader reader = nb_documents(&texts[i]);
-        nb_text document;
-        while (nb_document_next(&reader, c->options, &document))
+        ni_document_reader reader = ni_documents(&texts[i]);
+        ni_text document;
+        while (ni_document_next(&reader, c->options, &document))
             NB_TRY(add_document(c, &document, err));
     }
     NB_TRY(flush(c, err));
@@ -174,7 +174,7 @@ static nb_status write_all(corpus *c, const nb_text *texts, int32_t count, nb_er
 
 /* ---- meta.json ---- */
 
-static json_t *describe_side(const nb_corpus_side *s) {
+static json_t *describe_side(const ni_corpus_side *s) {
     return json_pack("{s:I, s:I, s:I, s:I}", "tokens", (json_int_t)s->tokens, "documents", (json_int_t)s->documents,
                      "bytes", (json_int_t)s->bytes, "shards", (json_int_t)s->shards);
 }
@@ -184,21 +184,21 @@ static nb_status write_meta(const corpus *c, nb_error *err) {
     snprintf(path, sizeof path, "%s/meta.json", c->folder);
     json_t *meta =
         json_pack("{s:s, s:s, s:i, s:i, s:s, s:f, s:I, s:o, s:o}", "format", "nibble tokens 1", "tokenizer",
-                  nb_tokenizer_kind(c->tokenizer), "vocab", (int)nb_tokenizer_vocab(c->tokenizer), "end_of_text",
-                  (int)nb_tokenizer_end_of_text(c->tokenizer), "split", nb_split_name(c->options->split), "val_share",
+                  ni_tokenizer_kind(c->tokenizer), "vocab", (int)ni_tokenizer_vocab(c->tokenizer), "end_of_text",
+                  (int)ni_tokenizer_end_of_text(c->tokenizer), "split", ni_split_name(c->options->split), "val_share",
                   c->options->val_share, "invalid_utf8", (json_int_t)c->invalid, "train",
                   describe_side(&c->train.counts), "val", describe_side(&c->val.counts));
     char *text = meta ? json_dumps(meta, JSON_INDENT(2) | JSON_REAL_PRECISION(12)) : NULL;
     json_decref(meta);
     if (!text)
         return nb_fail(err, NB_NO_MEMORY, "%s: no memory to write it", path);
-    nb_status status = nb_file_write(path, text, strlen(text), err);
+    nb_status status = ni_file_write(path, text, strlen(text), err);
     free(text);
     return status;
 }
 
-nb_status nb_corpus_write(const nb_tokenizer *tokenizer, const nb_text *texts, int32_t count, const char *folder,
-                          const nb_corpus_options *options, nb_corpus_counts *counts, nb_error *err) {
+nb_status ni_corpus_write(const ni_tokenizer *tokenizer, const ni_text *texts, int32_t count, const char *folder,
+                          const ni_corpus_options *options, ni_corpus_counts *counts, nb_error *err) {
     corpus c = {.tokenizer = tokenizer,
                 .options = options,
                 .folder = folder,
@@ -221,14 +221,14 @@ nb_status nb_corpus_write(const nb_tokenizer *tokenizer, const nb_text *texts, i
     c.unit_bytes = share < UNIT_LEAST ? UNIT_LEAST : share > UNIT_MOST ? UNIT_MOST : (size_t)share;
     nb_status status = write_all(&c, texts, count, err);
     if (status == NB_OK)
-        status = nb_tokenizer_save(tokenizer, folder, err);
+        status = ni_tokenizer_save(tokenizer, folder, err);
     if (status == NB_OK)
         status = write_meta(&c, err);
-    nb_shard_writer_abandon(c.train.writer);
-    nb_shard_writer_abandon(c.val.writer);
+    ni_shard_writer_abandon(c.train.writer);
+    ni_shard_writer_abandon(c.val.writer);
     for (int32_t i = 0; i < BATCH_UNITS; i++)
-        nb_tokens_free(&c.batch[i].ids);
+        ni_tokens_free(&c.batch[i].ids);
     free(c.batch);
-    *counts = (nb_corpus_counts){c.train.counts, c.val.counts, c.invalid};
+    *counts = (ni_corpus_counts){c.train.counts, c.val.counts, c.invalid};
     return status;
 }

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-const char *nb_split_name(nb_split split) {
+const char *ni_split_name(ni_split split) {
     static const char *const names[] = {"file", "blank", "line", "text"};
     return names[split];
 }
@@ -29,22 +29,22 @@ static const char *behind_blank(const char *at, const char *end) {
 }
 
 /* Sets *next behind the separator and returns where it begins; `end` if there is none. */
-static const char *find_separator(const char *from, const char *end, const nb_corpus_options *options,
+static const char *find_separator(const char *from, const char *end, const ni_corpus_options *options,
                                   const char **next) {
     const char *line = from, *found = NULL;
     *next = end;
     switch (options->split) {
-    case NB_SPLIT_FILE:
+    case NI_SPLIT_FILE:
         return end;
-    case NB_SPLIT_TEXT:
+    case NI_SPLIT_TEXT:
         found = find(from, end, options->separator);
         *next = found ? found + strlen(options->separator) : end;
         return found ? found : end;
-    case NB_SPLIT_LINE:
+    case NI_SPLIT_LINE:
         found = memchr(from, '\n', (size_t)(end - from));
         *next = found ? found + 1 : end;
         return found ? found : end;
-    case NB_SPLIT_BLANK:
+    case NI_SPLIT_BLANK:
         while ((line = memchr(line, '\n', (size_t)(end - line))) != NULL) {
             const char *behind = behind_blank(++line, end);
             for (const char *more = behind; more; more = behind_blank(more, end))
@@ -59,11 +59,11 @@ static const char *find_separator(const char *from, const char *end, const nb_co
     return end;
 }
 
-nb_document_reader nb_documents(const nb_text *text) {
-    return (nb_document_reader){text->bytes, text->size ? text->bytes + text->size : text->bytes, text->bytes};
+ni_document_reader ni_documents(const ni_text *text) {
+    return (ni_document_reader){text->bytes, text->size ? text->bytes + text->size : text->bytes, text->bytes};
 }
 
-bool nb_document_next(nb_document_reader *r, const nb_corpus_options *options, nb_text *document) {
+bool ni_document_next(ni_document_reader *r, const ni_corpus_options *options, ni_text *document) {
     while (r->at < r->end) {
         if (*r->at == '\0') {
             r->at++;
@@ -73,7 +73,7 @@ bool nb_document_next(nb_document_reader *r, const nb_corpus_options *options, n
             r->nul = memchr(r->at, '\0', (size_t)(r->end - r->at));
             r->nul = r->nul ? r->nul : r->end;
         }
-        for (const char *behind = r->at; options->split == NB_SPLIT_BLANK && behind;
+        for (const char *behind = r->at; options->split == NI_SPLIT_BLANK && behind;
              behind = behind_blank(behind, r->nul))
             r->at = behind;
         const char *begin = r->at;

@@ -34,7 +34,7 @@ static void name_of_byte(int byte, char name[3]) {
     name[at] = 0;
 }
 
-char *nb_bytes_tokenizer_json(void) {
+char *ni_bytes_tokenizer_json(void) {
     json_t *vocab = json_object();
     for (int byte = 0; byte < 256; byte++) {
         char name[3];
@@ -55,20 +55,20 @@ char *nb_bytes_tokenizer_json(void) {
                                    "post_processor", "decoder", decoder, "model", model));
 }
 
-char *nb_bytes_config_json(void) {
+char *ni_bytes_config_json(void) {
     return dump_and_free(json_pack("{s:s, s:s, s:s, s:s, s:b}", "tokenizer_class", "PreTrainedTokenizerFast",
                                    "eos_token", end_name, "bos_token", end_name, kind_key, "bytes",
                                    "clean_up_tokenization_spaces", 0));
 }
 
-char *nb_sentencepiece_config_json(const char *end_of_text) {
+char *ni_sentencepiece_config_json(const char *end_of_text) {
     return dump_and_free(json_pack("{s:s, s:s, s:s, s:s, s:b, s:b, s:b, s:b, s:b, s:s}", "tokenizer_class",
                                    "LlamaTokenizer", "bos_token", "<s>", "eos_token", end_of_text, "unk_token", "<unk>",
                                    "add_bos_token", 0, "add_eos_token", 0, "add_prefix_space", 0, "legacy", 0,
                                    "clean_up_tokenization_spaces", 0, kind_key, "sentencepiece"));
 }
 
-bool nb_is_bytes_config(const char *json, size_t size) {
+bool ni_is_bytes_config(const char *json, size_t size) {
     json_t *config = json ? json_loadb(json, size, JSON_REJECT_DUPLICATES, NULL) : NULL;
     const char *kind = json_string_value(json_object_get(config, kind_key));
     bool bytes = kind && strcmp(kind, "bytes") == 0;

@@ -8,8 +8,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
-static const char *const names[NB_KEPT_MAX] = {
-    NB_TOKENIZER_MODEL,  NB_TOKENIZER_CONFIG, NB_TOKENIZER_JSON, "special_tokens_map.json",
+static const char *const names[NI_KEPT_MAX] = {
+    NI_TOKENIZER_MODEL,  NI_TOKENIZER_CONFIG, NI_TOKENIZER_JSON, "special_tokens_map.json",
     "added_tokens.json", "vocab.json",        "merges.txt"};
 
 static nb_status path_of(const char *folder, const char *name, char *path, size_t size, nb_error *err) {
@@ -17,46 +17,46 @@ static nb_status path_of(const char *folder, const char *name, char *path, size_
     return n >= 0 && (size_t)n < size ? NB_OK : nb_fail(err, NB_BAD_USAGE, "%.100s...: the name is too long", folder);
 }
 
-nb_status nb_kept_read(const char *folder, nb_tokenizer_kept *kept, nb_error *err) {
-    nb_kept_free(kept);
-    for (int i = 0; i < NB_KEPT_MAX; i++) {
+nb_status ni_kept_read(const char *folder, ni_tokenizer_kept *kept, nb_error *err) {
+    ni_kept_free(kept);
+    for (int i = 0; i < NI_KEPT_MAX; i++) {
         char path[4096];
         struct stat st;
         NB_TRY(path_of(folder, names[i], path, sizeof path, err));
         if (stat(path, &st) == 0)
-            NB_TRY(nb_file_read(path, NB_KEPT_LIMIT, &kept->files[i].bytes, &kept->files[i].size, err));
+            NB_TRY(ni_file_read(path, NI_KEPT_LIMIT, &kept->files[i].bytes, &kept->files[i].size, err));
     }
     return NB_OK;
 }
 
-nb_status nb_kept_write(const nb_tokenizer_kept *kept, const char *folder, nb_error *err) {
-    for (int i = 0; i < NB_KEPT_MAX; i++) {
+nb_status ni_kept_write(const ni_tokenizer_kept *kept, const char *folder, nb_error *err) {
+    for (int i = 0; i < NI_KEPT_MAX; i++) {
         char path[4096];
         if (!kept->files[i].bytes)
             continue;
         NB_TRY(path_of(folder, names[i], path, sizeof path, err));
-        NB_TRY(nb_file_write(path, kept->files[i].bytes, kept->files[i].size, err));
+        NB_TRY(ni_file_write(path, kept->files[i].bytes, kept->files[i].size, err));
     }
     return NB_OK;
 }
 
-void nb_kept_free(nb_tokenizer_kept *kept) {
-    for (int i = 0; i < NB_KEPT_MAX; i++)
+void ni_kept_free(ni_tokenizer_kept *kept) {
+    for (int i = 0; i < NI_KEPT_MAX; i++)
         free(kept->files[i].bytes);
-    *kept = (nb_tokenizer_kept){0};
+    *kept = (ni_tokenizer_kept){0};
 }
 
-const nb_kept_file *nb_kept_find(const nb_tokenizer_kept *kept, const char *name) {
-    static const nb_kept_file none = {NULL, 0};
-    for (int i = 0; i < NB_KEPT_MAX; i++)
+const ni_kept_file *ni_kept_find(const ni_tokenizer_kept *kept, const char *name) {
+    static const ni_kept_file none = {NULL, 0};
+    for (int i = 0; i < NI_KEPT_MAX; i++)
         if (strcmp(names[i], name) == 0)
             return &kept->files[i];
     return &none;
 }
 
-int nb_kept_count(const nb_tokenizer_kept *kept) {
+int ni_kept_count(const ni_tokenizer_kept *kept) {
     int count = 0;
-    for (int i = 0; i < NB_KEPT_MAX; i++)
+    for (int i = 0; i < NI_KEPT_MAX; i++)
         count += kept->files[i].bytes != NULL;
     return count;
 }

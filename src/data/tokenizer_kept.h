@@ -1,35 +1,35 @@
 /* tokenizer_kept.h: the files of a Hugging Face tokenizer, as they were found: they travel with a model, whether nibble
  * reads them or not (tokenizer.json of byte-level BPE is one that it does not). tokenizer.model is among them. */
-#ifndef NB_DATA_TOKENIZER_KEPT_H
-#define NB_DATA_TOKENIZER_KEPT_H
+#ifndef NI_DATA_TOKENIZER_KEPT_H
+#define NI_DATA_TOKENIZER_KEPT_H
 
 #include "nibble/status.h"
 #include <stdbool.h>
 #include <stddef.h>
 
-#define NB_TOKENIZER_MODEL "tokenizer.model"
-#define NB_TOKENIZER_CONFIG "tokenizer_config.json"
-#define NB_TOKENIZER_JSON "tokenizer.json"
+#define NI_TOKENIZER_MODEL "tokenizer.model"
+#define NI_TOKENIZER_CONFIG "tokenizer_config.json"
+#define NI_TOKENIZER_JSON "tokenizer.json"
 
-enum { NB_KEPT_MAX = 7, NB_KEPT_LIMIT = 64 << 20 };
+enum { NI_KEPT_MAX = 7, NI_KEPT_LIMIT = 64 << 20 };
 
 /* Begin with {0}. */
-typedef struct nb_kept_file {
+typedef struct ni_kept_file {
     char *bytes; /* with a 0 after them; NULL: absent */
     size_t size;
-} nb_kept_file;
-typedef struct nb_tokenizer_kept {
-    nb_kept_file files[NB_KEPT_MAX];
-} nb_tokenizer_kept;
+} ni_kept_file;
+typedef struct ni_tokenizer_kept {
+    ni_kept_file files[NI_KEPT_MAX];
+} ni_tokenizer_kept;
 
 /* Reads what there is in `folder`; what `kept` held before is freed. */
-nb_status nb_kept_read(const char *folder, nb_tokenizer_kept *kept, nb_error *err);
+nb_status ni_kept_read(const char *folder, ni_tokenizer_kept *kept, nb_error *err);
 /* Writes all of it. */
-nb_status nb_kept_write(const nb_tokenizer_kept *kept, const char *folder, nb_error *err);
-void nb_kept_free(nb_tokenizer_kept *kept);
+nb_status ni_kept_write(const ni_tokenizer_kept *kept, const char *folder, nb_error *err);
+void ni_kept_free(ni_tokenizer_kept *kept);
 
 /* The file of that name (its bytes are NULL if it is absent). */
-const nb_kept_file *nb_kept_find(const nb_tokenizer_kept *kept, const char *name);
-int nb_kept_count(const nb_tokenizer_kept *kept);
+const ni_kept_file *ni_kept_find(const ni_tokenizer_kept *kept, const char *name);
+int ni_kept_count(const ni_tokenizer_kept *kept);
 
 #endif

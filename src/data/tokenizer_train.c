@@ -17,14 +17,14 @@ enum {
 };
 
 typedef struct sampler {
-    const nb_text *texts;
+    const ni_text *texts;
     int32_t count;
     size_t pieces, taken; /* in all texts; so far */
     const char *at, *end; /* rest of the current piece */
     char line[3 * LINE_MAX_BYTES];
 } sampler;
 
-static size_t pieces_of(const nb_text *text) {
+static size_t pieces_of(const ni_text *text) {
     return (text->size + PIECE - 1) / PIECE;
 }
 
@@ -60,14 +60,14 @@ static bool next_line(void *context, const char **line, size_t *size) {
         while (length > most - 3 && ((unsigned char)s->at[length] & 0xC0) == 0x80)
             length--;
     *line = s->line;
-    *size = nb_utf8_repair(s->at, length, s->line, NULL);
+    *size = ni_utf8_repair(s->at, length, s->line, NULL);
     s->at += length;
     return true;
 }
 
-nb_status nb_tokenizer_train(const nb_text *texts, int32_t count, int32_t vocab, nb_tokenizer **out, nb_error *err) {
+nb_status ni_tokenizer_train(const ni_text *texts, int32_t count, int32_t vocab, ni_tokenizer **out, nb_error *err) {
     enum { LEAST = 3 + 256 + 1 }; /* <unk> <s> </s>, the bytes and a character */
-    char why[NB_SP_WHY];
+    char why[NI_SP_WHY];
     *out = NULL;
     if (vocab < LEAST || vocab > 1000000)
         return nb_fail(err, NB_BAD_USAGE, "a tokenizer of %" PRId32 " tokens cannot be trained, expected %d to 1000000",
@@ -84,12 +84,12 @@ nb_status nb_tokenizer_train(const nb_text *texts, int32_t count, int32_t vocab,
     nb_status status = NB_OK;
     if (s->pieces == 0)
         status = nb_fail(err, NB_BAD_FILE, "the text is empty: a tokenizer has nothing to learn from");
-    else if (!nb_sp_train(next_line, s, vocab, &model, &size, why))
+    else if (!ni_sp_train(next_line, s, vocab, &model, &size, why))
         status = nb_fail(err, NB_BAD_FILE, "a tokenizer of %" PRId32 " tokens cannot be trained on this text: %s",
                          vocab, why);
     free(s);
     if (status == NB_OK)
-        status = nb_tokenizer_parse(model, size, out, err);
+        status = ni_tokenizer_parse(model, size, out, err);
     free(model);
     return status;
 }

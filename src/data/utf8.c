@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-size_t nb_utf8_character(const char *text, size_t size) {
+size_t ni_utf8_character(const char *text, size_t size) {
     const unsigned char *c = (const unsigned char *)text;
     if (c[0] < 0x80)
         return 1;
@@ -21,10 +21,10 @@ size_t nb_utf8_character(const char *text, size_t size) {
     return length;
 }
 
-size_t nb_utf8_repair(const char *text, size_t size, char *to, int64_t *invalid) {
+size_t ni_utf8_repair(const char *text, size_t size, char *to, int64_t *invalid) {
     size_t used = 0;
     for (size_t at = 0; at < size;) {
-        size_t length = nb_utf8_character(text + at, size - at);
+        size_t length = ni_utf8_character(text + at, size - at);
         if (length) {
             memcpy(to + used, text + at, length);
         } else {

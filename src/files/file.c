@@ -74,7 +74,7 @@ static nb_status read_all(int fd, const char *path, size_t limit, size_t expect,
     return nb_fail(err, NB_NO_MEMORY, "%s: no memory to read the file", path);
 }
 
-nb_status nb_file_read(const char *path, size_t limit, char **bytes, size_t *size, nb_error *err) {
+nb_status ni_file_read(const char *path, size_t limit, char **bytes, size_t *size, nb_error *err) {
     int fd;
     struct stat st;
     *bytes = NULL;
@@ -87,10 +87,10 @@ nb_status nb_file_read(const char *path, size_t limit, char **bytes, size_t *siz
     return status;
 }
 
-nb_status nb_file_map_open(const char *path, nb_file_map *out, nb_error *err) {
+nb_status ni_file_map_open(const char *path, ni_file_map *out, nb_error *err) {
     int fd;
     struct stat st;
-    *out = (nb_file_map){NULL, 0};
+    *out = (ni_file_map){NULL, 0};
     NB_TRY(open_for_reading(path, &fd, &st, err));
     nb_status status = NB_OK;
     if (!S_ISREG(st.st_mode)) {
@@ -100,21 +100,21 @@ nb_status nb_file_map_open(const char *path, nb_file_map *out, nb_error *err) {
         if (bytes == MAP_FAILED)
             status = fail_errno(err, "map into memory", path);
         else
-            *out = (nb_file_map){bytes, (size_t)st.st_size};
+            *out = (ni_file_map){bytes, (size_t)st.st_size};
     }
     close(fd);
     return status;
 }
 
-void nb_file_map_close(nb_file_map *map) {
+void ni_file_map_close(ni_file_map *map) {
     if (map->bytes)
         munmap((void *)map->bytes, map->size);
-    *map = (nb_file_map){NULL, 0};
+    *map = (ni_file_map){NULL, 0};
 }
 
 /* ---- folders ---- */
 
-nb_status nb_make_folders(const char *path, nb_error *err) {
+nb_status ni_make_folders(const char *path, nb_error *err) {
     if (!*path)
         return nb_fail(err, NB_BAD_USAGE, "the name of a folder is empty");
     char *part = strdup(path);
@@ -139,7 +139,7 @@ nb_status nb_make_folders(const char *path, nb_error *err) {
     return status;
 }
 
-nb_status nb_sync_parent(const char *path, nb_error *err) {
+nb_status ni_sync_parent(const char *path, nb_error *err) {
     size_t length = strlen(path);
     while (length > 1 && path[length - 1] == '/')
         length--;
@@ -161,12 +161,12 @@ nb_status nb_sync_parent(const char *path, nb_error *err) {
 
 /* ---- atomic writing ---- */
 
-struct nb_writer {
+struct ni_writer {
     FILE *stream;
     char *path, *temporary;
 };
 
-bool nb_is_temporary_name(const char *name) {
+bool ni_is_temporary_name(const char *name) {
     for (const char *at = strstr(name, ".tmp-"); at; at = strstr(at + 1, ".tmp-")) {
         const char *c = at + 5;
         int digits[2] = {0, 0};
@@ -196,16 +196,16 @@ static int open_temporary(const char *path, char **name) {
     return -1;
 }
 
-nb_status nb_writer_open(const char *path, nb_writer **out, nb_error *err) {
+nb_status ni_writer_open(const char *path, ni_writer **out, nb_error *err) {
     *out = NULL;
     struct stat st;
     if (stat(path, &st) == 0 && !S_ISREG(st.st_mode))
         return nb_fail(err, NB_IO_ERROR, "%s: exists and is not a regular file, so it cannot be replaced", path);
-    nb_writer *writer = calloc(1, sizeof *writer);
+    ni_writer *writer = calloc(1, sizeof *writer);
     if (writer)
         writer->path = strdup(path);
     if (!writer || !writer->path) {
-        nb_writer_abandon(writer);
+        ni_writer_abandon(writer);
         return nb_fail(err, NB_NO_MEMORY, "%s: no memory to write the file", path);
     }
     int fd = open_temporary(path, &writer->temporary);
@@ -216,29 +216,29 @@ nb_status nb_writer_open(const char *path, nb_writer **out, nb_error *err) {
             close(fd);
             unlink(writer->temporary);
         }
-        nb_writer_abandon(writer);
+        ni_writer_abandon(writer);
         return status;
     }
     *out = writer;
     return NB_OK;
 }
 
-nb_status nb_writer_put(nb_writer *writer, const void *bytes, size_t size, nb_error *err) {
+nb_status ni_writer_put(ni_writer *writer, const void *bytes, size_t size, nb_error *err) {
     if (size && fwrite(bytes, 1, size, writer->stream) != size)
         return fail_errno(err, "write", writer->path);
     return NB_OK;
 }
 
-nb_status nb_writer_put_at(nb_writer *writer, size_t offset, const void *bytes, size_t size, nb_error *err) {
+nb_status ni_writer_put_at(ni_writer *writer, size_t offset, const void *bytes, size_t size, nb_error *err) {
     if (fseeko(writer->stream, (off_t)offset, SEEK_SET) != 0)
         return fail_errno(err, "write", writer->path);
-    NB_TRY(nb_writer_put(writer, bytes, size, err));
+    NB_TRY(ni_writer_put(writer, bytes, size, err));
     if (fseeko(writer->stream, 0, SEEK_END) != 0)
         return fail_errno(err, "write", writer->path);
     return NB_OK;
 }
 
-nb_status nb_writer_commit(nb_writer *writer, nb_error *err) {
+nb_status ni_writer_commit(ni_writer *writer, nb_error *err) {
     nb_status status = NB_OK;
     if (fflush(writer->stream) != 0 || fsync(fileno(writer->stream)) != 0)
         status = fail_errno(err, "write", writer->path);
@@ -250,15 +250,15 @@ nb_status nb_writer_commit(nb_writer *writer, nb_error *err) {
     if (status == NB_OK) {
         free(writer->temporary);
         writer->temporary = NULL;
-        status = nb_sync_parent(writer->path, err);
+        status = ni_sync_parent(writer->path, err);
     } else {
         unlink(writer->temporary);
     }
-    nb_writer_abandon(writer);
+    ni_writer_abandon(writer);
     return status;
 }
 
-void nb_writer_abandon(nb_writer *writer) {
+void ni_writer_abandon(ni_writer *writer) {
     if (!writer)
         return;
     if (writer->stream) {
@@ -270,13 +270,13 @@ void nb_writer_abandon(nb_writer *writer) {
     free(writer);
 }
 
-nb_status nb_file_write(const char *path, const void *bytes, size_t size, nb_error *err) {
-    nb_writer *writer;
-    NB_TRY(nb_writer_open(path, &writer, err));
-    nb_status status = nb_writer_put(writer, bytes, size, err);
+nb_status ni_file_write(const char *path, const void *bytes, size_t size, nb_error *err) {
+    ni_writer *writer;
+    NB_TRY(ni_writer_open(path, &writer, err));
+    nb_status status = ni_writer_put(writer, bytes, size, err);
     if (status != NB_OK) {
-        nb_writer_abandon(writer);
+        ni_writer_abandon(writer);
         return status;
     }
-    return nb_writer_commit(writer, err);
+    return ni_writer_commit(writer, err);
 }

@@ -3,45 +3,45 @@
  * A file that nibble writes appears under its name complete and synced, or not at all: bytes go to `NAME.tmp-PID-N` in
  * the same folder, which is synced and renamed. A full disk or a kill leaves the old file as it was.
  */
-#ifndef NB_FILES_FILE_H
-#define NB_FILES_FILE_H
+#ifndef NI_FILES_FILE_H
+#define NI_FILES_FILE_H
 
 #include "nibble/status.h"
 #include <stdbool.h>
 #include <stddef.h>
 
 /* Reads a file of at most `limit` bytes into fresh memory with a 0 after the end (free with free()). */
-nb_status nb_file_read(const char *path, size_t limit, char **bytes, size_t *size, nb_error *err);
+nb_status ni_file_read(const char *path, size_t limit, char **bytes, size_t *size, nb_error *err);
 
 /* Replaces `path` by these bytes: temporary name in the same folder, fsync, rename, fsync of the folder. */
-nb_status nb_file_write(const char *path, const void *bytes, size_t size, nb_error *err);
+nb_status ni_file_write(const char *path, const void *bytes, size_t size, nb_error *err);
 
 /* mkdir -p. */
-nb_status nb_make_folders(const char *path, nb_error *err);
+nb_status ni_make_folders(const char *path, nb_error *err);
 
 /* A read-only view of a whole regular file. The pages follow the file: who shortens it meanwhile kills the reader. */
-typedef struct nb_file_map {
+typedef struct ni_file_map {
     const void *bytes; /* NULL if the file is empty */
     size_t size;
-} nb_file_map;
-nb_status nb_file_map_open(const char *path, nb_file_map *out, nb_error *err);
-void nb_file_map_close(nb_file_map *map);
+} ni_file_map;
+nb_status ni_file_map_open(const char *path, ni_file_map *out, nb_error *err);
+void ni_file_map_close(ni_file_map *map);
 
-/* The streaming form of nb_file_write. Ends with a commit or, after a failure of a put, an abandon. */
-typedef struct nb_writer nb_writer;
-nb_status nb_writer_open(const char *path, nb_writer **out, nb_error *err);
-nb_status nb_writer_put(nb_writer *writer, const void *bytes, size_t size, nb_error *err);
+/* The streaming form of ni_file_write. Ends with a commit or, after a failure of a put, an abandon. */
+typedef struct ni_writer ni_writer;
+nb_status ni_writer_open(const char *path, ni_writer **out, nb_error *err);
+nb_status ni_writer_put(ni_writer *writer, const void *bytes, size_t size, nb_error *err);
 /* Overwrites bytes written before, for a header whose counts are known at the end. */
-nb_status nb_writer_put_at(nb_writer *writer, size_t offset, const void *bytes, size_t size, nb_error *err);
+nb_status ni_writer_put_at(ni_writer *writer, size_t offset, const void *bytes, size_t size, nb_error *err);
 /* Syncs, renames, syncs the folder; frees the writer whatever happens. */
-nb_status nb_writer_commit(nb_writer *writer, nb_error *err);
+nb_status ni_writer_commit(ni_writer *writer, nb_error *err);
 /* Removes the temporary file and frees the writer. NULL is allowed. */
-void nb_writer_abandon(nb_writer *writer);
+void ni_writer_abandon(ni_writer *writer);
 
 /* Whether a name is one that a writer or a folder under construction uses ("x.bin.tmp-123-0"). */
-bool nb_is_temporary_name(const char *name);
+bool ni_is_temporary_name(const char *name);
 
 /* fsync of the folder that holds `path`, so that a rename in it survives a power cut. */
-nb_status nb_sync_parent(const char *path, nb_error *err);
+nb_status ni_sync_parent(const char *path, nb_error *err);
 
 #endif

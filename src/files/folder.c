@@ -14,7 +14,7 @@
 
 enum { MAX_DEPTH = 32 }; /* of folders in folders: one descriptor each */
 
-struct nb_folder {
+struct ni_folder {
     char *path, *temporary;
 };
 
@@ -64,18 +64,18 @@ static nb_status remove_at(int parent, const char *name, const char *shown, int 
     return status;
 }
 
-nb_status nb_folder_remove(const char *path, nb_error *err) {
+nb_status ni_folder_remove(const char *path, nb_error *err) {
     return remove_at(AT_FDCWD, path, path, 0, err);
 }
 
-nb_status nb_folder_remove_abandoned(const char *path, nb_error *err) {
+nb_status ni_folder_remove_abandoned(const char *path, nb_error *err) {
     DIR *folder = opendir(path);
     if (!folder)
         return errno == ENOENT ? NB_OK : fail_errno(err, "open the folder", path);
     nb_status status = NB_OK;
     struct dirent *entry;
     while (status == NB_OK && (entry = readdir(folder)) != NULL)
-        if (nb_is_temporary_name(entry->d_name))
+        if (ni_is_temporary_name(entry->d_name))
             status = remove_at(dirfd(folder), entry->d_name, path, 0, err);
     closedir(folder);
     return status;
@@ -83,13 +83,13 @@ nb_status nb_folder_remove_abandoned(const char *path, nb_error *err) {
 
 /* ---- construction ---- */
 
-nb_status nb_folder_begin(const char *path, nb_folder **out, nb_error *err) {
+nb_status ni_folder_begin(const char *path, ni_folder **out, nb_error *err) {
     *out = NULL;
     size_t length = strlen(path);
     while (length > 1 && path[length - 1] == '/')
         length--;
     size_t room = length + 48;
-    nb_folder *folder = calloc(1, sizeof *folder);
+    ni_folder *folder = calloc(1, sizeof *folder);
     if (folder) {
         folder->path = strndup(path, length);
         folder->temporary = malloc(room);
@@ -118,7 +118,7 @@ nb_status nb_folder_begin(const char *path, nb_folder **out, nb_error *err) {
     return NB_OK;
 }
 
-const char *nb_folder_path(const nb_folder *folder) {
+const char *ni_folder_path(const ni_folder *folder) {
     return folder->temporary;
 }
 
@@ -158,7 +158,7 @@ static int exchange(const char *a, const char *b) {
     return (int)syscall(SYS_renameat2, AT_FDCWD, a, AT_FDCWD, b, flag_exchange);
 }
 
-nb_status nb_folder_commit(nb_folder *folder, bool replace, nb_error *err) {
+nb_status ni_folder_commit(ni_folder *folder, bool replace, nb_error *err) {
     nb_status status = sync_tree(AT_FDCWD, folder->temporary, folder->path, 0, err);
     if (status == NB_OK && rename(folder->temporary, folder->path) != 0) {
         bool exists = errno == ENOTEMPTY || errno == EEXIST;
@@ -168,15 +168,15 @@ nb_status nb_folder_commit(nb_folder *folder, bool replace, nb_error *err) {
             status = fail_errno(err, "put the new folder in place", folder->path);
     }
     if (status == NB_OK)
-        status = nb_sync_parent(folder->path, err);
-    nb_folder_abandon(folder); /* after an exchange, the old folder bears the temporary name */
+        status = ni_sync_parent(folder->path, err);
+    ni_folder_abandon(folder); /* after an exchange, the old folder bears the temporary name */
     return status;
 }
 
-void nb_folder_abandon(nb_folder *folder) {
+void ni_folder_abandon(ni_folder *folder) {
     if (!folder)
         return;
-    nb_folder_remove(folder->temporary, NULL);
+    ni_folder_remove(folder->temporary, NULL);
     free(folder->temporary);
     free(folder->path);
     free(folder);

@@ -16,10 +16,10 @@ enum { HEADER_LIMIT = 65536 };
 
 static const struct {
     char descr[4]; /* without the mark of byte order */
-    nb_tensor_dtype dtype;
+    ni_tensor_dtype dtype;
 } dtypes[] = {
-    {"f8", NB_ST_F64}, {"f4", NB_ST_F32}, {"f2", NB_ST_F16}, {"i8", NB_ST_I64}, {"i4", NB_ST_I32}, {"i2", NB_ST_I16},
-    {"i1", NB_ST_I8},  {"u8", NB_ST_U64}, {"u4", NB_ST_U32}, {"u2", NB_ST_U16}, {"u1", NB_ST_U8},  {"b1", NB_ST_BOOL},
+    {"f8", NI_ST_F64}, {"f4", NI_ST_F32}, {"f2", NI_ST_F16}, {"i8", NI_ST_I64}, {"i4", NI_ST_I32}, {"i2", NI_ST_I16},
+    {"i1", NI_ST_I8},  {"u8", NI_ST_U64}, {"u4", NI_ST_U32}, {"u2", NI_ST_U16}, {"u1", NI_ST_U8},  {"b1", NI_ST_BOOL},
 };
 
 /* ---- the dictionary ---- */
@@ -69,12 +69,12 @@ static bool take_size(scanner *s, int64_t *value) {
     return s->at > first;
 }
 
-static bool take_shape(scanner *s, nb_file_tensor *tensor) {
+static bool take_shape(scanner *s, ni_file_tensor *tensor) {
     tensor->rank = 0;
     if (!take(s, "("))
         return false;
     while (!take(s, ")")) {
-        if (tensor->rank == NB_TENSOR_RANK || !take_size(s, &tensor->shape[tensor->rank++]))
+        if (tensor->rank == NI_TENSOR_RANK || !take_size(s, &tensor->shape[tensor->rank++]))
             return false;
         if (!take(s, ",")) /* a tuple of one has its comma: (3,) */
             return tensor->rank > 1 && take(s, ")");
@@ -87,7 +87,7 @@ typedef struct dictionary {
     bool fortran;
 } dictionary;
 
-static bool take_entry(scanner *s, dictionary *d, nb_npy *out) {
+static bool take_entry(scanner *s, dictionary *d, ni_npy *out) {
     char key[16];
     if (!take_word(s, key, sizeof key) || !take(s, ":"))
         return false;
@@ -102,7 +102,7 @@ static bool take_entry(scanner *s, dictionary *d, nb_npy *out) {
     return d->fortran || take(s, "False");
 }
 
-static bool take_dictionary(scanner *s, dictionary *d, nb_npy *out) {
+static bool take_dictionary(scanner *s, dictionary *d, ni_npy *out) {
     if (!take(s, "{"))
         return false;
     while (!take(s, "}")) {
@@ -116,13 +116,13 @@ static bool take_dictionary(scanner *s, dictionary *d, nb_npy *out) {
 
 /* ---- the file ---- */
 
-static nb_status dtype_of(nb_npy *npy, nb_error *err) {
+static nb_status dtype_of(ni_npy *npy, nb_error *err) {
     const char *descr = npy->descr;
     for (size_t i = 0; i < sizeof dtypes / sizeof dtypes[0]; i++) {
         if (!*descr || strcmp(descr + 1, dtypes[i].descr) != 0)
             continue;
         npy->tensor.dtype = dtypes[i].dtype;
-        bool one_byte = nb_tensor_dtype_size(dtypes[i].dtype) == 1;
+        bool one_byte = ni_tensor_dtype_size(dtypes[i].dtype) == 1;
         if (*descr == '<' || ((*descr == '|' || *descr == '>') && one_byte))
             return NB_OK;
         if (*descr == '>')
@@ -151,9 +151,9 @@ static nb_status find_header(const unsigned char *bytes, size_t size, size_t *be
     return NB_OK;
 }
 
-nb_status nb_npy_view(const void *bytes, size_t size, nb_npy *out, nb_error *err) {
+nb_status ni_npy_view(const void *bytes, size_t size, ni_npy *out, nb_error *err) {
     size_t begin = 0, length = 0, need;
-    *out = (nb_npy){0};
+    *out = (ni_npy){0};
     NB_TRY(find_header(bytes, size, &begin, &length, err));
     scanner s = {(const char *)bytes + begin, (const char *)bytes + begin + length};
     dictionary d = {0};
@@ -168,7 +168,7 @@ nb_status nb_npy_view(const void *bytes, size_t size, nb_npy *out, nb_error *err
         return nb_fail(err, NB_BAD_FILE,
                        "the array is in Fortran order, expected C order; convert with "
                        "numpy.ascontiguousarray");
-    need = nb_tensor_dtype_size(out->tensor.dtype);
+    need = ni_tensor_dtype_size(out->tensor.dtype);
     for (int32_t i = 0; i < out->tensor.rank; i++)
         if (__builtin_mul_overflow(need, (size_t)out->tensor.shape[i], &need))
             return nb_fail(err, NB_BAD_FILE, "the shape overflows the size of memory");
@@ -180,8 +180,8 @@ nb_status nb_npy_view(const void *bytes, size_t size, nb_npy *out, nb_error *err
     return NB_OK;
 }
 
-nb_status nb_npy_parse(const void *bytes, size_t size, nb_npy *out, nb_error *err) {
-    NB_TRY(nb_npy_view(bytes, size, out, err));
+nb_status ni_npy_parse(const void *bytes, size_t size, ni_npy *out, nb_error *err) {
+    NB_TRY(ni_npy_view(bytes, size, out, err));
     out->memory = malloc(out->tensor.bytes + 1);
     if (!out->memory)
         return nb_fail(err, NB_NO_MEMORY, "no memory for an array of %zu bytes", out->tensor.bytes);
@@ -190,23 +190,23 @@ nb_status nb_npy_parse(const void *bytes, size_t size, nb_npy *out, nb_error *er
     return NB_OK;
 }
 
-nb_status nb_npy_read(const char *path, nb_npy *out, nb_error *err) {
-    nb_file_map map;
-    *out = (nb_npy){0};
-    NB_TRY(nb_file_map_open(path, &map, err));
-    nb_status status = nb_npy_parse(map.bytes, map.size, out, err);
-    nb_file_map_close(&map);
+nb_status ni_npy_read(const char *path, ni_npy *out, nb_error *err) {
+    ni_file_map map;
+    *out = (ni_npy){0};
+    NB_TRY(ni_file_map_open(path, &map, err));
+    nb_status status = ni_npy_parse(map.bytes, map.size, out, err);
+    ni_file_map_close(&map);
     if (status != NB_OK)
         nb_fail_within(err, "%s", path);
     return status;
 }
 
-void nb_npy_free(nb_npy *npy) {
+void ni_npy_free(ni_npy *npy) {
     free(npy->memory);
-    *npy = (nb_npy){0};
+    *npy = (ni_npy){0};
 }
 
-nb_status nb_npy_write_f32(const char *path, const float *data, int64_t rows, int64_t cols, nb_error *err) {
+nb_status ni_npy_write_f32(const char *path, const float *data, int64_t rows, int64_t cols, nb_error *err) {
     enum { PREAMBLE = 10, ALIGNMENT = 64 }; /* numpy aligns the data to 64 bytes */
     char header[2 * ALIGNMENT + 1];
     size_t count;
@@ -221,14 +221,14 @@ nb_status nb_npy_write_f32(const char *path, const float *data, int64_t rows, in
     header[total - 1] = '\n';
     header[8] = (char)(total - PREAMBLE);
     header[9] = (char)((total - PREAMBLE) >> 8);
-    nb_writer *writer;
-    NB_TRY(nb_writer_open(path, &writer, err));
-    nb_status status = nb_writer_put(writer, header, total, err);
+    ni_writer *writer;
+    NB_TRY(ni_writer_open(path, &writer, err));
+    nb_status status = ni_writer_put(writer, header, total, err);
     if (status == NB_OK)
-        status = nb_writer_put(writer, data, count * sizeof *data, err);
+        status = ni_writer_put(writer, data, count * sizeof *data, err);
     if (status != NB_OK) {
-        nb_writer_abandon(writer);
+        ni_writer_abandon(writer);
         return status;
     }
-    return nb_writer_commit(writer, err);
+    return ni_writer_commit(writer, err);
 }

@@ -19,25 +19,25 @@ static const struct {
     const char *name;
     size_t size;
 } dtypes[] = {
-    [NB_ST_F64] = {"F64", 8},         [NB_ST_F32] = {"F32", 4},   [NB_ST_F16] = {"F16", 2},
-    [NB_ST_BF16] = {"BF16", 2},       [NB_ST_I64] = {"I64", 8},   [NB_ST_I32] = {"I32", 4},
-    [NB_ST_U32] = {"U32", 4},         [NB_ST_U16] = {"U16", 2},   [NB_ST_U8] = {"U8", 1},
-    [NB_ST_I8] = {"I8", 1},           [NB_ST_BOOL] = {"BOOL", 1}, [NB_ST_F8_E4M3] = {"F8_E4M3", 1},
-    [NB_ST_F8_E5M2] = {"F8_E5M2", 1}, [NB_ST_U64] = {"U64", 8},   [NB_ST_I16] = {"I16", 2},
+    [NI_ST_F64] = {"F64", 8},         [NI_ST_F32] = {"F32", 4},   [NI_ST_F16] = {"F16", 2},
+    [NI_ST_BF16] = {"BF16", 2},       [NI_ST_I64] = {"I64", 8},   [NI_ST_I32] = {"I32", 4},
+    [NI_ST_U32] = {"U32", 4},         [NI_ST_U16] = {"U16", 2},   [NI_ST_U8] = {"U8", 1},
+    [NI_ST_I8] = {"I8", 1},           [NI_ST_BOOL] = {"BOOL", 1}, [NI_ST_F8_E4M3] = {"F8_E4M3", 1},
+    [NI_ST_F8_E5M2] = {"F8_E5M2", 1}, [NI_ST_U64] = {"U64", 8},   [NI_ST_I16] = {"I16", 2},
 };
 enum { DTYPE_COUNT = sizeof dtypes / sizeof dtypes[0] };
 
-size_t nb_tensor_dtype_size(nb_tensor_dtype dtype) {
+size_t ni_tensor_dtype_size(ni_tensor_dtype dtype) {
     return (size_t)dtype < DTYPE_COUNT ? dtypes[dtype].size : 0;
 }
 
-const char *nb_tensor_dtype_name(nb_tensor_dtype dtype) {
+const char *ni_tensor_dtype_name(ni_tensor_dtype dtype) {
     return (size_t)dtype < DTYPE_COUNT ? dtypes[dtype].name : "unknown";
 }
 
 /* Bytes of a tensor from its shape; false on overflow or a negative size. */
-static bool bytes_of_shape(const nb_file_tensor *tensor, size_t *bytes) {
-    size_t product = nb_tensor_dtype_size(tensor->dtype);
+static bool bytes_of_shape(const ni_file_tensor *tensor, size_t *bytes) {
+    size_t product = ni_tensor_dtype_size(tensor->dtype);
     for (int32_t i = 0; i < tensor->rank; i++)
         if (tensor->shape[i] < 0 || __builtin_mul_overflow(product, (size_t)tensor->shape[i], &product))
             return false;
@@ -48,24 +48,24 @@ static bool bytes_of_shape(const nb_file_tensor *tensor, size_t *bytes) {
 /* ---- reading ---- */
 
 typedef struct named_tensor {
-    nb_file_tensor *tensor;
+    ni_file_tensor *tensor;
 } named_tensor;
 
-struct nb_safetensors {
-    nb_file_map map; /* bytes NULL if the caller owns the memory */
+struct ni_safetensors {
+    ni_file_map map; /* bytes NULL if the caller owns the memory */
     json_t *header;  /* owns the names and the metadata */
     const char *data;
     size_t data_size;
     int32_t count;
-    nb_file_tensor *tensors; /* in the order of the data */
+    ni_file_tensor *tensors; /* in the order of the data */
     named_tensor *by_name;
 };
 
-static nb_status read_shape(const json_t *shape, nb_file_tensor *tensor, nb_error *err) {
+static nb_status read_shape(const json_t *shape, ni_file_tensor *tensor, nb_error *err) {
     size_t rank = json_array_size(shape);
-    if (!json_is_array(shape) || rank > NB_TENSOR_RANK)
+    if (!json_is_array(shape) || rank > NI_TENSOR_RANK)
         return nb_fail(err, NB_BAD_FILE, "tensor '%s': expected a shape of at most %d dimensions", tensor->name,
-                       NB_TENSOR_RANK);
+                       NI_TENSOR_RANK);
     tensor->rank = (int32_t)rank;
     for (size_t i = 0; i < rank; i++) {
         const json_t *extent = json_array_get(shape, i);
@@ -76,17 +76,17 @@ static nb_status read_shape(const json_t *shape, nb_file_tensor *tensor, nb_erro
     return NB_OK;
 }
 
-static nb_status read_dtype(const json_t *value, nb_file_tensor *tensor, nb_error *err) {
+static nb_status read_dtype(const json_t *value, ni_file_tensor *tensor, nb_error *err) {
     const char *name = json_string_value(value);
     for (int i = 0; name && i < DTYPE_COUNT; i++)
         if (strcmp(name, dtypes[i].name) == 0) {
-            tensor->dtype = (nb_tensor_dtype)i;
+            tensor->dtype = (ni_tensor_dtype)i;
             return NB_OK;
         }
     return nb_fail(err, NB_BAD_FILE, "tensor '%s': unknown dtype '%.32s'", tensor->name, name ? name : "(not text)");
 }
 
-static nb_status read_entry(const nb_safetensors *file, const json_t *entry, nb_file_tensor *tensor, nb_error *err) {
+static nb_status read_entry(const ni_safetensors *file, const json_t *entry, ni_file_tensor *tensor, nb_error *err) {
     const json_t *offsets = json_object_get(entry, "data_offsets");
     if (!json_is_object(entry) || json_object_size(entry) != 3 || !offsets)
         return nb_fail(err, NB_BAD_FILE, "tensor '%s': expected exactly dtype, shape and data_offsets", tensor->name);
@@ -104,7 +104,7 @@ static nb_status read_entry(const nb_safetensors *file, const json_t *entry, nb_
     size_t bytes = 0;
     if (!bytes_of_shape(tensor, &bytes) || bytes != (size_t)(to - from))
         return nb_fail(err, NB_BAD_FILE, "tensor '%s': its shape needs %zu bytes of %s, data_offsets give %" PRId64,
-                       tensor->name, bytes, nb_tensor_dtype_name(tensor->dtype), (int64_t)(to - from));
+                       tensor->name, bytes, ni_tensor_dtype_name(tensor->dtype), (int64_t)(to - from));
     tensor->data = file->data + from;
     tensor->bytes = bytes;
     return NB_OK;
@@ -121,7 +121,7 @@ static nb_status check_metadata(const json_t *metadata, nb_error *err) {
 }
 
 static int by_position(const void *a, const void *b) {
-    const nb_file_tensor *x = a, *y = b;
+    const ni_file_tensor *x = a, *y = b;
     uintptr_t p = (uintptr_t)x->data, q = (uintptr_t)y->data;
     if (p != q)
         return p < q ? -1 : 1;
@@ -134,10 +134,10 @@ static int by_name(const void *a, const void *b) {
     return strcmp(((const named_tensor *)a)->tensor->name, ((const named_tensor *)b)->tensor->name);
 }
 
-static nb_status check_tiling(const nb_safetensors *file, nb_error *err) {
+static nb_status check_tiling(const ni_safetensors *file, nb_error *err) {
     const char *at = file->data;
     for (int32_t i = 0; i < file->count; i++) {
-        const nb_file_tensor *tensor = &file->tensors[i];
+        const ni_file_tensor *tensor = &file->tensors[i];
         if ((const char *)tensor->data != at)
             return nb_fail(err, NB_BAD_FILE, "tensor '%s' begins at byte %td of the data, expected %td: a %s",
                            tensor->name, (const char *)tensor->data - file->data, at - file->data,
@@ -150,7 +150,7 @@ static nb_status check_tiling(const nb_safetensors *file, nb_error *err) {
     return NB_OK;
 }
 
-static nb_status read_tensors(nb_safetensors *file, nb_error *err) {
+static nb_status read_tensors(ni_safetensors *file, nb_error *err) {
     size_t entries = json_object_size(file->header);
     if (entries >= INT32_MAX)
         return nb_fail(err, NB_BAD_FILE, "%zu tensors are more than can be", entries);
@@ -164,7 +164,7 @@ static nb_status read_tensors(nb_safetensors *file, nb_error *err) {
             NB_TRY(check_metadata(json_object_iter_value(at), err));
             continue;
         }
-        nb_file_tensor *tensor = &file->tensors[file->count++];
+        ni_file_tensor *tensor = &file->tensors[file->count++];
         tensor->name = name;
         NB_TRY(read_entry(file, json_object_iter_value(at), tensor, err));
     }
@@ -175,7 +175,7 @@ static nb_status read_tensors(nb_safetensors *file, nb_error *err) {
     return check_tiling(file, err);
 }
 
-static nb_status read_header(nb_safetensors *file, const char *bytes, size_t size, nb_error *err) {
+static nb_status read_header(ni_safetensors *file, const char *bytes, size_t size, nb_error *err) {
     if (size < 8)
         return nb_fail(err, NB_BAD_FILE, "%zu bytes are too few for a safetensors file", size);
     uint64_t length;
@@ -198,27 +198,27 @@ static nb_status read_header(nb_safetensors *file, const char *bytes, size_t siz
     return read_tensors(file, err);
 }
 
-nb_status nb_safetensors_parse(const void *bytes, size_t size, nb_safetensors **out, nb_error *err) {
+nb_status ni_safetensors_parse(const void *bytes, size_t size, ni_safetensors **out, nb_error *err) {
     *out = NULL;
-    nb_safetensors *file = calloc(1, sizeof *file);
+    ni_safetensors *file = calloc(1, sizeof *file);
     if (!file)
         return nb_fail(err, NB_NO_MEMORY, "no memory to read a safetensors file");
     nb_status status = read_header(file, bytes, size, err);
     if (status != NB_OK) {
-        nb_safetensors_close(file);
+        ni_safetensors_close(file);
         return status;
     }
     *out = file;
     return NB_OK;
 }
 
-nb_status nb_safetensors_open(const char *path, nb_safetensors **out, nb_error *err) {
-    nb_file_map map;
+nb_status ni_safetensors_open(const char *path, ni_safetensors **out, nb_error *err) {
+    ni_file_map map;
     *out = NULL;
-    NB_TRY(nb_file_map_open(path, &map, err));
-    nb_status status = nb_safetensors_parse(map.bytes, map.size, out, err);
+    NB_TRY(ni_file_map_open(path, &map, err));
+    nb_status status = ni_safetensors_parse(map.bytes, map.size, out, err);
     if (status != NB_OK) {
-        nb_file_map_close(&map);
+        ni_file_map_close(&map);
         nb_fail_within(err, "%s", path);
         return status;
     }
@@ -226,32 +226,32 @@ nb_status nb_safetensors_open(const char *path, nb_safetensors **out, nb_error *
     return NB_OK;
 }
 
-void nb_safetensors_close(nb_safetensors *file) {
+void ni_safetensors_close(ni_safetensors *file) {
     if (!file)
         return;
     json_decref(file->header);
     free(file->tensors);
     free(file->by_name);
-    nb_file_map_close(&file->map);
+    ni_file_map_close(&file->map);
     free(file);
 }
 
-int32_t nb_safetensors_count(const nb_safetensors *file) {
+int32_t ni_safetensors_count(const ni_safetensors *file) {
     return file->count;
 }
 
-const nb_file_tensor *nb_safetensors_at(const nb_safetensors *file, int32_t index) {
+const ni_file_tensor *ni_safetensors_at(const ni_safetensors *file, int32_t index) {
     return index >= 0 && index < file->count ? &file->tensors[index] : NULL;
 }
 
-const nb_file_tensor *nb_safetensors_find(const nb_safetensors *file, const char *name) {
-    nb_file_tensor named = {.name = name};
+const ni_file_tensor *ni_safetensors_find(const ni_safetensors *file, const char *name) {
+    ni_file_tensor named = {.name = name};
     named_tensor key = {&named};
     const named_tensor *found = bsearch(&key, file->by_name, (size_t)file->count, sizeof key, by_name);
     return found ? found->tensor : NULL;
 }
 
-const char *nb_safetensors_metadata(const nb_safetensors *file, const char *key) {
+const char *ni_safetensors_metadata(const ni_safetensors *file, const char *key) {
     return json_string_value(json_object_get(json_object_get(file->header, "__metadata__"), key));
 }
 
@@ -268,23 +268,23 @@ static nb_status add_once(json_t *object, const char *key, json_t *value, nb_err
     return NB_OK;
 }
 
-static nb_status describe_tensor(json_t *header, const nb_file_tensor *tensor, size_t *offset, nb_error *err) {
+static nb_status describe_tensor(json_t *header, const ni_file_tensor *tensor, size_t *offset, nb_error *err) {
     size_t bytes = 0, end = 0;
-    if (!tensor->name || tensor->rank < 0 || tensor->rank > NB_TENSOR_RANK || !bytes_of_shape(tensor, &bytes) ||
+    if (!tensor->name || tensor->rank < 0 || tensor->rank > NI_TENSOR_RANK || !bytes_of_shape(tensor, &bytes) ||
         bytes != tensor->bytes || __builtin_add_overflow(*offset, bytes, &end) || end > INT64_MAX)
         return nb_fail(err, NB_BAD_USAGE, "tensor '%s': %zu bytes are given, its shape needs %zu",
                        tensor->name ? tensor->name : "(no name)", tensor->bytes, bytes);
     json_t *shape = json_array();
     for (int32_t i = 0; i < tensor->rank; i++)
         json_array_append_new(shape, json_integer(tensor->shape[i]));
-    json_t *entry = json_pack("{s:s, s:o, s:[I, I]}", "dtype", nb_tensor_dtype_name(tensor->dtype), "shape", shape,
+    json_t *entry = json_pack("{s:s, s:o, s:[I, I]}", "dtype", ni_tensor_dtype_name(tensor->dtype), "shape", shape,
                               "data_offsets", (json_int_t)*offset, (json_int_t)end);
     *offset = end;
     return add_once(header, tensor->name, entry, err);
 }
 
-static nb_status make_header(const nb_file_tensor *tensors, const int32_t *order, int32_t count,
-                             const nb_metadata *metadata, int32_t metadata_count, char **text, nb_error *err) {
+static nb_status make_header(const ni_file_tensor *tensors, const int32_t *order, int32_t count,
+                             const ni_metadata *metadata, int32_t metadata_count, char **text, nb_error *err) {
     json_t *header = json_object();
     nb_status status = header ? NB_OK : nb_fail(err, NB_NO_MEMORY, "no memory for a header");
     if (status == NB_OK && metadata_count > 0) {
@@ -305,26 +305,26 @@ static nb_status make_header(const nb_file_tensor *tensors, const int32_t *order
 
 /* Wider types first (stable), so that every tensor is aligned to its type however odd the sizes before it. Returns the
  * indices in the order of the file. */
-static int32_t *in_order_of_alignment(const nb_file_tensor *tensors, int32_t count) {
+static int32_t *in_order_of_alignment(const ni_file_tensor *tensors, int32_t count) {
     int32_t *order = malloc(((size_t)count + 1) * sizeof *order), n = 0;
     for (size_t size = 8; order && size > 0; size /= 2)
         for (int32_t i = 0; i < count; i++)
-            if (nb_tensor_dtype_size(tensors[i].dtype) == size)
+            if (ni_tensor_dtype_size(tensors[i].dtype) == size)
                 order[n++] = i;
     return order;
 }
 
-static nb_status put_header(nb_writer *writer, const char *header, nb_error *err) {
+static nb_status put_header(ni_writer *writer, const char *header, nb_error *err) {
     const char spaces[8] = "        ";
     size_t length = strlen(header), padding = (8 - length % 8) % 8;
     uint64_t total = length + padding;
-    NB_TRY(nb_writer_put(writer, &total, sizeof total, err));
-    NB_TRY(nb_writer_put(writer, header, length, err));
-    return nb_writer_put(writer, spaces, padding, err);
+    NB_TRY(ni_writer_put(writer, &total, sizeof total, err));
+    NB_TRY(ni_writer_put(writer, header, length, err));
+    return ni_writer_put(writer, spaces, padding, err);
 }
 
-nb_status nb_safetensors_write_from(const char *path, const nb_file_tensor *tensors, int32_t count,
-                                    const nb_metadata *metadata, int32_t metadata_count, nb_tensor_source *source,
+nb_status ni_safetensors_write_from(const char *path, const ni_file_tensor *tensors, int32_t count,
+                                    const ni_metadata *metadata, int32_t metadata_count, ni_tensor_source *source,
                                     void *context, nb_error *err) {
     for (int32_t i = 0; i < count; i++)
         if ((size_t)tensors[i].dtype >= DTYPE_COUNT)
@@ -333,37 +333,37 @@ nb_status nb_safetensors_write_from(const char *path, const nb_file_tensor *tens
     if (!order)
         return nb_fail(err, NB_NO_MEMORY, "%s: no memory to write %d tensors", path, (int)count);
     char *header = NULL;
-    nb_writer *writer = NULL;
+    ni_writer *writer = NULL;
     nb_status status = make_header(tensors, order, count, metadata, metadata_count, &header, err);
     if (status != NB_OK)
         nb_fail_within(err, "%s", path);
     if (status == NB_OK)
-        status = nb_writer_open(path, &writer, err);
+        status = ni_writer_open(path, &writer, err);
     if (status == NB_OK)
         status = put_header(writer, header, err);
     for (int32_t i = 0; status == NB_OK && i < count; i++) {
         const void *data = NULL;
         status = source(context, order[i], &data, err);
         if (status == NB_OK)
-            status = nb_writer_put(writer, data, tensors[order[i]].bytes, err);
+            status = ni_writer_put(writer, data, tensors[order[i]].bytes, err);
     }
     free(header);
     free(order);
     if (status != NB_OK) {
-        nb_writer_abandon(writer);
+        ni_writer_abandon(writer);
         return status;
     }
-    return nb_writer_commit(writer, err);
+    return ni_writer_commit(writer, err);
 }
 
 static nb_status data_in_memory(void *context, int32_t index, const void **data, nb_error *err) {
     (void)err;
-    *data = ((const nb_file_tensor *)context)[index].data;
+    *data = ((const ni_file_tensor *)context)[index].data;
     return NB_OK;
 }
 
-nb_status nb_safetensors_write(const char *path, const nb_file_tensor *tensors, int32_t count,
-                               const nb_metadata *metadata, int32_t metadata_count, nb_error *err) {
+nb_status ni_safetensors_write(const char *path, const ni_file_tensor *tensors, int32_t count,
+                               const ni_metadata *metadata, int32_t metadata_count, nb_error *err) {
     void *list = (void *)tensors; /* read only */
-    return nb_safetensors_write_from(path, tensors, count, metadata, metadata_count, data_in_memory, list, err);
+    return ni_safetensors_write_from(path, tensors, count, metadata, metadata_count, data_in_memory, list, err);
 }

@@ -5,47 +5,47 @@
  *     ceil    the smallest 2^k with max*2^k >= amax        truncation free
  * amax = 0 gives code 0, Inf 0xfe, NaN 0xff.
  */
-#ifndef NB_FORMAT_E8M0_H
-#define NB_FORMAT_E8M0_H
+#ifndef NI_FORMAT_E8M0_H
+#define NI_FORMAT_E8M0_H
 
 #include "format/ieee.h"
 
-#define NB_E8M0_NAN 0xffu
-#define NB_E8M0_MAX 0xfeu
+#define NI_E8M0_NAN 0xffu
+#define NI_E8M0_MAX 0xfeu
 
-static inline NB_HD float nb_e8m0_value(uint8_t code) {
-    if (code == NB_E8M0_NAN)
-        return nb_f32_from(0x7fc00000u);
-    return nb_f32_from(code ? (uint32_t)code << 23 : 0x00400000u);
+static inline NI_HD float ni_e8m0_value(uint8_t code) {
+    if (code == NI_E8M0_NAN)
+        return ni_f32_from(0x7fc00000u);
+    return ni_f32_from(code ? (uint32_t)code << 23 : 0x00400000u);
 }
 
 /* 1 / value, exact; 2^-127 for the largest code is a subnormal. */
-static inline NB_HD float nb_e8m0_inverse(uint8_t code) {
-    if (code == NB_E8M0_NAN)
-        return nb_f32_from(0x7fc00000u);
-    return nb_f32_from(code == NB_E8M0_MAX ? 0x00400000u : (254u - code) << 23);
+static inline NI_HD float ni_e8m0_inverse(uint8_t code) {
+    if (code == NI_E8M0_NAN)
+        return ni_f32_from(0x7fc00000u);
+    return ni_f32_from(code == NI_E8M0_MAX ? 0x00400000u : (254u - code) << 23);
 }
 
-static inline NB_HD uint8_t nb_e8m0_clamp(int32_t exponent) {
-    return (uint8_t)(exponent < 0 ? 0 : exponent > (int32_t)NB_E8M0_MAX ? (int32_t)NB_E8M0_MAX : exponent);
+static inline NI_HD uint8_t ni_e8m0_clamp(int32_t exponent) {
+    return (uint8_t)(exponent < 0 ? 0 : exponent > (int32_t)NI_E8M0_MAX ? (int32_t)NI_E8M0_MAX : exponent);
 }
 
 /* `amax` and `max` are positive or zero; max is a normal number. */
-static inline NB_HD uint8_t nb_e8m0_floor(float amax, float max) {
-    uint32_t a = nb_f32_magnitude(amax);
-    if (a >= NB_F32_INF_BITS)
-        return a == NB_F32_INF_BITS ? NB_E8M0_MAX : NB_E8M0_NAN;
-    int32_t max_exponent = (int32_t)(nb_f32_bits(max) >> 23) - 127;
-    return nb_e8m0_clamp((int32_t)(a >> 23) - max_exponent);
+static inline NI_HD uint8_t ni_e8m0_floor(float amax, float max) {
+    uint32_t a = ni_f32_magnitude(amax);
+    if (a >= NI_F32_INF_BITS)
+        return a == NI_F32_INF_BITS ? NI_E8M0_MAX : NI_E8M0_NAN;
+    int32_t max_exponent = (int32_t)(ni_f32_bits(max) >> 23) - 127;
+    return ni_e8m0_clamp((int32_t)(a >> 23) - max_exponent);
 }
 
-static inline NB_HD uint8_t nb_e8m0_ceil(float amax, float max) {
-    uint32_t a = nb_f32_magnitude(amax), m = nb_f32_bits(max);
-    if (a >= NB_F32_INF_BITS)
-        return a == NB_F32_INF_BITS ? NB_E8M0_MAX : NB_E8M0_NAN;
+static inline NI_HD uint8_t ni_e8m0_ceil(float amax, float max) {
+    uint32_t a = ni_f32_magnitude(amax), m = ni_f32_bits(max);
+    if (a >= NI_F32_INF_BITS)
+        return a == NI_F32_INF_BITS ? NI_E8M0_MAX : NI_E8M0_NAN;
     int32_t max_exponent = (int32_t)(m >> 23) - 127;
     int32_t above = (a & 0x7fffffu) > (m & 0x7fffffu); /* amax has the larger mantissa */
-    return nb_e8m0_clamp((int32_t)(a >> 23) - max_exponent + above);
+    return ni_e8m0_clamp((int32_t)(a >> 23) - max_exponent + above);
 }
 
 #endif

@@ -2,12 +2,12 @@
  *
  * A new number format is a header beside this one and a row in element.c.
  */
-#ifndef NB_FORMAT_ELEMENT_H
-#define NB_FORMAT_ELEMENT_H
+#ifndef NI_FORMAT_ELEMENT_H
+#define NI_FORMAT_ELEMENT_H
 
 #include "nibble/format.h"
 
-typedef struct nb_element_row {
+typedef struct ni_element_row {
     const char *name;
     int32_t bits; /* 4, 8 or 16 */
     float max;    /* largest magnitude */
@@ -17,22 +17,22 @@ typedef struct nb_element_row {
     uint8_t (*up)(float x);
     uint8_t (*stochastic)(float x, float u);
     float (*value)(uint8_t code);
-} nb_element_row;
+} ni_element_row;
 
-const nb_element_row *nb_element_info(nb_element element); /* NULL out of range */
+const ni_element_row *ni_element_info(nb_element element); /* NULL out of range */
 
 /* What `format: NAME` means in a recipe: an element with its kind of scale, and the defaults of the other fields. */
-typedef struct nb_format_family {
+typedef struct ni_format_family {
     const char *name;
     nb_quantizer defaults;
-} nb_format_family;
+} ni_format_family;
 
-const nb_format_family *nb_format_family_find(const char *name); /* NULL if there is none */
-const nb_format_family *nb_format_family_at(int32_t index);      /* NULL past the last */
+const ni_format_family *ni_format_family_find(const char *name); /* NULL if there is none */
+const ni_format_family *ni_format_family_at(int32_t index);      /* NULL past the last */
 
 /* The words of the recipe grammar, indexed by the enum; NULL past the last. */
-const char *nb_scale_rule_name(nb_scale_rule rule); /* "absmax", "floor", ... */
-const char *nb_rounding_name(nb_rounding round);    /* "even", "up", "stochastic" */
-const char *nb_signs_name(nb_signs signs);          /* "none", "fixed", "fresh" */
+const char *ni_scale_rule_name(nb_scale_rule rule); /* "absmax", "floor", ... */
+const char *ni_rounding_name(nb_rounding round);    /* "even", "up", "stochastic" */
+const char *ni_signs_name(nb_signs signs);          /* "none", "fixed", "fresh" */
 
 #endif

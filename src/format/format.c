@@ -47,7 +47,7 @@ const char *nb_dtype_name(nb_dtype type) {
 }
 
 nb_quantizer nb_quantizer_bf16(void) {
-    return nb_format_family_find("bf16")->defaults;
+    return ni_format_family_find("bf16")->defaults;
 }
 
 bool nb_quantizer_is_bf16(const nb_quantizer *q) {
@@ -100,7 +100,7 @@ static nb_status check_e8m0(const nb_quantizer *q, nb_error *err) {
 }
 
 static nb_status check_f32(const nb_quantizer *q, nb_error *err) {
-    const char *name = nb_element_info(q->element)->name;
+    const char *name = ni_element_info(q->element)->name;
     if (q->rule != NB_RULE_ABSMAX && q->rule != NB_RULE_POW2)
         return nb_fail(err, NB_BAD_CONFIG, "%s: scale must be absmax or pow2", name);
     if (q->outer != NB_OUTER_NONE)
@@ -113,7 +113,7 @@ static nb_status check_f32(const nb_quantizer *q, nb_error *err) {
 static nb_status check_unscaled(const nb_quantizer *q, nb_error *err) {
     if (q->outer != NB_OUTER_NONE || q->rule != NB_RULE_ABSMAX || !is_block(q, NB_BLOCK_ALL, NB_BLOCK_ALL))
         return nb_fail(err, NB_BAD_CONFIG, "%s without scale: no block, scale rule or outer scale applies",
-                       nb_element_info(q->element)->name);
+                       ni_element_info(q->element)->name);
     return NB_OK;
 }
 
@@ -132,8 +132,8 @@ static nb_status check_scale(const nb_quantizer *q, nb_error *err) {
 }
 
 nb_status nb_quantizer_check(const nb_quantizer *q, nb_error *err) {
-    if (!nb_element_info(q->element) || !nb_scale_rule_name(q->rule) || !nb_rounding_name(q->round) ||
-        !nb_signs_name(q->hadamard_signs))
+    if (!ni_element_info(q->element) || !ni_scale_rule_name(q->rule) || !ni_rounding_name(q->round) ||
+        !ni_signs_name(q->hadamard_signs))
         return nb_fail(err, NB_BAD_CONFIG, "quantizer: element, scale rule, rounding or signs out of range");
     if (nb_quantizer_is_bf16(q))
         return NB_OK;
@@ -195,11 +195,11 @@ static void NB_PRINTF(2, 3) append(text_buffer *b, const char *format, ...) {
 }
 
 /* The family of the same element and kind of scale; NULL for the bare element formats without scale. */
-static const nb_format_family *family_of(const nb_quantizer *q) {
-    for (int32_t i = 0; nb_format_family_at(i); i++) {
-        const nb_quantizer *d = &nb_format_family_at(i)->defaults;
+static const ni_format_family *family_of(const nb_quantizer *q) {
+    for (int32_t i = 0; ni_format_family_at(i); i++) {
+        const nb_quantizer *d = &ni_format_family_at(i)->defaults;
         if (d->element == q->element && d->scale_type == q->scale_type)
-            return nb_format_family_at(i);
+            return ni_format_family_at(i);
     }
     return NULL;
 }
@@ -217,7 +217,7 @@ static void append_block(text_buffer *b, const nb_quantizer *q) {
 
 static void append_scale(text_buffer *b, const nb_quantizer *q, const nb_quantizer *defaults) {
     if (q->rule != defaults->rule)
-        append(b, ", scale: %s", nb_scale_rule_name(q->rule));
+        append(b, ", scale: %s", ni_scale_rule_name(q->rule));
     if (q->outer == defaults->outer)
         return;
     if (has_outer128(q))
@@ -235,8 +235,8 @@ char *nb_quantizer_text(const nb_quantizer *q, char *text, size_t size) {
         append(&b, "{invalid}");
         return text;
     }
-    const nb_format_family *family = family_of(q);
-    append(&b, "{format: %s", family ? family->name : nb_element_info(q->element)->name);
+    const ni_format_family *family = family_of(q);
+    append(&b, "{format: %s", family ? family->name : ni_element_info(q->element)->name);
     if (nb_quantizer_is_bf16(q)) {
         append(&b, "}");
         return text;
@@ -248,12 +248,12 @@ char *nb_quantizer_text(const nb_quantizer *q, char *text, size_t size) {
         append(&b, ", scale: none");
     }
     if (q->round != NB_ROUND_EVEN)
-        append(&b, ", round: %s", nb_rounding_name(q->round));
+        append(&b, ", round: %s", ni_rounding_name(q->round));
     if (q->round == NB_ROUND_STOCHASTIC)
         append(&b, ", sr_bits: %d", (int)q->sr_bits);
     if (q->hadamard_size)
         append(&b, ", hadamard: {size: %d, signs: %s, round_bf16: %s}", (int)q->hadamard_size,
-               nb_signs_name(q->hadamard_signs), q->hadamard_round_bf16 ? "true" : "false");
+               ni_signs_name(q->hadamard_signs), q->hadamard_round_bf16 ? "true" : "false");
     append(&b, "}");
     return text;
 }
@@ -282,7 +282,7 @@ nb_qtensor_size nb_qtensor_bytes(const nb_quantizer *q, int64_t rows, int64_t co
     size_t r = (size_t)rows, c = (size_t)cols;
     if (nb_quantizer_is_bf16(q))
         return size;
-    size.codes = nb_element_info(q->element)->bits == 4 ? r * ((c + 1) / 2) : r * c;
+    size.codes = ni_element_info(q->element)->bits == 4 ? r * ((c + 1) / 2) : r * c;
     if (q->scale_type == NB_SCALE_E4M3 || q->scale_type == NB_SCALE_E8M0)
         size.scales = r * (c / (size_t)q->block_cols);
     if (has_outer128(q))

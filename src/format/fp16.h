@@ -5,31 +5,31 @@
  *
  * Largest 65504 (0x7bff), smallest normal 2^-14, subnormal step 2^-24.
  */
-#ifndef NB_FORMAT_FP16_H
-#define NB_FORMAT_FP16_H
+#ifndef NI_FORMAT_FP16_H
+#define NI_FORMAT_FP16_H
 
 #include "format/ieee.h"
 
-#define NB_FP16_MAX 65504.0f
+#define NI_FP16_MAX 65504.0f
 
-static inline NB_HD float nb_fp16_value(uint16_t code) {
+static inline NI_HD float ni_fp16_value(uint16_t code) {
     uint32_t magnitude = code & 0x7fffu, sign = (uint32_t)(code & 0x8000u) << 16;
     if (magnitude >= 0x7c00u) /* Inf, NaN */
-        return nb_f32_from(sign | NB_F32_INF_BITS | (magnitude & 0x3ffu) << 13);
+        return ni_f32_from(sign | NI_F32_INF_BITS | (magnitude & 0x3ffu) << 13);
     if (magnitude < 0x400u) /* subnormal */
-        return nb_f32_from(sign | nb_f32_bits(nb_f32_mul((float)magnitude, 0x1p-24f)));
-    return nb_f32_from(sign | (magnitude + (112u << 10)) << 13);
+        return ni_f32_from(sign | ni_f32_bits(ni_f32_mul((float)magnitude, 0x1p-24f)));
+    return ni_f32_from(sign | (magnitude + (112u << 10)) << 13);
 }
 
 /* Nearest, ties to even; overflow gives Inf; a NaN keeps sign and upper payload and becomes quiet. */
-static inline NB_HD uint16_t nb_fp16_even(float x) {
-    uint32_t a = nb_f32_magnitude(x), sign = nb_f32_bits(x) >> 16 & 0x8000u;
-    if (a > NB_F32_INF_BITS)
+static inline NI_HD uint16_t ni_fp16_even(float x) {
+    uint32_t a = ni_f32_magnitude(x), sign = ni_f32_bits(x) >> 16 & 0x8000u;
+    if (a > NI_F32_INF_BITS)
         return (uint16_t)(sign | 0x7e00u | (a >> 13 & 0x3ffu));
     if (a >= 0x47800000u) /* 65536 and beyond */
         return (uint16_t)(sign | 0x7c00u);
     if (a < 0x38800000u) /* below 2^-14: adding 1/2 rounds to a multiple of 2^-24 */
-        return (uint16_t)(sign | (nb_f32_bits(nb_f32_add(nb_f32_from(a), 0.5f)) - nb_f32_bits(0.5f)));
+        return (uint16_t)(sign | (ni_f32_bits(ni_f32_add(ni_f32_from(a), 0.5f)) - ni_f32_bits(0.5f)));
     return (uint16_t)(sign | (a - (112u << 23) + 0xfffu + (a >> 13 & 1u)) >> 13);
 }
 

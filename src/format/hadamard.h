@@ -5,31 +5,31 @@
  * In FP32: signs, then stages 1, 2, 4, ... of (a + b, a - b), then one multiply by fl(1/sqrt(n)). H is symmetric and
  * orthogonal after the scaling, so two operands rotated alike keep their product.
  */
-#ifndef NB_FORMAT_HADAMARD_H
-#define NB_FORMAT_HADAMARD_H
+#ifndef NI_FORMAT_HADAMARD_H
+#define NI_FORMAT_HADAMARD_H
 
 #include "base/philox.h"
 #include "format/ieee.h"
 #include "format/noise.h"
 #include "nibble/format.h"
 
-#define NB_HADAMARD_MAX 128
+#define NI_HADAMARD_MAX 128
 
 /* Bit i % 32 of word i / 32 set: element i of a group is negated. */
-typedef struct nb_sign_mask {
+typedef struct ni_sign_mask {
     uint32_t w[4];
-} nb_sign_mask;
+} ni_sign_mask;
 
 /* TransformerEngine's fixed pattern of 16 signs, repeated. */
-#define NB_FIXED_SIGNS 0xD7E8u
+#define NI_FIXED_SIGNS 0xD7E8u
 
-static inline NB_HD nb_sign_mask nb_signs_of(nb_signs signs, const nb_noise_key *noise) {
-    nb_sign_mask mask = {{0, 0, 0, 0}};
+static inline NI_HD ni_sign_mask ni_signs_of(nb_signs signs, const ni_noise_key *noise) {
+    ni_sign_mask mask = {{0, 0, 0, 0}};
     if (signs == NB_SIGNS_FIXED) {
         for (int i = 0; i < 4; i++)
-            mask.w[i] = NB_FIXED_SIGNS << 16 | NB_FIXED_SIGNS;
+            mask.w[i] = NI_FIXED_SIGNS << 16 | NI_FIXED_SIGNS;
     } else if (signs == NB_SIGNS_FRESH) {
-        nb_philox_words r = nb_philox(noise->seed, noise->signs, 0, noise->step, noise->micro_batch, NB_PURPOSE_SIGNS);
+        ni_philox_words r = ni_philox(noise->seed, noise->signs, 0, noise->step, noise->micro_batch, NI_PURPOSE_SIGNS);
         for (int i = 0; i < 4; i++)
             mask.w[i] = r.w[i];
     }
@@ -37,11 +37,11 @@ static inline NB_HD nb_sign_mask nb_signs_of(nb_signs signs, const nb_noise_key 
 }
 
 /* fl(1/sqrt(n)) */
-static inline NB_HD float nb_hadamard_factor(int n) {
+static inline NI_HD float ni_hadamard_factor(int n) {
     return n == 16 ? 0.25f : n == 32 ? 0x1.6a09e6p-3f : n == 64 ? 0.125f : 0x1.6a09e6p-4f;
 }
 
-static inline NB_HD void nb_hadamard(float *x, int n, nb_sign_mask signs) {
+static inline NI_HD void ni_hadamard(float *x, int n, ni_sign_mask signs) {
     for (int i = 0; i < n; i++)
         if (signs.w[i / 32] >> (i % 32) & 1u)
             x[i] = -x[i];
@@ -49,11 +49,11 @@ static inline NB_HD void nb_hadamard(float *x, int n, nb_sign_mask signs) {
         for (int i = 0; i < n; i += 2 * half)
             for (int j = i; j < i + half; j++) {
                 float a = x[j], b = x[j + half];
-                x[j] = nb_f32_add(a, b);
-                x[j + half] = nb_f32_sub(a, b);
+                x[j] = ni_f32_add(a, b);
+                x[j + half] = ni_f32_sub(a, b);
             }
     for (int i = 0; i < n; i++)
-        x[i] = nb_f32_mul(x[i], nb_hadamard_factor(n));
+        x[i] = ni_f32_mul(x[i], ni_hadamard_factor(n));
 }
 
 #endif

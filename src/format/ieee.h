@@ -3,24 +3,24 @@
  * The quantizers are defined operation by operation (docs/formats.md). On the CPU contraction is off for every file;
  * device code spells the intrinsics, so that nvcc cannot fuse either.
  */
-#ifndef NB_FORMAT_IEEE_H
-#define NB_FORMAT_IEEE_H
+#ifndef NI_FORMAT_IEEE_H
+#define NI_FORMAT_IEEE_H
 
-#include "base/philox.h" /* NB_HD */
+#include "base/philox.h" /* NI_HD */
 #include <stdint.h>
 #include <string.h>
 
-#define NB_F32_MAX_BITS 0x7f7fffffu
-#define NB_F32_INF_BITS 0x7f800000u
-#define NB_F32_MAGNITUDE 0x7fffffffu
+#define NI_F32_MAX_BITS 0x7f7fffffu
+#define NI_F32_INF_BITS 0x7f800000u
+#define NI_F32_MAGNITUDE 0x7fffffffu
 
-static inline NB_HD uint32_t nb_f32_bits(float x) {
+static inline NI_HD uint32_t ni_f32_bits(float x) {
     uint32_t bits;
     memcpy(&bits, &x, sizeof bits);
     return bits;
 }
 
-static inline NB_HD float nb_f32_from(uint32_t bits) {
+static inline NI_HD float ni_f32_from(uint32_t bits) {
     float x;
     memcpy(&x, &bits, sizeof x);
     return x;
@@ -28,19 +28,19 @@ static inline NB_HD float nb_f32_from(uint32_t bits) {
 
 /* |x| as an integer: ordered like the magnitudes, with NaN above Inf. The integer maximum of these is what we call
  * amax: it does not depend on the order, and NaN wins. */
-static inline NB_HD uint32_t nb_f32_magnitude(float x) {
-    return nb_f32_bits(x) & NB_F32_MAGNITUDE;
+static inline NI_HD uint32_t ni_f32_magnitude(float x) {
+    return ni_f32_bits(x) & NI_F32_MAGNITUDE;
 }
 
-static inline NB_HD float nb_f32_abs(float x) {
-    return nb_f32_from(nb_f32_magnitude(x));
+static inline NI_HD float ni_f32_abs(float x) {
+    return ni_f32_from(ni_f32_magnitude(x));
 }
 
-static inline NB_HD int nb_f32_is_nan(float x) {
-    return nb_f32_magnitude(x) > NB_F32_INF_BITS;
+static inline NI_HD int ni_f32_is_nan(float x) {
+    return ni_f32_magnitude(x) > NI_F32_INF_BITS;
 }
 
-static inline NB_HD float nb_f32_add(float a, float b) {
+static inline NI_HD float ni_f32_add(float a, float b) {
 #if defined(__CUDA_ARCH__)
     return __fadd_rn(a, b);
 #else
@@ -48,7 +48,7 @@ static inline NB_HD float nb_f32_add(float a, float b) {
 #endif
 }
 
-static inline NB_HD float nb_f32_sub(float a, float b) {
+static inline NI_HD float ni_f32_sub(float a, float b) {
 #if defined(__CUDA_ARCH__)
     return __fsub_rn(a, b);
 #else
@@ -56,7 +56,7 @@ static inline NB_HD float nb_f32_sub(float a, float b) {
 #endif
 }
 
-static inline NB_HD float nb_f32_mul(float a, float b) {
+static inline NI_HD float ni_f32_mul(float a, float b) {
 #if defined(__CUDA_ARCH__)
     return __fmul_rn(a, b);
 #else
@@ -64,7 +64,7 @@ static inline NB_HD float nb_f32_mul(float a, float b) {
 #endif
 }
 
-static inline NB_HD float nb_f32_div(float a, float b) {
+static inline NI_HD float ni_f32_div(float a, float b) {
 #if defined(__CUDA_ARCH__)
     return __fdiv_rn(a, b);
 #else
@@ -73,14 +73,14 @@ static inline NB_HD float nb_f32_div(float a, float b) {
 }
 
 /* Inf becomes the largest finite float; NaN stays. */
-static inline NB_HD float nb_f32_finite(float x) {
-    float max = nb_f32_from(NB_F32_MAX_BITS);
+static inline NI_HD float ni_f32_finite(float x) {
+    float max = ni_f32_from(NI_F32_MAX_BITS);
     return x > max ? max : x;
 }
 
 /* One NaN for all: scales that are stored must not carry a payload that depends on who computed them. */
-static inline NB_HD float nb_f32_canonical(float x) {
-    return nb_f32_is_nan(x) ? nb_f32_from(0x7fc00000u) : x;
+static inline NI_HD float ni_f32_canonical(float x) {
+    return ni_f32_is_nan(x) ? ni_f32_from(0x7fc00000u) : x;
 }
 
 #endif

@@ -2,53 +2,53 @@
  *
  * This is what the research code of arXiv:2501.17116 calls e1m2. NaN becomes 7; Inf saturates; there is one zero.
  */
-#ifndef NB_FORMAT_INT4_H
-#define NB_FORMAT_INT4_H
+#ifndef NI_FORMAT_INT4_H
+#define NI_FORMAT_INT4_H
 
 #include "format/ieee.h"
 
-#define NB_INT4_NAN 7u
+#define NI_INT4_NAN 7u
 
-static inline NB_HD float nb_int4_value(uint8_t code) {
+static inline NI_HD float ni_int4_value(uint8_t code) {
     return (float)((int)(code & 15u) - (code & 8u ? 16 : 0));
 }
 
 /* The code of sign(x) * m, m clipped to 7. */
-static inline NB_HD uint8_t nb_int4_code(float x, int m) {
+static inline NI_HD uint8_t ni_int4_code(float x, int m) {
     m = m > 7 ? 7 : m;
     return (uint8_t)((x < 0.0f ? -m : m) & 15);
 }
 
 /* floor(a) for a >= 0, at most 8. */
-static inline NB_HD int nb_int4_floor(float a) {
+static inline NI_HD int ni_int4_floor(float a) {
     return a < 8.0f ? (int)a : 8;
 }
 
 /* Nearest, ties to even. */
-static inline NB_HD uint8_t nb_int4_even(float x) {
-    if (nb_f32_is_nan(x))
-        return NB_INT4_NAN;
-    float a = nb_f32_abs(x);
-    int m = nb_int4_floor(a);
-    float rest = nb_f32_sub(a, (float)m); /* exact below 8 */
-    return nb_int4_code(x, m + (rest > 0.5f || (rest == 0.5f && (m & 1))));
+static inline NI_HD uint8_t ni_int4_even(float x) {
+    if (ni_f32_is_nan(x))
+        return NI_INT4_NAN;
+    float a = ni_f32_abs(x);
+    int m = ni_int4_floor(a);
+    float rest = ni_f32_sub(a, (float)m); /* exact below 8 */
+    return ni_int4_code(x, m + (rest > 0.5f || (rest == 0.5f && (m & 1))));
 }
 
 /* Nearest, ties toward +inf. */
-static inline NB_HD uint8_t nb_int4_up(float x) {
-    if (nb_f32_is_nan(x))
-        return NB_INT4_NAN;
-    float a = nb_f32_abs(x);
-    int m = nb_int4_floor(a);
-    float rest = nb_f32_sub(a, (float)m);
-    return nb_int4_code(x, m + (rest > 0.5f || (rest == 0.5f && x > 0.0f)));
+static inline NI_HD uint8_t ni_int4_up(float x) {
+    if (ni_f32_is_nan(x))
+        return NI_INT4_NAN;
+    float a = ni_f32_abs(x);
+    int m = ni_int4_floor(a);
+    float rest = ni_f32_sub(a, (float)m);
+    return ni_int4_code(x, m + (rest > 0.5f || (rest == 0.5f && x > 0.0f)));
 }
 
 /* Stochastic: adds u in [0, 1) to |x| and rounds toward zero. */
-static inline NB_HD uint8_t nb_int4_stochastic(float x, float u) {
-    if (nb_f32_is_nan(x))
-        return NB_INT4_NAN;
-    return nb_int4_code(x, nb_int4_floor(nb_f32_add(nb_f32_abs(x), u)));
+static inline NI_HD uint8_t ni_int4_stochastic(float x, float u) {
+    if (ni_f32_is_nan(x))
+        return NI_INT4_NAN;
+    return ni_int4_code(x, ni_int4_floor(ni_f32_add(ni_f32_abs(x), u)));
 }
 
 #endif

@@ -3,7 +3,7 @@
 
 #include <stdlib.h>
 
-int32_t nb_top_channels(const float *amax, int64_t count, int32_t k, int32_t *channels) {
+int32_t ni_top_channels(const float *amax, int64_t count, int32_t k, int32_t *channels) {
     int32_t found = 0;
     for (int64_t c = 0; k > 0 && c < count; c++) { /* kept in descending order of amax; k is small */
         if (found == k && amax[c] <= amax[channels[k - 1]])
@@ -22,7 +22,7 @@ int32_t nb_top_channels(const float *amax, int64_t count, int32_t k, int32_t *ch
     return found;
 }
 
-static bool reserve(nb_hot_set *set, int32_t k) {
+static bool reserve(ni_hot_set *set, int32_t k) {
     if (!set->channels)
         set->channels = calloc((size_t)k, sizeof *set->channels);
     if (!set->since)
@@ -30,14 +30,14 @@ static bool reserve(nb_hot_set *set, int32_t k) {
     return set->channels && set->since;
 }
 
-static int32_t position(const nb_hot_set *set, int32_t channel) {
+static int32_t position(const ni_hot_set *set, int32_t channel) {
     for (int32_t i = 0; i < set->count; i++)
         if (set->channels[i] == channel)
             return i;
     return -1;
 }
 
-bool nb_record_hot_channels(nb_record *record, const char *prefix, nb_hot_set *set, const float *amax, int64_t count,
+bool ni_record_hot_channels(ni_record *record, const char *prefix, ni_hot_set *set, const float *amax, int64_t count,
                             int32_t k) {
     int32_t *channels = malloc((size_t)k * sizeof *channels);
     float *numbers = calloc((size_t)k * 2, sizeof *numbers);
@@ -47,7 +47,7 @@ bool nb_record_hot_channels(nb_record *record, const char *prefix, nb_hot_set *s
         return false;
     }
     float *since = numbers + k;
-    int32_t found = nb_top_channels(amax, count, k, channels), stayed = 0;
+    int32_t found = ni_top_channels(amax, count, k, channels), stayed = 0;
     double sum = 0, largest = 0;
     for (int32_t i = 0; i < found; i++) {
         int32_t before = position(set, channels[i]);
@@ -58,21 +58,21 @@ bool nb_record_hot_channels(nb_record *record, const char *prefix, nb_hot_set *s
         largest = amax[channels[i]] > largest ? amax[channels[i]] : largest;
     }
     if (set->count) {
-        nb_record_scalar(record, prefix, "hot_overlap", (double)stayed / found);
-        nb_record_scalar(record, prefix, "hot_born", found - stayed);
-        nb_record_scalar(record, prefix, "hot_died", set->count - stayed);
+        ni_record_scalar(record, prefix, "hot_overlap", (double)stayed / found);
+        ni_record_scalar(record, prefix, "hot_born", found - stayed);
+        ni_record_scalar(record, prefix, "hot_died", set->count - stayed);
     }
-    nb_record_scalar(record, prefix, "hot_top1", largest);
-    nb_record_scalar(record, prefix, "hot_mean", sum / found);
-    nb_record_vector(record, prefix, "hot", numbers, found);
-    nb_record_vector(record, prefix, "hot_since", since, found);
-    nb_hot_set_restore(set, numbers, since, found, k);
+    ni_record_scalar(record, prefix, "hot_top1", largest);
+    ni_record_scalar(record, prefix, "hot_mean", sum / found);
+    ni_record_vector(record, prefix, "hot", numbers, found);
+    ni_record_vector(record, prefix, "hot_since", since, found);
+    ni_hot_set_restore(set, numbers, since, found, k);
     free(channels);
     free(numbers);
     return true;
 }
 
-bool nb_hot_set_restore(nb_hot_set *set, const float *channels, const float *since, int64_t count, int32_t k) {
+bool ni_hot_set_restore(ni_hot_set *set, const float *channels, const float *since, int64_t count, int32_t k) {
     if (!reserve(set, k))
         return false;
     set->count = count < k ? (int32_t)count : k;
@@ -83,8 +83,8 @@ bool nb_hot_set_restore(nb_hot_set *set, const float *channels, const float *sin
     return true;
 }
 
-void nb_hot_set_free(nb_hot_set *set) {
+void ni_hot_set_free(ni_hot_set *set) {
     free(set->channels);
     free(set->since);
-    *set = (nb_hot_set){0};
+    *set = (ni_hot_set){0};
 }

@@ -3,7 +3,7 @@
 
 /* Calls `hook` of each member that has it. */
 #define TELL(hook, ...)                                                                                                \
-    const nb_lens_pair *pair = context;                                                                                \
+    const ni_lens_pair *pair = context;                                                                                \
     for (int i = 0; i < 2; i++)                                                                                        \
         if (pair->members[i]->hook)                                                                                    \
     pair->members[i]->hook(pair->members[i]->context, __VA_ARGS__)
@@ -30,11 +30,11 @@ static void on_gate(void *context, nb_backend *be, const char *module, const nb_
     TELL(gate, be, module, pre_activation, bias);
 }
 
-const nb_lens *nb_lens_join(nb_lens_pair *pair, const nb_lens *first, const nb_lens *second) {
+const nb_lens *ni_lens_join(ni_lens_pair *pair, const nb_lens *first, const nb_lens *second) {
     if (!first || !second)
         return first ? first : second;
     /* A hook that neither has stays NULL: nothing is prepared for it. */
-    *pair = (nb_lens_pair){
+    *pair = (ni_lens_pair){
         .lens = {.context = pair,
                  .counts = first->counts || second->counts,
                  .operand = first->operand || second->operand ? on_operand : NULL,

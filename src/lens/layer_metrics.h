@@ -1,25 +1,25 @@
 /* layer_metrics.h: the numbers of a layer that is more than one product: attention, gates, what stands for a tensor. */
-#ifndef NB_LENS_LAYER_METRICS_H
-#define NB_LENS_LAYER_METRICS_H
+#ifndef NI_LENS_LAYER_METRICS_H
+#define NI_LENS_LAYER_METRICS_H
 
 #include "lens/record.h"
 #include "nibble/lens.h"
 
 /* Each records under MODULE. */
-void nb_record_attention(nb_record *record, const char *module, nb_backend *be, const nb_attention *attention,
+void ni_record_attention(ni_record *record, const char *module, nb_backend *be, const nb_attention *attention,
                          const void *q, const void *k, int64_t stride);
 
 /* GLA's forget gate before its sigmoid: pre_activation act [rows, cols] plus bias real [cols] (NULL = none).
  * False if memory ran out. */
-bool nb_record_gate(nb_record *record, const char *module, nb_backend *be, const nb_mat *pre_activation,
+bool ni_record_gate(ni_record *record, const char *module, nb_backend *be, const nb_mat *pre_activation,
                     const void *bias);
 
 /* SNR and cosine of a whole tensor and what stands for it, under MODULE/MECHANISM. False if memory ran out. */
-bool nb_record_approximation(nb_record *record, const char *module, const char *mechanism, nb_backend *be,
+bool ni_record_approximation(ni_record *record, const char *module, const char *mechanism, nb_backend *be,
                              const nb_mat *exact, const nb_mat *approximate);
 
 /* Two weights whose rows belong together: mean |cos(gate[i], up[i])|, both in backend memory. False if memory ran out.
  */
-bool nb_record_alignment(nb_record *record, const char *module, nb_backend *be, const nb_mat *gate, const nb_mat *up);
+bool ni_record_alignment(ni_record *record, const char *module, nb_backend *be, const nb_mat *gate, const nb_mat *up);
 
 #endif

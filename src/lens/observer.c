@@ -21,51 +21,51 @@ typedef struct watched {
     int64_t last_step;              /* at which it was recorded; layers that share X show it more than once */
     nb_mat source;                  /* at that step; data NULL where it was made from codes */
     bool told;                      /* what does not apply to it was noted */
-    nb_hot_set hot;                 /* fprop.x */
-    nb_followed_weight followed;    /* fprop.w */
+    ni_hot_set hot;                 /* fprop.x */
+    ni_followed_weight followed;    /* fprop.w */
 } watched;
 
-struct nb_observer {
-    nb_observer_options options;
-    nb_record record;
+struct ni_observer {
+    ni_observer_options options;
+    ni_record record;
     nb_lens lens;
     nb_lens scalars_only; /* between windows: mechanisms may tell what they did */
-    nb_skipped skipped;
+    ni_skipped skipped;
     char skipped_path[1024];
-    nb_lens_buffers buffers;
+    ni_lens_buffers buffers;
     watched *watched;
     int32_t count, capacity;
     int64_t window_start;     /* step of the last sample; -1 = none in this process */
-    nb_series_reader *before; /* what an earlier run left, for the hot sets; NULL if nothing */
+    ni_series_reader *before; /* what an earlier run left, for the hot sets; NULL if nothing */
 };
 
-nb_observer_options nb_observer_defaults(void) {
-    return (nb_observer_options){.every = 200, .window = 50, .hot_channels = 16, .attention_stride = 16};
+ni_observer_options ni_observer_defaults(void) {
+    return (ni_observer_options){.every = 200, .window = 50, .hot_channels = 16, .attention_stride = 16};
 }
 
 /* ---- what is watched ---- */
 
-static bool of_interest(const nb_observer *o, const char *module) {
+static bool of_interest(const ni_observer *o, const char *module) {
     return !o->options.modules || fnmatch(o->options.modules, module, 0) == 0;
 }
 
-static void restore_hot(nb_observer *o, watched *w) {
-    char name[NB_SERIES_NAME_SIZE];
+static void restore_hot(ni_observer *o, watched *w) {
+    char name[NI_SERIES_NAME_SIZE];
     if (!o->before)
         return;
     snprintf(name, sizeof name, "%s/hot", w->prefix);
-    int32_t hot = nb_series_find(o->before, name);
+    int32_t hot = ni_series_find(o->before, name);
     snprintf(name, sizeof name, "%s/hot_since", w->prefix);
-    int32_t since = nb_series_find(o->before, name);
-    if (hot < 0 || since < 0 || !nb_series_points(o->before, hot) || !nb_series_points(o->before, since))
+    int32_t since = ni_series_find(o->before, name);
+    if (hot < 0 || since < 0 || !ni_series_points(o->before, hot) || !ni_series_points(o->before, since))
         return;
-    nb_series_point a = nb_series_at(o->before, hot, nb_series_points(o->before, hot) - 1);
-    nb_series_point b = nb_series_at(o->before, since, nb_series_points(o->before, since) - 1);
+    ni_series_point a = ni_series_at(o->before, hot, ni_series_points(o->before, hot) - 1);
+    ni_series_point b = ni_series_at(o->before, since, ni_series_points(o->before, since) - 1);
     if (a.count == b.count)
-        nb_hot_set_restore(&w->hot, a.values, b.values, a.count, o->options.hot_channels);
+        ni_hot_set_restore(&w->hot, a.values, b.values, a.count, o->options.hot_channels);
 }
 
-static watched *find(nb_observer *o, const char *module, nb_role role) {
+static watched *find(ni_observer *o, const char *module, nb_role role) {
     size_t length = strlen(module);
     uint32_t hash = nb_name_hash(module, nb_role_name(role));
     for (int32_t i = 0; i < o->count; i++) {
@@ -77,7 +77,7 @@ static watched *find(nb_observer *o, const char *module, nb_role role) {
     return NULL;
 }
 
-static watched *watch(nb_observer *o, const char *module, nb_role role) {
+static watched *watch(ni_observer *o, const char *module, nb_role role) {
     watched *known = find(o, module, role);
     if (known)
         return known;
@@ -100,7 +100,7 @@ static watched *watch(nb_observer *o, const char *module, nb_role role) {
 
 /* W, X and dY enter two products each. Where the second reads the very numbers of the first, they are not measured
  * again. */
-static bool source_is_known(nb_observer *o, const nb_lens_operand *seen) {
+static bool source_is_known(ni_observer *o, const nb_lens_operand *seen) {
     static const nb_role earlier[NB_ROLE_COUNT] = {
         [NB_FPROP_X] = NB_FPROP_X, [NB_FPROP_W] = NB_FPROP_W,   [NB_DGRAD_DY] = NB_DGRAD_DY,
         [NB_DGRAD_W] = NB_FPROP_W, [NB_WGRAD_DY] = NB_DGRAD_DY, [NB_WGRAD_X] = NB_FPROP_X};
@@ -112,28 +112,28 @@ static bool source_is_known(nb_observer *o, const nb_lens_operand *seen) {
            first->source.stride == seen->source->stride && first->source.dtype == seen->source->dtype;
 }
 
-static void sample_operand(nb_observer *o, watched *w, const nb_lens_operand *seen) {
+static void sample_operand(ni_observer *o, watched *w, const nb_lens_operand *seen) {
     float shares[10];
-    if (!nb_record_operand(&o->record, w->prefix, seen, source_is_known(o, seen), &o->buffers)) {
-        nb_skip_note(&o->skipped, "everything", "out of memory", w->prefix);
+    if (!ni_record_operand(&o->record, w->prefix, seen, source_is_known(o, seen), &o->buffers)) {
+        ni_skip_note(&o->skipped, "everything", "out of memory", w->prefix);
         return;
     }
     if (seen->role == NB_FPROP_X && seen->source)
-        nb_record_hot_channels(&o->record, w->prefix, &w->hot, o->buffers.columns, seen->source->cols,
+        ni_record_hot_channels(&o->record, w->prefix, &w->hot, o->buffers.columns, seen->source->cols,
                                o->options.hot_channels);
-    if (seen->role == NB_FPROP_W && nb_bin_distances(&o->record, seen, shares))
-        nb_record_vector(&o->record, w->prefix, "bin_distances", shares, 10);
+    if (seen->role == NB_FPROP_W && ni_bin_distances(&o->record, seen, shares))
+        ni_record_vector(&o->record, w->prefix, "bin_distances", shares, 10);
     if (!w->told)
-        nb_note_skipped(&o->skipped, w->prefix, seen);
+        ni_note_skipped(&o->skipped, w->prefix, seen);
     w->told = true;
 }
 
-static bool sampling(const nb_observer *o) {
+static bool sampling(const ni_observer *o) {
     return o->record.step == o->window_start;
 }
 
 static void on_operand(void *context, const nb_lens_operand *seen) {
-    nb_observer *o = context;
+    ni_observer *o = context;
     if (!of_interest(o, seen->module) || (!sampling(o) && seen->role != NB_FPROP_W))
         return;
     watched *w = watch(o, seen->module, seen->role);
@@ -144,53 +144,53 @@ static void on_operand(void *context, const nb_lens_operand *seen) {
     if (sampling(o))
         sample_operand(o, w, seen);
     if (seen->role == NB_FPROP_W && o->options.window)
-        nb_follow_step(&w->followed, seen);
+        ni_follow_step(&w->followed, seen);
 }
 
 static void on_attention(void *context, nb_backend *be, const char *module, const nb_attention *attention,
                          const void *q, const void *k) {
-    nb_observer *o = context;
+    ni_observer *o = context;
     if (!sampling(o) || !of_interest(o, module))
         return;
     if (be->ops->measure_attention)
-        nb_record_attention(&o->record, module, be, attention, q, k, o->options.attention_stride);
+        ni_record_attention(&o->record, module, be, attention, q, k, o->options.attention_stride);
     else
-        nb_skip_note(&o->skipped, "logits and entropy", "this backend does not measure attention", module);
+        ni_skip_note(&o->skipped, "logits and entropy", "this backend does not measure attention", module);
 }
 
 static void on_gate(void *context, nb_backend *be, const char *module, const nb_mat *pre_activation, const void *bias) {
-    nb_observer *o = context;
-    if (sampling(o) && of_interest(o, module) && !nb_record_gate(&o->record, module, be, pre_activation, bias))
-        nb_skip_note(&o->skipped, "gates", "out of memory", module);
+    ni_observer *o = context;
+    if (sampling(o) && of_interest(o, module) && !ni_record_gate(&o->record, module, be, pre_activation, bias))
+        ni_skip_note(&o->skipped, "gates", "out of memory", module);
 }
 
 static void on_approximation(void *context, nb_backend *be, const char *module, const char *mechanism,
                              const nb_mat *exact, const nb_mat *approximate) {
-    nb_observer *o = context;
+    ni_observer *o = context;
     if (sampling(o) && of_interest(o, module) &&
-        !nb_record_approximation(&o->record, module, mechanism, be, exact, approximate))
-        nb_skip_note(&o->skipped, "what stands for a tensor", "out of memory", module);
+        !ni_record_approximation(&o->record, module, mechanism, be, exact, approximate))
+        ni_skip_note(&o->skipped, "what stands for a tensor", "out of memory", module);
 }
 
 static void on_scalar(void *context, const char *module, const char *name, double value) {
-    nb_observer *o = context;
+    ni_observer *o = context;
     if (of_interest(o, module))
-        nb_record_scalar(&o->record, module, name, value);
+        ni_record_scalar(&o->record, module, name, value);
 }
 
-void nb_observer_alignment(nb_observer *o, const char *module, nb_backend *be, const nb_mat *gate, const nb_mat *up) {
-    if (sampling(o) && of_interest(o, module) && !nb_record_alignment(&o->record, module, be, gate, up))
-        nb_skip_note(&o->skipped, "alignment", "out of memory", module);
+void ni_observer_alignment(ni_observer *o, const char *module, nb_backend *be, const nb_mat *gate, const nb_mat *up) {
+    if (sampling(o) && of_interest(o, module) && !ni_record_alignment(&o->record, module, be, gate, up))
+        ni_skip_note(&o->skipped, "alignment", "out of memory", module);
 }
 
 /* ---- steps ---- */
 
-const nb_lens *nb_observer_lens(nb_observer *o, int64_t step) {
+const nb_lens *ni_observer_lens(ni_observer *o, int64_t step) {
     o->record.step = step;
     if (step % o->options.every == 0) {
         o->window_start = step;
         for (int32_t i = 0; i < o->count; i++)
-            nb_follow_begin(&o->watched[i].followed);
+            ni_follow_begin(&o->watched[i].followed);
     } else if (o->window_start < 0 || step > o->window_start + o->options.window) {
         return &o->scalars_only;
     }
@@ -198,35 +198,35 @@ const nb_lens *nb_observer_lens(nb_observer *o, int64_t step) {
     return &o->lens;
 }
 
-nb_status nb_observer_scalar(nb_observer *o, int64_t step, const char *name, double value, nb_error *err) {
-    return isfinite(value) ? nb_tensorboard_scalar(o->record.events, name, step, value, err) : NB_OK;
+nb_status ni_observer_scalar(ni_observer *o, int64_t step, const char *name, double value, nb_error *err) {
+    return isfinite(value) ? ni_tensorboard_scalar(o->record.events, name, step, value, err) : NB_OK;
 }
 
-nb_status nb_observer_end_step(nb_observer *o, int64_t step, nb_error *err) {
+nb_status ni_observer_end_step(ni_observer *o, int64_t step, nb_error *err) {
     if (o->window_start >= 0 && step == o->window_start + o->options.window)
         for (int32_t i = 0; i < o->count; i++)
-            if (!nb_follow_end(&o->watched[i].followed, &o->record, o->watched[i].prefix))
-                nb_skip_note(&o->skipped, "oscillation", "out of memory", o->watched[i].prefix);
-    NB_TRY(nb_skipped_write(&o->skipped, o->skipped_path, err));
-    return nb_record_commit(&o->record, err);
+            if (!ni_follow_end(&o->watched[i].followed, &o->record, o->watched[i].prefix))
+                ni_skip_note(&o->skipped, "oscillation", "out of memory", o->watched[i].prefix);
+    NB_TRY(ni_skipped_write(&o->skipped, o->skipped_path, err));
+    return ni_record_commit(&o->record, err);
 }
 
 /* ---- life ---- */
 
-static nb_status open_files(nb_observer *o, const char *folder, int64_t first_step, nb_error *err) {
+static nb_status open_files(ni_observer *o, const char *folder, int64_t first_step, nb_error *err) {
     char path[1024];
     if (snprintf(path, sizeof path, "%s/series.nbs", folder) >= (int)sizeof path)
         return nb_fail(err, NB_BAD_USAGE, "%.60s...: the path of the lens folder is too long", folder);
     snprintf(o->skipped_path, sizeof o->skipped_path, "%s/skipped.txt", folder);
-    NB_TRY(nb_series_writer_open(path, first_step, &o->record.series, err));
-    NB_TRY(nb_tensorboard_open(folder, &o->record.events, err));
-    return first_step > 0 ? nb_series_read(path, &o->before, NULL, err) : NB_OK;
+    NB_TRY(ni_series_writer_open(path, first_step, &o->record.series, err));
+    NB_TRY(ni_tensorboard_open(folder, &o->record.events, err));
+    return first_step > 0 ? ni_series_read(path, &o->before, NULL, err) : NB_OK;
 }
 
-nb_status nb_observer_create(const nb_observer_options *options, const char *folder, int64_t first_step,
-                             nb_observer **out, nb_error *err) {
+nb_status ni_observer_create(const ni_observer_options *options, const char *folder, int64_t first_step,
+                             ni_observer **out, nb_error *err) {
     *out = NULL;
-    nb_observer *o = calloc(1, sizeof *o);
+    ni_observer *o = calloc(1, sizeof *o);
     if (!o)
         return nb_fail(err, NB_NO_MEMORY, "%s: no memory for the lens", folder);
     o->options = *options;
@@ -240,31 +240,31 @@ nb_status nb_observer_create(const nb_observer_options *options, const char *fol
     o->scalars_only = (nb_lens){.context = o, .scalar = on_scalar};
     nb_status status = open_files(o, folder, first_step, err);
     if (status != NB_OK) {
-        nb_observer_free(o);
+        ni_observer_free(o);
         return status;
     }
     *out = o;
     return NB_OK;
 }
 
-void nb_observer_free(nb_observer *o) {
+void ni_observer_free(ni_observer *o) {
     if (!o)
         return;
     for (int32_t i = 0; i < o->count; i++) {
-        nb_hot_set_free(&o->watched[i].hot);
-        nb_follow_free(&o->watched[i].followed);
+        ni_hot_set_free(&o->watched[i].hot);
+        ni_follow_free(&o->watched[i].followed);
     }
     free(o->watched);
-    nb_record_free_results(&o->record);
-    nb_lens_buffers_free(&o->buffers);
-    nb_series_writer_close(o->record.series);
-    nb_series_reader_free(o->before);
-    nb_tensorboard_close(o->record.events, NULL);
+    ni_record_free_results(&o->record);
+    ni_lens_buffers_free(&o->buffers);
+    ni_series_writer_close(o->record.series);
+    ni_series_reader_free(o->before);
+    ni_tensorboard_close(o->record.events, NULL);
     free(o);
 }
 
-size_t nb_observer_bytes(const nb_observer *o) {
-    size_t bytes = sizeof *o + (size_t)o->capacity * sizeof *o->watched + nb_lens_buffers_bytes(&o->buffers);
+size_t ni_observer_bytes(const ni_observer *o) {
+    size_t bytes = sizeof *o + (size_t)o->capacity * sizeof *o->watched + ni_lens_buffers_bytes(&o->buffers);
     for (int32_t i = 0; i < o->count; i++)
         bytes += o->watched[i].followed.bytes +
                  (o->watched[i].hot.channels ? 2 * (size_t)o->options.hot_channels * sizeof(float) : 0);

@@ -5,46 +5,46 @@
  * apply to a tensor is left out, and skipped.txt beside the series says what and why. Names in the series:
  * MODULE/ROLE/METRIC, MODULE/METRIC, as "layers.0.mlp.up_proj/fprop.w/kurtosis".
  */
-#ifndef NB_LENS_OBSERVER_H
-#define NB_LENS_OBSERVER_H
+#ifndef NI_LENS_OBSERVER_H
+#define NI_LENS_OBSERVER_H
 
 #include "nibble/lens.h"
 
-typedef struct nb_observer_options {
+typedef struct ni_observer_options {
     int64_t every;            /* steps between samples; at least 1 */
     int64_t window;           /* steps that weights are followed after a sample; 0 = not at all */
     int32_t hot_channels;     /* k of the top-k channels of X */
     int64_t attention_stride; /* every so many queries are looked at */
     const char *modules;      /* fnmatch pattern; NULL = every module */
-} nb_observer_options;
+} ni_observer_options;
 
 /* Defaults: 200 steps (arXiv:2602.02047's curves fit a log every few hundred), a window of 50 (arXiv:2510.27527's T0),
  * 16 channels, every 16th query, every module. */
-nb_observer_options nb_observer_defaults(void);
+ni_observer_options ni_observer_defaults(void);
 
-typedef struct nb_observer nb_observer;
+typedef struct ni_observer ni_observer;
 
 /* Opens FOLDER/series.nbs and an event file in FOLDER, which must exist. Samples of steps >= `first_step` that an
  * earlier run left are dropped. */
-nb_status nb_observer_create(const nb_observer_options *options, const char *folder, int64_t first_step,
-                             nb_observer **out, nb_error *err);
-void nb_observer_free(nb_observer *observer); /* before the backends that it looked at */
+nb_status ni_observer_create(const ni_observer_options *options, const char *folder, int64_t first_step,
+                             ni_observer **out, nb_error *err);
+void ni_observer_free(ni_observer *observer); /* before the backends that it looked at */
 
 /* The lens for the first micro-batch of `step`. Between windows it only hears what mechanisms tell. */
-const nb_lens *nb_observer_lens(nb_observer *observer, int64_t step);
+const nb_lens *ni_observer_lens(ni_observer *observer, int64_t step);
 
 /* A number of the run itself (loss, norm, lr, val_loss), for the event file. */
-nb_status nb_observer_scalar(nb_observer *observer, int64_t step, const char *name, double value, nb_error *err);
+nb_status ni_observer_scalar(ni_observer *observer, int64_t step, const char *name, double value, nb_error *err);
 
 /* Two weights whose rows belong together, in backend memory: their alignment (layer_metrics.h), where this step is
  * sampled. */
-void nb_observer_alignment(nb_observer *observer, const char *module, nb_backend *be, const nb_mat *gate,
+void ni_observer_alignment(ni_observer *observer, const char *module, nb_backend *be, const nb_mat *gate,
                            const nb_mat *up);
 
 /* Writes what `step` measured. Call after every step. */
-nb_status nb_observer_end_step(nb_observer *observer, int64_t step, nb_error *err);
+nb_status ni_observer_end_step(ni_observer *observer, int64_t step, nb_error *err);
 
 /* Memory held now: the host's, and the backend's for weights that are followed. */
-size_t nb_observer_bytes(const nb_observer *observer);
+size_t ni_observer_bytes(const ni_observer *observer);
 
 #endif

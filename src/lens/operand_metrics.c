@@ -17,14 +17,14 @@ static bool reserve(void **memory, int64_t *room, int64_t need, size_t size) {
     return true;
 }
 
-void nb_lens_buffers_free(nb_lens_buffers *b) {
+void ni_lens_buffers_free(ni_lens_buffers *b) {
     free(b->columns);
     free(b->crests);
     free(b->scales);
-    *b = (nb_lens_buffers){0};
+    *b = (ni_lens_buffers){0};
 }
 
-size_t nb_lens_buffers_bytes(const nb_lens_buffers *b) {
+size_t ni_lens_buffers_bytes(const ni_lens_buffers *b) {
     return sizeof(float) * (size_t)(b->column_room + b->crest_room) + (size_t)b->scale_room;
 }
 
@@ -34,10 +34,10 @@ static double share(int64_t part, int64_t whole) {
     return whole ? (double)part / (double)whole : 0;
 }
 
-nb_quantization_error nb_quantization_error_of(const nb_quantize_stats *s) {
+ni_quantization_error ni_quantization_error_of(const nb_quantize_stats *s) {
     /* sum q^2 = sum (x - q)^2 - sum x^2 + 2 sum x q */
     double decoded_squares = s->sum_sq_error - s->sum_sq + 2 * s->sum_product;
-    return (nb_quantization_error){
+    return (ni_quantization_error){
         .flushed = share(s->flushed, s->nonzero),
         .saturated = share(s->saturated, s->elements),
         .zero_scales = share(s->zero_scales, s->blocks),
@@ -47,21 +47,21 @@ nb_quantization_error nb_quantization_error_of(const nb_quantize_stats *s) {
     };
 }
 
-static void record_error(nb_record *record, const char *prefix, const nb_lens_operand *seen) {
-    nb_quantization_error e = nb_quantization_error_of(seen->stats);
-    nb_record_scalar(record, prefix, "flushed", e.flushed);
-    nb_record_scalar(record, prefix, "saturated", e.saturated);
+static void record_error(ni_record *record, const char *prefix, const nb_lens_operand *seen) {
+    ni_quantization_error e = ni_quantization_error_of(seen->stats);
+    ni_record_scalar(record, prefix, "flushed", e.flushed);
+    ni_record_scalar(record, prefix, "saturated", e.saturated);
     if (seen->quantized->scales)
-        nb_record_scalar(record, prefix, "zero_scales", e.zero_scales);
-    nb_record_scalar(record, prefix, "snr_db", e.snr_db);
-    nb_record_scalar(record, prefix, "cosine", e.cosine);
+        ni_record_scalar(record, prefix, "zero_scales", e.zero_scales);
+    ni_record_scalar(record, prefix, "snr_db", e.snr_db);
+    ni_record_scalar(record, prefix, "cosine", e.cosine);
     if (seen->role == NB_DGRAD_DY || seen->role == NB_WGRAD_DY)
-        nb_record_scalar(record, prefix, "rho", e.rho);
+        ni_record_scalar(record, prefix, "rho", e.rho);
 }
 
 /* ---- scales ---- */
 
-void nb_scale_histogram(const uint8_t *scales, int64_t count, float shares[16]) {
+void ni_scale_histogram(const uint8_t *scales, int64_t count, float shares[16]) {
     int64_t counts[16] = {0};
     for (int64_t i = 0; i < count; i++)
         counts[scales[i] >> 3 & 15]++;
@@ -69,7 +69,7 @@ void nb_scale_histogram(const uint8_t *scales, int64_t count, float shares[16]) 
         shares[i] = (float)share(counts[i], count);
 }
 
-static void record_scales(nb_record *record, const char *prefix, const nb_lens_operand *seen, nb_lens_buffers *b) {
+static void record_scales(ni_record *record, const char *prefix, const nb_lens_operand *seen, ni_lens_buffers *b) {
     const nb_qtensor *q = seen->quantized;
     if (!q->scales || q->quantizer.scale_type != NB_SCALE_E4M3)
         return;
@@ -78,8 +78,8 @@ static void record_scales(nb_record *record, const char *prefix, const nb_lens_o
         return;
     seen->be->ops->download(seen->be, b->scales, q->scales, (size_t)count);
     float shares[16];
-    nb_scale_histogram(b->scales, count, shares);
-    nb_record_vector(record, prefix, "scales", shares, 16);
+    ni_scale_histogram(b->scales, count, shares);
+    ni_record_vector(record, prefix, "scales", shares, 16);
 }
 
 /* ---- moments, channels, tiles ---- */
@@ -113,22 +113,22 @@ static float value_of_rank(float *values, int64_t count, int64_t rank) {
 }
 
 /* Largest crest of each column of tiles, written over the first row of the map; then the whole map's extremes. */
-static void record_crests(nb_record *record, const char *prefix, const nb_mat *source, nb_lens_buffers *b) {
+static void record_crests(ni_record *record, const char *prefix, const nb_mat *source, ni_lens_buffers *b) {
     int64_t width = (source->cols + 15) / 16, height = (source->rows + 15) / 16, count = width * height;
     float *columns = b->crests + count;
     memcpy(columns, b->crests, (size_t)width * sizeof *columns);
     for (int64_t i = width; i < count; i++)
         columns[i % width] = fmaxf(columns[i % width], b->crests[i]);
-    nb_record_vector(record, prefix, "crest_columns", columns, width);
+    ni_record_vector(record, prefix, "crest_columns", columns, width);
     float largest = 0;
     for (int64_t i = 0; i < width; i++)
         largest = fmaxf(largest, columns[i]);
-    nb_record_scalar(record, prefix, "crest_max", largest);
-    nb_record_scalar(record, prefix, "crest_p99",
+    ni_record_scalar(record, prefix, "crest_max", largest);
+    ni_record_scalar(record, prefix, "crest_p99",
                      value_of_rank(b->crests, count, (int64_t)(0.99 * (double)(count - 1))));
 }
 
-static bool record_source(nb_record *record, const char *prefix, const nb_lens_operand *seen, nb_lens_buffers *b) {
+static bool record_source(ni_record *record, const char *prefix, const nb_lens_operand *seen, ni_lens_buffers *b) {
     const nb_mat *x = seen->source;
     int64_t width = (x->cols + 15) / 16, tiles = width * ((x->rows + 15) / 16);
     if (!reserve((void **)&b->columns, &b->column_room, x->cols, sizeof(float)) ||
@@ -136,18 +136,18 @@ static bool record_source(nb_record *record, const char *prefix, const nb_lens_o
         return false;
     nb_moments m;
     seen->be->ops->measure(seen->be, x, &m, b->columns, b->crests);
-    nb_record_scalar(record, prefix, "amax", m.amax);
-    nb_record_scalar(record, prefix, "rms", m.rms);
-    nb_record_scalar(record, prefix, "kurtosis", m.excess_kurtosis);
+    ni_record_scalar(record, prefix, "amax", m.amax);
+    ni_record_scalar(record, prefix, "rms", m.rms);
+    ni_record_scalar(record, prefix, "kurtosis", m.excess_kurtosis);
     if (m.nonfinite)
-        nb_record_scalar(record, prefix, "nonfinite", (double)m.nonfinite);
-    nb_record_vector(record, prefix, "channels", b->columns, x->cols);
+        ni_record_scalar(record, prefix, "nonfinite", (double)m.nonfinite);
+    ni_record_vector(record, prefix, "channels", b->columns, x->cols);
     record_crests(record, prefix, x, b);
     return true;
 }
 
-bool nb_record_operand(nb_record *record, const char *prefix, const nb_lens_operand *seen, bool source_known,
-                       nb_lens_buffers *buffers) {
+bool ni_record_operand(ni_record *record, const char *prefix, const nb_lens_operand *seen, bool source_known,
+                       ni_lens_buffers *buffers) {
     if (seen->source && !source_known && !record_source(record, prefix, seen, buffers))
         return false;
     if (seen->stats)
@@ -159,24 +159,24 @@ bool nb_record_operand(nb_record *record, const char *prefix, const nb_lens_oper
 
 /* ---- what does not apply ---- */
 
-void nb_note_skipped(nb_skipped *skipped, const char *prefix, const nb_lens_operand *seen) {
+void ni_note_skipped(ni_skipped *skipped, const char *prefix, const nb_lens_operand *seen) {
     const nb_qtensor *q = seen->quantized;
     if (!seen->source)
-        nb_skip_note(skipped, "amax, rms, kurtosis, channels, crests", "made from the codes of another role", prefix);
+        ni_skip_note(skipped, "amax, rms, kurtosis, channels, crests", "made from the codes of another role", prefix);
     if (!q) {
-        nb_skip_note(skipped, "error and scales", "this product runs in BF16", prefix);
+        ni_skip_note(skipped, "error and scales", "this product runs in BF16", prefix);
         if (seen->role == NB_FPROP_W)
-            nb_skip_note(skipped, "oscillation", "the weight is not quantized", prefix);
+            ni_skip_note(skipped, "oscillation", "the weight is not quantized", prefix);
         return;
     }
     if (!seen->stats)
-        nb_skip_note(skipped, "error", "a mechanism rounds this operand and counts nothing", prefix);
+        ni_skip_note(skipped, "error", "a mechanism rounds this operand and counts nothing", prefix);
     if (q->quantizer.scale_type != NB_SCALE_E4M3)
-        nb_skip_note(skipped, "histogram of block scales", "its scales are not in E4M3", prefix);
+        ni_skip_note(skipped, "histogram of block scales", "its scales are not in E4M3", prefix);
     if (seen->role != NB_FPROP_W)
         return;
     if (q->quantizer.hadamard_size)
-        nb_skip_note(skipped, "oscillation and bin distances", "the weight is rotated before it is quantized", prefix);
+        ni_skip_note(skipped, "oscillation and bin distances", "the weight is rotated before it is quantized", prefix);
     else if (q->quantizer.element != NB_ELEMENT_E2M1)
-        nb_skip_note(skipped, "bin distances", "the weight is not in E2M1", prefix);
+        ni_skip_note(skipped, "bin distances", "the weight is not in E2M1", prefix);
 }

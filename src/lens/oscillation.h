@@ -4,40 +4,40 @@
  *     R = sum |q_t - q_{t-1}| / sum |w_t - w_{t-1}|     0 where w did not move
  * Followed are the first 16 rows of each weight: whole scale tiles, and every input channel.
  */
-#ifndef NB_LENS_OSCILLATION_H
-#define NB_LENS_OSCILLATION_H
+#ifndef NI_LENS_OSCILLATION_H
+#define NI_LENS_OSCILLATION_H
 
 #include "lens/record.h"
 #include "nibble/lens.h"
 
-enum { NB_FOLLOWED_ROWS = 16 };
+enum { NI_FOLLOWED_ROWS = 16 };
 
-typedef struct nb_followed_weight {
+typedef struct ni_followed_weight {
     nb_backend *be;   /* whose memory it is; NULL: none yet */
     int64_t elements; /* followed */
     int64_t seen;     /* steps of this window */
-    void *memory;     /* flips [1]; then [elements] each: w, q, both distances, codes (nb_tracked) */
+    void *memory;     /* flips [1]; then [elements] each: w, q, both distances, codes (ni_tracked) */
     size_t bytes;     /* of memory */
-} nb_followed_weight;
+} ni_followed_weight;
 
 /* Bytes of backend memory that following a weight [rows, cols] takes. */
-size_t nb_followed_bytes(int64_t rows, int64_t cols);
+size_t ni_followed_bytes(int64_t rows, int64_t cols);
 
 /* Begins a window. */
-void nb_follow_begin(nb_followed_weight *weight);
+void ni_follow_begin(ni_followed_weight *weight);
 
 /* Takes the operand fprop.w of one step, on the device. False if memory ran out, or the operand is of no use. */
-bool nb_follow_step(nb_followed_weight *weight, const nb_lens_operand *seen);
+bool ni_follow_step(ni_followed_weight *weight, const nb_lens_operand *seen);
 
 /* Records under `prefix` what the window saw: ratios (shares of elements with R in [0, 0], (0, 1/2], (1/2, 1], (1, 2],
  * ... (256, inf)), ratio_above_16, ratio_above_8, flip_rate (changes of a code an element and step). False if memory
  * ran out. */
-bool nb_follow_end(nb_followed_weight *weight, nb_record *record, const char *prefix);
-void nb_follow_free(nb_followed_weight *weight);
+bool ni_follow_end(ni_followed_weight *weight, ni_record *record, const char *prefix);
+void ni_follow_free(ni_followed_weight *weight);
 
 /* Distance of w from the centre of its E2M1 bin in units of the bin's width, 0 .. 1/2: |w - q| / width; shares over ten
  * bins, of the followed rows; what lies farther, as Inf does, is in the last. False for weights that are not in E2M1 or
  * are rotated, or if memory ran out. */
-bool nb_bin_distances(nb_record *record, const nb_lens_operand *seen, float shares[10]);
+bool ni_bin_distances(ni_record *record, const nb_lens_operand *seen, float shares[10]);
 
 #endif

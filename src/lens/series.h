@@ -9,45 +9,45 @@
  * Little-endian. One chunk holds all that one step recorded, under one checksum: a step is there whole or not at all.
  * A torn tail (a crash while writing) ends the file for readers and is cut off by the next writer.
  */
-#ifndef NB_LENS_SERIES_H
-#define NB_LENS_SERIES_H
+#ifndef NI_LENS_SERIES_H
+#define NI_LENS_SERIES_H
 
 #include "nibble/status.h"
 #include <stddef.h>
 #include <stdint.h>
 
-typedef struct nb_series_writer nb_series_writer;
+typedef struct ni_series_writer ni_series_writer;
 
 /* Opens `path` for appending, creating it if it is not there. Chunks of steps >= `first_step` are dropped (a resumed
  * run writes them again), and so is a torn tail. */
-nb_status nb_series_writer_open(const char *path, int64_t first_step, nb_series_writer **out, nb_error *err);
-void nb_series_writer_close(nb_series_writer *writer); /* drops what was not committed */
+nb_status ni_series_writer_open(const char *path, int64_t first_step, ni_series_writer **out, nb_error *err);
+void ni_series_writer_close(ni_series_writer *writer); /* drops what was not committed */
 
-/* Adds to the current step. Running out of memory is remembered and reported by nb_series_commit. */
-void nb_series_put(nb_series_writer *writer, const char *name, double value);
-void nb_series_put_vector(nb_series_writer *writer, const char *name, const float *values, int64_t count);
+/* Adds to the current step. Running out of memory is remembered and reported by ni_series_commit. */
+void ni_series_put(ni_series_writer *writer, const char *name, double value);
+void ni_series_put_vector(ni_series_writer *writer, const char *name, const float *values, int64_t count);
 
 /* Writes all that was put since the last commit as one chunk of `step`. */
-nb_status nb_series_commit(nb_series_writer *writer, int64_t step, nb_error *err);
+nb_status ni_series_commit(ni_series_writer *writer, int64_t step, nb_error *err);
 
 /* One number or vector of one name at one step. */
-typedef struct nb_series_point {
+typedef struct ni_series_point {
     int64_t step;
     int64_t count;       /* 1 for a scalar */
     const float *values; /* [count]; inside the reader's memory */
-} nb_series_point;
+} ni_series_point;
 
-typedef struct nb_series_reader nb_series_reader;
+typedef struct ni_series_reader ni_series_reader;
 
 /* Reads a whole file; trusts nothing in it. `cut` (may be NULL) tells how many bytes of a torn tail were left out. */
-nb_status nb_series_read(const char *path, nb_series_reader **out, int64_t *cut, nb_error *err);
-nb_status nb_series_parse(const void *bytes, size_t size, nb_series_reader **out, int64_t *cut, nb_error *err);
-void nb_series_reader_free(nb_series_reader *reader);
+nb_status ni_series_read(const char *path, ni_series_reader **out, int64_t *cut, nb_error *err);
+nb_status ni_series_parse(const void *bytes, size_t size, ni_series_reader **out, int64_t *cut, nb_error *err);
+void ni_series_reader_free(ni_series_reader *reader);
 
-int32_t nb_series_names(const nb_series_reader *reader);
-const char *nb_series_name(const nb_series_reader *reader, int32_t name);
-int32_t nb_series_find(const nb_series_reader *reader, const char *name); /* -1 if absent */
-int64_t nb_series_points(const nb_series_reader *reader, int32_t name);
-nb_series_point nb_series_at(const nb_series_reader *reader, int32_t name, int64_t index); /* in order of the file */
+int32_t ni_series_names(const ni_series_reader *reader);
+const char *ni_series_name(const ni_series_reader *reader, int32_t name);
+int32_t ni_series_find(const ni_series_reader *reader, const char *name); /* -1 if absent */
+int64_t ni_series_points(const ni_series_reader *reader, int32_t name);
+ni_series_point ni_series_at(const ni_series_reader *reader, int32_t name, int64_t index); /* in order of the file */
 
 #endif

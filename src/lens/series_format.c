@@ -4,7 +4,7 @@
 #include <string.h>
 #include <xxhash.h>
 
-uint64_t nb_series_checksum(int64_t step, const void *payload, size_t bytes) {
+uint64_t ni_series_checksum(int64_t step, const void *payload, size_t bytes) {
     return XXH3_64bits_withSeed(payload, bytes, (XXH64_hash_t)step);
 }
 
@@ -25,22 +25,22 @@ static bool next_record(const unsigned char *payload, size_t size, size_t *at, u
     size_t left = size - *at, bytes = 0;
     uint16_t length;
     switch (out->tag) {
-    case NB_SERIES_RECORD_NAME:
-        if (left < sizeof length || out->id != names || names >= NB_SERIES_NAMES_MOST)
+    case NI_SERIES_RECORD_NAME:
+        if (left < sizeof length || out->id != names || names >= NI_SERIES_NAMES_MOST)
             return false;
         memcpy(&length, payload + *at, sizeof length);
         *at += sizeof length;
         left -= sizeof length;
         out->count = length;
         bytes = length;
-        if (length == 0 || length >= NB_SERIES_NAME_SIZE || length > left || memchr(payload + *at, 0, length))
+        if (length == 0 || length >= NI_SERIES_NAME_SIZE || length > left || memchr(payload + *at, 0, length))
             return false;
         break;
-    case NB_SERIES_RECORD_SCALAR:
+    case NI_SERIES_RECORD_SCALAR:
         out->count = 1;
         bytes = sizeof(float);
         break;
-    case NB_SERIES_RECORD_VECTOR:
+    case NI_SERIES_RECORD_VECTOR:
         if (left < sizeof out->count)
             return false;
         memcpy(&out->count, payload + *at, sizeof out->count);
@@ -51,7 +51,7 @@ static bool next_record(const unsigned char *payload, size_t size, size_t *at, u
     default:
         return false;
     }
-    if (bytes > left || (out->tag != NB_SERIES_RECORD_NAME && out->id >= names))
+    if (bytes > left || (out->tag != NI_SERIES_RECORD_NAME && out->id >= names))
         return false;
     out->bytes = payload + *at;
     *at += bytes;
@@ -65,20 +65,20 @@ static bool sound(const unsigned char *payload, size_t size, uint32_t *names) {
     for (size_t at = 0; at < size;) {
         if (!next_record(payload, size, &at, defined, &r))
             return false;
-        defined += r.tag == NB_SERIES_RECORD_NAME;
+        defined += r.tag == NI_SERIES_RECORD_NAME;
     }
     *names = defined;
     return true;
 }
 
 static bool visit(const unsigned char *payload, size_t size, uint32_t names, int64_t step,
-                  const nb_series_visitor *visitor) {
+                  const ni_series_visitor *visitor) {
     record r;
     for (size_t at = 0; at < size;) {
         if (!next_record(payload, size, &at, names, &r))
             return false;
-        if (r.tag == NB_SERIES_RECORD_NAME) {
-            char name[NB_SERIES_NAME_SIZE] = {0};
+        if (r.tag == NI_SERIES_RECORD_NAME) {
+            char name[NI_SERIES_NAME_SIZE] = {0};
             memcpy(name, r.bytes, r.count);
             names++;
             if (!visitor->name(visitor->user, name))
@@ -90,21 +90,21 @@ static bool visit(const unsigned char *payload, size_t size, uint32_t names, int
     return true;
 }
 
-nb_status nb_series_scan(const void *bytes, size_t size, const nb_series_visitor *visitor, size_t *good, bool *refused,
+nb_status ni_series_scan(const void *bytes, size_t size, const ni_series_visitor *visitor, size_t *good, bool *refused,
                          nb_error *err) {
     const unsigned char *file = bytes;
     if (refused)
         *refused = false;
-    if (size < NB_SERIES_MAGIC_SIZE || memcmp(file, NB_SERIES_MAGIC, NB_SERIES_MAGIC_SIZE) != 0)
+    if (size < NI_SERIES_MAGIC_SIZE || memcmp(file, NI_SERIES_MAGIC, NI_SERIES_MAGIC_SIZE) != 0)
         return nb_fail(err, NB_BAD_FILE, "not a series of measurements; expected \"nibble series 1\" at its start");
     uint32_t names = 0;
-    for (*good = NB_SERIES_MAGIC_SIZE; size - *good >= sizeof(nb_series_chunk);) {
-        nb_series_chunk head;
+    for (*good = NI_SERIES_MAGIC_SIZE; size - *good >= sizeof(ni_series_chunk);) {
+        ni_series_chunk head;
         memcpy(&head, file + *good, sizeof head);
         const unsigned char *payload = file + *good + sizeof head;
         uint32_t before = names;
-        if (head.magic != NB_SERIES_CHUNK_MAGIC || head.bytes > size - *good - sizeof head ||
-            head.checksum != nb_series_checksum(head.step, payload, head.bytes) || !sound(payload, head.bytes, &names))
+        if (head.magic != NI_SERIES_CHUNK_MAGIC || head.bytes > size - *good - sizeof head ||
+            head.checksum != ni_series_checksum(head.step, payload, head.bytes) || !sound(payload, head.bytes, &names))
             return NB_OK;
         if (!visitor->chunk(visitor->user, head.step) || !visit(payload, head.bytes, before, head.step, visitor)) {
             if (refused)

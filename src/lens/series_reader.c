@@ -8,11 +8,11 @@
 
 typedef struct entry {
     char *name;
-    nb_series_point *points; /* values: offsets into `values` while reading (it may move), pointers afterwards */
+    ni_series_point *points; /* values: offsets into `values` while reading (it may move), pointers afterwards */
     int64_t count, capacity;
 } entry;
 
-struct nb_series_reader {
+struct ni_series_reader {
     entry *entries; /* [count], index = id */
     int32_t count, capacity;
     float *values;
@@ -42,7 +42,7 @@ static bool take_chunk(void *user, int64_t step) {
 }
 
 static bool take_name(void *user, const char *name) {
-    nb_series_reader *r = user;
+    ni_series_reader *r = user;
     size_t capacity = (size_t)r->capacity;
     r->no_memory = !reserve((void **)&r->entries, &capacity, (size_t)r->count + 1, sizeof *r->entries);
     r->capacity = (int32_t)capacity;
@@ -56,7 +56,7 @@ static bool take_name(void *user, const char *name) {
 }
 
 static bool take_values(void *user, int64_t step, uint32_t id, uint32_t count, const unsigned char *f32) {
-    nb_series_reader *r = user;
+    ni_series_reader *r = user;
     entry *e = &r->entries[id];
     size_t capacity = (size_t)e->capacity;
     r->no_memory = !reserve((void **)&e->points, &capacity, (size_t)e->count + 1, sizeof *e->points) ||
@@ -65,13 +65,13 @@ static bool take_values(void *user, int64_t step, uint32_t id, uint32_t count, c
     if (r->no_memory)
         return false;
     memcpy(r->values + r->value_count, f32, (size_t)count * sizeof *r->values);
-    nb_series_point point = {step, count, (const float *)(uintptr_t)r->value_count};
+    ni_series_point point = {step, count, (const float *)(uintptr_t)r->value_count};
     e->points[e->count++] = point;
     r->value_count += count;
     return true;
 }
 
-static bool sort_names(nb_series_reader *r) {
+static bool sort_names(ni_series_reader *r) {
     r->sorted = malloc(((size_t)r->count + 1) * sizeof *r->sorted);
     if (!r->sorted)
         return false;
@@ -90,18 +90,18 @@ static bool sort_names(nb_series_reader *r) {
     return true;
 }
 
-nb_status nb_series_parse(const void *bytes, size_t size, nb_series_reader **out, int64_t *cut, nb_error *err) {
+nb_status ni_series_parse(const void *bytes, size_t size, ni_series_reader **out, int64_t *cut, nb_error *err) {
     *out = NULL;
-    nb_series_reader *r = calloc(1, sizeof *r);
+    ni_series_reader *r = calloc(1, sizeof *r);
     if (!r)
         return nb_fail(err, NB_NO_MEMORY, "no memory to read measurements");
-    nb_series_visitor visitor = {r, take_chunk, take_name, take_values};
+    ni_series_visitor visitor = {r, take_chunk, take_name, take_values};
     size_t good = 0;
-    nb_status status = nb_series_scan(bytes, size, &visitor, &good, NULL, err);
+    nb_status status = ni_series_scan(bytes, size, &visitor, &good, NULL, err);
     if (status == NB_OK && (r->no_memory || !sort_names(r)))
         status = nb_fail(err, NB_NO_MEMORY, "no memory for %zu bytes of measurements", size);
     if (status != NB_OK) {
-        nb_series_reader_free(r);
+        ni_series_reader_free(r);
         return status;
     }
     for (int32_t i = 0; i < r->count; i++)
@@ -113,17 +113,17 @@ nb_status nb_series_parse(const void *bytes, size_t size, nb_series_reader **out
     return NB_OK;
 }
 
-nb_status nb_series_read(const char *path, nb_series_reader **out, int64_t *cut, nb_error *err) {
+nb_status ni_series_read(const char *path, ni_series_reader **out, int64_t *cut, nb_error *err) {
     char *bytes;
     size_t size;
     *out = NULL;
-    NB_TRY(nb_file_read(path, SIZE_MAX / 2, &bytes, &size, err));
-    nb_status status = nb_series_parse(bytes, size, out, cut, err);
+    NB_TRY(ni_file_read(path, SIZE_MAX / 2, &bytes, &size, err));
+    nb_status status = ni_series_parse(bytes, size, out, cut, err);
     free(bytes);
     return status == NB_OK ? NB_OK : nb_fail_within(err, "%s", path);
 }
 
-void nb_series_reader_free(nb_series_reader *r) {
+void ni_series_reader_free(ni_series_reader *r) {
     if (!r)
         return;
     for (int32_t i = 0; i < r->count; i++) {
@@ -136,15 +136,15 @@ void nb_series_reader_free(nb_series_reader *r) {
     free(r);
 }
 
-int32_t nb_series_names(const nb_series_reader *reader) {
+int32_t ni_series_names(const ni_series_reader *reader) {
     return reader->count;
 }
 
-const char *nb_series_name(const nb_series_reader *reader, int32_t name) {
+const char *ni_series_name(const ni_series_reader *reader, int32_t name) {
     return reader->entries[name].name;
 }
 
-int32_t nb_series_find(const nb_series_reader *reader, const char *name) {
+int32_t ni_series_find(const ni_series_reader *reader, const char *name) {
     int32_t low = 0, high = reader->count;
     while (low < high) {
         int32_t middle = low + (high - low) / 2;
@@ -159,10 +159,10 @@ int32_t nb_series_find(const nb_series_reader *reader, const char *name) {
     return -1;
 }
 
-int64_t nb_series_points(const nb_series_reader *reader, int32_t name) {
+int64_t ni_series_points(const ni_series_reader *reader, int32_t name) {
     return reader->entries[name].count;
 }
 
-nb_series_point nb_series_at(const nb_series_reader *reader, int32_t name, int64_t index) {
+ni_series_point ni_series_at(const ni_series_reader *reader, int32_t name, int64_t index) {
     return reader->entries[name].points[index];
 }

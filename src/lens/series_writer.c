@@ -15,7 +15,7 @@ typedef struct buffer {
     bool failed;
 } buffer;
 
-struct nb_series_writer {
+struct ni_series_writer {
     int fd;
     char *path;
     buffer payload; /* of the chunk being made */
@@ -57,14 +57,14 @@ static uint32_t hash_name(const char *name) {
     return h;
 }
 
-static void place(nb_series_writer *w, uint32_t id) {
+static void place(ni_series_writer *w, uint32_t id) {
     uint32_t slot = hash_name(w->names[id]) & (w->slots - 1);
     while (w->table[slot])
         slot = (slot + 1) & (w->slots - 1);
     w->table[slot] = id + 1;
 }
 
-static bool grow(nb_series_writer *w) {
+static bool grow(ni_series_writer *w) {
     uint32_t capacity = w->capacity ? 2 * w->capacity : 256;
     char **names = realloc(w->names, capacity * sizeof *names);
     if (!names)
@@ -83,7 +83,7 @@ static bool grow(nb_series_writer *w) {
 }
 
 /* Id of a name already known, or UINT32_MAX. */
-static uint32_t find(const nb_series_writer *w, const char *name) {
+static uint32_t find(const ni_series_writer *w, const char *name) {
     if (!w->slots)
         return UINT32_MAX;
     for (uint32_t slot = hash_name(name) & (w->slots - 1); w->table[slot]; slot = (slot + 1) & (w->slots - 1))
@@ -93,7 +93,7 @@ static uint32_t find(const nb_series_writer *w, const char *name) {
 }
 
 /* Makes `name` the next id. False when memory runs out. */
-static bool define(nb_series_writer *w, const char *name) {
+static bool define(ni_series_writer *w, const char *name) {
     if (w->count == w->capacity && !grow(w))
         return false;
     char *copy = strdup(name);
@@ -104,39 +104,39 @@ static bool define(nb_series_writer *w, const char *name) {
     return true;
 }
 
-static uint32_t id_of(nb_series_writer *w, const char *name) {
+static uint32_t id_of(ni_series_writer *w, const char *name) {
     uint32_t id = find(w, name);
     if (id != UINT32_MAX)
         return id;
     size_t length = strlen(name);
-    if (length >= NB_SERIES_NAME_SIZE || !define(w, name)) {
+    if (length >= NI_SERIES_NAME_SIZE || !define(w, name)) {
         w->payload.failed = true;
         return 0;
     }
     id = w->count - 1;
     uint16_t short_length = (uint16_t)length;
-    append_tag(&w->payload, NB_SERIES_RECORD_NAME, id);
+    append_tag(&w->payload, NI_SERIES_RECORD_NAME, id);
     append(&w->payload, &short_length, sizeof short_length);
     append(&w->payload, name, length);
     return id;
 }
 
-void nb_series_put(nb_series_writer *writer, const char *name, double value) {
+void ni_series_put(ni_series_writer *writer, const char *name, double value) {
     float v = (float)value;
     uint32_t id = id_of(writer, name);
-    append_tag(&writer->payload, NB_SERIES_RECORD_SCALAR, id);
+    append_tag(&writer->payload, NI_SERIES_RECORD_SCALAR, id);
     append(&writer->payload, &v, sizeof v);
 }
 
-void nb_series_put_vector(nb_series_writer *writer, const char *name, const float *values, int64_t count) {
+void ni_series_put_vector(ni_series_writer *writer, const char *name, const float *values, int64_t count) {
     uint32_t n = (uint32_t)count;
     uint32_t id = id_of(writer, name);
-    append_tag(&writer->payload, NB_SERIES_RECORD_VECTOR, id);
+    append_tag(&writer->payload, NI_SERIES_RECORD_VECTOR, id);
     append(&writer->payload, &n, sizeof n);
     append(&writer->payload, values, (size_t)n * sizeof *values);
 }
 
-static nb_status write_all(nb_series_writer *w, const void *bytes, size_t size, nb_error *err) {
+static nb_status write_all(ni_series_writer *w, const void *bytes, size_t size, nb_error *err) {
     const char *at = bytes;
     while (size) {
         ssize_t n = write(w->fd, at, size);
@@ -150,12 +150,12 @@ static nb_status write_all(nb_series_writer *w, const void *bytes, size_t size, 
     return NB_OK;
 }
 
-nb_status nb_series_commit(nb_series_writer *w, int64_t step, nb_error *err) {
+nb_status ni_series_commit(ni_series_writer *w, int64_t step, nb_error *err) {
     if (w->payload.failed)
         return nb_fail(err, NB_NO_MEMORY, "%s: no memory for the measurements of step %lld", w->path, (long long)step);
     off_t start = lseek(w->fd, 0, SEEK_END);
-    nb_series_chunk head = {NB_SERIES_CHUNK_MAGIC, (uint32_t)w->payload.size, step,
-                            nb_series_checksum(step, w->payload.bytes, w->payload.size)};
+    ni_series_chunk head = {NI_SERIES_CHUNK_MAGIC, (uint32_t)w->payload.size, step,
+                            ni_series_checksum(step, w->payload.bytes, w->payload.size)};
     nb_status status = write_all(w, &head, sizeof head, err);
     if (status == NB_OK)
         status = write_all(w, w->payload.bytes, w->payload.size, err);
@@ -167,7 +167,7 @@ nb_status nb_series_commit(nb_series_writer *w, int64_t step, nb_error *err) {
 
 /* What the writer takes over from a file that is there: its names, up to the step where it goes on. */
 typedef struct continuation {
-    nb_series_writer *writer;
+    ni_series_writer *writer;
     int64_t first_step;
     bool no_memory;
 } continuation;
@@ -187,17 +187,17 @@ static bool pass_values(void *user, int64_t step, uint32_t id, uint32_t count, c
     return true;
 }
 
-static nb_status continue_file(nb_series_writer *w, int64_t first_step, nb_error *err) {
+static nb_status continue_file(ni_series_writer *w, int64_t first_step, nb_error *err) {
     char *bytes;
     size_t size, good;
-    NB_TRY(nb_file_read(w->path, SIZE_MAX / 2, &bytes, &size, err));
+    NB_TRY(ni_file_read(w->path, SIZE_MAX / 2, &bytes, &size, err));
     if (size == 0) {
         free(bytes);
-        return write_all(w, NB_SERIES_MAGIC, NB_SERIES_MAGIC_SIZE, err);
+        return write_all(w, NI_SERIES_MAGIC, NI_SERIES_MAGIC_SIZE, err);
     }
     continuation c = {w, first_step, false};
-    nb_series_visitor visitor = {&c, keep_chunk, keep_name, pass_values};
-    nb_status status = nb_series_scan(bytes, size, &visitor, &good, NULL, err);
+    ni_series_visitor visitor = {&c, keep_chunk, keep_name, pass_values};
+    nb_status status = ni_series_scan(bytes, size, &visitor, &good, NULL, err);
     free(bytes);
     if (status != NB_OK)
         return nb_fail_within(err, "%s", w->path);
@@ -208,9 +208,9 @@ static nb_status continue_file(nb_series_writer *w, int64_t first_step, nb_error
     return NB_OK;
 }
 
-nb_status nb_series_writer_open(const char *path, int64_t first_step, nb_series_writer **out, nb_error *err) {
+nb_status ni_series_writer_open(const char *path, int64_t first_step, ni_series_writer **out, nb_error *err) {
     *out = NULL;
-    nb_series_writer *w = calloc(1, sizeof *w);
+    ni_series_writer *w = calloc(1, sizeof *w);
     if (!w || !(w->path = strdup(path))) {
         free(w);
         return nb_fail(err, NB_NO_MEMORY, "%s: no memory", path);
@@ -219,14 +219,14 @@ nb_status nb_series_writer_open(const char *path, int64_t first_step, nb_series_
     nb_status status = w->fd < 0 ? nb_fail(err, NB_IO_ERROR, "%s: cannot open: %s", path, strerror(errno))
                                  : continue_file(w, first_step, err);
     if (status != NB_OK) {
-        nb_series_writer_close(w);
+        ni_series_writer_close(w);
         return status;
     }
     *out = w;
     return NB_OK;
 }
 
-void nb_series_writer_close(nb_series_writer *w) {
+void ni_series_writer_close(ni_series_writer *w) {
     if (!w)
         return;
     if (w->fd >= 0)

@@ -6,21 +6,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-void nb_skip_note(nb_skipped *s, const char *what, const char *why, const char *where) {
+void ni_skip_note(ni_skipped *s, const char *what, const char *why, const char *where) {
     int32_t i = 0;
     while (i < s->count && (strcmp(s->items[i].what, what) != 0 || strcmp(s->items[i].why, why) != 0))
         i++;
-    if (i == NB_SKIPS_MOST)
+    if (i == NI_SKIPS_MOST)
         return;
     if (i == s->count) {
-        s->items[s->count++] = (nb_skip){.what = what, .why = why};
+        s->items[s->count++] = (ni_skip){.what = what, .why = why};
         snprintf(s->items[i].first, sizeof s->items[i].first, "%s", where);
     }
     s->items[i].count++;
     s->changed = true;
 }
 
-nb_status nb_skipped_write(nb_skipped *s, const char *path, nb_error *err) {
+nb_status ni_skipped_write(ni_skipped *s, const char *path, nb_error *err) {
     char *text = NULL;
     size_t size = 0;
     if (!s->changed)
@@ -32,7 +32,7 @@ nb_status nb_skipped_write(nb_skipped *s, const char *path, nb_error *err) {
         fprintf(to, "%s: %s (%d operand%s, the first %s)\n", s->items[i].what, s->items[i].why, s->items[i].count,
                 s->items[i].count == 1 ? "" : "s", s->items[i].first);
     fclose(to);
-    nb_status status = nb_file_write(path, text, size, err);
+    nb_status status = ni_file_write(path, text, size, err);
     free(text);
     s->changed = status != NB_OK;
     return status;

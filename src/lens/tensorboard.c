@@ -8,14 +8,14 @@
 #include <string.h>
 #include <time.h>
 
-struct nb_tensorboard {
+struct ni_tensorboard {
     FILE *file;
     char *path;
 };
 
 /* ---- CRC-32C, reflected polynomial 0x82F63B78, a nibble at a time ---- */
 
-uint32_t nb_crc32c(const void *bytes, size_t size) {
+uint32_t ni_crc32c(const void *bytes, size_t size) {
     static const uint32_t table[16] = {0x00000000, 0x105ec76f, 0x20bd8ede, 0x30e349b1, 0x417b1dbc, 0x5125dad3,
                                        0x61c69362, 0x7198540d, 0x82f63b78, 0x92a8fc17, 0xa24bb5a6, 0xb21572c9,
                                        0xc38d26c4, 0xd3d3e1ab, 0xe330a81a, 0xf36e6f75};
@@ -110,10 +110,10 @@ enum {
     HISTOGRAM_BUCKET
 };
 
-static nb_status write_event(nb_tensorboard *tb, message *event, nb_error *err) {
+static nb_status write_event(ni_tensorboard *tb, message *event, nb_error *err) {
     nb_status status = NB_OK;
     uint64_t size = event->size;
-    uint32_t size_crc = masked(nb_crc32c(&size, sizeof size)), crc = masked(nb_crc32c(event->bytes, event->size));
+    uint32_t size_crc = masked(ni_crc32c(&size, sizeof size)), crc = masked(ni_crc32c(event->bytes, event->size));
     if (event->no_memory)
         status = nb_fail(err, NB_NO_MEMORY, "%s: no memory for an event", tb->path);
     else if (fwrite(&size, sizeof size, 1, tb->file) != 1 || fwrite(&size_crc, sizeof size_crc, 1, tb->file) != 1 ||
@@ -133,21 +133,21 @@ static message event_at(int64_t step) {
     return event;
 }
 
-static nb_status write_value(nb_tensorboard *tb, int64_t step, message *value, nb_error *err) {
+static nb_status write_value(ni_tensorboard *tb, int64_t step, message *value, nb_error *err) {
     message event = event_at(step), summary = {0};
     field_message(&summary, SUMMARY_VALUE, value);
     field_message(&event, EVENT_SUMMARY, &summary);
     return write_event(tb, &event, err);
 }
 
-nb_status nb_tensorboard_scalar(nb_tensorboard *tb, const char *tag, int64_t step, double number, nb_error *err) {
+nb_status ni_tensorboard_scalar(ni_tensorboard *tb, const char *tag, int64_t step, double number, nb_error *err) {
     message value = {0};
     field_bytes(&value, VALUE_TAG, tag, strlen(tag));
     field_float(&value, VALUE_SIMPLE, (float)number);
     return write_value(tb, step, &value, err);
 }
 
-nb_status nb_tensorboard_histogram(nb_tensorboard *tb, const char *tag, int64_t step, const double *limits,
+nb_status ni_tensorboard_histogram(ni_tensorboard *tb, const char *tag, int64_t step, const double *limits,
                                    const double *counts, int32_t buckets, nb_error *err) {
     double total = 0, sum = 0, sum_squares = 0; /* of the bucket limits: the values themselves are gone */
     for (int32_t i = 0; i < buckets; i++) {
@@ -169,7 +169,7 @@ nb_status nb_tensorboard_histogram(nb_tensorboard *tb, const char *tag, int64_t 
 }
 
 /* The first name of its kind that is not taken: two files of one second must not meet. */
-static nb_status create_file(nb_tensorboard *tb, const char *folder, nb_error *err) {
+static nb_status create_file(ni_tensorboard *tb, const char *folder, nb_error *err) {
     size_t size = strlen(folder) + 80;
     tb->path = malloc(size);
     if (!tb->path)
@@ -185,9 +185,9 @@ static nb_status create_file(nb_tensorboard *tb, const char *folder, nb_error *e
     return nb_fail(err, NB_IO_ERROR, "%s: cannot create: %s", tb->path, strerror(errno));
 }
 
-nb_status nb_tensorboard_open(const char *folder, nb_tensorboard **out, nb_error *err) {
+nb_status ni_tensorboard_open(const char *folder, ni_tensorboard **out, nb_error *err) {
     *out = NULL;
-    nb_tensorboard *tb = calloc(1, sizeof *tb);
+    ni_tensorboard *tb = calloc(1, sizeof *tb);
     if (!tb)
         return nb_fail(err, NB_NO_MEMORY, "%s: no memory for an event file", folder);
     nb_status status = create_file(tb, folder, err);
@@ -198,20 +198,20 @@ nb_status nb_tensorboard_open(const char *folder, nb_tensorboard **out, nb_error
         status = write_event(tb, &event, err);
     }
     if (status != NB_OK) {
-        nb_tensorboard_close(tb, NULL);
+        ni_tensorboard_close(tb, NULL);
         return status;
     }
     *out = tb;
     return NB_OK;
 }
 
-nb_status nb_tensorboard_flush(nb_tensorboard *tb, nb_error *err) {
+nb_status ni_tensorboard_flush(ni_tensorboard *tb, nb_error *err) {
     if (fflush(tb->file) != 0)
         return nb_fail(err, NB_IO_ERROR, "%s: cannot write: %s", tb->path, strerror(errno));
     return NB_OK;
 }
 
-nb_status nb_tensorboard_close(nb_tensorboard *tb, nb_error *err) {
+nb_status ni_tensorboard_close(ni_tensorboard *tb, nb_error *err) {
     if (!tb)
         return NB_OK;
     nb_status status = NB_OK;

@@ -4,29 +4,29 @@
  * Event (tensorflow/core/util/event.proto). Only the few fields that TensorBoard's scalar and histogram pages read are
  * written.
  */
-#ifndef NB_LENS_TENSORBOARD_H
-#define NB_LENS_TENSORBOARD_H
+#ifndef NI_LENS_TENSORBOARD_H
+#define NI_LENS_TENSORBOARD_H
 
 #include "nibble/status.h"
 #include <stddef.h>
 #include <stdint.h>
 
-typedef struct nb_tensorboard nb_tensorboard;
+typedef struct ni_tensorboard ni_tensorboard;
 
 /* Creates a new event file in `folder`, named so that TensorBoard finds it: events.out.tfevents.SECONDS.nibble.N. */
-nb_status nb_tensorboard_open(const char *folder, nb_tensorboard **out, nb_error *err);
-nb_status nb_tensorboard_close(nb_tensorboard *tb, nb_error *err); /* writes what is buffered, too. NULL is allowed */
+nb_status ni_tensorboard_open(const char *folder, ni_tensorboard **out, nb_error *err);
+nb_status ni_tensorboard_close(ni_tensorboard *tb, nb_error *err); /* writes what is buffered, too. NULL is allowed */
 
-nb_status nb_tensorboard_scalar(nb_tensorboard *tb, const char *tag, int64_t step, double number, nb_error *err);
+nb_status ni_tensorboard_scalar(ni_tensorboard *tb, const char *tag, int64_t step, double number, nb_error *err);
 
 /* `counts[i]` values lie in (limits[i-1], limits[i]]. */
-nb_status nb_tensorboard_histogram(nb_tensorboard *tb, const char *tag, int64_t step, const double *limits,
+nb_status ni_tensorboard_histogram(ni_tensorboard *tb, const char *tag, int64_t step, const double *limits,
                                    const double *counts, int32_t buckets, nb_error *err);
 
 /* Hands what was written to the operating system, so that a watching TensorBoard sees it. */
-nb_status nb_tensorboard_flush(nb_tensorboard *tb, nb_error *err);
+nb_status ni_tensorboard_flush(ni_tensorboard *tb, nb_error *err);
 
 /* CRC-32C (Castagnoli), as TFRecords use it before masking. */
-uint32_t nb_crc32c(const void *bytes, size_t size);
+uint32_t ni_crc32c(const void *bytes, size_t size);
 
 #endif

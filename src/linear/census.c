@@ -55,10 +55,10 @@ static const char *decoded_kernel(const nb_quantizer *a, const nb_quantizer *b) 
     return "bf16 gemm, operands decoded (bf16-rounded)";
 }
 
-static void mechanism_words(const nb_linear_group *group, const nb_linear *layer, nb_gemm gemm, char *text,
+static void mechanism_words(const ni_linear_group *group, const ni_linear *layer, ni_gemm gemm, char *text,
                             size_t size) {
     for (int32_t i = 0; i < group->mechanism_count; i++) {
-        const nb_attached_mechanism *m = &group->mechanisms[i];
+        const ni_attached_mechanism *m = &group->mechanisms[i];
         char words[64] = "";
         if (!(layer->mechanisms >> i & 1) || !m->table->text)
             continue;
@@ -69,10 +69,10 @@ static void mechanism_words(const nb_linear_group *group, const nb_linear *layer
     }
 }
 
-void nb_linear_census(const nb_linear_group *group, const nb_linear *layer, nb_gemm gemm, char *formats, size_t size,
+void ni_linear_census(const ni_linear_group *group, const ni_linear *layer, ni_gemm gemm, char *formats, size_t size,
                       const char **kernel, const char **reason) {
     const nb_role left = (nb_role)(2 * gemm), right = (nb_role)(2 * gemm + 1);
-    nb_quantizer a = nb_role_quantizer(&layer->plan, left), b = nb_role_quantizer(&layer->plan, right);
+    nb_quantizer a = ni_role_quantizer(&layer->plan, left), b = ni_role_quantizer(&layer->plan, right);
     char first[48], second[48];
     describe(&a, first, sizeof first);
     describe(&b, second, sizeof second);

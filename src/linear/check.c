@@ -22,7 +22,7 @@ static bool row_scales(const nb_quantizer *q) {
     return q->scale_type == NB_SCALE_F32 && q->block_rows == 1 && q->block_cols == NB_BLOCK_ALL;
 }
 
-static nb_status check_same_codes(const nb_linear *layer, nb_role role, nb_error *err) {
+static nb_status check_same_codes(const ni_linear *layer, nb_role role, nb_error *err) {
     const nb_operand_rule *rule = &layer->plan.roles[role];
     const nb_quantizer *q = &rule->quantizer;
     const char *name = nb_role_name(role), *source = nb_role_name(rule->source);
@@ -46,7 +46,7 @@ static nb_status check_same_codes(const nb_linear *layer, nb_role role, nb_error
     return NB_OK;
 }
 
-static nb_status check_from(const nb_linear *layer, nb_role role, nb_error *err) {
+static nb_status check_from(const ni_linear *layer, nb_role role, nb_error *err) {
     const nb_operand_rule *rule = &layer->plan.roles[role];
     nb_role source;
     if (!source_of(role, &source) || rule->source != source)
@@ -64,8 +64,8 @@ static nb_status check_from(const nb_linear *layer, nb_role role, nb_error *err)
 
 /* ---- the two operands of one GEMM ---- */
 
-static nb_status check_rotation(const nb_linear *layer, nb_role left, nb_role right, nb_error *err) {
-    nb_quantizer a = nb_role_quantizer(&layer->plan, left), b = nb_role_quantizer(&layer->plan, right);
+static nb_status check_rotation(const ni_linear *layer, nb_role left, nb_role right, nb_error *err) {
+    nb_quantizer a = ni_role_quantizer(&layer->plan, left), b = ni_role_quantizer(&layer->plan, right);
     int32_t size_a = nb_quantizer_is_bf16(&a) ? 0 : a.hadamard_size;
     int32_t size_b = nb_quantizer_is_bf16(&b) ? 0 : b.hadamard_size;
     if (size_a == size_b && (size_a == 0 || a.hadamard_signs == b.hadamard_signs))
@@ -75,7 +75,7 @@ static nb_status check_rotation(const nb_linear *layer, nb_role left, nb_role ri
                    layer->name, nb_role_name(left), nb_role_name(right), size_a, size_b);
 }
 
-static nb_status check_shape(const nb_linear_group *group, const nb_linear *layer, nb_role role, nb_error *err) {
+static nb_status check_shape(const ni_linear_group *group, const ni_linear *layer, nb_role role, nb_error *err) {
     int64_t m = group->max_rows, n = layer->out, k = layer->in;
     const int64_t rows[NB_ROLE_COUNT] = {m, n, m, k, n, k}, cols[NB_ROLE_COUNT] = {k, k, n, n, m, m};
     const nb_operand_rule *rule = &layer->plan.roles[role];
@@ -88,7 +88,7 @@ static nb_status check_shape(const nb_linear_group *group, const nb_linear *laye
                           cols[role] == m && role >= NB_WGRAD_DY ? "tokens of a micro-batch, batch x seq" : "features");
 }
 
-nb_status nb_linear_check(const nb_linear_group *group, const nb_linear *layer, nb_error *err) {
+nb_status ni_linear_check(const ni_linear_group *group, const ni_linear *layer, nb_error *err) {
     if (!layer->plan.quantized)
         return NB_OK;
     if (!group->be->ops->canonical)

@@ -15,10 +15,10 @@ static bool dge_wanted(const nb_plan *plan) {
     return plan->mechanisms.has_dge;
 }
 
-static nb_status dge_attach(nb_linear_group *group, int32_t index, void **state, nb_error *err) {
+static nb_status dge_attach(ni_linear_group *group, int32_t index, void **state, nb_error *err) {
     *state = NULL;
     for (int32_t i = 0; i < group->count; i++) {
-        const nb_linear *layer = &group->layers[i];
+        const ni_linear *layer = &group->layers[i];
         const nb_quantizer *w = &layer->plan.roles[NB_FPROP_W].quantizer;
         if (!(layer->mechanisms >> index & 1))
             continue;
@@ -32,25 +32,25 @@ static nb_status dge_attach(nb_linear_group *group, int32_t index, void **state,
     return NB_OK;
 }
 
-static nb_status dge_after_wgrad(void *state, const nb_linear_call *call, nb_linear *layer, const nb_mat *dw,
+static nb_status dge_after_wgrad(void *state, const ni_linear_call *call, ni_linear *layer, const nb_mat *dw,
                                  nb_error *err) {
     (void)state;
     const nb_dge *dge = &layer->plan.mechanisms.dge;
     const nb_operand *w;
     if (call->pass->forward_bf16) /* the forward pass did not round W */
         return NB_OK;
-    NB_TRY(nb_operand_ready(call, layer, NB_FPROP_W, &w, err));
-    call->be->ops->dge(call->be, dw->data, nb_linear_master(call->be, layer), w, dge->k, dge->cap);
+    NB_TRY(ni_operand_ready(call, layer, NB_FPROP_W, &w, err));
+    call->be->ops->dge(call->be, dw->data, ni_linear_master(call->be, layer), w, dge->k, dge->cap);
     return NB_OK;
 }
 
-static void dge_text(const void *state, const nb_linear *layer, nb_gemm gemm, char *text, size_t size) {
+static void dge_text(const void *state, const ni_linear *layer, ni_gemm gemm, char *text, size_t size) {
     (void)state;
-    if (gemm == NB_GEMM_WGRAD)
+    if (gemm == NI_GEMM_WGRAD)
         snprintf(text, size, "dge k=%g", layer->plan.mechanisms.dge.k);
 }
 
-const nb_mechanism nb_mechanism_dge = {
+const ni_mechanism ni_mechanism_dge = {
     .name = "dge",
     .rereads = 1U << NB_FPROP_W,
     .wanted = dge_wanted,

@@ -8,14 +8,14 @@
 
 /* ---- making a group ---- */
 
-static void name_operands(const nb_linear_group *group, nb_linear *layer) {
+static void name_operands(const ni_linear_group *group, ni_linear *layer) {
     for (nb_role role = NB_FPROP_X; role < NB_ROLE_COUNT; role++) {
         bool shared = role == NB_FPROP_X || role == NB_WGRAD_X;
-        nb_gemm gemm = nb_role_gemm(role);
+        ni_gemm gemm = ni_role_gemm(role);
         const char *module = shared ? group->input : layer->name;
-        uint32_t both = nb_name_hash(gemm == NB_GEMM_DGRAD ? layer->name : group->input, nb_gemm_name(gemm));
+        uint32_t both = nb_name_hash(gemm == NI_GEMM_DGRAD ? layer->name : group->input, ni_gemm_name(gemm));
         bool one_stream = layer->plan.roles[role].shared_noise;
-        layer->names[role] = (nb_operand_name){.module = module,
+        layer->names[role] = (ni_operand_name){.module = module,
                                                .role = role,
                                                .tensor = one_stream ? both : nb_name_hash(module, nb_role_name(role)),
                                                .signs = both};
@@ -26,13 +26,13 @@ static bool multiplies_codes(nb_backend *be, const nb_quantizer *a, const nb_qua
     return !nb_quantizer_is_bf16(a) && !nb_quantizer_is_bf16(b) && be->ops->product_kernel(be, a, b);
 }
 
-static nb_status take_layers(nb_linear_group *group, const nb_group_spec *spec, nb_error *err) {
-    if (spec->count < 1 || spec->count > NB_GROUP_LAYERS)
+static nb_status take_layers(ni_linear_group *group, const ni_group_spec *spec, nb_error *err) {
+    if (spec->count < 1 || spec->count > NI_GROUP_LAYERS)
         return nb_fail(err, NB_INTERNAL, "%s: %d layers in a group; expected 1 to %d", spec->input, spec->count,
-                       NB_GROUP_LAYERS);
+                       NI_GROUP_LAYERS);
     for (int32_t i = 0; i < spec->count; i++) {
-        const nb_linear_spec *s = &spec->layers[i];
-        nb_linear *layer = &group->layers[i];
+        const ni_linear_spec *s = &spec->layers[i];
+        ni_linear *layer = &group->layers[i];
         snprintf(layer->name, sizeof layer->name, "%s", s->name);
         layer->index = i;
         layer->out = s->out;
@@ -43,10 +43,10 @@ static nb_status take_layers(nb_linear_group *group, const nb_group_spec *spec, 
         layer->narrow = s->narrow;
         layer->room = s->room;
         name_operands(group, layer);
-        NB_TRY(nb_linear_check(group, layer, err));
+        NB_TRY(ni_linear_check(group, layer, err));
         for (nb_role r = NB_FPROP_X; r < NB_ROLE_COUNT; r += 2) {
-            nb_quantizer a = nb_role_quantizer(&layer->plan, r), b = nb_role_quantizer(&layer->plan, r + 1);
-            layer->packed[nb_role_gemm(r)] = multiplies_codes(group->be, &a, &b);
+            nb_quantizer a = ni_role_quantizer(&layer->plan, r), b = ni_role_quantizer(&layer->plan, r + 1);
+            layer->packed[ni_role_gemm(r)] = multiplies_codes(group->be, &a, &b);
         }
     }
     return NB_OK;
@@ -54,10 +54,10 @@ static nb_status take_layers(nb_linear_group *group, const nb_group_spec *spec, 
 
 /* ---- mechanisms ---- */
 
-static nb_status check_conflicts(const nb_linear_group *group, const nb_linear *layer, nb_error *err) {
+static nb_status check_conflicts(const ni_linear_group *group, const ni_linear *layer, nb_error *err) {
     for (int32_t i = 0; i < group->mechanism_count; i++)
         for (int32_t j = i + 1; j < group->mechanism_count; j++) {
-            const nb_mechanism *a = group->mechanisms[i].table, *b = group->mechanisms[j].table;
+            const ni_mechanism *a = group->mechanisms[i].table, *b = group->mechanisms[j].table;
             if (!(layer->mechanisms >> i & layer->mechanisms >> j & 1))
                 continue;
             const char *what = a->terms && b->terms             ? "edit the products"
@@ -71,8 +71,8 @@ static nb_status check_conflicts(const nb_linear_group *group, const nb_linear *
     return NB_OK;
 }
 
-static nb_status choose_mechanisms(nb_linear_group *group, const nb_group_spec *spec, nb_error *err) {
-    const nb_mechanism *const *offered = spec->mechanisms ? spec->mechanisms : nb_mechanisms;
+static nb_status choose_mechanisms(ni_linear_group *group, const ni_group_spec *spec, nb_error *err) {
+    const ni_mechanism *const *offered = spec->mechanisms ? spec->mechanisms : ni_mechanisms;
     for (; *offered; offered++) {
         uint32_t wanted = 0;
         for (int32_t i = 0; i < group->count; i++)
@@ -80,8 +80,8 @@ static nb_status choose_mechanisms(nb_linear_group *group, const nb_group_spec *
                 wanted |= 1u << i;
         if (!wanted)
             continue;
-        if (group->mechanism_count == NB_GROUP_MECHANISMS)
-            return nb_fail(err, NB_INTERNAL, "%s: more than %d mechanisms", group->input, NB_GROUP_MECHANISMS);
+        if (group->mechanism_count == NI_GROUP_MECHANISMS)
+            return nb_fail(err, NB_INTERNAL, "%s: more than %d mechanisms", group->input, NI_GROUP_MECHANISMS);
         int32_t index = group->mechanism_count++;
         group->mechanisms[index].table = *offered;
         for (int32_t i = 0; i < group->count; i++)
@@ -92,9 +92,9 @@ static nb_status choose_mechanisms(nb_linear_group *group, const nb_group_spec *
     return NB_OK;
 }
 
-static nb_status attach_mechanisms(nb_linear_group *group, nb_error *err) {
+static nb_status attach_mechanisms(ni_linear_group *group, nb_error *err) {
     for (int32_t i = 0; i < group->mechanism_count; i++) {
-        nb_attached_mechanism *m = &group->mechanisms[i];
+        ni_attached_mechanism *m = &group->mechanisms[i];
         if (m->table->attach)
             NB_TRY(m->table->attach(group, i, &m->state, err));
         if (m->table->bytes)
@@ -106,28 +106,28 @@ static nb_status attach_mechanisms(nb_linear_group *group, nb_error *err) {
 /* ---- all of it ---- */
 
 /* After a step nothing of the passes is there: the larger of both counts. */
-static nb_status measure(nb_linear_group *group, nb_error *err) {
-    NB_TRY(nb_measure_scratch(group, &group->scratch_bytes, err));
+static nb_status measure(ni_linear_group *group, nb_error *err) {
+    NB_TRY(ni_measure_scratch(group, &group->scratch_bytes, err));
     for (int32_t i = 0; i < group->mechanism_count; i++) {
-        const nb_attached_mechanism *m = &group->mechanisms[i];
-        size_t bytes = m->table->scratch ? nb_scratch_room(m->table->scratch(m->state, group->max_rows)) : 0;
+        const ni_attached_mechanism *m = &group->mechanisms[i];
+        size_t bytes = m->table->scratch ? ni_scratch_room(m->table->scratch(m->state, group->max_rows)) : 0;
         group->scratch_bytes = bytes > group->scratch_bytes ? bytes : group->scratch_bytes;
     }
     return NB_OK;
 }
 
-static nb_status build(nb_linear_group *group, const nb_group_spec *spec, nb_error *err) {
+static nb_status build(ni_linear_group *group, const ni_group_spec *spec, nb_error *err) {
     NB_TRY(take_layers(group, spec, err));
     NB_TRY(choose_mechanisms(group, spec, err));
     for (int32_t i = 0; i < group->count; i++)
-        NB_TRY(nb_weight_layout(group, &group->layers[i], err));
-    NB_TRY(nb_operands_layout(group, err));
+        NB_TRY(ni_weight_layout(group, &group->layers[i], err));
+    NB_TRY(ni_operands_layout(group, err));
     NB_TRY(attach_mechanisms(group, err));
     return measure(group, err);
 }
 
-nb_status nb_linear_group_create(nb_backend *be, const nb_group_spec *spec, nb_linear_group **out, nb_error *err) {
-    nb_linear_group *group = calloc(1, sizeof *group);
+nb_status ni_linear_group_create(nb_backend *be, const ni_group_spec *spec, ni_linear_group **out, nb_error *err) {
+    ni_linear_group *group = calloc(1, sizeof *group);
     if (!group)
         return nb_fail(err, NB_NO_MEMORY, "%s: no memory for its linear layers", spec->input);
     group->be = be;
@@ -139,21 +139,21 @@ nb_status nb_linear_group_create(nb_backend *be, const nb_group_spec *spec, nb_l
     group->count = spec->count;
     nb_status status = build(group, spec, err);
     if (status != NB_OK) {
-        nb_linear_group_free(group);
+        ni_linear_group_free(group);
         return status;
     }
     *out = group;
     return NB_OK;
 }
 
-void nb_linear_group_free(nb_linear_group *group) {
+void ni_linear_group_free(ni_linear_group *group) {
     if (!group)
         return;
     for (int32_t i = 0; i < group->mechanism_count; i++)
         if (group->mechanisms[i].table->detach && group->mechanisms[i].state)
             group->mechanisms[i].table->detach(group->mechanisms[i].state);
-    nb_operands_free(group);
-    for (int32_t i = 0; i < group->count && i < NB_GROUP_LAYERS; i++)
+    ni_operands_free(group);
+    for (int32_t i = 0; i < group->count && i < NI_GROUP_LAYERS; i++)
         nb_backend_release(group->be, group->layers[i].weight);
     free(group);
 }
@@ -163,7 +163,7 @@ static bool scales_by_amax(const nb_operand_rule *rule) {
     return !nb_quantizer_is_bf16(q) && q->outer == NB_OUTER_TENSOR && q->hadamard_size == 0;
 }
 
-bool nb_linear_group_wants_amax(const nb_linear_group *group, bool gradients) {
+bool ni_linear_group_wants_amax(const ni_linear_group *group, bool gradients) {
     const nb_role roles[] = {gradients ? NB_DGRAD_DY : NB_FPROP_X, gradients ? NB_WGRAD_DY : NB_WGRAD_X};
     for (int32_t i = 0; group->be->wants_amax && i < group->count; i++)
         for (int r = 0; group->layers[i].plan.quantized && r < 2; r++)

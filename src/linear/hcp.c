@@ -23,7 +23,7 @@ static bool hcp_wanted(const nb_plan *plan) {
 /* ---- life ---- */
 
 static void hcp_detach(void *state) {
-    nb_hcp_state *h = state;
+    ni_hcp_state *h = state;
     for (int32_t i = 0; i < h->group->count; i++) {
         nb_backend_release(h->group->be, h->layers[i].channels);
         nb_backend_release(h->group->be, h->layers[i].w_memory);
@@ -44,7 +44,7 @@ static bool is_nvfp4(const nb_quantizer *q) {
            q->block_cols == 16 && q->round != NB_ROUND_STOCHASTIC && q->hadamard_size == 0;
 }
 
-static nb_status check_layer(const nb_hcp_state *h, const nb_linear *layer, nb_error *err) {
+static nb_status check_layer(const ni_hcp_state *h, const ni_linear *layer, nb_error *err) {
     const nb_operand_rule *roles = layer->plan.roles;
     const nb_hcp *how = &h->how;
     if (!is_nvfp4(&roles[NB_FPROP_X].quantizer) || !is_nvfp4(&roles[NB_FPROP_W].quantizer))
@@ -72,26 +72,26 @@ static nb_status check_layer(const nb_hcp_state *h, const nb_linear *layer, nb_e
     return NB_OK;
 }
 
-static nb_status place(nb_hcp_state *h, size_t bytes, void **memory, nb_error *err) {
+static nb_status place(ni_hcp_state *h, size_t bytes, void **memory, nb_error *err) {
     *memory = h->group->be->ops->alloc(h->group->be, bytes, "hot channels");
     h->bytes += bytes;
     return *memory ? NB_OK : nb_fail(err, NB_NO_MEMORY, "%s: no memory for its hot channels", h->group->input);
 }
 
-static nb_status place_layer(nb_hcp_state *h, const nb_linear *layer, nb_error *err) {
-    nb_hcp_layer *p = &h->layers[layer->index];
-    nb_operand w = nb_hcp_shape(h, layer, layer->out, true);
+static nb_status place_layer(ni_hcp_state *h, const ni_linear *layer, nb_error *err) {
+    ni_hcp_layer *p = &h->layers[layer->index];
+    nb_operand w = ni_hcp_shape(h, layer, layer->out, true);
     NB_TRY(place(h, sizeof(int32_t) * (size_t)h->k, (void **)&p->channels, err));
-    NB_TRY(place(h, nb_hcp_operand_bytes(h, &w), &p->w_memory, err));
+    NB_TRY(place(h, ni_hcp_operand_bytes(h, &w), &p->w_memory, err));
     NB_TRY(place(h, sizeof(float) * (size_t)h->group->in, (void **)&p->scores, err));
     return place(h, 4 * sizeof(double) * (size_t)h->group->in, (void **)&p->facts, err);
 }
 
-static nb_status hcp_attach(nb_linear_group *group, int32_t index, void **state, nb_error *err) {
+static nb_status hcp_attach(ni_linear_group *group, int32_t index, void **state, nb_error *err) {
     nb_backend *be = group->be;
     if (!be->ops->gather_columns || !be->ops->measure || be->real != NB_F32 || be->act != NB_BF16)
         return nb_fail(err, NB_UNSUPPORTED, "%s: backend %s has no hot-channel patch", group->input, be->name);
-    nb_hcp_state *h = calloc(1, sizeof *h);
+    ni_hcp_state *h = calloc(1, sizeof *h);
     if (!h)
         return nb_fail(err, NB_NO_MEMORY, "%s: no memory for hcp", group->input);
     h->group = group;
@@ -112,113 +112,113 @@ static nb_status hcp_attach(nb_linear_group *group, int32_t index, void **state,
 
 /* ---- forward ---- */
 
-static bool patches(const nb_hcp_state *h, const nb_linear_call *call) {
+static bool patches(const ni_hcp_state *h, const ni_linear_call *call) {
     return h->k > 0 && (h->refreshed > 0 || call->measuring);
 }
 
-static nb_status hcp_observe(void *state, const nb_linear_call *call, nb_error *err) {
-    nb_hcp_state *h = state;
+static nb_status hcp_observe(void *state, const ni_linear_call *call, nb_error *err) {
+    ni_hcp_state *h = state;
     void *memory;
     int64_t most = call->x->rows;
     for (int32_t i = 0; i < h->group->count && h->k > 0 && call->measuring; i++) {
-        nb_linear *layer = &h->group->layers[i]; /* what gathering looks at */
+        ni_linear *layer = &h->group->layers[i]; /* what gathering looks at */
         const nb_operand *ignored;
         most = layer->out > most ? layer->out : most;
         if (!(layer->mechanisms >> h->index & 1) || call->pass->forward_bf16)
             continue;
-        NB_TRY(nb_operand_ready(call, layer, NB_FPROP_X, &ignored, err));
-        NB_TRY(nb_operand_ready(call, layer, NB_FPROP_W, &ignored, err));
+        NB_TRY(ni_operand_ready(call, layer, NB_FPROP_X, &ignored, err));
+        NB_TRY(ni_operand_ready(call, layer, NB_FPROP_W, &ignored, err));
     }
     if (call->measuring)
-        return nb_scratch_place(call->scratch, nb_hcp_gather_scratch(h, most), "a decoded operand", &memory, err);
-    return nb_hcp_gather(h, call, err);
+        return ni_scratch_place(call->scratch, ni_hcp_gather_scratch(h, most), "a decoded operand", &memory, err);
+    return ni_hcp_gather(h, call, err);
 }
 
 /* The base operands are read where their codes or scales are: not by one product over codes that are made anew. */
-static bool needs_base(const nb_hcp_state *h) {
+static bool needs_base(const ni_hcp_state *h) {
     return h->how.kernel == NB_HCP_DUAL || h->how.copy == NB_HCP_EXACT;
 }
 
-static nb_status patch_x(nb_hcp_state *h, const nb_linear_call *call, nb_linear *layer, nb_error *err) {
-    nb_hcp_layer *p = &h->layers[layer->index];
-    nb_hcp_source from = {.numbers = call->x, .quantizer = &layer->plan.roles[NB_FPROP_X].quantizer};
+static nb_status patch_x(ni_hcp_state *h, const ni_linear_call *call, ni_linear *layer, nb_error *err) {
+    ni_hcp_layer *p = &h->layers[layer->index];
+    ni_hcp_source from = {.numbers = call->x, .quantizer = &layer->plan.roles[NB_FPROP_X].quantizer};
     void *memory;
-    if (needs_base(h) || nb_lens_looks(call))
-        NB_TRY(nb_operand_ready(call, layer, NB_FPROP_X, &from.base, err));
-    p->x = nb_hcp_shape(h, layer, call->x->rows, false);
-    NB_TRY(nb_scratch_place(call->scratch, nb_hcp_operand_bytes(h, &p->x), "X with its patch", &memory, err));
-    return nb_hcp_operand(h, call, &from, p->channels, memory, &p->x, err);
+    if (needs_base(h) || ni_lens_looks(call))
+        NB_TRY(ni_operand_ready(call, layer, NB_FPROP_X, &from.base, err));
+    p->x = ni_hcp_shape(h, layer, call->x->rows, false);
+    NB_TRY(ni_scratch_place(call->scratch, ni_hcp_operand_bytes(h, &p->x), "X with its patch", &memory, err));
+    return ni_hcp_operand(h, call, &from, p->channels, memory, &p->x, err);
 }
 
-static nb_status patch_w(nb_hcp_state *h, const nb_linear_call *call, nb_linear *layer, nb_error *err) {
-    nb_hcp_layer *p = &h->layers[layer->index];
-    nb_hcp_source from = {.quantizer = &layer->plan.roles[NB_FPROP_W].quantizer, .weight = true};
-    NB_TRY(nb_operand_ready(call, layer, NB_FPROP_W, &from.base, err));
+static nb_status patch_w(ni_hcp_state *h, const ni_linear_call *call, ni_linear *layer, nb_error *err) {
+    ni_hcp_layer *p = &h->layers[layer->index];
+    ni_hcp_source from = {.quantizer = &layer->plan.roles[NB_FPROP_W].quantizer, .weight = true};
+    NB_TRY(ni_operand_ready(call, layer, NB_FPROP_W, &from.base, err));
     if (p->w_fresh && p->w_made == layer->operands[NB_FPROP_W]->made)
         return NB_OK;
-    nb_mat master = nb_master_of(call->be, layer);
+    nb_mat master = ni_master_of(call->be, layer);
     from.numbers = &master;
-    p->w = nb_hcp_shape(h, layer, layer->out, true);
-    NB_TRY(nb_hcp_operand(h, call, &from, p->channels, p->w_memory, &p->w, err));
+    p->w = ni_hcp_shape(h, layer, layer->out, true);
+    NB_TRY(ni_hcp_operand(h, call, &from, p->channels, p->w_memory, &p->w, err));
     p->w_made = layer->operands[NB_FPROP_W]->made;
     p->w_fresh = true;
     return NB_OK;
 }
 
 /* One wide product, or the layer's own and one of the patch. */
-static nb_status fprop_terms(nb_hcp_state *h, const nb_linear_call *call, nb_linear *layer, nb_terms *terms,
+static nb_status fprop_terms(ni_hcp_state *h, const ni_linear_call *call, ni_linear *layer, ni_terms *terms,
                              nb_error *err) {
-    nb_hcp_layer *p = &h->layers[layer->index];
+    ni_hcp_layer *p = &h->layers[layer->index];
     NB_TRY(patch_x(h, call, layer, err));
     NB_TRY(patch_w(h, call, layer, err));
     if (h->how.kernel == NB_HCP_SINGLE)
         terms->count = 0;
-    return nb_add_term(terms, &(nb_term){.a = &p->x, .b = &p->w}, err);
+    return ni_add_term(terms, &(ni_term){.a = &p->x, .b = &p->w}, err);
 }
 
 /* ---- backward ---- */
 
 /* A residual [n, k], quantized along n under its own tensor scale: b of a term into the hot columns. */
-static nb_status residual_operand(const nb_hcp_state *h, const nb_linear_call *call, const nb_linear *layer,
-                                  nb_gemm gemm, const nb_source *source, nb_operand *out, nb_error *err) {
-    nb_quantizer q = nb_hcp_rows(&layer->plan.roles[NB_FPROP_X].quantizer);
-    nb_quantizer left = nb_operand_quantizer(layer, (nb_role)(2 * gemm));
-    const nb_operand_request request = {&q, &left, h->k, source->numbers->rows, NB_RIGHT, gemm == NB_GEMM_DGRAD};
-    NB_TRY(nb_operand_place(call, &request, out, err));
-    return call->be->ops->make_operands(call->be, source, &(nb_making){.out = out, .transpose = true}, 1, err);
+static nb_status residual_operand(const ni_hcp_state *h, const ni_linear_call *call, const ni_linear *layer,
+                                  ni_gemm gemm, const ni_source *source, nb_operand *out, nb_error *err) {
+    nb_quantizer q = ni_hcp_rows(&layer->plan.roles[NB_FPROP_X].quantizer);
+    nb_quantizer left = ni_operand_quantizer(layer, (nb_role)(2 * gemm));
+    const ni_operand_request request = {&q, &left, h->k, source->numbers->rows, NI_RIGHT, gemm == NI_GEMM_DGRAD};
+    NB_TRY(ni_operand_place(call, &request, out, err));
+    return call->be->ops->make_operands(call->be, source, &(ni_making){.out = out, .transpose = true}, 1, err);
 }
 
-static nb_status dgrad_terms(nb_hcp_state *h, const nb_linear_call *call, nb_linear *layer, nb_terms *terms,
+static nb_status dgrad_terms(ni_hcp_state *h, const ni_linear_call *call, ni_linear *layer, ni_terms *terms,
                              nb_error *err) {
-    nb_hcp_layer *p = &h->layers[layer->index];
-    nb_mat master = nb_master_of(call->be, layer);
-    nb_source source = {.numbers = &master, .columns = p->channels, .column_count = h->k};
-    NB_TRY(nb_operand_ready(call, layer, NB_FPROP_W, &source.minus, err));
-    NB_TRY(residual_operand(h, call, layer, NB_GEMM_DGRAD, &source, &p->dgrad_w, err));
-    const nb_term patch = {.a = terms->list[0].a, .b = &p->dgrad_w, .columns = p->channels};
-    return nb_add_term(terms, &patch, err);
+    ni_hcp_layer *p = &h->layers[layer->index];
+    nb_mat master = ni_master_of(call->be, layer);
+    ni_source source = {.numbers = &master, .columns = p->channels, .column_count = h->k};
+    NB_TRY(ni_operand_ready(call, layer, NB_FPROP_W, &source.minus, err));
+    NB_TRY(residual_operand(h, call, layer, NI_GEMM_DGRAD, &source, &p->dgrad_w, err));
+    const ni_term patch = {.a = terms->list[0].a, .b = &p->dgrad_w, .columns = p->channels};
+    return ni_add_term(terms, &patch, err);
 }
 
 /* x [M, k] F32 along the tokens into the basis of the operand wgrad.x: one product with the rotation for each group of
  * n tokens. */
-static nb_status rotate(const nb_linear_call *call, const nb_linear *layer, nb_mat *x, nb_error *err) {
+static nb_status rotate(const ni_linear_call *call, const ni_linear *layer, nb_mat *x, nb_error *err) {
     const nb_quantizer *q = &layer->plan.roles[NB_WGRAD_X].quantizer;
     nb_backend *be = call->be;
     int32_t n = q->hadamard_size;
     if (n == 0)
         return NB_OK;
-    const nb_noise_key noise = {.seed = call->pass->rounding_seed,
+    const ni_noise_key noise = {.seed = call->pass->rounding_seed,
                                 .signs = layer->names[NB_WGRAD_X].signs,
                                 .step = call->pass->step,
                                 .micro_batch = call->pass->micro_batch};
-    nb_sign_mask signs = nb_signs_of(q->hadamard_signs, &noise);
+    ni_sign_mask signs = ni_signs_of(q->hadamard_signs, &noise);
     nb_mat h, out;
-    NB_TRY(nb_hcp_take(call->scratch, NB_F32, n, n, &h, err));
-    NB_TRY(nb_hcp_take(call->scratch, NB_F32, x->rows, x->cols, &out, err));
+    NB_TRY(ni_hcp_take(call->scratch, NB_F32, n, n, &h, err));
+    NB_TRY(ni_hcp_take(call->scratch, NB_F32, x->rows, x->cols, &out, err));
     for (int32_t i = 0; i < n; i++) { /* row i of `h` is the image of the i-th unit vector: the rotation, transposed */
-        float row[NB_HADAMARD_MAX] = {0};
+        float row[NI_HADAMARD_MAX] = {0};
         row[i] = 1;
-        nb_hadamard(row, n, signs);
+        ni_hadamard(row, n, signs);
         be->ops->upload(be, (float *)h.data + (int64_t)i * n, row, sizeof(float) * (size_t)n);
     }
     for (int64_t r = 0; r < x->rows; r += n) {
@@ -231,16 +231,16 @@ static nb_status rotate(const nb_linear_call *call, const nb_linear *layer, nb_m
 }
 
 /* Rotated X_I less what wgrad.x holds of it, [M, k] in F32. */
-static nb_status wgrad_residual(const nb_hcp_state *h, const nb_linear_call *call, const nb_linear *layer,
+static nb_status wgrad_residual(const ni_hcp_state *h, const ni_linear_call *call, const ni_linear *layer,
                                 const nb_operand *operand, nb_mat *out, nb_error *err) {
     nb_backend *be = call->be;
     const int32_t *channels = h->layers[layer->index].channels;
     int64_t m = call->x->rows;
     nb_mat gathered, whole, held;
-    NB_TRY(nb_hcp_take(call->scratch, call->x->dtype, m, h->k, &gathered, err));
-    NB_TRY(nb_hcp_take(call->scratch, NB_F32, m, h->k, out, err));
-    NB_TRY(nb_hcp_take(call->scratch, NB_F32, m, h->group->in, &whole, err));
-    NB_TRY(nb_hcp_take(call->scratch, NB_F32, m, h->k, &held, err));
+    NB_TRY(ni_hcp_take(call->scratch, call->x->dtype, m, h->k, &gathered, err));
+    NB_TRY(ni_hcp_take(call->scratch, NB_F32, m, h->k, out, err));
+    NB_TRY(ni_hcp_take(call->scratch, NB_F32, m, h->group->in, &whole, err));
+    NB_TRY(ni_hcp_take(call->scratch, NB_F32, m, h->k, &held, err));
     be->ops->gather_columns(be, &gathered, call->x, channels);
     be->ops->cast(be, out->data, NB_F32, gathered.data, gathered.dtype, m * h->k);
     if (!nb_quantizer_is_bf16(&operand->quantizer))
@@ -251,71 +251,71 @@ static nb_status wgrad_residual(const nb_hcp_state *h, const nb_linear_call *cal
     return NB_OK;
 }
 
-static nb_status wgrad_terms(nb_hcp_state *h, const nb_linear_call *call, nb_linear *layer, nb_terms *terms,
+static nb_status wgrad_terms(ni_hcp_state *h, const ni_linear_call *call, ni_linear *layer, ni_terms *terms,
                              nb_error *err) {
-    nb_hcp_layer *p = &h->layers[layer->index];
+    ni_hcp_layer *p = &h->layers[layer->index];
     const nb_operand *x;
     nb_mat residual;
-    NB_TRY(nb_operand_ready(call, layer, NB_WGRAD_X, &x, err));
+    NB_TRY(ni_operand_ready(call, layer, NB_WGRAD_X, &x, err));
     NB_TRY(wgrad_residual(h, call, layer, x, &residual, err));
-    const nb_source source = {.numbers = &residual};
-    NB_TRY(residual_operand(h, call, layer, NB_GEMM_WGRAD, &source, &p->wgrad_x, err));
-    const nb_term patch = {.a = terms->list[0].a, .b = &p->wgrad_x, .columns = p->channels};
-    return nb_add_term(terms, &patch, err);
+    const ni_source source = {.numbers = &residual};
+    NB_TRY(residual_operand(h, call, layer, NI_GEMM_WGRAD, &source, &p->wgrad_x, err));
+    const ni_term patch = {.a = terms->list[0].a, .b = &p->wgrad_x, .columns = p->channels};
+    return ni_add_term(terms, &patch, err);
 }
 
-static nb_status hcp_terms(void *state, const nb_linear_call *call, nb_linear *layer, nb_gemm gemm, nb_terms *terms,
+static nb_status hcp_terms(void *state, const ni_linear_call *call, ni_linear *layer, ni_gemm gemm, ni_terms *terms,
                            nb_error *err) {
-    nb_hcp_state *h = state;
+    ni_hcp_state *h = state;
     if (!patches(h, call))
         return NB_OK;
-    if (gemm == NB_GEMM_FPROP)
+    if (gemm == NI_GEMM_FPROP)
         return fprop_terms(h, call, layer, terms, err);
-    if (gemm == NB_GEMM_DGRAD)
+    if (gemm == NI_GEMM_DGRAD)
         return h->how.dgrad ? dgrad_terms(h, call, layer, terms, err) : NB_OK;
     return h->how.wgrad ? wgrad_terms(h, call, layer, terms, err) : NB_OK;
 }
 
 /* ---- between steps ---- */
 
-static nb_status hcp_after_step(void *state, nb_linear_group *group, const nb_pass *pass, nb_scratch *scratch,
+static nb_status hcp_after_step(void *state, ni_linear_group *group, const nb_pass *pass, ni_scratch *scratch,
                                 nb_error *err) {
     (void)group;
-    return nb_hcp_choose(state, pass, scratch, err);
+    return ni_hcp_choose(state, pass, scratch, err);
 }
 
 static size_t hcp_scratch(const void *state, int64_t rows) {
     (void)rows;
-    return nb_hcp_choice_scratch(state);
+    return ni_hcp_choice_scratch(state);
 }
 
 /* ---- checkpoints, census ---- */
 
-static int32_t hcp_tensors(void *state, nb_mechanism_tensor *tensors, int32_t most) {
-    nb_hcp_state *h = state;
+static int32_t hcp_tensors(void *state, ni_mechanism_tensor *tensors, int32_t most) {
+    ni_hcp_state *h = state;
     int32_t count = 0;
     for (int32_t i = 0; i < h->group->count; i++) {
-        nb_hcp_layer *p = &h->layers[i];
+        ni_hcp_layer *p = &h->layers[i];
         if (!p->channels)
             continue;
         if (count++ < most)
             tensors[count - 1] =
-                (nb_mechanism_tensor){i, "hcp.channels", NB_I32, h->k, p->channels, false, NB_COMBINE_FIRST};
+                (ni_mechanism_tensor){i, "hcp.channels", NB_I32, h->k, p->channels, false, NI_COMBINE_FIRST};
         if (count++ < most)
             tensors[count - 1] =
-                (nb_mechanism_tensor){i, "hcp.scores", NB_F32, h->group->in, p->scores, false, NB_COMBINE_FIRST};
+                (ni_mechanism_tensor){i, "hcp.scores", NB_F32, h->group->in, p->scores, false, NI_COMBINE_FIRST};
     }
     if (count++ < most)
         tensors[count - 1] =
-            (nb_mechanism_tensor){-1, "hcp.refreshed", NB_I32, 1, &h->refreshed, true, NB_COMBINE_FIRST};
+            (ni_mechanism_tensor){-1, "hcp.refreshed", NB_I32, 1, &h->refreshed, true, NI_COMBINE_FIRST};
     if (count++ < most)
-        tensors[count - 1] = (nb_mechanism_tensor){-1, "hcp.choices", NB_I32, 1, &h->choices, true, NB_COMBINE_FIRST};
+        tensors[count - 1] = (ni_mechanism_tensor){-1, "hcp.choices", NB_I32, 1, &h->choices, true, NI_COMBINE_FIRST};
     return count;
 }
 
 /* Channels decide addresses: ascending, and of this layer. */
 static nb_status hcp_loaded(void *state, nb_error *err) {
-    nb_hcp_state *h = state;
+    ni_hcp_state *h = state;
     int32_t *channels = malloc(sizeof *channels * (size_t)(h->k + 1));
     bool good = channels && h->refreshed >= 0 && h->choices >= (h->refreshed > 0);
     h->gathered = 0;
@@ -335,18 +335,18 @@ static nb_status hcp_loaded(void *state, nb_error *err) {
 }
 
 static size_t hcp_bytes(const void *state) {
-    return ((const nb_hcp_state *)state)->bytes;
+    return ((const ni_hcp_state *)state)->bytes;
 }
 
-static void hcp_text(const void *state, const nb_linear *layer, nb_gemm gemm, char *text, size_t size) {
-    const nb_hcp_state *h = state;
+static void hcp_text(const void *state, const ni_linear *layer, ni_gemm gemm, char *text, size_t size) {
+    const ni_hcp_state *h = state;
     (void)layer;
-    bool here = gemm == NB_GEMM_FPROP || (gemm == NB_GEMM_DGRAD ? h->how.dgrad : h->how.wgrad);
+    bool here = gemm == NI_GEMM_FPROP || (gemm == NI_GEMM_DGRAD ? h->how.dgrad : h->how.wgrad);
     if (here)
         snprintf(text, size, "hcp %lld of %lld channels", (long long)h->k, (long long)h->group->in);
 }
 
-const nb_mechanism nb_mechanism_hcp = {
+const ni_mechanism ni_mechanism_hcp = {
     .name = "hcp",
     .rereads = 1U << NB_FPROP_X | 1U << NB_FPROP_W | 1U << NB_WGRAD_X,
     .wanted = hcp_wanted,

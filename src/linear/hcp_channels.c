@@ -18,12 +18,12 @@
 /* ---- in a forward pass ---- */
 
 /* Mean |dX| and rms of the columns of one operand: errors [K], then rms [K]. */
-static nb_status look(const nb_hcp_state *h, nb_scratch *scratch, const nb_mat *numbers, const nb_operand *base,
+static nb_status look(const ni_hcp_state *h, ni_scratch *scratch, const nb_mat *numbers, const nb_operand *base,
                       double *facts, nb_error *err) {
     nb_backend *be = h->group->be;
     size_t mark = scratch->used;
     nb_mat decoded;
-    NB_TRY(nb_hcp_take(scratch, NB_F32, numbers->rows, numbers->cols, &decoded, err));
+    NB_TRY(ni_hcp_take(scratch, NB_F32, numbers->rows, numbers->cols, &decoded, err));
     NB_TRY(be->ops->decode(be, &decoded, base, false, NULL, true, err));
     be->ops->column_errors(be, facts, facts + h->group->in, numbers, &decoded);
     scratch->used = mark;
@@ -40,24 +40,24 @@ static bool frozen(const nb_hcp *how, const nb_pass *pass) {
 
 /* Not in evaluations, never while the forward pass runs in BF16. The first step of all chooses whatever the schedule
  * says: until then nothing is patched. */
-static bool due(const nb_hcp_state *h, const nb_linear_call *call) {
+static bool due(const ni_hcp_state *h, const ni_linear_call *call) {
     const nb_pass *pass = call->pass;
     if (h->k == 0 || !call->training || pass->forward_bf16 || pass->micro_batch > 0)
         return false;
     return !h->refreshed || (pass->step % h->how.refresh == 0 && !frozen(&h->how, pass));
 }
 
-static nb_status gather_layer(const nb_hcp_state *h, const nb_linear_call *call, nb_linear *layer, nb_error *err) {
+static nb_status gather_layer(const ni_hcp_state *h, const ni_linear_call *call, ni_linear *layer, nb_error *err) {
     double *facts = h->layers[layer->index].facts;
-    nb_mat master = nb_mat_of(nb_linear_master(call->be, layer), call->be->real, layer->out, layer->in);
+    nb_mat master = nb_mat_of(ni_linear_master(call->be, layer), call->be->real, layer->out, layer->in);
     nb_operand x, w;
-    NB_TRY(nb_input_operand(call, layer, NB_FPROP_X, &x, err));
-    NB_TRY(nb_weight_operand(call, layer, NB_FPROP_W, &w, err));
+    NB_TRY(ni_input_operand(call, layer, NB_FPROP_X, &x, err));
+    NB_TRY(ni_weight_operand(call, layer, NB_FPROP_W, &w, err));
     NB_TRY(look(h, call->scratch, call->x, &x, facts, err));
     return look(h, call->scratch, &master, &w, facts + 2 * h->group->in, err);
 }
 
-nb_status nb_hcp_gather(nb_hcp_state *h, const nb_linear_call *call, nb_error *err) {
+nb_status ni_hcp_gather(ni_hcp_state *h, const ni_linear_call *call, nb_error *err) {
     if (!due(h, call))
         return NB_OK;
     for (int32_t i = 0; i < h->group->count; i++)
@@ -75,7 +75,7 @@ typedef struct choice {
     int64_t stayed;  /* channels that were chosen before, too */
 } choice;
 
-static void tell(const nb_hcp_state *h, const nb_linear *layer, const nb_pass *pass, const choice *on_device) {
+static void tell(const ni_hcp_state *h, const ni_linear *layer, const nb_pass *pass, const choice *on_device) {
     choice c;
     if (!pass->lens || !pass->lens->scalar)
         return;
@@ -91,13 +91,13 @@ static double kept(double ema, int32_t choices) {
     return ema * (1 - pow(ema, choices)) / (1 - pow(ema, choices + 1));
 }
 
-static nb_status choose_layer(const nb_hcp_state *h, const nb_linear *layer, nb_hcp_layer *p, const nb_pass *pass,
-                              nb_scratch *scratch, nb_error *err) {
+static nb_status choose_layer(const ni_hcp_state *h, const ni_linear *layer, ni_hcp_layer *p, const nb_pass *pass,
+                              ni_scratch *scratch, nb_error *err) {
     nb_backend *be = h->group->be;
     size_t bytes = sizeof(int32_t) * (size_t)h->k;
     void *c_memory, *before;
-    NB_TRY(nb_scratch_place(scratch, sizeof(choice), "what is told of a choice", &c_memory, err));
-    NB_TRY(nb_scratch_place(scratch, bytes, "the channels chosen before", &before, err));
+    NB_TRY(ni_scratch_place(scratch, sizeof(choice), "what is told of a choice", &c_memory, err));
+    NB_TRY(ni_scratch_place(scratch, bytes, "the channels chosen before", &before, err));
     choice *c = c_memory;
     be->ops->copy(be, before, p->channels, bytes);
     be->ops->hot_scores(be, p->scores, c->means, p->facts, h->group->in, kept(h->how.ema, h->choices),
@@ -109,7 +109,7 @@ static nb_status choose_layer(const nb_hcp_state *h, const nb_linear *layer, nb_
     return NB_OK;
 }
 
-nb_status nb_hcp_choose(nb_hcp_state *h, const nb_pass *pass, nb_scratch *scratch, nb_error *err) {
+nb_status ni_hcp_choose(ni_hcp_state *h, const nb_pass *pass, ni_scratch *scratch, nb_error *err) {
     if (h->gathered != (int32_t)pass->step + 1)
         return NB_OK;
     for (int32_t i = 0; i < h->group->count; i++) {
@@ -124,10 +124,10 @@ nb_status nb_hcp_choose(nb_hcp_state *h, const nb_pass *pass, nb_scratch *scratc
     return NB_OK;
 }
 
-size_t nb_hcp_choice_scratch(const nb_hcp_state *h) {
-    return nb_scratch_room(sizeof(choice)) + nb_scratch_room(sizeof(int32_t) * (size_t)h->k);
+size_t ni_hcp_choice_scratch(const ni_hcp_state *h) {
+    return ni_scratch_room(sizeof(choice)) + ni_scratch_room(sizeof(int32_t) * (size_t)h->k);
 }
 
-size_t nb_hcp_gather_scratch(const nb_hcp_state *h, int64_t rows) {
-    return nb_scratch_room(sizeof(float) * (size_t)(rows * h->group->in));
+size_t ni_hcp_gather_scratch(const ni_hcp_state *h, int64_t rows) {
+    return ni_scratch_room(sizeof(float) * (size_t)(rows * h->group->in));
 }

@@ -29,31 +29,31 @@ static int pieces_of(const nb_hcp *how, bool weight, piece out[MOST_PIECES]) {
     return count;
 }
 
-static int64_t base_columns(const nb_hcp_state *h) {
+static int64_t base_columns(const ni_hcp_state *h) {
     return h->how.kernel == NB_HCP_SINGLE ? h->group->in : 0;
 }
 
-int64_t nb_hcp_columns(const nb_hcp_state *h) {
+int64_t ni_hcp_columns(const ni_hcp_state *h) {
     piece pieces[MOST_PIECES];
     return base_columns(h) + pieces_of(&h->how, false, pieces) * h->k;
 }
 
-nb_quantizer nb_hcp_rows(const nb_quantizer *q) {
+nb_quantizer ni_hcp_rows(const nb_quantizer *q) {
     nb_quantizer rows = *q;
     rows.block_rows = 1;
     return rows;
 }
 
-nb_status nb_hcp_take(nb_scratch *scratch, nb_dtype type, int64_t rows, int64_t cols, nb_mat *out, nb_error *err) {
+nb_status ni_hcp_take(ni_scratch *scratch, nb_dtype type, int64_t rows, int64_t cols, nb_mat *out, nb_error *err) {
     *out = nb_mat_of(NULL, type, rows, cols);
-    return nb_scratch_place(scratch, nb_dtype_size(type) * (size_t)(rows * cols), "the hot-channel patch", &out->data,
+    return ni_scratch_place(scratch, nb_dtype_size(type) * (size_t)(rows * cols), "the hot-channel patch", &out->data,
                             err);
 }
 
 /* ---- codes ---- */
 
 /* The base where one product multiplies all, then each term's columns. */
-static nb_status make_codes(const nb_hcp_state *h, const nb_hcp_source *from, const int32_t *channels, nb_operand *out,
+static nb_status make_codes(const ni_hcp_state *h, const ni_hcp_source *from, const int32_t *channels, nb_operand *out,
                             nb_error *err) {
     nb_backend *be = h->group->be;
     piece pieces[MOST_PIECES];
@@ -61,15 +61,15 @@ static nb_status make_codes(const nb_hcp_state *h, const nb_hcp_source *from, co
     int64_t first = base_columns(h);
     const nb_operand *base = first ? out : from->base;
     if (first) {
-        const nb_making making = {.out = out, .quantizer = from->quantizer};
-        NB_TRY(be->ops->make_operands(be, &(nb_source){.numbers = from->numbers}, &making, 1, err));
+        const ni_making making = {.out = out, .quantizer = from->quantizer};
+        NB_TRY(be->ops->make_operands(be, &(ni_source){.numbers = from->numbers}, &making, 1, err));
     }
     for (int i = 0; i < count; i++) {
-        const nb_source source = {.numbers = from->numbers,
+        const ni_source source = {.numbers = from->numbers,
                                   .minus = pieces[i] == RESIDUAL ? base : NULL,
                                   .columns = channels,
                                   .column_count = h->k};
-        const nb_making making = {.out = out, .at = first + i * h->k, .under = base};
+        const ni_making making = {.out = out, .at = first + i * h->k, .under = base};
         NB_TRY(be->ops->make_operands(be, &source, &making, 1, err));
     }
     return NB_OK;
@@ -84,22 +84,22 @@ static nb_mat columns_at(const nb_mat *m, int64_t first, int64_t count) {
     return view;
 }
 
-static nb_status put_residual(const nb_hcp_state *h, const nb_linear_call *call, const nb_hcp_source *from,
+static nb_status put_residual(const ni_hcp_state *h, const ni_linear_call *call, const ni_hcp_source *from,
                               const int32_t *channels, const nb_mat *to, nb_error *err) {
     nb_backend *be = call->be;
-    nb_quantizer q = nb_hcp_rows(from->quantizer);
+    nb_quantizer q = ni_hcp_rows(from->quantizer);
     size_t mark = call->scratch->used;
     nb_operand codes;
-    const nb_operand_request request = {&q, &q, to->rows, h->k, NB_LEFT, false};
-    NB_TRY(nb_operand_place(call, &request, &codes, err));
-    const nb_source source = {.numbers = from->numbers, .minus = from->base, .columns = channels, .column_count = h->k};
-    NB_TRY(be->ops->make_operands(be, &source, &(nb_making){.out = &codes, .under = from->base}, 1, err));
+    const ni_operand_request request = {&q, &q, to->rows, h->k, NI_LEFT, false};
+    NB_TRY(ni_operand_place(call, &request, &codes, err));
+    const ni_source source = {.numbers = from->numbers, .minus = from->base, .columns = channels, .column_count = h->k};
+    NB_TRY(be->ops->make_operands(be, &source, &(ni_making){.out = &codes, .under = from->base}, 1, err));
     NB_TRY(be->ops->decode(be, to, &codes, false, NULL, false, err));
     call->scratch->used = mark;
     return NB_OK;
 }
 
-static nb_status make_numbers(const nb_hcp_state *h, const nb_linear_call *call, const nb_hcp_source *from,
+static nb_status make_numbers(const ni_hcp_state *h, const ni_linear_call *call, const ni_hcp_source *from,
                               const int32_t *channels, nb_operand *out, nb_error *err) {
     nb_backend *be = call->be;
     piece pieces[MOST_PIECES];
@@ -108,7 +108,7 @@ static nb_status make_numbers(const nb_hcp_state *h, const nb_linear_call *call,
     nb_mat *joined = &out->numbers, base = columns_at(joined, 0, h->group->in);
     size_t mark = call->scratch->used;
     if (!first)
-        NB_TRY(nb_hcp_take(call->scratch, be->act, rows, h->group->in, &base, err));
+        NB_TRY(ni_hcp_take(call->scratch, be->act, rows, h->group->in, &base, err));
     NB_TRY(be->ops->decode(be, &base, from->base, false, NULL, false, err));
     for (int i = 0; i < count; i++) {
         nb_mat to = columns_at(joined, first + i * h->k, h->k);
@@ -124,31 +124,31 @@ static nb_status make_numbers(const nb_hcp_state *h, const nb_linear_call *call,
 
 /* ---- either ---- */
 
-static bool is_exact(const nb_hcp_state *h) {
+static bool is_exact(const ni_hcp_state *h) {
     return h->how.copy == NB_HCP_EXACT;
 }
 
-nb_operand nb_hcp_shape(const nb_hcp_state *h, const nb_linear *layer, int64_t rows, bool weight) {
+nb_operand ni_hcp_shape(const ni_hcp_state *h, const ni_linear *layer, int64_t rows, bool weight) {
     const nb_operand_rule *roles = layer->plan.roles;
-    nb_quantizer x = nb_hcp_rows(&roles[NB_FPROP_X].quantizer), w = nb_hcp_rows(&roles[NB_FPROP_W].quantizer);
+    nb_quantizer x = ni_hcp_rows(&roles[NB_FPROP_X].quantizer), w = ni_hcp_rows(&roles[NB_FPROP_W].quantizer);
     nb_operand shape = {.quantizer = weight ? w : x,
                         .other = weight ? x : w,
                         .rows = rows,
-                        .cols = nb_hcp_columns(h),
-                        .side = weight ? NB_RIGHT : NB_LEFT,
+                        .cols = ni_hcp_columns(h),
+                        .side = weight ? NI_RIGHT : NI_LEFT,
                         .reread = true};
     if (is_exact(h))
         shape.quantizer = shape.other = nb_quantizer_bf16();
     return shape;
 }
 
-size_t nb_hcp_operand_bytes(const nb_hcp_state *h, const nb_operand *shape) {
+size_t ni_hcp_operand_bytes(const ni_hcp_state *h, const nb_operand *shape) {
     nb_backend *be = h->group->be;
     return is_exact(h) ? nb_dtype_size(be->act) * (size_t)(shape->rows * shape->cols)
                        : be->ops->operand_bytes(be, shape);
 }
 
-nb_status nb_hcp_operand(const nb_hcp_state *h, const nb_linear_call *call, const nb_hcp_source *from,
+nb_status ni_hcp_operand(const ni_hcp_state *h, const ni_linear_call *call, const ni_hcp_source *from,
                          const int32_t *channels, void *memory, nb_operand *out, nb_error *err) {
     if (is_exact(h)) {
         out->numbers = nb_mat_of(memory, call->be->act, out->rows, out->cols);

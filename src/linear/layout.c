@@ -7,7 +7,7 @@
 
 /* ---- what a GEMM reads ---- */
 
-nb_quantizer nb_role_quantizer(const nb_plan *plan, nb_role role) {
+nb_quantizer ni_role_quantizer(const nb_plan *plan, nb_role role) {
     const nb_operand_rule *rule = &plan->roles[role];
     nb_quantizer q = plan->quantized ? rule->quantizer : nb_quantizer_bf16();
     if (!plan->quantized || !rule->from || rule->requantize || nb_quantizer_is_bf16(&q))
@@ -27,10 +27,10 @@ nb_quantizer nb_role_quantizer(const nb_plan *plan, nb_role role) {
 }
 
 /* The same codes are read as codes only where the pair multiplies so. */
-nb_quantizer nb_operand_quantizer(const nb_linear *layer, nb_role role) {
+nb_quantizer ni_operand_quantizer(const ni_linear *layer, nb_role role) {
     const nb_operand_rule *rule = &layer->plan.roles[role];
-    bool decoded = rule->from && !rule->requantize && !layer->packed[nb_role_gemm(role)];
-    return decoded ? nb_quantizer_bf16() : nb_role_quantizer(&layer->plan, role);
+    bool decoded = rule->from && !rule->requantize && !layer->packed[ni_role_gemm(role)];
+    return decoded ? nb_quantizer_bf16() : ni_role_quantizer(&layer->plan, role);
 }
 
 static bool draws_bits(const nb_quantizer *q) {
@@ -47,29 +47,29 @@ static bool same_rule(const nb_operand_rule *a, const nb_operand_rule *b) {
 }
 
 /* The mechanisms of the layer that have a hook for this role of X. */
-static uint32_t preparing(const nb_linear_group *group, const nb_linear *layer, nb_role role) {
+static uint32_t preparing(const ni_linear_group *group, const ni_linear *layer, nb_role role) {
     uint32_t mask = 0;
     for (int32_t i = 0; i < group->mechanism_count; i++) {
-        const nb_mechanism *m = group->mechanisms[i].table;
+        const ni_mechanism *m = group->mechanisms[i].table;
         if ((layer->mechanisms >> i & 1) && (m->prepare_x || (role == NB_WGRAD_X && m->wgrad_x)))
             mask |= 1u << i;
     }
     return mask;
 }
 
-static nb_cached_operand *share(nb_linear_group *group, nb_linear *layer, nb_role role) {
+static ni_cached_operand *share(ni_linear_group *group, ni_linear *layer, nb_role role) {
     const nb_operand_rule *rule = &layer->plan.roles[role];
-    nb_gemm gemm = nb_role_gemm(role);
+    ni_gemm gemm = ni_role_gemm(role);
     uint32_t mechanisms = preparing(group, layer, role);
     for (int32_t i = 0; i < group->x_count; i++) {
-        nb_cached_operand *o = &group->x[i];
-        const nb_linear *other = &group->layers[o->layer];
+        ni_cached_operand *o = &group->x[i];
+        const ni_linear *other = &group->layers[o->layer];
         bool same_source = !rule->from || other->operands[NB_FPROP_X] == layer->operands[NB_FPROP_X];
         if (o->name.role == role && same_rule(&o->rule, rule) && o->mechanisms == mechanisms && same_source &&
             other->packed[gemm] == layer->packed[gemm])
             return o;
     }
-    nb_cached_operand *o = &group->x[group->x_count++];
+    ni_cached_operand *o = &group->x[group->x_count++];
     o->mechanisms = mechanisms;
     return o;
 }
@@ -77,7 +77,7 @@ static nb_cached_operand *share(nb_linear_group *group, nb_linear *layer, nb_rol
 /* ---- one layer ---- */
 
 /* Whose row scales go into this operand: dgrad.dy takes those of W, wgrad.dy those of X. */
-static const nb_cached_operand *folded_into(const nb_linear *layer, nb_role role) {
+static const ni_cached_operand *folded_into(const ni_linear *layer, nb_role role) {
     const nb_operand_rule *other = &layer->plan.roles[role + 1];
     bool gradient = role == NB_DGRAD_DY || role == NB_WGRAD_DY;
     if (!gradient || !other->from || other->requantize || other->via != NB_VIA_FOLD)
@@ -85,7 +85,7 @@ static const nb_cached_operand *folded_into(const nb_linear *layer, nb_role role
     return layer->operands[role == NB_DGRAD_DY ? NB_FPROP_W : NB_FPROP_X];
 }
 
-static void describe(nb_linear *layer, nb_role role, nb_cached_operand *o) {
+static void describe(ni_linear *layer, nb_role role, ni_cached_operand *o) {
     const nb_operand_rule *roles = layer->plan.roles, *rule = &roles[role];
     layer->operands[role] = o;
     if (o->name.module) /* described already, for another layer */
@@ -98,7 +98,7 @@ static void describe(nb_linear *layer, nb_role role, nb_cached_operand *o) {
     o->random = draws_bits(&rule->quantizer) || (o->source && o->source->random);
 }
 
-static void describe_layer(nb_linear_group *group, nb_linear *layer) {
+static void describe_layer(ni_linear_group *group, ni_linear *layer) {
     for (nb_role role = NB_FPROP_X; role < NB_ROLE_COUNT; role++) {
         bool shared = role == NB_FPROP_X || role == NB_WGRAD_X;
         describe(layer, role, shared ? share(group, layer, role) : &layer->own[role]);
@@ -107,9 +107,9 @@ static void describe_layer(nb_linear_group *group, nb_linear *layer) {
 
 /* ---- who reads what again ---- */
 
-static void mark_reread(const nb_linear_group *group, nb_linear *layer) {
+static void mark_reread(const ni_linear_group *group, ni_linear *layer) {
     for (nb_role role = NB_FPROP_X; role < NB_ROLE_COUNT; role++) {
-        nb_cached_operand *o = layer->operands[role];
+        ni_cached_operand *o = layer->operands[role];
         for (nb_role other = NB_FPROP_X; other < NB_ROLE_COUNT && group->training; other++)
             o->reread |= layer->operands[other]->source == o || layer->operands[other]->fold == o;
         for (int32_t i = 0; i < group->mechanism_count; i++)
@@ -119,32 +119,32 @@ static void mark_reread(const nb_linear_group *group, nb_linear *layer) {
 
 /* ---- who keeps what ---- */
 
-static bool any_mechanism(const nb_linear_group *group, const nb_linear *layer, bool (*has)(const nb_mechanism *)) {
+static bool any_mechanism(const ni_linear_group *group, const ni_linear *layer, bool (*has)(const ni_mechanism *)) {
     for (int32_t i = 0; i < group->mechanism_count; i++)
         if ((layer->mechanisms >> i & 1) && has(group->mechanisms[i].table))
             return true;
     return false;
 }
 
-static bool reads_x_in_backward(const nb_mechanism *m) {
+static bool reads_x_in_backward(const ni_mechanism *m) {
     return m->wgrad_x || (m->rereads >> NB_FPROP_X & 1);
 }
 
-static bool replaces_wgrad_x(const nb_mechanism *m) {
+static bool replaces_wgrad_x(const ni_mechanism *m) {
     return m->wgrad_x;
 }
 
-static bool is_coded(const nb_linear *layer, nb_role role) {
-    nb_quantizer q = nb_operand_quantizer(layer, role);
+static bool is_coded(const ni_linear *layer, nb_role role) {
+    nb_quantizer q = ni_operand_quantizer(layer, role);
     return !nb_quantizer_is_bf16(&q);
 }
 
 /* Something in the backward pass starts from the forward codes of X. */
-static bool outlives_forward(const nb_linear_group *group, const nb_cached_operand *o) {
+static bool outlives_forward(const ni_linear_group *group, const ni_cached_operand *o) {
     if (!group->training || !is_coded(&group->layers[o->layer], NB_FPROP_X))
         return false;
     for (int32_t i = 0; i < group->count; i++) {
-        const nb_linear *layer = &group->layers[i];
+        const ni_linear *layer = &group->layers[i];
         if (layer->operands[NB_FPROP_X] == o &&
             (layer->plan.roles[NB_WGRAD_X].from || any_mechanism(group, layer, reads_x_in_backward)))
             return true;
@@ -153,8 +153,8 @@ static bool outlives_forward(const nb_linear_group *group, const nb_cached_opera
 }
 
 /* Made in the forward pass, from the same reading of X as fprop.x. */
-static bool is_early(const nb_linear_group *group, const nb_cached_operand *o) {
-    const nb_linear *layer = &group->layers[o->layer];
+static bool is_early(const ni_linear_group *group, const ni_cached_operand *o) {
+    const ni_linear *layer = &group->layers[o->layer];
     return group->early_wgrad_x && group->training && !o->source && is_coded(layer, NB_WGRAD_X) &&
            layer->operands[NB_FPROP_X]->mechanisms == o->mechanisms && layer->operands[NB_FPROP_X]->layer == o->layer &&
            !any_mechanism(group, layer, replaces_wgrad_x);
@@ -162,37 +162,37 @@ static bool is_early(const nb_linear_group *group, const nb_cached_operand *o) {
 
 /* Codes of dgrad.w are kept; numbers decoded from codes are cheap to make and twice to four times as large, and what
  * draws bits is made for one backward pass. */
-static nb_keeper keeper_of(const nb_linear_group *group, const nb_cached_operand *o) {
-    const nb_linear *layer = &group->layers[o->layer];
+static ni_keeper keeper_of(const ni_linear_group *group, const ni_cached_operand *o) {
+    const ni_linear *layer = &group->layers[o->layer];
     switch (o->name.role) {
     case NB_FPROP_X:
-        return outlives_forward(group, o) ? NB_FOR_BACKWARD : NB_FOR_PASS;
+        return outlives_forward(group, o) ? NI_FOR_BACKWARD : NI_FOR_PASS;
     case NB_WGRAD_X:
-        return is_early(group, o) ? NB_FOR_BACKWARD : NB_FOR_PASS;
+        return is_early(group, o) ? NI_FOR_BACKWARD : NI_FOR_PASS;
     case NB_FPROP_W:
-        return is_coded(layer, NB_FPROP_W) ? NB_UNTIL_MOVED : NB_FOR_LAYER;
+        return is_coded(layer, NB_FPROP_W) ? NI_UNTIL_MOVED : NI_FOR_LAYER;
     case NB_DGRAD_W:
-        return group->training && !o->random && is_coded(layer, NB_DGRAD_W) ? NB_UNTIL_MOVED : NB_FOR_PASS;
+        return group->training && !o->random && is_coded(layer, NB_DGRAD_W) ? NI_UNTIL_MOVED : NI_FOR_PASS;
     case NB_DGRAD_DY:
-        return NB_FOR_PASS;
+        return NI_FOR_PASS;
     default:
-        return NB_FOR_LAYER;
+        return NI_FOR_LAYER;
     }
 }
 
-static nb_status keep(nb_linear_group *group, nb_cached_operand *o, nb_error *err) {
-    const nb_linear *layer = &group->layers[o->layer];
+static nb_status keep(ni_linear_group *group, ni_cached_operand *o, nb_error *err) {
+    const ni_linear *layer = &group->layers[o->layer];
     int64_t m = group->max_rows, n = layer->out, k = layer->in;
     const int64_t rows[NB_ROLE_COUNT] = {m, n, m, k, n, k}, cols[NB_ROLE_COUNT] = {k, k, n, n, m, m};
     nb_role role = o->name.role;
     o->keeper = keeper_of(group, o);
-    if (o->keeper < NB_FOR_BACKWARD)
+    if (o->keeper < NI_FOR_BACKWARD)
         return NB_OK;
-    const nb_operand shape = {.quantizer = nb_operand_quantizer(layer, role),
-                              .other = nb_operand_quantizer(layer, role % 2 ? role - 1 : role + 1),
+    const nb_operand shape = {.quantizer = ni_operand_quantizer(layer, role),
+                              .other = ni_operand_quantizer(layer, role % 2 ? role - 1 : role + 1),
                               .rows = rows[role],
                               .cols = cols[role],
-                              .side = role % 2 ? NB_RIGHT : NB_LEFT,
+                              .side = role % 2 ? NI_RIGHT : NI_LEFT,
                               .reread = o->reread,
                               .turned = o->rule.from && !o->rule.requantize};
     size_t bytes = group->be->ops->operand_bytes(group->be, &shape);
@@ -203,12 +203,12 @@ static nb_status keep(nb_linear_group *group, nb_cached_operand *o, nb_error *er
     return NB_OK;
 }
 
-nb_status nb_operands_layout(nb_linear_group *group, nb_error *err) {
+nb_status ni_operands_layout(ni_linear_group *group, nb_error *err) {
     for (int32_t i = 0; i < group->count; i++)
         if (group->layers[i].plan.quantized)
             describe_layer(group, &group->layers[i]);
     for (int32_t i = 0; i < group->count; i++) {
-        nb_linear *layer = &group->layers[i];
+        ni_linear *layer = &group->layers[i];
         if (!layer->plan.quantized)
             continue;
         mark_reread(group, layer);
@@ -220,11 +220,11 @@ nb_status nb_operands_layout(nb_linear_group *group, nb_error *err) {
     return NB_OK;
 }
 
-void nb_operands_free(nb_linear_group *group) {
+void ni_operands_free(ni_linear_group *group) {
     nb_backend *be = group->be;
     for (int32_t i = 0; i < group->x_count; i++)
         nb_backend_release(be, group->x[i].memory);
-    for (int32_t i = 0; i < group->count && i < NB_GROUP_LAYERS; i++)
+    for (int32_t i = 0; i < group->count && i < NI_GROUP_LAYERS; i++)
         for (nb_role role = NB_FPROP_X; role < NB_ROLE_COUNT; role++)
             nb_backend_release(be, group->layers[i].own[role].memory);
 }

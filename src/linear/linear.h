@@ -16,49 +16,49 @@
  * Random bits are keyed by names: X by the group's input, dY and W by the layer; fresh Hadamard signs by the input in
  * fprop and wgrad and by the layer in dgrad, so that both operands of a GEMM share them.
  */
-#ifndef NB_LINEAR_LINEAR_H
-#define NB_LINEAR_LINEAR_H
+#ifndef NI_LINEAR_LINEAR_H
+#define NI_LINEAR_LINEAR_H
 
 #include "backend/table.h"
 #include "linear/mechanism.h"
 #include "nibble/pass.h"
 #include "nibble/recipe.h"
 
-#define NB_GROUP_LAYERS 8
-#define NB_GROUP_MECHANISMS 8
+#define NI_GROUP_LAYERS 8
+#define NI_GROUP_MECHANISMS 8
 
 /* Where a master that is kept in few bits is decoded: one for all layers of a model. */
-typedef struct nb_master_room {
+typedef struct ni_master_room {
     void *data;        /* real, as large as the largest of them */
     const void *holds; /* the master (nb_scaled.data) that lies in it now; NULL = none */
-} nb_master_room;
+} ni_master_room;
 
-typedef struct nb_linear {
+typedef struct ni_linear {
     char name[NB_NAME_SIZE];
     int32_t index;   /* in its group */
     int64_t out, in; /* N, K */
     nb_plan plan;
     void *master;     /* real [N, K], backend memory; its owner tells of changes. NULL: kept in few bits */
-    nb_scaled narrow; /* those; read either by nb_linear_master */
-    nb_master_room *room;
+    nb_scaled narrow; /* those; read either by ni_linear_master */
+    ni_master_room *room;
     void *grad;                 /* real [N, K]; NULL unless training */
     bool grad_written;          /* holds gradients of this micro-batch, to which more are added */
-    bool packed[NB_GEMM_COUNT]; /* both operands multiply as codes */
+    bool packed[NI_GEMM_COUNT]; /* both operands multiply as codes */
     uint32_t mechanisms;        /* bit i: group->mechanisms[i] works on this layer */
-    nb_operand_name names[NB_ROLE_COUNT];
-    nb_cached_operand *operands[NB_ROLE_COUNT]; /* X: the group's; W and dY: its own. NULL where not quantized */
-    nb_cached_operand own[NB_ROLE_COUNT];       /* of which X's are not used */
+    ni_operand_name names[NB_ROLE_COUNT];
+    ni_cached_operand *operands[NB_ROLE_COUNT]; /* X: the group's; W and dY: its own. NULL where not quantized */
+    ni_cached_operand own[NB_ROLE_COUNT];       /* of which X's are not used */
     nb_operand plain[NB_ROLE_COUNT];            /* of a product in BF16 */
     void *weight; /* W in act [N, K]; NULL if no GEMM of the plan reads it so, or if act is real */
     bool weight_fresh;
-} nb_linear;
+} ni_linear;
 
-typedef struct nb_attached_mechanism {
-    const nb_mechanism *table;
+typedef struct ni_attached_mechanism {
+    const ni_mechanism *table;
     void *state;
-} nb_attached_mechanism;
+} ni_attached_mechanism;
 
-typedef struct nb_linear_group {
+typedef struct ni_linear_group {
     nb_backend *be;
     char input[NB_NAME_SIZE]; /* names X: "layers.0.self_attn.input" */
     int64_t max_rows;         /* most tokens of a pass */
@@ -66,96 +66,96 @@ typedef struct nb_linear_group {
     bool training;
     bool early_wgrad_x; /* wgrad.x is made beside fprop.x where both are made of X */
     int32_t count;
-    nb_linear layers[NB_GROUP_LAYERS];
+    ni_linear layers[NI_GROUP_LAYERS];
     int32_t x_count;
-    nb_cached_operand x[2 * NB_GROUP_LAYERS]; /* fprop.x and wgrad.x, one for all layers that want it alike */
+    ni_cached_operand x[2 * NI_GROUP_LAYERS]; /* fprop.x and wgrad.x, one for all layers that want it alike */
     int32_t mechanism_count;
-    nb_attached_mechanism mechanisms[NB_GROUP_MECHANISMS];
+    ni_attached_mechanism mechanisms[NI_GROUP_MECHANISMS];
     uint32_t moves;       /* how often the masters changed */
     size_t scratch_bytes; /* what forward, backward and after_step take at most */
     size_t bytes;         /* backend memory that the group holds: operands of weights and inputs */
-} nb_linear_group;
+} ni_linear_group;
 
 /* ---- making a group ---- */
 
-typedef struct nb_linear_spec {
+typedef struct ni_linear_spec {
     const char *name; /* "layers.0.self_attn.q_proj" */
     int64_t out;
     const nb_plan *plan; /* copied */
     void *master, *grad;
     nb_scaled narrow;     /* read where master is NULL */
-    nb_master_room *room; /* for narrow */
-} nb_linear_spec;
+    ni_master_room *room; /* for narrow */
+} ni_linear_spec;
 
-typedef struct nb_group_spec {
+typedef struct ni_group_spec {
     const char *input;
     int64_t in, max_rows;
     bool training;
     bool early_wgrad_x; /* one reading of X in the forward pass makes fprop.x and wgrad.x; the latter's memory is held
                            until the backward pass. For backends on which reading X again costs more than that. */
-    const nb_linear_spec *layers;
+    const ni_linear_spec *layers;
     int32_t count;
-    const nb_mechanism *const *mechanisms; /* offered to each plan; ends with NULL; NULL = nb_mechanisms */
-} nb_group_spec;
+    const ni_mechanism *const *mechanisms; /* offered to each plan; ends with NULL; NULL = ni_mechanisms */
+} ni_group_spec;
 
 /* Fails where the plan cannot be honoured on this backend or at these sizes, and says why. */
-nb_status nb_linear_group_create(nb_backend *be, const nb_group_spec *spec, nb_linear_group **out, nb_error *err);
-void nb_linear_group_free(nb_linear_group *group);
+nb_status ni_linear_group_create(nb_backend *be, const ni_group_spec *spec, ni_linear_group **out, nb_error *err);
+void ni_linear_group_free(ni_linear_group *group);
 
 /* ---- running it. `scratch` must hold group->scratch_bytes ---- */
 
 /* y[i] = X W_i^T for each layer i; x act [M, K], y act [M, N_i]; M <= max_rows. `training`: a backward will follow. */
-nb_status nb_linear_group_forward(nb_linear_group *group, const nb_pass *pass, nb_scratch *scratch, bool training,
+nb_status ni_linear_group_forward(ni_linear_group *group, const nb_pass *pass, ni_scratch *scratch, bool training,
                                   const nb_mat *x, const nb_mat *y, nb_error *err);
 
 /* The gradients of a new micro-batch begin: what is there is written over, whatever it holds. */
-void nb_linear_group_begin_gradients(nb_linear_group *group);
+void ni_linear_group_begin_gradients(ni_linear_group *group);
 
 /* True if a quantizer of the group would take the largest magnitude of X (`gradients`: of dY) from whoever writes it:
  * the tensor has a scale, is not rotated, and the backend asks for it. */
-bool nb_linear_group_wants_amax(const nb_linear_group *group, bool gradients);
+bool ni_linear_group_wants_amax(const ni_linear_group *group, bool gradients);
 
 /* dx = sum_i dY_i W_i (written); grads = dY_i^T X the first time since they began, += afterwards. `x` is that of the
  * forward pass before, unchanged. */
-nb_status nb_linear_group_backward(nb_linear_group *group, const nb_pass *pass, nb_scratch *scratch, const nb_mat *x,
+nb_status ni_linear_group_backward(ni_linear_group *group, const nb_pass *pass, ni_scratch *scratch, const nb_mat *x,
                                    const nb_mat *dy, const nb_mat *dx, nb_error *err);
 
 /* The masters changed. */
-void nb_linear_group_changed(nb_linear_group *group);
+void ni_linear_group_changed(ni_linear_group *group);
 /* An optimizer step was taken: mechanisms may move the masters. */
-nb_status nb_linear_group_after_step(nb_linear_group *group, const nb_pass *pass, nb_scratch *scratch, nb_error *err);
+nb_status ni_linear_group_after_step(ni_linear_group *group, const nb_pass *pass, ni_scratch *scratch, nb_error *err);
 
 /* pass.c: what both directions take at most, by a walk over them that computes nothing. */
-nb_status nb_measure_scratch(nb_linear_group *group, size_t *bytes, nb_error *err);
+nb_status ni_measure_scratch(ni_linear_group *group, size_t *bytes, nb_error *err);
 
 /* ---- weight.c ---- */
 
 /* The master in real, [N, K]: in place, or decoded and good until another layer's is asked for. */
-const void *nb_linear_master(nb_backend *be, const nb_linear *layer);
-nb_mat nb_master_of(nb_backend *be, const nb_linear *layer);
+const void *ni_linear_master(nb_backend *be, const ni_linear *layer);
+nb_mat ni_master_of(nb_backend *be, const ni_linear *layer);
 
 /* W in act, for a product in BF16; made at the first call after a change. */
-nb_status nb_weight_numbers(const nb_linear_call *call, nb_linear *layer, bool until_pass_ends, nb_mat *out,
+nb_status ni_weight_numbers(const ni_linear_call *call, ni_linear *layer, bool until_pass_ends, nb_mat *out,
                             nb_error *err);
-nb_status nb_weight_layout(nb_linear_group *group, nb_linear *layer, nb_error *err);
-nb_status nb_show_plain_weight(const nb_linear_call *call, nb_linear *layer, nb_role role, nb_error *err);
+nb_status ni_weight_layout(ni_linear_group *group, ni_linear *layer, nb_error *err);
+nb_status ni_show_plain_weight(const ni_linear_call *call, ni_linear *layer, nb_role role, nb_error *err);
 
 /* Decodes fprop.w as it would be made from the numbers `w` (F32 [N, K]); see decode_w in mechanism.h. */
-nb_status nb_weight_decode(nb_linear_group *group, nb_linear *layer, nb_scratch *scratch, const nb_pass *pass,
+nb_status ni_weight_decode(ni_linear_group *group, ni_linear *layer, ni_scratch *scratch, const nb_pass *pass,
                            const float *w, float *decoded, float *widths, nb_error *err);
-size_t nb_weight_decode_scratch(const nb_linear_group *group, const nb_linear *layer);
+size_t ni_weight_decode_scratch(const ni_linear_group *group, const ni_linear *layer);
 
 /* The layer's own operand of X or of W, made if it is stale. */
-nb_status nb_input_operand(const nb_linear_call *call, nb_linear *layer, nb_role role, nb_operand *out, nb_error *err);
-nb_status nb_weight_operand(const nb_linear_call *call, nb_linear *layer, nb_role role, nb_operand *out, nb_error *err);
+nb_status ni_input_operand(const ni_linear_call *call, ni_linear *layer, nb_role role, nb_operand *out, nb_error *err);
+nb_status ni_weight_operand(const ni_linear_call *call, ni_linear *layer, nb_role role, nb_operand *out, nb_error *err);
 
 /* check.c: can this plan run at these sizes on this backend? */
-nb_status nb_linear_check(const nb_linear_group *group, const nb_linear *layer, nb_error *err);
+nb_status ni_linear_check(const ni_linear_group *group, const ni_linear *layer, nb_error *err);
 
 /* ---- what it says of itself (census.c) ---- */
 
 /* Formats of both operands ("nvfp4 1x16 x nvfp4 16x16"), the kernel that multiplies them, and why. */
-void nb_linear_census(const nb_linear_group *group, const nb_linear *layer, nb_gemm gemm, char *formats, size_t size,
+void ni_linear_census(const ni_linear_group *group, const ni_linear *layer, ni_gemm gemm, char *formats, size_t size,
                       const char **kernel, const char **reason);
 
 #endif

@@ -1,13 +1,13 @@
 /* mechanism.c: the mechanisms that a recipe can ask for, in the order in which their hooks run. */
 #include "linear/mechanism.h"
 
-extern const nb_mechanism nb_mechanism_occ, nb_mechanism_hcp, nb_mechanism_outcontrol, nb_mechanism_qema,
-    nb_mechanism_dge, nb_mechanism_oscireset;
+extern const ni_mechanism ni_mechanism_occ, ni_mechanism_hcp, ni_mechanism_outcontrol, ni_mechanism_qema,
+    ni_mechanism_dge, ni_mechanism_oscireset;
 
-const nb_mechanism *const nb_mechanisms[] = {&nb_mechanism_occ,
-                                             &nb_mechanism_hcp,
-                                             &nb_mechanism_outcontrol,
-                                             &nb_mechanism_qema,
-                                             &nb_mechanism_dge,
-                                             &nb_mechanism_oscireset,
+const ni_mechanism *const ni_mechanisms[] = {&ni_mechanism_occ,
+                                             &ni_mechanism_hcp,
+                                             &ni_mechanism_outcontrol,
+                                             &ni_mechanism_qema,
+                                             &ni_mechanism_dge,
+                                             &ni_mechanism_oscireset,
                                              NULL};

@@ -18,117 +18,117 @@
  * The same hooks run while scratch is measured (call->measuring, over a backend that does nothing): they take what they
  * would take at most, and leave their state alone.
  */
-#ifndef NB_LINEAR_MECHANISM_H
-#define NB_LINEAR_MECHANISM_H
+#ifndef NI_LINEAR_MECHANISM_H
+#define NI_LINEAR_MECHANISM_H
 
 #include "linear/operand.h"
 
-struct nb_linear;
-struct nb_linear_group;
+struct ni_linear;
+struct ni_linear_group;
 
 /* One forward or backward of one group. */
-typedef struct nb_linear_call {
-    struct nb_linear_group *group;
+typedef struct ni_linear_call {
+    struct ni_linear_group *group;
     nb_backend *be;
     const nb_pass *pass;
-    nb_scratch *scratch; /* what a hook takes from the front is taken back once the layer's products are done */
+    ni_scratch *scratch; /* what a hook takes from the front is taken back once the layer's products are done */
     const nb_mat *x;     /* act [M, K]: the input as the model gave it */
     bool training;       /* a backward pass will follow or runs: observe; else leave state alone */
     const nb_mat *dy;    /* backward: act [M, N_i] of each layer; forward: NULL */
     bool measuring;
-} nb_linear_call;
+} ni_linear_call;
 
 /* The terms of one product of one layer: C (+)= their sum, in order. */
-enum { NB_MOST_TERMS = 4 };
-typedef struct nb_terms {
-    nb_term list[NB_MOST_TERMS];
+enum { NI_MOST_TERMS = 4 };
+typedef struct ni_terms {
+    ni_term list[NI_MOST_TERMS];
     int32_t count;
-} nb_terms;
-nb_status nb_add_term(nb_terms *terms, const nb_term *term, nb_error *err);
+} ni_terms;
+nb_status ni_add_term(ni_terms *terms, const ni_term *term, nb_error *err);
 
 /* How the ranks of one training come to one state of it before it is read or saved. Every tensor says. */
-typedef enum nb_combine {
-    NB_COMBINE_UNSAID,
-    NB_COMBINE_SUM,  /* each rank gathered a part: the sum, which rank 0 takes back and the others begin at 0 from */
-    NB_COMBINE_SAME, /* a function of masters and schedule: every rank has it already */
-    NB_COMBINE_FIRST /* made from micro-batch 0: rank 0's, copied to the others, whose `loaded` is called */
-} nb_combine;
+typedef enum ni_combine {
+    NI_COMBINE_UNSAID,
+    NI_COMBINE_SUM,  /* each rank gathered a part: the sum, which rank 0 takes back and the others begin at 0 from */
+    NI_COMBINE_SAME, /* a function of masters and schedule: every rank has it already */
+    NI_COMBINE_FIRST /* made from micro-batch 0: rank 0's, copied to the others, whose `loaded` is called */
+} ni_combine;
 
 /* An array of state that a checkpoint holds. */
-typedef struct nb_mechanism_tensor {
+typedef struct ni_mechanism_tensor {
     int32_t layer;    /* of the group; -1 = belongs to the input */
     const char *name; /* "norms"; static or as long-lived as the state */
     nb_dtype dtype;
     int64_t elements;
     void *data;
     bool on_host;
-    nb_combine combine;
-} nb_mechanism_tensor;
+    ni_combine combine;
+} ni_mechanism_tensor;
 
 /* What a forward pass would make of a weight; see decode_w. */
-typedef struct nb_weight_decoding {
-    nb_scratch *scratch;
+typedef struct ni_weight_decoding {
+    ni_scratch *scratch;
     const nb_pass *pass;
     const float *w; /* F32 [N, K] */
     float *decoded;
     float *widths; /* NULL: not asked for */
-} nb_weight_decoding;
+} ni_weight_decoding;
 
-typedef struct nb_mechanism {
+typedef struct ni_mechanism {
     const char *name; /* "hcp" */
     uint32_t rereads; /* bit `role` set: it decodes the layer's operand of this role, or makes others of it */
 
     /* ---- life. attach makes the state for group->layers[i] whose mask has bit `index` set ---- */
     bool (*wanted)(const nb_plan *plan); /* asked for quantized layers only */
-    nb_status (*attach)(struct nb_linear_group *group, int32_t index, void **state, nb_error *err);
+    nb_status (*attach)(struct ni_linear_group *group, int32_t index, void **state, nb_error *err);
     void (*detach)(void *state);
 
     /* ---- operands ---- */
     /* Once a forward pass, before anything else, whether or not it runs in BF16: the place to watch X. */
-    nb_status (*observe)(void *state, const nb_linear_call *call, nb_error *err);
+    nb_status (*observe)(void *state, const ni_linear_call *call, nb_error *err);
     /* Before X is quantized for the layers that want the mechanism. `prepared` comes in as X and may be pointed to
-     * other numbers of the same shape and type, taken with nb_scratch_keep or owned by the state. Asked again in the
+     * other numbers of the same shape and type, taken with ni_scratch_keep or owned by the state. Asked again in the
      * backward pass where wgrad.x is quantized from X: must then give the same numbers. */
-    nb_status (*prepare_x)(void *state, const nb_linear_call *call, nb_mat *prepared, nb_error *err);
+    nb_status (*prepare_x)(void *state, const ni_linear_call *call, nb_mat *prepared, nb_error *err);
     /* Replaces quantizing the master into `out` (role fprop.w), or leaves *done false. */
-    nb_status (*quantize_w)(void *state, const nb_linear_call *call, struct nb_linear *layer, nb_operand *out,
+    nb_status (*quantize_w)(void *state, const ni_linear_call *call, struct ni_linear *layer, nb_operand *out,
                             bool *done, nb_error *err);
     /* Decodes what the forward pass multiplies in the place of the numbers `w`: `decoded` and, if asked for, the width
      * of each element's bin, both F32; a part that is not in FP4 is decoded to itself with a width of 0. For mechanisms
      * that reorder or split W. */
-    nb_status (*decode_w)(void *state, struct nb_linear *layer, const nb_weight_decoding *what, bool *done,
+    nb_status (*decode_w)(void *state, struct ni_linear *layer, const ni_weight_decoding *what, bool *done,
                           nb_error *err);
     /* How many elements of W are in the format of fprop.w; NULL: all. */
-    int64_t (*fp4_elements)(const void *state, const struct nb_linear *layer);
-    /* Replaces the operand wgrad.x by plain numbers [M, K] in act (nb_scratch_keep, or the state's own); made once a
+    int64_t (*fp4_elements)(const void *state, const struct ni_linear *layer);
+    /* Replaces the operand wgrad.x by plain numbers [M, K] in act (ni_scratch_keep, or the state's own); made once a
      * backward for all layers that read it alike. */
-    nb_status (*wgrad_x)(void *state, const nb_linear_call *call, struct nb_linear *layer, nb_mat *x, bool *done,
+    nb_status (*wgrad_x)(void *state, const ni_linear_call *call, struct ni_linear *layer, nb_mat *x, bool *done,
                          nb_error *err);
 
     /* ---- products ---- */
     /* `terms` comes in as the one product of the layer's own operands, which are made afterwards if they are still in
      * it; the hook appends, changes, or takes out. Operands of its own it makes here: in scratch, those of dgrad with
-     * nb_scratch_keep, for the products of all layers are summed at the end. */
-    nb_status (*terms)(void *state, const nb_linear_call *call, struct nb_linear *layer, nb_gemm gemm, nb_terms *terms,
+     * ni_scratch_keep, for the products of all layers are summed at the end. */
+    nb_status (*terms)(void *state, const ni_linear_call *call, struct ni_linear *layer, ni_gemm gemm, ni_terms *terms,
                        nb_error *err);
     /* dW of this micro-batch alone, before it is added to the gradients. */
-    nb_status (*after_wgrad)(void *state, const nb_linear_call *call, struct nb_linear *layer,
+    nb_status (*after_wgrad)(void *state, const ni_linear_call *call, struct ni_linear *layer,
                              const nb_mat *dw /* real [N, K] */, nb_error *err);
 
     /* ---- between steps ---- */
-    nb_status (*after_step)(void *state, struct nb_linear_group *group, const nb_pass *pass, nb_scratch *scratch,
+    nb_status (*after_step)(void *state, struct ni_linear_group *group, const nb_pass *pass, ni_scratch *scratch,
                             nb_error *err);
     size_t (*scratch)(const void *state, int64_t rows);                          /* most that after_step takes */
-    int32_t (*tensors)(void *state, nb_mechanism_tensor *tensors, int32_t most); /* returns how many there are */
+    int32_t (*tensors)(void *state, ni_mechanism_tensor *tensors, int32_t most); /* returns how many there are */
     nb_status (*loaded)(void *state, nb_error *err); /* the tensors were written from a checkpoint */
 
     /* ---- what it says of itself ---- */
     size_t (*bytes)(const void *state);
     /* A few words for the census ("hcp 64 of 1024 channels"); may depend on the GEMM. */
-    void (*text)(const void *state, const struct nb_linear *layer, nb_gemm gemm, char *text, size_t size);
-} nb_mechanism;
+    void (*text)(const void *state, const struct ni_linear *layer, ni_gemm gemm, char *text, size_t size);
+} ni_mechanism;
 
 /* Every mechanism that a recipe can ask for, in the order in which their hooks run; ends with NULL. */
-extern const nb_mechanism *const nb_mechanisms[];
+extern const ni_mechanism *const ni_mechanisms[];
 
 #endif

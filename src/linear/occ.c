@@ -17,7 +17,7 @@
 #include <stdlib.h>
 
 typedef struct occ {
-    nb_linear_group *group;
+    ni_linear_group *group;
     nb_occ how;
     int64_t low, high; /* ranks within a token */
     nb_sparse rest;    /* of the pass at hand; no memory where it is lost */
@@ -64,7 +64,7 @@ static void occ_detach(void *state) {
     free(o);
 }
 
-static nb_status check_coded(const nb_linear *layer, nb_error *err) {
+static nb_status check_coded(const ni_linear *layer, nb_error *err) {
     for (nb_role role = NB_FPROP_X; role <= NB_FPROP_W; role++)
         if (nb_quantizer_is_bf16(&layer->plan.roles[role].quantizer))
             return nb_fail(err, NB_BAD_CONFIG, "%s: occ needs %s quantized", layer->name, nb_role_name(role));
@@ -72,7 +72,7 @@ static nb_status check_coded(const nb_linear *layer, nb_error *err) {
 }
 
 /* Backward reads numbers that have their scales already: folding would count these twice. */
-static nb_status check_via(const nb_linear *layer, nb_error *err) {
+static nb_status check_via(const ni_linear *layer, nb_error *err) {
     if (layer->plan.mechanisms.occ.rest == NB_OCC_NONE || layer->plan.roles[NB_WGRAD_X].via != NB_VIA_FOLD)
         return NB_OK;
     return nb_fail(err, NB_BAD_CONFIG,
@@ -81,7 +81,7 @@ static nb_status check_via(const nb_linear *layer, nb_error *err) {
                    layer->name);
 }
 
-static nb_status occ_attach(nb_linear_group *group, int32_t index, void **state, nb_error *err) {
+static nb_status occ_attach(ni_linear_group *group, int32_t index, void **state, nb_error *err) {
     for (int32_t i = 0; i < group->count; i++)
         if (group->layers[i].mechanisms >> index & 1) {
             NB_TRY(check_coded(&group->layers[i], err));
@@ -104,11 +104,11 @@ static nb_status occ_attach(nb_linear_group *group, int32_t index, void **state,
 
 /* ---- forward ---- */
 
-static nb_status occ_prepare_x(void *state, const nb_linear_call *call, nb_mat *prepared, nb_error *err) {
+static nb_status occ_prepare_x(void *state, const ni_linear_call *call, nb_mat *prepared, nb_error *err) {
     occ *o = state;
     nb_mat clamped = nb_mat_of(NULL, call->be->act, prepared->rows, prepared->cols);
     size_t bytes = nb_dtype_size(call->be->act) * (size_t)(prepared->rows * prepared->cols);
-    NB_TRY(nb_scratch_place_kept(call->scratch, bytes, "clamped X", &clamped.data, err));
+    NB_TRY(ni_scratch_place_kept(call->scratch, bytes, "clamped X", &clamped.data, err));
     bool whole = o->how.scope == NB_OCC_TENSOR;
     int64_t n = whole ? prepared->rows * prepared->cols : prepared->cols;
     NB_TRY(call->be->ops->clamp_rows(call->be, &clamped, o->memory ? &o->rest : NULL, prepared,
@@ -118,10 +118,10 @@ static nb_status occ_prepare_x(void *state, const nb_linear_call *call, nb_mat *
 }
 
 /* Q(X_c) + S in act; Q(X_c) alone where S is lost. */
-static nb_status compensated(const occ *o, const nb_linear_call *call, nb_linear *layer, void *memory, nb_mat *out,
+static nb_status compensated(const occ *o, const ni_linear_call *call, ni_linear *layer, void *memory, nb_mat *out,
                              nb_error *err) {
     const nb_operand *x;
-    NB_TRY(nb_operand_ready(call, layer, NB_FPROP_X, &x, err));
+    NB_TRY(ni_operand_ready(call, layer, NB_FPROP_X, &x, err));
     *out = nb_mat_of(memory, call->be->act, x->rows, x->cols);
     NB_TRY(call->be->ops->decode(call->be, out, x, false, NULL, true, err));
     if (o->memory)
@@ -129,19 +129,19 @@ static nb_status compensated(const occ *o, const nb_linear_call *call, nb_linear
     return NB_OK;
 }
 
-static size_t number_bytes(const nb_linear_call *call, int64_t rows, int64_t cols) {
+static size_t number_bytes(const ni_linear_call *call, int64_t rows, int64_t cols) {
     return nb_dtype_size(call->be->act) * (size_t)(rows * cols);
 }
 
 /* Rounds numbers to E4M3 under one scale a tensor, in place. */
-static nb_status through_e4m3(const nb_linear_call *call, const nb_mat *m, nb_error *err) {
+static nb_status through_e4m3(const ni_linear_call *call, const nb_mat *m, nb_error *err) {
     static const nb_quantizer e4m3 = {.element = NB_ELEMENT_E4M3, .scale_type = NB_SCALE_F32, .rule = NB_RULE_ABSMAX};
     size_t mark = call->scratch->used;
-    const nb_operand_request request = {&e4m3, &e4m3, m->rows, m->cols, NB_LEFT, false};
+    const ni_operand_request request = {&e4m3, &e4m3, m->rows, m->cols, NI_LEFT, false};
     nb_operand codes;
-    NB_TRY(nb_operand_place(call, &request, &codes, err));
-    const nb_source source = {.numbers = m};
-    const nb_making making = {.out = &codes};
+    NB_TRY(ni_operand_place(call, &request, &codes, err));
+    const ni_source source = {.numbers = m};
+    const ni_making making = {.out = &codes};
     NB_TRY(call->be->ops->make_operands(call->be, &source, &making, 1, err));
     NB_TRY(call->be->ops->decode(call->be, m, &codes, false, NULL, true, err));
     call->scratch->used = mark;
@@ -149,17 +149,17 @@ static nb_status through_e4m3(const nb_linear_call *call, const nb_mat *m, nb_er
 }
 
 /* rest: dense: both operands as numbers that went through E4M3. */
-static nb_status dense_operands(occ *o, const nb_linear_call *call, nb_linear *layer, nb_error *err) {
+static nb_status dense_operands(occ *o, const ni_linear_call *call, ni_linear *layer, nb_error *err) {
     nb_mat x, w;
     void *x_memory, *w_memory;
     const nb_operand *coded;
     NB_TRY(
-        nb_scratch_place(call->scratch, number_bytes(call, call->x->rows, layer->in), "compensated X", &x_memory, err));
+        ni_scratch_place(call->scratch, number_bytes(call, call->x->rows, layer->in), "compensated X", &x_memory, err));
     NB_TRY(compensated(o, call, layer, x_memory, &x, err));
     NB_TRY(through_e4m3(call, &x, err));
-    NB_TRY(nb_operand_ready(call, layer, NB_FPROP_W, &coded, err));
+    NB_TRY(ni_operand_ready(call, layer, NB_FPROP_W, &coded, err));
     NB_TRY(
-        nb_scratch_place(call->scratch, number_bytes(call, layer->out, layer->in), "a decoded weight", &w_memory, err));
+        ni_scratch_place(call->scratch, number_bytes(call, layer->out, layer->in), "a decoded weight", &w_memory, err));
     w = nb_mat_of(w_memory, call->be->act, layer->out, layer->in);
     NB_TRY(call->be->ops->decode(call->be, &w, coded, false, NULL, true, err));
     NB_TRY(through_e4m3(call, &w, err));
@@ -168,28 +168,28 @@ static nb_status dense_operands(occ *o, const nb_linear_call *call, nb_linear *l
     o->dense[1] = o->dense[0];
     o->dense[1].rows = w.rows;
     o->dense[1].numbers = w;
-    o->dense[1].side = NB_RIGHT;
+    o->dense[1].side = NI_RIGHT;
     return NB_OK;
 }
 
-static nb_status occ_terms(void *state, const nb_linear_call *call, nb_linear *layer, nb_gemm gemm, nb_terms *terms,
+static nb_status occ_terms(void *state, const ni_linear_call *call, ni_linear *layer, ni_gemm gemm, ni_terms *terms,
                            nb_error *err) {
     occ *o = state;
-    if (gemm != NB_GEMM_FPROP || o->how.rest == NB_OCC_NONE)
+    if (gemm != NI_GEMM_FPROP || o->how.rest == NB_OCC_NONE)
         return NB_OK;
     if (o->how.rest == NB_OCC_SPARSE) {
-        const nb_term rest = {.sparse = &o->rest, .b = &layer->operands[NB_FPROP_W]->operand};
-        return nb_add_term(terms, &rest, err);
+        const ni_term rest = {.sparse = &o->rest, .b = &layer->operands[NB_FPROP_W]->operand};
+        return ni_add_term(terms, &rest, err);
     }
     NB_TRY(dense_operands(o, call, layer, err));
-    terms->list[0] = (nb_term){.a = &o->dense[0], .b = &o->dense[1]};
+    terms->list[0] = (ni_term){.a = &o->dense[0], .b = &o->dense[1]};
     return NB_OK;
 }
 
 /* ---- backward ---- */
 
 /* Share of X that was cut off. */
-static nb_status report_density(const occ *o, const nb_linear_call *call, nb_error *err) {
+static nb_status report_density(const occ *o, const ni_linear_call *call, nb_error *err) {
     const nb_lens *lens = call->pass->lens;
     int64_t rows = call->x->rows, cut = 0;
     int32_t *count = malloc((size_t)rows * sizeof *count);
@@ -206,7 +206,7 @@ static nb_status report_density(const occ *o, const nb_linear_call *call, nb_err
 }
 
 /* Table 1 of the paper: what is multiplied in place of X. */
-static nb_status report(const occ *o, const nb_linear_call *call, const nb_mat *x, nb_error *err) {
+static nb_status report(const occ *o, const ni_linear_call *call, const nb_mat *x, nb_error *err) {
     const nb_lens *lens = call->pass->lens;
     if (lens && lens->approximation)
         lens->approximation(lens->context, call->be, o->group->input, "occ", call->x, x);
@@ -214,25 +214,25 @@ static nb_status report(const occ *o, const nb_linear_call *call, const nb_mat *
 }
 
 /* Where S is lost wgrad reads the codes as they are; they are decoded for the lens alone. */
-static nb_status report_clamped(const occ *o, const nb_linear_call *call, nb_linear *layer, nb_error *err) {
+static nb_status report_clamped(const occ *o, const ni_linear_call *call, ni_linear *layer, nb_error *err) {
     nb_mat x;
     if (!call->measuring && (!call->pass->lens || !call->pass->lens->approximation))
         return NB_OK;
     size_t mark = call->scratch->used;
     void *memory;
-    NB_TRY(nb_scratch_place(call->scratch, number_bytes(call, call->x->rows, layer->in), "clamped X", &memory, err));
+    NB_TRY(ni_scratch_place(call->scratch, number_bytes(call, call->x->rows, layer->in), "clamped X", &memory, err));
     NB_TRY(compensated(o, call, layer, memory, &x, err));
     call->scratch->used = mark;
     return report(o, call, &x, err);
 }
 
-static nb_status occ_wgrad_x(void *state, const nb_linear_call *call, nb_linear *layer, nb_mat *x, bool *done,
+static nb_status occ_wgrad_x(void *state, const ni_linear_call *call, ni_linear *layer, nb_mat *x, bool *done,
                              nb_error *err) {
     occ *o = state;
     if (o->how.rest == NB_OCC_NONE)
         return report_clamped(o, call, layer, err);
     void *memory;
-    NB_TRY(nb_scratch_place_kept(call->scratch, number_bytes(call, call->x->rows, layer->in), "compensated X", &memory,
+    NB_TRY(ni_scratch_place_kept(call->scratch, number_bytes(call, call->x->rows, layer->in), "compensated X", &memory,
                                  err));
     NB_TRY(compensated(o, call, layer, memory, x, err));
     if (o->how.rest == NB_OCC_DENSE)
@@ -245,15 +245,15 @@ static size_t occ_bytes(const void *state) {
     return ((const occ *)state)->bytes;
 }
 
-static void occ_text(const void *state, const nb_linear *layer, nb_gemm gemm, char *text, size_t size) {
+static void occ_text(const void *state, const ni_linear *layer, ni_gemm gemm, char *text, size_t size) {
     static const char *const rests[] = {"+ sparse rest", "+ dense rest", "rest lost"};
     const occ *o = state;
     (void)layer;
-    if (gemm != NB_GEMM_DGRAD)
+    if (gemm != NI_GEMM_DGRAD)
         snprintf(text, size, "occ %g %s", o->how.alpha, rests[o->how.rest]);
 }
 
-const nb_mechanism nb_mechanism_occ = {
+const ni_mechanism ni_mechanism_occ = {
     .name = "occ",
     .rereads = 1U << NB_FPROP_X | 1U << NB_FPROP_W,
     .wanted = occ_wanted,

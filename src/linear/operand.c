@@ -7,24 +7,24 @@
 
 /* ---- the lens ---- */
 
-bool nb_lens_looks(const nb_linear_call *call) {
+bool ni_lens_looks(const ni_linear_call *call) {
     return call->measuring || (call->pass->lens && call->pass->lens->operand);
 }
 
-nb_quantize_stats *nb_counted(const nb_pass *pass, nb_quantize_stats *stats) {
+nb_quantize_stats *ni_counted(const nb_pass *pass, nb_quantize_stats *stats) {
     return pass->lens && pass->lens->counts ? stats : NULL;
 }
 
-static nb_status to_canonical(const nb_linear_call *call, const nb_operand *o, nb_qtensor *out, nb_error *err) {
+static nb_status to_canonical(const ni_linear_call *call, const nb_operand *o, nb_qtensor *out, nb_error *err) {
     void *memory;
-    NB_TRY(nb_scratch_place(call->scratch, nb_qtensor_bytes(&o->quantizer, o->rows, o->cols).total,
+    NB_TRY(ni_scratch_place(call->scratch, nb_qtensor_bytes(&o->quantizer, o->rows, o->cols).total,
                             "codes for the lens", &memory, err));
     *out = nb_qtensor_place(&o->quantizer, o->rows, o->cols, memory);
     return call->be->ops->canonical(call->be, out, o, err);
 }
 
-nb_status nb_operand_show(const nb_linear_call *call, const nb_showing *showing, nb_error *err) {
-    if (!nb_lens_looks(call))
+nb_status ni_operand_show(const ni_linear_call *call, const ni_showing *showing, nb_error *err) {
+    if (!ni_lens_looks(call))
         return NB_OK;
     size_t mark = call->scratch->used;
     nb_qtensor codes, from;
@@ -50,7 +50,7 @@ nb_status nb_operand_show(const nb_linear_call *call, const nb_showing *showing,
     return NB_OK;
 }
 
-nb_noise nb_noise_of(const nb_pass *pass, const nb_operand_name *name) {
+nb_noise ni_noise_of(const nb_pass *pass, const ni_operand_name *name) {
     return (nb_noise){.seed = pass->rounding_seed, .tensor = name->tensor, .signs = name->signs, .clock = pass->clock};
 }
 
@@ -60,7 +60,7 @@ typedef struct shape {
     int64_t rows, cols;
 } shape;
 
-static shape shape_of(const nb_linear *layer, nb_role role, int64_t m) {
+static shape shape_of(const ni_linear *layer, nb_role role, int64_t m) {
     int64_t n = layer->out, k = layer->in;
     const shape all[NB_ROLE_COUNT] = {{m, k}, {n, k}, {m, n}, {k, n}, {n, m}, {k, m}};
     return all[role];
@@ -70,26 +70,26 @@ static bool is_transposed(nb_role role) {
     return role >= NB_DGRAD_W; /* dgrad.w, wgrad.dy, wgrad.x */
 }
 
-static nb_operand describe(const nb_linear *layer, const nb_cached_operand *o, int64_t m) {
+static nb_operand describe(const ni_linear *layer, const ni_cached_operand *o, int64_t m) {
     nb_role role = o->name.role, opposite = role % 2 ? role - 1 : role + 1;
     shape s = shape_of(layer, role, m);
-    return (nb_operand){.quantizer = nb_operand_quantizer(layer, role),
-                        .other = nb_operand_quantizer(layer, opposite),
+    return (nb_operand){.quantizer = ni_operand_quantizer(layer, role),
+                        .other = ni_operand_quantizer(layer, opposite),
                         .rows = s.rows,
                         .cols = s.cols,
-                        .side = role % 2 ? NB_RIGHT : NB_LEFT,
+                        .side = role % 2 ? NI_RIGHT : NI_LEFT,
                         .reread = o->reread,
                         .turned = o->rule.from && !o->rule.requantize};
 }
 
-static nb_status place(const nb_linear_call *call, const nb_cached_operand *o, size_t bytes, void **memory,
+static nb_status place(const ni_linear_call *call, const ni_cached_operand *o, size_t bytes, void **memory,
                        nb_error *err) {
     const char *what = nb_role_name(o->name.role);
     *memory = o->memory;
     if (*memory || !bytes)
         return NB_OK;
-    return o->keeper == NB_FOR_LAYER ? nb_scratch_place(call->scratch, bytes, what, memory, err)
-                                     : nb_scratch_place_kept(call->scratch, bytes, what, memory, err);
+    return o->keeper == NI_FOR_LAYER ? ni_scratch_place(call->scratch, bytes, what, memory, err)
+                                     : ni_scratch_place_kept(call->scratch, bytes, what, memory, err);
 }
 
 static size_t number_bytes(const nb_backend *be, int64_t rows, int64_t cols) {
@@ -97,7 +97,7 @@ static size_t number_bytes(const nb_backend *be, int64_t rows, int64_t cols) {
 }
 
 /* The operand of this pass, with its memory: codes, or plain numbers as `stored` [rows, cols]. */
-static nb_status open(const nb_linear_call *call, nb_cached_operand *o, shape stored, nb_error *err) {
+static nb_status open(const ni_linear_call *call, ni_cached_operand *o, shape stored, nb_error *err) {
     nb_operand *out = &o->operand;
     *out = describe(&call->group->layers[o->layer], o, call->x->rows);
     bool plain = nb_quantizer_is_bf16(&out->quantizer);
@@ -111,7 +111,7 @@ static nb_status open(const nb_linear_call *call, nb_cached_operand *o, shape st
     return NB_OK;
 }
 
-nb_status nb_operand_place(const nb_linear_call *call, const nb_operand_request *r, nb_operand *out, nb_error *err) {
+nb_status ni_operand_place(const ni_linear_call *call, const ni_operand_request *r, nb_operand *out, nb_error *err) {
     *out = (nb_operand){.quantizer = *r->quantizer,
                         .other = *r->other,
                         .rows = r->rows,
@@ -121,16 +121,16 @@ nb_status nb_operand_place(const nb_linear_call *call, const nb_operand_request 
     size_t bytes = call->be->ops->operand_bytes(call->be, out);
     if (!bytes)
         return NB_OK;
-    return r->until_pass_ends ? nb_scratch_place_kept(call->scratch, bytes, "a mechanism's operand", &out->memory, err)
-                              : nb_scratch_place(call->scratch, bytes, "a mechanism's operand", &out->memory, err);
+    return r->until_pass_ends ? ni_scratch_place_kept(call->scratch, bytes, "a mechanism's operand", &out->memory, err)
+                              : ni_scratch_place(call->scratch, bytes, "a mechanism's operand", &out->memory, err);
 }
 
 /* ---- numbers ---- */
 
-static nb_status prepare(const nb_linear_call *call, uint32_t mechanisms, nb_mat *x, nb_error *err) {
+static nb_status prepare(const ni_linear_call *call, uint32_t mechanisms, nb_mat *x, nb_error *err) {
     *x = *call->x;
     for (int32_t i = 0; i < call->group->mechanism_count; i++) {
-        const nb_attached_mechanism *m = &call->group->mechanisms[i];
+        const ni_attached_mechanism *m = &call->group->mechanisms[i];
         if ((mechanisms >> i & 1) && m->table->prepare_x)
             NB_TRY(m->table->prepare_x(m->state, call, x, err));
     }
@@ -138,17 +138,17 @@ static nb_status prepare(const nb_linear_call *call, uint32_t mechanisms, nb_mat
 }
 
 /* What an operand without a source is made of. */
-static nb_status numbers_of(const nb_linear_call *call, const nb_cached_operand *o, nb_mat *out, nb_error *err) {
+static nb_status numbers_of(const ni_linear_call *call, const ni_cached_operand *o, nb_mat *out, nb_error *err) {
     nb_role role = o->name.role;
     if (role == NB_FPROP_X || role == NB_WGRAD_X)
         return prepare(call, o->mechanisms, out, err);
-    *out = role == NB_FPROP_W || role == NB_DGRAD_W ? nb_master_of(call->be, &call->group->layers[o->layer])
+    *out = role == NB_FPROP_W || role == NB_DGRAD_W ? ni_master_of(call->be, &call->group->layers[o->layer])
                                                     : call->dy[o->layer];
     return NB_OK;
 }
 
 /* Two operands of one matrix, neither of which wants it changed in its own way. */
-static bool same_numbers(const nb_cached_operand *a, const nb_cached_operand *b) {
+static bool same_numbers(const ni_cached_operand *a, const ni_cached_operand *b) {
     nb_role r = a->name.role, s = b->name.role;
     bool pair = (r == NB_FPROP_X && s == NB_WGRAD_X) || (r == NB_DGRAD_DY && s == NB_WGRAD_DY);
     return pair && !a->source && !b->source && !a->fold && !b->fold && a->layer == b->layer &&
@@ -158,47 +158,47 @@ static bool same_numbers(const nb_cached_operand *a, const nb_cached_operand *b)
 /* ---- making, of numbers ---- */
 
 typedef struct request {
-    nb_cached_operand *o;
+    ni_cached_operand *o;
     nb_noise noise;
     nb_quantize_stats stats;
 } request;
 
-static nb_making making_of(const nb_linear_call *call, request *r, bool transpose) {
-    r->noise = nb_noise_of(call->pass, &r->o->name);
-    return (nb_making){
-        .out = &r->o->operand, .transpose = transpose, .noise = &r->noise, .stats = nb_counted(call->pass, &r->stats)};
+static ni_making making_of(const ni_linear_call *call, request *r, bool transpose) {
+    r->noise = ni_noise_of(call->pass, &r->o->name);
+    return (ni_making){
+        .out = &r->o->operand, .transpose = transpose, .noise = &r->noise, .stats = ni_counted(call->pass, &r->stats)};
 }
 
-static nb_status show_made(const nb_linear_call *call, const nb_making *making, const nb_operand_name *name,
+static nb_status show_made(const ni_linear_call *call, const ni_making *making, const ni_operand_name *name,
                            const nb_mat *source, nb_error *err) {
     bool coded = !nb_quantizer_is_bf16(&making->out->quantizer);
-    const nb_showing showing = {.name = name,
+    const ni_showing showing = {.name = name,
                                 .source = source,
                                 .transposed = making->transpose,
                                 .operand = coded ? making->out : NULL,
                                 .stats = coded ? making->stats : NULL};
-    return nb_operand_show(call, &showing, err);
+    return ni_operand_show(call, &showing, err);
 }
 
 /* Plain numbers that are where they are: nothing is made. */
-static nb_status look_at(const nb_linear_call *call, nb_cached_operand *o, const nb_mat *numbers, bool transpose,
+static nb_status look_at(const ni_linear_call *call, ni_cached_operand *o, const nb_mat *numbers, bool transpose,
                          nb_error *err) {
     o->operand = describe(&call->group->layers[o->layer], o, call->x->rows);
     o->operand.numbers = *numbers;
     o->operand.transposed = transpose;
-    return nb_operand_show(call, &(nb_showing){.name = &o->name, .source = numbers, .transposed = transpose}, err);
+    return ni_operand_show(call, &(ni_showing){.name = &o->name, .source = numbers, .transposed = transpose}, err);
 }
 
 /* One or two operands of the same numbers; row r of an operand is column r of them where `transpose`. */
-static nb_status make_of_numbers(const nb_linear_call *call, nb_cached_operand *const *list, int32_t count,
+static nb_status make_of_numbers(const ni_linear_call *call, ni_cached_operand *const *list, int32_t count,
                                  const nb_mat *numbers, const bool *transpose, nb_error *err) {
     request requests[2];
-    nb_making makings[2];
+    ni_making makings[2];
     int32_t made = 0;
-    nb_source source = {.numbers = numbers};
+    ni_source source = {.numbers = numbers};
     for (int32_t i = 0; i < count; i++) {
-        nb_cached_operand *o = list[i];
-        nb_quantizer q = nb_operand_quantizer(&call->group->layers[o->layer], o->name.role);
+        ni_cached_operand *o = list[i];
+        nb_quantizer q = ni_operand_quantizer(&call->group->layers[o->layer], o->name.role);
         if (nb_quantizer_is_bf16(&q) && numbers->dtype == call->be->act && !o->fold) {
             NB_TRY(look_at(call, o, numbers, transpose[i], err));
             continue;
@@ -221,7 +221,7 @@ static nb_status make_of_numbers(const nb_linear_call *call, nb_cached_operand *
 
 /* ---- making, of another role's operand: the same tensor, other way up ---- */
 
-static nb_status make_of_operand(const nb_linear_call *call, nb_cached_operand *o, nb_error *err) {
+static nb_status make_of_operand(const ni_linear_call *call, ni_cached_operand *o, nb_error *err) {
     nb_backend *be = call->be;
     const nb_operand *from = &o->source->operand;
     if (nb_quantizer_is_bf16(&from->quantizer)) { /* its numbers, which the rule may quantize */
@@ -231,11 +231,11 @@ static nb_status make_of_operand(const nb_linear_call *call, nb_cached_operand *
     NB_TRY(open(call, o, (shape){from->rows, from->cols}, err));
     if (o->rule.requantize && !nb_quantizer_is_bf16(&o->rule.quantizer)) {
         request r = {.o = o};
-        nb_making making = making_of(call, &r, true);
-        NB_TRY(be->ops->make_operands(be, &(nb_source){.operand = from}, &making, 1, err));
-        const nb_showing showing = {
+        ni_making making = making_of(call, &r, true);
+        NB_TRY(be->ops->make_operands(be, &(ni_source){.operand = from}, &making, 1, err));
+        const ni_showing showing = {
             .name = &o->name, .from = from, .transposed = true, .operand = &o->operand, .stats = making.stats};
-        return nb_operand_show(call, &showing, err);
+        return ni_operand_show(call, &showing, err);
     }
     if (!nb_quantizer_is_bf16(&o->operand.quantizer))
         return be->ops->turn(be, &o->operand, from, err);
@@ -244,11 +244,11 @@ static nb_status make_of_operand(const nb_linear_call *call, nb_cached_operand *
 
 /* ---- making, as a mechanism or a weight in BF16 says ---- */
 
-static nb_status replaced_wgrad_x(const nb_linear_call *call, nb_cached_operand *o, bool *done, nb_error *err) {
-    nb_linear *layer = &call->group->layers[o->layer];
+static nb_status replaced_wgrad_x(const ni_linear_call *call, ni_cached_operand *o, bool *done, nb_error *err) {
+    ni_linear *layer = &call->group->layers[o->layer];
     nb_mat x;
     for (int32_t i = 0; i < call->group->mechanism_count && !*done; i++) {
-        const nb_attached_mechanism *m = &call->group->mechanisms[i];
+        const ni_attached_mechanism *m = &call->group->mechanisms[i];
         if ((layer->mechanisms >> i & 1) && m->table->wgrad_x)
             NB_TRY(m->table->wgrad_x(m->state, call, layer, &x, done, err));
     }
@@ -261,11 +261,11 @@ static nb_status replaced_wgrad_x(const nb_linear_call *call, nb_cached_operand 
     return NB_OK;
 }
 
-static nb_status replaced_w(const nb_linear_call *call, nb_cached_operand *o, bool *done, nb_error *err) {
-    nb_linear *layer = &call->group->layers[o->layer];
+static nb_status replaced_w(const ni_linear_call *call, ni_cached_operand *o, bool *done, nb_error *err) {
+    ni_linear *layer = &call->group->layers[o->layer];
     nb_mat master;
     for (int32_t i = 0; i < call->group->mechanism_count && !*done; i++) {
-        const nb_attached_mechanism *m = &call->group->mechanisms[i];
+        const ni_attached_mechanism *m = &call->group->mechanisms[i];
         if (!(layer->mechanisms >> i & 1) || !m->table->quantize_w)
             continue;
         NB_TRY(open(call, o, (shape){layer->out, layer->in}, err));
@@ -273,20 +273,20 @@ static nb_status replaced_w(const nb_linear_call *call, nb_cached_operand *o, bo
     }
     if (!*done)
         return NB_OK;
-    master = nb_master_of(call->be, layer);
-    return nb_operand_show(call, &(nb_showing){.name = &o->name, .source = &master, .operand = &o->operand}, err);
+    master = ni_master_of(call->be, layer);
+    return ni_operand_show(call, &(ni_showing){.name = &o->name, .source = &master, .operand = &o->operand}, err);
 }
 
 /* W in act, which is kept apart from operands: both roles read it. */
-static nb_status plain_weight(const nb_linear_call *call, nb_cached_operand *o, nb_error *err) {
-    nb_linear *layer = &call->group->layers[o->layer];
+static nb_status plain_weight(const ni_linear_call *call, ni_cached_operand *o, nb_error *err) {
+    ni_linear *layer = &call->group->layers[o->layer];
     o->operand = describe(layer, o, call->x->rows);
     o->operand.transposed = o->name.role == NB_DGRAD_W;
-    NB_TRY(nb_show_plain_weight(call, layer, o->name.role, err));
-    return nb_weight_numbers(call, layer, o->keeper != NB_FOR_LAYER, &o->operand.numbers, err);
+    NB_TRY(ni_show_plain_weight(call, layer, o->name.role, err));
+    return ni_weight_numbers(call, layer, o->keeper != NI_FOR_LAYER, &o->operand.numbers, err);
 }
 
-static nb_status make_otherwise(const nb_linear_call *call, nb_cached_operand *o, bool *done, nb_error *err) {
+static nb_status make_otherwise(const ni_linear_call *call, ni_cached_operand *o, bool *done, nb_error *err) {
     nb_role role = o->name.role;
     bool weight = role == NB_FPROP_W || role == NB_DGRAD_W;
     if (role == NB_WGRAD_X)
@@ -302,35 +302,35 @@ static nb_status make_otherwise(const nb_linear_call *call, nb_cached_operand *o
 
 /* A weight is quantized in the first pass after a change, which may be an evaluation; a lens that looks at the training
  * step after it is shown what is there, and one that counts sees it quantized again, to the same codes. */
-static bool is_to_be_counted(const nb_linear_call *call, const nb_cached_operand *o) {
-    return o->keeper == NB_UNTIL_MOVED && call->pass->lens && call->pass->lens->counts &&
+static bool is_to_be_counted(const ni_linear_call *call, const ni_cached_operand *o) {
+    return o->keeper == NI_UNTIL_MOVED && call->pass->lens && call->pass->lens->counts &&
            call->pass->micro_batch == 0 && !o->shown;
 }
 
-static bool is_stale(const nb_linear_call *call, const nb_cached_operand *o) {
+static bool is_stale(const ni_linear_call *call, const ni_cached_operand *o) {
     return !o->fresh || is_to_be_counted(call, o);
 }
 
-static nb_status show_kept(const nb_linear_call *call, nb_cached_operand *o, nb_error *err) {
-    if (o->keeper != NB_UNTIL_MOVED || !call->pass->lens || o->shown || call->pass->micro_batch > 0 || o->source)
+static nb_status show_kept(const ni_linear_call *call, ni_cached_operand *o, nb_error *err) {
+    if (o->keeper != NI_UNTIL_MOVED || !call->pass->lens || o->shown || call->pass->micro_batch > 0 || o->source)
         return NB_OK;
     o->shown = true;
-    nb_mat master = nb_master_of(call->be, &call->group->layers[o->layer]);
-    const nb_showing showing = {
+    nb_mat master = ni_master_of(call->be, &call->group->layers[o->layer]);
+    const ni_showing showing = {
         .name = &o->name, .source = &master, .transposed = is_transposed(o->name.role), .operand = &o->operand};
-    return nb_operand_show(call, &showing, err);
+    return ni_operand_show(call, &showing, err);
 }
 
 /* What an operand starts from. */
-static nb_status sources_ready(const nb_linear_call *call, const nb_cached_operand *o, nb_error *err) {
-    nb_linear *layer = &call->group->layers[o->layer];
+static nb_status sources_ready(const ni_linear_call *call, const ni_cached_operand *o, nb_error *err) {
+    ni_linear *layer = &call->group->layers[o->layer];
     const nb_operand *ignored;
     if (o->source)
-        NB_TRY(nb_operand_ready(call, layer, o->source->name.role, &ignored, err));
-    return o->fold ? nb_operand_ready(call, layer, o->fold->name.role, &ignored, err) : NB_OK;
+        NB_TRY(ni_operand_ready(call, layer, o->source->name.role, &ignored, err));
+    return o->fold ? ni_operand_ready(call, layer, o->fold->name.role, &ignored, err) : NB_OK;
 }
 
-static nb_status make(const nb_linear_call *call, nb_cached_operand *const *list, int32_t count, nb_error *err) {
+static nb_status make(const ni_linear_call *call, ni_cached_operand *const *list, int32_t count, nb_error *err) {
     bool done = false, transpose[2];
     nb_mat numbers;
     NB_TRY(sources_ready(call, list[0], err));
@@ -346,9 +346,9 @@ static nb_status make(const nb_linear_call *call, nb_cached_operand *const *list
     return make_of_numbers(call, list, count, &numbers, transpose, err);
 }
 
-nb_status nb_operands_ready(const nb_linear_call *call, nb_cached_operand *const *list, int32_t count, nb_error *err) {
+nb_status ni_operands_ready(const ni_linear_call *call, ni_cached_operand *const *list, int32_t count, nb_error *err) {
     for (int32_t i = 0; i < count; i++) {
-        nb_cached_operand *now[2] = {list[i], NULL};
+        ni_cached_operand *now[2] = {list[i], NULL};
         int32_t together = 1;
         if (!is_stale(call, list[i])) {
             NB_TRY(show_kept(call, list[i], err));
@@ -366,21 +366,21 @@ nb_status nb_operands_ready(const nb_linear_call *call, nb_cached_operand *const
     return NB_OK;
 }
 
-nb_status nb_operand_ready(const nb_linear_call *call, nb_linear *layer, nb_role role, const nb_operand **out,
+nb_status ni_operand_ready(const ni_linear_call *call, ni_linear *layer, nb_role role, const nb_operand **out,
                            nb_error *err) {
-    nb_cached_operand *o = layer->operands[role];
+    ni_cached_operand *o = layer->operands[role];
     *out = &o->operand;
-    return nb_operands_ready(call, &o, 1, err);
+    return ni_operands_ready(call, &o, 1, err);
 }
 
-nb_status nb_input_operand(const nb_linear_call *call, nb_linear *layer, nb_role role, nb_operand *out, nb_error *err) {
+nb_status ni_input_operand(const ni_linear_call *call, ni_linear *layer, nb_role role, nb_operand *out, nb_error *err) {
     const nb_operand *made;
-    NB_TRY(nb_operand_ready(call, layer, role, &made, err));
+    NB_TRY(ni_operand_ready(call, layer, role, &made, err));
     *out = *made;
     return NB_OK;
 }
 
-nb_status nb_weight_operand(const nb_linear_call *call, nb_linear *layer, nb_role role, nb_operand *out,
+nb_status ni_weight_operand(const ni_linear_call *call, ni_linear *layer, nb_role role, nb_operand *out,
                             nb_error *err) {
-    return nb_input_operand(call, layer, role, out, err);
+    return ni_input_operand(call, layer, role, out, err);
 }

@@ -37,11 +37,11 @@ typedef struct followed {
 } followed;
 
 typedef struct oscireset {
-    nb_linear_group *group;
+    ni_linear_group *group;
     int32_t index;
     nb_oscireset how;
     int64_t tracking; /* 1 inside a window that began with a snapshot; kept in checkpoints */
-    followed layers[NB_GROUP_LAYERS];
+    followed layers[NI_GROUP_LAYERS];
     size_t bytes;
     size_t scratch_bytes;
 } oscireset;
@@ -50,7 +50,7 @@ static bool osci_wanted(const nb_plan *plan) {
     return plan->mechanisms.has_oscireset;
 }
 
-static int64_t weight_elements(const nb_linear *layer) {
+static int64_t weight_elements(const ni_linear *layer) {
     return layer->out * layer->in;
 }
 
@@ -69,7 +69,7 @@ static void osci_detach(void *state) {
     free(o);
 }
 
-static nb_status place(oscireset *o, const nb_linear *layer, size_t bytes, void **memory, nb_error *err) {
+static nb_status place(oscireset *o, const ni_linear *layer, size_t bytes, void **memory, nb_error *err) {
     *memory = o->group->be->ops->alloc(o->group->be, bytes, "followed weights");
     o->bytes += bytes;
     return *memory ? NB_OK : nb_fail(err, NB_NO_MEMORY, "%s: no memory to follow its weights", layer->name);
@@ -77,12 +77,12 @@ static nb_status place(oscireset *o, const nb_linear *layer, size_t bytes, void 
 
 /* Whole weights: the weight before, both q, and the widths of bins if flips are counted; besides, decoding gathers
  * columns where OutControl splits them, and what is followed is picked. */
-static size_t scratch_of(const oscireset *o, const nb_linear *layer) {
-    size_t all = nb_scratch_room(sizeof(float) * (size_t)weight_elements(layer)), extra = o->how.flips > 0 ? 1 : 0;
-    return (3 + extra) * all + nb_weight_decode_scratch(o->group, layer) + (3 + extra) * all;
+static size_t scratch_of(const oscireset *o, const ni_linear *layer) {
+    size_t all = ni_scratch_room(sizeof(float) * (size_t)weight_elements(layer)), extra = o->how.flips > 0 ? 1 : 0;
+    return (3 + extra) * all + ni_weight_decode_scratch(o->group, layer) + (3 + extra) * all;
 }
 
-static nb_status place_layer(oscireset *o, const nb_linear *layer, followed *f, nb_error *err) {
+static nb_status place_layer(oscireset *o, const ni_linear *layer, followed *f, nb_error *err) {
     const nb_quantizer *w = &layer->plan.roles[NB_FPROP_W].quantizer;
     if (w->element != NB_ELEMENT_E2M1 || w->round == NB_ROUND_STOCHASTIC || w->hadamard_size)
         return nb_fail(
@@ -105,7 +105,7 @@ static nb_status place_layer(oscireset *o, const nb_linear *layer, followed *f, 
     return top ? place(o, layer, sizeof(int32_t) * (size_t)f->elements, (void **)&f->chosen, err) : NB_OK;
 }
 
-static nb_status osci_attach(nb_linear_group *group, int32_t index, void **state, nb_error *err) {
+static nb_status osci_attach(ni_linear_group *group, int32_t index, void **state, nb_error *err) {
     if (!group->be->ops->reset_where || group->be->real != NB_F32)
         return nb_fail(err, NB_UNSUPPORTED, "%s: backend %s has no oscireset", group->input, group->be->name);
     oscireset *o = calloc(1, sizeof *o);
@@ -128,9 +128,9 @@ static nb_status osci_attach(nb_linear_group *group, int32_t index, void **state
 
 /* ---- one layer, one step ---- */
 
-static nb_status take(nb_scratch *scratch, int64_t n, float **out, nb_error *err) {
-    *out = nb_scratch_take(scratch, sizeof(float) * (size_t)n);
-    return *out ? NB_OK : nb_scratch_short(scratch, "a decoded weight", sizeof(float) * (size_t)n, err);
+static nb_status take(ni_scratch *scratch, int64_t n, float **out, nb_error *err) {
+    *out = ni_scratch_take(scratch, sizeof(float) * (size_t)n);
+    return *out ? NB_OK : ni_scratch_short(scratch, "a decoded weight", sizeof(float) * (size_t)n, err);
 }
 
 static nb_mat line(const float *x, int64_t n) {
@@ -147,21 +147,21 @@ static const float *pick(nb_backend *be, const followed *f, const float *all, in
 }
 
 /* ratio-top: the elements to follow in this period, and what they are in the forward pass now. */
-static nb_status choose(oscireset *o, nb_linear *layer, followed *f, nb_scratch *scratch, const nb_pass *pass,
+static nb_status choose(oscireset *o, ni_linear *layer, followed *f, ni_scratch *scratch, const nb_pass *pass,
                         nb_error *err) {
     nb_backend *be = o->group->be;
     int64_t n = weight_elements(layer);
     float *q, *widths;
     NB_TRY(take(scratch, n, &q, err));
     NB_TRY(take(scratch, n, &widths, err));
-    NB_TRY(nb_weight_decode(o->group, layer, scratch, pass, layer->master, q, widths, err));
+    NB_TRY(ni_weight_decode(o->group, layer, scratch, pass, layer->master, q, widths, err));
     be->ops->bin_distances(be, widths, layer->master, q, widths, n);
     be->ops->top_k(be, f->chosen, widths, n, f->elements, true);
     pick(be, f, q, n, f->array[Q_BEFORE]);
     return NB_OK;
 }
 
-static nb_status snapshot(oscireset *o, nb_linear *layer, followed *f, nb_scratch *scratch, const nb_pass *pass,
+static nb_status snapshot(oscireset *o, ni_linear *layer, followed *f, ni_scratch *scratch, const nb_pass *pass,
                           nb_error *err) {
     nb_backend *be = o->group->be;
     size_t bytes = sizeof(float) * (size_t)f->elements;
@@ -178,7 +178,7 @@ static nb_status snapshot(oscireset *o, nb_linear *layer, followed *f, nb_scratc
 }
 
 /* q of the step before: kept, or made from the weight as it was then. */
-static nb_status q_before(oscireset *o, nb_linear *layer, followed *f, nb_scratch *scratch, const nb_pass *pass,
+static nb_status q_before(oscireset *o, ni_linear *layer, followed *f, ni_scratch *scratch, const nb_pass *pass,
                           const float **out, nb_error *err) {
     float *q;
     *out = f->array[Q_BEFORE];
@@ -186,10 +186,10 @@ static nb_status q_before(oscireset *o, nb_linear *layer, followed *f, nb_scratc
         return NB_OK;
     NB_TRY(take(scratch, f->elements, &q, err));
     *out = q;
-    return nb_weight_decode(o->group, layer, scratch, pass, f->array[W_BEFORE], q, NULL, err);
+    return ni_weight_decode(o->group, layer, scratch, pass, f->array[W_BEFORE], q, NULL, err);
 }
 
-static nb_status add_up(oscireset *o, nb_linear *layer, followed *f, nb_scratch *scratch, const nb_pass *pass,
+static nb_status add_up(oscireset *o, ni_linear *layer, followed *f, ni_scratch *scratch, const nb_pass *pass,
                         nb_error *err) {
     nb_backend *be = o->group->be;
     int64_t n = weight_elements(layer), picked = f->chosen ? f->elements : 0;
@@ -200,7 +200,7 @@ static nb_status add_up(oscireset *o, nb_linear *layer, followed *f, nb_scratch 
     NB_TRY(take(scratch, n, &q, err));
     if (f->flips)
         NB_TRY(take(scratch, n, &widths, err));
-    NB_TRY(nb_weight_decode(o->group, layer, scratch, pass, layer->master, q, widths, err));
+    NB_TRY(ni_weight_decode(o->group, layer, scratch, pass, layer->master, q, widths, err));
     for (int i = 0; i < 3; i++)
         NB_TRY(take(scratch, picked, &room[i], err));
     const float *w = pick(be, f, layer->master, n, room[0]), *now = pick(be, f, q, n, room[1]);
@@ -218,14 +218,14 @@ static double threshold(const oscireset *o, int64_t window) {
     return o->how.threshold * (o->how.scale_threshold ? PUBLISHED_WINDOW / (double)window : 1);
 }
 
-static nb_status reset(oscireset *o, nb_linear *layer, followed *f, int64_t window, nb_scratch *scratch,
+static nb_status reset(oscireset *o, ni_linear *layer, followed *f, int64_t window, ni_scratch *scratch,
                        const nb_pass *pass, nb_error *err) {
     nb_backend *be = o->group->be;
     int64_t n = weight_elements(layer);
     double least = threshold(o, window);
     float *q, *w, *picked;
     NB_TRY(take(scratch, n, &q, err));
-    NB_TRY(nb_weight_decode(o->group, layer, scratch, pass, layer->master, q, NULL, err));
+    NB_TRY(ni_weight_decode(o->group, layer, scratch, pass, layer->master, q, NULL, err));
     if (!f->chosen) {
         be->ops->reset_where(be, f->resets, layer->master, q, f->array[DIST_W], f->array[DIST_Q], f->flips,
                              o->how.flips, n, least);
@@ -242,7 +242,7 @@ static nb_status reset(oscireset *o, nb_linear *layer, followed *f, int64_t wind
 }
 
 /* bin-edge: |w - q| >= edge * width, told to reset_where as two distances. */
-static nb_status reset_edges(oscireset *o, nb_linear *layer, const followed *f, nb_scratch *scratch,
+static nb_status reset_edges(oscireset *o, ni_linear *layer, const followed *f, ni_scratch *scratch,
                              const nb_pass *pass, nb_error *err) {
     nb_backend *be = o->group->be;
     int64_t n = weight_elements(layer);
@@ -250,7 +250,7 @@ static nb_status reset_edges(oscireset *o, nb_linear *layer, const followed *f, 
     NB_TRY(take(scratch, n, &q, err));
     NB_TRY(take(scratch, n, &widths, err));
     NB_TRY(take(scratch, n, &away, err));
-    NB_TRY(nb_weight_decode(o->group, layer, scratch, pass, layer->master, q, widths, err));
+    NB_TRY(ni_weight_decode(o->group, layer, scratch, pass, layer->master, q, widths, err));
     be->ops->fill_zero(be, away, sizeof(float) * (size_t)n);
     be->ops->add_distance(be, away, layer->master, q, n);
     be->ops->reset_where(be, f->resets, layer->master, q, widths, away, NULL, 0, n, o->how.edge);
@@ -259,14 +259,14 @@ static nb_status reset_edges(oscireset *o, nb_linear *layer, const followed *f, 
 
 /* ---- what the lens hears ---- */
 
-static int64_t fp4_elements(const nb_linear_group *group, const nb_linear *layer) {
+static int64_t fp4_elements(const ni_linear_group *group, const ni_linear *layer) {
     for (int32_t i = 0; i < group->mechanism_count; i++)
         if ((layer->mechanisms >> i & 1) && group->mechanisms[i].table->fp4_elements)
             return group->mechanisms[i].table->fp4_elements(group->mechanisms[i].state, layer);
     return weight_elements(layer);
 }
 
-static void tell(const oscireset *o, const nb_linear *layer, const followed *f, const nb_pass *pass) {
+static void tell(const oscireset *o, const ni_linear *layer, const followed *f, const nb_pass *pass) {
     int64_t resets, all = fp4_elements(o->group, layer);
     if (!pass->lens || !pass->lens->scalar)
         return;
@@ -276,8 +276,8 @@ static void tell(const oscireset *o, const nb_linear *layer, const followed *f, 
 
 /* ---- the schedule ---- */
 
-static nb_status layer_step(oscireset *o, nb_linear *layer, followed *f, int64_t phase, int64_t window,
-                            nb_scratch *scratch, const nb_pass *pass, nb_error *err) {
+static nb_status layer_step(oscireset *o, ni_linear *layer, followed *f, int64_t phase, int64_t window,
+                            ni_scratch *scratch, const nb_pass *pass, nb_error *err) {
     if (o->how.variant == NB_OSCI_BIN_EDGE)
         return reset_edges(o, layer, f, scratch, pass, err);
     if (phase == 0)
@@ -287,7 +287,7 @@ static nb_status layer_step(oscireset *o, nb_linear *layer, followed *f, int64_t
     return reset(o, layer, f, window, scratch, pass, err);
 }
 
-static nb_status osci_after_step(void *state, nb_linear_group *group, const nb_pass *pass, nb_scratch *scratch,
+static nb_status osci_after_step(void *state, ni_linear_group *group, const nb_pass *pass, ni_scratch *scratch,
                                  nb_error *err) {
     oscireset *o = state;
     nb_oscireset_times when = nb_oscireset_when(&o->how, pass->steps);
@@ -296,7 +296,7 @@ static nb_status osci_after_step(void *state, nb_linear_group *group, const nb_p
     if (pass->step < when.start)
         return NB_OK;
     for (int32_t i = 0; i < group->count; i++) {
-        nb_linear *layer = &group->layers[i];
+        ni_linear *layer = &group->layers[i];
         size_t mark = scratch->used;
         if (!(layer->mechanisms >> o->index & 1) || (phase > 0 && (!o->tracking || edges || phase > when.window + 1)))
             continue;
@@ -316,7 +316,7 @@ static nb_status osci_after_step(void *state, nb_linear_group *group, const nb_p
 
 /* ---- checkpoints, census ---- */
 
-static int32_t osci_tensors(void *state, nb_mechanism_tensor *tensors, int32_t most) {
+static int32_t osci_tensors(void *state, ni_mechanism_tensor *tensors, int32_t most) {
     static const char *const names[ARRAYS] = {"oscireset.w", "oscireset.dist_w", "oscireset.dist_q", "oscireset.q"};
     oscireset *o = state;
     int32_t count = 0;
@@ -325,17 +325,17 @@ static int32_t osci_tensors(void *state, nb_mechanism_tensor *tensors, int32_t m
         for (int a = 0; a < ARRAYS; a++)
             if (f->array[a] && count++ < most)
                 tensors[count - 1] =
-                    (nb_mechanism_tensor){i, names[a], NB_F32, f->elements, f->array[a], false, NB_COMBINE_SAME};
+                    (ni_mechanism_tensor){i, names[a], NB_F32, f->elements, f->array[a], false, NI_COMBINE_SAME};
         if (f->chosen && count++ < most)
             tensors[count - 1] =
-                (nb_mechanism_tensor){i, "oscireset.chosen", NB_I32, f->elements, f->chosen, false, NB_COMBINE_SAME};
+                (ni_mechanism_tensor){i, "oscireset.chosen", NB_I32, f->elements, f->chosen, false, NI_COMBINE_SAME};
         if (f->flips && count++ < most)
             tensors[count - 1] =
-                (nb_mechanism_tensor){i, "oscireset.flips", NB_U8, f->elements, f->flips, false, NB_COMBINE_SAME};
+                (ni_mechanism_tensor){i, "oscireset.flips", NB_U8, f->elements, f->flips, false, NI_COMBINE_SAME};
     }
     if (count++ < most)
         tensors[count - 1] =
-            (nb_mechanism_tensor){-1, "oscireset.tracking", NB_I32, 2, &o->tracking, true, NB_COMBINE_SAME};
+            (ni_mechanism_tensor){-1, "oscireset.tracking", NB_I32, 2, &o->tracking, true, NI_COMBINE_SAME};
     return count;
 }
 
@@ -348,14 +348,14 @@ static size_t osci_bytes(const void *state) {
     return ((const oscireset *)state)->bytes;
 }
 
-static void osci_text(const void *state, const nb_linear *layer, nb_gemm gemm, char *text, size_t size) {
+static void osci_text(const void *state, const ni_linear *layer, ni_gemm gemm, char *text, size_t size) {
     const oscireset *o = state;
     (void)layer;
-    if (gemm == NB_GEMM_FPROP)
+    if (gemm == NI_GEMM_FPROP)
         snprintf(text, size, "oscireset every %g%s", o->how.period, o->how.period < 1 ? " of the run" : "");
 }
 
-const nb_mechanism nb_mechanism_oscireset = {
+const ni_mechanism ni_mechanism_oscireset = {
     .name = "oscireset",
     .wanted = osci_wanted,
     .attach = osci_attach,

@@ -30,7 +30,7 @@ static const nb_quantizer mxfp8 = {.element = NB_ELEMENT_E4M3,
 enum { FP8, FP4, PARTS };
 
 typedef struct outcontrol {
-    nb_linear_group *group;
+    ni_linear_group *group;
     int32_t index;
     nb_outcontrol how;
     int64_t channels[PARTS]; /* k8, k4 */
@@ -40,9 +40,9 @@ typedef struct outcontrol {
     void *x_memory[PARTS];
     nb_operand x[PARTS]; /* of the forward pass at hand */
     bool x_fresh;
-    nb_operand w[NB_GROUP_LAYERS][PARTS];
-    uint32_t w_moves[NB_GROUP_LAYERS]; /* 1 + group->moves when they were made; 0: never, or of other numbers */
-    nb_operand dgrad_w[NB_GROUP_LAYERS], wgrad_dy8, wgrad_x[PARTS]; /* of the products at hand */
+    nb_operand w[NI_GROUP_LAYERS][PARTS];
+    uint32_t w_moves[NI_GROUP_LAYERS]; /* 1 + group->moves when they were made; 0: never, or of other numbers */
+    nb_operand dgrad_w[NI_GROUP_LAYERS], wgrad_dy8, wgrad_x[PARTS]; /* of the products at hand */
     size_t bytes;
 } outcontrol;
 
@@ -73,11 +73,11 @@ static nb_status place(outcontrol *o, size_t bytes, void **memory, nb_error *err
     return *memory ? NB_OK : nb_fail(err, NB_NO_MEMORY, "%s: no memory for outcontrol", o->group->input);
 }
 
-static const nb_quantizer *quantizer_of(const nb_linear *layer, nb_role role, int part) {
+static const nb_quantizer *quantizer_of(const ni_linear *layer, nb_role role, int part) {
     return part == FP8 ? &mxfp8 : &layer->plan.roles[role].quantizer;
 }
 
-static nb_status check_part(const outcontrol *o, const nb_linear *layer, int part, nb_error *err) {
+static nb_status check_part(const outcontrol *o, const ni_linear *layer, int part, nb_error *err) {
     int64_t k = o->channels[part];
     if (nb_quantizer_check_shape(quantizer_of(layer, NB_FPROP_X, part), o->group->max_rows, k, err) == NB_OK &&
         nb_quantizer_check_shape(quantizer_of(layer, NB_FPROP_W, part), layer->out, k, err) == NB_OK)
@@ -86,18 +86,18 @@ static nb_status check_part(const outcontrol *o, const nb_linear *layer, int par
                           layer->name, (long long)o->channels[FP4], (long long)layer->in);
 }
 
-static nb_operand shape_of(const outcontrol *o, const nb_linear *layer, nb_role role, int part) {
+static nb_operand shape_of(const outcontrol *o, const ni_linear *layer, nb_role role, int part) {
     nb_role other = role == NB_FPROP_X ? NB_FPROP_W : NB_FPROP_X;
     return (nb_operand){.quantizer = *quantizer_of(layer, role, part),
                         .other = *quantizer_of(layer, other, part),
                         .rows = role == NB_FPROP_X ? o->group->max_rows : layer->out,
                         .cols = o->channels[part],
-                        .side = role == NB_FPROP_X ? NB_LEFT : NB_RIGHT,
+                        .side = role == NB_FPROP_X ? NI_LEFT : NI_RIGHT,
                         .reread = true};
 }
 
 static nb_status place_layer(outcontrol *o, int32_t i, nb_error *err) {
-    const nb_linear *layer = &o->group->layers[i];
+    const ni_linear *layer = &o->group->layers[i];
     nb_backend *be = o->group->be;
     if (nb_quantizer_is_bf16(&layer->plan.roles[NB_FPROP_X].quantizer) ||
         nb_quantizer_is_bf16(&layer->plan.roles[NB_FPROP_W].quantizer))
@@ -122,7 +122,7 @@ static int64_t fp8_channels(const nb_outcontrol *how, int64_t in) {
     return rounded < most ? rounded : most;
 }
 
-static nb_status out_attach(nb_linear_group *group, int32_t index, void **state, nb_error *err) {
+static nb_status out_attach(ni_linear_group *group, int32_t index, void **state, nb_error *err) {
     if (!group->be->ops->gather_columns || group->be->real != NB_F32)
         return nb_fail(err, NB_UNSUPPORTED, "%s: backend %s has no outcontrol", group->input, group->be->name);
     outcontrol *o = calloc(1, sizeof *o);
@@ -163,7 +163,7 @@ static nb_status choose(outcontrol *o, const nb_outcontrol_times *when, nb_error
     return NB_OK;
 }
 
-static nb_status out_observe(void *state, const nb_linear_call *call, nb_error *err) {
+static nb_status out_observe(void *state, const ni_linear_call *call, nb_error *err) {
     outcontrol *o = state;
     nb_outcontrol_times when = nb_outcontrol_when(&o->how, call->pass->steps);
     o->x_fresh = false;
@@ -175,7 +175,7 @@ static nb_status out_observe(void *state, const nb_linear_call *call, nb_error *
     return NB_OK;
 }
 
-static nb_status out_after_step(void *state, nb_linear_group *group, const nb_pass *pass, nb_scratch *scratch,
+static nb_status out_after_step(void *state, ni_linear_group *group, const nb_pass *pass, ni_scratch *scratch,
                                 nb_error *err) {
     outcontrol *o = state;
     nb_outcontrol_times when = nb_outcontrol_when(&o->how, pass->steps);
@@ -185,7 +185,7 @@ static nb_status out_after_step(void *state, nb_linear_group *group, const nb_pa
 
 /* ---- the split ---- */
 
-static bool acts(const outcontrol *o, const nb_linear_call *call) {
+static bool acts(const outcontrol *o, const ni_linear_call *call) {
     return o->chosen || call->measuring;
 }
 
@@ -193,20 +193,20 @@ static const int32_t *columns_of(const outcontrol *o, int part) {
     return part == FP8 ? o->order : o->order + o->channels[FP8];
 }
 
-static nb_source part_of(const outcontrol *o, const nb_mat *numbers, int part) {
-    return (nb_source){.numbers = numbers, .columns = columns_of(o, part), .column_count = o->channels[part]};
+static ni_source part_of(const outcontrol *o, const nb_mat *numbers, int part) {
+    return (ni_source){.numbers = numbers, .columns = columns_of(o, part), .column_count = o->channels[part]};
 }
 
 /* The lens names channels by their place in X, so it sees X whole and as it came. */
-static nb_status split_x(outcontrol *o, const nb_linear_call *call, const nb_linear *layer, nb_error *err) {
-    const nb_operand_name *name = &layer->names[NB_FPROP_X];
-    nb_noise noise = nb_noise_of(call->pass, name);
+static nb_status split_x(outcontrol *o, const ni_linear_call *call, const ni_linear *layer, nb_error *err) {
+    const ni_operand_name *name = &layer->names[NB_FPROP_X];
+    nb_noise noise = ni_noise_of(call->pass, name);
     if (o->x_fresh)
         return NB_OK;
-    NB_TRY(nb_operand_show(call, &(nb_showing){.name = name, .source = call->x}, err));
+    NB_TRY(ni_operand_show(call, &(ni_showing){.name = name, .source = call->x}, err));
     for (int part = 0; part < PARTS; part++) {
-        const nb_source source = part_of(o, call->x, part);
-        const nb_making making = {.out = &o->x[part], .noise = &noise};
+        const ni_source source = part_of(o, call->x, part);
+        const ni_making making = {.out = &o->x[part], .noise = &noise};
         if (o->channels[part] == 0)
             continue;
         o->x[part] = shape_of(o, layer, NB_FPROP_X, part);
@@ -218,11 +218,11 @@ static nb_status split_x(outcontrol *o, const nb_linear_call *call, const nb_lin
     return NB_OK;
 }
 
-static nb_status split_w(outcontrol *o, const nb_linear *layer, const nb_mat *w, nb_error *err) {
+static nb_status split_w(outcontrol *o, const ni_linear *layer, const nb_mat *w, nb_error *err) {
     nb_backend *be = o->group->be;
     for (int part = 0; part < PARTS; part++) {
-        const nb_source source = part_of(o, w, part);
-        const nb_making making = {.out = &o->w[layer->index][part]};
+        const ni_source source = part_of(o, w, part);
+        const ni_making making = {.out = &o->w[layer->index][part]};
         if (o->channels[part] > 0)
             NB_TRY(be->ops->make_operands(be, &source, &making, 1, err));
     }
@@ -230,34 +230,34 @@ static nb_status split_w(outcontrol *o, const nb_linear *layer, const nb_mat *w,
 }
 
 /* Columns of the FP4 part, which the lens sees as numbers. */
-static nb_status gathered(const outcontrol *o, const nb_linear_call *call, const nb_mat *whole, nb_mat *out,
+static nb_status gathered(const outcontrol *o, const ni_linear_call *call, const nb_mat *whole, nb_mat *out,
                           nb_error *err) {
     *out = nb_mat_of(NULL, whole->dtype, whole->rows, o->channels[FP4]);
-    NB_TRY(nb_scratch_place(call->scratch, nb_dtype_size(out->dtype) * (size_t)(out->rows * out->cols),
+    NB_TRY(ni_scratch_place(call->scratch, nb_dtype_size(out->dtype) * (size_t)(out->rows * out->cols),
                             "a part of the channels", &out->data, err));
     call->be->ops->gather_columns(call->be, out, whole, columns_of(o, FP4));
     return NB_OK;
 }
 
 /* Of W the lens sees the columns in FP4, whose bins it follows, in the order of their channels' norms. */
-static nb_status show_w(const outcontrol *o, const nb_linear_call *call, const nb_linear *layer, const nb_mat *w,
+static nb_status show_w(const outcontrol *o, const ni_linear_call *call, const ni_linear *layer, const nb_mat *w,
                         nb_error *err) {
     size_t mark = call->scratch->used;
     nb_mat columns;
-    if (!nb_lens_looks(call) || o->channels[FP4] == 0)
+    if (!ni_lens_looks(call) || o->channels[FP4] == 0)
         return NB_OK;
     NB_TRY(gathered(o, call, w, &columns, err));
-    const nb_showing showing = {
+    const ni_showing showing = {
         .name = &layer->names[NB_FPROP_W], .source = &columns, .operand = &o->w[layer->index][FP4]};
-    NB_TRY(nb_operand_show(call, &showing, err));
+    NB_TRY(ni_operand_show(call, &showing, err));
     call->scratch->used = mark;
     return NB_OK;
 }
 
 /* W in its parts, made when the master has moved. */
-static nb_status w_ready(outcontrol *o, const nb_linear_call *call, const nb_linear *layer, nb_error *err) {
+static nb_status w_ready(outcontrol *o, const ni_linear_call *call, const ni_linear *layer, nb_error *err) {
     uint32_t *made = &o->w_moves[layer->index], now = o->group->moves + 1;
-    nb_mat master = nb_master_of(call->be, layer);
+    nb_mat master = ni_master_of(call->be, layer);
     if (*made != now)
         NB_TRY(split_w(o, layer, &master, err));
     *made = now;
@@ -265,7 +265,7 @@ static nb_status w_ready(outcontrol *o, const nb_linear_call *call, const nb_lin
 }
 
 /* Decodes the parts into their columns of `whole` (F32). */
-static nb_status join(const outcontrol *o, const nb_linear *layer, int first, const nb_mat *whole, nb_error *err) {
+static nb_status join(const outcontrol *o, const ni_linear *layer, int first, const nb_mat *whole, nb_error *err) {
     nb_backend *be = o->group->be;
     for (int part = first; part < PARTS; part++)
         if (o->channels[part] > 0)
@@ -275,133 +275,133 @@ static nb_status join(const outcontrol *o, const nb_linear *layer, int first, co
 
 /* ---- fprop: two terms ---- */
 
-static nb_status fprop_terms(outcontrol *o, const nb_linear_call *call, nb_linear *layer, nb_terms *terms,
+static nb_status fprop_terms(outcontrol *o, const ni_linear_call *call, ni_linear *layer, ni_terms *terms,
                              nb_error *err) {
     NB_TRY(split_x(o, call, layer, err));
     NB_TRY(w_ready(o, call, layer, err));
     terms->count = 0;
     for (int part = PARTS; part-- > 0;)
         if (o->channels[part] > 0)
-            NB_TRY(nb_add_term(terms, &(nb_term){.a = &o->x[part], .b = &o->w[layer->index][part]}, err));
+            NB_TRY(ni_add_term(terms, &(ni_term){.a = &o->x[part], .b = &o->w[layer->index][part]}, err));
     return NB_OK;
 }
 
 /* ---- dgrad: another W ---- */
 
 /* Numbers in act, as dgrad reads them, or codes. */
-static nb_status place_dgrad_w(const outcontrol *o, const nb_linear_call *call, const nb_linear *layer, nb_operand *out,
+static nb_status place_dgrad_w(const outcontrol *o, const ni_linear_call *call, const ni_linear *layer, nb_operand *out,
                                nb_error *err) {
     const nb_quantizer *q = &layer->plan.roles[NB_DGRAD_W].quantizer;
-    nb_quantizer dy = nb_operand_quantizer(layer, NB_DGRAD_DY);
-    const nb_operand_request request = {q, &dy, layer->in, layer->out, NB_RIGHT, true};
+    nb_quantizer dy = ni_operand_quantizer(layer, NB_DGRAD_DY);
+    const ni_operand_request request = {q, &dy, layer->in, layer->out, NI_RIGHT, true};
     (void)o;
-    NB_TRY(nb_operand_place(call, &request, out, err));
+    NB_TRY(ni_operand_place(call, &request, out, err));
     if (!nb_quantizer_is_bf16(q))
         return NB_OK;
     out->transposed = true;
     out->numbers = nb_mat_of(NULL, call->be->act, layer->out, layer->in);
-    return nb_scratch_place_kept(call->scratch, nb_dtype_size(call->be->act) * (size_t)(layer->out * layer->in),
+    return ni_scratch_place_kept(call->scratch, nb_dtype_size(call->be->act) * (size_t)(layer->out * layer->in),
                                  "dgrad.w", &out->numbers.data, err);
 }
 
-static nb_status dgrad_terms(outcontrol *o, const nb_linear_call *call, nb_linear *layer, nb_terms *terms,
+static nb_status dgrad_terms(outcontrol *o, const ni_linear_call *call, ni_linear *layer, ni_terms *terms,
                              nb_error *err) {
-    const nb_operand_name *name = &layer->names[NB_DGRAD_W];
+    const ni_operand_name *name = &layer->names[NB_DGRAD_W];
     nb_operand *w = &o->dgrad_w[layer->index];
     nb_mat decoded = nb_mat_of(NULL, NB_F32, layer->out, layer->in);
-    nb_noise noise = nb_noise_of(call->pass, name);
+    nb_noise noise = ni_noise_of(call->pass, name);
     nb_quantize_stats stats = {0};
-    NB_TRY(nb_scratch_place(call->scratch, sizeof(float) * (size_t)(layer->out * layer->in), "a decoded weight",
+    NB_TRY(ni_scratch_place(call->scratch, sizeof(float) * (size_t)(layer->out * layer->in), "a decoded weight",
                             &decoded.data, err));
     NB_TRY(join(o, layer, FP8, &decoded, err));
     NB_TRY(place_dgrad_w(o, call, layer, w, err));
-    const nb_source source = {.numbers = &decoded};
-    const nb_making making = {.out = w, .transpose = true, .noise = &noise, .stats = nb_counted(call->pass, &stats)};
+    const ni_source source = {.numbers = &decoded};
+    const ni_making making = {.out = w, .transpose = true, .noise = &noise, .stats = ni_counted(call->pass, &stats)};
     NB_TRY(call->be->ops->make_operands(call->be, &source, &making, 1, err));
-    const nb_showing showing = {
+    const ni_showing showing = {
         .name = name, .source = &decoded, .transposed = true, .operand = w, .stats = making.stats};
-    NB_TRY(nb_operand_show(call, &showing, err));
+    NB_TRY(ni_operand_show(call, &showing, err));
     terms->list[0].b = w;
     return NB_OK;
 }
 
 /* ---- wgrad: a term for the columns of each part ---- */
 
-static nb_status place_wgrad_x(const outcontrol *o, const nb_linear_call *call, const nb_linear *layer, nb_operand *out,
+static nb_status place_wgrad_x(const outcontrol *o, const ni_linear_call *call, const ni_linear *layer, nb_operand *out,
                                nb_error *err) {
-    nb_quantizer q = nb_operand_quantizer(layer, NB_WGRAD_X), dy = nb_operand_quantizer(layer, NB_WGRAD_DY);
+    nb_quantizer q = ni_operand_quantizer(layer, NB_WGRAD_X), dy = ni_operand_quantizer(layer, NB_WGRAD_DY);
     int64_t k = o->channels[FP4], m = call->x->rows;
-    const nb_operand_request request = {&q, &dy, k, m, NB_RIGHT, false};
-    NB_TRY(nb_operand_place(call, &request, out, err));
+    const ni_operand_request request = {&q, &dy, k, m, NI_RIGHT, false};
+    NB_TRY(ni_operand_place(call, &request, out, err));
     if (!nb_quantizer_is_bf16(&q))
         return NB_OK;
     out->transposed = true;
     out->numbers = nb_mat_of(NULL, call->be->act, m, k);
-    return nb_scratch_place(call->scratch, nb_dtype_size(call->be->act) * (size_t)(m * k), "wgrad.x",
+    return ni_scratch_place(call->scratch, nb_dtype_size(call->be->act) * (size_t)(m * k), "wgrad.x",
                             &out->numbers.data, err);
 }
 
 /* X of the FP4 part along the tokens: its codes quantized again, or the same codes. */
-static nb_status x4_of_codes(const outcontrol *o, const nb_linear_call *call, const nb_linear *layer, nb_operand *out,
+static nb_status x4_of_codes(const outcontrol *o, const ni_linear_call *call, const ni_linear *layer, nb_operand *out,
                              nb_error *err) {
     const nb_operand_rule *rule = &layer->plan.roles[NB_WGRAD_X];
-    const nb_operand_name *name = &layer->names[NB_WGRAD_X];
+    const ni_operand_name *name = &layer->names[NB_WGRAD_X];
     const nb_operand *from = &o->x[FP4];
     nb_backend *be = call->be;
-    nb_noise noise = nb_noise_of(call->pass, name);
+    nb_noise noise = ni_noise_of(call->pass, name);
     nb_quantize_stats stats = {0};
     if (nb_quantizer_is_bf16(&out->quantizer))
         return be->ops->decode(be, &out->numbers, from, false, NULL, rule->via != NB_VIA_FOLD, err);
     if (!rule->requantize)
         return be->ops->turn(be, out, from, err);
-    const nb_making making = {.out = out, .transpose = true, .noise = &noise, .stats = nb_counted(call->pass, &stats)};
-    NB_TRY(be->ops->make_operands(be, &(nb_source){.operand = from}, &making, 1, err));
-    const nb_showing showing = {.name = name, .from = from, .transposed = true, .operand = out, .stats = making.stats};
-    return nb_operand_show(call, &showing, err);
+    const ni_making making = {.out = out, .transpose = true, .noise = &noise, .stats = ni_counted(call->pass, &stats)};
+    NB_TRY(be->ops->make_operands(be, &(ni_source){.operand = from}, &making, 1, err));
+    const ni_showing showing = {.name = name, .from = from, .transposed = true, .operand = out, .stats = making.stats};
+    return ni_operand_show(call, &showing, err);
 }
 
 /* Or X itself where the recipe says so. */
-static nb_status x4_of_numbers(const outcontrol *o, const nb_linear_call *call, const nb_linear *layer, nb_operand *out,
+static nb_status x4_of_numbers(const outcontrol *o, const ni_linear_call *call, const ni_linear *layer, nb_operand *out,
                                nb_error *err) {
-    const nb_operand_name *name = &layer->names[NB_WGRAD_X];
-    nb_noise noise = nb_noise_of(call->pass, name);
+    const ni_operand_name *name = &layer->names[NB_WGRAD_X];
+    nb_noise noise = ni_noise_of(call->pass, name);
     nb_quantize_stats stats = {0};
-    const nb_source source = part_of(o, call->x, FP4);
-    const nb_making making = {.out = out, .transpose = true, .noise = &noise, .stats = nb_counted(call->pass, &stats)};
+    const ni_source source = part_of(o, call->x, FP4);
+    const ni_making making = {.out = out, .transpose = true, .noise = &noise, .stats = ni_counted(call->pass, &stats)};
     NB_TRY(call->be->ops->make_operands(call->be, &source, &making, 1, err));
-    if (!nb_lens_looks(call))
+    if (!ni_lens_looks(call))
         return NB_OK;
     size_t mark = call->scratch->used;
     nb_mat columns;
     NB_TRY(gathered(o, call, call->x, &columns, err));
-    const nb_showing showing = {
+    const ni_showing showing = {
         .name = name, .source = &columns, .transposed = true, .operand = out, .stats = making.stats};
-    NB_TRY(nb_operand_show(call, &showing, err));
+    NB_TRY(ni_operand_show(call, &showing, err));
     call->scratch->used = mark;
     return NB_OK;
 }
 
 /* F(dY^T) and F(Xd8^T), 1x32 along the tokens. */
-static nb_status wgrad_in_fp8(outcontrol *o, const nb_linear_call *call, const nb_linear *layer, nb_error *err) {
+static nb_status wgrad_in_fp8(outcontrol *o, const ni_linear_call *call, const ni_linear *layer, nb_error *err) {
     nb_backend *be = call->be;
     int64_t m = call->x->rows;
-    const nb_operand_request dy = {&mxfp8, &mxfp8, layer->out, m, NB_LEFT, false},
-                             x = {&mxfp8, &mxfp8, o->channels[FP8], m, NB_RIGHT, false};
-    NB_TRY(nb_operand_place(call, &dy, &o->wgrad_dy8, err));
-    NB_TRY(nb_operand_place(call, &x, &o->wgrad_x[FP8], err));
-    const nb_source gradient = {.numbers = &call->dy[layer->index]}, codes = {.operand = &o->x[FP8]};
-    NB_TRY(be->ops->make_operands(be, &gradient, &(nb_making){.out = &o->wgrad_dy8, .transpose = true}, 1, err));
-    return be->ops->make_operands(be, &codes, &(nb_making){.out = &o->wgrad_x[FP8], .transpose = true}, 1, err);
+    const ni_operand_request dy = {&mxfp8, &mxfp8, layer->out, m, NI_LEFT, false},
+                             x = {&mxfp8, &mxfp8, o->channels[FP8], m, NI_RIGHT, false};
+    NB_TRY(ni_operand_place(call, &dy, &o->wgrad_dy8, err));
+    NB_TRY(ni_operand_place(call, &x, &o->wgrad_x[FP8], err));
+    const ni_source gradient = {.numbers = &call->dy[layer->index]}, codes = {.operand = &o->x[FP8]};
+    NB_TRY(be->ops->make_operands(be, &gradient, &(ni_making){.out = &o->wgrad_dy8, .transpose = true}, 1, err));
+    return be->ops->make_operands(be, &codes, &(ni_making){.out = &o->wgrad_x[FP8], .transpose = true}, 1, err);
 }
 
-static nb_status wgrad_terms(outcontrol *o, const nb_linear_call *call, nb_linear *layer, nb_terms *terms,
+static nb_status wgrad_terms(outcontrol *o, const ni_linear_call *call, ni_linear *layer, ni_terms *terms,
                              nb_error *err) {
     const nb_operand *dy = terms->list[0].a;
     nb_operand *x4 = &o->wgrad_x[FP4];
     terms->count = 0;
     if (o->channels[FP8] > 0) {
         NB_TRY(wgrad_in_fp8(o, call, layer, err));
-        NB_TRY(nb_add_term(terms, &(nb_term){.a = &o->wgrad_dy8, .b = &o->wgrad_x[FP8], .columns = columns_of(o, FP8)},
+        NB_TRY(ni_add_term(terms, &(ni_term){.a = &o->wgrad_dy8, .b = &o->wgrad_x[FP8], .columns = columns_of(o, FP8)},
                            err));
     }
     if (o->channels[FP4] == 0)
@@ -409,21 +409,21 @@ static nb_status wgrad_terms(outcontrol *o, const nb_linear_call *call, nb_linea
     NB_TRY(place_wgrad_x(o, call, layer, x4, err));
     NB_TRY(layer->plan.roles[NB_WGRAD_X].from ? x4_of_codes(o, call, layer, x4, err)
                                               : x4_of_numbers(o, call, layer, x4, err));
-    return nb_add_term(terms, &(nb_term){.a = dy, .b = x4, .columns = columns_of(o, FP4)}, err);
+    return ni_add_term(terms, &(ni_term){.a = dy, .b = x4, .columns = columns_of(o, FP4)}, err);
 }
 
-static nb_status out_terms(void *state, const nb_linear_call *call, nb_linear *layer, nb_gemm gemm, nb_terms *terms,
+static nb_status out_terms(void *state, const ni_linear_call *call, ni_linear *layer, ni_gemm gemm, ni_terms *terms,
                            nb_error *err) {
     outcontrol *o = state;
-    if (!acts(o, call) || (gemm != NB_GEMM_FPROP && call->pass->forward_bf16))
+    if (!acts(o, call) || (gemm != NI_GEMM_FPROP && call->pass->forward_bf16))
         return NB_OK;
-    return gemm == NB_GEMM_FPROP   ? fprop_terms(o, call, layer, terms, err)
-           : gemm == NB_GEMM_DGRAD ? dgrad_terms(o, call, layer, terms, err)
+    return gemm == NI_GEMM_FPROP   ? fprop_terms(o, call, layer, terms, err)
+           : gemm == NI_GEMM_DGRAD ? dgrad_terms(o, call, layer, terms, err)
                                    : wgrad_terms(o, call, layer, terms, err);
 }
 
 /* For OsciReset: FP4 columns as the forward pass orders them; FP8 columns stand for themselves. */
-static nb_status out_decode_w(void *state, nb_linear *layer, const nb_weight_decoding *what, bool *done,
+static nb_status out_decode_w(void *state, ni_linear *layer, const ni_weight_decoding *what, bool *done,
                               nb_error *err) {
     outcontrol *o = state;
     nb_backend *be = o->group->be;
@@ -441,7 +441,7 @@ static nb_status out_decode_w(void *state, nb_linear *layer, const nb_weight_dec
     if (what->widths && o->channels[FP4] > 0) {
         nb_mat wide = nb_mat_of(what->widths, NB_F32, layer->out, layer->in), columns = wide;
         columns.cols = columns.stride = o->channels[FP4];
-        NB_TRY(nb_scratch_place(what->scratch, sizeof(float) * (size_t)(columns.rows * columns.cols), "widths of bins",
+        NB_TRY(ni_scratch_place(what->scratch, sizeof(float) * (size_t)(columns.rows * columns.cols), "widths of bins",
                                 &columns.data, err));
         be->ops->bin_widths(be, columns.data, &o->w[layer->index][FP4]);
         be->ops->scatter_columns(be, &wide, &columns, columns_of(o, FP4), false);
@@ -451,19 +451,19 @@ static nb_status out_decode_w(void *state, nb_linear *layer, const nb_weight_dec
     return NB_OK;
 }
 
-static int64_t out_fp4_elements(const void *state, const nb_linear *layer) {
+static int64_t out_fp4_elements(const void *state, const ni_linear *layer) {
     const outcontrol *o = state;
     return layer->out * (o->chosen ? o->channels[FP4] : layer->in);
 }
 
 /* ---- checkpoints, census ---- */
 
-static int32_t out_tensors(void *state, nb_mechanism_tensor *tensors, int32_t most) {
+static int32_t out_tensors(void *state, ni_mechanism_tensor *tensors, int32_t most) {
     outcontrol *o = state;
-    const nb_mechanism_tensor all[] = {
-        {-1, "outcontrol.norms", NB_F32, o->group->in, o->norms, false, NB_COMBINE_SUM},
-        {-1, "outcontrol.order", NB_I32, o->group->in, o->order, false, NB_COMBINE_SAME},
-        {-1, "outcontrol.chosen", NB_I32, 2, &o->chosen, true, NB_COMBINE_SAME},
+    const ni_mechanism_tensor all[] = {
+        {-1, "outcontrol.norms", NB_F32, o->group->in, o->norms, false, NI_COMBINE_SUM},
+        {-1, "outcontrol.order", NB_I32, o->group->in, o->order, false, NI_COMBINE_SAME},
+        {-1, "outcontrol.chosen", NB_I32, 2, &o->chosen, true, NI_COMBINE_SAME},
     };
     for (int32_t i = 0; i < 3 && i < most; i++)
         tensors[i] = all[i];
@@ -496,15 +496,15 @@ static size_t out_bytes(const void *state) {
     return ((const outcontrol *)state)->bytes;
 }
 
-static void out_text(const void *state, const nb_linear *layer, nb_gemm gemm, char *text, size_t size) {
+static void out_text(const void *state, const ni_linear *layer, ni_gemm gemm, char *text, size_t size) {
     const outcontrol *o = state;
     (void)layer;
-    if (gemm != NB_GEMM_DGRAD)
+    if (gemm != NI_GEMM_DGRAD)
         snprintf(text, size, "outcontrol mxfp8 %lld of %lld%s", (long long)o->channels[FP8], (long long)o->group->in,
                  o->chosen ? "" : " later");
 }
 
-const nb_mechanism nb_mechanism_outcontrol = {
+const ni_mechanism ni_mechanism_outcontrol = {
     .name = "outcontrol",
     .wanted = out_wanted,
     .attach = out_attach,

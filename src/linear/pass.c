@@ -13,30 +13,30 @@
 #include "linear/linear.h"
 #include "nibble/lens.h"
 
-const char *nb_gemm_name(nb_gemm gemm) {
-    static const char *const names[NB_GEMM_COUNT] = {"fprop", "dgrad", "wgrad"};
+const char *ni_gemm_name(ni_gemm gemm) {
+    static const char *const names[NI_GEMM_COUNT] = {"fprop", "dgrad", "wgrad"};
     return names[gemm];
 }
 
-nb_gemm nb_role_gemm(nb_role role) {
-    return role <= NB_FPROP_W ? NB_GEMM_FPROP : role <= NB_DGRAD_W ? NB_GEMM_DGRAD : NB_GEMM_WGRAD;
+ni_gemm ni_role_gemm(nb_role role) {
+    return role <= NB_FPROP_W ? NI_GEMM_FPROP : role <= NB_DGRAD_W ? NI_GEMM_DGRAD : NI_GEMM_WGRAD;
 }
 
-nb_status nb_add_term(nb_terms *terms, const nb_term *term, nb_error *err) {
-    if (terms->count == NB_MOST_TERMS)
-        return nb_fail(err, NB_INTERNAL, "a product of more than %d terms", NB_MOST_TERMS);
+nb_status ni_add_term(ni_terms *terms, const ni_term *term, nb_error *err) {
+    if (terms->count == NI_MOST_TERMS)
+        return nb_fail(err, NB_INTERNAL, "a product of more than %d terms", NI_MOST_TERMS);
     terms->list[terms->count++] = *term;
     return NB_OK;
 }
 
 /* ---- terms ---- */
 
-static bool in_bf16(const nb_linear_call *call, const nb_linear *layer, nb_gemm gemm) {
-    return !layer->plan.quantized || (gemm == NB_GEMM_FPROP ? call->pass->forward_bf16 : call->pass->backward_bf16);
+static bool in_bf16(const ni_linear_call *call, const ni_linear *layer, ni_gemm gemm) {
+    return !layer->plan.quantized || (gemm == NI_GEMM_FPROP ? call->pass->forward_bf16 : call->pass->backward_bf16);
 }
 
 /* Numbers [stored rows, stored cols] as the operand of a role; turned where the contraction runs down the rows. */
-static nb_operand numbers_as(const nb_mat *numbers, bool turned, nb_side side) {
+static nb_operand numbers_as(const nb_mat *numbers, bool turned, ni_side side) {
     return (nb_operand){.quantizer = nb_quantizer_bf16(),
                         .other = nb_quantizer_bf16(),
                         .rows = turned ? numbers->cols : numbers->rows,
@@ -46,31 +46,31 @@ static nb_operand numbers_as(const nb_mat *numbers, bool turned, nb_side side) {
                         .transposed = turned};
 }
 
-static nb_status bf16_operand(const nb_linear_call *call, nb_linear *layer, nb_role role, nb_error *err) {
+static nb_status bf16_operand(const ni_linear_call *call, ni_linear *layer, nb_role role, nb_error *err) {
     nb_mat numbers;
     if (role == NB_FPROP_W || role == NB_DGRAD_W)
-        NB_TRY(nb_weight_numbers(call, layer, role == NB_DGRAD_W, &numbers, err));
+        NB_TRY(ni_weight_numbers(call, layer, role == NB_DGRAD_W, &numbers, err));
     else
         numbers = role == NB_FPROP_X || role == NB_WGRAD_X ? *call->x : call->dy[layer->index];
-    layer->plain[role] = numbers_as(&numbers, role >= NB_DGRAD_W, role % 2 ? NB_RIGHT : NB_LEFT);
+    layer->plain[role] = numbers_as(&numbers, role >= NB_DGRAD_W, role % 2 ? NI_RIGHT : NI_LEFT);
     if (role == NB_FPROP_W)
-        return nb_show_plain_weight(call, layer, role, err);
+        return ni_show_plain_weight(call, layer, role, err);
     if (role == NB_DGRAD_DY)
-        return nb_operand_show(call, &(nb_showing){.name = &layer->names[role], .source = &numbers}, err);
+        return ni_operand_show(call, &(ni_showing){.name = &layer->names[role], .source = &numbers}, err);
     return NB_OK;
 }
 
-static nb_status edit_terms(const nb_linear_call *call, nb_linear *layer, nb_gemm gemm, nb_terms *terms,
+static nb_status edit_terms(const ni_linear_call *call, ni_linear *layer, ni_gemm gemm, ni_terms *terms,
                             nb_error *err) {
     for (int32_t i = 0; i < call->group->mechanism_count; i++) {
-        const nb_attached_mechanism *m = &call->group->mechanisms[i];
+        const ni_attached_mechanism *m = &call->group->mechanisms[i];
         if ((layer->mechanisms >> i & 1) && m->table->terms)
             NB_TRY(m->table->terms(m->state, call, layer, gemm, terms, err));
     }
     return NB_OK;
 }
 
-static nb_status terms_of(const nb_linear_call *call, nb_linear *layer, nb_gemm gemm, nb_terms *terms, nb_error *err) {
+static nb_status terms_of(const ni_linear_call *call, ni_linear *layer, ni_gemm gemm, ni_terms *terms, nb_error *err) {
     nb_role left = (nb_role)(2 * gemm), right = left + 1;
     bool plain = in_bf16(call, layer, gemm);
     if (plain) {
@@ -79,11 +79,11 @@ static nb_status terms_of(const nb_linear_call *call, nb_linear *layer, nb_gemm 
     }
     const nb_operand *a = plain ? &layer->plain[left] : &layer->operands[left]->operand;
     const nb_operand *b = plain ? &layer->plain[right] : &layer->operands[right]->operand;
-    *terms = (nb_terms){.list = {{.a = a, .b = b}}, .count = 1};
+    *terms = (ni_terms){.list = {{.a = a, .b = b}}, .count = 1};
     return plain ? NB_OK : edit_terms(call, layer, gemm, terms, err);
 }
 
-static bool reads(const nb_terms *terms, const nb_operand *operand) {
+static bool reads(const ni_terms *terms, const nb_operand *operand) {
     for (int32_t i = 0; i < terms->count; i++)
         if (terms->list[i].a == operand || terms->list[i].b == operand)
             return true;
@@ -91,56 +91,56 @@ static bool reads(const nb_terms *terms, const nb_operand *operand) {
 }
 
 /* The layer's own operands that these products read, those of one matrix side by side. */
-static nb_status make_what_is_read(const nb_linear_call *call, nb_linear *layer, const nb_terms *const *products,
+static nb_status make_what_is_read(const ni_linear_call *call, ni_linear *layer, const ni_terms *const *products,
                                    int32_t count, nb_error *err) {
     static const nb_role order[NB_ROLE_COUNT] = {NB_FPROP_X,  NB_WGRAD_X,  NB_FPROP_W,
                                                  NB_DGRAD_DY, NB_WGRAD_DY, NB_DGRAD_W};
-    nb_cached_operand *list[NB_ROLE_COUNT];
+    ni_cached_operand *list[NB_ROLE_COUNT];
     int32_t found = 0;
     for (int32_t i = 0; i < NB_ROLE_COUNT && layer->plan.quantized; i++) {
-        nb_cached_operand *o = layer->operands[order[i]];
+        ni_cached_operand *o = layer->operands[order[i]];
         bool wanted = false;
         for (int32_t p = 0; p < count; p++)
             wanted |= reads(products[p], &o->operand);
-        bool early = order[i] == NB_WGRAD_X && o->keeper == NB_FOR_BACKWARD && found == 1 && !call->dy &&
+        bool early = order[i] == NB_WGRAD_X && o->keeper == NI_FOR_BACKWARD && found == 1 && !call->dy &&
                      call->training && !call->pass->backward_bf16;
         if (wanted || early)
             list[found++] = o;
     }
-    return nb_operands_ready(call, list, found, err);
+    return ni_operands_ready(call, list, found, err);
 }
 
 /* ---- staleness ---- */
 
 /* `scratch`: what lay in this pass's scratch; `inputs`: X, which is another now. */
-static void forget(nb_linear_group *group, bool inputs) {
+static void forget(ni_linear_group *group, bool inputs) {
     for (int32_t i = 0; i < group->x_count; i++)
-        group->x[i].fresh &= !inputs && group->x[i].keeper >= NB_FOR_BACKWARD;
+        group->x[i].fresh &= !inputs && group->x[i].keeper >= NI_FOR_BACKWARD;
     for (int32_t i = 0; i < group->count; i++)
         for (nb_role role = NB_FPROP_X; role < NB_ROLE_COUNT; role++)
-            group->layers[i].own[role].fresh &= group->layers[i].own[role].keeper == NB_UNTIL_MOVED;
+            group->layers[i].own[role].fresh &= group->layers[i].own[role].keeper == NI_UNTIL_MOVED;
 }
 
-static void forget_layer(nb_linear *layer) {
+static void forget_layer(ni_linear *layer) {
     for (nb_role role = NB_FPROP_X; role < NB_ROLE_COUNT; role++)
-        layer->own[role].fresh &= layer->own[role].keeper != NB_FOR_LAYER;
+        layer->own[role].fresh &= layer->own[role].keeper != NI_FOR_LAYER;
 }
 
 /* A new micro-batch: weights that draw bits are drawn anew, and the lens may see all of them again. */
-static void begin_micro_batch(nb_linear_group *group) {
+static void begin_micro_batch(ni_linear_group *group) {
     forget(group, true);
     for (int32_t i = 0; i < group->count; i++)
         for (nb_role role = NB_FPROP_X; role < NB_ROLE_COUNT; role++) {
-            nb_cached_operand *o = &group->layers[i].own[role];
+            ni_cached_operand *o = &group->layers[i].own[role];
             o->fresh &= !o->random;
             o->shown = false;
         }
 }
 
-void nb_linear_group_changed(nb_linear_group *group) {
+void ni_linear_group_changed(ni_linear_group *group) {
     group->moves++;
     for (int32_t i = 0; i < group->count; i++) {
-        nb_linear *layer = &group->layers[i];
+        ni_linear *layer = &group->layers[i];
         layer->weight_fresh = false;
         layer->own[NB_FPROP_W].fresh = layer->own[NB_DGRAD_W].fresh = false;
         if (layer->room)
@@ -148,14 +148,14 @@ void nb_linear_group_changed(nb_linear_group *group) {
     }
 }
 
-void nb_linear_group_begin_gradients(nb_linear_group *group) {
+void ni_linear_group_begin_gradients(ni_linear_group *group) {
     for (int32_t i = 0; i < group->count; i++)
         group->layers[i].grad_written = false;
 }
 
 /* ---- forward ---- */
 
-static nb_status check_rows(const nb_linear_group *group, const nb_mat *x, nb_error *err) {
+static nb_status check_rows(const ni_linear_group *group, const nb_mat *x, nb_error *err) {
     if (x->rows > group->max_rows || x->cols != group->in)
         return nb_fail(err, NB_INTERNAL, "%s: input of %lld x %lld; expected at most %lld x %lld", group->input,
                        (long long)x->rows, (long long)x->cols, (long long)group->max_rows, (long long)group->in);
@@ -163,17 +163,17 @@ static nb_status check_rows(const nb_linear_group *group, const nb_mat *x, nb_er
 }
 
 /* X of a pass in which no layer quantizes it. */
-static nb_status show_plain_input(const nb_linear_call *call, nb_error *err) {
-    const nb_linear_group *group = call->group;
+static nb_status show_plain_input(const ni_linear_call *call, nb_error *err) {
+    const ni_linear_group *group = call->group;
     for (int32_t i = 0; i < group->count; i++)
-        if (!in_bf16(call, &group->layers[i], NB_GEMM_FPROP))
+        if (!in_bf16(call, &group->layers[i], NI_GEMM_FPROP))
             return NB_OK;
-    return nb_operand_show(call, &(nb_showing){.name = &group->layers[0].names[NB_FPROP_X], .source = call->x}, err);
+    return ni_operand_show(call, &(ni_showing){.name = &group->layers[0].names[NB_FPROP_X], .source = call->x}, err);
 }
 
-static nb_status observe(const nb_linear_call *call, nb_error *err) {
+static nb_status observe(const ni_linear_call *call, nb_error *err) {
     for (int32_t i = 0; i < call->group->mechanism_count; i++) {
-        const nb_attached_mechanism *m = &call->group->mechanisms[i];
+        const ni_attached_mechanism *m = &call->group->mechanisms[i];
         size_t mark = call->scratch->used;
         if (m->table->observe)
             NB_TRY(m->table->observe(m->state, call, err));
@@ -182,11 +182,11 @@ static nb_status observe(const nb_linear_call *call, nb_error *err) {
     return NB_OK;
 }
 
-static nb_status forward_layer(const nb_linear_call *call, nb_linear *layer, const nb_mat *y, nb_error *err) {
-    nb_terms terms;
-    const nb_terms *const products[] = {&terms};
+static nb_status forward_layer(const ni_linear_call *call, ni_linear *layer, const nb_mat *y, nb_error *err) {
+    ni_terms terms;
+    const ni_terms *const products[] = {&terms};
     size_t mark = call->scratch->used;
-    NB_TRY(terms_of(call, layer, NB_GEMM_FPROP, &terms, err));
+    NB_TRY(terms_of(call, layer, NI_GEMM_FPROP, &terms, err));
     NB_TRY(make_what_is_read(call, layer, products, 1, err));
     NB_TRY(call->be->ops->multiply(call->be, y, terms.list, terms.count, false, err));
     forget_layer(layer);
@@ -194,8 +194,8 @@ static nb_status forward_layer(const nb_linear_call *call, nb_linear *layer, con
     return NB_OK;
 }
 
-static nb_status forward(const nb_linear_call *call, const nb_mat *y, nb_error *err) {
-    nb_linear_group *group = call->group;
+static nb_status forward(const ni_linear_call *call, const nb_mat *y, nb_error *err) {
+    ni_linear_group *group = call->group;
     size_t kept = call->scratch->kept;
     begin_micro_batch(group);
     NB_TRY(show_plain_input(call, err));
@@ -207,26 +207,26 @@ static nb_status forward(const nb_linear_call *call, const nb_mat *y, nb_error *
     return NB_OK;
 }
 
-nb_status nb_linear_group_forward(nb_linear_group *group, const nb_pass *pass, nb_scratch *scratch, bool training,
+nb_status ni_linear_group_forward(ni_linear_group *group, const nb_pass *pass, ni_scratch *scratch, bool training,
                                   const nb_mat *x, const nb_mat *y, nb_error *err) {
     NB_TRY(check_rows(group, x, err));
-    const nb_linear_call call = {
+    const ni_linear_call call = {
         .group = group, .be = group->be, .pass = pass, .scratch = scratch, .x = x, .training = training};
     return forward(&call, y, err);
 }
 
 /* ---- backward ---- */
 
-static bool changes_dw(const nb_linear_call *call, const nb_linear *layer) {
-    for (int32_t i = 0; i < call->group->mechanism_count && !in_bf16(call, layer, NB_GEMM_WGRAD); i++)
+static bool changes_dw(const ni_linear_call *call, const ni_linear *layer) {
+    for (int32_t i = 0; i < call->group->mechanism_count && !in_bf16(call, layer, NI_GEMM_WGRAD); i++)
         if ((layer->mechanisms >> i & 1) && call->group->mechanisms[i].table->after_wgrad)
             return true;
     return false;
 }
 
-static nb_status change_dw(const nb_linear_call *call, nb_linear *layer, const nb_mat *dw, nb_error *err) {
+static nb_status change_dw(const ni_linear_call *call, ni_linear *layer, const nb_mat *dw, nb_error *err) {
     for (int32_t i = 0; i < call->group->mechanism_count; i++) {
-        const nb_attached_mechanism *m = &call->group->mechanisms[i];
+        const ni_attached_mechanism *m = &call->group->mechanisms[i];
         if ((layer->mechanisms >> i & 1) && m->table->after_wgrad)
             NB_TRY(m->table->after_wgrad(m->state, call, layer, dw, err));
     }
@@ -234,12 +234,12 @@ static nb_status change_dw(const nb_linear_call *call, nb_linear *layer, const n
 }
 
 /* Mechanisms see the dW of this micro-batch alone: the gradients themselves where it is the first, else scratch. */
-static nb_status add_gradient(const nb_linear_call *call, nb_linear *layer, const nb_terms *terms, nb_error *err) {
+static nb_status add_gradient(const ni_linear_call *call, ni_linear *layer, const ni_terms *terms, nb_error *err) {
     nb_backend *be = call->be;
     nb_mat grad = nb_mat_of(layer->grad, be->real, layer->out, layer->in), dw = grad;
     bool changes = changes_dw(call, layer), apart = changes && layer->grad_written;
     if (apart)
-        NB_TRY(nb_scratch_place(call->scratch, nb_dtype_size(be->real) * (size_t)(layer->out * layer->in),
+        NB_TRY(ni_scratch_place(call->scratch, nb_dtype_size(be->real) * (size_t)(layer->out * layer->in),
                                 "dW of one micro-batch", &dw.data, err));
     NB_TRY(be->ops->multiply(be, &dw, terms->list, terms->count, layer->grad_written && !apart, err));
     if (changes)
@@ -251,16 +251,16 @@ static nb_status add_gradient(const nb_linear_call *call, nb_linear *layer, cons
 }
 
 typedef struct dx_terms {
-    nb_term list[NB_GROUP_LAYERS * NB_MOST_TERMS];
+    ni_term list[NI_GROUP_LAYERS * NI_MOST_TERMS];
     int32_t count;
 } dx_terms;
 
-static nb_status backward_layer(const nb_linear_call *call, nb_linear *layer, dx_terms *dx, nb_error *err) {
-    nb_terms dgrad, wgrad;
-    const nb_terms *const products[] = {&dgrad, &wgrad};
+static nb_status backward_layer(const ni_linear_call *call, ni_linear *layer, dx_terms *dx, nb_error *err) {
+    ni_terms dgrad, wgrad;
+    const ni_terms *const products[] = {&dgrad, &wgrad};
     size_t mark = call->scratch->used;
-    NB_TRY(terms_of(call, layer, NB_GEMM_DGRAD, &dgrad, err));
-    NB_TRY(terms_of(call, layer, NB_GEMM_WGRAD, &wgrad, err));
+    NB_TRY(terms_of(call, layer, NI_GEMM_DGRAD, &dgrad, err));
+    NB_TRY(terms_of(call, layer, NI_GEMM_WGRAD, &wgrad, err));
     NB_TRY(make_what_is_read(call, layer, products, 2, err));
     for (int32_t i = 0; i < dgrad.count; i++)
         dx->list[dx->count++] = dgrad.list[i];
@@ -270,8 +270,8 @@ static nb_status backward_layer(const nb_linear_call *call, nb_linear *layer, dx
     return NB_OK;
 }
 
-static nb_status backward(const nb_linear_call *call, const nb_mat *dx, nb_error *err) {
-    nb_linear_group *group = call->group;
+static nb_status backward(const ni_linear_call *call, const nb_mat *dx, nb_error *err) {
+    ni_linear_group *group = call->group;
     size_t kept = call->scratch->kept;
     dx_terms terms = {.count = 0};
     for (int32_t i = 0; i < group->count; i++)
@@ -282,19 +282,19 @@ static nb_status backward(const nb_linear_call *call, const nb_mat *dx, nb_error
     return NB_OK;
 }
 
-nb_status nb_linear_group_backward(nb_linear_group *group, const nb_pass *pass, nb_scratch *scratch, const nb_mat *x,
+nb_status ni_linear_group_backward(ni_linear_group *group, const nb_pass *pass, ni_scratch *scratch, const nb_mat *x,
                                    const nb_mat *dy, const nb_mat *dx, nb_error *err) {
     NB_TRY(check_rows(group, x, err));
-    const nb_linear_call call = {
+    const ni_linear_call call = {
         .group = group, .be = group->be, .pass = pass, .scratch = scratch, .x = x, .training = true, .dy = dy};
     return backward(&call, dx, err);
 }
 
 /* ---- between steps ---- */
 
-nb_status nb_linear_group_after_step(nb_linear_group *group, const nb_pass *pass, nb_scratch *scratch, nb_error *err) {
+nb_status ni_linear_group_after_step(ni_linear_group *group, const nb_pass *pass, ni_scratch *scratch, nb_error *err) {
     for (int32_t i = 0; i < group->mechanism_count; i++) {
-        const nb_attached_mechanism *m = &group->mechanisms[i];
+        const ni_attached_mechanism *m = &group->mechanisms[i];
         size_t mark = scratch->used;
         if (m->table->after_step)
             NB_TRY(m->table->after_step(m->state, group, pass, scratch, err));
@@ -305,12 +305,12 @@ nb_status nb_linear_group_after_step(nb_linear_group *group, const nb_pass *pass
 
 /* ---- what it takes: the same code over a backend that does nothing ---- */
 
-static nb_status walk(nb_linear_group *group, const nb_pass *pass, nb_scratch *scratch, nb_error *err) {
+static nb_status walk(ni_linear_group *group, const nb_pass *pass, ni_scratch *scratch, nb_error *err) {
     void *nowhere = (void *)(uintptr_t)64;
-    nb_mat x = nb_mat_of(nowhere, group->be->act, group->max_rows, group->in), dx = x, y[NB_GROUP_LAYERS];
+    nb_mat x = nb_mat_of(nowhere, group->be->act, group->max_rows, group->in), dx = x, y[NI_GROUP_LAYERS];
     for (int32_t i = 0; i < group->count; i++)
         y[i] = nb_mat_of(nowhere, group->be->act, group->max_rows, group->layers[i].out);
-    nb_linear_call call = {.group = group,
+    ni_linear_call call = {.group = group,
                            .be = group->be,
                            .pass = pass,
                            .scratch = scratch,
@@ -324,23 +324,23 @@ static nb_status walk(nb_linear_group *group, const nb_pass *pass, nb_scratch *s
     return NB_OK;
 }
 
-nb_status nb_measure_scratch(nb_linear_group *group, size_t *bytes, nb_error *err) {
+nb_status ni_measure_scratch(ni_linear_group *group, size_t *bytes, nb_error *err) {
     static const nb_pass passes[] = {{.steps = 1},
                                      {.steps = 1, .forward_bf16 = true},
                                      {.steps = 1, .backward_bf16 = true},
                                      {.steps = 1, .forward_bf16 = true, .backward_bf16 = true}};
-    nb_scratch scratch = nb_scratch_counting();
+    ni_scratch scratch = ni_scratch_counting();
     nb_backend *be = group->be;
-    nb_idle_backend idle;
+    ni_idle_backend idle;
     nb_status status = NB_OK;
-    nb_backend_idle(&idle, be);
+    ni_backend_idle(&idle, be);
     group->be = &idle.backend;
     for (size_t i = 0; i < sizeof passes / sizeof *passes && status == NB_OK; i++)
         status = walk(group, &passes[i], &scratch, err);
     group->be = be;
     begin_micro_batch(group);
-    nb_linear_group_changed(group);
-    nb_linear_group_begin_gradients(group);
+    ni_linear_group_changed(group);
+    ni_linear_group_begin_gradients(group);
     *bytes = scratch.peak;
     return status;
 }

@@ -9,10 +9,10 @@
 #include <stdlib.h>
 
 typedef struct qema {
-    nb_linear_group *group;
+    ni_linear_group *group;
     int32_t index;
     int64_t updates;                 /* of the averages so far; kept in checkpoints */
-    float *average[NB_GROUP_LAYERS]; /* F32 [N, K] in backend memory */
+    float *average[NI_GROUP_LAYERS]; /* F32 [N, K] in backend memory */
     size_t bytes;
 } qema;
 
@@ -27,7 +27,7 @@ static void qema_detach(void *state) {
     free(e);
 }
 
-static nb_status qema_attach(nb_linear_group *group, int32_t index, void **state, nb_error *err) {
+static nb_status qema_attach(ni_linear_group *group, int32_t index, void **state, nb_error *err) {
     if (!group->be->ops->round_by || group->be->real != NB_F32)
         return nb_fail(err, NB_UNSUPPORTED, "%s: backend %s has no qema", group->input, group->be->name);
     qema *e = calloc(1, sizeof *e);
@@ -37,7 +37,7 @@ static nb_status qema_attach(nb_linear_group *group, int32_t index, void **state
     e->index = index;
     *state = e;
     for (int32_t i = 0; i < group->count; i++) {
-        const nb_linear *layer = &group->layers[i];
+        const ni_linear *layer = &group->layers[i];
         const nb_quantizer *w = &layer->plan.roles[NB_FPROP_W].quantizer;
         size_t bytes = sizeof(float) * (size_t)(layer->out * layer->in);
         if (!(layer->mechanisms >> index & 1))
@@ -53,14 +53,14 @@ static nb_status qema_attach(nb_linear_group *group, int32_t index, void **state
     return NB_OK;
 }
 
-static nb_status qema_quantize_w(void *state, const nb_linear_call *call, nb_linear *layer, nb_operand *out, bool *done,
+static nb_status qema_quantize_w(void *state, const ni_linear_call *call, ni_linear *layer, nb_operand *out, bool *done,
                                  nb_error *err) {
     qema *e = state;
     if (e->updates < layer->plan.mechanisms.qema.warmup)
         return NB_OK;
-    nb_mat w = nb_master_of(call->be, layer);
-    const nb_source source = {.numbers = &w};
-    const nb_making making = {.out = out};
+    nb_mat w = ni_master_of(call->be, layer);
+    const ni_source source = {.numbers = &w};
+    const ni_making making = {.out = out};
     NB_TRY(call->be->ops->make_operands(call->be, &source, &making, 1, err));
     call->be->ops->round_by(call->be, out, w.data, e->average[layer->index]);
     *done = true;
@@ -68,34 +68,34 @@ static nb_status qema_quantize_w(void *state, const nb_linear_call *call, nb_lin
 }
 
 /* W_E += (1 - beta) (W - W_E); the first time W_E = W. */
-static nb_status qema_after_step(void *state, nb_linear_group *group, const nb_pass *pass, nb_scratch *scratch,
+static nb_status qema_after_step(void *state, ni_linear_group *group, const nb_pass *pass, ni_scratch *scratch,
                                  nb_error *err) {
     qema *e = state;
     nb_backend *be = group->be;
     (void)pass, (void)scratch, (void)err;
     for (int32_t i = 0; i < group->count; i++) {
-        nb_linear *layer = &group->layers[i];
+        ni_linear *layer = &group->layers[i];
         int64_t n = layer->out * layer->in;
         double step = e->updates ? 1 - layer->plan.mechanisms.qema.beta : 1;
         if (!e->average[i])
             continue;
         be->ops->axpy(be, e->average[i], -step, e->average[i], n);
-        be->ops->axpy(be, e->average[i], step, nb_linear_master(be, layer), n);
+        be->ops->axpy(be, e->average[i], step, ni_linear_master(be, layer), n);
     }
     e->updates++;
     return NB_OK;
 }
 
-static int32_t qema_tensors(void *state, nb_mechanism_tensor *tensors, int32_t most) {
+static int32_t qema_tensors(void *state, ni_mechanism_tensor *tensors, int32_t most) {
     qema *e = state;
     int32_t count = 0;
     for (int32_t i = 0; i < e->group->count; i++)
         if (e->average[i] && count++ < most)
-            tensors[count - 1] = (nb_mechanism_tensor){
+            tensors[count - 1] = (ni_mechanism_tensor){
                 i,     "qema.average", NB_F32, e->group->layers[i].out * e->group->layers[i].in, e->average[i],
-                false, NB_COMBINE_SAME};
+                false, NI_COMBINE_SAME};
     if (count++ < most)
-        tensors[count - 1] = (nb_mechanism_tensor){-1, "qema.updates", NB_I32, 2, &e->updates, true, NB_COMBINE_SAME};
+        tensors[count - 1] = (ni_mechanism_tensor){-1, "qema.updates", NB_I32, 2, &e->updates, true, NI_COMBINE_SAME};
     return count;
 }
 
@@ -103,13 +103,13 @@ static size_t qema_bytes(const void *state) {
     return ((const qema *)state)->bytes;
 }
 
-static void qema_text(const void *state, const nb_linear *layer, nb_gemm gemm, char *text, size_t size) {
+static void qema_text(const void *state, const ni_linear *layer, ni_gemm gemm, char *text, size_t size) {
     (void)state;
-    if (gemm == NB_GEMM_FPROP)
+    if (gemm == NI_GEMM_FPROP)
         snprintf(text, size, "qema %g", layer->plan.mechanisms.qema.beta);
 }
 
-const nb_mechanism nb_mechanism_qema = {
+const ni_mechanism ni_mechanism_qema = {
     .name = "qema",
     .wanted = qema_wanted,
     .attach = qema_attach,

@@ -3,7 +3,7 @@
 #include "linear/linear.h"
 #include "nibble/lens.h"
 
-const void *nb_linear_master(nb_backend *be, const nb_linear *layer) {
+const void *ni_linear_master(nb_backend *be, const ni_linear *layer) {
     if (layer->master)
         return layer->master;
     if (layer->room->holds != layer->narrow.data)
@@ -12,13 +12,13 @@ const void *nb_linear_master(nb_backend *be, const nb_linear *layer) {
     return layer->room->data;
 }
 
-nb_mat nb_master_of(nb_backend *be, const nb_linear *layer) {
-    return nb_mat_of(nb_linear_master(be, layer), be->real, layer->out, layer->in);
+nb_mat ni_master_of(nb_backend *be, const ni_linear *layer) {
+    return nb_mat_of(ni_linear_master(be, layer), be->real, layer->out, layer->in);
 }
 
 /* ---- in act ---- */
 
-static bool reads_numbers(const nb_linear *layer) {
+static bool reads_numbers(const ni_linear *layer) {
     if (!layer->plan.quantized)
         return true;
     const nb_operand_rule *roles = layer->plan.roles;
@@ -26,11 +26,11 @@ static bool reads_numbers(const nb_linear *layer) {
            (nb_quantizer_is_bf16(&roles[NB_DGRAD_W].quantizer) && !roles[NB_DGRAD_W].from);
 }
 
-static size_t number_bytes(const nb_backend *be, const nb_linear *layer) {
+static size_t number_bytes(const nb_backend *be, const ni_linear *layer) {
     return nb_dtype_size(be->act) * (size_t)(layer->out * layer->in);
 }
 
-nb_status nb_weight_layout(nb_linear_group *group, nb_linear *layer, nb_error *err) {
+nb_status ni_weight_layout(ni_linear_group *group, ni_linear *layer, nb_error *err) {
     nb_backend *be = group->be;
     size_t bytes = number_bytes(be, layer);
     if (be->act == be->real || !reads_numbers(layer))
@@ -43,7 +43,7 @@ nb_status nb_weight_layout(nb_linear_group *group, nb_linear *layer, nb_error *e
 }
 
 /* The late switch may ask any layer for its numbers: what has no room of its own for them takes scratch. */
-nb_status nb_weight_numbers(const nb_linear_call *call, nb_linear *layer, bool until_pass_ends, nb_mat *out,
+nb_status ni_weight_numbers(const ni_linear_call *call, ni_linear *layer, bool until_pass_ends, nb_mat *out,
                             nb_error *err) {
     nb_backend *be = call->be;
     *out = nb_mat_of(layer->master, be->act, layer->out, layer->in); /* where act is real no master is narrow */
@@ -51,39 +51,39 @@ nb_status nb_weight_numbers(const nb_linear_call *call, nb_linear *layer, bool u
         return NB_OK;
     out->data = layer->weight;
     if (!layer->weight && until_pass_ends)
-        NB_TRY(nb_scratch_place_kept(call->scratch, number_bytes(be, layer), "a weight in BF16", &out->data, err));
+        NB_TRY(ni_scratch_place_kept(call->scratch, number_bytes(be, layer), "a weight in BF16", &out->data, err));
     else if (!layer->weight)
-        NB_TRY(nb_scratch_place(call->scratch, number_bytes(be, layer), "a weight in BF16", &out->data, err));
+        NB_TRY(ni_scratch_place(call->scratch, number_bytes(be, layer), "a weight in BF16", &out->data, err));
     if (!layer->weight || !layer->weight_fresh)
-        be->ops->cast(be, out->data, be->act, nb_linear_master(be, layer), be->real, layer->out * layer->in);
+        be->ops->cast(be, out->data, be->act, ni_linear_master(be, layer), be->real, layer->out * layer->in);
     layer->weight_fresh = true;
     return NB_OK;
 }
 
-nb_status nb_show_plain_weight(const nb_linear_call *call, nb_linear *layer, nb_role role, nb_error *err) {
+nb_status ni_show_plain_weight(const ni_linear_call *call, ni_linear *layer, nb_role role, nb_error *err) {
     bool *shown = &layer->own[role].shown;
     if (!call->pass->lens || *shown || call->pass->micro_batch > 0)
         return NB_OK;
     *shown = true;
-    nb_mat master = nb_master_of(call->be, layer);
-    const nb_showing showing = {.name = &layer->names[role], .source = &master, .transposed = role == NB_DGRAD_W};
-    return nb_operand_show(call, &showing, err);
+    nb_mat master = ni_master_of(call->be, layer);
+    const ni_showing showing = {.name = &layer->names[role], .source = &master, .transposed = role == NB_DGRAD_W};
+    return ni_operand_show(call, &showing, err);
 }
 
 /* ---- for mechanisms that watch weights ---- */
 
-static nb_operand coded_weight(const nb_linear *layer) {
+static nb_operand coded_weight(const ni_linear *layer) {
     const nb_quantizer *q = &layer->plan.roles[NB_FPROP_W].quantizer;
     return (nb_operand){
-        .quantizer = *q, .other = *q, .rows = layer->out, .cols = layer->in, .side = NB_LEFT, .reread = true};
+        .quantizer = *q, .other = *q, .rows = layer->out, .cols = layer->in, .side = NI_LEFT, .reread = true};
 }
 
-nb_status nb_weight_decode(nb_linear_group *group, nb_linear *layer, nb_scratch *scratch, const nb_pass *pass,
+nb_status ni_weight_decode(ni_linear_group *group, ni_linear *layer, ni_scratch *scratch, const nb_pass *pass,
                            const float *w, float *decoded, float *widths, nb_error *err) {
     nb_backend *be = group->be;
-    const nb_weight_decoding what = {scratch, pass, w, decoded, widths};
+    const ni_weight_decoding what = {scratch, pass, w, decoded, widths};
     for (int32_t i = 0; i < group->mechanism_count; i++) {
-        const nb_attached_mechanism *m = &group->mechanisms[i];
+        const ni_attached_mechanism *m = &group->mechanisms[i];
         bool done = false;
         if ((layer->mechanisms >> i & 1) && m->table->decode_w)
             NB_TRY(m->table->decode_w(m->state, layer, &what, &done, err));
@@ -92,10 +92,10 @@ nb_status nb_weight_decode(nb_linear_group *group, nb_linear *layer, nb_scratch 
     }
     size_t mark = scratch->used;
     nb_operand codes = coded_weight(layer);
-    NB_TRY(nb_scratch_place(scratch, be->ops->operand_bytes(be, &codes), "a weight's codes", &codes.memory, err));
+    NB_TRY(ni_scratch_place(scratch, be->ops->operand_bytes(be, &codes), "a weight's codes", &codes.memory, err));
     nb_mat source = nb_mat_of(w, NB_F32, layer->out, layer->in);
     nb_mat out = nb_mat_of(decoded, NB_F32, layer->out, layer->in);
-    NB_TRY(be->ops->make_operands(be, &(nb_source){.numbers = &source}, &(nb_making){.out = &codes}, 1, err));
+    NB_TRY(be->ops->make_operands(be, &(ni_source){.numbers = &source}, &(ni_making){.out = &codes}, 1, err));
     NB_TRY(be->ops->decode(be, &out, &codes, false, NULL, true, err));
     if (widths)
         be->ops->bin_widths(be, widths, &codes);
@@ -103,7 +103,7 @@ nb_status nb_weight_decode(nb_linear_group *group, nb_linear *layer, nb_scratch 
     return NB_OK;
 }
 
-size_t nb_weight_decode_scratch(const nb_linear_group *group, const nb_linear *layer) {
+size_t ni_weight_decode_scratch(const ni_linear_group *group, const ni_linear *layer) {
     nb_operand codes = coded_weight(layer);
-    return nb_scratch_room(group->be->ops->operand_bytes(group->be, &codes));
+    return ni_scratch_room(group->be->ops->operand_bytes(group->be, &codes));
 }

@@ -3,18 +3,18 @@
  * The code that takes pieces runs twice: once over an arena without memory, which only counts, and once over the
  * memory of that size. So a size is never computed apart from its use.
  */
-#ifndef NB_MODEL_ARENA_H
-#define NB_MODEL_ARENA_H
+#ifndef NI_MODEL_ARENA_H
+#define NI_MODEL_ARENA_H
 
 #include <stddef.h>
 #include <stdint.h>
 
-typedef struct nb_arena {
+typedef struct ni_arena {
     uint8_t *memory; /* 64-byte aligned; NULL while measuring */
     size_t used, peak;
-} nb_arena;
+} ni_arena;
 
-static inline void *nb_arena_take(nb_arena *arena, size_t bytes) {
+static inline void *ni_arena_take(ni_arena *arena, size_t bytes) {
     size_t at = arena->used;
     arena->used += (bytes + 63) / 64 * 64;
     arena->peak = arena->used > arena->peak ? arena->used : arena->peak;

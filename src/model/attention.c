@@ -12,23 +12,23 @@
 #include <math.h>
 #include <stdlib.h>
 
-typedef struct nb_attention_layer {
+typedef struct ni_attention_layer {
     char name[NB_NAME_SIZE]; /* "layers.0.self_attn" */
     int64_t hidden, heads, kv_heads, head_dim;
     double theta, norm_eps;
-    nb_qk_norm qk_norm;
+    ni_qk_norm qk_norm;
     int32_t q_param, k_param, v_param, o_param;
-    nb_norm q_norm, k_norm;
-    nb_linear_group *in, *out;
+    ni_norm q_norm, k_norm;
+    ni_linear_group *in, *out;
     void *q, *k, *v, *o;                        /* saved: act [rows, heads (kv_heads) * head_dim]; q, k after RoPE */
     uint32_t *o_amax;                           /* saved; NULL where nobody asks */
     void *lse;                                  /* saved: real [batch, heads, seq] */
     void *q_raw, *k_raw, *q_rstd, *k_rstd;      /* saved where q and k are normed: before the norm */
     void *dq, *dk, *dv, *do_, *dq_raw, *dk_raw; /* of a pass */
-} nb_attention_layer;
+} ni_attention_layer;
 
 static void *create(const nb_model_config *config) {
-    nb_attention_layer *a = calloc(1, sizeof *a);
+    ni_attention_layer *a = calloc(1, sizeof *a);
     if (!a)
         return NULL;
     a->hidden = config->hidden;
@@ -37,73 +37,73 @@ static void *create(const nb_model_config *config) {
     a->head_dim = config->head_dim;
     a->theta = config->rope_theta;
     a->norm_eps = config->norm_eps;
-    a->qk_norm = nb_family_find(config->family)->qk_norm;
+    a->qk_norm = ni_family_find(config->family)->qk_norm;
     return a;
 }
 
-static nb_status declare(void *layer, nb_builder *builder, nb_error *err) {
-    nb_attention_layer *a = layer;
+static nb_status declare(void *layer, ni_builder *builder, nb_error *err) {
+    ni_attention_layer *a = layer;
     int64_t q = a->heads * a->head_dim, kv = a->kv_heads * a->head_dim;
-    NB_TRY(nb_declare(builder, "self_attn.q_proj", "weight", q, a->hidden, &a->q_param, err));
-    NB_TRY(nb_declare(builder, "self_attn.k_proj", "weight", kv, a->hidden, &a->k_param, err));
-    NB_TRY(nb_declare(builder, "self_attn.v_proj", "weight", kv, a->hidden, &a->v_param, err));
-    NB_TRY(nb_declare(builder, "self_attn.o_proj", "weight", a->hidden, q, &a->o_param, err));
-    if (a->qk_norm == NB_QK_NORM_NONE)
+    NB_TRY(ni_declare(builder, "self_attn.q_proj", "weight", q, a->hidden, &a->q_param, err));
+    NB_TRY(ni_declare(builder, "self_attn.k_proj", "weight", kv, a->hidden, &a->k_param, err));
+    NB_TRY(ni_declare(builder, "self_attn.v_proj", "weight", kv, a->hidden, &a->v_param, err));
+    NB_TRY(ni_declare(builder, "self_attn.o_proj", "weight", a->hidden, q, &a->o_param, err));
+    if (a->qk_norm == NI_QK_NORM_NONE)
         return NB_OK;
-    bool whole = a->qk_norm == NB_QK_NORM_WHOLE;
-    NB_TRY(nb_declare_norm(builder, "self_attn.q_norm", whole ? q : a->head_dim, &a->q_norm, err));
-    return nb_declare_norm(builder, "self_attn.k_norm", whole ? kv : a->head_dim, &a->k_norm, err);
+    bool whole = a->qk_norm == NI_QK_NORM_WHOLE;
+    NB_TRY(ni_declare_norm(builder, "self_attn.q_norm", whole ? q : a->head_dim, &a->q_norm, err));
+    return ni_declare_norm(builder, "self_attn.k_norm", whole ? kv : a->head_dim, &a->k_norm, err);
 }
 
-static nb_status build(void *layer, nb_builder *builder, nb_error *err) {
-    nb_attention_layer *a = layer;
-    const nb_projection in[] = {
+static nb_status build(void *layer, ni_builder *builder, nb_error *err) {
+    ni_attention_layer *a = layer;
+    const ni_projection in[] = {
         {"self_attn.q_proj", a->q_param}, {"self_attn.k_proj", a->k_param}, {"self_attn.v_proj", a->v_param}};
-    const nb_projection out[] = {{"self_attn.o_proj", a->o_param}};
+    const ni_projection out[] = {{"self_attn.o_proj", a->o_param}};
     int64_t rows = builder->model->max_rows;
-    nb_module_name(builder, "self_attn", a->name);
-    if (a->qk_norm != NB_QK_NORM_NONE) {
-        nb_build_norm(builder, &a->q_norm);
-        nb_build_norm(builder, &a->k_norm);
+    ni_module_name(builder, "self_attn", a->name);
+    if (a->qk_norm != NI_QK_NORM_NONE) {
+        ni_build_norm(builder, &a->q_norm);
+        ni_build_norm(builder, &a->k_norm);
     }
-    NB_TRY(nb_build_group(builder, "self_attn.input", in, 3, rows, &a->in, err));
-    return nb_build_group(builder, "self_attn.output", out, 1, rows, &a->out, err);
+    NB_TRY(ni_build_group(builder, "self_attn.input", in, 3, rows, &a->in, err));
+    return ni_build_group(builder, "self_attn.output", out, 1, rows, &a->out, err);
 }
 
-static void place(void *layer, const nb_builder *builder, nb_arena *saved, nb_arena *working) {
-    nb_attention_layer *a = layer;
-    size_t q = nb_act_bytes(builder, a->heads * a->head_dim), kv = nb_act_bytes(builder, a->kv_heads * a->head_dim);
-    bool normed = a->qk_norm != NB_QK_NORM_NONE, whole = a->qk_norm == NB_QK_NORM_WHOLE;
-    a->q = nb_arena_take(saved, q);
-    a->k = nb_arena_take(saved, kv);
-    a->v = nb_arena_take(saved, kv);
-    a->o = nb_arena_take(saved, q);
-    a->o_amax = nb_amax_word(a->out, false, saved);
-    a->lse = nb_arena_take(saved, nb_real_bytes(builder, a->heads));
+static void place(void *layer, const ni_builder *builder, ni_arena *saved, ni_arena *working) {
+    ni_attention_layer *a = layer;
+    size_t q = ni_act_bytes(builder, a->heads * a->head_dim), kv = ni_act_bytes(builder, a->kv_heads * a->head_dim);
+    bool normed = a->qk_norm != NI_QK_NORM_NONE, whole = a->qk_norm == NI_QK_NORM_WHOLE;
+    a->q = ni_arena_take(saved, q);
+    a->k = ni_arena_take(saved, kv);
+    a->v = ni_arena_take(saved, kv);
+    a->o = ni_arena_take(saved, q);
+    a->o_amax = ni_amax_word(a->out, false, saved);
+    a->lse = ni_arena_take(saved, ni_real_bytes(builder, a->heads));
     if (normed) {
-        a->q_raw = nb_arena_take(saved, q);
-        a->k_raw = nb_arena_take(saved, kv);
-        a->q_rstd = nb_arena_take(saved, nb_real_bytes(builder, whole ? 1 : a->heads));
-        a->k_rstd = nb_arena_take(saved, nb_real_bytes(builder, whole ? 1 : a->kv_heads));
+        a->q_raw = ni_arena_take(saved, q);
+        a->k_raw = ni_arena_take(saved, kv);
+        a->q_rstd = ni_arena_take(saved, ni_real_bytes(builder, whole ? 1 : a->heads));
+        a->k_rstd = ni_arena_take(saved, ni_real_bytes(builder, whole ? 1 : a->kv_heads));
     }
     if (!builder->model->training)
         return;
-    a->dq = nb_arena_take(working, q);
-    a->dk = nb_arena_take(working, kv);
-    a->dv = nb_arena_take(working, kv);
-    a->do_ = nb_arena_take(working, q);
+    a->dq = ni_arena_take(working, q);
+    a->dk = ni_arena_take(working, kv);
+    a->dv = ni_arena_take(working, kv);
+    a->do_ = ni_arena_take(working, q);
     if (normed) {
-        a->dq_raw = nb_arena_take(working, q);
-        a->dk_raw = nb_arena_take(working, kv);
+        a->dq_raw = ni_arena_take(working, q);
+        a->dk_raw = ni_arena_take(working, kv);
     }
 }
 
 static bool wants_amax(const void *layer, bool gradients) {
-    const nb_attention_layer *a = layer;
-    return nb_linear_group_wants_amax(gradients ? a->out : a->in, gradients);
+    const ni_attention_layer *a = layer;
+    return ni_linear_group_wants_amax(gradients ? a->out : a->in, gradients);
 }
 
-static nb_attention shape(const nb_attention_layer *a, const nb_run *run) {
+static nb_attention shape(const ni_attention_layer *a, const ni_run *run) {
     nb_attention s = {.batch = run->batch,
                       .seq = run->seq,
                       .heads = a->heads,
@@ -117,21 +117,21 @@ static nb_attention shape(const nb_attention_layer *a, const nb_run *run) {
 }
 
 /* Rows of a norm on a projection of so many heads. */
-static int64_t norm_rows(const nb_attention_layer *a, const nb_run *run, int64_t heads) {
-    return a->qk_norm == NB_QK_NORM_WHOLE ? run->rows : run->rows * heads;
+static int64_t norm_rows(const ni_attention_layer *a, const ni_run *run, int64_t heads) {
+    return a->qk_norm == NI_QK_NORM_WHOLE ? run->rows : run->rows * heads;
 }
 
-static nb_status forward(void *layer, const nb_run *run, const nb_mat *x, const nb_mat *y, nb_error *err) {
-    nb_attention_layer *a = layer;
+static nb_status forward(void *layer, const ni_run *run, const nb_mat *x, const nb_mat *y, nb_error *err) {
+    ni_attention_layer *a = layer;
     nb_backend *be = run->be;
     int64_t q_cols = a->heads * a->head_dim, kv_cols = a->kv_heads * a->head_dim;
-    bool normed = a->qk_norm != NB_QK_NORM_NONE;
-    nb_mat qkv[] = {nb_act(run, normed ? a->q_raw : a->q, q_cols), nb_act(run, normed ? a->k_raw : a->k, kv_cols),
-                    nb_act(run, a->v, kv_cols)};
-    NB_TRY(nb_linear_group_forward(a->in, run->pass, run->scratch, run->training, x, qkv, err));
+    bool normed = a->qk_norm != NI_QK_NORM_NONE;
+    nb_mat qkv[] = {ni_act(run, normed ? a->q_raw : a->q, q_cols), ni_act(run, normed ? a->k_raw : a->k, kv_cols),
+                    ni_act(run, a->v, kv_cols)};
+    NB_TRY(ni_linear_group_forward(a->in, run->pass, run->scratch, run->training, x, qkv, err));
     if (normed) {
-        nb_norm_forward(be, &a->q_norm, a->q, a->q_rstd, a->q_raw, norm_rows(a, run, a->heads));
-        nb_norm_forward(be, &a->k_norm, a->k, a->k_rstd, a->k_raw, norm_rows(a, run, a->kv_heads));
+        ni_norm_forward(be, &a->q_norm, a->q, a->q_rstd, a->q_raw, norm_rows(a, run, a->heads));
+        ni_norm_forward(be, &a->k_norm, a->k, a->k_rstd, a->k_raw, norm_rows(a, run, a->kv_heads));
     }
     be->ops->rope(be, a->q, run->positions, run->rows, a->heads, a->head_dim, a->theta, false);
     be->ops->rope(be, a->k, run->positions, run->rows, a->kv_heads, a->head_dim, a->theta, false);
@@ -139,18 +139,18 @@ static nb_status forward(void *layer, const nb_run *run, const nb_mat *x, const 
     if (run->pass->lens && run->pass->lens->attention)
         run->pass->lens->attention(run->pass->lens->context, be, a->name, &s, a->q, a->k);
     NB_TRY(be->ops->attention_forward(be, &s, a->o, a->lse, a->q, a->k, a->v, err));
-    nb_mat o = nb_act_with(run, a->o, q_cols, a->o_amax);
-    return nb_linear_group_forward(a->out, run->pass, run->scratch, run->training, &o, y, err);
+    nb_mat o = ni_act_with(run, a->o, q_cols, a->o_amax);
+    return ni_linear_group_forward(a->out, run->pass, run->scratch, run->training, &o, y, err);
 }
 
-static nb_status backward(void *layer, const nb_run *run, const nb_mat *x, const nb_mat *dy, const nb_mat *dx,
+static nb_status backward(void *layer, const ni_run *run, const nb_mat *x, const nb_mat *dy, const nb_mat *dx,
                           nb_error *err) {
-    nb_attention_layer *a = layer;
+    ni_attention_layer *a = layer;
     nb_backend *be = run->be;
     int64_t q_cols = a->heads * a->head_dim, kv_cols = a->kv_heads * a->head_dim;
-    bool normed = a->qk_norm != NB_QK_NORM_NONE;
-    nb_mat o = nb_act_with(run, a->o, q_cols, a->o_amax), do_ = nb_act(run, a->do_, q_cols);
-    NB_TRY(nb_linear_group_backward(a->out, run->pass, run->scratch, &o, dy, &do_, err));
+    bool normed = a->qk_norm != NI_QK_NORM_NONE;
+    nb_mat o = ni_act_with(run, a->o, q_cols, a->o_amax), do_ = ni_act(run, a->do_, q_cols);
+    NB_TRY(ni_linear_group_backward(a->out, run->pass, run->scratch, &o, dy, &do_, err));
     nb_attention s = shape(a, run);
     NB_TRY(be->ops->attention_backward(be, &s, a->dq, a->dk, a->dv, a->do_, a->o, a->lse, a->q, a->k, a->v, err));
     be->ops->rope(be, a->dq, run->positions, run->rows, a->heads, a->head_dim, a->theta, true);
@@ -158,19 +158,19 @@ static nb_status backward(void *layer, const nb_run *run, const nb_mat *x, const
     if (normed) {
         const nb_mat dq = nb_mat_of(a->dq_raw, be->act, norm_rows(a, run, a->heads), a->q_norm.dim);
         const nb_mat dk = nb_mat_of(a->dk_raw, be->act, norm_rows(a, run, a->kv_heads), a->k_norm.dim);
-        nb_norm_backward(be, &a->q_norm, &dq, a->dq, a->q_raw, a->q_rstd);
-        nb_norm_backward(be, &a->k_norm, &dk, a->dk, a->k_raw, a->k_rstd);
+        ni_norm_backward(be, &a->q_norm, &dq, a->dq, a->q_raw, a->q_rstd);
+        ni_norm_backward(be, &a->k_norm, &dk, a->dk, a->k_raw, a->k_rstd);
     }
-    nb_mat dqkv[] = {nb_act(run, normed ? a->dq_raw : a->dq, q_cols), nb_act(run, normed ? a->dk_raw : a->dk, kv_cols),
-                     nb_act(run, a->dv, kv_cols)};
-    return nb_linear_group_backward(a->in, run->pass, run->scratch, x, dqkv, dx, err);
+    nb_mat dqkv[] = {ni_act(run, normed ? a->dq_raw : a->dq, q_cols), ni_act(run, normed ? a->dk_raw : a->dk, kv_cols),
+                     ni_act(run, a->dv, kv_cols)};
+    return ni_linear_group_backward(a->in, run->pass, run->scratch, x, dqkv, dx, err);
 }
 
 /* q k^T and p v: 2 * 2 * heads * head_dim FLOPs for each key that a query sees, (seq + 1) / 2 on average, counted
  * three times for forward and backward. Recomputation in the backward pass is not counted. */
 static double flops(const void *layer, int64_t seq) {
-    const nb_attention_layer *a = layer;
+    const ni_attention_layer *a = layer;
     return 3.0 * 4.0 * (double)(a->heads * a->head_dim) * 0.5 * (double)(seq + 1);
 }
 
-const nb_layer_kind nb_attention_kind = {create, declare, build, place, wants_amax, forward, backward, flops};
+const ni_layer_kind ni_attention_kind = {create, declare, build, place, wants_amax, forward, backward, flops};

@@ -12,8 +12,8 @@ static nb_status create_branches(nb_model *model, nb_error *err) {
     if (!model->branches || !model->stream)
         return nb_fail(err, NB_NO_MEMORY, "no memory for the parts of a model of %d blocks", model->config.layers);
     for (int32_t i = 0; i < count; i++) {
-        nb_branch *branch = &model->branches[i];
-        branch->kind = i % 2 == 0 ? model->traits->mixer_kind : &nb_mlp_kind;
+        ni_branch *branch = &model->branches[i];
+        branch->kind = i % 2 == 0 ? model->traits->mixer_kind : &ni_mlp_kind;
         branch->layer = branch->kind->create(&model->config);
         if (!branch->layer)
             return nb_fail(err, NB_NO_MEMORY, "no memory for the parts of a model of %d blocks", model->config.layers);
@@ -21,76 +21,76 @@ static nb_status create_branches(nb_model *model, nb_error *err) {
     return NB_OK;
 }
 
-static nb_status declare(nb_builder *builder, nb_error *err) {
+static nb_status declare(ni_builder *builder, nb_error *err) {
     nb_model *model = builder->model;
-    const nb_family_traits *traits = model->traits;
+    const ni_family_traits *traits = model->traits;
     const nb_model_config *c = &model->config;
-    NB_TRY(nb_declare(builder, traits->embedding, "weight", c->vocab, c->hidden, &model->embedding, err));
+    NB_TRY(ni_declare(builder, traits->embedding, "weight", c->vocab, c->hidden, &model->embedding, err));
     model->params.list[model->embedding].embedding = true;
     for (int32_t i = 0; i < 2 * c->layers; i++) {
-        nb_branch *branch = &model->branches[i];
+        ni_branch *branch = &model->branches[i];
         builder->block = i / 2;
         const char *norm = i % 2 == 0 ? traits->mixer_norm : traits->mlp_norm;
-        nb_params_begin_section(&model->params);
-        NB_TRY(nb_declare_norm(builder, norm, c->hidden, &branch->norm, err));
+        ni_params_begin_section(&model->params);
+        NB_TRY(ni_declare_norm(builder, norm, c->hidden, &branch->norm, err));
         NB_TRY(branch->kind->declare(branch->layer, builder, err));
     }
     builder->block = -1;
-    return nb_head_declare(builder, err);
+    return ni_head_declare(builder, err);
 }
 
-static nb_status build(nb_builder *builder, nb_error *err) {
+static nb_status build(ni_builder *builder, nb_error *err) {
     nb_model *model = builder->model;
     for (int32_t i = 0; i < 2 * model->config.layers; i++) {
-        nb_branch *branch = &model->branches[i];
+        ni_branch *branch = &model->branches[i];
         builder->block = i / 2;
-        nb_build_norm(builder, &branch->norm);
+        ni_build_norm(builder, &branch->norm);
         NB_TRY(branch->kind->build(branch->layer, builder, err));
     }
     builder->block = -1;
-    return nb_head_build(builder, err);
+    return ni_head_build(builder, err);
 }
 
 /* Runs once to measure and once to place. Without a backward pass nothing needs to be saved: all layers share one set
  * of buffers, and the residual stream goes to and fro between two. */
-static void place(nb_builder *builder) {
+static void place(ni_builder *builder) {
     nb_model *model = builder->model;
-    nb_arena *saved = &model->saved, *working = &model->working;
+    ni_arena *saved = &model->saved, *working = &model->working;
     int32_t branches = 2 * model->config.layers;
-    size_t hidden = nb_act_bytes(builder, model->config.hidden);
+    size_t hidden = ni_act_bytes(builder, model->config.hidden);
     saved->used = working->used = 0;
     for (int32_t i = 0; i <= branches; i++)
-        model->stream[i] = model->training || i < 2 ? nb_arena_take(saved, hidden) : model->stream[i % 2];
-    model->branch_buffer[0] = nb_arena_take(working, hidden);
-    model->branch_buffer[1] = model->training ? nb_arena_take(working, hidden) : NULL;
-    model->dstream = model->training ? nb_arena_take(working, hidden) : NULL;
-    model->inputs = nb_arena_take(working, NB_INPUTS * (size_t)model->max_rows * sizeof(int32_t));
-    model->clock = nb_arena_take(working, 2 * sizeof *model->clock);
-    model->losses = nb_arena_take(working, NB_LOSS_SLOTS * sizeof *model->losses);
+        model->stream[i] = model->training || i < 2 ? ni_arena_take(saved, hidden) : model->stream[i % 2];
+    model->branch_buffer[0] = ni_arena_take(working, hidden);
+    model->branch_buffer[1] = model->training ? ni_arena_take(working, hidden) : NULL;
+    model->dstream = model->training ? ni_arena_take(working, hidden) : NULL;
+    model->inputs = ni_arena_take(working, NI_INPUTS * (size_t)model->max_rows * sizeof(int32_t));
+    model->clock = ni_arena_take(working, 2 * sizeof *model->clock);
+    model->losses = ni_arena_take(working, NI_LOSS_SLOTS * sizeof *model->losses);
     bool asks = false;
     for (int32_t i = 0; model->training && i < branches; i++)
         asks |= model->branches[i].kind->wants_amax(model->branches[i].layer, true);
-    model->dy_amax = asks ? nb_arena_take(working, sizeof *model->dy_amax) : NULL;
+    model->dy_amax = asks ? ni_arena_take(working, sizeof *model->dy_amax) : NULL;
     size_t shared_saved = saved->used, shared_working = working->used;
     for (int32_t i = 0; i < branches; i++) {
-        nb_branch *branch = &model->branches[i];
+        ni_branch *branch = &model->branches[i];
         builder->block = i / 2;
         saved->used = model->training ? saved->used : shared_saved;
         working->used = shared_working;
-        branch->normed = nb_arena_take(saved, hidden);
-        branch->rstd = nb_arena_take(saved, nb_real_bytes(builder, 1));
+        branch->normed = ni_arena_take(saved, hidden);
+        branch->rstd = ni_arena_take(saved, ni_real_bytes(builder, 1));
         branch->amax = !model->traits->post_norm && branch->kind->wants_amax(branch->layer, false)
-                           ? nb_arena_take(saved, sizeof *branch->amax)
+                           ? ni_arena_take(saved, sizeof *branch->amax)
                            : NULL;
         branch->kind->place(branch->layer, builder, saved, working);
     }
     builder->block = -1;
     working->used = shared_working;
-    nb_head_place(builder, working);
+    ni_head_place(builder, working);
 }
 
 static nb_status reserve(nb_model *model, void **memory, size_t bytes, const char *what, nb_error *err) {
-    nb_status status = nb_backend_take(model->be, bytes, what, memory, err);
+    nb_status status = ni_backend_take(model->be, bytes, what, memory, err);
     if (status != NB_OK)
         return nb_fail(err, status,
                        "no memory for %s: %zu MiB for %lld x %lld tokens; a smaller micro-batch needs less", what,
@@ -98,12 +98,12 @@ static nb_status reserve(nb_model *model, void **memory, size_t bytes, const cha
     return NB_OK;
 }
 
-nb_status nb_model_assemble(nb_model *model, const nb_recipe *recipe, nb_error *err) {
-    nb_builder builder = {.model = model, .recipe = recipe, .block = -1};
+nb_status ni_model_assemble(nb_model *model, const nb_recipe *recipe, nb_error *err) {
+    ni_builder builder = {.model = model, .recipe = recipe, .block = -1};
     model->params.be = model->be;
     NB_TRY(create_branches(model, err));
     NB_TRY(declare(&builder, err));
-    NB_TRY(nb_params_allocate(&model->params, model->training ? recipe : NULL,
+    NB_TRY(ni_params_allocate(&model->params, model->training ? recipe : NULL,
                               model->config.tied ? model->embedding : -1, err));
     NB_TRY(build(&builder, err));
     place(&builder);

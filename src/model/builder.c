@@ -6,50 +6,50 @@
 
 /* ---- names, norms, buffers ---- */
 
-void nb_module_name(const nb_builder *builder, const char *inner, char name[NB_NAME_SIZE]) {
+void ni_module_name(const ni_builder *builder, const char *inner, char name[NB_NAME_SIZE]) {
     if (builder->block < 0)
         snprintf(name, NB_NAME_SIZE, "%s", inner);
     else
         snprintf(name, NB_NAME_SIZE, "layers.%d.%s", builder->block, inner);
 }
 
-nb_status nb_declare(nb_builder *builder, const char *inner, const char *suffix, int64_t rows, int64_t cols,
+nb_status ni_declare(ni_builder *builder, const char *inner, const char *suffix, int64_t rows, int64_t cols,
                      int32_t *index, nb_error *err) {
     char module[NB_NAME_SIZE], name[NB_NAME_SIZE + 32];
-    nb_module_name(builder, inner, module);
+    ni_module_name(builder, inner, module);
     snprintf(name, sizeof name, "model.%s.%s", module, suffix);
-    return nb_params_declare(&builder->model->params, name, rows, cols, index, err);
+    return ni_params_declare(&builder->model->params, name, rows, cols, index, err);
 }
 
-nb_status nb_declare_norm(nb_builder *builder, const char *inner, int64_t dim, nb_norm *norm, nb_error *err) {
+nb_status ni_declare_norm(ni_builder *builder, const char *inner, int64_t dim, ni_norm *norm, nb_error *err) {
     norm->dim = dim;
     norm->eps = builder->model->config.norm_eps;
-    return nb_declare(builder, inner, "weight", dim, 0, &norm->param, err);
+    return ni_declare(builder, inner, "weight", dim, 0, &norm->param, err);
 }
 
-void nb_build_norm(const nb_builder *builder, nb_norm *norm) {
-    norm->weight = nb_params_value(&builder->model->params, norm->param);
-    norm->grad = nb_params_grad(&builder->model->params, norm->param);
+void ni_build_norm(const ni_builder *builder, ni_norm *norm) {
+    norm->weight = ni_params_value(&builder->model->params, norm->param);
+    norm->grad = ni_params_grad(&builder->model->params, norm->param);
 }
 
-uint32_t *nb_amax_word(const nb_linear_group *group, bool gradients, nb_arena *arena) {
-    return nb_linear_group_wants_amax(group, gradients) ? nb_arena_take(arena, sizeof(uint32_t)) : NULL;
+uint32_t *ni_amax_word(const ni_linear_group *group, bool gradients, ni_arena *arena) {
+    return ni_linear_group_wants_amax(group, gradients) ? ni_arena_take(arena, sizeof(uint32_t)) : NULL;
 }
 
-size_t nb_act_bytes(const nb_builder *builder, int64_t cols) {
+size_t ni_act_bytes(const ni_builder *builder, int64_t cols) {
     return (size_t)(builder->model->max_rows * cols) * nb_dtype_size(builder->model->be->act);
 }
 
-size_t nb_real_bytes(const nb_builder *builder, int64_t cols) {
+size_t ni_real_bytes(const ni_builder *builder, int64_t cols) {
     return (size_t)(builder->model->max_rows * cols) * nb_dtype_size(builder->model->be->real);
 }
 
 /* ---- linear groups ---- */
 
-static nb_status remember(nb_model *model, nb_linear_group *group, nb_error *err) {
+static nb_status remember(nb_model *model, ni_linear_group *group, nb_error *err) {
     if (model->group_count == model->group_capacity) {
         int32_t capacity = model->group_capacity ? 2 * model->group_capacity : 64;
-        nb_linear_group **groups = realloc(model->groups, (size_t)capacity * sizeof *groups);
+        ni_linear_group **groups = realloc(model->groups, (size_t)capacity * sizeof *groups);
         if (!groups)
             return nb_fail(err, NB_NO_MEMORY, "no memory for a list of %d groups of linear layers", capacity);
         model->groups = groups;
@@ -62,34 +62,34 @@ static nb_status remember(nb_model *model, nb_linear_group *group, nb_error *err
     return NB_OK;
 }
 
-nb_status nb_build_group(nb_builder *builder, const char *input, const nb_projection *projections, int32_t count,
-                         int64_t max_rows, nb_linear_group **out, nb_error *err) {
+nb_status ni_build_group(ni_builder *builder, const char *input, const ni_projection *projections, int32_t count,
+                         int64_t max_rows, ni_linear_group **out, nb_error *err) {
     nb_model *model = builder->model;
-    char input_name[NB_NAME_SIZE], names[NB_GROUP_LAYERS][NB_NAME_SIZE];
-    nb_plan plans[NB_GROUP_LAYERS];
-    nb_linear_spec layers[NB_GROUP_LAYERS];
-    nb_module_name(builder, input, input_name);
+    char input_name[NB_NAME_SIZE], names[NI_GROUP_LAYERS][NB_NAME_SIZE];
+    nb_plan plans[NI_GROUP_LAYERS];
+    ni_linear_spec layers[NI_GROUP_LAYERS];
+    ni_module_name(builder, input, input_name);
     for (int32_t i = 0; i < count; i++) {
         int32_t param = projections[i].param;
-        nb_module_name(builder, projections[i].inner, names[i]);
+        ni_module_name(builder, projections[i].inner, names[i]);
         NB_TRY(nb_recipe_plan(builder->recipe, names[i], builder->block, model->config.layers, &plans[i], err));
-        layers[i] = (nb_linear_spec){.name = names[i],
+        layers[i] = (ni_linear_spec){.name = names[i],
                                      .out = model->params.list[param].rows,
                                      .plan = &plans[i],
-                                     .master = nb_params_value(&model->params, param),
-                                     .grad = nb_params_grad(&model->params, param),
+                                     .master = ni_params_value(&model->params, param),
+                                     .grad = ni_params_grad(&model->params, param),
                                      .narrow = model->params.masters[param],
                                      .room = model->params.narrow ? &model->params.room : NULL};
     }
-    const nb_group_spec spec = {.input = input_name,
+    const ni_group_spec spec = {.input = input_name,
                                 .in = model->params.list[projections[0].param].cols,
                                 .max_rows = max_rows,
                                 .training = model->training,
                                 .layers = layers,
                                 .count = count};
-    NB_TRY(nb_linear_group_create(model->be, &spec, out, err));
+    NB_TRY(ni_linear_group_create(model->be, &spec, out, err));
     nb_status status = remember(model, *out, err);
     if (status != NB_OK)
-        nb_linear_group_free(*out);
+        ni_linear_group_free(*out);
     return status;
 }

@@ -6,7 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-static const nb_word families[] = {
+static const ni_word families[] = {
     {"llama", NB_LLAMA, "RMSNorm, RoPE, grouped-query attention, SwiGLU"},
     {"qwen3", NB_QWEN3, "the same with RMSNorm on each head of q and k"},
     {"olmo2", NB_OLMO2, "norms after the sublayers, RMSNorm on all of q and k"},
@@ -18,32 +18,32 @@ const char *nb_family_name(nb_family family) {
     return family >= NB_LLAMA && family <= NB_GLA ? families[family].name : "unknown family";
 }
 
-#define FIELD(member) NB_FIELD(nb_model_file, config.member)
-#define INT_KEY(key, member, most) .path = key, .type = NB_KEY_INT, FIELD(member), .low = 1, .high = most
-#define FLOAT_KEY(key, member) .path = key, .type = NB_KEY_FLOAT, FIELD(member)
+#define FIELD(member) NI_FIELD(ni_model_file, config.member)
+#define INT_KEY(key, member, most) .path = key, .type = NI_KEY_INT, FIELD(member), .low = 1, .high = most
+#define FLOAT_KEY(key, member) .path = key, .type = NI_KEY_FLOAT, FIELD(member)
 
-static const nb_word as_heads[] = {{"heads", 0, NULL}, {NULL, 0, NULL}};
-static const nb_word by_width[] = {{"hidden/heads", 0, NULL}, {NULL, 0, NULL}};
-static const nb_word no_clamp[] = {{"none", -INFINITY, NULL}, {NULL, 0, NULL}};
+static const ni_word as_heads[] = {{"heads", 0, NULL}, {NULL, 0, NULL}};
+static const ni_word by_width[] = {{"hidden/heads", 0, NULL}, {NULL, 0, NULL}};
+static const ni_word no_clamp[] = {{"none", -INFINITY, NULL}, {NULL, 0, NULL}};
 
-static const nb_key rows[] = {
-    {.path = "name", .type = NB_KEY_TEXT, FIELD(name), .help = "what runs and reports call the model"},
+static const ni_key rows[] = {
+    {.path = "name", .type = NI_KEY_TEXT, FIELD(name), .help = "what runs and reports call the model"},
     {.path = "about",
-     .type = NB_KEY_TEXT,
-     NB_FIELD(nb_model_file, about),
+     .type = NI_KEY_TEXT,
+     NI_FIELD(ni_model_file, about),
      .fallback = "\"\"",
      .help = "one line about it"},
-    {.path = "family", .type = NB_KEY_CHOICE, FIELD(family), .words = families, .help = "the architecture"},
-    {INT_KEY("vocab", vocab, NB_MOST_WIDTH), .help = "rows of the embedding; tokens of the data are below it"},
-    {INT_KEY("hidden", hidden, NB_MOST_WIDTH), .help = "width of the residual stream"},
-    {INT_KEY("layers", layers, NB_MOST_LAYERS), .help = "blocks"},
+    {.path = "family", .type = NI_KEY_CHOICE, FIELD(family), .words = families, .help = "the architecture"},
+    {INT_KEY("vocab", vocab, NI_MOST_WIDTH), .help = "rows of the embedding; tokens of the data are below it"},
+    {INT_KEY("hidden", hidden, NI_MOST_WIDTH), .help = "width of the residual stream"},
+    {INT_KEY("layers", layers, NI_MOST_LAYERS), .help = "blocks"},
     {INT_KEY("heads", heads, 65536), .help = "query heads; heads of the linear attention"},
     {INT_KEY("kv_heads", kv_heads, 65536), .fallback = "heads", .words = as_heads,
      .help = "key and value heads, shared by groups of query heads", .source = "no sharing, as LLaMA"},
     {INT_KEY("head_dim", head_dim, 1024), .fallback = "hidden/heads", .words = by_width,
      .help = "width of a head of the softmax families", .source = "LLaMA"},
-    {INT_KEY("intermediate", intermediate, NB_MOST_WIDTH), .help = "width inside the SwiGLU MLP"},
-    {INT_KEY("max_seq", max_seq, NB_MOST_WIDTH), .fallback = "2048", .help = "longest sequence",
+    {INT_KEY("intermediate", intermediate, NI_MOST_WIDTH), .help = "width inside the SwiGLU MLP"},
+    {INT_KEY("max_seq", max_seq, NI_MOST_WIDTH), .fallback = "2048", .help = "longest sequence",
      .source = "arXiv:2501.17116 section 4.1 trains at 2048"},
     {FLOAT_KEY("rope_theta", rope_theta), .fallback = "10000", .positive = true, .help = "base of RoPE's wavelengths",
      .source = "arXiv:2104.09864; LLaMA"},
@@ -52,7 +52,7 @@ static const nb_key rows[] = {
     {FLOAT_KEY("init_std", init_std), .fallback = "0.02", .positive = true, .high = 10,
      .help = "standard deviation of the matrices at first", .source = "GPT-2; the default of transformers and fla"},
     {.path = "tied",
-     .type = NB_KEY_BOOL,
+     .type = NI_KEY_BOOL,
      FIELD(tied),
      .fallback = "false",
      .help = "the head is the embedding",
@@ -61,7 +61,7 @@ static const nb_key rows[] = {
      .help = "gla: key width of all heads / hidden", .source = "arXiv:2312.06635; fla"},
     {FLOAT_KEY("gla.expand_v", expand_v), .fallback = "1", .positive = true, .high = 16,
      .help = "gla: value width of all heads / hidden", .source = "arXiv:2312.06635; fla"},
-    {INT_KEY("gla.gate_low_rank", gate_low_rank, NB_MOST_WIDTH), .fallback = "16",
+    {INT_KEY("gla.gate_low_rank", gate_low_rank, NI_MOST_WIDTH), .fallback = "16",
      .help = "gla: inner width of the gate's projection", .source = "arXiv:2312.06635; fla"},
     {FLOAT_KEY("gla.gate_normalizer", gate_normalizer), .fallback = "16", .positive = true, .high = 1e6,
      .help = "gla: the log decay is divided by it", .source = "arXiv:2312.06635; fla"},
@@ -70,22 +70,22 @@ static const nb_key rows[] = {
 };
 
 /* Keys of the other kind of attention say that the file means something else than it gets. */
-static nb_status check_kind(const nb_model_config *c, const nb_yaml_node *node, nb_error *err) {
+static nb_status check_kind(const nb_model_config *c, const ni_yaml_node *node, nb_error *err) {
     static const char *const softmax_only[] = {"head_dim", "rope_theta"};
     const char *family = nb_family_name(c->family);
-    if (c->family != NB_GLA && nb_yaml_find(node, "gla"))
-        return nb_keys_fail(err, node, "gla", "is for family gla, and this is %s", family);
-    for (size_t i = 0; c->family == NB_GLA && i < NB_COUNT(softmax_only); i++)
-        if (nb_yaml_find(node, softmax_only[i]))
-            return nb_keys_fail(err, node, softmax_only[i],
+    if (c->family != NB_GLA && ni_yaml_find(node, "gla"))
+        return ni_keys_fail(err, node, "gla", "is for family gla, and this is %s", family);
+    for (size_t i = 0; c->family == NB_GLA && i < NI_COUNT(softmax_only); i++)
+        if (ni_yaml_find(node, softmax_only[i]))
+            return ni_keys_fail(err, node, softmax_only[i],
                                 "family gla has none; its heads are hidden * expand / heads");
     return NB_OK;
 }
 
-static nb_status finish(void *record, const nb_yaml_node *node, nb_error *err) {
-    nb_model_config *c = &((nb_model_file *)record)->config;
+static nb_status finish(void *record, const ni_yaml_node *node, nb_error *err) {
+    nb_model_config *c = &((ni_model_file *)record)->config;
     if (!*c->name)
-        return nb_keys_fail(err, node, "name", "is empty");
+        return ni_keys_fail(err, node, "name", "is empty");
     NB_TRY(check_kind(c, node, err));
     if (c->kv_heads == 0)
         c->kv_heads = c->heads;
@@ -94,41 +94,41 @@ static nb_status finish(void *record, const nb_yaml_node *node, nb_error *err) {
         c->rope_theta = 0;
     } else {
         if (c->head_dim == 0 && c->hidden % c->heads)
-            return nb_keys_fail(err, node, "heads", "%d does not divide hidden %d; say head_dim to make them differ",
+            return ni_keys_fail(err, node, "heads", "%d does not divide hidden %d; say head_dim to make them differ",
                                 (int)c->heads, (int)c->hidden);
         if (c->head_dim == 0)
             c->head_dim = c->hidden / c->heads;
         c->expand_k = c->expand_v = c->gate_normalizer = c->gate_clamp = 0;
         c->gate_low_rank = 0;
     }
-    nb_model_fault f = nb_model_find_fault(c);
-    return f.key ? nb_keys_fail(err, node, f.key, "%s", f.why) : NB_OK;
+    ni_model_fault f = ni_model_find_fault(c);
+    return f.key ? ni_keys_fail(err, node, f.key, "%s", f.why) : NB_OK;
 }
 
 static const char intro[] = "A model file gives the sizes of a decoder. Those in `models/` say where their numbers "
                             "come from. `base: NAME` starts\n"
                             "from another model file.\n";
 
-const nb_keys nb_model_keys = {.name = "model file",
+const ni_keys ni_model_keys = {.name = "model file",
                                .intro = intro,
                                .rows = rows,
-                               .count = NB_COUNT(rows),
-                               .size = sizeof(nb_model_file),
+                               .count = NI_COUNT(rows),
+                               .size = sizeof(ni_model_file),
                                .finish = finish};
 
-bool nb_model_is_folder(const char *name_or_path) {
+bool ni_model_is_folder(const char *name_or_path) {
     struct stat st;
     return strchr(name_or_path, '/') && stat(name_or_path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
 nb_status nb_model_config_load(const char *name_or_path, const char *models_dir, nb_model_config *out, nb_error *err) {
-    nb_yaml tree;
-    nb_model_file file;
-    if (nb_model_is_folder(name_or_path))
-        return nb_hf_config_read(name_or_path, out, err);
-    NB_TRY(nb_yaml_load_based(name_or_path, models_dir, "model", NULL, &tree, err));
-    nb_status status = nb_keys_read(&nb_model_keys, &file, tree.root, err);
-    nb_yaml_free(&tree);
+    ni_yaml tree;
+    ni_model_file file;
+    if (ni_model_is_folder(name_or_path))
+        return ni_hf_config_read(name_or_path, out, err);
+    NB_TRY(ni_yaml_load_based(name_or_path, models_dir, "model", NULL, &tree, err));
+    nb_status status = ni_keys_read(&ni_model_keys, &file, tree.root, err);
+    ni_yaml_free(&tree);
     if (status == NB_OK)
         *out = file.config;
     return status;

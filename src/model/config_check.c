@@ -7,7 +7,7 @@
 
 #define MOST_PARAMETERS 1e13
 
-static void NB_PRINTF(3, 4) complain(nb_model_fault *f, const char *key, const char *format, ...) {
+static void NB_PRINTF(3, 4) complain(ni_model_fault *f, const char *key, const char *format, ...) {
     if (f->key)
         return;
     f->key = key;
@@ -17,33 +17,33 @@ static void NB_PRINTF(3, 4) complain(nb_model_fault *f, const char *key, const c
     va_end(args);
 }
 
-static void check_size(nb_model_fault *f, const char *key, int64_t value, int64_t most) {
+static void check_size(ni_model_fault *f, const char *key, int64_t value, int64_t most) {
     if (value < 1 || value > most)
         complain(f, key, "%lld is out of range: expected 1 to %lld", (long long)value, (long long)most);
 }
 
-static void check_softmax(nb_model_fault *f, const nb_model_config *c) {
+static void check_softmax(ni_model_fault *f, const nb_model_config *c) {
     check_size(f, "head_dim", c->head_dim, 1024);
     if (c->head_dim % 2)
         complain(f, "head_dim", "%d is odd: RoPE turns pairs", (int)c->head_dim);
-    check_size(f, "heads", (int64_t)c->heads * c->head_dim, NB_MOST_WIDTH);
+    check_size(f, "heads", (int64_t)c->heads * c->head_dim, NI_MOST_WIDTH);
     if (!(c->rope_theta > 0) || !isfinite(c->rope_theta))
         complain(f, "rope_theta", "expected a number greater than 0");
 }
 
 /* Key and value widths of all heads: hidden * expand, a whole number for each head. */
-static void check_expand(nb_model_fault *f, const char *key, const nb_model_config *c, double expand) {
+static void check_expand(ni_model_fault *f, const char *key, const nb_model_config *c, double expand) {
     double width = c->hidden * expand;
-    if (!(width >= 1) || width > NB_MOST_WIDTH || width != floor(width))
+    if (!(width >= 1) || width > NI_MOST_WIDTH || width != floor(width))
         complain(f, key, "hidden %d times %g is no width", (int)c->hidden, expand);
     else if ((int64_t)width % c->heads)
         complain(f, key, "hidden %d times %g does not divide by %d heads", (int)c->hidden, expand, (int)c->heads);
 }
 
-static void check_gla(nb_model_fault *f, const nb_model_config *c) {
+static void check_gla(ni_model_fault *f, const nb_model_config *c) {
     check_expand(f, "gla.expand_k", c, c->expand_k);
     check_expand(f, "gla.expand_v", c, c->expand_v);
-    check_size(f, "gla.gate_low_rank", c->gate_low_rank, NB_MOST_WIDTH);
+    check_size(f, "gla.gate_low_rank", c->gate_low_rank, NI_MOST_WIDTH);
     if (!(c->gate_normalizer > 0) || !isfinite(c->gate_normalizer))
         complain(f, "gla.gate_normalizer", "expected a number greater than 0");
     if (!(c->gate_clamp <= 0))
@@ -59,17 +59,17 @@ static double parameters(const nb_model_config *c) {
     return c->layers * (mixer + 3 * hidden * c->intermediate) + (c->tied ? 1 : 2) * hidden * c->vocab;
 }
 
-nb_model_fault nb_model_find_fault(const nb_model_config *c) {
-    nb_model_fault f = {0};
+ni_model_fault ni_model_find_fault(const nb_model_config *c) {
+    ni_model_fault f = {0};
     if (c->family < NB_LLAMA || c->family > NB_GLA)
         complain(&f, "family", "is unknown");
-    check_size(&f, "vocab", c->vocab, NB_MOST_WIDTH);
-    check_size(&f, "hidden", c->hidden, NB_MOST_WIDTH);
-    check_size(&f, "layers", c->layers, NB_MOST_LAYERS);
+    check_size(&f, "vocab", c->vocab, NI_MOST_WIDTH);
+    check_size(&f, "hidden", c->hidden, NI_MOST_WIDTH);
+    check_size(&f, "layers", c->layers, NI_MOST_LAYERS);
     check_size(&f, "heads", c->heads, 65536);
     check_size(&f, "kv_heads", c->kv_heads, c->heads > 1 ? c->heads : 1);
-    check_size(&f, "intermediate", c->intermediate, NB_MOST_WIDTH);
-    check_size(&f, "max_seq", c->max_seq, NB_MOST_WIDTH);
+    check_size(&f, "intermediate", c->intermediate, NI_MOST_WIDTH);
+    check_size(&f, "max_seq", c->max_seq, NI_MOST_WIDTH);
     if (!f.key && c->heads % c->kv_heads)
         complain(&f, "kv_heads", "%d does not divide the %d heads", (int)c->kv_heads, (int)c->heads);
     if (!(c->norm_eps > 0) || !(c->norm_eps < 1))
@@ -86,7 +86,7 @@ nb_model_fault nb_model_find_fault(const nb_model_config *c) {
 }
 
 nb_status nb_model_config_check(const nb_model_config *config, nb_error *err) {
-    nb_model_fault f = nb_model_find_fault(config);
+    ni_model_fault f = ni_model_find_fault(config);
     if (!f.key)
         return NB_OK;
     return nb_fail(err, NB_BAD_CONFIG, "model %.60s: %s: %s", config->name, f.key, f.why);

@@ -4,12 +4,12 @@
 
 /* ---- norms ---- */
 
-void nb_norm_forward(nb_backend *be, const nb_norm *norm, void *y, void *rstd, const void *x, int64_t rows) {
+void ni_norm_forward(nb_backend *be, const ni_norm *norm, void *y, void *rstd, const void *x, int64_t rows) {
     const nb_mat out = nb_mat_of(y, be->act, rows, norm->dim);
     be->ops->rmsnorm_forward(be, &out, rstd, x, norm->weight, norm->eps);
 }
 
-void nb_norm_backward(nb_backend *be, const nb_norm *norm, const nb_mat *dx, const void *dy, const void *x,
+void ni_norm_backward(nb_backend *be, const ni_norm *norm, const nb_mat *dx, const void *dy, const void *x,
                       const void *rstd) {
     be->ops->rmsnorm_backward(be, dx, norm->grad, dy, x, norm->weight, rstd);
 }
@@ -20,53 +20,53 @@ void nb_norm_backward(nb_backend *be, const nb_norm *norm, const nb_mat *dx, con
  * gradient that comes out of a norm is added to the residual gradient as it is made. */
 
 /* The norm that reads stream[i], and what it writes. */
-static const nb_norm *norm_after(nb_model *model, const nb_run *run, int32_t i, nb_mat *normed, void **rstd) {
+static const ni_norm *norm_after(nb_model *model, const ni_run *run, int32_t i, nb_mat *normed, void **rstd) {
     const int64_t hidden = model->config.hidden;
     if (i == 2 * model->config.layers) { /* the head cuts it into chunks: no amax of the whole would serve */
-        *normed = nb_act(run, model->head.normed, hidden);
+        *normed = ni_act(run, model->head.normed, hidden);
         *rstd = model->head.rstd;
         return &model->head.norm;
     }
-    *normed = nb_act_with(run, model->branches[i].normed, hidden, model->branches[i].amax);
+    *normed = ni_act_with(run, model->branches[i].normed, hidden, model->branches[i].amax);
     *rstd = model->branches[i].rstd;
     return &model->branches[i].norm;
 }
 
-static nb_status pre_norm_forward(nb_model *model, const nb_run *run, int32_t i, nb_error *err) {
-    nb_branch *branch = &model->branches[i];
+static nb_status pre_norm_forward(nb_model *model, const ni_run *run, int32_t i, nb_error *err) {
+    ni_branch *branch = &model->branches[i];
     void *rstd, *change = model->branch_buffer[0];
     const int64_t hidden = model->config.hidden;
-    const nb_mat in = nb_act_with(run, branch->normed, hidden, branch->amax), y = nb_act(run, change, hidden);
+    const nb_mat in = ni_act_with(run, branch->normed, hidden, branch->amax), y = ni_act(run, change, hidden);
     nb_mat next;
     NB_TRY(branch->kind->forward(branch->layer, run, &in, &y, err));
-    const nb_norm *norm = norm_after(model, run, i + 1, &next, &rstd);
+    const ni_norm *norm = norm_after(model, run, i + 1, &next, &rstd);
     run->be->ops->add_rmsnorm_forward(run->be, model->stream[i + 1], &next, rstd, model->stream[i], change,
                                       norm->weight, norm->eps);
     return NB_OK;
 }
 
 /* dstream holds d(loss)/d(out) and ends as d(loss)/dx. */
-static nb_status pre_norm_backward(nb_model *model, const nb_run *run, int32_t i, nb_error *err) {
-    nb_branch *branch = &model->branches[i];
-    const nb_norm *norm = &branch->norm;
+static nb_status pre_norm_backward(nb_model *model, const ni_run *run, int32_t i, nb_error *err) {
+    ni_branch *branch = &model->branches[i];
+    const ni_norm *norm = &branch->norm;
     const int64_t hidden = model->config.hidden;
-    const nb_mat in = nb_act_with(run, branch->normed, hidden, branch->amax);
-    const nb_mat dstream = nb_act_with(run, model->dstream, hidden, model->dy_amax);
-    const nb_mat dx = nb_act(run, model->branch_buffer[0], hidden);
+    const nb_mat in = ni_act_with(run, branch->normed, hidden, branch->amax);
+    const nb_mat dstream = ni_act_with(run, model->dstream, hidden, model->dy_amax);
+    const nb_mat dx = ni_act(run, model->branch_buffer[0], hidden);
     NB_TRY(branch->kind->backward(branch->layer, run, &in, &dstream, &dx, err));
     run->be->ops->rmsnorm_backward_add(run->be, &dstream, norm->grad, dx.data, model->stream[i], norm->weight,
                                        branch->rstd);
-    nb_params_pack(&model->params, norm->param);
+    ni_params_pack(&model->params, norm->param);
     return NB_OK;
 }
 
 /* ---- branches of post-norm families: out = x + norm(f(x)) ---- */
 
-static nb_status post_norm_forward(nb_model *model, const nb_run *run, int32_t i, nb_error *err) {
-    nb_branch *branch = &model->branches[i];
-    const nb_norm *norm = &branch->norm;
-    const nb_mat in = nb_act(run, model->stream[i], model->config.hidden);
-    const nb_mat y = nb_act(run, branch->normed, model->config.hidden);
+static nb_status post_norm_forward(nb_model *model, const ni_run *run, int32_t i, nb_error *err) {
+    ni_branch *branch = &model->branches[i];
+    const ni_norm *norm = &branch->norm;
+    const nb_mat in = ni_act(run, model->stream[i], model->config.hidden);
+    const nb_mat y = ni_act(run, branch->normed, model->config.hidden);
     NB_TRY(branch->kind->forward(branch->layer, run, &in, &y, err));
     run->be->ops->rmsnorm_add_forward(run->be, model->stream[i + 1], branch->rstd, in.data, y.data, norm->weight,
                                       run->rows, norm->dim, norm->eps);
@@ -74,53 +74,53 @@ static nb_status post_norm_forward(nb_model *model, const nb_run *run, int32_t i
 }
 
 /* The branch's own dx is added to dstream by the branch before it, as that takes its gradient through its norm. */
-static nb_status post_norm_backward(nb_model *model, const nb_run *run, int32_t i, nb_error *err) {
+static nb_status post_norm_backward(nb_model *model, const ni_run *run, int32_t i, nb_error *err) {
     nb_backend *be = run->be;
-    nb_branch *branch = &model->branches[i];
-    const nb_norm *norm = &branch->norm;
+    ni_branch *branch = &model->branches[i];
+    const ni_norm *norm = &branch->norm;
     const int64_t hidden = model->config.hidden;
-    const nb_mat in = nb_act(run, model->stream[i], hidden);
-    const nb_mat dy = nb_act_with(run, model->branch_buffer[1], hidden, model->dy_amax);
-    const nb_mat dx = nb_act(run, model->branch_buffer[0], hidden);
+    const nb_mat in = ni_act(run, model->stream[i], hidden);
+    const nb_mat dy = ni_act_with(run, model->branch_buffer[1], hidden, model->dy_amax);
+    const nb_mat dx = ni_act(run, model->branch_buffer[0], hidden);
     if (i == 2 * model->config.layers - 1)
-        nb_norm_backward(be, norm, &dy, model->dstream, branch->normed, branch->rstd);
+        ni_norm_backward(be, norm, &dy, model->dstream, branch->normed, branch->rstd);
     else
         be->ops->add_rmsnorm_backward(be, model->dstream, &dy, norm->grad, dx.data, branch->normed, norm->weight,
                                       branch->rstd);
     NB_TRY(branch->kind->backward(branch->layer, run, &in, &dy, &dx, err));
     if (i == 0)
         be->ops->add(be, model->dstream, model->dstream, dx.data, run->rows * hidden);
-    nb_params_pack(&model->params, norm->param);
+    ni_params_pack(&model->params, norm->param);
     return NB_OK;
 }
 
 /* ---- the whole stream ---- */
 
-nb_status nb_decoder_forward(nb_model *model, const nb_run *run, nb_error *err) {
-    const void *table = nb_params_value(&model->params, model->embedding);
+nb_status ni_decoder_forward(nb_model *model, const ni_run *run, nb_error *err) {
+    const void *table = ni_params_value(&model->params, model->embedding);
     const bool post_norm = model->traits->post_norm;
-    const nb_head *head = &model->head;
+    const ni_head *head = &model->head;
     const int32_t branches = 2 * model->config.layers;
     run->be->ops->embed_forward(run->be, model->stream[0], table, run->tokens, run->rows, model->config.hidden);
     if (!post_norm) {
         nb_mat normed;
         void *rstd;
-        const nb_norm *norm = norm_after(model, run, 0, &normed, &rstd);
+        const ni_norm *norm = norm_after(model, run, 0, &normed, &rstd);
         run->be->ops->rmsnorm_forward(run->be, &normed, rstd, model->stream[0], norm->weight, norm->eps);
     }
     for (int32_t i = 0; i < branches; i++)
         NB_TRY((post_norm ? post_norm_forward : pre_norm_forward)(model, run, i, err));
     if (post_norm)
-        nb_norm_forward(run->be, &head->norm, head->normed, head->rstd, model->stream[branches], run->rows);
+        ni_norm_forward(run->be, &head->norm, head->normed, head->rstd, model->stream[branches], run->rows);
     return NB_OK;
 }
 
-nb_status nb_decoder_backward(nb_model *model, const nb_run *run, nb_error *err) {
+nb_status ni_decoder_backward(nb_model *model, const ni_run *run, nb_error *err) {
     for (int32_t i = 2 * model->config.layers - 1; i >= 0; i--)
         NB_TRY((model->traits->post_norm ? post_norm_backward : pre_norm_backward)(model, run, i, err));
-    void *dtable = nb_params_grad(&model->params, model->embedding);
+    void *dtable = ni_params_grad(&model->params, model->embedding);
     run->be->ops->embed_backward(run->be, dtable, model->dstream, run->tokens, run->rows, model->config.hidden,
                                  model->config.vocab);
-    nb_params_pack(&model->params, model->embedding);
+    ni_params_pack(&model->params, model->embedding);
     return NB_OK;
 }

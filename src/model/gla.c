@@ -13,23 +13,23 @@
 #include <math.h>
 #include <stdlib.h>
 
-typedef struct nb_gla_layer {
+typedef struct ni_gla_layer {
     char name[NB_NAME_SIZE];                       /* "layers.0.attn" */
     int64_t hidden, heads, keys, values, low_rank; /* keys, values: of all heads together */
     double normalizer, clamp;
     int32_t q_param, k_param, v_param, g_param, a_param, b_param, o_param, bias_param;
     void *bias, *bias_grad; /* real [keys] */
-    nb_norm norm;           /* [values / heads] */
-    nb_linear_group *in, *gate_out, *out;
+    ni_norm norm;           /* [values / heads] */
+    ni_linear_group *in, *gate_out, *out;
     void *q, *k, *v, *g, *low, *a; /* saved: act [rows, keys | values | low_rank] */
     void *gate;                    /* saved: real [rows, keys] */
     void *o, *rstd, *normed;       /* saved: act [rows, values], real [rows, heads], act [rows, values] */
     uint32_t *normed_amax;         /* saved; NULL where nobody asks */
     void *dq, *dk, *dv, *dg, *dlow, *da, *dgate, *do_, *dnormed; /* of a pass; dgate real */
-} nb_gla_layer;
+} ni_gla_layer;
 
 static void *create(const nb_model_config *config) {
-    nb_gla_layer *l = calloc(1, sizeof *l);
+    ni_gla_layer *l = calloc(1, sizeof *l);
     if (!l)
         return NULL;
     l->hidden = config->hidden;
@@ -42,8 +42,8 @@ static void *create(const nb_model_config *config) {
     return l;
 }
 
-static nb_status declare(void *layer, nb_builder *builder, nb_error *err) {
-    nb_gla_layer *l = layer;
+static nb_status declare(void *layer, ni_builder *builder, nb_error *err) {
+    ni_gla_layer *l = layer;
     const struct {
         const char *name;
         int64_t rows, cols;
@@ -54,64 +54,64 @@ static nb_status declare(void *layer, nb_builder *builder, nb_error *err) {
         {"attn.gk_proj.0", l->low_rank, l->hidden, &l->a_param}, {"attn.gk_proj.1", l->keys, l->low_rank, &l->b_param},
         {"attn.o_proj", l->hidden, l->values, &l->o_param}};
     for (size_t i = 0; i < sizeof weights / sizeof *weights; i++)
-        NB_TRY(nb_declare(builder, weights[i].name, "weight", weights[i].rows, weights[i].cols, weights[i].param, err));
-    NB_TRY(nb_declare(builder, "attn.gk_proj.1", "bias", l->keys, 0, &l->bias_param, err));
-    return nb_declare_norm(builder, "attn.g_norm_swish_gate", l->values / l->heads, &l->norm, err);
+        NB_TRY(ni_declare(builder, weights[i].name, "weight", weights[i].rows, weights[i].cols, weights[i].param, err));
+    NB_TRY(ni_declare(builder, "attn.gk_proj.1", "bias", l->keys, 0, &l->bias_param, err));
+    return ni_declare_norm(builder, "attn.g_norm_swish_gate", l->values / l->heads, &l->norm, err);
 }
 
-static nb_status build(void *layer, nb_builder *builder, nb_error *err) {
-    nb_gla_layer *l = layer;
-    const nb_projection in[] = {{"attn.q_proj", l->q_param},
+static nb_status build(void *layer, ni_builder *builder, nb_error *err) {
+    ni_gla_layer *l = layer;
+    const ni_projection in[] = {{"attn.q_proj", l->q_param},
                                 {"attn.k_proj", l->k_param},
                                 {"attn.v_proj", l->v_param},
                                 {"attn.g_proj", l->g_param},
                                 {"attn.gk_proj.0", l->a_param}};
-    const nb_projection gate_out[] = {{"attn.gk_proj.1", l->b_param}};
-    const nb_projection out[] = {{"attn.o_proj", l->o_param}};
+    const ni_projection gate_out[] = {{"attn.gk_proj.1", l->b_param}};
+    const ni_projection out[] = {{"attn.o_proj", l->o_param}};
     const int64_t rows = builder->model->max_rows;
-    nb_module_name(builder, "attn", l->name);
-    l->bias = nb_params_value(&builder->model->params, l->bias_param);
-    l->bias_grad = nb_params_grad(&builder->model->params, l->bias_param);
-    nb_build_norm(builder, &l->norm);
-    NB_TRY(nb_build_group(builder, "attn.input", in, 5, rows, &l->in, err));
-    NB_TRY(nb_build_group(builder, "attn.gk_proj.low", gate_out, 1, rows, &l->gate_out, err));
-    return nb_build_group(builder, "attn.output", out, 1, rows, &l->out, err);
+    ni_module_name(builder, "attn", l->name);
+    l->bias = ni_params_value(&builder->model->params, l->bias_param);
+    l->bias_grad = ni_params_grad(&builder->model->params, l->bias_param);
+    ni_build_norm(builder, &l->norm);
+    NB_TRY(ni_build_group(builder, "attn.input", in, 5, rows, &l->in, err));
+    NB_TRY(ni_build_group(builder, "attn.gk_proj.low", gate_out, 1, rows, &l->gate_out, err));
+    return ni_build_group(builder, "attn.output", out, 1, rows, &l->out, err);
 }
 
-static void place(void *layer, const nb_builder *builder, nb_arena *saved, nb_arena *working) {
-    nb_gla_layer *l = layer;
-    const size_t keys = nb_act_bytes(builder, l->keys), values = nb_act_bytes(builder, l->values);
-    const size_t low = nb_act_bytes(builder, l->low_rank), gate = nb_real_bytes(builder, l->keys);
-    l->q = nb_arena_take(saved, keys);
-    l->k = nb_arena_take(saved, keys);
-    l->v = nb_arena_take(saved, values);
-    l->g = nb_arena_take(saved, values);
-    l->low = nb_arena_take(saved, low);
-    l->a = nb_arena_take(saved, keys);
-    l->gate = nb_arena_take(saved, gate);
-    l->o = nb_arena_take(saved, values);
-    l->rstd = nb_arena_take(saved, nb_real_bytes(builder, l->heads));
-    l->normed = nb_arena_take(saved, values);
-    l->normed_amax = nb_amax_word(l->out, false, saved);
+static void place(void *layer, const ni_builder *builder, ni_arena *saved, ni_arena *working) {
+    ni_gla_layer *l = layer;
+    const size_t keys = ni_act_bytes(builder, l->keys), values = ni_act_bytes(builder, l->values);
+    const size_t low = ni_act_bytes(builder, l->low_rank), gate = ni_real_bytes(builder, l->keys);
+    l->q = ni_arena_take(saved, keys);
+    l->k = ni_arena_take(saved, keys);
+    l->v = ni_arena_take(saved, values);
+    l->g = ni_arena_take(saved, values);
+    l->low = ni_arena_take(saved, low);
+    l->a = ni_arena_take(saved, keys);
+    l->gate = ni_arena_take(saved, gate);
+    l->o = ni_arena_take(saved, values);
+    l->rstd = ni_arena_take(saved, ni_real_bytes(builder, l->heads));
+    l->normed = ni_arena_take(saved, values);
+    l->normed_amax = ni_amax_word(l->out, false, saved);
     if (!builder->model->training)
         return;
-    l->dq = nb_arena_take(working, keys);
-    l->dk = nb_arena_take(working, keys);
-    l->dv = nb_arena_take(working, values);
-    l->dg = nb_arena_take(working, values);
-    l->dlow = nb_arena_take(working, low);
-    l->da = nb_arena_take(working, keys);
-    l->dgate = nb_arena_take(working, gate);
-    l->do_ = nb_arena_take(working, values);
-    l->dnormed = nb_arena_take(working, values);
+    l->dq = ni_arena_take(working, keys);
+    l->dk = ni_arena_take(working, keys);
+    l->dv = ni_arena_take(working, values);
+    l->dg = ni_arena_take(working, values);
+    l->dlow = ni_arena_take(working, low);
+    l->da = ni_arena_take(working, keys);
+    l->dgate = ni_arena_take(working, gate);
+    l->do_ = ni_arena_take(working, values);
+    l->dnormed = ni_arena_take(working, values);
 }
 
 static bool wants_amax(const void *layer, bool gradients) {
-    const nb_gla_layer *l = layer;
-    return nb_linear_group_wants_amax(gradients ? l->out : l->in, gradients);
+    const ni_gla_layer *l = layer;
+    return ni_linear_group_wants_amax(gradients ? l->out : l->in, gradients);
 }
 
-static nb_gla shape(const nb_gla_layer *l, const nb_run *run) {
+static nb_gla shape(const ni_gla_layer *l, const ni_run *run) {
     const int64_t key_dim = l->keys / l->heads;
     nb_gla s = {.batch = run->batch,
                 .seq = run->seq,
@@ -123,15 +123,15 @@ static nb_gla shape(const nb_gla_layer *l, const nb_run *run) {
     return s;
 }
 
-static nb_status forward(void *layer, const nb_run *run, const nb_mat *x, const nb_mat *y, nb_error *err) {
-    nb_gla_layer *l = layer;
+static nb_status forward(void *layer, const ni_run *run, const nb_mat *x, const nb_mat *y, nb_error *err) {
+    ni_gla_layer *l = layer;
     nb_backend *be = run->be;
-    const nb_mat projected[] = {nb_act(run, l->q, l->keys), nb_act(run, l->k, l->keys), nb_act(run, l->v, l->values),
-                                nb_act(run, l->g, l->values), nb_act(run, l->low, l->low_rank)};
-    const nb_mat low = nb_act(run, l->low, l->low_rank), a = nb_act(run, l->a, l->keys);
-    const nb_mat normed = nb_act_with(run, l->normed, l->values, l->normed_amax);
-    NB_TRY(nb_linear_group_forward(l->in, run->pass, run->scratch, run->training, x, projected, err));
-    NB_TRY(nb_linear_group_forward(l->gate_out, run->pass, run->scratch, run->training, &low, &a, err));
+    const nb_mat projected[] = {ni_act(run, l->q, l->keys), ni_act(run, l->k, l->keys), ni_act(run, l->v, l->values),
+                                ni_act(run, l->g, l->values), ni_act(run, l->low, l->low_rank)};
+    const nb_mat low = ni_act(run, l->low, l->low_rank), a = ni_act(run, l->a, l->keys);
+    const nb_mat normed = ni_act_with(run, l->normed, l->values, l->normed_amax);
+    NB_TRY(ni_linear_group_forward(l->in, run->pass, run->scratch, run->training, x, projected, err));
+    NB_TRY(ni_linear_group_forward(l->gate_out, run->pass, run->scratch, run->training, &low, &a, err));
     if (run->pass->lens && run->pass->lens->gate)
         run->pass->lens->gate(run->pass->lens->context, be, l->name, &a, l->bias);
     be->ops->gla_gate_forward(be, l->gate, l->a, l->bias, run->rows, l->keys, l->normalizer, l->clamp);
@@ -140,36 +140,36 @@ static nb_status forward(void *layer, const nb_run *run, const nb_mat *x, const 
     nb_mat heads = nb_mat_of(l->normed, be->act, run->rows * l->heads, l->norm.dim);
     heads.amax = l->normed_amax;
     be->ops->gated_norm_forward(be, &heads, l->rstd, l->o, l->g, l->norm.weight, l->norm.eps);
-    return nb_linear_group_forward(l->out, run->pass, run->scratch, run->training, &normed, y, err);
+    return ni_linear_group_forward(l->out, run->pass, run->scratch, run->training, &normed, y, err);
 }
 
-static nb_status backward(void *layer, const nb_run *run, const nb_mat *x, const nb_mat *dy, const nb_mat *dx,
+static nb_status backward(void *layer, const ni_run *run, const nb_mat *x, const nb_mat *dy, const nb_mat *dx,
                           nb_error *err) {
-    nb_gla_layer *l = layer;
+    ni_gla_layer *l = layer;
     nb_backend *be = run->be;
-    const nb_mat normed = nb_act_with(run, l->normed, l->values, l->normed_amax),
-                 dnormed = nb_act(run, l->dnormed, l->values);
-    const nb_mat low = nb_act(run, l->low, l->low_rank), dlow = nb_act(run, l->dlow, l->low_rank);
-    const nb_mat da = nb_act(run, l->da, l->keys);
-    const nb_mat dprojected[] = {nb_act(run, l->dq, l->keys), nb_act(run, l->dk, l->keys),
-                                 nb_act(run, l->dv, l->values), nb_act(run, l->dg, l->values), dlow};
-    NB_TRY(nb_linear_group_backward(l->out, run->pass, run->scratch, &normed, dy, &dnormed, err));
+    const nb_mat normed = ni_act_with(run, l->normed, l->values, l->normed_amax),
+                 dnormed = ni_act(run, l->dnormed, l->values);
+    const nb_mat low = ni_act(run, l->low, l->low_rank), dlow = ni_act(run, l->dlow, l->low_rank);
+    const nb_mat da = ni_act(run, l->da, l->keys);
+    const nb_mat dprojected[] = {ni_act(run, l->dq, l->keys), ni_act(run, l->dk, l->keys),
+                                 ni_act(run, l->dv, l->values), ni_act(run, l->dg, l->values), dlow};
+    NB_TRY(ni_linear_group_backward(l->out, run->pass, run->scratch, &normed, dy, &dnormed, err));
     const nb_mat dg = nb_mat_of(l->dg, be->act, run->rows * l->heads, l->norm.dim);
     be->ops->gated_norm_backward(be, l->do_, &dg, l->norm.grad, l->dnormed, l->o, l->g, l->norm.weight, l->rstd);
     const nb_gla s = shape(l, run);
     NB_TRY(be->ops->gla_backward(be, &s, l->dq, l->dk, l->dv, l->dgate, l->do_, l->q, l->k, l->v, l->gate, err));
     be->ops->gla_gate_backward(be, l->da, l->bias_grad, l->dgate, l->a, l->bias, run->rows, l->keys, l->normalizer,
                                l->clamp);
-    NB_TRY(nb_linear_group_backward(l->gate_out, run->pass, run->scratch, &low, &da, &dlow, err));
-    return nb_linear_group_backward(l->in, run->pass, run->scratch, x, dprojected, dx, err);
+    NB_TRY(ni_linear_group_backward(l->gate_out, run->pass, run->scratch, &low, &da, &dlow, err));
+    return ni_linear_group_backward(l->in, run->pass, run->scratch, x, dprojected, dx, err);
 }
 
 /* The recurrence: k v^T into the state and the state out to o, one multiplication and one addition each for every
  * element of the state, counted three times for forward and backward. Chunked forms compute more, and win time. */
 static double flops(const void *layer, int64_t seq) {
-    const nb_gla_layer *l = layer;
+    const ni_gla_layer *l = layer;
     (void)seq;
     return 3.0 * 4.0 * (double)l->keys * (double)l->values / (double)l->heads;
 }
 
-const nb_layer_kind nb_gla_kind = {create, declare, build, place, wants_amax, forward, backward, flops};
+const ni_layer_kind ni_gla_kind = {create, declare, build, place, wants_amax, forward, backward, flops};

@@ -9,15 +9,15 @@
 
 enum { CHUNK_ROWS = 128 }; /* a chunk is a whole multiple of so many tokens */
 
-nb_status nb_head_declare(nb_builder *builder, nb_error *err) {
+nb_status ni_head_declare(ni_builder *builder, nb_error *err) {
     nb_model *model = builder->model;
     const nb_model_config *c = &model->config;
-    nb_params_begin_section(&model->params);
-    NB_TRY(nb_declare_norm(builder, "norm", c->hidden, &model->head.norm, err));
+    ni_params_begin_section(&model->params);
+    NB_TRY(ni_declare_norm(builder, "norm", c->hidden, &model->head.norm, err));
     model->head.param = model->embedding;
     if (c->tied)
         return NB_OK;
-    return nb_params_declare(&model->params, "lm_head.weight", c->vocab, c->hidden, &model->head.param, err);
+    return ni_params_declare(&model->params, "lm_head.weight", c->vocab, c->hidden, &model->head.param, err);
 }
 
 static int64_t chunk_rows(const nb_model *model, const nb_plan *plan) {
@@ -26,27 +26,27 @@ static int64_t chunk_rows(const nb_model *model, const nb_plan *plan) {
     return plan->quantized || rows > model->max_rows ? model->max_rows : rows;
 }
 
-nb_status nb_head_build(nb_builder *builder, nb_error *err) {
+nb_status ni_head_build(ni_builder *builder, nb_error *err) {
     nb_model *model = builder->model;
     nb_plan plan;
-    nb_build_norm(builder, &model->head.norm);
+    ni_build_norm(builder, &model->head.norm);
     NB_TRY(nb_recipe_plan(builder->recipe, "lm_head", -1, model->config.layers, &plan, err));
     model->head.chunk = chunk_rows(model, &plan);
-    const nb_projection projection = {"lm_head", model->head.param};
-    return nb_build_group(builder, "lm_head.input", &projection, 1, model->head.chunk, &model->head.linear, err);
+    const ni_projection projection = {"lm_head", model->head.param};
+    return ni_build_group(builder, "lm_head.input", &projection, 1, model->head.chunk, &model->head.linear, err);
 }
 
-void nb_head_place(const nb_builder *builder, nb_arena *working) {
+void ni_head_place(const ni_builder *builder, ni_arena *working) {
     nb_model *model = builder->model;
-    nb_head *head = &model->head;
-    size_t hidden = nb_act_bytes(builder, model->config.hidden);
-    head->normed = nb_arena_take(working, hidden);
-    head->dnormed = model->training ? nb_arena_take(working, hidden) : NULL;
-    head->rstd = nb_arena_take(working, nb_real_bytes(builder, 1));
-    head->loss = nb_arena_take(working, nb_real_bytes(builder, 1));
+    ni_head *head = &model->head;
+    size_t hidden = ni_act_bytes(builder, model->config.hidden);
+    head->normed = ni_arena_take(working, hidden);
+    head->dnormed = model->training ? ni_arena_take(working, hidden) : NULL;
+    head->rstd = ni_arena_take(working, ni_real_bytes(builder, 1));
+    head->loss = ni_arena_take(working, ni_real_bytes(builder, 1));
     /* Behind the logits, room for the same in F32, for whoever asks for them (nb_model_logits). */
     size_t element = nb_dtype_size(model->be->act) + nb_dtype_size(NB_F32);
-    head->logits = nb_arena_take(working, (size_t)(head->chunk * model->config.vocab) * element);
+    head->logits = ni_arena_take(working, (size_t)(head->chunk * model->config.vocab) * element);
 }
 
 /* ---- over chunks ---- */
@@ -55,18 +55,18 @@ static void *row(const nb_model *model, void *array, int64_t first) {
     return (uint8_t *)array + (size_t)(first * model->config.hidden) * nb_dtype_size(model->be->act);
 }
 
-static nb_status logits_of(nb_model *model, const nb_run *run, int64_t first, int64_t count, nb_mat *logits,
+static nb_status logits_of(nb_model *model, const ni_run *run, int64_t first, int64_t count, nb_mat *logits,
                            nb_error *err) {
-    nb_head *head = &model->head;
+    ni_head *head = &model->head;
     nb_dtype act = model->be->act;
     nb_mat x = nb_mat_of(row(model, head->normed, first), act, count, model->config.hidden);
     *logits = nb_mat_of(head->logits, act, count, model->config.vocab);
-    return nb_linear_group_forward(head->linear, run->pass, run->scratch, run->training, &x, logits, err);
+    return ni_linear_group_forward(head->linear, run->pass, run->scratch, run->training, &x, logits, err);
 }
 
-nb_status nb_head_loss(nb_model *model, const nb_run *run, const void *x, int64_t scored, void *dx,
+nb_status ni_head_loss(nb_model *model, const ni_run *run, const void *x, int64_t scored, void *dx,
                        double *sum_of_losses, nb_error *err) {
-    nb_head *head = &model->head;
+    ni_head *head = &model->head;
     nb_backend *be = model->be;
     const int64_t vocab = model->config.vocab, hidden = model->config.hidden;
     const double share = scored > 0 ? 1.0 / (double)scored : 0.0;
@@ -82,19 +82,19 @@ nb_status nb_head_loss(nb_model *model, const nb_run *run, const void *x, int64_
             continue;
         nb_mat normed = nb_mat_of(row(model, head->normed, first), be->act, count, hidden);
         nb_mat dnormed = nb_mat_of(row(model, head->dnormed, first), be->act, count, hidden);
-        NB_TRY(nb_linear_group_backward(head->linear, run->pass, run->scratch, &normed, &dlogits, &dnormed, err));
+        NB_TRY(ni_linear_group_backward(head->linear, run->pass, run->scratch, &normed, &dlogits, &dnormed, err));
     }
     be->ops->sum(be, sum_of_losses, head->loss, run->rows);
     if (!dx)
         return NB_OK;
-    const nb_mat gradient = nb_act_with(run, dx, hidden, model->traits->post_norm ? NULL : model->dy_amax);
-    nb_norm_backward(be, &head->norm, &gradient, head->dnormed, x, head->rstd);
-    nb_params_pack(&model->params, head->norm.param);
+    const nb_mat gradient = ni_act_with(run, dx, hidden, model->traits->post_norm ? NULL : model->dy_amax);
+    ni_norm_backward(be, &head->norm, &gradient, head->dnormed, x, head->rstd);
+    ni_params_pack(&model->params, head->norm.param);
     return NB_OK;
 }
 
-nb_status nb_head_logits(nb_model *model, const nb_run *run, float *logits, nb_error *err) {
-    nb_head *head = &model->head;
+nb_status ni_head_logits(nb_model *model, const ni_run *run, float *logits, nb_error *err) {
+    ni_head *head = &model->head;
     nb_backend *be = model->be;
     const int64_t vocab = model->config.vocab;
     for (int64_t first = 0; first < run->rows; first += head->chunk) {

@@ -32,13 +32,13 @@ static int64_t longest(const nb_model *model) {
 typedef struct transfer {
     nb_backend *be;
     nb_model *model;
-    nb_tensor_dtype dtype; /* of the file, when writing */
+    ni_tensor_dtype dtype; /* of the file, when writing */
     void *real, *packed;   /* room for the longest parameter: as the backend, as the file has it */
 } transfer;
 
-static nb_status transfer_open(nb_backend *be, nb_model *model, nb_tensor_dtype dtype, transfer *t, nb_error *err) {
+static nb_status transfer_open(nb_backend *be, nb_model *model, ni_tensor_dtype dtype, transfer *t, nb_error *err) {
     size_t n = (size_t)longest(model) + 1;
-    *t = (transfer){be, model, dtype, malloc(n * nb_dtype_size(be->real)), malloc(n * nb_tensor_dtype_size(dtype))};
+    *t = (transfer){be, model, dtype, malloc(n * nb_dtype_size(be->real)), malloc(n * ni_tensor_dtype_size(dtype))};
     if (t->real && t->packed)
         return NB_OK;
     free(t->real);
@@ -58,48 +58,48 @@ static nb_status parameter_for_file(void *context, int32_t index, const void **d
     (void)err;
     const nb_param *p = nb_model_param(t->model, index);
     size_t n = (size_t)elements_of(p);
-    t->be->ops->download(t->be, t->real, nb_model_param_open(t->model, index), n * nb_dtype_size(t->be->real));
-    nb_hf_numbers_write(t->dtype, t->be->real, t->real, n, t->packed);
+    t->be->ops->download(t->be, t->real, ni_model_param_open(t->model, index), n * nb_dtype_size(t->be->real));
+    ni_hf_numbers_write(t->dtype, t->be->real, t->real, n, t->packed);
     *data = t->packed;
     return NB_OK;
 }
 
-static nb_status write_parameters(nb_backend *be, nb_model *model, const char *path, nb_tensor_dtype dtype,
+static nb_status write_parameters(nb_backend *be, nb_model *model, const char *path, ni_tensor_dtype dtype,
                                   nb_error *err) {
-    const nb_metadata metadata[] = {{"format", "pt"}}; /* transformers asks for it */
+    const ni_metadata metadata[] = {{"format", "pt"}}; /* transformers asks for it */
     int32_t count = nb_model_param_count(model);
-    nb_file_tensor *tensors = calloc((size_t)count + 1, sizeof *tensors);
+    ni_file_tensor *tensors = calloc((size_t)count + 1, sizeof *tensors);
     if (!tensors)
         return nb_fail(err, NB_NO_MEMORY, "%s: no memory for a list of %d parameters", path, (int)count);
     for (int32_t i = 0; i < count; i++) {
         const nb_param *p = nb_model_param(model, i);
-        tensors[i] = (nb_file_tensor){.name = p->name,
+        tensors[i] = (ni_file_tensor){.name = p->name,
                                       .dtype = dtype,
                                       .rank = p->rank,
                                       .shape = {p->rows, p->cols},
-                                      .bytes = (size_t)elements_of(p) * nb_tensor_dtype_size(dtype)};
+                                      .bytes = (size_t)elements_of(p) * ni_tensor_dtype_size(dtype)};
     }
     transfer t;
     nb_status status = transfer_open(be, model, dtype, &t, err);
     if (status == NB_OK) {
-        status = nb_safetensors_write_from(path, tensors, count, metadata, 1, parameter_for_file, &t, err);
+        status = ni_safetensors_write_from(path, tensors, count, metadata, 1, parameter_for_file, &t, err);
         transfer_close(&t);
     }
     free(tensors);
     return status;
 }
 
-nb_status nb_hf_save(nb_backend *be, nb_model *model, const char *folder, nb_tensor_dtype dtype, int32_t end_of_text,
+nb_status ni_hf_save(nb_backend *be, nb_model *model, const char *folder, ni_tensor_dtype dtype, int32_t end_of_text,
                      nb_error *err) {
     char path[PATH_ROOM];
-    if (!nb_hf_is_real(dtype) || dtype == NB_ST_F64)
+    if (!ni_hf_is_real(dtype) || dtype == NI_ST_F64)
         return nb_fail(err, NB_BAD_USAGE, "%s: parameters cannot be written as %s, expected F32, BF16 or F16", folder,
-                       nb_tensor_dtype_name(dtype));
+                       ni_tensor_dtype_name(dtype));
     snprintf(path, sizeof path, "%s/config.json", folder);
-    char *text = nb_hf_config_text(nb_model_get_config(model), dtype, end_of_text);
+    char *text = ni_hf_config_text(nb_model_get_config(model), dtype, end_of_text);
     if (!text)
         return nb_fail(err, NB_NO_MEMORY, "%s: no memory to write it", path);
-    nb_status status = nb_file_write(path, text, strlen(text), err);
+    nb_status status = ni_file_write(path, text, strlen(text), err);
     free(text);
     if (status != NB_OK)
         return status;
@@ -111,23 +111,23 @@ nb_status nb_hf_save(nb_backend *be, nb_model *model, const char *folder, nb_ten
 
 /* The files of a folder that hold parameters: one, or those that an index names. */
 typedef struct weights {
-    nb_safetensors **files;
+    ni_safetensors **files;
     int32_t count;
 } weights;
 
 static void weights_close(weights *w) {
     for (int32_t i = 0; i < w->count; i++)
-        nb_safetensors_close(w->files[i]);
+        ni_safetensors_close(w->files[i]);
     free(w->files);
     *w = (weights){0};
 }
 
 static nb_status weights_add(weights *w, const char *path, nb_error *err) {
-    nb_safetensors **files = realloc(w->files, ((size_t)w->count + 1) * sizeof(nb_safetensors *));
+    ni_safetensors **files = realloc(w->files, ((size_t)w->count + 1) * sizeof(ni_safetensors *));
     if (!files)
         return nb_fail(err, NB_NO_MEMORY, "%s: no memory to open it", path);
     w->files = files;
-    NB_TRY(nb_safetensors_open(path, &w->files[w->count], err));
+    NB_TRY(ni_safetensors_open(path, &w->files[w->count], err));
     w->count++;
     return NB_OK;
 }
@@ -171,7 +171,7 @@ static nb_status weights_open(weights *w, const char *folder, nb_error *err) {
             weights_close(w);
         return alone;
     }
-    NB_TRY(nb_file_read(path, LIMIT, &text, &size, err));
+    NB_TRY(ni_file_read(path, LIMIT, &text, &size, err));
     json_t *index = json_loadb(text, size, JSON_REJECT_DUPLICATES, &where);
     free(text);
     if (!index)
@@ -183,15 +183,15 @@ static nb_status weights_open(weights *w, const char *folder, nb_error *err) {
     return status;
 }
 
-static nb_status find_one(const weights *w, const nb_param *p, const nb_file_tensor **found, nb_error *err) {
+static nb_status find_one(const weights *w, const nb_param *p, const ni_file_tensor **found, nb_error *err) {
     *found = NULL;
     for (int32_t i = 0; i < w->count; i++) {
-        const nb_file_tensor *tensor = nb_safetensors_find(w->files[i], p->name);
+        const ni_file_tensor *tensor = ni_safetensors_find(w->files[i], p->name);
         if (tensor && *found)
             return nb_fail(err, NB_BAD_FILE, "parameter '%s' lies in two files", p->name);
         *found = tensor ? tensor : *found;
     }
-    const nb_file_tensor *t = *found;
+    const ni_file_tensor *t = *found;
     if (!t)
         return nb_fail(err, NB_BAD_FILE, "parameter '%s' is missing", p->name);
     if (t->rank != p->rank || t->shape[0] != p->rows || (p->rank == 2 && t->shape[1] != p->cols))
@@ -200,9 +200,9 @@ static nb_status find_one(const weights *w, const nb_param *p, const nb_file_ten
                        "] of rank %d",
                        p->name, t->shape[0], t->rank > 1 ? t->shape[1] : 1, (int)t->rank, p->rows, p->cols,
                        (int)p->rank);
-    if (!nb_hf_is_real(t->dtype))
+    if (!ni_hf_is_real(t->dtype))
         return nb_fail(err, NB_BAD_FILE, "parameter '%s' has type %s, expected F32, BF16, F16 or F64", p->name,
-                       nb_tensor_dtype_name(t->dtype));
+                       ni_tensor_dtype_name(t->dtype));
     return NB_OK;
 }
 
@@ -224,8 +224,8 @@ static bool may_be_ignored(const nb_model *model, const char *name) {
 
 static nb_status check_nothing_else(const weights *w, const nb_model *model, nb_error *err) {
     for (int32_t f = 0; f < w->count; f++)
-        for (int32_t i = 0; i < nb_safetensors_count(w->files[f]); i++) {
-            const char *name = nb_safetensors_at(w->files[f], i)->name;
+        for (int32_t i = 0; i < ni_safetensors_count(w->files[f]); i++) {
+            const char *name = ni_safetensors_at(w->files[f], i)->name;
             if (!is_parameter(model, name) && !may_be_ignored(model, name))
                 return nb_fail(err, NB_BAD_FILE,
                                "tensor '%.128s' is no parameter of a %s model; is the architecture another?", name,
@@ -236,11 +236,11 @@ static nb_status check_nothing_else(const weights *w, const nb_model *model, nb_
 
 static nb_status read_parameters(const weights *w, nb_backend *be, nb_model *model, nb_error *err) {
     NB_TRY(check_nothing_else(w, model, err));
-    const nb_file_tensor *found;
+    const ni_file_tensor *found;
     for (int32_t i = 0; i < nb_model_param_count(model); i++) /* all checked before any is changed */
         NB_TRY(find_one(w, nb_model_param(model, i), &found, err));
     transfer t;
-    NB_TRY(transfer_open(be, model, NB_ST_F32, &t, err));
+    NB_TRY(transfer_open(be, model, NI_ST_F32, &t, err));
     nb_status status = NB_OK;
     for (int32_t i = 0; status == NB_OK && i < nb_model_param_count(model); i++) {
         const nb_param *p = nb_model_param(model, i);
@@ -248,15 +248,15 @@ static nb_status read_parameters(const weights *w, nb_backend *be, nb_model *mod
         status = find_one(w, p, &found, err);
         if (status != NB_OK)
             break;
-        nb_hf_numbers_read(found->dtype, found->data, n, be->real, t.real);
-        be->ops->upload(be, nb_model_param_open(model, i), t.real, n * nb_dtype_size(be->real));
-        nb_model_param_close(model, i);
+        ni_hf_numbers_read(found->dtype, found->data, n, be->real, t.real);
+        be->ops->upload(be, ni_model_param_open(model, i), t.real, n * nb_dtype_size(be->real));
+        ni_model_param_close(model, i);
     }
     transfer_close(&t);
     return status;
 }
 
-nb_status nb_hf_load(nb_backend *be, nb_model *model, const char *folder, nb_error *err) {
+nb_status ni_hf_load(nb_backend *be, nb_model *model, const char *folder, nb_error *err) {
     weights w;
     NB_TRY(weights_open(&w, folder, err));
     nb_status status = read_parameters(&w, be, model, err);

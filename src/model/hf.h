@@ -7,31 +7,31 @@
  * Reading checks that the file's architecture is one that nibble computes exactly as its maker does: what is not
  * (biases, scaled RoPE, sliding windows, other activations) is an error that names the key.
  */
-#ifndef NB_MODEL_HF_H
-#define NB_MODEL_HF_H
+#ifndef NI_MODEL_HF_H
+#define NI_MODEL_HF_H
 
 #include "files/safetensors.h"
 #include "nibble/model.h"
 
-/* Writes config.json and model.safetensors into a folder that exists. `dtype`: NB_ST_F32 (exact masters), NB_ST_BF16 or
- * NB_ST_F16, rounded to nearest even. `end_of_text` -1: none. */
-nb_status nb_hf_save(nb_backend *be, nb_model *model, const char *folder, nb_tensor_dtype dtype, int32_t end_of_text,
+/* Writes config.json and model.safetensors into a folder that exists. `dtype`: NI_ST_F32 (exact masters), NI_ST_BF16 or
+ * NI_ST_F16, rounded to nearest even. `end_of_text` -1: none. */
+nb_status ni_hf_save(nb_backend *be, nb_model *model, const char *folder, ni_tensor_dtype dtype, int32_t end_of_text,
                      nb_error *err);
 
 /* Fills the parameters of a model that was created for this folder's config. Every parameter must be there, with its
  * shape, and nothing else. */
-nb_status nb_hf_load(nb_backend *be, nb_model *model, const char *folder, nb_error *err);
+nb_status ni_hf_load(nb_backend *be, nb_model *model, const char *folder, nb_error *err);
 
 /* Whether a run file's `model` means a folder rather than a model file: a name is one of models/, never a folder. */
-bool nb_model_is_folder(const char *name_or_path);
+bool ni_model_is_folder(const char *name_or_path);
 
 /* Reads config.json into the configuration of a model. */
-nb_status nb_hf_config_read(const char *folder, nb_model_config *out, nb_error *err);
+nb_status ni_hf_config_read(const char *folder, nb_model_config *out, nb_error *err);
 /* The same over text; `name` stands for the file in messages and names the model. */
-nb_status nb_hf_config_parse(const char *text, size_t size, const char *name, nb_model_config *out, nb_error *err);
+nb_status ni_hf_config_parse(const char *text, size_t size, const char *name, nb_model_config *out, nb_error *err);
 /* The end-of-text token that a config.json names (the first of several); -1 if it names none. */
-nb_status nb_hf_end_of_text(const char *folder, int32_t *id, nb_error *err);
+nb_status ni_hf_end_of_text(const char *folder, int32_t *id, nb_error *err);
 /* Fresh JSON text of config.json (free with free()); NULL without memory. */
-char *nb_hf_config_text(const nb_model_config *config, nb_tensor_dtype dtype, int32_t end_of_text);
+char *ni_hf_config_text(const nb_model_config *config, ni_tensor_dtype dtype, int32_t end_of_text);
 
 #endif

@@ -181,7 +181,7 @@ static void name_after(const char *path, char *name, size_t room) {
     snprintf(name, room, "%.*s", (int)(end - begin < 1000 ? end - begin : 1000), begin);
 }
 
-nb_status nb_hf_config_parse(const char *text, size_t size, const char *name, nb_model_config *out, nb_error *err) {
+nb_status ni_hf_config_parse(const char *text, size_t size, const char *name, nb_model_config *out, nb_error *err) {
     json_error_t where;
     *out = (nb_model_config){0};
     json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, &where);
@@ -204,19 +204,19 @@ nb_status nb_hf_config_parse(const char *text, size_t size, const char *name, nb
 static nb_status read_text(const char *folder, char path[PATH_ROOM], char **text, size_t *size, nb_error *err) {
     enum { LIMIT = 16 << 20 };
     snprintf(path, PATH_ROOM, "%s/config.json", folder);
-    return nb_file_read(path, LIMIT, text, size, err);
+    return ni_file_read(path, LIMIT, text, size, err);
 }
 
-nb_status nb_hf_config_read(const char *folder, nb_model_config *out, nb_error *err) {
+nb_status ni_hf_config_read(const char *folder, nb_model_config *out, nb_error *err) {
     char path[PATH_ROOM], *text;
     size_t size;
     NB_TRY(read_text(folder, path, &text, &size, err));
-    nb_status status = nb_hf_config_parse(text, size, path, out, err);
+    nb_status status = ni_hf_config_parse(text, size, path, out, err);
     free(text);
     return status;
 }
 
-nb_status nb_hf_end_of_text(const char *folder, int32_t *id, nb_error *err) {
+nb_status ni_hf_end_of_text(const char *folder, int32_t *id, nb_error *err) {
     char path[PATH_ROOM], *text;
     size_t size;
     *id = -1;
@@ -235,8 +235,8 @@ nb_status nb_hf_end_of_text(const char *folder, int32_t *id, nb_error *err) {
 
 /* ---- writing ---- */
 
-static const char *torch_name(nb_tensor_dtype dtype) {
-    return dtype == NB_ST_BF16 ? "bfloat16" : dtype == NB_ST_F16 ? "float16" : "float32";
+static const char *torch_name(ni_tensor_dtype dtype) {
+    return dtype == NI_ST_BF16 ? "bfloat16" : dtype == NI_ST_F16 ? "float16" : "float32";
 }
 
 static json_t *token(int32_t id) {
@@ -260,7 +260,7 @@ static json_t *gla_keys(const nb_model_config *c) {
                      0, "use_output_gate", 1, "use_gk", 1, "use_gv", 0, "elementwise_affine", 1, "fuse_norm", 1);
 }
 
-char *nb_hf_config_text(const nb_model_config *c, nb_tensor_dtype dtype, int32_t end_of_text) {
+char *ni_hf_config_text(const nb_model_config *c, ni_tensor_dtype dtype, int32_t end_of_text) {
     const char *type = families[c->family].type;
     if (c->family == NB_GLA && c->gate_normalizer != fla_gate_normalizer)
         type = other_gla;

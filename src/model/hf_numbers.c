@@ -3,33 +3,33 @@
 #include "format/bf16.h"
 #include "format/fp16.h"
 
-bool nb_hf_is_real(nb_tensor_dtype dtype) {
-    return dtype == NB_ST_F64 || dtype == NB_ST_F32 || dtype == NB_ST_F16 || dtype == NB_ST_BF16;
+bool ni_hf_is_real(ni_tensor_dtype dtype) {
+    return dtype == NI_ST_F64 || dtype == NI_ST_F32 || dtype == NI_ST_F16 || dtype == NI_ST_BF16;
 }
 
-static double read_one(nb_tensor_dtype dtype, const void *at) {
+static double read_one(ni_tensor_dtype dtype, const void *at) {
     uint16_t half;
     float single;
     double wide;
     switch (dtype) {
-    case NB_ST_F64:
+    case NI_ST_F64:
         memcpy(&wide, at, sizeof wide);
         return wide;
-    case NB_ST_F32:
+    case NI_ST_F32:
         memcpy(&single, at, sizeof single);
         return (double)single;
-    case NB_ST_BF16:
+    case NI_ST_BF16:
         memcpy(&half, at, sizeof half);
-        return (double)nb_bf16_value(half);
-    default: /* NB_ST_F16: callers ask nb_hf_is_real first */
+        return (double)ni_bf16_value(half);
+    default: /* NI_ST_F16: callers ask ni_hf_is_real first */
         memcpy(&half, at, sizeof half);
-        return (double)nb_fp16_value(half);
+        return (double)ni_fp16_value(half);
     }
 }
 
-void nb_hf_numbers_read(nb_tensor_dtype dtype, const void *from, size_t count, nb_dtype to_type, void *to) {
-    size_t size = nb_tensor_dtype_size(dtype);
-    if (dtype == NB_ST_F32 && to_type == NB_F32) {
+void ni_hf_numbers_read(ni_tensor_dtype dtype, const void *from, size_t count, nb_dtype to_type, void *to) {
+    size_t size = ni_tensor_dtype_size(dtype);
+    if (dtype == NI_ST_F32 && to_type == NB_F32) {
         memcpy(to, from, count * size);
         return;
     }
@@ -42,20 +42,20 @@ void nb_hf_numbers_read(nb_tensor_dtype dtype, const void *from, size_t count, n
     }
 }
 
-static void write_one(nb_tensor_dtype dtype, double value, void *at) {
+static void write_one(ni_tensor_dtype dtype, double value, void *at) {
     float single = (float)value;
-    uint16_t half = dtype == NB_ST_BF16 ? nb_bf16_even(single) : nb_fp16_even(single);
-    if (dtype == NB_ST_F64)
+    uint16_t half = dtype == NI_ST_BF16 ? ni_bf16_even(single) : ni_fp16_even(single);
+    if (dtype == NI_ST_F64)
         memcpy(at, &value, sizeof value);
-    else if (dtype == NB_ST_F32)
+    else if (dtype == NI_ST_F32)
         memcpy(at, &single, sizeof single);
     else
         memcpy(at, &half, sizeof half);
 }
 
-void nb_hf_numbers_write(nb_tensor_dtype dtype, nb_dtype from_type, const void *from, size_t count, void *to) {
-    size_t size = nb_tensor_dtype_size(dtype);
-    if (dtype == NB_ST_F32 && from_type == NB_F32) {
+void ni_hf_numbers_write(ni_tensor_dtype dtype, nb_dtype from_type, const void *from, size_t count, void *to) {
+    size_t size = ni_tensor_dtype_size(dtype);
+    if (dtype == NI_ST_F32 && from_type == NB_F32) {
         memcpy(to, from, count * size);
         return;
     }

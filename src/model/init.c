@@ -72,7 +72,7 @@ static void draw(double *to, int64_t first, int64_t count, const char *name, uin
     const uint32_t key = nb_name_hash(name, "init");
     for (int64_t i = 0; i < count; i += 4) {
         const uint64_t group = (uint64_t)(first + i) / 4;
-        nb_philox_words bits = nb_philox(seed, key, (uint32_t)group, (uint32_t)(group >> 32), 0, NB_PURPOSE_INIT);
+        ni_philox_words bits = ni_philox(seed, key, (uint32_t)group, (uint32_t)(group >> 32), 0, NI_PURPOSE_INIT);
         double z[4];
         two_normals(bits.w[0], bits.w[1], z);
         two_normals(bits.w[2], bits.w[3], z + 2);
@@ -92,7 +92,7 @@ static void init_tensor(nb_model *model, int32_t index, uint32_t seed) {
     const int64_t elements = p->rows * p->cols;
     double values[PIECE];
     float rounded[PIECE];
-    uint8_t *to = nb_params_open(&model->params, index);
+    uint8_t *to = ni_params_open(&model->params, index);
     for (int64_t first = 0; first < elements; first += PIECE) {
         const int64_t count = elements - first < PIECE ? elements - first : PIECE;
         if (p->rank == 2)
@@ -106,7 +106,7 @@ static void init_tensor(nb_model *model, int32_t index, uint32_t seed) {
         model->be->ops->upload(model->be, to + (size_t)first * size, wide ? (void *)values : (void *)rounded,
                                (size_t)count * size);
     }
-    nb_params_close(&model->params, index);
+    ni_params_close(&model->params, index);
 }
 
 void nb_model_init(nb_model *model, uint32_t seed) {

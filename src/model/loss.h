@@ -3,26 +3,26 @@
  * How many targets a micro-batch scores is known on the host; what they cost is known to the backend when it gets
  * there. The mean loss of a micro-batch is the one divided by the other.
  */
-#ifndef NB_MODEL_LOSS_H
-#define NB_MODEL_LOSS_H
+#ifndef NI_MODEL_LOSS_H
+#define NI_MODEL_LOSS_H
 
 #include "nibble/model.h"
 
 /* Sums of losses that a model has memory for. */
-enum { NB_LOSS_SLOTS = 64 };
+enum { NI_LOSS_SLOTS = 64 };
 
-/* Where: double [NB_LOSS_SLOTS] in backend memory. The first is what nb_model_loss and nb_model_loss_and_grads use. */
-double *nb_model_loss_slots(nb_model *model);
-void nb_model_fetch_losses(nb_model *model, int64_t count, double *sums); /* the first of them, to host memory */
+/* Where: double [NI_LOSS_SLOTS] in backend memory. The first is what nb_model_loss and nb_model_loss_and_grads use. */
+double *ni_model_loss_slots(nb_model *model);
+void ni_model_fetch_losses(nb_model *model, int64_t count, double *sums); /* the first of them, to host memory */
 
 /* As nb_model_loss and nb_model_loss_and_grads, but that gradients become those of this micro-batch alone. `sum`, a
  * double of backend memory, receives the sum of the losses of the scored targets, *scored how many these are. */
-nb_status nb_model_queue_loss(nb_model *model, const nb_batch *batch, const nb_pass *pass, double *sum, int64_t *scored,
+nb_status ni_model_queue_loss(nb_model *model, const nb_batch *batch, const nb_pass *pass, double *sum, int64_t *scored,
                               nb_error *err);
-nb_status nb_model_queue_loss_and_grads(nb_model *model, const nb_batch *batch, const nb_pass *pass, double *sum,
+nb_status ni_model_queue_loss_and_grads(nb_model *model, const nb_batch *batch, const nb_pass *pass, double *sum,
                                         int64_t *scored, nb_error *err);
 
-static inline double nb_mean_loss(double sum, int64_t scored) {
+static inline double ni_mean_loss(double sum, int64_t scored) {
     return scored > 0 ? sum / (double)scored : 0.0;
 }
 

@@ -4,17 +4,17 @@
 
 #include <stdlib.h>
 
-typedef struct nb_mlp {
+typedef struct ni_mlp {
     int64_t hidden, intermediate;
     int32_t gate_param, up_param, down_param;
-    nb_linear_group *in, *out;
+    ni_linear_group *in, *out;
     void *gate, *up, *inner;                      /* saved: act [rows, intermediate] */
     void *dgate, *dup, *dinner;                   /* of a pass */
     uint32_t *inner_amax, *dgate_amax, *dup_amax; /* NULL where nobody asks */
-} nb_mlp;
+} ni_mlp;
 
 static void *create(const nb_model_config *config) {
-    nb_mlp *mlp = calloc(1, sizeof *mlp);
+    ni_mlp *mlp = calloc(1, sizeof *mlp);
     if (mlp) {
         mlp->hidden = config->hidden;
         mlp->intermediate = config->intermediate;
@@ -22,62 +22,62 @@ static void *create(const nb_model_config *config) {
     return mlp;
 }
 
-static nb_status declare(void *layer, nb_builder *builder, nb_error *err) {
-    nb_mlp *mlp = layer;
-    NB_TRY(nb_declare(builder, "mlp.gate_proj", "weight", mlp->intermediate, mlp->hidden, &mlp->gate_param, err));
-    NB_TRY(nb_declare(builder, "mlp.up_proj", "weight", mlp->intermediate, mlp->hidden, &mlp->up_param, err));
-    return nb_declare(builder, "mlp.down_proj", "weight", mlp->hidden, mlp->intermediate, &mlp->down_param, err);
+static nb_status declare(void *layer, ni_builder *builder, nb_error *err) {
+    ni_mlp *mlp = layer;
+    NB_TRY(ni_declare(builder, "mlp.gate_proj", "weight", mlp->intermediate, mlp->hidden, &mlp->gate_param, err));
+    NB_TRY(ni_declare(builder, "mlp.up_proj", "weight", mlp->intermediate, mlp->hidden, &mlp->up_param, err));
+    return ni_declare(builder, "mlp.down_proj", "weight", mlp->hidden, mlp->intermediate, &mlp->down_param, err);
 }
 
-static nb_status build(void *layer, nb_builder *builder, nb_error *err) {
-    nb_mlp *mlp = layer;
-    const nb_projection in[] = {{"mlp.gate_proj", mlp->gate_param}, {"mlp.up_proj", mlp->up_param}};
-    const nb_projection out[] = {{"mlp.down_proj", mlp->down_param}};
+static nb_status build(void *layer, ni_builder *builder, nb_error *err) {
+    ni_mlp *mlp = layer;
+    const ni_projection in[] = {{"mlp.gate_proj", mlp->gate_param}, {"mlp.up_proj", mlp->up_param}};
+    const ni_projection out[] = {{"mlp.down_proj", mlp->down_param}};
     int64_t rows = builder->model->max_rows;
-    NB_TRY(nb_build_group(builder, "mlp.input", in, 2, rows, &mlp->in, err));
-    return nb_build_group(builder, "mlp.inner", out, 1, rows, &mlp->out, err);
+    NB_TRY(ni_build_group(builder, "mlp.input", in, 2, rows, &mlp->in, err));
+    return ni_build_group(builder, "mlp.inner", out, 1, rows, &mlp->out, err);
 }
 
-static void place(void *layer, const nb_builder *builder, nb_arena *saved, nb_arena *working) {
-    nb_mlp *mlp = layer;
-    size_t bytes = nb_act_bytes(builder, mlp->intermediate);
-    mlp->gate = nb_arena_take(saved, bytes);
-    mlp->up = nb_arena_take(saved, bytes);
-    mlp->inner = nb_arena_take(saved, bytes);
-    mlp->inner_amax = nb_amax_word(mlp->out, false, saved);
+static void place(void *layer, const ni_builder *builder, ni_arena *saved, ni_arena *working) {
+    ni_mlp *mlp = layer;
+    size_t bytes = ni_act_bytes(builder, mlp->intermediate);
+    mlp->gate = ni_arena_take(saved, bytes);
+    mlp->up = ni_arena_take(saved, bytes);
+    mlp->inner = ni_arena_take(saved, bytes);
+    mlp->inner_amax = ni_amax_word(mlp->out, false, saved);
     if (!builder->model->training)
         return;
-    mlp->dgate = nb_arena_take(working, bytes);
-    mlp->dup = nb_arena_take(working, bytes);
-    mlp->dinner = nb_arena_take(working, bytes);
-    mlp->dgate_amax = nb_amax_word(mlp->in, true, working);
-    mlp->dup_amax = nb_amax_word(mlp->in, true, working);
+    mlp->dgate = ni_arena_take(working, bytes);
+    mlp->dup = ni_arena_take(working, bytes);
+    mlp->dinner = ni_arena_take(working, bytes);
+    mlp->dgate_amax = ni_amax_word(mlp->in, true, working);
+    mlp->dup_amax = ni_amax_word(mlp->in, true, working);
 }
 
 static bool wants_amax(const void *layer, bool gradients) {
-    const nb_mlp *mlp = layer;
-    return nb_linear_group_wants_amax(gradients ? mlp->out : mlp->in, gradients);
+    const ni_mlp *mlp = layer;
+    return ni_linear_group_wants_amax(gradients ? mlp->out : mlp->in, gradients);
 }
 
-static nb_status forward(void *layer, const nb_run *run, const nb_mat *x, const nb_mat *y, nb_error *err) {
-    nb_mlp *mlp = layer;
-    nb_mat gate_up[] = {nb_act(run, mlp->gate, mlp->intermediate), nb_act(run, mlp->up, mlp->intermediate)};
-    nb_mat inner = nb_act_with(run, mlp->inner, mlp->intermediate, mlp->inner_amax);
-    NB_TRY(nb_linear_group_forward(mlp->in, run->pass, run->scratch, run->training, x, gate_up, err));
+static nb_status forward(void *layer, const ni_run *run, const nb_mat *x, const nb_mat *y, nb_error *err) {
+    ni_mlp *mlp = layer;
+    nb_mat gate_up[] = {ni_act(run, mlp->gate, mlp->intermediate), ni_act(run, mlp->up, mlp->intermediate)};
+    nb_mat inner = ni_act_with(run, mlp->inner, mlp->intermediate, mlp->inner_amax);
+    NB_TRY(ni_linear_group_forward(mlp->in, run->pass, run->scratch, run->training, x, gate_up, err));
     run->be->ops->swiglu_forward(run->be, &inner, mlp->gate, mlp->up);
-    return nb_linear_group_forward(mlp->out, run->pass, run->scratch, run->training, &inner, y, err);
+    return ni_linear_group_forward(mlp->out, run->pass, run->scratch, run->training, &inner, y, err);
 }
 
-static nb_status backward(void *layer, const nb_run *run, const nb_mat *x, const nb_mat *dy, const nb_mat *dx,
+static nb_status backward(void *layer, const ni_run *run, const nb_mat *x, const nb_mat *dy, const nb_mat *dx,
                           nb_error *err) {
-    nb_mlp *mlp = layer;
-    nb_mat inner = nb_act_with(run, mlp->inner, mlp->intermediate, mlp->inner_amax),
-           dinner = nb_act(run, mlp->dinner, mlp->intermediate);
-    nb_mat dgate_up[] = {nb_act_with(run, mlp->dgate, mlp->intermediate, mlp->dgate_amax),
-                         nb_act_with(run, mlp->dup, mlp->intermediate, mlp->dup_amax)};
-    NB_TRY(nb_linear_group_backward(mlp->out, run->pass, run->scratch, &inner, dy, &dinner, err));
+    ni_mlp *mlp = layer;
+    nb_mat inner = ni_act_with(run, mlp->inner, mlp->intermediate, mlp->inner_amax),
+           dinner = ni_act(run, mlp->dinner, mlp->intermediate);
+    nb_mat dgate_up[] = {ni_act_with(run, mlp->dgate, mlp->intermediate, mlp->dgate_amax),
+                         ni_act_with(run, mlp->dup, mlp->intermediate, mlp->dup_amax)};
+    NB_TRY(ni_linear_group_backward(mlp->out, run->pass, run->scratch, &inner, dy, &dinner, err));
     run->be->ops->swiglu_backward(run->be, &dgate_up[0], &dgate_up[1], mlp->dinner, mlp->gate, mlp->up);
-    return nb_linear_group_backward(mlp->in, run->pass, run->scratch, x, dgate_up, dx, err);
+    return ni_linear_group_backward(mlp->in, run->pass, run->scratch, x, dgate_up, dx, err);
 }
 
 static double flops(const void *layer, int64_t seq) {
@@ -85,4 +85,4 @@ static double flops(const void *layer, int64_t seq) {
     return 0; /* its linear layers are counted by themselves */
 }
 
-const nb_layer_kind nb_mlp_kind = {create, declare, build, place, wants_amax, forward, backward, flops};
+const ni_layer_kind ni_mlp_kind = {create, declare, build, place, wants_amax, forward, backward, flops};

@@ -8,7 +8,7 @@
 /* ---- life ---- */
 
 static nb_status check_request(const nb_model_config *config, int64_t batch, int64_t seq, nb_error *err) {
-    if (!nb_family_find(config->family))
+    if (!ni_family_find(config->family))
         return nb_fail(err, NB_UNSUPPORTED, "model %s: family %s cannot be built", config->name,
                        nb_family_name(config->family));
     if (batch < 1 || seq < 1 || batch > INT32_MAX / seq)
@@ -29,14 +29,14 @@ nb_status nb_model_create(nb_backend *be, const nb_model_config *config, const n
         return nb_fail(err, NB_NO_MEMORY, "no memory for a model");
     model->be = be;
     model->config = *config;
-    model->traits = nb_family_find(config->family);
+    model->traits = ni_family_find(config->family);
     model->training = training;
     model->max_batch = batch;
     model->max_seq = seq;
     model->max_rows = batch * seq;
     model->doc_end = calloc((size_t)model->max_rows, sizeof *model->doc_end);
     nb_status status =
-        model->doc_end ? nb_model_assemble(model, recipe, err) : nb_fail(err, NB_NO_MEMORY, "no memory for a model");
+        model->doc_end ? ni_model_assemble(model, recipe, err) : nb_fail(err, NB_NO_MEMORY, "no memory for a model");
     if (status != NB_OK) {
         nb_model_free(model);
         return status;
@@ -51,13 +51,13 @@ void nb_model_free(nb_model *model) {
     nb_backend *be = model->be;
     void *const memory[] = {model->saved.memory, model->working.memory, model->scratch.memory};
     for (int32_t i = 0; i < model->group_count; i++)
-        nb_linear_group_free(model->groups[i]);
+        ni_linear_group_free(model->groups[i]);
     for (int32_t i = 0; model->branches && i < 2 * model->config.layers; i++)
         free(model->branches[i].layer);
     for (size_t i = 0; i < sizeof memory / sizeof *memory; i++)
         if (memory[i])
             be->ops->release(be, memory[i]);
-    nb_params_release(&model->params);
+    ni_params_release(&model->params);
     free(model->doc_end);
     free(model->branches);
     free(model->stream);
@@ -104,13 +104,13 @@ static nb_status check_batch(nb_model *model, const nb_batch *batch, bool target
     return find_documents(model, batch, err);
 }
 
-static nb_run begin(nb_model *model, const nb_batch *batch, const nb_pass *pass, bool targets, bool training) {
+static ni_run begin(nb_model *model, const nb_batch *batch, const nb_pass *pass, bool targets, bool training) {
     nb_backend *be = model->be;
     const int64_t rows = batch->batch * batch->seq;
     const int32_t *from[] = {batch->tokens, targets ? batch->targets : batch->tokens, batch->positions,
                              batch->doc_start, model->doc_end};
-    int32_t *to[NB_INPUTS];
-    for (int i = 0; i < NB_INPUTS; i++) {
+    int32_t *to[NI_INPUTS];
+    for (int i = 0; i < NI_INPUTS; i++) {
         to[i] = model->inputs + i * model->max_rows;
         be->ops->upload(be, to[i], from[i], (size_t)rows * sizeof(int32_t));
     }
@@ -119,7 +119,7 @@ static nb_run begin(nb_model *model, const nb_batch *batch, const nb_pass *pass,
     model->pass = *pass;
     model->pass.clock = model->clock;
     model->scratch.used = model->scratch.kept = 0;
-    nb_run run = {.be = be,
+    ni_run run = {.be = be,
                   .pass = &model->pass,
                   .scratch = &model->scratch,
                   .batch = batch->batch,
@@ -138,41 +138,41 @@ static void *last_of_stream(const nb_model *model) {
     return model->stream[2 * model->config.layers];
 }
 
-double *nb_model_loss_slots(nb_model *model) {
+double *ni_model_loss_slots(nb_model *model) {
     return model->losses;
 }
 
-void nb_model_fetch_losses(nb_model *model, int64_t count, double *sums) {
+void ni_model_fetch_losses(nb_model *model, int64_t count, double *sums) {
     model->be->ops->download(model->be, sums, model->losses, (size_t)count * sizeof *sums);
 }
 
-nb_status nb_model_queue_loss(nb_model *model, const nb_batch *batch, const nb_pass *pass, double *sum, int64_t *scored,
+nb_status ni_model_queue_loss(nb_model *model, const nb_batch *batch, const nb_pass *pass, double *sum, int64_t *scored,
                               nb_error *err) {
     NB_TRY(check_batch(model, batch, true, scored, err));
-    nb_run run = begin(model, batch, pass, true, false);
-    NB_TRY(nb_decoder_forward(model, &run, err));
-    return nb_head_loss(model, &run, last_of_stream(model), *scored, NULL, sum, err);
+    ni_run run = begin(model, batch, pass, true, false);
+    NB_TRY(ni_decoder_forward(model, &run, err));
+    return ni_head_loss(model, &run, last_of_stream(model), *scored, NULL, sum, err);
 }
 
 /* Gradients are narrow, or those of this batch alone (`fresh`), or what there was and those of this batch. Linear
  * layers write theirs first and the head's weight is among them; only what is scattered or added up is zeroed. */
 static void begin_gradients(nb_model *model, bool fresh, int64_t scored) {
-    nb_params *params = &model->params;
+    ni_params *params = &model->params;
     if (params->window) {
-        nb_params_begin_backward(params);
+        ni_params_begin_backward(params);
         return;
     }
     if (!fresh)
         return;
     if (scored == 0) { /* no backward pass follows */
-        nb_param_array_zero(&params->grads);
+        ni_param_array_zero(&params->grads);
         return;
     }
     for (int32_t i = 0; i < params->count; i++)
         if (params->list[i].rank == 1 || (i == model->embedding && !model->config.tied))
-            nb_params_zero_gradient(params, i);
+            ni_params_zero_gradient(params, i);
     for (int32_t i = 0; i < model->group_count; i++)
-        nb_linear_group_begin_gradients(model->groups[i]);
+        ni_linear_group_begin_gradients(model->groups[i]);
 }
 
 static nb_status queue_loss_and_grads(nb_model *model, const nb_batch *batch, const nb_pass *pass, bool fresh,
@@ -180,27 +180,27 @@ static nb_status queue_loss_and_grads(nb_model *model, const nb_batch *batch, co
     if (!model->training)
         return nb_fail(err, NB_BAD_USAGE, "model %s was made without gradients", model->config.name);
     NB_TRY(check_batch(model, batch, true, scored, err));
-    nb_run run = begin(model, batch, pass, true, true);
+    ni_run run = begin(model, batch, pass, true, true);
     begin_gradients(model, fresh, *scored);
-    NB_TRY(nb_decoder_forward(model, &run, err));
-    NB_TRY(nb_head_loss(model, &run, last_of_stream(model), *scored, model->dstream, sum, err));
-    return *scored > 0 ? nb_decoder_backward(model, &run, err) : NB_OK;
+    NB_TRY(ni_decoder_forward(model, &run, err));
+    NB_TRY(ni_head_loss(model, &run, last_of_stream(model), *scored, model->dstream, sum, err));
+    return *scored > 0 ? ni_decoder_backward(model, &run, err) : NB_OK;
 }
 
-nb_status nb_model_queue_loss_and_grads(nb_model *model, const nb_batch *batch, const nb_pass *pass, double *sum,
+nb_status ni_model_queue_loss_and_grads(nb_model *model, const nb_batch *batch, const nb_pass *pass, double *sum,
                                         int64_t *scored, nb_error *err) {
     return queue_loss_and_grads(model, batch, pass, true, sum, scored, err);
 }
 
 static double fetch_loss(nb_model *model, int64_t scored) {
     double sum;
-    nb_model_fetch_losses(model, 1, &sum);
-    return nb_mean_loss(sum, scored);
+    ni_model_fetch_losses(model, 1, &sum);
+    return ni_mean_loss(sum, scored);
 }
 
 nb_status nb_model_loss(nb_model *model, const nb_batch *batch, const nb_pass *pass, double *loss, nb_error *err) {
     int64_t scored;
-    NB_TRY(nb_model_queue_loss(model, batch, pass, model->losses, &scored, err));
+    NB_TRY(ni_model_queue_loss(model, batch, pass, model->losses, &scored, err));
     *loss = fetch_loss(model, scored);
     return NB_OK;
 }
@@ -216,9 +216,9 @@ nb_status nb_model_loss_and_grads(nb_model *model, const nb_batch *batch, const 
 nb_status nb_model_logits(nb_model *model, const nb_batch *batch, const nb_pass *pass, float *logits, nb_error *err) {
     int64_t scored;
     NB_TRY(check_batch(model, batch, false, &scored, err));
-    nb_run run = begin(model, batch, pass, false, false);
-    NB_TRY(nb_decoder_forward(model, &run, err));
-    return nb_head_logits(model, &run, logits, err);
+    ni_run run = begin(model, batch, pass, false, false);
+    NB_TRY(ni_decoder_forward(model, &run, err));
+    return ni_head_logits(model, &run, logits, err);
 }
 
 /* ---- parameters ---- */
@@ -243,56 +243,56 @@ void *nb_model_params(nb_model *model) {
     return model->params.narrow ? NULL : model->params.values;
 }
 
-nb_scaled nb_model_master(const nb_model *model, int32_t index) {
+nb_scaled ni_model_master(const nb_model *model, int32_t index) {
     return model->params.masters[index];
 }
 
-void *nb_model_param_open(nb_model *model, int32_t index) {
-    return nb_params_open(&model->params, index);
+void *ni_model_param_open(nb_model *model, int32_t index) {
+    return ni_params_open(&model->params, index);
 }
 
-void nb_model_param_close(nb_model *model, int32_t index) {
-    nb_params_close(&model->params, index);
+void ni_model_param_close(nb_model *model, int32_t index) {
+    ni_params_close(&model->params, index);
 }
 
-void nb_model_param_read(nb_model *model, int32_t index, void *host) {
+void ni_model_param_read(nb_model *model, int32_t index, void *host) {
     const nb_param *p = &model->params.list[index];
     size_t bytes = (size_t)(p->rows * p->cols) * nb_dtype_size(model->be->real);
-    model->be->ops->download(model->be, host, nb_params_open(&model->params, index), bytes);
+    model->be->ops->download(model->be, host, ni_params_open(&model->params, index), bytes);
 }
 
-void *nb_model_copy_masters(const nb_model *model) {
-    return nb_params_copy(&model->params);
+void *ni_model_copy_masters(const nb_model *model) {
+    return ni_params_copy(&model->params);
 }
 
-void nb_model_restore_masters(nb_model *model, const void *copy) {
-    nb_params_restore(&model->params, copy);
+void ni_model_restore_masters(nb_model *model, const void *copy) {
+    ni_params_restore(&model->params, copy);
 }
 
 void *nb_model_grads(nb_model *model) {
     return model->params.window ? NULL : model->params.grads.data;
 }
 
-nb_param_array *nb_model_gradients(nb_model *model) {
+ni_param_array *ni_model_gradients(nb_model *model) {
     return &model->params.grads;
 }
 
-nb_master_bytes nb_model_master_bytes(const nb_model *model) {
-    return (nb_master_bytes){model->params.values_bytes, model->params.narrow_bytes, model->params.room_bytes};
+ni_master_bytes ni_model_master_bytes(const nb_model *model) {
+    return (ni_master_bytes){model->params.values_bytes, model->params.narrow_bytes, model->params.room_bytes};
 }
 
-size_t nb_model_gradient_window(const nb_model *model) {
+size_t ni_model_gradient_window(const nb_model *model) {
     return model->params.window_bytes;
 }
 
 void nb_model_params_changed(nb_model *model) {
     for (int32_t i = 0; i < model->group_count; i++)
-        nb_linear_group_changed(model->groups[i]);
+        ni_linear_group_changed(model->groups[i]);
 }
 
 nb_status nb_model_after_step(nb_model *model, const nb_pass *pass, nb_error *err) {
     model->params.room.holds = NULL; /* the masters moved */
     for (int32_t i = 0; i < model->group_count; i++)
-        NB_TRY(nb_linear_group_after_step(model->groups[i], pass, &model->scratch, err));
+        NB_TRY(ni_linear_group_after_step(model->groups[i], pass, &model->scratch, err));
     return NB_OK;
 }

@@ -8,42 +8,42 @@ static bool has_scales(nb_dtype dtype) {
     return dtype == NB_F16 || dtype == NB_E4M3 || dtype == NB_E5M2;
 }
 
-static size_t data_bytes(const nb_param_array *array) {
+static size_t data_bytes(const ni_param_array *array) {
     return (size_t)array->elements * nb_dtype_size(array->dtype);
 }
 
-static size_t scale_bytes(const nb_param_array *array) {
+static size_t scale_bytes(const ni_param_array *array) {
     return array->scales ? (size_t)array->count * sizeof(float) : 0;
 }
 
 /* Takes the memory of an array whose other fields are set. */
-static nb_status take_memory(nb_param_array *array, const char *what, nb_error *err) {
+static nb_status take_memory(ni_param_array *array, const char *what, nb_error *err) {
     nb_backend *be = array->be;
     void *scales = NULL;
     array->at = calloc((size_t)array->count, sizeof *array->at);
-    nb_status status = array->at ? nb_backend_take(be, data_bytes(array), what, &array->data, err)
+    nb_status status = array->at ? ni_backend_take(be, data_bytes(array), what, &array->data, err)
                                  : nb_fail(err, NB_NO_MEMORY, "no memory for %s", what);
     if (status == NB_OK && has_scales(array->dtype))
-        status = nb_backend_take(be, (size_t)array->count * sizeof(float), what, &scales, err);
+        status = ni_backend_take(be, (size_t)array->count * sizeof(float), what, &scales, err);
     array->scales = scales;
     if (status != NB_OK)
-        nb_param_array_free(array);
+        ni_param_array_free(array);
     return status;
 }
 
-nb_status nb_param_array_create(nb_backend *be, const nb_param *params, int32_t count, nb_dtype dtype,
-                                nb_scale_rule rule, const char *what, nb_param_array *out, nb_error *err) {
+nb_status ni_param_array_create(nb_backend *be, const nb_param *params, int32_t count, nb_dtype dtype,
+                                nb_scale_rule rule, const char *what, ni_param_array *out, nb_error *err) {
     const nb_param *last = &params[count - 1];
-    *out = (nb_param_array){
+    *out = (ni_param_array){
         .be = be, .dtype = dtype, .rule = rule, .count = count, .elements = last->offset + last->rows * last->cols};
     NB_TRY(take_memory(out, what, err));
     for (int32_t i = 0; i < count; i++)
-        out->at[i] = (nb_param_place){params[i].offset, params[i].rows * params[i].cols};
+        out->at[i] = (ni_param_place){params[i].offset, params[i].rows * params[i].cols};
     return NB_OK;
 }
 
-nb_status nb_param_array_create_like(const nb_param_array *like, const char *what, nb_param_array *out, nb_error *err) {
-    *out = (nb_param_array){
+nb_status ni_param_array_create_like(const ni_param_array *like, const char *what, ni_param_array *out, nb_error *err) {
+    *out = (ni_param_array){
         .be = like->be, .dtype = like->dtype, .rule = like->rule, .count = like->count, .elements = like->elements};
     NB_TRY(take_memory(out, what, err));
     for (int32_t i = 0; i < like->count; i++)
@@ -51,7 +51,7 @@ nb_status nb_param_array_create_like(const nb_param_array *like, const char *wha
     return NB_OK;
 }
 
-void nb_param_array_free(nb_param_array *array) {
+void ni_param_array_free(ni_param_array *array) {
     if (!array->be)
         return;
     if (array->data)
@@ -59,10 +59,10 @@ void nb_param_array_free(nb_param_array *array) {
     if (array->scales)
         array->be->ops->release(array->be, array->scales);
     free(array->at);
-    *array = (nb_param_array){0};
+    *array = (ni_param_array){0};
 }
 
-nb_scaled nb_param_array_at(const nb_param_array *array, int32_t index) {
+nb_scaled ni_param_array_at(const ni_param_array *array, int32_t index) {
     size_t offset = (size_t)array->at[index].offset * nb_dtype_size(array->dtype);
     return (nb_scaled){.data = (char *)array->data + offset,
                        .dtype = array->dtype,
@@ -70,53 +70,53 @@ nb_scaled nb_param_array_at(const nb_param_array *array, int32_t index) {
                        .scale = array->scales ? array->scales + index : NULL};
 }
 
-size_t nb_param_array_bytes(const nb_param_array *array) {
+size_t ni_param_array_bytes(const ni_param_array *array) {
     return array->data ? data_bytes(array) + scale_bytes(array) : 0;
 }
 
-void nb_param_array_zero(nb_param_array *array) {
+void ni_param_array_zero(ni_param_array *array) {
     array->be->ops->fill_zero(array->be, array->data, data_bytes(array));
     if (array->scales)
         array->be->ops->fill_zero(array->be, array->scales, scale_bytes(array));
 }
 
-void nb_param_array_copy(nb_param_array *to, const nb_param_array *from) {
+void ni_param_array_copy(ni_param_array *to, const ni_param_array *from) {
     to->be->ops->copy(to->be, to->data, from->data, data_bytes(from));
     if (from->scales)
         to->be->ops->copy(to->be, to->scales, from->scales, scale_bytes(from));
 }
 
-void nb_param_array_add(nb_param_array *to, const nb_param_array *from) {
+void ni_param_array_add(ni_param_array *to, const ni_param_array *from) {
     nb_backend *be = to->be;
     if (to->dtype == be->real) {
         be->ops->axpy(be, to->data, 1.0, from->data, to->elements);
         return;
     }
     for (int32_t i = 0; i < to->count; i++) {
-        const nb_scaled sum = nb_param_array_at(to, i), other = nb_param_array_at(from, i);
+        const nb_scaled sum = ni_param_array_at(to, i), other = ni_param_array_at(from, i);
         be->ops->scaled_add(be, &sum, &sum, &other, to->at[i].length);
     }
 }
 
-void nb_param_array_join(nb_param_array *to, const nb_param_array *from) {
+void ni_param_array_join(ni_param_array *to, const ni_param_array *from) {
     for (int32_t i = 0; i < to->count; i++) {
-        const nb_scaled sum = nb_param_array_at(to, i), other = nb_param_array_at(from, i);
+        const nb_scaled sum = ni_param_array_at(to, i), other = ni_param_array_at(from, i);
         to->be->ops->scaled_join(to->be, &sum, &other, to->at[i].length);
     }
 }
 
-int32_t nb_param_array_parts(const nb_param_array *array) {
+int32_t ni_param_array_parts(const ni_param_array *array) {
     return array->dtype == array->be->real ? 1 : array->count;
 }
 
-void nb_param_array_sum_squares(const nb_param_array *array, double *parts) {
+void ni_param_array_sum_squares(const ni_param_array *array, double *parts) {
     nb_backend *be = array->be;
     if (array->dtype == be->real) {
         be->ops->sum_squares(be, parts, array->data, array->elements);
         return;
     }
     for (int32_t i = 0; i < array->count; i++) {
-        const nb_scaled tensor = nb_param_array_at(array, i);
+        const nb_scaled tensor = ni_param_array_at(array, i);
         be->ops->scaled_sum_squares(be, parts + i, &tensor, array->at[i].length);
     }
 }

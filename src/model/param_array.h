@@ -3,72 +3,72 @@
  * Tensors lie as in the model's array of masters (nb_param.offset). Types other than `real` save memory; those that
  * need it have a scale a tensor (nb_scaled in nibble/backend.h).
  */
-#ifndef NB_MODEL_PARAM_ARRAY_H
-#define NB_MODEL_PARAM_ARRAY_H
+#ifndef NI_MODEL_PARAM_ARRAY_H
+#define NI_MODEL_PARAM_ARRAY_H
 
 #include "nibble/model.h"
 
-typedef struct nb_param_place {
+typedef struct ni_param_place {
     int64_t offset, length; /* elements */
-} nb_param_place;
+} ni_param_place;
 
-typedef struct nb_param_array {
+typedef struct ni_param_array {
     nb_backend *be;
     nb_dtype dtype;
     nb_scale_rule rule;
     int32_t count;      /* tensors */
     int64_t elements;   /* of the array: tensors and what lies between them */
-    nb_param_place *at; /* [count] */
+    ni_param_place *at; /* [count] */
     void *data;         /* [elements] */
     float *scales;      /* [count]; NULL where the type needs none */
-} nb_param_array;
+} ni_param_array;
 
 /* Zeroes. `what` names it if there is no memory: "first moments". */
-nb_status nb_param_array_create(nb_backend *be, const nb_param *params, int32_t count, nb_dtype dtype,
-                                nb_scale_rule rule, const char *what, nb_param_array *out, nb_error *err);
+nb_status ni_param_array_create(nb_backend *be, const nb_param *params, int32_t count, nb_dtype dtype,
+                                nb_scale_rule rule, const char *what, ni_param_array *out, nb_error *err);
 /* Another of the same kind. */
-nb_status nb_param_array_create_like(const nb_param_array *like, const char *what, nb_param_array *out, nb_error *err);
-void nb_param_array_free(nb_param_array *array);
+nb_status ni_param_array_create_like(const ni_param_array *like, const char *what, ni_param_array *out, nb_error *err);
+void ni_param_array_free(ni_param_array *array);
 
-nb_scaled nb_param_array_at(const nb_param_array *array, int32_t index);
-size_t nb_param_array_bytes(const nb_param_array *array);
-void nb_param_array_zero(nb_param_array *array);
+nb_scaled ni_param_array_at(const ni_param_array *array, int32_t index);
+size_t ni_param_array_bytes(const ni_param_array *array);
+void ni_param_array_zero(ni_param_array *array);
 
 /* Arrays of one model and one type. */
-void nb_param_array_copy(nb_param_array *to, const nb_param_array *from);
-void nb_param_array_add(nb_param_array *to, const nb_param_array *from); /* to += from */
+void ni_param_array_copy(ni_param_array *to, const ni_param_array *from);
+void ni_param_array_add(ni_param_array *to, const ni_param_array *from); /* to += from */
 
 /* The same on numbers under the same scales: each sum is rounded and saturates. Narrow types with scales only. */
-void nb_param_array_join(nb_param_array *to, const nb_param_array *from);
+void ni_param_array_join(ni_param_array *to, const ni_param_array *from);
 
 /* The sum of squares in parts that add up in order: one, or one a tensor where the type is not real. `parts` is backend
- * memory for nb_param_array_parts() doubles. NaN and Inf propagate. */
-int32_t nb_param_array_parts(const nb_param_array *array);
-void nb_param_array_sum_squares(const nb_param_array *array, double *parts);
+ * memory for ni_param_array_parts() doubles. NaN and Inf propagate. */
+int32_t ni_param_array_parts(const ni_param_array *array);
+void ni_param_array_sum_squares(const ni_param_array *array, double *parts);
 
 /* The gradients of a model made for training, as its recipe keeps them. */
-nb_param_array *nb_model_gradients(nb_model *model);
+ni_param_array *ni_model_gradients(nb_model *model);
 
-/* Masters, of any type. nb_model_param_open gives one in real, in place or decoded until the next is opened; what is
+/* Masters, of any type. ni_model_param_open gives one in real, in place or decoded until the next is opened; what is
  * written there counts once it is closed. */
-nb_scaled nb_model_master(const nb_model *model, int32_t index);
-void *nb_model_param_open(nb_model *model, int32_t index);
-void nb_model_param_close(nb_model *model, int32_t index);
+nb_scaled ni_model_master(const nb_model *model, int32_t index);
+void *ni_model_param_open(nb_model *model, int32_t index);
+void ni_model_param_close(nb_model *model, int32_t index);
 
 /* Values of a tensor in real, to host memory. */
-void nb_model_param_read(nb_model *model, int32_t index, void *host);
+void ni_model_param_read(nb_model *model, int32_t index, void *host);
 
 /* All masters as they are, in backend memory that the caller releases (NULL if there is none), and back. */
-void *nb_model_copy_masters(const nb_model *model);
-void nb_model_restore_masters(nb_model *model, const void *copy);
+void *ni_model_copy_masters(const nb_model *model);
+void ni_model_restore_masters(nb_model *model, const void *copy);
 
 /* Bytes that masters take, and those that are taken besides where some are decoded to be read. */
-typedef struct nb_master_bytes {
+typedef struct ni_master_bytes {
     size_t wide, narrow, room;
-} nb_master_bytes;
-nb_master_bytes nb_model_master_bytes(const nb_model *model);
+} ni_master_bytes;
+ni_master_bytes ni_model_master_bytes(const nb_model *model);
 
 /* Bytes in which one block's gradients are added up before they are packed; 0 where gradients are real. */
-size_t nb_model_gradient_window(const nb_model *model);
+size_t ni_model_gradient_window(const nb_model *model);
 
 #endif

@@ -11,7 +11,7 @@ static int64_t aligned(int64_t elements) {
     return (elements + ALIGN - 1) / ALIGN * ALIGN;
 }
 
-static nb_status make_room(nb_params *params, nb_error *err) {
+static nb_status make_room(ni_params *params, nb_error *err) {
     int32_t capacity = params->capacity ? 2 * params->capacity : 64;
     nb_param *list = realloc(params->list, (size_t)capacity * sizeof *list);
     if (list)
@@ -25,11 +25,11 @@ static nb_status make_room(nb_params *params, nb_error *err) {
     return NB_OK;
 }
 
-void nb_params_begin_section(nb_params *params) {
+void ni_params_begin_section(ni_params *params) {
     params->section = params->count;
 }
 
-nb_status nb_params_declare(nb_params *params, const char *name, int64_t rows, int64_t cols, int32_t *index,
+nb_status ni_params_declare(ni_params *params, const char *name, int64_t rows, int64_t cols, int32_t *index,
                             nb_error *err) {
     if (params->count == params->capacity)
         NB_TRY(make_room(params, err));
@@ -45,12 +45,12 @@ nb_status nb_params_declare(nb_params *params, const char *name, int64_t rows, i
 
 /* ---- gradients ---- */
 
-static int64_t length_of(const nb_params *params, int32_t index) {
+static int64_t length_of(const ni_params *params, int32_t index) {
     return params->list[index].rows * params->list[index].cols;
 }
 
 /* The tensor that outlives its section lies first; after it all sections share one place. */
-static nb_status place_window(nb_params *params, int32_t outlives, nb_error *err) {
+static nb_status place_window(ni_params *params, int32_t outlives, nb_error *err) {
     nb_backend *be = params->be;
     int64_t shared = outlives >= 0 ? aligned(length_of(params, outlives)) : 0, end = shared;
     params->window_at = calloc((size_t)params->count, sizeof *params->window_at);
@@ -63,50 +63,50 @@ static nb_status place_window(nb_params *params, int32_t outlives, nb_error *err
         end = last > end ? last : end;
     }
     params->window_bytes = (size_t)end * nb_dtype_size(be->real);
-    return nb_backend_take(be, params->window_bytes, "gradients while a block is worked on", &params->window, err);
+    return ni_backend_take(be, params->window_bytes, "gradients while a block is worked on", &params->window, err);
 }
 
-static nb_status allocate_gradients(nb_params *params, const nb_gradient_store *gradients, int32_t outlives,
+static nb_status allocate_gradients(ni_params *params, const nb_gradient_store *gradients, int32_t outlives,
                                     nb_error *err) {
     nb_backend *be = params->be;
     bool narrow = gradients->format != NB_F32;
     if (narrow && !be->ops->scaled_encode)
         return nb_fail(err, NB_UNSUPPORTED, "gradients.format: backend %s keeps gradients in %s; expected fp32",
                        be->name, nb_dtype_name(be->real));
-    NB_TRY(nb_param_array_create(be, params->list, params->count, narrow ? gradients->format : be->real,
+    NB_TRY(ni_param_array_create(be, params->list, params->count, narrow ? gradients->format : be->real,
                                  gradients->scale, "gradients", &params->grads, err));
     return narrow ? place_window(params, outlives, err) : NB_OK;
 }
 
-void nb_params_zero_gradient(nb_params *params, int32_t index) {
+void ni_params_zero_gradient(ni_params *params, int32_t index) {
     nb_backend *be = params->be;
-    be->ops->fill_zero(be, nb_params_grad(params, index), (size_t)length_of(params, index) * nb_dtype_size(be->real));
+    be->ops->fill_zero(be, ni_params_grad(params, index), (size_t)length_of(params, index) * nb_dtype_size(be->real));
 }
 
-void nb_params_begin_backward(nb_params *params) {
+void ni_params_begin_backward(ni_params *params) {
     if (!params->window)
         return;
     params->be->ops->fill_zero(params->be, params->window, params->window_bytes);
-    nb_param_array_zero(&params->grads);
+    ni_param_array_zero(&params->grads);
 }
 
-void nb_params_pack(nb_params *params, int32_t section) {
+void ni_params_pack(ni_params *params, int32_t section) {
     nb_backend *be = params->be;
     for (int32_t i = section; params->window && i < params->count && params->section_of[i] == section; i++) {
-        const nb_scaled to = nb_param_array_at(&params->grads, i);
-        be->ops->scaled_encode(be, &to, nb_params_grad(params, i), length_of(params, i));
-        be->ops->fill_zero(be, nb_params_grad(params, i), (size_t)length_of(params, i) * nb_dtype_size(be->real));
+        const nb_scaled to = ni_param_array_at(&params->grads, i);
+        be->ops->scaled_encode(be, &to, ni_params_grad(params, i), length_of(params, i));
+        be->ops->fill_zero(be, ni_params_grad(params, i), (size_t)length_of(params, i) * nb_dtype_size(be->real));
     }
 }
 
 /* ---- masters ---- */
 
-static bool is_narrow(const nb_params *params, int32_t index, nb_dtype master) {
+static bool is_narrow(const ni_params *params, int32_t index, nb_dtype master) {
     return master != NB_F32 && params->list[index].rank == 2 && !params->list[index].embedding;
 }
 
 /* Where each master lies in its array, in elements; the sizes of both arrays and of the largest narrow tensor. */
-static void place_masters(nb_params *params, nb_dtype master, int64_t *at, int64_t *wide, int64_t *narrow,
+static void place_masters(ni_params *params, nb_dtype master, int64_t *at, int64_t *wide, int64_t *narrow,
                           int64_t *largest) {
     *wide = *narrow = *largest = 0;
     for (int32_t i = 0; i < params->count; i++) {
@@ -118,21 +118,21 @@ static void place_masters(nb_params *params, nb_dtype master, int64_t *at, int64
     }
 }
 
-static nb_status take_masters(nb_params *params, bool any_narrow, nb_error *err) {
+static nb_status take_masters(ni_params *params, bool any_narrow, nb_error *err) {
     nb_backend *be = params->be;
     void *scales, *room;
-    NB_TRY(nb_backend_take(be, params->values_bytes, "parameters", &params->values, err));
+    NB_TRY(ni_backend_take(be, params->values_bytes, "parameters", &params->values, err));
     if (!any_narrow)
         return NB_OK;
-    NB_TRY(nb_backend_take(be, params->narrow_bytes, "masters of linear layers", &params->narrow, err));
-    NB_TRY(nb_backend_take(be, (size_t)params->count * sizeof *params->scales, "scales of masters", &scales, err));
+    NB_TRY(ni_backend_take(be, params->narrow_bytes, "masters of linear layers", &params->narrow, err));
+    NB_TRY(ni_backend_take(be, (size_t)params->count * sizeof *params->scales, "scales of masters", &scales, err));
     params->scales = scales;
-    NB_TRY(nb_backend_take(be, params->room_bytes, "a master while its layer is worked on", &room, err));
+    NB_TRY(ni_backend_take(be, params->room_bytes, "a master while its layer is worked on", &room, err));
     params->room.data = room;
     return NB_OK;
 }
 
-static nb_status allocate_masters(nb_params *params, nb_dtype master, nb_scale_rule rule, nb_error *err) {
+static nb_status allocate_masters(ni_params *params, nb_dtype master, nb_scale_rule rule, nb_error *err) {
     nb_backend *be = params->be;
     int64_t wide, narrow, largest;
     int64_t *at = calloc((size_t)params->count, sizeof *at);
@@ -159,11 +159,11 @@ static nb_status allocate_masters(nb_params *params, nb_dtype master, nb_scale_r
     return status;
 }
 
-void *nb_params_value(const nb_params *params, int32_t index) {
+void *ni_params_value(const ni_params *params, int32_t index) {
     return params->masters[index].dtype == params->be->real ? params->masters[index].data : NULL;
 }
 
-void *nb_params_open(nb_params *params, int32_t index) {
+void *ni_params_open(ni_params *params, int32_t index) {
     const nb_scaled *master = &params->masters[index];
     if (master->dtype == params->be->real)
         return master->data;
@@ -172,17 +172,17 @@ void *nb_params_open(nb_params *params, int32_t index) {
     return params->room.data;
 }
 
-void nb_params_close(nb_params *params, int32_t index) {
+void ni_params_close(ni_params *params, int32_t index) {
     const nb_scaled *master = &params->masters[index];
     if (master->dtype != params->be->real)
         params->be->ops->scaled_encode(params->be, master, params->room.data, length_of(params, index));
 }
 
-static size_t scales_bytes(const nb_params *params) {
+static size_t scales_bytes(const ni_params *params) {
     return params->narrow ? (size_t)params->count * sizeof *params->scales : 0;
 }
 
-void *nb_params_copy(const nb_params *params) {
+void *ni_params_copy(const ni_params *params) {
     nb_backend *be = params->be;
     uint8_t *copy = be->ops->alloc(be, params->values_bytes + params->narrow_bytes + scales_bytes(params),
                                    "a copy of the parameters");
@@ -196,7 +196,7 @@ void *nb_params_copy(const nb_params *params) {
     return copy;
 }
 
-void nb_params_restore(nb_params *params, const void *copy) {
+void ni_params_restore(ni_params *params, const void *copy) {
     nb_backend *be = params->be;
     const uint8_t *from = copy;
     be->ops->copy(be, params->values, from, params->values_bytes);
@@ -208,7 +208,7 @@ void nb_params_restore(nb_params *params, const void *copy) {
 
 /* ---- memory ---- */
 
-nb_status nb_params_allocate(nb_params *params, const nb_recipe *recipe, int32_t outlives, nb_error *err) {
+nb_status ni_params_allocate(ni_params *params, const nb_recipe *recipe, int32_t outlives, nb_error *err) {
     const nb_optimizer_state state = recipe ? recipe->optimizer_state : (nb_optimizer_state){0};
     if (state.master != NB_F32 && !params->be->ops->scaled_decode)
         return nb_fail(err, NB_UNSUPPORTED, "optimizer_state.master: backend %s keeps masters in %s; expected fp32",
@@ -217,25 +217,25 @@ nb_status nb_params_allocate(nb_params *params, const nb_recipe *recipe, int32_t
     return recipe ? allocate_gradients(params, &recipe->gradients, outlives, err) : NB_OK;
 }
 
-void nb_params_release(nb_params *params) {
+void ni_params_release(ni_params *params) {
     nb_backend *be = params->be;
     void *const memory[] = {params->values, params->narrow, params->scales, params->room.data, params->window};
     for (size_t i = 0; i < sizeof memory / sizeof *memory; i++)
         if (memory[i])
             be->ops->release(be, memory[i]);
-    nb_param_array_free(&params->grads);
+    ni_param_array_free(&params->grads);
     free(params->list);
     free(params->masters);
     free(params->section_of);
     free(params->window_at);
-    *params = (nb_params){0};
+    *params = (ni_params){0};
 }
 
-static void *at(const nb_params *params, void *array, int64_t element) {
+static void *at(const ni_params *params, void *array, int64_t element) {
     return array ? (uint8_t *)array + (size_t)element * nb_dtype_size(params->be->real) : NULL;
 }
 
-void *nb_params_grad(const nb_params *params, int32_t index) {
+void *ni_params_grad(const ni_params *params, int32_t index) {
     if (params->window)
         return at(params, params->window, params->window_at[index]);
     return at(params, params->grads.data, params->list[index].offset);

@@ -10,13 +10,13 @@
  * holds one section at a time (a branch, the head, the embedding): when the pass is done with a section, its gradients
  * are packed and the window serves the next one. So gradients never lie in `real` whole.
  */
-#ifndef NB_MODEL_PARAMS_H
-#define NB_MODEL_PARAMS_H
+#ifndef NI_MODEL_PARAMS_H
+#define NI_MODEL_PARAMS_H
 
 #include "linear/linear.h"
 #include "model/param_array.h"
 
-typedef struct nb_params {
+typedef struct ni_params {
     nb_backend *be;
     nb_param *list;
     int32_t count, capacity;
@@ -29,43 +29,43 @@ typedef struct nb_params {
     void *narrow; /* those that are, and their scales [count]; NULL where all are real */
     float *scales;
     size_t narrow_bytes;
-    nb_master_room room;
+    ni_master_room room;
     size_t room_bytes;
-    nb_param_array grads; /* empty unless training */
+    ni_param_array grads; /* empty unless training */
     void *window;         /* real; NULL where grads are real */
     size_t window_bytes;
     int64_t *window_at; /* [count]: element of the window where each gradient is added up */
-} nb_params;
+} ni_params;
 
 /* What is declared from here on is a section of its own. */
-void nb_params_begin_section(nb_params *params);
+void ni_params_begin_section(ni_params *params);
 
 /* A matrix [rows, cols], decayed; or a vector [rows] (cols = 0), not decayed. *index says which it became. */
-nb_status nb_params_declare(nb_params *params, const char *name, int64_t rows, int64_t cols, int32_t *index,
+nb_status ni_params_declare(ni_params *params, const char *name, int64_t rows, int64_t cols, int32_t *index,
                             nb_error *err);
 /* `recipe` says what is narrow; NULL unless training: then nothing is, and there are no gradients. `outlives`: a tensor
  * whose gradient is added to from the first section of the backward pass to the last (a tied embedding); -1 if there is
  * none. */
-nb_status nb_params_allocate(nb_params *params, const nb_recipe *recipe, int32_t outlives, nb_error *err);
-void nb_params_release(nb_params *params);
+nb_status ni_params_allocate(ni_params *params, const nb_recipe *recipe, int32_t outlives, nb_error *err);
+void ni_params_release(ni_params *params);
 
 /* A copy of all masters as they are, in backend memory (release it), and back. */
-void *nb_params_copy(const nb_params *params);
-void nb_params_restore(nb_params *params, const void *copy);
+void *ni_params_copy(const ni_params *params);
+void ni_params_restore(ni_params *params, const void *copy);
 
-void *nb_params_value(const nb_params *params, int32_t index); /* in real; NULL where it is narrow */
+void *ni_params_value(const ni_params *params, int32_t index); /* in real; NULL where it is narrow */
 /* Values of a tensor in real: in place, or decoded and good until another is opened. What is written there counts once
  * it is closed. */
-void *nb_params_open(nb_params *params, int32_t index);
-void nb_params_close(nb_params *params, int32_t index);
-void *nb_params_grad(const nb_params *params, int32_t index); /* where backward adds; NULL unless training */
+void *ni_params_open(ni_params *params, int32_t index);
+void ni_params_close(ni_params *params, int32_t index);
+void *ni_params_grad(const ni_params *params, int32_t index); /* where backward adds; NULL unless training */
 
 /* Where gradients are real. */
-void nb_params_zero_gradient(nb_params *params, int32_t index);
+void ni_params_zero_gradient(ni_params *params, int32_t index);
 
 /* Clears the gradients; then packs the section that begins with tensor `section`, once it is complete. Both do nothing
  * where gradients are real. */
-void nb_params_begin_backward(nb_params *params);
-void nb_params_pack(nb_params *params, int32_t section);
+void ni_params_begin_backward(ni_params *params);
+void ni_params_pack(ni_params *params, int32_t section);
 
 #endif

@@ -33,7 +33,7 @@ int32_t nb_model_memory(const nb_model *model, nb_memory_row *rows, int32_t max_
         {doubles ? "parameters (f64)" : "parameters (f32)", model->params.values_bytes},
         {"masters of linear layers (16 bits)", model->params.narrow_bytes},
         {"a master while its layer is worked on (f32)", model->params.room_bytes},
-        {gradients_row(model), nb_param_array_bytes(&model->params.grads)},
+        {gradients_row(model), ni_param_array_bytes(&model->params.grads)},
         {"gradients while a block is worked on (f32)", model->params.window_bytes},
         {"quantized and bf16 weights, state of mechanisms", model->group_bytes},
         {model->training ? "saved activations" : "activations", model->saved_bytes},
@@ -54,18 +54,18 @@ int32_t nb_model_memory(const nb_model *model, nb_memory_row *rows, int32_t max_
 /* ---- census ---- */
 
 int32_t nb_model_census(const nb_model *model, nb_census_row *rows, int32_t max_rows) {
-    const nb_gemm gemms = model->training ? NB_GEMM_COUNT : NB_GEMM_DGRAD;
+    const ni_gemm gemms = model->training ? NI_GEMM_COUNT : NI_GEMM_DGRAD;
     int32_t count = 0;
     for (int32_t i = 0; i < model->group_count; i++) {
-        const nb_linear_group *group = model->groups[i];
+        const ni_linear_group *group = model->groups[i];
         for (int32_t j = 0; j < group->count; j++)
-            for (nb_gemm gemm = NB_GEMM_FPROP; gemm < gemms; gemm++, count++) {
+            for (ni_gemm gemm = NI_GEMM_FPROP; gemm < gemms; gemm++, count++) {
                 if (count >= max_rows)
                     continue;
                 nb_census_row *row = &rows[count];
                 snprintf(row->module, sizeof row->module, "%s", group->layers[j].name);
-                row->gemm = nb_gemm_name(gemm);
-                nb_linear_census(group, &group->layers[j], gemm, row->formats, sizeof row->formats, &row->kernel,
+                row->gemm = ni_gemm_name(gemm);
+                ni_linear_census(group, &group->layers[j], gemm, row->formats, sizeof row->formats, &row->kernel,
                                  &row->reason);
             }
     }
@@ -76,11 +76,11 @@ int32_t nb_model_census(const nb_model *model, nb_census_row *rows, int32_t max_
 
 enum { MOST_TENSORS = 64 }; /* of one mechanism in one group */
 
-static int32_t group_state(const nb_linear_group *group, nb_state_tensor *tensors, int32_t max_tensors) {
+static int32_t group_state(const ni_linear_group *group, nb_state_tensor *tensors, int32_t max_tensors) {
     int32_t count = 0;
     for (int32_t i = 0; i < group->mechanism_count; i++) {
-        const nb_attached_mechanism *m = &group->mechanisms[i];
-        nb_mechanism_tensor list[MOST_TENSORS];
+        const ni_attached_mechanism *m = &group->mechanisms[i];
+        ni_mechanism_tensor list[MOST_TENSORS];
         int32_t found = m->table->tensors ? m->table->tensors(m->state, list, MOST_TENSORS) : 0;
         for (int32_t t = 0; t < found && t < MOST_TENSORS; t++, count++) {
             if (count >= max_tensors)
@@ -107,7 +107,7 @@ int32_t nb_model_state(nb_model *model, nb_state_tensor *tensors, int32_t max_te
 nb_status nb_model_state_loaded(nb_model *model, nb_error *err) {
     for (int32_t i = 0; i < model->group_count; i++)
         for (int32_t j = 0; j < model->groups[i]->mechanism_count; j++) {
-            const nb_attached_mechanism *m = &model->groups[i]->mechanisms[j];
+            const ni_attached_mechanism *m = &model->groups[i]->mechanisms[j];
             if (m->table->loaded)
                 NB_TRY(m->table->loaded(m->state, err));
         }

@@ -21,7 +21,7 @@ static const struct {
     {"row", 1, NB_BLOCK_ALL}, {"column", NB_BLOCK_ALL, 1}, {"tensor", NB_BLOCK_ALL, NB_BLOCK_ALL},
 };
 
-static const nb_word from_words[] = {
+static const ni_word from_words[] = {
     NULL_WORD,
     {"fprop.x", NB_FPROP_X, NULL},
     {"fprop.w", NB_FPROP_W, NULL},
@@ -31,19 +31,19 @@ static const nb_word from_words[] = {
     {"wgrad.x", NB_WGRAD_X, NULL},
     {NULL, 0, NULL},
 };
-static const nb_word via_words[] = {
+static const ni_word via_words[] = {
     NULL_WORD,
     {"fold", NB_VIA_FOLD, "the scales go into the other operand before that is quantized"},
     {"bf16", NB_VIA_BF16, "the operand is decoded and rounded to BF16"},
     {NULL, 0, NULL},
 };
-static const nb_word noise_words[] = {
+static const ni_word noise_words[] = {
     NULL_WORD,
     {"own", 0, "each operand draws bits of its own"},
     {"shared", 1, "both operands of the GEMM draw the same, by the position of the element"},
     {NULL, 0, NULL},
 };
-static const nb_word block_words[] = {
+static const ni_word block_words[] = {
     NULL_WORD,
     {"1x16", 0, NULL},
     {"16x16", 1, NULL},
@@ -53,7 +53,7 @@ static const nb_word block_words[] = {
     {"tensor", 5, NULL},
     {NULL, 0, NULL},
 };
-static const nb_word scale_words[] = {
+static const ni_word scale_words[] = {
     NULL_WORD,
     {"absmax", NB_RULE_ABSMAX, "the largest magnitude maps to the largest code"},
     {"floor", NB_RULE_FLOOR, "MX: exponent rounded down; may saturate"},
@@ -62,23 +62,23 @@ static const nb_word scale_words[] = {
     {"headroom", NB_RULE_HEADROOM, "NVFP4: the largest magnitude maps to 6*16/17, so that no scale saturates"},
     {NULL, 0, NULL},
 };
-static const nb_word round_words[] = {
+static const ni_word round_words[] = {
     NULL_WORD,
     {"even", NB_ROUND_EVEN, "nearest, ties to the even code"},
     {"up", NB_ROUND_UP, "nearest, ties toward +inf (arXiv:2501.17116 appendix A)"},
     {"stochastic", NB_ROUND_STOCHASTIC, "up with the probability of the distance"},
     {NULL, 0, NULL},
 };
-static const nb_word bits_words[] = {NULL_WORD, {NULL, 0, NULL}};
-static const nb_word size_words[] = {NULL_WORD, {"none", 0, NULL}, {NULL, 0, NULL}};
-static const nb_word signs_words[] = {
+static const ni_word bits_words[] = {NULL_WORD, {NULL, 0, NULL}};
+static const ni_word size_words[] = {NULL_WORD, {"none", 0, NULL}, {NULL, 0, NULL}};
+static const ni_word signs_words[] = {
     NULL_WORD,
     {"none", NB_SIGNS_NONE, "plain Hadamard"},
     {"fixed", NB_SIGNS_FIXED, "one pattern for the whole run (TransformerEngine's)"},
     {"fresh", NB_SIGNS_FRESH, "a new pattern each call, shared by the two operands of the GEMM"},
     {NULL, 0, NULL},
 };
-static const nb_word truth_words[] = {NULL_WORD, {"true", 1, NULL}, {"false", 0, NULL}, {NULL, 0, NULL}};
+static const ni_word truth_words[] = {NULL_WORD, {"true", 1, NULL}, {"false", 0, NULL}, {NULL, 0, NULL}};
 
 /* Other spellings of a family's name. */
 static const struct {
@@ -86,23 +86,23 @@ static const struct {
 } spellings[] = {{"fp4", "e2m1"}, {"fp8-e4m3", "e4m3"}, {"fp8-e5m2", "e5m2"}};
 
 static const char *family_name(const char *text) {
-    for (size_t i = 0; i < NB_COUNT(spellings); i++)
+    for (size_t i = 0; i < NI_COUNT(spellings); i++)
         if (strcmp(text, spellings[i].spelling) == 0)
             return spellings[i].family;
     return text;
 }
 
 /* The words of `format` are the families of src/format; the row reads them itself. */
-static nb_status read_format(void *field, const nb_yaml_node *node, nb_error *err) {
-    bool scalar = node->kind == NB_YAML_SCALAR;
+static nb_status read_format(void *field, const ni_yaml_node *node, nb_error *err) {
+    bool scalar = node->kind == NI_YAML_SCALAR;
     if (scalar && strcmp(node->text, "null") == 0) {
         *(int32_t *)field = NOT_SAID;
         return NB_OK;
     }
     char known[200] = "";
     size_t used = 0;
-    for (int32_t i = 0; nb_format_family_at(i); i++) {
-        const char *name = nb_format_family_at(i)->name;
+    for (int32_t i = 0; ni_format_family_at(i); i++) {
+        const char *name = ni_format_family_at(i)->name;
         if (scalar && strcmp(family_name(node->text), name) == 0) {
             *(int32_t *)field = i;
             return NB_OK;
@@ -110,20 +110,20 @@ static nb_status read_format(void *field, const nb_yaml_node *node, nb_error *er
         if (used < sizeof known - 1)
             used += (size_t)snprintf(known + used, sizeof known - used, "%s%s", used ? ", " : "", name);
     }
-    return nb_keys_fail(err, node, NULL, "expected one of %s; found '%.60s'", known, scalar ? node->text : "no word");
+    return ni_keys_fail(err, node, NULL, "expected one of %s; found '%.60s'", known, scalar ? node->text : "no word");
 }
 
 static void print_format(const void *field, FILE *to) {
     int32_t index = *(const int32_t *)field;
     if (index >= 0)
-        fputs(nb_format_family_at(index)->name, to);
+        fputs(ni_format_family_at(index)->name, to);
 }
 
 /* ---- outer ---- */
 
-static nb_status read_outer(void *field, const nb_yaml_node *node, nb_error *err) {
+static nb_status read_outer(void *field, const ni_yaml_node *node, nb_error *err) {
     int32_t *outer = field;
-    if (node->kind == NB_YAML_SCALAR) {
+    if (node->kind == NI_YAML_SCALAR) {
         *outer = strcmp(node->text, "null") == 0     ? NOT_SAID
                  : strcmp(node->text, "none") == 0   ? NB_OUTER_NONE
                  : strcmp(node->text, "tensor") == 0 ? NB_OUTER_TENSOR
@@ -131,15 +131,15 @@ static nb_status read_outer(void *field, const nb_yaml_node *node, nb_error *err
         if (*outer != -2)
             return NB_OK;
     }
-    for (const nb_yaml_node *n = node->kind == NB_YAML_MAP ? node->first : NULL; n; n = n->next)
+    for (const ni_yaml_node *n = node->kind == NI_YAML_MAP ? node->first : NULL; n; n = n->next)
         if (strcmp(n->key, "block") != 0 && strcmp(n->key, "scale") != 0)
-            return nb_yaml_fail(err, n, "unknown key '%.60s'; outer knows block and scale", n->key);
-    const nb_yaml_node *block = nb_yaml_child(node, "block"), *scale = nb_yaml_child(node, "scale");
-    bool is_block = block && block->kind == NB_YAML_SCALAR && strcmp(block->text, "1x128") == 0;
-    bool known = !scale || (scale->kind == NB_YAML_SCALAR &&
+            return ni_yaml_fail(err, n, "unknown key '%.60s'; outer knows block and scale", n->key);
+    const ni_yaml_node *block = ni_yaml_child(node, "block"), *scale = ni_yaml_child(node, "scale");
+    bool is_block = block && block->kind == NI_YAML_SCALAR && strcmp(block->text, "1x128") == 0;
+    bool known = !scale || (scale->kind == NI_YAML_SCALAR &&
                             (strcmp(scale->text, "fp32") == 0 || strcmp(scale->text, "pow2") == 0));
     if (!is_block || !known)
-        return nb_keys_fail(err, node, NULL, "expected none, tensor or {block: 1x128, scale: fp32} (or pow2)");
+        return ni_keys_fail(err, node, NULL, "expected none, tensor or {block: 1x128, scale: fp32} (or pow2)");
     *outer = scale && strcmp(scale->text, "pow2") == 0 ? NB_OUTER_ROW128_POW2 : NB_OUTER_ROW128;
     return NB_OK;
 }
@@ -165,11 +165,11 @@ static void print_outer(const void *field, FILE *to) {
 
 /* ---- the tables ---- */
 
-#define FIELD(name) NB_FIELD(nb_operand_fields, name)
+#define FIELD(name) NI_FIELD(ni_operand_fields, name)
 
-static const nb_key rows[] = {
+static const ni_key rows[] = {
     {.path = "from",
-     .type = NB_KEY_CHOICE,
+     .type = NI_KEY_CHOICE,
      FIELD(from),
      .fallback = "null",
      .words = from_words,
@@ -177,14 +177,14 @@ static const nb_key rows[] = {
      .help = "take another role's quantized operand, transposed: alone the same codes; with `format` its decoded "
              "values are quantized again"},
     {.path = "via",
-     .type = NB_KEY_CHOICE,
+     .type = NI_KEY_CHOICE,
      FIELD(via),
      .fallback = "null",
      .words = via_words,
      .default_text = "absent",
      .help = "with `from` alone, where the scales then lie on the contraction"},
     {.path = "noise",
-     .type = NB_KEY_CHOICE,
+     .type = NI_KEY_CHOICE,
      FIELD(noise),
      .fallback = "null",
      .words = noise_words,
@@ -192,7 +192,7 @@ static const nb_key rows[] = {
      .help = "whose random bits `round: stochastic` draws; shared ones bias the products of equal rows",
      .source = "independent factors: the mean of their product is the product of their means"},
     {.path = "format",
-     .type = NB_KEY_CUSTOM,
+     .type = NI_KEY_CUSTOM,
      FIELD(format),
      .fallback = "null",
      .read = read_format,
@@ -202,7 +202,7 @@ static const nb_key rows[] = {
                    "e5m2 (or fp8-e5m2)",
      .help = "what the numbers become"},
     {.path = "block",
-     .type = NB_KEY_CHOICE,
+     .type = NI_KEY_CHOICE,
      FIELD(block),
      .fallback = "null",
      .words = block_words,
@@ -210,7 +210,7 @@ static const nb_key rows[] = {
      .help = "rows x columns that share a scale; columns run along the contraction",
      .source = "the format"},
     {.path = "scale",
-     .type = NB_KEY_CHOICE,
+     .type = NI_KEY_CHOICE,
      FIELD(scale),
      .fallback = "null",
      .words = scale_words,
@@ -218,7 +218,7 @@ static const nb_key rows[] = {
      .help = "how the largest magnitude of a block becomes its scale",
      .source = "the format"},
     {.path = "outer",
-     .type = NB_KEY_CUSTOM,
+     .type = NI_KEY_CUSTOM,
      FIELD(outer),
      .fallback = "null",
      .read = read_outer,
@@ -228,7 +228,7 @@ static const nb_key rows[] = {
      .help = "the scale above the block scales",
      .source = "the format"},
     {.path = "round",
-     .type = NB_KEY_CHOICE,
+     .type = NI_KEY_CHOICE,
      FIELD(round),
      .fallback = "null",
      .default_text = "even",
@@ -236,7 +236,7 @@ static const nb_key rows[] = {
      .help = "rounding of the elements",
      .source = "IEEE 754 and OCP MX: nearest, ties to even"},
     {.path = "sr_bits",
-     .type = NB_KEY_INT,
+     .type = NI_KEY_INT,
      FIELD(sr_bits),
      .fallback = "null",
      .low = 8,
@@ -247,7 +247,7 @@ static const nb_key rows[] = {
      .help = "random bits of an element; only with `round: stochastic`",
      .source = "TransformerEngine and Blackwell's cvt.rs draw 8"},
     {.path = "hadamard.size",
-     .type = NB_KEY_INT,
+     .type = NI_KEY_INT,
      FIELD(hadamard_size),
      .fallback = "null",
      .default_text = "none",
@@ -258,7 +258,7 @@ static const nb_key rows[] = {
      .help = "rotate so many neighbours along the contraction before quantizing",
      .source = "no rotation unless the recipe says so"},
     {.path = "hadamard.signs",
-     .type = NB_KEY_CHOICE,
+     .type = NI_KEY_CHOICE,
      FIELD(hadamard_signs),
      .fallback = "null",
      .words = signs_words,
@@ -266,7 +266,7 @@ static const nb_key rows[] = {
      .help = "signs flipped before the rotation",
      .source = "plain Hadamard"},
     {.path = "hadamard.round_bf16",
-     .type = NB_KEY_CHOICE,
+     .type = NI_KEY_CHOICE,
      FIELD(hadamard_round_bf16),
      .fallback = "null",
      .words = truth_words,
@@ -290,47 +290,47 @@ static const struct {
     {"fp4-tensor", "{format: fp4, block: tensor}"},
 };
 
-static nb_status read_alias(void *record, const nb_yaml_node *node, nb_error *err) {
+static nb_status read_alias(void *record, const ni_yaml_node *node, nb_error *err) {
     char known[200] = "";
     size_t used = 0;
-    for (size_t i = 0; i < NB_COUNT(aliases); i++) {
+    for (size_t i = 0; i < NI_COUNT(aliases); i++) {
         if (strcmp(node->text, aliases[i].name) == 0) {
-            nb_yaml doc;
-            NB_TRY(nb_yaml_parse(aliases[i].yaml, strlen(aliases[i].yaml), aliases[i].name, &doc, err));
-            nb_status status = nb_keys_read(&nb_quantizer_keys, record, doc.root, err);
-            nb_yaml_free(&doc);
+            ni_yaml doc;
+            NB_TRY(ni_yaml_parse(aliases[i].yaml, strlen(aliases[i].yaml), aliases[i].name, &doc, err));
+            nb_status status = ni_keys_read(&ni_quantizer_keys, record, doc.root, err);
+            ni_yaml_free(&doc);
             return status;
         }
         if (used < sizeof known - 1)
             used += (size_t)snprintf(known + used, sizeof known - used, "%s%s", used ? ", " : "", aliases[i].name);
     }
-    return nb_keys_fail(err, node, NULL, "expected {format: ...} or one of %s; found '%.60s'", known, node->text);
+    return ni_keys_fail(err, node, NULL, "expected {format: ...} or one of %s; found '%.60s'", known, node->text);
 }
 
 /* The rows of a quantizer leave the others at zero, which says something. */
-static nb_status say_no_source(void *record, const nb_yaml_node *node, nb_error *err) {
+static nb_status say_no_source(void *record, const ni_yaml_node *node, nb_error *err) {
     (void)node, (void)err;
-    nb_operand_fields *fields = record;
+    ni_operand_fields *fields = record;
     fields->from = fields->via = fields->noise = NOT_SAID;
     return NB_OK;
 }
 
-const nb_keys nb_operand_keys = {.name = "operand",
+const ni_keys ni_operand_keys = {.name = "operand",
                                  .rows = rows,
-                                 .count = NB_COUNT(rows),
-                                 .size = sizeof(nb_operand_fields),
+                                 .count = NI_COUNT(rows),
+                                 .size = sizeof(ni_operand_fields),
                                  .read_short = read_alias};
-const nb_keys nb_quantizer_keys = {.name = "quantizer",
+const ni_keys ni_quantizer_keys = {.name = "quantizer",
                                    .rows = rows + OF_ROLE,
-                                   .count = NB_COUNT(rows) - OF_ROLE,
-                                   .size = sizeof(nb_operand_fields),
+                                   .count = NI_COUNT(rows) - OF_ROLE,
+                                   .size = sizeof(ni_operand_fields),
                                    .read_short = read_alias,
                                    .finish = say_no_source};
 
 /* ---- fields and quantizers ---- */
 
-nb_operand_fields nb_operand_no_fields(void) {
-    nb_operand_fields f = {.from = NOT_SAID,
+ni_operand_fields ni_operand_no_fields(void) {
+    ni_operand_fields f = {.from = NOT_SAID,
                            .via = NOT_SAID,
                            .noise = NOT_SAID,
                            .format = NOT_SAID,
@@ -346,41 +346,41 @@ nb_operand_fields nb_operand_no_fields(void) {
 }
 
 /* All members are int32_t, so there is no padding between them. */
-static bool same_fields(const nb_operand_fields *a, const nb_operand_fields *b) {
+static bool same_fields(const ni_operand_fields *a, const ni_operand_fields *b) {
     return memcmp(a, b, sizeof *a) == 0;
 }
 
-bool nb_operand_says_no_quantizer(const nb_operand_fields *fields) {
-    nb_operand_fields nothing = nb_operand_no_fields();
+bool ni_operand_says_no_quantizer(const ni_operand_fields *fields) {
+    ni_operand_fields nothing = ni_operand_no_fields();
     nothing.from = fields->from;
     nothing.via = fields->via;
     nothing.noise = fields->noise;
     return same_fields(fields, &nothing);
 }
 
-static nb_status resolve_hadamard(const nb_operand_fields *f, const nb_yaml_node *node, nb_quantizer *q,
+static nb_status resolve_hadamard(const ni_operand_fields *f, const ni_yaml_node *node, nb_quantizer *q,
                                   nb_error *err) {
     if (f->hadamard_size <= 0 && (f->hadamard_signs != NOT_SAID || f->hadamard_round_bf16 != NOT_SAID))
-        return nb_keys_fail(err, node, "hadamard", "without a size nothing is rotated; add `size: 16`");
+        return ni_keys_fail(err, node, "hadamard", "without a size nothing is rotated; add `size: 16`");
     q->hadamard_size = f->hadamard_size == NOT_SAID ? 0 : f->hadamard_size;
     q->hadamard_signs = f->hadamard_signs == NOT_SAID ? NB_SIGNS_NONE : (nb_signs)f->hadamard_signs;
     q->hadamard_round_bf16 = f->hadamard_round_bf16 == 1;
     return NB_OK;
 }
 
-nb_status nb_quantizer_resolve(const nb_operand_fields *f, const nb_yaml_node *node, nb_quantizer *out, nb_error *err) {
+nb_status ni_quantizer_resolve(const ni_operand_fields *f, const ni_yaml_node *node, nb_quantizer *out, nb_error *err) {
     if (f->format == NOT_SAID)
-        return nb_keys_fail(err, node, NULL, "`format` is missing, as in {format: nvfp4}");
-    nb_quantizer q = nb_format_family_at(f->format)->defaults;
-    nb_operand_fields plain = nb_operand_no_fields();
+        return ni_keys_fail(err, node, NULL, "`format` is missing, as in {format: nvfp4}");
+    nb_quantizer q = ni_format_family_at(f->format)->defaults;
+    ni_operand_fields plain = ni_operand_no_fields();
     plain.format = f->format;
     plain.from = f->from;
     plain.via = f->via;
     plain.noise = f->noise;
     if (nb_quantizer_is_bf16(&q) && !same_fields(f, &plain))
-        return nb_keys_fail(err, node, NULL, "format bf16 is not quantized, so no other key applies to it");
+        return ni_keys_fail(err, node, NULL, "format bf16 is not quantized, so no other key applies to it");
     if (f->sr_bits != NOT_SAID && f->round != NB_ROUND_STOCHASTIC)
-        return nb_keys_fail(err, node, "sr_bits", "is for `round: stochastic`, and this operand is rounded otherwise");
+        return ni_keys_fail(err, node, "sr_bits", "is for `round: stochastic`, and this operand is rounded otherwise");
     if (f->block != NOT_SAID) {
         q.block_rows = shapes[f->block].rows;
         q.block_cols = shapes[f->block].cols;
@@ -396,26 +396,26 @@ nb_status nb_quantizer_resolve(const nb_operand_fields *f, const nb_yaml_node *n
     NB_TRY(resolve_hadamard(f, node, &q, err));
     nb_error inner = {0};
     if (nb_quantizer_check(&q, &inner) != NB_OK)
-        return nb_keys_fail(err, node, NULL, "%s", inner.message);
+        return ni_keys_fail(err, node, NULL, "%s", inner.message);
     *out = q;
     return NB_OK;
 }
 
 static int32_t family_of(const nb_quantizer *q) {
-    for (int32_t i = 0; nb_format_family_at(i); i++) {
-        const nb_quantizer *d = &nb_format_family_at(i)->defaults;
+    for (int32_t i = 0; ni_format_family_at(i); i++) {
+        const nb_quantizer *d = &ni_format_family_at(i)->defaults;
         if (d->element == q->element && d->scale_type == q->scale_type)
             return i;
     }
     return NOT_SAID;
 }
 
-nb_operand_fields nb_quantizer_to_fields(const nb_quantizer *q) {
-    nb_operand_fields f = nb_operand_no_fields();
+ni_operand_fields ni_quantizer_to_fields(const nb_quantizer *q) {
+    ni_operand_fields f = ni_operand_no_fields();
     f.format = family_of(q);
     if (nb_quantizer_is_bf16(q))
         return f;
-    for (size_t i = 0; i < NB_COUNT(shapes); i++)
+    for (size_t i = 0; i < NI_COUNT(shapes); i++)
         if (shapes[i].rows == q->block_rows && shapes[i].cols == q->block_cols)
             f.block = (int32_t)i;
     f.scale = (int32_t)q->rule;
@@ -431,16 +431,16 @@ nb_operand_fields nb_quantizer_to_fields(const nb_quantizer *q) {
     return f;
 }
 
-nb_status nb_quantizer_parse(const char *text, nb_quantizer *out, nb_error *err) {
-    nb_yaml doc = {0};
-    nb_operand_fields fields;
-    nb_status status = nb_yaml_parse_into(&doc, text, strlen(text), "quantizer", false, &doc.root, err);
-    if (status == NB_OK && doc.root->kind == NB_YAML_LIST)
-        status = nb_yaml_fail(err, doc.root, "expected {format: ...} or an alias, found a list");
+nb_status ni_quantizer_parse(const char *text, nb_quantizer *out, nb_error *err) {
+    ni_yaml doc = {0};
+    ni_operand_fields fields;
+    nb_status status = ni_yaml_parse_into(&doc, text, strlen(text), "quantizer", false, &doc.root, err);
+    if (status == NB_OK && doc.root->kind == NI_YAML_LIST)
+        status = ni_yaml_fail(err, doc.root, "expected {format: ...} or an alias, found a list");
     if (status == NB_OK)
-        status = nb_keys_read(&nb_quantizer_keys, &fields, doc.root, err);
+        status = ni_keys_read(&ni_quantizer_keys, &fields, doc.root, err);
     if (status == NB_OK)
-        status = nb_quantizer_resolve(&fields, doc.root, out, err);
-    nb_yaml_free(&doc);
+        status = ni_quantizer_resolve(&fields, doc.root, out, err);
+    ni_yaml_free(&doc);
     return status;
 }

@@ -1,20 +1,20 @@
 /* quantizer_yaml.h: a quantizer, and an operand of a GEMM, in the grammar of recipe files.
  *
- * What a file leaves out takes the default of its format, so the keys are read into nb_operand_fields first, where -1
+ * What a file leaves out takes the default of its format, so the keys are read into ni_operand_fields first, where -1
  * means "not said", and resolved then.
  */
-#ifndef NB_RECIPE_QUANTIZER_YAML_H
-#define NB_RECIPE_QUANTIZER_YAML_H
+#ifndef NI_RECIPE_QUANTIZER_YAML_H
+#define NI_RECIPE_QUANTIZER_YAML_H
 
 #include "config/keys.h"
 #include "nibble/format.h"
 
-typedef struct nb_operand_fields {
+typedef struct ni_operand_fields {
     int32_t from;  /* nb_role */
     int32_t via;   /* nb_via */
     int32_t noise; /* 1: shared with the other operand of the GEMM */
     /* The quantizer. */
-    int32_t format; /* index of nb_format_family_at */
+    int32_t format; /* index of ni_format_family_at */
     int32_t block;  /* index of the block shapes in quantizer_yaml.c */
     int32_t scale;  /* nb_scale_rule */
     int32_t outer;  /* nb_outer_scale */
@@ -23,24 +23,24 @@ typedef struct nb_operand_fields {
     int32_t hadamard_size;
     int32_t hadamard_signs; /* nb_signs */
     int32_t hadamard_round_bf16;
-} nb_operand_fields;
+} ni_operand_fields;
 
-extern const nb_keys nb_operand_keys;   /* all of them; a scalar is an alias */
-extern const nb_keys nb_quantizer_keys; /* without from, via and noise */
+extern const ni_keys ni_operand_keys;   /* all of them; a scalar is an alias */
+extern const ni_keys ni_quantizer_keys; /* without from, via and noise */
 
 /* True if `from` stands alone: no key of a quantizer is said. */
-bool nb_operand_says_no_quantizer(const nb_operand_fields *fields);
+bool ni_operand_says_no_quantizer(const ni_operand_fields *fields);
 
 /* Fields -> quantizer. What is not said takes the format's default; what makes no sense is refused at `node`. */
-nb_status nb_quantizer_resolve(const nb_operand_fields *fields, const nb_yaml_node *node, nb_quantizer *out,
+nb_status ni_quantizer_resolve(const ni_operand_fields *fields, const ni_yaml_node *node, nb_quantizer *out,
                                nb_error *err);
 
 /* Nothing said; and everything said that means something. */
-nb_operand_fields nb_operand_no_fields(void);
-nb_operand_fields nb_quantizer_to_fields(const nb_quantizer *q);
+ni_operand_fields ni_operand_no_fields(void);
+ni_operand_fields ni_quantizer_to_fields(const nb_quantizer *q);
 
 /* Reads "{format: nvfp4, block: 16x16, round: stochastic}" or an alias: bf16, nvfp4, nvfp4-2d, nvfp4-outer128, mxfp4,
  * mxfp8, fp4-row, fp4-tensor. What is not said takes the format's default. */
-nb_status nb_quantizer_parse(const char *text, nb_quantizer *out, nb_error *err);
+nb_status ni_quantizer_parse(const char *text, nb_quantizer *out, nb_error *err);
 
 #endif

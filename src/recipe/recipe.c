@@ -24,55 +24,55 @@ static bool scales_on_contraction(const nb_quantizer *transposed) {
     return !nb_quantizer_is_bf16(transposed) && transposed->scale_type != NB_SCALE_NONE && transposed->block_rows == 1;
 }
 
-static nb_status check_source(const nb_recipe *r, nb_role role, const nb_yaml_node *root, nb_error *err) {
+static nb_status check_source(const nb_recipe *r, nb_role role, const ni_yaml_node *root, nb_error *err) {
     const nb_operand_rule *rule = &r->roles[role], *source = &r->roles[rule->source];
     const char *name = nb_role_name(role), *from = nb_role_name(rule->source);
     if (rule->source == role)
-        return nb_keys_fail(err, root, name, "is taken from itself");
+        return ni_keys_fail(err, root, name, "is taken from itself");
     if (tensor_of(rule->source) != tensor_of(role))
-        return nb_keys_fail(err, root, name, "cannot come from %s, which is another tensor", from);
+        return ni_keys_fail(err, root, name, "cannot come from %s, which is another tensor", from);
     if (role == NB_FPROP_X || role == NB_FPROP_W)
-        return nb_keys_fail(err, root, name, "a forward operand cannot come from a backward one (%s)", from);
+        return ni_keys_fail(err, root, name, "a forward operand cannot come from a backward one (%s)", from);
     if (source->from)
-        return nb_keys_fail(err, root, name, "comes from %s, which comes from %s itself", from,
+        return ni_keys_fail(err, root, name, "comes from %s, which comes from %s itself", from,
                             nb_role_name(source->source));
     if (source->quantizer.hadamard_size)
-        return nb_keys_fail(err, root, name,
+        return ni_keys_fail(err, root, name,
                             "%s is rotated along its own contraction, so its codes mean nothing along the other; "
                             "leave `from` out to quantize the tensor itself",
                             from);
     if (rule->requantize && nb_quantizer_is_bf16(&source->quantizer))
-        return nb_keys_fail(err, root, name,
+        return ni_keys_fail(err, root, name,
                             "%s is not quantized, so there is nothing to quantize again; leave `from` out", from);
     if (rule->requantize && nb_quantizer_is_bf16(&rule->quantizer))
-        return nb_keys_fail(err, root, name, "to decode %s and keep it in BF16, write {from: %s, via: bf16}", from,
+        return ni_keys_fail(err, root, name, "to decode %s and keep it in BF16, write {from: %s, via: bf16}", from,
                             from);
     return NB_OK;
 }
 
-static nb_status check_via(const nb_recipe *r, nb_role role, const nb_yaml_node *root, nb_error *err) {
+static nb_status check_via(const nb_recipe *r, nb_role role, const ni_yaml_node *root, nb_error *err) {
     const nb_operand_rule *rule = &r->roles[role];
     const char *name = nb_role_name(role);
     if (!rule->from || rule->requantize)
         return rule->via == NB_VIA_NONE
                    ? NB_OK
-                   : nb_keys_fail(err, root, name,
+                   : ni_keys_fail(err, root, name,
                                   "`via` is for `from` without a format: it says where the scales of "
                                   "the same codes go");
     bool needed = scales_on_contraction(&rule->quantizer);
     bool by_rows = rule->quantizer.block_cols == NB_BLOCK_ALL;
     if (needed && rule->via == NB_VIA_NONE)
-        return nb_keys_fail(err, root, name,
+        return ni_keys_fail(err, root, name,
                             "the scales of %s lie on the contraction here; add `via: bf16`%s, or a format to quantize "
                             "its values again",
                             nb_role_name(rule->source), by_rows ? " or `via: fold`" : "");
     if (!needed && rule->via != NB_VIA_NONE && nb_quantizer_is_bf16(&rule->quantizer))
-        return nb_keys_fail(err, root, name, "`via` is not needed: %s is in BF16", nb_role_name(rule->source));
+        return ni_keys_fail(err, root, name, "`via` is not needed: %s is in BF16", nb_role_name(rule->source));
     if (!needed && rule->via != NB_VIA_NONE)
-        return nb_keys_fail(err, root, name, "`via` is not needed: the codes of %s serve as they are",
+        return ni_keys_fail(err, root, name, "`via` is not needed: the codes of %s serve as they are",
                             nb_role_name(rule->source));
     if (rule->via == NB_VIA_FOLD && !by_rows)
-        return nb_keys_fail(err, root, name,
+        return ni_keys_fail(err, root, name,
                             "`via: fold` needs one scale a row (block: row), for only such a scale is a factor of the "
                             "other operand; use `via: bf16`");
     return NB_OK;
@@ -83,9 +83,9 @@ static nb_status check_via(const nb_recipe *r, nb_role role, const nb_yaml_node 
 static const nb_role pairs[3][2] = {{NB_FPROP_X, NB_FPROP_W}, {NB_DGRAD_DY, NB_DGRAD_W}, {NB_WGRAD_DY, NB_WGRAD_X}};
 
 /* The operand of a fold is quantized after the scales went into it, so it cannot be codes that exist already. */
-static nb_status check_fold(const nb_recipe *r, nb_role folded, nb_role into, const nb_yaml_node *root, nb_error *err) {
+static nb_status check_fold(const nb_recipe *r, nb_role folded, nb_role into, const ni_yaml_node *root, nb_error *err) {
     if (r->roles[folded].via == NB_VIA_FOLD && r->roles[into].from)
-        return nb_keys_fail(err, root, nb_role_name(folded),
+        return ni_keys_fail(err, root, nb_role_name(folded),
                             "`via: fold` puts the scales into %s before it is quantized, but that comes from %s",
                             nb_role_name(into), nb_role_name(r->roles[into].source));
     return NB_OK;
@@ -96,14 +96,14 @@ static bool has_block_scales(const nb_quantizer *q) {
 }
 
 /* Bits can be shared only where both operands draw some. */
-static nb_status check_noise(const nb_recipe *r, nb_role role, nb_role other, const nb_yaml_node *root, nb_error *err) {
+static nb_status check_noise(const nb_recipe *r, nb_role role, nb_role other, const ni_yaml_node *root, nb_error *err) {
     if (!r->roles[role].shared_noise)
         return NB_OK;
     const nb_operand_rule *rule = &r->roles[role];
     if ((rule->from && !rule->requantize) || rule->quantizer.round != NB_ROUND_STOCHASTIC)
-        return nb_keys_fail(err, root, nb_role_name(role), "`noise` is for `round: stochastic`");
+        return ni_keys_fail(err, root, nb_role_name(role), "`noise` is for `round: stochastic`");
     if (!r->roles[other].shared_noise)
-        return nb_keys_fail(err, root, nb_role_name(role), "shares its noise with %s, which has `noise: own`",
+        return ni_keys_fail(err, root, nb_role_name(role), "shares its noise with %s, which has `noise: own`",
                             nb_role_name(other));
     return NB_OK;
 }
@@ -116,7 +116,7 @@ static const char *rotation(const nb_quantizer *q, char *text, size_t size) {
     return text;
 }
 
-static nb_status check_pair(const nb_recipe *r, nb_role first, nb_role second, const nb_yaml_node *root,
+static nb_status check_pair(const nb_recipe *r, nb_role first, nb_role second, const ni_yaml_node *root,
                             nb_error *err) {
     const nb_quantizer *a = &r->roles[first].quantizer, *b = &r->roles[second].quantizer;
     const char *name = nb_role_name(second), *other = nb_role_name(first);
@@ -126,28 +126,28 @@ static nb_status check_pair(const nb_recipe *r, nb_role first, nb_role second, c
     NB_TRY(check_noise(r, second, first, root, err));
     if (a->hadamard_size != b->hadamard_size) {
         char mine[40], others[40];
-        return nb_keys_fail(err, root, name,
+        return ni_keys_fail(err, root, name,
                             "is %s, %s %s: a rotation cancels only if both operands of the GEMM have it",
                             rotation(b, mine, sizeof mine), other, rotation(a, others, sizeof others));
     }
     if (a->hadamard_size && a->hadamard_signs != b->hadamard_signs)
-        return nb_keys_fail(err, root, name, "has other Hadamard signs than %s, so the rotations do not cancel", other);
+        return ni_keys_fail(err, root, name, "has other Hadamard signs than %s, so the rotations do not cancel", other);
     bool a_in_blocks = has_block_scales(a) && r->roles[first].via == NB_VIA_NONE;
     bool b_in_blocks = has_block_scales(b) && r->roles[second].via == NB_VIA_NONE;
     if (a_in_blocks && b_in_blocks && a->block_cols != b->block_cols)
-        return nb_keys_fail(err, root, name,
+        return ni_keys_fail(err, root, name,
                             "has blocks of %d along the contraction, %s has %d: no GEMM multiplies such a pair",
                             (int)b->block_cols, other, (int)a->block_cols);
     return NB_OK;
 }
 
-nb_status nb_recipe_check(const nb_recipe *recipe, const nb_yaml_node *root, nb_error *err) {
+nb_status ni_recipe_check(const nb_recipe *recipe, const ni_yaml_node *root, nb_error *err) {
     for (int role = 0; role < NB_ROLE_COUNT; role++) {
         if (recipe->roles[role].from)
             NB_TRY(check_source(recipe, (nb_role)role, root, err));
         NB_TRY(check_via(recipe, (nb_role)role, root, err));
     }
-    for (size_t i = 0; i < NB_COUNT(pairs); i++)
+    for (size_t i = 0; i < NI_COUNT(pairs); i++)
         NB_TRY(check_pair(recipe, pairs[i][0], pairs[i][1], root, err));
     return NB_OK;
 }

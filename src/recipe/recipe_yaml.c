@@ -4,158 +4,158 @@
 
 #include <math.h>
 
-#define RECIPE(field) NB_FIELD(nb_recipe_file, recipe.field)
+#define RECIPE(field) NI_FIELD(ni_recipe_file, recipe.field)
 #define MECHANISM(name, flag)                                                                                          \
-    RECIPE(mechanisms.name), .table = &nb_##name##_keys, NB_OPTIONAL(nb_recipe_file, recipe.mechanisms.flag)
-#define ROLE(role) NB_FIELD(nb_recipe_file, roles[role]), .table = &nb_operand_keys
+    RECIPE(mechanisms.name), .table = &ni_##name##_keys, NI_OPTIONAL(ni_recipe_file, recipe.mechanisms.flag)
+#define ROLE(role) NI_FIELD(ni_recipe_file, roles[role]), .table = &ni_operand_keys
 
 #define HALF_AND_MORE                                                                                                  \
     {"fp32", NB_F32, "not narrowed"}, {"bf16", NB_BF16, "8 bits of precision, the range of FP32"}, {                   \
         "fp16", NB_F16, "11 bits of precision under a scale a tensor"                                                  \
     }
-static const nb_word wide_types[] = {HALF_AND_MORE, {0}};
-static const nb_word narrow_types[] = {HALF_AND_MORE,
+static const ni_word wide_types[] = {HALF_AND_MORE, {0}};
+static const ni_word narrow_types[] = {HALF_AND_MORE,
                                        {"e4m3", NB_E4M3, "FP8 with 4 bits of precision under a scale a tensor"},
                                        {"e5m2", NB_E5M2, "FP8 with 3 bits of precision under a scale a tensor"},
                                        {0}};
-static const nb_word state_scales[] = {
+static const ni_word state_scales[] = {
     {"pow2", NB_RULE_POW2, "2^floor(log2(max/amax))"}, {"absmax", NB_RULE_ABSMAX, "max/amax"}, {0}};
 
-static const nb_key rows[] = {
-    {.path = "name", .type = NB_KEY_TEXT, RECIPE(name), .help = "what runs and reports call the recipe"},
-    {.path = "about", .type = NB_KEY_TEXT, RECIPE(about), .fallback = "\"\"", .help = "one line about it"},
-    {.path = "paper", .type = NB_KEY_TEXT, RECIPE(paper), .fallback = "\"\"", .help = "where it was published"},
+static const ni_key rows[] = {
+    {.path = "name", .type = NI_KEY_TEXT, RECIPE(name), .help = "what runs and reports call the recipe"},
+    {.path = "about", .type = NI_KEY_TEXT, RECIPE(about), .fallback = "\"\"", .help = "one line about it"},
+    {.path = "paper", .type = NI_KEY_TEXT, RECIPE(paper), .fallback = "\"\"", .help = "where it was published"},
     {.path = "keep.modules",
-     .type = NB_KEY_TEXTS,
-     NB_FIELD_TEXTS(nb_recipe_file, recipe.keep.modules, recipe.keep.module_count),
+     .type = NI_KEY_TEXTS,
+     NI_FIELD_TEXTS(ni_recipe_file, recipe.keep.modules, recipe.keep.module_count),
      .fallback = "[embedding, lm_head]",
      .help = "patterns over module names that stay in BF16; * stands for anything: \"*.o_proj\", \"layers.0.*\"",
      .source = "every recipe here keeps them (arXiv:2509.25149 section 4.1)"},
     {.path = "keep.first_blocks",
-     .type = NB_KEY_FLOAT,
+     .type = NI_KEY_FLOAT,
      RECIPE(keep.first_blocks),
      .fallback = "0",
      .high = 10000,
      .help = "blocks at the input that stay in BF16; below 1 a share of the depth, rounded up",
      .source = "none unless the recipe says so"},
     {.path = "keep.last_blocks",
-     .type = NB_KEY_FLOAT,
+     .type = NI_KEY_FLOAT,
      RECIPE(keep.last_blocks),
      .fallback = "0",
      .high = 10000,
      .help = "blocks at the output that stay in BF16; below 1 a share of the depth, rounded up",
      .source = "none unless the recipe says so"},
     {.path = "late_switch.at",
-     .type = NB_KEY_FLOAT,
+     .type = NI_KEY_FLOAT,
      RECIPE(late_switch.at),
      .fallback = "1",
      .high = 1,
      .help = "share of the run after which GEMMs run in BF16; 1: never",
      .source = "the main experiments of every recipe here"},
     {.path = "late_switch.forward",
-     .type = NB_KEY_BOOL,
+     .type = NI_KEY_BOOL,
      RECIPE(late_switch.forward),
      .fallback = "true",
      .help = "the switch concerns fprop",
      .source = "both directions close the gap (arXiv:2509.25149 section 5)"},
     {.path = "late_switch.backward",
-     .type = NB_KEY_BOOL,
+     .type = NI_KEY_BOOL,
      RECIPE(late_switch.backward),
      .fallback = "true",
      .help = "the switch concerns dgrad and wgrad",
      .source = "both directions close the gap (arXiv:2509.25149 section 5)"},
-    {.path = "fprop.x", .type = NB_KEY_TABLE, ROLE(NB_FPROP_X), .help = "X [M, K] of Y = X W^T"},
-    {.path = "fprop.w", .type = NB_KEY_TABLE, ROLE(NB_FPROP_W), .help = "W [N, K] of Y = X W^T"},
-    {.path = "dgrad.dy", .type = NB_KEY_TABLE, ROLE(NB_DGRAD_DY), .help = "dY [M, N] of dX = dY W"},
-    {.path = "dgrad.w", .type = NB_KEY_TABLE, ROLE(NB_DGRAD_W), .help = "W^T [K, N] of dX = dY W"},
-    {.path = "wgrad.dy", .type = NB_KEY_TABLE, ROLE(NB_WGRAD_DY), .help = "dY^T [N, M] of dW = dY^T X"},
-    {.path = "wgrad.x", .type = NB_KEY_TABLE, ROLE(NB_WGRAD_X), .help = "X^T [K, M] of dW = dY^T X"},
+    {.path = "fprop.x", .type = NI_KEY_TABLE, ROLE(NB_FPROP_X), .help = "X [M, K] of Y = X W^T"},
+    {.path = "fprop.w", .type = NI_KEY_TABLE, ROLE(NB_FPROP_W), .help = "W [N, K] of Y = X W^T"},
+    {.path = "dgrad.dy", .type = NI_KEY_TABLE, ROLE(NB_DGRAD_DY), .help = "dY [M, N] of dX = dY W"},
+    {.path = "dgrad.w", .type = NI_KEY_TABLE, ROLE(NB_DGRAD_W), .help = "W^T [K, N] of dX = dY W"},
+    {.path = "wgrad.dy", .type = NI_KEY_TABLE, ROLE(NB_WGRAD_DY), .help = "dY^T [N, M] of dW = dY^T X"},
+    {.path = "wgrad.x", .type = NI_KEY_TABLE, ROLE(NB_WGRAD_X), .help = "X^T [K, M] of dW = dY^T X"},
     {.path = "optimizer_state.m",
-     .type = NB_KEY_CHOICE,
+     .type = NI_KEY_CHOICE,
      RECIPE(optimizer_state.m),
      .fallback = "fp32",
      .words = narrow_types,
      .help = "AdamW's first moment between steps",
      .source = "what every recipe here assumes but arXiv:2501.17116 and arXiv:2310.18313"},
     {.path = "optimizer_state.v",
-     .type = NB_KEY_CHOICE,
+     .type = NI_KEY_CHOICE,
      RECIPE(optimizer_state.v),
      .fallback = "fp32",
      .words = wide_types,
      .help = "its second moment; no 8-bit type holds what 1 - beta2 changes in a step",
      .source = "as for m"},
     {.path = "optimizer_state.master",
-     .type = NB_KEY_CHOICE,
+     .type = NI_KEY_CHOICE,
      RECIPE(optimizer_state.master),
      .fallback = "fp32",
      .words = wide_types,
      .help = "weights of linear layers between steps; norms, biases and embeddings stay in fp32",
      .source = "every recipe here; arXiv:2501.17116 does not say, the code of arXiv:2310.18313 keeps fp16"},
     {.path = "optimizer_state.scale",
-     .type = NB_KEY_CHOICE,
+     .type = NI_KEY_CHOICE,
      RECIPE(optimizer_state.scale),
      .fallback = "pow2",
      .words = state_scales,
      .help = "how a tensor's largest magnitude becomes its scale (fp16 and 8 bits)",
      .source = "the code of arXiv:2310.18313 (MS-AMP)"},
     {.path = "gradients.format",
-     .type = NB_KEY_CHOICE,
+     .type = NI_KEY_CHOICE,
      RECIPE(gradients.format),
      .fallback = "fp32",
      .words = narrow_types,
      .help = "weight gradients of a micro-batch and their sums over micro-batches",
      .source = "what every recipe here assumes but arXiv:2501.17116 and arXiv:2310.18313"},
     {.path = "gradients.scale",
-     .type = NB_KEY_CHOICE,
+     .type = NI_KEY_CHOICE,
      RECIPE(gradients.scale),
      .fallback = "pow2",
      .words = state_scales,
      .help = "how a tensor's largest magnitude becomes its scale (fp16 and 8 bits)",
      .source = "the code of arXiv:2310.18313 (MS-AMP)"},
     /* Mechanisms: a section that is absent leaves the mechanism off. Their keys are in mechanism_keys.c. */
-    {.path = "dge", .type = NB_KEY_TABLE, MECHANISM(dge, has_dge), .help = "differentiable gradient estimator"},
-    {.path = "occ", .type = NB_KEY_TABLE, MECHANISM(occ, has_occ), .help = "outlier clamping and compensation"},
-    {.path = "hcp", .type = NB_KEY_TABLE, MECHANISM(hcp, has_hcp), .help = "hot-channel patch"},
+    {.path = "dge", .type = NI_KEY_TABLE, MECHANISM(dge, has_dge), .help = "differentiable gradient estimator"},
+    {.path = "occ", .type = NI_KEY_TABLE, MECHANISM(occ, has_occ), .help = "outlier clamping and compensation"},
+    {.path = "hcp", .type = NI_KEY_TABLE, MECHANISM(hcp, has_hcp), .help = "hot-channel patch"},
     {.path = "outcontrol",
-     .type = NB_KEY_TABLE,
+     .type = NI_KEY_TABLE,
      MECHANISM(outcontrol, has_outcontrol),
      .help = "outlier channels in MXFP8"},
     {.path = "oscireset",
-     .type = NB_KEY_TABLE,
+     .type = NI_KEY_TABLE,
      MECHANISM(oscireset, has_oscireset),
      .help = "reset of oscillating weights"},
     {.path = "qema",
-     .type = NB_KEY_TABLE,
+     .type = NI_KEY_TABLE,
      MECHANISM(qema, has_qema),
      .help = "weights rounded by their moving average"},
 };
 
-static nb_status read_role(const nb_operand_fields *fields, const nb_yaml_node *root, nb_role role,
+static nb_status read_role(const ni_operand_fields *fields, const ni_yaml_node *root, nb_role role,
                            nb_operand_rule *out, nb_error *err) {
-    const nb_yaml_node *node = nb_yaml_find(root, nb_role_name(role));
+    const ni_yaml_node *node = ni_yaml_find(root, nb_role_name(role));
     bool from = fields->from >= 0;
-    if (!from && fields->via < 0 && nb_operand_says_no_quantizer(fields))
-        return nb_keys_fail(err, root, nb_role_name(role), "is missing; expected an operand, as {format: bf16}");
+    if (!from && fields->via < 0 && ni_operand_says_no_quantizer(fields))
+        return ni_keys_fail(err, root, nb_role_name(role), "is missing; expected an operand, as {format: bf16}");
     *out = (nb_operand_rule){.from = from,
                              .source = from ? (nb_role)fields->from : NB_FPROP_X,
-                             .requantize = from && !nb_operand_says_no_quantizer(fields),
+                             .requantize = from && !ni_operand_says_no_quantizer(fields),
                              .via = fields->via >= 0 ? (nb_via)fields->via : NB_VIA_NONE,
                              .shared_noise = fields->noise == 1,
                              .quantizer = nb_quantizer_bf16()};
-    return from && !out->requantize ? NB_OK : nb_quantizer_resolve(fields, node, &out->quantizer, err);
+    return from && !out->requantize ? NB_OK : ni_quantizer_resolve(fields, node, &out->quantizer, err);
 }
 
-static nb_status check_blocks(const nb_yaml_node *root, const char *path, double blocks, nb_error *err) {
+static nb_status check_blocks(const ni_yaml_node *root, const char *path, double blocks, nb_error *err) {
     if (blocks >= 1 && blocks != floor(blocks))
-        return nb_keys_fail(err, root, path, "expected a share below 1 or a whole number of blocks");
+        return ni_keys_fail(err, root, path, "expected a share below 1 or a whole number of blocks");
     return NB_OK;
 }
 
-static nb_status finish(void *record, const nb_yaml_node *node, nb_error *err) {
-    nb_recipe_file *file = record;
+static nb_status finish(void *record, const ni_yaml_node *node, nb_error *err) {
+    ni_recipe_file *file = record;
     nb_recipe *recipe = &file->recipe;
     if (!*recipe->name)
-        return nb_keys_fail(err, node, "name", "is empty");
+        return ni_keys_fail(err, node, "name", "is empty");
     NB_TRY(check_blocks(node, "keep.first_blocks", recipe->keep.first_blocks, err));
     NB_TRY(check_blocks(node, "keep.last_blocks", recipe->keep.last_blocks, err));
     for (int role = 0; role < NB_ROLE_COUNT; role++)
@@ -166,7 +166,7 @@ static nb_status finish(void *record, const nb_yaml_node *node, nb_error *err) {
         if (rule->from && !rule->requantize)
             rule->quantizer = recipe->roles[rule->source].quantizer;
     }
-    return nb_recipe_check(recipe, node, err);
+    return ni_recipe_check(recipe, node, err);
 }
 
 static const char intro[] =
@@ -191,46 +191,46 @@ static const char intro[] =
     "differ along the contraction; a forward operand taken from a backward one; codes taken from another role whose\n"
     "scales then lie on the contraction, unless `via` says what happens to them.\n";
 
-const nb_keys nb_recipe_keys = {.name = "recipe file",
+const ni_keys ni_recipe_keys = {.name = "recipe file",
                                 .intro = intro,
                                 .rows = rows,
-                                .count = NB_COUNT(rows),
-                                .size = sizeof(nb_recipe_file),
+                                .count = NI_COUNT(rows),
+                                .size = sizeof(ni_recipe_file),
                                 .finish = finish};
 
-bool nb_recipe_replaces(const nb_yaml_node *over) {
-    return nb_yaml_child(over, "format") || nb_yaml_child(over, "from");
+bool ni_recipe_replaces(const ni_yaml_node *over) {
+    return ni_yaml_child(over, "format") || ni_yaml_child(over, "from");
 }
 
-nb_status nb_recipe_read(const nb_yaml_node *root, nb_recipe *out, nb_error *err) {
-    nb_recipe_file file;
-    NB_TRY(nb_keys_read(&nb_recipe_keys, &file, root, err));
+nb_status ni_recipe_read(const ni_yaml_node *root, nb_recipe *out, nb_error *err) {
+    ni_recipe_file file;
+    NB_TRY(ni_keys_read(&ni_recipe_keys, &file, root, err));
     *out = file.recipe;
     return NB_OK;
 }
 
-nb_status nb_recipe_load_tree(const char *name_or_path, const char *recipes_dir, nb_recipe *out, nb_yaml *tree,
+nb_status ni_recipe_load_tree(const char *name_or_path, const char *recipes_dir, nb_recipe *out, ni_yaml *tree,
                               nb_error *err) {
-    NB_TRY(nb_yaml_load_based(name_or_path, recipes_dir, "recipe", nb_recipe_replaces, tree, err));
-    nb_status status = nb_recipe_read(tree->root, out, err);
+    NB_TRY(ni_yaml_load_based(name_or_path, recipes_dir, "recipe", ni_recipe_replaces, tree, err));
+    nb_status status = ni_recipe_read(tree->root, out, err);
     if (status != NB_OK)
-        nb_yaml_free(tree);
+        ni_yaml_free(tree);
     return status;
 }
 
 nb_status nb_recipe_load(const char *name_or_path, const char *recipes_dir, nb_recipe *out, nb_error *err) {
-    nb_yaml tree;
-    NB_TRY(nb_recipe_load_tree(name_or_path, recipes_dir, out, &tree, err));
-    nb_yaml_free(&tree);
+    ni_yaml tree;
+    NB_TRY(ni_recipe_load_tree(name_or_path, recipes_dir, out, &tree, err));
+    ni_yaml_free(&tree);
     return NB_OK;
 }
 
-void nb_recipe_print(const nb_recipe *recipe, const nb_yaml_node *root, nb_keys_comments comments, FILE *to) {
-    nb_recipe_file file = {.recipe = *recipe};
+void ni_recipe_print(const nb_recipe *recipe, const ni_yaml_node *root, ni_keys_comments comments, FILE *to) {
+    ni_recipe_file file = {.recipe = *recipe};
     for (int i = 0; i < NB_ROLE_COUNT; i++) {
         const nb_operand_rule *rule = &recipe->roles[i];
         bool alone = rule->from && !rule->requantize;
-        file.roles[i] = alone ? nb_operand_no_fields() : nb_quantizer_to_fields(&rule->quantizer);
+        file.roles[i] = alone ? ni_operand_no_fields() : ni_quantizer_to_fields(&rule->quantizer);
         if (rule->from)
             file.roles[i].from = (int32_t)rule->source;
         if (rule->via != NB_VIA_NONE)
@@ -238,5 +238,5 @@ void nb_recipe_print(const nb_recipe *recipe, const nb_yaml_node *root, nb_keys_
         if (rule->shared_noise)
             file.roles[i].noise = 1;
     }
-    nb_keys_print(&nb_recipe_keys, &file, root, comments, to);
+    ni_keys_print(&ni_recipe_keys, &file, root, comments, to);
 }

@@ -7,11 +7,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-static bool has(const nb_recipe *recipe, const nb_late_mechanism *late) {
+static bool has(const nb_recipe *recipe, const ni_late_mechanism *late) {
     return *(const bool *)((const char *)&recipe->mechanisms + late->present);
 }
 
-static const void *set_in(const nb_recipe *recipe, const nb_late_mechanism *late) {
+static const void *set_in(const nb_recipe *recipe, const ni_late_mechanism *late) {
     return (const char *)&recipe->mechanisms + late->offset;
 }
 
@@ -22,14 +22,14 @@ static bool is_late(const nb_late_switch *late) {
 /* ---- recipes that a run is too short for ---- */
 
 nb_status nb_recipe_check_steps(const nb_recipe *recipe, int64_t steps, nb_error *err) {
-    for (const nb_late_mechanism *late = nb_late_mechanisms; late->name; late++)
+    for (const ni_late_mechanism *late = ni_late_mechanisms; late->name; late++)
         if (late->check && has(recipe, late) && late->check(set_in(recipe, late), steps, err) != NB_OK)
             return nb_fail_within(err, "recipe %s", recipe->name);
     return NB_OK;
 }
 
 bool nb_recipe_idles(const nb_recipe *recipe, int64_t steps, char *text, size_t size) {
-    for (const nb_late_mechanism *late = nb_late_mechanisms; late->name; late++) {
+    for (const ni_late_mechanism *late = ni_late_mechanisms; late->name; late++) {
         if (!has(recipe, late) || late->acts(set_in(recipe, late), steps) < steps)
             continue;
         snprintf(text, size,
@@ -52,7 +52,7 @@ static char *text_of(const nb_recipe *recipe) {
     FILE *to = open_memstream(&text, &size);
     if (!to)
         return NULL;
-    nb_recipe_print(&nameless, NULL, NB_COMMENTS_NONE, to);
+    ni_recipe_print(&nameless, NULL, NI_COMMENTS_NONE, to);
     fclose(to);
     return text;
 }
@@ -69,12 +69,12 @@ static int64_t smaller(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
 
-static int64_t first_step(const nb_recipe *r, const nb_late_mechanism *late, int64_t steps) {
+static int64_t first_step(const nb_recipe *r, const ni_late_mechanism *late, int64_t steps) {
     return has(r, late) ? late->first(set_in(r, late), steps) : steps;
 }
 
 /* `b` with a mechanism of `a`, or without it as `a`. */
-static nb_recipe with_mechanism(const nb_recipe *b, const nb_recipe *a, const nb_late_mechanism *late) {
+static nb_recipe with_mechanism(const nb_recipe *b, const nb_recipe *a, const ni_late_mechanism *late) {
     nb_recipe r = *b;
     memcpy((char *)&r.mechanisms + late->present, (const char *)&a->mechanisms + late->present, sizeof(bool));
     memcpy((char *)&r.mechanisms + late->offset, (const char *)&a->mechanisms + late->offset, late->size);
@@ -94,7 +94,7 @@ static int64_t switch_step(const nb_recipe *r, int64_t steps) {
 int64_t nb_recipe_alike_steps(const nb_recipe *a, const nb_recipe *b, int64_t steps) {
     nb_recipe same = with_switch(b, a), rest = same;
     int64_t alike = are_equal(&same, b) ? steps : smaller(switch_step(a, steps), switch_step(b, steps));
-    for (const nb_late_mechanism *late = nb_late_mechanisms; late->name; late++) {
+    for (const ni_late_mechanism *late = ni_late_mechanisms; late->name; late++) {
         same = with_mechanism(b, a, late);
         if (!are_equal(&same, b))
             alike = smaller(alike, smaller(first_step(a, late, steps), first_step(b, late, steps)));

@@ -21,15 +21,15 @@
 enum { OF_A_KIND = 3, NAMED_CHANNELS = 4 };
 
 typedef struct list {
-    const nb_samples *samples;
-    nb_finding *items;
+    const ni_samples *samples;
+    ni_finding *items;
     int32_t count, most;
     const char *kind;    /* at hand, ... */
     int32_t kind_begins; /* ... and where its findings begin */
 } list;
 
 /* Room for a finding among the worst of its kind; NULL if it is none of them. */
-static nb_finding *place(list *l, const nb_sampled *item, double weight) {
+static ni_finding *place(list *l, const ni_sampled *item, double weight) {
     int32_t of_kind = l->count - l->kind_begins, at = l->kind_begins;
     while (at < l->count && l->items[at].weight >= weight)
         at++;
@@ -39,32 +39,32 @@ static nb_finding *place(list *l, const nb_sampled *item, double weight) {
     if (!full)
         l->count++;
     memmove(&l->items[at + 1], &l->items[at], (size_t)(l->count - 1 - at) * sizeof *l->items);
-    l->items[at] = (nb_finding){.kind = l->kind,
+    l->items[at] = (ni_finding){.kind = l->kind,
                                 .metric = item->metric,
                                 .module = item->module,
                                 .operand = item->operand,
-                                .step = nb_sampled_at(l->samples, item, -1).step,
+                                .step = ni_sampled_at(l->samples, item, -1).step,
                                 .weight = weight};
     return &l->items[at];
 }
 
-static bool is(const nb_sampled *item, const char *metric) {
+static bool is(const ni_sampled *item, const char *metric) {
     return strcmp(item->metric, metric) == 0;
 }
 
 /* The last value; NaN if there is none. */
-static double last_of(const nb_samples *s, const nb_sampled *item) {
-    return item && nb_sampled_points(s, item) ? (double)nb_sampled_at(s, item, -1).values[0] : NAN;
+static double last_of(const ni_samples *s, const ni_sampled *item) {
+    return item && ni_sampled_points(s, item) ? (double)ni_sampled_at(s, item, -1).values[0] : NAN;
 }
 
-static const char *where(const nb_sampled *item, char *text, size_t size) {
+static const char *where(const ni_sampled *item, char *text, size_t size) {
     snprintf(text, size, "%s%s%s", item->module, *item->operand ? " " : "", item->operand);
     return text;
 }
 
 /* ---- one rule a function; each goes over all names of its metric ---- */
 
-typedef void rule(list *l, const nb_sampled *item, double value);
+typedef void rule(list *l, const ni_sampled *item, double value);
 
 static void begin_kind(list *l, const char *kind) {
     l->kind = kind;
@@ -74,26 +74,26 @@ static void begin_kind(list *l, const char *kind) {
 static void each(list *l, const char *kind, const char *metric, rule *judge) {
     begin_kind(l, kind);
     for (int32_t i = 0; i < l->samples->count; i++) {
-        const nb_sampled *item = &l->samples->items[i];
-        if (is(item, metric) && nb_sampled_points(l->samples, item))
+        const ni_sampled *item = &l->samples->items[i];
+        if (is(item, metric) && ni_sampled_points(l->samples, item))
             judge(l, item, last_of(l->samples, item));
     }
 }
 
-static void not_finite(list *l, const nb_sampled *item, double value) {
+static void not_finite(list *l, const ni_sampled *item, double value) {
     char at[200];
-    nb_finding *f = place(l, item, value);
+    ni_finding *f = place(l, item, value);
     if (f)
         snprintf(f->text, sizeof f->text, "%s: %.0f numbers at step %lld", where(item, at, sizeof at), value,
                  (long long)f->step);
 }
 
-static void underflow(list *l, const nb_sampled *item, double flushed) {
+static void underflow(list *l, const ni_sampled *item, double flushed) {
     char at[200];
-    double vanished = last_of(l->samples, nb_samples_find(l->samples, item->module, item->operand, "zero_scales"));
+    double vanished = last_of(l->samples, ni_samples_find(l->samples, item->module, item->operand, "zero_scales"));
     if (!(flushed > FLUSHED) && !(vanished > VANISHED))
         return;
-    nb_finding *f = place(l, item, flushed);
+    ni_finding *f = place(l, item, flushed);
     if (!f)
         return;
     size_t used =
@@ -102,45 +102,45 @@ static void underflow(list *l, const nb_sampled *item, double flushed) {
         snprintf(f->text + used, sizeof f->text - used, ", %.1f %% of the blocks vanish", 100 * vanished);
 }
 
-static void drowned(list *l, const nb_sampled *item, double rho) {
+static void drowned(list *l, const ni_sampled *item, double rho) {
     char at[200];
-    nb_finding *f = rho < DROWNED ? place(l, item, -rho) : NULL;
+    ni_finding *f = rho < DROWNED ? place(l, item, -rho) : NULL;
     if (f)
         snprintf(f->text, sizeof f->text, "%s: rho %.2f is below sqrt(3)", where(item, at, sizeof at), rho);
 }
 
 /* Not of gradients: a token's loss pulls at one word of the vocabulary, so they are heavy by nature. */
-static void heavy_tails(list *l, const nb_sampled *item, double kurtosis) {
+static void heavy_tails(list *l, const ni_sampled *item, double kurtosis) {
     char at[200];
     if (strcmp(item->operand, "fprop.x") != 0 && strcmp(item->operand, "fprop.w") != 0)
         return;
-    nb_finding *f = kurtosis > HEAVY_KURTOSIS ? place(l, item, kurtosis) : NULL;
+    ni_finding *f = kurtosis > HEAVY_KURTOSIS ? place(l, item, kurtosis) : NULL;
     if (f)
         snprintf(f->text, sizeof f->text, "%s: excess kurtosis %.0f", where(item, at, sizeof at), kurtosis);
 }
 
-static void narrow(list *l, const nb_sampled *item, double entropy) {
-    nb_finding *f = entropy < NARROW_ENTROPY ? place(l, item, -entropy) : NULL;
+static void narrow(list *l, const ni_sampled *item, double entropy) {
+    ni_finding *f = entropy < NARROW_ENTROPY ? place(l, item, -entropy) : NULL;
     if (f)
         snprintf(f->text, sizeof f->text, "%s: entropy %.3f nats", item->module, entropy);
 }
 
-static void wide_gate(list *l, const nb_sampled *item, double amax) {
-    nb_finding *f = amax > GATE ? place(l, item, amax) : NULL;
+static void wide_gate(list *l, const ni_sampled *item, double amax) {
+    ni_finding *f = amax > GATE ? place(l, item, amax) : NULL;
     if (f)
         snprintf(f->text, sizeof f->text, "%s: %.0f before the sigmoid", item->module, amax);
 }
 
-static void aligned(list *l, const nb_sampled *item, double alignment) {
-    nb_finding *f = alignment > ALIGNED ? place(l, item, alignment) : NULL;
+static void aligned(list *l, const ni_sampled *item, double alignment) {
+    ni_finding *f = alignment > ALIGNED ? place(l, item, alignment) : NULL;
     if (f)
         snprintf(f->text, sizeof f->text, "%s: mean |cos| %.2f", item->module, alignment);
 }
 
-static void oscillating(list *l, const nb_sampled *item, double above_16) {
+static void oscillating(list *l, const ni_sampled *item, double above_16) {
     char at[200];
-    double above_8 = last_of(l->samples, nb_samples_find(l->samples, item->module, item->operand, "ratio_above_8"));
-    nb_finding *f = above_16 > OSCILLATING ? place(l, item, above_16) : NULL;
+    double above_8 = last_of(l->samples, ni_samples_find(l->samples, item->module, item->operand, "ratio_above_8"));
+    ni_finding *f = above_16 > OSCILLATING ? place(l, item, above_16) : NULL;
     if (f)
         snprintf(f->text, sizeof f->text, "%s: R > 16 for %.2f %% of the weights, R > 8 for %.2f %%",
                  where(item, at, sizeof at), 100 * above_16, 100 * above_8);
@@ -153,7 +153,7 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-static double median(const nb_series_point *point) {
+static double median(const ni_series_point *point) {
     float *sorted = malloc((size_t)point->count * sizeof *sorted);
     if (!sorted)
         return NAN;
@@ -165,9 +165,9 @@ static double median(const nb_series_point *point) {
 }
 
 /* Samples from `step` on. */
-static int64_t samples_since(const nb_samples *s, const nb_sampled *item, double step) {
+static int64_t samples_since(const ni_samples *s, const ni_sampled *item, double step) {
     int64_t count = 0;
-    for (int64_t i = nb_sampled_points(s, item); i-- > 0 && (double)nb_sampled_at(s, item, i).step >= step;)
+    for (int64_t i = ni_sampled_points(s, item); i-- > 0 && (double)ni_sampled_at(s, item, i).step >= step;)
         count++;
     return count;
 }
@@ -178,16 +178,16 @@ typedef struct hot {
 } hot;
 
 /* The hottest that stayed, in descending order; returns how many. */
-static int32_t hot_and_stayed(const nb_samples *s, const nb_sampled *item, const nb_series_point *channels,
+static int32_t hot_and_stayed(const ni_samples *s, const ni_sampled *item, const ni_series_point *channels,
                               hot found[NAMED_CHANNELS]) {
-    const nb_sampled *since = nb_samples_find(s, item->module, item->operand, "hot_since");
-    nb_series_point names = nb_sampled_at(s, item, -1);
+    const ni_sampled *since = ni_samples_find(s, item->module, item->operand, "hot_since");
+    ni_series_point names = ni_sampled_at(s, item, -1);
     double middle = median(channels);
     int32_t count = 0;
-    if (!since || nb_sampled_at(s, since, -1).count != names.count)
+    if (!since || ni_sampled_at(s, since, -1).count != names.count)
         return 0;
     for (int64_t i = 0; i < names.count; i++) {
-        hot h = {.channel = (int64_t)names.values[i], .since = nb_sampled_at(s, since, -1).values[i]};
+        hot h = {.channel = (int64_t)names.values[i], .since = ni_sampled_at(s, since, -1).values[i]};
         if (h.channel < 0 || h.channel >= channels->count)
             continue;
         h.ratio = channels->values[h.channel] / middle;
@@ -203,16 +203,16 @@ static int32_t hot_and_stayed(const nb_samples *s, const nb_sampled *item, const
     return count;
 }
 
-static void hot_channels(list *l, const nb_sampled *item, double first_channel) {
+static void hot_channels(list *l, const ni_sampled *item, double first_channel) {
     (void)first_channel;
     hot found[NAMED_CHANNELS];
     char at[200];
-    const nb_sampled *channels = nb_samples_find(l->samples, item->module, item->operand, "channels");
-    if (!channels || !nb_sampled_points(l->samples, channels))
+    const ni_sampled *channels = ni_samples_find(l->samples, item->module, item->operand, "channels");
+    if (!channels || !ni_sampled_points(l->samples, channels))
         return;
-    nb_series_point maxima = nb_sampled_at(l->samples, channels, -1);
+    ni_series_point maxima = ni_sampled_at(l->samples, channels, -1);
     int32_t count = hot_and_stayed(l->samples, item, &maxima, found);
-    nb_finding *f = count ? place(l, channels, found[0].ratio) : NULL;
+    ni_finding *f = count ? place(l, channels, found[0].ratio) : NULL;
     if (!f)
         return;
     size_t used =
@@ -226,12 +226,12 @@ static void hot_channels(list *l, const nb_sampled *item, double first_channel) 
 /* ---- of the whole run ---- */
 
 /* Mean over all names of `metric` of the points with from <= step < to. */
-static double mean_between(const nb_samples *s, const char *metric, double from, double to) {
+static double mean_between(const ni_samples *s, const char *metric, double from, double to) {
     double sum = 0;
     int64_t count = 0;
     for (int32_t i = 0; i < s->count; i++)
-        for (int64_t p = 0; is(&s->items[i], metric) && p < nb_sampled_points(s, &s->items[i]); p++) {
-            nb_series_point point = nb_sampled_at(s, &s->items[i], p);
+        for (int64_t p = 0; is(&s->items[i], metric) && p < ni_sampled_points(s, &s->items[i]); p++) {
+            ni_series_point point = ni_sampled_at(s, &s->items[i], p);
             if ((double)point.step >= from && (double)point.step < to) {
                 sum += point.values[0];
                 count++;
@@ -240,27 +240,27 @@ static double mean_between(const nb_samples *s, const char *metric, double from,
     return count ? sum / (double)count : NAN;
 }
 
-static const nb_sampled *any(const nb_samples *s, const char *metric) {
+static const ni_sampled *any(const ni_samples *s, const char *metric) {
     for (int32_t i = 0; i < s->count; i++)
-        if (is(&s->items[i], metric) && nb_sampled_points(s, &s->items[i]))
+        if (is(&s->items[i], metric) && ni_sampled_points(s, &s->items[i]))
             return &s->items[i];
     return NULL;
 }
 
-static void whole_run(nb_finding *f) {
+static void whole_run(ni_finding *f) {
     f->module = f->operand = "";
 }
 
 /* Spikes wander, then a fixed set of channels stays: did it come to that? */
 static void settled(list *l) {
-    const nb_sampled *item = any(l->samples, "hot_overlap");
+    const ni_sampled *item = any(l->samples, "hot_overlap");
     if (!item)
         return;
     begin_kind(l, "Settling");
-    double end = (double)nb_sampled_at(l->samples, item, -1).step, quarter = end / 4;
+    double end = (double)ni_sampled_at(l->samples, item, -1).step, quarter = end / 4;
     double early = mean_between(l->samples, "hot_overlap", 0, quarter + 1);
     double late = mean_between(l->samples, "hot_overlap", end - quarter, INFINITY);
-    nb_finding *f = isfinite(early) && isfinite(late) ? place(l, item, late) : NULL;
+    ni_finding *f = isfinite(early) && isfinite(late) ? place(l, item, late) : NULL;
     if (!f)
         return;
     whole_run(f);
@@ -269,14 +269,14 @@ static void settled(list *l) {
 }
 
 static void resets(list *l) {
-    const nb_sampled *reset = any(l->samples, "reset_share"), *item = any(l->samples, "ratio_above_8");
+    const ni_sampled *reset = any(l->samples, "reset_share"), *item = any(l->samples, "ratio_above_8");
     if (!reset || !item)
         return;
     begin_kind(l, "Resets");
-    double first = (double)nb_sampled_at(l->samples, reset, 0).step;
+    double first = (double)ni_sampled_at(l->samples, reset, 0).step;
     double before = mean_between(l->samples, "ratio_above_8", 0, first);
     double after = mean_between(l->samples, "ratio_above_8", first, INFINITY);
-    nb_finding *f = isfinite(before) && isfinite(after) ? place(l, item, after) : NULL;
+    ni_finding *f = isfinite(before) && isfinite(after) ? place(l, item, after) : NULL;
     if (!f)
         return;
     whole_run(f);
@@ -284,7 +284,7 @@ static void resets(list *l) {
              100 * before, first, 100 * after);
 }
 
-int32_t nb_findings(const nb_samples *samples, nb_finding *findings, int32_t most) {
+int32_t ni_findings(const ni_samples *samples, ni_finding *findings, int32_t most) {
     list l = {.samples = samples, .items = findings, .most = most};
     each(&l, "NaN and Inf", "nonfinite", not_finite);
     each(&l, "Underflow", "flushed", underflow);

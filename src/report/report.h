@@ -6,23 +6,23 @@
  * To show a new measurement, hand its numbers over as a panel (a heat map or bars): the page draws every panel it is
  * given, under the run it belongs to. No line of the page changes.
  */
-#ifndef NB_REPORT_REPORT_H
-#define NB_REPORT_REPORT_H
+#ifndef NI_REPORT_REPORT_H
+#define NI_REPORT_REPORT_H
 
 #include "nibble/status.h"
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-typedef struct nb_report nb_report;
+typedef struct ni_report ni_report;
 
 /* Along what the colours of a heat map are spread evenly: the value, its logarithm (zero stands apart), or its inverse
  * hyperbolic sine (near zero the value, far from it the logarithm, either sign). */
-typedef enum nb_colours { NB_COLOURS_LINEAR, NB_COLOURS_LOG, NB_COLOURS_ASINH } nb_colours;
+typedef enum ni_colours { NI_COLOURS_LINEAR, NI_COLOURS_LOG, NI_COLOURS_ASINH } ni_colours;
 
 /* What every drawing says about itself. Drawings of one theme share a section; in it the reader chooses by title, then
  * operand, then module, and sees the choice for all runs side by side, under one scale of colours. */
-typedef struct nb_caption {
+typedef struct ni_caption {
     const char *theme;   /* "Outliers"; NULL = "More" */
     const char *title;   /* "Excess kurtosis" */
     const char *operand; /* "fprop.x"; may be NULL */
@@ -30,52 +30,52 @@ typedef struct nb_caption {
     const char *about;   /* one sentence on what the picture shows; may be NULL */
     const char *formula; /* may be NULL */
     const char *unit;    /* of the values; may be NULL */
-} nb_caption;
+} ni_caption;
 
 /* A matrix as colours: layer x step, channel x step, tile x tile. */
-typedef struct nb_heat_map {
-    nb_caption caption;
+typedef struct ni_heat_map {
+    ni_caption caption;
     const char *x_label;  /* "step" */
     const char *y_label;  /* "module": rows of several runs are matched by name; anything else: by place */
     const double *x;      /* [cols] where each column stands, rising */
     const char *const *y; /* [rows] a name for each row, the first at the top; NULL: 0, y_every, 2 y_every, ... */
     int32_t y_every;
     const float *values;      /* [rows, cols] row-major; NaN = not measured */
-    int32_t rows, cols;       /* at most NB_PANEL_CELLS together */
-    nb_colours colours;       /* LOG: values below 0 count as 0 */
+    int32_t rows, cols;       /* at most NI_PANEL_CELLS together */
+    ni_colours colours;       /* LOG: values below 0 count as 0 */
     double floor;             /* LOG: what lies below takes the least colour; 0 = down to the least value */
     int32_t bits;             /* 16 or 8: steps between the least and the greatest value in the page; 0 = 16 */
     bool low_is_bad;          /* where several cells share a pixel the worst is drawn */
     const double *marks;      /* [mark_count] places on x to mark, as resets; may be NULL */
     const char *mark_meaning; /* "weights reset" */
     int32_t mark_count;
-} nb_heat_map;
+} ni_heat_map;
 
 /* A row of bars: a histogram, or one number for each module. */
-typedef struct nb_bars {
-    nb_caption caption;
+typedef struct ni_bars {
+    ni_caption caption;
     const char *x_label;
     const char *const *names; /* [count] */
     const double *values;     /* [count]; NaN = not measured */
-    int32_t count;            /* at most NB_PANEL_CELLS */
-} nb_bars;
+    int32_t count;            /* at most NI_PANEL_CELLS */
+} ni_bars;
 
-#define NB_PANEL_CELLS 4000000
+#define NI_PANEL_CELLS 4000000
 
-nb_status nb_report_create(nb_report **out, nb_error *err);
-void nb_report_free(nb_report *report); /* NULL is allowed */
+nb_status ni_report_create(ni_report **out, nb_error *err);
+void ni_report_free(ni_report *report); /* NULL is allowed */
 
 /* Reads a run folder: run.yaml, metrics.jsonl; where they are there, recipe.yaml, census.txt, what the lens measured
  * (lens/series.nbs) and what nibble probe found (probe.json). A last line of metrics that a crash cut short is left
  * out. *index is the run's number for the panels. */
-nb_status nb_report_add_run(nb_report *report, const char *folder, int32_t *index, nb_error *err);
+nb_status ni_report_add_run(ni_report *report, const char *folder, int32_t *index, nb_error *err);
 
 /* Adds a drawing to run `run`. Numbers and names are copied. */
-nb_status nb_report_add_heat_map(nb_report *report, int32_t run, const nb_heat_map *map, nb_error *err);
-nb_status nb_report_add_bars(nb_report *report, int32_t run, const nb_bars *bars, nb_error *err);
+nb_status ni_report_add_heat_map(ni_report *report, int32_t run, const ni_heat_map *map, nb_error *err);
+nb_status ni_report_add_bars(ni_report *report, int32_t run, const ni_bars *bars, nb_error *err);
 
 /* How one run ended, as the page's table has it; NaN where the run has no such number. */
-typedef struct nb_report_summary {
+typedef struct ni_report_summary {
     const char *name, *recipe;
     int32_t twin; /* the run with recipe bf16 and otherwise the same configuration; -1 = none among the runs */
     int64_t steps;
@@ -84,11 +84,11 @@ typedef struct nb_report_summary {
     double gap;        /* to the twin's, in %, at the last step that both evaluated */
     int64_t gap_step;
     double tokens_per_second; /* median over the steps */
-} nb_report_summary;
-int32_t nb_report_run_count(const nb_report *report);
-nb_status nb_report_summarize(const nb_report *report, int32_t run, nb_report_summary *out, nb_error *err);
+} ni_report_summary;
+int32_t ni_report_run_count(const ni_report *report);
+nb_status ni_report_summarize(const ni_report *report, int32_t run, ni_report_summary *out, nb_error *err);
 
 /* Writes the page atomically. */
-nb_status nb_report_write(nb_report *report, const char *path, nb_error *err);
+nb_status ni_report_write(ni_report *report, const char *path, nb_error *err);
 
 #endif

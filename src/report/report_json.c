@@ -4,11 +4,11 @@
 #include <math.h>
 #include <stdlib.h>
 
-json_t *nb_report_number(double value) {
+json_t *ni_report_number(double value) {
     return isfinite(value) ? json_real(value) : json_null();
 }
 
-json_t *nb_report_base64(const unsigned char *bytes, size_t size) {
+json_t *ni_report_base64(const unsigned char *bytes, size_t size) {
     static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     size_t length = (size + 2) / 3 * 4;
     char *text = malloc(length + 1);

@@ -26,7 +26,7 @@ enum {
 /* What is being drawn. */
 typedef struct drawing {
     json_t *run;
-    const nb_samples *samples;
+    const ni_samples *samples;
     double *marks; /* steps at which weights were reset */
     int32_t mark_count;
 } drawing;
@@ -53,14 +53,14 @@ static int32_t unique(double *sorted, int32_t count) {
 }
 
 /* The steps of items [first, end), rising, each once. NULL if memory ran out. */
-static double *steps_of(const nb_samples *s, int32_t first, int32_t end, int32_t *count) {
+static double *steps_of(const ni_samples *s, int32_t first, int32_t end, int32_t *count) {
     int64_t points = 0, at = 0;
     for (int32_t i = first; i < end; i++)
-        points += nb_sampled_points(s, &s->items[i]);
+        points += ni_sampled_points(s, &s->items[i]);
     double *steps = malloc((size_t)(points + 1) * sizeof *steps);
     for (int32_t i = first; steps && i < end; i++)
-        for (int64_t p = 0; p < nb_sampled_points(s, &s->items[i]); p++)
-            steps[at++] = (double)nb_sampled_at(s, &s->items[i], p).step;
+        for (int64_t p = 0; p < ni_sampled_points(s, &s->items[i]); p++)
+            steps[at++] = (double)ni_sampled_at(s, &s->items[i], p).step;
     if (steps) {
         qsort(steps, (size_t)points, sizeof *steps, rising);
         *count = unique(steps, (int32_t)points);
@@ -68,7 +68,7 @@ static double *steps_of(const nb_samples *s, int32_t first, int32_t end, int32_t
     return steps;
 }
 
-static bool columns_of(const nb_samples *s, int32_t first, int32_t end, int64_t most, columns *out) {
+static bool columns_of(const ni_samples *s, int32_t first, int32_t end, int64_t most, columns *out) {
     *out = (columns){0};
     out->steps = steps_of(s, first, end, &out->count);
     if (!out->steps)
@@ -114,9 +114,9 @@ static float *blank(int64_t cells) {
 
 /* ---- maps ---- */
 
-static nb_heat_map map_of(const drawing *d, const nb_sampled *item, const columns *c) {
-    const nb_measure *m = item->measure;
-    nb_heat_map map = {
+static ni_heat_map map_of(const drawing *d, const ni_sampled *item, const columns *c) {
+    const ni_measure *m = item->measure;
+    ni_heat_map map = {
         .caption = {.theme = "Mechanisms", .title = item->metric, .operand = *item->operand ? item->operand : NULL},
         .x_label = "step",
         .y_label = "module",
@@ -143,7 +143,7 @@ static nb_heat_map map_of(const drawing *d, const nb_sampled *item, const column
 
 /* Rows: the modules of items [first, end). */
 static nb_status draw_modules(const drawing *d, int32_t first, int32_t end, nb_error *err) {
-    const nb_samples *s = d->samples;
+    const ni_samples *s = d->samples;
     int32_t rows = end - first;
     int64_t most = MODULE_CELLS / rows;
     columns c;
@@ -152,12 +152,12 @@ static nb_status draw_modules(const drawing *d, int32_t first, int32_t end, nb_e
     float *values = good ? blank((int64_t)rows * c.cols) : NULL;
     nb_status status = NB_OK;
     if (values && c.cols > 0) {
-        nb_heat_map map = map_of(d, &s->items[first], &c);
+        ni_heat_map map = map_of(d, &s->items[first], &c);
         for (int32_t r = 0; r < rows; r++) {
-            const nb_sampled *item = &s->items[first + r];
+            const ni_sampled *item = &s->items[first + r];
             names[r] = item->module;
-            for (int64_t p = 0; p < nb_sampled_points(s, item); p++) {
-                nb_series_point point = nb_sampled_at(s, item, p);
+            for (int64_t p = 0; p < ni_sampled_points(s, item); p++) {
+                ni_series_point point = ni_sampled_at(s, item, p);
                 if (point.count == 1)
                     keep_worst(&values[(int64_t)r * c.cols + column_at(&c, point.step)], point.values[0],
                                map.low_is_bad);
@@ -166,7 +166,7 @@ static nb_status draw_modules(const drawing *d, int32_t first, int32_t end, nb_e
         map.y = names;
         map.rows = rows;
         map.values = values;
-        status = nb_report_put_heat_map(d->run, &map, err);
+        status = ni_report_put_heat_map(d->run, &map, err);
     }
     if (!values)
         status = nb_fail(err, NB_NO_MEMORY, "report: no memory to draw %s", s->items[first].metric);
@@ -190,7 +190,7 @@ static float median(const float *values, int64_t count, float *sorted) {
 }
 
 /* One point's values into its column; channels over their median. False if memory ran out. */
-static bool fill_column(float *values, const nb_heat_map *map, int32_t col, const nb_series_point *point,
+static bool fill_column(float *values, const ni_heat_map *map, int32_t col, const ni_series_point *point,
                         bool relative) {
     float middle = 1;
     if (relative) {
@@ -206,12 +206,12 @@ static bool fill_column(float *values, const nb_heat_map *map, int32_t col, cons
     return true;
 }
 
-static int64_t length_of(const nb_samples *s, const nb_sampled *item) {
-    return nb_sampled_points(s, item) ? nb_sampled_at(s, item, -1).count : 0;
+static int64_t length_of(const ni_samples *s, const ni_sampled *item) {
+    return ni_sampled_points(s, item) ? ni_sampled_at(s, item, -1).count : 0;
 }
 
 /* Names of parts; NULL where they are numbers or memory ran out. */
-static const char **part_names(const nb_measure *m, int32_t rows) {
+static const char **part_names(const ni_measure *m, int32_t rows) {
     const char **names = m->part ? malloc((size_t)rows * sizeof *names) : NULL;
     for (int32_t r = 0; names && r < rows; r++)
         names[r] = m->part(rows - 1 - r) ? m->part(rows - 1 - r) : "?";
@@ -228,23 +228,23 @@ static void turn_over(float *values, int32_t rows, int32_t cols) {
         }
 }
 
-static nb_status put_parts(const drawing *d, const nb_measure *m, nb_heat_map *map, float *values, nb_error *err) {
+static nb_status put_parts(const drawing *d, const ni_measure *m, ni_heat_map *map, float *values, nb_error *err) {
     const char **names = part_names(m, map->rows);
     if (m->part)
         turn_over(values, map->rows, map->cols);
     map->y = names;
     map->y_label = m->y_label;
     map->values = values;
-    nb_status status = nb_report_put_heat_map(d->run, map, err);
+    nb_status status = ni_report_put_heat_map(d->run, map, err);
     free(names);
     return status;
 }
 
 /* Of one module: parts of its vectors x steps. */
-static nb_status draw_one(const drawing *d, const nb_sampled *item, const columns *c, nb_error *err) {
-    const nb_measure *m = item->measure;
+static nb_status draw_one(const drawing *d, const ni_sampled *item, const columns *c, nb_error *err) {
+    const ni_measure *m = item->measure;
     int64_t length = length_of(d->samples, item);
-    nb_heat_map map = map_of(d, item, c);
+    ni_heat_map map = map_of(d, item, c);
     map.caption.module = item->module;
     map.bits = 8;
     map.y_every = (int32_t)((length + MOST_CHANNELS - 1) / MOST_CHANNELS);
@@ -253,9 +253,9 @@ static nb_status draw_one(const drawing *d, const nb_sampled *item, const column
     map.rows = (int32_t)((length + map.y_every - 1) / map.y_every);
     float *values = blank((int64_t)map.rows * map.cols);
     bool good = values != NULL;
-    for (int64_t p = 0; good && p < nb_sampled_points(d->samples, item); p++) {
-        nb_series_point point = nb_sampled_at(d->samples, item, p);
-        good = fill_column(values, &map, column_at(c, point.step), &point, m->kind == NB_MEASURE_CHANNELS);
+    for (int64_t p = 0; good && p < ni_sampled_points(d->samples, item); p++) {
+        ni_series_point point = ni_sampled_at(d->samples, item, p);
+        good = fill_column(values, &map, column_at(c, point.step), &point, m->kind == NI_MEASURE_CHANNELS);
     }
     nb_status status = good ? put_parts(d, m, &map, values, err)
                             : nb_fail(err, NB_NO_MEMORY, "report: no memory to draw %s", item->module);
@@ -265,9 +265,9 @@ static nb_status draw_one(const drawing *d, const nb_sampled *item, const column
 
 /* The mean over the modules [first, end) of vectors whose parts mean the same in all. */
 static nb_status draw_mean(const drawing *d, int32_t first, int32_t end, const columns *c, nb_error *err) {
-    const nb_sampled *item = &d->samples->items[first];
+    const ni_sampled *item = &d->samples->items[first];
     int64_t rows = length_of(d->samples, item), cells = rows * c->cols;
-    nb_heat_map map = map_of(d, item, c);
+    ni_heat_map map = map_of(d, item, c);
     map.caption.module = "mean of all";
     map.rows = (int32_t)rows;
     if (rows == 0)
@@ -276,8 +276,8 @@ static nb_status draw_mean(const drawing *d, int32_t first, int32_t end, const c
     if (!sums)
         return nb_fail(err, NB_NO_MEMORY, "report: no memory to draw %s", item->metric);
     for (int32_t i = first; i < end; i++)
-        for (int64_t p = 0; p < nb_sampled_points(d->samples, &d->samples->items[i]); p++) {
-            nb_series_point point = nb_sampled_at(d->samples, &d->samples->items[i], p);
+        for (int64_t p = 0; p < ni_sampled_points(d->samples, &d->samples->items[i]); p++) {
+            ni_series_point point = ni_sampled_at(d->samples, &d->samples->items[i], p);
             int32_t col = column_at(c, point.step);
             for (int64_t r = 0; r < rows && point.count == rows; r++)
                 sums[r * c->cols + col] += point.values[r];
@@ -291,15 +291,15 @@ static nb_status draw_mean(const drawing *d, int32_t first, int32_t end, const c
 }
 
 /* "fprop.x" among "fprop.x fprop.w". */
-static bool is_drawn(const nb_measure *m, const char *operand) {
+static bool is_drawn(const ni_measure *m, const char *operand) {
     const char *found = m->operands ? strstr(m->operands, operand) : operand;
     size_t length = strlen(operand);
     return found && (!m->operands || found[length] == 0 || found[length] == ' ');
 }
 
 static nb_status draw_parts(const drawing *d, int32_t first, int32_t end, nb_error *err) {
-    const nb_samples *s = d->samples;
-    const nb_measure *m = s->items[first].measure;
+    const ni_samples *s = d->samples;
+    const ni_measure *m = s->items[first].measure;
     int64_t rows = 0;
     if (!is_drawn(m, s->items[first].operand))
         return NB_OK;
@@ -320,7 +320,7 @@ static nb_status draw_parts(const drawing *d, int32_t first, int32_t end, nb_err
 
 /* ---- all of a run ---- */
 
-static bool only_scalars(const nb_samples *s, int32_t first, int32_t end) {
+static bool only_scalars(const ni_samples *s, int32_t first, int32_t end) {
     for (int32_t i = first; i < end; i++)
         if (length_of(s, &s->items[i]) > 1)
             return false;
@@ -328,11 +328,11 @@ static bool only_scalars(const nb_samples *s, int32_t first, int32_t end) {
 }
 
 static nb_status draw_all(drawing *d, nb_error *err) {
-    const nb_samples *s = d->samples;
+    const ni_samples *s = d->samples;
     for (int32_t first = 0, end; first < s->count; first = end) {
-        const nb_measure *m = s->items[first].measure;
-        end = nb_samples_group(s, first);
-        if (m && m->kind != NB_MEASURE_SCALAR)
+        const ni_measure *m = s->items[first].measure;
+        end = ni_samples_group(s, first);
+        if (m && m->kind != NI_MEASURE_SCALAR)
             NB_TRY(draw_parts(d, first, end, err));
         else if (only_scalars(s, first, end) && *s->items[first].metric)
             NB_TRY(draw_modules(d, first, end, err));
@@ -341,9 +341,9 @@ static nb_status draw_all(drawing *d, nb_error *err) {
 }
 
 static nb_status find_resets(drawing *d, nb_error *err) {
-    const nb_samples *s = d->samples;
+    const ni_samples *s = d->samples;
     for (int32_t first = 0, end; first < s->count && !d->marks; first = end) {
-        end = nb_samples_group(s, first);
+        end = ni_samples_group(s, first);
         if (strcmp(s->items[first].metric, "reset_share") != 0)
             continue;
         d->marks = steps_of(s, first, end, &d->mark_count);
@@ -354,11 +354,11 @@ static nb_status find_resets(drawing *d, nb_error *err) {
 }
 
 static nb_status add_findings(const drawing *d, nb_error *err) {
-    nb_finding *found = calloc(MOST_FINDINGS, sizeof *found);
+    ni_finding *found = calloc(MOST_FINDINGS, sizeof *found);
     json_t *list = json_array();
-    int32_t count = found ? nb_findings(d->samples, found, MOST_FINDINGS) : 0;
+    int32_t count = found ? ni_findings(d->samples, found, MOST_FINDINGS) : 0;
     for (int32_t i = 0; i < count; i++) {
-        const nb_measure *m = nb_measure_find(found[i].metric);
+        const ni_measure *m = ni_measure_find(found[i].metric);
         json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I}", "kind", found[i].kind, "text",
                                               found[i].text, "theme", m ? m->theme : "", "title", m ? m->title : "",
                                               "operand", found[i].operand, "module", found[i].module, "step",
@@ -370,14 +370,14 @@ static nb_status add_findings(const drawing *d, nb_error *err) {
                : nb_fail(err, NB_NO_MEMORY, "report: no memory for what stands out");
 }
 
-nb_status nb_report_add_lens(json_t *run, const char *folder, nb_error *err) {
+nb_status ni_report_add_lens(json_t *run, const char *folder, nb_error *err) {
     char path[1024];
-    nb_series_reader *reader;
-    nb_samples samples;
+    ni_series_reader *reader;
+    ni_samples samples;
     if (snprintf(path, sizeof path, "%s/lens/series.nbs", folder) >= (int)sizeof path || access(path, F_OK) != 0)
         return NB_OK;
-    NB_TRY(nb_series_read(path, &reader, NULL, err));
-    nb_status status = nb_samples_of(reader, &samples, err);
+    NB_TRY(ni_series_read(path, &reader, NULL, err));
+    nb_status status = ni_samples_of(reader, &samples, err);
     if (status == NB_OK) {
         drawing d = {.run = run, .samples = &samples};
         status = find_resets(&d, err);
@@ -386,15 +386,15 @@ nb_status nb_report_add_lens(json_t *run, const char *folder, nb_error *err) {
         if (status == NB_OK)
             status = add_findings(&d, err);
         free(d.marks);
-        nb_samples_free(&samples);
+        ni_samples_free(&samples);
     }
-    nb_series_reader_free(reader);
+    ni_series_reader_free(reader);
     return status;
 }
 
-json_t *nb_report_themes(void) {
+json_t *ni_report_themes(void) {
     json_t *themes = json_array();
-    for (const nb_theme *t = nb_themes; t->name; t++)
+    for (const ni_theme *t = ni_themes; t->name; t++)
         json_array_append_new(themes, json_pack("{s:s, s:s}", "name", t->name, "about", t->about));
     return themes;
 }

@@ -14,7 +14,7 @@
 #define DUMP_FLAGS (JSON_COMPACT | JSON_REAL_PRECISION(7))
 
 typedef struct page_out {
-    nb_writer *writer;
+    ni_writer *writer;
     nb_error *err;
 } page_out;
 
@@ -24,12 +24,12 @@ static int put_json(const char *text, size_t size, void *user) {
     while (size > 0) {
         const char *bracket = memchr(text, '<', size);
         size_t plain = bracket ? (size_t)(bracket - text) : size;
-        if (nb_writer_put(out->writer, text, plain, out->err))
+        if (ni_writer_put(out->writer, text, plain, out->err))
             return -1;
         text += plain;
         size -= plain;
         if (bracket) {
-            if (nb_writer_put(out->writer, "\\u003c", 6, out->err))
+            if (ni_writer_put(out->writer, "\\u003c", 6, out->err))
                 return -1;
             text++;
             size--;
@@ -42,15 +42,15 @@ static bool is_name(const char *text, size_t length, const char *name) {
     return strlen(name) == length && memcmp(text, name, length) == 0;
 }
 
-static const nb_page_file *page_file(const char *name, size_t length) {
-    for (const nb_page_file *file = nb_page_files; file->name; file++)
+static const ni_page_file *page_file(const char *name, size_t length) {
+    for (const ni_page_file *file = ni_page_files; file->name; file++)
         if (is_name(name, length, file->name))
             return file;
     return NULL;
 }
 
 /* Dygraphs ends with a comment that sends debuggers to a file which is not there. */
-static size_t without_source_map(const nb_page_file *file) {
+static size_t without_source_map(const ni_page_file *file) {
     static const char mark[] = "sourceMappingURL=";
     size_t from = file->size > 200 ? file->size - 200 : 0;
     for (size_t i = from; i + sizeof mark - 1 <= file->size; i++)
@@ -60,12 +60,12 @@ static size_t without_source_map(const nb_page_file *file) {
 }
 
 /* The report with its series packed and without its panels: a shallow copy, for the page alone. */
-static json_t *packed_root(const nb_report *report) {
+static json_t *packed_root(const ni_report *report) {
     json_t *root = json_copy(report->root), *runs = json_array();
     json_object_set_new(root, "runs", runs);
     for (size_t i = 0; i < json_array_size(report->runs); i++) {
         json_t *run = json_array_get(report->runs, i), *copy = json_copy(run);
-        json_t *series = nb_report_packed_series(json_object_get(run, "series"));
+        json_t *series = ni_report_packed_series(json_object_get(run, "series"));
         if (!copy || !series || json_object_set(copy, "series", series) || json_array_append(runs, copy)) {
             json_decref(root);
             root = NULL;
@@ -80,7 +80,7 @@ static json_t *packed_root(const nb_report *report) {
 }
 
 /* Every run's panels: an array of arrays. */
-static json_t *panels_of(const nb_report *report) {
+static json_t *panels_of(const ni_report *report) {
     json_t *all = json_array();
     for (size_t i = 0; i < json_array_size(report->runs); i++)
         json_array_append(all, json_object_get(json_array_get(report->runs, i), "panels"));
@@ -88,7 +88,7 @@ static json_t *panels_of(const nb_report *report) {
 }
 
 /* Takes over `data`. */
-static nb_status put_data(json_t *data, nb_writer *writer, nb_error *err) {
+static nb_status put_data(json_t *data, ni_writer *writer, nb_error *err) {
     if (!data)
         return nb_fail(err, NB_NO_MEMORY, "report: out of memory");
     page_out out = {writer, err};
@@ -100,14 +100,14 @@ static nb_status put_data(json_t *data, nb_writer *writer, nb_error *err) {
 }
 
 /* Writes the template, each {{name}} replaced by the page file of that name, {{data}} by the report. */
-static nb_status put_page(nb_report *report, nb_writer *writer, nb_error *err) {
-    const nb_page_file *page = page_file("page.html", strlen("page.html"));
+static nb_status put_page(ni_report *report, ni_writer *writer, nb_error *err) {
+    const ni_page_file *page = page_file("page.html", strlen("page.html"));
     const char *at = page->text, *end = page->text + page->size;
     for (const char *open; (open = strstr(at, "{{")) != NULL;) {
         const char *close = strstr(open, "}}");
         if (!close)
             break;
-        NB_TRY(nb_writer_put(writer, at, (size_t)(open - at), err));
+        NB_TRY(ni_writer_put(writer, at, (size_t)(open - at), err));
         const char *name = open + 2;
         size_t length = (size_t)(close - name);
         if (is_name(name, length, "data")) {
@@ -115,31 +115,31 @@ static nb_status put_page(nb_report *report, nb_writer *writer, nb_error *err) {
         } else if (is_name(name, length, "panels")) {
             NB_TRY(put_data(panels_of(report), writer, err));
         } else {
-            const nb_page_file *file = page_file(name, length);
+            const ni_page_file *file = page_file(name, length);
             if (!file)
                 return nb_fail(err, NB_INTERNAL, "report: page.html asks for \"%.*s\"", (int)length, name);
-            NB_TRY(nb_writer_put(writer, file->text, without_source_map(file), err));
+            NB_TRY(ni_writer_put(writer, file->text, without_source_map(file), err));
         }
         at = close + 2;
     }
-    return nb_writer_put(writer, at, (size_t)(end - at), err);
+    return ni_writer_put(writer, at, (size_t)(end - at), err);
 }
 
-nb_status nb_report_write(nb_report *report, const char *path, nb_error *err) {
+nb_status ni_report_write(ni_report *report, const char *path, nb_error *err) {
     nb_error inner = {0};
     err = err ? err : &inner;
-    NB_TRY(nb_report_resolve(report, err));
+    NB_TRY(ni_report_resolve(report, err));
     char now[32];
     time_t seconds = time(NULL);
     struct tm utc;
     strftime(now, sizeof now, "%Y-%m-%d %H:%M UTC", gmtime_r(&seconds, &utc));
     json_object_set_new(report->root, "written", json_string(now));
-    nb_writer *writer;
-    NB_TRY(nb_writer_open(path, &writer, err));
+    ni_writer *writer;
+    NB_TRY(ni_writer_open(path, &writer, err));
     nb_status status = put_page(report, writer, err);
     if (status) {
-        nb_writer_abandon(writer);
+        ni_writer_abandon(writer);
         return status;
     }
-    return nb_writer_commit(writer, err);
+    return ni_writer_commit(writer, err);
 }

@@ -11,20 +11,20 @@
  * to the greatest value, in equal steps of the value, its logarithm or its asinh. */
 
 typedef struct cell_code {
-    nb_colours colours;
+    ni_colours colours;
     double low, high; /* of the scaled values */
     int32_t first, last;
 } cell_code;
 
-static double scaled(nb_colours colours, double value) {
-    return colours == NB_COLOURS_LOG ? log(value) : colours == NB_COLOURS_ASINH ? asinh(value) : value;
+static double scaled(ni_colours colours, double value) {
+    return colours == NI_COLOURS_LOG ? log(value) : colours == NI_COLOURS_ASINH ? asinh(value) : value;
 }
 
-static bool is_zero(nb_colours colours, double value) {
-    return colours == NB_COLOURS_LOG && value <= 0;
+static bool is_zero(ni_colours colours, double value) {
+    return colours == NI_COLOURS_LOG && value <= 0;
 }
 
-static cell_code code_of(const nb_heat_map *map, int64_t cells) {
+static cell_code code_of(const ni_heat_map *map, int64_t cells) {
     cell_code c = {.colours = map->colours, .low = INFINITY, .high = -INFINITY};
     for (int64_t i = 0; i < cells; i++) {
         double value = map->values[i];
@@ -36,7 +36,7 @@ static cell_code code_of(const nb_heat_map *map, int64_t cells) {
     }
     if (c.low > c.high)
         c.low = c.high = 0;
-    c.first = map->colours == NB_COLOURS_LOG ? 2 : 1;
+    c.first = map->colours == NI_COLOURS_LOG ? 2 : 1;
     c.last = map->bits == 8 ? 255 : 65535;
     return c;
 }
@@ -50,7 +50,7 @@ static int32_t encode(const cell_code *c, double value) {
     return c->first + (int32_t)lround(share * (c->last - c->first));
 }
 
-static json_t *cells_of(const nb_heat_map *map, const cell_code *c) {
+static json_t *cells_of(const ni_heat_map *map, const cell_code *c) {
     int64_t cells = (int64_t)map->rows * map->cols, size = map->bits == 8 ? 1 : 2;
     unsigned char *bytes = calloc((size_t)cells, (size_t)size);
     if (!bytes)
@@ -61,7 +61,7 @@ static json_t *cells_of(const nb_heat_map *map, const cell_code *c) {
         if (size == 2)
             bytes[2 * i + 1] = (unsigned char)(code >> 8);
     }
-    json_t *made = nb_report_base64(bytes, (size_t)(cells * size));
+    json_t *made = ni_report_base64(bytes, (size_t)(cells * size));
     free(bytes);
     return made;
 }
@@ -71,7 +71,7 @@ static json_t *cells_of(const nb_heat_map *map, const cell_code *c) {
 static json_t *numbers(const double *values, int64_t count) {
     json_t *array = json_array();
     for (int64_t i = 0; i < count; i++)
-        json_array_append_new(array, nb_report_number(values[i]));
+        json_array_append_new(array, ni_report_number(values[i]));
     return array;
 }
 
@@ -83,11 +83,11 @@ static json_t *texts(const char *const *items, int64_t count) {
 }
 
 /* Names, or [first of the second row, rows] where they are numbers. */
-static json_t *row_names(const nb_heat_map *map) {
+static json_t *row_names(const ni_heat_map *map) {
     return map->y ? texts(map->y, map->rows) : json_pack("[i, i]", map->y_every, map->rows);
 }
 
-static json_t *captioned(const char *kind, const nb_caption *c) {
+static json_t *captioned(const char *kind, const ni_caption *c) {
     return json_pack("{s:s, s:s, s:s, s:s*, s:s*, s:s*, s:s*, s:s*}", "kind", kind, "theme",
                      c->theme ? c->theme : "More", "title", c->title, "operand", c->operand, "module", c->module,
                      "about", c->about, "formula", c->formula, "unit", c->unit);
@@ -105,27 +105,27 @@ static nb_status put_panel(json_t *run, json_t *panel, json_t *parts, const char
     return NB_OK;
 }
 
-nb_status nb_report_put_heat_map(json_t *run, const nb_heat_map *map, nb_error *err) {
+nb_status ni_report_put_heat_map(json_t *run, const ni_heat_map *map, nb_error *err) {
     static const char *const colours[] = {"linear", "log", "asinh"};
     int64_t cells = (int64_t)map->rows * map->cols;
-    if (map->rows < 1 || map->cols < 1 || cells > NB_PANEL_CELLS)
+    if (map->rows < 1 || map->cols < 1 || cells > NI_PANEL_CELLS)
         return nb_fail(err, NB_BAD_USAGE, "report: heat map \"%s\" has %d x %d cells; 1 to %d can be drawn",
-                       map->caption.title, map->rows, map->cols, NB_PANEL_CELLS);
+                       map->caption.title, map->rows, map->cols, NI_PANEL_CELLS);
     cell_code c = code_of(map, cells);
     json_t *parts =
         json_pack("{s:s, s:s, s:o, s:o, s:i, s:s, s:o, s:o, s:o, s:o, s:b, s:o, s:s*}", "xLabel", map->x_label,
                   "yLabel", map->y_label, "x", numbers(map->x, map->cols), "y", row_names(map), "bits",
-                  map->bits == 8 ? 8 : 16, "colours", colours[map->colours], "low", nb_report_number(c.low), "high",
-                  nb_report_number(c.high), "floor", nb_report_number(map->floor > 0 ? log(map->floor) : NAN), "cells",
+                  map->bits == 8 ? 8 : 16, "colours", colours[map->colours], "low", ni_report_number(c.low), "high",
+                  ni_report_number(c.high), "floor", ni_report_number(map->floor > 0 ? log(map->floor) : NAN), "cells",
                   cells_of(map, &c), "lowIsBad", map->low_is_bad, "marks",
                   numbers(map->marks, map->marks ? map->mark_count : 0), "markMeaning", map->mark_meaning);
     return put_panel(run, captioned("heat map", &map->caption), parts, map->caption.title, err);
 }
 
-nb_status nb_report_put_bars(json_t *run, const nb_bars *bars, nb_error *err) {
-    if (bars->count < 1 || bars->count > NB_PANEL_CELLS)
+nb_status ni_report_put_bars(json_t *run, const ni_bars *bars, nb_error *err) {
+    if (bars->count < 1 || bars->count > NI_PANEL_CELLS)
         return nb_fail(err, NB_BAD_USAGE, "report: bars \"%s\" have %d values; 1 to %d can be drawn",
-                       bars->caption.title, bars->count, NB_PANEL_CELLS);
+                       bars->caption.title, bars->count, NI_PANEL_CELLS);
     json_t *parts = json_pack("{s:s, s:o, s:o}", "xLabel", bars->x_label, "names", texts(bars->names, bars->count),
                               "values", numbers(bars->values, bars->count));
     return put_panel(run, captioned("bars", &bars->caption), parts, bars->caption.title, err);

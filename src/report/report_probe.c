@@ -33,21 +33,21 @@ static nb_status put_bars(json_t *run, const json_t *probe, const char *key, con
     char about[256];
     snprintf(about, sizeof about, "One kind of module at a time in %.60s, all others in BF16.",
              json_string_value(recipe));
-    nb_bars bars = {
+    ni_bars bars = {
         .caption = {.theme = "Sensitivity", .title = title, .about = about, .formula = formula, .unit = "%"},
         .x_label = "loss gap to BF16",
         .names = names,
         .values = values,
         .count = (int32_t)count};
-    return nb_report_put_bars(run, &bars, err);
+    return ni_report_put_bars(run, &bars, err);
 }
 
-nb_status nb_report_add_probe(json_t *run, const char *folder, nb_error *err) {
+nb_status ni_report_add_probe(json_t *run, const char *folder, nb_error *err) {
     char path[1024], *text;
     size_t size;
     if (snprintf(path, sizeof path, "%s/probe.json", folder) >= (int)sizeof path || access(path, F_OK) != 0)
         return NB_OK;
-    NB_TRY(nb_file_read(path, PROBE_LIMIT, &text, &size, err));
+    NB_TRY(ni_file_read(path, PROBE_LIMIT, &text, &size, err));
     json_t *probe = json_loadb(text, size, 0, NULL);
     free(text);
     nb_status status =

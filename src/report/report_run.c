@@ -19,11 +19,11 @@ static const char *const series_names[] = {"loss", "norm", "lr", "tok_s"};
 #define SERIES_COUNT (sizeof series_names / sizeof series_names[0])
 
 /* Where a run's lines go while they are read. */
-typedef struct nb_columns {
+typedef struct ni_columns {
     json_t *steps, *series[SERIES_COUNT];
     json_t *eval_steps, *eval_losses;
     json_t *events; /* whole lines: bad numbers and what was done about them */
-} nb_columns;
+} ni_columns;
 
 static nb_status path_in(const char *folder, const char *name, char path[PATH_LIMIT], nb_error *err) {
     int length = snprintf(path, PATH_LIMIT, "%s/%s", folder, name);
@@ -46,10 +46,10 @@ static void cut_from(json_t *steps, json_t *const *columns, size_t count, json_i
 }
 
 static void append_number(json_t *column, const json_t *value) {
-    json_array_append_new(column, json_is_number(value) ? nb_report_number(json_number_value(value)) : json_null());
+    json_array_append_new(column, json_is_number(value) ? ni_report_number(json_number_value(value)) : json_null());
 }
 
-static bool take_line(nb_columns *m, json_t *line) {
+static bool take_line(ni_columns *m, json_t *line) {
     const json_t *step = json_object_get(line, "step"), *val = json_object_get(line, "val_loss");
     if (!json_is_integer(step))
         return false;
@@ -70,7 +70,7 @@ static bool take_line(nb_columns *m, json_t *line) {
     return true;
 }
 
-static nb_status take_lines(nb_columns *m, const char *text, size_t size, const char *path, nb_error *err) {
+static nb_status take_lines(ni_columns *m, const char *text, size_t size, const char *path, nb_error *err) {
     const char *at = text, *end = text + size;
     for (int64_t number = 1; at < end; number++) {
         const char *newline = memchr(at, '\n', (size_t)(end - at));
@@ -93,9 +93,9 @@ static nb_status take_lines(nb_columns *m, const char *text, size_t size, const 
 static nb_status read_metrics(const char *folder, json_t *run, nb_error *err) {
     char path[PATH_LIMIT];
     NB_TRY(path_in(folder, "metrics.jsonl", path, err));
-    nb_file_map map;
-    NB_TRY(nb_file_map_open(path, &map, err));
-    nb_columns m = {json_array(), {0}, json_array(), json_array(), json_array()};
+    ni_file_map map;
+    NB_TRY(ni_file_map_open(path, &map, err));
+    ni_columns m = {json_array(), {0}, json_array(), json_array(), json_array()};
     json_t *series = json_object(), *eval = json_object();
     json_object_set_new(series, "step", m.steps);
     for (size_t i = 0; i < SERIES_COUNT; i++) {
@@ -108,24 +108,24 @@ static nb_status read_metrics(const char *folder, json_t *run, nb_error *err) {
     json_object_set_new(run, "eval", eval);
     json_object_set_new(run, "events", m.events);
     nb_status status = map.size ? take_lines(&m, map.bytes, map.size, path, err) : NB_OK;
-    nb_file_map_close(&map);
+    ni_file_map_close(&map);
     return status;
 }
 
 /* ---- configuration ---- */
 
 /* Scalars and lists of scalars under dotted names, in order: {"optimizer.lr": "0.0003", ...}. */
-static void flatten(const nb_yaml_node *node, const char *prefix, json_t *into) {
-    for (const nb_yaml_node *child = node->first; child; child = child->next) {
+static void flatten(const ni_yaml_node *node, const char *prefix, json_t *into) {
+    for (const ni_yaml_node *child = node->first; child; child = child->next) {
         char name[256];
         snprintf(name, sizeof name, "%s%s%s", prefix, *prefix ? "." : "", child->key ? child->key : "");
-        if (child->kind == NB_YAML_MAP) {
+        if (child->kind == NI_YAML_MAP) {
             flatten(child, name, into);
-        } else if (child->kind == NB_YAML_SCALAR) {
+        } else if (child->kind == NI_YAML_SCALAR) {
             json_object_set_new(into, name, json_string(child->text));
         } else {
             char list[1024] = "";
-            for (const nb_yaml_node *item = child->first; item; item = item->next) {
+            for (const ni_yaml_node *item = child->first; item; item = item->next) {
                 size_t used = strlen(list);
                 snprintf(list + used, sizeof list - used, "%s%s", used ? ", " : "", item->text ? item->text : "...");
             }
@@ -146,11 +146,11 @@ static void stem(const char *path, char *out, size_t size) {
 static nb_status read_config(const char *folder, json_t *run, nb_error *err) {
     char path[PATH_LIMIT], name[256];
     NB_TRY(path_in(folder, "run.yaml", path, err));
-    nb_yaml doc;
-    NB_TRY(nb_yaml_load(path, &doc, err));
+    ni_yaml doc;
+    NB_TRY(ni_yaml_load(path, &doc, err));
     json_t *config = json_object();
     flatten(doc.root, "", config);
-    nb_yaml_free(&doc);
+    ni_yaml_free(&doc);
     json_object_set_new(run, "config", config);
     const char *const named[] = {"recipe", "model"};
     for (int i = 0; i < 2; i++) {
@@ -176,7 +176,7 @@ static nb_status read_texts(const char *folder, json_t *run, nb_error *err) {
             continue;
         char *bytes;
         size_t size;
-        NB_TRY(nb_file_read(path, TEXT_LIMIT, &bytes, &size, err));
+        NB_TRY(ni_file_read(path, TEXT_LIMIT, &bytes, &size, err));
         json_t *text = json_stringn(bytes, size);
         free(bytes);
         if (!text)
@@ -192,11 +192,11 @@ static nb_status read_recipe(const char *folder, json_t *run, nb_error *err) {
     NB_TRY(path_in(folder, "recipe.yaml", path, err));
     if (access(path, F_OK) != 0)
         return NB_OK;
-    nb_yaml doc;
-    NB_TRY(nb_yaml_load(path, &doc, err));
+    ni_yaml doc;
+    NB_TRY(ni_yaml_load(path, &doc, err));
     json_t *keys = json_object();
     flatten(doc.root, "", keys);
-    nb_yaml_free(&doc);
+    ni_yaml_free(&doc);
     json_object_set_new(run, "recipeKeys", keys);
     return NB_OK;
 }
@@ -206,11 +206,11 @@ static nb_status read_parts(const char *folder, json_t *run, nb_error *err) {
     NB_TRY(read_recipe(folder, run, err));
     NB_TRY(read_metrics(folder, run, err));
     NB_TRY(read_texts(folder, run, err));
-    NB_TRY(nb_report_add_lens(run, folder, err));
-    return nb_report_add_probe(run, folder, err);
+    NB_TRY(ni_report_add_lens(run, folder, err));
+    return ni_report_add_probe(run, folder, err);
 }
 
-nb_status nb_report_read_run(const char *folder, json_t **out, nb_error *err) {
+nb_status ni_report_read_run(const char *folder, json_t **out, nb_error *err) {
     *out = NULL;
     char real[PATH_LIMIT], name[256];
     NB_TRY(path_in(folder, "", real, err));

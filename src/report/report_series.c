@@ -33,12 +33,12 @@ static json_t *packed_numbers(const json_t *values) {
         for (int b = 0; b < 4; b++)
             bytes[4 * i + (size_t)b] = (unsigned char)(bits >> (8 * b));
     }
-    json_t *text = nb_report_base64(bytes, 4 * count);
+    json_t *text = ni_report_base64(bytes, 4 * count);
     free(bytes);
     return text;
 }
 
-json_t *nb_report_packed_series(const json_t *series) {
+json_t *ni_report_packed_series(const json_t *series) {
     json_t *packed = json_object(), *values;
     const char *name;
     json_object_foreach((json_t *)series, name, values) {

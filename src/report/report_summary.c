@@ -34,7 +34,7 @@ static bool same_but_recipe(json_t *a, json_t *b) {
     return true;
 }
 
-static json_t *run_at(const nb_report *report, int32_t index) {
+static json_t *run_at(const ni_report *report, int32_t index) {
     return index < 0 ? NULL : json_array_get(report->runs, (size_t)index);
 }
 
@@ -42,11 +42,11 @@ static const char *text_of(const json_t *run, const char *key) {
     return json_string_value(json_object_get(run, key));
 }
 
-static int32_t find_twin(const nb_report *report, int32_t index) {
+static int32_t find_twin(const ni_report *report, int32_t index) {
     json_t *run = run_at(report, index);
     if (strcmp(text_of(run, "recipe"), "bf16") == 0)
         return -1;
-    for (int32_t i = 0; i < nb_report_run_count(report); i++) {
+    for (int32_t i = 0; i < ni_report_run_count(report); i++) {
         json_t *other = run_at(report, i);
         if (i != index && strcmp(text_of(other, "recipe"), "bf16") == 0 &&
             same_but_recipe(json_object_get(run, "config"), json_object_get(other, "config")))
@@ -92,7 +92,7 @@ static double median(const json_t *array) {
 }
 
 /* (L - L_twin) / L_twin in %, at the last step that both evaluated. */
-static void find_gap(const json_t *run, const json_t *twin, nb_report_summary *out) {
+static void find_gap(const json_t *run, const json_t *twin, ni_report_summary *out) {
     const json_t *mine = json_object_get(run, "eval"), *other = json_object_get(twin, "eval");
     const json_t *steps = json_object_get(mine, "step"), *twin_steps = json_object_get(other, "step");
     int64_t i = (int64_t)json_array_size(steps) - 1, j = (int64_t)json_array_size(twin_steps) - 1;
@@ -112,13 +112,13 @@ static void find_gap(const json_t *run, const json_t *twin, nb_report_summary *o
     }
 }
 
-nb_status nb_report_summarize(const nb_report *report, int32_t run, nb_report_summary *out, nb_error *err) {
+nb_status ni_report_summarize(const ni_report *report, int32_t run, ni_report_summary *out, nb_error *err) {
     json_t *found = run_at(report, run);
     if (!found)
-        return nb_fail(err, NB_BAD_USAGE, "report: there is no run %d among %d", run, nb_report_run_count(report));
+        return nb_fail(err, NB_BAD_USAGE, "report: there is no run %d among %d", run, ni_report_run_count(report));
     const json_t *series = json_object_get(found, "series");
     double last = number_at(json_object_get(series, "step"), -1);
-    *out = (nb_report_summary){
+    *out = (ni_report_summary){
         .name = text_of(found, "name"),
         .recipe = text_of(found, "recipe"),
         .twin = find_twin(report, run),
@@ -133,14 +133,14 @@ nb_status nb_report_summarize(const nb_report *report, int32_t run, nb_report_su
     return NB_OK;
 }
 
-nb_status nb_report_resolve(nb_report *report, nb_error *err) {
-    for (int32_t i = 0; i < nb_report_run_count(report); i++) {
-        nb_report_summary s = {0};
-        NB_TRY(nb_report_summarize(report, i, &s, err));
+nb_status ni_report_resolve(ni_report *report, nb_error *err) {
+    for (int32_t i = 0; i < ni_report_run_count(report); i++) {
+        ni_report_summary s = {0};
+        NB_TRY(ni_report_summarize(report, i, &s, err));
         json_t *summary = json_pack("{s:I, s:o, s:o, s:o, s:I, s:o}", "steps", (json_int_t)s.steps, "trainLoss",
-                                    nb_report_number(s.train_loss), "valLoss", nb_report_number(s.val_loss), "gap",
-                                    nb_report_number(s.gap), "gapStep", (json_int_t)s.gap_step, "tokS",
-                                    nb_report_number(s.tokens_per_second));
+                                    ni_report_number(s.train_loss), "valLoss", ni_report_number(s.val_loss), "gap",
+                                    ni_report_number(s.gap), "gapStep", (json_int_t)s.gap_step, "tokS",
+                                    ni_report_number(s.tokens_per_second));
         json_t *run = run_at(report, i);
         if (!summary || json_object_set_new(run, "summary", summary) ||
             json_object_set_new(run, "twin", s.twin < 0 ? json_null() : json_integer(s.twin)))

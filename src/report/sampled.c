@@ -13,7 +13,7 @@ static int32_t rank_of_operand(const char *operand) {
 }
 
 static int by_metric(const void *one, const void *other) {
-    const nb_sampled *a = one, *b = other;
+    const ni_sampled *a = one, *b = other;
     if (a->order != b->order)
         return a->order < b->order ? -1 : 1;
     int differs = strcmp(a->metric, b->metric);
@@ -27,7 +27,7 @@ static int by_metric(const void *one, const void *other) {
 }
 
 /* False if memory ran out. */
-static bool take_apart(const char *name, nb_sampled *out) {
+static bool take_apart(const char *name, ni_sampled *out) {
     char *text = strdup(name);
     if (!text)
         return false;
@@ -44,13 +44,13 @@ static bool take_apart(const char *name, nb_sampled *out) {
 }
 
 static int by_module(const void *one, const void *other) {
-    const nb_sampled *a = one, *b = other;
+    const ni_sampled *a = one, *b = other;
     int differs = strcmp(a->module, b->module);
     return differs ? differs : a->name - b->name;
 }
 
 /* The least name of each module is its first appearance. */
-static void place_modules(nb_sampled *items, int32_t count) {
+static void place_modules(ni_sampled *items, int32_t count) {
     qsort(items, (size_t)count, sizeof *items, by_module);
     for (int32_t i = 0, first = 0; i < count; i++) {
         if (strcmp(items[i].module, items[first].module) != 0)
@@ -59,20 +59,20 @@ static void place_modules(nb_sampled *items, int32_t count) {
     }
 }
 
-nb_status nb_samples_of(const nb_series_reader *reader, nb_samples *out, nb_error *err) {
-    int32_t names = nb_series_names(reader);
-    *out = (nb_samples){.reader = reader};
+nb_status ni_samples_of(const ni_series_reader *reader, ni_samples *out, nb_error *err) {
+    int32_t names = ni_series_names(reader);
+    *out = (ni_samples){.reader = reader};
     out->items = calloc((size_t)names + 1, sizeof *out->items);
     for (int32_t i = 0; out->items && i < names; i++) {
-        nb_sampled *item = &out->items[i];
+        ni_sampled *item = &out->items[i];
         item->name = i;
-        if (!take_apart(nb_series_name(reader, i), item)) {
-            nb_samples_free(out);
+        if (!take_apart(ni_series_name(reader, i), item)) {
+            ni_samples_free(out);
             break;
         }
         out->count++;
-        item->measure = nb_measure_find(item->metric);
-        item->order = item->measure ? (int32_t)(item->measure - nb_measures) : INT32_MAX;
+        item->measure = ni_measure_find(item->metric);
+        item->order = item->measure ? (int32_t)(item->measure - ni_measures) : INT32_MAX;
     }
     if (!out->items)
         return nb_fail(err, NB_NO_MEMORY, "report: no memory for %d names of measurements", names);
@@ -81,15 +81,15 @@ nb_status nb_samples_of(const nb_series_reader *reader, nb_samples *out, nb_erro
     return NB_OK;
 }
 
-void nb_samples_free(nb_samples *samples) {
+void ni_samples_free(ni_samples *samples) {
     for (int32_t i = 0; i < samples->count; i++)
         free(samples->items[i].module);
     free(samples->items);
-    *samples = (nb_samples){0};
+    *samples = (ni_samples){0};
 }
 
-int32_t nb_samples_group(const nb_samples *samples, int32_t first) {
-    const nb_sampled *a = &samples->items[first];
+int32_t ni_samples_group(const ni_samples *samples, int32_t first) {
+    const ni_sampled *a = &samples->items[first];
     int32_t end = first + 1;
     while (end < samples->count && strcmp(samples->items[end].metric, a->metric) == 0 &&
            strcmp(samples->items[end].operand, a->operand) == 0)
@@ -97,10 +97,10 @@ int32_t nb_samples_group(const nb_samples *samples, int32_t first) {
     return end;
 }
 
-const nb_sampled *nb_samples_find(const nb_samples *samples, const char *module, const char *operand,
+const ni_sampled *ni_samples_find(const ni_samples *samples, const char *module, const char *operand,
                                   const char *metric) {
     for (int32_t i = 0; i < samples->count; i++) {
-        const nb_sampled *item = &samples->items[i];
+        const ni_sampled *item = &samples->items[i];
         if (strcmp(item->module, module) == 0 && strcmp(item->operand, operand) == 0 &&
             strcmp(item->metric, metric) == 0)
             return item;
@@ -108,10 +108,10 @@ const nb_sampled *nb_samples_find(const nb_samples *samples, const char *module,
     return NULL;
 }
 
-int64_t nb_sampled_points(const nb_samples *samples, const nb_sampled *item) {
-    return nb_series_points(samples->reader, item->name);
+int64_t ni_sampled_points(const ni_samples *samples, const ni_sampled *item) {
+    return ni_series_points(samples->reader, item->name);
 }
 
-nb_series_point nb_sampled_at(const nb_samples *samples, const nb_sampled *item, int64_t index) {
-    return nb_series_at(samples->reader, item->name, index < 0 ? nb_sampled_points(samples, item) + index : index);
+ni_series_point ni_sampled_at(const ni_samples *samples, const ni_sampled *item, int64_t index) {
+    return ni_series_at(samples->reader, item->name, index < 0 ? ni_sampled_points(samples, item) + index : index);
 }

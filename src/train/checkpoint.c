@@ -22,43 +22,43 @@
 
 /* ---- saving ---- */
 
-char *nb_recipe_to_text(const nb_recipe *recipe) {
+char *ni_recipe_to_text(const nb_recipe *recipe) {
     char *text = NULL;
     size_t size = 0;
     FILE *to = open_memstream(&text, &size);
     if (!to)
         return NULL;
-    nb_recipe_print(recipe, NULL, NB_COMMENTS_NONE, to);
+    ni_recipe_print(recipe, NULL, NI_COMMENTS_NONE, to);
     fclose(to);
     return text;
 }
 
 static nb_status fill_folder(nb_trainer *t, const char *folder, nb_error *err) {
     char path[FILE_PATH_SIZE];
-    NB_TRY(nb_hf_save(t->be, t->model, folder, NB_ST_F32, t->end_of_text, err));
-    NB_TRY(t->tokenizer ? nb_tokenizer_save(t->tokenizer, folder, err) : nb_kept_write(&t->kept, folder, err));
-    snprintf(path, sizeof path, "%s/%s", folder, NB_OPTIMIZER_NAME);
-    NB_TRY(nb_state_write(t, path, err));
-    nb_manifest manifest = {.at = t->at,
+    NB_TRY(ni_hf_save(t->be, t->model, folder, NI_ST_F32, t->end_of_text, err));
+    NB_TRY(t->tokenizer ? ni_tokenizer_save(t->tokenizer, folder, err) : ni_kept_write(&t->kept, folder, err));
+    snprintf(path, sizeof path, "%s/%s", folder, NI_OPTIMIZER_NAME);
+    NB_TRY(ni_state_write(t, path, err));
+    ni_manifest manifest = {.at = t->at,
                             .updates = t->optimizer.updates,
-                            .data_fingerprint = nb_dataset_fingerprint(t->train),
-                            .products = nb_products_of(t->be),
+                            .data_fingerprint = ni_dataset_fingerprint(t->train),
+                            .products = ni_products_of(t->be),
                             .config = t->config,
-                            .recipe = nb_recipe_to_text(&t->recipe)};
-    nb_status status = nb_manifest_write(folder, &manifest, err);
+                            .recipe = ni_recipe_to_text(&t->recipe)};
+    nb_status status = ni_manifest_write(folder, &manifest, err);
     free(manifest.recipe);
     return status;
 }
 
 nb_status nb_trainer_save(nb_trainer *t, const char *folder, nb_error *err) {
-    nb_folder *made;
-    NB_TRY(nb_folder_begin(folder, &made, err));
-    nb_status status = fill_folder(t, nb_folder_path(made), err);
+    ni_folder *made;
+    NB_TRY(ni_folder_begin(folder, &made, err));
+    nb_status status = fill_folder(t, ni_folder_path(made), err);
     if (status != NB_OK) {
-        nb_folder_abandon(made);
+        ni_folder_abandon(made);
         return status;
     }
-    return nb_folder_commit(made, true, err);
+    return ni_folder_commit(made, true, err);
 }
 
 /* ---- loading ---- */
@@ -67,7 +67,7 @@ nb_status nb_trainer_save(nb_trainer *t, const char *folder, nb_error *err) {
  */
 static nb_status check_same_model(const nb_trainer *t, const char *folder, nb_error *err) {
     nb_model_config saved, now = t->model_config;
-    NB_TRY(nb_hf_config_read(folder, &saved, err));
+    NB_TRY(ni_hf_config_read(folder, &saved, err));
     const struct {
         const char *key;
         double saved, now;
@@ -91,8 +91,8 @@ static nb_status check_same_model(const nb_trainer *t, const char *folder, nb_er
     return NB_OK;
 }
 
-static nb_status check_same_data(const nb_trainer *t, const char *folder, const nb_manifest *m, nb_error *err) {
-    if (nb_dataset_fingerprint(t->train) != m->data_fingerprint)
+static nb_status check_same_data(const nb_trainer *t, const char *folder, const ni_manifest *m, nb_error *err) {
+    if (ni_dataset_fingerprint(t->train) != m->data_fingerprint)
         return nb_fail(err, NB_BAD_FILE,
                        "%s: was made with other data than %s holds now; hint: --from forks a run, or restore the data",
                        folder, t->config.data.train);
@@ -100,16 +100,16 @@ static nb_status check_same_data(const nb_trainer *t, const char *folder, const 
 }
 
 /* A resumed run must be the run that stopped. */
-static nb_status check_same_run(const nb_trainer *t, const char *folder, const nb_manifest *m, nb_error *err) {
+static nb_status check_same_run(const nb_trainer *t, const char *folder, const ni_manifest *m, nb_error *err) {
     char key[NB_NAME_SIZE];
-    if (nb_run_config_differs(&m->config, &t->config, key, sizeof key))
+    if (ni_run_config_differs(&m->config, &t->config, key, sizeof key))
         return nb_fail(err, NB_BAD_CONFIG,
                        "%s: was made with another value of %s; expected the same to resume; hint: --from forks a run",
                        folder, key);
     /* Read and written anew, the recipe of an older checkpoint has the defaults of keys that it could not know. */
     nb_recipe before;
-    NB_TRY(nb_manifest_recipe(m, folder, &before, err));
-    char *recipe = nb_recipe_to_text(&t->recipe), *saved = nb_recipe_to_text(&before);
+    NB_TRY(ni_manifest_recipe(m, folder, &before, err));
+    char *recipe = ni_recipe_to_text(&t->recipe), *saved = ni_recipe_to_text(&before);
     bool same = recipe && saved && strcmp(recipe, saved) == 0;
     free(recipe);
     free(saved);
@@ -121,15 +121,15 @@ static nb_status check_same_run(const nb_trainer *t, const char *folder, const n
 }
 
 /* The run that a branch leaves must have been the same until there. */
-static nb_status check_trunk(const nb_trainer *t, const char *folder, const nb_manifest *m, nb_error *err) {
+static nb_status check_trunk(const nb_trainer *t, const char *folder, const ni_manifest *m, nb_error *err) {
     char key[NB_NAME_SIZE];
     nb_run_config config = m->config;
     nb_recipe trunk;
     memcpy(config.recipe, t->config.recipe, sizeof config.recipe);
-    if (nb_run_config_differs(&config, &t->config, key, sizeof key))
+    if (ni_run_config_differs(&config, &t->config, key, sizeof key))
         return nb_fail(err, NB_BAD_CONFIG, "%s: was made with another value of %s; expected the same to branch from it",
                        folder, key);
-    NB_TRY(nb_manifest_recipe(m, folder, &trunk, err));
+    NB_TRY(ni_manifest_recipe(m, folder, &trunk, err));
     int64_t alike = nb_recipe_alike_steps(&trunk, &t->recipe, t->steps);
     if (alike < m->at.step)
         return nb_fail(err, NB_BAD_CONFIG,
@@ -141,32 +141,32 @@ static nb_status check_trunk(const nb_trainer *t, const char *folder, const nb_m
 
 static nb_status load_tensors(nb_trainer *t, const char *folder, bool same_recipe, nb_error *err) {
     char path[FILE_PATH_SIZE];
-    NB_TRY(nb_hf_load(t->be, t->model, folder, err));
-    snprintf(path, sizeof path, "%s/%s", folder, NB_OPTIMIZER_NAME);
-    NB_TRY(nb_state_read(t, path, same_recipe, err));
+    NB_TRY(ni_hf_load(t->be, t->model, folder, err));
+    snprintf(path, sizeof path, "%s/%s", folder, NI_OPTIMIZER_NAME);
+    NB_TRY(ni_state_read(t, path, same_recipe, err));
     return nb_model_state_loaded(t->model, err);
 }
 
 /* A row of the embedding means a token of the tokenizer that the model was trained with. Where nibble cannot read that
  * one, the run file is believed. */
 static nb_status check_tokenizer(const nb_trainer *t, const char *folder, nb_error *err) {
-    nb_tokenizer *theirs;
-    if (!t->tokenizer || nb_tokenizer_load(folder, &theirs, NULL) != NB_OK)
+    ni_tokenizer *theirs;
+    if (!t->tokenizer || ni_tokenizer_load(folder, &theirs, NULL) != NB_OK)
         return NB_OK;
-    bool same = nb_tokenizer_equal(t->tokenizer, theirs);
-    int32_t vocab = nb_tokenizer_vocab(theirs);
-    nb_tokenizer_free(theirs);
+    bool same = ni_tokenizer_equal(t->tokenizer, theirs);
+    int32_t vocab = ni_tokenizer_vocab(theirs);
+    ni_tokenizer_free(theirs);
     if (same)
         return NB_OK;
     return nb_fail(err, NB_BAD_CONFIG,
                    "data.tokenizer: %s (%d tokens) is not the tokenizer of %s (%d tokens); expected the same, for the "
                    "model knows no other; hint: nibble tokenize --tokenizer %s",
-                   t->config.data.tokenizer, nb_tokenizer_vocab(t->tokenizer), folder, vocab, folder);
+                   t->config.data.tokenizer, ni_tokenizer_vocab(t->tokenizer), folder, vocab, folder);
 }
 
 /* Checkpoints of this run bring the files along that are there already, where the run file names no tokenizer. */
 static nb_status keep_tokenizer_files(nb_trainer *t, const char *folder, nb_error *err) {
-    return t->tokenizer ? NB_OK : nb_kept_read(folder, &t->kept, err);
+    return t->tokenizer ? NB_OK : ni_kept_read(folder, &t->kept, err);
 }
 
 /* A folder of another maker: parameters alone, at step 0. */
@@ -174,14 +174,14 @@ static nb_status load_foreign(nb_trainer *t, const char *folder, nb_error *err) 
     NB_TRY(check_same_model(t, folder, err));
     NB_TRY(check_tokenizer(t, folder, err));
     NB_TRY(keep_tokenizer_files(t, folder, err));
-    NB_TRY(nb_trainer_restart(t, err));
-    NB_TRY(nb_hf_load(t->be, t->model, folder, err));
+    NB_TRY(ni_trainer_restart(t, err));
+    NB_TRY(ni_hf_load(t->be, t->model, folder, err));
     nb_model_params_changed(t->model);
     return NB_OK;
 }
 
 /* Whether the checkpoint is one that such a start may take. */
-static nb_status check_start(const nb_trainer *t, const char *folder, const nb_manifest *m, nb_start as,
+static nb_status check_start(const nb_trainer *t, const char *folder, const ni_manifest *m, nb_start as,
                              nb_error *err) {
     if (as == NB_START_RESUME)
         return check_same_run(t, folder, m, err);
@@ -191,11 +191,11 @@ static nb_status check_start(const nb_trainer *t, const char *folder, const nb_m
 }
 
 nb_status nb_trainer_load(nb_trainer *t, const char *folder, nb_start as, nb_error *err) {
-    nb_manifest m;
-    if (as == NB_START_FORK && nb_is_foreign(folder))
+    ni_manifest m;
+    if (as == NB_START_FORK && ni_is_foreign(folder))
         return load_foreign(t, folder, err);
-    NB_TRY(nb_manifest_read(folder, &m, err));
-    nb_status status = nb_manifest_verify(folder, &m, err);
+    NB_TRY(ni_manifest_read(folder, &m, err));
+    nb_status status = ni_manifest_verify(folder, &m, err);
     if (status == NB_OK)
         status = check_same_model(t, folder, err);
     if (status == NB_OK)
@@ -204,7 +204,7 @@ nb_status nb_trainer_load(nb_trainer *t, const char *folder, nb_start as, nb_err
         status = nb_fail(err, NB_BAD_CONFIG, "%s: is at step %lld, beyond the %lld steps of this run", folder,
                          (long long)m.at.step, (long long)t->steps);
     if (status == NB_OK && as != NB_START_FORK && m.at.modules_in_bf16 && !t->at.modules_in_bf16)
-        status = nb_trainer_modules_to_bf16(t, err);
+        status = ni_trainer_modules_to_bf16(t, err);
     if (status == NB_OK)
         status = keep_tokenizer_files(t, folder, err);
     if (status == NB_OK)
@@ -215,9 +215,9 @@ nb_status nb_trainer_load(nb_trainer *t, const char *folder, nb_start as, nb_err
         t->at.modules_in_bf16 = in_bf16;
         t->optimizer.updates = m.updates;
         if (as != NB_START_FORK)
-            nb_products_take(t->be, &m.products, folder, &t->callbacks);
+            ni_products_take(t->be, &m.products, folder, &t->callbacks);
         nb_model_params_changed(t->model);
     }
-    nb_manifest_free(&m);
+    ni_manifest_free(&m);
     return status;
 }

@@ -1,18 +1,18 @@
 /* checkpoint.h: checkpoints inside a run folder: their names, the newest good one, and how many are kept. */
-#ifndef NB_TRAIN_CHECKPOINT_H
-#define NB_TRAIN_CHECKPOINT_H
+#ifndef NI_TRAIN_CHECKPOINT_H
+#define NI_TRAIN_CHECKPOINT_H
 
 #include "nibble/train.h"
 
 /* RUN/checkpoints/step-00001000 */
-void nb_checkpoint_path(const char *run_folder, int64_t step, char *path, size_t size);
+void ni_checkpoint_path(const char *run_folder, int64_t step, char *path, size_t size);
 
 /* Steps of the checkpoints under RUN/checkpoints, newest first; whether they are good is not looked at. Returns how
  * many there are; at most `most` are written. */
-int32_t nb_checkpoint_list(const char *run_folder, int64_t *steps, int32_t most);
+int32_t ni_checkpoint_list(const char *run_folder, int64_t *steps, int32_t most);
 
 /* Removes all but the newest `keep` (0 = none) and those of the steps `spared`. A checkpoint disappears in one step. */
-nb_status nb_checkpoint_prune(const char *run_folder, int64_t keep, const int64_t *spared, int32_t spared_count,
+nb_status ni_checkpoint_prune(const char *run_folder, int64_t keep, const int64_t *spared, int32_t spared_count,
                               nb_error *err);
 
 #endif

@@ -13,7 +13,7 @@
 /* One tensor of the file and where it lives. */
 typedef struct slot {
     char name[3 * NB_NAME_SIZE];
-    nb_tensor_dtype dtype;
+    ni_tensor_dtype dtype;
     int32_t rank;
     int64_t shape[2];
     size_t bytes;
@@ -29,26 +29,26 @@ typedef struct slot_list {
     int32_t count;
 } slot_list;
 
-static nb_tensor_dtype file_dtype(nb_dtype type) {
+static ni_tensor_dtype file_dtype(nb_dtype type) {
     switch (type) {
     case NB_F32:
-        return NB_ST_F32;
+        return NI_ST_F32;
     case NB_BF16:
-        return NB_ST_BF16;
+        return NI_ST_BF16;
     case NB_F64:
-        return NB_ST_F64;
+        return NI_ST_F64;
     case NB_I32:
-        return NB_ST_I32;
+        return NI_ST_I32;
     case NB_F16:
-        return NB_ST_F16;
+        return NI_ST_F16;
     case NB_E4M3:
-        return NB_ST_F8_E4M3;
+        return NI_ST_F8_E4M3;
     case NB_E5M2:
-        return NB_ST_F8_E5M2;
+        return NI_ST_F8_E5M2;
     case NB_U8:
         break;
     }
-    return NB_ST_U8;
+    return NI_ST_U8;
 }
 
 /* ---- the tensors of a trainer ---- */
@@ -64,7 +64,7 @@ static void add_moments(slot_list *list, const char *prefix, const nb_param *par
     if (!moments->scale)
         return;
     to = &list->slots[list->count++];
-    *to = (slot){.dtype = NB_ST_F32, .rank = 1, .shape = {1, 1}, .bytes = sizeof(float), .data = moments->scale};
+    *to = (slot){.dtype = NI_ST_F32, .rank = 1, .shape = {1, 1}, .bytes = sizeof(float), .data = moments->scale};
     snprintf(to->name, sizeof to->name, "%s_scale/%s", prefix, param->name);
 }
 
@@ -72,7 +72,7 @@ static void add_master_scale(slot_list *list, const nb_param *param, int32_t ind
     if (!master->scale)
         return;
     slot *to = &list->slots[list->count++];
-    *to = (slot){.dtype = NB_ST_F32,
+    *to = (slot){.dtype = NI_ST_F32,
                  .rank = 1,
                  .shape = {1, 1},
                  .bytes = sizeof(float),
@@ -106,12 +106,12 @@ static nb_status list_slots(nb_trainer *t, slot_list *list, nb_error *err) {
     }
     nb_model_state(t->model, state, states);
     for (int32_t i = 0; i < params; i++) {
-        const nb_scaled m = nb_param_array_at(&t->optimizer.m, i), v = nb_param_array_at(&t->optimizer.v, i);
+        const nb_scaled m = ni_param_array_at(&t->optimizer.m, i), v = ni_param_array_at(&t->optimizer.v, i);
         add_moments(list, "exp_avg", nb_model_param(t->model, i), &m);
         add_moments(list, "exp_avg_sq", nb_model_param(t->model, i), &v);
     }
     for (int32_t i = 0; i < params; i++) {
-        const nb_scaled master = nb_model_master(t->model, i);
+        const nb_scaled master = ni_model_master(t->model, i);
         add_master_scale(list, nb_model_param(t->model, i), i, &master);
     }
     for (int32_t i = 0; i < states; i++)
@@ -124,12 +124,12 @@ static nb_status list_slots(nb_trainer *t, slot_list *list, nb_error *err) {
 
 /* Host copies are made only where the backend's memory is not the host's. */
 static nb_status write_slots(nb_trainer *t, const slot *slots, int32_t count, const char *path, nb_error *err) {
-    bool same_memory = t->be->ops->alloc == nb_host_alloc;
-    nb_file_tensor *tensors = calloc((size_t)count + 1, sizeof *tensors);
+    bool same_memory = t->be->ops->alloc == ni_host_alloc;
+    ni_file_tensor *tensors = calloc((size_t)count + 1, sizeof *tensors);
     nb_status status = tensors ? NB_OK : nb_fail(err, NB_NO_MEMORY, "checkpoint: out of memory");
     for (int32_t i = 0; status == NB_OK && i < count; i++) {
         const slot *s = &slots[i];
-        tensors[i] = (nb_file_tensor){.name = s->name,
+        tensors[i] = (ni_file_tensor){.name = s->name,
                                       .dtype = s->dtype,
                                       .rank = s->rank,
                                       .shape = {s->shape[0], s->shape[1]},
@@ -145,7 +145,7 @@ static nb_status write_slots(nb_trainer *t, const slot *slots, int32_t count, co
             status = nb_fail(err, NB_NO_MEMORY, "checkpoint: out of memory for %s", s->name);
     }
     if (status == NB_OK)
-        status = nb_safetensors_write(path, tensors, count, NULL, 0, err);
+        status = ni_safetensors_write(path, tensors, count, NULL, 0, err);
     for (int32_t i = 0; tensors && !same_memory && i < count; i++)
         if (!slots[i].on_host)
             free((void *)tensors[i].data);
@@ -153,7 +153,7 @@ static nb_status write_slots(nb_trainer *t, const slot *slots, int32_t count, co
     return status;
 }
 
-nb_status nb_state_write(nb_trainer *t, const char *path, nb_error *err) {
+nb_status ni_state_write(nb_trainer *t, const char *path, nb_error *err) {
     slot_list list;
     NB_TRY(t->be->ops->synchronize(t->be, err)); /* a fault that is still to be told must not become a checkpoint */
     NB_TRY(list_slots(t, &list, err));
@@ -164,20 +164,20 @@ nb_status nb_state_write(nb_trainer *t, const char *path, nb_error *err) {
 
 /* ---- reading ---- */
 
-static nb_status find(const nb_safetensors *file, const char *path, const char *name, const nb_file_tensor **out,
+static nb_status find(const ni_safetensors *file, const char *path, const char *name, const ni_file_tensor **out,
                       nb_error *err) {
-    *out = nb_safetensors_find(file, name);
+    *out = ni_safetensors_find(file, name);
     return *out ? NB_OK : nb_fail(err, NB_BAD_FILE, "%s: tensor %s is missing", path, name);
 }
 
-static bool fits(const slot *s, const nb_file_tensor *tensor) {
+static bool fits(const slot *s, const ni_file_tensor *tensor) {
     return tensor && tensor->dtype == s->dtype && tensor->bytes == s->bytes;
 }
 
 /* The master was read as FP32 values and rounded under a scale made anew, which is as good and, unless scales are
  * powers of two, not the same to the bit. */
-static nb_status restore_master_scale(nb_trainer *t, int32_t index, const nb_file_tensor *tensor) {
-    const nb_scaled master = nb_model_master(t->model, index);
+static nb_status restore_master_scale(nb_trainer *t, int32_t index, const ni_file_tensor *tensor) {
+    const nb_scaled master = ni_model_master(t->model, index);
     const nb_param *param = nb_model_param(t->model, index);
     float scale;
     memcpy(&scale, tensor->data, sizeof scale);
@@ -185,12 +185,12 @@ static nb_status restore_master_scale(nb_trainer *t, int32_t index, const nb_fil
     return NB_OK;
 }
 
-static nb_status read_slot(nb_trainer *t, const slot *s, const nb_safetensors *file, const char *path, nb_error *err) {
-    const nb_file_tensor *tensor;
+static nb_status read_slot(nb_trainer *t, const slot *s, const ni_safetensors *file, const char *path, nb_error *err) {
+    const ni_file_tensor *tensor;
     NB_TRY(find(file, path, s->name, &tensor, err));
     if (!fits(s, tensor))
         return nb_fail(err, NB_BAD_FILE, "%s: tensor %s is %s of %zu bytes; expected %s of %zu", path, s->name,
-                       nb_tensor_dtype_name(tensor->dtype), tensor->bytes, nb_tensor_dtype_name(s->dtype), s->bytes);
+                       ni_tensor_dtype_name(tensor->dtype), tensor->bytes, ni_tensor_dtype_name(s->dtype), s->bytes);
     if (s->master)
         return restore_master_scale(t, s->master - 1, tensor);
     if (s->on_host)
@@ -202,10 +202,10 @@ static nb_status read_slot(nb_trainer *t, const slot *s, const nb_safetensors *f
 
 /* ---- under another recipe ---- */
 
-static void mark_what_begins_anew(slot_list *list, const nb_safetensors *file) {
+static void mark_what_begins_anew(slot_list *list, const ni_safetensors *file) {
     slot *slots = list->slots;
     for (int32_t i = 0; i < list->count; i++) {
-        if (!slots[i].mechanism[0] || slots[i].anew || fits(&slots[i], nb_safetensors_find(file, slots[i].name)))
+        if (!slots[i].mechanism[0] || slots[i].anew || fits(&slots[i], ni_safetensors_find(file, slots[i].name)))
             continue;
         for (int32_t j = 0; j < list->count; j++)
             slots[j].anew = slots[j].anew || strcmp(slots[j].mechanism, slots[i].mechanism) == 0;
@@ -214,7 +214,7 @@ static void mark_what_begins_anew(slot_list *list, const nb_safetensors *file) {
 
 static const nb_dtype moment_types[] = {NB_F32, NB_BF16, NB_F16, NB_E4M3, NB_E5M2};
 
-static bool type_of(nb_tensor_dtype in_file, nb_dtype *out) {
+static bool type_of(ni_tensor_dtype in_file, nb_dtype *out) {
     for (size_t i = 0; i < sizeof moment_types / sizeof *moment_types; i++)
         if (file_dtype(moment_types[i]) == in_file) {
             *out = moment_types[i];
@@ -224,10 +224,10 @@ static bool type_of(nb_tensor_dtype in_file, nb_dtype *out) {
 }
 
 /* The values of a moment of the file, [n]; free with free(). */
-static nb_status file_moment(const nb_safetensors *file, const char *path, const char *prefix, const nb_param *param,
+static nb_status file_moment(const ni_safetensors *file, const char *path, const char *prefix, const nb_param *param,
                              float **values, nb_error *err) {
     char name[3 * NB_NAME_SIZE];
-    const nb_file_tensor *tensor, *scale;
+    const ni_file_tensor *tensor, *scale;
     nb_dtype type;
     float factor = 1;
     size_t n = (size_t)(param->rows * param->cols);
@@ -235,8 +235,8 @@ static nb_status file_moment(const nb_safetensors *file, const char *path, const
     NB_TRY(find(file, path, name, &tensor, err));
     if (!type_of(tensor->dtype, &type) || tensor->bytes != n * nb_dtype_size(type))
         return nb_fail(err, NB_BAD_FILE, "%s: tensor %s is %s of %zu bytes; expected %zu numbers", path, name,
-                       nb_tensor_dtype_name(tensor->dtype), tensor->bytes, n);
-    if (nb_narrow_max(type) > 0) {
+                       ni_tensor_dtype_name(tensor->dtype), tensor->bytes, n);
+    if (ni_narrow_max(type) > 0) {
         snprintf(name, sizeof name, "%s_scale/%s", prefix, param->name);
         NB_TRY(find(file, path, name, &scale, err));
         if (scale->bytes != sizeof factor)
@@ -252,15 +252,15 @@ static nb_status file_moment(const nb_safetensors *file, const char *path, const
     }
     memcpy(aligned, tensor->data, tensor->bytes);
     for (size_t i = 0; i < n; i++)
-        (*values)[i] = nb_f32_mul(nb_narrow_load(aligned, type, (int64_t)i), factor);
+        (*values)[i] = ni_f32_mul(ni_narrow_load(aligned, type, (int64_t)i), factor);
     free(aligned);
     return NB_OK;
 }
 
-static nb_status convert_moment(nb_trainer *t, const nb_safetensors *file, const char *path, const char *prefix,
-                                const nb_param_array *moments, int32_t index, nb_error *err) {
+static nb_status convert_moment(nb_trainer *t, const ni_safetensors *file, const char *path, const char *prefix,
+                                const ni_param_array *moments, int32_t index, nb_error *err) {
     const nb_param *param = nb_model_param(t->model, index);
-    const nb_scaled to = nb_param_array_at(moments, index);
+    const nb_scaled to = ni_param_array_at(moments, index);
     const int64_t n = param->rows * param->cols;
     nb_backend *be = t->be;
     float *values;
@@ -276,16 +276,16 @@ static nb_status convert_moment(nb_trainer *t, const nb_safetensors *file, const
 }
 
 /* Moments that the file keeps in another type; their slots have nothing left to read. */
-static nb_status convert_moments(nb_trainer *t, slot_list *list, const nb_safetensors *file, const char *path,
+static nb_status convert_moments(nb_trainer *t, slot_list *list, const ni_safetensors *file, const char *path,
                                  nb_error *err) {
     const struct {
         const char *prefix;
-        const nb_param_array *moments;
+        const ni_param_array *moments;
     } kinds[] = {{"exp_avg", &t->optimizer.m}, {"exp_avg_sq", &t->optimizer.v}};
     for (int32_t i = 0, at = 0; i < nb_model_param_count(t->model); i++)
         for (int k = 0; k < 2; k++) {
             slot *number = &list->slots[at++], *scale = kinds[k].moments->scales ? &list->slots[at++] : number;
-            if (fits(number, nb_safetensors_find(file, number->name)))
+            if (fits(number, ni_safetensors_find(file, number->name)))
                 continue;
             NB_TRY(convert_moment(t, file, path, kinds[k].prefix, kinds[k].moments, i, err));
             number->anew = scale->anew = true;
@@ -293,7 +293,7 @@ static nb_status convert_moments(nb_trainer *t, slot_list *list, const nb_safete
     return NB_OK;
 }
 
-static nb_status read_slots(nb_trainer *t, slot_list *list, const nb_safetensors *file, const char *path,
+static nb_status read_slots(nb_trainer *t, slot_list *list, const ni_safetensors *file, const char *path,
                             bool same_recipe, nb_error *err) {
     if (!same_recipe) {
         mark_what_begins_anew(list, file);
@@ -307,15 +307,15 @@ static nb_status read_slots(nb_trainer *t, slot_list *list, const nb_safetensors
     return NB_OK;
 }
 
-nb_status nb_state_read(nb_trainer *t, const char *path, bool same_recipe, nb_error *err) {
-    nb_safetensors *file;
+nb_status ni_state_read(nb_trainer *t, const char *path, bool same_recipe, nb_error *err) {
+    ni_safetensors *file;
     slot_list list;
-    NB_TRY(nb_safetensors_open(path, &file, err));
+    NB_TRY(ni_safetensors_open(path, &file, err));
     nb_status status = list_slots(t, &list, err);
     if (status == NB_OK) {
         status = read_slots(t, &list, file, path, same_recipe, err);
         free(list.slots);
     }
-    nb_safetensors_close(file);
+    ni_safetensors_close(file);
     return status;
 }

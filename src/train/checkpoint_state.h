@@ -5,15 +5,15 @@
  *     master_scale/NAME                            F32 [1]: of a narrow master, whose values model.safetensors has
  *     state/MODULE/MECHANISM.WHAT                  state of mechanisms
  */
-#ifndef NB_TRAIN_CHECKPOINT_STATE_H
-#define NB_TRAIN_CHECKPOINT_STATE_H
+#ifndef NI_TRAIN_CHECKPOINT_STATE_H
+#define NI_TRAIN_CHECKPOINT_STATE_H
 
 #include "trainer.h"
 
-nb_status nb_state_write(nb_trainer *t, const char *path, nb_error *err);
+nb_status ni_state_write(nb_trainer *t, const char *path, nb_error *err);
 
 /* With the same recipe every tensor must be there as it was. Another may keep other things: moments go from the file's
  * type to its own, and a mechanism of which the file lacks a part begins anew as a whole. */
-nb_status nb_state_read(nb_trainer *t, const char *path, bool same_recipe, nb_error *err);
+nb_status ni_state_read(nb_trainer *t, const char *path, bool same_recipe, nb_error *err);
 
 #endif

@@ -30,7 +30,7 @@ static const char *const second_moments[] = ROW_OF_EACH_TYPE("AdamW's second mom
 static const char *const sub_sums[] = ROW_OF_EACH_TYPE("gradient sub-sums of accumulation");
 
 /* Layers that the recipe keeps in BF16 are not followed, so this is the most. */
-size_t nb_trainer_followed_bytes(const nb_trainer *t) {
+size_t ni_trainer_followed_bytes(const nb_trainer *t) {
     const nb_quantizer *quantizer = &t->working_recipe.roles[NB_FPROP_W].quantizer;
     size_t bytes = 0;
     if (t->config.lens.every == 0 || t->config.lens.window == 0 || nb_quantizer_is_bf16(quantizer))
@@ -38,37 +38,37 @@ size_t nb_trainer_followed_bytes(const nb_trainer *t) {
     for (int32_t i = 0; i < nb_model_param_count(t->model); i++) {
         const nb_param *p = nb_model_param(t->model, i);
         if (p->rank == 2 && strncmp(p->name, "model.layers.", 13) == 0)
-            bytes += nb_followed_bytes(p->rows, p->cols);
+            bytes += ni_followed_bytes(p->rows, p->cols);
     }
     return bytes;
 }
 
 int32_t nb_trainer_memory(const nb_trainer *t, nb_memory_row *rows, int32_t max_rows) {
     int32_t count = nb_model_memory(t->model, rows, max_rows);
-    const nb_param_array *m = &t->optimizer.m, *v = &t->optimizer.v, *grads = nb_model_gradients(t->model);
-    add_row(rows, max_rows, &count, first_moments[m->dtype], nb_param_array_bytes(m));
-    add_row(rows, max_rows, &count, second_moments[v->dtype], nb_param_array_bytes(v));
+    const ni_param_array *m = &t->optimizer.m, *v = &t->optimizer.v, *grads = ni_model_gradients(t->model);
+    add_row(rows, max_rows, &count, first_moments[m->dtype], ni_param_array_bytes(m));
+    add_row(rows, max_rows, &count, second_moments[v->dtype], ni_param_array_bytes(v));
     add_row(rows, max_rows, &count, sub_sums[grads->dtype],
-            (size_t)t->accumulator.buffers * nb_param_array_bytes(grads));
+            (size_t)t->accumulator.buffers * ni_param_array_bytes(grads));
     add_row(rows, max_rows, &count, "micro-batch of tokens", t->batch.bytes);
-    add_row(rows, max_rows, &count, "lens: weights that are followed, at most (f32)", nb_trainer_followed_bytes(t));
+    add_row(rows, max_rows, &count, "lens: weights that are followed, at most (f32)", ni_trainer_followed_bytes(t));
     qsort(rows, (size_t)(count < max_rows ? count : max_rows), sizeof *rows, largest_first);
     return count;
 }
 
-static int64_t saved(const nb_param_array *array) {
-    return array->elements * (int64_t)sizeof(float) - (int64_t)nb_param_array_bytes(array);
+static int64_t saved(const ni_param_array *array) {
+    return array->elements * (int64_t)sizeof(float) - (int64_t)ni_param_array_bytes(array);
 }
 
 int64_t nb_trainer_memory_saved(const nb_trainer *t) {
-    const nb_param_array *grads = nb_model_gradients(t->model);
-    const nb_master_bytes masters = nb_model_master_bytes(t->model);
+    const ni_param_array *grads = ni_model_gradients(t->model);
+    const ni_master_bytes masters = ni_model_master_bytes(t->model);
     const int64_t wide = masters.narrow ? grads->elements * (int64_t)sizeof(float) : (int64_t)masters.wide;
     return saved(&t->optimizer.m) + saved(&t->optimizer.v) + (1 + t->accumulator.buffers) * saved(grads) -
-           (int64_t)nb_model_gradient_window(t->model) + wide - (int64_t)(masters.wide + masters.narrow + masters.room);
+           (int64_t)ni_model_gradient_window(t->model) + wide - (int64_t)(masters.wide + masters.narrow + masters.room);
 }
 
-char *nb_census_text(const nb_model *model) {
+char *ni_census_text(const nb_model *model) {
     int32_t count = nb_model_census(model, NULL, 0);
     nb_census_row *rows = calloc((size_t)count + 1, sizeof *rows);
     char *text = NULL;

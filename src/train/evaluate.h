@@ -1,12 +1,12 @@
 /* evaluate.h: the mean loss of a model over validation data. */
-#ifndef NB_TRAIN_EVALUATE_H
-#define NB_TRAIN_EVALUATE_H
+#ifndef NI_TRAIN_EVALUATE_H
+#define NI_TRAIN_EVALUATE_H
 
 #include "run_data.h"
 
 /* Mean loss over the whole data set in micro-batches of the buffer's size. A last micro-batch that is not full is
  * filled up with sequences whose targets are not scored. `pass` is the same for all but its micro_batch. */
-nb_status nb_evaluate(nb_model *model, const nb_dataset *data, nb_batch_buffer *buffer, const nb_pass *pass,
+nb_status ni_evaluate(nb_model *model, const ni_dataset *data, ni_batch_buffer *buffer, const nb_pass *pass,
                       nb_eval_report *report, nb_error *err);
 
 #endif

@@ -11,25 +11,25 @@
 #define FILE_PATH_SIZE (2 * NB_PATH_SIZE)
 #define MOST_SEQ 1024 /* tokens of a sequence where the model could take more */
 
-bool nb_is_foreign(const char *folder) {
+bool ni_is_foreign(const char *folder) {
     char ours[FILE_PATH_SIZE], theirs[FILE_PATH_SIZE];
-    snprintf(ours, sizeof ours, "%s/%s", folder, NB_MANIFEST_NAME);
+    snprintf(ours, sizeof ours, "%s/%s", folder, NI_MANIFEST_NAME);
     snprintf(theirs, sizeof theirs, "%s/config.json", folder);
     return access(ours, F_OK) != 0 && access(theirs, F_OK) == 0;
 }
 
-nb_status nb_foreign_info(const char *folder, nb_checkpoint_info *out, nb_error *err) {
+nb_status ni_foreign_info(const char *folder, nb_checkpoint_info *out, nb_error *err) {
     nb_model_config model;
-    nb_tokenizer *tokenizer;
-    NB_TRY(nb_hf_config_read(folder, &model, err));
+    ni_tokenizer *tokenizer;
+    NB_TRY(ni_hf_config_read(folder, &model, err));
     out->step = 0;
     NB_TRY(nb_run_config_defaults(&out->config, err));
     out->config.steps = 1;
     out->config.seq = model.max_seq < MOST_SEQ ? model.max_seq : MOST_SEQ;
     snprintf(out->config.model, sizeof out->config.model, "%s", folder);
-    if (nb_tokenizer_load(folder, &tokenizer, NULL) == NB_OK) {
+    if (ni_tokenizer_load(folder, &tokenizer, NULL) == NB_OK) {
         snprintf(out->config.data.tokenizer, sizeof out->config.data.tokenizer, "%s", folder);
-        nb_tokenizer_free(tokenizer);
+        ni_tokenizer_free(tokenizer);
     }
     return NB_OK;
 }

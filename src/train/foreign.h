@@ -1,13 +1,13 @@
 /* foreign.h: Hugging Face folders that nibble did not write: parameters, perhaps a tokenizer, and no run. */
-#ifndef NB_TRAIN_FOREIGN_H
-#define NB_TRAIN_FOREIGN_H
+#ifndef NI_TRAIN_FOREIGN_H
+#define NI_TRAIN_FOREIGN_H
 
 #include "nibble/train.h"
 
 /* It has a config.json and no nibble.json. */
-bool nb_is_foreign(const char *folder);
+bool ni_is_foreign(const char *folder);
 
 /* What a run file would say by default of such a folder: its own sizes, its tokenizer where nibble reads it. */
-nb_status nb_foreign_info(const char *folder, nb_checkpoint_info *out, nb_error *err);
+nb_status ni_foreign_info(const char *folder, nb_checkpoint_info *out, nb_error *err);
 
 #endif

@@ -12,16 +12,16 @@
 #include <string.h>
 
 /* Where the checkpoint holds a tensor of a mechanism's state, at the size that the model wants it; NULL elsewhere. */
-static const nb_file_tensor *find_state(const nb_safetensors *file, const nb_state_tensor *state) {
+static const ni_file_tensor *find_state(const ni_safetensors *file, const nb_state_tensor *state) {
     char name[sizeof state->name + 8];
     snprintf(name, sizeof name, "state/%s", state->name);
-    const nb_file_tensor *tensor = nb_safetensors_find(file, name);
+    const ni_file_tensor *tensor = ni_safetensors_find(file, name);
     return tensor && tensor->bytes == (size_t)state->elements * nb_dtype_size(state->dtype) ? tensor : NULL;
 }
 
 /* Channels, averages and what else mechanisms go by in the forward pass: all of it, or, if the checkpoint lacks a part,
  * nothing; `missing` then says which. */
-static nb_status load_state(nb_backend *be, nb_model *model, const nb_safetensors *file, nb_loaded *out,
+static nb_status load_state(nb_backend *be, nb_model *model, const ni_safetensors *file, nb_loaded *out,
                             nb_error *err) {
     int32_t count = nb_model_state(model, NULL, 0);
     nb_state_tensor *state = calloc((size_t)count + 1, sizeof *state);
@@ -32,7 +32,7 @@ static nb_status load_state(nb_backend *be, nb_model *model, const nb_safetensor
         if (!find_state(file, &state[i]))
             snprintf(out->missing, sizeof out->missing, "%s", state[i].name);
     for (int32_t i = 0; i < count && !out->missing[0]; i++) {
-        const nb_file_tensor *tensor = find_state(file, &state[i]);
+        const ni_file_tensor *tensor = find_state(file, &state[i]);
         if (state[i].on_host)
             memcpy(state[i].data, tensor->data, tensor->bytes);
         else
@@ -44,13 +44,13 @@ static nb_status load_state(nb_backend *be, nb_model *model, const nb_safetensor
 
 static nb_status load_trained_state(nb_backend *be, const char *folder, bool required, nb_loaded *out, nb_error *err) {
     char path[2 * NB_PATH_SIZE];
-    nb_safetensors *file;
+    ni_safetensors *file;
     if (nb_model_state(out->model, NULL, 0) == 0)
         return NB_OK;
-    snprintf(path, sizeof path, "%s/%s", folder, NB_OPTIMIZER_NAME);
-    NB_TRY(nb_safetensors_open(path, &file, err));
+    snprintf(path, sizeof path, "%s/%s", folder, NI_OPTIMIZER_NAME);
+    NB_TRY(ni_safetensors_open(path, &file, err));
     nb_status status = load_state(be, out->model, file, out, err);
-    nb_safetensors_close(file);
+    ni_safetensors_close(file);
     if (status == NB_OK && required && out->missing[0])
         status = nb_fail(err, NB_BAD_FILE,
                          "%s: state/%s is missing or of another size, and the trained recipe's forward needs it; hint: "
@@ -59,18 +59,18 @@ static nb_status load_trained_state(nb_backend *be, const char *folder, bool req
     return status;
 }
 
-static nb_status load(nb_backend *be, const char *folder, const nb_manifest *m, const nb_recipe *recipe, int64_t batch,
+static nb_status load(nb_backend *be, const char *folder, const ni_manifest *m, const nb_recipe *recipe, int64_t batch,
                       int64_t seq, nb_loaded *out, nb_error *err) {
     nb_model_config config;
-    NB_TRY(nb_manifest_verify(folder, m, err));
+    NB_TRY(ni_manifest_verify(folder, m, err));
     if (recipe)
         out->recipe = *recipe;
     else
-        NB_TRY(nb_manifest_recipe(m, folder, &out->recipe, err));
-    NB_TRY(nb_hf_config_read(folder, &config, err));
+        NB_TRY(ni_manifest_recipe(m, folder, &out->recipe, err));
+    NB_TRY(ni_hf_config_read(folder, &config, err));
     NB_TRY(nb_model_create(be, &config, &out->recipe, batch ? batch : m->config.micro_batch, seq ? seq : m->config.seq,
                            false, &out->model, err));
-    NB_TRY(nb_hf_load(be, out->model, folder, err));
+    NB_TRY(ni_hf_load(be, out->model, folder, err));
     NB_TRY(load_trained_state(be, folder, recipe == NULL, out, err));
     nb_model_params_changed(out->model);
     return NB_OK;
@@ -81,12 +81,12 @@ static nb_status load_foreign(nb_backend *be, const char *folder, const nb_recip
                               nb_loaded *out, nb_error *err) {
     nb_model_config config;
     const nb_run_config *run = &out->info.config;
-    NB_TRY(nb_foreign_info(folder, &out->info, err));
-    NB_TRY(nb_hf_config_read(folder, &config, err));
+    NB_TRY(ni_foreign_info(folder, &out->info, err));
+    NB_TRY(ni_hf_config_read(folder, &config, err));
     out->recipe = recipe ? *recipe : nb_recipe_bf16();
     NB_TRY(nb_model_create(be, &config, &out->recipe, batch ? batch : run->micro_batch, seq ? seq : run->seq, false,
                            &out->model, err));
-    NB_TRY(nb_hf_load(be, out->model, folder, err));
+    NB_TRY(ni_hf_load(be, out->model, folder, err));
     nb_model_params_changed(out->model);
     return NB_OK;
 }
@@ -95,15 +95,15 @@ nb_status nb_load_checkpoint(nb_backend *be, const char *folder, const nb_recipe
                              nb_loaded *out, nb_error *err) {
     memset(out, 0, sizeof *out);
     nb_status status;
-    if (nb_is_foreign(folder)) {
+    if (ni_is_foreign(folder)) {
         status = load_foreign(be, folder, recipe, batch, seq, out, err);
     } else {
-        nb_manifest m;
-        NB_TRY(nb_manifest_read(folder, &m, err));
+        ni_manifest m;
+        NB_TRY(ni_manifest_read(folder, &m, err));
         out->info.step = m.at.step;
         out->info.config = m.config;
         status = load(be, folder, &m, recipe, batch, seq, out, err);
-        nb_manifest_free(&m);
+        ni_manifest_free(&m);
     }
     if (status != NB_OK)
         nb_loaded_free(out);
@@ -120,20 +120,20 @@ nb_status nb_loaded_evaluate(nb_loaded *loaded, const char *data, int64_t sequen
     nb_run_config config = loaded->info.config;
     config.eval.sequences = sequences;
     int32_t vocab = nb_model_get_config(loaded->model)->vocab, end_of_text;
-    nb_tokenizer *tokenizer = NULL;
-    nb_dataset *set = NULL;
-    nb_batch_buffer buffer = {0};
-    nb_status status = nb_run_tokenizer(&config, vocab, &tokenizer, &end_of_text, err);
-    nb_tokenizer_free(tokenizer);
+    ni_tokenizer *tokenizer = NULL;
+    ni_dataset *set = NULL;
+    ni_batch_buffer buffer = {0};
+    nb_status status = ni_run_tokenizer(&config, vocab, &tokenizer, &end_of_text, err);
+    ni_tokenizer_free(tokenizer);
     if (status == NB_OK)
-        status = nb_open_validation(&config, data, vocab, end_of_text, &set, err);
+        status = ni_open_validation(&config, data, vocab, end_of_text, &set, err);
     if (status == NB_OK)
-        status = nb_batch_buffer_create(config.micro_batch, config.seq, &buffer, err);
+        status = ni_batch_buffer_create(config.micro_batch, config.seq, &buffer, err);
     if (status == NB_OK) {
-        nb_pass pass = nb_run_pass(&config, &loaded->recipe, loaded->info.step, 0);
-        status = nb_evaluate(loaded->model, set, &buffer, &pass, report, err);
+        nb_pass pass = ni_run_pass(&config, &loaded->recipe, loaded->info.step, 0);
+        status = ni_evaluate(loaded->model, set, &buffer, &pass, report, err);
     }
-    nb_batch_buffer_free(&buffer);
-    nb_dataset_free(set);
+    ni_batch_buffer_free(&buffer);
+    ni_dataset_free(set);
     return status;
 }

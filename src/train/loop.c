@@ -23,15 +23,15 @@
 
 typedef struct run {
     nb_trainer *t;
-    nb_recorder *recorder;
+    ni_recorder *recorder;
     const char *from; /* FORK, BRANCH: the checkpoint of another run that this one began with; NULL: none */
     nb_start as;
     int lock;          /* the run folder, held against a second writer */
     int64_t evaluated; /* step of the last evaluation and of the last checkpoint; -1 = none */
     int64_t saved;
     int64_t bad_in_row;
-    nb_scale_watch scales;
-    nb_lens_pair both; /* what the run records, and the watch over its scales */
+    ni_scale_watch scales;
+    ni_lens_pair both; /* what the run records, and the watch over its scales */
     bool scales_told;  /* once is enough for people; metrics.jsonl has every look */
     int64_t bad_until; /* newest step that was bad: past it the run has recovered */
 } run;
@@ -54,7 +54,7 @@ static bool holds_a_run(const char *out) {
     char path[FILE_PATH_SIZE];
     int64_t step;
     snprintf(path, sizeof path, "%s/metrics.jsonl", out);
-    return access(path, F_OK) == 0 || nb_checkpoint_list(out, &step, 1) > 0;
+    return access(path, F_OK) == 0 || ni_checkpoint_list(out, &step, 1) > 0;
 }
 
 static nb_status take_folder(run *r, nb_start start, nb_error *err) {
@@ -66,14 +66,14 @@ static nb_status take_folder(run *r, nb_start start, nb_error *err) {
                        "another",
                        out);
     snprintf(path, sizeof path, "%s/checkpoints", out);
-    NB_TRY(nb_make_folders(path, err));
+    NB_TRY(ni_make_folders(path, err));
     r->lock = open(out, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (r->lock < 0)
         return nb_fail(err, NB_IO_ERROR, "%s: cannot be opened: %s", out, strerror(errno));
     if (flock(r->lock, LOCK_EX | LOCK_NB) != 0)
         return nb_fail(err, NB_IO_ERROR, "%s: another process is training in this folder", out);
-    NB_TRY(nb_folder_remove_abandoned(out, err));
-    return nb_folder_remove_abandoned(path, err);
+    NB_TRY(ni_folder_remove_abandoned(out, err));
+    return ni_folder_remove_abandoned(path, err);
 }
 
 /* Writes a text into the run folder and frees it. */
@@ -82,21 +82,21 @@ static nb_status put_text(const nb_trainer *t, const char *name, char *text, nb_
         return nb_fail(err, NB_NO_MEMORY, "%s: out of memory for %s", t->config.out, name);
     char path[FILE_PATH_SIZE];
     snprintf(path, sizeof path, "%s/%s", t->config.out, name);
-    nb_status status = nb_file_write(path, text, strlen(text), err);
+    nb_status status = ni_file_write(path, text, strlen(text), err);
     free(text);
     return status;
 }
 
 static nb_status write_description(nb_trainer *t, nb_error *err) {
     NB_TRY(put_text(t, "run.yaml", nb_run_config_text(&t->config), err));
-    NB_TRY(put_text(t, "recipe.yaml", nb_recipe_to_text(&t->recipe), err));
-    return put_text(t, "census.txt", nb_census_text(t->model), err);
+    NB_TRY(put_text(t, "recipe.yaml", ni_recipe_to_text(&t->recipe), err));
+    return put_text(t, "census.txt", ni_census_text(t->model), err);
 }
 
 static nb_status open_recorder(run *r, nb_error *err) {
-    nb_recorder_close(r->recorder);
+    ni_recorder_close(r->recorder);
     r->recorder = NULL;
-    return nb_recorder_open(&r->t->config, r->t->at.step, &r->recorder, err);
+    return ni_recorder_open(&r->t->config, r->t->at.step, &r->recorder, err);
 }
 
 static nb_status load_newest(run *r, char *path, size_t size, nb_error *err) {
@@ -153,7 +153,7 @@ static nb_status evaluate(run *r, nb_error *err) {
     r->evaluated = t->at.step;
     if (t->callbacks.evaluation)
         t->callbacks.evaluation(t->callbacks.user, &report);
-    return nb_recorder_evaluation(r->recorder, &report, err);
+    return ni_recorder_evaluation(r->recorder, &report, err);
 }
 
 static nb_status save(run *r, nb_error *err) {
@@ -161,13 +161,13 @@ static nb_status save(run *r, nb_error *err) {
     if (r->saved == t->at.step)
         return NB_OK;
     char path[FILE_PATH_SIZE];
-    nb_checkpoint_path(t->config.out, t->at.step, path, sizeof path);
+    ni_checkpoint_path(t->config.out, t->at.step, path, sizeof path);
     if (r->recorder)
-        NB_TRY(nb_recorder_sync(r->recorder, err));
+        NB_TRY(ni_recorder_sync(r->recorder, err));
     NB_TRY(nb_trainer_save(t, path, err));
     r->saved = t->at.step;
     note(t, NB_NOTE_INFO, "checkpoint %s", path);
-    return nb_checkpoint_prune(t->config.out, t->config.checkpoint.keep, t->branches, t->branch_count, err);
+    return ni_checkpoint_prune(t->config.out, t->config.checkpoint.keep, t->branches, t->branch_count, err);
 }
 
 static nb_status begin(run *r, nb_start start, nb_error *err) {
@@ -202,17 +202,17 @@ static nb_status give_up(run *r, const char *what, const char *where, nb_error *
     return nb_fail(err, NB_BAD_NUMBER,
                    "%s%s%s; parameters are those of step %lld, newest good checkpoint: %s; hint: --resume with a "
                    "bad_numbers.policy of skip, rollback or bf16, or a lower optimizer.lr",
-                   what, where[0] ? nb_trainer_origin_words(t) : "", where, (long long)t->at.step,
+                   what, where[0] ? ni_trainer_origin_words(t) : "", where, (long long)t->at.step,
                    good ? path : "none");
 }
 
 static nb_status skip_step(run *r, nb_step_report *report, nb_error *err) {
     nb_trainer *t = r->t;
-    nb_trainer_skip(t);
+    ni_trainer_skip(t);
     report->skipped = true;
     if (t->callbacks.step)
         t->callbacks.step(t->callbacks.user, report);
-    return nb_recorder_step(r->recorder, report, t->at.step * nb_run_tokens_per_step(&t->config), t->model, err);
+    return ni_recorder_step(r->recorder, report, t->at.step * nb_run_tokens_per_step(&t->config), t->model, err);
 }
 
 static nb_status roll_back(run *r, nb_error *err) {
@@ -225,11 +225,11 @@ static nb_status roll_back(run *r, nb_error *err) {
     char path[FILE_PATH_SIZE];
     nb_status status = load_newest(r, path, sizeof path, err);
     if (status != NB_OK && !path[0])
-        status = r->from ? nb_trainer_load(t, r->from, r->as, err) : nb_trainer_restart(t, err);
+        status = r->from ? nb_trainer_load(t, r->from, r->as, err) : ni_trainer_restart(t, err);
     for (int64_t i = 0; status == NB_OK && i < passed; i++)
-        status = nb_trainer_pass_over(t, earlier[i], err);
+        status = ni_trainer_pass_over(t, earlier[i], err);
     for (int64_t i = 0; status == NB_OK && i < t->config.bad_numbers.pass_over; i++)
-        status = nb_trainer_pass_over(t, bad - i, err);
+        status = ni_trainer_pass_over(t, bad - i, err);
     free(earlier);
     if (status != NB_OK)
         return nb_fail_within(err, "rollback");
@@ -244,23 +244,23 @@ static nb_status deal_with(run *r, nb_step_report *report, nb_error *err) {
     nb_bad_policy policy = t->config.bad_numbers.policy;
     char what[sizeof err->message], where[3 * NB_NAME_SIZE];
     snprintf(what, sizeof what, "%s", err->message);
-    nb_trainer_find_origin(t, where, sizeof where);
-    const char *words = where[0] ? nb_trainer_origin_words(t) : "";
+    ni_trainer_find_origin(t, where, sizeof where);
+    const char *words = where[0] ? ni_trainer_origin_words(t) : "";
     r->bad_in_row++;
     if (report->step > r->bad_until)
         r->bad_until = report->step;
     bool exhausted = r->bad_in_row > t->config.bad_numbers.patience || (policy == NB_BAD_BF16 && t->at.modules_in_bf16);
     if (policy == NB_BAD_STOP || exhausted) {
-        NB_TRY(nb_recorder_bad_number(r->recorder, report->step, what, where, "stop", err));
+        NB_TRY(ni_recorder_bad_number(r->recorder, report->step, what, where, "stop", err));
         return give_up(r, what, where, err);
     }
     if (policy == NB_BAD_ROLLBACK)
         NB_TRY(roll_back(r, err));
     if (policy == NB_BAD_BF16)
-        NB_TRY(nb_trainer_modules_to_bf16(t, err));
+        NB_TRY(ni_trainer_modules_to_bf16(t, err));
     note(t, NB_NOTE_WARNING, "%s%s%s; policy %s: on from step %lld", what, words, where, policy_name(policy),
          (long long)t->at.step);
-    NB_TRY(nb_recorder_bad_number(r->recorder, t->at.step, what, where, policy_name(policy), err));
+    NB_TRY(ni_recorder_bad_number(r->recorder, t->at.step, what, where, policy_name(policy), err));
     return policy == NB_BAD_SKIP ? skip_step(r, report, err) : NB_OK;
 }
 
@@ -279,22 +279,22 @@ static nb_status stop_here(run *r, nb_error *err) {
 static void choose_lens(run *r) {
     nb_trainer *t = r->t;
     int64_t every = t->config.bad_numbers.scales_every;
-    t->lens = nb_recorder_lens(r->recorder, t->at.step);
+    t->lens = ni_recorder_lens(r->recorder, t->at.step);
     r->scales.operands = 0;
     t->scales = t->config.bad_numbers.scales == NB_SCALES_BAD ? &r->scales : NULL;
     if (every > 0 && t->at.step % every == 0)
-        t->lens = nb_lens_join(&r->both, t->lens, nb_scale_watch_begin(&r->scales, t->config.bad_numbers.scales_limit));
+        t->lens = ni_lens_join(&r->both, t->lens, ni_scale_watch_begin(&r->scales, t->config.bad_numbers.scales_limit));
 }
 
 static nb_status tell_scales(run *r, nb_error *err) {
     nb_trainer *t = r->t;
-    char what[NB_SCALES_TEXT];
-    if (!nb_scale_watch_text(&r->scales, what, sizeof what))
+    char what[NI_SCALES_TEXT];
+    if (!ni_scale_watch_text(&r->scales, what, sizeof what))
         return NB_OK;
     if (!r->scales_told)
         note(t, NB_NOTE_WARNING, "step %lld: %s, %s", (long long)t->at.step, what, r->scales.where);
     r->scales_told = true;
-    return nb_recorder_warning(r->recorder, t->at.step, "bad scales", what, r->scales.where, err);
+    return ni_recorder_warning(r->recorder, t->at.step, "bad scales", what, r->scales.where, err);
 }
 
 static nb_status advance(run *r, nb_error *err) {
@@ -312,7 +312,7 @@ static nb_status advance(run *r, nb_error *err) {
     if (t->callbacks.step)
         t->callbacks.step(t->callbacks.user, &report);
     NB_TRY(tell_scales(r, err));
-    return nb_recorder_step(r->recorder, &report, t->at.step * nb_run_tokens_per_step(&t->config), t->model, err);
+    return ni_recorder_step(r->recorder, &report, t->at.step * nb_run_tokens_per_step(&t->config), t->model, err);
 }
 
 static nb_status loop(run *r, nb_error *err) {
@@ -334,7 +334,7 @@ nb_status nb_trainer_run(nb_trainer *t, nb_start start, const char *from, nb_err
     nb_status status = begin(&r, start, err);
     if (status == NB_OK)
         status = loop(&r, err);
-    nb_recorder_close(r.recorder);
+    ni_recorder_close(r.recorder);
     t->lens = NULL;
     t->scales = NULL;
     if (r.lock >= 0)

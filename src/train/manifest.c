@@ -22,7 +22,7 @@
 #define MOST_FILES 64
 #define FILE_PATH_SIZE (4 * NB_PATH_SIZE)
 
-void nb_manifest_free(nb_manifest *manifest) {
+void ni_manifest_free(ni_manifest *manifest) {
     free(manifest->recipe);
     json_decref(manifest->root);
     memset(manifest, 0, sizeof *manifest);
@@ -36,15 +36,15 @@ static bool ends_with(const char *text, const char *end) {
 /* ---- checksums of files ---- */
 
 static nb_status tensor_sums(const char *path, json_t *into, nb_error *err) {
-    nb_safetensors *file;
-    NB_TRY(nb_safetensors_open(path, &file, err));
-    for (int32_t i = 0; i < nb_safetensors_count(file); i++) {
-        const nb_file_tensor *tensor = nb_safetensors_at(file, i);
-        char sum[NB_CHECKSUM_SIZE];
-        nb_checksum(tensor->data, tensor->bytes, sum);
+    ni_safetensors *file;
+    NB_TRY(ni_safetensors_open(path, &file, err));
+    for (int32_t i = 0; i < ni_safetensors_count(file); i++) {
+        const ni_file_tensor *tensor = ni_safetensors_at(file, i);
+        char sum[NI_CHECKSUM_SIZE];
+        ni_checksum(tensor->data, tensor->bytes, sum);
         json_object_set_new(into, tensor->name, json_string(sum));
     }
-    nb_safetensors_close(file);
+    ni_safetensors_close(file);
     return NB_OK;
 }
 
@@ -52,8 +52,8 @@ static nb_status file_entry(const char *path, json_t *entry, nb_error *err) {
     struct stat info;
     if (stat(path, &info) != 0)
         return nb_fail(err, NB_IO_ERROR, "%s: cannot be read: %s", path, strerror(errno));
-    char sum[NB_CHECKSUM_SIZE];
-    NB_TRY(nb_checksum_file(path, sum, err));
+    char sum[NI_CHECKSUM_SIZE];
+    NB_TRY(ni_checksum_file(path, sum, err));
     json_object_set_new(entry, "bytes", json_integer(info.st_size));
     json_object_set_new(entry, "xxh3", json_string(sum));
     if (!ends_with(path, ".safetensors"))
@@ -76,7 +76,7 @@ static nb_status add_files(const char *folder, json_t *files, nb_error *err) {
     size_t count = 0;
     nb_status status = NB_OK;
     for (struct dirent *item; status == NB_OK && (item = readdir(dir));) {
-        if (item->d_name[0] == '.' || strcmp(item->d_name, NB_MANIFEST_NAME) == 0)
+        if (item->d_name[0] == '.' || strcmp(item->d_name, NI_MANIFEST_NAME) == 0)
             continue;
         if (count == MOST_FILES)
             status = nb_fail(err, NB_BAD_FILE, "%s: holds more than %d files", folder, MOST_FILES);
@@ -105,25 +105,25 @@ static char *self_digits(char *text, size_t size) {
     char *last = NULL;
     for (char *at = text; (at = strstr(at, SELF_KEY)); at++)
         last = at;
-    bool whole = last && (size_t)(last - text) + strlen(SELF_KEY) + NB_CHECKSUM_SIZE - 1 < size;
+    bool whole = last && (size_t)(last - text) + strlen(SELF_KEY) + NI_CHECKSUM_SIZE - 1 < size;
     return whole ? last + strlen(SELF_KEY) : NULL;
 }
 
-bool nb_manifest_seal(char *text, size_t size) {
-    char *digits = self_digits(text, size), sum[NB_CHECKSUM_SIZE];
+bool ni_manifest_seal(char *text, size_t size) {
+    char *digits = self_digits(text, size), sum[NI_CHECKSUM_SIZE];
     if (!digits)
         return false;
-    memset(digits, '0', NB_CHECKSUM_SIZE - 1);
-    nb_checksum(text, size, sum);
-    memcpy(digits, sum, NB_CHECKSUM_SIZE - 1);
+    memset(digits, '0', NI_CHECKSUM_SIZE - 1);
+    ni_checksum(text, size, sum);
+    memcpy(digits, sum, NI_CHECKSUM_SIZE - 1);
     return true;
 }
 
 static nb_status check_self(const char *path, char *text, size_t size, nb_error *err) {
-    char *digits = self_digits(text, size), said[NB_CHECKSUM_SIZE - 1];
+    char *digits = self_digits(text, size), said[NI_CHECKSUM_SIZE - 1];
     if (digits) {
         memcpy(said, digits, sizeof said);
-        nb_manifest_seal(text, size);
+        ni_manifest_seal(text, size);
         if (memcmp(said, digits, sizeof said) == 0)
             return NB_OK;
     }
@@ -132,15 +132,15 @@ static nb_status check_self(const char *path, char *text, size_t size, nb_error 
 
 /* ---- writing ---- */
 
-static json_t *window_to_json(const nb_window *window) {
+static json_t *window_to_json(const ni_window *window) {
     json_t *list = json_array();
-    int32_t first = window->count < NB_WINDOW_SIZE ? 0 : window->next;
+    int32_t first = window->count < NI_WINDOW_SIZE ? 0 : window->next;
     for (int32_t i = 0; i < window->count; i++)
-        json_array_append_new(list, json_real(window->values[(first + i) % NB_WINDOW_SIZE]));
+        json_array_append_new(list, json_real(window->values[(first + i) % NI_WINDOW_SIZE]));
     return list;
 }
 
-static json_t *position_to_json(const nb_manifest *m) {
+static json_t *position_to_json(const ni_manifest *m) {
     json_t *root = json_object();
     json_object_set_new(root, "format", json_string(FORMAT));
     json_object_set_new(root, "step", json_integer(m->at.step));
@@ -159,7 +159,7 @@ static json_t *position_to_json(const nb_manifest *m) {
     return root;
 }
 
-char *nb_manifest_text(const nb_manifest *m, json_t *files) {
+char *ni_manifest_text(const ni_manifest *m, json_t *files) {
     json_t *root = position_to_json(m);
     json_t *products = json_object();
     json_object_set_new(products, "bf16", json_string(m->products.bf16));
@@ -172,22 +172,22 @@ char *nb_manifest_text(const nb_manifest *m, json_t *files) {
     json_object_set_new(root, "self", json_string(ZERO_SUM));
     char *text = config ? json_dumps(root, JSON_INDENT(1) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(17)) : NULL;
     if (text)
-        nb_manifest_seal(text, strlen(text));
+        ni_manifest_seal(text, strlen(text));
     free(config);
     json_decref(root);
     return text;
 }
 
-nb_status nb_manifest_write(const char *folder, const nb_manifest *m, nb_error *err) {
+nb_status ni_manifest_write(const char *folder, const ni_manifest *m, nb_error *err) {
     json_t *files = json_object();
     nb_status status = add_files(folder, files, err);
-    char *text = status == NB_OK ? nb_manifest_text(m, files) : NULL;
+    char *text = status == NB_OK ? ni_manifest_text(m, files) : NULL;
     if (status == NB_OK && !text)
-        status = nb_fail(err, NB_NO_MEMORY, "%s: out of memory for %s", folder, NB_MANIFEST_NAME);
+        status = nb_fail(err, NB_NO_MEMORY, "%s: out of memory for %s", folder, NI_MANIFEST_NAME);
     if (status == NB_OK) {
         char path[FILE_PATH_SIZE];
-        snprintf(path, sizeof path, "%s/%s", folder, NB_MANIFEST_NAME);
-        status = nb_file_write(path, text, strlen(text), err);
+        snprintf(path, sizeof path, "%s/%s", folder, NI_MANIFEST_NAME);
+        status = ni_file_write(path, text, strlen(text), err);
     }
     free(text);
     json_decref(files);
@@ -202,22 +202,22 @@ static bool get_integer(const json_t *root, const char *key, int64_t low, int64_
     return json_is_integer(value) && *out >= low && *out <= high;
 }
 
-static bool get_window(const json_t *root, const char *key, nb_window *out) {
+static bool get_window(const json_t *root, const char *key, ni_window *out) {
     const json_t *list = json_object_get(root, key);
-    if (!json_is_array(list) || json_array_size(list) > NB_WINDOW_SIZE)
+    if (!json_is_array(list) || json_array_size(list) > NI_WINDOW_SIZE)
         return false;
     for (size_t i = 0; i < json_array_size(list); i++) {
         if (!json_is_number(json_array_get(list, i)))
             return false;
-        nb_window_push(out, json_number_value(json_array_get(list, i)));
+        ni_window_push(out, json_number_value(json_array_get(list, i)));
     }
     return true;
 }
 
-/* Ascending, as nb_trainer_pass_over keeps them. */
-static bool get_passed(const json_t *root, nb_position *at) {
+/* Ascending, as ni_trainer_pass_over keeps them. */
+static bool get_passed(const json_t *root, ni_position *at) {
     const json_t *list = json_object_get(root, "passed_over");
-    if (!json_is_array(list) || json_array_size(list) > NB_PASSED_MAX)
+    if (!json_is_array(list) || json_array_size(list) > NI_PASSED_MAX)
         return false;
     at->passed_count = (int32_t)json_array_size(list);
     for (int32_t i = 0; i < at->passed_count; i++) {
@@ -229,26 +229,26 @@ static bool get_passed(const json_t *root, nb_position *at) {
     return true;
 }
 
-static bool get_sums(const json_t *products, const char *key, char sums[NB_SUMS_SIZE]) {
+static bool get_sums(const json_t *products, const char *key, char sums[NI_SUMS_SIZE]) {
     const char *text = json_string_value(json_object_get(products, key));
-    if (!text || strlen(text) >= NB_SUMS_SIZE)
+    if (!text || strlen(text) >= NI_SUMS_SIZE)
         return false;
     strcpy(sums, text);
     return true;
 }
 
-static bool get_products(const json_t *root, nb_products *out) {
+static bool get_products(const json_t *root, ni_products *out) {
     const json_t *products = json_object_get(root, "products");
     return !products || (get_sums(products, "bf16", out->bf16) && get_sums(products, "f32", out->f32));
 }
 
 /* Steps that are skipped update nothing; each batch that is passed over puts the data one ahead of the steps. */
-static const char *read_position(const json_t *root, nb_manifest *out) {
-    if (!get_integer(root, "step", 0, NB_MOST_STEPS, &out->at.step))
+static const char *read_position(const json_t *root, ni_manifest *out) {
+    if (!get_integer(root, "step", 0, NI_MOST_STEPS, &out->at.step))
         return "step";
     if (!get_integer(root, "updates", 0, out->at.step, &out->updates))
         return "updates";
-    if (!get_integer(root, "next_batch", out->at.step, out->at.step + NB_PASSED_MAX, &out->at.next_batch))
+    if (!get_integer(root, "next_batch", out->at.step, out->at.step + NI_PASSED_MAX, &out->at.next_batch))
         return "next_batch";
     if (!get_passed(root, &out->at))
         return "passed_over";
@@ -267,7 +267,7 @@ static const char *read_position(const json_t *root, nb_manifest *out) {
     return NULL;
 }
 
-static nb_status read_fields(const char *path, nb_manifest *out, nb_error *err) {
+static nb_status read_fields(const char *path, ni_manifest *out, nb_error *err) {
     const char *format = json_string_value(json_object_get(out->root, "format"));
     if (!format || strcmp(format, FORMAT) != 0)
         return nb_fail(err, NB_BAD_FILE, "%s: format is \"%.40s\"; expected \"%s\"", path, format ? format : "none",
@@ -285,7 +285,7 @@ static nb_status read_fields(const char *path, nb_manifest *out, nb_error *err) 
     return nb_run_config_parse(config, strlen(config), path, NULL, 0, &out->config, err);
 }
 
-nb_status nb_manifest_parse(char *text, size_t size, const char *path, nb_manifest *out, nb_error *err) {
+nb_status ni_manifest_parse(char *text, size_t size, const char *path, ni_manifest *out, nb_error *err) {
     memset(out, 0, sizeof *out);
     NB_TRY(check_self(path, text, size, err));
     json_error_t where;
@@ -294,25 +294,25 @@ nb_status nb_manifest_parse(char *text, size_t size, const char *path, nb_manife
                            ? read_fields(path, out, err)
                            : nb_fail(err, NB_BAD_FILE, "%s:%d: not JSON: %s", path, where.line, where.text);
     if (status != NB_OK)
-        nb_manifest_free(out);
+        ni_manifest_free(out);
     return status;
 }
 
-nb_status nb_manifest_read(const char *folder, nb_manifest *out, nb_error *err) {
+nb_status ni_manifest_read(const char *folder, ni_manifest *out, nb_error *err) {
     memset(out, 0, sizeof *out);
     char path[FILE_PATH_SIZE];
     struct stat info;
     if (stat(folder, &info) != 0 || !S_ISDIR(info.st_mode))
         return nb_fail(err, NB_BAD_FILE, "%s: no such folder; expected a checkpoint, as RUN/checkpoints/step-00001000",
                        folder);
-    snprintf(path, sizeof path, "%s/%s", folder, NB_MANIFEST_NAME);
+    snprintf(path, sizeof path, "%s/%s", folder, NI_MANIFEST_NAME);
     if (stat(path, &info) != 0)
         return nb_fail(err, NB_BAD_FILE, "%s: has no %s, so it is not a checkpoint of nibble", folder,
-                       NB_MANIFEST_NAME);
+                       NI_MANIFEST_NAME);
     char *text;
     size_t size;
-    NB_TRY(nb_file_read(path, MANIFEST_LIMIT, &text, &size, err));
-    nb_status status = nb_manifest_parse(text, size, path, out, err);
+    NB_TRY(ni_file_read(path, MANIFEST_LIMIT, &text, &size, err));
+    nb_status status = ni_manifest_parse(text, size, path, out, err);
     free(text);
     return status;
 }
@@ -321,22 +321,22 @@ nb_status nb_manifest_read(const char *folder, nb_manifest *out, nb_error *err) 
 
 /* The file's sum is wrong: say which tensor it is in. */
 static nb_status name_damage(const char *path, const json_t *tensors, nb_error *err) {
-    nb_safetensors *file;
-    if (nb_safetensors_open(path, &file, err) != NB_OK)
+    ni_safetensors *file;
+    if (ni_safetensors_open(path, &file, err) != NB_OK)
         return nb_fail_within(err, "checksum does not agree");
     nb_status status = NB_OK;
-    for (int32_t i = 0; status == NB_OK && i < nb_safetensors_count(file); i++) {
-        const nb_file_tensor *tensor = nb_safetensors_at(file, i);
+    for (int32_t i = 0; status == NB_OK && i < ni_safetensors_count(file); i++) {
+        const ni_file_tensor *tensor = ni_safetensors_at(file, i);
         const char *said = json_string_value(json_object_get(tensors, tensor->name));
-        char sum[NB_CHECKSUM_SIZE];
-        nb_checksum(tensor->data, tensor->bytes, sum);
+        char sum[NI_CHECKSUM_SIZE];
+        ni_checksum(tensor->data, tensor->bytes, sum);
         if (!said)
-            status = nb_fail(err, NB_BAD_FILE, "%s: tensor %s is not in %s", path, tensor->name, NB_MANIFEST_NAME);
+            status = nb_fail(err, NB_BAD_FILE, "%s: tensor %s is not in %s", path, tensor->name, NI_MANIFEST_NAME);
         else if (strcmp(said, sum) != 0)
             status = nb_fail(err, NB_BAD_FILE, "%s: checksum of tensor %s does not agree: it was damaged or edited",
                              path, tensor->name);
     }
-    nb_safetensors_close(file);
+    ni_safetensors_close(file);
     return status != NB_OK
                ? status
                : nb_fail(err, NB_BAD_FILE, "%s: checksum of its header does not agree: damaged or edited", path);
@@ -347,14 +347,14 @@ static nb_status verify_file(const char *path, const json_t *entry, nb_error *er
     int64_t bytes = 0;
     const char *said = json_string_value(json_object_get(entry, "xxh3"));
     if (!said || !get_integer(entry, "bytes", 0, INT64_MAX, &bytes))
-        return nb_fail(err, NB_BAD_FILE, "%s: its entry in %s is not whole", path, NB_MANIFEST_NAME);
+        return nb_fail(err, NB_BAD_FILE, "%s: its entry in %s is not whole", path, NI_MANIFEST_NAME);
     if (stat(path, &info) != 0)
         return nb_fail(err, NB_BAD_FILE, "%s: is missing", path);
     if (info.st_size != bytes)
         return nb_fail(err, NB_BAD_FILE, "%s: has %lld bytes; expected %lld: it was cut or changed", path,
                        (long long)info.st_size, (long long)bytes);
-    char sum[NB_CHECKSUM_SIZE];
-    NB_TRY(nb_checksum_file(path, sum, err));
+    char sum[NI_CHECKSUM_SIZE];
+    NB_TRY(ni_checksum_file(path, sum, err));
     if (strcmp(sum, said) == 0)
         return NB_OK;
     const json_t *tensors = json_object_get(entry, "tensors");
@@ -363,29 +363,29 @@ static nb_status verify_file(const char *path, const json_t *entry, nb_error *er
     return nb_fail(err, NB_BAD_FILE, "%s: checksum does not agree: it was damaged or edited", path);
 }
 
-nb_status nb_manifest_recipe(const nb_manifest *m, const char *folder, nb_recipe *out, nb_error *err) {
-    nb_yaml doc = {0};
+nb_status ni_manifest_recipe(const ni_manifest *m, const char *folder, nb_recipe *out, nb_error *err) {
+    ni_yaml doc = {0};
     char name[FILE_PATH_SIZE];
-    snprintf(name, sizeof name, "%s/%s: recipe", folder, NB_MANIFEST_NAME);
-    nb_status status = nb_yaml_parse(m->recipe, strlen(m->recipe), name, &doc, err);
+    snprintf(name, sizeof name, "%s/%s: recipe", folder, NI_MANIFEST_NAME);
+    nb_status status = ni_yaml_parse(m->recipe, strlen(m->recipe), name, &doc, err);
     if (status == NB_OK)
-        status = nb_recipe_read(doc.root, out, err);
-    nb_yaml_free(&doc);
+        status = ni_recipe_read(doc.root, out, err);
+    ni_yaml_free(&doc);
     return status;
 }
 
-nb_status nb_manifest_verify(const char *folder, const nb_manifest *m, nb_error *err) {
+nb_status ni_manifest_verify(const char *folder, const ni_manifest *m, nb_error *err) {
     const char *name;
     json_t *entry;
     json_object_foreach(json_object_get(m->root, "files"), name, entry) {
         char path[FILE_PATH_SIZE];
         if (strchr(name, '/'))
-            return nb_fail(err, NB_BAD_FILE, "%s/%s: names a file outside the folder: %s", folder, NB_MANIFEST_NAME,
+            return nb_fail(err, NB_BAD_FILE, "%s/%s: names a file outside the folder: %s", folder, NI_MANIFEST_NAME,
                            name);
         snprintf(path, sizeof path, "%s/%s", folder, name);
         NB_TRY(verify_file(path, entry, err));
     }
-    if (!json_object_get(json_object_get(m->root, "files"), NB_MODEL_NAME))
-        return nb_fail(err, NB_BAD_FILE, "%s/%s: lists no %s", folder, NB_MANIFEST_NAME, NB_MODEL_NAME);
+    if (!json_object_get(json_object_get(m->root, "files"), NI_MODEL_NAME))
+        return nb_fail(err, NB_BAD_FILE, "%s/%s: lists no %s", folder, NI_MANIFEST_NAME, NI_MODEL_NAME);
     return NB_OK;
 }

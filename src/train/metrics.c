@@ -14,8 +14,8 @@
 
 #define METRICS_LIMIT ((size_t)4 << 30)
 
-double nb_window_score(const nb_window *window, double value) {
-    if (window->count < NB_WINDOW_LEAST)
+double ni_window_score(const ni_window *window, double value) {
+    if (window->count < NI_WINDOW_LEAST)
         return NAN;
     double mean = 0, square = 0;
     for (int32_t i = 0; i < window->count; i++)
@@ -27,14 +27,14 @@ double nb_window_score(const nb_window *window, double value) {
     return deviation > 0 ? (value - mean) / deviation : NAN;
 }
 
-void nb_window_push(nb_window *window, double value) {
+void ni_window_push(ni_window *window, double value) {
     window->values[window->next] = value;
-    window->next = (window->next + 1) % NB_WINDOW_SIZE;
-    if (window->count < NB_WINDOW_SIZE)
+    window->next = (window->next + 1) % NI_WINDOW_SIZE;
+    if (window->count < NI_WINDOW_SIZE)
         window->count++;
 }
 
-struct nb_metrics {
+struct ni_metrics {
     int file;
     char path[2 * NB_PATH_SIZE];
 };
@@ -52,18 +52,18 @@ static size_t kept_prefix(const char *text, size_t size, int64_t keep_steps) {
     return at;
 }
 
-nb_status nb_metrics_open(const char *path, int64_t keep_steps, nb_metrics **out, nb_error *err) {
+nb_status ni_metrics_open(const char *path, int64_t keep_steps, ni_metrics **out, nb_error *err) {
     *out = NULL;
     if (access(path, F_OK) == 0) {
         char *text;
         size_t size;
-        NB_TRY(nb_file_read(path, METRICS_LIMIT, &text, &size, err));
+        NB_TRY(ni_file_read(path, METRICS_LIMIT, &text, &size, err));
         size_t kept = kept_prefix(text, size, keep_steps);
-        nb_status status = kept < size ? nb_file_write(path, text, kept, err) : NB_OK;
+        nb_status status = kept < size ? ni_file_write(path, text, kept, err) : NB_OK;
         free(text);
         NB_TRY(status);
     }
-    nb_metrics *metrics = calloc(1, sizeof *metrics);
+    ni_metrics *metrics = calloc(1, sizeof *metrics);
     if (!metrics)
         return nb_fail(err, NB_NO_MEMORY, "%s: out of memory", path);
     snprintf(metrics->path, sizeof metrics->path, "%s", path);
@@ -76,21 +76,21 @@ nb_status nb_metrics_open(const char *path, int64_t keep_steps, nb_metrics **out
     return NB_OK;
 }
 
-void nb_metrics_close(nb_metrics *metrics) {
+void ni_metrics_close(ni_metrics *metrics) {
     if (!metrics)
         return;
     close(metrics->file);
     free(metrics);
 }
 
-nb_status nb_metrics_sync(nb_metrics *metrics, nb_error *err) {
+nb_status ni_metrics_sync(ni_metrics *metrics, nb_error *err) {
     if (fdatasync(metrics->file) != 0)
         return nb_fail(err, NB_IO_ERROR, "%s: cannot be synced to disk: %s", metrics->path, strerror(errno));
     return NB_OK;
 }
 
 /* Takes `object` and appends it as one line. */
-static nb_status append(nb_metrics *metrics, json_t *object, nb_error *err) {
+static nb_status append(ni_metrics *metrics, json_t *object, nb_error *err) {
     char *line = object ? json_dumps(object, JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(17)) : NULL;
     json_decref(object);
     if (!line)
@@ -110,7 +110,7 @@ static void put_real(json_t *object, const char *key, double value) {
     json_object_set_new(object, key, isfinite(value) ? json_real(value) : json_null());
 }
 
-nb_status nb_metrics_step(nb_metrics *metrics, const nb_step_report *report, int64_t tokens, nb_error *err) {
+nb_status ni_metrics_step(ni_metrics *metrics, const nb_step_report *report, int64_t tokens, nb_error *err) {
     json_t *line = json_object();
     json_object_set_new(line, "step", json_integer(report->step));
     json_object_set_new(line, "tokens", json_integer(tokens));
@@ -127,7 +127,7 @@ nb_status nb_metrics_step(nb_metrics *metrics, const nb_step_report *report, int
     return append(metrics, line, err);
 }
 
-nb_status nb_metrics_evaluation(nb_metrics *metrics, const nb_eval_report *report, nb_error *err) {
+nb_status ni_metrics_evaluation(ni_metrics *metrics, const nb_eval_report *report, nb_error *err) {
     json_t *line = json_object();
     json_object_set_new(line, "step", json_integer(report->step));
     put_real(line, "val_loss", report->loss);
@@ -136,7 +136,7 @@ nb_status nb_metrics_evaluation(nb_metrics *metrics, const nb_eval_report *repor
     return append(metrics, line, err);
 }
 
-nb_status nb_metrics_event(nb_metrics *metrics, int64_t step, const char *event, const char *what, const char *where,
+nb_status ni_metrics_event(ni_metrics *metrics, int64_t step, const char *event, const char *what, const char *where,
                            const char *policy, nb_error *err) {
     json_t *line = json_object();
     json_object_set_new(line, "step", json_integer(step));

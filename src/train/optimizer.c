@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-nb_status nb_optimizer_create(nb_backend *be, const nb_model *model, const nb_optimizer_state *state, nb_optimizer *out,
+nb_status ni_optimizer_create(nb_backend *be, const nb_model *model, const nb_optimizer_state *state, ni_optimizer *out,
                               nb_error *err) {
     memset(out, 0, sizeof *out);
     out->be = be;
@@ -14,24 +14,24 @@ nb_status nb_optimizer_create(nb_backend *be, const nb_model *model, const nb_op
     out->tensors = calloc((size_t)count, sizeof *out->tensors);
     if (!out->tensors)
         return nb_fail(err, NB_NO_MEMORY, "no memory for a list of %d parameters", count);
-    NB_TRY(nb_param_array_create(be, params, count, state->m, state->scale, "first moments", &out->m, err));
-    return nb_param_array_create(be, params, count, state->v, state->scale, "second moments", &out->v, err);
+    NB_TRY(ni_param_array_create(be, params, count, state->m, state->scale, "first moments", &out->m, err));
+    return ni_param_array_create(be, params, count, state->v, state->scale, "second moments", &out->v, err);
 }
 
-void nb_optimizer_free(nb_optimizer *optimizer) {
-    nb_param_array_free(&optimizer->m);
-    nb_param_array_free(&optimizer->v);
+void ni_optimizer_free(ni_optimizer *optimizer) {
+    ni_param_array_free(&optimizer->m);
+    ni_param_array_free(&optimizer->v);
     free(optimizer->tensors);
     memset(optimizer, 0, sizeof *optimizer);
 }
 
-void nb_optimizer_restart(nb_optimizer *optimizer) {
-    nb_param_array_zero(&optimizer->m);
-    nb_param_array_zero(&optimizer->v);
+void ni_optimizer_restart(ni_optimizer *optimizer) {
+    ni_param_array_zero(&optimizer->m);
+    ni_param_array_zero(&optimizer->v);
     optimizer->updates = 0;
 }
 
-double nb_clip_factor(double norm, double clip) {
+double ni_clip_factor(double norm, double clip) {
     return clip > 0 && norm > clip ? clip / norm : 1.0;
 }
 
@@ -39,7 +39,7 @@ static bool is_decayed(const nb_param *param, const nb_run_config *config) {
     return param->decay && (!param->embedding || config->optimizer.decay_embeddings);
 }
 
-void nb_optimizer_update(nb_optimizer *optimizer, nb_model *model, const nb_param_array *grads,
+void ni_optimizer_update(ni_optimizer *optimizer, nb_model *model, const ni_param_array *grads,
                          const nb_run_config *config, double lr, double grad_scale) {
     const int32_t count = nb_model_param_count(model);
     optimizer->updates++;
@@ -52,10 +52,10 @@ void nb_optimizer_update(nb_optimizer *optimizer, nb_model *model, const nb_para
     for (int32_t i = 0; i < count; i++) {
         const nb_param *p = nb_model_param(model, i);
         optimizer->tensors[i] =
-            (nb_adamw_tensor){.param = nb_model_master(model, i),
-                              .m = nb_param_array_at(&optimizer->m, i),
-                              .v = nb_param_array_at(&optimizer->v, i),
-                              .grad = nb_param_array_at(grads, i),
+            (nb_adamw_tensor){.param = ni_model_master(model, i),
+                              .m = ni_param_array_at(&optimizer->m, i),
+                              .v = ni_param_array_at(&optimizer->v, i),
+                              .grad = ni_param_array_at(grads, i),
                               .n = p->rows * p->cols,
                               .weight_decay = is_decayed(p, config) ? config->optimizer.weight_decay : 0};
     }

@@ -1,30 +1,30 @@
 /* optimizer.h: AdamW (arXiv:1711.05101) over the model's parameters, its moments in the types that the recipe says. */
-#ifndef NB_TRAIN_OPTIMIZER_H
-#define NB_TRAIN_OPTIMIZER_H
+#ifndef NI_TRAIN_OPTIMIZER_H
+#define NI_TRAIN_OPTIMIZER_H
 
 #include "model/param_array.h"
 #include "nibble/train.h"
 
-typedef struct nb_optimizer {
+typedef struct ni_optimizer {
     nb_backend *be;
-    nb_param_array m, v;      /* first and second moments */
+    ni_param_array m, v;      /* first and second moments */
     int64_t updates;          /* done so far: bias correction */
     nb_adamw_tensor *tensors; /* [parameters]: the list of an update. Copies and amaxes are not asked for: the linear
                                  layers round and measure their weights themselves */
-} nb_optimizer;
+} ni_optimizer;
 
-nb_status nb_optimizer_create(nb_backend *be, const nb_model *model, const nb_optimizer_state *state, nb_optimizer *out,
+nb_status ni_optimizer_create(nb_backend *be, const nb_model *model, const nb_optimizer_state *state, ni_optimizer *out,
                               nb_error *err);
-void nb_optimizer_free(nb_optimizer *optimizer);
+void ni_optimizer_free(ni_optimizer *optimizer);
 
 /* As if no update had been made. */
-void nb_optimizer_restart(nb_optimizer *optimizer);
+void ni_optimizer_restart(ni_optimizer *optimizer);
 
 /* Factor that brings a gradient of this norm to at most `clip` (0 = no clipping). */
-double nb_clip_factor(double norm, double clip);
+double ni_clip_factor(double norm, double clip);
 
 /* One update of every parameter. `grad_scale` multiplies the gradients: averaging and clipping. */
-void nb_optimizer_update(nb_optimizer *optimizer, nb_model *model, const nb_param_array *grads,
+void ni_optimizer_update(ni_optimizer *optimizer, nb_model *model, const ni_param_array *grads,
                          const nb_run_config *config, double lr, double grad_scale);
 
 #endif

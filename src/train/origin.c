@@ -53,8 +53,8 @@ static int32_t last_bad(nb_trainer *t, bool gradients) {
     for (int32_t i = nb_model_param_count(t->model) - 1; i >= 0; i--) {
         const nb_param *p = nb_model_param(t->model, i);
         const nb_scaled tensor =
-            gradients ? nb_param_array_at(nb_model_gradients(t->model), i) : nb_model_master(t->model, i);
-        if (!isfinite(nb_results_squares(&t->results, &tensor, p->rows * p->cols)))
+            gradients ? ni_param_array_at(ni_model_gradients(t->model), i) : ni_model_master(t->model, i);
+        if (!isfinite(ni_results_squares(&t->results, &tensor, p->rows * p->cols)))
             return i;
     }
     return -1;
@@ -63,7 +63,7 @@ static int32_t last_bad(nb_trainer *t, bool gradients) {
 /* The step's micro-batches again with `lens`, until the finder has found something. The gradients of the last stay. */
 static void run_again(nb_trainer *t, const nb_lens *lens, const char *where) {
     for (int64_t i = 0; i < t->config.accumulation && !where[0]; i++)
-        if (nb_trainer_micro_batch(t, i, lens, NULL) != NB_OK)
+        if (ni_trainer_micro_batch(t, i, lens, NULL) != NB_OK)
             return;
 }
 
@@ -76,10 +76,10 @@ static void find_nonfinite(nb_trainer *t, char *where, size_t size) {
     finder found = {where, size};
     nb_lens lens = {.context = &found, .counts = true, .operand = look_for_nonfinite};
     for (int64_t i = 0; i < t->config.accumulation; i++) {
-        if (nb_trainer_micro_batch(t, i, &lens, NULL) != NB_OK || where[0])
+        if (ni_trainer_micro_batch(t, i, &lens, NULL) != NB_OK || where[0])
             return;
         bad = last_bad(t, true);
-        if (bad >= 0 || !isfinite(nb_results_loss(&t->results, i))) {
+        if (bad >= 0 || !isfinite(ni_results_loss(&t->results, i))) {
             snprintf(where, size, "%s%s", bad >= 0 ? "gradient of " : "the loss",
                      bad >= 0 ? nb_model_param(t->model, bad)->name : "");
             return;
@@ -100,8 +100,8 @@ static void find_largest(nb_trainer *t, char *where, size_t size) {
     int32_t which = -1;
     for (int32_t i = 0; i < nb_model_param_count(t->model); i++) {
         const nb_param *p = nb_model_param(t->model, i);
-        const nb_scaled tensor = nb_param_array_at(nb_model_gradients(t->model), i);
-        double squares = nb_results_squares(&t->results, &tensor, p->rows * p->cols);
+        const nb_scaled tensor = ni_param_array_at(ni_model_gradients(t->model), i);
+        double squares = ni_results_squares(&t->results, &tensor, p->rows * p->cols);
         sum += squares;
         if (squares > largest) {
             largest = squares;
@@ -113,26 +113,26 @@ static void find_largest(nb_trainer *t, char *where, size_t size) {
                  100 * largest / sum);
 }
 
-void nb_trainer_find_origin(nb_trainer *t, char *where, size_t size) {
+void ni_trainer_find_origin(nb_trainer *t, char *where, size_t size) {
     where[0] = 0;
     switch (t->bad) {
-    case NB_BAD_NONE:
+    case NI_BAD_NONE:
         return;
-    case NB_BAD_NONFINITE:
+    case NI_BAD_NONFINITE:
         find_nonfinite(t, where, size);
         return;
-    case NB_BAD_ZERO:
+    case NI_BAD_ZERO:
         find_zero(t, where, size);
         return;
-    case NB_BAD_SPIKE:
+    case NI_BAD_SPIKE:
         find_largest(t, where, size);
         return;
-    case NB_BAD_SCALES:
+    case NI_BAD_SCALES:
         snprintf(where, size, "%s", t->scales->where);
         return;
     }
 }
 
-const char *nb_trainer_origin_words(const nb_trainer *t) {
-    return t->bad == NB_BAD_SPIKE ? ", most in " : t->bad == NB_BAD_SCALES ? ", " : ", first in ";
+const char *ni_trainer_origin_words(const nb_trainer *t) {
+    return t->bad == NI_BAD_SPIKE ? ", most in " : t->bad == NI_BAD_SCALES ? ", " : ", first in ";
 }

@@ -27,7 +27,7 @@ typedef struct square {
 } square;
 
 static nb_quantizer quantizer_of(int32_t block_rows) {
-    nb_quantizer q = nb_format_family_find("nvfp4")->defaults;
+    nb_quantizer q = ni_format_family_find("nvfp4")->defaults;
     q.block_rows = block_rows;
     return q;
 }
@@ -51,15 +51,15 @@ static nb_status fill(const square *s, nb_error *err) {
     enum { PIECE = 1 << 16 };
     const int64_t elements = s->side * s->side, piece = elements < PIECE ? elements : PIECE;
     const size_t size = nb_dtype_size(s->be->act);
-    const nb_backend_ops *ops = s->be->ops;
+    const ni_backend_ops *ops = s->be->ops;
     void *numbers = malloc((size_t)piece * size);
     if (!numbers)
         return nb_fail(err, NB_NO_MEMORY, "peak: out of memory");
     for (int64_t i = 0; i < piece; i++) {
-        nb_philox_words bits = nb_philox(1, 0, (uint32_t)i, 0, 0, 0);
+        ni_philox_words bits = ni_philox(1, 0, (uint32_t)i, 0, 0, 0);
         const float x = (float)(int32_t)bits.w[0] * 0x1p-31f;
         if (s->be->act == NB_BF16)
-            ((uint16_t *)numbers)[i] = nb_bf16_even(x);
+            ((uint16_t *)numbers)[i] = ni_bf16_even(x);
         else
             ((double *)numbers)[i] = (double)x;
     }
@@ -82,12 +82,12 @@ static nb_status fill(const square *s, nb_error *err) {
 static nb_status shortest(const square *s, double *seconds, nb_error *err) {
     NB_TRY(fill(s, err));
     NB_TRY(multiply(s, err));
-    double begin = nb_seconds();
+    double begin = ni_seconds();
     *seconds = 1e30;
-    for (int i = 0; i < LEAST_RUNS || nb_seconds() - begin < SECONDS_EACH; i++) {
-        double start = nb_seconds();
+    for (int i = 0; i < LEAST_RUNS || ni_seconds() - begin < SECONDS_EACH; i++) {
+        double start = ni_seconds();
         NB_TRY(multiply(s, err));
-        double took = nb_seconds() - start;
+        double took = ni_seconds() - start;
         *seconds = took < *seconds ? took : *seconds;
     }
     return NB_OK;

@@ -6,8 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
-nb_products nb_products_of(nb_backend *be) {
-    nb_products p = {"", ""};
+ni_products ni_products_of(nb_backend *be) {
+    ni_products p = {"", ""};
     if (be->ops->gemm_sums) {
         be->ops->gemm_sums(be, NB_BF16, NB_BF16, p.bf16, sizeof p.bf16);
         be->ops->gemm_sums(be, NB_F32, NB_F32, p.f32, sizeof p.f32);
@@ -42,9 +42,9 @@ static void take(nb_backend *be, nb_dtype type, const char *was, const char *is,
         warn(folder, type == NB_BF16 ? "bf16" : "f32", was, is, callbacks);
 }
 
-void nb_products_take(nb_backend *be, const nb_products *saved, const char *folder,
+void ni_products_take(nb_backend *be, const ni_products *saved, const char *folder,
                       const nb_train_callbacks *callbacks) {
-    nb_products here = nb_products_of(be);
+    ni_products here = ni_products_of(be);
     if (strcmp(saved->bf16, here.bf16) != 0)
         take(be, NB_BF16, saved->bf16, here.bf16, folder, callbacks);
     if (strcmp(saved->f32, here.f32) != 0)

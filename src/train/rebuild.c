@@ -83,9 +83,9 @@ static nb_status keep_in_bf16(nb_trainer *t, nb_error *err) {
     return NB_OK;
 }
 
-nb_status nb_trainer_modules_to_bf16(nb_trainer *t, nb_error *err) {
+nb_status ni_trainer_modules_to_bf16(nb_trainer *t, nb_error *err) {
     NB_TRY(keep_in_bf16(t, err));
-    void *params = nb_model_copy_masters(t->model);
+    void *params = ni_model_copy_masters(t->model);
     if (!params)
         return nb_fail(err, NB_NO_MEMORY, "rebuild: a copy of the parameters does not fit in memory");
     saved_state state = {0};
@@ -93,7 +93,7 @@ nb_status nb_trainer_modules_to_bf16(nb_trainer *t, nb_error *err) {
     if (status == NB_OK)
         status = create_model(t, err);
     if (status == NB_OK) {
-        nb_model_restore_masters(t->model, params);
+        ni_model_restore_masters(t->model, params);
         nb_model_params_changed(t->model);
         t->at.modules_in_bf16 = true;
         status = restore_state(t, &state, err);
@@ -103,12 +103,12 @@ nb_status nb_trainer_modules_to_bf16(nb_trainer *t, nb_error *err) {
     return status;
 }
 
-nb_status nb_trainer_restart(nb_trainer *t, nb_error *err) {
+nb_status ni_trainer_restart(nb_trainer *t, nb_error *err) {
     t->working_recipe = t->recipe;
     NB_TRY(create_model(t, err));
     nb_model_init(t->model, (uint32_t)t->config.seeds.init);
     nb_model_params_changed(t->model);
-    nb_optimizer_restart(&t->optimizer);
+    ni_optimizer_restart(&t->optimizer);
     memset(&t->at, 0, sizeof t->at);
     return NB_OK;
 }

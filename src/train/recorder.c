@@ -14,62 +14,62 @@
 
 #define FILE_PATH_SIZE (2 * NB_PATH_SIZE)
 
-struct nb_recorder {
-    nb_metrics *metrics;
-    nb_tensorboard *events;
-    nb_observer *observer; /* NULL: lens.every is 0 */
+struct ni_recorder {
+    ni_metrics *metrics;
+    ni_tensorboard *events;
+    ni_observer *observer; /* NULL: lens.every is 0 */
     const nb_lens *lens;   /* of the step that runs now; NULL if it is not looked at */
     int64_t every;
     char modules[NB_NAME_SIZE];
 };
 
-static nb_status open_observer(nb_recorder *r, const nb_run_config *config, int64_t step, nb_error *err) {
+static nb_status open_observer(ni_recorder *r, const nb_run_config *config, int64_t step, nb_error *err) {
     if (config->lens.every == 0)
         return NB_OK;
     char folder[FILE_PATH_SIZE];
     snprintf(folder, sizeof folder, "%s/lens", config->out);
-    NB_TRY(nb_make_folders(folder, err));
+    NB_TRY(ni_make_folders(folder, err));
     memcpy(r->modules, config->lens.modules, sizeof r->modules);
     r->every = config->lens.every;
-    nb_observer_options options = {.every = config->lens.every,
+    ni_observer_options options = {.every = config->lens.every,
                                    .window = config->lens.window,
                                    .hot_channels = (int32_t)config->lens.hot_channels,
                                    .attention_stride = config->lens.attention_stride,
                                    .modules = r->modules};
-    return nb_observer_create(&options, folder, step, &r->observer, err);
+    return ni_observer_create(&options, folder, step, &r->observer, err);
 }
 
-nb_status nb_recorder_open(const nb_run_config *config, int64_t step, nb_recorder **out, nb_error *err) {
+nb_status ni_recorder_open(const nb_run_config *config, int64_t step, ni_recorder **out, nb_error *err) {
     *out = NULL;
-    nb_recorder *r = calloc(1, sizeof *r);
+    ni_recorder *r = calloc(1, sizeof *r);
     if (!r)
         return nb_fail(err, NB_NO_MEMORY, "%s: out of memory", config->out);
     char path[FILE_PATH_SIZE];
     snprintf(path, sizeof path, "%s/metrics.jsonl", config->out);
-    nb_status status = nb_metrics_open(path, step, &r->metrics, err);
+    nb_status status = ni_metrics_open(path, step, &r->metrics, err);
     if (status == NB_OK)
-        status = nb_tensorboard_open(config->out, &r->events, err);
+        status = ni_tensorboard_open(config->out, &r->events, err);
     if (status == NB_OK)
         status = open_observer(r, config, step, err);
     if (status != NB_OK) {
-        nb_recorder_close(r);
+        ni_recorder_close(r);
         return status;
     }
     *out = r;
     return NB_OK;
 }
 
-void nb_recorder_close(nb_recorder *r) {
+void ni_recorder_close(ni_recorder *r) {
     if (!r)
         return;
-    nb_metrics_close(r->metrics);
-    nb_tensorboard_close(r->events, NULL);
-    nb_observer_free(r->observer);
+    ni_metrics_close(r->metrics);
+    ni_tensorboard_close(r->events, NULL);
+    ni_observer_free(r->observer);
     free(r);
 }
 
-const nb_lens *nb_recorder_lens(nb_recorder *r, int64_t step) {
-    r->lens = r->observer ? nb_observer_lens(r->observer, step) : NULL;
+const nb_lens *ni_recorder_lens(ni_recorder *r, int64_t step) {
+    r->lens = r->observer ? ni_observer_lens(r->observer, step) : NULL;
     return r->lens;
 }
 
@@ -84,7 +84,7 @@ static int32_t find_weight(const nb_model *model, const char *name) {
 /* A master in real: where it is, or decoded into memory that the caller releases. data is NULL if there is none. */
 static nb_mat open_weight(nb_backend *be, const nb_model *model, int32_t index, void **memory) {
     const nb_param *p = nb_model_param(model, index);
-    const nb_scaled master = nb_model_master(model, index);
+    const nb_scaled master = ni_model_master(model, index);
     nb_mat out = nb_mat_of(master.data, be->real, p->rows, p->cols);
     *memory = NULL;
     if (master.dtype == be->real)
@@ -97,9 +97,9 @@ static nb_mat open_weight(nb_backend *be, const nb_model *model, int32_t index, 
 }
 
 /* How far the gate and up projections of each MLP point the same way (docs/lens.md). */
-static void observe_alignment(nb_recorder *r, nb_model *model) {
+static void observe_alignment(ni_recorder *r, nb_model *model) {
     const nb_model_config *config = nb_model_get_config(model);
-    nb_backend *be = nb_model_gradients(model)->be;
+    nb_backend *be = ni_model_gradients(model)->be;
     for (int32_t layer = 0; layer < config->layers; layer++) {
         char name[NB_NAME_SIZE], module[NB_NAME_SIZE];
         snprintf(module, sizeof module, "layers.%d.mlp", layer);
@@ -112,19 +112,19 @@ static void observe_alignment(nb_recorder *r, nb_model *model) {
         void *memory[2];
         nb_mat a = open_weight(be, model, gate, &memory[0]), b = open_weight(be, model, up, &memory[1]);
         if (a.data && b.data)
-            nb_observer_alignment(r->observer, module, be, &a, &b);
+            ni_observer_alignment(r->observer, module, be, &a, &b);
         nb_backend_release(be, memory[0]);
         nb_backend_release(be, memory[1]);
     }
 }
 
-static nb_status scalar(nb_recorder *r, const char *tag, int64_t step, double value, nb_error *err) {
-    return isfinite(value) ? nb_tensorboard_scalar(r->events, tag, step, value, err) : NB_OK;
+static nb_status scalar(ni_recorder *r, const char *tag, int64_t step, double value, nb_error *err) {
+    return isfinite(value) ? ni_tensorboard_scalar(r->events, tag, step, value, err) : NB_OK;
 }
 
-nb_status nb_recorder_step(nb_recorder *r, const nb_step_report *report, int64_t tokens, nb_model *model,
+nb_status ni_recorder_step(ni_recorder *r, const nb_step_report *report, int64_t tokens, nb_model *model,
                            nb_error *err) {
-    NB_TRY(nb_metrics_step(r->metrics, report, tokens, err));
+    NB_TRY(ni_metrics_step(r->metrics, report, tokens, err));
     NB_TRY(scalar(r, "train/loss", report->step, report->loss, err));
     NB_TRY(scalar(r, "train/norm", report->step, report->norm, err));
     NB_TRY(scalar(r, "train/lr", report->step, report->lr, err));
@@ -133,33 +133,33 @@ nb_status nb_recorder_step(nb_recorder *r, const nb_step_report *report, int64_t
         int64_t step = report->step - 1;
         if (step % r->every == 0)
             observe_alignment(r, model);
-        NB_TRY(nb_observer_end_step(r->observer, step, err));
+        NB_TRY(ni_observer_end_step(r->observer, step, err));
         r->lens = NULL;
     }
-    return nb_tensorboard_flush(r->events, err);
+    return ni_tensorboard_flush(r->events, err);
 }
 
-nb_status nb_recorder_evaluation(nb_recorder *r, const nb_eval_report *report, nb_error *err) {
-    NB_TRY(nb_metrics_evaluation(r->metrics, report, err));
+nb_status ni_recorder_evaluation(ni_recorder *r, const nb_eval_report *report, nb_error *err) {
+    NB_TRY(ni_metrics_evaluation(r->metrics, report, err));
     NB_TRY(scalar(r, "val/loss", report->step, report->loss, err));
-    return nb_tensorboard_flush(r->events, err);
+    return ni_tensorboard_flush(r->events, err);
 }
 
-nb_status nb_recorder_warning(nb_recorder *r, int64_t step, const char *event, const char *what, const char *where,
+nb_status ni_recorder_warning(ni_recorder *r, int64_t step, const char *event, const char *what, const char *where,
                               nb_error *err) {
-    return nb_metrics_event(r->metrics, step, event, what, where, "warn", err);
+    return ni_metrics_event(r->metrics, step, event, what, where, "warn", err);
 }
 
-nb_status nb_recorder_bad_number(nb_recorder *r, int64_t step, const char *what, const char *where, const char *policy,
+nb_status ni_recorder_bad_number(ni_recorder *r, int64_t step, const char *what, const char *where, const char *policy,
                                  nb_error *err) {
     r->lens = NULL;
-    return nb_metrics_event(r->metrics, step, "bad number", what, where[0] ? where : NULL, policy, err);
+    return ni_metrics_event(r->metrics, step, "bad number", what, where[0] ? where : NULL, policy, err);
 }
 
-nb_status nb_recorder_sync(nb_recorder *r, nb_error *err) {
-    return nb_metrics_sync(r->metrics, err);
+nb_status ni_recorder_sync(ni_recorder *r, nb_error *err) {
+    return ni_metrics_sync(r->metrics, err);
 }
 
-size_t nb_recorder_bytes(const nb_recorder *r) {
-    return r->observer ? nb_observer_bytes(r->observer) : 0;
+size_t ni_recorder_bytes(const ni_recorder *r) {
+    return r->observer ? ni_observer_bytes(r->observer) : 0;
 }

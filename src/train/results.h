@@ -1,28 +1,28 @@
 /* results.h: what a step computes and the host wants to know, in backend memory until one download brings all of it. */
-#ifndef NB_TRAIN_RESULTS_H
-#define NB_TRAIN_RESULTS_H
+#ifndef NI_TRAIN_RESULTS_H
+#define NI_TRAIN_RESULTS_H
 
 #include "model/param_array.h"
 
-typedef struct nb_results {
+typedef struct ni_results {
     nb_backend *be;
     int64_t micro_batches;
     int32_t norm_parts; /* of the gradients' sum of squares */
     double *memory;     /* backend: [micro_batches] sums of losses, [norm_parts] */
     double *host;       /* the same, fetched */
     int64_t *scored;    /* [micro_batches]: targets behind each loss */
-} nb_results;
+} ni_results;
 
-nb_status nb_results_create(nb_backend *be, const nb_param_array *grads, int64_t micro_batches, nb_results *out,
+nb_status ni_results_create(nb_backend *be, const ni_param_array *grads, int64_t micro_batches, ni_results *out,
                             nb_error *err);
-void nb_results_free(nb_results *results);
+void ni_results_free(ni_results *results);
 
 /* Waits for the step: its mean loss, each micro-batch weighing the same, in the tree of tree.h; and the sum of squares
  * of `grads`. */
-void nb_results_fetch(nb_results *results, const nb_param_array *grads, double *loss, double *squares);
+void ni_results_fetch(ni_results *results, const ni_param_array *grads, double *loss, double *squares);
 
 /* One at a time, to look for what went wrong: the mean loss of a micro-batch; the sum of squares of a tensor. */
-double nb_results_loss(const nb_results *results, int64_t micro_batch);
-double nb_results_squares(const nb_results *results, const nb_scaled *tensor, int64_t n);
+double ni_results_loss(const ni_results *results, int64_t micro_batch);
+double ni_results_squares(const ni_results *results, const nb_scaled *tensor, int64_t n);
 
 #endif

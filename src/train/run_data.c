@@ -6,22 +6,22 @@
 #include <stdlib.h>
 #include <string.h>
 
-nb_status nb_run_tokenizer(const nb_run_config *config, int32_t vocab, nb_tokenizer **out, int32_t *end_of_text,
+nb_status ni_run_tokenizer(const nb_run_config *config, int32_t vocab, ni_tokenizer **out, int32_t *end_of_text,
                            nb_error *err) {
     *out = NULL;
     *end_of_text = config->data.end_of_text;
     if (config->data.tokenizer[0]) {
-        if (nb_tokenizer_load(config->data.tokenizer, out, err) != NB_OK)
+        if (ni_tokenizer_load(config->data.tokenizer, out, err) != NB_OK)
             return nb_fail_within(err, "data.tokenizer");
-        if (nb_tokenizer_vocab(*out) > vocab)
+        if (ni_tokenizer_vocab(*out) > vocab)
             return nb_fail(err, NB_BAD_CONFIG,
                            "data.tokenizer: %s has %d tokens and the model's vocab is %d; expected at least as many",
-                           config->data.tokenizer, nb_tokenizer_vocab(*out), vocab);
+                           config->data.tokenizer, ni_tokenizer_vocab(*out), vocab);
     }
     if (*end_of_text == NB_END_OF_TEXT_AUTO) {
-        *end_of_text = *out ? nb_tokenizer_end_of_text(*out) : NB_END_OF_TEXT_NONE;
-        if (!*out && nb_model_is_folder(config->model))
-            NB_TRY(nb_hf_end_of_text(config->model, end_of_text, err));
+        *end_of_text = *out ? ni_tokenizer_end_of_text(*out) : NB_END_OF_TEXT_NONE;
+        if (!*out && ni_model_is_folder(config->model))
+            NB_TRY(ni_hf_end_of_text(config->model, end_of_text, err));
     }
     if (*end_of_text >= vocab)
         return nb_fail(err, NB_BAD_CONFIG, "data.end_of_text: %d is beyond the model's vocab of %d", *end_of_text,
@@ -29,7 +29,7 @@ nb_status nb_run_tokenizer(const nb_run_config *config, int32_t vocab, nb_tokeni
     return NB_OK;
 }
 
-nb_status nb_batch_buffer_create(int64_t batch, int64_t seq, nb_batch_buffer *out, nb_error *err) {
+nb_status ni_batch_buffer_create(int64_t batch, int64_t seq, ni_batch_buffer *out, nb_error *err) {
     memset(out, 0, sizeof *out);
     size_t tokens = (size_t)(batch * seq);
     out->bytes = 4 * tokens * sizeof(int32_t);
@@ -38,24 +38,24 @@ nb_status nb_batch_buffer_create(int64_t batch, int64_t seq, nb_batch_buffer *ou
         return nb_fail(err, NB_NO_MEMORY, "data: a micro-batch of %lld x %lld tokens does not fit in memory",
                        (long long)batch, (long long)seq);
     int32_t *m = out->memory;
-    out->buffers = (nb_dataset_buffers){m, m + tokens, m + 2 * tokens, m + 3 * tokens};
+    out->buffers = (ni_dataset_buffers){m, m + tokens, m + 2 * tokens, m + 3 * tokens};
     out->view = (nb_batch){batch, seq, m, m + tokens, m + 2 * tokens, m + 3 * tokens};
     return NB_OK;
 }
 
-void nb_batch_buffer_free(nb_batch_buffer *buffer) {
+void ni_batch_buffer_free(ni_batch_buffer *buffer) {
     free(buffer->memory);
     memset(buffer, 0, sizeof *buffer);
 }
 
-nb_status nb_open_validation(const nb_run_config *config, const char *path, int64_t vocab, int32_t end_of_text,
-                             nb_dataset **out, nb_error *err) {
-    nb_dataset_options options = {.seq = config->seq,
+nb_status ni_open_validation(const nb_run_config *config, const char *path, int64_t vocab, int32_t end_of_text,
+                             ni_dataset **out, nb_error *err) {
+    ni_dataset_options options = {.seq = config->seq,
                                   .vocab = vocab,
                                   .end_of_text = end_of_text,
                                   .cross_documents = config->data.cross_documents,
                                   .sequences = config->eval.sequences};
-    if (nb_dataset_open(&path, 1, &options, out, err) != NB_OK)
+    if (ni_dataset_open(&path, 1, &options, out, err) != NB_OK)
         return nb_fail_within(err, "validation data");
     return NB_OK;
 }

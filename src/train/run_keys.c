@@ -5,17 +5,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FIELD(member) NB_FIELD(nb_run_config, member)
+#define FIELD(member) NI_FIELD(nb_run_config, member)
 #define MOST 1e15 /* counts of steps and tokens; exact in double */
 
-static const nb_word schedule_words[] = {
+static const ni_word schedule_words[] = {
     {"cosine", NB_SCHEDULE_COSINE, "half a cosine from the peak to min_ratio"},
     {"wsd", NB_SCHEDULE_WSD, "flat, then linear to min_ratio over `decay`"},
     {"constant", NB_SCHEDULE_CONSTANT, "flat after the warm-up"},
     {NULL, 0, NULL},
 };
 
-static const nb_word policy_words[] = {
+static const ni_word policy_words[] = {
     {"stop", NB_BAD_STOP, "end the run; the newest checkpoint stays"},
     {"skip", NB_BAD_SKIP, "leave the parameters as they are and go on with the next batch"},
     {"rollback", NB_BAD_ROLLBACK, "load the newest checkpoint and pass over the batches that led here"},
@@ -23,7 +23,7 @@ static const nb_word policy_words[] = {
     {NULL, 0, NULL},
 };
 
-static const nb_word isa_words[] = {
+static const ni_word isa_words[] = {
     {"auto", NB_ISA_AUTO, "the best of this machine"},
     {"scalar", NB_ISA_SCALAR, "reference code for everything"},
     {"portable", NB_ISA_PORTABLE, "plain C"},
@@ -32,57 +32,57 @@ static const nb_word isa_words[] = {
     {NULL, 0, NULL},
 };
 
-static const nb_word scales_words[] = {
+static const ni_word scales_words[] = {
     {"warn", NB_SCALES_WARN, "a warning, and an event in metrics.jsonl"},
     {"bad", NB_SCALES_BAD, "the step is bad, and the policy deals with it"},
     {NULL, 0, NULL},
 };
 
-static const nb_word auto_words[] = {{"auto", 0, "all that the process may use"}, {NULL, 0, NULL}};
+static const ni_word auto_words[] = {{"auto", 0, "all that the process may use"}, {NULL, 0, NULL}};
 
-static const nb_word peak_words[] = {
+static const ni_word peak_words[] = {
     {"auto", NB_PEAK_AUTO, "measured when the run starts"},
     {"none", NB_PEAK_NONE, "no MFU is reported"},
     {NULL, 0, NULL},
 };
 
-static const nb_word end_of_text_words[] = {
+static const ni_word end_of_text_words[] = {
     {"auto", NB_END_OF_TEXT_AUTO, "what the tokenizer says, else the folder that model names; none without both"},
     {"none", NB_END_OF_TEXT_NONE, "the data is one document"},
     {NULL, 0, NULL},
 };
 
-static const nb_key rows[] = {
+static const ni_key rows[] = {
     /* ---- what is trained, on what, where to ---- */
     {.path = "model",
-     .type = NB_KEY_TEXT,
+     .type = NI_KEY_TEXT,
      FIELD(model),
      .help = "name of a model in models/, or the path of a file or of a Hugging Face folder"},
     {.path = "recipe",
-     .type = NB_KEY_TEXT,
+     .type = NI_KEY_TEXT,
      FIELD(recipe),
      .fallback = "bf16",
      .help = "name of a recipe in recipes/, or the path of a file",
      .source = "our choice"},
-    {.path = "out", .type = NB_KEY_TEXT, FIELD(out), .help = "run folder, made by the run"},
+    {.path = "out", .type = NI_KEY_TEXT, FIELD(out), .help = "run folder, made by the run"},
     {.path = "data.train",
-     .type = NB_KEY_TEXT,
+     .type = NI_KEY_TEXT,
      FIELD(data.train),
      .help = "token shard, or a glob pattern of shards (in quotes)"},
     {.path = "data.val",
-     .type = NB_KEY_TEXT,
+     .type = NI_KEY_TEXT,
      FIELD(data.val),
      .fallback = "\"\"",
      .help = "the same for validation; empty: no evaluation",
      .source = "our choice"},
     {.path = "data.tokenizer",
-     .type = NB_KEY_TEXT,
+     .type = NI_KEY_TEXT,
      FIELD(data.tokenizer),
      .fallback = "\"\"",
      .help = "bytes, or a SentencePiece model; goes into every checkpoint",
      .source = "our choice"},
     {.path = "data.end_of_text",
-     .type = NB_KEY_INT,
+     .type = NI_KEY_INT,
      FIELD(data.end_of_text),
      .fallback = "auto",
      .high = INT32_MAX,
@@ -90,7 +90,7 @@ static const nb_key rows[] = {
      .help = "token between documents",
      .source = "our choice"},
     {.path = "data.cross_documents",
-     .type = NB_KEY_BOOL,
+     .type = NI_KEY_BOOL,
      FIELD(data.cross_documents),
      .fallback = "false",
      .help = "attention crosses the documents packed into one sequence",
@@ -98,22 +98,22 @@ static const nb_key rows[] = {
 
     /* ---- how much ---- */
     {.path = "steps",
-     .type = NB_KEY_INT,
+     .type = NI_KEY_INT,
      FIELD(steps),
      .fallback = "0",
-     .high = NB_MOST_STEPS,
+     .high = NI_MOST_STEPS,
      .help = "optimizer steps; 0: as many as `tokens` needs",
      .source = "exactly one of steps and tokens is given"},
     {.path = "tokens",
-     .type = NB_KEY_INT,
+     .type = NI_KEY_INT,
      FIELD(tokens),
      .fallback = "0",
      .high = MOST,
      .help = "training tokens, rounded up to whole steps; 0: `steps` says",
      .source = "see steps"},
-    {.path = "seq", .type = NB_KEY_INT, FIELD(seq), .low = 1, .high = 1 << 20, .help = "tokens of a sequence"},
+    {.path = "seq", .type = NI_KEY_INT, FIELD(seq), .low = 1, .high = 1 << 20, .help = "tokens of a sequence"},
     {.path = "micro_batch",
-     .type = NB_KEY_INT,
+     .type = NI_KEY_INT,
      FIELD(micro_batch),
      .fallback = "8",
      .low = 1,
@@ -121,7 +121,7 @@ static const nb_key rows[] = {
      .help = "sequences in one forward and backward pass; amax and rounding noise belong to it",
      .source = "our choice"},
     {.path = "accumulation",
-     .type = NB_KEY_INT,
+     .type = NI_KEY_INT,
      FIELD(accumulation),
      .fallback = "1",
      .low = 1,
@@ -131,7 +131,7 @@ static const nb_key rows[] = {
 
     /* ---- optimizer and schedule ---- */
     {.path = "optimizer.lr",
-     .type = NB_KEY_FLOAT,
+     .type = NI_KEY_FLOAT,
      FIELD(optimizer.lr),
      .fallback = "3e-4",
      .positive = true,
@@ -139,21 +139,21 @@ static const nb_key rows[] = {
      .help = "peak learning rate of AdamW",
      .source = "arXiv:2501.17116 section 4.1"},
     {.path = "optimizer.beta1",
-     .type = NB_KEY_FLOAT,
+     .type = NI_KEY_FLOAT,
      FIELD(optimizer.beta1),
      .fallback = "0.9",
      .high = 0.999999,
      .help = "decay of the first moment",
      .source = "arXiv:2501.17116 section 4.1"},
     {.path = "optimizer.beta2",
-     .type = NB_KEY_FLOAT,
+     .type = NI_KEY_FLOAT,
      FIELD(optimizer.beta2),
      .fallback = "0.95",
      .high = 0.999999,
      .help = "decay of the second moment",
      .source = "arXiv:2501.17116 section 4.1"},
     {.path = "optimizer.eps",
-     .type = NB_KEY_FLOAT,
+     .type = NI_KEY_FLOAT,
      FIELD(optimizer.eps),
      .fallback = "1e-8",
      .positive = true,
@@ -161,55 +161,55 @@ static const nb_key rows[] = {
      .help = "added to the root of the second moment",
      .source = "arXiv:2501.17116 section 4.1"},
     {.path = "optimizer.weight_decay",
-     .type = NB_KEY_FLOAT,
+     .type = NI_KEY_FLOAT,
      FIELD(optimizer.weight_decay),
      .fallback = "0.1",
      .high = 10,
      .help = "decoupled decay of matrices; norms and biases are never decayed",
      .source = "arXiv:2501.17116 section 4.1"},
     {.path = "optimizer.decay_embeddings",
-     .type = NB_KEY_BOOL,
+     .type = NI_KEY_BOOL,
      FIELD(optimizer.decay_embeddings),
      .fallback = "false",
      .help = "decay the embedding (and a tied head) too",
      .source = "OLMo 2, as trained in arXiv:2510.27527"},
     {.path = "schedule.kind",
-     .type = NB_KEY_CHOICE,
+     .type = NI_KEY_CHOICE,
      FIELD(schedule.kind),
      .fallback = "cosine",
      .words = schedule_words,
      .help = "learning rate over the run",
      .source = "arXiv:2501.17116 section 4.1"},
     {.path = "schedule.warmup",
-     .type = NB_KEY_FLOAT,
+     .type = NI_KEY_FLOAT,
      FIELD(schedule.warmup),
      .fallback = "0.05",
      .high = MOST,
      .help = "linear warm-up in steps; below 1: share of the run",
      .source = "arXiv:2501.17116 section 4.1"},
     {.path = "schedule.min_ratio",
-     .type = NB_KEY_FLOAT,
+     .type = NI_KEY_FLOAT,
      FIELD(schedule.min_ratio),
      .fallback = "0.1",
      .high = 1,
      .help = "last learning rate / peak",
      .source = "arXiv:2501.17116 section 4.1"},
     {.path = "schedule.decay",
-     .type = NB_KEY_FLOAT,
+     .type = NI_KEY_FLOAT,
      FIELD(schedule.decay),
      .fallback = "0.2",
      .high = MOST,
      .help = "wsd: decay at the end in steps; below 1: share of the run",
      .source = "arXiv:2509.25149"},
     {.path = "clip",
-     .type = NB_KEY_FLOAT,
+     .type = NI_KEY_FLOAT,
      FIELD(clip),
      .fallback = "1.0",
      .high = 1e9,
      .help = "largest global gradient norm; 0: no clipping",
      .source = "arXiv:2510.27527 code"},
     {.path = "z_loss",
-     .type = NB_KEY_FLOAT,
+     .type = NI_KEY_FLOAT,
      FIELD(z_loss),
      .fallback = "0",
      .high = 1,
@@ -218,21 +218,21 @@ static const nb_key rows[] = {
 
     /* ---- seeds ---- */
     {.path = "seeds.init",
-     .type = NB_KEY_INT,
+     .type = NI_KEY_INT,
      FIELD(seeds.init),
      .fallback = "1",
      .high = INT32_MAX,
      .help = "of the first parameters",
      .source = "our choice"},
     {.path = "seeds.data",
-     .type = NB_KEY_INT,
+     .type = NI_KEY_INT,
      FIELD(seeds.data),
      .fallback = "1",
      .high = INT32_MAX,
      .help = "of the order of the data",
      .source = "our choice"},
     {.path = "seeds.rounding",
-     .type = NB_KEY_INT,
+     .type = NI_KEY_INT,
      FIELD(seeds.rounding),
      .fallback = "1",
      .high = INT32_MAX,
@@ -241,49 +241,49 @@ static const nb_key rows[] = {
 
     /* ---- what happens on the way ---- */
     {.path = "eval.every",
-     .type = NB_KEY_INT,
+     .type = NI_KEY_INT,
      FIELD(eval.every),
      .fallback = "250",
      .high = MOST,
      .help = "steps between evaluations; 0: only at the end",
      .source = "our choice"},
     {.path = "eval.sequences",
-     .type = NB_KEY_INT,
+     .type = NI_KEY_INT,
      FIELD(eval.sequences),
      .fallback = "64",
      .high = MOST,
      .help = "validation sequences, spread evenly over the data; 0: all",
      .source = "our choice"},
     {.path = "checkpoint.every",
-     .type = NB_KEY_INT,
+     .type = NI_KEY_INT,
      FIELD(checkpoint.every),
      .fallback = "1000",
      .high = MOST,
      .help = "steps between checkpoints; 0: only at the end",
      .source = "our choice"},
     {.path = "checkpoint.keep",
-     .type = NB_KEY_INT,
+     .type = NI_KEY_INT,
      FIELD(checkpoint.keep),
      .fallback = "3",
      .high = 1e6,
      .help = "newest checkpoints kept; 0: all",
      .source = "our choice"},
     {.path = "lens.every",
-     .type = NB_KEY_INT,
+     .type = NI_KEY_INT,
      FIELD(lens.every),
      .fallback = "100",
      .high = MOST,
      .help = "steps between lens measurements; 0: off",
      .source = "our choice: at most 2 % of the time"},
     {.path = "lens.window",
-     .type = NB_KEY_INT,
+     .type = NI_KEY_INT,
      FIELD(lens.window),
      .fallback = "50",
      .high = MOST,
      .help = "steps after a sample in which weights are followed to see which oscillate",
      .source = "arXiv:2510.27527"},
     {.path = "lens.hot_channels",
-     .type = NB_KEY_INT,
+     .type = NI_KEY_INT,
      FIELD(lens.hot_channels),
      .fallback = "16",
      .low = 1,
@@ -291,7 +291,7 @@ static const nb_key rows[] = {
      .help = "how many of the largest channels of X are named",
      .source = "our choice"},
     {.path = "lens.attention_stride",
-     .type = NB_KEY_INT,
+     .type = NI_KEY_INT,
      FIELD(lens.attention_stride),
      .fallback = "16",
      .low = 1,
@@ -299,27 +299,27 @@ static const nb_key rows[] = {
      .help = "every so many queries of attention are looked at",
      .source = "our choice"},
     {.path = "lens.modules",
-     .type = NB_KEY_TEXT,
+     .type = NI_KEY_TEXT,
      FIELD(lens.modules),
      .fallback = "\"*\"",
      .help = "pattern of the module names that are looked at",
      .source = "our choice"},
     {.path = "bad_numbers.policy",
-     .type = NB_KEY_CHOICE,
+     .type = NI_KEY_CHOICE,
      FIELD(bad_numbers.policy),
      .fallback = "stop",
      .words = policy_words,
      .help = "what a NaN, an Inf or a spike leads to",
      .source = "our choice"},
     {.path = "bad_numbers.spike_z",
-     .type = NB_KEY_FLOAT,
+     .type = NI_KEY_FLOAT,
      FIELD(bad_numbers.spike_z),
      .fallback = "0",
      .high = 1e6,
      .help = "a loss or norm this many standard deviations above its last 128 is bad too; 0: never",
      .source = "our choice"},
     {.path = "bad_numbers.pass_over",
-     .type = NB_KEY_INT,
+     .type = NI_KEY_INT,
      FIELD(bad_numbers.pass_over),
      .fallback = "1",
      .low = 1,
@@ -327,7 +327,7 @@ static const nb_key rows[] = {
      .help = "rollback: how many batches to pass over, the bad one last",
      .source = "our choice"},
     {.path = "bad_numbers.patience",
-     .type = NB_KEY_INT,
+     .type = NI_KEY_INT,
      FIELD(bad_numbers.patience),
      .fallback = "10",
      .low = 1,
@@ -335,14 +335,14 @@ static const nb_key rows[] = {
      .help = "bad steps in a row after which the run stops under any policy",
      .source = "our choice"},
     {.path = "bad_numbers.scales_every",
-     .type = NB_KEY_INT,
+     .type = NI_KEY_INT,
      FIELD(bad_numbers.scales_every),
      .fallback = "100",
      .high = MOST,
      .help = "steps between looks at elements that saturate and blocks that vanish; 0: never",
      .source = "our choice"},
     {.path = "bad_numbers.scales_limit",
-     .type = NB_KEY_FLOAT,
+     .type = NI_KEY_FLOAT,
      FIELD(bad_numbers.scales_limit),
      .fallback = "0.25",
      .positive = true,
@@ -350,20 +350,20 @@ static const nb_key rows[] = {
      .help = "share of one operand above which its scales do not fit",
      .source = "our choice"},
     {.path = "bad_numbers.scales",
-     .type = NB_KEY_CHOICE,
+     .type = NI_KEY_CHOICE,
      FIELD(bad_numbers.scales),
      .fallback = "warn",
      .words = scales_words,
      .help = "what scales that do not fit lead to",
      .source = "our choice"},
     {.path = "bad_numbers.bf16_modules",
-     .type = NB_KEY_TEXTS,
-     NB_FIELD_TEXTS(nb_run_config, bad_numbers.bf16_modules, bad_numbers.bf16_module_count),
+     .type = NI_KEY_TEXTS,
+     NI_FIELD_TEXTS(nb_run_config, bad_numbers.bf16_modules, bad_numbers.bf16_module_count),
      .fallback = "[]",
      .help = "bf16: patterns of module names, as in a recipe's keep.modules",
      .source = "our choice"},
     {.path = "print_every",
-     .type = NB_KEY_INT,
+     .type = NI_KEY_INT,
      FIELD(print_every),
      .fallback = "10",
      .low = 1,
@@ -373,7 +373,7 @@ static const nb_key rows[] = {
 
     /* ---- the machine: none of these changes a bit of the result ---- */
     {.path = "peak_flops",
-     .type = NB_KEY_FLOAT,
+     .type = NI_KEY_FLOAT,
      FIELD(peak_flops),
      .fallback = "auto",
      .positive = true,
@@ -382,13 +382,13 @@ static const nb_key rows[] = {
      .help = "FLOP/s that MFU is a share of",
      .source = "our choice"},
     {.path = "backend",
-     .type = NB_KEY_TEXT,
+     .type = NI_KEY_TEXT,
      FIELD(backend),
      .fallback = "cpu",
      .help = "what computes: cpu, cuda (the first GPU) or cuda:NUMBER",
      .source = "our choice"},
     {.path = "threads",
-     .type = NB_KEY_INT,
+     .type = NI_KEY_INT,
      FIELD(threads),
      .fallback = "auto",
      .high = 4096,
@@ -396,7 +396,7 @@ static const nb_key rows[] = {
      .help = "threads of the CPU backend",
      .source = "our choice"},
     {.path = "isa",
-     .type = NB_KEY_CHOICE,
+     .type = NI_KEY_CHOICE,
      FIELD(isa),
      .fallback = "auto",
      .words = isa_words,
@@ -404,23 +404,23 @@ static const nb_key rows[] = {
      .source = "our choice"},
 };
 
-static nb_status finish(void *record, const nb_yaml_node *node, nb_error *err) {
+static nb_status finish(void *record, const ni_yaml_node *node, nb_error *err) {
     const nb_run_config *c = record;
     if ((c->steps > 0) == (c->tokens > 0))
-        return nb_keys_fail(err, node, c->steps > 0 ? "tokens" : "steps",
+        return ni_keys_fail(err, node, c->steps > 0 ? "tokens" : "steps",
                             "%s of steps and tokens %s given; expected exactly one, as `steps: 1000`",
                             c->steps > 0 ? "both" : "neither", c->steps > 0 ? "are" : "is");
     if (c->seq > INT32_MAX / c->micro_batch)
-        return nb_keys_fail(err, node, "micro_batch",
+        return ni_keys_fail(err, node, "micro_batch",
                             "micro_batch x seq = %lld x %lld tokens are too many for one pass; hint: accumulation",
                             (long long)c->micro_batch, (long long)c->seq);
     int64_t steps = nb_run_steps(c), per_step = nb_run_tokens_per_step(c);
-    if (steps > NB_MOST_STEPS || (double)steps * (double)per_step > MOST)
-        return nb_keys_fail(err, node, c->steps > 0 ? "steps" : "tokens",
+    if (steps > NI_MOST_STEPS || (double)steps * (double)per_step > MOST)
+        return ni_keys_fail(err, node, c->steps > 0 ? "steps" : "tokens",
                             "%lld steps of %lld tokens are too many; expected at most %lld steps and %.0e tokens",
-                            (long long)steps, (long long)per_step, (long long)NB_MOST_STEPS, MOST);
+                            (long long)steps, (long long)per_step, (long long)NI_MOST_STEPS, MOST);
     if (c->bad_numbers.policy == NB_BAD_BF16 && c->bad_numbers.bf16_module_count == 0)
-        return nb_keys_fail(err, node, "bad_numbers.policy",
+        return ni_keys_fail(err, node, "bad_numbers.policy",
                             "policy bf16 needs bad_numbers.bf16_modules, as `bf16_modules: [\"*.down_proj\"]`");
     return NB_OK;
 }
@@ -433,24 +433,24 @@ static const char intro[] =
     "MFU,\n"
     "checkpoints, bad numbers) is in training.md.\n";
 
-const nb_keys nb_run_keys = {.name = "run file",
+const ni_keys ni_run_keys = {.name = "run file",
                              .intro = intro,
                              .rows = rows,
-                             .count = NB_COUNT(rows),
+                             .count = NI_COUNT(rows),
                              .size = sizeof(nb_run_config),
                              .finish = finish};
 
 nb_status nb_run_config_parse(const char *text, size_t size, const char *name, const char *const *overrides,
                               int32_t override_count, nb_run_config *out, nb_error *err) {
-    nb_yaml doc = {0};
-    nb_status status = nb_yaml_parse(text, size, name, &doc, err);
-    if (status == NB_OK && doc.root->kind != NB_YAML_MAP)
-        status = nb_yaml_fail(err, doc.root, "expected a map of keys, as `model: tiny`");
+    ni_yaml doc = {0};
+    nb_status status = ni_yaml_parse(text, size, name, &doc, err);
+    if (status == NB_OK && doc.root->kind != NI_YAML_MAP)
+        status = ni_yaml_fail(err, doc.root, "expected a map of keys, as `model: tiny`");
     for (int32_t i = 0; status == NB_OK && i < override_count; i++)
-        status = nb_yaml_set(&doc, overrides[i], NULL, err);
+        status = ni_yaml_set(&doc, overrides[i], NULL, err);
     if (status == NB_OK)
-        status = nb_keys_read(&nb_run_keys, out, doc.root, err);
-    nb_yaml_free(&doc);
+        status = ni_keys_read(&ni_run_keys, out, doc.root, err);
+    ni_yaml_free(&doc);
     return status;
 }
 
@@ -466,13 +466,13 @@ nb_status nb_run_config_defaults(nb_run_config *config, nb_error *err) {
 
 nb_status nb_run_config_load(const char *path, const char *const *overrides, int32_t override_count, nb_run_config *out,
                              nb_error *err) {
-    nb_yaml doc = {0};
-    nb_status status = nb_yaml_load(path, &doc, err);
+    ni_yaml doc = {0};
+    nb_status status = ni_yaml_load(path, &doc, err);
     for (int32_t i = 0; status == NB_OK && i < override_count; i++)
-        status = nb_yaml_set(&doc, overrides[i], NULL, err);
+        status = ni_yaml_set(&doc, overrides[i], NULL, err);
     if (status == NB_OK)
-        status = nb_keys_read(&nb_run_keys, out, doc.root, err);
-    nb_yaml_free(&doc);
+        status = ni_keys_read(&ni_run_keys, out, doc.root, err);
+    ni_yaml_free(&doc);
     return status;
 }
 
@@ -482,7 +482,7 @@ char *nb_run_config_text(const nb_run_config *config) {
     FILE *to = open_memstream(&text, &size);
     if (!to)
         return NULL;
-    nb_keys_print(&nb_run_keys, config, NULL, NB_COMMENTS_NONE, to);
+    ni_keys_print(&ni_run_keys, config, NULL, NI_COMMENTS_NONE, to);
     if (fclose(to) != 0) {
         free(text);
         return NULL;
@@ -507,15 +507,15 @@ static bool is_free_on_resume(const char *path) {
     static const char *const prefixes[] = {"out",     "data.tokenizer", "eval.",       "checkpoint.",
                                            "lens.",   "bad_numbers.",   "print_every", "peak_flops",
                                            "backend", "threads",        "isa"};
-    for (size_t i = 0; i < NB_COUNT(prefixes); i++)
+    for (size_t i = 0; i < NI_COUNT(prefixes); i++)
         if (strncmp(path, prefixes[i], strlen(prefixes[i])) == 0)
             return true;
     return false;
 }
 
-bool nb_run_config_differs(const nb_run_config *a, const nb_run_config *b, char *key, size_t size) {
-    for (size_t i = 0; i < NB_COUNT(rows); i++) {
-        const nb_key *row = &rows[i];
+bool ni_run_config_differs(const nb_run_config *a, const nb_run_config *b, char *key, size_t size) {
+    for (size_t i = 0; i < NI_COUNT(rows); i++) {
+        const ni_key *row = &rows[i];
         if (is_free_on_resume(row->path))
             continue;
         /* Records are zeroed before they are filled, so texts compare whole. */

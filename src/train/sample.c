@@ -22,11 +22,11 @@ static int descending(const void *a, const void *b) {
 
 /* Uniform in [0, 1) with 53 bits. */
 static double uniform(uint32_t seed, int64_t index) {
-    nb_philox_words r = nb_philox(seed, 0, (uint32_t)index, (uint32_t)((uint64_t)index >> 32), 0, NB_PURPOSE_SAMPLE);
+    ni_philox_words r = ni_philox(seed, 0, (uint32_t)index, (uint32_t)((uint64_t)index >> 32), 0, NI_PURPOSE_SAMPLE);
     return (double)(((uint64_t)r.w[0] << 21) ^ (r.w[1] >> 11)) * 0x1p-53;
 }
 
-int32_t nb_sample(const float *logits, int32_t vocab, const nb_sampling *how, int64_t index, float *scratch) {
+int32_t ni_sample(const float *logits, int32_t vocab, const ni_sampling *how, int64_t index, float *scratch) {
     int32_t best = most_likely(logits, vocab);
     if (how->temperature <= 0 || how->top_k == 1)
         return best;

@@ -1,19 +1,19 @@
 /* sample.h: the next token from logits. */
-#ifndef NB_TRAIN_SAMPLE_H
-#define NB_TRAIN_SAMPLE_H
+#ifndef NI_TRAIN_SAMPLE_H
+#define NI_TRAIN_SAMPLE_H
 
 #include "nibble/status.h"
 #include <stdbool.h>
 #include <stdint.h>
 
-typedef struct nb_sampling {
+typedef struct ni_sampling {
     double temperature; /* 0 = the most likely token */
     int32_t top_k;      /* only the k most likely; 0 = all */
     uint32_t seed;
-} nb_sampling;
+} ni_sampling;
 
 /* Draws token number `index` of a text from logits [vocab]: softmax(logits / temperature), cut to the top k, ties to
  * the lower id. A pure function of its arguments. `scratch` holds [vocab] floats. */
-int32_t nb_sample(const float *logits, int32_t vocab, const nb_sampling *how, int64_t index, float *scratch);
+int32_t ni_sample(const float *logits, int32_t vocab, const ni_sampling *how, int64_t index, float *scratch);
 
 #endif

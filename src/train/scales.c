@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static void note_share(nb_scale_watch *w, const nb_lens_operand *seen, double share, bool vanished) {
+static void note_share(ni_scale_watch *w, const nb_lens_operand *seen, double share, bool vanished) {
     if (share <= w->worst)
         return;
     w->worst = share;
@@ -13,7 +13,7 @@ static void note_share(nb_scale_watch *w, const nb_lens_operand *seen, double sh
 }
 
 static void on_operand(void *context, const nb_lens_operand *seen) {
-    nb_scale_watch *w = context;
+    ni_scale_watch *w = context;
     const nb_quantize_stats *s = seen->stats;
     if (!s || s->elements == 0)
         return;
@@ -24,14 +24,14 @@ static void on_operand(void *context, const nb_lens_operand *seen) {
     note_share(w, seen, vanished, true);
 }
 
-const nb_lens *nb_scale_watch_begin(nb_scale_watch *w, double limit) {
+const nb_lens *ni_scale_watch_begin(ni_scale_watch *w, double limit) {
     memset(w, 0, sizeof *w);
     w->limit = limit;
     w->lens = (nb_lens){.context = w, .counts = true, .operand = on_operand};
     return &w->lens;
 }
 
-bool nb_scale_watch_text(const nb_scale_watch *w, char *text, size_t size) {
+bool ni_scale_watch_text(const ni_scale_watch *w, char *text, size_t size) {
     if (w->operands == 0)
         return false;
     snprintf(text, size, "scales do not fit %d operand%s: %.0f %% of the %s of the worst", w->operands,

@@ -4,27 +4,27 @@
  * because their scale rounds to zero. Some of both is normal (nearest E4M3 scales clip a block's largest element now
  * and then); a large share means that the format has lost the tensor.
  */
-#ifndef NB_TRAIN_SCALES_H
-#define NB_TRAIN_SCALES_H
+#ifndef NI_TRAIN_SCALES_H
+#define NI_TRAIN_SCALES_H
 
 #include "nibble/lens.h"
 #include <stddef.h>
 
-enum { NB_SCALES_TEXT = 160 }; /* bytes that hold its sentence */
+enum { NI_SCALES_TEXT = 160 }; /* bytes that hold its sentence */
 
-typedef struct nb_scale_watch {
+typedef struct ni_scale_watch {
     nb_lens lens;        /* give this to a pass */
     double limit;        /* largest share of saturated elements, or of vanished blocks */
     int32_t operands;    /* beyond the limit in this pass */
     double worst;        /* the largest share, and whose it is */
     bool worst_vanished; /* blocks vanished; else elements saturated */
     char where[256];     /* "layers.0.mlp.up_proj fprop.w" */
-} nb_scale_watch;
+} ni_scale_watch;
 
 /* Begins a pass: `watch` stays where it is until the pass is over. */
-const nb_lens *nb_scale_watch_begin(nb_scale_watch *watch, double limit);
+const nb_lens *ni_scale_watch_begin(ni_scale_watch *watch, double limit);
 
 /* One sentence about the pass; false if every operand is within the limit. */
-bool nb_scale_watch_text(const nb_scale_watch *watch, char *text, size_t size);
+bool ni_scale_watch_text(const ni_scale_watch *watch, char *text, size_t size);
 
 #endif

@@ -16,26 +16,26 @@
 
 static nb_status open_data(nb_trainer *t, nb_error *err) {
     const nb_run_config *c = &t->config;
-    NB_TRY(nb_run_tokenizer(c, t->model_config.vocab, &t->tokenizer, &t->end_of_text, err));
-    nb_dataset_options options = {.seq = c->seq,
+    NB_TRY(ni_run_tokenizer(c, t->model_config.vocab, &t->tokenizer, &t->end_of_text, err));
+    ni_dataset_options options = {.seq = c->seq,
                                   .vocab = t->model_config.vocab,
                                   .end_of_text = t->end_of_text,
                                   .cross_documents = c->data.cross_documents,
                                   .shuffle = true,
                                   .seed = (uint32_t)c->seeds.data};
     const char *path = c->data.train;
-    if (nb_dataset_open(&path, 1, &options, &t->train, err) != NB_OK)
+    if (ni_dataset_open(&path, 1, &options, &t->train, err) != NB_OK)
         return nb_fail_within(err, "data.train");
-    NB_TRY(nb_batch_buffer_create(c->micro_batch, c->seq, &t->batch, err));
+    NB_TRY(ni_batch_buffer_create(c->micro_batch, c->seq, &t->batch, err));
     if (c->data.val[0])
-        return nb_open_validation(c, c->data.val, t->model_config.vocab, t->end_of_text, &t->val, err);
+        return ni_open_validation(c, c->data.val, t->model_config.vocab, t->end_of_text, &t->val, err);
     return NB_OK;
 }
 
 /* Sequences of one document each, all of the same token: what they hold matters to nobody. */
 static nb_status write_paper_batch(nb_trainer *t, nb_error *err) {
-    NB_TRY(nb_batch_buffer_create(t->config.micro_batch, t->config.seq, &t->batch, err));
-    const nb_dataset_buffers *b = &t->batch.buffers;
+    NB_TRY(ni_batch_buffer_create(t->config.micro_batch, t->config.seq, &t->batch, err));
+    const ni_dataset_buffers *b = &t->batch.buffers;
     for (int64_t i = 0; i < t->config.micro_batch * t->config.seq; i++) {
         b->tokens[i] = b->targets[i] = b->doc_start[i] = 0;
         b->positions[i] = (int32_t)(i % t->config.seq);
@@ -61,9 +61,9 @@ static nb_status build(nb_trainer *t, bool on_paper, nb_error *err) {
     NB_TRY(nb_model_create(t->be, &t->model_config, &t->recipe, c->micro_batch, c->seq, true, &t->model, err));
     if (!on_paper)
         nb_model_init(t->model, (uint32_t)c->seeds.init);
-    NB_TRY(nb_optimizer_create(t->be, t->model, &t->recipe.optimizer_state, &t->optimizer, err));
-    NB_TRY(nb_accumulator_create(nb_model_gradients(t->model), c->accumulation, &t->accumulator, err));
-    return nb_results_create(t->be, nb_model_gradients(t->model), c->accumulation, &t->results, err);
+    NB_TRY(ni_optimizer_create(t->be, t->model, &t->recipe.optimizer_state, &t->optimizer, err));
+    NB_TRY(ni_accumulator_create(ni_model_gradients(t->model), c->accumulation, &t->accumulator, err));
+    return ni_results_create(t->be, ni_model_gradients(t->model), c->accumulation, &t->results, err);
 }
 
 nb_status nb_trainer_create(nb_backend *be, const nb_run_config *config, const nb_trainer_options *options,
@@ -101,15 +101,15 @@ nb_status nb_trainer_create(nb_backend *be, const nb_run_config *config, const n
 void nb_trainer_free(nb_trainer *t) {
     if (!t)
         return;
-    nb_results_free(&t->results);
-    nb_accumulator_free(&t->accumulator);
-    nb_optimizer_free(&t->optimizer);
+    ni_results_free(&t->results);
+    ni_accumulator_free(&t->accumulator);
+    ni_optimizer_free(&t->optimizer);
     nb_model_free(t->model);
-    nb_batch_buffer_free(&t->batch);
-    nb_dataset_free(t->train);
-    nb_dataset_free(t->val);
-    nb_tokenizer_free(t->tokenizer);
-    nb_kept_free(&t->kept);
+    ni_batch_buffer_free(&t->batch);
+    ni_dataset_free(t->train);
+    ni_dataset_free(t->val);
+    ni_tokenizer_free(t->tokenizer);
+    ni_kept_free(&t->kept);
     free(t);
 }
 
@@ -127,7 +127,7 @@ const nb_recipe *nb_trainer_recipe(const nb_trainer *t) {
 
 /* ---- where the run stands ---- */
 
-nb_pass nb_run_pass(const nb_run_config *config, const nb_recipe *recipe, int64_t step, int64_t micro_batch) {
+nb_pass ni_run_pass(const nb_run_config *config, const nb_recipe *recipe, int64_t step, int64_t micro_batch) {
     const nb_late_switch *late = &recipe->late_switch;
     int64_t steps = nb_run_steps(config);
     bool switched = late->at < 1 && step >= nb_step_of(late->at, steps);
@@ -141,35 +141,35 @@ nb_pass nb_run_pass(const nb_run_config *config, const nb_recipe *recipe, int64_
     return pass;
 }
 
-nb_pass nb_trainer_pass(const nb_trainer *t, int64_t micro_batch) {
-    return nb_run_pass(&t->config, &t->recipe, t->at.step, micro_batch);
+nb_pass ni_trainer_pass(const nb_trainer *t, int64_t micro_batch) {
+    return ni_run_pass(&t->config, &t->recipe, t->at.step, micro_batch);
 }
 
-static bool is_passed(const nb_position *at, int64_t number) {
+static bool is_passed(const ni_position *at, int64_t number) {
     for (int32_t i = 0; i < at->passed_count; i++)
         if (at->passed[i] == number)
             return true;
     return false;
 }
 
-static void next_data(nb_position *at) {
+static void next_data(ni_position *at) {
     do
         at->next_batch++;
     while (is_passed(at, at->next_batch));
 }
 
-void nb_trainer_skip(nb_trainer *t) {
+void ni_trainer_skip(nb_trainer *t) {
     t->at.step++;
     next_data(&t->at);
 }
 
-nb_status nb_trainer_pass_over(nb_trainer *t, int64_t number, nb_error *err) {
-    nb_position *at = &t->at;
+nb_status ni_trainer_pass_over(nb_trainer *t, int64_t number, nb_error *err) {
+    ni_position *at = &t->at;
     if (number < 0 || is_passed(at, number))
         return NB_OK;
-    if (at->passed_count == NB_PASSED_MAX)
+    if (at->passed_count == NI_PASSED_MAX)
         return nb_fail(err, NB_BAD_NUMBER, "bad_numbers: %d batches were passed over already; the run does not recover",
-                       NB_PASSED_MAX);
+                       NI_PASSED_MAX);
     int32_t i = at->passed_count++;
     for (; i > 0 && at->passed[i - 1] > number; i--)
         at->passed[i] = at->passed[i - 1];
@@ -185,29 +185,29 @@ static bool asked_to_stop(const nb_trainer *t) {
     return t->callbacks.stop && t->callbacks.stop(t->callbacks.user);
 }
 
-nb_status nb_trainer_micro_batch(nb_trainer *t, int64_t index, const nb_lens *lens, nb_error *err) {
+nb_status ni_trainer_micro_batch(nb_trainer *t, int64_t index, const nb_lens *lens, nb_error *err) {
     int64_t number = t->at.next_batch * t->config.accumulation + index;
     if (t->train)
-        NB_TRY(nb_dataset_fill(t->train, number, t->config.micro_batch, &t->batch.buffers, err));
-    nb_pass pass = nb_trainer_pass(t, index);
+        NB_TRY(ni_dataset_fill(t->train, number, t->config.micro_batch, &t->batch.buffers, err));
+    nb_pass pass = ni_trainer_pass(t, index);
     pass.lens = lens;
-    return nb_model_queue_loss_and_grads(t->model, &t->batch.view, &pass, t->results.memory + index,
+    return ni_model_queue_loss_and_grads(t->model, &t->batch.view, &pass, t->results.memory + index,
                                          t->results.scored + index, err);
 }
 
 /* Sums the gradients of all micro-batches; the model's gradients hold the sum. */
 static nb_status accumulate(nb_trainer *t, const nb_lens *lens, nb_error *err) {
-    nb_accumulator_begin(&t->accumulator);
+    ni_accumulator_begin(&t->accumulator);
     for (int64_t i = 0; i < t->config.accumulation; i++) {
         if (asked_to_stop(t))
             return nb_fail(err, NB_INTERRUPTED, "stopped by a signal after %lld steps", (long long)t->at.step);
-        NB_TRY(nb_trainer_micro_batch(t, i, i == 0 ? lens : NULL, err));
-        nb_accumulator_add(&t->accumulator, nb_model_gradients(t->model));
+        NB_TRY(ni_trainer_micro_batch(t, i, i == 0 ? lens : NULL, err));
+        ni_accumulator_add(&t->accumulator, ni_model_gradients(t->model));
     }
     return NB_OK;
 }
 
-static nb_status bad_step(nb_trainer *t, const nb_step_report *r, nb_bad_kind kind, const char *what, double value,
+static nb_status bad_step(nb_trainer *t, const nb_step_report *r, ni_bad_kind kind, const char *what, double value,
                           nb_error *err) {
     t->bad = kind;
     return nb_fail(err, NB_BAD_NUMBER, "step %lld: %s %.4g", (long long)r->step, what, value);
@@ -215,20 +215,20 @@ static nb_status bad_step(nb_trainer *t, const nb_step_report *r, nb_bad_kind ki
 
 static nb_status check_numbers(nb_trainer *t, const nb_step_report *r, nb_error *err) {
     const double limit = t->config.bad_numbers.spike_z > 0 ? t->config.bad_numbers.spike_z : INFINITY;
-    char what[NB_SCALES_TEXT];
-    t->bad = NB_BAD_NONE;
+    char what[NI_SCALES_TEXT];
+    t->bad = NI_BAD_NONE;
     if (!isfinite(r->loss))
-        return bad_step(t, r, NB_BAD_NONFINITE, "loss is", r->loss, err);
+        return bad_step(t, r, NI_BAD_NONFINITE, "loss is", r->loss, err);
     if (!isfinite(r->norm))
-        return bad_step(t, r, NB_BAD_NONFINITE, "gradient norm is", r->norm, err);
+        return bad_step(t, r, NI_BAD_NONFINITE, "gradient norm is", r->norm, err);
     if (r->norm == 0)
-        return bad_step(t, r, NB_BAD_ZERO, "every gradient is", 0, err);
+        return bad_step(t, r, NI_BAD_ZERO, "every gradient is", 0, err);
     if (r->loss_z > limit)
-        return bad_step(t, r, NB_BAD_SPIKE, "loss jumps by standard deviations:", r->loss_z, err);
+        return bad_step(t, r, NI_BAD_SPIKE, "loss jumps by standard deviations:", r->loss_z, err);
     if (r->norm_z > limit)
-        return bad_step(t, r, NB_BAD_SPIKE, "gradient norm jumps by standard deviations:", r->norm_z, err);
-    if (t->scales && nb_scale_watch_text(t->scales, what, sizeof what)) {
-        t->bad = NB_BAD_SCALES;
+        return bad_step(t, r, NI_BAD_SPIKE, "gradient norm jumps by standard deviations:", r->norm_z, err);
+    if (t->scales && ni_scale_watch_text(t->scales, what, sizeof what)) {
+        t->bad = NI_BAD_SCALES;
         return nb_fail(err, NB_BAD_NUMBER, "step %lld: %s", (long long)r->step, what);
     }
     return NB_OK;
@@ -244,47 +244,47 @@ static void fill_times(nb_trainer *t, nb_step_report *r, double seconds) {
 }
 
 /* The update, and what mechanisms do after it. */
-static nb_status move(nb_trainer *t, const nb_lens *lens, const nb_param_array *grads, double lr, double grad_scale,
+static nb_status move(nb_trainer *t, const nb_lens *lens, const ni_param_array *grads, double lr, double grad_scale,
                       nb_error *err) {
-    nb_pass pass = nb_trainer_pass(t, 0);
+    nb_pass pass = ni_trainer_pass(t, 0);
     pass.lens = lens;
-    nb_optimizer_update(&t->optimizer, t->model, grads, &t->config, lr, grad_scale);
+    ni_optimizer_update(&t->optimizer, t->model, grads, &t->config, lr, grad_scale);
     nb_status status = nb_model_after_step(t->model, &pass, err);
     nb_model_params_changed(t->model);
     return status == NB_OK ? t->be->ops->synchronize(t->be, err) : status;
 }
 
-nb_status nb_trainer_rehearse(nb_trainer *t, int64_t step, nb_error *err) {
-    const nb_param_array *grads = nb_model_gradients(t->model);
+nb_status ni_trainer_rehearse(nb_trainer *t, int64_t step, nb_error *err) {
+    const ni_param_array *grads = ni_model_gradients(t->model);
     double loss, squares;
     t->at.step = t->at.next_batch = step;
     NB_TRY(accumulate(t, NULL, err));
-    nb_results_fetch(&t->results, grads, &loss, &squares);
+    ni_results_fetch(&t->results, grads, &loss, &squares);
     return move(t, NULL, grads, t->config.optimizer.lr, 1, err);
 }
 
 nb_status nb_trainer_step(nb_trainer *t, nb_step_report *r, nb_error *err) {
     memset(r, 0, sizeof *r);
-    double begin = nb_seconds(), squares;
+    double begin = ni_seconds(), squares;
     double scale = 1.0 / (double)t->config.accumulation;
-    const nb_lens *lens = nb_lens_join(&t->both, t->lens, t->guest);
+    const nb_lens *lens = ni_lens_join(&t->both, t->lens, t->guest);
     r->step = t->at.step + 1;
     r->steps = t->steps;
     NB_TRY(accumulate(t, lens, err));
-    const nb_param_array *grads = nb_model_gradients(t->model);
-    nb_results_fetch(&t->results, grads, &r->loss, &squares);
+    const ni_param_array *grads = ni_model_gradients(t->model);
+    ni_results_fetch(&t->results, grads, &r->loss, &squares);
     r->norm = sqrt(squares) * scale;
     r->lr = t->config.optimizer.lr * nb_schedule_factor(&t->config.schedule, t->at.step, t->steps);
-    r->loss_z = nb_window_score(&t->at.loss_window, r->loss);
-    r->norm_z = nb_window_score(&t->at.norm_window, r->norm);
+    r->loss_z = ni_window_score(&t->at.loss_window, r->loss);
+    r->norm_z = ni_window_score(&t->at.norm_window, r->norm);
     nb_status status = check_numbers(t, r, err);
     if (status == NB_OK) {
-        status = move(t, lens, grads, r->lr, scale * nb_clip_factor(r->norm, t->config.clip), err);
-        nb_window_push(&t->at.loss_window, r->loss);
-        nb_window_push(&t->at.norm_window, r->norm);
+        status = move(t, lens, grads, r->lr, scale * ni_clip_factor(r->norm, t->config.clip), err);
+        ni_window_push(&t->at.loss_window, r->loss);
+        ni_window_push(&t->at.norm_window, r->norm);
         t->at.step++;
         next_data(&t->at);
     }
-    fill_times(t, r, nb_seconds() - begin);
+    fill_times(t, r, ni_seconds() - begin);
     return status;
 }

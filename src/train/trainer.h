@@ -1,6 +1,6 @@
 /* trainer.h: the state of a run, shared by the files of this room. */
-#ifndef NB_TRAIN_TRAINER_H
-#define NB_TRAIN_TRAINER_H
+#ifndef NI_TRAIN_TRAINER_H
+#define NI_TRAIN_TRAINER_H
 
 #include "accumulate.h"
 #include "data/tokenizer.h"
@@ -12,22 +12,22 @@
 #include "results.h"
 #include "run_data.h"
 
-#define NB_PASSED_MAX 4096
+#define NI_PASSED_MAX 4096
 
 /* What a checkpoint must restore beside tensors. */
-typedef struct nb_position {
+typedef struct ni_position {
     int64_t step;       /* optimizer steps done, skipped ones among them */
     int64_t next_batch; /* number of the next step's data, counted in steps; runs ahead of `step` after a rollback */
-    int64_t passed[NB_PASSED_MAX]; /* numbers of batches that are never used; ascending */
+    int64_t passed[NI_PASSED_MAX]; /* numbers of batches that are never used; ascending */
     int32_t passed_count;
     bool modules_in_bf16; /* bad_numbers.bf16_modules are in force */
-    nb_window loss_window, norm_window;
-} nb_position;
+    ni_window loss_window, norm_window;
+} ni_position;
 
 /* Why nb_trainer_step refused a step. */
-typedef enum nb_bad_kind { NB_BAD_NONE, NB_BAD_NONFINITE, NB_BAD_ZERO, NB_BAD_SPIKE, NB_BAD_SCALES } nb_bad_kind;
+typedef enum ni_bad_kind { NI_BAD_NONE, NI_BAD_NONFINITE, NI_BAD_ZERO, NI_BAD_SPIKE, NI_BAD_SCALES } ni_bad_kind;
 
-struct nb_scale_watch;
+struct ni_scale_watch;
 struct nb_trainer {
     nb_backend *be;
     nb_run_config config;
@@ -37,66 +37,66 @@ struct nb_trainer {
     nb_recipe recipe;         /* as loaded */
     nb_recipe working_recipe; /* with bad_numbers.bf16_modules kept in BF16, where they are in force */
     nb_model *model;
-    nb_dataset *train, *val; /* val: NULL without evaluation; both NULL on paper */
-    nb_tokenizer *tokenizer; /* NULL: unknown */
-    nb_tokenizer_kept kept;  /* files of the checkpoint that was loaded: they go on where the tokenizer is unknown */
+    ni_dataset *train, *val; /* val: NULL without evaluation; both NULL on paper */
+    ni_tokenizer *tokenizer; /* NULL: unknown */
+    ni_tokenizer_kept kept;  /* files of the checkpoint that was loaded: they go on where the tokenizer is unknown */
     int32_t end_of_text;     /* token; -1: the data is one document */
-    nb_batch_buffer batch;
-    nb_optimizer optimizer;
-    nb_accumulator accumulator;
-    nb_results results;
-    nb_position at;
+    ni_batch_buffer batch;
+    ni_optimizer optimizer;
+    ni_accumulator accumulator;
+    ni_results results;
+    ni_position at;
     int64_t steps;
     const int64_t *branches; /* steps whose checkpoints are written and kept whatever the run file says */
     int32_t branch_count;
     double peak_flops;
     const nb_lens *lens;  /* looks at the first micro-batch of the next step; NULL: nobody does */
     const nb_lens *guest; /* nb_trainer_options.lens: looks at the first micro-batch of every step */
-    nb_lens_pair both;
-    const struct nb_scale_watch *scales; /* what it finds makes the step bad; NULL: it may find what it likes */
-    nb_bad_kind bad;                     /* of the last step */
+    ni_lens_pair both;
+    const struct ni_scale_watch *scales; /* what it finds makes the step bad; NULL: it may find what it likes */
+    ni_bad_kind bad;                     /* of the last step */
     double mean_ms;                      /* moving average of the step time, for the time left */
 };
 
 /* The pass of micro-batch `micro_batch` at `step` of a run: noise, and what the late switch says. */
-nb_pass nb_run_pass(const nb_run_config *config, const nb_recipe *recipe, int64_t step, int64_t micro_batch);
+nb_pass ni_run_pass(const nb_run_config *config, const nb_recipe *recipe, int64_t step, int64_t micro_batch);
 
 /* Where the pass of micro-batch `micro_batch` of the present step stands. */
-nb_pass nb_trainer_pass(const nb_trainer *trainer, int64_t micro_batch);
+nb_pass ni_trainer_pass(const nb_trainer *trainer, int64_t micro_batch);
 
 /* Loss and gradients of micro-batch `index` of the present step alone, into `results` and the model's gradients. `lens`
  * may be NULL. */
-nb_status nb_trainer_micro_batch(nb_trainer *trainer, int64_t index, const nb_lens *lens, nb_error *err);
+nb_status ni_trainer_micro_batch(nb_trainer *trainer, int64_t index, const nb_lens *lens, nb_error *err);
 
 /* What step `step` (from 0) asks of the backend: all micro-batches, one document a sequence, and the update. For a
  * trainer on paper, whose numbers mean nothing: none is looked at. */
-nb_status nb_trainer_rehearse(nb_trainer *trainer, int64_t step, nb_error *err);
+nb_status ni_trainer_rehearse(nb_trainer *trainer, int64_t step, nb_error *err);
 
 /* What the lens comes to hold while it follows weights, at most. */
-size_t nb_trainer_followed_bytes(const nb_trainer *trainer);
+size_t ni_trainer_followed_bytes(const nb_trainer *trainer);
 
 /* Goes past the present step without touching a parameter. */
-void nb_trainer_skip(nb_trainer *trainer);
+void ni_trainer_skip(nb_trainer *trainer);
 
 /* Never use batch `number` from here on. NB_BAD_NUMBER if the list is full. */
-nb_status nb_trainer_pass_over(nb_trainer *trainer, int64_t number, nb_error *err);
+nb_status ni_trainer_pass_over(nb_trainer *trainer, int64_t number, nb_error *err);
 
 /* Builds the model anew with bad_numbers.bf16_modules in BF16; parameters and moments stay. */
-nb_status nb_trainer_modules_to_bf16(nb_trainer *trainer, nb_error *err);
+nb_status ni_trainer_modules_to_bf16(nb_trainer *trainer, nb_error *err);
 
 /* Back to step 0: parameters drawn again, moments zero. */
-nb_status nb_trainer_restart(nb_trainer *trainer, nb_error *err);
+nb_status ni_trainer_restart(nb_trainer *trainer, nb_error *err);
 
 /* Finds where the number began that made the last step bad: the first parameter, operand of a GEMM or gradient that is
  * not finite; the first operand that is all zero; the gradient that a jump is most in; the operand whose scales fit
- * worst. The sentence goes on after nb_trainer_origin_words. */
-void nb_trainer_find_origin(nb_trainer *trainer, char *where, size_t size);
-const char *nb_trainer_origin_words(const nb_trainer *trainer); /* ", first in " */
+ * worst. The sentence goes on after ni_trainer_origin_words. */
+void ni_trainer_find_origin(nb_trainer *trainer, char *where, size_t size);
+const char *ni_trainer_origin_words(const nb_trainer *trainer); /* ", first in " */
 
 /* The census as a table of lines (free with free()); NULL if memory ran out. */
-char *nb_census_text(const nb_model *model);
+char *ni_census_text(const nb_model *model);
 
 /* The recipe as YAML with every default (free with free()); NULL if memory ran out. */
-char *nb_recipe_to_text(const nb_recipe *recipe);
+char *ni_recipe_to_text(const nb_recipe *recipe);
 
 #endif

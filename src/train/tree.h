@@ -3,18 +3,18 @@
  *
  * Whoever holds an aligned block of 2^n numbers computes one node of the tree: the sum does not depend on how many do.
  */
-#ifndef NB_TRAIN_TREE_H
-#define NB_TRAIN_TREE_H
+#ifndef NI_TRAIN_TREE_H
+#define NI_TRAIN_TREE_H
 
 #include <stdbool.h>
 #include <stdint.h>
 
-typedef struct nb_sum_tree {
+typedef struct ni_sum_tree {
     uint64_t count;   /* numbers so far; bit l: a subtree of 2^l numbers is open */
     double level[64]; /* its sum */
-} nb_sum_tree;
+} ni_sum_tree;
 
-static inline void nb_tree_add(nb_sum_tree *tree, double number) {
+static inline void ni_tree_add(ni_sum_tree *tree, double number) {
     int level = 0;
     for (; tree->count >> level & 1; level++)
         number = tree->level[level] + number;
@@ -22,7 +22,7 @@ static inline void nb_tree_add(nb_sum_tree *tree, double number) {
     tree->count++;
 }
 
-static inline double nb_tree_total(const nb_sum_tree *tree) {
+static inline double ni_tree_total(const ni_sum_tree *tree) {
     double total = 0;
     bool any = false;
     for (int level = 0; level < 64; level++)

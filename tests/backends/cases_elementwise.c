@@ -10,7 +10,7 @@ enum { SPAN_SHAPES = sizeof SPANS / sizeof *SPANS, ROW_SHAPES = sizeof ROWS / si
 static void run_memory(trial *t) {
     enum { N = 10001 };
     nb_backend *be = t->be;
-    const nb_backend_ops *ops = be->ops;
+    const ni_backend_ops *ops = be->ops;
     uint8_t *image = poisoned(N), *back = poisoned(N);
     for (int i = 0; i < N; i++)
         image[i] = (uint8_t)(i * 7);
@@ -102,7 +102,7 @@ static double *gates(int64_t n) {
     double *g = normals_in(NB_BF16, 1, n, 0, 3);
     const double far[] = {-200, -95, -88.5, -87, 60, 95, 200, 0};
     for (int64_t i = 0; i < 8 && i * 3 < n; i++)
-        g[i * 3] = nb_bf16_value(nb_bf16_even((float)far[i]));
+        g[i * 3] = ni_bf16_value(ni_bf16_even((float)far[i]));
     return g;
 }
 

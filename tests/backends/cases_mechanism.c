@@ -2,7 +2,7 @@
 #include "trial.h"
 
 static nb_quantizer tiles_or_rows(int which) {
-    nb_quantizer q = nb_format_family_find(which == 2 ? "e2m1" : "nvfp4")->defaults;
+    nb_quantizer q = ni_format_family_find(which == 2 ? "e2m1" : "nvfp4")->defaults;
     q.block_rows = which == 1 ? 16 : 1;
     q.block_cols = which == 2 ? NB_BLOCK_ALL : 16;
     return q;
@@ -13,10 +13,10 @@ enum { ROWS = 48, COLS = 160, LENGTH = ROWS * COLS };
 /* Codes of w under the quantizer of this shape. */
 static nb_operand codes_of(trial *t, const nb_mat *w) {
     const nb_quantizer q = tiles_or_rows(t->shape);
-    nb_operand codes = {.quantizer = q, .other = q, .rows = ROWS, .cols = COLS, .side = NB_RIGHT, .reread = true};
+    nb_operand codes = {.quantizer = q, .other = q, .rows = ROWS, .cols = COLS, .side = NI_RIGHT, .reread = true};
     codes.memory = scratch(t, t->be->ops->operand_bytes(t->be, &codes));
-    const nb_making making = {.out = &codes};
-    EXPECT_OK(t, t->be->ops->make_operands(t->be, &(nb_source){.numbers = w}, &making, 1, &err));
+    const ni_making making = {.out = &codes};
+    EXPECT_OK(t, t->be->ops->make_operands(t->be, &(ni_source){.numbers = w}, &making, 1, &err));
     return codes;
 }
 
@@ -76,9 +76,9 @@ static uint16_t *heavy_tails(void) {
     const int64_t n = OUTLIER_ROWS * OUTLIER_COLS;
     uint16_t *x = poisoned((size_t)n * 2);
     for (int64_t i = 0; i < n; i++)
-        x[i] = nb_bf16_even((float)(normal(1, i) * (i % 61 == 0 ? 20 : 1)));
+        x[i] = ni_bf16_even((float)(normal(1, i) * (i % 61 == 0 ? 20 : 1)));
     for (int i = 0; i < OUTLIER_COLS; i++)
-        x[n - 1 - i] = nb_bf16_even(2.0f); /* a row of one value: nothing to clamp */
+        x[n - 1 - i] = ni_bf16_even(2.0f); /* a row of one value: nothing to clamp */
     for (int i = 0; i < OUTLIER_COLS; i += 2)
         x[OUTLIER_COLS + i] = (uint16_t)(i % 4 << 14); /* zeros of both signs */
     const uint16_t none[] = {0x7f80, 0xff80, 0x7fc1, 0xffa0};

@@ -83,7 +83,7 @@ static two both(trial *t, int64_t rows, int64_t dim) {
 static void run_additions(trial *t) {
     const int64_t rows = ROWS[t->shape][0], dim = ROWS[t->shape][1], n = rows * dim;
     nb_backend *be = t->be;
-    const nb_backend_ops *ops = be->ops;
+    const ni_backend_ops *ops = be->ops;
     const size_t act = (size_t)n * nb_dtype_size(be->act), real = nb_dtype_size(be->real);
     void *x = input_act(t, 1, n, 1), *change = input_act(t, 2, n, 1), *dout = input_act(t, 3, n, 1),
          *dy = input_act(t, 4, n, 1), *w = input_real(t, 5, dim, 1, 0.3);

@@ -4,33 +4,33 @@
 enum { M = 48, N = 32, K = 128, PICKED = 32, PARTS = 6 };
 
 static nb_quantizer nvfp4(int32_t block_rows) {
-    nb_quantizer q = nb_format_family_find("nvfp4")->defaults;
+    nb_quantizer q = ni_format_family_find("nvfp4")->defaults;
     q.block_rows = block_rows;
     return q;
 }
 
 static nb_quantizer rows_of(const char *family) {
-    nb_quantizer q = nb_format_family_find(family)->defaults;
+    nb_quantizer q = ni_format_family_find(family)->defaults;
     q.block_rows = 1;
     q.block_cols = NB_BLOCK_ALL;
     return q;
 }
 
-static nb_operand placed(trial *t, const nb_quantizer *q, int64_t rows, int64_t cols, nb_side side,
+static nb_operand placed(trial *t, const nb_quantizer *q, int64_t rows, int64_t cols, ni_side side,
                          const nb_quantizer *other) {
     nb_operand o = {.quantizer = *q, .other = *other, .rows = rows, .cols = cols, .side = side, .reread = true};
     o.memory = scratch(t, t->be->ops->operand_bytes(t->be, &o));
     return o;
 }
 
-static void make(trial *t, const nb_source *source, const nb_making *makings, int32_t count) {
+static void make(trial *t, const ni_source *source, const ni_making *makings, int32_t count) {
     EXPECT_OK(t, t->be->ops->make_operands(t->be, source, makings, count, &err));
 }
 
-static nb_operand made(trial *t, const nb_quantizer *q, const nb_mat *from, nb_side side, const nb_quantizer *other) {
+static nb_operand made(trial *t, const nb_quantizer *q, const nb_mat *from, ni_side side, const nb_quantizer *other) {
     const nb_noise noise = noise_at(t);
     nb_operand o = placed(t, q, from->rows, from->cols, side, other);
-    make(t, &(nb_source){.numbers = from}, &(nb_making){.out = &o, .noise = &noise}, 1);
+    make(t, &(ni_source){.numbers = from}, &(ni_making){.out = &o, .noise = &noise}, 1);
     return o;
 }
 
@@ -55,12 +55,12 @@ static void run_two(trial *t) {
     for (int32_t i = t->shape; i < list->count; i += PARTS) {
         const nb_quantizer *q = &list->q[i], *second = &list->q[(i + 7) % list->count];
         const nb_mat x = uploaded(t, DATA_CORNERS, i % 2 ? NB_F32 : NB_BF16, 128, 128, 131);
-        const nb_operand from = made(t, &source_format, &x, NB_LEFT, q);
+        const nb_operand from = made(t, &source_format, &x, NI_LEFT, q);
         for (int kind = 0; kind < 2; kind++) {
-            const nb_source source = {.numbers = kind ? NULL : &x, .operand = kind ? &from : NULL};
+            const ni_source source = {.numbers = kind ? NULL : &x, .operand = kind ? &from : NULL};
             for (int apart = 0; apart < 2; apart++) {
-                nb_operand a = placed(t, q, 128, 128, NB_LEFT, second), b = placed(t, second, 128, 128, NB_RIGHT, q);
-                const nb_making both[2] = {{.out = &a, .noise = &noise},
+                nb_operand a = placed(t, q, 128, 128, NI_LEFT, second), b = placed(t, second, 128, 128, NI_RIGHT, q);
+                const ni_making both[2] = {{.out = &a, .noise = &noise},
                                            {.out = &b, .transpose = true, .noise = &noise}};
                 if (apart) {
                     make(t, &source, &both[0], 1);
@@ -92,23 +92,23 @@ static void run_derived(trial *t) {
     const int32_t *columns = picked(t);
     const nb_mat x = uploaded(t, DATA_WIDE, NB_BF16, M, K, K + 3), w = uploaded(t, DATA_NORMAL, NB_F32, K, N, N),
                  y = uploaded(t, DATA_NORMAL, NB_F32, M, N, N);
-    const nb_operand minus = made(t, &q, &x, NB_LEFT, &q), by_row = made(t, &rows, &y, NB_RIGHT, &plain),
-                     by_col = made(t, &rows, &w, NB_LEFT, &plain);
-    const nb_source sources[3] = {
+    const nb_operand minus = made(t, &q, &x, NI_LEFT, &q), by_row = made(t, &rows, &y, NI_RIGHT, &plain),
+                     by_col = made(t, &rows, &w, NI_LEFT, &plain);
+    const ni_source sources[3] = {
         {.numbers = &x, .columns = columns, .column_count = PICKED},
         {.numbers = &x, .minus = &minus, .columns = columns, .column_count = PICKED},
         {.numbers = &x, .row_scales = &by_row, .column_scales = &by_col},
     };
-    nb_operand out[3] = {placed(t, &q, M, PICKED, NB_LEFT, &q), placed(t, &rows, PICKED, M, NB_LEFT, &q),
-                         placed(t, &q, M, K, NB_LEFT, &q)};
+    nb_operand out[3] = {placed(t, &q, M, PICKED, NI_LEFT, &q), placed(t, &rows, PICKED, M, NI_LEFT, &q),
+                         placed(t, &q, M, K, NI_LEFT, &q)};
     static const char *const what[3] = {"columns", "residual, turned", "folded"};
     for (int i = 0; i < 3; i++) {
-        make(t, &sources[i], &(nb_making){.out = &out[i], .transpose = i == 1, .noise = &noise}, 1);
+        make(t, &sources[i], &(ni_making){.out = &out[i], .transpose = i == 1, .noise = &noise}, 1);
         keep_operand(t, what[i], &out[i]);
     }
     nb_operand numbers = {.quantizer = plain, .rows = K, .cols = M, .transposed = true};
     numbers.numbers = nb_mat_of(output(t, "plain numbers", NB_BF16, M * K), NB_BF16, M, K);
-    make(t, &sources[2], &(nb_making){.out = &numbers, .transpose = true, .noise = &noise}, 1);
+    make(t, &sources[2], &(ni_making){.out = &numbers, .transpose = true, .noise = &noise}, 1);
 }
 
 /* An operand of pieces: tiles of 16x16 beside rows of 1x16 under the first piece's scale; pieces that cannot be. */
@@ -117,16 +117,16 @@ static void run_pieces(trial *t) {
     const nb_noise noise = noise_at(t);
     const int32_t *columns = picked(t);
     const nb_mat w = uploaded(t, DATA_NORMAL, NB_F32, N, K, K);
-    nb_operand o = placed(t, &q, N, K + 2 * PICKED, NB_RIGHT, &q);
-    const nb_source all = {.numbers = &w},
+    nb_operand o = placed(t, &q, N, K + 2 * PICKED, NI_RIGHT, &q);
+    const ni_source all = {.numbers = &w},
                     residual = {.numbers = &w, .minus = &o, .columns = columns, .column_count = PICKED},
                     again = {.numbers = &w, .columns = columns, .column_count = PICKED};
-    make(t, &all, &(nb_making){.out = &o, .quantizer = &tiles, .noise = &noise}, 1);
-    make(t, &residual, &(nb_making){.out = &o, .at = K, .under = &o, .noise = &noise}, 1);
-    make(t, &again, &(nb_making){.out = &o, .at = K + PICKED, .under = &o, .noise = &noise}, 1);
+    make(t, &all, &(ni_making){.out = &o, .quantizer = &tiles, .noise = &noise}, 1);
+    make(t, &residual, &(ni_making){.out = &o, .at = K, .under = &o, .noise = &noise}, 1);
+    make(t, &again, &(ni_making){.out = &o, .at = K + PICKED, .under = &o, .noise = &noise}, 1);
     keep_operand(t, "pieces", &o);
     keep(t, "outer scale", o.outer, NB_F32, 1, true);
-    const nb_making misfits[2] = {{.out = &o, .at = K}, {.out = &o, .at = K + 8, .under = &o}};
+    const ni_making misfits[2] = {{.out = &o, .at = K}, {.out = &o, .at = K + 8, .under = &o}};
     for (int i = 0; i < 2; i++) {
         nb_error err = {0};
         const int32_t status = (int32_t)t->be->ops->make_operands(t->be, &again, &misfits[i], 1, &err);
@@ -139,14 +139,14 @@ static void run_amax(trial *t) {
     nb_quantizer q = nvfp4(1), turned = q;
     turned.hadamard_size = 16;
     nb_mat x = uploaded(t, DATA_NORMAL, NB_BF16, M, K, K);
-    const nb_operand plain[2] = {made(t, &q, &x, NB_LEFT, &q), made(t, &turned, &x, NB_LEFT, &q)};
+    const nb_operand plain[2] = {made(t, &q, &x, NI_LEFT, &q), made(t, &turned, &x, NI_LEFT, &q)};
     uint32_t bits = 0;
     for (int64_t i = 0; i < M * K; i++) {
-        const uint32_t its = nb_f32_magnitude(nb_bf16_value(nb_bf16_even(datum(DATA_NORMAL, 11, i))));
+        const uint32_t its = ni_f32_magnitude(ni_bf16_value(ni_bf16_even(datum(DATA_NORMAL, 11, i))));
         bits = its > bits ? its : bits;
     }
     x.amax = upload(t, &bits, sizeof bits);
-    const nb_operand known[2] = {made(t, &q, &x, NB_LEFT, &q), made(t, &turned, &x, NB_LEFT, &q)};
+    const nb_operand known[2] = {made(t, &q, &x, NI_LEFT, &q), made(t, &turned, &x, NI_LEFT, &q)};
     for (int i = 0; i < 2; i++) {
         keep_operand(t, "measured", &plain[i]);
         keep_operand(t, "known", &known[i]);
@@ -160,14 +160,14 @@ static void run_turn(trial *t) {
     none.block_rows = none.block_cols = NB_BLOCK_ALL;
     const nb_mat w = uploaded(t, DATA_NORMAL, NB_F32, N, K, K);
     nb_backend *be = t->be;
-    const nb_operand a = made(t, &tiles, &w, NB_LEFT, &q), b = made(t, &rows, &w, NB_LEFT, &rows);
-    nb_operand turned = placed(t, &tiles, K, N, NB_RIGHT, &q), bare = placed(t, &none, K, N, NB_RIGHT, &rows);
+    const nb_operand a = made(t, &tiles, &w, NI_LEFT, &q), b = made(t, &rows, &w, NI_LEFT, &rows);
+    nb_operand turned = placed(t, &tiles, K, N, NI_RIGHT, &q), bare = placed(t, &none, K, N, NI_RIGHT, &rows);
     EXPECT_OK(t, be->ops->turn(be, &turned, &a, &err));
     EXPECT_OK(t, be->ops->turn(be, &bare, &b, &err));
     keep_operand(t, "turned tiles", &turned);
     const nb_mat whole = nb_mat_of(output(t, "turned rows", NB_F32, N * K), NB_F32, K, N);
     EXPECT_OK(t, be->ops->decode(be, &whole, &bare, false, NULL, true, &err));
-    nb_operand wrong = placed(t, &q, K, N, NB_RIGHT, &q), one = made(t, &q, &w, NB_LEFT, &q);
+    nb_operand wrong = placed(t, &q, K, N, NI_RIGHT, &q), one = made(t, &q, &w, NI_LEFT, &q);
     nb_error err = {0};
     const int32_t status = (int32_t)be->ops->turn(be, &wrong, &one, &err);
     record(t, "refused", &status, NB_I32, 1, true);
@@ -183,7 +183,7 @@ static void run_decode(trial *t) {
         columns[c] = 2 * (K - 1 - c) + 1;
     const int32_t *at = upload(t, columns, K * sizeof *columns);
     for (int32_t i = t->shape; i < list->count; i += PARTS) {
-        const nb_operand o = made(t, &list->q[i], &w, NB_RIGHT, &other);
+        const nb_operand o = made(t, &list->q[i], &w, NI_RIGHT, &other);
         char what[200];
         nb_quantizer_text(&list->q[i], what, sizeof what);
         for (int mode = 0; mode < 8; mode++) {

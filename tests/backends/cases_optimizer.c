@@ -38,7 +38,7 @@ static void run_bad_sums(trial *t) {
 static nb_scaled scaled(trial *t, nb_dtype type, nb_scale_rule rule, int64_t n) {
     const float one = 1;
     nb_scaled s = {.data = scratch(t, (size_t)n * nb_dtype_size(type)), .dtype = type, .rule = rule};
-    s.scale = nb_narrow_max(type) > 0 ? upload(t, &one, sizeof one) : NULL;
+    s.scale = ni_narrow_max(type) > 0 ? upload(t, &one, sizeof one) : NULL;
     return s;
 }
 
@@ -70,7 +70,7 @@ static void run_scaled(trial *t) {
     const nb_scale_rule rule = t->shape < SCALED_SHAPES / 2 ? NB_RULE_POW2 : NB_RULE_ABSMAX;
     const int64_t n = SPANS[t->shape % SPAN_SHAPES];
     nb_backend *be = t->be;
-    const nb_backend_ops *ops = be->ops;
+    const ni_backend_ops *ops = be->ops;
     nb_scaled a = scaled(t, type, rule, n), b = scaled(t, type, rule, n), sum = scaled(t, type, rule, n);
     ops->scaled_encode(be, &a, floats(t, 1, n, 3e-4, false), n);
     ops->scaled_encode(be, &b, floats(t, 2, n, 1e-3, false), n);
@@ -112,7 +112,7 @@ static void run_hard(trial *t) {
     enum { N = 1 << 14 };
     float *x = poisoned(N * sizeof *x);
     for (uint32_t i = 0; i < N; i++)
-        x[i] = nb_f32_from(i * 262111u);
+        x[i] = ni_f32_from(i * 262111u);
     const nb_dtype type = TYPES[t->shape];
     nb_scaled codes = {.data = upload(t, x, N * sizeof *x), .dtype = type};
     t->be->ops->scaled_decode(t->be, output(t, "all codes", NB_F32, N), &codes, N);

@@ -63,13 +63,13 @@ static void run_sums(trial *t) {
 /* ---- codes ---- */
 
 static nb_quantizer nvfp4(int32_t block_rows) {
-    nb_quantizer q = nb_format_family_find("nvfp4")->defaults;
+    nb_quantizer q = ni_format_family_find("nvfp4")->defaults;
     q.block_rows = block_rows;
     return q;
 }
 
 static nb_quantizer of(const char *family, int32_t rows, int32_t cols) {
-    nb_quantizer q = nb_format_family_find(family)->defaults;
+    nb_quantizer q = ni_format_family_find(family)->defaults;
     if (rows >= 0) {
         q.block_rows = rows;
         q.block_cols = cols;
@@ -141,7 +141,7 @@ static void run_gemm_q(trial *t) {
 
 /* ---- operands ---- */
 
-static nb_operand placed(trial *t, const nb_quantizer *q, const nb_mat *from, nb_side side, const nb_quantizer *other) {
+static nb_operand placed(trial *t, const nb_quantizer *q, const nb_mat *from, ni_side side, const nb_quantizer *other) {
     nb_operand o = {
         .quantizer = *q, .other = *other, .rows = from->rows, .cols = from->cols, .side = side, .reread = true};
     o.memory = scratch(t, t->be->ops->operand_bytes(t->be, &o));
@@ -149,11 +149,11 @@ static nb_operand placed(trial *t, const nb_quantizer *q, const nb_mat *from, nb
 }
 
 static void fill(trial *t, nb_operand *o, const nb_mat *from) {
-    const nb_making making = {.out = o};
-    EXPECT_OK(t, t->be->ops->make_operands(t->be, &(nb_source){.numbers = from}, &making, 1, &err));
+    const ni_making making = {.out = o};
+    EXPECT_OK(t, t->be->ops->make_operands(t->be, &(ni_source){.numbers = from}, &making, 1, &err));
 }
 
-static nb_operand made(trial *t, const nb_quantizer *q, const nb_mat *from, nb_side side, const nb_quantizer *other) {
+static nb_operand made(trial *t, const nb_quantizer *q, const nb_mat *from, ni_side side, const nb_quantizer *other) {
     nb_operand o = placed(t, q, from, side, other);
     fill(t, &o, from);
     return o;
@@ -171,15 +171,15 @@ static void run_one_term(trial *t) {
     for (int p = 0; p < PAIRS; p++) {
         if (!fits(pairs[p], size))
             continue;
-        const nb_operand left = made(t, &pairs[p][0], &x, NB_LEFT, &pairs[p][1]);
-        nb_operand right[2] = {placed(t, &pairs[p][1], &w[0], NB_RIGHT, &pairs[p][0]),
-                               placed(t, &pairs[p][1], &w[0], NB_RIGHT, &other)};
+        const nb_operand left = made(t, &pairs[p][0], &x, NI_LEFT, &pairs[p][1]);
+        nb_operand right[2] = {placed(t, &pairs[p][1], &w[0], NI_RIGHT, &pairs[p][0]),
+                               placed(t, &pairs[p][1], &w[0], NI_RIGHT, &other)};
         for (int i = 0; i < 16; i++) {
             nb_operand *r = &right[i >> 3];
             if (i % 4 == 0)
                 fill(t, r, &w[i >> 2 & 1]);
             const nb_mat c = numbers(t, i & 1 ? NB_F32 : NB_BF16, 9, m, n);
-            const nb_term term = {.a = &left, .b = r};
+            const ni_term term = {.a = &left, .b = r};
             EXPECT_OK(t, be->ops->multiply(be, &c, &term, 1, i & 2, &err));
             char format[200];
             keep(t, nb_quantizer_text(&pairs[p][0], format, sizeof format), c.data, c.dtype, m * n, false);
@@ -223,11 +223,11 @@ static void run_terms(trial *t) {
     const int32_t *at = upload(t, columns, (size_t)(n / 2) * sizeof *columns);
     const float *factors = input(t, NB_F32, (double[]){0.5, 3}, 2);
     const nb_sparse s = few(t, m, k);
-    const nb_operand left = made(t, &q, &x, NB_LEFT, &q), right = made(t, &tiles, &w, NB_RIGHT, &q),
-                     right_half = made(t, &tiles, &half, NB_RIGHT, &q);
+    const nb_operand left = made(t, &q, &x, NI_LEFT, &q), right = made(t, &tiles, &w, NI_RIGHT, &q),
+                     right_half = made(t, &tiles, &half, NI_RIGHT, &q);
     const nb_operand left_numbers = {.quantizer = plain, .rows = m, .cols = k, .numbers = px, .factor = factors},
                      right_numbers = {.quantizer = plain, .rows = n, .cols = k, .numbers = pw, .factor = factors + 1};
-    const nb_term terms[4] = {{.a = &left, .b = &right},
+    const ni_term terms[4] = {{.a = &left, .b = &right},
                               {.a = &left, .b = &right_half, .columns = at},
                               {.sparse = &s, .b = &right},
                               {.a = &left_numbers, .b = &right_numbers}};
@@ -248,11 +248,11 @@ static void run_mixed(trial *t) {
     const int64_t *size = SIZES[t->shape], m = size[0], n = size[1], k = size[2];
     const nb_quantizer q = of("e2m1", 1, NB_BLOCK_ALL), plain = nb_quantizer_bf16();
     const nb_mat x = numbers(t, NB_BF16, 7, m, k), w = numbers(t, NB_BF16, 8, n, k);
-    const nb_operand coded_x = made(t, &q, &x, NB_LEFT, &plain), coded_w = made(t, &q, &w, NB_RIGHT, &plain);
+    const nb_operand coded_x = made(t, &q, &x, NI_LEFT, &plain), coded_w = made(t, &q, &w, NI_RIGHT, &plain);
     const nb_operand plain_x = {.quantizer = plain, .rows = m, .cols = k, .numbers = x},
                      plain_w = {.quantizer = plain, .rows = n, .cols = k, .numbers = w};
     for (int i = 0; i < 2; i++) {
-        const nb_term term = {.a = i ? &plain_x : &coded_x, .b = i ? &coded_w : &plain_w};
+        const ni_term term = {.a = i ? &plain_x : &coded_x, .b = i ? &coded_w : &plain_w};
         const nb_mat c = nb_mat_of(output(t, i ? "numbers x codes" : "codes x numbers", NB_F32, m * n), NB_F32, m, n);
         EXPECT_OK(t, t->be->ops->multiply(t->be, &c, &term, 1, false, &err));
     }

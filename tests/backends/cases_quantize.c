@@ -168,8 +168,8 @@ static void run_exchange(trial *t) {
 /* Every BF16 number; every float next to a code or halfway between two; by every rounding. */
 static void run_code_space(trial *t) {
     const nb_element element = (nb_element)(NB_ELEMENT_E2M1 + t->shape);
-    const nb_element_row *row = nb_element_info(element);
-    nb_quantizer q = nb_format_family_find(row->name)->defaults;
+    const ni_element_row *row = ni_element_info(element);
+    nb_quantizer q = ni_format_family_find(row->name)->defaults;
     q.scale_type = NB_SCALE_NONE;
     q.block_rows = q.block_cols = NB_BLOCK_ALL;
     const int codes = row->bits == 4 ? 8 : 0x7c;

@@ -29,13 +29,13 @@ static void record_counts(trial *t, const char *what, const int64_t *counts, int
 static float *scores_of_kind(int kind, uint32_t stream, int64_t n) {
     float *x = floats(stream, n);
     for (int64_t i = 0; i < n; i++) {
-        const uint32_t bits = nb_philox(9, 9, (uint32_t)i, (uint32_t)kind, 0, 0).w[0];
+        const uint32_t bits = ni_philox(9, 9, (uint32_t)i, (uint32_t)kind, 0, 0).w[0];
         if (kind == 1) /* nothing but ties, zeros of both signs among them */
             x[i] = bits % 3 ? (bits % 2 ? -0.0f : 0.0f) : 1;
         if (kind == 2) /* what is no number, what is too large for one, and subnormals */
-            x[i] = bits % 5 == 0   ? nb_f32_from(0x7fc00000 | (bits & 0x80000000))
+            x[i] = bits % 5 == 0   ? ni_f32_from(0x7fc00000 | (bits & 0x80000000))
                    : bits % 5 == 1 ? (bits >> 9 & 1 ? INFINITY : -INFINITY)
-                   : bits % 5 == 2 ? nb_f32_from(bits & 0x807fffff)
+                   : bits % 5 == 2 ? ni_f32_from(bits & 0x807fffff)
                                    : x[i];
         if (kind == 3)
             x[i] = NAN;
@@ -72,7 +72,7 @@ static void run_top_k_of_many(trial *t) {
 static int32_t *a_choice(trial *t, uint32_t stream, int32_t first, int64_t k) {
     int32_t *x = poisoned((size_t)k * sizeof *x);
     for (int64_t i = 0; i < k; i++)
-        first = x[i] = first + 1 + (int32_t)(nb_philox(9, stream, (uint32_t)i, 0, 0, 0).w[0] % 3);
+        first = x[i] = first + 1 + (int32_t)(ni_philox(9, stream, (uint32_t)i, 0, 0, 0).w[0] % 3);
     return upload(t, x, (size_t)k * sizeof *x);
 }
 
@@ -205,7 +205,7 @@ enum { T_ROWS = 32 };
 static nb_quantizer tracked_format(int shape, int64_t *cols) {
     static const char *const families[] = {"nvfp4", "mxfp8", "e2m1", "nvfp4", "e2m1"};
     static const int64_t widths[] = {48, 64, 41, 48, 41};
-    nb_quantizer q = nb_format_family_find(families[shape])->defaults;
+    nb_quantizer q = ni_format_family_find(families[shape])->defaults;
     q.block_rows = shape == 3 ? 16 : shape == 4 ? NB_BLOCK_ALL : 1;
     if (widths[shape] == 41)
         q.block_cols = shape == 4 ? 1 : NB_BLOCK_ALL;
@@ -225,12 +225,12 @@ static void run_track(trial *t) {
     nb_mat wm = nb_mat_of(w, NB_F32, T_ROWS, cols);
     wm.stride = stride;
     const nb_qtensor codes = nb_qtensor_place(&quantizer, T_ROWS, cols, host);
-    const nb_tracked tracked = {scratch(t, room), scratch(t, room),      scratch(t, room),
+    const ni_tracked tracked = {scratch(t, room), scratch(t, room),      scratch(t, room),
                                 scratch(t, room), scratch(t, (size_t)n), scratch(t, sizeof(int64_t))};
     for (int step = 0; step < 6; step++) {
         for (int64_t i = 0; i < T_ROWS * stride; i++)
             w[i] += 0.05f * (float)normal((uint32_t)(100 + step), i);
-        EXPECT_OK(t, nb_ref_quantize(NULL, &codes, &wm, false, NULL, NULL, &err));
+        EXPECT_OK(t, ni_ref_quantize(NULL, &codes, &wm, false, NULL, NULL, &err));
         const nb_qtensor there = nb_qtensor_place(&quantizer, T_ROWS, cols, upload(t, host, bytes));
         const nb_mat now = input_mat(t, &wm);
         t->be->ops->track_codes(t->be, &tracked, &now, &there, step == 0);
@@ -259,9 +259,9 @@ static void run_ratios(trial *t) {
         q[i] = pairs[i % PAIRS][0];
         w[i] = pairs[i % PAIRS][1];
     }
-    int64_t *counts = scratch(t, NB_RATIO_COUNTS * sizeof *counts);
+    int64_t *counts = scratch(t, NI_RATIO_COUNTS * sizeof *counts);
     t->be->ops->count_ratios(t->be, counts, upload_floats(t, q, n), upload_floats(t, w, n), n);
-    record_counts(t, "ratios", counts, NB_RATIO_COUNTS);
+    record_counts(t, "ratios", counts, NI_RATIO_COUNTS);
 }
 
 static void run_distances(trial *t) {
@@ -276,10 +276,10 @@ static void run_distances(trial *t) {
         for (int64_t i = 0; i < n; i++)
             of[k][i] = cases[i % CASES][k];
     }
-    int64_t *counts = scratch(t, NB_DISTANCE_COUNTS * sizeof *counts);
+    int64_t *counts = scratch(t, NI_DISTANCE_COUNTS * sizeof *counts);
     t->be->ops->count_distances(t->be, counts, upload_floats(t, of[0], n), upload_floats(t, of[1], n),
                                 upload_floats(t, of[2], n), n);
-    record_counts(t, "distances", counts, NB_DISTANCE_COUNTS);
+    record_counts(t, "distances", counts, NI_DISTANCE_COUNTS);
 }
 
 static const test_case SELECTIONS[] = {

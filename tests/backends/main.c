@@ -59,10 +59,10 @@ static void all_instruction_sets(options *o) {
                                         [NB_ISA_AVX512] = "cpu:avx512"};
     static const char *const teams[] = {
         [NB_ISA_PORTABLE] = "cpu:portable:3", [NB_ISA_AVX2] = "cpu:avx2:3", [NB_ISA_AVX512] = "cpu:avx512:3"};
-    for (nb_isa isa = NB_ISA_SCALAR; isa <= NB_ISA_AVX512 && nb_isa_available(isa); isa++)
+    for (nb_isa isa = NB_ISA_SCALAR; isa <= NB_ISA_AVX512 && ni_isa_available(isa); isa++)
         o->names[o->count++] = names[isa];
-    if (nb_isa_best() > NB_ISA_SCALAR)
-        o->names[o->count++] = teams[nb_isa_best()];
+    if (ni_isa_best() > NB_ISA_SCALAR)
+        o->names[o->count++] = teams[ni_isa_best()];
 }
 
 /* ---- which operations have a case ---- */
@@ -85,9 +85,9 @@ static bool has_case(const char *name) {
 
 static int count_bare_operations(void) {
     static const char *const names[] = {
-#define NB_OP_MEMORY(type, name, arguments) #name,
-#define NB_OP_TYPED(type, name, arguments) #name,
-#define NB_OP_PLAIN(type, name, arguments) #name,
+#define NI_OP_MEMORY(type, name, arguments) #name,
+#define NI_OP_TYPED(type, name, arguments) #name,
+#define NI_OP_PLAIN(type, name, arguments) #name,
 #include "backend/ops.inc"
     };
     int bare = 0;

@@ -121,7 +121,7 @@ void expect_amax(trial *t, const nb_mat *m) {
     t->be->ops->download(t->be, copy, m->data, (size_t)n * nb_dtype_size(m->dtype));
     t->be->ops->download(t->be, &got, m->amax, sizeof got);
     for (int64_t i = 0; i < n; i++) {
-        const uint32_t bits = nb_f32_magnitude((float)element(copy, m->dtype, i));
+        const uint32_t bits = ni_f32_magnitude((float)element(copy, m->dtype, i));
         want = bits > want ? bits : want;
     }
     if (got != want && !t->failure[0])

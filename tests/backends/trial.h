@@ -3,8 +3,8 @@
  * A case is written once and runs on every backend: on the one that is tested, and on the reference. It reaches memory
  * through the table alone, so that the backend's memory need not be the host's. Numbers are those of tests/harness.h.
  */
-#ifndef NB_TEST_TRIAL_H
-#define NB_TEST_TRIAL_H
+#ifndef NI_TEST_TRIAL_H
+#define NI_TEST_TRIAL_H
 
 #include "quantize_cases.h"
 
@@ -116,7 +116,7 @@ static UNUSED nb_noise noise_at(trial *t) { /* step 3, micro-batch 2 */
 static UNUSED int32_t *integers(int64_t n, int32_t below) { /* on the host */
     int32_t *x = poisoned((size_t)n * sizeof *x);
     for (int64_t i = 0; i < n; i++)
-        x[i] = (int32_t)(nb_philox(9, 9, (uint32_t)i, 0, 0, 0).w[0] % (uint32_t)below);
+        x[i] = (int32_t)(ni_philox(9, 9, (uint32_t)i, 0, 0, 0).w[0] % (uint32_t)below);
     return x;
 }
 

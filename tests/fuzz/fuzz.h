@@ -4,8 +4,8 @@
  * itself; seeds are in tests/fuzz/corpus/NAME. `make fuzz` runs it under libFuzzer with ASan and UBSan. In every other
  * build replay.c feeds it the seeds and some thousand mutations of them, as test fuzz_NAME.
  */
-#ifndef NB_TESTS_FUZZ_H
-#define NB_TESTS_FUZZ_H
+#ifndef NI_TESTS_FUZZ_H
+#define NI_TESTS_FUZZ_H
 
 #include <stddef.h>
 #include <stdint.h>

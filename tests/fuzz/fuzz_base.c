@@ -16,7 +16,7 @@ static struct {
 } written[FILES];
 
 static void remove_files(void) {
-    nb_folder_remove(folder, NULL);
+    ni_folder_remove(folder, NULL);
 }
 
 static void make_folder(void) {

@@ -8,13 +8,13 @@
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size) {
     nb_model_config config, again;
     nb_error err = {0};
-    nb_status status = nb_hf_config_parse((const char *)bytes, size, "fuzz/config.json", &config, &err);
+    nb_status status = ni_hf_config_parse((const char *)bytes, size, "fuzz/config.json", &config, &err);
     FUZZ_CHECK((status == NB_OK) == (err.message[0] == 0));
     if (status != NB_OK)
         return 0;
-    char *text = nb_hf_config_text(&config, NB_ST_BF16, 1);
-    FUZZ_CHECK(text && nb_hf_config_parse(text, strlen(text), "fuzz/config.json", &again, &err) == NB_OK);
-    char *text_again = nb_hf_config_text(&again, NB_ST_BF16, 1);
+    char *text = ni_hf_config_text(&config, NI_ST_BF16, 1);
+    FUZZ_CHECK(text && ni_hf_config_parse(text, strlen(text), "fuzz/config.json", &again, &err) == NB_OK);
+    char *text_again = ni_hf_config_text(&again, NI_ST_BF16, 1);
     FUZZ_CHECK(text_again && strcmp(text, text_again) == 0);
     free(text);
     free(text_again);

@@ -7,10 +7,10 @@
 #include <string.h>
 
 static nb_status read_recipe(const char *bytes, size_t size, nb_recipe *out, nb_error *err) {
-    nb_yaml doc;
-    NB_TRY(nb_yaml_parse(bytes, size, "fuzz.yaml", &doc, err));
-    nb_status status = nb_recipe_read(doc.root, out, err);
-    nb_yaml_free(&doc);
+    ni_yaml doc;
+    NB_TRY(ni_yaml_parse(bytes, size, "fuzz.yaml", &doc, err));
+    nb_status status = ni_recipe_read(doc.root, out, err);
+    ni_yaml_free(&doc);
     return status;
 }
 
@@ -18,7 +18,7 @@ static char *show(const nb_recipe *recipe, size_t *size) {
     char *text = NULL;
     FILE *to = open_memstream(&text, size);
     FUZZ_CHECK(to);
-    nb_recipe_print(recipe, NULL, NB_COMMENTS_NONE, to);
+    ni_recipe_print(recipe, NULL, NI_COMMENTS_NONE, to);
     fclose(to);
     return text;
 }
@@ -43,11 +43,11 @@ static void check_quantizer(const uint8_t *bytes, size_t size) {
         return;
     memcpy(text, bytes, size);
     text[size] = 0;
-    nb_status status = nb_quantizer_parse(text, &q, &err);
+    nb_status status = ni_quantizer_parse(text, &q, &err);
     FUZZ_CHECK((status == NB_OK) == (err.message[0] == 0));
     if (status != NB_OK)
         return;
-    FUZZ_CHECK(nb_quantizer_parse(nb_quantizer_text(&q, shown, sizeof shown), &again, &err) == NB_OK);
+    FUZZ_CHECK(ni_quantizer_parse(nb_quantizer_text(&q, shown, sizeof shown), &again, &err) == NB_OK);
     FUZZ_CHECK(nb_quantizer_equal(&q, &again));
 }
 

@@ -4,21 +4,21 @@
 #include "data/shard.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size) {
-    nb_shard shard;
+    ni_shard shard;
     nb_error err = {0};
-    nb_status status = nb_shard_parse(bytes, size, &shard, &err);
+    nb_status status = ni_shard_parse(bytes, size, &shard, &err);
     FUZZ_CHECK((status == NB_OK) == (err.message[0] == 0));
     if (status != NB_OK)
         return 0;
     const int64_t vocab = 1000;
-    int64_t beyond = nb_shard_find_beyond(&shard, vocab, shard.count);
+    int64_t beyond = ni_shard_find_beyond(&shard, vocab, shard.count);
     FUZZ_CHECK(beyond >= -1 && beyond < shard.count);
     for (int64_t i = 0; i < shard.count; i++) {
         int32_t token;
-        nb_shard_read(&shard, i, 1, &token);
+        ni_shard_read(&shard, i, 1, &token);
         FUZZ_CHECK(token >= 0);
         FUZZ_CHECK(i == beyond ? token >= vocab : token < vocab || (beyond >= 0 && i > beyond));
     }
-    nb_shard_close(&shard);
+    ni_shard_close(&shard);
     return 0;
 }

@@ -20,7 +20,7 @@ typedef struct random_stream {
 } random_stream;
 
 static uint32_t draw(random_stream *r, size_t below) {
-    return below ? nb_philox(r->key, 0xf022, r->counter++, 0, 0, 0).w[0] % (uint32_t)below : 0;
+    return below ? ni_philox(r->key, 0xf022, r->counter++, 0, 0, 0).w[0] % (uint32_t)below : 0;
 }
 
 /* One small change: a bit, a byte, a piece taken out, doubled or cut off. Returns the new size; room for twice `size`.
@@ -56,7 +56,7 @@ static void run_seed(const char *path, int mutations) {
     nb_error err = {0};
     char *seed;
     size_t size;
-    if (nb_file_read(path, LARGEST, &seed, &size, &err) != NB_OK) {
+    if (ni_file_read(path, LARGEST, &seed, &size, &err) != NB_OK) {
         fprintf(stderr, "%s\n", err.message);
         exit(1);
     }

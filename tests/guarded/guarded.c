@@ -90,7 +90,7 @@ static void held_operand(nb_backend *be, const char *operation, const char *argu
     held(be, operation, argument, o->factor);
 }
 
-static void held_source(nb_backend *be, const char *operation, const char *argument, const nb_source *s) {
+static void held_source(nb_backend *be, const char *operation, const char *argument, const ni_source *s) {
     held_mat(be, operation, argument, s->numbers);
     held_operand(be, operation, argument, s->operand);
     held_operand(be, operation, argument, s->minus);
@@ -108,13 +108,13 @@ static void held_sparse(nb_backend *be, const char *operation, const char *argum
 }
 
 /* The first of a list: how many there are, the type does not say. */
-static void held_making(nb_backend *be, const char *operation, const char *argument, const nb_making *m) {
+static void held_making(nb_backend *be, const char *operation, const char *argument, const ni_making *m) {
     held_operand(be, operation, argument, m->out);
     if (m->noise)
         held(be, operation, argument, m->noise->clock);
 }
 
-static void held_term(nb_backend *be, const char *operation, const char *argument, const nb_term *term) {
+static void held_term(nb_backend *be, const char *operation, const char *argument, const ni_term *term) {
     if (term) {
         held_operand(be, operation, argument, term->a);
         held_sparse(be, operation, argument, term->sparse);
@@ -167,8 +167,8 @@ static void no_number(nb_backend *be, const char *operation, const char *argumen
              const double *: held, int32_t *: held, const int32_t *: held, uint32_t *: held, const uint32_t *: held,   \
              int64_t *: held, const int64_t *: held, uint8_t *: held, const uint8_t *: held,                           \
              const nb_mat *: held_mat, const nb_qtensor *: held_codes, nb_operand *: held_operand,                     \
-             const nb_operand *: held_operand, const nb_source *: held_source, const nb_making *: held_making,         \
-             const nb_term *: held_term, const nb_sparse *: held_sparse, const nb_noise *: held_noise,                 \
+             const nb_operand *: held_operand, const ni_source *: held_source, const ni_making *: held_making,         \
+             const ni_term *: held_term, const nb_sparse *: held_sparse, const nb_noise *: held_noise,                 \
              const nb_attention *: held_attention, const nb_gla *: held_gla, const nb_scaled *: held_scaled,           \
              const nb_adamw_tensor *: held_adamw, int32_t: no_number, int64_t: no_number, double: no_number,           \
              float: no_number, size_t: no_number, bool: no_number, nb_dtype: no_number,                                \
@@ -228,7 +228,7 @@ static void destroy(nb_backend *be) {
 }
 
 static nb_status guard(nb_backend *inside, nb_backend **out, nb_error *err) {
-    nb_backend_object *object;
+    ni_backend_object *object;
     guarded *g = calloc(1, sizeof *g);
     if (!g)
         return nb_fail(err, NB_NO_MEMORY, "guarded: no memory");
@@ -239,7 +239,7 @@ static nb_status guard(nb_backend *inside, nb_backend **out, nb_error *err) {
     }
     g->end = g->base;
     g->inside = inside;
-    const nb_status status = nb_backend_create(inside->name, inside->act, inside->real, g, destroy, &object, err);
+    const nb_status status = ni_backend_create(inside->name, inside->act, inside->real, g, destroy, &object, err);
     if (status != NB_OK) {
         munmap(g->base, RESERVED);
         free(g);

@@ -8,42 +8,42 @@
 #include <stdlib.h>
 
 static void destroy(nb_backend *be) {
-    nb_cpu *cpu = nb_cpu_of(be);
-    for (int32_t i = 0; cpu->scratch && i < cpu->threads + NB_ROOMS; i++)
+    ni_cpu *cpu = ni_cpu_of(be);
+    for (int32_t i = 0; cpu->scratch && i < cpu->threads + NI_ROOMS; i++)
         free(cpu->scratch[i]);
     free(cpu->scratch);
     free(cpu->scratch_size);
-    nb_onednn_free(cpu->onednn);
+    ni_onednn_free(cpu->onednn);
     free(cpu->rope.cosine);
     free(cpu->rope.sine);
     free(cpu);
 }
 
-static void assemble(nb_backend_ops *ops, nb_isa isa) {
+static void assemble(ni_backend_ops *ops, nb_isa isa) {
     const bool scalar = isa == NB_ISA_SCALAR;
-#define NB_OP_MEMORY(type, name, arguments) ops->name = nb_host_##name;
-#define NB_OP_TYPED(type, name, arguments) ops->name = scalar ? nb_ref_f32_##name : nb_cpu_##name;
-#define NB_OP_PLAIN(type, name, arguments) ops->name = scalar ? nb_ref_##name : nb_cpu_##name;
+#define NI_OP_MEMORY(type, name, arguments) ops->name = ni_host_##name;
+#define NI_OP_TYPED(type, name, arguments) ops->name = scalar ? ni_ref_f32_##name : ni_cpu_##name;
+#define NI_OP_PLAIN(type, name, arguments) ops->name = scalar ? ni_ref_##name : ni_cpu_##name;
 #include "backend/ops.inc"
 }
 
-static nb_cpu *create_state(int32_t threads, nb_isa isa) {
-    nb_cpu *cpu = calloc(1, sizeof *cpu);
+static ni_cpu *create_state(int32_t threads, nb_isa isa) {
+    ni_cpu *cpu = calloc(1, sizeof *cpu);
     if (!cpu)
         return NULL;
     cpu->threads = threads;
     cpu->isa = isa;
-    nb_gemm_choose(cpu);
-    cpu->scratch = calloc((size_t)threads + NB_ROOMS, sizeof *cpu->scratch);
-    cpu->scratch_size = calloc((size_t)threads + NB_ROOMS, sizeof *cpu->scratch_size);
+    ni_gemm_choose(cpu);
+    cpu->scratch = calloc((size_t)threads + NI_ROOMS, sizeof *cpu->scratch);
+    cpu->scratch_size = calloc((size_t)threads + NI_ROOMS, sizeof *cpu->scratch_size);
     nb_backend be = {.state = cpu};
-    if (cpu->scratch && cpu->scratch_size && nb_cpu_shared(&be, NB_CPU_SHARED_BYTES))
+    if (cpu->scratch && cpu->scratch_size && ni_cpu_shared(&be, NI_CPU_SHARED_BYTES))
         return cpu;
     destroy(&be);
     return NULL;
 }
 
-nb_status nb_backend_cpu(const nb_backend_options *options, nb_backend **out, nb_error *err) {
+nb_status ni_backend_cpu(const nb_backend_options *options, nb_backend **out, nb_error *err) {
     const nb_backend_options defaults = {0, NB_ISA_AUTO};
     const nb_backend_options *o = options ? options : &defaults;
     enum { MOST_THREADS = 1024 };
@@ -52,15 +52,15 @@ nb_status nb_backend_cpu(const nb_backend_options *options, nb_backend **out, nb
                        MOST_THREADS);
     if (o->isa > NB_ISA_AVX512)
         return nb_fail(err, NB_BAD_USAGE, "isa: %d is not an instruction set", (int)o->isa);
-    nb_isa isa = o->isa == NB_ISA_AUTO ? nb_isa_best() : o->isa;
-    if (!nb_isa_available(isa))
+    nb_isa isa = o->isa == NB_ISA_AUTO ? ni_isa_best() : o->isa;
+    if (!ni_isa_available(isa))
         return nb_fail(err, NB_UNSUPPORTED, "isa: this machine does not run %s; the best here is %s", nb_isa_name(isa),
-                       nb_isa_name(nb_isa_best()));
-    nb_cpu *cpu = create_state(o->threads ? o->threads : nb_cpu_default_threads(), isa);
+                       nb_isa_name(ni_isa_best()));
+    ni_cpu *cpu = create_state(o->threads ? o->threads : ni_cpu_default_threads(), isa);
     if (!cpu)
         return nb_fail(err, NB_NO_MEMORY, "backend cpu: no memory for its state");
-    nb_backend_object *object;
-    if (nb_backend_create("cpu", NB_BF16, NB_F32, cpu, destroy, &object, err) != NB_OK) {
+    ni_backend_object *object;
+    if (ni_backend_create("cpu", NB_BF16, NB_F32, cpu, destroy, &object, err) != NB_OK) {
         nb_backend unnamed = {.state = cpu};
         destroy(&unnamed);
         return NB_NO_MEMORY;

@@ -17,13 +17,13 @@ enum { SPAN = 128, GROUP = 16 }; /* no block of scales is narrower than a group,
 static void scales_of(const nb_qtensor *codes, int64_t r, int64_t c, int64_t n, float *scale) {
     bool columns = codes->quantizer.block_cols == 1;
     for (int64_t i = 0; i < n; i++)
-        scale[i] = columns || i % GROUP == 0 ? nb_decode_scale(codes, r, c + i, true) : scale[i - 1];
+        scale[i] = columns || i % GROUP == 0 ? ni_decode_scale(codes, r, c + i, true) : scale[i - 1];
 }
 
-void nb_cpu_dge(nb_backend *be, void *dw, const void *w, const nb_operand *codes, double k, double cap) {
-    const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);
-    nb_qtensor t = nb_codes_of(codes);
-#pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(static)
+void ni_cpu_dge(nb_backend *be, void *dw, const void *w, const nb_operand *codes, double k, double cap) {
+    const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);
+    nb_qtensor t = ni_codes_of(codes);
+#pragma omp parallel for num_threads(ni_cpu_of(be)->threads) schedule(static)
     for (int64_t r = 0; r < codes->rows; r++)
         for (int64_t c = 0; c < codes->cols; c += SPAN) {
             int64_t at = r * codes->cols + c, n = codes->cols - c < SPAN ? codes->cols - c : SPAN;
@@ -42,14 +42,14 @@ static float number_of_rank(const uint32_t *histogram, int64_t rank) {
     int32_t key = 0;
     for (; rank >= histogram[key]; key++)
         rank -= histogram[key];
-    return nb_bf16_value(nb_bf16_of_key((uint16_t)key));
+    return ni_bf16_value(ni_bf16_of_key((uint16_t)key));
 }
 
 /* Bounds over the whole matrix. Every thread counts its rows; counts are added without rounding. */
 static nb_status bounds_of_all(nb_backend *be, const nb_mat *x, int64_t low, int64_t high, float bounds[2],
                                nb_error *err) {
-    int32_t threads = nb_cpu_of(be)->threads;
-    uint32_t *counts = nb_cpu_shared(be, (size_t)threads * KEYS * sizeof *counts);
+    int32_t threads = ni_cpu_of(be)->threads;
+    uint32_t *counts = ni_cpu_shared(be, (size_t)threads * KEYS * sizeof *counts);
     if (!counts)
         return nb_fail(err, NB_NO_MEMORY, "clamp_rows: no memory to count numbers");
     memset(counts, 0, (size_t)threads * KEYS * sizeof *counts);
@@ -58,7 +58,7 @@ static nb_status bounds_of_all(nb_backend *be, const nb_mat *x, int64_t low, int
         uint32_t *mine = counts + (size_t)omp_get_thread_num() * KEYS;
         const uint16_t *row = (const uint16_t *)x->data + r * x->stride;
         for (int64_t i = 0; i < x->cols; i++)
-            mine[nb_bf16_key(row[i])]++;
+            mine[ni_bf16_key(row[i])]++;
     }
     for (int32_t t = 1; t < threads; t++)
         for (int32_t key = 0; key < KEYS; key++)
@@ -68,20 +68,20 @@ static nb_status bounds_of_all(nb_backend *be, const nb_mat *x, int64_t low, int
     return NB_OK;
 }
 
-nb_status nb_cpu_clamp_rows(nb_backend *be, const nb_mat *out, const nb_sparse *rest, const nb_mat *x, int64_t low,
+nb_status ni_cpu_clamp_rows(nb_backend *be, const nb_mat *out, const nb_sparse *rest, const nb_mat *x, int64_t low,
                             int64_t high, bool whole, nb_error *err) {
-    NB_TRY(nb_clamp_check(out, rest, x, low, high, whole, err));
-    const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);
+    NB_TRY(ni_clamp_check(out, rest, x, low, high, whole, err));
+    const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);
     size_t room = ((size_t)x->cols + 31) / 32 * 32 * sizeof(int16_t);
     float all[2] = {0, 0};
     if (whole)
         NB_TRY(bounds_of_all(be, x, low, high, all, err));
     bool failed = false;
-#pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(static) reduction(|| : failed)
+#pragma omp parallel for num_threads(ni_cpu_of(be)->threads) schedule(static) reduction(|| : failed)
     for (int64_t r = 0; r < x->rows; r++) {
         const uint16_t *from = (const uint16_t *)x->data + r * x->stride;
         float bounds[2] = {all[0], all[1]};
-        int16_t *keys = whole ? NULL : nb_cpu_scratch(be, omp_get_thread_num(), room);
+        int16_t *keys = whole ? NULL : ni_cpu_scratch(be, omp_get_thread_num(), room);
         if (!whole && !keys) {
             failed = true;
             continue;
@@ -100,19 +100,19 @@ nb_status nb_cpu_clamp_rows(nb_backend *be, const nb_mat *out, const nb_sparse *
 
 /* ---- the sparse product ---- */
 
-void nb_cpu_sparse_gemm(nb_backend *be, const nb_mat *c, const nb_sparse *s, const nb_mat *b) {
-    const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);
-#pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(static)
+void ni_cpu_sparse_gemm(nb_backend *be, const nb_mat *c, const nb_sparse *s, const nb_mat *b) {
+    const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);
+#pragma omp parallel for num_threads(ni_cpu_of(be)->threads) schedule(static)
     for (int64_t r = 0; r < c->rows; r++)
         kernels->sparse_row((float *)c->data + r * c->stride, c->cols, s->column + r * s->room, s->value + r * s->room,
                             s->count[r], b->data, b->stride);
 }
 
-void nb_cpu_sparse_add(nb_backend *be, const nb_mat *x, const nb_sparse *s) {
-#pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(static)
+void ni_cpu_sparse_add(nb_backend *be, const nb_mat *x, const nb_sparse *s) {
+#pragma omp parallel for num_threads(ni_cpu_of(be)->threads) schedule(static)
     for (int64_t r = 0; r < x->rows; r++) {
-        nb_mat to = nb_mat_row(x, r);
-        nb_sparse one = nb_sparse_row(s, r);
-        nb_ref_sparse_add(be, &to, &one);
+        nb_mat to = ni_mat_row(x, r);
+        nb_sparse one = ni_sparse_row(s, r);
+        ni_ref_sparse_add(be, &to, &one);
     }
 }

@@ -12,7 +12,7 @@
 
 #include <omp.h>
 
-nb_mat nb_mat_part(const nb_mat *m, int64_t row, int64_t col, int64_t rows, int64_t cols) {
+nb_mat ni_mat_part(const nb_mat *m, int64_t row, int64_t col, int64_t rows, int64_t cols) {
     nb_mat part = *m;
     size_t size = m->dtype == NB_BF16 ? 2 : 4;
     part.data = (char *)m->data + (size_t)(row * m->stride + col) * size;
@@ -49,21 +49,21 @@ static tiling choose_tiling(int64_t rows, int64_t cols, const int16_t (*sizes)[2
 }
 
 typedef struct product {
-    const nb_gemm_library *library;
-    nb_gemm_tile whole;
+    const ni_gemm_library *library;
+    ni_gemm_tile whole;
     bool through_f32; /* a tile is summed in scratch and finished from there */
     tiling tiling;
     size_t tile_bytes, scratch_bytes;
 } product;
 
-static nb_gemm_tile cut(const product *p, int64_t row, int64_t col, float *sum) {
-    const nb_gemm_tile *w = &p->whole;
+static ni_gemm_tile cut(const product *p, int64_t row, int64_t col, float *sum) {
+    const ni_gemm_tile *w = &p->whole;
     int64_t rows = w->c.rows - row < p->tiling.rows ? w->c.rows - row : p->tiling.rows;
     int64_t cols = w->c.cols - col < p->tiling.cols ? w->c.cols - col : p->tiling.cols;
-    nb_gemm_tile t = *w;
-    t.a = w->trans_a ? nb_mat_part(&w->a, 0, row, w->a.rows, rows) : nb_mat_part(&w->a, row, 0, rows, w->a.cols);
-    t.b = w->trans_b ? nb_mat_part(&w->b, col, 0, cols, w->b.cols) : nb_mat_part(&w->b, 0, col, w->b.rows, cols);
-    t.c = nb_mat_part(&w->c, row, col, rows, cols);
+    ni_gemm_tile t = *w;
+    t.a = w->trans_a ? ni_mat_part(&w->a, 0, row, w->a.rows, rows) : ni_mat_part(&w->a, row, 0, rows, w->a.cols);
+    t.b = w->trans_b ? ni_mat_part(&w->b, col, 0, cols, w->b.cols) : ni_mat_part(&w->b, 0, col, w->b.rows, cols);
+    t.c = ni_mat_part(&w->c, row, col, rows, cols);
     if (w->row_scale) {
         t.row_scale = w->row_scale + row;
         t.col_scale = w->col_scale + col;
@@ -96,7 +96,7 @@ static void finish_row(const product *p, int64_t row, int64_t col, float *sum, i
     } else {
 #pragma omp simd
         for (int64_t j = 0; j < cols; j++)
-            to_bf16[j] = nb_bf16_even(accumulate ? nb_bf16_value(to_bf16[j]) + sum[j] : sum[j]);
+            to_bf16[j] = ni_bf16_even(accumulate ? ni_bf16_value(to_bf16[j]) + sum[j] : sum[j]);
     }
 }
 
@@ -114,7 +114,7 @@ static tiling tiling_of(nb_backend *be, const product *p) {
     static const int16_t even[][2] = {{512, 256}, {256, 256}, {256, 128}, {128, 128}, {64, 64}, {0, 0}};
     const nb_mat *c = &p->whole.c;
     if (p->library->any_tiles)
-        return choose_tiling(c->rows, c->cols, even, 4 * (int64_t)nb_cpu_of(be)->threads);
+        return choose_tiling(c->rows, c->cols, even, 4 * (int64_t)ni_cpu_of(be)->threads);
     return choose_tiling(c->rows, c->cols, p->whole.trans_a ? wide : tall, 16);
 }
 
@@ -124,7 +124,7 @@ static nb_status prepare(nb_backend *be, product *p, nb_error *err) {
     p->tile_bytes = p->through_f32 ? (size_t)(p->tiling.rows * p->tiling.cols) * sizeof(float) : 0;
     p->scratch_bytes = 0;
     for (int corner = 0; corner < 4; corner++) {
-        nb_gemm_tile tile = cut(p, corner & 1 ? last_row : 0, corner & 2 ? last_col : 0, NULL);
+        ni_gemm_tile tile = cut(p, corner & 1 ? last_row : 0, corner & 2 ? last_col : 0, NULL);
         size_t bytes = 0;
         NB_TRY(p->library->prepare(be, &tile, &bytes, err));
         p->scratch_bytes = bytes > p->scratch_bytes ? bytes : p->scratch_bytes;
@@ -134,10 +134,10 @@ static nb_status prepare(nb_backend *be, product *p, nb_error *err) {
 
 static bool run_tile(nb_backend *be, const product *p, int64_t index) {
     int64_t row = index / p->tiling.across * p->tiling.rows, col = index % p->tiling.across * p->tiling.cols;
-    char *scratch = nb_cpu_scratch(be, omp_get_thread_num(), p->tile_bytes + p->scratch_bytes);
+    char *scratch = ni_cpu_scratch(be, omp_get_thread_num(), p->tile_bytes + p->scratch_bytes);
     if (!scratch)
         return false;
-    nb_gemm_tile tile = cut(p, row, col, (float *)(void *)scratch);
+    ni_gemm_tile tile = cut(p, row, col, (float *)(void *)scratch);
     if (!p->library->run(be, &tile, scratch + p->tile_bytes))
         return false;
     if (p->through_f32)
@@ -151,7 +151,7 @@ static nb_status run_product(nb_backend *be, product *p, nb_error *err) {
     nb_status status = prepare(be, p, err);
     int64_t tiles = p->tiling.down * p->tiling.across;
     int64_t depth = p->whole.trans_a ? p->whole.a.rows : p->whole.a.cols;
-    int32_t team = nb_cpu_team(be, 2.0 * (double)(p->whole.c.rows * p->whole.c.cols) * (double)depth);
+    int32_t team = ni_cpu_team(be, 2.0 * (double)(p->whole.c.rows * p->whole.c.cols) * (double)depth);
     bool failed = false;
     if (status == NB_OK) {
 #pragma omp parallel num_threads(team)
@@ -170,21 +170,21 @@ static nb_status run_product(nb_backend *be, product *p, nb_error *err) {
     return status;
 }
 
-nb_status nb_cpu_gemm_scaled(nb_backend *be, const nb_mat *c, const nb_mat *a, bool trans_a, const nb_mat *b,
+nb_status ni_cpu_gemm_scaled(nb_backend *be, const nb_mat *c, const nb_mat *a, bool trans_a, const nb_mat *b,
                              bool trans_b, const float *rows, const float *cols, bool accumulate, nb_error *err) {
-    NB_TRY(nb_gemm_check(c, a, trans_a, b, trans_b, err));
+    NB_TRY(ni_gemm_check(c, a, trans_a, b, trans_b, err));
     int64_t depth = trans_a ? a->rows : a->cols;
     if (!c->rows || !c->cols)
         return NB_OK;
     if (!depth || c->dtype == NB_F64) /* empty sums, and F64, need no library */
-        return nb_ref_gemm(be, c, a, trans_a, b, trans_b, accumulate, err);
-    product p = {.library = nb_cpu_of(be)->products[a->dtype == NB_BF16 && b->dtype == NB_BF16]};
-    p.whole = (nb_gemm_tile){*a, *b, *c, trans_a, trans_b, accumulate, rows, cols};
+        return ni_ref_gemm(be, c, a, trans_a, b, trans_b, accumulate, err);
+    product p = {.library = ni_cpu_of(be)->products[a->dtype == NB_BF16 && b->dtype == NB_BF16]};
+    p.whole = (ni_gemm_tile){*a, *b, *c, trans_a, trans_b, accumulate, rows, cols};
     p.through_f32 = (rows && !p.library->scales) || (c->dtype == NB_BF16 && !p.library->stores_bf16);
     return run_product(be, &p, err);
 }
 
-nb_status nb_cpu_gemm(nb_backend *be, const nb_mat *c, const nb_mat *a, bool trans_a, const nb_mat *b, bool trans_b,
+nb_status ni_cpu_gemm(nb_backend *be, const nb_mat *c, const nb_mat *a, bool trans_a, const nb_mat *b, bool trans_b,
                       bool accumulate, nb_error *err) {
-    return nb_cpu_gemm_scaled(be, c, a, trans_a, b, trans_b, NULL, NULL, accumulate, err);
+    return ni_cpu_gemm_scaled(be, c, a, trans_a, b, trans_b, NULL, NULL, accumulate, err);
 }

@@ -10,40 +10,40 @@
 #include <stdio.h>
 #include <string.h>
 
-static const nb_gemm_library *const libraries[] = {
-    &nb_gemm_onednn,
-#ifdef NB_X86
-    &nb_gemm_own_avx512,
+static const ni_gemm_library *const libraries[] = {
+    &ni_gemm_onednn,
+#ifdef NI_X86
+    &ni_gemm_own_avx512,
 #endif
-    &nb_gemm_openblas,
-#ifdef NB_X86
-    &nb_gemm_own_avx2,
+    &ni_gemm_openblas,
+#ifdef NI_X86
+    &ni_gemm_own_avx2,
 #endif
 };
 enum { LIBRARIES = sizeof libraries / sizeof *libraries };
 
-int32_t nb_gemm_candidates(const nb_cpu *cpu, bool bf16, nb_gemm_candidate list[NB_GEMM_LIBRARIES]) {
+int32_t ni_gemm_candidates(const ni_cpu *cpu, bool bf16, ni_gemm_candidate list[NI_GEMM_LIBRARIES]) {
     for (int i = 0; i < LIBRARIES; i++) {
-        list[i] = (nb_gemm_candidate){.library = libraries[i]};
+        list[i] = (ni_gemm_candidate){.library = libraries[i]};
         list[i].fit = libraries[i]->fit(cpu, bf16, &list[i].why);
     }
     return LIBRARIES;
 }
 
-static const nb_gemm_library *first(const nb_cpu *cpu, bool bf16, nb_gemm_fit fit) {
-    nb_gemm_candidate list[NB_GEMM_LIBRARIES];
-    int32_t count = nb_gemm_candidates(cpu, bf16, list);
+static const ni_gemm_library *first(const ni_cpu *cpu, bool bf16, ni_gemm_fit fit) {
+    ni_gemm_candidate list[NI_GEMM_LIBRARIES];
+    int32_t count = ni_gemm_candidates(cpu, bf16, list);
     for (int32_t i = 0; i < count; i++)
         if (list[i].fit == fit)
             return list[i].library;
     return NULL;
 }
 
-void nb_gemm_choose(nb_cpu *cpu) {
+void ni_gemm_choose(ni_cpu *cpu) {
     for (int bf16 = 0; bf16 < 2; bf16++) {
-        cpu->products[bf16] = first(cpu, bf16, NB_GEMM_FITS);
+        cpu->products[bf16] = first(cpu, bf16, NI_GEMM_FITS);
         if (!cpu->products[bf16]) /* OpenBLAS multiplies anything anywhere */
-            cpu->products[bf16] = first(cpu, bf16, NB_GEMM_SLOW);
+            cpu->products[bf16] = first(cpu, bf16, NI_GEMM_SLOW);
     }
 }
 
@@ -53,26 +53,26 @@ static bool both_bf16(nb_dtype a, nb_dtype b) {
     return a == NB_BF16 && b == NB_BF16;
 }
 
-const char *nb_cpu_gemm_kernel(nb_backend *be, nb_dtype a, nb_dtype b) {
+const char *ni_cpu_gemm_kernel(nb_backend *be, nb_dtype a, nb_dtype b) {
     if (a == NB_F64 || b == NB_F64)
-        return nb_ref_gemm_kernel(be, a, b);
-    const nb_gemm_library *library = nb_cpu_of(be)->products[both_bf16(a, b)];
+        return ni_ref_gemm_kernel(be, a, b);
+    const ni_gemm_library *library = ni_cpu_of(be)->products[both_bf16(a, b)];
     return a == NB_BF16 || b == NB_BF16 ? library->bf16 : library->f32;
 }
 
-void nb_cpu_gemm_sums(nb_backend *be, nb_dtype a, nb_dtype b, char *text, size_t size) {
-    nb_cpu_of(be)->products[both_bf16(a, b)]->sums(text, size);
+void ni_cpu_gemm_sums(nb_backend *be, nb_dtype a, nb_dtype b, char *text, size_t size) {
+    ni_cpu_of(be)->products[both_bf16(a, b)]->sums(text, size);
 }
 
-nb_status nb_cpu_gemm_take(nb_backend *be, nb_dtype a, nb_dtype b, const char *sums, nb_error *err) {
-    nb_cpu *cpu = nb_cpu_of(be);
-    nb_gemm_candidate list[NB_GEMM_LIBRARIES];
+nb_status ni_cpu_gemm_take(nb_backend *be, nb_dtype a, nb_dtype b, const char *sums, nb_error *err) {
+    ni_cpu *cpu = ni_cpu_of(be);
+    ni_gemm_candidate list[NI_GEMM_LIBRARIES];
     bool bf16 = both_bf16(a, b);
-    char here[NB_GEMM_SUMS_SIZE];
-    int32_t count = nb_gemm_candidates(cpu, bf16, list);
+    char here[NI_GEMM_SUMS_SIZE];
+    int32_t count = ni_gemm_candidates(cpu, bf16, list);
     for (int32_t i = 0; i < count; i++) {
         list[i].library->sums(here, sizeof here);
-        if (list[i].fit != NB_GEMM_CANNOT && strcmp(here, sums) == 0) {
+        if (list[i].fit != NI_GEMM_CANNOT && strcmp(here, sums) == 0) {
             cpu->products[bf16] = list[i].library;
             return NB_OK;
         }

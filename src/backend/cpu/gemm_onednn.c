@@ -24,7 +24,7 @@ typedef struct entry {
     uint64_t used; /* the call that used it last */
 } entry;
 
-struct nb_onednn {
+struct ni_onednn {
     dnnl_engine_t engine;
     dnnl_stream_t stream;
     entry entries[MOST_PRIMITIVES];
@@ -32,7 +32,7 @@ struct nb_onednn {
     uint64_t calls;
 };
 
-void nb_onednn_free(nb_onednn *d) {
+void ni_onednn_free(ni_onednn *d) {
     if (!d)
         return;
     for (int32_t i = 0; i < d->count; i++)
@@ -45,19 +45,19 @@ void nb_onednn_free(nb_onednn *d) {
 }
 
 static nb_status open_library(nb_backend *be, nb_error *err) {
-    nb_onednn *d = calloc(1, sizeof *d);
+    ni_onednn *d = calloc(1, sizeof *d);
     if (!d)
         return nb_fail(err, NB_NO_MEMORY, "gemm: no memory for oneDNN");
     if (dnnl_engine_create(&d->engine, dnnl_cpu, 0) != dnnl_success ||
         dnnl_stream_create(&d->stream, d->engine, dnnl_stream_default_flags) != dnnl_success) {
-        nb_onednn_free(d);
+        ni_onednn_free(d);
         return nb_fail(err, NB_INTERNAL, "gemm: oneDNN gives no CPU engine");
     }
-    nb_cpu_of(be)->onednn = d;
+    ni_cpu_of(be)->onednn = d;
     return NB_OK;
 }
 
-static shape shape_of(const nb_gemm_tile *t) {
+static shape shape_of(const ni_gemm_tile *t) {
     shape s;
     memset(&s, 0, sizeof s); /* compared as bytes */
     s.m = t->c.rows;
@@ -73,7 +73,7 @@ static shape shape_of(const nb_gemm_tile *t) {
     return s;
 }
 
-static entry *find(nb_onednn *d, const shape *s) {
+static entry *find(ni_onednn *d, const shape *s) {
     for (int32_t i = 0; i < d->count; i++)
         if (memcmp(&d->entries[i].shape, s, sizeof *s) == 0)
             return &d->entries[i];
@@ -108,7 +108,7 @@ static dnnl_primitive_attr_t make_attributes(bool accumulate) {
     return NULL;
 }
 
-static bool make_primitive(nb_onednn *d, entry *e) {
+static bool make_primitive(ni_onednn *d, entry *e) {
     const shape *s = &e->shape;
     dnnl_data_type_t c_type = s->c_bf16 ? dnnl_bf16 : dnnl_f32;
     dnnl_matmul_desc_t matmul;
@@ -132,7 +132,7 @@ static bool make_primitive(nb_onednn *d, entry *e) {
 }
 
 /* A place for a new primitive: a free one, or that of the one longest unused. */
-static entry *make_room(nb_onednn *d) {
+static entry *make_room(ni_onednn *d) {
     if (d->count < MOST_PRIMITIVES)
         return &d->entries[d->count++];
     entry *oldest = &d->entries[0];
@@ -143,10 +143,10 @@ static entry *make_room(nb_onednn *d) {
     return oldest;
 }
 
-static nb_status prepare(nb_backend *be, const nb_gemm_tile *t, size_t *scratch, nb_error *err) {
-    if (!nb_cpu_of(be)->onednn)
+static nb_status prepare(nb_backend *be, const ni_gemm_tile *t, size_t *scratch, nb_error *err) {
+    if (!ni_cpu_of(be)->onednn)
         NB_TRY(open_library(be, err));
-    nb_onednn *d = nb_cpu_of(be)->onednn;
+    ni_onednn *d = ni_cpu_of(be)->onednn;
     shape s = shape_of(t);
     entry *e = find(d, &s);
     if (!e) {
@@ -169,8 +169,8 @@ static nb_status prepare(nb_backend *be, const nb_gemm_tile *t, size_t *scratch,
     return NB_OK;
 }
 
-static bool run(nb_backend *be, const nb_gemm_tile *t, void *scratch) {
-    nb_onednn *d = nb_cpu_of(be)->onednn;
+static bool run(nb_backend *be, const ni_gemm_tile *t, void *scratch) {
+    ni_onednn *d = ni_cpu_of(be)->onednn;
     shape s = shape_of(t);
     entry *e = find(d, &s);
     if (!e)
@@ -197,32 +197,32 @@ static bool has(dnnl_cpu_isa_t isa) {
 }
 
 static bool is_intel(void) {
-#ifdef NB_X86
+#ifdef NI_X86
     return __builtin_cpu_is("intel");
 #else
     return false;
 #endif
 }
 
-static nb_gemm_fit fit(const nb_cpu *cpu, bool bf16, const char **why) {
+static ni_gemm_fit fit(const ni_cpu *cpu, bool bf16, const char **why) {
     if (!bf16) {
         *why = "it is asked for products of BF16 by BF16 alone";
-        return NB_GEMM_CANNOT;
+        return NI_GEMM_CANNOT;
     }
     if (cpu->isa != NB_ISA_AVX512 || !has(dnnl_cpu_isa_avx512_core)) {
         *why = "its BF16 products need AVX-512";
-        return NB_GEMM_CANNOT;
+        return NI_GEMM_CANNOT;
     }
     if (has(dnnl_cpu_isa_avx512_core_amx)) {
         *why = "this processor multiplies BF16 in tiles (AMX)";
-        return NB_GEMM_FITS;
+        return NI_GEMM_FITS;
     }
     /* vdpbf16ps: on AMD as many a cycle as FP32 multiply-adds, which do half as much; on Intel so few that widened
      * products win (both measured: docs/ledger.md). */
     bool fast = has(dnnl_cpu_isa_avx512_core_bf16) && !is_intel();
     *why = fast ? "this processor's BF16 instructions do twice the work of its FP32 ones"
                 : "without AMX this processor's BF16 products are slower than widened ones";
-    return fast ? NB_GEMM_FITS : NB_GEMM_SLOW;
+    return fast ? NI_GEMM_FITS : NI_GEMM_SLOW;
 }
 
 static void sums(char *text, size_t size) {
@@ -234,7 +234,7 @@ static void sums(char *text, size_t size) {
                      : "avx512");
 }
 
-const nb_gemm_library nb_gemm_onednn = {
+const ni_gemm_library ni_gemm_onednn = {
     .name = "onednn",
     .f32 = "f32 onednn",
     .bf16 = "bf16 onednn",
@@ -245,7 +245,7 @@ const nb_gemm_library nb_gemm_onednn = {
     .stores_bf16 = true,
 };
 
-void nb_onednn_version(char *text, size_t size) {
+void ni_onednn_version(char *text, size_t size) {
     const dnnl_version_t *v = dnnl_version();
     snprintf(text, size, "%d.%d.%d", v->major, v->minor, v->patch);
 }

@@ -34,7 +34,7 @@ static size_t widened_bytes(int64_t outer) {
  * has never written: the processor looks for pages that are not there, again and again, which makes sgemm four times
  * slower on Zen. A product with many panels writes them once and for all; the threads run it together, so that each
  * takes a buffer of its own. */
-static bool warm_up(nb_cpu *cpu) {
+static bool warm_up(ni_cpu *cpu) {
     enum { ROWS = 64, COLS = 1024, DEEP = 384 };
     float *zeros = calloc((size_t)(ROWS * DEEP + COLS * DEEP), sizeof *zeros);
     float *sums = malloc((size_t)cpu->threads * ROWS * COLS * sizeof *sums);
@@ -53,8 +53,8 @@ static bool warm_up(nb_cpu *cpu) {
     return good;
 }
 
-static nb_status prepare(nb_backend *be, const nb_gemm_tile *t, size_t *scratch, nb_error *err) {
-    nb_cpu *cpu = nb_cpu_of(be);
+static nb_status prepare(nb_backend *be, const ni_gemm_tile *t, size_t *scratch, nb_error *err) {
+    ni_cpu *cpu = ni_cpu_of(be);
     if (!cpu->openblas_warm)
         cpu->openblas_warm = warm_up(cpu);
     if (t->a.stride > INT_MAX || t->b.stride > INT_MAX || t->c.stride > INT_MAX)
@@ -65,7 +65,7 @@ static nb_status prepare(nb_backend *be, const nb_gemm_tile *t, size_t *scratch,
 
 /* Rows x cols of m from (row, col), as F32: in place, or widened into `room`. */
 static nb_mat as_f32(const nb_mat *m, int64_t row, int64_t col, int64_t rows, int64_t cols, float *room) {
-    nb_mat part = nb_mat_part(m, row, col, rows, cols);
+    nb_mat part = ni_mat_part(m, row, col, rows, cols);
     if (m->dtype == NB_F32)
         return part;
     for (int64_t i = 0; i < rows; i++) {
@@ -73,12 +73,12 @@ static nb_mat as_f32(const nb_mat *m, int64_t row, int64_t col, int64_t rows, in
         float *to = room + i * cols;
 #pragma omp simd
         for (int64_t j = 0; j < cols; j++)
-            to[j] = nb_bf16_value(from[j]);
+            to[j] = ni_bf16_value(from[j]);
     }
     return nb_mat_of(room, NB_F32, rows, cols);
 }
 
-static bool run(nb_backend *be, const nb_gemm_tile *t, void *scratch) {
+static bool run(nb_backend *be, const ni_gemm_tile *t, void *scratch) {
     (void)be;
     int64_t depth = t->trans_a ? t->a.rows : t->a.cols;
     float *room_a = scratch, *room_b = (float *)(void *)((char *)scratch + widened_bytes(t->c.rows));
@@ -104,16 +104,16 @@ static bool runs_one_of(const char *const *cores) {
     return *cores != NULL;
 }
 
-static nb_gemm_fit fit(const nb_cpu *cpu, bool bf16, const char **why) {
+static ni_gemm_fit fit(const ni_cpu *cpu, bool bf16, const char **why) {
     static const char *const avx512[] = {"SkylakeX", "Cooperlake", "SapphireRapids", NULL};
     static const char *const avx2[] = {"Haswell", "Zen", "Excavator", NULL};
     (void)bf16;
     *why = "the kernels that it chose are made for such processors";
     if (cpu->isa < NB_ISA_AVX2 || runs_one_of(avx512))
-        return NB_GEMM_FITS;
+        return NI_GEMM_FITS;
     *why = runs_one_of(avx2) ? "its AVX2 kernels are slow where a product has few rows"
                              : "it does not know this processor and chose kernels without AVX2";
-    return NB_GEMM_SLOW;
+    return NI_GEMM_SLOW;
 }
 
 static void version_number(char *text, size_t size) {
@@ -128,7 +128,7 @@ static void sums(char *text, size_t size) {
     snprintf(text, size, "openblas %s %s", number, openblas_get_corename());
 }
 
-const nb_gemm_library nb_gemm_openblas = {
+const ni_gemm_library ni_gemm_openblas = {
     .name = "openblas",
     .f32 = "f32 openblas",
     .bf16 = "bf16 widened, f32 openblas",
@@ -141,7 +141,7 @@ const nb_gemm_library nb_gemm_openblas = {
 };
 
 /* "OpenBLAS 0.3.21 NO_LAPACKE DYNAMIC_ARCH ..." and the kernel family that it chose. */
-void nb_openblas_version(char *text, size_t size) {
+void ni_openblas_version(char *text, size_t size) {
     char number[24];
     version_number(number, sizeof number);
     snprintf(text, size, "%s (%s kernels)", number, openblas_get_corename());

@@ -20,20 +20,20 @@ const char *nb_isa_name(nb_isa isa) {
 /* The features must match the compiler options of *_avx2.c and *_avx512.c in CMakeLists.txt. __builtin_cpu_supports
  * asks the operating system too (XGETBV): a kernel that does not save ZMM registers hides AVX-512 from it. F16C is in
  * every processor that has AVX2. */
-bool nb_isa_available(nb_isa isa) {
+bool ni_isa_available(nb_isa isa) {
     switch (isa) {
     case NB_ISA_AUTO:
     case NB_ISA_SCALAR:
     case NB_ISA_PORTABLE:
         return true;
-#ifdef NB_X86
+#ifdef NI_X86
     case NB_ISA_AVX2:
         return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     case NB_ISA_AVX512:
-#ifdef NB_EMULATE_AVX512 /* tests/avx512_emulated.h */
-        return nb_isa_available(NB_ISA_AVX2);
+#ifdef NI_EMULATE_AVX512 /* tests/avx512_emulated.h */
+        return ni_isa_available(NB_ISA_AVX2);
 #endif
-        return nb_isa_available(NB_ISA_AVX2) && __builtin_cpu_supports("avx512f") &&
+        return ni_isa_available(NB_ISA_AVX2) && __builtin_cpu_supports("avx512f") &&
                __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") &&
                __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512bf16");
@@ -46,8 +46,8 @@ bool nb_isa_available(nb_isa isa) {
     return false;
 }
 
-nb_isa nb_isa_best(void) {
-    if (nb_isa_available(NB_ISA_AVX512))
+nb_isa ni_isa_best(void) {
+    if (ni_isa_available(NB_ISA_AVX512))
         return NB_ISA_AVX512;
-    return nb_isa_available(NB_ISA_AVX2) ? NB_ISA_AVX2 : NB_ISA_PORTABLE;
+    return ni_isa_available(NB_ISA_AVX2) ? NB_ISA_AVX2 : NB_ISA_PORTABLE;
 }

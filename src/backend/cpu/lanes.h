@@ -4,8 +4,8 @@
  * operations in the same order everywhere (nothing is contracted), and sums over elements run in SIXTEEN interleaved
  * chains that meet in one fixed tree, so portable, AVX2 and AVX-512 builds of a kernel agree bit for bit.
  */
-#ifndef NB_BACKEND_CPU_LANES_H
-#define NB_BACKEND_CPU_LANES_H
+#ifndef NI_BACKEND_CPU_LANES_H
+#define NI_BACKEND_CPU_LANES_H
 
 #include <float.h>
 #include <math.h>

@@ -1,41 +1,41 @@
 /* measure.c: strips of 16 rows over the threads, added up in their order. */
-#define STRIP nb_measure_strip_portable
+#define STRIP ni_measure_strip_portable
 #include "backend/cpu/measure_strip.inc"
 
 #include "backend/cpu/cpu.h"
 #include "backend/ref/measure.h"
 #include <omp.h>
 
-static nb_measure_strip *strip_function(nb_isa isa) {
-#ifdef NB_X86
+static ni_measure_strip *strip_function(nb_isa isa) {
+#ifdef NI_X86
     if (isa == NB_ISA_AVX512)
-        return nb_measure_strip_avx512;
+        return ni_measure_strip_avx512;
     if (isa == NB_ISA_AVX2)
-        return nb_measure_strip_avx2;
+        return ni_measure_strip_avx2;
 #endif
     (void)isa;
-    return nb_measure_strip_portable;
+    return ni_measure_strip_portable;
 }
 
-void nb_cpu_measure(nb_backend *be, const nb_mat *x, nb_moments *moments, float *column_amax, float *tile_crest) {
-    nb_cpu *cpu = nb_cpu_of(be);
-    nb_measure_strip *measure_strip = strip_function(cpu->isa);
-    int64_t strips = (x->rows + NB_MEASURE_TILE - 1) / NB_MEASURE_TILE, width = (x->cols + LANES - 1) / LANES;
+void ni_cpu_measure(nb_backend *be, const nb_mat *x, nb_moments *moments, float *column_amax, float *tile_crest) {
+    ni_cpu *cpu = ni_cpu_of(be);
+    ni_measure_strip *measure_strip = strip_function(cpu->isa);
+    int64_t strips = (x->rows + NI_MEASURE_TILE - 1) / NI_MEASURE_TILE, width = (x->cols + LANES - 1) / LANES;
     size_t maxima = column_amax ? (size_t)x->cols * sizeof(float) : 0;
     size_t stride = (maxima + 63) / 64 * 64;
-    char *shared = nb_cpu_shared(be, stride * (size_t)cpu->threads + (size_t)strips * sizeof(nb_strip_sums));
+    char *shared = ni_cpu_shared(be, stride * (size_t)cpu->threads + (size_t)strips * sizeof(ni_strip_sums));
     if (!shared) { /* no room for the strips: slower, with none */
-        nb_ref_measure(be, x, moments, column_amax, tile_crest);
+        ni_ref_measure(be, x, moments, column_amax, tile_crest);
         return;
     }
-    nb_strip_sums *sums = (nb_strip_sums *)(void *)(shared + stride * (size_t)cpu->threads);
+    ni_strip_sums *sums = (ni_strip_sums *)(void *)(shared + stride * (size_t)cpu->threads);
     memset(shared, 0, stride * (size_t)cpu->threads);
 #pragma omp parallel for num_threads(cpu->threads) schedule(static)
     for (int64_t s = 0; s < strips; s++) {
         nb_mat strip = *x;
-        int64_t row = s * NB_MEASURE_TILE;
+        int64_t row = s * NI_MEASURE_TILE;
         strip.data = (char *)x->data + (size_t)(row * x->stride) * nb_dtype_size(x->dtype);
-        strip.rows = x->rows - row < NB_MEASURE_TILE ? x->rows - row : NB_MEASURE_TILE;
+        strip.rows = x->rows - row < NI_MEASURE_TILE ? x->rows - row : NI_MEASURE_TILE;
         float *own = column_amax ? (float *)(void *)(shared + stride * (size_t)omp_get_thread_num()) : NULL;
         measure_strip(&strip, &sums[s], own, tile_crest ? tile_crest + s * width : NULL);
     }
@@ -54,5 +54,5 @@ void nb_cpu_measure(nb_backend *be, const nb_mat *x, nb_moments *moments, float 
         nonfinite += sums[s].nonfinite;
         amax = fmaxf(amax, sums[s].amax);
     }
-    *moments = nb_moments_of_sums(count, nonfinite, amax, total);
+    *moments = ni_moments_of_sums(count, nonfinite, amax, total);
 }

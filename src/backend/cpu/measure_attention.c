@@ -1,5 +1,5 @@
 /* measure_attention.c: logits and entropy of attention: heads over the threads, added up in their order. */
-#define LOGITS nb_measure_logits_portable
+#define LOGITS ni_measure_logits_portable
 #include "backend/cpu/measure_logits.inc"
 
 #include "backend/cpu/cpu.h"
@@ -7,15 +7,15 @@
 #include <math.h>
 #include <omp.h>
 
-static nb_measure_logits *logits_function(nb_isa isa) {
-#ifdef NB_X86
+static ni_measure_logits *logits_function(nb_isa isa) {
+#ifdef NI_X86
     if (isa == NB_ISA_AVX512)
-        return nb_measure_logits_avx512;
+        return ni_measure_logits_avx512;
     if (isa == NB_ISA_AVX2)
-        return nb_measure_logits_avx2;
+        return ni_measure_logits_avx2;
 #endif
     (void)isa;
-    return nb_measure_logits_portable;
+    return ni_measure_logits_portable;
 }
 
 /* One query that sees `keys` keys; logits are not scaled yet. */
@@ -38,16 +38,16 @@ static void add_query(const float *logits, int64_t keys, double scale, nb_attent
         weighted += e * l;
     }
     sum->logit_max += largest;
-    sum->logit_kurtosis += nb_moments_of_sums(keys, 0, 0, sums).excess_kurtosis;
+    sum->logit_kurtosis += ni_moments_of_sums(keys, 0, 0, sums).excess_kurtosis;
     sum->entropy += log(total) - weighted / total;
     sum->queries++;
 }
 
 /* memory: [dim + seq] */
-static void measure_head(const nb_attention *a, nb_measure_logits *logits_of, const uint16_t *q, const uint16_t *k,
+static void measure_head(const nb_attention *a, ni_measure_logits *logits_of, const uint16_t *q, const uint16_t *k,
                          int64_t b, int64_t head, int64_t stride, float *memory, nb_attention_stats *sum) {
-    int64_t kv_head = head / (a->heads / a->kv_heads), kv_stride = nb_attention_pitch(a, a->k_stride, a->kv_heads);
-    int64_t q_stride = nb_attention_pitch(a, a->q_stride, a->heads);
+    int64_t kv_head = head / (a->heads / a->kv_heads), kv_stride = ni_attention_pitch(a, a->k_stride, a->kv_heads);
+    int64_t q_stride = ni_attention_pitch(a, a->q_stride, a->heads);
     const uint16_t *keys_of_head = k + b * a->seq * kv_stride + kv_head * a->head_dim;
     float *query = memory, *logits = memory + a->head_dim;
     *sum = (nb_attention_stats){0};
@@ -57,29 +57,29 @@ static void measure_head(const nb_attention *a, nb_measure_logits *logits_of, co
             continue;
         const uint16_t *from = q + (b * a->seq + t) * q_stride + head * a->head_dim;
         for (int64_t i = 0; i < a->head_dim; i++)
-            query[i] = nb_bf16_value(from[i]);
+            query[i] = ni_bf16_value(from[i]);
         logits_of(query, keys_of_head + first * kv_stride, kv_stride, keys, a->head_dim, logits);
         add_query(logits, keys, a->scale, sum);
     }
 }
 
-void nb_cpu_measure_attention(nb_backend *be, const nb_attention *a, const void *q, const void *k, int64_t stride,
+void ni_cpu_measure_attention(nb_backend *be, const nb_attention *a, const void *q, const void *k, int64_t stride,
                               nb_attention_stats *stats) {
-    nb_cpu *cpu = nb_cpu_of(be);
+    ni_cpu *cpu = ni_cpu_of(be);
     int64_t pairs = a->batch * a->heads;
     size_t bytes = (size_t)(a->head_dim + a->seq) * sizeof(float);
-    nb_attention_stats *sums = nb_cpu_shared(be, (size_t)pairs * sizeof *sums);
+    nb_attention_stats *sums = ni_cpu_shared(be, (size_t)pairs * sizeof *sums);
     bool short_of_memory = !sums;
 #pragma omp parallel for num_threads(cpu->threads) schedule(static) reduction(|| : short_of_memory)
     for (int64_t i = 0; i < pairs; i++) {
-        float *memory = nb_cpu_scratch(be, omp_get_thread_num(), bytes);
+        float *memory = ni_cpu_scratch(be, omp_get_thread_num(), bytes);
         if (memory && sums)
             measure_head(a, logits_function(cpu->isa), q, k, i / a->heads, i % a->heads, stride, memory, &sums[i]);
         else
             short_of_memory = true;
     }
     if (short_of_memory) { /* slower, with none */
-        nb_ref_measure_attention(be, a, q, k, stride, stats);
+        ni_ref_measure_attention(be, a, q, k, stride, stats);
         return;
     }
     *stats = (nb_attention_stats){0};

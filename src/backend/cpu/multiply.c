@@ -18,43 +18,43 @@ static nb_status no_memory(const nb_mat *m, nb_error *err) {
 /* As plain numbers: what has codes is decoded and rounded to BF16. */
 static nb_status left_numbers(nb_backend *be, const nb_operand *a, nb_mat *out, nb_error *err) {
     *out = a->numbers;
-    if (nb_is_plain(a))
+    if (ni_is_plain(a))
         return NB_OK;
     size_t bytes = (size_t)(a->rows * a->cols) * sizeof(uint16_t);
-    *out = nb_mat_of(nb_cpu_room_of(be, NB_ROOM_SOURCE, bytes), NB_BF16, a->rows, a->cols);
-    return out->data ? nb_cpu_decode(be, out, a, false, NULL, true, err) : no_memory(out, err);
+    *out = nb_mat_of(ni_cpu_room_of(be, NI_ROOM_SOURCE, bytes), NB_BF16, a->rows, a->cols);
+    return out->data ? ni_cpu_decode(be, out, a, false, NULL, true, err) : no_memory(out, err);
 }
 
 static nb_status right_numbers(nb_backend *be, const nb_operand *b, nb_mat *out, nb_error *err) {
     const nb_quantizer plain = nb_quantizer_bf16();
     const void *kept;
     *out = b->numbers;
-    if (nb_is_plain(b))
+    if (ni_is_plain(b))
         return NB_OK;
-    NB_TRY(nb_right_form(be, &plain, b, &kept, err));
+    NB_TRY(ni_right_form(be, &plain, b, &kept, err));
     *out = nb_mat_of(kept, NB_BF16, b->rows, b->cols);
     if (kept)
         return NB_OK;
-    out->data = nb_cpu_room_of(be, NB_ROOM_PIECE, (size_t)(b->rows * b->cols) * sizeof(uint16_t));
-    return out->data ? nb_cpu_decode(be, out, b, false, NULL, true, err) : no_memory(out, err);
+    out->data = ni_cpu_room_of(be, NI_ROOM_PIECE, (size_t)(b->rows * b->cols) * sizeof(uint16_t));
+    return out->data ? ni_cpu_decode(be, out, b, false, NULL, true, err) : no_memory(out, err);
 }
 
 static nb_status product(nb_backend *be, const nb_mat *c, const nb_operand *a, const nb_operand *b, bool accumulate,
                          nb_error *err) {
-    if (nb_is_plain(a) || nb_is_plain(b)) {
+    if (ni_is_plain(a) || ni_is_plain(b)) {
         nb_mat x, y;
         NB_TRY(left_numbers(be, a, &x, err));
         NB_TRY(right_numbers(be, b, &y, err));
-        return nb_cpu_gemm(be, c, &x, nb_is_plain(a) && a->transposed, &y, !nb_is_plain(b) || !b->transposed,
+        return ni_cpu_gemm(be, c, &x, ni_is_plain(a) && a->transposed, &y, !ni_is_plain(b) || !b->transposed,
                            accumulate, err);
     }
-    nb_qtensor x = nb_codes_of(a), y = nb_codes_of(b);
+    nb_qtensor x = ni_codes_of(a), y = ni_codes_of(b);
     const void *kept;
-    NB_TRY(nb_gemm_q_check(c, &x, &y, err));
-    NB_TRY(nb_right_form(be, &a->quantizer, b, &kept, err));
-    return nb_is_packed(nb_product_of(&a->quantizer, &b->quantizer))
-               ? nb_cpu_gemm_packed(be, c, &x, &y, kept, accumulate, err)
-               : nb_cpu_gemm_decoded(be, c, &x, &y, kept, accumulate, err);
+    NB_TRY(ni_gemm_q_check(c, &x, &y, err));
+    NB_TRY(ni_right_form(be, &a->quantizer, b, &kept, err));
+    return ni_is_packed(ni_product_of(&a->quantizer, &b->quantizer))
+               ? ni_cpu_gemm_packed(be, c, &x, &y, kept, accumulate, err)
+               : ni_cpu_gemm_decoded(be, c, &x, &y, kept, accumulate, err);
 }
 
 /* ---- terms: C in F32 ---- */
@@ -67,10 +67,10 @@ static void clear(const nb_mat *c) {
 /* C += factor * part, in all columns or in those of the list. */
 static void add_part(nb_backend *be, const nb_mat *c, const nb_mat *part, float factor, const int32_t *columns) {
     if (columns && factor == 1) {
-        nb_cpu_scatter_columns(be, c, part, columns, true);
+        ni_cpu_scatter_columns(be, c, part, columns, true);
         return;
     }
-#pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(static)
+#pragma omp parallel for num_threads(ni_cpu_of(be)->threads) schedule(static)
     for (int64_t r = 0; r < c->rows; r++) {
         float *to = (float *)c->data + r * c->stride;
         const float *from = (const float *)part->data + r * part->stride;
@@ -79,9 +79,9 @@ static void add_part(nb_backend *be, const nb_mat *c, const nb_mat *part, float 
     }
 }
 
-static nb_status add_product_part(nb_backend *be, const nb_mat *c, const nb_term *t, bool accumulate, nb_error *err) {
+static nb_status add_product_part(nb_backend *be, const nb_mat *c, const ni_term *t, bool accumulate, nb_error *err) {
     size_t bytes = (size_t)(c->rows * t->b->rows) * sizeof(float);
-    nb_mat part = nb_mat_of(nb_cpu_room_of(be, NB_ROOM_PART, bytes), NB_F32, c->rows, t->b->rows);
+    nb_mat part = nb_mat_of(ni_cpu_room_of(be, NI_ROOM_PART, bytes), NB_F32, c->rows, t->b->rows);
     float a = t->a->factor ? *t->a->factor : 1, b = t->b->factor ? *t->b->factor : 1;
     if (!part.data)
         return no_memory(&part, err);
@@ -92,21 +92,21 @@ static nb_status add_product_part(nb_backend *be, const nb_mat *c, const nb_term
     return NB_OK;
 }
 
-static nb_status add_sparse(nb_backend *be, const nb_mat *c, const nb_term *t, nb_error *err) {
+static nb_status add_sparse(nb_backend *be, const nb_mat *c, const ni_term *t, nb_error *err) {
     size_t bytes = (size_t)(t->b->rows * t->b->cols) * sizeof(uint16_t);
-    nb_mat w = nb_mat_of(nb_cpu_room_of(be, NB_ROOM_PART, bytes), NB_BF16, t->b->cols, t->b->rows);
+    nb_mat w = nb_mat_of(ni_cpu_room_of(be, NI_ROOM_PART, bytes), NB_BF16, t->b->cols, t->b->rows);
     if (!w.data)
         return no_memory(&w, err);
-    NB_TRY(nb_cpu_decode(be, &w, t->b, true, NULL, true, err));
-    nb_cpu_sparse_gemm(be, c, t->sparse, &w);
+    NB_TRY(ni_cpu_decode(be, &w, t->b, true, NULL, true, err));
+    ni_cpu_sparse_gemm(be, c, t->sparse, &w);
     return NB_OK;
 }
 
-static bool is_simple(const nb_term *t) {
+static bool is_simple(const ni_term *t) {
     return t->a && !t->columns && !t->a->factor && !t->b->factor;
 }
 
-static nb_status add_term(nb_backend *be, const nb_mat *c, const nb_term *t, bool accumulate, nb_error *err) {
+static nb_status add_term(nb_backend *be, const nb_mat *c, const ni_term *t, bool accumulate, nb_error *err) {
     if (is_simple(t))
         return product(be, c, t->a, t->b, accumulate, err);
     if (t->a)
@@ -118,26 +118,26 @@ static nb_status add_term(nb_backend *be, const nb_mat *c, const nb_term *t, boo
 
 /* ---- the sum ---- */
 
-static nb_status through_f32(nb_backend *be, const nb_mat *c, const nb_term *terms, int32_t count, bool accumulate,
+static nb_status through_f32(nb_backend *be, const nb_mat *c, const ni_term *terms, int32_t count, bool accumulate,
                              nb_error *err) {
     size_t bytes = (size_t)(c->rows * c->cols) * sizeof(float);
-    nb_mat sum = nb_mat_of(nb_cpu_room_of(be, NB_ROOM_SUM, bytes), NB_F32, c->rows, c->cols);
+    nb_mat sum = nb_mat_of(ni_cpu_room_of(be, NI_ROOM_SUM, bytes), NB_F32, c->rows, c->cols);
     if (!sum.data)
         return no_memory(&sum, err);
     if (accumulate)
-        nb_cpu_scale(be, &sum, c, NULL, NULL);
+        ni_cpu_scale(be, &sum, c, NULL, NULL);
     for (int32_t i = 0; i < count; i++)
         NB_TRY(add_term(be, &sum, &terms[i], accumulate || i > 0, err));
     if (c->stride == c->cols)
-        nb_cpu_cast(be, c->data, c->dtype, sum.data, NB_F32, c->rows * c->cols);
+        ni_cpu_cast(be, c->data, c->dtype, sum.data, NB_F32, c->rows * c->cols);
     else
-        nb_cpu_scale(be, c, &sum, NULL, NULL);
+        ni_cpu_scale(be, c, &sum, NULL, NULL);
     return NB_OK;
 }
 
-nb_status nb_cpu_multiply(nb_backend *be, const nb_mat *c, const nb_term *terms, int32_t count, bool accumulate,
+nb_status ni_cpu_multiply(nb_backend *be, const nb_mat *c, const ni_term *terms, int32_t count, bool accumulate,
                           nb_error *err) {
-    NB_TRY(nb_check_terms(c, terms, count, err));
+    NB_TRY(ni_check_terms(c, terms, count, err));
     if (c->dtype == NB_BF16 && (count > 1 || !is_simple(terms)))
         return through_f32(be, c, terms, count, accumulate, err);
     for (int32_t i = 0; i < count; i++)
@@ -145,6 +145,6 @@ nb_status nb_cpu_multiply(nb_backend *be, const nb_mat *c, const nb_term *terms,
     return NB_OK;
 }
 
-const char *nb_cpu_product_kernel(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
-    return nb_cpu_gemm_q_kernel(be, a, b);
+const char *ni_cpu_product_kernel(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
+    return ni_cpu_gemm_q_kernel(be, a, b);
 }

@@ -17,49 +17,49 @@
 
 /* ---- what stands behind the codes ---- */
 
-nb_form nb_form_of(const nb_quantizer *a, const nb_operand *b) {
-    if (nb_is_plain(b))
-        return NB_FORM_NONE;
+ni_form ni_form_of(const nb_quantizer *a, const nb_operand *b) {
+    if (ni_is_plain(b))
+        return NI_FORM_NONE;
     if (nb_quantizer_is_bf16(a))
-        return NB_FORM_NUMBERS;
-    return nb_is_packed(nb_product_of(a, &b->quantizer)) ? NB_FORM_PANELS : NB_FORM_INNER;
+        return NI_FORM_NUMBERS;
+    return ni_is_packed(ni_product_of(a, &b->quantizer)) ? NI_FORM_PANELS : NI_FORM_INNER;
 }
 
 static size_t form_bytes(nb_backend *be, const nb_operand *o) {
-    if (o->side != NB_RIGHT || nb_is_plain(o))
+    if (o->side != NI_RIGHT || ni_is_plain(o))
         return 0;
-    if (nb_form_of(&o->other, o) == NB_FORM_PANELS)
-        return nb_cpu_panel_bytes(be, o->rows, o->cols);
+    if (ni_form_of(&o->other, o) == NI_FORM_PANELS)
+        return ni_cpu_panel_bytes(be, o->rows, o->cols);
     return (size_t)(o->rows * o->cols) * sizeof(uint16_t);
 }
 
-size_t nb_cpu_operand_bytes(nb_backend *be, const nb_operand *operand) {
-    return nb_canonical_bytes(operand) + form_bytes(be, operand);
+size_t ni_cpu_operand_bytes(nb_backend *be, const nb_operand *operand) {
+    return ni_canonical_bytes(operand) + form_bytes(be, operand);
 }
 
-static nb_status make_form(nb_backend *be, const nb_operand *o, nb_form form, void *memory, nb_error *err) {
-    nb_qtensor codes = nb_codes_of(o);
+static nb_status make_form(nb_backend *be, const nb_operand *o, ni_form form, void *memory, nb_error *err) {
+    nb_qtensor codes = ni_codes_of(o);
     nb_mat numbers = nb_mat_of(memory, NB_BF16, o->rows, o->cols);
-    if (form == NB_FORM_PANELS)
-        nb_cpu_pack_panels(be, memory, &codes, o->other.element);
-    else if (form == NB_FORM_INNER)
-        NB_TRY(nb_cpu_decode_inner(be, &numbers, &codes, err));
+    if (form == NI_FORM_PANELS)
+        ni_cpu_pack_panels(be, memory, &codes, o->other.element);
+    else if (form == NI_FORM_INNER)
+        NB_TRY(ni_cpu_decode_inner(be, &numbers, &codes, err));
     else
-        NB_TRY(nb_cpu_dequantize(be, &numbers, &codes, false, true, err));
+        NB_TRY(ni_cpu_dequantize(be, &numbers, &codes, false, true, err));
     return NB_OK;
 }
 
-nb_status nb_right_form(nb_backend *be, const nb_quantizer *a, const nb_operand *b, const void **memory,
+nb_status ni_right_form(nb_backend *be, const nb_quantizer *a, const nb_operand *b, const void **memory,
                         nb_error *err) {
-    nb_form form = nb_form_of(a, b);
+    ni_form form = ni_form_of(a, b);
     *memory = NULL;
-    if (b->side != NB_RIGHT || nb_is_plain(b) || nb_form_of(&b->other, b) != form ||
-        (form == NB_FORM_PANELS && a->element != b->other.element))
+    if (b->side != NI_RIGHT || ni_is_plain(b) || ni_form_of(&b->other, b) != form ||
+        (form == NI_FORM_PANELS && a->element != b->other.element))
         return NB_OK; /* it was made for another product */
-    char *behind = (char *)b->memory + nb_canonical_bytes(b);
-    if (nb_head_of(b)->form != (int32_t)form)
+    char *behind = (char *)b->memory + ni_canonical_bytes(b);
+    if (ni_head_of(b)->form != (int32_t)form)
         NB_TRY(make_form(be, b, form, behind, err));
-    nb_head_of(b)->form = (int32_t)form;
+    ni_head_of(b)->form = (int32_t)form;
     *memory = behind;
     return NB_OK;
 }
@@ -68,10 +68,10 @@ nb_status nb_right_form(nb_backend *be, const nb_quantizer *a, const nb_operand 
 
 /* One row of a source on its way: all of its numbers, then those that are asked for. */
 typedef struct reader {
-    const nb_source *source;
+    const ni_source *source;
     nb_qtensor from, minus;
     const float *row, *col;
-    const nb_quantize_kernels *kernels;
+    const ni_quantize_kernels *kernels;
     int64_t width;
 } reader;
 
@@ -88,12 +88,12 @@ static void load_row(const nb_mat *m, int64_t r, float *x) {
     }
     const uint16_t *from = (const uint16_t *)m->data + r * m->stride;
     for (int64_t c = 0; c < m->cols; c++)
-        x[c] = nb_bf16_value(from[c]);
+        x[c] = ni_bf16_value(from[c]);
 }
 
 /* Of a residual only the columns that are asked for are subtracted. */
 static void read_row(const reader *rd, int64_t r, float *to, float *whole, float *held) {
-    const nb_source *s = rd->source;
+    const ni_source *s = rd->source;
     const int32_t *columns = s->columns;
     int64_t cols = columns ? s->column_count : rd->width;
     float *x = columns ? whole : to;
@@ -114,31 +114,31 @@ static void read_row(const reader *rd, int64_t r, float *to, float *whole, float
         to[c] = to[c] * row * (rd->col ? rd->col[c] : 1);
 }
 
-static nb_status open_reader(nb_backend *be, const nb_source *source, reader *rd, nb_error *err) {
-    *rd = (reader){.source = source, .kernels = nb_quantize_kernels_of(be)};
+static nb_status open_reader(nb_backend *be, const ni_source *source, reader *rd, nb_error *err) {
+    *rd = (reader){.source = source, .kernels = ni_quantize_kernels_of(be)};
     rd->width = source->numbers ? source->numbers->cols : source->operand->cols;
     if (source->operand)
-        rd->from = nb_codes_of(source->operand);
+        rd->from = ni_codes_of(source->operand);
     if (source->minus)
-        rd->minus = nb_codes_of(source->minus);
+        rd->minus = ni_codes_of(source->minus);
     if (source->row_scales)
-        NB_TRY(nb_row_scales_of(source->row_scales, &rd->row, err));
+        NB_TRY(ni_row_scales_of(source->row_scales, &rd->row, err));
     if (source->column_scales)
-        NB_TRY(nb_row_scales_of(source->column_scales, &rd->col, err));
+        NB_TRY(ni_row_scales_of(source->column_scales, &rd->col, err));
     return NB_OK;
 }
 
-static nb_status write_out(nb_backend *be, const nb_source *source, nb_mat *out, nb_error *err) {
+static nb_status write_out(nb_backend *be, const ni_source *source, nb_mat *out, nb_error *err) {
     int64_t rows, cols;
     reader rd;
-    nb_source_shape(source, &rows, &cols);
+    ni_source_shape(source, &rows, &cols);
     NB_TRY(open_reader(be, source, &rd, err));
-    float *memory = nb_cpu_room_of(be, NB_ROOM_SOURCE, (size_t)(rows * cols) * sizeof(float));
+    float *memory = ni_cpu_room_of(be, NI_ROOM_SOURCE, (size_t)(rows * cols) * sizeof(float));
     bool failed = !memory;
     *out = nb_mat_of(memory, NB_F32, rows, cols);
-#pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(static) reduction(|| : failed)
+#pragma omp parallel for num_threads(ni_cpu_of(be)->threads) schedule(static) reduction(|| : failed)
     for (int64_t r = 0; r < rows; r++) {
-        float *room = nb_cpu_scratch(be, omp_get_thread_num(), 2 * ((size_t)rd.width + 16) * sizeof(float));
+        float *room = ni_cpu_scratch(be, omp_get_thread_num(), 2 * ((size_t)rd.width + 16) * sizeof(float));
         if (room && memory)
             read_row(&rd, r, memory + r * cols, room, room + rd.width + 16);
         else
@@ -158,9 +158,9 @@ typedef struct ready_source {
     nb_mat written;
 } ready_source;
 
-static nb_status get_ready(nb_backend *be, const nb_source *source, ready_source *out, nb_error *err) {
+static nb_status get_ready(nb_backend *be, const ni_source *source, ready_source *out, nb_error *err) {
     *out = (ready_source){source->numbers, source->operand, {0}};
-    if (nb_source_is_simple(source))
+    if (ni_source_is_simple(source))
         return NB_OK;
     NB_TRY(write_out(be, source, &out->written, err));
     out->numbers = &out->written;
@@ -173,79 +173,79 @@ static bool measures(const nb_quantizer *q) {
     return q->scale_type == NB_SCALE_E4M3 && q->outer == NB_OUTER_TENSOR && !q->hadamard_size;
 }
 
-static nb_status quantize(nb_backend *be, const nb_making *making, const nb_qtensor *to, const ready_source *from,
+static nb_status quantize(nb_backend *be, const ni_making *making, const nb_qtensor *to, const ready_source *from,
                           nb_error *err) {
-    nb_operand_head *head = nb_head_of(making->out);
-    head->form = NB_FORM_NONE;
+    ni_operand_head *head = ni_head_of(making->out);
+    head->form = NI_FORM_NONE;
     if (from->operand) {
-        nb_qtensor codes = nb_codes_of(from->operand);
-        return nb_cpu_requantize(be, to, &codes, making->transpose, making->noise, making->stats, err);
+        nb_qtensor codes = ni_codes_of(from->operand);
+        return ni_cpu_requantize(be, to, &codes, making->transpose, making->noise, making->stats, err);
     }
     bool known = making->under || measures(&to->quantizer);
-    float amax = making->under ? nb_head_of(making->under)->amax : known ? nb_cpu_amax(be, from->numbers) : 0;
+    float amax = making->under ? ni_head_of(making->under)->amax : known ? ni_cpu_amax(be, from->numbers) : 0;
     if (making->at == 0)
         head->amax = amax;
-    return nb_cpu_quantize_under(be, to, from->numbers, making->transpose, making->noise, known ? &amax : NULL,
+    return ni_cpu_quantize_under(be, to, from->numbers, making->transpose, making->noise, known ? &amax : NULL,
                                  making->stats, err);
 }
 
-static nb_status make_piece(nb_backend *be, const nb_making *making, int64_t cols, const ready_source *from,
+static nb_status make_piece(nb_backend *be, const ni_making *making, int64_t cols, const ready_source *from,
                             nb_error *err) {
-    const nb_quantizer *q = nb_making_quantizer(making);
-    nb_qtensor whole = nb_codes_of(making->out);
-    void *memory = nb_cpu_room_of(be, NB_ROOM_PIECE, nb_qtensor_bytes(q, whole.rows, cols).total);
+    const nb_quantizer *q = ni_making_quantizer(making);
+    nb_qtensor whole = ni_codes_of(making->out);
+    void *memory = ni_cpu_room_of(be, NI_ROOM_PIECE, nb_qtensor_bytes(q, whole.rows, cols).total);
     if (!memory)
         return nb_fail(err, NB_NO_MEMORY, "make_operands: no memory for %lld columns", (long long)cols);
     nb_qtensor piece = nb_qtensor_place(q, whole.rows, cols, memory);
     NB_TRY(quantize(be, making, &piece, from, err));
-    nb_put_piece(&whole, making->at, &piece);
+    ni_put_piece(&whole, making->at, &piece);
     return NB_OK;
 }
 
 /* Numbers, where out->numbers is; or what codes decode to. */
-static nb_status put_numbers(nb_backend *be, const nb_making *making, const ready_source *from, nb_error *err) {
+static nb_status put_numbers(nb_backend *be, const ni_making *making, const ready_source *from, nb_error *err) {
     nb_operand *out = making->out;
     bool turn = making->transpose != out->transposed;
     if (from->operand) {
-        nb_qtensor codes = nb_codes_of(from->operand);
-        return nb_cpu_dequantize(be, &out->numbers, &codes, turn, true, err);
+        nb_qtensor codes = ni_codes_of(from->operand);
+        return ni_cpu_dequantize(be, &out->numbers, &codes, turn, true, err);
     }
     if (!turn) {
-        nb_cpu_scale(be, &out->numbers, from->numbers, NULL, NULL);
+        ni_cpu_scale(be, &out->numbers, from->numbers, NULL, NULL);
         return NB_OK;
     }
-    const nb_source source = {.numbers = from->numbers};
-    return nb_ref_make_operands(be, &source, making, 1, err);
+    const ni_source source = {.numbers = from->numbers};
+    return ni_ref_make_operands(be, &source, making, 1, err);
 }
 
-nb_status nb_cpu_make_operands(nb_backend *be, const nb_source *source, const nb_making *makings, int32_t count,
+nb_status ni_cpu_make_operands(nb_backend *be, const ni_source *source, const ni_making *makings, int32_t count,
                                nb_error *err) {
     ready_source from;
     for (int32_t i = 0; i < count; i++)
-        NB_TRY(nb_check_making(source, &makings[i], err));
+        NB_TRY(ni_check_making(source, &makings[i], err));
     NB_TRY(get_ready(be, source, &from, err));
     for (int32_t i = 0; i < count; i++) {
-        const nb_making *making = &makings[i];
-        if (nb_is_plain(making->out)) {
+        const ni_making *making = &makings[i];
+        if (ni_is_plain(making->out)) {
             NB_TRY(put_numbers(be, making, &from, err));
             continue;
         }
-        nb_qtensor codes = nb_codes_of(making->out);
-        codes.quantizer = *nb_making_quantizer(making);
-        NB_TRY(nb_making_is_whole(source, making)
+        nb_qtensor codes = ni_codes_of(making->out);
+        codes.quantizer = *ni_making_quantizer(making);
+        NB_TRY(ni_making_is_whole(source, making)
                    ? quantize(be, making, &codes, &from, err)
-                   : make_piece(be, making, nb_making_columns(source, making), &from, err));
+                   : make_piece(be, making, ni_making_columns(source, making), &from, err));
         making->out->outer = codes.tensor_scale;
     }
     return NB_OK;
 }
 
-nb_status nb_cpu_turn(nb_backend *be, nb_operand *out, const nb_operand *from, nb_error *err) {
-    nb_qtensor to = nb_codes_of(out), source = nb_codes_of(from);
+nb_status ni_cpu_turn(nb_backend *be, nb_operand *out, const nb_operand *from, nb_error *err) {
+    nb_qtensor to = ni_codes_of(out), source = ni_codes_of(from);
     if (out->quantizer.scale_type == NB_SCALE_NONE)
-        source = nb_inner_codes(&source);
-    NB_TRY(nb_cpu_transpose_codes(be, &to, &source, err));
-    *nb_head_of(out) = (nb_operand_head){.amax = nb_head_of(from)->amax};
+        source = ni_inner_codes(&source);
+    NB_TRY(ni_cpu_transpose_codes(be, &to, &source, err));
+    *ni_head_of(out) = (ni_operand_head){.amax = ni_head_of(from)->amax};
     out->outer = to.tensor_scale;
     return NB_OK;
 }
@@ -255,32 +255,32 @@ nb_status nb_cpu_turn(nb_backend *be, nb_operand *out, const nb_operand *from, n
 static nb_status decode_columns(nb_backend *be, const nb_mat *out, const nb_operand *from, const int32_t *columns,
                                 bool with_outer, nb_error *err) {
     size_t bytes = (size_t)(from->rows * from->cols) * nb_dtype_size(out->dtype);
-    nb_mat part = nb_mat_of(nb_cpu_room_of(be, NB_ROOM_PART, bytes), out->dtype, from->rows, from->cols);
+    nb_mat part = nb_mat_of(ni_cpu_room_of(be, NI_ROOM_PART, bytes), out->dtype, from->rows, from->cols);
     if (!part.data)
         return nb_fail(err, NB_NO_MEMORY, "decode: no memory for %lld x %lld numbers", (long long)from->rows,
                        (long long)from->cols);
-    NB_TRY(nb_cpu_decode(be, &part, from, false, NULL, with_outer, err));
-    nb_cpu_scatter_columns(be, out, &part, columns, false);
+    NB_TRY(ni_cpu_decode(be, &part, from, false, NULL, with_outer, err));
+    ni_cpu_scatter_columns(be, out, &part, columns, false);
     return NB_OK;
 }
 
-nb_status nb_cpu_decode(nb_backend *be, const nb_mat *out, const nb_operand *from, bool transpose,
+nb_status ni_cpu_decode(nb_backend *be, const nb_mat *out, const nb_operand *from, bool transpose,
                         const int32_t *columns, bool with_outer, nb_error *err) {
-    NB_TRY(nb_check_decode(out, from, transpose, columns, err));
+    NB_TRY(ni_check_decode(out, from, transpose, columns, err));
     if (columns)
         return decode_columns(be, out, from, columns, with_outer, err);
-    if (nb_is_plain(from)) {
+    if (ni_is_plain(from)) {
         if (from->transposed != transpose)
-            return nb_ref_decode(be, out, from, transpose, NULL, with_outer, err);
-        nb_cpu_scale(be, out, &from->numbers, NULL, NULL);
+            return ni_ref_decode(be, out, from, transpose, NULL, with_outer, err);
+        ni_cpu_scale(be, out, &from->numbers, NULL, NULL);
         return NB_OK;
     }
-    nb_qtensor codes = nb_codes_of(from);
+    nb_qtensor codes = ni_codes_of(from);
     if (!with_outer)
-        codes = nb_inner_codes(&codes);
-    return nb_cpu_dequantize(be, out, &codes, transpose, with_outer, err);
+        codes = ni_inner_codes(&codes);
+    return ni_cpu_dequantize(be, out, &codes, transpose, with_outer, err);
 }
 
-nb_status nb_cpu_canonical(nb_backend *be, const nb_qtensor *out, const nb_operand *from, nb_error *err) {
-    return nb_ref_canonical(be, out, from, err);
+nb_status ni_cpu_canonical(nb_backend *be, const nb_qtensor *out, const nb_operand *from, nb_error *err) {
+    return ni_ref_canonical(be, out, from, err);
 }

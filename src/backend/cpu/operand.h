@@ -1,24 +1,24 @@
 /* operand.h: what stands behind the codes of a right operand on the CPU. */
-#ifndef NB_BACKEND_CPU_OPERAND_H
-#define NB_BACKEND_CPU_OPERAND_H
+#ifndef NI_BACKEND_CPU_OPERAND_H
+#define NI_BACKEND_CPU_OPERAND_H
 
 #include "backend/cpu/cpu.h"
 #include "backend/ref/operand_parts.h"
 
-typedef enum nb_form {
-    NB_FORM_NONE,
-    NB_FORM_PANELS, /* packed (packed.h) */
-    NB_FORM_INNER,  /* BF16, without scales that stay outside of the sum */
-    NB_FORM_NUMBERS /* BF16, all of it: the other side has no codes */
-} nb_form;
+typedef enum ni_form {
+    NI_FORM_NONE,
+    NI_FORM_PANELS, /* packed (packed.h) */
+    NI_FORM_INNER,  /* BF16, without scales that stay outside of the sum */
+    NI_FORM_NUMBERS /* BF16, all of it: the other side has no codes */
+} ni_form;
 
 /* What a product of A in this quantizer with b reads. */
-nb_form nb_form_of(const nb_quantizer *a, const nb_operand *b);
+ni_form ni_form_of(const nb_quantizer *a, const nb_operand *b);
 
 /* That form of b, made now if it is not there; NULL where b holds another. */
-nb_status nb_right_form(nb_backend *be, const nb_quantizer *a, const nb_operand *b, const void **memory, nb_error *err);
+nb_status ni_right_form(nb_backend *be, const nb_quantizer *a, const nb_operand *b, const void **memory, nb_error *err);
 
 /* Largest magnitude of a matrix as it lies: its amax where it is known. */
-float nb_cpu_amax(nb_backend *be, const nb_mat *x);
+float ni_cpu_amax(nb_backend *be, const nb_mat *x);
 
 #endif

@@ -6,24 +6,24 @@
 
 /* Floats that the kernels of ops_attention.inc work in: planes of the whole sequence, rows and squares of a tile. */
 static size_t tile_bytes(const nb_attention *a, int64_t planes, int64_t tiles, int64_t squares) {
-    int64_t width = nb_tile_width(a->head_dim), positions = nb_tile_positions(a->seq);
-    int64_t floats = planes * positions * width + tiles * NB_TILE * width + squares * NB_TILE * NB_TILE;
+    int64_t width = ni_tile_width(a->head_dim), positions = ni_tile_positions(a->seq);
+    int64_t floats = planes * positions * width + tiles * NI_TILE * width + squares * NI_TILE * NI_TILE;
     return (size_t)floats * sizeof(float);
 }
 
 /* Every thread's scratch, before any of them starts: within a parallel region nothing can fail. */
 static nb_status reserve(nb_backend *be, const char *op, size_t bytes, nb_error *err) {
-    for (int32_t thread = 0; thread < nb_cpu_of(be)->threads; thread++)
-        if (!nb_cpu_scratch(be, thread, bytes))
+    for (int32_t thread = 0; thread < ni_cpu_of(be)->threads; thread++)
+        if (!ni_cpu_scratch(be, thread, bytes))
             return nb_fail(err, NB_NO_MEMORY, "%s: no memory for %zu bytes of tiles a thread; fewer threads need less",
                            op, bytes);
     return NB_OK;
 }
 
 /* Of one head, while the cache has it. */
-static uint32_t head_amax(const nb_cpu_kernels *kernels, const nb_attention *a, int64_t b, int64_t h,
+static uint32_t head_amax(const ni_cpu_kernels *kernels, const nb_attention *a, int64_t b, int64_t h,
                           const uint16_t *o) {
-    const int64_t pitch = nb_attention_pitch(a, a->o_stride, a->heads);
+    const int64_t pitch = ni_attention_pitch(a, a->o_stride, a->heads);
     uint32_t largest = 0;
     for (int64_t t = 0; t < a->seq; t++) {
         const uint32_t here = kernels->amax_bf16(o + (b * a->seq + t) * pitch + h * a->head_dim, a->head_dim);
@@ -32,17 +32,17 @@ static uint32_t head_amax(const nb_cpu_kernels *kernels, const nb_attention *a, 
     return largest;
 }
 
-nb_status nb_cpu_attention_forward(nb_backend *be, const nb_attention *a, void *o, void *lse, const void *q,
+nb_status ni_cpu_attention_forward(nb_backend *be, const nb_attention *a, void *o, void *lse, const void *q,
                                    const void *k, const void *v, nb_error *err) {
-    NB_TRY(nb_attention_check(a, err));
+    NB_TRY(ni_attention_check(a, err));
     const size_t bytes = tile_bytes(a, 2, 2, 1);
     NB_TRY(reserve(be, "attention", bytes, err));
-    const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);
+    const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);
     uint32_t largest = 0;
-#pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(dynamic) reduction(max : largest)
+#pragma omp parallel for num_threads(ni_cpu_of(be)->threads) schedule(dynamic) reduction(max : largest)
     for (int64_t task = 0; task < a->batch * a->heads; task++) {
         kernels->attention_forward(a, task / a->heads, task % a->heads, o, lse, q, k, v,
-                                   nb_cpu_scratch(be, omp_get_thread_num(), bytes));
+                                   ni_cpu_scratch(be, omp_get_thread_num(), bytes));
         const uint32_t here = a->o_amax ? head_amax(kernels, a, task / a->heads, task % a->heads, o) : 0;
         largest = here > largest ? here : largest;
     }
@@ -51,51 +51,51 @@ nb_status nb_cpu_attention_forward(nb_backend *be, const nb_attention *a, void *
     return NB_OK;
 }
 
-nb_status nb_cpu_attention_backward(nb_backend *be, const nb_attention *a, void *dq, void *dk, void *dv,
+nb_status ni_cpu_attention_backward(nb_backend *be, const nb_attention *a, void *dq, void *dk, void *dv,
                                     const void *do_, const void *o, const void *lse, const void *q, const void *k,
                                     const void *v, nb_error *err) {
-    NB_TRY(nb_attention_check(a, err));
+    NB_TRY(ni_attention_check(a, err));
     const size_t bytes = tile_bytes(a, 5, 5, 2);
     NB_TRY(reserve(be, "attention", bytes, err));
-    const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);
-#pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(dynamic)
+    const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);
+#pragma omp parallel for num_threads(ni_cpu_of(be)->threads) schedule(dynamic)
     for (int64_t task = 0; task < a->batch * a->kv_heads; task++)
         kernels->attention_backward(a, task / a->kv_heads, task % a->kv_heads, dq, dk, dv, do_, o, lse, q, k, v,
-                                    nb_cpu_scratch(be, omp_get_thread_num(), bytes));
+                                    ni_cpu_scratch(be, omp_get_thread_num(), bytes));
     return NB_OK;
 }
 
 /* A state, a chunk as laid out in ops_gla.inc, and sums of the gates in double. */
 static size_t chunk_bytes(const nb_gla *g) {
-    int64_t kw = nb_tile_width(g->key_dim), vw = nb_tile_width(g->value_dim);
-    int64_t floats = kw * vw + 9 * NB_GLA_CHUNK * kw + 4 * NB_GLA_CHUNK * vw + NB_GLA_CHUNK * NB_GLA_CHUNK + 3 * kw;
+    int64_t kw = ni_tile_width(g->key_dim), vw = ni_tile_width(g->value_dim);
+    int64_t floats = kw * vw + 9 * NI_GLA_CHUNK * kw + 4 * NI_GLA_CHUNK * vw + NI_GLA_CHUNK * NI_GLA_CHUNK + 3 * kw;
     return (size_t)floats * sizeof(float);
 }
 
-nb_status nb_cpu_gla_forward(nb_backend *be, const nb_gla *g, void *o, const void *q, const void *k, const void *v,
+nb_status ni_cpu_gla_forward(nb_backend *be, const nb_gla *g, void *o, const void *q, const void *k, const void *v,
                              const void *gate, nb_error *err) {
-    NB_TRY(nb_gla_check(g, err));
+    NB_TRY(ni_gla_check(g, err));
     const size_t bytes = chunk_bytes(g);
     NB_TRY(reserve(be, "gla", bytes, err));
-    const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);
-#pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(dynamic)
+    const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);
+#pragma omp parallel for num_threads(ni_cpu_of(be)->threads) schedule(dynamic)
     for (int64_t task = 0; task < g->batch * g->heads; task++)
         kernels->gla_forward(g, task / g->heads, task % g->heads, o, q, k, v, gate,
-                             nb_cpu_scratch(be, omp_get_thread_num(), bytes));
+                             ni_cpu_scratch(be, omp_get_thread_num(), bytes));
     return NB_OK;
 }
 
-nb_status nb_cpu_gla_backward(nb_backend *be, const nb_gla *g, void *dq, void *dk, void *dv, void *dgate,
+nb_status ni_cpu_gla_backward(nb_backend *be, const nb_gla *g, void *dq, void *dk, void *dv, void *dgate,
                               const void *do_, const void *q, const void *k, const void *v, const void *gate,
                               nb_error *err) {
-    NB_TRY(nb_gla_check(g, err));
+    NB_TRY(ni_gla_check(g, err));
     const size_t bytes = chunk_bytes(g);
     NB_TRY(reserve(be, "gla", bytes, err));
-    const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);
-#pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(dynamic)
+    const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);
+#pragma omp parallel for num_threads(ni_cpu_of(be)->threads) schedule(dynamic)
     for (int64_t task = 0; task < g->batch * g->heads; task++) {
         const int64_t b = task / g->heads, h = task % g->heads;
-        float *scratch = nb_cpu_scratch(be, omp_get_thread_num(), bytes);
+        float *scratch = ni_cpu_scratch(be, omp_get_thread_num(), bytes);
         kernels->gla_backward_queries(g, b, h, dq, dgate, do_, q, k, v, gate, scratch);
         kernels->gla_backward_keys(g, b, h, dk, dv, dgate, do_, q, k, v, gate, scratch);
     }

@@ -7,53 +7,53 @@
 #include <stdlib.h>
 #include <string.h>
 
-const nb_cpu_kernels *nb_cpu_kernels_of(nb_backend *be) {
-#ifdef NB_X86
-    if (nb_cpu_of(be)->isa == NB_ISA_AVX512)
-        return &nb_cpu_kernels_avx512;
-    if (nb_cpu_of(be)->isa == NB_ISA_AVX2)
-        return &nb_cpu_kernels_avx2;
+const ni_cpu_kernels *ni_cpu_kernels_of(nb_backend *be) {
+#ifdef NI_X86
+    if (ni_cpu_of(be)->isa == NB_ISA_AVX512)
+        return &ni_cpu_kernels_avx512;
+    if (ni_cpu_of(be)->isa == NB_ISA_AVX2)
+        return &ni_cpu_kernels_avx2;
 #else
     (void)be;
 #endif
-    return &nb_cpu_kernels_portable;
+    return &ni_cpu_kernels_portable;
 }
 
 static int threads_for(nb_backend *be, int64_t n) {
-    return n > NB_SPAN_SERIAL ? nb_cpu_of(be)->threads : 1;
+    return n > NI_SPAN_SERIAL ? ni_cpu_of(be)->threads : 1;
 }
 
 /* Runs `body` for every span, with `at` its first element and `count` its length. */
 #define FOR_SPANS(be, n, body)                                                                                         \
     do {                                                                                                               \
-        const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);                                                         \
+        const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);                                                         \
         const int threads = threads_for(be, n);                                                                        \
         _Pragma("omp parallel for num_threads(threads) schedule(static)") for (int64_t span = 0;                       \
-                                                                               span < nb_span_count(n); span++) {      \
-            const int64_t at = span * NB_SPAN, count = nb_span_length(n, span);                                        \
+                                                                               span < ni_span_count(n); span++) {      \
+            const int64_t at = span * NI_SPAN, count = ni_span_length(n, span);                                        \
             kernels->body;                                                                                             \
         }                                                                                                              \
     } while (0)
 
-void nb_cpu_cast(nb_backend *be, void *to, nb_dtype to_type, const void *from, nb_dtype from_type, int64_t n) {
+void ni_cpu_cast(nb_backend *be, void *to, nb_dtype to_type, const void *from, nb_dtype from_type, int64_t n) {
     if (to_type == NB_BF16 && from_type == NB_F32)
         FOR_SPANS(be, n, to_bf16((uint16_t *)to + at, (const float *)from + at, count));
     else if (to_type == NB_F32 && from_type == NB_BF16)
         FOR_SPANS(be, n, to_f32((float *)to + at, (const uint16_t *)from + at, count));
     else
-        nb_ref_cast(be, to, to_type, from, from_type, n);
+        ni_ref_cast(be, to, to_type, from, from_type, n);
 }
 
-void nb_cpu_add(nb_backend *be, void *out, const void *a, const void *b, int64_t n) {
+void ni_cpu_add(nb_backend *be, void *out, const void *a, const void *b, int64_t n) {
     FOR_SPANS(be, n, add((uint16_t *)out + at, (const uint16_t *)a + at, (const uint16_t *)b + at, count));
 }
 
-void nb_cpu_axpy(nb_backend *be, void *y, double alpha, const void *x, int64_t n) {
+void ni_cpu_axpy(nb_backend *be, void *y, double alpha, const void *x, int64_t n) {
     FOR_SPANS(be, n, axpy((float *)y + at, (float)alpha, (const float *)x + at, count));
 }
 
 /* Spans of what was just written, while the cache has them. */
-static uint32_t span_amax(const nb_cpu_kernels *kernels, const nb_mat *m, int64_t at, int64_t count, uint32_t amax) {
+static uint32_t span_amax(const ni_cpu_kernels *kernels, const nb_mat *m, int64_t at, int64_t count, uint32_t amax) {
     const uint32_t here = m->amax ? kernels->amax_bf16((const uint16_t *)m->data + at, count) : 0;
     return here > amax ? here : amax;
 }
@@ -63,13 +63,13 @@ static void set_amax(const nb_mat *m, uint32_t amax) {
         *m->amax = amax;
 }
 
-void nb_cpu_swiglu_forward(nb_backend *be, const nb_mat *y, const void *gate, const void *up) {
-    const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);
+void ni_cpu_swiglu_forward(nb_backend *be, const nb_mat *y, const void *gate, const void *up) {
+    const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);
     const int64_t n = y->rows * y->cols;
     uint32_t amax = 0;
 #pragma omp parallel for num_threads(threads_for(be, n)) schedule(static) reduction(max : amax)
-    for (int64_t span = 0; span < nb_span_count(n); span++) {
-        const int64_t at = span * NB_SPAN, count = nb_span_length(n, span);
+    for (int64_t span = 0; span < ni_span_count(n); span++) {
+        const int64_t at = span * NI_SPAN, count = ni_span_length(n, span);
         kernels->swiglu_forward((uint16_t *)y->data + at, (const uint16_t *)gate + at, (const uint16_t *)up + at,
                                 count);
         amax = span_amax(kernels, y, at, count, amax);
@@ -77,14 +77,14 @@ void nb_cpu_swiglu_forward(nb_backend *be, const nb_mat *y, const void *gate, co
     set_amax(y, amax);
 }
 
-void nb_cpu_swiglu_backward(nb_backend *be, const nb_mat *dgate, const nb_mat *dup, const void *dy, const void *gate,
+void ni_cpu_swiglu_backward(nb_backend *be, const nb_mat *dgate, const nb_mat *dup, const void *dy, const void *gate,
                             const void *up) {
-    const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);
+    const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);
     const int64_t n = dgate->rows * dgate->cols;
     uint32_t of_gate = 0, of_up = 0;
 #pragma omp parallel for num_threads(threads_for(be, n)) schedule(static) reduction(max : of_gate, of_up)
-    for (int64_t span = 0; span < nb_span_count(n); span++) {
-        const int64_t at = span * NB_SPAN, count = nb_span_length(n, span);
+    for (int64_t span = 0; span < ni_span_count(n); span++) {
+        const int64_t at = span * NI_SPAN, count = ni_span_length(n, span);
         kernels->swiglu_backward((uint16_t *)dgate->data + at, (uint16_t *)dup->data + at, (const uint16_t *)dy + at,
                                  (const uint16_t *)gate + at, (const uint16_t *)up + at, count);
         of_gate = span_amax(kernels, dgate, at, count, of_gate);
@@ -96,8 +96,8 @@ void nb_cpu_swiglu_backward(nb_backend *be, const nb_mat *dgate, const nb_mat *d
 
 /* ---- AdamW ---- */
 
-nb_adamw_scalars nb_adamw_scalars_of(const nb_adamw *step, double weight_decay) {
-    const nb_adamw_scalars s = {
+ni_adamw_scalars ni_adamw_scalars_of(const nb_adamw *step, double weight_decay) {
+    const ni_adamw_scalars s = {
         .beta1 = (float)step->beta1,
         .rest1 = (float)(1 - step->beta1),
         .beta2 = (float)step->beta2,
@@ -111,13 +111,13 @@ nb_adamw_scalars nb_adamw_scalars_of(const nb_adamw *step, double weight_decay) 
     return s;
 }
 
-static void update_plain(nb_backend *be, const nb_adamw_tensor *t, const nb_adamw_scalars *s) {
-    const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);
+static void update_plain(nb_backend *be, const nb_adamw_tensor *t, const ni_adamw_scalars *s) {
+    const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);
     float *param = t->param.data, *m = t->m.data, *v = t->v.data, *grad = t->grad.data;
     uint32_t amax = 0;
 #pragma omp parallel for num_threads(threads_for(be, t->n)) schedule(static) reduction(max : amax)
-    for (int64_t span = 0; span < nb_span_count(t->n); span++) {
-        const int64_t at = span * NB_SPAN, count = nb_span_length(t->n, span);
+    for (int64_t span = 0; span < ni_span_count(t->n); span++) {
+        const int64_t at = span * NI_SPAN, count = ni_span_length(t->n, span);
         kernels->adamw(param + at, m + at, v + at, grad + at, count, s);
         if (t->copy)
             kernels->to_bf16((uint16_t *)t->copy + at, param + at, count);
@@ -128,13 +128,13 @@ static void update_plain(nb_backend *be, const nb_adamw_tensor *t, const nb_adam
         *t->amax = amax;
 }
 
-void nb_cpu_adamw(nb_backend *be, const nb_adamw_tensor *tensors, int32_t count, const nb_adamw *step) {
+void ni_cpu_adamw(nb_backend *be, const nb_adamw_tensor *tensors, int32_t count, const nb_adamw *step) {
     for (const nb_adamw_tensor *t = tensors; t < tensors + count; t++) {
-        const nb_adamw_scalars scalars = nb_adamw_scalars_of(step, t->weight_decay);
-        if (nb_adamw_is_plain(t, NB_F32))
+        const ni_adamw_scalars scalars = ni_adamw_scalars_of(step, t->weight_decay);
+        if (ni_adamw_is_plain(t, NB_F32))
             update_plain(be, t, &scalars);
         else
-            nb_cpu_adamw_narrow(be, t, &scalars);
+            ni_cpu_adamw_narrow(be, t, &scalars);
     }
 }
 
@@ -144,10 +144,10 @@ enum { SUM_PIECES = 256 };
 
 static double sum_pieces(nb_backend *be, double (*piece)(const float *x, int64_t n), const float *x, int64_t n) {
     double part[SUM_PIECES];
-#pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(static) if (n > NB_SPAN_SERIAL)
+#pragma omp parallel for num_threads(ni_cpu_of(be)->threads) schedule(static) if (n > NI_SPAN_SERIAL)
     for (int64_t i = 0; i < SUM_PIECES; i++) {
-        int64_t begin = nb_part(n, SUM_PIECES, i);
-        part[i] = piece(x + begin, nb_part(n, SUM_PIECES, i + 1) - begin);
+        int64_t begin = ni_part(n, SUM_PIECES, i);
+        part[i] = piece(x + begin, ni_part(n, SUM_PIECES, i + 1) - begin);
     }
     for (int width = SUM_PIECES / 2; width; width /= 2)
         for (int i = 0; i < width; i++)
@@ -155,32 +155,32 @@ static double sum_pieces(nb_backend *be, double (*piece)(const float *x, int64_t
     return part[0];
 }
 
-void nb_cpu_sum(nb_backend *be, double *out, const void *x, int64_t n) {
-    *out = sum_pieces(be, nb_cpu_kernels_of(be)->sum, x, n);
+void ni_cpu_sum(nb_backend *be, double *out, const void *x, int64_t n) {
+    *out = sum_pieces(be, ni_cpu_kernels_of(be)->sum, x, n);
 }
 
-void nb_cpu_sum_squares(nb_backend *be, double *out, const void *x, int64_t n) {
-    *out = sum_pieces(be, nb_cpu_kernels_of(be)->sum_squares, x, n);
+void ni_cpu_sum_squares(nb_backend *be, double *out, const void *x, int64_t n) {
+    *out = sum_pieces(be, ni_cpu_kernels_of(be)->sum_squares, x, n);
 }
 
 /* ---- embedding ---- */
 
-void nb_cpu_embed_forward(nb_backend *be, void *out, const void *table, const int32_t *tokens, int64_t n, int64_t dim) {
-    const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);
-#pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(static) if (n * dim > NB_SPAN_SERIAL)
+void ni_cpu_embed_forward(nb_backend *be, void *out, const void *table, const int32_t *tokens, int64_t n, int64_t dim) {
+    const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);
+#pragma omp parallel for num_threads(ni_cpu_of(be)->threads) schedule(static) if (n * dim > NI_SPAN_SERIAL)
     for (int64_t t = 0; t < n; t++)
         kernels->to_bf16((uint16_t *)out + t * dim, (const float *)table + tokens[t] * dim, dim);
 }
 
 /* Threads share the columns, so that each sum runs over the tokens in order. */
-void nb_cpu_embed_backward(nb_backend *be, void *dtable, const void *dout, const int32_t *tokens, int64_t n,
+void ni_cpu_embed_backward(nb_backend *be, void *dtable, const void *dout, const int32_t *tokens, int64_t n,
                            int64_t dim, int64_t vocab) {
     (void)vocab;
-    const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);
-    int32_t threads = nb_cpu_of(be)->threads;
-#pragma omp parallel for num_threads(threads) schedule(static) if (n * dim > NB_SPAN_SERIAL)
+    const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);
+    int32_t threads = ni_cpu_of(be)->threads;
+#pragma omp parallel for num_threads(threads) schedule(static) if (n * dim > NI_SPAN_SERIAL)
     for (int32_t part = 0; part < threads; part++) {
-        int64_t begin = nb_part(dim, threads, part), width = nb_part(dim, threads, part + 1) - begin;
+        int64_t begin = ni_part(dim, threads, part), width = ni_part(dim, threads, part + 1) - begin;
         for (int64_t t = 0; t < n; t++)
             kernels->add_bf16((float *)dtable + tokens[t] * dim + begin, (const uint16_t *)dout + t * dim + begin,
                               width);
@@ -198,7 +198,7 @@ static void angles_of(double theta, int64_t half, int64_t position, float *cosin
 }
 
 /* Makes the tables reach `last`; on a change of theta or width, anew. False if there is no memory for them. */
-static bool extend_tables(nb_cpu *cpu, double theta, int64_t half, int64_t last) {
+static bool extend_tables(ni_cpu *cpu, double theta, int64_t half, int64_t last) {
     if (cpu->rope.cosine && cpu->rope.theta == theta && cpu->rope.half == half && cpu->rope.positions > last)
         return true;
     int64_t positions = 256;
@@ -223,18 +223,18 @@ static bool extend_tables(nb_cpu *cpu, double theta, int64_t half, int64_t last)
     return true;
 }
 
-void nb_cpu_rope(nb_backend *be, void *x, const int32_t *positions, int64_t n, int64_t heads, int64_t head_dim,
+void ni_cpu_rope(nb_backend *be, void *x, const int32_t *positions, int64_t n, int64_t heads, int64_t head_dim,
                  double theta, bool inverse) {
-    nb_cpu *cpu = nb_cpu_of(be);
-    const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);
+    ni_cpu *cpu = ni_cpu_of(be);
+    const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);
     int32_t last = 0;
     for (int64_t t = 0; t < n; t++)
         last = positions[t] > last ? positions[t] : last;
     if (!extend_tables(cpu, theta, head_dim / 2, last)) { /* the same angles, a row at a time */
-        nb_ref_f32_rope(be, x, positions, n, heads, head_dim, theta, inverse);
+        ni_ref_f32_rope(be, x, positions, n, heads, head_dim, theta, inverse);
         return;
     }
-#pragma omp parallel for num_threads(cpu->threads) schedule(static) if (n * heads * head_dim > NB_SPAN_SERIAL)
+#pragma omp parallel for num_threads(cpu->threads) schedule(static) if (n * heads * head_dim > NI_SPAN_SERIAL)
     for (int64_t t = 0; t < n; t++) {
         int64_t row = positions[t] * cpu->rope.half;
         kernels->rope((uint16_t *)x + t * heads * head_dim, cpu->rope.cosine + row, cpu->rope.sine + row, heads,

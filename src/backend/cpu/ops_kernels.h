@@ -4,22 +4,22 @@
  * depend on the number of threads. All three tables come from the same sources (ops_*.inc) and agree bit for bit,
  * save attention, whose products are fused (FMA) where the machine can: there AVX2 and AVX-512 agree.
  */
-#ifndef NB_BACKEND_CPU_OPS_KERNELS_H
-#define NB_BACKEND_CPU_OPS_KERNELS_H
+#ifndef NI_BACKEND_CPU_OPS_KERNELS_H
+#define NI_BACKEND_CPU_OPS_KERNELS_H
 
 #include "backend/cpu/cpu.h"
 #include "backend/ref/ref.h"
 
 /* The scalars of AdamW, each rounded once from double (src/backend/ref/optimizer.inc). */
-typedef struct nb_adamw_scalars {
+typedef struct ni_adamw_scalars {
     float beta1, rest1, beta2, rest2, rate, correction, keep, scale, eps;
-} nb_adamw_scalars;
-nb_adamw_scalars nb_adamw_scalars_of(const nb_adamw *step, double weight_decay);
+} ni_adamw_scalars;
+ni_adamw_scalars ni_adamw_scalars_of(const nb_adamw *step, double weight_decay);
 
 /* AdamW on a tensor of which something is narrow (scaled.c). */
-void nb_cpu_adamw_narrow(nb_backend *be, const nb_adamw_tensor *tensor, const nb_adamw_scalars *scalars);
+void ni_cpu_adamw_narrow(nb_backend *be, const nb_adamw_tensor *tensor, const ni_adamw_scalars *scalars);
 
-typedef struct nb_cpu_kernels {
+typedef struct ni_cpu_kernels {
     /* n elements */
     void (*to_bf16)(uint16_t *to, const float *from, int64_t n);
     void (*to_f32)(float *to, const uint16_t *from, int64_t n);
@@ -30,7 +30,7 @@ typedef struct nb_cpu_kernels {
     void (*swiglu_forward)(uint16_t *y, const uint16_t *gate, const uint16_t *up, int64_t n);
     void (*swiglu_backward)(uint16_t *dgate, uint16_t *dup, const uint16_t *dy, const uint16_t *gate,
                             const uint16_t *up, int64_t n);
-    void (*adamw)(float *param, float *m, float *v, const float *grad, int64_t n, const nb_adamw_scalars *s);
+    void (*adamw)(float *param, float *m, float *v, const float *grad, int64_t n, const ni_adamw_scalars *s);
     double (*sum)(const float *x, int64_t n);
     double (*sum_squares)(const float *x, int64_t n);
 
@@ -94,43 +94,43 @@ typedef struct nb_cpu_kernels {
                          float hi);
     void (*sparse_row)(float *c, int64_t n, const int32_t *column, const uint16_t *value, int32_t entries,
                        const uint16_t *b, int64_t b_row);
-} nb_cpu_kernels;
+} ni_cpu_kernels;
 
-extern const nb_cpu_kernels nb_cpu_kernels_portable;
-#ifdef NB_X86
-extern const nb_cpu_kernels nb_cpu_kernels_avx2, nb_cpu_kernels_avx512;
+extern const ni_cpu_kernels ni_cpu_kernels_portable;
+#ifdef NI_X86
+extern const ni_cpu_kernels ni_cpu_kernels_avx2, ni_cpu_kernels_avx512;
 #endif
 
 /* The table for the backend's instruction set. */
-const nb_cpu_kernels *nb_cpu_kernels_of(nb_backend *be);
+const ni_cpu_kernels *ni_cpu_kernels_of(nb_backend *be);
 
 /* ---- how work is cut: the same for every number of threads ---- */
 
 /* Elements of an elementwise operation that one thread takes at a time, and the size below which threads do not pay. */
-enum { NB_SPAN = 16384, NB_SPAN_SERIAL = 2 * NB_SPAN };
+enum { NI_SPAN = 16384, NI_SPAN_SERIAL = 2 * NI_SPAN };
 
-static inline int64_t nb_span_count(int64_t n) {
-    return (n + NB_SPAN - 1) / NB_SPAN;
+static inline int64_t ni_span_count(int64_t n) {
+    return (n + NI_SPAN - 1) / NI_SPAN;
 }
 
-static inline int64_t nb_span_length(int64_t n, int64_t span) {
-    return n - span * NB_SPAN < NB_SPAN ? n - span * NB_SPAN : NB_SPAN;
+static inline int64_t ni_span_length(int64_t n, int64_t span) {
+    return n - span * NI_SPAN < NI_SPAN ? n - span * NI_SPAN : NI_SPAN;
 }
 
 /* Softmax attention works on tiles of 64 positions, gated linear attention on chunks of 32; heads are padded so that
  * every register block divides them. */
-enum { NB_TILE = 64, NB_GLA_CHUNK = 32, NB_TILE_PAD = 32 };
+enum { NI_TILE = 64, NI_GLA_CHUNK = 32, NI_TILE_PAD = 32 };
 
-static inline int64_t nb_tile_width(int64_t head_dim) {
-    return (head_dim + NB_TILE_PAD - 1) / NB_TILE_PAD * NB_TILE_PAD;
+static inline int64_t ni_tile_width(int64_t head_dim) {
+    return (head_dim + NI_TILE_PAD - 1) / NI_TILE_PAD * NI_TILE_PAD;
 }
 
-static inline int64_t nb_tile_positions(int64_t seq) {
-    return (seq + NB_TILE - 1) / NB_TILE * NB_TILE;
+static inline int64_t ni_tile_positions(int64_t seq) {
+    return (seq + NI_TILE - 1) / NI_TILE * NI_TILE;
 }
 
-/* Rows in `parts` pieces: piece i is rows nb_part(n, parts, i) up to nb_part(n, parts, i + 1). */
-static inline int64_t nb_part(int64_t rows, int64_t parts, int64_t i) {
+/* Rows in `parts` pieces: piece i is rows ni_part(n, parts, i) up to ni_part(n, parts, i + 1). */
+static inline int64_t ni_part(int64_t rows, int64_t parts, int64_t i) {
     return rows / parts * i + (rows % parts < i ? rows % parts : i);
 }
 

@@ -12,7 +12,7 @@ enum { MOST_PARTS = 64, LEAST_ROWS = 16 };
 
 /* Blocks of rows, so many that their sums fit in the memory that is always there. */
 static int64_t part_count(int64_t rows, int64_t dim) {
-    int64_t parts = (int64_t)(NB_CPU_SHARED_BYTES / sizeof(float)) / (dim > 0 ? dim : 1);
+    int64_t parts = (int64_t)(NI_CPU_SHARED_BYTES / sizeof(float)) / (dim > 0 ? dim : 1);
     parts = parts < MOST_PARTS ? parts : MOST_PARTS;
     int64_t worthwhile = (rows + LEAST_ROWS - 1) / LEAST_ROWS;
     parts = parts < worthwhile ? parts : worthwhile;
@@ -23,7 +23,7 @@ static int64_t part_count(int64_t rows, int64_t dim) {
 static float *part_sums(nb_backend *be, float *total, int64_t parts, int64_t dim) {
     if (parts == 1)
         return total;
-    float *sums = nb_cpu_shared(be, (size_t)(parts * dim) * sizeof *sums);
+    float *sums = ni_cpu_shared(be, (size_t)(parts * dim) * sizeof *sums);
     memset(sums, 0, (size_t)(parts * dim) * sizeof *sums);
     return sums;
 }
@@ -32,17 +32,17 @@ static void add_parts(nb_backend *be, float *total, const float *sums, int64_t p
     if (sums == total)
         return;
     for (int64_t part = 0; part < parts; part++)
-        nb_cpu_kernels_of(be)->axpy(total, 1, sums + part * dim, dim);
+        ni_cpu_kernels_of(be)->axpy(total, 1, sums + part * dim, dim);
 }
 
 /* Runs `body` for blocks of rows: `row` is the first, `count` their number, `at` = row * dim, `part` the block. */
 #define FOR_PARTS(be, rows, dim, parts, body)                                                                          \
     do {                                                                                                               \
-        const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);                                                         \
-        const int threads = (rows) * (dim) > NB_SPAN_SERIAL ? nb_cpu_of(be)->threads : 1;                              \
+        const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);                                                         \
+        const int threads = (rows) * (dim) > NI_SPAN_SERIAL ? ni_cpu_of(be)->threads : 1;                              \
         _Pragma("omp parallel for num_threads(threads) schedule(static)") for (int64_t part = 0; part < (parts);       \
                                                                                part++) {                               \
-            const int64_t row = nb_part(rows, parts, part), count = nb_part(rows, parts, part + 1) - row;              \
+            const int64_t row = ni_part(rows, parts, part), count = ni_part(rows, parts, part + 1) - row;              \
             const int64_t at = row * (dim);                                                                            \
             kernels->body;                                                                                             \
         }                                                                                                              \
@@ -52,15 +52,15 @@ static bool is_plain(const nb_mat *m) {
     return m->dtype == NB_BF16 || m->dtype == NB_F32;
 }
 
-void nb_cpu_scale(nb_backend *be, const nb_mat *out, const nb_mat *in, const float *row_scale, const float *col_scale) {
+void ni_cpu_scale(nb_backend *be, const nb_mat *out, const nb_mat *in, const float *row_scale, const float *col_scale) {
     if (!is_plain(out) || !is_plain(in)) {
-        nb_ref_scale(be, out, in, row_scale, col_scale);
+        ni_ref_scale(be, out, in, row_scale, col_scale);
         return;
     }
-    const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);
+    const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);
     bool out_bf16 = out->dtype == NB_BF16, in_bf16 = in->dtype == NB_BF16;
     int64_t out_pitch = out->stride * (out_bf16 ? 2 : 4), in_pitch = in->stride * (in_bf16 ? 2 : 4);
-#pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(static) if (in->rows * in->cols > NB_SPAN_SERIAL)
+#pragma omp parallel for num_threads(ni_cpu_of(be)->threads) schedule(static) if (in->rows * in->cols > NI_SPAN_SERIAL)
     for (int64_t r = 0; r < in->rows; r++)
         kernels->scale((char *)out->data + r * out_pitch, out_bf16, (const char *)in->data + r * in_pitch, in_bf16,
                        row_scale ? row_scale[r] : 1, col_scale, in->cols);
@@ -69,14 +69,14 @@ void nb_cpu_scale(nb_backend *be, const nb_mat *out, const nb_mat *in, const flo
 /* As FOR_PARTS over blocks that write rows of `y`; its amax is taken block by block, while the cache has them. */
 #define FOR_PARTS_OF(be, y, parts, body)                                                                               \
     do {                                                                                                               \
-        const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);                                                         \
+        const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);                                                         \
         const int64_t rows = (y)->rows, dim = (y)->cols;                                                               \
-        const int threads = rows * dim > NB_SPAN_SERIAL ? nb_cpu_of(be)->threads : 1;                                  \
+        const int threads = rows * dim > NI_SPAN_SERIAL ? ni_cpu_of(be)->threads : 1;                                  \
         uint32_t amax = 0;                                                                                             \
         _Pragma("omp parallel for num_threads(threads) schedule(static) reduction(max : amax)") for (int64_t part = 0; \
                                                                                                      part < (parts);   \
                                                                                                      part++) {         \
-            const int64_t row = nb_part(rows, parts, part), count = nb_part(rows, parts, part + 1) - row;              \
+            const int64_t row = ni_part(rows, parts, part), count = ni_part(rows, parts, part + 1) - row;              \
             const int64_t at = row * dim;                                                                              \
             kernels->body;                                                                                             \
             const uint32_t here = (y)->amax ? kernels->amax_bf16((const uint16_t *)(y)->data + at, count * dim) : 0;   \
@@ -86,13 +86,13 @@ void nb_cpu_scale(nb_backend *be, const nb_mat *out, const nb_mat *in, const flo
             *(y)->amax = amax;                                                                                         \
     } while (0)
 
-void nb_cpu_rmsnorm_forward(nb_backend *be, const nb_mat *y, void *rstd, const void *x, const void *w, double eps) {
+void ni_cpu_rmsnorm_forward(nb_backend *be, const nb_mat *y, void *rstd, const void *x, const void *w, double eps) {
     FOR_PARTS_OF(be, y, MOST_PARTS,
                  rmsnorm_forward((uint16_t *)y->data + at, (float *)rstd + row, (const uint16_t *)x + at, w, count, dim,
                                  (float)eps));
 }
 
-void nb_cpu_add_rmsnorm_forward(nb_backend *be, void *out, const nb_mat *y, void *rstd, const void *x,
+void ni_cpu_add_rmsnorm_forward(nb_backend *be, void *out, const nb_mat *y, void *rstd, const void *x,
                                 const void *change, const void *w, double eps) {
     FOR_PARTS_OF(be, y, MOST_PARTS,
                  add_rmsnorm_forward((uint16_t *)out + at, (uint16_t *)y->data + at, (float *)rstd + row,
@@ -100,14 +100,14 @@ void nb_cpu_add_rmsnorm_forward(nb_backend *be, void *out, const nb_mat *y, void
                                      (float)eps));
 }
 
-void nb_cpu_rmsnorm_add_forward(nb_backend *be, void *out, void *rstd, const void *x, const void *change, const void *w,
+void ni_cpu_rmsnorm_add_forward(nb_backend *be, void *out, void *rstd, const void *x, const void *change, const void *w,
                                 int64_t n, int64_t dim, double eps) {
     FOR_PARTS(be, n, dim, MOST_PARTS,
               rmsnorm_add_forward((uint16_t *)out + at, (float *)rstd + row, (const uint16_t *)x + at,
                                   (const uint16_t *)change + at, w, count, dim, (float)eps));
 }
 
-void nb_cpu_rmsnorm_backward(nb_backend *be, const nb_mat *dx, void *dw, const void *dy, const void *x, const void *w,
+void ni_cpu_rmsnorm_backward(nb_backend *be, const nb_mat *dx, void *dw, const void *dy, const void *x, const void *w,
                              const void *rstd) {
     const int64_t parts = part_count(dx->rows, dx->cols);
     float *sums = part_sums(be, dw, parts, dx->cols);
@@ -117,7 +117,7 @@ void nb_cpu_rmsnorm_backward(nb_backend *be, const nb_mat *dx, void *dw, const v
     add_parts(be, dw, sums, parts, dx->cols);
 }
 
-void nb_cpu_rmsnorm_backward_add(nb_backend *be, const nb_mat *dout, void *dw, const void *dy, const void *x,
+void ni_cpu_rmsnorm_backward_add(nb_backend *be, const nb_mat *dout, void *dw, const void *dy, const void *x,
                                  const void *w, const void *rstd) {
     const int64_t parts = part_count(dout->rows, dout->cols);
     float *sums = part_sums(be, dw, parts, dout->cols);
@@ -127,7 +127,7 @@ void nb_cpu_rmsnorm_backward_add(nb_backend *be, const nb_mat *dout, void *dw, c
     add_parts(be, dw, sums, parts, dout->cols);
 }
 
-void nb_cpu_add_rmsnorm_backward(nb_backend *be, void *dout, const nb_mat *dx, void *dw, const void *change,
+void ni_cpu_add_rmsnorm_backward(nb_backend *be, void *dout, const nb_mat *dx, void *dw, const void *change,
                                  const void *x, const void *w, const void *rstd) {
     const int64_t parts = part_count(dx->rows, dx->cols);
     float *sums = part_sums(be, dw, parts, dx->cols);
@@ -138,14 +138,14 @@ void nb_cpu_add_rmsnorm_backward(nb_backend *be, void *dout, const nb_mat *dx, v
     add_parts(be, dw, sums, parts, dx->cols);
 }
 
-void nb_cpu_gated_norm_forward(nb_backend *be, const nb_mat *y, void *rstd, const void *o, const void *g, const void *w,
+void ni_cpu_gated_norm_forward(nb_backend *be, const nb_mat *y, void *rstd, const void *o, const void *g, const void *w,
                                double eps) {
     FOR_PARTS_OF(be, y, MOST_PARTS,
                  gated_norm_forward((uint16_t *)y->data + at, (float *)rstd + row, (const uint16_t *)o + at,
                                     (const uint16_t *)g + at, w, count, dim, (float)eps));
 }
 
-void nb_cpu_gated_norm_backward(nb_backend *be, void *do_, const nb_mat *dg, void *dw, const void *dy, const void *o,
+void ni_cpu_gated_norm_backward(nb_backend *be, void *do_, const nb_mat *dg, void *dw, const void *dy, const void *o,
                                 const void *g, const void *w, const void *rstd) {
     const int64_t parts = part_count(dg->rows, dg->cols);
     float *sums = part_sums(be, dw, parts, dg->cols);
@@ -156,14 +156,14 @@ void nb_cpu_gated_norm_backward(nb_backend *be, void *do_, const nb_mat *dg, voi
     add_parts(be, dw, sums, parts, dg->cols);
 }
 
-void nb_cpu_gla_gate_forward(nb_backend *be, void *gate, const void *a, const void *bias, int64_t n, int64_t dim,
+void ni_cpu_gla_gate_forward(nb_backend *be, void *gate, const void *a, const void *bias, int64_t n, int64_t dim,
                              double normalizer, double clamp) {
     FOR_PARTS(
         be, n, dim, MOST_PARTS,
         gate_forward((float *)gate + at, (const uint16_t *)a + at, bias, count, dim, (float)normalizer, (float)clamp));
 }
 
-void nb_cpu_gla_gate_backward(nb_backend *be, void *da, void *dbias, const void *dgate, const void *a, const void *bias,
+void ni_cpu_gla_gate_backward(nb_backend *be, void *da, void *dbias, const void *dgate, const void *a, const void *bias,
                               int64_t n, int64_t dim, double normalizer, double clamp) {
     int64_t parts = part_count(n, dim);
     float *sums = part_sums(be, dbias, parts, dim);
@@ -173,10 +173,10 @@ void nb_cpu_gla_gate_backward(nb_backend *be, void *da, void *dbias, const void 
     add_parts(be, dbias, sums, parts, dim);
 }
 
-void nb_cpu_cross_entropy(nb_backend *be, void *loss, void *z, void *dlogits, const void *logits,
+void ni_cpu_cross_entropy(nb_backend *be, void *loss, void *z, void *dlogits, const void *logits,
                           const int32_t *targets, int64_t n, int64_t vocab, double grad_scale, double z_loss) {
-    const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);
-#pragma omp parallel for num_threads(nb_cpu_of(be)->threads) schedule(static) if (n * vocab > NB_SPAN_SERIAL)
+    const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);
+#pragma omp parallel for num_threads(ni_cpu_of(be)->threads) schedule(static) if (n * vocab > NI_SPAN_SERIAL)
     for (int64_t r = 0; r < n; r++) {
         uint16_t *gradient = dlogits ? (uint16_t *)dlogits + r * vocab : NULL;
         float lse = kernels->cross_entropy((float *)loss + r, gradient, (const uint16_t *)logits + r * vocab,

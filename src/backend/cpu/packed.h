@@ -6,20 +6,20 @@
  * with one panel of B over the whole contraction, which gives one micro-tile of C. In which order and layout a panel
  * holds a step is each kernel's own business.
  *
- * All kernels give the bits of nb_ref_gemm_q. Integer dots are exact in any order. The scales' product (two E4M3: at
+ * All kernels give the bits of ni_ref_gemm_q. Integer dots are exact in any order. The scales' product (two E4M3: at
  * most 8 significant bits) times the dot (at most 12) is exact in FP32, so a fused multiply-add rounds once, where the
  * reference rounds: at the addition. Powers of two may overflow, so E8M0 scales multiply and add in two steps.
  */
-#ifndef NB_BACKEND_CPU_PACKED_H
-#define NB_BACKEND_CPU_PACKED_H
+#ifndef NI_BACKEND_CPU_PACKED_H
+#define NI_BACKEND_CPU_PACKED_H
 
 #include "backend/cpu/cpu.h"
 #include "backend/ref/gemm_q.h"
 
-enum { NB_PACKED_STEP = 16 }; /* codes */
+enum { NI_PACKED_STEP = 16 }; /* codes */
 
 /* One operand [rows, K], ready to be unpacked. */
-typedef struct nb_packed_operand {
+typedef struct ni_packed_operand {
     const uint8_t *codes;  /* [rows, (K+1)/2] */
     const uint8_t *scales; /* [rows, K/block]; NULL: none */
     int64_t rows, depth;   /* depth = K */
@@ -28,60 +28,60 @@ typedef struct nb_packed_operand {
     int8_t offset;         /* integer + offset >= 0, for kernels whose multiply takes one unsigned side */
     int8_t other_offset;   /* the other operand's */
     float scale[256];      /* scale byte -> its value times the unit of the integers */
-} nb_packed_operand;
+} ni_packed_operand;
 
 /* How a micro-tile is summed. */
-typedef enum nb_packed_sum {
-    NB_SUM_E4M3,       /* a scale each 16 */
-    NB_SUM_E4M3_TILES, /* the same, shared by each 16 rows of B */
-    NB_SUM_E8M0,       /* a power of two each 32 */
-    NB_SUM_WHOLE,      /* no scale within the sum */
-    NB_SUM_COUNT
-} nb_packed_sum;
+typedef enum ni_packed_sum {
+    NI_SUM_E4M3,       /* a scale each 16 */
+    NI_SUM_E4M3_TILES, /* the same, shared by each 16 rows of B */
+    NI_SUM_E8M0,       /* a power of two each 32 */
+    NI_SUM_WHOLE,      /* no scale within the sum */
+    NI_SUM_COUNT
+} ni_packed_sum;
 
 /* Where sums go: C[i,j] = (accumulate ? C : 0) + sum * fl(outer_a[i]*outer_b[j]). */
-typedef struct nb_packed_result {
+typedef struct ni_packed_result {
     nb_mat c;
     bool accumulate;
-    const float *outer_a; /* [M]; for NB_SUM_WHOLE times the units of the integers */
+    const float *outer_a; /* [M]; for NI_SUM_WHOLE times the units of the integers */
     const float *outer_b; /* [N] */
-} nb_packed_result;
+} ni_packed_result;
 
 /* One micro-tile: `rows` x `cols` of C from (row, col) on, at most the kernel's size. */
-typedef struct nb_packed_place {
+typedef struct ni_packed_place {
     int64_t row, col, rows, cols;
     const char *ahead; /* 128 bytes a step are fetched from here: what later micro-tiles will read */
-} nb_packed_place;
+} ni_packed_place;
 
-typedef struct nb_packed_kernel {
+typedef struct ni_packed_kernel {
     const char *name;      /* "packed avx512-vnni" */
     int32_t rows, cols;    /* of a micro-tile */
     size_t step_a, step_b; /* bytes of one step of a panel; multiples of 64 */
-    void (*pack_a)(void *panel, const nb_packed_operand *a, int64_t first_row);
-    void (*pack_b)(void *panel, const nb_packed_operand *b, int64_t first_row);
-    void (*multiply)(nb_packed_sum sum, const void *panel_a, const void *panel_b, int64_t steps,
-                     const nb_packed_result *to, const nb_packed_place *at);
-} nb_packed_kernel;
+    void (*pack_a)(void *panel, const ni_packed_operand *a, int64_t first_row);
+    void (*pack_b)(void *panel, const ni_packed_operand *b, int64_t first_row);
+    void (*multiply)(ni_packed_sum sum, const void *panel_a, const void *panel_b, int64_t steps,
+                     const ni_packed_result *to, const ni_packed_place *at);
+} ni_packed_kernel;
 
-extern const nb_packed_kernel nb_packed_portable;
-#ifdef NB_X86
-extern const nb_packed_kernel nb_packed_avx2;
-extern const nb_packed_kernel nb_packed_avx512;
+extern const ni_packed_kernel ni_packed_portable;
+#ifdef NI_X86
+extern const ni_packed_kernel ni_packed_avx2;
+extern const ni_packed_kernel ni_packed_avx512;
 #endif
 
 /* ---- packed.c: both products, with what is already there of B ---- */
 
-bool nb_is_packed(nb_product product);
+bool ni_is_packed(ni_product product);
 
 /* Panels of B for a product with an A of the element `other`. */
-size_t nb_cpu_panel_bytes(nb_backend *be, int64_t rows, int64_t cols);
-void nb_cpu_pack_panels(nb_backend *be, void *panels, const nb_qtensor *b, nb_element other);
-nb_status nb_cpu_gemm_packed(nb_backend *be, const nb_mat *c, const nb_qtensor *a, const nb_qtensor *b,
+size_t ni_cpu_panel_bytes(nb_backend *be, int64_t rows, int64_t cols);
+void ni_cpu_pack_panels(nb_backend *be, void *panels, const nb_qtensor *b, nb_element other);
+nb_status ni_cpu_gemm_packed(nb_backend *be, const nb_mat *c, const nb_qtensor *a, const nb_qtensor *b,
                              const void *panels /* NULL: unpacked for this call */, bool accumulate, nb_error *err);
 
 /* The codes in BF16, without what stays outside of the sum. */
-nb_status nb_cpu_decode_inner(nb_backend *be, const nb_mat *out, const nb_qtensor *t, nb_error *err);
-nb_status nb_cpu_gemm_decoded(nb_backend *be, const nb_mat *c, const nb_qtensor *a, const nb_qtensor *b,
+nb_status ni_cpu_decode_inner(nb_backend *be, const nb_mat *out, const nb_qtensor *t, nb_error *err);
+nb_status ni_cpu_gemm_decoded(nb_backend *be, const nb_mat *c, const nb_qtensor *a, const nb_qtensor *b,
                               const void *numbers /* that of B; NULL: decoded for this call */, bool accumulate,
                               nb_error *err);
 

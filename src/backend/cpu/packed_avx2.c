@@ -13,7 +13,7 @@
 
 #include <immintrin.h>
 
-enum { ROWS = 4, GROUPS = 2, COLS = 8 * GROUPS, PAIRS = NB_PACKED_STEP / 2 };
+enum { ROWS = 4, GROUPS = 2, COLS = 8 * GROUPS, PAIRS = NI_PACKED_STEP / 2 };
 
 typedef struct step_a {
     uint8_t integer[ROWS][PAIRS][4];
@@ -34,23 +34,23 @@ static inline __m128i spread_codes(uint64_t codes) {
     return _mm_unpacklo_epi8(_mm_and_si128(x, low), _mm_and_si128(_mm_srli_epi16(x, 4), low));
 }
 
-static inline __attribute__((always_inline)) void unpack_a(void *panel, const nb_packed_operand *a, int64_t first_row,
+static inline __attribute__((always_inline)) void unpack_a(void *panel, const ni_packed_operand *a, int64_t first_row,
                                                            bool inner) {
     const __m128i table = _mm_add_epi8(_mm_loadu_si128((const void *)a->integer), _mm_set1_epi8(a->offset));
     step_a *to = panel;
-    for (int64_t s = 0; s * NB_PACKED_STEP < a->depth; s++, to++) {
+    for (int64_t s = 0; s * NI_PACKED_STEP < a->depth; s++, to++) {
         for (int64_t i = 0; i < ROWS; i++) {
-            __m128i codes = spread_codes(nb_packed_codes(a, first_row + i, s, inner));
+            __m128i codes = spread_codes(ni_packed_codes(a, first_row + i, s, inner));
             __m128i bytes = _mm_shuffle_epi8(table, codes);
             _mm_storeu_si128((void *)to->integer[i][0], _mm_unpacklo_epi16(bytes, bytes));
             _mm_storeu_si128((void *)to->integer[i][4], _mm_unpackhi_epi16(bytes, bytes));
         }
-        nb_packed_scales(to->scale, a, first_row, ROWS, s);
+        ni_packed_scales(to->scale, a, first_row, ROWS, s);
     }
 }
 
-static void pack_a(void *panel, const nb_packed_operand *a, int64_t first_row) {
-    if (nb_packed_inner(a, first_row, ROWS))
+static void pack_a(void *panel, const ni_packed_operand *a, int64_t first_row) {
+    if (ni_packed_inner(a, first_row, ROWS))
         unpack_a(panel, a, first_row, true);
     else
         unpack_a(panel, a, first_row, false);
@@ -66,18 +66,18 @@ static inline void store_pairs(step_b *to, int64_t first, int64_t col, const __m
     _mm_storeu_si128((void *)to->integer[first + 3][col], _mm_unpackhi_epi64(high01, high23));
 }
 
-static inline __attribute__((always_inline)) void unpack_b(void *panel, const nb_packed_operand *b, int64_t first_row,
+static inline __attribute__((always_inline)) void unpack_b(void *panel, const ni_packed_operand *b, int64_t first_row,
                                                            bool inner) {
     const __m128i table = _mm_loadu_si128((const void *)b->integer);
     const __m256i ones = _mm256_set1_epi8(1), offset = _mm256_set1_epi16(-b->other_offset);
     step_b *to = panel;
-    for (int64_t s = 0; s * NB_PACKED_STEP < b->depth; s++, to++) {
+    for (int64_t s = 0; s * NI_PACKED_STEP < b->depth; s++, to++) {
         for (int64_t col = 0; col < 8; col += 4) {
             __m128i low[4], high[4];
             for (int64_t j = 0; j < 4; j++) {
                 int64_t row = first_row + col + j;
-                __m128i one = _mm_shuffle_epi8(table, spread_codes(nb_packed_codes(b, row, s, inner)));
-                __m128i two = _mm_shuffle_epi8(table, spread_codes(nb_packed_codes(b, row + 8, s, inner)));
+                __m128i one = _mm_shuffle_epi8(table, spread_codes(ni_packed_codes(b, row, s, inner)));
+                __m128i two = _mm_shuffle_epi8(table, spread_codes(ni_packed_codes(b, row + 8, s, inner)));
                 low[j] = _mm_unpacklo_epi16(one, two);
                 high[j] = _mm_unpackhi_epi16(one, two);
             }
@@ -88,12 +88,12 @@ static inline __attribute__((always_inline)) void unpack_b(void *panel, const nb
         for (int p = 0; p < PAIRS; p++)
             sums = _mm256_add_epi16(sums, _mm256_maddubs_epi16(ones, _mm256_load_si256((const void *)to->integer[p])));
         _mm256_store_si256((void *)to->start, _mm256_mullo_epi16(sums, offset));
-        nb_packed_scales(to->scale, b, first_row, COLS, s);
+        ni_packed_scales(to->scale, b, first_row, COLS, s);
     }
 }
 
-static void pack_b(void *panel, const nb_packed_operand *b, int64_t first_row) {
-    if (nb_packed_inner(b, first_row, COLS))
+static void pack_b(void *panel, const ni_packed_operand *b, int64_t first_row) {
+    if (ni_packed_inner(b, first_row, COLS))
         unpack_b(panel, b, first_row, true);
     else
         unpack_b(panel, b, first_row, false);
@@ -198,22 +198,22 @@ static void sum_whole(tile *t, const step_a *a, const step_b *b, int64_t steps) 
             t->sum[i][g] = _mm256_cvtepi32_ps(total[i][g]);
 }
 
-static void multiply(nb_packed_sum sum, const void *panel_a, const void *panel_b, int64_t steps,
-                     const nb_packed_result *to, const nb_packed_place *at) {
+static void multiply(ni_packed_sum sum, const void *panel_a, const void *panel_b, int64_t steps,
+                     const ni_packed_result *to, const ni_packed_place *at) {
     tile t;
     for (int i = 0; i < ROWS; i++)
         for (int g = 0; g < GROUPS; g++)
             t.sum[i][g] = _mm256_setzero_ps();
-    if (sum == NB_SUM_WHOLE)
+    if (sum == NI_SUM_WHOLE)
         sum_whole(&t, panel_a, panel_b, steps);
-    else if (sum == NB_SUM_E8M0)
+    else if (sum == NI_SUM_E8M0)
         sum_e8m0(&t, panel_a, panel_b, steps);
-    else if (sum == NB_SUM_E4M3_TILES)
+    else if (sum == NI_SUM_E4M3_TILES)
         sum_tiles(&t, panel_a, panel_b, steps);
     else
         sum_blocks(&t, panel_a, panel_b, steps);
-    nb_packed_store((const float *)(const void *)t.sum, COLS, to, at);
+    ni_packed_store((const float *)(const void *)t.sum, COLS, to, at);
 }
 
-const nb_packed_kernel nb_packed_avx2 = {"packed avx2",  ROWS,   COLS,   sizeof(step_a),
+const ni_packed_kernel ni_packed_avx2 = {"packed avx2",  ROWS,   COLS,   sizeof(step_a),
                                          sizeof(step_b), pack_a, pack_b, multiply};

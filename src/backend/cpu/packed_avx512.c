@@ -13,7 +13,7 @@
 enum { ROWS = 8, GROUPS = 2, COLS = 16 * GROUPS, QUADS = 4 };
 
 typedef struct step_a {
-    uint8_t integer[ROWS][NB_PACKED_STEP];
+    uint8_t integer[ROWS][NI_PACKED_STEP];
     float scale[ROWS];
     char padding[32];
 } step_a;
@@ -26,43 +26,43 @@ typedef struct step_b {
 
 /* ---- panels ---- */
 
-static inline __attribute__((always_inline)) void unpack_a(void *panel, const nb_packed_operand *a, int64_t first_row,
+static inline __attribute__((always_inline)) void unpack_a(void *panel, const ni_packed_operand *a, int64_t first_row,
                                                            bool inner) {
     const __m512i table =
         _mm512_broadcast_i32x4(_mm_add_epi8(_mm_loadu_si128((const void *)a->integer), _mm_set1_epi8(a->offset)));
     const __m512i low = _mm512_set1_epi8(0x0f);
     step_a *to = panel;
-    for (int64_t s = 0; s * NB_PACKED_STEP < a->depth; s++, to++) {
+    for (int64_t s = 0; s * NI_PACKED_STEP < a->depth; s++, to++) {
         for (int64_t i = 0; i < ROWS; i += 4) {
             int64_t row = first_row + i;
             __m256i codes = _mm256_setr_epi64x(
-                (int64_t)nb_packed_codes(a, row, s, inner), (int64_t)nb_packed_codes(a, row + 1, s, inner),
-                (int64_t)nb_packed_codes(a, row + 2, s, inner), (int64_t)nb_packed_codes(a, row + 3, s, inner));
+                (int64_t)ni_packed_codes(a, row, s, inner), (int64_t)ni_packed_codes(a, row + 1, s, inner),
+                (int64_t)ni_packed_codes(a, row + 2, s, inner), (int64_t)ni_packed_codes(a, row + 3, s, inner));
             __m512i pairs = _mm512_cvtepu8_epi16(codes);                                                  /* 00HL */
             __m512i nibbles = _mm512_and_si512(_mm512_or_si512(pairs, _mm512_slli_epi16(pairs, 4)), low); /* 0H0L */
             _mm512_storeu_si512(to->integer[i], _mm512_shuffle_epi8(table, nibbles));
         }
-        nb_packed_scales(to->scale, a, first_row, ROWS, s);
+        ni_packed_scales(to->scale, a, first_row, ROWS, s);
     }
 }
 
-static void pack_a(void *panel, const nb_packed_operand *a, int64_t first_row) {
-    if (nb_packed_inner(a, first_row, ROWS))
+static void pack_a(void *panel, const ni_packed_operand *a, int64_t first_row) {
+    if (ni_packed_inner(a, first_row, ROWS))
         unpack_a(panel, a, first_row, true);
     else
         unpack_a(panel, a, first_row, false);
 }
 
 /* Eight rows of 16 codes. */
-static inline __m512i codes_of_8(const nb_packed_operand *b, int64_t row, int64_t s, bool inner) {
+static inline __m512i codes_of_8(const ni_packed_operand *b, int64_t row, int64_t s, bool inner) {
     return _mm512_setr_epi64(
-        (int64_t)nb_packed_codes(b, row, s, inner), (int64_t)nb_packed_codes(b, row + 1, s, inner),
-        (int64_t)nb_packed_codes(b, row + 2, s, inner), (int64_t)nb_packed_codes(b, row + 3, s, inner),
-        (int64_t)nb_packed_codes(b, row + 4, s, inner), (int64_t)nb_packed_codes(b, row + 5, s, inner),
-        (int64_t)nb_packed_codes(b, row + 6, s, inner), (int64_t)nb_packed_codes(b, row + 7, s, inner));
+        (int64_t)ni_packed_codes(b, row, s, inner), (int64_t)ni_packed_codes(b, row + 1, s, inner),
+        (int64_t)ni_packed_codes(b, row + 2, s, inner), (int64_t)ni_packed_codes(b, row + 3, s, inner),
+        (int64_t)ni_packed_codes(b, row + 4, s, inner), (int64_t)ni_packed_codes(b, row + 5, s, inner),
+        (int64_t)ni_packed_codes(b, row + 6, s, inner), (int64_t)ni_packed_codes(b, row + 7, s, inner));
 }
 
-static inline __attribute__((always_inline)) void unpack_b(void *panel, const nb_packed_operand *b, int64_t first_row,
+static inline __attribute__((always_inline)) void unpack_b(void *panel, const ni_packed_operand *b, int64_t first_row,
                                                            bool inner) {
     const __m512i table = _mm512_broadcast_i32x4(_mm_loadu_si128((const void *)b->integer));
     const __m512i offset = _mm512_set1_epi8(b->other_offset);
@@ -71,7 +71,7 @@ static inline __attribute__((always_inline)) void unpack_b(void *panel, const nb
         quad_words[col] = (uint16_t)(4 * (col % 16)); /* word of quad 0 of each column, in two registers */
     const __m512i words = _mm512_loadu_si512(quad_words);
     step_b *to = panel;
-    for (int64_t s = 0; s * NB_PACKED_STEP < b->depth; s++, to++) {
+    for (int64_t s = 0; s * NI_PACKED_STEP < b->depth; s++, to++) {
         for (int g = 0; g < GROUPS; g++) {
             __m512i left = codes_of_8(b, first_row + 16 * g, s, inner),
                     right = codes_of_8(b, first_row + 16 * g + 8, s, inner);
@@ -90,12 +90,12 @@ static inline __attribute__((always_inline)) void unpack_b(void *panel, const nb
             }
             _mm512_storeu_si512(&to->start[16 * g], _mm512_sub_epi32(_mm512_setzero_si512(), taken));
         }
-        nb_packed_scales(to->scale, b, first_row, COLS, s);
+        ni_packed_scales(to->scale, b, first_row, COLS, s);
     }
 }
 
-static void pack_b(void *panel, const nb_packed_operand *b, int64_t first_row) {
-    if (nb_packed_inner(b, first_row, COLS))
+static void pack_b(void *panel, const ni_packed_operand *b, int64_t first_row) {
+    if (ni_packed_inner(b, first_row, COLS))
         unpack_b(panel, b, first_row, true);
     else
         unpack_b(panel, b, first_row, false);
@@ -216,28 +216,28 @@ static void sum_whole(tile *t, const step_a *a, const step_b *b, int64_t steps) 
             t->sum[i][g] = _mm512_cvtepi32_ps(_mm512_add_epi32(dot[i][g], start[g]));
 }
 
-static void multiply(nb_packed_sum sum, const void *panel_a, const void *panel_b, int64_t steps,
-                     const nb_packed_result *to, const nb_packed_place *at) {
+static void multiply(ni_packed_sum sum, const void *panel_a, const void *panel_b, int64_t steps,
+                     const ni_packed_result *to, const ni_packed_place *at) {
     tile t;
     for (int i = 0; i < ROWS; i++)
         for (int g = 0; g < GROUPS; g++)
             t.sum[i][g] = _mm512_setzero_ps();
     switch (sum) {
-    case NB_SUM_E4M3:
+    case NI_SUM_E4M3:
         sum_e4m3(&t, panel_a, panel_b, steps, at->ahead);
         break;
-    case NB_SUM_E4M3_TILES:
+    case NI_SUM_E4M3_TILES:
         sum_e4m3_tiles(&t, panel_a, panel_b, steps, at->ahead);
         break;
-    case NB_SUM_E8M0:
+    case NI_SUM_E8M0:
         sum_e8m0(&t, panel_a, panel_b, steps);
         break;
     default:
         sum_whole(&t, panel_a, panel_b, steps);
         break;
     }
-    nb_packed_store((const float *)(const void *)t.sum, COLS, to, at);
+    ni_packed_store((const float *)(const void *)t.sum, COLS, to, at);
 }
 
-const nb_packed_kernel nb_packed_avx512 = {"packed avx512-vnni", ROWS,   COLS,   sizeof(step_a),
+const ni_packed_kernel ni_packed_avx512 = {"packed avx512-vnni", ROWS,   COLS,   sizeof(step_a),
                                            sizeof(step_b),       pack_a, pack_b, multiply};

@@ -10,51 +10,51 @@
 enum { ROWS = 4, COLS = 16 };
 
 typedef struct step_a {
-    int16_t integer[NB_PACKED_STEP][ROWS];
+    int16_t integer[NI_PACKED_STEP][ROWS];
     float scale[ROWS];
     char padding[48];
 } step_a;
 
 typedef struct step_b {
-    int16_t integer[NB_PACKED_STEP][COLS];
+    int16_t integer[NI_PACKED_STEP][COLS];
     float scale[COLS];
 } step_b;
 
-static inline __attribute__((always_inline)) void unpack_a(void *panel, const nb_packed_operand *a, int64_t first_row,
+static inline __attribute__((always_inline)) void unpack_a(void *panel, const ni_packed_operand *a, int64_t first_row,
                                                            bool inner) {
     step_a *to = panel;
-    for (int64_t s = 0; s * NB_PACKED_STEP < a->depth; s++, to++) {
+    for (int64_t s = 0; s * NI_PACKED_STEP < a->depth; s++, to++) {
         for (int64_t i = 0; i < ROWS; i++) {
-            uint64_t codes = nb_packed_codes(a, first_row + i, s, inner);
-            for (int k = 0; k < NB_PACKED_STEP; k++)
+            uint64_t codes = ni_packed_codes(a, first_row + i, s, inner);
+            for (int k = 0; k < NI_PACKED_STEP; k++)
                 to->integer[k][i] = a->integer[codes >> 4 * k & 15];
         }
-        nb_packed_scales(to->scale, a, first_row, ROWS, s);
+        ni_packed_scales(to->scale, a, first_row, ROWS, s);
     }
 }
 
-static void pack_a(void *panel, const nb_packed_operand *a, int64_t first_row) {
-    if (nb_packed_inner(a, first_row, ROWS))
+static void pack_a(void *panel, const ni_packed_operand *a, int64_t first_row) {
+    if (ni_packed_inner(a, first_row, ROWS))
         unpack_a(panel, a, first_row, true);
     else
         unpack_a(panel, a, first_row, false);
 }
 
-static inline __attribute__((always_inline)) void unpack_b(void *panel, const nb_packed_operand *b, int64_t first_row,
+static inline __attribute__((always_inline)) void unpack_b(void *panel, const ni_packed_operand *b, int64_t first_row,
                                                            bool inner) {
     step_b *to = panel;
-    for (int64_t s = 0; s * NB_PACKED_STEP < b->depth; s++, to++) {
+    for (int64_t s = 0; s * NI_PACKED_STEP < b->depth; s++, to++) {
         for (int64_t j = 0; j < COLS; j++) {
-            uint64_t codes = nb_packed_codes(b, first_row + j, s, inner);
-            for (int k = 0; k < NB_PACKED_STEP; k++)
+            uint64_t codes = ni_packed_codes(b, first_row + j, s, inner);
+            for (int k = 0; k < NI_PACKED_STEP; k++)
                 to->integer[k][j] = b->integer[codes >> 4 * k & 15];
         }
-        nb_packed_scales(to->scale, b, first_row, COLS, s);
+        ni_packed_scales(to->scale, b, first_row, COLS, s);
     }
 }
 
-static void pack_b(void *panel, const nb_packed_operand *b, int64_t first_row) {
-    if (nb_packed_inner(b, first_row, COLS))
+static void pack_b(void *panel, const ni_packed_operand *b, int64_t first_row) {
+    if (ni_packed_inner(b, first_row, COLS))
         unpack_b(panel, b, first_row, true);
     else
         unpack_b(panel, b, first_row, false);
@@ -63,7 +63,7 @@ static void pack_b(void *panel, const nb_packed_operand *b, int64_t first_row) {
 static inline void dot_step(int16_t dot[COLS], const step_a *a, int i, const step_b *b) {
     for (int j = 0; j < COLS; j++)
         dot[j] = 0;
-    for (int k = 0; k < NB_PACKED_STEP; k++) {
+    for (int k = 0; k < NI_PACKED_STEP; k++) {
         int16_t x = a->integer[k][i];
 #pragma omp simd
         for (int j = 0; j < COLS; j++)
@@ -103,17 +103,17 @@ static void sum_whole(float sums[ROWS][COLS], const step_a *a, const step_b *b, 
             sums[i][j] = (float)total[i][j];
 }
 
-static void multiply(nb_packed_sum sum, const void *panel_a, const void *panel_b, int64_t steps,
-                     const nb_packed_result *to, const nb_packed_place *at) {
+static void multiply(ni_packed_sum sum, const void *panel_a, const void *panel_b, int64_t steps,
+                     const ni_packed_result *to, const ni_packed_place *at) {
     float sums[ROWS][COLS] = {{0}};
-    if (sum == NB_SUM_WHOLE)
+    if (sum == NI_SUM_WHOLE)
         sum_whole(sums, panel_a, panel_b, steps);
-    else if (sum == NB_SUM_E8M0)
+    else if (sum == NI_SUM_E8M0)
         sum_blocks(sums, panel_a, panel_b, steps, 2);
     else
         sum_blocks(sums, panel_a, panel_b, steps, 1);
-    nb_packed_store(&sums[0][0], COLS, to, at);
+    ni_packed_store(&sums[0][0], COLS, to, at);
 }
 
-const nb_packed_kernel nb_packed_portable = {"packed portable", ROWS,   COLS,   sizeof(step_a),
+const ni_packed_kernel ni_packed_portable = {"packed portable", ROWS,   COLS,   sizeof(step_a),
                                              sizeof(step_b),    pack_a, pack_b, multiply};

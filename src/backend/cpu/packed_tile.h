@@ -1,6 +1,6 @@
 /* packed_tile.h: the parts that every packed kernel compiles for its own instruction set. */
-#ifndef NB_BACKEND_CPU_PACKED_TILE_H
-#define NB_BACKEND_CPU_PACKED_TILE_H
+#ifndef NI_BACKEND_CPU_PACKED_TILE_H
+#define NI_BACKEND_CPU_PACKED_TILE_H
 
 #include "backend/cpu/packed.h"
 #include "format/bf16.h"
@@ -8,18 +8,18 @@
 #include <string.h>
 
 /* Whether all of a panel's rows exist and all its steps are whole: loads then need no look at the edges. */
-static inline bool nb_packed_inner(const nb_packed_operand *t, int64_t first_row, int64_t rows) {
-    return first_row + rows <= t->rows && t->depth % NB_PACKED_STEP == 0;
+static inline bool ni_packed_inner(const ni_packed_operand *t, int64_t first_row, int64_t rows) {
+    return first_row + rows <= t->rows && t->depth % NI_PACKED_STEP == 0;
 }
 
 /* The 16 codes of one step of one row, 8 bytes; zeros beyond the last row and beyond K. */
-static inline uint64_t nb_packed_codes(const nb_packed_operand *t, int64_t row, int64_t step, bool inner) {
+static inline uint64_t ni_packed_codes(const ni_packed_operand *t, int64_t row, int64_t step, bool inner) {
     uint64_t codes = 0;
     if (!inner && row >= t->rows)
         return codes;
     const uint8_t *from = t->codes + row * ((t->depth + 1) / 2) + step * 8;
-    int64_t left = t->depth - step * NB_PACKED_STEP;
-    if (inner || left >= NB_PACKED_STEP) {
+    int64_t left = t->depth - step * NI_PACKED_STEP;
+    if (inner || left >= NI_PACKED_STEP) {
         memcpy(&codes, from, 8);
         return codes;
     }
@@ -28,12 +28,12 @@ static inline uint64_t nb_packed_codes(const nb_packed_operand *t, int64_t row, 
 }
 
 /* The scales of that step for `rows` rows; 0 beyond the last row and where there are none. */
-static inline void nb_packed_scales(float *scales, const nb_packed_operand *t, int64_t first_row, int64_t rows,
+static inline void ni_packed_scales(float *scales, const ni_packed_operand *t, int64_t first_row, int64_t rows,
                                     int64_t step) {
     int64_t there = !t->scales ? 0 : t->rows - first_row < rows ? t->rows - first_row : rows;
     if (there > 0) {
         int64_t stride = t->depth / t->block;
-        const uint8_t *from = t->scales + first_row * stride + step * NB_PACKED_STEP / t->block;
+        const uint8_t *from = t->scales + first_row * stride + step * NI_PACKED_STEP / t->block;
         for (int64_t i = 0; i < there; i++)
             scales[i] = t->scale[from[i * stride]];
     }
@@ -41,7 +41,7 @@ static inline void nb_packed_scales(float *scales, const nb_packed_operand *t, i
         scales[i] = 0.0f;
 }
 
-static inline void nb_packed_store_row(const float *sum, int64_t cols, const nb_packed_result *to, int64_t row,
+static inline void ni_packed_store_row(const float *sum, int64_t cols, const ni_packed_result *to, int64_t row,
                                        int64_t col) {
     float outer_a = to->outer_a[row];
     const float *outer_b = to->outer_b + col;
@@ -58,23 +58,23 @@ static inline void nb_packed_store_row(const float *sum, int64_t cols, const nb_
     } else if (to->accumulate) {
 #pragma omp simd
         for (int64_t j = 0; j < cols; j++)
-            c_bf16[j] = nb_bf16_even(nb_bf16_value(c_bf16[j]) + sum[j] * (outer_a * outer_b[j]));
+            c_bf16[j] = ni_bf16_even(ni_bf16_value(c_bf16[j]) + sum[j] * (outer_a * outer_b[j]));
     } else {
 #pragma omp simd
         for (int64_t j = 0; j < cols; j++)
-            c_bf16[j] = nb_bf16_even(sum[j] * (outer_a * outer_b[j]));
+            c_bf16[j] = ni_bf16_even(sum[j] * (outer_a * outer_b[j]));
     }
 }
 
 /* From the sums of a micro-tile [rows][width] to C. Whole rows have a length that the compiler knows. */
-static inline void nb_packed_store(const float *sums, int64_t width, const nb_packed_result *to,
-                                   const nb_packed_place *at) {
+static inline void ni_packed_store(const float *sums, int64_t width, const ni_packed_result *to,
+                                   const ni_packed_place *at) {
     if (at->cols == width)
         for (int64_t i = 0; i < at->rows; i++)
-            nb_packed_store_row(sums + i * width, width, to, at->row + i, at->col);
+            ni_packed_store_row(sums + i * width, width, to, at->row + i, at->col);
     else
         for (int64_t i = 0; i < at->rows; i++)
-            nb_packed_store_row(sums + i * width, at->cols, to, at->row + i, at->col);
+            ni_packed_store_row(sums + i * width, at->cols, to, at->row + i, at->col);
 }
 
 #endif

@@ -3,8 +3,8 @@
  * Vector extensions that gcc and clang share; one lane does exactly the FP32 operations of the scalar code, so all
  * widths give the same bits. Included by one C file an instruction set.
  */
-#ifndef NB_BACKEND_CPU_QUANTIZE_LANES_H
-#define NB_BACKEND_CPU_QUANTIZE_LANES_H
+#ifndef NI_BACKEND_CPU_QUANTIZE_LANES_H
+#define NI_BACKEND_CPU_QUANTIZE_LANES_H
 
 #include "format/bf16.h"
 #include "format/ieee.h"
@@ -73,11 +73,11 @@ LANES_FN vu min_u(vu a, vu b) {
 }
 
 LANES_FN vu magnitude(vf x) {
-    return (vu)x & NB_F32_MAGNITUDE;
+    return (vu)x & NI_F32_MAGNITUDE;
 }
 
 LANES_FN vi is_nan(vu magnitude_bits) {
-    return (vi)magnitude_bits > (int32_t)NB_F32_INF_BITS;
+    return (vi)magnitude_bits > (int32_t)NI_F32_INF_BITS;
 }
 
 LANES_FN uint32_t max_over_lanes(vu x) {
@@ -190,8 +190,8 @@ LANES_FN vu e2m1_put_stochastic(vu word, int j, vf y, vu random, int bits) {
 LANES_FN vu e2m1_up(vf x) {
     vu a = magnitude(x), positive = (vu)(x >= 0.0f) & 1u;
     vu above_one = min_u(((a + 0x1fffffu + positive) >> 22) - 252u, all_u(7));
-    vu threshold_quarter = nb_f32_bits(0.25f) - positive + (vu){0}; /* a > it: a >= 1/4 where positive */
-    vu threshold_three = nb_f32_bits(0.75f) - positive + (vu){0};
+    vu threshold_quarter = ni_f32_bits(0.25f) - positive + (vu){0}; /* a > it: a >= 1/4 where positive */
+    vu threshold_three = ni_f32_bits(0.75f) - positive + (vu){0};
     vu below_one = (vu) - (((vi)a > (vi)threshold_quarter) + ((vi)a > (vi)threshold_three));
     vu m = pick_u((vi)a < 0x3f800000, below_one, above_one);
     vu sign = pick_u(is_nan(a), (vu){0}, ((vu)x >> 28) & 8u);
@@ -250,7 +250,7 @@ LANES_FN vf e4m3_value(vu code) {
 LANES_FN vf e5m2_value(vu code) {
     vu magnitude_bits = code & 0x7fu;
     vu value = (vu)((vf)(magnitude_bits << 21) * 0x1p112f);
-    vu beyond = pick_u((vi)(magnitude_bits == 0x7cu), all_u(NB_F32_INF_BITS), all_u(0x7fc00000u));
+    vu beyond = pick_u((vi)(magnitude_bits == 0x7cu), all_u(NI_F32_INF_BITS), all_u(0x7fc00000u));
     return (vf)(pick_u((vi)magnitude_bits >= 0x7c, beyond, value) | ((code & 0x80u) << 24));
 }
 
@@ -262,11 +262,11 @@ LANES_FN vf e4m3_scale_value(vu byte) {
 }
 
 LANES_FN vf positive_nan(vf x) {
-    return pick_f(x == x, x, all_f(nb_f32_from(0x7fc00000u)));
+    return pick_f(x == x, x, all_f(ni_f32_from(0x7fc00000u)));
 }
 
 LANES_FN vf limited(vf x) {
-    return pick_f(x > nb_f32_from(NB_F32_MAX_BITS), all_f(nb_f32_from(NB_F32_MAX_BITS)), x);
+    return pick_f(x > ni_f32_from(NI_F32_MAX_BITS), all_f(ni_f32_from(NI_F32_MAX_BITS)), x);
 }
 
 /* ---- random bits ---- */
@@ -284,7 +284,7 @@ LANES_FN vu64 multiply_low_halves(vu64 a, uint32_t b) {
 #endif
 }
 
-/* nb_philox, a counter word a lane; the lanes go through the rounds in two halves, for the sake of the multiplier. */
+/* ni_philox, a counter word a lane; the lanes go through the rounds in two halves, for the sake of the multiplier. */
 LANES_FN void philox_lanes(uint32_t key0, uint32_t key1, vu c0, uint32_t c1, uint32_t c2, uint32_t c3, vu w[4]) {
     const vu64 zero = {0};
     vu64 x0[2] = {(vu64)c0, (vu64)c0 >> 32}, x1[2] = {zero + c1, zero + c1};

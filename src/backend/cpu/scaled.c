@@ -9,7 +9,7 @@
 enum { TILE = 1024 }; /* numbers decoded at a time: four tiles lie in the first cache */
 
 static int threads_for(nb_backend *be, int64_t n) {
-    return n > NB_SPAN_SERIAL ? nb_cpu_of(be)->threads : 1;
+    return n > NI_SPAN_SERIAL ? ni_cpu_of(be)->threads : 1;
 }
 
 static int64_t tile_length(int64_t end, int64_t at) {
@@ -17,30 +17,30 @@ static int64_t tile_length(int64_t end, int64_t at) {
 }
 
 static int64_t span_end(int64_t n, int64_t span) {
-    return span * NB_SPAN + nb_span_length(n, span);
+    return span * NI_SPAN + ni_span_length(n, span);
 }
 
-void nb_cpu_scaled_encode(nb_backend *be, const nb_scaled *to, const float *from, int64_t n) {
-    const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);
+void ni_cpu_scaled_encode(nb_backend *be, const nb_scaled *to, const float *from, int64_t n) {
+    const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);
     const int threads = threads_for(be, n);
     uint32_t amax = 0;
 #pragma omp parallel for num_threads(threads) schedule(static) reduction(max : amax)
-    for (int64_t span = 0; span < nb_span_count(n); span++) {
-        const uint32_t here = kernels->amax(from + span * NB_SPAN, nb_span_length(n, span));
+    for (int64_t span = 0; span < ni_span_count(n); span++) {
+        const uint32_t here = kernels->amax(from + span * NI_SPAN, ni_span_length(n, span));
         amax = here > amax ? here : amax;
     }
-    const float encode = nb_scaled_set(to, amax);
+    const float encode = ni_scaled_set(to, amax);
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t span = 0; span < nb_span_count(n); span++)
-        kernels->encode(to->data, to->dtype, span * NB_SPAN, from + span * NB_SPAN, encode, nb_span_length(n, span));
+    for (int64_t span = 0; span < ni_span_count(n); span++)
+        kernels->encode(to->data, to->dtype, span * NI_SPAN, from + span * NI_SPAN, encode, ni_span_length(n, span));
 }
 
-void nb_cpu_scaled_decode(nb_backend *be, float *to, const nb_scaled *from, int64_t n) {
-    const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);
-    const float factor = nb_scaled_factor(from);
+void ni_cpu_scaled_decode(nb_backend *be, float *to, const nb_scaled *from, int64_t n) {
+    const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);
+    const float factor = ni_scaled_factor(from);
 #pragma omp parallel for num_threads(threads_for(be, n)) schedule(static)
-    for (int64_t span = 0; span < nb_span_count(n); span++)
-        kernels->decode(to + span * NB_SPAN, from->data, from->dtype, span * NB_SPAN, factor, nb_span_length(n, span));
+    for (int64_t span = 0; span < ni_span_count(n); span++)
+        kernels->decode(to + span * NI_SPAN, from->data, from->dtype, span * NI_SPAN, factor, ni_span_length(n, span));
 }
 
 /* ---- two passes over tiles: the amaxes first, then the numbers ---- */
@@ -49,9 +49,9 @@ enum { TENSORS = 4 };
 
 /* What is computed tile by tile: `compute` works on x[0 .. inputs), of which the first `outputs` are its results. */
 typedef struct tile_work {
-    const nb_cpu_kernels *kernels;
+    const ni_cpu_kernels *kernels;
     void (*compute)(const struct tile_work *work, float x[][TILE], int64_t n);
-    const nb_adamw_scalars *adamw;
+    const ni_adamw_scalars *adamw;
     int inputs, outputs;
     const nb_scaled *from[TENSORS], *to[TENSORS];
     float factor[TENSORS], encode[TENSORS]; /* read and written with */
@@ -87,28 +87,28 @@ static void run(nb_backend *be, tile_work *w, int64_t n) {
     const int threads = threads_for(be, n);
     uint32_t amax[TENSORS] = {0};
     bool scaled = false;
-    w->kernels = nb_cpu_kernels_of(be);
+    w->kernels = ni_cpu_kernels_of(be);
     for (int i = 0; i < w->inputs; i++)
-        w->factor[i] = nb_scaled_factor(w->from[i]);
+        w->factor[i] = ni_scaled_factor(w->from[i]);
     for (int i = 0; i < w->outputs; i++)
         scaled |= w->to[i]->scale != NULL;
     if (scaled) {
 #pragma omp parallel for num_threads(threads) schedule(static) reduction(max : amax)
-        for (int64_t span = 0; span < nb_span_count(n); span++)
-            span_amax(w, span * NB_SPAN, span_end(n, span), amax);
+        for (int64_t span = 0; span < ni_span_count(n); span++)
+            span_amax(w, span * NI_SPAN, span_end(n, span), amax);
     }
     for (int i = 0; i < w->outputs; i++)
-        w->encode[i] = nb_scaled_set(w->to[i], amax[i]);
+        w->encode[i] = ni_scaled_set(w->to[i], amax[i]);
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t span = 0; span < nb_span_count(n); span++)
-        span_store(w, span * NB_SPAN, span_end(n, span));
+    for (int64_t span = 0; span < ni_span_count(n); span++)
+        span_store(w, span * NI_SPAN, span_end(n, span));
 }
 
 static void compute_sum(const tile_work *w, float x[][TILE], int64_t n) {
     w->kernels->axpy(x[0], 1.0f, x[1], n);
 }
 
-void nb_cpu_scaled_add(nb_backend *be, const nb_scaled *to, const nb_scaled *a, const nb_scaled *b, int64_t n) {
+void ni_cpu_scaled_add(nb_backend *be, const nb_scaled *to, const nb_scaled *a, const nb_scaled *b, int64_t n) {
     tile_work w = {.compute = compute_sum, .inputs = 2, .outputs = 1, .from = {a, b}, .to = {to}};
     run(be, &w, n);
 }
@@ -119,12 +119,12 @@ static void compute_adamw(const tile_work *w, float x[][TILE], int64_t n) {
 
 /* What the next forward pass reads: the parameters as they are after they were rounded. */
 static void leave_behind(nb_backend *be, const nb_adamw_tensor *t) {
-    const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);
-    const float factor = nb_scaled_factor(&t->param);
+    const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);
+    const float factor = ni_scaled_factor(&t->param);
     uint32_t amax = 0;
 #pragma omp parallel for num_threads(threads_for(be, t->n)) schedule(static) reduction(max : amax)
-    for (int64_t span = 0; span < nb_span_count(t->n); span++)
-        for (int64_t at = span * NB_SPAN; at < span_end(t->n, span); at += TILE) {
+    for (int64_t span = 0; span < ni_span_count(t->n); span++)
+        for (int64_t at = span * NI_SPAN; at < span_end(t->n, span); at += TILE) {
             float x[TILE];
             const int64_t length = tile_length(span_end(t->n, span), at);
             kernels->decode(x, t->param.data, t->param.dtype, at, factor, length);
@@ -137,7 +137,7 @@ static void leave_behind(nb_backend *be, const nb_adamw_tensor *t) {
         *t->amax = amax;
 }
 
-void nb_cpu_adamw_narrow(nb_backend *be, const nb_adamw_tensor *t, const nb_adamw_scalars *scalars) {
+void ni_cpu_adamw_narrow(nb_backend *be, const nb_adamw_tensor *t, const ni_adamw_scalars *scalars) {
     tile_work w = {.compute = compute_adamw,
                    .adamw = scalars,
                    .inputs = 4,
@@ -151,13 +151,13 @@ void nb_cpu_adamw_narrow(nb_backend *be, const nb_adamw_tensor *t, const nb_adam
 
 /* ---- one pass ---- */
 
-void nb_cpu_scaled_rescale(nb_backend *be, const nb_scaled *t, float scale, int64_t n) {
-    const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);
+void ni_cpu_scaled_rescale(nb_backend *be, const nb_scaled *t, float scale, int64_t n) {
+    const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);
     const nb_scaled given = {.data = t->data, .dtype = t->dtype};
-    const float factor = nb_scaled_factor(t), encode = nb_scaled_encode_of(scale);
+    const float factor = ni_scaled_factor(t), encode = ni_scaled_encode_of(scale);
 #pragma omp parallel for num_threads(threads_for(be, n)) schedule(static)
-    for (int64_t span = 0; span < nb_span_count(n); span++)
-        for (int64_t at = span * NB_SPAN; at < span_end(n, span); at += TILE) {
+    for (int64_t span = 0; span < ni_span_count(n); span++)
+        for (int64_t at = span * NI_SPAN; at < span_end(n, span); at += TILE) {
             float x[TILE];
             const int64_t length = tile_length(span_end(n, span), at);
             kernels->decode(x, given.data, given.dtype, at, factor, length);
@@ -166,22 +166,22 @@ void nb_cpu_scaled_rescale(nb_backend *be, const nb_scaled *t, float scale, int6
     *t->scale = scale;
 }
 
-void nb_cpu_scaled_join(nb_backend *be, const nb_scaled *to, const nb_scaled *from, int64_t n) {
+void ni_cpu_scaled_join(nb_backend *be, const nb_scaled *to, const nb_scaled *from, int64_t n) {
     const nb_scaled numbers[] = {{.data = to->data, .dtype = to->dtype}, {.data = from->data, .dtype = from->dtype}};
     tile_work w = {
         .compute = compute_sum, .inputs = 2, .outputs = 1, .from = {&numbers[0], &numbers[1]}, .to = {&numbers[0]}};
     run(be, &w, n);
 }
 
-void nb_cpu_scaled_sum_squares(nb_backend *be, double *out, const nb_scaled *t, int64_t n) {
+void ni_cpu_scaled_sum_squares(nb_backend *be, double *out, const nb_scaled *t, int64_t n) {
     enum { PIECES = 256 };
-    const nb_cpu_kernels *kernels = nb_cpu_kernels_of(be);
-    const float factor = nb_scaled_factor(t);
+    const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);
+    const float factor = ni_scaled_factor(t);
     double part[PIECES] = {0};
 #pragma omp parallel for num_threads(threads_for(be, n)) schedule(static)
     for (int64_t i = 0; i < PIECES; i++) {
-        const int64_t end = nb_part(n, PIECES, i + 1);
-        for (int64_t at = nb_part(n, PIECES, i); at < end; at += TILE) {
+        const int64_t end = ni_part(n, PIECES, i + 1);
+        for (int64_t at = ni_part(n, PIECES, i); at < end; at += TILE) {
             float x[TILE];
             const int64_t length = tile_length(end, at);
             kernels->decode(x, t->data, t->dtype, at, factor, length);

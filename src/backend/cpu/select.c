@@ -17,13 +17,13 @@ static int64_t slice_begin(int64_t n, int64_t slice, int64_t slices) {
 
 /* The key of the k-th largest, and how many scores with that very key are among the k. */
 static uint32_t key_of_rank(nb_backend *be, const float *scores, int64_t n, int64_t k, int64_t *ties) {
-    int32_t threads = nb_cpu_team(be, 4 * (double)n);
+    int32_t threads = ni_cpu_team(be, 4 * (double)n);
     uint32_t key = 0, known = 0;
     for (int shift = 24; shift >= 0; shift -= 8) {
         int64_t bins[BINS] = {0};
 #pragma omp parallel for num_threads(threads) schedule(static) reduction(+ : bins[:BINS])
         for (int64_t i = 0; i < n; i++) {
-            uint32_t own = nb_score_key(scores[i]);
+            uint32_t own = ni_score_key(scores[i]);
             if ((own & known) == key)
                 bins[own >> shift & 255]++;
         }
@@ -45,7 +45,7 @@ typedef struct slice_counts {
 static slice_counts count_slice(const float *scores, int64_t begin, int64_t end, uint32_t key) {
     slice_counts c = {0, 0};
     for (int64_t i = begin; i < end; i++) {
-        uint32_t own = nb_score_key(scores[i]);
+        uint32_t own = ni_score_key(scores[i]);
         c.above += own > key;
         c.at += own == key;
     }
@@ -54,7 +54,7 @@ static slice_counts count_slice(const float *scores, int64_t begin, int64_t end,
 
 static void write_slice(int32_t *out, const float *scores, int64_t begin, int64_t end, uint32_t key, int64_t ties) {
     for (int64_t i = begin; i < end; i++) {
-        uint32_t own = nb_score_key(scores[i]);
+        uint32_t own = ni_score_key(scores[i]);
         if (own > key || (own == key && ties-- > 0))
             *out++ = (int32_t)i;
     }
@@ -62,8 +62,8 @@ static void write_slice(int32_t *out, const float *scores, int64_t begin, int64_
 
 /* In the order of their indices. Slices are written side by side: where each begins is counted first. */
 static void write_largest(nb_backend *be, int32_t *out, const float *scores, int64_t n, uint32_t key, int64_t ties) {
-    int32_t slices = nb_cpu_team(be, 4 * (double)n);
-    slice_counts *counts = nb_cpu_shared(be, (size_t)slices * sizeof *counts); /* within what is always there */
+    int32_t slices = ni_cpu_team(be, 4 * (double)n);
+    slice_counts *counts = ni_cpu_shared(be, (size_t)slices * sizeof *counts); /* within what is always there */
 #pragma omp parallel for num_threads(slices) schedule(static)
     for (int32_t s = 0; s < slices; s++)
         counts[s] = count_slice(scores, slice_begin(n, s, slices), slice_begin(n, s + 1, slices), key);
@@ -80,18 +80,18 @@ static void write_largest(nb_backend *be, int32_t *out, const float *scores, int
     }
 }
 
-void nb_cpu_top_k(nb_backend *be, int32_t *out, const float *scores, int64_t n, int64_t k, bool by_index) {
+void ni_cpu_top_k(nb_backend *be, int32_t *out, const float *scores, int64_t n, int64_t k, bool by_index) {
     int64_t ties;
     if (k < 1)
         return;
     uint32_t key = key_of_rank(be, scores, n, k, &ties);
     write_largest(be, out, scores, n, key, ties);
     if (!by_index)
-        nb_sort_by_score(out, scores, k);
+        ni_sort_by_score(out, scores, k);
 }
 
-void nb_cpu_count_common(nb_backend *be, int64_t *count, const int32_t *a, const int32_t *b, int64_t k) {
-    nb_ref_count_common(be, count, a, b, k);
+void ni_cpu_count_common(nb_backend *be, int64_t *count, const int32_t *a, const int32_t *b, int64_t k) {
+    ni_ref_count_common(be, count, a, b, k);
 }
 
 /* ---- hot channels ---- */
@@ -104,17 +104,17 @@ static nb_mat columns_of(const nb_mat *m, int64_t first, int64_t count) {
 }
 
 /* Sixteen columns at a time: a cache line is read whole. */
-void nb_cpu_column_errors(nb_backend *be, double *mean_abs_error, double *rms, const nb_mat *x, const nb_mat *decoded) {
-    int32_t threads = nb_cpu_team(be, 4 * (double)x->rows * (double)x->cols);
+void ni_cpu_column_errors(nb_backend *be, double *mean_abs_error, double *rms, const nb_mat *x, const nb_mat *decoded) {
+    int32_t threads = ni_cpu_team(be, 4 * (double)x->rows * (double)x->cols);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t c = 0; c < x->cols; c += STRIP) {
         int64_t count = x->cols - c < STRIP ? x->cols - c : STRIP;
         nb_mat one = columns_of(x, c, count), other = columns_of(decoded, c, count);
-        nb_ref_column_errors(be, mean_abs_error + c, rms + c, &one, &other);
+        ni_ref_column_errors(be, mean_abs_error + c, rms + c, &one, &other);
     }
 }
 
-void nb_cpu_hot_scores(nb_backend *be, float *scores, double *means, const double *facts, int64_t n, double keep,
+void ni_cpu_hot_scores(nb_backend *be, float *scores, double *means, const double *facts, int64_t n, double keep,
                        bool normalized) {
-    nb_ref_hot_scores(be, scores, means, facts, n, keep, normalized);
+    ni_ref_hot_scores(be, scores, means, facts, n, keep, normalized);
 }

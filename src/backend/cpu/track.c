@@ -9,19 +9,19 @@
 
 #include <math.h>
 
-#define THREADS num_threads(nb_cpu_of(be)->threads) schedule(static)
+#define THREADS num_threads(ni_cpu_of(be)->threads) schedule(static)
 
 /* ---- sums by columns ---- */
 
-void nb_cpu_measure_gate(nb_backend *be, double *out, const nb_mat *a, const nb_mat *bias) {
-    double(*columns)[4] = nb_cpu_shared(be, (size_t)a->cols * sizeof *columns);
+void ni_cpu_measure_gate(nb_backend *be, double *out, const nb_mat *a, const nb_mat *bias) {
+    double(*columns)[4] = ni_cpu_shared(be, (size_t)a->cols * sizeof *columns);
     if (!columns) { /* no room for them: slower, with none */
-        nb_ref_measure_gate(be, out, a, bias);
+        ni_ref_measure_gate(be, out, a, bias);
         return;
     }
 #pragma omp parallel for THREADS
     for (int64_t c = 0; c < a->cols; c++)
-        nb_gate_column(a, bias, c, columns[c]);
+        ni_gate_column(a, bias, c, columns[c]);
     out[0] = INFINITY;
     out[1] = -INFINITY;
     out[2] = out[3] = 0;
@@ -33,15 +33,15 @@ void nb_cpu_measure_gate(nb_backend *be, double *out, const nb_mat *a, const nb_
     }
 }
 
-void nb_cpu_measure_pair(nb_backend *be, double *out, const nb_mat *x, const nb_mat *y) {
-    double(*columns)[3] = nb_cpu_shared(be, (size_t)x->cols * sizeof *columns);
+void ni_cpu_measure_pair(nb_backend *be, double *out, const nb_mat *x, const nb_mat *y) {
+    double(*columns)[3] = ni_cpu_shared(be, (size_t)x->cols * sizeof *columns);
     if (!columns) {
-        nb_ref_measure_pair(be, out, x, y);
+        ni_ref_measure_pair(be, out, x, y);
         return;
     }
 #pragma omp parallel for THREADS
     for (int64_t c = 0; c < x->cols; c++)
-        nb_pair_column(x, y, c, columns[c]);
+        ni_pair_column(x, y, c, columns[c]);
     out[0] = out[1] = out[2] = 0;
     for (int64_t c = 0; c < x->cols; c++)
         for (int i = 0; i < 3; i++)
@@ -50,18 +50,18 @@ void nb_cpu_measure_pair(nb_backend *be, double *out, const nb_mat *x, const nb_
 
 /* ---- rows that belong together ---- */
 
-void nb_cpu_measure_alignment(nb_backend *be, double *out, const nb_mat *a, const nb_mat *b) {
-    int64_t chunks = (a->rows + NB_SUM_CHUNK - 1) / NB_SUM_CHUNK;
-    double *sums = nb_cpu_shared(be, (size_t)chunks * sizeof *sums), sum = 0;
+void ni_cpu_measure_alignment(nb_backend *be, double *out, const nb_mat *a, const nb_mat *b) {
+    int64_t chunks = (a->rows + NI_SUM_CHUNK - 1) / NI_SUM_CHUNK;
+    double *sums = ni_cpu_shared(be, (size_t)chunks * sizeof *sums), sum = 0;
     if (!sums) {
-        nb_ref_measure_alignment(be, out, a, b);
+        ni_ref_measure_alignment(be, out, a, b);
         return;
     }
 #pragma omp parallel for THREADS
     for (int64_t i = 0; i < chunks; i++) {
         sums[i] = 0;
-        for (int64_t r = i * NB_SUM_CHUNK; r < a->rows && r < (i + 1) * NB_SUM_CHUNK; r++)
-            sums[i] += nb_row_alignment(a, b, r);
+        for (int64_t r = i * NI_SUM_CHUNK; r < a->rows && r < (i + 1) * NI_SUM_CHUNK; r++)
+            sums[i] += ni_row_alignment(a, b, r);
     }
     for (int64_t i = 0; i < chunks; i++)
         sum += sums[i];
@@ -76,14 +76,14 @@ static bool scales_by_groups(const nb_qtensor *codes) {
 }
 
 /* The reference on one row, with the values of all codes at hand and a scale read once for 16 of them. */
-static int64_t track_row(const nb_tracked *t, const float *w, const nb_qtensor *row, const float *values, bool first) {
-    bool bytes = nb_element_info(row->quantizer.element)->bits == 8;
+static int64_t track_row(const ni_tracked *t, const float *w, const nb_qtensor *row, const float *values, bool first) {
+    bool bytes = ni_element_info(row->quantizer.element)->bits == 8;
     int64_t flips = 0;
     for (int64_t c = 0, end = 0; c < row->cols;) {
-        float scale = nb_decode_scale(row, 0, c, true);
+        float scale = ni_decode_scale(row, 0, c, true);
         for (end += 16; c < end && c < row->cols; c++) {
             uint8_t code = bytes ? row->codes[c] : row->codes[c / 2] >> (4 * (c % 2)) & 15;
-            float q = nb_f32_mul(values[code], scale);
+            float q = ni_f32_mul(values[code], scale);
             t->moved_w[c] = first ? 0 : t->moved_w[c] + fabsf(w[c] - t->w[c]);
             t->moved_q[c] = first ? 0 : t->moved_q[c] + fabsf(q - t->q[c]);
             flips += !first && code != t->codes[c] && (q != 0 || t->q[c] != 0);
@@ -95,12 +95,12 @@ static int64_t track_row(const nb_tracked *t, const float *w, const nb_qtensor *
     return flips;
 }
 
-void nb_cpu_track_codes(nb_backend *be, const nb_tracked *t, const nb_mat *w, const nb_qtensor *codes, bool first) {
-    const nb_element_row *element = nb_element_info(codes->quantizer.element);
+void ni_cpu_track_codes(nb_backend *be, const ni_tracked *t, const nb_mat *w, const nb_qtensor *codes, bool first) {
+    const ni_element_row *element = ni_element_info(codes->quantizer.element);
     float values[256];
     int64_t flips = first ? 0 : *t->flips;
     if (!scales_by_groups(codes)) {
-        nb_ref_track_codes(be, t, w, codes, first);
+        ni_ref_track_codes(be, t, w, codes, first);
         return;
     }
     for (int code = 0; code < 1 << element->bits; code++)
@@ -108,31 +108,31 @@ void nb_cpu_track_codes(nb_backend *be, const nb_tracked *t, const nb_mat *w, co
 #pragma omp parallel for THREADS reduction(+ : flips)
     for (int64_t r = 0; r < w->rows; r++) {
         int64_t at = r * w->cols;
-        nb_tracked row = {t->w + at, t->q + at, t->moved_w + at, t->moved_q + at, t->codes + at, NULL};
-        nb_qtensor one = nb_qtensor_row(codes, r);
+        ni_tracked row = {t->w + at, t->q + at, t->moved_w + at, t->moved_q + at, t->codes + at, NULL};
+        nb_qtensor one = ni_qtensor_row(codes, r);
         flips += track_row(&row, (const float *)w->data + r * w->stride, &one, values, first);
     }
     *t->flips = flips;
 }
 
-void nb_cpu_count_ratios(nb_backend *be, int64_t *counts, const float *moved_q, const float *moved_w, int64_t n) {
-    int64_t bins[NB_RATIO_COUNTS] = {0};
-#pragma omp parallel for THREADS reduction(+ : bins[:NB_RATIO_COUNTS])
+void ni_cpu_count_ratios(nb_backend *be, int64_t *counts, const float *moved_q, const float *moved_w, int64_t n) {
+    int64_t bins[NI_RATIO_COUNTS] = {0};
+#pragma omp parallel for THREADS reduction(+ : bins[:NI_RATIO_COUNTS])
     for (int64_t i = 0; i < n; i++)
-        bins[nb_ratio_bin(moved_q[i], moved_w[i])]++;
-    for (int i = 0; i < NB_RATIO_COUNTS; i++)
+        bins[ni_ratio_bin(moved_q[i], moved_w[i])]++;
+    for (int i = 0; i < NI_RATIO_COUNTS; i++)
         counts[i] = bins[i];
 }
 
-void nb_cpu_count_distances(nb_backend *be, int64_t *counts, const float *w, const float *q, const float *widths,
+void ni_cpu_count_distances(nb_backend *be, int64_t *counts, const float *w, const float *q, const float *widths,
                             int64_t n) {
-    int64_t bins[NB_DISTANCE_COUNTS] = {0};
-#pragma omp parallel for THREADS reduction(+ : bins[:NB_DISTANCE_COUNTS])
+    int64_t bins[NI_DISTANCE_COUNTS] = {0};
+#pragma omp parallel for THREADS reduction(+ : bins[:NI_DISTANCE_COUNTS])
     for (int64_t i = 0; i < n; i++) {
-        int bin = nb_distance_bin(w[i], q[i], widths[i]);
+        int bin = ni_distance_bin(w[i], q[i], widths[i]);
         if (bin >= 0)
             bins[bin]++;
     }
-    for (int i = 0; i < NB_DISTANCE_COUNTS; i++)
+    for (int i = 0; i < NI_DISTANCE_COUNTS; i++)
         counts[i] = bins[i];
 }

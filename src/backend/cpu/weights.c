@@ -6,83 +6,83 @@
 
 enum { PIECE = 4096 };
 
-#define THREADS num_threads(nb_cpu_of(be)->threads) schedule(static)
+#define THREADS num_threads(ni_cpu_of(be)->threads) schedule(static)
 
-void nb_cpu_gather_columns(nb_backend *be, const nb_mat *out, const nb_mat *in, const int32_t *columns) {
+void ni_cpu_gather_columns(nb_backend *be, const nb_mat *out, const nb_mat *in, const int32_t *columns) {
 #pragma omp parallel for THREADS
     for (int64_t r = 0; r < out->rows; r++) {
-        nb_mat to = nb_mat_row(out, r), from = nb_mat_row(in, r);
-        nb_ref_gather_columns(be, &to, &from, columns);
+        nb_mat to = ni_mat_row(out, r), from = ni_mat_row(in, r);
+        ni_ref_gather_columns(be, &to, &from, columns);
     }
 }
 
-void nb_cpu_scatter_columns(nb_backend *be, const nb_mat *out, const nb_mat *in, const int32_t *columns,
+void ni_cpu_scatter_columns(nb_backend *be, const nb_mat *out, const nb_mat *in, const int32_t *columns,
                             bool accumulate) {
 #pragma omp parallel for THREADS
     for (int64_t r = 0; r < in->rows; r++) {
-        nb_mat to = nb_mat_row(out, r), from = nb_mat_row(in, r);
-        nb_ref_scatter_columns(be, &to, &from, columns, accumulate);
+        nb_mat to = ni_mat_row(out, r), from = ni_mat_row(in, r);
+        ni_ref_scatter_columns(be, &to, &from, columns, accumulate);
     }
 }
 
 /* Sixteen columns at a time: a cache line of BF16 is read whole. */
-void nb_cpu_column_norms(nb_backend *be, float *norms, const nb_mat *x) {
+void ni_cpu_column_norms(nb_backend *be, float *norms, const nb_mat *x) {
 #pragma omp parallel for THREADS
     for (int64_t c = 0; c < x->cols; c += 16) {
         nb_mat strip = *x;
         strip.data = (char *)x->data + (size_t)c * nb_dtype_size(x->dtype);
         strip.cols = x->cols - c < 16 ? x->cols - c : 16;
-        nb_ref_column_norms(be, norms + c, &strip);
+        ni_ref_column_norms(be, norms + c, &strip);
     }
 }
 
-void nb_cpu_add_distance(nb_backend *be, float *distance, const float *a, const float *b, int64_t n) {
+void ni_cpu_add_distance(nb_backend *be, float *distance, const float *a, const float *b, int64_t n) {
 #pragma omp parallel for THREADS
     for (int64_t i = 0; i < n; i += PIECE)
-        nb_ref_add_distance(be, distance + i, a + i, b + i, n - i < PIECE ? n - i : PIECE);
+        ni_ref_add_distance(be, distance + i, a + i, b + i, n - i < PIECE ? n - i : PIECE);
 }
 
-void nb_cpu_bin_distances(nb_backend *be, float *out, const float *w, const float *q, const float *widths, int64_t n) {
+void ni_cpu_bin_distances(nb_backend *be, float *out, const float *w, const float *q, const float *widths, int64_t n) {
 #pragma omp parallel for THREADS
     for (int64_t i = 0; i < n; i += PIECE)
-        nb_ref_bin_distances(be, out + i, w + i, q + i, widths + i, n - i < PIECE ? n - i : PIECE);
+        ni_ref_bin_distances(be, out + i, w + i, q + i, widths + i, n - i < PIECE ? n - i : PIECE);
 }
 
-void nb_cpu_add_flips(nb_backend *be, uint8_t *flips, const float *q, const float *q_before, const float *widths,
+void ni_cpu_add_flips(nb_backend *be, uint8_t *flips, const float *q, const float *q_before, const float *widths,
                       int64_t n) {
 #pragma omp parallel for THREADS
     for (int64_t i = 0; i < n; i += PIECE)
-        nb_ref_add_flips(be, flips + i, q + i, q_before + i, widths + i, n - i < PIECE ? n - i : PIECE);
+        ni_ref_add_flips(be, flips + i, q + i, q_before + i, widths + i, n - i < PIECE ? n - i : PIECE);
 }
 
-void nb_cpu_reset_where(nb_backend *be, int64_t *resets, float *w, const float *q, const float *moved_w,
+void ni_cpu_reset_where(nb_backend *be, int64_t *resets, float *w, const float *q, const float *moved_w,
                         const float *moved_q, const uint8_t *flips, int32_t least_flips, int64_t n, double threshold) {
     int64_t sum = 0;
 #pragma omp parallel for THREADS reduction(+ : sum)
     for (int64_t i = 0; i < n; i += PIECE) {
         int64_t here = 0;
-        nb_ref_reset_where(be, &here, w + i, q + i, moved_w + i, moved_q + i, flips ? flips + i : NULL, least_flips,
+        ni_ref_reset_where(be, &here, w + i, q + i, moved_w + i, moved_q + i, flips ? flips + i : NULL, least_flips,
                            n - i < PIECE ? n - i : PIECE, threshold);
         sum += here;
     }
     *resets += sum;
 }
 
-void nb_cpu_bin_widths(nb_backend *be, float *out, const nb_operand *codes) {
-    nb_qtensor t = nb_codes_of(codes);
+void ni_cpu_bin_widths(nb_backend *be, float *out, const nb_operand *codes) {
+    nb_qtensor t = ni_codes_of(codes);
 #pragma omp parallel for THREADS
     for (int64_t r = 0; r < codes->rows; r++) {
-        nb_qtensor one = nb_qtensor_row(&t, r);
-        nb_bin_widths_of(out + r * codes->cols, &one);
+        nb_qtensor one = ni_qtensor_row(&t, r);
+        ni_bin_widths_of(out + r * codes->cols, &one);
     }
 }
 
-void nb_cpu_round_by(nb_backend *be, nb_operand *codes, const float *w, const float *guide) {
-    nb_qtensor t = nb_codes_of(codes);
-    nb_head_of(codes)->form = 0; /* what stands behind the codes is old */
+void ni_cpu_round_by(nb_backend *be, nb_operand *codes, const float *w, const float *guide) {
+    nb_qtensor t = ni_codes_of(codes);
+    ni_head_of(codes)->form = 0; /* what stands behind the codes is old */
 #pragma omp parallel for THREADS
     for (int64_t r = 0; r < codes->rows; r++) {
-        nb_qtensor one = nb_qtensor_row(&t, r);
-        nb_round_codes_by(&one, w + r * codes->cols, guide + r * codes->cols);
+        nb_qtensor one = ni_qtensor_row(&t, r);
+        ni_round_codes_by(&one, w + r * codes->cols, guide + r * codes->cols);
     }
 }

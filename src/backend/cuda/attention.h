@@ -22,7 +22,7 @@ extern "C" {
 /* Element (b, t, h, d) of a BF16 tensor lies at base + (b*seq + t)*stride + h*head_dim + d, so that q, k and v may be
  * parts of one buffer. Every base is 16-byte aligned, every stride a multiple of 8 elements. */
 /* Documents are intervals of positions: along a sequence neither doc_start nor doc_end falls. */
-typedef struct nb_cuda_attention {
+typedef struct ni_cuda_attention {
     int64_t batch, seq, heads, kv_heads;
     int64_t head_dim;                               /* a multiple of 16, up to 256 */
     double scale;                                   /* on q.k; above zero */
@@ -31,32 +31,32 @@ typedef struct nb_cuda_attention {
     const int32_t *doc_end; /* device [batch, seq]: one past the last query that sees a key; seq where documents are not
                                kept apart */
     int32_t tile; /* 0 = the first that fits the device; n = the n-th of the tiles for this head_dim, to measure */
-} nb_cuda_attention;
+} ni_cuda_attention;
 
 /* Each returns a cudaError_t (0 = launched) and runs on the cudaStream_t `stream`. cudaErrorInvalidValue: a shape,
  * stride or tile that does not exist; cudaErrorMisalignedAddress: a base. */
 
 /* o like q with o_stride; lse FP32 [batch, heads, seq], in nats. */
-int nb_cuda_launch_attention_forward(const nb_cuda_attention *a, void *o, float *lse, const void *q, const void *k,
+int ni_cuda_launch_attention_forward(const ni_cuda_attention *a, void *o, float *lse, const void *q, const void *k,
                                      const void *v, void *stream);
 
 /* dq, dk, dv have the strides of q, k, v; dout that of o. delta: scratch, FP32 [batch, heads, seq]. */
-int nb_cuda_launch_attention_backward(const nb_cuda_attention *a, void *dq, void *dk, void *dv, const void *dout,
+int ni_cuda_launch_attention_backward(const ni_cuda_attention *a, void *dq, void *dk, void *dv, const void *dout,
                                       const void *o, const float *lse, const void *q, const void *k, const void *v,
                                       float *delta, void *stream);
 
 /* The three kernels of it, one by one, for who measures: delta first, then the others in any order. */
-int nb_cuda_launch_attention_delta(const nb_cuda_attention *a, float *delta, const void *dout, const void *o,
+int ni_cuda_launch_attention_delta(const ni_cuda_attention *a, float *delta, const void *dout, const void *o,
                                    void *stream);
-int nb_cuda_launch_attention_dkdv(const nb_cuda_attention *a, void *dk, void *dv, const void *dout, const float *lse,
+int ni_cuda_launch_attention_dkdv(const ni_cuda_attention *a, void *dk, void *dv, const void *dout, const float *lse,
                                   const float *delta, const void *q, const void *k, const void *v, void *stream);
-int nb_cuda_launch_attention_dq(const nb_cuda_attention *a, void *dq, const void *dout, const float *lse,
+int ni_cuda_launch_attention_dq(const ni_cuda_attention *a, void *dq, const void *dout, const float *lse,
                                 const float *delta, const void *q, const void *k, const void *v, void *stream);
 
 /* Name of what a.tile picks on the current device ("d64 128x64 w4 s2"); NULL where there is none. */
-const char *nb_cuda_attention_forward_tile(const nb_cuda_attention *a);
-const char *nb_cuda_attention_dkdv_tile(const nb_cuda_attention *a);
-const char *nb_cuda_attention_dq_tile(const nb_cuda_attention *a);
+const char *ni_cuda_attention_forward_tile(const ni_cuda_attention *a);
+const char *ni_cuda_attention_dkdv_tile(const ni_cuda_attention *a);
+const char *ni_cuda_attention_dq_tile(const ni_cuda_attention *a);
 
 #ifdef __cplusplus
 }

@@ -416,17 +416,17 @@ const AttentionTile query_tiles[] = {
 
 /* ---- launchers ---- */
 
-const char *nb_cuda_attention_dkdv_tile(const nb_cuda_attention *a) {
+const char *ni_cuda_attention_dkdv_tile(const ni_cuda_attention *a) {
     const AttentionTile *t = attention_tile(key_tiles, a);
     return t ? t->name : nullptr;
 }
 
-const char *nb_cuda_attention_dq_tile(const nb_cuda_attention *a) {
+const char *ni_cuda_attention_dq_tile(const ni_cuda_attention *a) {
     const AttentionTile *t = attention_tile(query_tiles, a);
     return t ? t->name : nullptr;
 }
 
-int nb_cuda_launch_attention_delta(const nb_cuda_attention *a, float *delta, const void *dout, const void *o, void *stream) {
+int ni_cuda_launch_attention_delta(const ni_cuda_attention *a, float *delta, const void *dout, const void *o, void *stream) {
     if (!attention_shape_ok(a))
         return cudaErrorInvalidValue;
     if (!attention_aligned(dout) || !attention_aligned(o))
@@ -446,7 +446,7 @@ int nb_cuda_launch_attention_delta(const nb_cuda_attention *a, float *delta, con
                             (cudaStream_t)stream);
 }
 
-int nb_cuda_launch_attention_dkdv(const nb_cuda_attention *a, void *dk, void *dv, const void *dout, const float *lse,
+int ni_cuda_launch_attention_dkdv(const ni_cuda_attention *a, void *dk, void *dv, const void *dout, const float *lse,
                            const float *delta, const void *q, const void *k, const void *v, void *stream) {
     if (!attention_shape_ok(a))
         return cudaErrorInvalidValue;
@@ -465,7 +465,7 @@ int nb_cuda_launch_attention_dkdv(const nb_cuda_attention *a, void *dk, void *dv
     return attention_launch(attention_tile(key_tiles, a), args, args.kv_heads, stream);
 }
 
-int nb_cuda_launch_attention_dq(const nb_cuda_attention *a, void *dq, const void *dout, const float *lse, const float *delta,
+int ni_cuda_launch_attention_dq(const ni_cuda_attention *a, void *dq, const void *dout, const float *lse, const float *delta,
                          const void *q, const void *k, const void *v, void *stream) {
     if (!attention_shape_ok(a))
         return cudaErrorInvalidValue;
@@ -483,11 +483,11 @@ int nb_cuda_launch_attention_dq(const nb_cuda_attention *a, void *dq, const void
     return attention_launch(attention_tile(query_tiles, a), args, args.heads, stream);
 }
 
-int nb_cuda_launch_attention_backward(const nb_cuda_attention *a, void *dq, void *dk, void *dv, const void *dout,
+int ni_cuda_launch_attention_backward(const ni_cuda_attention *a, void *dq, void *dk, void *dv, const void *dout,
                                const void *o, const float *lse, const void *q, const void *k, const void *v,
                                float *delta, void *stream) {
-    int e = nb_cuda_launch_attention_delta(a, delta, dout, o, stream);
+    int e = ni_cuda_launch_attention_delta(a, delta, dout, o, stream);
     if (!e)
-        e = nb_cuda_launch_attention_dkdv(a, dk, dv, dout, lse, delta, q, k, v, stream);
-    return e ? e : nb_cuda_launch_attention_dq(a, dq, dout, lse, delta, q, k, v, stream);
+        e = ni_cuda_launch_attention_dkdv(a, dk, dv, dout, lse, delta, q, k, v, stream);
+    return e ? e : ni_cuda_launch_attention_dq(a, dq, dout, lse, delta, q, k, v, stream);
 }

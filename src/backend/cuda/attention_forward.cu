@@ -188,12 +188,12 @@ const AttentionTile tiles[] = {
 
 } // namespace
 
-const char *nb_cuda_attention_forward_tile(const nb_cuda_attention *a) {
+const char *ni_cuda_attention_forward_tile(const ni_cuda_attention *a) {
     const AttentionTile *t = attention_tile(tiles, a);
     return t ? t->name : nullptr;
 }
 
-int nb_cuda_launch_attention_forward(const nb_cuda_attention *a, void *o, float *lse, const void *q, const void *k,
+int ni_cuda_launch_attention_forward(const ni_cuda_attention *a, void *o, float *lse, const void *q, const void *k,
                               const void *v, void *stream) {
     if (!attention_shape_ok(a))
         return cudaErrorInvalidValue;

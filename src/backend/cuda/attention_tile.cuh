@@ -243,7 +243,7 @@ static inline int attention_padded_dim(int64_t head_dim) {
 }
 
 template <int N>
-static inline const AttentionTile *attention_tile(const AttentionTile (&table)[N], const nb_cuda_attention *a) {
+static inline const AttentionTile *attention_tile(const AttentionTile (&table)[N], const ni_cuda_attention *a) {
     int device = 0, shared = 0, major = 0, minor = 0;
     if (cudaGetDevice(&device) || cudaDeviceGetAttribute(&shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) ||
         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) ||
@@ -258,7 +258,7 @@ static inline const AttentionTile *attention_tile(const AttentionTile (&table)[N
     return nullptr;
 }
 
-static inline bool attention_shape_ok(const nb_cuda_attention *a) {
+static inline bool attention_shape_ok(const ni_cuda_attention *a) {
     return a->batch >= 0 && a->batch <= 65535 && a->seq >= 0 && a->seq <= INT32_MAX / 2 && a->heads >= 1 &&
            a->heads <= 65535 && a->kv_heads >= 1 && a->heads % a->kv_heads == 0 && a->head_dim >= 16 &&
            a->head_dim <= 256 && a->head_dim % 16 == 0 && a->scale > 0 && a->q_stride % 8 == 0 &&
@@ -269,7 +269,7 @@ static inline bool attention_aligned(const void *x) {
     return (uintptr_t)x % 16 == 0;
 }
 
-static inline AttentionArgs attention_args(const nb_cuda_attention *a) {
+static inline AttentionArgs attention_args(const ni_cuda_attention *a) {
     AttentionArgs r = {};
     r.doc_start = a->doc_start;
     r.doc_end = a->doc_end;

@@ -4,17 +4,17 @@
  * wins, and `synchronize` reports it; an operation that returns a status reports it at once where it is known.
  * The host side is C11; kernels are launched through the extern "C" functions of the headers beside the *.cu files.
  */
-#ifndef NB_BACKEND_CUDA_CUDA_H
-#define NB_BACKEND_CUDA_CUDA_H
+#ifndef NI_BACKEND_CUDA_CUDA_H
+#define NI_BACKEND_CUDA_CUDA_H
 
 #include "backend/table.h"
 
 #include <cublasLt.h>
 #include <cuda_runtime_api.h>
 
-struct nb_cuda_plans;
+struct ni_cuda_plans;
 
-typedef struct nb_cuda {
+typedef struct ni_cuda {
     int device;
     int major, minor; /* compute capability */
     char name[64];    /* "NVIDIA H100 80GB HBM3" */
@@ -24,45 +24,45 @@ typedef struct nb_cuda {
     size_t workspace_bytes;
     void *scratch; /* of one operation; grows, and so a training step allocates nothing once it has run */
     size_t scratch_bytes;
-    float *words; /* device constants and results: NB_CUDA_ZERO, ... */
-    struct nb_cuda_plans *plans;
+    float *words; /* device constants and results: NI_CUDA_ZERO, ... */
+    struct ni_cuda_plans *plans;
     nb_status fault_status;
     nb_error fault;
-} nb_cuda;
+} ni_cuda;
 
-/* Words of nb_cuda.words. */
-enum { NB_CUDA_ZERO, NB_CUDA_ONE, NB_CUDA_ALPHA, NB_CUDA_WORDS = 16 };
+/* Words of ni_cuda.words. */
+enum { NI_CUDA_ZERO, NI_CUDA_ONE, NI_CUDA_ALPHA, NI_CUDA_WORDS = 16 };
 
-static inline nb_cuda *nb_cuda_of(nb_backend *be) {
+static inline ni_cuda *ni_cuda_of(nb_backend *be) {
     return be->state;
 }
 
 /* Keeps `code` as the fault of `what` if it is one. Returns whether it was good. */
-bool nb_cuda_good(nb_backend *be, int code, const char *what);
+bool ni_cuda_good(nb_backend *be, int code, const char *what);
 
 /* The same for operations that return a status. */
-nb_status nb_cuda_status(nb_backend *be, int code, const char *what, nb_error *err);
+nb_status ni_cuda_status(nb_backend *be, int code, const char *what, nb_error *err);
 
 /* Scratch memory of one operation: `bytes`, 256-byte aligned, not cleared, good until the next call. NULL keeps a fault
  * that says what it was for. */
-void *nb_cuda_scratch(nb_backend *be, size_t bytes, const char *what);
+void *ni_cuda_scratch(nb_backend *be, size_t bytes, const char *what);
 
 /* ---- operand.c ---- */
 
 /* The BF16 values [rows, cols] of an operand that has codes. */
-uint16_t *nb_cuda_values_of(const nb_operand *o);
+uint16_t *ni_cuda_values_of(const nb_operand *o);
 /* Makes them anew from the codes. */
-nb_status nb_cuda_fill_values(nb_backend *be, const nb_operand *o, nb_error *err);
+nb_status ni_cuda_fill_values(nb_backend *be, const nb_operand *o, nb_error *err);
 
 /* ---- gemm.c: products of plain numbers by cuBLASLt ---- */
 
 /* C[M,N] = beta C + alpha op(A) op(B), FP32 sums, rounded once to C's type; alpha and beta are device words. */
-typedef struct nb_cuda_product {
+typedef struct ni_cuda_product {
     nb_mat a, b, c;
     bool trans_a, trans_b;     /* as in the table's gemm: trans_a reads A as [K, M], trans_b reads B as [N, K] */
     const float *alpha, *beta; /* device; NULL: 1, 0 */
-} nb_cuda_product;
-nb_status nb_cuda_multiply_plain(nb_backend *be, const nb_cuda_product *p, nb_error *err);
-void nb_cuda_plans_free(struct nb_cuda_plans *plans);
+} ni_cuda_product;
+nb_status ni_cuda_multiply_plain(nb_backend *be, const ni_cuda_product *p, nb_error *err);
+void ni_cuda_plans_free(struct ni_cuda_plans *plans);
 
 #endif

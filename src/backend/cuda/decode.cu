@@ -18,15 +18,15 @@ static __global__ void decode(nb_mat out, nb_qtensor t, bool transpose, const in
     for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < t.rows * t.cols; i += (int64_t)gridDim.x * blockDim.x) {
         int64_t r = transpose ? i % t.rows : i / t.cols, c = transpose ? i / t.rows : i % t.cols;
         int64_t to_r = transpose ? c : r, to_c = transpose ? r : columns ? columns[c] : c;
-        float x = nb_decoded(t, r, c, outer);
+        float x = ni_decoded(t, r, c, outer);
         if (out.dtype == NB_BF16)
-            ((uint16_t *)out.data)[to_r * out.stride + to_c] = nb_bf16_even(x);
+            ((uint16_t *)out.data)[to_r * out.stride + to_c] = ni_bf16_even(x);
         else
-            ((float *)out.data)[to_r * out.stride + to_c] = columns ? nb_f32_add(0.0f, x) : x; /* as scatter_columns */
+            ((float *)out.data)[to_r * out.stride + to_c] = columns ? ni_f32_add(0.0f, x) : x; /* as scatter_columns */
     }
 }
 
-int nb_cuda_launch_decode(void *stream, const nb_mat *out, const nb_qtensor *from, bool transpose, const int32_t *columns, bool outer) {
+int ni_cuda_launch_decode(void *stream, const nb_mat *out, const nb_qtensor *from, bool transpose, const int32_t *columns, bool outer) {
     if (from->rows * from->cols > 0)
         decode<<<grid_of((from->rows * from->cols + THREADS - 1) / THREADS), THREADS, 0, (cudaStream_t)stream>>>(
             *out, *from, transpose, columns, outer);
@@ -36,13 +36,13 @@ int nb_cuda_launch_decode(void *stream, const nb_mat *out, const nb_qtensor *fro
 /* ---- turned codes ---- */
 
 static __global__ void turn(nb_qtensor out, nb_qtensor t) {
-    const bool small = nb_element_is_4bit(t.quantizer.element);
+    const bool small = ni_element_is_4bit(t.quantizer.element);
     const int64_t step = small ? 2 : 1, across = (out.cols + step - 1) / step, first = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
     for (int64_t i = first; i < out.rows * across; i += (int64_t)gridDim.x * blockDim.x) {
         int64_t r = i / across, c = i % across * step;
-        uint8_t code = nb_code_of(t, c, r);
+        uint8_t code = ni_code_of(t, c, r);
         if (small && c + 1 < out.cols)
-            code |= (uint8_t)(nb_code_of(t, c + 1, r) << 4);
+            code |= (uint8_t)(ni_code_of(t, c + 1, r) << 4);
         out.codes[r * across + i % across] = code;
     }
     for (int64_t i = first; t.scales && i < out.rows * (out.cols / 16); i += (int64_t)gridDim.x * blockDim.x) {
@@ -56,7 +56,7 @@ static __global__ void turn(nb_qtensor out, nb_qtensor t) {
         *out.tensor_scale = *t.tensor_scale;
 }
 
-int nb_cuda_launch_turn(void *stream, const nb_qtensor *out, const nb_qtensor *from) {
+int ni_cuda_launch_turn(void *stream, const nb_qtensor *out, const nb_qtensor *from) {
     turn<<<grid_of((out->rows * out->cols / 2 + THREADS - 1) / THREADS), THREADS, 0, (cudaStream_t)stream>>>(*out, *from);
     return cudaGetLastError();
 }
@@ -64,18 +64,18 @@ int nb_cuda_launch_turn(void *stream, const nb_qtensor *out, const nb_qtensor *f
 /* ---- statistics: a block a chunk of 16 rows; sums of threads are added in a tree over their index ---- */
 
 static __device__ float saturation_limit(float largest, float scale) {
-    scale = nb_f32_abs(scale);
-    return scale > 0.0f ? nb_f32_mul(nb_f32_mul(largest, scale), 1.0f + 0x1p-20f) : nb_f32_from(NB_F32_INF_BITS);
+    scale = ni_f32_abs(scale);
+    return scale > 0.0f ? ni_f32_mul(ni_f32_mul(largest, scale), 1.0f + 0x1p-20f) : ni_f32_from(NI_F32_INF_BITS);
 }
 
 static __device__ void add_element(nb_quantize_stats *s, uint32_t *amax, const nb_qtensor &t, float x, int64_t r, int64_t c) {
-    float back = nb_decoded(t, r, c, true);
+    float back = ni_decoded(t, r, c, true);
     double error = (double)x - (double)back;
-    uint32_t magnitude = nb_f32_magnitude(x);
+    uint32_t magnitude = ni_f32_magnitude(x);
     *amax = max(*amax, magnitude);
     s->nonzero += magnitude != 0;
-    s->flushed += magnitude != 0 && nb_f32_magnitude(back) == 0;
-    s->saturated += nb_f32_abs(x) > saturation_limit(nb_element_max(t.quantizer.element), nb_scale_of(t, r, c, true));
+    s->flushed += magnitude != 0 && ni_f32_magnitude(back) == 0;
+    s->saturated += ni_f32_abs(x) > saturation_limit(ni_element_max(t.quantizer.element), ni_scale_of(t, r, c, true));
     s->sum_sq += (double)x * (double)x;
     s->sum_sq_error += error * error;
     s->sum_product += (double)x * (double)back;
@@ -93,7 +93,7 @@ static __device__ int64_t zero_scales(const nb_qtensor &t, const float *x, int64
             continue;
         for (int64_t i = r; i < r + tile && i < r0 + rows; i++)
             for (int64_t k = c; k < c + 16; k++)
-                any |= nb_f32_magnitude(x[i * t.cols + k]);
+                any |= ni_f32_magnitude(x[i * t.cols + k]);
         count += any != 0;
     }
     return count;
@@ -128,12 +128,12 @@ static __global__ void stats_of_chunk(nb_quantize_stats *chunks, nb_qtensor t, c
         }
     }
     if (threadIdx.x == 0) {
-        part[0].amax = (double)nb_f32_from(largest[0]);
+        part[0].amax = (double)ni_f32_from(largest[0]);
         chunks[blockIdx.x] = part[0];
     }
 }
 
-int nb_cuda_quantize_stats(void *stream, nb_quantize_stats *chunks, const nb_qtensor *t, const float *x) {
+int ni_cuda_quantize_stats(void *stream, nb_quantize_stats *chunks, const nb_qtensor *t, const float *x) {
     if (t->rows > 0)
         stats_of_chunk<<<(unsigned)((t->rows + CHUNK_ROWS - 1) / CHUNK_ROWS), THREADS, 0, (cudaStream_t)stream>>>(chunks, *t, x);
     return cudaGetLastError();

@@ -3,8 +3,8 @@
  * Element format and rounding are arguments here and not template parameters: they are the same for all threads of a
  * launch, so the branches cost little, and one kernel serves every format.
  */
-#ifndef NB_BACKEND_CUDA_ELEMENT_CUH
-#define NB_BACKEND_CUDA_ELEMENT_CUH
+#ifndef NI_BACKEND_CUDA_ELEMENT_CUH
+#define NI_BACKEND_CUDA_ELEMENT_CUH
 
 #include "format/bf16.h"
 #include "format/e2m1.h"
@@ -14,7 +14,7 @@
 #include "format/int4.h"
 #include "nibble/format.h"
 
-static __device__ inline float nb_element_max(nb_element element) {
+static __device__ inline float ni_element_max(nb_element element) {
     switch (element) {
     case NB_ELEMENT_E2M1:
         return 6.0f;
@@ -27,55 +27,55 @@ static __device__ inline float nb_element_max(nb_element element) {
     }
 }
 
-static __host__ __device__ inline bool nb_element_is_4bit(nb_element element) {
+static __host__ __device__ inline bool ni_element_is_4bit(nb_element element) {
     return element == NB_ELEMENT_E2M1 || element == NB_ELEMENT_INT4;
 }
 
-static __device__ inline uint8_t nb_element_encode(nb_element element, nb_rounding round, float y, float u) {
+static __device__ inline uint8_t ni_element_encode(nb_element element, nb_rounding round, float y, float u) {
     switch (element) {
     case NB_ELEMENT_E2M1:
-        return round == NB_ROUND_STOCHASTIC ? nb_e2m1_stochastic(y, u) : round == NB_ROUND_UP ? nb_e2m1_up(y) : nb_e2m1_even(y);
+        return round == NB_ROUND_STOCHASTIC ? ni_e2m1_stochastic(y, u) : round == NB_ROUND_UP ? ni_e2m1_up(y) : ni_e2m1_even(y);
     case NB_ELEMENT_INT4:
-        return round == NB_ROUND_STOCHASTIC ? nb_int4_stochastic(y, u) : round == NB_ROUND_UP ? nb_int4_up(y) : nb_int4_even(y);
+        return round == NB_ROUND_STOCHASTIC ? ni_int4_stochastic(y, u) : round == NB_ROUND_UP ? ni_int4_up(y) : ni_int4_even(y);
     case NB_ELEMENT_E4M3:
-        return round == NB_ROUND_STOCHASTIC ? nb_e4m3_stochastic(y, u) : round == NB_ROUND_UP ? nb_e4m3_up(y) : nb_e4m3_even(y);
+        return round == NB_ROUND_STOCHASTIC ? ni_e4m3_stochastic(y, u) : round == NB_ROUND_UP ? ni_e4m3_up(y) : ni_e4m3_even(y);
     default:
-        return round == NB_ROUND_STOCHASTIC ? nb_e5m2_stochastic(y, u) : round == NB_ROUND_UP ? nb_e5m2_up(y) : nb_e5m2_even(y);
+        return round == NB_ROUND_STOCHASTIC ? ni_e5m2_stochastic(y, u) : round == NB_ROUND_UP ? ni_e5m2_up(y) : ni_e5m2_even(y);
     }
 }
 
-static __device__ inline float nb_element_value(nb_element element, uint8_t code) {
+static __device__ inline float ni_element_value(nb_element element, uint8_t code) {
     switch (element) {
     case NB_ELEMENT_E2M1:
-        return nb_e2m1_value(code);
+        return ni_e2m1_value(code);
     case NB_ELEMENT_INT4:
-        return nb_int4_value(code);
+        return ni_int4_value(code);
     case NB_ELEMENT_E4M3:
-        return nb_e4m3_value(code);
+        return ni_e4m3_value(code);
     default:
-        return nb_e5m2_value(code);
+        return ni_e5m2_value(code);
     }
 }
 
 /* ---- reading the canonical layout (nb_qtensor, its pointers in device memory) ---- */
 
-static __device__ inline uint8_t nb_code_of(const nb_qtensor &t, int64_t r, int64_t c) {
-    if (!nb_element_is_4bit(t.quantizer.element))
+static __device__ inline uint8_t ni_code_of(const nb_qtensor &t, int64_t r, int64_t c) {
+    if (!ni_element_is_4bit(t.quantizer.element))
         return t.codes[r * t.cols + c];
     return t.codes[r * ((t.cols + 1) / 2) + c / 2] >> (4 * (c % 2)) & 15u;
 }
 
 /* The part of the scale that stays outside of a product's sum counts as 1 where `outer` is false. */
-static __device__ inline float nb_scale_of(const nb_qtensor &t, int64_t r, int64_t c, bool outer) {
+static __device__ inline float ni_scale_of(const nb_qtensor &t, int64_t r, int64_t c, bool outer) {
     const nb_quantizer &q = t.quantizer;
     float tensor = outer && t.tensor_scale ? *t.tensor_scale : 1.0f;
     switch (q.scale_type) {
     case NB_SCALE_E4M3: {
-        float s8 = nb_e4m3_value(t.scales[r * (t.cols / 16) + c / 16]);
-        return nb_f32_mul(s8, t.outer_scales ? t.outer_scales[r * (t.cols / 128) + c / 128] : tensor);
+        float s8 = ni_e4m3_value(t.scales[r * (t.cols / 16) + c / 16]);
+        return ni_f32_mul(s8, t.outer_scales ? t.outer_scales[r * (t.cols / 128) + c / 128] : tensor);
     }
     case NB_SCALE_E8M0:
-        return nb_e8m0_value(t.scales[r * (t.cols / 32) + c / 32]);
+        return ni_e8m0_value(t.scales[r * (t.cols / 32) + c / 32]);
     case NB_SCALE_F32:
         if (!t.outer_scales)
             return tensor;
@@ -88,8 +88,8 @@ static __device__ inline float nb_scale_of(const nb_qtensor &t, int64_t r, int64
     return 1.0f;
 }
 
-static __device__ inline float nb_decoded(const nb_qtensor &t, int64_t r, int64_t c, bool outer) {
-    return nb_f32_mul(nb_element_value(t.quantizer.element, nb_code_of(t, r, c)), nb_scale_of(t, r, c, outer));
+static __device__ inline float ni_decoded(const nb_qtensor &t, int64_t r, int64_t c, bool outer) {
+    return ni_f32_mul(ni_element_value(t.quantizer.element, ni_code_of(t, r, c)), ni_scale_of(t, r, c, outer));
 }
 
 #endif

@@ -5,117 +5,117 @@
 /* ---- casts and sums ---- */
 
 static __device__ float load(const void *from, nb_dtype type, int64_t i) {
-    return type == NB_BF16 ? nb_bf16_value(((const uint16_t *)from)[i]) : ((const float *)from)[i];
+    return type == NB_BF16 ? ni_bf16_value(((const uint16_t *)from)[i]) : ((const float *)from)[i];
 }
 
 static __device__ void store(void *to, nb_dtype type, int64_t i, float x) {
     if (type == NB_BF16)
-        ((uint16_t *)to)[i] = nb_bf16_even(x);
+        ((uint16_t *)to)[i] = ni_bf16_even(x);
     else
         ((float *)to)[i] = x;
 }
 
 static __global__ void cast(void *to, nb_dtype to_type, const void *from, nb_dtype from_type, int64_t n) {
-    for (NB_EACH(i, n))
+    for (NI_EACH(i, n))
         store(to, to_type, i, load(from, from_type, i));
 }
 
 static __global__ void to_bf16(uint16_t *to, const float *from, int64_t eights) {
-    for (NB_EACH(i, eights)) {
+    for (NI_EACH(i, eights)) {
         float4 a = ((const float4 *)from)[2 * i], b = ((const float4 *)from)[2 * i + 1];
-        nb_eight e = {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
-        nb_store_eight(to + 8 * i, e);
+        ni_eight e = {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
+        ni_store_eight(to + 8 * i, e);
     }
 }
 
-int nb_cuda_launch_cast(void *stream, void *to, nb_dtype to_type, const void *from, nb_dtype from_type, int64_t n) {
+int ni_cuda_launch_cast(void *stream, void *to, nb_dtype to_type, const void *from, nb_dtype from_type, int64_t n) {
     cudaStream_t on = (cudaStream_t)stream;
     if (n == 0)
         return cudaSuccess;
-    if (to_type == NB_BF16 && from_type == NB_F32 && n % 8 == 0 && nb_aligned(to) && nb_aligned(from))
-        to_bf16<<<nb_grid(nb_divide_up(n / 8, NB_THREADS)), NB_THREADS, 0, on>>>((uint16_t *)to, (const float *)from, n / 8);
+    if (to_type == NB_BF16 && from_type == NB_F32 && n % 8 == 0 && ni_aligned(to) && ni_aligned(from))
+        to_bf16<<<ni_grid(ni_divide_up(n / 8, NI_THREADS)), NI_THREADS, 0, on>>>((uint16_t *)to, (const float *)from, n / 8);
     else
-        cast<<<nb_grid(nb_divide_up(n, NB_THREADS)), NB_THREADS, 0, on>>>(to, to_type, from, from_type, n);
+        cast<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, on>>>(to, to_type, from, from_type, n);
     return cudaGetLastError();
 }
 
 static __global__ void add(uint16_t *out, const uint16_t *a, const uint16_t *b, int64_t n) {
-    for (NB_EACH(i, n))
-        out[i] = nb_bf16_even(nb_bf16_value(a[i]) + nb_bf16_value(b[i]));
+    for (NI_EACH(i, n))
+        out[i] = ni_bf16_even(ni_bf16_value(a[i]) + ni_bf16_value(b[i]));
 }
 
 static __global__ void add_eights(uint16_t *out, const uint16_t *a, const uint16_t *b, int64_t eights) {
-    for (NB_EACH(i, eights)) {
-        nb_eight x = nb_load_eight(a + 8 * i), y = nb_load_eight(b + 8 * i);
+    for (NI_EACH(i, eights)) {
+        ni_eight x = ni_load_eight(a + 8 * i), y = ni_load_eight(b + 8 * i);
 #pragma unroll
         for (int j = 0; j < 8; j++)
             x.x[j] += y.x[j];
-        nb_store_eight(out + 8 * i, x);
+        ni_store_eight(out + 8 * i, x);
     }
 }
 
-int nb_cuda_launch_add(void *stream, uint16_t *out, const uint16_t *a, const uint16_t *b, int64_t n) {
+int ni_cuda_launch_add(void *stream, uint16_t *out, const uint16_t *a, const uint16_t *b, int64_t n) {
     cudaStream_t on = (cudaStream_t)stream;
     if (n == 0)
         return cudaSuccess;
-    if (n % 8 == 0 && nb_aligned(out) && nb_aligned(a) && nb_aligned(b))
-        add_eights<<<nb_grid(nb_divide_up(n / 8, NB_THREADS)), NB_THREADS, 0, on>>>(out, a, b, n / 8);
+    if (n % 8 == 0 && ni_aligned(out) && ni_aligned(a) && ni_aligned(b))
+        add_eights<<<ni_grid(ni_divide_up(n / 8, NI_THREADS)), NI_THREADS, 0, on>>>(out, a, b, n / 8);
     else
-        add<<<nb_grid(nb_divide_up(n, NB_THREADS)), NB_THREADS, 0, on>>>(out, a, b, n);
+        add<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, on>>>(out, a, b, n);
     return cudaGetLastError();
 }
 
 static __global__ void axpy(float *y, float alpha, const float *x, int64_t n) {
-    for (NB_EACH(i, n))
-        y[i] = nb_f32_add(y[i], nb_f32_mul(alpha, x[i]));
+    for (NI_EACH(i, n))
+        y[i] = ni_f32_add(y[i], ni_f32_mul(alpha, x[i]));
 }
 
-int nb_cuda_launch_axpy(void *stream, float *y, float alpha, const float *x, int64_t n) {
+int ni_cuda_launch_axpy(void *stream, float *y, float alpha, const float *x, int64_t n) {
     if (n > 0)
-        axpy<<<nb_grid(nb_divide_up(n, NB_THREADS)), NB_THREADS, 0, (cudaStream_t)stream>>>(y, alpha, x, n);
+        axpy<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(y, alpha, x, n);
     return cudaGetLastError();
 }
 
-static __device__ float outer_at(const nb_cuda_outer &o, int64_t i) {
+static __device__ float outer_at(const ni_cuda_outer &o, int64_t i) {
     return o.at ? o.at[i * o.step] : 1.0f;
 }
 
-static __global__ void scaled_result(nb_mat out, nb_mat in, nb_cuda_outer rows, nb_cuda_outer cols, bool accumulate) {
-    for (NB_EACH(i, out.rows *out.cols)) {
+static __global__ void scaled_result(nb_mat out, nb_mat in, ni_cuda_outer rows, ni_cuda_outer cols, bool accumulate) {
+    for (NI_EACH(i, out.rows *out.cols)) {
         int64_t r = i / out.cols, c = i % out.cols, at = r * out.stride + c;
-        float x = nb_f32_mul(load(in.data, in.dtype, r * in.stride + c), nb_f32_mul(outer_at(rows, r), outer_at(cols, c)));
-        store(out.data, out.dtype, at, accumulate ? nb_f32_add(load(out.data, out.dtype, at), x) : x);
+        float x = ni_f32_mul(load(in.data, in.dtype, r * in.stride + c), ni_f32_mul(outer_at(rows, r), outer_at(cols, c)));
+        store(out.data, out.dtype, at, accumulate ? ni_f32_add(load(out.data, out.dtype, at), x) : x);
     }
 }
 
-int nb_cuda_launch_scaled_result(void *stream, const nb_mat *out, const nb_mat *in, nb_cuda_outer rows, nb_cuda_outer cols,
+int ni_cuda_launch_scaled_result(void *stream, const nb_mat *out, const nb_mat *in, ni_cuda_outer rows, ni_cuda_outer cols,
                                  bool accumulate) {
     if (out->rows * out->cols > 0)
-        scaled_result<<<nb_grid(nb_divide_up(out->rows * out->cols, NB_THREADS)), NB_THREADS, 0, (cudaStream_t)stream>>>(
+        scaled_result<<<ni_grid(ni_divide_up(out->rows * out->cols, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(
             *out, *in, rows, cols, accumulate);
     return cudaGetLastError();
 }
 
 static __global__ void scale(nb_mat out, nb_mat in, const float *rows, const float *cols) {
-    for (NB_EACH(i, out.rows *out.cols)) {
+    for (NI_EACH(i, out.rows *out.cols)) {
         int64_t r = i / out.cols, c = i % out.cols;
-        float x = nb_f32_mul(load(in.data, in.dtype, r * in.stride + c), rows ? rows[r] : 1.0f);
-        store(out.data, out.dtype, r * out.stride + c, nb_f32_mul(x, cols ? cols[c] : 1.0f));
+        float x = ni_f32_mul(load(in.data, in.dtype, r * in.stride + c), rows ? rows[r] : 1.0f);
+        store(out.data, out.dtype, r * out.stride + c, ni_f32_mul(x, cols ? cols[c] : 1.0f));
     }
 }
 
-int nb_cuda_launch_scale(void *stream, const nb_mat *out, const nb_mat *in, const float *rows, const float *cols) {
+int ni_cuda_launch_scale(void *stream, const nb_mat *out, const nb_mat *in, const float *rows, const float *cols) {
     if (out->rows * out->cols > 0)
-        scale<<<nb_grid(nb_divide_up(out->rows * out->cols, NB_THREADS)), NB_THREADS, 0, (cudaStream_t)stream>>>(
+        scale<<<ni_grid(ni_divide_up(out->rows * out->cols, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(
             *out, *in, rows, cols);
     return cudaGetLastError();
 }
 
 static __global__ void multiply_words(float *out, const float *a, const float *b) {
-    *out = nb_f32_mul(a ? *a : 1.0f, b ? *b : 1.0f);
+    *out = ni_f32_mul(a ? *a : 1.0f, b ? *b : 1.0f);
 }
 
-int nb_cuda_launch_multiply_words(void *stream, float *out, const float *a, const float *b) {
+int ni_cuda_launch_multiply_words(void *stream, float *out, const float *a, const float *b) {
     multiply_words<<<1, 1, 0, (cudaStream_t)stream>>>(out, a, b);
     return cudaGetLastError();
 }
@@ -125,23 +125,23 @@ int nb_cuda_launch_multiply_words(void *stream, float *out, const float *a, cons
 /* A thread turns one pair of one token's channels in every head; the angle is taken in double, as the reference does. */
 static __global__ void rope(uint16_t *x, const int32_t *positions, int64_t n, int64_t heads, int64_t head_dim, int64_t stride, double theta, bool inverse) {
     const int64_t half = head_dim / 2;
-    for (NB_EACH(at, n *half)) {
+    for (NI_EACH(at, n *half)) {
         int64_t t = at / half, i = at % half;
         double angle = positions[t] * pow(theta, -2.0 * (double)i / (double)head_dim), sine, cosine;
         sincos(angle, &sine, &cosine);
         float c = (float)cosine, s = (float)(inverse ? -sine : sine);
         for (int64_t h = 0; h < heads; h++) {
             uint16_t *pair = x + t * stride + h * head_dim + i;
-            float x1 = nb_bf16_value(pair[0]), x2 = nb_bf16_value(pair[half]);
-            pair[0] = nb_bf16_even(nb_f32_sub(nb_f32_mul(x1, c), nb_f32_mul(x2, s)));
-            pair[half] = nb_bf16_even(nb_f32_add(nb_f32_mul(x2, c), nb_f32_mul(x1, s)));
+            float x1 = ni_bf16_value(pair[0]), x2 = ni_bf16_value(pair[half]);
+            pair[0] = ni_bf16_even(ni_f32_sub(ni_f32_mul(x1, c), ni_f32_mul(x2, s)));
+            pair[half] = ni_bf16_even(ni_f32_add(ni_f32_mul(x2, c), ni_f32_mul(x1, s)));
         }
     }
 }
 
-int nb_cuda_launch_rope(void *stream, uint16_t *x, const int32_t *positions, int64_t n, int64_t heads, int64_t head_dim, int64_t stride, double theta, bool inverse) {
+int ni_cuda_launch_rope(void *stream, uint16_t *x, const int32_t *positions, int64_t n, int64_t heads, int64_t head_dim, int64_t stride, double theta, bool inverse) {
     if (n * head_dim > 1)
-        rope<<<nb_grid(nb_divide_up(n * head_dim / 2, NB_THREADS)), NB_THREADS, 0, (cudaStream_t)stream>>>(
+        rope<<<ni_grid(ni_divide_up(n * head_dim / 2, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(
             x, positions, n, heads, head_dim, stride, theta, inverse);
     return cudaGetLastError();
 }
@@ -158,39 +158,39 @@ static __device__ float swiglu(float g, float u) {
 
 static __global__ void swiglu_forward(uint16_t *y, uint32_t *amax, const uint16_t *gate, const uint16_t *up, int64_t n) {
     uint32_t largest = 0;
-    for (NB_EACH(i, n)) {
-        y[i] = nb_bf16_even(swiglu(nb_bf16_value(gate[i]), nb_bf16_value(up[i])));
-        largest = max(largest, nb_f32_magnitude(nb_bf16_value(y[i])));
+    for (NI_EACH(i, n)) {
+        y[i] = ni_bf16_even(swiglu(ni_bf16_value(gate[i]), ni_bf16_value(up[i])));
+        largest = max(largest, ni_f32_magnitude(ni_bf16_value(y[i])));
     }
     __syncwarp();
-    nb_join_amax(amax, largest);
+    ni_join_amax(amax, largest);
 }
 
 static __global__ void swiglu_forward_eights(uint16_t *y, uint32_t *amax, const uint16_t *gate, const uint16_t *up, int64_t eights) {
     uint32_t largest = 0;
-    for (NB_EACH(i, eights)) {
-        nb_eight g = nb_load_eight(gate + 8 * i), u = nb_load_eight(up + 8 * i);
+    for (NI_EACH(i, eights)) {
+        ni_eight g = ni_load_eight(gate + 8 * i), u = ni_load_eight(up + 8 * i);
 #pragma unroll
         for (int j = 0; j < 8; j++) {
-            g.x[j] = nb_bf16_round(swiglu(g.x[j], u.x[j]));
-            largest = max(largest, nb_f32_magnitude(g.x[j]));
+            g.x[j] = ni_bf16_round(swiglu(g.x[j], u.x[j]));
+            largest = max(largest, ni_f32_magnitude(g.x[j]));
         }
-        nb_store_eight(y + 8 * i, g);
+        ni_store_eight(y + 8 * i, g);
     }
     __syncwarp();
-    nb_join_amax(amax, largest);
+    ni_join_amax(amax, largest);
 }
 
-int nb_cuda_launch_swiglu_forward(void *stream, uint16_t *y, uint32_t *amax, const uint16_t *gate, const uint16_t *up, int64_t n) {
+int ni_cuda_launch_swiglu_forward(void *stream, uint16_t *y, uint32_t *amax, const uint16_t *gate, const uint16_t *up, int64_t n) {
     cudaStream_t on = (cudaStream_t)stream;
     if (amax)
         cudaMemsetAsync(amax, 0, sizeof *amax, on);
     if (n == 0)
         return cudaGetLastError();
-    if (n % 8 == 0 && nb_aligned(y) && nb_aligned(gate) && nb_aligned(up))
-        swiglu_forward_eights<<<nb_grid(nb_divide_up(n / 8, NB_THREADS)), NB_THREADS, 0, on>>>(y, amax, gate, up, n / 8);
+    if (n % 8 == 0 && ni_aligned(y) && ni_aligned(gate) && ni_aligned(up))
+        swiglu_forward_eights<<<ni_grid(ni_divide_up(n / 8, NI_THREADS)), NI_THREADS, 0, on>>>(y, amax, gate, up, n / 8);
     else
-        swiglu_forward<<<nb_grid(nb_divide_up(n, NB_THREADS)), NB_THREADS, 0, on>>>(y, amax, gate, up, n);
+        swiglu_forward<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, on>>>(y, amax, gate, up, n);
     return cudaGetLastError();
 }
 
@@ -203,44 +203,44 @@ static __device__ void swiglu_slopes(float g, float u, float d, float *dg, float
 static __global__ void swiglu_backward(uint16_t *dgate, uint32_t *dgate_amax, uint16_t *dup, uint32_t *dup_amax, const uint16_t *dy,
                                        const uint16_t *gate, const uint16_t *up, int64_t n) {
     uint32_t of_gate = 0, of_up = 0;
-    for (NB_EACH(i, n)) {
+    for (NI_EACH(i, n)) {
         float dg, du;
-        swiglu_slopes(nb_bf16_value(gate[i]), nb_bf16_value(up[i]), nb_bf16_value(dy[i]), &dg, &du);
-        dgate[i] = nb_bf16_even(dg);
-        dup[i] = nb_bf16_even(du);
-        of_gate = max(of_gate, nb_f32_magnitude(nb_bf16_value(dgate[i])));
-        of_up = max(of_up, nb_f32_magnitude(nb_bf16_value(dup[i])));
+        swiglu_slopes(ni_bf16_value(gate[i]), ni_bf16_value(up[i]), ni_bf16_value(dy[i]), &dg, &du);
+        dgate[i] = ni_bf16_even(dg);
+        dup[i] = ni_bf16_even(du);
+        of_gate = max(of_gate, ni_f32_magnitude(ni_bf16_value(dgate[i])));
+        of_up = max(of_up, ni_f32_magnitude(ni_bf16_value(dup[i])));
     }
     __syncwarp();
-    nb_join_amax(dgate_amax, of_gate);
-    nb_join_amax(dup_amax, of_up);
+    ni_join_amax(dgate_amax, of_gate);
+    ni_join_amax(dup_amax, of_up);
 }
 
 static __global__ void swiglu_backward_eights(uint16_t *dgate, uint32_t *dgate_amax, uint16_t *dup, uint32_t *dup_amax, const uint16_t *dy,
                                               const uint16_t *gate, const uint16_t *up, int64_t eights) {
     uint32_t of_gate = 0, of_up = 0;
-    for (NB_EACH(i, eights)) {
-        nb_eight g = nb_load_eight(gate + 8 * i), u = nb_load_eight(up + 8 * i), d = nb_load_eight(dy + 8 * i), dg, du;
+    for (NI_EACH(i, eights)) {
+        ni_eight g = ni_load_eight(gate + 8 * i), u = ni_load_eight(up + 8 * i), d = ni_load_eight(dy + 8 * i), dg, du;
 #pragma unroll
         for (int j = 0; j < 8; j++) {
             swiglu_slopes(g.x[j], u.x[j], d.x[j], &dg.x[j], &du.x[j]);
-            dg.x[j] = nb_bf16_round(dg.x[j]);
-            du.x[j] = nb_bf16_round(du.x[j]);
-            of_gate = max(of_gate, nb_f32_magnitude(dg.x[j]));
-            of_up = max(of_up, nb_f32_magnitude(du.x[j]));
+            dg.x[j] = ni_bf16_round(dg.x[j]);
+            du.x[j] = ni_bf16_round(du.x[j]);
+            of_gate = max(of_gate, ni_f32_magnitude(dg.x[j]));
+            of_up = max(of_up, ni_f32_magnitude(du.x[j]));
         }
-        nb_store_eight(dgate + 8 * i, dg);
-        nb_store_eight(dup + 8 * i, du);
+        ni_store_eight(dgate + 8 * i, dg);
+        ni_store_eight(dup + 8 * i, du);
     }
     __syncwarp();
-    nb_join_amax(dgate_amax, of_gate);
-    nb_join_amax(dup_amax, of_up);
+    ni_join_amax(dgate_amax, of_gate);
+    ni_join_amax(dup_amax, of_up);
 }
 
-int nb_cuda_launch_swiglu_backward(void *stream, uint16_t *dgate, uint32_t *dgate_amax, uint16_t *dup, uint32_t *dup_amax,
+int ni_cuda_launch_swiglu_backward(void *stream, uint16_t *dgate, uint32_t *dgate_amax, uint16_t *dup, uint32_t *dup_amax,
                                    const uint16_t *dy, const uint16_t *gate, const uint16_t *up, int64_t n) {
     cudaStream_t on = (cudaStream_t)stream;
-    bool aligned = nb_aligned(dgate) && nb_aligned(dup) && nb_aligned(dy) && nb_aligned(gate) && nb_aligned(up);
+    bool aligned = ni_aligned(dgate) && ni_aligned(dup) && ni_aligned(dy) && ni_aligned(gate) && ni_aligned(up);
     if (dgate_amax)
         cudaMemsetAsync(dgate_amax, 0, sizeof *dgate_amax, on);
     if (dup_amax)
@@ -248,9 +248,9 @@ int nb_cuda_launch_swiglu_backward(void *stream, uint16_t *dgate, uint32_t *dgat
     if (n == 0)
         return cudaGetLastError();
     if (n % 8 == 0 && aligned)
-        swiglu_backward_eights<<<nb_grid(nb_divide_up(n / 8, NB_THREADS)), NB_THREADS, 0, on>>>(dgate, dgate_amax, dup, dup_amax, dy, gate, up, n / 8);
+        swiglu_backward_eights<<<ni_grid(ni_divide_up(n / 8, NI_THREADS)), NI_THREADS, 0, on>>>(dgate, dgate_amax, dup, dup_amax, dy, gate, up, n / 8);
     else
-        swiglu_backward<<<nb_grid(nb_divide_up(n, NB_THREADS)), NB_THREADS, 0, on>>>(dgate, dgate_amax, dup, dup_amax, dy, gate, up, n);
+        swiglu_backward<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, on>>>(dgate, dgate_amax, dup, dup_amax, dy, gate, up, n);
     return cudaGetLastError();
 }
 
@@ -258,24 +258,24 @@ int nb_cuda_launch_swiglu_backward(void *stream, uint16_t *dgate, uint32_t *dgat
 
 static __global__ void amax_of(uint32_t *amax, const uint16_t *x, int64_t rows, int64_t cols, int64_t stride) {
     uint32_t largest = 0;
-    for (NB_EACH(i, rows *cols))
-        largest = max(largest, nb_f32_magnitude(nb_bf16_value(x[i / cols * stride + i % cols])));
+    for (NI_EACH(i, rows *cols))
+        largest = max(largest, ni_f32_magnitude(ni_bf16_value(x[i / cols * stride + i % cols])));
     __syncwarp();
-    nb_join_amax(amax, largest);
+    ni_join_amax(amax, largest);
 }
 
-int nb_cuda_launch_amax(void *stream, uint32_t *amax, const void *x, int64_t rows, int64_t cols, int64_t stride) {
+int ni_cuda_launch_amax(void *stream, uint32_t *amax, const void *x, int64_t rows, int64_t cols, int64_t stride) {
     cudaStream_t on = (cudaStream_t)stream;
     cudaMemsetAsync(amax, 0, sizeof *amax, on);
     if (rows * cols > 0)
-        amax_of<<<nb_grid(nb_divide_up(rows * cols, NB_THREADS)), NB_THREADS, 0, on>>>(amax, (const uint16_t *)x, rows, cols, stride);
+        amax_of<<<ni_grid(ni_divide_up(rows * cols, NI_THREADS)), NI_THREADS, 0, on>>>(amax, (const uint16_t *)x, rows, cols, stride);
     return cudaGetLastError();
 }
 
 /* ---- bounds of documents, where only one of them is given ---- */
 
 static __global__ void document_bounds(int32_t *start, int32_t *end, const int32_t *doc_start, int64_t tokens, int64_t seq) {
-    for (NB_EACH(i, tokens)) {
+    for (NI_EACH(i, tokens)) {
         const int64_t first = i / seq * seq, at = i % seq;
         int64_t last = at + 1;
         while (last < seq && (!doc_start || doc_start[first + last] <= at))
@@ -285,8 +285,8 @@ static __global__ void document_bounds(int32_t *start, int32_t *end, const int32
     }
 }
 
-int nb_cuda_launch_document_bounds(void *stream, int32_t *start, int32_t *end, const int32_t *doc_start, int64_t tokens, int64_t seq) {
+int ni_cuda_launch_document_bounds(void *stream, int32_t *start, int32_t *end, const int32_t *doc_start, int64_t tokens, int64_t seq) {
     if (tokens > 0)
-        document_bounds<<<nb_grid(nb_divide_up(tokens, NB_THREADS)), NB_THREADS, 0, (cudaStream_t)stream>>>(start, end, doc_start, tokens, seq);
+        document_bounds<<<ni_grid(ni_divide_up(tokens, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(start, end, doc_start, tokens, seq);
     return cudaGetLastError();
 }

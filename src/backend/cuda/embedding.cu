@@ -9,13 +9,13 @@
 #include <cub/device/device_radix_sort.cuh>
 
 static __global__ void embed_forward(uint16_t *out, const float *table, const int32_t *tokens, int64_t n, int64_t dim) {
-    for (NB_EACH(i, n *dim))
-        out[i] = nb_bf16_even(table[tokens[i / dim] * dim + i % dim]);
+    for (NI_EACH(i, n *dim))
+        out[i] = ni_bf16_even(table[tokens[i / dim] * dim + i % dim]);
 }
 
-int nb_cuda_launch_embed_forward(void *stream, uint16_t *out, const float *table, const int32_t *tokens, int64_t n, int64_t dim) {
+int ni_cuda_launch_embed_forward(void *stream, uint16_t *out, const float *table, const int32_t *tokens, int64_t n, int64_t dim) {
     if (n * dim > 0)
-        embed_forward<<<nb_grid(nb_divide_up(n * dim, NB_THREADS)), NB_THREADS, 0, (cudaStream_t)stream>>>(out, table, tokens, n, dim);
+        embed_forward<<<ni_grid(ni_divide_up(n * dim, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(out, table, tokens, n, dim);
     return cudaGetLastError();
 }
 
@@ -35,12 +35,12 @@ static size_t sort_bytes(int64_t n) {
     return rounded(bytes);
 }
 
-size_t nb_cuda_embed_bytes(int64_t n) {
+size_t ni_cuda_embed_bytes(int64_t n) {
     return 3 * list_bytes(n) + sort_bytes(n);
 }
 
 static __global__ void count_up(int32_t *list, int64_t n) {
-    for (NB_EACH(i, n))
+    for (NI_EACH(i, n))
         list[i] = (int32_t)i;
 }
 
@@ -52,11 +52,11 @@ static __global__ void add_runs(float *dtable, const uint16_t *dout, const int32
         return;
     float *to = dtable + tokens[first] * dim + c, sum = *to;
     for (int64_t i = first; i < n && tokens[i] == tokens[first]; i++)
-        sum += nb_bf16_value(dout[order[i] * dim + c]);
+        sum += ni_bf16_value(dout[order[i] * dim + c]);
     *to = sum;
 }
 
-int nb_cuda_launch_embed_backward(void *stream, float *dtable, const uint16_t *dout, const int32_t *tokens, int64_t n, int64_t dim,
+int ni_cuda_launch_embed_backward(void *stream, float *dtable, const uint16_t *dout, const int32_t *tokens, int64_t n, int64_t dim,
                                   int64_t vocab, void *scratch, size_t bytes) {
     cudaStream_t on = (cudaStream_t)stream;
     char *at = (char *)scratch;
@@ -67,11 +67,11 @@ int nb_cuda_launch_embed_backward(void *stream, float *dtable, const uint16_t *d
         bits++;
     if (n * dim == 0)
         return cudaSuccess;
-    count_up<<<nb_grid(nb_divide_up(n, NB_THREADS)), NB_THREADS, 0, on>>>(counted, n);
+    count_up<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, on>>>(counted, n);
     cudaError_t code = cub::DeviceRadixSort::SortPairs(at + 3 * list_bytes(n), room, tokens, sorted, counted, order, (int)n, 0, bits, on);
     if (code != cudaSuccess)
         return code;
-    const int64_t warps = n * nb_divide_up(dim, 32);
-    add_runs<<<(unsigned)nb_divide_up(warps, NB_WARPS), NB_THREADS, 0, on>>>(dtable, dout, sorted, order, n, dim);
+    const int64_t warps = n * ni_divide_up(dim, 32);
+    add_runs<<<(unsigned)ni_divide_up(warps, NI_WARPS), NI_THREADS, 0, on>>>(dtable, dout, sorted, order, n, dim);
     return cudaGetLastError();
 }

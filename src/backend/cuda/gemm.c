@@ -27,10 +27,10 @@ typedef struct plan {
     cublasLtMatmulAlgo_t algorithm;
 } plan;
 
-typedef struct nb_cuda_plans {
+typedef struct ni_cuda_plans {
     plan *at;
     int32_t count, room;
-} nb_cuda_plans;
+} ni_cuda_plans;
 
 static nb_status library_failed(cublasStatus_t status, const char *what, const shape *s, nb_error *err) {
     return nb_fail(err, NB_INTERNAL, "cuda: cuBLASLt says %d (%s) to %s of [%lld, %lld] by [%lld, %lld]", (int)status,
@@ -49,7 +49,7 @@ static void free_plan(plan *p) {
         cublasLtMatrixLayoutDestroy(p->c);
 }
 
-void nb_cuda_plans_free(nb_cuda_plans *plans) {
+void ni_cuda_plans_free(ni_cuda_plans *plans) {
     for (int32_t i = 0; plans && i < plans->count; i++)
         free_plan(&plans->at[i]);
     if (plans)
@@ -64,7 +64,7 @@ static int32_t alignment(const void *a, const void *b, const void *c) {
     return (int32_t)(all & (~all + 1));
 }
 
-static shape shape_of(const nb_cuda_product *p) {
+static shape shape_of(const ni_cuda_product *p) {
     shape s;
     memset(&s, 0, sizeof s); /* it is compared as bytes */
     s.m = p->c.rows;
@@ -109,7 +109,7 @@ static cublasStatus_t describe(plan *p, const shape *s) {
     return status;
 }
 
-static cublasStatus_t choose(nb_cuda *cuda, plan *p, const shape *s) {
+static cublasStatus_t choose(ni_cuda *cuda, plan *p, const shape *s) {
     cublasLtMatmulPreference_t wish = NULL;
     cublasLtMatmulHeuristicResult_t best;
     int found = 0;
@@ -138,8 +138,8 @@ static cublasStatus_t choose(nb_cuda *cuda, plan *p, const shape *s) {
     return status;
 }
 
-static nb_status make_plan(nb_cuda *cuda, const shape *s, const plan **out, nb_error *err) {
-    nb_cuda_plans *all = cuda->plans;
+static nb_status make_plan(ni_cuda *cuda, const shape *s, const plan **out, nb_error *err) {
+    ni_cuda_plans *all = cuda->plans;
     if (all->count == all->room) {
         int32_t room = all->room ? 2 * all->room : 64;
         plan *at = realloc(all->at, (size_t)room * sizeof *at);
@@ -163,7 +163,7 @@ static nb_status make_plan(nb_cuda *cuda, const shape *s, const plan **out, nb_e
     return NB_OK;
 }
 
-static nb_status plan_for(nb_cuda *cuda, const shape *s, const plan **out, nb_error *err) {
+static nb_status plan_for(ni_cuda *cuda, const shape *s, const plan **out, nb_error *err) {
     if (!cuda->plans && !(cuda->plans = calloc(1, sizeof *cuda->plans)))
         return nb_fail(err, NB_NO_MEMORY, "cuda: no memory for the plans of products");
     for (int32_t i = 0; i < cuda->plans->count; i++)
@@ -174,12 +174,12 @@ static nb_status plan_for(nb_cuda *cuda, const shape *s, const plan **out, nb_er
     return make_plan(cuda, s, out, err);
 }
 
-nb_status nb_cuda_multiply_plain(nb_backend *be, const nb_cuda_product *p, nb_error *err) {
-    nb_cuda *cuda = nb_cuda_of(be);
+nb_status ni_cuda_multiply_plain(nb_backend *be, const ni_cuda_product *p, nb_error *err) {
+    ni_cuda *cuda = ni_cuda_of(be);
     const shape s = shape_of(p);
     const plan *found = NULL;
-    const float *alpha = p->alpha ? p->alpha : cuda->words + NB_CUDA_ONE;
-    const float *beta = p->beta ? p->beta : cuda->words + NB_CUDA_ZERO;
+    const float *alpha = p->alpha ? p->alpha : cuda->words + NI_CUDA_ONE;
+    const float *beta = p->beta ? p->beta : cuda->words + NI_CUDA_ZERO;
     if (s.m == 0 || s.n == 0)
         return NB_OK;
     NB_TRY(plan_for(cuda, &s, &found, err));

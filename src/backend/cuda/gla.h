@@ -9,8 +9,8 @@
  * batch * heads is below 65536. A backward with value_dim over 256 needs 160 KB of shared memory a block. The documents
  * of a sequence are contiguous.
  */
-#ifndef NB_CUDA_GLA_H
-#define NB_CUDA_GLA_H
+#ifndef NI_CUDA_GLA_H
+#define NI_CUDA_GLA_H
 
 #include <stddef.h>
 #include <stdint.h>
@@ -19,22 +19,22 @@
 extern "C" {
 #endif
 
-typedef struct nb_cuda_gla {
+typedef struct ni_cuda_gla {
     int64_t batch, seq, heads, key_dim, value_dim;
     float scale;              /* on q; 1/sqrt(key_dim) as a rule */
     const int32_t *doc_start; /* [batch, seq], device: the state is zero at the first position of a document */
     int value_tile, key_tile; /* columns and rows of the state that a block carries; 0: chosen by the shape */
-} nb_cuda_gla;
+} ni_cuda_gla;
 
 /* Scratch of one forward, or of one backward; 0 where the shape is beyond the limits or has no positions. */
-size_t nb_cuda_gla_workspace_bytes(const nb_cuda_gla *g, int backward);
+size_t ni_cuda_gla_workspace_bytes(const ni_cuda_gla *g, int backward);
 
 /* Both return a cudaError_t: of the launches, not of the work; cudaErrorInvalidValue for a shape beyond the limits.
  * `stream` is a cudaStream_t. The scratch is free again when the work is done.
  */
-int nb_cuda_launch_gla_forward(const nb_cuda_gla *g, void *o, const void *q, const void *k, const void *v,
+int ni_cuda_launch_gla_forward(const ni_cuda_gla *g, void *o, const void *q, const void *k, const void *v,
                                const void *gate, void *workspace, void *stream);
-int nb_cuda_launch_gla_backward(const nb_cuda_gla *g, void *dq, void *dk, void *dv, void *dgate, const void *d_o,
+int ni_cuda_launch_gla_backward(const ni_cuda_gla *g, void *dq, void *dk, void *dv, void *dgate, const void *d_o,
                                 const void *q, const void *k, const void *v, const void *gate, void *workspace,
                                 void *stream);
 

@@ -211,7 +211,7 @@ static __global__ void __launch_bounds__(32 * groups * splits, groups *splits <=
 }
 
 template <int width, int splits, int groups>
-static cudaError_t scan_both(const nb_cuda_gla *g, const gla_args &a, void *stream) {
+static cudaError_t scan_both(const ni_cuda_gla *g, const gla_args &a, void *stream) {
     const dim3 grid((unsigned)(a.key_pad / (16 * groups)), (unsigned)(g->batch * g->heads));
     const int threads = 32 * groups * splits;
     const size_t bytes = sizeof(key_tile<width, splits, groups>);
@@ -227,7 +227,7 @@ static size_t shared_limit(void) {
     return (size_t)bytes;
 }
 
-template <int width, int splits> static cudaError_t scan_rows(const nb_cuda_gla *g, const gla_args &a, void *stream) {
+template <int width, int splits> static cudaError_t scan_rows(const ni_cuda_gla *g, const gla_args &a, void *stream) {
     enum { most = splits == 4 ? 2 : 4 };
     const bool fits = sizeof(key_tile<width, splits, 2>) <= shared_limit();
     int tile = g->key_tile ? g->key_tile : fits ? 32 : 16;
@@ -241,7 +241,7 @@ template <int width, int splits> static cudaError_t scan_rows(const nb_cuda_gla 
     return cudaErrorInvalidValue;
 }
 
-static cudaError_t launch_scan_keys(const nb_cuda_gla *g, const gla_args &a, void *stream) {
+static cudaError_t launch_scan_keys(const ni_cuda_gla *g, const gla_args &a, void *stream) {
     if (g->value_dim <= 32)
         return scan_rows<32, 1>(g, a, stream);
     if (g->value_dim <= 64)
@@ -484,7 +484,7 @@ static __global__ void __launch_bounds__(PAIR_THREADS, 2) finish(const gla_args 
     }
 }
 
-int nb_cuda_launch_gla_backward(const nb_cuda_gla *g, void *dq, void *dk, void *dv, void *dgate, const void *d_o,
+int ni_cuda_launch_gla_backward(const ni_cuda_gla *g, void *dq, void *dk, void *dv, void *dgate, const void *d_o,
                          const void *q, const void *k, const void *v, const void *gate, void *workspace, void *stream) {
     gla_args a;
     size_t bytes;

@@ -5,8 +5,8 @@
  * its gate counts nowhere. Two positions are linked only inside a document, so every exponent that is used is a
  * difference b_t - b_s <= 0 of one document.
  */
-#ifndef NB_CUDA_GLA_CHUNK_CUH
-#define NB_CUDA_GLA_CHUNK_CUH
+#ifndef NI_CUDA_GLA_CHUNK_CUH
+#define NI_CUDA_GLA_CHUNK_CUH
 
 #include "gla.h"
 #include "gla_ptx.cuh"
@@ -43,9 +43,9 @@ typedef struct gla_args {
 } gla_args;
 
 /* gla_forward.cu; also the first half of the backward. */
-cudaError_t gla_launch_pairs(const nb_cuda_gla *g, const gla_args &a, void *stream);
-cudaError_t gla_launch_scan_values(const nb_cuda_gla *g, const gla_args &a, bool reverse, void *stream);
-bool gla_arguments(const nb_cuda_gla *g, gla_args *a, void *workspace, bool backward, size_t *bytes);
+cudaError_t gla_launch_pairs(const ni_cuda_gla *g, const gla_args &a, void *stream);
+cudaError_t gla_launch_scan_values(const ni_cuda_gla *g, const gla_args &a, bool reverse, void *stream);
+bool gla_arguments(const ni_cuda_gla *g, gla_args *a, void *workspace, bool backward, size_t *bytes);
 
 /* ---- tiles: fragments of mma_bf16 from shared memory ---- */
 

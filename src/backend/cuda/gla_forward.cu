@@ -163,7 +163,7 @@ static __global__ void __launch_bounds__(PAIR_THREADS, 3) pairs(const gla_args a
         ((uint4 *)(a.pairs + record * CHUNK * CHUNK))[u] = *(const uint4 *)&p[u / 8][u % 8 * 8];
 }
 
-cudaError_t gla_launch_pairs(const nb_cuda_gla *g, const gla_args &a, void *stream) {
+cudaError_t gla_launch_pairs(const ni_cuda_gla *g, const gla_args &a, void *stream) {
     return launch(pairs, dim3((unsigned)a.chunks, (unsigned)(g->batch * g->heads)), PAIR_THREADS, sizeof(chunk_tile),
                   stream, a);
 }
@@ -332,14 +332,14 @@ static __global__ void __launch_bounds__(32 * warps) scan_values(const gla_args 
 }
 
 template <int key, int warps>
-static cudaError_t launch_values(const nb_cuda_gla *g, const gla_args &a, bool reverse, void *stream) {
+static cudaError_t launch_values(const ni_cuda_gla *g, const gla_args &a, bool reverse, void *stream) {
     const dim3 grid((unsigned)((g->value_dim + 16 * warps - 1) / (16 * warps)), (unsigned)(g->batch * g->heads));
     const size_t bytes = sizeof(value_tile<key, warps>);
     return reverse ? launch(scan_values<key, warps, true>, grid, 32 * warps, bytes, stream, a)
                    : launch(scan_values<key, warps, false>, grid, 32 * warps, bytes, stream, a);
 }
 
-template <int key> static cudaError_t launch_keys(const nb_cuda_gla *g, const gla_args &a, bool reverse, void *stream) {
+template <int key> static cudaError_t launch_keys(const ni_cuda_gla *g, const gla_args &a, bool reverse, void *stream) {
     const int tile = g->value_tile ? g->value_tile : g->value_dim <= 32 ? 32 : 64;
     if (tile == 32)
         return launch_values<key, 2>(g, a, reverse, stream);
@@ -350,7 +350,7 @@ template <int key> static cudaError_t launch_keys(const nb_cuda_gla *g, const gl
     return cudaErrorInvalidValue;
 }
 
-cudaError_t gla_launch_scan_values(const nb_cuda_gla *g, const gla_args &a, bool reverse, void *stream) {
+cudaError_t gla_launch_scan_values(const ni_cuda_gla *g, const gla_args &a, bool reverse, void *stream) {
     switch (a.key_pad) {
     case 16:
         return launch_keys<16>(g, a, reverse, stream);
@@ -379,7 +379,7 @@ static void *take(char *base, size_t *used, size_t bytes) {
 }
 
 /* Fills in the shape and lays out the scratch; false beyond the limits. */
-bool gla_arguments(const nb_cuda_gla *g, gla_args *a, void *workspace, bool backward, size_t *bytes) {
+bool gla_arguments(const ni_cuda_gla *g, gla_args *a, void *workspace, bool backward, size_t *bytes) {
     if (g->batch < 0 || g->seq < 0 || g->heads < 1 || g->batch * g->heads > 65535 || g->seq > INT32_MAX - CHUNK ||
         g->key_dim < 8 || g->key_dim > 256 || g->key_dim % 8 || g->value_dim < 8 || g->value_dim > 512 ||
         g->value_dim % 8)
@@ -411,13 +411,13 @@ bool gla_arguments(const nb_cuda_gla *g, gla_args *a, void *workspace, bool back
     return true;
 }
 
-size_t nb_cuda_gla_workspace_bytes(const nb_cuda_gla *g, int backward) {
+size_t ni_cuda_gla_workspace_bytes(const ni_cuda_gla *g, int backward) {
     gla_args a;
     size_t bytes = 0;
     return gla_arguments(g, &a, NULL, backward != 0, &bytes) ? bytes : 0;
 }
 
-int nb_cuda_launch_gla_forward(const nb_cuda_gla *g, void *o, const void *q, const void *k, const void *v, const void *gate,
+int ni_cuda_launch_gla_forward(const ni_cuda_gla *g, void *o, const void *q, const void *k, const void *v, const void *gate,
                         void *workspace, void *stream) {
     gla_args a;
     size_t bytes;

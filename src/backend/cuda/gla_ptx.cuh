@@ -1,6 +1,6 @@
 /* gla_ptx.cuh: the instructions that the gated linear attention kernels are made of. */
-#ifndef NB_CUDA_GLA_PTX_CUH
-#define NB_CUDA_GLA_PTX_CUH
+#ifndef NI_CUDA_GLA_PTX_CUH
+#define NI_CUDA_GLA_PTX_CUH
 
 #include <cuda_runtime.h>
 #include <stdint.h>

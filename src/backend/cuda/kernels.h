@@ -2,8 +2,8 @@
  * returns the cudaError_t of its launches. Meanings are those of ops.inc; what is summed is summed in an order that
  * depends on the shapes alone.
  */
-#ifndef NB_BACKEND_CUDA_KERNELS_H
-#define NB_BACKEND_CUDA_KERNELS_H
+#ifndef NI_BACKEND_CUDA_KERNELS_H
+#define NI_BACKEND_CUDA_KERNELS_H
 
 #include "nibble/backend.h"
 
@@ -12,45 +12,45 @@ extern "C" {
 #endif
 
 /* ---- elementwise.cu ---- */
-int nb_cuda_launch_cast(void *stream, void *to, nb_dtype to_type, const void *from, nb_dtype from_type, int64_t n);
-int nb_cuda_launch_add(void *stream, uint16_t *out, const uint16_t *a, const uint16_t *b, int64_t n);
-int nb_cuda_launch_axpy(void *stream, float *y, float alpha, const float *x, int64_t n);
-int nb_cuda_launch_scale(void *stream, const nb_mat *out, const nb_mat *in, const float *rows, const float *cols);
+int ni_cuda_launch_cast(void *stream, void *to, nb_dtype to_type, const void *from, nb_dtype from_type, int64_t n);
+int ni_cuda_launch_add(void *stream, uint16_t *out, const uint16_t *a, const uint16_t *b, int64_t n);
+int ni_cuda_launch_axpy(void *stream, float *y, float alpha, const float *x, int64_t n);
+int ni_cuda_launch_scale(void *stream, const nb_mat *out, const nb_mat *in, const float *rows, const float *cols);
 /* out (+)= in * fl(row * column): the scales outside of a product's sum, one a row or column, or one for all (step 0).
  */
-typedef struct nb_cuda_outer {
+typedef struct ni_cuda_outer {
     const float *at; /* NULL: 1 */
     int step;        /* 1: one for each; 0: the same for all */
-} nb_cuda_outer;
-int nb_cuda_launch_scaled_result(void *stream, const nb_mat *out, const nb_mat *in, nb_cuda_outer rows,
-                                 nb_cuda_outer cols, bool accumulate);
-int nb_cuda_launch_multiply_words(void *stream, float *out, const float *a,
+} ni_cuda_outer;
+int ni_cuda_launch_scaled_result(void *stream, const nb_mat *out, const nb_mat *in, ni_cuda_outer rows,
+                                 ni_cuda_outer cols, bool accumulate);
+int ni_cuda_launch_multiply_words(void *stream, float *out, const float *a,
                                   const float *b); /* *out = *a * *b; NULL: 1 */
-int nb_cuda_launch_rope(void *stream, uint16_t *x, const int32_t *positions, int64_t n, int64_t heads, int64_t head_dim,
+int ni_cuda_launch_rope(void *stream, uint16_t *x, const int32_t *positions, int64_t n, int64_t heads, int64_t head_dim,
                         int64_t stride, double theta, bool inverse);
-int nb_cuda_launch_swiglu_forward(void *stream, uint16_t *y, uint32_t *amax, const uint16_t *gate, const uint16_t *up,
+int ni_cuda_launch_swiglu_forward(void *stream, uint16_t *y, uint32_t *amax, const uint16_t *gate, const uint16_t *up,
                                   int64_t n);
 /* amaxes may be NULL */
-int nb_cuda_launch_swiglu_backward(void *stream, uint16_t *dgate, uint32_t *dgate_amax, uint16_t *dup,
+int ni_cuda_launch_swiglu_backward(void *stream, uint16_t *dgate, uint32_t *dgate_amax, uint16_t *dup,
                                    uint32_t *dup_amax, const uint16_t *dy, const uint16_t *gate, const uint16_t *up,
                                    int64_t n);
-int nb_cuda_launch_gate_forward(void *stream, float *gate, const uint16_t *a, const float *bias, int64_t n, int64_t dim,
+int ni_cuda_launch_gate_forward(void *stream, float *gate, const uint16_t *a, const float *bias, int64_t n, int64_t dim,
                                 float normalizer, float clamp);
-/* partial: nb_cuda_partial_bytes(n, dim) of scratch */
-int nb_cuda_launch_gate_backward(void *stream, uint16_t *da, float *dbias, const float *dgate, const uint16_t *a,
+/* partial: ni_cuda_partial_bytes(n, dim) of scratch */
+int ni_cuda_launch_gate_backward(void *stream, uint16_t *da, float *dbias, const float *dgate, const uint16_t *a,
                                  const float *bias, int64_t n, int64_t dim, float normalizer, float clamp,
                                  float *partial);
 
 /* start, end [tokens]: both bounds of each position's document; doc_start NULL: a sequence is one document. */
-int nb_cuda_launch_document_bounds(void *stream, int32_t *start, int32_t *end, const int32_t *doc_start, int64_t tokens,
+int ni_cuda_launch_document_bounds(void *stream, int32_t *start, int32_t *end, const int32_t *doc_start, int64_t tokens,
                                    int64_t seq);
 /* *amax = largest magnitude of a BF16 matrix */
-int nb_cuda_launch_amax(void *stream, uint32_t *amax, const void *x, int64_t rows, int64_t cols, int64_t stride);
+int ni_cuda_launch_amax(void *stream, uint32_t *amax, const void *x, int64_t rows, int64_t cols, int64_t stride);
 
 /* ---- norm.cu ---- */
-size_t nb_cuda_partial_bytes(int64_t n, int64_t dim); /* sums over rows that blocks leave for the last kernel to add */
+size_t ni_cuda_partial_bytes(int64_t n, int64_t dim); /* sums over rows that blocks leave for the last kernel to add */
 /* y = norm(x); with `change`, sum = x + change and y = norm(sum); with `add`, y = add + norm(x). */
-typedef struct nb_cuda_norm {
+typedef struct ni_cuda_norm {
     uint16_t *y;
     uint32_t *amax; /* of y; NULL: not asked for */
     float *rstd;    /* [n] */
@@ -59,10 +59,10 @@ typedef struct nb_cuda_norm {
     const float *w; /* [dim] */
     int64_t n, dim;
     float eps;
-} nb_cuda_norm;
-int nb_cuda_launch_rmsnorm_forward(void *stream, const nb_cuda_norm *norm);
+} ni_cuda_norm;
+int ni_cuda_launch_rmsnorm_forward(void *stream, const ni_cuda_norm *norm);
 /* dx written, or with `into` added to what is there, rounded as the sum of two BF16 numbers; dw is added to. */
-typedef struct nb_cuda_norm_slopes {
+typedef struct ni_cuda_norm_slopes {
     uint16_t *dx;
     bool into;
     uint32_t *amax; /* of dx */
@@ -70,93 +70,93 @@ typedef struct nb_cuda_norm_slopes {
     const uint16_t *dy, *x;
     const float *w, *rstd;
     int64_t n, dim;
-    float *partial; /* scratch of nb_cuda_partial_bytes */
-} nb_cuda_norm_slopes;
-int nb_cuda_launch_rmsnorm_backward(void *stream, const nb_cuda_norm_slopes *d);
-int nb_cuda_launch_gated_norm_forward(void *stream, uint16_t *y, uint32_t *amax, float *rstd, const uint16_t *o,
+    float *partial; /* scratch of ni_cuda_partial_bytes */
+} ni_cuda_norm_slopes;
+int ni_cuda_launch_rmsnorm_backward(void *stream, const ni_cuda_norm_slopes *d);
+int ni_cuda_launch_gated_norm_forward(void *stream, uint16_t *y, uint32_t *amax, float *rstd, const uint16_t *o,
                                       const uint16_t *g, const float *w, int64_t n, int64_t dim, float eps);
-int nb_cuda_launch_gated_norm_backward(void *stream, uint16_t *do_, uint16_t *dg, uint32_t *dg_amax, float *dw,
+int ni_cuda_launch_gated_norm_backward(void *stream, uint16_t *do_, uint16_t *dg, uint32_t *dg_amax, float *dw,
                                        const uint16_t *dy, const uint16_t *o, const uint16_t *g, const float *w,
                                        const float *rstd, int64_t n, int64_t dim, float *partial);
 
 /* ---- loss.cu ---- */
-int nb_cuda_launch_cross_entropy(void *stream, float *loss, float *z, uint16_t *dlogits, const uint16_t *logits,
+int ni_cuda_launch_cross_entropy(void *stream, float *loss, float *z, uint16_t *dlogits, const uint16_t *logits,
                                  const int32_t *targets, int64_t n, int64_t vocab, float grad_scale, float z_loss);
 
 /* ---- embedding.cu ---- */
-int nb_cuda_launch_embed_forward(void *stream, uint16_t *out, const float *table, const int32_t *tokens, int64_t n,
+int ni_cuda_launch_embed_forward(void *stream, uint16_t *out, const float *table, const int32_t *tokens, int64_t n,
                                  int64_t dim);
-size_t nb_cuda_embed_bytes(int64_t n);
-int nb_cuda_launch_embed_backward(void *stream, float *dtable, const uint16_t *dout, const int32_t *tokens, int64_t n,
+size_t ni_cuda_embed_bytes(int64_t n);
+int ni_cuda_launch_embed_backward(void *stream, float *dtable, const uint16_t *dout, const int32_t *tokens, int64_t n,
                                   int64_t dim, int64_t vocab, void *scratch, size_t bytes);
 
 /* ---- optimizer.cu ---- */
-enum { NB_CUDA_SUM_BLOCKS = 512 };
-/* partial [NB_CUDA_SUM_BLOCKS] doubles of scratch */
-int nb_cuda_launch_sum(void *stream, double *out, const float *x, int64_t n, bool squares, double *partial);
-int nb_cuda_launch_scaled_sum_squares(void *stream, double *out, const nb_scaled *x, int64_t n, double *partial);
-int nb_cuda_launch_adamw(void *stream, const nb_adamw_tensor *t, const nb_adamw *step,
+enum { NI_CUDA_SUM_BLOCKS = 512 };
+/* partial [NI_CUDA_SUM_BLOCKS] doubles of scratch */
+int ni_cuda_launch_sum(void *stream, double *out, const float *x, int64_t n, bool squares, double *partial);
+int ni_cuda_launch_scaled_sum_squares(void *stream, double *out, const nb_scaled *x, int64_t n, double *partial);
+int ni_cuda_launch_adamw(void *stream, const nb_adamw_tensor *t, const nb_adamw *step,
                          uint32_t *amaxes /* [3] scratch */);
-int nb_cuda_launch_scaled_encode(void *stream, const nb_scaled *to, const float *from, int64_t n, uint32_t *amax);
-int nb_cuda_launch_scaled_decode(void *stream, float *to, const nb_scaled *from, int64_t n);
-int nb_cuda_launch_scaled_add(void *stream, const nb_scaled *to, const nb_scaled *a, const nb_scaled *b, int64_t n,
+int ni_cuda_launch_scaled_encode(void *stream, const nb_scaled *to, const float *from, int64_t n, uint32_t *amax);
+int ni_cuda_launch_scaled_decode(void *stream, float *to, const nb_scaled *from, int64_t n);
+int ni_cuda_launch_scaled_add(void *stream, const nb_scaled *to, const nb_scaled *a, const nb_scaled *b, int64_t n,
                               uint32_t *amax);
-int nb_cuda_launch_scaled_rescale(void *stream, const nb_scaled *t, float scale, int64_t n);
-int nb_cuda_launch_scaled_join(void *stream, const nb_scaled *to, const nb_scaled *from, int64_t n);
+int ni_cuda_launch_scaled_rescale(void *stream, const nb_scaled *t, float scale, int64_t n);
+int ni_cuda_launch_scaled_join(void *stream, const nb_scaled *to, const nb_scaled *from, int64_t n);
 
 /* ---- mechanisms.cu ---- */
-int nb_cuda_launch_dge(void *stream, float *dw, const float *w, const nb_qtensor *codes, float k, float cap);
-size_t nb_cuda_clamp_bytes(bool whole);
-int nb_cuda_launch_clamp(void *stream, const nb_mat *out, const nb_sparse *rest, const nb_mat *x, int64_t low,
+int ni_cuda_launch_dge(void *stream, float *dw, const float *w, const nb_qtensor *codes, float k, float cap);
+size_t ni_cuda_clamp_bytes(bool whole);
+int ni_cuda_launch_clamp(void *stream, const nb_mat *out, const nb_sparse *rest, const nb_mat *x, int64_t low,
                          int64_t high, bool whole, void *scratch);
-int nb_cuda_launch_sparse_product(void *stream, const nb_mat *c, const nb_sparse *s, const nb_mat *b);
-int nb_cuda_launch_sparse_add(void *stream, const nb_mat *x, const nb_sparse *s);
-int nb_cuda_launch_gather(void *stream, const nb_mat *out, const nb_mat *in, const int32_t *columns);
-int nb_cuda_launch_scatter(void *stream, const nb_mat *out, const nb_mat *in, const int32_t *columns, bool accumulate);
-int nb_cuda_launch_column_norms(void *stream, float *norms, const nb_mat *x);
-int nb_cuda_launch_add_distance(void *stream, float *distance, const float *a, const float *b, int64_t n);
-int nb_cuda_launch_reset_where(void *stream, int64_t *resets, float *w, const float *q, const float *moved_w,
+int ni_cuda_launch_sparse_product(void *stream, const nb_mat *c, const nb_sparse *s, const nb_mat *b);
+int ni_cuda_launch_sparse_add(void *stream, const nb_mat *x, const nb_sparse *s);
+int ni_cuda_launch_gather(void *stream, const nb_mat *out, const nb_mat *in, const int32_t *columns);
+int ni_cuda_launch_scatter(void *stream, const nb_mat *out, const nb_mat *in, const int32_t *columns, bool accumulate);
+int ni_cuda_launch_column_norms(void *stream, float *norms, const nb_mat *x);
+int ni_cuda_launch_add_distance(void *stream, float *distance, const float *a, const float *b, int64_t n);
+int ni_cuda_launch_reset_where(void *stream, int64_t *resets, float *w, const float *q, const float *moved_w,
                                const float *moved_q, const uint8_t *flips, int32_t least_flips, int64_t n,
                                double threshold);
-int nb_cuda_launch_bin_widths(void *stream, float *out, const nb_qtensor *codes);
-int nb_cuda_launch_round_by(void *stream, const nb_qtensor *codes, const float *w, const float *guide);
+int ni_cuda_launch_bin_widths(void *stream, float *out, const nb_qtensor *codes);
+int ni_cuda_launch_round_by(void *stream, const nb_qtensor *codes, const float *w, const float *guide);
 
 /* ---- select.cu ---- */
-size_t nb_cuda_top_k_bytes(int64_t n);
-int nb_cuda_launch_top_k(void *stream, int32_t *out, const float *scores, int64_t n, int64_t k, bool by_index,
+size_t ni_cuda_top_k_bytes(int64_t n);
+int ni_cuda_launch_top_k(void *stream, int32_t *out, const float *scores, int64_t n, int64_t k, bool by_index,
                          void *scratch);
-int nb_cuda_launch_count_common(void *stream, int64_t *count, const int32_t *a, const int32_t *b, int64_t k);
-int nb_cuda_launch_column_errors(void *stream, double *mean_abs_error, double *rms, const nb_mat *x,
+int ni_cuda_launch_count_common(void *stream, int64_t *count, const int32_t *a, const int32_t *b, int64_t k);
+int ni_cuda_launch_column_errors(void *stream, double *mean_abs_error, double *rms, const nb_mat *x,
                                  const nb_mat *decoded);
-int nb_cuda_launch_hot_scores(void *stream, float *scores, double *means, const double *facts, int64_t n, double keep,
+int ni_cuda_launch_hot_scores(void *stream, float *scores, double *means, const double *facts, int64_t n, double keep,
                               bool normalized);
-int nb_cuda_launch_bin_distances(void *stream, float *out, const float *w, const float *q, const float *widths,
+int ni_cuda_launch_bin_distances(void *stream, float *out, const float *w, const float *q, const float *widths,
                                  int64_t n);
-int nb_cuda_launch_add_flips(void *stream, uint8_t *flips, const float *q, const float *q_before, const float *widths,
+int ni_cuda_launch_add_flips(void *stream, uint8_t *flips, const float *q, const float *q_before, const float *widths,
                              int64_t n);
 /* parts: scratch, 4 doubles a column; 3 a column; 1 a row */
-int nb_cuda_launch_measure_gate(void *stream, double *out, const nb_mat *a, const nb_mat *bias, double *parts);
-int nb_cuda_launch_measure_pair(void *stream, double *out, const nb_mat *x, const nb_mat *y, double *parts);
-int nb_cuda_launch_measure_alignment(void *stream, double *out, const nb_mat *a, const nb_mat *b, double *parts);
-typedef struct nb_cuda_tracked { /* as nb_tracked */
+int ni_cuda_launch_measure_gate(void *stream, double *out, const nb_mat *a, const nb_mat *bias, double *parts);
+int ni_cuda_launch_measure_pair(void *stream, double *out, const nb_mat *x, const nb_mat *y, double *parts);
+int ni_cuda_launch_measure_alignment(void *stream, double *out, const nb_mat *a, const nb_mat *b, double *parts);
+typedef struct ni_cuda_tracked { /* as ni_tracked */
     float *w, *q, *moved_w, *moved_q;
     uint8_t *codes;
     int64_t *flips;
-} nb_cuda_tracked;
-int nb_cuda_launch_track_codes(void *stream, const nb_cuda_tracked *t, const nb_mat *w, const nb_qtensor *codes,
+} ni_cuda_tracked;
+int ni_cuda_launch_track_codes(void *stream, const ni_cuda_tracked *t, const nb_mat *w, const nb_qtensor *codes,
                                bool first);
 /* With widths: distances of a and b in bins; without: ratios a / b. */
-int nb_cuda_launch_count_bins(void *stream, int64_t *counts, const float *a, const float *b, const float *widths,
+int ni_cuda_launch_count_bins(void *stream, int64_t *counts, const float *a, const float *b, const float *widths,
                               int64_t n, int bins);
 
 /* ---- measure.cu ---- */
-typedef struct nb_cuda_moment_sums {
+typedef struct ni_cuda_moment_sums {
     double sums[4]; /* of x, x^2, x^3, x^4, where x is finite */
     int64_t count;
     double amax;
-} nb_cuda_moment_sums;
-/* partial [NB_CUDA_SUM_BLOCKS]; the first becomes the total. column_amax [cols] and tile_crest [tiles] may be NULL. */
-int nb_cuda_launch_measure(void *stream, const nb_mat *x, nb_cuda_moment_sums *partial, float *column_amax,
+} ni_cuda_moment_sums;
+/* partial [NI_CUDA_SUM_BLOCKS]; the first becomes the total. column_amax [cols] and tile_crest [tiles] may be NULL. */
+int ni_cuda_launch_measure(void *stream, const nb_mat *x, ni_cuda_moment_sums *partial, float *column_amax,
                            float *tile_crest);
 
 #ifdef __cplusplus

@@ -1,40 +1,40 @@
 /* launch.cuh: how work is cut into blocks and threads, and the small pieces that kernels share. */
-#ifndef NB_BACKEND_CUDA_LAUNCH_CUH
-#define NB_BACKEND_CUDA_LAUNCH_CUH
+#ifndef NI_BACKEND_CUDA_LAUNCH_CUH
+#define NI_BACKEND_CUDA_LAUNCH_CUH
 
 #include "format/bf16.h"
 
 #include <cuda_runtime.h>
 #include <stdint.h>
 
-enum { NB_THREADS = 256, NB_WARPS = NB_THREADS / 32 };
+enum { NI_THREADS = 256, NI_WARPS = NI_THREADS / 32 };
 
-static inline int64_t nb_divide_up(int64_t a, int64_t b) {
+static inline int64_t ni_divide_up(int64_t a, int64_t b) {
     return (a + b - 1) / b;
 }
 
 /* Blocks of a kernel whose loop strides by the grid: enough to fill every GPU, few enough to start quickly. */
-static inline unsigned nb_grid(int64_t blocks) {
+static inline unsigned ni_grid(int64_t blocks) {
     const int64_t most = 8192;
     return (unsigned)(blocks < 1 ? 1 : blocks < most ? blocks : most);
 }
 
-/* for (NB_EACH(i, n)): the elements of a grid-stride loop. */
-#define NB_EACH(i, n)                                                                                                  \
+/* for (NI_EACH(i, n)): the elements of a grid-stride loop. */
+#define NI_EACH(i, n)                                                                                                  \
     int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;                                                        \
     i < (n);                                                                                                           \
     i += (int64_t)gridDim.x * blockDim.x
 
 /* ---- eight BF16 numbers, 16 bytes ---- */
 
-typedef struct nb_eight {
+typedef struct ni_eight {
     float x[8];
-} nb_eight;
+} ni_eight;
 
-static __device__ inline nb_eight nb_load_eight(const uint16_t *from) {
+static __device__ inline ni_eight ni_load_eight(const uint16_t *from) {
     uint4 word = *(const uint4 *)from;
     const uint32_t w[4] = {word.x, word.y, word.z, word.w};
-    nb_eight e;
+    ni_eight e;
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         e.x[2 * i] = __uint_as_float(w[i] << 16);
@@ -43,38 +43,38 @@ static __device__ inline nb_eight nb_load_eight(const uint16_t *from) {
     return e;
 }
 
-static __device__ inline uint32_t nb_pack_two(float low, float high) {
+static __device__ inline uint32_t ni_pack_two(float low, float high) {
     uint32_t word;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
     return word;
 }
 
-static __device__ inline void nb_store_eight(uint16_t *to, const nb_eight &e) {
-    *(uint4 *)to = make_uint4(nb_pack_two(e.x[0], e.x[1]), nb_pack_two(e.x[2], e.x[3]), nb_pack_two(e.x[4], e.x[5]),
-                              nb_pack_two(e.x[6], e.x[7]));
+static __device__ inline void ni_store_eight(uint16_t *to, const ni_eight &e) {
+    *(uint4 *)to = make_uint4(ni_pack_two(e.x[0], e.x[1]), ni_pack_two(e.x[2], e.x[3]), ni_pack_two(e.x[4], e.x[5]),
+                              ni_pack_two(e.x[6], e.x[7]));
 }
 
-static inline bool nb_aligned(const void *p) {
+static inline bool ni_aligned(const void *p) {
     return ((uintptr_t)p & 15) == 0;
 }
 
 /* ---- sums and maxima over the lanes of a warp: a butterfly, so that all lanes have the same result ---- */
 
-static __device__ inline float nb_warp_sum(float x) {
+static __device__ inline float ni_warp_sum(float x) {
 #pragma unroll
     for (int lane = 16; lane; lane /= 2)
         x += __shfl_xor_sync(~0u, x, lane);
     return x;
 }
 
-static __device__ inline double nb_warp_sum(double x) {
+static __device__ inline double ni_warp_sum(double x) {
 #pragma unroll
     for (int lane = 16; lane; lane /= 2)
         x += __shfl_xor_sync(~0u, x, lane);
     return x;
 }
 
-static __device__ inline uint32_t nb_warp_max(uint32_t x) {
+static __device__ inline uint32_t ni_warp_max(uint32_t x) {
 #pragma unroll
     for (int lane = 16; lane; lane /= 2)
         x = max(x, __shfl_xor_sync(~0u, x, lane));
@@ -83,21 +83,21 @@ static __device__ inline uint32_t nb_warp_max(uint32_t x) {
 
 /* *to = max(*to, x) over all who ask; most find that theirs is not larger and touch nothing. Lanes of a warp come
  * together. */
-static __device__ inline void nb_join_amax(uint32_t *to, uint32_t x) {
-    x = nb_warp_max(x);
+static __device__ inline void ni_join_amax(uint32_t *to, uint32_t x) {
+    x = ni_warp_max(x);
     if (to && threadIdx.x % 32 == 0 && x > *(volatile uint32_t *)to)
         atomicMax(to, x);
 }
 
-/* Sum over a block of NB_THREADS threads, for thread 0; `room` [NB_WARPS] is shared memory. */
-template <typename T> static __device__ inline T nb_block_sum(T x, T *room) {
-    x = nb_warp_sum(x);
+/* Sum over a block of NI_THREADS threads, for thread 0; `room` [NI_WARPS] is shared memory. */
+template <typename T> static __device__ inline T ni_block_sum(T x, T *room) {
+    x = ni_warp_sum(x);
     __syncthreads();
     if (threadIdx.x % 32 == 0)
         room[threadIdx.x / 32] = x;
     __syncthreads();
     T sum = 0;
-    for (int i = 0; i < NB_WARPS; i++)
+    for (int i = 0; i < NI_WARPS; i++)
         sum += room[i];
     return sum;
 }

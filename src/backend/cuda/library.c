@@ -1,7 +1,7 @@
 /* library.c: what this library was built from, for the program that opens it. */
 #include "backend/cuda/library.h"
 
-__attribute__((visibility("default"))) nb_cuda_library_fit nb_cuda_library_fits(void) {
-    const nb_cuda_library_fit fit = NB_CUDA_LIBRARY_FIT;
+__attribute__((visibility("default"))) ni_cuda_library_fit ni_cuda_library_fits(void) {
+    const ni_cuda_library_fit fit = NI_CUDA_LIBRARY_FIT;
     return fit;
 }

@@ -24,22 +24,22 @@ static __device__ tail block_tail(tail mine, tail *room) {
         room[threadIdx.x / 32] = mine;
     __syncthreads();
     tail all = room[0];
-    for (int i = 1; i < NB_WARPS; i++)
+    for (int i = 1; i < NI_WARPS; i++)
         all = joined(all, room[i]);
     return all;
 }
 
 static __global__ void cross_entropy(float *loss, float *z, uint16_t *dlogits, const uint16_t *logits, const int32_t *targets,
                                      int64_t vocab, float grad_scale, float z_loss) {
-    __shared__ tail room[NB_WARPS];
+    __shared__ tail room[NI_WARPS];
     const int64_t r = blockIdx.x;
     const uint16_t *x = logits + r * vocab;
     const int32_t target = targets[r];
-    const float at_target = target >= 0 ? nb_bf16_value(x[target]) : 0.0f; /* before dlogits overwrites it */
+    const float at_target = target >= 0 ? ni_bf16_value(x[target]) : 0.0f; /* before dlogits overwrites it */
     tail mine = {-INFINITY, 0.0f};
     bool nan = false;
     for (int64_t c = threadIdx.x; c < vocab; c += blockDim.x) {
-        tail one = {nb_bf16_value(x[c]), 1.0f};
+        tail one = {ni_bf16_value(x[c]), 1.0f};
         nan |= one.largest != one.largest;
         mine = joined(mine, one);
     }
@@ -52,14 +52,14 @@ static __global__ void cross_entropy(float *loss, float *z, uint16_t *dlogits, c
             z[r] = lse;
     }
     for (int64_t c = threadIdx.x; dlogits && c < vocab; c += blockDim.x) {
-        float slope = (1.0f + 2.0f * z_loss * lse) * expf(nb_bf16_value(x[c]) - lse) - (c == target ? 1.0f : 0.0f);
-        dlogits[r * vocab + c] = nb_bf16_even(target >= 0 ? grad_scale * slope : 0.0f);
+        float slope = (1.0f + 2.0f * z_loss * lse) * expf(ni_bf16_value(x[c]) - lse) - (c == target ? 1.0f : 0.0f);
+        dlogits[r * vocab + c] = ni_bf16_even(target >= 0 ? grad_scale * slope : 0.0f);
     }
 }
 
-int nb_cuda_launch_cross_entropy(void *stream, float *loss, float *z, uint16_t *dlogits, const uint16_t *logits, const int32_t *targets,
+int ni_cuda_launch_cross_entropy(void *stream, float *loss, float *z, uint16_t *dlogits, const uint16_t *logits, const int32_t *targets,
                                  int64_t n, int64_t vocab, float grad_scale, float z_loss) {
     if (n > 0)
-        cross_entropy<<<(unsigned)n, NB_THREADS, 0, (cudaStream_t)stream>>>(loss, z, dlogits, logits, targets, vocab, grad_scale, z_loss);
+        cross_entropy<<<(unsigned)n, NI_THREADS, 0, (cudaStream_t)stream>>>(loss, z, dlogits, logits, targets, vocab, grad_scale, z_loss);
     return cudaGetLastError();
 }

@@ -6,23 +6,23 @@
 
 static __device__ float load(const nb_mat &x, int64_t r, int64_t c) {
     int64_t at = r * x.stride + c;
-    return x.dtype == NB_BF16 ? nb_bf16_value(((const uint16_t *)x.data)[at]) : ((const float *)x.data)[at];
+    return x.dtype == NB_BF16 ? ni_bf16_value(((const uint16_t *)x.data)[at]) : ((const float *)x.data)[at];
 }
 
 static __device__ bool is_finite(float x) {
-    return nb_f32_magnitude(x) < NB_F32_INF_BITS;
+    return ni_f32_magnitude(x) < NI_F32_INF_BITS;
 }
 
-static __device__ void join(nb_cuda_moment_sums *a, const nb_cuda_moment_sums &b) {
+static __device__ void join(ni_cuda_moment_sums *a, const ni_cuda_moment_sums &b) {
     for (int i = 0; i < 4; i++)
         a->sums[i] += b.sums[i];
     a->count += b.count;
     a->amax = fmax(a->amax, b.amax);
 }
 
-static __device__ nb_cuda_moment_sums block_total(nb_cuda_moment_sums mine, nb_cuda_moment_sums *room) {
+static __device__ ni_cuda_moment_sums block_total(ni_cuda_moment_sums mine, ni_cuda_moment_sums *room) {
     room[threadIdx.x] = mine;
-    for (unsigned stride = NB_THREADS / 2; stride; stride /= 2) {
+    for (unsigned stride = NI_THREADS / 2; stride; stride /= 2) {
         __syncthreads();
         if (threadIdx.x < stride)
             join(&room[threadIdx.x], room[threadIdx.x + stride]);
@@ -31,10 +31,10 @@ static __device__ nb_cuda_moment_sums block_total(nb_cuda_moment_sums mine, nb_c
     return room[0];
 }
 
-static __global__ void moment_parts(nb_cuda_moment_sums *partial, nb_mat x) {
-    __shared__ nb_cuda_moment_sums room[NB_THREADS];
-    nb_cuda_moment_sums mine = {};
-    for (NB_EACH(i, x.rows *x.cols)) {
+static __global__ void moment_parts(ni_cuda_moment_sums *partial, nb_mat x) {
+    __shared__ ni_cuda_moment_sums room[NI_THREADS];
+    ni_cuda_moment_sums mine = {};
+    for (NI_EACH(i, x.rows *x.cols)) {
         float v = load(x, i / x.cols, i % x.cols);
         if (!is_finite(v))
             continue;
@@ -49,10 +49,10 @@ static __global__ void moment_parts(nb_cuda_moment_sums *partial, nb_mat x) {
         partial[blockIdx.x] = mine;
 }
 
-static __global__ void moment_total(nb_cuda_moment_sums *partial) {
-    __shared__ nb_cuda_moment_sums room[NB_THREADS];
-    nb_cuda_moment_sums mine = {};
-    for (int i = threadIdx.x; i < NB_CUDA_SUM_BLOCKS; i += NB_THREADS)
+static __global__ void moment_total(ni_cuda_moment_sums *partial) {
+    __shared__ ni_cuda_moment_sums room[NI_THREADS];
+    ni_cuda_moment_sums mine = {};
+    for (int i = threadIdx.x; i < NI_CUDA_SUM_BLOCKS; i += NI_THREADS)
         join(&mine, partial[i]);
     mine = block_total(mine, room);
     if (threadIdx.x == 0)
@@ -60,19 +60,19 @@ static __global__ void moment_total(nb_cuda_moment_sums *partial) {
 }
 
 static __global__ void column_amaxes(float *out, nb_mat x) {
-    for (NB_EACH(c, x.cols)) {
+    for (NI_EACH(c, x.cols)) {
         uint32_t largest = 0;
         for (int64_t r = 0; r < x.rows; r++)
             if (is_finite(load(x, r, c)))
-                largest = max(largest, nb_f32_magnitude(load(x, r, c)));
-        out[c] = nb_f32_from(largest);
+                largest = max(largest, ni_f32_magnitude(load(x, r, c)));
+        out[c] = ni_f32_from(largest);
     }
 }
 
 /* A thread a tile of 16x16: largest magnitude over root mean square. */
 static __global__ void tile_crests(float *out, nb_mat x) {
     const int64_t across = (x.cols + 15) / 16, tiles = across * ((x.rows + 15) / 16);
-    for (NB_EACH(t, tiles)) {
+    for (NI_EACH(t, tiles)) {
         double largest = 0, squares = 0;
         int64_t count = 0;
         for (int64_t r = t / across * 16; r < x.rows && r < t / across * 16 + 16; r++)
@@ -88,14 +88,14 @@ static __global__ void tile_crests(float *out, nb_mat x) {
     }
 }
 
-int nb_cuda_launch_measure(void *stream, const nb_mat *x, nb_cuda_moment_sums *partial, float *column_amax, float *tile_crest) {
+int ni_cuda_launch_measure(void *stream, const nb_mat *x, ni_cuda_moment_sums *partial, float *column_amax, float *tile_crest) {
     cudaStream_t on = (cudaStream_t)stream;
     const int64_t tiles = ((x->cols + 15) / 16) * ((x->rows + 15) / 16);
-    moment_parts<<<NB_CUDA_SUM_BLOCKS, NB_THREADS, 0, on>>>(partial, *x);
-    moment_total<<<1, NB_THREADS, 0, on>>>(partial);
+    moment_parts<<<NI_CUDA_SUM_BLOCKS, NI_THREADS, 0, on>>>(partial, *x);
+    moment_total<<<1, NI_THREADS, 0, on>>>(partial);
     if (column_amax && x->cols > 0)
-        column_amaxes<<<nb_grid(nb_divide_up(x->cols, 32)), 32, 0, on>>>(column_amax, *x);
+        column_amaxes<<<ni_grid(ni_divide_up(x->cols, 32)), 32, 0, on>>>(column_amax, *x);
     if (tile_crest && tiles > 0)
-        tile_crests<<<nb_grid(nb_divide_up(tiles, NB_THREADS)), NB_THREADS, 0, on>>>(tile_crest, *x);
+        tile_crests<<<ni_grid(ni_divide_up(tiles, NI_THREADS)), NI_THREADS, 0, on>>>(tile_crest, *x);
     return cudaGetLastError();
 }

@@ -19,15 +19,15 @@ static __device__ float dge_derivative(float x, float k, float cap) {
 }
 
 static __global__ void dge(float *dw, const float *w, nb_qtensor codes, float k, float cap) {
-    for (NB_EACH(i, codes.rows *codes.cols)) {
-        float scale = nb_scale_of(codes, i / codes.cols, i % codes.cols, true);
-        dw[i] *= dge_derivative(scale > 0 ? nb_f32_div(w[i], scale) : 0.0f, k, cap);
+    for (NI_EACH(i, codes.rows *codes.cols)) {
+        float scale = ni_scale_of(codes, i / codes.cols, i % codes.cols, true);
+        dw[i] *= dge_derivative(scale > 0 ? ni_f32_div(w[i], scale) : 0.0f, k, cap);
     }
 }
 
-int nb_cuda_launch_dge(void *stream, float *dw, const float *w, const nb_qtensor *codes, float k, float cap) {
+int ni_cuda_launch_dge(void *stream, float *dw, const float *w, const nb_qtensor *codes, float k, float cap) {
     if (codes->rows * codes->cols > 0)
-        dge<<<nb_grid(nb_divide_up(codes->rows * codes->cols, NB_THREADS)), NB_THREADS, 0, (cudaStream_t)stream>>>(dw, w, *codes, k, cap);
+        dge<<<ni_grid(ni_divide_up(codes->rows * codes->cols, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(dw, w, *codes, k, cap);
     return cudaGetLastError();
 }
 
@@ -76,21 +76,21 @@ static __device__ void row_bounds(const uint16_t *x, int64_t n, int64_t low, int
     __syncthreads();
     for (int side = 0; side < 2; side++) {
         int64_t last;
-        bound[side] = nb_bf16_value(bits_of((uint16_t)(bin[side] << 8 | find_bin(lower[side], within[side], &last))));
+        bound[side] = ni_bf16_value(bits_of((uint16_t)(bin[side] << 8 | find_bin(lower[side], within[side], &last))));
     }
 }
 
 /* Clamps a row and lists what was cut off, columns ascending: 256 columns at a time, each thread behind those before
  * it. */
 static __device__ void clamp_row(uint16_t *to, const nb_sparse &rest, int64_t row, const uint16_t *from, int64_t cols, float lo, float hi) {
-    __shared__ int warp_count[NB_WARPS];
+    __shared__ int warp_count[NI_WARPS];
     int found = 0;
-    for (int64_t c0 = 0; c0 < cols; c0 += NB_THREADS) {
+    for (int64_t c0 = 0; c0 < cols; c0 += NI_THREADS) {
         int64_t c = c0 + threadIdx.x;
-        float v = c < cols ? nb_bf16_value(from[c]) : 0.0f, clamped = v < lo ? lo : v > hi ? hi : v; /* NaN stays */
+        float v = c < cols ? ni_bf16_value(from[c]) : 0.0f, clamped = v < lo ? lo : v > hi ? hi : v; /* NaN stays */
         bool cut = c < cols && v == v && v != clamped;
         if (c < cols)
-            to[c] = nb_bf16_even(clamped);
+            to[c] = ni_bf16_even(clamped);
         if (!rest.count)
             continue;
         uint32_t vote = __ballot_sync(~0u, cut);
@@ -98,14 +98,14 @@ static __device__ void clamp_row(uint16_t *to, const nb_sparse &rest, int64_t ro
             warp_count[threadIdx.x / 32] = __popc(vote);
         __syncthreads();
         int before = found, total = 0;
-        for (int i = 0; i < NB_WARPS; i++) {
+        for (int i = 0; i < NI_WARPS; i++) {
             before += i < (int)threadIdx.x / 32 ? warp_count[i] : 0;
             total += warp_count[i];
         }
         if (cut) {
             int64_t at = row * rest.room + before + __popc(vote & ((1u << threadIdx.x % 32) - 1));
             rest.column[at] = (int32_t)c;
-            rest.value[at] = nb_bf16_even(nb_f32_sub(v, clamped));
+            rest.value[at] = ni_bf16_even(ni_f32_sub(v, clamped));
         }
         found += total;
         __syncthreads();
@@ -126,7 +126,7 @@ static __global__ void clamp_rows(nb_mat out, nb_sparse rest, nb_mat x, int64_t 
 enum { KEYS = 1 << 16 };
 
 static __global__ void count_keys(unsigned long long *counts, nb_mat x) {
-    for (NB_EACH(i, x.rows *x.cols))
+    for (NI_EACH(i, x.rows *x.cols))
         atomicAdd(&counts[key_of(((const uint16_t *)x.data)[i / x.cols * x.stride + i % x.cols])], 1ull);
 }
 
@@ -135,7 +135,7 @@ static __global__ void find_bounds(float *bound, const unsigned long long *count
     int key = 0;
     while (key < KEYS - 1 && rank >= (int64_t)counts[key])
         rank -= (int64_t)counts[key++];
-    bound[threadIdx.x] = nb_bf16_value(bits_of((uint16_t)key));
+    bound[threadIdx.x] = ni_bf16_value(bits_of((uint16_t)key));
 }
 
 static __global__ void clamp_whole(nb_mat out, nb_sparse rest, nb_mat x, const float *bound) {
@@ -143,43 +143,43 @@ static __global__ void clamp_whole(nb_mat out, nb_sparse rest, nb_mat x, const f
     clamp_row((uint16_t *)out.data + r * out.stride, rest, r, (const uint16_t *)x.data + r * x.stride, x.cols, bound[0], bound[1]);
 }
 
-size_t nb_cuda_clamp_bytes(bool whole) {
+size_t ni_cuda_clamp_bytes(bool whole) {
     return whole ? KEYS * sizeof(unsigned long long) + 256 : 0;
 }
 
-int nb_cuda_launch_clamp(void *stream, const nb_mat *out, const nb_sparse *rest, const nb_mat *x, int64_t low, int64_t high, bool whole, void *scratch) {
+int ni_cuda_launch_clamp(void *stream, const nb_mat *out, const nb_sparse *rest, const nb_mat *x, int64_t low, int64_t high, bool whole, void *scratch) {
     cudaStream_t on = (cudaStream_t)stream;
     nb_sparse none = {};
     if (x->rows * x->cols == 0)
         return cudaSuccess;
     if (!whole) {
-        clamp_rows<<<(unsigned)x->rows, NB_THREADS, 0, on>>>(*out, rest ? *rest : none, *x, low, high);
+        clamp_rows<<<(unsigned)x->rows, NI_THREADS, 0, on>>>(*out, rest ? *rest : none, *x, low, high);
         return cudaGetLastError();
     }
     unsigned long long *counts = (unsigned long long *)scratch;
     float *bound = (float *)(counts + KEYS);
     cudaMemsetAsync(counts, 0, KEYS * sizeof *counts, on);
-    count_keys<<<nb_grid(nb_divide_up(x->rows * x->cols, NB_THREADS)), NB_THREADS, 0, on>>>(counts, *x);
+    count_keys<<<ni_grid(ni_divide_up(x->rows * x->cols, NI_THREADS)), NI_THREADS, 0, on>>>(counts, *x);
     find_bounds<<<1, 2, 0, on>>>(bound, counts, low, high);
-    clamp_whole<<<(unsigned)x->rows, NB_THREADS, 0, on>>>(*out, rest ? *rest : none, *x, bound);
+    clamp_whole<<<(unsigned)x->rows, NI_THREADS, 0, on>>>(*out, rest ? *rest : none, *x, bound);
     return cudaGetLastError();
 }
 
 /* c[r, :] += sum of v b[column, :], entries in order; a block a row and 256 columns of c. */
 static __global__ void sparse_product(nb_mat c, nb_sparse s, nb_mat b) {
-    const int64_t r = blockIdx.x, n = blockIdx.y * (int64_t)NB_THREADS + threadIdx.x;
+    const int64_t r = blockIdx.x, n = blockIdx.y * (int64_t)NI_THREADS + threadIdx.x;
     if (n >= c.cols)
         return;
     float *to = (float *)c.data + r * c.stride + n, sum = *to;
     for (int32_t i = 0; i < s.count[r]; i++)
-        sum = nb_f32_add(sum, nb_f32_mul(nb_bf16_value(s.value[r * s.room + i]),
-                                         nb_bf16_value(((const uint16_t *)b.data)[s.column[r * s.room + i] * b.stride + n])));
+        sum = ni_f32_add(sum, ni_f32_mul(ni_bf16_value(s.value[r * s.room + i]),
+                                         ni_bf16_value(((const uint16_t *)b.data)[s.column[r * s.room + i] * b.stride + n])));
     *to = sum;
 }
 
-int nb_cuda_launch_sparse_product(void *stream, const nb_mat *c, const nb_sparse *s, const nb_mat *b) {
+int ni_cuda_launch_sparse_product(void *stream, const nb_mat *c, const nb_sparse *s, const nb_mat *b) {
     if (c->rows * c->cols > 0)
-        sparse_product<<<dim3((unsigned)c->rows, (unsigned)nb_divide_up(c->cols, NB_THREADS)), NB_THREADS, 0, (cudaStream_t)stream>>>(*c, *s, *b);
+        sparse_product<<<dim3((unsigned)c->rows, (unsigned)ni_divide_up(c->cols, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(*c, *s, *b);
     return cudaGetLastError();
 }
 
@@ -187,11 +187,11 @@ static __global__ void sparse_add(nb_mat x, nb_sparse s) {
     const int64_t r = blockIdx.x;
     for (int32_t i = threadIdx.x; i < s.count[r]; i += blockDim.x) {
         uint16_t *to = (uint16_t *)x.data + r * x.stride + s.column[r * s.room + i];
-        *to = nb_bf16_even(nb_f32_add(nb_bf16_value(*to), nb_bf16_value(s.value[r * s.room + i])));
+        *to = ni_bf16_even(ni_f32_add(ni_bf16_value(*to), ni_bf16_value(s.value[r * s.room + i])));
     }
 }
 
-int nb_cuda_launch_sparse_add(void *stream, const nb_mat *x, const nb_sparse *s) {
+int ni_cuda_launch_sparse_add(void *stream, const nb_mat *x, const nb_sparse *s) {
     if (x->rows > 0)
         sparse_add<<<(unsigned)x->rows, 64, 0, (cudaStream_t)stream>>>(*x, *s);
     return cudaGetLastError();
@@ -200,81 +200,81 @@ int nb_cuda_launch_sparse_add(void *stream, const nb_mat *x, const nb_sparse *s)
 /* ---- chosen columns ---- */
 
 template <typename T> static __global__ void gather(T *out, int64_t out_stride, const T *in, int64_t in_stride, const int32_t *columns, int64_t rows, int64_t cols) {
-    for (NB_EACH(i, rows *cols))
+    for (NI_EACH(i, rows *cols))
         out[i / cols * out_stride + i % cols] = in[i / cols * in_stride + columns[i % cols]];
 }
 
-int nb_cuda_launch_gather(void *stream, const nb_mat *out, const nb_mat *in, const int32_t *columns) {
+int ni_cuda_launch_gather(void *stream, const nb_mat *out, const nb_mat *in, const int32_t *columns) {
     cudaStream_t on = (cudaStream_t)stream;
     const int64_t n = out->rows * out->cols;
-    const unsigned grid = nb_grid(nb_divide_up(n, NB_THREADS));
+    const unsigned grid = ni_grid(ni_divide_up(n, NI_THREADS));
     if (n > 0 && in->dtype == NB_BF16)
-        gather<<<grid, NB_THREADS, 0, on>>>((uint16_t *)out->data, out->stride, (const uint16_t *)in->data, in->stride, columns, out->rows, out->cols);
+        gather<<<grid, NI_THREADS, 0, on>>>((uint16_t *)out->data, out->stride, (const uint16_t *)in->data, in->stride, columns, out->rows, out->cols);
     else if (n > 0)
-        gather<<<grid, NB_THREADS, 0, on>>>((float *)out->data, out->stride, (const float *)in->data, in->stride, columns, out->rows, out->cols);
+        gather<<<grid, NI_THREADS, 0, on>>>((float *)out->data, out->stride, (const float *)in->data, in->stride, columns, out->rows, out->cols);
     return cudaGetLastError();
 }
 
 static __global__ void scatter_bf16(nb_mat out, nb_mat in, const int32_t *columns) {
-    for (NB_EACH(i, in.rows *in.cols))
+    for (NI_EACH(i, in.rows *in.cols))
         ((uint16_t *)out.data)[i / in.cols * out.stride + columns[i % in.cols]] = ((const uint16_t *)in.data)[i / in.cols * in.stride + i % in.cols];
 }
 
 static __global__ void scatter_f32(nb_mat out, nb_mat in, const int32_t *columns, bool accumulate) {
-    for (NB_EACH(i, in.rows *in.cols)) {
+    for (NI_EACH(i, in.rows *in.cols)) {
         float *to = (float *)out.data + i / in.cols * out.stride + columns[i % in.cols];
         float x = ((const float *)in.data)[i / in.cols * in.stride + i % in.cols];
-        *to = nb_f32_add(accumulate ? *to : 0.0f, x); /* -0 becomes 0, as everywhere */
+        *to = ni_f32_add(accumulate ? *to : 0.0f, x); /* -0 becomes 0, as everywhere */
     }
 }
 
-int nb_cuda_launch_scatter(void *stream, const nb_mat *out, const nb_mat *in, const int32_t *columns, bool accumulate) {
+int ni_cuda_launch_scatter(void *stream, const nb_mat *out, const nb_mat *in, const int32_t *columns, bool accumulate) {
     cudaStream_t on = (cudaStream_t)stream;
     const int64_t n = in->rows * in->cols;
-    const unsigned grid = nb_grid(nb_divide_up(n, NB_THREADS));
+    const unsigned grid = ni_grid(ni_divide_up(n, NI_THREADS));
     if (n > 0 && in->dtype == NB_BF16)
-        scatter_bf16<<<grid, NB_THREADS, 0, on>>>(*out, *in, columns);
+        scatter_bf16<<<grid, NI_THREADS, 0, on>>>(*out, *in, columns);
     else if (n > 0)
-        scatter_f32<<<grid, NB_THREADS, 0, on>>>(*out, *in, columns, accumulate);
+        scatter_f32<<<grid, NI_THREADS, 0, on>>>(*out, *in, columns, accumulate);
     return cudaGetLastError();
 }
 
 /* Rows in order in double, as the reference: a thread a column. */
 static __global__ void column_norms(float *norms, nb_mat x) {
-    for (NB_EACH(c, x.cols)) {
+    for (NI_EACH(c, x.cols)) {
         double squares = 0;
         for (int64_t r = 0; r < x.rows; r++) {
             int64_t at = r * x.stride + c;
-            double v = x.dtype == NB_BF16 ? nb_bf16_value(((const uint16_t *)x.data)[at]) : ((const float *)x.data)[at];
+            double v = x.dtype == NB_BF16 ? ni_bf16_value(((const uint16_t *)x.data)[at]) : ((const float *)x.data)[at];
             squares = __dadd_rn(squares, __dmul_rn(v, v));
         }
-        norms[c] = nb_f32_add(norms[c], (float)sqrt(squares));
+        norms[c] = ni_f32_add(norms[c], (float)sqrt(squares));
     }
 }
 
-int nb_cuda_launch_column_norms(void *stream, float *norms, const nb_mat *x) {
+int ni_cuda_launch_column_norms(void *stream, float *norms, const nb_mat *x) {
     if (x->cols > 0)
-        column_norms<<<nb_grid(nb_divide_up(x->cols, 32)), 32, 0, (cudaStream_t)stream>>>(norms, *x);
+        column_norms<<<ni_grid(ni_divide_up(x->cols, 32)), 32, 0, (cudaStream_t)stream>>>(norms, *x);
     return cudaGetLastError();
 }
 
 /* ---- weights against their codes ---- */
 
 static __global__ void add_distance(float *distance, const float *a, const float *b, int64_t n) {
-    for (NB_EACH(i, n))
-        distance[i] = nb_f32_add(distance[i], fabsf(nb_f32_sub(a[i], b[i])));
+    for (NI_EACH(i, n))
+        distance[i] = ni_f32_add(distance[i], fabsf(ni_f32_sub(a[i], b[i])));
 }
 
-int nb_cuda_launch_add_distance(void *stream, float *distance, const float *a, const float *b, int64_t n) {
+int ni_cuda_launch_add_distance(void *stream, float *distance, const float *a, const float *b, int64_t n) {
     if (n > 0)
-        add_distance<<<nb_grid(nb_divide_up(n, NB_THREADS)), NB_THREADS, 0, (cudaStream_t)stream>>>(distance, a, b, n);
+        add_distance<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(distance, a, b, n);
     return cudaGetLastError();
 }
 
 static __global__ void reset_where(unsigned long long *count, float *w, const float *q, const float *moved_w, const float *moved_q,
                                    const uint8_t *flips, int32_t least_flips, int64_t n, double threshold) {
     unsigned resets = 0;
-    for (NB_EACH(i, n))
+    for (NI_EACH(i, n))
         if (moved_w[i] > 0 && (double)moved_q[i] >= threshold * (double)moved_w[i] && (!flips || flips[i] >= least_flips)) {
             w[i] = q[i];
             resets++;
@@ -285,34 +285,34 @@ static __global__ void reset_where(unsigned long long *count, float *w, const fl
         atomicAdd(count, (unsigned long long)resets);
 }
 
-int nb_cuda_launch_reset_where(void *stream, int64_t *resets, float *w, const float *q, const float *moved_w,
+int ni_cuda_launch_reset_where(void *stream, int64_t *resets, float *w, const float *q, const float *moved_w,
                                const float *moved_q, const uint8_t *flips, int32_t least_flips, int64_t n, double threshold) {
     if (n > 0)
-        reset_where<<<nb_grid(nb_divide_up(n, NB_THREADS)), NB_THREADS, 0, (cudaStream_t)stream>>>(
+        reset_where<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(
             (unsigned long long *)resets, w, q, moved_w, moved_q, flips, least_flips, n, threshold);
     return cudaGetLastError();
 }
 
 static __global__ void bin_widths(float *out, nb_qtensor codes) {
     const float width[8] = {0.5f, 0.5f, 0.5f, 0.5f, 0.75f, 1, 1.5f, 2}; /* the authors' table: 6 counts its lower gap twice */
-    for (NB_EACH(i, codes.rows *codes.cols)) {
+    for (NI_EACH(i, codes.rows *codes.cols)) {
         int64_t r = i / codes.cols, c = i % codes.cols;
-        out[i] = nb_f32_mul(width[nb_code_of(codes, r, c) & 7], nb_scale_of(codes, r, c, true));
+        out[i] = ni_f32_mul(width[ni_code_of(codes, r, c) & 7], ni_scale_of(codes, r, c, true));
     }
 }
 
-int nb_cuda_launch_bin_widths(void *stream, float *out, const nb_qtensor *codes) {
+int ni_cuda_launch_bin_widths(void *stream, float *out, const nb_qtensor *codes) {
     if (codes->rows * codes->cols > 0)
-        bin_widths<<<nb_grid(nb_divide_up(codes->rows * codes->cols, NB_THREADS)), NB_THREADS, 0, (cudaStream_t)stream>>>(out, *codes);
+        bin_widths<<<ni_grid(ni_divide_up(codes->rows * codes->cols, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(out, *codes);
     return cudaGetLastError();
 }
 
 static __device__ int guided(float x, float guide) {
     float a = fabsf(x), along = x < 0 ? -guide : guide;
     int below = 0;
-    while (below < 7 && a >= nb_e2m1_value((uint8_t)(below + 1)))
+    while (below < 7 && a >= ni_e2m1_value((uint8_t)(below + 1)))
         below++;
-    if (below < 7 && along >= nb_f32_mul(0.5f, nb_f32_add(nb_e2m1_value((uint8_t)below), nb_e2m1_value((uint8_t)(below + 1)))))
+    if (below < 7 && along >= ni_f32_mul(0.5f, ni_f32_add(ni_e2m1_value((uint8_t)below), ni_e2m1_value((uint8_t)(below + 1)))))
         below++;
     return x < 0 ? 8 | below : below;
 }
@@ -320,22 +320,22 @@ static __device__ int guided(float x, float guide) {
 /* A thread takes the two elements of a byte. */
 static __global__ void round_by(nb_qtensor codes, const float *w, const float *guide) {
     const int64_t half = (codes.cols + 1) / 2;
-    for (NB_EACH(i, codes.rows *half)) {
+    for (NI_EACH(i, codes.rows *half)) {
         uint8_t byte = codes.codes[i];
         for (int64_t c = i % half * 2; c < codes.cols && c < i % half * 2 + 2; c++) {
             int64_t e = i / half * codes.cols + c;
-            float scale = nb_scale_of(codes, i / half, c, true);
+            float scale = ni_scale_of(codes, i / half, c, true);
             if (!(scale > 0))
                 continue; /* a block of zeros */
-            int code = guided(nb_f32_div(w[e], scale), nb_f32_div(guide[e], scale));
+            int code = guided(ni_f32_div(w[e], scale), ni_f32_div(guide[e], scale));
             byte = (uint8_t)(c % 2 ? (byte & 15) | code << 4 : (byte & 240) | code);
         }
         codes.codes[i] = byte;
     }
 }
 
-int nb_cuda_launch_round_by(void *stream, const nb_qtensor *codes, const float *w, const float *guide) {
+int ni_cuda_launch_round_by(void *stream, const nb_qtensor *codes, const float *w, const float *guide) {
     if (codes->rows * codes->cols > 0)
-        round_by<<<nb_grid(nb_divide_up(codes->rows * ((codes->cols + 1) / 2), NB_THREADS)), NB_THREADS, 0, (cudaStream_t)stream>>>(*codes, w, guide);
+        round_by<<<ni_grid(ni_divide_up(codes->rows * ((codes->cols + 1) / 2), NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(*codes, w, guide);
     return cudaGetLastError();
 }

@@ -8,7 +8,7 @@
 #include "backend/ref/operand_parts.h"
 
 static void *stream_of(nb_backend *be) {
-    return nb_cuda_of(be)->stream;
+    return ni_cuda_of(be)->stream;
 }
 
 static size_t rounded(size_t bytes) {
@@ -27,10 +27,10 @@ static void *take(room *r, size_t bytes) {
 }
 
 static size_t decoded_bytes(const nb_operand *o) {
-    return o && !nb_is_plain(o) ? rounded((size_t)(o->rows * o->cols) * sizeof(uint16_t)) : 0;
+    return o && !ni_is_plain(o) ? rounded((size_t)(o->rows * o->cols) * sizeof(uint16_t)) : 0;
 }
 
-static size_t room_for(const nb_mat *c, const nb_term *terms, int32_t count) {
+static size_t room_for(const nb_mat *c, const ni_term *terms, int32_t count) {
     size_t matrix = rounded((size_t)(c->rows * c->cols) * sizeof(float)), most = 0;
     for (int32_t i = 0; i < count; i++) {
         size_t bytes = decoded_bytes(terms[i].a) + decoded_bytes(terms[i].b);
@@ -45,7 +45,7 @@ static size_t room_for(const nb_mat *c, const nb_term *terms, int32_t count) {
 typedef struct side {
     nb_mat numbers;
     bool transposed;
-    nb_cuda_outer outer;
+    ni_cuda_outer outer;
 } side;
 
 static bool has_row_scales(const nb_quantizer *q) {
@@ -54,53 +54,53 @@ static bool has_row_scales(const nb_quantizer *q) {
 
 static nb_status side_of(nb_backend *be, room *scratch, const nb_operand *o, const nb_operand *other, side *out,
                          nb_error *err) {
-    const bool whole = nb_is_plain(other); /* then the numbers carry every scale */
+    const bool whole = ni_is_plain(other); /* then the numbers carry every scale */
     *out = (side){.numbers = o->numbers, .transposed = o->transposed, .outer = {o->factor, 0}};
-    if (nb_is_plain(o))
+    if (ni_is_plain(o))
         return NB_OK;
-    const nb_qtensor codes = nb_codes_of(o);
-    *out = (side){.numbers = nb_mat_of(nb_cuda_values_of(o), NB_BF16, o->rows, o->cols)};
+    const nb_qtensor codes = ni_codes_of(o);
+    *out = (side){.numbers = nb_mat_of(ni_cuda_values_of(o), NB_BF16, o->rows, o->cols)};
     if (!whole)
-        out->outer = has_row_scales(&o->quantizer) ? (nb_cuda_outer){codes.outer_scales, 1}
-                                                   : (nb_cuda_outer){codes.tensor_scale, 0};
+        out->outer = has_row_scales(&o->quantizer) ? (ni_cuda_outer){codes.outer_scales, 1}
+                                                   : (ni_cuda_outer){codes.tensor_scale, 0};
     if (whole == nb_quantizer_is_bf16(&o->other))
         return NB_OK;
     out->numbers.data = take(scratch, decoded_bytes(o)); /* it was made for another product */
     if (!out->numbers.data)
         return nb_fail(err, NB_INTERNAL, "cuda: multiply took more scratch than it asked for");
-    return nb_cuda_status(be, nb_cuda_launch_decode(stream_of(be), &out->numbers, &codes, false, NULL, whole),
+    return ni_cuda_status(be, ni_cuda_launch_decode(stream_of(be), &out->numbers, &codes, false, NULL, whole),
                           "multiply", err);
 }
 
 /* C (+)= A B^T. Scales of rows cannot go into the library's alpha: then the bare sum is scaled afterwards. */
 static nb_status product(nb_backend *be, room scratch, const nb_mat *c, const nb_operand *a, const nb_operand *b,
                          bool accumulate, nb_error *err) {
-    nb_cuda *cuda = nb_cuda_of(be);
+    ni_cuda *cuda = ni_cuda_of(be);
     side x, y;
     NB_TRY(side_of(be, &scratch, a, b, &x, err));
     NB_TRY(side_of(be, &scratch, b, a, &y, err));
-    nb_cuda_product p = {.a = x.numbers, .b = y.numbers, .c = *c, .trans_a = x.transposed, .trans_b = !y.transposed};
+    ni_cuda_product p = {.a = x.numbers, .b = y.numbers, .c = *c, .trans_a = x.transposed, .trans_b = !y.transposed};
     if (x.outer.step || y.outer.step) {
         p.c = nb_mat_of(take(&scratch, (size_t)(c->rows * c->cols) * sizeof(float)), NB_F32, c->rows, c->cols);
         if (!p.c.data)
             return nb_fail(err, NB_INTERNAL, "cuda: multiply took more scratch than it asked for");
-        NB_TRY(nb_cuda_multiply_plain(be, &p, err));
-        return nb_cuda_status(be, nb_cuda_launch_scaled_result(stream_of(be), c, &p.c, x.outer, y.outer, accumulate),
+        NB_TRY(ni_cuda_multiply_plain(be, &p, err));
+        return ni_cuda_status(be, ni_cuda_launch_scaled_result(stream_of(be), c, &p.c, x.outer, y.outer, accumulate),
                               "multiply", err);
     }
-    p.beta = accumulate ? cuda->words + NB_CUDA_ONE : NULL;
+    p.beta = accumulate ? cuda->words + NI_CUDA_ONE : NULL;
     if (x.outer.at || y.outer.at) {
-        p.alpha = cuda->words + NB_CUDA_ALPHA;
-        NB_TRY(nb_cuda_status(
-            be, nb_cuda_launch_multiply_words(stream_of(be), cuda->words + NB_CUDA_ALPHA, x.outer.at, y.outer.at),
+        p.alpha = cuda->words + NI_CUDA_ALPHA;
+        NB_TRY(ni_cuda_status(
+            be, ni_cuda_launch_multiply_words(stream_of(be), cuda->words + NI_CUDA_ALPHA, x.outer.at, y.outer.at),
             "multiply", err));
     }
-    return nb_cuda_multiply_plain(be, &p, err);
+    return ni_cuda_multiply_plain(be, &p, err);
 }
 
 /* ---- terms ---- */
 
-static nb_status add_columns(nb_backend *be, room scratch, const nb_mat *c, const nb_term *t, bool accumulate,
+static nb_status add_columns(nb_backend *be, room scratch, const nb_mat *c, const ni_term *t, bool accumulate,
                              nb_error *err) {
     nb_mat part =
         nb_mat_of(take(&scratch, (size_t)(c->rows * t->b->rows) * sizeof(float)), NB_F32, c->rows, t->b->rows);
@@ -108,27 +108,27 @@ static nb_status add_columns(nb_backend *be, room scratch, const nb_mat *c, cons
         return nb_fail(err, NB_INTERNAL, "cuda: multiply took more scratch than it asked for");
     if (!accumulate)
         NB_TRY(
-            nb_cuda_status(be,
+            ni_cuda_status(be,
                            cudaMemset2DAsync(c->data, (size_t)c->stride * sizeof(float), 0,
-                                             (size_t)c->cols * sizeof(float), (size_t)c->rows, nb_cuda_of(be)->stream),
+                                             (size_t)c->cols * sizeof(float), (size_t)c->rows, ni_cuda_of(be)->stream),
                            "multiply", err));
     NB_TRY(product(be, scratch, &part, t->a, t->b, false, err));
-    return nb_cuda_status(be, nb_cuda_launch_scatter(stream_of(be), c, &part, t->columns, true), "multiply", err);
+    return ni_cuda_status(be, ni_cuda_launch_scatter(stream_of(be), c, &part, t->columns, true), "multiply", err);
 }
 
-static nb_status add_sparse(nb_backend *be, room scratch, const nb_mat *c, const nb_term *t, nb_error *err) {
+static nb_status add_sparse(nb_backend *be, room scratch, const nb_mat *c, const ni_term *t, nb_error *err) {
     nb_mat w = nb_mat_of(take(&scratch, (size_t)(t->b->rows * t->b->cols) * sizeof(uint16_t)), NB_BF16, t->b->cols,
                          t->b->rows);
-    const nb_qtensor codes = nb_codes_of(t->b);
+    const nb_qtensor codes = ni_codes_of(t->b);
     if (!w.data)
         return nb_fail(err, NB_INTERNAL, "cuda: multiply took more scratch than it asked for");
-    int code = nb_cuda_launch_decode(stream_of(be), &w, &codes, true, NULL, true);
+    int code = ni_cuda_launch_decode(stream_of(be), &w, &codes, true, NULL, true);
     if (!code)
-        code = nb_cuda_launch_sparse_product(stream_of(be), c, t->sparse, &w);
-    return nb_cuda_status(be, code, "multiply", err);
+        code = ni_cuda_launch_sparse_product(stream_of(be), c, t->sparse, &w);
+    return ni_cuda_status(be, code, "multiply", err);
 }
 
-static nb_status add_term(nb_backend *be, room scratch, const nb_mat *c, const nb_term *t, bool accumulate,
+static nb_status add_term(nb_backend *be, room scratch, const nb_mat *c, const ni_term *t, bool accumulate,
                           nb_error *err) {
     if (t->a)
         return t->columns ? add_columns(be, scratch, c, t, accumulate, err)
@@ -138,34 +138,34 @@ static nb_status add_term(nb_backend *be, room scratch, const nb_mat *c, const n
     return add_sparse(be, scratch, c, t, err);
 }
 
-nb_status nb_cuda_multiply(nb_backend *be, const nb_mat *c, const nb_term *terms, int32_t count, bool accumulate,
+nb_status ni_cuda_multiply(nb_backend *be, const nb_mat *c, const ni_term *terms, int32_t count, bool accumulate,
                            nb_error *err) {
-    NB_TRY(nb_check_terms(c, terms, count, err));
+    NB_TRY(ni_check_terms(c, terms, count, err));
     const bool in_place = c->dtype == NB_F32 || (count == 1 && terms[0].a && !terms[0].columns);
     const size_t bytes = room_for(c, terms, count);
-    room scratch = {nb_cuda_scratch(be, bytes, "multiply"), NULL};
+    room scratch = {ni_cuda_scratch(be, bytes, "multiply"), NULL};
     if (!scratch.at)
-        return nb_cuda_status(be, 0, "multiply", err);
+        return ni_cuda_status(be, 0, "multiply", err);
     scratch.end = scratch.at + bytes;
     nb_mat sum = *c;
     if (!in_place) {
         sum = nb_mat_of(take(&scratch, (size_t)(c->rows * c->cols) * sizeof(float)), NB_F32, c->rows, c->cols);
         if (accumulate)
-            nb_cuda_scale(be, &sum, c, NULL, NULL);
+            ni_cuda_scale(be, &sum, c, NULL, NULL);
     }
     for (int32_t i = 0; i < count; i++)
         NB_TRY(add_term(be, scratch, &sum, &terms[i], accumulate || i > 0, err));
     if (!in_place)
-        nb_cuda_scale(be, c, &sum, NULL, NULL);
+        ni_cuda_scale(be, c, &sum, NULL, NULL);
     return NB_OK;
 }
 
-const char *nb_cuda_product_kernel(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
+const char *ni_cuda_product_kernel(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
     (void)be;
-    switch (nb_product_of(a, b)) {
-    case NB_PRODUCT_NONE:
+    switch (ni_product_of(a, b)) {
+    case NI_PRODUCT_NONE:
         return NULL;
-    case NB_PRODUCT_BF16_ROUNDED:
+    case NI_PRODUCT_BF16_ROUNDED:
         return "bf16 cublaslt, bf16-rounded";
     default:
         return "bf16 cublaslt, operands exact";

@@ -13,19 +13,19 @@ static __device__ float sigmoid(float x) {
 }
 
 static int64_t blocks_for(int64_t n) {
-    int64_t blocks = nb_divide_up(n, NB_WARPS);
+    int64_t blocks = ni_divide_up(n, NI_WARPS);
     return blocks < MOST_BLOCKS ? blocks : MOST_BLOCKS;
 }
 
-size_t nb_cuda_partial_bytes(int64_t n, int64_t dim) {
+size_t ni_cuda_partial_bytes(int64_t n, int64_t dim) {
     return (size_t)(blocks_for(n) * dim) * sizeof(float);
 }
 
-/* for (NB_ROWS(r, n)): the rows of this warp. */
-#define NB_ROWS(r, n)                                                                                                  \
-    int64_t r = blockIdx.x * (int64_t)NB_WARPS + threadIdx.x / 32;                                                     \
+/* for (NI_ROWS(r, n)): the rows of this warp. */
+#define NI_ROWS(r, n)                                                                                                  \
+    int64_t r = blockIdx.x * (int64_t)NI_WARPS + threadIdx.x / 32;                                                     \
     r < (n);                                                                                                           \
-    r += (int64_t)gridDim.x * NB_WARPS
+    r += (int64_t)gridDim.x * NI_WARPS
 
 /* ---- forward ---- */
 
@@ -34,33 +34,33 @@ static __device__ float row_rstd(const uint16_t *x, int64_t dim, float eps, bool
     float squares = 0;
     if (eights)
         for (int64_t c = 8 * lane; c < dim; c += 256) {
-            nb_eight e = nb_load_eight(x + c);
+            ni_eight e = ni_load_eight(x + c);
 #pragma unroll
             for (int j = 0; j < 8; j++)
                 squares += e.x[j] * e.x[j];
         }
     else
         for (int64_t c = lane; c < dim; c += 32)
-            squares += nb_bf16_value(x[c]) * nb_bf16_value(x[c]);
-    return 1.0f / sqrtf(nb_warp_sum(squares) / (float)dim + eps);
+            squares += ni_bf16_value(x[c]) * ni_bf16_value(x[c]);
+    return 1.0f / sqrtf(ni_warp_sum(squares) / (float)dim + eps);
 }
 
 static __device__ void add_row(uint16_t *sum, const uint16_t *x, const uint16_t *change, int64_t dim) {
     for (int64_t c = threadIdx.x % 32; c < dim; c += 32)
-        sum[c] = nb_bf16_even(nb_bf16_value(x[c]) + nb_bf16_value(change[c]));
+        sum[c] = ni_bf16_even(ni_bf16_value(x[c]) + ni_bf16_value(change[c]));
     __syncwarp();
 }
 
-static __device__ float finished(const nb_cuda_norm &norm, int64_t at, float normed) {
-    normed = nb_bf16_round(normed);
-    return norm.add ? nb_bf16_round(nb_bf16_value(norm.add[at]) + normed) : normed;
+static __device__ float finished(const ni_cuda_norm &norm, int64_t at, float normed) {
+    normed = ni_bf16_round(normed);
+    return norm.add ? ni_bf16_round(ni_bf16_value(norm.add[at]) + normed) : normed;
 }
 
-static __global__ void rmsnorm_forward(nb_cuda_norm norm, bool eights) {
+static __global__ void rmsnorm_forward(ni_cuda_norm norm, bool eights) {
     const int lane = threadIdx.x % 32;
     const int64_t dim = norm.dim;
     uint32_t largest = 0;
-    for (NB_ROWS(r, norm.n)) {
+    for (NI_ROWS(r, norm.n)) {
         const uint16_t *in = norm.x + r * dim;
         if (norm.change) {
             add_row(norm.sum + r * dim, in, norm.change + r * dim, dim);
@@ -71,32 +71,32 @@ static __global__ void rmsnorm_forward(nb_cuda_norm norm, bool eights) {
             norm.rstd[r] = rs;
         if (eights)
             for (int64_t c = 8 * lane; c < dim; c += 256) {
-                nb_eight e = nb_load_eight(in + c);
+                ni_eight e = ni_load_eight(in + c);
 #pragma unroll
                 for (int j = 0; j < 8; j++) {
                     e.x[j] = finished(norm, r * dim + c + j, e.x[j] * rs * norm.w[c + j]);
-                    largest = max(largest, nb_f32_magnitude(e.x[j]));
+                    largest = max(largest, ni_f32_magnitude(e.x[j]));
                 }
-                nb_store_eight(norm.y + r * dim + c, e);
+                ni_store_eight(norm.y + r * dim + c, e);
             }
         else
             for (int64_t c = lane; c < dim; c += 32) {
-                float out = finished(norm, r * dim + c, nb_bf16_value(in[c]) * rs * norm.w[c]);
-                largest = max(largest, nb_f32_magnitude(out));
-                norm.y[r * dim + c] = nb_bf16_even(out);
+                float out = finished(norm, r * dim + c, ni_bf16_value(in[c]) * rs * norm.w[c]);
+                largest = max(largest, ni_f32_magnitude(out));
+                norm.y[r * dim + c] = ni_bf16_even(out);
             }
     }
     __syncwarp();
-    nb_join_amax(norm.amax, largest);
+    ni_join_amax(norm.amax, largest);
 }
 
-int nb_cuda_launch_rmsnorm_forward(void *stream, const nb_cuda_norm *norm) {
+int ni_cuda_launch_rmsnorm_forward(void *stream, const ni_cuda_norm *norm) {
     cudaStream_t on = (cudaStream_t)stream;
-    bool eights = norm->dim % 8 == 0 && nb_aligned(norm->y) && nb_aligned(norm->x) && (!norm->change || (nb_aligned(norm->sum) && nb_aligned(norm->change)));
+    bool eights = norm->dim % 8 == 0 && ni_aligned(norm->y) && ni_aligned(norm->x) && (!norm->change || (ni_aligned(norm->sum) && ni_aligned(norm->change)));
     if (norm->amax)
         cudaMemsetAsync(norm->amax, 0, sizeof *norm->amax, on);
     if (norm->n > 0)
-        rmsnorm_forward<<<nb_grid(nb_divide_up(norm->n, NB_WARPS)), NB_THREADS, 0, on>>>(*norm, eights);
+        rmsnorm_forward<<<ni_grid(ni_divide_up(norm->n, NI_WARPS)), NI_THREADS, 0, on>>>(*norm, eights);
     return cudaGetLastError();
 }
 
@@ -104,53 +104,53 @@ static __global__ void gated_norm_forward(uint16_t *y, uint32_t *amax, float *rs
                                           const float *w, int64_t n, int64_t dim, float eps) {
     const int lane = threadIdx.x % 32;
     uint32_t largest = 0;
-    for (NB_ROWS(r, n)) {
+    for (NI_ROWS(r, n)) {
         float rs = row_rstd(o + r * dim, dim, eps, false);
         if (lane == 0)
             rstd[r] = rs;
         for (int64_t c = lane; c < dim; c += 32) {
-            float gate = nb_bf16_value(g[r * dim + c]);
-            float out = nb_bf16_round(nb_bf16_value(o[r * dim + c]) * rs * w[c] * gate * sigmoid(gate));
-            largest = max(largest, nb_f32_magnitude(out));
-            y[r * dim + c] = nb_bf16_even(out);
+            float gate = ni_bf16_value(g[r * dim + c]);
+            float out = ni_bf16_round(ni_bf16_value(o[r * dim + c]) * rs * w[c] * gate * sigmoid(gate));
+            largest = max(largest, ni_f32_magnitude(out));
+            y[r * dim + c] = ni_bf16_even(out);
         }
     }
     __syncwarp();
-    nb_join_amax(amax, largest);
+    ni_join_amax(amax, largest);
 }
 
-int nb_cuda_launch_gated_norm_forward(void *stream, uint16_t *y, uint32_t *amax, float *rstd, const uint16_t *o,
+int ni_cuda_launch_gated_norm_forward(void *stream, uint16_t *y, uint32_t *amax, float *rstd, const uint16_t *o,
                                       const uint16_t *g, const float *w, int64_t n, int64_t dim, float eps) {
     cudaStream_t on = (cudaStream_t)stream;
     if (amax)
         cudaMemsetAsync(amax, 0, sizeof *amax, on);
     if (n > 0)
-        gated_norm_forward<<<nb_grid(nb_divide_up(n, NB_WARPS)), NB_THREADS, 0, on>>>(y, amax, rstd, o, g, w, n, dim, eps);
+        gated_norm_forward<<<ni_grid(ni_divide_up(n, NI_WARPS)), NI_THREADS, 0, on>>>(y, amax, rstd, o, g, w, n, dim, eps);
     return cudaGetLastError();
 }
 
 /* ---- sums over rows ---- */
 
-/* sums [NB_WARPS, dim] of shared memory -> this block's row of partial. */
+/* sums [NI_WARPS, dim] of shared memory -> this block's row of partial. */
 static __device__ void leave_partial(float *partial, const float *sums, int64_t dim) {
     __syncthreads();
     for (int64_t c = threadIdx.x; c < dim; c += blockDim.x) {
         float sum = 0;
-        for (int i = 0; i < NB_WARPS; i++)
+        for (int i = 0; i < NI_WARPS; i++)
             sum += sums[i * dim + c];
         partial[blockIdx.x * dim + c] = sum;
     }
 }
 
 static __device__ float *clear_sums(float *sums, int64_t dim) {
-    for (int64_t c = threadIdx.x; c < NB_WARPS * dim; c += blockDim.x)
+    for (int64_t c = threadIdx.x; c < NI_WARPS * dim; c += blockDim.x)
         sums[c] = 0;
     __syncthreads();
     return sums + threadIdx.x / 32 * dim;
 }
 
 static __global__ void add_partials(float *out, const float *partial, int64_t blocks, int64_t dim) {
-    for (NB_EACH(c, dim)) {
+    for (NI_EACH(c, dim)) {
         float sum = 0;
         for (int64_t b = 0; b < blocks; b++)
             sum += partial[b * dim + c];
@@ -159,12 +159,12 @@ static __global__ void add_partials(float *out, const float *partial, int64_t bl
 }
 
 static int finish_sums(cudaStream_t on, float *out, const float *partial, int64_t blocks, int64_t dim) {
-    add_partials<<<nb_grid(nb_divide_up(dim, NB_THREADS)), NB_THREADS, 0, on>>>(out, partial, blocks, dim);
+    add_partials<<<ni_grid(ni_divide_up(dim, NI_THREADS)), NI_THREADS, 0, on>>>(out, partial, blocks, dim);
     return cudaGetLastError();
 }
 
 static size_t shared_bytes(int64_t dim) {
-    return NB_WARPS * (size_t)dim * sizeof(float);
+    return NI_WARPS * (size_t)dim * sizeof(float);
 }
 
 /* More than 48 KB of shared memory must be asked for. */
@@ -174,40 +174,40 @@ template <typename Kernel> static int room_for(Kernel kernel, int64_t dim) {
 
 /* ---- backward ---- */
 
-static __global__ void rmsnorm_backward(nb_cuda_norm_slopes d) {
+static __global__ void rmsnorm_backward(ni_cuda_norm_slopes d) {
     extern __shared__ float sums[];
     const int lane = threadIdx.x % 32;
     const int64_t dim = d.dim;
     float *dw = clear_sums(sums, dim);
     uint32_t largest = 0;
-    for (NB_ROWS(r, d.n)) {
+    for (NI_ROWS(r, d.n)) {
         float rs = d.rstd[r], mean = 0;
         for (int64_t c = lane; c < dim; c += 32)
-            mean += nb_bf16_value(d.x[r * dim + c]) * rs * d.w[c] * nb_bf16_value(d.dy[r * dim + c]);
-        mean = nb_warp_sum(mean) / (float)dim;
+            mean += ni_bf16_value(d.x[r * dim + c]) * rs * d.w[c] * ni_bf16_value(d.dy[r * dim + c]);
+        mean = ni_warp_sum(mean) / (float)dim;
         for (int64_t c = lane; c < dim; c += 32) {
-            float dout = nb_bf16_value(d.dy[r * dim + c]), normed = nb_bf16_value(d.x[r * dim + c]) * rs;
+            float dout = ni_bf16_value(d.dy[r * dim + c]), normed = ni_bf16_value(d.x[r * dim + c]) * rs;
             dw[c] += dout * normed;
-            float dx = nb_bf16_round(rs * (d.w[c] * dout - normed * mean));
+            float dx = ni_bf16_round(rs * (d.w[c] * dout - normed * mean));
             if (d.into)
-                dx = nb_bf16_round(nb_bf16_value(d.dx[r * dim + c]) + dx);
-            largest = max(largest, nb_f32_magnitude(dx));
-            d.dx[r * dim + c] = nb_bf16_even(dx);
+                dx = ni_bf16_round(ni_bf16_value(d.dx[r * dim + c]) + dx);
+            largest = max(largest, ni_f32_magnitude(dx));
+            d.dx[r * dim + c] = ni_bf16_even(dx);
         }
     }
     __syncwarp();
-    nb_join_amax(d.amax, largest);
+    ni_join_amax(d.amax, largest);
     leave_partial(d.partial, sums, dim);
 }
 
-int nb_cuda_launch_rmsnorm_backward(void *stream, const nb_cuda_norm_slopes *d) {
+int ni_cuda_launch_rmsnorm_backward(void *stream, const ni_cuda_norm_slopes *d) {
     cudaStream_t on = (cudaStream_t)stream;
     int code = room_for(rmsnorm_backward, d->dim);
     if (d->amax)
         cudaMemsetAsync(d->amax, 0, sizeof *d->amax, on);
     if (d->n == 0 || code != cudaSuccess)
         return code;
-    rmsnorm_backward<<<(unsigned)blocks_for(d->n), NB_THREADS, shared_bytes(d->dim), on>>>(*d);
+    rmsnorm_backward<<<(unsigned)blocks_for(d->n), NI_THREADS, shared_bytes(d->dim), on>>>(*d);
     return finish_sums(on, d->dw, d->partial, blocks_for(d->n), d->dim);
 }
 
@@ -217,29 +217,29 @@ static __global__ void gated_norm_backward(uint16_t *do_, uint16_t *dg, uint32_t
     const int lane = threadIdx.x % 32;
     float *dw = clear_sums(sums, dim);
     uint32_t largest = 0;
-    for (NB_ROWS(r, n)) {
+    for (NI_ROWS(r, n)) {
         float rs = rstd[r], mean = 0;
         for (int64_t c = lane; c < dim; c += 32) {
-            float gate = nb_bf16_value(g[r * dim + c]);
-            mean += nb_bf16_value(o[r * dim + c]) * rs * w[c] * nb_bf16_value(dy[r * dim + c]) * gate * sigmoid(gate);
+            float gate = ni_bf16_value(g[r * dim + c]);
+            mean += ni_bf16_value(o[r * dim + c]) * rs * w[c] * ni_bf16_value(dy[r * dim + c]) * gate * sigmoid(gate);
         }
-        mean = nb_warp_sum(mean) / (float)dim;
+        mean = ni_warp_sum(mean) / (float)dim;
         for (int64_t c = lane; c < dim; c += 32) {
-            float gate = nb_bf16_value(g[r * dim + c]), s = sigmoid(gate), d = nb_bf16_value(dy[r * dim + c]);
-            float normed = nb_bf16_value(o[r * dim + c]) * rs;
+            float gate = ni_bf16_value(g[r * dim + c]), s = sigmoid(gate), d = ni_bf16_value(dy[r * dim + c]);
+            float normed = ni_bf16_value(o[r * dim + c]) * rs;
             dw[c] += d * normed * gate * s;
-            float slope = nb_bf16_round(d * w[c] * normed * s * (1.0f + gate * (1.0f - s)));
-            largest = max(largest, nb_f32_magnitude(slope));
-            dg[r * dim + c] = nb_bf16_even(slope);
-            do_[r * dim + c] = nb_bf16_even(rs * (w[c] * d * gate * s - normed * mean));
+            float slope = ni_bf16_round(d * w[c] * normed * s * (1.0f + gate * (1.0f - s)));
+            largest = max(largest, ni_f32_magnitude(slope));
+            dg[r * dim + c] = ni_bf16_even(slope);
+            do_[r * dim + c] = ni_bf16_even(rs * (w[c] * d * gate * s - normed * mean));
         }
     }
     __syncwarp();
-    nb_join_amax(dg_amax, largest);
+    ni_join_amax(dg_amax, largest);
     leave_partial(partial, sums, dim);
 }
 
-int nb_cuda_launch_gated_norm_backward(void *stream, uint16_t *do_, uint16_t *dg, uint32_t *dg_amax, float *dw, const uint16_t *dy, const uint16_t *o,
+int ni_cuda_launch_gated_norm_backward(void *stream, uint16_t *do_, uint16_t *dg, uint32_t *dg_amax, float *dw, const uint16_t *dy, const uint16_t *o,
                                        const uint16_t *g, const float *w, const float *rstd, int64_t n, int64_t dim, float *partial) {
     cudaStream_t on = (cudaStream_t)stream;
     int code = room_for(gated_norm_backward, dim);
@@ -247,7 +247,7 @@ int nb_cuda_launch_gated_norm_backward(void *stream, uint16_t *do_, uint16_t *dg
         cudaMemsetAsync(dg_amax, 0, sizeof *dg_amax, on);
     if (n == 0 || code != cudaSuccess)
         return code;
-    gated_norm_backward<<<(unsigned)blocks_for(n), NB_THREADS, shared_bytes(dim), on>>>(do_, dg, dg_amax, partial, dy, o, g, w, rstd, n, dim);
+    gated_norm_backward<<<(unsigned)blocks_for(n), NI_THREADS, shared_bytes(dim), on>>>(do_, dg, dg_amax, partial, dy, o, g, w, rstd, n, dim);
     return finish_sums(on, dw, partial, blocks_for(n), dim);
 }
 
@@ -258,37 +258,37 @@ static __device__ float logsigmoid(float x) {
 }
 
 static __global__ void gate_forward(float *gate, const uint16_t *a, const float *bias, int64_t n, int64_t dim, float normalizer, float clamp) {
-    for (NB_EACH(i, n *dim)) {
-        float decay = logsigmoid(nb_bf16_value(a[i]) + bias[i % dim]) / normalizer;
+    for (NI_EACH(i, n *dim)) {
+        float decay = logsigmoid(ni_bf16_value(a[i]) + bias[i % dim]) / normalizer;
         gate[i] = decay < clamp ? clamp : decay;
     }
 }
 
-int nb_cuda_launch_gate_forward(void *stream, float *gate, const uint16_t *a, const float *bias, int64_t n, int64_t dim, float normalizer, float clamp) {
+int ni_cuda_launch_gate_forward(void *stream, float *gate, const uint16_t *a, const float *bias, int64_t n, int64_t dim, float normalizer, float clamp) {
     if (n * dim > 0)
-        gate_forward<<<nb_grid(nb_divide_up(n * dim, NB_THREADS)), NB_THREADS, 0, (cudaStream_t)stream>>>(gate, a, bias, n, dim, normalizer, clamp);
+        gate_forward<<<ni_grid(ni_divide_up(n * dim, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(gate, a, bias, n, dim, normalizer, clamp);
     return cudaGetLastError();
 }
 
 static __global__ void gate_backward(uint16_t *da, float *partial, const float *dgate, const uint16_t *a, const float *bias, int64_t n, int64_t dim, float normalizer, float clamp) {
     extern __shared__ float sums[];
     float *dbias = clear_sums(sums, dim);
-    for (NB_ROWS(r, n))
+    for (NI_ROWS(r, n))
         for (int64_t c = threadIdx.x % 32; c < dim; c += 32) {
-            float x = nb_bf16_value(a[r * dim + c]) + bias[c];
+            float x = ni_bf16_value(a[r * dim + c]) + bias[c];
             bool clamped = logsigmoid(x) / normalizer < clamp;
             float dx = clamped ? 0.0f : dgate[r * dim + c] * sigmoid(-x) / normalizer;
-            da[r * dim + c] = nb_bf16_even(dx);
+            da[r * dim + c] = ni_bf16_even(dx);
             dbias[c] += dx;
         }
     leave_partial(partial, sums, dim);
 }
 
-int nb_cuda_launch_gate_backward(void *stream, uint16_t *da, float *dbias, const float *dgate, const uint16_t *a, const float *bias, int64_t n, int64_t dim, float normalizer, float clamp, float *partial) {
+int ni_cuda_launch_gate_backward(void *stream, uint16_t *da, float *dbias, const float *dgate, const uint16_t *a, const float *bias, int64_t n, int64_t dim, float normalizer, float clamp, float *partial) {
     cudaStream_t on = (cudaStream_t)stream;
     int code = room_for(gate_backward, dim);
     if (n == 0 || code != cudaSuccess)
         return code;
-    gate_backward<<<(unsigned)blocks_for(n), NB_THREADS, shared_bytes(dim), on>>>(da, partial, dgate, a, bias, n, dim, normalizer, clamp);
+    gate_backward<<<(unsigned)blocks_for(n), NI_THREADS, shared_bytes(dim), on>>>(da, partial, dgate, a, bias, n, dim, normalizer, clamp);
     return finish_sums(on, dbias, partial, blocks_for(n), dim);
 }

@@ -12,8 +12,8 @@
 enum { OLDEST = 80, WORKSPACE = 32 << 20, FIRST_SCRATCH = 16 << 20 };
 
 static void destroy(nb_backend *be) {
-    nb_cuda *cuda = nb_cuda_of(be);
-    nb_cuda_plans_free(cuda->plans);
+    ni_cuda *cuda = ni_cuda_of(be);
+    ni_cuda_plans_free(cuda->plans);
     if (cuda->lt)
         cublasLtDestroy(cuda->lt);
     cudaFree(cuda->workspace);
@@ -42,7 +42,7 @@ static nb_status count_devices(int *count, nb_error *err) {
     return NB_OK;
 }
 
-static nb_status look_at(nb_cuda *cuda, int device, nb_error *err) {
+static nb_status look_at(ni_cuda *cuda, int device, nb_error *err) {
     int count = 0;
     struct cudaDeviceProp properties;
     NB_TRY(count_devices(&count, err));
@@ -63,8 +63,8 @@ static nb_status look_at(nb_cuda *cuda, int device, nb_error *err) {
     return NB_OK;
 }
 
-static nb_status take(nb_cuda *cuda, nb_error *err) {
-    const float words[NB_CUDA_WORDS] = {[NB_CUDA_ZERO] = 0.0f, [NB_CUDA_ONE] = 1.0f};
+static nb_status take(ni_cuda *cuda, nb_error *err) {
+    const float words[NI_CUDA_WORDS] = {[NI_CUDA_ZERO] = 0.0f, [NI_CUDA_ONE] = 1.0f};
     cudaError_t code = cudaSetDevice(cuda->device);
     if (code == cudaSuccess)
         code = cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking);
@@ -89,16 +89,16 @@ static nb_status take(nb_cuda *cuda, nb_error *err) {
     return NB_OK;
 }
 
-static void fill(nb_backend_ops *ops) {
-#define NB_OP_MEMORY(type, name, arguments) ops->name = nb_cuda_##name;
-#define NB_OP_TYPED(type, name, arguments) ops->name = nb_cuda_##name;
-#define NB_OP_PLAIN(type, name, arguments) ops->name = nb_cuda_##name;
+static void fill(ni_backend_ops *ops) {
+#define NI_OP_MEMORY(type, name, arguments) ops->name = ni_cuda_##name;
+#define NI_OP_TYPED(type, name, arguments) ops->name = ni_cuda_##name;
+#define NI_OP_PLAIN(type, name, arguments) ops->name = ni_cuda_##name;
 #include "backend/ops.inc"
 }
 
-__attribute__((visibility("default"))) nb_status nb_cuda_library_open(int device, nb_backend **out, nb_error *err) {
-    nb_backend_object *object;
-    nb_cuda *cuda = calloc(1, sizeof *cuda);
+__attribute__((visibility("default"))) nb_status ni_cuda_library_open(int device, nb_backend **out, nb_error *err) {
+    ni_backend_object *object;
+    ni_cuda *cuda = calloc(1, sizeof *cuda);
     if (!cuda)
         return nb_fail(err, NB_NO_MEMORY, "cuda: no memory for the backend");
     nb_backend unnamed = {.state = cuda};
@@ -106,7 +106,7 @@ __attribute__((visibility("default"))) nb_status nb_cuda_library_open(int device
     if (status == NB_OK)
         status = take(cuda, err);
     if (status == NB_OK)
-        status = nb_backend_create("cuda", NB_BF16, NB_F32, cuda, destroy, &object, err);
+        status = ni_backend_create("cuda", NB_BF16, NB_F32, cuda, destroy, &object, err);
     if (status != NB_OK) {
         destroy(&unnamed);
         return status;

@@ -15,7 +15,7 @@
 #include <stdlib.h>
 
 static void *stream_of(nb_backend *be) {
-    return nb_cuda_of(be)->stream;
+    return ni_cuda_of(be)->stream;
 }
 
 static size_t rounded(size_t bytes) {
@@ -24,12 +24,12 @@ static size_t rounded(size_t bytes) {
 
 /* ---- where things lie ---- */
 
-uint16_t *nb_cuda_values_of(const nb_operand *o) {
-    return (uint16_t *)(void *)((char *)o->memory + rounded(nb_canonical_bytes(o)));
+uint16_t *ni_cuda_values_of(const nb_operand *o) {
+    return (uint16_t *)(void *)((char *)o->memory + rounded(ni_canonical_bytes(o)));
 }
 
 static nb_mat value_matrix(const nb_operand *o) {
-    return nb_mat_of(nb_cuda_values_of(o), NB_BF16, o->rows, o->cols);
+    return nb_mat_of(ni_cuda_values_of(o), NB_BF16, o->rows, o->cols);
 }
 
 /* The values hold everything: they are multiplied by plain numbers. */
@@ -37,47 +37,47 @@ static bool is_whole_valued(const nb_operand *o) {
     return nb_quantizer_is_bf16(&o->other);
 }
 
-size_t nb_cuda_operand_bytes(nb_backend *be, const nb_operand *operand) {
+size_t ni_cuda_operand_bytes(nb_backend *be, const nb_operand *operand) {
     (void)be;
-    if (nb_is_plain(operand))
+    if (ni_is_plain(operand))
         return 0;
-    return rounded(nb_canonical_bytes(operand)) + rounded((size_t)(operand->rows * operand->cols) * sizeof(uint16_t));
+    return rounded(ni_canonical_bytes(operand)) + rounded((size_t)(operand->rows * operand->cols) * sizeof(uint16_t));
 }
 
 /* ---- sources ---- */
 
-static nb_status open_source(const nb_source *source, nb_cuda_source *out, nb_error *err) {
-    *out = (nb_cuda_source){.columns = source->columns};
-    nb_source_shape(source, &out->rows, &out->cols);
+static nb_status open_source(const ni_source *source, ni_cuda_source *out, nb_error *err) {
+    *out = (ni_cuda_source){.columns = source->columns};
+    ni_source_shape(source, &out->rows, &out->cols);
     if (source->numbers) {
         out->numbers = *source->numbers;
-    } else if (nb_is_plain(source->operand)) {
+    } else if (ni_is_plain(source->operand)) {
         out->numbers = source->operand->numbers;
         out->across = source->operand->transposed;
     } else {
-        out->codes = nb_codes_of(source->operand);
+        out->codes = ni_codes_of(source->operand);
     }
     if (source->minus)
-        out->minus = nb_codes_of(source->minus);
+        out->minus = ni_codes_of(source->minus);
     if (source->row_scales)
-        NB_TRY(nb_row_scales_of(source->row_scales, &out->row_scales, err));
+        NB_TRY(ni_row_scales_of(source->row_scales, &out->row_scales, err));
     if (source->column_scales)
-        NB_TRY(nb_row_scales_of(source->column_scales, &out->column_scales, err));
+        NB_TRY(ni_row_scales_of(source->column_scales, &out->column_scales, err));
     return NB_OK;
 }
 
 /* Codes that are rotated do not decode to what they were made of. */
-static nb_status check_source(const nb_source *source, nb_error *err) {
+static nb_status check_source(const ni_source *source, nb_error *err) {
     const nb_operand *from = source->operand ? source->operand : source->minus;
-    if (from && from->quantizer.hadamard_size && !nb_is_plain(from))
+    if (from && from->quantizer.hadamard_size && !ni_is_plain(from))
         return nb_fail(err, NB_BAD_USAGE, "make_operands: the source is rotated; expected codes without Hadamard");
     return NB_OK;
 }
 
-static nb_cuda_noise noise_of(const nb_noise *noise) {
-    nb_cuda_noise n = {0};
+static ni_cuda_noise noise_of(const nb_noise *noise) {
+    ni_cuda_noise n = {0};
     if (noise)
-        n = (nb_cuda_noise){noise->seed, noise->tensor, noise->signs, noise->clock};
+        n = (ni_cuda_noise){noise->seed, noise->tensor, noise->signs, noise->clock};
     return n;
 }
 
@@ -91,14 +91,14 @@ typedef struct room {
 } room;
 
 static int64_t chunk_count(int64_t rows) {
-    return (rows + NB_STATS_ROWS - 1) / NB_STATS_ROWS;
+    return (rows + NI_STATS_ROWS - 1) / NI_STATS_ROWS;
 }
 
 static bool take_room(nb_backend *be, int64_t rows, int64_t cols, room *out) {
     const size_t x = rounded((size_t)(rows * cols) * sizeof(float));
     const size_t amaxes = rounded((size_t)(rows + cols) * sizeof(uint32_t));
     char *memory =
-        nb_cuda_scratch(be, x + amaxes + (size_t)chunk_count(rows) * sizeof(nb_quantize_stats), "make_operands");
+        ni_cuda_scratch(be, x + amaxes + (size_t)chunk_count(rows) * sizeof(nb_quantize_stats), "make_operands");
     if (!memory)
         return false;
     *out = (room){(float *)(void *)memory, (uint32_t *)(void *)(memory + x),
@@ -111,152 +111,152 @@ static bool has_tensor_outer(const nb_quantizer *q) {
 }
 
 /* Where the maximum for the outer scale comes from: the operand's head, into which it is put first. */
-static int find_amax(nb_backend *be, const nb_source *source, const nb_making *making, const nb_quantizer *q,
+static int find_amax(nb_backend *be, const ni_source *source, const ni_making *making, const nb_quantizer *q,
                      const room *r, int64_t n, uint32_t **amax) {
     uint32_t *head = (uint32_t *)making->out->memory;
     *amax = r->amaxes;
     if (q->scale_type == NB_SCALE_F32) {
-        nb_cuda_fill_zero(be, r->amaxes, (size_t)(making->out->rows + making->out->cols) * sizeof(uint32_t));
+        ni_cuda_fill_zero(be, r->amaxes, (size_t)(making->out->rows + making->out->cols) * sizeof(uint32_t));
         bool whole = q->block_rows != 1 && q->block_cols != 1;
-        return whole ? nb_cuda_amax(stream_of(be), r->amaxes, r->x, n) : cudaSuccess;
+        return whole ? ni_cuda_amax(stream_of(be), r->amaxes, r->x, n) : cudaSuccess;
     }
     *amax = has_tensor_outer(q) ? head : NULL;
     if (*amax && making->under && making->under != making->out)
-        nb_cuda_copy(be, head, making->under->memory, sizeof *head);
+        ni_cuda_copy(be, head, making->under->memory, sizeof *head);
     if (!*amax || making->under)
         return cudaSuccess;
-    if (source->numbers && source->numbers->amax && nb_source_is_simple(source) && q->hadamard_size == 0) {
-        nb_cuda_copy(be, head, source->numbers->amax, sizeof *head);
+    if (source->numbers && source->numbers->amax && ni_source_is_simple(source) && q->hadamard_size == 0) {
+        ni_cuda_copy(be, head, source->numbers->amax, sizeof *head);
         return cudaSuccess;
     }
-    nb_cuda_fill_zero(be, head, sizeof *head);
-    return nb_cuda_amax(stream_of(be), head, r->x, n);
+    ni_cuda_fill_zero(be, head, sizeof *head);
+    return ni_cuda_amax(stream_of(be), head, r->x, n);
 }
 
-static nb_status count_stats(nb_backend *be, const nb_making *making, const nb_qtensor *codes, const room *r,
+static nb_status count_stats(nb_backend *be, const ni_making *making, const nb_qtensor *codes, const room *r,
                              nb_error *err) {
     const int64_t count = chunk_count(codes->rows);
     nb_quantize_stats *host = malloc((size_t)count * sizeof *host);
     if (!host)
         return nb_fail(err, NB_NO_MEMORY, "make_operands: no memory for statistics");
     nb_status status =
-        nb_cuda_status(be, nb_cuda_quantize_stats(stream_of(be), r->chunks, codes, r->x), "make_operands", err);
-    nb_cuda_download(be, host, r->chunks, (size_t)count * sizeof *host);
-    nb_stats_total(codes, host, count, making->stats);
+        ni_cuda_status(be, ni_cuda_quantize_stats(stream_of(be), r->chunks, codes, r->x), "make_operands", err);
+    ni_cuda_download(be, host, r->chunks, (size_t)count * sizeof *host);
+    ni_stats_total(codes, host, count, making->stats);
     free(host);
     return status;
 }
 
-nb_status nb_cuda_fill_values(nb_backend *be, const nb_operand *o, nb_error *err) {
+nb_status ni_cuda_fill_values(nb_backend *be, const nb_operand *o, nb_error *err) {
     const nb_mat values = value_matrix(o);
-    const nb_qtensor codes = nb_codes_of(o);
-    return nb_cuda_status(be, nb_cuda_launch_decode(stream_of(be), &values, &codes, false, NULL, is_whole_valued(o)),
+    const nb_qtensor codes = ni_codes_of(o);
+    return ni_cuda_status(be, ni_cuda_launch_decode(stream_of(be), &values, &codes, false, NULL, is_whole_valued(o)),
                           "an operand's values", err);
 }
 
-static nb_status quantize(nb_backend *be, const nb_source *source, const nb_cuda_source *from, const nb_making *making,
+static nb_status quantize(nb_backend *be, const ni_source *source, const ni_cuda_source *from, const ni_making *making,
                           nb_error *err) {
     nb_operand *out = making->out;
-    const nb_quantizer *q = nb_making_quantizer(making);
+    const nb_quantizer *q = ni_making_quantizer(making);
     const int64_t rows = making->transpose ? from->cols : from->rows,
                   cols = making->transpose ? from->rows : from->cols;
-    nb_qtensor codes = nb_codes_of(out);
+    nb_qtensor codes = ni_codes_of(out);
     room r;
     if (!take_room(be, rows, cols, &r))
-        return nb_cuda_status(be, 0, "make_operands", err);
-    const nb_cuda_noise noise = noise_of(making->noise);
-    nb_cuda_encoding e = {.x = r.x,
+        return ni_cuda_status(be, 0, "make_operands", err);
+    const ni_cuda_noise noise = noise_of(making->noise);
+    ni_cuda_encoding e = {.x = r.x,
                           .rows = rows,
                           .cols = cols,
                           .quantizer = *q,
                           .out = codes,
                           .at = making->at,
-                          .values = is_whole_valued(out) ? NULL : nb_cuda_values_of(out),
+                          .values = is_whole_valued(out) ? NULL : ni_cuda_values_of(out),
                           .value_stride = out->cols,
                           .noise = noise};
-    int code = nb_cuda_load_source(stream_of(be), r.x, from, making->transpose);
+    int code = ni_cuda_load_source(stream_of(be), r.x, from, making->transpose);
     if (!code)
-        code = nb_cuda_rotate(stream_of(be), r.x, rows, cols, q, &noise);
+        code = ni_cuda_rotate(stream_of(be), r.x, rows, cols, q, &noise);
     if (!code)
         code = find_amax(be, source, making, q, &r, rows * cols, &e.amax);
     if (!code)
-        code = nb_cuda_encode(stream_of(be), &e);
+        code = ni_cuda_encode(stream_of(be), &e);
     out->outer = codes.tensor_scale;
-    NB_TRY(nb_cuda_status(be, code, "make_operands", err));
+    NB_TRY(ni_cuda_status(be, code, "make_operands", err));
     codes.quantizer = *q;
     if (making->stats)
         NB_TRY(count_stats(be, making, &codes, &r, err));
-    return is_whole_valued(out) ? nb_cuda_fill_values(be, out, err) : NB_OK;
+    return is_whole_valued(out) ? ni_cuda_fill_values(be, out, err) : NB_OK;
 }
 
 /* A matrix, as numbers of another type or the other way up. */
-static nb_status put_numbers(nb_backend *be, const nb_mat *to, const nb_cuda_source *from, bool turn, nb_error *err) {
+static nb_status put_numbers(nb_backend *be, const nb_mat *to, const ni_cuda_source *from, bool turn, nb_error *err) {
     const int64_t rows = turn ? from->cols : from->rows, cols = turn ? from->rows : from->cols;
     room r;
     if (!take_room(be, rows, cols, &r))
-        return nb_cuda_status(be, 0, "numbers", err);
+        return ni_cuda_status(be, 0, "numbers", err);
     const nb_mat x = nb_mat_of(r.x, NB_F32, rows, cols);
-    int code = nb_cuda_load_source(stream_of(be), r.x, from, turn);
+    int code = ni_cuda_load_source(stream_of(be), r.x, from, turn);
     if (!code)
-        code = nb_cuda_launch_scale(stream_of(be), to, &x, NULL, NULL);
-    return nb_cuda_status(be, code, "numbers", err);
+        code = ni_cuda_launch_scale(stream_of(be), to, &x, NULL, NULL);
+    return ni_cuda_status(be, code, "numbers", err);
 }
 
-nb_status nb_cuda_make_operands(nb_backend *be, const nb_source *source, const nb_making *makings, int32_t count,
+nb_status ni_cuda_make_operands(nb_backend *be, const ni_source *source, const ni_making *makings, int32_t count,
                                 nb_error *err) {
-    nb_cuda_source from;
+    ni_cuda_source from;
     NB_TRY(check_source(source, err));
     NB_TRY(open_source(source, &from, err));
     for (int32_t i = 0; i < count; i++) {
-        const nb_making *making = &makings[i];
-        NB_TRY(nb_check_making(source, making, err));
-        NB_TRY(nb_is_plain(making->out)
+        const ni_making *making = &makings[i];
+        NB_TRY(ni_check_making(source, making, err));
+        NB_TRY(ni_is_plain(making->out)
                    ? put_numbers(be, &making->out->numbers, &from, making->transpose != making->out->transposed, err)
                    : quantize(be, source, &from, making, err));
     }
     return NB_OK;
 }
 
-nb_status nb_cuda_turn(nb_backend *be, nb_operand *out, const nb_operand *from, nb_error *err) {
-    nb_qtensor to = nb_codes_of(out), source = nb_codes_of(from);
+nb_status ni_cuda_turn(nb_backend *be, nb_operand *out, const nb_operand *from, nb_error *err) {
+    nb_qtensor to = ni_codes_of(out), source = ni_codes_of(from);
     if (out->quantizer.scale_type == NB_SCALE_NONE)
-        source = nb_inner_codes(&source);
-    NB_TRY(nb_check_transpose_codes(&to, &source, err));
-    nb_cuda_copy(be, out->memory, from->memory, sizeof(nb_operand_head));
-    NB_TRY(nb_cuda_status(be, nb_cuda_launch_turn(stream_of(be), &to, &source), "turn", err));
+        source = ni_inner_codes(&source);
+    NB_TRY(ni_check_transpose_codes(&to, &source, err));
+    ni_cuda_copy(be, out->memory, from->memory, sizeof(ni_operand_head));
+    NB_TRY(ni_cuda_status(be, ni_cuda_launch_turn(stream_of(be), &to, &source), "turn", err));
     out->outer = to.tensor_scale;
-    return nb_cuda_fill_values(be, out, err);
+    return ni_cuda_fill_values(be, out, err);
 }
 
 /* ---- decoding ---- */
 
 static nb_status decode_plain(nb_backend *be, const nb_mat *out, const nb_operand *from, bool transpose,
                               const int32_t *columns, nb_error *err) {
-    const nb_cuda_source source = {
+    const ni_cuda_source source = {
         .numbers = from->numbers, .across = from->transposed, .rows = from->rows, .cols = from->cols};
     if (!columns)
         return put_numbers(be, out, &source, transpose, err);
     const nb_mat numbers = from->numbers;
-    return nb_cuda_status(be, nb_cuda_launch_scatter(stream_of(be), out, &numbers, columns, false), "decode", err);
+    return ni_cuda_status(be, ni_cuda_launch_scatter(stream_of(be), out, &numbers, columns, false), "decode", err);
 }
 
-nb_status nb_cuda_decode(nb_backend *be, const nb_mat *out, const nb_operand *from, bool transpose,
+nb_status ni_cuda_decode(nb_backend *be, const nb_mat *out, const nb_operand *from, bool transpose,
                          const int32_t *columns, bool with_outer, nb_error *err) {
-    NB_TRY(nb_check_decode(out, from, transpose, columns, err));
-    if (nb_is_plain(from))
+    NB_TRY(ni_check_decode(out, from, transpose, columns, err));
+    if (ni_is_plain(from))
         return decode_plain(be, out, from, transpose, columns, err);
-    const nb_qtensor codes = nb_codes_of(from);
-    return nb_cuda_status(be, nb_cuda_launch_decode(stream_of(be), out, &codes, transpose, columns, with_outer),
+    const nb_qtensor codes = ni_codes_of(from);
+    return ni_cuda_status(be, ni_cuda_launch_decode(stream_of(be), out, &codes, transpose, columns, with_outer),
                           "decode", err);
 }
 
-nb_status nb_cuda_canonical(nb_backend *be, const nb_qtensor *out, const nb_operand *from, nb_error *err) {
-    NB_TRY(nb_check_canonical(out, from, err));
-    const nb_qtensor codes = nb_codes_of(from);
+nb_status ni_cuda_canonical(nb_backend *be, const nb_qtensor *out, const nb_operand *from, nb_error *err) {
+    NB_TRY(ni_check_canonical(out, from, err));
+    const nb_qtensor codes = ni_codes_of(from);
     const nb_qtensor_size bytes = nb_qtensor_bytes(&codes.quantizer, codes.rows, codes.cols);
-    nb_cuda_copy(be, out->codes, codes.codes, bytes.codes);
-    nb_cuda_copy(be, out->scales, codes.scales, bytes.scales);
-    nb_cuda_copy(be, out->outer_scales, codes.outer_scales, bytes.outer_scales);
-    nb_cuda_copy(be, out->tensor_scale, codes.tensor_scale, bytes.tensor_scale);
+    ni_cuda_copy(be, out->codes, codes.codes, bytes.codes);
+    ni_cuda_copy(be, out->scales, codes.scales, bytes.scales);
+    ni_cuda_copy(be, out->outer_scales, codes.outer_scales, bytes.outer_scales);
+    ni_cuda_copy(be, out->tensor_scale, codes.tensor_scale, bytes.tensor_scale);
     return NB_OK;
 }

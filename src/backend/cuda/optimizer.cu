@@ -12,46 +12,46 @@
 /* ---- sums: a fixed number of blocks, so that the tree depends on n alone ---- */
 
 static __global__ void sum_parts(double *partial, const void *x, nb_dtype type, const float *scale, int64_t n, bool squares) {
-    __shared__ double room[NB_WARPS];
+    __shared__ double room[NI_WARPS];
     const float factor = scale ? *scale : 1.0f;
     double sum = 0;
-    for (NB_EACH(i, n)) {
-        double v = (double)nb_f32_mul(nb_narrow_load(x, type, i), factor);
+    for (NI_EACH(i, n)) {
+        double v = (double)ni_f32_mul(ni_narrow_load(x, type, i), factor);
         sum += squares ? v * v : v;
     }
-    sum = nb_block_sum(sum, room);
+    sum = ni_block_sum(sum, room);
     if (threadIdx.x == 0)
         partial[blockIdx.x] = sum;
 }
 
 static __global__ void sum_of_parts(double *out, const double *partial) {
-    __shared__ double room[NB_WARPS];
+    __shared__ double room[NI_WARPS];
     double sum = 0;
-    for (int i = threadIdx.x; i < NB_CUDA_SUM_BLOCKS; i += blockDim.x)
+    for (int i = threadIdx.x; i < NI_CUDA_SUM_BLOCKS; i += blockDim.x)
         sum += partial[i];
-    sum = nb_block_sum(sum, room);
+    sum = ni_block_sum(sum, room);
     if (threadIdx.x == 0)
         *out = sum;
 }
 
 static int launch_sum(cudaStream_t on, double *out, const void *x, nb_dtype type, const float *scale, int64_t n, bool squares, double *partial) {
-    sum_parts<<<NB_CUDA_SUM_BLOCKS, NB_THREADS, 0, on>>>(partial, x, type, scale, n, squares);
-    sum_of_parts<<<1, NB_THREADS, 0, on>>>(out, partial);
+    sum_parts<<<NI_CUDA_SUM_BLOCKS, NI_THREADS, 0, on>>>(partial, x, type, scale, n, squares);
+    sum_of_parts<<<1, NI_THREADS, 0, on>>>(out, partial);
     return cudaGetLastError();
 }
 
-int nb_cuda_launch_sum(void *stream, double *out, const float *x, int64_t n, bool squares, double *partial) {
+int ni_cuda_launch_sum(void *stream, double *out, const float *x, int64_t n, bool squares, double *partial) {
     return launch_sum((cudaStream_t)stream, out, x, NB_F32, NULL, n, squares, partial);
 }
 
-int nb_cuda_launch_scaled_sum_squares(void *stream, double *out, const nb_scaled *x, int64_t n, double *partial) {
+int ni_cuda_launch_scaled_sum_squares(void *stream, double *out, const nb_scaled *x, int64_t n, double *partial) {
     return launch_sum((cudaStream_t)stream, out, x->data, x->dtype, x->scale, n, true, partial);
 }
 
 /* ---- numbers under a scale ---- */
 
 static __device__ float value(const nb_scaled &t, int64_t i, float factor) {
-    return nb_f32_mul(nb_narrow_load(t.data, t.dtype, i), factor);
+    return ni_f32_mul(ni_narrow_load(t.data, t.dtype, i), factor);
 }
 
 static __device__ float factor_of(const nb_scaled &t) {
@@ -59,7 +59,7 @@ static __device__ float factor_of(const nb_scaled &t) {
 }
 
 static __device__ float encode_of(const nb_scaled &t, const uint32_t *amax) {
-    return t.scale ? nb_narrow_encode(t.dtype, t.rule, nb_f32_from(*amax)) : 1.0f;
+    return t.scale ? ni_narrow_encode(t.dtype, t.rule, ni_f32_from(*amax)) : 1.0f;
 }
 
 /* ---- AdamW ---- */
@@ -83,58 +83,58 @@ static scalars scalars_of(const nb_adamw *step, double weight_decay) {
 }
 
 static __device__ void update(float *p, float *m, float *v, float grad, const scalars &s) {
-    float g = nb_f32_mul(s.scale, grad);
-    *m = nb_f32_add(nb_f32_mul(s.beta1, *m), nb_f32_mul(s.rest1, g));
-    *v = nb_f32_add(nb_f32_mul(s.beta2, *v), nb_f32_mul(s.rest2, nb_f32_mul(g, g)));
-    float root = nb_f32_add(__fsqrt_rn(nb_f32_mul(*v, s.correction)), s.eps);
-    *p = nb_f32_sub(nb_f32_mul(s.keep, *p), nb_f32_div(nb_f32_mul(s.rate, *m), root));
+    float g = ni_f32_mul(s.scale, grad);
+    *m = ni_f32_add(ni_f32_mul(s.beta1, *m), ni_f32_mul(s.rest1, g));
+    *v = ni_f32_add(ni_f32_mul(s.beta2, *v), ni_f32_mul(s.rest2, ni_f32_mul(g, g)));
+    float root = ni_f32_add(__fsqrt_rn(ni_f32_mul(*v, s.correction)), s.eps);
+    *p = ni_f32_sub(ni_f32_mul(s.keep, *p), ni_f32_div(ni_f32_mul(s.rate, *m), root));
 }
 
 static __global__ void adamw(float *param, float *m, float *v, const float *grad, int64_t n, scalars s, uint16_t *copy, uint32_t *amax) {
     uint32_t largest = 0;
-    for (NB_EACH(i, n)) {
+    for (NI_EACH(i, n)) {
         float p = param[i], mean = m[i], square = v[i];
         update(&p, &mean, &square, grad[i], s);
         param[i] = p;
         m[i] = mean;
         v[i] = square;
         if (copy)
-            copy[i] = nb_bf16_even(p);
-        largest = max(largest, nb_f32_magnitude(p));
+            copy[i] = ni_bf16_even(p);
+        largest = max(largest, ni_f32_magnitude(p));
     }
     __syncwarp();
-    nb_join_amax(amax, largest);
+    ni_join_amax(amax, largest);
 }
 
 /* The update of narrow tensors, twice: for the amaxes of what it gives, then rounded under the scales that follow. */
 static __global__ void narrow_amax(nb_scaled param, nb_scaled m, nb_scaled v, nb_scaled grad, int64_t n, scalars s, uint32_t *amaxes) {
     const float fp = factor_of(param), fm = factor_of(m), fv = factor_of(v), fg = factor_of(grad);
     uint32_t largest[3] = {0, 0, 0};
-    for (NB_EACH(i, n)) {
+    for (NI_EACH(i, n)) {
         float x[3] = {value(param, i, fp), value(m, i, fm), value(v, i, fv)};
         update(&x[0], &x[1], &x[2], value(grad, i, fg), s);
         for (int t = 0; t < 3; t++)
-            largest[t] = max(largest[t], nb_f32_magnitude(x[t]));
+            largest[t] = max(largest[t], ni_f32_magnitude(x[t]));
     }
     __syncwarp();
     for (int t = 0; t < 3; t++)
-        nb_join_amax(&amaxes[t], largest[t]);
+        ni_join_amax(&amaxes[t], largest[t]);
 }
 
 static __global__ void narrow_adamw(nb_scaled param, nb_scaled m, nb_scaled v, nb_scaled grad, int64_t n, scalars s, const uint32_t *amaxes) {
     const float fp = factor_of(param), fm = factor_of(m), fv = factor_of(v), fg = factor_of(grad);
     const float ep = encode_of(param, &amaxes[0]), em = encode_of(m, &amaxes[1]), ev = encode_of(v, &amaxes[2]);
-    for (NB_EACH(i, n)) {
+    for (NI_EACH(i, n)) {
         float x[3] = {value(param, i, fp), value(m, i, fm), value(v, i, fv)};
         update(&x[0], &x[1], &x[2], value(grad, i, fg), s);
-        nb_narrow_store(param.data, param.dtype, i, nb_f32_mul(x[0], ep));
-        nb_narrow_store(m.data, m.dtype, i, nb_f32_mul(x[1], em));
-        nb_narrow_store(v.data, v.dtype, i, nb_f32_mul(x[2], ev));
+        ni_narrow_store(param.data, param.dtype, i, ni_f32_mul(x[0], ep));
+        ni_narrow_store(m.data, m.dtype, i, ni_f32_mul(x[1], em));
+        ni_narrow_store(v.data, v.dtype, i, ni_f32_mul(x[2], ev));
     }
 }
 
 static __global__ void set_scale(nb_scaled t, const uint32_t *amax) {
-    *t.scale = nb_vector_decode(encode_of(t, amax));
+    *t.scale = ni_vector_decode(encode_of(t, amax));
 }
 
 static int set_scales(cudaStream_t on, const nb_scaled *const *t, const uint32_t *amaxes, int count) {
@@ -148,21 +148,21 @@ static int set_scales(cudaStream_t on, const nb_scaled *const *t, const uint32_t
 static __global__ void leave_behind(nb_scaled param, int64_t n, uint16_t *copy, uint32_t *amax) {
     const float factor = factor_of(param);
     uint32_t largest = 0;
-    for (NB_EACH(i, n)) {
+    for (NI_EACH(i, n)) {
         float x = value(param, i, factor);
         if (copy)
-            copy[i] = nb_bf16_even(x);
-        largest = max(largest, nb_f32_magnitude(x));
+            copy[i] = ni_bf16_even(x);
+        largest = max(largest, ni_f32_magnitude(x));
     }
     __syncwarp();
-    nb_join_amax(amax, largest);
+    ni_join_amax(amax, largest);
 }
 
-int nb_cuda_launch_adamw(void *stream, const nb_adamw_tensor *t, const nb_adamw *step, uint32_t *amaxes) {
+int ni_cuda_launch_adamw(void *stream, const nb_adamw_tensor *t, const nb_adamw *step, uint32_t *amaxes) {
     cudaStream_t on = (cudaStream_t)stream;
     const scalars s = scalars_of(step, t->weight_decay);
     const int64_t n = t->n;
-    const unsigned grid = nb_grid(nb_divide_up(n, NB_THREADS));
+    const unsigned grid = ni_grid(ni_divide_up(n, NI_THREADS));
     const nb_scaled *const kept[] = {&t->param, &t->m, &t->v};
     bool wide = t->param.dtype == NB_F32 && t->m.dtype == NB_F32 && t->v.dtype == NB_F32 && t->grad.dtype == NB_F32;
     if (t->amax)
@@ -170,16 +170,16 @@ int nb_cuda_launch_adamw(void *stream, const nb_adamw_tensor *t, const nb_adamw 
     if (n == 0)
         return cudaGetLastError();
     if (wide) {
-        adamw<<<grid, NB_THREADS, 0, on>>>((float *)t->param.data, (float *)t->m.data, (float *)t->v.data,
+        adamw<<<grid, NI_THREADS, 0, on>>>((float *)t->param.data, (float *)t->m.data, (float *)t->v.data,
                                            (const float *)t->grad.data, n, s, (uint16_t *)t->copy, t->amax);
         return cudaGetLastError();
     }
     cudaMemsetAsync(amaxes, 0, 3 * sizeof *amaxes, on);
-    narrow_amax<<<grid, NB_THREADS, 0, on>>>(t->param, t->m, t->v, t->grad, n, s, amaxes);
-    narrow_adamw<<<grid, NB_THREADS, 0, on>>>(t->param, t->m, t->v, t->grad, n, s, amaxes);
+    narrow_amax<<<grid, NI_THREADS, 0, on>>>(t->param, t->m, t->v, t->grad, n, s, amaxes);
+    narrow_adamw<<<grid, NI_THREADS, 0, on>>>(t->param, t->m, t->v, t->grad, n, s, amaxes);
     int code = set_scales(on, kept, amaxes, 3);
     if (t->copy || t->amax)
-        leave_behind<<<grid, NB_THREADS, 0, on>>>(t->param, n, (uint16_t *)t->copy, t->amax);
+        leave_behind<<<grid, NI_THREADS, 0, on>>>(t->param, n, (uint16_t *)t->copy, t->amax);
     return code ? code : cudaGetLastError();
 }
 
@@ -188,79 +188,79 @@ int nb_cuda_launch_adamw(void *stream, const nb_adamw_tensor *t, const nb_adamw 
 static __global__ void amax_of_sum(uint32_t *amax, nb_scaled a, nb_scaled b, int64_t n) {
     const float fa = factor_of(a), fb = b.data ? factor_of(b) : 0.0f;
     uint32_t largest = 0;
-    for (NB_EACH(i, n))
-        largest = max(largest, nb_f32_magnitude(b.data ? nb_f32_add(value(a, i, fa), value(b, i, fb)) : value(a, i, fa)));
+    for (NI_EACH(i, n))
+        largest = max(largest, ni_f32_magnitude(b.data ? ni_f32_add(value(a, i, fa), value(b, i, fb)) : value(a, i, fa)));
     __syncwarp();
-    nb_join_amax(amax, largest);
+    ni_join_amax(amax, largest);
 }
 
 static __global__ void store_sum(nb_scaled to, nb_scaled a, nb_scaled b, int64_t n, const uint32_t *amax) {
     const float fa = factor_of(a), fb = b.data ? factor_of(b) : 0.0f, encode = encode_of(to, amax);
-    for (NB_EACH(i, n)) {
-        float x = b.data ? nb_f32_add(value(a, i, fa), value(b, i, fb)) : value(a, i, fa);
-        nb_narrow_store(to.data, to.dtype, i, nb_f32_mul(x, encode));
+    for (NI_EACH(i, n)) {
+        float x = b.data ? ni_f32_add(value(a, i, fa), value(b, i, fb)) : value(a, i, fa);
+        ni_narrow_store(to.data, to.dtype, i, ni_f32_mul(x, encode));
     }
 }
 
 /* to = a + b, or a where b has no data. */
 static int launch_sum_into(cudaStream_t on, const nb_scaled *to, const nb_scaled *a, const nb_scaled *b, int64_t n, uint32_t *amax) {
-    const unsigned grid = nb_grid(nb_divide_up(n, NB_THREADS));
+    const unsigned grid = ni_grid(ni_divide_up(n, NI_THREADS));
     if (n == 0)
         return cudaSuccess;
     cudaMemsetAsync(amax, 0, sizeof *amax, on);
-    amax_of_sum<<<grid, NB_THREADS, 0, on>>>(amax, *a, *b, n);
-    store_sum<<<grid, NB_THREADS, 0, on>>>(*to, *a, *b, n, amax);
+    amax_of_sum<<<grid, NI_THREADS, 0, on>>>(amax, *a, *b, n);
+    store_sum<<<grid, NI_THREADS, 0, on>>>(*to, *a, *b, n, amax);
     return set_scales(on, &to, amax, 1);
 }
 
-int nb_cuda_launch_scaled_encode(void *stream, const nb_scaled *to, const float *from, int64_t n, uint32_t *amax) {
+int ni_cuda_launch_scaled_encode(void *stream, const nb_scaled *to, const float *from, int64_t n, uint32_t *amax) {
     nb_scaled a = {}, none = {};
     a.data = (void *)from;
     a.dtype = NB_F32;
     return launch_sum_into((cudaStream_t)stream, to, &a, &none, n, amax);
 }
 
-int nb_cuda_launch_scaled_add(void *stream, const nb_scaled *to, const nb_scaled *a, const nb_scaled *b, int64_t n, uint32_t *amax) {
+int ni_cuda_launch_scaled_add(void *stream, const nb_scaled *to, const nb_scaled *a, const nb_scaled *b, int64_t n, uint32_t *amax) {
     return launch_sum_into((cudaStream_t)stream, to, a, b, n, amax);
 }
 
 static __global__ void scaled_decode(float *to, nb_scaled from, int64_t n) {
     const float factor = factor_of(from);
-    for (NB_EACH(i, n))
+    for (NI_EACH(i, n))
         to[i] = value(from, i, factor);
 }
 
-int nb_cuda_launch_scaled_decode(void *stream, float *to, const nb_scaled *from, int64_t n) {
+int ni_cuda_launch_scaled_decode(void *stream, float *to, const nb_scaled *from, int64_t n) {
     if (n > 0)
-        scaled_decode<<<nb_grid(nb_divide_up(n, NB_THREADS)), NB_THREADS, 0, (cudaStream_t)stream>>>(to, *from, n);
+        scaled_decode<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(to, *from, n);
     return cudaGetLastError();
 }
 
 static __global__ void rescale(nb_scaled t, float factor_to, int64_t n) {
-    const float factor = factor_of(t), encode = nb_vector_decode(factor_to);
-    for (NB_EACH(i, n))
-        nb_narrow_store(t.data, t.dtype, i, nb_f32_mul(value(t, i, factor), encode));
+    const float factor = factor_of(t), encode = ni_vector_decode(factor_to);
+    for (NI_EACH(i, n))
+        ni_narrow_store(t.data, t.dtype, i, ni_f32_mul(value(t, i, factor), encode));
 }
 
 static __global__ void put_word(float *to, float value) {
     *to = value;
 }
 
-int nb_cuda_launch_scaled_rescale(void *stream, const nb_scaled *t, float scale, int64_t n) {
+int ni_cuda_launch_scaled_rescale(void *stream, const nb_scaled *t, float scale, int64_t n) {
     cudaStream_t on = (cudaStream_t)stream;
     if (n > 0)
-        rescale<<<nb_grid(nb_divide_up(n, NB_THREADS)), NB_THREADS, 0, on>>>(*t, scale, n);
+        rescale<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, on>>>(*t, scale, n);
     put_word<<<1, 1, 0, on>>>(t->scale, scale);
     return cudaGetLastError();
 }
 
 static __global__ void join(nb_scaled to, nb_scaled from, int64_t n) {
-    for (NB_EACH(i, n))
-        nb_narrow_store(to.data, to.dtype, i, nb_f32_add(value(to, i, 1.0f), value(from, i, 1.0f)));
+    for (NI_EACH(i, n))
+        ni_narrow_store(to.data, to.dtype, i, ni_f32_add(value(to, i, 1.0f), value(from, i, 1.0f)));
 }
 
-int nb_cuda_launch_scaled_join(void *stream, const nb_scaled *to, const nb_scaled *from, int64_t n) {
+int ni_cuda_launch_scaled_join(void *stream, const nb_scaled *to, const nb_scaled *from, int64_t n) {
     if (n > 0)
-        join<<<nb_grid(nb_divide_up(n, NB_THREADS)), NB_THREADS, 0, (cudaStream_t)stream>>>(*to, *from, n);
+        join<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(*to, *from, n);
     return cudaGetLastError();
 }

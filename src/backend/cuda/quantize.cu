@@ -20,31 +20,31 @@ static int64_t divide_up(int64_t a, int64_t b) {
 
 /* ---- load ---- */
 
-static __device__ float source_at(const nb_cuda_source &s, int64_t r, int64_t c) {
+static __device__ float source_at(const ni_cuda_source &s, int64_t r, int64_t c) {
     int64_t from = s.columns ? s.columns[c] : c;
     float x;
     if (!s.numbers.data)
-        x = nb_decoded(s.codes, r, from, true);
+        x = ni_decoded(s.codes, r, from, true);
     else {
         int64_t at = s.across ? from * s.numbers.stride + r : r * s.numbers.stride + from;
-        x = s.numbers.dtype == NB_BF16 ? nb_bf16_value(((const uint16_t *)s.numbers.data)[at]) : ((const float *)s.numbers.data)[at];
+        x = s.numbers.dtype == NB_BF16 ? ni_bf16_value(((const uint16_t *)s.numbers.data)[at]) : ((const float *)s.numbers.data)[at];
     }
     if (s.minus.codes)
-        x = nb_f32_sub(x, nb_decoded(s.minus, r, from, true));
+        x = ni_f32_sub(x, ni_decoded(s.minus, r, from, true));
     if (s.row_scales)
-        x = nb_f32_mul(x, s.row_scales[r]);
+        x = ni_f32_mul(x, s.row_scales[r]);
     if (s.column_scales)
-        x = nb_f32_mul(x, s.column_scales[c]);
+        x = ni_f32_mul(x, s.column_scales[c]);
     return x;
 }
 
-static __global__ void load_rows(float *x, nb_cuda_source s) {
+static __global__ void load_rows(float *x, ni_cuda_source s) {
     for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < s.rows * s.cols; i += (int64_t)gridDim.x * blockDim.x)
         x[i] = source_at(s, i / s.cols, i % s.cols);
 }
 
 /* Tiles of 32x32 through shared memory, so that reads and writes both run along rows. */
-static __global__ void load_columns(float *x, nb_cuda_source s) {
+static __global__ void load_columns(float *x, ni_cuda_source s) {
     __shared__ float tile[32][33];
     const int64_t across = (s.cols + 31) / 32, tiles = across * ((s.rows + 31) / 32);
     for (int64_t t = blockIdx.x; t < tiles; t += gridDim.x) {
@@ -65,7 +65,7 @@ static unsigned grid_of(int64_t pieces) {
     return (unsigned)(pieces < 1 ? 1 : pieces < most ? pieces : most);
 }
 
-int nb_cuda_load_source(void *stream, float *x, const nb_cuda_source *s, bool transpose) {
+int ni_cuda_load_source(void *stream, float *x, const ni_cuda_source *s, bool transpose) {
     cudaStream_t on = (cudaStream_t)stream;
     if (s->rows * s->cols == 0)
         return cudaSuccess;
@@ -78,8 +78,8 @@ int nb_cuda_load_source(void *stream, float *x, const nb_cuda_source *s, bool tr
 
 /* ---- rotate ---- */
 
-static __device__ nb_noise_key noise_of(const nb_cuda_noise &n) {
-    nb_noise_key noise = {};
+static __device__ ni_noise_key noise_of(const ni_cuda_noise &n) {
+    ni_noise_key noise = {};
     noise.seed = n.seed;
     noise.tensor = n.tensor;
     noise.signs = n.signs;
@@ -91,13 +91,13 @@ static __device__ nb_noise_key noise_of(const nb_cuda_noise &n) {
 }
 
 /* A block takes 128 neighbours, one a thread; the stages are those of format/hadamard.h in the same order. */
-static __global__ void rotate(float *x, int64_t groups, int n, nb_signs kind, bool round, nb_cuda_noise key) {
-    __shared__ float y[NB_HADAMARD_MAX];
-    nb_noise_key noise = noise_of(key);
-    const nb_sign_mask signs = nb_signs_of(kind, &noise);
+static __global__ void rotate(float *x, int64_t groups, int n, nb_signs kind, bool round, ni_cuda_noise key) {
+    __shared__ float y[NI_HADAMARD_MAX];
+    ni_noise_key noise = noise_of(key);
+    const ni_sign_mask signs = ni_signs_of(kind, &noise);
     const int i = (int)threadIdx.x, at = i % n;
-    for (int64_t g = blockIdx.x; g * NB_HADAMARD_MAX < groups * n; g += gridDim.x) {
-        int64_t e = g * NB_HADAMARD_MAX + i;
+    for (int64_t g = blockIdx.x; g * NI_HADAMARD_MAX < groups * n; g += gridDim.x) {
+        int64_t e = g * NI_HADAMARD_MAX + i;
         bool live = e < groups * n;
         float v = live ? x[e] : 0.0f;
         if (signs.w[at / 32] >> (at % 32) & 1u)
@@ -106,20 +106,20 @@ static __global__ void rotate(float *x, int64_t groups, int n, nb_signs kind, bo
             y[i] = v;
             __syncthreads();
             float other = y[i ^ half];
-            v = at & half ? nb_f32_sub(other, v) : nb_f32_add(v, other);
+            v = at & half ? ni_f32_sub(other, v) : ni_f32_add(v, other);
             __syncthreads();
         }
-        v = nb_f32_mul(v, nb_hadamard_factor(n));
+        v = ni_f32_mul(v, ni_hadamard_factor(n));
         if (live)
-            x[e] = round ? nb_bf16_round(v) : v;
+            x[e] = round ? ni_bf16_round(v) : v;
     }
 }
 
-int nb_cuda_rotate(void *stream, float *x, int64_t rows, int64_t cols, const nb_quantizer *q, const nb_cuda_noise *noise) {
+int ni_cuda_rotate(void *stream, float *x, int64_t rows, int64_t cols, const nb_quantizer *q, const ni_cuda_noise *noise) {
     int n = q->hadamard_size;
     if (n == 0 || rows * cols == 0)
         return cudaSuccess;
-    rotate<<<grid_of(divide_up(rows * cols, NB_HADAMARD_MAX)), NB_HADAMARD_MAX, 0, (cudaStream_t)stream>>>(
+    rotate<<<grid_of(divide_up(rows * cols, NI_HADAMARD_MAX)), NI_HADAMARD_MAX, 0, (cudaStream_t)stream>>>(
         x, rows * cols / n, n, q->hadamard_signs, q->hadamard_round_bf16, *noise);
     return cudaGetLastError();
 }
@@ -129,14 +129,14 @@ int nb_cuda_rotate(void *stream, float *x, int64_t rows, int64_t cols, const nb_
 static __global__ void tensor_amax(uint32_t *amax, const float *x, int64_t n) {
     uint32_t largest = 0;
     for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x)
-        largest = max(largest, nb_f32_magnitude(x[i]));
+        largest = max(largest, ni_f32_magnitude(x[i]));
     for (int lane = 16; lane; lane /= 2)
         largest = max(largest, __shfl_xor_sync(~0u, largest, lane));
     if (threadIdx.x % 32 == 0)
         atomicMax(amax, largest);
 }
 
-int nb_cuda_amax(void *stream, uint32_t *amax, const float *x, int64_t n) {
+int ni_cuda_amax(void *stream, uint32_t *amax, const float *x, int64_t n) {
     if (n > 0)
         tensor_amax<<<grid_of(divide_up(n, THREADS * 4)), THREADS, 0, (cudaStream_t)stream>>>(amax, x, n);
     return cudaGetLastError();
@@ -149,7 +149,7 @@ static __global__ void row_amax(uint32_t *amax, const float *x, int64_t rows, in
     if (r >= rows)
         return;
     for (int64_t c = threadIdx.x % 32; c < cols; c += 32)
-        largest = max(largest, nb_f32_magnitude(x[r * cols + c]));
+        largest = max(largest, ni_f32_magnitude(x[r * cols + c]));
     for (int lane = 16; lane; lane /= 2)
         largest = max(largest, __shfl_xor_sync(~0u, largest, lane));
     if (threadIdx.x % 32 == 0)
@@ -163,43 +163,43 @@ static __global__ void column_amax(uint32_t *amax, const float *x, int64_t rows,
     if (c >= cols)
         return;
     for (int64_t r = r0; r < rows && r < r0 + 256; r++)
-        largest = max(largest, nb_f32_magnitude(x[r * cols + c]));
+        largest = max(largest, ni_f32_magnitude(x[r * cols + c]));
     atomicMax(&amax[c], largest);
 }
 
 /* ---- encode ---- */
 
 /* At most 16 neighbours of row r from column c on (of x), under one multiplier. */
-static __device__ void encode_span(const nb_cuda_encoding &e, int64_t r, int64_t c, int count, float multiplier, uint8_t codes[SPAN]) {
+static __device__ void encode_span(const ni_cuda_encoding &e, int64_t r, int64_t c, int count, float multiplier, uint8_t codes[SPAN]) {
     const nb_quantizer &q = e.quantizer;
     const bool random = q.round == NB_ROUND_STOCHASTIC;
-    float u[NB_NOISE_GROUP];
-    nb_noise_key noise = noise_of(e.noise);
+    float u[NI_NOISE_GROUP];
+    ni_noise_key noise = noise_of(e.noise);
     for (int i = 0; i < count; i++) {
         int64_t n = r * e.cols + c + i;
-        if (random && (i == 0 || n % NB_NOISE_GROUP == 0))
-            nb_noise_group(&noise, (uint32_t)(n / NB_NOISE_GROUP), q.sr_bits, u);
-        codes[i] = nb_element_encode(q.element, q.round, nb_f32_mul(e.x[n], multiplier), random ? u[n % NB_NOISE_GROUP] : 0.0f);
+        if (random && (i == 0 || n % NI_NOISE_GROUP == 0))
+            ni_noise_group(&noise, (uint32_t)(n / NI_NOISE_GROUP), q.sr_bits, u);
+        codes[i] = ni_element_encode(q.element, q.round, ni_f32_mul(e.x[n], multiplier), random ? u[n % NI_NOISE_GROUP] : 0.0f);
     }
 }
 
-static __device__ void store_span(const nb_cuda_encoding &e, int64_t r, int64_t c, int count, const uint8_t codes[SPAN], float inner) {
+static __device__ void store_span(const ni_cuda_encoding &e, int64_t r, int64_t c, int count, const uint8_t codes[SPAN], float inner) {
     const nb_qtensor &out = e.out;
     const int64_t at = e.at + c;
-    const bool small = nb_element_is_4bit(e.quantizer.element);
+    const bool small = ni_element_is_4bit(e.quantizer.element);
     for (int i = 0; i < count && out.codes; i++)
         if (!small)
             out.codes[r * out.cols + at + i] = codes[i];
         else if (i % 2 == 0)
             out.codes[r * ((out.cols + 1) / 2) + (at + i) / 2] = (uint8_t)(codes[i] | (i + 1 < count ? codes[i + 1] << 4 : 0));
     for (int i = 0; i < count && e.values; i++)
-        e.values[r * e.value_stride + at + i] = nb_bf16_even(nb_f32_mul(nb_element_value(e.quantizer.element, codes[i]), inner));
+        e.values[r * e.value_stride + at + i] = ni_bf16_even(ni_f32_mul(ni_element_value(e.quantizer.element, codes[i]), inner));
 }
 
-static __device__ uint32_t span_amax(const nb_cuda_encoding &e, int64_t r, int64_t c, int count) {
+static __device__ uint32_t span_amax(const ni_cuda_encoding &e, int64_t r, int64_t c, int count) {
     uint32_t largest = 0;
     for (int i = 0; i < count; i++)
-        largest = max(largest, nb_f32_magnitude(e.x[r * e.cols + c + i]));
+        largest = max(largest, ni_f32_magnitude(e.x[r * e.cols + c + i]));
     return largest;
 }
 
@@ -209,11 +209,11 @@ static __device__ void zero_codes(uint8_t codes[SPAN]) {
 }
 
 /* NVFP4 under a tensor scale or none. 16 threads take 16 rows of one block column: a 16x16 tile's maximum is theirs. */
-static __global__ void encode_nvfp4(nb_cuda_encoding e) {
+static __global__ void encode_nvfp4(ni_cuda_encoding e) {
     const nb_quantizer &q = e.quantizer;
     const int64_t blocks = e.cols / 16, tiles = (e.rows + 15) / 16 * blocks;
-    const nb_e4m3_target target = nb_e4m3_target_of(q.rule);
-    const nb_tensor_scale t = nb_tensor_scale_of(target, q.outer, e.amax ? nb_f32_from(*e.amax) : 0.0f);
+    const ni_e4m3_target target = ni_e4m3_target_of(q.rule);
+    const ni_tensor_scale t = ni_tensor_scale_of(target, q.outer, e.amax ? ni_f32_from(*e.amax) : 0.0f);
     const int64_t thread = blockIdx.x * (int64_t)blockDim.x + threadIdx.x, tile = thread / 16;
     const bool inside = tile < tiles;
     const int64_t r = inside ? tile / blocks * 16 + thread % 16 : e.rows, c = inside ? tile % blocks * 16 : 0;
@@ -226,57 +226,57 @@ static __global__ void encode_nvfp4(nb_cuda_encoding e) {
             amax = max(amax, __shfl_xor_sync(~0u, amax, lane));
     if (r >= e.rows)
         return;
-    uint8_t byte = nb_block_scale_byte(t, nb_f32_from(amax));
+    uint8_t byte = ni_block_scale_byte(t, ni_f32_from(amax));
     if (e.out.scales)
         e.out.scales[r * (e.out.cols / 16) + (e.at + c) / 16] = byte;
     zero_codes(codes);
     if (byte)
-        encode_span(e, r, c, 16, nb_block_encode(byte, t.sdec), codes);
-    store_span(e, r, c, 16, codes, nb_e4m3_value(byte));
+        encode_span(e, r, c, 16, ni_block_encode(byte, t.sdec), codes);
+    store_span(e, r, c, 16, codes, ni_e4m3_value(byte));
 }
 
 /* The double block: 8 threads take the 8 blocks of one 1x128. */
-static __global__ void encode_outer128(nb_cuda_encoding e) {
+static __global__ void encode_outer128(ni_cuda_encoding e) {
     const nb_quantizer &q = e.quantizer;
     const int64_t thread = blockIdx.x * (int64_t)blockDim.x + threadIdx.x, blocks = e.cols / 16;
     const bool inside = thread < e.rows * blocks;
     const int64_t r = inside ? thread / blocks : 0, c = inside ? thread % blocks * 16 : 0;
-    const nb_e4m3_target target = nb_e4m3_target_of(q.rule);
+    const ni_e4m3_target target = ni_e4m3_target_of(q.rule);
     uint8_t codes[SPAN];
     uint32_t amax = inside ? span_amax(e, r, c, 16) : 0, all = amax;
     for (int lane = 4; lane; lane /= 2)
         all = max(all, __shfl_xor_sync(~0u, all, lane));
     if (!inside)
         return;
-    float outer = nb_outer128_scale(target, q.outer, nb_f32_from(all));
+    float outer = ni_outer128_scale(target, q.outer, ni_f32_from(all));
     if (c % 128 == 0)
         e.out.outer_scales[r * (e.out.cols / 128) + (e.at + c) / 128] = outer;
-    uint8_t byte = nb_outer128_scale_byte(target, outer, nb_f32_from(amax));
+    uint8_t byte = ni_outer128_scale_byte(target, outer, ni_f32_from(amax));
     if (e.out.scales)
         e.out.scales[r * (e.out.cols / 16) + (e.at + c) / 16] = byte;
     zero_codes(codes);
     if (byte)
-        encode_span(e, r, c, 16, nb_outer128_encode(byte, outer), codes);
-    store_span(e, r, c, 16, codes, nb_f32_mul(nb_e4m3_value(byte), outer));
+        encode_span(e, r, c, 16, ni_outer128_encode(byte, outer), codes);
+    store_span(e, r, c, 16, codes, ni_f32_mul(ni_e4m3_value(byte), outer));
 }
 
-static __global__ void encode_mx(nb_cuda_encoding e) {
+static __global__ void encode_mx(ni_cuda_encoding e) {
     const int64_t thread = blockIdx.x * (int64_t)blockDim.x + threadIdx.x, blocks = e.cols / 32;
     if (thread >= e.rows * blocks)
         return;
     const int64_t r = thread / blocks, c = thread % blocks * 32;
-    const float max = nb_element_max(e.quantizer.element), amax = nb_f32_from(span_amax(e, r, c, 32));
-    uint8_t byte = e.quantizer.rule == NB_RULE_CEIL ? nb_e8m0_ceil(amax, max) : nb_e8m0_floor(amax, max), codes[SPAN];
+    const float max = ni_element_max(e.quantizer.element), amax = ni_f32_from(span_amax(e, r, c, 32));
+    uint8_t byte = e.quantizer.rule == NB_RULE_CEIL ? ni_e8m0_ceil(amax, max) : ni_e8m0_floor(amax, max), codes[SPAN];
     if (e.out.scales)
         e.out.scales[r * (e.out.cols / 32) + (e.at + c) / 32] = byte;
     for (int half = 0; half < 32; half += SPAN) {
-        encode_span(e, r, c + half, SPAN, nb_e8m0_inverse(byte), codes);
-        store_span(e, r, c + half, SPAN, codes, nb_e8m0_value(byte));
+        encode_span(e, r, c + half, SPAN, ni_e8m0_inverse(byte), codes);
+        store_span(e, r, c + half, SPAN, codes, ni_e8m0_value(byte));
     }
 }
 
 /* One FP32 scale a row, a tensor, or none: 16 neighbours a thread. */
-static __global__ void encode_rows(nb_cuda_encoding e) {
+static __global__ void encode_rows(ni_cuda_encoding e) {
     const nb_quantizer &q = e.quantizer;
     const int64_t thread = blockIdx.x * (int64_t)blockDim.x + threadIdx.x, spans = (e.cols + SPAN - 1) / SPAN;
     if (thread >= e.rows * spans)
@@ -287,18 +287,18 @@ static __global__ void encode_rows(nb_cuda_encoding e) {
     float multiplier = 1.0f;
     if (q.scale_type == NB_SCALE_F32) {
         bool row = q.block_rows == 1;
-        multiplier = nb_vector_encode(q.rule, nb_element_max(q.element), nb_f32_from(e.amax[row ? r : 0]));
+        multiplier = ni_vector_encode(q.rule, ni_element_max(q.element), ni_f32_from(e.amax[row ? r : 0]));
         if (c == 0 && row)
-            e.out.outer_scales[r] = nb_vector_decode(multiplier);
+            e.out.outer_scales[r] = ni_vector_decode(multiplier);
         else if (thread == 0)
-            *e.out.tensor_scale = nb_vector_decode(multiplier);
+            *e.out.tensor_scale = ni_vector_decode(multiplier);
     }
     encode_span(e, r, c, count, multiplier, codes);
     store_span(e, r, c, count, codes, 1.0f);
 }
 
 /* One FP32 scale a column. A pair of columns shares a byte, so a thread takes 16 of them one by one. */
-static __global__ void encode_columns(nb_cuda_encoding e) {
+static __global__ void encode_columns(ni_cuda_encoding e) {
     const nb_quantizer &q = e.quantizer;
     const int64_t thread = blockIdx.x * (int64_t)blockDim.x + threadIdx.x, spans = (e.cols + SPAN - 1) / SPAN;
     if (thread >= e.rows * spans)
@@ -310,21 +310,21 @@ static __global__ void encode_columns(nb_cuda_encoding e) {
         float decode[2] = {};
         int pair = count - i < 2 ? count - i : 2;
         for (int j = 0; j < pair; j++) {
-            float multiplier = nb_vector_encode(q.rule, nb_element_max(q.element), nb_f32_from(e.amax[c + i + j]));
-            decode[j] = nb_vector_decode(multiplier);
+            float multiplier = ni_vector_encode(q.rule, ni_element_max(q.element), ni_f32_from(e.amax[c + i + j]));
+            decode[j] = ni_vector_decode(multiplier);
             encode_span(e, r, c + i + j, 1, multiplier, &codes[j]);
             if (r == 0)
                 e.out.outer_scales[c + i + j] = decode[j];
             if (e.values)
-                e.values[r * e.value_stride + c + i + j] = nb_bf16_even(nb_f32_mul(nb_element_value(q.element, codes[j]), decode[j]));
+                e.values[r * e.value_stride + c + i + j] = ni_bf16_even(ni_f32_mul(ni_element_value(q.element, codes[j]), decode[j]));
         }
-        nb_cuda_encoding only_codes = e;
+        ni_cuda_encoding only_codes = e;
         only_codes.values = NULL;
         store_span(only_codes, r, c + i, pair, codes, 1.0f);
     }
 }
 
-static int launch_vectors(cudaStream_t on, const nb_cuda_encoding *e) {
+static int launch_vectors(cudaStream_t on, const ni_cuda_encoding *e) {
     const nb_quantizer *q = &e->quantizer;
     const unsigned grid = (unsigned)divide_up(e->rows * divide_up(e->cols, SPAN), THREADS);
     if (q->scale_type == NB_SCALE_F32 && q->block_rows == 1)
@@ -339,7 +339,7 @@ static int launch_vectors(cudaStream_t on, const nb_cuda_encoding *e) {
     return cudaGetLastError();
 }
 
-int nb_cuda_encode(void *stream, const nb_cuda_encoding *e) {
+int ni_cuda_encode(void *stream, const ni_cuda_encoding *e) {
     cudaStream_t on = (cudaStream_t)stream;
     if (e->rows * e->cols == 0)
         return cudaSuccess;

@@ -5,8 +5,8 @@
  * scaled, less what another operand decodes to), rotate, maximum, encode. Where a faster kernel knows how to do all at
  * once for a format it is asked first (quantize_fast.h); its bits are the same.
  */
-#ifndef NB_BACKEND_CUDA_QUANTIZE_H
-#define NB_BACKEND_CUDA_QUANTIZE_H
+#ifndef NI_BACKEND_CUDA_QUANTIZE_H
+#define NI_BACKEND_CUDA_QUANTIZE_H
 
 #include "nibble/backend.h"
 
@@ -15,13 +15,13 @@ extern "C" {
 #endif
 
 /* The random bits of one quantization: nb_noise, with step and micro-batch as words of device memory. */
-typedef struct nb_cuda_noise {
+typedef struct ni_cuda_noise {
     uint32_t seed, tensor, signs;
     const uint32_t *clock; /* [2] step, micro-batch; NULL where no bits are drawn */
-} nb_cuda_noise;
+} ni_cuda_noise;
 
 /* The source's element (r, c), r < rows, c < cols of the source, after gathering. */
-typedef struct nb_cuda_source {
+typedef struct ni_cuda_source {
     nb_mat numbers;   /* data NULL: `codes` */
     bool across;      /* numbers are stored [cols, rows] */
     nb_qtensor codes; /* decoded exactly */
@@ -29,20 +29,20 @@ typedef struct nb_cuda_source {
     const int32_t *columns;
     const float *row_scales, *column_scales; /* of source rows and (gathered) columns; NULL: 1 */
     int64_t rows, cols;
-} nb_cuda_source;
+} ni_cuda_source;
 
 /* x [rows, cols] FP32 = the source; with `transpose` x is [source cols, source rows]. */
-int nb_cuda_load_source(void *stream, float *x, const nb_cuda_source *source, bool transpose);
+int ni_cuda_load_source(void *stream, float *x, const ni_cuda_source *source, bool transpose);
 
 /* Rotates groups of q->hadamard_size neighbours in place, and rounds to BF16 where q says so. */
-int nb_cuda_rotate(void *stream, float *x, int64_t rows, int64_t cols, const nb_quantizer *q,
-                   const nb_cuda_noise *noise);
+int ni_cuda_rotate(void *stream, float *x, int64_t rows, int64_t cols, const nb_quantizer *q,
+                   const ni_cuda_noise *noise);
 
 /* *amax = max(*amax, largest magnitude) as bits; the caller clears it. */
-int nb_cuda_amax(void *stream, uint32_t *amax, const float *x, int64_t n);
+int ni_cuda_amax(void *stream, uint32_t *amax, const float *x, int64_t n);
 
 /* Codes of x [rows, cols], into columns [at, at + cols) of `out`, and the values that a product reads. */
-typedef struct nb_cuda_encoding {
+typedef struct ni_cuda_encoding {
     const float *x;
     int64_t rows, cols;
     nb_quantizer quantizer;
@@ -51,22 +51,22 @@ typedef struct nb_cuda_encoding {
     uint16_t *values; /* BF16 [rows, value_stride], from column `at` on: code x inner scale; NULL: none */
     int64_t value_stride;
     uint32_t *amax; /* [1] of the tensor, or scratch [rows] or [cols] for scales of rows and columns, cleared */
-    nb_cuda_noise noise;
-} nb_cuda_encoding;
-int nb_cuda_encode(void *stream, const nb_cuda_encoding *e);
+    ni_cuda_noise noise;
+} ni_cuda_encoding;
+int ni_cuda_encode(void *stream, const ni_cuda_encoding *e);
 
 /* ---- the other way ---- */
 
 /* out = decoded (F32 or BF16, rounded once); with `transpose` turned; with `columns` into those columns of out; without
  * `outer` the scale outside of a product's sum counts as 1. */
-int nb_cuda_launch_decode(void *stream, const nb_mat *out, const nb_qtensor *from, bool transpose,
+int ni_cuda_launch_decode(void *stream, const nb_mat *out, const nb_qtensor *from, bool transpose,
                           const int32_t *columns, bool outer);
 
 /* The same codes with rows and columns exchanged; scales of 16x16 tiles, rows, columns, the tensor go along. */
-int nb_cuda_launch_turn(void *stream, const nb_qtensor *out, const nb_qtensor *from);
+int ni_cuda_launch_turn(void *stream, const nb_qtensor *out, const nb_qtensor *from);
 
 /* chunks [ceil(rows/16)]: what the quantization of x into `t` did, 16 rows each. */
-int nb_cuda_quantize_stats(void *stream, nb_quantize_stats *chunks, const nb_qtensor *t, const float *x);
+int ni_cuda_quantize_stats(void *stream, nb_quantize_stats *chunks, const nb_qtensor *t, const float *x);
 
 #ifdef __cplusplus
 }

@@ -1,12 +1,12 @@
-/* rows.h: every operation of the table on the GPU: nb_cuda_NAME. */
-#ifndef NB_BACKEND_CUDA_ROWS_H
-#define NB_BACKEND_CUDA_ROWS_H
+/* rows.h: every operation of the table on the GPU: ni_cuda_NAME. */
+#ifndef NI_BACKEND_CUDA_ROWS_H
+#define NI_BACKEND_CUDA_ROWS_H
 
 #include "backend/cuda/cuda.h"
 
-#define NB_OP_MEMORY(type, name, arguments) type nb_cuda_##name arguments;
-#define NB_OP_TYPED(type, name, arguments) type nb_cuda_##name arguments;
-#define NB_OP_PLAIN(type, name, arguments) type nb_cuda_##name arguments;
+#define NI_OP_MEMORY(type, name, arguments) type ni_cuda_##name arguments;
+#define NI_OP_TYPED(type, name, arguments) type ni_cuda_##name arguments;
+#define NI_OP_PLAIN(type, name, arguments) type ni_cuda_##name arguments;
 #include "backend/ops.inc"
 
 #endif

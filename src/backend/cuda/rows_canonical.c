@@ -9,7 +9,7 @@
 #include <stdlib.h>
 
 static void *stream_of(nb_backend *be) {
-    return nb_cuda_of(be)->stream;
+    return ni_cuda_of(be)->stream;
 }
 
 static size_t rounded(size_t bytes) {
@@ -20,30 +20,30 @@ static size_t rounded(size_t bytes) {
 
 static nb_status count_stats(nb_backend *be, const nb_qtensor *out, const float *x, nb_quantize_stats *chunks,
                              nb_quantize_stats *stats, nb_error *err) {
-    const int64_t count = (out->rows + NB_STATS_ROWS - 1) / NB_STATS_ROWS;
+    const int64_t count = (out->rows + NI_STATS_ROWS - 1) / NI_STATS_ROWS;
     nb_quantize_stats *host = malloc((size_t)count * sizeof *host);
     if (!host)
         return nb_fail(err, NB_NO_MEMORY, "quantize: no memory for statistics");
-    nb_status status = nb_cuda_status(be, nb_cuda_quantize_stats(stream_of(be), chunks, out, x), "quantize", err);
-    nb_cuda_download(be, host, chunks, (size_t)count * sizeof *host);
-    nb_stats_total(out, host, count, stats);
+    nb_status status = ni_cuda_status(be, ni_cuda_quantize_stats(stream_of(be), chunks, out, x), "quantize", err);
+    ni_cuda_download(be, host, chunks, (size_t)count * sizeof *host);
+    ni_stats_total(out, host, count, stats);
     free(host);
     return status;
 }
 
-static nb_status quantize(nb_backend *be, const nb_qtensor *out, const nb_cuda_source *from, bool transpose,
+static nb_status quantize(nb_backend *be, const nb_qtensor *out, const ni_cuda_source *from, bool transpose,
                           const nb_noise *noise, nb_quantize_stats *stats, nb_error *err) {
     const nb_quantizer *q = &out->quantizer;
-    const int64_t n = out->rows * out->cols, chunks = (out->rows + NB_STATS_ROWS - 1) / NB_STATS_ROWS;
+    const int64_t n = out->rows * out->cols, chunks = (out->rows + NI_STATS_ROWS - 1) / NI_STATS_ROWS;
     const size_t x_bytes = rounded((size_t)n * sizeof(float));
     const size_t amax_bytes = rounded((size_t)(out->rows + out->cols) * sizeof(uint32_t));
-    char *memory = nb_cuda_scratch(be, x_bytes + amax_bytes + (size_t)chunks * sizeof(nb_quantize_stats), "quantize");
+    char *memory = ni_cuda_scratch(be, x_bytes + amax_bytes + (size_t)chunks * sizeof(nb_quantize_stats), "quantize");
     if (!memory)
-        return nb_cuda_status(be, 0, "quantize", err);
-    nb_cuda_noise key = {0};
+        return ni_cuda_status(be, 0, "quantize", err);
+    ni_cuda_noise key = {0};
     if (noise)
-        key = (nb_cuda_noise){noise->seed, noise->tensor, noise->signs, noise->clock};
-    nb_cuda_encoding e = {.x = (float *)(void *)memory,
+        key = (ni_cuda_noise){noise->seed, noise->tensor, noise->signs, noise->clock};
+    ni_cuda_encoding e = {.x = (float *)(void *)memory,
                           .rows = out->rows,
                           .cols = out->cols,
                           .quantizer = *q,
@@ -51,79 +51,79 @@ static nb_status quantize(nb_backend *be, const nb_qtensor *out, const nb_cuda_s
                           .amax = (uint32_t *)(void *)(memory + x_bytes),
                           .noise = key};
     const bool whole = q->scale_type == NB_SCALE_E4M3 || (q->block_rows != 1 && q->block_cols != 1);
-    int code = nb_cuda_load_source(stream_of(be), (float *)(void *)memory, from, transpose);
+    int code = ni_cuda_load_source(stream_of(be), (float *)(void *)memory, from, transpose);
     if (!code)
-        code = nb_cuda_rotate(stream_of(be), (float *)(void *)memory, out->rows, out->cols, q, &key);
-    nb_cuda_fill_zero(be, e.amax, amax_bytes);
+        code = ni_cuda_rotate(stream_of(be), (float *)(void *)memory, out->rows, out->cols, q, &key);
+    ni_cuda_fill_zero(be, e.amax, amax_bytes);
     if (!code && whole)
-        code = nb_cuda_amax(stream_of(be), e.amax, e.x, n);
+        code = ni_cuda_amax(stream_of(be), e.amax, e.x, n);
     if (!code)
-        code = nb_cuda_encode(stream_of(be), &e);
-    NB_TRY(nb_cuda_status(be, code, "quantize", err));
+        code = ni_cuda_encode(stream_of(be), &e);
+    NB_TRY(ni_cuda_status(be, code, "quantize", err));
     return stats ? count_stats(be, out, e.x, (nb_quantize_stats *)(void *)(memory + x_bytes + amax_bytes), stats, err)
                  : NB_OK;
 }
 
-nb_status nb_cuda_quantize(nb_backend *be, const nb_qtensor *out, const nb_mat *src, bool transpose,
+nb_status ni_cuda_quantize(nb_backend *be, const nb_qtensor *out, const nb_mat *src, bool transpose,
                            const nb_noise *noise, nb_quantize_stats *stats, nb_error *err) {
-    NB_TRY(nb_check_source(src, err));
-    NB_TRY(nb_check_quantize(out, src->rows, src->cols, transpose, noise, err));
-    const nb_cuda_source from = {.numbers = *src, .rows = src->rows, .cols = src->cols};
+    NB_TRY(ni_check_source(src, err));
+    NB_TRY(ni_check_quantize(out, src->rows, src->cols, transpose, noise, err));
+    const ni_cuda_source from = {.numbers = *src, .rows = src->rows, .cols = src->cols};
     return quantize(be, out, &from, transpose, noise, stats, err);
 }
 
-nb_status nb_cuda_requantize(nb_backend *be, const nb_qtensor *out, const nb_qtensor *src, bool transpose,
+nb_status ni_cuda_requantize(nb_backend *be, const nb_qtensor *out, const nb_qtensor *src, bool transpose,
                              const nb_noise *noise, nb_quantize_stats *stats, nb_error *err) {
-    NB_TRY(nb_check_requantize(src, err));
-    NB_TRY(nb_check_quantize(out, src->rows, src->cols, transpose, noise, err));
-    const nb_cuda_source from = {.codes = *src, .rows = src->rows, .cols = src->cols};
+    NB_TRY(ni_check_requantize(src, err));
+    NB_TRY(ni_check_quantize(out, src->rows, src->cols, transpose, noise, err));
+    const ni_cuda_source from = {.codes = *src, .rows = src->rows, .cols = src->cols};
     return quantize(be, out, &from, transpose, noise, stats, err);
 }
 
-nb_status nb_cuda_transpose_codes(nb_backend *be, const nb_qtensor *out, const nb_qtensor *src, nb_error *err) {
-    NB_TRY(nb_check_transpose_codes(out, src, err));
-    return nb_cuda_status(be, nb_cuda_launch_turn(stream_of(be), out, src), "transpose_codes", err);
+nb_status ni_cuda_transpose_codes(nb_backend *be, const nb_qtensor *out, const nb_qtensor *src, nb_error *err) {
+    NB_TRY(ni_check_transpose_codes(out, src, err));
+    return ni_cuda_status(be, ni_cuda_launch_turn(stream_of(be), out, src), "transpose_codes", err);
 }
 
-nb_status nb_cuda_dequantize(nb_backend *be, const nb_mat *out, const nb_qtensor *src, bool transpose,
+nb_status ni_cuda_dequantize(nb_backend *be, const nb_mat *out, const nb_qtensor *src, bool transpose,
                              bool with_tensor_scale, nb_error *err) {
-    NB_TRY(nb_check_dequantize(out, src, transpose, err));
+    NB_TRY(ni_check_dequantize(out, src, transpose, err));
     nb_qtensor from = *src;
     if (!with_tensor_scale)
         from.tensor_scale = NULL;
-    return nb_cuda_status(be, nb_cuda_launch_decode(stream_of(be), out, &from, transpose, NULL, true), "dequantize",
+    return ni_cuda_status(be, ni_cuda_launch_decode(stream_of(be), out, &from, transpose, NULL, true), "dequantize",
                           err);
 }
 
 /* ---- multiplying ---- */
 
-static nb_cuda_outer outer_of(const nb_qtensor *t) {
+static ni_cuda_outer outer_of(const nb_qtensor *t) {
     const nb_quantizer *q = &t->quantizer;
     bool rows = q->scale_type == NB_SCALE_F32 && q->block_rows == 1 && q->block_cols == NB_BLOCK_ALL;
-    return rows ? (nb_cuda_outer){t->outer_scales, 1} : (nb_cuda_outer){t->tensor_scale, 0};
+    return rows ? (ni_cuda_outer){t->outer_scales, 1} : (ni_cuda_outer){t->tensor_scale, 0};
 }
 
-nb_status nb_cuda_gemm_q(nb_backend *be, const nb_mat *c, const nb_qtensor *a, const nb_qtensor *b, bool accumulate,
+nb_status ni_cuda_gemm_q(nb_backend *be, const nb_mat *c, const nb_qtensor *a, const nb_qtensor *b, bool accumulate,
                          nb_error *err) {
-    NB_TRY(nb_gemm_q_check(c, a, b, err));
+    NB_TRY(ni_gemm_q_check(c, a, b, err));
     const size_t bytes_a = rounded((size_t)(a->rows * a->cols) * sizeof(uint16_t));
     const size_t bytes_b = rounded((size_t)(b->rows * b->cols) * sizeof(uint16_t));
-    char *memory = nb_cuda_scratch(be, bytes_a + bytes_b + (size_t)(c->rows * c->cols) * sizeof(float), "gemm_q");
+    char *memory = ni_cuda_scratch(be, bytes_a + bytes_b + (size_t)(c->rows * c->cols) * sizeof(float), "gemm_q");
     if (!memory)
-        return nb_cuda_status(be, 0, "gemm_q", err);
-    nb_cuda_product p = {.a = nb_mat_of(memory, NB_BF16, a->rows, a->cols),
+        return ni_cuda_status(be, 0, "gemm_q", err);
+    ni_cuda_product p = {.a = nb_mat_of(memory, NB_BF16, a->rows, a->cols),
                          .b = nb_mat_of(memory + bytes_a, NB_BF16, b->rows, b->cols),
                          .c = nb_mat_of(memory + bytes_a + bytes_b, NB_F32, c->rows, c->cols),
                          .trans_b = true};
-    int code = nb_cuda_launch_decode(stream_of(be), &p.a, a, false, NULL, false);
+    int code = ni_cuda_launch_decode(stream_of(be), &p.a, a, false, NULL, false);
     if (!code)
-        code = nb_cuda_launch_decode(stream_of(be), &p.b, b, false, NULL, false);
-    NB_TRY(nb_cuda_status(be, code, "gemm_q", err));
-    NB_TRY(nb_cuda_multiply_plain(be, &p, err));
-    return nb_cuda_status(
-        be, nb_cuda_launch_scaled_result(stream_of(be), c, &p.c, outer_of(a), outer_of(b), accumulate), "gemm_q", err);
+        code = ni_cuda_launch_decode(stream_of(be), &p.b, b, false, NULL, false);
+    NB_TRY(ni_cuda_status(be, code, "gemm_q", err));
+    NB_TRY(ni_cuda_multiply_plain(be, &p, err));
+    return ni_cuda_status(
+        be, ni_cuda_launch_scaled_result(stream_of(be), c, &p.c, outer_of(a), outer_of(b), accumulate), "gemm_q", err);
 }
 
-const char *nb_cuda_gemm_q_kernel(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
-    return nb_cuda_product_kernel(be, a, b);
+const char *ni_cuda_gemm_q_kernel(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
+    return ni_cuda_product_kernel(be, a, b);
 }

@@ -10,170 +10,170 @@
 #include <stdlib.h>
 
 static void *stream_of(nb_backend *be) {
-    return nb_cuda_of(be)->stream;
+    return ni_cuda_of(be)->stream;
 }
 
 /* ---- DGE, OCC ---- */
 
-void nb_cuda_dge(nb_backend *be, void *dw, const void *w, const nb_operand *operand, double k, double cap) {
-    const nb_qtensor codes = nb_codes_of(operand);
-    nb_cuda_good(be, nb_cuda_launch_dge(stream_of(be), dw, w, &codes, (float)k, (float)cap), "dge");
+void ni_cuda_dge(nb_backend *be, void *dw, const void *w, const nb_operand *operand, double k, double cap) {
+    const nb_qtensor codes = ni_codes_of(operand);
+    ni_cuda_good(be, ni_cuda_launch_dge(stream_of(be), dw, w, &codes, (float)k, (float)cap), "dge");
 }
 
-nb_status nb_cuda_clamp_rows(nb_backend *be, const nb_mat *out, const nb_sparse *rest, const nb_mat *x, int64_t low,
+nb_status ni_cuda_clamp_rows(nb_backend *be, const nb_mat *out, const nb_sparse *rest, const nb_mat *x, int64_t low,
                              int64_t high, bool whole, nb_error *err) {
-    NB_TRY(nb_clamp_check(out, rest, x, low, high, whole, err));
-    void *scratch = nb_cuda_scratch(be, nb_cuda_clamp_bytes(whole), "clamp_rows");
+    NB_TRY(ni_clamp_check(out, rest, x, low, high, whole, err));
+    void *scratch = ni_cuda_scratch(be, ni_cuda_clamp_bytes(whole), "clamp_rows");
     if (!scratch)
-        return nb_cuda_status(be, 0, "clamp_rows", err);
-    return nb_cuda_status(be, nb_cuda_launch_clamp(stream_of(be), out, rest, x, low, high, whole, scratch),
+        return ni_cuda_status(be, 0, "clamp_rows", err);
+    return ni_cuda_status(be, ni_cuda_launch_clamp(stream_of(be), out, rest, x, low, high, whole, scratch),
                           "clamp_rows", err);
 }
 
-void nb_cuda_sparse_gemm(nb_backend *be, const nb_mat *c, const nb_sparse *s, const nb_mat *b) {
-    nb_cuda_good(be, nb_cuda_launch_sparse_product(stream_of(be), c, s, b), "sparse_gemm");
+void ni_cuda_sparse_gemm(nb_backend *be, const nb_mat *c, const nb_sparse *s, const nb_mat *b) {
+    ni_cuda_good(be, ni_cuda_launch_sparse_product(stream_of(be), c, s, b), "sparse_gemm");
 }
 
-void nb_cuda_sparse_add(nb_backend *be, const nb_mat *x, const nb_sparse *s) {
-    nb_cuda_good(be, nb_cuda_launch_sparse_add(stream_of(be), x, s), "sparse_add");
+void ni_cuda_sparse_add(nb_backend *be, const nb_mat *x, const nb_sparse *s) {
+    ni_cuda_good(be, ni_cuda_launch_sparse_add(stream_of(be), x, s), "sparse_add");
 }
 
 /* ---- chosen columns ---- */
 
-void nb_cuda_gather_columns(nb_backend *be, const nb_mat *out, const nb_mat *in, const int32_t *columns) {
-    nb_cuda_good(be, nb_cuda_launch_gather(stream_of(be), out, in, columns), "gather_columns");
+void ni_cuda_gather_columns(nb_backend *be, const nb_mat *out, const nb_mat *in, const int32_t *columns) {
+    ni_cuda_good(be, ni_cuda_launch_gather(stream_of(be), out, in, columns), "gather_columns");
 }
 
-void nb_cuda_scatter_columns(nb_backend *be, const nb_mat *out, const nb_mat *in, const int32_t *columns,
+void ni_cuda_scatter_columns(nb_backend *be, const nb_mat *out, const nb_mat *in, const int32_t *columns,
                              bool accumulate) {
-    nb_cuda_good(be, nb_cuda_launch_scatter(stream_of(be), out, in, columns, accumulate), "scatter_columns");
+    ni_cuda_good(be, ni_cuda_launch_scatter(stream_of(be), out, in, columns, accumulate), "scatter_columns");
 }
 
-void nb_cuda_column_norms(nb_backend *be, float *norms, const nb_mat *x) {
-    nb_cuda_good(be, nb_cuda_launch_column_norms(stream_of(be), norms, x), "column_norms");
+void ni_cuda_column_norms(nb_backend *be, float *norms, const nb_mat *x) {
+    ni_cuda_good(be, ni_cuda_launch_column_norms(stream_of(be), norms, x), "column_norms");
 }
 
 /* ---- weights against their codes ---- */
 
-void nb_cuda_add_distance(nb_backend *be, float *distance, const float *a, const float *b, int64_t n) {
-    nb_cuda_good(be, nb_cuda_launch_add_distance(stream_of(be), distance, a, b, n), "add_distance");
+void ni_cuda_add_distance(nb_backend *be, float *distance, const float *a, const float *b, int64_t n) {
+    ni_cuda_good(be, ni_cuda_launch_add_distance(stream_of(be), distance, a, b, n), "add_distance");
 }
 
-void nb_cuda_bin_distances(nb_backend *be, float *out, const float *w, const float *q, const float *widths, int64_t n) {
-    nb_cuda_good(be, nb_cuda_launch_bin_distances(stream_of(be), out, w, q, widths, n), "bin_distances");
+void ni_cuda_bin_distances(nb_backend *be, float *out, const float *w, const float *q, const float *widths, int64_t n) {
+    ni_cuda_good(be, ni_cuda_launch_bin_distances(stream_of(be), out, w, q, widths, n), "bin_distances");
 }
 
-void nb_cuda_add_flips(nb_backend *be, uint8_t *flips, const float *q, const float *q_before, const float *widths,
+void ni_cuda_add_flips(nb_backend *be, uint8_t *flips, const float *q, const float *q_before, const float *widths,
                        int64_t n) {
-    nb_cuda_good(be, nb_cuda_launch_add_flips(stream_of(be), flips, q, q_before, widths, n), "add_flips");
+    ni_cuda_good(be, ni_cuda_launch_add_flips(stream_of(be), flips, q, q_before, widths, n), "add_flips");
 }
 
-void nb_cuda_reset_where(nb_backend *be, int64_t *resets, float *w, const float *q, const float *moved_w,
+void ni_cuda_reset_where(nb_backend *be, int64_t *resets, float *w, const float *q, const float *moved_w,
                          const float *moved_q, const uint8_t *flips, int32_t least_flips, int64_t n, double threshold) {
-    nb_cuda_good(
-        be, nb_cuda_launch_reset_where(stream_of(be), resets, w, q, moved_w, moved_q, flips, least_flips, n, threshold),
+    ni_cuda_good(
+        be, ni_cuda_launch_reset_where(stream_of(be), resets, w, q, moved_w, moved_q, flips, least_flips, n, threshold),
         "reset_where");
 }
 
-void nb_cuda_bin_widths(nb_backend *be, float *out, const nb_operand *operand) {
-    const nb_qtensor codes = nb_codes_of(operand);
-    nb_cuda_good(be, nb_cuda_launch_bin_widths(stream_of(be), out, &codes), "bin_widths");
+void ni_cuda_bin_widths(nb_backend *be, float *out, const nb_operand *operand) {
+    const nb_qtensor codes = ni_codes_of(operand);
+    ni_cuda_good(be, ni_cuda_launch_bin_widths(stream_of(be), out, &codes), "bin_widths");
 }
 
-void nb_cuda_round_by(nb_backend *be, nb_operand *operand, const float *w, const float *guide) {
-    const nb_qtensor codes = nb_codes_of(operand);
+void ni_cuda_round_by(nb_backend *be, nb_operand *operand, const float *w, const float *guide) {
+    const nb_qtensor codes = ni_codes_of(operand);
     nb_error ignored;
-    nb_cuda_good(be, nb_cuda_launch_round_by(stream_of(be), &codes, w, guide), "round_by");
-    nb_cuda_fill_values(be, operand, &ignored); /* the codes changed; a fault is kept */
+    ni_cuda_good(be, ni_cuda_launch_round_by(stream_of(be), &codes, w, guide), "round_by");
+    ni_cuda_fill_values(be, operand, &ignored); /* the codes changed; a fault is kept */
 }
 
 /* ---- choices ---- */
 
-void nb_cuda_top_k(nb_backend *be, int32_t *out, const float *scores, int64_t n, int64_t k, bool by_index) {
-    void *scratch = nb_cuda_scratch(be, nb_cuda_top_k_bytes(n), "top_k");
+void ni_cuda_top_k(nb_backend *be, int32_t *out, const float *scores, int64_t n, int64_t k, bool by_index) {
+    void *scratch = ni_cuda_scratch(be, ni_cuda_top_k_bytes(n), "top_k");
     if (scratch)
-        nb_cuda_good(be, nb_cuda_launch_top_k(stream_of(be), out, scores, n, k, by_index, scratch), "top_k");
+        ni_cuda_good(be, ni_cuda_launch_top_k(stream_of(be), out, scores, n, k, by_index, scratch), "top_k");
 }
 
-void nb_cuda_count_common(nb_backend *be, int64_t *count, const int32_t *a, const int32_t *b, int64_t k) {
-    nb_cuda_good(be, nb_cuda_launch_count_common(stream_of(be), count, a, b, k), "count_common");
+void ni_cuda_count_common(nb_backend *be, int64_t *count, const int32_t *a, const int32_t *b, int64_t k) {
+    ni_cuda_good(be, ni_cuda_launch_count_common(stream_of(be), count, a, b, k), "count_common");
 }
 
-void nb_cuda_column_errors(nb_backend *be, double *mean_abs_error, double *rms, const nb_mat *x,
+void ni_cuda_column_errors(nb_backend *be, double *mean_abs_error, double *rms, const nb_mat *x,
                            const nb_mat *decoded) {
-    nb_cuda_good(be, nb_cuda_launch_column_errors(stream_of(be), mean_abs_error, rms, x, decoded), "column_errors");
+    ni_cuda_good(be, ni_cuda_launch_column_errors(stream_of(be), mean_abs_error, rms, x, decoded), "column_errors");
 }
 
-void nb_cuda_hot_scores(nb_backend *be, float *scores, double *means, const double *facts, int64_t n, double keep,
+void ni_cuda_hot_scores(nb_backend *be, float *scores, double *means, const double *facts, int64_t n, double keep,
                         bool normalized) {
-    nb_cuda_good(be, nb_cuda_launch_hot_scores(stream_of(be), scores, means, facts, n, keep, normalized), "hot_scores");
+    ni_cuda_good(be, ni_cuda_launch_hot_scores(stream_of(be), scores, means, facts, n, keep, normalized), "hot_scores");
 }
 
 /* ---- what the lens follows: results stay in the GPU's memory ---- */
 
 static double *parts_for(nb_backend *be, int64_t count, const char *what) {
-    return nb_cuda_scratch(be, (size_t)count * sizeof(double), what);
+    return ni_cuda_scratch(be, (size_t)count * sizeof(double), what);
 }
 
-void nb_cuda_measure_gate(nb_backend *be, double *out, const nb_mat *a, const nb_mat *bias) {
+void ni_cuda_measure_gate(nb_backend *be, double *out, const nb_mat *a, const nb_mat *bias) {
     double *parts = parts_for(be, 4 * a->cols, "measure_gate");
     if (parts)
-        nb_cuda_good(be, nb_cuda_launch_measure_gate(stream_of(be), out, a, bias, parts), "measure_gate");
+        ni_cuda_good(be, ni_cuda_launch_measure_gate(stream_of(be), out, a, bias, parts), "measure_gate");
 }
 
-void nb_cuda_measure_pair(nb_backend *be, double *out, const nb_mat *x, const nb_mat *y) {
+void ni_cuda_measure_pair(nb_backend *be, double *out, const nb_mat *x, const nb_mat *y) {
     double *parts = parts_for(be, 3 * x->cols, "measure_pair");
     if (parts)
-        nb_cuda_good(be, nb_cuda_launch_measure_pair(stream_of(be), out, x, y, parts), "measure_pair");
+        ni_cuda_good(be, ni_cuda_launch_measure_pair(stream_of(be), out, x, y, parts), "measure_pair");
 }
 
-void nb_cuda_measure_alignment(nb_backend *be, double *out, const nb_mat *a, const nb_mat *b) {
+void ni_cuda_measure_alignment(nb_backend *be, double *out, const nb_mat *a, const nb_mat *b) {
     double *parts = parts_for(be, a->rows, "measure_alignment");
     if (parts)
-        nb_cuda_good(be, nb_cuda_launch_measure_alignment(stream_of(be), out, a, b, parts), "measure_alignment");
+        ni_cuda_good(be, ni_cuda_launch_measure_alignment(stream_of(be), out, a, b, parts), "measure_alignment");
 }
 
-void nb_cuda_track_codes(nb_backend *be, const nb_tracked *t, const nb_mat *w, const nb_qtensor *codes, bool first) {
-    const nb_cuda_tracked tracked = {t->w, t->q, t->moved_w, t->moved_q, t->codes, t->flips};
-    nb_cuda_good(be, nb_cuda_launch_track_codes(stream_of(be), &tracked, w, codes, first), "track_codes");
+void ni_cuda_track_codes(nb_backend *be, const ni_tracked *t, const nb_mat *w, const nb_qtensor *codes, bool first) {
+    const ni_cuda_tracked tracked = {t->w, t->q, t->moved_w, t->moved_q, t->codes, t->flips};
+    ni_cuda_good(be, ni_cuda_launch_track_codes(stream_of(be), &tracked, w, codes, first), "track_codes");
 }
 
-void nb_cuda_count_ratios(nb_backend *be, int64_t *counts, const float *moved_q, const float *moved_w, int64_t n) {
-    nb_cuda_good(be, nb_cuda_launch_count_bins(stream_of(be), counts, moved_q, moved_w, NULL, n, NB_RATIO_COUNTS),
+void ni_cuda_count_ratios(nb_backend *be, int64_t *counts, const float *moved_q, const float *moved_w, int64_t n) {
+    ni_cuda_good(be, ni_cuda_launch_count_bins(stream_of(be), counts, moved_q, moved_w, NULL, n, NI_RATIO_COUNTS),
                  "count_ratios");
 }
 
-void nb_cuda_count_distances(nb_backend *be, int64_t *counts, const float *w, const float *q, const float *widths,
+void ni_cuda_count_distances(nb_backend *be, int64_t *counts, const float *w, const float *q, const float *widths,
                              int64_t n) {
-    nb_cuda_good(be, nb_cuda_launch_count_bins(stream_of(be), counts, w, q, widths, n, NB_DISTANCE_COUNTS),
+    ni_cuda_good(be, ni_cuda_launch_count_bins(stream_of(be), counts, w, q, widths, n, NI_DISTANCE_COUNTS),
                  "count_distances");
 }
 
 /* ---- the lens ---- */
 
-void nb_cuda_measure(nb_backend *be, const nb_mat *x, nb_moments *moments, float *column_amax, float *tile_crest) {
+void ni_cuda_measure(nb_backend *be, const nb_mat *x, nb_moments *moments, float *column_amax, float *tile_crest) {
     const int64_t tiles = ((x->rows + 15) / 16) * ((x->cols + 15) / 16);
-    const size_t sums = sizeof(nb_cuda_moment_sums) * NB_CUDA_SUM_BLOCKS, columns = (size_t)x->cols * sizeof(float);
-    char *memory = nb_cuda_scratch(be, sums + columns + (size_t)tiles * sizeof(float), "measure");
-    nb_cuda_moment_sums total;
+    const size_t sums = sizeof(ni_cuda_moment_sums) * NI_CUDA_SUM_BLOCKS, columns = (size_t)x->cols * sizeof(float);
+    char *memory = ni_cuda_scratch(be, sums + columns + (size_t)tiles * sizeof(float), "measure");
+    ni_cuda_moment_sums total;
     *moments = (nb_moments){0};
     if (!memory)
         return;
-    nb_cuda_moment_sums *partial = (nb_cuda_moment_sums *)(void *)memory;
+    ni_cuda_moment_sums *partial = (ni_cuda_moment_sums *)(void *)memory;
     float *amaxes = (float *)(void *)(memory + sums), *crests = (float *)(void *)(memory + sums + columns);
-    nb_cuda_good(
-        be, nb_cuda_launch_measure(stream_of(be), x, partial, column_amax ? amaxes : NULL, tile_crest ? crests : NULL),
+    ni_cuda_good(
+        be, ni_cuda_launch_measure(stream_of(be), x, partial, column_amax ? amaxes : NULL, tile_crest ? crests : NULL),
         "measure");
-    nb_cuda_download(be, &total, partial, sizeof total);
-    *moments = nb_moments_of_sums(total.count, x->rows * x->cols - total.count, total.amax, total.sums);
+    ni_cuda_download(be, &total, partial, sizeof total);
+    *moments = ni_moments_of_sums(total.count, x->rows * x->cols - total.count, total.amax, total.sums);
     if (column_amax)
-        nb_cuda_download(be, column_amax, amaxes, columns);
+        ni_cuda_download(be, column_amax, amaxes, columns);
     if (tile_crest)
-        nb_cuda_download(be, tile_crest, crests, (size_t)tiles * sizeof(float));
+        ni_cuda_download(be, tile_crest, crests, (size_t)tiles * sizeof(float));
 }
 
 /* Few queries are looked at, so they are looked at on the host, by the reference. */
-void nb_cuda_measure_attention(nb_backend *be, const nb_attention *a, const void *q, const void *k, int64_t stride,
+void ni_cuda_measure_attention(nb_backend *be, const nb_attention *a, const void *q, const void *k, int64_t stride,
                                nb_attention_stats *stats) {
     const int64_t tokens = a->batch * a->seq, q_width = a->q_stride ? a->q_stride : a->heads * a->head_dim;
     const int64_t k_width = a->k_stride ? a->k_stride : a->kv_heads * a->head_dim;
@@ -183,12 +183,12 @@ void nb_cuda_measure_attention(nb_backend *be, const nb_attention *a, const void
     *stats = (nb_attention_stats){0};
     if (host_q && host_k && starts) {
         nb_attention here = *a;
-        nb_cuda_download(be, host_q, q, (size_t)(tokens * q_width) * sizeof *host_q);
-        nb_cuda_download(be, host_k, k, (size_t)(tokens * k_width) * sizeof *host_k);
+        ni_cuda_download(be, host_q, q, (size_t)(tokens * q_width) * sizeof *host_q);
+        ni_cuda_download(be, host_k, k, (size_t)(tokens * k_width) * sizeof *host_k);
         if (a->doc_start)
-            nb_cuda_download(be, starts, a->doc_start, (size_t)tokens * sizeof *starts);
+            ni_cuda_download(be, starts, a->doc_start, (size_t)tokens * sizeof *starts);
         here.doc_start = a->doc_start ? starts : NULL;
-        nb_ref_measure_attention(be, &here, host_q, host_k, stride, stats);
+        ni_ref_measure_attention(be, &here, host_q, host_k, stride, stats);
     }
     free(host_q);
     free(host_k);

@@ -3,61 +3,61 @@
 #include "backend/cuda/rows.h"
 
 static void *stream_of(nb_backend *be) {
-    return nb_cuda_of(be)->stream;
+    return ni_cuda_of(be)->stream;
 }
 
 static double *partial_sums(nb_backend *be, const char *what) {
-    return nb_cuda_scratch(be, NB_CUDA_SUM_BLOCKS * sizeof(double), what);
+    return ni_cuda_scratch(be, NI_CUDA_SUM_BLOCKS * sizeof(double), what);
 }
 
 static uint32_t *amaxes(nb_backend *be, const char *what) {
-    return nb_cuda_scratch(be, 3 * sizeof(uint32_t), what);
+    return ni_cuda_scratch(be, 3 * sizeof(uint32_t), what);
 }
 
-void nb_cuda_adamw(nb_backend *be, const nb_adamw_tensor *tensors, int32_t count, const nb_adamw *step) {
+void ni_cuda_adamw(nb_backend *be, const nb_adamw_tensor *tensors, int32_t count, const nb_adamw *step) {
     uint32_t *scratch = amaxes(be, "adamw");
     for (int32_t i = 0; scratch && i < count; i++)
-        nb_cuda_good(be, nb_cuda_launch_adamw(stream_of(be), &tensors[i], step, scratch), "adamw");
+        ni_cuda_good(be, ni_cuda_launch_adamw(stream_of(be), &tensors[i], step, scratch), "adamw");
 }
 
-void nb_cuda_sum(nb_backend *be, double *out, const void *x, int64_t n) {
+void ni_cuda_sum(nb_backend *be, double *out, const void *x, int64_t n) {
     double *partial = partial_sums(be, "sum");
     if (partial)
-        nb_cuda_good(be, nb_cuda_launch_sum(stream_of(be), out, x, n, false, partial), "sum");
+        ni_cuda_good(be, ni_cuda_launch_sum(stream_of(be), out, x, n, false, partial), "sum");
 }
 
-void nb_cuda_sum_squares(nb_backend *be, double *out, const void *x, int64_t n) {
+void ni_cuda_sum_squares(nb_backend *be, double *out, const void *x, int64_t n) {
     double *partial = partial_sums(be, "sum_squares");
     if (partial)
-        nb_cuda_good(be, nb_cuda_launch_sum(stream_of(be), out, x, n, true, partial), "sum_squares");
+        ni_cuda_good(be, ni_cuda_launch_sum(stream_of(be), out, x, n, true, partial), "sum_squares");
 }
 
-void nb_cuda_scaled_sum_squares(nb_backend *be, double *out, const nb_scaled *x, int64_t n) {
+void ni_cuda_scaled_sum_squares(nb_backend *be, double *out, const nb_scaled *x, int64_t n) {
     double *partial = partial_sums(be, "scaled_sum_squares");
     if (partial)
-        nb_cuda_good(be, nb_cuda_launch_scaled_sum_squares(stream_of(be), out, x, n, partial), "scaled_sum_squares");
+        ni_cuda_good(be, ni_cuda_launch_scaled_sum_squares(stream_of(be), out, x, n, partial), "scaled_sum_squares");
 }
 
-void nb_cuda_scaled_encode(nb_backend *be, const nb_scaled *to, const float *from, int64_t n) {
+void ni_cuda_scaled_encode(nb_backend *be, const nb_scaled *to, const float *from, int64_t n) {
     uint32_t *amax = amaxes(be, "scaled_encode");
     if (amax)
-        nb_cuda_good(be, nb_cuda_launch_scaled_encode(stream_of(be), to, from, n, amax), "scaled_encode");
+        ni_cuda_good(be, ni_cuda_launch_scaled_encode(stream_of(be), to, from, n, amax), "scaled_encode");
 }
 
-void nb_cuda_scaled_decode(nb_backend *be, float *to, const nb_scaled *from, int64_t n) {
-    nb_cuda_good(be, nb_cuda_launch_scaled_decode(stream_of(be), to, from, n), "scaled_decode");
+void ni_cuda_scaled_decode(nb_backend *be, float *to, const nb_scaled *from, int64_t n) {
+    ni_cuda_good(be, ni_cuda_launch_scaled_decode(stream_of(be), to, from, n), "scaled_decode");
 }
 
-void nb_cuda_scaled_add(nb_backend *be, const nb_scaled *to, const nb_scaled *a, const nb_scaled *b, int64_t n) {
+void ni_cuda_scaled_add(nb_backend *be, const nb_scaled *to, const nb_scaled *a, const nb_scaled *b, int64_t n) {
     uint32_t *amax = amaxes(be, "scaled_add");
     if (amax)
-        nb_cuda_good(be, nb_cuda_launch_scaled_add(stream_of(be), to, a, b, n, amax), "scaled_add");
+        ni_cuda_good(be, ni_cuda_launch_scaled_add(stream_of(be), to, a, b, n, amax), "scaled_add");
 }
 
-void nb_cuda_scaled_rescale(nb_backend *be, const nb_scaled *t, float scale, int64_t n) {
-    nb_cuda_good(be, nb_cuda_launch_scaled_rescale(stream_of(be), t, scale, n), "scaled_rescale");
+void ni_cuda_scaled_rescale(nb_backend *be, const nb_scaled *t, float scale, int64_t n) {
+    ni_cuda_good(be, ni_cuda_launch_scaled_rescale(stream_of(be), t, scale, n), "scaled_rescale");
 }
 
-void nb_cuda_scaled_join(nb_backend *be, const nb_scaled *to, const nb_scaled *from, int64_t n) {
-    nb_cuda_good(be, nb_cuda_launch_scaled_join(stream_of(be), to, from, n), "scaled_join");
+void ni_cuda_scaled_join(nb_backend *be, const nb_scaled *to, const nb_scaled *from, int64_t n) {
+    ni_cuda_good(be, ni_cuda_launch_scaled_join(stream_of(be), to, from, n), "scaled_join");
 }

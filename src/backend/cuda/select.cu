@@ -17,7 +17,7 @@ static size_t rounded(size_t bytes) {
 
 static __device__ double number(const nb_mat &m, int64_t r, int64_t c) {
     int64_t at = r * m.stride + c;
-    return m.dtype == NB_BF16 ? (double)nb_bf16_value(((const uint16_t *)m.data)[at]) : (double)((const float *)m.data)[at];
+    return m.dtype == NB_BF16 ? (double)ni_bf16_value(((const uint16_t *)m.data)[at]) : (double)((const float *)m.data)[at];
 }
 
 static __device__ double plus(double a, double b) {
@@ -31,8 +31,8 @@ static __device__ double times(double a, double b) {
 /* ---- the k largest: a stable sort by keys whose order is that of the scores ---- */
 
 static __global__ void score_keys(uint32_t *keys, int32_t *index, const float *scores, int64_t n) {
-    for (NB_EACH(i, n)) {
-        keys[i] = nb_score_key(scores[i]);
+    for (NI_EACH(i, n)) {
+        keys[i] = ni_score_key(scores[i]);
         index[i] = (int32_t)i;
     }
 }
@@ -45,11 +45,11 @@ static size_t sort_bytes(int64_t n) {
     return rounded(pairs > keys ? pairs : keys);
 }
 
-size_t nb_cuda_top_k_bytes(int64_t n) {
+size_t ni_cuda_top_k_bytes(int64_t n) {
     return 4 * rounded((size_t)n * sizeof(uint32_t)) + sort_bytes(n);
 }
 
-int nb_cuda_launch_top_k(void *stream, int32_t *out, const float *scores, int64_t n, int64_t k, bool by_index, void *scratch) {
+int ni_cuda_launch_top_k(void *stream, int32_t *out, const float *scores, int64_t n, int64_t k, bool by_index, void *scratch) {
     cudaStream_t on = (cudaStream_t)stream;
     const size_t list = rounded((size_t)n * sizeof(uint32_t));
     char *at = (char *)scratch;
@@ -58,7 +58,7 @@ int nb_cuda_launch_top_k(void *stream, int32_t *out, const float *scores, int64_
     size_t room = sort_bytes(n);
     if (k < 1)
         return cudaSuccess;
-    score_keys<<<nb_grid(nb_divide_up(n, NB_THREADS)), NB_THREADS, 0, on>>>(keys, index, scores, n);
+    score_keys<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, on>>>(keys, index, scores, n);
     cudaError_t code = cub::DeviceRadixSort::SortPairsDescending(at + 4 * list, room, keys, sorted, index, order, (int)n, 0, 32, on);
     if (code == cudaSuccess && by_index)
         return cub::DeviceRadixSort::SortKeys(at + 4 * list, room, order, out, (int)k, 0, 32, on);
@@ -69,7 +69,7 @@ int nb_cuda_launch_top_k(void *stream, int32_t *out, const float *scores, int64_
 
 /* Each number of a is looked for in b. */
 static __global__ void count_common(unsigned long long *count, const int32_t *a, const int32_t *b, int64_t k) {
-    for (NB_EACH(i, k)) {
+    for (NI_EACH(i, k)) {
         int64_t low = 0, high = k;
         while (low < high) {
             int64_t middle = (low + high) / 2;
@@ -83,18 +83,18 @@ static __global__ void count_common(unsigned long long *count, const int32_t *a,
     }
 }
 
-int nb_cuda_launch_count_common(void *stream, int64_t *count, const int32_t *a, const int32_t *b, int64_t k) {
+int ni_cuda_launch_count_common(void *stream, int64_t *count, const int32_t *a, const int32_t *b, int64_t k) {
     cudaStream_t on = (cudaStream_t)stream;
     cudaMemsetAsync(count, 0, sizeof *count, on);
     if (k > 0)
-        count_common<<<nb_grid(nb_divide_up(k, NB_THREADS)), NB_THREADS, 0, on>>>((unsigned long long *)count, a, b, k);
+        count_common<<<ni_grid(ni_divide_up(k, NI_THREADS)), NI_THREADS, 0, on>>>((unsigned long long *)count, a, b, k);
     return cudaGetLastError();
 }
 
 /* ---- hot channels ---- */
 
 static __global__ void column_errors(double *mean_abs_error, double *rms, nb_mat x, nb_mat decoded) {
-    for (NB_EACH(c, x.cols)) {
+    for (NI_EACH(c, x.cols)) {
         double errors = 0, squares = 0;
         for (int64_t first = 0; first < x.rows; first += CHUNK) {
             double chunk_errors = 0, chunk_squares = 0;
@@ -111,9 +111,9 @@ static __global__ void column_errors(double *mean_abs_error, double *rms, nb_mat
     }
 }
 
-int nb_cuda_launch_column_errors(void *stream, double *mean_abs_error, double *rms, const nb_mat *x, const nb_mat *decoded) {
+int ni_cuda_launch_column_errors(void *stream, double *mean_abs_error, double *rms, const nb_mat *x, const nb_mat *decoded) {
     if (x->cols > 0)
-        column_errors<<<nb_grid(nb_divide_up(x->cols, 32)), 32, 0, (cudaStream_t)stream>>>(mean_abs_error, rms, *x, *decoded);
+        column_errors<<<ni_grid(ni_divide_up(x->cols, 32)), 32, 0, (cudaStream_t)stream>>>(mean_abs_error, rms, *x, *decoded);
     return cudaGetLastError();
 }
 
@@ -126,7 +126,7 @@ static __device__ double of_w(const double *facts, int64_t n, int64_t c, bool no
 }
 
 static __global__ void hot_scores(float *scores, const double *facts, int64_t n, double keep, bool normalized) {
-    for (NB_EACH(c, n)) {
+    for (NI_EACH(c, n)) {
         double fresh = times(1.0 - keep, plus(of_x(facts, n, c, normalized), of_w(facts, n, c, normalized)));
         scores[c] = (float)plus(keep > 0 ? times(keep, (double)scores[c]) : 0.0, fresh);
     }
@@ -143,38 +143,38 @@ static __global__ void hot_means(double *means, const double *facts, int64_t n, 
     means[threadIdx.x] = sum / (double)n;
 }
 
-int nb_cuda_launch_hot_scores(void *stream, float *scores, double *means, const double *facts, int64_t n, double keep, bool normalized) {
+int ni_cuda_launch_hot_scores(void *stream, float *scores, double *means, const double *facts, int64_t n, double keep, bool normalized) {
     cudaStream_t on = (cudaStream_t)stream;
     hot_means<<<1, 2, 0, on>>>(means, facts, n, normalized);
     if (n > 0)
-        hot_scores<<<nb_grid(nb_divide_up(n, NB_THREADS)), NB_THREADS, 0, on>>>(scores, facts, n, keep, normalized);
+        hot_scores<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, on>>>(scores, facts, n, keep, normalized);
     return cudaGetLastError();
 }
 
 /* ---- weights and their bins ---- */
 
 static __global__ void bin_distances(float *out, const float *w, const float *q, const float *widths, int64_t n) {
-    for (NB_EACH(i, n))
-        out[i] = widths[i] > 0 ? nb_f32_div(fabsf(nb_f32_sub(w[i], q[i])), widths[i]) : 0.0f;
+    for (NI_EACH(i, n))
+        out[i] = widths[i] > 0 ? ni_f32_div(fabsf(ni_f32_sub(w[i], q[i])), widths[i]) : 0.0f;
 }
 
-int nb_cuda_launch_bin_distances(void *stream, float *out, const float *w, const float *q, const float *widths, int64_t n) {
+int ni_cuda_launch_bin_distances(void *stream, float *out, const float *w, const float *q, const float *widths, int64_t n) {
     if (n > 0)
-        bin_distances<<<nb_grid(nb_divide_up(n, NB_THREADS)), NB_THREADS, 0, (cudaStream_t)stream>>>(out, w, q, widths, n);
+        bin_distances<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(out, w, q, widths, n);
     return cudaGetLastError();
 }
 
 static __global__ void add_flips(uint8_t *flips, const float *q, const float *q_before, const float *widths, int64_t n) {
-    for (NB_EACH(i, n)) {
-        bool moved = q[i] != q_before[i] && fabsf(nb_f32_sub(q[i], q_before[i])) >= nb_f32_mul(0.5f, widths[i]);
+    for (NI_EACH(i, n)) {
+        bool moved = q[i] != q_before[i] && fabsf(ni_f32_sub(q[i], q_before[i])) >= ni_f32_mul(0.5f, widths[i]);
         if (moved && flips[i] < 255)
             flips[i]++;
     }
 }
 
-int nb_cuda_launch_add_flips(void *stream, uint8_t *flips, const float *q, const float *q_before, const float *widths, int64_t n) {
+int ni_cuda_launch_add_flips(void *stream, uint8_t *flips, const float *q, const float *q_before, const float *widths, int64_t n) {
     if (n > 0)
-        add_flips<<<nb_grid(nb_divide_up(n, NB_THREADS)), NB_THREADS, 0, (cudaStream_t)stream>>>(flips, q, q_before, widths, n);
+        add_flips<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(flips, q, q_before, widths, n);
     return cudaGetLastError();
 }
 
@@ -183,7 +183,7 @@ int nb_cuda_launch_add_flips(void *stream, uint8_t *flips, const float *q, const
 enum { GATE = 4, PAIR = 3 };
 
 static __global__ void gate_columns(double *parts, nb_mat a, nb_mat bias) {
-    for (NB_EACH(c, a.cols)) {
+    for (NI_EACH(c, a.cols)) {
         double least = INFINITY, greatest = -INFINITY, sums[2] = {0, 0};
         for (int64_t first = 0; first < a.rows; first += CHUNK) {
             double sum = 0, squares = 0;
@@ -214,17 +214,17 @@ static __global__ void gate_total(double *out, const double *parts, int64_t cols
     out[i] = all;
 }
 
-int nb_cuda_launch_measure_gate(void *stream, double *out, const nb_mat *a, const nb_mat *bias, double *parts) {
+int ni_cuda_launch_measure_gate(void *stream, double *out, const nb_mat *a, const nb_mat *bias, double *parts) {
     cudaStream_t on = (cudaStream_t)stream;
     nb_mat none = {};
     if (a->cols > 0)
-        gate_columns<<<nb_grid(nb_divide_up(a->cols, 32)), 32, 0, on>>>(parts, *a, bias ? *bias : none);
+        gate_columns<<<ni_grid(ni_divide_up(a->cols, 32)), 32, 0, on>>>(parts, *a, bias ? *bias : none);
     gate_total<<<1, GATE, 0, on>>>(out, parts, a->cols);
     return cudaGetLastError();
 }
 
 static __global__ void pair_columns(double *parts, nb_mat x, nb_mat y) {
-    for (NB_EACH(c, x.cols)) {
+    for (NI_EACH(c, x.cols)) {
         double sums[PAIR] = {0, 0, 0};
         for (int64_t first = 0; first < x.rows; first += CHUNK) {
             double chunk[PAIR] = {0, 0, 0};
@@ -249,16 +249,16 @@ static __global__ void pair_total(double *out, const double *parts, int64_t cols
     out[threadIdx.x] = all;
 }
 
-int nb_cuda_launch_measure_pair(void *stream, double *out, const nb_mat *x, const nb_mat *y, double *parts) {
+int ni_cuda_launch_measure_pair(void *stream, double *out, const nb_mat *x, const nb_mat *y, double *parts) {
     cudaStream_t on = (cudaStream_t)stream;
     if (x->cols > 0)
-        pair_columns<<<nb_grid(nb_divide_up(x->cols, 32)), 32, 0, on>>>(parts, *x, *y);
+        pair_columns<<<ni_grid(ni_divide_up(x->cols, 32)), 32, 0, on>>>(parts, *x, *y);
     pair_total<<<1, PAIR, 0, on>>>(out, parts, x->cols);
     return cudaGetLastError();
 }
 
 static __global__ void row_alignments(double *parts, nb_mat a, nb_mat b) {
-    for (NB_EACH(r, a.rows)) {
+    for (NI_EACH(r, a.rows)) {
         double dot = 0, aa = 0, bb = 0;
         for (int64_t first = 0; first < a.cols; first += CHUNK) {
             double chunk[3] = {0, 0, 0};
@@ -287,27 +287,27 @@ static __global__ void alignment_total(double *out, const double *parts, int64_t
     *out = sum / (double)rows;
 }
 
-int nb_cuda_launch_measure_alignment(void *stream, double *out, const nb_mat *a, const nb_mat *b, double *parts) {
+int ni_cuda_launch_measure_alignment(void *stream, double *out, const nb_mat *a, const nb_mat *b, double *parts) {
     cudaStream_t on = (cudaStream_t)stream;
     if (a->rows > 0)
-        row_alignments<<<nb_grid(nb_divide_up(a->rows, 32)), 32, 0, on>>>(parts, *a, *b);
+        row_alignments<<<ni_grid(ni_divide_up(a->rows, 32)), 32, 0, on>>>(parts, *a, *b);
     alignment_total<<<1, 1, 0, on>>>(out, parts, a->rows);
     return cudaGetLastError();
 }
 
 /* ---- weights from step to step ---- */
 
-static __global__ void track_codes(nb_cuda_tracked t, nb_mat w, nb_qtensor codes, bool first) {
+static __global__ void track_codes(ni_cuda_tracked t, nb_mat w, nb_qtensor codes, bool first) {
     unsigned flips = 0;
-    for (NB_EACH(i, w.rows *w.cols)) {
+    for (NI_EACH(i, w.rows *w.cols)) {
         int64_t r = i / w.cols, c = i % w.cols;
-        float now = ((const float *)w.data)[r * w.stride + c], q = nb_decoded(codes, r, c, true);
-        uint8_t code = nb_code_of(codes, r, c);
+        float now = ((const float *)w.data)[r * w.stride + c], q = ni_decoded(codes, r, c, true);
+        uint8_t code = ni_code_of(codes, r, c);
         if (first) {
             t.moved_w[i] = t.moved_q[i] = 0;
         } else {
-            t.moved_w[i] = nb_f32_add(t.moved_w[i], fabsf(nb_f32_sub(now, t.w[i])));
-            t.moved_q[i] = nb_f32_add(t.moved_q[i], fabsf(nb_f32_sub(q, t.q[i])));
+            t.moved_w[i] = ni_f32_add(t.moved_w[i], fabsf(ni_f32_sub(now, t.w[i])));
+            t.moved_q[i] = ni_f32_add(t.moved_q[i], fabsf(ni_f32_sub(q, t.q[i])));
             flips += code != t.codes[i] && (q != 0 || t.q[i] != 0);
         }
         t.w[i] = now;
@@ -320,12 +320,12 @@ static __global__ void track_codes(nb_cuda_tracked t, nb_mat w, nb_qtensor codes
         atomicAdd((unsigned long long *)t.flips, (unsigned long long)flips);
 }
 
-int nb_cuda_launch_track_codes(void *stream, const nb_cuda_tracked *t, const nb_mat *w, const nb_qtensor *codes, bool first) {
+int ni_cuda_launch_track_codes(void *stream, const ni_cuda_tracked *t, const nb_mat *w, const nb_qtensor *codes, bool first) {
     cudaStream_t on = (cudaStream_t)stream;
     if (first)
         cudaMemsetAsync(t->flips, 0, sizeof *t->flips, on);
     if (w->rows * w->cols > 0)
-        track_codes<<<nb_grid(nb_divide_up(w->rows * w->cols, NB_THREADS)), NB_THREADS, 0, on>>>(*t, *w, *codes, first);
+        track_codes<<<ni_grid(ni_divide_up(w->rows * w->cols, NI_THREADS)), NI_THREADS, 0, on>>>(*t, *w, *codes, first);
     return cudaGetLastError();
 }
 
@@ -334,7 +334,7 @@ int nb_cuda_launch_track_codes(void *stream, const nb_cuda_tracked *t, const nb_
 enum { MOST_BINS = 16 };
 
 static __device__ int ratio_bin(float moved_q, float moved_w, int bins) {
-    float ratio = moved_w > 0 ? nb_f32_div(moved_q, moved_w) : 0.0f;
+    float ratio = moved_w > 0 ? ni_f32_div(moved_q, moved_w) : 0.0f;
     int bin = ratio > 0;
     for (float limit = 0.5f; bin > 0 && bin < bins - 1 && ratio > limit; limit *= 2)
         bin++;
@@ -342,7 +342,7 @@ static __device__ int ratio_bin(float moved_q, float moved_w, int bins) {
 }
 
 static __device__ int distance_bin(float w, float q, float width, int bins) {
-    float bin = nb_f32_div(nb_f32_mul(20.0f, fabsf(nb_f32_sub(w, q))), width);
+    float bin = ni_f32_div(ni_f32_mul(20.0f, fabsf(ni_f32_sub(w, q))), width);
     if (!(width > 0) || isinf(width) || isnan(bin))
         return -1;
     return bin < (float)(bins - 1) ? (int)bin : bins - 1;
@@ -353,7 +353,7 @@ static __global__ void count_bins(unsigned long long *counts, const float *a, co
     if (threadIdx.x < MOST_BINS)
         here[threadIdx.x] = 0;
     __syncthreads();
-    for (NB_EACH(i, n)) {
+    for (NI_EACH(i, n)) {
         int bin = widths ? distance_bin(a[i], b[i], widths[i], bins) : ratio_bin(a[i], b[i], bins);
         if (bin >= 0)
             atomicAdd(&here[bin], 1u);
@@ -363,10 +363,10 @@ static __global__ void count_bins(unsigned long long *counts, const float *a, co
         atomicAdd(&counts[threadIdx.x], (unsigned long long)here[threadIdx.x]);
 }
 
-int nb_cuda_launch_count_bins(void *stream, int64_t *counts, const float *a, const float *b, const float *widths, int64_t n, int bins) {
+int ni_cuda_launch_count_bins(void *stream, int64_t *counts, const float *a, const float *b, const float *widths, int64_t n, int bins) {
     cudaStream_t on = (cudaStream_t)stream;
     cudaMemsetAsync(counts, 0, (size_t)bins * sizeof *counts, on);
     if (n > 0)
-        count_bins<<<nb_grid(nb_divide_up(n, NB_THREADS)), NB_THREADS, 0, on>>>((unsigned long long *)counts, a, b, widths, n, bins);
+        count_bins<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, on>>>((unsigned long long *)counts, a, b, widths, n, bins);
     return cudaGetLastError();
 }

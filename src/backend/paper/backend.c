@@ -5,27 +5,27 @@
 #include <stdlib.h>
 
 static void destroy(nb_backend *be) {
-    nb_paper_free(be->state);
+    ni_paper_free(be->state);
 }
 
-nb_status nb_backend_paper(const nb_backend_options *options, bool hopper, nb_backend **out, nb_error *err) {
-    nb_paper *p = calloc(1, sizeof *p);
+nb_status ni_backend_paper(const nb_backend_options *options, bool hopper, nb_backend **out, nb_error *err) {
+    ni_paper *p = calloc(1, sizeof *p);
     if (!p)
         return nb_fail(err, NB_NO_MEMORY, "backend paper: no memory for its ledger");
     p->hopper = hopper;
-    p->cpu.threads = options && options->threads ? options->threads : nb_cpu_default_threads();
-    p->cpu.isa = options && options->isa != NB_ISA_AUTO ? options->isa : nb_isa_best();
+    p->cpu.threads = options && options->threads ? options->threads : ni_cpu_default_threads();
+    p->cpu.isa = options && options->isa != NB_ISA_AUTO ? options->isa : ni_isa_best();
     p->machine = (nb_backend){.name = "cpu", .act = NB_BF16, .real = NB_F32, .state = &p->cpu};
-    p->rooms[NB_ROOM_SHARED] = NB_CPU_SHARED_BYTES;
-    nb_backend_object *object;
-    nb_status status = nb_backend_create("paper", NB_BF16, NB_F32, p, destroy, &object, err);
+    p->rooms[NI_ROOM_SHARED] = NI_CPU_SHARED_BYTES;
+    ni_backend_object *object;
+    nb_status status = ni_backend_create("paper", NB_BF16, NB_F32, p, destroy, &object, err);
     if (status != NB_OK) {
         free(p);
         return status;
     }
-#define NB_OP_MEMORY(type, name, arguments) object->ops.name = nb_paper_##name;
-#define NB_OP_TYPED(type, name, arguments) object->ops.name = nb_paper_##name;
-#define NB_OP_PLAIN(type, name, arguments) object->ops.name = nb_paper_##name;
+#define NI_OP_MEMORY(type, name, arguments) object->ops.name = ni_paper_##name;
+#define NI_OP_TYPED(type, name, arguments) object->ops.name = ni_paper_##name;
+#define NI_OP_PLAIN(type, name, arguments) object->ops.name = ni_paper_##name;
 #include "backend/ops.inc"
     *out = &object->backend;
     return NB_OK;

@@ -8,36 +8,36 @@
 
 /* ---- names ---- */
 
-const char *nb_paper_row_name(nb_paper_row row) {
-    static const char *const names[NB_PAPER_ROWS] = {
-#define NB_OP_MEMORY(type, name, arguments) #name,
-#define NB_OP_TYPED(type, name, arguments) #name,
-#define NB_OP_PLAIN(type, name, arguments) #name,
+const char *ni_paper_row_name(ni_paper_row row) {
+    static const char *const names[NI_PAPER_ROWS] = {
+#define NI_OP_MEMORY(type, name, arguments) #name,
+#define NI_OP_TYPED(type, name, arguments) #name,
+#define NI_OP_PLAIN(type, name, arguments) #name,
 #include "backend/ops.inc"
     };
     return names[row];
 }
 
-const char *nb_paper_kind_name(nb_paper_kind kind) {
-    static const char *const names[NB_PAPER_KIND_COUNT] = {
+const char *ni_paper_kind_name(ni_paper_kind kind) {
+    static const char *const names[NI_PAPER_KIND_COUNT] = {
 #define NAME(name, help) #name,
-        NB_PAPER_KINDS(NAME)
+        NI_PAPER_KINDS(NAME)
 #undef NAME
     };
     return names[kind];
 }
 
-struct nb_paper_block {
+struct ni_paper_block {
     void *address;
     size_t mapped, bytes;
     int32_t purpose;
 };
 
-nb_paper *nb_paper_of(nb_backend *be) {
-    return be->ops->alloc == nb_paper_alloc ? be->state : NULL;
+ni_paper *ni_paper_of(nb_backend *be) {
+    return be->ops->alloc == ni_paper_alloc ? be->state : NULL;
 }
 
-void nb_paper_free(nb_paper *p) {
+void ni_paper_free(ni_paper *p) {
     for (int64_t i = 0; i < p->block_count; i++)
         munmap(p->blocks[i].address, p->blocks[i].mapped);
     free(p->blocks);
@@ -46,65 +46,65 @@ void nb_paper_free(nb_paper *p) {
 
 /* ---- the ledger ---- */
 
-static nb_paper_entry *entry_of(nb_paper *p, nb_paper_row row, nb_paper_kind kind, const char *formats) {
+static ni_paper_entry *entry_of(ni_paper *p, ni_paper_row row, ni_paper_kind kind, const char *formats) {
     for (int32_t i = 0; i < p->entry_count; i++) {
-        nb_paper_entry *e = &p->entries[i];
+        ni_paper_entry *e = &p->entries[i];
         if (e->row == row && e->kind == kind && strcmp(e->formats, formats) == 0)
             return e;
     }
-    if (p->entry_count == NB_PAPER_ENTRIES) /* more pairs of formats than recipes have: the last takes the rest */
-        return &p->entries[NB_PAPER_ENTRIES - 1];
-    nb_paper_entry *e = &p->entries[p->entry_count++];
-    *e = (nb_paper_entry){.row = row, .kind = kind};
+    if (p->entry_count == NI_PAPER_ENTRIES) /* more pairs of formats than recipes have: the last takes the rest */
+        return &p->entries[NI_PAPER_ENTRIES - 1];
+    ni_paper_entry *e = &p->entries[p->entry_count++];
+    *e = (ni_paper_entry){.row = row, .kind = kind};
     snprintf(e->formats, sizeof e->formats, "%s", formats);
     return e;
 }
 
-void nb_paper_note(nb_backend *be, nb_paper_row row, nb_paper_cost cost) {
-    nb_paper_entry *e = entry_of(be->state, row, cost.kind, cost.formats ? cost.formats : "");
+void ni_paper_note(nb_backend *be, ni_paper_row row, ni_paper_cost cost) {
+    ni_paper_entry *e = entry_of(be->state, row, cost.kind, cost.formats ? cost.formats : "");
     e->calls++;
     e->read += cost.read;
     e->written += cost.written;
     e->flops += cost.flops;
 }
 
-void nb_paper_start_over(nb_paper *p) {
+void ni_paper_start_over(ni_paper *p) {
     p->entry_count = 0;
 }
 
-void nb_paper_thread(nb_backend *be, double bytes) {
-    nb_paper *p = be->state;
+void ni_paper_thread(nb_backend *be, double bytes) {
+    ni_paper *p = be->state;
     p->thread_bytes = (double)p->thread_bytes < bytes ? (size_t)bytes : p->thread_bytes;
 }
 
-void nb_paper_room(nb_backend *be, nb_cpu_room room, double bytes) {
-    nb_paper *p = be->state;
+void ni_paper_room(nb_backend *be, ni_cpu_room room, double bytes) {
+    ni_paper *p = be->state;
     p->rooms[room] = (double)p->rooms[room] < bytes ? (size_t)bytes : p->rooms[room];
 }
 
-size_t nb_paper_working_bytes(const nb_paper *p) {
+size_t ni_paper_working_bytes(const ni_paper *p) {
     size_t total = (size_t)p->cpu.threads * p->thread_bytes;
-    for (int i = 0; i < NB_ROOMS; i++)
+    for (int i = 0; i < NI_ROOMS; i++)
         total += p->rooms[i];
     return p->hopper ? 0 : total;
 }
 
 /* ---- memory ---- */
 
-static int32_t purpose_of(nb_paper *p, const char *what) {
+static int32_t purpose_of(ni_paper *p, const char *what) {
     for (int32_t i = 0; i < p->purpose_count; i++)
         if (strcmp(p->purposes[i].what, what) == 0)
             return i;
-    if (p->purpose_count == NB_PAPER_PURPOSES)
-        return NB_PAPER_PURPOSES - 1;
+    if (p->purpose_count == NI_PAPER_PURPOSES)
+        return NI_PAPER_PURPOSES - 1;
     p->purposes[p->purpose_count].what = what;
     return p->purpose_count++;
 }
 
-static struct nb_paper_block *room_for_block(nb_paper *p) {
+static struct ni_paper_block *room_for_block(ni_paper *p) {
     if (p->block_count == p->block_capacity) {
         int64_t capacity = p->block_capacity ? 2 * p->block_capacity : 256;
-        struct nb_paper_block *blocks = realloc(p->blocks, (size_t)capacity * sizeof *blocks);
+        struct ni_paper_block *blocks = realloc(p->blocks, (size_t)capacity * sizeof *blocks);
         if (!blocks)
             return NULL;
         p->blocks = blocks;
@@ -114,18 +114,18 @@ static struct nb_paper_block *room_for_block(nb_paper *p) {
 }
 
 /* Pages that are reserved and never there: any use of the address is a fault. */
-void *nb_paper_alloc(nb_backend *be, size_t bytes, const char *what) {
-    nb_paper *p = be->state;
-    struct nb_paper_block *block = room_for_block(p);
+void *ni_paper_alloc(nb_backend *be, size_t bytes, const char *what) {
+    ni_paper *p = be->state;
+    struct ni_paper_block *block = room_for_block(p);
     if (!block || bytes > SIZE_MAX / 2)
         return NULL;
     size_t mapped = (bytes + 4095) / 4096 * 4096 + (bytes == 0 ? 4096 : 0);
     void *address = mmap(NULL, mapped, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (address == MAP_FAILED)
         return NULL;
-    *block = (struct nb_paper_block){address, mapped, bytes, purpose_of(p, what)};
+    *block = (struct ni_paper_block){address, mapped, bytes, purpose_of(p, what)};
     p->block_count++;
-    nb_paper_purpose *purpose = &p->purposes[block->purpose];
+    ni_paper_purpose *purpose = &p->purposes[block->purpose];
     purpose->pieces++;
     purpose->bytes += bytes;
     purpose->peak = purpose->bytes > purpose->peak ? purpose->bytes : purpose->peak;
@@ -134,10 +134,10 @@ void *nb_paper_alloc(nb_backend *be, size_t bytes, const char *what) {
     return address;
 }
 
-void nb_paper_release(nb_backend *be, void *memory) {
-    nb_paper *p = be->state;
+void ni_paper_release(nb_backend *be, void *memory) {
+    ni_paper *p = be->state;
     for (int64_t i = p->block_count - 1; i >= 0; i--) {
-        struct nb_paper_block *block = &p->blocks[i];
+        struct ni_paper_block *block = &p->blocks[i];
         if (block->address != memory)
             continue;
         munmap(block->address, block->mapped);
@@ -149,29 +149,29 @@ void nb_paper_release(nb_backend *be, void *memory) {
     }
 }
 
-void nb_paper_upload(nb_backend *be, void *to, const void *from_host, size_t bytes) {
+void ni_paper_upload(nb_backend *be, void *to, const void *from_host, size_t bytes) {
     (void)to, (void)from_host;
-    nb_paper_note(be, NB_PAPER_ROW_upload, (nb_paper_cost){.written = (double)bytes});
+    ni_paper_note(be, NI_PAPER_ROW_upload, (ni_paper_cost){.written = (double)bytes});
 }
 
 /* What comes back is zero: a loss, a count, a scale that mean nothing and harm nobody. */
-void nb_paper_download(nb_backend *be, void *to_host, const void *from, size_t bytes) {
+void ni_paper_download(nb_backend *be, void *to_host, const void *from, size_t bytes) {
     (void)from;
     memset(to_host, 0, bytes);
-    nb_paper_note(be, NB_PAPER_ROW_download, (nb_paper_cost){.read = (double)bytes});
+    ni_paper_note(be, NI_PAPER_ROW_download, (ni_paper_cost){.read = (double)bytes});
 }
 
-void nb_paper_copy(nb_backend *be, void *to, const void *from, size_t bytes) {
+void ni_paper_copy(nb_backend *be, void *to, const void *from, size_t bytes) {
     (void)to, (void)from;
-    nb_paper_note(be, NB_PAPER_ROW_copy, (nb_paper_cost){.read = (double)bytes, .written = (double)bytes});
+    ni_paper_note(be, NI_PAPER_ROW_copy, (ni_paper_cost){.read = (double)bytes, .written = (double)bytes});
 }
 
-void nb_paper_fill_zero(nb_backend *be, void *to, size_t bytes) {
+void ni_paper_fill_zero(nb_backend *be, void *to, size_t bytes) {
     (void)to;
-    nb_paper_note(be, NB_PAPER_ROW_fill_zero, (nb_paper_cost){.written = (double)bytes});
+    ni_paper_note(be, NI_PAPER_ROW_fill_zero, (ni_paper_cost){.written = (double)bytes});
 }
 
-nb_status nb_paper_synchronize(nb_backend *be, nb_error *err) {
+nb_status ni_paper_synchronize(nb_backend *be, nb_error *err) {
     (void)be, (void)err; /* no work: not noted */
     return NB_OK;
 }

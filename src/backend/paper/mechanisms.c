@@ -20,146 +20,146 @@ static double floats(int64_t n) {
 }
 
 /* Scale, cell, power by exponential and logarithm, cap, product. */
-void nb_paper_dge(nb_backend *be, void *dw, const void *w, const nb_operand *codes, double k, double cap) {
+void ni_paper_dge(nb_backend *be, void *dw, const void *w, const nb_operand *codes, double k, double cap) {
     const int64_t n = codes->rows * codes->cols;
     const double scales = codes_bytes(codes) - (double)n / 2;
-    NB_PAPER_NOTE(dge, floats(2 * n) + scales, floats(n), NB_PAPER_work, 9.0 * (double)n);
+    NI_PAPER_NOTE(dge, floats(2 * n) + scales, floats(n), NI_PAPER_work, 9.0 * (double)n);
 }
 
 /* Order statistics by bisection over 16-bit keys: a comparison for each number and each bit. */
-nb_status nb_paper_clamp_rows(nb_backend *be, const nb_mat *out, const nb_sparse *rest, const nb_mat *x, int64_t low,
+nb_status ni_paper_clamp_rows(nb_backend *be, const nb_mat *out, const nb_sparse *rest, const nb_mat *x, int64_t low,
                               int64_t high, bool whole, nb_error *err) {
-    NB_TRY(nb_clamp_check(out, rest, x, low, high, whole, err));
+    NB_TRY(ni_clamp_check(out, rest, x, low, high, whole, err));
     const double entries = rest ? (double)x->rows * (double)rest->room : 0;
-    NB_PAPER_NOTE(clamp_rows, nb_paper_mat_bytes(x), nb_paper_mat_bytes(out) + 6 * entries, NB_PAPER_work,
+    NI_PAPER_NOTE(clamp_rows, ni_paper_mat_bytes(x), ni_paper_mat_bytes(out) + 6 * entries, NI_PAPER_work,
                   18 * count_of(x));
     if (whole) {
         enum { KEYS = 1 << 16 };
-        nb_paper *p = be->state;
-        nb_paper_room(be, NB_ROOM_SHARED, sizeof(uint32_t) * (double)p->cpu.threads * KEYS);
+        ni_paper *p = be->state;
+        ni_paper_room(be, NI_ROOM_SHARED, sizeof(uint32_t) * (double)p->cpu.threads * KEYS);
     }
     return NB_OK;
 }
 
-void nb_paper_sparse_add(nb_backend *be, const nb_mat *x, const nb_sparse *s) {
+void ni_paper_sparse_add(nb_backend *be, const nb_mat *x, const nb_sparse *s) {
     const double entries = (double)x->rows * (double)s->room;
-    NB_PAPER_NOTE(sparse_add, entries * (6 + (double)nb_dtype_size(x->dtype)),
-                  entries * (double)nb_dtype_size(x->dtype), NB_PAPER_work, entries);
+    NI_PAPER_NOTE(sparse_add, entries * (6 + (double)nb_dtype_size(x->dtype)),
+                  entries * (double)nb_dtype_size(x->dtype), NI_PAPER_work, entries);
 }
 
-void nb_paper_gather_columns(nb_backend *be, const nb_mat *out, const nb_mat *in, const int32_t *columns) {
-    NB_PAPER_NOTE(gather_columns, nb_paper_mat_bytes(out) + floats(out->cols), nb_paper_mat_bytes(out), NB_PAPER_moves,
+void ni_paper_gather_columns(nb_backend *be, const nb_mat *out, const nb_mat *in, const int32_t *columns) {
+    NI_PAPER_NOTE(gather_columns, ni_paper_mat_bytes(out) + floats(out->cols), ni_paper_mat_bytes(out), NI_PAPER_moves,
                   0);
 }
 
-void nb_paper_scatter_columns(nb_backend *be, const nb_mat *out, const nb_mat *in, const int32_t *columns,
+void ni_paper_scatter_columns(nb_backend *be, const nb_mat *out, const nb_mat *in, const int32_t *columns,
                               bool accumulate) {
-    NB_PAPER_NOTE(scatter_columns, nb_paper_mat_bytes(in) * (accumulate ? 2 : 1) + floats(in->cols),
-                  nb_paper_mat_bytes(in), accumulate ? NB_PAPER_work : NB_PAPER_moves, accumulate ? count_of(in) : 0);
+    NI_PAPER_NOTE(scatter_columns, ni_paper_mat_bytes(in) * (accumulate ? 2 : 1) + floats(in->cols),
+                  ni_paper_mat_bytes(in), accumulate ? NI_PAPER_work : NI_PAPER_moves, accumulate ? count_of(in) : 0);
 }
 
-void nb_paper_column_norms(nb_backend *be, float *norms, const nb_mat *x) {
-    NB_PAPER_NOTE(column_norms, nb_paper_mat_bytes(x) + floats(x->cols), floats(x->cols), NB_PAPER_work,
+void ni_paper_column_norms(nb_backend *be, float *norms, const nb_mat *x) {
+    NI_PAPER_NOTE(column_norms, ni_paper_mat_bytes(x) + floats(x->cols), floats(x->cols), NI_PAPER_work,
                   2 * count_of(x));
 }
 
-void nb_paper_add_distance(nb_backend *be, float *distance, const float *a, const float *b, int64_t n) {
-    NB_PAPER_NOTE(add_distance, floats(3 * n), floats(n), NB_PAPER_work, 3.0 * (double)n);
+void ni_paper_add_distance(nb_backend *be, float *distance, const float *a, const float *b, int64_t n) {
+    NI_PAPER_NOTE(add_distance, floats(3 * n), floats(n), NI_PAPER_work, 3.0 * (double)n);
 }
 
-void nb_paper_bin_widths(nb_backend *be, float *out, const nb_operand *codes) {
+void ni_paper_bin_widths(nb_backend *be, float *out, const nb_operand *codes) {
     const int64_t n = codes->rows * codes->cols;
-    NB_PAPER_NOTE(bin_widths, codes_bytes(codes), floats(n), NB_PAPER_work, 2.0 * (double)n);
+    NI_PAPER_NOTE(bin_widths, codes_bytes(codes), floats(n), NI_PAPER_work, 2.0 * (double)n);
 }
 
-void nb_paper_round_by(nb_backend *be, nb_operand *codes, const float *w, const float *guide) {
+void ni_paper_round_by(nb_backend *be, nb_operand *codes, const float *w, const float *guide) {
     const int64_t n = codes->rows * codes->cols;
-    NB_PAPER_NOTE(round_by, codes_bytes(codes) + floats(2 * n), codes_bytes(codes), NB_PAPER_work, 5.0 * (double)n);
+    NI_PAPER_NOTE(round_by, codes_bytes(codes) + floats(2 * n), codes_bytes(codes), NI_PAPER_work, 5.0 * (double)n);
 }
 
 /* ---- measurements ---- */
 
-void nb_paper_measure(nb_backend *be, const nb_mat *x, nb_moments *moments, float *column_amax, float *tile_crest) {
+void ni_paper_measure(nb_backend *be, const nb_mat *x, nb_moments *moments, float *column_amax, float *tile_crest) {
     if (moments)
         *moments = (nb_moments){.count = x->rows * x->cols};
     if (column_amax)
         memset(column_amax, 0, sizeof *column_amax * (size_t)x->cols);
     if (tile_crest)
         memset(tile_crest, 0, sizeof *tile_crest * (size_t)((x->rows + 15) / 16 * ((x->cols + 15) / 16)));
-    NB_PAPER_NOTE(measure, nb_paper_mat_bytes(x), 0, NB_PAPER_work, 8 * count_of(x));
+    NI_PAPER_NOTE(measure, ni_paper_mat_bytes(x), 0, NI_PAPER_work, 8 * count_of(x));
 }
 
-void nb_paper_measure_attention(nb_backend *be, const nb_attention *a, const void *q, const void *k, int64_t stride,
+void ni_paper_measure_attention(nb_backend *be, const nb_attention *a, const void *q, const void *k, int64_t stride,
                                 nb_attention_stats *stats) {
     const double sampled = (double)(a->batch * a->heads) * (double)((a->seq + stride - 1) / stride);
     *stats = (nb_attention_stats){0};
-    NB_PAPER_NOTE(measure_attention,
+    NI_PAPER_NOTE(measure_attention,
                   2 * ((double)a->head_dim * sampled + (double)(a->batch * a->seq * a->kv_heads * a->head_dim)), 0,
-                  NB_PAPER_attention, (double)a->head_dim * sampled * (double)(a->seq + 1));
+                  NI_PAPER_attention, (double)a->head_dim * sampled * (double)(a->seq + 1));
 }
 
 /* ---- choices, and what the lens follows ---- */
 
-void nb_paper_top_k(nb_backend *be, int32_t *out, const float *scores, int64_t n, int64_t k, bool by_index) {
-    NB_PAPER_NOTE(top_k, floats(n), floats(k), NB_PAPER_work, (double)n);
+void ni_paper_top_k(nb_backend *be, int32_t *out, const float *scores, int64_t n, int64_t k, bool by_index) {
+    NI_PAPER_NOTE(top_k, floats(n), floats(k), NI_PAPER_work, (double)n);
 }
 
-void nb_paper_count_common(nb_backend *be, int64_t *count, const int32_t *a, const int32_t *b, int64_t k) {
-    NB_PAPER_NOTE(count_common, floats(2 * k), sizeof *count, NB_PAPER_work, 2.0 * (double)k);
+void ni_paper_count_common(nb_backend *be, int64_t *count, const int32_t *a, const int32_t *b, int64_t k) {
+    NI_PAPER_NOTE(count_common, floats(2 * k), sizeof *count, NI_PAPER_work, 2.0 * (double)k);
 }
 
-void nb_paper_column_errors(nb_backend *be, double *mean_abs_error, double *rms, const nb_mat *x,
+void ni_paper_column_errors(nb_backend *be, double *mean_abs_error, double *rms, const nb_mat *x,
                             const nb_mat *decoded) {
-    NB_PAPER_NOTE(column_errors, nb_paper_mat_bytes(x) + nb_paper_mat_bytes(decoded), 16.0 * (double)x->cols,
-                  NB_PAPER_work, 5 * count_of(x));
+    NI_PAPER_NOTE(column_errors, ni_paper_mat_bytes(x) + ni_paper_mat_bytes(decoded), 16.0 * (double)x->cols,
+                  NI_PAPER_work, 5 * count_of(x));
 }
 
-void nb_paper_hot_scores(nb_backend *be, float *scores, double *means, const double *facts, int64_t n, double keep,
+void ni_paper_hot_scores(nb_backend *be, float *scores, double *means, const double *facts, int64_t n, double keep,
                          bool normalized) {
-    NB_PAPER_NOTE(hot_scores, 32.0 * (double)n + floats(n), floats(n), NB_PAPER_work, 8.0 * (double)n);
+    NI_PAPER_NOTE(hot_scores, 32.0 * (double)n + floats(n), floats(n), NI_PAPER_work, 8.0 * (double)n);
 }
 
-void nb_paper_bin_distances(nb_backend *be, float *out, const float *w, const float *q, const float *widths,
+void ni_paper_bin_distances(nb_backend *be, float *out, const float *w, const float *q, const float *widths,
                             int64_t n) {
-    NB_PAPER_NOTE(bin_distances, floats(3 * n), floats(n), NB_PAPER_work, 3.0 * (double)n);
+    NI_PAPER_NOTE(bin_distances, floats(3 * n), floats(n), NI_PAPER_work, 3.0 * (double)n);
 }
 
-void nb_paper_add_flips(nb_backend *be, uint8_t *flips, const float *q, const float *q_before, const float *widths,
+void ni_paper_add_flips(nb_backend *be, uint8_t *flips, const float *q, const float *q_before, const float *widths,
                         int64_t n) {
-    NB_PAPER_NOTE(add_flips, floats(3 * n) + (double)n, (double)n, NB_PAPER_work, 4.0 * (double)n);
+    NI_PAPER_NOTE(add_flips, floats(3 * n) + (double)n, (double)n, NI_PAPER_work, 4.0 * (double)n);
 }
 
-void nb_paper_reset_where(nb_backend *be, int64_t *resets, float *w, const float *q, const float *moved_w,
+void ni_paper_reset_where(nb_backend *be, int64_t *resets, float *w, const float *q, const float *moved_w,
                           const float *moved_q, const uint8_t *flips, int32_t least_flips, int64_t n,
                           double threshold) {
-    NB_PAPER_NOTE(reset_where, floats(4 * n) + (flips ? (double)n : 0), floats(n), NB_PAPER_work, 3.0 * (double)n);
+    NI_PAPER_NOTE(reset_where, floats(4 * n) + (flips ? (double)n : 0), floats(n), NI_PAPER_work, 3.0 * (double)n);
 }
 
-void nb_paper_measure_gate(nb_backend *be, double *out, const nb_mat *a, const nb_mat *bias) {
-    NB_PAPER_NOTE(measure_gate, nb_paper_mat_bytes(a), 4 * sizeof *out, NB_PAPER_work, 6 * count_of(a));
+void ni_paper_measure_gate(nb_backend *be, double *out, const nb_mat *a, const nb_mat *bias) {
+    NI_PAPER_NOTE(measure_gate, ni_paper_mat_bytes(a), 4 * sizeof *out, NI_PAPER_work, 6 * count_of(a));
 }
 
-void nb_paper_measure_pair(nb_backend *be, double *out, const nb_mat *x, const nb_mat *y) {
-    NB_PAPER_NOTE(measure_pair, nb_paper_mat_bytes(x) + nb_paper_mat_bytes(y), 3 * sizeof *out, NB_PAPER_work,
+void ni_paper_measure_pair(nb_backend *be, double *out, const nb_mat *x, const nb_mat *y) {
+    NI_PAPER_NOTE(measure_pair, ni_paper_mat_bytes(x) + ni_paper_mat_bytes(y), 3 * sizeof *out, NI_PAPER_work,
                   7 * count_of(x));
 }
 
-void nb_paper_measure_alignment(nb_backend *be, double *out, const nb_mat *a, const nb_mat *b) {
-    NB_PAPER_NOTE(measure_alignment, nb_paper_mat_bytes(a) + nb_paper_mat_bytes(b), sizeof *out, NB_PAPER_work,
+void ni_paper_measure_alignment(nb_backend *be, double *out, const nb_mat *a, const nb_mat *b) {
+    NI_PAPER_NOTE(measure_alignment, ni_paper_mat_bytes(a) + ni_paper_mat_bytes(b), sizeof *out, NI_PAPER_work,
                   6 * count_of(a));
 }
 
-void nb_paper_track_codes(nb_backend *be, const nb_tracked *t, const nb_mat *w, const nb_qtensor *codes, bool first) {
+void ni_paper_track_codes(nb_backend *be, const ni_tracked *t, const nb_mat *w, const nb_qtensor *codes, bool first) {
     const int64_t n = w->rows * w->cols;
-    NB_PAPER_NOTE(track_codes, floats(5 * n) + 1.5 * (double)n, floats(4 * n) + (double)n, NB_PAPER_work,
+    NI_PAPER_NOTE(track_codes, floats(5 * n) + 1.5 * (double)n, floats(4 * n) + (double)n, NI_PAPER_work,
                   8.0 * (double)n);
 }
 
-void nb_paper_count_ratios(nb_backend *be, int64_t *counts, const float *moved_q, const float *moved_w, int64_t n) {
-    NB_PAPER_NOTE(count_ratios, floats(2 * n), 12.0 * sizeof *counts, NB_PAPER_work, 2.0 * (double)n);
+void ni_paper_count_ratios(nb_backend *be, int64_t *counts, const float *moved_q, const float *moved_w, int64_t n) {
+    NI_PAPER_NOTE(count_ratios, floats(2 * n), 12.0 * sizeof *counts, NI_PAPER_work, 2.0 * (double)n);
 }
 
-void nb_paper_count_distances(nb_backend *be, int64_t *counts, const float *w, const float *q, const float *widths,
+void ni_paper_count_distances(nb_backend *be, int64_t *counts, const float *w, const float *q, const float *widths,
                               int64_t n) {
-    NB_PAPER_NOTE(count_distances, floats(3 * n), 10.0 * sizeof *counts, NB_PAPER_work, 4.0 * (double)n);
+    NI_PAPER_NOTE(count_distances, floats(3 * n), 10.0 * sizeof *counts, NI_PAPER_work, 4.0 * (double)n);
 }

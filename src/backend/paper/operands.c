@@ -17,7 +17,7 @@
 /* A row reads shapes alone: most of its arguments go unused. */
 #pragma GCC diagnostic ignored "-Wunused-parameter"
 
-static nb_paper *paper(nb_backend *be) {
+static ni_paper *paper(nb_backend *be) {
     return be->state;
 }
 
@@ -28,7 +28,7 @@ static void format_text(const nb_quantizer *q, char *text, size_t size) {
         snprintf(text, size, "bf16");
         return;
     }
-    const char *name = nb_element_info(q->element)->name;
+    const char *name = ni_element_info(q->element)->name;
     if (q->element == NB_ELEMENT_E2M1 && q->scale_type == NB_SCALE_E4M3)
         name = "nvfp4";
     else if (q->scale_type == NB_SCALE_E8M0)
@@ -57,51 +57,51 @@ static pair_text pair(const nb_quantizer *a, const nb_quantizer *b) {
 }
 
 /* Hopper decodes codes to BF16 when it makes an operand: every product is one of BF16 numbers. */
-static nb_paper_kind kind_of(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
+static ni_paper_kind kind_of(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
     if (paper(be)->hopper || nb_quantizer_is_bf16(a) || nb_quantizer_is_bf16(b))
-        return NB_PAPER_bf16;
-    const nb_product product = nb_product_of(a, b);
-    return product == NB_PRODUCT_BLOCKS  ? NB_PAPER_blocks
-           : product == NB_PRODUCT_WHOLE ? NB_PAPER_whole
-                                         : NB_PAPER_bf16;
+        return NI_PAPER_bf16;
+    const ni_product product = ni_product_of(a, b);
+    return product == NI_PRODUCT_BLOCKS  ? NI_PAPER_blocks
+           : product == NI_PRODUCT_WHOLE ? NI_PAPER_whole
+                                         : NI_PAPER_bf16;
 }
 
 /* ---- products of numbers ---- */
 
-static void note_gemm(nb_backend *be, nb_paper_row row, const nb_mat *c, double operand_bytes, int64_t depth,
-                      nb_paper_kind kind, const char *formats, bool accumulate) {
-    const double out = nb_paper_mat_bytes(c);
-    nb_paper_note(be, row,
-                  (nb_paper_cost){.read = operand_bytes + (accumulate ? out : 0),
+static void note_gemm(nb_backend *be, ni_paper_row row, const nb_mat *c, double operand_bytes, int64_t depth,
+                      ni_paper_kind kind, const char *formats, bool accumulate) {
+    const double out = ni_paper_mat_bytes(c);
+    ni_paper_note(be, row,
+                  (ni_paper_cost){.read = operand_bytes + (accumulate ? out : 0),
                                   .written = out,
                                   .kind = kind,
                                   .flops = 2.0 * (double)(c->rows * c->cols) * (double)depth,
                                   .formats = formats});
 }
 
-nb_status nb_paper_gemm(nb_backend *be, const nb_mat *c, const nb_mat *a, bool trans_a, const nb_mat *b, bool trans_b,
+nb_status ni_paper_gemm(nb_backend *be, const nb_mat *c, const nb_mat *a, bool trans_a, const nb_mat *b, bool trans_b,
                         bool accumulate, nb_error *err) {
-    NB_TRY(nb_gemm_check(c, a, trans_a, b, trans_b, err));
+    NB_TRY(ni_gemm_check(c, a, trans_a, b, trans_b, err));
     const bool bf16 = a->dtype == NB_BF16 && b->dtype == NB_BF16;
-    note_gemm(be, NB_PAPER_ROW_gemm, c, nb_paper_mat_bytes(a) + nb_paper_mat_bytes(b), trans_a ? a->rows : a->cols,
-              bf16 ? NB_PAPER_bf16 : NB_PAPER_f32, bf16 ? "bf16 x bf16" : "f32 x f32", accumulate);
+    note_gemm(be, NI_PAPER_ROW_gemm, c, ni_paper_mat_bytes(a) + ni_paper_mat_bytes(b), trans_a ? a->rows : a->cols,
+              bf16 ? NI_PAPER_bf16 : NI_PAPER_f32, bf16 ? "bf16 x bf16" : "f32 x f32", accumulate);
     return NB_OK;
 }
 
-const char *nb_paper_gemm_kernel(nb_backend *be, nb_dtype a, nb_dtype b) {
+const char *ni_paper_gemm_kernel(nb_backend *be, nb_dtype a, nb_dtype b) {
     if (!paper(be)->hopper)
-        return nb_cpu_gemm_kernel(&paper(be)->machine, a, b);
+        return ni_cpu_gemm_kernel(&paper(be)->machine, a, b);
     return a == NB_BF16 && b == NB_BF16 ? "bf16" : "f32";
 }
 
-void nb_paper_gemm_sums(nb_backend *be, nb_dtype a, nb_dtype b, char *text, size_t size) {
+void ni_paper_gemm_sums(nb_backend *be, nb_dtype a, nb_dtype b, char *text, size_t size) {
     if (paper(be)->hopper)
         snprintf(text, size, "paper");
     else
-        nb_cpu_gemm_sums(&paper(be)->machine, a, b, text, size);
+        ni_cpu_gemm_sums(&paper(be)->machine, a, b, text, size);
 }
 
-nb_status nb_paper_gemm_take(nb_backend *be, nb_dtype a, nb_dtype b, const char *sums, nb_error *err) {
+nb_status ni_paper_gemm_take(nb_backend *be, nb_dtype a, nb_dtype b, const char *sums, nb_error *err) {
     return NB_OK; /* no sum is taken */
 }
 
@@ -112,27 +112,27 @@ static double round_64(double bytes) {
 }
 
 static double numbers_bytes(const nb_operand *o) {
-    return nb_paper_bytes(o->rows * o->cols, NB_BF16);
+    return ni_paper_bytes(o->rows * o->cols, NB_BF16);
 }
 
-size_t nb_paper_operand_bytes(nb_backend *be, const nb_operand *o) {
+size_t ni_paper_operand_bytes(nb_backend *be, const nb_operand *o) {
     if (!paper(be)->hopper)
-        return nb_cpu_operand_bytes(&paper(be)->machine, o);
-    if (nb_is_plain(o))
+        return ni_cpu_operand_bytes(&paper(be)->machine, o);
+    if (ni_is_plain(o))
         return 0;
     const nb_qtensor_size size = nb_qtensor_bytes(&o->quantizer, o->rows, o->cols);
     const double codes = o->reread ? (double)size.total : round_64((double)size.outer_scales);
-    return (size_t)(NB_HEAD_BYTES + codes + round_64(numbers_bytes(o)));
+    return (size_t)(NI_HEAD_BYTES + codes + round_64(numbers_bytes(o)));
 }
 
 /* What a product reads of an operand. */
 static double read_bytes(nb_backend *be, const nb_operand *o) {
-    if (nb_is_plain(o))
-        return nb_paper_mat_bytes(&o->numbers);
+    if (ni_is_plain(o))
+        return ni_paper_mat_bytes(&o->numbers);
     const nb_qtensor_size size = nb_qtensor_bytes(&o->quantizer, o->rows, o->cols);
     if (paper(be)->hopper)
         return numbers_bytes(o) + (double)size.outer_scales;
-    const size_t all = nb_cpu_operand_bytes(&paper(be)->machine, o), canonical = nb_canonical_bytes(o);
+    const size_t all = ni_cpu_operand_bytes(&paper(be)->machine, o), canonical = ni_canonical_bytes(o);
     return all > canonical ? (double)(all - canonical) : (double)size.total;
 }
 
@@ -141,11 +141,11 @@ static double elements(const nb_mat *numbers, const nb_operand *operand) {
 }
 
 /* Codes, and behind them what the product reads. Of pieces their share. */
-static double written_bytes(nb_backend *be, const nb_making *m, int64_t rows, int64_t cols) {
-    if (nb_is_plain(m->out))
-        return nb_paper_bytes(rows * cols, m->out->numbers.dtype);
+static double written_bytes(nb_backend *be, const ni_making *m, int64_t rows, int64_t cols) {
+    if (ni_is_plain(m->out))
+        return ni_paper_bytes(rows * cols, m->out->numbers.dtype);
     const double share = (double)(rows * cols) / (double)(m->out->rows * m->out->cols);
-    return share * (double)nb_paper_operand_bytes(be, m->out);
+    return share * (double)ni_paper_operand_bytes(be, m->out);
 }
 
 /* Maximum, scale, rounding; the stages of a rotation, its signs and its last factor. */
@@ -159,66 +159,66 @@ static double quantizing(const nb_quantizer *q) {
 }
 
 /* What quantizing works in on the CPU (cpu/operand.c, cpu/quantize.c). */
-static void note_making_memory(nb_backend *be, const nb_source *source, const nb_making *m, int64_t rows,
+static void note_making_memory(nb_backend *be, const ni_source *source, const ni_making *m, int64_t rows,
                                int64_t cols) {
-    if (!nb_source_is_simple(source)) {
-        nb_paper_room(be, NB_ROOM_SOURCE, sizeof(float) * (double)(rows * cols));
-        nb_paper_thread(be, 2.0 * sizeof(float) * (double)(source->numbers ? source->numbers->cols : cols));
+    if (!ni_source_is_simple(source)) {
+        ni_paper_room(be, NI_ROOM_SOURCE, sizeof(float) * (double)(rows * cols));
+        ni_paper_thread(be, 2.0 * sizeof(float) * (double)(source->numbers ? source->numbers->cols : cols));
     }
-    if (!nb_is_plain(m->out) && !nb_making_is_whole(source, m))
-        nb_paper_room(
-            be, NB_ROOM_PIECE,
-            (double)nb_qtensor_bytes(nb_making_quantizer(m), m->out->rows, nb_making_columns(source, m)).total);
+    if (!ni_is_plain(m->out) && !ni_making_is_whole(source, m))
+        ni_paper_room(
+            be, NI_ROOM_PIECE,
+            (double)nb_qtensor_bytes(ni_making_quantizer(m), m->out->rows, ni_making_columns(source, m)).total);
 }
 
-nb_status nb_paper_make_operands(nb_backend *be, const nb_source *source, const nb_making *makings, int32_t count,
+nb_status ni_paper_make_operands(nb_backend *be, const ni_source *source, const ni_making *makings, int32_t count,
                                  nb_error *err) {
     int64_t rows, cols;
     double written = 0, work = 0;
     for (int32_t i = 0; i < count; i++)
-        NB_TRY(nb_check_making(source, &makings[i], err));
-    nb_source_shape(source, &rows, &cols);
+        NB_TRY(ni_check_making(source, &makings[i], err));
+    ni_source_shape(source, &rows, &cols);
     const double n = (double)rows * (double)cols;
     double read = n / elements(source->numbers, source->operand) *
-                  (source->numbers ? nb_paper_mat_bytes(source->numbers) : read_bytes(be, source->operand));
+                  (source->numbers ? ni_paper_mat_bytes(source->numbers) : read_bytes(be, source->operand));
     if (source->minus)
         read += (double)nb_qtensor_bytes(&source->minus->quantizer, rows, cols).total;
     for (int32_t i = 0; i < count; i++) {
-        const nb_making *m = &makings[i];
+        const ni_making *m = &makings[i];
         written += written_bytes(be, m, rows, cols);
-        work += n * (nb_is_plain(m->out) ? 1 : quantizing(nb_making_quantizer(m)));
+        work += n * (ni_is_plain(m->out) ? 1 : quantizing(ni_making_quantizer(m)));
         note_making_memory(be, source, m, rows, cols);
-        if (!nb_is_plain(m->out))
-            m->out->outer = nb_codes_of(m->out).tensor_scale;
+        if (!ni_is_plain(m->out))
+            m->out->outer = ni_codes_of(m->out).tensor_scale;
         if (m->stats)
             *m->stats = (nb_quantize_stats){.elements = rows * cols};
     }
-    NB_PAPER_NOTE(make_operands, read, written, NB_PAPER_work, work + n * (source->minus != NULL));
+    NI_PAPER_NOTE(make_operands, read, written, NI_PAPER_work, work + n * (source->minus != NULL));
     return NB_OK;
 }
 
-nb_status nb_paper_turn(nb_backend *be, nb_operand *out, const nb_operand *from, nb_error *err) {
-    NB_PAPER_NOTE(turn, read_bytes(be, from), (double)nb_paper_operand_bytes(be, out), NB_PAPER_moves, 0);
-    out->outer = nb_codes_of(out).tensor_scale;
+nb_status ni_paper_turn(nb_backend *be, nb_operand *out, const nb_operand *from, nb_error *err) {
+    NI_PAPER_NOTE(turn, read_bytes(be, from), (double)ni_paper_operand_bytes(be, out), NI_PAPER_moves, 0);
+    out->outer = ni_codes_of(out).tensor_scale;
     return NB_OK;
 }
 
-nb_status nb_paper_decode(nb_backend *be, const nb_mat *out, const nb_operand *from, bool transpose,
+nb_status ni_paper_decode(nb_backend *be, const nb_mat *out, const nb_operand *from, bool transpose,
                           const int32_t *columns, bool with_outer, nb_error *err) {
-    NB_TRY(nb_check_decode(out, from, transpose, columns, err));
+    NB_TRY(ni_check_decode(out, from, transpose, columns, err));
     const double n = (double)(from->rows * from->cols);
-    const double read = nb_is_plain(from) ? nb_paper_mat_bytes(&from->numbers)
+    const double read = ni_is_plain(from) ? ni_paper_mat_bytes(&from->numbers)
                                           : (double)nb_qtensor_bytes(&from->quantizer, from->rows, from->cols).total;
-    NB_PAPER_NOTE(decode, read, nb_paper_bytes(from->rows * from->cols, out->dtype), NB_PAPER_work, 2 * n);
+    NI_PAPER_NOTE(decode, read, ni_paper_bytes(from->rows * from->cols, out->dtype), NI_PAPER_work, 2 * n);
     if (columns)
-        nb_paper_room(be, NB_ROOM_PART, nb_paper_bytes(from->rows * from->cols, out->dtype));
+        ni_paper_room(be, NI_ROOM_PART, ni_paper_bytes(from->rows * from->cols, out->dtype));
     return NB_OK;
 }
 
-nb_status nb_paper_canonical(nb_backend *be, const nb_qtensor *out, const nb_operand *from, nb_error *err) {
-    NB_TRY(nb_check_canonical(out, from, err));
+nb_status ni_paper_canonical(nb_backend *be, const nb_qtensor *out, const nb_operand *from, nb_error *err) {
+    NB_TRY(ni_check_canonical(out, from, err));
     const double bytes = (double)nb_qtensor_bytes(&out->quantizer, out->rows, out->cols).total;
-    NB_PAPER_NOTE(canonical, bytes, bytes, NB_PAPER_moves, 0);
+    NI_PAPER_NOTE(canonical, bytes, bytes, NI_PAPER_moves, 0);
     return NB_OK;
 }
 
@@ -229,36 +229,36 @@ nb_status nb_paper_canonical(nb_backend *be, const nb_qtensor *out, const nb_ope
 static void note_product_memory(nb_backend *be, const nb_quantizer *qa, const nb_quantizer *qb, int64_t m, int64_t n,
                                 int64_t k, bool b_kept) {
     const double outer = sizeof(float) * (double)(m + n);
-    if (nb_is_packed(nb_product_of(qa, qb))) {
+    if (ni_is_packed(ni_product_of(qa, qb))) {
         enum { BAND = 128 };
-        nb_paper_room(be, NB_ROOM_SHARED, outer + (b_kept ? 0 : (double)nb_cpu_panel_bytes(&paper(be)->machine, n, k)));
-        nb_paper_thread(be, (double)nb_cpu_panel_bytes(&paper(be)->machine, m < BAND ? m : BAND, k));
+        ni_paper_room(be, NI_ROOM_SHARED, outer + (b_kept ? 0 : (double)ni_cpu_panel_bytes(&paper(be)->machine, n, k)));
+        ni_paper_thread(be, (double)ni_cpu_panel_bytes(&paper(be)->machine, m < BAND ? m : BAND, k));
         return;
     }
-    nb_paper_room(be, NB_ROOM_SHARED,
-                  outer + nb_paper_bytes(m * k, NB_BF16) + (b_kept ? 0 : nb_paper_bytes(n * k, NB_BF16)));
+    ni_paper_room(be, NI_ROOM_SHARED,
+                  outer + ni_paper_bytes(m * k, NB_BF16) + (b_kept ? 0 : ni_paper_bytes(n * k, NB_BF16)));
 }
 
 static bool form_is_kept(nb_backend *be, const nb_operand *a, const nb_operand *b) {
-    return b->side == NB_RIGHT && nb_form_of(&b->other, b) == nb_form_of(&a->quantizer, b);
+    return b->side == NI_RIGHT && ni_form_of(&b->other, b) == ni_form_of(&a->quantizer, b);
 }
 
-static void note_term_memory(nb_backend *be, const nb_mat *c, const nb_term *t) {
+static void note_term_memory(nb_backend *be, const nb_mat *c, const ni_term *t) {
     const nb_operand *a = t->a, *b = t->b;
     if (!a) {
-        nb_paper_room(be, NB_ROOM_PART, numbers_bytes(b));
+        ni_paper_room(be, NI_ROOM_PART, numbers_bytes(b));
         return;
     }
     if (t->columns || a->factor || b->factor)
-        nb_paper_room(be, NB_ROOM_PART, sizeof(float) * (double)(c->rows * b->rows));
-    if (!nb_is_plain(a) && !nb_is_plain(b)) {
+        ni_paper_room(be, NI_ROOM_PART, sizeof(float) * (double)(c->rows * b->rows));
+    if (!ni_is_plain(a) && !ni_is_plain(b)) {
         note_product_memory(be, &a->quantizer, &b->quantizer, a->rows, b->rows, a->cols, form_is_kept(be, a, b));
         return;
     }
-    if (!nb_is_plain(a))
-        nb_paper_room(be, NB_ROOM_SOURCE, numbers_bytes(a));
-    if (!nb_is_plain(b) && !form_is_kept(be, a, b))
-        nb_paper_room(be, NB_ROOM_PIECE, numbers_bytes(b));
+    if (!ni_is_plain(a))
+        ni_paper_room(be, NI_ROOM_SOURCE, numbers_bytes(a));
+    if (!ni_is_plain(b) && !form_is_kept(be, a, b))
+        ni_paper_room(be, NI_ROOM_PIECE, numbers_bytes(b));
 }
 
 /* Entries of a sparse operand: its rooms are full, which is the most that there can be. */
@@ -270,34 +270,34 @@ static double sparse_bytes(const nb_sparse *s, int64_t rows) {
     return sparse_entries(s, rows) * (sizeof *s->column + sizeof *s->value) + (double)rows * sizeof *s->count;
 }
 
-static void note_sparse(nb_backend *be, nb_paper_row row, const nb_mat *c, const nb_sparse *s, double b_bytes,
+static void note_sparse(nb_backend *be, ni_paper_row row, const nb_mat *c, const nb_sparse *s, double b_bytes,
                         bool last) {
-    const double out = nb_paper_mat_bytes(c);
-    nb_paper_note(be, row,
-                  (nb_paper_cost){.read = sparse_bytes(s, c->rows) + b_bytes + (last ? out : 0),
+    const double out = ni_paper_mat_bytes(c);
+    ni_paper_note(be, row,
+                  (ni_paper_cost){.read = sparse_bytes(s, c->rows) + b_bytes + (last ? out : 0),
                                   .written = last ? out : 0,
-                                  .kind = NB_PAPER_work,
+                                  .kind = NI_PAPER_work,
                                   .flops = 2.0 * sparse_entries(s, c->rows) * (double)c->cols,
                                   .formats = "sparse bf16"});
 }
 
 /* C is written once, with the first term; an entry for each, since their formats differ. */
-nb_status nb_paper_multiply(nb_backend *be, const nb_mat *c, const nb_term *terms, int32_t count, bool accumulate,
+nb_status ni_paper_multiply(nb_backend *be, const nb_mat *c, const ni_term *terms, int32_t count, bool accumulate,
                             nb_error *err) {
-    NB_TRY(nb_check_terms(c, terms, count, err));
+    NB_TRY(ni_check_terms(c, terms, count, err));
     bool simple = count == 1 && terms->a && !terms->columns && !terms->a->factor && !terms->b->factor;
     if (c->dtype == NB_BF16 && !simple)
-        nb_paper_room(be, NB_ROOM_SUM, sizeof(float) * (double)(c->rows * c->cols));
+        ni_paper_room(be, NI_ROOM_SUM, sizeof(float) * (double)(c->rows * c->cols));
     for (int32_t i = 0; i < count; i++) {
-        const nb_term *t = &terms[i];
+        const ni_term *t = &terms[i];
         note_term_memory(be, c, t);
         if (!t->a) {
-            note_sparse(be, NB_PAPER_ROW_multiply, c, t->sparse, read_bytes(be, t->b), false);
+            note_sparse(be, NI_PAPER_ROW_multiply, c, t->sparse, read_bytes(be, t->b), false);
             continue;
         }
-        const double out = i == 0 ? nb_paper_mat_bytes(c) : 0;
-        nb_paper_note(be, NB_PAPER_ROW_multiply,
-                      (nb_paper_cost){.read = read_bytes(be, t->a) + read_bytes(be, t->b) + (accumulate ? out : 0),
+        const double out = i == 0 ? ni_paper_mat_bytes(c) : 0;
+        ni_paper_note(be, NI_PAPER_ROW_multiply,
+                      (ni_paper_cost){.read = read_bytes(be, t->a) + read_bytes(be, t->b) + (accumulate ? out : 0),
                                       .written = out,
                                       .kind = kind_of(be, &t->a->quantizer, &t->b->quantizer),
                                       .flops = 2.0 * (double)(t->a->rows * t->b->rows) * (double)t->a->cols,
@@ -306,10 +306,10 @@ nb_status nb_paper_multiply(nb_backend *be, const nb_mat *c, const nb_term *term
     return NB_OK;
 }
 
-const char *nb_paper_product_kernel(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
+const char *ni_paper_product_kernel(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
     if (!paper(be)->hopper)
-        return nb_cpu_product_kernel(&paper(be)->machine, a, b);
-    return nb_product_of(a, b) == NB_PRODUCT_NONE ? NULL : "decoded-bf16";
+        return ni_cpu_product_kernel(&paper(be)->machine, a, b);
+    return ni_product_of(a, b) == NI_PRODUCT_NONE ? NULL : "decoded-bf16";
 }
 
 /* ---- operands in the canonical layout ---- */
@@ -321,62 +321,62 @@ static double qtensor_bytes(const nb_qtensor *t) {
 /* Scales of columns are found by every thread for itself (cpu/quantize.c). */
 static void note_quantizer_memory(nb_backend *be, const nb_qtensor *out, nb_quantize_stats *stats) {
     if (out->quantizer.scale_type == NB_SCALE_F32 && out->quantizer.block_cols == 1)
-        nb_paper_room(be, NB_ROOM_SHARED, sizeof(uint32_t) * (double)paper(be)->cpu.threads * (double)out->cols);
+        ni_paper_room(be, NI_ROOM_SHARED, sizeof(uint32_t) * (double)paper(be)->cpu.threads * (double)out->cols);
     if (!stats)
         return;
     *stats = (nb_quantize_stats){.elements = out->rows * out->cols};
-    nb_paper_thread(be, (NB_GROUP_ROWS + NB_STATS_ROWS) * sizeof(float) * (double)out->cols);
+    ni_paper_thread(be, (NI_GROUP_ROWS + NI_STATS_ROWS) * sizeof(float) * (double)out->cols);
 }
 
-nb_status nb_paper_quantize(nb_backend *be, const nb_qtensor *out, const nb_mat *src, bool transpose,
+nb_status ni_paper_quantize(nb_backend *be, const nb_qtensor *out, const nb_mat *src, bool transpose,
                             const nb_noise *noise, nb_quantize_stats *stats, nb_error *err) {
-    NB_TRY(nb_check_source(src, err));
-    NB_TRY(nb_check_quantize(out, src->rows, src->cols, transpose, noise, err));
+    NB_TRY(ni_check_source(src, err));
+    NB_TRY(ni_check_quantize(out, src->rows, src->cols, transpose, noise, err));
     note_quantizer_memory(be, out, stats);
-    NB_PAPER_NOTE(quantize, nb_paper_mat_bytes(src), qtensor_bytes(out), NB_PAPER_work,
+    NI_PAPER_NOTE(quantize, ni_paper_mat_bytes(src), qtensor_bytes(out), NI_PAPER_work,
                   quantizing(&out->quantizer) * (double)(src->rows * src->cols));
     return NB_OK;
 }
 
-nb_status nb_paper_requantize(nb_backend *be, const nb_qtensor *out, const nb_qtensor *src, bool transpose,
+nb_status ni_paper_requantize(nb_backend *be, const nb_qtensor *out, const nb_qtensor *src, bool transpose,
                               const nb_noise *noise, nb_quantize_stats *stats, nb_error *err) {
-    NB_TRY(nb_check_requantize(src, err));
-    NB_TRY(nb_check_quantize(out, src->rows, src->cols, transpose, noise, err));
+    NB_TRY(ni_check_requantize(src, err));
+    NB_TRY(ni_check_quantize(out, src->rows, src->cols, transpose, noise, err));
     note_quantizer_memory(be, out, stats);
-    NB_PAPER_NOTE(requantize, qtensor_bytes(src), qtensor_bytes(out), NB_PAPER_work,
+    NI_PAPER_NOTE(requantize, qtensor_bytes(src), qtensor_bytes(out), NI_PAPER_work,
                   (quantizing(&out->quantizer) + 2) * (double)(src->rows * src->cols));
     return NB_OK;
 }
 
-nb_status nb_paper_transpose_codes(nb_backend *be, const nb_qtensor *out, const nb_qtensor *src, nb_error *err) {
-    NB_TRY(nb_check_transpose_codes(out, src, err));
-    NB_PAPER_NOTE(transpose_codes, qtensor_bytes(src), qtensor_bytes(out), NB_PAPER_moves, 0);
+nb_status ni_paper_transpose_codes(nb_backend *be, const nb_qtensor *out, const nb_qtensor *src, nb_error *err) {
+    NB_TRY(ni_check_transpose_codes(out, src, err));
+    NI_PAPER_NOTE(transpose_codes, qtensor_bytes(src), qtensor_bytes(out), NI_PAPER_moves, 0);
     return NB_OK;
 }
 
-nb_status nb_paper_dequantize(nb_backend *be, const nb_mat *out, const nb_qtensor *src, bool transpose,
+nb_status ni_paper_dequantize(nb_backend *be, const nb_mat *out, const nb_qtensor *src, bool transpose,
                               bool with_tensor_scale, nb_error *err) {
-    NB_TRY(nb_check_dequantize(out, src, transpose, err));
-    NB_PAPER_NOTE(dequantize, qtensor_bytes(src), nb_paper_mat_bytes(out), NB_PAPER_work,
+    NB_TRY(ni_check_dequantize(out, src, transpose, err));
+    NI_PAPER_NOTE(dequantize, qtensor_bytes(src), ni_paper_mat_bytes(out), NI_PAPER_work,
                   2.0 * (double)(src->rows * src->cols));
     return NB_OK;
 }
 
-nb_status nb_paper_gemm_q(nb_backend *be, const nb_mat *c, const nb_qtensor *a, const nb_qtensor *b, bool accumulate,
+nb_status ni_paper_gemm_q(nb_backend *be, const nb_mat *c, const nb_qtensor *a, const nb_qtensor *b, bool accumulate,
                           nb_error *err) {
-    NB_TRY(nb_gemm_q_check(c, a, b, err));
+    NB_TRY(ni_gemm_q_check(c, a, b, err));
     note_product_memory(be, &a->quantizer, &b->quantizer, a->rows, b->rows, a->cols, false);
-    note_gemm(be, NB_PAPER_ROW_gemm_q, c, qtensor_bytes(a) + qtensor_bytes(b), a->cols,
+    note_gemm(be, NI_PAPER_ROW_gemm_q, c, qtensor_bytes(a) + qtensor_bytes(b), a->cols,
               kind_of(be, &a->quantizer, &b->quantizer), pair(&a->quantizer, &b->quantizer).text, accumulate);
     return NB_OK;
 }
 
-const char *nb_paper_gemm_q_kernel(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
+const char *ni_paper_gemm_q_kernel(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
     if (!paper(be)->hopper)
-        return nb_cpu_gemm_q_kernel(&paper(be)->machine, a, b);
-    return nb_product_of(a, b) == NB_PRODUCT_NONE ? NULL : "decoded-bf16";
+        return ni_cpu_gemm_q_kernel(&paper(be)->machine, a, b);
+    return ni_product_of(a, b) == NI_PRODUCT_NONE ? NULL : "decoded-bf16";
 }
 
-void nb_paper_sparse_gemm(nb_backend *be, const nb_mat *c, const nb_sparse *s, const nb_mat *b) {
-    note_sparse(be, NB_PAPER_ROW_sparse_gemm, c, s, nb_paper_mat_bytes(b), true);
+void ni_paper_sparse_gemm(nb_backend *be, const nb_mat *c, const nb_sparse *s, const nb_mat *b) {
+    note_sparse(be, NI_PAPER_ROW_sparse_gemm, c, s, ni_paper_mat_bytes(b), true);
 }

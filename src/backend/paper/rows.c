@@ -12,11 +12,11 @@
 #pragma GCC diagnostic ignored "-Wunused-parameter"
 
 static double act(nb_backend *be, int64_t n) {
-    return nb_paper_bytes(n, be->act);
+    return ni_paper_bytes(n, be->act);
 }
 
 static double real(nb_backend *be, int64_t n) {
-    return nb_paper_bytes(n, be->real);
+    return ni_paper_bytes(n, be->real);
 }
 
 static double words(int64_t n) {
@@ -25,36 +25,36 @@ static double words(int64_t n) {
 
 /* ---- elementwise ---- */
 
-void nb_paper_cast(nb_backend *be, void *to, nb_dtype to_type, const void *from, nb_dtype from_type, int64_t n) {
-    NB_PAPER_NOTE(cast, nb_paper_bytes(n, from_type), nb_paper_bytes(n, to_type), NB_PAPER_work, (double)n);
+void ni_paper_cast(nb_backend *be, void *to, nb_dtype to_type, const void *from, nb_dtype from_type, int64_t n) {
+    NI_PAPER_NOTE(cast, ni_paper_bytes(n, from_type), ni_paper_bytes(n, to_type), NI_PAPER_work, (double)n);
 }
 
-void nb_paper_add(nb_backend *be, void *out, const void *a, const void *b, int64_t n) {
-    NB_PAPER_NOTE(add, act(be, 2 * n), act(be, n), NB_PAPER_work, (double)n);
+void ni_paper_add(nb_backend *be, void *out, const void *a, const void *b, int64_t n) {
+    NI_PAPER_NOTE(add, act(be, 2 * n), act(be, n), NI_PAPER_work, (double)n);
 }
 
-void nb_paper_axpy(nb_backend *be, void *y, double alpha, const void *x, int64_t n) {
-    NB_PAPER_NOTE(axpy, real(be, 2 * n), real(be, n), NB_PAPER_work, 2.0 * (double)n);
+void ni_paper_axpy(nb_backend *be, void *y, double alpha, const void *x, int64_t n) {
+    NI_PAPER_NOTE(axpy, real(be, 2 * n), real(be, n), NI_PAPER_work, 2.0 * (double)n);
 }
 
-void nb_paper_scale(nb_backend *be, const nb_mat *out, const nb_mat *in, const float *row_scale,
+void ni_paper_scale(nb_backend *be, const nb_mat *out, const nb_mat *in, const float *row_scale,
                     const float *col_scale) {
     const double n = (double)(in->rows * in->cols);
     const double scales = (row_scale ? words(in->rows) : 0) + (col_scale ? words(in->cols) : 0);
-    NB_PAPER_NOTE(scale, nb_paper_mat_bytes(in) + scales, nb_paper_mat_bytes(out), NB_PAPER_work,
+    NI_PAPER_NOTE(scale, ni_paper_mat_bytes(in) + scales, ni_paper_mat_bytes(out), NI_PAPER_work,
                   n * (1 + (row_scale != NULL) + (col_scale != NULL)));
 }
 
 /* ---- embedding ---- */
 
-void nb_paper_embed_forward(nb_backend *be, void *out, const void *table, const int32_t *tokens, int64_t n,
+void ni_paper_embed_forward(nb_backend *be, void *out, const void *table, const int32_t *tokens, int64_t n,
                             int64_t dim) {
-    NB_PAPER_NOTE(embed_forward, real(be, n * dim) + words(n), act(be, n * dim), NB_PAPER_work, (double)(n * dim));
+    NI_PAPER_NOTE(embed_forward, real(be, n * dim) + words(n), act(be, n * dim), NI_PAPER_work, (double)(n * dim));
 }
 
-void nb_paper_embed_backward(nb_backend *be, void *dtable, const void *dout, const int32_t *tokens, int64_t n,
+void ni_paper_embed_backward(nb_backend *be, void *dtable, const void *dout, const int32_t *tokens, int64_t n,
                              int64_t dim, int64_t vocab) {
-    NB_PAPER_NOTE(embed_backward, act(be, n * dim) + real(be, n * dim) + words(n), real(be, n * dim), NB_PAPER_work,
+    NI_PAPER_NOTE(embed_backward, act(be, n * dim) + real(be, n * dim) + words(n), real(be, n * dim), NI_PAPER_work,
                   (double)(n * dim));
 }
 
@@ -62,66 +62,66 @@ void nb_paper_embed_backward(nb_backend *be, void *dtable, const void *dout, con
 
 enum { NORM_FORWARD = 4, NORM_BACKWARD = 9, SIGMOID = 3 };
 
-void nb_paper_rmsnorm_forward(nb_backend *be, const nb_mat *y, void *rstd, const void *x, const void *w, double eps) {
+void ni_paper_rmsnorm_forward(nb_backend *be, const nb_mat *y, void *rstd, const void *x, const void *w, double eps) {
     const int64_t n = y->rows * y->cols;
-    NB_PAPER_NOTE(rmsnorm_forward, act(be, n) + real(be, y->cols), act(be, n) + real(be, y->rows), NB_PAPER_work,
+    NI_PAPER_NOTE(rmsnorm_forward, act(be, n) + real(be, y->cols), act(be, n) + real(be, y->rows), NI_PAPER_work,
                   NORM_FORWARD * (double)n);
 }
 
-void nb_paper_add_rmsnorm_forward(nb_backend *be, void *out, const nb_mat *y, void *rstd, const void *x,
+void ni_paper_add_rmsnorm_forward(nb_backend *be, void *out, const nb_mat *y, void *rstd, const void *x,
                                   const void *change, const void *w, double eps) {
     const int64_t n = y->rows * y->cols;
-    NB_PAPER_NOTE(add_rmsnorm_forward, act(be, 2 * n) + real(be, y->cols), act(be, 2 * n) + real(be, y->rows),
-                  NB_PAPER_work, (NORM_FORWARD + 1) * (double)n);
+    NI_PAPER_NOTE(add_rmsnorm_forward, act(be, 2 * n) + real(be, y->cols), act(be, 2 * n) + real(be, y->rows),
+                  NI_PAPER_work, (NORM_FORWARD + 1) * (double)n);
 }
 
-void nb_paper_rmsnorm_add_forward(nb_backend *be, void *out, void *rstd, const void *x, const void *change,
+void ni_paper_rmsnorm_add_forward(nb_backend *be, void *out, void *rstd, const void *x, const void *change,
                                   const void *w, int64_t n, int64_t dim, double eps) {
-    NB_PAPER_NOTE(rmsnorm_add_forward, act(be, 2 * n * dim) + real(be, dim), act(be, n * dim) + real(be, n),
-                  NB_PAPER_work, (NORM_FORWARD + 1) * (double)(n * dim));
+    NI_PAPER_NOTE(rmsnorm_add_forward, act(be, 2 * n * dim) + real(be, dim), act(be, n * dim) + real(be, n),
+                  NI_PAPER_work, (NORM_FORWARD + 1) * (double)(n * dim));
 }
 
-void nb_paper_rmsnorm_backward(nb_backend *be, const nb_mat *dx, void *dw, const void *dy, const void *x, const void *w,
+void ni_paper_rmsnorm_backward(nb_backend *be, const nb_mat *dx, void *dw, const void *dy, const void *x, const void *w,
                                const void *rstd) {
     const int64_t rows = dx->rows, dim = dx->cols, n = rows * dim;
-    NB_PAPER_NOTE(rmsnorm_backward, act(be, 2 * n) + real(be, 2 * dim + rows), act(be, n) + real(be, dim),
-                  NB_PAPER_work, NORM_BACKWARD * (double)n);
+    NI_PAPER_NOTE(rmsnorm_backward, act(be, 2 * n) + real(be, 2 * dim + rows), act(be, n) + real(be, dim),
+                  NI_PAPER_work, NORM_BACKWARD * (double)n);
 }
 
-void nb_paper_rmsnorm_backward_add(nb_backend *be, const nb_mat *dout, void *dw, const void *dy, const void *x,
+void ni_paper_rmsnorm_backward_add(nb_backend *be, const nb_mat *dout, void *dw, const void *dy, const void *x,
                                    const void *w, const void *rstd) {
     const int64_t rows = dout->rows, dim = dout->cols, n = rows * dim;
-    NB_PAPER_NOTE(rmsnorm_backward_add, act(be, 3 * n) + real(be, 2 * dim + rows), act(be, n) + real(be, dim),
-                  NB_PAPER_work, (NORM_BACKWARD + 1) * (double)n);
+    NI_PAPER_NOTE(rmsnorm_backward_add, act(be, 3 * n) + real(be, 2 * dim + rows), act(be, n) + real(be, dim),
+                  NI_PAPER_work, (NORM_BACKWARD + 1) * (double)n);
 }
 
-void nb_paper_add_rmsnorm_backward(nb_backend *be, void *dout, const nb_mat *dx, void *dw, const void *change,
+void ni_paper_add_rmsnorm_backward(nb_backend *be, void *dout, const nb_mat *dx, void *dw, const void *change,
                                    const void *x, const void *w, const void *rstd) {
     const int64_t rows = dx->rows, dim = dx->cols, n = rows * dim;
-    NB_PAPER_NOTE(add_rmsnorm_backward, act(be, 3 * n) + real(be, 2 * dim + rows), act(be, 2 * n) + real(be, dim),
-                  NB_PAPER_work, (NORM_BACKWARD + 1) * (double)n);
+    NI_PAPER_NOTE(add_rmsnorm_backward, act(be, 3 * n) + real(be, 2 * dim + rows), act(be, 2 * n) + real(be, dim),
+                  NI_PAPER_work, (NORM_BACKWARD + 1) * (double)n);
 }
 
-void nb_paper_gated_norm_forward(nb_backend *be, const nb_mat *y, void *rstd, const void *o, const void *g,
+void ni_paper_gated_norm_forward(nb_backend *be, const nb_mat *y, void *rstd, const void *o, const void *g,
                                  const void *w, double eps) {
     const int64_t n = y->rows * y->cols;
-    NB_PAPER_NOTE(gated_norm_forward, act(be, 2 * n) + real(be, y->cols), act(be, n) + real(be, y->rows), NB_PAPER_work,
+    NI_PAPER_NOTE(gated_norm_forward, act(be, 2 * n) + real(be, y->cols), act(be, n) + real(be, y->rows), NI_PAPER_work,
                   (NORM_FORWARD + SIGMOID + 2) * (double)n);
 }
 
-void nb_paper_gated_norm_backward(nb_backend *be, void *do_, const nb_mat *dg, void *dw, const void *dy, const void *o,
+void ni_paper_gated_norm_backward(nb_backend *be, void *do_, const nb_mat *dg, void *dw, const void *dy, const void *o,
                                   const void *g, const void *w, const void *rstd) {
     const int64_t rows = dg->rows, dim = dg->cols, n = rows * dim;
-    NB_PAPER_NOTE(gated_norm_backward, act(be, 3 * n) + real(be, 2 * dim + rows), act(be, 2 * n) + real(be, dim),
-                  NB_PAPER_work, (NORM_BACKWARD + SIGMOID + 6) * (double)n);
+    NI_PAPER_NOTE(gated_norm_backward, act(be, 3 * n) + real(be, 2 * dim + rows), act(be, 2 * n) + real(be, dim),
+                  NI_PAPER_work, (NORM_BACKWARD + SIGMOID + 6) * (double)n);
 }
 
 /* ---- positions, attention ---- */
 
-void nb_paper_rope(nb_backend *be, void *x, const int32_t *positions, int64_t n, int64_t heads, int64_t head_dim,
+void ni_paper_rope(nb_backend *be, void *x, const int32_t *positions, int64_t n, int64_t heads, int64_t head_dim,
                    double theta, bool inverse) {
     const int64_t count = n * heads * head_dim; /* four multiplications and two additions a pair */
-    NB_PAPER_NOTE(rope, act(be, count) + words(n), act(be, count), NB_PAPER_work, 3.0 * (double)count);
+    NI_PAPER_NOTE(rope, act(be, count) + words(n), act(be, count), NI_PAPER_work, 3.0 * (double)count);
 }
 
 /* Keys that queries see where each sequence is one document: packed documents see fewer. */
@@ -139,29 +139,29 @@ static double keys(nb_backend *be, const nb_attention *a) {
 
 /* Floats that a thread of the CPU works in (cpu/ops_attention.c). */
 static double tiles(const nb_attention *a, int planes, int count, int squares) {
-    const double width = (double)nb_tile_width(a->head_dim), positions = (double)nb_tile_positions(a->seq);
-    return sizeof(float) * (planes * positions * width + count * NB_TILE * width + squares * NB_TILE * NB_TILE);
+    const double width = (double)ni_tile_width(a->head_dim), positions = (double)ni_tile_positions(a->seq);
+    return sizeof(float) * (planes * positions * width + count * NI_TILE * width + squares * NI_TILE * NI_TILE);
 }
 
 /* q k^T and p v. */
-nb_status nb_paper_attention_forward(nb_backend *be, const nb_attention *a, void *o, void *lse, const void *q,
+nb_status ni_paper_attention_forward(nb_backend *be, const nb_attention *a, void *o, void *lse, const void *q,
                                      const void *k, const void *v, nb_error *err) {
-    NB_TRY(nb_attention_check(a, err));
-    NB_PAPER_NOTE(attention_forward, queries(be, a) + 2 * keys(be, a),
-                  queries(be, a) + real(be, a->batch * a->heads * a->seq), NB_PAPER_attention,
+    NB_TRY(ni_attention_check(a, err));
+    NI_PAPER_NOTE(attention_forward, queries(be, a) + 2 * keys(be, a),
+                  queries(be, a) + real(be, a->batch * a->heads * a->seq), NI_PAPER_attention,
                   4.0 * (double)a->head_dim * pairs(a));
-    nb_paper_thread(be, tiles(a, 2, 2, 1));
+    ni_paper_thread(be, tiles(a, 2, 2, 1));
     return NB_OK;
 }
 
 /* q k^T once more, do v^T, and the products of dq, dk and dv. */
-nb_status nb_paper_attention_backward(nb_backend *be, const nb_attention *a, void *dq, void *dk, void *dv,
+nb_status ni_paper_attention_backward(nb_backend *be, const nb_attention *a, void *dq, void *dk, void *dv,
                                       const void *do_, const void *o, const void *lse, const void *q, const void *k,
                                       const void *v, nb_error *err) {
-    NB_TRY(nb_attention_check(a, err));
-    NB_PAPER_NOTE(attention_backward, 3 * queries(be, a) + 2 * keys(be, a) + real(be, a->batch * a->heads * a->seq),
-                  queries(be, a) + 2 * keys(be, a), NB_PAPER_attention, 10.0 * (double)a->head_dim * pairs(a));
-    nb_paper_thread(be, tiles(a, 5, 5, 2));
+    NB_TRY(ni_attention_check(a, err));
+    NI_PAPER_NOTE(attention_backward, 3 * queries(be, a) + 2 * keys(be, a) + real(be, a->batch * a->heads * a->seq),
+                  queries(be, a) + 2 * keys(be, a), NI_PAPER_attention, 10.0 * (double)a->head_dim * pairs(a));
+    ni_paper_thread(be, tiles(a, 5, 5, 2));
     return NB_OK;
 }
 
@@ -183,71 +183,71 @@ static double states(const nb_gla *g) {
 }
 
 static double chunk(const nb_gla *g) { /* of a thread of the CPU (cpu/ops_attention.c) */
-    const double kw = (double)nb_tile_width(g->key_dim), vw = (double)nb_tile_width(g->value_dim);
+    const double kw = (double)ni_tile_width(g->key_dim), vw = (double)ni_tile_width(g->value_dim);
     return sizeof(float) *
-           (kw * vw + 9 * NB_GLA_CHUNK * kw + 4 * NB_GLA_CHUNK * vw + NB_GLA_CHUNK * NB_GLA_CHUNK + 3 * kw);
+           (kw * vw + 9 * NI_GLA_CHUNK * kw + 4 * NI_GLA_CHUNK * vw + NI_GLA_CHUNK * NI_GLA_CHUNK + 3 * kw);
 }
 
 /* The recurrence: k v^T into the state, the state out to o. */
-nb_status nb_paper_gla_forward(nb_backend *be, const nb_gla *g, void *o, const void *q, const void *k, const void *v,
+nb_status ni_paper_gla_forward(nb_backend *be, const nb_gla *g, void *o, const void *q, const void *k, const void *v,
                                const void *gate, nb_error *err) {
-    NB_TRY(nb_gla_check(g, err));
-    NB_PAPER_NOTE(gla_forward, 2 * key_bytes(be, g) + value_bytes(be, g) + gate_bytes(be, g), value_bytes(be, g),
-                  NB_PAPER_scan, 4.0 * states(g));
-    nb_paper_thread(be, chunk(g));
+    NB_TRY(ni_gla_check(g, err));
+    NI_PAPER_NOTE(gla_forward, 2 * key_bytes(be, g) + value_bytes(be, g) + gate_bytes(be, g), value_bytes(be, g),
+                  NI_PAPER_scan, 4.0 * states(g));
+    ni_paper_thread(be, chunk(g));
     return NB_OK;
 }
 
 /* The states once more and dq out of them; their gradients, dk and dv out of those. */
-nb_status nb_paper_gla_backward(nb_backend *be, const nb_gla *g, void *dq, void *dk, void *dv, void *dgate,
+nb_status ni_paper_gla_backward(nb_backend *be, const nb_gla *g, void *dq, void *dk, void *dv, void *dgate,
                                 const void *do_, const void *q, const void *k, const void *v, const void *gate,
                                 nb_error *err) {
-    NB_TRY(nb_gla_check(g, err));
-    NB_PAPER_NOTE(gla_backward, 2 * key_bytes(be, g) + 2 * value_bytes(be, g) + gate_bytes(be, g),
-                  2 * key_bytes(be, g) + value_bytes(be, g) + gate_bytes(be, g), NB_PAPER_scan, 10.0 * states(g));
-    nb_paper_thread(be, chunk(g));
+    NB_TRY(ni_gla_check(g, err));
+    NI_PAPER_NOTE(gla_backward, 2 * key_bytes(be, g) + 2 * value_bytes(be, g) + gate_bytes(be, g),
+                  2 * key_bytes(be, g) + value_bytes(be, g) + gate_bytes(be, g), NI_PAPER_scan, 10.0 * states(g));
+    ni_paper_thread(be, chunk(g));
     return NB_OK;
 }
 
-void nb_paper_gla_gate_forward(nb_backend *be, void *gate, const void *a, const void *bias, int64_t n, int64_t dim,
+void ni_paper_gla_gate_forward(nb_backend *be, void *gate, const void *a, const void *bias, int64_t n, int64_t dim,
                                double normalizer, double clamp) {
-    NB_PAPER_NOTE(gla_gate_forward, act(be, n * dim) + real(be, dim), real(be, n * dim), NB_PAPER_work,
+    NI_PAPER_NOTE(gla_gate_forward, act(be, n * dim) + real(be, dim), real(be, n * dim), NI_PAPER_work,
                   (SIGMOID + 3) * (double)(n * dim));
 }
 
-void nb_paper_gla_gate_backward(nb_backend *be, void *da, void *dbias, const void *dgate, const void *a,
+void ni_paper_gla_gate_backward(nb_backend *be, void *da, void *dbias, const void *dgate, const void *a,
                                 const void *bias, int64_t n, int64_t dim, double normalizer, double clamp) {
-    NB_PAPER_NOTE(gla_gate_backward, act(be, n * dim) + real(be, n * dim + 2 * dim), act(be, n * dim) + real(be, dim),
-                  NB_PAPER_work, (SIGMOID + 4) * (double)(n * dim));
+    NI_PAPER_NOTE(gla_gate_backward, act(be, n * dim) + real(be, n * dim + 2 * dim), act(be, n * dim) + real(be, dim),
+                  NI_PAPER_work, (SIGMOID + 4) * (double)(n * dim));
 }
 
 /* ---- MLP, loss ---- */
 
-void nb_paper_swiglu_forward(nb_backend *be, const nb_mat *y, const void *gate, const void *up) {
+void ni_paper_swiglu_forward(nb_backend *be, const nb_mat *y, const void *gate, const void *up) {
     const int64_t n = y->rows * y->cols;
-    NB_PAPER_NOTE(swiglu_forward, act(be, 2 * n), act(be, n), NB_PAPER_work, (SIGMOID + 2) * (double)n);
+    NI_PAPER_NOTE(swiglu_forward, act(be, 2 * n), act(be, n), NI_PAPER_work, (SIGMOID + 2) * (double)n);
 }
 
-void nb_paper_swiglu_backward(nb_backend *be, const nb_mat *dgate, const nb_mat *dup, const void *dy, const void *gate,
+void ni_paper_swiglu_backward(nb_backend *be, const nb_mat *dgate, const nb_mat *dup, const void *dy, const void *gate,
                               const void *up) {
     const int64_t n = dgate->rows * dgate->cols;
-    NB_PAPER_NOTE(swiglu_backward, act(be, 3 * n), act(be, 2 * n), NB_PAPER_work, (SIGMOID + 7) * (double)n);
+    NI_PAPER_NOTE(swiglu_backward, act(be, 3 * n), act(be, 2 * n), NI_PAPER_work, (SIGMOID + 7) * (double)n);
 }
 
 /* Maximum, difference, exponential, sum; the gradient scales and subtracts. */
-void nb_paper_cross_entropy(nb_backend *be, void *loss, void *z, void *dlogits, const void *logits,
+void ni_paper_cross_entropy(nb_backend *be, void *loss, void *z, void *dlogits, const void *logits,
                             const int32_t *targets, int64_t n, int64_t vocab, double grad_scale, double z_loss) {
-    NB_PAPER_NOTE(cross_entropy, act(be, n * vocab) + words(n), real(be, n) + (dlogits ? act(be, n * vocab) : 0),
-                  NB_PAPER_work, (dlogits ? 6.0 : 4.0) * (double)(n * vocab));
+    NI_PAPER_NOTE(cross_entropy, act(be, n * vocab) + words(n), real(be, n) + (dlogits ? act(be, n * vocab) : 0),
+                  NI_PAPER_work, (dlogits ? 6.0 : 4.0) * (double)(n * vocab));
 }
 
 /* ---- optimizer, reductions, tensors under one scale ---- */
 
 static double scaled(const nb_scaled *t, int64_t n) {
-    return t->data ? nb_paper_bytes(n, t->dtype) : 0;
+    return t->data ? ni_paper_bytes(n, t->dtype) : 0;
 }
 
-void nb_paper_adamw(nb_backend *be, const nb_adamw_tensor *tensors, int32_t count, const nb_adamw *step) {
+void ni_paper_adamw(nb_backend *be, const nb_adamw_tensor *tensors, int32_t count, const nb_adamw *step) {
     double read = 0, written = 0, elements = 0;
     for (int32_t i = 0; i < count; i++) {
         const nb_adamw_tensor *t = &tensors[i];
@@ -256,37 +256,37 @@ void nb_paper_adamw(nb_backend *be, const nb_adamw_tensor *tensors, int32_t coun
         written += state + (t->copy ? act(be, t->n) : 0);
         elements += (double)t->n;
     }
-    NB_PAPER_NOTE(adamw, read, written, NB_PAPER_work, 14.0 * elements);
+    NI_PAPER_NOTE(adamw, read, written, NI_PAPER_work, 14.0 * elements);
 }
 
-void nb_paper_sum(nb_backend *be, double *out, const void *x, int64_t n) {
-    NB_PAPER_NOTE(sum, real(be, n), sizeof *out, NB_PAPER_work, (double)n);
+void ni_paper_sum(nb_backend *be, double *out, const void *x, int64_t n) {
+    NI_PAPER_NOTE(sum, real(be, n), sizeof *out, NI_PAPER_work, (double)n);
 }
 
-void nb_paper_sum_squares(nb_backend *be, double *out, const void *x, int64_t n) {
-    NB_PAPER_NOTE(sum_squares, real(be, n), sizeof *out, NB_PAPER_work, 2.0 * (double)n);
+void ni_paper_sum_squares(nb_backend *be, double *out, const void *x, int64_t n) {
+    NI_PAPER_NOTE(sum_squares, real(be, n), sizeof *out, NI_PAPER_work, 2.0 * (double)n);
 }
 
-void nb_paper_scaled_encode(nb_backend *be, const nb_scaled *to, const float *from, int64_t n) {
-    NB_PAPER_NOTE(scaled_encode, words(n), scaled(to, n), NB_PAPER_work, 3.0 * (double)n);
+void ni_paper_scaled_encode(nb_backend *be, const nb_scaled *to, const float *from, int64_t n) {
+    NI_PAPER_NOTE(scaled_encode, words(n), scaled(to, n), NI_PAPER_work, 3.0 * (double)n);
 }
 
-void nb_paper_scaled_decode(nb_backend *be, float *to, const nb_scaled *from, int64_t n) {
-    NB_PAPER_NOTE(scaled_decode, scaled(from, n), words(n), NB_PAPER_work, (double)n);
+void ni_paper_scaled_decode(nb_backend *be, float *to, const nb_scaled *from, int64_t n) {
+    NI_PAPER_NOTE(scaled_decode, scaled(from, n), words(n), NI_PAPER_work, (double)n);
 }
 
-void nb_paper_scaled_add(nb_backend *be, const nb_scaled *to, const nb_scaled *a, const nb_scaled *b, int64_t n) {
-    NB_PAPER_NOTE(scaled_add, scaled(a, n) + scaled(b, n), scaled(to, n), NB_PAPER_work, 6.0 * (double)n);
+void ni_paper_scaled_add(nb_backend *be, const nb_scaled *to, const nb_scaled *a, const nb_scaled *b, int64_t n) {
+    NI_PAPER_NOTE(scaled_add, scaled(a, n) + scaled(b, n), scaled(to, n), NI_PAPER_work, 6.0 * (double)n);
 }
 
-void nb_paper_scaled_rescale(nb_backend *be, const nb_scaled *t, float scale, int64_t n) {
-    NB_PAPER_NOTE(scaled_rescale, scaled(t, n), scaled(t, n), NB_PAPER_work, 3.0 * (double)n);
+void ni_paper_scaled_rescale(nb_backend *be, const nb_scaled *t, float scale, int64_t n) {
+    NI_PAPER_NOTE(scaled_rescale, scaled(t, n), scaled(t, n), NI_PAPER_work, 3.0 * (double)n);
 }
 
-void nb_paper_scaled_join(nb_backend *be, const nb_scaled *to, const nb_scaled *from, int64_t n) {
-    NB_PAPER_NOTE(scaled_join, scaled(to, n) + scaled(from, n), scaled(to, n), NB_PAPER_work, 2.0 * (double)n);
+void ni_paper_scaled_join(nb_backend *be, const nb_scaled *to, const nb_scaled *from, int64_t n) {
+    NI_PAPER_NOTE(scaled_join, scaled(to, n) + scaled(from, n), scaled(to, n), NI_PAPER_work, 2.0 * (double)n);
 }
 
-void nb_paper_scaled_sum_squares(nb_backend *be, double *out, const nb_scaled *x, int64_t n) {
-    NB_PAPER_NOTE(scaled_sum_squares, scaled(x, n), sizeof *out, NB_PAPER_work, 3.0 * (double)n);
+void ni_paper_scaled_sum_squares(nb_backend *be, double *out, const nb_scaled *x, int64_t n) {
+    NI_PAPER_NOTE(scaled_sum_squares, scaled(x, n), sizeof *out, NI_PAPER_work, 3.0 * (double)n);
 }

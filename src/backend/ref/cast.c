@@ -16,7 +16,7 @@ static uint16_t bf16_from_double(double value) {
         bits |= 1;
         memcpy(&cut, &bits, sizeof cut);
     }
-    return nb_bf16_even(cut);
+    return ni_bf16_even(cut);
 }
 
 static double load(const void *from, nb_dtype type, int64_t i) {
@@ -24,7 +24,7 @@ static double load(const void *from, nb_dtype type, int64_t i) {
     case NB_F32:
         return ((const float *)from)[i];
     case NB_BF16:
-        return nb_bf16_value(((const uint16_t *)from)[i]);
+        return ni_bf16_value(((const uint16_t *)from)[i]);
     default:
         return ((const double *)from)[i];
     }
@@ -44,13 +44,13 @@ static void store(void *to, nb_dtype type, int64_t i, double value) {
     }
 }
 
-void nb_ref_cast(nb_backend *be, void *to, nb_dtype to_type, const void *from, nb_dtype from_type, int64_t n) {
+void ni_ref_cast(nb_backend *be, void *to, nb_dtype to_type, const void *from, nb_dtype from_type, int64_t n) {
     (void)be;
     for (int64_t i = 0; i < n; i++)
         store(to, to_type, i, load(from, from_type, i));
 }
 
-void nb_ref_scale(nb_backend *be, const nb_mat *out, const nb_mat *in, const float *row_scale, const float *col_scale) {
+void ni_ref_scale(nb_backend *be, const nb_mat *out, const nb_mat *in, const float *row_scale, const float *col_scale) {
     (void)be;
     bool in_double = out->dtype == NB_F64 || in->dtype == NB_F64;
     for (int64_t r = 0; r < in->rows; r++) {

@@ -1,7 +1,7 @@
 /* checks.c: what every implementation of attention refuses. */
 #include "backend/ref/ref.h"
 
-nb_status nb_attention_check(const nb_attention *a, nb_error *err) {
+nb_status ni_attention_check(const nb_attention *a, nb_error *err) {
     if (a->batch < 0 || a->seq < 0 || a->heads < 1 || a->kv_heads < 1 || a->head_dim < 1)
         return nb_fail(err, NB_BAD_USAGE, "attention: batch %lld, seq %lld, heads %lld/%lld, head_dim %lld",
                        (long long)a->batch, (long long)a->seq, (long long)a->heads, (long long)a->kv_heads,
@@ -19,7 +19,7 @@ nb_status nb_attention_check(const nb_attention *a, nb_error *err) {
     return NB_OK;
 }
 
-nb_status nb_gla_check(const nb_gla *g, nb_error *err) {
+nb_status ni_gla_check(const nb_gla *g, nb_error *err) {
     if (g->batch < 0 || g->seq < 0 || g->heads < 1 || g->key_dim < 1 || g->value_dim < 1)
         return nb_fail(err, NB_BAD_USAGE, "gla: batch %lld, seq %lld, heads %lld, key_dim %lld, value_dim %lld",
                        (long long)g->batch, (long long)g->seq, (long long)g->heads, (long long)g->key_dim,

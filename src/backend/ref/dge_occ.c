@@ -20,7 +20,7 @@ static float cell(float x, float *width) {
     return grid[i];
 }
 
-float nb_dge_derivative(float x, float k, float cap) {
+float ni_dge_derivative(float x, float k, float cap) {
     float width, low = cell(x, &width);
     float t = fabsf(2 * (x - low) / width - 1);
     t = t > 1 ? 1 : t;
@@ -28,7 +28,7 @@ float nb_dge_derivative(float x, float k, float cap) {
     return slope < cap ? slope : cap;
 }
 
-nb_qtensor nb_qtensor_row(const nb_qtensor *q, int64_t row) {
+nb_qtensor ni_qtensor_row(const nb_qtensor *q, int64_t row) {
     nb_qtensor one = *q;
     one.rows = 1;
     if (one.codes)
@@ -44,22 +44,22 @@ nb_qtensor nb_qtensor_row(const nb_qtensor *q, int64_t row) {
     return one;
 }
 
-void nb_ref_dge(nb_backend *be, void *dw, const void *w, const nb_operand *codes, double k, double cap) {
+void ni_ref_dge(nb_backend *be, void *dw, const void *w, const nb_operand *codes, double k, double cap) {
     (void)be;
     float *gradient = dw;
     const float *weight = w;
-    nb_qtensor t = nb_codes_of(codes);
+    nb_qtensor t = ni_codes_of(codes);
     for (int64_t r = 0; r < t.rows; r++)
         for (int64_t c = 0; c < t.cols; c++) {
             int64_t i = r * t.cols + c;
-            float scale = nb_decode_scale(&t, r, c, true);
-            gradient[i] *= nb_dge_derivative(scale > 0 ? weight[i] / scale : 0, (float)k, (float)cap);
+            float scale = ni_decode_scale(&t, r, c, true);
+            gradient[i] *= ni_dge_derivative(scale > 0 ? weight[i] / scale : 0, (float)k, (float)cap);
         }
 }
 
 /* ---- OCC ---- */
 
-nb_status nb_clamp_check(const nb_mat *out, const nb_sparse *rest, const nb_mat *x, int64_t low, int64_t high,
+nb_status ni_clamp_check(const nb_mat *out, const nb_sparse *rest, const nb_mat *x, int64_t low, int64_t high,
                          bool whole, nb_error *err) {
     int64_t n = whole ? x->rows * x->cols : x->cols, room = whole ? x->cols : low + x->cols - 1 - high;
     if (x->dtype != NB_BF16 || out->dtype != NB_BF16 || out->rows != x->rows || out->cols != x->cols)
@@ -80,77 +80,77 @@ static int by_key(const void *a, const void *b) {
 /* Bounds by sorting, as the published code does it. */
 static void bounds(uint16_t *keys, int64_t n, int64_t low, int64_t high, float *lo, float *hi) {
     qsort(keys, (size_t)n, sizeof *keys, by_key);
-    *lo = nb_bf16_value(nb_bf16_of_key(keys[low]));
-    *hi = nb_bf16_value(nb_bf16_of_key(keys[high]));
+    *lo = ni_bf16_value(ni_bf16_of_key(keys[low]));
+    *hi = ni_bf16_value(ni_bf16_of_key(keys[high]));
 }
 
 static void collect(const nb_mat *x, uint16_t *keys) {
     for (int64_t r = 0; r < x->rows; r++)
         for (int64_t c = 0; c < x->cols; c++)
-            *keys++ = nb_bf16_key(((const uint16_t *)x->data)[r * x->stride + c]);
+            *keys++ = ni_bf16_key(((const uint16_t *)x->data)[r * x->stride + c]);
 }
 
 static void clamp_row(uint16_t *to, const nb_sparse *rest, const uint16_t *from, int64_t cols, float lo, float hi) {
     int32_t found = 0;
     for (int64_t c = 0; c < cols; c++) {
-        float v = nb_bf16_value(from[c]), clamped = v < lo ? lo : v > hi ? hi : v; /* NaN stays */
-        to[c] = nb_bf16_even(clamped);
+        float v = ni_bf16_value(from[c]), clamped = v < lo ? lo : v > hi ? hi : v; /* NaN stays */
+        to[c] = ni_bf16_even(clamped);
         if (!rest->count || v == clamped || v != v)
             continue;
         rest->column[found] = (int32_t)c;
-        rest->value[found++] = nb_bf16_even(v - clamped);
+        rest->value[found++] = ni_bf16_even(v - clamped);
     }
     if (rest->count)
         *rest->count = found;
 }
 
-void nb_clamp_between(const nb_mat *out, const nb_sparse *rest, const nb_mat *x, float lo, float hi) {
+void ni_clamp_between(const nb_mat *out, const nb_sparse *rest, const nb_mat *x, float lo, float hi) {
     for (int64_t r = 0; r < x->rows; r++) {
-        nb_mat from = nb_mat_row(x, r), to = nb_mat_row(out, r);
-        nb_sparse one = rest ? nb_sparse_row(rest, r) : (nb_sparse){0};
+        nb_mat from = ni_mat_row(x, r), to = ni_mat_row(out, r);
+        nb_sparse one = rest ? ni_sparse_row(rest, r) : (nb_sparse){0};
         clamp_row(to.data, &one, from.data, x->cols, lo, hi);
     }
 }
 
-nb_status nb_ref_clamp_rows(nb_backend *be, const nb_mat *out, const nb_sparse *rest, const nb_mat *x, int64_t low,
+nb_status ni_ref_clamp_rows(nb_backend *be, const nb_mat *out, const nb_sparse *rest, const nb_mat *x, int64_t low,
                             int64_t high, bool whole, nb_error *err) {
     (void)be;
-    NB_TRY(nb_clamp_check(out, rest, x, low, high, whole, err));
+    NB_TRY(ni_clamp_check(out, rest, x, low, high, whole, err));
     int64_t rows = whole ? x->rows : 1;
     uint16_t *keys = malloc((size_t)(rows * x->cols) * sizeof *keys);
     if (!keys)
         return nb_fail(err, NB_NO_MEMORY, "clamp_rows: no memory for %lld numbers", (long long)(rows * x->cols));
     for (int64_t r = 0; r < x->rows; r += rows) {
-        nb_mat from = nb_mat_row(x, r), to = nb_mat_row(out, r);
-        nb_sparse part = rest ? nb_sparse_row(rest, r) : (nb_sparse){0};
+        nb_mat from = ni_mat_row(x, r), to = ni_mat_row(out, r);
+        nb_sparse part = rest ? ni_sparse_row(rest, r) : (nb_sparse){0};
         float lo, hi;
         from.rows = to.rows = part.rows = rows;
         collect(&from, keys);
         bounds(keys, rows * x->cols, low, high, &lo, &hi);
-        nb_clamp_between(&to, rest ? &part : NULL, &from, lo, hi);
+        ni_clamp_between(&to, rest ? &part : NULL, &from, lo, hi);
     }
     free(keys);
     return NB_OK;
 }
 
-void nb_ref_sparse_gemm(nb_backend *be, const nb_mat *c, const nb_sparse *s, const nb_mat *b) {
+void ni_ref_sparse_gemm(nb_backend *be, const nb_mat *c, const nb_sparse *s, const nb_mat *b) {
     (void)be;
     for (int64_t r = 0; r < c->rows; r++) {
         float *to = (float *)c->data + r * c->stride;
         for (int32_t i = 0; i < s->count[r]; i++) {
-            float v = nb_bf16_value(s->value[r * s->room + i]);
+            float v = ni_bf16_value(s->value[r * s->room + i]);
             const uint16_t *row = (const uint16_t *)b->data + s->column[r * s->room + i] * b->stride;
             for (int64_t n = 0; n < c->cols; n++)
-                to[n] += v * nb_bf16_value(row[n]);
+                to[n] += v * ni_bf16_value(row[n]);
         }
     }
 }
 
-void nb_ref_sparse_add(nb_backend *be, const nb_mat *x, const nb_sparse *s) {
+void ni_ref_sparse_add(nb_backend *be, const nb_mat *x, const nb_sparse *s) {
     (void)be;
     for (int64_t r = 0; r < x->rows; r++)
         for (int32_t i = 0; i < s->count[r]; i++) {
             uint16_t *to = (uint16_t *)x->data + r * x->stride + s->column[r * s->room + i];
-            *to = nb_bf16_even(nb_bf16_value(*to) + nb_bf16_value(s->value[r * s->room + i]));
+            *to = ni_bf16_even(ni_bf16_value(*to) + ni_bf16_value(s->value[r * s->room + i]));
         }
 }

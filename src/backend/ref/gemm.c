@@ -12,7 +12,7 @@ static double load(const nb_mat *m, int64_t row, int64_t col) {
     case NB_F32:
         return ((const float *)m->data)[i];
     case NB_BF16:
-        return nb_bf16_value(((const uint16_t *)m->data)[i]);
+        return ni_bf16_value(((const uint16_t *)m->data)[i]);
     default:
         return ((const double *)m->data)[i];
     }
@@ -25,7 +25,7 @@ static void store(const nb_mat *m, int64_t row, int64_t col, double value) {
         ((float *)m->data)[i] = (float)value;
         break;
     case NB_BF16: /* value is an F32 sum: no double rounding */
-        ((uint16_t *)m->data)[i] = nb_bf16_even((float)value);
+        ((uint16_t *)m->data)[i] = ni_bf16_even((float)value);
         break;
     default:
         ((double *)m->data)[i] = value;
@@ -44,7 +44,7 @@ static nb_status check_view(const char *name, const nb_mat *m, nb_error *err) {
     return NB_OK;
 }
 
-nb_status nb_gemm_check(const nb_mat *c, const nb_mat *a, bool trans_a, const nb_mat *b, bool trans_b, nb_error *err) {
+nb_status ni_gemm_check(const nb_mat *c, const nb_mat *a, bool trans_a, const nb_mat *b, bool trans_b, nb_error *err) {
     NB_TRY(check_view("A", a, err));
     NB_TRY(check_view("B", b, err));
     NB_TRY(check_view("C", c, err));
@@ -59,10 +59,10 @@ nb_status nb_gemm_check(const nb_mat *c, const nb_mat *a, bool trans_a, const nb
     return NB_OK;
 }
 
-nb_status nb_ref_gemm(nb_backend *be, const nb_mat *c, const nb_mat *a, bool trans_a, const nb_mat *b, bool trans_b,
+nb_status ni_ref_gemm(nb_backend *be, const nb_mat *c, const nb_mat *a, bool trans_a, const nb_mat *b, bool trans_b,
                       bool accumulate, nb_error *err) {
     (void)be;
-    NB_TRY(nb_gemm_check(c, a, trans_a, b, trans_b, err));
+    NB_TRY(ni_gemm_check(c, a, trans_a, b, trans_b, err));
     int64_t depth = trans_a ? a->rows : a->cols;
     bool in_double = c->dtype == NB_F64;
     for (int64_t i = 0; i < c->rows; i++) {
@@ -87,19 +87,19 @@ nb_status nb_ref_gemm(nb_backend *be, const nb_mat *c, const nb_mat *a, bool tra
     return NB_OK;
 }
 
-const char *nb_ref_gemm_kernel(nb_backend *be, nb_dtype a, nb_dtype b) {
+const char *ni_ref_gemm_kernel(nb_backend *be, nb_dtype a, nb_dtype b) {
     (void)be;
     return a == NB_F64 || b == NB_F64 ? "f64 scalar" : a == NB_F32 || b == NB_F32 ? "f32 scalar" : "bf16 scalar";
 }
 
-void nb_ref_gemm_sums(nb_backend *be, nb_dtype a, nb_dtype b, char *text, size_t size) {
+void ni_ref_gemm_sums(nb_backend *be, nb_dtype a, nb_dtype b, char *text, size_t size) {
     (void)be;
     (void)a;
     (void)b;
     snprintf(text, size, "scalar");
 }
 
-nb_status nb_ref_gemm_take(nb_backend *be, nb_dtype a, nb_dtype b, const char *sums, nb_error *err) {
+nb_status ni_ref_gemm_take(nb_backend *be, nb_dtype a, nb_dtype b, const char *sums, nb_error *err) {
     (void)be;
     if (strcmp(sums, "scalar") == 0)
         return NB_OK;

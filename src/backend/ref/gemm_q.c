@@ -29,35 +29,35 @@ static bool rounds_in_bf16(const nb_quantizer *q) {
     return q->outer == NB_OUTER_ROW128 || (has_column_scales(q) && q->rule != NB_RULE_POW2);
 }
 
-nb_product nb_product_of(const nb_quantizer *a, const nb_quantizer *b) {
+ni_product ni_product_of(const nb_quantizer *a, const nb_quantizer *b) {
     if (nb_quantizer_is_bf16(a) || nb_quantizer_is_bf16(b))
-        return NB_PRODUCT_NONE;
+        return NI_PRODUCT_NONE;
     bool integer = is_4bit(a) && is_4bit(b);
     bool plain = !has_outer128(a) && !has_outer128(b) && !has_column_scales(a) && !has_column_scales(b);
     if (integer && plain && has_scale_bytes(a) && a->scale_type == b->scale_type && a->block_cols == b->block_cols)
-        return NB_PRODUCT_BLOCKS;
+        return NI_PRODUCT_BLOCKS;
     if (integer && plain && !has_scale_bytes(a) && !has_scale_bytes(b))
-        return NB_PRODUCT_WHOLE;
-    return rounds_in_bf16(a) || rounds_in_bf16(b) ? NB_PRODUCT_BF16_ROUNDED : NB_PRODUCT_BF16;
+        return NI_PRODUCT_WHOLE;
+    return rounds_in_bf16(a) || rounds_in_bf16(b) ? NI_PRODUCT_BF16_ROUNDED : NI_PRODUCT_BF16;
 }
 
-const char *nb_product_decoded_name(nb_product product) {
-    return product == NB_PRODUCT_BF16           ? "decoded-bf16 exact"
-           : product == NB_PRODUCT_BF16_ROUNDED ? "bf16-rounded"
+const char *ni_product_decoded_name(ni_product product) {
+    return product == NI_PRODUCT_BF16           ? "decoded-bf16 exact"
+           : product == NI_PRODUCT_BF16_ROUNDED ? "bf16-rounded"
                                                 : NULL;
 }
 
-const char *nb_ref_gemm_q_kernel(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
+const char *ni_ref_gemm_q_kernel(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
     (void)be;
-    nb_product product = nb_product_of(a, b);
-    if (product == NB_PRODUCT_BLOCKS || product == NB_PRODUCT_WHOLE)
+    ni_product product = ni_product_of(a, b);
+    if (product == NI_PRODUCT_BLOCKS || product == NI_PRODUCT_WHOLE)
         return "packed scalar";
-    return nb_product_decoded_name(product);
+    return ni_product_decoded_name(product);
 }
 
-nb_status nb_gemm_q_check(const nb_mat *c, const nb_qtensor *a, const nb_qtensor *b, nb_error *err) {
+nb_status ni_gemm_q_check(const nb_mat *c, const nb_qtensor *a, const nb_qtensor *b, nb_error *err) {
     char text_a[160], text_b[160];
-    if (nb_product_of(&a->quantizer, &b->quantizer) == NB_PRODUCT_NONE)
+    if (ni_product_of(&a->quantizer, &b->quantizer) == NI_PRODUCT_NONE)
         return nb_fail(err, NB_UNSUPPORTED, "gemm_q: %s times %s: expected two quantized operands; use gemm for BF16",
                        nb_quantizer_text(&a->quantizer, text_a, sizeof text_a),
                        nb_quantizer_text(&b->quantizer, text_b, sizeof text_b));
@@ -78,18 +78,18 @@ nb_status nb_gemm_q_check(const nb_mat *c, const nb_qtensor *a, const nb_qtensor
 
 /* ---- decoding ---- */
 
-int32_t nb_code_steps(nb_element element) {
+int32_t ni_code_steps(nb_element element) {
     return element == NB_ELEMENT_E2M1 ? 2 : 1;
 }
 
-int32_t nb_code_integer(nb_element element, uint8_t code) {
+int32_t ni_code_integer(nb_element element, uint8_t code) {
     static const int8_t e2m1[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
     static const int8_t int4[16] = {0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1};
     return element == NB_ELEMENT_E2M1 ? e2m1[code & 15] : int4[code & 15];
 }
 
-float nb_scale_value(nb_scale_type type, uint8_t byte) {
-    return type == NB_SCALE_E4M3 ? nb_e4m3_value(byte) : nb_e8m0_value(byte);
+float ni_scale_value(nb_scale_type type, uint8_t byte) {
+    return type == NB_SCALE_E4M3 ? ni_e4m3_value(byte) : ni_e8m0_value(byte);
 }
 
 static uint8_t code_at(const nb_qtensor *t, int64_t row, int64_t k) {
@@ -100,15 +100,15 @@ static uint8_t code_at(const nb_qtensor *t, int64_t row, int64_t k) {
 }
 
 static int32_t integer_at(const nb_qtensor *t, int64_t row, int64_t k) {
-    return nb_code_integer(t->quantizer.element, code_at(t, row, k));
+    return ni_code_integer(t->quantizer.element, code_at(t, row, k));
 }
 
 static float block_scale(const nb_qtensor *t, int64_t row, int64_t block) {
     int64_t blocks = t->cols / t->quantizer.block_cols;
-    return nb_scale_value(t->quantizer.scale_type, t->scales[row * blocks + block]);
+    return ni_scale_value(t->quantizer.scale_type, t->scales[row * blocks + block]);
 }
 
-float nb_outer_of_row(const nb_qtensor *t, int64_t row) {
+float ni_outer_of_row(const nb_qtensor *t, int64_t row) {
     const nb_quantizer *q = &t->quantizer;
     if (q->scale_type == NB_SCALE_F32 && q->block_rows == 1 && q->block_cols == NB_BLOCK_ALL)
         return t->outer_scales[row];
@@ -130,8 +130,8 @@ static float inner_scale(const nb_qtensor *t, int64_t row, int64_t k) {
 /* Block scales carry the units, so that what is outside the sum is alpha alone. */
 static float sum_blocks(const nb_qtensor *a, int64_t i, const nb_qtensor *b, int64_t j) {
     int64_t block = a->quantizer.block_cols;
-    float unit_a = 1.0f / (float)nb_code_steps(a->quantizer.element);
-    float unit_b = 1.0f / (float)nb_code_steps(b->quantizer.element);
+    float unit_a = 1.0f / (float)ni_code_steps(a->quantizer.element);
+    float unit_b = 1.0f / (float)ni_code_steps(b->quantizer.element);
     float sum = 0.0f;
     for (int64_t g = 0; g < a->cols / block; g++) {
         int32_t dot = 0;
@@ -147,17 +147,17 @@ static float sum_whole(const nb_qtensor *a, int64_t i, const nb_qtensor *b, int6
     int32_t dot = 0;
     for (int64_t k = 0; k < a->cols; k++)
         dot += integer_at(a, i, k) * integer_at(b, j, k);
-    float unit = 1.0f / (float)(nb_code_steps(a->quantizer.element) * nb_code_steps(b->quantizer.element));
+    float unit = 1.0f / (float)(ni_code_steps(a->quantizer.element) * ni_code_steps(b->quantizer.element));
     return (float)dot * unit;
 }
 
 static float sum_decoded(const nb_qtensor *a, int64_t i, const nb_qtensor *b, int64_t j) {
-    const nb_element_row *element_a = nb_element_info(a->quantizer.element);
-    const nb_element_row *element_b = nb_element_info(b->quantizer.element);
+    const ni_element_row *element_a = ni_element_info(a->quantizer.element);
+    const ni_element_row *element_b = ni_element_info(b->quantizer.element);
     float sum = 0.0f;
     for (int64_t k = 0; k < a->cols; k++) {
-        float x = nb_bf16_round(element_a->value(code_at(a, i, k)) * inner_scale(a, i, k));
-        float y = nb_bf16_round(element_b->value(code_at(b, j, k)) * inner_scale(b, j, k));
+        float x = ni_bf16_round(element_a->value(code_at(a, i, k)) * inner_scale(a, i, k));
+        float y = ni_bf16_round(element_b->value(code_at(b, j, k)) * inner_scale(b, j, k));
         sum += x * y;
     }
     return sum;
@@ -169,21 +169,21 @@ static void store(const nb_mat *c, int64_t i, int64_t j, float value, bool accum
         *to = accumulate ? *to + value : value;
     } else {
         uint16_t *to = (uint16_t *)c->data + i * c->stride + j;
-        *to = nb_bf16_even(accumulate ? nb_bf16_value(*to) + value : value);
+        *to = ni_bf16_even(accumulate ? ni_bf16_value(*to) + value : value);
     }
 }
 
-nb_status nb_ref_gemm_q(nb_backend *be, const nb_mat *c, const nb_qtensor *a, const nb_qtensor *b, bool accumulate,
+nb_status ni_ref_gemm_q(nb_backend *be, const nb_mat *c, const nb_qtensor *a, const nb_qtensor *b, bool accumulate,
                         nb_error *err) {
     (void)be;
-    NB_TRY(nb_gemm_q_check(c, a, b, err));
-    nb_product product = nb_product_of(&a->quantizer, &b->quantizer);
+    NB_TRY(ni_gemm_q_check(c, a, b, err));
+    ni_product product = ni_product_of(&a->quantizer, &b->quantizer);
     for (int64_t i = 0; i < a->rows; i++) {
         for (int64_t j = 0; j < b->rows; j++) {
-            float sum = product == NB_PRODUCT_BLOCKS  ? sum_blocks(a, i, b, j)
-                        : product == NB_PRODUCT_WHOLE ? sum_whole(a, i, b, j)
+            float sum = product == NI_PRODUCT_BLOCKS  ? sum_blocks(a, i, b, j)
+                        : product == NI_PRODUCT_WHOLE ? sum_whole(a, i, b, j)
                                                       : sum_decoded(a, i, b, j);
-            float alpha = nb_outer_of_row(a, i) * nb_outer_of_row(b, j);
+            float alpha = ni_outer_of_row(a, i) * ni_outer_of_row(b, j);
             store(c, i, j, sum * alpha, accumulate);
         }
     }

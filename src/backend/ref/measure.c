@@ -11,7 +11,7 @@ static double element(const nb_mat *x, int64_t row, int64_t col) {
     int64_t at = row * x->stride + col;
     switch (x->dtype) {
     case NB_BF16:
-        return nb_bf16_value(((const uint16_t *)x->data)[at]);
+        return ni_bf16_value(((const uint16_t *)x->data)[at]);
     case NB_F64:
         return ((const double *)x->data)[at];
     default:
@@ -19,7 +19,7 @@ static double element(const nb_mat *x, int64_t row, int64_t col) {
     }
 }
 
-nb_moments nb_moments_of_sums(int64_t count, int64_t nonfinite, double amax, const double sums[4]) {
+nb_moments ni_moments_of_sums(int64_t count, int64_t nonfinite, double amax, const double sums[4]) {
     nb_moments m = {.count = count, .nonfinite = nonfinite, .amax = amax};
     if (count == 0)
         return m;
@@ -48,7 +48,7 @@ static double tile_crest_at(const nb_mat *x, int64_t row, int64_t col) {
     return squares > 0 ? largest / sqrt(squares / (double)count) : 0;
 }
 
-void nb_ref_measure(nb_backend *be, const nb_mat *x, nb_moments *moments, float *column_amax, float *tile_crest) {
+void ni_ref_measure(nb_backend *be, const nb_mat *x, nb_moments *moments, float *column_amax, float *tile_crest) {
     (void)be;
     double sum = 0, squares = 0, amax = 0;
     int64_t count = 0;
@@ -89,8 +89,8 @@ static double logit(const nb_attention *a, nb_dtype act, const void *q, const vo
     int64_t kv_head = head / (a->heads / a->kv_heads);
     nb_mat qm = nb_mat_of(q, act, a->batch * a->seq, a->heads * a->head_dim);
     nb_mat km = nb_mat_of(k, act, a->batch * a->seq, a->kv_heads * a->head_dim);
-    qm.stride = nb_attention_pitch(a, a->q_stride, a->heads);
-    km.stride = nb_attention_pitch(a, a->k_stride, a->kv_heads);
+    qm.stride = ni_attention_pitch(a, a->q_stride, a->heads);
+    km.stride = ni_attention_pitch(a, a->k_stride, a->kv_heads);
     double dot = 0;
     for (int64_t i = 0; i < a->head_dim; i++)
         dot += element(&qm, b * a->seq + t, head * a->head_dim + i) *
@@ -119,12 +119,12 @@ static void measure_query(const nb_attention *a, nb_dtype act, const void *q, co
         weighted += e * l;
     }
     sum->logit_max += largest;
-    sum->logit_kurtosis += nb_moments_of_sums(keys, 0, 0, sums).excess_kurtosis;
+    sum->logit_kurtosis += ni_moments_of_sums(keys, 0, 0, sums).excess_kurtosis;
     sum->entropy += log(total) - weighted / total;
     sum->queries++;
 }
 
-void nb_ref_measure_attention(nb_backend *be, const nb_attention *a, const void *q, const void *k, int64_t stride,
+void ni_ref_measure_attention(nb_backend *be, const nb_attention *a, const void *q, const void *k, int64_t stride,
                               nb_attention_stats *stats) {
     *stats = (nb_attention_stats){0};
     for (int64_t b = 0; b < a->batch; b++)

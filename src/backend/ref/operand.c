@@ -10,9 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-size_t nb_ref_operand_bytes(nb_backend *be, const nb_operand *operand) {
+size_t ni_ref_operand_bytes(nb_backend *be, const nb_operand *operand) {
     (void)be;
-    return nb_canonical_bytes(operand);
+    return ni_canonical_bytes(operand);
 }
 
 /* ---- sources ---- */
@@ -29,8 +29,8 @@ static nb_status new_matrix(nb_dtype type, int64_t rows, int64_t cols, nb_mat *o
 static nb_status widen(nb_backend *be, const nb_mat *out, const nb_mat *numbers, const nb_operand *operand,
                        nb_error *err) {
     if (!numbers)
-        return nb_ref_decode(be, out, operand, false, NULL, true, err);
-    nb_ref_scale(be, out, numbers, NULL, NULL);
+        return ni_ref_decode(be, out, operand, false, NULL, true, err);
+    ni_ref_scale(be, out, numbers, NULL, NULL);
     return NB_OK;
 }
 
@@ -43,26 +43,26 @@ static void subtract(const nb_mat *from, const nb_mat *what) {
 static nb_status residual_of(nb_backend *be, const nb_mat *x, const nb_operand *minus, nb_error *err) {
     nb_mat held;
     NB_TRY(new_matrix(NB_F32, minus->rows, minus->cols, &held, err));
-    nb_status status = nb_ref_decode(be, &held, minus, false, NULL, true, err);
+    nb_status status = ni_ref_decode(be, &held, minus, false, NULL, true, err);
     if (status == NB_OK)
         subtract(x, &held);
     free(held.data);
     return status;
 }
 
-static nb_status fold(nb_backend *be, const nb_source *source, const nb_mat *x, nb_error *err) {
+static nb_status fold(nb_backend *be, const ni_source *source, const nb_mat *x, nb_error *err) {
     const float *row = NULL, *col = NULL;
     if (source->row_scales)
-        NB_TRY(nb_row_scales_of(source->row_scales, &row, err));
+        NB_TRY(ni_row_scales_of(source->row_scales, &row, err));
     if (source->column_scales)
-        NB_TRY(nb_row_scales_of(source->column_scales, &col, err));
+        NB_TRY(ni_row_scales_of(source->column_scales, &col, err));
     if (row || col)
-        nb_ref_scale(be, x, x, row, col);
+        ni_ref_scale(be, x, x, row, col);
     return NB_OK;
 }
 
 /* The source in `type`: real, in which it is exact, or that of plain numbers. */
-static nb_status write_out(nb_backend *be, const nb_source *source, nb_dtype type, nb_mat *out, nb_error *err) {
+static nb_status write_out(nb_backend *be, const ni_source *source, nb_dtype type, nb_mat *out, nb_error *err) {
     int64_t rows = source->numbers ? source->numbers->rows : source->operand->rows;
     int64_t cols = source->numbers ? source->numbers->cols : source->operand->cols;
     nb_mat whole = {0}, picked = {0};
@@ -74,7 +74,7 @@ static nb_status write_out(nb_backend *be, const nb_source *source, nb_dtype typ
     if (status == NB_OK && source->columns) {
         status = new_matrix(type, rows, source->column_count, &picked, err);
         if (status == NB_OK)
-            nb_ref_gather_columns(be, &picked, &whole, source->columns);
+            ni_ref_gather_columns(be, &picked, &whole, source->columns);
         free(whole.data);
         whole = picked;
     }
@@ -94,40 +94,40 @@ static float amax_of(const nb_mat *x) {
     uint32_t amax = 0;
     for (int64_t r = 0; r < x->rows; r++)
         for (int64_t c = 0; c < x->cols; c++) {
-            uint32_t a = nb_f32_magnitude(((const float *)x->data)[r * x->stride + c]);
+            uint32_t a = ni_f32_magnitude(((const float *)x->data)[r * x->stride + c]);
             amax = a > amax ? a : amax;
         }
-    return nb_f32_from(amax);
+    return ni_f32_from(amax);
 }
 
-static nb_status quantize(const nb_making *making, const nb_qtensor *to, const nb_mat *x, nb_error *err) {
-    nb_operand_head *head = nb_head_of(making->out);
-    const float *under = making->under ? &nb_head_of(making->under)->amax : NULL;
-    NB_TRY(nb_ref_quantize_under(to, x, making->transpose, making->noise, under, making->stats, err));
+static nb_status quantize(const ni_making *making, const nb_qtensor *to, const nb_mat *x, nb_error *err) {
+    ni_operand_head *head = ni_head_of(making->out);
+    const float *under = making->under ? &ni_head_of(making->under)->amax : NULL;
+    NB_TRY(ni_ref_quantize_under(to, x, making->transpose, making->noise, under, making->stats, err));
     if (making->at == 0)
-        *head = (nb_operand_head){.amax = under ? *under : amax_of(x)};
+        *head = (ni_operand_head){.amax = under ? *under : amax_of(x)};
     return NB_OK;
 }
 
-static nb_status make_piece(const nb_making *making, const nb_mat *x, nb_error *err) {
-    const nb_quantizer *q = nb_making_quantizer(making);
+static nb_status make_piece(const ni_making *making, const nb_mat *x, nb_error *err) {
+    const nb_quantizer *q = ni_making_quantizer(making);
     int64_t cols = making->transpose ? x->rows : x->cols;
-    nb_qtensor whole = nb_codes_of(making->out);
+    nb_qtensor whole = ni_codes_of(making->out);
     void *memory = malloc(nb_qtensor_bytes(q, whole.rows, cols).total);
     if (!memory)
         return nb_fail(err, NB_NO_MEMORY, "make_operands: no memory for %lld columns", (long long)cols);
     nb_qtensor piece = nb_qtensor_place(q, whole.rows, cols, memory);
     nb_status status = quantize(making, &piece, x, err);
     if (status == NB_OK)
-        nb_put_piece(&whole, making->at, &piece);
+        ni_put_piece(&whole, making->at, &piece);
     free(memory);
     return status;
 }
 
-static void put_numbers(nb_backend *be, const nb_making *making, const nb_mat *x) {
+static void put_numbers(nb_backend *be, const ni_making *making, const nb_mat *x) {
     nb_operand *out = making->out;
     if (making->transpose == out->transposed) {
-        nb_ref_scale(be, &out->numbers, x, NULL, NULL);
+        ni_ref_scale(be, &out->numbers, x, NULL, NULL);
         return;
     }
     for (int64_t r = 0; r < x->rows; r++) {
@@ -137,22 +137,22 @@ static void put_numbers(nb_backend *be, const nb_making *making, const nb_mat *x
         from.cols = from.stride = 1;
         to.data = (char *)to.data + (size_t)r * nb_dtype_size(to.dtype);
         to.cols = 1;
-        nb_ref_scale(be, &to, &from, NULL, NULL);
+        ni_ref_scale(be, &to, &from, NULL, NULL);
     }
 }
 
-static nb_status make_of(nb_backend *be, const nb_source *source, const nb_making *making, const nb_mat *x,
+static nb_status make_of(nb_backend *be, const ni_source *source, const ni_making *making, const nb_mat *x,
                          nb_error *err) {
     nb_operand *out = making->out;
-    if (nb_is_plain(out)) {
+    if (ni_is_plain(out)) {
         put_numbers(be, making, x);
         return NB_OK;
     }
-    nb_qtensor codes = nb_codes_of(out);
-    if (!nb_making_is_whole(source, making))
+    nb_qtensor codes = ni_codes_of(out);
+    if (!ni_making_is_whole(source, making))
         NB_TRY(make_piece(making, x, err));
     else {
-        codes.quantizer = *nb_making_quantizer(making);
+        codes.quantizer = *ni_making_quantizer(making);
         NB_TRY(quantize(making, &codes, x, err));
     }
     out->outer = codes.tensor_scale;
@@ -160,20 +160,20 @@ static nb_status make_of(nb_backend *be, const nb_source *source, const nb_makin
 }
 
 /* Codes that are rotated do not decode to what they were made of. */
-static nb_status check_sources(const nb_source *source, nb_error *err) {
+static nb_status check_sources(const ni_source *source, nb_error *err) {
     const nb_operand *from = source->operand ? source->operand : source->minus;
-    if (from && from->quantizer.hadamard_size && !nb_is_plain(from))
+    if (from && from->quantizer.hadamard_size && !ni_is_plain(from))
         return nb_fail(err, NB_BAD_USAGE, "make_operands: the source is rotated; expected codes without Hadamard");
     return NB_OK;
 }
 
-nb_status nb_ref_make_operands(nb_backend *be, const nb_source *source, const nb_making *makings, int32_t count,
+nb_status ni_ref_make_operands(nb_backend *be, const ni_source *source, const ni_making *makings, int32_t count,
                                nb_error *err) {
     NB_TRY(check_sources(source, err));
     for (int32_t i = 0; i < count; i++) {
-        const nb_making *making = &makings[i];
+        const ni_making *making = &makings[i];
         nb_mat x;
-        NB_TRY(nb_check_making(source, making, err));
+        NB_TRY(ni_check_making(source, making, err));
         nb_dtype from = source->numbers ? source->numbers->dtype : NB_F32;
         NB_TRY(write_out(be, source, from == NB_F64 ? NB_F64 : NB_F32, &x, err));
         nb_status status = make_of(be, source, making, &x, err);
@@ -183,46 +183,46 @@ nb_status nb_ref_make_operands(nb_backend *be, const nb_source *source, const nb
     return NB_OK;
 }
 
-nb_status nb_ref_turn(nb_backend *be, nb_operand *out, const nb_operand *from, nb_error *err) {
-    nb_qtensor to = nb_codes_of(out), source = nb_codes_of(from);
+nb_status ni_ref_turn(nb_backend *be, nb_operand *out, const nb_operand *from, nb_error *err) {
+    nb_qtensor to = ni_codes_of(out), source = ni_codes_of(from);
     if (out->quantizer.scale_type == NB_SCALE_NONE)
-        source = nb_inner_codes(&source);
-    NB_TRY(nb_ref_transpose_codes(be, &to, &source, err));
-    *nb_head_of(out) = (nb_operand_head){.amax = nb_head_of(from)->amax};
+        source = ni_inner_codes(&source);
+    NB_TRY(ni_ref_transpose_codes(be, &to, &source, err));
+    *ni_head_of(out) = (ni_operand_head){.amax = ni_head_of(from)->amax};
     out->outer = to.tensor_scale;
     return NB_OK;
 }
 
 /* ---- decoding ---- */
 
-nb_status nb_ref_decode(nb_backend *be, const nb_mat *out, const nb_operand *from, bool transpose,
+nb_status ni_ref_decode(nb_backend *be, const nb_mat *out, const nb_operand *from, bool transpose,
                         const int32_t *columns, bool with_outer, nb_error *err) {
-    NB_TRY(nb_check_decode(out, from, transpose, columns, err));
+    NB_TRY(ni_check_decode(out, from, transpose, columns, err));
     if (columns) {
         nb_mat part;
         NB_TRY(new_matrix(out->dtype, from->rows, from->cols, &part, err));
-        nb_status status = nb_ref_decode(be, &part, from, false, NULL, with_outer, err);
+        nb_status status = ni_ref_decode(be, &part, from, false, NULL, with_outer, err);
         if (status == NB_OK)
-            nb_ref_scatter_columns(be, out, &part, columns, false);
+            ni_ref_scatter_columns(be, out, &part, columns, false);
         free(part.data);
         return status;
     }
-    if (nb_is_plain(from)) {
+    if (ni_is_plain(from)) {
         nb_operand to = {.numbers = *out, .transposed = transpose};
-        put_numbers(be, &(nb_making){.out = &to, .transpose = from->transposed}, &from->numbers);
+        put_numbers(be, &(ni_making){.out = &to, .transpose = from->transposed}, &from->numbers);
         return NB_OK;
     }
-    nb_qtensor codes = nb_codes_of(from);
+    nb_qtensor codes = ni_codes_of(from);
     if (!with_outer)
-        codes = nb_inner_codes(&codes);
-    return nb_ref_dequantize(be, out, &codes, transpose, with_outer, err);
+        codes = ni_inner_codes(&codes);
+    return ni_ref_dequantize(be, out, &codes, transpose, with_outer, err);
 }
 
-nb_status nb_ref_canonical(nb_backend *be, const nb_qtensor *out, const nb_operand *from, nb_error *err) {
+nb_status ni_ref_canonical(nb_backend *be, const nb_qtensor *out, const nb_operand *from, nb_error *err) {
     (void)be;
-    NB_TRY(nb_check_canonical(out, from, err));
-    nb_qtensor codes = nb_codes_of(from);
-    nb_copy_codes(out, &codes);
+    NB_TRY(ni_check_canonical(out, from, err));
+    nb_qtensor codes = ni_codes_of(from);
+    ni_copy_codes(out, &codes);
     return NB_OK;
 }
 
@@ -232,11 +232,11 @@ nb_status nb_ref_canonical(nb_backend *be, const nb_qtensor *out, const nb_opera
 static nb_status as_numbers(nb_backend *be, const nb_operand *o, nb_mat *out, void **memory, nb_error *err) {
     *memory = NULL;
     *out = o->numbers;
-    if (nb_is_plain(o))
+    if (ni_is_plain(o))
         return NB_OK;
     NB_TRY(new_matrix(NB_BF16, o->rows, o->cols, out, err));
     *memory = out->data;
-    return nb_ref_decode(be, out, o, false, NULL, true, err);
+    return ni_ref_decode(be, out, o, false, NULL, true, err);
 }
 
 static nb_status plain_product(nb_backend *be, const nb_mat *c, const nb_operand *a, const nb_operand *b,
@@ -247,7 +247,7 @@ static nb_status plain_product(nb_backend *be, const nb_mat *c, const nb_operand
     if (status == NB_OK)
         status = as_numbers(be, b, &y, &own_y, err);
     if (status == NB_OK)
-        status = nb_ref_gemm(be, c, &x, nb_is_plain(a) && a->transposed, &y, !nb_is_plain(b) || !b->transposed,
+        status = ni_ref_gemm(be, c, &x, ni_is_plain(a) && a->transposed, &y, !ni_is_plain(b) || !b->transposed,
                              accumulate, err);
     free(own_x);
     free(own_y);
@@ -256,14 +256,14 @@ static nb_status plain_product(nb_backend *be, const nb_mat *c, const nb_operand
 
 static nb_status product(nb_backend *be, const nb_mat *c, const nb_operand *a, const nb_operand *b, bool accumulate,
                          nb_error *err) {
-    if (!nb_ref_product_kernel(be, &a->quantizer, &b->quantizer))
+    if (!ni_ref_product_kernel(be, &a->quantizer, &b->quantizer))
         return plain_product(be, c, a, b, accumulate, err);
-    nb_qtensor x = nb_codes_of(a), y = nb_codes_of(b);
-    return nb_ref_gemm_q(be, c, &x, &y, accumulate, err);
+    nb_qtensor x = ni_codes_of(a), y = ni_codes_of(b);
+    return ni_ref_gemm_q(be, c, &x, &y, accumulate, err);
 }
 
 /* C (+)= factor * product, into the columns that the term names. C in real. */
-static nb_status add_part(nb_backend *be, const nb_mat *c, const nb_term *t, float factor, bool accumulate,
+static nb_status add_part(nb_backend *be, const nb_mat *c, const ni_term *t, float factor, bool accumulate,
                           nb_error *err) {
     nb_mat part;
     NB_TRY(new_matrix(c->dtype, c->rows, t->b->rows, &part, err));
@@ -280,21 +280,21 @@ static nb_status add_part(nb_backend *be, const nb_mat *c, const nb_term *t, flo
     return status;
 }
 
-static nb_status add_sparse(nb_backend *be, const nb_mat *c, const nb_term *t, nb_error *err) {
+static nb_status add_sparse(nb_backend *be, const nb_mat *c, const ni_term *t, nb_error *err) {
     nb_mat w;
     NB_TRY(new_matrix(NB_BF16, t->b->cols, t->b->rows, &w, err));
-    nb_status status = nb_ref_decode(be, &w, t->b, true, NULL, true, err);
+    nb_status status = ni_ref_decode(be, &w, t->b, true, NULL, true, err);
     if (status == NB_OK)
-        nb_ref_sparse_gemm(be, c, t->sparse, &w);
+        ni_ref_sparse_gemm(be, c, t->sparse, &w);
     free(w.data);
     return status;
 }
 
-static bool is_simple(const nb_term *t) {
+static bool is_simple(const ni_term *t) {
     return t->a && !t->columns && !t->a->factor && !t->b->factor;
 }
 
-static nb_status add_term(nb_backend *be, const nb_mat *c, const nb_term *t, bool accumulate, nb_error *err) {
+static nb_status add_term(nb_backend *be, const nb_mat *c, const ni_term *t, bool accumulate, nb_error *err) {
     if (is_simple(t))
         return product(be, c, t->a, t->b, accumulate, err);
     if (!t->a && !accumulate)
@@ -305,27 +305,27 @@ static nb_status add_term(nb_backend *be, const nb_mat *c, const nb_term *t, boo
     return add_part(be, c, t, a * b, accumulate, err);
 }
 
-nb_status nb_ref_multiply(nb_backend *be, const nb_mat *c, const nb_term *terms, int32_t count, bool accumulate,
+nb_status ni_ref_multiply(nb_backend *be, const nb_mat *c, const ni_term *terms, int32_t count, bool accumulate,
                           nb_error *err) {
-    NB_TRY(nb_check_terms(c, terms, count, err));
+    NB_TRY(ni_check_terms(c, terms, count, err));
     bool in_place = c->dtype != NB_BF16 || (count == 1 && is_simple(terms));
     nb_mat sum = *c;
     if (!in_place) {
         NB_TRY(new_matrix(NB_F32, c->rows, c->cols, &sum, err));
         if (accumulate)
-            nb_ref_scale(be, &sum, c, NULL, NULL);
+            ni_ref_scale(be, &sum, c, NULL, NULL);
     }
     nb_status status = NB_OK;
     for (int32_t i = 0; i < count && status == NB_OK; i++)
         status = add_term(be, &sum, &terms[i], accumulate || i > 0, err);
     if (!in_place) {
         if (status == NB_OK)
-            nb_ref_scale(be, c, &sum, NULL, NULL);
+            ni_ref_scale(be, c, &sum, NULL, NULL);
         free(sum.data);
     }
     return status;
 }
 
-const char *nb_ref_product_kernel(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
-    return nb_ref_gemm_q_kernel(be, a, b);
+const char *ni_ref_product_kernel(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
+    return ni_ref_gemm_q_kernel(be, a, b);
 }

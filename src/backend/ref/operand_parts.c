@@ -8,19 +8,19 @@
 
 /* ---- where codes lie ---- */
 
-size_t nb_canonical_bytes(const nb_operand *o) {
-    return nb_is_plain(o) ? 0 : NB_HEAD_BYTES + nb_qtensor_bytes(&o->quantizer, o->rows, o->cols).total;
+size_t ni_canonical_bytes(const nb_operand *o) {
+    return ni_is_plain(o) ? 0 : NI_HEAD_BYTES + nb_qtensor_bytes(&o->quantizer, o->rows, o->cols).total;
 }
 
-nb_qtensor nb_codes_of(const nb_operand *o) {
-    return nb_qtensor_place(&o->quantizer, o->rows, o->cols, (char *)o->memory + NB_HEAD_BYTES);
+nb_qtensor ni_codes_of(const nb_operand *o) {
+    return nb_qtensor_place(&o->quantizer, o->rows, o->cols, (char *)o->memory + NI_HEAD_BYTES);
 }
 
 static bool has_row_scales(const nb_quantizer *q) {
     return q->scale_type == NB_SCALE_F32 && q->block_rows == 1 && q->block_cols == NB_BLOCK_ALL;
 }
 
-nb_qtensor nb_inner_codes(const nb_qtensor *t) {
+nb_qtensor ni_inner_codes(const nb_qtensor *t) {
     nb_qtensor inner = *t;
     nb_quantizer *q = &inner.quantizer;
     if (has_row_scales(q)) {
@@ -32,41 +32,41 @@ nb_qtensor nb_inner_codes(const nb_qtensor *t) {
     return inner;
 }
 
-nb_status nb_row_scales_of(const nb_operand *o, const float **scales, nb_error *err) {
+nb_status ni_row_scales_of(const nb_operand *o, const float **scales, nb_error *err) {
     if (!has_row_scales(&o->quantizer))
         return nb_fail(err, NB_BAD_USAGE, "make_operands: an operand whose scales are to be folded has none a row");
-    *scales = nb_codes_of(o).outer_scales;
+    *scales = ni_codes_of(o).outer_scales;
     return NB_OK;
 }
 
 /* ---- sources and makings ---- */
 
-void nb_source_shape(const nb_source *source, int64_t *rows, int64_t *cols) {
+void ni_source_shape(const ni_source *source, int64_t *rows, int64_t *cols) {
     *rows = source->numbers ? source->numbers->rows : source->operand->rows;
     *cols = source->columns ? source->column_count : source->numbers ? source->numbers->cols : source->operand->cols;
 }
 
-bool nb_source_is_simple(const nb_source *source) {
+bool ni_source_is_simple(const ni_source *source) {
     return !source->minus && !source->columns && !source->row_scales && !source->column_scales &&
-           (source->numbers || !nb_is_plain(source->operand));
+           (source->numbers || !ni_is_plain(source->operand));
 }
 
-const nb_quantizer *nb_making_quantizer(const nb_making *making) {
+const nb_quantizer *ni_making_quantizer(const ni_making *making) {
     return making->quantizer ? making->quantizer : &making->out->quantizer;
 }
 
-int64_t nb_making_columns(const nb_source *source, const nb_making *making) {
+int64_t ni_making_columns(const ni_source *source, const ni_making *making) {
     int64_t rows, cols;
-    nb_source_shape(source, &rows, &cols);
+    ni_source_shape(source, &rows, &cols);
     return making->transpose ? rows : cols;
 }
 
-bool nb_making_is_whole(const nb_source *source, const nb_making *making) {
-    return making->at == 0 && nb_making_columns(source, making) == making->out->cols;
+bool ni_making_is_whole(const ni_source *source, const ni_making *making) {
+    return making->at == 0 && ni_making_columns(source, making) == making->out->cols;
 }
 
-static nb_status check_piece(const nb_source *source, const nb_making *making, nb_error *err) {
-    const nb_quantizer *q = nb_making_quantizer(making), *whole = &making->out->quantizer;
+static nb_status check_piece(const ni_source *source, const ni_making *making, nb_error *err) {
+    const nb_quantizer *q = ni_making_quantizer(making), *whole = &making->out->quantizer;
     nb_quantizer same = *q;
     same.block_rows = whole->block_rows;
     if (!nb_quantizer_equal(&same, whole))
@@ -76,7 +76,7 @@ static nb_status check_piece(const nb_source *source, const nb_making *making, n
     bool blocks = q->scale_type == NB_SCALE_E4M3 && q->outer == NB_OUTER_TENSOR && whole->block_rows == 1 &&
                   !q->hadamard_size && q->round != NB_ROUND_STOCHASTIC;
     if (blocks && making->at % 16 == 0 && (making->at == 0 || making->under) &&
-        making->at + nb_making_columns(source, making) <= making->out->cols)
+        making->at + ni_making_columns(source, making) <= making->out->cols)
         return NB_OK;
     return nb_fail(err, NB_BAD_USAGE,
                    "make_operands: a piece at column %lld of %lld; expected whole blocks of nvfp4 1x16, not rotated, "
@@ -84,36 +84,36 @@ static nb_status check_piece(const nb_source *source, const nb_making *making, n
                    (long long)making->at, (long long)making->out->cols);
 }
 
-nb_status nb_check_making(const nb_source *source, const nb_making *making, nb_error *err) {
+nb_status ni_check_making(const ni_source *source, const ni_making *making, nb_error *err) {
     const nb_operand *out = making->out;
     int64_t rows, cols;
     if (!source->numbers == !source->operand)
         return nb_fail(err, NB_BAD_USAGE, "make_operands: expected one source, numbers or an operand");
-    nb_source_shape(source, &rows, &cols);
+    ni_source_shape(source, &rows, &cols);
     int64_t out_rows = making->transpose ? cols : rows, out_cols = making->transpose ? rows : cols;
     const nb_operand *minus = source->minus;
     int64_t width = source->numbers ? source->numbers->cols : source->operand->cols;
-    if (minus && (!source->numbers || nb_is_plain(minus) || minus->rows != rows || minus->cols < width))
+    if (minus && (!source->numbers || ni_is_plain(minus) || minus->rows != rows || minus->cols < width))
         return nb_fail(err, NB_BAD_USAGE, "make_operands: a residual needs numbers and codes of their shape");
     if ((source->row_scales && source->row_scales->rows != rows) ||
         (source->column_scales && source->column_scales->rows != cols))
         return nb_fail(err, NB_BAD_USAGE, "make_operands: folded scales do not fit a source of %lld x %lld",
                        (long long)rows, (long long)cols);
-    if (out->rows != out_rows || (out->cols != out_cols && (nb_is_plain(out) || out->cols < out_cols)))
+    if (out->rows != out_rows || (out->cols != out_cols && (ni_is_plain(out) || out->cols < out_cols)))
         return nb_fail(err, NB_BAD_USAGE, "make_operands: source %lld x %lld%s does not fit operand %lld x %lld",
                        (long long)rows, (long long)cols, making->transpose ? " transposed" : "", (long long)out->rows,
                        (long long)out->cols);
-    if (nb_is_plain(out) ? !out->numbers.data : !out->memory)
+    if (ni_is_plain(out) ? !out->numbers.data : !out->memory)
         return nb_fail(err, NB_BAD_USAGE, "make_operands: an operand of %lld x %lld has no memory",
                        (long long)out->rows, (long long)out->cols);
-    return nb_is_plain(out) || (nb_making_is_whole(source, making) && !making->under)
+    return ni_is_plain(out) || (ni_making_is_whole(source, making) && !making->under)
                ? NB_OK
                : check_piece(source, making, err);
 }
 
 /* ---- decoding, converting ---- */
 
-nb_status nb_check_decode(const nb_mat *out, const nb_operand *from, bool transpose, const int32_t *columns,
+nb_status ni_check_decode(const nb_mat *out, const nb_operand *from, bool transpose, const int32_t *columns,
                           nb_error *err) {
     int64_t rows = transpose ? from->cols : from->rows, cols = transpose ? from->rows : from->cols;
     if (out->rows != rows || (columns ? out->cols < cols : out->cols != cols) || !out->data)
@@ -124,8 +124,8 @@ nb_status nb_check_decode(const nb_mat *out, const nb_operand *from, bool transp
     return NB_OK;
 }
 
-nb_status nb_check_canonical(const nb_qtensor *out, const nb_operand *from, nb_error *err) {
-    if (nb_is_plain(from))
+nb_status ni_check_canonical(const nb_qtensor *out, const nb_operand *from, nb_error *err) {
+    if (ni_is_plain(from))
         return nb_fail(err, NB_BAD_USAGE, "canonical: plain numbers have no codes");
     if (out->rows != from->rows || out->cols != from->cols || !nb_quantizer_equal(&out->quantizer, &from->quantizer))
         return nb_fail(err, NB_BAD_USAGE, "canonical: expected the operand's own quantizer and shape, %lld x %lld",
@@ -133,7 +133,7 @@ nb_status nb_check_canonical(const nb_qtensor *out, const nb_operand *from, nb_e
     return NB_OK;
 }
 
-void nb_copy_codes(const nb_qtensor *out, const nb_qtensor *from) {
+void ni_copy_codes(const nb_qtensor *out, const nb_qtensor *from) {
     nb_qtensor_size size = nb_qtensor_bytes(&from->quantizer, from->rows, from->cols);
     const void *parts[] = {from->codes, from->scales, from->outer_scales, from->tensor_scale};
     void *to[] = {out->codes, out->scales, out->outer_scales, out->tensor_scale};
@@ -143,7 +143,7 @@ void nb_copy_codes(const nb_qtensor *out, const nb_qtensor *from) {
             memcpy(to[i], parts[i], bytes[i]);
 }
 
-void nb_put_piece(const nb_qtensor *out, int64_t at, const nb_qtensor *piece) {
+void ni_put_piece(const nb_qtensor *out, int64_t at, const nb_qtensor *piece) {
     for (int64_t r = 0; r < piece->rows; r++) {
         memcpy(out->codes + (r * out->cols + at) / 2, piece->codes + r * piece->cols / 2, (size_t)piece->cols / 2);
         memcpy(out->scales + (r * out->cols + at) / 16, piece->scales + r * piece->cols / 16, (size_t)piece->cols / 16);
@@ -154,7 +154,7 @@ void nb_put_piece(const nb_qtensor *out, int64_t at, const nb_qtensor *piece) {
 
 /* ---- terms ---- */
 
-static nb_status check_term(const nb_mat *c, const nb_term *t, nb_error *err) {
+static nb_status check_term(const nb_mat *c, const ni_term *t, nb_error *err) {
     const nb_operand *a = t->a, *b = t->b;
     int64_t rows = a ? a->rows : t->sparse ? c->rows : -1, depth = a ? a->cols : t->sparse ? t->sparse->cols : -1;
     if (!b || rows != c->rows || depth != b->cols || (t->columns ? b->rows > c->cols : b->rows != c->cols))
@@ -168,7 +168,7 @@ static nb_status check_term(const nb_mat *c, const nb_term *t, nb_error *err) {
     return NB_OK;
 }
 
-nb_status nb_check_terms(const nb_mat *c, const nb_term *terms, int32_t count, nb_error *err) {
+nb_status ni_check_terms(const nb_mat *c, const ni_term *terms, int32_t count, nb_error *err) {
     if (count < 1)
         return nb_fail(err, NB_BAD_USAGE, "multiply: a sum of %d terms; expected at least one", count);
     for (int32_t i = 0; i < count; i++)

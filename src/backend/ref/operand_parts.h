@@ -3,59 +3,59 @@
  *
  * An operand's memory begins with a head, then the canonical codes and scales; a backend may put more behind them.
  */
-#ifndef NB_BACKEND_REF_OPERAND_PARTS_H
-#define NB_BACKEND_REF_OPERAND_PARTS_H
+#ifndef NI_BACKEND_REF_OPERAND_PARTS_H
+#define NI_BACKEND_REF_OPERAND_PARTS_H
 
 #include "backend/ref/ref.h"
 
-typedef struct nb_operand_head {
+typedef struct ni_operand_head {
     float amax;   /* that the tensor's scale was made from: pieces that are made under it ask */
     int32_t form; /* what stands behind the canonical part, in the backend's own words; 0: nothing that is good */
-} nb_operand_head;
+} ni_operand_head;
 
-enum { NB_HEAD_BYTES = 64 };
+enum { NI_HEAD_BYTES = 64 };
 
-static inline nb_operand_head *nb_head_of(const nb_operand *o) {
+static inline ni_operand_head *ni_head_of(const nb_operand *o) {
     return o->memory;
 }
 
-static inline bool nb_is_plain(const nb_operand *o) {
+static inline bool ni_is_plain(const nb_operand *o) {
     return nb_quantizer_is_bf16(&o->quantizer);
 }
 
 /* Head and canonical part. */
-size_t nb_canonical_bytes(const nb_operand *o);
-nb_qtensor nb_codes_of(const nb_operand *o);
+size_t ni_canonical_bytes(const nb_operand *o);
+nb_qtensor ni_codes_of(const nb_operand *o);
 
 /* The codes without what stays outside of the sum: scales of rows and of the tensor. */
-nb_qtensor nb_inner_codes(const nb_qtensor *t);
+nb_qtensor ni_inner_codes(const nb_qtensor *t);
 
 /* FP32 scales of the rows; NULL with a sentence where the operand has none. */
-nb_status nb_row_scales_of(const nb_operand *o, const float **scales, nb_error *err);
+nb_status ni_row_scales_of(const nb_operand *o, const float **scales, nb_error *err);
 
 /* Rows and columns that a source has, `columns` taken out. */
-void nb_source_shape(const nb_source *source, int64_t *rows, int64_t *cols);
+void ni_source_shape(const ni_source *source, int64_t *rows, int64_t *cols);
 /* True if quantizing reads `numbers` or `operand` as they lie. */
-bool nb_source_is_simple(const nb_source *source);
+bool ni_source_is_simple(const ni_source *source);
 
 /* What must hold before an operand, or a piece of one, is made. */
-nb_status nb_check_making(const nb_source *source, const nb_making *making, nb_error *err);
-nb_status nb_check_decode(const nb_mat *out, const nb_operand *from, bool transpose, const int32_t *columns,
+nb_status ni_check_making(const ni_source *source, const ni_making *making, nb_error *err);
+nb_status ni_check_decode(const nb_mat *out, const nb_operand *from, bool transpose, const int32_t *columns,
                           nb_error *err);
-nb_status nb_check_canonical(const nb_qtensor *out, const nb_operand *from, nb_error *err);
-nb_status nb_check_terms(const nb_mat *c, const nb_term *terms, int32_t count, nb_error *err);
+nb_status ni_check_canonical(const nb_qtensor *out, const nb_operand *from, nb_error *err);
+nb_status ni_check_terms(const nb_mat *c, const ni_term *terms, int32_t count, nb_error *err);
 
 /* The quantizer of a making, and whether it is all of its operand. */
-const nb_quantizer *nb_making_quantizer(const nb_making *making);
-int64_t nb_making_columns(const nb_source *source, const nb_making *making);
-bool nb_making_is_whole(const nb_source *source, const nb_making *making);
+const nb_quantizer *ni_making_quantizer(const ni_making *making);
+int64_t ni_making_columns(const ni_source *source, const ni_making *making);
+bool ni_making_is_whole(const ni_source *source, const ni_making *making);
 
 /* bin_widths and round_by of codes. */
-void nb_bin_widths_of(float *out, const nb_qtensor *codes);
-void nb_round_codes_by(const nb_qtensor *codes, const float *w, const float *guide);
+void ni_bin_widths_of(float *out, const nb_qtensor *codes);
+void ni_round_codes_by(const nb_qtensor *codes, const float *w, const float *guide);
 
 /* Codes and scales of `piece` into the columns of `out` from `at` on, which are whole blocks. */
-void nb_put_piece(const nb_qtensor *out, int64_t at, const nb_qtensor *piece);
-void nb_copy_codes(const nb_qtensor *out, const nb_qtensor *from);
+void ni_put_piece(const nb_qtensor *out, int64_t at, const nb_qtensor *piece);
+void ni_copy_codes(const nb_qtensor *out, const nb_qtensor *from);
 
 #endif

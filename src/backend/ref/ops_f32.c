@@ -9,16 +9,16 @@
 #include <tgmath.h>
 
 #define REAL NB_F32
-#define REF(name) nb_ref_f32_##name
+#define REF(name) ni_ref_f32_##name
 typedef uint16_t act;
 typedef float real;
 
 static inline real to_real(act x) {
-    return nb_bf16_value(x);
+    return ni_bf16_value(x);
 }
 
 static inline act to_act(real x) {
-    return nb_bf16_even(x);
+    return ni_bf16_even(x);
 }
 
 #include "backend/ref/elementwise.inc"

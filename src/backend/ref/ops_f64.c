@@ -8,7 +8,7 @@
 #include <tgmath.h>
 
 #define REAL NB_F64
-#define REF(name) nb_ref_f64_##name
+#define REF(name) ni_ref_f64_##name
 typedef double act;
 typedef double real;
 

@@ -16,9 +16,9 @@
 /* One quantization on its way: the operand, and its rotated input x [rows, cols]. */
 typedef struct job {
     const nb_qtensor *out;
-    const nb_element_row *element;
+    const ni_element_row *element;
     const float *x;
-    const nb_noise_key *noise;
+    const ni_noise_key *noise;
     const float *outer_amax; /* [1] what the tensor's scale is made from; NULL: the amax of x */
 } job;
 
@@ -26,10 +26,10 @@ static float amax_of(const job *j, int64_t r0, int64_t r1, int64_t c0, int64_t c
     uint32_t amax = 0;
     for (int64_t r = r0; r < r1; r++)
         for (int64_t c = c0; c < c1; c++) {
-            uint32_t a = nb_f32_magnitude(j->x[r * j->out->cols + c]);
+            uint32_t a = ni_f32_magnitude(j->x[r * j->out->cols + c]);
             amax = a > amax ? a : amax;
         }
-    return nb_f32_from(amax);
+    return ni_f32_from(amax);
 }
 
 /* Columns of one row must come in ascending order: the even element of a byte clears the odd one. */
@@ -50,15 +50,15 @@ static void zero_span(const job *j, int64_t r, int64_t c0, int64_t c1) {
 /* Codes of columns [c0, c1) of row r: round(fl(x * multiplier)). */
 static void encode_span(const job *j, int64_t r, int64_t c0, int64_t c1, float multiplier) {
     const nb_qtensor *out = j->out;
-    float u[NB_NOISE_GROUP];
+    float u[NI_NOISE_GROUP];
     for (int64_t c = c0; c < c1; c++) {
         int64_t e = r * out->cols + c;
-        float y = nb_f32_mul(j->x[e], multiplier);
+        float y = ni_f32_mul(j->x[e], multiplier);
         uint8_t code;
         if (out->quantizer.round == NB_ROUND_STOCHASTIC) {
-            if (c == c0 || e % NB_NOISE_GROUP == 0)
-                nb_noise_group(j->noise, (uint32_t)(e / NB_NOISE_GROUP), out->quantizer.sr_bits, u);
-            code = j->element->stochastic(y, u[e % NB_NOISE_GROUP]);
+            if (c == c0 || e % NI_NOISE_GROUP == 0)
+                ni_noise_group(j->noise, (uint32_t)(e / NI_NOISE_GROUP), out->quantizer.sr_bits, u);
+            code = j->element->stochastic(y, u[e % NI_NOISE_GROUP]);
         } else {
             code = out->quantizer.round == NB_ROUND_UP ? j->element->up(y) : j->element->even(y);
         }
@@ -72,17 +72,17 @@ static void quantize_nvfp4(const job *j) {
     const nb_qtensor *out = j->out;
     nb_scale_rule rule = out->quantizer.rule;
     float amax = j->outer_amax ? *j->outer_amax : amax_of(j, 0, out->rows, 0, out->cols);
-    nb_tensor_scale t = nb_tensor_scale_of(nb_e4m3_target_of(rule), out->quantizer.outer, amax);
+    ni_tensor_scale t = ni_tensor_scale_of(ni_e4m3_target_of(rule), out->quantizer.outer, amax);
     if (out->tensor_scale)
         *out->tensor_scale = t.sdec;
     for (int64_t r0 = 0; r0 < out->rows; r0 += out->quantizer.block_rows)
         for (int64_t c0 = 0; c0 < out->cols; c0 += 16) {
             int64_t r1 = r0 + out->quantizer.block_rows < out->rows ? r0 + out->quantizer.block_rows : out->rows;
-            uint8_t byte = nb_block_scale_byte(t, amax_of(j, r0, r1, c0, c0 + 16));
+            uint8_t byte = ni_block_scale_byte(t, amax_of(j, r0, r1, c0, c0 + 16));
             for (int64_t r = r0; r < r1; r++) {
                 out->scales[r * (out->cols / 16) + c0 / 16] = byte;
                 if (byte)
-                    encode_span(j, r, c0, c0 + 16, nb_block_encode(byte, t.sdec));
+                    encode_span(j, r, c0, c0 + 16, ni_block_encode(byte, t.sdec));
                 else
                     zero_span(j, r, c0, c0 + 16);
             }
@@ -92,16 +92,16 @@ static void quantize_nvfp4(const job *j) {
 /* Double block: 1x16 with E4M3 scales inside 1x128 with FP32 scales. */
 static void quantize_outer128(const job *j) {
     const nb_qtensor *out = j->out;
-    nb_e4m3_target target = nb_e4m3_target_of(out->quantizer.rule);
+    ni_e4m3_target target = ni_e4m3_target_of(out->quantizer.rule);
     for (int64_t r = 0; r < out->rows; r++)
         for (int64_t c128 = 0; c128 < out->cols; c128 += 128) {
-            float outer = nb_outer128_scale(target, out->quantizer.outer, amax_of(j, r, r + 1, c128, c128 + 128));
+            float outer = ni_outer128_scale(target, out->quantizer.outer, amax_of(j, r, r + 1, c128, c128 + 128));
             out->outer_scales[r * (out->cols / 128) + c128 / 128] = outer;
             for (int64_t c = c128; c < c128 + 128; c += 16) {
-                uint8_t byte = nb_outer128_scale_byte(target, outer, amax_of(j, r, r + 1, c, c + 16));
+                uint8_t byte = ni_outer128_scale_byte(target, outer, amax_of(j, r, r + 1, c, c + 16));
                 out->scales[r * (out->cols / 16) + c / 16] = byte;
                 if (byte)
-                    encode_span(j, r, c, c + 16, nb_outer128_encode(byte, outer));
+                    encode_span(j, r, c, c + 16, ni_outer128_encode(byte, outer));
                 else
                     zero_span(j, r, c, c + 16);
             }
@@ -114,9 +114,9 @@ static void quantize_mx(const job *j) {
     for (int64_t r = 0; r < out->rows; r++)
         for (int64_t c = 0; c < out->cols; c += 32) {
             float amax = amax_of(j, r, r + 1, c, c + 32);
-            uint8_t byte = out->quantizer.rule == NB_RULE_CEIL ? nb_e8m0_ceil(amax, max) : nb_e8m0_floor(amax, max);
+            uint8_t byte = out->quantizer.rule == NB_RULE_CEIL ? ni_e8m0_ceil(amax, max) : ni_e8m0_floor(amax, max);
             out->scales[r * (out->cols / 32) + c / 32] = byte;
-            encode_span(j, r, c, c + 32, nb_e8m0_inverse(byte));
+            encode_span(j, r, c, c + 32, ni_e8m0_inverse(byte));
         }
 }
 
@@ -127,21 +127,21 @@ static void quantize_vector(const job *j) {
     int64_t rows = out->rows, cols = out->cols;
     if (out->quantizer.block_rows == 1) {
         for (int64_t r = 0; r < rows; r++) {
-            float s = nb_vector_encode(rule, max, amax_of(j, r, r + 1, 0, cols));
-            out->outer_scales[r] = nb_vector_decode(s);
+            float s = ni_vector_encode(rule, max, amax_of(j, r, r + 1, 0, cols));
+            out->outer_scales[r] = ni_vector_decode(s);
             encode_span(j, r, 0, cols, s);
         }
     } else if (out->quantizer.block_cols == 1) { /* the encode scales wait where the decode scales will stand */
         for (int64_t c = 0; c < cols; c++)
-            out->outer_scales[c] = nb_vector_encode(rule, max, amax_of(j, 0, rows, c, c + 1));
+            out->outer_scales[c] = ni_vector_encode(rule, max, amax_of(j, 0, rows, c, c + 1));
         for (int64_t r = 0; r < rows; r++)
             for (int64_t c = 0; c < cols; c++)
                 encode_span(j, r, c, c + 1, out->outer_scales[c]);
         for (int64_t c = 0; c < cols; c++)
-            out->outer_scales[c] = nb_vector_decode(out->outer_scales[c]);
+            out->outer_scales[c] = ni_vector_decode(out->outer_scales[c]);
     } else {
-        float s = nb_vector_encode(rule, max, amax_of(j, 0, rows, 0, cols));
-        *out->tensor_scale = nb_vector_decode(s);
+        float s = ni_vector_encode(rule, max, amax_of(j, 0, rows, 0, cols));
+        *out->tensor_scale = ni_vector_decode(s);
         for (int64_t r = 0; r < rows; r++)
             encode_span(j, r, 0, cols, s);
     }
@@ -170,17 +170,17 @@ static void quantize_values(const job *j) {
 }
 
 static nb_status measure(const nb_qtensor *out, const float *x, nb_quantize_stats *stats, nb_error *err) {
-    int64_t count = (out->rows + NB_STATS_ROWS - 1) / NB_STATS_ROWS, cols = out->cols;
+    int64_t count = (out->rows + NI_STATS_ROWS - 1) / NI_STATS_ROWS, cols = out->cols;
     nb_quantize_stats *chunks = malloc((size_t)count * sizeof *chunks);
-    float *decoded = malloc(NB_STATS_ROWS * (size_t)cols * sizeof *decoded);
+    float *decoded = malloc(NI_STATS_ROWS * (size_t)cols * sizeof *decoded);
     for (int64_t i = 0; chunks && decoded && i < count; i++) {
-        int64_t r0 = i * NB_STATS_ROWS, left = out->rows - r0, rows = left < NB_STATS_ROWS ? left : NB_STATS_ROWS;
+        int64_t r0 = i * NI_STATS_ROWS, left = out->rows - r0, rows = left < NI_STATS_ROWS ? left : NI_STATS_ROWS;
         for (int64_t r = 0; r < rows; r++)
-            nb_decode_span(out, r0 + r, 0, cols, true, decoded + r * cols);
-        nb_stats_chunk(out, x + r0 * cols, decoded, r0, rows, &chunks[i]);
+            ni_decode_span(out, r0 + r, 0, cols, true, decoded + r * cols);
+        ni_stats_chunk(out, x + r0 * cols, decoded, r0, rows, &chunks[i]);
     }
     if (chunks && decoded)
-        nb_stats_total(out, chunks, count, stats);
+        ni_stats_total(out, chunks, count, stats);
     nb_status status = chunks && decoded ? NB_OK : nb_fail(err, NB_NO_MEMORY, "quantize: no memory for statistics");
     free(decoded);
     free(chunks);
@@ -190,13 +190,13 @@ static nb_status measure(const nb_qtensor *out, const float *x, nb_quantize_stat
 /* Rotates and quantizes x [rows, cols], which it overwrites. */
 static nb_status quantize_matrix(const nb_qtensor *out, float *x, const nb_noise *noise, const float *outer_amax,
                                  nb_quantize_stats *stats, nb_error *err) {
-    nb_noise_key key = noise ? nb_noise_at(noise) : (nb_noise_key){0};
+    ni_noise_key key = noise ? ni_noise_at(noise) : (ni_noise_key){0};
     if (out->quantizer.hadamard_size) {
-        nb_sign_mask signs = nb_signs_of(out->quantizer.hadamard_signs, &key);
+        ni_sign_mask signs = ni_signs_of(out->quantizer.hadamard_signs, &key);
         for (int64_t r = 0; r < out->rows; r++)
-            nb_rotate_row(&out->quantizer, signs, x + r * out->cols, out->cols);
+            ni_rotate_row(&out->quantizer, signs, x + r * out->cols, out->cols);
     }
-    job j = {out, nb_element_info(out->quantizer.element), x, &key, outer_amax};
+    job j = {out, ni_element_info(out->quantizer.element), x, &key, outer_amax};
     quantize_values(&j);
     return stats ? measure(out, x, stats, err) : NB_OK;
 }
@@ -209,49 +209,49 @@ static nb_status new_matrix(const nb_qtensor *out, float **x, nb_error *err) {
     return NB_OK;
 }
 
-nb_status nb_ref_quantize_under(const nb_qtensor *out, const nb_mat *src, bool transpose, const nb_noise *noise,
+nb_status ni_ref_quantize_under(const nb_qtensor *out, const nb_mat *src, bool transpose, const nb_noise *noise,
                                 const float *outer_amax, nb_quantize_stats *stats, nb_error *err) {
     float *x;
-    NB_TRY(nb_check_source(src, err));
-    NB_TRY(nb_check_quantize(out, src->rows, src->cols, transpose, noise, err));
+    NB_TRY(ni_check_source(src, err));
+    NB_TRY(ni_check_quantize(out, src->rows, src->cols, transpose, noise, err));
     NB_TRY(new_matrix(out, &x, err));
     for (int64_t r = 0; r < out->rows; r++)
-        nb_load_row(src, transpose, r, out->cols, x + r * out->cols);
+        ni_load_row(src, transpose, r, out->cols, x + r * out->cols);
     nb_status status = quantize_matrix(out, x, noise, outer_amax, stats, err);
     free(x);
     return status;
 }
 
-nb_status nb_ref_quantize(nb_backend *be, const nb_qtensor *out, const nb_mat *src, bool transpose,
+nb_status ni_ref_quantize(nb_backend *be, const nb_qtensor *out, const nb_mat *src, bool transpose,
                           const nb_noise *noise, nb_quantize_stats *stats, nb_error *err) {
     (void)be;
-    return nb_ref_quantize_under(out, src, transpose, noise, NULL, stats, err);
+    return ni_ref_quantize_under(out, src, transpose, noise, NULL, stats, err);
 }
 
-nb_status nb_ref_requantize(nb_backend *be, const nb_qtensor *out, const nb_qtensor *src, bool transpose,
+nb_status ni_ref_requantize(nb_backend *be, const nb_qtensor *out, const nb_qtensor *src, bool transpose,
                             const nb_noise *noise, nb_quantize_stats *stats, nb_error *err) {
     (void)be;
     float *x;
-    NB_TRY(nb_check_requantize(src, err));
-    NB_TRY(nb_check_quantize(out, src->rows, src->cols, transpose, noise, err));
+    NB_TRY(ni_check_requantize(src, err));
+    NB_TRY(ni_check_quantize(out, src->rows, src->cols, transpose, noise, err));
     NB_TRY(new_matrix(out, &x, err));
     for (int64_t r = 0; r < out->rows; r++)
         for (int64_t c = 0; c < out->cols; c++) {
             int64_t from_r = transpose ? c : r, from_c = transpose ? r : c;
-            nb_decode_span(src, from_r, from_c, from_c + 1, true, &x[r * out->cols + c]);
+            ni_decode_span(src, from_r, from_c, from_c + 1, true, &x[r * out->cols + c]);
         }
     nb_status status = quantize_matrix(out, x, noise, NULL, stats, err);
     free(x);
     return status;
 }
 
-nb_status nb_ref_transpose_codes(nb_backend *be, const nb_qtensor *out, const nb_qtensor *src, nb_error *err) {
+nb_status ni_ref_transpose_codes(nb_backend *be, const nb_qtensor *out, const nb_qtensor *src, nb_error *err) {
     (void)be;
-    NB_TRY(nb_check_transpose_codes(out, src, err));
-    int bits = nb_element_info(src->quantizer.element)->bits;
+    NB_TRY(ni_check_transpose_codes(out, src, err));
+    int bits = ni_element_info(src->quantizer.element)->bits;
     for (int64_t r = 0; r < out->rows; r++)
         for (int64_t c = 0; c < out->cols; c++)
-            put_code(out, r, c, bits, nb_code_at(src, c, r));
+            put_code(out, r, c, bits, ni_code_at(src, c, r));
     if (src->scales)
         for (int64_t r = 0; r < out->rows; r++)
             for (int64_t c = 0; c < out->cols / 16; c++)
@@ -264,17 +264,17 @@ nb_status nb_ref_transpose_codes(nb_backend *be, const nb_qtensor *out, const nb
     return NB_OK;
 }
 
-nb_status nb_ref_dequantize(nb_backend *be, const nb_mat *out, const nb_qtensor *src, bool transpose,
+nb_status ni_ref_dequantize(nb_backend *be, const nb_mat *out, const nb_qtensor *src, bool transpose,
                             bool with_tensor_scale, nb_error *err) {
     (void)be;
-    NB_TRY(nb_check_dequantize(out, src, transpose, err));
+    NB_TRY(ni_check_dequantize(out, src, transpose, err));
     for (int64_t r = 0; r < src->rows; r++)
         for (int64_t c = 0; c < src->cols; c++) {
             float x;
-            nb_decode_span(src, r, c, c + 1, with_tensor_scale, &x);
+            ni_decode_span(src, r, c, c + 1, with_tensor_scale, &x);
             int64_t at = transpose ? c * out->stride + r : r * out->stride + c;
             if (out->dtype == NB_BF16)
-                ((uint16_t *)out->data)[at] = nb_bf16_even(x);
+                ((uint16_t *)out->data)[at] = ni_bf16_even(x);
             else
                 ((float *)out->data)[at] = x;
         }

@@ -26,7 +26,7 @@ static nb_status check_operand(const nb_qtensor *t, nb_error *err) {
     return NB_OK;
 }
 
-nb_status nb_check_quantize(const nb_qtensor *out, int64_t rows, int64_t cols, bool transpose, const nb_noise *noise,
+nb_status ni_check_quantize(const nb_qtensor *out, int64_t rows, int64_t cols, bool transpose, const nb_noise *noise,
                             nb_error *err) {
     const nb_quantizer *q = &out->quantizer;
     NB_TRY(check_operand(out, err));
@@ -40,7 +40,7 @@ nb_status nb_check_quantize(const nb_qtensor *out, int64_t rows, int64_t cols, b
     return NB_OK;
 }
 
-nb_status nb_check_source(const nb_mat *src, nb_error *err) {
+nb_status ni_check_source(const nb_mat *src, nb_error *err) {
     if (src->dtype != NB_F32 && src->dtype != NB_BF16)
         return nb_fail(err, NB_BAD_USAGE, "quantize: source is %s, expected f32 or bf16", nb_dtype_name(src->dtype));
     if (!src->data || src->stride < src->cols)
@@ -49,7 +49,7 @@ nb_status nb_check_source(const nb_mat *src, nb_error *err) {
     return NB_OK;
 }
 
-nb_status nb_check_requantize(const nb_qtensor *src, nb_error *err) {
+nb_status ni_check_requantize(const nb_qtensor *src, nb_error *err) {
     NB_TRY(check_operand(src, err));
     if (src->quantizer.hadamard_size)
         return nb_fail(err, NB_BAD_USAGE, "requantize: the source is rotated; expected an operand without Hadamard");
@@ -60,7 +60,7 @@ static bool same_format(const nb_quantizer *a, const nb_quantizer *b) {
     return a->element == b->element && a->scale_type == b->scale_type && a->rule == b->rule && a->outer == b->outer;
 }
 
-nb_status nb_check_transpose_codes(const nb_qtensor *out, const nb_qtensor *src, nb_error *err) {
+nb_status ni_check_transpose_codes(const nb_qtensor *out, const nb_qtensor *src, nb_error *err) {
     const nb_quantizer *q = &src->quantizer, *t = &out->quantizer;
     NB_TRY(check_operand(src, err));
     NB_TRY(check_operand(out, err));
@@ -77,9 +77,9 @@ nb_status nb_check_transpose_codes(const nb_qtensor *out, const nb_qtensor *src,
     return NB_OK;
 }
 
-nb_status nb_check_dequantize(const nb_mat *out, const nb_qtensor *src, bool transpose, nb_error *err) {
+nb_status ni_check_dequantize(const nb_mat *out, const nb_qtensor *src, bool transpose, nb_error *err) {
     NB_TRY(check_operand(src, err));
-    NB_TRY(nb_check_source(out, err));
+    NB_TRY(ni_check_source(out, err));
     if (out->rows != (transpose ? src->cols : src->rows) || out->cols != (transpose ? src->rows : src->cols))
         return nb_fail(err, NB_BAD_USAGE, "dequantize: operand %lld x %lld%s does not fit %lld x %lld",
                        (long long)src->rows, (long long)src->cols, transpose ? " transposed" : "", (long long)out->rows,
@@ -89,41 +89,41 @@ nb_status nb_check_dequantize(const nb_mat *out, const nb_qtensor *src, bool tra
 
 /* ---- values ---- */
 
-void nb_load_row(const nb_mat *src, bool transpose, int64_t r, int64_t cols, float *x) {
+void ni_load_row(const nb_mat *src, bool transpose, int64_t r, int64_t cols, float *x) {
     int64_t first = transpose ? r : r * src->stride, step = transpose ? src->stride : 1;
     for (int64_t c = 0; c < cols; c++) {
         int64_t at = first + c * step;
         x[c] =
-            src->dtype == NB_BF16 ? nb_bf16_value(((const uint16_t *)src->data)[at]) : ((const float *)src->data)[at];
+            src->dtype == NB_BF16 ? ni_bf16_value(((const uint16_t *)src->data)[at]) : ((const float *)src->data)[at];
     }
 }
 
-void nb_rotate_row(const nb_quantizer *q, nb_sign_mask signs, float *x, int64_t cols) {
+void ni_rotate_row(const nb_quantizer *q, ni_sign_mask signs, float *x, int64_t cols) {
     if (!q->hadamard_size)
         return;
     for (int64_t c = 0; c < cols; c += q->hadamard_size)
-        nb_hadamard(x + c, q->hadamard_size, signs);
+        ni_hadamard(x + c, q->hadamard_size, signs);
     if (q->hadamard_round_bf16)
         for (int64_t c = 0; c < cols; c++)
-            x[c] = nb_bf16_round(x[c]);
+            x[c] = ni_bf16_round(x[c]);
 }
 
-uint8_t nb_code_at(const nb_qtensor *t, int64_t r, int64_t c) {
-    if (nb_element_info(t->quantizer.element)->bits == 8)
+uint8_t ni_code_at(const nb_qtensor *t, int64_t r, int64_t c) {
+    if (ni_element_info(t->quantizer.element)->bits == 8)
         return t->codes[r * t->cols + c];
     return t->codes[r * ((t->cols + 1) / 2) + c / 2] >> (4 * (c % 2)) & 15u;
 }
 
-float nb_decode_scale(const nb_qtensor *t, int64_t r, int64_t c, bool with_tensor_scale) {
+float ni_decode_scale(const nb_qtensor *t, int64_t r, int64_t c, bool with_tensor_scale) {
     const nb_quantizer *q = &t->quantizer;
     float tensor = with_tensor_scale && t->tensor_scale ? *t->tensor_scale : 1.0f;
     switch (q->scale_type) {
     case NB_SCALE_E4M3: {
-        float s8 = nb_e4m3_value(t->scales[r * (t->cols / 16) + c / 16]);
-        return nb_f32_mul(s8, t->outer_scales ? t->outer_scales[r * (t->cols / 128) + c / 128] : tensor);
+        float s8 = ni_e4m3_value(t->scales[r * (t->cols / 16) + c / 16]);
+        return ni_f32_mul(s8, t->outer_scales ? t->outer_scales[r * (t->cols / 128) + c / 128] : tensor);
     }
     case NB_SCALE_E8M0:
-        return nb_e8m0_value(t->scales[r * (t->cols / 32) + c / 32]);
+        return ni_e8m0_value(t->scales[r * (t->cols / 32) + c / 32]);
     case NB_SCALE_F32:
         return t->outer_scales ? t->outer_scales[q->block_rows == 1 ? r : c] : tensor;
     case NB_SCALE_NONE:
@@ -132,10 +132,10 @@ float nb_decode_scale(const nb_qtensor *t, int64_t r, int64_t c, bool with_tenso
     return 1.0f;
 }
 
-void nb_decode_span(const nb_qtensor *t, int64_t r, int64_t c0, int64_t c1, bool with_tensor_scale, float *x) {
-    float (*value)(uint8_t) = nb_element_info(t->quantizer.element)->value;
+void ni_decode_span(const nb_qtensor *t, int64_t r, int64_t c0, int64_t c1, bool with_tensor_scale, float *x) {
+    float (*value)(uint8_t) = ni_element_info(t->quantizer.element)->value;
     for (int64_t c = c0; c < c1; c++)
-        x[c - c0] = nb_f32_mul(value(nb_code_at(t, r, c)), nb_decode_scale(t, r, c, with_tensor_scale));
+        x[c - c0] = ni_f32_mul(value(ni_code_at(t, r, c)), ni_decode_scale(t, r, c, with_tensor_scale));
 }
 
 /* ---- statistics ---- */
@@ -156,19 +156,19 @@ static void add_lanes(const float *restrict x, const float *restrict decoded, fl
         s->product[l] += value * back;
     }
     for (int l = 0; l < LANES; l++) {
-        uint32_t a = nb_f32_magnitude(x[l]);
-        int32_t nonzero = a != 0, zero = nb_f32_magnitude(decoded[l]) == 0;
+        uint32_t a = ni_f32_magnitude(x[l]);
+        int32_t nonzero = a != 0, zero = ni_f32_magnitude(decoded[l]) == 0;
         s->amax[l] = a > s->amax[l] ? a : s->amax[l];
         s->nonzero[l] += nonzero;
         s->flushed[l] += nonzero & zero;
-        s->saturated[l] += nb_f32_abs(x[l]) > limit;
+        s->saturated[l] += ni_f32_abs(x[l]) > limit;
     }
 }
 
 /* Columns [c0, c1) of row r lie under one scale. Zeros fill the last lanes: they count for nothing. */
 static void stats_span(const nb_qtensor *t, int64_t r, int64_t c0, int64_t c1, const float *x, const float *decoded,
                        lane_sums *s) {
-    float limit = nb_saturation_limit(nb_element_info(t->quantizer.element)->max, nb_decode_scale(t, r, c0, true));
+    float limit = ni_saturation_limit(ni_element_info(t->quantizer.element)->max, ni_decode_scale(t, r, c0, true));
     int64_t c = c0;
     for (; c + LANES <= c1; c += LANES)
         add_lanes(x + c, decoded + c, limit, s);
@@ -180,7 +180,7 @@ static void stats_span(const nb_qtensor *t, int64_t r, int64_t c0, int64_t c1, c
     }
 }
 
-int64_t nb_stats_zero_scales(const nb_qtensor *t, const float *x, int64_t r0, int64_t rows) {
+int64_t ni_stats_zero_scales(const nb_qtensor *t, const float *x, int64_t r0, int64_t rows) {
     int64_t count = 0, tile = t->quantizer.block_rows;
     if (t->quantizer.scale_type != NB_SCALE_E4M3)
         return 0;
@@ -191,13 +191,13 @@ int64_t nb_stats_zero_scales(const nb_qtensor *t, const float *x, int64_t r0, in
             uint32_t any = 0;
             for (int64_t i = r; i < r + tile && i < rows; i++)
                 for (int64_t k = c; k < c + 16; k++)
-                    any |= nb_f32_magnitude(x[i * t->cols + k]);
+                    any |= ni_f32_magnitude(x[i * t->cols + k]);
             count += any != 0;
         }
     return count;
 }
 
-void nb_stats_chunk(const nb_qtensor *t, const float *x, const float *decoded, int64_t r0, int64_t rows,
+void ni_stats_chunk(const nb_qtensor *t, const float *x, const float *decoded, int64_t r0, int64_t rows,
                     nb_quantize_stats *chunk) {
     nb_quantize_stats total = {0};
     lane_sums sums = {.sq = {0}};
@@ -215,8 +215,8 @@ void nb_stats_chunk(const nb_qtensor *t, const float *x, const float *decoded, i
         total.sum_sq_error += sums.error[l];
         total.sum_product += sums.product[l];
     }
-    total.amax = (double)nb_f32_from(amax);
-    total.zero_scales = nb_stats_zero_scales(t, x, r0, rows);
+    total.amax = (double)ni_f32_from(amax);
+    total.zero_scales = ni_stats_zero_scales(t, x, r0, rows);
     *chunk = total;
 }
 
@@ -227,7 +227,7 @@ static int64_t block_count(const nb_qtensor *t) {
     return down * across;
 }
 
-void nb_stats_total(const nb_qtensor *t, const nb_quantize_stats *chunks, int64_t count, nb_quantize_stats *total) {
+void ni_stats_total(const nb_qtensor *t, const nb_quantize_stats *chunks, int64_t count, nb_quantize_stats *total) {
     nb_quantize_stats sum = {0};
     for (int64_t i = 0; i < count; i++) {
         const nb_quantize_stats *c = &chunks[i];

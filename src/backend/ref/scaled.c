@@ -10,99 +10,99 @@
 #include "backend/ref/ref.h"
 #include "format/narrow.h"
 
-float nb_scaled_set(const nb_scaled *t, uint32_t amax_bits) {
+float ni_scaled_set(const nb_scaled *t, uint32_t amax_bits) {
     if (!t->scale)
         return 1;
-    float encode = nb_narrow_encode(t->dtype, t->rule, nb_f32_from(amax_bits));
-    *t->scale = nb_vector_decode(encode);
+    float encode = ni_narrow_encode(t->dtype, t->rule, ni_f32_from(amax_bits));
+    *t->scale = ni_vector_decode(encode);
     return encode;
 }
 
-float nb_scaled_encode_of(float scale) {
-    return nb_vector_decode(scale); /* 1 / scale, as the decode scale is 1 / encode */
+float ni_scaled_encode_of(float scale) {
+    return ni_vector_decode(scale); /* 1 / scale, as the decode scale is 1 / encode */
 }
 
 static uint32_t larger(uint32_t amax, float x) {
-    uint32_t magnitude = nb_f32_magnitude(x);
+    uint32_t magnitude = ni_f32_magnitude(x);
     return magnitude > amax ? magnitude : amax;
 }
 
 static float value(const nb_scaled *t, float factor, int64_t i) {
-    return nb_f32_mul(nb_narrow_load(t->data, t->dtype, i), factor);
+    return ni_f32_mul(ni_narrow_load(t->data, t->dtype, i), factor);
 }
 
 static void store(const nb_scaled *t, float encode, int64_t i, float x) {
-    nb_narrow_store(t->data, t->dtype, i, nb_f32_mul(x, encode));
+    ni_narrow_store(t->data, t->dtype, i, ni_f32_mul(x, encode));
 }
 
-void nb_ref_scaled_encode(nb_backend *be, const nb_scaled *to, const float *from, int64_t n) {
+void ni_ref_scaled_encode(nb_backend *be, const nb_scaled *to, const float *from, int64_t n) {
     (void)be;
     uint32_t amax = 0;
     for (int64_t i = 0; i < n; i++)
         amax = larger(amax, from[i]);
-    float encode = nb_scaled_set(to, amax);
+    float encode = ni_scaled_set(to, amax);
     for (int64_t i = 0; i < n; i++)
         store(to, encode, i, from[i]);
 }
 
-void nb_ref_scaled_decode(nb_backend *be, float *to, const nb_scaled *from, int64_t n) {
+void ni_ref_scaled_decode(nb_backend *be, float *to, const nb_scaled *from, int64_t n) {
     (void)be;
-    float factor = nb_scaled_factor(from);
+    float factor = ni_scaled_factor(from);
     for (int64_t i = 0; i < n; i++)
         to[i] = value(from, factor, i);
 }
 
-void nb_ref_scaled_add(nb_backend *be, const nb_scaled *to, const nb_scaled *a, const nb_scaled *b, int64_t n) {
+void ni_ref_scaled_add(nb_backend *be, const nb_scaled *to, const nb_scaled *a, const nb_scaled *b, int64_t n) {
     (void)be;
-    float of_a = nb_scaled_factor(a), of_b = nb_scaled_factor(b);
+    float of_a = ni_scaled_factor(a), of_b = ni_scaled_factor(b);
     uint32_t amax = 0;
     for (int64_t i = 0; i < n; i++)
         amax = larger(amax, value(a, of_a, i) + value(b, of_b, i));
-    float encode = nb_scaled_set(to, amax);
+    float encode = ni_scaled_set(to, amax);
     for (int64_t i = 0; i < n; i++)
         store(to, encode, i, value(a, of_a, i) + value(b, of_b, i));
 }
 
-void nb_ref_scaled_rescale(nb_backend *be, const nb_scaled *t, float scale, int64_t n) {
+void ni_ref_scaled_rescale(nb_backend *be, const nb_scaled *t, float scale, int64_t n) {
     (void)be;
-    float factor = nb_scaled_factor(t), encode = nb_scaled_encode_of(scale);
+    float factor = ni_scaled_factor(t), encode = ni_scaled_encode_of(scale);
     for (int64_t i = 0; i < n; i++)
         store(t, encode, i, value(t, factor, i));
     *t->scale = scale;
 }
 
-void nb_ref_scaled_join(nb_backend *be, const nb_scaled *to, const nb_scaled *from, int64_t n) {
+void ni_ref_scaled_join(nb_backend *be, const nb_scaled *to, const nb_scaled *from, int64_t n) {
     (void)be;
     for (int64_t i = 0; i < n; i++)
         store(to, 1, i, value(to, 1, i) + value(from, 1, i));
 }
 
-void nb_ref_scaled_sum_squares(nb_backend *be, double *out, const nb_scaled *x, int64_t n) {
+void ni_ref_scaled_sum_squares(nb_backend *be, double *out, const nb_scaled *x, int64_t n) {
     (void)be;
-    float factor = nb_scaled_factor(x);
+    float factor = ni_scaled_factor(x);
     double sum = 0;
     for (int64_t i = 0; i < n; i++)
         sum += (double)value(x, factor, i) * (double)value(x, factor, i);
     *out = sum;
 }
 
-float nb_scaled_value(const nb_scaled *t, int64_t i) {
-    return value(t, nb_scaled_factor(t), i);
+float ni_scaled_value(const nb_scaled *t, int64_t i) {
+    return value(t, ni_scaled_factor(t), i);
 }
 
-void nb_scaled_adamw(const nb_adamw_tensor *tensor, const nb_adamw *step) {
+void ni_scaled_adamw(const nb_adamw_tensor *tensor, const nb_adamw *step) {
     enum { PARAM, M, V, KEPT, GRAD = KEPT, ALL };
     const nb_scaled *tensors[ALL] = {&tensor->param, &tensor->m, &tensor->v, &tensor->grad};
     float factor[ALL], encode[KEPT], x[ALL];
     uint32_t amax[KEPT] = {0};
-    const nb_adamw_tensor one = nb_adamw_plain(NB_F32, &x[PARAM], &x[M], &x[V], &x[GRAD], 1, tensor->weight_decay);
+    const nb_adamw_tensor one = ni_adamw_plain(NB_F32, &x[PARAM], &x[M], &x[V], &x[GRAD], 1, tensor->weight_decay);
     for (int t = 0; t < ALL; t++)
-        factor[t] = nb_scaled_factor(tensors[t]);
+        factor[t] = ni_scaled_factor(tensors[t]);
     for (int pass = 0; pass < 2; pass++) {
         for (int64_t i = 0; i < tensor->n; i++) {
             for (int t = 0; t < ALL; t++)
                 x[t] = value(tensors[t], factor[t], i);
-            nb_ref_f32_adamw(NULL, &one, 1, step);
+            ni_ref_f32_adamw(NULL, &one, 1, step);
             for (int t = 0; t < KEPT; t++) {
                 if (pass == 0)
                     amax[t] = larger(amax[t], x[t]);
@@ -111,6 +111,6 @@ void nb_scaled_adamw(const nb_adamw_tensor *tensor, const nb_adamw *step) {
             }
         }
         for (int t = 0; t < KEPT && pass == 0; t++)
-            encode[t] = nb_scaled_set(tensors[t], amax[t]);
+            encode[t] = ni_scaled_set(tensors[t], amax[t]);
     }
 }

@@ -1,29 +1,29 @@
 /* scaled.h: scalar references for tensors that live in few bits under one scale (arXiv:2310.18313 section 2). */
-#ifndef NB_BACKEND_REF_SCALED_H
-#define NB_BACKEND_REF_SCALED_H
+#ifndef NI_BACKEND_REF_SCALED_H
+#define NI_BACKEND_REF_SCALED_H
 
 #include "backend/ref/ref.h"
 
 /* The decode scale; 1 where there is none. */
-static inline float nb_scaled_factor(const nb_scaled *t) {
+static inline float ni_scaled_factor(const nb_scaled *t) {
     return t->scale ? *t->scale : 1.0f;
 }
 
 /* Sets the scale for numbers of this amax (bits of a magnitude) and returns what they are to be multiplied by. */
-float nb_scaled_set(const nb_scaled *t, uint32_t amax_bits);
+float ni_scaled_set(const nb_scaled *t, uint32_t amax_bits);
 
 /* True if nothing of it is narrow. */
-static inline bool nb_adamw_is_plain(const nb_adamw_tensor *t, nb_dtype real) {
+static inline bool ni_adamw_is_plain(const nb_adamw_tensor *t, nb_dtype real) {
     return t->param.dtype == real && t->m.dtype == real && t->v.dtype == real && t->grad.dtype == real;
 }
 
 /* AdamW in FP32 on a tensor of which something is narrow. */
-void nb_scaled_adamw(const nb_adamw_tensor *tensor, const nb_adamw *step);
+void ni_scaled_adamw(const nb_adamw_tensor *tensor, const nb_adamw *step);
 
 /* Element i, decoded. */
-float nb_scaled_value(const nb_scaled *t, int64_t i);
+float ni_scaled_value(const nb_scaled *t, int64_t i);
 
 /* What numbers are multiplied by under a decode scale that is given. */
-float nb_scaled_encode_of(float scale);
+float ni_scaled_encode_of(float scale);
 
 #endif

@@ -9,7 +9,7 @@
 
 /* ---- columns ---- */
 
-void nb_ref_gather_columns(nb_backend *be, const nb_mat *out, const nb_mat *in, const int32_t *columns) {
+void ni_ref_gather_columns(nb_backend *be, const nb_mat *out, const nb_mat *in, const int32_t *columns) {
     (void)be;
     for (int64_t r = 0; r < out->rows; r++)
         for (int64_t i = 0; i < out->cols; i++) {
@@ -21,7 +21,7 @@ void nb_ref_gather_columns(nb_backend *be, const nb_mat *out, const nb_mat *in, 
         }
 }
 
-void nb_ref_scatter_columns(nb_backend *be, const nb_mat *out, const nb_mat *in, const int32_t *columns,
+void ni_ref_scatter_columns(nb_backend *be, const nb_mat *out, const nb_mat *in, const int32_t *columns,
                             bool accumulate) {
     (void)be;
     for (int64_t r = 0; r < in->rows; r++)
@@ -35,14 +35,14 @@ void nb_ref_scatter_columns(nb_backend *be, const nb_mat *out, const nb_mat *in,
         }
 }
 
-void nb_ref_column_norms(nb_backend *be, float *norms, const nb_mat *x) {
+void ni_ref_column_norms(nb_backend *be, float *norms, const nb_mat *x) {
     (void)be;
     for (int64_t c = 0; c < x->cols; c++) {
         double squares = 0;
         for (int64_t r = 0; r < x->rows; r++) {
             int64_t at = r * x->stride + c;
             double v =
-                x->dtype == NB_BF16 ? nb_bf16_value(((const uint16_t *)x->data)[at]) : ((const float *)x->data)[at];
+                x->dtype == NB_BF16 ? ni_bf16_value(((const uint16_t *)x->data)[at]) : ((const float *)x->data)[at];
             squares += v * v;
         }
         norms[c] += (float)sqrt(squares);
@@ -51,19 +51,19 @@ void nb_ref_column_norms(nb_backend *be, float *norms, const nb_mat *x) {
 
 /* ---- weights ---- */
 
-void nb_ref_add_distance(nb_backend *be, float *distance, const float *a, const float *b, int64_t n) {
+void ni_ref_add_distance(nb_backend *be, float *distance, const float *a, const float *b, int64_t n) {
     (void)be;
     for (int64_t i = 0; i < n; i++)
         distance[i] += fabsf(a[i] - b[i]);
 }
 
-void nb_ref_bin_distances(nb_backend *be, float *out, const float *w, const float *q, const float *widths, int64_t n) {
+void ni_ref_bin_distances(nb_backend *be, float *out, const float *w, const float *q, const float *widths, int64_t n) {
     (void)be;
     for (int64_t i = 0; i < n; i++)
         out[i] = widths[i] > 0 ? fabsf(w[i] - q[i]) / widths[i] : 0;
 }
 
-void nb_ref_add_flips(nb_backend *be, uint8_t *flips, const float *q, const float *q_before, const float *widths,
+void ni_ref_add_flips(nb_backend *be, uint8_t *flips, const float *q, const float *q_before, const float *widths,
                       int64_t n) {
     (void)be;
     for (int64_t i = 0; i < n; i++)
@@ -71,7 +71,7 @@ void nb_ref_add_flips(nb_backend *be, uint8_t *flips, const float *q, const floa
             flips[i]++;
 }
 
-void nb_ref_reset_where(nb_backend *be, int64_t *resets, float *w, const float *q, const float *moved_w,
+void ni_ref_reset_where(nb_backend *be, int64_t *resets, float *w, const float *q, const float *moved_w,
                         const float *moved_q, const uint8_t *flips, int32_t least_flips, int64_t n, double threshold) {
     (void)be;
     for (int64_t i = 0; i < n; i++)
@@ -81,43 +81,43 @@ void nb_ref_reset_where(nb_backend *be, int64_t *resets, float *w, const float *
         }
 }
 
-void nb_ref_bin_widths(nb_backend *be, float *out, const nb_operand *codes) {
+void ni_ref_bin_widths(nb_backend *be, float *out, const nb_operand *codes) {
     (void)be;
-    nb_qtensor t = nb_codes_of(codes);
-    nb_bin_widths_of(out, &t);
+    nb_qtensor t = ni_codes_of(codes);
+    ni_bin_widths_of(out, &t);
 }
 
-void nb_bin_widths_of(float *out, const nb_qtensor *codes) {
+void ni_bin_widths_of(float *out, const nb_qtensor *codes) {
     /* half the gap below plus half the gap above; 6 has none above and counts the lower one twice (the authors' table)
      */
     static const float width[8] = {0.5f, 0.5f, 0.5f, 0.5f, 0.75f, 1, 1.5f, 2};
     for (int64_t r = 0; r < codes->rows; r++)
         for (int64_t c = 0; c < codes->cols; c++)
-            out[r * codes->cols + c] = width[nb_code_at(codes, r, c) & 7] * nb_decode_scale(codes, r, c, true);
+            out[r * codes->cols + c] = width[ni_code_at(codes, r, c) & 7] * ni_decode_scale(codes, r, c, true);
 }
 
 /* Magnitude code below |x|, then up by one if the guide, seen along the sign of x, is past the middle. */
 static int guided(float x, float guide) {
     float a = fabsf(x), along = x < 0 ? -guide : guide;
     int below = 0;
-    while (below < 7 && a >= nb_e2m1_value((uint8_t)(below + 1)))
+    while (below < 7 && a >= ni_e2m1_value((uint8_t)(below + 1)))
         below++;
-    if (below < 7 && along >= 0.5f * (nb_e2m1_value((uint8_t)below) + nb_e2m1_value((uint8_t)(below + 1))))
+    if (below < 7 && along >= 0.5f * (ni_e2m1_value((uint8_t)below) + ni_e2m1_value((uint8_t)(below + 1))))
         below++;
     return x < 0 ? 8 | below : below;
 }
 
-void nb_ref_round_by(nb_backend *be, nb_operand *codes, const float *w, const float *guide) {
+void ni_ref_round_by(nb_backend *be, nb_operand *codes, const float *w, const float *guide) {
     (void)be;
-    nb_qtensor t = nb_codes_of(codes);
-    nb_round_codes_by(&t, w, guide);
+    nb_qtensor t = ni_codes_of(codes);
+    ni_round_codes_by(&t, w, guide);
 }
 
-void nb_round_codes_by(const nb_qtensor *codes, const float *w, const float *guide) {
+void ni_round_codes_by(const nb_qtensor *codes, const float *w, const float *guide) {
     int64_t half = (codes->cols + 1) / 2;
     for (int64_t r = 0; r < codes->rows; r++)
         for (int64_t c = 0; c < codes->cols; c++) {
-            float scale = nb_decode_scale(codes, r, c, true);
+            float scale = ni_decode_scale(codes, r, c, true);
             if (!(scale > 0))
                 continue; /* a block of zeros */
             int code = guided(w[r * codes->cols + c] / scale, guide[r * codes->cols + c] / scale);

@@ -1,7 +1,7 @@
 /* cmocka.h: the few assertions that tests/harness.h and tests/quantize_cases.h use, for a program that is carried to
  * machines without cmocka: what fails is said, and the program ends. */
-#ifndef NB_TEST_PLAIN_CMOCKA_H
-#define NB_TEST_PLAIN_CMOCKA_H
+#ifndef NI_TEST_PLAIN_CMOCKA_H
+#define NI_TEST_PLAIN_CMOCKA_H
 
 #include <stdio.h>
 #include <stdlib.h>
