@@ -2,7 +2,8 @@
  * section 2). What a scaled tensor is: nb_scaled in nibble/backend.h.
  *
  * Finite numbers saturate; what is not finite stays so: Inf and NaN become NaN in the 8-bit types, whose casts
- * elsewhere hide an Inf behind their largest number.
+ * elsewhere hide an Inf behind their largest number. A NaN is stored as the positive quiet one of its type: what
+ * machines keep of its sign and payload differs.
  */
 #ifndef NI_FORMAT_NARROW_H
 #define NI_FORMAT_NARROW_H
@@ -36,6 +37,8 @@ static inline NI_HD float ni_narrow_load(const void *from, nb_dtype type, int64_
 
 static inline NI_HD void ni_narrow_store(void *to, nb_dtype type, int64_t i, float x) {
     bool finite = ni_f32_magnitude(x) < NI_F32_INF_BITS;
+    if (type != NB_F32 && ni_f32_is_nan(x))
+        x = ni_f32_from(0x7fc00000u);
     switch (type) {
     case NB_BF16:
         ((uint16_t *)to)[i] = ni_bf16_even(x);
