@@ -174,7 +174,7 @@ static void dge_uses_the_scales(void **state) {
 /* ---- OCC ---- */
 
 typedef struct outliers {
-    nb_sparse sparse;
+    ni_sparse sparse;
     void *memory;
 } outliers;
 
@@ -182,7 +182,7 @@ static outliers place(int64_t rows, int64_t cols, int64_t room) {
     size_t n = (size_t)(rows * room);
     outliers o = {.memory = malloc((size_t)rows * 4 + n * 6)};
     int32_t *counts = o.memory, *channels = counts + rows;
-    o.sparse = (nb_sparse){rows, cols, room, counts, channels, (uint16_t *)(void *)(channels + n)};
+    o.sparse = (ni_sparse){rows, cols, room, counts, channels, (uint16_t *)(void *)(channels + n)};
     return o;
 }
 

@@ -24,7 +24,7 @@ static void closed_forms(void **state) {
     enum { N = 256 };
     static float x[N * N];
     nb_mat m = nb_mat_of(x, NB_F32, N, N);
-    nb_moments got;
+    ni_moments got;
     for (int i = 0; i < N * N; i++)
         x[i] = i % 2 ? 3 : -3; /* two points: kurtosis 1 - 3 */
     ni_ref_measure(NULL, &m, &got, NULL, NULL);
@@ -61,7 +61,7 @@ static void check_shape(nb_backend *be, nb_dtype dtype, int64_t rows, int64_t co
         half[i] = ni_bf16_even(x[i]);
     }
     nb_mat m = {dtype == NB_BF16 ? (void *)half : (void *)x, dtype, rows, cols, stride, NULL};
-    nb_moments want, got;
+    ni_moments want, got;
     ni_ref_measure(be, &m, &want, columns[0], crest[0]);
     be->ops->measure(be, &m, &got, columns[1], crest[1]);
     assert_int_equal(want.count, got.count);
@@ -110,7 +110,7 @@ static void attention_closed_form(void **state) {
     int32_t doc_start[SEQ] = {0, 0, 0, 0, 4, 4, 4, 4};
     nb_attention a = {1, SEQ, 1, 1, DIM, 0.5, doc_start, NULL, 0, 0, 0, 0, NULL};
     nb_backend *be;
-    nb_attention_stats got;
+    ni_attention_stats got;
     assert_int_equal(nb_backend_open("ref64", NULL, &be, NULL), NB_OK);
     be->ops->measure_attention(be, &a, q, k, 1, &got);
     assert_int_equal(got.queries, SEQ - 2);
@@ -140,7 +140,7 @@ static void attention_fast_equals_reference(void **state) {
     for (int i = 0; i < BATCH * SEQ; i++)
         doc_start[i] = i % SEQ < 16 ? 0 : 16;
     nb_attention a = {BATCH, SEQ, HEADS, KV_HEADS, DIM, 0.25, doc_start, NULL, 0, 0, 0, 0, NULL};
-    nb_attention_stats want, first = {0}, got;
+    ni_attention_stats want, first = {0}, got;
     for (int isa = NB_ISA_SCALAR; isa <= NB_ISA_AVX512; isa++)
         for (int32_t threads = 1; threads <= 3; threads++) {
             if (!ni_isa_available((nb_isa)isa))

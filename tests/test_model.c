@@ -20,11 +20,11 @@ static void overfit(nb_family family, const nb_recipe *recipe, int steps, double
     make_case_batch(&b, config.vocab, 1);
     for (int step = 1; step <= steps; step++) {
         const nb_pass pass = {.step = (uint32_t)step, .steps = (uint32_t)steps, .rounding_seed = 5};
-        const nb_adamw update = {.lr = 0.01, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .grad_scale = 1, .step = step};
+        const ni_adamw update = {.lr = 0.01, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .grad_scale = 1, .step = step};
         be->ops->fill_zero(be, nb_model_grads(model), bytes);
         double loss = loss_and_grads_of(model, &b, &pass);
         *first = step == 1 ? loss : *first;
-        const nb_adamw_tensor all = ni_adamw_plain(NB_F32, nb_model_params(model), m, v, nb_model_grads(model), n, 0);
+        const ni_adamw_tensor all = ni_adamw_plain(NB_F32, nb_model_params(model), m, v, nb_model_grads(model), n, 0);
         be->ops->adamw(be, &all, 1, &update);
         assert_int_equal(nb_model_after_step(model, &pass, NULL), NB_OK);
         nb_model_params_changed(model);

@@ -46,10 +46,10 @@ static void packed_gradients_are_those_of_fp32(void **state) {
             for (int32_t i = 0; i < nb_model_param_count(a); i++) {
                 const nb_param *p = nb_model_param(a, i);
                 const int64_t n = p->rows * p->cols;
-                const nb_scaled got = ni_param_array_at(ni_model_gradients(b), i);
+                const ni_scaled got = ni_param_array_at(ni_model_gradients(b), i);
                 const float *from = (const float *)nb_model_grads(a) + p->offset;
                 float scale = 0;
-                nb_scaled want = {poisoned((size_t)n * nb_dtype_size(got.dtype)), got.dtype, got.rule,
+                ni_scaled want = {poisoned((size_t)n * nb_dtype_size(got.dtype)), got.dtype, got.rule,
                                   got.scale ? &scale : NULL};
                 be->ops->scaled_encode(be, &want, from, n);
                 double squares;
@@ -216,7 +216,7 @@ static void make_ranks(nb_backend *be, ni_param_array *ranks, float (*values)[TE
             float x[LENGTH];
             for (int i = 0; i < LENGTH; i++)
                 x[i] = (float)(exp2(r - 3 * t) * 1e-3 * normal((uint32_t)(10 * r + t), i));
-            const nb_scaled to = ni_param_array_at(&ranks[r], t);
+            const ni_scaled to = ni_param_array_at(&ranks[r], t);
             be->ops->scaled_encode(be, &to, x, LENGTH);
             be->ops->scaled_decode(be, values[r][t], &to, LENGTH);
         }
@@ -242,7 +242,7 @@ static void the_exchange_is_the_sum(void **state) {
         }
         assert_int_equal(ni_exchange_sum(list, count, &err), NB_OK);
         for (int32_t t = 0; t < TENSORS; t++) {
-            const nb_scaled sum = ni_param_array_at(&ranks[0], t);
+            const ni_scaled sum = ni_param_array_at(&ranks[0], t);
             float got[LENGTH];
             assert_true(*sum.scale == largest[t] * (float)sqrt(count));
             be->ops->scaled_decode(be, got, &sum, LENGTH);
@@ -278,17 +278,17 @@ static void gradients_that_are_alike_saturate(void **state) {
         assert_int_equal(
             ni_param_array_create(be, tensors, TENSORS, NB_E4M3, NB_RULE_POW2, "gradients", &ranks[r], &err), NB_OK);
         for (int t = 0; t < TENSORS; t++) {
-            const nb_scaled to = ni_param_array_at(&ranks[r], t);
+            const ni_scaled to = ni_param_array_at(&ranks[r], t);
             be->ops->scaled_encode(be, &to, x, LENGTH);
         }
     }
     assert_int_equal(ni_exchange_sum(list, 4, &err), NB_OK);
-    const nb_scaled sum = ni_param_array_at(&ranks[0], 1);
+    const ni_scaled sum = ni_param_array_at(&ranks[0], 1);
     be->ops->scaled_decode(be, got, &sum, LENGTH);
     assert_true(*sum.scale == 2 && got[7] == 896 && got[8] == 64); /* 448 of the numbers, 2 each; 4 * 16 */
     /* A rank with a NaN poisons what it should. */
     x[3] = NAN;
-    const nb_scaled bad = ni_param_array_at(&ranks[2], 0);
+    const ni_scaled bad = ni_param_array_at(&ranks[2], 0);
     be->ops->scaled_encode(be, &bad, x, LENGTH);
     assert_int_equal(ni_exchange_sum(list, 4, &err), NB_OK);
     assert_true(isnan(squares_of(&ranks[0])));

@@ -49,7 +49,7 @@ static double run(nb_backend *be, nb_family family, const nb_recipe *recipe, flo
     float *wide = be->ops->alloc(be, (size_t)*n * sizeof *wide, "decoded gradients");
     for (int32_t i = 0; i < nb_model_param_count(model); i++) {
         const nb_param *p = nb_model_param(model, i);
-        const nb_scaled tensor = ni_param_array_at(ni_model_gradients(model), i);
+        const ni_scaled tensor = ni_param_array_at(ni_model_gradients(model), i);
         be->ops->scaled_decode(be, wide, &tensor, p->rows * p->cols);
         be->ops->download(be, *grads + p->offset, wide, (size_t)(p->rows * p->cols) * sizeof *wide);
     }

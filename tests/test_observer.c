@@ -276,7 +276,7 @@ static void crests_are_ranked(void **state) {
     nb_error err = {0};
     ni_observer *o;
     static float x[SIDE * SIDE], crests[TILES];
-    nb_moments moments;
+    ni_moments moments;
     for (uint32_t i = 0; i < SIDE * SIDE; i++)
         x[i] = normal(i);
     nb_mat source = nb_mat_of(x, NB_F32, SIDE, SIDE);

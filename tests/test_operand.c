@@ -343,8 +343,8 @@ static void one_term(void **state) {
 }
 
 /* S with two entries a row. */
-static nb_sparse two_a_row(void) {
-    nb_sparse s = {.rows = M, .cols = K, .room = 3};
+static ni_sparse two_a_row(void) {
+    ni_sparse s = {.rows = M, .cols = K, .room = 3};
     s.count = poisoned(M * sizeof *s.count);
     s.column = poisoned(3 * M * sizeof *s.column);
     s.value = poisoned(3 * M * sizeof *s.value);
@@ -366,7 +366,7 @@ static void sums_of_terms(void **state) {
     nb_mat x = data_matrix(DATA_NORMAL, NB_BF16, M, K, K), w = data_matrix(DATA_NORMAL, NB_F32, N, K, K), half = w;
     half.rows = N / 2;
     half.data = (float *)w.data + 3 * K;
-    nb_sparse s = two_a_row();
+    ni_sparse s = two_a_row();
     int32_t *columns = poisoned(sizeof *columns * N / 2);
     for (int i = 0; i < N / 2; i++)
         columns[i] = 2 * i + 1;

@@ -122,7 +122,7 @@ static void swiglu(void **state) {
     FOR_SHAPES(SPANS) everywhere("swiglu", run_swiglu, work_swiglu, SPANS[i_], FAST);
 }
 
-static const nb_adamw ADAMW = {3e-3, 0.9, 0.95, 1e-8, 0.37, 3};
+static const ni_adamw ADAMW = {3e-3, 0.9, 0.95, 1e-8, 0.37, 3};
 
 static results run_adamw(nb_backend *be, shape s) {
     results r = {0};
@@ -131,7 +131,7 @@ static results run_adamw(nb_backend *be, shape s) {
         second[i] = (double)(float)(second[i] * second[i]);
     void *p = put(be->real, real_in(1, s.n, 0, 1), s.n), *m = put(be->real, real_in(2, s.n, 0, 0.1), s.n);
     void *v = put(be->real, second, s.n), *g = put(be->real, real_in(4, s.n, 0, 1), s.n);
-    nb_adamw_tensor all = ni_adamw_plain(be->real, p, m, v, g, s.n, 0.1);
+    ni_adamw_tensor all = ni_adamw_plain(be->real, p, m, v, g, s.n, 0.1);
     void *copy = put(be->act, NULL, s.n);
     uint32_t *amax = amaxes(1);
     all.copy = copy;

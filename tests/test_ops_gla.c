@@ -19,7 +19,7 @@ static const gla_case CASES[] = {
     {1, 40, 2, 16, 16, 1, 1},   {1, 70, 1, 16, 48, 0, 30},
 };
 
-static nb_gla gla_of(shape s) {
+static ni_gla gla_of(shape s) {
     const gla_case *c = &CASES[s.n];
     int32_t *doc_start = poisoned((size_t)(c->batch * c->seq) * sizeof *doc_start);
     for (int64_t i = 0; i < c->batch * c->seq; i++) {
@@ -27,12 +27,12 @@ static nb_gla gla_of(shape s) {
         int32_t start = c->document ? t - (t + phase) % c->document : 0;
         doc_start[i] = start < 0 ? 0 : start;
     }
-    nb_gla g = {c->batch, c->seq, c->heads, c->key_dim, c->value_dim, 1 / sqrt((double)c->key_dim), doc_start};
+    ni_gla g = {c->batch, c->seq, c->heads, c->key_dim, c->value_dim, 1 / sqrt((double)c->key_dim), doc_start};
     return g;
 }
 
 typedef struct operands {
-    nb_gla g;
+    ni_gla g;
     int64_t nk, nv;
     double *q, *k, *v, *gate, *d_o;
 } operands;
@@ -76,7 +76,7 @@ typedef struct head_work {
 /* A pair (t, s) that decays by exp(b) went through at most 3 (t - s) multiplied decays and 3 exponentials of sums of 32
  * gates a chunk (whose rounding is 32 |b| at most), then through sums over a width and the sequence. */
 static void add_pair(const operands *p, head_work *w, int64_t b, int64_t h, int64_t t, int64_t s) {
-    const nb_gla *g = &p->g;
+    const ni_gla *g = &p->g;
     const int64_t kt = ((b * g->seq + t) * g->heads + h) * g->key_dim, ks = kt - (t - s) * g->heads * g->key_dim;
     const int64_t vt = ((b * g->seq + t) * g->heads + h) * g->value_dim, vs = vt - (t - s) * g->heads * g->value_dim;
     double gradient = 0;
@@ -99,7 +99,7 @@ static void add_pair(const operands *p, head_work *w, int64_t b, int64_t h, int6
 
 /* dgate may be taken as the sum over later positions of the document of q dq - k dk. */
 static double *gate_work(const operands *p, const head_work *w) {
-    const nb_gla *g = &p->g;
+    const ni_gla *g = &p->g;
     const int64_t pitch = g->heads * g->key_dim;
     double *sum = zeros(p->nk);
     for (int64_t b = 0; b < g->batch; b++) {
@@ -148,7 +148,7 @@ static void agrees_with_fla(void **state) {
             nv = seq * heads * t[2]->shape[3];
     int32_t *starts = poisoned((size_t)seq * sizeof *starts);
     memset(starts, 0, (size_t)seq * sizeof *starts);
-    nb_gla g = {1, seq, heads, t[0]->shape[3], t[2]->shape[3], 1 / sqrt((double)t[0]->shape[3]), starts};
+    ni_gla g = {1, seq, heads, t[0]->shape[3], t[2]->shape[3], 1 / sqrt((double)t[0]->shape[3]), starts};
     nb_backend *backends[] = {NULL, cpu(NB_ISA_SCALAR, 1), cpu(NB_ISA_AUTO, 2)};
     assert_int_equal(nb_backend_open("ref64", NULL, &backends[0], NULL), NB_OK);
     /* our CPU backends take and give BF16; o and the gradients see a few roundings of 2^-9 */

@@ -254,7 +254,7 @@ static void attention_refuses(void **state) {
 /* ---- gated linear attention ---- */
 
 typedef struct scan {
-    nb_gla g;
+    ni_gla g;
     double *x[4], *o, *c; /* q, k, v, gate */
     int64_t nk, nv;
 } scan;
@@ -299,9 +299,9 @@ static void adamw(void **state) {
     double *param = normals(1, N, 0, 1), *m = zeros(N), *v = zeros(N);
     double *want = get(NB_F64, param, N), first[N] = {0}, second[N] = {0};
     for (int64_t t = 1; t <= STEPS; t++) {
-        const nb_adamw step = {3e-2, 0.9, 0.95, 1e-8, 0.5, t};
+        const ni_adamw step = {3e-2, 0.9, 0.95, 1e-8, 0.5, t};
         double *grad = normals(10 + (uint32_t)t, N, 0, 1);
-        const nb_adamw_tensor all = ni_adamw_plain(NB_F64, param, m, v, grad, N, 0.1);
+        const ni_adamw_tensor all = ni_adamw_plain(NB_F64, param, m, v, grad, N, 0.1);
         be->ops->adamw(be, &all, 1, &step);
         for (int i = 0; i < N; i++) {
             double g = 0.5 * grad[i];

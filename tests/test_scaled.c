@@ -21,8 +21,8 @@ static bool has_scale(nb_dtype type) {
     return ni_narrow_max(type) > 0;
 }
 
-static nb_scaled tensor(nb_dtype type, nb_scale_rule rule, int64_t n) {
-    nb_scaled t = {.data = poisoned((size_t)n * nb_dtype_size(type)), .dtype = type, .rule = rule};
+static ni_scaled tensor(nb_dtype type, nb_scale_rule rule, int64_t n) {
+    ni_scaled t = {.data = poisoned((size_t)n * nb_dtype_size(type)), .dtype = type, .rule = rule};
     if (has_scale(type)) {
         t.scale = poisoned(sizeof *t.scale);
         *t.scale = 1;
@@ -30,8 +30,8 @@ static nb_scaled tensor(nb_dtype type, nb_scale_rule rule, int64_t n) {
     return t;
 }
 
-static nb_scaled copy_of(const nb_scaled *from, int64_t n) {
-    nb_scaled t = tensor(from->dtype, from->rule, n);
+static ni_scaled copy_of(const ni_scaled *from, int64_t n) {
+    ni_scaled t = tensor(from->dtype, from->rule, n);
     memcpy(t.data, from->data, (size_t)n * nb_dtype_size(from->dtype));
     if (t.scale && from->scale)
         *t.scale = *from->scale;
@@ -45,7 +45,7 @@ static float *floats(uint32_t stream, int64_t n, double std) {
     return x;
 }
 
-static void same_tensor(const char *what, const nb_scaled *got, const nb_scaled *want, int64_t n) {
+static void same_tensor(const char *what, const ni_scaled *got, const ni_scaled *want, int64_t n) {
     check_equal_bytes(what, got->data, want->data, (size_t)n * nb_dtype_size(got->dtype));
     assert_true(!got->scale == !want->scale);
     if (got->scale && want->scale)
@@ -68,13 +68,13 @@ static void lanes_round_as_one_number_does(void **state) {
         /* All bit patterns in steps that no exponent hides from; Inf, NaN and subnormals are among them. */
         for (uint32_t i = 0; i < N; i++)
             x[i] = ni_f32_from(i * 16381u);
-        nb_scaled want = tensor(types[t], NB_RULE_POW2, N), got = tensor(types[t], NB_RULE_POW2, N);
+        ni_scaled want = tensor(types[t], NB_RULE_POW2, N), got = tensor(types[t], NB_RULE_POW2, N);
         for (int64_t i = 0; i < N; i++)
             ni_narrow_store(want.data, types[t], i, x[i]);
         FOR_BACKENDS(be) {
             /* Numbers under scale 1: the sum with zeros is the number, rounded. */
-            nb_scaled wide = {.data = x, .dtype = NB_F32}, zero = {.data = zeros(N), .dtype = NB_F32};
-            nb_scaled bare = {.data = got.data, .dtype = types[t]};
+            ni_scaled wide = {.data = x, .dtype = NB_F32}, zero = {.data = zeros(N), .dtype = NB_F32};
+            ni_scaled bare = {.data = got.data, .dtype = types[t]};
             be->ops->scaled_add(be, &bare, &wide, &zero, N);
             for (int64_t i = 0; i < N; i++)
                 if (memcmp((char *)got.data + (size_t)i * nb_dtype_size(types[t]),
@@ -96,7 +96,7 @@ static void lanes_round_as_one_number_does(void **state) {
                 ((uint16_t *)want.data)[code] = (uint16_t)code;
         }
         FOR_BACKENDS(be) {
-            nb_scaled bare = {.data = want.data, .dtype = types[t]};
+            ni_scaled bare = {.data = want.data, .dtype = types[t]};
             int64_t n = nb_dtype_size(types[t]) == 1 ? 256 : 65536;
             be->ops->scaled_decode(be, back, &bare, n);
             for (int64_t i = 0; i < n; i++) {
@@ -117,34 +117,34 @@ static void casts_and_sums_equal_the_reference(void **state) {
             const nb_scale_rule rule = t < TYPES ? NB_RULE_POW2 : NB_RULE_ABSMAX;
             const int64_t n = lengths[l];
             float *x = floats(1, n, 3e-4), *y = floats(2, n, 1e-3), *wide[2] = {floats(3, n, 1), floats(3, n, 1)};
-            nb_scaled a = tensor(type, rule, n), b = tensor(type, rule, n), sum = tensor(type, rule, n);
+            ni_scaled a = tensor(type, rule, n), b = tensor(type, rule, n), sum = tensor(type, rule, n);
             ni_ref_scaled_encode(NULL, &a, x, n);
             ni_ref_scaled_encode(NULL, &b, y, n);
             ni_ref_scaled_decode(NULL, wide[0], &a, n);
             ni_ref_scaled_add(NULL, &sum, &a, &b, n);
             double squares, got_squares;
             ni_ref_scaled_sum_squares(NULL, &squares, &sum, n);
-            nb_scaled shared[2] = {copy_of(&a, n), copy_of(&b, n)};
+            ni_scaled shared[2] = {copy_of(&a, n), copy_of(&b, n)};
             for (int i = 0; i < 2 && b.scale; i++)
                 ni_ref_scaled_rescale(NULL, &shared[i], 3 * *b.scale, n);
-            nb_scaled joined = copy_of(&shared[0], n);
+            ni_scaled joined = copy_of(&shared[0], n);
             ni_ref_scaled_join(NULL, &joined, &shared[1], n);
             FOR_BACKENDS(be) {
-                nb_scaled got = tensor(type, rule, n);
+                ni_scaled got = tensor(type, rule, n);
                 be->ops->scaled_encode(be, &got, x, n);
                 same_tensor("encode", &got, &a, n);
                 be->ops->scaled_decode(be, wide[1], &a, n);
                 check_equal_bytes("decode", wide[1], wide[0], (size_t)n * sizeof(float));
                 be->ops->scaled_add(be, &got, &a, &b, n);
                 same_tensor("sum", &got, &sum, n);
-                nb_scaled in_place = copy_of(&a, n);
+                ni_scaled in_place = copy_of(&a, n);
                 be->ops->scaled_add(be, &in_place, &in_place, &b, n);
                 same_tensor("sum in place", &in_place, &sum, n);
                 be->ops->scaled_sum_squares(be, &got_squares, &sum, n);
                 assert_true(fabs(got_squares / squares - 1) < 1e-12);
                 if (!has_scale(type))
                     continue;
-                nb_scaled again = copy_of(&a, n);
+                ni_scaled again = copy_of(&a, n);
                 be->ops->scaled_rescale(be, &again, 3 * *b.scale, n);
                 same_tensor("rescale", &again, &shared[0], n);
                 be->ops->scaled_join(be, &again, &shared[1], n);
@@ -153,7 +153,7 @@ static void casts_and_sums_equal_the_reference(void **state) {
         }
 }
 
-static const nb_adamw update = {.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .grad_scale = 0.5, .step = 3};
+static const ni_adamw update = {.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .grad_scale = 0.5, .step = 3};
 
 static void adamw_equals_the_reference(void **state) {
     (void)state;
@@ -170,14 +170,14 @@ static void adamw_equals_the_reference(void **state) {
             float *x[4] = {floats(1, n, 0.02), floats(2, n, 1e-4), floats(3, n, 1e-3), floats(4, n, 1e-3)};
             for (int64_t i = 0; i < n; i++)
                 x[2][i] *= x[2][i];
-            nb_scaled t[4] = {tensor(mixes[mix].param, NB_RULE_POW2, n), tensor(mixes[mix].m, NB_RULE_POW2, n),
+            ni_scaled t[4] = {tensor(mixes[mix].param, NB_RULE_POW2, n), tensor(mixes[mix].m, NB_RULE_POW2, n),
                               tensor(mixes[mix].v, NB_RULE_POW2, n), tensor(mixes[mix].grad, NB_RULE_ABSMAX, n)};
-            nb_scaled want[3];
+            ni_scaled want[3];
             for (int i = 0; i < 4; i++)
                 ni_ref_scaled_encode(NULL, &t[i], x[i], n);
             for (int i = 0; i < 3; i++)
                 want[i] = copy_of(&t[i], n);
-            const nb_adamw_tensor by_reference = {want[0], want[1], want[2], t[3], n, 0.1, NULL, NULL};
+            const ni_adamw_tensor by_reference = {want[0], want[1], want[2], t[3], n, 0.1, NULL, NULL};
             ni_ref_f32_adamw(NULL, &by_reference, 1, &update);
             float *left = floats(1, n, 1);
             ni_ref_scaled_decode(NULL, left, &want[0], n);
@@ -187,10 +187,10 @@ static void adamw_equals_the_reference(void **state) {
             for (int64_t i = 0; i < n; i++)
                 want_amax = ni_f32_magnitude(left[i]) > want_amax ? ni_f32_magnitude(left[i]) : want_amax;
             FOR_BACKENDS(be) {
-                nb_scaled got[3] = {copy_of(&t[0], n), copy_of(&t[1], n), copy_of(&t[2], n)};
+                ni_scaled got[3] = {copy_of(&t[0], n), copy_of(&t[1], n), copy_of(&t[2], n)};
                 uint16_t *copy = poisoned((size_t)n * sizeof *copy);
                 uint32_t amax = 1;
-                const nb_adamw_tensor list[] = {{got[0], got[1], got[2], t[3], n, 0.1, copy, &amax}};
+                const ni_adamw_tensor list[] = {{got[0], got[1], got[2], t[3], n, 0.1, copy, &amax}};
                 be->ops->adamw(be, list, 1, &update);
                 check_equal_bytes("copy of the parameters", copy, want_copy, (size_t)n * sizeof *copy);
                 assert_int_equal(amax, want_amax);
@@ -198,7 +198,7 @@ static void adamw_equals_the_reference(void **state) {
                     same_tensor("adamw", &got[i], &want[i], n);
                 if (mix > 0)
                     continue;
-                const nb_adamw_tensor plain = ni_adamw_plain(NB_F32, x[0], x[1], x[2], x[3], n, 0.1);
+                const ni_adamw_tensor plain = ni_adamw_plain(NB_F32, x[0], x[1], x[2], x[3], n, 0.1);
                 ni_ref_f32_adamw(NULL, &plain, 1, &update); /* nothing narrow: AdamW itself */
                 check_equal_bytes("adamw in f32", got[0].data, x[0], (size_t)n * sizeof(float));
                 for (int i = 0; i < 3; i++)
@@ -213,16 +213,16 @@ static void scales_by_hand(void **state) {
     (void)state;
     nb_backend *be = cpu(NB_ISA_AUTO, 1);
     const float x[] = {3, -1.5f, 0.01f, 0};
-    nb_scaled t = tensor(NB_E4M3, NB_RULE_POW2, 4);
+    ni_scaled t = tensor(NB_E4M3, NB_RULE_POW2, 4);
     be->ops->scaled_encode(be, &t, x, 4); /* 448/3 = 149.3: 128 */
     assert_true(*t.scale == 1.0f / 128);
     const uint8_t *codes = t.data;
     assert_true(ni_e4m3_value(codes[0]) == 384 && ni_e4m3_value(codes[1]) == -192); /* 3*128, -1.5*128 */
     assert_true(ni_e4m3_value(codes[2]) == 1.25f && codes[3] == 0);                 /* 1.28 lies in [1.25, 1.375] */
-    nb_scaled whole = tensor(NB_E4M3, NB_RULE_ABSMAX, 4);
+    ni_scaled whole = tensor(NB_E4M3, NB_RULE_ABSMAX, 4);
     be->ops->scaled_encode(be, &whole, x, 4);
     assert_true(*whole.scale == 1.0f / (448.0f / 3.0f) && ((uint8_t *)whole.data)[0] == 0x7e);
-    nb_scaled half = tensor(NB_F16, NB_RULE_POW2, 4);
+    ni_scaled half = tensor(NB_F16, NB_RULE_POW2, 4);
     be->ops->scaled_encode(be, &half, x, 4); /* 65504/3 = 21834.7: 16384 */
     assert_true(*half.scale == 1.0f / 16384 && ni_fp16_value(((uint16_t *)half.data)[0]) == 49152);
     /* 3 + 3 = 6 needs half the scale; 0.01 rounded is 1.25/128, twice that 1.25/64. */
@@ -237,7 +237,7 @@ static void zeros_and_numbers_that_are_none(void **state) {
     const float nothing[] = {0, -0.0f, 0}, bad[] = {1, INFINITY, -1}, worse[] = {1, NAN, -INFINITY};
     float back[3];
     for (int i = 1; i < TYPES; i++) {
-        nb_scaled t = tensor(types[i], NB_RULE_POW2, 3);
+        ni_scaled t = tensor(types[i], NB_RULE_POW2, 3);
         double squares;
         be->ops->scaled_encode(be, &t, nothing, 3);
         be->ops->scaled_decode(be, back, &t, 3);
@@ -264,7 +264,7 @@ static void no_magnitude_breaks_a_scale(void **state) {
         for (int e = -140; e <= 127; e++) {
             const float x[] = {(float)ldexp(1.75, e), (float)-ldexp(1, e)};
             float back[2];
-            nb_scaled t = tensor(types[i], NB_RULE_POW2, 2);
+            ni_scaled t = tensor(types[i], NB_RULE_POW2, 2);
             be->ops->scaled_encode(be, &t, x, 2);
             be->ops->scaled_decode(be, back, &t, 2);
             if (e > -100) /* three bits of precision hold 1.75 in every type */
@@ -290,16 +290,16 @@ static void moments_stay_near_those_in_fp32(void **state) {
     p[0] = floats(7, N, 0.02);
     p[1] = floats(7, N, 0.02);
     double *em = zeros(N), *ev = zeros(N), worst = 0;
-    nb_scaled master = {.data = p[1], .dtype = NB_F32}, m8 = tensor(NB_E4M3, NB_RULE_POW2, N),
+    ni_scaled master = {.data = p[1], .dtype = NB_F32}, m8 = tensor(NB_E4M3, NB_RULE_POW2, N),
               v16 = tensor(NB_F16, NB_RULE_POW2, N);
     be->ops->scaled_encode(be, &m8, m, N);
     be->ops->scaled_encode(be, &v16, v, N);
     for (int s = 1; s <= STEPS; s++) {
-        nb_adamw step = update;
+        ni_adamw step = update;
         step.step = s;
         float *g = floats(100 + (uint32_t)s, N, 1e-3);
-        nb_scaled grad = {.data = g, .dtype = NB_F32};
-        const nb_adamw_tensor both[] = {ni_adamw_plain(NB_F32, p[0], m32, v32, g, N, 0.1),
+        ni_scaled grad = {.data = g, .dtype = NB_F32};
+        const ni_adamw_tensor both[] = {ni_adamw_plain(NB_F32, p[0], m32, v32, g, N, 0.1),
                                         {master, m8, v16, grad, N, 0.1, NULL, NULL}};
         be->ops->adamw(be, both, 2, &step);
         be->ops->scaled_decode(be, m, &m8, N);
@@ -329,13 +329,13 @@ static void eight_bits_would_freeze_v(void **state) {
     (void)state;
     nb_backend *be = cpu(NB_ISA_AUTO, 1);
     float v[3][2] = {{1, 1}, {1, 1}, {1, 1}}, none[2] = {0, 0}, p[2] = {0}, m[2] = {0};
-    nb_scaled t[3] = {
+    ni_scaled t[3] = {
         tensor(NB_E4M3, NB_RULE_POW2, 2), tensor(NB_F16, NB_RULE_POW2, 2), {.data = v[2], .dtype = NB_F32}};
-    nb_scaled grad = {.data = none, .dtype = NB_F32}, master = {.data = p, .dtype = NB_F32},
+    ni_scaled grad = {.data = none, .dtype = NB_F32}, master = {.data = p, .dtype = NB_F32},
               first = {.data = m, .dtype = NB_F32};
     for (int i = 0; i < 3; i++) {
         be->ops->scaled_encode(be, &t[i], v[i], 2);
-        const nb_adamw_tensor tensor_of_two = {master, first, t[i], grad, 2, 0.1, NULL, NULL};
+        const ni_adamw_tensor tensor_of_two = {master, first, t[i], grad, 2, 0.1, NULL, NULL};
         for (int s = 1; s <= 40; s++)
             be->ops->adamw(be, &tensor_of_two, 1, &update);
         be->ops->scaled_decode(be, v[i], &t[i], 2);

@@ -199,8 +199,8 @@ static void policies_work_on_narrow_state(void **state) {
     for (int32_t i = 1; i < nb_model_param_count(back->model); i++) {
         const nb_param *p = nb_model_param(back->model, i);
         const size_t n = (size_t)(p->rows * p->cols);
-        const nb_scaled m[] = {ni_param_array_at(&back->optimizer.m, i), ni_param_array_at(&again->optimizer.m, i)};
-        const nb_scaled v[] = {ni_param_array_at(&back->optimizer.v, i), ni_param_array_at(&again->optimizer.v, i)};
+        const ni_scaled m[] = {ni_param_array_at(&back->optimizer.m, i), ni_param_array_at(&again->optimizer.m, i)};
+        const ni_scaled v[] = {ni_param_array_at(&back->optimizer.v, i), ni_param_array_at(&again->optimizer.v, i)};
         expect_equal(be, (float *)nb_model_params(back->model) + p->offset,
                      (float *)nb_model_params(again->model) + p->offset, n * sizeof(float));
         expect_equal(be, m[0].data, m[1].data, n);

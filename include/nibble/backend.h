@@ -47,21 +47,6 @@ typedef struct nb_attention {
     uint32_t *o_amax; /* [1]: filled by the forward pass as nb_mat.amax of o; NULL: nobody asks */
 } nb_attention;
 
-/* Gated linear attention (specs: fla). q, k, gate: [batch, seq, heads, key_dim]; v, o: [batch, seq, heads, value_dim].
- */
-typedef struct nb_gla {
-    int64_t batch, seq, heads, key_dim, value_dim;
-    double scale;             /* on q; 1/sqrt(key_dim) as a rule */
-    const int32_t *doc_start; /* [batch, seq]: the state is zero at the first position of a document */
-} nb_gla;
-
-/* One update of AdamW (decoupled decay, arXiv:1711.05101): what all tensors share. */
-typedef struct nb_adamw {
-    double lr, beta1, beta2, eps;
-    double grad_scale; /* multiplies the gradient first: clipping and averaging */
-    int64_t step;      /* 1 for the first update: bias correction */
-} nb_adamw;
-
 /* What one quantization counted on its way; NULL where nobody asks. */
 typedef struct nb_quantize_stats {
     double amax;         /* of the input, after rotation */
@@ -75,53 +60,6 @@ typedef struct nb_quantize_stats {
     double sum_sq_error; /* sum of (x - decoded)^2 */
     double sum_product;  /* sum of x * decoded */
 } nb_quantize_stats;
-
-/* Shape of the distribution of a tensor's numbers. NaN and Inf are counted and left out of the rest. */
-typedef struct nb_moments {
-    int64_t count; /* finite elements */
-    int64_t nonfinite;
-    double amax, mean, rms;
-    double excess_kurtosis; /* mean((x - mean)^4) / var^2 - 3; 0 where var is 0 */
-} nb_moments;
-
-/* What softmax attention does with its logits, over sampled queries; means over heads and queries. */
-typedef struct nb_attention_stats {
-    double logit_max;      /* mean over queries of the largest scaled logit */
-    double logit_amax;     /* the largest magnitude of all */
-    double logit_kurtosis; /* excess kurtosis of a query's logits */
-    double entropy;        /* of a query's probabilities, in nats */
-    int64_t queries;       /* that went into it; those that see a single key are left out */
-} nb_attention_stats;
-
-/* Residuals of clamped activations: a sparse matrix whose rows have a fixed room. Row r holds count[r] entries from
- * entry r*room on, columns ascending. Backend memory; the three arrays belong to whoever placed them. */
-typedef struct nb_sparse {
-    int64_t rows, cols;
-    int64_t room;    /* entries that fit a row */
-    int32_t *count;  /* [rows] */
-    int32_t *column; /* [rows, room] */
-    uint16_t *value; /* [rows, room] BF16 */
-} nb_sparse;
-
-/* A tensor that lives between steps in few bits: a moment, a gradient, a master. Its values are number * *scale. */
-typedef struct nb_scaled {
-    void *data;         /* F32, BF16, F16, E4M3 or E5M2 */
-    nb_dtype dtype;     /* real where nothing is saved */
-    nb_scale_rule rule; /* ABSMAX or POW2: the scale that maps the largest magnitude to the largest number, or the power
-                           of two next to it that does not saturate */
-    float *scale;       /* [1] decode scale in backend memory; NULL for F32 and BF16, which need none */
-} nb_scaled;
-
-/* One tensor of an update: n parameters, their moments and gradients, each in a type of its own. */
-typedef struct nb_adamw_tensor {
-    nb_scaled param, m, v, grad;
-    int64_t n;
-    double weight_decay;
-    /* What the next forward pass reads, NULL where it reads nothing: the parameters rounded to act [n], and the largest
-     * magnitude of them [1] as in nb_mat. */
-    void *copy;
-    uint32_t *amax;
-} nb_adamw_tensor;
 
 /* Instruction sets of the CPU backend, weakest first. */
 typedef enum nb_isa { NB_ISA_AUTO, NB_ISA_SCALAR, NB_ISA_PORTABLE, NB_ISA_AVX2, NB_ISA_AVX512 } nb_isa;

@@ -9,7 +9,7 @@
 #ifndef NI_BACKEND_OPERAND_H
 #define NI_BACKEND_OPERAND_H
 
-#include "nibble/backend.h"
+#include "backend/arguments.h"
 
 typedef enum ni_side {
     NI_LEFT, /* A of A B^T */
@@ -59,7 +59,7 @@ typedef struct ni_making {
 /* One product of a sum: A B^T, or S B^T. */
 typedef struct ni_term {
     const nb_operand *a;     /* NULL where `sparse` is set */
-    const nb_sparse *sparse; /* S [M, K] */
+    const ni_sparse *sparse; /* S [M, K] */
     const nb_operand *b;
     const int32_t *columns; /* [b->rows] backend memory: C[:, columns[j]] += (A B^T)[:, j]; NULL: all of C */
 } ni_term;

@@ -9,14 +9,6 @@
 #include "backend/operand.h"
 #include "nibble/backend.h"
 
-/* Weights followed from step to step by track_codes; [rows, cols] each, in backend memory. */
-typedef struct ni_tracked {
-    float *w, *q;             /* of the step before: the numbers, and what their codes decode to */
-    float *moved_w, *moved_q; /* sum of |w_t - w_{t-1}|, of |q_t - q_{t-1}| */
-    uint8_t *codes;           /* of the step before, a byte each */
-    int64_t *flips;           /* [1] changes of a code, all elements together; 0 and -0 are one */
-} ni_tracked;
-
 enum { NI_RATIO_COUNTS = 12, NI_DISTANCE_COUNTS = 10 }; /* bins of count_ratios, of count_distances */
 
 typedef struct ni_backend_ops {
@@ -42,9 +34,9 @@ struct nb_backend {
 };
 
 /* A tensor of AdamW with nothing narrow, and nothing to leave behind. */
-static inline nb_adamw_tensor ni_adamw_plain(nb_dtype real, void *param, void *m, void *v, const void *grad, int64_t n,
+static inline ni_adamw_tensor ni_adamw_plain(nb_dtype real, void *param, void *m, void *v, const void *grad, int64_t n,
                                              double weight_decay) {
-    const nb_adamw_tensor tensor = {.param = {.data = param, .dtype = real},
+    const ni_adamw_tensor tensor = {.param = {.data = param, .dtype = real},
                                     .m = {.data = m, .dtype = real},
                                     .v = {.data = v, .dtype = real},
                                     .grad = {.data = (void *)grad, .dtype = real},

@@ -53,7 +53,7 @@ typedef struct problem {
     nb_backend *be;
     int64_t tokens, hidden, inner, vocab, params;
     nb_attention attention;
-    nb_gla gla;
+    ni_gla gla;
     void *act[ACTS];        /* BF16 [tokens, inner], of which narrower operations use a part */
     void *logits, *dlogits; /* BF16 [tokens, vocab] */
     void *real[REALS];      /* F32 [params], each at least [tokens, hidden] and [vocab, hidden] */
@@ -142,7 +142,7 @@ static nb_status make_problem(const ops_options *o, const nb_backend_options *cp
                                   0,
                                   NULL};
     p->gla =
-        (nb_gla){o->tokens / o->seq, o->seq, o->heads, o->head_dim / 2, o->head_dim, 1 / sqrt((double)o->head_dim / 2),
+        (ni_gla){o->tokens / o->seq, o->seq, o->heads, o->head_dim / 2, o->head_dim, 1 / sqrt((double)o->head_dim / 2),
                  p->doc_start};
     fill(p);
     return NB_OK;
@@ -186,8 +186,8 @@ OPERATION(embed, ops->embed_forward(p->be, p->act[0], p->real[0], p->tokens_in, 
 OPERATION(embed_back, ops->embed_backward(p->be, p->real[1], p->act[0], p->tokens_in, p->tokens, p->hidden, p->vocab))
 OPERATION(cross_entropy,
           ops->cross_entropy(p->be, p->real[0], NULL, p->dlogits, p->logits, p->targets, p->tokens, p->vocab, 1.0, 0))
-OPERATION(adamw, const nb_adamw step = {.lr = 1e-4, .beta1 = 0.9, .beta2 = 0.95, .eps = 1, .grad_scale = 1, .step = 9};
-          const nb_adamw_tensor all = ni_adamw_plain(NB_F32, p->real[0], p->real[1], p->real[2], p->real[3], p->params,
+OPERATION(adamw, const ni_adamw step = {.lr = 1e-4, .beta1 = 0.9, .beta2 = 0.95, .eps = 1, .grad_scale = 1, .step = 9};
+          const ni_adamw_tensor all = ni_adamw_plain(NB_F32, p->real[0], p->real[1], p->real[2], p->real[3], p->params,
                                                      0);
           ops->adamw(p->be, &all, 1, &step))
 OPERATION(sum_squares, ops->sum_squares(p->be, (double *)p->real[1], p->real[0], p->params))

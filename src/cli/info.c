@@ -92,15 +92,15 @@ static void print_plain_product(nb_backend *be, nb_dtype type, const char *text)
     char sums[NI_GEMM_SUMS_SIZE];
     be->ops->gemm_sums(be, type, type, sums, sizeof sums);
     printf("  %-48s %s; sums \"%s\"\n", text, be->ops->gemm_kernel(be, type, type), sums);
-    ni_gemm_candidate list[NI_GEMM_LIBRARIES];
+    ni_gemm_candidate list[NI_GEMM_ENGINES];
     int32_t count = cpu->isa == NB_ISA_SCALAR ? 0 : ni_gemm_candidates(cpu, type == NB_BF16, list);
     for (int32_t i = 0; i < count; i++) {
-        bool taken = list[i].library == cpu->products[type == NB_BF16];
+        bool taken = list[i].engine == cpu->products[type == NB_BF16];
         const char *answer = taken                           ? "taken"
                              : list[i].fit == NI_GEMM_CANNOT ? "cannot"
                              : list[i].fit == NI_GEMM_SLOW   ? "slow"
                                                              : "not reached";
-        printf("    %-10s %-11s %s\n", list[i].library->name, answer, list[i].why);
+        printf("    %-10s %-11s %s\n", list[i].engine->name, answer, list[i].why);
     }
 }
 

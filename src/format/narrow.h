@@ -1,5 +1,5 @@
 /* narrow.h: one number of a type that holds tensors between steps, and the scale of a tensor (arXiv:2310.18313
- * section 2). What a scaled tensor is: nb_scaled in nibble/backend.h.
+ * section 2). What a scaled tensor is: ni_scaled in backend/arguments.h.
  *
  * Finite numbers saturate; what is not finite stays so: Inf and NaN become NaN in the 8-bit types, whose casts
  * elsewhere hide an Inf behind their largest number. A NaN is stored as the positive quiet one of its type: what

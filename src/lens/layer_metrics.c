@@ -9,7 +9,7 @@
 
 void ni_record_attention(ni_record *record, const char *module, nb_backend *be, const nb_attention *attention,
                          const void *q, const void *k, int64_t stride) {
-    nb_attention_stats s;
+    ni_attention_stats s;
     be->ops->measure_attention(be, attention, q, k, stride, &s);
     if (!s.queries)
         return;

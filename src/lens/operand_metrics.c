@@ -134,7 +134,7 @@ static bool record_source(ni_record *record, const char *prefix, const nb_lens_o
     if (!reserve((void **)&b->columns, &b->column_room, x->cols, sizeof(float)) ||
         !reserve((void **)&b->crests, &b->crest_room, tiles + width, sizeof(float)))
         return false;
-    nb_moments m;
+    ni_moments m;
     seen->be->ops->measure(seen->be, x, &m, b->columns, b->crests);
     ni_record_scalar(record, prefix, "amax", m.amax);
     ni_record_scalar(record, prefix, "rms", m.rms);

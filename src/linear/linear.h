@@ -30,7 +30,7 @@
 /* Where a master that is kept in few bits is decoded: one for all layers of a model. */
 typedef struct ni_master_room {
     void *data;        /* real, as large as the largest of them */
-    const void *holds; /* the master (nb_scaled.data) that lies in it now; NULL = none */
+    const void *holds; /* the master (ni_scaled.data) that lies in it now; NULL = none */
 } ni_master_room;
 
 typedef struct ni_linear {
@@ -39,7 +39,7 @@ typedef struct ni_linear {
     int64_t out, in; /* N, K */
     nb_plan plan;
     void *master;     /* real [N, K], backend memory; its owner tells of changes. NULL: kept in few bits */
-    nb_scaled narrow; /* those; read either by ni_linear_master */
+    ni_scaled narrow; /* those; read either by ni_linear_master */
     ni_master_room *room;
     void *grad;                 /* real [N, K]; NULL unless training */
     bool grad_written;          /* holds gradients of this micro-batch, to which more are added */
@@ -83,7 +83,7 @@ typedef struct ni_linear_spec {
     int64_t out;
     const nb_plan *plan; /* copied */
     void *master, *grad;
-    nb_scaled narrow;     /* read where master is NULL */
+    ni_scaled narrow;     /* read where master is NULL */
     ni_master_room *room; /* for narrow */
 } ni_linear_spec;
 

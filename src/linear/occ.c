@@ -20,7 +20,7 @@ typedef struct occ {
     ni_linear_group *group;
     nb_occ how;
     int64_t low, high; /* ranks within a token */
-    nb_sparse rest;    /* of the pass at hand; no memory where it is lost */
+    ni_sparse rest;    /* of the pass at hand; no memory where it is lost */
     void *memory;
     size_t bytes;
     nb_operand dense[2]; /* of the product at hand, where rest is dense */
@@ -43,7 +43,7 @@ static bool occ_wanted(const nb_plan *plan) {
 static nb_status place_rest(occ *o, nb_error *err) {
     nb_backend *be = o->group->be;
     int64_t rows = o->group->max_rows, cols = o->group->in;
-    o->rest = (nb_sparse){
+    o->rest = (ni_sparse){
         .rows = rows, .cols = cols, .room = o->how.scope == NB_OCC_TENSOR ? cols : o->low + cols - 1 - o->high};
     if (o->rest.room == 0) /* alpha so near 1 that nothing is cut off */
         o->rest.room = 1;

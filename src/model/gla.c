@@ -111,9 +111,9 @@ static bool wants_amax(const void *layer, bool gradients) {
     return ni_linear_group_wants_amax(gradients ? l->out : l->in, gradients);
 }
 
-static nb_gla shape(const ni_gla_layer *l, const ni_run *run) {
+static ni_gla shape(const ni_gla_layer *l, const ni_run *run) {
     const int64_t key_dim = l->keys / l->heads;
-    nb_gla s = {.batch = run->batch,
+    ni_gla s = {.batch = run->batch,
                 .seq = run->seq,
                 .heads = l->heads,
                 .key_dim = key_dim,
@@ -135,7 +135,7 @@ static nb_status forward(void *layer, const ni_run *run, const nb_mat *x, const 
     if (run->pass->lens && run->pass->lens->gate)
         run->pass->lens->gate(run->pass->lens->context, be, l->name, &a, l->bias);
     be->ops->gla_gate_forward(be, l->gate, l->a, l->bias, run->rows, l->keys, l->normalizer, l->clamp);
-    const nb_gla s = shape(l, run);
+    const ni_gla s = shape(l, run);
     NB_TRY(be->ops->gla_forward(be, &s, l->o, l->q, l->k, l->v, l->gate, err));
     nb_mat heads = nb_mat_of(l->normed, be->act, run->rows * l->heads, l->norm.dim);
     heads.amax = l->normed_amax;
@@ -156,7 +156,7 @@ static nb_status backward(void *layer, const ni_run *run, const nb_mat *x, const
     NB_TRY(ni_linear_group_backward(l->out, run->pass, run->scratch, &normed, dy, &dnormed, err));
     const nb_mat dg = nb_mat_of(l->dg, be->act, run->rows * l->heads, l->norm.dim);
     be->ops->gated_norm_backward(be, l->do_, &dg, l->norm.grad, l->dnormed, l->o, l->g, l->norm.weight, l->rstd);
-    const nb_gla s = shape(l, run);
+    const ni_gla s = shape(l, run);
     NB_TRY(be->ops->gla_backward(be, &s, l->dq, l->dk, l->dv, l->dgate, l->do_, l->q, l->k, l->v, l->gate, err));
     be->ops->gla_gate_backward(be, l->da, l->bias_grad, l->dgate, l->a, l->bias, run->rows, l->keys, l->normalizer,
                                l->clamp);

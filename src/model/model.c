@@ -243,7 +243,7 @@ void *nb_model_params(nb_model *model) {
     return model->params.narrow ? NULL : model->params.values;
 }
 
-nb_scaled ni_model_master(const nb_model *model, int32_t index) {
+ni_scaled ni_model_master(const nb_model *model, int32_t index) {
     return model->params.masters[index];
 }
 

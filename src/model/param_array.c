@@ -62,9 +62,9 @@ void ni_param_array_free(ni_param_array *array) {
     *array = (ni_param_array){0};
 }
 
-nb_scaled ni_param_array_at(const ni_param_array *array, int32_t index) {
+ni_scaled ni_param_array_at(const ni_param_array *array, int32_t index) {
     size_t offset = (size_t)array->at[index].offset * nb_dtype_size(array->dtype);
-    return (nb_scaled){.data = (char *)array->data + offset,
+    return (ni_scaled){.data = (char *)array->data + offset,
                        .dtype = array->dtype,
                        .rule = array->rule,
                        .scale = array->scales ? array->scales + index : NULL};
@@ -93,14 +93,14 @@ void ni_param_array_add(ni_param_array *to, const ni_param_array *from) {
         return;
     }
     for (int32_t i = 0; i < to->count; i++) {
-        const nb_scaled sum = ni_param_array_at(to, i), other = ni_param_array_at(from, i);
+        const ni_scaled sum = ni_param_array_at(to, i), other = ni_param_array_at(from, i);
         be->ops->scaled_add(be, &sum, &sum, &other, to->at[i].length);
     }
 }
 
 void ni_param_array_join(ni_param_array *to, const ni_param_array *from) {
     for (int32_t i = 0; i < to->count; i++) {
-        const nb_scaled sum = ni_param_array_at(to, i), other = ni_param_array_at(from, i);
+        const ni_scaled sum = ni_param_array_at(to, i), other = ni_param_array_at(from, i);
         to->be->ops->scaled_join(to->be, &sum, &other, to->at[i].length);
     }
 }
@@ -116,7 +116,7 @@ void ni_param_array_sum_squares(const ni_param_array *array, double *parts) {
         return;
     }
     for (int32_t i = 0; i < array->count; i++) {
-        const nb_scaled tensor = ni_param_array_at(array, i);
+        const ni_scaled tensor = ni_param_array_at(array, i);
         be->ops->scaled_sum_squares(be, parts + i, &tensor, array->at[i].length);
     }
 }

@@ -1,11 +1,12 @@
 /* param_array.h: one number for each parameter (its gradient, a moment of it) in one array of one type.
  *
  * Tensors lie as in the model's array of masters (nb_param.offset). Types other than `real` save memory; those that
- * need it have a scale a tensor (nb_scaled in nibble/backend.h).
+ * need it have a scale a tensor (ni_scaled in backend/arguments.h).
  */
 #ifndef NI_MODEL_PARAM_ARRAY_H
 #define NI_MODEL_PARAM_ARRAY_H
 
+#include "backend/arguments.h"
 #include "nibble/model.h"
 
 typedef struct ni_param_place {
@@ -30,7 +31,7 @@ nb_status ni_param_array_create(nb_backend *be, const nb_param *params, int32_t 
 nb_status ni_param_array_create_like(const ni_param_array *like, const char *what, ni_param_array *out, nb_error *err);
 void ni_param_array_free(ni_param_array *array);
 
-nb_scaled ni_param_array_at(const ni_param_array *array, int32_t index);
+ni_scaled ni_param_array_at(const ni_param_array *array, int32_t index);
 size_t ni_param_array_bytes(const ni_param_array *array);
 void ni_param_array_zero(ni_param_array *array);
 
@@ -51,7 +52,7 @@ ni_param_array *ni_model_gradients(nb_model *model);
 
 /* Masters, of any type. ni_model_param_open gives one in real, in place or decoded until the next is opened; what is
  * written there counts once it is closed. */
-nb_scaled ni_model_master(const nb_model *model, int32_t index);
+ni_scaled ni_model_master(const nb_model *model, int32_t index);
 void *ni_model_param_open(nb_model *model, int32_t index);
 void ni_model_param_close(nb_model *model, int32_t index);
 

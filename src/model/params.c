@@ -93,7 +93,7 @@ void ni_params_begin_backward(ni_params *params) {
 void ni_params_pack(ni_params *params, int32_t section) {
     nb_backend *be = params->be;
     for (int32_t i = section; params->window && i < params->count && params->section_of[i] == section; i++) {
-        const nb_scaled to = ni_param_array_at(&params->grads, i);
+        const ni_scaled to = ni_param_array_at(&params->grads, i);
         be->ops->scaled_encode(be, &to, ni_params_grad(params, i), length_of(params, i));
         be->ops->fill_zero(be, ni_params_grad(params, i), (size_t)length_of(params, i) * nb_dtype_size(be->real));
     }
@@ -150,7 +150,7 @@ static nb_status allocate_masters(ni_params *params, nb_dtype master, nb_scale_r
         bool few_bits = is_narrow(params, i, master);
         nb_dtype type = few_bits ? master : be->real;
         uint8_t *array = few_bits ? params->narrow : params->values;
-        params->masters[i] = (nb_scaled){.data = array + (size_t)at[i] * nb_dtype_size(type),
+        params->masters[i] = (ni_scaled){.data = array + (size_t)at[i] * nb_dtype_size(type),
                                          .dtype = type,
                                          .rule = rule,
                                          .scale = few_bits && master != NB_BF16 ? params->scales + i : NULL};
@@ -164,7 +164,7 @@ void *ni_params_value(const ni_params *params, int32_t index) {
 }
 
 void *ni_params_open(ni_params *params, int32_t index) {
-    const nb_scaled *master = &params->masters[index];
+    const ni_scaled *master = &params->masters[index];
     if (master->dtype == params->be->real)
         return master->data;
     params->be->ops->scaled_decode(params->be, params->room.data, master, length_of(params, index));
@@ -173,7 +173,7 @@ void *ni_params_open(ni_params *params, int32_t index) {
 }
 
 void ni_params_close(ni_params *params, int32_t index) {
-    const nb_scaled *master = &params->masters[index];
+    const ni_scaled *master = &params->masters[index];
     if (master->dtype != params->be->real)
         params->be->ops->scaled_encode(params->be, master, params->room.data, length_of(params, index));
 }

@@ -23,7 +23,7 @@ typedef struct ni_params {
     int64_t elements;
     int32_t section;     /* first tensor of the section that is being declared */
     int32_t *section_of; /* [count]: first tensor of the section that each belongs to */
-    nb_scaled *masters;  /* [count]: where each lies */
+    ni_scaled *masters;  /* [count]: where each lies */
     void *values;        /* real: those that are not narrow */
     size_t values_bytes;
     void *narrow; /* those that are, and their scales [count]; NULL where all are real */

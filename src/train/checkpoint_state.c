@@ -53,7 +53,7 @@ static ni_tensor_dtype file_dtype(nb_dtype type) {
 
 /* ---- the tensors of a trainer ---- */
 
-static void add_moments(slot_list *list, const char *prefix, const nb_param *param, const nb_scaled *moments) {
+static void add_moments(slot_list *list, const char *prefix, const nb_param *param, const ni_scaled *moments) {
     slot *to = &list->slots[list->count++];
     *to = (slot){.dtype = file_dtype(moments->dtype),
                  .rank = param->rank,
@@ -68,7 +68,7 @@ static void add_moments(slot_list *list, const char *prefix, const nb_param *par
     snprintf(to->name, sizeof to->name, "%s_scale/%s", prefix, param->name);
 }
 
-static void add_master_scale(slot_list *list, const nb_param *param, int32_t index, const nb_scaled *master) {
+static void add_master_scale(slot_list *list, const nb_param *param, int32_t index, const ni_scaled *master) {
     if (!master->scale)
         return;
     slot *to = &list->slots[list->count++];
@@ -106,12 +106,12 @@ static nb_status list_slots(nb_trainer *t, slot_list *list, nb_error *err) {
     }
     nb_model_state(t->model, state, states);
     for (int32_t i = 0; i < params; i++) {
-        const nb_scaled m = ni_param_array_at(&t->optimizer.m, i), v = ni_param_array_at(&t->optimizer.v, i);
+        const ni_scaled m = ni_param_array_at(&t->optimizer.m, i), v = ni_param_array_at(&t->optimizer.v, i);
         add_moments(list, "exp_avg", nb_model_param(t->model, i), &m);
         add_moments(list, "exp_avg_sq", nb_model_param(t->model, i), &v);
     }
     for (int32_t i = 0; i < params; i++) {
-        const nb_scaled master = ni_model_master(t->model, i);
+        const ni_scaled master = ni_model_master(t->model, i);
         add_master_scale(list, nb_model_param(t->model, i), i, &master);
     }
     for (int32_t i = 0; i < states; i++)
@@ -177,7 +177,7 @@ static bool fits(const slot *s, const ni_file_tensor *tensor) {
 /* The master was read as FP32 values and rounded under a scale made anew, which is as good and, unless scales are
  * powers of two, not the same to the bit. */
 static nb_status restore_master_scale(nb_trainer *t, int32_t index, const ni_file_tensor *tensor) {
-    const nb_scaled master = ni_model_master(t->model, index);
+    const ni_scaled master = ni_model_master(t->model, index);
     const nb_param *param = nb_model_param(t->model, index);
     float scale;
     memcpy(&scale, tensor->data, sizeof scale);
@@ -260,7 +260,7 @@ static nb_status file_moment(const ni_safetensors *file, const char *path, const
 static nb_status convert_moment(nb_trainer *t, const ni_safetensors *file, const char *path, const char *prefix,
                                 const ni_param_array *moments, int32_t index, nb_error *err) {
     const nb_param *param = nb_model_param(t->model, index);
-    const nb_scaled to = ni_param_array_at(moments, index);
+    const ni_scaled to = ni_param_array_at(moments, index);
     const int64_t n = param->rows * param->cols;
     nb_backend *be = t->be;
     float *values;

@@ -12,7 +12,7 @@ void ni_exchange_scales(const ni_param_array *grads, float *scales) {
 void ni_exchange_share(ni_param_array *grads, const float *largest, int32_t ranks) {
     const float room = (float)sqrt((double)ranks);
     for (int32_t i = 0; i < grads->count; i++) {
-        const nb_scaled tensor = ni_param_array_at(grads, i);
+        const ni_scaled tensor = ni_param_array_at(grads, i);
         grads->be->ops->scaled_rescale(grads->be, &tensor, largest[i] * room, grads->at[i].length);
     }
 }

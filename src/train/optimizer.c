@@ -43,7 +43,7 @@ void ni_optimizer_update(ni_optimizer *optimizer, nb_model *model, const ni_para
                          const nb_run_config *config, double lr, double grad_scale) {
     const int32_t count = nb_model_param_count(model);
     optimizer->updates++;
-    const nb_adamw step = {.lr = lr,
+    const ni_adamw step = {.lr = lr,
                            .beta1 = config->optimizer.beta1,
                            .beta2 = config->optimizer.beta2,
                            .eps = config->optimizer.eps,
@@ -52,7 +52,7 @@ void ni_optimizer_update(ni_optimizer *optimizer, nb_model *model, const ni_para
     for (int32_t i = 0; i < count; i++) {
         const nb_param *p = nb_model_param(model, i);
         optimizer->tensors[i] =
-            (nb_adamw_tensor){.param = ni_model_master(model, i),
+            (ni_adamw_tensor){.param = ni_model_master(model, i),
                               .m = ni_param_array_at(&optimizer->m, i),
                               .v = ni_param_array_at(&optimizer->v, i),
                               .grad = ni_param_array_at(grads, i),

@@ -9,7 +9,7 @@ typedef struct ni_optimizer {
     nb_backend *be;
     ni_param_array m, v;      /* first and second moments */
     int64_t updates;          /* done so far: bias correction */
-    nb_adamw_tensor *tensors; /* [parameters]: the list of an update. Copies and amaxes are not asked for: the linear
+    ni_adamw_tensor *tensors; /* [parameters]: the list of an update. Copies and amaxes are not asked for: the linear
                                  layers round and measure their weights themselves */
 } ni_optimizer;
 

@@ -22,7 +22,7 @@ typedef struct finder {
 static bool is_nonfinite(const nb_lens_operand *seen) {
     if (!seen->source)
         return seen->stats && !isfinite(seen->stats->amax);
-    nb_moments moments;
+    ni_moments moments;
     seen->be->ops->measure(seen->be, seen->source, &moments, NULL, NULL);
     return moments.nonfinite != 0;
 }
@@ -30,7 +30,7 @@ static bool is_nonfinite(const nb_lens_operand *seen) {
 static bool is_zero(const nb_lens_operand *seen) {
     if (!seen->source)
         return seen->stats && seen->stats->amax == 0;
-    nb_moments moments;
+    ni_moments moments;
     seen->be->ops->measure(seen->be, seen->source, &moments, NULL, NULL);
     return moments.nonfinite == 0 && moments.amax == 0;
 }
@@ -52,7 +52,7 @@ static void look_for_zeros(void *context, const nb_lens_operand *seen) {
 static int32_t last_bad(nb_trainer *t, bool gradients) {
     for (int32_t i = nb_model_param_count(t->model) - 1; i >= 0; i--) {
         const nb_param *p = nb_model_param(t->model, i);
-        const nb_scaled tensor =
+        const ni_scaled tensor =
             gradients ? ni_param_array_at(ni_model_gradients(t->model), i) : ni_model_master(t->model, i);
         if (!isfinite(ni_results_squares(&t->results, &tensor, p->rows * p->cols)))
             return i;
@@ -100,7 +100,7 @@ static void find_largest(nb_trainer *t, char *where, size_t size) {
     int32_t which = -1;
     for (int32_t i = 0; i < nb_model_param_count(t->model); i++) {
         const nb_param *p = nb_model_param(t->model, i);
-        const nb_scaled tensor = ni_param_array_at(ni_model_gradients(t->model), i);
+        const ni_scaled tensor = ni_param_array_at(ni_model_gradients(t->model), i);
         double squares = ni_results_squares(&t->results, &tensor, p->rows * p->cols);
         sum += squares;
         if (squares > largest) {

@@ -84,7 +84,7 @@ static int32_t find_weight(const nb_model *model, const char *name) {
 /* A master in real: where it is, or decoded into memory that the caller releases. data is NULL if there is none. */
 static nb_mat open_weight(nb_backend *be, const nb_model *model, int32_t index, void **memory) {
     const nb_param *p = nb_model_param(model, index);
-    const nb_scaled master = ni_model_master(model, index);
+    const ni_scaled master = ni_model_master(model, index);
     nb_mat out = nb_mat_of(master.data, be->real, p->rows, p->cols);
     *memory = NULL;
     if (master.dtype == be->real)

@@ -51,7 +51,7 @@ double ni_results_loss(const ni_results *r, int64_t micro_batch) {
     return ni_mean_loss(sum, r->scored[micro_batch]);
 }
 
-double ni_results_squares(const ni_results *r, const nb_scaled *tensor, int64_t n) {
+double ni_results_squares(const ni_results *r, const ni_scaled *tensor, int64_t n) {
     double squares, *out = r->memory + r->micro_batches;
     r->be->ops->scaled_sum_squares(r->be, out, tensor, n);
     r->be->ops->download(r->be, &squares, out, sizeof squares);

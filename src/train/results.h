@@ -23,6 +23,6 @@ void ni_results_fetch(ni_results *results, const ni_param_array *grads, double *
 
 /* One at a time, to look for what went wrong: the mean loss of a micro-batch; the sum of squares of a tensor. */
 double ni_results_loss(const ni_results *results, int64_t micro_batch);
-double ni_results_squares(const ni_results *results, const nb_scaled *tensor, int64_t n);
+double ni_results_squares(const ni_results *results, const ni_scaled *tensor, int64_t n);
 
 #endif

@@ -20,7 +20,7 @@ static void run_measure(trial *t) {
     }
     const nb_mat m = nb_mat_of(input(t, type, x, rows * cols), type, rows, cols);
     float *amax = poisoned((size_t)cols * 4), *crest = poisoned((size_t)tiles * 4);
-    nb_moments got;
+    ni_moments got;
     t->be->ops->measure(t->be, &m, &got, amax, crest);
     const double counts[] = {(double)got.count, (double)got.nonfinite, got.amax};
     record(t, "counts and amax", counts, NB_F64, 3, true);
@@ -41,7 +41,7 @@ static void run_attention(trial *t) {
         start[i] = i % SEQ < 16 ? 0 : 16;
     nb_attention a = {.batch = BATCH, .seq = SEQ, .heads = HEADS, .kv_heads = KV_HEADS, .head_dim = DIM, .scale = 0.25};
     a.doc_start = upload(t, start, BATCH * SEQ * sizeof *start);
-    nb_attention_stats got;
+    ni_attention_stats got;
     const void *q =
         input(t, NB_BF16, normals_in(NB_BF16, 1, BATCH * SEQ * HEADS * DIM, 0, 3), BATCH * SEQ * HEADS * DIM);
     const void *k =

@@ -88,7 +88,7 @@ static uint16_t *heavy_tails(void) {
 }
 
 /* Entries beyond the count of a row are nobody's. */
-static void keep_sparse(trial *t, const nb_sparse *s) {
+static void keep_sparse(trial *t, const ni_sparse *s) {
     const size_t entries = (size_t)(s->rows * s->room);
     int32_t *count = poisoned((size_t)s->rows * 4), *column = poisoned(entries * 4);
     uint16_t *value = poisoned(entries * 2);
@@ -111,7 +111,7 @@ static void run_clamp(trial *t) {
     const nb_mat x = nb_mat_of(upload(t, heavy_tails(), bytes), NB_BF16, OUTLIER_ROWS, OUTLIER_COLS);
     nb_mat out = x;
     out.data = output_exact(t, "clamped", NB_BF16, OUTLIER_ROWS * OUTLIER_COLS);
-    const nb_sparse rest = {.rows = OUTLIER_ROWS,
+    const ni_sparse rest = {.rows = OUTLIER_ROWS,
                             .cols = OUTLIER_COLS,
                             .room = room,
                             .count = scratch(t, OUTLIER_ROWS * 4),

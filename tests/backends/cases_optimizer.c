@@ -35,9 +35,9 @@ static void run_bad_sums(trial *t) {
 
 /* ---- narrow tensors ---- */
 
-static nb_scaled scaled(trial *t, nb_dtype type, nb_scale_rule rule, int64_t n) {
+static ni_scaled scaled(trial *t, nb_dtype type, nb_scale_rule rule, int64_t n) {
     const float one = 1;
-    nb_scaled s = {.data = scratch(t, (size_t)n * nb_dtype_size(type)), .dtype = type, .rule = rule};
+    ni_scaled s = {.data = scratch(t, (size_t)n * nb_dtype_size(type)), .dtype = type, .rule = rule};
     s.scale = ni_narrow_max(type) > 0 ? upload(t, &one, sizeof one) : NULL;
     return s;
 }
@@ -51,14 +51,14 @@ static const float *floats(trial *t, uint32_t stream, int64_t n, double std, boo
     return upload(t, x, (size_t)n * sizeof *x);
 }
 
-static void keep_scaled(trial *t, const char *what, const nb_scaled *s, int64_t n) {
+static void keep_scaled(trial *t, const char *what, const ni_scaled *s, int64_t n) {
     keep(t, what, s->data, s->dtype, n, true);
     if (s->scale)
         keep(t, "scale", s->scale, NB_F32, 1, true);
 }
 
-static nb_scaled copy_of(trial *t, const nb_scaled *from, int64_t n) {
-    nb_scaled s = scaled(t, from->dtype, from->rule, n);
+static ni_scaled copy_of(trial *t, const ni_scaled *from, int64_t n) {
+    ni_scaled s = scaled(t, from->dtype, from->rule, n);
     t->be->ops->copy(t->be, s.data, from->data, (size_t)n * nb_dtype_size(s.dtype));
     if (s.scale)
         t->be->ops->copy(t->be, s.scale, from->scale, sizeof *s.scale);
@@ -71,10 +71,10 @@ static void run_scaled(trial *t) {
     const int64_t n = SPANS[t->shape % SPAN_SHAPES];
     nb_backend *be = t->be;
     const ni_backend_ops *ops = be->ops;
-    nb_scaled a = scaled(t, type, rule, n), b = scaled(t, type, rule, n), sum = scaled(t, type, rule, n);
+    ni_scaled a = scaled(t, type, rule, n), b = scaled(t, type, rule, n), sum = scaled(t, type, rule, n);
     ops->scaled_encode(be, &a, floats(t, 1, n, 3e-4, false), n);
     ops->scaled_encode(be, &b, floats(t, 2, n, 1e-3, false), n);
-    nb_scaled in_place = copy_of(t, &a, n);
+    ni_scaled in_place = copy_of(t, &a, n);
     ops->scaled_decode(be, output_exact(t, "decoded", NB_F32, n), &a, n);
     ops->scaled_add(be, &sum, &a, &b, n);
     ops->scaled_add(be, &in_place, &in_place, &b, n);
@@ -85,10 +85,10 @@ static void run_scaled(trial *t) {
         return;
     float scale;
     ops->download(be, &scale, b.scale, sizeof scale);
-    nb_scaled one = copy_of(t, &a, n), other = copy_of(t, &b, n);
+    ni_scaled one = copy_of(t, &a, n), other = copy_of(t, &b, n);
     ops->scaled_rescale(be, &one, 3 * scale, n);
     ops->scaled_rescale(be, &other, 3 * scale, n);
-    nb_scaled joined = copy_of(t, &one, n);
+    ni_scaled joined = copy_of(t, &one, n);
     ops->scaled_join(be, &joined, &other, n);
     keep_scaled(t, "rescaled", &one, n);
     keep_scaled(t, "joined", &joined, n);
@@ -98,7 +98,7 @@ static void run_scaled(trial *t) {
 static void run_scaled_squares(trial *t) {
     const nb_dtype type = TYPES[t->shape / SPAN_SHAPES % TYPE_COUNT];
     const int64_t n = SPANS[t->shape % SPAN_SHAPES];
-    nb_scaled a = scaled(t, type, NB_RULE_POW2, n);
+    ni_scaled a = scaled(t, type, NB_RULE_POW2, n);
     t->be->ops->scaled_encode(t->be, &a, floats(t, 1, n, 3e-4, false), n);
     t->be->ops->scaled_sum_squares(t->be, output(t, "sum of squares", NB_F64, 1), &a, n);
 }
@@ -114,7 +114,7 @@ static void run_hard(trial *t) {
     for (uint32_t i = 0; i < N; i++)
         x[i] = ni_f32_from(i * 262111u);
     const nb_dtype type = TYPES[t->shape];
-    nb_scaled codes = {.data = upload(t, x, N * sizeof *x), .dtype = type};
+    ni_scaled codes = {.data = upload(t, x, N * sizeof *x), .dtype = type};
     t->be->ops->scaled_decode(t->be, output(t, "all codes", NB_F32, N), &codes, N);
     if (type == NB_F32)
         return;
@@ -123,7 +123,7 @@ static void run_hard(trial *t) {
     static const float hard[][3] = {
         {0, -0.0f, 0}, {NAN, 1, 2}, {INFINITY, -1, 3}, {1e-45f, 0, 1e-44f}, {0x1.fffffep127f, 1, -2}};
     for (int i = 0; i < 5; i++) {
-        nb_scaled s = scaled(t, type, i % 2 ? NB_RULE_ABSMAX : NB_RULE_POW2, 3);
+        ni_scaled s = scaled(t, type, i % 2 ? NB_RULE_ABSMAX : NB_RULE_POW2, 3);
         t->be->ops->scaled_encode(t->be, &s, upload(t, hard[i], sizeof hard[i]), 3);
         keep_scaled(t, "hard numbers", &s, 3);
     }
@@ -144,15 +144,15 @@ static void run_adamw(trial *t) {
     const int64_t n = SPANS[t->shape % SPAN_SHAPES];
     const int mix = t->shape / SPAN_SHAPES;
     nb_backend *be = t->be;
-    const nb_adamw step = {.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .grad_scale = 0.5, .step = 3};
-    nb_adamw_tensor list[2];
+    const ni_adamw step = {.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .grad_scale = 0.5, .step = 3};
+    ni_adamw_tensor list[2];
     for (uint32_t i = 0; i < 2; i++) {
-        nb_scaled s[4] = {scaled(t, MIXES[mix].param, NB_RULE_POW2, n), scaled(t, MIXES[mix].m, NB_RULE_POW2, n),
+        ni_scaled s[4] = {scaled(t, MIXES[mix].param, NB_RULE_POW2, n), scaled(t, MIXES[mix].m, NB_RULE_POW2, n),
                           scaled(t, MIXES[mix].v, NB_RULE_POW2, n), scaled(t, MIXES[mix].grad, NB_RULE_ABSMAX, n)};
         static const double std[4] = {0.02, 1e-4, 1e-3, 1e-3};
         for (uint32_t k = 0; k < 4; k++)
             be->ops->scaled_encode(be, &s[k], floats(t, 1 + k + 4 * i, n, std[k], k == 2), n);
-        list[i] = (nb_adamw_tensor){s[0], s[1], s[2], s[3], n, 0.1, NULL, NULL};
+        list[i] = (ni_adamw_tensor){s[0], s[1], s[2], s[3], n, 0.1, NULL, NULL};
     }
     list[0].copy = output_exact(t, "copy", NB_BF16, n);
     list[0].amax = output_exact(t, "amax", NB_I32, 1);

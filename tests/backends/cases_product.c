@@ -191,8 +191,8 @@ static void run_one_term(trial *t) {
 }
 
 /* S with up to two entries a row. */
-static nb_sparse few(trial *t, int64_t rows, int64_t cols) {
-    nb_sparse s = {.rows = rows, .cols = cols, .room = 3};
+static ni_sparse few(trial *t, int64_t rows, int64_t cols) {
+    ni_sparse s = {.rows = rows, .cols = cols, .room = 3};
     int32_t *count = poisoned((size_t)rows * sizeof *count), *column = poisoned((size_t)(3 * rows) * sizeof *column);
     double *value = zeros(3 * rows);
     for (int64_t r = 0; r < rows; r++) {
@@ -222,7 +222,7 @@ static void run_terms(trial *t) {
         columns[i] = (int32_t)(2 * i + 1);
     const int32_t *at = upload(t, columns, (size_t)(n / 2) * sizeof *columns);
     const float *factors = input(t, NB_F32, (double[]){0.5, 3}, 2);
-    const nb_sparse s = few(t, m, k);
+    const ni_sparse s = few(t, m, k);
     const nb_operand left = made(t, &q, &x, NI_LEFT, &q), right = made(t, &tiles, &w, NI_RIGHT, &q),
                      right_half = made(t, &tiles, &half, NI_RIGHT, &q);
     const nb_operand left_numbers = {.quantizer = plain, .rows = m, .cols = k, .numbers = px, .factor = factors},
@@ -263,7 +263,7 @@ static void run_mixed(trial *t) {
 static void run_sparse_gemm(trial *t) {
     const int64_t *size = SIZES[t->shape], m = size[0], n = size[1], k = size[2];
     const nb_mat b = numbers(t, NB_BF16, 5, k, n), c = numbers(t, NB_F32, 6, m, n);
-    const nb_sparse s = few(t, m, k);
+    const ni_sparse s = few(t, m, k);
     t->be->ops->sparse_gemm(t->be, &c, &s, &b);
     keep(t, "C", c.data, NB_F32, m * n, false);
 }
@@ -271,7 +271,7 @@ static void run_sparse_gemm(trial *t) {
 static void run_sparse_add(trial *t) {
     const int64_t *size = SIZES[t->shape], m = size[0], k = size[2];
     const nb_mat x = numbers(t, NB_BF16, 5, m, k);
-    const nb_sparse s = few(t, m, k);
+    const ni_sparse s = few(t, m, k);
     t->be->ops->sparse_add(t->be, &x, &s);
     keep(t, "x", x.data, NB_BF16, m * k, true);
 }

@@ -237,7 +237,7 @@ static const gla_case GLA[] = {
 enum { GLA_SHAPES = sizeof GLA / sizeof *GLA };
 
 typedef struct linear {
-    nb_gla g; /* documents on the host */
+    ni_gla g; /* documents on the host */
     int64_t nk, nv;
     double *q, *k, *v, *gate, *d_o;
 } linear;
@@ -261,7 +261,7 @@ static linear linear_of(int shape) {
 static void run_gla(trial *t) {
     const linear p = linear_of(t->shape);
     nb_backend *be = t->be;
-    nb_gla g = p.g;
+    ni_gla g = p.g;
     g.doc_start = upload(t, p.g.doc_start, (size_t)(g.batch * g.seq) * sizeof(int32_t));
     void *q = input(t, be->act, p.q, p.nk), *k = input(t, be->act, p.k, p.nk), *v = input(t, be->act, p.v, p.nv);
     void *gate = input(t, be->real, p.gate, p.nk), *d_o = input(t, be->act, p.d_o, p.nv);
@@ -280,7 +280,7 @@ typedef struct pair_work {
  * gates a chunk (whose rounding is 32 |b| at most), then through sums over a width and the sequence; a decayed query, a
  * decayed key, their score and a state are what may be BF16. */
 static void add_pair(const linear *p, pair_work *w, int64_t b, int64_t h, int64_t t, int64_t s) {
-    const nb_gla *g = &p->g;
+    const ni_gla *g = &p->g;
     const int64_t kt = ((b * g->seq + t) * g->heads + h) * g->key_dim, ks = kt - (t - s) * g->heads * g->key_dim;
     const int64_t vt = ((b * g->seq + t) * g->heads + h) * g->value_dim, vs = vt - (t - s) * g->heads * g->value_dim;
     double gradient = 0;
@@ -304,7 +304,7 @@ static void add_pair(const linear *p, pair_work *w, int64_t b, int64_t h, int64_
 
 /* dgate may be taken as the sum over later positions of the document of q dq - k dk. */
 static double *gate_work(const linear *p, const pair_work *w) {
-    const nb_gla *g = &p->g;
+    const ni_gla *g = &p->g;
     const int64_t pitch = g->heads * g->key_dim;
     double *sum = zeros(p->nk);
     for (int64_t b = 0; b < g->batch; b++)

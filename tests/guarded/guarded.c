@@ -99,7 +99,7 @@ static void held_source(nb_backend *be, const char *operation, const char *argum
     held(be, operation, argument, s->columns);
 }
 
-static void held_sparse(nb_backend *be, const char *operation, const char *argument, const nb_sparse *s) {
+static void held_sparse(nb_backend *be, const char *operation, const char *argument, const ni_sparse *s) {
     if (s) {
         held(be, operation, argument, s->count);
         held(be, operation, argument, s->column);
@@ -133,16 +133,16 @@ static void held_attention(nb_backend *be, const char *operation, const char *ar
     held(be, operation, argument, a->doc_end);
 }
 
-static void held_gla(nb_backend *be, const char *operation, const char *argument, const nb_gla *g) {
+static void held_gla(nb_backend *be, const char *operation, const char *argument, const ni_gla *g) {
     held(be, operation, argument, g->doc_start);
 }
 
-static void held_scaled(nb_backend *be, const char *operation, const char *argument, const nb_scaled *s) {
+static void held_scaled(nb_backend *be, const char *operation, const char *argument, const ni_scaled *s) {
     held(be, operation, argument, s->data);
     held(be, operation, argument, s->scale);
 }
 
-static void held_adamw(nb_backend *be, const char *operation, const char *argument, const nb_adamw_tensor *t) {
+static void held_adamw(nb_backend *be, const char *operation, const char *argument, const ni_adamw_tensor *t) {
     if (t) {
         held_scaled(be, operation, argument, &t->param);
         held_scaled(be, operation, argument, &t->m);
@@ -168,9 +168,9 @@ static void no_number(nb_backend *be, const char *operation, const char *argumen
              int64_t *: held, const int64_t *: held, uint8_t *: held, const uint8_t *: held,                           \
              const nb_mat *: held_mat, const nb_qtensor *: held_codes, nb_operand *: held_operand,                     \
              const nb_operand *: held_operand, const ni_source *: held_source, const ni_making *: held_making,         \
-             const ni_term *: held_term, const nb_sparse *: held_sparse, const nb_noise *: held_noise,                 \
-             const nb_attention *: held_attention, const nb_gla *: held_gla, const nb_scaled *: held_scaled,           \
-             const nb_adamw_tensor *: held_adamw, int32_t: no_number, int64_t: no_number, double: no_number,           \
+             const ni_term *: held_term, const ni_sparse *: held_sparse, const nb_noise *: held_noise,                 \
+             const nb_attention *: held_attention, const ni_gla *: held_gla, const ni_scaled *: held_scaled,           \
+             const ni_adamw_tensor *: held_adamw, int32_t: no_number, int64_t: no_number, double: no_number,           \
              float: no_number, size_t: no_number, bool: no_number, nb_dtype: no_number,                                \
              default: nothing)(be, operation, #x, x)
 

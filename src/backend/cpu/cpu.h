@@ -15,7 +15,7 @@
 #endif
 
 struct ni_onednn;
-struct ni_gemm_library;
+struct ni_gemm_engine;
 
 /* Working memory of the whole backend, each for one purpose: an operation may call others that use another room. */
 typedef enum ni_cpu_room {
@@ -36,7 +36,7 @@ typedef struct ni_cpu {
     struct ni_onednn *onednn; /* made by the first product that needs it */
     bool openblas_warm;       /* OpenBLAS's working memory is mapped (gemm_openblas.c) */
     /* Who multiplies: products with F32 in them, BF16 by BF16 (gemm_choice.c). */
-    const struct ni_gemm_library *products[2];
+    const struct ni_gemm_engine *products[2];
 
     struct {
         double theta;

@@ -68,7 +68,7 @@ static nb_status bounds_of_all(nb_backend *be, const nb_mat *x, int64_t low, int
     return NB_OK;
 }
 
-nb_status ni_cpu_clamp_rows(nb_backend *be, const nb_mat *out, const nb_sparse *rest, const nb_mat *x, int64_t low,
+nb_status ni_cpu_clamp_rows(nb_backend *be, const nb_mat *out, const ni_sparse *rest, const nb_mat *x, int64_t low,
                             int64_t high, bool whole, nb_error *err) {
     NB_TRY(ni_clamp_check(out, rest, x, low, high, whole, err));
     const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);
@@ -100,7 +100,7 @@ nb_status ni_cpu_clamp_rows(nb_backend *be, const nb_mat *out, const nb_sparse *
 
 /* ---- the sparse product ---- */
 
-void ni_cpu_sparse_gemm(nb_backend *be, const nb_mat *c, const nb_sparse *s, const nb_mat *b) {
+void ni_cpu_sparse_gemm(nb_backend *be, const nb_mat *c, const ni_sparse *s, const nb_mat *b) {
     const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);
 #pragma omp parallel for num_threads(ni_cpu_of(be)->threads) schedule(static)
     for (int64_t r = 0; r < c->rows; r++)
@@ -108,11 +108,11 @@ void ni_cpu_sparse_gemm(nb_backend *be, const nb_mat *c, const nb_sparse *s, con
                             s->count[r], b->data, b->stride);
 }
 
-void ni_cpu_sparse_add(nb_backend *be, const nb_mat *x, const nb_sparse *s) {
+void ni_cpu_sparse_add(nb_backend *be, const nb_mat *x, const ni_sparse *s) {
 #pragma omp parallel for num_threads(ni_cpu_of(be)->threads) schedule(static)
     for (int64_t r = 0; r < x->rows; r++) {
         nb_mat to = ni_mat_row(x, r);
-        nb_sparse one = ni_sparse_row(s, r);
+        ni_sparse one = ni_sparse_row(s, r);
         ni_ref_sparse_add(be, &to, &one);
     }
 }

@@ -49,7 +49,7 @@ static tiling choose_tiling(int64_t rows, int64_t cols, const int16_t (*sizes)[2
 }
 
 typedef struct product {
-    const ni_gemm_library *library;
+    const ni_gemm_engine *engine;
     ni_gemm_tile whole;
     bool through_f32; /* a tile is summed in scratch and finished from there */
     tiling tiling;
@@ -113,7 +113,7 @@ static tiling tiling_of(nb_backend *be, const product *p) {
     static const int16_t wide[][2] = {{128, 1024}, {128, 512}, {128, 256}, {128, 128}, {128, 64}, {64, 64}, {0, 0}};
     static const int16_t even[][2] = {{512, 256}, {256, 256}, {256, 128}, {128, 128}, {64, 64}, {0, 0}};
     const nb_mat *c = &p->whole.c;
-    if (p->library->any_tiles)
+    if (p->engine->any_tiles)
         return choose_tiling(c->rows, c->cols, even, 4 * (int64_t)ni_cpu_of(be)->threads);
     return choose_tiling(c->rows, c->cols, p->whole.trans_a ? wide : tall, 16);
 }
@@ -126,7 +126,7 @@ static nb_status prepare(nb_backend *be, product *p, nb_error *err) {
     for (int corner = 0; corner < 4; corner++) {
         ni_gemm_tile tile = cut(p, corner & 1 ? last_row : 0, corner & 2 ? last_col : 0, NULL);
         size_t bytes = 0;
-        NB_TRY(p->library->prepare(be, &tile, &bytes, err));
+        NB_TRY(p->engine->prepare(be, &tile, &bytes, err));
         p->scratch_bytes = bytes > p->scratch_bytes ? bytes : p->scratch_bytes;
     }
     return NB_OK;
@@ -138,7 +138,7 @@ static bool run_tile(nb_backend *be, const product *p, int64_t index) {
     if (!scratch)
         return false;
     ni_gemm_tile tile = cut(p, row, col, (float *)(void *)scratch);
-    if (!p->library->run(be, &tile, scratch + p->tile_bytes))
+    if (!p->engine->run(be, &tile, scratch + p->tile_bytes))
         return false;
     if (p->through_f32)
         finish(p, row, col, &tile.c);
@@ -147,7 +147,7 @@ static bool run_tile(nb_backend *be, const product *p, int64_t index) {
 
 static nb_status run_product(nb_backend *be, product *p, nb_error *err) {
     p->tiling = tiling_of(be, p);
-    int before = p->library->enter ? p->library->enter() : 0;
+    int before = p->engine->enter ? p->engine->enter() : 0;
     nb_status status = prepare(be, p, err);
     int64_t tiles = p->tiling.down * p->tiling.across;
     int64_t depth = p->whole.trans_a ? p->whole.a.rows : p->whole.a.cols;
@@ -162,11 +162,11 @@ static nb_status run_product(nb_backend *be, product *p, nb_error *err) {
                 failed = failed || !run_tile(be, p, i);
         }
     }
-    if (p->library->leave)
-        p->library->leave(before);
+    if (p->engine->leave)
+        p->engine->leave(before);
     if (failed)
         return nb_fail(err, NB_INTERNAL, "gemm: %s refused a tile of C [%lld, %lld], or there is no memory",
-                       p->library->name, (long long)p->whole.c.rows, (long long)p->whole.c.cols);
+                       p->engine->name, (long long)p->whole.c.rows, (long long)p->whole.c.cols);
     return status;
 }
 
@@ -178,9 +178,9 @@ nb_status ni_cpu_gemm_scaled(nb_backend *be, const nb_mat *c, const nb_mat *a, b
         return NB_OK;
     if (!depth || c->dtype == NB_F64) /* empty sums, and F64, need no library */
         return ni_ref_gemm(be, c, a, trans_a, b, trans_b, accumulate, err);
-    product p = {.library = ni_cpu_of(be)->products[a->dtype == NB_BF16 && b->dtype == NB_BF16]};
+    product p = {.engine = ni_cpu_of(be)->products[a->dtype == NB_BF16 && b->dtype == NB_BF16]};
     p.whole = (ni_gemm_tile){*a, *b, *c, trans_a, trans_b, accumulate, rows, cols};
-    p.through_f32 = (rows && !p.library->scales) || (c->dtype == NB_BF16 && !p.library->stores_bf16);
+    p.through_f32 = (rows && !p.engine->scales) || (c->dtype == NB_BF16 && !p.engine->stores_bf16);
     return run_product(be, &p, err);
 }
 

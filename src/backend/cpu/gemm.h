@@ -19,16 +19,16 @@ typedef struct ni_gemm_tile {
 /* A view of `rows` x `cols` elements of m, from (row, col) on. */
 nb_mat ni_mat_part(const nb_mat *m, int64_t row, int64_t col, int64_t rows, int64_t cols);
 
-/* Whether a library is the one to take for a product on this machine. */
+/* Whether an engine is the one to take for a product on this machine. */
 typedef enum ni_gemm_fit {
     NI_GEMM_CANNOT, /* it does not multiply this here */
     NI_GEMM_SLOW,   /* it does, and others are known to be faster */
     NI_GEMM_FITS
 } ni_gemm_fit;
 
-/* A library, or a kernel of ours, that multiplies one tile on the calling thread. Made ready for the tile shapes of a
+/* A library or a kernel of ours that multiplies one tile on the calling thread. Made ready for the tile shapes of a
  * call beforehand, outside of the parallel region; `scratch` bytes are what run needs, 64-byte aligned. */
-typedef struct ni_gemm_library {
+typedef struct ni_gemm_engine {
     const char *name;
     const char *f32, *bf16; /* the census's names of products of F32 alone, and of products with BF16 */
     /* Of BF16 by BF16, or of a product with F32 in it. *why: the reason, a clause. */
@@ -43,27 +43,27 @@ typedef struct ni_gemm_library {
     /* Around all tiles of a call; NULL where there is nothing to do. */
     int (*enter)(void);
     void (*leave)(int before);
-} ni_gemm_library;
+} ni_gemm_engine;
 
-extern const ni_gemm_library ni_gemm_onednn;   /* BF16 x BF16 */
-extern const ni_gemm_library ni_gemm_openblas; /* F32 and BF16 (widened) into F32 */
+extern const ni_gemm_engine ni_gemm_onednn;   /* BF16 x BF16 */
+extern const ni_gemm_engine ni_gemm_openblas; /* F32 and BF16 (widened) into F32 */
 #ifdef NI_X86
-extern const ni_gemm_library ni_gemm_own_avx2, ni_gemm_own_avx512; /* F32 and BF16; both give the same bits */
+extern const ni_gemm_engine ni_gemm_own_avx2, ni_gemm_own_avx512; /* F32 and BF16; both give the same bits */
 #endif
 
 /* ---- which of them multiplies (gemm_choice.c) ---- */
 
-enum { NI_GEMM_LIBRARIES = 4, NI_GEMM_SUMS_SIZE = 64 };
+enum { NI_GEMM_ENGINES = 4, NI_GEMM_SUMS_SIZE = 64 };
 
 typedef struct ni_gemm_candidate {
-    const ni_gemm_library *library;
+    const ni_gemm_engine *engine;
     ni_gemm_fit fit;
     const char *why;
 } ni_gemm_candidate;
 
-/* The libraries in the order in which they are asked, and what each said; returns how many. The first that fits is
+/* The engines in the order in which they are asked, and what each said; returns how many. The first that fits is
  * taken, else the first that is slow. */
-int32_t ni_gemm_candidates(const ni_cpu *cpu, bool bf16, ni_gemm_candidate list[NI_GEMM_LIBRARIES]);
+int32_t ni_gemm_candidates(const ni_cpu *cpu, bool bf16, ni_gemm_candidate list[NI_GEMM_ENGINES]);
 
 /* Fills cpu->products. */
 void ni_gemm_choose(ni_cpu *cpu);

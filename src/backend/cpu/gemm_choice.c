@@ -1,6 +1,6 @@
 /* gemm_choice.c: who multiplies plain numbers on this machine.
  *
- * An ordered list: each library says whether it is fit for a product here and why not, by what is known of the
+ * An ordered list: each engine says whether it is fit for a product here and why not, by what is known of the
  * processor and of itself. Nothing is timed, so that the same machine always computes the same bits.
  */
 #include "backend/cpu/gemm.h"
@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <string.h>
 
-static const ni_gemm_library *const libraries[] = {
+static const ni_gemm_engine *const engines[] = {
     &ni_gemm_onednn,
 #ifdef NI_X86
     &ni_gemm_own_avx512,
@@ -20,22 +20,22 @@ static const ni_gemm_library *const libraries[] = {
     &ni_gemm_own_avx2,
 #endif
 };
-enum { LIBRARIES = sizeof libraries / sizeof *libraries };
+enum { ENGINES = sizeof engines / sizeof *engines };
 
-int32_t ni_gemm_candidates(const ni_cpu *cpu, bool bf16, ni_gemm_candidate list[NI_GEMM_LIBRARIES]) {
-    for (int i = 0; i < LIBRARIES; i++) {
-        list[i] = (ni_gemm_candidate){.library = libraries[i]};
-        list[i].fit = libraries[i]->fit(cpu, bf16, &list[i].why);
+int32_t ni_gemm_candidates(const ni_cpu *cpu, bool bf16, ni_gemm_candidate list[NI_GEMM_ENGINES]) {
+    for (int i = 0; i < ENGINES; i++) {
+        list[i] = (ni_gemm_candidate){.engine = engines[i]};
+        list[i].fit = engines[i]->fit(cpu, bf16, &list[i].why);
     }
-    return LIBRARIES;
+    return ENGINES;
 }
 
-static const ni_gemm_library *first(const ni_cpu *cpu, bool bf16, ni_gemm_fit fit) {
-    ni_gemm_candidate list[NI_GEMM_LIBRARIES];
+static const ni_gemm_engine *first(const ni_cpu *cpu, bool bf16, ni_gemm_fit fit) {
+    ni_gemm_candidate list[NI_GEMM_ENGINES];
     int32_t count = ni_gemm_candidates(cpu, bf16, list);
     for (int32_t i = 0; i < count; i++)
         if (list[i].fit == fit)
-            return list[i].library;
+            return list[i].engine;
     return NULL;
 }
 
@@ -56,8 +56,8 @@ static bool both_bf16(nb_dtype a, nb_dtype b) {
 const char *ni_cpu_gemm_kernel(nb_backend *be, nb_dtype a, nb_dtype b) {
     if (a == NB_F64 || b == NB_F64)
         return ni_ref_gemm_kernel(be, a, b);
-    const ni_gemm_library *library = ni_cpu_of(be)->products[both_bf16(a, b)];
-    return a == NB_BF16 || b == NB_BF16 ? library->bf16 : library->f32;
+    const ni_gemm_engine *engine = ni_cpu_of(be)->products[both_bf16(a, b)];
+    return a == NB_BF16 || b == NB_BF16 ? engine->bf16 : engine->f32;
 }
 
 void ni_cpu_gemm_sums(nb_backend *be, nb_dtype a, nb_dtype b, char *text, size_t size) {
@@ -66,14 +66,14 @@ void ni_cpu_gemm_sums(nb_backend *be, nb_dtype a, nb_dtype b, char *text, size_t
 
 nb_status ni_cpu_gemm_take(nb_backend *be, nb_dtype a, nb_dtype b, const char *sums, nb_error *err) {
     ni_cpu *cpu = ni_cpu_of(be);
-    ni_gemm_candidate list[NI_GEMM_LIBRARIES];
+    ni_gemm_candidate list[NI_GEMM_ENGINES];
     bool bf16 = both_bf16(a, b);
     char here[NI_GEMM_SUMS_SIZE];
     int32_t count = ni_gemm_candidates(cpu, bf16, list);
     for (int32_t i = 0; i < count; i++) {
-        list[i].library->sums(here, sizeof here);
+        list[i].engine->sums(here, sizeof here);
         if (list[i].fit != NI_GEMM_CANNOT && strcmp(here, sums) == 0) {
-            cpu->products[bf16] = list[i].library;
+            cpu->products[bf16] = list[i].engine;
             return NB_OK;
         }
     }

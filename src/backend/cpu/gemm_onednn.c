@@ -234,7 +234,7 @@ static void sums(char *text, size_t size) {
                      : "avx512");
 }
 
-const ni_gemm_library ni_gemm_onednn = {
+const ni_gemm_engine ni_gemm_onednn = {
     .name = "onednn",
     .f32 = "f32 onednn",
     .bf16 = "bf16 onednn",

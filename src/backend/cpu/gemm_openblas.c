@@ -128,7 +128,7 @@ static void sums(char *text, size_t size) {
     snprintf(text, size, "openblas %s %s", number, openblas_get_corename());
 }
 
-const ni_gemm_library ni_gemm_openblas = {
+const ni_gemm_engine ni_gemm_openblas = {
     .name = "openblas",
     .f32 = "f32 openblas",
     .bf16 = "bf16 widened, f32 openblas",

@@ -28,7 +28,7 @@ static bool loops_run(nb_backend *be, const ni_gemm_tile *t, void *scratch) {
     return ni_ref_gemm(be, &t->c, &t->a, t->trans_a, &t->b, t->trans_b, t->accumulate, &err) == NB_OK;
 }
 
-const ni_gemm_library ni_gemm_openblas = {
+const ni_gemm_engine ni_gemm_openblas = {
     .name = "loops",
     .f32 = "f32 loops",
     .bf16 = "bf16 widened, f32 loops",
@@ -48,7 +48,7 @@ static void none_sums(char *text, size_t size) {
     snprintf(text, size, "onednn none");
 }
 
-const ni_gemm_library ni_gemm_onednn = {
+const ni_gemm_engine ni_gemm_onednn = {
     .name = "onednn", .f32 = "f32 onednn", .bf16 = "bf16 onednn", .fit = none_fit, .sums = none_sums};
 
 void ni_onednn_version(char *text, size_t size) {

@@ -17,7 +17,7 @@ static ni_measure_strip *strip_function(nb_isa isa) {
     return ni_measure_strip_portable;
 }
 
-void ni_cpu_measure(nb_backend *be, const nb_mat *x, nb_moments *moments, float *column_amax, float *tile_crest) {
+void ni_cpu_measure(nb_backend *be, const nb_mat *x, ni_moments *moments, float *column_amax, float *tile_crest) {
     ni_cpu *cpu = ni_cpu_of(be);
     ni_measure_strip *measure_strip = strip_function(cpu->isa);
     int64_t strips = (x->rows + NI_MEASURE_TILE - 1) / NI_MEASURE_TILE, width = (x->cols + LANES - 1) / LANES;

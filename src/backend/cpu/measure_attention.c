@@ -19,7 +19,7 @@ static ni_measure_logits *logits_function(nb_isa isa) {
 }
 
 /* One query that sees `keys` keys; logits are not scaled yet. */
-static void add_query(const float *logits, int64_t keys, double scale, nb_attention_stats *sum) {
+static void add_query(const float *logits, int64_t keys, double scale, ni_attention_stats *sum) {
     double largest = -INFINITY, sums[4] = {0}, total = 0, weighted = 0;
     if (keys < 1)
         return;
@@ -45,12 +45,12 @@ static void add_query(const float *logits, int64_t keys, double scale, nb_attent
 
 /* memory: [dim + seq] */
 static void measure_head(const nb_attention *a, ni_measure_logits *logits_of, const uint16_t *q, const uint16_t *k,
-                         int64_t b, int64_t head, int64_t stride, float *memory, nb_attention_stats *sum) {
+                         int64_t b, int64_t head, int64_t stride, float *memory, ni_attention_stats *sum) {
     int64_t kv_head = head / (a->heads / a->kv_heads), kv_stride = ni_attention_pitch(a, a->k_stride, a->kv_heads);
     int64_t q_stride = ni_attention_pitch(a, a->q_stride, a->heads);
     const uint16_t *keys_of_head = k + b * a->seq * kv_stride + kv_head * a->head_dim;
     float *query = memory, *logits = memory + a->head_dim;
-    *sum = (nb_attention_stats){0};
+    *sum = (ni_attention_stats){0};
     for (int64_t t = stride - 1; t < a->seq; t += stride) {
         int64_t first = a->doc_start ? a->doc_start[b * a->seq + t] : 0, keys = t - first + 1;
         if (keys < 2)
@@ -64,11 +64,11 @@ static void measure_head(const nb_attention *a, ni_measure_logits *logits_of, co
 }
 
 void ni_cpu_measure_attention(nb_backend *be, const nb_attention *a, const void *q, const void *k, int64_t stride,
-                              nb_attention_stats *stats) {
+                              ni_attention_stats *stats) {
     ni_cpu *cpu = ni_cpu_of(be);
     int64_t pairs = a->batch * a->heads;
     size_t bytes = (size_t)(a->head_dim + a->seq) * sizeof(float);
-    nb_attention_stats *sums = ni_cpu_shared(be, (size_t)pairs * sizeof *sums);
+    ni_attention_stats *sums = ni_cpu_shared(be, (size_t)pairs * sizeof *sums);
     bool short_of_memory = !sums;
 #pragma omp parallel for num_threads(cpu->threads) schedule(static) reduction(|| : short_of_memory)
     for (int64_t i = 0; i < pairs; i++) {
@@ -82,7 +82,7 @@ void ni_cpu_measure_attention(nb_backend *be, const nb_attention *a, const void 
         ni_ref_measure_attention(be, a, q, k, stride, stats);
         return;
     }
-    *stats = (nb_attention_stats){0};
+    *stats = (ni_attention_stats){0};
     for (int64_t i = 0; i < pairs; i++) {
         stats->logit_max += sums[i].logit_max;
         stats->logit_amax = fmax(stats->logit_amax, sums[i].logit_amax);

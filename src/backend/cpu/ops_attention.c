@@ -66,13 +66,13 @@ nb_status ni_cpu_attention_backward(nb_backend *be, const nb_attention *a, void 
 }
 
 /* A state, a chunk as laid out in ops_gla.inc, and sums of the gates in double. */
-static size_t chunk_bytes(const nb_gla *g) {
+static size_t chunk_bytes(const ni_gla *g) {
     int64_t kw = ni_tile_width(g->key_dim), vw = ni_tile_width(g->value_dim);
     int64_t floats = kw * vw + 9 * NI_GLA_CHUNK * kw + 4 * NI_GLA_CHUNK * vw + NI_GLA_CHUNK * NI_GLA_CHUNK + 3 * kw;
     return (size_t)floats * sizeof(float);
 }
 
-nb_status ni_cpu_gla_forward(nb_backend *be, const nb_gla *g, void *o, const void *q, const void *k, const void *v,
+nb_status ni_cpu_gla_forward(nb_backend *be, const ni_gla *g, void *o, const void *q, const void *k, const void *v,
                              const void *gate, nb_error *err) {
     NB_TRY(ni_gla_check(g, err));
     const size_t bytes = chunk_bytes(g);
@@ -85,7 +85,7 @@ nb_status ni_cpu_gla_forward(nb_backend *be, const nb_gla *g, void *o, const voi
     return NB_OK;
 }
 
-nb_status ni_cpu_gla_backward(nb_backend *be, const nb_gla *g, void *dq, void *dk, void *dv, void *dgate,
+nb_status ni_cpu_gla_backward(nb_backend *be, const ni_gla *g, void *dq, void *dk, void *dv, void *dgate,
                               const void *do_, const void *q, const void *k, const void *v, const void *gate,
                               nb_error *err) {
     NB_TRY(ni_gla_check(g, err));

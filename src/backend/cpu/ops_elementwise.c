@@ -96,7 +96,7 @@ void ni_cpu_swiglu_backward(nb_backend *be, const nb_mat *dgate, const nb_mat *d
 
 /* ---- AdamW ---- */
 
-ni_adamw_scalars ni_adamw_scalars_of(const nb_adamw *step, double weight_decay) {
+ni_adamw_scalars ni_adamw_scalars_of(const ni_adamw *step, double weight_decay) {
     const ni_adamw_scalars s = {
         .beta1 = (float)step->beta1,
         .rest1 = (float)(1 - step->beta1),
@@ -111,7 +111,7 @@ ni_adamw_scalars ni_adamw_scalars_of(const nb_adamw *step, double weight_decay) 
     return s;
 }
 
-static void update_plain(nb_backend *be, const nb_adamw_tensor *t, const ni_adamw_scalars *s) {
+static void update_plain(nb_backend *be, const ni_adamw_tensor *t, const ni_adamw_scalars *s) {
     const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);
     float *param = t->param.data, *m = t->m.data, *v = t->v.data, *grad = t->grad.data;
     uint32_t amax = 0;
@@ -128,8 +128,8 @@ static void update_plain(nb_backend *be, const nb_adamw_tensor *t, const ni_adam
         *t->amax = amax;
 }
 
-void ni_cpu_adamw(nb_backend *be, const nb_adamw_tensor *tensors, int32_t count, const nb_adamw *step) {
-    for (const nb_adamw_tensor *t = tensors; t < tensors + count; t++) {
+void ni_cpu_adamw(nb_backend *be, const ni_adamw_tensor *tensors, int32_t count, const ni_adamw *step) {
+    for (const ni_adamw_tensor *t = tensors; t < tensors + count; t++) {
         const ni_adamw_scalars scalars = ni_adamw_scalars_of(step, t->weight_decay);
         if (ni_adamw_is_plain(t, NB_F32))
             update_plain(be, t, &scalars);

@@ -14,10 +14,10 @@
 typedef struct ni_adamw_scalars {
     float beta1, rest1, beta2, rest2, rate, correction, keep, scale, eps;
 } ni_adamw_scalars;
-ni_adamw_scalars ni_adamw_scalars_of(const nb_adamw *step, double weight_decay);
+ni_adamw_scalars ni_adamw_scalars_of(const ni_adamw *step, double weight_decay);
 
 /* AdamW on a tensor of which something is narrow (scaled.c). */
-void ni_cpu_adamw_narrow(nb_backend *be, const nb_adamw_tensor *tensor, const ni_adamw_scalars *scalars);
+void ni_cpu_adamw_narrow(nb_backend *be, const ni_adamw_tensor *tensor, const ni_adamw_scalars *scalars);
 
 typedef struct ni_cpu_kernels {
     /* n elements */
@@ -78,12 +78,12 @@ typedef struct ni_cpu_kernels {
                                const uint16_t *k, const uint16_t *v, float *scratch);
 
     /* one head; the two halves of the backward pass run in this order: the first leaves q dq in dgate for the second */
-    void (*gla_forward)(const nb_gla *g, int64_t b, int64_t h, uint16_t *o, const uint16_t *q, const uint16_t *k,
+    void (*gla_forward)(const ni_gla *g, int64_t b, int64_t h, uint16_t *o, const uint16_t *q, const uint16_t *k,
                         const uint16_t *v, const float *gate, float *scratch);
-    void (*gla_backward_queries)(const nb_gla *g, int64_t b, int64_t h, uint16_t *dq, float *dgate, const uint16_t *d_o,
+    void (*gla_backward_queries)(const ni_gla *g, int64_t b, int64_t h, uint16_t *dq, float *dgate, const uint16_t *d_o,
                                  const uint16_t *q, const uint16_t *k, const uint16_t *v, const float *gate,
                                  float *scratch);
-    void (*gla_backward_keys)(const nb_gla *g, int64_t b, int64_t h, uint16_t *dk, uint16_t *dv, float *dgate,
+    void (*gla_backward_keys)(const ni_gla *g, int64_t b, int64_t h, uint16_t *dk, uint16_t *dv, float *dgate,
                               const uint16_t *d_o, const uint16_t *q, const uint16_t *k, const uint16_t *v,
                               const float *gate, float *scratch);
 

@@ -20,7 +20,7 @@ static int64_t span_end(int64_t n, int64_t span) {
     return span * NI_SPAN + ni_span_length(n, span);
 }
 
-void ni_cpu_scaled_encode(nb_backend *be, const nb_scaled *to, const float *from, int64_t n) {
+void ni_cpu_scaled_encode(nb_backend *be, const ni_scaled *to, const float *from, int64_t n) {
     const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);
     const int threads = threads_for(be, n);
     uint32_t amax = 0;
@@ -35,7 +35,7 @@ void ni_cpu_scaled_encode(nb_backend *be, const nb_scaled *to, const float *from
         kernels->encode(to->data, to->dtype, span * NI_SPAN, from + span * NI_SPAN, encode, ni_span_length(n, span));
 }
 
-void ni_cpu_scaled_decode(nb_backend *be, float *to, const nb_scaled *from, int64_t n) {
+void ni_cpu_scaled_decode(nb_backend *be, float *to, const ni_scaled *from, int64_t n) {
     const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);
     const float factor = ni_scaled_factor(from);
 #pragma omp parallel for num_threads(threads_for(be, n)) schedule(static)
@@ -53,7 +53,7 @@ typedef struct tile_work {
     void (*compute)(const struct tile_work *work, float x[][TILE], int64_t n);
     const ni_adamw_scalars *adamw;
     int inputs, outputs;
-    const nb_scaled *from[TENSORS], *to[TENSORS];
+    const ni_scaled *from[TENSORS], *to[TENSORS];
     float factor[TENSORS], encode[TENSORS]; /* read and written with */
 } tile_work;
 
@@ -108,7 +108,7 @@ static void compute_sum(const tile_work *w, float x[][TILE], int64_t n) {
     w->kernels->axpy(x[0], 1.0f, x[1], n);
 }
 
-void ni_cpu_scaled_add(nb_backend *be, const nb_scaled *to, const nb_scaled *a, const nb_scaled *b, int64_t n) {
+void ni_cpu_scaled_add(nb_backend *be, const ni_scaled *to, const ni_scaled *a, const ni_scaled *b, int64_t n) {
     tile_work w = {.compute = compute_sum, .inputs = 2, .outputs = 1, .from = {a, b}, .to = {to}};
     run(be, &w, n);
 }
@@ -118,7 +118,7 @@ static void compute_adamw(const tile_work *w, float x[][TILE], int64_t n) {
 }
 
 /* What the next forward pass reads: the parameters as they are after they were rounded. */
-static void leave_behind(nb_backend *be, const nb_adamw_tensor *t) {
+static void leave_behind(nb_backend *be, const ni_adamw_tensor *t) {
     const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);
     const float factor = ni_scaled_factor(&t->param);
     uint32_t amax = 0;
@@ -137,7 +137,7 @@ static void leave_behind(nb_backend *be, const nb_adamw_tensor *t) {
         *t->amax = amax;
 }
 
-void ni_cpu_adamw_narrow(nb_backend *be, const nb_adamw_tensor *t, const ni_adamw_scalars *scalars) {
+void ni_cpu_adamw_narrow(nb_backend *be, const ni_adamw_tensor *t, const ni_adamw_scalars *scalars) {
     tile_work w = {.compute = compute_adamw,
                    .adamw = scalars,
                    .inputs = 4,
@@ -151,9 +151,9 @@ void ni_cpu_adamw_narrow(nb_backend *be, const nb_adamw_tensor *t, const ni_adam
 
 /* ---- one pass ---- */
 
-void ni_cpu_scaled_rescale(nb_backend *be, const nb_scaled *t, float scale, int64_t n) {
+void ni_cpu_scaled_rescale(nb_backend *be, const ni_scaled *t, float scale, int64_t n) {
     const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);
-    const nb_scaled given = {.data = t->data, .dtype = t->dtype};
+    const ni_scaled given = {.data = t->data, .dtype = t->dtype};
     const float factor = ni_scaled_factor(t), encode = ni_scaled_encode_of(scale);
 #pragma omp parallel for num_threads(threads_for(be, n)) schedule(static)
     for (int64_t span = 0; span < ni_span_count(n); span++)
@@ -166,14 +166,14 @@ void ni_cpu_scaled_rescale(nb_backend *be, const nb_scaled *t, float scale, int6
     *t->scale = scale;
 }
 
-void ni_cpu_scaled_join(nb_backend *be, const nb_scaled *to, const nb_scaled *from, int64_t n) {
-    const nb_scaled numbers[] = {{.data = to->data, .dtype = to->dtype}, {.data = from->data, .dtype = from->dtype}};
+void ni_cpu_scaled_join(nb_backend *be, const ni_scaled *to, const ni_scaled *from, int64_t n) {
+    const ni_scaled numbers[] = {{.data = to->data, .dtype = to->dtype}, {.data = from->data, .dtype = from->dtype}};
     tile_work w = {
         .compute = compute_sum, .inputs = 2, .outputs = 1, .from = {&numbers[0], &numbers[1]}, .to = {&numbers[0]}};
     run(be, &w, n);
 }
 
-void ni_cpu_scaled_sum_squares(nb_backend *be, double *out, const nb_scaled *t, int64_t n) {
+void ni_cpu_scaled_sum_squares(nb_backend *be, double *out, const ni_scaled *t, int64_t n) {
     enum { PIECES = 256 };
     const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);
     const float factor = ni_scaled_factor(t);

@@ -1,6 +1,6 @@
 /* gla.h: gated linear attention on a GPU, in chunks, on tensor cores.
  *
- * Semantics of nb_gla, gla_forward and gla_backward in nibble/backend.h; the scalar reference is
+ * Semantics of ni_gla, gla_forward and gla_backward in backend/arguments.h and ops.inc; the scalar reference is
  * src/backend/ref/gla.inc. All pointers are device memory, 16-byte aligned. q, k, v, o and their gradients are BF16,
  * the gate and its gradient FP32. Results have the same bits in every run: sums have a fixed order, and nothing is
  * added atomically.

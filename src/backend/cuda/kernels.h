@@ -5,7 +5,7 @@
 #ifndef NI_BACKEND_CUDA_KERNELS_H
 #define NI_BACKEND_CUDA_KERNELS_H
 
-#include "nibble/backend.h"
+#include "backend/arguments.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -94,23 +94,23 @@ int ni_cuda_launch_embed_backward(void *stream, float *dtable, const uint16_t *d
 enum { NI_CUDA_SUM_BLOCKS = 512 };
 /* partial [NI_CUDA_SUM_BLOCKS] doubles of scratch */
 int ni_cuda_launch_sum(void *stream, double *out, const float *x, int64_t n, bool squares, double *partial);
-int ni_cuda_launch_scaled_sum_squares(void *stream, double *out, const nb_scaled *x, int64_t n, double *partial);
-int ni_cuda_launch_adamw(void *stream, const nb_adamw_tensor *t, const nb_adamw *step,
+int ni_cuda_launch_scaled_sum_squares(void *stream, double *out, const ni_scaled *x, int64_t n, double *partial);
+int ni_cuda_launch_adamw(void *stream, const ni_adamw_tensor *t, const ni_adamw *step,
                          uint32_t *amaxes /* [3] scratch */);
-int ni_cuda_launch_scaled_encode(void *stream, const nb_scaled *to, const float *from, int64_t n, uint32_t *amax);
-int ni_cuda_launch_scaled_decode(void *stream, float *to, const nb_scaled *from, int64_t n);
-int ni_cuda_launch_scaled_add(void *stream, const nb_scaled *to, const nb_scaled *a, const nb_scaled *b, int64_t n,
+int ni_cuda_launch_scaled_encode(void *stream, const ni_scaled *to, const float *from, int64_t n, uint32_t *amax);
+int ni_cuda_launch_scaled_decode(void *stream, float *to, const ni_scaled *from, int64_t n);
+int ni_cuda_launch_scaled_add(void *stream, const ni_scaled *to, const ni_scaled *a, const ni_scaled *b, int64_t n,
                               uint32_t *amax);
-int ni_cuda_launch_scaled_rescale(void *stream, const nb_scaled *t, float scale, int64_t n);
-int ni_cuda_launch_scaled_join(void *stream, const nb_scaled *to, const nb_scaled *from, int64_t n);
+int ni_cuda_launch_scaled_rescale(void *stream, const ni_scaled *t, float scale, int64_t n);
+int ni_cuda_launch_scaled_join(void *stream, const ni_scaled *to, const ni_scaled *from, int64_t n);
 
 /* ---- mechanisms.cu ---- */
 int ni_cuda_launch_dge(void *stream, float *dw, const float *w, const nb_qtensor *codes, float k, float cap);
 size_t ni_cuda_clamp_bytes(bool whole);
-int ni_cuda_launch_clamp(void *stream, const nb_mat *out, const nb_sparse *rest, const nb_mat *x, int64_t low,
+int ni_cuda_launch_clamp(void *stream, const nb_mat *out, const ni_sparse *rest, const nb_mat *x, int64_t low,
                          int64_t high, bool whole, void *scratch);
-int ni_cuda_launch_sparse_product(void *stream, const nb_mat *c, const nb_sparse *s, const nb_mat *b);
-int ni_cuda_launch_sparse_add(void *stream, const nb_mat *x, const nb_sparse *s);
+int ni_cuda_launch_sparse_product(void *stream, const nb_mat *c, const ni_sparse *s, const nb_mat *b);
+int ni_cuda_launch_sparse_add(void *stream, const nb_mat *x, const ni_sparse *s);
 int ni_cuda_launch_gather(void *stream, const nb_mat *out, const nb_mat *in, const int32_t *columns);
 int ni_cuda_launch_scatter(void *stream, const nb_mat *out, const nb_mat *in, const int32_t *columns, bool accumulate);
 int ni_cuda_launch_column_norms(void *stream, float *norms, const nb_mat *x);

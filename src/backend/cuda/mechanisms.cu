@@ -82,7 +82,7 @@ static __device__ void row_bounds(const uint16_t *x, int64_t n, int64_t low, int
 
 /* Clamps a row and lists what was cut off, columns ascending: 256 columns at a time, each thread behind those before
  * it. */
-static __device__ void clamp_row(uint16_t *to, const nb_sparse &rest, int64_t row, const uint16_t *from, int64_t cols, float lo, float hi) {
+static __device__ void clamp_row(uint16_t *to, const ni_sparse &rest, int64_t row, const uint16_t *from, int64_t cols, float lo, float hi) {
     __shared__ int warp_count[NI_WARPS];
     int found = 0;
     for (int64_t c0 = 0; c0 < cols; c0 += NI_THREADS) {
@@ -114,7 +114,7 @@ static __device__ void clamp_row(uint16_t *to, const nb_sparse &rest, int64_t ro
         rest.count[row] = found;
 }
 
-static __global__ void clamp_rows(nb_mat out, nb_sparse rest, nb_mat x, int64_t low, int64_t high) {
+static __global__ void clamp_rows(nb_mat out, ni_sparse rest, nb_mat x, int64_t low, int64_t high) {
     const int64_t r = blockIdx.x;
     const uint16_t *from = (const uint16_t *)x.data + r * x.stride;
     float bound[2];
@@ -138,7 +138,7 @@ static __global__ void find_bounds(float *bound, const unsigned long long *count
     bound[threadIdx.x] = ni_bf16_value(bits_of((uint16_t)key));
 }
 
-static __global__ void clamp_whole(nb_mat out, nb_sparse rest, nb_mat x, const float *bound) {
+static __global__ void clamp_whole(nb_mat out, ni_sparse rest, nb_mat x, const float *bound) {
     const int64_t r = blockIdx.x;
     clamp_row((uint16_t *)out.data + r * out.stride, rest, r, (const uint16_t *)x.data + r * x.stride, x.cols, bound[0], bound[1]);
 }
@@ -147,9 +147,9 @@ size_t ni_cuda_clamp_bytes(bool whole) {
     return whole ? KEYS * sizeof(unsigned long long) + 256 : 0;
 }
 
-int ni_cuda_launch_clamp(void *stream, const nb_mat *out, const nb_sparse *rest, const nb_mat *x, int64_t low, int64_t high, bool whole, void *scratch) {
+int ni_cuda_launch_clamp(void *stream, const nb_mat *out, const ni_sparse *rest, const nb_mat *x, int64_t low, int64_t high, bool whole, void *scratch) {
     cudaStream_t on = (cudaStream_t)stream;
-    nb_sparse none = {};
+    ni_sparse none = {};
     if (x->rows * x->cols == 0)
         return cudaSuccess;
     if (!whole) {
@@ -166,7 +166,7 @@ int ni_cuda_launch_clamp(void *stream, const nb_mat *out, const nb_sparse *rest,
 }
 
 /* c[r, :] += sum of v b[column, :], entries in order; a block a row and 256 columns of c. */
-static __global__ void sparse_product(nb_mat c, nb_sparse s, nb_mat b) {
+static __global__ void sparse_product(nb_mat c, ni_sparse s, nb_mat b) {
     const int64_t r = blockIdx.x, n = blockIdx.y * (int64_t)NI_THREADS + threadIdx.x;
     if (n >= c.cols)
         return;
@@ -177,13 +177,13 @@ static __global__ void sparse_product(nb_mat c, nb_sparse s, nb_mat b) {
     *to = sum;
 }
 
-int ni_cuda_launch_sparse_product(void *stream, const nb_mat *c, const nb_sparse *s, const nb_mat *b) {
+int ni_cuda_launch_sparse_product(void *stream, const nb_mat *c, const ni_sparse *s, const nb_mat *b) {
     if (c->rows * c->cols > 0)
         sparse_product<<<dim3((unsigned)c->rows, (unsigned)ni_divide_up(c->cols, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(*c, *s, *b);
     return cudaGetLastError();
 }
 
-static __global__ void sparse_add(nb_mat x, nb_sparse s) {
+static __global__ void sparse_add(nb_mat x, ni_sparse s) {
     const int64_t r = blockIdx.x;
     for (int32_t i = threadIdx.x; i < s.count[r]; i += blockDim.x) {
         uint16_t *to = (uint16_t *)x.data + r * x.stride + s.column[r * s.room + i];
@@ -191,7 +191,7 @@ static __global__ void sparse_add(nb_mat x, nb_sparse s) {
     }
 }
 
-int ni_cuda_launch_sparse_add(void *stream, const nb_mat *x, const nb_sparse *s) {
+int ni_cuda_launch_sparse_add(void *stream, const nb_mat *x, const ni_sparse *s) {
     if (x->rows > 0)
         sparse_add<<<(unsigned)x->rows, 64, 0, (cudaStream_t)stream>>>(*x, *s);
     return cudaGetLastError();

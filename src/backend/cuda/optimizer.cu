@@ -44,21 +44,21 @@ int ni_cuda_launch_sum(void *stream, double *out, const float *x, int64_t n, boo
     return launch_sum((cudaStream_t)stream, out, x, NB_F32, NULL, n, squares, partial);
 }
 
-int ni_cuda_launch_scaled_sum_squares(void *stream, double *out, const nb_scaled *x, int64_t n, double *partial) {
+int ni_cuda_launch_scaled_sum_squares(void *stream, double *out, const ni_scaled *x, int64_t n, double *partial) {
     return launch_sum((cudaStream_t)stream, out, x->data, x->dtype, x->scale, n, true, partial);
 }
 
 /* ---- numbers under a scale ---- */
 
-static __device__ float value(const nb_scaled &t, int64_t i, float factor) {
+static __device__ float value(const ni_scaled &t, int64_t i, float factor) {
     return ni_f32_mul(ni_narrow_load(t.data, t.dtype, i), factor);
 }
 
-static __device__ float factor_of(const nb_scaled &t) {
+static __device__ float factor_of(const ni_scaled &t) {
     return t.scale ? *t.scale : 1.0f;
 }
 
-static __device__ float encode_of(const nb_scaled &t, const uint32_t *amax) {
+static __device__ float encode_of(const ni_scaled &t, const uint32_t *amax) {
     return t.scale ? ni_narrow_encode(t.dtype, t.rule, ni_f32_from(*amax)) : 1.0f;
 }
 
@@ -68,7 +68,7 @@ typedef struct scalars {
     float beta1, rest1, beta2, rest2, rate, correction, keep, scale, eps;
 } scalars;
 
-static scalars scalars_of(const nb_adamw *step, double weight_decay) {
+static scalars scalars_of(const ni_adamw *step, double weight_decay) {
     scalars s;
     s.beta1 = (float)step->beta1;
     s.rest1 = (float)(1 - step->beta1);
@@ -107,7 +107,7 @@ static __global__ void adamw(float *param, float *m, float *v, const float *grad
 }
 
 /* The update of narrow tensors, twice: for the amaxes of what it gives, then rounded under the scales that follow. */
-static __global__ void narrow_amax(nb_scaled param, nb_scaled m, nb_scaled v, nb_scaled grad, int64_t n, scalars s, uint32_t *amaxes) {
+static __global__ void narrow_amax(ni_scaled param, ni_scaled m, ni_scaled v, ni_scaled grad, int64_t n, scalars s, uint32_t *amaxes) {
     const float fp = factor_of(param), fm = factor_of(m), fv = factor_of(v), fg = factor_of(grad);
     uint32_t largest[3] = {0, 0, 0};
     for (NI_EACH(i, n)) {
@@ -121,7 +121,7 @@ static __global__ void narrow_amax(nb_scaled param, nb_scaled m, nb_scaled v, nb
         ni_join_amax(&amaxes[t], largest[t]);
 }
 
-static __global__ void narrow_adamw(nb_scaled param, nb_scaled m, nb_scaled v, nb_scaled grad, int64_t n, scalars s, const uint32_t *amaxes) {
+static __global__ void narrow_adamw(ni_scaled param, ni_scaled m, ni_scaled v, ni_scaled grad, int64_t n, scalars s, const uint32_t *amaxes) {
     const float fp = factor_of(param), fm = factor_of(m), fv = factor_of(v), fg = factor_of(grad);
     const float ep = encode_of(param, &amaxes[0]), em = encode_of(m, &amaxes[1]), ev = encode_of(v, &amaxes[2]);
     for (NI_EACH(i, n)) {
@@ -133,11 +133,11 @@ static __global__ void narrow_adamw(nb_scaled param, nb_scaled m, nb_scaled v, n
     }
 }
 
-static __global__ void set_scale(nb_scaled t, const uint32_t *amax) {
+static __global__ void set_scale(ni_scaled t, const uint32_t *amax) {
     *t.scale = ni_vector_decode(encode_of(t, amax));
 }
 
-static int set_scales(cudaStream_t on, const nb_scaled *const *t, const uint32_t *amaxes, int count) {
+static int set_scales(cudaStream_t on, const ni_scaled *const *t, const uint32_t *amaxes, int count) {
     for (int i = 0; i < count; i++)
         if (t[i]->scale)
             set_scale<<<1, 1, 0, on>>>(*t[i], &amaxes[i]);
@@ -145,7 +145,7 @@ static int set_scales(cudaStream_t on, const nb_scaled *const *t, const uint32_t
 }
 
 /* What the next forward pass reads of the parameters. */
-static __global__ void leave_behind(nb_scaled param, int64_t n, uint16_t *copy, uint32_t *amax) {
+static __global__ void leave_behind(ni_scaled param, int64_t n, uint16_t *copy, uint32_t *amax) {
     const float factor = factor_of(param);
     uint32_t largest = 0;
     for (NI_EACH(i, n)) {
@@ -158,12 +158,12 @@ static __global__ void leave_behind(nb_scaled param, int64_t n, uint16_t *copy, 
     ni_join_amax(amax, largest);
 }
 
-int ni_cuda_launch_adamw(void *stream, const nb_adamw_tensor *t, const nb_adamw *step, uint32_t *amaxes) {
+int ni_cuda_launch_adamw(void *stream, const ni_adamw_tensor *t, const ni_adamw *step, uint32_t *amaxes) {
     cudaStream_t on = (cudaStream_t)stream;
     const scalars s = scalars_of(step, t->weight_decay);
     const int64_t n = t->n;
     const unsigned grid = ni_grid(ni_divide_up(n, NI_THREADS));
-    const nb_scaled *const kept[] = {&t->param, &t->m, &t->v};
+    const ni_scaled *const kept[] = {&t->param, &t->m, &t->v};
     bool wide = t->param.dtype == NB_F32 && t->m.dtype == NB_F32 && t->v.dtype == NB_F32 && t->grad.dtype == NB_F32;
     if (t->amax)
         cudaMemsetAsync(t->amax, 0, sizeof *t->amax, on);
@@ -185,7 +185,7 @@ int ni_cuda_launch_adamw(void *stream, const nb_adamw_tensor *t, const nb_adamw 
 
 /* ---- tensors under one scale ---- */
 
-static __global__ void amax_of_sum(uint32_t *amax, nb_scaled a, nb_scaled b, int64_t n) {
+static __global__ void amax_of_sum(uint32_t *amax, ni_scaled a, ni_scaled b, int64_t n) {
     const float fa = factor_of(a), fb = b.data ? factor_of(b) : 0.0f;
     uint32_t largest = 0;
     for (NI_EACH(i, n))
@@ -194,7 +194,7 @@ static __global__ void amax_of_sum(uint32_t *amax, nb_scaled a, nb_scaled b, int
     ni_join_amax(amax, largest);
 }
 
-static __global__ void store_sum(nb_scaled to, nb_scaled a, nb_scaled b, int64_t n, const uint32_t *amax) {
+static __global__ void store_sum(ni_scaled to, ni_scaled a, ni_scaled b, int64_t n, const uint32_t *amax) {
     const float fa = factor_of(a), fb = b.data ? factor_of(b) : 0.0f, encode = encode_of(to, amax);
     for (NI_EACH(i, n)) {
         float x = b.data ? ni_f32_add(value(a, i, fa), value(b, i, fb)) : value(a, i, fa);
@@ -203,7 +203,7 @@ static __global__ void store_sum(nb_scaled to, nb_scaled a, nb_scaled b, int64_t
 }
 
 /* to = a + b, or a where b has no data. */
-static int launch_sum_into(cudaStream_t on, const nb_scaled *to, const nb_scaled *a, const nb_scaled *b, int64_t n, uint32_t *amax) {
+static int launch_sum_into(cudaStream_t on, const ni_scaled *to, const ni_scaled *a, const ni_scaled *b, int64_t n, uint32_t *amax) {
     const unsigned grid = ni_grid(ni_divide_up(n, NI_THREADS));
     if (n == 0)
         return cudaSuccess;
@@ -213,30 +213,30 @@ static int launch_sum_into(cudaStream_t on, const nb_scaled *to, const nb_scaled
     return set_scales(on, &to, amax, 1);
 }
 
-int ni_cuda_launch_scaled_encode(void *stream, const nb_scaled *to, const float *from, int64_t n, uint32_t *amax) {
-    nb_scaled a = {}, none = {};
+int ni_cuda_launch_scaled_encode(void *stream, const ni_scaled *to, const float *from, int64_t n, uint32_t *amax) {
+    ni_scaled a = {}, none = {};
     a.data = (void *)from;
     a.dtype = NB_F32;
     return launch_sum_into((cudaStream_t)stream, to, &a, &none, n, amax);
 }
 
-int ni_cuda_launch_scaled_add(void *stream, const nb_scaled *to, const nb_scaled *a, const nb_scaled *b, int64_t n, uint32_t *amax) {
+int ni_cuda_launch_scaled_add(void *stream, const ni_scaled *to, const ni_scaled *a, const ni_scaled *b, int64_t n, uint32_t *amax) {
     return launch_sum_into((cudaStream_t)stream, to, a, b, n, amax);
 }
 
-static __global__ void scaled_decode(float *to, nb_scaled from, int64_t n) {
+static __global__ void scaled_decode(float *to, ni_scaled from, int64_t n) {
     const float factor = factor_of(from);
     for (NI_EACH(i, n))
         to[i] = value(from, i, factor);
 }
 
-int ni_cuda_launch_scaled_decode(void *stream, float *to, const nb_scaled *from, int64_t n) {
+int ni_cuda_launch_scaled_decode(void *stream, float *to, const ni_scaled *from, int64_t n) {
     if (n > 0)
         scaled_decode<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(to, *from, n);
     return cudaGetLastError();
 }
 
-static __global__ void rescale(nb_scaled t, float factor_to, int64_t n) {
+static __global__ void rescale(ni_scaled t, float factor_to, int64_t n) {
     const float factor = factor_of(t), encode = ni_vector_decode(factor_to);
     for (NI_EACH(i, n))
         ni_narrow_store(t.data, t.dtype, i, ni_f32_mul(value(t, i, factor), encode));
@@ -246,7 +246,7 @@ static __global__ void put_word(float *to, float value) {
     *to = value;
 }
 
-int ni_cuda_launch_scaled_rescale(void *stream, const nb_scaled *t, float scale, int64_t n) {
+int ni_cuda_launch_scaled_rescale(void *stream, const ni_scaled *t, float scale, int64_t n) {
     cudaStream_t on = (cudaStream_t)stream;
     if (n > 0)
         rescale<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, on>>>(*t, scale, n);
@@ -254,12 +254,12 @@ int ni_cuda_launch_scaled_rescale(void *stream, const nb_scaled *t, float scale,
     return cudaGetLastError();
 }
 
-static __global__ void join(nb_scaled to, nb_scaled from, int64_t n) {
+static __global__ void join(ni_scaled to, ni_scaled from, int64_t n) {
     for (NI_EACH(i, n))
         ni_narrow_store(to.data, to.dtype, i, ni_f32_add(value(to, i, 1.0f), value(from, i, 1.0f)));
 }
 
-int ni_cuda_launch_scaled_join(void *stream, const nb_scaled *to, const nb_scaled *from, int64_t n) {
+int ni_cuda_launch_scaled_join(void *stream, const ni_scaled *to, const ni_scaled *from, int64_t n) {
     if (n > 0)
         join<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(*to, *from, n);
     return cudaGetLastError();

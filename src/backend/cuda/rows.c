@@ -262,7 +262,7 @@ nb_status ni_cuda_attention_backward(nb_backend *be, const nb_attention *a, void
 }
 
 /* Shape and workspace of a scan; the shapes that the kernels cannot do are told by name. */
-static nb_status ready_to_scan(nb_backend *be, const nb_gla *g, int backward, ni_cuda_gla *shape, void **workspace,
+static nb_status ready_to_scan(nb_backend *be, const ni_gla *g, int backward, ni_cuda_gla *shape, void **workspace,
                                nb_error *err) {
     *shape = (ni_cuda_gla){.batch = g->batch,
                            .seq = g->seq,
@@ -282,7 +282,7 @@ static nb_status ready_to_scan(nb_backend *be, const nb_gla *g, int backward, ni
     return *workspace ? NB_OK : ni_cuda_status(be, 0, "gla", err);
 }
 
-nb_status ni_cuda_gla_forward(nb_backend *be, const nb_gla *g, void *o, const void *q, const void *k, const void *v,
+nb_status ni_cuda_gla_forward(nb_backend *be, const ni_gla *g, void *o, const void *q, const void *k, const void *v,
                               const void *gate, nb_error *err) {
     ni_cuda_gla shape;
     void *workspace;
@@ -291,7 +291,7 @@ nb_status ni_cuda_gla_forward(nb_backend *be, const nb_gla *g, void *o, const vo
                           "gla_forward", err);
 }
 
-nb_status ni_cuda_gla_backward(nb_backend *be, const nb_gla *g, void *dq, void *dk, void *dv, void *dgate,
+nb_status ni_cuda_gla_backward(nb_backend *be, const ni_gla *g, void *dq, void *dk, void *dv, void *dgate,
                                const void *do_, const void *q, const void *k, const void *v, const void *gate,
                                nb_error *err) {
     ni_cuda_gla shape;

@@ -20,7 +20,7 @@ void ni_cuda_dge(nb_backend *be, void *dw, const void *w, const nb_operand *oper
     ni_cuda_good(be, ni_cuda_launch_dge(stream_of(be), dw, w, &codes, (float)k, (float)cap), "dge");
 }
 
-nb_status ni_cuda_clamp_rows(nb_backend *be, const nb_mat *out, const nb_sparse *rest, const nb_mat *x, int64_t low,
+nb_status ni_cuda_clamp_rows(nb_backend *be, const nb_mat *out, const ni_sparse *rest, const nb_mat *x, int64_t low,
                              int64_t high, bool whole, nb_error *err) {
     NB_TRY(ni_clamp_check(out, rest, x, low, high, whole, err));
     void *scratch = ni_cuda_scratch(be, ni_cuda_clamp_bytes(whole), "clamp_rows");
@@ -30,11 +30,11 @@ nb_status ni_cuda_clamp_rows(nb_backend *be, const nb_mat *out, const nb_sparse 
                           "clamp_rows", err);
 }
 
-void ni_cuda_sparse_gemm(nb_backend *be, const nb_mat *c, const nb_sparse *s, const nb_mat *b) {
+void ni_cuda_sparse_gemm(nb_backend *be, const nb_mat *c, const ni_sparse *s, const nb_mat *b) {
     ni_cuda_good(be, ni_cuda_launch_sparse_product(stream_of(be), c, s, b), "sparse_gemm");
 }
 
-void ni_cuda_sparse_add(nb_backend *be, const nb_mat *x, const nb_sparse *s) {
+void ni_cuda_sparse_add(nb_backend *be, const nb_mat *x, const ni_sparse *s) {
     ni_cuda_good(be, ni_cuda_launch_sparse_add(stream_of(be), x, s), "sparse_add");
 }
 
@@ -151,12 +151,12 @@ void ni_cuda_count_distances(nb_backend *be, int64_t *counts, const float *w, co
 
 /* ---- the lens ---- */
 
-void ni_cuda_measure(nb_backend *be, const nb_mat *x, nb_moments *moments, float *column_amax, float *tile_crest) {
+void ni_cuda_measure(nb_backend *be, const nb_mat *x, ni_moments *moments, float *column_amax, float *tile_crest) {
     const int64_t tiles = ((x->rows + 15) / 16) * ((x->cols + 15) / 16);
     const size_t sums = sizeof(ni_cuda_moment_sums) * NI_CUDA_SUM_BLOCKS, columns = (size_t)x->cols * sizeof(float);
     char *memory = ni_cuda_scratch(be, sums + columns + (size_t)tiles * sizeof(float), "measure");
     ni_cuda_moment_sums total;
-    *moments = (nb_moments){0};
+    *moments = (ni_moments){0};
     if (!memory)
         return;
     ni_cuda_moment_sums *partial = (ni_cuda_moment_sums *)(void *)memory;
@@ -174,13 +174,13 @@ void ni_cuda_measure(nb_backend *be, const nb_mat *x, nb_moments *moments, float
 
 /* Few queries are looked at, so they are looked at on the host, by the reference. */
 void ni_cuda_measure_attention(nb_backend *be, const nb_attention *a, const void *q, const void *k, int64_t stride,
-                               nb_attention_stats *stats) {
+                               ni_attention_stats *stats) {
     const int64_t tokens = a->batch * a->seq, q_width = a->q_stride ? a->q_stride : a->heads * a->head_dim;
     const int64_t k_width = a->k_stride ? a->k_stride : a->kv_heads * a->head_dim;
     uint16_t *host_q = malloc((size_t)(tokens * q_width) * sizeof *host_q);
     uint16_t *host_k = malloc((size_t)(tokens * k_width) * sizeof *host_k);
     int32_t *starts = malloc((size_t)tokens * sizeof *starts);
-    *stats = (nb_attention_stats){0};
+    *stats = (ni_attention_stats){0};
     if (host_q && host_k && starts) {
         nb_attention here = *a;
         ni_cuda_download(be, host_q, q, (size_t)(tokens * q_width) * sizeof *host_q);

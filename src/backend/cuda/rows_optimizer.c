@@ -14,7 +14,7 @@ static uint32_t *amaxes(nb_backend *be, const char *what) {
     return ni_cuda_scratch(be, 3 * sizeof(uint32_t), what);
 }
 
-void ni_cuda_adamw(nb_backend *be, const nb_adamw_tensor *tensors, int32_t count, const nb_adamw *step) {
+void ni_cuda_adamw(nb_backend *be, const ni_adamw_tensor *tensors, int32_t count, const ni_adamw *step) {
     uint32_t *scratch = amaxes(be, "adamw");
     for (int32_t i = 0; scratch && i < count; i++)
         ni_cuda_good(be, ni_cuda_launch_adamw(stream_of(be), &tensors[i], step, scratch), "adamw");
@@ -32,32 +32,32 @@ void ni_cuda_sum_squares(nb_backend *be, double *out, const void *x, int64_t n) 
         ni_cuda_good(be, ni_cuda_launch_sum(stream_of(be), out, x, n, true, partial), "sum_squares");
 }
 
-void ni_cuda_scaled_sum_squares(nb_backend *be, double *out, const nb_scaled *x, int64_t n) {
+void ni_cuda_scaled_sum_squares(nb_backend *be, double *out, const ni_scaled *x, int64_t n) {
     double *partial = partial_sums(be, "scaled_sum_squares");
     if (partial)
         ni_cuda_good(be, ni_cuda_launch_scaled_sum_squares(stream_of(be), out, x, n, partial), "scaled_sum_squares");
 }
 
-void ni_cuda_scaled_encode(nb_backend *be, const nb_scaled *to, const float *from, int64_t n) {
+void ni_cuda_scaled_encode(nb_backend *be, const ni_scaled *to, const float *from, int64_t n) {
     uint32_t *amax = amaxes(be, "scaled_encode");
     if (amax)
         ni_cuda_good(be, ni_cuda_launch_scaled_encode(stream_of(be), to, from, n, amax), "scaled_encode");
 }
 
-void ni_cuda_scaled_decode(nb_backend *be, float *to, const nb_scaled *from, int64_t n) {
+void ni_cuda_scaled_decode(nb_backend *be, float *to, const ni_scaled *from, int64_t n) {
     ni_cuda_good(be, ni_cuda_launch_scaled_decode(stream_of(be), to, from, n), "scaled_decode");
 }
 
-void ni_cuda_scaled_add(nb_backend *be, const nb_scaled *to, const nb_scaled *a, const nb_scaled *b, int64_t n) {
+void ni_cuda_scaled_add(nb_backend *be, const ni_scaled *to, const ni_scaled *a, const ni_scaled *b, int64_t n) {
     uint32_t *amax = amaxes(be, "scaled_add");
     if (amax)
         ni_cuda_good(be, ni_cuda_launch_scaled_add(stream_of(be), to, a, b, n, amax), "scaled_add");
 }
 
-void ni_cuda_scaled_rescale(nb_backend *be, const nb_scaled *t, float scale, int64_t n) {
+void ni_cuda_scaled_rescale(nb_backend *be, const ni_scaled *t, float scale, int64_t n) {
     ni_cuda_good(be, ni_cuda_launch_scaled_rescale(stream_of(be), t, scale, n), "scaled_rescale");
 }
 
-void ni_cuda_scaled_join(nb_backend *be, const nb_scaled *to, const nb_scaled *from, int64_t n) {
+void ni_cuda_scaled_join(nb_backend *be, const ni_scaled *to, const ni_scaled *from, int64_t n) {
     ni_cuda_good(be, ni_cuda_launch_scaled_join(stream_of(be), to, from, n), "scaled_join");
 }

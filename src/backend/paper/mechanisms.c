@@ -27,7 +27,7 @@ void ni_paper_dge(nb_backend *be, void *dw, const void *w, const nb_operand *cod
 }
 
 /* Order statistics by bisection over 16-bit keys: a comparison for each number and each bit. */
-nb_status ni_paper_clamp_rows(nb_backend *be, const nb_mat *out, const nb_sparse *rest, const nb_mat *x, int64_t low,
+nb_status ni_paper_clamp_rows(nb_backend *be, const nb_mat *out, const ni_sparse *rest, const nb_mat *x, int64_t low,
                               int64_t high, bool whole, nb_error *err) {
     NB_TRY(ni_clamp_check(out, rest, x, low, high, whole, err));
     const double entries = rest ? (double)x->rows * (double)rest->room : 0;
@@ -41,7 +41,7 @@ nb_status ni_paper_clamp_rows(nb_backend *be, const nb_mat *out, const nb_sparse
     return NB_OK;
 }
 
-void ni_paper_sparse_add(nb_backend *be, const nb_mat *x, const nb_sparse *s) {
+void ni_paper_sparse_add(nb_backend *be, const nb_mat *x, const ni_sparse *s) {
     const double entries = (double)x->rows * (double)s->room;
     NI_PAPER_NOTE(sparse_add, entries * (6 + (double)nb_dtype_size(x->dtype)),
                   entries * (double)nb_dtype_size(x->dtype), NI_PAPER_work, entries);
@@ -79,9 +79,9 @@ void ni_paper_round_by(nb_backend *be, nb_operand *codes, const float *w, const 
 
 /* ---- measurements ---- */
 
-void ni_paper_measure(nb_backend *be, const nb_mat *x, nb_moments *moments, float *column_amax, float *tile_crest) {
+void ni_paper_measure(nb_backend *be, const nb_mat *x, ni_moments *moments, float *column_amax, float *tile_crest) {
     if (moments)
-        *moments = (nb_moments){.count = x->rows * x->cols};
+        *moments = (ni_moments){.count = x->rows * x->cols};
     if (column_amax)
         memset(column_amax, 0, sizeof *column_amax * (size_t)x->cols);
     if (tile_crest)
@@ -90,9 +90,9 @@ void ni_paper_measure(nb_backend *be, const nb_mat *x, nb_moments *moments, floa
 }
 
 void ni_paper_measure_attention(nb_backend *be, const nb_attention *a, const void *q, const void *k, int64_t stride,
-                                nb_attention_stats *stats) {
+                                ni_attention_stats *stats) {
     const double sampled = (double)(a->batch * a->heads) * (double)((a->seq + stride - 1) / stride);
-    *stats = (nb_attention_stats){0};
+    *stats = (ni_attention_stats){0};
     NI_PAPER_NOTE(measure_attention,
                   2 * ((double)a->head_dim * sampled + (double)(a->batch * a->seq * a->kv_heads * a->head_dim)), 0,
                   NI_PAPER_attention, (double)a->head_dim * sampled * (double)(a->seq + 1));

@@ -262,15 +262,15 @@ static void note_term_memory(nb_backend *be, const nb_mat *c, const ni_term *t) 
 }
 
 /* Entries of a sparse operand: its rooms are full, which is the most that there can be. */
-static double sparse_entries(const nb_sparse *s, int64_t rows) {
+static double sparse_entries(const ni_sparse *s, int64_t rows) {
     return (double)rows * (double)s->room;
 }
 
-static double sparse_bytes(const nb_sparse *s, int64_t rows) {
+static double sparse_bytes(const ni_sparse *s, int64_t rows) {
     return sparse_entries(s, rows) * (sizeof *s->column + sizeof *s->value) + (double)rows * sizeof *s->count;
 }
 
-static void note_sparse(nb_backend *be, ni_paper_row row, const nb_mat *c, const nb_sparse *s, double b_bytes,
+static void note_sparse(nb_backend *be, ni_paper_row row, const nb_mat *c, const ni_sparse *s, double b_bytes,
                         bool last) {
     const double out = ni_paper_mat_bytes(c);
     ni_paper_note(be, row,
@@ -377,6 +377,6 @@ const char *ni_paper_gemm_q_kernel(nb_backend *be, const nb_quantizer *a, const 
     return ni_product_of(a, b) == NI_PRODUCT_NONE ? NULL : "decoded-bf16";
 }
 
-void ni_paper_sparse_gemm(nb_backend *be, const nb_mat *c, const nb_sparse *s, const nb_mat *b) {
+void ni_paper_sparse_gemm(nb_backend *be, const nb_mat *c, const ni_sparse *s, const nb_mat *b) {
     note_sparse(be, NI_PAPER_ROW_sparse_gemm, c, s, ni_paper_mat_bytes(b), true);
 }

@@ -165,31 +165,31 @@ nb_status ni_paper_attention_backward(nb_backend *be, const nb_attention *a, voi
     return NB_OK;
 }
 
-static double key_bytes(nb_backend *be, const nb_gla *g) {
+static double key_bytes(nb_backend *be, const ni_gla *g) {
     return act(be, g->batch * g->seq * g->heads * g->key_dim);
 }
 
-static double value_bytes(nb_backend *be, const nb_gla *g) {
+static double value_bytes(nb_backend *be, const ni_gla *g) {
     return act(be, g->batch * g->seq * g->heads * g->value_dim);
 }
 
-static double gate_bytes(nb_backend *be, const nb_gla *g) {
+static double gate_bytes(nb_backend *be, const ni_gla *g) {
     return real(be, g->batch * g->seq * g->heads * g->key_dim);
 }
 
 /* Elements of all states that tokens go through. */
-static double states(const nb_gla *g) {
+static double states(const ni_gla *g) {
     return (double)(g->batch * g->seq * g->heads) * (double)(g->key_dim * g->value_dim);
 }
 
-static double chunk(const nb_gla *g) { /* of a thread of the CPU (cpu/ops_attention.c) */
+static double chunk(const ni_gla *g) { /* of a thread of the CPU (cpu/ops_attention.c) */
     const double kw = (double)ni_tile_width(g->key_dim), vw = (double)ni_tile_width(g->value_dim);
     return sizeof(float) *
            (kw * vw + 9 * NI_GLA_CHUNK * kw + 4 * NI_GLA_CHUNK * vw + NI_GLA_CHUNK * NI_GLA_CHUNK + 3 * kw);
 }
 
 /* The recurrence: k v^T into the state, the state out to o. */
-nb_status ni_paper_gla_forward(nb_backend *be, const nb_gla *g, void *o, const void *q, const void *k, const void *v,
+nb_status ni_paper_gla_forward(nb_backend *be, const ni_gla *g, void *o, const void *q, const void *k, const void *v,
                                const void *gate, nb_error *err) {
     NB_TRY(ni_gla_check(g, err));
     NI_PAPER_NOTE(gla_forward, 2 * key_bytes(be, g) + value_bytes(be, g) + gate_bytes(be, g), value_bytes(be, g),
@@ -199,7 +199,7 @@ nb_status ni_paper_gla_forward(nb_backend *be, const nb_gla *g, void *o, const v
 }
 
 /* The states once more and dq out of them; their gradients, dk and dv out of those. */
-nb_status ni_paper_gla_backward(nb_backend *be, const nb_gla *g, void *dq, void *dk, void *dv, void *dgate,
+nb_status ni_paper_gla_backward(nb_backend *be, const ni_gla *g, void *dq, void *dk, void *dv, void *dgate,
                                 const void *do_, const void *q, const void *k, const void *v, const void *gate,
                                 nb_error *err) {
     NB_TRY(ni_gla_check(g, err));
@@ -243,14 +243,14 @@ void ni_paper_cross_entropy(nb_backend *be, void *loss, void *z, void *dlogits, 
 
 /* ---- optimizer, reductions, tensors under one scale ---- */
 
-static double scaled(const nb_scaled *t, int64_t n) {
+static double scaled(const ni_scaled *t, int64_t n) {
     return t->data ? ni_paper_bytes(n, t->dtype) : 0;
 }
 
-void ni_paper_adamw(nb_backend *be, const nb_adamw_tensor *tensors, int32_t count, const nb_adamw *step) {
+void ni_paper_adamw(nb_backend *be, const ni_adamw_tensor *tensors, int32_t count, const ni_adamw *step) {
     double read = 0, written = 0, elements = 0;
     for (int32_t i = 0; i < count; i++) {
-        const nb_adamw_tensor *t = &tensors[i];
+        const ni_adamw_tensor *t = &tensors[i];
         const double state = scaled(&t->param, t->n) + scaled(&t->m, t->n) + scaled(&t->v, t->n);
         read += state + scaled(&t->grad, t->n);
         written += state + (t->copy ? act(be, t->n) : 0);
@@ -267,26 +267,26 @@ void ni_paper_sum_squares(nb_backend *be, double *out, const void *x, int64_t n)
     NI_PAPER_NOTE(sum_squares, real(be, n), sizeof *out, NI_PAPER_work, 2.0 * (double)n);
 }
 
-void ni_paper_scaled_encode(nb_backend *be, const nb_scaled *to, const float *from, int64_t n) {
+void ni_paper_scaled_encode(nb_backend *be, const ni_scaled *to, const float *from, int64_t n) {
     NI_PAPER_NOTE(scaled_encode, words(n), scaled(to, n), NI_PAPER_work, 3.0 * (double)n);
 }
 
-void ni_paper_scaled_decode(nb_backend *be, float *to, const nb_scaled *from, int64_t n) {
+void ni_paper_scaled_decode(nb_backend *be, float *to, const ni_scaled *from, int64_t n) {
     NI_PAPER_NOTE(scaled_decode, scaled(from, n), words(n), NI_PAPER_work, (double)n);
 }
 
-void ni_paper_scaled_add(nb_backend *be, const nb_scaled *to, const nb_scaled *a, const nb_scaled *b, int64_t n) {
+void ni_paper_scaled_add(nb_backend *be, const ni_scaled *to, const ni_scaled *a, const ni_scaled *b, int64_t n) {
     NI_PAPER_NOTE(scaled_add, scaled(a, n) + scaled(b, n), scaled(to, n), NI_PAPER_work, 6.0 * (double)n);
 }
 
-void ni_paper_scaled_rescale(nb_backend *be, const nb_scaled *t, float scale, int64_t n) {
+void ni_paper_scaled_rescale(nb_backend *be, const ni_scaled *t, float scale, int64_t n) {
     NI_PAPER_NOTE(scaled_rescale, scaled(t, n), scaled(t, n), NI_PAPER_work, 3.0 * (double)n);
 }
 
-void ni_paper_scaled_join(nb_backend *be, const nb_scaled *to, const nb_scaled *from, int64_t n) {
+void ni_paper_scaled_join(nb_backend *be, const ni_scaled *to, const ni_scaled *from, int64_t n) {
     NI_PAPER_NOTE(scaled_join, scaled(to, n) + scaled(from, n), scaled(to, n), NI_PAPER_work, 2.0 * (double)n);
 }
 
-void ni_paper_scaled_sum_squares(nb_backend *be, double *out, const nb_scaled *x, int64_t n) {
+void ni_paper_scaled_sum_squares(nb_backend *be, double *out, const ni_scaled *x, int64_t n) {
     NI_PAPER_NOTE(scaled_sum_squares, scaled(x, n), sizeof *out, NI_PAPER_work, 3.0 * (double)n);
 }

@@ -19,7 +19,7 @@ nb_status ni_attention_check(const nb_attention *a, nb_error *err) {
     return NB_OK;
 }
 
-nb_status ni_gla_check(const nb_gla *g, nb_error *err) {
+nb_status ni_gla_check(const ni_gla *g, nb_error *err) {
     if (g->batch < 0 || g->seq < 0 || g->heads < 1 || g->key_dim < 1 || g->value_dim < 1)
         return nb_fail(err, NB_BAD_USAGE, "gla: batch %lld, seq %lld, heads %lld, key_dim %lld, value_dim %lld",
                        (long long)g->batch, (long long)g->seq, (long long)g->heads, (long long)g->key_dim,

@@ -59,7 +59,7 @@ void ni_ref_dge(nb_backend *be, void *dw, const void *w, const nb_operand *codes
 
 /* ---- OCC ---- */
 
-nb_status ni_clamp_check(const nb_mat *out, const nb_sparse *rest, const nb_mat *x, int64_t low, int64_t high,
+nb_status ni_clamp_check(const nb_mat *out, const ni_sparse *rest, const nb_mat *x, int64_t low, int64_t high,
                          bool whole, nb_error *err) {
     int64_t n = whole ? x->rows * x->cols : x->cols, room = whole ? x->cols : low + x->cols - 1 - high;
     if (x->dtype != NB_BF16 || out->dtype != NB_BF16 || out->rows != x->rows || out->cols != x->cols)
@@ -90,7 +90,7 @@ static void collect(const nb_mat *x, uint16_t *keys) {
             *keys++ = ni_bf16_key(((const uint16_t *)x->data)[r * x->stride + c]);
 }
 
-static void clamp_row(uint16_t *to, const nb_sparse *rest, const uint16_t *from, int64_t cols, float lo, float hi) {
+static void clamp_row(uint16_t *to, const ni_sparse *rest, const uint16_t *from, int64_t cols, float lo, float hi) {
     int32_t found = 0;
     for (int64_t c = 0; c < cols; c++) {
         float v = ni_bf16_value(from[c]), clamped = v < lo ? lo : v > hi ? hi : v; /* NaN stays */
@@ -104,15 +104,15 @@ static void clamp_row(uint16_t *to, const nb_sparse *rest, const uint16_t *from,
         *rest->count = found;
 }
 
-void ni_clamp_between(const nb_mat *out, const nb_sparse *rest, const nb_mat *x, float lo, float hi) {
+void ni_clamp_between(const nb_mat *out, const ni_sparse *rest, const nb_mat *x, float lo, float hi) {
     for (int64_t r = 0; r < x->rows; r++) {
         nb_mat from = ni_mat_row(x, r), to = ni_mat_row(out, r);
-        nb_sparse one = rest ? ni_sparse_row(rest, r) : (nb_sparse){0};
+        ni_sparse one = rest ? ni_sparse_row(rest, r) : (ni_sparse){0};
         clamp_row(to.data, &one, from.data, x->cols, lo, hi);
     }
 }
 
-nb_status ni_ref_clamp_rows(nb_backend *be, const nb_mat *out, const nb_sparse *rest, const nb_mat *x, int64_t low,
+nb_status ni_ref_clamp_rows(nb_backend *be, const nb_mat *out, const ni_sparse *rest, const nb_mat *x, int64_t low,
                             int64_t high, bool whole, nb_error *err) {
     (void)be;
     NB_TRY(ni_clamp_check(out, rest, x, low, high, whole, err));
@@ -122,7 +122,7 @@ nb_status ni_ref_clamp_rows(nb_backend *be, const nb_mat *out, const nb_sparse *
         return nb_fail(err, NB_NO_MEMORY, "clamp_rows: no memory for %lld numbers", (long long)(rows * x->cols));
     for (int64_t r = 0; r < x->rows; r += rows) {
         nb_mat from = ni_mat_row(x, r), to = ni_mat_row(out, r);
-        nb_sparse part = rest ? ni_sparse_row(rest, r) : (nb_sparse){0};
+        ni_sparse part = rest ? ni_sparse_row(rest, r) : (ni_sparse){0};
         float lo, hi;
         from.rows = to.rows = part.rows = rows;
         collect(&from, keys);
@@ -133,7 +133,7 @@ nb_status ni_ref_clamp_rows(nb_backend *be, const nb_mat *out, const nb_sparse *
     return NB_OK;
 }
 
-void ni_ref_sparse_gemm(nb_backend *be, const nb_mat *c, const nb_sparse *s, const nb_mat *b) {
+void ni_ref_sparse_gemm(nb_backend *be, const nb_mat *c, const ni_sparse *s, const nb_mat *b) {
     (void)be;
     for (int64_t r = 0; r < c->rows; r++) {
         float *to = (float *)c->data + r * c->stride;
@@ -146,7 +146,7 @@ void ni_ref_sparse_gemm(nb_backend *be, const nb_mat *c, const nb_sparse *s, con
     }
 }
 
-void ni_ref_sparse_add(nb_backend *be, const nb_mat *x, const nb_sparse *s) {
+void ni_ref_sparse_add(nb_backend *be, const nb_mat *x, const ni_sparse *s) {
     (void)be;
     for (int64_t r = 0; r < x->rows; r++)
         for (int32_t i = 0; i < s->count[r]; i++) {

@@ -12,11 +12,11 @@ float ni_dge_derivative(float x, float k, float cap);
 nb_qtensor ni_qtensor_row(const nb_qtensor *q, int64_t row);
 
 /* Refuses ranks and shapes that make no sense; every implementation of clamp_rows begins with it. */
-nb_status ni_clamp_check(const nb_mat *out, const nb_sparse *rest, const nb_mat *x, int64_t low, int64_t high,
+nb_status ni_clamp_check(const nb_mat *out, const ni_sparse *rest, const nb_mat *x, int64_t low, int64_t high,
                          bool whole, nb_error *err);
 
 /* The clamp itself: every row of x, into out and rest. */
-void ni_clamp_between(const nb_mat *out, const nb_sparse *rest, const nb_mat *x, float lo, float hi);
+void ni_clamp_between(const nb_mat *out, const ni_sparse *rest, const nb_mat *x, float lo, float hi);
 
 /* Row `row` of a matrix or a sparse matrix, as one of its own. */
 static inline nb_mat ni_mat_row(const nb_mat *m, int64_t row) {
@@ -25,8 +25,8 @@ static inline nb_mat ni_mat_row(const nb_mat *m, int64_t row) {
     one.rows = 1;
     return one;
 }
-static inline nb_sparse ni_sparse_row(const nb_sparse *s, int64_t row) {
-    nb_sparse one = *s;
+static inline ni_sparse ni_sparse_row(const ni_sparse *s, int64_t row) {
+    ni_sparse one = *s;
     one.rows = 1;
     one.count += row;
     one.column += row * s->room;

@@ -19,8 +19,8 @@ static double element(const nb_mat *x, int64_t row, int64_t col) {
     }
 }
 
-nb_moments ni_moments_of_sums(int64_t count, int64_t nonfinite, double amax, const double sums[4]) {
-    nb_moments m = {.count = count, .nonfinite = nonfinite, .amax = amax};
+ni_moments ni_moments_of_sums(int64_t count, int64_t nonfinite, double amax, const double sums[4]) {
+    ni_moments m = {.count = count, .nonfinite = nonfinite, .amax = amax};
     if (count == 0)
         return m;
     double n = (double)count, mean = sums[0] / n, second = sums[1] / n, third = sums[2] / n, fourth = sums[3] / n;
@@ -48,7 +48,7 @@ static double tile_crest_at(const nb_mat *x, int64_t row, int64_t col) {
     return squares > 0 ? largest / sqrt(squares / (double)count) : 0;
 }
 
-void ni_ref_measure(nb_backend *be, const nb_mat *x, nb_moments *moments, float *column_amax, float *tile_crest) {
+void ni_ref_measure(nb_backend *be, const nb_mat *x, ni_moments *moments, float *column_amax, float *tile_crest) {
     (void)be;
     double sum = 0, squares = 0, amax = 0;
     int64_t count = 0;
@@ -75,7 +75,7 @@ void ni_ref_measure(nb_backend *be, const nb_mat *x, nb_moments *moments, float 
             second += d * d / n;
             fourth += d * d * d * d / n;
         }
-    *moments = (nb_moments){
+    *moments = (ni_moments){
         count, x->rows * x->cols - count, amax,
         mean,  sqrt(squares / n),         second > 1e-12 * squares / n ? fourth / (second * second) - 3 : 0};
     for (int64_t r = 0; tile_crest && r < x->rows; r += TILE)
@@ -99,7 +99,7 @@ static double logit(const nb_attention *a, nb_dtype act, const void *q, const vo
 }
 
 static void measure_query(const nb_attention *a, nb_dtype act, const void *q, const void *k, int64_t b, int64_t t,
-                          int64_t head, nb_attention_stats *sum) {
+                          int64_t head, ni_attention_stats *sum) {
     int64_t first = a->doc_start ? a->doc_start[b * a->seq + t] : 0, keys = t - first + 1;
     double largest = -INFINITY, sums[4] = {0}, total = 0, weighted = 0;
     if (keys < 2)
@@ -125,8 +125,8 @@ static void measure_query(const nb_attention *a, nb_dtype act, const void *q, co
 }
 
 void ni_ref_measure_attention(nb_backend *be, const nb_attention *a, const void *q, const void *k, int64_t stride,
-                              nb_attention_stats *stats) {
-    *stats = (nb_attention_stats){0};
+                              ni_attention_stats *stats) {
+    *stats = (ni_attention_stats){0};
     for (int64_t b = 0; b < a->batch; b++)
         for (int64_t t = stride - 1; t < a->seq; t += stride)
             for (int64_t head = 0; head < a->heads; head++)

@@ -14,7 +14,7 @@
 
 /* Refuse shapes and strides that make no sense. */
 nb_status ni_attention_check(const nb_attention *a, nb_error *err);
-nb_status ni_gla_check(const nb_gla *g, nb_error *err);
+nb_status ni_gla_check(const ni_gla *g, nb_error *err);
 
 /* Elements from one position to the next. */
 static inline int64_t ni_attention_pitch(const nb_attention *a, int64_t stride, int64_t heads) {

@@ -10,7 +10,7 @@
 #include "backend/ref/ref.h"
 #include "format/narrow.h"
 
-float ni_scaled_set(const nb_scaled *t, uint32_t amax_bits) {
+float ni_scaled_set(const ni_scaled *t, uint32_t amax_bits) {
     if (!t->scale)
         return 1;
     float encode = ni_narrow_encode(t->dtype, t->rule, ni_f32_from(amax_bits));
@@ -27,15 +27,15 @@ static uint32_t larger(uint32_t amax, float x) {
     return magnitude > amax ? magnitude : amax;
 }
 
-static float value(const nb_scaled *t, float factor, int64_t i) {
+static float value(const ni_scaled *t, float factor, int64_t i) {
     return ni_f32_mul(ni_narrow_load(t->data, t->dtype, i), factor);
 }
 
-static void store(const nb_scaled *t, float encode, int64_t i, float x) {
+static void store(const ni_scaled *t, float encode, int64_t i, float x) {
     ni_narrow_store(t->data, t->dtype, i, ni_f32_mul(x, encode));
 }
 
-void ni_ref_scaled_encode(nb_backend *be, const nb_scaled *to, const float *from, int64_t n) {
+void ni_ref_scaled_encode(nb_backend *be, const ni_scaled *to, const float *from, int64_t n) {
     (void)be;
     uint32_t amax = 0;
     for (int64_t i = 0; i < n; i++)
@@ -45,14 +45,14 @@ void ni_ref_scaled_encode(nb_backend *be, const nb_scaled *to, const float *from
         store(to, encode, i, from[i]);
 }
 
-void ni_ref_scaled_decode(nb_backend *be, float *to, const nb_scaled *from, int64_t n) {
+void ni_ref_scaled_decode(nb_backend *be, float *to, const ni_scaled *from, int64_t n) {
     (void)be;
     float factor = ni_scaled_factor(from);
     for (int64_t i = 0; i < n; i++)
         to[i] = value(from, factor, i);
 }
 
-void ni_ref_scaled_add(nb_backend *be, const nb_scaled *to, const nb_scaled *a, const nb_scaled *b, int64_t n) {
+void ni_ref_scaled_add(nb_backend *be, const ni_scaled *to, const ni_scaled *a, const ni_scaled *b, int64_t n) {
     (void)be;
     float of_a = ni_scaled_factor(a), of_b = ni_scaled_factor(b);
     uint32_t amax = 0;
@@ -63,7 +63,7 @@ void ni_ref_scaled_add(nb_backend *be, const nb_scaled *to, const nb_scaled *a, 
         store(to, encode, i, value(a, of_a, i) + value(b, of_b, i));
 }
 
-void ni_ref_scaled_rescale(nb_backend *be, const nb_scaled *t, float scale, int64_t n) {
+void ni_ref_scaled_rescale(nb_backend *be, const ni_scaled *t, float scale, int64_t n) {
     (void)be;
     float factor = ni_scaled_factor(t), encode = ni_scaled_encode_of(scale);
     for (int64_t i = 0; i < n; i++)
@@ -71,13 +71,13 @@ void ni_ref_scaled_rescale(nb_backend *be, const nb_scaled *t, float scale, int6
     *t->scale = scale;
 }
 
-void ni_ref_scaled_join(nb_backend *be, const nb_scaled *to, const nb_scaled *from, int64_t n) {
+void ni_ref_scaled_join(nb_backend *be, const ni_scaled *to, const ni_scaled *from, int64_t n) {
     (void)be;
     for (int64_t i = 0; i < n; i++)
         store(to, 1, i, value(to, 1, i) + value(from, 1, i));
 }
 
-void ni_ref_scaled_sum_squares(nb_backend *be, double *out, const nb_scaled *x, int64_t n) {
+void ni_ref_scaled_sum_squares(nb_backend *be, double *out, const ni_scaled *x, int64_t n) {
     (void)be;
     float factor = ni_scaled_factor(x);
     double sum = 0;
@@ -86,16 +86,16 @@ void ni_ref_scaled_sum_squares(nb_backend *be, double *out, const nb_scaled *x, 
     *out = sum;
 }
 
-float ni_scaled_value(const nb_scaled *t, int64_t i) {
+float ni_scaled_value(const ni_scaled *t, int64_t i) {
     return value(t, ni_scaled_factor(t), i);
 }
 
-void ni_scaled_adamw(const nb_adamw_tensor *tensor, const nb_adamw *step) {
+void ni_scaled_adamw(const ni_adamw_tensor *tensor, const ni_adamw *step) {
     enum { PARAM, M, V, KEPT, GRAD = KEPT, ALL };
-    const nb_scaled *tensors[ALL] = {&tensor->param, &tensor->m, &tensor->v, &tensor->grad};
+    const ni_scaled *tensors[ALL] = {&tensor->param, &tensor->m, &tensor->v, &tensor->grad};
     float factor[ALL], encode[KEPT], x[ALL];
     uint32_t amax[KEPT] = {0};
-    const nb_adamw_tensor one = ni_adamw_plain(NB_F32, &x[PARAM], &x[M], &x[V], &x[GRAD], 1, tensor->weight_decay);
+    const ni_adamw_tensor one = ni_adamw_plain(NB_F32, &x[PARAM], &x[M], &x[V], &x[GRAD], 1, tensor->weight_decay);
     for (int t = 0; t < ALL; t++)
         factor[t] = ni_scaled_factor(tensors[t]);
     for (int pass = 0; pass < 2; pass++) {

@@ -5,23 +5,23 @@
 #include "backend/ref/ref.h"
 
 /* The decode scale; 1 where there is none. */
-static inline float ni_scaled_factor(const nb_scaled *t) {
+static inline float ni_scaled_factor(const ni_scaled *t) {
     return t->scale ? *t->scale : 1.0f;
 }
 
 /* Sets the scale for numbers of this amax (bits of a magnitude) and returns what they are to be multiplied by. */
-float ni_scaled_set(const nb_scaled *t, uint32_t amax_bits);
+float ni_scaled_set(const ni_scaled *t, uint32_t amax_bits);
 
 /* True if nothing of it is narrow. */
-static inline bool ni_adamw_is_plain(const nb_adamw_tensor *t, nb_dtype real) {
+static inline bool ni_adamw_is_plain(const ni_adamw_tensor *t, nb_dtype real) {
     return t->param.dtype == real && t->m.dtype == real && t->v.dtype == real && t->grad.dtype == real;
 }
 
 /* AdamW in FP32 on a tensor of which something is narrow. */
-void ni_scaled_adamw(const nb_adamw_tensor *tensor, const nb_adamw *step);
+void ni_scaled_adamw(const ni_adamw_tensor *tensor, const ni_adamw *step);
 
 /* Element i, decoded. */
-float ni_scaled_value(const nb_scaled *t, int64_t i);
+float ni_scaled_value(const ni_scaled *t, int64_t i);
 
 /* What numbers are multiplied by under a decode scale that is given. */
 float ni_scaled_encode_of(float scale);

@@ -1,0 +1,78 @@
+/* arguments.h: what rows of the table take beside matrices: plain data that no program outside needs. */
+#ifndef NI_BACKEND_ARGUMENTS_H
+#define NI_BACKEND_ARGUMENTS_H
+
+#include "nibble/backend.h"
+
+/* Gated linear attention (arXiv:2312.06635). q, k, gate: [batch, seq, heads, key_dim]; v, o: [batch, seq, heads,
+ * value_dim].
+ */
+typedef struct ni_gla {
+    int64_t batch, seq, heads, key_dim, value_dim;
+    double scale;             /* on q; 1/sqrt(key_dim) as a rule */
+    const int32_t *doc_start; /* [batch, seq]: the state is zero at the first position of a document */
+} ni_gla;
+
+/* One update of AdamW (decoupled decay, arXiv:1711.05101): what all tensors share. */
+typedef struct ni_adamw {
+    double lr, beta1, beta2, eps;
+    double grad_scale; /* multiplies the gradient first: clipping and averaging */
+    int64_t step;      /* 1 for the first update: bias correction */
+} ni_adamw;
+
+/* A tensor that lives between steps in few bits: a moment, a gradient, a master. Its values are number * *scale. */
+typedef struct ni_scaled {
+    void *data;         /* F32, BF16, F16, E4M3 or E5M2 */
+    nb_dtype dtype;     /* real where nothing is saved */
+    nb_scale_rule rule; /* ABSMAX or POW2: the scale that maps the largest magnitude to the largest number, or the power
+                           of two next to it that does not saturate */
+    float *scale;       /* [1] decode scale in backend memory; NULL for F32 and BF16, which need none */
+} ni_scaled;
+
+/* One tensor of an update: n parameters, their moments and gradients, each in a type of its own. */
+typedef struct ni_adamw_tensor {
+    ni_scaled param, m, v, grad;
+    int64_t n;
+    double weight_decay;
+    /* What the next forward pass reads, NULL where it reads nothing: the parameters rounded to act [n], and the largest
+     * magnitude of them [1] as in nb_mat. */
+    void *copy;
+    uint32_t *amax;
+} ni_adamw_tensor;
+
+/* Residuals of clamped activations: a sparse matrix whose rows have a fixed room. Row r holds count[r] entries from
+ * entry r*room on, columns ascending. Backend memory; the three arrays belong to whoever placed them. */
+typedef struct ni_sparse {
+    int64_t rows, cols;
+    int64_t room;    /* entries that fit a row */
+    int32_t *count;  /* [rows] */
+    int32_t *column; /* [rows, room] */
+    uint16_t *value; /* [rows, room] BF16 */
+} ni_sparse;
+
+/* Shape of the distribution of a tensor's numbers. NaN and Inf are counted and left out of the rest. */
+typedef struct ni_moments {
+    int64_t count; /* finite elements */
+    int64_t nonfinite;
+    double amax, mean, rms;
+    double excess_kurtosis; /* mean((x - mean)^4) / var^2 - 3; 0 where var is 0 */
+} ni_moments;
+
+/* What softmax attention does with its logits, over sampled queries; means over heads and queries. */
+typedef struct ni_attention_stats {
+    double logit_max;      /* mean over queries of the largest scaled logit */
+    double logit_amax;     /* the largest magnitude of all */
+    double logit_kurtosis; /* excess kurtosis of a query's logits */
+    double entropy;        /* of a query's probabilities, in nats */
+    int64_t queries;       /* that went into it; those that see a single key are left out */
+} ni_attention_stats;
+
+/* Weights followed from step to step by track_codes; [rows, cols] each, in backend memory. */
+typedef struct ni_tracked {
+    float *w, *q;             /* of the step before: the numbers, and what their codes decode to */
+    float *moved_w, *moved_q; /* sum of |w_t - w_{t-1}|, of |q_t - q_{t-1}| */
+    uint8_t *codes;           /* of the step before, a byte each */
+    int64_t *flips;           /* [1] changes of a code, all elements together; 0 and -0 are one */
+} ni_tracked;
+
+#endif
