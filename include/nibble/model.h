@@ -63,8 +63,28 @@ typedef struct nb_batch {
 
 typedef struct nb_model nb_model;
 
+/* Which activations are made a second time in the backward pass rather than kept from the forward pass. The results
+ * are the same bits. */
+typedef enum nb_recompute {
+    NB_RECOMPUTE_NONE,
+    NB_RECOMPUTE_MLP,  /* what lies inside of an MLP: gate, up and their product */
+    NB_RECOMPUTE_BLOCK /* everything inside of a block: only the residual stream between blocks is kept */
+} nb_recompute;
+
+typedef struct nb_model_options {
+    int64_t batch, seq; /* most of a micro-batch */
+    bool training;      /* false: without gradients and saved activations */
+    nb_recompute recompute;
+    int64_t head_rows; /* tokens whose logits exist at one time: dW of the head is summed over so many at a time, and
+                          written and read so often. 0: as many as the backend likes */
+} nb_model_options;
+
 /* Builds a model with buffers for micro-batches of at most batch x seq tokens. Parameters are zero until initialised or
- * loaded. `training` false leaves out gradients and saved activations. The backend must outlive the model. */
+ * loaded. The backend must outlive the model. */
+nb_status nb_model_create_with(nb_backend *be, const nb_model_config *config, const nb_recipe *recipe,
+                               const nb_model_options *options, nb_model **out, nb_error *err);
+
+/* The same with nothing recomputed and as many rows in the head as the backend likes. */
 nb_status nb_model_create(nb_backend *be, const nb_model_config *config, const nb_recipe *recipe, int64_t batch,
                           int64_t seq, bool training, nb_model **out, nb_error *err);
 void nb_model_free(nb_model *model);

@@ -76,6 +76,8 @@ typedef struct nb_run_config {
     int64_t micro_batch;  /* sequences in one forward and backward pass */
     int64_t accumulation; /* micro-batches in one step */
     int64_t seq;          /* tokens of a sequence */
+    nb_recompute recompute;
+    int64_t head_rows; /* nb_model_options */
     struct {
         double lr, beta1, beta2, eps, weight_decay;
         bool decay_embeddings;

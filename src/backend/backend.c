@@ -15,7 +15,7 @@ nb_status ni_backend_create(const char *name, nb_dtype act, nb_dtype real, void 
     object->backend.name = name;
     object->backend.act = act;
     object->backend.real = real;
-    object->backend.logit_elements = 1 << 24; /* 32 MiB of BF16: caches forget the weight between chunks anyway */
+    object->backend.logit_elements = NI_LOGITS_CPU;
     object->backend.state = state;
     object->destroy = destroy;
     *out = object;

@@ -23,14 +23,18 @@ nb_status ni_backend_cpu(const nb_backend_options *options, nb_backend **out, nb
 nb_status ni_backend_ref64(nb_backend **out, nb_error *err);
 nb_status ni_backend_paper(const nb_backend_options *options, bool hopper, nb_backend **out, nb_error *err);
 
+/* Logits that a head makes at one time where nobody says: every chunk of tokens reads its weight and dW anew. A
+ * processor's caches forget them between chunks anyway; on a GPU 512 MiB of BF16 leave a few chunks of a micro-batch.
+ * The number decides the order of sums, so it does not depend on how much memory a card has. */
+enum { NI_LOGITS_CPU = 1 << 24, NI_LOGITS_GPU = 1 << 28 };
+
 struct nb_backend {
     const ni_backend_ops *ops;
     const char *name; /* "cpu", "ref64", "paper" */
     nb_dtype act, real;
-    int64_t
-        logit_elements; /* logits that a head makes at one time: every chunk of tokens reads its weight and dW anew */
-    bool wants_amax;    /* producers fill amaxes for less than its quantizers take to find them */
-    void *state;        /* of the implementation */
+    int64_t logit_elements; /* NI_LOGITS_CPU, NI_LOGITS_GPU */
+    bool wants_amax;        /* producers fill amaxes for less than its quantizers take to find them */
+    void *state;            /* of the implementation */
 };
 
 /* A tensor of AdamW with nothing narrow, and nothing to leave behind. */

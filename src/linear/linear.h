@@ -108,6 +108,11 @@ void ni_linear_group_free(ni_linear_group *group);
 nb_status ni_linear_group_forward(ni_linear_group *group, const nb_pass *pass, ni_scratch *scratch, bool training,
                                   const nb_mat *x, const nb_mat *y, nb_error *err);
 
+/* The same once more, before the backward pass of a micro-batch that trains: to the same bits; mechanisms and the lens,
+ * which saw it, are not told. */
+nb_status ni_linear_group_again(ni_linear_group *group, const nb_pass *pass, ni_scratch *scratch, const nb_mat *x,
+                                const nb_mat *y, nb_error *err);
+
 /* The gradients of a new micro-batch begin: what is there is written over, whatever it holds. */
 void ni_linear_group_begin_gradients(ni_linear_group *group);
 

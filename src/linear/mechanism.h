@@ -36,6 +36,7 @@ typedef struct ni_linear_call {
     bool training;       /* a backward pass will follow or runs: observe; else leave state alone */
     const nb_mat *dy;    /* backward: act [M, N_i] of each layer; forward: NULL */
     bool measuring;
+    bool again; /* a forward pass that was here already: observe is not called, and nothing is shown */
 } ni_linear_call;
 
 /* The terms of one product of one layer: C (+)= their sum, in order. */

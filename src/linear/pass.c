@@ -126,14 +126,15 @@ static void forget_layer(ni_linear *layer) {
         layer->own[role].fresh &= layer->own[role].keeper != NI_FOR_LAYER;
 }
 
-/* A new micro-batch: weights that draw bits are drawn anew, and the lens may see all of them again. */
-static void begin_micro_batch(ni_linear_group *group) {
+/* A new micro-batch: weights that draw bits are drawn anew, and the lens may see all of them again, unless it is one
+ * that it saw. */
+static void begin_micro_batch(ni_linear_group *group, bool seen) {
     forget(group, true);
     for (int32_t i = 0; i < group->count; i++)
         for (nb_role role = NB_FPROP_X; role < NB_ROLE_COUNT; role++) {
             ni_cached_operand *o = &group->layers[i].own[role];
             o->fresh &= !o->random;
-            o->shown = false;
+            o->shown &= seen;
         }
 }
 
@@ -197,9 +198,10 @@ static nb_status forward_layer(const ni_linear_call *call, ni_linear *layer, con
 static nb_status forward(const ni_linear_call *call, const nb_mat *y, nb_error *err) {
     ni_linear_group *group = call->group;
     size_t kept = call->scratch->kept;
-    begin_micro_batch(group);
+    begin_micro_batch(group, call->again);
     NB_TRY(show_plain_input(call, err));
-    NB_TRY(observe(call, err));
+    if (!call->again)
+        NB_TRY(observe(call, err));
     for (int32_t i = 0; i < group->count; i++)
         NB_TRY(forward_layer(call, &group->layers[i], &y[i], err));
     forget(group, false);
@@ -212,6 +214,15 @@ nb_status ni_linear_group_forward(ni_linear_group *group, const nb_pass *pass, n
     NB_TRY(check_rows(group, x, err));
     const ni_linear_call call = {
         .group = group, .be = group->be, .pass = pass, .scratch = scratch, .x = x, .training = training};
+    return forward(&call, y, err);
+}
+
+nb_status ni_linear_group_again(ni_linear_group *group, const nb_pass *pass, ni_scratch *scratch, const nb_mat *x,
+                                const nb_mat *y, nb_error *err) {
+    nb_pass unseen = *pass;
+    unseen.lens = NULL;
+    const ni_linear_call call = {
+        .group = group, .be = group->be, .pass = &unseen, .scratch = scratch, .x = x, .training = true, .again = true};
     return forward(&call, y, err);
 }
 
@@ -338,7 +349,7 @@ nb_status ni_measure_scratch(ni_linear_group *group, size_t *bytes, nb_error *er
     for (size_t i = 0; i < sizeof passes / sizeof *passes && status == NB_OK; i++)
         status = walk(group, &passes[i], &scratch, err);
     group->be = be;
-    begin_micro_batch(group);
+    begin_micro_batch(group, false);
     ni_linear_group_changed(group);
     ni_linear_group_begin_gradients(group);
     *bytes = scratch.peak;

@@ -128,7 +128,7 @@ static nb_status forward(void *layer, const ni_run *run, const nb_mat *x, const 
     bool normed = a->qk_norm != NI_QK_NORM_NONE;
     nb_mat qkv[] = {ni_act(run, normed ? a->q_raw : a->q, q_cols), ni_act(run, normed ? a->k_raw : a->k, kv_cols),
                     ni_act(run, a->v, kv_cols)};
-    NB_TRY(ni_linear_group_forward(a->in, run->pass, run->scratch, run->training, x, qkv, err));
+    NB_TRY(ni_run_group(run, a->in, x, qkv, err));
     if (normed) {
         ni_norm_forward(be, &a->q_norm, a->q, a->q_rstd, a->q_raw, norm_rows(a, run, a->heads));
         ni_norm_forward(be, &a->k_norm, a->k, a->k_rstd, a->k_raw, norm_rows(a, run, a->kv_heads));
@@ -140,7 +140,7 @@ static nb_status forward(void *layer, const ni_run *run, const nb_mat *x, const 
         run->pass->lens->attention(run->pass->lens->context, be, a->name, &s, a->q, a->k);
     NB_TRY(be->ops->attention_forward(be, &s, a->o, a->lse, a->q, a->k, a->v, err));
     nb_mat o = ni_act_with(run, a->o, q_cols, a->o_amax);
-    return ni_linear_group_forward(a->out, run->pass, run->scratch, run->training, &o, y, err);
+    return y ? ni_run_group(run, a->out, &o, y, err) : NB_OK;
 }
 
 static nb_status backward(void *layer, const ni_run *run, const nb_mat *x, const nb_mat *dy, const nb_mat *dx,

@@ -51,6 +51,66 @@ static nb_status build(ni_builder *builder, nb_error *err) {
     return ni_head_build(builder, err);
 }
 
+static void place_stream(ni_builder *builder) {
+    nb_model *model = builder->model;
+    const int32_t branches = 2 * model->config.layers;
+    const size_t hidden = ni_act_bytes(builder, model->config.hidden);
+    const bool between = model->recompute == NB_RECOMPUTE_BLOCK; /* blocks alone; inside of them one for all */
+    for (int32_t i = 0; i <= branches; i++) {
+        const bool own = model->training ? !between || i % 2 == 0 || i == 1 : i < 2;
+        model->stream[i] = own ? ni_arena_take(&model->saved, hidden) : model->stream[i % 2];
+    }
+}
+
+static void place_norm(ni_builder *builder, ni_branch *branch) {
+    nb_model *model = builder->model;
+    branch->normed = ni_arena_take(&model->saved, ni_act_bytes(builder, model->config.hidden));
+    branch->rstd = ni_arena_take(&model->saved, ni_real_bytes(builder, 1));
+    branch->amax = !model->traits->post_norm && branch->kind->wants_amax(branch->layer, false)
+                       ? ni_arena_take(&model->saved, sizeof *branch->amax)
+                       : NULL;
+}
+
+static void place_layer(ni_builder *builder, int32_t i, size_t work) {
+    nb_model *model = builder->model;
+    ni_branch *branch = &model->branches[i];
+    builder->block = i / 2;
+    model->working.used = work;
+    branch->kind->place(branch->layer, builder, &model->saved, &model->working);
+}
+
+/* MLPs that are made again lie over each other; their norms do not. */
+static void place_mlps_together(ni_builder *builder, size_t work) {
+    ni_arena *saved = &builder->model->saved;
+    const size_t begin = saved->used;
+    size_t end = begin;
+    for (int32_t i = 1; i < 2 * builder->model->config.layers; i += 2) {
+        saved->used = begin;
+        place_layer(builder, i, work);
+        end = saved->used > end ? saved->used : end;
+    }
+    saved->used = end;
+}
+
+/* Blocks that are made again lie over each other; without a backward pass every branch does. */
+static void place_branches(ni_builder *builder) {
+    nb_model *model = builder->model;
+    const size_t work = model->working.used;
+    const bool mlps_together = model->recompute == NB_RECOMPUTE_MLP, blocks = model->recompute == NB_RECOMPUTE_BLOCK;
+    if (mlps_together)
+        place_mlps_together(builder, work);
+    const size_t begin = model->saved.used;
+    for (int32_t i = 0; i < 2 * model->config.layers; i++) {
+        if (!model->training || (blocks && i % 2 == 0))
+            model->saved.used = begin;
+        place_norm(builder, &model->branches[i]);
+        if (!mlps_together || i % 2 == 0)
+            place_layer(builder, i, work);
+    }
+    builder->block = -1;
+    model->working.used = work;
+}
+
 /* Runs once to measure and once to place. Without a backward pass nothing needs to be saved: all layers share one set
  * of buffers, and the residual stream goes to and fro between two. */
 static void place(ni_builder *builder) {
@@ -59,8 +119,7 @@ static void place(ni_builder *builder) {
     int32_t branches = 2 * model->config.layers;
     size_t hidden = ni_act_bytes(builder, model->config.hidden);
     saved->used = working->used = 0;
-    for (int32_t i = 0; i <= branches; i++)
-        model->stream[i] = model->training || i < 2 ? ni_arena_take(saved, hidden) : model->stream[i % 2];
+    place_stream(builder);
     model->branch_buffer[0] = ni_arena_take(working, hidden);
     model->branch_buffer[1] = model->training ? ni_arena_take(working, hidden) : NULL;
     model->dstream = model->training ? ni_arena_take(working, hidden) : NULL;
@@ -71,21 +130,7 @@ static void place(ni_builder *builder) {
     for (int32_t i = 0; model->training && i < branches; i++)
         asks |= model->branches[i].kind->wants_amax(model->branches[i].layer, true);
     model->dy_amax = asks ? ni_arena_take(working, sizeof *model->dy_amax) : NULL;
-    size_t shared_saved = saved->used, shared_working = working->used;
-    for (int32_t i = 0; i < branches; i++) {
-        ni_branch *branch = &model->branches[i];
-        builder->block = i / 2;
-        saved->used = model->training ? saved->used : shared_saved;
-        working->used = shared_working;
-        branch->normed = ni_arena_take(saved, hidden);
-        branch->rstd = ni_arena_take(saved, ni_real_bytes(builder, 1));
-        branch->amax = !model->traits->post_norm && branch->kind->wants_amax(branch->layer, false)
-                           ? ni_arena_take(saved, sizeof *branch->amax)
-                           : NULL;
-        branch->kind->place(branch->layer, builder, saved, working);
-    }
-    builder->block = -1;
-    working->used = shared_working;
+    place_branches(builder);
     ni_head_place(builder, working);
 }
 

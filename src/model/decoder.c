@@ -94,6 +94,37 @@ static nb_status post_norm_backward(nb_model *model, const ni_run *run, int32_t 
     return NB_OK;
 }
 
+/* ---- activations that are made again ---- */
+
+/* Before the backward pass of an MLP: what others wrote over since the forward pass (build.c) is made as it was made
+ * then: of the MLP, or of its whole block, from the residual stream before it. The last of all is still there. */
+static nb_status make_again(nb_model *model, const ni_run *run, int32_t i, nb_error *err) {
+    const int32_t last = 2 * model->config.layers - 1;
+    if (model->recompute == NB_RECOMPUTE_NONE || i % 2 == 0 || i == last)
+        return NB_OK;
+    nb_pass unseen = *run->pass;
+    unseen.lens = NULL;
+    ni_run again = *run;
+    again.pass = &unseen;
+    again.again = true;
+    ni_branch *mixer = &model->branches[i - 1], *mlp = &model->branches[i];
+    const int64_t hidden = model->config.hidden;
+    const bool block = model->recompute == NB_RECOMPUTE_BLOCK;
+    if (block && model->traits->post_norm) {
+        NB_TRY(post_norm_forward(model, &again, i - 1, err));
+        return post_norm_forward(model, &again, i, err);
+    }
+    if (block) {
+        const nb_mat normed = ni_act_with(&again, mixer->normed, hidden, mixer->amax);
+        run->be->ops->rmsnorm_forward(run->be, &normed, mixer->rstd, model->stream[i - 1], mixer->norm.weight,
+                                      mixer->norm.eps);
+        NB_TRY(pre_norm_forward(model, &again, i - 1, err));
+    }
+    const nb_mat in = model->traits->post_norm ? ni_act(&again, model->stream[i], hidden)
+                                               : ni_act_with(&again, mlp->normed, hidden, mlp->amax);
+    return mlp->kind->forward(mlp->layer, &again, &in, NULL, err);
+}
+
 /* ---- the whole stream ---- */
 
 nb_status ni_decoder_forward(nb_model *model, const ni_run *run, nb_error *err) {
@@ -116,8 +147,10 @@ nb_status ni_decoder_forward(nb_model *model, const ni_run *run, nb_error *err) 
 }
 
 nb_status ni_decoder_backward(nb_model *model, const ni_run *run, nb_error *err) {
-    for (int32_t i = 2 * model->config.layers - 1; i >= 0; i--)
+    for (int32_t i = 2 * model->config.layers - 1; i >= 0; i--) {
+        NB_TRY(make_again(model, run, i, err));
         NB_TRY((model->traits->post_norm ? post_norm_backward : pre_norm_backward)(model, run, i, err));
+    }
     void *dtable = ni_params_grad(&model->params, model->embedding);
     run->be->ops->embed_backward(run->be, dtable, model->dstream, run->tokens, run->rows, model->config.hidden,
                                  model->config.vocab);

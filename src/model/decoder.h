@@ -27,7 +27,16 @@ typedef struct ni_run {
     int64_t batch, seq, rows;                                          /* rows = batch * seq: the tokens */
     const int32_t *tokens, *targets, *positions, *doc_start, *doc_end; /* [rows], backend memory */
     bool training;                                                     /* a backward pass follows */
+    bool again; /* a forward pass was here already: what it saved is made once more, and nobody looks */
 } ni_run;
+
+/* y[i] = X W_i^T of this pass, be it the first or one that is made again. */
+static inline nb_status ni_run_group(const ni_run *run, ni_linear_group *group, const nb_mat *x, const nb_mat *y,
+                                     nb_error *err) {
+    if (run->again)
+        return ni_linear_group_again(group, run->pass, run->scratch, x, y, err);
+    return ni_linear_group_forward(group, run->pass, run->scratch, run->training, x, y, err);
+}
 
 /* [rows, cols] of type act. */
 static inline nb_mat ni_act(const ni_run *run, void *data, int64_t cols) {
@@ -64,6 +73,7 @@ typedef struct ni_layer_kind {
     nb_status (*build)(void *layer, struct ni_builder *builder, nb_error *err);   /* linear groups, norms */
     void (*place)(void *layer, const struct ni_builder *builder, ni_arena *saved, ni_arena *working);
     bool (*wants_amax)(const void *layer, bool gradients); /* of its input; of the gradient of its output */
+    /* y NULL: not wanted, only what is saved for the backward pass. */
     nb_status (*forward)(void *layer, const ni_run *run, const nb_mat *x, const nb_mat *y, nb_error *err);
     nb_status (*backward)(void *layer, const ni_run *run, const nb_mat *x, const nb_mat *dy, const nb_mat *dx,
                           nb_error *err);
@@ -102,10 +112,13 @@ typedef struct ni_head {
     ni_norm norm;
     int32_t param; /* of the weight: the embedding's if tied */
     ni_linear_group *linear;
+    int64_t asked_rows;     /* nb_model_options.head_rows */
     int64_t chunk;          /* rows whose logits exist at one time */
     void *normed, *dnormed; /* act [rows, hidden] */
     void *rstd, *loss;      /* real [rows] */
     void *logits;           /* act [chunk, vocab] */
+    int64_t wide_rows;      /* of them as F32, for whoever asks for logits */
+    void *wide;             /* F32 [wide_rows, vocab] */
 } ni_head;
 
 struct nb_model {
@@ -113,6 +126,7 @@ struct nb_model {
     nb_model_config config;
     const ni_family_traits *traits;
     bool training;
+    nb_recompute recompute;
     int64_t max_batch, max_seq, max_rows;
     ni_params params;
     int32_t embedding;   /* parameter */

@@ -130,8 +130,8 @@ static nb_status forward(void *layer, const ni_run *run, const nb_mat *x, const 
                                 ni_act(run, l->g, l->values), ni_act(run, l->low, l->low_rank)};
     const nb_mat low = ni_act(run, l->low, l->low_rank), a = ni_act(run, l->a, l->keys);
     const nb_mat normed = ni_act_with(run, l->normed, l->values, l->normed_amax);
-    NB_TRY(ni_linear_group_forward(l->in, run->pass, run->scratch, run->training, x, projected, err));
-    NB_TRY(ni_linear_group_forward(l->gate_out, run->pass, run->scratch, run->training, &low, &a, err));
+    NB_TRY(ni_run_group(run, l->in, x, projected, err));
+    NB_TRY(ni_run_group(run, l->gate_out, &low, &a, err));
     if (run->pass->lens && run->pass->lens->gate)
         run->pass->lens->gate(run->pass->lens->context, be, l->name, &a, l->bias);
     be->ops->gla_gate_forward(be, l->gate, l->a, l->bias, run->rows, l->keys, l->normalizer, l->clamp);
@@ -140,7 +140,7 @@ static nb_status forward(void *layer, const ni_run *run, const nb_mat *x, const 
     nb_mat heads = nb_mat_of(l->normed, be->act, run->rows * l->heads, l->norm.dim);
     heads.amax = l->normed_amax;
     be->ops->gated_norm_forward(be, &heads, l->rstd, l->o, l->g, l->norm.weight, l->norm.eps);
-    return ni_linear_group_forward(l->out, run->pass, run->scratch, run->training, &normed, y, err);
+    return y ? ni_run_group(run, l->out, &normed, y, err) : NB_OK;
 }
 
 static nb_status backward(void *layer, const ni_run *run, const nb_mat *x, const nb_mat *dy, const nb_mat *dx,

@@ -20,10 +20,19 @@ nb_status ni_head_declare(ni_builder *builder, nb_error *err) {
     return ni_params_declare(&model->params, "lm_head.weight", c->vocab, c->hidden, &model->head.param, err);
 }
 
-static int64_t chunk_rows(const nb_model *model, const nb_plan *plan) {
+static nb_status chunk_rows(nb_model *model, const nb_plan *plan, nb_error *err) {
+    ni_head *head = &model->head;
+    if (head->asked_rows && plan->quantized)
+        return nb_fail(err, NB_BAD_CONFIG,
+                       "head_rows: %lld, but the recipe quantizes lm_head, whose scales belong to all rows of a "
+                       "micro-batch; expected 0",
+                       (long long)head->asked_rows);
     int64_t rows = model->be->logit_elements / model->config.vocab / CHUNK_ROWS * CHUNK_ROWS;
     rows = rows < CHUNK_ROWS ? CHUNK_ROWS : rows;
-    return plan->quantized || rows > model->max_rows ? model->max_rows : rows;
+    rows = head->asked_rows ? head->asked_rows : rows;
+    head->chunk = plan->quantized || rows > model->max_rows ? model->max_rows : rows;
+    head->wide_rows = head->chunk < CHUNK_ROWS ? head->chunk : CHUNK_ROWS;
+    return NB_OK;
 }
 
 nb_status ni_head_build(ni_builder *builder, nb_error *err) {
@@ -31,7 +40,7 @@ nb_status ni_head_build(ni_builder *builder, nb_error *err) {
     nb_plan plan;
     ni_build_norm(builder, &model->head.norm);
     NB_TRY(nb_recipe_plan(builder->recipe, "lm_head", -1, model->config.layers, &plan, err));
-    model->head.chunk = chunk_rows(model, &plan);
+    NB_TRY(chunk_rows(model, &plan, err));
     const ni_projection projection = {"lm_head", model->head.param};
     return ni_build_group(builder, "lm_head.input", &projection, 1, model->head.chunk, &model->head.linear, err);
 }
@@ -44,9 +53,9 @@ void ni_head_place(const ni_builder *builder, ni_arena *working) {
     head->dnormed = model->training ? ni_arena_take(working, hidden) : NULL;
     head->rstd = ni_arena_take(working, ni_real_bytes(builder, 1));
     head->loss = ni_arena_take(working, ni_real_bytes(builder, 1));
-    /* Behind the logits, room for the same in F32, for whoever asks for them (nb_model_logits). */
-    size_t element = nb_dtype_size(model->be->act) + nb_dtype_size(NB_F32);
-    head->logits = ni_arena_take(working, (size_t)(head->chunk * model->config.vocab) * element);
+    const size_t vocab = (size_t)model->config.vocab;
+    head->logits = ni_arena_take(working, (size_t)head->chunk * vocab * nb_dtype_size(model->be->act));
+    head->wide = ni_arena_take(working, (size_t)head->wide_rows * vocab * sizeof(float));
 }
 
 /* ---- over chunks ---- */
@@ -101,9 +110,12 @@ nb_status ni_head_logits(nb_model *model, const ni_run *run, float *logits, nb_e
         int64_t count = run->rows - first < head->chunk ? run->rows - first : head->chunk;
         nb_mat chunk;
         NB_TRY(logits_of(model, run, first, count, &chunk, err));
-        void *wide = (uint8_t *)head->logits + (size_t)(head->chunk * vocab) * nb_dtype_size(be->act);
-        be->ops->cast(be, wide, NB_F32, chunk.data, be->act, count * vocab);
-        be->ops->download(be, logits + first * vocab, wide, (size_t)(count * vocab) * sizeof(float));
+        for (int64_t done = 0; done < count; done += head->wide_rows) {
+            const int64_t some = (count - done < head->wide_rows ? count - done : head->wide_rows) * vocab;
+            const uint8_t *from = (uint8_t *)chunk.data + (size_t)(done * vocab) * nb_dtype_size(be->act);
+            be->ops->cast(be, head->wide, NB_F32, from, be->act, some);
+            be->ops->download(be, logits + (first + done) * vocab, head->wide, (size_t)some * sizeof(float));
+        }
     }
     return NB_OK;
 }

@@ -63,9 +63,9 @@ static nb_status forward(void *layer, const ni_run *run, const nb_mat *x, const 
     ni_mlp *mlp = layer;
     nb_mat gate_up[] = {ni_act(run, mlp->gate, mlp->intermediate), ni_act(run, mlp->up, mlp->intermediate)};
     nb_mat inner = ni_act_with(run, mlp->inner, mlp->intermediate, mlp->inner_amax);
-    NB_TRY(ni_linear_group_forward(mlp->in, run->pass, run->scratch, run->training, x, gate_up, err));
+    NB_TRY(ni_run_group(run, mlp->in, x, gate_up, err));
     run->be->ops->swiglu_forward(run->be, &inner, mlp->gate, mlp->up);
-    return ni_linear_group_forward(mlp->out, run->pass, run->scratch, run->training, &inner, y, err);
+    return y ? ni_run_group(run, mlp->out, &inner, y, err) : NB_OK;
 }
 
 static nb_status backward(void *layer, const ni_run *run, const nb_mat *x, const nb_mat *dy, const nb_mat *dx,

@@ -22,6 +22,13 @@ static nb_status check_request(const nb_model_config *config, int64_t batch, int
 
 nb_status nb_model_create(nb_backend *be, const nb_model_config *config, const nb_recipe *recipe, int64_t batch,
                           int64_t seq, bool training, nb_model **out, nb_error *err) {
+    const nb_model_options options = {.batch = batch, .seq = seq, .training = training};
+    return nb_model_create_with(be, config, recipe, &options, out, err);
+}
+
+nb_status nb_model_create_with(nb_backend *be, const nb_model_config *config, const nb_recipe *recipe,
+                               const nb_model_options *options, nb_model **out, nb_error *err) {
+    const int64_t batch = options->batch, seq = options->seq;
     NB_TRY(nb_model_config_check(config, err));
     NB_TRY(check_request(config, batch, seq, err));
     nb_model *model = calloc(1, sizeof *model);
@@ -30,7 +37,9 @@ nb_status nb_model_create(nb_backend *be, const nb_model_config *config, const n
     model->be = be;
     model->config = *config;
     model->traits = ni_family_find(config->family);
-    model->training = training;
+    model->training = options->training;
+    model->recompute = options->training ? options->recompute : NB_RECOMPUTE_NONE;
+    model->head.asked_rows = options->head_rows;
     model->max_batch = batch;
     model->max_seq = seq;
     model->max_rows = batch * seq;

@@ -67,8 +67,8 @@ static nb_status restore_state(nb_trainer *t, const saved_state *saved, nb_error
 static nb_status create_model(nb_trainer *t, nb_error *err) {
     nb_model_free(t->model);
     t->model = NULL;
-    return nb_model_create(t->be, &t->model_config, &t->working_recipe, t->config.micro_batch, t->config.seq, true,
-                           &t->model, err);
+    const nb_model_options how = ni_run_model_options(&t->config);
+    return nb_model_create_with(t->be, &t->model_config, &t->working_recipe, &how, &t->model, err);
 }
 
 static nb_status keep_in_bf16(nb_trainer *t, nb_error *err) {

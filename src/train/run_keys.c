@@ -23,6 +23,13 @@ static const ni_word policy_words[] = {
     {NULL, 0, NULL},
 };
 
+static const ni_word recompute_words[] = {
+    {"none", NB_RECOMPUTE_NONE, "every activation is kept until the backward pass has read it"},
+    {"mlp", NB_RECOMPUTE_MLP, "what lies inside of the MLPs is made again in the backward pass"},
+    {"block", NB_RECOMPUTE_BLOCK, "everything inside of a block is made again, from the residual stream before it"},
+    {NULL, 0, NULL},
+};
+
 static const ni_word isa_words[] = {
     {"auto", NB_ISA_AUTO, "the best of this machine"},
     {"scalar", NB_ISA_SCALAR, "reference code for everything"},
@@ -127,6 +134,21 @@ static const ni_key rows[] = {
      .low = 1,
      .high = 1 << 20,
      .help = "micro-batches in one optimizer step",
+     .source = "our choice"},
+    {.path = "recompute",
+     .type = NI_KEY_CHOICE,
+     FIELD(recompute),
+     .fallback = "none",
+     .words = recompute_words,
+     .help = "activations that are made twice instead of kept: less memory, more time, the same bits",
+     .source = "our choice"},
+    {.path = "head_rows",
+     .type = NI_KEY_INT,
+     FIELD(head_rows),
+     .fallback = "0",
+     .high = 1 << 24,
+     .help = "tokens whose logits exist at one time; dW of the head is summed over so many at a time. 0: as many as "
+             "make 2^24 logits on a CPU, 2^28 on a GPU",
      .source = "our choice"},
 
     /* ---- optimizer and schedule ---- */
@@ -504,9 +526,9 @@ int64_t nb_run_steps(const nb_run_config *config) {
 /* ---- which keys decide the bits ---- */
 
 static bool is_free_on_resume(const char *path) {
-    static const char *const prefixes[] = {"out",     "data.tokenizer", "eval.",       "checkpoint.",
-                                           "lens.",   "bad_numbers.",   "print_every", "peak_flops",
-                                           "backend", "threads",        "isa"};
+    static const char *const prefixes[] = {"recompute",   "out",     "data.tokenizer", "eval.",
+                                           "checkpoint.", "lens.",   "bad_numbers.",   "print_every",
+                                           "peak_flops",  "backend", "threads",        "isa"};
     for (size_t i = 0; i < NI_COUNT(prefixes); i++)
         if (strncmp(path, prefixes[i], strlen(prefixes[i])) == 0)
             return true;

@@ -58,7 +58,8 @@ static nb_status build(nb_trainer *t, bool on_paper, nb_error *err) {
     NB_TRY(nb_recipe_check_steps(&t->recipe, t->steps, err));
     NB_TRY(check_lengths(t, err));
     NB_TRY(on_paper ? write_paper_batch(t, err) : open_data(t, err));
-    NB_TRY(nb_model_create(t->be, &t->model_config, &t->recipe, c->micro_batch, c->seq, true, &t->model, err));
+    const nb_model_options how = ni_run_model_options(c);
+    NB_TRY(nb_model_create_with(t->be, &t->model_config, &t->recipe, &how, &t->model, err));
     if (!on_paper)
         nb_model_init(t->model, (uint32_t)c->seeds.init);
     NB_TRY(ni_optimizer_create(t->be, t->model, &t->recipe.optimizer_state, &t->optimizer, err));
@@ -123,6 +124,14 @@ nb_model *nb_trainer_model(nb_trainer *t) {
 
 const nb_recipe *nb_trainer_recipe(const nb_trainer *t) {
     return &t->working_recipe;
+}
+
+nb_model_options ni_run_model_options(const nb_run_config *config) {
+    return (nb_model_options){.batch = config->micro_batch,
+                              .seq = config->seq,
+                              .training = true,
+                              .recompute = config->recompute,
+                              .head_rows = config->head_rows};
 }
 
 /* ---- where the run stands ---- */

@@ -58,6 +58,9 @@ struct nb_trainer {
     double mean_ms;                      /* moving average of the step time, for the time left */
 };
 
+/* How the model of a run is built. */
+nb_model_options ni_run_model_options(const nb_run_config *config);
+
 /* The pass of micro-batch `micro_batch` at `step` of a run: noise, and what the late switch says. */
 nb_pass ni_run_pass(const nb_run_config *config, const nb_recipe *recipe, int64_t step, int64_t micro_batch);
 

@@ -1,10 +1,11 @@
 /* main.c: every operation of the table on every backend that is asked for, against its reference: one table.
  *
- *     test_backends [--backend NAME]... [--only REGEX] [--list] [--digests FILE] [--check-digests FILE]
+ *     test_backends [--backend NAME]... [--only REGEX] [--whole] [--list] [--digests FILE] [--check-digests FILE]
  *
  * NAME is what nb_backend_open knows, or cpu:scalar, cpu:portable, cpu:avx2, cpu:avx512, each with :THREADS behind it
- * where somebody wants it. Without --backend: every instruction set of this processor. The exit status is 1 where a
- * case fails, and where a row of ops.inc has no case.
+ * where somebody wants it. Without --backend: every instruction set of this processor. A backend may refuse a shape
+ * (NB_UNSUPPORTED): the table shows it with the reason, and what it can do is held to its bound all the same. The exit
+ * status is 1 where a case fails, where a row of ops.inc has no case, and with --whole where anything was refused.
  */
 #include "trial.h"
 
@@ -18,7 +19,7 @@ typedef struct options {
     const char *names[MOST_BACKENDS];
     int count;
     const char *only, *write, *check;
-    bool list;
+    bool list, whole;
 } options;
 
 static const case_list *const ALL[] = {&memory_cases,  &elementwise_cases, &norm_cases,     &sequence_cases,
@@ -110,26 +111,57 @@ static void once(const test_case *c, trial *t, nb_backend *be, int shape, bool a
     run_trial(c, t);
 }
 
+/* What one backend made of one case. */
+typedef struct verdict {
+    double worst;
+    char what[512];    /* where it is worst */
+    char refused[512]; /* the first shape that the backend refuses, and why */
+    int refusals;
+} verdict;
+
+static void judge(const test_case *c, const trial *got, const trial *want, const trial *magnitudes, verdict *v) {
+    char text[512];
+    if (got->refusal[0] && !got->failure[0]) {
+        if (v->refusals++ == 0)
+            snprintf(v->refused, sizeof v->refused, "shape %d: %.490s", got->shape, got->refusal);
+        return;
+    }
+    const double ratio = compare_trials(c, got, want, magnitudes, text, sizeof text);
+    if (!(ratio <= v->worst)) {
+        v->worst = ratio;
+        snprintf(v->what, sizeof v->what, "shape %d: %.490s", got->shape, text);
+    }
+}
+
+static int print_verdict(const test_case *c, const options *o, const char *backend, const verdict *v) {
+    const bool right = v->worst <= 1, ok = right && !(o->whole && v->refusals);
+    char error[32];
+    snprintf(error, sizeof error, v->refusals == c->shapes ? "-" : "%.3g", v->worst);
+    printf("%-28.28s  %-34.34s  %-14s  %9s  %-5s  %s\n", c->ops, c->name, backend, error, c->by == BITS ? "bits" : "1",
+           !ok                        ? "FAILED"
+           : v->refusals == c->shapes ? "not supported"
+                                      : "ok");
+    if (!right)
+        printf("    %s\n", v->what);
+    if (v->refusals)
+        printf("    not supported, %d of %d shapes: %s\n", v->refusals, c->shapes, v->refused);
+    return !ok;
+}
+
 static int run_case(const test_case *c, const options *o, nb_backend *const *backends, const references *refs) {
-    double worst[MOST_BACKENDS] = {0};
-    char what[MOST_BACKENDS][512] = {{0}};
-    nb_backend *judge = c->by == BITS || c->by == CODES ? refs->scalar : refs->in_double;
+    verdict verdicts[MOST_BACKENDS] = {{0}};
+    nb_backend *referee = c->by == BITS || c->by == CODES ? refs->scalar : refs->in_double;
     for (int shape = 0; shape < c->shapes; shape++) {
         trial want, magnitudes = {0};
-        once(c, &want, judge, shape, false);
+        once(c, &want, referee, shape, false);
         if (c->by == PRODUCTS || c->by == CODES)
-            once(c, &magnitudes, judge, shape, true);
-        if (want.failure[0])
-            fail_msg("%s, %s, shape %d: the reference: %s", c->ops, c->name, shape, want.failure);
+            once(c, &magnitudes, referee, shape, true);
+        if (want.failure[0] || want.refusal[0])
+            fail_msg("%s, %s, shape %d: the reference: %s%s", c->ops, c->name, shape, want.failure, want.refusal);
         for (int b = 0; b < o->count; b++) {
             trial got;
-            char text[512];
             once(c, &got, backends[b], shape, false);
-            const double ratio = compare_trials(c, &got, &want, &magnitudes, text, sizeof text);
-            if (!(ratio <= worst[b])) {
-                worst[b] = ratio;
-                snprintf(what[b], sizeof what[b], "shape %d: %.490s", shape, text);
-            }
+            judge(c, &got, &want, &magnitudes, &verdicts[b]);
             end_trial(&got);
             assert_true(release_buffers_until(NULL) == 0);
         }
@@ -137,14 +169,8 @@ static int run_case(const test_case *c, const options *o, nb_backend *const *bac
         end_trial(&magnitudes);
     }
     int failures = 0;
-    for (int b = 0; b < o->count; b++) {
-        const bool ok = worst[b] <= 1;
-        failures += !ok;
-        printf("%-28.28s  %-34.34s  %-14s  %9.3g  %-5s  %s\n", c->ops, c->name, o->names[b], worst[b],
-               c->by == BITS ? "bits" : "1", ok ? "ok" : "FAILED");
-        if (!ok)
-            printf("    %s\n", what[b]);
-    }
+    for (int b = 0; b < o->count; b++)
+        failures += print_verdict(c, o, o->names[b], &verdicts[b]);
     fflush(stdout);
     return failures;
 }
@@ -201,13 +227,17 @@ static options read_options(int argc, char **argv) {
             o.list = true;
             continue;
         }
+        if (strcmp(key, "--whole") == 0) {
+            o.whole = true;
+            continue;
+        }
         const char **to = strcmp(key, "--backend") == 0 && o.count < MOST_BACKENDS ? &o.names[o.count]
                           : strcmp(key, "--only") == 0                             ? &o.only
                           : strcmp(key, "--digests") == 0                          ? &o.write
                           : strcmp(key, "--check-digests") == 0                    ? &o.check
                                                                                    : NULL;
         if (!to || !next)
-            fail_msg("usage: test_backends [--backend NAME]... [--only REGEX] [--list] [--digests FILE] "
+            fail_msg("usage: test_backends [--backend NAME]... [--only REGEX] [--whole] [--list] [--digests FILE] "
                      "[--check-digests FILE]");
         *to = next;
         o.count += to == &o.names[o.count];

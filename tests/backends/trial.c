@@ -104,7 +104,9 @@ void record(trial *t, const char *what, const void *host, nb_dtype type, int64_t
 }
 
 void fail_trial(trial *t, const char *what, nb_status status, const nb_error *err) {
-    if (!t->failure[0])
+    if (status == NB_UNSUPPORTED && !t->refusal[0])
+        snprintf(t->refusal, sizeof t->refusal, "%.390s", err->message);
+    else if (status != NB_UNSUPPORTED && !t->failure[0])
         snprintf(t->failure, sizeof t->failure, "%.120s: status %d: %.200s", what, (int)status, err->message);
 }
 

@@ -29,6 +29,7 @@ typedef struct trial {
     int count, room;
     held *memory;
     char failure[400]; /* what went wrong; "" if nothing */
+    char refusal[400]; /* why an operation said NB_UNSUPPORTED; "" if none did: then results mean nothing */
 } trial;
 
 /* What a case is compared with. */
@@ -77,6 +78,7 @@ void *output_exact(trial *t, const char *what, nb_dtype type, int64_t n); /* the
 void keep(trial *t, const char *what, const void *device, nb_dtype type, int64_t n, bool exact);
 /* What lies on the host. */
 void record(trial *t, const char *what, const void *host, nb_dtype type, int64_t n, bool exact);
+/* A call that was not NB_OK: NB_UNSUPPORTED is a refusal, everything else a failure. */
 void fail_trial(trial *t, const char *what, nb_status status, const nb_error *err);
 #define EXPECT_OK(t, call)                                                                                             \
     do {                                                                                                               \

@@ -213,6 +213,14 @@ static void guarded_release(nb_backend *be, void *memory) {
 
 #include "thunks.inc"
 
+/* With NIBBLE_TEST_REFUSES=attention: heads of 24 are refused, as kernels refuse what they have no tiles for. */
+static nb_status refuse_some(nb_backend *be, const nb_attention *a, void *o, void *lse, const void *q, const void *k,
+                             const void *v, nb_error *err) {
+    if (a->head_dim == 24)
+        return nb_fail(err, NB_UNSUPPORTED, "guarded: attention with heads of 24; expected others");
+    return guarded_attention_forward(be, a, o, lse, q, k, v, err);
+}
+
 /* ---- the object ---- */
 
 static void destroy(nb_backend *be) {
@@ -250,6 +258,9 @@ static nb_status guard(nb_backend *inside, nb_backend **out, nb_error *err) {
     object->backend.ops = copy.ops;
     object->backend.state = copy.state;
     fill(&object->ops, inside->ops);
+    const char *refuses = getenv("NIBBLE_TEST_REFUSES");
+    if (refuses && strcmp(refuses, "attention") == 0)
+        object->ops.attention_forward = refuse_some;
     *out = &object->backend;
     return NB_OK;
 }

@@ -1,7 +1,8 @@
 /* cuda.h: inside the CUDA backend: one GPU, one stream, its scratch memory and its libraries.
  *
  * Operations are enqueued and return at once. What goes wrong on the way is kept as the backend's fault, the first one
- * wins, and `synchronize` reports it; an operation that returns a status reports it at once where it is known.
+ * wins, and `synchronize` reports it; an operation that returns a status reports it at once where it is known. What
+ * broke nothing (a refused launch, memory that ran out) is told once; a fault of the GPU stays.
  * The host side is C11; kernels are launched through the extern "C" functions of the headers beside the *.cu files.
  */
 #ifndef NI_BACKEND_CUDA_CUDA_H
@@ -26,8 +27,9 @@ typedef struct ni_cuda {
     size_t scratch_bytes;
     float *words; /* device constants and results: NI_CUDA_ZERO, ... */
     struct ni_cuda_plans *plans;
-    nb_status fault_status;
+    nb_status fault_status; /* of the first thing that went wrong; NB_OK once it was told, unless `broken` */
     nb_error fault;
+    bool broken; /* nothing works on the GPU any more */
 } ni_cuda;
 
 /* Words of ni_cuda.words. */

@@ -1,4 +1,11 @@
-/* loss.cu: cross entropy, a block a row: one read for the maximum and the sum of exponentials, one for the gradients. */
+/* loss.cu: cross entropy, a block a row: one reading for the maximum and the sum of exponentials, one, out of the L2,
+ * that turns the logits into their gradients where they stand.
+ *
+ *     lse = max + log(sum exp(x - max))      dx = grad_scale ((1 + 2 z lse) exp(x - lse) - [target])
+ *
+ * A thread takes eight columns at a time where rows begin at whole 16 bytes, else one. Its maximum and its sum go
+ * together; threads, then warps, are joined in the order of their numbers.
+ */
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/launch.cuh"
 
@@ -29,8 +36,56 @@ static __device__ tail block_tail(tail mine, tail *room) {
     return all;
 }
 
-static __global__ void cross_entropy(float *loss, float *z, uint16_t *dlogits, const uint16_t *logits, const int32_t *targets,
-                                     int64_t vocab, float grad_scale, float z_loss) {
+/* Some columns of a row: eight, or one. */
+template <int N> struct piece {
+    float x[N];
+};
+
+static __device__ piece<8> load(const uint16_t *from, piece<8> *) {
+    const ni_eight e = ni_load_eight(from);
+    piece<8> p;
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        p.x[i] = e.x[i];
+    return p;
+}
+
+static __device__ piece<1> load(const uint16_t *from, piece<1> *) {
+    piece<1> p = {{ni_bf16_value(*from)}};
+    return p;
+}
+
+static __device__ void store(uint16_t *to, const piece<8> &p) {
+    ni_eight e;
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        e.x[i] = p.x[i];
+    ni_store_eight(to, e);
+}
+
+static __device__ void store(uint16_t *to, const piece<1> &p) {
+    *to = ni_bf16_even(p.x[0]);
+}
+
+template <int N> static __device__ tail with(tail t, const piece<N> &p) {
+    float largest = t.largest;
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        largest = fmaxf(largest, p.x[i]);
+    if (largest == -INFINITY)
+        return t;
+    float sum = t.sum * expf(t.largest - largest);
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        sum += expf(p.x[i] - largest);
+    tail joint = {largest, sum};
+    return joint;
+}
+
+template <int N>
+static __global__ void __launch_bounds__(NI_THREADS)
+    cross_entropy(float *loss, float *z, uint16_t *dlogits, const uint16_t *logits, const int32_t *targets,
+                  int64_t vocab, float grad_scale, float z_loss) {
     __shared__ tail room[NI_WARPS];
     const int64_t r = blockIdx.x;
     const uint16_t *x = logits + r * vocab;
@@ -38,28 +93,38 @@ static __global__ void cross_entropy(float *loss, float *z, uint16_t *dlogits, c
     const float at_target = target >= 0 ? ni_bf16_value(x[target]) : 0.0f; /* before dlogits overwrites it */
     tail mine = {-INFINITY, 0.0f};
     bool nan = false;
-    for (int64_t c = threadIdx.x; c < vocab; c += blockDim.x) {
-        tail one = {ni_bf16_value(x[c]), 1.0f};
-        nan |= one.largest != one.largest;
-        mine = joined(mine, one);
+    for (int64_t c = N * threadIdx.x; c < vocab; c += N * NI_THREADS) {
+        const piece<N> p = load(x + c, (piece<N> *)NULL);
+#pragma unroll
+        for (int i = 0; i < N; i++)
+            nan |= p.x[i] != p.x[i];
+        mine = with(mine, p);
     }
     nan = __syncthreads_or(nan);
-    tail all = block_tail(mine, room);
+    const tail all = block_tail(mine, room);
     const float lse = nan ? NAN : all.largest + logf(all.sum);
     if (threadIdx.x == 0) {
         loss[r] = target >= 0 ? lse - at_target : 0.0f;
         if (z)
             z[r] = lse;
     }
-    for (int64_t c = threadIdx.x; dlogits && c < vocab; c += blockDim.x) {
-        float slope = (1.0f + 2.0f * z_loss * lse) * expf(ni_bf16_value(x[c]) - lse) - (c == target ? 1.0f : 0.0f);
-        dlogits[r * vocab + c] = ni_bf16_even(target >= 0 ? grad_scale * slope : 0.0f);
+    const float slope = 1.0f + 2.0f * z_loss * lse;
+    for (int64_t c = N * threadIdx.x; dlogits && c < vocab; c += N * NI_THREADS) {
+        piece<N> p = load(x + c, (piece<N> *)NULL);
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            const float d = slope * expf(p.x[i] - lse) - (c + i == target ? 1.0f : 0.0f);
+            p.x[i] = target >= 0 ? grad_scale * d : 0.0f;
+        }
+        store(dlogits + r * vocab + c, p);
     }
 }
 
-int ni_cuda_launch_cross_entropy(void *stream, float *loss, float *z, uint16_t *dlogits, const uint16_t *logits, const int32_t *targets,
-                                 int64_t n, int64_t vocab, float grad_scale, float z_loss) {
+int ni_cuda_launch_cross_entropy(void *stream, float *loss, float *z, uint16_t *dlogits, const uint16_t *logits,
+                                 const int32_t *targets, int64_t n, int64_t vocab, float grad_scale, float z_loss) {
+    const bool wide = vocab % 8 == 0 && ni_aligned(logits) && ni_aligned(dlogits);
     if (n > 0)
-        cross_entropy<<<(unsigned)n, NI_THREADS, 0, (cudaStream_t)stream>>>(loss, z, dlogits, logits, targets, vocab, grad_scale, z_loss);
+        (wide ? cross_entropy<8> : cross_entropy<1>)<<<(unsigned)n, NI_THREADS, 0, (cudaStream_t)stream>>>(
+            loss, z, dlogits, logits, targets, vocab, grad_scale, z_loss);
     return cudaGetLastError();
 }

@@ -4,30 +4,71 @@
 
 #include <stdio.h>
 
-bool ni_cuda_good(nb_backend *be, int code, const char *what) {
-    ni_cuda *cuda = ni_cuda_of(be);
-    if (code == cudaSuccess)
-        return true;
-    if (cuda->fault_status == NB_OK)
-        cuda->fault_status = nb_fail(&cuda->fault, code == cudaErrorMemoryAllocation ? NB_NO_MEMORY : NB_INTERNAL,
-                                     "cuda: %s: %s", what, cudaGetErrorString((cudaError_t)code));
-    return false;
-}
+/* ---- what goes wrong ----
+ *
+ * A fault of the GPU (an address that is not there, a card that is gone) leaves a context in which nothing works any
+ * more: it stays. A launch that was refused for its arguments ran nothing and broke nothing, and memory that ran out
+ * may suffice for the next who asks: those are told once. */
 
-/* A launch that was refused for its arguments ran nothing and broke nothing: it is told, not kept. */
 static bool is_refusal(int code) {
     return code == cudaErrorInvalidValue || code == cudaErrorMisalignedAddress || code == cudaErrorNotSupported;
 }
 
+/* An address may be refused before a launch or be found wrong by a kernel: after the latter the stream says so too. */
+static bool is_broken(const ni_cuda *cuda, int code) {
+    cudaGetLastError(); /* what is told here must not pass for the fault of the next launch */
+    if (code == cudaErrorMemoryAllocation)
+        return false;
+    if (!is_refusal(code))
+        return true;
+    const cudaError_t now = cudaStreamQuery(cuda->stream);
+    cudaGetLastError();
+    return now != cudaSuccess && now != cudaErrorNotReady;
+}
+
+static bool is_gone(int code) {
+    return code == cudaErrorECCUncorrectable || code == cudaErrorNvlinkUncorrectable ||
+           code == cudaErrorDevicesUnavailable || code == cudaErrorNoDevice || code == cudaErrorUnknown ||
+           code == cudaErrorContained || code == cudaErrorExternalDevice;
+}
+
+static nb_status describe(const ni_cuda *cuda, int code, const char *what, nb_error *err) {
+    const char *says = cudaGetErrorString((cudaError_t)code);
+    if (code == cudaErrorMemoryAllocation)
+        return nb_fail(err, NB_NO_MEMORY, "cuda: %s: no memory left on %s", what, cuda->name);
+    if (!cuda->broken)
+        return nb_fail(err, NB_UNSUPPORTED, "cuda: %s refuses these shapes or addresses: %s", what, says);
+    if (is_gone(code))
+        return nb_fail(err, NB_INTERNAL,
+                       "cuda: %s: GPU %d (%s) is lost: %s; hint: checkpoints on disk are whole, nibble train --resume "
+                       "goes on once the GPU is back",
+                       what, cuda->device, cuda->name, says);
+    return nb_fail(err, NB_INTERNAL,
+                   "cuda: %s: %s; the GPU's context is gone; hint: --resume from the last checkpoint, and "
+                   "scripts/gpu-check finds which operation it was",
+                   what, says);
+}
+
+bool ni_cuda_good(nb_backend *be, int code, const char *what) {
+    ni_cuda *cuda = ni_cuda_of(be);
+    if (code == cudaSuccess)
+        return true;
+    if (cuda->fault_status == NB_OK) { /* the first one: others follow from it */
+        cuda->broken = is_broken(cuda, code);
+        cuda->fault_status = describe(cuda, code, what, &cuda->fault);
+    }
+    return false;
+}
+
 nb_status ni_cuda_status(nb_backend *be, int code, const char *what, nb_error *err) {
     ni_cuda *cuda = ni_cuda_of(be);
-    if (cuda->fault_status == NB_OK && is_refusal(code))
-        return nb_fail(err, NB_UNSUPPORTED, "cuda: %s refuses these shapes or addresses: %s", what,
-                       cudaGetErrorString((cudaError_t)code));
     ni_cuda_good(be, code, what);
-    if (cuda->fault_status != NB_OK && err)
+    const nb_status status = cuda->fault_status;
+    if (status != NB_OK && err)
         *err = cuda->fault;
-    return cuda->fault_status;
+    if (!cuda->broken)
+        cuda->fault_status = NB_OK;
+    return status;
 }
 
 void *ni_cuda_scratch(nb_backend *be, size_t bytes, const char *what) {

@@ -112,6 +112,7 @@ __attribute__((visibility("default"))) nb_status ni_cuda_library_open(int device
         return status;
     }
     fill(&object->ops);
+    object->backend.logit_elements = NI_LOGITS_GPU;
     *out = &object->backend;
     return NB_OK;
 }
