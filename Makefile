@@ -55,7 +55,7 @@ clang: ## build and test with clang instead of gcc
 crash-test: all ## kill training at random moments, resume, compare every bit; KILLS=300 RECIPE=nvfp4
 	@scripts/crash-test $(or $(KILLS),300) $(or $(RECIPE),nvfp4) $(BUILD)/nibble
 
-install: all ## install the program, library, headers and nibble.pc under PREFIX (default /usr/local; DESTDIR works)
+install: all ## install program, library, headers, docs, nibble.pc and a CMake package under PREFIX (default /usr/local; DESTDIR works)
 	@cmake --install $(BUILD)
 
 clean: ## remove the build folders

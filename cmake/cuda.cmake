@@ -17,7 +17,8 @@ set_target_properties(nibble-cuda PROPERTIES
   LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR} C_VISIBILITY_PRESET hidden CUDA_VISIBILITY_PRESET hidden
   CUDA_STANDARD 17 CUDA_RUNTIME_LIBRARY Static POSITION_INDEPENDENT_CODE ON)
 target_include_directories(nibble-cuda PRIVATE include src SYSTEM ${CUDAToolkit_INCLUDE_DIRS})
-target_compile_definitions(nibble-cuda PRIVATE _POSIX_C_SOURCE=200809L _DEFAULT_SOURCE)
+# NB_API is nothing here: its copies of public functions are its own, whatever the program exports.
+target_compile_definitions(nibble-cuda PRIVATE "NB_API=" _POSIX_C_SOURCE=200809L _DEFAULT_SOURCE)
 target_compile_options(nibble-cuda PRIVATE
   $<$<COMPILE_LANGUAGE:C>:-Wall -Wextra -Wpedantic -Wshadow -Werror -ffp-contract=off>
   $<$<COMPILE_LANGUAGE:CUDA>:-O3 -Xcompiler=-Wall

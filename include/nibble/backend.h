@@ -63,7 +63,7 @@ typedef struct nb_quantize_stats {
 
 /* Instruction sets of the CPU backend, weakest first. */
 typedef enum nb_isa { NB_ISA_AUTO, NB_ISA_SCALAR, NB_ISA_PORTABLE, NB_ISA_AVX2, NB_ISA_AVX512 } nb_isa;
-const char *nb_isa_name(nb_isa isa);
+NB_API const char *nb_isa_name(nb_isa isa);
 
 /* What is asked of the processor. */
 typedef struct nb_backend_options {
@@ -77,25 +77,25 @@ typedef struct nb_backend_options {
  *     "ref64"             the references in double, without quantized operands: for gradient checks
  *     "paper"             nothing is computed: memory, bytes and FLOPs are counted as the processor would need them
  *     "paper:hopper"      the same, as an NVIDIA Hopper GPU would */
-nb_status nb_backend_open(const char *name, const nb_backend_options *options, nb_backend **out, nb_error *err);
+NB_API nb_status nb_backend_open(const char *name, const nb_backend_options *options, nb_backend **out, nb_error *err);
 
 /* Releases a backend and nothing that it allocated for the caller. NULL is allowed. */
-void nb_backend_free(nb_backend *be);
+NB_API void nb_backend_free(nb_backend *be);
 
 /* Memory of the backend: 64-byte aligned and zeroed; NULL if there is none. What lies in it is read and written by
  * nb_backend_read and nb_backend_write alone: it need not be the host's. Both return when the bytes have arrived. */
-void *nb_backend_alloc(nb_backend *be, size_t bytes);
-void nb_backend_release(nb_backend *be, void *memory); /* NULL is allowed */
-void nb_backend_read(nb_backend *be, void *to_host, const void *from, size_t bytes);
-void nb_backend_write(nb_backend *be, void *to, const void *from_host, size_t bytes);
+NB_API void *nb_backend_alloc(nb_backend *be, size_t bytes);
+NB_API void nb_backend_release(nb_backend *be, void *memory); /* NULL is allowed */
+NB_API void nb_backend_read(nb_backend *be, void *to_host, const void *from, size_t bytes);
+NB_API void nb_backend_write(nb_backend *be, void *to, const void *from_host, size_t bytes);
 
 /* out[rows, cols] = quantized `from` (F32 or BF16), all in the backend's memory; with `transpose`, row r of `out` is
  * column r of `from`. `noise` may be NULL where neither stochastic rounding nor fresh signs ask for it; `stats` may be
  * NULL. NB_UNSUPPORTED where the backend has no quantized operands. */
-nb_status nb_quantize(nb_backend *be, const nb_qtensor *out, const nb_mat *from, bool transpose, const nb_noise *noise,
-                      nb_quantize_stats *stats, nb_error *err);
+NB_API nb_status nb_quantize(nb_backend *be, const nb_qtensor *out, const nb_mat *from, bool transpose,
+                             const nb_noise *noise, nb_quantize_stats *stats, nb_error *err);
 /* Decoded values into F32 or BF16 (one rounding). */
-nb_status nb_dequantize(nb_backend *be, const nb_mat *out, const nb_qtensor *from, nb_error *err);
+NB_API nb_status nb_dequantize(nb_backend *be, const nb_mat *out, const nb_qtensor *from, nb_error *err);
 
 #ifdef __cplusplus
 }

@@ -16,8 +16,8 @@ extern "C" {
 
 /* Types of plain numbers in memory. */
 typedef enum nb_dtype { NB_F32, NB_BF16, NB_F64, NB_I32, NB_U8, NB_F16, NB_E4M3, NB_E5M2 } nb_dtype;
-size_t nb_dtype_size(nb_dtype type);      /* bytes of one number */
-const char *nb_dtype_name(nb_dtype type); /* "f32", "bf16", ... */
+NB_API size_t nb_dtype_size(nb_dtype type);      /* bytes of one number */
+NB_API const char *nb_dtype_name(nb_dtype type); /* "f32", "bf16", ... */
 
 /* Element formats that a quantizer writes. BF16 means "not quantized". */
 typedef enum nb_element {
@@ -84,19 +84,19 @@ typedef struct nb_quantizer {
 #define NB_BLOCK_ALL 0
 
 /* A quantizer that leaves numbers in BF16. */
-nb_quantizer nb_quantizer_bf16(void);
-bool nb_quantizer_is_bf16(const nb_quantizer *q);
-bool nb_quantizer_equal(const nb_quantizer *a, const nb_quantizer *b);
+NB_API nb_quantizer nb_quantizer_bf16(void);
+NB_API bool nb_quantizer_is_bf16(const nb_quantizer *q);
+NB_API bool nb_quantizer_equal(const nb_quantizer *a, const nb_quantizer *b);
 
 /* Checks that the fields make sense together; the reason goes to err. */
-nb_status nb_quantizer_check(const nb_quantizer *q, nb_error *err);
+NB_API nb_status nb_quantizer_check(const nb_quantizer *q, nb_error *err);
 
 /* Checks that an operand of this shape can be quantized: columns divide by the block and by the Hadamard size. */
-nb_status nb_quantizer_check_shape(const nb_quantizer *q, int64_t rows, int64_t cols, nb_error *err);
+NB_API nb_status nb_quantizer_check_shape(const nb_quantizer *q, int64_t rows, int64_t cols, nb_error *err);
 
 /* One-line text in the recipe grammar: "{format: nvfp4, block: 1x16, round: stochastic, sr_bits: 8}".
  * Writes at most `size` bytes with the final 0; returns `text`. */
-char *nb_quantizer_text(const nb_quantizer *q, char *text, size_t size);
+NB_API char *nb_quantizer_text(const nb_quantizer *q, char *text, size_t size);
 
 /* Where the random bits of one quantization come from (docs/formats.md, "Random bits"). */
 typedef struct nb_noise {
@@ -107,7 +107,7 @@ typedef struct nb_noise {
 } nb_noise;
 
 /* 32-bit hash of "name/role" that keys the random bits. `role` may be NULL. */
-uint32_t nb_name_hash(const char *name, const char *role);
+NB_API uint32_t nb_name_hash(const char *name, const char *role);
 
 /* A quantized operand [rows, cols], contraction contiguous. Buffers belong to whoever placed them and live where the
  * backend's memory lives. Pointers that the format does not use are NULL. */
@@ -126,10 +126,10 @@ typedef struct nb_qtensor_size {
     size_t codes, scales, outer_scales, tensor_scale;
     size_t total; /* of all four, each rounded up to 64 bytes: what nb_qtensor_place needs */
 } nb_qtensor_size;
-nb_qtensor_size nb_qtensor_bytes(const nb_quantizer *q, int64_t rows, int64_t cols);
+NB_API nb_qtensor_size nb_qtensor_bytes(const nb_quantizer *q, int64_t rows, int64_t cols);
 
 /* Lays the four buffers out in `memory` (nb_qtensor_bytes().total bytes, 64-byte aligned). */
-nb_qtensor nb_qtensor_place(const nb_quantizer *q, int64_t rows, int64_t cols, void *memory);
+NB_API nb_qtensor nb_qtensor_place(const nb_quantizer *q, int64_t rows, int64_t cols, void *memory);
 
 #ifdef __cplusplus
 }

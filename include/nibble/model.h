@@ -15,7 +15,7 @@ extern "C" {
 #endif
 
 typedef enum nb_family { NB_LLAMA, NB_QWEN3, NB_OLMO2, NB_GLA } nb_family;
-const char *nb_family_name(nb_family family);
+NB_API const char *nb_family_name(nb_family family);
 
 typedef struct nb_model_config {
     char name[NB_NAME_SIZE];
@@ -37,10 +37,11 @@ typedef struct nb_model_config {
 } nb_model_config;
 
 /* Reads models/NAME.yaml, the path of a model file, or the config.json of a Hugging Face folder ("./folder"). */
-nb_status nb_model_config_load(const char *name_or_path, const char *models_dir, nb_model_config *out, nb_error *err);
+NB_API nb_status nb_model_config_load(const char *name_or_path, const char *models_dir, nb_model_config *out,
+                                      nb_error *err);
 
 /* Checks sizes against each other (heads divide, widths are positive, nothing overflows). */
-nb_status nb_model_config_check(const nb_model_config *config, nb_error *err);
+NB_API nb_status nb_model_config_check(const nb_model_config *config, nb_error *err);
 
 /* One parameter tensor inside the model's flat arrays. */
 typedef struct nb_param {
@@ -81,43 +82,45 @@ typedef struct nb_model_options {
 
 /* Builds a model with buffers for micro-batches of at most batch x seq tokens. Parameters are zero until initialised or
  * loaded. The backend must outlive the model. */
-nb_status nb_model_create_with(nb_backend *be, const nb_model_config *config, const nb_recipe *recipe,
-                               const nb_model_options *options, nb_model **out, nb_error *err);
+NB_API nb_status nb_model_create_with(nb_backend *be, const nb_model_config *config, const nb_recipe *recipe,
+                                      const nb_model_options *options, nb_model **out, nb_error *err);
 
 /* The same with nothing recomputed and as many rows in the head as the backend likes. */
-nb_status nb_model_create(nb_backend *be, const nb_model_config *config, const nb_recipe *recipe, int64_t batch,
-                          int64_t seq, bool training, nb_model **out, nb_error *err);
-void nb_model_free(nb_model *model);
+NB_API nb_status nb_model_create(nb_backend *be, const nb_model_config *config, const nb_recipe *recipe, int64_t batch,
+                                 int64_t seq, bool training, nb_model **out, nb_error *err);
+NB_API void nb_model_free(nb_model *model);
 
 /* Draws parameters: N(0, init_std) for matrices, 1 for norms, 0 for biases; from Philox, the same on every machine. */
-void nb_model_init(nb_model *model, uint32_t seed);
+NB_API void nb_model_init(nb_model *model, uint32_t seed);
 
-const nb_model_config *nb_model_get_config(const nb_model *model);
-int32_t nb_model_param_count(const nb_model *model);
-const nb_param *nb_model_param(const nb_model *model, int32_t index);
-int64_t nb_model_param_elements(const nb_model *model); /* of all tensors together */
+NB_API const nb_model_config *nb_model_get_config(const nb_model *model);
+NB_API int32_t nb_model_param_count(const nb_model *model);
+NB_API const nb_param *nb_model_param(const nb_model *model, int32_t index);
+NB_API int64_t nb_model_param_elements(const nb_model *model); /* of all tensors together */
 /* real [elements], in backend memory; NULL where the recipe keeps masters in fewer bits */
-void *nb_model_params(nb_model *model);
+NB_API void *nb_model_params(nb_model *model);
 /* real [elements]; NULL unless training, and where the recipe keeps gradients in fewer bits */
-void *nb_model_grads(nb_model *model);
+NB_API void *nb_model_grads(nb_model *model);
 
 /* Tells the model that parameters changed: quantized and BF16 copies of weights are made anew at the next pass. */
-void nb_model_params_changed(nb_model *model);
+NB_API void nb_model_params_changed(nb_model *model);
 
 /* Mean loss over the scored targets; 0 where the batch scores none. */
-nb_status nb_model_loss(nb_model *model, const nb_batch *batch, const nb_pass *pass, double *loss, nb_error *err);
+NB_API nb_status nb_model_loss(nb_model *model, const nb_batch *batch, const nb_pass *pass, double *loss,
+                               nb_error *err);
 
 /* The same, and grads += d(mean loss + z_loss term)/d(params); where the recipe keeps gradients in fewer bits, they are
  * those of this batch alone. */
-nb_status nb_model_loss_and_grads(nb_model *model, const nb_batch *batch, const nb_pass *pass, double *loss,
-                                  nb_error *err);
+NB_API nb_status nb_model_loss_and_grads(nb_model *model, const nb_batch *batch, const nb_pass *pass, double *loss,
+                                         nb_error *err);
 
 /* Logits of every position, real-valued on the host: [batch*seq, vocab]. For generation and tests. */
-nb_status nb_model_logits(nb_model *model, const nb_batch *batch, const nb_pass *pass, float *logits, nb_error *err);
+NB_API nb_status nb_model_logits(nb_model *model, const nb_batch *batch, const nb_pass *pass, float *logits,
+                                 nb_error *err);
 
 /* Call once after each optimizer step, before nb_model_params_changed: mechanisms that act on the masters
  * (oscillation reset, moving averages of weights) act here. `pass` is that of the step just taken. */
-nb_status nb_model_after_step(nb_model *model, const nb_pass *pass, nb_error *err);
+NB_API nb_status nb_model_after_step(nb_model *model, const nb_pass *pass, nb_error *err);
 
 /* State that mechanisms keep between steps; a checkpoint must hold it. */
 typedef struct nb_state_tensor {
@@ -127,19 +130,20 @@ typedef struct nb_state_tensor {
     void *data;   /* to be read on saving, written on loading */
     bool on_host; /* else in backend memory */
 } nb_state_tensor;
-int32_t nb_model_state(nb_model *model, nb_state_tensor *tensors, int32_t max_tensors); /* returns how many there are */
+NB_API int32_t nb_model_state(nb_model *model, nb_state_tensor *tensors,
+                              int32_t max_tensors); /* returns how many there are */
 /* Call after the tensors above were written from a checkpoint. */
-nb_status nb_model_state_loaded(nb_model *model, nb_error *err);
+NB_API nb_status nb_model_state_loaded(nb_model *model, nb_error *err);
 
 /* FLOPs of one training token (forward and backward, GEMMs and attention), for MFU; formula in docs/run-file.md. */
-double nb_model_flops_per_token(const nb_model *model, int64_t seq);
+NB_API double nb_model_flops_per_token(const nb_model *model, int64_t seq);
 
 /* One line of the memory table: where the bytes went. */
 typedef struct nb_memory_row {
     const char *what; /* "parameters (f32)", "gradients (f32)", "saved activations", ... */
     size_t bytes;
 } nb_memory_row;
-int32_t nb_model_memory(const nb_model *model, nb_memory_row *rows, int32_t max_rows);
+NB_API int32_t nb_model_memory(const nb_model *model, nb_memory_row *rows, int32_t max_rows);
 
 /* One line of the census: which GEMM of which layer runs in which format on which kernel, and why. */
 typedef struct nb_census_row {
@@ -149,7 +153,8 @@ typedef struct nb_census_row {
     const char *kernel;        /* "packed avx512-vnni", "bf16 onednn" */
     const char *reason;
 } nb_census_row;
-int32_t nb_model_census(const nb_model *model, nb_census_row *rows, int32_t max_rows); /* returns how many there are */
+NB_API int32_t nb_model_census(const nb_model *model, nb_census_row *rows,
+                               int32_t max_rows); /* returns how many there are */
 
 #ifdef __cplusplus
 }

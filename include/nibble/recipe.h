@@ -22,7 +22,7 @@ typedef enum nb_role {
     NB_WGRAD_X,  /* X^T   [K, M]                */
     NB_ROLE_COUNT
 } nb_role;
-const char *nb_role_name(nb_role role); /* "fprop.x", ... */
+NB_API const char *nb_role_name(nb_role role); /* "fprop.x", ... */
 
 /* What to do with scales that lie on the contraction axis (row scales in dgrad and wgrad). */
 typedef enum nb_via {
@@ -173,43 +173,43 @@ typedef struct nb_plan {
 } nb_plan;
 
 /* Reads a recipe by name (searched in `recipes_dir`) or by path. Messages carry file and line. */
-nb_status nb_recipe_load(const char *name_or_path, const char *recipes_dir, nb_recipe *out, nb_error *err);
+NB_API nb_status nb_recipe_load(const char *name_or_path, const char *recipes_dir, nb_recipe *out, nb_error *err);
 
 /* Every GEMM in BF16. */
-nb_recipe nb_recipe_bf16(void);
+NB_API nb_recipe nb_recipe_bf16(void);
 
 /* Resolves it for the module `name` ("layers.3.self_attn.q_proj", "lm_head") of block `block` (-1: outside the blocks)
  * in a model of `blocks` blocks. */
-nb_status nb_recipe_plan(const nb_recipe *recipe, const char *name, int32_t block, int32_t blocks, nb_plan *out,
-                         nb_error *err);
+NB_API nb_status nb_recipe_plan(const nb_recipe *recipe, const char *name, int32_t block, int32_t blocks, nb_plan *out,
+                                nb_error *err);
 
 /* Points in time: what a recipe means in a run of `steps` optimizer steps. */
 
 /* A share below 1 becomes a step, rounded up; anything else is one. */
-int64_t nb_step_of(double point, int64_t steps);
+NB_API int64_t nb_step_of(double point, int64_t steps);
 
 typedef struct nb_outcontrol_times {
     int64_t start;  /* first step whose norms count */
     int64_t choice; /* first step that runs with chosen channels: they are chosen right after the one before it */
 } nb_outcontrol_times;
-nb_outcontrol_times nb_outcontrol_when(const nb_outcontrol *how, int64_t steps);
+NB_API nb_outcontrol_times nb_outcontrol_when(const nb_outcontrol *how, int64_t steps);
 
 typedef struct nb_oscireset_times {
     int64_t start; /* a whole number of periods, so that no window begins without its snapshot */
     int64_t period, window;
 } nb_oscireset_times;
-nb_oscireset_times nb_oscireset_when(const nb_oscireset *how, int64_t steps);
+NB_API nb_oscireset_times nb_oscireset_when(const nb_oscireset *how, int64_t steps);
 
 /* Refuses a recipe that cannot be carried out in so many steps. */
-nb_status nb_recipe_check_steps(const nb_recipe *recipe, int64_t steps, nb_error *err);
+NB_API nb_status nb_recipe_check_steps(const nb_recipe *recipe, int64_t steps, nb_error *err);
 
 /* True, and a sentence that says so, where a mechanism starts too late to act. */
-bool nb_recipe_idles(const nb_recipe *recipe, int64_t steps, char *text, size_t size);
+NB_API bool nb_recipe_idles(const nb_recipe *recipe, int64_t steps, char *text, size_t size);
 
 /* How many of the first steps two recipes train alike, bit for bit: 0 where they differ from the start, `steps` where
  * they do not differ in this run. More than 0 where they differ only in what starts later: late switch, OutControl,
  * OsciReset. */
-int64_t nb_recipe_alike_steps(const nb_recipe *a, const nb_recipe *b, int64_t steps);
+NB_API int64_t nb_recipe_alike_steps(const nb_recipe *a, const nb_recipe *b, int64_t steps);
 
 #ifdef __cplusplus
 }

@@ -11,6 +11,15 @@
 extern "C" {
 #endif
 
+/* Marks what the library exports; everything else stays inside. */
+#ifndef NB_API
+#if defined(__GNUC__)
+#define NB_API __attribute__((visibility("default")))
+#else
+#define NB_API
+#endif
+#endif
+
 /* code, process exit status of the command-line tool, short name */
 #define NB_STATUS_MAP(X)                                                                                               \
     X(NB_OK, 0, "ok")                                                                                                  \
@@ -36,10 +45,10 @@ typedef struct nb_error {
 } nb_error;
 
 /* Short name of a status ("bad file"). Never NULL. */
-const char *nb_status_name(nb_status status);
+NB_API const char *nb_status_name(nb_status status);
 
 /* Exit status that the command-line tool gives for it: 0, 1 or 2. */
-int nb_status_exit(nb_status status);
+NB_API int nb_status_exit(nb_status status);
 
 #if defined(__GNUC__)
 #define NB_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
@@ -49,7 +58,7 @@ int nb_status_exit(nb_status status);
 
 /* Records a failure and returns its status, so that `return nb_fail(err, NB_BAD_FILE, "...")` reads well.
  * `err` may be NULL. Control characters in the formatted text are replaced, so it stays one line. */
-nb_status nb_fail(nb_error *err, nb_status status, const char *format, ...) NB_PRINTF(3, 4);
+NB_API nb_status nb_fail(nb_error *err, nb_status status, const char *format, ...) NB_PRINTF(3, 4);
 
 #ifdef __clang_analyzer__
 /* The analyzer sees one file at a time: this tells it that a failure is never NB_OK. */
@@ -58,7 +67,7 @@ nb_status nb_fail(nb_error *err, nb_status status, const char *format, ...) NB_P
 
 /* Puts "prefix: " before a message already recorded (to say in which file or layer it happened). Returns err's status.
  */
-nb_status nb_fail_within(nb_error *err, const char *format, ...) NB_PRINTF(2, 3);
+NB_API nb_status nb_fail_within(nb_error *err, const char *format, ...) NB_PRINTF(2, 3);
 
 /* Returns from the enclosing function if `call` fails. */
 #define NB_TRY(call)                                                                                                   \

@@ -43,7 +43,7 @@ typedef struct nb_schedule {
 } nb_schedule;
 
 /* Factor on the peak learning rate at `step` (0-based) of a run of `steps`. */
-double nb_schedule_factor(const nb_schedule *schedule, int64_t step, int64_t steps);
+NB_API double nb_schedule_factor(const nb_schedule *schedule, int64_t step, int64_t steps);
 
 /* What happens when a loss or a gradient norm is not a number, or jumps by more than spike_z standard deviations. */
 typedef enum nb_bad_policy {
@@ -122,22 +122,22 @@ typedef struct nb_run_config {
 } nb_run_config;
 
 /* Every key at its default; those that have none (model, out, data.train, steps or tokens, seq) are empty or 0. */
-nb_status nb_run_config_defaults(nb_run_config *config, nb_error *err);
+NB_API nb_status nb_run_config_defaults(nb_run_config *config, nb_error *err);
 
 /* Reads a run file and then the overrides ("key=value", as --set gives them), and checks everything that needs no other
  * file. Messages carry file and line. */
-nb_status nb_run_config_load(const char *path, const char *const *overrides, int32_t override_count, nb_run_config *out,
-                             nb_error *err);
+NB_API nb_status nb_run_config_load(const char *path, const char *const *overrides, int32_t override_count,
+                                    nb_run_config *out, nb_error *err);
 /* The same over text; `name` stands for the file in messages. */
-nb_status nb_run_config_parse(const char *text, size_t size, const char *name, const char *const *overrides,
-                              int32_t override_count, nb_run_config *out, nb_error *err);
+NB_API nb_status nb_run_config_parse(const char *text, size_t size, const char *name, const char *const *overrides,
+                                     int32_t override_count, nb_run_config *out, nb_error *err);
 
 /* The effective configuration as YAML (free with free()); NULL if memory ran out. */
-char *nb_run_config_text(const nb_run_config *config);
+NB_API char *nb_run_config_text(const nb_run_config *config);
 
 /* Steps and tokens that the configuration comes to. */
-int64_t nb_run_steps(const nb_run_config *config);
-int64_t nb_run_tokens_per_step(const nb_run_config *config);
+NB_API int64_t nb_run_steps(const nb_run_config *config);
+NB_API int64_t nb_run_tokens_per_step(const nb_run_config *config);
 
 /* ---- what a trainer reports ---- */
 
@@ -194,18 +194,18 @@ typedef struct nb_trainer nb_trainer;
 
 /* Loads recipe, model file and data, builds the model and draws its parameters. Nothing is written to disk.
  * The backend must outlive the trainer. */
-nb_status nb_trainer_create(nb_backend *be, const nb_run_config *config, const nb_trainer_options *options,
-                            nb_trainer **out, nb_error *err);
-void nb_trainer_free(nb_trainer *trainer);
+NB_API nb_status nb_trainer_create(nb_backend *be, const nb_run_config *config, const nb_trainer_options *options,
+                                   nb_trainer **out, nb_error *err);
+NB_API void nb_trainer_free(nb_trainer *trainer);
 
 /* One optimizer step: accumulation passes, clipping, AdamW. NB_BAD_NUMBER leaves the parameters as they were. */
-nb_status nb_trainer_step(nb_trainer *trainer, nb_step_report *report, nb_error *err);
+NB_API nb_status nb_trainer_step(nb_trainer *trainer, nb_step_report *report, nb_error *err);
 
 /* Mean loss over the validation data, with the recipe's own forward. */
-nb_status nb_trainer_evaluate(nb_trainer *trainer, nb_eval_report *report, nb_error *err);
+NB_API nb_status nb_trainer_evaluate(nb_trainer *trainer, nb_eval_report *report, nb_error *err);
 
 /* Writes the checkpoint folder `folder` atomically. */
-nb_status nb_trainer_save(nb_trainer *trainer, const char *folder, nb_error *err);
+NB_API nb_status nb_trainer_save(nb_trainer *trainer, const char *folder, nb_error *err);
 
 /* How a run begins. */
 typedef enum nb_start {
@@ -221,23 +221,23 @@ typedef enum nb_start {
  * be: RESUME, FORK or BRANCH. What mechanisms keep is taken too; in FORK and BRANCH only where both recipes keep it. In
  * FORK a Hugging Face folder without nibble.json gives its parameters and the tokenizer's files, and the run is at step
  * 0. */
-nb_status nb_trainer_load(nb_trainer *trainer, const char *folder, nb_start as, nb_error *err);
+NB_API nb_status nb_trainer_load(nb_trainer *trainer, const char *folder, nb_start as, nb_error *err);
 
 /* The whole run: start, steps, evaluations, checkpoints, metrics. Returns NB_OK at the last step, NB_INTERRUPTED after
  * a stop with its checkpoint written, NB_BAD_NUMBER where the policy is at its end. */
-nb_status nb_trainer_run(nb_trainer *trainer, nb_start start, const char *from, nb_error *err);
+NB_API nb_status nb_trainer_run(nb_trainer *trainer, nb_start start, const char *from, nb_error *err);
 
-int64_t nb_trainer_steps_done(const nb_trainer *trainer);
-nb_model *nb_trainer_model(nb_trainer *trainer);
-const nb_recipe *nb_trainer_recipe(const nb_trainer *trainer);
+NB_API int64_t nb_trainer_steps_done(const nb_trainer *trainer);
+NB_API nb_model *nb_trainer_model(nb_trainer *trainer);
+NB_API const nb_recipe *nb_trainer_recipe(const nb_trainer *trainer);
 
 /* Every byte the process holds for the run, largest first: the model's rows, moments, accumulation, data, host. Returns
  * how many rows there are. */
-int32_t nb_trainer_memory(const nb_trainer *trainer, nb_memory_row *rows, int32_t max_rows);
+NB_API int32_t nb_trainer_memory(const nb_trainer *trainer, nb_memory_row *rows, int32_t max_rows);
 
 /* Bytes that masters, gradients and moments take less than they would in FP32; 0 where the recipe keeps all of them in
  * FP32. */
-int64_t nb_trainer_memory_saved(const nb_trainer *trainer);
+NB_API int64_t nb_trainer_memory_saved(const nb_trainer *trainer);
 
 /* What MFU is a share of on this machine, measured: the better of two products, in FLOP/s. */
 typedef struct nb_peak {
@@ -247,7 +247,7 @@ typedef struct nb_peak {
 } nb_peak;
 
 /* Takes about half a second. */
-nb_status nb_measure_peak(nb_backend *be, nb_peak *peak, nb_error *err);
+NB_API nb_status nb_measure_peak(nb_backend *be, nb_peak *peak, nb_error *err);
 
 /* ---- checkpoints ---- */
 
@@ -259,10 +259,10 @@ typedef struct nb_checkpoint_info {
 
 /* Reads and verifies nibble.json alone. Of a Hugging Face folder without one: step 0, and the defaults of a run file
  * for its sizes and tokenizer. */
-nb_status nb_checkpoint_info_read(const char *folder, nb_checkpoint_info *out, nb_error *err);
+NB_API nb_status nb_checkpoint_info_read(const char *folder, nb_checkpoint_info *out, nb_error *err);
 
 /* Verifies every file and every tensor of a checkpoint; the message names the first that is wrong. */
-nb_status nb_checkpoint_verify(const char *folder, nb_error *err);
+NB_API nb_status nb_checkpoint_verify(const char *folder, nb_error *err);
 
 /* A model for inference, as a checkpoint holds it: parameters from its folder, run file from nibble.json (of a Hugging
  * Face folder without one: see nb_checkpoint_info_read, with BF16 as its recipe). */
@@ -277,19 +277,19 @@ typedef struct nb_loaded {
 /* Verifies the checkpoint and builds its model for micro-batches of batch x seq tokens (0: those of the run). `recipe`
  * replaces the trained recipe unless NULL; what its mechanisms go by (hot channels, moving averages) comes from the
  * checkpoint where it holds that. Free with nb_loaded_free. */
-nb_status nb_load_checkpoint(nb_backend *be, const char *folder, const nb_recipe *recipe, int64_t batch, int64_t seq,
-                             nb_loaded *out, nb_error *err);
-void nb_loaded_free(nb_loaded *loaded);
+NB_API nb_status nb_load_checkpoint(nb_backend *be, const char *folder, const nb_recipe *recipe, int64_t batch,
+                                    int64_t seq, nb_loaded *out, nb_error *err);
+NB_API void nb_loaded_free(nb_loaded *loaded);
 
 /* Mean loss of a loaded model over token shards, as the run evaluated; `sequences` 0 = all of them. */
-nb_status nb_loaded_evaluate(nb_loaded *loaded, const char *data, int64_t sequences, nb_eval_report *report,
-                             nb_error *err);
+NB_API nb_status nb_loaded_evaluate(nb_loaded *loaded, const char *data, int64_t sequences, nb_eval_report *report,
+                                    nb_error *err);
 
 /* Newest checkpoint under `run_folder` that verifies. NB_BAD_FILE with `path` empty if there is none. Broken ones on
  * the way are told to `note` (may be NULL). */
-nb_status nb_checkpoint_newest(const char *run_folder, char *path, size_t size,
-                               void (*note)(void *user, nb_note_kind kind, const char *sentence), void *user,
-                               nb_error *err);
+NB_API nb_status nb_checkpoint_newest(const char *run_folder, char *path, size_t size,
+                                      void (*note)(void *user, nb_note_kind kind, const char *sentence), void *user,
+                                      nb_error *err);
 
 #ifdef __cplusplus
 }

@@ -1,10 +1,10 @@
 /* load.c: opens libnibble-cuda.so at run time, so that one program serves machines with and without a GPU. */
+#define _GNU_SOURCE /* dladdr, which POSIX has since 2024 */
 #include "backend/load.h"
 
 #include "backend/cuda/library.h"
 
 #include <dlfcn.h>
-#include <libgen.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -20,17 +20,32 @@ static void program_folder(char *folder, size_t size) {
         *slash = '\0';
 }
 
+/* Folder of libnibble.so, for a program of one's own; that of the program where the library is part of it. */
+static void own_folder(char *folder, size_t size) {
+    static const char here; /* an address inside of whatever holds this code */
+    Dl_info info;
+    snprintf(folder, size, "%s", dladdr(&here, &info) && info.dli_fname ? info.dli_fname : "");
+    char *slash = strrchr(folder, '/');
+    if (slash)
+        *slash = '\0';
+}
+
 /* Beside the program (a build folder, a folder that was carried), where `make install` puts it, where the system looks.
  */
 static void *open_library(char *why, size_t size) {
-    static const char *const places[] = {"%s/" LIBRARY, "%s/../lib/nibble/" LIBRARY};
+    static const struct {
+        void (*folder)(char *folder, size_t size);
+        const char *path;
+    } places[] = {{program_folder, "%s/" LIBRARY},
+                  {program_folder, "%s/../lib/nibble/" LIBRARY},
+                  {own_folder, "%s/nibble/" LIBRARY}};
     char folder[4096], path[4200];
-    program_folder(folder, sizeof folder);
     why[0] = '\0';
     for (size_t i = 0; i <= sizeof places / sizeof *places; i++) {
-        if (i < sizeof places / sizeof *places)
-            snprintf(path, sizeof path, places[i], folder);
-        else
+        if (i < sizeof places / sizeof *places) {
+            places[i].folder(folder, sizeof folder);
+            snprintf(path, sizeof path, places[i].path, folder);
+        } else
             snprintf(path, sizeof path, LIBRARY);
         if (strchr(path, '/') && access(path, R_OK) != 0)
             continue;
