@@ -373,11 +373,14 @@ static void old_checkpoints_go(void **state) {
     straight(state, "kept", "checkpoint.keep=2");
     nb_run_config config = case_config(state, "kept", NULL);
     int64_t steps[8];
-    assert_int_equal(ni_checkpoint_list(config.out, steps, 8), 2);
+    int32_t count;
+    assert_int_equal(ni_checkpoint_list(config.out, steps, 8, &count, NULL), NB_OK);
+    assert_int_equal(count, 2);
     assert_int_equal(steps[0], 12);
     assert_int_equal(steps[1], 8);
     assert_int_equal(ni_make_folders(in_folder(state, "kept/checkpoints/step-00000100"), NULL), NB_OK);
-    assert_int_equal(ni_checkpoint_list(config.out, steps, 2), 3);
+    assert_int_equal(ni_checkpoint_list(config.out, steps, 2, &count, NULL), NB_OK);
+    assert_int_equal(count, 3);
     assert_int_equal(steps[0], 100);
     assert_int_equal(steps[1], 12);
 }

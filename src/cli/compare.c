@@ -181,7 +181,8 @@ static double final_loss(const nb_run_config *run) {
     nb_error none;
     double loss = NAN;
     int64_t last;
-    if (ni_checkpoint_list(run->out, &last, 1) == 0 || last != nb_run_steps(run))
+    int32_t found;
+    if (ni_checkpoint_list(run->out, &last, 1, &found, &none) != NB_OK || found == 0 || last != nb_run_steps(run))
         return NAN;
     snprintf(path, sizeof path, "%s/metrics.jsonl", run->out);
     if (ni_file_read(path, (size_t)1 << 31, &text, &size, &none) != NB_OK)
@@ -203,8 +204,9 @@ static double final_loss(const nb_run_config *run) {
 static bool holds_something(const nb_run_config *run) {
     char path[NB_PATH_SIZE + 32];
     int64_t step;
+    int32_t found;
     snprintf(path, sizeof path, "%s/metrics.jsonl", run->out);
-    return access(path, F_OK) == 0 || ni_checkpoint_list(run->out, &step, 1) > 0;
+    return access(path, F_OK) == 0 || ni_checkpoint_list(run->out, &step, 1, &found, NULL) != NB_OK || found > 0;
 }
 
 /* ---- running ---- */

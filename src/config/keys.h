@@ -104,8 +104,8 @@ typedef enum ni_keys_comments {
 } ni_keys_comments;
 
 /* Writes the struct as YAML, every key present that is not null. `node` is what it was read from (for ORIGIN; may be
- * NULL). */
-void ni_keys_print(const ni_keys *table, const void *record, const ni_yaml_node *node, ni_keys_comments comments,
+ * NULL). False if memory ran out: then rows are missing. */
+bool ni_keys_print(const ni_keys *table, const void *record, const ni_yaml_node *node, ni_keys_comments comments,
                    FILE *to);
 
 /* The reference page (Markdown) and the text of `nibble help TOPIC`. */

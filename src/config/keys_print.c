@@ -1,4 +1,5 @@
 /* keys_print.c: a struct as YAML, and a table as a reference page. */
+#include "base/text.h"
 #include "config/keys_walk.h"
 
 #include <math.h>
@@ -152,6 +153,7 @@ typedef struct printer {
     FILE *to;
     ni_keys_comments comments;
     char open[NI_KEYS_PATH_SIZE]; /* path of the map that the last line belongs to */
+    bool no_memory;               /* a row is missing */
 } printer;
 
 static int depth_of(const char *path) {
@@ -192,11 +194,15 @@ static void print_row(printer *p, const ni_key *row, const void *record, const n
     char *value = NULL;
     size_t size = 0;
     FILE *memory = open_memstream(&value, &size);
-    if (!memory)
+    if (memory) {
+        print_value(row, record, memory);
+        value = ni_memory_text(memory, &value, true);
+    }
+    if (!value) {
+        p->no_memory = true;
         return;
-    print_value(row, record, memory);
-    fclose(memory);
-    if (!value || !*value || strcmp(value, "null") == 0) { /* a key that is as if it were not there */
+    }
+    if (!*value || strcmp(value, "null") == 0) { /* a key that is as if it were not there */
         free(value);
         return;
     }
@@ -228,8 +234,9 @@ static void print_table(printer *p, const ni_keys *table, const void *record, co
     }
 }
 
-void ni_keys_print(const ni_keys *table, const void *record, const ni_yaml_node *node, ni_keys_comments comments,
+bool ni_keys_print(const ni_keys *table, const void *record, const ni_yaml_node *node, ni_keys_comments comments,
                    FILE *to) {
     printer p = {.to = to, .comments = comments};
     print_table(&p, table, record, node, "");
+    return !p.no_memory;
 }

@@ -17,9 +17,22 @@
 #error "nibble's file formats are read and written in place: only little-endian machines are supported"
 #endif
 
-static nb_status fail_errno(nb_error *err, const char *what, const char *path) {
-    const char *hint = errno == ENOSPC || errno == EDQUOT ? "; free some space and try again" : "";
-    return nb_fail(err, NB_IO_ERROR, "%s: cannot %s: %s%s", path, what, strerror(errno), hint);
+nb_status ni_fail_errno(nb_error *err, const char *path, const char *what) {
+    const int reason = errno;
+    const char *hint = reason == ENOSPC || reason == EDQUOT ? "; free some space and try again" : "";
+    if (reason == ENOMEM)
+        return nb_fail(err, NB_NO_MEMORY, "%s: cannot %s: out of memory", path, what);
+    return nb_fail(err, NB_IO_ERROR, "%s: cannot %s: %s%s", path, what, strerror(reason), hint);
+}
+
+static bool is_absence(int reason) {
+    return reason == ENOENT || reason == ENOTDIR;
+}
+
+nb_status ni_file_exists(const char *path, bool *exists, nb_error *err) {
+    struct stat st;
+    *exists = stat(path, &st) == 0;
+    return *exists || is_absence(errno) ? NB_OK : ni_fail_errno(err, path, "examine");
 }
 
 /* ---- reading ---- */
@@ -27,10 +40,10 @@ static nb_status fail_errno(nb_error *err, const char *what, const char *path) {
 static nb_status open_for_reading(const char *path, int *fd, struct stat *st, nb_error *err) {
     *fd = open(path, O_RDONLY | O_CLOEXEC);
     if (*fd < 0)
-        return nb_fail(err, NB_IO_ERROR, "%s: cannot open: %s", path, strerror(errno));
+        return ni_fail_errno(err, path, "open");
     nb_status status = NB_OK;
     if (fstat(*fd, st) != 0)
-        status = fail_errno(err, "examine", path);
+        status = ni_fail_errno(err, path, "examine");
     else if (S_ISDIR(st->st_mode))
         status = nb_fail(err, NB_IO_ERROR, "%s: is a folder, expected a file", path);
     if (status != NB_OK)
@@ -49,7 +62,7 @@ static nb_status read_all(int fd, const char *path, size_t limit, size_t expect,
             continue;
         if (got < 0) {
             free(buffer);
-            return fail_errno(err, "read", path);
+            return ni_fail_errno(err, path, "read");
         }
         if (got == 0) {
             buffer[used] = 0;
@@ -98,7 +111,7 @@ nb_status ni_file_map_open(const char *path, ni_file_map *out, nb_error *err) {
     } else if (st.st_size > 0) {
         void *bytes = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
         if (bytes == MAP_FAILED)
-            status = fail_errno(err, "map into memory", path);
+            status = ni_fail_errno(err, path, "map into memory");
         else
             *out = (ni_file_map){bytes, (size_t)st.st_size};
     }
@@ -127,14 +140,16 @@ nb_status ni_make_folders(const char *path, nb_error *err) {
         char was = *at;
         *at = 0;
         if (mkdir(part, 0777) != 0 && errno != EEXIST)
-            status = fail_errno(err, "make the folder", part);
+            status = ni_fail_errno(err, part, "make the folder");
         *at = was;
         if (!was)
             break;
     }
     free(part);
     struct stat st;
-    if (status == NB_OK && (stat(path, &st) != 0 || !S_ISDIR(st.st_mode)))
+    if (status == NB_OK && stat(path, &st) != 0)
+        status = ni_fail_errno(err, path, "examine");
+    else if (status == NB_OK && !S_ISDIR(st.st_mode))
         status = nb_fail(err, NB_IO_ERROR, "%s: exists and is not a folder", path);
     return status;
 }
@@ -152,7 +167,7 @@ nb_status ni_sync_parent(const char *path, nb_error *err) {
     nb_status status = NB_OK;
     /* EINVAL: file systems that cannot sync folders have nothing to sync. */
     if (fd < 0 || (fsync(fd) != 0 && errno != EINVAL))
-        status = fail_errno(err, "sync the folder", parent);
+        status = ni_fail_errno(err, parent, "sync the folder");
     if (fd >= 0)
         close(fd);
     free(parent);
@@ -211,7 +226,7 @@ nb_status ni_writer_open(const char *path, ni_writer **out, nb_error *err) {
     int fd = open_temporary(path, &writer->temporary);
     writer->stream = fd >= 0 ? fdopen(fd, "wb") : NULL;
     if (!writer->stream) {
-        nb_status status = fail_errno(err, "create", path);
+        nb_status status = ni_fail_errno(err, path, "create");
         if (fd >= 0) {
             close(fd);
             unlink(writer->temporary);
@@ -225,28 +240,28 @@ nb_status ni_writer_open(const char *path, ni_writer **out, nb_error *err) {
 
 nb_status ni_writer_put(ni_writer *writer, const void *bytes, size_t size, nb_error *err) {
     if (size && fwrite(bytes, 1, size, writer->stream) != size)
-        return fail_errno(err, "write", writer->path);
+        return ni_fail_errno(err, writer->path, "write");
     return NB_OK;
 }
 
 nb_status ni_writer_put_at(ni_writer *writer, size_t offset, const void *bytes, size_t size, nb_error *err) {
     if (fseeko(writer->stream, (off_t)offset, SEEK_SET) != 0)
-        return fail_errno(err, "write", writer->path);
+        return ni_fail_errno(err, writer->path, "write");
     NB_TRY(ni_writer_put(writer, bytes, size, err));
     if (fseeko(writer->stream, 0, SEEK_END) != 0)
-        return fail_errno(err, "write", writer->path);
+        return ni_fail_errno(err, writer->path, "write");
     return NB_OK;
 }
 
 nb_status ni_writer_commit(ni_writer *writer, nb_error *err) {
     nb_status status = NB_OK;
     if (fflush(writer->stream) != 0 || fsync(fileno(writer->stream)) != 0)
-        status = fail_errno(err, "write", writer->path);
+        status = ni_fail_errno(err, writer->path, "write");
     if (fclose(writer->stream) != 0 && status == NB_OK)
-        status = fail_errno(err, "write", writer->path);
+        status = ni_fail_errno(err, writer->path, "write");
     writer->stream = NULL;
     if (status == NB_OK && rename(writer->temporary, writer->path) != 0)
-        status = fail_errno(err, "replace", writer->path);
+        status = ni_fail_errno(err, writer->path, "replace");
     if (status == NB_OK) {
         free(writer->temporary);
         writer->temporary = NULL;

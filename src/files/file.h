@@ -16,6 +16,12 @@ nb_status ni_file_read(const char *path, size_t limit, char **bytes, size_t *siz
 /* Replaces `path` by these bytes: temporary name in the same folder, fsync, rename, fsync of the folder. */
 nb_status ni_file_write(const char *path, const void *bytes, size_t size, nb_error *err);
 
+/* Says in one sentence why a call just failed, by errno: NB_NO_MEMORY for ENOMEM, else NB_IO_ERROR. */
+nb_status ni_fail_errno(nb_error *err, const char *path, const char *what);
+
+/* Whether something has this name. What cannot be looked at is an error, not an absence. */
+nb_status ni_file_exists(const char *path, bool *exists, nb_error *err);
+
 /* mkdir -p. */
 nb_status ni_make_folders(const char *path, nb_error *err);
 

@@ -18,10 +18,6 @@ struct ni_folder {
     char *path, *temporary;
 };
 
-static nb_status fail_errno(nb_error *err, const char *what, const char *path) {
-    return nb_fail(err, NB_IO_ERROR, "%s: cannot %s: %s", path, what, strerror(errno));
-}
-
 static bool is_dot(const char *name) {
     return strcmp(name, ".") == 0 || strcmp(name, "..") == 0;
 }
@@ -37,7 +33,7 @@ static nb_status remove_entries(DIR *folder, const char *shown, int depth, nb_er
         if (!is_dot(entry->d_name))
             status = remove_at(dirfd(folder), entry->d_name, shown, depth + 1, err);
     if (status == NB_OK && errno != 0)
-        status = fail_errno(err, "list the folder", shown);
+        status = ni_fail_errno(err, shown, "list the folder");
     return status;
 }
 
@@ -48,11 +44,11 @@ static nb_status remove_at(int parent, const char *name, const char *shown, int 
     if (unlinkat(parent, name, 0) == 0 || errno == ENOENT)
         return NB_OK;
     if (errno != EISDIR && errno != EPERM)
-        return fail_errno(err, "remove", shown);
+        return ni_fail_errno(err, shown, "remove");
     int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     DIR *folder = fd >= 0 ? fdopendir(fd) : NULL;
     if (!folder) {
-        nb_status status = fail_errno(err, "open the folder", shown);
+        nb_status status = ni_fail_errno(err, shown, "open the folder");
         if (fd >= 0)
             close(fd);
         return status;
@@ -60,7 +56,7 @@ static nb_status remove_at(int parent, const char *name, const char *shown, int 
     nb_status status = remove_entries(folder, shown, depth, err);
     closedir(folder);
     if (status == NB_OK && unlinkat(parent, name, AT_REMOVEDIR) != 0)
-        status = fail_errno(err, "remove the folder", shown);
+        status = ni_fail_errno(err, shown, "remove the folder");
     return status;
 }
 
@@ -71,12 +67,14 @@ nb_status ni_folder_remove(const char *path, nb_error *err) {
 nb_status ni_folder_remove_abandoned(const char *path, nb_error *err) {
     DIR *folder = opendir(path);
     if (!folder)
-        return errno == ENOENT ? NB_OK : fail_errno(err, "open the folder", path);
+        return errno == ENOENT ? NB_OK : ni_fail_errno(err, path, "open the folder");
     nb_status status = NB_OK;
     struct dirent *entry;
-    while (status == NB_OK && (entry = readdir(folder)) != NULL)
+    while (status == NB_OK && (errno = 0, entry = readdir(folder)) != NULL)
         if (ni_is_temporary_name(entry->d_name))
             status = remove_at(dirfd(folder), entry->d_name, path, 0, err);
+    if (status == NB_OK && errno != 0)
+        status = ni_fail_errno(err, path, "list the folder");
     closedir(folder);
     return status;
 }
@@ -108,7 +106,7 @@ nb_status ni_folder_begin(const char *path, ni_folder **out, nb_error *err) {
             break;
     }
     if (made != 0) {
-        nb_status status = fail_errno(err, "make the folder", path);
+        nb_status status = ni_fail_errno(err, path, "make the folder");
         free(folder->temporary);
         free(folder->path);
         free(folder);
@@ -125,29 +123,33 @@ const char *ni_folder_path(const ni_folder *folder) {
 static nb_status sync_tree(int parent, const char *name, const char *shown, int depth, nb_error *err) {
     struct stat st;
     if (fstatat(parent, name, &st, AT_SYMLINK_NOFOLLOW) != 0)
-        return fail_errno(err, "examine", shown);
+        return ni_fail_errno(err, shown, "examine");
     if (!S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode))
         return NB_OK;
     int fd = openat(parent, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0)
-        return fail_errno(err, "open", shown);
+        return ni_fail_errno(err, shown, "open");
     nb_status status = NB_OK;
     if (S_ISDIR(st.st_mode) && depth < MAX_DEPTH) {
         int list_fd = dup(fd);
         DIR *folder = list_fd >= 0 ? fdopendir(list_fd) : NULL;
         struct dirent *entry;
         if (!folder)
-            status = fail_errno(err, "list the folder", shown);
-        while (status == NB_OK && (entry = readdir(folder)) != NULL)
+            status = ni_fail_errno(err, shown, "list the folder");
+        while (status == NB_OK && (errno = 0, entry = readdir(folder)) != NULL)
             if (!is_dot(entry->d_name))
                 status = sync_tree(fd, entry->d_name, shown, depth + 1, err);
+        if (status == NB_OK && errno != 0)
+            status = ni_fail_errno(err, shown, "list the folder");
         if (folder)
             closedir(folder);
         else if (list_fd >= 0)
             close(list_fd);
     }
     if (status == NB_OK && fsync(fd) != 0 && errno != EINVAL)
-        status = fail_errno(err, "sync", shown);
+        status = ni_fail_errno(err, shown, "sync");
+    if (S_ISREG(st.st_mode))
+        posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED); /* a hint: what comes of it is no failure */
     close(fd);
     return status;
 }
@@ -158,14 +160,18 @@ static int exchange(const char *a, const char *b) {
     return (int)syscall(SYS_renameat2, AT_FDCWD, a, AT_FDCWD, b, flag_exchange);
 }
 
+nb_status ni_folder_sync(const ni_folder *folder, nb_error *err) {
+    return sync_tree(AT_FDCWD, folder->temporary, folder->path, 0, err);
+}
+
 nb_status ni_folder_commit(ni_folder *folder, bool replace, nb_error *err) {
-    nb_status status = sync_tree(AT_FDCWD, folder->temporary, folder->path, 0, err);
+    nb_status status = ni_folder_sync(folder, err);
     if (status == NB_OK && rename(folder->temporary, folder->path) != 0) {
         bool exists = errno == ENOTEMPTY || errno == EEXIST;
         if (exists && !replace)
             status = nb_fail(err, NB_IO_ERROR, "%s: exists already and is not empty", folder->path);
         else if (!exists || exchange(folder->temporary, folder->path) != 0)
-            status = fail_errno(err, "put the new folder in place", folder->path);
+            status = ni_fail_errno(err, folder->path, "put the new folder in place");
     }
     if (status == NB_OK)
         status = ni_sync_parent(folder->path, err);

@@ -14,6 +14,9 @@ nb_status ni_folder_begin(const char *path, ni_folder **out, nb_error *err);
 /* Where to write meanwhile: the temporary folder. */
 const char *ni_folder_path(const ni_folder *folder);
 
+/* Syncs every file in it and lets the system's copies of them go, so that who reads them now reads the disk. */
+nb_status ni_folder_sync(const ni_folder *folder, nb_error *err);
+
 /* Syncs every file in it, renames it to its final name, syncs the parent, frees `folder` whatever happens; after a
  * failure the temporary folder is gone. If the final name exists: with `replace` the two are exchanged in one step and
  * the old one removed, otherwise NB_IO_ERROR. */

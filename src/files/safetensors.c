@@ -189,6 +189,8 @@ static nb_status read_header(ni_safetensors *file, const char *bytes, size_t siz
         return nb_fail(err, NB_BAD_FILE, "the header is not a JSON object; expected a safetensors file");
     json_error_t where;
     file->header = json_loadb(bytes + 8, (size_t)length, JSON_REJECT_DUPLICATES, &where);
+    if (!file->header && json_error_code(&where) == json_error_out_of_memory)
+        return nb_fail(err, NB_NO_MEMORY, "no memory to read the header of %" PRIu64 " bytes", length);
     if (!file->header)
         return nb_fail(err, NB_BAD_FILE, "header, byte %d: %s", where.position, where.text);
     if (!json_is_object(file->header))
@@ -276,7 +278,10 @@ static nb_status describe_tensor(json_t *header, const ni_file_tensor *tensor, s
                        tensor->name ? tensor->name : "(no name)", tensor->bytes, bytes);
     json_t *shape = json_array();
     for (int32_t i = 0; i < tensor->rank; i++)
-        json_array_append_new(shape, json_integer(tensor->shape[i]));
+        if (json_array_append_new(shape, json_integer(tensor->shape[i])) != 0) {
+            json_decref(shape);
+            return nb_fail(err, NB_NO_MEMORY, "no memory for the header of a file");
+        }
     json_t *entry = json_pack("{s:s, s:o, s:[I, I]}", "dtype", ni_tensor_dtype_name(tensor->dtype), "shape", shape,
                               "data_offsets", (json_int_t)*offset, (json_int_t)end);
     *offset = end;

@@ -1,6 +1,7 @@
 /* skipped.c: reasons, counted. */
 #include "lens/skipped.h"
 
+#include "base/text.h"
 #include "files/file.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,7 +32,8 @@ nb_status ni_skipped_write(ni_skipped *s, const char *path, nb_error *err) {
     for (int32_t i = 0; i < s->count; i++)
         fprintf(to, "%s: %s (%d operand%s, the first %s)\n", s->items[i].what, s->items[i].why, s->items[i].count,
                 s->items[i].count == 1 ? "" : "s", s->items[i].first);
-    fclose(to);
+    if (!ni_memory_text(to, &text, true))
+        return nb_fail(err, NB_NO_MEMORY, "%s: out of memory", path);
     nb_status status = ni_file_write(path, text, size, err);
     free(text);
     s->changed = status != NB_OK;

@@ -225,7 +225,7 @@ nb_status nb_recipe_load(const char *name_or_path, const char *recipes_dir, nb_r
     return NB_OK;
 }
 
-void ni_recipe_print(const nb_recipe *recipe, const ni_yaml_node *root, ni_keys_comments comments, FILE *to) {
+bool ni_recipe_print(const nb_recipe *recipe, const ni_yaml_node *root, ni_keys_comments comments, FILE *to) {
     ni_recipe_file file = {.recipe = *recipe};
     for (int i = 0; i < NB_ROLE_COUNT; i++) {
         const nb_operand_rule *rule = &recipe->roles[i];
@@ -238,5 +238,5 @@ void ni_recipe_print(const nb_recipe *recipe, const ni_yaml_node *root, ni_keys_
         if (rule->shared_noise)
             file.roles[i].noise = 1;
     }
-    ni_keys_print(&ni_recipe_keys, &file, root, comments, to);
+    return ni_keys_print(&ni_recipe_keys, &file, root, comments, to);
 }

@@ -26,7 +26,8 @@ nb_status ni_recipe_load_tree(const char *name_or_path, const char *recipes_dir,
 /* Checks what a table cannot: `from` and `via`, and the pairs of each GEMM. `root` may be NULL. */
 nb_status ni_recipe_check(const nb_recipe *recipe, const ni_yaml_node *root, nb_error *err);
 
-/* Writes the effective recipe. Without comments, reading it back gives the same struct. `root` may be NULL. */
-void ni_recipe_print(const nb_recipe *recipe, const ni_yaml_node *root, ni_keys_comments comments, FILE *to);
+/* Writes the effective recipe. Without comments, reading it back gives the same struct. `root` may be NULL. False if
+ * memory ran out. */
+bool ni_recipe_print(const nb_recipe *recipe, const ni_yaml_node *root, ni_keys_comments comments, FILE *to);
 
 #endif

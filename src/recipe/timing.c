@@ -1,5 +1,6 @@
 /* timing.c: what the times of a recipe mean for a run: whether it is too short, and how long two recipes train alike.
  * When each mechanism acts stands beside its keys (mechanism_keys.c). */
+#include "base/text.h"
 #include "recipe/mechanism_keys.h"
 #include "recipe/recipe_yaml.h"
 
@@ -52,9 +53,8 @@ static char *text_of(const nb_recipe *recipe) {
     FILE *to = open_memstream(&text, &size);
     if (!to)
         return NULL;
-    ni_recipe_print(&nameless, NULL, NI_COMMENTS_NONE, to);
-    fclose(to);
-    return text;
+    bool whole = ni_recipe_print(&nameless, NULL, NI_COMMENTS_NONE, to);
+    return ni_memory_text(to, &text, whole);
 }
 
 static bool are_equal(const nb_recipe *a, const nb_recipe *b) {

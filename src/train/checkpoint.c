@@ -4,6 +4,7 @@
  * whole and no half of the new one. Loading verifies every checksum before it touches the trainer.
  */
 #include "checkpoint.h"
+#include "base/text.h"
 #include "checkpoint_state.h"
 #include "foreign.h"
 #include "manifest.h"
@@ -28,9 +29,8 @@ char *ni_recipe_to_text(const nb_recipe *recipe) {
     FILE *to = open_memstream(&text, &size);
     if (!to)
         return NULL;
-    ni_recipe_print(recipe, NULL, NI_COMMENTS_NONE, to);
-    fclose(to);
-    return text;
+    bool whole = ni_recipe_print(recipe, NULL, NI_COMMENTS_NONE, to);
+    return ni_memory_text(to, &text, whole);
 }
 
 static nb_status fill_folder(nb_trainer *t, const char *folder, nb_error *err) {
@@ -54,6 +54,10 @@ nb_status nb_trainer_save(nb_trainer *t, const char *folder, nb_error *err) {
     ni_folder *made;
     NB_TRY(ni_folder_begin(folder, &made, err));
     nb_status status = fill_folder(t, ni_folder_path(made), err);
+    if (status == NB_OK)
+        status = ni_folder_sync(made, err);
+    if (status == NB_OK && nb_checkpoint_verify(ni_folder_path(made), err) != NB_OK)
+        status = nb_fail_within(err, "the checkpoint does not read back as it was written");
     if (status != NB_OK) {
         ni_folder_abandon(made);
         return status;

@@ -7,12 +7,15 @@
 /* RUN/checkpoints/step-00001000 */
 void ni_checkpoint_path(const char *run_folder, int64_t step, char *path, size_t size);
 
-/* Steps of the checkpoints under RUN/checkpoints, newest first; whether they are good is not looked at. Returns how
- * many there are; at most `most` are written. */
-int32_t ni_checkpoint_list(const char *run_folder, int64_t *steps, int32_t most);
+/* Steps of the checkpoints under RUN/checkpoints, newest first; whether they are good is not looked at. *count becomes
+ * how many there are; at most `most` are written. A folder that is not there holds none; one that cannot be read is an
+ * error. */
+nb_status ni_checkpoint_list(const char *run_folder, int64_t *steps, int32_t most, int32_t *count, nb_error *err);
 
-/* Removes all but the newest `keep` (0 = none) and those of the steps `spared`. A checkpoint disappears in one step. */
-nb_status ni_checkpoint_prune(const char *run_folder, int64_t keep, const int64_t *spared, int32_t spared_count,
-                              nb_error *err);
+/* Removes what is older than the newest `keep` good checkpoints (0 = nothing), but for those of the steps `spared`.
+ * Damaged ones do not count, and what has no nibble.json is not ours to remove. `known` is a step whose checkpoint was
+ * just verified (-1: none). A checkpoint disappears in one step. */
+nb_status ni_checkpoint_prune(const char *run_folder, int64_t keep, int64_t known, const int64_t *spared,
+                              int32_t spared_count, nb_error *err);
 
 #endif

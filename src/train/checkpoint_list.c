@@ -3,6 +3,7 @@
 #include "foreign.h"
 #include "manifest.h"
 
+#include "files/file.h"
 #include "files/folder.h"
 
 #include <dirent.h>
@@ -29,22 +30,31 @@ static void insert(int64_t *steps, int32_t count, int32_t most, int64_t step) {
     steps[i] = step;
 }
 
-int32_t ni_checkpoint_list(const char *run_folder, int64_t *steps, int32_t most) {
+/* The step that a name stands for; -1 if checkpoints have no such name ("step-99", "step-00000004.old"). */
+static int64_t step_of_name(const char *name) {
+    char again[40];
+    long long step = -1;
+    if (sscanf(name, "step-%lld", &step) != 1 || step < 0)
+        return -1;
+    snprintf(again, sizeof again, "step-%08lld", step);
+    return strcmp(name, again) == 0 ? step : -1;
+}
+
+nb_status ni_checkpoint_list(const char *run_folder, int64_t *steps, int32_t most, int32_t *count, nb_error *err) {
     char path[FILE_PATH_SIZE];
     snprintf(path, sizeof path, "%s/checkpoints", run_folder);
+    *count = 0;
     DIR *dir = opendir(path);
-    int32_t count = 0;
-    for (struct dirent *item; dir && (item = readdir(dir));) {
-        long long step;
-        int used = 0;
-        if (sscanf(item->d_name, "step-%lld%n", &step, &used) != 1 || item->d_name[used] != 0 || step < 0)
-            continue;
-        insert(steps, count, most, step);
-        count++;
+    if (!dir)
+        return errno == ENOENT || errno == ENOTDIR ? NB_OK : ni_fail_errno(err, path, "list the checkpoints");
+    for (struct dirent *item; (errno = 0, item = readdir(dir));) {
+        int64_t step = step_of_name(item->d_name);
+        if (step >= 0)
+            insert(steps, (*count)++, most, step);
     }
-    if (dir)
-        closedir(dir);
-    return count;
+    nb_status status = errno == 0 ? NB_OK : ni_fail_errno(err, path, "list the checkpoints");
+    closedir(dir);
+    return status;
 }
 
 static bool is_among(int64_t step, const int64_t *steps, int32_t count) {
@@ -54,22 +64,45 @@ static bool is_among(int64_t step, const int64_t *steps, int32_t count) {
     return false;
 }
 
-nb_status ni_checkpoint_prune(const char *run_folder, int64_t keep, const int64_t *spared, int32_t spared_count,
-                              nb_error *err) {
+/* Whether a verdict is about the checkpoint, not about reading it. */
+static bool is_verdict(nb_status status) {
+    return status == NB_BAD_FILE || status == NB_BAD_CONFIG || status == NB_UNSUPPORTED;
+}
+
+/* A name that the next start sweeps away, so that a kill on the way leaves no half of a checkpoint. */
+static nb_status remove_checkpoint(const char *path, nb_error *err) {
+    char gone[FILE_PATH_SIZE + 64], page[FILE_PATH_SIZE + 64];
+    bool ours;
+    snprintf(page, sizeof page, "%s/%s", path, NI_MANIFEST_NAME);
+    NB_TRY(ni_file_exists(page, &ours, err));
+    if (!ours)
+        return NB_OK;
+    snprintf(gone, sizeof gone, "%s.tmp-%ld-0", path, (long)getpid());
+    if (rename(path, gone) != 0)
+        return ni_fail_errno(err, path, "rename, in order to remove it,");
+    return ni_folder_remove(gone, err);
+}
+
+nb_status ni_checkpoint_prune(const char *run_folder, int64_t keep, int64_t known, const int64_t *spared,
+                              int32_t spared_count, nb_error *err) {
+    int64_t steps[MOST_CHECKPOINTS];
+    int32_t count;
     if (keep <= 0)
         return NB_OK;
-    int64_t steps[MOST_CHECKPOINTS];
-    int32_t count = ni_checkpoint_list(run_folder, steps, MOST_CHECKPOINTS);
+    NB_TRY(ni_checkpoint_list(run_folder, steps, MOST_CHECKPOINTS, &count, err));
     for (int32_t i = 0; i < count && i < MOST_CHECKPOINTS; i++) {
-        if (is_among(steps[i], spared, spared_count) || keep-- > 0)
-            continue;
-        char path[FILE_PATH_SIZE], gone[FILE_PATH_SIZE + 64];
+        char path[FILE_PATH_SIZE];
         ni_checkpoint_path(run_folder, steps[i], path, sizeof path);
-        /* A name that the next start sweeps away, so that a kill on the way leaves no half of a checkpoint. */
-        snprintf(gone, sizeof gone, "%s.tmp-%ld-0", path, (long)getpid());
-        if (rename(path, gone) != 0)
-            return nb_fail(err, NB_IO_ERROR, "%s: cannot be renamed to be removed: %s", path, strerror(errno));
-        NB_TRY(ni_folder_remove(gone, err));
+        if (is_among(steps[i], spared, spared_count))
+            continue;
+        if (keep == 0) {
+            NB_TRY(remove_checkpoint(path, err));
+            continue;
+        }
+        nb_status status = steps[i] == known ? NB_OK : nb_checkpoint_verify(path, err);
+        if (status != NB_OK && !is_verdict(status))
+            return status;
+        keep -= status == NB_OK;
     }
     return NB_OK;
 }
@@ -97,18 +130,26 @@ nb_status nb_checkpoint_newest(const char *run_folder, char *path, size_t size,
                                void (*note)(void *user, nb_note_kind kind, const char *sentence), void *user,
                                nb_error *err) {
     int64_t steps[MOST_CHECKPOINTS];
-    int32_t count = ni_checkpoint_list(run_folder, steps, MOST_CHECKPOINTS);
+    int32_t count;
+    path[0] = 0;
+    NB_TRY(ni_checkpoint_list(run_folder, steps, MOST_CHECKPOINTS, &count, err));
     for (int32_t i = 0; i < count && i < MOST_CHECKPOINTS; i++) {
         nb_error broken = {0};
         ni_checkpoint_path(run_folder, steps[i], path, size);
-        if (nb_checkpoint_verify(path, &broken) == NB_OK)
+        nb_status status = nb_checkpoint_verify(path, &broken);
+        if (status == NB_OK)
             return NB_OK;
+        path[0] = 0;
+        if (!is_verdict(status))
+            return nb_fail(err, status, "%s", broken.message);
         if (note) {
             char sentence[sizeof broken.message + 64];
             snprintf(sentence, sizeof sentence, "checkpoint passed over: %s", broken.message);
             note(user, NB_NOTE_WARNING, sentence);
         }
     }
-    path[0] = 0;
-    return nb_fail(err, NB_BAD_FILE, "%s: holds no good checkpoint", run_folder);
+    if (count == 0)
+        return nb_fail(err, NB_BAD_FILE, "%s: holds no checkpoint", run_folder);
+    return nb_fail(err, NB_BAD_FILE, "%s/checkpoints: holds %d checkpoint%s and none is good", run_folder, count,
+                   count == 1 ? "" : "s");
 }

@@ -1,4 +1,5 @@
 /* describe.c: where the bytes of a run are, and in which format each GEMM runs. */
+#include "base/text.h"
 #include "lens/oscillation.h"
 #include "trainer.h"
 
@@ -84,6 +85,5 @@ char *ni_census_text(const nb_model *model) {
         fprintf(to, "%-36s %-6s %-48s %-28s %s\n", rows[i].module, rows[i].gemm, rows[i].formats, rows[i].kernel,
                 rows[i].reason ? rows[i].reason : "");
     free(rows);
-    fclose(to);
-    return text;
+    return ni_memory_text(to, &text, true);
 }

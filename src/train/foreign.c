@@ -5,6 +5,7 @@
 #include "manifest.h"
 #include "model/hf.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -15,7 +16,7 @@ bool ni_is_foreign(const char *folder) {
     char ours[FILE_PATH_SIZE], theirs[FILE_PATH_SIZE];
     snprintf(ours, sizeof ours, "%s/%s", folder, NI_MANIFEST_NAME);
     snprintf(theirs, sizeof theirs, "%s/config.json", folder);
-    return access(ours, F_OK) != 0 && access(theirs, F_OK) == 0;
+    return access(ours, F_OK) != 0 && (errno == ENOENT || errno == ENOTDIR) && access(theirs, F_OK) == 0;
 }
 
 nb_status ni_foreign_info(const char *folder, nb_checkpoint_info *out, nb_error *err) {

@@ -8,7 +8,6 @@
 #include "files/file.h"
 #include "files/folder.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
@@ -50,21 +49,25 @@ static void note(const nb_trainer *t, nb_note_kind kind, const char *format, ...
 
 /* ---- the run folder ---- */
 
-static bool holds_a_run(const char *out) {
+static nb_status refuse_a_run(const char *out, nb_error *err) {
     char path[FILE_PATH_SIZE];
     int64_t step;
+    int32_t count;
+    bool metrics;
     snprintf(path, sizeof path, "%s/metrics.jsonl", out);
-    return access(path, F_OK) == 0 || ni_checkpoint_list(out, &step, 1) > 0;
+    NB_TRY(ni_file_exists(path, &metrics, err));
+    NB_TRY(ni_checkpoint_list(out, &step, 1, &count, err));
+    if (!metrics && count == 0)
+        return NB_OK;
+    return nb_fail(err, NB_BAD_USAGE,
+                   "%s: holds a run already; hint: --resume goes on with it, --set out=... starts another", out);
 }
 
 static nb_status take_folder(run *r, nb_start start, nb_error *err) {
     const char *out = r->t->config.out;
     char path[FILE_PATH_SIZE];
-    if (start != NB_START_RESUME && start != NB_START_BRANCH && holds_a_run(out))
-        return nb_fail(err, NB_BAD_USAGE,
-                       "%s: holds a run already; hint: --resume goes on with it, --set out=... starts "
-                       "another",
-                       out);
+    if (start != NB_START_RESUME && start != NB_START_BRANCH)
+        NB_TRY(refuse_a_run(out, err));
     snprintf(path, sizeof path, "%s/checkpoints", out);
     NB_TRY(ni_make_folders(path, err));
     r->lock = open(out, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -72,8 +75,18 @@ static nb_status take_folder(run *r, nb_start start, nb_error *err) {
         return nb_fail(err, NB_IO_ERROR, "%s: cannot be opened: %s", out, strerror(errno));
     if (flock(r->lock, LOCK_EX | LOCK_NB) != 0)
         return nb_fail(err, NB_IO_ERROR, "%s: another process is training in this folder", out);
-    NB_TRY(ni_folder_remove_abandoned(out, err));
-    return ni_folder_remove_abandoned(path, err);
+    return NB_OK;
+}
+
+/* What killed processes left. Nothing is removed before the state of the run is loaded. */
+static nb_status sweep_folder(const char *out, nb_error *err) {
+    static const char *const folders[] = {"", "/checkpoints", "/lens"};
+    char path[FILE_PATH_SIZE];
+    for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) {
+        snprintf(path, sizeof path, "%s%s", out, folders[i]);
+        NB_TRY(ni_folder_remove_abandoned(path, err));
+    }
+    return NB_OK;
 }
 
 /* Writes a text into the run folder and frees it. */
@@ -99,9 +112,23 @@ static nb_status open_recorder(run *r, nb_error *err) {
     return ni_recorder_open(&r->t->config, r->t->at.step, &r->recorder, err);
 }
 
+/* Loads the run's newest good checkpoint; `path` stays empty where it has none at all. Checkpoints of which none is
+ * good, or which cannot be read, are no reason to begin anew. */
 static nb_status load_newest(run *r, char *path, size_t size, nb_error *err) {
     nb_trainer *t = r->t;
-    NB_TRY(nb_checkpoint_newest(t->config.out, path, size, t->callbacks.note, t->callbacks.user, err));
+    int64_t step;
+    int32_t count;
+    path[0] = 0;
+    NB_TRY(ni_checkpoint_list(t->config.out, &step, 1, &count, err));
+    if (count == 0)
+        return NB_OK;
+    nb_status status = nb_checkpoint_newest(t->config.out, path, size, t->callbacks.note, t->callbacks.user, err);
+    if (status != NB_OK) {
+        char why[sizeof err->message];
+        snprintf(why, sizeof why, "%s", err ? err->message : "");
+        return status == NB_BAD_FILE ? nb_fail(err, status, "%s; hint: move them away to begin at step 0", why)
+                                     : status;
+    }
     return nb_trainer_load(t, path, NB_START_RESUME, err);
 }
 
@@ -116,16 +143,14 @@ static nb_status take_over(run *r, nb_error *err) {
 /* From the run's own newest checkpoint; without one from another run's, or from step 0 where there is none. */
 static nb_status go_on(run *r, nb_error *err) {
     nb_trainer *t = r->t;
-    char path[FILE_PATH_SIZE] = "";
-    nb_status status = load_newest(r, path, sizeof path, err);
-    if (status != NB_OK && path[0])
-        return status;
+    char path[FILE_PATH_SIZE];
+    NB_TRY(load_newest(r, path, sizeof path, err));
     if (!path[0] && r->from)
         return take_over(r, err);
     if (path[0])
         note(t, NB_NOTE_INFO, "resumed from %s", path);
     else
-        note(t, NB_NOTE_INFO, "no good checkpoint in %s: starting at step 0", t->config.out);
+        note(t, NB_NOTE_INFO, "no checkpoint in %s: starting at step 0", t->config.out);
     r->saved = path[0] ? t->at.step : -1;
     r->evaluated = r->saved;
     return NB_OK;
@@ -167,7 +192,11 @@ static nb_status save(run *r, nb_error *err) {
     NB_TRY(nb_trainer_save(t, path, err));
     r->saved = t->at.step;
     note(t, NB_NOTE_INFO, "checkpoint %s", path);
-    return ni_checkpoint_prune(t->config.out, t->config.checkpoint.keep, t->branches, t->branch_count, err);
+    nb_error kept = {0};
+    if (ni_checkpoint_prune(t->config.out, t->config.checkpoint.keep, t->at.step, t->branches, t->branch_count,
+                            &kept) != NB_OK)
+        note(t, NB_NOTE_WARNING, "old checkpoints stay: %s", kept.message);
+    return NB_OK;
 }
 
 static nb_status begin(run *r, nb_start start, nb_error *err) {
@@ -178,6 +207,7 @@ static nb_status begin(run *r, nb_start start, nb_error *err) {
         NB_TRY(take_over(r, err));
     else if (start != NB_START_NEW)
         NB_TRY(go_on(r, err));
+    NB_TRY(sweep_folder(t->config.out, err));
     if (nb_recipe_idles(&t->recipe, t->steps, idle, sizeof idle))
         note(t, NB_NOTE_WARNING, "recipe %s: %s", t->recipe.name, idle);
     NB_TRY(write_description(t, err));
@@ -224,7 +254,7 @@ static nb_status roll_back(run *r, nb_error *err) {
     memcpy(earlier, t->at.passed, sizeof t->at.passed);
     char path[FILE_PATH_SIZE];
     nb_status status = load_newest(r, path, sizeof path, err);
-    if (status != NB_OK && !path[0])
+    if (status == NB_OK && !path[0])
         status = r->from ? nb_trainer_load(t, r->from, r->as, err) : ni_trainer_restart(t, err);
     for (int64_t i = 0; status == NB_OK && i < passed; i++)
         status = ni_trainer_pass_over(t, earlier[i], err);

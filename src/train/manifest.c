@@ -33,33 +33,49 @@ static bool ends_with(const char *text, const char *end) {
     return n >= m && strcmp(text + n - m, end) == 0;
 }
 
+/* ---- JSON that says when memory ran out ---- */
+
+/* Adds a value, whose reference it takes; once one could not be made or added, *whole is false. */
+static void put(json_t *object, const char *key, json_t *value, bool *whole) {
+    *whole = value && json_object_set_new(object, key, value) == 0 && *whole;
+}
+
+static void put_last(json_t *array, json_t *value, bool *whole) {
+    *whole = value && json_array_append_new(array, value) == 0 && *whole;
+}
+
 /* ---- checksums of files ---- */
 
 static nb_status tensor_sums(const char *path, json_t *into, nb_error *err) {
     ni_safetensors *file;
+    bool whole = into != NULL;
     NB_TRY(ni_safetensors_open(path, &file, err));
     for (int32_t i = 0; i < ni_safetensors_count(file); i++) {
         const ni_file_tensor *tensor = ni_safetensors_at(file, i);
         char sum[NI_CHECKSUM_SIZE];
         ni_checksum(tensor->data, tensor->bytes, sum);
-        json_object_set_new(into, tensor->name, json_string(sum));
+        put(into, tensor->name, json_string(sum), &whole);
     }
     ni_safetensors_close(file);
-    return NB_OK;
+    return whole ? NB_OK : nb_fail(err, NB_NO_MEMORY, "%s: out of memory for its checksums", path);
 }
 
 static nb_status file_entry(const char *path, json_t *entry, nb_error *err) {
     struct stat info;
     if (stat(path, &info) != 0)
-        return nb_fail(err, NB_IO_ERROR, "%s: cannot be read: %s", path, strerror(errno));
+        return ni_fail_errno(err, path, "examine");
     char sum[NI_CHECKSUM_SIZE];
     NB_TRY(ni_checksum_file(path, sum, err));
-    json_object_set_new(entry, "bytes", json_integer(info.st_size));
-    json_object_set_new(entry, "xxh3", json_string(sum));
-    if (!ends_with(path, ".safetensors"))
+    bool whole = true, has_tensors = ends_with(path, ".safetensors");
+    json_t *tensors = has_tensors ? json_object() : NULL;
+    put(entry, "bytes", json_integer(info.st_size), &whole);
+    put(entry, "xxh3", json_string(sum), &whole);
+    if (has_tensors)
+        put(entry, "tensors", tensors, &whole);
+    if (!whole)
+        return nb_fail(err, NB_NO_MEMORY, "%s: out of memory for its checksum", path);
+    if (!has_tensors)
         return NB_OK;
-    json_t *tensors = json_object();
-    json_object_set_new(entry, "tensors", tensors);
     return tensor_sums(path, tensors, err);
 }
 
@@ -71,11 +87,12 @@ static int by_name(const void *a, const void *b) {
 static nb_status add_files(const char *folder, json_t *files, nb_error *err) {
     DIR *dir = opendir(folder);
     if (!dir)
-        return nb_fail(err, NB_IO_ERROR, "%s: cannot be listed: %s", folder, strerror(errno));
+        return ni_fail_errno(err, folder, "list the folder");
     char *names[MOST_FILES] = {NULL};
     size_t count = 0;
     nb_status status = NB_OK;
-    for (struct dirent *item; status == NB_OK && (item = readdir(dir));) {
+    struct dirent *item = NULL;
+    while (status == NB_OK && (errno = 0, item = readdir(dir))) {
         if (item->d_name[0] == '.' || strcmp(item->d_name, NI_MANIFEST_NAME) == 0)
             continue;
         if (count == MOST_FILES)
@@ -83,6 +100,8 @@ static nb_status add_files(const char *folder, json_t *files, nb_error *err) {
         else if (!(names[count++] = strdup(item->d_name)))
             status = nb_fail(err, NB_NO_MEMORY, "%s: out of memory", folder);
     }
+    if (status == NB_OK && errno != 0)
+        status = ni_fail_errno(err, folder, "list the folder");
     closedir(dir);
     if (status == NB_OK)
         qsort(names, count, sizeof names[0], by_name);
@@ -90,8 +109,9 @@ static nb_status add_files(const char *folder, json_t *files, nb_error *err) {
         char path[FILE_PATH_SIZE];
         snprintf(path, sizeof path, "%s/%s", folder, names[i]);
         json_t *entry = json_object();
-        json_object_set_new(files, names[i], entry);
-        status = file_entry(path, entry, err);
+        bool whole = true;
+        put(files, names[i], entry, &whole);
+        status = whole ? file_entry(path, entry, err) : nb_fail(err, NB_NO_MEMORY, "%s: out of memory", path);
     }
     for (size_t i = 0; i < count; i++)
         free(names[i]);
@@ -132,45 +152,44 @@ static nb_status check_self(const char *path, char *text, size_t size, nb_error 
 
 /* ---- writing ---- */
 
-static json_t *window_to_json(const ni_window *window) {
+static json_t *window_to_json(const ni_window *window, bool *whole) {
     json_t *list = json_array();
     int32_t first = window->count < NI_WINDOW_SIZE ? 0 : window->next;
     for (int32_t i = 0; i < window->count; i++)
-        json_array_append_new(list, json_real(window->values[(first + i) % NI_WINDOW_SIZE]));
+        put_last(list, json_real(window->values[(first + i) % NI_WINDOW_SIZE]), whole);
     return list;
 }
 
-static json_t *position_to_json(const ni_manifest *m) {
-    json_t *root = json_object();
-    json_object_set_new(root, "format", json_string(FORMAT));
-    json_object_set_new(root, "step", json_integer(m->at.step));
-    json_object_set_new(root, "updates", json_integer(m->updates));
-    json_object_set_new(root, "next_batch", json_integer(m->at.next_batch));
+static void put_position(json_t *root, const ni_manifest *m, bool *whole) {
+    put(root, "format", json_string(FORMAT), whole);
+    put(root, "step", json_integer(m->at.step), whole);
+    put(root, "updates", json_integer(m->updates), whole);
+    put(root, "next_batch", json_integer(m->at.next_batch), whole);
     json_t *passed = json_array();
     for (int32_t i = 0; i < m->at.passed_count; i++)
-        json_array_append_new(passed, json_integer(m->at.passed[i]));
-    json_object_set_new(root, "passed_over", passed);
-    json_object_set_new(root, "modules_in_bf16", json_boolean(m->at.modules_in_bf16));
-    json_object_set_new(root, "loss_window", window_to_json(&m->at.loss_window));
-    json_object_set_new(root, "norm_window", window_to_json(&m->at.norm_window));
+        put_last(passed, json_integer(m->at.passed[i]), whole);
+    put(root, "passed_over", passed, whole);
+    put(root, "modules_in_bf16", json_boolean(m->at.modules_in_bf16), whole);
+    put(root, "loss_window", window_to_json(&m->at.loss_window, whole), whole);
+    put(root, "norm_window", window_to_json(&m->at.norm_window, whole), whole);
     char fingerprint[17];
     snprintf(fingerprint, sizeof fingerprint, "%016" PRIx64, m->data_fingerprint);
-    json_object_set_new(root, "data_fingerprint", json_string(fingerprint));
-    return root;
+    put(root, "data_fingerprint", json_string(fingerprint), whole);
 }
 
 char *ni_manifest_text(const ni_manifest *m, json_t *files) {
-    json_t *root = position_to_json(m);
-    json_t *products = json_object();
-    json_object_set_new(products, "bf16", json_string(m->products.bf16));
-    json_object_set_new(products, "f32", json_string(m->products.f32));
-    json_object_set_new(root, "products", products);
+    json_t *root = json_object(), *products = json_object();
     char *config = nb_run_config_text(&m->config);
-    json_object_set_new(root, "config", json_string(config ? config : ""));
-    json_object_set_new(root, "recipe", json_string(m->recipe ? m->recipe : ""));
-    json_object_set(root, "files", files);
-    json_object_set_new(root, "self", json_string(ZERO_SUM));
-    char *text = config ? json_dumps(root, JSON_INDENT(1) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(17)) : NULL;
+    bool whole = config != NULL;
+    put_position(root, m, &whole);
+    put(products, "bf16", json_string(m->products.bf16), &whole);
+    put(products, "f32", json_string(m->products.f32), &whole);
+    put(root, "products", products, &whole);
+    put(root, "config", json_string(config ? config : ""), &whole);
+    put(root, "recipe", m->recipe ? json_string(m->recipe) : NULL, &whole);
+    put(root, "files", json_incref(files), &whole);
+    put(root, "self", json_string(ZERO_SUM), &whole);
+    char *text = whole ? json_dumps(root, JSON_INDENT(1) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(17)) : NULL;
     if (text)
         ni_manifest_seal(text, strlen(text));
     free(config);
@@ -290,9 +309,13 @@ nb_status ni_manifest_parse(char *text, size_t size, const char *path, ni_manife
     NB_TRY(check_self(path, text, size, err));
     json_error_t where;
     out->root = json_loadb(text, size, JSON_REJECT_DUPLICATES, &where);
-    nb_status status = json_is_object(out->root)
-                           ? read_fields(path, out, err)
-                           : nb_fail(err, NB_BAD_FILE, "%s:%d: not JSON: %s", path, where.line, where.text);
+    nb_status status = NB_OK;
+    if (json_is_object(out->root))
+        status = read_fields(path, out, err);
+    else if (!out->root && json_error_code(&where) == json_error_out_of_memory)
+        status = nb_fail(err, NB_NO_MEMORY, "%s: no memory to read it", path);
+    else
+        status = nb_fail(err, NB_BAD_FILE, "%s:%d: not JSON: %s", path, where.line, where.text);
     if (status != NB_OK)
         ni_manifest_free(out);
     return status;
@@ -302,11 +325,16 @@ nb_status ni_manifest_read(const char *folder, ni_manifest *out, nb_error *err) 
     memset(out, 0, sizeof *out);
     char path[FILE_PATH_SIZE];
     struct stat info;
-    if (stat(folder, &info) != 0 || !S_ISDIR(info.st_mode))
+    bool exists;
+    NB_TRY(ni_file_exists(folder, &exists, err));
+    if (exists && stat(folder, &info) != 0)
+        return ni_fail_errno(err, folder, "examine");
+    if (!exists || !S_ISDIR(info.st_mode))
         return nb_fail(err, NB_BAD_FILE, "%s: no such folder; expected a checkpoint, as RUN/checkpoints/step-00001000",
                        folder);
     snprintf(path, sizeof path, "%s/%s", folder, NI_MANIFEST_NAME);
-    if (stat(path, &info) != 0)
+    NB_TRY(ni_file_exists(path, &exists, err));
+    if (!exists)
         return nb_fail(err, NB_BAD_FILE, "%s: has no %s, so it is not a checkpoint of nibble", folder,
                        NI_MANIFEST_NAME);
     char *text;
@@ -322,9 +350,11 @@ nb_status ni_manifest_read(const char *folder, ni_manifest *out, nb_error *err) 
 /* The file's sum is wrong: say which tensor it is in. */
 static nb_status name_damage(const char *path, const json_t *tensors, nb_error *err) {
     ni_safetensors *file;
-    if (ni_safetensors_open(path, &file, err) != NB_OK)
-        return nb_fail_within(err, "checksum does not agree");
-    nb_status status = NB_OK;
+    nb_status status = ni_safetensors_open(path, &file, err);
+    if (status == NB_BAD_FILE)
+        nb_fail_within(err, "checksum does not agree");
+    if (status != NB_OK)
+        return status;
     for (int32_t i = 0; status == NB_OK && i < ni_safetensors_count(file); i++) {
         const ni_file_tensor *tensor = ni_safetensors_at(file, i);
         const char *said = json_string_value(json_object_get(tensors, tensor->name));
@@ -348,8 +378,12 @@ static nb_status verify_file(const char *path, const json_t *entry, nb_error *er
     const char *said = json_string_value(json_object_get(entry, "xxh3"));
     if (!said || !get_integer(entry, "bytes", 0, INT64_MAX, &bytes))
         return nb_fail(err, NB_BAD_FILE, "%s: its entry in %s is not whole", path, NI_MANIFEST_NAME);
-    if (stat(path, &info) != 0)
+    bool exists;
+    NB_TRY(ni_file_exists(path, &exists, err));
+    if (!exists)
         return nb_fail(err, NB_BAD_FILE, "%s: is missing", path);
+    if (stat(path, &info) != 0)
+        return ni_fail_errno(err, path, "examine");
     if (info.st_size != bytes)
         return nb_fail(err, NB_BAD_FILE, "%s: has %lld bytes; expected %lld: it was cut or changed", path,
                        (long long)info.st_size, (long long)bytes);

@@ -1,6 +1,7 @@
 /* run_keys.c: every key of a run file, once: name, type, default, range, help and where the default comes from. */
 #include "run_keys.h"
 
+#include "base/text.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -504,12 +505,8 @@ char *nb_run_config_text(const nb_run_config *config) {
     FILE *to = open_memstream(&text, &size);
     if (!to)
         return NULL;
-    ni_keys_print(&ni_run_keys, config, NULL, NI_COMMENTS_NONE, to);
-    if (fclose(to) != 0) {
-        free(text);
-        return NULL;
-    }
-    return text;
+    bool whole = ni_keys_print(&ni_run_keys, config, NULL, NI_COMMENTS_NONE, to);
+    return ni_memory_text(to, &text, whole);
 }
 
 int64_t nb_run_tokens_per_step(const nb_run_config *config) {

@@ -1,0 +1,20 @@
+/* text.h: the end of a text that was printed into memory. */
+#ifndef NI_BASE_TEXT_H
+#define NI_BASE_TEXT_H
+
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+/* Closes what open_memstream opened on *text and returns the text; NULL, and nothing to free, where it is not `whole`
+ * or a piece of it found no memory. */
+static inline char *ni_memory_text(FILE *to, char **text, bool whole) {
+    whole = !ferror(to) && whole;
+    whole = fclose(to) == 0 && whole;
+    if (whole)
+        return *text;
+    free(*text);
+    return *text = NULL;
+}
+
+#endif
