@@ -233,7 +233,7 @@ static void reports(void **state) {
     nb_recipe recipe = nvfp4_recipe();
     nb_model *model = case_model(be, &config, &recipe, true);
     nb_census_row rows[64];
-    assert_int_equal(nb_model_census(model, rows, 64), 3 * (7 * config.layers + 1));
+    assert_int_equal(nb_model_census(model, rows, 64), 3 * (7 * config.layers + 1) + config.layers);
     assert_string_equal(rows[0].module, "layers.0.self_attn.q_proj");
     assert_string_equal(rows[0].formats, "nvfp4 1x16 x nvfp4 16x16");
     assert_string_equal(rows[3 * 14].module, "lm_head");

@@ -148,7 +148,7 @@ NB_API int32_t nb_model_memory(const nb_model *model, nb_memory_row *rows, int32
 /* One line of the census: which GEMM of which layer runs in which format on which kernel, and why. */
 typedef struct nb_census_row {
     char module[NB_NAME_SIZE]; /* "layers.0.self_attn.q_proj" */
-    const char *gemm;          /* "fprop", "dgrad", "wgrad" */
+    const char *gemm;          /* "fprop", "dgrad", "wgrad"; "attn", "gla": what a mixer computes beside them */
     char formats[96];          /* "nvfp4 1x16 x nvfp4 16x16" */
     const char *kernel;        /* "packed avx512-vnni", "bf16 onednn" */
     const char *reason;

@@ -116,6 +116,9 @@ typedef struct nb_run_config {
     } bad_numbers;
     int64_t print_every; /* steps between printed lines; metrics.jsonl has every step */
     double peak_flops;   /* what MFU is a share of; or NB_PEAK_AUTO, NB_PEAK_NONE */
+    bool deterministic;  /* false: kernels whose order of sums is not that of the next run may be chosen */
+    bool fp8_units;      /* codes that FP8 holds exactly are multiplied by FP8 units, where there are some */
+    bool native_fp4;     /* units for four bits may multiply block-scaled codes */
     char backend[32];    /* "cpu", "cuda", "cuda:1": nb_backend_open */
     int32_t threads;     /* 0 = all the process may use; never changes a bit of the result */
     nb_isa isa;

@@ -67,6 +67,13 @@ typedef struct ni_attention_stats {
     int64_t queries;       /* that went into it; those that see a single key are left out */
 } ni_attention_stats;
 
+/* What a run permits (docs/run-file.md: deterministic, fp8_units, native_fp4). */
+typedef struct ni_permits {
+    bool any_order;  /* sums in whichever order is fastest, one run's not the next one's */
+    bool no_fp8;     /* codes that FP8 holds exactly are multiplied as BF16 all the same */
+    bool native_fp4; /* units for four bits multiply block-scaled codes: compiled, never run on such a GPU */
+} ni_permits;
+
 /* Weights followed from step to step by track_codes; [rows, cols] each, in backend memory. */
 typedef struct ni_tracked {
     float *w, *q;             /* of the step before: the numbers, and what their codes decode to */

@@ -8,6 +8,7 @@
 /* The return of an operation of this type: nothing, or a zero of it. */
 #define NOTHING_void (void
 #define NOTHING_const return (const
+#define NOTHING_char return (char
 #define NOTHING_double return (double
 #define NOTHING_size_t return (size_t
 #define NOTHING_bool return (bool

@@ -10,6 +10,7 @@
 #include "nibble/lens.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 typedef struct ni_attention_layer {
@@ -173,4 +174,19 @@ static double flops(const void *layer, int64_t seq) {
     return 3.0 * 4.0 * (double)(a->heads * a->head_dim) * 0.5 * (double)(seq + 1);
 }
 
-const ni_layer_kind ni_attention_kind = {create, declare, build, place, wants_amax, forward, backward, flops};
+static void census(const void *layer, const nb_model *model, nb_census_row *row) {
+    const ni_attention_layer *a = layer;
+    const nb_attention s = {.batch = model->max_batch,
+                            .seq = model->max_seq,
+                            .heads = a->heads,
+                            .kv_heads = a->kv_heads,
+                            .head_dim = a->head_dim,
+                            .scale = 1.0 / sqrt((double)a->head_dim)};
+    snprintf(row->module, sizeof row->module, "%s", a->name);
+    snprintf(row->formats, sizeof row->formats, "bf16, %lld heads of %lld, %lld of keys", (long long)a->heads,
+             (long long)a->head_dim, (long long)a->kv_heads);
+    row->gemm = "attn";
+    row->kernel = model->be->ops->attention_kernel(model->be, &s, &row->reason);
+}
+
+const ni_layer_kind ni_attention_kind = {create, declare, build, place, wants_amax, forward, backward, flops, census};

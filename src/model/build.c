@@ -137,9 +137,8 @@ static void place(ni_builder *builder) {
 static nb_status reserve(nb_model *model, void **memory, size_t bytes, const char *what, nb_error *err) {
     nb_status status = ni_backend_take(model->be, bytes, what, memory, err);
     if (status != NB_OK)
-        return nb_fail(err, status,
-                       "no memory for %s: %zu MiB for %lld x %lld tokens; a smaller micro-batch needs less", what,
-                       bytes >> 20, (long long)model->max_batch, (long long)model->max_seq);
+        return nb_fail(err, status, "no memory for %s: %zu MiB for %lld x %lld tokens", what, bytes >> 20,
+                       (long long)model->max_batch, (long long)model->max_seq);
     return NB_OK;
 }
 

@@ -65,6 +65,7 @@ void ni_norm_backward(nb_backend *be, const ni_norm *norm, const nb_mat *dx, con
 /* ---- layers: what a branch holds ---- */
 
 struct ni_builder;
+struct nb_model;
 
 /* One kind of layer. build runs once the parameters have their memory; place runs twice (arena.h). */
 typedef struct ni_layer_kind {
@@ -78,6 +79,8 @@ typedef struct ni_layer_kind {
     nb_status (*backward)(void *layer, const ni_run *run, const nb_mat *x, const nb_mat *dy, const nb_mat *dx,
                           nb_error *err);
     double (*flops)(const void *layer, int64_t seq); /* of one training token, beside the linear layers */
+    /* What the census says of what it computes beside them; NULL: nothing. */
+    void (*census)(const void *layer, const struct nb_model *model, nb_census_row *row);
 } ni_layer_kind;
 
 extern const ni_layer_kind ni_attention_kind, ni_mlp_kind, ni_gla_kind;

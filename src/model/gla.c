@@ -11,6 +11,7 @@
 #include "nibble/lens.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 typedef struct ni_gla_layer {
@@ -172,4 +173,18 @@ static double flops(const void *layer, int64_t seq) {
     return 3.0 * 4.0 * (double)l->keys * (double)l->values / (double)l->heads;
 }
 
-const ni_layer_kind ni_gla_kind = {create, declare, build, place, wants_amax, forward, backward, flops};
+static void census(const void *layer, const nb_model *model, nb_census_row *row) {
+    const ni_gla_layer *l = layer;
+    const ni_gla s = {.batch = model->max_batch,
+                      .seq = model->max_seq,
+                      .heads = l->heads,
+                      .key_dim = l->keys / l->heads,
+                      .value_dim = l->values / l->heads};
+    snprintf(row->module, sizeof row->module, "%s", l->name);
+    snprintf(row->formats, sizeof row->formats, "bf16, %lld heads of %lld by %lld", (long long)l->heads,
+             (long long)s.key_dim, (long long)s.value_dim);
+    row->gemm = "gla";
+    row->kernel = model->be->ops->gla_kernel(model->be, &s, &row->reason);
+}
+
+const ni_layer_kind ni_gla_kind = {create, declare, build, place, wants_amax, forward, backward, flops, census};

@@ -13,7 +13,8 @@ enum { NI_LOSS_SLOTS = 64 };
 
 /* Where: double [NI_LOSS_SLOTS] in backend memory. The first is what nb_model_loss and nb_model_loss_and_grads use. */
 double *ni_model_loss_slots(nb_model *model);
-void ni_model_fetch_losses(nb_model *model, int64_t count, double *sums); /* the first of them, to host memory */
+/* The first of them, to host memory; says what went wrong with the work before. */
+nb_status ni_model_fetch_losses(nb_model *model, int64_t count, double *sums, nb_error *err);
 
 /* As nb_model_loss and nb_model_loss_and_grads, but that gradients become those of this micro-batch alone. `sum`, a
  * double of backend memory, receives the sum of the losses of the scored targets, *scored how many these are. */

@@ -151,8 +151,9 @@ double *ni_model_loss_slots(nb_model *model) {
     return model->losses;
 }
 
-void ni_model_fetch_losses(nb_model *model, int64_t count, double *sums) {
+nb_status ni_model_fetch_losses(nb_model *model, int64_t count, double *sums, nb_error *err) {
     model->be->ops->download(model->be, sums, model->losses, (size_t)count * sizeof *sums);
+    return model->be->ops->synchronize(model->be, err);
 }
 
 nb_status ni_model_queue_loss(nb_model *model, const nb_batch *batch, const nb_pass *pass, double *sum, int64_t *scored,
@@ -201,25 +202,24 @@ nb_status ni_model_queue_loss_and_grads(nb_model *model, const nb_batch *batch, 
     return queue_loss_and_grads(model, batch, pass, true, sum, scored, err);
 }
 
-static double fetch_loss(nb_model *model, int64_t scored) {
+static nb_status fetch_loss(nb_model *model, int64_t scored, double *loss, nb_error *err) {
     double sum;
-    ni_model_fetch_losses(model, 1, &sum);
-    return ni_mean_loss(sum, scored);
+    NB_TRY(ni_model_fetch_losses(model, 1, &sum, err));
+    *loss = ni_mean_loss(sum, scored);
+    return NB_OK;
 }
 
 nb_status nb_model_loss(nb_model *model, const nb_batch *batch, const nb_pass *pass, double *loss, nb_error *err) {
     int64_t scored;
     NB_TRY(ni_model_queue_loss(model, batch, pass, model->losses, &scored, err));
-    *loss = fetch_loss(model, scored);
-    return NB_OK;
+    return fetch_loss(model, scored, loss, err);
 }
 
 nb_status nb_model_loss_and_grads(nb_model *model, const nb_batch *batch, const nb_pass *pass, double *loss,
                                   nb_error *err) {
     int64_t scored;
     NB_TRY(queue_loss_and_grads(model, batch, pass, false, model->losses, &scored, err));
-    *loss = fetch_loss(model, scored);
-    return NB_OK;
+    return fetch_loss(model, scored, loss, err);
 }
 
 nb_status nb_model_logits(nb_model *model, const nb_batch *batch, const nb_pass *pass, float *logits, nb_error *err) {

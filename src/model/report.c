@@ -69,6 +69,18 @@ int32_t nb_model_census(const nb_model *model, nb_census_row *rows, int32_t max_
                                  &row->reason);
             }
     }
+    for (int32_t i = 0; i < 2 * model->config.layers; i++) {
+        const ni_branch *branch = &model->branches[i];
+        if (!branch->kind->census)
+            continue;
+        if (count < max_rows) {
+            rows[count] = (nb_census_row){.gemm = ""};
+            branch->kind->census(branch->layer, model, &rows[count]);
+            if (!rows[count].kernel)
+                rows[count].kernel = "none: refused";
+        }
+        count++;
+    }
     return count;
 }
 

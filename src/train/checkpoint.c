@@ -9,6 +9,7 @@
 #include "foreign.h"
 #include "manifest.h"
 
+#include "backend/table.h"
 #include "files/folder.h"
 #include "model/hf.h"
 #include "recipe/recipe_yaml.h"
@@ -45,7 +46,11 @@ static nb_status fill_folder(nb_trainer *t, const char *folder, nb_error *err) {
                             .products = ni_products_of(t->be),
                             .config = t->config,
                             .recipe = ni_recipe_to_text(&t->recipe)};
-    nb_status status = ni_manifest_write(folder, &manifest, err);
+    /* What was downloaded is what the backend had only if nothing went wrong with it on the way. */
+    nb_status status = t->be->ops->synchronize(t->be, err);
+    if (status == NB_OK)
+        status = ni_manifest_write(folder, &manifest, err);
+    ni_products_free(&manifest.products);
     free(manifest.recipe);
     return status;
 }

@@ -29,7 +29,7 @@ static nb_status sum_losses(nb_model *model, const ni_dataset *data, ni_batch_bu
         NB_TRY(ni_model_queue_loss(model, &buffer->view, &here, slots + i, &scored, err));
         *tokens += scored;
     }
-    ni_model_fetch_losses(model, count, sum);
+    NB_TRY(ni_model_fetch_losses(model, count, sum, err));
     for (int64_t i = 0; i < count; i++)
         ni_tree_add(sums, sum[i]);
     return NB_OK;

@@ -25,6 +25,7 @@
 void ni_manifest_free(ni_manifest *manifest) {
     free(manifest->recipe);
     json_decref(manifest->root);
+    ni_products_free(&manifest->products);
     memset(manifest, 0, sizeof *manifest);
 }
 
@@ -177,6 +178,16 @@ static void put_position(json_t *root, const ni_manifest *m, bool *whole) {
     put(root, "data_fingerprint", json_string(fingerprint), whole);
 }
 
+static json_t *lines_to_json(const char *text, bool *whole) {
+    json_t *list = json_array();
+    while (*text) {
+        const size_t length = strcspn(text, "\n");
+        put_last(list, json_stringn(text, length), whole);
+        text += length + (text[length] == '\n');
+    }
+    return list;
+}
+
 char *ni_manifest_text(const ni_manifest *m, json_t *files) {
     json_t *root = json_object(), *products = json_object();
     char *config = nb_run_config_text(&m->config);
@@ -184,6 +195,8 @@ char *ni_manifest_text(const ni_manifest *m, json_t *files) {
     put_position(root, m, &whole);
     put(products, "bf16", json_string(m->products.bf16), &whole);
     put(products, "f32", json_string(m->products.f32), &whole);
+    if (m->products.choices && m->products.choices[0])
+        put(products, "choices", lines_to_json(m->products.choices, &whole), &whole);
     put(root, "products", products, &whole);
     put(root, "config", json_string(config ? config : ""), &whole);
     put(root, "recipe", m->recipe ? json_string(m->recipe) : NULL, &whole);
@@ -256,9 +269,28 @@ static bool get_sums(const json_t *products, const char *key, char sums[NI_SUMS_
     return true;
 }
 
+/* Lines of printable text; absent: none. */
+static bool get_choices(const json_t *products, ni_products *out) {
+    const json_t *list = json_object_get(products, "choices");
+    const json_t *item;
+    size_t i, size = 1, used = 0;
+    if (!list)
+        return true;
+    json_array_foreach(list, i, item) size += json_string_length(item) + 1;
+    out->choices = json_is_array(list) ? calloc(size, 1) : NULL;
+    json_array_foreach(list, i, item) {
+        const char *line = json_string_value(item);
+        if (!out->choices || !line || strlen(line) != json_string_length(item) || strchr(line, '\n'))
+            return false;
+        used += (size_t)snprintf(out->choices + used, size - used, "%s\n", line);
+    }
+    return out->choices != NULL;
+}
+
 static bool get_products(const json_t *root, ni_products *out) {
     const json_t *products = json_object_get(root, "products");
-    return !products || (get_sums(products, "bf16", out->bf16) && get_sums(products, "f32", out->f32));
+    return !products ||
+           (get_sums(products, "bf16", out->bf16) && get_sums(products, "f32", out->f32) && get_choices(products, out));
 }
 
 /* Steps that are skipped update nothing; each batch that is passed over puts the data one ahead of the steps. */

@@ -394,6 +394,30 @@ static const ni_key rows[] = {
      .help = "steps between printed lines; metrics.jsonl has every step",
      .source = "our choice"},
 
+    /* ---- which kernels may run: the order of sums, so last bits ---- */
+    {.path = "deterministic",
+     .type = NI_KEY_BOOL,
+     FIELD(deterministic),
+     .fallback = "true",
+     .help = "a run gives the same bits each time; false lets cuBLASLt split a sum among blocks that add in any order. "
+             "Everything else, and everything on a CPU, sums in one order whatever this says",
+     .source = "our choice"},
+    {.path = "fp8_units",
+     .type = NI_KEY_BOOL,
+     FIELD(fp8_units),
+     .fallback = "true",
+     .help =
+         "FP8 units of a GPU multiply codes that FP8 holds exactly under scales of rows or of the tensor (docs/gpu.md)",
+     .source = "our choice"},
+    {.path = "native_fp4",
+     .type = NI_KEY_BOOL,
+     FIELD(native_fp4),
+     .fallback = "false",
+     .help =
+         "4-bit units of a GPU multiply nvfp4 and mxfp4 codes; compiled and tested as far as a CPU can, never run on "
+         "such a GPU",
+     .source = "our choice"},
+
     /* ---- the machine: none of these changes a bit of the result ---- */
     {.path = "peak_flops",
      .type = NI_KEY_FLOAT,
@@ -523,9 +547,9 @@ int64_t nb_run_steps(const nb_run_config *config) {
 /* ---- which keys decide the bits ---- */
 
 static bool is_free_on_resume(const char *path) {
-    static const char *const prefixes[] = {"recompute",   "out",     "data.tokenizer", "eval.",
-                                           "checkpoint.", "lens.",   "bad_numbers.",   "print_every",
-                                           "peak_flops",  "backend", "threads",        "isa"};
+    static const char *const prefixes[] = {
+        "recompute",    "deterministic", "out",        "data.tokenizer", "eval.",   "checkpoint.", "lens.",
+        "bad_numbers.", "print_every",   "peak_flops", "backend",        "threads", "isa"};
     for (size_t i = 0; i < NI_COUNT(prefixes); i++)
         if (strncmp(path, prefixes[i], strlen(prefixes[i])) == 0)
             return true;

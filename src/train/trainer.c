@@ -8,9 +8,33 @@
 #include "model/loss.h"
 
 #include <math.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+/* ---- memory that ran out ---- */
+
+static void append(nb_error *err, const char *format, ...) NB_PRINTF(2, 3);
+static void append(nb_error *err, const char *format, ...) {
+    const size_t used = strlen(err->message);
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(err->message + used, sizeof err->message - used, format, arguments);
+    va_end(arguments);
+}
+
+void ni_hint_at_memory(const nb_run_config *config, nb_error *err) {
+    if (!err || err->status != NB_NO_MEMORY || strstr(err->message, "; hint: "))
+        return;
+    append(err, "; hint: ");
+    if (config->recompute != NB_RECOMPUTE_BLOCK)
+        append(err, "recompute: %s, ", config->recompute == NB_RECOMPUTE_NONE ? "mlp or block" : "block");
+    if (config->micro_batch > 1)
+        append(err, "micro_batch: %lld with accumulation: %lld, ", (long long)config->micro_batch / 2,
+               (long long)config->accumulation * 2);
+    append(err, "head_rows: 512; `nibble plan` with the same run file and keys says where the bytes go");
+}
 
 /* ---- making and unmaking ---- */
 
@@ -50,8 +74,15 @@ static nb_status check_lengths(const nb_trainer *t, nb_error *err) {
     return NB_OK;
 }
 
+static nb_status permit(nb_trainer *t, nb_error *err) {
+    const nb_run_config *c = &t->config;
+    const ni_permits permits = {.any_order = !c->deterministic, .no_fp8 = !c->fp8_units, .native_fp4 = c->native_fp4};
+    return t->be->ops->permit(t->be, &permits, err);
+}
+
 static nb_status build(nb_trainer *t, bool on_paper, nb_error *err) {
     const nb_run_config *c = &t->config;
+    NB_TRY(permit(t, err));
     NB_TRY(nb_model_config_load(c->model, t->models_dir, &t->model_config, err));
     NB_TRY(nb_recipe_load(c->recipe, t->recipes_dir, &t->recipe, err));
     t->working_recipe = t->recipe;
@@ -92,6 +123,7 @@ nb_status nb_trainer_create(nb_backend *be, const nb_run_config *config, const n
              options && options->models_dir ? options->models_dir : "models");
     nb_status status = build(t, options && options->on_paper, err);
     if (status != NB_OK) {
+        ni_hint_at_memory(config, err);
         nb_trainer_free(t);
         return status;
     }
@@ -272,7 +304,7 @@ nb_status ni_trainer_rehearse(nb_trainer *t, int64_t step, nb_error *err) {
     return move(t, NULL, grads, t->config.optimizer.lr, 1, err);
 }
 
-nb_status nb_trainer_step(nb_trainer *t, nb_step_report *r, nb_error *err) {
+static nb_status step(nb_trainer *t, nb_step_report *r, nb_error *err) {
     memset(r, 0, sizeof *r);
     double begin = ni_seconds(), squares;
     double scale = 1.0 / (double)t->config.accumulation;
@@ -282,6 +314,7 @@ nb_status nb_trainer_step(nb_trainer *t, nb_step_report *r, nb_error *err) {
     NB_TRY(accumulate(t, lens, err));
     const ni_param_array *grads = ni_model_gradients(t->model);
     ni_results_fetch(&t->results, grads, &r->loss, &squares);
+    NB_TRY(t->be->ops->synchronize(t->be, err)); /* the numbers are the backend's only if nothing went wrong */
     r->norm = sqrt(squares) * scale;
     r->lr = t->config.optimizer.lr * nb_schedule_factor(&t->config.schedule, t->at.step, t->steps);
     r->loss_z = ni_window_score(&t->at.loss_window, r->loss);
@@ -295,5 +328,12 @@ nb_status nb_trainer_step(nb_trainer *t, nb_step_report *r, nb_error *err) {
         next_data(&t->at);
     }
     fill_times(t, r, ni_seconds() - begin);
+    return status;
+}
+
+nb_status nb_trainer_step(nb_trainer *t, nb_step_report *r, nb_error *err) {
+    const nb_status status = step(t, r, err);
+    if (status == NB_NO_MEMORY)
+        ni_hint_at_memory(&t->config, err);
     return status;
 }

@@ -58,6 +58,9 @@ struct nb_trainer {
     double mean_ms;                      /* moving average of the step time, for the time left */
 };
 
+/* Adds to an error of memory which keys of the run would make it fit. */
+void ni_hint_at_memory(const nb_run_config *config, nb_error *err);
+
 /* How the model of a run is built. */
 nb_model_options ni_run_model_options(const nb_run_config *config);
 

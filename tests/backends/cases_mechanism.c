@@ -33,8 +33,8 @@ static void run_dge(trial *t) {
 }
 
 /* x and t are the same FP32 operations everywhere; the power is right within a few roundings. */
-static double of_a_power(int shape) {
-    (void)shape;
+static double of_a_power(const trial *t) {
+    (void)t;
     return 16;
 }
 

@@ -103,8 +103,8 @@ static void run_scaled_squares(trial *t) {
     t->be->ops->scaled_sum_squares(t->be, output(t, "sum of squares", NB_F64, 1), &a, n);
 }
 
-static double squares_rounded(int shape) {
-    return 4 * (double)SPANS[shape % SPAN_SHAPES] * 0x1p-53 / U;
+static double squares_rounded(const trial *t) {
+    return 4 * (double)SPANS[t->shape % SPAN_SHAPES] * 0x1p-53 / U;
 }
 
 /* Numbers that are none, zeros, and all magnitudes that break a scale. */

@@ -6,12 +6,12 @@ static const int64_t SIZES[][3] = {{1, 16, 64}, {48, 32, 128}, {70, 48, 256}, {1
 static const int64_t ODD[][3] = {{1, 1, 1}, {7, 5, 3}, {33, 17, 65}, {128, 128, 128}, {200, 130, 300}};
 enum { SHAPES = 4, ODD_SHAPES = 5 };
 
-static double depth(int shape) {
-    return 2 * (double)SIZES[shape][2] + 16;
+static double depth(const trial *t) {
+    return 2 * (double)SIZES[t->shape][2] + 16;
 }
 
-static double odd_depth(int shape) {
-    return (double)ODD[shape][2] + 4;
+static double odd_depth(const trial *t) {
+    return (double)ODD[t->shape][2] + 4;
 }
 
 /* ---- plain ---- */
@@ -60,6 +60,29 @@ static void run_sums(trial *t) {
     record(t, "taken, refused", statuses, NB_I32, 2, true);
 }
 
+/* What was chosen for shapes that ran can be chosen again, to the same bits; what nobody chose cannot. */
+static void run_choices(trial *t) {
+    nb_backend *be = t->be;
+    const int64_t m = 128, n = 96, k = 160;
+    const nb_mat a = numbers(t, be->act, 1, m, k), b = numbers(t, be->act, 2, n, k);
+    void *first = poisoned((size_t)(m * n) * 4), *second = poisoned((size_t)(m * n) * 4);
+    int32_t facts[5] = {0};
+    for (int i = 0; i < 2; i++) {
+        const nb_mat c = nb_mat_of(scratch(t, (size_t)(m * n) * 4), NB_F32, m, n);
+        EXPECT_OK(t, be->ops->gemm(be, &c, &a, false, &b, true, false, &err));
+        be->ops->download(be, i ? second : first, c.data, (size_t)(m * n) * 4);
+        char *text = be->ops->gemm_choices(be);
+        facts[i] = text != NULL;
+        if (text)
+            EXPECT_OK(t, be->ops->gemm_choose(be, text, &err));
+        free(text);
+    }
+    facts[2] = memcmp(first, second, (size_t)(m * n) * 4);
+    facts[3] = (int32_t)be->ops->gemm_choose(be, "nobody's\n", NULL);
+    facts[4] = (int32_t)be->ops->permit(be, &(ni_permits){.any_order = false}, NULL);
+    record(t, "chosen again, equal, refused", facts, NB_I32, 5, true);
+}
+
 /* ---- codes ---- */
 
 static nb_quantizer nvfp4(int32_t block_rows) {
@@ -77,7 +100,8 @@ static nb_quantizer of(const char *family, int32_t rows, int32_t cols) {
     return q;
 }
 
-enum { PAIRS = 10 };
+/* Under scales of blocks, then under scales of rows or of the tensor. */
+enum { BLOCK_PAIRS = 6, OUTER_PAIRS = 6, PAIRS = BLOCK_PAIRS + OUTER_PAIRS };
 static void pairs_of(nb_quantizer pairs[PAIRS][2]) {
     const nb_quantizer row128 = {.element = NB_ELEMENT_E2M1,
                                  .scale_type = NB_SCALE_E4M3,
@@ -90,13 +114,26 @@ static void pairs_of(nb_quantizer pairs[PAIRS][2]) {
         {of("mxfp4", -1, 0), of("mxfp4", -1, 0)},
         {of("mxfp8", -1, 0), of("mxfp8-e5m2", -1, 0)},
         {of("mxfp8", -1, 0), of("mxfp4", -1, 0)},
+        {row128, row128},
         {of("e2m1", 1, NB_BLOCK_ALL), of("int4", 1, NB_BLOCK_ALL)},
         {of("int4", 1, NB_BLOCK_ALL), of("e2m1", NB_BLOCK_ALL, NB_BLOCK_ALL)},
+        {of("e2m1", NB_BLOCK_ALL, NB_BLOCK_ALL), of("e2m1", NB_BLOCK_ALL, NB_BLOCK_ALL)},
         {of("e4m3", 1, NB_BLOCK_ALL), of("e4m3", 1, NB_BLOCK_ALL)},
         {of("e4m3", NB_BLOCK_ALL, NB_BLOCK_ALL), of("e5m2", NB_BLOCK_ALL, NB_BLOCK_ALL)},
-        {row128, row128},
+        {of("e5m2", NB_BLOCK_ALL, NB_BLOCK_ALL), of("e5m2", NB_BLOCK_ALL, NB_BLOCK_ALL)},
     };
     memcpy(pairs, all, sizeof all);
+}
+
+/* FP8 units of Hopper add the 32 products of an instruction, and what they carry from one to the next, with 13 bits
+ * behind the largest of them; every 128 products the sum goes to an FP32 one (fast accumulation off). So each of the K
+ * / 32 instructions cuts off at most 2^-13 of the magnitudes of its 128, all of them together 4 x 2^-13 of the sum of
+ * all magnitudes, beside the roundings of the FP32 sum. */
+static double outer_depth(const trial *t) {
+    nb_quantizer pairs[PAIRS][2];
+    pairs_of(pairs);
+    const char *kernel = t->be->ops->product_kernel(t->be, &pairs[BLOCK_PAIRS + 2][0], &pairs[BLOCK_PAIRS + 2][1]);
+    return depth(t) + (kernel && strncmp(kernel, "fp8", 3) == 0 ? 4 * 0x1p-13 / U : 0);
 }
 
 static nb_mat left_of(trial *t) {
@@ -114,13 +151,13 @@ static bool fits(const nb_quantizer pair[2], const int64_t size[3]) {
            nb_quantizer_check_shape(&pair[1], size[1], size[2], NULL) == NB_OK;
 }
 
-static void run_gemm_q(trial *t) {
+static void run_gemm_q_of(trial *t, int begin, int end) {
     const int64_t *size = SIZES[t->shape], m = size[0], n = size[1], k = size[2];
     nb_backend *be = t->be;
     const nb_mat x = left_of(t), w = right_of(t, DATA_NORMAL);
     nb_quantizer pairs[PAIRS][2];
     pairs_of(pairs);
-    for (int p = 0; p < PAIRS; p++) {
+    for (int p = begin; p < end; p++) {
         if (!fits(pairs[p], size))
             continue;
         nb_qtensor a = new_codes(t, &pairs[p][0], m, k), b = new_codes(t, &pairs[p][1], n, k);
@@ -161,14 +198,14 @@ static nb_operand made(trial *t, const nb_quantizer *q, const nb_mat *from, ni_s
 
 /* One term: every pair, twice with the same operands, again after B was made anew, into both types, with and without
  * accumulation, with B made for this product or for another. */
-static void run_one_term(trial *t) {
+static void run_one_term_of(trial *t, int begin, int end) {
     const int64_t *size = SIZES[t->shape], m = size[0], n = size[1];
     nb_backend *be = t->be;
     const nb_mat x = left_of(t), w[2] = {right_of(t, DATA_NORMAL), right_of(t, DATA_CORNERS)};
     const nb_quantizer other = of("e5m2", 1, NB_BLOCK_ALL);
     nb_quantizer pairs[PAIRS][2];
     pairs_of(pairs);
-    for (int p = 0; p < PAIRS; p++) {
+    for (int p = begin; p < end; p++) {
         if (!fits(pairs[p], size))
             continue;
         const nb_operand left = made(t, &pairs[p][0], &x, NI_LEFT, &pairs[p][1]);
@@ -188,6 +225,22 @@ static void run_one_term(trial *t) {
         const uint8_t sensible = !name || name[0] != '\0';
         record(t, "name", &sensible, NB_U8, 1, true);
     }
+}
+
+static void run_one_term(trial *t) {
+    run_one_term_of(t, 0, BLOCK_PAIRS);
+}
+
+static void run_one_outer_term(trial *t) {
+    run_one_term_of(t, BLOCK_PAIRS, PAIRS);
+}
+
+static void run_gemm_q(trial *t) {
+    run_gemm_q_of(t, 0, BLOCK_PAIRS);
+}
+
+static void run_outer_gemm_q(trial *t) {
+    run_gemm_q_of(t, BLOCK_PAIRS, PAIRS);
 }
 
 /* S with up to two entries a row. */
@@ -276,8 +329,8 @@ static void run_sparse_add(trial *t) {
     keep(t, "x", x.data, NB_BF16, m * k, true);
 }
 
-static double eight(int shape) {
-    (void)shape;
+static double eight(const trial *t) {
+    (void)t;
     return 8;
 }
 
@@ -285,8 +338,11 @@ static const test_case PRODUCT_CASES[] = {
     {"gemm gemm_kernel", "bf16, all layouts", PRODUCTS, ODD_SHAPES, run_gemm, NULL, odd_depth},
     {"gemm", "f32", PRODUCTS, ODD_SHAPES, run_gemm_real, NULL, odd_depth},
     {"gemm_sums gemm_take", "its own, nobody's", BITS, 1, run_sums, NULL, NULL},
-    {"gemm_q gemm_q_kernel", "pairs of formats", CODES, SHAPES, run_gemm_q, NULL, depth},
-    {"multiply product_kernel", "one term, pairs of formats", CODES, SHAPES, run_one_term, NULL, depth},
+    {"gemm_choices gemm_choose permit", "its own, nobody's", BITS, 1, run_choices, NULL, NULL},
+    {"gemm_q gemm_q_kernel", "pairs, scales of blocks", CODES, SHAPES, run_gemm_q, NULL, depth},
+    {"gemm_q gemm_q_kernel", "pairs, scales of rows, tensors", CODES, SHAPES, run_outer_gemm_q, NULL, outer_depth},
+    {"multiply product_kernel", "one term, scales of blocks", CODES, SHAPES, run_one_term, NULL, depth},
+    {"multiply product_kernel", "one term, of rows, tensors", CODES, SHAPES, run_one_outer_term, NULL, outer_depth},
     {"multiply", "four terms", CODES, SHAPES, run_terms, NULL, depth},
     {"multiply", "codes and plain numbers", CODES, SHAPES, run_mixed, NULL, depth},
     {"sparse_gemm", "few a row", CODES, SHAPES, run_sparse_gemm, NULL, eight},

@@ -328,7 +328,21 @@ static double *work_gla(const trial *want, int index) {
     return index < 4 ? all[index] : gate_work(&p, &w);
 }
 
+/* A name and a reason for what a model needs. */
+static void run_names(trial *t) {
+    const char *why[2] = {NULL, NULL};
+    const nb_attention a = {.batch = 1, .seq = 64, .heads = 4, .kv_heads = 2, .head_dim = 64, .scale = 0.125};
+    const ni_gla g = {.batch = 1, .seq = 64, .heads = 2, .key_dim = 32, .value_dim = 64, .scale = 1};
+    const char *names[2] = {t->be->ops->attention_kernel(t->be, &a, &why[0]),
+                            t->be->ops->gla_kernel(t->be, &g, &why[1])};
+    for (int i = 0; i < 2; i++) {
+        const uint8_t said = names[i] && names[i][0] && why[i] && why[i][0];
+        record(t, "a name and a reason", &said, NB_U8, 1, true);
+    }
+}
+
 static const test_case SEQUENCES[] = {
+    {"attention_kernel gla_kernel", "names", BITS, 1, run_names, NULL, NULL},
     {"attention_forward attention_backward", "documents, groups, strides", DOUBLE, ATTENTION_SHAPES, run_attention,
      work_attention, NULL},
     {"attention_forward", "far scores", DOUBLE, 1, run_far, work_far, NULL},

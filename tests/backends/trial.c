@@ -239,7 +239,7 @@ static double of_result(const test_case *c, const trial *got, const trial *want,
         return in_units_of_bound(r, exact, c->work(want, i), where);
     work = numbers_of(magnitudes, i);
     for (int64_t k = 0; k < r->n; k++)
-        work[k] = c->roundings(got->shape) * fabs(work[k]) +
+        work[k] = c->roundings(got) * fabs(work[k]) +
                   (c->by == CODES && r->type == NB_BF16 ? B / U * fabs(exact[k]) : 0); /* the reference rounded too */
     return in_units_of_bound(r, exact, work, where);
 }

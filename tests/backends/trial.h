@@ -47,7 +47,7 @@ typedef struct test_case {
     int shapes;
     void (*run)(trial *t);
     double *(*work)(const trial *want, int index); /* DOUBLE: for each element of a result, in units of U */
-    double (*roundings)(int shape);                /* PRODUCTS, CODES: in units of U */
+    double (*roundings)(const trial *got);         /* PRODUCTS, CODES: in units of U */
 } test_case;
 
 typedef struct case_list {

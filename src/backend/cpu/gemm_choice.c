@@ -64,6 +64,19 @@ void ni_cpu_gemm_sums(nb_backend *be, nb_dtype a, nb_dtype b, char *text, size_t
     ni_cpu_of(be)->products[both_bf16(a, b)]->sums(text, size);
 }
 
+char *ni_cpu_gemm_choices(nb_backend *be) {
+    return ni_ref_gemm_choices(be);
+}
+
+nb_status ni_cpu_gemm_choose(nb_backend *be, const char *choices, nb_error *err) {
+    return ni_ref_gemm_choose(be, choices, err);
+}
+
+/* Everything here sums in a fixed order: there is nothing to permit. */
+nb_status ni_cpu_permit(nb_backend *be, const ni_permits *permits, nb_error *err) {
+    return ni_ref_permit(be, permits, err);
+}
+
 nb_status ni_cpu_gemm_take(nb_backend *be, nb_dtype a, nb_dtype b, const char *sums, nb_error *err) {
     ni_cpu *cpu = ni_cpu_of(be);
     ni_gemm_candidate list[NI_GEMM_ENGINES];

@@ -32,6 +32,29 @@ static uint32_t head_amax(const ni_cpu_kernels *kernels, const nb_attention *a, 
     return largest;
 }
 
+/* ---- what runs ---- */
+
+static const char *named(nb_backend *be) {
+    static const char *const names[] = {[NB_ISA_AUTO] = "tiles",
+                                        [NB_ISA_SCALAR] = "scalar",
+                                        [NB_ISA_PORTABLE] = "tiles, portable",
+                                        [NB_ISA_AVX2] = "tiles, avx2",
+                                        [NB_ISA_AVX512] = "tiles, avx512"};
+    return names[ni_cpu_of(be)->isa];
+}
+
+const char *ni_cpu_attention_kernel(nb_backend *be, const nb_attention *a, const char **why) {
+    *why = "a task a head, coming back one a key head: one order of sums";
+    return ni_attention_check(a, NULL) == NB_OK ? named(be) : NULL;
+}
+
+const char *ni_cpu_gla_kernel(nb_backend *be, const ni_gla *g, const char **why) {
+    *why = "chunks of 32 positions, a task a head: one order of sums";
+    return ni_gla_check(g, NULL) == NB_OK ? named(be) : NULL;
+}
+
+/* ---- softmax attention ---- */
+
 nb_status ni_cpu_attention_forward(nb_backend *be, const nb_attention *a, void *o, void *lse, const void *q,
                                    const void *k, const void *v, nb_error *err) {
     NB_TRY(ni_attention_check(a, err));

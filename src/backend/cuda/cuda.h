@@ -27,6 +27,8 @@ typedef struct ni_cuda {
     size_t scratch_bytes;
     float *words; /* device constants and results: NI_CUDA_ZERO, ... */
     struct ni_cuda_plans *plans;
+    ni_permits permits;
+    char attention[64];     /* name of what attention_kernel was last asked about: one for all blocks of a model */
     nb_status fault_status; /* of the first thing that went wrong; NB_OK once it was told, unless `broken` */
     nb_error fault;
     bool broken; /* nothing works on the GPU any more */
@@ -58,11 +60,23 @@ nb_status ni_cuda_fill_values(nb_backend *be, const nb_operand *o, nb_error *err
 
 /* ---- gemm.c: products of plain numbers by cuBLASLt ---- */
 
+/* What stays beside the numbers of a product, for units that multiply codes (coded.h). */
+typedef enum ni_cuda_scaling {
+    NI_CUDA_SCALING_NONE,
+    NI_CUDA_SCALING_WORD, /* FP8: one FP32 scale an operand */
+    NI_CUDA_SCALING_ROWS, /* FP8: an FP32 scale a row of both operands */
+    NI_CUDA_SCALING_16,   /* E2M1: an E4M3 byte for 16, swizzled */
+    NI_CUDA_SCALING_32,   /* E2M1: an E8M0 byte for 32, swizzled */
+    NI_CUDA_SCALINGS
+} ni_cuda_scaling;
+
 /* C[M,N] = beta C + alpha op(A) op(B), FP32 sums, rounded once to C's type; alpha and beta are device words. */
 typedef struct ni_cuda_product {
     nb_mat a, b, c;
     bool trans_a, trans_b;     /* as in the table's gemm: trans_a reads A as [K, M], trans_b reads B as [N, K] */
     const float *alpha, *beta; /* device; NULL: 1, 0 */
+    ni_cuda_scaling scaling;
+    const void *a_scale, *b_scale; /* device; as `scaling` says */
 } ni_cuda_product;
 nb_status ni_cuda_multiply_plain(nb_backend *be, const ni_cuda_product *p, nb_error *err);
 void ni_cuda_plans_free(struct ni_cuda_plans *plans);

@@ -1,6 +1,7 @@
 /* multiply.c: sums of products, rounded once. A single product goes straight into C; a sum into BF16 goes through one
  * FP32 matrix, in the order of its terms.
  */
+#include "backend/cuda/coded.h"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/quantize.h"
 #include "backend/cuda/rows.h"
@@ -30,10 +31,23 @@ static size_t decoded_bytes(const nb_operand *o) {
     return o && !ni_is_plain(o) ? rounded((size_t)(o->rows * o->cols) * sizeof(uint16_t)) : 0;
 }
 
-static size_t room_for(const nb_mat *c, const ni_term *terms, int32_t count) {
+/* What multiplies a term as codes, and the scratch of it; BF16 and 0 where none does. */
+static ni_cuda_units units_of(nb_backend *be, const nb_operand *a, const nb_operand *b, size_t *bytes) {
+    *bytes = 0;
+    if (!a || ni_is_plain(a) || ni_is_plain(b))
+        return NI_CUDA_BF16;
+    const nb_qtensor x = ni_codes_of(a), y = ni_codes_of(b);
+    const ni_cuda_units units = ni_cuda_units_for(ni_cuda_of(be), &x, &y);
+    *bytes = ni_cuda_coded_bytes(units, &x, &y);
+    return units;
+}
+
+static size_t room_for(nb_backend *be, const nb_mat *c, const ni_term *terms, int32_t count) {
     size_t matrix = rounded((size_t)(c->rows * c->cols) * sizeof(float)), most = 0;
     for (int32_t i = 0; i < count; i++) {
-        size_t bytes = decoded_bytes(terms[i].a) + decoded_bytes(terms[i].b);
+        size_t bytes = decoded_bytes(terms[i].a) + decoded_bytes(terms[i].b), coded;
+        units_of(be, terms[i].a, terms[i].b, &coded);
+        bytes = coded > bytes ? coded : bytes;
         most = bytes > most ? bytes : most;
     }
     return 2 * matrix + most;
@@ -77,6 +91,15 @@ static nb_status product(nb_backend *be, room scratch, const nb_mat *c, const nb
                          bool accumulate, nb_error *err) {
     ni_cuda *cuda = ni_cuda_of(be);
     side x, y;
+    size_t bytes;
+    const ni_cuda_units units = units_of(be, a, b, &bytes);
+    if (units != NI_CUDA_BF16) {
+        const nb_qtensor first = ni_codes_of(a), second = ni_codes_of(b);
+        void *memory = take(&scratch, bytes);
+        if (bytes && !memory)
+            return nb_fail(err, NB_INTERNAL, "cuda: multiply took more scratch than it asked for");
+        return ni_cuda_multiply_coded(be, units, c, &first, &second, accumulate, memory, err);
+    }
     NB_TRY(side_of(be, &scratch, a, b, &x, err));
     NB_TRY(side_of(be, &scratch, b, a, &y, err));
     ni_cuda_product p = {.a = x.numbers, .b = y.numbers, .c = *c, .trans_a = x.transposed, .trans_b = !y.transposed};
@@ -142,7 +165,7 @@ nb_status ni_cuda_multiply(nb_backend *be, const nb_mat *c, const ni_term *terms
                            nb_error *err) {
     NB_TRY(ni_check_terms(c, terms, count, err));
     const bool in_place = c->dtype == NB_F32 || (count == 1 && terms[0].a && !terms[0].columns);
-    const size_t bytes = room_for(c, terms, count);
+    const size_t bytes = room_for(be, c, terms, count);
     room scratch = {ni_cuda_scratch(be, bytes, "multiply"), NULL};
     if (!scratch.at)
         return ni_cuda_status(be, 0, "multiply", err);
@@ -161,7 +184,9 @@ nb_status ni_cuda_multiply(nb_backend *be, const nb_mat *c, const ni_term *terms
 }
 
 const char *ni_cuda_product_kernel(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
-    (void)be;
+    const ni_cuda_units units = ni_cuda_units_of(ni_cuda_of(be), a, b);
+    if (units != NI_CUDA_BF16)
+        return ni_cuda_units_text(units);
     switch (ni_product_of(a, b)) {
     case NI_PRODUCT_NONE:
         return NULL;

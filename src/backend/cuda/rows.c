@@ -261,6 +261,18 @@ nb_status ni_cuda_attention_backward(nb_backend *be, const nb_attention *a, void
         "attention_backward", err);
 }
 
+const char *ni_cuda_attention_kernel(nb_backend *be, const nb_attention *a, const char **why) {
+    ni_cuda *cuda = ni_cuda_of(be);
+    const ni_cuda_attention shape = attention_of(a);
+    const char *tile = check_heads(a, NULL) == NB_OK ? ni_cuda_attention_forward_tile(&shape) : NULL;
+    *why = cuda->permits.any_order ? "one order of sums: nothing here is faster for giving that up"
+                                   : "one order of sums: no two blocks add to one number";
+    if (!tile)
+        return NULL;
+    snprintf(cuda->attention, sizeof cuda->attention, "flash %s", tile);
+    return cuda->attention;
+}
+
 /* Shape and workspace of a scan; the shapes that the kernels cannot do are told by name. */
 static nb_status ready_to_scan(nb_backend *be, const ni_gla *g, int backward, ni_cuda_gla *shape, void **workspace,
                                nb_error *err) {
@@ -280,6 +292,14 @@ static nb_status ready_to_scan(nb_backend *be, const ni_gla *g, int backward, ni
             (long long)g->key_dim, (long long)g->value_dim);
     *workspace = ni_cuda_scratch(be, bytes, "gla");
     return *workspace ? NB_OK : ni_cuda_status(be, 0, "gla", err);
+}
+
+const char *ni_cuda_gla_kernel(nb_backend *be, const ni_gla *g, const char **why) {
+    (void)be;
+    const ni_cuda_gla shape = {
+        .batch = g->batch, .seq = g->seq, .heads = g->heads, .key_dim = g->key_dim, .value_dim = g->value_dim};
+    *why = "chunks on tensor cores, one order of sums";
+    return ni_cuda_gla_workspace_bytes(&shape, 1) ? "chunks, mma" : NULL;
 }
 
 nb_status ni_cuda_gla_forward(nb_backend *be, const ni_gla *g, void *o, const void *q, const void *k, const void *v,
@@ -328,7 +348,23 @@ void ni_cuda_cross_entropy(nb_backend *be, void *loss, void *z, void *dlogits, c
                  "cross_entropy");
 }
 
-/* ---- which order of sums ---- */
+/* ---- which kernels, which order of sums ---- */
+
+nb_status ni_cuda_permit(nb_backend *be, const ni_permits *permits, nb_error *err) {
+    ni_cuda *cuda = ni_cuda_of(be);
+    const int capability = 10 * cuda->major + cuda->minor;
+    if (permits->native_fp4 && capability != 100 && capability != 103 && capability != 120)
+        return nb_fail(err, NB_UNSUPPORTED,
+                       "native_fp4: %s has compute capability %d.%d and no units for four bits; expected 10.0, 10.3 or "
+                       "12.0; hint: native_fp4: false computes the same codes in BF16",
+                       cuda->name, cuda->major, cuda->minor);
+    if (permits->any_order != cuda->permits.any_order) { /* what was chosen was chosen under the other rule */
+        ni_cuda_plans_free(cuda->plans);
+        cuda->plans = NULL;
+    }
+    cuda->permits = *permits;
+    return NB_OK;
+}
 
 void ni_cuda_gemm_sums(nb_backend *be, nb_dtype a, nb_dtype b, char *text, size_t size) {
     const ni_cuda *cuda = ni_cuda_of(be);

@@ -1,4 +1,5 @@
 /* rows_canonical.c: operands in the canonical layout (nb_qtensor): for programs outside, files and tests. */
+#include "backend/cuda/coded.h"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/quantize.h"
 #include "backend/cuda/rows.h"
@@ -106,6 +107,13 @@ static ni_cuda_outer outer_of(const nb_qtensor *t) {
 nb_status ni_cuda_gemm_q(nb_backend *be, const nb_mat *c, const nb_qtensor *a, const nb_qtensor *b, bool accumulate,
                          nb_error *err) {
     NB_TRY(ni_gemm_q_check(c, a, b, err));
+    const ni_cuda_units units = ni_cuda_units_for(ni_cuda_of(be), a, b);
+    if (units != NI_CUDA_BF16) {
+        void *room = ni_cuda_scratch(be, ni_cuda_coded_bytes(units, a, b), "gemm_q");
+        if (!room)
+            return ni_cuda_status(be, 0, "gemm_q", err);
+        return ni_cuda_multiply_coded(be, units, c, a, b, accumulate, room, err);
+    }
     const size_t bytes_a = rounded((size_t)(a->rows * a->cols) * sizeof(uint16_t));
     const size_t bytes_b = rounded((size_t)(b->rows * b->cols) * sizeof(uint16_t));
     char *memory = ni_cuda_scratch(be, bytes_a + bytes_b + (size_t)(c->rows * c->cols) * sizeof(float), "gemm_q");

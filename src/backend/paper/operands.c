@@ -101,6 +101,18 @@ void ni_paper_gemm_sums(nb_backend *be, nb_dtype a, nb_dtype b, char *text, size
         ni_cpu_gemm_sums(&paper(be)->machine, a, b, text, size);
 }
 
+char *ni_paper_gemm_choices(nb_backend *be) {
+    return ni_ref_gemm_choices(be);
+}
+
+nb_status ni_paper_gemm_choose(nb_backend *be, const char *choices, nb_error *err) {
+    return NB_OK; /* none is taken */
+}
+
+nb_status ni_paper_permit(nb_backend *be, const ni_permits *permits, nb_error *err) {
+    return paper(be)->hopper ? NB_OK : ni_ref_permit(be, permits, err);
+}
+
 nb_status ni_paper_gemm_take(nb_backend *be, nb_dtype a, nb_dtype b, const char *sums, nb_error *err) {
     return NB_OK; /* no sum is taken */
 }

@@ -144,6 +144,16 @@ static double tiles(const nb_attention *a, int planes, int count, int squares) {
 }
 
 /* q k^T and p v. */
+const char *ni_paper_attention_kernel(nb_backend *be, const nb_attention *a, const char **why) {
+    *why = "counted, not computed";
+    return "paper";
+}
+
+const char *ni_paper_gla_kernel(nb_backend *be, const ni_gla *g, const char **why) {
+    *why = "counted, not computed";
+    return "paper";
+}
+
 nb_status ni_paper_attention_forward(nb_backend *be, const nb_attention *a, void *o, void *lse, const void *q,
                                      const void *k, const void *v, nb_error *err) {
     NB_TRY(ni_attention_check(a, err));

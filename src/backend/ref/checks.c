@@ -1,4 +1,4 @@
-/* checks.c: what every implementation of attention refuses. */
+/* checks.c: what every implementation of attention refuses, and what the reference says of its own. */
 #include "backend/ref/ref.h"
 
 nb_status ni_attention_check(const nb_attention *a, nb_error *err) {
@@ -17,6 +17,18 @@ nb_status ni_attention_check(const nb_attention *a, nb_error *err) {
                            "qkvo"[i], (long long)strides[i], (long long)least);
     }
     return NB_OK;
+}
+
+const char *ni_ref_attention_kernel(nb_backend *be, const nb_attention *a, const char **why) {
+    (void)be;
+    *why = "the formula";
+    return ni_attention_check(a, NULL) == NB_OK ? "scalar" : NULL;
+}
+
+const char *ni_ref_gla_kernel(nb_backend *be, const ni_gla *g, const char **why) {
+    (void)be;
+    *why = "the formula";
+    return ni_gla_check(g, NULL) == NB_OK ? "scalar" : NULL;
 }
 
 nb_status ni_gla_check(const ni_gla *g, nb_error *err) {

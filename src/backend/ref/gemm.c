@@ -4,6 +4,7 @@
 #include "format/bf16.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static double load(const nb_mat *m, int64_t row, int64_t col) {
@@ -97,6 +98,25 @@ void ni_ref_gemm_sums(nb_backend *be, nb_dtype a, nb_dtype b, char *text, size_t
     (void)a;
     (void)b;
     snprintf(text, size, "scalar");
+}
+
+char *ni_ref_gemm_choices(nb_backend *be) {
+    (void)be;
+    return calloc(1, 1);
+}
+
+nb_status ni_ref_gemm_choose(nb_backend *be, const char *choices, nb_error *err) {
+    (void)be;
+    if (choices[0] == '\0')
+        return NB_OK;
+    return nb_fail(err, NB_UNSUPPORTED, "products were chosen shape by shape by a library for GPUs: \"%.60s\"",
+                   choices);
+}
+
+nb_status ni_ref_permit(nb_backend *be, const ni_permits *permits, nb_error *err) {
+    if (!permits->native_fp4)
+        return NB_OK;
+    return nb_fail(err, NB_UNSUPPORTED, "native_fp4: backend %s has no units for four bits; expected false", be->name);
 }
 
 nb_status ni_ref_gemm_take(nb_backend *be, nb_dtype a, nb_dtype b, const char *sums, nb_error *err) {

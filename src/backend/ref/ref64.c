@@ -29,6 +29,11 @@ nb_status ni_backend_ref64(nb_backend **out, nb_error *err) {
     ops->gemm_kernel = ni_ref_gemm_kernel;
     ops->gemm_sums = ni_ref_gemm_sums;
     ops->gemm_take = ni_ref_gemm_take;
+    ops->gemm_choices = ni_ref_gemm_choices;
+    ops->gemm_choose = ni_ref_gemm_choose;
+    ops->permit = ni_ref_permit;
+    ops->attention_kernel = ni_ref_attention_kernel;
+    ops->gla_kernel = ni_ref_gla_kernel;
     ops->measure = ni_ref_measure;
     ops->measure_attention = ni_ref_measure_attention;
     ops->measure_gate = ni_ref_measure_gate;

@@ -1,0 +1,147 @@
+/* coded.c: which products keep their codes, and what the library gets for them. */
+#include "backend/cuda/coded.h"
+
+#include "backend/cuda/kernels.h"
+#include "format/swizzle.h"
+
+/* ---- which units ---- */
+
+static bool has_tensor_scale(const nb_quantizer *q) {
+    return q->scale_type == NB_SCALE_F32 && q->block_rows == NB_BLOCK_ALL && q->block_cols == NB_BLOCK_ALL;
+}
+
+static bool has_row_scales(const nb_quantizer *q) {
+    return q->scale_type == NB_SCALE_F32 && q->block_rows == 1 && q->block_cols == NB_BLOCK_ALL;
+}
+
+static bool scaled_outside(const nb_quantizer *q) {
+    return q->scale_type == NB_SCALE_NONE || has_tensor_scale(q) || has_row_scales(q);
+}
+
+static bool in_blocks(const nb_quantizer *q, nb_scale_type type, int32_t block) {
+    return q->element == NB_ELEMENT_E2M1 && q->scale_type == type && q->block_cols == block &&
+           (q->outer == NB_OUTER_NONE || q->outer == NB_OUTER_TENSOR);
+}
+
+static bool has_fp4_units(const ni_cuda *cuda) {
+    const int capability = 10 * cuda->major + cuda->minor;
+    return capability == 100 || capability == 103 || capability == 120;
+}
+
+ni_cuda_units ni_cuda_units_of(const ni_cuda *cuda, const nb_quantizer *a, const nb_quantizer *b) {
+    if (nb_quantizer_is_bf16(a) || nb_quantizer_is_bf16(b))
+        return NI_CUDA_BF16;
+    /* The library has no product of two E5M2 operands. */
+    if (cuda->major == 9 && !cuda->permits.no_fp8 && scaled_outside(a) && scaled_outside(b) &&
+        !(a->element == NB_ELEMENT_E5M2 && b->element == NB_ELEMENT_E5M2))
+        return NI_CUDA_FP8;
+    if (!cuda->permits.native_fp4 || !has_fp4_units(cuda))
+        return NI_CUDA_BF16;
+    if (in_blocks(a, NB_SCALE_E4M3, 16) && in_blocks(b, NB_SCALE_E4M3, 16))
+        return NI_CUDA_NVFP4;
+    return in_blocks(a, NB_SCALE_E8M0, 32) && in_blocks(b, NB_SCALE_E8M0, 32) ? NI_CUDA_MXFP4 : NI_CUDA_BF16;
+}
+
+ni_cuda_units ni_cuda_units_for(const ni_cuda *cuda, const nb_qtensor *a, const nb_qtensor *b) {
+    const ni_cuda_units units = ni_cuda_units_of(cuda, &a->quantizer, &b->quantizer);
+    const int64_t divisor = units == NI_CUDA_FP8 ? 16 : 32;
+    return b->rows % divisor == 0 && a->cols % divisor == 0 && a->rows > 0 ? units : NI_CUDA_BF16;
+}
+
+const char *ni_cuda_units_text(ni_cuda_units units) {
+    static const char *const names[] = {
+        [NI_CUDA_BF16] = "bf16 cublaslt",
+        [NI_CUDA_FP8] = "fp8 cublaslt, codes exact, no fast accumulation",
+        [NI_CUDA_NVFP4] = "nvfp4 native cublaslt (never run on its hardware)",
+        [NI_CUDA_MXFP4] = "mxfp4 native cublaslt (never run on its hardware)",
+    };
+    return names[units];
+}
+
+/* ---- scratch ---- */
+
+static size_t rounded(size_t bytes) {
+    return (bytes + 255) / 256 * 256;
+}
+
+static bool is_4bit(const nb_quantizer *q) {
+    return q->element == NB_ELEMENT_E2M1 || q->element == NB_ELEMENT_INT4;
+}
+
+static int64_t blocks_of(const nb_qtensor *t) {
+    return t->cols / t->quantizer.block_cols;
+}
+
+static size_t side_bytes(ni_cuda_units units, const nb_qtensor *t) {
+    if (units == NI_CUDA_NVFP4 || units == NI_CUDA_MXFP4)
+        return rounded(ni_swizzled_bytes(t->rows, blocks_of(t)));
+    return (is_4bit(&t->quantizer) ? rounded((size_t)(t->rows * t->cols)) : 0) +
+           rounded((size_t)t->rows * sizeof(float));
+}
+
+size_t ni_cuda_coded_bytes(ni_cuda_units units, const nb_qtensor *a, const nb_qtensor *b) {
+    return units == NI_CUDA_BF16 ? 0 : side_bytes(units, a) + side_bytes(units, b);
+}
+
+/* ---- one side ---- */
+
+typedef struct side {
+    nb_mat numbers;
+    const void *scale;
+} side;
+
+/* Codes as bytes; a scale a row where either side has one (`rows`), else a word. */
+static int fp8_side(const ni_cuda *cuda, const nb_qtensor *t, bool rows, char **at, side *out) {
+    const nb_dtype type = t->quantizer.element == NB_ELEMENT_E5M2 ? NB_E5M2 : NB_E4M3;
+    const float *word = has_tensor_scale(&t->quantizer) ? t->tensor_scale : cuda->words + NI_CUDA_ONE;
+    int code = 0;
+    out->numbers = nb_mat_of(t->codes, type, t->rows, t->cols);
+    if (is_4bit(&t->quantizer)) {
+        out->numbers.data = *at;
+        *at += rounded((size_t)(t->rows * t->cols));
+        code = ni_cuda_launch_fp8(cuda->stream, out->numbers.data, t);
+    }
+    out->scale = has_row_scales(&t->quantizer) ? t->outer_scales : word;
+    if (rows && !has_row_scales(&t->quantizer) && !code) {
+        code = ni_cuda_launch_spread(cuda->stream, (float *)(void *)*at, word, t->rows);
+        out->scale = *at;
+        *at += rounded((size_t)t->rows * sizeof(float));
+    }
+    return code;
+}
+
+static int fp4_side(const ni_cuda *cuda, const nb_qtensor *t, char **at, side *out) {
+    out->numbers = nb_mat_of(t->codes, NB_U8, t->rows, t->cols); /* two codes a byte; `scaling` says so */
+    out->scale = *at;
+    *at += rounded(ni_swizzled_bytes(t->rows, blocks_of(t)));
+    return ni_cuda_launch_swizzle(cuda->stream, (uint8_t *)out->scale, t->scales, t->rows, blocks_of(t));
+}
+
+/* ---- the product ---- */
+
+nb_status ni_cuda_multiply_coded(nb_backend *be, ni_cuda_units units, const nb_mat *c, const nb_qtensor *a,
+                                 const nb_qtensor *b, bool accumulate, void *scratch, nb_error *err) {
+    ni_cuda *cuda = ni_cuda_of(be);
+    const bool fp8 = units == NI_CUDA_FP8, rows = has_row_scales(&a->quantizer) || has_row_scales(&b->quantizer);
+    char *at = scratch;
+    side x, y;
+    int code = fp8 ? fp8_side(cuda, a, rows, &at, &x) : fp4_side(cuda, a, &at, &x);
+    if (!code)
+        code = fp8 ? fp8_side(cuda, b, rows, &at, &y) : fp4_side(cuda, b, &at, &y);
+    ni_cuda_product p = {.c = *c, .trans_b = true, .beta = accumulate ? cuda->words + NI_CUDA_ONE : NULL};
+    p.scaling = units == NI_CUDA_NVFP4   ? NI_CUDA_SCALING_16
+                : units == NI_CUDA_MXFP4 ? NI_CUDA_SCALING_32
+                : rows                   ? NI_CUDA_SCALING_ROWS
+                                         : NI_CUDA_SCALING_WORD;
+    if (!code && units == NI_CUDA_NVFP4 && (a->tensor_scale || b->tensor_scale)) {
+        p.alpha = cuda->words + NI_CUDA_ALPHA;
+        code =
+            ni_cuda_launch_multiply_words(cuda->stream, cuda->words + NI_CUDA_ALPHA, a->tensor_scale, b->tensor_scale);
+    }
+    NB_TRY(ni_cuda_status(be, code, "a product of codes", err));
+    p.a = x.numbers;
+    p.b = y.numbers;
+    p.a_scale = x.scale;
+    p.b_scale = y.scale;
+    return ni_cuda_multiply_plain(be, &p, err);
+}
