@@ -131,6 +131,23 @@ static nb_status go_on(run *r, nb_error *err) {
     return NB_OK;
 }
 
+/* A window that the next sample or the end of the run cuts short is said: nothing is left out in silence. */
+static void say_window(const nb_trainer *t) {
+    int64_t every = t->config.lens.every, window = t->config.lens.window, followed = ni_recorder_window(&t->config);
+    if (every == 0 || followed == window || t->steps < 2)
+        return;
+    if (followed > 0)
+        note(t, NB_NOTE_INFO,
+             "lens: weights are followed for %lld steps after a sample, not lens.window %lld: %s, %lld steps",
+             (long long)followed, (long long)window, every < t->steps ? "then comes lens.every" : "then the run ends",
+             (long long)(followed + 1));
+    else
+        note(t, NB_NOTE_WARNING,
+             "lens: oscillation is not measured, because samples are %lld step apart; expected lens.every and steps of "
+             "at least 2",
+             (long long)(followed + 1));
+}
+
 /* ---- evaluations and checkpoints ---- */
 
 static bool is_due(int64_t every, int64_t step, int64_t steps) {
@@ -180,6 +197,7 @@ static nb_status begin(run *r, nb_start start, nb_error *err) {
         NB_TRY(go_on(r, err));
     if (nb_recipe_idles(&t->recipe, t->steps, idle, sizeof idle))
         note(t, NB_NOTE_WARNING, "recipe %s: %s", t->recipe.name, idle);
+    say_window(t);
     NB_TRY(write_description(t, err));
     if (start == NB_START_FORK) /* --resume must never begin elsewhere */
         NB_TRY(save(r, err));

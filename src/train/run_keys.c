@@ -280,7 +280,7 @@ static const ni_key rows[] = {
      FIELD(lens.window),
      .fallback = "50",
      .high = MOST,
-     .help = "steps after a sample in which weights are followed to see which oscillate",
+     .help = "steps after a sample in which weights are followed to see which oscillate; ends before the next sample",
      .source = "arXiv:2510.27527"},
     {.path = "lens.hot_channels",
      .type = NI_KEY_INT,
