@@ -35,7 +35,9 @@ char *ni_recipe_to_text(const nb_recipe *recipe) {
 
 static nb_status fill_folder(nb_trainer *t, const char *folder, nb_error *err) {
     char path[FILE_PATH_SIZE];
-    NB_TRY(ni_hf_save(t->be, t->model, folder, NI_ST_F32, t->end_of_text, err));
+    NB_TRY(ni_hf_save(t->be, t->model, folder, NI_ST_F32, (ni_hf_marks){t->end_of_text, t->end_of_text}, err));
+    if (t->tokenizer && t->at.step > 0) /* at step 0 the model is still as its maker left it */
+        NB_TRY(ni_tokenizer_open_with_end(t->tokenizer, err));
     NB_TRY(t->tokenizer ? ni_tokenizer_save(t->tokenizer, folder, err) : ni_kept_write(&t->kept, folder, err));
     snprintf(path, sizeof path, "%s/%s", folder, NI_OPTIMIZER_NAME);
     NB_TRY(ni_state_write(t, path, err));
