@@ -11,6 +11,9 @@ void ni_checkpoint_path(const char *run_folder, int64_t step, char *path, size_t
  * many there are; at most `most` are written. */
 int32_t ni_checkpoint_list(const char *run_folder, int64_t *steps, int32_t most);
 
+/* Whether a trainer may start so from a checkpoint, as far as that can be told without its tensors. */
+nb_status ni_checkpoint_check(const nb_trainer *trainer, const char *folder, nb_start as, nb_error *err);
+
 /* Removes all but the newest `keep` (0 = none) and those of the steps `spared`. A checkpoint disappears in one step. */
 nb_status ni_checkpoint_prune(const char *run_folder, int64_t keep, const int64_t *spared, int32_t spared_count,
                               nb_error *err);
