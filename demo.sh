@@ -111,7 +111,8 @@ set -- --set "out=$runs" --set "data.train=$folder/tokens/train_*.bin" --set "da
     --set "data.tokenizer=$folder/tokens"
 if [ -n "$quick" ]; then
     runs=$folder/quick
-    set -- "$@" --set "out=$runs" --set steps=20 --set eval.every=10 --set eval.sequences=32
+    set -- "$@" --set "out=$runs" --set steps=20 --set eval.every=10 --set eval.sequences=32 \
+        --set lens.every=5 --set lens.window=4
 fi
 $nibble compare examples/demo.yaml --recipes bf16,nvfp4 "$@"
 

@@ -3,17 +3,20 @@
 
     scripts/check_transformers.py check [BUILD_DIR]    build/test_files_hf writes folders and nibble's logits,
                                                        transformers loads them and computes its own
+    scripts/check_transformers.py continues FOLDER NIBBLE PROMPT...   greedy text of both programs, with no manual step
     scripts/check_transformers.py golden [OUT_DIR]     writes tests/golden/hf: folders as transformers saves them, with
                                                        its logits, which test_files_hf reads back
 
 Needs: pip install torch transformers safetensors numpy sentencepiece protobuf
 """
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 
+import sentencepiece
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
@@ -75,6 +78,63 @@ def check(build):
     return 0 if good else 1
 
 
+def continuation(folder, prompt, tokens):
+    """Greedy text as a user of transformers gets it: the tokenizer opens the text as it sees fit."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    ids = tokenizer(prompt, return_tensors="pt").input_ids
+    out = model.generate(ids, max_new_tokens=tokens, do_sample=False)
+    return tokenizer.decode(out[0], skip_special_tokens=True)
+
+
+def continues(folder, nibble, prompts):
+    good = True
+    for prompt in prompts:
+        theirs = continuation(folder, prompt, 40)
+        ours = subprocess.run([nibble, "generate", folder, "--recipe", "bf16", "--prompt", prompt, "--tokens", "40",
+                               "--temperature", "0"], check=True, capture_output=True, text=True).stdout[:-1]
+        good &= ours == theirs
+        print(f"{prompt!r}: {'same' if ours == theirs else f'transformers {theirs!r}, nibble {ours!r}'}")
+    return 0 if good else 1
+
+
+def golden_text(out):
+    """A model whose tokenizer opens a text with <s>, another whose tokenizer opens it with nothing; what both write."""
+    model_file = os.path.join(HERE, "..", "tests", "fuzz", "corpus", "tokenizer", "small.model")
+    pieces = sentencepiece.SentencePieceProcessor(model_file=model_file)
+    path = os.path.join(out, "llama-text")
+    shutil.rmtree(path, ignore_errors=True)
+    config = transformers.LlamaConfig(vocab_size=pieces.vocab_size(), hidden_size=16, num_hidden_layers=1,
+                                      num_attention_heads=2, num_key_value_heads=1, intermediate_size=32,
+                                      max_position_embeddings=64, tie_word_embeddings=False, bos_token_id=1,
+                                      eos_token_id=2, pad_token_id=None)
+    torch.manual_seed(5)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    for p in model.parameters():
+        p.data = float(p.dim() == 1) + (0.5 * torch.randn(p.shape)).to(torch.bfloat16).float()
+    model.lm_head.weight.data[:259] = 0  # <unk>, <s>, </s> and the bytes: it writes letters and does not end
+    model.to(torch.bfloat16).save_pretrained(path)
+    shutil.copy(model_file, os.path.join(path, "tokenizer.model"))
+    texts = {}
+    for opens in [True, False]:
+        with open(os.path.join(path, "tokenizer_config.json"), "w") as f:
+            json.dump({"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>",
+                       "add_bos_token": opens, "add_eos_token": False, "add_prefix_space": False, "legacy": False}, f)
+        for prompt in ["the model", "a", "rounds (see"]:
+            texts[(opens, prompt)] = continuation(path, prompt, 12)
+    for opens in [True, False]:
+        with open(os.path.join(path, "expected-" + ("opened" if opens else "bare") + ".txt"), "w") as f:
+            f.write("".join(f"{prompt}\t{text}\n" for (o, prompt), text in texts.items() if o == opens))
+    os.remove(os.path.join(path, "tokenizer_config.json"))  # the test writes it
+    for extra in ["generation_config.json"]:
+        if os.path.exists(os.path.join(path, extra)):
+            os.remove(os.path.join(path, extra))
+    for name in os.listdir(path):
+        os.chmod(os.path.join(path, name), 0o644)
+    for key, text in texts.items():
+        print(key, repr(text))
+
+
 def golden(out):
     """Two models as transformers saves them: LLaMA in FP32 in several shards, Qwen3 in BF16 in one file."""
     common = dict(vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
@@ -105,6 +165,7 @@ def golden(out):
         for file in sorted(os.listdir(path)):
             os.chmod(os.path.join(path, file), 0o644)
             print(f"{path}/{file}: {os.path.getsize(os.path.join(path, file))} bytes")
+    golden_text(out)
     return 0
 
 
@@ -112,6 +173,8 @@ if __name__ == "__main__":
     what = sys.argv[1] if len(sys.argv) > 1 else ""
     if what == "check":
         sys.exit(check(sys.argv[2] if len(sys.argv) > 2 else os.path.join(HERE, "..", "build")))
+    if what == "continues":
+        sys.exit(continues(sys.argv[2], sys.argv[3], sys.argv[4:]))
     if what == "golden":
         sys.exit(golden(sys.argv[2] if len(sys.argv) > 2 else os.path.join(HERE, "..", "tests", "golden", "hf")))
     sys.exit(__doc__)

@@ -42,4 +42,56 @@ fails 2 'expected file, blank or line' "$nibble" tokenize "$dir/text.txt" -t byt
 fails 2 'expected one of --tokenizer' "$nibble" tokenize "$dir/text.txt" -o "$dir/x" -q
 fails 2 'cannot be trained on this text' "$nibble" tokenize "$dir/text.txt" --train-tokenizer 9000 -o "$dir/x" -q
 fails 2 'too few' "$nibble" tokenize "$dir/text.txt" -t bytes --val 0.000001 -o "$dir/x" -q
+
+# ---- what is no plain text ------------------------------------------------------------------------------------------
+printf '\303\244 line of text\n\nand a second document\n' > "$dir/two.txt"
+"$nibble" tokenize "$dir/two.txt" -t bytes --split blank --val 0 -o "$dir/plain" -q
+gzip -c "$dir/two.txt" > "$dir/two.txt.gz"
+(gzip -c "$dir/two.txt"; gzip -c "$dir/text.txt") > "$dir/members.gz"
+cat "$dir/two.txt" "$dir/text.txt" > "$dir/members.txt"
+
+
+cp "$2/tests/golden/files/two.txt.zst" "$2/tests/golden/files/lines.zst" "$dir" # by zstd 1.5; lines.zst has two frames
+for packed in gz zst; do
+    "$nibble" tokenize "$dir/two.txt.$packed" -t bytes --split blank --val 0 -o "$dir/$packed" -q
+    cmp "$dir/plain/train_000000.bin" "$dir/$packed/train_000000.bin"
+done
+"$nibble" tokenize "$dir/members.gz" -t bytes --val 0 -o "$dir/members" -q
+"$nibble" tokenize "$dir/members.txt" -t bytes --val 0 -o "$dir/joined" -q
+cmp "$dir/members/train_000000.bin" "$dir/joined/train_000000.bin"
+"$nibble" tokenize "$dir/lines.zst" -t bytes --val 0.01 -o "$dir/long" -q
+cmp "$dir/bytes/train_000000.bin" "$dir/long/train_000000.bin"
+
+# Documents of JSON lines are the texts, escapes undone.
+printf '%s\n' '{"id": 1, "text": "\u00e4 line of text\n"}' '' '{"text": "and a second document\n", "id": 2}' > "$dir/two.jsonl"
+gzip -c "$dir/two.jsonl" > "$dir/two.jsonl.gz"
+cp "$dir/two.jsonl" "$dir/unnamed"
+for json in two.jsonl two.jsonl.gz unnamed; do
+    "$nibble" tokenize "$dir/$json" -t bytes --val 0 -o "$dir/json-$json" -q
+    cmp "$dir/plain/train_000000.bin" "$dir/json-$json/train_000000.bin"
+done
+sed 's/"text"/"body"/' "$dir/two.jsonl" > "$dir/body.jsonl"
+"$nibble" tokenize "$dir/body.jsonl" --field body -t bytes --val 0 -o "$dir/body" -q
+cmp "$dir/plain/train_000000.bin" "$dir/body/train_000000.bin"
+fails 2 'body.jsonl, line 1: no text under "text".*strings under: body' "$nibble" tokenize "$dir/body.jsonl" -t bytes -o "$dir/x" -q
+printf '{"text": "a"}\n{"text": \n' > "$dir/broken.jsonl"
+fails 2 'broken.jsonl, line 2: ' "$nibble" tokenize "$dir/broken.jsonl" -t bytes -o "$dir/x" -q
+fails 2 'is not JSON lines' "$nibble" tokenize "$dir/two.txt" --field text -t bytes -o "$dir/x" -q
+
+# What else a file is, and how to make text of it; nothing is tokenized.
+head -c 100 "$dir/lines.zst" > "$dir/cut.zst"
+fails 2 'cut.zst: the zstd file ends too early' "$nibble" tokenize "$dir/cut.zst" -t bytes -o "$dir/x" -q
+head -c 60 "$dir/members.gz" > "$dir/cut.gz"
+fails 2 'cut.gz: the gzip file' "$nibble" tokenize "$dir/cut.gz" -t bytes -o "$dir/x" -q
+printf 'PAR1 and so on' > "$dir/table.parquet"
+fails 2 'table.parquet: is a Parquet file; expected .*read_parquet' "$nibble" tokenize "$dir/table.parquet" -t bytes -o "$dir/x" -q
+iconv -f UTF-8 -t UTF-16 "$dir/two.txt" > "$dir/wide.txt"
+fails 2 'is UTF-16 text; .*iconv -f UTF-16' "$nibble" tokenize "$dir/wide.txt" -t bytes -o "$dir/x" -q
+iconv -f UTF-8 -t UTF-16LE "$dir/two.txt" > "$dir/wide.txt"
+fails 2 'without a byte order mark.*UTF-16LE' "$nibble" tokenize "$dir/wide.txt" --train-tokenizer 300 -o "$dir/x" -q
+iconv -f UTF-8 -t LATIN1 "$dir/two.txt" > "$dir/old.txt"
+fails 2 'is not UTF-8 (1 of .*the first at 0).*iconv' "$nibble" tokenize "$dir/old.txt" -t bytes -o "$dir/x" -q
+head -c 4000 "$nibble" | tail -c 3000 > "$dir/any"
+fails 2 'any: is no text: .*--as-is' "$nibble" tokenize "$dir/any" -t bytes -o "$dir/x" -q
+"$nibble" tokenize "$dir/any" -t bytes --as-is --val 0 -o "$dir/as-is" -q
 [ ! -e "$dir/x" ]

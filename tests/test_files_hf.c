@@ -131,7 +131,7 @@ static void folders_of_nibble_come_back(void **state) {
     for (int f = 0; f < FAMILY_COUNT; f++)
         for (int d = 0; d < 3; d++) {
             nb_model *model = make_model(be, f);
-            must(ni_hf_save(be, model, *state, dtypes[d], 7, &err), &err);
+            must(ni_hf_save(be, model, *state, dtypes[d], (ni_hf_marks){7, 7}, &err), &err);
             nb_model_config config = *nb_model_get_config(model), back;
             must(ni_hf_config_read(*state, &back, &err), &err);
             assert_int_equal(back.family, config.family);
@@ -217,11 +217,11 @@ static void defaults_are_those_of_transformers(void **state) {
     assert_true(c.heads == 4 && c.expand_k == 0.5 && c.expand_v == 1 && c.gate_clamp == -INFINITY);
     assert_int_equal(c.intermediate, 256);
     /* a divisor of the gate that fla cannot express gets a type that fla does not know */
-    char *text = ni_hf_config_text(&c, NI_ST_F32, -1);
+    char *text = ni_hf_config_text(&c, NI_ST_F32, (ni_hf_marks){-1, -1});
     assert_non_null(strstr(text, "\"model_type\": \"gla\""));
     free(text);
     c.gate_normalizer = 8;
-    text = ni_hf_config_text(&c, NI_ST_F32, -1);
+    text = ni_hf_config_text(&c, NI_ST_F32, (ni_hf_marks){-1, -1});
     assert_non_null(strstr(text, "\"model_type\": \"gla-nibble\""));
     assert_int_equal(ni_hf_config_parse(text, strlen(text), "x/config.json", &c, NULL), NB_OK);
     assert_true(c.gate_normalizer == 8);
@@ -367,7 +367,7 @@ static void write_models(const char *folder) {
             snprintf(path, sizeof path, "%s/%s", folder, name);
             must(ni_make_folders(path, &err), &err);
             nb_model *model = make_model(be, f);
-            must(ni_hf_save(be, model, path, d ? NI_ST_BF16 : NI_ST_F32, -1, &err), &err);
+            must(ni_hf_save(be, model, path, d ? NI_ST_BF16 : NI_ST_F32, (ni_hf_marks){-1, -1}, &err), &err);
             write_logits(path, nb_model_get_config(model)->vocab, CASE_SEQ);
             nb_model_free(model);
         }
@@ -396,7 +396,7 @@ static void write_gla(const char *folder) {
         perturb_vectors(model, be);
         snprintf(path, sizeof path, "%s/%s", folder, cases[i].name);
         must(ni_make_folders(path, &err), &err);
-        must(ni_hf_save(be, model, path, NI_ST_F32, -1, &err), &err);
+        must(ni_hf_save(be, model, path, NI_ST_F32, (ni_hf_marks){-1, -1}, &err), &err);
         write_logits(path, config.vocab, cases[i].tokens);
         write_gradients(path, cases[i].tokens);
         nb_model_free(model);

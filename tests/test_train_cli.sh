@@ -81,6 +81,35 @@ grep -q '"mfu":0' runs/a/metrics.jsonl || fail "no MFU in metrics.jsonl"
 "$nibble" train runs/a/run.yaml --set peak_flops=1e12 --resume -q || fail "the effective run.yaml does not resume its own run"
 expect 2 "holds a run already" "$nibble" train run.yaml
 
+# ---- refused before anything is measured or printed; no folder is left ------------------------------------------------------
+quiet() { # as expect, and nothing on stdout
+    expect "$@"
+    [ ! -s out ] || fail "$*: printed before it was refused: $(cat out)"
+}
+measured="--set peak_flops=auto"
+# shellcheck disable=SC2086 # one option
+{
+    quiet 2 "holds a run already" "$nibble" train run.yaml $measured
+    quiet 2 "another value of steps" "$nibble" train run.yaml $measured --set steps=9 --resume
+    quiet 2 "nowhere" "$nibble" train run.yaml $measured --from nowhere --set out=runs/none
+    quiet 2 "nosuch" "$nibble" train run.yaml $measured --set model=nosuch --set out=runs/none
+    cp -r runs/a/checkpoints/step-00000004 broken
+    head -c 3000 runs/a/checkpoints/step-00000004/model.safetensors > broken/model.safetensors
+    expect 2 "broken" "$nibble" train run.yaml $measured --from broken --set out=runs/none
+}
+[ ! -e runs/none ] || fail "a refused run left a folder: $(find runs/none)"
+
+# ---- a model said otherwise ---------------------------------------------------------------------------------------------------
+"$nibble" train run.yaml --set model.vocab=300 --set model.layers=1 --set steps=2 --set out=runs/other -q
+grep -q '"vocab_size": 300' runs/other/checkpoints/step-00000002/config.json || fail "model.vocab is not heard"
+grep -q '"num_hidden_layers": 1' runs/other/checkpoints/step-00000002/config.json || fail "model.layers is not heard"
+grep -q 'vocab=300' runs/other/run.yaml || fail "the effective run.yaml does not keep model.vocab"
+"$nibble" train runs/other/run.yaml --resume -q || fail "a run with a changed model does not resume"
+expect 2 "another value of model_changes\|vocab is 300" "$nibble" train runs/other/run.yaml --set model.vocab=301 --resume
+expect 2 "vocb" "$nibble" train run.yaml --set model.vocb=300 --set out=runs/none
+expect 2 "model.vocab.*is a folder of parameters" "$nibble" train run.yaml --set out=runs/none --set model.vocab=300 \
+    --set model=./runs/a/checkpoints/step-00000008
+
 # ---- what is done with its checkpoint ---------------------------------------------------------------------------------------
 last=runs/a/checkpoints/step-00000008
 reported=$(sed -n 's/^step 8  validation loss \([0-9.]*\) .*/\1/p' trained)
@@ -103,6 +132,9 @@ rm theirs/nibble.json theirs/optimizer.safetensors
 "$nibble" eval theirs --data 'data/val_*.bin' | grep -q 'step 0, forward of bf16' || fail "eval of a foreign folder"
 "$nibble" generate theirs --prompt 'A step' --tokens 4 | grep -q '^A step' || fail "generate from a foreign folder"
 "$nibble" train run.yaml --from theirs --set model=./theirs --set out=runs/theirs --set steps=1 > out
+! grep -q 'random' out || fail "trained parameters are called random: $(cat out)"
+"$nibble" train run.yaml --set model=./theirs --set out=runs/random --set steps=1 > random 2>&1
+grep -q 'begins with random numbers; hint: --from ./theirs' random || fail "random parameters are not said: $(cat random)"
 grep -q '^forked from theirs at step 0' out || fail "train --from a foreign folder: $(cat out)"
 cmp runs/theirs/checkpoints/step-00000001/tokenizer.json theirs/tokenizer.json || fail "the tokenizer did not go along"
 "$nibble" tokenize text.txt --train-tokenizer 600 --split blank -o other > /dev/null

@@ -123,7 +123,7 @@ static void rewrite(const char *golden, const char *folder, ni_tensor_dtype dtyp
     must(nb_model_create(be, &config, &recipe, 1, 1, false, &model, &err), &err);
     must(ni_hf_load(be, model, golden, &err), &err);
     must(ni_make_folders(folder, &err), &err);
-    must(ni_hf_save(be, model, folder, dtype, -1, &err), &err);
+    must(ni_hf_save(be, model, folder, dtype, (ni_hf_marks){-1, -1}, &err), &err);
     nb_model_free(model);
     nb_backend_free(be);
 }
@@ -235,7 +235,7 @@ static void what_does_not_fit_is_refused(void **state) {
     nb_model *model;
     must(nb_model_create(be, &small, &recipe, 1, 1, false, &model, &err), &err);
     nb_model_init(model, 1);
-    must(ni_hf_save(be, model, folder, NI_ST_F32, -1, &err), &err);
+    must(ni_hf_save(be, model, folder, NI_ST_F32, (ni_hf_marks){-1, -1}, &err), &err);
     nb_model_free(model);
     nb_backend_free(be);
     char *bytes;

@@ -3,6 +3,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -122,9 +123,54 @@ static void a_program_watches_beside_the_lens(void **state) {
     free(right);
 }
 
+/* The last note of a run that speaks of the lens. */
+static char lens_said[1024];
+
+static void keep_lens_note(void *user, nb_note_kind kind, const char *sentence) {
+    (void)user;
+    (void)kind;
+    if (strncmp(sentence, "lens:", 5) == 0)
+        snprintf(lens_said, sizeof lens_said, "%s", sentence);
+}
+
+/* Trains with these settings; returns how often flips were recorded. */
+static int32_t flips_recorded(void **state, const char *out, const char *every, const char *window, const char *steps) {
+    nb_error err = {0};
+    nb_run_config config = case_config(state, out, "recipe=nvfp4", every, window, steps, "eval.every=0", NULL);
+    nb_backend *be = case_backend(&config);
+    nb_trainer_options options = {.recipes_dir = NI_TEST_SOURCE "/recipes", .callbacks = {.note = keep_lens_note}};
+    nb_trainer *trainer;
+    ni_series_reader *r;
+    char path[64];
+    lens_said[0] = 0;
+    assert_int_equal(nb_trainer_create(be, &config, &options, &trainer, &err), NB_OK);
+    assert_int_equal(nb_trainer_run(trainer, NB_START_NEW, NULL, &err), NB_OK);
+    nb_trainer_free(trainer);
+    nb_backend_free(be);
+    snprintf(path, sizeof path, "%s/lens/series.nbs", out);
+    assert_int_equal(ni_series_read(in_folder(state, path), &r, NULL, &err), NB_OK);
+    int32_t name = ni_series_find(r, "layers.0.mlp.down_proj/fprop.w/flip_rate");
+    int32_t count = name < 0 ? 0 : (int32_t)ni_series_points(r, name);
+    ni_series_reader_free(r);
+    return count;
+}
+
+/* A window that would reach over the next sample, or over the end of the run, is cut, and the run says so. */
+static void windows_that_are_too_long_are_cut_and_said(void **state) {
+    assert_int_equal(flips_recorded(state, "cut", "lens.every=4", "lens.window=50", "steps=12"), 3);
+    assert_non_null(strstr(lens_said, "followed for 3 steps after a sample, not lens.window 50"));
+    assert_int_equal(flips_recorded(state, "short", "lens.every=100", "lens.window=50", "steps=12"), 1);
+    assert_non_null(strstr(lens_said, "then the run ends"));
+    assert_int_equal(flips_recorded(state, "each", "lens.every=1", "lens.window=50", "steps=4"), 0);
+    assert_non_null(strstr(lens_said, "oscillation is not measured"));
+    assert_int_equal(flips_recorded(state, "fits", "lens.every=4", "lens.window=3", "steps=12"), 3);
+    assert_string_equal(lens_said, "");
+}
+
 int main(void) {
 #define CASE(name) cmocka_unit_test_setup_teardown(name, case_folder, remove_temporary_folder)
     const struct CMUnitTest tests[] = {CASE(weights_are_counted_after_an_evaluation), CASE(lens_row_holds_the_lens),
-                                       CASE(a_program_watches_beside_the_lens)};
+                                       CASE(a_program_watches_beside_the_lens),
+                                       CASE(windows_that_are_too_long_are_cut_and_said)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -27,6 +27,7 @@ extern "C" {
 
 #define NB_PATH_SIZE 512
 #define NB_BF16_PATTERNS 16
+#define NB_MODEL_CHANGES 16
 #define NB_END_OF_TEXT_NONE (-1)
 #define NB_END_OF_TEXT_AUTO (-2)
 #define NB_PEAK_AUTO 0.0    /* measured when the run starts (nb_measure_peak) */
@@ -61,7 +62,9 @@ typedef enum nb_bad_scales {
 
 /* A run file. Paths are taken from the current folder, as on the command line. */
 typedef struct nb_run_config {
-    char model[NB_PATH_SIZE];  /* models/NAME.yaml or a path */
+    char model[NB_PATH_SIZE];                           /* models/NAME.yaml or a path */
+    char model_changes[NB_MODEL_CHANGES][NB_NAME_SIZE]; /* "vocab=2048": keys of the model file, said otherwise */
+    int32_t model_change_count;
     char recipe[NB_PATH_SIZE]; /* recipes/NAME.yaml or a path */
     char out[NB_PATH_SIZE];    /* the run folder */
     struct {
@@ -128,7 +131,7 @@ typedef struct nb_run_config {
 NB_API nb_status nb_run_config_defaults(nb_run_config *config, nb_error *err);
 
 /* Reads a run file and then the overrides ("key=value", as --set gives them), and checks everything that needs no other
- * file. Messages carry file and line. */
+ * file. "model.KEY=value" changes a key of the model file. Messages carry file and line. */
 NB_API nb_status nb_run_config_load(const char *path, const char *const *overrides, int32_t override_count,
                                     nb_run_config *out, nb_error *err);
 /* The same over text; `name` stands for the file in messages. */
@@ -201,6 +204,9 @@ NB_API nb_status nb_trainer_create(nb_backend *be, const nb_run_config *config, 
                                    nb_trainer **out, nb_error *err);
 NB_API void nb_trainer_free(nb_trainer *trainer);
 
+/* What MFU is a share of, where it was measured after the trainer was made. */
+NB_API void nb_trainer_set_peak(nb_trainer *trainer, double flops);
+
 /* One optimizer step: accumulation passes, clipping, AdamW. NB_BAD_NUMBER leaves the parameters as they were. */
 NB_API nb_status nb_trainer_step(nb_trainer *trainer, nb_step_report *report, nb_error *err);
 
@@ -225,6 +231,10 @@ typedef enum nb_start {
  * FORK a Hugging Face folder without nibble.json gives its parameters and the tokenizer's files, and the run is at step
  * 0. */
 NB_API nb_status nb_trainer_load(nb_trainer *trainer, const char *folder, nb_start as, nb_error *err);
+
+/* What nb_trainer_run would refuse before its first step, but for damaged tensors: found without reading or writing
+ * any, so that nobody waits for it. */
+NB_API nb_status nb_trainer_check(nb_trainer *trainer, nb_start start, const char *from, nb_error *err);
 
 /* The whole run: start, steps, evaluations, checkpoints, metrics. Returns NB_OK at the last step, NB_INTERRUPTED after
  * a stop with its checkpoint written, NB_BAD_NUMBER where the policy is at its end. */

@@ -68,10 +68,10 @@ static nb_status copy_tokenizer(const char *from, const char *to, nb_error *err)
 static nb_status write_folder(nb_backend *be, nb_model *model, const char *from, const char *to, ni_tensor_dtype type,
                               nb_error *err) {
     ni_folder *folder;
-    int32_t end_of_text;
-    NB_TRY(ni_hf_end_of_text(from, &end_of_text, err));
+    ni_hf_marks marks;
+    NB_TRY(ni_hf_marks_read(from, &marks, err));
     NB_TRY(ni_folder_begin(to, &folder, err));
-    nb_status status = ni_hf_save(be, model, ni_folder_path(folder), type, end_of_text, err);
+    nb_status status = ni_hf_save(be, model, ni_folder_path(folder), type, marks, err);
     if (status == NB_OK)
         status = copy_tokenizer(from, ni_folder_path(folder), err);
     if (status == NB_OK)

@@ -49,7 +49,8 @@ typedef struct generator {
     ni_tokenizer *tokenizer;
     ni_sampling how;
     int64_t window;
-    ni_tokens text;  /* end-of-text first: it opens a document */
+    ni_tokens text;  /* what opens a document first */
+    int32_t opening; /* how many tokens that is */
     int32_t *arrays; /* [4, window] */
     float *logits;   /* [window, vocab] */
     float *scratch;  /* [vocab] */
@@ -75,7 +76,10 @@ static nb_status prepare(generator *g, const char *folder, const generate_option
     if (!g->arrays || !g->logits || !g->scratch)
         return nb_fail(err, NB_NO_MEMORY, "generate: logits of %lld x %d do not fit in memory", (long long)g->window,
                        vocab);
-    int32_t opening = ni_tokenizer_end_of_text(g->tokenizer);
+    int32_t opening = ni_tokenizer_begin_of_text(g->tokenizer);
+    if (opening < 0 && !(given->prompt && given->prompt[0])) /* something has to be continued */
+        opening = ni_tokenizer_end_of_text(g->tokenizer);
+    g->opening = opening >= 0;
     if (opening >= 0)
         NB_TRY(ni_tokens_add(&g->text, &opening, 1, err));
     if (given->prompt)
@@ -110,8 +114,7 @@ static nb_status next_token(generator *g, int32_t *token, nb_error *err) {
 static nb_status print_progress(const generator *g, size_t *printed, nb_error *err) {
     char *text;
     size_t size;
-    int32_t opening = ni_tokenizer_end_of_text(g->tokenizer) >= 0 ? 1 : 0;
-    NB_TRY(ni_tokenizer_decode(g->tokenizer, g->text.ids + opening, g->text.count - opening, &text, &size, err));
+    NB_TRY(ni_tokenizer_decode(g->tokenizer, g->text.ids + g->opening, g->text.count - g->opening, &text, &size, err));
     bool unfinished = size >= 3 && memcmp(text + size - 3, "\xEF\xBF\xBD", 3) == 0;
     if (size > *printed && !unfinished) {
         fwrite(text + *printed, 1, size - *printed, stdout);

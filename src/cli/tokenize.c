@@ -1,6 +1,7 @@
 /* tokenize.c: `nibble tokenize`: texts to token shards; trains a tokenizer on the way if asked. */
 #include "base/progress.h"
 #include "cli/cli.h"
+#include "data/text_file.h"
 #include "data/tokenizer_corpus.h"
 #include "files/file.h"
 #include "files/folder.h"
@@ -14,10 +15,10 @@
 #include <unistd.h>
 
 typedef struct tokenize_options {
-    const char *tokenizer, *out, *split, *separator;
+    const char *tokenizer, *out, *split, *separator, *field;
     int64_t train_tokenizer, shard_tokens;
     double val;
-    bool force, quiet;
+    bool force, quiet, as_is;
 } tokenize_options;
 
 #define FIELD(name) offsetof(tokenize_options, name)
@@ -28,6 +29,8 @@ static const ni_option options_table[] = {
     {"val", 0, NI_OPTION_FLOAT, FIELD(val), "SHARE", "share of the text set aside for validation (0.01)"},
     {"split", 0, NI_OPTION_TEXT, FIELD(split), "file|blank|line", "what is a document; NUL always ends one (file)"},
     {"separator", 0, NI_OPTION_TEXT, FIELD(separator), "TEXT", "documents are separated by TEXT, which is dropped"},
+    {"field", 0, NI_OPTION_TEXT, FIELD(field), "NAME", "of JSON lines: where the text is (text)"},
+    {"as-is", 0, NI_OPTION_FLAG, FIELD(as_is), NULL, "take the bytes of any file, text or not"},
     {"shard-tokens", 0, NI_OPTION_INT, FIELD(shard_tokens), "N", "most tokens of one file (100000000)"},
     {"force", 0, NI_OPTION_FLAG, FIELD(force), NULL, "replace a folder of an earlier tokenize"},
     {"quiet", 'q', NI_OPTION_FLAG, FIELD(quiet), NULL, "print nothing but errors"},
@@ -37,6 +40,7 @@ static const ni_option options_table[] = {
 static const ni_command_line command_line = {
     .usage = "TEXT... --tokenizer bytes|MODEL -o DIR\nTEXT... --train-tokenizer VOCAB -o DIR",
     .about = "Turns text files into train_*.bin and val_*.bin with meta.json and the tokenizer's files beside them.\n"
+             "Reads UTF-8 text and JSON lines (a document a line), also in gzip or zstd; says what else a file is.\n"
              "Example: nibble tokenize book.txt --train-tokenizer 4096 --split blank -o data/book",
     .options = options_table,
     .least = 1,
@@ -46,7 +50,7 @@ static const ni_command_line command_line = {
 /* ---- texts ---- */
 
 typedef struct inputs {
-    ni_file_map *maps;
+    ni_text_file *files;
     ni_text *texts;
     int32_t count;
     int64_t bytes;
@@ -54,20 +58,22 @@ typedef struct inputs {
 
 static void close_inputs(inputs *in) {
     for (int32_t i = 0; i < in->count; i++)
-        ni_file_map_close(&in->maps[i]);
-    free(in->maps);
+        ni_text_file_close(&in->files[i]);
+    free(in->files);
     free(in->texts);
 }
 
-static nb_status open_inputs(char *const *paths, int32_t count, inputs *in, nb_error *err) {
-    *in = (inputs){.maps = calloc((size_t)count, sizeof *in->maps), .texts = calloc((size_t)count, sizeof *in->texts)};
-    if (!in->maps || !in->texts)
+static nb_status open_inputs(char *const *paths, int32_t count, const ni_text_options *options, inputs *in,
+                             nb_error *err) {
+    *in =
+        (inputs){.files = calloc((size_t)count, sizeof *in->files), .texts = calloc((size_t)count, sizeof *in->texts)};
+    if (!in->files || !in->texts)
         return nb_fail(err, NB_NO_MEMORY, "no memory for a list of %d texts", (int)count);
     for (; in->count < count; in->count++) {
-        ni_file_map *map = &in->maps[in->count];
-        NB_TRY(ni_file_map_open(paths[in->count], map, err));
-        in->texts[in->count] = (ni_text){map->bytes, map->size};
-        in->bytes += (int64_t)map->size;
+        ni_text_file *file = &in->files[in->count];
+        NB_TRY(ni_text_file_open(paths[in->count], options, file, err));
+        in->texts[in->count] = file->text;
+        in->bytes += (int64_t)file->text.size;
     }
     if (in->bytes == 0)
         return nb_fail(err, NB_BAD_FILE, "%s%s: the text is empty: there is nothing to tokenize", paths[0],
@@ -228,7 +234,7 @@ nb_status ni_cli_tokenize(int argc, char **argv, nb_error *err) {
                        "tokenize: expected one of --tokenizer bytes|MODEL and --train-tokenizer VOCAB");
     NB_TRY(check_output(&o, err));
     inputs in;
-    nb_status status = open_inputs(argv + 1, count, &in, err);
+    nb_status status = open_inputs(argv + 1, count, &(ni_text_options){o.field, o.as_is}, &in, err);
     if (status == NB_OK)
         status = tokenize(&o, &in, err);
     close_inputs(&in);

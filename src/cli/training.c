@@ -49,21 +49,10 @@ static void say_how_it_ended(ni_screen *screen, const nb_run_config *config) {
                      ni_duration_text(ni_seconds() - screen->began, took, sizeof took), val, config->out);
 }
 
-static nb_status run_with(nb_backend *be, const nb_run_config *config, ni_training *training, ni_screen *screen,
-                          nb_error *err) {
-    char recipes[NB_PATH_SIZE], models[NB_PATH_SIZE], census[NB_PATH_SIZE + 16];
-    NB_TRY(ni_cli_folder("recipes", recipes, sizeof recipes, err));
-    NB_TRY(ni_cli_folder("models", models, sizeof models, err));
-    NB_TRY(find_peak(be, config, &training->peak, err));
-    size_t program_bytes = ni_resident_bytes();
-    nb_trainer_options options = {.recipes_dir = recipes,
-                                  .models_dir = models,
-                                  .peak_flops = training->peak.flops,
-                                  .branches = training->branches,
-                                  .branch_count = training->branch_count,
-                                  .callbacks = ni_screen_callbacks(screen)};
-    nb_trainer *trainer;
-    NB_TRY(nb_trainer_create(be, config, &options, &trainer, err));
+static nb_status train(nb_trainer *trainer, const nb_run_config *config, const ni_training *training, ni_screen *screen,
+                       size_t program_bytes, nb_error *err) {
+    char census[NB_PATH_SIZE + 16];
+    nb_trainer_set_peak(trainer, training->peak.flops);
     say_what_runs(screen, config, trainer, &training->peak);
     snprintf(census, sizeof census, "%s/census.txt", config->out);
     if (training->tables) {
@@ -73,6 +62,27 @@ static nb_status run_with(nb_backend *be, const nb_run_config *config, ni_traini
     nb_status status = nb_trainer_run(trainer, training->start, training->from, err);
     if (status == NB_OK)
         say_how_it_ended(screen, config);
+    return status;
+}
+
+static nb_status run_with(nb_backend *be, const nb_run_config *config, ni_training *training, ni_screen *screen,
+                          nb_error *err) {
+    char recipes[NB_PATH_SIZE], models[NB_PATH_SIZE];
+    NB_TRY(ni_cli_folder("recipes", recipes, sizeof recipes, err));
+    NB_TRY(ni_cli_folder("models", models, sizeof models, err));
+    size_t program_bytes = ni_resident_bytes();
+    nb_trainer_options options = {.recipes_dir = recipes,
+                                  .models_dir = models,
+                                  .branches = training->branches,
+                                  .branch_count = training->branch_count,
+                                  .callbacks = ni_screen_callbacks(screen)};
+    nb_trainer *trainer;
+    NB_TRY(nb_trainer_create(be, config, &options, &trainer, err));
+    nb_status status = nb_trainer_check(trainer, training->start, training->from, err);
+    if (status == NB_OK)
+        status = find_peak(be, config, &training->peak, err);
+    if (status == NB_OK)
+        status = train(trainer, config, training, screen, program_bytes, err);
     nb_trainer_free(trainer);
     return status;
 }

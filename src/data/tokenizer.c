@@ -23,6 +23,7 @@ struct ni_tokenizer {
     char *model;
     size_t model_size; /* 0: bytes */
     int32_t vocab, end_of_text;
+    int32_t begin_of_text;                 /* -1: nothing opens a text */
     int32_t newline_ids[4], newline_count; /* of a lone line break; 0: texts go on without context */
     ni_tokenizer_kept kept;                /* where it came from a folder */
 };
@@ -201,6 +202,10 @@ int32_t ni_tokenizer_end_of_text(const ni_tokenizer *tokenizer) {
     return tokenizer->end_of_text;
 }
 
+int32_t ni_tokenizer_begin_of_text(const ni_tokenizer *tokenizer) {
+    return tokenizer->begin_of_text;
+}
+
 void ni_tokenizer_free(ni_tokenizer *tokenizer) {
     if (!tokenizer)
         return;
@@ -248,6 +253,7 @@ static nb_status find_end_of_text(ni_tokenizer *t, nb_error *err) {
         t->end_of_text = ni_sp_id(t->sp, names[i]);
     if (t->end_of_text < 0 || t->end_of_text >= t->vocab)
         return nb_fail(err, NB_BAD_FILE, "the SentencePiece model has no end-of-text piece, expected one named </s>");
+    t->begin_of_text = t->end_of_text;
     return NB_OK;
 }
 
@@ -287,7 +293,7 @@ static nb_status make_bytes(ni_tokenizer **out, nb_error *err) {
     if (!*out)
         return nb_fail(err, NB_NO_MEMORY, "no memory for a tokenizer");
     (*out)->vocab = BYTES_END + 1;
-    (*out)->end_of_text = BYTES_END;
+    (*out)->end_of_text = (*out)->begin_of_text = BYTES_END;
     return NB_OK;
 }
 
@@ -325,16 +331,27 @@ static nb_status make_from(const ni_tokenizer_kept *kept, const char *folder, ni
                    folder);
 }
 
+/* Folders of another maker say what opens a text. */
+static void find_begin_of_text(ni_tokenizer *t) {
+    const ni_kept_file *config = ni_kept_find(&t->kept, NI_TOKENIZER_CONFIG);
+    char piece[NI_PIECE_ROOM];
+    if (!t->sp || !config->bytes || ni_is_own_config(config->bytes, config->size))
+        return;
+    t->begin_of_text = ni_config_opens(config->bytes, config->size, piece) ? ni_sp_id(t->sp, piece) : -1;
+}
+
 static nb_status load_folder(const char *folder, ni_tokenizer **out, nb_error *err) {
     ni_tokenizer_kept kept = {0};
     nb_status status = ni_kept_read(folder, &kept, err);
     if (status == NB_OK)
         status = make_from(&kept, folder, out, err);
-    if (status == NB_OK)
-        (*out)->kept = kept;
-    else
+    if (status != NB_OK) {
         ni_kept_free(&kept);
-    return status;
+        return status;
+    }
+    (*out)->kept = kept;
+    find_begin_of_text(*out);
+    return NB_OK;
 }
 
 nb_status ni_tokenizer_load(const char *name, ni_tokenizer **out, nb_error *err) {
@@ -371,11 +388,30 @@ static nb_status write_made(const char *folder, const char *name, char *json, nb
     return status;
 }
 
+nb_status ni_tokenizer_open_with_end(ni_tokenizer *t, nb_error *err) {
+    if (t->begin_of_text == t->end_of_text)
+        return NB_OK;
+    ni_kept_file *config = &t->kept.files[NI_KEPT_CONFIG], *fast = &t->kept.files[NI_KEPT_JSON];
+    const char *end = ni_sp_piece(t->sp, t->end_of_text);
+    char *opening = ni_config_opening_with(config->bytes, config->size, end);
+    if (!opening)
+        return nb_fail(err, NB_NO_MEMORY, "no memory for the files of a tokenizer");
+    ni_kept_replace(config, opening);
+    char *processing = fast->bytes ? ni_json_opening_with(fast->bytes, fast->size, end, t->end_of_text) : NULL;
+    if (processing)
+        ni_kept_replace(fast, processing);
+    t->begin_of_text = t->end_of_text;
+    return NB_OK;
+}
+
+/* Files of our own are made anew: what earlier versions wrote left out what opens a text. */
 nb_status ni_tokenizer_save(const ni_tokenizer *t, const char *folder, nb_error *err) {
+    const ni_kept_file *kept_config = ni_kept_find(&t->kept, NI_TOKENIZER_CONFIG);
+    bool own = ni_is_own_config(kept_config->bytes, kept_config->size);
     NB_TRY(ni_kept_write(&t->kept, folder, err));
     if (t->sp)
         NB_TRY(write_in(folder, NI_TOKENIZER_MODEL, t->model, t->model_size, err));
-    if (ni_kept_count(&t->kept) > (t->sp != NULL))
+    if (!own && ni_kept_count(&t->kept) > (t->sp != NULL))
         return NB_OK;
     if (!t->sp)
         NB_TRY(write_made(folder, NI_TOKENIZER_JSON, ni_bytes_tokenizer_json(), err));

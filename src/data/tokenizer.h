@@ -24,11 +24,18 @@ const char *ni_tokenizer_kind(const ni_tokenizer *tokenizer); /* "bytes" or "sen
 int32_t ni_tokenizer_vocab(const ni_tokenizer *tokenizer);
 int32_t ni_tokenizer_end_of_text(const ni_tokenizer *tokenizer);
 
+/* What opens a text that a model continues: end-of-text, which is before every document that nibble trains on; in a
+ * folder of another maker what its tokenizer_config.json says. -1: nothing. */
+int32_t ni_tokenizer_begin_of_text(const ni_tokenizer *tokenizer);
+
+/* From here on end-of-text opens texts, and the files of another maker say so too: for a model that was trained so. */
+nb_status ni_tokenizer_open_with_end(ni_tokenizer *tokenizer, nb_error *err);
+
 /* Whether they give the same ids: both bytes, or the same model to the byte. */
 bool ni_tokenizer_equal(const ni_tokenizer *a, const ni_tokenizer *b);
 
 /* Writes the files from which Hugging Face's AutoTokenizer and ni_tokenizer_load make this tokenizer again. A tokenizer
- * that came from a folder brings that folder's files along unchanged. */
+ * that came from a folder of another maker brings that folder's files along unchanged. */
 nb_status ni_tokenizer_save(const ni_tokenizer *tokenizer, const char *folder, nb_error *err);
 
 /* A growing list of ids; begin with {0}. */

@@ -34,6 +34,17 @@ static void name_of_byte(int byte, char name[3]) {
     name[at] = 0;
 }
 
+/* What puts a piece before every text (and before each of a pair). */
+static json_t *opening_with(const char *piece, int id) {
+    json_t *first = json_pack("{s:{s:s, s:i}}", "SpecialToken", "id", piece, "type_id", 0);
+    json_t *second = json_pack("{s:{s:s, s:i}}", "SpecialToken", "id", piece, "type_id", 1);
+    json_t *a = json_pack("{s:{s:s, s:i}}", "Sequence", "id", "A", "type_id", 0);
+    json_t *b = json_pack("{s:{s:s, s:i}}", "Sequence", "id", "B", "type_id", 1);
+    return json_pack("{s:s, s:[O, O], s:[o, o, o, o], s:{s:{s:s, s:[i], s:[s]}}}", "type", "TemplateProcessing",
+                     "single", first, a, "pair", first, a, second, b, "special_tokens", piece, "id", piece, "ids", id,
+                     "tokens", piece);
+}
+
 char *ni_bytes_tokenizer_json(void) {
     json_t *vocab = json_object();
     for (int byte = 0; byte < 256; byte++) {
@@ -50,28 +61,68 @@ char *ni_bytes_tokenizer_json(void) {
     json_t *model = json_pack("{s:s, s:n, s:n, s:n, s:n, s:b, s:b, s:o, s:[]}", "type", "BPE", "dropout", "unk_token",
                               "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", 0, "byte_fallback", 0,
                               "vocab", vocab, "merges");
-    return dump_and_free(json_pack("{s:s, s:n, s:n, s:[o], s:n, s:o, s:n, s:o, s:o}", "version", "1.0", "truncation",
+    return dump_and_free(json_pack("{s:s, s:n, s:n, s:[o], s:n, s:o, s:o, s:o, s:o}", "version", "1.0", "truncation",
                                    "padding", "added_tokens", end, "normalizer", "pre_tokenizer", before,
-                                   "post_processor", "decoder", decoder, "model", model));
+                                   "post_processor", opening_with(end_name, 256), "decoder", decoder, "model", model));
 }
 
 char *ni_bytes_config_json(void) {
-    return dump_and_free(json_pack("{s:s, s:s, s:s, s:s, s:b}", "tokenizer_class", "PreTrainedTokenizerFast",
-                                   "eos_token", end_name, "bos_token", end_name, kind_key, "bytes",
-                                   "clean_up_tokenization_spaces", 0));
+    return dump_and_free(json_pack("{s:s, s:s, s:s, s:b, s:b, s:s, s:b}", "tokenizer_class", "PreTrainedTokenizerFast",
+                                   "eos_token", end_name, "bos_token", end_name, "add_bos_token", 1, "add_eos_token", 0,
+                                   kind_key, "bytes", "clean_up_tokenization_spaces", 0));
 }
 
 char *ni_sentencepiece_config_json(const char *end_of_text) {
     return dump_and_free(json_pack("{s:s, s:s, s:s, s:s, s:b, s:b, s:b, s:b, s:b, s:s}", "tokenizer_class",
-                                   "LlamaTokenizer", "bos_token", "<s>", "eos_token", end_of_text, "unk_token", "<unk>",
-                                   "add_bos_token", 0, "add_eos_token", 0, "add_prefix_space", 0, "legacy", 0,
+                                   "LlamaTokenizer", "bos_token", end_of_text, "eos_token", end_of_text, "unk_token",
+                                   "<unk>", "add_bos_token", 1, "add_eos_token", 0, "add_prefix_space", 0, "legacy", 0,
                                    "clean_up_tokenization_spaces", 0, kind_key, "sentencepiece"));
 }
 
-bool ni_is_bytes_config(const char *json, size_t size) {
+static bool is_of_kind(const char *json, size_t size, const char *wanted) {
     json_t *config = json ? json_loadb(json, size, JSON_REJECT_DUPLICATES, NULL) : NULL;
     const char *kind = json_string_value(json_object_get(config, kind_key));
-    bool bytes = kind && strcmp(kind, "bytes") == 0;
+    bool is = kind && (!wanted || strcmp(kind, wanted) == 0);
     json_decref(config);
-    return bytes;
+    return is;
+}
+
+bool ni_is_bytes_config(const char *json, size_t size) {
+    return is_of_kind(json, size, "bytes");
+}
+
+bool ni_is_own_config(const char *json, size_t size) {
+    return is_of_kind(json, size, NULL);
+}
+
+bool ni_config_opens(const char *json, size_t size, char piece[NI_PIECE_ROOM]) {
+    json_t *config = json_loadb(json, size, JSON_REJECT_DUPLICATES, NULL);
+    const json_t *adds = json_object_get(config, "add_bos_token"), *token = json_object_get(config, "bos_token");
+    const char *class = json_string_value(json_object_get(config, "tokenizer_class"));
+    const char *text = json_string_value(json_is_object(token) ? json_object_get(token, "content") : token);
+    bool by_class = class && (strstr(class, "Llama") || strstr(class, "Gemma"));
+    bool opens = json_is_boolean(adds) ? json_is_true(adds) : by_class;
+    strcpy(piece, "");
+    if (opens && !json_is_null(token))
+        strncat(piece, text ? text : "<s>", NI_PIECE_ROOM - 1);
+    json_decref(config);
+    return opens;
+}
+
+char *ni_config_opening_with(const char *json, size_t size, const char *piece) {
+    json_t *config = json_loadb(json, size, JSON_REJECT_DUPLICATES, NULL);
+    if (!json_is_object(config)) {
+        json_decref(config);
+        config = json_object();
+    }
+    json_object_set_new(config, "bos_token", json_string(piece));
+    json_object_set_new(config, "add_bos_token", json_true());
+    return dump_and_free(config);
+}
+
+char *ni_json_opening_with(const char *json, size_t size, const char *piece, int id) {
+    json_t *tokenizer = json_loadb(json, size, JSON_REJECT_DUPLICATES, NULL);
+    if (json_is_object(tokenizer))
+        json_object_set_new(tokenizer, "post_processor", opening_with(piece, id));
+    return dump_and_free(tokenizer);
 }

@@ -15,7 +15,19 @@ char *ni_bytes_tokenizer_json(void);
 char *ni_bytes_config_json(void);
 char *ni_sentencepiece_config_json(const char *end_of_text);
 
-/* Whether a tokenizer_config.json is one of ni_bytes_config_json. */
+/* Whether a tokenizer_config.json is one of ni_bytes_config_json; of either kind. `json` may be NULL. */
 bool ni_is_bytes_config(const char *json, size_t size);
+bool ni_is_own_config(const char *json, size_t size);
+
+enum { NI_PIECE_ROOM = 128 };
+
+/* Whether a tokenizer of another maker puts a piece before a text, by its tokenizer_config.json, as transformers does:
+ * where the file does not say it, LLaMA's and Gemma's classes do and others do not. */
+bool ni_config_opens(const char *json, size_t size, char piece[NI_PIECE_ROOM]);
+
+/* Such a file and a tokenizer.json, changed so that `piece` opens a text. What is no JSON object gives a new file in
+ * the first case, NULL in the second. */
+char *ni_config_opening_with(const char *json, size_t size, const char *piece);
+char *ni_json_opening_with(const char *json, size_t size, const char *piece, int id);
 
 #endif

@@ -8,9 +8,13 @@
 #include <string.h>
 #include <sys/stat.h>
 
-static const char *const names[NI_KEPT_MAX] = {
-    NI_TOKENIZER_MODEL,  NI_TOKENIZER_CONFIG, NI_TOKENIZER_JSON, "special_tokens_map.json",
-    "added_tokens.json", "vocab.json",        "merges.txt"};
+static const char *const names[NI_KEPT_MAX] = {[NI_KEPT_MODEL] = NI_TOKENIZER_MODEL,
+                                               [NI_KEPT_CONFIG] = NI_TOKENIZER_CONFIG,
+                                               [NI_KEPT_JSON] = NI_TOKENIZER_JSON,
+                                               "special_tokens_map.json",
+                                               "added_tokens.json",
+                                               "vocab.json",
+                                               "merges.txt"};
 
 static nb_status path_of(const char *folder, const char *name, char *path, size_t size, nb_error *err) {
     int n = snprintf(path, size, "%s/%s", folder, name);
@@ -52,6 +56,11 @@ const ni_kept_file *ni_kept_find(const ni_tokenizer_kept *kept, const char *name
         if (strcmp(names[i], name) == 0)
             return &kept->files[i];
     return &none;
+}
+
+void ni_kept_replace(ni_kept_file *file, char *text) {
+    free(file->bytes);
+    *file = (ni_kept_file){text, strlen(text)};
 }
 
 int ni_kept_count(const ni_tokenizer_kept *kept) {

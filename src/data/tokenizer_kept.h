@@ -11,7 +11,7 @@
 #define NI_TOKENIZER_CONFIG "tokenizer_config.json"
 #define NI_TOKENIZER_JSON "tokenizer.json"
 
-enum { NI_KEPT_MAX = 7, NI_KEPT_LIMIT = 64 << 20 };
+enum { NI_KEPT_MODEL, NI_KEPT_CONFIG, NI_KEPT_JSON, NI_KEPT_MAX = 7, NI_KEPT_LIMIT = 64 << 20 };
 
 /* Begin with {0}. */
 typedef struct ni_kept_file {
@@ -30,6 +30,8 @@ void ni_kept_free(ni_tokenizer_kept *kept);
 
 /* The file of that name (its bytes are NULL if it is absent). */
 const ni_kept_file *ni_kept_find(const ni_tokenizer_kept *kept, const char *name);
+/* Takes over a text that malloc gave. */
+void ni_kept_replace(ni_kept_file *file, char *text);
 int ni_kept_count(const ni_tokenizer_kept *kept);
 
 #endif

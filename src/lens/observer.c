@@ -230,6 +230,8 @@ nb_status ni_observer_create(const ni_observer_options *options, const char *fol
     if (!o)
         return nb_fail(err, NB_NO_MEMORY, "%s: no memory for the lens", folder);
     o->options = *options;
+    if (o->options.window >= o->options.every)
+        o->options.window = o->options.every - 1;
     o->window_start = -1;
     o->lens = (nb_lens){.context = o,
                         .operand = on_operand,

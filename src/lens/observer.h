@@ -12,7 +12,7 @@
 
 typedef struct ni_observer_options {
     int64_t every;            /* steps between samples; at least 1 */
-    int64_t window;           /* steps that weights are followed after a sample; 0 = not at all */
+    int64_t window;           /* steps that weights are followed after a sample; 0 = not at all; below every */
     int32_t hot_channels;     /* k of the top-k channels of X */
     int64_t attention_stride; /* every so many queries are looked at */
     const char *modules;      /* fnmatch pattern; NULL = every module */

@@ -122,12 +122,26 @@ bool ni_model_is_folder(const char *name_or_path) {
 }
 
 nb_status nb_model_config_load(const char *name_or_path, const char *models_dir, nb_model_config *out, nb_error *err) {
+    return ni_model_config_load(name_or_path, models_dir, NULL, 0, out, err);
+}
+
+nb_status ni_model_config_load(const char *name_or_path, const char *models_dir, const char (*changes)[NB_NAME_SIZE],
+                               int32_t count, nb_model_config *out, nb_error *err) {
     ni_yaml tree;
     ni_model_file file;
-    if (ni_model_is_folder(name_or_path))
+    if (ni_model_is_folder(name_or_path)) {
+        if (count)
+            return nb_fail(err, NB_BAD_CONFIG,
+                           "model.%s: %s is a folder of parameters, whose sizes are what they are; hint: a model file",
+                           changes[0], name_or_path);
         return ni_hf_config_read(name_or_path, out, err);
+    }
     NB_TRY(ni_yaml_load_based(name_or_path, models_dir, "model", NULL, &tree, err));
-    nb_status status = ni_keys_read(&ni_model_keys, &file, tree.root, err);
+    nb_status status = NB_OK;
+    for (int32_t i = 0; status == NB_OK && i < count; i++)
+        status = ni_yaml_set(&tree, changes[i], NULL, err);
+    if (status == NB_OK)
+        status = ni_keys_read(&ni_model_keys, &file, tree.root, err);
     ni_yaml_free(&tree);
     if (status == NB_OK)
         *out = file.config;

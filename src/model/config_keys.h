@@ -15,6 +15,10 @@ extern const ni_keys ni_model_keys; /* over ni_model_file */
 #define NI_MOST_WIDTH (1 << 24) /* products of two widths and a layer count stay far below 2^63 */
 #define NI_MOST_LAYERS 4096
 
+/* nb_model_config_load with `count` keys said otherwise, as "vocab=2048". */
+nb_status ni_model_config_load(const char *name_or_path, const char *models_dir, const char (*changes)[NB_NAME_SIZE],
+                               int32_t count, nb_model_config *out, nb_error *err);
+
 /* The first key that is wrong, and why; `key` is NULL if all is well. */
 typedef struct ni_model_fault {
     const char *key;

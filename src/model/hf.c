@@ -89,14 +89,14 @@ static nb_status write_parameters(nb_backend *be, nb_model *model, const char *p
     return status;
 }
 
-nb_status ni_hf_save(nb_backend *be, nb_model *model, const char *folder, ni_tensor_dtype dtype, int32_t end_of_text,
+nb_status ni_hf_save(nb_backend *be, nb_model *model, const char *folder, ni_tensor_dtype dtype, ni_hf_marks marks,
                      nb_error *err) {
     char path[PATH_ROOM];
     if (!ni_hf_is_real(dtype) || dtype == NI_ST_F64)
         return nb_fail(err, NB_BAD_USAGE, "%s: parameters cannot be written as %s, expected F32, BF16 or F16", folder,
                        ni_tensor_dtype_name(dtype));
     snprintf(path, sizeof path, "%s/config.json", folder);
-    char *text = ni_hf_config_text(nb_model_get_config(model), dtype, end_of_text);
+    char *text = ni_hf_config_text(nb_model_get_config(model), dtype, marks);
     if (!text)
         return nb_fail(err, NB_NO_MEMORY, "%s: no memory to write it", path);
     nb_status status = ni_file_write(path, text, strlen(text), err);

@@ -13,9 +13,14 @@
 #include "files/safetensors.h"
 #include "nibble/model.h"
 
+/* Tokens around a text, -1: none. What nibble trains begins and ends documents with the same one. */
+typedef struct ni_hf_marks {
+    int32_t begin, end;
+} ni_hf_marks;
+
 /* Writes config.json and model.safetensors into a folder that exists. `dtype`: NI_ST_F32 (exact masters), NI_ST_BF16 or
- * NI_ST_F16, rounded to nearest even. `end_of_text` -1: none. */
-nb_status ni_hf_save(nb_backend *be, nb_model *model, const char *folder, ni_tensor_dtype dtype, int32_t end_of_text,
+ * NI_ST_F16, rounded to nearest even. */
+nb_status ni_hf_save(nb_backend *be, nb_model *model, const char *folder, ni_tensor_dtype dtype, ni_hf_marks marks,
                      nb_error *err);
 
 /* Fills the parameters of a model that was created for this folder's config. Every parameter must be there, with its
@@ -29,9 +34,9 @@ bool ni_model_is_folder(const char *name_or_path);
 nb_status ni_hf_config_read(const char *folder, nb_model_config *out, nb_error *err);
 /* The same over text; `name` stands for the file in messages and names the model. */
 nb_status ni_hf_config_parse(const char *text, size_t size, const char *name, nb_model_config *out, nb_error *err);
-/* The end-of-text token that a config.json names (the first of several); -1 if it names none. */
-nb_status ni_hf_end_of_text(const char *folder, int32_t *id, nb_error *err);
+/* The tokens that a config.json names (the first of several). */
+nb_status ni_hf_marks_read(const char *folder, ni_hf_marks *marks, nb_error *err);
 /* Fresh JSON text of config.json (free with free()); NULL without memory. */
-char *ni_hf_config_text(const nb_model_config *config, ni_tensor_dtype dtype, int32_t end_of_text);
+char *ni_hf_config_text(const nb_model_config *config, ni_tensor_dtype dtype, ni_hf_marks marks);
 
 #endif

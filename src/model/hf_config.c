@@ -216,18 +216,22 @@ nb_status ni_hf_config_read(const char *folder, nb_model_config *out, nb_error *
     return status;
 }
 
-nb_status ni_hf_end_of_text(const char *folder, int32_t *id, nb_error *err) {
-    char path[PATH_ROOM], *text;
-    size_t size;
-    *id = -1;
-    NB_TRY(read_text(folder, path, &text, &size, err));
-    json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, NULL);
-    const json_t *value = json_object_get(root, "eos_token_id");
+/* The token under `key`, the first of a list; -1 if there is none. */
+static int32_t token_of(const json_t *root, const char *key) {
+    const json_t *value = json_object_get(root, key);
     if (json_is_array(value))
         value = json_array_get(value, 0);
     json_int_t number = json_integer_value(value);
-    if (json_is_integer(value) && number >= 0 && number <= INT32_MAX)
-        *id = (int32_t)number;
+    return json_is_integer(value) && number >= 0 && number <= INT32_MAX ? (int32_t)number : -1;
+}
+
+nb_status ni_hf_marks_read(const char *folder, ni_hf_marks *marks, nb_error *err) {
+    char path[PATH_ROOM], *text;
+    size_t size;
+    *marks = (ni_hf_marks){-1, -1};
+    NB_TRY(read_text(folder, path, &text, &size, err));
+    json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, NULL);
+    *marks = (ni_hf_marks){token_of(root, "bos_token_id"), token_of(root, "eos_token_id")};
     json_decref(root);
     free(text);
     return NB_OK;
@@ -260,7 +264,7 @@ static json_t *gla_keys(const nb_model_config *c) {
                      0, "use_output_gate", 1, "use_gk", 1, "use_gv", 0, "elementwise_affine", 1, "fuse_norm", 1);
 }
 
-char *ni_hf_config_text(const nb_model_config *c, ni_tensor_dtype dtype, int32_t end_of_text) {
+char *ni_hf_config_text(const nb_model_config *c, ni_tensor_dtype dtype, ni_hf_marks marks) {
     const char *type = families[c->family].type;
     if (c->family == NB_GLA && c->gate_normalizer != fla_gate_normalizer)
         type = other_gla;
@@ -269,8 +273,8 @@ char *ni_hf_config_text(const nb_model_config *c, ni_tensor_dtype dtype, int32_t
                              (int)c->vocab, "hidden_size", (int)c->hidden, "intermediate_size", (int)c->intermediate,
                              "num_hidden_layers", (int)c->layers, "max_position_embeddings", (int)c->max_seq,
                              "hidden_act", c->family == NB_GLA ? "swish" : "silu", "initializer_range", c->init_std,
-                             "tie_word_embeddings", (int)c->tied, "bos_token_id", token(end_of_text), "eos_token_id",
-                             token(end_of_text), "torch_dtype", torch_name(dtype), "use_cache", 1);
+                             "tie_word_embeddings", (int)c->tied, "bos_token_id", token(marks.begin), "eos_token_id",
+                             token(marks.end), "torch_dtype", torch_name(dtype), "use_cache", 1);
     json_t *more = c->family == NB_GLA ? gla_keys(c) : softmax_keys(c);
     char *text = NULL;
     if (root && more && json_object_update(root, more) == 0)

@@ -36,7 +36,9 @@ char *ni_recipe_to_text(const nb_recipe *recipe) {
 
 static nb_status fill_folder(nb_trainer *t, const char *folder, nb_error *err) {
     char path[FILE_PATH_SIZE];
-    NB_TRY(ni_hf_save(t->be, t->model, folder, NI_ST_F32, t->end_of_text, err));
+    NB_TRY(ni_hf_save(t->be, t->model, folder, NI_ST_F32, (ni_hf_marks){t->end_of_text, t->end_of_text}, err));
+    if (t->tokenizer && t->at.step > 0) /* at step 0 the model is still as its maker left it */
+        NB_TRY(ni_tokenizer_open_with_end(t->tokenizer, err));
     NB_TRY(t->tokenizer ? ni_tokenizer_save(t->tokenizer, folder, err) : ni_kept_write(&t->kept, folder, err));
     snprintf(path, sizeof path, "%s/%s", folder, NI_OPTIMIZER_NAME);
     NB_TRY(ni_state_write(t, path, err));
@@ -199,6 +201,29 @@ static nb_status check_start(const nb_trainer *t, const char *folder, const ni_m
     return check_tokenizer(t, folder, err);
 }
 
+/* Everything that tells without tensors. */
+static nb_status check_folder(const nb_trainer *t, const char *folder, const ni_manifest *m, nb_start as,
+                              nb_error *err) {
+    NB_TRY(check_same_model(t, folder, err));
+    NB_TRY(check_start(t, folder, m, as, err));
+    if (m->at.step > t->steps)
+        return nb_fail(err, NB_BAD_CONFIG, "%s: is at step %lld, beyond the %lld steps of this run", folder,
+                       (long long)m->at.step, (long long)t->steps);
+    return NB_OK;
+}
+
+nb_status ni_checkpoint_check(const nb_trainer *t, const char *folder, nb_start as, nb_error *err) {
+    ni_manifest m;
+    if (as == NB_START_FORK && ni_is_foreign(folder)) {
+        NB_TRY(check_same_model(t, folder, err));
+        return check_tokenizer(t, folder, err);
+    }
+    NB_TRY(ni_manifest_read(folder, &m, err));
+    nb_status status = check_folder(t, folder, &m, as, err);
+    ni_manifest_free(&m);
+    return status;
+}
+
 nb_status nb_trainer_load(nb_trainer *t, const char *folder, nb_start as, nb_error *err) {
     ni_manifest m;
     if (as == NB_START_FORK && ni_is_foreign(folder))
@@ -206,12 +231,7 @@ nb_status nb_trainer_load(nb_trainer *t, const char *folder, nb_start as, nb_err
     NB_TRY(ni_manifest_read(folder, &m, err));
     nb_status status = ni_manifest_verify(folder, &m, err);
     if (status == NB_OK)
-        status = check_same_model(t, folder, err);
-    if (status == NB_OK)
-        status = check_start(t, folder, &m, as, err);
-    if (status == NB_OK && m.at.step > t->steps)
-        status = nb_fail(err, NB_BAD_CONFIG, "%s: is at step %lld, beyond the %lld steps of this run", folder,
-                         (long long)m.at.step, (long long)t->steps);
+        status = check_folder(t, folder, &m, as, err);
     if (status == NB_OK && as != NB_START_FORK && m.at.modules_in_bf16 && !t->at.modules_in_bf16)
         status = ni_trainer_modules_to_bf16(t, err);
     if (status == NB_OK)

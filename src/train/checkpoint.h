@@ -12,6 +12,9 @@ void ni_checkpoint_path(const char *run_folder, int64_t step, char *path, size_t
  * error. */
 nb_status ni_checkpoint_list(const char *run_folder, int64_t *steps, int32_t most, int32_t *count, nb_error *err);
 
+/* Whether a trainer may start so from a checkpoint, as far as that can be told without its tensors. */
+nb_status ni_checkpoint_check(const nb_trainer *trainer, const char *folder, nb_start as, nb_error *err);
+
 /* Removes what is older than the newest `keep` good checkpoints (0 = nothing), but for those of the steps `spared`.
  * Damaged ones do not count, and what has no nibble.json is not ours to remove. `known` is a step whose checkpoint was
  * just verified (-1: none). A checkpoint disappears in one step. */

@@ -1,12 +1,14 @@
 /* loop.c: a whole run in its folder: start or resume, steps, evaluations, checkpoints, metrics, and what happens when a
  * number goes bad. */
 #include "checkpoint.h"
+#include "manifest.h"
 #include "recorder.h"
 #include "scales.h"
 #include "trainer.h"
 
 #include "files/file.h"
 #include "files/folder.h"
+#include "model/hf.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -63,11 +65,32 @@ static nb_status refuse_a_run(const char *out, nb_error *err) {
                    "%s: holds a run already; hint: --resume goes on with it, --set out=... starts another", out);
 }
 
-static nb_status take_folder(run *r, nb_start start, nb_error *err) {
-    const char *out = r->t->config.out;
-    char path[FILE_PATH_SIZE];
+nb_status nb_trainer_check(nb_trainer *t, nb_start start, const char *from, nb_error *err) {
+    const char *out = t->config.out;
+    char path[FILE_PATH_SIZE], manifest[FILE_PATH_SIZE + 32];
+    nb_error none;
+    int64_t step;
+    int32_t count = 0;
     if (start != NB_START_RESUME && start != NB_START_BRANCH)
         NB_TRY(refuse_a_run(out, err));
+    if (start == NB_START_FORK)
+        return ni_checkpoint_check(t, from, start, err);
+    if (start != NB_START_NEW)
+        NB_TRY(ni_checkpoint_list(out, &step, 1, &count, err));
+    if (count > 0) {
+        ni_checkpoint_path(out, step, path, sizeof path);
+        snprintf(manifest, sizeof manifest, "%s/" NI_MANIFEST_NAME, path);
+        if (access(manifest, F_OK) == 0 && ni_checkpoint_check(t, path, NB_START_RESUME, &none) == NB_BAD_CONFIG)
+            return ni_checkpoint_check(t, path, NB_START_RESUME, err);
+    } else if (start == NB_START_BRANCH) {
+        return ni_checkpoint_check(t, from, start, err);
+    }
+    return NB_OK;
+}
+
+static nb_status take_folder(run *r, nb_error *err) {
+    const char *out = r->t->config.out;
+    char path[FILE_PATH_SIZE];
     snprintf(path, sizeof path, "%s/checkpoints", out);
     NB_TRY(ni_make_folders(path, err));
     r->lock = open(out, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -156,6 +179,34 @@ static nb_status go_on(run *r, nb_error *err) {
     return NB_OK;
 }
 
+/* A folder named as the model gives its sizes alone: who meant its parameters is told. */
+static void say_random_parameters(const run *r, nb_start start) {
+    const nb_trainer *t = r->t;
+    if (start == NB_START_FORK || r->saved >= 0 || t->at.step > 0 || !ni_model_is_folder(t->config.model))
+        return;
+    note(t, NB_NOTE_WARNING,
+         "model: %s is a folder of trained parameters, and this run takes its sizes alone and begins with random "
+         "numbers; hint: --from %s goes on from what it learnt",
+         t->config.model, t->config.model);
+}
+
+/* A window that the next sample or the end of the run cuts short is said: nothing is left out in silence. */
+static void say_window(const nb_trainer *t) {
+    int64_t every = t->config.lens.every, window = t->config.lens.window, followed = ni_recorder_window(&t->config);
+    if (every == 0 || followed == window || t->steps < 2)
+        return;
+    if (followed > 0)
+        note(t, NB_NOTE_INFO,
+             "lens: weights are followed for %lld steps after a sample, not lens.window %lld: %s, %lld steps",
+             (long long)followed, (long long)window, every < t->steps ? "then comes lens.every" : "then the run ends",
+             (long long)(followed + 1));
+    else
+        note(t, NB_NOTE_WARNING,
+             "lens: oscillation is not measured, because samples are %lld step apart; expected lens.every and steps of "
+             "at least 2",
+             (long long)(followed + 1));
+}
+
 /* ---- evaluations and checkpoints ---- */
 
 static bool is_due(int64_t every, int64_t step, int64_t steps) {
@@ -202,14 +253,17 @@ static nb_status save(run *r, nb_error *err) {
 static nb_status begin(run *r, nb_start start, nb_error *err) {
     nb_trainer *t = r->t;
     char idle[256];
-    NB_TRY(take_folder(r, start, err));
-    if (start == NB_START_FORK)
+    NB_TRY(nb_trainer_check(t, start, r->from, err));
+    if (start == NB_START_FORK) /* before there is a folder: a damaged checkpoint leaves none behind */
         NB_TRY(take_over(r, err));
-    else if (start != NB_START_NEW)
+    NB_TRY(take_folder(r, err));
+    if (start == NB_START_RESUME || start == NB_START_BRANCH)
         NB_TRY(go_on(r, err));
     NB_TRY(sweep_folder(t->config.out, err));
+    say_random_parameters(r, start);
     if (nb_recipe_idles(&t->recipe, t->steps, idle, sizeof idle))
         note(t, NB_NOTE_WARNING, "recipe %s: %s", t->recipe.name, idle);
+    say_window(t);
     NB_TRY(write_description(t, err));
     if (start == NB_START_FORK) /* --resume must never begin elsewhere */
         NB_TRY(save(r, err));

@@ -23,6 +23,11 @@ struct ni_recorder {
     char modules[NB_NAME_SIZE];
 };
 
+int64_t ni_recorder_window(const nb_run_config *config) {
+    int64_t room = config->lens.every < nb_run_steps(config) ? config->lens.every : nb_run_steps(config);
+    return config->lens.window < room ? config->lens.window : room - 1;
+}
+
 static nb_status open_observer(ni_recorder *r, const nb_run_config *config, int64_t step, nb_error *err) {
     if (config->lens.every == 0)
         return NB_OK;
@@ -32,7 +37,7 @@ static nb_status open_observer(ni_recorder *r, const nb_run_config *config, int6
     memcpy(r->modules, config->lens.modules, sizeof r->modules);
     r->every = config->lens.every;
     ni_observer_options options = {.every = config->lens.every,
-                                   .window = config->lens.window,
+                                   .window = ni_recorder_window(config),
                                    .hot_channels = (int32_t)config->lens.hot_channels,
                                    .attention_stride = config->lens.attention_stride,
                                    .modules = r->modules};

@@ -11,6 +11,10 @@ typedef struct ni_recorder ni_recorder;
 nb_status ni_recorder_open(const nb_run_config *config, int64_t step, ni_recorder **out, nb_error *err);
 void ni_recorder_close(ni_recorder *recorder); /* NULL is allowed */
 
+/* Steps that weights are really followed after a sample: lens.window, or less where the next sample or the end of the
+ * run comes before. 0 = not at all. */
+int64_t ni_recorder_window(const nb_run_config *config);
+
 /* The lens for the first micro-batch of 0-based step `step`; NULL if nobody looks. */
 const nb_lens *ni_recorder_lens(ni_recorder *recorder, int64_t step);
 

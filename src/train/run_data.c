@@ -6,6 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+static nb_status end_of_folder(const char *folder, int32_t *end_of_text, nb_error *err) {
+    ni_hf_marks marks;
+    NB_TRY(ni_hf_marks_read(folder, &marks, err));
+    *end_of_text = marks.end;
+    return NB_OK;
+}
+
 nb_status ni_run_tokenizer(const nb_run_config *config, int32_t vocab, ni_tokenizer **out, int32_t *end_of_text,
                            nb_error *err) {
     *out = NULL;
@@ -21,7 +28,7 @@ nb_status ni_run_tokenizer(const nb_run_config *config, int32_t vocab, ni_tokeni
     if (*end_of_text == NB_END_OF_TEXT_AUTO) {
         *end_of_text = *out ? ni_tokenizer_end_of_text(*out) : NB_END_OF_TEXT_NONE;
         if (!*out && ni_model_is_folder(config->model))
-            NB_TRY(ni_hf_end_of_text(config->model, end_of_text, err));
+            NB_TRY(end_of_folder(config->model, end_of_text, err));
     }
     if (*end_of_text >= vocab)
         return nb_fail(err, NB_BAD_CONFIG, "data.end_of_text: %d is beyond the model's vocab of %d", *end_of_text,

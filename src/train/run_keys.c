@@ -66,6 +66,12 @@ static const ni_key rows[] = {
      .type = NI_KEY_TEXT,
      FIELD(model),
      .help = "name of a model in models/, or the path of a file or of a Hugging Face folder"},
+    {.path = "model_changes",
+     .type = NI_KEY_TEXTS,
+     NI_FIELD_TEXTS(nb_run_config, model_changes, model_change_count),
+     .fallback = "[]",
+     .help = "keys of the model file, said otherwise, as [vocab=2048]; `--set model.vocab=2048` adds one",
+     .source = "our choice"},
     {.path = "recipe",
      .type = NI_KEY_TEXT,
      FIELD(recipe),
@@ -303,7 +309,7 @@ static const ni_key rows[] = {
      FIELD(lens.window),
      .fallback = "50",
      .high = MOST,
-     .help = "steps after a sample in which weights are followed to see which oscillate",
+     .help = "steps after a sample in which weights are followed to see which oscillate; ends before the next sample",
      .source = "arXiv:2510.27527"},
     {.path = "lens.hot_channels",
      .type = NI_KEY_INT,
@@ -487,16 +493,52 @@ const ni_keys ni_run_keys = {.name = "run file",
                              .size = sizeof(nb_run_config),
                              .finish = finish};
 
+/* ---- --set ---- */
+
+static bool is_model_change(const char *override) {
+    return strncmp(override, "model.", 6) == 0;
+}
+
+/* Takes the place of an earlier one of the same key. */
+static nb_status add_model_change(nb_run_config *c, const char *change, nb_error *err) {
+    const char *equals = strchr(change, '=');
+    if (!equals || equals == change || strlen(change) >= NB_NAME_SIZE)
+        return nb_fail(err, NB_BAD_CONFIG, "--set model.%.80s: expected key=value, as in model.vocab=2048", change);
+    int32_t at = 0;
+    while (at < c->model_change_count && strncmp(c->model_changes[at], change, (size_t)(equals - change) + 1) != 0)
+        at++;
+    if (at == NB_MODEL_CHANGES)
+        return nb_fail(err, NB_BAD_CONFIG,
+                       "--set model.%s: more than %d changes; hint: write a model file with base:", change,
+                       NB_MODEL_CHANGES);
+    if (at == c->model_change_count)
+        c->model_change_count++;
+    memset(c->model_changes[at], 0, sizeof c->model_changes[at]);
+    memcpy(c->model_changes[at], change, strlen(change));
+    return NB_OK;
+}
+
+/* The overrides and then the table, over a file that was read. */
+static nb_status read_with(ni_yaml *doc, const char *const *overrides, int32_t count, nb_run_config *out,
+                           nb_error *err) {
+    for (int32_t i = 0; i < count; i++)
+        if (!is_model_change(overrides[i]))
+            NB_TRY(ni_yaml_set(doc, overrides[i], NULL, err));
+    NB_TRY(ni_keys_read(&ni_run_keys, out, doc->root, err));
+    for (int32_t i = 0; i < count; i++)
+        if (is_model_change(overrides[i]))
+            NB_TRY(add_model_change(out, overrides[i] + 6, err));
+    return NB_OK;
+}
+
 nb_status nb_run_config_parse(const char *text, size_t size, const char *name, const char *const *overrides,
                               int32_t override_count, nb_run_config *out, nb_error *err) {
     ni_yaml doc = {0};
     nb_status status = ni_yaml_parse(text, size, name, &doc, err);
     if (status == NB_OK && doc.root->kind != NI_YAML_MAP)
         status = ni_yaml_fail(err, doc.root, "expected a map of keys, as `model: tiny`");
-    for (int32_t i = 0; status == NB_OK && i < override_count; i++)
-        status = ni_yaml_set(&doc, overrides[i], NULL, err);
     if (status == NB_OK)
-        status = ni_keys_read(&ni_run_keys, out, doc.root, err);
+        status = read_with(&doc, overrides, override_count, out, err);
     ni_yaml_free(&doc);
     return status;
 }
@@ -515,10 +557,8 @@ nb_status nb_run_config_load(const char *path, const char *const *overrides, int
                              nb_error *err) {
     ni_yaml doc = {0};
     nb_status status = ni_yaml_load(path, &doc, err);
-    for (int32_t i = 0; status == NB_OK && i < override_count; i++)
-        status = ni_yaml_set(&doc, overrides[i], NULL, err);
     if (status == NB_OK)
-        status = ni_keys_read(&ni_run_keys, out, doc.root, err);
+        status = read_with(&doc, overrides, override_count, out, err);
     ni_yaml_free(&doc);
     return status;
 }

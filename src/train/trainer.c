@@ -4,6 +4,7 @@
 #include "scales.h"
 
 #include "base/progress.h"
+#include "model/config_keys.h"
 #include "model/hf.h"
 #include "model/loss.h"
 
@@ -83,7 +84,8 @@ static nb_status permit(nb_trainer *t, nb_error *err) {
 static nb_status build(nb_trainer *t, bool on_paper, nb_error *err) {
     const nb_run_config *c = &t->config;
     NB_TRY(permit(t, err));
-    NB_TRY(nb_model_config_load(c->model, t->models_dir, &t->model_config, err));
+    NB_TRY(
+        ni_model_config_load(c->model, t->models_dir, c->model_changes, c->model_change_count, &t->model_config, err));
     NB_TRY(nb_recipe_load(c->recipe, t->recipes_dir, &t->recipe, err));
     t->working_recipe = t->recipe;
     NB_TRY(nb_recipe_check_steps(&t->recipe, t->steps, err));
@@ -144,6 +146,10 @@ void nb_trainer_free(nb_trainer *t) {
     ni_tokenizer_free(t->tokenizer);
     ni_kept_free(&t->kept);
     free(t);
+}
+
+void nb_trainer_set_peak(nb_trainer *t, double flops) {
+    t->peak_flops = flops;
 }
 
 int64_t nb_trainer_steps_done(const nb_trainer *t) {

@@ -1,0 +1,42 @@
+/* text_file.h: files that people have, as texts.
+ *
+ * UTF-8 is mapped as it is; gzip and zstd are unpacked; of JSON lines one field of each line becomes a document. What
+ * is no text is refused: the message says what the file is and how to make text of it.
+ */
+#ifndef NI_DATA_TEXT_FILE_H
+#define NI_DATA_TEXT_FILE_H
+
+#include "files/file.h"
+#include "tokenizer.h"
+
+typedef struct ni_text_options {
+    const char *field; /* of JSON lines; NULL: "text" */
+    bool as_is;        /* the bytes of the file, whatever they are */
+} ni_text_options;
+
+typedef struct ni_text_file {
+    ni_text text; /* NUL between the documents of JSON lines */
+    ni_file_map map;
+    char *unpacked, *taken; /* NULL where they were not needed */
+} ni_text_file;
+
+nb_status ni_text_file_open(const char *path, const ni_text_options *options, ni_text_file *out, nb_error *err);
+void ni_text_file_close(ni_text_file *file); /* {0} is allowed */
+
+/* ---- the parts ---- */
+
+/* Fails where the bytes are no UTF-8 text; `path` names them. */
+nb_status ni_text_check(const char *path, const char *bytes, size_t size, nb_error *err);
+
+/* Unpacks gzip (of any number of members) or zstd (of any number of frames) into fresh memory, NULL where the bytes are
+ * neither. */
+nb_status ni_text_unpack(const char *path, const char *bytes, size_t size, char **out, size_t *out_size, nb_error *err);
+
+/* Whether a text is JSON lines: by its name, or because its first lines are objects. */
+bool ni_text_is_json_lines(const char *path, const char *bytes, size_t size);
+
+/* One field of each line into fresh memory, NUL between them. */
+nb_status ni_text_take_field(const char *path, const char *bytes, size_t size, const char *field, char **out,
+                             size_t *out_size, nb_error *err);
+
+#endif

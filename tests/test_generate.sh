@@ -1,0 +1,56 @@
+#!/bin/sh
+# test_generate.sh NIBBLE SOURCE_DIR: `nibble generate`: texts begin as transformers begins them, and its options.
+set -eu
+nibble=$1 golden=$2/tests/golden/hf
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work"
+
+fail() {
+    echo "FAILED: $*" >&2
+    exit 1
+}
+
+# ---- greedy texts of transformers (scripts/check_transformers.py golden), by a folder as its maker left it -------------
+cp -r "$golden/llama-text" theirs
+for opens in true false; do
+    printf '{"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "add_bos_token": %s}' $opens \
+        > theirs/tokenizer_config.json
+    expected=theirs/expected-bare.txt
+    [ $opens = false ] || expected=theirs/expected-opened.txt
+    [ "$(wc -l < $expected)" = 3 ] || fail "$expected has not three lines"
+    while IFS="$(printf '\t')" read -r prompt text; do
+        "$nibble" generate theirs --prompt "$prompt" --tokens 12 --temperature 0 > out
+        [ "$(cat out)" = "$text" ] || fail "add_bos_token $opens: '$prompt' goes on as '$(cat out)', expected '$text'"
+    done < $expected
+done
+
+# A class that opens texts where its file does not say so, and an export of such a folder as it was.
+printf '{"tokenizer_class": "LlamaTokenizer", "bos_token": {"content": "<s>"}}' > theirs/tokenizer_config.json
+"$nibble" export theirs -o exported > /dev/null 2>&1
+cmp theirs/tokenizer_config.json exported/tokenizer_config.json || fail "a foreign tokenizer changed on export"
+grep -q '"bos_token_id": 1' exported/config.json || fail "the export's bos_token_id is not the folder's"
+while IFS="$(printf '\t')" read -r prompt text; do
+    [ "$("$nibble" generate exported --prompt "$prompt" --tokens 12 --temperature 0)" = "$text" ] || fail "export: $prompt"
+done < theirs/expected-opened.txt
+
+# ---- what nibble trains opens texts with end-of-text, and says so ------------------------------------------------------
+cat > run.yaml << 'END'
+model: ./theirs
+out: run
+data: {train: "data/train_*.bin", tokenizer: theirs}
+steps: 1
+seq: 16
+micro_batch: 1
+threads: 1
+peak_flops: none
+END
+"$nibble" tokenize "$2/docs/training.md" --tokenizer theirs --val 0 -o data -q
+"$nibble" train run.yaml --from theirs -q
+trained=run/checkpoints/step-00000001
+grep -q '"bos_token": "</s>"' $trained/tokenizer_config.json || fail "bos_token: $(cat $trained/tokenizer_config.json)"
+grep -q '"add_bos_token": true' $trained/tokenizer_config.json || fail "add_bos_token: $(cat $trained/tokenizer_config.json)"
+grep -q '"bos_token_id": 2' $trained/config.json || fail "bos_token_id: $(cat $trained/config.json)"
+"$nibble" tokenize "$2/docs/training.md" --tokenizer bytes --val 0 -o bytes -q
+tr -d ' \n' < bytes/tokenizer.json | grep -q '"post_processor":{"type":"TemplateProcessing","single":\[{"SpecialToken":{"id":"<|endoftext|>"' ||
+    fail "the bytes tokenizer does not open texts"
