@@ -52,6 +52,8 @@ static nb_status fill_folder(nb_trainer *t, const char *folder, nb_error *err) {
 
 nb_status nb_trainer_save(nb_trainer *t, const char *folder, nb_error *err) {
     ni_folder *made;
+    if (ni_trainer_check_params(t, err) != NB_OK)
+        return nb_fail_within(err, "no checkpoint is written");
     NB_TRY(ni_folder_begin(folder, &made, err));
     nb_status status = fill_folder(t, ni_folder_path(made), err);
     if (status == NB_OK)
