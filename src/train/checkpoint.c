@@ -41,11 +41,14 @@ static nb_status fill_folder(nb_trainer *t, const char *folder, nb_error *err) {
     NB_TRY(ni_state_write(t, path, err));
     ni_manifest manifest = {.at = t->at,
                             .updates = t->optimizer.updates,
-                            .data_fingerprint = ni_dataset_fingerprint(t->train),
+                            .data_sum = ni_dataset_sum(t->train),
+                            .val_sum = t->val ? ni_dataset_sum(t->val) : 0,
                             .products = ni_products_of(t->be),
                             .config = t->config,
                             .recipe = ni_recipe_to_text(&t->recipe)};
-    nb_status status = ni_manifest_write(folder, &manifest, err);
+    nb_status status = ni_dataset_fingerprint(t->train, &manifest.data_fingerprint, err);
+    if (status == NB_OK)
+        status = ni_manifest_write(folder, &manifest, err);
     free(manifest.recipe);
     return status;
 }
@@ -98,11 +101,19 @@ static nb_status check_same_model(const nb_trainer *t, const char *folder, nb_er
 }
 
 static nb_status check_same_data(const nb_trainer *t, const char *folder, const ni_manifest *m, nb_error *err) {
-    if (ni_dataset_fingerprint(t->train) != m->data_fingerprint)
-        return nb_fail(err, NB_BAD_FILE,
-                       "%s: was made with other data than %s holds now; hint: --from forks a run, or restore the data",
-                       folder, t->config.data.train);
-    return NB_OK;
+    uint64_t sum = ni_dataset_sum(t->train), said = m->data_sum;
+    if (!said) { /* a checkpoint from before whole shards were summed */
+        said = m->data_fingerprint;
+        NB_TRY(ni_dataset_fingerprint(t->train, &sum, err));
+    }
+    const char *changed = sum != said ? t->config.data.train : NULL;
+    if (!changed && t->val && m->val_sum && m->val_sum != ni_dataset_sum(t->val))
+        changed = t->config.data.val;
+    if (!changed)
+        return NB_OK;
+    return nb_fail(err, NB_BAD_FILE,
+                   "%s: was made with other data than %s holds now; hint: --from forks a run, or restore the data",
+                   folder, changed);
 }
 
 /* A resumed run must be the run that stopped. */

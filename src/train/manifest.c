@@ -160,6 +160,12 @@ static json_t *window_to_json(const ni_window *window, bool *whole) {
     return list;
 }
 
+static void put_sum(json_t *object, const char *key, uint64_t sum, bool *whole) {
+    char digits[17];
+    snprintf(digits, sizeof digits, "%016" PRIx64, sum);
+    put(object, key, json_string(digits), whole);
+}
+
 static void put_position(json_t *root, const ni_manifest *m, bool *whole) {
     put(root, "format", json_string(FORMAT), whole);
     put(root, "step", json_integer(m->at.step), whole);
@@ -172,9 +178,11 @@ static void put_position(json_t *root, const ni_manifest *m, bool *whole) {
     put(root, "modules_in_bf16", json_boolean(m->at.modules_in_bf16), whole);
     put(root, "loss_window", window_to_json(&m->at.loss_window, whole), whole);
     put(root, "norm_window", window_to_json(&m->at.norm_window, whole), whole);
-    char fingerprint[17];
-    snprintf(fingerprint, sizeof fingerprint, "%016" PRIx64, m->data_fingerprint);
-    put(root, "data_fingerprint", json_string(fingerprint), whole);
+    put_sum(root, "data_fingerprint", m->data_fingerprint, whole);
+    if (m->data_sum)
+        put_sum(root, "data_sum", m->data_sum, whole);
+    if (m->val_sum)
+        put_sum(root, "val_sum", m->val_sum, whole);
 }
 
 char *ni_manifest_text(const ni_manifest *m, json_t *files) {
@@ -261,6 +269,14 @@ static bool get_products(const json_t *root, ni_products *out) {
     return !products || (get_sums(products, "bf16", out->bf16) && get_sums(products, "f32", out->f32));
 }
 
+/* 0 where the key is absent. */
+static bool get_sum(const json_t *root, const char *key, uint64_t *out) {
+    const json_t *value = json_object_get(root, key);
+    const char *digits = json_string_value(value);
+    *out = 0;
+    return !value || (digits && sscanf(digits, "%" SCNx64, out) == 1);
+}
+
 /* Steps that are skipped update nothing; each batch that is passed over puts the data one ahead of the steps. */
 static const char *read_position(const json_t *root, ni_manifest *out) {
     if (!get_integer(root, "step", 0, NI_MOST_STEPS, &out->at.step))
@@ -276,9 +292,12 @@ static const char *read_position(const json_t *root, ni_manifest *out) {
         return "loss_window";
     if (!get_window(root, "norm_window", &out->at.norm_window))
         return "norm_window";
-    const char *fingerprint = json_string_value(json_object_get(root, "data_fingerprint"));
-    if (!fingerprint || sscanf(fingerprint, "%" SCNx64, &out->data_fingerprint) != 1)
+    if (!json_object_get(root, "data_fingerprint") || !get_sum(root, "data_fingerprint", &out->data_fingerprint))
         return "data_fingerprint";
+    if (!get_sum(root, "data_sum", &out->data_sum))
+        return "data_sum";
+    if (!get_sum(root, "val_sum", &out->val_sum))
+        return "val_sum";
     if (!get_products(root, &out->products))
         return "products";
     if (!json_is_object(json_object_get(root, "files")))

@@ -1,9 +1,8 @@
 /* manifest.h: nibble.json, the page of a checkpoint that says where the run stood and what every file must hold.
  *
  * {"format": "nibble checkpoint 1", "step", "updates", "next_batch", "passed_over", "modules_in_bf16", "loss_window",
- *  "norm_window", "data_fingerprint", "products": {"bf16", "f32"} (whose sums), "config": run file as text, "recipe":
- *  recipe as text,
- *  "files": {NAME: {"bytes", "xxh3", "tensors": {NAME: xxh3}}}, "self": xxh3}
+ *  "norm_window", "data_fingerprint", "data_sum", "val_sum", "products": {"bf16", "f32"} (whose sums), "config": run
+ * file as text, "recipe": recipe as text, "files": {NAME: {"bytes", "xxh3", "tensors": {NAME: xxh3}}}, "self": xxh3}
  * Checksums are XXH3-128; "self" is that of nibble.json with these 32 digits written as zeros.
  */
 #ifndef NI_TRAIN_MANIFEST_H
@@ -21,7 +20,8 @@ typedef struct ni_manifest {
     ni_position at;
     int64_t updates; /* of the optimizer */
     uint64_t data_fingerprint;
-    ni_products products; /* empty texts in checkpoints from before they were kept */
+    uint64_t data_sum, val_sum; /* of all the data; 0: not kept, as in checkpoints from before they were */
+    ni_products products;       /* empty texts in checkpoints from before they were kept */
     nb_run_config config;
     char *recipe; /* text; owned */
     json_t *root; /* owned; NULL while being made */
