@@ -182,15 +182,25 @@ static nb_status check_tokenizer(const nb_trainer *t, const char *folder, nb_err
 }
 
 /* Checkpoints of this run bring the files along that are there already, where the run file names no tokenizer. */
-static nb_status keep_tokenizer_files(nb_trainer *t, const char *folder, nb_error *err) {
-    return t->tokenizer ? NB_OK : ni_kept_read(folder, &t->kept, err);
+static bool is_listed(const void *manifest, const char *name) {
+    return ni_manifest_lists(manifest, name);
+}
+
+/* `manifest`: what is not listed there is not read; NULL: a folder of another maker. */
+static nb_status keep_tokenizer_files(nb_trainer *t, const char *folder, const ni_manifest *manifest, nb_error *err) {
+    if (t->tokenizer)
+        return NB_OK;
+    NB_TRY(ni_kept_read(folder, &t->kept, err));
+    if (manifest)
+        ni_kept_drop(&t->kept, is_listed, manifest);
+    return NB_OK;
 }
 
 /* A folder of another maker: parameters alone, at step 0. */
 static nb_status load_foreign(nb_trainer *t, const char *folder, nb_error *err) {
     NB_TRY(check_same_model(t, folder, err));
     NB_TRY(check_tokenizer(t, folder, err));
-    NB_TRY(keep_tokenizer_files(t, folder, err));
+    NB_TRY(keep_tokenizer_files(t, folder, NULL, err));
     NB_TRY(ni_trainer_restart(t, err));
     NB_TRY(ni_hf_load(t->be, t->model, folder, err));
     nb_model_params_changed(t->model);
@@ -223,7 +233,7 @@ nb_status nb_trainer_load(nb_trainer *t, const char *folder, nb_start as, nb_err
     if (status == NB_OK && as != NB_START_FORK && m.at.modules_in_bf16 && !t->at.modules_in_bf16)
         status = ni_trainer_modules_to_bf16(t, err);
     if (status == NB_OK)
-        status = keep_tokenizer_files(t, folder, err);
+        status = keep_tokenizer_files(t, folder, &m, err);
     if (status == NB_OK)
         status = load_tensors(t, folder, as == NB_START_RESUME, err);
     if (status == NB_OK) {

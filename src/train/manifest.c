@@ -340,6 +340,19 @@ nb_status ni_manifest_parse(char *text, size_t size, const char *path, ni_manife
     return status;
 }
 
+static nb_status fail_without_page(const char *folder, nb_error *err) {
+    char path[FILE_PATH_SIZE];
+    bool moments;
+    snprintf(path, sizeof path, "%s/%s", folder, NI_OPTIMIZER_NAME);
+    NB_TRY(ni_file_exists(path, &moments, err));
+    if (moments)
+        return nb_fail(err, NB_BAD_FILE,
+                       "%s: its %s is lost, and nothing vouches for its files; hint: without %s it is a Hugging Face "
+                       "folder like any other",
+                       folder, NI_MANIFEST_NAME, NI_OPTIMIZER_NAME);
+    return nb_fail(err, NB_BAD_FILE, "%s: has no %s, so it is not a checkpoint of nibble", folder, NI_MANIFEST_NAME);
+}
+
 nb_status ni_manifest_read(const char *folder, ni_manifest *out, nb_error *err) {
     memset(out, 0, sizeof *out);
     char path[FILE_PATH_SIZE];
@@ -354,8 +367,8 @@ nb_status ni_manifest_read(const char *folder, ni_manifest *out, nb_error *err) 
     snprintf(path, sizeof path, "%s/%s", folder, NI_MANIFEST_NAME);
     NB_TRY(ni_file_exists(path, &exists, err));
     if (!exists)
-        return nb_fail(err, NB_BAD_FILE, "%s: has no %s, so it is not a checkpoint of nibble", folder,
-                       NI_MANIFEST_NAME);
+        return fail_without_page(folder, err);
+    snprintf(path, sizeof path, "%s/%s", folder, NI_MANIFEST_NAME);
     char *text;
     size_t size;
     NB_TRY(ni_file_read(path, MANIFEST_LIMIT, &text, &size, err));
@@ -416,6 +429,10 @@ static nb_status verify_file(const char *path, const json_t *entry, nb_error *er
     return nb_fail(err, NB_BAD_FILE, "%s: checksum does not agree: it was damaged or edited", path);
 }
 
+bool ni_manifest_lists(const ni_manifest *m, const char *name) {
+    return json_object_get(json_object_get(m->root, "files"), name) != NULL;
+}
+
 nb_status ni_manifest_recipe(const ni_manifest *m, const char *folder, nb_recipe *out, nb_error *err) {
     ni_yaml doc = {0};
     char name[FILE_PATH_SIZE];
@@ -438,7 +455,9 @@ nb_status ni_manifest_verify(const char *folder, const ni_manifest *m, nb_error 
         snprintf(path, sizeof path, "%s/%s", folder, name);
         NB_TRY(verify_file(path, entry, err));
     }
-    if (!json_object_get(json_object_get(m->root, "files"), NI_MODEL_NAME))
-        return nb_fail(err, NB_BAD_FILE, "%s/%s: lists no %s", folder, NI_MANIFEST_NAME, NI_MODEL_NAME);
+    static const char *const needed[] = {NI_MODEL_NAME, NI_OPTIMIZER_NAME, "config.json"};
+    for (size_t i = 0; i < sizeof needed / sizeof *needed; i++)
+        if (!ni_manifest_lists(m, needed[i]))
+            return nb_fail(err, NB_BAD_FILE, "%s/%s: lists no %s", folder, NI_MANIFEST_NAME, needed[i]);
     return NB_OK;
 }

@@ -45,6 +45,9 @@ nb_status ni_manifest_parse(char *text, size_t size, const char *path, ni_manife
 /* Reads nibble.json and verifies its own checksum; says what the folder is instead where it is no checkpoint. */
 nb_status ni_manifest_read(const char *folder, ni_manifest *out, nb_error *err);
 
+/* Whether it has a checksum for the file `name` of its folder. */
+bool ni_manifest_lists(const ni_manifest *manifest, const char *name);
+
 /* The recipe that a manifest read from `folder` holds. */
 nb_status ni_manifest_recipe(const ni_manifest *manifest, const char *folder, nb_recipe *out, nb_error *err);
 
