@@ -8,7 +8,9 @@
 #include <cmocka.h>
 
 #include "base/philox.h"
+#include "base/whole.h"
 #include "nibble/status.h"
+#include <math.h>
 
 /* Known answers of Random123 1.x (kat_vectors, philox4x32 10 rounds). */
 static void philox_known_answers(void **state) {
@@ -41,11 +43,21 @@ static void exit_statuses(void **state) {
     assert_int_equal(nb_status_exit(NB_BAD_NUMBER), 1);
 }
 
+static void measured_numbers_become_whole_ones(void **state) {
+    (void)state;
+    assert_int_equal(ni_whole(-7.9), -7);
+    assert_int_equal(ni_whole((double)NAN), 0);
+    assert_int_equal(ni_whole((double)INFINITY), (int64_t)1 << 53);
+    assert_int_equal(ni_whole(-(double)INFINITY), -((int64_t)1 << 53));
+    assert_int_equal(ni_whole(1e300), (int64_t)1 << 53);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(philox_known_answers),
         cmocka_unit_test(messages_stay_one_line),
         cmocka_unit_test(exit_statuses),
+        cmocka_unit_test(measured_numbers_become_whole_ones),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

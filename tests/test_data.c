@@ -31,6 +31,12 @@ static void write_counting(const char *path, int32_t width, int32_t first, int32
     free(tokens);
 }
 
+static int64_t first_beyond(const ni_shard *shard, int64_t vocab) {
+    ni_shard_survey seen;
+    assert_int_equal(ni_shard_survey_all(shard, vocab, &seen, NULL), NB_OK);
+    return seen.beyond;
+}
+
 static void shard_round_trip(void **state) {
     const int32_t tokens[] = {0, 65535, 7, 3, 2, 1};
     for (int32_t width = 2; width <= 4; width += 2) {
@@ -41,12 +47,11 @@ static void shard_round_trip(void **state) {
         assert_int_equal(ni_shard_open(path, &shard, NULL), NB_OK);
         assert_int_equal(shard.count, 6);
         assert_int_equal(shard.width, width);
-        ni_shard_read(&shard, 1, 4, back);
+        assert_int_equal(ni_shard_read(&shard, 1, 4, back, NULL), NB_OK);
         assert_memory_equal(back, tokens + 1, sizeof back);
-        assert_int_equal(ni_shard_find_beyond(&shard, 65536, 6), -1);
-        assert_int_equal(ni_shard_find_beyond(&shard, 65535, 6), 1);
-        assert_int_equal(ni_shard_find_beyond(&shard, 65535, 1), -1);
-        assert_int_equal(ni_shard_find_beyond(&shard, 5, 6), 1);
+        assert_int_equal(first_beyond(&shard, 65536), -1);
+        assert_int_equal(first_beyond(&shard, 65535), 1);
+        assert_int_equal(first_beyond(&shard, 5), 1);
         ni_shard_close(&shard);
     }
 }
@@ -57,7 +62,7 @@ static void shard_of_numpy(void **state) {
     nb_error err = {0};
     int32_t back[3];
     assert_int_equal(ni_shard_open(NI_TEST_GOLDEN "/files/u2.npy", &shard, &err), NB_OK);
-    ni_shard_read(&shard, 0, 3, back);
+    assert_int_equal(ni_shard_read(&shard, 0, 3, back, NULL), NB_OK);
     assert_int_equal(shard.count, 3);
     assert_int_equal(back[2], 65535);
     ni_shard_close(&shard);
@@ -102,9 +107,9 @@ static void hostile_shards(void **state) {
     assert_int_equal(ni_shard_parse(bytes, whole, &shard, &err), NB_OK);
     bytes[259] = -1; /* an id of 2^32 - 1 */
     int32_t id;
-    ni_shard_read(&shard, 3, 1, &id);
+    assert_int_equal(ni_shard_read(&shard, 3, 1, &id, NULL), NB_OK);
     assert_int_equal(id, INT32_MAX);
-    assert_int_equal(ni_shard_find_beyond(&shard, 100, 4), 3);
+    assert_int_equal(first_beyond(&shard, 100), 3);
     bytes[0] = 0x6f6c6c65;
     assert_int_equal(ni_shard_parse(bytes, whole, &shard, &err), NB_BAD_FILE);
     assert_non_null(strstr(err.message, "magic"));
@@ -183,10 +188,65 @@ static void the_order_is_a_function_of_seed_and_index(void **state) {
     }
     assert_true(equal < 20);                                     /* 2 are expected of two random orders */
     assert_true(distance / 2000 > 300 && distance / 2000 < 367); /* n/3 = 333 is expected, sd 236/sqrt(2000) = 5 */
-    assert_int_equal(ni_dataset_fingerprint(one), ni_dataset_fingerprint(same));
+    assert_int_equal(ni_dataset_sum(one), ni_dataset_sum(same));
     ni_dataset_free(one);
     ni_dataset_free(same);
     ni_dataset_free(other);
+}
+
+/* Any bit of a shard that we wrote, its header included. */
+static void a_flip_in_a_shard_is_found(void **state) {
+    const char *path = in_folder(state, "a.bin");
+    write_counting(path, 2, 0, 3000);
+    const char *const only = path;
+    ni_dataset_options o = {.seq = SEQ, .vocab = 65536, .end_of_text = -1};
+    ni_dataset *data;
+    nb_error err = {0};
+    for (long at = 0; at < 1024 + 6000; at += at < 24 ? 1 : 97) {
+        FILE *file = fopen(path, "r+b");
+        assert_non_null(file);
+        fseek(file, at, SEEK_SET);
+        int byte = fgetc(file);
+        fseek(file, at, SEEK_SET);
+        fputc(byte ^ (1 << at % 8), file);
+        fclose(file);
+        if (ni_dataset_open(&only, 1, &o, &data, &err) != NB_BAD_FILE)
+            fail_msg("byte %ld: unseen", at);
+        file = fopen(path, "r+b");
+        assert_non_null(file);
+        fseek(file, at, SEEK_SET);
+        fputc(byte, file);
+        fclose(file);
+    }
+    assert_int_equal(ni_dataset_open(&only, 1, &o, &data, &err), NB_OK);
+    ni_dataset_free(data);
+}
+
+/* Other bytes in the middle are other data, sealed or not; a file that is cut while it is read is an error. */
+static void a_change_in_the_middle_changes_the_sum(void **state) {
+    const char *path = in_folder(state, "a.bin");
+    ni_dataset_options o = {.seq = SEQ, .vocab = 65536, .end_of_text = -1};
+    write_counting(path, 2, 0, 30000);
+    ni_dataset *before = open_dataset(path, o);
+    ni_dataset_buffers to = {calloc(SEQ, 4), calloc(SEQ, 4), calloc(SEQ, 4), calloc(SEQ, 4)};
+    nb_error err = {0};
+    int32_t *tokens = malloc(30000 * sizeof *tokens);
+    for (int32_t i = 0; i < 30000; i++)
+        tokens[i] = i == 15000 ? 7 : i;
+    write_shard(in_folder(state, "b.bin"), 2, tokens, 30000);
+    ni_dataset *after = open_dataset(in_folder(state, "b.bin"), o);
+    assert_true(ni_dataset_sum(before) != ni_dataset_sum(after));
+    assert_int_equal(truncate(path, 20000), 0);
+    assert_int_equal(ni_dataset_fill(before, 100, 1, &to, &err), NB_OK);
+    assert_int_equal(ni_dataset_fill(before, 30000 / SEQ - 2, 1, &to, &err), NB_IO_ERROR);
+    assert_non_null(strstr(err.message, "a.bin: the file ends before byte "));
+    free(tokens);
+    free(to.tokens);
+    free(to.targets);
+    free(to.positions);
+    free(to.doc_start);
+    ni_dataset_free(before);
+    ni_dataset_free(after);
 }
 
 /* Each of the 24 orders of four sequences comes up about equally often over seeds. */
@@ -273,6 +333,8 @@ static void bad_data_is_refused(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         IN_FOLDER(shard_round_trip),
+        IN_FOLDER(a_flip_in_a_shard_is_found),
+        IN_FOLDER(a_change_in_the_middle_changes_the_sum),
         cmocka_unit_test(shard_of_numpy),
         IN_FOLDER(shard_writer_refuses_what_does_not_fit),
         cmocka_unit_test(hostile_shards),

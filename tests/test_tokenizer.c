@@ -296,7 +296,7 @@ static ni_tokens read_side(void **state, const char *name, int64_t shards) {
         snprintf(file, sizeof file, "%s_%06d.bin", name, (int)i);
         assert_int_equal(ni_shard_open(in_folder(state, file), &shard, NULL), NB_OK);
         int32_t *ids = malloc(sizeof *ids * (size_t)(shard.count + 1));
-        ni_shard_read(&shard, 0, shard.count, ids);
+        assert_int_equal(ni_shard_read(&shard, 0, shard.count, ids, NULL), NB_OK);
         assert_int_equal(ni_tokens_add(&all, ids, shard.count, NULL), NB_OK);
         free(ids);
         ni_shard_close(&shard);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include <cmocka.h>
+#include <math.h>
 
 #include "files/safetensors.h"
 #include "train/checkpoint.h"
@@ -192,6 +193,55 @@ static void what_is_no_checkpoint_is_said(void **state) {
     assert_non_null(strstr(err.message, "has no nibble.json"));
 }
 
+/* What the page does not list is not read, and a page that is lost does not make the folder somebody else's. */
+static void what_is_not_listed_is_not_read(void **state) {
+    nb_error err = {0};
+    const char index[] = "{\"weight_map\": {\"model.norm.weight\": \"other.safetensors\"}}", tokens[] = "{}";
+    nb_run_config config = case_config(state, "other", "checkpoint.every=0", "steps=1", NULL);
+    char from[600], path[700];
+    snprintf(from, sizeof from, "%s", in_folder(state, CHECKPOINT));
+    snprintf(path, sizeof path, "%s/model.safetensors.index.json", from);
+    assert_int_equal(ni_file_write(path, index, strlen(index), &err), NB_OK);
+    snprintf(path, sizeof path, "%s/tokenizer.json", from);
+    assert_int_equal(ni_file_write(path, tokens, strlen(tokens), &err), NB_OK);
+    nb_backend *be = case_backend(&config);
+    nb_trainer *trainer;
+    assert_int_equal(case_create(be, &config, NULL, &trainer, &err), NB_OK);
+    config = case_config(state, "again", "steps=5", "checkpoint.every=0", NULL);
+    if (case_run(&config, NB_START_FORK, from, NULL, &err) != NB_OK)
+        fail_msg("%s", err.message);
+    assert_int_not_equal(access(in_folder(state, "again/checkpoints/step-00000005/tokenizer.json"), F_OK), 0);
+    snprintf(path, sizeof path, "%s/nibble.json", from);
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(nb_trainer_load(trainer, from, NB_START_FORK, &err), NB_BAD_FILE);
+    assert_non_null(strstr(err.message, "nibble.json is lost"));
+    nb_trainer_free(trainer);
+    nb_backend_free(be);
+}
+
+/* An embedding that no token of the data asks for: no loss shows what it holds. */
+static void numbers_that_are_not_finite_are_not_saved(void **state) {
+    nb_run_config config = case_config(state, "inf", NULL);
+    nb_error err = {0};
+    const float bad[] = {INFINITY, -INFINITY, NAN};
+    for (int i = 0; i < 3; i++) {
+        nb_backend *be = case_backend(&config);
+        nb_trainer *trainer;
+        assert_int_equal(case_create(be, &config, NULL, &trainer, &err), NB_OK);
+        nb_model *model = nb_trainer_model(trainer);
+        int32_t p = 0;
+        while (strcmp(nb_model_param(model, p)->name, "model.embed_tokens.weight") != 0)
+            p++;
+        ((float *)nb_model_params(model))[nb_model_param(model, p)->offset + CASE_RARE * 32] = bad[i];
+        nb_model_params_changed(model);
+        assert_int_equal(nb_trainer_save(trainer, in_folder(state, "saved"), &err), NB_BAD_NUMBER);
+        assert_non_null(strstr(err.message, "parameter model.embed_tokens.weight holds numbers that are not finite"));
+        assert_int_not_equal(access(in_folder(state, "saved"), F_OK), 0);
+        nb_trainer_free(trainer);
+        nb_backend_free(be);
+    }
+}
+
 /* The newest checkpoint is broken: the one before is offered, and the run goes on from there to the same end. */
 static void the_newest_good_one_is_taken(void **state) {
     nb_run_config config = case_config(state, "whole", NULL);
@@ -279,7 +329,8 @@ int main(void) {
         CASE(a_flipped_bit_is_found_anywhere), CASE(impossible_pages_are_refused),
         CASE(missing_and_cut_files_are_named), CASE(what_is_no_checkpoint_is_said),
         CASE(the_newest_good_one_is_taken),    CASE(a_full_disk_leaves_the_old_checkpoint),
-        CASE(a_run_survives_a_full_disk),
+        CASE(a_run_survives_a_full_disk),      CASE(numbers_that_are_not_finite_are_not_saved),
+        CASE(what_is_not_listed_is_not_read),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

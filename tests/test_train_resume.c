@@ -189,12 +189,22 @@ static void another_run_is_refused(void **state) {
         if (!strstr(err.message, cases[i].says) || !strstr(err.message, "--from"))
             fail_msg("%s: %s", cases[i].set, err.message);
     }
-    /* The same settings over other bytes of data. */
-    case_tokens(in_folder(state, "train.bin"), 4096, 99, -1);
-    nb_error err = {0};
-    nb_run_config config = case_config(state, "one", NULL);
-    assert_int_equal(case_run(&config, NB_START_RESUME, NULL, NULL, &err), NB_BAD_FILE);
-    assert_non_null(strstr(err.message, "other data"));
+    /* The same settings over data of which one token is another, far from both ends. */
+    static const struct {
+        const char *name;
+        int64_t count;
+        uint32_t seed;
+    } shards[] = {{"train.bin", 4096, 1}, {"val.bin", 1024, 2}};
+    for (int i = 0; i < 2; i++) {
+        nb_error err = {0};
+        nb_run_config config = case_config(state, "one", NULL);
+        case_tokens(in_folder(state, shards[i].name), shards[i].count, shards[i].seed, shards[i].count / 2);
+        assert_int_equal(case_run(&config, NB_START_RESUME, NULL, NULL, &err), NB_BAD_FILE);
+        assert_non_null(strstr(err.message, "other data"));
+        assert_non_null(strstr(err.message, shards[i].name));
+        case_tokens(in_folder(state, shards[i].name), shards[i].count, shards[i].seed, -1);
+        assert_int_equal(case_run(&config, NB_START_RESUME, NULL, NULL, &err), NB_OK);
+    }
 }
 
 /* A fork with nothing changed is the rest of the run; with another recipe it is another run from there. */

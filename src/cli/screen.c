@@ -1,5 +1,6 @@
 /* screen.c: numbers for people, on a terminal or in a file. */
 #include "cli/screen.h"
+#include "base/whole.h"
 
 #include <math.h>
 #include <signal.h>
@@ -96,7 +97,7 @@ static void print_step(ni_screen *s, const nb_step_report *r) {
     ni_progress_line(&s->progress,
                      "step %*lld/%lld  loss %7.4f  norm %7.3f  lr %.2e  %7.1f ms  %9s tok/s  MFU %s  left %s%s", digits,
                      (long long)r->step, (long long)r->steps, r->loss, r->norm, r->lr, r->ms,
-                     ni_count_text((int64_t)r->tokens_per_second, rate, sizeof rate), mfu,
+                     ni_count_text(ni_whole(r->tokens_per_second), rate, sizeof rate), mfu,
                      ni_duration_text(r->seconds_left, left, sizeof left), r->skipped ? "  SKIPPED" : "");
 }
 

@@ -9,14 +9,13 @@
 #include <string.h>
 #include <xxhash.h>
 
-static const int64_t checked_at_open = (int64_t)1 << 26; /* tokens of each shard */
-
 struct ni_dataset {
     ni_dataset_options options;
     int32_t shard_count;
     ni_shard *shards;
     char **paths;
-    int64_t *first; /* [shard_count + 1]: position in the stream of each shard's first token */
+    ni_dataset_shard *pages; /* [shard_count]: what one reading of each showed */
+    int64_t *first;          /* [shard_count + 1]: position in the stream of each shard's first token */
     int64_t all_sequences, sequences;
 };
 
@@ -61,7 +60,7 @@ int64_t ni_dataset_sequence_of(const ni_dataset *data, int64_t index) {
 
 static nb_status fail_beyond(const ni_dataset *data, int32_t shard, int64_t position, nb_error *err) {
     int32_t token;
-    ni_shard_read(&data->shards[shard], position, 1, &token);
+    NB_TRY(ni_shard_read(&data->shards[shard], position, 1, &token, err));
     return nb_fail(err, NB_BAD_FILE,
                    "%s: token %" PRId32 " at position %" PRId64 " is beyond the vocabulary of %" PRId64
                    "; was the text tokenized for another model?",
@@ -79,8 +78,11 @@ static nb_status add_shard(ni_dataset *data, const char *path, nb_error *err) {
     int64_t *first = realloc(data->first, (count + 2) * sizeof *first);
     if (first)
         data->first = first;
+    ni_dataset_shard *pages = realloc(data->pages, (count + 1) * sizeof *pages);
+    if (pages)
+        data->pages = pages;
     char *name = strdup(path);
-    if (!shards || !paths || !first || !name) {
+    if (!shards || !paths || !first || !pages || !name) {
         free(name);
         return nb_fail(err, NB_NO_MEMORY, "%s: no memory for a list of %zu shards", path, count + 1);
     }
@@ -95,8 +97,11 @@ static nb_status add_shard(ni_dataset *data, const char *path, nb_error *err) {
     data->shard_count++;
     data->first[0] = 0;
     data->first[count + 1] = data->first[count] + shard.count;
-    int64_t beyond = ni_shard_find_beyond(&shard, data->options.vocab, checked_at_open);
-    return beyond < 0 ? NB_OK : fail_beyond(data, (int32_t)count, beyond, err);
+    ni_shard_survey seen;
+    if (ni_shard_survey_all(&shard, data->options.vocab, &seen, err) != NB_OK)
+        return nb_fail_within(err, "%s", path);
+    data->pages[count] = (ni_dataset_shard){name, shard.count, shard.width, seen.tokens_sum};
+    return seen.beyond < 0 ? NB_OK : fail_beyond(data, (int32_t)count, seen.beyond, err);
 }
 
 static nb_status add_pattern(ni_dataset *data, const char *pattern, nb_error *err) {
@@ -168,6 +173,7 @@ void ni_dataset_free(ni_dataset *data) {
     }
     free(data->shards);
     free(data->paths);
+    free(data->pages);
     free(data->first);
     free(data);
 }
@@ -180,17 +186,35 @@ int64_t ni_dataset_sequences(const ni_dataset *data) {
     return data->sequences;
 }
 
-uint64_t ni_dataset_fingerprint(const ni_dataset *data) {
+nb_status ni_dataset_fingerprint(const ni_dataset *data, uint64_t *out, nb_error *err) {
     enum { SAMPLE = 4096 };
-    uint64_t hash = XXH3_64bits(&data->options.seq, sizeof data->options.seq);
+    char bytes[SAMPLE];
+    *out = XXH3_64bits(&data->options.seq, sizeof data->options.seq);
     for (int32_t i = 0; i < data->shard_count; i++) {
         const ni_shard *shard = &data->shards[i];
-        size_t bytes = (size_t)shard->count * (size_t)shard->width, n = bytes < SAMPLE ? bytes : SAMPLE;
-        hash = XXH3_64bits_withSeed(&shard->count, sizeof shard->count, hash);
-        hash = XXH3_64bits_withSeed(shard->tokens, n, hash);
-        hash = XXH3_64bits_withSeed((const char *)shard->tokens + bytes - n, n, hash);
+        size_t size = (size_t)shard->count * (size_t)shard->width, n = size < SAMPLE ? size : SAMPLE;
+        *out = XXH3_64bits_withSeed(&shard->count, sizeof shard->count, *out);
+        NB_TRY(ni_shard_bytes(shard, 0, n, bytes, err));
+        *out = XXH3_64bits_withSeed(bytes, n, *out);
+        NB_TRY(ni_shard_bytes(shard, (int64_t)(size - n), n, bytes, err));
+        *out = XXH3_64bits_withSeed(bytes, n, *out);
+    }
+    *out = XXH3_64bits_withSeed(&data->sequences, sizeof data->sequences, *out);
+    return NB_OK;
+}
+
+uint64_t ni_dataset_sum(const ni_dataset *data) {
+    uint64_t hash = XXH3_64bits(&data->options.seq, sizeof data->options.seq);
+    for (int32_t i = 0; i < data->shard_count; i++) {
+        const uint64_t page[] = {(uint64_t)data->pages[i].tokens, (uint64_t)data->pages[i].width, data->pages[i].sum};
+        hash = XXH3_64bits_withSeed(page, sizeof page, hash);
     }
     return XXH3_64bits_withSeed(&data->sequences, sizeof data->sequences, hash);
+}
+
+int32_t ni_dataset_shards(const ni_dataset *data, const ni_dataset_shard **shards) {
+    *shards = data->pages;
+    return data->shard_count;
 }
 
 /* ---- filling ---- */
@@ -212,7 +236,8 @@ static nb_status read_stream(const ni_dataset *data, int64_t position, int64_t c
     for (int32_t s = shard_of(data, position); count > 0; s++) {
         int64_t begin = position - data->first[s], have = data->shards[s].count - begin;
         int64_t n = count < have ? count : have;
-        ni_shard_read(&data->shards[s], begin, n, out);
+        if (ni_shard_read(&data->shards[s], begin, n, out, err) != NB_OK)
+            return nb_fail_within(err, "%s", data->paths[s]);
         for (int64_t i = 0; i < n; i++)
             if (out[i] >= data->options.vocab)
                 return fail_beyond(data, s, begin + i, err);

@@ -28,7 +28,8 @@ typedef struct ni_dataset_options {
 typedef struct ni_dataset ni_dataset;
 
 /* Opens the shards. A path may be a pattern ("data/train_*.bin"), which stands for its matches in sorted order.
- * The first 2^26 tokens of each shard are compared with the vocabulary here, all others when they are used. */
+ * Each shard is read once, whole: its checksum is taken, and compared where the shard is sealed, and its tokens are
+ * compared with the vocabulary. */
 nb_status ni_dataset_open(const char *const *paths, int32_t count, const ni_dataset_options *options, ni_dataset **out,
                           nb_error *err);
 void ni_dataset_free(ni_dataset *data);
@@ -36,9 +37,20 @@ void ni_dataset_free(ni_dataset *data);
 int64_t ni_dataset_tokens(const ni_dataset *data);    /* in the stream */
 int64_t ni_dataset_sequences(const ni_dataset *data); /* of an epoch */
 
-/* Changes when the stream or the way it is cut does (sizes, and a sample of the bytes): for a checkpoint to notice that
- * it would go on with other data. */
-uint64_t ni_dataset_fingerprint(const ni_dataset *data);
+/* Changes when a byte of the stream or the way it is cut does: for a checkpoint to notice that it would go on with
+ * other data. */
+uint64_t ni_dataset_sum(const ni_dataset *data);
+/* What checkpoints kept before that: of sizes and of the first and last 4 KiB of each shard. */
+nb_status ni_dataset_fingerprint(const ni_dataset *data, uint64_t *out, nb_error *err);
+
+/* A shard as it was when the dataset was opened. */
+typedef struct ni_dataset_shard {
+    const char *path;
+    int64_t tokens;
+    int32_t width; /* bytes of a token */
+    uint64_t sum;  /* XXH3-64 of the tokens' bytes */
+} ni_dataset_shard;
+int32_t ni_dataset_shards(const ni_dataset *data, const ni_dataset_shard **shards); /* returns how many */
 
 /* The sequence that sample `index` of the run shows. */
 int64_t ni_dataset_sequence_of(const ni_dataset *data, int64_t index);

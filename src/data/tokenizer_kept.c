@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 static const char *const names[NI_KEPT_MAX] = {[NI_KEPT_MODEL] = NI_TOKENIZER_MODEL,
                                                [NI_KEPT_CONFIG] = NI_TOKENIZER_CONFIG,
@@ -25,12 +24,22 @@ nb_status ni_kept_read(const char *folder, ni_tokenizer_kept *kept, nb_error *er
     ni_kept_free(kept);
     for (int i = 0; i < NI_KEPT_MAX; i++) {
         char path[4096];
-        struct stat st;
+        bool exists;
         NB_TRY(path_of(folder, names[i], path, sizeof path, err));
-        if (stat(path, &st) == 0)
+        NB_TRY(ni_file_exists(path, &exists, err));
+        if (exists)
             NB_TRY(ni_file_read(path, NI_KEPT_LIMIT, &kept->files[i].bytes, &kept->files[i].size, err));
     }
     return NB_OK;
+}
+
+void ni_kept_drop(ni_tokenizer_kept *kept, bool (*is_listed)(const void *context, const char *name),
+                  const void *context) {
+    for (int i = 0; i < NI_KEPT_MAX; i++)
+        if (kept->files[i].bytes && !is_listed(context, names[i])) {
+            free(kept->files[i].bytes);
+            kept->files[i] = (ni_kept_file){NULL, 0};
+        }
 }
 
 nb_status ni_kept_write(const ni_tokenizer_kept *kept, const char *folder, nb_error *err) {

@@ -22,6 +22,10 @@ typedef struct ni_tokenizer_kept {
     ni_kept_file files[NI_KEPT_MAX];
 } ni_tokenizer_kept;
 
+/* Forgets the files whose names are not listed. */
+void ni_kept_drop(ni_tokenizer_kept *kept, bool (*is_listed)(const void *context, const char *name),
+                  const void *context);
+
 /* Reads what there is in `folder`; what `kept` held before is freed. */
 nb_status ni_kept_read(const char *folder, ni_tokenizer_kept *kept, nb_error *err);
 /* Writes all of it. */

@@ -163,8 +163,13 @@ static nb_status weights_open(weights *w, const char *folder, nb_error *err) {
     size_t size;
     json_error_t where;
     *w = (weights){0};
+    bool ours, indexed;
+    snprintf(path, sizeof path, "%s/nibble.json", folder);
+    NB_TRY(ni_file_exists(path, &ours, err));
     snprintf(path, sizeof path, "%s/model.safetensors.index.json", folder);
-    if (access(path, F_OK) != 0) { /* the usual case: one file */
+    NB_TRY(ni_file_exists(path, &indexed, err));
+    /* One file is the usual case, and that of all our checkpoints: an index that is added to one has no checksum. */
+    if (ours || !indexed) {
         snprintf(path, sizeof path, "%s/model.safetensors", folder);
         nb_status alone = weights_add(w, path, err);
         if (alone != NB_OK)

@@ -1,5 +1,6 @@
 /* findings.c: rules that turn the last sample, and the way to it, into sentences. */
 #include "report/findings.h"
+#include "base/whole.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -187,7 +188,7 @@ static int32_t hot_and_stayed(const ni_samples *s, const ni_sampled *item, const
     if (!since || ni_sampled_at(s, since, -1).count != names.count)
         return 0;
     for (int64_t i = 0; i < names.count; i++) {
-        hot h = {.channel = (int64_t)names.values[i], .since = ni_sampled_at(s, since, -1).values[i]};
+        hot h = {.channel = ni_whole(names.values[i]), .since = ni_sampled_at(s, since, -1).values[i]};
         if (h.channel < 0 || h.channel >= channels->count)
             continue;
         h.ratio = channels->values[h.channel] / middle;

@@ -47,6 +47,7 @@ static int32_t encode(const cell_code *c, double value) {
     if (is_zero(c->colours, value))
         return 1;
     double share = c->high > c->low ? (scaled(c->colours, value) - c->low) / (c->high - c->low) : 0;
+    share = fmin(fmax(share, 0), 1); /* also where the ends are so far apart that their distance is Inf */
     return c->first + (int32_t)lround(share * (c->last - c->first));
 }
 

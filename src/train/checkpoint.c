@@ -44,12 +44,15 @@ static nb_status fill_folder(nb_trainer *t, const char *folder, nb_error *err) {
     NB_TRY(ni_state_write(t, path, err));
     ni_manifest manifest = {.at = t->at,
                             .updates = t->optimizer.updates,
-                            .data_fingerprint = ni_dataset_fingerprint(t->train),
+                            .data_sum = ni_dataset_sum(t->train),
+                            .val_sum = t->val ? ni_dataset_sum(t->val) : 0,
                             .products = ni_products_of(t->be),
                             .config = t->config,
                             .recipe = ni_recipe_to_text(&t->recipe)};
     /* What was downloaded is what the backend had only if nothing went wrong with it on the way. */
     nb_status status = t->be->ops->synchronize(t->be, err);
+    if (status == NB_OK)
+        status = ni_dataset_fingerprint(t->train, &manifest.data_fingerprint, err);
     if (status == NB_OK)
         status = ni_manifest_write(folder, &manifest, err);
     ni_products_free(&manifest.products);
@@ -59,6 +62,8 @@ static nb_status fill_folder(nb_trainer *t, const char *folder, nb_error *err) {
 
 nb_status nb_trainer_save(nb_trainer *t, const char *folder, nb_error *err) {
     ni_folder *made;
+    if (ni_trainer_check_params(t, err) != NB_OK)
+        return nb_fail_within(err, "no checkpoint is written");
     NB_TRY(ni_folder_begin(folder, &made, err));
     nb_status status = fill_folder(t, ni_folder_path(made), err);
     if (status == NB_OK)
@@ -103,11 +108,19 @@ static nb_status check_same_model(const nb_trainer *t, const char *folder, nb_er
 }
 
 static nb_status check_same_data(const nb_trainer *t, const char *folder, const ni_manifest *m, nb_error *err) {
-    if (ni_dataset_fingerprint(t->train) != m->data_fingerprint)
-        return nb_fail(err, NB_BAD_FILE,
-                       "%s: was made with other data than %s holds now; hint: --from forks a run, or restore the data",
-                       folder, t->config.data.train);
-    return NB_OK;
+    uint64_t sum = ni_dataset_sum(t->train), said = m->data_sum;
+    if (!said) { /* a checkpoint from before whole shards were summed */
+        said = m->data_fingerprint;
+        NB_TRY(ni_dataset_fingerprint(t->train, &sum, err));
+    }
+    const char *changed = sum != said ? t->config.data.train : NULL;
+    if (!changed && t->val && m->val_sum && m->val_sum != ni_dataset_sum(t->val))
+        changed = t->config.data.val;
+    if (!changed)
+        return NB_OK;
+    return nb_fail(err, NB_BAD_FILE,
+                   "%s: was made with other data than %s holds now; hint: --from forks a run, or restore the data",
+                   folder, changed);
 }
 
 /* A resumed run must be the run that stopped. */
@@ -176,15 +189,25 @@ static nb_status check_tokenizer(const nb_trainer *t, const char *folder, nb_err
 }
 
 /* Checkpoints of this run bring the files along that are there already, where the run file names no tokenizer. */
-static nb_status keep_tokenizer_files(nb_trainer *t, const char *folder, nb_error *err) {
-    return t->tokenizer ? NB_OK : ni_kept_read(folder, &t->kept, err);
+static bool is_listed(const void *manifest, const char *name) {
+    return ni_manifest_lists(manifest, name);
+}
+
+/* `manifest`: what is not listed there is not read; NULL: a folder of another maker. */
+static nb_status keep_tokenizer_files(nb_trainer *t, const char *folder, const ni_manifest *manifest, nb_error *err) {
+    if (t->tokenizer)
+        return NB_OK;
+    NB_TRY(ni_kept_read(folder, &t->kept, err));
+    if (manifest)
+        ni_kept_drop(&t->kept, is_listed, manifest);
+    return NB_OK;
 }
 
 /* A folder of another maker: parameters alone, at step 0. */
 static nb_status load_foreign(nb_trainer *t, const char *folder, nb_error *err) {
     NB_TRY(check_same_model(t, folder, err));
     NB_TRY(check_tokenizer(t, folder, err));
-    NB_TRY(keep_tokenizer_files(t, folder, err));
+    NB_TRY(keep_tokenizer_files(t, folder, NULL, err));
     NB_TRY(ni_trainer_restart(t, err));
     NB_TRY(ni_hf_load(t->be, t->model, folder, err));
     nb_model_params_changed(t->model);
@@ -235,7 +258,7 @@ nb_status nb_trainer_load(nb_trainer *t, const char *folder, nb_start as, nb_err
     if (status == NB_OK && as != NB_START_FORK && m.at.modules_in_bf16 && !t->at.modules_in_bf16)
         status = ni_trainer_modules_to_bf16(t, err);
     if (status == NB_OK)
-        status = keep_tokenizer_files(t, folder, err);
+        status = keep_tokenizer_files(t, folder, &m, err);
     if (status == NB_OK)
         status = load_tensors(t, folder, as == NB_START_RESUME, err);
     if (status == NB_OK) {

@@ -12,11 +12,17 @@
 #define FILE_PATH_SIZE (2 * NB_PATH_SIZE)
 #define MOST_SEQ 1024 /* tokens of a sequence where the model could take more */
 
+/* What cannot be looked at is not absent. */
+static bool is_absent(const char *path) {
+    return access(path, F_OK) != 0 && (errno == ENOENT || errno == ENOTDIR);
+}
+
 bool ni_is_foreign(const char *folder) {
-    char ours[FILE_PATH_SIZE], theirs[FILE_PATH_SIZE];
+    char ours[FILE_PATH_SIZE], theirs[FILE_PATH_SIZE], moments[FILE_PATH_SIZE];
     snprintf(ours, sizeof ours, "%s/%s", folder, NI_MANIFEST_NAME);
     snprintf(theirs, sizeof theirs, "%s/config.json", folder);
-    return access(ours, F_OK) != 0 && (errno == ENOENT || errno == ENOTDIR) && access(theirs, F_OK) == 0;
+    snprintf(moments, sizeof moments, "%s/%s", folder, NI_OPTIMIZER_NAME);
+    return is_absent(ours) && is_absent(moments) && access(theirs, F_OK) == 0;
 }
 
 nb_status ni_foreign_info(const char *folder, nb_checkpoint_info *out, nb_error *err) {

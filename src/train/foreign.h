@@ -4,7 +4,7 @@
 
 #include "nibble/train.h"
 
-/* It has a config.json and no nibble.json. */
+/* It has a config.json and no nibble.json, nor the optimizer.safetensors of a checkpoint that lost it. */
 bool ni_is_foreign(const char *folder);
 
 /* What a run file would say by default of such a folder: its own sizes, its tokenizer where nibble reads it. */

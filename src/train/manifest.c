@@ -161,6 +161,12 @@ static json_t *window_to_json(const ni_window *window, bool *whole) {
     return list;
 }
 
+static void put_sum(json_t *object, const char *key, uint64_t sum, bool *whole) {
+    char digits[17];
+    snprintf(digits, sizeof digits, "%016" PRIx64, sum);
+    put(object, key, json_string(digits), whole);
+}
+
 static void put_position(json_t *root, const ni_manifest *m, bool *whole) {
     put(root, "format", json_string(FORMAT), whole);
     put(root, "step", json_integer(m->at.step), whole);
@@ -173,9 +179,11 @@ static void put_position(json_t *root, const ni_manifest *m, bool *whole) {
     put(root, "modules_in_bf16", json_boolean(m->at.modules_in_bf16), whole);
     put(root, "loss_window", window_to_json(&m->at.loss_window, whole), whole);
     put(root, "norm_window", window_to_json(&m->at.norm_window, whole), whole);
-    char fingerprint[17];
-    snprintf(fingerprint, sizeof fingerprint, "%016" PRIx64, m->data_fingerprint);
-    put(root, "data_fingerprint", json_string(fingerprint), whole);
+    put_sum(root, "data_fingerprint", m->data_fingerprint, whole);
+    if (m->data_sum)
+        put_sum(root, "data_sum", m->data_sum, whole);
+    if (m->val_sum)
+        put_sum(root, "val_sum", m->val_sum, whole);
 }
 
 static json_t *lines_to_json(const char *text, bool *whole) {
@@ -293,6 +301,14 @@ static bool get_products(const json_t *root, ni_products *out) {
            (get_sums(products, "bf16", out->bf16) && get_sums(products, "f32", out->f32) && get_choices(products, out));
 }
 
+/* 0 where the key is absent. */
+static bool get_sum(const json_t *root, const char *key, uint64_t *out) {
+    const json_t *value = json_object_get(root, key);
+    const char *digits = json_string_value(value);
+    *out = 0;
+    return !value || (digits && sscanf(digits, "%" SCNx64, out) == 1);
+}
+
 /* Steps that are skipped update nothing; each batch that is passed over puts the data one ahead of the steps. */
 static const char *read_position(const json_t *root, ni_manifest *out) {
     if (!get_integer(root, "step", 0, NI_MOST_STEPS, &out->at.step))
@@ -308,9 +324,12 @@ static const char *read_position(const json_t *root, ni_manifest *out) {
         return "loss_window";
     if (!get_window(root, "norm_window", &out->at.norm_window))
         return "norm_window";
-    const char *fingerprint = json_string_value(json_object_get(root, "data_fingerprint"));
-    if (!fingerprint || sscanf(fingerprint, "%" SCNx64, &out->data_fingerprint) != 1)
+    if (!json_object_get(root, "data_fingerprint") || !get_sum(root, "data_fingerprint", &out->data_fingerprint))
         return "data_fingerprint";
+    if (!get_sum(root, "data_sum", &out->data_sum))
+        return "data_sum";
+    if (!get_sum(root, "val_sum", &out->val_sum))
+        return "val_sum";
     if (!get_products(root, &out->products))
         return "products";
     if (!json_is_object(json_object_get(root, "files")))
@@ -353,6 +372,19 @@ nb_status ni_manifest_parse(char *text, size_t size, const char *path, ni_manife
     return status;
 }
 
+static nb_status fail_without_page(const char *folder, nb_error *err) {
+    char path[FILE_PATH_SIZE];
+    bool moments;
+    snprintf(path, sizeof path, "%s/%s", folder, NI_OPTIMIZER_NAME);
+    NB_TRY(ni_file_exists(path, &moments, err));
+    if (moments)
+        return nb_fail(err, NB_BAD_FILE,
+                       "%s: its %s is lost, and nothing vouches for its files; hint: without %s it is a Hugging Face "
+                       "folder like any other",
+                       folder, NI_MANIFEST_NAME, NI_OPTIMIZER_NAME);
+    return nb_fail(err, NB_BAD_FILE, "%s: has no %s, so it is not a checkpoint of nibble", folder, NI_MANIFEST_NAME);
+}
+
 nb_status ni_manifest_read(const char *folder, ni_manifest *out, nb_error *err) {
     memset(out, 0, sizeof *out);
     char path[FILE_PATH_SIZE];
@@ -367,8 +399,8 @@ nb_status ni_manifest_read(const char *folder, ni_manifest *out, nb_error *err) 
     snprintf(path, sizeof path, "%s/%s", folder, NI_MANIFEST_NAME);
     NB_TRY(ni_file_exists(path, &exists, err));
     if (!exists)
-        return nb_fail(err, NB_BAD_FILE, "%s: has no %s, so it is not a checkpoint of nibble", folder,
-                       NI_MANIFEST_NAME);
+        return fail_without_page(folder, err);
+    snprintf(path, sizeof path, "%s/%s", folder, NI_MANIFEST_NAME);
     char *text;
     size_t size;
     NB_TRY(ni_file_read(path, MANIFEST_LIMIT, &text, &size, err));
@@ -429,6 +461,10 @@ static nb_status verify_file(const char *path, const json_t *entry, nb_error *er
     return nb_fail(err, NB_BAD_FILE, "%s: checksum does not agree: it was damaged or edited", path);
 }
 
+bool ni_manifest_lists(const ni_manifest *m, const char *name) {
+    return json_object_get(json_object_get(m->root, "files"), name) != NULL;
+}
+
 nb_status ni_manifest_recipe(const ni_manifest *m, const char *folder, nb_recipe *out, nb_error *err) {
     ni_yaml doc = {0};
     char name[FILE_PATH_SIZE];
@@ -451,7 +487,9 @@ nb_status ni_manifest_verify(const char *folder, const ni_manifest *m, nb_error 
         snprintf(path, sizeof path, "%s/%s", folder, name);
         NB_TRY(verify_file(path, entry, err));
     }
-    if (!json_object_get(json_object_get(m->root, "files"), NI_MODEL_NAME))
-        return nb_fail(err, NB_BAD_FILE, "%s/%s: lists no %s", folder, NI_MANIFEST_NAME, NI_MODEL_NAME);
+    static const char *const needed[] = {NI_MODEL_NAME, NI_OPTIMIZER_NAME, "config.json"};
+    for (size_t i = 0; i < sizeof needed / sizeof *needed; i++)
+        if (!ni_manifest_lists(m, needed[i]))
+            return nb_fail(err, NB_BAD_FILE, "%s/%s: lists no %s", folder, NI_MANIFEST_NAME, needed[i]);
     return NB_OK;
 }

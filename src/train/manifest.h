@@ -1,9 +1,8 @@
 /* manifest.h: nibble.json, the page of a checkpoint that says where the run stood and what every file must hold.
  *
  * {"format": "nibble checkpoint 1", "step", "updates", "next_batch", "passed_over", "modules_in_bf16", "loss_window",
- *  "norm_window", "data_fingerprint", "products": {"bf16", "f32"} (whose sums), "config": run file as text, "recipe":
- *  recipe as text,
- *  "files": {NAME: {"bytes", "xxh3", "tensors": {NAME: xxh3}}}, "self": xxh3}
+ *  "norm_window", "data_fingerprint", "data_sum", "val_sum", "products": {"bf16", "f32"} (whose sums), "config": run
+ * file as text, "recipe": recipe as text, "files": {NAME: {"bytes", "xxh3", "tensors": {NAME: xxh3}}}, "self": xxh3}
  * Checksums are XXH3-128; "self" is that of nibble.json with these 32 digits written as zeros.
  */
 #ifndef NI_TRAIN_MANIFEST_H
@@ -21,7 +20,8 @@ typedef struct ni_manifest {
     ni_position at;
     int64_t updates; /* of the optimizer */
     uint64_t data_fingerprint;
-    ni_products products; /* empty texts in checkpoints from before they were kept */
+    uint64_t data_sum, val_sum; /* of all the data; 0: not kept, as in checkpoints from before they were */
+    ni_products products;       /* empty texts in checkpoints from before they were kept */
     nb_run_config config;
     char *recipe; /* text; owned */
     json_t *root; /* owned; NULL while being made */
@@ -44,6 +44,9 @@ nb_status ni_manifest_parse(char *text, size_t size, const char *path, ni_manife
 
 /* Reads nibble.json and verifies its own checksum; says what the folder is instead where it is no checkpoint. */
 nb_status ni_manifest_read(const char *folder, ni_manifest *out, nb_error *err);
+
+/* Whether it has a checksum for the file `name` of its folder. */
+bool ni_manifest_lists(const ni_manifest *manifest, const char *name);
 
 /* The recipe that a manifest read from `folder` holds. */
 nb_status ni_manifest_recipe(const ni_manifest *manifest, const char *folder, nb_recipe *out, nb_error *err);

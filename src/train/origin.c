@@ -60,6 +60,14 @@ static int32_t last_bad(nb_trainer *t, bool gradients) {
     return -1;
 }
 
+nb_status ni_trainer_check_params(nb_trainer *t, nb_error *err) {
+    int32_t bad = last_bad(t, false);
+    if (bad < 0)
+        return NB_OK;
+    return nb_fail(err, NB_BAD_NUMBER, "step %lld: parameter %s holds numbers that are not finite",
+                   (long long)t->at.step, nb_model_param(t->model, bad)->name);
+}
+
 /* The step's micro-batches again with `lens`, until the finder has found something. The gradients of the last stay. */
 static void run_again(nb_trainer *t, const nb_lens *lens, const char *where) {
     for (int64_t i = 0; i < t->config.accumulation && !where[0]; i++)

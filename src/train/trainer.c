@@ -257,6 +257,7 @@ static nb_status accumulate(nb_trainer *t, const nb_lens *lens, nb_error *err) {
 static nb_status bad_step(nb_trainer *t, const nb_step_report *r, ni_bad_kind kind, const char *what, double value,
                           nb_error *err) {
     t->bad = kind;
+    value = isnan(value) ? fabs(value) : value; /* the sign of a NaN means nothing */
     return nb_fail(err, NB_BAD_NUMBER, "step %lld: %s %.4g", (long long)r->step, what, value);
 }
 

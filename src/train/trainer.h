@@ -93,6 +93,9 @@ nb_status ni_trainer_modules_to_bf16(nb_trainer *trainer, nb_error *err);
 /* Back to step 0: parameters drawn again, moments zero. */
 nb_status ni_trainer_restart(nb_trainer *trainer, nb_error *err);
 
+/* NB_BAD_NUMBER, by name, where a parameter holds a number that is not finite. */
+nb_status ni_trainer_check_params(nb_trainer *trainer, nb_error *err);
+
 /* Finds where the number began that made the last step bad: the first parameter, operand of a GEMM or gradient that is
  * not finite; the first operand that is all zero; the gradient that a jump is most in; the operand whose scales fit
  * worst. The sentence goes on after ni_trainer_origin_words. */
