@@ -9,7 +9,7 @@
 # It installs the missing Debian packages if it may (and says what to type if it may not), builds nibble, trains a
 # tokenizer, trains one small LLaMA-type model twice on the same data with the same seeds, in BF16 and with NVIDIA's
 # NVFP4 recipe, compares the two and writes a report. Everything lands in demo-run/. Run it again and it goes on where
-# it stopped.
+# it stopped. Where there is an NVIDIA GPU with CUDA's compiler, the model is LLaMA 60M.
 set -eu
 from=$PWD
 cd "$(dirname "$0")"
@@ -20,7 +20,7 @@ for argument; do
     case $argument in
     --quick) quick=yes ;;
     -h | --help)
-        sed -n '2,13s/^# \{0,1\}//p' "$here/demo.sh"
+        sed -n '2,14s/^# \{0,1\}//p' "$here/demo.sh"
         exit 0
         ;;
     -*)
@@ -68,8 +68,19 @@ fetch_dictionary() {
     rm -rf "$work"
 }
 
+# A GPU with the toolkit: its driver answers, and nvcc is on the path or where it is installed as a rule.
+gpu=''
+[ -x /usr/local/cuda/bin/nvcc ] && PATH=$PATH:/usr/local/cuda/bin
+if command -v nvcc >/dev/null && nvidia-smi -L >/dev/null 2>&1; then
+    gpu=gpu
+fi
+
 heading "1. Set-up"
-scripts/setup nibble-cli
+if [ -n "$gpu" ]; then
+    CMAKE_FLAGS="-DNIBBLE_CUDA=ON ${CMAKE_FLAGS:-}" scripts/setup nibble-cli nibble-cuda
+else
+    scripts/setup nibble-cli
+fi
 $nibble info | sed '/^products/,$d'
 
 heading "2. Text"
@@ -106,15 +117,17 @@ if [ ! -f "$folder/tokens/meta.json" ]; then
 fi
 
 heading "4. The same model in BF16 and in NVFP4"
+run=$(scripts/demo-run $nibble $gpu)
 runs=$folder/runs
+[ "$run" = examples/demo.yaml ] || runs=$folder/runs-gpu
 set -- --set "out=$runs" --set "data.train=$folder/tokens/train_*.bin" --set "data.val=$folder/tokens/val_*.bin" \
     --set "data.tokenizer=$folder/tokens"
 if [ -n "$quick" ]; then
-    runs=$folder/quick
+    runs=$runs-quick
     set -- "$@" --set "out=$runs" --set steps=20 --set eval.every=10 --set eval.sequences=32 \
         --set lens.every=5 --set lens.window=4
 fi
-$nibble compare examples/demo.yaml --recipes bf16,nvfp4 "$@"
+$nibble compare "$run" --recipes bf16,nvfp4 "$@"
 
 heading "5. Report"
 $nibble report "$runs" -o "$folder/report.html"
@@ -127,4 +140,4 @@ took=$(($(date +%s) - started))
 heading "Done in $((took / 60)) min $((took % 60)) s"
 echo "The report:             $here/$folder/report.html"
 echo "All recipes:            $nibble recipe list"
-echo "Another one, same twin: $nibble compare examples/demo.yaml --recipes fp4-direct$([ "$name" = dictionary ] || echo " --set ...")"
+echo "Another one, same twin: $nibble compare $run --recipes fp4-direct$([ "$name" = dictionary ] || echo " --set ...")"

@@ -23,3 +23,14 @@ check "a refusal where nothing may be refused" 1 $status
 status=0
 "$harness" --backend guarded:portable --only '^attention' --whole > "$work/out" || status=$?
 check "nothing refused" 0 $status
+
+# Every operation is in one group, and one only, of those that scripts/gpu-check runs under a sanitizer.
+awk '/<< .GROUPS./ { on = 1; next } /^GROUPS$/ { on = 0 } on { print $2 }' "$2/scripts/gpu-check" > "$work/patterns"
+"$harness" --list | cut -d : -f 1 | sort -u > "$work/operations"
+while read -r operations; do
+    found=0
+    while read -r pattern; do
+        if echo "$operations" | grep -qE "$pattern"; then found=$((found + 1)); fi
+    done < "$work/patterns"
+    [ $found = 1 ] || { echo "gpu-check: \"$operations\" is in $found groups, expected 1" >&2; exit 1; }
+done < "$work/operations"

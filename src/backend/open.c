@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static bool device_of(const char *name, int *device) {
+bool ni_cuda_device_of(const char *name, int *device) {
     char *end = NULL;
     if (strncmp(name, "cuda", 4) != 0)
         return false;
@@ -25,7 +25,7 @@ nb_status nb_backend_open(const char *name, const nb_backend_options *options, n
         return ni_backend_ref64(out, err);
     if (strcmp(name, "paper") == 0 || strcmp(name, "paper:hopper") == 0)
         return ni_backend_paper(options, name[5] == ':', out, err);
-    if (device_of(name, &device))
+    if (ni_cuda_device_of(name, &device))
         return ni_backend_load_cuda(device, out, err);
     return nb_fail(err, NB_BAD_USAGE,
                    "backend: there is no \"%s\"; expected cpu, cuda, cuda:NUMBER, ref64, "

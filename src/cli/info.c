@@ -2,6 +2,8 @@
 #include "backend/table.h"
 #include "cli/bench.h"
 
+#include "backend/load.h"
+
 #include "backend/cpu/cpu.h"
 #include "backend/cpu/gemm.h"
 #include "format/element.h"
@@ -14,19 +16,23 @@
 #include <yaml.h>
 
 typedef struct info_options {
-    const char *isa;
+    const char *isa, *backend;
     int64_t threads;
 } info_options;
 
 static const ni_option options[] = {
     {"isa", 0, NI_OPTION_TEXT, offsetof(info_options, isa), "NAME", "auto, scalar, portable, avx2 or avx512"},
+    {"backend", 0, NI_OPTION_TEXT, offsetof(info_options, backend), "NAME",
+     "this one alone: cpu, cuda or cuda:NUMBER; ends with 1 and the reason where it is not here"},
     {"threads", 0, NI_OPTION_INT, offsetof(info_options, threads), "N", "0: all that the process may use"},
     {0},
 };
 
 static const ni_command_line line = {
-    .usage = "[--isa NAME] [--threads N]",
-    .about = "The machine's features, the libraries, and which code each operation will run.",
+    .usage = "[--backend NAME] [--isa NAME] [--threads N]",
+    .about =
+        "The machine's features, the backends that are here and why others are not, the libraries, and which code\n"
+        "each operation will run.",
     .options = options,
     .least = 0,
     .most = 0,
@@ -42,7 +48,29 @@ static void print_machine(nb_backend *be) {
     printf("%s\nthreads     %d\nbackend     cpu, %s\n",
            ni_isa_available(NB_ISA_AVX512) ? " (F BW DQ VL VNNI VBMI BF16)" : "", (int)ni_cpu_of(be)->threads,
            nb_isa_name(ni_cpu_of(be)->isa));
-    puts("cuda        not in this build");
+}
+
+/* ---- a GPU ---- */
+
+static void print_gpu(const ni_cuda_facts *f) {
+    printf("cuda        GPU %d of %d: %s, compute capability %d.%d, %d multiprocessors, %.1f GiB\n", f->device,
+           f->count, f->name, f->major, f->minor, f->multiprocessors, (double)f->memory / 1073741824.0);
+    printf("            driver for CUDA %d.%d, built with CUDA %d.%d, cuBLASLt %zu.%zu.%zu\n", f->driver / 1000,
+           f->driver % 1000 / 10, f->runtime / 1000, f->runtime % 1000 / 10, f->cublaslt / 10000,
+           f->cublaslt / 100 % 100, f->cublaslt % 100);
+    printf("            FP8 units %s; FP4 units %s\n",
+           f->fp8_units ? "multiply codes under scales of rows and tensors" : "not used",
+           f->fp4_units ? "with native_fp4: true (never run on its hardware)" : "none");
+}
+
+/* The GPU, or in its place the reason why there is none: no reason to fail where nobody asked for it. */
+static void print_gpu_or_why(void) {
+    ni_cuda_facts facts;
+    nb_error err = {0};
+    if (ni_backend_describe_cuda(0, &facts, &err) == NB_OK)
+        print_gpu(&facts);
+    else
+        printf("cuda        not here: %s\n", strncmp(err.message, "cuda: ", 6) == 0 ? err.message + 6 : err.message);
 }
 
 static void print_libraries(void) {
@@ -86,6 +114,17 @@ static nb_quantizer quantizer_of(const operand *o) {
     return q;
 }
 
+static void print_coded_products(nb_backend *be) {
+    for (int i = 0; i < OPERANDS; i++) {
+        nb_quantizer q = quantizer_of(&operands[i]);
+        char text[64];
+        snprintf(text, sizeof text, "%s by %s", operands[i].text, operands[i].text);
+        printf("  %-48s %s\n", text, be->ops->gemm_q_kernel(be, &q, &q));
+    }
+    nb_quantizer x = quantizer_of(&operands[0]), w = quantizer_of(&operands[1]);
+    printf("  %-48s %s\n", "nvfp4 1x16 by nvfp4 16x16", be->ops->gemm_q_kernel(be, &x, &w));
+}
+
 /* What runs, under the name by which checkpoints keep it, and why the others do not. */
 static void print_plain_product(nb_backend *be, nb_dtype type, const char *text) {
     const ni_cpu *cpu = ni_cpu_of(be);
@@ -108,17 +147,9 @@ static void print_products(nb_backend *be) {
     puts("\nproducts");
     print_plain_product(be, NB_BF16, "bf16 by bf16");
     print_plain_product(be, NB_F32, "f32 by f32");
-    for (int i = 0; i < OPERANDS; i++) {
-        nb_quantizer q = quantizer_of(&operands[i]);
-        char text[64];
-        snprintf(text, sizeof text, "%s by %s", operands[i].text, operands[i].text);
-        printf("  %-48s %s\n", text, be->ops->gemm_q_kernel(be, &q, &q));
-    }
-    nb_quantizer x = quantizer_of(&operands[0]), w = quantizer_of(&operands[1]);
-    printf("  %-48s %s\n", "nvfp4 1x16 by nvfp4 16x16", be->ops->gemm_q_kernel(be, &x, &w));
+    print_coded_products(be);
     puts("  decoded operands are multiplied by the product of bf16 by bf16");
 }
-
 /* ---- the other operations ---- */
 
 static void print_operations(nb_backend *be) {
@@ -135,6 +166,19 @@ static void print_operations(nb_backend *be) {
             printf("  %-24s %s\n", names[i], isa == NB_ISA_SCALAR ? "scalar reference" : nb_isa_name(isa));
 }
 
+static nb_status info_on_gpu(const char *name, int device, nb_error *err) {
+    ni_cuda_facts facts;
+    nb_backend *be;
+    NB_TRY(ni_backend_describe_cuda(device, &facts, err));
+    NB_TRY(nb_backend_open(name, NULL, &be, err));
+    printf("nibble %s\n\n", NIBBLE_VERSION);
+    print_gpu(&facts);
+    printf("\nproducts\n  %-48s %s\n", "bf16 by bf16", be->ops->gemm_kernel(be, NB_BF16, NB_BF16));
+    print_coded_products(be);
+    nb_backend_free(be);
+    return NB_OK;
+}
+
 nb_status ni_cli_info(int argc, char **argv, nb_error *err) {
     info_options o = {.isa = "auto"};
     int32_t count;
@@ -145,8 +189,16 @@ nb_status ni_cli_info(int argc, char **argv, nb_error *err) {
     NB_TRY(ni_bench_isa(o.isa, &isa, err));
     const nb_backend_options cpu = {o.threads < 0 || o.threads > INT32_MAX ? -1 : (int32_t)o.threads, isa};
     nb_backend *be;
+    int device;
+    if (o.backend && ni_cuda_device_of(o.backend, &device))
+        return info_on_gpu(o.backend, device, err);
+    if (o.backend && strcmp(o.backend, "cpu") != 0)
+        return nb_fail(err, NB_BAD_USAGE, "--backend: \"%s\" is no machine; expected cpu, cuda or cuda:NUMBER",
+                       o.backend);
     NB_TRY(nb_backend_open("cpu", &cpu, &be, err));
     print_machine(be);
+    if (!o.backend)
+        print_gpu_or_why();
     print_libraries();
     print_products(be);
     print_operations(be);

@@ -23,11 +23,6 @@ static bool in_blocks(const nb_quantizer *q, nb_scale_type type, int32_t block) 
            (q->outer == NB_OUTER_NONE || q->outer == NB_OUTER_TENSOR);
 }
 
-static bool has_fp4_units(const ni_cuda *cuda) {
-    const int capability = 10 * cuda->major + cuda->minor;
-    return capability == 100 || capability == 103 || capability == 120;
-}
-
 ni_cuda_units ni_cuda_units_of(const ni_cuda *cuda, const nb_quantizer *a, const nb_quantizer *b) {
     if (nb_quantizer_is_bf16(a) || nb_quantizer_is_bf16(b))
         return NI_CUDA_BF16;
@@ -35,7 +30,7 @@ ni_cuda_units ni_cuda_units_of(const ni_cuda *cuda, const nb_quantizer *a, const
     if (cuda->major == 9 && !cuda->permits.no_fp8 && scaled_outside(a) && scaled_outside(b) &&
         !(a->element == NB_ELEMENT_E5M2 && b->element == NB_ELEMENT_E5M2))
         return NI_CUDA_FP8;
-    if (!cuda->permits.native_fp4 || !has_fp4_units(cuda))
+    if (!cuda->permits.native_fp4 || !ni_cuda_has_fp4_units(cuda->major, cuda->minor))
         return NI_CUDA_BF16;
     if (in_blocks(a, NB_SCALE_E4M3, 16) && in_blocks(b, NB_SCALE_E4M3, 16))
         return NI_CUDA_NVFP4;

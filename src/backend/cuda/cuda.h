@@ -37,6 +37,11 @@ typedef struct ni_cuda {
 /* Words of ni_cuda.words. */
 enum { NI_CUDA_ZERO, NI_CUDA_ONE, NI_CUDA_ALPHA, NI_CUDA_WORDS = 16 };
 
+/* Units that multiply block-scaled four-bit codes. */
+static inline bool ni_cuda_has_fp4_units(int major, int minor) {
+    return (major == 10 && (minor == 0 || minor == 3)) || (major == 12 && minor == 0);
+}
+
 static inline ni_cuda *ni_cuda_of(nb_backend *be) {
     return be->state;
 }

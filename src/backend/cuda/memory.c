@@ -79,7 +79,17 @@ void *ni_cuda_scratch(nb_backend *be, size_t bytes, const char *what) {
     cudaFree(cuda->scratch); /* waits for what still reads it */
     cuda->scratch = NULL;
     cuda->scratch_bytes = 0;
-    if (!ni_cuda_good(be, cudaMalloc(&cuda->scratch, wanted), what))
+    const cudaError_t code = cudaMalloc(&cuda->scratch, wanted);
+    if (code == cudaErrorMemoryAllocation && cuda->fault_status == NB_OK) {
+        size_t left = 0, all = 0;
+        cudaGetLastError();
+        cudaMemGetInfo(&left, &all);
+        cuda->fault_status = nb_fail(
+            &cuda->fault, NB_NO_MEMORY, "cuda: no memory for %.1f MiB of scratch of %s; %s has %.1f of %.1f GiB left",
+            (double)wanted / 1048576, what, cuda->name, (double)left / 1073741824, (double)all / 1073741824);
+        return NULL;
+    }
+    if (!ni_cuda_good(be, code, what))
         return NULL;
     cuda->scratch_bytes = wanted;
     return cuda->scratch;

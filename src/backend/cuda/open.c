@@ -63,6 +63,27 @@ static nb_status look_at(ni_cuda *cuda, int device, nb_error *err) {
     return NB_OK;
 }
 
+__attribute__((visibility("default"))) nb_status ni_cuda_library_describe(int device, ni_cuda_facts *facts,
+                                                                          nb_error *err) {
+    struct cudaDeviceProp properties;
+    ni_cuda cuda = {.device = device};
+    *facts = (ni_cuda_facts){.device = device, .cublaslt = cublasLtGetVersion()};
+    NB_TRY(look_at(&cuda, device, err));
+    cudaGetDeviceCount(&facts->count);
+    cudaDriverGetVersion(&facts->driver);
+    cudaRuntimeGetVersion(&facts->runtime);
+    if (cudaGetDeviceProperties(&properties, device) == cudaSuccess) {
+        facts->multiprocessors = properties.multiProcessorCount;
+        facts->memory = properties.totalGlobalMem;
+    }
+    snprintf(facts->name, sizeof facts->name, "%s", cuda.name);
+    facts->major = cuda.major;
+    facts->minor = cuda.minor;
+    facts->fp8_units = cuda.major == 9;
+    facts->fp4_units = ni_cuda_has_fp4_units(cuda.major, cuda.minor);
+    return NB_OK;
+}
+
 static nb_status take(ni_cuda *cuda, nb_error *err) {
     const float words[NI_CUDA_WORDS] = {[NI_CUDA_ZERO] = 0.0f, [NI_CUDA_ONE] = 1.0f};
     cudaError_t code = cudaSetDevice(cuda->device);

@@ -1,0 +1,102 @@
+#!/bin/sh
+# Faults of a GPU, of its library and of its memory: one line each, exit status 1, checkpoints whole.
+# Usage: test_plugin.sh NIBBLE SOURCE_DIR
+set -eu
+stub=$(dirname "$1")/plugin/libnibble-cuda-stub.so
+source=$2
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cp "$1" "$work/nibble"
+cp -r "$source/recipes" "$work"
+cd "$work"
+unset NIBBLE_STUB
+
+cat > model.yaml << 'MODEL'
+name: small
+family: llama
+vocab: 512
+hidden: 32
+layers: 2
+heads: 2
+kv_heads: 1
+head_dim: 16
+intermediate: 64
+max_seq: 32
+MODEL
+i=0
+while [ $i -lt 200 ]; do
+    echo "line $i of a text that says little, and says it $((i * 7 % 31)) times"
+    i=$((i + 1))
+done > text.txt
+./nibble tokenize text.txt --tokenizer bytes --split line -o tokens > /dev/null
+cat > run.yaml << 'RUN'
+model: model.yaml
+recipe: recipes/nvfp4.yaml
+out: out
+data: {train: "tokens/train_*.bin", tokenizer: bytes}
+steps: 6
+seq: 16
+micro_batch: 2
+checkpoint: {every: 2, keep: 0}
+lens: {every: 0}
+peak_flops: none
+backend: cuda
+RUN
+
+fail() {
+    echo "test_plugin: $1" >&2
+    cat err >&2
+    exit 1
+}
+
+# one_line WHAT PATTERN COMMAND...: exit status 1 and one line on stderr that says so.
+one_line() {
+    what=$1 pattern=$2 status=0
+    shift 2
+    "$@" > out.txt 2> err || status=$?
+    [ $status = 1 ] || fail "$what: exit status $status, expected 1"
+    [ "$(wc -l < err)" = 1 ] || fail "$what: $(wc -l < err) lines on stderr, expected 1"
+    grep -qE "$pattern" err || fail "$what: expected $pattern"
+}
+
+train() {
+    ./nibble train run.yaml --quiet "$@"
+}
+
+sums() {
+    cat out/checkpoints/step-00000006/model.safetensors out/checkpoints/step-00000006/optimizer.safetensors | cksum
+}
+
+# ---- no library, one that cannot be loaded, one of another version, no driver, no such GPU ----
+one_line "no library" 'there is no libnibble-cuda.so beside the program; hint: ' train
+one_line "no library, asked for" 'there is no libnibble-cuda.so' ./nibble info --backend cuda
+./nibble info | grep -q '^cuda  *not here: there is no libnibble-cuda.so' || fail "info without a library"
+echo "no library" > libnibble-cuda.so
+one_line "a text" 'libnibble-cuda.so cannot be opened: .*; hint: ' train
+cp "$stub" libnibble-cuda.so
+NIBBLE_STUB=version one_line "another version" 'of another version than this program; hint: make cuda' train
+NIBBLE_STUB=driver one_line "no driver" 'no NVIDIA driver; hint: backend: cpu' train
+one_line "no such key" 'native_fp4: backend cuda has no units' train --set native_fp4=true
+./nibble info | grep -q '^cuda  *GPU 0 of 1: Stub of a GPU, compute capability 9.0' || fail "info with a GPU"
+./nibble info --backend cuda | grep -q 'driver for CUDA 13.0, built with CUDA 13.0, cuBLASLt 13.0.1' || fail "versions"
+
+# ---- memory ----
+for n in 1 3 9; do
+    NIBBLE_STUB=alloc:$n one_line "allocation $n" \
+        'no memory for .*[0-9].*; hint: recompute: mlp or block, micro_batch: 1 with accumulation: 2, head_rows' train
+    rm -rf out
+done
+
+# ---- a GPU that is lost, in steps and in checkpoints ----
+train > out.txt 2> err || fail "a run without a fault"
+want=$(sums)
+for n in 1 2 3 4 5 6 7 8 9 10 11; do
+    rm -rf out
+    NIBBLE_STUB=lost:$n one_line "lost at $n" 'is lost' train
+    found=$(find out/checkpoints -maxdepth 1 -name 'step-0*' ! -name '*.tmp*' 2> /dev/null | wc -l)
+    resume=--resume
+    [ "$found" -gt 0 ] || { resume='' && rm -rf out; }
+    # shellcheck disable=SC2086 # one word or none
+    train $resume > out.txt 2> err || fail "after lost at $n, with $found checkpoints"
+    [ "$(sums)" = "$want" ] || fail "lost at $n, then resumed with $found checkpoints: other bits"
+done
