@@ -86,25 +86,40 @@ static bool is_bias(const nb_param *p) {
     return p->rank == 1 && length > 5 && strcmp(p->name + length - 5, ".bias") == 0;
 }
 
-static void init_tensor(nb_model *model, int32_t index, uint32_t seed) {
-    enum { PIECE = 4096 };
-    const nb_param *p = &model->params.list[index];
-    const int64_t elements = p->rows * p->cols;
+enum { PIECE = 1 << 16, SPAN = 1 << 12 }; /* elements uploaded at a time, and drawn by one thread at a time */
+
+typedef struct piece {
     double values[PIECE];
     float rounded[PIECE];
+} piece;
+
+/* Elements first .. first + count of a tensor. A number depends on its place alone, so threads may draw in any order. */
+static void fill(piece *to, const nb_model *model, const nb_param *p, int64_t first, int64_t count, uint32_t seed) {
+    const double same = is_bias(p) ? 0.0 : 1.0;
+#pragma omp parallel for schedule(static)
+    for (int64_t at = 0; at < count; at += SPAN) {
+        const int64_t end = at + SPAN < count ? at + SPAN : count;
+        if (p->rank == 2)
+            draw(to->values + at, first + at, end - at, p->name, seed, model->config.init_std);
+        for (int64_t i = at; i < end; i++) {
+            to->values[i] = p->rank == 2 ? to->values[i] : same;
+            to->rounded[i] = (float)to->values[i];
+        }
+    }
+}
+
+static void init_tensor(nb_model *model, int32_t index, uint32_t seed) {
+    piece room;
+    const nb_param *p = &model->params.list[index];
+    const int64_t elements = p->rows * p->cols;
+    const bool wide = model->be->real == NB_F64;
+    const size_t size = nb_dtype_size(model->be->real);
     uint8_t *to = ni_params_open(&model->params, index);
     for (int64_t first = 0; first < elements; first += PIECE) {
         const int64_t count = elements - first < PIECE ? elements - first : PIECE;
-        if (p->rank == 2)
-            draw(values, first, count, p->name, seed, model->config.init_std);
-        for (int64_t i = 0; i < count; i++) {
-            values[i] = p->rank == 2 ? values[i] : is_bias(p) ? 0.0 : 1.0;
-            rounded[i] = (float)values[i];
-        }
-        const bool wide = model->be->real == NB_F64;
-        const size_t size = nb_dtype_size(model->be->real);
-        model->be->ops->upload(model->be, to + (size_t)first * size, wide ? (void *)values : (void *)rounded,
-                               (size_t)count * size);
+        fill(&room, model, p, first, count, seed);
+        model->be->ops->upload(model->be, to + (size_t)first * size,
+                               wide ? (void *)room.values : (void *)room.rounded, (size_t)count * size);
     }
     ni_params_close(&model->params, index);
 }

@@ -56,6 +56,118 @@ static __device__ float finished(const ni_cuda_norm &norm, int64_t at, float nor
     return norm.add ? ni_bf16_round(ni_bf16_value(norm.add[at]) + normed) : normed;
 }
 
+/* ---- rows that fit registers: eight neighbours a lane, chunk after chunk of 256 ---- */
+
+enum { MOST_CHUNKS = 8 };
+
+static __device__ __forceinline__ ni_eight unpacked(uint4 word) {
+    const uint32_t w[4] = {word.x, word.y, word.z, word.w};
+    ni_eight e;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        e.x[2 * i] = __uint_as_float(w[i] << 16);
+        e.x[2 * i + 1] = __uint_as_float(w[i] & 0xffff0000u);
+    }
+    return e;
+}
+
+/* How many chunks a row has; 0: it is too long to be kept. */
+static int chunks_of(int64_t dim) {
+    const int64_t chunks = ni_divide_up(dim, 256);
+    return dim % 8 == 0 && chunks <= MOST_CHUNKS ? (int)chunks : 0;
+}
+
+#define FOR_CHUNKS(chunks, LAUNCH)                                                                                     \
+    switch (chunks) {                                                                                                  \
+    case 1: LAUNCH(1); break;                                                                                          \
+    case 2: LAUNCH(2); break;                                                                                          \
+    case 3: LAUNCH(3); break;                                                                                          \
+    case 4: LAUNCH(4); break;                                                                                          \
+    case 5: LAUNCH(5); break;                                                                                          \
+    case 6: LAUNCH(6); break;                                                                                          \
+    case 7: LAUNCH(7); break;                                                                                          \
+    default: LAUNCH(8);                                                                                                \
+    }
+
+/* Chunks of a row as they lie; zeros beyond its end. */
+template <int CHUNKS> static __device__ __forceinline__ void load_row(uint4 (&row)[CHUNKS], const uint16_t *from, int dim) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int k = 0; k < CHUNKS; k++) {
+        const int c = 8 * lane + 256 * k;
+        row[k] = c < dim ? *(const uint4 *)(from + c) : make_uint4(0, 0, 0, 0);
+    }
+}
+
+static __device__ __forceinline__ void load_factors(float (&w)[8], const float *from) {
+    const float4 low = *(const float4 *)from, high = *(const float4 *)(from + 4);
+    w[0] = low.x, w[1] = low.y, w[2] = low.z, w[3] = low.w;
+    w[4] = high.x, w[5] = high.y, w[6] = high.z, w[7] = high.w;
+}
+
+static __device__ __forceinline__ uint4 packed(const ni_eight &e) {
+    return make_uint4(ni_pack_two(e.x[0], e.x[1]), ni_pack_two(e.x[2], e.x[3]), ni_pack_two(e.x[4], e.x[5]),
+                      ni_pack_two(e.x[6], e.x[7]));
+}
+
+/* x + change, where there is one, rounded and left in `sum`. */
+template <int CHUNKS>
+static __device__ __forceinline__ void load_sum(uint4 (&row)[CHUNKS], const ni_cuda_norm &norm, int64_t at, int dim) {
+    const int lane = threadIdx.x % 32;
+    load_row(row, norm.x + at, dim);
+    if (!norm.change)
+        return;
+    uint4 change[CHUNKS];
+    load_row(change, norm.change + at, dim);
+#pragma unroll
+    for (int k = 0; k < CHUNKS; k++) {
+        ni_eight a = unpacked(row[k]), b = unpacked(change[k]);
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+            a.x[j] += b.x[j];
+        row[k] = packed(a);
+        if (8 * lane + 256 * k < dim)
+            *(uint4 *)(norm.sum + at + 8 * lane + 256 * k) = row[k];
+    }
+}
+
+template <int CHUNKS> static __global__ void rmsnorm_forward_kept(const __grid_constant__ ni_cuda_norm norm) {
+    const int lane = threadIdx.x % 32, dim = (int)norm.dim;
+    uint32_t largest = 0;
+    for (NI_ROWS(r, norm.n)) {
+        uint4 row[CHUNKS];
+        load_sum(row, norm, r * dim, dim);
+        float squares = 0;
+#pragma unroll
+        for (int k = 0; k < CHUNKS; k++) {
+            const ni_eight e = unpacked(row[k]);
+#pragma unroll
+            for (int j = 0; j < 8; j++)
+                squares += e.x[j] * e.x[j];
+        }
+        const float rs = 1.0f / sqrtf(ni_warp_sum(squares) / (float)dim + norm.eps);
+        if (lane == 0)
+            norm.rstd[r] = rs;
+#pragma unroll
+        for (int k = 0; k < CHUNKS; k++) {
+            const int c = 8 * lane + 256 * k;
+            if (c >= dim)
+                break;
+            ni_eight e = unpacked(row[k]);
+            float w[8];
+            load_factors(w, norm.w + c);
+#pragma unroll
+            for (int j = 0; j < 8; j++) {
+                e.x[j] = finished(norm, r * dim + c + j, e.x[j] * rs * w[j]);
+                largest = max(largest, ni_f32_magnitude(e.x[j]));
+            }
+            ni_store_eight(norm.y + r * dim + c, e);
+        }
+    }
+    __syncwarp();
+    ni_join_amax(norm.amax, largest);
+}
+
 static __global__ void rmsnorm_forward(ni_cuda_norm norm, bool eights) {
     const int lane = threadIdx.x % 32;
     const int64_t dim = norm.dim;
@@ -95,8 +207,15 @@ int ni_cuda_launch_rmsnorm_forward(void *stream, const ni_cuda_norm *norm) {
     bool eights = norm->dim % 8 == 0 && ni_aligned(norm->y) && ni_aligned(norm->x) && (!norm->change || (ni_aligned(norm->sum) && ni_aligned(norm->change)));
     if (norm->amax)
         cudaMemsetAsync(norm->amax, 0, sizeof *norm->amax, on);
-    if (norm->n > 0)
-        rmsnorm_forward<<<ni_grid(ni_divide_up(norm->n, NI_WARPS)), NI_THREADS, 0, on>>>(*norm, eights);
+    if (norm->n == 0)
+        return cudaGetLastError();
+    const unsigned blocks = ni_grid(ni_divide_up(norm->n, NI_WARPS));
+    const int chunks = eights && ni_aligned(norm->w) ? chunks_of(norm->dim) : 0;
+#define FORWARD(CHUNKS) rmsnorm_forward_kept<CHUNKS><<<blocks, NI_THREADS, 0, on>>>(*norm)
+    if (!chunks)
+        rmsnorm_forward<<<blocks, NI_THREADS, 0, on>>>(*norm, eights);
+    else
+        FOR_CHUNKS(chunks, FORWARD)
     return cudaGetLastError();
 }
 
@@ -149,17 +268,30 @@ static __device__ float *clear_sums(float *sums, int64_t dim) {
     return sums + threadIdx.x / 32 * dim;
 }
 
-static __global__ void add_partials(float *out, const float *partial, int64_t blocks, int64_t dim) {
-    for (NI_EACH(c, dim)) {
-        float sum = 0;
-        for (int64_t b = 0; b < blocks; b++)
+enum { SUM_COLUMNS = 32, SUM_PARTS = NI_THREADS / SUM_COLUMNS };
+
+/* A block adds up 32 columns: each of its parts every eighth row, then the parts in order. */
+static __global__ void add_partials(float *out, const float *partial, int blocks, int64_t dim) {
+    __shared__ float parts[SUM_PARTS][SUM_COLUMNS];
+    const int column = threadIdx.x % SUM_COLUMNS, part = threadIdx.x / SUM_COLUMNS;
+    const int64_t c = blockIdx.x * (int64_t)SUM_COLUMNS + column;
+    float sum = 0;
+    if (c < dim)
+#pragma unroll 8
+        for (int b = part; b < blocks; b += SUM_PARTS)
             sum += partial[b * dim + c];
-        out[c] += sum;
-    }
+    parts[part][column] = sum;
+    __syncthreads();
+    if (part != 0 || c >= dim)
+        return;
+    sum = 0;
+    for (int i = 0; i < SUM_PARTS; i++)
+        sum += parts[i][column];
+    out[c] += sum;
 }
 
 static int finish_sums(cudaStream_t on, float *out, const float *partial, int64_t blocks, int64_t dim) {
-    add_partials<<<ni_grid(ni_divide_up(dim, NI_THREADS)), NI_THREADS, 0, on>>>(out, partial, blocks, dim);
+    add_partials<<<(unsigned)ni_divide_up(dim, SUM_COLUMNS), NI_THREADS, 0, on>>>(out, partial, (int)blocks, dim);
     return cudaGetLastError();
 }
 
@@ -200,14 +332,91 @@ static __global__ void rmsnorm_backward(ni_cuda_norm_slopes d) {
     leave_partial(d.partial, sums, dim);
 }
 
+/* The same with the row and its columns' sums in registers: x and dy are read once. */
+template <int CHUNKS>
+static __global__ void __launch_bounds__(NI_THREADS) rmsnorm_backward_kept(const __grid_constant__ ni_cuda_norm_slopes d) {
+    extern __shared__ float sums[];
+    const int lane = threadIdx.x % 32, dim = (int)d.dim;
+    float dw[CHUNKS][8] = {};
+    uint32_t largest = 0;
+    for (NI_ROWS(r, d.n)) {
+        uint4 x[CHUNKS], dy[CHUNKS], before[CHUNKS];
+        load_row(x, d.x + r * dim, dim);
+        load_row(dy, d.dy + r * dim, dim);
+        if (d.into)
+            load_row(before, d.dx + r * dim, dim);
+        const float rs = d.rstd[r];
+        float mean = 0;
+#pragma unroll
+        for (int k = 0; k < CHUNKS; k++) {
+            const int c = 8 * lane + 256 * k;
+            if (c >= dim)
+                break;
+            const ni_eight in = unpacked(x[k]), out = unpacked(dy[k]);
+            float w[8];
+            load_factors(w, d.w + c);
+#pragma unroll
+            for (int j = 0; j < 8; j++)
+                mean += in.x[j] * rs * w[j] * out.x[j];
+        }
+        mean = ni_warp_sum(mean) / (float)dim;
+#pragma unroll
+        for (int k = 0; k < CHUNKS; k++) {
+            const int c = 8 * lane + 256 * k;
+            if (c >= dim)
+                break;
+            const ni_eight in = unpacked(x[k]), out = unpacked(dy[k]);
+            ni_eight slope, old = {};
+            if (d.into)
+                old = unpacked(before[k]);
+            float w[8];
+            load_factors(w, d.w + c);
+#pragma unroll
+            for (int j = 0; j < 8; j++) {
+                const float normed = in.x[j] * rs;
+                dw[k][j] += out.x[j] * normed;
+                slope.x[j] = ni_bf16_round(rs * (w[j] * out.x[j] - normed * mean));
+                if (d.into)
+                    slope.x[j] = ni_bf16_round(old.x[j] + slope.x[j]);
+                largest = max(largest, ni_f32_magnitude(slope.x[j]));
+            }
+            ni_store_eight(d.dx + r * dim + c, slope);
+        }
+    }
+    __syncwarp();
+    ni_join_amax(d.amax, largest);
+#pragma unroll
+    for (int k = 0; k < CHUNKS; k++)
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+            if (8 * lane + 256 * k < dim)
+                sums[threadIdx.x / 32 * dim + 8 * lane + 256 * k + j] = dw[k][j];
+    leave_partial(d.partial, sums, dim);
+}
+
+template <int CHUNKS> static int launch_backward_kept(cudaStream_t on, const ni_cuda_norm_slopes *d) {
+    int code = room_for(rmsnorm_backward_kept<CHUNKS>, d->dim);
+    if (code == cudaSuccess)
+        rmsnorm_backward_kept<CHUNKS><<<(unsigned)blocks_for(d->n), NI_THREADS, shared_bytes(d->dim), on>>>(*d);
+    return code;
+}
+
 int ni_cuda_launch_rmsnorm_backward(void *stream, const ni_cuda_norm_slopes *d) {
     cudaStream_t on = (cudaStream_t)stream;
-    int code = room_for(rmsnorm_backward, d->dim);
+    const bool together = ni_aligned(d->dx) && ni_aligned(d->dy) && ni_aligned(d->x) && ni_aligned(d->w);
+    const int chunks = together ? chunks_of(d->dim) : 0;
+    int code = chunks ? cudaSuccess : room_for(rmsnorm_backward, d->dim);
     if (d->amax)
         cudaMemsetAsync(d->amax, 0, sizeof *d->amax, on);
     if (d->n == 0 || code != cudaSuccess)
         return code;
-    rmsnorm_backward<<<(unsigned)blocks_for(d->n), NI_THREADS, shared_bytes(d->dim), on>>>(*d);
+#define BACKWARD(CHUNKS) code = launch_backward_kept<CHUNKS>(on, d)
+    if (!chunks)
+        rmsnorm_backward<<<(unsigned)blocks_for(d->n), NI_THREADS, shared_bytes(d->dim), on>>>(*d);
+    else
+        FOR_CHUNKS(chunks, BACKWARD)
+    if (code != cudaSuccess)
+        return code;
     return finish_sums(on, d->dw, d->partial, blocks_for(d->n), d->dim);
 }
 
