@@ -49,7 +49,10 @@ static inline ni_cuda *ni_cuda_of(nb_backend *be) {
 /* Keeps `code` as the fault of `what` if it is one. Returns whether it was good. */
 bool ni_cuda_good(nb_backend *be, int code, const char *what);
 
-/* The same for operations that return a status. */
+/* Keeps what an operation without a status was told, for the next that has one. */
+void ni_cuda_keep(nb_backend *be, const nb_error *err);
+
+/* The same as ni_cuda_good for operations that return a status. */
 nb_status ni_cuda_status(nb_backend *be, int code, const char *what, nb_error *err);
 
 /* Scratch memory of one operation: `bytes`, 256-byte aligned, not cleared, good until the next call. NULL keeps a fault

@@ -60,6 +60,14 @@ bool ni_cuda_good(nb_backend *be, int code, const char *what) {
     return false;
 }
 
+void ni_cuda_keep(nb_backend *be, const nb_error *err) {
+    ni_cuda *cuda = ni_cuda_of(be);
+    if (cuda->fault_status == NB_OK) {
+        cuda->fault_status = err->status;
+        cuda->fault = *err;
+    }
+}
+
 nb_status ni_cuda_status(nb_backend *be, int code, const char *what, nb_error *err) {
     ni_cuda *cuda = ni_cuda_of(be);
     ni_cuda_good(be, code, what);

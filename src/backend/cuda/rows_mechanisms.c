@@ -82,9 +82,10 @@ void ni_cuda_bin_widths(nb_backend *be, float *out, const nb_operand *operand) {
 
 void ni_cuda_round_by(nb_backend *be, nb_operand *operand, const float *w, const float *guide) {
     const nb_qtensor codes = ni_codes_of(operand);
-    nb_error ignored;
+    nb_error err;
     ni_cuda_good(be, ni_cuda_launch_round_by(stream_of(be), &codes, w, guide), "round_by");
-    ni_cuda_fill_values(be, operand, &ignored); /* the codes changed; a fault is kept */
+    if (ni_cuda_fill_values(be, operand, &err) != NB_OK) /* the codes changed */
+        ni_cuda_keep(be, &err);
 }
 
 /* ---- choices ---- */
