@@ -7,7 +7,7 @@
 #include <cmocka.h>
 
 #include "files/file.h"
-#include "recipe/mechanism_keys.h"
+#include "recipe/mechanism.h"
 #include "recipe/recipe_yaml.h"
 #include "temporary.h"
 
@@ -157,8 +157,10 @@ static void arms_differ_by_their_mechanisms(void **state) {
     assert_false(direct.mechanisms.has_dge || direct.mechanisms.has_occ);
     assert_true(dge.mechanisms.has_dge && !dge.mechanisms.has_occ);
     assert_true(occ.mechanisms.has_occ && !occ.mechanisms.has_dge);
-    assert_true(both.mechanisms.has_dge && same_record(&ni_dge_keys, &both.mechanisms.dge, &dge.mechanisms.dge));
-    assert_true(both.mechanisms.has_occ && same_record(&ni_occ_keys, &both.mechanisms.occ, &occ.mechanisms.occ));
+    assert_true(both.mechanisms.has_dge &&
+                same_record(&ni_dge_section.keys, &both.mechanisms.dge, &dge.mechanisms.dge));
+    assert_true(both.mechanisms.has_occ &&
+                same_record(&ni_occ_section.keys, &both.mechanisms.occ, &occ.mechanisms.occ));
 }
 
 /* arXiv:2501.17116 section 4.1: gradients and first moments in FP8, second moments in FP16; any recipe can say so, and

@@ -129,15 +129,23 @@ typedef struct nb_qema {
     int64_t warmup; /* updates of the average before it is used */
 } nb_qema;
 
-/* All mechanisms; a flag says which are there. */
+/* All mechanisms in the order in which their hooks run: the name of the section of a recipe, of its record nb_NAME and
+ * of its file src/linear/NAME.c; what it is. */
+#define NB_MECHANISMS(X)                                                                                               \
+    X(occ, "outlier clamping and compensation")                                                                        \
+    X(hcp, "hot-channel patch")                                                                                        \
+    X(outcontrol, "outlier channels in MXFP8")                                                                         \
+    X(qema, "weights rounded by their moving average")                                                                 \
+    X(dge, "differentiable gradient estimator")                                                                        \
+    X(oscireset, "reset of oscillating weights")
+
+/* A flag says which are there: has_occ, occ, has_hcp, hcp, ... */
 typedef struct nb_mechanism_set {
-    bool has_dge, has_occ, has_hcp, has_outcontrol, has_oscireset, has_qema;
-    nb_dge dge;
-    nb_occ occ;
-    nb_hcp hcp;
-    nb_outcontrol outcontrol;
-    nb_oscireset oscireset;
-    nb_qema qema;
+#define NB_MECHANISM_MEMBERS(name, about)                                                                              \
+    bool has_##name;                                                                                                   \
+    nb_##name name;
+    NB_MECHANISMS(NB_MECHANISM_MEMBERS)
+#undef NB_MECHANISM_MEMBERS
 } nb_mechanism_set;
 
 /* What lives between steps, and in which numbers (arXiv:2310.18313 section 2; arXiv:2501.17116 section 4.1). Types that

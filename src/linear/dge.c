@@ -8,8 +8,35 @@
  */
 #include "backend/table.h"
 #include "linear/linear.h"
+#include "recipe/mechanism.h"
 
 #include <stdio.h>
+
+/* ---- keys ---- */
+
+static const ni_key dge_rows[] = {
+    {.path = "k",
+     .type = NI_KEY_FLOAT,
+     NI_FIELD(nb_dge, k),
+     .fallback = "5",
+     .low = 1,
+     .high = 100,
+     .help = "power of the estimator: 1 is straight-through, larger is closer to the hard quantizer",
+     .source = "arXiv:2501.17116 figure 6b"},
+    {.path = "cap",
+     .type = NI_KEY_FLOAT,
+     NI_FIELD(nb_dge, cap),
+     .fallback = "3",
+     .positive = true,
+     .help = "largest derivative",
+     .source = "arXiv:2501.17116 section 3.1"},
+};
+
+const ni_mechanism_section ni_dge_section = {
+    .keys = {.name = "dge", .rows = dge_rows, .count = NI_COUNT(dge_rows), .size = sizeof(nb_dge)},
+};
+
+/* ---- what it does ---- */
 
 static bool dge_wanted(const nb_plan *plan) {
     return plan->mechanisms.has_dge;

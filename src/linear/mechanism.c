@@ -1,13 +1,9 @@
 /* mechanism.c: the mechanisms that a recipe can ask for, in the order in which their hooks run. */
 #include "linear/mechanism.h"
 
-extern const ni_mechanism ni_mechanism_occ, ni_mechanism_hcp, ni_mechanism_outcontrol, ni_mechanism_qema,
-    ni_mechanism_dge, ni_mechanism_oscireset;
+#define ONE(name, about) extern const ni_mechanism ni_mechanism_##name;
+NB_MECHANISMS(ONE)
+#undef ONE
 
-const ni_mechanism *const ni_mechanisms[] = {&ni_mechanism_occ,
-                                             &ni_mechanism_hcp,
-                                             &ni_mechanism_outcontrol,
-                                             &ni_mechanism_qema,
-                                             &ni_mechanism_dge,
-                                             &ni_mechanism_oscireset,
-                                             NULL};
+#define ONE(name, about) &ni_mechanism_##name,
+const ni_mechanism *const ni_mechanisms[] = {NB_MECHANISMS(ONE) NULL};

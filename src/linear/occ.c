@@ -12,6 +12,7 @@
 #include "backend/table.h"
 #include "linear/linear.h"
 #include "nibble/lens.h"
+#include "recipe/mechanism.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -35,6 +36,46 @@ static int64_t high_rank(double alpha, int64_t n) {
     int64_t rank = (int64_t)(alpha * (double)n);
     return rank < n ? rank : n - 1;
 }
+
+/* ---- keys ---- */
+
+static const ni_word occ_scopes[] = {{"token", NB_OCC_TOKEN, "quantiles of each token"},
+                                     {"tensor", NB_OCC_TENSOR, "quantiles of the whole activation"},
+                                     {0}};
+static const ni_word occ_rests[] = {{"sparse", NB_OCC_SPARSE, "a sparse product in fprop; decoded + residual in wgrad"},
+                                    {"dense", NB_OCC_DENSE, "added to the decoded X, rounded to E4M3, one product"},
+                                    {"none", NB_OCC_NONE, "lost"},
+                                    {0}};
+static const ni_key occ_rows[] = {
+    {.path = "alpha",
+     .type = NI_KEY_FLOAT,
+     NI_FIELD(nb_occ, alpha),
+     .fallback = "0.99",
+     .low = 0.5,
+     .high = 1,
+     .help = "quantile that X is clamped to, from above; 1 - alpha from below",
+     .source = "arXiv:2501.17116 section 4.1"},
+    {.path = "scope",
+     .type = NI_KEY_CHOICE,
+     NI_FIELD(nb_occ, scope),
+     .fallback = "token",
+     .words = occ_scopes,
+     .help = "what the quantiles are taken over",
+     .source = "the public code follows the scope of the scale; the paper does not say"},
+    {.path = "rest",
+     .type = NI_KEY_CHOICE,
+     NI_FIELD(nb_occ, rest),
+     .fallback = "sparse",
+     .words = occ_rests,
+     .help = "what becomes of what was cut off",
+     .source = "arXiv:2501.17116 section 3.2"},
+};
+
+const ni_mechanism_section ni_occ_section = {
+    .keys = {.name = "occ", .rows = occ_rows, .count = NI_COUNT(occ_rows), .size = sizeof(nb_occ)},
+};
+
+/* ---- what it does ---- */
 
 static bool occ_wanted(const nb_plan *plan) {
     return plan->mechanisms.has_occ;

@@ -19,6 +19,7 @@
 #include "backend/table.h"
 #include "linear/linear.h"
 #include "nibble/lens.h"
+#include "recipe/mechanism.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -45,6 +46,147 @@ typedef struct oscireset {
     size_t bytes;
     size_t scratch_bytes;
 } oscireset;
+
+/* ---- keys and times, from the released code of arXiv:2510.27527 ---- */
+
+static const ni_word osci_variants[] = {
+    {"ratio", NB_OSCI_RATIO, "follows every element"},
+    {"ratio-top", NB_OSCI_RATIO_TOP, "follows those farthest from their bin's centre (memory efficient)"},
+    {"bin-edge", NB_OSCI_BIN_EDGE, "follows none: resets what lies at a bin's edge"},
+    {0}};
+static const ni_key oscireset_rows[] = {
+    {.path = "variant",
+     .type = NI_KEY_CHOICE,
+     NI_FIELD(nb_oscireset, variant),
+     .fallback = "ratio",
+     .words = osci_variants,
+     .help = "how oscillating weights are found",
+     .source = "distance_ratio of arXiv:2510.27527's code"},
+    {.path = "start",
+     .type = NI_KEY_FLOAT,
+     NI_FIELD(nb_oscireset, start),
+     .fallback = "0.64",
+     .high = 1e9,
+     .help = "first step of the first period, rounded up to a whole period; below 1 a share of the run, rounded to the "
+             "nearest",
+     .source = "step 8000 of 12505 in the 70M recipe of arXiv:2510.27527; 15000 and 35000 in those of 150M and 370M"},
+    {.path = "period",
+     .type = NI_KEY_FLOAT,
+     NI_FIELD(nb_oscireset, period),
+     .fallback = "200",
+     .positive = true,
+     .high = 1e9,
+     .help = "steps from reset to reset; below 1 a share of the run",
+     .source = "70M and 150M recipes of arXiv:2510.27527; 400 in that of 370M"},
+    {.path = "window",
+     .type = NI_KEY_FLOAT,
+     NI_FIELD(nb_oscireset, window),
+     .fallback = "50",
+     .positive = true,
+     .high = 1e9,
+     .help = "steps of a period that distances are summed over; below 1 a share of the run",
+     .source = "T0 of arXiv:2510.27527's code"},
+    {.path = "threshold",
+     .type = NI_KEY_FLOAT,
+     NI_FIELD(nb_oscireset, threshold),
+     .fallback = "8",
+     .positive = true,
+     .help = "reset where dist_Q / dist_W reaches it",
+     .source = "released recipes of arXiv:2510.27527 (16 in its class default)"},
+    {.path = "scale_threshold",
+     .type = NI_KEY_BOOL,
+     NI_FIELD(nb_oscireset, scale_threshold),
+     .fallback = "false",
+     .help = "multiplies the threshold by 50 / window, for windows shorter than the published one",
+     .source = "our option: one hop over an edge has a ratio that grows as the window shrinks"},
+    {.path = "flips",
+     .type = NI_KEY_INT,
+     NI_FIELD(nb_oscireset, flips),
+     .fallback = "0",
+     .high = 255,
+     .help = "ratio, ratio-top: reset only what went to another bin at least so often in the window",
+     .source = "our option: 2 tells an oscillation from a single hop"},
+    {.path = "top",
+     .type = NI_KEY_FLOAT,
+     NI_FIELD(nb_oscireset, top),
+     .fallback = "0.1",
+     .high = 1,
+     .positive = true,
+     .help = "ratio-top: share of each weight's elements that are followed",
+     .source = "distance_ratio_memeff of arXiv:2510.27527's code"},
+    {.path = "edge",
+     .type = NI_KEY_FLOAT,
+     NI_FIELD(nb_oscireset, edge),
+     .fallback = "0.495",
+     .high = 1,
+     .positive = true,
+     .help = "bin-edge: reset beyond this distance from the bin's centre, in bin widths",
+     .source = "bin_edge of arXiv:2510.27527's code"},
+};
+
+/* A window in shares meets a period in steps only when the run is known: nb_recipe_check_steps. */
+static nb_status finish_oscireset(void *record, const ni_yaml_node *node, nb_error *err) {
+    const nb_oscireset *o = record;
+    NB_TRY(ni_check_steps(node, "start", o->start, err));
+    NB_TRY(ni_check_steps(node, "period", o->period, err));
+    NB_TRY(ni_check_steps(node, "window", o->window, err));
+    if (o->variant == NB_OSCI_BIN_EDGE && o->flips > 0)
+        return ni_keys_fail(err, node, "flips", "%d with variant bin-edge, which follows no weights; expected 0",
+                            o->flips);
+    if (o->variant == NB_OSCI_BIN_EDGE)
+        return NB_OK;
+    if (o->window >= 1 && o->flips > o->window)
+        return ni_keys_fail(err, node, "flips", "%d in a window of %g steps; expected at most as many", o->flips,
+                            o->window);
+    if (o->period >= 1 && o->window >= 1 && o->window + 1 >= o->period)
+        return ni_keys_fail(err, node, "window", "%g steps do not fit a period of %g; expected at most %g", o->window,
+                            o->period, o->period - 2);
+    if (o->period < 1 && o->window < 1 && o->window >= o->period)
+        return ni_keys_fail(err, node, "window", "a share of %g does not fit a period of %g; expected less", o->window,
+                            o->period);
+    return NB_OK;
+}
+
+/* The released code tells the time of a period from step 0, so a start in steps waits for the next one; a share of the
+ * run was never meant to the step and takes the nearest, though not step 0. */
+nb_oscireset_times nb_oscireset_when(const nb_oscireset *how, int64_t steps) {
+    int64_t period = ni_least_one(nb_step_of(how->period, steps)), start = nb_step_of(how->start, steps);
+    bool share = how->start > 0 && how->start < 1;
+    int64_t periods = share ? ni_least_one((2 * start + period) / (2 * period)) : (start + period - 1) / period;
+    return (nb_oscireset_times){
+        .start = periods * period, .period = period, .window = ni_least_one(nb_step_of(how->window, steps))};
+}
+
+static int64_t oscireset_first(const void *how, int64_t steps) {
+    return nb_oscireset_when(how, steps).start;
+}
+
+static int64_t oscireset_acts(const void *how, int64_t steps) {
+    nb_oscireset_times when = nb_oscireset_when(how, steps);
+    return ((const nb_oscireset *)how)->variant == NB_OSCI_BIN_EDGE ? when.start : when.start + when.window + 1;
+}
+
+static nb_status check_oscireset(const void *how, int64_t steps, nb_error *err) {
+    nb_oscireset_times when = nb_oscireset_when(how, steps);
+    if (((const nb_oscireset *)how)->variant == NB_OSCI_BIN_EDGE || when.window + 2 <= when.period)
+        return NB_OK;
+    return nb_fail(err, NB_BAD_CONFIG,
+                   "in a run of %lld steps oscireset.window is %lld and oscireset.period %lld; expected "
+                   "a period at least 2 steps longer than its window",
+                   (long long)steps, (long long)when.window, (long long)when.period);
+}
+
+const ni_mechanism_section ni_oscireset_section = {.keys = {.name = "oscireset",
+                                                            .rows = oscireset_rows,
+                                                            .count = NI_COUNT(oscireset_rows),
+                                                            .size = sizeof(nb_oscireset),
+                                                            .finish = finish_oscireset},
+                                                   .first = oscireset_first,
+                                                   .acts = oscireset_acts,
+                                                   .act = "first reset",
+                                                   .check = check_oscireset};
+
+/* ---- what it does ---- */
 
 static bool osci_wanted(const nb_plan *plan) {
     return plan->mechanisms.has_oscireset;

@@ -15,6 +15,7 @@
  */
 #include "backend/table.h"
 #include "linear/linear.h"
+#include "recipe/mechanism.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,6 +46,70 @@ typedef struct outcontrol {
     nb_operand dgrad_w[NI_GROUP_LAYERS], wgrad_dy8, wgrad_x[PARTS]; /* of the products at hand */
     size_t bytes;
 } outcontrol;
+
+/* ---- keys and times, from the released code of arXiv:2510.27527 ---- */
+
+static const ni_key outcontrol_rows[] = {
+    {.path = "share",
+     .type = NI_KEY_FLOAT,
+     NI_FIELD(nb_outcontrol, share),
+     .fallback = "0.1",
+     .high = 1,
+     .help = "share of the input channels that run in MXFP8",
+     .source = "released recipes of arXiv:2510.27527"},
+    {.path = "multiple",
+     .type = NI_KEY_INT,
+     NI_FIELD(nb_outcontrol, multiple),
+     .fallback = "128",
+     .low = 16,
+     .high = 4096,
+     .help = "their number is rounded up to this multiple; so must the rest divide by the format's blocks",
+     .source = "released code of arXiv:2510.27527; its paper's runs used none"},
+    {.path = "start",
+     .type = NI_KEY_FLOAT,
+     NI_FIELD(nb_outcontrol, start),
+     .fallback = "502",
+     .high = 1e9,
+     .help = "first step whose norms count; below 1 a share of the run",
+     .source = "released recipes of arXiv:2510.27527"},
+    {.path = "window",
+     .type = NI_KEY_FLOAT,
+     NI_FIELD(nb_outcontrol, window),
+     .fallback = "50",
+     .positive = true,
+     .high = 1e9,
+     .help = "steps that norms are summed over before the channels are chosen for good; below 1 a share of the run",
+     .source = "released recipes of arXiv:2510.27527"},
+};
+static nb_status finish_outcontrol(void *record, const ni_yaml_node *node, nb_error *err) {
+    const nb_outcontrol *o = record;
+    NB_TRY(ni_check_steps(node, "start", o->start, err));
+    return ni_check_steps(node, "window", o->window, err);
+}
+
+nb_outcontrol_times nb_outcontrol_when(const nb_outcontrol *how, int64_t steps) {
+    int64_t start = nb_step_of(how->start, steps);
+    return (nb_outcontrol_times){.start = start, .choice = start + ni_least_one(nb_step_of(how->window, steps))};
+}
+
+static int64_t outcontrol_first(const void *how, int64_t steps) {
+    return nb_outcontrol_when(how, steps).start;
+}
+
+static int64_t outcontrol_acts(const void *how, int64_t steps) {
+    return nb_outcontrol_when(how, steps).choice;
+}
+
+const ni_mechanism_section ni_outcontrol_section = {.keys = {.name = "outcontrol",
+                                                             .rows = outcontrol_rows,
+                                                             .count = NI_COUNT(outcontrol_rows),
+                                                             .size = sizeof(nb_outcontrol),
+                                                             .finish = finish_outcontrol},
+                                                    .first = outcontrol_first,
+                                                    .acts = outcontrol_acts,
+                                                    .act = "choose its channels"};
+
+/* ---- what it does ---- */
 
 static bool out_wanted(const nb_plan *plan) {
     return plan->mechanisms.has_outcontrol && plan->mechanisms.outcontrol.share > 0;

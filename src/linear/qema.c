@@ -4,6 +4,7 @@
  */
 #include "backend/table.h"
 #include "linear/linear.h"
+#include "recipe/mechanism.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +16,31 @@ typedef struct qema {
     float *average[NI_GROUP_LAYERS]; /* F32 [N, K] in backend memory */
     size_t bytes;
 } qema;
+
+/* ---- keys ---- */
+
+static const ni_key qema_rows[] = {
+    {.path = "beta",
+     .type = NI_KEY_FLOAT,
+     NI_FIELD(nb_qema, beta),
+     .fallback = "0.998",
+     .high = 0.999999,
+     .help = "weight of the average so far",
+     .source = "arXiv:2502.20853"},
+    {.path = "warmup",
+     .type = NI_KEY_INT,
+     NI_FIELD(nb_qema, warmup),
+     .fallback = "10",
+     .high = 1e9,
+     .help = "updates of the average before it decides",
+     .source = "the code of arXiv:2502.20853"},
+};
+
+const ni_mechanism_section ni_qema_section = {
+    .keys = {.name = "qema", .rows = qema_rows, .count = NI_COUNT(qema_rows), .size = sizeof(nb_qema)},
+};
+
+/* ---- what it does ---- */
 
 static bool qema_wanted(const nb_plan *plan) {
     return plan->mechanisms.has_qema;

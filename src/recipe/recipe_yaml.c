@@ -1,12 +1,17 @@
 /* recipe_yaml.c: the keys of a recipe file; loads and prints it. */
 #include "recipe/recipe_yaml.h"
-#include "recipe/mechanism_keys.h"
+#include "recipe/mechanism.h"
 
 #include <math.h>
 
 #define RECIPE(field) NI_FIELD(ni_recipe_file, recipe.field)
-#define MECHANISM(name, flag)                                                                                          \
-    RECIPE(mechanisms.name), .table = &ni_##name##_keys, NI_OPTIONAL(ni_recipe_file, recipe.mechanisms.flag)
+#define MECHANISM(name, about)                                                                                         \
+    {.path = #name,                                                                                                    \
+     .type = NI_KEY_TABLE,                                                                                             \
+     RECIPE(mechanisms.name),                                                                                          \
+     .table = &ni_##name##_section.keys,                                                                               \
+     NI_OPTIONAL(ni_recipe_file, recipe.mechanisms.has_##name),                                                        \
+     .help = about},
 #define ROLE(role) NI_FIELD(ni_recipe_file, roles[role]), .table = &ni_operand_keys
 
 #define HALF_AND_MORE                                                                                                  \
@@ -112,23 +117,8 @@ static const ni_key rows[] = {
      .words = state_scales,
      .help = "how a tensor's largest magnitude becomes its scale (fp16 and 8 bits)",
      .source = "the code of arXiv:2310.18313 (MS-AMP)"},
-    /* Mechanisms: a section that is absent leaves the mechanism off. Their keys are in mechanism_keys.c. */
-    {.path = "dge", .type = NI_KEY_TABLE, MECHANISM(dge, has_dge), .help = "differentiable gradient estimator"},
-    {.path = "occ", .type = NI_KEY_TABLE, MECHANISM(occ, has_occ), .help = "outlier clamping and compensation"},
-    {.path = "hcp", .type = NI_KEY_TABLE, MECHANISM(hcp, has_hcp), .help = "hot-channel patch"},
-    {.path = "outcontrol",
-     .type = NI_KEY_TABLE,
-     MECHANISM(outcontrol, has_outcontrol),
-     .help = "outlier channels in MXFP8"},
-    {.path = "oscireset",
-     .type = NI_KEY_TABLE,
-     MECHANISM(oscireset, has_oscireset),
-     .help = "reset of oscillating weights"},
-    {.path = "qema",
-     .type = NI_KEY_TABLE,
-     MECHANISM(qema, has_qema),
-     .help = "weights rounded by their moving average"},
-};
+    /* A section that is absent leaves the mechanism off. Their keys stand in src/linear/NAME.c. */
+    NB_MECHANISMS(MECHANISM)};
 
 static nb_status read_role(const ni_operand_fields *fields, const ni_yaml_node *root, nb_role role,
                            nb_operand_rule *out, nb_error *err) {

@@ -1,19 +1,19 @@
 /* timing.c: what the times of a recipe mean for a run: whether it is too short, and how long two recipes train alike.
- * When each mechanism acts stands beside its keys (mechanism_keys.c). */
+ * When each mechanism acts stands beside its keys (src/linear/NAME.c). */
 #include "base/text.h"
-#include "recipe/mechanism_keys.h"
+#include "recipe/mechanism.h"
 #include "recipe/recipe_yaml.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-static bool has(const nb_recipe *recipe, const ni_late_mechanism *late) {
-    return *(const bool *)((const char *)&recipe->mechanisms + late->present);
+static bool has(const nb_recipe *recipe, const ni_mechanism_row *row) {
+    return *(const bool *)((const char *)&recipe->mechanisms + row->present);
 }
 
-static const void *set_in(const nb_recipe *recipe, const ni_late_mechanism *late) {
-    return (const char *)&recipe->mechanisms + late->offset;
+static const void *set_in(const nb_recipe *recipe, const ni_mechanism_row *row) {
+    return (const char *)&recipe->mechanisms + row->offset;
 }
 
 static bool is_late(const nb_late_switch *late) {
@@ -23,20 +23,20 @@ static bool is_late(const nb_late_switch *late) {
 /* ---- recipes that a run is too short for ---- */
 
 nb_status nb_recipe_check_steps(const nb_recipe *recipe, int64_t steps, nb_error *err) {
-    for (const ni_late_mechanism *late = ni_late_mechanisms; late->name; late++)
-        if (late->check && has(recipe, late) && late->check(set_in(recipe, late), steps, err) != NB_OK)
+    for (const ni_mechanism_row *row = ni_mechanism_rows; row->name; row++)
+        if (row->section->check && has(recipe, row) && row->section->check(set_in(recipe, row), steps, err) != NB_OK)
             return nb_fail_within(err, "recipe %s", recipe->name);
     return NB_OK;
 }
 
 bool nb_recipe_idles(const nb_recipe *recipe, int64_t steps, char *text, size_t size) {
-    for (const ni_late_mechanism *late = ni_late_mechanisms; late->name; late++) {
-        if (!has(recipe, late) || late->acts(set_in(recipe, late), steps) < steps)
+    for (const ni_mechanism_row *row = ni_mechanism_rows; row->name; row++) {
+        if (!has(recipe, row) || !row->section->acts || row->section->acts(set_in(recipe, row), steps) < steps)
             continue;
         snprintf(text, size,
                  "%s would %s at step %lld of %lld and so never acts; hint: an earlier %s.start, or shares of the run",
-                 late->name, late->act, (long long)late->acts(set_in(recipe, late), steps), (long long)steps,
-                 late->name);
+                 row->name, row->section->act, (long long)row->section->acts(set_in(recipe, row), steps),
+                 (long long)steps, row->name);
         return true;
     }
     return false;
@@ -69,15 +69,17 @@ static int64_t smaller(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
 
-static int64_t first_step(const nb_recipe *r, const ni_late_mechanism *late, int64_t steps) {
-    return has(r, late) ? late->first(set_in(r, late), steps) : steps;
+static int64_t first_step(const nb_recipe *r, const ni_mechanism_row *row, int64_t steps) {
+    if (!has(r, row))
+        return steps;
+    return row->section->first ? row->section->first(set_in(r, row), steps) : 0;
 }
 
 /* `b` with a mechanism of `a`, or without it as `a`. */
-static nb_recipe with_mechanism(const nb_recipe *b, const nb_recipe *a, const ni_late_mechanism *late) {
+static nb_recipe with_mechanism(const nb_recipe *b, const nb_recipe *a, const ni_mechanism_row *row) {
     nb_recipe r = *b;
-    memcpy((char *)&r.mechanisms + late->present, (const char *)&a->mechanisms + late->present, sizeof(bool));
-    memcpy((char *)&r.mechanisms + late->offset, (const char *)&a->mechanisms + late->offset, late->size);
+    memcpy((char *)&r.mechanisms + row->present, (const char *)&a->mechanisms + row->present, sizeof(bool));
+    memcpy((char *)&r.mechanisms + row->offset, (const char *)&a->mechanisms + row->offset, row->size);
     return r;
 }
 
@@ -94,11 +96,11 @@ static int64_t switch_step(const nb_recipe *r, int64_t steps) {
 int64_t nb_recipe_alike_steps(const nb_recipe *a, const nb_recipe *b, int64_t steps) {
     nb_recipe same = with_switch(b, a), rest = same;
     int64_t alike = are_equal(&same, b) ? steps : smaller(switch_step(a, steps), switch_step(b, steps));
-    for (const ni_late_mechanism *late = ni_late_mechanisms; late->name; late++) {
-        same = with_mechanism(b, a, late);
+    for (const ni_mechanism_row *row = ni_mechanism_rows; row->name; row++) {
+        same = with_mechanism(b, a, row);
         if (!are_equal(&same, b))
-            alike = smaller(alike, smaller(first_step(a, late, steps), first_step(b, late, steps)));
-        rest = with_mechanism(&rest, a, late);
+            alike = smaller(alike, smaller(first_step(a, row, steps), first_step(b, row, steps)));
+        rest = with_mechanism(&rest, a, row);
     }
     return are_equal(&rest, a) ? smaller(alike, steps) : 0;
 }
