@@ -4,6 +4,7 @@
  * arithmetic as training. There is no key-value cache.
  */
 #include "cli/cli.h"
+#include "cli/runs.h"
 #include "cli/screen.h"
 #include "data/tokenizer.h"
 #include "nibble/train.h"
@@ -35,7 +36,7 @@ static const ni_option options[] = {
 };
 
 static const ni_command_line line = {
-    .usage = "CHECKPOINT [--prompt TEXT] [--tokens N] [--temperature T] [--top-k K] [--seed N]",
+    .usage = "CHECKPOINT|RUN [--prompt TEXT] [--tokens N] [--temperature T] [--top-k K] [--seed N]",
     .about = "Prints the prompt and its continuation, until the model ends the text or N tokens are added.\n"
              "  nibble generate runs/tiny/checkpoints/step-00001000 --prompt 'A horse is' --temperature 0.7",
     .options = options,
@@ -174,10 +175,12 @@ nb_status ni_cli_generate(int argc, char **argv, nb_error *err) {
     NB_TRY(check_range("seed", given.seed, 0, UINT32_MAX, err));
     if (!(given.temperature >= 0 && given.temperature <= 100))
         return nb_fail(err, NB_BAD_USAGE, "--temperature: %g; expected 0 to 100", given.temperature);
+    char folder[NB_PATH_SIZE];
+    NB_TRY(ni_cli_checkpoint(argv[1], folder, err));
     nb_backend *be;
     NB_TRY(ni_cli_open(given.backend, given.threads, &be, err));
     ni_stop_on_signals();
-    nb_status status = run(be, argv[1], &given, err);
+    nb_status status = run(be, folder, &given, err);
     nb_backend_free(be);
     return status;
 }
