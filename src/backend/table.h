@@ -30,6 +30,7 @@ struct nb_backend {
     int64_t
         logit_elements; /* logits that a head makes at one time: every chunk of tokens reads its weight and dW anew */
     bool wants_amax;    /* producers fill amaxes for less than its quantizers take to find them */
+    bool any_first_key; /* attention takes doc_start that fall along a sequence: a row may look at itself alone */
     void *state;        /* of the implementation */
 };
 
