@@ -48,6 +48,23 @@ die() {
     exit 1
 }
 
+# As a shell reads it back.
+quote() {
+    case $1 in
+    *[!a-zA-Z0-9_./=,:+-]*) printf "'%s'" "$(printf '%s' "$1" | sed "s/'/'\\\\''/g")" ;;
+    *) printf '%s' "$1" ;;
+    esac
+}
+
+# The first words of the text, at most so many bytes and never part of a word.
+first_words() {
+    head -c 4000 "$text" | LC_ALL=C tr '\n\t\r' '   ' | LC_ALL=C awk -v most="$1" '{
+        for (i = 1; i <= NF && length(line) + length($i) < most; i++)
+            line = line (i > 1 ? " " : "") $i
+        printf "%s", line
+    }'
+}
+
 # The Collaborative International Dictionary of English: unpacked from its Debian package, never installed.
 fetch_dictionary() {
     work=demo-run/dictionary.tmp
@@ -95,7 +112,20 @@ else
     fi
     name=$(basename "$text" .txt)
 fi
-echo "$text: $(wc -c <"$text") bytes, beginning: $(head -c 60 "$text" | tr '\n' ' ') ..."
+bytes=$(wc -c <"$text")
+plain=''
+if LC_ALL=C.UTF-8 grep -qI . "$text" 2>/dev/null; then
+    plain=yes
+fi
+if [ -n "$plain" ]; then
+    echo "$text: $bytes bytes, beginning: $(first_words 60) ..."
+else
+    echo "$text: $bytes bytes"
+fi
+# A piece to validate on and a few sequences to train on have to come out of it.
+if [ -n "$plain" ] && [ "$bytes" -lt 300 ]; then
+    die "$text: $bytes bytes are too few to train on and to validate on; expected at least 300, and a million to learn much"
+fi
 
 folder=demo-run/$name
 mkdir -p "$folder"
@@ -107,25 +137,43 @@ echo "$sum" >"$folder/text.cksum"
 
 heading "3. Tokens"
 if [ ! -f "$folder/tokens/meta.json" ]; then
-    # 4096 tokens cannot be learnt from a short text; there a token is a byte.
-    if [ "$(wc -c <"$text")" -ge 2000000 ]; then
-        set -- --train-tokenizer 4096
-    else
-        set -- --tokenizer bytes
+    # A vocabulary is learnt from a text that is long beside it; in a shorter one a token is a byte.
+    vocab=''
+    [ "$bytes" -lt 300000 ] || vocab=1024
+    [ "$bytes" -lt 2000000 ] || vocab=4096
+    share=0.01
+    [ "$bytes" -ge 1000000 ] || share=0.1
+    if [ -z "$vocab" ] ||
+        ! $nibble tokenize "$text" --train-tokenizer $vocab --split blank --val $share -o "$folder/tokens"; then
+        [ -z "$vocab" ] || echo "This text does not give so many tokens: here a token is a byte."
+        $nibble tokenize "$text" --tokenizer bytes --split blank --val $share -o "$folder/tokens"
     fi
-    $nibble tokenize "$text" "$@" --split blank -o "$folder/tokens"
 fi
 
 heading "4. The same model in BF16 and in NVFP4"
 run=$(scripts/demo-run $nibble $gpu)
-runs=$folder/runs
-[ "$run" = examples/demo.yaml ] || runs=$folder/runs-gpu
+# Sequences that fit the smaller side, and a vocabulary (in whole blocks of 128) that fits the tokenizer.
+of_meta() { # KEY: its numbers, in the order of the file
+    sed -n "s/^ *\"$1\": \([0-9]*\),*\$/\1/p" "$folder/tokens/meta.json"
+}
+model_seq=256 model_vocab=4096 runs=$folder/runs
+if [ "$run" != examples/demo.yaml ]; then
+    model_seq=512 model_vocab=32000 runs=$folder/runs-gpu
+fi
+seq=$model_seq
+for tokens in $(of_meta tokens); do
+    while [ $seq -gt 8 ] && [ "$tokens" -le $((seq + seq / 4)) ]; do
+        seq=$((seq / 2))
+    done
+done
+vocab=$((($(of_meta vocab) + 127) / 128 * 128))
+[ -z "$quick" ] || runs=$runs-quick
 set -- --set "out=$runs" --set "data.train=$folder/tokens/train_*.bin" --set "data.val=$folder/tokens/val_*.bin" \
     --set "data.tokenizer=$folder/tokens"
+[ $seq = $model_seq ] || set -- "$@" --set seq=$seq
+[ $vocab = $model_vocab ] || set -- "$@" --set model.vocab=$vocab
 if [ -n "$quick" ]; then
-    runs=$runs-quick
-    set -- "$@" --set "out=$runs" --set steps=20 --set eval.every=10 --set eval.sequences=32 \
-        --set lens.every=5 --set lens.window=4
+    set -- "$@" --set steps=20 --set eval.every=10 --set eval.sequences=32 --set lens.every=5 --set lens.window=4
 fi
 $nibble compare "$run" --recipes bf16,nvfp4 "$@"
 
@@ -133,11 +181,20 @@ heading "5. Report"
 $nibble report "$runs" -o "$folder/report.html"
 
 heading "6. What the NVFP4 model writes"
-newest=$(find "$runs/nvfp4-seed1/checkpoints" -maxdepth 1 -name 'step-*' ! -name '*.tmp*' | sort | tail -n 1)
-$nibble generate "$newest" --prompt "Horse, n. " --tokens 60
+prompt="Horse, n. "
+if [ "$name" != dictionary ]; then
+    prompt=''
+    [ -z "$plain" ] || prompt=$(first_words 24)
+fi
+$nibble generate "$(find "$runs/nvfp4-seed1/checkpoints" -maxdepth 1 -name 'step-*' ! -name '*.tmp*' | sort | tail -n 1)" \
+    --prompt "$prompt" --tokens 60
 
 took=$(($(date +%s) - started))
 heading "Done in $((took / 60)) min $((took % 60)) s"
 echo "The report:             $here/$folder/report.html"
 echo "All recipes:            $nibble recipe list"
-echo "Another one, same twin: $nibble compare $run --recipes fp4-direct$([ "$name" = dictionary ] || echo " --set ...")"
+printf 'Another one, same twin: cd %s && %s compare %s --recipes fp4-direct' "$(quote "$here")" "$nibble" "$run"
+for argument; do
+    printf ' %s' "$(quote "$argument")"
+done
+echo

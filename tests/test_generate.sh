@@ -54,3 +54,19 @@ grep -q '"bos_token_id": 2' $trained/config.json || fail "bos_token_id: $(cat $t
 "$nibble" tokenize "$2/docs/training.md" --tokenizer bytes --val 0 -o bytes -q
 tr -d ' \n' < bytes/tokenizer.json | grep -q '"post_processor":{"type":"TemplateProcessing","single":\[{"SpecialToken":{"id":"<|endoftext|>"' ||
     fail "the bytes tokenizer does not open texts"
+
+# ---- kept keys and values: the same text as without them, across the end of the window ---------------------------------
+"$nibble" train run.yaml -q --set model=gla-tiny --set data.tokenizer=bytes --set 'data.train=bytes/train_*.bin' \
+    --set out=gla --set model.vocab=257 --set model.layers=1 --set model.hidden=64 --set model.intermediate=64
+for folder in theirs run gla; do
+    for recipe in bf16 nvfp4; do
+        [ $folder != theirs ] || [ $recipe = bf16 ] || continue # its width is no block
+        "$nibble" generate $folder --prompt 'the model' --tokens 40 --recipe $recipe > kept
+        "$nibble" generate $folder --prompt 'the model' --tokens 40 --recipe $recipe --no-cache > anew
+        cmp kept anew || fail "$folder, $recipe: keeping keys and values changes the text: $(cat kept anew)"
+    done
+done
+"$nibble" generate theirs --prompt 'the model' --tokens 12 --top-p 1e-6 > narrow
+"$nibble" generate theirs --prompt 'the model' --tokens 12 --temperature 0 | cmp - narrow || fail "--top-p near 0 is not greedy"
+! "$nibble" generate theirs --top-p 0 > out 2> err || fail "--top-p 0 was taken"
+grep -q 'expected above 0' err || fail "--top-p: $(cat err)"

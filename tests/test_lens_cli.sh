@@ -50,4 +50,29 @@ refused() { # PATTERN ARGS...: exit status 2 and a line that fits
     grep -q "$pattern" err || fail "lens $*: $(cat err)"
 }
 refused 'no run has a number called flips' runs/resets --metric flips
-refused 'holds no measurements' data
+refused 'neither run.yaml' data
+
+# ---- what report takes, lens takes: a parent, a glob with other files in it ------------------------------------------------
+"$nibble" lens runs > parent
+"$nibble" lens runs/bf16 runs/resets > both
+cmp parent both || fail "a parent is not its runs: $(cat parent)"
+printf '{}' > runs/compare.json
+"$nibble" lens runs/* > globbed || fail "a glob with a file in it"
+cmp globbed both || fail "the glob: $(cat globbed)"
+"$nibble" report runs/* -o page.html > out || fail "report: a glob with a file in it"
+grep -q '2 runs' out || fail "report of a glob: $(cat out)"
+
+# ---- for other programs: every number by module and role, and vectors ---------------------------------------------------------
+"$nibble" lens runs/resets --csv > all.csv
+[ "$(head -n 1 all.csv)" = run,step,module,role,metric,index,value ] || fail "csv: $(head -n 1 all.csv)"
+grep -q '^resets,0,layers.0.mlp.down_proj,fprop.w,kurtosis,,-*[0-9]' all.csv || fail "csv: no kurtosis of step 0"
+[ "$(grep -c '^resets,6,layers.0.mlp.down_proj,fprop.w,ratios,[0-9]*,' all.csv)" -gt 5 ] || fail "csv: no vector"
+"$nibble" lens runs/resets --csv --metric flip_rate --module '*down_proj' > some.csv
+[ "$(tail -n +2 some.csv | grep -vc ',flip_rate,')" = 0 ] || fail "csv: more than was asked for"
+mean=$("$nibble" lens runs/resets --metric flip_rate --module '*down_proj' | awk '$1 == 6 {print $2}')
+[ "$(awk -F, '$2 == 6 {printf "%.5g", $7}' some.csv)" = "$mean" ] || fail "csv and table differ: $(cat some.csv) and $mean"
+"$nibble" lens runs/resets --json --metric ratios --module '*down_proj' > some.json
+grep -q '^{"run": "resets", "module": "layers.0.mlp.down_proj", "role": "fprop.w", "metric": "ratios", "steps": \[2, 6, 10\], "values": \[\[' some.json ||
+    fail "json: $(head -c 300 some.json)"
+refused 'expected one of them' runs/resets --csv --json
+refused 'no run has such a series' runs/resets --csv --metric flips

@@ -117,9 +117,18 @@ reported=$(sed -n 's/^step 8  validation loss \([0-9.]*\) .*/\1/p' trained)
 evaluated=$(sed -n 's/^loss \([0-9.]*\) .*/\1/p' out)
 awk -v a="$evaluated" -v b="$reported" 'BEGIN { exit !(a - b <= 5.1e-5 && b - a <= 5.1e-5) }' || # four digits were told
     fail "eval gives $evaluated, training reported $reported"
+"$nibble" eval runs/a > newest
+[ "$(cut -d' ' -f2 newest)" = "$(cut -d' ' -f2 out)" ] || fail "eval of a run folder: $(cat newest)"
+"$nibble" eval runs/a --json > json
+grep -q '^{"loss": [0-9.]*, "perplexity": [0-9.]*, "tokens": 128, "data": "data/val_\*.bin", "step": 8, "recipe": "bf16"' json ||
+    fail "eval --json: $(cat json)"
+"$nibble" export runs/a -o newest-hf > /dev/null || fail "export of a run folder"
+"$nibble" probe runs/a --recipe nvfp4 --sequences 2 > out || fail "probe of a run folder"
+grep -q 'step 8' out || fail "probe of a run folder: $(cat out)"
 "$nibble" eval $last --recipe nvfp4 | grep -q 'forward of nvfp4' || fail "eval --recipe"
 "$nibble" generate $last --prompt 'A step' --tokens 12 --seed 3 > one
 "$nibble" generate $last --prompt 'A step' --tokens 12 --seed 3 --threads 1 > two
+"$nibble" generate runs/a --prompt 'A step' --tokens 12 --seed 3 | cmp - one || fail "generate from a run folder"
 cmp one two || fail "generate is not a function of its seed"
 grep -q '^A step' one || fail "generate does not begin with its prompt"
 expect 2 "temperature" "$nibble" generate $last --temperature -1

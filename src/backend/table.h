@@ -34,6 +34,7 @@ struct nb_backend {
     nb_dtype act, real;
     int64_t logit_elements; /* NI_LOGITS_CPU, NI_LOGITS_GPU */
     bool wants_amax;        /* producers fill amaxes for less than its quantizers take to find them */
+    bool any_first_key;     /* attention takes doc_start that fall along a sequence: a row may look at itself alone */
     void *state;            /* of the implementation */
 };
 

@@ -1,14 +1,17 @@
 /* eval.c: `nibble eval`: the loss of a checkpoint on a token shard, with the trained recipe's forward or another's. */
 #include "cli/cli.h"
+#include "cli/runs.h"
 #include "cli/screen.h"
 #include "cli/training.h"
 
+#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 
 typedef struct eval_options {
     const char *backend, *data, *recipe;
     int64_t sequences, threads;
+    bool json;
 } eval_options;
 
 static const ni_option options[] = {
@@ -17,13 +20,14 @@ static const ni_option options[] = {
     {"recipe", 0, NI_OPTION_TEXT, offsetof(eval_options, recipe), "R", "whose forward pass (default: the trained one)"},
     {"sequences", 0, NI_OPTION_INT, offsetof(eval_options, sequences), "N",
      "how many, spread evenly over the data (default: as the run; 0: all)"},
+    {"json", 0, NI_OPTION_FLAG, offsetof(eval_options, json), NULL, "one line of JSON in place of the sentence"},
     {"backend", 0, NI_OPTION_TEXT, offsetof(eval_options, backend), "NAME", "cpu (default), cuda or cuda:NUMBER"},
     {"threads", 0, NI_OPTION_INT, offsetof(eval_options, threads), "N", "threads (default: all)"},
     {0},
 };
 
 static const ni_command_line line = {
-    .usage = "CHECKPOINT [--data FILE] [--recipe R] [--sequences N]",
+    .usage = "CHECKPOINT|RUN [--data FILE] [--recipe R] [--sequences N] [--json]",
     .about =
         "Prints mean loss and perplexity. With the run's own data and recipe it is the loss that training reported.\n"
         "  nibble eval runs/tiny/checkpoints/step-00001000 --data data/val.bin --recipe bf16",
@@ -31,6 +35,26 @@ static const ni_command_line line = {
     .least = 1,
     .most = 1,
 };
+
+static void print_sentence(const nb_loaded *loaded, const nb_eval_report *report, const char *data) {
+    char tokens[32];
+    if (loaded->missing[0])
+        printf("%s begins without its state: the checkpoint does not hold %s\n", loaded->recipe.name, loaded->missing);
+    printf("loss %.6f  perplexity %.3f  (%s tokens of %s, step %lld, forward of %s, %.1fs)\n", report->loss,
+           exp(report->loss), ni_count_text(report->tokens, tokens, sizeof tokens), data, (long long)report->step,
+           loaded->recipe.name, report->seconds);
+}
+
+static void print_json(const nb_loaded *loaded, const nb_eval_report *report, const char *data) {
+    json_t *object = json_pack("{s:f, s:f, s:I, s:s, s:I, s:s, s:f}", "loss", report->loss, "perplexity",
+                               exp(report->loss), "tokens", (json_int_t)report->tokens, "data", data, "step",
+                               (json_int_t)report->step, "recipe", loaded->recipe.name, "seconds", report->seconds);
+    if (object && loaded->missing[0])
+        json_object_set_new(object, "missing_state", json_string(loaded->missing));
+    json_dumpf(object, stdout, JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(12));
+    putchar('\n');
+    json_decref(object);
+}
 
 static nb_status evaluate(nb_backend *be, const char *folder, const eval_options *given, nb_error *err) {
     nb_recipe recipe;
@@ -47,14 +71,8 @@ static nb_status evaluate(nb_backend *be, const char *folder, const eval_options
     nb_eval_report report;
     nb_status status = data[0] ? nb_loaded_evaluate(&loaded, data, sequences, &report, err)
                                : nb_fail(err, NB_BAD_USAGE, "--data is missing, and the run has no data.val");
-    if (status == NB_OK && loaded.missing[0])
-        printf("%s begins without its state: the checkpoint does not hold %s\n", loaded.recipe.name, loaded.missing);
-    if (status == NB_OK) {
-        char tokens[32];
-        printf("loss %.6f  perplexity %.3f  (%s tokens of %s, step %lld, forward of %s, %.1fs)\n", report.loss,
-               exp(report.loss), ni_count_text(report.tokens, tokens, sizeof tokens), data, (long long)report.step,
-               loaded.recipe.name, report.seconds);
-    }
+    if (status == NB_OK)
+        (given->json ? print_json : print_sentence)(&loaded, &report, data);
     nb_loaded_free(&loaded);
     return status;
 }
@@ -65,9 +83,11 @@ nb_status ni_cli_eval(int argc, char **argv, nb_error *err) {
     NB_TRY(ni_cli_parse(&line, argc, argv, &given, &count, err));
     if (count < 0)
         return NB_OK;
+    char folder[NB_PATH_SIZE];
+    NB_TRY(ni_cli_checkpoint(argv[1], folder, err));
     nb_backend *be;
     NB_TRY(ni_cli_open(given.backend, given.threads, &be, err));
-    nb_status status = evaluate(be, argv[1], &given, err);
+    nb_status status = evaluate(be, folder, &given, err);
     nb_backend_free(be);
     return status;
 }

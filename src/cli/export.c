@@ -1,6 +1,7 @@
 /* export.c: `nibble export`: a checkpoint, or any folder of Hugging Face that nibble reads, as a folder for other
  * programs: one model.safetensors in the wanted type, config.json, tokenizer. */
 #include "cli/cli.h"
+#include "cli/runs.h"
 #include "data/tokenizer.h"
 #include "data/tokenizer_kept.h"
 #include "files/folder.h"
@@ -24,7 +25,7 @@ static const ni_option options_table[] = {
 };
 
 static const ni_command_line command_line = {
-    .usage = "CHECKPOINT --to hf [--type bf16|f16|f32] -o DIR",
+    .usage = "CHECKPOINT|RUN --to hf [--type bf16|f16|f32] -o DIR",
     .about =
         "Writes a folder that transformers (and, for gla, fla) loads. CHECKPOINT may also be a folder of theirs, in\n"
         "one file or many. Checksums of a checkpoint are verified first.\n"
@@ -104,6 +105,7 @@ nb_status ni_cli_export(int argc, char **argv, nb_error *err) {
     export_options o = {.to = "hf", .type = "bf16"};
     ni_tensor_dtype type = NI_ST_BF16;
     nb_backend *be;
+    char from[NB_PATH_SIZE];
     int32_t count;
     NB_TRY(ni_cli_parse(&command_line, argc, argv, &o, &count, err));
     if (count < 0)
@@ -113,8 +115,9 @@ nb_status ni_cli_export(int argc, char **argv, nb_error *err) {
     if (!o.out)
         return nb_fail(err, NB_BAD_USAGE, "export: -o DIR is missing: where the folder goes");
     NB_TRY(choose_type(o.type, &type, err));
+    NB_TRY(ni_cli_checkpoint(argv[1], from, err));
     NB_TRY(ni_cli_open("cpu", 0, &be, err));
-    nb_status status = export_folder(be, argv[1], o.out, type, err);
+    nb_status status = export_folder(be, from, o.out, type, err);
     nb_backend_free(be);
     return status;
 }

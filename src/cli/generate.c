@@ -1,9 +1,10 @@
 /* generate.c: `nibble generate`: continues a text with a checkpoint.
  *
- * Each token is drawn after a whole forward pass over the text so far, cut to the model's window: simple, and the same
- * arithmetic as training. There is no key-value cache.
+ * One token at a time goes through the model, which keeps the keys, values and gates of those before it
+ * (nb_model_step). Where the text outgrows the model's window, its last half begins a new one.
  */
 #include "cli/cli.h"
+#include "cli/runs.h"
 #include "cli/screen.h"
 #include "data/tokenizer.h"
 #include "nibble/train.h"
@@ -14,9 +15,10 @@
 #include <string.h>
 
 typedef struct generate_options {
-    const char *backend, *prompt, *tokenizer;
+    const char *backend, *prompt, *tokenizer, *recipe;
     int64_t tokens, top_k, seed, threads;
-    double temperature;
+    double temperature, top_p;
+    bool no_cache;
 } generate_options;
 
 static const ni_option options[] = {
@@ -26,16 +28,23 @@ static const ni_option options[] = {
      "0: always the most likely token (default 0.8)"},
     {"top-k", 0, NI_OPTION_INT, offsetof(generate_options, top_k), "K",
      "draw among the K most likely tokens; 0: all (default 50)"},
+    {"top-p", 0, NI_OPTION_FLOAT, offsetof(generate_options, top_p), "P",
+     "draw among the most likely tokens that together have this share; 1: all (default 1)"},
     {"seed", 0, NI_OPTION_INT, offsetof(generate_options, seed), "N", "of the draws (default 1)"},
     {"tokenizer", 0, NI_OPTION_TEXT, offsetof(generate_options, tokenizer), "T",
      "bytes, or a SentencePiece model (default: the checkpoint's)"},
+    {"recipe", 0, NI_OPTION_TEXT, offsetof(generate_options, recipe), "R",
+     "whose forward pass (default: the trained one)"},
+    {"no-cache", 0, NI_OPTION_FLAG, offsetof(generate_options, no_cache), NULL,
+     "compute keys and values of the whole text anew for every token: the same text, slowly"},
     {"backend", 0, NI_OPTION_TEXT, offsetof(generate_options, backend), "NAME", "cpu (default), cuda or cuda:NUMBER"},
     {"threads", 0, NI_OPTION_INT, offsetof(generate_options, threads), "N", "threads (default: all)"},
     {0},
 };
 
 static const ni_command_line line = {
-    .usage = "CHECKPOINT [--prompt TEXT] [--tokens N] [--temperature T] [--top-k K] [--seed N]",
+    .usage =
+        "CHECKPOINT|RUN [--prompt TEXT] [--tokens N] [--temperature T] [--top-k K] [--top-p P] [--seed N] [--recipe R]",
     .about = "Prints the prompt and its continuation, until the model ends the text or N tokens are added.\n"
              "  nibble generate runs/tiny/checkpoints/step-00001000 --prompt 'A horse is' --temperature 0.7",
     .options = options,
@@ -51,15 +60,16 @@ typedef struct generator {
     int64_t window;
     ni_tokens text;  /* what opens a document first */
     int32_t opening; /* how many tokens that is */
-    int32_t *arrays; /* [4, window] */
-    float *logits;   /* [window, vocab] */
-    float *scratch;  /* [vocab] */
+    int64_t begin;   /* of the text in the window */
+    int64_t kept;    /* tokens from there on that the model has seen */
+    bool no_cache;
+    float *logits;  /* [vocab] */
+    float *scratch; /* [2, vocab] */
 } generator;
 
 static void free_generator(generator *g) {
     ni_tokenizer_free(g->tokenizer);
     ni_tokens_free(&g->text);
-    free(g->arrays);
     free(g->logits);
     free(g->scratch);
 }
@@ -70,12 +80,10 @@ static nb_status prepare(generator *g, const char *folder, const generate_option
     if (ni_tokenizer_vocab(g->tokenizer) > vocab)
         return nb_fail(err, NB_BAD_FILE, "%s: %d tokens, and the model's vocab is %d", folder,
                        ni_tokenizer_vocab(g->tokenizer), vocab);
-    g->arrays = calloc((size_t)(4 * g->window), sizeof *g->arrays);
-    g->logits = malloc((size_t)(g->window * vocab) * sizeof *g->logits);
-    g->scratch = malloc((size_t)vocab * sizeof *g->scratch);
-    if (!g->arrays || !g->logits || !g->scratch)
-        return nb_fail(err, NB_NO_MEMORY, "generate: logits of %lld x %d do not fit in memory", (long long)g->window,
-                       vocab);
+    g->logits = malloc((size_t)vocab * sizeof *g->logits);
+    g->scratch = malloc(2 * (size_t)vocab * sizeof *g->scratch);
+    if (!g->logits || !g->scratch)
+        return nb_fail(err, NB_NO_MEMORY, "generate: %d logits do not fit in memory", vocab);
     int32_t opening = ni_tokenizer_begin_of_text(g->tokenizer);
     if (opening < 0 && !(given->prompt && given->prompt[0])) /* something has to be continued */
         opening = ni_tokenizer_end_of_text(g->tokenizer);
@@ -90,22 +98,19 @@ static nb_status prepare(generator *g, const char *folder, const generate_option
 }
 
 static nb_status next_token(generator *g, int32_t *token, nb_error *err) {
-    const nb_model_config *config = nb_model_get_config(g->loaded->model);
-    int64_t n = g->text.count < g->window ? g->text.count : g->window;
-    int32_t *tokens = g->arrays, *targets = tokens + n, *positions = targets + n, *doc_start = positions + n;
-    memcpy(tokens, g->text.ids + g->text.count - n, (size_t)n * sizeof *tokens);
-    for (int64_t i = 0; i < n; i++) {
-        targets[i] = -1;
-        positions[i] = (int32_t)i;
-        doc_start[i] = 0;
-    }
-    nb_batch batch = {1, n, tokens, targets, positions, doc_start};
     nb_pass pass = {.step = (uint32_t)g->loaded->info.step,
                     .steps = (uint32_t)nb_run_steps(&g->loaded->info.config),
                     .rounding_seed = (uint32_t)g->loaded->info.config.seeds.rounding};
-    NB_TRY(nb_model_logits(g->loaded->model, &batch, &pass, g->logits, err));
+    if (g->text.count - g->begin > g->window) {
+        g->begin = g->text.count - (g->window + 1) / 2;
+        g->kept = 0;
+    }
+    if (g->no_cache)
+        g->kept = 0;
+    for (; g->begin + g->kept < g->text.count; g->kept++)
+        NB_TRY(nb_model_step(g->loaded->model, g->text.ids[g->begin + g->kept], g->kept, &pass, g->logits, err));
     int32_t vocab = ni_tokenizer_vocab(g->tokenizer); /* rows of the embedding beyond it are padding */
-    *token = ni_sample(g->logits + (n - 1) * config->vocab, vocab, &g->how, g->text.count, g->scratch);
+    *token = ni_sample(g->logits, vocab, &g->how, g->text.count, g->scratch);
     return NB_OK;
 }
 
@@ -144,9 +149,16 @@ static nb_status run(nb_backend *be, const char *folder, const generate_options 
     nb_checkpoint_info info;
     nb_loaded loaded;
     NB_TRY(nb_checkpoint_info_read(folder, &info, err));
-    NB_TRY(nb_load_checkpoint(be, folder, NULL, 1, info.config.seq, &loaded, err));
+    nb_recipe recipe;
+    if (given->recipe) {
+        char recipes[NB_PATH_SIZE];
+        NB_TRY(ni_cli_folder("recipes", recipes, sizeof recipes, err));
+        NB_TRY(nb_recipe_load(given->recipe, recipes, &recipe, err));
+    }
+    NB_TRY(nb_load_checkpoint(be, folder, given->recipe ? &recipe : NULL, 1, info.config.seq, &loaded, err));
     generator g = {.loaded = &loaded,
-                   .how = {given->temperature, (int32_t)given->top_k, (uint32_t)given->seed},
+                   .how = {given->temperature, (int32_t)given->top_k, given->top_p, (uint32_t)given->seed},
+                   .no_cache = given->no_cache,
                    .window = info.config.seq};
     nb_status status = prepare(&g, folder, given, err);
     if (status == NB_OK)
@@ -164,7 +176,7 @@ static nb_status check_range(const char *name, int64_t value, int64_t low, int64
 }
 
 nb_status ni_cli_generate(int argc, char **argv, nb_error *err) {
-    generate_options given = {.tokens = 100, .top_k = 50, .seed = 1, .temperature = 0.8};
+    generate_options given = {.tokens = 100, .top_k = 50, .seed = 1, .temperature = 0.8, .top_p = 1};
     int32_t count;
     NB_TRY(ni_cli_parse(&line, argc, argv, &given, &count, err));
     if (count < 0)
@@ -174,10 +186,14 @@ nb_status ni_cli_generate(int argc, char **argv, nb_error *err) {
     NB_TRY(check_range("seed", given.seed, 0, UINT32_MAX, err));
     if (!(given.temperature >= 0 && given.temperature <= 100))
         return nb_fail(err, NB_BAD_USAGE, "--temperature: %g; expected 0 to 100", given.temperature);
+    if (!(given.top_p > 0 && given.top_p <= 1))
+        return nb_fail(err, NB_BAD_USAGE, "--top-p: %g; expected above 0, at most 1", given.top_p);
+    char folder[NB_PATH_SIZE];
+    NB_TRY(ni_cli_checkpoint(argv[1], folder, err));
     nb_backend *be;
     NB_TRY(ni_cli_open(given.backend, given.threads, &be, err));
     ni_stop_on_signals();
-    nb_status status = run(be, argv[1], &given, err);
+    nb_status status = run(be, folder, &given, err);
     nb_backend_free(be);
     return status;
 }

@@ -1,5 +1,7 @@
 /* lens.c: `nibble lens`: what the lens of one run or of several measured, as a table by steps. */
 #include "cli/cli.h"
+#include "cli/lens_rows.h"
+#include "cli/runs.h"
 #include "lens/series.h"
 
 #include <fnmatch.h>
@@ -14,6 +16,7 @@
 
 typedef struct lens_options {
     const char *metric, *module;
+    bool csv, json;
 } lens_options;
 
 static const ni_option options[] = {
@@ -21,18 +24,21 @@ static const ni_option options[] = {
      "what to show: a number of docs/lens.md, as flip_rate; without it the names are listed"},
     {"module", 0, NI_OPTION_TEXT, offsetof(lens_options, module), "PATTERN",
      "of which modules, as '*down_proj' (default: all)"},
+    {"csv", 0, NI_OPTION_FLAG, offsetof(lens_options, csv), NULL,
+     "every number by module and role, vectors too: run,step,module,role,metric,index,value"},
+    {"json", 0, NI_OPTION_FLAG, offsetof(lens_options, json), NULL, "the same, an object a series and line"},
     {0},
 };
 
 static const ni_command_line line = {
-    .usage = "RUN... [--metric NAME] [--module PATTERN]",
+    .usage = "RUN... [--metric NAME] [--module PATTERN] [--csv | --json]",
     .about = "Prints a number that the lens measured while training (lens.every in the run file), one row a step and "
              "one column a\n"
-             "run: the mean over the modules that have it.\n"
+             "run: the mean over the modules that have it. RUN is a run folder, or one that holds runs.\n"
              "  nibble lens runs/twins/*-seed1 --metric flip_rate",
     .options = options,
     .least = 1,
-    .most = MOST_RUNS,
+    .most = -1,
 };
 
 /* ---- names: MODULE/ROLE/METRIC or MODULE/METRIC ---- */
@@ -138,8 +144,45 @@ static void list_names(const column *columns, int32_t runs) {
     }
 }
 
-static nb_status open_column(const char *run, column *c, nb_error *err) {
+/* ---- for other programs ---- */
+
+static bool wants(const void *context, const char *name) {
+    const lens_options *o = context;
+    char module[PATH_LIMIT];
+    snprintf(module, sizeof module, "%.*s", (int)strcspn(name, "/"), name);
+    return (!o->metric || strcmp(metric_of(name), o->metric) == 0) &&
+           (!o->module || fnmatch(o->module, module, 0) == 0);
+}
+
+static nb_status write_rows(const column *columns, int32_t runs, const lens_options *o, nb_error *err) {
+    int32_t found = 0;
+    for (int32_t r = 0; r < runs; r++)
+        for (int32_t n = 0; n < ni_series_names(columns[r].reader); n++)
+            found += wants(o, ni_series_name(columns[r].reader, n));
+    if (!found)
+        return nb_fail(err, NB_BAD_USAGE,
+                       "--metric, --module: no run has such a series; hint: without --metric the "
+                       "names are listed");
+    if (o->csv)
+        ni_lens_csv_head(stdout);
+    for (int32_t r = 0; r < runs; r++)
+        (o->csv ? ni_lens_csv : ni_lens_json)(columns[r].reader, columns[r].title, wants, o, stdout);
+    return NB_OK;
+}
+
+/* ---- runs ---- */
+
+typedef struct opened {
+    column columns[MOST_RUNS];
+    int32_t count;
+} opened;
+
+static nb_status open_column(void *context, const char *run, nb_error *err) {
+    opened *all = context;
     char path[PATH_LIMIT];
+    if (all->count == MOST_RUNS)
+        return nb_fail(err, NB_BAD_USAGE, "lens: more than %d runs", MOST_RUNS);
+    column *c = &all->columns[all->count];
     size_t length = strlen(run);
     while (length > 1 && run[length - 1] == '/')
         length--;
@@ -151,7 +194,9 @@ static nb_status open_column(const char *run, column *c, nb_error *err) {
     if (access(path, F_OK) != 0)
         return nb_fail(err, NB_BAD_FILE, "%s: holds no measurements; expected a run with lens.every in its run file",
                        run);
-    return ni_series_read(path, &c->reader, NULL, err);
+    NB_TRY(ni_series_read(path, &c->reader, NULL, err));
+    all->count++;
+    return NB_OK;
 }
 
 nb_status ni_cli_lens(int argc, char **argv, nb_error *err) {
@@ -160,15 +205,17 @@ nb_status ni_cli_lens(int argc, char **argv, nb_error *err) {
     NB_TRY(ni_cli_parse(&line, argc, argv, &o, &count, err));
     if (count < 0)
         return NB_OK;
-    column columns[MOST_RUNS] = {{0}};
-    nb_status status = NB_OK;
-    for (int32_t r = 0; r < count && status == NB_OK; r++)
-        status = open_column(argv[r + 1], &columns[r], err);
-    if (status == NB_OK && o.metric)
-        status = print_table(columns, count, &o, err);
+    if (o.csv && o.json)
+        return nb_fail(err, NB_BAD_USAGE, "--csv and --json: expected one of them");
+    opened all = {.count = 0};
+    nb_status status = ni_cli_each_run(count, argv + 1, open_column, &all, err);
+    if (status == NB_OK && (o.csv || o.json))
+        status = write_rows(all.columns, all.count, &o, err);
+    else if (status == NB_OK && o.metric)
+        status = print_table(all.columns, all.count, &o, err);
     else if (status == NB_OK)
-        list_names(columns, count);
-    for (int32_t r = 0; r < count; r++)
-        ni_series_reader_free(columns[r].reader);
+        list_names(all.columns, all.count);
+    for (int32_t r = 0; r < all.count; r++)
+        ni_series_reader_free(all.columns[r].reader);
     return status;
 }

@@ -4,6 +4,7 @@
  * The recipe's formats are used, its keep list is not: a kind that it protects is measured like the others.
  */
 #include "cli/cli.h"
+#include "cli/runs.h"
 #include "cli/screen.h"
 #include "cli/training.h"
 #include "files/file.h"
@@ -33,7 +34,7 @@ static const ni_option options[] = {
 };
 
 static const ni_command_line line = {
-    .usage = "CHECKPOINT [--recipe R] [--data FILE] [--sequences N] [-o FILE]",
+    .usage = "CHECKPOINT|RUN [--recipe R] [--data FILE] [--sequences N] [-o FILE]",
     .about =
         "Evaluates a checkpoint with one kind of module quantized at a time (all q_proj, then all k_proj, ...) and in\n"
         "BF16. Prints each loss, its gap to BF16 in %, and that gap over the kind's share of the parameters of linear\n"
@@ -196,10 +197,12 @@ nb_status ni_cli_probe(int argc, char **argv, nb_error *err) {
     NB_TRY(ni_cli_parse(&line, argc, argv, &given, &count, err));
     if (count < 0)
         return NB_OK;
+    char folder[NB_PATH_SIZE];
+    NB_TRY(ni_cli_checkpoint(argv[1], folder, err));
     probe *p = calloc(1, sizeof *p);
     if (!p)
         return nb_fail(err, NB_NO_MEMORY, "probe: out of memory");
-    *p = (probe){.folder = argv[1], .given = &given, .rows = json_array()};
+    *p = (probe){.folder = folder, .given = &given, .rows = json_array()};
     nb_status status = ni_cli_open(given.backend, given.threads, &p->be, err);
     if (status == NB_OK) {
         status = run(p, err);

@@ -169,14 +169,11 @@ static nb_status get_tokenizer(const tokenize_options *o, const inputs *in, disp
     return ni_tokenizer_train(in->texts, in->count, vocab, out, err);
 }
 
-static nb_status write_folder(const tokenize_options *o, const inputs *in, const ni_tokenizer *tokenizer, display *d,
-                              ni_corpus_counts *counts, nb_error *err) {
-    ni_corpus_options corpus = {
-        .val_share = o->val, .shard_tokens = o->shard_tokens, .progress = show, .progress_context = d};
-    NB_TRY(choose_split(o, &corpus, err));
+static nb_status write_folder(const tokenize_options *o, const inputs *in, const ni_tokenizer *tokenizer,
+                              const ni_corpus_options *corpus, ni_corpus_counts *counts, nb_error *err) {
     ni_folder *folder;
     NB_TRY(ni_folder_begin(o->out, &folder, err));
-    nb_status status = ni_corpus_write(tokenizer, in->texts, in->count, ni_folder_path(folder), &corpus, counts, err);
+    nb_status status = ni_corpus_write(tokenizer, in->texts, in->count, ni_folder_path(folder), corpus, counts, err);
     if (status != NB_OK) {
         ni_folder_abandon(folder);
         return status;
@@ -202,7 +199,13 @@ static nb_status tokenize(const tokenize_options *o, const inputs *in, nb_error 
     double began = d.began;
     ni_tokenizer *tokenizer = NULL;
     ni_corpus_counts counts = {0};
-    nb_status status = get_tokenizer(o, in, &d, &tokenizer, err);
+    ni_corpus_options corpus = {
+        .val_share = o->val, .shard_tokens = o->shard_tokens, .progress = show, .progress_context = &d};
+    nb_status status = choose_split(o, &corpus, err);
+    if (status == NB_OK && o->val < 1)
+        status = ni_corpus_check(in->texts, in->count, &corpus, err);
+    if (status == NB_OK)
+        status = get_tokenizer(o, in, &d, &tokenizer, err);
     if (status == NB_OK)
         status = make_parent(o->out, err);
     if (status == NB_OK) {
@@ -210,7 +213,7 @@ static nb_status tokenize(const tokenize_options *o, const inputs *in, nb_error 
         sigaction(SIGINT, &action, &was_int);
         sigaction(SIGTERM, &action, &was_term);
         d.began = ni_seconds();
-        status = write_folder(o, in, tokenizer, &d, &counts, err);
+        status = write_folder(o, in, tokenizer, &corpus, &counts, err);
         sigaction(SIGINT, &was_int, NULL);
         sigaction(SIGTERM, &was_term, NULL);
     }

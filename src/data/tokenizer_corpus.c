@@ -13,7 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { UNIT_MOST = 1 << 16, UNIT_LEAST = 1 << 12, BATCH_UNITS = 256, PATH_ROOM = 4096 };
+enum { UNIT_MOST = 1 << 16, UNIT_LEAST = 1 << 12, UNIT_OF_SMALL = 64, BATCH_UNITS = 256, PATH_ROOM = 4096 };
 
 /* A piece of a document. */
 typedef struct unit {
@@ -147,6 +147,13 @@ static nb_status add_document(corpus *c, const ni_text *document, nb_error *err)
     return NB_OK;
 }
 
+static nb_status fail_without_validation(int64_t total, double share, nb_error *err) {
+    return nb_fail(err, NB_BAD_FILE,
+                   "%" PRId64 " bytes of text are too few to set %g of them aside for validation; give more text, a "
+                   "larger share, or no validation share",
+                   total, share);
+}
+
 static nb_status write_all(corpus *c, const ni_text *texts, int32_t count, nb_error *err) {
     for (int32_t i = 0; i < count; i++) {
         ni_document_reader reader = ni_documents(&texts[i]);
@@ -164,12 +171,37 @@ static nb_status write_all(corpus *c, const ni_text *texts, int32_t count, nb_er
     if (c->train.counts.tokens == 0)
         return nb_fail(err, NB_BAD_FILE, "the text is empty: there is nothing to tokenize");
     if (c->options->val_share > 0 && c->val.counts.tokens == 0)
-        return nb_fail(err, NB_BAD_FILE,
-                       "%" PRId64
-                       " bytes of text are too few to set %g of them aside for validation; give more text or "
-                       "no validation share",
-                       c->total, c->options->val_share);
+        return fail_without_validation(c->total, c->options->val_share, err);
     return NB_OK;
+}
+
+static int64_t between(int64_t least, int64_t value, int64_t most) {
+    return value < least ? least : value > most ? most : value;
+}
+
+/* Small units of small texts, so that a small share is spread, too; of the smallest, so that there is one to set aside.
+ */
+static void measure(corpus *c, const ni_text *texts, int32_t count) {
+    for (int32_t i = 0; i < count; i++)
+        c->total += (int64_t)texts[i].size;
+    const int64_t least = between(UNIT_OF_SMALL, c->total / 20, UNIT_LEAST);
+    c->unit_bytes = (size_t)between(least, c->total / 2000, UNIT_MOST);
+}
+
+nb_status ni_corpus_check(const ni_text *texts, int32_t count, const ni_corpus_options *options, nb_error *err) {
+    corpus c = {.options = options};
+    measure(&c, texts, count);
+    for (int32_t i = 0; i < count && options->val_share > 0; i++) {
+        ni_document_reader reader = ni_documents(&texts[i]);
+        ni_text document;
+        while (ni_document_next(&reader, options, &document))
+            for (size_t at = 0, n; at < document.size; at += n) {
+                n = ni_tokenizer_cut(document.bytes + at, document.size - at, c.unit_bytes);
+                if (take_for_val(&c, n))
+                    return NB_OK;
+            }
+    }
+    return options->val_share > 0 ? fail_without_validation(c.total, options->val_share, err) : NB_OK;
 }
 
 /* ---- meta.json ---- */
@@ -215,10 +247,7 @@ nb_status ni_corpus_write(const ni_tokenizer *tokenizer, const ni_text *texts, i
     }
     if (!c.batch)
         return nb_fail(err, NB_NO_MEMORY, "no memory to tokenize");
-    for (int32_t i = 0; i < count; i++)
-        c.total += (int64_t)texts[i].size;
-    int64_t share = c.total / 2000; /* small units of small texts, so that a small share is spread, too */
-    c.unit_bytes = share < UNIT_LEAST ? UNIT_LEAST : share > UNIT_MOST ? UNIT_MOST : (size_t)share;
+    measure(&c, texts, count);
     nb_status status = write_all(&c, texts, count, err);
     if (status == NB_OK)
         status = ni_tokenizer_save(tokenizer, folder, err);

@@ -43,6 +43,9 @@ typedef struct ni_corpus_counts {
 nb_status ni_corpus_write(const ni_tokenizer *tokenizer, const ni_text *texts, int32_t count, const char *folder,
                           const ni_corpus_options *options, ni_corpus_counts *counts, nb_error *err);
 
+/* Whether the texts are enough for validation, found without encoding them: before a tokenizer is trained. */
+nb_status ni_corpus_check(const ni_text *texts, int32_t count, const ni_corpus_options *options, nb_error *err);
+
 /* The next document of a text from *at on: sets its beginning and size and moves *at behind it and its separator; false
  * at the end. Documents without bytes are passed over. */
 typedef struct ni_document_reader {

@@ -14,6 +14,11 @@ typedef struct ni_arena {
     size_t used, peak;
 } ni_arena;
 
+/* What an allocation of so many bytes takes. */
+static inline size_t ni_arena_round(size_t bytes) {
+    return (bytes + 63) / 64 * 64;
+}
+
 static inline void *ni_arena_take(ni_arena *arena, size_t bytes) {
     size_t at = arena->used;
     arena->used += (bytes + 63) / 64 * 64;

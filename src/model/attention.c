@@ -23,6 +23,7 @@ typedef struct ni_attention_layer {
     ni_linear_group *in, *out;
     void *q, *k, *v, *o;                        /* saved: act [rows, heads (kv_heads) * head_dim]; q, k after RoPE */
     uint32_t *o_amax;                           /* saved; NULL where nobody asks */
+    void *kept_k, *kept_v;                      /* act [rows, kv_heads * head_dim]: of the tokens before (step.c) */
     void *lse;                                  /* saved: real [batch, heads, seq] */
     void *q_raw, *k_raw, *q_rstd, *k_rstd;      /* saved where q and k are normed: before the norm */
     void *dq, *dk, *dv, *do_, *dq_raw, *dk_raw; /* of a pass */
@@ -122,25 +123,55 @@ static int64_t norm_rows(const ni_attention_layer *a, const ni_run *run, int64_t
     return a->qk_norm == NI_QK_NORM_WHOLE ? run->rows : run->rows * heads;
 }
 
+/* Where this pass puts q, k, v and o. */
+typedef struct places {
+    void *q, *k, *v, *o;
+} places;
+
+/* The token at hand stands behind those that are kept. */
+static places places_of(const ni_attention_layer *a, const ni_run *run) {
+    const int64_t q_cols = a->heads * a->head_dim, kv_cols = a->kv_heads * a->head_dim;
+    if (run->kept < 0)
+        return (places){a->q, a->k, a->v, a->o};
+    return (places){ni_act_row(run, a->q, run->kept, q_cols), ni_act_row(run, a->kept_k, run->kept, kv_cols),
+                    ni_act_row(run, a->kept_v, run->kept, kv_cols), ni_act_row(run, a->o, run->kept, q_cols)};
+}
+
+/* Of all kept tokens the last one's query alone is of interest. The others look at themselves, where the backend can
+ * have it so, or at what their rows of q hold: their outputs are read by nobody. */
+static nb_status attend_to_kept(ni_attention_layer *a, const ni_run *run, nb_error *err) {
+    nb_attention s = shape(a, run);
+    s.seq = run->kept + 1;
+    s.doc_start = run->kept_start;
+    s.doc_end = NULL;
+    s.o_amax = NULL; /* it would be that of all rows */
+    return run->be->ops->attention_forward(run->be, &s, a->o, a->lse, a->q, a->kept_k, a->kept_v, err);
+}
+
 static nb_status forward(void *layer, const ni_run *run, const nb_mat *x, const nb_mat *y, nb_error *err) {
     ni_attention_layer *a = layer;
     nb_backend *be = run->be;
     int64_t q_cols = a->heads * a->head_dim, kv_cols = a->kv_heads * a->head_dim;
     bool normed = a->qk_norm != NI_QK_NORM_NONE;
-    nb_mat qkv[] = {ni_act(run, normed ? a->q_raw : a->q, q_cols), ni_act(run, normed ? a->k_raw : a->k, kv_cols),
-                    ni_act(run, a->v, kv_cols)};
+    const places at = places_of(a, run);
+    nb_mat qkv[] = {ni_act(run, normed ? a->q_raw : at.q, q_cols), ni_act(run, normed ? a->k_raw : at.k, kv_cols),
+                    ni_act(run, at.v, kv_cols)};
     NB_TRY(ni_run_group(run, a->in, x, qkv, err));
     if (normed) {
-        ni_norm_forward(be, &a->q_norm, a->q, a->q_rstd, a->q_raw, norm_rows(a, run, a->heads));
-        ni_norm_forward(be, &a->k_norm, a->k, a->k_rstd, a->k_raw, norm_rows(a, run, a->kv_heads));
+        ni_norm_forward(be, &a->q_norm, at.q, a->q_rstd, a->q_raw, norm_rows(a, run, a->heads));
+        ni_norm_forward(be, &a->k_norm, at.k, a->k_rstd, a->k_raw, norm_rows(a, run, a->kv_heads));
     }
-    be->ops->rope(be, a->q, run->positions, run->rows, a->heads, a->head_dim, a->theta, false);
-    be->ops->rope(be, a->k, run->positions, run->rows, a->kv_heads, a->head_dim, a->theta, false);
-    nb_attention s = shape(a, run);
-    if (run->pass->lens && run->pass->lens->attention)
-        run->pass->lens->attention(run->pass->lens->context, be, a->name, &s, a->q, a->k);
-    NB_TRY(be->ops->attention_forward(be, &s, a->o, a->lse, a->q, a->k, a->v, err));
-    nb_mat o = ni_act_with(run, a->o, q_cols, a->o_amax);
+    be->ops->rope(be, at.q, run->positions, run->rows, a->heads, a->head_dim, a->theta, false);
+    be->ops->rope(be, at.k, run->positions, run->rows, a->kv_heads, a->head_dim, a->theta, false);
+    if (run->kept >= 0) {
+        NB_TRY(attend_to_kept(a, run, err));
+    } else {
+        nb_attention s = shape(a, run);
+        if (run->pass->lens && run->pass->lens->attention)
+            run->pass->lens->attention(run->pass->lens->context, be, a->name, &s, a->q, a->k);
+        NB_TRY(be->ops->attention_forward(be, &s, a->o, a->lse, a->q, a->k, a->v, err));
+    }
+    nb_mat o = ni_act_with(run, at.o, q_cols, run->kept < 0 ? a->o_amax : NULL);
     return y ? ni_run_group(run, a->out, &o, y, err) : NB_OK;
 }
 
@@ -189,4 +220,15 @@ static void census(const void *layer, const nb_model *model, nb_census_row *row)
     row->kernel = model->be->ops->attention_kernel(model->be, &s, &row->reason);
 }
 
-const ni_layer_kind ni_attention_kind = {create, declare, build, place, wants_amax, forward, backward, flops, census};
+static size_t keep(void *layer, nb_backend *be, int64_t rows, void *memory) {
+    ni_attention_layer *a = layer;
+    const size_t bytes = ni_arena_round((size_t)(rows * a->kv_heads * a->head_dim) * nb_dtype_size(be->act));
+    if (memory) {
+        a->kept_k = memory;
+        a->kept_v = (uint8_t *)memory + bytes;
+    }
+    return 2 * bytes;
+}
+
+const ni_layer_kind ni_attention_kind = {create,  declare,  build, place,  wants_amax,
+                                         forward, backward, flops, census, keep};

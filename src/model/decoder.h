@@ -27,7 +27,10 @@ typedef struct ni_run {
     int64_t batch, seq, rows;                                          /* rows = batch * seq: the tokens */
     const int32_t *tokens, *targets, *positions, *doc_start, *doc_end; /* [rows], backend memory */
     bool training;                                                     /* a backward pass follows */
-    bool again; /* a forward pass was here already: what it saved is made once more, and nobody looks */
+    bool again;   /* a forward pass was here already: what it saved is made once more, and nobody looks */
+    int64_t kept; /* one token after so many whose keys, values and gates are kept (step.c); -1: a whole micro-batch */
+    const int32_t *kept_start,
+        *kept_document; /* [kept + 1] backend memory: doc_start over all of them, for attention and GLA */
 } ni_run;
 
 /* y[i] = X W_i^T of this pass, be it the first or one that is made again. */
@@ -47,6 +50,11 @@ static inline nb_mat ni_act_with(const ni_run *run, void *data, int64_t cols, ui
     nb_mat m = ni_act(run, data, cols);
     m.amax = amax;
     return m;
+}
+
+/* Row `row` of an array of act [.., cols]. */
+static inline void *ni_act_row(const ni_run *run, void *data, int64_t row, int64_t cols) {
+    return (uint8_t *)data + (size_t)(row * cols) * nb_dtype_size(run->be->act);
 }
 
 /* ---- norms ---- */
@@ -81,6 +89,8 @@ typedef struct ni_layer_kind {
     double (*flops)(const void *layer, int64_t seq); /* of one training token, beside the linear layers */
     /* What the census says of what it computes beside them; NULL: nothing. */
     void (*census)(const void *layer, const struct nb_model *model, nb_census_row *row);
+    /* Bytes that `rows` tokens leave behind for those after them; takes `memory` for it unless NULL. NULL: nothing. */
+    size_t (*keep)(void *layer, nb_backend *be, int64_t rows, void *memory);
 } ni_layer_kind;
 
 extern const ni_layer_kind ni_attention_kind, ni_mlp_kind, ni_gla_kind;
@@ -148,6 +158,9 @@ struct nb_model {
     int32_t *inputs;                  /* backend int32 [NI_INPUTS, rows], as in ni_run */
     int32_t *doc_end;                 /* host [rows] */
     double *losses;                   /* backend [NI_LOSS_SLOTS] (model/loss.h) */
+    void *kept;                       /* what layers keep between nb_model_step; NULL until the first */
+    int32_t *kept_start; /* backend [2, max_rows]; part of `kept`: where attention begins to look, and zeros */
+    int64_t kept_rows;   /* tokens in there */
 };
 
 /* What the parts of a model need while it is made. */
@@ -192,6 +205,9 @@ void ni_head_place(const ni_builder *builder, ni_arena *working);
 nb_status ni_head_loss(struct nb_model *model, const ni_run *run, const void *x, int64_t scored, void *dx,
                        double *sum_of_losses, nb_error *err);
 nb_status ni_head_logits(struct nb_model *model, const ni_run *run, float *logits, nb_error *err);
+
+/* model.c: uploads a micro-batch. */
+ni_run ni_model_begin(struct nb_model *model, const nb_batch *batch, const nb_pass *pass, bool targets, bool training);
 
 /* decoder.c */
 /* The last of the stream, and the head's norm of it. */

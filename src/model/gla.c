@@ -24,6 +24,7 @@ typedef struct ni_gla_layer {
     ni_linear_group *in, *gate_out, *out;
     void *q, *k, *v, *g, *low, *a; /* saved: act [rows, keys | values | low_rank] */
     void *gate;                    /* saved: real [rows, keys] */
+    void *kept[4];                 /* q, k, v, gate of the tokens before (step.c); NULL where none are kept */
     void *o, *rstd, *normed;       /* saved: act [rows, values], real [rows, heads], act [rows, values] */
     uint32_t *normed_amax;         /* saved; NULL where nobody asks */
     void *dq, *dk, *dv, *dg, *dlow, *da, *dgate, *do_, *dnormed; /* of a pass; dgate real */
@@ -127,7 +128,13 @@ static ni_gla shape(const ni_gla_layer *l, const ni_run *run) {
 static nb_status forward(void *layer, const ni_run *run, const nb_mat *x, const nb_mat *y, nb_error *err) {
     ni_gla_layer *l = layer;
     nb_backend *be = run->be;
-    const nb_mat projected[] = {ni_act(run, l->q, l->keys), ni_act(run, l->k, l->keys), ni_act(run, l->v, l->values),
+    const bool kept = run->kept >= 0; /* the token at hand stands behind those that are kept */
+    void *q = kept ? ni_act_row(run, l->kept[0], run->kept, l->keys) : l->q;
+    void *k = kept ? ni_act_row(run, l->kept[1], run->kept, l->keys) : l->k;
+    void *v = kept ? ni_act_row(run, l->kept[2], run->kept, l->values) : l->v;
+    void *gate = kept ? (uint8_t *)l->kept[3] + (size_t)(run->kept * l->keys) * nb_dtype_size(be->real) : l->gate;
+    void *o = kept ? ni_act_row(run, l->o, run->kept, l->values) : l->o;
+    const nb_mat projected[] = {ni_act(run, q, l->keys), ni_act(run, k, l->keys), ni_act(run, v, l->values),
                                 ni_act(run, l->g, l->values), ni_act(run, l->low, l->low_rank)};
     const nb_mat low = ni_act(run, l->low, l->low_rank), a = ni_act(run, l->a, l->keys);
     const nb_mat normed = ni_act_with(run, l->normed, l->values, l->normed_amax);
@@ -135,12 +142,18 @@ static nb_status forward(void *layer, const ni_run *run, const nb_mat *x, const 
     NB_TRY(ni_run_group(run, l->gate_out, &low, &a, err));
     if (run->pass->lens && run->pass->lens->gate)
         run->pass->lens->gate(run->pass->lens->context, be, l->name, &a, l->bias);
-    be->ops->gla_gate_forward(be, l->gate, l->a, l->bias, run->rows, l->keys, l->normalizer, l->clamp);
-    const ni_gla s = shape(l, run);
-    NB_TRY(be->ops->gla_forward(be, &s, l->o, l->q, l->k, l->v, l->gate, err));
+    be->ops->gla_gate_forward(be, gate, l->a, l->bias, run->rows, l->keys, l->normalizer, l->clamp);
+    ni_gla s = shape(l, run);
+    if (kept) { /* the recurrence over all of them again: few operations beside those of the linear layers */
+        s.seq = run->kept + 1;
+        s.doc_start = run->kept_document;
+        NB_TRY(be->ops->gla_forward(be, &s, l->o, l->kept[0], l->kept[1], l->kept[2], l->kept[3], err));
+    } else {
+        NB_TRY(be->ops->gla_forward(be, &s, l->o, l->q, l->k, l->v, l->gate, err));
+    }
     nb_mat heads = nb_mat_of(l->normed, be->act, run->rows * l->heads, l->norm.dim);
     heads.amax = l->normed_amax;
-    be->ops->gated_norm_forward(be, &heads, l->rstd, l->o, l->g, l->norm.weight, l->norm.eps);
+    be->ops->gated_norm_forward(be, &heads, l->rstd, o, l->g, l->norm.weight, l->norm.eps);
     return y ? ni_run_group(run, l->out, &normed, y, err) : NB_OK;
 }
 
@@ -187,4 +200,18 @@ static void census(const void *layer, const nb_model *model, nb_census_row *row)
     row->kernel = model->be->ops->gla_kernel(model->be, &s, &row->reason);
 }
 
-const ni_layer_kind ni_gla_kind = {create, declare, build, place, wants_amax, forward, backward, flops, census};
+static size_t keep(void *layer, nb_backend *be, int64_t rows, void *memory) {
+    ni_gla_layer *l = layer;
+    const size_t act = nb_dtype_size(be->act),
+                 bytes[4] = {(size_t)(rows * l->keys) * act, (size_t)(rows * l->keys) * act,
+                             (size_t)(rows * l->values) * act, (size_t)(rows * l->keys) * nb_dtype_size(be->real)};
+    size_t used = 0;
+    for (int i = 0; i < 4; i++) {
+        if (memory)
+            l->kept[i] = (uint8_t *)memory + used;
+        used += ni_arena_round(bytes[i]);
+    }
+    return used;
+}
+
+const ni_layer_kind ni_gla_kind = {create, declare, build, place, wants_amax, forward, backward, flops, census, keep};

@@ -85,4 +85,4 @@ static double flops(const void *layer, int64_t seq) {
     return 0; /* its linear layers are counted by themselves */
 }
 
-const ni_layer_kind ni_mlp_kind = {create, declare, build, place, wants_amax, forward, backward, flops, NULL};
+const ni_layer_kind ni_mlp_kind = {create, declare, build, place, wants_amax, forward, backward, flops, NULL, NULL};

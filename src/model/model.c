@@ -58,7 +58,7 @@ void nb_model_free(nb_model *model) {
     if (!model)
         return;
     nb_backend *be = model->be;
-    void *const memory[] = {model->saved.memory, model->working.memory, model->scratch.memory};
+    void *const memory[] = {model->saved.memory, model->working.memory, model->scratch.memory, model->kept};
     for (int32_t i = 0; i < model->group_count; i++)
         ni_linear_group_free(model->groups[i]);
     for (int32_t i = 0; model->branches && i < 2 * model->config.layers; i++)
@@ -113,7 +113,7 @@ static nb_status check_batch(nb_model *model, const nb_batch *batch, bool target
     return find_documents(model, batch, err);
 }
 
-static ni_run begin(nb_model *model, const nb_batch *batch, const nb_pass *pass, bool targets, bool training) {
+ni_run ni_model_begin(nb_model *model, const nb_batch *batch, const nb_pass *pass, bool targets, bool training) {
     nb_backend *be = model->be;
     const int64_t rows = batch->batch * batch->seq;
     const int32_t *from[] = {batch->tokens, targets ? batch->targets : batch->tokens, batch->positions,
@@ -139,7 +139,8 @@ static ni_run begin(nb_model *model, const nb_batch *batch, const nb_pass *pass,
                   .positions = to[2],
                   .doc_start = to[3],
                   .doc_end = to[4],
-                  .training = training};
+                  .training = training,
+                  .kept = -1};
     return run;
 }
 
@@ -159,7 +160,7 @@ nb_status ni_model_fetch_losses(nb_model *model, int64_t count, double *sums, nb
 nb_status ni_model_queue_loss(nb_model *model, const nb_batch *batch, const nb_pass *pass, double *sum, int64_t *scored,
                               nb_error *err) {
     NB_TRY(check_batch(model, batch, true, scored, err));
-    ni_run run = begin(model, batch, pass, true, false);
+    ni_run run = ni_model_begin(model, batch, pass, true, false);
     NB_TRY(ni_decoder_forward(model, &run, err));
     return ni_head_loss(model, &run, last_of_stream(model), *scored, NULL, sum, err);
 }
@@ -190,7 +191,7 @@ static nb_status queue_loss_and_grads(nb_model *model, const nb_batch *batch, co
     if (!model->training)
         return nb_fail(err, NB_BAD_USAGE, "model %s was made without gradients", model->config.name);
     NB_TRY(check_batch(model, batch, true, scored, err));
-    ni_run run = begin(model, batch, pass, true, true);
+    ni_run run = ni_model_begin(model, batch, pass, true, true);
     begin_gradients(model, fresh, *scored);
     NB_TRY(ni_decoder_forward(model, &run, err));
     NB_TRY(ni_head_loss(model, &run, last_of_stream(model), *scored, model->dstream, sum, err));
@@ -225,7 +226,7 @@ nb_status nb_model_loss_and_grads(nb_model *model, const nb_batch *batch, const 
 nb_status nb_model_logits(nb_model *model, const nb_batch *batch, const nb_pass *pass, float *logits, nb_error *err) {
     int64_t scored;
     NB_TRY(check_batch(model, batch, false, &scored, err));
-    ni_run run = begin(model, batch, pass, false, false);
+    ni_run run = ni_model_begin(model, batch, pass, false, false);
     NB_TRY(ni_decoder_forward(model, &run, err));
     return ni_head_logits(model, &run, logits, err);
 }

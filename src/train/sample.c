@@ -26,6 +26,25 @@ static double uniform(uint32_t seed, int64_t index) {
     return (double)(((uint64_t)r.w[0] << 21) ^ (r.w[1] >> 11)) * 0x1p-53;
 }
 
+/* Leaves the most likely, whose sum first reaches the share; returns it. `sorted` holds [vocab]. */
+static double cut_to_share(float *weights, int32_t vocab, double share, double sum, float *sorted) {
+    if (share >= 1)
+        return sum;
+    memcpy(sorted, weights, (size_t)vocab * sizeof *sorted);
+    qsort(sorted, (size_t)vocab, sizeof *sorted, descending);
+    int32_t count = 0, equal = 0;
+    double kept = 0;
+    while (count < vocab && (count == 0 || kept < share * sum))
+        kept += (double)sorted[count++];
+    const float least = sorted[count - 1];
+    for (int32_t i = 0; i < count; i++)
+        equal += sorted[i] == least;
+    for (int32_t i = 0; i < vocab; i++)
+        if (weights[i] < least || (weights[i] == least && equal-- <= 0))
+            weights[i] = 0;
+    return kept;
+}
+
 int32_t ni_sample(const float *logits, int32_t vocab, const ni_sampling *how, int64_t index, float *scratch) {
     int32_t best = most_likely(logits, vocab);
     if (how->temperature <= 0 || how->top_k == 1)
@@ -46,6 +65,7 @@ int32_t ni_sample(const float *logits, int32_t vocab, const ni_sampling *how, in
         scratch[i] = takes_part ? (float)exp(((double)logits[i] - (double)logits[best]) / how->temperature) : 0;
         sum += (double)scratch[i];
     }
+    sum = cut_to_share(scratch, vocab, how->top_p, sum, scratch + vocab);
     double target = uniform(how->seed, index) * sum;
     for (int32_t i = 0; i < vocab; i++) {
         target -= (double)scratch[i];

@@ -66,6 +66,7 @@ nb_status ni_backend_cpu(const nb_backend_options *options, nb_backend **out, nb
         return NB_NO_MEMORY;
     }
     assemble(&object->ops, isa);
+    object->backend.any_first_key = true;
     *out = &object->backend;
     return NB_OK;
 }
