@@ -1,13 +1,18 @@
 /* test_run_goldens.c: what short runs compute, bit for bit, beside tests/golden/runs.txt: every shipped recipe on every
  * family, 30 steps of two micro-batches, two evaluations, mechanisms awake.
  *
- * By default scalar code and the best instruction set of this machine; NIBBLE_GOLDEN_ALL=1 runs the others too,
- * NIBBLE_GOLDEN_THREADS=N changes the threads (and no bit). NIBBLE_GOLDEN_WRITE=1 writes the rows of all instruction
- * sets of this machine anew and keeps those of others.
+ * There are four arms. "scalar"; "fma", with AVX2 or AVX-512 and the kernel of ours for plain products, whose order of
+ * sums is one for both: rows of these hold on any x86-64 machine whose libm rounds alike. "portable" and "chosen",
+ * which is the best instruction set with the products that this machine takes for itself: these multiply by libraries,
+ * so their rows carry where they were made and are compared only there.
  *
- * Scalar rows hold on any x86-64 machine whose libm rounds alike. The others multiply BF16 by libraries, so they carry
- * where they were made and are compared only there. Scalar code takes minutes for blocks of 1x128: those recipes have
- * no scalar row. Models are as small as blocks allow. A recipe that the family's tiny model refuses is a row, too. */
+ * By default scalar code and the best instruction set as fma and as chosen; NIBBLE_GOLDEN_ALL=1 runs the others too,
+ * NIBBLE_GOLDEN_THREADS=N changes the threads (and no bit). NIBBLE_GOLDEN_WRITE=1 writes the rows of all arms of this
+ * machine anew and keeps those of others; NIBBLE_GOLDEN_ARM=fma (say) runs that arm alone.
+ *
+ * Models are as small as blocks allow. Scalar code is slow on blocks of 1x128: two of the recipes with them take 4
+ * steps of one micro-batch there, on llama alone, the others none. A recipe that the family's tiny model refuses
+ * is a row, too. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -25,9 +30,12 @@
 
 #include <dirent.h>
 
-enum { STEPS = 30, EVALUATIONS = 2, DIGITS = 16, MOST_ROWS = 2000, ROW_SIZE = 512 };
+enum { STEPS = 30, FEW_STEPS = 4, EVALUATIONS = 2, DIGITS = 16, MOST_ROWS = 2000, ROW_SIZE = 512 };
 
 static const char *const families[] = {"llama", "qwen3", "olmo2", "gla"};
+
+typedef enum arm { SCALAR, PORTABLE, FMA, CHOSEN } arm;
+static const char *const arm_names[] = {"scalar", "portable", "fma", "chosen"};
 
 typedef struct outcome {
     double losses[STEPS], evaluations[EVALUATIONS];
@@ -59,20 +67,22 @@ static void put_model(void **state, const char *family, bool wide, bool scalar, 
                  strcmp(family, "qwen3") == 0 ? "true" : "false");
     snprintf(text, sizeof text,
              "name: small\nfamily: %s\nvocab: 64\nhidden: %d\nlayers: %d\nheads: %d\nintermediate: %d\nmax_seq: 64\n%s",
-             family, hidden, layers, scalar ? 1 : 2, 2 * hidden, more);
+             family, hidden, layers, scalar && !wide ? 1 : 2, 2 * hidden, more);
     put(state, "small.yaml", text);
 }
 
 /* What a recipe schedules, moved to where 30 steps see it. */
-static void put_recipe(void **state, const nb_recipe *r, const char *more) {
+static void put_recipe(void **state, const nb_recipe *r, bool few, const char *more) {
     char text[1024];
     const nb_mechanism_set *m = &r->mechanisms;
     snprintf(text, sizeof text, "base: %s\nname: awake\n%s%s%s%s", r->name,
              m->has_hcp && !strstr(more, "hcp") ? "hcp: {share: 0.5, refresh: 7, ema: 0}\n" : "",
-             m->has_outcontrol && !strstr(more, "outcontrol") ? "outcontrol: {start: 4, window: 4}\n" : "",
-             m->has_oscireset && !strstr(more, "oscireset")
-                 ? "oscireset: {start: 10, period: 10, window: 4, threshold: 2}\n"
-                 : "",
+             !m->has_outcontrol || strstr(more, "outcontrol") ? ""
+             : few                                            ? "outcontrol: {start: 1, window: 1}\n"
+                                                              : "outcontrol: {start: 4, window: 4}\n",
+             !m->has_oscireset || strstr(more, "oscireset") ? ""
+             : few ? "oscireset: {start: 0, period: 3, window: 1, threshold: 1}\n"
+                   : "oscireset: {start: 10, period: 10, window: 4, threshold: 2}\n",
              more);
     put(state, "awake.yaml", text);
 }
@@ -88,16 +98,16 @@ static void on_evaluation(void *user, const nb_eval_report *report) {
 }
 
 /* Parameters and moments; not what mechanisms keep, which is theirs to arrange. */
-static void digest_files(void **state, char out[NI_CHECKSUM_SIZE]) {
-    static const char *const files[] = {"run/checkpoints/step-00000030/model.safetensors",
-                                        "run/checkpoints/step-00000030/optimizer.safetensors"};
-    char *all = NULL;
+static void digest_files(void **state, int32_t steps, char out[NI_CHECKSUM_SIZE]) {
+    static const char *const files[] = {"model", "optimizer"};
+    char *all = NULL, name[128];
     size_t size = 0;
     FILE *to = open_memstream(&all, &size);
     for (int f = 0; f < 2; f++) {
         ni_safetensors *file;
         nb_error err = {0};
-        if (ni_safetensors_open(in_folder(state, files[f]), &file, &err) != NB_OK)
+        snprintf(name, sizeof name, "run/checkpoints/step-%08d/%s.safetensors", steps, files[f]);
+        if (ni_safetensors_open(in_folder(state, name), &file, &err) != NB_OK)
             fail_msg("%s", err.message);
         for (int32_t i = 0; i < ni_safetensors_count(file); i++) {
             const ni_file_tensor *t = ni_safetensors_at(file, i);
@@ -118,7 +128,21 @@ static int32_t threads(void) {
     return text ? atoi(text) : 2;
 }
 
-static outcome run(void **state, const char *recipe, const char *family, nb_isa isa, const char *more,
+/* The backend of an arm; */
+static nb_backend *open_arm(arm which, nb_isa isa, int32_t team) {
+    nb_backend *be;
+    nb_error err = {0};
+    const nb_backend_options options = {team, isa};
+    assert_int_equal(nb_backend_open("cpu", &options, &be, &err), NB_OK);
+    for (int bf16 = 0; which == FMA && bf16 < 2; bf16++) {
+        nb_dtype type = bf16 ? NB_BF16 : NB_F32;
+        if (be->ops->gemm_take(be, type, type, "fma chain", &err) != NB_OK)
+            fail_msg("%s", err.message);
+    }
+    return be;
+}
+
+static outcome run(void **state, const char *recipe, const char *family, arm which, nb_isa isa, const char *more,
                    const char *set) {
     char text[2048], tiny[600];
     outcome o = {.refused = false};
@@ -127,29 +151,28 @@ static outcome run(void **state, const char *recipe, const char *family, nb_isa 
     nb_error err = {0};
     if (nb_recipe_load(recipe, NI_TEST_SOURCE "/recipes", &r, &err) != NB_OK)
         fail_msg("%s", err.message);
-    const bool wide = is_wide(&r);
+    const bool wide = is_wide(&r), few = wide && isa == NB_ISA_SCALAR;
+    const int32_t steps = few ? FEW_STEPS : STEPS;
     /* keep.last_blocks would leave a single block in BF16 */
     put_model(state, family, wide, isa == NB_ISA_SCALAR,
               wide || (isa == NB_ISA_SCALAR && r.keep.last_blocks == 0) ? 1 : 2);
-    put_recipe(state, &r, more);
+    put_recipe(state, &r, few, more);
     ni_folder_remove(in_folder(state, "run"), NULL);
     snprintf(text, sizeof text,
              "model: %s/small.yaml\nrecipe: %s/awake.yaml\nout: %s/run\nsteps: %d\nseq: %d\nmicro_batch: 2\n"
-             "accumulation: 2\ndata: {train: %s/train.bin, val: %s/val.bin, end_of_text: 0}\noptimizer: {lr: 3e-3}\n"
-             "eval: {every: 15, sequences: 4}\ncheckpoint: {every: 0}\nlens: {every: 0}\nthreads: %d\n",
-             (char *)*state, (char *)*state, (char *)*state, STEPS,
+             "accumulation: %d\ndata: {train: %s/train.bin, val: %s/val.bin, end_of_text: 0}\noptimizer: {lr: 3e-3}\n"
+             "eval: {every: %d, sequences: 4}\ncheckpoint: {every: 0}\nlens: {every: 0}\nthreads: %d\n",
+             (char *)*state, (char *)*state, (char *)*state, steps,
              wide                   ? 64
              : isa == NB_ISA_SCALAR ? 16
                                     : 32,
-             (char *)*state, (char *)*state, threads());
+             few ? 1 : 2, (char *)*state, (char *)*state, steps / EVALUATIONS, threads());
     if (nb_run_config_parse(text, strlen(text), "golden", &set, set ? 1 : 0, &config, &err) != NB_OK)
         fail_msg("%s", err.message);
-    nb_backend *be;
+    nb_backend *be = open_arm(which, isa, threads());
     nb_trainer *t;
-    nb_backend_options cpu = {threads(), isa};
     nb_trainer_options options = {.recipes_dir = NI_TEST_SOURCE "/recipes",
                                   .callbacks = {.user = &o, .step = on_step, .evaluation = on_evaluation}};
-    assert_int_equal(nb_backend_open("cpu", &cpu, &be, &err), NB_OK);
     nb_model_config model;
     nb_model *shipped;
     snprintf(tiny, sizeof tiny, "%s-tiny", family);
@@ -164,8 +187,8 @@ static outcome run(void **state, const char *recipe, const char *family, nb_isa 
         }
         if (status != NB_OK)
             fail_msg("%s on %s: %s", recipe, family, err.message);
-        assert_true(o.steps == STEPS && o.evaluated == EVALUATIONS);
-        digest_files(state, o.state);
+        assert_true(o.steps == steps && o.evaluated == EVALUATIONS);
+        digest_files(state, steps, o.state);
     } else {
         assert_int_equal(fits, NB_BAD_CONFIG);
         assert_non_null(strstr(err.message, "do not divide"));
@@ -180,11 +203,11 @@ static outcome run(void **state, const char *recipe, const char *family, nb_isa 
 static char old[MOST_ROWS][ROW_SIZE], fresh[MOST_ROWS][ROW_SIZE];
 static int32_t old_count, fresh_count, compared, elsewhere;
 
-/* "scalar any"; "avx512 model 207, ..." */
-static void name_of_place(nb_isa isa, char *out, size_t size) {
+/* "any"; "cpu 6-207-2, avx512, bf16 onednn, ..." */
+static void name_of_place(arm which, nb_isa isa, char *out, size_t size) {
     char line[256], blas[64], dnnl[64], cpu[96] = "";
     int numbers = 0;
-    if (isa == NB_ISA_SCALAR) {
+    if (which == SCALAR || which == FMA) {
         snprintf(out, size, "any");
         return;
     }
@@ -198,13 +221,11 @@ static void name_of_place(nb_isa isa, char *out, size_t size) {
         }
     if (file)
         fclose(file);
-    nb_backend *be;
-    nb_backend_options options = {1, isa};
-    assert_int_equal(nb_backend_open("cpu", &options, &be, NULL), NB_OK);
+    nb_backend *be = open_arm(which, isa, 1);
     ni_openblas_version(blas, sizeof blas);
     ni_onednn_version(dnnl, sizeof dnnl);
-    snprintf(out, size, "cpu %s, %s, %s, OpenBLAS %s, oneDNN %s", cpu, be->ops->gemm_kernel(be, NB_BF16, NB_BF16),
-             be->ops->gemm_kernel(be, NB_F32, NB_F32), blas, dnnl);
+    snprintf(out, size, "cpu %s, %s, %s, %s, OpenBLAS %s, oneDNN %s", cpu, nb_isa_name(isa),
+             be->ops->gemm_kernel(be, NB_BF16, NB_BF16), be->ops->gemm_kernel(be, NB_F32, NB_F32), blas, dnnl);
     nb_backend_free(be);
 }
 
@@ -247,10 +268,9 @@ static void compare_row(const char *key, const char *place, const char *row) {
 static void write_rows(void) {
     FILE *file = fopen(path_of_rows(), "w");
     assert_non_null(file);
-    fputs(
-        "# Written by NIBBLE_GOLDEN_WRITE=1 test_run_goldens: instruction set, family, recipe | made on | digests of\n"
-        "# losses, evaluations, parameters and moments | first and last loss\n",
-        file);
+    fputs("# Written by NIBBLE_GOLDEN_WRITE=1 test_run_goldens: arm, family, recipe | made on | digests of\n"
+          "# losses, evaluations, parameters and moments | first and last loss\n",
+          file);
     for (int32_t i = 0; i < old_count; i++) {
         bool again = false;
         for (int32_t j = 0; j < fresh_count && !again; j++) {
@@ -267,13 +287,13 @@ static void write_rows(void) {
 
 static void row_of(const char *key, const char *place, const outcome *o, char *row) {
     char losses[NI_CHECKSUM_SIZE], evaluations[NI_CHECKSUM_SIZE];
-    ni_checksum(o->losses, sizeof o->losses, losses);
+    ni_checksum(o->losses, (size_t)o->steps * sizeof *o->losses, losses);
     ni_checksum(o->evaluations, sizeof o->evaluations, evaluations);
     if (o->refused)
         snprintf(row, ROW_SIZE, "%s | %s | refused", key, place);
     else
         snprintf(row, ROW_SIZE, "%s | %s | %.*s %.*s %.*s | %.6f %.6f", key, place, DIGITS, losses, DIGITS, evaluations,
-                 DIGITS, o->state, o->losses[0], o->losses[STEPS - 1]);
+                 DIGITS, o->state, o->losses[0], o->losses[o->steps - 1]);
 }
 
 static int by_name(const void *a, const void *b) {
@@ -308,11 +328,11 @@ static void differs_from_all(const outcome *o, const char *key, bool first) {
     memcpy(seen[count++], o->state, NI_CHECKSUM_SIZE);
 }
 
-static void one_row(void **state, nb_isa isa, const char *place, const char *family, const char *recipe,
+static void one_row(void **state, arm which, nb_isa isa, const char *place, const char *family, const char *recipe,
                     const char *more, bool first) {
     char key[200], row[ROW_SIZE];
-    snprintf(key, sizeof key, "%s %s %s%s", nb_isa_name(isa), family, recipe, more[0] ? "+late-switch" : "");
-    outcome o = run(state, recipe, family, isa, more, NULL);
+    snprintf(key, sizeof key, "%s %s %s%s", arm_names[which], family, recipe, more[0] ? "+late-switch" : "");
+    outcome o = run(state, recipe, family, which, isa, more, NULL);
     row_of(key, place, &o, row);
     differs_from_all(&o, key, first);
     if (getenv("NIBBLE_GOLDEN_WRITE")) {
@@ -323,16 +343,21 @@ static void one_row(void **state, nb_isa isa, const char *place, const char *fam
     }
 }
 
-static void rows_of(void **state, nb_isa isa) {
+static bool skipped_by_scalar(const char *recipe, const char *family) {
+    bool taken = strcmp(recipe, "tetrajet-v2") == 0 || strcmp(recipe, "tetrajet-v2-released") == 0;
+    return strncmp(recipe, "tetrajet-v2", 11) == 0 && !(taken && strcmp(family, "llama") == 0);
+}
+
+static void rows_of(void **state, arm which, nb_isa isa) {
     static char names[64][NB_NAME_SIZE];
     char place[256];
     const int32_t count = list_recipes(names);
-    name_of_place(isa, place, sizeof place);
+    name_of_place(which, isa, place, sizeof place);
     for (size_t f = 0; f < sizeof families / sizeof *families; f++) {
         for (int32_t i = 0; i < count; i++)
-            if (isa != NB_ISA_SCALAR || strncmp(names[i], "tetrajet-v2", 11) != 0)
-                one_row(state, isa, place, families[f], names[i], "", i == 0);
-        one_row(state, isa, place, families[f], "nvfp4", "late_switch: {at: 0.6}\n", false);
+            if (which != SCALAR || !skipped_by_scalar(names[i], families[f]))
+                one_row(state, which, isa, place, families[f], names[i], "", i == 0);
+        one_row(state, which, isa, place, families[f], "nvfp4", "late_switch: {at: 0.6}\n", false);
     }
 }
 
@@ -342,13 +367,34 @@ static nb_isa best(void) {
                                            : NB_ISA_PORTABLE;
 }
 
+/* Whether the machine would choose the products of another arm. */
+static bool chooses_as_another(void) {
+    char sums[2][64] = {{0}};
+    nb_backend *be = open_arm(CHOSEN, best(), 1);
+    for (int bf16 = 0; bf16 < 2; bf16++)
+        be->ops->gemm_sums(be, bf16 ? NB_BF16 : NB_F32, bf16 ? NB_BF16 : NB_F32, sums[bf16], sizeof sums[bf16]);
+    nb_backend_free(be);
+    return best() == NB_ISA_PORTABLE || (strcmp(sums[0], "fma chain") == 0 && strcmp(sums[1], "fma chain") == 0);
+}
+
+static bool wanted(arm which) {
+    const char *only = getenv("NIBBLE_GOLDEN_ARM");
+    return !only || strcmp(only, arm_names[which]) == 0;
+}
+
 static void every_run(void **state) {
-    const bool all = getenv("NIBBLE_GOLDEN_ALL") || getenv("NIBBLE_GOLDEN_WRITE");
+    const bool writes = getenv("NIBBLE_GOLDEN_WRITE"), all = getenv("NIBBLE_GOLDEN_ALL") || writes;
     read_rows();
-    for (nb_isa isa = NB_ISA_SCALAR; isa <= NB_ISA_AVX512; isa++)
-        if (isa == NB_ISA_SCALAR || isa == best() || (all && ni_isa_available(isa)))
-            rows_of(state, isa);
-    if (getenv("NIBBLE_GOLDEN_WRITE"))
+    if (wanted(SCALAR))
+        rows_of(state, SCALAR, NB_ISA_SCALAR);
+    if (wanted(PORTABLE) && (all || best() == NB_ISA_PORTABLE))
+        rows_of(state, PORTABLE, NB_ISA_PORTABLE);
+    for (nb_isa isa = NB_ISA_AVX2; wanted(FMA) && isa <= best(); isa++)
+        if (isa == best() || (all && !writes))
+            rows_of(state, FMA, isa);
+    if (wanted(CHOSEN) && !chooses_as_another())
+        rows_of(state, CHOSEN, best());
+    if (writes)
         write_rows();
     else
         print_message("%d rows compared, %d made on other machines\n", compared, elsewhere);
@@ -371,8 +417,8 @@ static void mechanisms_act_when_they_should(void **state) {
         {"nvfp4", "late_switch: {at: 0.6}\n", 18},
     };
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
-        outcome a = run(state, cases[c].recipe, "llama", best(), "", NULL);
-        outcome b = run(state, cases[c].recipe, "llama", best(), cases[c].asleep, NULL);
+        outcome a = run(state, cases[c].recipe, "llama", CHOSEN, best(), "", NULL);
+        outcome b = run(state, cases[c].recipe, "llama", CHOSEN, best(), cases[c].asleep, NULL);
         int32_t same = 0;
         while (same < STEPS && a.losses[same] == b.losses[same])
             same++;
@@ -384,8 +430,8 @@ static void mechanisms_act_when_they_should(void **state) {
 static void the_lens_changes_no_bit(void **state) {
     static const char *const recipes[] = {"chon", "tetrajet-v2", "fp4-dge-occ"};
     for (size_t i = 0; i < sizeof recipes / sizeof *recipes; i++) {
-        outcome a = run(state, recipes[i], "llama", best(), "", NULL);
-        outcome b = run(state, recipes[i], "llama", best(), "", "lens.every=5");
+        outcome a = run(state, recipes[i], "llama", CHOSEN, best(), "", NULL);
+        outcome b = run(state, recipes[i], "llama", CHOSEN, best(), "", "lens.every=5");
         assert_memory_equal(a.losses, b.losses, sizeof a.losses);
         assert_memory_equal(a.evaluations, b.evaluations, sizeof a.evaluations);
         assert_string_equal(a.state, b.state);

@@ -7,8 +7,8 @@
  */
 #include "backend/cpu/gemm.h"
 
+#include "backend/cpu/ops_kernels.h"
 #include "backend/ref/gemm.h"
-#include "format/bf16.h"
 
 #include <omp.h>
 
@@ -77,32 +77,14 @@ static ni_gemm_tile cut(const product *p, int64_t row, int64_t col, float *sum) 
     return t;
 }
 
-/* Scales a summed row, adds C where asked, rounds once. */
-static void finish_row(const product *p, int64_t row, int64_t col, float *sum, int64_t cols) {
-    const nb_mat *c = &p->whole.c;
-    bool accumulate = p->whole.accumulate;
-    float *to_f32 = (float *)c->data + row * c->stride + col;
-    uint16_t *to_bf16 = (uint16_t *)c->data + row * c->stride + col;
-    if (p->whole.row_scale) {
-        float scale = p->whole.row_scale[row];
-#pragma omp simd
-        for (int64_t j = 0; j < cols; j++)
-            sum[j] *= scale * p->whole.col_scale[col + j];
-    }
-    if (c->dtype == NB_F32) {
-#pragma omp simd
-        for (int64_t j = 0; j < cols; j++)
-            to_f32[j] = accumulate ? to_f32[j] + sum[j] : sum[j];
-    } else {
-#pragma omp simd
-        for (int64_t j = 0; j < cols; j++)
-            to_bf16[j] = ni_bf16_even(accumulate ? ni_bf16_value(to_bf16[j]) + sum[j] : sum[j]);
-    }
-}
-
-static void finish(const product *p, int64_t row, int64_t col, const nb_mat *sum) {
+static void finish(nb_backend *be, const product *p, int64_t row, int64_t col, const nb_mat *sum) {
+    const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);
+    const nb_mat c = ni_mat_part(&p->whole.c, row, col, sum->rows, sum->cols);
+    const float *rows = p->whole.row_scale, *cols = rows ? p->whole.col_scale + col : NULL;
+    bool bf16 = c.dtype == NB_BF16;
     for (int64_t i = 0; i < sum->rows; i++)
-        finish_row(p, row + i, col, (float *)sum->data + i * sum->stride, sum->cols);
+        kernels->finish((char *)c.data + (size_t)(i * c.stride) * nb_dtype_size(c.dtype), bf16, p->whole.accumulate,
+                        (const float *)sum->data + i * sum->stride, rows ? rows[row + i] : 1, cols, sum->cols);
 }
 
 /* ---- the call ---- */
@@ -141,7 +123,7 @@ static bool run_tile(nb_backend *be, const product *p, int64_t index) {
     if (!p->engine->run(be, &tile, scratch + p->tile_bytes))
         return false;
     if (p->through_f32)
-        finish(p, row, col, &tile.c);
+        finish(be, p, row, col, &tile.c);
     return true;
 }
 

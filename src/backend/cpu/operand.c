@@ -2,15 +2,15 @@
  * reads of it: packed panels, or numbers in BF16 where codes are decoded. Those are made by the first product after the
  * codes and stay until the codes change.
  *
- * A source that is not read as it lies (columns, a residual, folded scales) is written out once in FP32, a row at a
- * time.
+ * A source that is not read as it lies is written out once: some columns in the type that they have, the rest (a
+ * residual, folded scales) in FP32, a row at a time.
  */
 #include "backend/cpu/operand.h"
 
 #include "backend/cpu/gemm.h"
+#include "backend/cpu/ops_kernels.h"
 #include "backend/cpu/packed.h"
 #include "backend/cpu/quantize_kernels.h"
-#include "format/bf16.h"
 
 #include <omp.h>
 #include <string.h>
@@ -72,6 +72,7 @@ typedef struct reader {
     nb_qtensor from, minus;
     const float *row, *col;
     const ni_quantize_kernels *kernels;
+    const ni_cpu_kernels *ops;
     int64_t width;
 } reader;
 
@@ -81,41 +82,44 @@ static void decode_row(const reader *rd, const nb_qtensor *t, int64_t r, float *
         rd->kernels->decode(t, r, c, c + SPAN < rd->width ? c + SPAN : rd->width, true, x + c);
 }
 
-static void load_row(const nb_mat *m, int64_t r, float *x) {
-    if (m->dtype == NB_F32) {
-        memcpy(x, (const float *)m->data + r * m->stride, (size_t)m->cols * sizeof *x);
-        return;
+/* Numbers [0, n) of a row in FP32, or those of the columns. `held` has room for n of them. */
+static void load_row(const reader *rd, int64_t r, float *x, int64_t n, void *held) {
+    const nb_mat *m = rd->source->numbers;
+    const int32_t *columns = rd->source->columns;
+    const void *from = (const char *)m->data + (size_t)(r * m->stride) * nb_dtype_size(m->dtype);
+    bool bf16 = m->dtype == NB_BF16;
+    if (columns) {
+        ni_gather_row(bf16 ? held : x, from, m->dtype, columns, n);
+        from = held;
     }
-    const uint16_t *from = (const uint16_t *)m->data + r * m->stride;
-    for (int64_t c = 0; c < m->cols; c++)
-        x[c] = ni_bf16_value(from[c]);
+    if (bf16)
+        rd->ops->to_f32(x, from, n);
+    else if (!columns)
+        memcpy(x, from, (size_t)n * sizeof *x);
 }
 
-/* Of a residual only the columns that are asked for are subtracted. */
-static void read_row(const reader *rd, int64_t r, float *to, float *whole, float *held) {
+/* Row r as FP32. Of a residual only the columns that are asked for are subtracted. */
+static void read_row(const reader *rd, int64_t r, float *to, int64_t n, float *held, float *picked) {
     const ni_source *s = rd->source;
-    const int32_t *columns = s->columns;
-    int64_t cols = columns ? s->column_count : rd->width;
-    float *x = columns ? whole : to;
-    if (s->numbers)
-        load_row(s->numbers, r, x);
-    else
-        decode_row(rd, &rd->from, r, x);
-    if (s->minus)
+    if (s->numbers) {
+        load_row(rd, r, to, n, held);
+    } else {
+        decode_row(rd, &rd->from, r, s->columns ? held : to);
+        if (s->columns)
+            ni_gather_row(to, held, NB_F32, s->columns, n);
+    }
+    if (s->minus) {
         decode_row(rd, &rd->minus, r, held);
-    for (int64_t c = 0; columns && c < cols; c++)
-        to[c] = whole[columns[c]];
-    for (int64_t c = 0; s->minus && c < cols; c++)
-        to[c] -= held[columns ? columns[c] : c];
-    if (!rd->row && !rd->col)
-        return;
-    float row = rd->row ? rd->row[r] : 1;
-    for (int64_t c = 0; c < cols; c++)
-        to[c] = to[c] * row * (rd->col ? rd->col[c] : 1);
+        if (s->columns)
+            ni_gather_row(picked, held, NB_F32, s->columns, n);
+        rd->ops->axpy(to, -1, s->columns ? picked : held, n);
+    }
+    if (rd->row || rd->col)
+        rd->ops->scale(to, false, to, false, rd->row ? rd->row[r] : 1, rd->col, n);
 }
 
 static nb_status open_reader(nb_backend *be, const ni_source *source, reader *rd, nb_error *err) {
-    *rd = (reader){.source = source, .kernels = ni_quantize_kernels_of(be)};
+    *rd = (reader){.source = source, .kernels = ni_quantize_kernels_of(be), .ops = ni_cpu_kernels_of(be)};
     rd->width = source->numbers ? source->numbers->cols : source->operand->cols;
     if (source->operand)
         rd->from = ni_codes_of(source->operand);
@@ -128,19 +132,30 @@ static nb_status open_reader(nb_backend *be, const ni_source *source, reader *rd
     return NB_OK;
 }
 
+/* Columns and nothing else: they stay in the type that they have. */
+static bool only_columns(const ni_source *s) {
+    return s->numbers && s->columns && !s->minus && !s->row_scales && !s->column_scales;
+}
+
 static nb_status write_out(nb_backend *be, const ni_source *source, nb_mat *out, nb_error *err) {
     int64_t rows, cols;
     reader rd;
+    nb_dtype type = only_columns(source) ? source->numbers->dtype : NB_F32;
     ni_source_shape(source, &rows, &cols);
     NB_TRY(open_reader(be, source, &rd, err));
-    float *memory = ni_cpu_room_of(be, NI_ROOM_SOURCE, (size_t)(rows * cols) * sizeof(float));
+    float *memory = ni_cpu_room_of(be, NI_ROOM_SOURCE, (size_t)(rows * cols) * nb_dtype_size(type));
+    const int64_t longest = (rd.width > cols ? rd.width : cols) + 16;
     bool failed = !memory;
-    *out = nb_mat_of(memory, NB_F32, rows, cols);
+    *out = nb_mat_of(memory, type, rows, cols);
+    if (memory && only_columns(source)) {
+        ni_cpu_gather_columns(be, out, source->numbers, source->columns);
+        return NB_OK;
+    }
 #pragma omp parallel for num_threads(ni_cpu_of(be)->threads) schedule(static) reduction(|| : failed)
     for (int64_t r = 0; r < rows; r++) {
-        float *room = ni_cpu_scratch(be, omp_get_thread_num(), 2 * ((size_t)rd.width + 16) * sizeof(float));
+        float *room = ni_cpu_scratch(be, omp_get_thread_num(), 2 * (size_t)longest * sizeof(float));
         if (room && memory)
-            read_row(&rd, r, memory + r * cols, room, room + rd.width + 16);
+            read_row(&rd, r, memory + r * cols, cols, room, room + longest);
         else
             failed = true;
     }

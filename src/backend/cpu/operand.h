@@ -18,6 +18,9 @@ ni_form ni_form_of(const nb_quantizer *a, const nb_operand *b);
 /* That form of b, made now if it is not there; NULL where b holds another. */
 nb_status ni_right_form(nb_backend *be, const nb_quantizer *a, const nb_operand *b, const void **memory, nb_error *err);
 
+/* to[i] = from[columns[i]], i < n; F32 or BF16 */
+void ni_gather_row(void *to, const void *from, nb_dtype type, const int32_t *columns, int64_t n);
+
 /* Largest magnitude of a matrix as it lies: its amax where it is known. */
 float ni_cpu_amax(nb_backend *be, const nb_mat *x);
 

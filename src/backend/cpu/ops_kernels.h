@@ -27,12 +27,17 @@ typedef struct ni_cpu_kernels {
     void (*axpy)(float *y, float alpha, const float *x, int64_t n);
     void (*add_bf16)(float *to, const uint16_t *x, int64_t n); /* to += x */
     void (*scale)(void *out, bool out_bf16, const void *in, bool in_bf16, float row, const float *col, int64_t n);
+    void (*finish)(void *c, bool bf16, bool add, const float *sums, float row, const float *col, int64_t n);
+    void (*add_distance)(float *to, const float *a, const float *b, int64_t n);
     void (*swiglu_forward)(uint16_t *y, const uint16_t *gate, const uint16_t *up, int64_t n);
     void (*swiglu_backward)(uint16_t *dgate, uint16_t *dup, const uint16_t *dy, const uint16_t *gate,
                             const uint16_t *up, int64_t n);
     void (*adamw)(float *param, float *m, float *v, const float *grad, int64_t n, const ni_adamw_scalars *s);
     double (*sum)(const float *x, int64_t n);
     double (*sum_squares)(const float *x, int64_t n);
+    /* sixteen columns, `rows` rows from `first` on; x F32 or BF16, decoded F32 */
+    void (*column_errors)(double *errors, double *squares, const nb_mat *x, const nb_mat *decoded, int64_t first,
+                          int64_t rows);
 
     /* narrow numbers (src/format/narrow.h): from[at, at + n) times factor; to[at, at + n), rounded from what is times
      * factor; and the largest magnitude as bits */

@@ -1,9 +1,11 @@
 /* select.c: the references of choices over the threads. The k largest are found by radix, a byte of their keys at a
  * time. */
 #include "backend/ref/select.h"
-#include "backend/cpu/cpu.h"
+#include "backend/cpu/ops_kernels.h"
+#include "backend/ref/numbers.h"
 #include "backend/ref/ref.h"
 
+#include <math.h>
 #include <omp.h>
 
 enum { BINS = 256, STRIP = 16 };
@@ -103,14 +105,37 @@ static nb_mat columns_of(const nb_mat *m, int64_t first, int64_t count) {
     return view;
 }
 
+/* As the reference: rows in order within a chunk, chunks in order. */
+static void errors_of_strip(const ni_cpu_kernels *kernels, double *errors, double *rms, const nb_mat *x,
+                            const nb_mat *decoded) {
+    double squares[STRIP] = {0}, sums[STRIP] = {0};
+    for (int64_t first = 0; first < x->rows; first += NI_SUM_CHUNK) {
+        double chunk_errors[STRIP], chunk_squares[STRIP];
+        int64_t rows = x->rows - first < NI_SUM_CHUNK ? x->rows - first : NI_SUM_CHUNK;
+        kernels->column_errors(chunk_errors, chunk_squares, x, decoded, first, rows);
+        for (int c = 0; c < STRIP; c++) {
+            sums[c] += chunk_errors[c];
+            squares[c] += chunk_squares[c];
+        }
+    }
+    for (int c = 0; c < STRIP; c++) {
+        errors[c] = sums[c] / (double)x->rows;
+        rms[c] = sqrt(squares[c] / (double)x->rows);
+    }
+}
+
 /* Sixteen columns at a time: a cache line is read whole. */
 void ni_cpu_column_errors(nb_backend *be, double *mean_abs_error, double *rms, const nb_mat *x, const nb_mat *decoded) {
     int32_t threads = ni_cpu_team(be, 4 * (double)x->rows * (double)x->cols);
+    const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t c = 0; c < x->cols; c += STRIP) {
         int64_t count = x->cols - c < STRIP ? x->cols - c : STRIP;
         nb_mat one = columns_of(x, c, count), other = columns_of(decoded, c, count);
-        ni_ref_column_errors(be, mean_abs_error + c, rms + c, &one, &other);
+        if (count == STRIP && x->dtype != NB_F64)
+            errors_of_strip(kernels, mean_abs_error + c, rms + c, &one, &other);
+        else
+            ni_ref_column_errors(be, mean_abs_error + c, rms + c, &one, &other);
     }
 }
 

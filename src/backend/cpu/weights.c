@@ -1,5 +1,6 @@
-/* weights.c: rows and pieces of the references over the threads; nothing is summed across them but counts. */
-#include "backend/cpu/cpu.h"
+/* weights.c: columns; rows and pieces of the references over the threads; nothing is summed across them but counts. */
+#include "backend/cpu/operand.h"
+#include "backend/cpu/ops_kernels.h"
 #include "backend/ref/dge_occ.h"
 #include "backend/ref/operand_parts.h"
 #include "backend/ref/ref.h"
@@ -8,21 +9,44 @@ enum { PIECE = 4096 };
 
 #define THREADS num_threads(ni_cpu_of(be)->threads) schedule(static)
 
+/* ---- columns ---- */
+
+void ni_gather_row(void *to, const void *from, nb_dtype type, const int32_t *columns, int64_t n) {
+    if (type == NB_BF16)
+        for (int64_t i = 0; i < n; i++)
+            ((uint16_t *)to)[i] = ((const uint16_t *)from)[columns[i]];
+    else
+        for (int64_t i = 0; i < n; i++)
+            ((float *)to)[i] = ((const float *)from)[columns[i]];
+}
+
+static void scatter_row(void *to, const void *from, nb_dtype type, const int32_t *columns, int64_t n, bool add) {
+    if (type == NB_BF16)
+        for (int64_t i = 0; i < n; i++)
+            ((uint16_t *)to)[columns[i]] = ((const uint16_t *)from)[i];
+    else if (add)
+        for (int64_t i = 0; i < n; i++)
+            ((float *)to)[columns[i]] += ((const float *)from)[i];
+    else
+        for (int64_t i = 0; i < n; i++)
+            ((float *)to)[columns[i]] = 0 + ((const float *)from)[i]; /* a sum of one: -0 becomes 0 */
+}
+
+static void *row_of(const nb_mat *m, int64_t r) {
+    return (char *)m->data + (size_t)(r * m->stride) * nb_dtype_size(m->dtype);
+}
+
 void ni_cpu_gather_columns(nb_backend *be, const nb_mat *out, const nb_mat *in, const int32_t *columns) {
 #pragma omp parallel for THREADS
-    for (int64_t r = 0; r < out->rows; r++) {
-        nb_mat to = ni_mat_row(out, r), from = ni_mat_row(in, r);
-        ni_ref_gather_columns(be, &to, &from, columns);
-    }
+    for (int64_t r = 0; r < out->rows; r++)
+        ni_gather_row(row_of(out, r), row_of(in, r), in->dtype, columns, out->cols);
 }
 
 void ni_cpu_scatter_columns(nb_backend *be, const nb_mat *out, const nb_mat *in, const int32_t *columns,
                             bool accumulate) {
 #pragma omp parallel for THREADS
-    for (int64_t r = 0; r < in->rows; r++) {
-        nb_mat to = ni_mat_row(out, r), from = ni_mat_row(in, r);
-        ni_ref_scatter_columns(be, &to, &from, columns, accumulate);
-    }
+    for (int64_t r = 0; r < in->rows; r++)
+        scatter_row(row_of(out, r), row_of(in, r), in->dtype, columns, in->cols, accumulate);
 }
 
 /* Sixteen columns at a time: a cache line of BF16 is read whole. */
@@ -36,10 +60,13 @@ void ni_cpu_column_norms(nb_backend *be, float *norms, const nb_mat *x) {
     }
 }
 
+/* ---- weights ---- */
+
 void ni_cpu_add_distance(nb_backend *be, float *distance, const float *a, const float *b, int64_t n) {
+    const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);
 #pragma omp parallel for THREADS
     for (int64_t i = 0; i < n; i += PIECE)
-        ni_ref_add_distance(be, distance + i, a + i, b + i, n - i < PIECE ? n - i : PIECE);
+        kernels->add_distance(distance + i, a + i, b + i, n - i < PIECE ? n - i : PIECE);
 }
 
 void ni_cpu_bin_distances(nb_backend *be, float *out, const float *w, const float *q, const float *widths, int64_t n) {
