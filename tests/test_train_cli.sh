@@ -117,6 +117,14 @@ reported=$(sed -n 's/^step 8  validation loss \([0-9.]*\) .*/\1/p' trained)
 evaluated=$(sed -n 's/^loss \([0-9.]*\) .*/\1/p' out)
 [ "$(printf '%.4f' "$evaluated")" = "$reported" ] || fail "eval gives $evaluated, training reported $reported"
 "$nibble" eval $last --recipe nvfp4 | grep -q 'forward of nvfp4' || fail "eval --recipe"
+# A checkpoint that knows no hot channels: they are those of the first batch, not none under the recipe's name.
+printf 'base: chon-hcp-only\nname: half\nkeep: {last_blocks: 0}\nhcp: {share: 0.5}\n' > half.yaml
+printf 'base: ./half.yaml\nname: none\nhcp: {share: 0}\n' > none.yaml
+"$nibble" eval $last --recipe ./none.yaml > none.out 2> none.err
+grep -q 'warning: recipe none: hcp patches nothing of' none.err || fail "a share that patches nothing: $(cat none.err)"
+"$nibble" eval $last --recipe ./half.yaml > half.out
+grep -q 'half chose its channels from the first batch' half.out || fail "eval --recipe half.yaml: who chose its channels?"
+[ "$(awk '/^loss/ {print $2}' none.out)" != "$(awk '/^loss/ {print $2}' half.out)" ] || fail "eval patches nothing"
 "$nibble" generate $last --prompt 'A step' --tokens 12 --seed 3 > one
 "$nibble" generate $last --prompt 'A step' --tokens 12 --seed 3 --threads 1 > two
 cmp one two || fail "generate is not a function of its seed"

@@ -47,8 +47,13 @@ static nb_status evaluate(nb_backend *be, const char *folder, const eval_options
     nb_eval_report report;
     nb_status status = data[0] ? nb_loaded_evaluate(&loaded, data, sequences, &report, err)
                                : nb_fail(err, NB_BAD_USAGE, "--data is missing, and the run has no data.val");
+    char doubt[256];
+    if (status == NB_OK && nb_model_doubts(loaded.model, doubt, sizeof doubt))
+        fprintf(stderr, "nibble: warning: recipe %s: %s\n", loaded.recipe.name, doubt);
     if (status == NB_OK && loaded.missing[0])
-        printf("%s begins without its state: the checkpoint does not hold %s\n", loaded.recipe.name, loaded.missing);
+        printf("%s %s: the checkpoint does not hold %s\n", loaded.recipe.name,
+               loaded.first_batch ? "chose its channels from the first batch" : "begins without its state",
+               loaded.missing);
     if (status == NB_OK) {
         char tokens[32];
         printf("loss %.6f  perplexity %.3f  (%s tokens of %s, step %lld, forward of %s, %.1fs)\n", report.loss,

@@ -338,12 +338,28 @@ static size_t hcp_bytes(const void *state) {
     return ((const ni_hcp_state *)state)->bytes;
 }
 
+/* A set that comes from few blocks says that residuals are loud because their block's scale is. */
 static void hcp_text(const void *state, const ni_linear *layer, ni_gemm gemm, char *text, size_t size) {
     const ni_hcp_state *h = state;
-    (void)layer;
     bool here = gemm == NI_GEMM_FPROP || (gemm == NI_GEMM_DGRAD ? h->how.dgrad : h->how.wgrad);
-    if (here)
+    if (!here)
+        return;
+    if (h->k == 0)
+        snprintf(text, size, "hcp patches none of %lld channels (share too small)", (long long)h->group->in);
+    else if (!h->refreshed)
         snprintf(text, size, "hcp %lld of %lld channels", (long long)h->k, (long long)h->group->in);
+    else
+        snprintf(text, size, "hcp %lld of %lld channels, of %lld blocks of 16", (long long)h->k,
+                 (long long)h->group->in, (long long)ni_hcp_blocks(h, layer));
+}
+
+static bool hcp_doubt(const void *state, char *text, size_t size) {
+    const ni_hcp_state *h = state;
+    if (h->k > 0)
+        return false;
+    snprintf(text, size, "hcp patches nothing of %s: hcp.share %g of %lld channels rounds to no block of 16",
+             h->group->input, h->how.share, (long long)h->group->in);
+    return true;
 }
 
 const ni_mechanism ni_mechanism_hcp = {
@@ -360,4 +376,5 @@ const ni_mechanism ni_mechanism_hcp = {
     .loaded = hcp_loaded,
     .bytes = hcp_bytes,
     .text = hcp_text,
+    .doubt = hcp_doubt,
 };

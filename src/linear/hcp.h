@@ -38,6 +38,8 @@ size_t ni_hcp_gather_scratch(const ni_hcp_state *h, int64_t rows);
 /* Chooses channels anew where the step just taken has gathered for it: they are patched from the next step on. */
 nb_status ni_hcp_choose(ni_hcp_state *h, const nb_pass *pass, ni_scratch *scratch, nb_error *err);
 size_t ni_hcp_choice_scratch(const ni_hcp_state *h);
+/* How many blocks of 16 neighbours, which share a scale, the chosen channels of a layer come from; 0: none are. */
+int64_t ni_hcp_blocks(const ni_hcp_state *h, const ni_linear *layer);
 
 /* ---- hcp_operand.c ---- */
 
