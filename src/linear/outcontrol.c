@@ -504,6 +504,17 @@ static void out_text(const void *state, const ni_linear *layer, ni_gemm gemm, ch
                  o->chosen ? "" : " later");
 }
 
+/* A small layer and a large multiple: what a recipe calls FP4 has nothing in FP4. */
+static bool out_doubt(const void *state, char *text, size_t size) {
+    const outcontrol *o = state;
+    if (o->channels[FP4] > 0 || o->how.share == 1)
+        return false;
+    snprintf(text, size,
+             "outcontrol puts all %lld channels of %s into MXFP8: outcontrol.multiple %d leaves none of them in FP4",
+             (long long)o->group->in, o->group->input, o->how.multiple);
+    return true;
+}
+
 const ni_mechanism ni_mechanism_outcontrol = {
     .name = "outcontrol",
     .wanted = out_wanted,
@@ -518,4 +529,5 @@ const ni_mechanism ni_mechanism_outcontrol = {
     .loaded = out_loaded,
     .bytes = out_bytes,
     .text = out_text,
+    .doubt = out_doubt,
 };
