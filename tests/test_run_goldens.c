@@ -3,7 +3,7 @@
  *
  * By default scalar code and the best instruction set of this machine; NIBBLE_GOLDEN_ALL=1 runs the others too,
  * NIBBLE_GOLDEN_THREADS=N changes the threads (and no bit). NIBBLE_GOLDEN_WRITE=1 writes the rows of all instruction
- * sets of this machine anew and keeps those of others.
+ * sets of this machine anew and keeps those of others; NIBBLE_GOLDEN_ONLY=PATTERN, as 'fp4-w*', picks recipes.
  *
  * Scalar rows hold on any x86-64 machine whose libm rounds alike. The others multiply BF16 by libraries, so they carry
  * where they were made and are compared only there. Scalar code takes minutes for blocks of 1x128: those recipes have
@@ -24,6 +24,7 @@
 #include "train_case.h"
 
 #include <dirent.h>
+#include <fnmatch.h>
 
 enum { STEPS = 30, EVALUATIONS = 2, DIGITS = 16, MOST_ROWS = 2000, ROW_SIZE = 512 };
 
@@ -281,13 +282,16 @@ static int by_name(const void *a, const void *b) {
 }
 
 static int32_t list_recipes(char names[64][NB_NAME_SIZE]) {
+    const char *only = getenv("NIBBLE_GOLDEN_ONLY");
     int32_t count = 0;
     DIR *folder = opendir(NI_TEST_SOURCE "/recipes");
     assert_non_null(folder);
     for (struct dirent *entry = readdir(folder); entry && count < 64; entry = readdir(folder)) {
         const char *dot = strrchr(entry->d_name, '.');
-        if (dot && strcmp(dot, ".yaml") == 0)
-            snprintf(names[count++], NB_NAME_SIZE, "%.*s", (int)(dot - entry->d_name), entry->d_name);
+        if (!dot || strcmp(dot, ".yaml") != 0)
+            continue;
+        snprintf(names[count], NB_NAME_SIZE, "%.*s", (int)(dot - entry->d_name), entry->d_name);
+        count += !only || fnmatch(only, names[count], 0) == 0;
     }
     closedir(folder);
     qsort(names, (size_t)count, NB_NAME_SIZE, by_name);
@@ -332,7 +336,8 @@ static void rows_of(void **state, nb_isa isa) {
         for (int32_t i = 0; i < count; i++)
             if (isa != NB_ISA_SCALAR || strncmp(names[i], "tetrajet-v2", 11) != 0)
                 one_row(state, isa, place, families[f], names[i], "", i == 0);
-        one_row(state, isa, place, families[f], "nvfp4", "late_switch: {at: 0.6}\n", false);
+        if (!getenv("NIBBLE_GOLDEN_ONLY"))
+            one_row(state, isa, place, families[f], "nvfp4", "late_switch: {at: 0.6}\n", false);
     }
 }
 
