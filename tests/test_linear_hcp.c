@@ -729,6 +729,63 @@ static void normalized_scores_find_what_hurts(void **state) {
     nb_backend_free(be);
 }
 
+typedef struct stand_in {
+    int count;
+    double error[K]; /* sum of squares of X less what stands for it, by channel */
+} stand_in;
+
+static void see_stand_in(void *context, nb_backend *be, const char *module, const char *mechanism, const nb_mat *exact,
+                         const nb_mat *approximate) {
+    stand_in *s = context;
+    (void)be, (void)module;
+    assert_string_equal(mechanism, "hcp");
+    for (int64_t i = 0; i < M * K; i++) {
+        double d = element(exact->data, exact->dtype, i) - element(approximate->data, approximate->dtype, i);
+        s->error[i % K] += d * d;
+    }
+    s->count++;
+}
+
+static void not_quantities(void *context, const nb_lens_operand *seen) {
+    (void)context, (void)seen;
+}
+
+/* The lens sees what is multiplied in the place of X: on patched channels the residual's residual is left, elsewhere
+ * the error of the base. */
+static void the_lens_sees_the_patched_x(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    for (int exact = 0; exact < 2; exact++) {
+        nb_hcp how = patch_of(0.25);
+        how.copy = exact ? NB_HCP_EXACT : NB_HCP_REQUANTIZE;
+        linear_case c = chosen_case(be, &how);
+        numbers n = numbers_of(&c);
+        int32_t channels[K];
+        bool hot[K] = {false};
+        stand_in s = {0};
+        nb_lens lens = {.context = &s, .operand = not_quantities, .approximation = see_stand_in};
+        nb_pass pass = pass0;
+        pass.step = 1;
+        pass.lens = &lens;
+        run_forward(&c, &pass);
+        assert_int_equal(s.count, 1);
+        channels_of(&c, channels);
+        for (int i = 0; i < 16; i++)
+            hot[channels[i]] = true;
+        for (int k = 0; k < K; k++) {
+            double base = 0;
+            for (int r = 0; r < M; r++)
+                base += n.dx[r * K + k] * n.dx[r * K + k];
+            if (hot[k])
+                assert_true(s.error[k] < 0.1 * base);
+            else
+                assert_true(fabs(s.error[k] - base) < 1e-5 * base);
+        }
+        ni_linear_group_free(c.group);
+    }
+    nb_backend_free(be);
+}
+
 static void refused(nb_backend *be, const nb_plan *plan, nb_status status, const char *words) {
     linear_case c;
     nb_error err = {0};
@@ -780,6 +837,7 @@ int main(void) {
         cmocka_unit_test_teardown(follows_the_master, release_buffers),
         cmocka_unit_test_teardown(resumes, release_buffers),
         cmocka_unit_test_teardown(blocks_are_told, release_buffers),
+        cmocka_unit_test_teardown(the_lens_sees_the_patched_x, release_buffers),
         cmocka_unit_test_teardown(normalized_scores_find_what_hurts, release_buffers),
         cmocka_unit_test_teardown(refusals, release_buffers),
     };

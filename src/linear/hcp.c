@@ -11,6 +11,7 @@
 #include "backend/table.h"
 
 #include "format/hadamard.h"
+#include "nibble/lens.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -139,12 +140,30 @@ static bool needs_base(const ni_hcp_state *h) {
     return h->how.kernel == NB_HCP_DUAL || h->how.copy == NB_HCP_EXACT;
 }
 
+/* What is multiplied in the place of X, for the lens; layers that share X and channels tell it once each. */
+static nb_status show_x(const ni_hcp_state *h, const ni_linear_call *call, const ni_linear *layer,
+                        const ni_hcp_source *from, nb_error *err) {
+    const nb_lens *lens = call->pass->lens;
+    size_t mark = call->scratch->used;
+    bool there;
+    nb_mat x;
+    if (!call->measuring && (!lens || !lens->approximation || call->again))
+        return NB_OK;
+    NB_TRY(ni_hcp_stand_in(h, call, from, h->layers[layer->index].channels, &x, &there, err));
+    if (there && !call->measuring)
+        lens->approximation(lens->context, call->be, layer->name, "hcp", call->x, &x);
+    call->scratch->used = mark;
+    return NB_OK;
+}
+
 static nb_status patch_x(ni_hcp_state *h, const ni_linear_call *call, ni_linear *layer, nb_error *err) {
     ni_hcp_layer *p = &h->layers[layer->index];
     ni_hcp_source from = {.numbers = call->x, .quantizer = &layer->plan.roles[NB_FPROP_X].quantizer};
     void *memory;
     if (needs_base(h) || ni_lens_looks(call))
         NB_TRY(ni_operand_ready(call, layer, NB_FPROP_X, &from.base, err));
+    if (from.base)
+        NB_TRY(show_x(h, call, layer, &from, err));
     p->x = ni_hcp_shape(h, layer, call->x->rows, false);
     NB_TRY(ni_scratch_place(call->scratch, ni_hcp_operand_bytes(h, &p->x), "X with its patch", &memory, err));
     return ni_hcp_operand(h, call, &from, p->channels, memory, &p->x, err);

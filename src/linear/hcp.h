@@ -58,6 +58,10 @@ nb_operand ni_hcp_shape(const ni_hcp_state *h, const ni_linear *layer, int64_t r
 size_t ni_hcp_operand_bytes(const ni_hcp_state *h, const nb_operand *shape);
 nb_status ni_hcp_operand(const ni_hcp_state *h, const ni_linear_call *call, const ni_hcp_source *from,
                          const int32_t *channels, void *memory, nb_operand *out, nb_error *err);
+/* F32 [rows, K] in scratch: the base with the residuals added on its patched columns, which is what stands for the
+ * numbers where the other side is exact. False in *there if no term has residuals of this side. */
+nb_status ni_hcp_stand_in(const ni_hcp_state *h, const ni_linear_call *call, const ni_hcp_source *from,
+                          const int32_t *channels, nb_mat *out, bool *there, nb_error *err);
 int64_t ni_hcp_columns(const ni_hcp_state *h); /* of the operand */
 
 /* A matrix in scratch. */
