@@ -155,16 +155,34 @@ static void fates_of_the_rest(void **state) {
 /* ---- table 1 of the paper, as the lens sees it ---- */
 
 typedef struct seen {
-    int approximations, densities;
+    int approximations, densities, clamps, inputs;
     double squares, error, density;
+    const uint16_t *x;  /* what the layer was given */
+    const double *kept; /* and what clamping by hand leaves of it */
 } seen;
+
+/* The input is shown as it came: its outliers are what one looks for. */
+static void see_operand(void *context, const nb_lens_operand *operand) {
+    seen *s = context;
+    if (operand->role != NB_FPROP_X)
+        return;
+    assert_memory_equal(operand->source->data, s->x, M * K * sizeof *s->x);
+    s->inputs++;
+}
 
 static void see_approximation(void *context, nb_backend *be, const char *module, const char *mechanism,
                               const nb_mat *exact, const nb_mat *approximate) {
     seen *s = context;
     (void)be;
-    assert_string_equal(mechanism, "occ");
     assert_non_null(strstr(module, "self_attn"));
+    if (strcmp(mechanism, "occ_clamped") == 0) { /* beside it, what is quantized */
+        double *c = get(NB_BF16, approximate->data, M * K);
+        for (int i = 0; i < M * K; i++)
+            assert_true(c[i] == s->kept[i]);
+        s->clamps++;
+        return;
+    }
+    assert_string_equal(mechanism, "occ");
     s->approximations++;
     double *x = get(NB_BF16, exact->data, M * K), *y = get(NB_BF16, approximate->data, M * K);
     for (int i = 0; i < M * K; i++) {
@@ -190,18 +208,24 @@ static void the_lens_sees_table_one(void **state) {
     for (int rest = NB_OCC_SPARSE; rest <= NB_OCC_NONE; rest++) {
         nb_plan plan = plan_occ(0.95, (nb_occ_rest)rest);
         linear_case c = make_group(be, &plan, 1, NULL);
-        seen s = {0};
-        nb_lens lens = {.context = &s, .counts = true, .approximation = see_approximation, .scalar = see_scalar};
+        seen s = {.x = c.x.data};
+        nb_lens lens = {.context = &s,
+                        .counts = true,
+                        .operand = see_operand,
+                        .approximation = see_approximation,
+                        .scalar = see_scalar};
         nb_pass pass = pass0;
         pass.lens = &lens;
         double *cut = zeros(M * K);
         int outliers = 0;
-        clamped(get(NB_BF16, c.x.data, M * K), 0.95, cut);
+        s.kept = clamped(get(NB_BF16, c.x.data, M * K), 0.95, cut);
         for (int i = 0; i < M * K; i++)
             outliers += cut[i] != 0;
         run_forward(&c, &pass);
         run_backward(&c, &pass);
         assert_int_equal(s.approximations, 1);
+        assert_int_equal(s.clamps, 1);
+        assert_int_equal(s.inputs, 1);
         assert_int_equal(s.densities, rest != NB_OCC_NONE);
         if (rest != NB_OCC_NONE)
             assert_true(s.density == (double)outliers / (M * K));

@@ -641,6 +641,151 @@ static void resumes(void **state) {
     nb_backend_free(be);
 }
 
+/* ---- which channels, and what is said of them ---- */
+
+/* The lens's view of one number. */
+static void hear_blocks(void *context, const char *module, const char *name, double value) {
+    (void)module;
+    if (strcmp(name, "hcp_blocks") == 0)
+        *(double *)context = value;
+}
+
+static int64_t blocks_by_hand(const int32_t *channels, int k) {
+    bool seen[K / 16] = {false};
+    int64_t blocks = 0;
+    for (int i = 0; i < k; i++) {
+        blocks += !seen[channels[i] / 16];
+        seen[channels[i] / 16] = true;
+    }
+    return blocks;
+}
+
+static void text_of(const linear_case *c, char *text, size_t size) {
+    c->group->mechanisms[0].table->text(state_of(c), &c->group->layers[0], NI_GEMM_FPROP, text, size);
+}
+
+/* How many blocks of 16 the set comes from is told to the lens and in the census; a patch of nothing says so. */
+static void blocks_are_told(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    nb_hcp how = patch_of(0.25);
+    linear_case c = loud_case(be, &how);
+    char text[64], want[64];
+    double told = 0;
+    nb_lens lens = {.context = &told, .scalar = hear_blocks};
+    nb_pass pass = pass0;
+    int32_t channels[K];
+    pass.lens = &lens;
+    text_of(&c, text, sizeof text);
+    assert_string_equal(text, "hcp 16 of 64 channels");
+    run_forward(&c, &pass);
+    after_step(&c, &pass);
+    channels_of(&c, channels);
+    assert_int_equal((int64_t)told, blocks_by_hand(channels, 16));
+    text_of(&c, text, sizeof text);
+    snprintf(want, sizeof want, "hcp 16 of 64 channels, of %d blocks of 16", (int)told);
+    assert_string_equal(text, want);
+    ni_linear_group_free(c.group);
+
+    how = patch_of(0.1); /* 0.4 of a block */
+    c = loud_case(be, &how);
+    text_of(&c, text, sizeof text);
+    assert_string_equal(text, "hcp patches none of 64 channels (share too small)");
+    ni_linear_group_free(c.group);
+    nb_backend_free(be);
+}
+
+/* Channels 2, 7, 12, ... carry weights eight times as large, and X is as loud everywhere: the error of Y lies
+ * there. The published sum is one of the residuals of X, of order 1 where W is of order 0.01; weighed by what each side
+ * is multiplied with, the planted channels come first. */
+static int planted_found(nb_backend *be, nb_hcp_score score) {
+    nb_hcp how = patch_of(0.25);
+    how.score = score;
+    linear_case c = loud_case(be, &how);
+    uint16_t *x = put(NB_BF16, normals(77, M * K, 0, 1), M * K);
+    memcpy(c.x.data, x, sizeof *x * M * K);
+    for (int k = 0; k < K; k++)
+        for (int n = 0; n < N; n++)
+            c.w[0][n * K + k] *= k % 5 == 2 ? 0.16F : 0.02F;
+    ni_linear_group_changed(c.group);
+    choose(&c);
+    int32_t channels[K];
+    int found = 0, planted = 0;
+    channels_of(&c, channels);
+    for (int k = 2; k < K && planted < 12; k += 5, planted++)
+        for (int i = 0; i < 16; i++)
+            found += channels[i] == k;
+    ni_linear_group_free(c.group);
+    return found;
+}
+
+static void normalized_scores_find_what_hurts(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    int published = planted_found(be, NB_HCP_ABSOLUTE), weighed = planted_found(be, NB_HCP_NORMALIZED);
+    print_message("of 12 planted channels: %d by absolute scores, %d by normalized ones\n", published, weighed);
+    assert_int_equal(weighed, 12);
+    assert_true(published < 9);
+    nb_backend_free(be);
+}
+
+typedef struct stand_in {
+    int count;
+    double error[K]; /* sum of squares of X less what stands for it, by channel */
+} stand_in;
+
+static void see_stand_in(void *context, nb_backend *be, const char *module, const char *mechanism, const nb_mat *exact,
+                         const nb_mat *approximate) {
+    stand_in *s = context;
+    (void)be, (void)module;
+    assert_string_equal(mechanism, "hcp");
+    for (int64_t i = 0; i < M * K; i++) {
+        double d = element(exact->data, exact->dtype, i) - element(approximate->data, approximate->dtype, i);
+        s->error[i % K] += d * d;
+    }
+    s->count++;
+}
+
+static void not_quantities(void *context, const nb_lens_operand *seen) {
+    (void)context, (void)seen;
+}
+
+/* The lens sees what is multiplied in the place of X: on patched channels the residual's residual is left, elsewhere
+ * the error of the base. */
+static void the_lens_sees_the_patched_x(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    for (int exact = 0; exact < 2; exact++) {
+        nb_hcp how = patch_of(0.25);
+        how.copy = exact ? NB_HCP_EXACT : NB_HCP_REQUANTIZE;
+        linear_case c = chosen_case(be, &how);
+        numbers n = numbers_of(&c);
+        int32_t channels[K];
+        bool hot[K] = {false};
+        stand_in s = {0};
+        nb_lens lens = {.context = &s, .operand = not_quantities, .approximation = see_stand_in};
+        nb_pass pass = pass0;
+        pass.step = 1;
+        pass.lens = &lens;
+        run_forward(&c, &pass);
+        assert_int_equal(s.count, 1);
+        channels_of(&c, channels);
+        for (int i = 0; i < 16; i++)
+            hot[channels[i]] = true;
+        for (int k = 0; k < K; k++) {
+            double base = 0;
+            for (int r = 0; r < M; r++)
+                base += n.dx[r * K + k] * n.dx[r * K + k];
+            if (hot[k])
+                assert_true(s.error[k] < 0.1 * base);
+            else
+                assert_true(fabs(s.error[k] - base) < 1e-5 * base);
+        }
+        ni_linear_group_free(c.group);
+    }
+    nb_backend_free(be);
+}
+
 static void refused(nb_backend *be, const nb_plan *plan, nb_status status, const char *words) {
     linear_case c;
     nb_error err = {0};
@@ -691,6 +836,9 @@ int main(void) {
         cmocka_unit_test_teardown(choices_are_the_same_everywhere, release_buffers),
         cmocka_unit_test_teardown(follows_the_master, release_buffers),
         cmocka_unit_test_teardown(resumes, release_buffers),
+        cmocka_unit_test_teardown(blocks_are_told, release_buffers),
+        cmocka_unit_test_teardown(the_lens_sees_the_patched_x, release_buffers),
+        cmocka_unit_test_teardown(normalized_scores_find_what_hurts, release_buffers),
         cmocka_unit_test_teardown(refusals, release_buffers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -273,6 +273,71 @@ static void choice_survives_a_resume(void **state) {
     nb_backend_free(be);
 }
 
+/* ---- what the lens sees ---- */
+
+typedef struct counted {
+    nb_quantize_stats x;
+    int inputs;
+} counted;
+
+static void see_operand(void *context, const nb_lens_operand *seen) {
+    counted *c = context;
+    if (seen->role != NB_FPROP_X)
+        return;
+    assert_int_equal(seen->source->cols, K);
+    assert_non_null(seen->stats);
+    c->x = *seen->stats;
+    c->inputs++;
+}
+
+/* Errors of X are those of what is multiplied, its MXFP8 channels among them: by hand, part by part. */
+static void the_lens_counts_both_parts(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    nb_plan plan = plan_out(plan_rows(NB_VIA_BF16, nb_quantizer_bf16()), 0.3);
+    linear_case c = watched(be, &plan);
+    counted got = {.inputs = 0};
+    nb_lens lens = {.context = &got, .counts = true, .operand = see_operand};
+    nb_pass pass = after;
+    pass.lens = &lens;
+    run_forward(&c, &pass);
+    nb_quantizer q = row_fp4();
+    double *x = get(NB_BF16, c.x.data, M * K), squares = 0, error = 0;
+    int64_t flushed = 0;
+    for (int odd = 0; odd < 2; odd++) {
+        double *p = part(x, M, odd), *d = through(be, odd ? &mxfp8 : &q, p, M, K / 2);
+        for (int i = 0; i < M * K / 2; i++) {
+            squares += p[i] * p[i];
+            error += (p[i] - d[i]) * (p[i] - d[i]);
+            flushed += p[i] != 0 && d[i] == 0;
+        }
+    }
+    assert_int_equal(got.inputs, 1);
+    assert_int_equal(got.x.elements, M * K);
+    assert_int_equal(got.x.flushed, flushed);
+    assert_true(fabs(got.x.sum_sq / squares - 1) < 1e-6 && fabs(got.x.sum_sq_error / error - 1) < 1e-4);
+    ni_linear_group_free(c.group);
+    nb_backend_free(be);
+}
+
+/* Nothing is left in FP4, and the run is told. */
+static void nothing_in_fp4_is_doubted(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    nb_plan plan = plan_out(plan_rows(NB_VIA_BF16, nb_quantizer_bf16()), 0.1);
+    for (int32_t multiple = 32; multiple <= 64; multiple += 32) {
+        char text[256] = "";
+        plan.mechanisms.outcontrol.multiple = multiple;
+        linear_case c = make_group(be, &plan, 1, NULL);
+        const ni_attached_mechanism *m = &c.group->mechanisms[0];
+        assert_int_equal(m->table->doubt(m->state, text, sizeof text), multiple == 64);
+        if (multiple == 64)
+            assert_non_null(strstr(text, "puts all 64 channels"));
+        ni_linear_group_free(c.group);
+    }
+    nb_backend_free(be);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(split_by_hand),
@@ -283,6 +348,8 @@ int main(void) {
         cmocka_unit_test(chosen_after_the_window),
         cmocka_unit_test(the_lens_sees_x_whole_and_w_in_fp4),
         cmocka_unit_test(choice_survives_a_resume),
+        cmocka_unit_test_teardown(the_lens_counts_both_parts, release_buffers),
+        cmocka_unit_test_teardown(nothing_in_fp4_is_doubted, release_buffers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

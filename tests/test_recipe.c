@@ -280,8 +280,9 @@ static const struct {
      "r.yaml:6: dgrad.w: the scales of fprop.w lie on the contraction here; add `via: bf16`, or"},
     {RECIPE(ROW, ROW, ROW, "{from: fprop.w}", ROW, ROW), "add `via: bf16` or `via: fold`, or a format"},
     {RECIPE(NV, NV2D, NV, "{from: fprop.w, via: bf16}", NV, NV),
-     "r.yaml:6: dgrad.w: `via` is not needed: the codes of fprop.w serve as they are"},
-    {RECIPE(NV, "bf16", NV, "{from: fprop.w, via: bf16}", NV, NV), "`via` is not needed: fprop.w is in BF16"},
+     "r.yaml:6: dgrad.w: `via` is not needed: the codes of fprop.w serve as they are; hint: `dgrad: {w: {via: null}}`"},
+    {RECIPE(NV, "bf16", NV, "{from: fprop.w, via: bf16}", NV, NV),
+     "`via` is not needed: fprop.w is in BF16; hint: `dgrad: {w: {via: null}}` drops one that came from `base`"},
     {RECIPE(NV, NV, NV, "{from: fprop.w, via: fold}", NV, NV), "`via: fold` needs one scale a row"},
     {RECIPE(NV, NV, NV, "{from: fprop.w, via: bf16, format: nvfp4}", NV, NV),
      "r.yaml:6: dgrad.w: `via` is for `from` without a format"},
@@ -389,6 +390,66 @@ static void quantizers_are_parsed(void **state) {
     }
 }
 
+/* The arms of figure 6 of arXiv:2501.17116 differ from the direct cast in the operands that the figure names. */
+static void figure_six_has_its_arms(void **state) {
+    (void)state;
+    static const struct {
+        const char *name;
+        nb_element x, w;
+        double k, alpha; /* 0: without */
+    } arms[] = {{"fp4-w4a8", NB_ELEMENT_E4M3, NB_ELEMENT_E2M1, 0, 0},
+                {"fp4-w4a8-dge-k3", NB_ELEMENT_E4M3, NB_ELEMENT_E2M1, 3, 0},
+                {"fp4-w4a8-dge-k5", NB_ELEMENT_E4M3, NB_ELEMENT_E2M1, 5, 0},
+                {"fp4-w4a8-dge-k10", NB_ELEMENT_E4M3, NB_ELEMENT_E2M1, 10, 0},
+                {"fp4-w8a4", NB_ELEMENT_E2M1, NB_ELEMENT_E4M3, 0, 0},
+                {"fp4-w8a4-occ-999", NB_ELEMENT_E2M1, NB_ELEMENT_E4M3, 0, 0.999},
+                {"fp4-w8a4-occ-99", NB_ELEMENT_E2M1, NB_ELEMENT_E4M3, 0, 0.99},
+                {"fp4-w8a4-occ-97", NB_ELEMENT_E2M1, NB_ELEMENT_E4M3, 0, 0.97},
+                {"fp4-coarse-a", NB_ELEMENT_E2M1, NB_ELEMENT_E2M1, 0, 0},
+                {"fp4-coarse-w", NB_ELEMENT_E2M1, NB_ELEMENT_E2M1, 0, 0},
+                {"fp4-coarse", NB_ELEMENT_E2M1, NB_ELEMENT_E2M1, 0, 0}};
+    for (size_t i = 0; i < NI_COUNT(arms); i++) {
+        char path[512];
+        nb_error err = {0};
+        nb_recipe r, direct = load("fp4-direct");
+        snprintf(path, sizeof path, NI_TEST_SOURCE "/examples/recipes/%s.yaml", arms[i].name);
+        if (nb_recipe_load(path, NI_TEST_SOURCE "/recipes", &r, &err) != NB_OK)
+            fail_msg("%s", err.message);
+        const nb_quantizer *x = &r.roles[NB_FPROP_X].quantizer, *w = &r.roles[NB_FPROP_W].quantizer;
+        bool coarse_x = arms[i].x == NB_ELEMENT_E4M3 || strcmp(arms[i].name, "fp4-coarse-a") == 0 ||
+                        strcmp(arms[i].name, "fp4-coarse") == 0;
+        bool coarse_w = arms[i].w == NB_ELEMENT_E4M3 || strcmp(arms[i].name, "fp4-coarse-w") == 0 ||
+                        strcmp(arms[i].name, "fp4-coarse") == 0;
+        assert_int_equal(x->element, arms[i].x);
+        assert_int_equal(w->element, arms[i].w);
+        assert_int_equal(x->block_rows, coarse_x ? NB_BLOCK_ALL : 1);
+        assert_int_equal(w->block_rows, coarse_w ? NB_BLOCK_ALL : 1);
+        assert_true(r.mechanisms.has_dge == (arms[i].k > 0) && r.mechanisms.has_occ == (arms[i].alpha > 0));
+        assert_true(arms[i].k == 0 || r.mechanisms.dge.k == arms[i].k);
+        assert_true(arms[i].alpha == 0 || r.mechanisms.occ.alpha == arms[i].alpha);
+        assert_true(nb_quantizer_equal(&r.roles[NB_DGRAD_DY].quantizer, &direct.roles[NB_DGRAD_DY].quantizer));
+    }
+}
+
+/* The public dialects, as read in their code (Azure/MS-AMP 9746ea8; Mr-Philo/MS-AMP, branches fp4 and pai). */
+static void dialects_scale_as_their_code(void **state) {
+    (void)state;
+    nb_recipe msamp = load("fp4-msamp"), fork = load("fp4-fork"), absmax = load("tetrajet-v2-absmax");
+    assert_int_equal(msamp.roles[NB_DGRAD_DY].quantizer.rule, NB_RULE_POW2);
+    assert_int_equal(msamp.roles[NB_WGRAD_DY].quantizer.rule, NB_RULE_POW2);
+    assert_int_equal(fork.roles[NB_DGRAD_DY].quantizer.rule, NB_RULE_ABSMAX);
+    assert_int_equal(fork.gradients.scale, NB_RULE_ABSMAX);
+    assert_int_equal(fork.optimizer_state.scale, NB_RULE_ABSMAX);
+    assert_true(fork.roles[NB_DGRAD_W].requantize);
+    assert_int_equal(fork.roles[NB_DGRAD_W].quantizer.element, NB_ELEMENT_E4M3);
+    for (nb_role role = NB_FPROP_X; role < NB_ROLE_COUNT; role++) {
+        assert_int_equal(absmax.roles[role].quantizer.rule, NB_RULE_ABSMAX);
+        assert_false(absmax.roles[role].shared_noise);
+    }
+    assert_true(absmax.mechanisms.has_outcontrol && absmax.mechanisms.has_oscireset);
+    assert_int_equal(load("chon-normalized").mechanisms.hcp.score, NB_HCP_NORMALIZED);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(shown_recipes_are_read_back),
@@ -399,6 +460,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(state_between_steps, temporary_folder, remove_temporary_folder),
         cmocka_unit_test_setup_teardown(ablations_are_three_lines, temporary_folder, remove_temporary_folder),
         cmocka_unit_test(impossible_recipes_are_refused),
+        cmocka_unit_test(figure_six_has_its_arms),
+        cmocka_unit_test(dialects_scale_as_their_code),
         cmocka_unit_test(quantizers_are_parsed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

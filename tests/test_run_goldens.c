@@ -8,7 +8,8 @@
  *
  * By default scalar code and the best instruction set as fma and as chosen; NIBBLE_GOLDEN_ALL=1 runs the others too,
  * NIBBLE_GOLDEN_THREADS=N changes the threads (and no bit). NIBBLE_GOLDEN_WRITE=1 writes the rows of all arms of this
- * machine anew and keeps those of others; NIBBLE_GOLDEN_ARM=fma (say) runs that arm alone.
+ * machine anew and keeps those of others; NIBBLE_GOLDEN_ARM=fma (say) runs that arm alone; NIBBLE_GOLDEN_ONLY=PATTERN, as
+ * 'fp4-w*', picks recipes.
  *
  * Models are as small as blocks allow. Scalar code is slow on blocks of 1x128: two of the recipes with them take 4
  * steps of one micro-batch there, on llama alone, the others none. A recipe that the family's tiny model refuses
@@ -29,6 +30,7 @@
 #include "train_case.h"
 
 #include <dirent.h>
+#include <fnmatch.h>
 
 enum { STEPS = 30, FEW_STEPS = 4, EVALUATIONS = 2, DIGITS = 16, MOST_ROWS = 2000, ROW_SIZE = 512 };
 
@@ -301,13 +303,16 @@ static int by_name(const void *a, const void *b) {
 }
 
 static int32_t list_recipes(char names[64][NB_NAME_SIZE]) {
+    const char *only = getenv("NIBBLE_GOLDEN_ONLY");
     int32_t count = 0;
     DIR *folder = opendir(NI_TEST_SOURCE "/recipes");
     assert_non_null(folder);
     for (struct dirent *entry = readdir(folder); entry && count < 64; entry = readdir(folder)) {
         const char *dot = strrchr(entry->d_name, '.');
-        if (dot && strcmp(dot, ".yaml") == 0)
-            snprintf(names[count++], NB_NAME_SIZE, "%.*s", (int)(dot - entry->d_name), entry->d_name);
+        if (!dot || strcmp(dot, ".yaml") != 0)
+            continue;
+        snprintf(names[count], NB_NAME_SIZE, "%.*s", (int)(dot - entry->d_name), entry->d_name);
+        count += !only || fnmatch(only, names[count], 0) == 0;
     }
     closedir(folder);
     qsort(names, (size_t)count, NB_NAME_SIZE, by_name);
@@ -357,7 +362,8 @@ static void rows_of(void **state, arm which, nb_isa isa) {
         for (int32_t i = 0; i < count; i++)
             if (which != SCALAR || !skipped_by_scalar(names[i], families[f]))
                 one_row(state, which, isa, place, families[f], names[i], "", i == 0);
-        one_row(state, which, isa, place, families[f], "nvfp4", "late_switch: {at: 0.6}\n", false);
+        if (!getenv("NIBBLE_GOLDEN_ONLY"))
+            one_row(state, which, isa, place, families[f], "nvfp4", "late_switch: {at: 0.6}\n", false);
     }
 }
 

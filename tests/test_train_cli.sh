@@ -126,6 +126,14 @@ grep -q '^{"loss": [0-9.]*, "perplexity": [0-9.]*, "tokens": 128, "data": "data/
 "$nibble" probe runs/a --recipe nvfp4 --sequences 2 > out || fail "probe of a run folder"
 grep -q 'step 8' out || fail "probe of a run folder: $(cat out)"
 "$nibble" eval $last --recipe nvfp4 | grep -q 'forward of nvfp4' || fail "eval --recipe"
+# A checkpoint that knows no hot channels: they are those of the first batch, not none under the recipe's name.
+printf 'base: chon-hcp-only\nname: half\nkeep: {last_blocks: 0}\nhcp: {share: 0.5}\n' > half.yaml
+printf 'base: ./half.yaml\nname: none\nhcp: {share: 0}\n' > none.yaml
+"$nibble" eval $last --recipe ./none.yaml > none.out 2> none.err
+grep -q 'warning: recipe none: hcp patches nothing of' none.err || fail "a share that patches nothing: $(cat none.err)"
+"$nibble" eval $last --recipe ./half.yaml > half.out
+grep -q 'half chose its channels from the first batch' half.out || fail "eval --recipe half.yaml: who chose its channels?"
+[ "$(awk '/^loss/ {print $2}' none.out)" != "$(awk '/^loss/ {print $2}' half.out)" ] || fail "eval patches nothing"
 "$nibble" generate $last --prompt 'A step' --tokens 12 --seed 3 > one
 "$nibble" generate $last --prompt 'A step' --tokens 12 --seed 3 --threads 1 > two
 "$nibble" generate runs/a --prompt 'A step' --tokens 12 --seed 3 | cmp - one || fail "generate from a run folder"

@@ -19,6 +19,7 @@ case $paper in
         fork=1200 steps=1400 lens="--set lens.every=16 --set lens.window=10"
         late=examples/recipes/tetrajet-v2
         recipes=nvfp4,tetrajet-v2-base,$late-outcontrol-late.yaml,$late-oscireset-late.yaml,$late-late.yaml
+        for how in scaled flips published; do recipes=$recipes,$late-oscireset-late-$how.yaml; done
         ;;
     *) echo "late.sh: unknown paper $paper" >&2; exit 2 ;;
 esac

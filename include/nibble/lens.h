@@ -28,12 +28,14 @@ typedef struct nb_lens_operand {
     const nb_pass *pass; /* step, micro-batch */
     const char *module;  /* "layers.3.mlp.up_proj"; for operands that layers share (X), their input's name */
     nb_role role;
-    const nb_mat *source;               /* the numbers that were quantized; NULL where they came from codes */
+    const nb_mat *source;               /* the numbers that were quantized, X as it came before a mechanism changed it;
+                                           NULL where they came from codes */
     const nb_qtensor *requantized_from; /* their quantizer and shape, no buffers; NULL where `source` is set */
     bool transposed;                    /* operand row r is source column r */
-    const nb_qtensor *quantized;        /* canonical, in backend memory; NULL: this GEMM runs in BF16 */
+    const nb_qtensor *quantized;        /* canonical, in backend memory; NULL: this GEMM runs in BF16, or multiplies
+                                           parts in formats of their own (then `stats` are of all parts) */
     const struct nb_operand *operand;   /* the same as the backend has it: opaque, for operations of the library */
-    const nb_quantize_stats *stats;     /* NULL where `quantized` is, or where nobody counted */
+    const nb_quantize_stats *stats;     /* NULL in BF16, or where nobody counted */
 } nb_lens_operand;
 
 /* Who looks. Callbacks may be NULL: nothing is prepared for them then. */
@@ -43,7 +45,8 @@ typedef struct nb_lens {
     void (*operand)(void *context, const nb_lens_operand *seen);
     void (*attention)(void *context, nb_backend *be, const char *module, const nb_attention *attention, const void *q,
                       const void *k); /* q, k act, after RoPE and norms */
-    /* What stands for a tensor after a mechanism is done with it, both act [M, K]. */
+    /* What stands for a tensor after a mechanism is done with it: "occ", what is multiplied in all; "occ_clamped", what
+     * is quantized; "hcp". exact act [M, K], approximate act or F32. */
     void (*approximation)(void *context, nb_backend *be, const char *module, const char *mechanism, const nb_mat *exact,
                           const nb_mat *approximate);
     void (*scalar)(void *context, const char *module, const char *name, double value); /* what a mechanism counts */

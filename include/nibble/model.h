@@ -141,6 +141,10 @@ NB_API int32_t nb_model_state(nb_model *model, nb_state_tensor *tensors,
 /* Call after the tensors above were written from a checkpoint. */
 NB_API nb_status nb_model_state_loaded(nb_model *model, nb_error *err);
 
+/* How many groups of layers ask for a mechanism in vain (a share of channels that rounds to none, say), and a sentence
+ * about the first. */
+NB_API int32_t nb_model_doubts(const nb_model *model, char *text, size_t size);
+
 /* FLOPs of one training token (forward and backward, GEMMs and attention), for MFU; formula in docs/run-file.md. */
 NB_API double nb_model_flops_per_token(const nb_model *model, int64_t seq);
 

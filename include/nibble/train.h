@@ -285,6 +285,7 @@ typedef struct nb_loaded {
     nb_model *model;
     char missing[2 * NB_NAME_SIZE]; /* state of the recipe that the checkpoint does not hold, "" if none: its mechanisms
                                    begin anew, as in the first forward pass of a run */
+    bool first_batch;               /* hcp of `missing` state chose its channels from an evaluation's first batch */
 } nb_loaded;
 
 /* Verifies the checkpoint and builds its model for micro-batches of batch x seq tokens (0: those of the run). `recipe`
@@ -294,7 +295,9 @@ NB_API nb_status nb_load_checkpoint(nb_backend *be, const char *folder, const nb
                                     int64_t seq, nb_loaded *out, nb_error *err);
 NB_API void nb_loaded_free(nb_loaded *loaded);
 
-/* Mean loss of a loaded model over token shards, as the run evaluated; `sequences` 0 = all of them. */
+/* Mean loss of a loaded model over token shards, as the run evaluated; `sequences` 0 = all of them. Where the hot
+ * channels of hcp are missing they are chosen from the first batch, before any loss: without channels the loss would be
+ * that of the recipe without its patch. */
 NB_API nb_status nb_loaded_evaluate(nb_loaded *loaded, const char *data, int64_t sequences, nb_eval_report *report,
                                     nb_error *err);
 

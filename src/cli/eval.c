@@ -71,6 +71,13 @@ static nb_status evaluate(nb_backend *be, const char *folder, const eval_options
     nb_eval_report report;
     nb_status status = data[0] ? nb_loaded_evaluate(&loaded, data, sequences, &report, err)
                                : nb_fail(err, NB_BAD_USAGE, "--data is missing, and the run has no data.val");
+    char doubt[256];
+    if (status == NB_OK && nb_model_doubts(loaded.model, doubt, sizeof doubt))
+        fprintf(stderr, "nibble: warning: recipe %s: %s\n", loaded.recipe.name, doubt);
+    if (status == NB_OK && loaded.missing[0])
+        fprintf(given->json ? stderr : stdout, "%s %s: the checkpoint does not hold %s\n", loaded.recipe.name,
+                loaded.first_batch ? "chose its channels from the first batch" : "begins without its state",
+                loaded.missing);
     if (status == NB_OK)
         (given->json ? print_json : print_sentence)(&loaded, &report, data);
     nb_loaded_free(&loaded);

@@ -15,7 +15,7 @@
 #define MOST_RUNS 16
 
 typedef struct lens_options {
-    const char *metric, *module;
+    const char *metric, *module, *role;
     bool csv, json;
 } lens_options;
 
@@ -27,14 +27,18 @@ static const ni_option options[] = {
     {"csv", 0, NI_OPTION_FLAG, offsetof(lens_options, csv), NULL,
      "every number by module and role, vectors too: run,step,module,role,metric,index,value"},
     {"json", 0, NI_OPTION_FLAG, offsetof(lens_options, json), NULL, "the same, an object a series and line"},
+    {"role", 0, NI_OPTION_TEXT, offsetof(lens_options, role), "ROLE",
+     "of which operand, as fprop.x; needed where a number is measured of several"},
     {0},
 };
 
 static const ni_command_line line = {
-    .usage = "RUN... [--metric NAME] [--module PATTERN] [--csv | --json]",
+    .usage = "RUN... [--metric NAME] [--role ROLE] [--module PATTERN] [--csv | --json]",
     .about = "Prints a number that the lens measured while training (lens.every in the run file), one row a step and "
              "one column a\n"
-             "run: the mean over the modules that have it. RUN is a run folder, or one that holds runs.\n"
+             "run: the mean over the modules that have it; of several runs over those that all of them have. RUN is a "
+             "run\n"
+             "folder, or one that holds runs.\n"
              "  nibble lens runs/twins/*-seed1 --metric flip_rate",
     .options = options,
     .least = 1,
@@ -48,10 +52,19 @@ static const char *metric_of(const char *name) {
     return slash ? slash + 1 : name;
 }
 
+/* What stands between the module and the metric: "fprop.x", "occ"; nothing where a number is one of the module. */
+static void role_of(const char *name, char *role, size_t size) {
+    const char *first = strchr(name, '/'), *last = strrchr(name, '/');
+    int length = first && last > first ? (int)(last - first) - 1 : 0;
+    snprintf(role, size, "%.*s", length, length ? first + 1 : "");
+}
+
 static bool is_of(const char *name, const lens_options *o) {
-    char module[PATH_LIMIT];
+    char module[PATH_LIMIT], role[64];
     snprintf(module, sizeof module, "%.*s", (int)strcspn(name, "/"), name);
-    return strcmp(metric_of(name), o->metric) == 0 && (!o->module || fnmatch(o->module, module, 0) == 0);
+    role_of(name, role, sizeof role);
+    return strcmp(metric_of(name), o->metric) == 0 && (!o->module || fnmatch(o->module, module, 0) == 0) &&
+           (!o->role || strcmp(o->role, role) == 0);
 }
 
 static bool is_number(const ni_series_reader *r, int32_t name) {
@@ -63,14 +76,72 @@ static bool is_number(const ni_series_reader *r, int32_t name) {
 typedef struct column {
     ni_series_reader *reader;
     char title[64]; /* the folder's name */
+    bool *counts;   /* [names] is of what is asked for, and every run that has any of it has it */
+    int32_t found, left_out;
 } column;
 
+static bool has_any(const column *c, const lens_options *o) {
+    for (int32_t n = 0; n < ni_series_names(c->reader); n++)
+        if (is_number(c->reader, n) && is_of(ni_series_name(c->reader, n), o))
+            return true;
+    return false;
+}
+
+/* A module that one recipe leaves in BF16 would be missing from one mean alone. */
+static bool all_have(const column *columns, int32_t runs, const lens_options *o, const char *name) {
+    for (int32_t r = 0; r < runs; r++) {
+        int32_t n = ni_series_find(columns[r].reader, name);
+        if (has_any(&columns[r], o) && (n < 0 || !is_number(columns[r].reader, n)))
+            return false;
+    }
+    return true;
+}
+
+static nb_status choose_names(column *columns, int32_t runs, const lens_options *o, nb_error *err) {
+    for (int32_t r = 0; r < runs; r++) {
+        column *c = &columns[r];
+        c->counts = calloc((size_t)ni_series_names(c->reader) + 1, sizeof *c->counts);
+        if (!c->counts)
+            return nb_fail(err, NB_NO_MEMORY, "no memory for the names of %s", c->title);
+        for (int32_t n = 0; n < ni_series_names(c->reader); n++) {
+            const char *name = ni_series_name(c->reader, n);
+            if (!is_number(c->reader, n) || !is_of(name, o))
+                continue;
+            c->counts[n] = all_have(columns, runs, o, name);
+            c->found += c->counts[n];
+            c->left_out += !c->counts[n];
+        }
+    }
+    return NB_OK;
+}
+
+/* A mean over X, W and dY together is one of different things. */
+static nb_status one_role(const column *columns, int32_t runs, const lens_options *o, nb_error *err) {
+    char first[64] = "", role[64];
+    bool any = false;
+    for (int32_t r = 0; r < runs; r++)
+        for (int32_t n = 0; n < ni_series_names(columns[r].reader); n++) {
+            const char *name = ni_series_name(columns[r].reader, n);
+            if (!is_number(columns[r].reader, n) || !is_of(name, o))
+                continue;
+            role_of(name, role, sizeof role);
+            if (any && strcmp(role, first) != 0)
+                return nb_fail(err, NB_BAD_USAGE,
+                               "--metric: %s is measured of %s and of %s, say; expected --role with "
+                               "one of them, for their mean means nothing",
+                               o->metric, *first ? first : "modules", *role ? role : "modules");
+            snprintf(first, sizeof first, "%s", role);
+            any = true;
+        }
+    return NB_OK;
+}
+
 /* Mean of the metric over the modules that have it at this step; NaN if none has. */
-static double mean_at(const column *c, const lens_options *o, int64_t step) {
+static double mean_at(const column *c, int64_t step) {
     double sum = 0;
     int64_t count = 0;
     for (int32_t n = 0; n < ni_series_names(c->reader); n++) {
-        if (!is_number(c->reader, n) || !is_of(ni_series_name(c->reader, n), o))
+        if (!c->counts[n])
             continue;
         for (int64_t i = 0; i < ni_series_points(c->reader, n); i++) {
             ni_series_point p = ni_series_at(c->reader, n, i);
@@ -84,11 +155,11 @@ static double mean_at(const column *c, const lens_options *o, int64_t step) {
 }
 
 /* The smallest step above `after` at which any run has the metric; -1 if there is none. */
-static int64_t next_step(const column *columns, int32_t runs, const lens_options *o, int64_t after) {
+static int64_t next_step(const column *columns, int32_t runs, int64_t after) {
     int64_t next = -1;
     for (int32_t r = 0; r < runs; r++)
         for (int32_t n = 0; n < ni_series_names(columns[r].reader); n++) {
-            if (!is_number(columns[r].reader, n) || !is_of(ni_series_name(columns[r].reader, n), o))
+            if (!columns[r].counts[n])
                 continue;
             for (int64_t i = 0; i < ni_series_points(columns[r].reader, n); i++) {
                 int64_t step = ni_series_at(columns[r].reader, n, i).step;
@@ -99,8 +170,22 @@ static int64_t next_step(const column *columns, int32_t runs, const lens_options
     return next;
 }
 
-static nb_status print_table(const column *columns, int32_t runs, const lens_options *o, nb_error *err) {
-    int64_t step = next_step(columns, runs, o, -1);
+static void print_what(const column *columns, int32_t runs, const lens_options *o) {
+    int32_t found = 0, left_out = 0;
+    for (int32_t r = 0; r < runs; r++) {
+        found = columns[r].found > found ? columns[r].found : found;
+        left_out += columns[r].left_out;
+    }
+    printf("\n\n%s%s%s, mean over %d modules", o->metric, o->role ? " of " : "", o->role ? o->role : "", found);
+    if (left_out)
+        printf(" that every run has; %d that not every run has are left out", left_out);
+    printf(". Steps count from 0.\n");
+}
+
+static nb_status print_table(column *columns, int32_t runs, const lens_options *o, nb_error *err) {
+    NB_TRY(one_role(columns, runs, o, err));
+    NB_TRY(choose_names(columns, runs, o, err));
+    int64_t step = next_step(columns, runs, -1);
     if (step < 0)
         return nb_fail(err, NB_BAD_USAGE,
                        "--metric: no run has a number called %s%s%s; hint: without --metric the "
@@ -109,10 +194,10 @@ static nb_status print_table(const column *columns, int32_t runs, const lens_opt
     printf("%8s", "step");
     for (int32_t r = 0; r < runs; r++)
         printf("  %*s", strlen(columns[r].title) < 12 ? 12 : (int)strlen(columns[r].title), columns[r].title);
-    for (; step >= 0; step = next_step(columns, runs, o, step)) {
+    for (; step >= 0; step = next_step(columns, runs, step)) {
         printf("\n%8lld", (long long)step);
         for (int32_t r = 0; r < runs; r++) {
-            double mean = mean_at(&columns[r], o, step);
+            double mean = mean_at(&columns[r], step);
             int width = strlen(columns[r].title) < 12 ? 12 : (int)strlen(columns[r].title);
             if (isnan(mean))
                 printf("  %*s", width, "-");
@@ -120,7 +205,7 @@ static nb_status print_table(const column *columns, int32_t runs, const lens_opt
                 printf("  %*.5g", width, mean);
         }
     }
-    printf("\n\n%s, mean over modules. Steps count from 0.\n", o->metric);
+    print_what(columns, runs, o);
     return NB_OK;
 }
 
@@ -215,7 +300,9 @@ nb_status ni_cli_lens(int argc, char **argv, nb_error *err) {
         status = print_table(all.columns, all.count, &o, err);
     else if (status == NB_OK)
         list_names(all.columns, all.count);
-    for (int32_t r = 0; r < all.count; r++)
+    for (int32_t r = 0; r < all.count; r++) {
         ni_series_reader_free(all.columns[r].reader);
+        free(all.columns[r].counts);
+    }
     return status;
 }

@@ -37,7 +37,7 @@ bool ni_record_gate(ni_record *record, const char *module, nb_backend *be, const
 }
 
 bool ni_record_approximation(ni_record *record, const char *module, const char *mechanism, nb_backend *be,
-                             const nb_mat *exact, const nb_mat *approximate) {
+                             const nb_mat *exact, const nb_mat *approximate, ni_lens_buffers *buffers) {
     double *on_device = ni_record_results(record, be), out[3]; /* x^2, (x - y)^2, x y */
     if (!on_device)
         return false;
@@ -50,7 +50,7 @@ bool ni_record_approximation(ni_record *record, const char *module, const char *
     ni_record_scalar(record, prefix, "snr_db", e.snr_db);
     ni_record_scalar(record, prefix, "cosine", e.cosine);
     ni_record_scalar(record, prefix, "mse", s.sum_sq_error / (double)(exact->rows * exact->cols));
-    return true;
+    return ni_record_moments(record, prefix, be, approximate, buffers);
 }
 
 bool ni_record_alignment(ni_record *record, const char *module, nb_backend *be, const nb_mat *gate, const nb_mat *up) {

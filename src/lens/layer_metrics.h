@@ -2,8 +2,7 @@
 #ifndef NI_LENS_LAYER_METRICS_H
 #define NI_LENS_LAYER_METRICS_H
 
-#include "lens/record.h"
-#include "nibble/lens.h"
+#include "lens/operand_metrics.h"
 
 /* Each records under MODULE. */
 void ni_record_attention(ni_record *record, const char *module, nb_backend *be, const nb_attention *attention,
@@ -14,9 +13,10 @@ void ni_record_attention(ni_record *record, const char *module, nb_backend *be, 
 bool ni_record_gate(ni_record *record, const char *module, nb_backend *be, const nb_mat *pre_activation,
                     const void *bias);
 
-/* SNR and cosine of a whole tensor and what stands for it, under MODULE/MECHANISM. False if memory ran out. */
+/* SNR and cosine of a whole tensor and what stands for it, and the moments of that, under MODULE/MECHANISM. False if
+ * memory ran out. */
 bool ni_record_approximation(ni_record *record, const char *module, const char *mechanism, nb_backend *be,
-                             const nb_mat *exact, const nb_mat *approximate);
+                             const nb_mat *exact, const nb_mat *approximate, ni_lens_buffers *buffers);
 
 /* Two weights whose rows belong together: mean |cos(gate[i], up[i])|, both in backend memory. False if memory ran out.
  */

@@ -51,7 +51,7 @@ static void record_error(ni_record *record, const char *prefix, const nb_lens_op
     ni_quantization_error e = ni_quantization_error_of(seen->stats);
     ni_record_scalar(record, prefix, "flushed", e.flushed);
     ni_record_scalar(record, prefix, "saturated", e.saturated);
-    if (seen->quantized->scales)
+    if (!seen->quantized || seen->quantized->scales)
         ni_record_scalar(record, prefix, "zero_scales", e.zero_scales);
     ni_record_scalar(record, prefix, "snr_db", e.snr_db);
     ni_record_scalar(record, prefix, "cosine", e.cosine);
@@ -128,21 +128,26 @@ static void record_crests(ni_record *record, const char *prefix, const nb_mat *s
                      value_of_rank(b->crests, count, (int64_t)(0.99 * (double)(count - 1))));
 }
 
-static bool record_source(ni_record *record, const char *prefix, const nb_lens_operand *seen, ni_lens_buffers *b) {
-    const nb_mat *x = seen->source;
+bool ni_record_moments(ni_record *record, const char *prefix, nb_backend *be, const nb_mat *x, ni_lens_buffers *b) {
     int64_t width = (x->cols + 15) / 16, tiles = width * ((x->rows + 15) / 16);
     if (!reserve((void **)&b->columns, &b->column_room, x->cols, sizeof(float)) ||
         !reserve((void **)&b->crests, &b->crest_room, tiles + width, sizeof(float)))
         return false;
     ni_moments m;
-    seen->be->ops->measure(seen->be, x, &m, b->columns, b->crests);
+    be->ops->measure(be, x, &m, b->columns, b->crests);
     ni_record_scalar(record, prefix, "amax", m.amax);
     ni_record_scalar(record, prefix, "rms", m.rms);
     ni_record_scalar(record, prefix, "kurtosis", m.excess_kurtosis);
     if (m.nonfinite)
         ni_record_scalar(record, prefix, "nonfinite", (double)m.nonfinite);
-    ni_record_vector(record, prefix, "channels", b->columns, x->cols);
-    record_crests(record, prefix, x, b);
+    return true;
+}
+
+static bool record_source(ni_record *record, const char *prefix, const nb_lens_operand *seen, ni_lens_buffers *b) {
+    if (!ni_record_moments(record, prefix, seen->be, seen->source, b))
+        return false;
+    ni_record_vector(record, prefix, "channels", b->columns, seen->source->cols);
+    record_crests(record, prefix, seen->source, b);
     return true;
 }
 
@@ -163,6 +168,10 @@ void ni_note_skipped(ni_skipped *skipped, const char *prefix, const nb_lens_oper
     const nb_qtensor *q = seen->quantized;
     if (!seen->source)
         ni_skip_note(skipped, "amax, rms, kurtosis, channels, crests", "made from the codes of another role", prefix);
+    if (!q && seen->stats) {
+        ni_skip_note(skipped, "scales", "a mechanism multiplies it in parts", prefix);
+        return;
+    }
     if (!q) {
         ni_skip_note(skipped, "error and scales", "this product runs in BF16", prefix);
         if (seen->role == NB_FPROP_W)

@@ -38,6 +38,11 @@ size_t ni_lens_buffers_bytes(const ni_lens_buffers *buffers);
 bool ni_record_operand(ni_record *record, const char *prefix, const nb_lens_operand *seen, bool source_known,
                        ni_lens_buffers *buffers);
 
+/* amax, rms and kurtosis of numbers in backend memory; `buffers` then hold their columns and crests. False if memory
+ * ran out. */
+bool ni_record_moments(ni_record *record, const char *prefix, nb_backend *be, const nb_mat *x,
+                       ni_lens_buffers *buffers);
+
 /* Notes what does not apply to the operand, and why. */
 void ni_note_skipped(ni_skipped *skipped, const char *prefix, const nb_lens_operand *seen);
 

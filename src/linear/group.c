@@ -8,13 +8,22 @@
 
 /* ---- making a group ---- */
 
+/* noise: shared is the release's, where the layers of a group are one matrix: row r of its dY^T and row r of X^T draw
+ * the same bits. A layer whose first row in it is beyond those of X^T shares with none. */
+static bool meets_x(const ni_linear_group *group, const ni_linear *layer) {
+    int64_t first = 0;
+    for (int32_t i = 0; i < layer->index; i++)
+        first += group->layers[i].out;
+    return first < group->in;
+}
+
 static void name_operands(const ni_linear_group *group, ni_linear *layer) {
     for (nb_role role = NB_FPROP_X; role < NB_ROLE_COUNT; role++) {
         bool shared = role == NB_FPROP_X || role == NB_WGRAD_X;
         ni_gemm gemm = ni_role_gemm(role);
         const char *module = shared ? group->input : layer->name;
         uint32_t both = nb_name_hash(gemm == NI_GEMM_DGRAD ? layer->name : group->input, ni_gemm_name(gemm));
-        bool one_stream = layer->plan.roles[role].shared_noise;
+        bool one_stream = layer->plan.roles[role].shared_noise && (role != NB_WGRAD_DY || meets_x(group, layer));
         layer->names[role] = (ni_operand_name){.module = module,
                                                .role = role,
                                                .tensor = one_stream ? both : nb_name_hash(module, nb_role_name(role)),

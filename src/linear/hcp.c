@@ -11,6 +11,7 @@
 #include "backend/table.h"
 
 #include "format/hadamard.h"
+#include "nibble/lens.h"
 #include "recipe/mechanism.h"
 
 #include <math.h>
@@ -44,7 +45,7 @@ static const ni_key hcp_rows[] = {
      .fallback = "0.06",
      .high = 1,
      .help = "share of the input channels that are patched, rounded to whole blocks of 16",
-     .source = "our choice: fits the reported overhead of 9 to 13 %"},
+     .source = "our choice: fprop grows by 2k/K = 12 %; no source states a number"},
     {.path = "order",
      .type = NI_KEY_INT,
      NI_FIELD(nb_hcp, order),
@@ -253,12 +254,30 @@ static bool needs_base(const ni_hcp_state *h) {
     return h->how.kernel == NB_HCP_DUAL || h->how.copy == NB_HCP_EXACT;
 }
 
+/* What is multiplied in the place of X, for the lens; layers that share X and channels tell it once each. */
+static nb_status show_x(const ni_hcp_state *h, const ni_linear_call *call, const ni_linear *layer,
+                        const ni_hcp_source *from, nb_error *err) {
+    const nb_lens *lens = call->pass->lens;
+    size_t mark = call->scratch->used;
+    bool there;
+    nb_mat x;
+    if (!call->measuring && (!lens || !lens->approximation || call->again))
+        return NB_OK;
+    NB_TRY(ni_hcp_stand_in(h, call, from, h->layers[layer->index].channels, &x, &there, err));
+    if (there && !call->measuring)
+        lens->approximation(lens->context, call->be, layer->name, "hcp", call->x, &x);
+    call->scratch->used = mark;
+    return NB_OK;
+}
+
 static nb_status patch_x(ni_hcp_state *h, const ni_linear_call *call, ni_linear *layer, nb_error *err) {
     ni_hcp_layer *p = &h->layers[layer->index];
     ni_hcp_source from = {.numbers = call->x, .quantizer = &layer->plan.roles[NB_FPROP_X].quantizer};
     void *memory;
     if (needs_base(h) || ni_lens_looks(call))
         NB_TRY(ni_operand_ready(call, layer, NB_FPROP_X, &from.base, err));
+    if (from.base)
+        NB_TRY(show_x(h, call, layer, &from, err));
     p->x = ni_hcp_shape(h, layer, call->x->rows, false);
     NB_TRY(ni_scratch_place(call->scratch, ni_hcp_operand_bytes(h, &p->x), "X with its patch", &memory, err));
     return ni_hcp_operand(h, call, &from, p->channels, memory, &p->x, err);
@@ -452,12 +471,28 @@ static size_t hcp_bytes(const void *state) {
     return ((const ni_hcp_state *)state)->bytes;
 }
 
+/* A set that comes from few blocks says that residuals are loud because their block's scale is. */
 static void hcp_text(const void *state, const ni_linear *layer, ni_gemm gemm, char *text, size_t size) {
     const ni_hcp_state *h = state;
-    (void)layer;
     bool here = gemm == NI_GEMM_FPROP || (gemm == NI_GEMM_DGRAD ? h->how.dgrad : h->how.wgrad);
-    if (here)
+    if (!here)
+        return;
+    if (h->k == 0)
+        snprintf(text, size, "hcp patches none of %lld channels (share too small)", (long long)h->group->in);
+    else if (!h->refreshed)
         snprintf(text, size, "hcp %lld of %lld channels", (long long)h->k, (long long)h->group->in);
+    else
+        snprintf(text, size, "hcp %lld of %lld channels, of %lld blocks of 16", (long long)h->k,
+                 (long long)h->group->in, (long long)ni_hcp_blocks(h, layer));
+}
+
+static bool hcp_doubt(const void *state, char *text, size_t size) {
+    const ni_hcp_state *h = state;
+    if (h->k > 0)
+        return false;
+    snprintf(text, size, "hcp patches nothing of %s: hcp.share %g of %lld channels rounds to no block of 16",
+             h->group->input, h->how.share, (long long)h->group->in);
+    return true;
 }
 
 const ni_mechanism ni_mechanism_hcp = {
@@ -474,4 +509,5 @@ const ni_mechanism ni_mechanism_hcp = {
     .loaded = hcp_loaded,
     .bytes = hcp_bytes,
     .text = hcp_text,
+    .doubt = hcp_doubt,
 };

@@ -38,6 +38,8 @@ size_t ni_hcp_gather_scratch(const ni_hcp_state *h, int64_t rows);
 /* Chooses channels anew where the step just taken has gathered for it: they are patched from the next step on. */
 nb_status ni_hcp_choose(ni_hcp_state *h, const nb_pass *pass, ni_scratch *scratch, nb_error *err);
 size_t ni_hcp_choice_scratch(const ni_hcp_state *h);
+/* How many blocks of 16 neighbours, which share a scale, the chosen channels of a layer come from; 0: none are. */
+int64_t ni_hcp_blocks(const ni_hcp_state *h, const ni_linear *layer);
 
 /* ---- hcp_operand.c ---- */
 
@@ -56,6 +58,10 @@ nb_operand ni_hcp_shape(const ni_hcp_state *h, const ni_linear *layer, int64_t r
 size_t ni_hcp_operand_bytes(const ni_hcp_state *h, const nb_operand *shape);
 nb_status ni_hcp_operand(const ni_hcp_state *h, const ni_linear_call *call, const ni_hcp_source *from,
                          const int32_t *channels, void *memory, nb_operand *out, nb_error *err);
+/* F32 [rows, K] in scratch: the base with the residuals added on its patched columns, which is what stands for the
+ * numbers where the other side is exact. False in *there if no term has residuals of this side. */
+nb_status ni_hcp_stand_in(const ni_hcp_state *h, const ni_linear_call *call, const ni_hcp_source *from,
+                          const int32_t *channels, nb_mat *out, bool *there, nb_error *err);
 int64_t ni_hcp_columns(const ni_hcp_state *h); /* of the operand */
 
 /* A matrix in scratch. */

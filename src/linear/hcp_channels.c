@@ -14,6 +14,7 @@
 #include "nibble/lens.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 /* ---- in a forward pass ---- */
 
@@ -69,6 +70,19 @@ nb_status ni_hcp_gather(ni_hcp_state *h, const ni_linear_call *call, nb_error *e
 
 /* ---- after a step ---- */
 
+int64_t ni_hcp_blocks(const ni_hcp_state *h, const ni_linear *layer) {
+    const ni_hcp_layer *p = &h->layers[layer->index];
+    int32_t *channels = h->k > 0 && p->channels ? malloc(sizeof *channels * (size_t)h->k) : NULL;
+    int64_t blocks = 0;
+    if (!channels)
+        return 0;
+    h->group->be->ops->download(h->group->be, channels, p->channels, sizeof *channels * (size_t)h->k);
+    for (int64_t i = 0; i < h->k; i++) /* ascending */
+        blocks += i == 0 || channels[i] / 16 != channels[i - 1] / 16;
+    free(channels);
+    return blocks;
+}
+
 /* What the host hears of a choice, fetched in one piece. */
 typedef struct choice {
     double means[2]; /* of both sides of the score */
@@ -82,6 +96,7 @@ static void tell(const ni_hcp_state *h, const ni_linear *layer, const nb_pass *p
     h->group->be->ops->download(h->group->be, &c, on_device, sizeof c);
     pass->lens->scalar(pass->lens->context, layer->name, "hcp_score_x", c.means[0]);
     pass->lens->scalar(pass->lens->context, layer->name, "hcp_score_w", c.means[1]);
+    pass->lens->scalar(pass->lens->context, layer->name, "hcp_blocks", (double)ni_hcp_blocks(h, layer));
     if (h->choices > 0)
         pass->lens->scalar(pass->lens->context, layer->name, "hcp_overlap", (double)c.stayed / (double)h->k);
 }

@@ -99,6 +99,28 @@ static nb_status put_residual(const ni_hcp_state *h, const ni_linear_call *call,
     return NB_OK;
 }
 
+nb_status ni_hcp_stand_in(const ni_hcp_state *h, const ni_linear_call *call, const ni_hcp_source *from,
+                          const int32_t *channels, nb_mat *out, bool *there, nb_error *err) {
+    nb_backend *be = call->be;
+    nb_quantizer q = ni_hcp_rows(from->quantizer);
+    int64_t rows = from->numbers->rows;
+    nb_operand codes;
+    nb_mat residual;
+    *there = h->how.form == NB_HCP_CANCEL && h->how.side != (from->weight ? NB_HCP_ACTIVATION : NB_HCP_WEIGHT);
+    if (!*there)
+        return NB_OK;
+    NB_TRY(ni_hcp_take(call->scratch, NB_F32, rows, h->group->in, out, err));
+    NB_TRY(ni_hcp_take(call->scratch, NB_F32, rows, h->k, &residual, err));
+    const ni_operand_request request = {&q, &q, rows, h->k, NI_LEFT, false};
+    NB_TRY(ni_operand_place(call, &request, &codes, err));
+    const ni_source source = {.numbers = from->numbers, .minus = from->base, .columns = channels, .column_count = h->k};
+    NB_TRY(be->ops->make_operands(be, &source, &(ni_making){.out = &codes, .under = from->base}, 1, err));
+    NB_TRY(be->ops->decode(be, out, from->base, false, NULL, true, err));
+    NB_TRY(be->ops->decode(be, &residual, &codes, false, NULL, true, err));
+    be->ops->scatter_columns(be, out, &residual, channels, true);
+    return NB_OK;
+}
+
 static nb_status make_numbers(const ni_hcp_state *h, const ni_linear_call *call, const ni_hcp_source *from,
                               const int32_t *channels, nb_operand *out, nb_error *err) {
     nb_backend *be = call->be;

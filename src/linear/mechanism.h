@@ -127,6 +127,8 @@ typedef struct ni_mechanism {
     size_t (*bytes)(const void *state);
     /* A few words for the census ("hcp 64 of 1024 channels"); may depend on the GEMM. */
     void (*text)(const void *state, const struct ni_linear *layer, ni_gemm gemm, char *text, size_t size);
+    /* True, and why, where the recipe asks for it in vain ("hcp patches no channel of ...: ..."): a run warns. */
+    bool (*doubt)(const void *state, char *text, size_t size);
 } ni_mechanism;
 
 /* Every mechanism that a recipe can ask for, in the order in which their hooks run; ends with NULL. */

@@ -154,6 +154,9 @@ static nb_status occ_prepare_x(void *state, const ni_linear_call *call, nb_mat *
     int64_t n = whole ? prepared->rows * prepared->cols : prepared->cols;
     NB_TRY(call->be->ops->clamp_rows(call->be, &clamped, o->memory ? &o->rest : NULL, prepared,
                                      low_rank(o->how.alpha, n), high_rank(o->how.alpha, n), whole, err));
+    const nb_lens *lens = call->pass->lens;
+    if (lens && lens->approximation && !call->dy && !call->again && !call->measuring)
+        lens->approximation(lens->context, call->be, o->group->input, "occ_clamped", call->x, &clamped);
     *prepared = clamped;
     return NB_OK;
 }

@@ -169,6 +169,11 @@ static ni_making making_of(const ni_linear_call *call, request *r, bool transpos
         .out = &r->o->operand, .transpose = transpose, .noise = &r->noise, .stats = ni_counted(call->pass, &r->stats)};
 }
 
+/* The lens asks what a layer is given: X as it came, whatever a mechanism made of it first. */
+static const nb_mat *as_it_came(const ni_linear_call *call, nb_role role, const nb_mat *numbers) {
+    return role == NB_FPROP_X || role == NB_WGRAD_X ? call->x : numbers;
+}
+
 static nb_status show_made(const ni_linear_call *call, const ni_making *making, const ni_operand_name *name,
                            const nb_mat *source, nb_error *err) {
     bool coded = !nb_quantizer_is_bf16(&making->out->quantizer);
@@ -186,7 +191,8 @@ static nb_status look_at(const ni_linear_call *call, ni_cached_operand *o, const
     o->operand = describe(&call->group->layers[o->layer], o, call->x->rows);
     o->operand.numbers = *numbers;
     o->operand.transposed = transpose;
-    return ni_operand_show(call, &(ni_showing){.name = &o->name, .source = numbers, .transposed = transpose}, err);
+    const nb_mat *source = as_it_came(call, o->name.role, numbers);
+    return ni_operand_show(call, &(ni_showing){.name = &o->name, .source = source, .transposed = transpose}, err);
 }
 
 /* One or two operands of the same numbers; row r of an operand is column r of them where `transpose`. */
@@ -215,7 +221,8 @@ static nb_status make_of_numbers(const ni_linear_call *call, ni_cached_operand *
     if (made)
         NB_TRY(call->be->ops->make_operands(call->be, &source, makings, made, err));
     for (int32_t i = 0; i < made; i++)
-        NB_TRY(show_made(call, &makings[i], &requests[i].o->name, numbers, err));
+        NB_TRY(show_made(call, &makings[i], &requests[i].o->name, as_it_came(call, requests[i].o->name.role, numbers),
+                         err));
     return NB_OK;
 }
 

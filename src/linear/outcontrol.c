@@ -262,16 +262,36 @@ static ni_source part_of(const outcontrol *o, const nb_mat *numbers, int part) {
     return (ni_source){.numbers = numbers, .columns = columns_of(o, part), .column_count = o->channels[part]};
 }
 
-/* The lens names channels by their place in X, so it sees X whole and as it came. */
+/* What both quantizers counted, in the first; NULL where nobody counts. */
+static const nb_quantize_stats *both_parts(const nb_pass *pass, nb_quantize_stats stats[PARTS]) {
+    const nb_quantize_stats *b = &stats[1];
+    nb_quantize_stats *a = ni_counted(pass, &stats[0]);
+    if (!a)
+        return NULL;
+    a->amax = b->amax > a->amax ? b->amax : a->amax;
+    a->elements += b->elements;
+    a->nonzero += b->nonzero;
+    a->flushed += b->flushed;
+    a->saturated += b->saturated;
+    a->blocks += b->blocks;
+    a->zero_scales += b->zero_scales;
+    a->sum_sq += b->sum_sq;
+    a->sum_sq_error += b->sum_sq_error;
+    a->sum_product += b->sum_product;
+    return a;
+}
+
+/* The lens names channels by their place in X, so it sees X whole and as it came; what is lost is counted over both
+ * parts. */
 static nb_status split_x(outcontrol *o, const ni_linear_call *call, const ni_linear *layer, nb_error *err) {
     const ni_operand_name *name = &layer->names[NB_FPROP_X];
     nb_noise noise = ni_noise_of(call->pass, name);
+    nb_quantize_stats stats[PARTS] = {{0}};
     if (o->x_fresh)
         return NB_OK;
-    NB_TRY(ni_operand_show(call, &(ni_showing){.name = name, .source = call->x}, err));
     for (int part = 0; part < PARTS; part++) {
         const ni_source source = part_of(o, call->x, part);
-        const ni_making making = {.out = &o->x[part], .noise = &noise};
+        const ni_making making = {.out = &o->x[part], .noise = &noise, .stats = ni_counted(call->pass, &stats[part])};
         if (o->channels[part] == 0)
             continue;
         o->x[part] = shape_of(o, layer, NB_FPROP_X, part);
@@ -280,7 +300,8 @@ static nb_status split_x(outcontrol *o, const ni_linear_call *call, const ni_lin
         NB_TRY(call->be->ops->make_operands(call->be, &source, &making, 1, err));
     }
     o->x_fresh = true;
-    return NB_OK;
+    const ni_showing showing = {.name = name, .source = call->x, .stats = both_parts(call->pass, stats)};
+    return ni_operand_show(call, &showing, err);
 }
 
 static nb_status split_w(outcontrol *o, const ni_linear *layer, const nb_mat *w, nb_error *err) {
@@ -569,6 +590,17 @@ static void out_text(const void *state, const ni_linear *layer, ni_gemm gemm, ch
                  o->chosen ? "" : " later");
 }
 
+/* A small layer and a large multiple: what a recipe calls FP4 has nothing in FP4. */
+static bool out_doubt(const void *state, char *text, size_t size) {
+    const outcontrol *o = state;
+    if (o->channels[FP4] > 0 || o->how.share == 1)
+        return false;
+    snprintf(text, size,
+             "outcontrol puts all %lld channels of %s into MXFP8: outcontrol.multiple %d leaves none of them in FP4",
+             (long long)o->group->in, o->group->input, o->how.multiple);
+    return true;
+}
+
 const ni_mechanism ni_mechanism_outcontrol = {
     .name = "outcontrol",
     .wanted = out_wanted,
@@ -583,4 +615,5 @@ const ni_mechanism ni_mechanism_outcontrol = {
     .loaded = out_loaded,
     .bytes = out_bytes,
     .text = out_text,
+    .doubt = out_doubt,
 };

@@ -23,6 +23,10 @@ nb_status ni_model_queue_loss(nb_model *model, const nb_batch *batch, const nb_p
 nb_status ni_model_queue_loss_and_grads(nb_model *model, const nb_batch *batch, const nb_pass *pass, double *sum,
                                         int64_t *scored, nb_error *err);
 
+/* A forward pass that mechanisms learn from as from one of training, and what they do after a step: they choose their
+ * channels. For models that were never trained under their recipe. */
+nb_status ni_model_observe(nb_model *model, const nb_batch *batch, const nb_pass *pass, nb_error *err);
+
 static inline double ni_mean_loss(double sum, int64_t scored) {
     return scored > 0 ? sum / (double)scored : 0.0;
 }

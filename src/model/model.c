@@ -165,6 +165,15 @@ nb_status ni_model_queue_loss(nb_model *model, const nb_batch *batch, const nb_p
     return ni_head_loss(model, &run, last_of_stream(model), *scored, NULL, sum, err);
 }
 
+nb_status ni_model_observe(nb_model *model, const nb_batch *batch, const nb_pass *pass, nb_error *err) {
+    int64_t scored;
+    NB_TRY(check_batch(model, batch, true, &scored, err));
+    ni_run run = ni_model_begin(model, batch, pass, true, true);
+    NB_TRY(ni_decoder_forward(model, &run, err));
+    NB_TRY(ni_head_loss(model, &run, last_of_stream(model), scored, NULL, model->losses, err));
+    return nb_model_after_step(model, &model->pass, err);
+}
+
 /* Gradients are narrow, or those of this batch alone (`fresh`), or what there was and those of this batch. Linear
  * layers write theirs first and the head's weight is among them; only what is scattered or added up is zeroed. */
 static void begin_gradients(nb_model *model, bool fresh, int64_t scored) {

@@ -125,3 +125,15 @@ nb_status nb_model_state_loaded(nb_model *model, nb_error *err) {
         }
     return NB_OK;
 }
+
+int32_t nb_model_doubts(const nb_model *model, char *text, size_t size) {
+    int32_t count = 0;
+    for (int32_t i = 0; i < model->group_count; i++)
+        for (int32_t j = 0; j < model->groups[i]->mechanism_count; j++) {
+            const ni_attached_mechanism *m = &model->groups[i]->mechanisms[j];
+            char later[256];
+            if (m->table->doubt)
+                count += m->table->doubt(m->state, count ? later : text, count ? sizeof later : size);
+        }
+    return count;
+}

@@ -66,11 +66,12 @@ static nb_status check_via(const nb_recipe *r, nb_role role, const ni_yaml_node 
                             "the scales of %s lie on the contraction here; add `via: bf16`%s, or a format to quantize "
                             "its values again",
                             nb_role_name(rule->source), by_rows ? " or `via: fold`" : "");
-    if (!needed && rule->via != NB_VIA_NONE && nb_quantizer_is_bf16(&rule->quantizer))
-        return ni_keys_fail(err, root, name, "`via` is not needed: %s is in BF16", nb_role_name(rule->source));
     if (!needed && rule->via != NB_VIA_NONE)
-        return ni_keys_fail(err, root, name, "`via` is not needed: the codes of %s serve as they are",
-                            nb_role_name(rule->source));
+        return ni_keys_fail(
+            err, root, name,
+            "`via` is not needed: %s%s%s; hint: `%.5s: {%s: {via: null}}` drops one that came from `base`",
+            nb_quantizer_is_bf16(&rule->quantizer) ? "" : "the codes of ", nb_role_name(rule->source),
+            nb_quantizer_is_bf16(&rule->quantizer) ? " is in BF16" : " serve as they are", name, name + 6);
     if (rule->via == NB_VIA_FOLD && !by_rows)
         return ni_keys_fail(err, root, name,
                             "`via: fold` needs one scale a row (block: row), for only such a scale is a factor of the "

@@ -224,6 +224,32 @@ static void hot_channels(list *l, const ni_sampled *item, double first_channel) 
                                  (long long)found[i].channel, found[i].ratio, found[i].since);
 }
 
+/* Sixteen neighbours share a scale: a set from few blocks says that one loud channel made the residuals of its
+ * neighbours loud. */
+static void few_blocks(list *l) {
+    double sum = 0, least = INFINITY;
+    int64_t layers = 0;
+    const ni_sampled *at = NULL;
+    for (int32_t i = 0; i < l->samples->count; i++) {
+        const ni_sampled *item = &l->samples->items[i];
+        if (!is(item, "hcp_blocks") || !ni_sampled_points(l->samples, item))
+            continue;
+        double blocks = last_of(l->samples, item);
+        sum += blocks;
+        layers++;
+        if (blocks < least)
+            at = item, least = blocks;
+    }
+    if (!at)
+        return;
+    begin_kind(l, "Blocks of patched channels");
+    ni_finding *f = place(l, at, -least);
+    if (f)
+        snprintf(f->text, sizeof f->text,
+                 "patched channels come from %.1f blocks of 16 a layer on average, in %s from %.0f",
+                 sum / (double)layers, at->module, least);
+}
+
 /* ---- of the whole run ---- */
 
 /* Mean over all names of `metric` of the points with from <= step < to. */
@@ -292,6 +318,7 @@ int32_t ni_findings(const ni_samples *samples, ni_finding *findings, int32_t mos
     each(&l, "Drowned gradients", "rho", drowned);
     each(&l, "Hot channels that stay", "hot", hot_channels);
     settled(&l);
+    few_blocks(&l);
     each(&l, "Heavy tails", "kurtosis", heavy_tails);
     each(&l, "Oscillation", "ratio_above_16", oscillating);
     resets(&l);

@@ -142,6 +142,14 @@ const ni_measure ni_measures[] = {
      .about = "Mean maximum of the hottest k channels.",
      .formula = "mean of the k largest channel maxima"},
 
+    {.metric = "hcp_blocks",
+     .theme = HOT,
+     .title = "Blocks of the patched channels",
+     .colours = NI_COLOURS_LINEAR,
+     .about = "How many blocks of 16 neighbours, which share a scale, the channels that HCP patches come from. Few: the "
+              "residuals of quiet channels are loud because of their neighbour.",
+     .formula = "|{⌊j / 16⌋: j patched}|"},
+
     {.metric = "snr_db",
      .theme = ERROR,
      .title = "Signal over rounding noise",

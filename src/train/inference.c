@@ -6,6 +6,7 @@
 
 #include "files/safetensors.h"
 #include "model/hf.h"
+#include "model/loss.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -76,6 +77,13 @@ static nb_status load(nb_backend *be, const char *folder, const ni_manifest *m, 
     return NB_OK;
 }
 
+/* The first tensor that mechanisms keep: a folder of another maker holds none of them. */
+static void note_missing(nb_loaded *out) {
+    nb_state_tensor first;
+    if (nb_model_state(out->model, &first, 1) > 0)
+        snprintf(out->missing, sizeof out->missing, "%s", first.name);
+}
+
 /* Parameters of a folder of another maker. */
 static nb_status load_foreign(nb_backend *be, const char *folder, const nb_recipe *recipe, int64_t batch, int64_t seq,
                               nb_loaded *out, nb_error *err) {
@@ -87,6 +95,7 @@ static nb_status load_foreign(nb_backend *be, const char *folder, const nb_recip
     NB_TRY(nb_model_create(be, &config, &out->recipe, batch ? batch : run->micro_batch, seq ? seq : run->seq, false,
                            &out->model, err));
     NB_TRY(ni_hf_load(be, out->model, folder, err));
+    note_missing(out);
     nb_model_params_changed(out->model);
     return NB_OK;
 }
@@ -115,6 +124,17 @@ void nb_loaded_free(nb_loaded *loaded) {
     loaded->model = NULL;
 }
 
+/* Channels that nobody chose yet are those of the first batch. */
+static nb_status choose_channels(nb_loaded *loaded, const ni_dataset *set, ni_batch_buffer *buffer, const nb_pass *pass,
+                                 nb_error *err) {
+    if (loaded->first_batch || !strstr(loaded->missing, "hcp."))
+        return NB_OK;
+    NB_TRY(ni_dataset_fill(set, 0, buffer->view.batch, &buffer->buffers, err));
+    NB_TRY(ni_model_observe(loaded->model, &buffer->view, pass, err));
+    loaded->first_batch = true;
+    return NB_OK;
+}
+
 nb_status nb_loaded_evaluate(nb_loaded *loaded, const char *data, int64_t sequences, nb_eval_report *report,
                              nb_error *err) {
     nb_run_config config = loaded->info.config;
@@ -131,7 +151,9 @@ nb_status nb_loaded_evaluate(nb_loaded *loaded, const char *data, int64_t sequen
         status = ni_batch_buffer_create(config.micro_batch, config.seq, &buffer, err);
     if (status == NB_OK) {
         nb_pass pass = ni_run_pass(&config, &loaded->recipe, loaded->info.step, 0);
-        status = ni_evaluate(loaded->model, set, &buffer, &pass, report, err);
+        status = choose_channels(loaded, set, &buffer, &pass, err);
+        if (status == NB_OK)
+            status = ni_evaluate(loaded->model, set, &buffer, &pass, report, err);
     }
     ni_batch_buffer_free(&buffer);
     ni_dataset_free(set);

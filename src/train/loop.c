@@ -250,6 +250,13 @@ static nb_status save(run *r, nb_error *err) {
     return NB_OK;
 }
 
+static void say_doubts(nb_trainer *t) {
+    char text[256];
+    const int32_t count = nb_model_doubts(t->model, text, sizeof text);
+    if (count)
+        note(t, NB_NOTE_WARNING, "recipe %s: %s (%d such inputs)", t->recipe.name, text, count);
+}
+
 static nb_status begin(run *r, nb_start start, nb_error *err) {
     nb_trainer *t = r->t;
     char idle[256];
@@ -264,6 +271,7 @@ static nb_status begin(run *r, nb_start start, nb_error *err) {
     if (nb_recipe_idles(&t->recipe, t->steps, idle, sizeof idle))
         note(t, NB_NOTE_WARNING, "recipe %s: %s", t->recipe.name, idle);
     say_window(t);
+    say_doubts(t);
     NB_TRY(write_description(t, err));
     if (start == NB_START_FORK) /* --resume must never begin elsewhere */
         NB_TRY(save(r, err));

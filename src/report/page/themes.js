@@ -32,6 +32,12 @@ function moduleRows(panels, order) {
   });
 }
 
+/** The names of rows that every panel has. */
+function commonRows(panels) {
+  const names = panels.map((panel) => new Set(Array.from({ length: rowCount(panel) }, (_, row) => rowName(panel, row))));
+  return new Set([...names[0]].filter((name) => names.every((set) => set.has(name))));
+}
+
 const MOST_HOT = 48;
 
 /** Rows of channel maps: those with the largest peaks of all runs, from the ones that are hot at the end down to those
@@ -208,7 +214,8 @@ class ThemeSection {
       marks && `▼ ${marks.markMeaning}`].filter(Boolean).join(" · ");
   }
 
-  // Median and worst over the rows of each column.
+  // Median and worst over the rows of each column; of several runs over the modules that all of them have, for what one
+  // recipe leaves in BF16 would be missing from its median alone.
   drawChart(found) {
     this.chartBox.hidden = this.chartHint.hidden = !found.length || found[0].panel.x.length < 3;
     if (this.chartBox.hidden) return;
@@ -219,10 +226,14 @@ class ThemeSection {
         onCursor: (step, values) => this.readChart(step, values),
       });
     }
+    const common = commonRows(found.map((f) => f.panel));
+    const left = new Set(found.flatMap((f) => f.panel.y)).size - common.size;
+    this.chartText = `Line: median over ${common.size} modules${left ? `; ${left} that not every run has are left out` : ""}. Pale: the worst of them.`;
+    this.chartHint.textContent = this.chartText;
     const series = found.flatMap(({ index, panel }) => {
       const values = valuesOf(panel);
       const cols = panel.x.length;
-      const column = (c) => Array.from({ length: rowCount(panel) }, (_, r) => values[r * cols + c]).filter((v) => !Number.isNaN(v)).sort((a, b) => a - b);
+      const column = (c) => Array.from({ length: rowCount(panel) }, (_, r) => (common.has(rowName(panel, r)) ? values[r * cols + c] : NaN)).filter((v) => !Number.isNaN(v)).sort((a, b) => a - b);
       const columns = panel.x.map((_, c) => column(c));
       const pick = (place) => columns.map((sorted) => (sorted.length ? sorted[Math.floor(place * (sorted.length - 1))] : null));
       return [{ run: index, kind: "pale", step: panel.x, value: pick(panel.lowIsBad ? 0 : 1) }, { run: index, kind: "line", step: panel.x, value: pick(0.5) }];
