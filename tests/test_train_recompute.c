@@ -1,5 +1,5 @@
-/* test_train_recompute.c: activations that are made again are those that were kept: every recipe on every family trains
- * to the same bits, with mechanisms and the lens none the wiser, in less memory. */
+/* test_train_recompute.c: activations that are made again are those that were kept: every recipe, and every family,
+ * trains to the same bits, with mechanisms and the lens none the wiser, in less memory. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -27,8 +27,8 @@ static void write_model(void **state, const char *family) {
     snprintf(text, sizeof text,
              "name: case\nfamily: %s\nvocab: 64\nhidden: 128\nlayers: 3\nheads: 2\n%sintermediate: 256\nmax_seq: 64\n"
              "tied: false\n%s",
-             family, gla ? "" : "kv_heads: 1\nhead_dim: 64\n",
-             gla ? "expand_k: 1\nexpand_v: 1\ngate_low_rank: 128\n" : "");
+             family, gla ? "" : "kv_heads: 2\nhead_dim: 64\n",
+             gla ? "gla: {expand_k: 1, expand_v: 1, gate_low_rank: 128}\n" : "");
     assert_int_equal(ni_file_write(in_folder(state, "case.yaml"), text, strlen(text), &err), NB_OK);
 }
 
@@ -69,8 +69,7 @@ static void count_operand(void *context, const nb_lens_operand *seen) {
     ++*(int64_t *)context;
 }
 
-/* False where the recipe cannot be had on this family at this size, which does not depend on the mode. */
-static bool train(void **state, const char *recipe, const char *mode, outcome *out) {
+static void train(void **state, const char *recipe, const char *mode, outcome *out) {
     char key[NB_NAME_SIZE + 16];
     nb_error err = {0};
     nb_step_report report;
@@ -82,10 +81,8 @@ static bool train(void **state, const char *recipe, const char *mode, outcome *o
     const nb_run_config config = case_config(state, "run", key, mode, "seq=64", "micro_batch=2", "accumulation=2",
                                              "lens.every=0", "steps=4", NULL);
     nb_backend *be = case_backend(&config);
-    if (case_create(be, &config, &log, &trainer, &err) != NB_OK) {
-        nb_backend_free(be);
-        return false;
-    }
+    if (case_create(be, &config, &log, &trainer, &err) != NB_OK)
+        fail_msg("%s, %s: %s", recipe, mode, err.message);
     for (int i = 0; i < STEPS; i++) {
         if (nb_trainer_step(trainer, &report, &err) != NB_OK)
             fail_msg("%s, %s: %s", recipe, mode, err.message);
@@ -96,16 +93,13 @@ static bool train(void **state, const char *recipe, const char *mode, outcome *o
     out->saved = saved_bytes(nb_trainer_model(trainer));
     nb_trainer_free(trainer);
     nb_backend_free(be);
-    return true;
 }
 
-static int compare_modes(void **state, const char *recipe, const char *family) {
+static void compare_modes(void **state, const char *recipe, const char *family) {
     outcome runs[MODE_COUNT];
-    const bool works = train(state, recipe, MODES[0], &runs[0]);
+    train(state, recipe, MODES[0], &runs[0]);
     for (int m = 1; m < MODE_COUNT; m++) {
-        assert_int_equal(train(state, recipe, MODES[m], &runs[m]), works);
-        if (!works)
-            continue;
+        train(state, recipe, MODES[m], &runs[m]);
         if (memcmp(runs[m].loss, runs[0].loss, sizeof runs[0].loss) != 0 ||
             memcmp(runs[m].norm, runs[0].norm, sizeof runs[0].norm) != 0 || runs[m].params != runs[0].params)
             fail_msg("%s on %s, %s: other bits than with everything kept", recipe, family, MODES[m]);
@@ -116,7 +110,15 @@ static int compare_modes(void **state, const char *recipe, const char *family) {
             fail_msg("%s on %s, %s: %zu bytes are saved, not less than %zu", recipe, family, MODES[m], runs[m].saved,
                      runs[m - 1].saved);
     }
-    return works;
+}
+
+/* Every recipe on llama; on the others one of each kind of mechanism. */
+static bool is_compared(const char *recipe, int family) {
+    static const char *const everywhere[] = {"bf16", "nvfp4", "chon", "tetrajet-v2", "fp4-dge-occ"};
+    for (size_t i = 0; i < sizeof everywhere / sizeof *everywhere; i++)
+        if (strcmp(recipe, everywhere[i]) == 0)
+            return true;
+    return family == 0;
 }
 
 static void every_recipe(void **state) {
@@ -130,12 +132,15 @@ static void every_recipe(void **state) {
             continue;
         snprintf(name, sizeof name, "%.*s", (int)(dot - entry->d_name), entry->d_name);
         for (int f = 0; f < FAMILY_COUNT; f++) {
+            if (!is_compared(name, f))
+                continue;
             write_model(state, FAMILIES[f]);
-            compared += compare_modes(state, name, FAMILIES[f]);
+            compare_modes(state, name, FAMILIES[f]);
+            compared++;
         }
     }
     closedir(folder);
-    assert_true(compared >= 40);
+    assert_true(compared >= 20 + 3 * 5);
 }
 
 /* A run that stops goes on to the same bits under another mode; rows of the head are part of the run. */
