@@ -176,6 +176,7 @@ static void put_position(json_t *root, const ni_manifest *m, bool *whole) {
     for (int32_t i = 0; i < m->at.passed_count; i++)
         put_last(passed, json_integer(m->at.passed[i]), whole);
     put(root, "passed_over", passed, whole);
+    put(root, "evaluated", json_integer(m->at.evaluated), whole);
     put(root, "modules_in_bf16", json_boolean(m->at.modules_in_bf16), whole);
     put(root, "loss_window", window_to_json(&m->at.loss_window, whole), whole);
     put(root, "norm_window", window_to_json(&m->at.norm_window, whole), whole);
@@ -319,6 +320,9 @@ static const char *read_position(const json_t *root, ni_manifest *out) {
         return "next_batch";
     if (!get_passed(root, &out->at))
         return "passed_over";
+    out->at.evaluated = out->at.step; /* so it was before it was kept */
+    if (json_object_get(root, "evaluated") && !get_integer(root, "evaluated", 0, out->at.step, &out->at.evaluated))
+        return "evaluated";
     out->at.modules_in_bf16 = json_is_true(json_object_get(root, "modules_in_bf16"));
     if (!get_window(root, "loss_window", &out->at.loss_window))
         return "loss_window";
