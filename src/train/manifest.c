@@ -480,16 +480,19 @@ nb_status ni_manifest_recipe(const ni_manifest *m, const char *folder, nb_recipe
     return status;
 }
 
+nb_status ni_manifest_verify_file(const char *folder, const ni_manifest *m, const char *name, nb_error *err) {
+    char path[FILE_PATH_SIZE];
+    if (strchr(name, '/'))
+        return nb_fail(err, NB_BAD_FILE, "%s/%s: names a file outside the folder: %s", folder, NI_MANIFEST_NAME, name);
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    return verify_file(path, json_object_get(json_object_get(m->root, "files"), name), err);
+}
+
 nb_status ni_manifest_verify(const char *folder, const ni_manifest *m, nb_error *err) {
     const char *name;
     json_t *entry;
     json_object_foreach(json_object_get(m->root, "files"), name, entry) {
-        char path[FILE_PATH_SIZE];
-        if (strchr(name, '/'))
-            return nb_fail(err, NB_BAD_FILE, "%s/%s: names a file outside the folder: %s", folder, NI_MANIFEST_NAME,
-                           name);
-        snprintf(path, sizeof path, "%s/%s", folder, name);
-        NB_TRY(verify_file(path, entry, err));
+        NB_TRY(ni_manifest_verify_file(folder, m, name, err));
     }
     static const char *const needed[] = {NI_MODEL_NAME, NI_OPTIMIZER_NAME, "config.json"};
     for (size_t i = 0; i < sizeof needed / sizeof *needed; i++)

@@ -48,6 +48,9 @@ nb_status ni_manifest_read(const char *folder, ni_manifest *out, nb_error *err);
 /* Whether it has a checksum for the file `name` of its folder. */
 bool ni_manifest_lists(const ni_manifest *manifest, const char *name);
 
+/* Verifies one file that the manifest lists. */
+nb_status ni_manifest_verify_file(const char *folder, const ni_manifest *manifest, const char *name, nb_error *err);
+
 /* The recipe that a manifest read from `folder` holds. */
 nb_status ni_manifest_recipe(const ni_manifest *manifest, const char *folder, nb_recipe *out, nb_error *err);
 
