@@ -55,10 +55,13 @@ clang: ## build and test with clang instead of gcc
 crash-test: all ## kill training at random moments, resume, compare every bit; KILLS=300 RECIPE=nvfp4
 	@scripts/crash-test $(or $(KILLS),300) $(or $(RECIPE),nvfp4) $(BUILD)/nibble
 
+attack: all ## kill, cut and fail a run at every call; what became of it: docs/reliability.md; RECIPES="nvfp4 chon"
+	@scripts/attack $(BUILD)/nibble $(BUILD)/libfaults.so $(ATTACK)
+
 install: all ## install program, library, headers, docs, nibble.pc and a CMake package under PREFIX (default /usr/local; DESTDIR works)
 	@cmake --install $(BUILD)
 
 clean: ## remove the build folders
 	@rm -rf build build-asan build-ubsan build-tsan build-clang build-avx512 build-fuzz build-gpu
 
-.PHONY: all cuda gpu-check help test bench headers format lint asan ubsan tsan avx512 fuzz clang crash-test install clean
+.PHONY: all cuda gpu-check help test bench headers format lint asan ubsan tsan avx512 fuzz clang crash-test attack install clean

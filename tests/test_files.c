@@ -390,9 +390,33 @@ static void hostile_npy(void **state) {
 
 #define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, temporary_folder, remove_temporary_folder)
 
+/* What a killed writer left goes when the file is written again; what a living one writes stays. */
+static void leftovers_are_swept(void **state) {
+    nb_error err = {0};
+    ni_writer *living;
+    char path[600], left[700], other[700];
+    snprintf(path, sizeof path, "%s", in_folder(state, "a.bin"));
+    snprintf(left, sizeof left, "%s.tmp-99-0", path);
+    snprintf(other, sizeof other, "%s.tmp-notes", path);
+    FILE *file = fopen(left, "w");
+    assert_non_null(file);
+    fclose(file);
+    file = fopen(other, "w");
+    assert_non_null(file);
+    fclose(file);
+    assert_int_equal(ni_writer_open(path, &living, &err), NB_OK);
+    assert_int_not_equal(access(left, F_OK), 0);
+    assert_int_equal(access(other, F_OK), 0);
+    assert_int_equal(ni_writer_put(living, "first", 5, &err), NB_OK);
+    assert_int_equal(ni_file_write(path, "second", 6, &err), NB_OK);
+    assert_int_equal(ni_writer_commit(living, &err), NB_OK); /* it was not swept */
+    unlink(other);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         IN_FOLDER(file_round_trip),
+        IN_FOLDER(leftovers_are_swept),
         cmocka_unit_test(a_device_is_not_replaced),
         IN_FOLDER(a_write_that_fails_leaves_the_old_file),
         IN_FOLDER(writer_patches_its_header),

@@ -123,6 +123,45 @@ static void flipped_bit_ends_the_file(void **state) {
     free(bytes);
 }
 
+/* A writer that finds damage keeps the file as it was under another name and goes on with what is good. */
+static void damage_is_set_aside(void **state) {
+    (void)state;
+    char *bytes, *kept, aside[1024];
+    size_t size, kept_size;
+    nb_error err = {0};
+    ni_series_writer *w;
+    for (int how = 0; how < 3; how++) {
+        unlink(path);
+        write_steps(0, 4);
+        assert_int_equal(ni_file_read(path, 1 << 20, &bytes, &size, &err), NB_OK);
+        if (how == 0)
+            bytes[size / 2] ^= 1; /* in the middle */
+        else if (how == 1)
+            memset(bytes + size - 40, 0, 40); /* a power cut */
+        else
+            bytes[3] ^= 1; /* nothing is good */
+        assert_int_equal(ni_file_write(path, bytes, size, &err), NB_OK);
+        if (ni_series_writer_open(path, 4, &w, &err) != NB_OK)
+            fail_msg("%s", err.message);
+        snprintf(aside, sizeof aside, "%s", ni_series_aside(w));
+        ni_series_put(w, "loss", 1);
+        assert_int_equal(ni_series_commit(w, 4, &err), NB_OK);
+        ni_series_writer_close(w);
+        assert_int_equal(ni_file_read(aside, 1 << 20, &kept, &kept_size, &err), NB_OK);
+        assert_int_equal(size, kept_size);
+        assert_memory_equal(bytes, kept, size);
+        free(bytes);
+        free(kept);
+        unlink(aside);
+        int64_t cut;
+        ni_series_reader *r;
+        assert_int_equal(ni_series_read(path, &r, &cut, &err), NB_OK);
+        assert_int_equal(cut, 0);
+        assert_int_equal(ni_series_points(r, ni_series_find(r, "loss")), how == 0 ? 2 : how == 1 ? 4 : 1);
+        ni_series_reader_free(r);
+    }
+}
+
 /* Chunks whose checksum is right and whose records are not. */
 static void hostile_records(void **state) {
     (void)state;
@@ -164,6 +203,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(resuming_drops_later_steps, fresh_path, remove_path),
         cmocka_unit_test_setup_teardown(torn_tail, fresh_path, remove_path),
         cmocka_unit_test_setup_teardown(flipped_bit_ends_the_file, fresh_path, remove_path),
+        cmocka_unit_test_setup_teardown(damage_is_set_aside, fresh_path, remove_path),
         cmocka_unit_test(hostile_records),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

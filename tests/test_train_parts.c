@@ -236,7 +236,7 @@ static void metrics_are_cut_where_a_run_resumes(void **state) {
     close(mkstemp(path));
     ni_metrics *m;
     nb_error err = {0};
-    assert_int_equal(ni_metrics_open(path, 0, &m, &err), NB_OK);
+    assert_int_equal(ni_metrics_open(path, 0, 0, &m, &err), NB_OK);
     for (int64_t i = 1; i <= 5; i++) {
         nb_step_report r = {.step = i, .loss = 0.1 * (double)i, .loss_z = NAN};
         assert_int_equal(ni_metrics_step(m, &r, i * 10, &err), NB_OK);
@@ -246,7 +246,7 @@ static void metrics_are_cut_where_a_run_resumes(void **state) {
     FILE *torn = fopen(path, "a");
     fputs("{\"step\":3,\"lo", torn);
     fclose(torn);
-    assert_int_equal(ni_metrics_open(path, 3, &m, &err), NB_OK);
+    assert_int_equal(ni_metrics_open(path, 3, 3, &m, &err), NB_OK);
     ni_metrics_close(m);
     char *after = slurp(path);
     assert_memory_equal(before, after, strlen(after));
@@ -256,6 +256,44 @@ static void metrics_are_cut_where_a_run_resumes(void **state) {
     free(before);
     free(after);
     unlink(path);
+}
+
+/* One flipped byte costs its line, not what follows it, and the file as it was stays. */
+static void a_damaged_line_costs_itself_alone(void **state) {
+    (void)state;
+    char path[] = "/tmp/nibble-metrics-XXXXXX";
+    close(mkstemp(path));
+    ni_metrics *m;
+    nb_error err = {0};
+    assert_int_equal(ni_metrics_open(path, 0, 0, &m, &err), NB_OK);
+    for (int64_t i = 1; i <= 5; i++) {
+        nb_step_report r = {.step = i};
+        assert_int_equal(ni_metrics_step(m, &r, i * 10, &err), NB_OK);
+    }
+    ni_metrics_close(m);
+    char *before, *after, *kept;
+    size_t size;
+    assert_int_equal(ni_file_read(path, 1 << 20, &before, &size, &err), NB_OK);
+    before[strcspn(before, "\n") + 2] = '?'; /* the first key of the second line */
+    FILE *file = fopen(path, "w");
+    fputs(before, file);
+    fclose(file);
+    assert_int_equal(ni_metrics_open(path, 4, 4, &m, &err), NB_OK);
+    char aside[1200];
+    snprintf(aside, sizeof aside, "%s", ni_metrics_aside(m));
+    ni_metrics_close(m);
+    assert_int_equal(ni_file_read(path, 1 << 20, &after, &size, &err), NB_OK);
+    assert_int_equal(ni_file_read(aside, 1 << 20, &kept, &size, &err), NB_OK);
+    assert_string_equal(kept, before);
+    assert_non_null(strstr(after, "{\"step\":1,"));
+    assert_null(strstr(after, "\"step\":2,"));
+    assert_non_null(strstr(after, "{\"step\":4,"));
+    assert_null(strstr(after, "\"step\":5,"));
+    free(before);
+    free(after);
+    free(kept);
+    unlink(path);
+    unlink(aside);
 }
 
 int main(void) {
@@ -271,6 +309,7 @@ int main(void) {
         cmocka_unit_test(accumulation_follows_the_tree),
         cmocka_unit_test(scores_need_a_past),
         cmocka_unit_test(metrics_are_cut_where_a_run_resumes),
+        cmocka_unit_test(a_damaged_line_costs_itself_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -166,6 +166,65 @@ static void products_of_another_machine_are_told(void **state) {
     assert_non_null(strstr(second.warning, "step-00000005: its bf16 products were summed by \"abacus 1.0\""));
 }
 
+/* The shard is cut after step 6. */
+static void cut_the_shard(void *context, const nb_step_report *report) {
+    if (report->step == 6)
+        assert_int_equal(truncate(context, 2000), 0);
+}
+
+/* One line, and the state after the last good step; with the data back, the run is the one that was not cut. */
+static void a_run_whose_data_vanishes_is_saved(void **state) {
+    straight(state, "whole", NULL);
+    nb_run_config config = case_config(state, "cut", "checkpoint.every=0", NULL);
+    char shard[600];
+    snprintf(shard, sizeof shard, "%s", in_folder(state, "train.bin"));
+    case_log log = {.after_step = cut_the_shard, .context = shard};
+    nb_error err = {0};
+    assert_int_equal(case_run(&config, NB_START_NEW, NULL, &log, &err), NB_IO_ERROR);
+    if (!strstr(err.message, "train.bin: the file ends before byte") ||
+        !strstr(err.message, "the state after step 6 is saved; hint: --resume goes on"))
+        fail_msg("%s", err.message);
+    case_tokens(shard, 4096, 1, -1);
+    assert_int_equal(case_run(&config, NB_START_RESUME, NULL, NULL, &err), NB_OK);
+    same_run(state, "whole", "cut");
+}
+
+/* A stop that comes during an evaluation is heard there: the evaluation is taken again when the run goes on. */
+typedef struct stop_in_evaluation {
+    bool step_done;
+    int32_t asked;
+} stop_in_evaluation;
+
+static void on_step_5(void *user, const nb_step_report *report) {
+    ((stop_in_evaluation *)user)->step_done |= report->step == 5;
+}
+
+static bool stop_after_one_micro_batch(void *user) {
+    stop_in_evaluation *s = user;
+    return s->step_done && s->asked++ == 1;
+}
+
+static void a_stop_is_heard_in_an_evaluation(void **state) {
+    straight(state, "whole", NULL);
+    nb_run_config config = case_config(state, "stopped", NULL);
+    stop_in_evaluation s = {0};
+    nb_trainer_options options = {.recipes_dir = NI_TEST_SOURCE "/recipes",
+                                  .callbacks = {.user = &s, .step = on_step_5, .stop = stop_after_one_micro_batch}};
+    nb_backend *be = case_backend(&config);
+    nb_trainer *t;
+    nb_error err = {0};
+    assert_int_equal(nb_trainer_create(be, &config, &options, &t, &err), NB_OK);
+    assert_int_equal(nb_trainer_run(t, NB_START_NEW, NULL, &err), NB_INTERRUPTED);
+    assert_int_equal(nb_trainer_steps_done(t), 5);
+    char *metrics = case_metrics(state, "stopped");
+    assert_null(strstr(metrics, "val_loss"));
+    free(metrics);
+    nb_trainer_free(t);
+    nb_backend_free(be);
+    assert_int_equal(case_run(&config, NB_START_RESUME, NULL, NULL, &err), NB_OK);
+    same_run(state, "whole", "stopped");
+}
+
 static void a_finished_run_is_left_alone(void **state) {
     straight(state, "done", NULL);
     case_log log = {0};
@@ -405,6 +464,8 @@ int main(void) {
         CASE(the_lens_changes_nothing),
         CASE(a_run_keeps_its_products),
         CASE(products_of_another_machine_are_told),
+        CASE(a_run_whose_data_vanishes_is_saved),
+        CASE(a_stop_is_heard_in_an_evaluation),
         CASE(a_finished_run_is_left_alone),
         CASE(another_run_is_refused),
         CASE(a_fork_goes_on_from_a_checkpoint),

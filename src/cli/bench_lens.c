@@ -60,7 +60,7 @@ static nb_status one_step(nb_trainer *t, ni_recorder *recorder, clockid_t clock,
     double begin = now(clock);
     t->lens = ni_recorder_lens(recorder, t->at.step);
     NB_TRY(nb_trainer_step(t, &report, err));
-    NB_TRY(ni_recorder_step(recorder, &report, t->at.step * nb_run_tokens_per_step(&t->config), t->model, err));
+    ni_recorder_step(recorder, &report, t->at.step * nb_run_tokens_per_step(&t->config), t->model);
     *seconds = now(clock) - begin;
     return NB_OK;
 }
@@ -86,7 +86,7 @@ static nb_status train(nb_backend *be, const nb_run_config *config, int64_t roun
     NB_TRY(ni_cli_folder("models", models, sizeof models, err));
     nb_trainer_options o = {.recipes_dir = recipes, .models_dir = models};
     NB_TRY(nb_trainer_create(be, config, &o, &t, err));
-    nb_status status = ni_recorder_open(config, 0, &recorder, err);
+    nb_status status = ni_recorder_open(config, 0, 0, &recorder, err);
     if (status == NB_OK) {
         status = take_turns(t, recorder, rounds, out, err);
         ni_recorder_close(recorder);

@@ -22,6 +22,7 @@
     X(export, "a folder for other programs: Hugging Face")                                                             \
     X(lens, "a table of what was measured while training")                                                             \
     X(report, "one page for one run or many: curves, gaps, tables")                                                    \
+    X(verify, "read everything again and compare it with its checksums")                                               \
     X(plan, "memory, bytes, FLOPs and time of a step on paper, before anything runs")                                  \
     X(quantize, "quantize a matrix: codes, scales, decoded numbers")                                                   \
     X(recipe, "list, show and check recipes")                                                                          \

@@ -3,8 +3,11 @@
 #include "config/suggest.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 const ni_command ni_commands[] = {
 #define NI_COMMAND_ROW(name, help) {#name, help, ni_cli_##name},
@@ -43,8 +46,22 @@ static nb_status dispatch(int argc, char **argv, nb_error *err) {
     return command ? command->run(argc - 1, argv + 1, err) : fail_unknown(name, err);
 }
 
+/* A file that is opened must not get the number of a standard stream that the caller closed: what is printed would land
+ * in it. */
+static bool hold_standard_streams(void) {
+    int fd;
+    do
+        fd = open("/dev/null", O_RDWR);
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd > STDERR_FILENO)
+        close(fd);
+    return fd >= 0;
+}
+
 int main(int argc, char **argv) {
     nb_error err = {0};
+    if (!hold_standard_streams())
+        return 1;
     nb_status status = dispatch(argc, argv, &err);
     if (status == NB_OK && (fflush(stdout) != 0 || ferror(stdout)))
         status = nb_fail(&err, NB_IO_ERROR, "cannot write to standard output: %s", strerror(errno));

@@ -13,15 +13,19 @@
 
 static volatile sig_atomic_t stop_flag;
 
+/* A second signal ends the process at once; but a pipe that is gone signals at each line. */
 static void on_signal(int number) {
     stop_flag = 1;
-    signal(number, SIG_DFL);
+    if (number != SIGPIPE)
+        signal(number, SIG_DFL);
 }
 
 void ni_stop_on_signals(void) {
-    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
+    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP, SIGPIPE};
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_RESTART}, before;
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        if (numbers[i] != SIGHUP || (sigaction(SIGHUP, NULL, &before) == 0 && before.sa_handler != SIG_IGN))
+            sigaction(numbers[i], &action, NULL); /* under nohup a hang-up stays ignored */
 }
 
 bool ni_stop_requested(void) {

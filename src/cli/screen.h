@@ -32,7 +32,8 @@ char *ni_count_text(int64_t count, char *text, size_t size);
 char *ni_short_count_text(double count, char *text, size_t size);
 char *ni_bytes_text(double bytes, char *text, size_t size);
 
-/* From here on SIGINT and SIGTERM ask for a stop; a second one ends the process at once. */
+/* From here on SIGINT, SIGTERM, SIGHUP (unless it is ignored) and SIGPIPE ask for a stop; a second one, but for
+ * SIGPIPE, ends the process at once. */
 void ni_stop_on_signals(void);
 bool ni_stop_requested(void);
 

@@ -24,7 +24,8 @@ static const ni_command_line line = {
     .usage = "RUN.yaml [--set KEY=VALUE]... [--resume | --from CHECKPOINT] [--quiet]",
     .about =
         "Trains a model as a run file says ('nibble help --keys run' lists its keys).\n"
-        "SIGINT and SIGTERM write a checkpoint and end the run with status 1; --resume goes on to the same bits.\n"
+        "SIGINT, SIGTERM, SIGHUP and SIGPIPE write a checkpoint and end the run with status 1; --resume goes on to the "
+        "same bits.\n"
         "  nibble train examples/tiny.yaml --set recipe=nvfp4 --set out=runs/tiny-nvfp4\n"
         "  nibble train examples/tiny.yaml --from runs/a/checkpoints/step-00001000 --set recipe=bf16 --set out=runs/b",
     .options = options,

@@ -17,6 +17,7 @@ struct ni_dataset {
     ni_dataset_shard *pages; /* [shard_count]: what one reading of each showed */
     int64_t *first;          /* [shard_count + 1]: position in the stream of each shard's first token */
     int64_t all_sequences, sequences;
+    uint64_t fingerprint;
 };
 
 /* ---- order ---- */
@@ -131,6 +132,24 @@ static nb_status check_options(const ni_dataset_options *o, nb_error *err) {
     return NB_OK;
 }
 
+/* Taken while the files are whole: a run whose data vanishes still writes a checkpoint. */
+static nb_status take_fingerprint(const ni_dataset *data, uint64_t *out, nb_error *err) {
+    enum { SAMPLE = 4096 };
+    char bytes[SAMPLE];
+    *out = XXH3_64bits(&data->options.seq, sizeof data->options.seq);
+    for (int32_t i = 0; i < data->shard_count; i++) {
+        const ni_shard *shard = &data->shards[i];
+        size_t size = (size_t)shard->count * (size_t)shard->width, n = size < SAMPLE ? size : SAMPLE;
+        *out = XXH3_64bits_withSeed(&shard->count, sizeof shard->count, *out);
+        NB_TRY(ni_shard_bytes(shard, 0, n, bytes, err));
+        *out = XXH3_64bits_withSeed(bytes, n, *out);
+        NB_TRY(ni_shard_bytes(shard, (int64_t)(size - n), n, bytes, err));
+        *out = XXH3_64bits_withSeed(bytes, n, *out);
+    }
+    *out = XXH3_64bits_withSeed(&data->sequences, sizeof data->sequences, *out);
+    return NB_OK;
+}
+
 nb_status ni_dataset_open(const char *const *paths, int32_t count, const ni_dataset_options *options, ni_dataset **out,
                           nb_error *err) {
     *out = NULL;
@@ -160,6 +179,11 @@ nb_status ni_dataset_open(const char *const *paths, int32_t count, const ni_data
     }
     bool some = options->sequences > 0 && options->sequences < data->all_sequences;
     data->sequences = some ? options->sequences : data->all_sequences;
+    status = take_fingerprint(data, &data->fingerprint, err);
+    if (status != NB_OK) {
+        ni_dataset_free(data);
+        return status;
+    }
     *out = data;
     return NB_OK;
 }
@@ -186,21 +210,8 @@ int64_t ni_dataset_sequences(const ni_dataset *data) {
     return data->sequences;
 }
 
-nb_status ni_dataset_fingerprint(const ni_dataset *data, uint64_t *out, nb_error *err) {
-    enum { SAMPLE = 4096 };
-    char bytes[SAMPLE];
-    *out = XXH3_64bits(&data->options.seq, sizeof data->options.seq);
-    for (int32_t i = 0; i < data->shard_count; i++) {
-        const ni_shard *shard = &data->shards[i];
-        size_t size = (size_t)shard->count * (size_t)shard->width, n = size < SAMPLE ? size : SAMPLE;
-        *out = XXH3_64bits_withSeed(&shard->count, sizeof shard->count, *out);
-        NB_TRY(ni_shard_bytes(shard, 0, n, bytes, err));
-        *out = XXH3_64bits_withSeed(bytes, n, *out);
-        NB_TRY(ni_shard_bytes(shard, (int64_t)(size - n), n, bytes, err));
-        *out = XXH3_64bits_withSeed(bytes, n, *out);
-    }
-    *out = XXH3_64bits_withSeed(&data->sequences, sizeof data->sequences, *out);
-    return NB_OK;
+uint64_t ni_dataset_fingerprint(const ni_dataset *data) {
+    return data->fingerprint;
 }
 
 uint64_t ni_dataset_sum(const ni_dataset *data) {

@@ -41,7 +41,7 @@ int64_t ni_dataset_sequences(const ni_dataset *data); /* of an epoch */
  * other data. */
 uint64_t ni_dataset_sum(const ni_dataset *data);
 /* What checkpoints kept before that: of sizes and of the first and last 4 KiB of each shard. */
-nb_status ni_dataset_fingerprint(const ni_dataset *data, uint64_t *out, nb_error *err);
+uint64_t ni_dataset_fingerprint(const ni_dataset *data);
 
 /* A shard as it was when the dataset was opened. */
 typedef struct ni_dataset_shard {

@@ -4,11 +4,13 @@
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <glob.h>
 #include <inttypes.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -139,7 +141,9 @@ nb_status ni_make_folders(const char *path, nb_error *err) {
             continue;
         char was = *at;
         *at = 0;
-        if (mkdir(part, 0777) != 0 && errno != EEXIST)
+        if (mkdir(part, 0777) == 0)
+            status = ni_sync_parent(part, err);
+        else if (errno != EEXIST)
             status = ni_fail_errno(err, part, "make the folder");
         *at = was;
         if (!was)
@@ -196,6 +200,25 @@ bool ni_is_temporary_name(const char *name) {
     return false;
 }
 
+/* Removes what killed writers of this very file left. A writer that lives holds a lock on its own. */
+static void sweep_leftovers(const char *path) {
+    char pattern[4200];
+    glob_t found;
+    if (strpbrk(path, "*?[\\") || snprintf(pattern, sizeof pattern, "%s.tmp-*-*", path) >= (int)sizeof pattern ||
+        glob(pattern, GLOB_NOSORT, NULL, &found) != 0)
+        return;
+    for (size_t i = 0; i < found.gl_pathc; i++) {
+        const char *name = found.gl_pathv[i];
+        int fd = ni_is_temporary_name(name + strlen(path)) ? open(name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW) : -1;
+        struct stat st;
+        if (fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && flock(fd, LOCK_EX | LOCK_NB) == 0)
+            unlink(name);
+        if (fd >= 0)
+            close(fd);
+    }
+    globfree(&found);
+}
+
 /* Opens the first free `path.tmp-PID-N`. Names of our own making, because mkstemp's files ignore the umask. */
 static int open_temporary(const char *path, char **name) {
     size_t room = strlen(path) + 48;
@@ -205,6 +228,8 @@ static int open_temporary(const char *path, char **name) {
     for (int attempt = 0; attempt < 1000; attempt++) {
         snprintf(*name, room, "%s.tmp-%ld-%d", path, (long)getpid(), attempt);
         int fd = open(*name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        if (fd >= 0)
+            flock(fd, LOCK_EX | LOCK_NB); /* where locks are not known, nothing of ours is swept either */
         if (fd >= 0 || errno != EEXIST)
             return fd;
     }
@@ -223,6 +248,7 @@ nb_status ni_writer_open(const char *path, ni_writer **out, nb_error *err) {
         ni_writer_abandon(writer);
         return nb_fail(err, NB_NO_MEMORY, "%s: no memory to write the file", path);
     }
+    sweep_leftovers(path);
     int fd = open_temporary(path, &writer->temporary);
     writer->stream = fd >= 0 ? fdopen(fd, "wb") : NULL;
     if (!writer->stream) {
@@ -255,7 +281,9 @@ nb_status ni_writer_put_at(ni_writer *writer, size_t offset, const void *bytes, 
 
 nb_status ni_writer_commit(ni_writer *writer, nb_error *err) {
     nb_status status = NB_OK;
-    if (fflush(writer->stream) != 0 || fsync(fileno(writer->stream)) != 0)
+    if (ferror(writer->stream)) /* a put whose failure nobody looked at */
+        status = nb_fail(err, NB_IO_ERROR, "%s: was not written whole", writer->path);
+    else if (fflush(writer->stream) != 0 || fsync(fileno(writer->stream)) != 0)
         status = ni_fail_errno(err, writer->path, "write");
     if (fclose(writer->stream) != 0 && status == NB_OK)
         status = ni_fail_errno(err, writer->path, "write");

@@ -265,6 +265,15 @@ void ni_observer_free(ni_observer *o) {
     free(o);
 }
 
+nb_status ni_observer_sync(ni_observer *o, nb_error *err) {
+    NB_TRY(ni_series_sync(o->record.series, err));
+    return ni_tensorboard_sync(o->record.events, err);
+}
+
+const char *ni_observer_aside(const ni_observer *o) {
+    return ni_series_aside(o->record.series);
+}
+
 size_t ni_observer_bytes(const ni_observer *o) {
     size_t bytes = sizeof *o + (size_t)o->capacity * sizeof *o->watched + ni_lens_buffers_bytes(&o->buffers);
     for (int32_t i = 0; i < o->count; i++)

@@ -44,6 +44,11 @@ void ni_observer_alignment(ni_observer *observer, const char *module, nb_backend
 /* Writes what `step` measured. Call after every step. */
 nb_status ni_observer_end_step(ni_observer *observer, int64_t step, nb_error *err);
 
+/* What was written is on disk. */
+nb_status ni_observer_sync(ni_observer *observer, nb_error *err);
+
+const char *ni_observer_aside(const ni_observer *observer); /* the name of a damaged series; "": there was none */
+
 /* Memory held now: the host's, and the backend's for weights that are followed. */
 size_t ni_observer_bytes(const ni_observer *observer);
 

@@ -7,7 +7,8 @@
  *            | 'V' u32 id u32 count f32[count]  a vector
  *
  * Little-endian. One chunk holds all that one step recorded, under one checksum: a step is there whole or not at all.
- * A torn tail (a crash while writing) ends the file for readers and is cut off by the next writer.
+ * A torn tail (a crash while writing) ends the file for readers and is cut off by the next writer. A file with damage
+ * is set aside by the next writer, which goes on with its good beginning.
  */
 #ifndef NI_LENS_SERIES_H
 #define NI_LENS_SERIES_H
@@ -29,6 +30,9 @@ void ni_series_put_vector(ni_series_writer *writer, const char *name, const floa
 
 /* Writes all that was put since the last commit as one chunk of `step`. */
 nb_status ni_series_commit(ni_series_writer *writer, int64_t step, nb_error *err);
+nb_status ni_series_sync(ni_series_writer *writer, nb_error *err); /* what was committed is on disk */
+
+const char *ni_series_aside(const ni_series_writer *writer); /* the name of what was set aside; "": nothing was */
 
 /* One number or vector of one name at one step. */
 typedef struct ni_series_point {

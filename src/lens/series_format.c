@@ -90,6 +90,19 @@ static bool visit(const unsigned char *payload, size_t size, uint32_t names, int
     return true;
 }
 
+bool ni_series_is_torn(const void *bytes, size_t size, int64_t first_step) {
+    ni_series_chunk head;
+    const uint32_t magic = NI_SERIES_CHUNK_MAGIC;
+    if (size == 0)
+        return true;
+    if (memcmp(bytes, &magic, size < sizeof magic ? size : sizeof magic) != 0)
+        return false;
+    if (size < sizeof head)
+        return true;
+    memcpy(&head, bytes, sizeof head);
+    return head.step >= first_step && head.bytes > size - sizeof head;
+}
+
 nb_status ni_series_scan(const void *bytes, size_t size, const ni_series_visitor *visitor, size_t *good, bool *refused,
                          nb_error *err) {
     const unsigned char *file = bytes;

@@ -32,6 +32,10 @@ typedef struct ni_series_visitor {
     bool (*values)(void *user, int64_t step, uint32_t id, uint32_t count, const unsigned char *f32); /* unaligned */
 } ni_series_visitor;
 
+/* Whether bytes behind the last good chunk are the beginning of one of `first_step` or later, as a crash leaves it,
+ * rather than damage. */
+bool ni_series_is_torn(const void *bytes, size_t size, int64_t first_step);
+
 /* Reads chunk after chunk as long as they are whole and sound. `*good` is the offset behind the last one visited;
  * `*refused` (may be NULL) tells that a visitor, not the file, ended the scan. */
 nb_status ni_series_scan(const void *bytes, size_t size, const ni_series_visitor *visitor, size_t *good, bool *refused,

@@ -1,13 +1,11 @@
 /* series_writer.c: appends chunks to a series file. */
 #include "files/file.h"
+#include "files/log.h"
 #include "lens/series.h"
 #include "lens/series_format.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 typedef struct buffer {
     unsigned char *bytes;
@@ -16,8 +14,9 @@ typedef struct buffer {
 } buffer;
 
 struct ni_series_writer {
-    int fd;
+    ni_log *log;
     char *path;
+    char *aside;    /* what was set aside; NULL: nothing was */
     buffer payload; /* of the chunk being made */
     char **names;   /* [count], index = id */
     uint32_t count, capacity;
@@ -136,33 +135,23 @@ void ni_series_put_vector(ni_series_writer *writer, const char *name, const floa
     append(&writer->payload, values, (size_t)n * sizeof *values);
 }
 
-static nb_status write_all(ni_series_writer *w, const void *bytes, size_t size, nb_error *err) {
-    const char *at = bytes;
-    while (size) {
-        ssize_t n = write(w->fd, at, size);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return nb_fail(err, NB_IO_ERROR, "%s: cannot write: %s", w->path, strerror(errno));
-        at += n;
-        size -= (size_t)n;
-    }
-    return NB_OK;
-}
-
 nb_status ni_series_commit(ni_series_writer *w, int64_t step, nb_error *err) {
     if (w->payload.failed)
         return nb_fail(err, NB_NO_MEMORY, "%s: no memory for the measurements of step %lld", w->path, (long long)step);
-    off_t start = lseek(w->fd, 0, SEEK_END);
     ni_series_chunk head = {NI_SERIES_CHUNK_MAGIC, (uint32_t)w->payload.size, step,
                             ni_series_checksum(step, w->payload.bytes, w->payload.size)};
-    nb_status status = write_all(w, &head, sizeof head, err);
-    if (status == NB_OK)
-        status = write_all(w, w->payload.bytes, w->payload.size, err);
-    if (status != NB_OK && start >= 0 && ftruncate(w->fd, start) != 0) /* a full disk leaves no half chunk behind */
-        return status;                                                 /* the checksum tells readers the same */
+    ni_log_put(w->log, &head, sizeof head);
+    ni_log_put(w->log, w->payload.bytes, w->payload.size);
     w->payload.size = 0;
-    return status;
+    return ni_log_flush(w->log, err);
+}
+
+nb_status ni_series_sync(ni_series_writer *w, nb_error *err) {
+    return ni_log_sync(w->log, err);
+}
+
+const char *ni_series_aside(const ni_series_writer *w) {
+    return w->aside ? w->aside : "";
 }
 
 /* What the writer takes over from a file that is there: its names, up to the step where it goes on. */
@@ -187,37 +176,56 @@ static bool pass_values(void *user, int64_t step, uint32_t id, uint32_t count, c
     return true;
 }
 
-static nb_status continue_file(ni_series_writer *w, int64_t first_step, nb_error *err) {
+/* A file with damage in it keeps its bytes under another name; its good beginning goes on. */
+static nb_status set_aside(ni_series_writer *w, const char *bytes, size_t good, nb_error *err) {
+    size_t room = strlen(w->path) + 32;
+    w->aside = malloc(room);
+    if (!w->aside)
+        return nb_fail(err, NB_NO_MEMORY, "%s: no memory", w->path);
+    NB_TRY(ni_file_set_aside(w->path, w->aside, room, err));
+    return good ? ni_file_write(w->path, bytes, good, err) : NB_OK;
+}
+
+/* Reads what is there: its names, and how much of it goes on. */
+static nb_status take_over(ni_series_writer *w, int64_t first_step, size_t *good, nb_error *err) {
     char *bytes;
-    size_t size, good;
+    size_t size;
+    bool exists, refused;
+    *good = 0;
+    NB_TRY(ni_file_exists(w->path, &exists, err));
+    if (!exists)
+        return NB_OK;
     NB_TRY(ni_file_read(w->path, SIZE_MAX / 2, &bytes, &size, err));
-    if (size == 0) {
-        free(bytes);
-        return write_all(w, NI_SERIES_MAGIC, NI_SERIES_MAGIC_SIZE, err);
-    }
     continuation c = {w, first_step, false};
     ni_series_visitor visitor = {&c, keep_chunk, keep_name, pass_values};
-    nb_status status = ni_series_scan(bytes, size, &visitor, &good, NULL, err);
-    free(bytes);
-    if (status != NB_OK)
-        return nb_fail_within(err, "%s", w->path);
+    nb_status status = size ? ni_series_scan(bytes, size, &visitor, good, &refused, NULL) : NB_OK;
     if (c.no_memory)
-        return nb_fail(err, NB_NO_MEMORY, "%s: no memory for its names", w->path);
-    if (good < size && ftruncate(w->fd, (off_t)good) != 0)
-        return nb_fail(err, NB_IO_ERROR, "%s: cannot cut the tail off: %s", w->path, strerror(errno));
-    return NB_OK;
+        status = nb_fail(err, NB_NO_MEMORY, "%s: no memory for its names", w->path);
+    else if (status == NB_BAD_FILE || (size && !refused && !ni_series_is_torn(bytes + *good, size - *good, first_step)))
+        status = set_aside(w, bytes, status == NB_BAD_FILE ? 0 : *good, err);
+    free(bytes);
+    return status;
+}
+
+static nb_status open_log(ni_series_writer *w, size_t good, nb_error *err) {
+    NB_TRY(ni_log_open(w->path, false, &w->log, err));
+    NB_TRY(ni_log_cut(w->log, good, err));
+    if (good == 0)
+        ni_log_put(w->log, NI_SERIES_MAGIC, NI_SERIES_MAGIC_SIZE);
+    return ni_log_flush(w->log, err);
 }
 
 nb_status ni_series_writer_open(const char *path, int64_t first_step, ni_series_writer **out, nb_error *err) {
+    size_t good = 0;
     *out = NULL;
     ni_series_writer *w = calloc(1, sizeof *w);
     if (!w || !(w->path = strdup(path))) {
         free(w);
         return nb_fail(err, NB_NO_MEMORY, "%s: no memory", path);
     }
-    w->fd = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-    nb_status status = w->fd < 0 ? nb_fail(err, NB_IO_ERROR, "%s: cannot open: %s", path, strerror(errno))
-                                 : continue_file(w, first_step, err);
+    nb_status status = take_over(w, first_step, &good, err);
+    if (status == NB_OK)
+        status = open_log(w, good, err);
     if (status != NB_OK) {
         ni_series_writer_close(w);
         return status;
@@ -229,8 +237,8 @@ nb_status ni_series_writer_open(const char *path, int64_t first_step, ni_series_
 void ni_series_writer_close(ni_series_writer *w) {
     if (!w)
         return;
-    if (w->fd >= 0)
-        close(w->fd);
+    ni_log_close(w->log);
+    free(w->aside);
     for (uint32_t i = 0; i < w->count; i++)
         free(w->names[i]);
     free(w->names);

@@ -1,7 +1,8 @@
 /* tensorboard.c: event files by hand: four kinds of protocol-buffer fields and a checksum. */
 #include "lens/tensorboard.h"
+#include "files/file.h"
+#include "files/log.h"
 
-#include <errno.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,8 +10,7 @@
 #include <time.h>
 
 struct ni_tensorboard {
-    FILE *file;
-    char *path;
+    ni_log *log;
 };
 
 /* ---- CRC-32C, reflected polynomial 0x82F63B78, a nibble at a time ---- */
@@ -111,16 +111,17 @@ enum {
 };
 
 static nb_status write_event(ni_tensorboard *tb, message *event, nb_error *err) {
-    nb_status status = NB_OK;
     uint64_t size = event->size;
     uint32_t size_crc = masked(ni_crc32c(&size, sizeof size)), crc = masked(ni_crc32c(event->bytes, event->size));
-    if (event->no_memory)
-        status = nb_fail(err, NB_NO_MEMORY, "%s: no memory for an event", tb->path);
-    else if (fwrite(&size, sizeof size, 1, tb->file) != 1 || fwrite(&size_crc, sizeof size_crc, 1, tb->file) != 1 ||
-             fwrite(event->bytes, event->size, 1, tb->file) != 1 || fwrite(&crc, sizeof crc, 1, tb->file) != 1)
-        status = nb_fail(err, NB_IO_ERROR, "%s: cannot write: %s", tb->path, strerror(errno));
+    if (!event->no_memory) {
+        ni_log_put(tb->log, &size, sizeof size);
+        ni_log_put(tb->log, &size_crc, sizeof size_crc);
+        ni_log_put(tb->log, event->bytes, event->size);
+        ni_log_put(tb->log, &crc, sizeof crc);
+    }
+    bool no_memory = event->no_memory;
     free(event->bytes);
-    return status;
+    return no_memory ? nb_fail(err, NB_NO_MEMORY, "%s: no memory for an event", ni_log_path(tb->log)) : NB_OK;
 }
 
 static message event_at(int64_t step) {
@@ -171,18 +172,23 @@ nb_status ni_tensorboard_histogram(ni_tensorboard *tb, const char *tag, int64_t 
 /* The first name of its kind that is not taken: two files of one second must not meet. */
 static nb_status create_file(ni_tensorboard *tb, const char *folder, nb_error *err) {
     size_t size = strlen(folder) + 80;
-    tb->path = malloc(size);
-    if (!tb->path)
+    char *path = malloc(size);
+    if (!path)
         return nb_fail(err, NB_NO_MEMORY, "%s: no memory for an event file", folder);
-    for (int n = 0; n < 1000; n++) {
-        snprintf(tb->path, size, "%s/events.out.tfevents.%010lld.nibble.%d", folder, (long long)time(NULL), n);
-        tb->file = fopen(tb->path, "wxb");
-        if (tb->file)
-            return NB_OK;
-        if (errno != EEXIST)
+    nb_status status = NB_IO_ERROR;
+    bool taken = true;
+    for (int n = 0; taken && n < 1000; n++) {
+        snprintf(path, size, "%s/events.out.tfevents.%010lld.nibble.%d", folder, (long long)time(NULL), n);
+        status = ni_file_exists(path, &taken, err);
+        if (status != NB_OK)
             break;
+        if (!taken)
+            status = ni_log_open(path, true, &tb->log, err);
     }
-    return nb_fail(err, NB_IO_ERROR, "%s: cannot create: %s", tb->path, strerror(errno));
+    if (taken && status == NB_OK)
+        status = nb_fail(err, NB_IO_ERROR, "%s: all names of event files are taken", folder);
+    free(path);
+    return status;
 }
 
 nb_status ni_tensorboard_open(const char *folder, ni_tensorboard **out, nb_error *err) {
@@ -206,18 +212,45 @@ nb_status ni_tensorboard_open(const char *folder, ni_tensorboard **out, nb_error
 }
 
 nb_status ni_tensorboard_flush(ni_tensorboard *tb, nb_error *err) {
-    if (fflush(tb->file) != 0)
-        return nb_fail(err, NB_IO_ERROR, "%s: cannot write: %s", tb->path, strerror(errno));
-    return NB_OK;
+    return ni_log_flush(tb->log, err);
+}
+
+nb_status ni_tensorboard_sync(ni_tensorboard *tb, nb_error *err) {
+    return ni_log_sync(tb->log, err);
 }
 
 nb_status ni_tensorboard_close(ni_tensorboard *tb, nb_error *err) {
     if (!tb)
         return NB_OK;
-    nb_status status = NB_OK;
-    if (tb->file && fclose(tb->file) != 0)
-        status = nb_fail(err, NB_IO_ERROR, "%s: cannot write: %s", tb->path, strerror(errno));
-    free(tb->path);
+    nb_status status = tb->log ? ni_log_flush(tb->log, err) : NB_OK;
+    ni_log_close(tb->log);
     free(tb);
     return status;
+}
+
+/* ---- what an earlier run left ---- */
+
+size_t ni_events_good(const void *bytes, size_t size, bool *torn) {
+    const unsigned char *file = bytes;
+    size_t good = 0;
+    *torn = false;
+    while (size - good >= 12) {
+        uint64_t length;
+        uint32_t crc;
+        memcpy(&length, file + good, sizeof length);
+        memcpy(&crc, file + good + 8, sizeof crc);
+        if (crc != masked(ni_crc32c(&length, sizeof length)))
+            return good;
+        if (size - good < 16 || length > size - good - 16) {
+            *torn = true;
+            return good;
+        }
+        memcpy(&crc, file + good + 12 + length, sizeof crc);
+        if (crc != masked(ni_crc32c(file + good + 12, length)))
+            return good;
+        good += 16 + length;
+    }
+    for (size_t i = good; i < size; i++) /* fewer bytes than a record's head: zeros are no beginning of one */
+        *torn = *torn || file[i] != 0;
+    return good;
 }

@@ -8,6 +8,7 @@
 #define NI_LENS_TENSORBOARD_H
 
 #include "nibble/status.h"
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -25,6 +26,11 @@ nb_status ni_tensorboard_histogram(ni_tensorboard *tb, const char *tag, int64_t 
 
 /* Hands what was written to the operating system, so that a watching TensorBoard sees it. */
 nb_status ni_tensorboard_flush(ni_tensorboard *tb, nb_error *err);
+nb_status ni_tensorboard_sync(ni_tensorboard *tb, nb_error *err); /* and to the disk */
+
+/* How many bytes of an event file are whole records whose checksums agree. *torn: what follows is the beginning of one
+ * more, as a crash leaves it, rather than damage. */
+size_t ni_events_good(const void *bytes, size_t size, bool *torn);
 
 /* CRC-32C (Castagnoli), as TFRecords use it before masking. */
 uint32_t ni_crc32c(const void *bytes, size_t size);

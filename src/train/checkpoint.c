@@ -44,6 +44,7 @@ static nb_status fill_folder(nb_trainer *t, const char *folder, nb_error *err) {
     NB_TRY(ni_state_write(t, path, err));
     ni_manifest manifest = {.at = t->at,
                             .updates = t->optimizer.updates,
+                            .data_fingerprint = ni_dataset_fingerprint(t->train),
                             .data_sum = ni_dataset_sum(t->train),
                             .val_sum = t->val ? ni_dataset_sum(t->val) : 0,
                             .products = ni_products_of(t->be),
@@ -51,8 +52,6 @@ static nb_status fill_folder(nb_trainer *t, const char *folder, nb_error *err) {
                             .recipe = ni_recipe_to_text(&t->recipe)};
     /* What was downloaded is what the backend had only if nothing went wrong with it on the way. */
     nb_status status = t->be->ops->synchronize(t->be, err);
-    if (status == NB_OK)
-        status = ni_dataset_fingerprint(t->train, &manifest.data_fingerprint, err);
     if (status == NB_OK)
         status = ni_manifest_write(folder, &manifest, err);
     ni_products_free(&manifest.products);
@@ -111,7 +110,7 @@ static nb_status check_same_data(const nb_trainer *t, const char *folder, const 
     uint64_t sum = ni_dataset_sum(t->train), said = m->data_sum;
     if (!said) { /* a checkpoint from before whole shards were summed */
         said = m->data_fingerprint;
-        NB_TRY(ni_dataset_fingerprint(t->train, &sum, err));
+        sum = ni_dataset_fingerprint(t->train);
     }
     const char *changed = sum != said ? t->config.data.train : NULL;
     if (!changed && t->val && m->val_sum && m->val_sum != ni_dataset_sum(t->val))

@@ -2,11 +2,13 @@
 #ifndef NI_TRAIN_EVALUATE_H
 #define NI_TRAIN_EVALUATE_H
 
+#include "nibble/train.h"
 #include "run_data.h"
 
 /* Mean loss over the whole data set in micro-batches of the buffer's size. A last micro-batch that is not full is
- * filled up with sequences whose targets are not scored. `pass` is the same for all but its micro_batch. */
+ * filled up with sequences whose targets are not scored. `pass` is the same for all but its micro_batch. Between
+ * micro-batches callbacks->stop is asked (`callbacks` may be NULL): NB_INTERRUPTED. */
 nb_status ni_evaluate(nb_model *model, const ni_dataset *data, ni_batch_buffer *buffer, const nb_pass *pass,
-                      nb_eval_report *report, nb_error *err);
+                      const nb_train_callbacks *callbacks, nb_eval_report *report, nb_error *err);
 
 #endif

@@ -27,9 +27,9 @@ typedef struct run {
     ni_recorder *recorder;
     const char *from; /* FORK, BRANCH: the checkpoint of another run that this one began with; NULL: none */
     nb_start as;
-    int lock;          /* the run folder, held against a second writer */
-    int64_t evaluated; /* step of the last evaluation and of the last checkpoint; -1 = none */
-    int64_t saved;
+    int lock;      /* the run folder, held against a second writer */
+    int64_t saved; /* step of the last checkpoint, and of the last one that failed; -1 = none */
+    int64_t unsaved;
     int64_t bad_in_row;
     ni_scale_watch scales;
     ni_lens_pair both; /* what the run records, and the watch over its scales */
@@ -132,7 +132,8 @@ static nb_status write_description(nb_trainer *t, nb_error *err) {
 static nb_status open_recorder(run *r, nb_error *err) {
     ni_recorder_close(r->recorder);
     r->recorder = NULL;
-    return ni_recorder_open(&r->t->config, r->t->at.step, &r->recorder, err);
+    NB_TRY(ni_recorder_open(&r->t->config, r->t->at.step, r->t->at.evaluated, &r->recorder, err));
+    return NB_OK;
 }
 
 /* Loads the run's newest good checkpoint; `path` stays empty where it has none at all. Checkpoints of which none is
@@ -175,7 +176,6 @@ static nb_status go_on(run *r, nb_error *err) {
     else
         note(t, NB_NOTE_INFO, "no checkpoint in %s: starting at step 0", t->config.out);
     r->saved = path[0] ? t->at.step : -1;
-    r->evaluated = r->saved;
     return NB_OK;
 }
 
@@ -220,16 +220,11 @@ static bool branches_here(const nb_trainer *t) {
     return false;
 }
 
-static nb_status evaluate(run *r, nb_error *err) {
-    nb_trainer *t = r->t;
-    if (!t->val || r->evaluated == t->at.step)
-        return NB_OK;
-    nb_eval_report report;
-    NB_TRY(nb_trainer_evaluate(t, &report, err));
-    r->evaluated = t->at.step;
-    if (t->callbacks.evaluation)
-        t->callbacks.evaluation(t->callbacks.user, &report);
-    return ni_recorder_evaluation(r->recorder, &report, err);
+/* What side logs have to say: a run goes on without them. */
+static void tell_notes(run *r) {
+    char text[NI_RECORDER_NOTE];
+    while (r->recorder && ni_recorder_take_note(r->recorder, text, sizeof text))
+        note(r->t, NB_NOTE_WARNING, "%s", text);
 }
 
 static nb_status save(run *r, nb_error *err) {
@@ -239,8 +234,11 @@ static nb_status save(run *r, nb_error *err) {
     char path[FILE_PATH_SIZE];
     ni_checkpoint_path(t->config.out, t->at.step, path, sizeof path);
     if (r->recorder)
-        NB_TRY(ni_recorder_sync(r->recorder, err));
+        ni_recorder_sync(r->recorder);
+    tell_notes(r);
+    r->unsaved = t->at.step;
     NB_TRY(nb_trainer_save(t, path, err));
+    r->unsaved = -1;
     r->saved = t->at.step;
     note(t, NB_NOTE_INFO, "checkpoint %s", path);
     nb_error kept = {0};
@@ -255,6 +253,45 @@ static void say_doubts(nb_trainer *t) {
     const int32_t count = nb_model_doubts(t->model, text, sizeof text);
     if (count)
         note(t, NB_NOTE_WARNING, "recipe %s: %s (%d such inputs)", t->recipe.name, text, count);
+}
+
+static nb_status stop_here(run *r, nb_error *err) {
+    nb_trainer *t = r->t;
+    if (t->at.step == 0)
+        return nb_fail(err, NB_INTERRUPTED, "stopped before the first step was done");
+    NB_TRY(save(r, err));
+    return nb_fail(err, NB_INTERRUPTED, "stopped after step %lld of %lld, checkpoint written; hint: --resume goes on",
+                   (long long)t->at.step, (long long)t->steps);
+}
+
+static nb_status evaluate(run *r, nb_error *err) {
+    nb_trainer *t = r->t;
+    if (!t->val || t->at.evaluated == t->at.step)
+        return NB_OK;
+    nb_eval_report report;
+    nb_status status = nb_trainer_evaluate(t, &report, err);
+    if (status == NB_INTERRUPTED)
+        return stop_here(r, err);
+    NB_TRY(status);
+    t->at.evaluated = t->at.step;
+    if (t->callbacks.evaluation)
+        t->callbacks.evaluation(t->callbacks.user, &report);
+    ni_recorder_evaluation(r->recorder, &report);
+    tell_notes(r);
+    if (r->saved != t->at.step)
+        return NB_OK;
+    r->saved = -1; /* the checkpoint of this step says that it was not evaluated */
+    return save(r, err);
+}
+
+/* The way out of a run that fails: the last good state becomes a checkpoint, where there is one and the disk lets it.
+ * Returns whether the newest checkpoint is that of the present step. */
+static bool keep_last_good(run *r) {
+    nb_trainer *t = r->t;
+    nb_error none = {0};
+    if (t->torn || t->at.step == 0 || r->unsaved == t->at.step || !t->model)
+        return false;
+    return save(r, &none) == NB_OK;
 }
 
 static nb_status begin(run *r, nb_start start, nb_error *err) {
@@ -290,6 +327,7 @@ static nb_status give_up(run *r, const char *what, const char *where, nb_error *
     nb_trainer *t = r->t;
     char path[FILE_PATH_SIZE] = "";
     nb_error none;
+    keep_last_good(r);
     bool good = nb_checkpoint_newest(t->config.out, path, sizeof path, NULL, NULL, &none) == NB_OK;
     return nb_fail(err, NB_BAD_NUMBER,
                    "%s%s%s; parameters are those of step %lld, newest good checkpoint: %s; hint: --resume with a "
@@ -298,13 +336,14 @@ static nb_status give_up(run *r, const char *what, const char *where, nb_error *
                    good ? path : "none");
 }
 
-static nb_status skip_step(run *r, nb_step_report *report, nb_error *err) {
+static void skip_step(run *r, nb_step_report *report) {
     nb_trainer *t = r->t;
     ni_trainer_skip(t);
     report->skipped = true;
     if (t->callbacks.step)
         t->callbacks.step(t->callbacks.user, report);
-    return ni_recorder_step(r->recorder, report, t->at.step * nb_run_tokens_per_step(&t->config), t->model, err);
+    ni_recorder_step(r->recorder, report, t->at.step * nb_run_tokens_per_step(&t->config), t->model);
+    tell_notes(r);
 }
 
 static nb_status roll_back(run *r, nb_error *err) {
@@ -326,7 +365,6 @@ static nb_status roll_back(run *r, nb_error *err) {
     if (status != NB_OK)
         return nb_fail_within(err, "rollback");
     r->saved = path[0] ? t->at.step : -1;
-    r->evaluated = t->at.step;
     return open_recorder(r, err);
 }
 
@@ -343,7 +381,7 @@ static nb_status deal_with(run *r, nb_step_report *report, nb_error *err) {
         r->bad_until = report->step;
     bool exhausted = r->bad_in_row > t->config.bad_numbers.patience || (policy == NB_BAD_BF16 && t->at.modules_in_bf16);
     if (policy == NB_BAD_STOP || exhausted) {
-        NB_TRY(ni_recorder_bad_number(r->recorder, report->step, what, where, "stop", err));
+        ni_recorder_bad_number(r->recorder, report->step, what, where, "stop");
         return give_up(r, what, where, err);
     }
     if (policy == NB_BAD_ROLLBACK)
@@ -352,20 +390,14 @@ static nb_status deal_with(run *r, nb_step_report *report, nb_error *err) {
         NB_TRY(ni_trainer_modules_to_bf16(t, err));
     note(t, NB_NOTE_WARNING, "%s%s%s; policy %s: on from step %lld", what, words, where, policy_name(policy),
          (long long)t->at.step);
-    NB_TRY(ni_recorder_bad_number(r->recorder, t->at.step, what, where, policy_name(policy), err));
-    return policy == NB_BAD_SKIP ? skip_step(r, report, err) : NB_OK;
+    ni_recorder_bad_number(r->recorder, t->at.step, what, where, policy_name(policy));
+    if (policy == NB_BAD_SKIP)
+        skip_step(r, report);
+    tell_notes(r);
+    return NB_OK;
 }
 
 /* ---- the loop ---- */
-
-static nb_status stop_here(run *r, nb_error *err) {
-    nb_trainer *t = r->t;
-    if (t->at.step == 0)
-        return nb_fail(err, NB_INTERRUPTED, "stopped before the first step was done");
-    NB_TRY(save(r, err));
-    return nb_fail(err, NB_INTERRUPTED, "stopped after step %lld of %lld, checkpoint written; hint: --resume goes on",
-                   (long long)t->at.step, (long long)t->steps);
-}
 
 /* Who looks at the step that comes now. */
 static void choose_lens(run *r) {
@@ -378,15 +410,15 @@ static void choose_lens(run *r) {
         t->lens = ni_lens_join(&r->both, t->lens, ni_scale_watch_begin(&r->scales, t->config.bad_numbers.scales_limit));
 }
 
-static nb_status tell_scales(run *r, nb_error *err) {
+static void tell_scales(run *r) {
     nb_trainer *t = r->t;
     char what[NI_SCALES_TEXT];
     if (!ni_scale_watch_text(&r->scales, what, sizeof what))
-        return NB_OK;
+        return;
     if (!r->scales_told)
         note(t, NB_NOTE_WARNING, "step %lld: %s, %s", (long long)t->at.step, what, r->scales.where);
     r->scales_told = true;
-    return ni_recorder_warning(r->recorder, t->at.step, "bad scales", what, r->scales.where, err);
+    ni_recorder_warning(r->recorder, t->at.step, "bad scales", what, r->scales.where);
 }
 
 static nb_status advance(run *r, nb_error *err) {
@@ -403,29 +435,45 @@ static nb_status advance(run *r, nb_error *err) {
         r->bad_in_row = 0;
     if (t->callbacks.step)
         t->callbacks.step(t->callbacks.user, &report);
-    NB_TRY(tell_scales(r, err));
-    return ni_recorder_step(r->recorder, &report, t->at.step * nb_run_tokens_per_step(&t->config), t->model, err);
+    tell_scales(r);
+    ni_recorder_step(r->recorder, &report, t->at.step * nb_run_tokens_per_step(&t->config), t->model);
+    tell_notes(r);
+    return NB_OK;
+}
+
+/* What follows a step. */
+static nb_status look_back(run *r, nb_error *err) {
+    nb_trainer *t = r->t;
+    if (is_due(t->config.eval.every, t->at.step, t->steps))
+        NB_TRY(evaluate(r, err));
+    if (is_due(t->config.checkpoint.every, t->at.step, t->steps) || branches_here(t))
+        NB_TRY(save(r, err));
+    return NB_OK;
 }
 
 static nb_status loop(run *r, nb_error *err) {
     nb_trainer *t = r->t;
+    if (r->saved == t->at.step) /* an evaluation that a stop cut off */
+        NB_TRY(look_back(r, err));
     while (t->at.step < t->steps) {
         NB_TRY(advance(r, err));
-        if (is_due(t->config.eval.every, t->at.step, t->steps))
-            NB_TRY(evaluate(r, err));
-        if (is_due(t->config.checkpoint.every, t->at.step, t->steps) || branches_here(t))
-            NB_TRY(save(r, err));
+        NB_TRY(look_back(r, err));
     }
     return NB_OK;
 }
 
 nb_status nb_trainer_run(nb_trainer *t, nb_start start, const char *from, nb_error *err) {
     bool other = start == NB_START_FORK || start == NB_START_BRANCH;
-    run r = {
-        .t = t, .from = other ? from : NULL, .as = start, .lock = -1, .evaluated = -1, .saved = -1, .bad_until = -1};
+    run r = {.t = t, .from = other ? from : NULL, .as = start, .lock = -1, .saved = -1, .unsaved = -1, .bad_until = -1};
     nb_status status = begin(&r, start, err);
-    if (status == NB_OK)
+    if (status == NB_OK) {
         status = loop(&r, err);
+        if (status != NB_OK && status != NB_INTERRUPTED && status != NB_BAD_NUMBER && keep_last_good(&r) && err) {
+            size_t used = strlen(err->message);
+            snprintf(err->message + used, sizeof err->message - used,
+                     "; the state after step %lld is saved; hint: --resume goes on", (long long)t->at.step);
+        }
+    }
     ni_recorder_close(r.recorder);
     t->lens = NULL;
     t->scales = NULL;

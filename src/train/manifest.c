@@ -176,6 +176,7 @@ static void put_position(json_t *root, const ni_manifest *m, bool *whole) {
     for (int32_t i = 0; i < m->at.passed_count; i++)
         put_last(passed, json_integer(m->at.passed[i]), whole);
     put(root, "passed_over", passed, whole);
+    put(root, "evaluated", json_integer(m->at.evaluated), whole);
     put(root, "modules_in_bf16", json_boolean(m->at.modules_in_bf16), whole);
     put(root, "loss_window", window_to_json(&m->at.loss_window, whole), whole);
     put(root, "norm_window", window_to_json(&m->at.norm_window, whole), whole);
@@ -319,6 +320,9 @@ static const char *read_position(const json_t *root, ni_manifest *out) {
         return "next_batch";
     if (!get_passed(root, &out->at))
         return "passed_over";
+    out->at.evaluated = out->at.step; /* so it was before it was kept */
+    if (json_object_get(root, "evaluated") && !get_integer(root, "evaluated", 0, out->at.step, &out->at.evaluated))
+        return "evaluated";
     out->at.modules_in_bf16 = json_is_true(json_object_get(root, "modules_in_bf16"));
     if (!get_window(root, "loss_window", &out->at.loss_window))
         return "loss_window";
@@ -363,7 +367,7 @@ nb_status ni_manifest_parse(char *text, size_t size, const char *path, ni_manife
     nb_status status = NB_OK;
     if (json_is_object(out->root))
         status = read_fields(path, out, err);
-    else if (!out->root && json_error_code(&where) == json_error_out_of_memory)
+    else if (!out->root && (json_error_code(&where) == json_error_out_of_memory || !where.text[0]))
         status = nb_fail(err, NB_NO_MEMORY, "%s: no memory to read it", path);
     else
         status = nb_fail(err, NB_BAD_FILE, "%s:%d: not JSON: %s", path, where.line, where.text);
@@ -476,16 +480,19 @@ nb_status ni_manifest_recipe(const ni_manifest *m, const char *folder, nb_recipe
     return status;
 }
 
+nb_status ni_manifest_verify_file(const char *folder, const ni_manifest *m, const char *name, nb_error *err) {
+    char path[FILE_PATH_SIZE];
+    if (strchr(name, '/'))
+        return nb_fail(err, NB_BAD_FILE, "%s/%s: names a file outside the folder: %s", folder, NI_MANIFEST_NAME, name);
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    return verify_file(path, json_object_get(json_object_get(m->root, "files"), name), err);
+}
+
 nb_status ni_manifest_verify(const char *folder, const ni_manifest *m, nb_error *err) {
     const char *name;
     json_t *entry;
     json_object_foreach(json_object_get(m->root, "files"), name, entry) {
-        char path[FILE_PATH_SIZE];
-        if (strchr(name, '/'))
-            return nb_fail(err, NB_BAD_FILE, "%s/%s: names a file outside the folder: %s", folder, NI_MANIFEST_NAME,
-                           name);
-        snprintf(path, sizeof path, "%s/%s", folder, name);
-        NB_TRY(verify_file(path, entry, err));
+        NB_TRY(ni_manifest_verify_file(folder, m, name, err));
     }
     static const char *const needed[] = {NI_MODEL_NAME, NI_OPTIMIZER_NAME, "config.json"};
     for (size_t i = 0; i < sizeof needed / sizeof *needed; i++)

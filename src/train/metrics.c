@@ -2,15 +2,13 @@
 #include "metrics.h"
 
 #include "files/file.h"
+#include "files/log.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define METRICS_LIMIT ((size_t)4 << 30)
 
@@ -35,58 +33,87 @@ void ni_window_push(ni_window *window, double value) {
 }
 
 struct ni_metrics {
-    int file;
-    char path[2 * NB_PATH_SIZE];
+    ni_log *log;
+    char aside[2 * NB_PATH_SIZE + 32];
 };
 
-/* Bytes of the longest prefix of whole lines whose step is at most `keep_steps`. */
-static size_t kept_prefix(const char *text, size_t size, int64_t keep_steps) {
-    size_t at = 0;
-    while (at < size) {
-        const char *newline = memchr(text + at, '\n', size - at);
-        long long step;
-        if (!newline || sscanf(text + at, "{\"step\":%lld", &step) != 1 || step > keep_steps)
-            break;
-        at = (size_t)(newline - text) + 1;
-    }
-    return at;
+/* ---- what an earlier run left ---- */
+
+/* The step that a line is about; -1 if it is no line of metrics. */
+static int64_t step_of_line(const char *line, size_t size, bool *evaluation) {
+    json_t *object = json_loadb(line, size, JSON_REJECT_DUPLICATES, NULL);
+    const json_t *step = json_object_get(object, "step");
+    int64_t value = json_is_integer(step) ? json_integer_value(step) : -1;
+    *evaluation = json_object_get(object, "val_loss") != NULL;
+    json_decref(object);
+    return value;
 }
 
-nb_status ni_metrics_open(const char *path, int64_t keep_steps, ni_metrics **out, nb_error *err) {
-    *out = NULL;
-    if (access(path, F_OK) == 0) {
-        char *text;
-        size_t size;
-        NB_TRY(ni_file_read(path, METRICS_LIMIT, &text, &size, err));
-        size_t kept = kept_prefix(text, size, keep_steps);
-        nb_status status = kept < size ? ni_file_write(path, text, kept, err) : NB_OK;
-        free(text);
-        NB_TRY(status);
+size_t ni_metrics_keep(char *text, size_t size, int64_t keep_steps, int64_t evaluated, bool *damaged) {
+    size_t kept = 0;
+    *damaged = false;
+    for (size_t at = 0, length; at < size; at += length) {
+        const char *newline = memchr(text + at, '\n', size - at);
+        length = newline ? (size_t)(newline - text) + 1 - at : size - at;
+        bool evaluation = false;
+        int64_t step = newline ? step_of_line(text + at, length - 1, &evaluation) : -1;
+        if (newline && step < 0)
+            *damaged = true;
+        if (!newline && memchr(text + at, 0, length)) /* a crash leaves the beginning of a line, a power cut zeros */
+            *damaged = true;
+        if (step < 0 || step > (evaluation ? evaluated : keep_steps))
+            continue;
+        memmove(text + kept, text + at, length);
+        kept += length;
     }
+    return kept;
+}
+
+static nb_status cut_back(ni_metrics *m, const char *path, int64_t keep_steps, int64_t evaluated, nb_error *err) {
+    char *text;
+    size_t size;
+    bool damaged, exists;
+    NB_TRY(ni_file_exists(path, &exists, err));
+    if (!exists)
+        return NB_OK;
+    NB_TRY(ni_file_read(path, METRICS_LIMIT, &text, &size, err));
+    size_t kept = ni_metrics_keep(text, size, keep_steps, evaluated, &damaged);
+    nb_status status = damaged ? ni_file_set_aside(path, m->aside, sizeof m->aside, err) : NB_OK;
+    if (status == NB_OK && kept < size)
+        status = ni_file_write(path, text, kept, err);
+    free(text);
+    return status;
+}
+
+nb_status ni_metrics_open(const char *path, int64_t keep_steps, int64_t evaluated, ni_metrics **out, nb_error *err) {
+    *out = NULL;
     ni_metrics *metrics = calloc(1, sizeof *metrics);
     if (!metrics)
         return nb_fail(err, NB_NO_MEMORY, "%s: out of memory", path);
-    snprintf(metrics->path, sizeof metrics->path, "%s", path);
-    metrics->file = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-    if (metrics->file < 0) {
+    nb_status status = cut_back(metrics, path, keep_steps, evaluated, err);
+    if (status == NB_OK)
+        status = ni_log_open(path, false, &metrics->log, err);
+    if (status != NB_OK) {
         free(metrics);
-        return nb_fail(err, NB_IO_ERROR, "%s: cannot be opened for appending: %s", path, strerror(errno));
+        return status;
     }
     *out = metrics;
     return NB_OK;
 }
 
+const char *ni_metrics_aside(const ni_metrics *metrics) {
+    return metrics->aside;
+}
+
 void ni_metrics_close(ni_metrics *metrics) {
     if (!metrics)
         return;
-    close(metrics->file);
+    ni_log_close(metrics->log);
     free(metrics);
 }
 
 nb_status ni_metrics_sync(ni_metrics *metrics, nb_error *err) {
-    if (fdatasync(metrics->file) != 0)
-        return nb_fail(err, NB_IO_ERROR, "%s: cannot be synced to disk: %s", metrics->path, strerror(errno));
-    return NB_OK;
+    return ni_log_sync(metrics->log, err);
 }
 
 /* Takes `object` and appends it as one line. */
@@ -94,16 +121,11 @@ static nb_status append(ni_metrics *metrics, json_t *object, nb_error *err) {
     char *line = object ? json_dumps(object, JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(17)) : NULL;
     json_decref(object);
     if (!line)
-        return nb_fail(err, NB_NO_MEMORY, "%s: out of memory for a line", metrics->path);
-    size_t size = strlen(line);
-    line[size] = '\n';
-    ssize_t written = write(metrics->file, line, size + 1);
-    int reason = errno;
+        return nb_fail(err, NB_NO_MEMORY, "%s: out of memory for a line", ni_log_path(metrics->log));
+    ni_log_put(metrics->log, line, strlen(line));
+    ni_log_put(metrics->log, "\n", 1);
     free(line);
-    if (written != (ssize_t)size + 1)
-        return nb_fail(err, NB_IO_ERROR, "%s: a line could not be written: %s", metrics->path,
-                       written < 0 ? strerror(reason) : "disk full");
-    return NB_OK;
+    return ni_log_flush(metrics->log, err);
 }
 
 static void put_real(json_t *object, const char *key, double value) {

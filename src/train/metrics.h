@@ -25,9 +25,16 @@ void ni_window_push(ni_window *window, double value);
 
 typedef struct ni_metrics ni_metrics;
 
-/* Opens `path` for appending. Lines of steps beyond `keep_steps` and a line that a crash left unfinished are cut off
- * first, so that a resumed run writes on where its checkpoint stands. */
-nb_status ni_metrics_open(const char *path, int64_t keep_steps, ni_metrics **out, nb_error *err);
+/* Opens `path` for appending. Lines of steps beyond `keep_steps`, of evaluations beyond step `evaluated` and a line
+ * that a crash left unfinished are taken out first, so that a resumed run writes on where its checkpoint stands. Where
+ * lines are damaged, the file as it was is set aside, and the others go on. */
+nb_status ni_metrics_open(const char *path, int64_t keep_steps, int64_t evaluated, ni_metrics **out, nb_error *err);
+const char *ni_metrics_aside(const ni_metrics *metrics); /* the name of what was set aside; "": nothing was */
+
+/* Moves the lines that are kept to the front and returns their bytes. *damaged: some were no lines of
+ * metrics.
+ */
+size_t ni_metrics_keep(char *text, size_t size, int64_t keep_steps, int64_t evaluated, bool *damaged);
 void ni_metrics_close(ni_metrics *metrics);
 nb_status ni_metrics_sync(ni_metrics *metrics, nb_error *err);
 

@@ -328,7 +328,9 @@ static nb_status step(nb_trainer *t, nb_step_report *r, nb_error *err) {
     r->norm_z = ni_window_score(&t->at.norm_window, r->norm);
     nb_status status = check_numbers(t, r, err);
     if (status == NB_OK) {
+        t->torn = true;
         status = move(t, lens, grads, r->lr, scale * ni_clip_factor(r->norm, t->config.clip), err);
+        t->torn = status != NB_OK;
         ni_window_push(&t->at.loss_window, r->loss);
         ni_window_push(&t->at.norm_window, r->norm);
         t->at.step++;

@@ -21,6 +21,7 @@ typedef struct ni_position {
     int64_t passed[NI_PASSED_MAX]; /* numbers of batches that are never used; ascending */
     int32_t passed_count;
     bool modules_in_bf16; /* bad_numbers.bf16_modules are in force */
+    int64_t evaluated;    /* step of the last evaluation; 0 = none */
     ni_window loss_window, norm_window;
 } ni_position;
 
@@ -55,6 +56,7 @@ struct nb_trainer {
     ni_lens_pair both;
     const struct ni_scale_watch *scales; /* what it finds makes the step bad; NULL: it may find what it likes */
     ni_bad_kind bad;                     /* of the last step */
+    bool torn;                           /* an update failed half-way: what there is must not be saved */
     double mean_ms;                      /* moving average of the step time, for the time left */
 };
 

@@ -1,0 +1,292 @@
+/* faults.c: a library to preload that lets the n-th call of a kind fail, or kills the process there.
+ *
+ *     NIBBLE_FAULT=KIND:N:WHAT   KIND: open, read, write, sync, rename, list, alloc, or any (all but alloc)
+ *                                N: 1 is the first; "5+" is the fifth and all later ones
+ *                                WHAT: kill (SIGKILL before the call), drop or zero (a power cut: bytes that were not
+ *                                synced are gone or zeros, then SIGKILL), or a number of errno
+ *     NIBBLE_FAULT_COUNT=FILE    writes how many calls of each kind there were: "open 12" a line
+ *
+ * Calls count where the program or one of the small libraries makes them; what OpenBLAS, OpenMP, oneDNN and the C++
+ * library do inside is theirs.
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <link.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum kind { OPEN, READ, WRITE, SYNC, RENAME, LIST, ALLOC, KINDS };
+static const char *const names[KINDS] = {"open", "read", "write", "sync", "rename", "list", "alloc"};
+static atomic_long counts[KINDS], all;
+static int chosen = -2; /* -2: not read yet, -1: any, KINDS: none */
+static long first;
+static bool onwards;
+static char what[16];
+
+/* ---- who calls ---- */
+
+enum { RANGES = 64 };
+static struct { uintptr_t begin, end; } ours[RANGES];
+static int range_count;
+
+static int add_ranges(struct dl_phdr_info *info, size_t size, void *data) {
+    (void)size, (void)data;
+    const char *file = strrchr(info->dlpi_name, '/');
+    bool counted = !info->dlpi_name[0] || (file && (strstr(file, "jansson") || strstr(file, "libyaml")));
+    for (int i = 0; counted && i < info->dlpi_phnum && range_count < RANGES; i++)
+        if (info->dlpi_phdr[i].p_type == PT_LOAD && (info->dlpi_phdr[i].p_flags & PF_X)) {
+            ours[range_count].begin = info->dlpi_addr + info->dlpi_phdr[i].p_vaddr;
+            ours[range_count].end = ours[range_count].begin + info->dlpi_phdr[i].p_memsz;
+            range_count++;
+        }
+    return 0;
+}
+
+static bool is_ours(const void *caller) {
+    for (int i = 0; i < range_count; i++)
+        if ((uintptr_t)caller >= ours[i].begin && (uintptr_t)caller < ours[i].end)
+            return true;
+    return false;
+}
+
+__attribute__((constructor)) static void begin(void) {
+    const char *fault = getenv("NIBBLE_FAULT");
+    char kind[16] = "", number[24] = "";
+    dl_iterate_phdr(add_ranges, NULL);
+    chosen = KINDS;
+    if (!fault || sscanf(fault, "%15[a-z]:%23[0-9+]:%15s", kind, number, what) != 3)
+        return;
+    first = atol(number);
+    onwards = strchr(number, '+') != NULL;
+    for (int k = 0; k < KINDS; k++)
+        if (strcmp(kind, names[k]) == 0)
+            chosen = k;
+    if (strcmp(kind, "any") == 0)
+        chosen = -1;
+}
+
+__attribute__((destructor)) static void report(void) {
+    const char *path = getenv("NIBBLE_FAULT_COUNT");
+    FILE *to = path ? fopen(path, "w") : NULL;
+    chosen = KINDS;
+    for (int k = 0; to && k < KINDS; k++)
+        fprintf(to, "%s %ld\n", names[k], atomic_load(&counts[k]));
+    if (to)
+        fprintf(to, "any %ld\n", atomic_load(&all));
+    if (to)
+        fclose(to);
+}
+
+/* ---- power cuts ---- */
+
+/* Files that were written: how much of each is on disk. A name moves with a rename of the file or of its folder. */
+enum { FILES = 1024 };
+static struct {
+    char path[PATH_MAX];
+    dev_t device;
+    ino_t node;
+    off_t synced;
+} written[FILES];
+static int written_count;
+
+static int find(int fd, struct stat *st) {
+    if (fstat(fd, st) != 0 || !S_ISREG(st->st_mode))
+        return -1;
+    for (int i = 0; i < written_count; i++)
+        if (written[i].device == st->st_dev && written[i].node == st->st_ino)
+            return i;
+    return written_count;
+}
+
+/* Before the first write of this process to a file all of it counts as being on disk. */
+static void note_write(int fd) {
+    struct stat st;
+    char link[64];
+    int i = find(fd, &st);
+    if (i != written_count || i == FILES)
+        return;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(link, written[i].path, sizeof written[i].path - 1);
+    if (n <= 0)
+        return;
+    written[i].path[n] = 0;
+    written[i].device = st.st_dev;
+    written[i].node = st.st_ino;
+    written[i].synced = st.st_size;
+    written_count++;
+}
+
+static void note_sync(int fd) {
+    struct stat st;
+    int i = find(fd, &st);
+    if (i >= 0 && i < written_count)
+        written[i].synced = st.st_size;
+}
+
+static void cut_power(bool zeros) {
+    for (int i = 0; i < written_count; i++) {
+        /* By number: the file may have another name by now. */
+        struct stat st;
+        char path[64];
+        for (int fd = 3; fd < 1024; fd++)
+            if (fstat(fd, &st) == 0 && st.st_dev == written[i].device && st.st_ino == written[i].node) {
+                snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+                memcpy(written[i].path, path, strlen(path) + 1);
+                break;
+            }
+        if (stat(written[i].path, &st) != 0 || st.st_ino != written[i].node || st.st_size <= written[i].synced)
+            continue;
+        if (truncate(written[i].path, written[i].synced) == 0 && zeros && truncate(written[i].path, st.st_size) != 0)
+            continue;
+    }
+}
+
+/* ---- the fault ---- */
+
+/* True: the call must fail, errno says how. */
+static bool strikes(enum kind kind, const void *caller) {
+    if (chosen == -2 || !is_ours(caller))
+        return false;
+    long n = atomic_fetch_add(&counts[kind], 1) + 1;
+    if (kind != ALLOC) {
+        long m = atomic_fetch_add(&all, 1) + 1;
+        n = chosen == -1 ? m : n;
+    }
+    if (chosen != (int)kind && !(chosen == -1 && kind != ALLOC))
+        return false;
+    if (n != first && !(onwards && n > first))
+        return false;
+    if (strcmp(what, "drop") == 0 || strcmp(what, "zero") == 0)
+        cut_power(what[0] == 'z');
+    if (what[0] < '0' || what[0] > '9')
+        kill(getpid(), SIGKILL);
+    errno = atoi(what);
+    return true;
+}
+
+#define CALLER __builtin_return_address(0)
+#define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
+#define EXPORT __attribute__((visibility("default")))
+
+EXPORT int open(const char *path, int flags, ...) {
+    va_list args;
+    va_start(args, flags);
+    int mode = (flags & O_CREAT) ? va_arg(args, int) : 0;
+    va_end(args);
+    return strikes(OPEN, CALLER) ? -1 : REAL(open)(path, flags, mode);
+}
+
+EXPORT DIR *opendir(const char *path) {
+    return strikes(OPEN, CALLER) ? NULL : REAL(opendir)(path);
+}
+
+EXPORT ssize_t read(int fd, void *to, size_t size) {
+    return strikes(READ, CALLER) ? -1 : REAL(read)(fd, to, size);
+}
+
+EXPORT ssize_t pread(int fd, void *to, size_t size, off_t at) {
+    return strikes(READ, CALLER) ? -1 : REAL(pread)(fd, to, size, at);
+}
+
+EXPORT void *mmap(void *at, size_t size, int protection, int flags, int fd, off_t offset) {
+    return fd >= 0 && strikes(READ, CALLER) ? MAP_FAILED : REAL(mmap)(at, size, protection, flags, fd, offset);
+}
+
+EXPORT int stat(const char *path, struct stat *out) {
+    return strikes(READ, CALLER) ? -1 : REAL(stat)(path, out);
+}
+
+EXPORT ssize_t write(int fd, const void *bytes, size_t size) {
+    if (strikes(WRITE, CALLER))
+        return -1;
+    note_write(fd);
+    return REAL(write)(fd, bytes, size);
+}
+
+EXPORT ssize_t pwrite(int fd, const void *bytes, size_t size, off_t at) {
+    if (strikes(WRITE, CALLER))
+        return -1;
+    note_write(fd);
+    return REAL(pwrite)(fd, bytes, size, at);
+}
+
+EXPORT size_t fwrite(const void *bytes, size_t size, size_t count, FILE *to) {
+    if (fileno(to) > 2 && strikes(WRITE, CALLER))
+        return 0;
+    if (fileno(to) > 2)
+        note_write(fileno(to));
+    return REAL(fwrite)(bytes, size, count, to);
+}
+
+EXPORT int fflush(FILE *stream) {
+    if (stream && fileno(stream) > 2 && strikes(WRITE, CALLER))
+        return EOF;
+    return REAL(fflush)(stream);
+}
+
+EXPORT int fsync(int fd) {
+    if (strikes(SYNC, CALLER))
+        return -1;
+    note_sync(fd);
+    return REAL(fsync)(fd);
+}
+
+EXPORT int fdatasync(int fd) {
+    if (strikes(SYNC, CALLER))
+        return -1;
+    note_sync(fd);
+    return REAL(fdatasync)(fd);
+}
+
+EXPORT int rename(const char *from, const char *to) {
+    return strikes(RENAME, CALLER) ? -1 : REAL(rename)(from, to);
+}
+
+EXPORT int mkdir(const char *path, mode_t mode) {
+    return strikes(RENAME, CALLER) ? -1 : REAL(mkdir)(path, mode);
+}
+
+EXPORT int ftruncate(int fd, off_t size) {
+    return strikes(RENAME, CALLER) ? -1 : REAL(ftruncate)(fd, size);
+}
+
+EXPORT int unlink(const char *path) {
+    return strikes(RENAME, CALLER) ? -1 : REAL(unlink)(path);
+}
+
+EXPORT int unlinkat(int folder, const char *path, int flags) {
+    return strikes(RENAME, CALLER) ? -1 : REAL(unlinkat)(folder, path, flags);
+}
+
+EXPORT struct dirent *readdir(DIR *folder) {
+    return strikes(LIST, CALLER) ? NULL : REAL(readdir)(folder);
+}
+
+/* glibc's own names, for dlsym itself allocates. */
+extern void *__libc_malloc(size_t size);
+extern void *__libc_calloc(size_t count, size_t size);
+extern void *__libc_realloc(void *old, size_t size);
+
+EXPORT void *malloc(size_t size) {
+    return strikes(ALLOC, CALLER) ? NULL : __libc_malloc(size);
+}
+
+EXPORT void *calloc(size_t count, size_t size) {
+    return strikes(ALLOC, CALLER) ? NULL : __libc_calloc(count, size);
+}
+
+EXPORT void *realloc(void *old, size_t size) {
+    return strikes(ALLOC, CALLER) ? NULL : __libc_realloc(old, size);
+}
