@@ -6,6 +6,6 @@ cd "$2"
 grep -ho 'docs/[a-z-]*\.md, "[^"]*"' include/nibble/*.h | sort -u | while read -r cited; do
     file=${cited%%, *} section=$(echo "${cited#*, }" | tr -d '"')
     [ -f "$file" ] || { echo "FAILED: $cited is cited, and there is no $file" && exit 1; }
-    grep -q "^##* .*$section" "$file" || { echo "FAILED: $cited is cited, and $file has no such section" && exit 1; }
+    grep -qi "^##* .*$section" "$file" || { echo "FAILED: $cited is cited, and $file has no such section" && exit 1; }
 done
 exec scripts/check-headers

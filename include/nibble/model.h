@@ -141,7 +141,8 @@ NB_API int32_t nb_model_state(nb_model *model, nb_state_tensor *tensors,
 /* Call after the tensors above were written from a checkpoint. */
 NB_API nb_status nb_model_state_loaded(nb_model *model, nb_error *err);
 
-/* FLOPs of one training token (forward and backward, GEMMs and attention), for MFU; formula in docs/run-file.md. */
+/* FLOPs of one training token (forward and backward, GEMMs and attention), for MFU; formula in docs/training.md, "A
+ * step". */
 NB_API double nb_model_flops_per_token(const nb_model *model, int64_t seq);
 
 /* One line of the memory table: where the bytes went. */
