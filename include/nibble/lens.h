@@ -64,13 +64,14 @@ typedef struct nb_series_point {
 
 /* Reads a whole file; a tail that a crash cut short is left out. Names are MODULE/ROLE/METRIC or MODULE/METRIC, as in
  * docs/lens.md. Free with nb_series_free (NULL is allowed). */
-nb_status nb_series_read(const char *path, nb_series **out, nb_error *err);
-void nb_series_free(nb_series *series);
+NB_API nb_status nb_series_read(const char *path, nb_series **out, nb_error *err);
+NB_API void nb_series_free(nb_series *series);
 
-int32_t nb_series_names(const nb_series *series);
-const char *nb_series_name(const nb_series *series, int32_t name);
-int64_t nb_series_points(const nb_series *series, int32_t name);
-nb_series_point nb_series_at(const nb_series *series, int32_t name, int64_t index); /* in the order of the file */
+NB_API int32_t nb_series_names(const nb_series *series);
+NB_API const char *nb_series_name(const nb_series *series, int32_t name);
+NB_API int64_t nb_series_points(const nb_series *series, int32_t name);
+NB_API nb_series_point nb_series_at(const nb_series *series, int32_t name,
+                                    int64_t index); /* in the order of the file */
 
 #ifdef __cplusplus
 }

@@ -121,8 +121,8 @@ NB_API nb_status nb_model_logits(nb_model *model, const nb_batch *batch, const n
 /* Feeds one token behind those of positions 0 .. position - 1, whose keys, values and gates the model keeps, and gives
  * its logits [vocab]. Position 0 begins a text; the window is the `seq` that a model without gradients was made for. An
  * operand's tensor scale is that of the one token. */
-nb_status nb_model_step(nb_model *model, int32_t token, int64_t position, const nb_pass *pass, float *logits,
-                        nb_error *err);
+NB_API nb_status nb_model_step(nb_model *model, int32_t token, int64_t position, const nb_pass *pass, float *logits,
+                               nb_error *err);
 
 /* Call once after each optimizer step, before nb_model_params_changed: mechanisms that act on the masters
  * (oscillation reset, moving averages of weights) act here. `pass` is that of the step just taken. */

@@ -12,14 +12,14 @@ extern "C" {
 
 typedef struct nb_report nb_report;
 
-nb_status nb_report_create(nb_report **out, nb_error *err);
-void nb_report_free(nb_report *report); /* NULL is allowed */
+NB_API nb_status nb_report_create(nb_report **out, nb_error *err);
+NB_API void nb_report_free(nb_report *report); /* NULL is allowed */
 
 /* Reads a run folder: run.yaml, metrics.jsonl and what else is there (docs/report.md). */
-nb_status nb_report_add_run(nb_report *report, const char *folder, nb_error *err);
+NB_API nb_status nb_report_add_run(nb_report *report, const char *folder, nb_error *err);
 
 /* Writes one self-contained HTML file, which appears whole or not at all. */
-nb_status nb_report_write(nb_report *report, const char *path, nb_error *err);
+NB_API nb_status nb_report_write(nb_report *report, const char *path, nb_error *err);
 
 #ifdef __cplusplus
 }
