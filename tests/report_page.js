@@ -68,5 +68,49 @@ const untilDrawn = setInterval(() => {
   check(`names of controls ${nameless.map((node) => node.outerHTML)}`, nameless.length === 0);
   check("names of canvases", [...document.querySelectorAll("canvas.panel")].every((node) => node.getAttribute("aria-label")));
 
+  // nothing waits for a reader: every section draws itself, and says on paper what its menus say
+  for (const theme of themes) {
+    check(`${theme.theme.name} in words`, theme.words.textContent.includes(theme.title.value));
+    for (const { panel } of theme.panels()) check(`${panel.title} is explained`, Boolean(panel.about));
+  }
+
+  // on a sheet: nothing is wider than it, no curve leaves its card, and back
+  const before_ = byId("loss-chart").clientHeight;
+  paper(true);
+  check("width of a sheet", document.body.clientWidth === 700);
+  for (const chart of charts.filter((one) => one.dygraph)) {
+    const inside = chart.inside.getBoundingClientRect();
+    const card = chart.element.getBoundingClientRect();
+    check("curves in their card", inside.right <= card.right + 1 && inside.bottom <= card.bottom + 1);
+  }
+  check("pictures on a sheet", [...document.querySelectorAll("canvas.panel")].every((node) => node.getBoundingClientRect().right <= document.body.getBoundingClientRect().right));
+  paper(false);
+  check("back on the screen", byId("loss-chart").clientHeight === before_);
+
+  // the headline says what came out
+  const told = (recipe, gap) => ({ recipe, model: "m", summary: { gap, gapStep: 100 } });
+  check("headline", headline([told("bf16", null), told("chon", 0.951), told("nvfp4", 0.84)]) === "chon +0.95 %, nvfp4 +0.84 % against BF16, one seed");
+  check("headline of seeds", headline([told("chon", 1), told("chon", 2), told("nvfp4", 0)]).endsWith("means over 2 seeds") && headline([told("chon", 1), told("chon", 2), told("nvfp4", 0)]).startsWith("chon +1.50 %"));
+
+  // ticks of heavy tails are round numbers
+  const ticks = asinhTicks(Math.asinh(-1.4), Math.asinh(140), 150).map((tick) => tick.label);
+  check(`ticks ${ticks}`, ticks.length >= 3 && ticks.length <= 7 && ticks.every((label) => /^[−-]?[013.,]+0*$/.test(label)));
+
+  // the table by module, and its CSV
+  const errors = themes.find((theme) => theme.theme.name === "Outliers");
+  errors.table.node.open = true;
+  errors.table.fill();
+  const rowsInTable = errors.table.table.querySelectorAll("tbody tr").length;
+  check("table by module", rowsInTable === errors.maps[0].rows.length && rowsInTable > 3);
+  const csv = csvOf(errors.found).trim().split("\n");
+  check("csv", csv[0] === "run,module,step,value" && csv.length > rowsInTable && csv.slice(1).every((line) => /^[^,]+,[^,]+,\d+,-?[\d.e+-]+$/.test(line)));
+  check("png", pictureOf(errors).toDataURL("image/png").length > 1000);
+  errors.table.node.open = false;
+
+  // of plain BF16 there is nothing to tell
+  const mechanisms = [...byId("roles").querySelectorAll("tr")].find((line) => line.firstChild.textContent === "mechanisms");
+  check("mechanisms of bf16", mechanisms && mechanisms.children[1].textContent === "–");
+  check("recipes fit", byId("roles").firstChild.scrollWidth <= byId("roles").firstChild.clientWidth || document.documentElement.clientWidth < 600);
+
   console.log(`checks at ${document.documentElement.clientWidth}: ${failures.length ? failures.join(", ") : "all hold"}`);
 }, 50);

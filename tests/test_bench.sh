@@ -8,6 +8,14 @@ fail() {
 has() { # has TEXT PATTERN
     printf '%s\n' "$1" | grep -q -- "$2" || fail "no '$2' in: $1"
 }
+for bench in gemm quantize ops lens train; do # help begins as the command is typed, and says its name once
+    head=$("$nibble" bench $bench --help | head -n 1)
+    case $head in
+    *"$bench $bench"*) fail "its name twice: $head" ;;
+    "Usage: nibble bench $bench "*) ;;
+    *) fail "not as it is typed: $head" ;;
+    esac
+done
 refused() { # refused STATUS PATTERN ARGS...
     want=$1 pattern=$2
     shift 2

@@ -41,6 +41,9 @@ fails 2 'not a SentencePiece model' "$nibble" tokenize "$dir/text.txt" -t "$dir/
 fails 2 'expected file, blank or line' "$nibble" tokenize "$dir/text.txt" -t bytes --split word -o "$dir/x" -q
 fails 2 'expected one of --tokenizer' "$nibble" tokenize "$dir/text.txt" -o "$dir/x" -q
 fails 2 'cannot be trained on this text' "$nibble" tokenize "$dir/text.txt" --train-tokenizer 9000 -o "$dir/x" -q
+fails 2 'this text, which gives at most [0-9]*; hint: fewer tokens' "$nibble" tokenize "$dir/text.txt" --train-tokenizer 9000 -o "$dir/x" -q
+fails 2 'characters and bytes alone are [0-9]*; expected more$' "$nibble" tokenize "$dir/text.txt" --train-tokenizer 260 -o "$dir/x" -q
+! grep -q 'trainer_interface' "$dir/err" || { echo "an assertion of SentencePiece: $(cat "$dir/err")"; exit 1; }
 fails 2 'too few' "$nibble" tokenize "$dir/text.txt" -t bytes --val 0.000001 -o "$dir/x" -q
 
 # ---- what is no plain text ------------------------------------------------------------------------------------------

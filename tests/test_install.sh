@@ -24,8 +24,8 @@ PKG_CONFIG_PATH=$(dirname "$(find "$prefix" -name nibble.pc)")
 LD_LIBRARY_PATH=$(dirname "$PKG_CONFIG_PATH") # of a build with BUILD_SHARED_LIBS
 export PKG_CONFIG_PATH LD_LIBRARY_PATH
 
-# Three programs, from the installed headers alone.
-for name in quantize train watch; do
+# Four programs, from the installed headers alone.
+for name in quantize train watch continue; do
     # shellcheck disable=SC2046 # a list of words
     $(cached CMAKE_C_COMPILER) -std=c11 -Wall -Wextra -Wpedantic -Werror "$source/examples/$name.c" \
         $(pkg-config --define-variable=prefix="$prefix" --cflags --libs nibble) -lm -o "$work/$name" || fail "$name.c does not compile"
@@ -81,3 +81,10 @@ done
 ./watch run.yaml "$(pkg-config --define-variable=prefix="$prefix" --variable=datadir nibble)" > seen
 [ "$(grep -c '^step 1  layers\.[0-9]*\.mlp\.[a-z_]*  *[0-9]' seen)" -gt 1 ] || fail "watch: $(cat seen)"
 grep -q '^3 steps were watched' seen || fail "watch: $(cat seen)"
+
+# Tokenizer, sampling, steps of a model, report and lens from a program: the text is that of nibble generate.
+OMP_NUM_THREADS=1 ./continue run 'A run file' 12 > went
+OMP_NUM_THREADS=1 "$nibble" generate run --prompt 'A run file' --tokens 12 --temperature 0 > generated
+[ "$(sed '$d' went)" = "$(cat generated)" ] || fail "continue: $(cat went), nibble generate: $(cat generated)"
+grep -q '^[1-9][0-9]* series, [1-9][0-9]* points$' went || fail "continue reads no lens: $(cat went)"
+[ -s continue.html ] || fail "continue wrote no report"

@@ -8,7 +8,7 @@
 #include <cmocka.h>
 
 #include "model_case.h"
-#include "train/sample.h"
+#include "nibble/text.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -112,15 +112,15 @@ static void top_p_leaves_the_most_likely(void **state) {
     const float logits[] = {logf(0.125f), logf(0.5f), logf(0.125f), logf(0.25f)};
     float scratch[8];
     int drawn[4] = {0};
-    const ni_sampling how = {.temperature = 1, .top_p = 0.6, .seed = 1};
+    const nb_sampling how = {.temperature = 1, .top_p = 0.6, .seed = 1};
     for (int64_t i = 0; i < 3000; i++)
-        drawn[ni_sample(logits, 4, &how, i, scratch)]++;
+        drawn[nb_sample(logits, 4, &how, i, scratch)]++;
     assert_int_equal(drawn[0] + drawn[2], 0);
     assert_true(abs(drawn[1] - 2000) < 3 * 26); /* 3 standard deviations of 3000 draws at 2/3 */
-    const ni_sampling third = {.temperature = 1, .top_p = 0.8, .seed = 1}; /* of two equal ones the first */
+    const nb_sampling third = {.temperature = 1, .top_p = 0.8, .seed = 1}; /* of two equal ones the first */
     memset(drawn, 0, sizeof drawn);
     for (int64_t i = 0; i < 3000; i++)
-        drawn[ni_sample(logits, 4, &third, i, scratch)]++;
+        drawn[nb_sample(logits, 4, &third, i, scratch)]++;
     assert_true(drawn[0] > 0);
     assert_int_equal(drawn[2], 0);
 }

@@ -1,10 +1,13 @@
 #!/bin/sh
 # test_report_page.sh NIBBLE SOURCE_DIR: the report of two real runs in a real browser, on a wide and on a narrow screen:
 # the console is silent, the table holds the numbers of the runs, keyboard and menus work (tests/report_page.js).
-# Skipped (77) where there is no Chromium.
+# ./test.sh installs Chromium; without it this test fails. `scripts/install-packages chromium` does it alone.
 set -eu
 nibble=$1 source=$2
-browser=$(command -v chromium || command -v chromium-browser || command -v google-chrome) || exit 77
+browser=$(command -v chromium || command -v chromium-browser || command -v google-chrome) || {
+    echo "FAILED: no Chromium to open the report in; hint: scripts/install-packages chromium" >&2
+    exit 1
+}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
@@ -62,4 +65,14 @@ done
 # No window is as narrow as a phone; a frame is.
 echo '<!doctype html><iframe src="checked.html" style="width: 390px; height: 844px; border: 0"></iframe>' > narrow.html
 look 390 narrow.html
+# On paper: a PDF comes out with nothing scrolled to, and it is no short one.
+"$browser" --headless=new --no-sandbox --disable-gpu --user-data-dir="$work/profile" --virtual-time-budget=6000 \
+    --print-to-pdf=page.pdf "file://$work/page.html" 2> /dev/null || fail "the page does not print"
+[ "$(wc -c < page.pdf)" -gt 50000 ] || fail "the printed page is $(wc -c < page.pdf) bytes"
+
+# A parent's runs come in the order of its comparison, arguments in their own.
+"$nibble" compare run.yaml --recipes nvfp4,fp8 --set out=asked --set steps=2 --set lens.every=0 -q > /dev/null
+"$nibble" report asked -o asked.html > /dev/null
+grep -o 'asked/[a-z0-9]*-seed1' asked.html | awk '!seen[$0]++' | tr '\n' ' ' > order
+[ "$(cat order)" = "asked/bf16-seed1 asked/nvfp4-seed1 asked/fp8-seed1 " ] || fail "order of the runs: $(cat order)"
 echo "the pages are drawn, the table holds the numbers, keyboard and menus work, the console is silent"

@@ -172,9 +172,14 @@ expect 2 "nvfp5" "$nibble" bench train run.yaml --recipes nvfp4,nvfp5
 
 # ---- signals ----------------------------------------------------------------------------------------------------------------
 for signal in TERM INT; do
+    if [ $signal = TERM ]; then unset OMP_WAIT_POLICY GOMP_SPINCOUNT; else export OMP_WAIT_POLICY=passive; fi
     "$nibble" train run.yaml --set out=runs/$signal --set steps=1000000 -q 2> err &
     child=$!
     while [ ! -s runs/$signal/metrics.jsonl ]; do sleep 0.05; done
+    # Idle threads spin for a moment only, unless the user says otherwise.
+    waits=$(tr '\0' '\n' < /proc/$child/environ | grep -E '^(OMP_WAIT_POLICY|GOMP_SPINCOUNT)=')
+    if [ $signal = TERM ]; then wanted=GOMP_SPINCOUNT=200; else wanted=OMP_WAIT_POLICY=passive; fi
+    [ "$waits" = $wanted ] || fail "how threads wait: $waits, expected $wanted"
     kill -$signal $child
     status=0
     wait $child || status=$?

@@ -54,6 +54,28 @@ typedef struct nb_lens {
                  const void *bias);                                                               /* real [cols] */
 } nb_lens;
 
+/* ---- what a run's own lens wrote: RUN/lens/series.nbs ---- */
+
+typedef struct nb_series nb_series;
+
+/* One number or vector of one name at one step (0-based). */
+typedef struct nb_series_point {
+    int64_t step;
+    int64_t count;       /* 1 for a number */
+    const float *values; /* [count]; lives as long as the series */
+} nb_series_point;
+
+/* Reads a whole file; a tail that a crash cut short is left out. Names are MODULE/ROLE/METRIC or MODULE/METRIC, as in
+ * docs/lens.md. Free with nb_series_free (NULL is allowed). */
+NB_API nb_status nb_series_read(const char *path, nb_series **out, nb_error *err);
+NB_API void nb_series_free(nb_series *series);
+
+NB_API int32_t nb_series_names(const nb_series *series);
+NB_API const char *nb_series_name(const nb_series *series, int32_t name);
+NB_API int64_t nb_series_points(const nb_series *series, int32_t name);
+NB_API nb_series_point nb_series_at(const nb_series *series, int32_t name,
+                                    int64_t index); /* in the order of the file */
+
 #ifdef __cplusplus
 }
 #endif

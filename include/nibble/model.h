@@ -121,8 +121,8 @@ NB_API nb_status nb_model_logits(nb_model *model, const nb_batch *batch, const n
 /* Feeds one token behind those of positions 0 .. position - 1, whose keys, values and gates the model keeps, and gives
  * its logits [vocab]. Position 0 begins a text; the window is the `seq` that a model without gradients was made for. An
  * operand's tensor scale is that of the one token. */
-nb_status nb_model_step(nb_model *model, int32_t token, int64_t position, const nb_pass *pass, float *logits,
-                        nb_error *err);
+NB_API nb_status nb_model_step(nb_model *model, int32_t token, int64_t position, const nb_pass *pass, float *logits,
+                               nb_error *err);
 
 /* Call once after each optimizer step, before nb_model_params_changed: mechanisms that act on the masters
  * (oscillation reset, moving averages of weights) act here. `pass` is that of the step just taken. */
@@ -145,7 +145,8 @@ NB_API nb_status nb_model_state_loaded(nb_model *model, nb_error *err);
  * about the first. */
 NB_API int32_t nb_model_doubts(const nb_model *model, char *text, size_t size);
 
-/* FLOPs of one training token (forward and backward, GEMMs and attention), for MFU; formula in docs/run-file.md. */
+/* FLOPs of one training token (forward and backward, GEMMs and attention), for MFU; formula in docs/training.md, "A
+ * step". */
 NB_API double nb_model_flops_per_token(const nb_model *model, int64_t seq);
 
 /* One line of the memory table: where the bytes went. */

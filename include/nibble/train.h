@@ -8,10 +8,10 @@
  *     run.yaml        the effective configuration, every default filled in
  *     recipe.yaml     the effective recipe
  *     census.txt      which GEMM of which layer runs in which format on which kernel
- *     metrics.jsonl   one JSON object a line (docs/run-file.md, "metrics.jsonl")
+ *     metrics.jsonl   one JSON object a line (docs/training.md, "The run folder")
  *     events.out.*    the same for TensorBoard
  *     lens/           measurements (docs/lens.md), where lens.every is not 0
- *     checkpoints/    step-00001000, ...: folders that Hugging Face loads (docs/run-file.md, "Checkpoints")
+ *     checkpoints/    step-00001000, ...: folders that Hugging Face loads (docs/training.md, "Checkpoints")
  */
 #ifndef NIBBLE_TRAIN_H
 #define NIBBLE_TRAIN_H

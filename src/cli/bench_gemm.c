@@ -39,7 +39,7 @@ static const ni_option options[] = {
 };
 
 static const ni_command_line line = {
-    .usage = "gemm [--shape MxNxK]... [--isa NAME] [--threads N]",
+    .usage = "[--shape MxNxK]... [--isa NAME] [--threads N]",
     .about =
         "Products of packed 4-bit operands: bits checked against the scalar reference, then the best of many runs,\n"
         "in turns with OpenBLAS sgemm and oneDNN bf16 and int8.",

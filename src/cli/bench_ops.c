@@ -36,7 +36,7 @@ static const ni_option options[] = {
 };
 
 static const ni_command_line line = {
-    .usage = "ops [--tokens N] [--seq N] [--heads N] [--head-dim N] [--vocab N] [--isa NAME] [--threads N]",
+    .usage = "[--tokens N] [--seq N] [--heads N] [--head-dim N] [--vocab N] [--isa NAME] [--threads N]",
     .about = "Operations on rows and elements against the speed of a copy, attention in operations a second: checked\n"
              "against the scalar reference, then the best of many runs, in turns.",
     .options = options,

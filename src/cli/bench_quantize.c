@@ -31,7 +31,7 @@ static const ni_option options[] = {
 };
 
 static const ni_command_line line = {
-    .usage = "quantize [--shape RxC]... [--isa NAME] [--threads N]",
+    .usage = "[--shape RxC]... [--isa NAME] [--threads N]",
     .about = "Quantizes as the layers of recipes do: bits checked against the scalar reference, then the best of many\n"
              "runs, in turns with a copy of a BF16 matrix of the same shape. GB/s count the source once and what is\n"
              "written; where a tensor scale needs a first pass for the amax, its time is in.",

@@ -7,8 +7,8 @@
 #include "cli/runs.h"
 #include "cli/screen.h"
 #include "data/tokenizer.h"
+#include "nibble/text.h"
 #include "nibble/train.h"
-#include "train/sample.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -56,7 +56,7 @@ static const ni_command_line line = {
 typedef struct generator {
     nb_loaded *loaded;
     ni_tokenizer *tokenizer;
-    ni_sampling how;
+    nb_sampling how;
     int64_t window;
     ni_tokens text;  /* what opens a document first */
     int32_t opening; /* how many tokens that is */
@@ -110,7 +110,7 @@ static nb_status next_token(generator *g, int32_t *token, nb_error *err) {
     for (; g->begin + g->kept < g->text.count; g->kept++)
         NB_TRY(nb_model_step(g->loaded->model, g->text.ids[g->begin + g->kept], g->kept, &pass, g->logits, err));
     int32_t vocab = ni_tokenizer_vocab(g->tokenizer); /* rows of the embedding beyond it are padding */
-    *token = ni_sample(g->logits, vocab, &g->how, g->text.count, g->scratch);
+    *token = nb_sample(g->logits, vocab, &g->how, g->text.count, g->scratch);
     return NB_OK;
 }
 

@@ -2,6 +2,7 @@
 #include "cli/runs.h"
 
 #include <dirent.h>
+#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,11 +41,41 @@ static int twins_first(const struct dirent **a, const struct dirent **b) {
     return a_twin != b_twin ? b_twin - a_twin : strcmp((*a)->d_name, (*b)->d_name);
 }
 
+/* Where a comparison named the recipe of a run ("NAME-seed2"): its place in compare.json; after all of them if nowhere.
+ */
+static size_t place_of(const json_t *comparison, const char *run) {
+    const json_t *recipes = json_object_get(comparison, "recipes");
+    size_t i = 0;
+    for (; i < json_array_size(recipes); i++) {
+        const char *name = json_string_value(json_object_get(json_array_get(recipes, i), "recipe"));
+        size_t length = name ? strlen(name) : 0;
+        if (length && strncmp(run, name, length) == 0 && strncmp(run + length, "-seed", 5) == 0)
+            break;
+    }
+    return i;
+}
+
+/* Runs of a comparison in the order in which it was asked for; a stable sort of a short list. */
+static void order_as_asked(const char *parent, struct dirent **names, int count) {
+    char path[2 * NB_PATH_SIZE];
+    snprintf(path, sizeof path, "%s/compare.json", parent);
+    json_t *comparison = json_load_file(path, 0, NULL);
+    for (int i = 1; comparison && i < count; i++)
+        for (int k = i; k > 0 && place_of(comparison, names[k - 1]->d_name) > place_of(comparison, names[k]->d_name);
+             k--) {
+            struct dirent *other = names[k];
+            names[k] = names[k - 1];
+            names[k - 1] = other;
+        }
+    json_decref(comparison);
+}
+
 static nb_status take_inside(const char *parent, ni_take_run *take, void *context, int32_t *runs, nb_error *err) {
     char path[2 * NB_PATH_SIZE];
     struct dirent **names;
     nb_status status = NB_OK;
     int count = scandir(parent, &names, NULL, twins_first);
+    order_as_asked(parent, names, count);
     for (int i = 0; i < count; i++) {
         int length = snprintf(path, sizeof path, "%s/%s", parent, names[i]->d_name);
         if (status == NB_OK && names[i]->d_name[0] != '.' && (size_t)length < sizeof path && holds(path, "run.yaml")) {

@@ -65,6 +65,26 @@ static bool next_line(void *context, const char **line, size_t *size) {
     return true;
 }
 
+/* SentencePiece's reasons begin with its own file and condition; two of them people meet. */
+static nb_status explain(int32_t vocab, const char *why, nb_error *err) {
+    const char *most = strstr(why, "value <= "), *least = strstr(why, "required_chars. ");
+    const char *plain = strstr(why, ")] ");
+    if (most)
+        return nb_fail(err, NB_BAD_FILE,
+                       "a tokenizer of %" PRId32
+                       " tokens cannot be trained on this text, which gives at most %ld; hint: "
+                       "fewer tokens or more text",
+                       vocab, strtol(most + strlen("value <= "), NULL, 10));
+    least = least ? strstr(least, " vs ") : NULL;
+    if (least)
+        return nb_fail(err, NB_BAD_FILE,
+                       "a tokenizer of %" PRId32 " tokens cannot be trained on this text, whose characters and bytes "
+                       "alone are %ld; expected more",
+                       vocab, strtol(least + strlen(" vs "), NULL, 10));
+    return nb_fail(err, NB_BAD_FILE, "a tokenizer of %" PRId32 " tokens cannot be trained on this text: %s", vocab,
+                   plain ? plain + strlen(")] ") : why);
+}
+
 nb_status ni_tokenizer_train(const ni_text *texts, int32_t count, int32_t vocab, ni_tokenizer **out, nb_error *err) {
     enum { LEAST = 3 + 256 + 1 }; /* <unk> <s> </s>, the bytes and a character */
     char why[NI_SP_WHY];
@@ -85,8 +105,7 @@ nb_status ni_tokenizer_train(const ni_text *texts, int32_t count, int32_t vocab,
     if (s->pieces == 0)
         status = nb_fail(err, NB_BAD_FILE, "the text is empty: a tokenizer has nothing to learn from");
     else if (!ni_sp_train(next_line, s, vocab, &model, &size, why))
-        status = nb_fail(err, NB_BAD_FILE, "a tokenizer of %" PRId32 " tokens cannot be trained on this text: %s",
-                         vocab, why);
+        status = explain(vocab, why, err);
     free(s);
     if (status == NB_OK)
         status = ni_tokenizer_parse(model, size, out, err);

@@ -8,6 +8,7 @@
 #define ERROR "Quantization error"
 #define OSCILLATION "Oscillation"
 #define ATTENTION "Attention and gates"
+#define MECHANISMS "Mechanisms"
 
 #define SHARE_FLOOR 1e-4 /* of the colours of a share: nobody minds one in ten thousand */
 
@@ -23,7 +24,7 @@ const ni_theme ni_themes[] = {
     {ATTENTION, "Softmax attention needs large logits to ignore what does not matter; linear attention needs large "
                 "gates to forget. Both make outliers."},
     {"Sensitivity", "Which kind of module suffers most when it alone is quantized (nibble probe)."},
-    {"Mechanisms", "What the recipe's own mechanisms counted."},
+    {MECHANISMS, "What the recipe's own mechanisms counted."},
     {0},
 };
 
@@ -313,6 +314,35 @@ const ni_measure ni_measures[] = {
      .about = "How far the two projections of SwiGLU point the same way; when they align, their product makes "
               "outliers.",
      .formula = "mean over rows i of |cos(W_up[i,:], W_gate[i,:])|"},
+
+    {.metric = "density",
+     .theme = MECHANISMS,
+     .title = "Clamped away by OCC",
+     .colours = NI_COLOURS_LOG,
+     .about = "Share of the activations beyond the clamp, which the sparse product adds back: what it costs.",
+     .formula = "#{|x| clamped} / #{elements}"},
+    {.metric = "hcp_score_x",
+     .theme = MECHANISMS,
+     .title = "HCP: score of activations",
+     .colours = NI_COLOURS_LOG,
+     .about =
+         "How large the rounding error of activations is in a channel, by which hot channels are chosen; mean over "
+         "the channels.",
+     .formula = "mean over channels of the activation's part of the score (arXiv:2602.02047)"},
+    {.metric = "hcp_score_w",
+     .theme = MECHANISMS,
+     .title = "HCP: score of weights",
+     .colours = NI_COLOURS_LOG,
+     .about =
+         "How large the rounding error of weights is in a channel, by which hot channels are chosen; mean over the "
+         "channels.",
+     .formula = "mean over channels of the weight's part of the score (arXiv:2602.02047)"},
+    {.metric = "hcp_overlap",
+     .theme = MECHANISMS,
+     .title = "HCP: channels that stayed",
+     .about =
+         "Share of the patched channels that were patched before this choice, too; 1: the choice no longer changes.",
+     .formula = "|chosen now ∩ chosen before| / k"},
     {0},
 };
 

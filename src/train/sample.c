@@ -1,5 +1,5 @@
 /* sample.c: sampling with a counter-based generator, so that a seed gives the same text everywhere. */
-#include "sample.h"
+#include "nibble/text.h"
 
 #include "base/philox.h"
 
@@ -45,7 +45,7 @@ static double cut_to_share(float *weights, int32_t vocab, double share, double s
     return kept;
 }
 
-int32_t ni_sample(const float *logits, int32_t vocab, const ni_sampling *how, int64_t index, float *scratch) {
+int32_t nb_sample(const float *logits, int32_t vocab, const nb_sampling *how, int64_t index, float *scratch) {
     int32_t best = most_likely(logits, vocab);
     if (how->temperature <= 0 || how->top_k == 1)
         return best;

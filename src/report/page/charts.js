@@ -110,12 +110,38 @@ class RunChart {
         x: {
           axisLabelFormatter: (value) => (Number.isInteger(value) ? formatCount(value) : ""), pixelsPerLabel: 80,
         },
-        y: { axisLabelFormatter: formatTick, axisLabelWidth: 58, pixelsPerLabel: 34 },
+        y: {
+          axisLabelFormatter: formatTick, axisLabelWidth: 58, pixelsPerLabel: 34,
+          ticker: (...range) => (this.options.ticker && this.options.ticker(...range)) || Dygraph.numericTicks(...range),
+        },
       },
       drawCallback: (g) => this.afterDraw(g),
       highlightCallback: (event, x, points, row) => this.atRow(row),
       underlayCallback: (context, area, g) => this.underlay(context, area, g),
     });
+  }
+
+  /** Shrinks to the width of a sheet, or back. Nothing is drawn anew: what is drawn while a page is being printed comes
+   *  out empty, because Chromium plays the strokes again and clips them away. */
+  paper(isPaper) {
+    const { inside, element } = this;
+    if (!this.dygraph) return;
+    if (!isPaper) {
+      inside.style.cssText = "width:100%;height:100%";
+      element.style.height = "";
+      return;
+    }
+    const { width, height } = this.screen;
+    const room = getComputedStyle(element);
+    const pad = (side) => parseFloat(room[`padding${side}`]);
+    const scale = Math.min(1, (element.clientWidth - pad("Left") - pad("Right")) / width);
+    inside.style.cssText = `width:${width}px;height:${height}px;zoom:${scale}`;
+    element.style.height = `${height * scale + pad("Top") + pad("Bottom") + 2}px`;
+  }
+
+  /** Its size before the page becomes a sheet. */
+  remember() {
+    this.screen = { width: this.inside.clientWidth, height: this.inside.clientHeight };
   }
 
   drawNothing() {

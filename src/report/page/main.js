@@ -48,7 +48,9 @@ function gapSeries() {
 }
 
 function moreSeries() {
-  const what = document.querySelector('input[name="more"]:checked').value;
+  const input = document.querySelector('input[name="more"]:checked');
+  const what = input.value;
+  byId("more-chosen").textContent = input.labels[0].textContent.trim();
   return shown().flatMap((i) => smoothPair(i, runs[i].series[what]));
 }
 
@@ -99,6 +101,14 @@ const nearScreen = new IntersectionObserver((entries) => {
   }
   if (hasLens) document.documentElement.dataset.drawnMs ??= String(Math.round(performance.now()));
 }, { rootMargin: "800px" });
+
+/** When there is nothing else to do, sections that nobody came near yet: none is empty for who prints or searches. */
+function drawRest() {
+  const part = parts().find((one) => one.isStale !== false);
+  if (!part) return;
+  part.draw();
+  setTimeout(drawRest, 0);
+}
 
 function drawParts(some) {
   for (const part of some) {
@@ -154,6 +164,7 @@ function drawLens() {
   drawParts(themes);
   drawContents();
   for (const part of parts()) nearScreen.observe(part.section);
+  (window.requestIdleCallback || setTimeout)(drawRest);
 }
 
 /** Links to the sections, in the order of the page. */
@@ -185,7 +196,16 @@ byId("theme").addEventListener("click", (event) => {
 });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
 addEventListener("resize", () => themes.forEach((theme) => theme.maps.forEach((map) => map.draw())));
-addEventListener("beforeprint", () => parts().forEach((part) => part.draw()));
+/** Charts and maps in the width of a sheet, or of the screen again. */
+function paper(isPaper) {
+  for (const part of parts()) if (part.isStale !== false) part.draw();
+  if (isPaper) for (const chart of charts) chart.remember();
+  document.documentElement.classList.toggle("paper", isPaper);
+  for (const chart of charts) chart.paper(isPaper);
+  for (const theme of themes) for (const map of theme.maps) map.draw();
+}
+addEventListener("beforeprint", () => paper(true));
+addEventListener("afterprint", () => paper(false));
 
 const title = headline(runs);
 document.title = `${title} · nibble`;

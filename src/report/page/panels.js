@@ -110,7 +110,7 @@ class HeatMap {
 
   draw() {
     const count = this.rows.length;
-    const tall = Math.round(count <= 48 ? Math.max(96, count * 13) : Math.min(460, Math.max(320, count)));
+    const tall = Math.round(count <= 48 ? Math.max(96, count * 15) : Math.min(460, Math.max(320, count)));
     const { context, width } = beginCanvas(this.canvas, tall + FOOT + 12);
     const widest = Math.max(...this.rows.map((row) => context.measureText(row.label).width));
     const side = Math.ceil(Math.min(widest + 14, width * 0.42));
@@ -161,7 +161,7 @@ class HeatMap {
   drawNames(context, side) {
     const { area, panel, rows, cols } = this;
     context.fillStyle = cssColour("--soft");
-    const every = Math.ceil(12 / (area.h / rows.length));
+    const every = Math.ceil(15 / (area.h / rows.length));
     context.textAlign = "right";
     for (let r = 0; r < rows.length; r += every) {
       context.fillText(fitText(context, rows[r].label, side - 8), area.x - 6, area.y + ((r + 0.5) * area.h) / rows.length);

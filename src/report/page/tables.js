@@ -9,6 +9,18 @@ function headline(runs) {
     const side = Number(size) === 0 ? "level with" : `${size} % ${summary.gap > 0 ? "above" : "below"}`;
     return `After ${formatCount(summary.gapStep)} steps ${recipe} stands ${side} BF16`;
   }
+  if (compared.length > 1) {
+    const recipes = [...new Set(compared.map((run) => run.recipe))];
+    const gaps = recipes.map((recipe) => {
+      const own = compared.filter((run) => run.recipe === recipe);
+      return { recipe, seeds: own.length, gap: own.reduce((sum, run) => sum + run.summary.gap, 0) / own.length };
+    });
+    const most = 5;
+    const told = gaps.slice(0, most).map(({ recipe, gap }) => `${recipe} ${formatGap(gap)}`).join(", ");
+    const rest = gaps.length > most ? ` and ${gaps.length - most} more` : "";
+    const seeds = Math.max(...gaps.map((g) => g.seeds));
+    return `${told}${rest} against BF16, ${seeds === 1 ? "one seed" : `means over ${seeds} seeds`}`;
+  }
   return `${runs.length} ${runs.length === 1 ? "run" : "runs"} of ${models.join(", ")}`;
 }
 
@@ -102,7 +114,9 @@ function drawRoles(runs, into) {
   const plain = ["name", "about", "paper", "keep", "late_switch", "fprop", "dgrad", "wgrad"];
   const besides = (run) => {
     const groups = new Set(Object.keys(run.recipeKeys).map((key) => key.split(".")[0]));
-    return [...groups].filter((group) => !plain.includes(group)).join(", ") || "–";
+    const isPlain = (group) => Object.entries(run.recipeKeys).every(([key, value]) => !key.startsWith(`${group}.`) || key.endsWith(".scale") || value === "fp32");
+    const stores = ["optimizer_state", "gradients"]; // of every recipe; worth a word where something is kept in fewer bits
+    return [...groups].filter((group) => !plain.includes(group) && !(stores.includes(group) && isPlain(group))).join(", ") || "–";
   };
   body.push(row("td", ["mechanisms", ...some.map(besides)]));
   body.push(row("td", ["modules in BF16", ...some.map(kept)]), row("td", ["blocks in BF16", ...some.map(ends)]));

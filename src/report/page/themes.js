@@ -89,6 +89,17 @@ function menu(label, onChange) {
   };
 }
 
+/** Round values of a scale that is logarithmic away from zero, as many as have room. */
+function asinhTicks(low, high, pixels) {
+  const steps = [0];
+  for (let ten = 0.1; ten < 1e12; ten *= 10) steps.push(ten, 3 * ten, -ten, -3 * ten);
+  const inside = steps.filter((v) => Math.asinh(v) >= low && Math.asinh(v) <= high).sort((a, b) => Math.abs(b) - Math.abs(a));
+  const kept = [];
+  const apart = (24 * (high - low)) / Math.max(24, pixels);
+  for (const v of inside) if (kept.every((k) => Math.abs(Math.asinh(k) - Math.asinh(v)) >= apart)) kept.push(v);
+  return kept.sort((a, b) => a - b).map((v) => ({ v: Math.asinh(v), label: format(v, 2) }));
+}
+
 const unique = (values) => [...new Set(values)];
 
 /** The mean of all where there is one, otherwise where the largest value is. */
@@ -108,6 +119,8 @@ class ThemeSection {
     this.operand = menu("of", redraw);
     this.module = menu("in", redraw);
     this.order = menu("rows by", redraw);
+    this.words = element("p", { class: "chosen" }); // what the menus say, on paper
+    this.table = new ModuleTable(this);
     this.about = element("p", { class: "about" });
     this.readout = element("p", { class: "readout", "aria-live": "polite" });
     this.scale = element("canvas", { class: "scale", "aria-hidden": "true" });
@@ -119,7 +132,7 @@ class ThemeSection {
     this.section = element("section", { id, class: "waiting", "aria-labelledby": `${id}-title` },
       element("h2", { id: `${id}-title` }, theme.name), element("p", { class: "soft" }, theme.about || ""),
       element("div", { class: "tools" }, this.title.node, this.operand.node, this.module.node, this.order.node),
-      this.about, this.chartBox, this.chartHint, element("div", { class: "scale-box" }, this.scale, this.legend), this.readout, this.grid);
+      this.words, this.about, this.chartBox, this.chartHint, element("div", { class: "scale-box" }, this.scale, this.legend), this.readout, this.grid, this.table.node);
     this.chart = null;
   }
 
@@ -158,7 +171,9 @@ class ThemeSection {
     this.readout.textContent = "Point at a cell, or move there with the arrow keys, to read it in all runs.";
     if (!found.length) return;
     const [{ panel }] = found;
+    this.words.textContent = [panel.title, panel.operand && (OPERANDS[panel.operand] || panel.operand), panel.module].filter(Boolean).join(" · ");
     this.drawAbout(panel);
+    this.table.draw(found);
     if (panel.kind === "bars") return this.drawBars(found);
     const ofModules = panel.yLabel === "module";
     for (const box of [this.scale, this.legend, this.readout]) box.hidden = false;
@@ -222,6 +237,7 @@ class ThemeSection {
     if (!this.chart) {
       this.chart = new RunChart(this.chartBox, {
         formatValue: (value) => format(this.unscaled(value), 3),
+        ticker: (low, high, pixels) => this.unscaled === Math.sinh && asinhTicks(low, high, pixels),
         empty: "Not measured.",
         onCursor: (step, values) => this.readChart(step, values),
       });
