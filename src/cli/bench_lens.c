@@ -25,7 +25,7 @@ static const ni_option options[] = {
 };
 
 static const ni_command_line line = {
-    .usage = "lens RUN.yaml [--set KEY=VALUE]... [--rounds N]",
+    .usage = "RUN.yaml [--set KEY=VALUE]... [--rounds N]",
     .about =
         "The cost of a sampled step over a plain one, and on average at lens.every and lens.window of the run file.\n"
         "Trains in a temporary folder. Best and median of all rounds; with one thread in its processor time, so that\n"

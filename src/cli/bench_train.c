@@ -29,7 +29,7 @@ static const ni_option options[] = {
 };
 
 static const ni_command_line line = {
-    .usage = "train RUN.yaml --recipes A,B,... [--set KEY=VALUE]... [--seconds S] [--processor-time]",
+    .usage = "RUN.yaml --recipes A,B,... [--set KEY=VALUE]... [--seconds S] [--processor-time]",
     .about =
         "Times whole training steps (data, forward, backward, optimizer) under each recipe, in turns: at least five "
         "steps\n"
