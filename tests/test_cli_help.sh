@@ -42,6 +42,11 @@ expect_usage_error "--keys needs a value" "$nibble" help --keys
 expect_usage_error "'b' is one argument too many" "$nibble" help a b
 [ -c /dev/full ] && { "$nibble" help > /dev/full 2> "$work/err" && fail "a full disk went unnoticed"; grep -q "standard output" "$work/err"; }
 
+for bench in $("$nibble" bench | sed -n 's/^  \([a-z]*\)  .*/\1/p'); do
+    "$nibble" bench "$bench" --help | head -1 | grep -q "^Usage: nibble bench $bench [[R]" ||
+        fail "bench $bench --help: $("$nibble" bench "$bench" --help | head -1)"
+done
+
 for kind in run recipe model machine; do
     "$nibble" help --keys "$kind" | grep -q "^Keys of the $kind file" || fail "help --keys $kind"
     "$nibble" help --markdown "$kind" > "$work/page"

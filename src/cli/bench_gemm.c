@@ -93,6 +93,17 @@ typedef struct plain {
 
 /* ---- operands ---- */
 
+static nb_status quantize_numbers(nb_backend *be, const float *values, const nb_qtensor *out, nb_error *err) {
+    const size_t bytes = (size_t)(out->rows * out->cols) * sizeof *values;
+    void *memory;
+    NB_TRY(ni_backend_take(be, bytes, "numbers", &memory, err));
+    be->ops->upload(be, memory, values, bytes);
+    const nb_mat source = nb_mat_of(memory, NB_F32, out->rows, out->cols);
+    nb_status status = be->ops->quantize(be, out, &source, false, NULL, NULL, err);
+    be->ops->release(be, memory);
+    return status;
+}
+
 /* Quantizes noise: numbers with a spread of magnitudes, as activations have. */
 static nb_status make_operand(nb_backend *be, const nb_quantizer *q, int64_t rows, int64_t cols, uint32_t key,
                               nb_qtensor *out, nb_error *err) {
@@ -107,8 +118,7 @@ static nb_status make_operand(nb_backend *be, const nb_quantizer *q, int64_t row
             values[i] = x * x * x;
         }
         *out = nb_qtensor_place(q, rows, cols, memory);
-        nb_mat source = nb_mat_of(values, NB_F32, rows, cols);
-        status = be->ops->quantize(be, out, &source, false, NULL, NULL, err);
+        status = quantize_numbers(be, values, out, err);
     }
     free(values);
     if (status != NB_OK)

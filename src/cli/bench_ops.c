@@ -76,26 +76,48 @@ static bool is_bf16(int i) {
     return i < ACTS + 2;
 }
 
+static int64_t numbers_of(const problem *p, int buffer) {
+    return (int64_t)p->bytes[buffer] / (is_bf16(buffer) ? 2 : 4);
+}
+
 /* Noise of about one; with the signs of second moments and of gates where these are read. */
-static void fill(problem *p) {
-    for (int i = 0; i < ACTS + 2 + REALS; i++) {
-        int64_t n = (int64_t)p->bytes[i] / (is_bf16(i) ? 2 : 4);
-        for (int64_t j = 0; j < n; j++) {
-            ni_philox_words w = ni_philox((uint32_t)i, 0, (uint32_t)j, 0, 0, 0);
-            float x = ((float)w.w[0] + (float)w.w[1] + (float)w.w[2] - 0x1.8p32f) * 0x1p-31f;
-            if (is_bf16(i))
-                ((uint16_t *)*buffer_of(p, i))[j] = ni_bf16_even(x);
-            else
-                ((float *)*buffer_of(p, i))[j] = i == GATES ? -0.05f * fabsf(x) : i == SQUARES ? fabsf(x) : x;
-        }
+static void make_numbers(const problem *p, int buffer, void *host) {
+    for (int64_t j = 0; j < numbers_of(p, buffer); j++) {
+        ni_philox_words w = ni_philox((uint32_t)buffer, 0, (uint32_t)j, 0, 0, 0);
+        float x = ((float)w.w[0] + (float)w.w[1] + (float)w.w[2] - 0x1.8p32f) * 0x1p-31f;
+        if (is_bf16(buffer))
+            ((uint16_t *)host)[j] = ni_bf16_even(x);
+        else
+            ((float *)host)[j] = buffer == GATES ? -0.05f * fabsf(x) : buffer == SQUARES ? fabsf(x) : x;
     }
+}
+
+/* One document a sequence. */
+static void make_indices(const problem *p, int which, int32_t *host) {
     for (int64_t t = 0; t < p->tokens; t++) {
         ni_philox_words w = ni_philox(99, 0, (uint32_t)t, 0, 0, 0);
-        p->tokens_in[t] = (int32_t)(w.w[0] % (uint32_t)p->vocab);
-        p->targets[t] = (int32_t)(w.w[1] % (uint32_t)p->vocab);
-        p->positions[t] = (int32_t)(t % p->attention.seq);
-        p->doc_start[t] = 0;
+        const int32_t all[INDICES] = {(int32_t)(w.w[0] % (uint32_t)p->vocab), (int32_t)(t % p->attention.seq), 0,
+                                      (int32_t)(w.w[1] % (uint32_t)p->vocab)};
+        host[t] = all[which];
     }
+}
+
+static nb_status fill(problem *p, nb_error *err) {
+    size_t most = 0;
+    for (int i = 0; i < BUFFERS; i++)
+        most = p->bytes[i] > most ? p->bytes[i] : most;
+    void *host = malloc(most);
+    if (!host)
+        return nb_fail(err, NB_NO_MEMORY, "bench ops: no memory for %zu bytes of numbers", most);
+    for (int i = 0; i < BUFFERS; i++) {
+        if (i < BUFFERS - INDICES)
+            make_numbers(p, i, host);
+        else
+            make_indices(p, i - (BUFFERS - INDICES), host);
+        p->be->ops->upload(p->be, *buffer_of(p, i), host, p->bytes[i]);
+    }
+    free(host);
+    return NB_OK;
 }
 
 static void free_problem(problem *p) {
@@ -144,8 +166,7 @@ static nb_status make_problem(const ops_options *o, const nb_backend_options *cp
     p->gla =
         (ni_gla){o->tokens / o->seq, o->seq, o->heads, o->head_dim / 2, o->head_dim, 1 / sqrt((double)o->head_dim / 2),
                  p->doc_start};
-    fill(p);
-    return NB_OK;
+    return fill(p, err);
 }
 
 /* ---- the operations ---- */
@@ -242,25 +263,36 @@ static int list_rows(const problem *p, row list[MOST_ROWS]) {
 
 /* ---- the check ---- */
 
-static float number(problem *p, int buffer, int64_t i) {
-    const void *data = *buffer_of(p, buffer);
-    return is_bf16(buffer) ? ni_bf16_value(((const uint16_t *)data)[i]) : ((const float *)data)[i];
+static float number(const void *host, int buffer, int64_t i) {
+    return is_bf16(buffer) ? ni_bf16_value(((const uint16_t *)host)[i]) : ((const float *)host)[i];
+}
+
+static nb_status compare_numbers(const char *name, int buffer, const void *got, const void *want, int64_t n,
+                                 nb_error *err) {
+    float most = 0;
+    for (int64_t i = 0; i < n; i++)
+        most = fmaxf(most, fabsf(number(want, buffer, i)));
+    for (int64_t i = 0; i < n; i++)
+        if (!(fabsf(number(got, buffer, i) - number(want, buffer, i)) <= most * 0x1p-7f))
+            return nb_fail(err, NB_INTERNAL,
+                           "bench ops: %s gives %g where the scalar reference gives %g; no speed is reported", name,
+                           (double)number(got, buffer, i), (double)number(want, buffer, i));
+    return NB_OK;
 }
 
 /* Every buffer of the two, within a step of BF16 at its largest number. */
 static nb_status compare(const char *name, problem *got, problem *want, nb_error *err) {
-    for (int b = 0; b < ACTS + 2 + REALS; b++) {
-        int64_t n = (int64_t)got->bytes[b] / (is_bf16(b) ? 2 : 4);
-        float most = 0;
-        for (int64_t i = 0; i < n; i++)
-            most = fmaxf(most, fabsf(number(want, b, i)));
-        for (int64_t i = 0; i < n; i++)
-            if (!(fabsf(number(got, b, i) - number(want, b, i)) <= most * 0x1p-7f))
-                return nb_fail(err, NB_INTERNAL,
-                               "bench ops: %s gives %g where the scalar reference gives %g; no speed is reported", name,
-                               (double)number(got, b, i), (double)number(want, b, i));
+    nb_status status = NB_OK;
+    for (int b = 0; b < ACTS + 2 + REALS && status == NB_OK; b++) {
+        char *host = malloc(2 * got->bytes[b]);
+        if (!host)
+            return nb_fail(err, NB_NO_MEMORY, "bench ops: no memory for the check");
+        got->be->ops->download(got->be, host, *buffer_of(got, b), got->bytes[b]);
+        want->be->ops->download(want->be, host + got->bytes[b], *buffer_of(want, b), got->bytes[b]);
+        status = compare_numbers(name, b, host, host + got->bytes[b], numbers_of(got, b), err);
+        free(host);
     }
-    return NB_OK;
+    return status;
 }
 
 static nb_status check(const ops_options *o, const nb_backend_options *cpu, nb_error *err) {
@@ -276,9 +308,11 @@ static nb_status check(const ops_options *o, const nb_backend_options *cpu, nb_e
     row rows[MOST_ROWS];
     int count = status == NB_OK ? list_rows(&fast, rows) : 0;
     for (int i = 0; i < count && status == NB_OK; i++) {
-        fill(&fast);
-        fill(&slow);
-        status = rows[i].run(&fast, err);
+        status = fill(&fast, err);
+        if (status == NB_OK)
+            status = fill(&slow, err);
+        if (status == NB_OK)
+            status = rows[i].run(&fast, err);
         if (status == NB_OK)
             status = rows[i].run(&slow, err);
         if (status == NB_OK)

@@ -80,20 +80,31 @@ static nb_status run_task(void *state, nb_error *err) {
     return t->be->ops->synchronize(t->be, err);
 }
 
-/* The operand as the scalar reference makes it, all of it. */
+/* The operand as the scalar reference makes it, all of it: both in `host`, which has room for the source and twice for
+ * the codes. They are placed alike, with padding zeroed. */
+static nb_status compare(task *t, char *host, size_t source, size_t codes, nb_error *err) {
+    nb_mat src = t->src;
+    src.data = host;
+    t->be->ops->download(t->be, host, t->src.data, (size_t)(src.rows * src.cols) * nb_dtype_size(src.dtype));
+    nb_qtensor want = nb_qtensor_place(&t->out.quantizer, t->out.rows, t->out.cols, host + source);
+    NB_TRY(ni_ref_quantize(NULL, &want, &src, t->kind->transpose, &noise, NULL, err));
+    NB_TRY(run_task(t, err));
+    t->be->ops->download(t->be, host + source + codes, t->out.codes, codes);
+    if (memcmp(host + source, host + source + codes, codes) == 0)
+        return NB_OK;
+    return nb_fail(err, NB_INTERNAL, "bench quantize: %s differs from the scalar reference; no speed is reported",
+                   t->kind->name);
+}
+
 static nb_status check_task(task *t, nb_error *err) {
-    nb_qtensor_size n = nb_qtensor_bytes(&t->out.quantizer, t->out.rows, t->out.cols);
-    void *memory = t->be->ops->alloc(t->be, n.total, "codes");
-    if (!memory)
+    const size_t codes = nb_qtensor_bytes(&t->out.quantizer, t->out.rows, t->out.cols).total;
+    const size_t numbers = (size_t)(t->src.rows * t->src.cols) * nb_dtype_size(t->src.dtype);
+    const size_t source = (numbers + 63) / 64 * 64;
+    char *host = calloc(1, source + 2 * codes);
+    if (!host)
         return nb_fail(err, NB_NO_MEMORY, "bench quantize: no memory for the check");
-    nb_qtensor want = nb_qtensor_place(&t->out.quantizer, t->out.rows, t->out.cols, memory);
-    nb_status status = ni_ref_quantize(NULL, &want, &t->src, t->kind->transpose, &noise, NULL, err);
-    if (status == NB_OK)
-        status = run_task(t, err);
-    if (status == NB_OK && memcmp(want.codes, t->out.codes, n.total) != 0) /* placed alike, padding zeroed by alloc */
-        status = nb_fail(err, NB_INTERNAL, "bench quantize: %s differs from the scalar reference; no speed is reported",
-                         t->kind->name);
-    t->be->ops->release(t->be, memory);
+    nb_status status = compare(t, host, source, codes, err);
+    free(host);
     return status;
 }
 
@@ -168,11 +179,16 @@ static nb_status make_sources(nb_backend *be, int64_t rows, int64_t cols, contes
     if (!x || !half || !c->copy.to)
         return nb_fail(err, NB_NO_MEMORY, "bench quantize: no memory for %lld x %lld numbers", (long long)rows,
                        (long long)cols);
-    for (size_t i = 0; i < n; i++) { /* a spread of magnitudes, as activations have */
+    float *host = malloc(n * sizeof *host);
+    for (size_t i = 0; host && i < n; i++) { /* a spread of magnitudes, as activations have */
         ni_philox_words w = ni_philox(1, 0, (uint32_t)i, (uint32_t)(i >> 32), 0, 0);
         float u = (float)(int32_t)w.w[0] * 0x1p-31f;
-        x[i] = u * u * u;
+        host[i] = u * u * u;
     }
+    if (!host)
+        return nb_fail(err, NB_NO_MEMORY, "bench quantize: no memory for numbers");
+    be->ops->upload(be, x, host, n * sizeof *host);
+    free(host);
     be->ops->cast(be, half, NB_BF16, x, NB_F32, rows * cols);
     return NB_OK;
 }

@@ -50,6 +50,16 @@ nb_status ni_operand_show(const ni_linear_call *call, const ni_showing *showing,
     return NB_OK;
 }
 
+nb_status ni_show_plain_weight(const ni_linear_call *call, ni_linear *layer, nb_role role, nb_error *err) {
+    bool *shown = &layer->own[role].shown;
+    if (!call->pass->lens || *shown || call->pass->micro_batch > 0)
+        return NB_OK;
+    *shown = true;
+    nb_mat master = ni_master_of(call->be, layer);
+    const ni_showing showing = {.name = &layer->names[role], .source = &master, .transposed = role == NB_DGRAD_W};
+    return ni_operand_show(call, &showing, err);
+}
+
 nb_noise ni_noise_of(const nb_pass *pass, const ni_operand_name *name) {
     return (nb_noise){.seed = pass->rounding_seed, .tensor = name->tensor, .signs = name->signs, .clock = pass->clock};
 }

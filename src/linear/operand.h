@@ -18,7 +18,9 @@
 
 typedef enum ni_gemm { NI_GEMM_FPROP, NI_GEMM_DGRAD, NI_GEMM_WGRAD, NI_GEMM_COUNT } ni_gemm;
 const char *ni_gemm_name(ni_gemm gemm); /* "fprop", ... */
-ni_gemm ni_role_gemm(nb_role role);
+static inline ni_gemm ni_role_gemm(nb_role role) {
+    return role <= NB_FPROP_W ? NI_GEMM_FPROP : role <= NB_DGRAD_W ? NI_GEMM_DGRAD : NI_GEMM_WGRAD;
+}
 
 struct ni_linear;
 struct ni_linear_call;

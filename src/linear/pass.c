@@ -18,10 +18,6 @@ const char *ni_gemm_name(ni_gemm gemm) {
     return names[gemm];
 }
 
-ni_gemm ni_role_gemm(nb_role role) {
-    return role <= NB_FPROP_W ? NI_GEMM_FPROP : role <= NB_DGRAD_W ? NI_GEMM_DGRAD : NI_GEMM_WGRAD;
-}
-
 nb_status ni_add_term(ni_terms *terms, const ni_term *term, nb_error *err) {
     if (terms->count == NI_MOST_TERMS)
         return nb_fail(err, NB_INTERNAL, "a product of more than %d terms", NI_MOST_TERMS);

@@ -60,16 +60,6 @@ nb_status ni_weight_numbers(const ni_linear_call *call, ni_linear *layer, bool u
     return NB_OK;
 }
 
-nb_status ni_show_plain_weight(const ni_linear_call *call, ni_linear *layer, nb_role role, nb_error *err) {
-    bool *shown = &layer->own[role].shown;
-    if (!call->pass->lens || *shown || call->pass->micro_batch > 0)
-        return NB_OK;
-    *shown = true;
-    nb_mat master = ni_master_of(call->be, layer);
-    const ni_showing showing = {.name = &layer->names[role], .source = &master, .transposed = role == NB_DGRAD_W};
-    return ni_operand_show(call, &showing, err);
-}
-
 /* ---- for mechanisms that watch weights ---- */
 
 static nb_operand coded_weight(const ni_linear *layer) {

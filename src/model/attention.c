@@ -230,5 +230,5 @@ static size_t keep(void *layer, nb_backend *be, int64_t rows, void *memory) {
     return 2 * bytes;
 }
 
-const ni_layer_kind ni_attention_kind = {create,  declare,  build, place,  wants_amax,
-                                         forward, backward, flops, census, keep};
+const ni_layer_kind ni_attention_kind = {create,   declare, build,  place, wants_amax, forward,
+                                         backward, flops,   census, keep,  NULL};

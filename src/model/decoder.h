@@ -91,6 +91,8 @@ typedef struct ni_layer_kind {
     void (*census)(const void *layer, const struct nb_model *model, nb_census_row *row);
     /* Bytes that `rows` tokens leave behind for those after them; takes `memory` for it unless NULL. NULL: nothing. */
     size_t (*keep)(void *layer, nb_backend *be, int64_t rows, void *memory);
+    /* The parameters of a projection that gates and of the one that it gates; NULL: the layer has no such pair. */
+    void (*gated)(const void *layer, int32_t *gate, int32_t *up);
 } ni_layer_kind;
 
 extern const ni_layer_kind ni_attention_kind, ni_mlp_kind, ni_gla_kind;

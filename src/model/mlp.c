@@ -85,4 +85,11 @@ static double flops(const void *layer, int64_t seq) {
     return 0; /* its linear layers are counted by themselves */
 }
 
-const ni_layer_kind ni_mlp_kind = {create, declare, build, place, wants_amax, forward, backward, flops, NULL, NULL};
+static void gated(const void *layer, int32_t *gate, int32_t *up) {
+    const ni_mlp *mlp = layer;
+    *gate = mlp->gate_param;
+    *up = mlp->up_param;
+}
+
+const ni_layer_kind ni_mlp_kind = {create,   declare, build, place, wants_amax, forward,
+                                   backward, flops,   NULL,  NULL,  gated};

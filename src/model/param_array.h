@@ -53,6 +53,14 @@ ni_param_array *ni_model_gradients(nb_model *model);
 /* Masters, of any type. ni_model_param_open gives one in real, in place or decoded until the next is opened; what is
  * written there counts once it is closed. */
 ni_scaled ni_model_master(const nb_model *model, int32_t index);
+
+/* Two weights of one shape, of which the one's output gates the other's (SwiGLU). */
+typedef struct ni_gated_pair {
+    char module[NB_NAME_SIZE]; /* that they belong to: "layers.3.mlp" */
+    int32_t gate, up;          /* parameters */
+} ni_gated_pair;
+/* The pairs of block `block`, at most `most`; returns how many there are. */
+int32_t ni_model_gated_pairs(const nb_model *model, int32_t block, ni_gated_pair *pairs, int32_t most);
 void *ni_model_param_open(nb_model *model, int32_t index);
 void ni_model_param_close(nb_model *model, int32_t index);
 

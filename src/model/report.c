@@ -3,6 +3,7 @@
 #include "model/decoder.h"
 
 #include <stdio.h>
+#include <string.h>
 
 /* ---- FLOPs ---- */
 
@@ -16,6 +17,35 @@ double nb_model_flops_per_token(const nb_model *model, int64_t seq) {
     for (int32_t i = 0; i < 2 * model->config.layers; i++)
         flops += model->branches[i].kind->flops(model->branches[i].layer, seq);
     return flops;
+}
+
+/* ---- pairs ---- */
+
+/* "model.layers.3.mlp.gate_proj.weight" belongs to "layers.3.mlp". */
+static void name_module(char *to, size_t size, const char *parameter) {
+    const char *begin = strncmp(parameter, "model.", 6) == 0 ? parameter + 6 : parameter;
+    snprintf(to, size, "%s", begin);
+    for (int i = 0; i < 2; i++) {
+        char *dot = strrchr(to, '.');
+        if (dot)
+            *dot = '\0';
+    }
+}
+
+int32_t ni_model_gated_pairs(const nb_model *model, int32_t block, ni_gated_pair *pairs, int32_t most) {
+    int32_t count = 0;
+    for (int32_t i = 2 * block; i < 2 * block + 2; i++) {
+        const ni_branch *branch = &model->branches[i];
+        if (!branch->kind->gated)
+            continue;
+        if (count < most) {
+            ni_gated_pair *pair = &pairs[count];
+            branch->kind->gated(branch->layer, &pair->gate, &pair->up);
+            name_module(pair->module, sizeof pair->module, nb_model_param(model, pair->gate)->name);
+        }
+        count++;
+    }
+    return count;
 }
 
 /* ---- memory ---- */

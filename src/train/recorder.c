@@ -166,14 +166,6 @@ const nb_lens *ni_recorder_lens(ni_recorder *r, int64_t step) {
     return r->lens;
 }
 
-/* -1 if there is none. */
-static int32_t find_weight(const nb_model *model, const char *name) {
-    for (int32_t i = nb_model_param_count(model); i-- > 0;)
-        if (strcmp(nb_model_param(model, i)->name, name) == 0)
-            return i;
-    return -1;
-}
-
 /* A master in real: where it is, or decoded into memory that the caller releases. data is NULL if there is none. */
 static nb_mat open_weight(nb_backend *be, const nb_model *model, int32_t index, void **memory) {
     const nb_param *p = nb_model_param(model, index);
@@ -189,25 +181,24 @@ static nb_mat open_weight(nb_backend *be, const nb_model *model, int32_t index, 
     return out;
 }
 
-/* How far the gate and up projections of each MLP point the same way (docs/lens.md). */
+static void observe_pair(ni_recorder *r, const nb_model *model, nb_backend *be, const ni_gated_pair *pair) {
+    void *memory[2];
+    nb_mat gate = open_weight(be, model, pair->gate, &memory[0]), up = open_weight(be, model, pair->up, &memory[1]);
+    if (gate.data && up.data)
+        ni_observer_alignment(r->observer, pair->module, be, &gate, &up);
+    nb_backend_release(be, memory[0]);
+    nb_backend_release(be, memory[1]);
+}
+
+/* How far what gates and what is gated point the same way in each block (docs/lens.md). */
 static void observe_alignment(ni_recorder *r, nb_model *model) {
-    const nb_model_config *config = nb_model_get_config(model);
+    enum { MOST = 2 };
+    ni_gated_pair pairs[MOST];
     nb_backend *be = ni_model_gradients(model)->be;
-    for (int32_t layer = 0; layer < config->layers; layer++) {
-        char name[NB_NAME_SIZE], module[NB_NAME_SIZE];
-        snprintf(module, sizeof module, "layers.%d.mlp", layer);
-        snprintf(name, sizeof name, "model.layers.%d.mlp.gate_proj.weight", layer);
-        int32_t gate = find_weight(model, name);
-        snprintf(name, sizeof name, "model.layers.%d.mlp.up_proj.weight", layer);
-        int32_t up = find_weight(model, name);
-        if (gate < 0 || up < 0)
-            continue;
-        void *memory[2];
-        nb_mat a = open_weight(be, model, gate, &memory[0]), b = open_weight(be, model, up, &memory[1]);
-        if (a.data && b.data)
-            ni_observer_alignment(r->observer, module, be, &a, &b);
-        nb_backend_release(be, memory[0]);
-        nb_backend_release(be, memory[1]);
+    for (int32_t block = 0; block < nb_model_get_config(model)->layers; block++) {
+        int32_t count = ni_model_gated_pairs(model, block, pairs, MOST);
+        for (int32_t i = 0; i < count && i < MOST; i++)
+            observe_pair(r, model, be, &pairs[i]);
     }
 }
 

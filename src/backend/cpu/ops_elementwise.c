@@ -7,18 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-const ni_cpu_kernels *ni_cpu_kernels_of(nb_backend *be) {
-#ifdef NI_X86
-    if (ni_cpu_of(be)->isa == NB_ISA_AVX512)
-        return &ni_cpu_kernels_avx512;
-    if (ni_cpu_of(be)->isa == NB_ISA_AVX2)
-        return &ni_cpu_kernels_avx2;
-#else
-    (void)be;
-#endif
-    return &ni_cpu_kernels_portable;
-}
-
 static int threads_for(nb_backend *be, int64_t n) {
     return n > NI_SPAN_SERIAL ? ni_cpu_of(be)->threads : 1;
 }

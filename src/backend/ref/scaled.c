@@ -90,7 +90,7 @@ float ni_scaled_value(const ni_scaled *t, int64_t i) {
     return value(t, ni_scaled_factor(t), i);
 }
 
-void ni_scaled_adamw(const ni_adamw_tensor *tensor, const ni_adamw *step) {
+void ni_scaled_adamw(const ni_adamw_tensor *tensor, const ni_adamw *step, ni_adamw_update *update) {
     enum { PARAM, M, V, KEPT, GRAD = KEPT, ALL };
     const ni_scaled *tensors[ALL] = {&tensor->param, &tensor->m, &tensor->v, &tensor->grad};
     float factor[ALL], encode[KEPT], x[ALL];
@@ -102,7 +102,7 @@ void ni_scaled_adamw(const ni_adamw_tensor *tensor, const ni_adamw *step) {
         for (int64_t i = 0; i < tensor->n; i++) {
             for (int t = 0; t < ALL; t++)
                 x[t] = value(tensors[t], factor[t], i);
-            ni_ref_f32_adamw(NULL, &one, 1, step);
+            update(NULL, &one, 1, step);
             for (int t = 0; t < KEPT; t++) {
                 if (pass == 0)
                     amax[t] = larger(amax[t], x[t]);

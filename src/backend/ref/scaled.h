@@ -17,8 +17,11 @@ static inline bool ni_adamw_is_plain(const ni_adamw_tensor *t, nb_dtype real) {
     return t->param.dtype == real && t->m.dtype == real && t->v.dtype == real && t->grad.dtype == real;
 }
 
-/* AdamW in FP32 on a tensor of which something is narrow. */
-void ni_scaled_adamw(const ni_adamw_tensor *tensor, const ni_adamw *step);
+/* The update of tensors of which nothing is narrow. */
+typedef void ni_adamw_update(nb_backend *be, const ni_adamw_tensor *tensors, int32_t count, const ni_adamw *step);
+
+/* AdamW in FP32 on a tensor of which something is narrow, by the plain update of one number at a time. */
+void ni_scaled_adamw(const ni_adamw_tensor *tensor, const ni_adamw *step, ni_adamw_update *update);
 
 /* Element i, decoded. */
 float ni_scaled_value(const ni_scaled *t, int64_t i);
