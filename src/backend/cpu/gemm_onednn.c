@@ -1,6 +1,7 @@
 /* gemm_onednn.c: one output tile by oneDNN's BF16 matmul.
  *
- * Making a primitive costs about half a millisecond (code generation), so each shape of tile is made once and kept.
+ * Making a primitive costs about half a millisecond (code generation), so each shape of tile is made once and kept,
+ * with memory objects for each thread that a tile's addresses are put into.
  */
 #include "backend/cpu/gemm.h"
 
@@ -10,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_PRIMITIVES = 256 };
+enum { MOST_PRIMITIVES = 256, OPERANDS = 4 };
 
 typedef struct shape {
     int64_t m, n, k, stride_a, stride_b, stride_c;
@@ -21,22 +22,32 @@ typedef struct entry {
     shape shape;
     dnnl_primitive_t primitive;
     dnnl_memory_desc_t a, b, c, scratch;
-    uint64_t used; /* the call that used it last */
+    dnnl_memory_t (*memory)[OPERANDS]; /* [threads] */
+    uint64_t used;                     /* the call that used it last */
 } entry;
 
 struct ni_onednn {
     dnnl_engine_t engine;
     dnnl_stream_t stream;
     entry entries[MOST_PRIMITIVES];
-    int32_t count;
+    int32_t count, threads;
     uint64_t calls;
 };
+
+static void free_entry(const ni_onednn *d, entry *e) {
+    for (int32_t t = 0; e->memory && t < d->threads; t++)
+        for (int i = 0; i < OPERANDS && e->memory[t][i]; i++)
+            dnnl_memory_destroy(e->memory[t][i]);
+    free(e->memory);
+    if (e->primitive)
+        dnnl_primitive_destroy(e->primitive);
+}
 
 void ni_onednn_free(ni_onednn *d) {
     if (!d)
         return;
     for (int32_t i = 0; i < d->count; i++)
-        dnnl_primitive_destroy(d->entries[i].primitive);
+        free_entry(d, &d->entries[i]);
     if (d->stream)
         dnnl_stream_destroy(d->stream);
     if (d->engine)
@@ -48,6 +59,7 @@ static nb_status open_library(nb_backend *be, nb_error *err) {
     ni_onednn *d = calloc(1, sizeof *d);
     if (!d)
         return nb_fail(err, NB_NO_MEMORY, "gemm: no memory for oneDNN");
+    d->threads = ni_cpu_of(be)->threads;
     if (dnnl_engine_create(&d->engine, dnnl_cpu, 0) != dnnl_success ||
         dnnl_stream_create(&d->stream, d->engine, dnnl_stream_default_flags) != dnnl_success) {
         ni_onednn_free(d);
@@ -131,6 +143,15 @@ static bool make_primitive(ni_onednn *d, entry *e) {
     return good;
 }
 
+static bool make_memory(const ni_onednn *d, entry *e) {
+    const dnnl_memory_desc_t *descs[OPERANDS] = {&e->a, &e->b, &e->c, &e->scratch};
+    bool good = (e->memory = calloc((size_t)d->threads, sizeof *e->memory)) != NULL;
+    for (int32_t t = 0; good && t < d->threads; t++)
+        for (int i = 0; good && i < OPERANDS; i++)
+            good = dnnl_memory_create(&e->memory[t][i], descs[i], d->engine, DNNL_MEMORY_NONE) == dnnl_success;
+    return good;
+}
+
 /* A place for a new primitive: a free one, or that of the one longest unused. */
 static entry *make_room(ni_onednn *d) {
     if (d->count < MOST_PRIMITIVES)
@@ -139,7 +160,7 @@ static entry *make_room(ni_onednn *d) {
     for (int32_t i = 1; i < d->count; i++)
         if (d->entries[i].used < oldest->used)
             oldest = &d->entries[i];
-    dnnl_primitive_destroy(oldest->primitive);
+    free_entry(d, oldest);
     return oldest;
 }
 
@@ -156,8 +177,10 @@ static nb_status prepare(nb_backend *be, const ni_gemm_tile *t, size_t *scratch,
 #pragma omp parallel num_threads(1)
         {
             omp_set_num_threads(1);
-            good = make_primitive(d, &made);
+            good = make_primitive(d, &made) && make_memory(d, &made);
         }
+        if (!good)
+            free_entry(d, &made);
         if (!good)
             return nb_fail(err, NB_INTERNAL, "gemm: oneDNN makes no BF16 product of [%lld, %lld] and [%lld, %lld]",
                            (long long)s.m, (long long)s.k, (long long)s.k, (long long)s.n);
@@ -175,19 +198,15 @@ static bool run(nb_backend *be, const ni_gemm_tile *t, void *scratch) {
     entry *e = find(d, &s);
     if (!e)
         return false;
-    const int names[4] = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST, DNNL_ARG_SCRATCHPAD};
-    const dnnl_memory_desc_t *descs[4] = {&e->a, &e->b, &e->c, &e->scratch};
-    void *data[4] = {t->a.data, t->b.data, t->c.data, scratch};
-    dnnl_exec_arg_t args[4];
-    int made = 0;
-    while (made < 4 && dnnl_memory_create(&args[made].memory, descs[made], d->engine, data[made]) == dnnl_success) {
-        args[made].arg = names[made];
-        made++;
+    const int names[OPERANDS] = {DNNL_ARG_SRC, DNNL_ARG_WEIGHTS, DNNL_ARG_DST, DNNL_ARG_SCRATCHPAD};
+    void *data[OPERANDS] = {t->a.data, t->b.data, t->c.data, scratch};
+    dnnl_exec_arg_t args[OPERANDS];
+    bool good = true;
+    for (int i = 0; i < OPERANDS; i++) {
+        args[i] = (dnnl_exec_arg_t){names[i], e->memory[omp_get_thread_num()][i]};
+        good = good && dnnl_memory_set_data_handle(args[i].memory, data[i]) == dnnl_success;
     }
-    bool good = made == 4 && dnnl_primitive_execute(e->primitive, d->stream, 4, args) == dnnl_success;
-    while (made > 0)
-        dnnl_memory_destroy(args[--made].memory);
-    return good;
+    return good && dnnl_primitive_execute(e->primitive, d->stream, OPERANDS, args) == dnnl_success;
 }
 
 /* ---- is it the one to take? ---- */
