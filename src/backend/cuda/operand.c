@@ -175,10 +175,12 @@ static nb_status quantize(nb_backend *be, const ni_source *source, const ni_cuda
                           .value_stride = out->cols,
                           .noise = noise};
     int code = ni_cuda_load_source(stream_of(be), r.x, from, making->transpose);
+    ni_cuda_mark(be, "make_operands: load");
     if (!code)
         code = ni_cuda_rotate(stream_of(be), r.x, rows, cols, q, &noise);
     if (!code)
         code = find_amax(be, source, making, q, &r, rows * cols, &e.amax);
+    ni_cuda_mark(be, "make_operands: rotate and amax");
     if (!code)
         code = ni_cuda_encode(stream_of(be), &e);
     out->outer = codes.tensor_scale;
