@@ -70,7 +70,12 @@ void *ni_cuda_scratch(nb_backend *be, size_t bytes, const char *what);
 
 /* ---- operand.c ---- */
 
-/* The BF16 values [rows, cols] of an operand that has codes. */
+/* nb_operand.form */
+enum {
+    NI_CUDA_ACROSS = 1, /* its values lie as [cols, rows] */
+    NI_CUDA_UNCODED = 2 /* values alone: it is only multiplied */
+};
+/* The BF16 values of an operand that has codes. */
 uint16_t *ni_cuda_values_of(const nb_operand *o);
 /* Makes them anew from the codes. */
 nb_status ni_cuda_fill_values(nb_backend *be, const nb_operand *o, nb_error *err);

@@ -135,6 +135,7 @@ __attribute__((visibility("default"))) nb_status ni_cuda_library_open(int device
     }
     fill(&object->ops);
     object->backend.logit_elements = NI_LOGITS_GPU;
+    object->backend.wants_amax = true;
     object->backend.profiler = &ni_cuda_profiler;
     *out = &object->backend;
     return NB_OK;
