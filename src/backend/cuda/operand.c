@@ -6,6 +6,7 @@
  * What does not vary along the contraction (the scale of the tensor, of a row) stays outside of the sum. Against plain
  * numbers an operand is decoded whole and rounded to BF16, as on the CPU.
  */
+#include "backend/cuda/coded.h"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/quantize.h"
 #include "backend/cuda/rows.h"
@@ -273,6 +274,13 @@ static bool knows_amax(nb_backend *be, const ni_source *source, const ni_making 
     return true;
 }
 
+/* By whoever decodes, by the lens, or by units that multiply codes. */
+static bool are_codes_read(nb_backend *be, const ni_making *making) {
+    const nb_operand *out = making->out;
+    return making->shown || out->reread ||
+           ni_cuda_units_of(ni_cuda_of(be), &out->quantizer, &out->other) != NI_CUDA_BF16;
+}
+
 /* Of up to two copies, one a way. */
 static nb_status make_tiles(nb_backend *be, const ni_source *source, const ni_making *row, const ni_making *column,
                             nb_error *err) {
@@ -284,7 +292,7 @@ static nb_status make_tiles(nb_backend *be, const ni_source *source, const ni_ma
     for (int i = 0; i < 2; i++) {
         if (!makings[i])
             continue;
-        copies[i] = tile_copy(makings[i], makings[i]->shown || makings[i]->out->reread);
+        copies[i] = tile_copy(makings[i], are_codes_read(be, makings[i]));
         if (knows_amax(be, source, makings[i], &copies[i]))
             continue;
         if (copies[i].quantizer.hadamard_size == 0 && plain) { /* the row copy's is this one's */
@@ -389,8 +397,9 @@ nb_status ni_cuda_turn(nb_backend *be, nb_operand *out, const nb_operand *from, 
     NB_TRY(check_coded(from, "turn", err));
     ni_cuda_copy(be, out->memory, from->memory, sizeof(ni_operand_head));
     out->form = 0;
+    const bool by_codes = ni_cuda_units_of(ni_cuda_of(be), &out->quantizer, &out->other) != NI_CUDA_BF16;
     if (has_same_values(out, from)) { /* they lie as they are, and are read the other way */
-        out->form = NI_CUDA_ACROSS | (out->reread ? 0 : NI_CUDA_UNCODED);
+        out->form = NI_CUDA_ACROSS | (out->reread || by_codes ? 0 : NI_CUDA_UNCODED);
         out->outer = to.tensor_scale;
         ni_cuda_copy(be, to.tensor_scale, source.tensor_scale, to.tensor_scale ? sizeof(float) : 0);
         ni_cuda_copy(be, ni_cuda_values_of(out), ni_cuda_values_of(from),
