@@ -28,6 +28,7 @@ typedef struct nb_operand {
     void *memory;   /* operand_bytes() bytes, 64-byte aligned, in the backend's own layout; NULL for plain numbers */
     nb_mat numbers; /* plain numbers, act: where they are; [cols, rows] if transposed */
     bool transposed;
+    int32_t form; /* set by the backend when it fills the memory: how it lies, in the backend's own words */
     const float *factor; /* [1] backend memory: plain numbers times this; NULL: 1. Stays outside of the sum. */
     const float *outer;  /* set by the backend: [1] decode scale of the whole tensor; NULL where the format has none */
 } nb_operand;
@@ -49,6 +50,7 @@ typedef struct ni_making {
     nb_operand *out;
     const nb_quantizer *quantizer; /* of these columns: out->quantizer but for the height of its blocks; NULL: that */
     bool transpose;                /* row r of the operand is column r of the source */
+    bool shown;                    /* the lens will ask for its codes, even where nobody rereads them */
     int64_t at;                    /* first column of `out` that is written: pieces of one operand stand side by side */
     const nb_operand *under;       /* under the outer scale of this operand, which may be `out` with its piece at 0 made
                                       already; NULL: under one of its own */

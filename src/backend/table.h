@@ -28,6 +28,20 @@ nb_status ni_backend_paper(const nb_backend_options *options, bool hopper, nb_ba
  * The number decides the order of sums, so it does not depend on how much memory a card has. */
 enum { NI_LOGITS_CPU = 1 << 24, NI_LOGITS_GPU = 1 << 28 };
 
+/* Where the time of a machine goes that works by itself while the program goes on: what it did between two marks is
+ * the later one's. */
+typedef struct ni_profile_line {
+    const char *what; /* the backend's, until it is freed */
+    double ms;
+    int64_t calls;
+} ni_profile_line;
+
+typedef struct ni_profiler {
+    nb_status (*start)(nb_backend *be, nb_error *err);
+    /* Waits; at most `room` lines, the longest first. *count is how many there are. */
+    nb_status (*stop)(nb_backend *be, ni_profile_line *lines, int32_t room, int32_t *count, nb_error *err);
+} ni_profiler;
+
 struct nb_backend {
     const ni_backend_ops *ops;
     const char *name; /* "cpu", "ref64", "paper" */
@@ -35,7 +49,8 @@ struct nb_backend {
     int64_t logit_elements; /* NI_LOGITS_CPU, NI_LOGITS_GPU */
     bool wants_amax;        /* producers fill amaxes for less than its quantizers take to find them */
     bool any_first_key;     /* attention takes doc_start that fall along a sequence: a row may look at itself alone */
-    void *state;            /* of the implementation */
+    const ni_profiler *profiler; /* NULL: it cannot say */
+    void *state;                 /* of the implementation */
 };
 
 /* A tensor of AdamW with nothing narrow, and nothing to leave behind. */

@@ -1,5 +1,6 @@
 /* bench_train.c: `nibble bench train`: the training step of one run file under several recipes, in turns: what a recipe
  * costs. */
+#include "backend/table.h"
 #include "cli/bench.h"
 #include "cli/training.h"
 #include "nibble/train.h"
@@ -15,7 +16,7 @@ typedef struct train_options {
     ni_texts set;
     const char *recipes;
     double seconds;
-    bool processor_time;
+    bool processor_time, profile;
 } train_options;
 
 static const ni_option options[] = {
@@ -25,11 +26,14 @@ static const ni_option options[] = {
     {"seconds", 0, NI_OPTION_FLOAT, offsetof(train_options, seconds), "S", "for each recipe (default 10)"},
     {"processor-time", 0, NI_OPTION_FLAG, offsetof(train_options, processor_time), NULL,
      "of one thread instead of the clock's: for machines that do other things besides"},
+    {"profile", 0, NI_OPTION_FLAG, offsetof(train_options, profile), NULL,
+     "one more step each, and where its time goes by operation (backend: cuda)"},
     {0},
 };
 
 static const ni_command_line line = {
-    .usage = "RUN.yaml --recipes A,B,... [--set KEY=VALUE]... [--seconds S] [--processor-time]",
+    .usage = "RUN.yaml --recipes A,B,... [--set KEY=VALUE]... [--seconds S] [--processor-time] "
+             "[--profile]",
     .about =
         "Times whole training steps (data, forward, backward, optimizer) under each recipe, in turns: at least five "
         "steps\n"
@@ -91,6 +95,31 @@ static void print_arms(const arm *arms, const ni_contender *list, int32_t count,
                list[i].best / list[0].best);
 }
 
+/* The operations of one step, the longest first; those below a two-hundredth of it in one line. */
+static nb_status print_profile(arm *a, nb_error *err) {
+    enum { ROOM = 512 };
+    ni_profile_line lines[ROOM];
+    int32_t count = 0;
+    double all = 0, rest = 0;
+    if (!a->be->profiler)
+        return nb_fail(err, NB_UNSUPPORTED, "--profile: backend %s cannot say; expected backend: cuda", a->be->name);
+    NB_TRY(a->be->profiler->start(a->be, err));
+    NB_TRY(take_step(a, err));
+    NB_TRY(a->be->profiler->stop(a->be, lines, ROOM, &count, err));
+    count = count < ROOM ? count : ROOM;
+    for (int32_t i = 0; i < count; i++)
+        all += lines[i].ms;
+    printf("\n%s: %.2f ms\n%-52s %8s %8s %10s\n", a->recipe, all, "operation", "ms", "share", "calls");
+    for (int32_t i = 0; i < count; i++)
+        if (lines[i].ms >= 0.005 * all)
+            printf("%-52s %8.3f %7.1f%% %10lld\n", lines[i].what, lines[i].ms, 100 * lines[i].ms / all,
+                   (long long)lines[i].calls);
+        else
+            rest += lines[i].ms;
+    printf("%-52s %8.3f %7.1f%%\n", "all others", rest, 100 * rest / all);
+    return NB_OK;
+}
+
 static nb_status measure(const train_options *o, const nb_run_config *config, arm *arms, int32_t count, nb_error *err) {
     ni_contender list[MOST_RECIPES];
     char processor[128];
@@ -103,6 +132,8 @@ static nb_status measure(const train_options *o, const nb_run_config *config, ar
     printf("%s; %s, %lld tokens a step, %s\n\n", ni_bench_processor(processor, sizeof processor), config->model,
            (long long)tokens, o->processor_time ? "processor time of one thread" : "time on the clock");
     print_arms(arms, list, count, tokens);
+    for (int32_t i = 0; i < count && o->profile; i++)
+        NB_TRY(print_profile(&arms[i], err));
     return NB_OK;
 }
 

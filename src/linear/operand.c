@@ -175,8 +175,11 @@ typedef struct request {
 
 static ni_making making_of(const ni_linear_call *call, request *r, bool transpose) {
     r->noise = ni_noise_of(call->pass, &r->o->name);
-    return (ni_making){
-        .out = &r->o->operand, .transpose = transpose, .noise = &r->noise, .stats = ni_counted(call->pass, &r->stats)};
+    return (ni_making){.out = &r->o->operand,
+                       .transpose = transpose,
+                       .noise = &r->noise,
+                       .stats = ni_counted(call->pass, &r->stats),
+                       .shown = ni_lens_looks(call)};
 }
 
 /* The lens asks what a layer is given: X as it came, whatever a mechanism made of it first. */

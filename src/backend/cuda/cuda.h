@@ -14,6 +14,7 @@
 #include <cuda_runtime_api.h>
 
 struct ni_cuda_plans;
+struct ni_cuda_profile;
 
 typedef struct ni_cuda {
     int device;
@@ -29,6 +30,7 @@ typedef struct ni_cuda {
     struct ni_cuda_plans *plans;
     ni_permits permits;
     char attention[64];     /* name of what attention_kernel was last asked about: one for all blocks of a model */
+    struct ni_cuda_profile *profile; /* NULL unless it is being taken */
     nb_status fault_status; /* of the first thing that went wrong; NB_OK once it was told, unless `broken` */
     nb_error fault;
     bool broken; /* nothing works on the GPU any more */
@@ -55,13 +57,25 @@ void ni_cuda_keep(nb_backend *be, const nb_error *err);
 /* The same as ni_cuda_good for operations that return a status. */
 nb_status ni_cuda_status(nb_backend *be, int code, const char *what, nb_error *err);
 
+/* ---- profile.c ---- */
+
+extern const ni_profiler ni_cuda_profiler;
+/* What ran since the last mark was `what`, a text that lives as long as the backend. Nothing where nobody takes one. */
+void ni_cuda_mark(nb_backend *be, const char *what);
+void ni_cuda_profile_free(struct ni_cuda_profile *profile);
+
 /* Scratch memory of one operation: `bytes`, 256-byte aligned, not cleared, good until the next call. NULL keeps a fault
  * that says what it was for. */
 void *ni_cuda_scratch(nb_backend *be, size_t bytes, const char *what);
 
 /* ---- operand.c ---- */
 
-/* The BF16 values [rows, cols] of an operand that has codes. */
+/* nb_operand.form */
+enum {
+    NI_CUDA_ACROSS = 1, /* its values lie as [cols, rows] */
+    NI_CUDA_UNCODED = 2 /* values alone: it is only multiplied */
+};
+/* The BF16 values of an operand that has codes. */
 uint16_t *ni_cuda_values_of(const nb_operand *o);
 /* Makes them anew from the codes. */
 nb_status ni_cuda_fill_values(nb_backend *be, const nb_operand *o, nb_error *err);

@@ -264,10 +264,24 @@ static __global__ void amax_of(uint32_t *amax, const uint16_t *x, int64_t rows, 
     ni_join_amax(amax, largest);
 }
 
+static __global__ void amax_of_eights(uint32_t *amax, const uint16_t *x, int64_t rows, int64_t eights, int64_t stride) {
+    uint32_t pairs = 0;
+    for (NI_EACH(i, rows *eights)) {
+        const uint4 w = *(const uint4 *)(x + i / eights * stride + i % eights * 8);
+        pairs = __vmaxu2(__vmaxu2(__vmaxu2(__vmaxu2(pairs, w.x & 0x7fff7fffu), w.y & 0x7fff7fffu), w.z & 0x7fff7fffu), w.w & 0x7fff7fffu);
+    }
+    __syncwarp();
+    ni_join_amax(amax, max(pairs & 0xffffu, pairs >> 16) << 16);
+}
+
 int ni_cuda_launch_amax(void *stream, uint32_t *amax, const void *x, int64_t rows, int64_t cols, int64_t stride) {
     cudaStream_t on = (cudaStream_t)stream;
+    const bool dense = stride == cols;
     cudaMemsetAsync(amax, 0, sizeof *amax, on);
-    if (rows * cols > 0)
+    if (rows * cols > 0 && cols % 8 == 0 && stride % 8 == 0 && ni_aligned(x))
+        amax_of_eights<<<ni_grid(ni_divide_up(rows * cols / 8, 4 * NI_THREADS)), NI_THREADS, 0, on>>>(
+            amax, (const uint16_t *)x, dense ? 1 : rows, dense ? rows * cols / 8 : cols / 8, stride);
+    else if (rows * cols > 0)
         amax_of<<<ni_grid(ni_divide_up(rows * cols, NI_THREADS)), NI_THREADS, 0, on>>>(amax, (const uint16_t *)x, rows, cols, stride);
     return cudaGetLastError();
 }

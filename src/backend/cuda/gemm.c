@@ -66,5 +66,6 @@ nb_status ni_cuda_multiply_plain(nb_backend *be, const ni_cuda_product *p, nb_er
         status = cublasLtMatmul(cuda->lt, found->what, alpha, p->b.data, found->b, p->a.data, found->a, beta, p->c.data,
                                 found->c, p->c.data, found->c, &found->algorithm, cuda->workspace,
                                 cuda->workspace_bytes, cuda->stream);
+    ni_cuda_mark(be, found->name);
     return status ? ni_cuda_library_failed(status, &s, err) : NB_OK;
 }

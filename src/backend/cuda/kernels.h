@@ -95,7 +95,7 @@ enum { NI_CUDA_SUM_BLOCKS = 512 };
 /* partial [NI_CUDA_SUM_BLOCKS] doubles of scratch */
 int ni_cuda_launch_sum(void *stream, double *out, const float *x, int64_t n, bool squares, double *partial);
 int ni_cuda_launch_scaled_sum_squares(void *stream, double *out, const ni_scaled *x, int64_t n, double *partial);
-int ni_cuda_launch_adamw(void *stream, const ni_adamw_tensor *t, const ni_adamw *step,
+int ni_cuda_launch_adamw(void *stream, const ni_adamw_tensor *tensors, int32_t count, const ni_adamw *step,
                          uint32_t *amaxes /* [3] scratch */);
 int ni_cuda_launch_scaled_encode(void *stream, const ni_scaled *to, const float *from, int64_t n, uint32_t *amax);
 int ni_cuda_launch_scaled_decode(void *stream, float *to, const ni_scaled *from, int64_t n);

@@ -51,8 +51,10 @@ static nb_status describe(const ni_cuda *cuda, int code, const char *what, nb_er
 
 bool ni_cuda_good(nb_backend *be, int code, const char *what) {
     ni_cuda *cuda = ni_cuda_of(be);
-    if (code == cudaSuccess)
+    if (code == cudaSuccess) {
+        ni_cuda_mark(be, what);
         return true;
+    }
     if (cuda->fault_status == NB_OK) { /* the first one: others follow from it */
         cuda->broken = is_broken(cuda, code);
         cuda->fault_status = describe(cuda, code, what, &cuda->fault);

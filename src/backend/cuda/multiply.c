@@ -73,13 +73,19 @@ static nb_status side_of(nb_backend *be, room *scratch, const nb_operand *o, con
     if (ni_is_plain(o))
         return NB_OK;
     const nb_qtensor codes = ni_codes_of(o);
-    *out = (side){.numbers = nb_mat_of(ni_cuda_values_of(o), NB_BF16, o->rows, o->cols)};
+    const bool across = o->form & NI_CUDA_ACROSS;
+    *out = (side){.numbers = across ? nb_mat_of(ni_cuda_values_of(o), NB_BF16, o->cols, o->rows)
+                                    : nb_mat_of(ni_cuda_values_of(o), NB_BF16, o->rows, o->cols),
+                  .transposed = across};
     if (!whole)
         out->outer = has_row_scales(&o->quantizer) ? (ni_cuda_outer){codes.outer_scales, 1}
                                                    : (ni_cuda_outer){codes.tensor_scale, 0};
     if (whole == nb_quantizer_is_bf16(&o->other))
         return NB_OK;
-    out->numbers.data = take(scratch, decoded_bytes(o)); /* it was made for another product */
+    if (o->form & NI_CUDA_UNCODED)
+        return nb_fail(err, NB_INTERNAL, "cuda: multiply reads an operand that was made for another product");
+    out->transposed = false;
+    out->numbers = nb_mat_of(take(scratch, decoded_bytes(o)), NB_BF16, o->rows, o->cols); /* made for another product */
     if (!out->numbers.data)
         return nb_fail(err, NB_INTERNAL, "cuda: multiply took more scratch than it asked for");
     return ni_cuda_status(be, ni_cuda_launch_decode(stream_of(be), &out->numbers, &codes, false, NULL, whole),
@@ -143,6 +149,8 @@ static nb_status add_sparse(nb_backend *be, room scratch, const nb_mat *c, const
     nb_mat w = nb_mat_of(take(&scratch, (size_t)(t->b->rows * t->b->cols) * sizeof(uint16_t)), NB_BF16, t->b->cols,
                          t->b->rows);
     const nb_qtensor codes = ni_codes_of(t->b);
+    if (t->b->form & NI_CUDA_UNCODED)
+        return nb_fail(err, NB_INTERNAL, "cuda: a sparse product reads codes that were not kept");
     if (!w.data)
         return nb_fail(err, NB_INTERNAL, "cuda: multiply took more scratch than it asked for");
     int code = ni_cuda_launch_decode(stream_of(be), &w, &codes, true, NULL, true);

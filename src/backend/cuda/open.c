@@ -14,6 +14,7 @@ enum { OLDEST = 80, WORKSPACE = 32 << 20, FIRST_SCRATCH = 16 << 20 };
 static void destroy(nb_backend *be) {
     ni_cuda *cuda = ni_cuda_of(be);
     ni_cuda_plans_free(cuda->plans);
+    ni_cuda_profile_free(cuda->profile);
     if (cuda->lt)
         cublasLtDestroy(cuda->lt);
     cudaFree(cuda->workspace);
@@ -134,6 +135,8 @@ __attribute__((visibility("default"))) nb_status ni_cuda_library_open(int device
     }
     fill(&object->ops);
     object->backend.logit_elements = NI_LOGITS_GPU;
+    object->backend.wants_amax = true;
+    object->backend.profiler = &ni_cuda_profiler;
     *out = &object->backend;
     return NB_OK;
 }

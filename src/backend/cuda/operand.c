@@ -6,6 +6,7 @@
  * What does not vary along the contraction (the scale of the tensor, of a row) stays outside of the sum. Against plain
  * numbers an operand is decoded whole and rounded to BF16, as on the CPU.
  */
+#include "backend/cuda/coded.h"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/quantize.h"
 #include "backend/cuda/rows.h"
@@ -44,6 +45,13 @@ size_t ni_cuda_operand_bytes(nb_backend *be, const nb_operand *operand) {
     return rounded(ni_canonical_bytes(operand)) + rounded((size_t)(operand->rows * operand->cols) * sizeof(uint16_t));
 }
 
+static nb_status check_coded(const nb_operand *o, const char *what, nb_error *err) {
+    if (!o || !(o->form & NI_CUDA_UNCODED))
+        return NB_OK;
+    return nb_fail(err, NB_INTERNAL, "cuda: %s of an operand that was made to be multiplied only; expected `reread`",
+                   what);
+}
+
 /* ---- sources ---- */
 
 static nb_status open_source(const ni_source *source, ni_cuda_source *out, nb_error *err) {
@@ -57,6 +65,8 @@ static nb_status open_source(const ni_source *source, ni_cuda_source *out, nb_er
     } else {
         out->codes = ni_codes_of(source->operand);
     }
+    NB_TRY(check_coded(source->numbers ? NULL : source->operand, "make_operands", err));
+    NB_TRY(check_coded(source->minus, "make_operands", err));
     if (source->minus)
         out->minus = ni_codes_of(source->minus);
     if (source->row_scales)
@@ -158,6 +168,7 @@ static nb_status quantize(nb_backend *be, const ni_source *source, const ni_cuda
                           nb_error *err) {
     nb_operand *out = making->out;
     const nb_quantizer *q = ni_making_quantizer(making);
+    out->form = 0;
     const int64_t rows = making->transpose ? from->cols : from->rows,
                   cols = making->transpose ? from->rows : from->cols;
     nb_qtensor codes = ni_codes_of(out);
@@ -175,10 +186,12 @@ static nb_status quantize(nb_backend *be, const ni_source *source, const ni_cuda
                           .value_stride = out->cols,
                           .noise = noise};
     int code = ni_cuda_load_source(stream_of(be), r.x, from, making->transpose);
+    ni_cuda_mark(be, "make_operands: load");
     if (!code)
         code = ni_cuda_rotate(stream_of(be), r.x, rows, cols, q, &noise);
     if (!code)
         code = find_amax(be, source, making, q, &r, rows * cols, &e.amax);
+    ni_cuda_mark(be, "make_operands: rotate and amax");
     if (!code)
         code = ni_cuda_encode(stream_of(be), &e);
     out->outer = codes.tensor_scale;
@@ -187,6 +200,152 @@ static nb_status quantize(nb_backend *be, const ni_source *source, const ni_cuda
     if (making->stats)
         NB_TRY(count_stats(be, making, &codes, &r, err));
     return is_whole_valued(out) ? ni_cuda_fill_values(be, out, err) : NB_OK;
+}
+
+/* ---- making, at once (quantize_tile.cu) ---- */
+
+static bool is_tiled(const nb_quantizer *q) {
+    return q->element == NB_ELEMENT_E2M1 && q->scale_type == NB_SCALE_E4M3 && q->outer <= NB_OUTER_TENSOR &&
+           (q->round == NB_ROUND_EVEN || q->round == NB_ROUND_STOCHASTIC);
+}
+
+static bool is_sixteens(int64_t n) {
+    return n > 0 && n % 16 == 0;
+}
+
+/* Numbers as they lie, in whole tiles. */
+static bool has_tiles(const ni_source *source) {
+    const nb_mat *x = source->numbers;
+    return x && ni_source_is_simple(source) && is_sixteens(x->rows) && is_sixteens(x->cols) && x->stride % 8 == 0 &&
+           (uintptr_t)x->data % 16 == 0;
+}
+
+static bool is_tile_copy(const ni_source *source, const ni_making *making) {
+    const nb_quantizer *q = ni_making_quantizer(making);
+    const nb_operand *out = making->out;
+    if (ni_is_plain(out) || !has_tiles(source) || source->numbers->dtype != NB_BF16 || !is_tiled(q) ||
+        q->block_rows != 1 || making->stats || is_whole_valued(out))
+        return false;
+    if (making->transpose)
+        return ni_making_is_whole(source, making) && (q->hadamard_size == 0 || q->hadamard_size == 16);
+    return q->hadamard_size == 0 && is_sixteens(out->cols);
+}
+
+static bool is_tile_weight(const ni_source *source, const ni_making *making) {
+    const nb_quantizer *q = ni_making_quantizer(making);
+    const nb_operand *out = making->out;
+    return !ni_is_plain(out) && has_tiles(source) && source->numbers->dtype == NB_F32 &&
+           source->numbers->stride == source->numbers->cols && is_tiled(q) && q->block_rows == 16 &&
+           q->round == NB_ROUND_EVEN && q->hadamard_size == 0 && !making->transpose && !making->stats &&
+           !is_whole_valued(out) && ni_making_is_whole(source, making);
+}
+
+/* The operand as the kernel sees it; its amax is still to be found. */
+static ni_cuda_tile_copy tile_copy(const ni_making *making, bool coded) {
+    nb_operand *out = making->out;
+    const nb_qtensor codes = ni_codes_of(out);
+    out->form = (making->transpose ? NI_CUDA_ACROSS : 0) | (coded ? 0 : NI_CUDA_UNCODED);
+    out->outer = codes.tensor_scale;
+    return (ni_cuda_tile_copy){.quantizer = *ni_making_quantizer(making),
+                               .values = ni_cuda_values_of(out),
+                               .stride = making->transpose ? out->rows : out->cols,
+                               .at = making->at,
+                               .contraction = out->cols,
+                               .codes = coded ? codes.codes : NULL,
+                               .scales = codes.scales,
+                               .tensor_scale = codes.tensor_scale,
+                               .noise = noise_of(making->noise)};
+}
+
+/* Where a copy's maximum is known already: of the operand that it is made under, or of its producer. */
+static bool knows_amax(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_tile_copy *copy) {
+    uint32_t *head = making->out->memory;
+    if (!has_tensor_outer(&copy->quantizer))
+        return true;
+    copy->amax = head;
+    if (making->under && making->under != making->out)
+        ni_cuda_copy(be, head, making->under->memory, sizeof *head);
+    if (making->under)
+        return true;
+    if (!source->numbers->amax || copy->quantizer.hadamard_size)
+        return false;
+    copy->amax = source->numbers->amax;
+    copy->head = head;
+    return true;
+}
+
+/* By whoever decodes, by the lens, or by units that multiply codes. */
+static bool are_codes_read(nb_backend *be, const ni_making *making) {
+    const nb_operand *out = making->out;
+    return making->shown || out->reread ||
+           ni_cuda_units_of(ni_cuda_of(be), &out->quantizer, &out->other) != NI_CUDA_BF16;
+}
+
+/* Of up to two copies, one a way. */
+static nb_status make_tiles(nb_backend *be, const ni_source *source, const ni_making *row, const ni_making *column,
+                            nb_error *err) {
+    const nb_mat *x = source->numbers;
+    const ni_cuda_tile_source tiles = {x->data, x->rows, x->cols, x->stride};
+    ni_cuda_tile_copy copies[2] = {{.values = NULL}, {.values = NULL}};
+    uint32_t *plain = NULL, *rotated = NULL;
+    const ni_making *const makings[2] = {row, column};
+    for (int i = 0; i < 2; i++) {
+        if (!makings[i])
+            continue;
+        copies[i] = tile_copy(makings[i], are_codes_read(be, makings[i]));
+        if (knows_amax(be, source, makings[i], &copies[i]))
+            continue;
+        if (copies[i].quantizer.hadamard_size == 0 && plain) { /* the row copy's is this one's */
+            copies[i].amax = plain;
+            copies[i].head = makings[i]->out->memory;
+            continue;
+        }
+        *(copies[i].quantizer.hadamard_size ? &rotated : &plain) = makings[i]->out->memory;
+        ni_cuda_fill_zero(be, makings[i]->out->memory, sizeof *plain);
+    }
+    int code = cudaSuccess;
+    if (plain || rotated) {
+        code = ni_cuda_tile_amaxes(stream_of(be), &tiles, plain, rotated, &copies[1].quantizer, &copies[1].noise);
+        NB_TRY(ni_cuda_status(be, code, "quantize: amax", err));
+    }
+    code = ni_cuda_quantize_tiles(stream_of(be), &tiles, row ? &copies[0] : NULL, column ? &copies[1] : NULL);
+    return ni_cuda_status(be, code,
+                          !column ? "quantize: rows"
+                          : !row  ? "quantize: columns"
+                                  : "quantize: rows and columns",
+                          err);
+}
+
+static nb_status make_weight(nb_backend *be, const ni_source *source, const ni_making *making, nb_error *err) {
+    const nb_mat *w = source->numbers;
+    ni_cuda_tile_copy copy = tile_copy(making, true);
+    int code = cudaSuccess;
+    if (!knows_amax(be, source, making, &copy)) {
+        ni_cuda_fill_zero(be, making->out->memory, sizeof(uint32_t));
+        code = ni_cuda_flat_amax(stream_of(be), making->out->memory, w->data, w->rows * w->cols);
+        NB_TRY(ni_cuda_status(be, code, "quantize: amax of a weight", err));
+    }
+    code = ni_cuda_quantize_weight(stream_of(be), w->data, w->rows, w->cols, &copy);
+    return ni_cuda_status(be, code, "quantize: a weight", err);
+}
+
+/* Makes what tiles can make of this source; the rest is the caller's. */
+static nb_status make_at_once(nb_backend *be, const ni_source *source, const ni_making *makings, int32_t count,
+                              bool *done, nb_error *err) {
+    for (int32_t i = 0; i < count; i++)
+        done[i] = is_tile_copy(source, &makings[i]);
+    for (int32_t i = 0; i < count; i++) {
+        const ni_making *const m = &makings[i];
+        if (!done[i] && is_tile_weight(source, m)) {
+            done[i] = true;
+            NB_TRY(make_weight(be, source, m, err));
+        } else if (done[i]) {
+            const bool pair = i + 1 < count && done[i + 1] && !m->transpose && makings[i + 1].transpose;
+            NB_TRY(make_tiles(be, source, m->transpose ? NULL : m, m->transpose ? m : pair ? m + 1 : NULL, err));
+            i += pair;
+        }
+    }
+    return NB_OK;
 }
 
 /* A matrix, as numbers of another type or the other way up. */
@@ -204,12 +363,19 @@ static nb_status put_numbers(nb_backend *be, const nb_mat *to, const ni_cuda_sou
 
 nb_status ni_cuda_make_operands(nb_backend *be, const ni_source *source, const ni_making *makings, int32_t count,
                                 nb_error *err) {
+    enum { MOST = 4 };
     ni_cuda_source from;
+    bool done[MOST] = {false};
     NB_TRY(check_source(source, err));
     NB_TRY(open_source(source, &from, err));
+    for (int32_t i = 0; i < count; i++)
+        NB_TRY(ni_check_making(source, &makings[i], err));
+    if (count <= MOST)
+        NB_TRY(make_at_once(be, source, makings, count, done, err));
     for (int32_t i = 0; i < count; i++) {
         const ni_making *making = &makings[i];
-        NB_TRY(ni_check_making(source, making, err));
+        if (i < MOST && done[i])
+            continue;
         NB_TRY(ni_is_plain(making->out)
                    ? put_numbers(be, &making->out->numbers, &from, making->transpose != making->out->transposed, err)
                    : quantize(be, source, &from, making, err));
@@ -217,15 +383,33 @@ nb_status ni_cuda_make_operands(nb_backend *be, const ni_source *source, const n
     return NB_OK;
 }
 
+/* Under 16x16 tiles a value is the same whichever way its codes are read. */
+static bool has_same_values(const nb_operand *out, const nb_operand *from) {
+    return from->quantizer.scale_type == NB_SCALE_E4M3 && out->quantizer.scale_type == NB_SCALE_E4M3 &&
+           from->form == 0 && !is_whole_valued(out) && !is_whole_valued(from);
+}
+
 nb_status ni_cuda_turn(nb_backend *be, nb_operand *out, const nb_operand *from, nb_error *err) {
     nb_qtensor to = ni_codes_of(out), source = ni_codes_of(from);
     if (out->quantizer.scale_type == NB_SCALE_NONE)
         source = ni_inner_codes(&source);
     NB_TRY(ni_check_transpose_codes(&to, &source, err));
+    NB_TRY(check_coded(from, "turn", err));
     ni_cuda_copy(be, out->memory, from->memory, sizeof(ni_operand_head));
+    out->form = 0;
+    const bool by_codes = ni_cuda_units_of(ni_cuda_of(be), &out->quantizer, &out->other) != NI_CUDA_BF16;
+    if (has_same_values(out, from)) { /* they lie as they are, and are read the other way */
+        out->form = NI_CUDA_ACROSS | (out->reread || by_codes ? 0 : NI_CUDA_UNCODED);
+        out->outer = to.tensor_scale;
+        ni_cuda_copy(be, to.tensor_scale, source.tensor_scale, to.tensor_scale ? sizeof(float) : 0);
+        ni_cuda_copy(be, ni_cuda_values_of(out), ni_cuda_values_of(from),
+                     (size_t)(out->rows * out->cols) * sizeof(uint16_t));
+        if (out->form & NI_CUDA_UNCODED)
+            return NB_OK;
+    }
     NB_TRY(ni_cuda_status(be, ni_cuda_launch_turn(stream_of(be), &to, &source), "turn", err));
     out->outer = to.tensor_scale;
-    return ni_cuda_fill_values(be, out, err);
+    return out->form & NI_CUDA_ACROSS ? NB_OK : ni_cuda_fill_values(be, out, err);
 }
 
 /* ---- decoding ---- */
@@ -245,6 +429,7 @@ nb_status ni_cuda_decode(nb_backend *be, const nb_mat *out, const nb_operand *fr
     NB_TRY(ni_check_decode(out, from, transpose, columns, err));
     if (ni_is_plain(from))
         return decode_plain(be, out, from, transpose, columns, err);
+    NB_TRY(check_coded(from, "decode", err));
     const nb_qtensor codes = ni_codes_of(from);
     return ni_cuda_status(be, ni_cuda_launch_decode(stream_of(be), out, &codes, transpose, columns, with_outer),
                           "decode", err);
@@ -252,6 +437,7 @@ nb_status ni_cuda_decode(nb_backend *be, const nb_mat *out, const nb_operand *fr
 
 nb_status ni_cuda_canonical(nb_backend *be, const nb_qtensor *out, const nb_operand *from, nb_error *err) {
     NB_TRY(ni_check_canonical(out, from, err));
+    NB_TRY(check_coded(from, "canonical", err));
     const nb_qtensor codes = ni_codes_of(from);
     const nb_qtensor_size bytes = nb_qtensor_bytes(&codes.quantizer, codes.rows, codes.cols);
     ni_cuda_copy(be, out->codes, codes.codes, bytes.codes);

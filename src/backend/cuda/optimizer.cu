@@ -34,8 +34,26 @@ static __global__ void sum_of_parts(double *out, const double *partial) {
         *out = sum;
 }
 
+/* The same of plain FP32, four at a time. */
+static __global__ void sum_parts_of_fours(double *partial, const float4 *x, int64_t fours, bool squares) {
+    __shared__ double room[NI_WARPS];
+    double a = 0, b = 0;
+    for (NI_EACH(i, fours)) {
+        const float4 v = x[i];
+        const double p = v.x, q = v.y, r = v.z, s = v.w;
+        a += squares ? p * p + q * q : p + q;
+        b += squares ? r * r + s * s : r + s;
+    }
+    const double sum = ni_block_sum(a + b, room);
+    if (threadIdx.x == 0)
+        partial[blockIdx.x] = sum;
+}
+
 static int launch_sum(cudaStream_t on, double *out, const void *x, nb_dtype type, const float *scale, int64_t n, bool squares, double *partial) {
-    sum_parts<<<NI_CUDA_SUM_BLOCKS, NI_THREADS, 0, on>>>(partial, x, type, scale, n, squares);
+    if (type == NB_F32 && !scale && n % 4 == 0 && ni_aligned(x))
+        sum_parts_of_fours<<<NI_CUDA_SUM_BLOCKS, NI_THREADS, 0, on>>>(partial, (const float4 *)x, n / 4, squares);
+    else
+        sum_parts<<<NI_CUDA_SUM_BLOCKS, NI_THREADS, 0, on>>>(partial, x, type, scale, n, squares);
     sum_of_parts<<<1, NI_THREADS, 0, on>>>(out, partial);
     return cudaGetLastError();
 }
@@ -90,20 +108,95 @@ static __device__ void update(float *p, float *m, float *v, float grad, const sc
     *p = ni_f32_sub(ni_f32_mul(s.keep, *p), ni_f32_div(ni_f32_mul(s.rate, *m), root));
 }
 
-static __global__ void adamw(float *param, float *m, float *v, const float *grad, int64_t n, scalars s, uint16_t *copy, uint32_t *amax) {
+/* Plain tensors of one launch: as many as fit a kernel's arguments, cut into pieces that are a block's work each. */
+enum { MOST_TENSORS = 48, PIECE = 8192 };
+
+typedef struct plain_tensor {
+    float *param, *m, *v;
+    const float *grad;
+    uint16_t *copy;
+    uint32_t *amax;
+    int64_t n;
+    uint32_t first_block;
+    float keep;
+    bool fours; /* every address at whole 16 bytes */
+} plain_tensor;
+
+typedef struct plain_list {
+    plain_tensor at[MOST_TENSORS];
+    int count;
+    uint32_t blocks;
+} plain_list;
+
+static __device__ float updated(const plain_tensor &t, int64_t i, const scalars &s) {
+    float p = t.param[i], m = t.m[i], v = t.v[i];
+    update(&p, &m, &v, t.grad[i], s);
+    t.param[i] = p;
+    t.m[i] = m;
+    t.v[i] = v;
+    if (t.copy)
+        t.copy[i] = ni_bf16_even(p);
+    return p;
+}
+
+static __device__ uint32_t update_four(const plain_tensor &t, int64_t i, const scalars &s) {
+    float4 p = *(const float4 *)(t.param + i), m = *(const float4 *)(t.m + i), v = *(const float4 *)(t.v + i);
+    const float4 g = *(const float4 *)(t.grad + i);
+    update(&p.x, &m.x, &v.x, g.x, s);
+    update(&p.y, &m.y, &v.y, g.y, s);
+    update(&p.z, &m.z, &v.z, g.z, s);
+    update(&p.w, &m.w, &v.w, g.w, s);
+    *(float4 *)(t.param + i) = p;
+    *(float4 *)(t.m + i) = m;
+    *(float4 *)(t.v + i) = v;
+    if (t.copy)
+        *(uint2 *)(t.copy + i) = make_uint2(ni_pack_two(p.x, p.y), ni_pack_two(p.z, p.w));
+    return max(max(ni_f32_magnitude(p.x), ni_f32_magnitude(p.y)), max(ni_f32_magnitude(p.z), ni_f32_magnitude(p.w)));
+}
+
+static __global__ void adamw(const __grid_constant__ plain_list list, scalars s) {
+    int which = 0;
+    while (which + 1 < list.count && blockIdx.x >= list.at[which + 1].first_block)
+        which++;
+    const plain_tensor t = list.at[which];
+    const int64_t first = (int64_t)(blockIdx.x - t.first_block) * PIECE, end = first + PIECE < t.n ? first + PIECE : t.n;
     uint32_t largest = 0;
-    for (NI_EACH(i, n)) {
-        float p = param[i], mean = m[i], square = v[i];
-        update(&p, &mean, &square, grad[i], s);
-        param[i] = p;
-        m[i] = mean;
-        v[i] = square;
-        if (copy)
-            copy[i] = ni_bf16_even(p);
-        largest = max(largest, ni_f32_magnitude(p));
-    }
+    s.keep = t.keep;
+    if (t.fours)
+        for (int64_t i = first + 4 * threadIdx.x; i < end; i += 4 * NI_THREADS)
+            largest = max(largest, update_four(t, i, s));
+    else
+        for (int64_t i = first + threadIdx.x; i < end; i += NI_THREADS)
+            largest = max(largest, ni_f32_magnitude(updated(t, i, s)));
     __syncwarp();
-    ni_join_amax(amax, largest);
+    if (t.amax)
+        ni_join_amax(t.amax, largest);
+}
+
+static bool is_plain(const ni_adamw_tensor *t) {
+    return t->param.dtype == NB_F32 && t->m.dtype == NB_F32 && t->v.dtype == NB_F32 && t->grad.dtype == NB_F32;
+}
+
+static plain_tensor plain_of(const ni_adamw_tensor *t, const ni_adamw *step, uint32_t first_block) {
+    plain_tensor p = {};
+    p.param = (float *)t->param.data;
+    p.m = (float *)t->m.data;
+    p.v = (float *)t->v.data;
+    p.grad = (const float *)t->grad.data;
+    p.copy = (uint16_t *)t->copy;
+    p.amax = t->amax;
+    p.n = t->n;
+    p.first_block = first_block;
+    p.keep = scalars_of(step, t->weight_decay).keep;
+    p.fours = t->n % 4 == 0 && ni_aligned(p.param) && ni_aligned(p.m) && ni_aligned(p.v) && ni_aligned(p.grad) && (!p.copy || ni_aligned(p.copy));
+    return p;
+}
+
+static void launch_list(cudaStream_t on, plain_list *list, const ni_adamw *step) {
+    if (list->count)
+        adamw<<<list->blocks, NI_THREADS, 0, on>>>(*list, scalars_of(step, 0));
+    list->count = 0;
+    list->blocks = 0;
 }
 
 /* The update of narrow tensors, twice: for the amaxes of what it gives, then rounded under the scales that follow. */
@@ -158,28 +251,39 @@ static __global__ void leave_behind(ni_scaled param, int64_t n, uint16_t *copy, 
     ni_join_amax(amax, largest);
 }
 
-int ni_cuda_launch_adamw(void *stream, const ni_adamw_tensor *t, const ni_adamw *step, uint32_t *amaxes) {
-    cudaStream_t on = (cudaStream_t)stream;
+static int launch_narrow(cudaStream_t on, const ni_adamw_tensor *t, const ni_adamw *step, uint32_t *amaxes) {
     const scalars s = scalars_of(step, t->weight_decay);
-    const int64_t n = t->n;
-    const unsigned grid = ni_grid(ni_divide_up(n, NI_THREADS));
+    const unsigned grid = ni_grid(ni_divide_up(t->n, NI_THREADS));
     const ni_scaled *const kept[] = {&t->param, &t->m, &t->v};
-    bool wide = t->param.dtype == NB_F32 && t->m.dtype == NB_F32 && t->v.dtype == NB_F32 && t->grad.dtype == NB_F32;
-    if (t->amax)
-        cudaMemsetAsync(t->amax, 0, sizeof *t->amax, on);
-    if (n == 0)
-        return cudaGetLastError();
-    if (wide) {
-        adamw<<<grid, NI_THREADS, 0, on>>>((float *)t->param.data, (float *)t->m.data, (float *)t->v.data,
-                                           (const float *)t->grad.data, n, s, (uint16_t *)t->copy, t->amax);
-        return cudaGetLastError();
-    }
     cudaMemsetAsync(amaxes, 0, 3 * sizeof *amaxes, on);
-    narrow_amax<<<grid, NI_THREADS, 0, on>>>(t->param, t->m, t->v, t->grad, n, s, amaxes);
-    narrow_adamw<<<grid, NI_THREADS, 0, on>>>(t->param, t->m, t->v, t->grad, n, s, amaxes);
+    narrow_amax<<<grid, NI_THREADS, 0, on>>>(t->param, t->m, t->v, t->grad, t->n, s, amaxes);
+    narrow_adamw<<<grid, NI_THREADS, 0, on>>>(t->param, t->m, t->v, t->grad, t->n, s, amaxes);
     int code = set_scales(on, kept, amaxes, 3);
     if (t->copy || t->amax)
-        leave_behind<<<grid, NI_THREADS, 0, on>>>(t->param, n, (uint16_t *)t->copy, t->amax);
+        leave_behind<<<grid, NI_THREADS, 0, on>>>(t->param, t->n, (uint16_t *)t->copy, t->amax);
+    return code ? code : cudaGetLastError();
+}
+
+int ni_cuda_launch_adamw(void *stream, const ni_adamw_tensor *tensors, int32_t count, const ni_adamw *step, uint32_t *amaxes) {
+    cudaStream_t on = (cudaStream_t)stream;
+    plain_list list = {};
+    int code = cudaSuccess;
+    for (int32_t i = 0; i < count && !code; i++) {
+        const ni_adamw_tensor *t = &tensors[i];
+        if (t->amax)
+            cudaMemsetAsync(t->amax, 0, sizeof *t->amax, on);
+        if (t->n == 0)
+            continue;
+        if (!is_plain(t)) {
+            code = launch_narrow(on, t, step, amaxes);
+            continue;
+        }
+        list.at[list.count++] = plain_of(t, step, list.blocks);
+        list.blocks += (uint32_t)ni_divide_up(t->n, PIECE);
+        if (list.count == MOST_TENSORS)
+            launch_list(on, &list, step);
+    }
+    launch_list(on, &list, step);
     return code ? code : cudaGetLastError();
 }
 

@@ -30,7 +30,17 @@ nb_status ni_cuda_library_failed(cublasStatus_t status, const ni_cuda_shape *s, 
                    s->scaling == NI_CUDA_SCALING_NONE ? "" : "; hint: fp8_units: false, native_fp4: false");
 }
 
+static const char *name_of(const ni_cuda_shape *s) {
+    enum { SIZE = 96 };
+    char *name = malloc(SIZE);
+    if (name)
+        snprintf(name, SIZE, "product %" PRId64 "x%" PRId64 "x%" PRId64 "%s%s to %s", s->m, s->n, s->k,
+                 s->trans_a ? " A^T" : "", s->trans_b ? " B^T" : "", s->c == CUDA_R_16BF ? "bf16" : "f32");
+    return name;
+}
+
 static void free_plan(ni_cuda_plan *p) {
+    free((void *)p->name);
     if (p->what)
         cublasLtMatmulDescDestroy(p->what);
     if (p->a)
@@ -168,6 +178,9 @@ static ni_cuda_plan *next(ni_cuda *cuda, const ni_cuda_shape *s) {
     ni_cuda_plan *p = &all->at[all->count];
     memset(p, 0, sizeof *p);
     p->key = *s;
+    p->name = name_of(s);
+    if (!p->name)
+        return NULL;
     return p;
 }
 

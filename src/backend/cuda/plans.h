@@ -22,6 +22,7 @@ typedef struct ni_cuda_plan {
     cublasLtMatmulDesc_t what;
     cublasLtMatrixLayout_t a, b, c;
     cublasLtMatmulAlgo_t algorithm;
+    const char *name; /* "product 32768x768x2304 to bf16", for profiles; the plans' */
 } ni_cuda_plan;
 
 /* The plan of a shape, made if it is new; good until the next call. */

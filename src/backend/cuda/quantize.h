@@ -3,7 +3,7 @@
  *
  * A quantization has four stages, each a kernel: load (a source becomes FP32 in the operand's orientation, gathered,
  * scaled, less what another operand decodes to), rotate, maximum, encode. Where a faster kernel knows how to do all at
- * once for a format it is asked first (quantize_fast.h); its bits are the same.
+ * once it is asked first (quantize_tile.cu); its bits are the same.
  */
 #ifndef NI_BACKEND_CUDA_QUANTIZE_H
 #define NI_BACKEND_CUDA_QUANTIZE_H
@@ -54,6 +54,42 @@ typedef struct ni_cuda_encoding {
     ni_cuda_noise noise;
 } ni_cuda_encoding;
 int ni_cuda_encode(void *stream, const ni_cuda_encoding *e);
+
+/* ---- at once (quantize_tile.cu): NVFP4 under a tensor scale, rows and columns in whole sixteens, addresses aligned to
+ * 16 bytes and strides to eight elements ---- */
+
+typedef struct ni_cuda_tile_source {
+    const uint16_t *numbers; /* BF16 [rows, cols] */
+    int64_t rows, cols, stride;
+} ni_cuda_tile_source;
+
+/* One copy of it. The row copy may be a piece of an operand; the column copy is a whole operand of [cols, rows] whose
+ * values lie as the source lies. */
+typedef struct ni_cuda_tile_copy {
+    nb_quantizer quantizer;
+    uint16_t *values;
+    int64_t stride;      /* of values; of the row copy also of codes (columns) */
+    int64_t at;          /* first column, row copy */
+    int64_t contraction; /* columns of the operand, column copy */
+    uint8_t *codes;      /* canonical; NULL: nobody asks */
+    uint8_t *scales;
+    float *tensor_scale;  /* [1], NULL where there is none */
+    const uint32_t *amax; /* [1] of the tensor, rotated as the copy is; NULL where there is no tensor scale */
+    uint32_t *head;       /* *head = *amax, for who is made under this operand; NULL: it is there */
+    ni_cuda_noise noise;
+} ni_cuda_tile_copy;
+
+/* Either copy may be NULL. The column copy may be rotated by 16. */
+int ni_cuda_quantize_tiles(void *stream, const ni_cuda_tile_source *s, const ni_cuda_tile_copy *row,
+                           const ni_cuda_tile_copy *column);
+/* *plain and *rotated = max(what is there, magnitudes of s, of s rotated down the columns by 16 as q says); either may
+ * be NULL. */
+int ni_cuda_tile_amaxes(void *stream, const ni_cuda_tile_source *s, uint32_t *plain, uint32_t *rotated,
+                        const nb_quantizer *q, const ni_cuda_noise *noise);
+/* 16x16 tiles to nearest of an FP32 matrix; codes are wanted. */
+int ni_cuda_quantize_weight(void *stream, const float *w, int64_t rows, int64_t cols, const ni_cuda_tile_copy *copy);
+/* n a multiple of 4; *amax as above */
+int ni_cuda_flat_amax(void *stream, uint32_t *amax, const float *x, int64_t n);
 
 /* ---- the other way ---- */
 

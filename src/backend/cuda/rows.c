@@ -36,7 +36,12 @@ void ni_cuda_axpy(nb_backend *be, void *y, double alpha, const void *x, int64_t 
 
 void ni_cuda_scale(nb_backend *be, const nb_mat *out, const nb_mat *in, const float *row_scale,
                    const float *col_scale) {
-    ni_cuda_good(be, ni_cuda_launch_scale(stream_of(be), out, in, row_scale, col_scale), "scale");
+    const bool dense = out->stride == out->cols && in->stride == in->cols;
+    if (dense && out->dtype == NB_BF16 && !row_scale && !col_scale) /* numbers as they lie */
+        ni_cuda_good(be, ni_cuda_launch_cast(stream_of(be), out->data, out->dtype, in->data, in->dtype, elements(out)),
+                     "scale");
+    else
+        ni_cuda_good(be, ni_cuda_launch_scale(stream_of(be), out, in, row_scale, col_scale), "scale");
 }
 
 void ni_cuda_rope(nb_backend *be, void *x, const int32_t *positions, int64_t n, int64_t heads, int64_t head_dim,

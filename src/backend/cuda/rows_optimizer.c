@@ -16,8 +16,8 @@ static uint32_t *amaxes(nb_backend *be, const char *what) {
 
 void ni_cuda_adamw(nb_backend *be, const ni_adamw_tensor *tensors, int32_t count, const ni_adamw *step) {
     uint32_t *scratch = amaxes(be, "adamw");
-    for (int32_t i = 0; scratch && i < count; i++)
-        ni_cuda_good(be, ni_cuda_launch_adamw(stream_of(be), &tensors[i], step, scratch), "adamw");
+    if (scratch)
+        ni_cuda_good(be, ni_cuda_launch_adamw(stream_of(be), tensors, count, step, scratch), "adamw");
 }
 
 void ni_cuda_sum(nb_backend *be, double *out, const void *x, int64_t n) {
