@@ -13,6 +13,7 @@ fail() {
 }
 
 mkdir scripts build
+cp "$source/scripts/demo-run" scripts
 cp -r "$source/demo.sh" "$source/examples" "$source/models" "$source/recipes" .
 printf 'name: small\nfamily: llama\nvocab: 4096\nhidden: 128\nlayers: 1\nheads: 2\nintermediate: 128\nmax_seq: 512\n' > small.yaml
 sed -i 's/^model: .*/model: .\/small.yaml/' examples/demo.yaml # seconds in place of minutes

@@ -70,7 +70,7 @@ readelf -d "$work/user/build/quantize_shared" | grep -qi 'NEEDED.*sentencepiece'
 cd "$work"
 nibble=$prefix/bin/nibble
 "$nibble" tokenize "$source/docs/training.md" --tokenizer bytes --val 0 -o data > log
-printf 'model: llama-tiny\nrecipe: nvfp4\nout: run\ndata: {train: "data/train_*.bin"}\nsteps: 5\nseq: 32\nmicro_batch: 2\nthreads: 1\n' > run.yaml
+printf 'model: llama-tiny\nrecipe: nvfp4\nout: run\ndata: {train: "data/train_*.bin", tokenizer: data}\nsteps: 5\nseq: 32\nmicro_batch: 2\nthreads: 1\n' > run.yaml
 ./train run.yaml "$(pkg-config --define-variable=prefix="$prefix" --variable=datadir nibble)" > mine
 "$nibble" train run.yaml --set print_every=1 --set peak_flops=none > theirs
 for step in 1 5; do
