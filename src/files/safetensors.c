@@ -5,6 +5,7 @@
  */
 #include "safetensors.h"
 #include "file.h"
+#include "json.h"
 
 #include <inttypes.h>
 #include <jansson.h>
@@ -188,7 +189,7 @@ static nb_status read_header(ni_safetensors *file, const char *bytes, size_t siz
     if (length == 0 || bytes[8] != '{')
         return nb_fail(err, NB_BAD_FILE, "the header is not a JSON object; expected a safetensors file");
     json_error_t where;
-    file->header = json_loadb(bytes + 8, (size_t)length, JSON_REJECT_DUPLICATES, &where);
+    file->header = ni_json_load(bytes + 8, (size_t)length, &where);
     /* Of an allocation that failed early jansson says nothing at all. */
     if (!file->header && (json_error_code(&where) == json_error_out_of_memory || !where.text[0]))
         return nb_fail(err, NB_NO_MEMORY, "no memory to read the header of %" PRIu64 " bytes", length);

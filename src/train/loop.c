@@ -68,7 +68,7 @@ static nb_status refuse_a_run(const char *out, nb_error *err) {
 nb_status nb_trainer_check(nb_trainer *t, nb_start start, const char *from, nb_error *err) {
     const char *out = t->config.out;
     char path[FILE_PATH_SIZE], manifest[FILE_PATH_SIZE + 32];
-    nb_error none;
+    nb_error none = {0};
     int64_t step;
     int32_t count = 0;
     if (start != NB_START_RESUME && start != NB_START_BRANCH)
@@ -80,8 +80,9 @@ nb_status nb_trainer_check(nb_trainer *t, nb_start start, const char *from, nb_e
     if (count > 0) {
         ni_checkpoint_path(out, step, path, sizeof path);
         snprintf(manifest, sizeof manifest, "%s/" NI_MANIFEST_NAME, path);
-        if (access(manifest, F_OK) == 0 && ni_checkpoint_check(t, path, NB_START_RESUME, &none) == NB_BAD_CONFIG)
-            return ni_checkpoint_check(t, path, NB_START_RESUME, err);
+        nb_status status = access(manifest, F_OK) == 0 ? ni_checkpoint_check(t, path, NB_START_RESUME, &none) : NB_OK;
+        if (status != NB_OK && status != NB_BAD_FILE) /* a damaged one is passed over when the run begins */
+            return nb_fail(err, status, "%s", none.message);
     } else if (start == NB_START_BRANCH) {
         return ni_checkpoint_check(t, from, start, err);
     }

@@ -3,6 +3,7 @@
 
 #include "files/checksum.h"
 #include "files/file.h"
+#include "files/json.h"
 #include "files/safetensors.h"
 #include "recipe/recipe_yaml.h"
 #include "run_keys.h"
@@ -363,7 +364,7 @@ nb_status ni_manifest_parse(char *text, size_t size, const char *path, ni_manife
     memset(out, 0, sizeof *out);
     NB_TRY(check_self(path, text, size, err));
     json_error_t where;
-    out->root = json_loadb(text, size, JSON_REJECT_DUPLICATES, &where);
+    out->root = ni_json_load(text, size, &where);
     nb_status status = NB_OK;
     if (json_is_object(out->root))
         status = read_fields(path, out, err);
