@@ -68,13 +68,13 @@ refused 'neither run.yaml' data
 
 # ---- what report takes, lens takes: a parent, a glob with other files in it ------------------------------------------------
 "$nibble" lens runs > parent
-"$nibble" lens runs/bf16 runs/resets > both
+"$nibble" lens runs/bf16 runs/kept runs/resets > both
 cmp parent both || fail "a parent is not its runs: $(cat parent)"
 printf '{}' > runs/compare.json
 "$nibble" lens runs/* > globbed || fail "a glob with a file in it"
 cmp globbed both || fail "the glob: $(cat globbed)"
 "$nibble" report runs/* -o page.html > out || fail "report: a glob with a file in it"
-grep -q '2 runs' out || fail "report of a glob: $(cat out)"
+grep -q '3 runs' out || fail "report of a glob: $(cat out)"
 
 # ---- for other programs: every number by module and role, and vectors ---------------------------------------------------------
 "$nibble" lens runs/resets --csv > all.csv
