@@ -119,6 +119,10 @@ static void train(void **state) {
         }
         if (step == 35) /* between two windows */
             lens->scalar(lens->context, "layers.2.mlp.up_proj", "reset_share", 0.25);
+        if (step == 20) /* what HCP tells of its channels */
+            for (int layer = 0; layer < 2; layer++)
+                lens->scalar(lens->context, layer ? "layers.1.mlp.up_proj" : "layers.0.mlp.up_proj", "hcp_blocks",
+                             layer ? 1 : 6);
         assert_int_equal(ni_observer_end_step(o, step, &err), NB_OK);
     }
     ni_observer_free(o);
@@ -138,6 +142,10 @@ static void planted_troubles_are_named(void **state) {
                 (strstr(hot, "channel 40 ") && strstr(hot, "; 5 ")));
     assert_non_null(strstr(hot, "since step 0"));
     assert_null(strstr(strchr(hot, ';') + 1, ";")); /* two channels, not three */
+
+    assert_string_equal(
+        finding(data, "Blocks of patched channels"),
+        "patched channels come from 3.5 blocks of 16 a layer on average, in layers.1.mlp.up_proj from 1");
 
     const char *lost = finding(data, "Underflow");
     assert_non_null(lost);

@@ -55,6 +55,11 @@ grep -q 'snr_db of fprop.w, mean over 6 modules that every run has; 1 that not e
 [ "$(awk '$1 == 0 {print $2}' both)" = "$(awk '$1 == 0 {print $3}' both)" ] || fail "means of one weight differ: $(cat both)"
 [ "$(awk '$1 == 0 {print $2}' all)" != "$(awk '$1 == 0 {print $2}' gate)" ] || fail "--module picks nothing"
 
+# A set has all of itself in common, and two samples the same share in either order (sets are of one size).
+"$nibble" lens runs/resets --drift '*' > drift
+[ "$(awk 'NR == 2 {print $2}' drift)" = 1.000 ] || fail "drift: $(cat drift)"
+[ "$(awk 'NR == 2 {print $3}' drift)" = "$(awk 'NR == 3 {print $2}' drift)" ] || fail "drift: $(cat drift)"
+
 refused() { # PATTERN ARGS...: exit status 2 and a line that fits
     pattern=$1 status=0
     shift
@@ -63,6 +68,8 @@ refused() { # PATTERN ARGS...: exit status 2 and a line that fits
     grep -q "$pattern" err || fail "lens $*: $(cat err)"
 }
 refused 'kurtosis is measured of .*expected --role' runs/resets --metric kurtosis
+refused 'no module fits' runs/resets --drift nothing
+refused '2 runs; expected one' runs/resets runs/bf16 --drift '*'
 refused 'no run has a number called flips' runs/resets --metric flips
 refused 'neither run.yaml' data
 

@@ -302,9 +302,59 @@ static void top_channels_break_ties_downwards(void **state) {
     assert_int_equal(ni_top_channels(amax, 2, 4, got), 2);
 }
 
+/* What a layer gives, by hand: the kurtosis of a planted outlier among ones, and which channel it is in; and channels
+ * of W and dY, which are named as those of X are. */
+static void outputs_and_channels_of_all_operands(void **state) {
+    fixture *f = *state;
+    ni_observer_options options = ni_observer_defaults();
+    ni_observer *o;
+    ni_series_reader *r;
+    nb_error err = {0};
+    static uint16_t y[TOKENS * WIDTH], w[TOKENS * WIDTH];
+    const double n = TOKENS * WIDTH;
+    for (int i = 0; i < TOKENS * WIDTH; i++)
+        y[i] = ni_bf16_even(i % 2 ? 1 : -1);
+    y[7 * WIDTH + 33] = ni_bf16_even(64);
+    plant_hot_channels(w, (const int[]){9, 11, -1}, 5);
+    nb_mat out = nb_mat_of(y, NB_BF16, TOKENS, WIDTH), source = nb_mat_of(w, NB_BF16, TOKENS, WIDTH);
+    assert_int_equal(ni_observer_create(&options, f->folder, 0, &o, &err), NB_OK);
+    const nb_lens *lens = ni_observer_lens(o, 0);
+    lens->output(lens->context, f->be, "layers.0.mlp.up_proj", &out);
+    lens->output(lens->context, f->be, "lm_head", &out);
+    show(f->be, lens, "planted", NB_FPROP_W, &source, 1);
+    show(f->be, lens, "planted", NB_DGRAD_DY, &source, 1);
+    assert_int_equal(ni_observer_end_step(o, 0, &err), NB_OK);
+    ni_observer_free(o);
+    assert_int_equal(ni_series_read(f->path, &r, NULL, &err), NB_OK);
+    double mean = (64 - 1) / n + 0.0, squares = 0, fourth = 0;
+    for (int i = 0; i < TOKENS * WIDTH; i++) {
+        double d = (double)ni_bf16_value(y[i]) - mean;
+        squares += d * d / n;
+        fourth += d * d * d * d / n;
+    }
+    double kurtosis = last(r, "layers.0.mlp.up_proj/output/kurtosis").values[0];
+    assert_true(fabs(kurtosis / (fourth / (squares * squares) - 3) - 1) < 1e-3);
+    assert_true(last(r, "layers.0.mlp.up_proj/output/amax").values[0] == 64);
+    ni_series_point channels = last(r, "layers.0.mlp.up_proj/output/channels");
+    assert_true(channels.count == WIDTH && channels.values[33] == 64 && channels.values[32] == 1);
+    assert_int_equal(ni_series_find(r, "lm_head/output/amax"), -1);
+    static const char *const roles[] = {"planted/fprop.w/hot", "planted/dgrad.dy/hot"};
+    for (int i = 0; i < 2; i++) {
+        ni_series_point hot = last(r, roles[i]);
+        bool nine = false, eleven = false;
+        for (int64_t k = 0; k < hot.count; k++) {
+            nine |= hot.values[k] == 9;
+            eleven |= hot.values[k] == 11;
+        }
+        assert_true(hot.count == 16 && nine && eleven);
+    }
+    ni_series_reader_free(r);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(hot_channels_are_named, setup, teardown),
+        cmocka_unit_test_setup_teardown(outputs_and_channels_of_all_operands, setup, teardown),
         cmocka_unit_test_setup_teardown(oscillating_weight_is_named, setup, teardown),
         cmocka_unit_test_setup_teardown(drifting_scales_flip_nothing, setup, teardown),
         cmocka_unit_test_setup_teardown(weights_that_are_not_finite_stop_nothing, setup, teardown),

@@ -78,7 +78,18 @@ static void lens_row_holds_the_lens(void **state) {
 typedef struct guest {
     int32_t x[12], others; /* fprop.x of layers.0.mlp.input by step; anything beyond the first micro-batch */
     int32_t scalars, attentions;
+    int32_t outputs, streams, heads; /* of linear layers, of blocks, of attention */
 } guest;
+
+static void guest_output(void *context, nb_backend *be, const char *module, const nb_mat *y) {
+    guest *g = context;
+    const char *last = strrchr(module, '.');
+    if (!be || !y->data || !last)
+        return;
+    g->streams += strcmp(last, ".residual") == 0;
+    g->heads += strcmp(last, ".heads") == 0;
+    g->outputs += strstr(last, "_proj") != NULL;
+}
 
 static void guest_operand(void *context, const nb_lens_operand *seen) {
     guest *g = context;
@@ -98,7 +109,8 @@ static void guest_attention(void *context, nb_backend *be, const char *module, c
 static void a_program_watches_beside_the_lens(void **state) {
     nb_error err = {0};
     guest g = {0};
-    const nb_lens lens = {.context = &g, .operand = guest_operand, .attention = guest_attention};
+    const nb_lens lens = {
+        .context = &g, .operand = guest_operand, .attention = guest_attention, .output = guest_output};
     case_log watched = {.lens = &lens};
     nb_run_config with =
         case_config(state, "with", "recipe=nvfp4", "lens.every=4", "lens.window=0", "bad_numbers.scales_every=3", NULL);
@@ -110,6 +122,9 @@ static void a_program_watches_beside_the_lens(void **state) {
         assert_int_equal(g.x[step], 1);
     assert_int_equal(g.others, 0);
     assert_int_equal(g.attentions, 12 * 2); /* of two layers */
+    assert_int_equal(g.streams, 12 * 2);
+    assert_int_equal(g.heads, 12 * 2);
+    assert_int_equal(g.outputs, 12 * 2 * 7); /* q, k, v, o, gate, up, down */
     char *a = case_metrics(state, "with"), *b = case_metrics(state, "without"), *left, *right;
     assert_string_equal(a, b);
     free(a);

@@ -52,6 +52,9 @@ typedef struct nb_lens {
     void (*scalar)(void *context, const char *module, const char *name, double value); /* what a mechanism counts */
     void (*gate)(void *context, nb_backend *be, const char *module, const nb_mat *pre_activation, /* GLA, act */
                  const void *bias);                                                               /* real [cols] */
+    /* What comes out: of a linear layer ("layers.3.mlp.up_proj"), of attention before its last projection
+     * ("layers.3.attn.scan", "layers.3.self_attn.heads"), of a block ("layers.3.residual"). act [M, N]. */
+    void (*output)(void *context, nb_backend *be, const char *module, const nb_mat *y);
 } nb_lens;
 
 /* ---- what a run's own lens wrote: RUN/lens/series.nbs ---- */

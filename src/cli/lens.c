@@ -15,7 +15,7 @@
 #define MOST_RUNS 16
 
 typedef struct lens_options {
-    const char *metric, *module, *role;
+    const char *metric, *module, *role, *drift;
     bool csv, json;
 } lens_options;
 
@@ -24,6 +24,8 @@ static const ni_option options[] = {
      "what to show: a number of docs/lens.md, as flip_rate; without it the names are listed"},
     {"module", 0, NI_OPTION_TEXT, offsetof(lens_options, module), "PATTERN",
      "of which modules, as '*down_proj' (default: all)"},
+    {"drift", 0, NI_OPTION_TEXT, offsetof(lens_options, drift), "PATTERN",
+     "of one run: which share of the hot channels two samples have in common, mean over these modules"},
     {"csv", 0, NI_OPTION_FLAG, offsetof(lens_options, csv), NULL,
      "every number by module and role, vectors too: run,step,module,role,metric,index,value"},
     {"json", 0, NI_OPTION_FLAG, offsetof(lens_options, json), NULL, "the same, an object a series and line"},
@@ -229,6 +231,68 @@ static void list_names(const column *columns, int32_t runs) {
     }
 }
 
+/* ---- the drift of hot sets ---- */
+
+enum { MOST_SAMPLES = 16 }; /* columns of the table: spread evenly over the run */
+
+/* The share of the first set that is in the second; NaN where the module has no sample at a step. */
+static double common_share(const ni_series_reader *r, int32_t name, int64_t a_step, int64_t b_step) {
+    ni_series_point a = {0}, b = {0};
+    int64_t common = 0;
+    for (int64_t i = 0; i < ni_series_points(r, name); i++) {
+        ni_series_point p = ni_series_at(r, name, i);
+        a = p.step == a_step ? p : a;
+        b = p.step == b_step ? p : b;
+    }
+    for (int64_t i = 0; i < a.count; i++)
+        for (int64_t j = 0; j < b.count; j++)
+            common += a.values[i] == b.values[j];
+    return a.count && b.count ? (double)common / (double)a.count : NAN;
+}
+
+static bool is_drifting(const ni_series_reader *r, int32_t name, const lens_options *o) {
+    lens_options of = {.metric = "hot", .module = o->drift, .role = o->role ? o->role : "fprop.x"};
+    return is_of(ni_series_name(r, name), &of) && ni_series_points(r, name) > 0;
+}
+
+static nb_status print_drift(const column *c, const lens_options *o, nb_error *err) {
+    const ni_series_reader *r = c->reader;
+    int64_t steps[MOST_SAMPLES], points = 0;
+    int32_t first = -1, modules = 0;
+    for (int32_t n = 0; n < ni_series_names(r); n++)
+        if (is_drifting(r, n, o)) {
+            first = first < 0 ? n : first;
+            modules++;
+        }
+    if (first < 0)
+        return nb_fail(err, NB_BAD_USAGE, "--drift: no module fits '%s'; expected one with hot channels of %s",
+                       o->drift, o->role ? o->role : "fprop.x");
+    points = ni_series_points(r, first);
+    int32_t shown = points < MOST_SAMPLES ? (int32_t)points : MOST_SAMPLES;
+    printf("%8s", "step");
+    for (int32_t i = 0; i < shown; i++) {
+        steps[i] = ni_series_at(r, first, shown > 1 ? i * (points - 1) / (shown - 1) : 0).step;
+        printf(" %6lld", (long long)steps[i]);
+    }
+    for (int32_t i = 0; i < shown; i++) {
+        printf("\n%8lld", (long long)steps[i]);
+        for (int32_t j = 0; j < shown; j++) {
+            double sum = 0;
+            int64_t count = 0;
+            for (int32_t n = 0; n < ni_series_names(r); n++) {
+                double share = is_drifting(r, n, o) ? common_share(r, n, steps[i], steps[j]) : NAN;
+                sum += isnan(share) ? 0 : share;
+                count += !isnan(share);
+            }
+            printf(" %6.3f", count ? sum / (double)count : NAN);
+        }
+    }
+    printf("\n\nShare of the hot channels of %s that two samples have in common, mean over %d modules. Steps count "
+           "from 0.\n",
+           o->role ? o->role : "fprop.x", modules);
+    return NB_OK;
+}
+
 /* ---- for other programs ---- */
 
 static bool wants(const void *context, const char *name) {
@@ -296,6 +360,10 @@ nb_status ni_cli_lens(int argc, char **argv, nb_error *err) {
     nb_status status = ni_cli_each_run(count, argv + 1, open_column, &all, err);
     if (status == NB_OK && (o.csv || o.json))
         status = write_rows(all.columns, all.count, &o, err);
+    else if (status == NB_OK && o.drift && all.count != 1)
+        status = nb_fail(err, NB_BAD_USAGE, "--drift: %d runs; expected one", all.count);
+    else if (status == NB_OK && o.drift)
+        status = print_drift(&all.columns[0], &o, err);
     else if (status == NB_OK && o.metric)
         status = print_table(all.columns, all.count, &o, err);
     else if (status == NB_OK)

@@ -30,6 +30,10 @@ static void on_gate(void *context, nb_backend *be, const char *module, const nb_
     TELL(gate, be, module, pre_activation, bias);
 }
 
+static void on_output(void *context, nb_backend *be, const char *module, const nb_mat *y) {
+    TELL(output, be, module, y);
+}
+
 const nb_lens *ni_lens_join(ni_lens_pair *pair, const nb_lens *first, const nb_lens *second) {
     if (!first || !second)
         return first ? first : second;
@@ -41,7 +45,8 @@ const nb_lens *ni_lens_join(ni_lens_pair *pair, const nb_lens *first, const nb_l
                  .attention = first->attention || second->attention ? on_attention : NULL,
                  .approximation = first->approximation || second->approximation ? on_approximation : NULL,
                  .scalar = first->scalar || second->scalar ? on_scalar : NULL,
-                 .gate = first->gate || second->gate ? on_gate : NULL},
+                 .gate = first->gate || second->gate ? on_gate : NULL,
+                 .output = first->output || second->output ? on_output : NULL},
         .members = {first, second}};
     return &pair->lens;
 }

@@ -53,6 +53,16 @@ bool ni_record_approximation(ni_record *record, const char *module, const char *
     return ni_record_moments(record, prefix, be, approximate, buffers);
 }
 
+bool ni_record_output(ni_record *record, const char *module, nb_backend *be, const nb_mat *y,
+                      ni_lens_buffers *buffers) {
+    char prefix[NI_SERIES_NAME_SIZE];
+    snprintf(prefix, sizeof prefix, "%s/output", module);
+    if (!ni_record_moments(record, prefix, be, y, buffers))
+        return false;
+    ni_record_vector(record, prefix, "channels", buffers->columns, y->cols);
+    return true;
+}
+
 bool ni_record_alignment(ni_record *record, const char *module, nb_backend *be, const nb_mat *gate, const nb_mat *up) {
     double *on_device = ni_record_results(record, be), mean;
     if (!on_device)

@@ -18,6 +18,9 @@ bool ni_record_gate(ni_record *record, const char *module, nb_backend *be, const
 bool ni_record_approximation(ni_record *record, const char *module, const char *mechanism, nb_backend *be,
                              const nb_mat *exact, const nb_mat *approximate, ni_lens_buffers *buffers);
 
+/* Moments and channels of what a layer gives, under MODULE/output. False if memory ran out. */
+bool ni_record_output(ni_record *record, const char *module, nb_backend *be, const nb_mat *y, ni_lens_buffers *buffers);
+
 /* Two weights whose rows belong together: mean |cos(gate[i], up[i])|, both in backend memory. False if memory ran out.
  */
 bool ni_record_alignment(ni_record *record, const char *module, nb_backend *be, const nb_mat *gate, const nb_mat *up);

@@ -21,7 +21,7 @@ typedef struct watched {
     int64_t last_step;              /* at which it was recorded; layers that share X show it more than once */
     nb_mat source;                  /* at that step; data NULL where it was made from codes */
     bool told;                      /* what does not apply to it was noted */
-    ni_hot_set hot;                 /* fprop.x */
+    ni_hot_set hot;                 /* fprop.x, fprop.w, dgrad.dy */
     ni_followed_weight followed;    /* fprop.w */
 } watched;
 
@@ -112,13 +112,18 @@ static bool source_is_known(ni_observer *o, const nb_lens_operand *seen) {
            first->source.stride == seen->source->stride && first->source.dtype == seen->source->dtype;
 }
 
+/* Input channels of X and of W, output channels of dY. */
+static bool has_channels(nb_role role) {
+    return role == NB_FPROP_X || role == NB_FPROP_W || role == NB_DGRAD_DY;
+}
+
 static void sample_operand(ni_observer *o, watched *w, const nb_lens_operand *seen) {
     float shares[10];
     if (!ni_record_operand(&o->record, w->prefix, seen, source_is_known(o, seen), &o->buffers)) {
         ni_skip_note(&o->skipped, "everything", "out of memory", w->prefix);
         return;
     }
-    if (seen->role == NB_FPROP_X && seen->source)
+    if (has_channels(seen->role) && seen->source)
         ni_record_hot_channels(&o->record, w->prefix, &w->hot, o->buffers.columns, seen->source->cols,
                                o->options.hot_channels);
     if (seen->role == NB_FPROP_W && ni_bin_distances(&o->record, seen, shares))
@@ -170,6 +175,15 @@ static void on_approximation(void *context, nb_backend *be, const char *module, 
     if (sampling(o) && of_interest(o, module) &&
         !ni_record_approximation(&o->record, module, mechanism, be, exact, approximate, &o->buffers))
         ni_skip_note(&o->skipped, "what stands for a tensor", "out of memory", module);
+}
+
+/* Not logits: a column a word, and chunks of them. */
+static void on_output(void *context, nb_backend *be, const char *module, const nb_mat *y) {
+    ni_observer *o = context;
+    if (!sampling(o) || !of_interest(o, module) || strcmp(module, "lm_head") == 0)
+        return;
+    if (!ni_record_output(&o->record, module, be, y, &o->buffers))
+        ni_skip_note(&o->skipped, "outputs", "out of memory", module);
 }
 
 static void on_scalar(void *context, const char *module, const char *name, double value) {
@@ -238,7 +252,8 @@ nb_status ni_observer_create(const ni_observer_options *options, const char *fol
                         .attention = on_attention,
                         .approximation = on_approximation,
                         .scalar = on_scalar,
-                        .gate = on_gate};
+                        .gate = on_gate,
+                        .output = on_output};
     o->scalars_only = (nb_lens){.context = o, .scalar = on_scalar};
     nb_status status = open_files(o, folder, first_step, err);
     if (status != NB_OK) {

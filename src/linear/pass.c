@@ -191,6 +191,12 @@ static nb_status forward_layer(const ni_linear_call *call, ni_linear *layer, con
     return NB_OK;
 }
 
+static void show_output(const ni_linear_call *call, const ni_linear *layer, const nb_mat *y) {
+    const nb_lens *lens = call->pass->lens;
+    if (lens && lens->output && !call->measuring && y->dtype == call->be->act)
+        lens->output(lens->context, call->be, layer->name, y);
+}
+
 static nb_status forward(const ni_linear_call *call, const nb_mat *y, nb_error *err) {
     ni_linear_group *group = call->group;
     size_t kept = call->scratch->kept;
@@ -198,8 +204,10 @@ static nb_status forward(const ni_linear_call *call, const nb_mat *y, nb_error *
     NB_TRY(show_plain_input(call, err));
     if (!call->again)
         NB_TRY(observe(call, err));
-    for (int32_t i = 0; i < group->count; i++)
+    for (int32_t i = 0; i < group->count; i++) {
         NB_TRY(forward_layer(call, &group->layers[i], &y[i], err));
+        show_output(call, &group->layers[i], &y[i]);
+    }
     forget(group, false);
     call->scratch->kept = kept;
     return NB_OK;

@@ -172,6 +172,7 @@ static nb_status forward(void *layer, const ni_run *run, const nb_mat *x, const 
         NB_TRY(be->ops->attention_forward(be, &s, a->o, a->lse, a->q, a->k, a->v, err));
     }
     nb_mat o = ni_act_with(run, at.o, q_cols, run->kept < 0 ? a->o_amax : NULL);
+    ni_show_output(run, a->name, "heads", &o);
     return y ? ni_run_group(run, a->out, &o, y, err) : NB_OK;
 }
 

@@ -2,6 +2,10 @@
 #include "model/decoder.h"
 #include "backend/table.h"
 
+#include "nibble/lens.h"
+
+#include <stdio.h>
+
 /* ---- norms ---- */
 
 void ni_norm_forward(nb_backend *be, const ni_norm *norm, void *y, void *rstd, const void *x, int64_t rows) {
@@ -127,6 +131,25 @@ static nb_status make_again(nb_model *model, const ni_run *run, int32_t i, nb_er
 
 /* ---- the whole stream ---- */
 
+void ni_show_output(const ni_run *run, const char *module, const char *what, const nb_mat *y) {
+    const nb_lens *lens = run->pass->lens;
+    char name[2 * NB_NAME_SIZE];
+    if (!lens || !lens->output)
+        return;
+    snprintf(name, sizeof name, "%s.%s", module, what);
+    lens->output(lens->context, run->be, name, y);
+}
+
+/* After the MLP, the second branch of a block. */
+static void show_stream(const nb_model *model, const ni_run *run, int32_t i) {
+    char block[NB_NAME_SIZE];
+    if (i % 2 == 0)
+        return;
+    const nb_mat stream = ni_act(run, model->stream[i + 1], model->config.hidden);
+    snprintf(block, sizeof block, "layers.%d", i / 2);
+    ni_show_output(run, block, "residual", &stream);
+}
+
 nb_status ni_decoder_forward(nb_model *model, const ni_run *run, nb_error *err) {
     const void *table = ni_params_value(&model->params, model->embedding);
     const bool post_norm = model->traits->post_norm;
@@ -139,8 +162,10 @@ nb_status ni_decoder_forward(nb_model *model, const ni_run *run, nb_error *err) 
         const ni_norm *norm = norm_after(model, run, 0, &normed, &rstd);
         run->be->ops->rmsnorm_forward(run->be, &normed, rstd, model->stream[0], norm->weight, norm->eps);
     }
-    for (int32_t i = 0; i < branches; i++)
+    for (int32_t i = 0; i < branches; i++) {
         NB_TRY((post_norm ? post_norm_forward : pre_norm_forward)(model, run, i, err));
+        show_stream(model, run, i);
+    }
     if (post_norm)
         ni_norm_forward(run->be, &head->norm, head->normed, head->rstd, model->stream[branches], run->rows);
     return NB_OK;

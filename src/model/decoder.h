@@ -33,6 +33,9 @@ typedef struct ni_run {
         *kept_document; /* [kept + 1] backend memory: doc_start over all of them, for attention and GLA */
 } ni_run;
 
+/* Shows the lens what "MODULE.WHAT" gives. */
+void ni_show_output(const ni_run *run, const char *module, const char *what, const nb_mat *y);
+
 /* y[i] = X W_i^T of this pass, be it the first or one that is made again. */
 static inline nb_status ni_run_group(const ni_run *run, ni_linear_group *group, const nb_mat *x, const nb_mat *y,
                                      nb_error *err) {

@@ -150,6 +150,8 @@ static nb_status forward(void *layer, const ni_run *run, const nb_mat *x, const 
         NB_TRY(be->ops->gla_forward(be, &s, l->o, l->kept[0], l->kept[1], l->kept[2], l->kept[3], err));
     } else {
         NB_TRY(be->ops->gla_forward(be, &s, l->o, l->q, l->k, l->v, l->gate, err));
+        const nb_mat scan = ni_act(run, l->o, l->values);
+        ni_show_output(run, l->name, "scan", &scan);
     }
     nb_mat heads = nb_mat_of(l->normed, be->act, run->rows * l->heads, l->norm.dim);
     heads.amax = l->normed_amax;

@@ -206,6 +206,8 @@ static int32_t hot_and_stayed(const ni_samples *s, const ni_sampled *item, const
 
 static void hot_channels(list *l, const ni_sampled *item, double first_channel) {
     (void)first_channel;
+    if (strcmp(item->operand, "fprop.x") != 0)
+        return;
     hot found[NAMED_CHANNELS];
     char at[200];
     const ni_sampled *channels = ni_samples_find(l->samples, item->module, item->operand, "channels");
@@ -253,11 +255,13 @@ static void few_blocks(list *l) {
 /* ---- of the whole run ---- */
 
 /* Mean over all names of `metric` of the points with from <= step < to. */
-static double mean_between(const ni_samples *s, const char *metric, double from, double to) {
+static double mean_between(const ni_samples *s, const char *metric, const char *operand, double from, double to) {
     double sum = 0;
     int64_t count = 0;
     for (int32_t i = 0; i < s->count; i++)
-        for (int64_t p = 0; is(&s->items[i], metric) && p < ni_sampled_points(s, &s->items[i]); p++) {
+        for (int64_t p = 0; is(&s->items[i], metric) && strcmp(s->items[i].operand, operand) == 0 &&
+                            p < ni_sampled_points(s, &s->items[i]);
+             p++) {
             ni_series_point point = ni_sampled_at(s, &s->items[i], p);
             if ((double)point.step >= from && (double)point.step < to) {
                 sum += point.values[0];
@@ -285,8 +289,8 @@ static void settled(list *l) {
         return;
     begin_kind(l, "Settling");
     double end = (double)ni_sampled_at(l->samples, item, -1).step, quarter = end / 4;
-    double early = mean_between(l->samples, "hot_overlap", 0, quarter + 1);
-    double late = mean_between(l->samples, "hot_overlap", end - quarter, INFINITY);
+    double early = mean_between(l->samples, "hot_overlap", "fprop.x", 0, quarter + 1);
+    double late = mean_between(l->samples, "hot_overlap", "fprop.x", end - quarter, INFINITY);
     ni_finding *f = isfinite(early) && isfinite(late) ? place(l, item, late) : NULL;
     if (!f)
         return;
@@ -301,8 +305,8 @@ static void resets(list *l) {
         return;
     begin_kind(l, "Resets");
     double first = (double)ni_sampled_at(l->samples, reset, 0).step;
-    double before = mean_between(l->samples, "ratio_above_8", 0, first);
-    double after = mean_between(l->samples, "ratio_above_8", first, INFINITY);
+    double before = mean_between(l->samples, "ratio_above_8", "fprop.w", 0, first);
+    double after = mean_between(l->samples, "ratio_above_8", "fprop.w", first, INFINITY);
     ni_finding *f = isfinite(before) && isfinite(after) ? place(l, item, after) : NULL;
     if (!f)
         return;

@@ -107,8 +107,9 @@ const ni_measure ni_measures[] = {
      .floor = 0.5,
      .unit = "× the median channel",
      .y_label = "channel",
-     .operands = "fprop.x",
-     .about = "How large each input channel gets, against the median channel of the same step. By heat: the 48 with "
+     .operands = "fprop.x fprop.w dgrad.dy output",
+     .about = "How large each channel (of X and W: input, of dY and outputs: output) gets, against the median channel "
+              "of the same step. By heat: the 48 with "
               "the largest peaks, from those hot at the end down to those that only were.",
      .formula = "max over rows of |x| for each column, divided by the median of these maxima"},
     {.metric = "hot_overlap",
@@ -147,8 +148,9 @@ const ni_measure ni_measures[] = {
      .theme = HOT,
      .title = "Blocks of the patched channels",
      .colours = NI_COLOURS_LINEAR,
-     .about = "How many blocks of 16 neighbours, which share a scale, the channels that HCP patches come from. Few: the "
-              "residuals of quiet channels are loud because of their neighbour.",
+     .about =
+         "How many blocks of 16 neighbours, which share a scale, the channels that HCP patches come from. Few: the "
+         "residuals of quiet channels are loud because of their neighbour.",
      .formula = "|{⌊j / 16⌋: j patched}|"},
 
     {.metric = "snr_db",

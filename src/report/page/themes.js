@@ -2,6 +2,7 @@
 
 const OPERANDS = {
   "fprop.x": "activations X (fprop.x)", "fprop.w": "weights W (fprop.w)", "dgrad.dy": "gradients dY (dgrad.dy)",
+  output: "outputs", occ: "compensated X (occ)", occ_clamped: "clamped X (occ)", hcp: "patched X (hcp)",
   "dgrad.w": "weights W (dgrad.w)", "wgrad.dy": "gradients dY (wgrad.dy)", "wgrad.x": "activations X (wgrad.x)",
 };
 
