@@ -106,7 +106,7 @@ bool ni_config_opens(const char *json, size_t size, char piece[NI_PIECE_ROOM]) {
     if (opens && !json_is_null(token))
         strncat(piece, text ? text : "<s>", NI_PIECE_ROOM - 1);
     json_decref(config);
-    return opens;
+    return *piece != 0; /* one that is asked for and not named opens nothing */
 }
 
 char *ni_config_opening_with(const char *json, size_t size, const char *piece) {
