@@ -4,9 +4,9 @@
 #include "cli/training.h"
 
 #include "files/file.h"
+#include "files/json.h"
 #include "train/checkpoint.h"
 
-#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -313,11 +313,10 @@ static void print_table(const comparison *c) {
 
 static nb_status write_json(const comparison *c, nb_error *err) {
     json_t *root = json_object(), *list = json_array();
-    json_object_set_new(root, "seeds", json_integer(c->seeds));
-    json_object_set_new(root, "steps", json_integer(nb_run_steps(&c->base)));
+    ni_json_put(&root, "seeds", json_integer(c->seeds));
+    ni_json_put(&root, "steps", json_integer(nb_run_steps(&c->base)));
     if (c->from)
-        json_object_set_new(root, "from", json_string(c->from));
-    json_object_set_new(root, "recipes", list);
+        ni_json_put(&root, "from", json_string(c->from));
     for (int32_t i = 0; i < c->count; i++) {
         const entrant *e = &c->entrants[i];
         double gaps[MOST_SEEDS] = {0};
@@ -325,23 +324,24 @@ static nb_status write_json(const comparison *c, nb_error *err) {
         spread loss = spread_of(e->loss, c->seeds), gap = spread_of(gaps, c->seeds);
         json_t *row = json_object(), *losses = json_array(), *gap_list = json_array();
         for (int32_t s = 0; s < c->seeds; s++) {
-            json_array_append_new(losses, json_real(e->loss[s]));
-            json_array_append_new(gap_list, json_real(gaps[s]));
+            ni_json_push(&losses, json_real(e->loss[s]));
+            ni_json_push(&gap_list, json_real(gaps[s]));
         }
-        json_object_set_new(row, "recipe", json_string(e->name));
+        ni_json_put(&row, "recipe", json_string(e->name));
         if (e->trunk >= 0) {
-            json_object_set_new(row, "branched_from", json_string(c->entrants[e->trunk].name));
-            json_object_set_new(row, "branched_at", json_integer(e->shared));
+            ni_json_put(&row, "branched_from", json_string(c->entrants[e->trunk].name));
+            ni_json_put(&row, "branched_at", json_integer(e->shared));
         }
-        json_object_set_new(row, "val_loss", json_real(loss.mean));
-        json_object_set_new(row, "val_losses", losses);
-        json_object_set_new(row, "gap_percent", json_real(gap.mean));
-        json_object_set_new(row, "gaps_percent", gap_list);
-        json_object_set_new(row, "gap_deviation", isfinite(gap.deviation) ? json_real(gap.deviation) : json_null());
-        json_array_append_new(list, row);
+        ni_json_put(&row, "val_loss", json_real(loss.mean));
+        ni_json_put(&row, "val_losses", losses);
+        ni_json_put(&row, "gap_percent", json_real(gap.mean));
+        ni_json_put(&row, "gaps_percent", gap_list);
+        ni_json_put(&row, "gap_deviation", isfinite(gap.deviation) ? json_real(gap.deviation) : json_null());
+        ni_json_push(&list, row);
     }
+    ni_json_put(&root, "recipes", list);
     char path[NB_PATH_SIZE + 32];
-    char *text = json_dumps(root, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
+    char *text = ni_json_text(root, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
     json_decref(root);
     if (!text)
         return nb_fail(err, NB_NO_MEMORY, "%s: out of memory for compare.json", c->base.out);
