@@ -179,7 +179,7 @@ static UNUSED nb_qtensor by_hand(nb_backend *be, const nb_quantizer *q, const nb
     static const char *const gemms[] = {"fprop", "dgrad", "wgrad"};
     nb_noise noise = {pass->rounding_seed, nb_name_hash(tensor, nb_role_name(role)),
                       nb_name_hash(signs, gemms[role / 2]), clocked(pass)->clock};
-    assert_int_equal(be->ops->quantize(be, &t, source, transpose, &noise, NULL, NULL), NB_OK);
+    assert_int_equal(nb_quantize(be, &t, source, transpose, &noise, NULL, NULL), NB_OK);
     return t;
 }
 
@@ -187,7 +187,7 @@ static UNUSED nb_qtensor by_hand(nb_backend *be, const nb_quantizer *q, const nb
 static UNUSED double *decoded(nb_backend *be, const nb_qtensor *t) {
     float *f = poisoned((size_t)(t->rows * t->cols) * sizeof *f);
     nb_mat out = nb_mat_of(f, NB_F32, t->rows, t->cols);
-    assert_int_equal(be->ops->dequantize(be, &out, t, false, true, NULL), NB_OK);
+    assert_int_equal(nb_dequantize(be, &out, t, NULL), NB_OK);
     return get(NB_F32, f, t->rows * t->cols);
 }
 
