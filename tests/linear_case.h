@@ -96,9 +96,6 @@ typedef struct linear_case {
     float *w[LAYERS_MOST], *dw[LAYERS_MOST];       /* F32 [N, K] */
 } linear_case;
 
-/* What the next groups are asked for (linear.h). */
-static UNUSED bool early_wgrad_x;
-
 static UNUSED nb_status try_group(nb_backend *be, linear_case *c, const nb_plan *plans, int32_t layers,
                                   const ni_mechanism *const *mechanisms, nb_error *err) {
     static const char *const names[] = {"layers.0.self_attn.q_proj", "layers.0.self_attn.k_proj",
@@ -119,7 +116,6 @@ static UNUSED nb_status try_group(nb_backend *be, linear_case *c, const nb_plan 
                                 .in = K,
                                 .max_rows = M,
                                 .training = true,
-                                .early_wgrad_x = early_wgrad_x,
                                 .layers = specs,
                                 .count = layers,
                                 .mechanisms = mechanisms};

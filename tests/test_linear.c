@@ -243,36 +243,6 @@ static void gradients_begin(void **state) {
     nb_backend_free(be);
 }
 
-/* One reading of X for both of its operands: the same bits, wgrad.x made in the forward pass and once. */
-static void early_wgrad_x_changes_no_bit(void **state) {
-    (void)state;
-    nb_backend *be = cpu();
-    nb_plan plans[] = {plan_nvfp4(), plan_nvfp4(), plan_bf16()};
-    linear_case c[2];
-    for (int i = 0; i < 2; i++) {
-        seen_roles seen = {0};
-        nb_lens lens = {.context = &seen, .counts = true, .operand = count_roles};
-        nb_pass pass = pass0;
-        pass.lens = &lens;
-        early_wgrad_x = i;
-        c[i] = make_group(be, plans, 3, NULL);
-        run_forward(&c[i], &pass);
-        assert_int_equal(seen.roles[NB_WGRAD_X], i);
-        run_backward(&c[i], &pass);
-        assert_int_equal(seen.roles[NB_WGRAD_X], 1);
-    }
-    early_wgrad_x = false;
-    assert_true(c[1].group->bytes > c[0].group->bytes);
-    for (int j = 0; j < 3; j++) {
-        check_equal_bytes("Y", c[1].y[j].data, c[0].y[j].data, M * N * 2);
-        check_equal_bytes("dW", c[1].dw[j], c[0].dw[j], N * K * 4);
-    }
-    check_equal_bytes("dX", c[1].dx.data, c[0].dx.data, M * K * 2);
-    ni_linear_group_free(c[0].group);
-    ni_linear_group_free(c[1].group);
-    nb_backend_free(be);
-}
-
 /* ---- late switch ---- */
 
 static void late_switch(void **state) {
@@ -491,7 +461,6 @@ int main(void) {
         cmocka_unit_test_teardown(mixed_group, release_buffers),
         cmocka_unit_test_teardown(shorter_batches, release_buffers),
         cmocka_unit_test_teardown(gradients_begin, release_buffers),
-        cmocka_unit_test_teardown(early_wgrad_x_changes_no_bit, release_buffers),
         cmocka_unit_test_teardown(late_switch, release_buffers),
         cmocka_unit_test_teardown(same_codes_of_rows, release_buffers),
         cmocka_unit_test_teardown(folded_codes, release_buffers),
