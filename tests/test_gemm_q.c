@@ -445,14 +445,10 @@ static void decoded_paths_are_near_double(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(reference_is_near_double),
-        cmocka_unit_test(reference_by_hand),
-        cmocka_unit_test(integers_are_codes_in_steps),
-        cmocka_unit_test(products_are_named),
-        cmocka_unit_test(refuses_what_is_no_product),
-        cmocka_unit_test(packed_paths_give_the_reference_bits),
-        cmocka_unit_test(packed_paths_agree_on_every_scale),
-        cmocka_unit_test(packed_paths_cross_tile_edges),
+        cmocka_unit_test(reference_is_near_double),          cmocka_unit_test(reference_by_hand),
+        cmocka_unit_test(integers_are_codes_in_steps),       cmocka_unit_test(products_are_named),
+        cmocka_unit_test(refuses_what_is_no_product),        cmocka_unit_test(packed_paths_give_the_reference_bits),
+        cmocka_unit_test(packed_paths_agree_on_every_scale), cmocka_unit_test(packed_paths_cross_tile_edges),
         cmocka_unit_test(decoded_paths_are_near_double),
     };
     return cmocka_run_group_tests(tests, open_backends, close_backends);

@@ -1,5 +1,6 @@
-/* test_quantize_simd.c: by way of the public door every kernel of the CPU gives the reference's bits, and its statistics
- * to the bit, with any number of threads. Hard numbers, odd shapes, codes of codes: tests/backends/cases_quantize.c. */
+/* test_quantize_simd.c: by way of the public door every kernel of the CPU gives the reference's bits, and its
+ * statistics to the bit, with any number of threads. Hard numbers, odd shapes, codes of codes:
+ * tests/backends/cases_quantize.c. */
 #include "backend/table.h"
 #include "quantize_cases.h"
 

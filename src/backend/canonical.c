@@ -1,5 +1,5 @@
-/* canonical.c: codes in the canonical layout, for programs outside: made and decoded by way of an operand, which is what
- * a backend works with.
+/* canonical.c: codes in the canonical layout, for programs outside: made and decoded by way of an operand, which is
+ * what a backend works with.
  */
 #include "backend/ref/quantize_parts.h"
 #include "backend/table.h"

@@ -19,7 +19,8 @@ static void run_measure(trial *t) {
         x[90] = -INFINITY;
     }
     const nb_mat m = nb_mat_of(input(t, type, x, rows * cols), type, rows, cols);
-    float *amax = output_exact(t, "largest of a column", NB_F32, cols), *crest = output(t, "crest of a tile", NB_F32, tiles);
+    float *amax = output_exact(t, "largest of a column", NB_F32, cols),
+          *crest = output(t, "crest of a tile", NB_F32, tiles);
     ni_moments got, *there = scratch(t, sizeof got);
     t->be->ops->measure(t->be, &m, there, amax, crest);
     t->be->ops->download(t->be, &got, there, sizeof got);

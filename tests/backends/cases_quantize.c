@@ -1,5 +1,5 @@
-/* cases_quantize.c: operands of every quantizer of the grammar, their codes bit for bit in the canonical layout, and the
- * digests of these codes.
+/* cases_quantize.c: operands of every quantizer of the grammar, their codes bit for bit in the canonical layout, and
+ * the digests of these codes.
  */
 #include "trial.h"
 
@@ -104,8 +104,8 @@ static void run_quantize(trial *t, bool turned) {
         char what[300];
         describe(what, sizeof what, q, turned);
         nb_quantize_stats stats = {0};
-        const nb_operand o = made(t, q, &(ni_source){.numbers = &from}, s->rows, s->cols, turned, &noise,
-                                  k % 4 ? NULL : &stats);
+        const nb_operand o =
+            made(t, q, &(ni_source){.numbers = &from}, s->rows, s->cols, turned, &noise, k % 4 ? NULL : &stats);
         keep_operand(t, what, &o);
         if (k % 4 == 0)
             keep_stats(t, what, &stats);
@@ -155,8 +155,7 @@ static void run_taken(trial *t) {
     for (int32_t k = 0; k < list->count; k++) {
         if (nb_quantizer_check_shape(&list->q[k], rows, cols, NULL) != NB_OK)
             continue;
-        const nb_operand first =
-            made(t, &list->q[k], &(ni_source){.numbers = &from}, rows, cols, false, &noise, NULL);
+        const nb_operand first = made(t, &list->q[k], &(ni_source){.numbers = &from}, rows, cols, false, &noise, NULL);
         const nb_qtensor codes = codes_of(t, &first);
         nb_operand taken = placed(t, &list->q[k], rows, cols);
         EXPECT_OK(t, t->be->ops->take_codes(t->be, &taken, &codes, &err));
@@ -249,8 +248,7 @@ static void run_code_space(trial *t) {
 }
 
 static const test_case QUANTIZERS[] = {
-    {"make_operands canonical", "whole grammar, hard numbers", CODES, SOURCE_SHAPES, run_straight, NULL,
-     stats_rounded},
+    {"make_operands canonical", "whole grammar, hard numbers", CODES, SOURCE_SHAPES, run_straight, NULL, stats_rounded},
     {"make_operands canonical", "whole grammar, turned", CODES, SOURCE_SHAPES, run_turned, NULL, stats_rounded},
     {"make_operands", "every format into another", BITS, 3, run_requantize, NULL, NULL},
     {"take_codes decode", "every format, both ways", BITS, 3, run_taken, NULL, NULL},
@@ -275,8 +273,7 @@ static uint64_t digest_of(nb_backend *be, const nb_quantizer *q) {
         nb_mat from = host;
         from.data = upload(&t, host.data, (size_t)(host.rows * host.stride) * nb_dtype_size(host.dtype));
         const nb_noise noise = noise_at(&t);
-        const nb_operand o =
-            made(&t, q, &(ni_source){.numbers = &from}, s->rows, s->cols, i % 2, &noise, NULL);
+        const nb_operand o = made(&t, q, &(ni_source){.numbers = &from}, s->rows, s->cols, i % 2, &noise, NULL);
         keep_operand(&t, "codes", &o);
         fetch_results(&t);
         if (t.failure[0])
