@@ -196,7 +196,7 @@ static int run_all(const options *o) {
     for (int b = 0; b < o->count; b++) {
         if (o->check) {
             const int64_t wrong = check_digests(backends[b], o->check);
-            printf("%-28s  %-34s  %-14s  %9lld  %-5s  %s\n", "quantize", "committed digests", o->names[b],
+            printf("%-28s  %-34s  %-14s  %9lld  %-5s  %s\n", "make_operands", "committed digests", o->names[b],
                    (long long)wrong, "0", wrong == 0 ? "ok" : "FAILED");
             failures += wrong != 0;
         }
