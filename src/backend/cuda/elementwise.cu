@@ -28,12 +28,22 @@ static __global__ void to_bf16(uint16_t *to, const float *from, int64_t eights) 
     }
 }
 
+static __global__ void from_bf16(float *to, const uint16_t *from, int64_t eights) {
+    for (NI_EACH(i, eights)) {
+        const ni_eight e = ni_load_eight(from + 8 * i);
+        ((float4 *)to)[2 * i] = make_float4(e.x[0], e.x[1], e.x[2], e.x[3]);
+        ((float4 *)to)[2 * i + 1] = make_float4(e.x[4], e.x[5], e.x[6], e.x[7]);
+    }
+}
+
 int ni_cuda_launch_cast(void *stream, void *to, nb_dtype to_type, const void *from, nb_dtype from_type, int64_t n) {
     cudaStream_t on = (cudaStream_t)stream;
     if (n == 0)
         return cudaSuccess;
     if (to_type == NB_BF16 && from_type == NB_F32 && n % 8 == 0 && ni_aligned(to) && ni_aligned(from))
         to_bf16<<<ni_grid(ni_divide_up(n / 8, NI_THREADS)), NI_THREADS, 0, on>>>((uint16_t *)to, (const float *)from, n / 8);
+    else if (to_type == NB_F32 && from_type == NB_BF16 && n % 8 == 0 && ni_aligned(to) && ni_aligned(from))
+        from_bf16<<<ni_grid(ni_divide_up(n / 8, NI_THREADS)), NI_THREADS, 0, on>>>((float *)to, (const uint16_t *)from, n / 8);
     else
         cast<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, on>>>(to, to_type, from, from_type, n);
     return cudaGetLastError();

@@ -6,12 +6,8 @@
  *
  * A block of 128 threads takes a tile of 16 x 256: rows are encoded out of the registers that were read, columns out of
  * shared memory, two a thread. Values are code x block scale, exact in BF16. Codes and scale bytes in the canonical
- * layout are written where somebody asks for them. What limits it is memory, so instructions are counted:
+ * layout are written where somebody asks for them. What limits it is memory, so instructions are counted (grid.cuh, and):
  *
- *     nearest      adding and subtracting p * 1.5 * 2^22, p the power of two of |y| and at least 1, rounds to the grid's
- *                  step there, ties to even
- *     stochastic   |y| + u * step, then the same towards zero with p * 2^22
- *     code         value * 2^-126 has the code in its top bits: 0.5 is a subnormal there as in E2M1
  *     scale        encode factors of all 128 bytes stand in a table, so nobody divides
  *     amax         max(|a + b|, |a - b|) = |a| + |b|, rounded alike: the last stage of the rotation needs no sums
  *
@@ -20,44 +16,18 @@
 #include "backend/cuda/quantize.h"
 
 #include "backend/cuda/element.cuh"
+#include "backend/cuda/grid.cuh"
 #include "backend/cuda/launch.cuh"
 #include "format/hadamard.h"
 #include "format/noise.h"
 #include "format/scale.h"
 
+/* What stands before a rotation: no signs (or no rotation), TransformerEngine's, or a pattern of this pass. */
+enum { NO_SIGNS, FIXED_SIGNS, ANY_SIGNS };
+
 enum { TILE_THREADS = 128, TILE_COLS = 256, TILE_ROWS = 16, VECTORS = TILE_COLS / 8, BYTES = 128 };
 
 /* ---- one number ---- */
-
-static __device__ float power_of(float a) {
-    return fmaxf(__uint_as_float(__float_as_uint(a) & 0x7f800000u), 1.0f);
-}
-
-/* |y| up to 6 to the nearest value of the grid. */
-static __device__ float nearest(float a) {
-    const float p = power_of(a);
-    return __fmaf_rn(p, -6291456.0f, __fmaf_rn(p, 6291456.0f, a));
-}
-
-/* r random bits times 2^-bits: `share` = 2^-(bits + 1). */
-static __device__ float stochastic(float a, float r, float share) {
-    const float p = power_of(a), t = __fmaf_rn(r, ni_f32_mul(p, share), a);
-    return __fmaf_rn(p, -4194304.0f, __fmaf_rz(p, 4194304.0f, t));
-}
-
-/* Random bits as a float: byte or half i of a word behind 2^23. */
-static __device__ float eight_bits(uint32_t word, int i) {
-    return __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7440u | (uint32_t)i)) - 8388608.0f;
-}
-
-static __device__ float sixteen_bits(uint32_t word, int i) {
-    return __uint_as_float(__byte_perm(word, 0x4b000000u, i ? 0x7432u : 0x7410u)) - 8388608.0f;
-}
-
-static __device__ uint32_t code_of(float q) {
-    const uint32_t bits = __float_as_uint(ni_f32_mul(q, 0x1p-126f));
-    return (bits >> 22 & 7u) | (bits >> 28 & 8u);
-}
 
 static __device__ uint32_t exact_pair(float low, float high) {
     return __byte_perm(__float_as_uint(low), __float_as_uint(high), 0x7632);
@@ -126,7 +96,7 @@ static __device__ bool is_odd_block(uint32_t amax, uint8_t byte) {
 
 /* ---- the path of what is not finite: as quantize.cu, one block of 16 ---- */
 
-static __device__ void encode_odd_block(const ni_cuda_tile_copy &copy, const float *x, uint8_t byte, float sdec,
+static __device__ __noinline__ void encode_odd_block(const ni_cuda_tile_copy &copy, const float *x, uint8_t byte, float sdec,
                                         const ni_noise_key &key, uint32_t group, uint8_t *codes) {
     const nb_quantizer &q = copy.quantizer;
     const bool random = q.round == NB_ROUND_STOCHASTIC;
@@ -143,22 +113,6 @@ static __device__ uint16_t odd_value(uint8_t code, uint8_t byte) {
 }
 
 /* ---- rows ---- */
-
-/* Eight numbers under one encode factor: signed grid values. `keep` masks the sign: none under a byte of 0. */
-template <int ROUND> static __device__ void encode_eight(const float *x, float encode, uint32_t keep, const uint32_t *words, float *q) {
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-        const float y = ni_f32_mul(x[i], encode), a = fminf(fabsf(y), 6.0f);
-        float v;
-        if (ROUND == 0)
-            v = nearest(a);
-        else if (ROUND == 8)
-            v = stochastic(a, eight_bits(words[i / 4], i % 4), 0x1p-9f);
-        else
-            v = stochastic(a, sixteen_bits(words[i / 2], i % 2), 0x1p-17f);
-        q[i] = __uint_as_float(__float_as_uint(v) | (__float_as_uint(y) & keep));
-    }
-}
 
 /* The words that this half of a group of 16 needs. Lanes come in pairs, one for each half, and two rows are done at a
  * time: each lane draws for one of them. */
@@ -211,6 +165,7 @@ static __device__ void encode_row_eight(const ni_cuda_tile_copy &copy, const uin
         uint8_t all[16];
         const int half = threadIdx.x & 1;
         const unsigned both = 3u << (threadIdx.x & 30);
+#pragma unroll
         for (int i = 0; i < 8; i++) {
             const float other = __shfl_xor_sync(both, x[i], 1);
             whole[8 * half + i] = x[i];
@@ -226,13 +181,13 @@ static __device__ void encode_row_eight(const ni_cuda_tile_copy &copy, const uin
         out = make_uint4(values[0] | values[1] << 16, values[2] | values[3] << 16, values[4] | values[5] << 16, values[6] | values[7] << 16);
     } else {
         const scale_entry entry = table[byte];
-        encode_eight<ROUND>(x, entry.encode, byte ? 0x80000000u : 0, words, q);
+        ni_encode_eight<ROUND>(x, entry.encode, byte ? 0x80000000u : 0, words, q);
         out = make_uint4(times(exact_pair(q[0], q[1]), entry.value), times(exact_pair(q[2], q[3]), entry.value),
                          times(exact_pair(q[4], q[5]), entry.value), times(exact_pair(q[6], q[7]), entry.value));
         if (copy.codes)
 #pragma unroll
             for (int i = 0; i < 8; i++)
-                codes |= code_of(q[i]) << (4 * i);
+                codes |= ni_grid_code(q[i]) << (4 * i);
     }
     if (!at.live)
         return;
@@ -246,11 +201,16 @@ static __device__ void encode_row_eight(const ni_cuda_tile_copy &copy, const uin
 
 /* ---- columns ---- */
 
-/* Signs, then the stages of format/hadamard.h up to `last`. */
-static __device__ void rotate_sixteen(float *x, uint32_t signs, int last) {
-#pragma unroll
-    for (int i = 0; i < 16; i++)
-        x[i] = __uint_as_float(__float_as_uint(x[i]) ^ (signs >> i & 1u) << 31);
+/* A pair of BF16 numbers of row i of a group, under its sign. TransformerEngine's pattern costs nothing where it says
+ * that nothing turns. */
+template <int SIGNS> static __device__ uint32_t signed_pair(uint32_t pair, int i, uint32_t signs) {
+    if (SIGNS == FIXED_SIGNS)
+        return NI_FIXED_SIGNS >> i & 1u ? pair ^ 0x80008000u : pair;
+    return SIGNS == NO_SIGNS ? pair : pair ^ (signs >> i & 1u) * 0x80008000u;
+}
+
+/* The stages of format/hadamard.h up to `last`. */
+static __device__ void rotate_sixteen(float *x, int last) {
 #pragma unroll
     for (int half = 1; half < 16; half *= 2)
         if (half <= last)
@@ -279,10 +239,10 @@ static __device__ void finish_pair(float *x, bool round) {
 }
 
 template <int ROUND>
-static __device__ void encode_column(const ni_cuda_tile_copy &copy, float *x, uint32_t signs, uint32_t group, const ni_tensor_scale &t,
+static __device__ void encode_column(const ni_cuda_tile_copy &copy, float *x, uint32_t group, const ni_tensor_scale &t,
                                      const scale_entry *table, const ni_noise_key &key, float *q, uint32_t *value, uint8_t *byte_out, bool *odd) {
     if (copy.quantizer.hadamard_size) {
-        rotate_sixteen(x, signs, 8);
+        rotate_sixteen(x, 8);
 #pragma unroll
         for (int i = 0; i < 16; i += 2)
             finish_pair(&x[i], copy.quantizer.hadamard_round_bf16);
@@ -296,7 +256,12 @@ static __device__ void encode_column(const ni_cuda_tile_copy &copy, float *x, ui
     *odd = is_odd_block(amax, byte);
     if (*odd) {
         uint8_t codes[16];
-        encode_odd_block(copy, x, byte, t.sdec, key, group, codes);
+        float copied[16]; /* whose addresses are taken, so that x stays in registers */
+#pragma unroll
+        for (int i = 0; i < 16; i++)
+            copied[i] = x[i];
+        encode_odd_block(copy, copied, byte, t.sdec, key, group, codes);
+#pragma unroll
         for (int i = 0; i < 16; i++)
             q[i] = ni_e2m1_value(codes[i]);
         return;
@@ -310,11 +275,11 @@ static __device__ void encode_column(const ni_cuda_tile_copy &copy, float *x, ui
         high = ni_philox(key.seed, key.tensor, group, key.step, key.micro_batch, NI_PURPOSE_ROUNDING_HI);
     *value = entry.value;
     if (ROUND == 16) {
-        encode_eight<ROUND>(x, entry.encode, keep, low.w, q);
-        encode_eight<ROUND>(x + 8, entry.encode, keep, high.w, q + 8);
+        ni_encode_eight<ROUND>(x, entry.encode, keep, low.w, q);
+        ni_encode_eight<ROUND>(x + 8, entry.encode, keep, high.w, q + 8);
     } else {
-        encode_eight<ROUND>(x, entry.encode, keep, low.w, q);
-        encode_eight<ROUND>(x + 8, entry.encode, keep, low.w + 2, q + 8);
+        ni_encode_eight<ROUND>(x, entry.encode, keep, low.w, q);
+        ni_encode_eight<ROUND>(x + 8, entry.encode, keep, low.w + 2, q + 8);
     }
 }
 
@@ -322,14 +287,14 @@ static __device__ void store_column_codes(const ni_cuda_tile_copy &copy, const f
     uint2 codes = make_uint2(0, 0);
 #pragma unroll
     for (int i = 0; i < 8; i++) {
-        codes.x |= code_of(q[i]) << (4 * i);
-        codes.y |= code_of(q[i + 8]) << (4 * i);
+        codes.x |= ni_grid_code(q[i]) << (4 * i);
+        codes.y |= ni_grid_code(q[i + 8]) << (4 * i);
     }
     *(uint2 *)(copy.codes + row * (copy.contraction / 2) + block * 8) = codes;
     copy.scales[row * (copy.contraction / 16) + block] = byte;
 }
 
-template <int ROUND>
+template <int ROUND, int SIGNS>
 static __device__ void encode_columns(const ni_cuda_tile_copy &copy, const uint32_t *tile, int64_t rows, int64_t cols, int64_t r0, int64_t c0,
                                       const ni_tensor_scale &t, const scale_entry *table, const ni_noise_key &key, uint32_t signs) {
     const int64_t c = c0 + 2 * threadIdx.x, block = r0 / 16;
@@ -341,16 +306,17 @@ static __device__ void encode_columns(const ni_cuda_tile_copy &copy, const uint3
         return;
 #pragma unroll
     for (int i = 0; i < 16; i++) {
-        const uint32_t pair = tile[i * (TILE_COLS / 2 + 4) + threadIdx.x];
+        const uint32_t pair = signed_pair<SIGNS>(tile[i * (TILE_COLS / 2 + 4) + threadIdx.x], i, signs);
         a[i] = low_of(pair);
         b[i] = high_of(pair);
     }
     const uint32_t group = (uint32_t)(c * (rows / 16) + block);
-    encode_column<ROUND>(copy, a, signs, group, t, table, key, qa, &va, &byte_a, &odd_a);
-    encode_column<ROUND>(copy, b, signs, group + (uint32_t)(rows / 16), t, table, key, qb, &vb, &byte_b, &odd_b);
+    encode_column<ROUND>(copy, a, group, t, table, key, qa, &va, &byte_a, &odd_a);
+    encode_column<ROUND>(copy, b, group + (uint32_t)(rows / 16), t, table, key, qb, &vb, &byte_b, &odd_b);
     const uint32_t scales = __byte_perm(va, vb, 0x5410);
     uint16_t *to = copy.values + r0 * copy.stride + c;
     if (odd_a || odd_b) {
+#pragma unroll
         for (int i = 0; i < 16; i++) {
             to[i * copy.stride] = ni_bf16_even(ni_f32_mul(qa[i], ni_e4m3_value(byte_a)));
             to[i * copy.stride + 1] = ni_bf16_even(ni_f32_mul(qb[i], ni_e4m3_value(byte_b)));
@@ -369,7 +335,7 @@ static __device__ void encode_columns(const ni_cuda_tile_copy &copy, const uint3
 /* ---- a tile ---- */
 
 /* Roundings: -1 no such copy, 0 to nearest, 8 or 16 random bits. */
-template <int ROWS, int COLUMNS>
+template <int ROWS, int COLUMNS, int SIGNS>
 static __global__ void __launch_bounds__(TILE_THREADS, 5) quantize_tiles(ni_cuda_tile_source s, ni_cuda_tile_copy row, ni_cuda_tile_copy column) {
     constexpr int PITCH = TILE_COLS / 2 + 4;
     __shared__ __align__(16) uint32_t tile[COLUMNS >= 0 ? TILE_ROWS * PITCH : 4];
@@ -412,8 +378,8 @@ static __global__ void __launch_bounds__(TILE_THREADS, 5) quantize_tiles(ni_cuda
     }
     if (COLUMNS >= 0) {
         const ni_noise_key key = noise_of(column.noise);
-        const ni_sign_mask signs = ni_signs_of(column.quantizer.hadamard_signs, &key);
-        encode_columns<COLUMNS>(column, tile, s.rows, s.cols, r0, c0, of_columns, column_table, key, signs.w[0] & 0xffffu);
+        const uint32_t signs = SIGNS == ANY_SIGNS ? ni_signs_of(column.quantizer.hadamard_signs, &key).w[0] : 0;
+        encode_columns<COLUMNS, SIGNS>(column, tile, s.rows, s.cols, r0, c0, of_columns, column_table, key, signs);
     }
 }
 
@@ -423,47 +389,44 @@ static int rounding_of(const ni_cuda_tile_copy *copy) {
     return copy->quantizer.round == NB_ROUND_STOCHASTIC ? copy->quantizer.sr_bits : 0;
 }
 
-template <int ROWS> static void launch_with(cudaStream_t on, unsigned grid, const ni_cuda_tile_source &s, const ni_cuda_tile_copy &row, const ni_cuda_tile_copy &column, int columns) {
-    switch (columns) {
-    case 0:
-        quantize_tiles<ROWS, 0><<<grid, TILE_THREADS, 0, on>>>(s, row, column);
-        return;
-    case 8:
-        quantize_tiles<ROWS, 8><<<grid, TILE_THREADS, 0, on>>>(s, row, column);
-        return;
-    case 16:
-        quantize_tiles<ROWS, 16><<<grid, TILE_THREADS, 0, on>>>(s, row, column);
-        return;
-    default:
-        quantize_tiles<ROWS, -1><<<grid, TILE_THREADS, 0, on>>>(s, row, column);
-    }
+typedef void tile_kernel(ni_cuda_tile_source, ni_cuda_tile_copy, ni_cuda_tile_copy);
+
+template <int ROWS, int SIGNS> static tile_kernel *kernel_of(int columns) {
+    return columns == 0   ? quantize_tiles<ROWS, 0, SIGNS>
+           : columns == 8 ? quantize_tiles<ROWS, 8, SIGNS>
+                          : quantize_tiles<ROWS, 16, SIGNS>;
+}
+
+template <int ROWS> static tile_kernel *kernel_of(int columns, int signs) {
+    if (columns < 0)
+        return quantize_tiles<ROWS, -1, NO_SIGNS>;
+    return signs == NO_SIGNS      ? kernel_of<ROWS, NO_SIGNS>(columns)
+           : signs == FIXED_SIGNS ? kernel_of<ROWS, FIXED_SIGNS>(columns)
+                                  : kernel_of<ROWS, ANY_SIGNS>(columns);
+}
+
+static int signs_of(const nb_quantizer *q) {
+    if (q->hadamard_size == 0 || q->hadamard_signs == NB_SIGNS_NONE)
+        return NO_SIGNS;
+    return q->hadamard_signs == NB_SIGNS_FIXED ? FIXED_SIGNS : ANY_SIGNS;
 }
 
 int ni_cuda_quantize_tiles(void *stream, const ni_cuda_tile_source *s, const ni_cuda_tile_copy *row, const ni_cuda_tile_copy *column) {
-    cudaStream_t on = (cudaStream_t)stream;
     const unsigned grid = (unsigned)(ni_divide_up(s->cols, TILE_COLS) * (s->rows / TILE_ROWS));
     const ni_cuda_tile_copy none = {}, &r = row ? *row : none, &c = column ? *column : none;
-    const int columns = rounding_of(column);
-    switch (rounding_of(row)) {
-    case 0:
-        launch_with<0>(on, grid, *s, r, c, columns);
-        break;
-    case 8:
-        launch_with<8>(on, grid, *s, r, c, columns);
-        break;
-    case 16:
-        launch_with<16>(on, grid, *s, r, c, columns);
-        break;
-    default:
-        launch_with<-1>(on, grid, *s, r, c, columns);
-    }
+    const int rows = rounding_of(row), columns = rounding_of(column), signs = column ? signs_of(&column->quantizer) : NO_SIGNS;
+    tile_kernel *kernel = rows == 0   ? kernel_of<0>(columns, signs)
+                          : rows == 8 ? kernel_of<8>(columns, signs)
+                          : rows < 0  ? kernel_of<-1>(columns, signs)
+                                      : kernel_of<16>(columns, signs);
+    kernel<<<grid, TILE_THREADS, 0, (cudaStream_t)stream>>>(*s, r, c);
     return cudaGetLastError();
 }
 
 /* ---- maxima ---- */
 
 /* A thread takes 16 rows of four columns. */
-template <bool PLAIN, bool ROTATED>
+template <bool PLAIN, bool ROTATED, int SIGNS>
 static __global__ void __launch_bounds__(TILE_THREADS) tile_amaxes(ni_cuda_tile_source s, uint32_t *plain, uint32_t *rotated, nb_quantizer q, ni_cuda_noise noise) {
     const int64_t across = s.cols / 4, pieces = across * (s.rows / 16), piece = blockIdx.x * (int64_t)TILE_THREADS + threadIdx.x;
     uint32_t pair = 0, largest = 0;
@@ -479,16 +442,16 @@ static __global__ void __launch_bounds__(TILE_THREADS) tile_amaxes(ni_cuda_tile_
                 pair = larger_pair(larger_pair(pair, in[i].x), in[i].y);
         if (ROTATED) {
             const ni_noise_key key = noise_of(noise);
-            const uint32_t signs = ni_signs_of(q.hadamard_signs, &key).w[0] & 0xffffu;
+            const uint32_t signs = SIGNS == ANY_SIGNS ? ni_signs_of(q.hadamard_signs, &key).w[0] : 0;
 #pragma unroll
             for (int k = 0; k < 4; k++) {
                 float x[16], sum = 0;
 #pragma unroll
                 for (int i = 0; i < 16; i++) {
-                    const uint32_t word = k < 2 ? in[i].x : in[i].y;
+                    const uint32_t word = signed_pair<SIGNS>(k < 2 ? in[i].x : in[i].y, i, signs);
                     x[i] = k % 2 ? high_of(word) : low_of(word);
                 }
-                rotate_sixteen(x, signs, 4);
+                rotate_sixteen(x, 4);
                 uint32_t here = 0;
 #pragma unroll
                 for (int i = 0; i < 8; i++) {
@@ -496,6 +459,7 @@ static __global__ void __launch_bounds__(TILE_THREADS) tile_amaxes(ni_cuda_tile_
                     here = max(here, ni_f32_magnitude(sum));
                 }
                 if (here >= NI_F32_INF_BITS) /* Inf + Inf is Inf, but their difference is NaN */
+#pragma unroll
                     for (int i = 0; i < 8; i++)
                         here = max(here, ni_f32_magnitude(ni_f32_sub(fabsf(x[i]), fabsf(x[i + 8]))));
                 largest = max(largest, here);
@@ -511,15 +475,24 @@ static __global__ void __launch_bounds__(TILE_THREADS) tile_amaxes(ni_cuda_tile_
         ni_join_amax(rotated, largest);
 }
 
+template <int SIGNS> static void launch_rotated(cudaStream_t on, unsigned grid, const ni_cuda_tile_source &s, uint32_t *plain, uint32_t *rotated, const nb_quantizer &q, const ni_cuda_noise &noise) {
+    if (plain)
+        tile_amaxes<true, true, SIGNS><<<grid, TILE_THREADS, 0, on>>>(s, plain, rotated, q, noise);
+    else
+        tile_amaxes<false, true, SIGNS><<<grid, TILE_THREADS, 0, on>>>(s, plain, rotated, q, noise);
+}
+
 int ni_cuda_tile_amaxes(void *stream, const ni_cuda_tile_source *s, uint32_t *plain, uint32_t *rotated, const nb_quantizer *q, const ni_cuda_noise *noise) {
     cudaStream_t on = (cudaStream_t)stream;
     const unsigned grid = (unsigned)ni_divide_up(s->cols / 4 * (s->rows / 16), TILE_THREADS);
-    if (plain && rotated)
-        tile_amaxes<true, true><<<grid, TILE_THREADS, 0, on>>>(*s, plain, rotated, *q, *noise);
-    else if (rotated)
-        tile_amaxes<false, true><<<grid, TILE_THREADS, 0, on>>>(*s, plain, rotated, *q, *noise);
-    else if (plain)
-        tile_amaxes<true, false><<<grid, TILE_THREADS, 0, on>>>(*s, plain, rotated, nb_quantizer{}, ni_cuda_noise{});
+    if (!rotated)
+        tile_amaxes<true, false, NO_SIGNS><<<grid, TILE_THREADS, 0, on>>>(*s, plain, rotated, *q, *noise);
+    else if (signs_of(q) == FIXED_SIGNS)
+        launch_rotated<FIXED_SIGNS>(on, grid, *s, plain, rotated, *q, *noise);
+    else if (signs_of(q) == NO_SIGNS)
+        launch_rotated<NO_SIGNS>(on, grid, *s, plain, rotated, *q, *noise);
+    else
+        launch_rotated<ANY_SIGNS>(on, grid, *s, plain, rotated, *q, *noise);
     return cudaGetLastError();
 }
 
@@ -583,13 +556,13 @@ static __global__ void __launch_bounds__(TILE_THREADS) quantize_weight(const flo
 #pragma unroll
             for (int k = 0; k < 4; k++) {
                 const float y = ni_f32_mul(in[k], entry.encode);
-                q[k] = __uint_as_float(__float_as_uint(nearest(fminf(fabsf(y), 6.0f))) | (__float_as_uint(y) & keep));
+                q[k] = __uint_as_float(__float_as_uint(ni_grid_nearest(fminf(fabsf(y), 6.0f))) | (__float_as_uint(y) & keep));
             }
             out = make_uint2(times(exact_pair(q[0], q[1]), entry.value), times(exact_pair(q[2], q[3]), entry.value));
         }
         *(uint2 *)(copy.values + (r0 + i) * copy.stride + c) = out;
         *(uint16_t *)(copy.codes + (r0 + i) * (copy.stride / 2) + c / 2) =
-            (uint16_t)(code_of(q[0]) | code_of(q[1]) << 4 | code_of(q[2]) << 8 | code_of(q[3]) << 12);
+            (uint16_t)(ni_grid_code(q[0]) | ni_grid_code(q[1]) << 4 | ni_grid_code(q[2]) << 8 | ni_grid_code(q[3]) << 12);
         if (c % 16 == 0)
             copy.scales[(r0 + i) * (copy.stride / 16) + c / 16] = byte;
     }
