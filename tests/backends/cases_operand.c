@@ -196,8 +196,76 @@ static void run_decode(trial *t) {
     }
 }
 
+/* ---- whole tiles: what a backend may make of BF16 numbers in one reading ---- */
+
+static bool is_tiled(const nb_quantizer *q) {
+    return q->element == NB_ELEMENT_E2M1 && q->scale_type == NB_SCALE_E4M3 && q->block_rows == 1;
+}
+
+enum { TILE_ROWS = 128, TILE_COLS = 384, TILE_STRIDE = 392, VALUE_ROWS = 32, VALUE_COLS = 272 };
+
+/* Both ways at once, from ordinary and from hard numbers. */
+static void run_tiles(trial *t) {
+    static const data_kind kinds[] = {DATA_NORMAL, DATA_CORNERS, DATA_WIDE, DATA_NAN, DATA_INF, DATA_ZERO, DATA_TINY};
+    const quantizer_list *list = all_quantizers();
+    const nb_noise noise = noise_at(t);
+    const nb_quantizer *before = NULL;
+    for (int32_t i = 0, seen = 0; i < list->count; i++) {
+        const nb_quantizer *q = &list->q[i];
+        if (!is_tiled(q) || seen++ % PARTS != t->shape)
+            continue;
+        const data_kind kind = kinds[(seen / PARTS) % (int)(sizeof kinds / sizeof *kinds)];
+        const nb_mat x = uploaded(t, kind, NB_BF16, TILE_ROWS, TILE_COLS, TILE_STRIDE);
+        const nb_quantizer *row = q->hadamard_size && before ? before : q;
+        nb_operand a = placed(t, row, TILE_ROWS, TILE_COLS, NI_LEFT, q);
+        nb_operand b = placed(t, q, TILE_COLS, TILE_ROWS, NI_RIGHT, row);
+        const ni_making both[2] = {{.out = &a, .noise = &noise}, {.out = &b, .transpose = true, .noise = &noise}};
+        make(t, &(ni_source){.numbers = &x}, both, 2);
+        char format[200], what[300];
+        snprintf(what, sizeof what, "%s, numbers of kind %d", nb_quantizer_text(q, format, sizeof format), (int)kind);
+        keep_operand(t, what, &a);
+        keep_operand(t, what, &b);
+        before = q->hadamard_size ? before : q;
+    }
+}
+
+/* What products read of them, without codes: through an identity. */
+static void run_tile_values(trial *t) {
+    const quantizer_list *list = all_quantizers();
+    const nb_quantizer plain = nvfp4(1);
+    const nb_noise noise = noise_at(t);
+    const nb_mat x = uploaded(t, DATA_NORMAL, NB_BF16, VALUE_ROWS, VALUE_COLS, TILE_STRIDE);
+    float *one = poisoned(sizeof *one * VALUE_COLS * VALUE_COLS);
+    for (int64_t i = 0; i < (int64_t)VALUE_COLS * VALUE_COLS; i++)
+        one[i] = i % (VALUE_COLS + 1) == 0;
+    nb_mat across = nb_mat_of(upload(t, one, sizeof *one * VALUE_COLS * VALUE_COLS), NB_F32, VALUE_COLS, VALUE_COLS);
+    nb_mat down = across;
+    down.rows = down.cols = VALUE_ROWS; /* its upper left corner */
+    const nb_operand right = made(t, &plain, &across, NI_RIGHT, &plain), left = made(t, &plain, &down, NI_LEFT, &plain);
+    for (int32_t i = 0, seen = 0; i < list->count; i++) {
+        const nb_quantizer *q = &list->q[i];
+        if (!is_tiled(q) || nb_quantizer_check_shape(q, VALUE_ROWS, VALUE_COLS, NULL) != NB_OK ||
+            nb_quantizer_check_shape(q, VALUE_COLS, VALUE_ROWS, NULL) != NB_OK || seen++ % PARTS != t->shape)
+            continue;
+        nb_operand a = placed(t, q, VALUE_ROWS, VALUE_COLS, NI_LEFT, &plain);
+        nb_operand b = placed(t, q, VALUE_COLS, VALUE_ROWS, NI_RIGHT, &plain);
+        a.reread = b.reread = false;
+        const ni_making both[2] = {{.out = &a, .noise = &noise}, {.out = &b, .transpose = true, .noise = &noise}};
+        make(t, &(ni_source){.numbers = &x}, both, 2);
+        char what[200];
+        nb_quantizer_text(q, what, sizeof what);
+        const nb_mat rows = nb_mat_of(output(t, what, NB_F32, VALUE_ROWS * VALUE_COLS), NB_F32, VALUE_ROWS, VALUE_COLS);
+        const nb_mat columns =
+            nb_mat_of(output(t, what, NB_F32, VALUE_ROWS * VALUE_COLS), NB_F32, VALUE_ROWS, VALUE_COLS);
+        EXPECT_OK(t, t->be->ops->multiply(t->be, &rows, &(ni_term){.a = &a, .b = &right}, 1, false, &err));
+        EXPECT_OK(t, t->be->ops->multiply(t->be, &columns, &(ni_term){.a = &left, .b = &b}, 1, false, &err));
+    }
+}
+
 static const test_case OPERANDS[] = {
     {"operand_bytes make_operands canonical", "two in one call, and apart", BITS, PARTS, run_two, NULL, NULL},
+    {"make_operands canonical", "whole tiles", BITS, PARTS, run_tiles, NULL, NULL},
+    {"make_operands multiply", "values of whole tiles", BITS, PARTS, run_tile_values, NULL, NULL},
     {"make_operands", "columns, residuals, folding", BITS, 1, run_derived, NULL, NULL},
     {"make_operands", "pieces", BITS, 1, run_pieces, NULL, NULL},
     {"make_operands", "amax known", BITS, 1, run_amax, NULL, NULL},

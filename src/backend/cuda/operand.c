@@ -254,6 +254,7 @@ static ni_cuda_tile_copy tile_copy(const ni_making *making, bool coded) {
                                .codes = coded ? codes.codes : NULL,
                                .scales = codes.scales,
                                .tensor_scale = codes.tensor_scale,
+                               .under = making->under != NULL,
                                .noise = noise_of(making->noise)};
 }
 

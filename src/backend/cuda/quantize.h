@@ -76,6 +76,7 @@ typedef struct ni_cuda_tile_copy {
     float *tensor_scale;  /* [1], NULL where there is none */
     const uint32_t *amax; /* [1] of the tensor, rotated as the copy is; NULL where there is no tensor scale */
     uint32_t *head;       /* *head = *amax, for who is made under this operand; NULL: it is there */
+    bool under;           /* the maximum is another tensor's */
     ni_cuda_noise noise;
 } ni_cuda_tile_copy;
 
