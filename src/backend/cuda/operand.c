@@ -253,6 +253,7 @@ static ni_cuda_tile_copy tile_copy(const ni_making *making, bool coded) {
                                .contraction = out->cols,
                                .codes = coded ? codes.codes : NULL,
                                .scales = codes.scales,
+                               .outer_scales = codes.outer_scales,
                                .tensor_scale = codes.tensor_scale,
                                .under = making->under != NULL,
                                .noise = noise_of(making->noise)};
@@ -330,6 +331,52 @@ static nb_status make_weight(nb_backend *be, const ni_source *source, const ni_m
     return ni_cuda_status(be, code, "quantize: a weight", err);
 }
 
+/* ---- making, at once: double blocks (quantize_double.cu) ---- */
+
+static bool is_double(const nb_quantizer *q) {
+    return q->element == NB_ELEMENT_E2M1 && q->scale_type == NB_SCALE_E4M3 && q->block_rows == 1 &&
+           (q->outer == NB_OUTER_ROW128 || q->outer == NB_OUTER_ROW128_POW2) &&
+           (q->round == NB_ROUND_EVEN || q->round == NB_ROUND_STOCHASTIC) &&
+           (q->hadamard_size == 0 || q->hadamard_size == 16);
+}
+
+/* What the kernels read of it; false: the four stages do. */
+static bool double_source(const ni_source *source, const ni_making *making, ni_cuda_double_source *out) {
+    const nb_mat *x = source->numbers;
+    const nb_operand *from = source->operand;
+    if (x) {
+        const bool wide = x->dtype == NB_F32;
+        *out = (ni_cuda_double_source){
+            .numbers = x->data, .wide = wide, .rows = x->rows, .cols = x->cols, .stride = x->stride};
+        return ni_source_is_simple(source) && is_sixteens(x->rows) && is_sixteens(x->cols) &&
+               x->stride % (wide ? 4 : 8) == 0 && (uintptr_t)x->data % 16 == 0;
+    }
+    if (!ni_source_is_simple(source) || !making->transpose || ni_is_plain(from) || !is_double(&from->quantizer))
+        return false;
+    *out = (ni_cuda_double_source){.rows = from->rows, .cols = from->cols, .codes = ni_codes_of(from)};
+    return from->cols % 32 == 0;
+}
+
+static bool is_double_copy(const ni_source *source, const ni_making *making, ni_cuda_double_source *out) {
+    const nb_operand *to = making->out;
+    if (ni_is_plain(to) || making->stats || is_whole_valued(to) || !is_double(ni_making_quantizer(making)) ||
+        !double_source(source, making, out))
+        return false;
+    if (making->transpose)
+        return ni_making_is_whole(source, making) && out->rows % 128 == 0;
+    return out->cols % 128 == 0 && to->cols % 128 == 0 && making->at % 128 == 0;
+}
+
+static nb_status make_double(nb_backend *be, const ni_cuda_double_source *from, const ni_making *making,
+                             nb_error *err) {
+    const ni_cuda_tile_copy copy = tile_copy(making, are_codes_read(be, making));
+    return ni_cuda_status(be, ni_cuda_quantize_double(stream_of(be), from, &copy, making->transpose),
+                          !making->transpose ? "quantize: double blocks"
+                          : from->numbers    ? "quantize: double blocks down columns"
+                                             : "quantize: double blocks anew",
+                          err);
+}
+
 /* Makes what tiles can make of this source; the rest is the caller's. */
 static nb_status make_at_once(nb_backend *be, const ni_source *source, const ni_making *makings, int32_t count,
                               bool *done, nb_error *err) {
@@ -337,7 +384,11 @@ static nb_status make_at_once(nb_backend *be, const ni_source *source, const ni_
         done[i] = is_tile_copy(source, &makings[i]);
     for (int32_t i = 0; i < count; i++) {
         const ni_making *const m = &makings[i];
-        if (!done[i] && is_tile_weight(source, m)) {
+        ni_cuda_double_source from;
+        if (!done[i] && is_double_copy(source, m, &from)) {
+            done[i] = true;
+            NB_TRY(make_double(be, &from, m, err));
+        } else if (!done[i] && is_tile_weight(source, m)) {
             done[i] = true;
             NB_TRY(make_weight(be, source, m, err));
         } else if (done[i]) {

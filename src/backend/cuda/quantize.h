@@ -73,6 +73,7 @@ typedef struct ni_cuda_tile_copy {
     int64_t contraction; /* columns of the operand, column copy */
     uint8_t *codes;      /* canonical; NULL: nobody asks */
     uint8_t *scales;
+    float *outer_scales;  /* of a double block */
     float *tensor_scale;  /* [1], NULL where there is none */
     const uint32_t *amax; /* [1] of the tensor, rotated as the copy is; NULL where there is no tensor scale */
     uint32_t *head;       /* *head = *amax, for who is made under this operand; NULL: it is there */
@@ -89,6 +90,15 @@ int ni_cuda_tile_amaxes(void *stream, const ni_cuda_tile_source *s, uint32_t *pl
                         const nb_quantizer *q, const ni_cuda_noise *noise);
 /* 16x16 tiles to nearest of an FP32 matrix; codes are wanted. */
 int ni_cuda_quantize_weight(void *stream, const float *w, int64_t rows, int64_t cols, const ni_cuda_tile_copy *copy);
+/* What a double block is made of: numbers [rows, cols], or codes of another double block, not rotated (columns only).
+ * Rows and columns as the blocks need them, at least in sixteens (of codes: columns in 32); aligned as above. */
+typedef struct ni_cuda_double_source {
+    const void *numbers; /* NULL: `codes` */
+    bool wide;           /* FP32; BF16 */
+    int64_t rows, cols, stride;
+    nb_qtensor codes;
+} ni_cuda_double_source;
+int ni_cuda_quantize_double(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy, bool columns);
 /* n a multiple of 4; *amax as above */
 int ni_cuda_flat_amax(void *stream, uint32_t *amax, const float *x, int64_t n);
 

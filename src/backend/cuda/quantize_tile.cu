@@ -106,19 +106,6 @@ static __device__ void encode_rows(const copying &to, const uint4 *in, int64_t r
 
 /* ---- columns ---- */
 
-/* The stages of format/hadamard.h. */
-static __device__ void rotate_sixteen(float *x) {
-#pragma unroll
-    for (int half = 1; half < 16; half *= 2)
-#pragma unroll
-        for (int i = 0; i < 16; i++)
-            if (!(i & half)) {
-                const float a = x[i], b = x[i | half];
-                x[i] = ni_f32_add(a, b);
-                x[i | half] = ni_f32_sub(a, b);
-            }
-}
-
 /* Sixteen rows of two columns: turned, the maxima of both. A tame tensor's stay four times too large. */
 template <int TURN, bool TAME> static __device__ void turn_columns(const copying &to, const uint32_t *tile, uint32_t signs, float *a, float *b, uint32_t *amax_a, uint32_t *amax_b) {
     const bool rounded = TURN == FIXED_AND_ROUNDED || to.copy.quantizer.hadamard_round_bf16;
@@ -136,8 +123,8 @@ template <int TURN, bool TAME> static __device__ void turn_columns(const copying
         b[i] = ni_high_of(pair);
     }
     if (TURN != NOT_TURNED) {
-        rotate_sixteen(a);
-        rotate_sixteen(b);
+        ni_rotate_sixteen(a);
+        ni_rotate_sixteen(b);
 #pragma unroll
         for (int i = 0; i < 16; i++) {
             if (!TAME) {

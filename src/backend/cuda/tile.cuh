@@ -108,18 +108,20 @@ static __device__ inline void ni_fill_table(ni_scale_entry *table, float sdec, f
     }
 }
 
-/* Scale bytes of two maxima, in the two low bytes. */
-static __device__ inline uint32_t ni_scale_bytes(float first, float second, float s_inner) {
+/* Two numbers that are not negative as E4M3, in the two low bytes. */
+static __device__ inline uint32_t ni_e4m3_bytes(float first, float second) {
 #if __CUDA_ARCH__ >= 890
     uint16_t bytes;
-    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;"
-        : "=h"(bytes)
-        : "f"(ni_f32_mul(second, s_inner)), "f"(ni_f32_mul(first, s_inner)));
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(bytes) : "f"(second), "f"(first));
     return bytes;
 #else
-    const ni_tensor_scale t = {1.0f, 1.0f, s_inner};
-    return ni_block_scale_byte(t, first) | (uint32_t)ni_block_scale_byte(t, second) << 8;
+    return ni_e4m3_even(ni_f32_finite(first)) | (uint32_t)ni_e4m3_even(ni_f32_finite(second)) << 8;
 #endif
+}
+
+/* Scale bytes of two maxima. */
+static __device__ inline uint32_t ni_scale_bytes(float first, float second, float s_inner) {
+    return ni_e4m3_bytes(ni_f32_mul(first, s_inner), ni_f32_mul(second, s_inner));
 }
 
 static __device__ inline ni_noise_key ni_tile_noise(const ni_cuda_noise &n) {
@@ -129,6 +131,19 @@ static __device__ inline ni_noise_key ni_tile_noise(const ni_cuda_noise &n) {
         key.micro_batch = n.clock[1];
     }
     return key;
+}
+
+/* The stages of format/hadamard.h, without signs and factor. */
+static __device__ inline void ni_rotate_sixteen(float *x) {
+#pragma unroll
+    for (int half = 1; half < 16; half *= 2)
+#pragma unroll
+        for (int i = 0; i < 16; i++)
+            if (!(i & half)) {
+                const float a = x[i], b = x[i | half];
+                x[i] = ni_f32_add(a, b);
+                x[i | half] = ni_f32_sub(a, b);
+            }
 }
 
 /* ---- the grid: adding a number whose ulp is the grid's step, and taking it away, rounds exactly ----
