@@ -237,7 +237,7 @@ static bool is_tile_weight(const ni_source *source, const ni_making *making) {
     return !ni_is_plain(out) && has_tiles(source) && source->numbers->dtype == NB_F32 &&
            source->numbers->stride == source->numbers->cols && is_tiled(q) && q->block_rows == 16 &&
            q->round == NB_ROUND_EVEN && q->hadamard_size == 0 && !making->transpose && !making->stats &&
-           !is_whole_valued(out) && ni_making_is_whole(source, making);
+           !is_whole_valued(out) && making->at == 0 && !making->under && is_sixteens(out->cols);
 }
 
 /* The operand as the kernel sees it; its amax is still to be found. */
@@ -331,6 +331,37 @@ static nb_status make_weight(nb_backend *be, const ni_source *source, const ni_m
     return ni_cuda_status(be, code, "quantize: a weight", err);
 }
 
+/* ---- making, at once: chosen columns (quantize_pieces.cu) ---- */
+
+static bool is_nvfp4_codes(const nb_operand *o) {
+    return !ni_is_plain(o) && is_tiled(&o->quantizer) && o->quantizer.hadamard_size == 0;
+}
+
+static bool is_piece(const ni_source *source, const ni_making *making) {
+    const nb_quantizer *q = ni_making_quantizer(making);
+    const nb_operand *out = making->out;
+    return source->numbers && source->columns && !source->row_scales && !source->column_scales &&
+           (!source->minus || is_nvfp4_codes(source->minus)) && !ni_is_plain(out) && !is_whole_valued(out) &&
+           is_tiled(q) && q->block_rows == 1 && q->round == NB_ROUND_EVEN && q->hadamard_size == 0 &&
+           has_tensor_outer(q) && making->under && !making->transpose && !making->stats &&
+           is_sixteens(source->column_count) && is_sixteens(out->cols) && making->at % 16 == 0;
+}
+
+static nb_status make_piece(nb_backend *be, const ni_source *source, const ni_making *making, nb_error *err) {
+    const nb_mat *x = source->numbers;
+    ni_cuda_piece piece = {.numbers = x->data,
+                           .wide = x->dtype == NB_F32,
+                           .rows = x->rows,
+                           .cols = source->column_count,
+                           .stride = x->stride,
+                           .columns = source->columns};
+    ni_cuda_tile_copy copy = tile_copy(making, are_codes_read(be, making));
+    knows_amax(be, source, making, &copy);
+    if (source->minus)
+        piece.minus = ni_codes_of(source->minus);
+    return ni_cuda_status(be, ni_cuda_quantize_piece(stream_of(be), &piece, &copy), "quantize: chosen columns", err);
+}
+
 /* ---- making, at once: double blocks (quantize_double.cu) ---- */
 
 static bool is_double(const nb_quantizer *q) {
@@ -388,6 +419,9 @@ static nb_status make_at_once(nb_backend *be, const ni_source *source, const ni_
         if (!done[i] && is_double_copy(source, m, &from)) {
             done[i] = true;
             NB_TRY(make_double(be, &from, m, err));
+        } else if (!done[i] && is_piece(source, m)) {
+            done[i] = true;
+            NB_TRY(make_piece(be, source, m, err));
         } else if (!done[i] && is_tile_weight(source, m)) {
             done[i] = true;
             NB_TRY(make_weight(be, source, m, err));

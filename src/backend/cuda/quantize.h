@@ -99,6 +99,16 @@ typedef struct ni_cuda_double_source {
     nb_qtensor codes;
 } ni_cuda_double_source;
 int ni_cuda_quantize_double(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy, bool columns);
+/* Chosen columns of numbers, less what other codes of them decode to, as columns of a row copy whose maximum is known.
+ */
+typedef struct ni_cuda_piece {
+    const void *numbers;
+    bool wide; /* FP32; BF16 */
+    int64_t rows, cols, stride;
+    const int32_t *columns; /* [cols] */
+    nb_qtensor minus;       /* NVFP4, not rotated; codes NULL: nothing */
+} ni_cuda_piece;
+int ni_cuda_quantize_piece(void *stream, const ni_cuda_piece *p, const ni_cuda_tile_copy *copy);
 /* n a multiple of 4; *amax as above */
 int ni_cuda_flat_amax(void *stream, uint32_t *amax, const float *x, int64_t n);
 

@@ -29,18 +29,6 @@ static __device__ double_scale double_scale_of(const ni_e4m3_target &target, flo
     return scale;
 }
 
-/* Codes of eight pairs whose numbers are neighbours. */
-static __device__ uint2 codes_of_neighbours(const uint32_t *pairs, const uint32_t *signs) {
-    uint2 codes = make_uint2(0, 0);
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const uint32_t a = ni_pair_codes(pairs[i], signs[i]), b = ni_pair_codes(pairs[i + 4], signs[i + 4]);
-        codes.x |= (a & 15u) << (8 * i) | (a >> 16) << (8 * i + 4);
-        codes.y |= (b & 15u) << (8 * i) | (b >> 16) << (8 * i + 4);
-    }
-    return codes;
-}
-
 /* Words of one group of 16: four at 8 bits, eight at 16. */
 template <int ROUND> static __device__ void draw_group(const ni_noise_key &key, uint32_t group, uint32_t *words) {
 #pragma unroll
@@ -143,7 +131,7 @@ static __global__ void __launch_bounds__(ROW_THREADS) double_rows(const T *from,
     if (!copy.codes)
         return;
     const int64_t at = r * copy.stride + copy.at + 16 * block;
-    *(uint2 *)(copy.codes + at / 2) = scale.byte ? codes_of_neighbours(q, signs) : make_uint2(0, 0);
+    *(uint2 *)(copy.codes + at / 2) = scale.byte ? ni_codes_of_neighbours(q, signs) : make_uint2(0, 0);
     copy.scales[at / 16] = scale.byte;
     if (block % 8 == 0)
         copy.outer_scales[at / 128] = outer;

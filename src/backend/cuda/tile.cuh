@@ -191,4 +191,16 @@ static __device__ inline uint32_t ni_pair_codes(uint32_t pair, uint32_t signs) {
     return (bits >> 6 & 0x00070007u) | (signs >> 12 & 0x00080008u);
 }
 
+/* Codes of eight pairs whose numbers are neighbours. */
+static __device__ inline uint2 ni_codes_of_neighbours(const uint32_t *pairs, const uint32_t *signs) {
+    uint2 codes = make_uint2(0, 0);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const uint32_t a = ni_pair_codes(pairs[i], signs[i]), b = ni_pair_codes(pairs[i + 4], signs[i + 4]);
+        codes.x |= (a & 15u) << (8 * i) | (a >> 16) << (8 * i + 4);
+        codes.y |= (b & 15u) << (8 * i) | (b >> 16) << (8 * i + 4);
+    }
+    return codes;
+}
+
 #endif
