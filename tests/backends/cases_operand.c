@@ -202,6 +202,11 @@ static bool is_tiled(const nb_quantizer *q) {
     return q->element == NB_ELEMENT_E2M1 && q->scale_type == NB_SCALE_E4M3 && q->block_rows == 1;
 }
 
+/* Or one scale a row or a tensor. */
+static bool is_vector(const nb_quantizer *q) {
+    return q->scale_type == NB_SCALE_F32 && q->block_cols == NB_BLOCK_ALL;
+}
+
 enum { TILE_ROWS = 128, TILE_COLS = 384, TILE_STRIDE = 392 };
 
 /* Both ways at once, from ordinary and from hard numbers. */
@@ -212,7 +217,7 @@ static void run_tiles(trial *t) {
     const nb_quantizer *before = NULL;
     for (int32_t i = 0, seen = 0; i < list->count; i++) {
         const nb_quantizer *q = &list->q[i];
-        if (!is_tiled(q) || seen++ % PARTS != t->shape)
+        if ((!is_tiled(q) && !is_vector(q)) || seen++ % PARTS != t->shape)
             continue;
         const data_kind kind = kinds[(seen / PARTS) % (int)(sizeof kinds / sizeof *kinds)];
         const nb_mat x = uploaded(t, kind, NB_BF16, TILE_ROWS, TILE_COLS, TILE_STRIDE);
@@ -226,7 +231,7 @@ static void run_tiles(trial *t) {
         keep_operand(t, what, &a);
         keep_operand(t, what, &b);
         before = q->hadamard_size ? before : q;
-        if (q->outer <= NB_OUTER_TENSOR)
+        if (!is_tiled(q) || q->outer <= NB_OUTER_TENSOR)
             continue;
         nb_quantizer first = *q; /* a double block made anew of another's codes, down its columns */
         first.hadamard_size = 0;

@@ -217,32 +217,38 @@ static __device__ void encode_columns(const copying &to, const uint32_t *tile, i
 
 /* ---- a tile ---- */
 
-/* What all threads need of a copy. */
-typedef struct shared_scale {
-    ni_scale_entry table[NI_TILE_BYTES];
-    float s_inner;
-    bool tame;
-} shared_scale;
-
-/* Threads `first`, `first` + 1, ... of `count` do this for one copy. */
-static __device__ void begin_copy(const ni_cuda_tile_copy &copy, shared_scale *to, bool turned, int first, int count) {
-    const ni_tensor_scale t = ni_tile_scale(copy);
-    const bool tame = ni_is_tame(copy);
-    const float factor = turned && tame ? 0.25f : 1.0f;
-    ni_fill_table(to->table, t.sdec, factor, (int)threadIdx.x - first, count);
-    if ((int)threadIdx.x != first)
+/* One block: both copies' scales, once for all tiles. Maxima that were found for them make room for the next. */
+static __global__ void __launch_bounds__(2 * NI_TILE_THREADS) set_tile_scales(ni_tile_room *room, const __grid_constant__ ni_cuda_tile_copy row, const __grid_constant__ ni_cuda_tile_copy column) {
+    const int which = threadIdx.x / NI_TILE_THREADS, first = threadIdx.x % NI_TILE_THREADS;
+    const ni_cuda_tile_copy &copy = which ? column : row;
+    const bool exists = copy.values;
+    ni_tensor_scale t = {};
+    bool tame = false;
+    if (exists) {
+        t = ni_tile_scale(copy);
+        tame = ni_is_tame(copy);
+        if (first == 0)
+            ni_leave_scale(copy, t);
+    }
+    __syncthreads();
+    if (threadIdx.x < 2)
+        room->amax[threadIdx.x] = 0;
+    if (!exists)
         return;
-    to->s_inner = ni_f32_mul(t.s_inner, factor);
-    to->tame = tame;
-    if (blockIdx.x == 0 && blockIdx.y == 0 && blockIdx.z == 0)
-        ni_leave_scale(copy, t);
+    const float factor = copy.quantizer.hadamard_size && tame ? 0.25f : 1.0f;
+    ni_tile_scale_of_copy *to = &room->copies[which];
+    ni_fill_table(to->table, t.sdec, factor, first, NI_TILE_THREADS);
+    if (first == 0) {
+        to->s_inner = ni_f32_mul(t.s_inner, factor);
+        to->tame = tame;
+    }
 }
 
 /* Roundings: -1 no such copy, 0 to nearest, 8 or 16 random bits. */
 template <int ROWS, int COLUMNS, int TURN>
-static __global__ void __launch_bounds__(NI_TILE_THREADS, 5) quantize_tiles(const __grid_constant__ ni_cuda_tile_source s, const __grid_constant__ ni_cuda_tile_copy row, const __grid_constant__ ni_cuda_tile_copy column) {
+static __global__ void __launch_bounds__(NI_TILE_THREADS, 5) quantize_tiles(const __grid_constant__ ni_cuda_tile_source s, const ni_tile_room *room, const __grid_constant__ ni_cuda_tile_copy row, const __grid_constant__ ni_cuda_tile_copy column) {
     __shared__ __align__(16) uint32_t tile[COLUMNS >= 0 ? TILE_ROWS * PITCH : 4];
-    __shared__ shared_scale row_scale, column_scale;
+    __shared__ ni_scale_entry row_table[ROWS >= 0 ? NI_TILE_BYTES : 1], column_table[COLUMNS >= 0 ? NI_TILE_BYTES : 1];
     const int64_t band = blockIdx.y + (int64_t)blockIdx.z * gridDim.y, r0 = band * TILE_ROWS;
     const int vector = threadIdx.x % VECTORS, first = threadIdx.x / VECTORS;
     const int64_t c = (int64_t)blockIdx.x * TILE_COLS + 8 * vector;
@@ -253,33 +259,29 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, 5) quantize_tiles(cons
 #pragma unroll
     for (int i = 0; i < 4; i++)
         in[i] = live ? *(const uint4 *)(s.numbers + (r0 + first + 4 * i) * s.stride + c) : make_uint4(0, 0, 0, 0);
-    if (COLUMNS < 0)
-        begin_copy(row, &row_scale, false, 0, NI_TILE_THREADS);
-    else if (ROWS < 0)
-        begin_copy(column, &column_scale, TURN != NOT_TURNED, 0, NI_TILE_THREADS);
-    else if (threadIdx.x < NI_TILE_THREADS / 2)
-        begin_copy(row, &row_scale, false, 0, NI_TILE_THREADS / 2);
-    else
-        begin_copy(column, &column_scale, TURN != NOT_TURNED, NI_TILE_THREADS / 2, NI_TILE_THREADS / 2);
+    if (ROWS >= 0)
+        row_table[threadIdx.x] = room->copies[0].table[threadIdx.x];
+    if (COLUMNS >= 0)
+        column_table[threadIdx.x] = room->copies[1].table[threadIdx.x];
     if (COLUMNS >= 0)
 #pragma unroll
         for (int i = 0; i < 4; i++)
             *(uint4 *)&tile[(first + 4 * i) * PITCH + 4 * vector] = in[i];
     __syncthreads();
     if (ROWS >= 0) {
-        const copying rows = {row, row_scale.table, row_scale.s_inner, ni_tile_noise(row.noise)};
-        if (row_scale.tame)
+        const copying rows = {row, row_table, room->copies[0].s_inner, ni_tile_noise(row.noise)};
+        if (room->copies[0].tame)
             encode_rows<ROWS, true>(rows, in, r0 + first, c, s.cols, live);
         else
             encode_rows<ROWS, false>(rows, in, r0 + first, c, s.cols, live);
     }
     if (COLUMNS >= 0) {
         const int64_t pair = (int64_t)blockIdx.x * TILE_COLS + 2 * threadIdx.x;
-        const copying columns = {column, column_scale.table, column_scale.s_inner, ni_tile_noise(column.noise)};
+        const copying columns = {column, column_table, room->copies[1].s_inner, ni_tile_noise(column.noise)};
         const uint32_t signs = TURN == AS_IT_SAYS ? ni_signs_of(column.quantizer.hadamard_signs, &columns.key).w[0] : 0;
         if (pair >= s.cols)
             return;
-        if (column_scale.tame)
+        if (room->copies[1].tame)
             encode_columns<COLUMNS, TURN, true>(columns, tile + threadIdx.x, s.rows, r0, pair, signs);
         else
             encode_columns<COLUMNS, TURN, false>(columns, tile + threadIdx.x, s.rows, r0, pair, signs);
@@ -301,7 +303,7 @@ static int turn_of(const ni_cuda_tile_copy *copy) {
     return q->hadamard_signs == NB_SIGNS_FIXED && q->hadamard_round_bf16 ? FIXED_AND_ROUNDED : AS_IT_SAYS;
 }
 
-typedef void tile_kernel(ni_cuda_tile_source, ni_cuda_tile_copy, ni_cuda_tile_copy);
+typedef void tile_kernel(ni_cuda_tile_source, const ni_tile_room *, ni_cuda_tile_copy, ni_cuda_tile_copy);
 
 template <int ROWS, int COLUMNS> static tile_kernel *turned(int turn) {
     return turn == NOT_TURNED          ? quantize_tiles<ROWS, COLUMNS, NOT_TURNED>
@@ -322,16 +324,21 @@ static tile_kernel *kernel_of(int rows, int columns, int turn) {
     return rows == 8 && columns == 8 ? turned<8, 8>(turn) : NULL;
 }
 
-int ni_cuda_quantize_tiles(void *stream, const ni_cuda_tile_source *s, const ni_cuda_tile_copy *row, const ni_cuda_tile_copy *column) {
+int ni_cuda_quantize_tiles(void *stream, void *room, const ni_cuda_tile_source *s, const ni_cuda_tile_copy *row, const ni_cuda_tile_copy *column) {
     enum { MOST = 65535 };
-    const ni_cuda_tile_copy none = {};
-    tile_kernel *kernel = kernel_of(rounding_of(row), rounding_of(column), column ? turn_of(column) : NOT_TURNED);
-    if (!kernel) {
-        const int code = ni_cuda_quantize_tiles(stream, s, row, NULL);
-        return code ? code : ni_cuda_quantize_tiles(stream, s, NULL, column);
-    }
+    cudaStream_t on = (cudaStream_t)stream;
+    ni_tile_room *const scales = (ni_tile_room *)room;
+    const ni_cuda_tile_copy none = {}, &r = row ? *row : none, &c = column ? *column : none;
+    const int rows = rounding_of(row), columns = rounding_of(column), turn = column ? turn_of(column) : NOT_TURNED;
     const int64_t bands = s->rows / TILE_ROWS, deep = ni_divide_up(bands, MOST);
     const dim3 grid((unsigned)ni_divide_up(s->cols, TILE_COLS), (unsigned)ni_divide_up(bands, deep), (unsigned)deep);
-    kernel<<<grid, NI_TILE_THREADS, 0, (cudaStream_t)stream>>>(*s, row ? *row : none, column ? *column : none);
+    tile_kernel *both = kernel_of(rows, columns, turn);
+    set_tile_scales<<<1, 2 * NI_TILE_THREADS, 0, on>>>(scales, r, c);
+    if (both) {
+        both<<<grid, NI_TILE_THREADS, 0, on>>>(*s, scales, r, c);
+    } else {
+        kernel_of(rows, -1, NOT_TURNED)<<<grid, NI_TILE_THREADS, 0, on>>>(*s, scales, r, c);
+        kernel_of(-1, columns, turn)<<<grid, NI_TILE_THREADS, 0, on>>>(*s, scales, r, c);
+    }
     return cudaGetLastError();
 }

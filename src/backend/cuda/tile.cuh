@@ -124,6 +124,23 @@ static __device__ inline uint32_t ni_scale_bytes(float first, float second, floa
     return ni_e4m3_bytes(ni_f32_mul(first, s_inner), ni_f32_mul(second, s_inner));
 }
 
+/* What all threads of a tile kernel need of one copy. */
+typedef struct ni_tile_scale_of_copy {
+    ni_scale_entry table[NI_TILE_BYTES];
+    float s_inner;
+    bool tame;
+} ni_tile_scale_of_copy;
+
+/* ni_cuda_tile_room: maxima that are being found, zero between calls, and the scales of the copies being made. */
+typedef struct ni_tile_room {
+    uint32_t amax[2];  /* plain, rotated */
+    uint32_t weight;   /* of a weight */
+    uint32_t here, gone; /* blocks of a grid that have found theirs, that have read it */
+    uint32_t unused[3];
+    ni_tile_scale_of_copy copies[2]; /* the row copy's, the column copy's */
+} ni_tile_room;
+static_assert(sizeof(ni_tile_room) <= NI_CUDA_TILE_ROOM, "the room of tiles is too small");
+
 static __device__ inline ni_noise_key ni_tile_noise(const ni_cuda_noise &n) {
     ni_noise_key key = {n.seed, n.tensor, n.signs, 0, 0};
     if (n.clock) {
