@@ -3,9 +3,9 @@
 #include "cli/compare_table.h"
 
 #include "files/file.h"
+#include "files/json.h"
 #include "report/paired.h"
 
-#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -82,35 +82,35 @@ static json_t *row_of(const ni_compared_all *all, int32_t row) {
     const ni_paired gap = gap_of(all, row);
     json_t *object = json_object(), *losses = json_array(), *gaps = json_array();
     for (int32_t s = 0; s < all->seeds; s++) {
-        json_array_append_new(losses, json_real(r->losses[s]));
-        json_array_append_new(gaps, json_real(r->losses[s] - all->rows[0].losses[s]));
+        ni_json_push(&losses, json_real(r->losses[s]));
+        ni_json_push(&gaps, json_real(r->losses[s] - all->rows[0].losses[s]));
     }
-    json_object_set_new(object, "recipe", json_string(r->name));
+    ni_json_put(&object, "recipe", json_string(r->name));
     if (r->branched_from) {
-        json_object_set_new(object, "branched_from", json_string(r->branched_from));
-        json_object_set_new(object, "branched_at", json_integer(r->branched_at));
+        ni_json_put(&object, "branched_from", json_string(r->branched_from));
+        ni_json_put(&object, "branched_at", json_integer(r->branched_at));
     }
-    json_object_set_new(object, "val_loss", json_real(mean_loss(all, row)));
-    json_object_set_new(object, "val_losses", losses);
-    json_object_set_new(object, "gap", json_real(gap.mean));
-    json_object_set_new(object, "gaps", gaps);
-    json_object_set_new(object, "gap_percent", json_real(percent(all, gap.mean)));
-    json_object_set_new(object, "gap_deviation", number(gap.deviation));
-    json_object_set_new(object, "gap_interval", number(gap.half)); /* 95 %, mean +- this */
+    ni_json_put(&object, "val_loss", json_real(mean_loss(all, row)));
+    ni_json_put(&object, "val_losses", losses);
+    ni_json_put(&object, "gap", json_real(gap.mean));
+    ni_json_put(&object, "gaps", gaps);
+    ni_json_put(&object, "gap_percent", json_real(percent(all, gap.mean)));
+    ni_json_put(&object, "gap_deviation", number(gap.deviation));
+    ni_json_put(&object, "gap_interval", number(gap.half)); /* 95 %, mean +- this */
     return object;
 }
 
 nb_status ni_compare_write(const ni_compared_all *all, const char *folder, nb_error *err) {
     json_t *root = json_object(), *list = json_array();
-    json_object_set_new(root, "seeds", json_integer(all->seeds));
-    json_object_set_new(root, "steps", json_integer(all->steps));
+    ni_json_put(&root, "seeds", json_integer(all->seeds));
+    ni_json_put(&root, "steps", json_integer(all->steps));
     if (all->from)
-        json_object_set_new(root, "from", json_string(all->from));
-    json_object_set_new(root, "recipes", list);
+        ni_json_put(&root, "from", json_string(all->from));
     for (int32_t i = 0; i < all->count; i++)
-        json_array_append_new(list, row_of(all, i));
+        ni_json_push(&list, row_of(all, i));
     char path[4096];
-    char *text = json_dumps(root, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
+    ni_json_put(&root, "recipes", list);
+    char *text = ni_json_text(root, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
     json_decref(root);
     if (!text)
         return nb_fail(err, NB_NO_MEMORY, "%s: out of memory for compare.json", folder);
