@@ -24,7 +24,7 @@ ln -s "$nibble" build/nibble
 head -c 348 "$source/docs/training.md" > "a short text.txt"
 head -c 20000 "$source/docs/training.md" | tr '\n' ' ' > one-line.txt # a single document
 # Texts that are not as they stand in the file: JSON lines in gzip; a first word that is longer than a prompt.
-head -c 3000 "$source/docs/training.md" | tr -d '"\\' | tr '\n\t' '  ' | sed 's/^.*$/{"id": 1, "text": "&"}/' | gzip > lines.jsonl.gz
+head -c 3000 "$source/docs/training.md" | tr -d '\042\134' | tr '\n\t' '  ' | sed 's/^.*$/{"id": 1, "text": "&"}/' | gzip > lines.jsonl.gz
 i=0
 while [ $i -lt 60 ]; do # 12 characters of three bytes, no spaces
     printf '\344\270\255\346\226\207\346\226\207\346\234\254\344\270\255\346\226\207\346\226\207\346\234\254'
