@@ -363,6 +363,11 @@ static nb_status check_numbers(nb_trainer *t, const nb_step_report *r, nb_error 
         return bad_step(t, r, NI_BAD_SPIKE, "loss jumps by standard deviations:", r->loss_z, err);
     if (r->norm_z > limit)
         return bad_step(t, r, NI_BAD_SPIKE, "gradient norm jumps by standard deviations:", r->norm_z, err);
+    if (t->dead && t->config.bad_numbers.scales == NB_SCALES_BAD) {
+        t->bad = NI_BAD_DEAD;
+        return nb_fail(err, NB_BAD_NUMBER, "step %lld: %d parameters get no gradient, %s among them",
+                       (long long)r->step, t->dead, nb_model_param(t->model, t->first_dead)->name);
+    }
     if (t->scales && ni_scale_watch_text(t->scales, what, sizeof what)) {
         t->bad = NI_BAD_SCALES;
         return nb_fail(err, NB_BAD_NUMBER, "step %lld: %s", (long long)r->step, what);
@@ -428,6 +433,7 @@ static nb_status step(nb_trainer *t, nb_step_report *r, nb_error *err) {
     NB_TRY(share_scales(t, err));
     r->norm = sqrt(squares) * scale;
     t->last_norm = r->norm;
+    t->dead = t->wants_dead && isfinite(squares) ? ni_trainer_count_dead(t, &t->first_dead) : 0;
     r->lr = t->config.optimizer.lr * nb_schedule_factor(&t->config.schedule, t->at.step, t->steps);
     r->loss_z = ni_window_score(&t->at.loss_window, r->loss);
     r->norm_z = ni_window_score(&t->at.norm_window, r->norm);

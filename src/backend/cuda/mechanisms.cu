@@ -4,6 +4,7 @@
 #include "backend/cuda/element.cuh"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/launch.cuh"
+#include "format/hadamard.h"
 
 /* ---- DGE ---- */
 
@@ -78,6 +79,27 @@ int ni_cuda_launch_gather(void *stream, const nb_mat *out, const nb_mat *in, con
         gather<<<grid, NI_THREADS, 0, on>>>((uint16_t *)out->data, out->stride, (const uint16_t *)in->data, in->stride, columns, out->rows, out->cols);
     else if (n > 0)
         gather<<<grid, NI_THREADS, 0, on>>>((float *)out->data, out->stride, (const float *)in->data, in->stride, columns, out->rows, out->cols);
+    return cudaGetLastError();
+}
+
+/* A thread a column of a group. */
+static __global__ void rotate_rows(nb_mat x, int size, nb_signs kind, nb_noise noise) {
+    const ni_noise_key key = ni_noise_at(&noise);
+    const ni_sign_mask signs = ni_signs_of(kind, &key);
+    for (NI_EACH(i, x.rows / size * x.cols)) {
+        float *column = (float *)x.data + i / x.cols * size * x.stride + i % x.cols, group[NI_HADAMARD_MAX];
+        for (int r = 0; r < size; r++)
+            group[r] = column[r * x.stride];
+        ni_hadamard(group, size, signs);
+        for (int r = 0; r < size; r++)
+            column[r * x.stride] = group[r];
+    }
+}
+
+int ni_cuda_launch_rotate_rows(void *stream, const nb_mat *x, int32_t size, nb_signs signs, const nb_noise *noise) {
+    const int64_t columns = x->rows / size * x->cols;
+    if (columns > 0)
+        rotate_rows<<<ni_grid(ni_divide_up(columns, 64)), 64, 0, (cudaStream_t)stream>>>(*x, size, signs, *noise);
     return cudaGetLastError();
 }
 

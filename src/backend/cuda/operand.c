@@ -591,14 +591,31 @@ nb_status ni_cuda_decode(nb_backend *be, const nb_mat *out, const nb_operand *fr
                           "decode", err);
 }
 
+/* ---- the canonical layout ---- */
+
+static void copy_codes(nb_backend *be, const nb_qtensor *to, const nb_qtensor *from) {
+    const nb_qtensor_size bytes = nb_qtensor_bytes(&from->quantizer, from->rows, from->cols);
+    ni_cuda_copy(be, to->codes, from->codes, bytes.codes);
+    ni_cuda_copy(be, to->scales, from->scales, bytes.scales);
+    ni_cuda_copy(be, to->outer_scales, from->outer_scales, bytes.outer_scales);
+    ni_cuda_copy(be, to->tensor_scale, from->tensor_scale, bytes.tensor_scale);
+}
+
 nb_status ni_cuda_canonical(nb_backend *be, const nb_qtensor *out, const nb_operand *from, nb_error *err) {
     NB_TRY(ni_check_canonical(out, from, err));
     NB_TRY(check_coded(from, "canonical", err));
     const nb_qtensor codes = ni_codes_of(from);
-    const nb_qtensor_size bytes = nb_qtensor_bytes(&codes.quantizer, codes.rows, codes.cols);
-    ni_cuda_copy(be, out->codes, codes.codes, bytes.codes);
-    ni_cuda_copy(be, out->scales, codes.scales, bytes.scales);
-    ni_cuda_copy(be, out->outer_scales, codes.outer_scales, bytes.outer_scales);
-    ni_cuda_copy(be, out->tensor_scale, codes.tensor_scale, bytes.tensor_scale);
+    copy_codes(be, out, &codes);
     return NB_OK;
+}
+
+nb_status ni_cuda_take_codes(nb_backend *be, nb_operand *out, const nb_qtensor *from, nb_error *err) {
+    static const uint32_t unknown = 0x7fc00000; /* NaN: the amax that the tensor's scale was made from */
+    NB_TRY(ni_check_canonical(from, out, err));
+    const nb_qtensor codes = ni_codes_of(out);
+    ni_cuda_upload(be, out->memory, &unknown, sizeof unknown);
+    copy_codes(be, &codes, from);
+    out->form = 0;
+    out->outer = codes.tensor_scale;
+    return ni_cuda_fill_values(be, out, err);
 }
