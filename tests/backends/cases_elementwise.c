@@ -84,11 +84,11 @@ static double three(const trial *t) {
 static void run_scale(trial *t) {
     const int64_t rows = ROWS[t->shape][0], cols = ROWS[t->shape][1], wide = cols + 3, n = rows * wide;
     const float *by_row = input_real(t, 1, rows, 0, 1), *by_col = input_real(t, 2, cols, 0, 1);
-    const nb_mat in = {input_act(t, 3, n, 1), t->be->act, rows, cols, wide, NULL};
-    const nb_mat master = {input_real(t, 4, n, 0, 1), t->be->real, rows, cols, wide, NULL};
+    const nb_mat in = {input_act(t, 3, n, 1), t->be->act, rows, cols, wide, NULL, NULL};
+    const nb_mat master = {input_real(t, 4, n, 0, 1), t->be->real, rows, cols, wide, NULL, NULL};
     for (int i = 0; i < 8; i++) {
         const nb_dtype type = i & 4 ? t->be->real : t->be->act;
-        const nb_mat out = {output(t, i & 4 ? "f32" : "bf16", type, n), type, rows, cols, wide, NULL};
+        const nb_mat out = {output(t, i & 4 ? "f32" : "bf16", type, n), type, rows, cols, wide, NULL, NULL};
         t->be->ops->scale(t->be, &out, i % 3 ? &in : &master, i & 1 ? by_row : NULL, i & 2 ? by_col : NULL);
     }
 }
