@@ -133,11 +133,15 @@ int ni_cuda_launch_multiply_words(void *stream, float *out, const float *a, cons
 /* ---- RoPE ---- */
 
 /* Angles are taken in double, as the reference does; the power once a block for each channel. */
-enum { ROPE_CHANNELS = 256 };
+enum { ROPE_CHANNELS = 512 };
+
+static __device__ double frequency_of(int64_t i, int64_t head_dim, double theta) {
+    return pow(theta, -2.0 * (double)i / (double)head_dim);
+}
 
 static __device__ void set_frequencies(double *frequency, int64_t half, int64_t head_dim, double theta) {
-    for (int64_t i = threadIdx.x; i < half; i += blockDim.x)
-        frequency[i] = pow(theta, -2.0 * (double)i / (double)head_dim);
+    for (int64_t i = threadIdx.x; i < half && i < ROPE_CHANNELS; i += blockDim.x)
+        frequency[i] = frequency_of(i, head_dim, theta);
     __syncthreads();
 }
 
@@ -162,7 +166,7 @@ static __global__ void rope(uint16_t *x, const int32_t *positions, int64_t n, in
     for (NI_EACH(at, n *half)) {
         const int64_t t = at / half, i = at % half;
         float c, s;
-        set_turn(&c, &s, positions[t], frequency[i], inverse);
+        set_turn(&c, &s, positions[t], i < ROPE_CHANNELS ? frequency[i] : frequency_of(i, head_dim, theta), inverse);
         for (int64_t h = 0; h < heads; h++) {
             uint16_t *pair = x + t * stride + h * head_dim + i;
             float x1 = ni_bf16_value(pair[0]), x2 = ni_bf16_value(pair[half]);
@@ -201,9 +205,7 @@ int ni_cuda_launch_rope(void *stream, uint16_t *x, const int32_t *positions, int
     cudaStream_t on = (cudaStream_t)stream;
     if (n * head_dim <= 1)
         return cudaGetLastError();
-    if (head_dim > 2 * ROPE_CHANNELS)
-        return cudaErrorInvalidValue;
-    if (head_dim % 4 == 0 && stride % 2 == 0 && ((uintptr_t)x & 3) == 0 && n * head_dim <= INT32_MAX)
+    if (head_dim % 4 == 0 && head_dim <= 2 * ROPE_CHANNELS && stride % 2 == 0 && ((uintptr_t)x & 3) == 0 && n * head_dim <= INT32_MAX)
         rope_twos<<<ni_grid(ni_divide_up(n * head_dim / 4, NI_THREADS)), NI_THREADS, 0, on>>>(x, positions, n, (int)heads, (int)head_dim, stride, theta, inverse);
     else
         rope<<<ni_grid(ni_divide_up(n * head_dim / 2, NI_THREADS)), NI_THREADS, 0, on>>>(x, positions, n, heads, head_dim, stride, theta, inverse);
