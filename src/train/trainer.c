@@ -109,7 +109,10 @@ nb_status ni_trainer_renew_combiner(nb_trainer *t, nb_error *err) {
 
 static nb_status permit(nb_trainer *t, nb_error *err) {
     const nb_run_config *c = &t->config;
-    const ni_permits permits = {.any_order = !c->deterministic, .no_fp8 = !c->fp8_units, .native_fp4 = c->native_fp4};
+    const ni_permits permits = {.any_order = !c->deterministic,
+                                .no_fp8 = c->fp8_units == NB_FP8_NONE,
+                                .exact_fp8 = c->fp8_units == NB_FP8_EXACT,
+                                .native_fp4 = c->native_fp4};
     return t->be->ops->permit(t->be, &permits, err);
 }
 
