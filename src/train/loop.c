@@ -33,9 +33,9 @@ typedef struct run {
     int64_t unsaved;
     int64_t bad_in_row;
     ni_scale_watch scales;
-    ni_lens_pair both; /* what the run records, and the watch over its scales */
-    bool scales_told;  /* once is enough for people; metrics.jsonl has every look */
-    int64_t bad_until; /* newest step that was bad: past it the run has recovered */
+    ni_lens_pair both;           /* what the run records, and the watch over its scales */
+    bool scales_told, dead_told; /* once is enough for people; metrics.jsonl has every look */
+    int64_t bad_until;           /* newest step that was bad: past it the run has recovered */
 } run;
 
 static void note(const nb_trainer *t, nb_note_kind kind, const char *format, ...) NB_PRINTF(3, 4);
@@ -438,7 +438,8 @@ static void choose_lens(run *r) {
     t->lens = ni_recorder_lens(r->recorder, t->at.step);
     r->scales.operands = 0;
     t->scales = t->config.bad_numbers.scales == NB_SCALES_BAD ? &r->scales : NULL;
-    if (every > 0 && t->at.step % every == 0)
+    t->wants_dead = every > 0 && t->at.step % every == 0;
+    if (t->wants_dead)
         t->lens = ni_lens_join(&r->both, t->lens, ni_scale_watch_begin(&r->scales, t->config.bad_numbers.scales_limit));
 }
 
@@ -451,6 +452,19 @@ static void tell_scales(run *r) {
         note(t, NB_NOTE_WARNING, "step %lld: %s, %s", (long long)t->at.step, what, r->scales.where);
     r->scales_told = true;
     ni_recorder_warning(r->recorder, t->at.step, "bad scales", what, r->scales.where);
+}
+
+static void tell_dead(run *r) {
+    nb_trainer *t = r->t;
+    char what[64];
+    if (!t->dead)
+        return;
+    const char *where = nb_model_param(t->model, t->first_dead)->name;
+    snprintf(what, sizeof what, "%d parameters get no gradient", t->dead);
+    if (!r->dead_told)
+        note(t, NB_NOTE_WARNING, "step %lld: %s, %s among them", (long long)t->at.step, what, where);
+    r->dead_told = true;
+    ni_recorder_warning(r->recorder, t->at.step, "no gradient", what, where);
 }
 
 static nb_status advance(run *r, nb_error *err) {
@@ -468,6 +482,7 @@ static nb_status advance(run *r, nb_error *err) {
     if (t->callbacks.step)
         t->callbacks.step(t->callbacks.user, &report);
     tell_scales(r);
+    tell_dead(r);
     ni_recorder_step(r->recorder, &report, t->at.step * nb_run_tokens_per_step(&t->config), t->model);
     tell_notes(r);
     return NB_OK;

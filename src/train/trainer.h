@@ -28,7 +28,14 @@ typedef struct ni_position {
 } ni_position;
 
 /* Why nb_trainer_step refused a step. */
-typedef enum ni_bad_kind { NI_BAD_NONE, NI_BAD_NONFINITE, NI_BAD_ZERO, NI_BAD_SPIKE, NI_BAD_SCALES } ni_bad_kind;
+typedef enum ni_bad_kind {
+    NI_BAD_NONE,
+    NI_BAD_NONFINITE,
+    NI_BAD_ZERO,
+    NI_BAD_SPIKE,
+    NI_BAD_SCALES,
+    NI_BAD_DEAD
+} ni_bad_kind;
 
 struct ni_scale_watch;
 struct nb_trainer {
@@ -62,6 +69,8 @@ struct nb_trainer {
     ni_lens_pair both;
     struct ni_scale_watch *scales; /* what it finds makes the step bad; NULL: it may find what it likes */
     ni_bad_kind bad;               /* of the last step */
+    bool wants_dead;               /* the next step looks for parameters that get no gradient */
+    int32_t dead, first_dead;      /* how many the last step found, and the first of them */
     bool torn;                     /* an update failed half-way: what there is must not be saved */
     double mean_ms;                /* moving average of the step time, for the time left */
 };
@@ -89,6 +98,9 @@ nb_status ni_trainer_rehearse(nb_trainer *trainer, int64_t step, nb_error *err);
 /* What the lens comes to hold while it follows weights, at most. */
 size_t ni_trainer_followed_bytes(const nb_trainer *trainer);
 
+/* Micro-batches that each of `ranks` has; NB_BAD_CONFIG where they cannot be shared out. */
+nb_status ni_share_of(const nb_run_config *config, int64_t ranks, int64_t *count, nb_error *err);
+
 /* Micro-batches of a step that this rank has, and the first of them. */
 int64_t ni_trainer_share(const nb_trainer *trainer, int64_t *first);
 
@@ -110,9 +122,13 @@ nb_status ni_trainer_restart(nb_trainer *trainer, nb_error *err);
 /* NB_BAD_NUMBER, by name, where a parameter holds a number that is not finite. */
 nb_status ni_trainer_check_params(nb_trainer *trainer, nb_error *err);
 
+/* How many parameters have a gradient that is zero everywhere, and the first of them. */
+int32_t ni_trainer_count_dead(nb_trainer *trainer, int32_t *first);
+
 /* Finds where the number began that made the last step bad: the first parameter, operand of a GEMM or gradient that is
  * not finite; the first operand that is all zero; the gradient that a jump is most in; the operand whose scales fit
- * worst. The sentence goes on after ni_trainer_origin_words. */
+ * worst; the first operand that is all zero behind a parameter without a gradient. The sentence goes on after
+ * ni_trainer_origin_words. */
 void ni_trainer_find_origin(nb_trainer *trainer, char *where, size_t size);
 const char *ni_trainer_origin_words(const nb_trainer *trainer); /* ", first in " */
 
