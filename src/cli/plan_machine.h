@@ -8,6 +8,12 @@
 
 typedef enum ni_machine_operands { NI_OPERANDS_CPU, NI_OPERANDS_HOPPER } ni_machine_operands;
 
+/* Bytes a second out of a rank, and as many into it; seconds that a message costs besides. */
+typedef struct ni_machine_links {
+    int32_t near_ranks;                                    /* of one machine, or whatever shares the fast links */
+    double near_rate, near_message, far_rate, far_message; /* rates of 0: not known */
+} ni_machine_links;
+
 typedef struct ni_machine {
     char name[NB_NAME_SIZE], about[256];
     ni_machine_operands operands;
@@ -16,6 +22,10 @@ typedef struct ni_machine {
     double bandwidth;                 /* bytes a second, read and written together */
     double call;                      /* seconds that a call costs besides */
     double rate[NI_PAPER_KIND_COUNT]; /* FLOP/s; 0: not known, counted by bytes alone */
+    double nvfp4;                     /* FLOP/s of units for four bits; 0: there are none, or the run does without */
+    double peak;                      /* FLOP/s that MFU is a share of; 0: rate of BF16 products */
+    double memory;                    /* bytes of a rank; 0: not known */
+    ni_machine_links links;
 } ni_machine;
 
 extern const ni_keys ni_machine_keys; /* over ni_machine */

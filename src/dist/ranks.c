@@ -17,14 +17,30 @@ nb_status ni_ranks_over(const ni_wire *wire, double patience, nb_ranks **out, nb
         wire->close(wire->self);
         return nb_fail(err, NB_NO_MEMORY, "ranks: out of memory");
     }
-    **out = (nb_ranks){
-        .wire = *wire, .rank = wire->rank, .world = wire->world, .patience = patience, .speaker = wire->rank};
+    **out = (nb_ranks){.wire = *wire,
+                       .rank = wire->rank,
+                       .world = wire->world,
+                       .near = 1,
+                       .patience = patience,
+                       .speaker = wire->rank};
     return NB_OK;
 }
 
 /* POSIX's getenv gives memory that is not const, and wants it left alone. */
 static const char *variable(const char *name) {
     return getenv(name);
+}
+
+/* Whether machines have one after the other the same power of two of ranks: all have to see it so. */
+static nb_status find_near(nb_ranks *r, nb_error *err) {
+    const int32_t near = r->local_world;
+    bool apart = near < 1 || (near & (near - 1)) != 0 || r->world % near != 0 || r->local != r->rank % near, any;
+    int32_t first = near;
+    NB_TRY(ni_ranks_broadcast(r, &first, sizeof first, err));
+    apart = apart || first != near;
+    NB_TRY(ni_ranks_any(r, apart, &any, err));
+    r->near = any ? 1 : near;
+    return NB_OK;
 }
 
 nb_status nb_ranks_open(nb_ranks **out, nb_error *err) {
@@ -39,7 +55,12 @@ nb_status nb_ranks_open(nb_ranks **out, nb_error *err) {
     NB_TRY(ni_ranks_over(&wire, place.patience, out, err));
     (*out)->local = place.local;
     (*out)->local_world = place.local_world;
-    return NB_OK;
+    nb_status status = find_near(*out, err);
+    if (status != NB_OK) {
+        nb_ranks_close(*out, err);
+        *out = NULL;
+    }
+    return status;
 }
 
 void nb_ranks_close(nb_ranks *ranks, const nb_error *why) {

@@ -19,20 +19,29 @@ typedef struct finder {
     size_t size;
 } finder;
 
+/* Zeros, which nobody takes for numbers that are not finite, where there is no memory to look. */
+static ni_moments moments_of(nb_backend *be, const nb_mat *x) {
+    ni_moments moments = {.count = 0};
+    void *there = be->ops->alloc(be, sizeof moments, "a search for a bad number");
+    if (there) {
+        be->ops->measure(be, x, there, NULL, NULL);
+        be->ops->download(be, &moments, there, sizeof moments);
+    }
+    nb_backend_release(be, there);
+    return moments;
+}
+
 static bool is_nonfinite(const nb_lens_operand *seen) {
     if (!seen->source)
         return seen->stats && !isfinite(seen->stats->amax);
-    ni_moments moments;
-    seen->be->ops->measure(seen->be, seen->source, &moments, NULL, NULL);
-    return moments.nonfinite != 0;
+    return moments_of(seen->be, seen->source).nonfinite != 0;
 }
 
 static bool is_zero(const nb_lens_operand *seen) {
     if (!seen->source)
         return seen->stats && seen->stats->amax == 0;
-    ni_moments moments;
-    seen->be->ops->measure(seen->be, seen->source, &moments, NULL, NULL);
-    return moments.nonfinite == 0 && moments.amax == 0;
+    const ni_moments moments = moments_of(seen->be, seen->source);
+    return moments.count > 0 && moments.nonfinite == 0 && moments.amax == 0;
 }
 
 static void look(finder *f, const nb_lens_operand *seen, bool (*is_it)(const nb_lens_operand *seen)) {

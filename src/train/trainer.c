@@ -81,17 +81,18 @@ static bool is_power_of_two(int64_t n) {
 
 /* A rank's micro-batches are an aligned block of the tree that sums them (accumulate.h), so that the bits do not depend
  * on how many ranks there are. */
-static nb_status check_ranks(const nb_trainer *t, nb_error *err) {
-    const int64_t world = nb_ranks_world(t->ranks), micro_batches = t->config.accumulation;
-    if (world == 1 || (micro_batches % world == 0 && is_power_of_two(micro_batches / world)))
+nb_status ni_share_of(const nb_run_config *config, int64_t ranks, int64_t *count, nb_error *err) {
+    const int64_t micro_batches = config->accumulation;
+    *count = micro_batches / ranks;
+    if (ranks == 1 || (micro_batches % ranks == 0 && is_power_of_two(*count)))
         return NB_OK;
     int64_t share = 1;
-    while (share * world < micro_batches)
+    while (share * ranks < micro_batches)
         share *= 2;
     return nb_fail(err, NB_BAD_CONFIG,
                    "accumulation: %lld micro-batches a step cannot be shared out over %lld ranks; expected 1, 2, 4, 8, "
                    "... for each rank; hint: accumulation: %lld",
-                   (long long)micro_batches, (long long)world, (long long)(share * world));
+                   (long long)micro_batches, (long long)ranks, (long long)(share * ranks));
 }
 
 int64_t ni_trainer_share(const nb_trainer *t, int64_t *first) {
@@ -116,7 +117,7 @@ static nb_status permit(nb_trainer *t, nb_error *err) {
 static nb_status build(nb_trainer *t, bool on_paper, nb_error *err) {
     const nb_run_config *c = &t->config;
     int64_t first;
-    NB_TRY(check_ranks(t, err));
+    NB_TRY(ni_share_of(c, nb_ranks_world(t->ranks), &first, err));
     NB_TRY(permit(t, err));
     NB_TRY(
         ni_model_config_load(c->model, t->models_dir, c->model_changes, c->model_change_count, &t->model_config, err));

@@ -1,6 +1,6 @@
 /* cases_product.c: products. A sum of K products is right within K roundings of the sum of their magnitudes, and the
  * store's own; what operands decode to is exact, so that magnitudes are those of the quantized numbers. */
-#include "trial.h"
+#include "fp8_units.h"
 
 static const int64_t SIZES[][3] = {{1, 16, 64}, {48, 32, 128}, {70, 48, 256}, {17, 32, 1024}};
 static const int64_t ODD[][3] = {{1, 1, 1}, {7, 5, 3}, {33, 17, 65}, {128, 128, 128}, {200, 130, 300}};
@@ -125,17 +125,6 @@ static void pairs_of(nb_quantizer pairs[PAIRS][2]) {
     memcpy(pairs, all, sizeof all);
 }
 
-/* FP8 units of Hopper add the 32 products of an instruction, and what they carry from one to the next, with 13 bits
- * behind the largest of them; every 128 products the sum goes to an FP32 one (fast accumulation off). So each of the K
- * / 32 instructions cuts off at most 2^-13 of the magnitudes of its 128, all of them together 4 x 2^-13 of the sum of
- * all magnitudes, beside the roundings of the FP32 sum. */
-static double outer_depth(const trial *t) {
-    nb_quantizer pairs[PAIRS][2];
-    pairs_of(pairs);
-    const char *kernel = t->be->ops->product_kernel(t->be, &pairs[BLOCK_PAIRS + 2][0], &pairs[BLOCK_PAIRS + 2][1]);
-    return depth(t) + (kernel && strncmp(kernel, "fp8", 3) == 0 ? 4 * 0x1p-13 / U : 0);
-}
-
 static nb_mat left_of(trial *t) {
     const nb_mat host = data_matrix(DATA_NORMAL, NB_BF16, SIZES[t->shape][0], SIZES[t->shape][2], SIZES[t->shape][2]);
     return input_mat(t, &host);
@@ -149,31 +138,6 @@ static nb_mat right_of(trial *t, data_kind kind) {
 static bool fits(const nb_quantizer pair[2], const int64_t size[3]) {
     return nb_quantizer_check_shape(&pair[0], size[0], size[2], NULL) == NB_OK &&
            nb_quantizer_check_shape(&pair[1], size[1], size[2], NULL) == NB_OK;
-}
-
-static void run_gemm_q_of(trial *t, int begin, int end) {
-    const int64_t *size = SIZES[t->shape], m = size[0], n = size[1], k = size[2];
-    nb_backend *be = t->be;
-    const nb_mat x = left_of(t), w = right_of(t, DATA_NORMAL);
-    nb_quantizer pairs[PAIRS][2];
-    pairs_of(pairs);
-    for (int p = begin; p < end; p++) {
-        if (!fits(pairs[p], size))
-            continue;
-        nb_qtensor a = new_codes(t, &pairs[p][0], m, k), b = new_codes(t, &pairs[p][1], n, k);
-        EXPECT_OK(t, be->ops->quantize(be, &a, &x, false, NULL, NULL, &err));
-        EXPECT_OK(t, be->ops->quantize(be, &b, &w, false, NULL, NULL, &err));
-        for (int i = 0; i < 4; i++) {
-            const nb_mat c = numbers(t, i & 1 ? NB_F32 : NB_BF16, 9, m, n);
-            char format[200], what[300];
-            snprintf(what, sizeof what, "%s%s", nb_quantizer_text(&pairs[p][0], format, sizeof format),
-                     i & 2 ? " +=" : "");
-            EXPECT_OK(t, be->ops->gemm_q(be, &c, &a, &b, i & 2, &err));
-            keep(t, what, c.data, c.dtype, m * n, false);
-        }
-        const uint8_t named = be->ops->gemm_q_kernel(be, &pairs[p][0], &pairs[p][1]) != NULL;
-        record(t, "has a name", &named, NB_U8, 1, true);
-    }
 }
 
 /* ---- operands ---- */
@@ -227,20 +191,31 @@ static void run_one_term_of(trial *t, int begin, int end) {
     }
 }
 
+/* What units for 8 bits lose, where they are what multiplies: of the 16 results and the name that each pair has. */
+static double *lost_in_one_term(const trial *t, int index) {
+    enum { RESULTS = 17 };
+    const int64_t *size = SIZES[t->shape];
+    nb_quantizer pairs[PAIRS][2];
+    pairs_of(pairs);
+    int p = BLOCK_PAIRS;
+    for (int left = index / RESULTS; p < PAIRS && (left > 0 || !fits(pairs[p], size)); p++)
+        left -= fits(pairs[p], size);
+    assert_true(p < PAIRS);
+    const char *name = t->be->ops->product_kernel(t->be, &pairs[p][0], &pairs[p][1]);
+    if (index % RESULTS == RESULTS - 1 || !name || strncmp(name, "fp8", 3) != 0)
+        return zeros(size[0] * size[1]);
+    const nb_mat x = data_matrix(DATA_NORMAL, NB_BF16, size[0], size[2], size[2]),
+                 w = data_matrix(index % RESULTS >> 2 & 1 ? DATA_CORNERS : DATA_NORMAL, NB_F32, size[1], size[2],
+                                 size[2]);
+    return fp8_units_cut(pairs[p], &x, &w);
+}
+
 static void run_one_term(trial *t) {
     run_one_term_of(t, 0, BLOCK_PAIRS);
 }
 
 static void run_one_outer_term(trial *t) {
     run_one_term_of(t, BLOCK_PAIRS, PAIRS);
-}
-
-static void run_gemm_q(trial *t) {
-    run_gemm_q_of(t, 0, BLOCK_PAIRS);
-}
-
-static void run_outer_gemm_q(trial *t) {
-    run_gemm_q_of(t, BLOCK_PAIRS, PAIRS);
 }
 
 /* S with up to two entries a row. */
@@ -339,10 +314,9 @@ static const test_case PRODUCT_CASES[] = {
     {"gemm", "f32", PRODUCTS, ODD_SHAPES, run_gemm_real, NULL, odd_depth},
     {"gemm_sums gemm_take", "its own, nobody's", BITS, 1, run_sums, NULL, NULL},
     {"gemm_choices gemm_choose permit", "its own, nobody's", BITS, 1, run_choices, NULL, NULL},
-    {"gemm_q gemm_q_kernel", "pairs, scales of blocks", CODES, SHAPES, run_gemm_q, NULL, depth},
-    {"gemm_q gemm_q_kernel", "pairs, scales of rows, tensors", CODES, SHAPES, run_outer_gemm_q, NULL, outer_depth},
     {"multiply product_kernel", "one term, scales of blocks", CODES, SHAPES, run_one_term, NULL, depth},
-    {"multiply product_kernel", "one term, of rows, tensors", CODES, SHAPES, run_one_outer_term, NULL, outer_depth},
+    {"multiply product_kernel", "one term, of rows, tensors", CODES, SHAPES, run_one_outer_term, lost_in_one_term,
+     depth},
     {"multiply", "four terms", CODES, SHAPES, run_terms, NULL, depth},
     {"multiply", "codes and plain numbers", CODES, SHAPES, run_mixed, NULL, depth},
     {"sparse_gemm", "few a row", CODES, SHAPES, run_sparse_gemm, NULL, eight},

@@ -171,7 +171,8 @@ static void no_number(nb_backend *be, const char *operation, const char *argumen
              const ni_term *: held_term, const ni_sparse *: held_sparse, const nb_noise *: held_noise,                 \
              const nb_attention *: held_attention, const ni_gla *: held_gla, const ni_scaled *: held_scaled,           \
              const ni_adamw_tensor *: held_adamw, int32_t: no_number, int64_t: no_number, double: no_number,           \
-             float: no_number, size_t: no_number, bool: no_number, nb_dtype: no_number,                                \
+             ni_moments *: held, ni_attention_stats *: held, float: no_number, size_t: no_number, bool: no_number,     \
+             nb_dtype: no_number, nb_signs: no_number,                                                                 \
              default: nothing)(be, operation, #x, x)
 
 /* ---- memory ---- */
