@@ -437,7 +437,7 @@ static nb_status step(nb_trainer *t, nb_step_report *r, nb_error *err) {
     NB_TRY(share_scales(t, err));
     r->norm = sqrt(squares) * scale;
     t->last_norm = r->norm;
-    t->dead = t->wants_dead && isfinite(squares) ? ni_trainer_count_dead(t, &t->first_dead) : 0;
+    t->dead = t->wants_dead && isfinite(squares) ? ni_results_dead(&t->results, grads, &t->first_dead) : 0;
     r->lr = t->config.optimizer.lr * nb_schedule_factor(&t->config.schedule, t->at.step, t->steps);
     r->loss_z = ni_window_score(&t->at.loss_window, r->loss);
     r->norm_z = ni_window_score(&t->at.norm_window, r->norm);
