@@ -130,6 +130,10 @@ static bool reads_x_in_backward(const ni_mechanism *m) {
     return m->wgrad_x || (m->rereads >> NB_FPROP_X & 1);
 }
 
+static bool replaces_wgrad_x(const ni_mechanism *m) {
+    return m->wgrad_x;
+}
+
 static bool is_coded(const ni_linear *layer, nb_role role) {
     nb_quantizer q = ni_operand_quantizer(layer, role);
     return !nb_quantizer_is_bf16(&q);
@@ -148,6 +152,14 @@ static bool outlives_forward(const ni_linear_group *group, const ni_cached_opera
     return false;
 }
 
+/* Made in the forward pass, from the same reading of X as fprop.x. */
+static bool is_early(const ni_linear_group *group, const ni_cached_operand *o) {
+    const ni_linear *layer = &group->layers[o->layer];
+    return group->early_wgrad_x && group->training && !o->source && is_coded(layer, NB_WGRAD_X) &&
+           layer->operands[NB_FPROP_X]->mechanisms == o->mechanisms && layer->operands[NB_FPROP_X]->layer == o->layer &&
+           !any_mechanism(group, layer, replaces_wgrad_x);
+}
+
 /* Codes of dgrad.w are kept; numbers decoded from codes are cheap to make and twice to four times as large, and what
  * draws bits is made for one backward pass. */
 static ni_keeper keeper_of(const ni_linear_group *group, const ni_cached_operand *o) {
@@ -156,7 +168,7 @@ static ni_keeper keeper_of(const ni_linear_group *group, const ni_cached_operand
     case NB_FPROP_X:
         return outlives_forward(group, o) ? NI_FOR_BACKWARD : NI_FOR_PASS;
     case NB_WGRAD_X:
-        return NI_FOR_PASS;
+        return is_early(group, o) ? NI_FOR_BACKWARD : NI_FOR_PASS;
     case NB_FPROP_W:
         return is_coded(layer, NB_FPROP_W) ? NI_UNTIL_MOVED : NI_FOR_LAYER;
     case NB_DGRAD_W:

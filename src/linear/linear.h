@@ -64,6 +64,7 @@ typedef struct ni_linear_group {
     int64_t max_rows;         /* most tokens of a pass */
     int64_t in;               /* K */
     bool training;
+    bool early_wgrad_x; /* wgrad.x is made beside fprop.x where both are made of X */
     int32_t count;
     ni_linear layers[NI_GROUP_LAYERS];
     int32_t x_count;
@@ -90,6 +91,8 @@ typedef struct ni_group_spec {
     const char *input;
     int64_t in, max_rows;
     bool training;
+    bool early_wgrad_x; /* one reading of X in the forward pass makes fprop.x and wgrad.x; the latter's memory is held
+                           until the backward pass. For backends on which reading X again costs more than that. */
     const ni_linear_spec *layers;
     int32_t count;
     const ni_mechanism *const *mechanisms; /* offered to each plan; ends with NULL; NULL = ni_mechanisms */

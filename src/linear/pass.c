@@ -6,7 +6,7 @@
  *                 the group:   dX = the sum of all layers' terms
  *
  * The terms of a product are the layer's own two operands, unless mechanisms edit them. dgrad.dy and wgrad.dy are made
- * in one reading of dY.
+ * in one reading of dY; fprop.x and wgrad.x in one of X where the group was asked for it (early_wgrad_x).
  */
 #include "backend/idle.h"
 #include "backend/table.h"
@@ -98,7 +98,9 @@ static nb_status make_what_is_read(const ni_linear_call *call, ni_linear *layer,
         bool wanted = false;
         for (int32_t p = 0; p < count; p++)
             wanted |= reads(products[p], &o->operand);
-        if (wanted)
+        bool early = order[i] == NB_WGRAD_X && o->keeper == NI_FOR_BACKWARD && found == 1 && !call->dy &&
+                     call->training && !call->pass->backward_bf16;
+        if (wanted || early)
             list[found++] = o;
     }
     return ni_operands_ready(call, list, found, err);

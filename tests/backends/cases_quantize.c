@@ -295,21 +295,21 @@ static quantizer_list *all_for_long(void) { /* beyond the buffers of a case */
     return kept;
 }
 
-int64_t write_digests(nb_backend *be, const char *file) {
+int64_t write_digests(nb_backend *be, const char *file, const struct ni_safetensors *saved) {
     FILE *out = fopen(file, "w");
     if (!out)
         return -1;
     quantizer_list *list = all_for_long();
     for (int32_t k = 0; k < list->count; k++) {
         char format[200];
-        const uint64_t digest = digest_of(be, &list->q[k]);
+        const uint64_t digest = saved ? trained_digest(be, &list->q[k], saved) : digest_of(be, &list->q[k]);
         fprintf(out, "%016llx %s\n", (unsigned long long)digest, nb_quantizer_text(&list->q[k], format, sizeof format));
     }
     free(list);
     return fclose(out) == 0 ? 0 : -1;
 }
 
-int64_t check_digests(nb_backend *be, const char *file) {
+int64_t check_digests(nb_backend *be, const char *file, const struct ni_safetensors *saved) {
     FILE *in = fopen(file, "r");
     if (!in)
         return -1;
@@ -317,7 +317,7 @@ int64_t check_digests(nb_backend *be, const char *file) {
     int64_t wrong = 0;
     for (int32_t k = 0; k < list->count; k++) {
         char format[200], want[256] = "", got[256];
-        const uint64_t digest = digest_of(be, &list->q[k]);
+        const uint64_t digest = saved ? trained_digest(be, &list->q[k], saved) : digest_of(be, &list->q[k]);
         snprintf(got, sizeof got, "%016llx %s\n", (unsigned long long)digest,
                  nb_quantizer_text(&list->q[k], format, sizeof format));
         if (!fgets(want, sizeof want, in) || strcmp(got, want) != 0) {

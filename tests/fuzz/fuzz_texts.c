@@ -1,5 +1,5 @@
-/* fuzz_texts.c: any bytes as a file that somebody has text in: gzip, zstd, JSON lines, plain. What is unpacked is unpacked
- * the same again, what is taken of JSON lines is no longer than they are, and each failure is said. */
+/* fuzz_texts.c: any bytes as a file that somebody has text in: gzip, zstd, JSON lines, plain. What is unpacked is
+ * unpacked the same again, what is taken of JSON lines is no longer than they are, and each failure is said. */
 #include "fuzz.h"
 
 #include "data/text_file.h"

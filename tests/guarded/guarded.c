@@ -269,7 +269,10 @@ static nb_status guard(nb_backend *inside, nb_backend **out, nb_error *err) {
 nb_status __wrap_nb_backend_open(const char *name, const nb_backend_options *options, nb_backend **out, nb_error *err) {
     const char *asked = getenv("NIBBLE_TEST_BACKEND");
     const bool is_cpu = !name || !*name || strcmp(name, "cpu") == 0, by_name = name && strcmp(name, "guarded") == 0;
-    if (!by_name && !(is_cpu && asked && strcmp(asked, "guarded") == 0))
+    if (is_cpu && asked && *asked &&
+        strcmp(asked, "guarded") != 0) /* another, as "cuda": by hand, on a machine that has it */
+        return __real_nb_backend_open(asked, NULL, out, err);
+    if (!by_name && !(is_cpu && asked && *asked))
         return __real_nb_backend_open(name, options, out, err);
     nb_backend *inside;
     NB_TRY(__real_nb_backend_open("cpu", options, &inside, err));
