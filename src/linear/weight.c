@@ -95,5 +95,12 @@ nb_status ni_weight_decode(ni_linear_group *group, ni_linear *layer, ni_scratch 
 
 size_t ni_weight_decode_scratch(const ni_linear_group *group, const ni_linear *layer) {
     nb_operand codes = coded_weight(layer);
-    return ni_scratch_room(group->be->ops->operand_bytes(group->be, &codes));
+    size_t most = ni_scratch_room(group->be->ops->operand_bytes(group->be, &codes));
+    for (int32_t i = 0; i < group->mechanism_count; i++) {
+        const ni_attached_mechanism *m = &group->mechanisms[i];
+        size_t own =
+            (layer->mechanisms >> i & 1) && m->table->decode_scratch ? m->table->decode_scratch(m->state, layer) : 0;
+        most = own > most ? own : most;
+    }
+    return most;
 }
