@@ -149,8 +149,8 @@ static nb_status gathered(const ni_outcontrol_state *o, const ni_linear_call *ca
 
 /* Of W the lens sees the columns in FP4, whose bins it follows, in the order of their channels' norms. Where zeros fill
  * them up it is told what was lost instead, of columns quantized once more to the same codes. */
-static nb_status show_w(const ni_outcontrol_state *o, const ni_linear_call *call, const ni_linear *layer,
-                        const nb_mat *w, nb_error *err) {
+static nb_status show_w(const ni_outcontrol_state *o, const ni_linear_call *call, ni_linear *layer, const nb_mat *w,
+                        nb_error *err) {
     size_t mark = call->scratch->used;
     nb_operand codes = o->w[layer->index][NI_OUT_FP4];
     nb_quantize_stats stats = {0};
@@ -163,20 +163,25 @@ static nb_status show_w(const ni_outcontrol_state *o, const ni_linear_call *call
         showing.operand = NULL;
         showing.stats = ni_counted(call->pass, &stats);
     }
-    if (showing.stats || call->measuring)
-        NB_TRY(make_part(o, call->scratch, w, NI_OUT_FP4, &(ni_making){.out = &codes, .stats = &stats}, err));
+    if (showing.stats || call->measuring) {
+        nb_mat numbers;
+        NB_TRY(ni_weight_source(call, layer, &numbers, err));
+        NB_TRY(make_part(o, call->scratch, &numbers, NI_OUT_FP4, &(ni_making){.out = &codes, .stats = &stats}, err));
+    }
     NB_TRY(ni_operand_show(call, &showing, err));
     call->scratch->used = mark;
     return NB_OK;
 }
 
 /* W in its parts, made when the master has moved. */
-static nb_status w_ready(ni_outcontrol_state *o, const ni_linear_call *call, const ni_linear *layer, nb_error *err) {
+static nb_status w_ready(ni_outcontrol_state *o, const ni_linear_call *call, ni_linear *layer, nb_error *err) {
     uint32_t *made = &o->w_moves[layer->index], now = o->group->moves + 1;
-    nb_mat master = ni_master_of(call->be, layer);
-    if (*made != now)
-        NB_TRY(split_w(o, layer, call->scratch, &master, err));
-    *made = now;
+    nb_mat numbers, master = ni_master_of(call->be, layer);
+    if (*made != now || call->measuring) {
+        NB_TRY(ni_weight_source(call, layer, &numbers, err));
+        NB_TRY(split_w(o, layer, call->scratch, &numbers, err));
+    }
+    *made = call->measuring ? 0 : now;
     return show_w(o, call, layer, &master, err);
 }
 

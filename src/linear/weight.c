@@ -60,6 +60,13 @@ nb_status ni_weight_numbers(const ni_linear_call *call, ni_linear *layer, bool u
     return NB_OK;
 }
 
+nb_status ni_weight_source(const ni_linear_call *call, ni_linear *layer, nb_mat *out, nb_error *err) {
+    if (layer->plan.quantize_from == NB_BF16 && call->be->act == NB_BF16)
+        return ni_weight_numbers(call, layer, false, out, err);
+    *out = ni_master_of(call->be, layer);
+    return NB_OK;
+}
+
 /* ---- for mechanisms that watch weights ---- */
 
 static nb_operand coded_weight(const ni_linear *layer) {
