@@ -67,6 +67,9 @@ install(DIRECTORY docs examples DESTINATION ${CMAKE_INSTALL_DOCDIR})
 if(TARGET nibble-cli)
   install(TARGETS nibble-cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 endif()
-if(TARGET nibble-cuda) # where src/backend/load.c looks
+if(TARGET nibble-cuda) # where src/base/beside.c looks
   install(TARGETS nibble-cuda LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/nibble)
+endif()
+if(TARGET nibble-mpi) # where src/base/beside.c looks
+  install(TARGETS nibble-mpi LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/nibble)
 endif()

@@ -37,7 +37,7 @@ static inline void show(nb_backend *be, const nb_lens *lens, const char *module,
     nb_quantize_stats stats = {0};
     nb_noise noise = {0};
     nb_pass pass = {.lens = lens};
-    assert_int_equal(be->ops->quantize(be, &codes, source, false, &noise, lens->counts ? &stats : NULL, NULL), NB_OK);
+    assert_int_equal(nb_quantize(be, &codes, source, false, &noise, lens->counts ? &stats : NULL, NULL), NB_OK);
     nb_operand operand = {.quantizer = q, .other = q, .rows = source->rows, .cols = source->cols, .reread = true};
     const ni_source from = {.numbers = source};
     const ni_making making = {.out = &operand, .noise = &noise};

@@ -96,9 +96,6 @@ typedef struct linear_case {
     float *w[LAYERS_MOST], *dw[LAYERS_MOST];       /* F32 [N, K] */
 } linear_case;
 
-/* What the next groups are asked for (linear.h). */
-static UNUSED bool early_wgrad_x;
-
 static UNUSED nb_status try_group(nb_backend *be, linear_case *c, const nb_plan *plans, int32_t layers,
                                   const ni_mechanism *const *mechanisms, nb_error *err) {
     static const char *const names[] = {"layers.0.self_attn.q_proj", "layers.0.self_attn.k_proj",
@@ -119,7 +116,6 @@ static UNUSED nb_status try_group(nb_backend *be, linear_case *c, const nb_plan 
                                 .in = K,
                                 .max_rows = M,
                                 .training = true,
-                                .early_wgrad_x = early_wgrad_x,
                                 .layers = specs,
                                 .count = layers,
                                 .mechanisms = mechanisms};
@@ -179,7 +175,7 @@ static UNUSED nb_qtensor by_hand(nb_backend *be, const nb_quantizer *q, const nb
     static const char *const gemms[] = {"fprop", "dgrad", "wgrad"};
     nb_noise noise = {pass->rounding_seed, nb_name_hash(tensor, nb_role_name(role)),
                       nb_name_hash(signs, gemms[role / 2]), clocked(pass)->clock};
-    assert_int_equal(be->ops->quantize(be, &t, source, transpose, &noise, NULL, NULL), NB_OK);
+    assert_int_equal(nb_quantize(be, &t, source, transpose, &noise, NULL, NULL), NB_OK);
     return t;
 }
 
@@ -187,7 +183,7 @@ static UNUSED nb_qtensor by_hand(nb_backend *be, const nb_quantizer *q, const nb
 static UNUSED double *decoded(nb_backend *be, const nb_qtensor *t) {
     float *f = poisoned((size_t)(t->rows * t->cols) * sizeof *f);
     nb_mat out = nb_mat_of(f, NB_F32, t->rows, t->cols);
-    assert_int_equal(be->ops->dequantize(be, &out, t, false, true, NULL), NB_OK);
+    assert_int_equal(nb_dequantize(be, &out, t, NULL), NB_OK);
     return get(NB_F32, f, t->rows * t->cols);
 }
 

@@ -96,6 +96,17 @@ const untilDrawn = setInterval(() => {
   const ticks = asinhTicks(Math.asinh(-1.4), Math.asinh(140), 150).map((tick) => tick.label);
   check(`ticks ${ticks}`, ticks.length >= 3 && ticks.length <= 7 && ticks.every((label) => /^[−-]?[013.,]+0*$/.test(label)));
 
+  // names of rows never overlap, however many there are, and where some have no room each layer's first keeps its own
+  const dense = Array.from({ length: 200 }, (_, r) => ({ name: `${r}`, label: `${Math.floor(r / 10)} q`, group: Math.floor(r / 10) }));
+  const apart = (labels, least) => labels.every(({ y }, i) => !i || y - labels[i - 1].y >= least);
+  check("dense names by layer", labelledRows(dense, 320).length === 20 && apart(labelledRows(dense, 320), 15) && labelledRows(dense, 320)[1].name === "10");
+  const plain = dense.map((row) => ({ ...row, group: 0 }));
+  check("dense names", labelledRows(plain, 460).length >= 25 && apart(labelledRows(plain, 460), 15));
+  check("all names where there is room", labelledRows(dense.slice(0, 20), 300).length === 20);
+  for (const theme of themes) {
+    for (const map of theme.maps.filter((one) => one.labels)) check(`names of rows in ${theme.theme.name}`, map.labels.length > 0 && apart(map.labels, 12));
+  }
+
   // the table by module, and its CSV
   const errors = themes.find((theme) => theme.theme.name === "Outliers");
   errors.table.node.open = true;
@@ -106,6 +117,11 @@ const untilDrawn = setInterval(() => {
   check("csv", csv[0] === "run,module,step,value" && csv.length > rowsInTable && csv.slice(1).every((line) => /^[^,]+,[^,]+,\d+,-?[\d.e+-]+$/.test(line)));
   check("png", pictureOf(errors).toDataURL("image/png").length > 1000);
   errors.table.node.open = false;
+
+  // every number of a menu is explained, with its formula
+  for (const theme of themes) {
+    for (const { panel } of theme.panels().filter((one) => one.panel.kind !== "bars")) check(`formula of ${panel.title}`, Boolean(panel.formula));
+  }
 
   // of plain BF16 there is nothing to tell
   const mechanisms = [...byId("roles").querySelectorAll("tr")].find((line) => line.firstChild.textContent === "mechanisms");

@@ -55,3 +55,5 @@ expect_error 2 "NIBBLE_HOME is .*, which holds no folder 'recipes'" env NIBBLE_H
 mkdir -p "$work/home/recipes"
 cp "$source/recipes/bf16.yaml" "$work/home/recipes/only.yaml"
 [ "$(NIBBLE_HOME=$work/home "$nibble" recipe list | wc -l)" = 1 ] || fail "NIBBLE_HOME is not obeyed"
+mkdir "$work/beside" && cp "$nibble" "$work/beside/nibble" && cp -r "$work/home/recipes" "$work/beside/"
+[ "$(env -u NIBBLE_HOME "$work/beside/nibble" recipe list | wc -l)" = 1 ] || fail "recipes beside the program are not found"

@@ -151,7 +151,7 @@ static void dge_uses_the_scales(void **state) {
         nb_qtensor codes = nb_qtensor_place(&q, N, K, memory);
         for (int i = 0; i < N * K; i++)
             dw[i] = 1;
-        assert_int_equal(be->ops->quantize(be, &codes, &source, false, NULL, NULL, NULL), NB_OK);
+        assert_int_equal(nb_quantize(be, &codes, &source, false, NULL, NULL, NULL), NB_OK);
         nb_operand operand = operand_of(be, &source, &q);
         ni_ref_dge(be, dw, w, &operand, 5, 3);
         be->ops->release(be, operand.memory);
@@ -346,8 +346,8 @@ static quality of_clamping(nb_backend *be, const uint16_t *x, double alpha, bool
     void *memory = be->ops->alloc(be, nb_qtensor_bytes(&q, TOKENS, WIDTH).total, "codes");
     nb_qtensor codes = nb_qtensor_place(&q, TOKENS, WIDTH, memory);
     assert_int_equal(be->ops->clamp_rows(be, &to, &o.sparse, &from, low, high, false, NULL), NB_OK);
-    assert_int_equal(be->ops->quantize(be, &codes, &to, false, NULL, NULL, NULL), NB_OK);
-    assert_int_equal(be->ops->dequantize(be, &out, &codes, false, true, NULL), NB_OK);
+    assert_int_equal(nb_quantize(be, &codes, &to, false, NULL, NULL, NULL), NB_OK);
+    assert_int_equal(nb_dequantize(be, &out, &codes, NULL), NB_OK);
     if (compensate)
         be->ops->sparse_add(be, &out, &o.sparse);
     be->ops->release(be, memory);

@@ -96,4 +96,42 @@ mean=$("$nibble" lens runs/resets --metric flip_rate --module '*down_proj' | awk
 grep -q '^{"run": "resets", "module": "layers.0.mlp.down_proj", "role": "fprop.w", "metric": "ratios", "steps": \[2, 6, 10\], "values": \[\[' some.json ||
     fail "json: $(head -c 300 some.json)"
 refused 'expected one of them' runs/resets --csv --json
+[ "$("$nibble" lens runs/resets --csv --metric kurtosis --role fprop.x | tail -n +2 | grep -vc ',fprop.x,')" = 0 ] ||
+    fail "csv: more roles than were asked for"
+
+# Arrays: the zip is read from its end, as readers of zips do; checksums hold, and the numbers are those of --json.
+"$nibble" lens runs/resets --npz all.npz --metric ratios --module '*down_proj'
+cat > arrays.pl << 'END'
+use strict; use warnings;
+local $/; my $zip = <STDIN>;
+sub crc { my $c = ~0 & 0xffffffff;
+          for my $byte (unpack "C*", $_[0]) { $c ^= $byte; $c = $c & 1 ? ($c >> 1) ^ 0xedb88320 : $c >> 1 for 1 .. 8 }
+          return ~$c & 0xffffffff }
+my ($magic, $members, $bytes, $at, $comment) = unpack "V x4 x2 v V V v", substr $zip, -22;
+die "end" unless $magic == 0x06054b50 && !$comment && $at + $bytes + 22 == length $zip;
+for (1 .. $members) {
+    my ($is, $crc, $packed, $size, $n, $x, $c, $local) = unpack "V x12 V V V v v v x8 V", substr $zip, $at, 46;
+    my $name = substr $zip, $at + 46, $n;
+    die "entry of $name" unless $is == 0x02014b50 && $packed == $size && !$x && !$c;
+    die "local head of $name" unless substr($zip, $local, 4) eq "PK\3\4" && substr($zip, $local + 4, 26) eq substr($zip, $at + 6, 26)
+        && substr($zip, $local + 30, $n) eq $name;
+    my $data = substr $zip, $local + 30 + $n, $size;
+    die "checksum of $name" unless crc($data) == $crc;
+    my $head = substr $data, 10, unpack "v", substr $data, 8, 2;
+    die "$name: $head" unless substr($data, 0, 8) eq "\x93NUMPY\1\0" && $head =~
+        /^\{'descr': '<(f4|i8)', 'fortran_order': False, 'shape': \((\d+),(?: (\d+))?\), \} *\n$/ && (10 + length $head) % 64 == 0;
+    my @numbers = unpack $1 eq "f4" ? "f<*" : "q<*", substr $data, 10 + length $head;
+    die "shape of $name" unless @numbers == $2 * ($3 // 1);
+    print "$name $2 ", $3 // 1, " ", join(",", map { sprintf "%.9g", $_ } @numbers), "\n";
+    $at += 46 + $n;
+}
+END
+perl arrays.pl < all.npz > arrays || fail "npz: $(cat arrays)"
+name=layers.0.mlp.down_proj/fprop.w/ratios
+numbers=$(sed 's/.*"values": //' some.json | tr -d '[] }')
+width=$((($(echo "$numbers" | tr -cd , | wc -c) + 1) / 3))
+printf '%s.npy 3 %s %s\n%s@step.npy 3 1 2,6,10\n' $name $width "$numbers" $name | cmp - arrays || fail "npz: $(cat arrays)"
+refused 'runs; expected one' runs --npz x.npz
+refused 'no run has such a series' runs/resets --npz x.npz --metric flips
+[ ! -e x.npz ] || fail "a refused npz left a file"
 refused 'no run has such a series' runs/resets --csv --metric flips

@@ -119,7 +119,7 @@ typedef struct operand {
 static nb_qtensor quantized(bench *b, const nb_quantizer *q, const nb_mat *m, bool transpose) {
     nb_qtensor t = nb_qtensor_place(q, D, D, poisoned(nb_qtensor_bytes(q, D, D).total));
     nb_noise noise = {.seed = 1};
-    assert_int_equal(b->be->ops->quantize(b->be, &t, m, transpose, &noise, NULL, NULL), NB_OK);
+    assert_int_equal(nb_quantize(b->be, &t, m, transpose, &noise, NULL, NULL), NB_OK);
     return t;
 }
 
@@ -153,7 +153,7 @@ static operand *operand_of(bench *b, nb_role role, const nb_mat *m, bool transpo
 static nb_mat decoded(bench *b, nb_role role, const nb_mat *m) {
     nb_qtensor t = quantized(b, &b->recipe.roles[role].quantizer, m, false);
     nb_mat out = nb_mat_of(put(NB_F32, NULL, D * D), NB_F32, D, D);
-    assert_int_equal(b->be->ops->dequantize(b->be, &out, &t, false, true, NULL), NB_OK);
+    assert_int_equal(nb_dequantize(b->be, &out, &t, NULL), NB_OK);
     return out;
 }
 
@@ -320,8 +320,8 @@ static void one_operand_shrinks(void **state) {
         how->outer = NB_OUTER_ROW128;
         nb_qtensor t = nb_qtensor_place(how, ROWS, D, poisoned(nb_qtensor_bytes(how, ROWS, D).total));
         nb_noise noise = {.seed = 3};
-        assert_int_equal(be->ops->quantize(be, &t, &from, false, &noise, NULL, NULL), NB_OK);
-        assert_int_equal(be->ops->dequantize(be, &to, &t, false, true, NULL), NB_OK);
+        assert_int_equal(nb_quantize(be, &t, &from, false, &noise, NULL, NULL), NB_OK);
+        assert_int_equal(nb_dequantize(be, &to, &t, NULL), NB_OK);
         double qx = 0, xx = 0, q_most = 0, x_most = 0;
         for (int64_t block = 0; block < ROWS * D; block += 16) {
             int64_t at = block;
@@ -364,8 +364,8 @@ static void headroom_ends_at_subnormal_scales(void **state) {
     nb_mat from = nb_mat_of(put(NB_F32, numbers, D), NB_F32, 1, D), to = nb_mat_of(put(NB_F32, NULL, D), NB_F32, 1, D);
     nb_qtensor t = nb_qtensor_place(how, 1, D, poisoned(nb_qtensor_bytes(how, 1, D).total));
     nb_noise noise = {.seed = 3};
-    assert_int_equal(be->ops->quantize(be, &t, &from, false, &noise, NULL, NULL), NB_OK);
-    assert_int_equal(be->ops->dequantize(be, &to, &t, false, true, NULL), NB_OK);
+    assert_int_equal(nb_quantize(be, &t, &from, false, &noise, NULL, NULL), NB_OK);
+    assert_int_equal(nb_dequantize(be, &to, &t, NULL), NB_OK);
     assert_int_equal(t.scales[1], 1);
     assert_true(fabs(element(to.data, NB_F32, 16) / small - 6 / (1.45 * most)) < 1e-5);
     nb_backend_free(be);

@@ -5,7 +5,6 @@
 
 #include "format/narrow.h"
 #include "model/param_array.h"
-#include "train/exchange.h"
 
 static nb_recipe with_gradients(nb_recipe recipe, nb_dtype format, nb_scale_rule scale) {
     recipe.gradients = (nb_gradient_store){format, scale};
@@ -200,103 +199,6 @@ static void other_backends_say_no(void **state) {
     nb_backend_free(be);
 }
 
-/* ---- the exchange ---- */
-
-enum { TENSORS = 2, LENGTH = 3000, MOST_RANKS = 5 };
-static const nb_param tensors[TENSORS] = {{.rows = LENGTH, .cols = 1, .offset = 0},
-                                          {.rows = LENGTH, .cols = 1, .offset = 3008}};
-
-/* Gradients of `ranks` ranks, of different sizes; values[r] are what each holds after its own rounding. */
-static void make_ranks(nb_backend *be, ni_param_array *ranks, float (*values)[TENSORS][LENGTH], int32_t count) {
-    nb_error err = {0};
-    for (int32_t r = 0; r < count; r++) {
-        assert_int_equal(
-            ni_param_array_create(be, tensors, TENSORS, NB_E4M3, NB_RULE_POW2, "gradients", &ranks[r], &err), NB_OK);
-        for (int32_t t = 0; t < TENSORS; t++) {
-            float x[LENGTH];
-            for (int i = 0; i < LENGTH; i++)
-                x[i] = (float)(exp2(r - 3 * t) * 1e-3 * normal((uint32_t)(10 * r + t), i));
-            const ni_scaled to = ni_param_array_at(&ranks[r], t);
-            be->ops->scaled_encode(be, &to, x, LENGTH);
-            be->ops->scaled_decode(be, values[r][t], &to, LENGTH);
-        }
-    }
-}
-
-/* The sum lies within one rounding a rank and one a sum: E4M3 rounds by 2^-4 of a number, or by half of its smallest
- * step. Nothing saturates, since sums of independent numbers grow like the root of their count. */
-static void the_exchange_is_the_sum(void **state) {
-    (void)state;
-    static float values[MOST_RANKS][TENSORS][LENGTH];
-    nb_backend *be = cpu_with(2, NB_ISA_AUTO);
-    nb_error err = {0};
-    for (int32_t count = 1; count <= MOST_RANKS; count++) {
-        ni_param_array ranks[MOST_RANKS], *list[MOST_RANKS];
-        make_ranks(be, ranks, values, count);
-        float largest[TENSORS] = {0}, scales[TENSORS];
-        for (int32_t r = 0; r < count; r++) {
-            list[r] = &ranks[r];
-            ni_exchange_scales(&ranks[r], scales);
-            for (int t = 0; t < TENSORS; t++)
-                largest[t] = fmaxf(largest[t], scales[t]);
-        }
-        assert_int_equal(ni_exchange_sum(list, count, &err), NB_OK);
-        for (int32_t t = 0; t < TENSORS; t++) {
-            const ni_scaled sum = ni_param_array_at(&ranks[0], t);
-            float got[LENGTH];
-            assert_true(*sum.scale == largest[t] * (float)sqrt(count));
-            be->ops->scaled_decode(be, got, &sum, LENGTH);
-            for (int i = 0; i < LENGTH; i++) {
-                double want = 0, size = 0;
-                for (int32_t r = 0; r < count; r++) {
-                    want += (double)values[r][t][i];
-                    size += fabs((double)values[r][t][i]);
-                }
-                const double levels = ceil(log2(count)) + 1; /* one share, then the tree */
-                const double bound =
-                    count == 1 ? 0 : levels * 1.1 * 0x1p-4 * size + (2 * count) * 0x1p-10 * (double)*sum.scale;
-                assert_true(fabs((double)got[i] - want) <= bound);
-            }
-        }
-        for (int32_t r = 0; r < count; r++)
-            ni_param_array_free(&ranks[r]);
-    }
-    nb_backend_free(be);
-}
-
-/* Four ranks that agree: the shared scale leaves room for a factor of two, the sum is four times as large. */
-static void gradients_that_are_alike_saturate(void **state) {
-    (void)state;
-    nb_backend *be = cpu_with(1, NB_ISA_AUTO);
-    ni_param_array ranks[4], *list[4];
-    nb_error err = {0};
-    float x[LENGTH], got[LENGTH];
-    for (int i = 0; i < LENGTH; i++)
-        x[i] = i == 7 ? 448 : 16;
-    for (int r = 0; r < 4; r++) {
-        list[r] = &ranks[r];
-        assert_int_equal(
-            ni_param_array_create(be, tensors, TENSORS, NB_E4M3, NB_RULE_POW2, "gradients", &ranks[r], &err), NB_OK);
-        for (int t = 0; t < TENSORS; t++) {
-            const ni_scaled to = ni_param_array_at(&ranks[r], t);
-            be->ops->scaled_encode(be, &to, x, LENGTH);
-        }
-    }
-    assert_int_equal(ni_exchange_sum(list, 4, &err), NB_OK);
-    const ni_scaled sum = ni_param_array_at(&ranks[0], 1);
-    be->ops->scaled_decode(be, got, &sum, LENGTH);
-    assert_true(*sum.scale == 2 && got[7] == 896 && got[8] == 64); /* 448 of the numbers, 2 each; 4 * 16 */
-    /* A rank with a NaN poisons what it should. */
-    x[3] = NAN;
-    const ni_scaled bad = ni_param_array_at(&ranks[2], 0);
-    be->ops->scaled_encode(be, &bad, x, LENGTH);
-    assert_int_equal(ni_exchange_sum(list, 4, &err), NB_OK);
-    assert_true(isnan(squares_of(&ranks[0])));
-    for (int r = 0; r < 4; r++)
-        ni_param_array_free(&ranks[r]);
-    nb_backend_free(be);
-}
-
 int main(void) {
 #define CASE(name) cmocka_unit_test_teardown(name, release_buffers)
     const struct CMUnitTest tests_[] = {
@@ -305,8 +207,6 @@ int main(void) {
         CASE(what_moves_masters_refuses_narrow_ones),
         CASE(nothing_scored_is_zero),
         CASE(other_backends_say_no),
-        CASE(the_exchange_is_the_sum),
-        CASE(gradients_that_are_alike_saturate),
     };
     return cmocka_run_group_tests(tests_, NULL, NULL);
 }

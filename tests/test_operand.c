@@ -1,5 +1,6 @@
-/* test_operand.c: operands and sums of products, on every backend of the CPU, against the reference functions over the
- * canonical layout: the same codes, and the same bits of every product.
+/* test_operand.c: what the reference makes of a source, held against the functions over the canonical layout (other
+ * backends are held against the reference: tests/backends/cases_operand.c); and, on every backend of the CPU, sums of
+ * products to the bit.
  */
 #include "backend/table.h"
 #include "quantize_cases.h"
@@ -89,6 +90,7 @@ static float at(const nb_mat *m, int64_t r, int64_t c) {
     return (float)element(m->data, m->dtype, r * m->stride + c);
 }
 
+#define REFERENCE(be) for (nb_backend *be = backends[0]; be; be = NULL)
 #define EACH_BACKEND(be)                                                                                               \
     for (int each = 0; each < BACKENDS; each++)                                                                        \
         for (nb_backend *be = backends[each]; be; be = NULL)
@@ -108,7 +110,7 @@ static void of_numbers_and_of_codes(void **state) {
         nb_mat values = decoded_by_reference(&codes);
         nb_qtensor want[4] = {by_reference(q, &x, false), by_reference(second, &x, true),
                               by_reference(q, &values, false), by_reference(second, &values, true)};
-        EACH_BACKEND(be) {
+        REFERENCE(be) {
             nb_operand from = made(be, &source_format, &x, NI_LEFT, q);
             for (int kind = 0; kind < 2; kind++) {
                 nb_operand a = placed(be, q, 128, 128, NI_LEFT, second), b = placed(be, second, 128, 128, NI_RIGHT, q);
@@ -155,7 +157,7 @@ static void of_derived_numbers(void **state) {
     }
     nb_qtensor want[3] = {by_reference(&q, &picked, false), by_reference(&rows, &residual, true),
                           by_reference(&q, &folded, false)};
-    EACH_BACKEND(be) {
+    REFERENCE(be) {
         nb_operand minus = made(be, &q, &x, NI_LEFT, &q), by_row = made(be, &rows, &y, NI_RIGHT, &plain),
                    by_col = made(be, &rows, &w, NI_LEFT, &plain);
         const ni_source sources[3] = {
@@ -200,7 +202,7 @@ static void of_pieces(void **state) {
         }
     x[2 * PICKED] = amax;
     nb_qtensor pieces = by_reference(&q, &wide, false);
-    EACH_BACKEND(be) {
+    REFERENCE(be) {
         nb_operand o = placed(be, &q, N, K + 2 * PICKED, NI_RIGHT, &q);
         const ni_source all = {.numbers = &w},
                         residual = {.numbers = &w, .minus = &o, .columns = columns, .column_count = PICKED},
@@ -261,7 +263,7 @@ static void turned_and_decoded(void **state) {
     nb_mat w = data_matrix(DATA_NORMAL, NB_F32, N, K, K);
     nb_qtensor want = by_reference(&tiles, &w, true), by_rows = by_reference(&rows, &w, false);
     nb_mat values = decoded_by_reference(&by_rows);
-    EACH_BACKEND(be) {
+    REFERENCE(be) {
         nb_operand a = made(be, &tiles, &w, NI_LEFT, &q), t = placed(be, &tiles, K, N, NI_RIGHT, &q);
         assert_int_equal(be->ops->turn(be, &t, &a, NULL), NB_OK);
         nb_qtensor got = canonical(be, &t);
@@ -304,42 +306,6 @@ static nb_mat like(const nb_mat *m, nb_dtype type) {
 
 static void same_matrix(const char *what, const nb_mat *want, const nb_mat *got) {
     same_buffer("numbers", what, want->data, got->data, (size_t)(want->rows * want->cols) * nb_dtype_size(want->dtype));
-}
-
-/* Every pair of formats that packs: one term, twice with the same operands, again after B was made anew, into both
- * types, with and without accumulation, with B made for this product or for another. */
-static void one_term(void **state) {
-    (void)state;
-    nb_quantizer mx = ni_format_family_find("mxfp4")->defaults, pairs[][2] = {{nvfp4(1), nvfp4(16)},
-                                                                              {nvfp4(1), nvfp4(1)},
-                                                                              {mx, mx},
-                                                                              {rows_of("e2m1"), rows_of("int4")},
-                                                                              {rows_of("int4"), rows_of("e2m1")}};
-    const nb_quantizer other = rows_of("e5m2");
-    nb_mat x = data_matrix(DATA_NORMAL, NB_BF16, M, K, K), w[2] = {data_matrix(DATA_NORMAL, NB_F32, N, K, K), {0}};
-    w[1] = data_matrix(DATA_WIDE, NB_F32, N, K, K);
-    for (size_t p = 0; p < sizeof pairs / sizeof *pairs; p++) {
-        nb_qtensor a = by_reference(&pairs[p][0], &x, false), b[2];
-        for (int i = 0; i < 2; i++)
-            b[i] = by_reference(&pairs[p][1], &w[i], false);
-        EACH_BACKEND(be) {
-            nb_operand left = made(be, &pairs[p][0], &x, NI_LEFT, &pairs[p][1]);
-            nb_operand right[2] = {placed(be, &pairs[p][1], N, K, NI_RIGHT, &pairs[p][0]),
-                                   placed(be, &pairs[p][1], N, K, NI_RIGHT, &other)};
-            for (int i = 0; i < 16; i++) {
-                nb_dtype type = i & 1 ? NB_F32 : NB_BF16;
-                nb_mat want = nb_mat_of(put(type, normals(9, M * N, 0, 1), M * N), type, M, N),
-                       got = nb_mat_of(put(type, normals(9, M * N, 0, 1), M * N), type, M, N);
-                nb_operand *r = &right[i >> 3];
-                if (i % 4 == 0)
-                    make_from(be, &(ni_source){.numbers = &w[i >> 2 & 1]}, r, false);
-                add_by_reference(&want, &a, &b[i >> 2 & 1], i & 2);
-                const ni_term term = {.a = &left, .b = r};
-                assert_int_equal(be->ops->multiply(be, &got, &term, 1, i & 2, NULL), NB_OK);
-                same_matrix("one term", &want, &got);
-            }
-        }
-    }
 }
 
 /* S with two entries a row. */
@@ -479,7 +445,6 @@ int main(void) {
         cmocka_unit_test_teardown(of_pieces, release_buffers),
         cmocka_unit_test_teardown(amax_travels, release_buffers),
         cmocka_unit_test_teardown(turned_and_decoded, release_buffers),
-        cmocka_unit_test_teardown(one_term, release_buffers),
         cmocka_unit_test_teardown(sums_of_terms, release_buffers),
         cmocka_unit_test_teardown(codes_times_numbers, release_buffers),
         cmocka_unit_test_teardown(in_double, release_buffers),

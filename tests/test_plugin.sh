@@ -100,3 +100,17 @@ for n in 1 2 3 4 5 6 7 8 9 10 11; do
     train $resume > out.txt 2> err || fail "after lost at $n, with $found checkpoints"
     [ "$(sums)" = "$want" ] || fail "lost at $n, then resumed with $found checkpoints: other bits"
 done
+
+# ---- a NaN in an operand: the layer and the role where it came in ----
+cp "$(dirname "$stub")/libnibble-cuda-breaker.so" libnibble-cuda.so
+NIBBLE_REAL=$stub
+export NIBBLE_REAL
+for recipe in bf16 nvfp4; do
+    rm -rf out
+    NIBBLE_POISON=forward one_line "a NaN forward, $recipe" 'step 1: loss is nan, first in layers.1.mlp.inner fprop.x; ' \
+        train --set recipe=recipes/$recipe.yaml --set model.layers=3
+    rm -rf out
+    NIBBLE_POISON=backward one_line "a NaN backward, $recipe" \
+        'step 1: gradient norm is nan, first in layers.1.mlp.gate_proj dgrad.dy; ' \
+        train --set recipe=recipes/$recipe.yaml --set model.layers=3
+done

@@ -1,6 +1,6 @@
 #!/bin/sh
-# test_report_page.sh NIBBLE SOURCE_DIR: the report of two real runs in a real browser, on a wide and on a narrow screen:
-# the console is silent, the table holds the numbers of the runs, keyboard and menus work (tests/report_page.js).
+# test_report_page.sh NIBBLE SOURCE_DIR: the report of real runs in a real browser, on a wide and on a narrow screen:
+# the console is silent, the table holds the numbers of the runs, keyboard and menus work (tests/report_page.js), the table of three recipes beside BF16 needs no scrolling.
 # ./test.sh installs Chromium; without it this test fails. `scripts/install-packages chromium` does it alone.
 set -eu
 nibble=$1 source=$2
@@ -36,6 +36,9 @@ END
 "$nibble" tokenize "$source/docs/training.md" --tokenizer bytes --val 0.2 --split blank -o data > /dev/null
 for recipe in bf16 nvfp4; do
     "$nibble" train run.yaml --set recipe=$recipe --set out=runs/$recipe-seed1 -q
+done
+for recipe in fp4-dge-occ chon; do # many mechanisms: what recipes say is wide
+    "$nibble" train run.yaml --set recipe=$recipe --set steps=2 --set eval.every=2 --set out=runs/$recipe-seed1 -q
 done
 "$nibble" probe runs/nvfp4-seed1/checkpoints/step-00000040 --sequences 4 --threads 1 -o runs/nvfp4-seed1/probe.json > /dev/null
 "$nibble" report runs -o page.html > /dev/null

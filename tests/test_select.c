@@ -3,6 +3,7 @@
 #include "harness.h"
 
 #include "backend/cpu/cpu.h"
+#include "backend/ref/quantize.h"
 #include "backend/ref/ref.h"
 #include "format/ieee.h"
 

@@ -192,13 +192,14 @@ done
 # ---- twins ------------------------------------------------------------------------------------------------------------------
 "$nibble" compare run.yaml --recipes nvfp4,bf16 --seeds 2 --set out=twins > out
 grep -q '^bf16 .*twin' out || fail "compare: no twin: $(cat out)"
-grep -q '^nvfp4 .*%   sd ' out || fail "compare: no gap: $(cat out)"
-[ -s twins/compare.json ] || fail "compare: no compare.json"
+grep -q '^nvfp4 .*%  +- ' out || fail "compare: no gap: $(cat out)"
+grep -q '"gap_interval": [0-9]' twins/compare.json || fail "compare.json: no interval: $(cat twins/compare.json)"
+grep -qE '^(Apart: |Of these, 1 of 1 pairs is not ranked)' out || fail "compare: says nothing of what is apart: $(cat out)"
 [ -d twins/nvfp4-seed2 ] || fail "compare: no folder for the second seed"
 rm -r twins/nvfp4-seed2/checkpoints/step-00000008
 "$nibble" compare run.yaml --recipes nvfp4 --seeds 2 --set out=twins > again
-grep ' sd ' out > gaps
-grep ' sd ' again | cmp - gaps || fail "compare given again: $(cat again)"
+grep ' +- ' out > gaps
+grep ' +- ' again | cmp - gaps || fail "compare given again: $(cat again)"
 grep -q 'bf16 seed 1: is finished' again || fail "compare repeats finished runs"
 "$nibble" compare run.yaml --recipes nvfp4 --set out=twins -q | grep -q 'one seed' || fail "one seed is not said"
 expect 1 "twins/bf16-seed1" "$nibble" compare run.yaml --recipes nvfp4 --set out=twins/bf16-seed1/run.yaml
@@ -215,9 +216,9 @@ for run in late/bf16-seed1 late/nvfp4-seed1 late/nvfp4-seed2; do
     ! grep -q '"step":4,' $run/metrics.jsonl || fail "$run does not begin at step 4"
 done
 rm -r late/nvfp4-seed2/checkpoints/step-00000008 # as if it had been killed
-grep ' sd ' out > gaps
+grep ' +- ' out > gaps
 "$nibble" compare run.yaml --recipes nvfp4 --seeds 2 --from runs/a/checkpoints/step-00000004 --set out=late -q > again
-grep ' sd ' again | cmp - gaps || fail "compare --from given again: $(cat again)"
+grep ' +- ' again | cmp - gaps || fail "compare --from given again: $(cat again)"
 
 # ---- twins that share their first steps -------------------------------------------------------------------------------------
 printf 'name: plain\nbase: nvfp4\nkeep: {last_blocks: 0}\n' > plain.yaml

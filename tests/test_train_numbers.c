@@ -28,8 +28,33 @@ static const nb_param *param_named(nb_trainer *t, const char *name) {
     return NULL;
 }
 
-static float *values_of(nb_trainer *t, const char *name) {
-    return (float *)nb_model_params(t->model) + param_named(t, name)->offset;
+/* Copies: a backend's memory need not be the host's. */
+static float *copy_of(nb_trainer *t, const void *from, int64_t n) {
+    float *copy = malloc((size_t)n * sizeof *copy);
+    assert_non_null(copy);
+    nb_backend_read(t->be, copy, from, (size_t)n * sizeof *copy);
+    return copy;
+}
+
+static float *params_of(nb_trainer *t) {
+    return copy_of(t, nb_model_params(t->model), nb_model_param_elements(t->model));
+}
+
+static float *grads_of(nb_trainer *t) {
+    return copy_of(t, nb_model_grads(t->model), nb_model_param_elements(t->model));
+}
+
+/* Values [first, first + count) of a parameter become value * factor + plus; all of them where `count` is 0. */
+static void change(nb_trainer *t, const char *name, int64_t first, int64_t count, float factor, float plus) {
+    const nb_param *p = param_named(t, name);
+    float *at = (float *)nb_model_params(t->model) + p->offset + first;
+    count = count > 0 ? count : p->rows * p->cols;
+    float *values = copy_of(t, at, count);
+    for (int64_t i = 0; i < count; i++)
+        values[i] = (factor == 0 ? 0 : values[i] * factor) + plus; /* 0: whatever was there */
+    nb_backend_write(t->be, at, values, (size_t)count * sizeof *values);
+    nb_model_params_changed(t->model);
+    free(values);
 }
 
 /* Three micro-batches of two sequences are one batch of six: the forward pass is the same, gradients differ in how
@@ -45,11 +70,13 @@ static void accumulation_equals_a_big_batch(void **state) {
     assert_int_equal(nb_trainer_step(b, &y, &err), NB_OK);
     assert_true(fabs(x.loss / y.loss - 1) < 1e-7);
     assert_true(fabs(x.norm / y.norm - 1) < 1e-3);
-    const float *grads_a = nb_model_grads(a->model), *grads_b = nb_model_grads(b->model);
+    float *grads_a = grads_of(a), *grads_b = grads_of(b);
     double error = 0;
     for (int64_t i = 0; i < nb_model_param_elements(a->model); i++)
         error += pow((double)grads_a[i] / 3 - (double)grads_b[i], 2);
     assert_true(sqrt(error) < 0.01 * y.norm); /* BF16 has 8 bits: 0.4 % an operand */
+    free(grads_a);
+    free(grads_b);
     nb_trainer_free(a);
     nb_trainer_free(b);
     nb_backend_free(be);
@@ -61,14 +88,12 @@ static void check_first_update(void **state, const char *norms, double decay_of_
                                        "optimizer.weight_decay=0.5", "accumulation=1", norms, NULL);
     nb_backend *be = case_backend(&config);
     nb_trainer *t = make(be, &config, NULL);
-    int64_t n = nb_model_param_elements(t->model);
-    float *before = malloc((size_t)n * sizeof *before);
-    memcpy(before, nb_model_params(t->model), (size_t)n * sizeof *before);
+    float *before = params_of(t);
     nb_step_report r;
     nb_error err = {0};
     assert_int_equal(nb_trainer_step(t, &r, &err), NB_OK);
     assert_true(r.norm > 0.1);
-    const float *grads = nb_model_grads(t->model), *after = nb_model_params(t->model);
+    float *grads = grads_of(t), *after = params_of(t);
     for (int32_t i = 0; i < nb_model_param_count(t->model); i++) {
         const nb_param *p = nb_model_param(t->model, i);
         /* Matrices are decayed, norms and embeddings only if the run file says so. */
@@ -80,6 +105,8 @@ static void check_first_update(void **state, const char *norms, double decay_of_
                 fail_msg("%s[%lld]: %g, by hand %g", p->name, (long long)(e - p->offset), (double)after[e], want);
         }
     }
+    free(grads);
+    free(after);
     free(before);
     nb_trainer_free(t);
     nb_backend_free(be);
@@ -110,13 +137,13 @@ static void a_nan_stops_the_step_and_changes_nothing(void **state) {
     char where[400];
     assert_int_equal(nb_trainer_step(t, &r, &err), NB_OK);
     int64_t n = nb_model_param_elements(t->model);
-    float *before = malloc((size_t)n * sizeof *before);
-    values_of(t, "model.layers.1.mlp.up_proj.weight")[5] = NAN;
-    nb_model_params_changed(t->model);
-    memcpy(before, nb_model_params(t->model), (size_t)n * sizeof *before);
+    change(t, "model.layers.1.mlp.up_proj.weight", 5, 1, 0, NAN);
+    float *before = params_of(t);
     assert_int_equal(nb_trainer_step(t, &r, &err), NB_BAD_NUMBER);
     assert_non_null(strstr(err.message, "step 2: loss is nan"));
-    assert_memory_equal(before, nb_model_params(t->model), (size_t)n * sizeof *before);
+    float *after = params_of(t);
+    assert_memory_equal(before, after, (size_t)n * sizeof *before);
+    free(after);
     assert_int_equal(nb_trainer_steps_done(t), 1);
     ni_trainer_find_origin(t, where, sizeof where);
     assert_string_equal(where, "parameter model.layers.1.mlp.up_proj.weight");
@@ -135,9 +162,7 @@ static void name_the_operand(void **state, const char *recipe) {
     char where[400];
     const char *names[] = {"model.layers.0.mlp.gate_proj.weight", "model.layers.0.mlp.up_proj.weight"};
     for (int i = 0; i < 2; i++)
-        for (int64_t e = 0; e < param_named(t, names[i])->rows * param_named(t, names[i])->cols; e++)
-            values_of(t, names[i])[e] *= 1e25f;
-    nb_model_params_changed(t->model);
+        change(t, names[i], 0, 0, 1e25f, 0);
     assert_int_equal(nb_trainer_step(t, &r, &err), NB_BAD_NUMBER);
     ni_trainer_find_origin(t, where, sizeof where);
     if (!strstr(where, "layers.0.mlp.inner") || !strstr(where, "fprop.x"))
@@ -158,9 +183,8 @@ static void gradients_that_are_all_zero_are_bad(void **state) {
     nb_error err = {0};
     nb_step_report r;
     /* A zero head and a zero last norm: logits do not depend on anything, and nothing on the logits. */
-    memset(values_of(t, "lm_head.weight"), 0, sizeof(float) * (size_t)(64 * 32));
-    memset(values_of(t, "model.norm.weight"), 0, sizeof(float) * 32);
-    nb_model_params_changed(t->model);
+    change(t, "lm_head.weight", 0, 0, 0, 0);
+    change(t, "model.norm.weight", 0, 0, 0, 0);
     assert_int_equal(nb_trainer_step(t, &r, &err), NB_BAD_NUMBER);
     assert_non_null(strstr(err.message, "every gradient is 0"));
     char where[400];
@@ -186,9 +210,8 @@ static void zero_gradients_meet_every_policy(void **state) {
         nb_error err = {0};
         case_log log = {0};
         nb_trainer *t = make(be, &config, &log);
-        memset(values_of(t, "lm_head.weight"), 0, sizeof(float) * (size_t)(64 * 32));
-        memset(values_of(t, "model.norm.weight"), 0, sizeof(float) * 32);
-        nb_model_params_changed(t->model);
+        change(t, "lm_head.weight", 0, 0, 0, 0);
+        change(t, "model.norm.weight", 0, 0, 0, 0);
         nb_status status = nb_trainer_run(t, NB_START_NEW, NULL, &err);
         if (status != cases[i].status)
             fail_msg("%s: status %d: %s", cases[i].name, status, err.message);
@@ -203,6 +226,61 @@ static void zero_gradients_meet_every_policy(void **state) {
     }
 }
 
+/* A projection of zeros lets nothing through to what feeds it: three parameters learn nothing while all others do. */
+static const char deaf[] = "model.layers.0.mlp.down_proj.weight";
+
+static void layers_without_a_gradient_are_told(void **state) {
+    nb_run_config config = case_config(state, "dead", "steps=1", "data.val=", NULL);
+    nb_backend *be = case_backend(&config);
+    nb_error err = {0};
+    case_log log = {0};
+    nb_trainer *t = make(be, &config, &log);
+    change(t, deaf, 0, 0, 0, 0);
+    if (nb_trainer_run(t, NB_START_NEW, NULL, &err) != NB_OK)
+        fail_msg("%s", err.message);
+    assert_int_equal(log.warnings, 1);
+    if (!strstr(log.warning, "3 parameters get no gradient, model.layers.0.post_attention_layernorm.weight among them"))
+        fail_msg("%s", log.warning);
+    char *metrics = case_metrics(state, "dead");
+    assert_non_null(strstr(metrics, "\"event\":\"no gradient\""));
+    free(metrics);
+    nb_trainer_free(t);
+    nb_backend_free(be);
+}
+
+static void layers_without_a_gradient_meet_every_policy(void **state) {
+    static const struct {
+        const char *name, *policy;
+        nb_status status;
+        int skipped;
+    } cases[] = {{"stop", "bad_numbers.policy=stop", NB_BAD_NUMBER, 0},
+                 {"skip", "bad_numbers.policy=skip", NB_OK, 2},
+                 {"rollback", "bad_numbers.policy=rollback", NB_OK, 0},
+                 {"bf16", "bad_numbers.policy=bf16", NB_BAD_NUMBER, 0}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        nb_run_config config =
+            case_config(state, cases[i].name, cases[i].policy, "steps=2", "data.val=", "bad_numbers.scales=bad",
+                        "bad_numbers.scales_every=1", "bad_numbers.bf16_modules=['layers.0.*']", NULL);
+        nb_backend *be = case_backend(&config);
+        nb_error err = {0};
+        case_log log = {0};
+        nb_trainer *t = make(be, &config, &log);
+        change(t, deaf, 0, 0, 0, 0);
+        nb_status status = nb_trainer_run(t, NB_START_NEW, NULL, &err);
+        if (status != cases[i].status || log.skipped != cases[i].skipped)
+            fail_msg("%s: status %d, %d skipped: %s", cases[i].name, status, (int)log.skipped, err.message);
+        const char *said = status == NB_OK ? log.warning : err.message;
+        if (!strstr(said, "3 parameters get no gradient") ||
+            !strstr(said, ", first in layers.0.mlp.down_proj fprop.w") || strchr(said, '\n'))
+            fail_msg("%s: %s", cases[i].name, said);
+        char *metrics = case_metrics(state, cases[i].name);
+        assert_non_null(strstr(metrics, "\"where\":\"layers.0.mlp.down_proj fprop.w\""));
+        free(metrics);
+        nb_trainer_free(t);
+        nb_backend_free(be);
+    }
+}
+
 /* The embedding of CASE_RARE is finite in FP32 and Inf in BF16, so that exactly the batches that hold it are bad. */
 static nb_status run_with_a_bad_batch(void **state, const char *out, case_log *log, nb_error *err, const char *policy,
                                       const char *more) {
@@ -211,10 +289,7 @@ static nb_status run_with_a_bad_batch(void **state, const char *out, case_log *l
     nb_run_config config = case_config(state, out, data, "data.val=", policy, more ? more : "checkpoint.keep=0", NULL);
     nb_backend *be = case_backend(&config);
     nb_trainer *t = make(be, &config, log);
-    float *embedding = values_of(t, "model.embed_tokens.weight");
-    for (int i = 0; i < 32; i++)
-        embedding[CASE_RARE * 32 + i] = FLT_MAX;
-    nb_model_params_changed(t->model);
+    change(t, "model.embed_tokens.weight", CASE_RARE * 32, 32, 0, FLT_MAX);
     nb_status status = nb_trainer_run(t, NB_START_NEW, NULL, err);
     nb_trainer_free(t);
     nb_backend_free(be);
@@ -290,10 +365,7 @@ static void a_spike_is_found(void **state) {
     for (int i = 0; i < 24; i++)
         if (nb_trainer_step(t, &r, &err) != NB_OK)
             fail_msg("%s", err.message);
-    float *norm = values_of(t, "model.norm.weight");
-    for (int i = 0; i < 32; i++)
-        norm[i] *= 100;
-    nb_model_params_changed(t->model);
+    change(t, "model.norm.weight", 0, 0, 100, 0);
     assert_int_equal(nb_trainer_step(t, &r, &err), NB_BAD_NUMBER);
     assert_non_null(strstr(err.message, "step 25: loss jumps"));
     char where[400];
@@ -301,9 +373,7 @@ static void a_spike_is_found(void **state) {
     assert_non_null(strstr(where, "the gradient of "));
     assert_string_equal(ni_trainer_origin_words(t), ", most in ");
     assert_true(r.loss_z > 8);
-    for (int i = 0; i < 32; i++)
-        norm[i] /= 100;
-    nb_model_params_changed(t->model);
+    change(t, "model.norm.weight", 0, 0, 0.01f, 0);
     assert_int_equal(nb_trainer_step(t, &r, &err), NB_OK);
     nb_trainer_free(t);
     nb_backend_free(be);
@@ -316,11 +386,8 @@ static void scales_that_do_not_fit_are_told(void **state) {
     nb_error err = {0};
     case_log log = {0};
     nb_trainer *t = make(be, &config, &log);
-    const nb_param *p = param_named(t, "model.layers.0.mlp.up_proj.weight");
-    float *weights = values_of(t, p->name);
-    for (int64_t i = 0; i < p->rows * p->cols; i++)
-        weights[i] = i == 0 ? 1.0f : 1e-7f;
-    nb_model_params_changed(t->model);
+    change(t, "model.layers.0.mlp.up_proj.weight", 0, 0, 0, 1e-7f);
+    change(t, "model.layers.0.mlp.up_proj.weight", 0, 1, 0, 1);
     if (nb_trainer_run(t, NB_START_NEW, NULL, &err) != NB_OK)
         fail_msg("%s", err.message);
     assert_int_equal(log.warnings, 1);
@@ -352,11 +419,8 @@ static void scales_that_do_not_fit_meet_every_policy(void **state) {
         nb_error err = {0};
         case_log log = {0};
         nb_trainer *t = make(be, &config, &log);
-        const nb_param *p = param_named(t, "model.layers.0.mlp.up_proj.weight");
-        float *weights = values_of(t, p->name);
-        for (int64_t k = 0; k < p->rows * p->cols; k++)
-            weights[k] = k == 0 ? 1.0f : 1e-7f;
-        nb_model_params_changed(t->model);
+        change(t, "model.layers.0.mlp.up_proj.weight", 0, 0, 0, 1e-7f);
+        change(t, "model.layers.0.mlp.up_proj.weight", 0, 1, 0, 1);
         nb_status status = nb_trainer_run(t, NB_START_NEW, NULL, &err);
         if (status != cases[i].status || log.skipped != cases[i].skipped)
             fail_msg("%s: status %d, %d skipped: %s", cases[i].name, status, (int)log.skipped, err.message);
@@ -382,10 +446,7 @@ static void plant(void *context, const nb_step_report *report) {
     bool now = --s->steps == 0;
     if (!now && !report->skipped)
         return;
-    float *norm = values_of(s->trainer, "model.norm.weight");
-    for (int i = 0; i < 32; i++)
-        norm[i] *= now ? 100.0f : 0.01f;
-    nb_model_params_changed(s->trainer->model);
+    change(s->trainer, "model.norm.weight", 0, 0, now ? 100.0f : 0.01f, 0);
 }
 
 static void spikes_meet_every_policy(void **state) {
@@ -427,8 +488,7 @@ static void patience_ends(void **state) {
     nb_run_config config = case_config(state, "patience", "bad_numbers.policy=skip", "bad_numbers.patience=3", NULL);
     nb_backend *be = case_backend(&config);
     nb_trainer *t = make(be, &config, &log);
-    values_of(t, "model.norm.weight")[0] = NAN;
-    nb_model_params_changed(t->model);
+    change(t, "model.norm.weight", 0, 1, 0, NAN);
     assert_int_equal(nb_trainer_run(t, NB_START_NEW, NULL, &err), NB_BAD_NUMBER);
     assert_int_equal(log.skipped, 3);
     nb_trainer_free(t);
@@ -444,11 +504,12 @@ static void policy_bf16_keeps_named_modules(void **state) {
                     "data.val=", "bad_numbers.bf16_modules=['layers.0.*']", "checkpoint.every=1", "steps=3", NULL);
     nb_backend *be = case_backend(&config);
     nb_trainer *t = make(be, &config, NULL);
-    float *params = malloc((size_t)nb_model_param_elements(t->model) * sizeof *params);
-    memcpy(params, nb_model_params(t->model), (size_t)nb_model_param_elements(t->model) * sizeof *params);
+    float *params = params_of(t);
     if (ni_trainer_modules_to_bf16(t, &err) != NB_OK)
         fail_msg("%s", err.message);
-    assert_memory_equal(params, nb_model_params(t->model), (size_t)nb_model_param_elements(t->model) * sizeof *params);
+    float *after = params_of(t);
+    assert_memory_equal(params, after, (size_t)nb_model_param_elements(t->model) * sizeof *params);
+    free(after);
     nb_census_row rows[64];
     int32_t count = nb_model_census(t->model, rows, 64);
     for (int32_t i = 0; i < count; i++)
@@ -482,6 +543,8 @@ int main(void) {
         CASE(a_nan_stops_the_step_and_changes_nothing),
         CASE(the_operand_where_it_began_is_named),
         CASE(gradients_that_are_all_zero_are_bad),
+        CASE(layers_without_a_gradient_are_told),
+        CASE(layers_without_a_gradient_meet_every_policy),
         CASE(policy_stop_ends_with_one_line),
         CASE(policy_skip_goes_past_the_batch),
         CASE(policy_rollback_passes_over_the_batch),

@@ -99,7 +99,8 @@ static inline bool case_on_stop(void *user) {
 
 static inline nb_status case_create(nb_backend *be, const nb_run_config *config, case_log *log, nb_trainer **trainer,
                                     nb_error *err) {
-    nb_trainer_options options = {.recipes_dir = NI_TEST_SOURCE "/recipes",
+    const char *recipes = getenv("NIBBLE_TEST_RECIPES"); /* where the program was carried to another machine */
+    nb_trainer_options options = {.recipes_dir = recipes ? recipes : NI_TEST_SOURCE "/recipes",
                                   .lens = log ? log->lens : NULL,
                                   .callbacks = {.user = log,
                                                 .step = log ? case_on_step : NULL,

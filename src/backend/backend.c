@@ -57,23 +57,6 @@ void nb_backend_write(nb_backend *be, void *to, const void *from_host, size_t by
     be->ops->upload(be, to, from_host, bytes);
 }
 
-static nb_status quantizes(const nb_backend *be, nb_error *err) {
-    if (be->ops->quantize && be->ops->dequantize)
-        return NB_OK;
-    return nb_fail(err, NB_UNSUPPORTED, "backend %s has no quantized operands", be->name);
-}
-
-nb_status nb_quantize(nb_backend *be, const nb_qtensor *out, const nb_mat *from, bool transpose, const nb_noise *noise,
-                      nb_quantize_stats *stats, nb_error *err) {
-    NB_TRY(quantizes(be, err));
-    return be->ops->quantize(be, out, from, transpose, noise, stats, err);
-}
-
-nb_status nb_dequantize(nb_backend *be, const nb_mat *out, const nb_qtensor *from, nb_error *err) {
-    NB_TRY(quantizes(be, err));
-    return be->ops->dequantize(be, out, from, false, true, err);
-}
-
 /* ---- host memory ---- */
 
 void *ni_host_reserve(size_t *bytes) {

@@ -3,6 +3,7 @@
  * Before a speed is printed, patches at the corners, the edges and in the middle of C are compared bit by bit with the
  * scalar reference.
  */
+#include "backend/backend.h"
 #include "backend/table.h"
 #include "cli/bench.h"
 #include "cli/bench_peers.h"
@@ -68,7 +69,7 @@ enum { PAIRS = sizeof pairs / sizeof *pairs };
 
 typedef struct product {
     nb_backend *be;
-    nb_qtensor a, b;
+    nb_operand a, b; /* of B codes alone: every product packs them, as the peers pack theirs */
     nb_mat c;
 } product;
 
@@ -93,45 +94,43 @@ typedef struct plain {
 
 /* ---- operands ---- */
 
-static nb_status quantize_numbers(nb_backend *be, const float *values, const nb_qtensor *out, nb_error *err) {
+static nb_status quantize_numbers(nb_backend *be, const float *values, nb_operand *out, nb_error *err) {
     const size_t bytes = (size_t)(out->rows * out->cols) * sizeof *values;
     void *memory;
     NB_TRY(ni_backend_take(be, bytes, "numbers", &memory, err));
     be->ops->upload(be, memory, values, bytes);
-    const nb_mat source = nb_mat_of(memory, NB_F32, out->rows, out->cols);
-    nb_status status = be->ops->quantize(be, out, &source, false, NULL, NULL, err);
+    const nb_mat numbers = nb_mat_of(memory, NB_F32, out->rows, out->cols);
+    const ni_source source = {.numbers = &numbers};
+    nb_status status = be->ops->make_operands(be, &source, &(ni_making){.out = out}, 1, err);
     be->ops->release(be, memory);
     return status;
 }
 
 /* Quantizes noise: numbers with a spread of magnitudes, as activations have. */
-static nb_status make_operand(nb_backend *be, const nb_quantizer *q, int64_t rows, int64_t cols, uint32_t key,
-                              nb_qtensor *out, nb_error *err) {
-    nb_status status = nb_fail(err, NB_NO_MEMORY, "bench gemm: no memory for an operand of %lld x %lld",
-                               (long long)rows, (long long)cols);
+static nb_status make_operand(nb_backend *be, const nb_quantizer *q, const nb_quantizer *other, int64_t rows,
+                              int64_t cols, uint32_t key, nb_operand *out, nb_error *err) {
+    *out = (nb_operand){.quantizer = *q, .other = *other, .rows = rows, .cols = cols, .side = NI_LEFT, .reread = true};
+    NB_TRY(ni_backend_take(be, be->ops->operand_bytes(be, out), "operands", &out->memory, err));
     float *values = malloc((size_t)(rows * cols) * sizeof *values);
-    void *memory = be->ops->alloc(be, nb_qtensor_bytes(q, rows, cols).total, "operands");
-    if (values && memory) {
-        for (int64_t i = 0; i < rows * cols; i++) {
-            ni_philox_words w = ni_philox(key, 0, (uint32_t)i, (uint32_t)(i >> 32), 0, 0);
-            float x = (float)(int32_t)w.w[0] * 0x1p-31f;
-            values[i] = x * x * x;
-        }
-        *out = nb_qtensor_place(q, rows, cols, memory);
-        status = quantize_numbers(be, values, out, err);
+    if (!values)
+        return nb_fail(err, NB_NO_MEMORY, "bench gemm: no memory for an operand of %lld x %lld", (long long)rows,
+                       (long long)cols);
+    for (int64_t i = 0; i < rows * cols; i++) {
+        ni_philox_words w = ni_philox(key, 0, (uint32_t)i, (uint32_t)(i >> 32), 0, 0);
+        float x = (float)(int32_t)w.w[0] * 0x1p-31f;
+        values[i] = x * x * x;
     }
+    nb_status status = quantize_numbers(be, values, out, err);
     free(values);
-    if (status != NB_OK)
-        be->ops->release(be, memory);
     return status;
 }
 
 static void free_product(product *p) {
     if (!p->be)
         return;
-    p->be->ops->release(p->be, p->a.codes);
-    p->be->ops->release(p->be, p->b.codes);
-    p->be->ops->release(p->be, p->c.data);
+    nb_backend_release(p->be, p->a.memory);
+    nb_backend_release(p->be, p->b.memory);
+    nb_backend_release(p->be, p->c.data);
 }
 
 static nb_status make_product(nb_backend *be, const pair *kind, const int64_t shape[3], nb_dtype type, product *p,
@@ -139,16 +138,16 @@ static nb_status make_product(nb_backend *be, const pair *kind, const int64_t sh
     nb_quantizer a = ni_format_family_find(kind->family)->defaults, b = a;
     b.block_rows = kind->tile_rows_b ? kind->tile_rows_b : b.block_rows;
     p->be = be;
-    NB_TRY(make_operand(be, &a, shape[0], shape[2], 1, &p->a, err));
-    NB_TRY(make_operand(be, &b, shape[1], shape[2], 2, &p->b, err));
+    NB_TRY(make_operand(be, &a, &b, shape[0], shape[2], 1, &p->a, err));
+    NB_TRY(make_operand(be, &b, &a, shape[1], shape[2], 2, &p->b, err));
     p->c = nb_mat_of(NULL, type, shape[0], shape[1]);
-    p->c.data = be->ops->alloc(be, (size_t)(shape[0] * shape[1]) * nb_dtype_size(type), "the result");
-    return p->c.data ? NB_OK : nb_fail(err, NB_NO_MEMORY, "bench gemm: no memory for the result");
+    return ni_backend_take(be, (size_t)(shape[0] * shape[1]) * nb_dtype_size(type), "the result", &p->c.data, err);
 }
 
 static nb_status run_product(void *state, nb_error *err) {
     product *p = state;
-    NB_TRY(p->be->ops->gemm_q(p->be, &p->c, &p->a, &p->b, false, err));
+    const ni_term term = {.a = &p->a, .b = &p->b};
+    NB_TRY(p->be->ops->multiply(p->be, &p->c, &term, 1, false, err));
     return p->be->ops->synchronize(p->be, err);
 }
 
@@ -237,7 +236,45 @@ static bool sums_of(nb_backend *be, const plain_kind *kind, char *sums, size_t s
 
 enum { PATCH = 4 };
 
-/* A few rows of an operand, as an operand. */
+/* What the check looks at, fetched from the backend: the codes of both operands, and C. */
+typedef struct fetched {
+    nb_qtensor a, b;
+    char *c;
+    void *memory[3];
+} fetched;
+
+static void free_fetched(fetched *f) {
+    for (int i = 0; i < 3; i++)
+        free(f->memory[i]);
+}
+
+static nb_status fetch_codes(nb_backend *be, const nb_operand *from, nb_qtensor *out, void **host, nb_error *err) {
+    size_t bytes = nb_qtensor_bytes(&from->quantizer, from->rows, from->cols).total, room = bytes;
+    void *codes;
+    *host = ni_host_reserve(&room);
+    if (!*host)
+        return nb_fail(err, NB_NO_MEMORY, "bench gemm: no memory for the check");
+    NB_TRY(ni_backend_take(be, bytes, "codes", &codes, err));
+    const nb_qtensor there = nb_qtensor_place(&from->quantizer, from->rows, from->cols, codes);
+    nb_status status = be->ops->canonical(be, &there, from, err);
+    be->ops->download(be, *host, codes, bytes);
+    be->ops->release(be, codes);
+    *out = nb_qtensor_place(&from->quantizer, from->rows, from->cols, *host);
+    return status;
+}
+
+static nb_status fetch(const product *p, fetched *f, nb_error *err) {
+    const size_t bytes = (size_t)(p->c.rows * p->c.stride) * nb_dtype_size(p->c.dtype);
+    NB_TRY(fetch_codes(p->be, &p->a, &f->a, &f->memory[0], err));
+    NB_TRY(fetch_codes(p->be, &p->b, &f->b, &f->memory[1], err));
+    f->c = f->memory[2] = malloc(bytes);
+    if (!f->c)
+        return nb_fail(err, NB_NO_MEMORY, "bench gemm: no memory for the check");
+    p->be->ops->download(p->be, f->c, p->c.data, bytes);
+    return NB_OK;
+}
+
+/* A few rows of codes, as codes of their own. */
 static nb_qtensor rows_of(const nb_qtensor *t, int64_t first, int64_t rows) {
     nb_qtensor part = *t;
     part.rows = rows;
@@ -249,16 +286,16 @@ static nb_qtensor rows_of(const nb_qtensor *t, int64_t first, int64_t rows) {
     return part;
 }
 
-static nb_status check_patch(const product *p, int64_t row, int64_t col, nb_error *err) {
+static nb_status check_patch(const nb_mat *c, const fetched *f, int64_t row, int64_t col, nb_error *err) {
     float want[PATCH * PATCH];
-    int64_t rows = p->c.rows - row < PATCH ? p->c.rows - row : PATCH;
-    int64_t cols = p->c.cols - col < PATCH ? p->c.cols - col : PATCH;
-    nb_mat view = nb_mat_of(want, p->c.dtype, rows, cols);
-    nb_qtensor a = rows_of(&p->a, row, rows), b = rows_of(&p->b, col, cols);
+    int64_t rows = c->rows - row < PATCH ? c->rows - row : PATCH;
+    int64_t cols = c->cols - col < PATCH ? c->cols - col : PATCH;
+    nb_mat view = nb_mat_of(want, c->dtype, rows, cols);
+    nb_qtensor a = rows_of(&f->a, row, rows), b = rows_of(&f->b, col, cols);
     NB_TRY(ni_ref_gemm_q(NULL, &view, &a, &b, false, err));
-    size_t size = nb_dtype_size(p->c.dtype);
+    size_t size = nb_dtype_size(c->dtype);
     for (int64_t i = 0; i < rows; i++) {
-        const char *got = (const char *)p->c.data + (size_t)((row + i) * p->c.stride + col) * size;
+        const char *got = f->c + (size_t)((row + i) * c->stride + col) * size;
         if (memcmp(got, (const char *)view.data + (size_t)(i * cols) * size, (size_t)cols * size) != 0)
             return nb_fail(err, NB_INTERNAL,
                            "bench gemm: row %lld, columns %lld to %lld differ from the scalar reference; no speed is "
@@ -269,12 +306,15 @@ static nb_status check_patch(const product *p, int64_t row, int64_t col, nb_erro
 }
 
 static nb_status check_product(product *p, nb_error *err) {
-    NB_TRY(run_product(p, err));
-    for (int64_t i = 0; i < 3; i++)
-        for (int64_t j = 0; j < 3; j++)
-            NB_TRY(
-                check_patch(p, (p->c.rows - 1) * i / 2 / PATCH * PATCH, (p->c.cols - 1) * j / 2 / PATCH * PATCH, err));
-    return NB_OK;
+    fetched f = {.c = NULL};
+    nb_status status = run_product(p, err);
+    if (status == NB_OK)
+        status = fetch(p, &f, err);
+    for (int64_t i = 0; i < 9 && status == NB_OK; i++)
+        status = check_patch(&p->c, &f, (p->c.rows - 1) * (i / 3) / 2 / PATCH * PATCH,
+                             (p->c.cols - 1) * (i % 3) / 2 / PATCH * PATCH, err);
+    free_fetched(&f);
+    return status;
 }
 
 /* ---- the table ---- */
@@ -374,7 +414,7 @@ static void print_head(nb_backend *be, const gemm_options *o) {
     nb_quantizer q = ni_format_family_find("nvfp4")->defaults;
     const char *coretype = getenv("OPENBLAS_CORETYPE");
     printf("%s, %d threads, %s\n", ni_bench_processor(processor, sizeof processor), (int)ni_cpu_of(be)->threads,
-           be->ops->gemm_q_kernel(be, &q, &q));
+           be->ops->product_kernel(be, &q, &q));
     printf("C in %s; patches of every packed C equal the scalar reference bit by bit, plain ones are near; best of "
            "runs in turns%s\n",
            o->out, o->alone ? ", in processor time" : "");

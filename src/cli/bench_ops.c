@@ -4,6 +4,7 @@
  * Before anything is timed, each operation runs on a small problem with the fast and with the scalar code, and all
  * their buffers are compared.
  */
+#include "backend/backend.h"
 #include "backend/table.h"
 #include "cli/bench.h"
 
@@ -325,8 +326,8 @@ static nb_status check(const ops_options *o, const nb_backend_options *cpu, nb_e
 
 /* ---- the table ---- */
 
-/* The bandwidth that the others are held against: the threads copy a piece of two buffers that no cache holds, the next
- * piece each time. */
+/* The bandwidth that the others are held against: the threads copy a piece of two buffers of the host's that no cache
+ * holds, the next piece each time. */
 typedef struct copying {
     char *from, *to;
     int64_t next;
@@ -363,9 +364,10 @@ static nb_status measure(problem *p, double seconds, nb_error *err) {
     int count = list_rows(p, rows);
     for (int i = 0; i < count; i++)
         list[i] = (ni_contender){rows[i].name, rows[i].run, p, 0, NULL};
-    copying copy = {.threads = ni_cpu_of(p->be)->threads};
-    copy.from = p->be->ops->alloc(p->be, COPY_BUFFER, "a copy");
-    copy.to = p->be->ops->alloc(p->be, COPY_BUFFER, "a copy");
+    size_t bytes = COPY_BUFFER;
+    copying copy = {ni_host_reserve(&bytes), ni_host_reserve(&bytes), 0, ni_cpu_of(p->be)->threads};
+    if (copy.from)
+        memset(copy.from, 1, COPY_BUFFER); /* pages that are there */
     list[count] = (ni_contender){"copy", run_copy, &copy, 0, NULL};
     nb_status status = copy.from && copy.to ? ni_bench_rounds(list, count + 1, seconds, err)
                                             : nb_fail(err, NB_NO_MEMORY, "bench ops: no memory for a copy");
@@ -374,8 +376,8 @@ static nb_status measure(problem *p, double seconds, nb_error *err) {
         printf("copy: %.1f GB/s read and written; what fits in the caches may be faster\n\n", rate * 1e-9);
         print_rows(rows, count, list, rate);
     }
-    p->be->ops->release(p->be, copy.from);
-    p->be->ops->release(p->be, copy.to);
+    free(copy.from);
+    free(copy.to);
     return status;
 }
 

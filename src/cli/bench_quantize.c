@@ -3,6 +3,7 @@
  *
  * Before a speed is printed, codes and scales are compared with the scalar reference, all of them, bit by bit.
  */
+#include "backend/backend.h"
 #include "backend/table.h"
 #include "cli/bench.h"
 
@@ -68,7 +69,7 @@ typedef struct task {
     nb_backend *be;
     const kind *kind;
     nb_mat src;
-    nb_qtensor out;
+    nb_operand out;
     size_t bytes; /* read once and written */
 } task;
 
@@ -76,21 +77,24 @@ static const nb_noise noise = {.seed = 1, .tensor = 2, .signs = 3};
 
 static nb_status run_task(void *state, nb_error *err) {
     task *t = state;
-    NB_TRY(t->be->ops->quantize(t->be, &t->out, &t->src, t->kind->transpose, &noise, NULL, err));
+    const ni_making making = {.out = &t->out, .transpose = t->kind->transpose, .noise = &noise};
+    NB_TRY(t->be->ops->make_operands(t->be, &(ni_source){.numbers = &t->src}, &making, 1, err));
     return t->be->ops->synchronize(t->be, err);
 }
 
 /* The operand as the scalar reference makes it, all of it: both in `host`, which has room for the source and twice for
- * the codes. They are placed alike, with padding zeroed. */
-static nb_status compare(task *t, char *host, size_t source, size_t codes, nb_error *err) {
+ * the codes. They are placed alike, with padding zeroed; `codes` is room for them on the backend. */
+static nb_status compare(task *t, char *host, size_t source, void *codes, size_t bytes, nb_error *err) {
     nb_mat src = t->src;
     src.data = host;
     t->be->ops->download(t->be, host, t->src.data, (size_t)(src.rows * src.cols) * nb_dtype_size(src.dtype));
     nb_qtensor want = nb_qtensor_place(&t->out.quantizer, t->out.rows, t->out.cols, host + source);
+    nb_qtensor got = nb_qtensor_place(&t->out.quantizer, t->out.rows, t->out.cols, codes);
     NB_TRY(ni_ref_quantize(NULL, &want, &src, t->kind->transpose, &noise, NULL, err));
     NB_TRY(run_task(t, err));
-    t->be->ops->download(t->be, host + source + codes, t->out.codes, codes);
-    if (memcmp(host + source, host + source + codes, codes) == 0)
+    NB_TRY(t->be->ops->canonical(t->be, &got, &t->out, err));
+    t->be->ops->download(t->be, host + source + bytes, codes, bytes);
+    if (memcmp(host + source, host + source + bytes, bytes) == 0)
         return NB_OK;
     return nb_fail(err, NB_INTERNAL, "bench quantize: %s differs from the scalar reference; no speed is reported",
                    t->kind->name);
@@ -100,11 +104,13 @@ static nb_status check_task(task *t, nb_error *err) {
     const size_t codes = nb_qtensor_bytes(&t->out.quantizer, t->out.rows, t->out.cols).total;
     const size_t numbers = (size_t)(t->src.rows * t->src.cols) * nb_dtype_size(t->src.dtype);
     const size_t source = (numbers + 63) / 64 * 64;
+    void *on_device;
+    NB_TRY(ni_backend_take(t->be, codes, "codes", &on_device, err));
     char *host = calloc(1, source + 2 * codes);
-    if (!host)
-        return nb_fail(err, NB_NO_MEMORY, "bench quantize: no memory for the check");
-    nb_status status = compare(t, host, source, codes, err);
+    nb_status status = host ? compare(t, host, source, on_device, codes, err)
+                            : nb_fail(err, NB_NO_MEMORY, "bench quantize: no memory for the check");
     free(host);
+    t->be->ops->release(t->be, on_device);
     return status;
 }
 
@@ -117,24 +123,34 @@ static nb_status make_task(nb_backend *be, const kind *k, const nb_mat sources[2
     NB_TRY(nb_quantizer_check_shape(&q, rows, cols, err));
     nb_qtensor_size n = nb_qtensor_bytes(&q, rows, cols);
     t->bytes = n.codes + n.scales + n.outer_scales + (size_t)(rows * cols) * nb_dtype_size(t->src.dtype);
-    void *memory = be->ops->alloc(be, n.total, "codes");
-    if (!memory)
-        return nb_fail(err, NB_NO_MEMORY, "bench quantize: no memory for %lld x %lld codes", (long long)rows,
-                       (long long)cols);
     t->be = be;
-    t->out = nb_qtensor_place(&q, rows, cols, memory);
+    t->out = (nb_operand){.quantizer = q, .other = q, .rows = rows, .cols = cols, .side = NI_LEFT, .reread = true};
+    NB_TRY(ni_backend_take(be, be->ops->operand_bytes(be, &t->out), "an operand", &t->out.memory, err));
     return check_task(t, err);
 }
 
 /* ---- the copy ---- */
 
+/* The processor's own, between two buffers of the host's. */
 typedef struct copying {
     int32_t threads;
-    const char *from;
-    char *to;
+    char *from, *to;
     int64_t rows;
     size_t row_bytes;
 } copying;
+
+static nb_status make_copy(int32_t threads, int64_t rows, int64_t cols, copying *c, nb_error *err) {
+    c->threads = threads;
+    c->rows = rows;
+    c->row_bytes = (size_t)cols * sizeof(uint16_t);
+    size_t bytes = (size_t)rows * c->row_bytes;
+    c->from = ni_host_reserve(&bytes);
+    c->to = ni_host_reserve(&bytes);
+    if (!c->from || !c->to)
+        return nb_fail(err, NB_NO_MEMORY, "bench quantize: no memory for a copy");
+    memset(c->from, 1, bytes); /* pages that are there */
+    return NB_OK;
+}
 
 static nb_status run_copy(void *state, nb_error *err) {
     copying *c = state;
@@ -174,9 +190,8 @@ static nb_status make_sources(nb_backend *be, int64_t rows, int64_t cols, contes
     uint16_t *half = be->ops->alloc(be, n * sizeof *half, "numbers");
     c->sources[0] = nb_mat_of(x, NB_F32, rows, cols);
     c->sources[1] = nb_mat_of(half, NB_BF16, rows, cols);
-    c->copy = (copying){ni_cpu_of(be)->threads, (const char *)half, be->ops->alloc(be, n * sizeof *half, "numbers"),
-                        rows, (size_t)cols * sizeof *half};
-    if (!x || !half || !c->copy.to)
+    NB_TRY(make_copy(ni_cpu_of(be)->threads, rows, cols, &c->copy, err));
+    if (!x || !half)
         return nb_fail(err, NB_NO_MEMORY, "bench quantize: no memory for %lld x %lld numbers", (long long)rows,
                        (long long)cols);
     float *host = malloc(n * sizeof *host);
@@ -212,11 +227,11 @@ static nb_status run_shape(nb_backend *be, const quantize_options *o, const char
     contest c = {.count = 0};
     nb_status status = measure(be, o, text, &c, err);
     for (int i = 0; i < KINDS; i++)
-        if (c.tasks[i].be)
-            be->ops->release(be, c.tasks[i].out.codes);
-    be->ops->release(be, c.sources[0].data);
-    be->ops->release(be, c.sources[1].data);
-    be->ops->release(be, c.copy.to);
+        nb_backend_release(be, c.tasks[i].out.memory);
+    nb_backend_release(be, c.sources[0].data);
+    nb_backend_release(be, c.sources[1].data);
+    free(c.copy.from);
+    free(c.copy.to);
     return status;
 }
 

@@ -200,7 +200,9 @@ nb_status ni_cli_folder(const char *kind, char *path, size_t size, nb_error *err
         char *slash = strrchr(self, '/');
         if (slash)
             *slash = 0;
-        if (try_folder(path, size, self, "../", kind) || try_folder(path, size, self, "../share/nibble/", kind))
+        /* In a build, installed, and in a folder that holds everything (scripts/gpu-check). */
+        if (try_folder(path, size, self, "../", kind) || try_folder(path, size, self, "../share/nibble/", kind) ||
+            try_folder(path, size, self, "", kind))
             return NB_OK;
     }
     if (try_folder(path, size, NIBBLE_SOURCE_DIR, "", kind))

@@ -36,6 +36,9 @@ typedef nb_status ni_command_run(int argc, char **argv, nb_error *err);
 NI_COMMANDS(NI_COMMAND_DECLARE)
 #undef NI_COMMAND_DECLARE
 
+/* The message of an error that was printed already, by this rank or by another: main.c says nothing more. */
+#define NI_CLI_SAID "said already"
+
 typedef struct ni_command {
     const char *name;
     const char *help;

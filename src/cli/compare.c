@@ -1,6 +1,7 @@
 /* compare.c: `nibble compare`: twins. The same model, data and seeds under each recipe, and how far each recipe's
  * validation loss, taken with its own forward pass, is from that of BF16. */
 #include "cli/cli.h"
+#include "cli/compare_table.h"
 #include "cli/training.h"
 
 #include "files/file.h"
@@ -261,102 +262,28 @@ static nb_status run_one(comparison *c, int32_t index, int32_t seed, nb_error *e
     return NB_OK;
 }
 
-/* ---- the table ---- */
+/* ---- all of it ---- */
 
-typedef struct spread {
-    double mean, deviation; /* deviation of the sample; NaN for one */
-} spread;
-
-static spread spread_of(const double *values, int32_t count) {
-    spread s = {0, NAN};
-    double squares = 0;
-    for (int32_t i = 0; i < count; i++)
-        s.mean += values[i] / count;
-    for (int32_t i = 0; i < count; i++)
-        squares += (values[i] - s.mean) * (values[i] - s.mean);
-    if (count > 1)
-        s.deviation = sqrt(squares / (count - 1));
-    return s;
-}
-
-static void gaps_of(const comparison *c, const entrant *e, double *gaps) {
-    for (int32_t s = 0; s < c->seeds; s++)
-        gaps[s] = 100 * (e->loss[s] - c->entrants[0].loss[s]) / c->entrants[0].loss[s];
-}
-
-static void print_table(const comparison *c) {
-    printf("\n%-22s %17s %12s", "recipe", "validation loss", "loss gap");
-    printf("%s\n", c->seeds > 1 ? "   spread of the gap over seeds" : "");
+static nb_status say(const comparison *c, nb_error *err) {
+    ni_compared rows[MOST_RECIPES + 1];
     for (int32_t i = 0; i < c->count; i++) {
         const entrant *e = &c->entrants[i];
-        double gaps[MOST_SEEDS] = {0};
-        gaps_of(c, e, gaps);
-        spread loss = spread_of(e->loss, c->seeds), gap = spread_of(gaps, c->seeds);
-        printf("%-22s %17.5f", e->name, loss.mean);
-        if (i == 0)
-            printf(" %12s", "twin");
-        else
-            printf(" %+11.3f%%", gap.mean);
-        if (c->seeds > 1 && i > 0) {
-            printf("   sd %.3f:", gap.deviation);
-            for (int32_t s = 0; s < c->seeds; s++)
-                printf(" %+.3f", gaps[s]);
-        }
-        putchar('\n');
+        rows[i] = (ni_compared){.name = e->name,
+                                .losses = e->loss,
+                                .branched_from = e->trunk >= 0 ? c->entrants[e->trunk].name : NULL,
+                                .branched_at = e->shared};
     }
-    printf("\nLoss gap = (L_recipe - L_bf16) / L_bf16 at the last step, each loss with its own forward pass.\n");
-    if (c->from)
-        printf("Every run began as %s.\n", c->from);
-    if (c->seeds == 1)
-        printf("This is one seed: how far such gaps scatter is not known from it; --seeds 3 tells.\n");
-}
-
-static nb_status write_json(const comparison *c, nb_error *err) {
-    json_t *root = json_object(), *list = json_array();
-    json_object_set_new(root, "seeds", json_integer(c->seeds));
-    json_object_set_new(root, "steps", json_integer(nb_run_steps(&c->base)));
-    if (c->from)
-        json_object_set_new(root, "from", json_string(c->from));
-    json_object_set_new(root, "recipes", list);
-    for (int32_t i = 0; i < c->count; i++) {
-        const entrant *e = &c->entrants[i];
-        double gaps[MOST_SEEDS] = {0};
-        gaps_of(c, e, gaps);
-        spread loss = spread_of(e->loss, c->seeds), gap = spread_of(gaps, c->seeds);
-        json_t *row = json_object(), *losses = json_array(), *gap_list = json_array();
-        for (int32_t s = 0; s < c->seeds; s++) {
-            json_array_append_new(losses, json_real(e->loss[s]));
-            json_array_append_new(gap_list, json_real(gaps[s]));
-        }
-        json_object_set_new(row, "recipe", json_string(e->name));
-        if (e->trunk >= 0) {
-            json_object_set_new(row, "branched_from", json_string(c->entrants[e->trunk].name));
-            json_object_set_new(row, "branched_at", json_integer(e->shared));
-        }
-        json_object_set_new(row, "val_loss", json_real(loss.mean));
-        json_object_set_new(row, "val_losses", losses);
-        json_object_set_new(row, "gap_percent", json_real(gap.mean));
-        json_object_set_new(row, "gaps_percent", gap_list);
-        json_object_set_new(row, "gap_deviation", isfinite(gap.deviation) ? json_real(gap.deviation) : json_null());
-        json_array_append_new(list, row);
-    }
-    char path[NB_PATH_SIZE + 32];
-    char *text = json_dumps(root, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
-    json_decref(root);
-    if (!text)
-        return nb_fail(err, NB_NO_MEMORY, "%s: out of memory for compare.json", c->base.out);
-    snprintf(path, sizeof path, "%s/compare.json", c->base.out);
-    nb_status status = ni_file_write(path, text, strlen(text), err);
-    free(text);
-    return status;
+    const ni_compared_all all = {
+        .rows = rows, .count = c->count, .seeds = c->seeds, .steps = nb_run_steps(&c->base), .from = c->from};
+    ni_compare_print(&all);
+    return ni_compare_write(&all, c->base.out, err);
 }
 
 static nb_status compare(comparison *c, nb_error *err) {
     for (int32_t seed = 0; seed < c->seeds; seed++)
         for (int32_t e = 0; e < c->count; e++)
             NB_TRY(run_one(c, e, seed, err));
-    print_table(c);
-    return write_json(c, err);
+    return say(c, err);
 }
 
 nb_status ni_cli_compare(int argc, char **argv, nb_error *err) {

@@ -4,9 +4,10 @@
 #include "cli/screen.h"
 #include "cli/training.h"
 
-#include <jansson.h>
+#include "files/json.h"
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 typedef struct eval_options {
     const char *backend, *data, *recipe;
@@ -36,24 +37,31 @@ static const ni_command_line line = {
     .most = 1,
 };
 
-static void print_sentence(const nb_loaded *loaded, const nb_eval_report *report, const char *data) {
+static nb_status print_sentence(const nb_loaded *loaded, const nb_eval_report *report, const char *data,
+                                nb_error *err) {
     char tokens[32];
     if (loaded->missing[0])
         printf("%s begins without its state: the checkpoint does not hold %s\n", loaded->recipe.name, loaded->missing);
     printf("loss %.6f  perplexity %.3f  (%s tokens of %s, step %lld, forward of %s, %.1fs)\n", report->loss,
            exp(report->loss), ni_count_text(report->tokens, tokens, sizeof tokens), data, (long long)report->step,
            loaded->recipe.name, report->seconds);
+    (void)err;
+    return NB_OK;
 }
 
-static void print_json(const nb_loaded *loaded, const nb_eval_report *report, const char *data) {
+static nb_status print_json(const nb_loaded *loaded, const nb_eval_report *report, const char *data, nb_error *err) {
     json_t *object = json_pack("{s:f, s:f, s:I, s:s, s:I, s:s, s:f}", "loss", report->loss, "perplexity",
                                exp(report->loss), "tokens", (json_int_t)report->tokens, "data", data, "step",
                                (json_int_t)report->step, "recipe", loaded->recipe.name, "seconds", report->seconds);
-    if (object && loaded->missing[0])
-        json_object_set_new(object, "missing_state", json_string(loaded->missing));
-    json_dumpf(object, stdout, JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(12));
-    putchar('\n');
+    if (loaded->missing[0])
+        ni_json_put(&object, "missing_state", json_string(loaded->missing));
+    char *text = ni_json_text(object, JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(12));
     json_decref(object);
+    if (!text)
+        return nb_fail(err, NB_NO_MEMORY, "eval: out of memory");
+    puts(text);
+    free(text);
+    return NB_OK;
 }
 
 static nb_status evaluate(nb_backend *be, const char *folder, const eval_options *given, nb_error *err) {
@@ -79,7 +87,7 @@ static nb_status evaluate(nb_backend *be, const char *folder, const eval_options
                 loaded.first_batch ? "chose its channels from the first batch" : "begins without its state",
                 loaded.missing);
     if (status == NB_OK)
-        (given->json ? print_json : print_sentence)(&loaded, &report, data);
+        status = (given->json ? print_json : print_sentence)(&loaded, &report, data, err);
     nb_loaded_free(&loaded);
     return status;
 }

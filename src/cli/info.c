@@ -119,10 +119,10 @@ static void print_coded_products(nb_backend *be) {
         nb_quantizer q = quantizer_of(&operands[i]);
         char text[64];
         snprintf(text, sizeof text, "%s by %s", operands[i].text, operands[i].text);
-        printf("  %-48s %s\n", text, be->ops->gemm_q_kernel(be, &q, &q));
+        printf("  %-48s %s\n", text, be->ops->product_kernel(be, &q, &q));
     }
     nb_quantizer x = quantizer_of(&operands[0]), w = quantizer_of(&operands[1]);
-    printf("  %-48s %s\n", "nvfp4 1x16 by nvfp4 16x16", be->ops->gemm_q_kernel(be, &x, &w));
+    printf("  %-48s %s\n", "nvfp4 1x16 by nvfp4 16x16", be->ops->product_kernel(be, &x, &w));
 }
 
 /* What runs, under the name by which checkpoints keep it, and why the others do not. */

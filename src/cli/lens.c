@@ -1,5 +1,6 @@
 /* lens.c: `nibble lens`: what the lens of one run or of several measured, as a table by steps. */
 #include "cli/cli.h"
+#include "cli/lens_npz.h"
 #include "cli/lens_rows.h"
 #include "cli/runs.h"
 #include "lens/series.h"
@@ -15,7 +16,7 @@
 #define MOST_RUNS 16
 
 typedef struct lens_options {
-    const char *metric, *module, *role, *drift;
+    const char *metric, *module, *role, *drift, *npz;
     bool csv, json;
 } lens_options;
 
@@ -29,13 +30,15 @@ static const ni_option options[] = {
     {"csv", 0, NI_OPTION_FLAG, offsetof(lens_options, csv), NULL,
      "every number by module and role, vectors too: run,step,module,role,metric,index,value"},
     {"json", 0, NI_OPTION_FLAG, offsetof(lens_options, json), NULL, "the same, an object a series and line"},
+    {"npz", 0, NI_OPTION_TEXT, offsetof(lens_options, npz), "FILE",
+     "of one run, the same as arrays for numpy.load: NAME, float32 [samples] or [samples, numbers], and NAME@step"},
     {"role", 0, NI_OPTION_TEXT, offsetof(lens_options, role), "ROLE",
      "of which operand, as fprop.x; needed where a number is measured of several"},
     {0},
 };
 
 static const ni_command_line line = {
-    .usage = "RUN... [--metric NAME] [--role ROLE] [--module PATTERN] [--csv | --json]",
+    .usage = "RUN... [--metric NAME] [--role ROLE] [--module PATTERN] [--csv | --json | --npz FILE]",
     .about = "Prints a number that the lens measured while training (lens.every in the run file), one row a step and "
              "one column a\n"
              "run: the mean over the modules that have it; of several runs over those that all of them have. RUN is a "
@@ -297,10 +300,11 @@ static nb_status print_drift(const column *c, const lens_options *o, nb_error *e
 
 static bool wants(const void *context, const char *name) {
     const lens_options *o = context;
-    char module[PATH_LIMIT];
+    char module[PATH_LIMIT], role[64];
     snprintf(module, sizeof module, "%.*s", (int)strcspn(name, "/"), name);
+    role_of(name, role, sizeof role);
     return (!o->metric || strcmp(metric_of(name), o->metric) == 0) &&
-           (!o->module || fnmatch(o->module, module, 0) == 0);
+           (!o->module || fnmatch(o->module, module, 0) == 0) && (!o->role || strcmp(o->role, role) == 0);
 }
 
 static nb_status write_rows(const column *columns, int32_t runs, const lens_options *o, nb_error *err) {
@@ -310,8 +314,12 @@ static nb_status write_rows(const column *columns, int32_t runs, const lens_opti
             found += wants(o, ni_series_name(columns[r].reader, n));
     if (!found)
         return nb_fail(err, NB_BAD_USAGE,
-                       "--metric, --module: no run has such a series; hint: without --metric the "
+                       "--metric, --module, --role: no run has such a series; hint: without --metric the "
                        "names are listed");
+    if (o->npz && runs != 1)
+        return nb_fail(err, NB_BAD_USAGE, "--npz: %d runs; expected one", runs);
+    if (o->npz)
+        return ni_lens_npz(columns[0].reader, wants, o, o->npz, err);
     if (o->csv)
         ni_lens_csv_head(stdout);
     for (int32_t r = 0; r < runs; r++)
@@ -354,11 +362,11 @@ nb_status ni_cli_lens(int argc, char **argv, nb_error *err) {
     NB_TRY(ni_cli_parse(&line, argc, argv, &o, &count, err));
     if (count < 0)
         return NB_OK;
-    if (o.csv && o.json)
-        return nb_fail(err, NB_BAD_USAGE, "--csv and --json: expected one of them");
+    if (o.csv + o.json + (o.npz != NULL) > 1)
+        return nb_fail(err, NB_BAD_USAGE, "--csv, --json and --npz: expected one of them");
     opened all = {.count = 0};
     nb_status status = ni_cli_each_run(count, argv + 1, open_column, &all, err);
-    if (status == NB_OK && (o.csv || o.json))
+    if (status == NB_OK && (o.csv || o.json || o.npz))
         status = write_rows(all.columns, all.count, &o, err);
     else if (status == NB_OK && o.drift && all.count != 1)
         status = nb_fail(err, NB_BAD_USAGE, "--drift: %d runs; expected one", all.count);

@@ -79,7 +79,7 @@ int main(int argc, char **argv) {
     nb_status status = dispatch(argc, argv, &err);
     if (status == NB_OK && (fflush(stdout) != 0 || ferror(stdout)))
         status = nb_fail(&err, NB_IO_ERROR, "cannot write to standard output: %s", strerror(errno));
-    if (status != NB_OK)
+    if (status != NB_OK && strcmp(err.message, NI_CLI_SAID) != 0)
         fprintf(stderr, "nibble: %s\n", *err.message ? err.message : nb_status_name(status));
     return nb_status_exit(status);
 }

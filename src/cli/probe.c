@@ -8,8 +8,8 @@
 #include "cli/screen.h"
 #include "cli/training.h"
 #include "files/file.h"
+#include "files/json.h"
 
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -156,7 +156,7 @@ static nb_status write_table(const probe *p, const nb_eval_report *bf16, nb_erro
     json_t *table = json_pack("{s:i, s:s, s:s, s:I, s:I, s:f, s:O}", "version", 1, "recipe", p->recipe.name, "data",
                               p->data, "step", (json_int_t)bf16->step, "tokens", (json_int_t)bf16->tokens, "bf16",
                               bf16->loss, "rows", p->rows);
-    char *text = table ? json_dumps(table, JSON_INDENT(1) | JSON_REAL_PRECISION(9)) : NULL;
+    char *text = ni_json_text(table, JSON_INDENT(1) | JSON_REAL_PRECISION(9));
     nb_status status = text ? ni_file_write(p->given->out, text, strlen(text), err)
                             : nb_fail(err, NB_NO_MEMORY, "%s: out of memory", p->given->out);
     free(text);
@@ -183,10 +183,9 @@ static nb_status run(probe *p, nb_error *err) {
         double gap = 100 * (report.loss - bf16) / bf16;
         printf("%-22s %13s %7.4f %10.6f %+9.4f %+13.4f\n", all ? "all" : p->kinds.items[k].name,
                ni_count_text(parameters, tokens, sizeof tokens), share, report.loss, gap, gap / share);
-        json_array_append_new(p->rows,
-                              json_pack("{s:s, s:I, s:f, s:f, s:f, s:f}", "name", all ? "all" : p->kinds.items[k].name,
-                                        "parameters", (json_int_t)parameters, "share", share, "loss", report.loss,
-                                        "gap", gap, "gapPerShare", gap / share));
+        ni_json_push(&p->rows, json_pack("{s:s, s:I, s:f, s:f, s:f, s:f}", "name", all ? "all" : p->kinds.items[k].name,
+                                         "parameters", (json_int_t)parameters, "share", share, "loss", report.loss,
+                                         "gap", gap, "gapPerShare", gap / share));
     }
     return p->given->out ? write_table(p, &plain, err) : NB_OK;
 }

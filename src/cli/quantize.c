@@ -175,6 +175,7 @@ static void print_summary(const nb_qtensor *t, const nb_quantize_stats *s) {
 /* Memory of both sides: the input and its codes on the backend, what the files get on the host. */
 typedef struct arrays {
     void *numbers, *codes;              /* of the backend */
+    nb_operand operand;                 /* of which the codes are */
     void *codes_on_host, *decoded_host; /* NULL where no file asks for them */
 } arrays;
 
@@ -198,7 +199,7 @@ static nb_status write_files(nb_backend *be, const nb_qtensor *t, const quantize
         return nb_fail(err, NB_NO_MEMORY, "no memory for the decoded %lld x %lld numbers", (long long)t->rows,
                        (long long)t->cols);
     const nb_mat out = nb_mat_of(a->numbers, NB_F32, t->rows, t->cols); /* the input has served */
-    NB_TRY(be->ops->dequantize(be, &out, t, false, true, err));
+    NB_TRY(be->ops->decode(be, &out, &a->operand, false, NULL, true, err));
     be->ops->download(be, a->decoded_host, a->numbers, decoded);
     return ni_npy_write_f32(o->dequantized, a->decoded_host, t->rows, t->cols, err);
 }
@@ -211,9 +212,13 @@ static nb_status quantize_into(nb_backend *be, const ni_npy *in, const nb_quanti
     NB_TRY(ni_backend_take(be, nb_qtensor_bytes(q, rows, cols).total, "codes", &a->codes, err));
     const nb_qtensor t = nb_qtensor_place(q, rows, cols, a->codes);
     const nb_mat src = nb_mat_of(a->numbers, NB_F32, rows, cols);
+    a->operand = (nb_operand){.quantizer = *q, .other = *q, .rows = rows, .cols = cols, .reread = true};
+    NB_TRY(ni_backend_take(be, be->ops->operand_bytes(be, &a->operand), "an operand", &a->operand.memory, err));
     nb_quantize_stats stats;
+    const ni_making making = {.out = &a->operand, .shown = true, .noise = noise, .stats = &stats};
     be->ops->upload(be, a->numbers, in->tensor.data, bytes);
-    NB_TRY(be->ops->quantize(be, &t, &src, false, noise, &stats, err));
+    NB_TRY(be->ops->make_operands(be, &(ni_source){.numbers = &src}, &making, 1, err));
+    NB_TRY(be->ops->canonical(be, &t, &a->operand, err));
     NB_TRY(write_files(be, &t, o, a, err));
     print_summary(&t, &stats);
     return NB_OK;
@@ -223,10 +228,9 @@ static nb_status quantize(nb_backend *be, const ni_npy *in, const nb_quantizer *
                           const quantize_options *o, nb_error *err) {
     arrays a = {0};
     const nb_status status = quantize_into(be, in, q, noise, o, &a, err);
-    if (a.numbers)
-        be->ops->release(be, a.numbers);
-    if (a.codes)
-        be->ops->release(be, a.codes);
+    void *const memory[] = {a.numbers, a.codes, a.operand.memory};
+    for (int i = 0; i < 3; i++)
+        nb_backend_release(be, memory[i]);
     free(a.codes_on_host);
     free(a.decoded_host);
     return status;

@@ -1,12 +1,16 @@
 /* training.c: backend, trainer and screen of one run. */
+#define _GNU_SOURCE /* CPU_COUNT */
 #include "cli/training.h"
 
+#include "backend/load.h"
 #include "cli/cli.h"
 #include "cli/screen.h"
 
 #include <math.h>
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 nb_status ni_cli_backend(const nb_run_config *config, nb_backend **out, nb_error *err) {
     const nb_backend_options options = {.threads = config->threads, .isa = config->isa};
@@ -17,7 +21,31 @@ nb_status ni_cli_backend(const nb_run_config *config, nb_backend **out, nb_error
     return nb_backend_open(config->backend, &options, out, err);
 }
 
-static void say_what_runs(ni_screen *screen, const nb_run_config *config, nb_trainer *trainer, const nb_peak *peak) {
+/* Processes of one machine share its processors, unless the launcher gave each its own. */
+static int32_t fair_threads(const nb_run_config *config, const nb_ranks *ranks) {
+    const int32_t beside = nb_ranks_local_world(ranks);
+    const long all = sysconf(_SC_NPROCESSORS_ONLN);
+    cpu_set_t mine;
+    if (config->threads > 0 || beside <= 1 || sched_getaffinity(0, sizeof mine, &mine) != 0 || CPU_COUNT(&mine) < all)
+        return config->threads;
+    return all > beside ? (int32_t)(all / beside) : 1;
+}
+
+/* The backend of one of several ranks: "cuda" is the GPU of its number, unless the launcher shows it a single one. */
+static nb_status open_backend(const nb_run_config *config, const nb_ranks *ranks, nb_backend **out, nb_error *err) {
+    nb_run_config mine = *config;
+    ni_cuda_facts facts;
+    mine.threads = fair_threads(config, ranks);
+    if (nb_ranks_world(ranks) > 1 && strcmp(config->backend, "cuda") == 0) {
+        NB_TRY(ni_backend_describe_cuda(0, &facts, err));
+        if (facts.count > 1)
+            snprintf(mine.backend, sizeof mine.backend, "cuda:%d", (int)nb_ranks_local(ranks));
+    }
+    return ni_cli_backend(&mine, out, err);
+}
+
+static void say_what_runs(ni_screen *screen, const nb_run_config *config, nb_trainer *trainer, const nb_peak *peak,
+                          const nb_ranks *ranks) {
     nb_model *model = nb_trainer_model(trainer);
     char params[32], tokens[32], per_step[32], nvfp4[32], bf16[32];
     int64_t steps = nb_run_steps(config), step_tokens = nb_run_tokens_per_step(config);
@@ -25,6 +53,10 @@ static void say_what_runs(ni_screen *screen, const nb_run_config *config, nb_tra
                      nb_family_name(nb_model_get_config(model)->family),
                      ni_short_count_text((double)nb_model_param_elements(model), params, sizeof params),
                      nb_trainer_recipe(trainer)->name);
+    if (nb_ranks_world(ranks) > 1)
+        ni_progress_line(&screen->progress, "ranks: %d, each with %lld of the %lld micro-batches of a step",
+                         (int)nb_ranks_world(ranks), (long long)config->accumulation / nb_ranks_world(ranks),
+                         (long long)config->accumulation);
     ni_progress_line(&screen->progress, "run %s: %lld steps of %s tokens, %s tokens in all", config->out,
                      (long long)steps, ni_count_text(step_tokens, per_step, sizeof per_step),
                      ni_short_count_text((double)steps * (double)step_tokens, tokens, sizeof tokens));
@@ -53,7 +85,7 @@ static nb_status train(nb_trainer *trainer, const nb_run_config *config, const n
                        size_t program_bytes, nb_error *err) {
     char census[NB_PATH_SIZE + 16];
     nb_trainer_set_peak(trainer, training->peak.flops);
-    say_what_runs(screen, config, trainer, &training->peak);
+    say_what_runs(screen, config, trainer, &training->peak, training->ranks);
     snprintf(census, sizeof census, "%s/census.txt", config->out);
     if (training->tables) {
         ni_screen_memory(screen, trainer, program_bytes);
@@ -75,11 +107,13 @@ static nb_status run_with(nb_backend *be, const nb_run_config *config, ni_traini
                                   .models_dir = models,
                                   .branches = training->branches,
                                   .branch_count = training->branch_count,
+                                  .ranks = training->ranks,
                                   .callbacks = ni_screen_callbacks(screen)};
     nb_trainer *trainer;
-    NB_TRY(nb_trainer_create(be, config, &options, &trainer, err));
-    nb_status status = nb_trainer_check(trainer, training->start, training->from, err);
-    if (status == NB_OK)
+    NB_TRY(nb_ranks_agree(training->ranks, nb_trainer_create(be, config, &options, &trainer, err), err));
+    nb_status status =
+        nb_ranks_agree(training->ranks, nb_trainer_check(trainer, training->start, training->from, err), err);
+    if (status == NB_OK && nb_ranks_rank(training->ranks) == 0) /* who reports */
         status = find_peak(be, config, &training->peak, err);
     if (status == NB_OK)
         status = train(trainer, config, training, screen, program_bytes, err);
@@ -89,9 +123,10 @@ static nb_status run_with(nb_backend *be, const nb_run_config *config, ni_traini
 
 nb_status ni_cli_run_training(const nb_run_config *config, ni_training *training, nb_error *err) {
     nb_backend *be;
-    NB_TRY(ni_cli_backend(config, &be, err));
+    NB_TRY(nb_ranks_agree(training->ranks, open_backend(config, training->ranks, &be, err), err));
     ni_stop_on_signals();
-    ni_screen screen = ni_screen_open(training->quiet, training->label ? training->label : "", config->print_every);
+    const bool quiet = training->quiet || nb_ranks_rank(training->ranks) > 0;
+    ni_screen screen = ni_screen_open(quiet, training->label ? training->label : "", config->print_every);
     nb_status status = run_with(be, config, training, &screen, err);
     training->last_val_loss = screen.last_val_loss;
     ni_screen_close(&screen);

@@ -5,10 +5,10 @@
  */
 #include "tokenizer_corpus.h"
 #include "files/file.h"
+#include "files/json.h"
 #include "shard.h"
 
 #include <inttypes.h>
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -220,7 +220,7 @@ static nb_status write_meta(const corpus *c, nb_error *err) {
                   (int)ni_tokenizer_end_of_text(c->tokenizer), "split", ni_split_name(c->options->split), "val_share",
                   c->options->val_share, "invalid_utf8", (json_int_t)c->invalid, "train",
                   describe_side(&c->train.counts), "val", describe_side(&c->val.counts));
-    char *text = meta ? json_dumps(meta, JSON_INDENT(2) | JSON_REAL_PRECISION(12)) : NULL;
+    char *text = ni_json_text(meta, JSON_INDENT(2) | JSON_REAL_PRECISION(12));
     json_decref(meta);
     if (!text)
         return nb_fail(err, NB_NO_MEMORY, "%s: no memory to write it", path);

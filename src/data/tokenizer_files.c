@@ -1,7 +1,8 @@
 /* tokenizer_files.c: tokenizer.json and tokenizer_config.json for Hugging Face. */
 #include "tokenizer_files.h"
 
-#include <jansson.h>
+#include "files/json.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,7 +10,7 @@ static const char end_name[] = "<|endoftext|>";
 static const char kind_key[] = "nibble_tokenizer"; /* others pass over it */
 
 static char *dump_and_free(json_t *json) {
-    char *text = json ? json_dumps(json, JSON_INDENT(2)) : NULL;
+    char *text = ni_json_text(json, JSON_INDENT(2));
     json_decref(json);
     return text;
 }
@@ -50,9 +51,9 @@ char *ni_bytes_tokenizer_json(void) {
     for (int byte = 0; byte < 256; byte++) {
         char name[3];
         name_of_byte(byte, name);
-        json_object_set_new(vocab, name, json_integer(byte));
+        ni_json_put(&vocab, name, json_integer(byte));
     }
-    json_object_set_new(vocab, end_name, json_integer(256));
+    ni_json_put(&vocab, end_name, json_integer(256));
     json_t *end = json_pack("{s:i, s:s, s:b, s:b, s:b, s:b, s:b}", "id", 256, "content", end_name, "single_word", 0,
                             "lstrip", 0, "rstrip", 0, "normalized", 0, "special", 1);
     const char *level = "{s:s, s:b, s:b, s:b}";
@@ -106,7 +107,7 @@ bool ni_config_opens(const char *json, size_t size, char piece[NI_PIECE_ROOM]) {
     if (opens && !json_is_null(token))
         strncat(piece, text ? text : "<s>", NI_PIECE_ROOM - 1);
     json_decref(config);
-    return opens;
+    return *piece != 0; /* one that is asked for and not named opens nothing */
 }
 
 char *ni_config_opening_with(const char *json, size_t size, const char *piece) {
@@ -115,14 +116,14 @@ char *ni_config_opening_with(const char *json, size_t size, const char *piece) {
         json_decref(config);
         config = json_object();
     }
-    json_object_set_new(config, "bos_token", json_string(piece));
-    json_object_set_new(config, "add_bos_token", json_true());
+    ni_json_put(&config, "bos_token", json_string(piece));
+    ni_json_put(&config, "add_bos_token", json_true());
     return dump_and_free(config);
 }
 
 char *ni_json_opening_with(const char *json, size_t size, const char *piece, int id) {
     json_t *tokenizer = json_loadb(json, size, JSON_REJECT_DUPLICATES, NULL);
     if (json_is_object(tokenizer))
-        json_object_set_new(tokenizer, "post_processor", opening_with(piece, id));
+        ni_json_put(&tokenizer, "post_processor", opening_with(piece, id));
     return dump_and_free(tokenizer);
 }

@@ -1,14 +1,65 @@
-/* json.h: reading JSON where memory may be short. */
+/* json.h: reading and writing JSON where memory may be short. */
 #ifndef NI_FILES_JSON_H
 #define NI_FILES_JSON_H
 
 #include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
 
 /* jansson tells most allocations that fail in its lexer as errors of syntax, and a good file must not be called damaged
  * for them: what does not parse is parsed once more. */
 static inline json_t *ni_json_load(const char *bytes, size_t size, json_error_t *where) {
     json_t *root = json_loadb(bytes, size, JSON_REJECT_DUPLICATES, where);
     return root ? root : json_loadb(bytes, size, JSON_REJECT_DUPLICATES, where);
+}
+
+/* Adds a value, whose reference it takes. Where one cannot be made or added the whole becomes NULL and stays it, so
+ * that what is written at the end is all of it or an error. */
+static inline void ni_json_put(json_t **object, const char *key, json_t *value) {
+    if (json_object_set_new(*object, key, value) == 0)
+        return;
+    json_decref(*object);
+    *object = NULL;
+}
+
+static inline void ni_json_push(json_t **array, json_t *value) {
+    if (json_array_append_new(*array, value) == 0)
+        return;
+    json_decref(*array);
+    *array = NULL;
+}
+
+typedef struct ni_json_buffer {
+    char *text;
+    size_t used, room;
+    int failed;
+} ni_json_buffer;
+
+static inline int ni_json_take(const char *piece, size_t size, void *user) {
+    ni_json_buffer *b = (ni_json_buffer *)user;
+    if (!b->failed && b->used + size + 1 > b->room) {
+        size_t room = 2 * (b->used + size + 1);
+        char *text = (char *)realloc(b->text, room);
+        b->failed = !text;
+        b->text = text ? text : b->text;
+        b->room = text ? room : b->room;
+    }
+    if (b->failed)
+        return -1;
+    memcpy(b->text + b->used, piece, size);
+    b->used += size;
+    b->text[b->used] = 0;
+    return 0;
+}
+
+/* The text of a value (free with free()); NULL where it is NULL or memory runs out. json_dumps goes on behind a piece
+ * that it could not take, and leaves it out. */
+static inline char *ni_json_text(const json_t *json, size_t flags) {
+    ni_json_buffer b = {NULL, 0, 0, 0};
+    if (json && json_dump_callback(json, ni_json_take, &b, flags) == 0 && !b.failed)
+        return b.text;
+    free(b.text);
+    return NULL;
 }
 
 #endif

@@ -8,7 +8,6 @@
 #include "json.h"
 
 #include <inttypes.h>
-#include <jansson.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -303,7 +302,7 @@ static nb_status make_header(const ni_file_tensor *tensors, const int32_t *order
     size_t offset = 0;
     for (int32_t i = 0; status == NB_OK && i < count; i++)
         status = describe_tensor(header, &tensors[order[i]], &offset, err);
-    *text = status == NB_OK ? json_dumps(header, JSON_COMPACT) : NULL;
+    *text = status == NB_OK ? ni_json_text(header, JSON_COMPACT) : NULL;
     json_decref(header);
     if (status == NB_OK && !*text)
         return nb_fail(err, NB_NO_MEMORY, "no memory for a header");

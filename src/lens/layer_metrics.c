@@ -7,16 +7,20 @@
 #include <math.h>
 #include <stdio.h>
 
-void ni_record_attention(ni_record *record, const char *module, nb_backend *be, const nb_attention *attention,
+bool ni_record_attention(ni_record *record, const char *module, nb_backend *be, const nb_attention *attention,
                          const void *q, const void *k, int64_t stride) {
-    ni_attention_stats s;
-    be->ops->measure_attention(be, attention, q, k, stride, &s);
+    ni_attention_stats *on_device = ni_record_results(record, be), s;
+    if (!on_device)
+        return false;
+    be->ops->measure_attention(be, attention, q, k, stride, on_device);
+    be->ops->download(be, &s, on_device, sizeof s);
     if (!s.queries)
-        return;
+        return true;
     ni_record_scalar(record, module, "logit_max", s.logit_max);
     ni_record_scalar(record, module, "logit_amax", s.logit_amax);
     ni_record_scalar(record, module, "logit_kurtosis", s.logit_kurtosis);
     ni_record_scalar(record, module, "entropy", s.entropy);
+    return true;
 }
 
 bool ni_record_gate(ni_record *record, const char *module, nb_backend *be, const nb_mat *pre_activation,

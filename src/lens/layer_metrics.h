@@ -4,8 +4,8 @@
 
 #include "lens/operand_metrics.h"
 
-/* Each records under MODULE. */
-void ni_record_attention(ni_record *record, const char *module, nb_backend *be, const nb_attention *attention,
+/* Each records under MODULE. False if memory ran out. */
+bool ni_record_attention(ni_record *record, const char *module, nb_backend *be, const nb_attention *attention,
                          const void *q, const void *k, int64_t stride);
 
 /* GLA's forget gate before its sigmoid: pre_activation act [rows, cols] plus bias real [cols] (NULL = none).

@@ -157,10 +157,10 @@ static void on_attention(void *context, nb_backend *be, const char *module, cons
     ni_observer *o = context;
     if (!sampling(o) || !of_interest(o, module))
         return;
-    if (be->ops->measure_attention)
-        ni_record_attention(&o->record, module, be, attention, q, k, o->options.attention_stride);
-    else
+    if (!be->ops->measure_attention)
         ni_skip_note(&o->skipped, "logits and entropy", "this backend does not measure attention", module);
+    else if (!ni_record_attention(&o->record, module, be, attention, q, k, o->options.attention_stride))
+        ni_skip_note(&o->skipped, "logits and entropy", "out of memory", module);
 }
 
 static void on_gate(void *context, nb_backend *be, const char *module, const nb_mat *pre_activation, const void *bias) {

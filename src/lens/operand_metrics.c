@@ -17,15 +17,27 @@ static bool reserve(void **memory, int64_t *room, int64_t need, size_t size) {
     return true;
 }
 
+static bool reserve_there(ni_lens_buffers *b, nb_backend *be, int64_t need) {
+    if (b->be == be && need <= b->there_room)
+        return true;
+    if (b->be)
+        nb_backend_release(b->be, b->there);
+    b->there = be->ops->alloc(be, (size_t)need, "what the lens measures");
+    b->be = b->there ? be : NULL;
+    b->there_room = b->there ? need : 0;
+    return b->there;
+}
+
 void ni_lens_buffers_free(ni_lens_buffers *b) {
-    free(b->columns);
-    free(b->crests);
+    free(b->measured);
     free(b->scales);
+    if (b->be)
+        nb_backend_release(b->be, b->there);
     *b = (ni_lens_buffers){0};
 }
 
 size_t ni_lens_buffers_bytes(const ni_lens_buffers *b) {
-    return sizeof(float) * (size_t)(b->column_room + b->crest_room) + (size_t)b->scale_room;
+    return (size_t)(b->measured_room + b->scale_room + b->there_room);
 }
 
 /* ---- error ---- */
@@ -129,17 +141,23 @@ static void record_crests(ni_record *record, const char *prefix, const nb_mat *s
 }
 
 bool ni_record_moments(ni_record *record, const char *prefix, nb_backend *be, const nb_mat *x, ni_lens_buffers *b) {
-    int64_t width = (x->cols + 15) / 16, tiles = width * ((x->rows + 15) / 16);
-    if (!reserve((void **)&b->columns, &b->column_room, x->cols, sizeof(float)) ||
-        !reserve((void **)&b->crests, &b->crest_room, tiles + width, sizeof(float)))
+    const int64_t width = (x->cols + 15) / 16, tiles = width * ((x->rows + 15) / 16);
+    const int64_t columns_at = (int64_t)sizeof(ni_moments), crests_at = columns_at + x->cols * (int64_t)sizeof(float),
+                  end = crests_at + tiles * (int64_t)sizeof(float);
+    if (!reserve(&b->measured, &b->measured_room, end + width * (int64_t)sizeof(float), 1) ||
+        !reserve_there(b, be, end))
         return false;
-    ni_moments m;
-    be->ops->measure(be, x, &m, b->columns, b->crests);
-    ni_record_scalar(record, prefix, "amax", m.amax);
-    ni_record_scalar(record, prefix, "rms", m.rms);
-    ni_record_scalar(record, prefix, "kurtosis", m.excess_kurtosis);
-    if (m.nonfinite)
-        ni_record_scalar(record, prefix, "nonfinite", (double)m.nonfinite);
+    char *there = b->there, *here = b->measured;
+    ni_moments *m = b->measured;
+    b->columns = (float *)(void *)(here + columns_at);
+    b->crests = (float *)(void *)(here + crests_at);
+    be->ops->measure(be, x, b->there, (float *)(void *)(there + columns_at), (float *)(void *)(there + crests_at));
+    be->ops->download(be, here, there, (size_t)end);
+    ni_record_scalar(record, prefix, "amax", m->amax);
+    ni_record_scalar(record, prefix, "rms", m->rms);
+    ni_record_scalar(record, prefix, "kurtosis", m->excess_kurtosis);
+    if (m->nonfinite)
+        ni_record_scalar(record, prefix, "nonfinite", (double)m->nonfinite);
     return true;
 }
 

@@ -20,14 +20,17 @@ ni_quantization_error ni_quantization_error_of(const nb_quantize_stats *stats);
 /* Histogram of E4M3 scale bytes over their 16 exponents (0 = zero and subnormal); shares. */
 void ni_scale_histogram(const uint8_t *scales, int64_t count, float shares[16]);
 
-/* Working memory that grows and is kept. */
+/* Working memory that grows and is kept. What `measure` leaves lies in one piece, on the backend and then on the host:
+ * moments, largest magnitudes of the columns, crests of the tiles, and room for a row of tiles more. */
 typedef struct ni_lens_buffers {
-    float *columns; /* largest magnitude of each column of the source */
-    int64_t column_room;
-    float *crests;
-    int64_t crest_room;
+    void *measured; /* host */
+    int64_t measured_room;
+    float *columns, *crests; /* in `measured` */
     uint8_t *scales;
     int64_t scale_room;
+    nb_backend *be; /* whose memory `there` is; NULL: none yet */
+    void *there;
+    int64_t there_room;
 } ni_lens_buffers;
 void ni_lens_buffers_free(ni_lens_buffers *buffers);
 size_t ni_lens_buffers_bytes(const ni_lens_buffers *buffers);

@@ -112,11 +112,11 @@ bool ni_bin_distances(ni_record *record, const nb_lens_operand *seen, float shar
     nb_qtensor rows = first_rows(seen->quantized);
     int64_t n = rows.rows * rows.cols, all = seen->quantized->rows * rows.cols, counts[NI_DISTANCE_COUNTS];
     int64_t *on_device = ni_record_results(record, be);
-    float *q = be->ops->alloc(be, (size_t)(n + all) * sizeof *q, "bins of the lens");
-    nb_mat decoded = nb_mat_of(q, NB_F32, rows.rows, rows.cols);
-    bool good = on_device && q && be->ops->dequantize(be, &decoded, &rows, false, true, NULL) == NB_OK;
+    float *q = be->ops->alloc(be, 2 * (size_t)all * sizeof *q, "bins of the lens");
+    nb_mat decoded = nb_mat_of(q, NB_F32, seen->quantized->rows, rows.cols);
+    bool good = on_device && q && be->ops->decode(be, &decoded, seen->operand, false, NULL, true, NULL) == NB_OK;
     if (good) {
-        float *widths = q + n;
+        float *widths = q + all;
         be->ops->bin_widths(be, widths, seen->operand);
         be->ops->count_distances(be, on_device, seen->source->data, q, widths, n);
         be->ops->download(be, counts, on_device, sizeof counts);

@@ -1,7 +1,7 @@
 /* series.h: numbers over steps, in one append-only file that survives a crash.
  *
  *     file   = magic "nibble series 1\n", chunk, chunk, ...
- *     chunk  = u32 0x4353424E ("NBSC") | u32 payload bytes | i64 step | u64 XXH3-64 of step and payload | payload
+ *     chunk  = u32 0x4353424E ("NBSC") | u32 payload bytes | i64 step | u64 XXH3-64 of the payload, step as seed | payload
  *     record = 'N' u32 id u16 length bytes      names an id, once in the file
  *            | 'S' u32 id f32 value             a scalar
  *            | 'V' u32 id u32 count f32[count]  a vector

@@ -10,7 +10,6 @@
 #include "linear/hcp.h"
 #include "backend/table.h"
 
-#include "format/hadamard.h"
 #include "nibble/lens.h"
 #include "recipe/mechanism.h"
 
@@ -334,37 +333,6 @@ static nb_status dgrad_terms(ni_hcp_state *h, const ni_linear_call *call, ni_lin
     return ni_add_term(terms, &patch, err);
 }
 
-/* x [M, k] F32 along the tokens into the basis of the operand wgrad.x: one product with the rotation for each group of
- * n tokens. */
-static nb_status rotate(const ni_linear_call *call, const ni_linear *layer, nb_mat *x, nb_error *err) {
-    const nb_quantizer *q = &layer->plan.roles[NB_WGRAD_X].quantizer;
-    nb_backend *be = call->be;
-    int32_t n = q->hadamard_size;
-    if (n == 0)
-        return NB_OK;
-    const ni_noise_key noise = {.seed = call->pass->rounding_seed,
-                                .signs = layer->names[NB_WGRAD_X].signs,
-                                .step = call->pass->step,
-                                .micro_batch = call->pass->micro_batch};
-    ni_sign_mask signs = ni_signs_of(q->hadamard_signs, &noise);
-    nb_mat h, out;
-    NB_TRY(ni_hcp_take(call->scratch, NB_F32, n, n, &h, err));
-    NB_TRY(ni_hcp_take(call->scratch, NB_F32, x->rows, x->cols, &out, err));
-    for (int32_t i = 0; i < n; i++) { /* row i of `h` is the image of the i-th unit vector: the rotation, transposed */
-        float row[NI_HADAMARD_MAX] = {0};
-        row[i] = 1;
-        ni_hadamard(row, n, signs);
-        be->ops->upload(be, (float *)h.data + (int64_t)i * n, row, sizeof(float) * (size_t)n);
-    }
-    for (int64_t r = 0; r < x->rows; r += n) {
-        nb_mat from = nb_mat_of((float *)x->data + r * x->cols, NB_F32, n, x->cols), to = from;
-        to.data = (float *)out.data + r * x->cols;
-        NB_TRY(be->ops->gemm(be, &to, &h, true, &from, false, false, err));
-    }
-    *x = out;
-    return NB_OK;
-}
-
 /* Rotated X_I less what wgrad.x holds of it, [M, k] in F32. */
 static nb_status wgrad_residual(const ni_hcp_state *h, const ni_linear_call *call, const ni_linear *layer,
                                 const nb_operand *operand, nb_mat *out, nb_error *err) {
@@ -378,8 +346,11 @@ static nb_status wgrad_residual(const ni_hcp_state *h, const ni_linear_call *cal
     NB_TRY(ni_hcp_take(call->scratch, NB_F32, m, h->k, &held, err));
     be->ops->gather_columns(be, &gathered, call->x, channels);
     be->ops->cast(be, out->data, NB_F32, gathered.data, gathered.dtype, m * h->k);
-    if (!nb_quantizer_is_bf16(&operand->quantizer))
-        NB_TRY(rotate(call, layer, out, err));
+    const nb_quantizer *q = &layer->plan.roles[NB_WGRAD_X].quantizer;
+    if (!nb_quantizer_is_bf16(&operand->quantizer) && q->hadamard_size) { /* into the basis of wgrad.x */
+        const nb_noise noise = ni_noise_of(call->pass, &layer->names[NB_WGRAD_X]);
+        be->ops->rotate_rows(be, out, q->hadamard_size, q->hadamard_signs, &noise);
+    }
     NB_TRY(be->ops->decode(be, &whole, operand, true, NULL, true, err));
     be->ops->gather_columns(be, &held, &whole, channels);
     be->ops->axpy(be, out->data, -1, held.data, m * h->k);

@@ -47,21 +47,23 @@ typedef struct ni_terms {
 } ni_terms;
 nb_status ni_add_term(ni_terms *terms, const ni_term *term, nb_error *err);
 
-/* How the ranks of one training come to one state of it before it is read or saved. Every tensor says. */
+/* How the micro-batches of a step, which may be those of many ranks, come to one state. Every tensor says. */
 typedef enum ni_combine {
     NI_COMBINE_UNSAID,
-    NI_COMBINE_SUM,  /* each rank gathered a part: the sum, which rank 0 takes back and the others begin at 0 from */
-    NI_COMBINE_SAME, /* a function of masters and schedule: every rank has it already */
-    NI_COMBINE_FIRST /* made from micro-batch 0: rank 0's, copied to the others, whose `loaded` is called */
+    NI_COMBINE_SUM,  /* each micro-batch writes it anew, F32 in the backend's memory; after_step reads the sum of all, in
+                        the tree of train/accumulate.h. Of one step: no checkpoint holds it */
+    NI_COMBINE_SAME, /* a function of masters, schedule and sums: every rank has it already */
+    NI_COMBINE_FIRST /* made from micro-batch 0: after after_step rank 0's, which the others take over whole where words
+                        that are `on_host` changed, and whose `loaded` is called */
 } ni_combine;
 
-/* An array of state that a checkpoint holds. */
+/* An array of state that a checkpoint holds, or ranks combine. */
 typedef struct ni_mechanism_tensor {
     int32_t layer;    /* of the group; -1 = belongs to the input */
     const char *name; /* "norms"; static or as long-lived as the state */
     nb_dtype dtype;
     int64_t elements;
-    void *data;
+    void *data; /* SUM: NULL in a step that gathers nothing */
     bool on_host;
     ni_combine combine;
 } ni_mechanism_tensor;

@@ -94,6 +94,7 @@ static void out_detach(void *state) {
     ni_outcontrol_state *o = state;
     nb_backend *be = o->group->be;
     nb_backend_release(be, o->norms);
+    nb_backend_release(be, o->passing);
     nb_backend_release(be, o->order);
     nb_backend_release(be, o->places);
     for (int part = 0; part < NI_OUT_PARTS; part++) {
@@ -214,6 +215,7 @@ static nb_status out_attach(ni_linear_group *group, int32_t index, void **state,
     o->channels[NI_OUT_FP4] = group->in - o->channels[NI_OUT_FP8];
     NB_TRY(fill_blocks(o, err));
     NB_TRY(place(o, sizeof(float) * (size_t)group->in, (void **)&o->norms, err));
+    NB_TRY(place(o, sizeof(float) * (size_t)group->in, (void **)&o->passing, err));
     NB_TRY(place(o, sizeof(int32_t) * (size_t)group->in, (void **)&o->order, err));
     for (int32_t i = 0; i < group->count; i++)
         if (group->layers[i].mechanisms >> index & 1)
@@ -244,11 +246,15 @@ static nb_status out_observe(void *state, const ni_linear_call *call, nb_error *
     ni_outcontrol_state *o = state;
     nb_outcontrol_times when = nb_outcontrol_when(&o->how, call->pass->steps);
     o->x_fresh = false;
-    if (call->measuring || !call->training || o->chosen || call->pass->step < when.start)
+    if (call->measuring || !call->training)
+        return NB_OK;
+    o->gathers = !o->chosen && call->pass->step >= when.start && call->pass->step < when.choice;
+    if (o->chosen || call->pass->step < when.start)
         return NB_OK;
     if (call->pass->step >= when.choice) /* the window's last step was passed over, or this run began after it */
         return choose(o, &when, err);
-    call->be->ops->column_norms(call->be, o->norms, call->x);
+    call->be->ops->fill_zero(call->be, o->passing, (size_t)o->group->in * sizeof *o->passing);
+    call->be->ops->column_norms(call->be, o->passing, call->x);
     return NB_OK;
 }
 
@@ -257,6 +263,9 @@ static nb_status out_after_step(void *state, ni_linear_group *group, const nb_pa
     ni_outcontrol_state *o = state;
     nb_outcontrol_times when = nb_outcontrol_when(&o->how, pass->steps);
     (void)group, (void)scratch;
+    if (o->gathers)
+        o->group->be->ops->axpy(o->group->be, o->norms, 1.0, o->passing, o->group->in);
+    o->gathers = false;
     return !o->chosen && pass->step + 1 >= when.choice ? choose(o, &when, err) : NB_OK;
 }
 
@@ -294,13 +303,14 @@ static int64_t out_fp4_elements(const void *state, const ni_linear *layer) {
 static int32_t out_tensors(void *state, ni_mechanism_tensor *tensors, int32_t most) {
     ni_outcontrol_state *o = state;
     const ni_mechanism_tensor all[] = {
-        {-1, "outcontrol.norms", NB_F32, o->group->in, o->norms, false, NI_COMBINE_SUM},
+        {-1, "outcontrol.norms", NB_F32, o->group->in, o->norms, false, NI_COMBINE_SAME},
         {-1, "outcontrol.order", NB_I32, o->group->in, o->order, false, NI_COMBINE_SAME},
         {-1, "outcontrol.chosen", NB_I32, 2, &o->chosen, true, NI_COMBINE_SAME},
+        {-1, "outcontrol.passing", NB_F32, o->group->in, o->gathers ? o->passing : NULL, false, NI_COMBINE_SUM},
     };
-    for (int32_t i = 0; i < 3 && i < most; i++)
+    for (int32_t i = 0; i < 4 && i < most; i++)
         tensors[i] = all[i];
-    return 3;
+    return 4;
 }
 
 /* Order and count decide addresses: nothing else may stand there. */

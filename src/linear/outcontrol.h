@@ -15,7 +15,9 @@ typedef struct ni_outcontrol_state {
     nb_outcontrol how;
     int64_t channels[NI_OUT_PARTS]; /* k8, k4 */
     int64_t widths[NI_OUT_PARTS];   /* the same in whole blocks: columns of zeros fill the last one */
-    float *norms;                   /* F32 [K], summed so far */
+    float *norms;                   /* F32 [K], summed over the steps so far */
+    float *passing;                 /* the same of one micro-batch, and of all of a step once they are summed */
+    bool gathers;                   /* this step's micro-batches do */
     int32_t *order;                 /* [K]: the FP8 channels, then the others; descending norms */
     int32_t *places;                /* [K] 0, 1, 2, ...: the columns of a part that are channels; NULL: all are */
     int64_t chosen;                 /* 1 once they are; with norms and order kept in checkpoints */

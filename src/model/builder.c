@@ -85,6 +85,8 @@ nb_status ni_build_group(ni_builder *builder, const char *input, const ni_projec
                                 .in = model->params.list[projections[0].param].cols,
                                 .max_rows = max_rows,
                                 .training = model->training,
+                                /* where readings of X cost more than memory does */
+                                .early_wgrad_x = model->be->wants_amax && model->recompute == NB_RECOMPUTE_NONE,
                                 .layers = layers,
                                 .count = count};
     NB_TRY(ni_linear_group_create(model->be, &spec, out, err));

@@ -1,9 +1,9 @@
 /* hf_config.c: config.json of LlamaForCausalLM, Qwen3ForCausalLM, Olmo2ForCausalLM and fla's GLAForCausalLM. */
 #include "files/file.h"
+#include "files/json.h"
 #include "hf.h"
 
 #include <inttypes.h>
-#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -278,7 +278,7 @@ char *ni_hf_config_text(const nb_model_config *c, ni_tensor_dtype dtype, ni_hf_m
     json_t *more = c->family == NB_GLA ? gla_keys(c) : softmax_keys(c);
     char *text = NULL;
     if (root && more && json_object_update(root, more) == 0)
-        text = json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(17));
+        text = ni_json_text(root, JSON_INDENT(2) | JSON_REAL_PRECISION(17));
     json_decref(root);
     json_decref(more);
     return text;

@@ -1,6 +1,7 @@
 /* report.c: what a model says of itself: FLOPs, memory, census, and the state that its mechanisms keep. */
 #include "backend/table.h"
 #include "model/decoder.h"
+#include "model/state.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -124,11 +125,11 @@ static int32_t group_state(const ni_linear_group *group, nb_state_tensor *tensor
         const ni_attached_mechanism *m = &group->mechanisms[i];
         ni_mechanism_tensor list[MOST_TENSORS];
         int32_t found = m->table->tensors ? m->table->tensors(m->state, list, MOST_TENSORS) : 0;
-        for (int32_t t = 0; t < found && t < MOST_TENSORS; t++, count++) {
-            if (count >= max_tensors)
+        for (int32_t t = 0; t < found && t < MOST_TENSORS; t++) {
+            if (list[t].combine == NI_COMBINE_SUM || count++ >= max_tensors) /* sums are of a step: nobody keeps them */
                 continue;
             const char *owner = list[t].layer < 0 ? group->input : group->layers[list[t].layer].name;
-            nb_state_tensor *out = &tensors[count];
+            nb_state_tensor *out = &tensors[count - 1];
             *out = (nb_state_tensor){
                 .dtype = list[t].dtype, .elements = list[t].elements, .data = list[t].data, .on_host = list[t].on_host};
             snprintf(out->name, sizeof out->name, "%s/%s.%s", owner, m->table->name, list[t].name);
@@ -143,6 +144,20 @@ int32_t nb_model_state(nb_model *model, nb_state_tensor *tensors, int32_t max_te
         int32_t room = count < max_tensors ? max_tensors - count : 0;
         count += group_state(model->groups[i], tensors + (room ? count : 0), room);
     }
+    return count;
+}
+
+int32_t ni_model_combined(nb_model *model, ni_combine how, ni_mechanism_tensor *out, int32_t most) {
+    int32_t count = 0;
+    for (int32_t i = 0; i < model->group_count; i++)
+        for (int32_t j = 0; j < model->groups[i]->mechanism_count; j++) {
+            const ni_attached_mechanism *m = &model->groups[i]->mechanisms[j];
+            ni_mechanism_tensor list[MOST_TENSORS];
+            const int32_t found = m->table->tensors ? m->table->tensors(m->state, list, MOST_TENSORS) : 0;
+            for (int32_t t = 0; t < found && t < MOST_TENSORS; t++)
+                if (list[t].combine == how && count++ < most)
+                    out[count - 1] = list[t];
+        }
     return count;
 }
 

@@ -15,7 +15,7 @@
 const ni_theme ni_themes[] = {
     {OUTLIERS, "How heavy the tails of activations, weights and gradients are, layer by layer. A block of 16 numbers "
                "shares one scale: one outlier in it costs the other fifteen their precision."},
-    {HOT, "Each row is an input channel. Early in training large values wander: short dashes. Later a few channels "
+    {HOT, "Each row is a channel. Early in training large values wander: short dashes. Later a few channels "
           "stay large: lines that run to the right edge."},
     {ERROR, "What rounding to four bits did to each operand: how much of the signal is left, and what was lost below "
             "the smallest code or beyond the largest."},
@@ -173,6 +173,12 @@ const ni_measure ni_measures[] = {
      .low_is_bad = true,
      .about = "How far the rounded tensor still points the same way; 1 is the same direction.",
      .formula = "Σxq / √(Σx² Σq²)"},
+    {.metric = "mse",
+     .theme = ERROR,
+     .title = "Mean squared error",
+     .colours = NI_COLOURS_LOG,
+     .about = "How far the numbers that a mechanism leaves to be multiplied are from the ones that came in.",
+     .formula = "mean((x − q)²)"},
     {.metric = "rho",
      .theme = ERROR,
      .title = "Gradient over its noise",

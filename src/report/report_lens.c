@@ -3,6 +3,7 @@
  * A page must open at once: a long run has more samples than a screen has columns, so neighbours share one, and the
  * worst of them is drawn. Maps of single modules (channels, histograms) are many; all of a metric share a budget.
  */
+#include "files/json.h"
 #include "report/findings.h"
 #include "report/report_build.h"
 #include "report/sampled.h"
@@ -359,10 +360,9 @@ static nb_status add_findings(const drawing *d, nb_error *err) {
     int32_t count = found ? ni_findings(d->samples, found, MOST_FINDINGS) : 0;
     for (int32_t i = 0; i < count; i++) {
         const ni_measure *m = ni_measure_find(found[i].metric);
-        json_array_append_new(list, json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I}", "kind", found[i].kind, "text",
-                                              found[i].text, "theme", m ? m->theme : "", "title", m ? m->title : "",
-                                              "operand", found[i].operand, "module", found[i].module, "step",
-                                              (json_int_t)found[i].step));
+        ni_json_push(&list, json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I}", "kind", found[i].kind, "text",
+                                      found[i].text, "theme", m ? m->theme : "", "title", m ? m->title : "", "operand",
+                                      found[i].operand, "module", found[i].module, "step", (json_int_t)found[i].step));
     }
     free(found);
     return found && json_object_set_new(d->run, "findings", list) == 0
@@ -395,6 +395,6 @@ nb_status ni_report_add_lens(json_t *run, const char *folder, nb_error *err) {
 json_t *ni_report_themes(void) {
     json_t *themes = json_array();
     for (const ni_theme *t = ni_themes; t->name; t++)
-        json_array_append_new(themes, json_pack("{s:s, s:s}", "name", t->name, "about", t->about));
+        ni_json_push(&themes, json_pack("{s:s, s:s}", "name", t->name, "about", t->about));
     return themes;
 }

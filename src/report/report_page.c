@@ -6,6 +6,7 @@
 #include "report/report.h"
 
 #include "files/file.h"
+#include "files/json.h"
 #include "report/report_build.h"
 #include <string.h>
 #include <time.h>
@@ -16,26 +17,25 @@
 typedef struct page_out {
     ni_writer *writer;
     nb_error *err;
+    bool failed; /* jansson goes on behind some pieces that it could not hand over */
 } page_out;
 
 /* JSON inside HTML: "<" occurs in JSON only inside strings, and written as an escape no text can end the script. */
 static int put_json(const char *text, size_t size, void *user) {
     page_out *out = user;
-    while (size > 0) {
+    while (size > 0 && !out->failed) {
         const char *bracket = memchr(text, '<', size);
         size_t plain = bracket ? (size_t)(bracket - text) : size;
-        if (ni_writer_put(out->writer, text, plain, out->err))
-            return -1;
+        out->failed = ni_writer_put(out->writer, text, plain, out->err) != NB_OK;
         text += plain;
         size -= plain;
-        if (bracket) {
-            if (ni_writer_put(out->writer, "\\u003c", 6, out->err))
-                return -1;
+        if (bracket && !out->failed) {
+            out->failed = ni_writer_put(out->writer, "\\u003c", 6, out->err) != NB_OK;
             text++;
             size--;
         }
     }
-    return 0;
+    return out->failed ? -1 : 0;
 }
 
 static bool is_name(const char *text, size_t length, const char *name) {
@@ -62,8 +62,8 @@ static size_t without_source_map(const ni_page_file *file) {
 /* The report with its series packed and without its panels: a shallow copy, for the page alone. */
 static json_t *packed_root(const ni_report *report) {
     json_t *root = json_copy(report->root), *runs = json_array();
-    json_object_set_new(root, "runs", runs);
-    for (size_t i = 0; i < json_array_size(report->runs); i++) {
+    ni_json_put(&root, "runs", runs);
+    for (size_t i = 0; root && i < json_array_size(report->runs); i++) {
         json_t *run = json_array_get(report->runs, i), *copy = json_copy(run);
         json_t *series = ni_report_packed_series(json_object_get(run, "series"));
         if (!copy || !series || json_object_set(copy, "series", series) || json_array_append(runs, copy)) {
@@ -83,7 +83,7 @@ static json_t *packed_root(const ni_report *report) {
 static json_t *panels_of(const ni_report *report) {
     json_t *all = json_array();
     for (size_t i = 0; i < json_array_size(report->runs); i++)
-        json_array_append(all, json_object_get(json_array_get(report->runs, i), "panels"));
+        ni_json_push(&all, json_incref(json_object_get(json_array_get(report->runs, i), "panels")));
     return all;
 }
 
@@ -91,10 +91,10 @@ static json_t *panels_of(const ni_report *report) {
 static nb_status put_data(json_t *data, ni_writer *writer, nb_error *err) {
     if (!data)
         return nb_fail(err, NB_NO_MEMORY, "report: out of memory");
-    page_out out = {writer, err};
+    page_out out = {writer, err, false};
     int failed = json_dump_callback(data, put_json, &out, DUMP_FLAGS);
     json_decref(data);
-    if (!failed)
+    if (!failed && !out.failed)
         return NB_OK;
     return err->status ? err->status : nb_fail(err, NB_IO_ERROR, "report: cannot write the data");
 }
@@ -133,7 +133,8 @@ nb_status ni_report_write(ni_report *report, const char *path, nb_error *err) {
     time_t seconds = time(NULL);
     struct tm utc;
     strftime(now, sizeof now, "%Y-%m-%d %H:%M UTC", gmtime_r(&seconds, &utc));
-    json_object_set_new(report->root, "written", json_string(now));
+    if (json_object_set_new(report->root, "written", json_string(now)))
+        return nb_fail(err, NB_NO_MEMORY, "report: out of memory");
     ni_writer *writer;
     NB_TRY(ni_writer_open(path, &writer, err));
     nb_status status = put_page(report, writer, err);

@@ -1,5 +1,6 @@
 /* report_panels.c: drawings as JSON. The cells of a heat map travel as whole numbers in base64: a page with hundreds of
  * maps stays small and opens at once. */
+#include "files/json.h"
 #include "report/report_build.h"
 
 #include <math.h>
@@ -72,14 +73,14 @@ static json_t *cells_of(const ni_heat_map *map, const cell_code *c) {
 static json_t *numbers(const double *values, int64_t count) {
     json_t *array = json_array();
     for (int64_t i = 0; i < count; i++)
-        json_array_append_new(array, ni_report_number(values[i]));
+        ni_json_push(&array, ni_report_number(values[i]));
     return array;
 }
 
 static json_t *texts(const char *const *items, int64_t count) {
     json_t *array = json_array();
     for (int64_t i = 0; i < count; i++)
-        json_array_append_new(array, json_string(items[i]));
+        ni_json_push(&array, json_string(items[i]));
     return array;
 }
 

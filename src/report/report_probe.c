@@ -1,5 +1,6 @@
 /* report_probe.c: what nibble probe wrote (probe.json), as bars. */
 #include "files/file.h"
+#include "files/json.h"
 #include "report/report_build.h"
 
 #include <math.h>
@@ -48,7 +49,7 @@ nb_status ni_report_add_probe(json_t *run, const char *folder, nb_error *err) {
     if (snprintf(path, sizeof path, "%s/probe.json", folder) >= (int)sizeof path || access(path, F_OK) != 0)
         return NB_OK;
     NB_TRY(ni_file_read(path, PROBE_LIMIT, &text, &size, err));
-    json_t *probe = json_loadb(text, size, 0, NULL);
+    json_t *probe = ni_json_load(text, size, NULL);
     free(text);
     nb_status status =
         json_integer_value(json_object_get(probe, "version")) == 1

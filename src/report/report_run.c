@@ -5,6 +5,7 @@
  */
 #include "config/yaml.h"
 #include "files/file.h"
+#include "files/json.h"
 #include "report/report_build.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,6 +24,7 @@ typedef struct ni_columns {
     json_t *steps, *series[SERIES_COUNT];
     json_t *eval_steps, *eval_losses;
     json_t *events; /* whole lines: bad numbers and what was done about them */
+    bool whole;     /* false once memory ran out for one of them */
 } ni_columns;
 
 static nb_status path_in(const char *folder, const char *name, char path[PATH_LIMIT], nb_error *err) {
@@ -30,6 +32,10 @@ static nb_status path_in(const char *folder, const char *name, char path[PATH_LI
     if (length < 0 || length >= PATH_LIMIT)
         return nb_fail(err, NB_BAD_USAGE, "report: the path of a run folder is too long: %.64s...", folder);
     return NB_OK;
+}
+
+static nb_status no_memory(const char *path, nb_error *err) {
+    return nb_fail(err, NB_NO_MEMORY, "report: no memory for what %s holds", path);
 }
 
 /* A run that went on from a checkpoint may have written later steps before: the newest line of a step counts. */
@@ -45,8 +51,9 @@ static void cut_from(json_t *steps, json_t *const *columns, size_t count, json_i
     }
 }
 
-static void append_number(json_t *column, const json_t *value) {
-    json_array_append_new(column, json_is_number(value) ? ni_report_number(json_number_value(value)) : json_null());
+static bool append_number(json_t *column, const json_t *value) {
+    return json_array_append_new(column,
+                                 json_is_number(value) ? ni_report_number(json_number_value(value)) : json_null()) == 0;
 }
 
 static bool take_line(ni_columns *m, json_t *line) {
@@ -56,16 +63,16 @@ static bool take_line(ni_columns *m, json_t *line) {
     json_int_t at = json_integer_value(step);
     if (val) {
         cut_from(m->eval_steps, &m->eval_losses, 1, at);
-        json_array_append_new(m->eval_steps, json_integer(at));
-        append_number(m->eval_losses, val);
+        m->whole &= json_array_append_new(m->eval_steps, json_integer(at)) == 0;
+        m->whole &= append_number(m->eval_losses, val);
     }
     if (json_object_get(line, "event"))
-        json_array_append(m->events, line);
+        m->whole &= json_array_append(m->events, line) == 0;
     if (json_object_get(line, "loss")) {
         cut_from(m->steps, m->series, SERIES_COUNT, at);
-        json_array_append_new(m->steps, json_integer(at));
+        m->whole &= json_array_append_new(m->steps, json_integer(at)) == 0;
         for (size_t i = 0; i < SERIES_COUNT; i++)
-            append_number(m->series[i], json_object_get(line, series_names[i]));
+            m->whole &= append_number(m->series[i], json_object_get(line, series_names[i]));
     }
     return true;
 }
@@ -77,7 +84,7 @@ static nb_status take_lines(ni_columns *m, const char *text, size_t size, const 
         size_t length = (size_t)((newline ? newline : end) - at);
         if (length > 0) {
             json_error_t why;
-            json_t *line = json_loadb(at, length, 0, &why);
+            json_t *line = ni_json_load(at, length, &why);
             bool good = json_is_object(line) && take_line(m, line);
             bool parsed = line != NULL;
             json_decref(line);
@@ -95,41 +102,40 @@ static nb_status read_metrics(const char *folder, json_t *run, nb_error *err) {
     NB_TRY(path_in(folder, "metrics.jsonl", path, err));
     ni_file_map map;
     NB_TRY(ni_file_map_open(path, &map, err));
-    ni_columns m = {json_array(), {0}, json_array(), json_array(), json_array()};
+    ni_columns m = {json_array(), {0}, json_array(), json_array(), json_array(), true};
     json_t *series = json_object(), *eval = json_object();
-    json_object_set_new(series, "step", m.steps);
+    ni_json_put(&series, "step", m.steps);
     for (size_t i = 0; i < SERIES_COUNT; i++) {
         m.series[i] = json_array();
-        json_object_set_new(series, series_names[i], m.series[i]);
+        ni_json_put(&series, series_names[i], m.series[i]);
     }
-    json_object_set_new(eval, "step", m.eval_steps);
-    json_object_set_new(eval, "loss", m.eval_losses);
-    json_object_set_new(run, "series", series);
-    json_object_set_new(run, "eval", eval);
-    json_object_set_new(run, "events", m.events);
-    nb_status status = map.size ? take_lines(&m, map.bytes, map.size, path, err) : NB_OK;
+    ni_json_put(&eval, "step", m.eval_steps);
+    ni_json_put(&eval, "loss", m.eval_losses);
+    m.whole = json_object_set_new(run, "series", series) == 0 && json_object_set_new(run, "eval", eval) == 0 &&
+              json_object_set_new(run, "events", m.events) == 0;
+    nb_status status = map.size && m.whole ? take_lines(&m, map.bytes, map.size, path, err) : NB_OK;
     ni_file_map_close(&map);
-    return status;
+    return status == NB_OK && !m.whole ? no_memory(path, err) : status;
 }
 
 /* ---- configuration ---- */
 
 /* Scalars and lists of scalars under dotted names, in order: {"optimizer.lr": "0.0003", ...}. */
-static void flatten(const ni_yaml_node *node, const char *prefix, json_t *into) {
+static void flatten(const ni_yaml_node *node, const char *prefix, json_t **into) {
     for (const ni_yaml_node *child = node->first; child; child = child->next) {
         char name[256];
         snprintf(name, sizeof name, "%s%s%s", prefix, *prefix ? "." : "", child->key ? child->key : "");
         if (child->kind == NI_YAML_MAP) {
             flatten(child, name, into);
         } else if (child->kind == NI_YAML_SCALAR) {
-            json_object_set_new(into, name, json_string(child->text));
+            ni_json_put(into, name, json_string(child->text));
         } else {
             char list[1024] = "";
             for (const ni_yaml_node *item = child->first; item; item = item->next) {
                 size_t used = strlen(list);
                 snprintf(list + used, sizeof list - used, "%s%s", used ? ", " : "", item->text ? item->text : "...");
             }
-            json_object_set_new(into, name, json_string(list));
+            ni_json_put(into, name, json_string(list));
         }
     }
 }
@@ -149,9 +155,10 @@ static nb_status read_config(const char *folder, json_t *run, nb_error *err) {
     ni_yaml doc;
     NB_TRY(ni_yaml_load(path, &doc, err));
     json_t *config = json_object();
-    flatten(doc.root, "", config);
+    flatten(doc.root, "", &config);
     ni_yaml_free(&doc);
-    json_object_set_new(run, "config", config);
+    if (json_object_set_new(run, "config", config) != 0)
+        return no_memory(path, err);
     const char *const named[] = {"recipe", "model"};
     for (int i = 0; i < 2; i++) {
         const char *value = json_string_value(json_object_get(config, named[i]));
@@ -159,7 +166,8 @@ static nb_status read_config(const char *folder, json_t *run, nb_error *err) {
             return nb_fail(err, NB_BAD_FILE, "%s: no key \"%s\"; expected the run.yaml that nibble train writes", path,
                            named[i]);
         stem(value, name, sizeof name);
-        json_object_set_new(run, named[i], json_string(name));
+        if (json_object_set_new(run, named[i], json_string(name)) != 0)
+            return no_memory(path, err);
     }
     return NB_OK;
 }
@@ -181,7 +189,8 @@ static nb_status read_texts(const char *folder, json_t *run, nb_error *err) {
         free(bytes);
         if (!text)
             return nb_fail(err, NB_BAD_FILE, "%s: not UTF-8 text", path);
-        json_object_set_new(run, texts[i].key, text);
+        if (json_object_set_new(run, texts[i].key, text) != 0)
+            return no_memory(path, err);
     }
     return NB_OK;
 }
@@ -195,10 +204,9 @@ static nb_status read_recipe(const char *folder, json_t *run, nb_error *err) {
     ni_yaml doc;
     NB_TRY(ni_yaml_load(path, &doc, err));
     json_t *keys = json_object();
-    flatten(doc.root, "", keys);
+    flatten(doc.root, "", &keys);
     ni_yaml_free(&doc);
-    json_object_set_new(run, "recipeKeys", keys);
-    return NB_OK;
+    return json_object_set_new(run, "recipeKeys", keys) == 0 ? NB_OK : no_memory(path, err);
 }
 
 static nb_status read_parts(const char *folder, json_t *run, nb_error *err) {

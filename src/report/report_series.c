@@ -1,5 +1,6 @@
 /* report_series.c: the series of a run as the page gets them: a hundred thousand numbers as text would take a second to
  * read, so they travel as float32 in base64, and steps as spans [first, distance, count]. */
+#include "files/json.h"
 #include "report/report_build.h"
 #include <math.h>
 #include <stdlib.h>
@@ -15,7 +16,7 @@ static json_t *packed_steps(const json_t *steps) {
         while (next < count &&
                json_integer_value(json_array_get(steps, next)) == first + (json_int_t)(next - from) * every)
             next++;
-        json_array_append_new(spans, json_pack("[I, I, I]", first, every, (json_int_t)(next - from)));
+        ni_json_push(&spans, json_pack("[I, I, I]", first, every, (json_int_t)(next - from)));
     }
     return spans;
 }

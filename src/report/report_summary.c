@@ -146,6 +146,7 @@ nb_status ni_report_resolve(ni_report *report, nb_error *err) {
             json_object_set_new(run, "twin", s.twin < 0 ? json_null() : json_integer(s.twin)))
             return nb_fail(err, NB_NO_MEMORY, "report: out of memory");
     }
-    json_object_set_new(report->root, "lastSteps", json_integer(LAST_STEPS));
+    if (json_object_set_new(report->root, "lastSteps", json_integer(LAST_STEPS)))
+        return nb_fail(err, NB_NO_MEMORY, "report: out of memory");
     return NB_OK;
 }

@@ -258,6 +258,7 @@ nb_status nb_trainer_load(nb_trainer *t, const char *folder, nb_start as, nb_err
         status = ni_trainer_modules_to_bf16(t, err);
     if (status == NB_OK)
         status = keep_tokenizer_files(t, folder, &m, err);
+    t->torn = t->torn || status == NB_OK; /* some tensors of here, some of there, until all are read */
     if (status == NB_OK)
         status = load_tensors(t, folder, as == NB_START_RESUME, err);
     if (status == NB_OK) {
@@ -268,6 +269,7 @@ nb_status nb_trainer_load(nb_trainer *t, const char *folder, nb_start as, nb_err
         if (as != NB_START_FORK)
             ni_products_take(t->be, &m.products, folder, &t->callbacks);
         nb_model_params_changed(t->model);
+        t->torn = false;
     }
     ni_manifest_free(&m);
     return status;

@@ -153,7 +153,7 @@ nb_status nb_loaded_evaluate(nb_loaded *loaded, const char *data, int64_t sequen
         nb_pass pass = ni_run_pass(&config, &loaded->recipe, loaded->info.step, 0);
         status = choose_channels(loaded, set, &buffer, &pass, err);
         if (status == NB_OK)
-            status = ni_evaluate(loaded->model, set, &buffer, &pass, NULL, report, err);
+            status = ni_evaluate(loaded->model, set, &buffer, &pass, NULL, NULL, report, err);
     }
     ni_batch_buffer_free(&buffer);
     ni_dataset_free(set);

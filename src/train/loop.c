@@ -1,5 +1,6 @@
 /* loop.c: a whole run in its folder: start or resume, steps, evaluations, checkpoints, metrics, and what happens when a
  * number goes bad. */
+#include "alike.h"
 #include "checkpoint.h"
 #include "manifest.h"
 #include "recorder.h"
@@ -32,9 +33,9 @@ typedef struct run {
     int64_t unsaved;
     int64_t bad_in_row;
     ni_scale_watch scales;
-    ni_lens_pair both; /* what the run records, and the watch over its scales */
-    bool scales_told;  /* once is enough for people; metrics.jsonl has every look */
-    int64_t bad_until; /* newest step that was bad: past it the run has recovered */
+    ni_lens_pair both;           /* what the run records, and the watch over its scales */
+    bool scales_told, dead_told; /* once is enough for people; metrics.jsonl has every look */
+    int64_t bad_until;           /* newest step that was bad: past it the run has recovered */
 } run;
 
 static void note(const nb_trainer *t, nb_note_kind kind, const char *format, ...) NB_PRINTF(3, 4);
@@ -89,9 +90,15 @@ nb_status nb_trainer_check(nb_trainer *t, nb_start start, const char *from, nb_e
     return NB_OK;
 }
 
+static bool writes(const nb_trainer *t) {
+    return nb_ranks_rank(t->ranks) == 0;
+}
+
 static nb_status take_folder(run *r, nb_error *err) {
     const char *out = r->t->config.out;
     char path[FILE_PATH_SIZE];
+    if (!writes(r->t))
+        return NB_OK;
     snprintf(path, sizeof path, "%s/checkpoints", out);
     NB_TRY(ni_make_folders(path, err));
     r->lock = open(out, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -103,11 +110,11 @@ static nb_status take_folder(run *r, nb_error *err) {
 }
 
 /* What killed processes left. Nothing is removed before the state of the run is loaded. */
-static nb_status sweep_folder(const char *out, nb_error *err) {
+static nb_status sweep_folder(const nb_trainer *t, nb_error *err) {
     static const char *const folders[] = {"", "/checkpoints", "/lens"};
     char path[FILE_PATH_SIZE];
-    for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) {
-        snprintf(path, sizeof path, "%s%s", out, folders[i]);
+    for (size_t i = 0; writes(t) && i < sizeof folders / sizeof *folders; i++) {
+        snprintf(path, sizeof path, "%s%s", t->config.out, folders[i]);
         NB_TRY(ni_folder_remove_abandoned(path, err));
     }
     return NB_OK;
@@ -125,6 +132,8 @@ static nb_status put_text(const nb_trainer *t, const char *name, char *text, nb_
 }
 
 static nb_status write_description(nb_trainer *t, nb_error *err) {
+    if (!writes(t))
+        return NB_OK;
     NB_TRY(put_text(t, "run.yaml", nb_run_config_text(&t->config), err));
     NB_TRY(put_text(t, "recipe.yaml", ni_recipe_to_text(&t->recipe), err));
     return put_text(t, "census.txt", ni_census_text(t->model), err);
@@ -133,14 +142,15 @@ static nb_status write_description(nb_trainer *t, nb_error *err) {
 static nb_status open_recorder(run *r, nb_error *err) {
     ni_recorder_close(r->recorder);
     r->recorder = NULL;
+    if (!writes(r->t))
+        return NB_OK;
     NB_TRY(ni_recorder_open(&r->t->config, r->t->at.step, r->t->at.evaluated, &r->recorder, err));
     return NB_OK;
 }
 
-/* Loads the run's newest good checkpoint; `path` stays empty where it has none at all. Checkpoints of which none is
- * good, or which cannot be read, are no reason to begin anew. */
-static nb_status load_newest(run *r, char *path, size_t size, nb_error *err) {
-    nb_trainer *t = r->t;
+/* The run's newest good checkpoint; empty where it has none at all. Checkpoints of which none is good, or which cannot
+ * be read, are no reason to begin anew. */
+static nb_status find_newest(const nb_trainer *t, char *path, size_t size, nb_error *err) {
     int64_t step;
     int32_t count;
     path[0] = 0;
@@ -154,12 +164,21 @@ static nb_status load_newest(run *r, char *path, size_t size, nb_error *err) {
         return status == NB_BAD_FILE ? nb_fail(err, status, "%s; hint: move them away to begin at step 0", why)
                                      : status;
     }
-    return nb_trainer_load(t, path, NB_START_RESUME, err);
+    return NB_OK;
+}
+
+/* Loads it; rank 0 says which it is. */
+static nb_status load_newest(run *r, char *path, size_t size, nb_error *err) {
+    nb_trainer *t = r->t;
+    memset(path, 0, size);
+    NB_TRY(nb_ranks_agree(t->ranks, writes(t) ? find_newest(t, path, size, err) : NB_OK, err));
+    NB_TRY(ni_ranks_broadcast(t->ranks, path, size, err));
+    return path[0] ? nb_ranks_agree(t->ranks, nb_trainer_load(t, path, NB_START_RESUME, err), err) : NB_OK;
 }
 
 static nb_status take_over(run *r, nb_error *err) {
     nb_trainer *t = r->t;
-    NB_TRY(nb_trainer_load(t, r->from, r->as, err));
+    NB_TRY(nb_ranks_agree(t->ranks, nb_trainer_load(t, r->from, r->as, err), err));
     note(t, NB_NOTE_INFO, "%s from %s at step %lld", r->as == NB_START_FORK ? "forked" : "branched", r->from,
          (long long)t->at.step);
     return NB_OK;
@@ -228,10 +247,8 @@ static void tell_notes(run *r) {
         note(r->t, NB_NOTE_WARNING, "%s", text);
 }
 
-static nb_status save(run *r, nb_error *err) {
+static nb_status write_checkpoint(run *r, nb_error *err) {
     nb_trainer *t = r->t;
-    if (r->saved == t->at.step)
-        return NB_OK;
     char path[FILE_PATH_SIZE];
     ni_checkpoint_path(t->config.out, t->at.step, path, sizeof path);
     if (r->recorder)
@@ -240,12 +257,20 @@ static nb_status save(run *r, nb_error *err) {
     r->unsaved = t->at.step;
     NB_TRY(nb_trainer_save(t, path, err));
     r->unsaved = -1;
-    r->saved = t->at.step;
     note(t, NB_NOTE_INFO, "checkpoint %s", path);
     nb_error kept = {0};
     if (ni_checkpoint_prune(t->config.out, t->config.checkpoint.keep, t->at.step, t->branches, t->branch_count,
                             &kept) != NB_OK)
         note(t, NB_NOTE_WARNING, "old checkpoints stay: %s", kept.message);
+    return NB_OK;
+}
+
+/* Rank 0 writes, the others wait for it. */
+static nb_status save(run *r, nb_error *err) {
+    if (r->saved == r->t->at.step)
+        return NB_OK;
+    NB_TRY(nb_ranks_agree(r->t->ranks, writes(r->t) ? write_checkpoint(r, err) : NB_OK, err));
+    r->saved = r->t->at.step;
     return NB_OK;
 }
 
@@ -286,34 +311,39 @@ static nb_status evaluate(run *r, nb_error *err) {
 }
 
 /* The way out of a run that fails: the last good state becomes a checkpoint, where there is one and the disk lets it.
- * Returns whether the newest checkpoint is that of the present step. */
+ * Rank 0 has all of it, and asks nobody: the others may be gone. Returns whether the newest checkpoint is that of the
+ * present step. */
 static bool keep_last_good(run *r) {
     nb_trainer *t = r->t;
     nb_error none = {0};
-    if (t->torn || t->at.step == 0 || r->unsaved == t->at.step || !t->model)
+    if (!writes(t) || t->torn || t->at.step == 0 || r->unsaved == t->at.step || !t->model)
         return false;
-    return save(r, &none) == NB_OK;
+    if (r->saved != t->at.step && write_checkpoint(r, &none) != NB_OK)
+        return false;
+    r->saved = t->at.step;
+    return true;
 }
 
 static nb_status begin(run *r, nb_start start, nb_error *err) {
     nb_trainer *t = r->t;
     char idle[256];
-    NB_TRY(nb_trainer_check(t, start, r->from, err));
+    NB_TRY(nb_ranks_agree(t->ranks, nb_trainer_check(t, start, r->from, err), err));
+    NB_TRY(ni_trainer_check_alike(t, err));
     if (start == NB_START_FORK) /* before there is a folder: a damaged checkpoint leaves none behind */
         NB_TRY(take_over(r, err));
-    NB_TRY(take_folder(r, err));
+    NB_TRY(nb_ranks_agree(t->ranks, take_folder(r, err), err));
     if (start == NB_START_RESUME || start == NB_START_BRANCH)
         NB_TRY(go_on(r, err));
-    NB_TRY(sweep_folder(t->config.out, err));
+    NB_TRY(nb_ranks_agree(t->ranks, sweep_folder(t, err), err));
     say_random_parameters(r, start);
     if (nb_recipe_idles(&t->recipe, t->steps, idle, sizeof idle))
         note(t, NB_NOTE_WARNING, "recipe %s: %s", t->recipe.name, idle);
     say_window(t);
     say_doubts(t);
-    NB_TRY(write_description(t, err));
+    NB_TRY(nb_ranks_agree(t->ranks, write_description(t, err), err));
     if (start == NB_START_FORK) /* --resume must never begin elsewhere */
         NB_TRY(save(r, err));
-    return open_recorder(r, err);
+    return nb_ranks_agree(t->ranks, open_recorder(r, err), err);
 }
 
 /* ---- bad numbers ---- */
@@ -357,7 +387,8 @@ static nb_status roll_back(run *r, nb_error *err) {
     char path[FILE_PATH_SIZE];
     nb_status status = load_newest(r, path, sizeof path, err);
     if (status == NB_OK && !path[0])
-        status = r->from ? nb_trainer_load(t, r->from, r->as, err) : ni_trainer_restart(t, err);
+        status = nb_ranks_agree(t->ranks,
+                                r->from ? nb_trainer_load(t, r->from, r->as, err) : ni_trainer_restart(t, err), err);
     for (int64_t i = 0; status == NB_OK && i < passed; i++)
         status = ni_trainer_pass_over(t, earlier[i], err);
     for (int64_t i = 0; status == NB_OK && i < t->config.bad_numbers.pass_over; i++)
@@ -366,7 +397,7 @@ static nb_status roll_back(run *r, nb_error *err) {
     if (status != NB_OK)
         return nb_fail_within(err, "rollback");
     r->saved = path[0] ? t->at.step : -1;
-    return open_recorder(r, err);
+    return nb_ranks_agree(t->ranks, open_recorder(r, err), err);
 }
 
 /* Deals with a step that nb_trainer_step refused. NB_OK: the run goes on from where the trainer stands now. */
@@ -388,7 +419,7 @@ static nb_status deal_with(run *r, nb_step_report *report, nb_error *err) {
     if (policy == NB_BAD_ROLLBACK)
         NB_TRY(roll_back(r, err));
     if (policy == NB_BAD_BF16)
-        NB_TRY(ni_trainer_modules_to_bf16(t, err));
+        NB_TRY(nb_ranks_agree(t->ranks, ni_trainer_modules_to_bf16(t, err), err));
     note(t, NB_NOTE_WARNING, "%s%s%s; policy %s: on from step %lld", what, words, where, policy_name(policy),
          (long long)t->at.step);
     ni_recorder_bad_number(r->recorder, t->at.step, what, where, policy_name(policy));
@@ -407,7 +438,8 @@ static void choose_lens(run *r) {
     t->lens = ni_recorder_lens(r->recorder, t->at.step);
     r->scales.operands = 0;
     t->scales = t->config.bad_numbers.scales == NB_SCALES_BAD ? &r->scales : NULL;
-    if (every > 0 && t->at.step % every == 0)
+    t->wants_dead = every > 0 && t->at.step % every == 0;
+    if (t->wants_dead)
         t->lens = ni_lens_join(&r->both, t->lens, ni_scale_watch_begin(&r->scales, t->config.bad_numbers.scales_limit));
 }
 
@@ -420,6 +452,19 @@ static void tell_scales(run *r) {
         note(t, NB_NOTE_WARNING, "step %lld: %s, %s", (long long)t->at.step, what, r->scales.where);
     r->scales_told = true;
     ni_recorder_warning(r->recorder, t->at.step, "bad scales", what, r->scales.where);
+}
+
+static void tell_dead(run *r) {
+    nb_trainer *t = r->t;
+    char what[64];
+    if (!t->dead)
+        return;
+    const char *where = nb_model_param(t->model, t->first_dead)->name;
+    snprintf(what, sizeof what, "%d parameters get no gradient", t->dead);
+    if (!r->dead_told)
+        note(t, NB_NOTE_WARNING, "step %lld: %s, %s among them", (long long)t->at.step, what, where);
+    r->dead_told = true;
+    ni_recorder_warning(r->recorder, t->at.step, "no gradient", what, where);
 }
 
 static nb_status advance(run *r, nb_error *err) {
@@ -437,6 +482,7 @@ static nb_status advance(run *r, nb_error *err) {
     if (t->callbacks.step)
         t->callbacks.step(t->callbacks.user, &report);
     tell_scales(r);
+    tell_dead(r);
     ni_recorder_step(r->recorder, &report, t->at.step * nb_run_tokens_per_step(&t->config), t->model);
     tell_notes(r);
     return NB_OK;
@@ -475,6 +521,8 @@ nb_status nb_trainer_run(nb_trainer *t, nb_start start, const char *from, nb_err
                      "; the state after step %lld is saved; hint: --resume goes on", (long long)t->at.step);
         }
     }
+    if (status == NB_OK || status == NB_INTERRUPTED || status == NB_BAD_NUMBER) /* what all came to alike, one says */
+        status = nb_ranks_agree(t->ranks, status, err);
     ni_recorder_close(r.recorder);
     t->lens = NULL;
     t->scales = NULL;

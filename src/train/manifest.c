@@ -212,7 +212,7 @@ char *ni_manifest_text(const ni_manifest *m, json_t *files) {
     put(root, "recipe", m->recipe ? json_string(m->recipe) : NULL, &whole);
     put(root, "files", json_incref(files), &whole);
     put(root, "self", json_string(ZERO_SUM), &whole);
-    char *text = whole ? json_dumps(root, JSON_INDENT(1) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(17)) : NULL;
+    char *text = whole ? ni_json_text(root, JSON_INDENT(1) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(17)) : NULL;
     if (text)
         ni_manifest_seal(text, strlen(text));
     free(config);

@@ -2,9 +2,9 @@
 #include "metrics.h"
 
 #include "files/file.h"
+#include "files/json.h"
 #include "files/log.h"
 
-#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -118,7 +118,7 @@ nb_status ni_metrics_sync(ni_metrics *metrics, nb_error *err) {
 
 /* Takes `object` and appends it as one line. */
 static nb_status append(ni_metrics *metrics, json_t *object, nb_error *err) {
-    char *line = object ? json_dumps(object, JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(17)) : NULL;
+    char *line = ni_json_text(object, JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(17));
     json_decref(object);
     if (!line)
         return nb_fail(err, NB_NO_MEMORY, "%s: out of memory for a line", ni_log_path(metrics->log));
@@ -128,45 +128,45 @@ static nb_status append(ni_metrics *metrics, json_t *object, nb_error *err) {
     return ni_log_flush(metrics->log, err);
 }
 
-static void put_real(json_t *object, const char *key, double value) {
-    json_object_set_new(object, key, isfinite(value) ? json_real(value) : json_null());
+static void put_real(json_t **object, const char *key, double value) {
+    ni_json_put(object, key, isfinite(value) ? json_real(value) : json_null());
 }
 
 nb_status ni_metrics_step(ni_metrics *metrics, const nb_step_report *report, int64_t tokens, nb_error *err) {
     json_t *line = json_object();
-    json_object_set_new(line, "step", json_integer(report->step));
-    json_object_set_new(line, "tokens", json_integer(tokens));
-    put_real(line, "loss", report->loss);
-    put_real(line, "norm", report->norm);
-    put_real(line, "lr", report->lr);
-    put_real(line, "ms", report->ms);
-    put_real(line, "tok_s", report->tokens_per_second);
-    put_real(line, "mfu", report->mfu);
-    put_real(line, "loss_z", report->loss_z);
-    put_real(line, "norm_z", report->norm_z);
+    ni_json_put(&line, "step", json_integer(report->step));
+    ni_json_put(&line, "tokens", json_integer(tokens));
+    put_real(&line, "loss", report->loss);
+    put_real(&line, "norm", report->norm);
+    put_real(&line, "lr", report->lr);
+    put_real(&line, "ms", report->ms);
+    put_real(&line, "tok_s", report->tokens_per_second);
+    put_real(&line, "mfu", report->mfu);
+    put_real(&line, "loss_z", report->loss_z);
+    put_real(&line, "norm_z", report->norm_z);
     if (report->skipped)
-        json_object_set_new(line, "skipped", json_true());
+        ni_json_put(&line, "skipped", json_true());
     return append(metrics, line, err);
 }
 
 nb_status ni_metrics_evaluation(ni_metrics *metrics, const nb_eval_report *report, nb_error *err) {
     json_t *line = json_object();
-    json_object_set_new(line, "step", json_integer(report->step));
-    put_real(line, "val_loss", report->loss);
-    json_object_set_new(line, "val_tokens", json_integer(report->tokens));
-    put_real(line, "val_seconds", report->seconds);
+    ni_json_put(&line, "step", json_integer(report->step));
+    put_real(&line, "val_loss", report->loss);
+    ni_json_put(&line, "val_tokens", json_integer(report->tokens));
+    put_real(&line, "val_seconds", report->seconds);
     return append(metrics, line, err);
 }
 
 nb_status ni_metrics_event(ni_metrics *metrics, int64_t step, const char *event, const char *what, const char *where,
                            const char *policy, nb_error *err) {
     json_t *line = json_object();
-    json_object_set_new(line, "step", json_integer(step));
-    json_object_set_new(line, "event", json_string(event));
-    json_object_set_new(line, "what", json_string(what));
+    ni_json_put(&line, "step", json_integer(step));
+    ni_json_put(&line, "event", json_string(event));
+    ni_json_put(&line, "what", json_string(what));
     if (where)
-        json_object_set_new(line, "where", json_string(where));
+        ni_json_put(&line, "where", json_string(where));
     if (policy)
-        json_object_set_new(line, "policy", json_string(policy));
+        ni_json_put(&line, "policy", json_string(policy));
     return append(metrics, line, err);
 }

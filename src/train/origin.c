@@ -19,20 +19,29 @@ typedef struct finder {
     size_t size;
 } finder;
 
+/* Zeros, which nobody takes for numbers that are not finite, where there is no memory to look. */
+static ni_moments moments_of(nb_backend *be, const nb_mat *x) {
+    ni_moments moments = {.count = 0};
+    void *there = be->ops->alloc(be, sizeof moments, "a search for a bad number");
+    if (there) {
+        be->ops->measure(be, x, there, NULL, NULL);
+        be->ops->download(be, &moments, there, sizeof moments);
+    }
+    nb_backend_release(be, there);
+    return moments;
+}
+
 static bool is_nonfinite(const nb_lens_operand *seen) {
     if (!seen->source)
         return seen->stats && !isfinite(seen->stats->amax);
-    ni_moments moments;
-    seen->be->ops->measure(seen->be, seen->source, &moments, NULL, NULL);
-    return moments.nonfinite != 0;
+    return moments_of(seen->be, seen->source).nonfinite != 0;
 }
 
 static bool is_zero(const nb_lens_operand *seen) {
     if (!seen->source)
         return seen->stats && seen->stats->amax == 0;
-    ni_moments moments;
-    seen->be->ops->measure(seen->be, seen->source, &moments, NULL, NULL);
-    return moments.nonfinite == 0 && moments.amax == 0;
+    const ni_moments moments = moments_of(seen->be, seen->source);
+    return moments.count > 0 && moments.nonfinite == 0 && moments.amax == 0;
 }
 
 static void look(finder *f, const nb_lens_operand *seen, bool (*is_it)(const nb_lens_operand *seen)) {
@@ -102,6 +111,19 @@ static void find_zero(nb_trainer *t, char *where, size_t size) {
     run_again(t, &lens, where);
 }
 
+int32_t ni_trainer_count_dead(nb_trainer *t, int32_t *first) {
+    int32_t dead = 0;
+    for (int32_t i = nb_model_param_count(t->model) - 1; i >= 0; i--) {
+        const nb_param *p = nb_model_param(t->model, i);
+        const ni_scaled tensor = ni_param_array_at(ni_model_gradients(t->model), i);
+        if (ni_results_squares(&t->results, &tensor, p->rows * p->cols) != 0)
+            continue;
+        *first = i;
+        dead++;
+    }
+    return dead;
+}
+
 /* Whose gradient is the largest share of the norm. */
 static void find_largest(nb_trainer *t, char *where, size_t size) {
     double largest = 0, sum = 0;
@@ -130,6 +152,7 @@ void ni_trainer_find_origin(nb_trainer *t, char *where, size_t size) {
         find_nonfinite(t, where, size);
         return;
     case NI_BAD_ZERO:
+    case NI_BAD_DEAD:
         find_zero(t, where, size);
         return;
     case NI_BAD_SPIKE:

@@ -18,12 +18,13 @@ enum { LEAST_SIDE = 256, SURE_SIDE = 512, MOST_SIDE = 8192, LEAST_RUNS = 4 };
 #define SECONDS_EACH 0.06
 #define LONG_ENOUGH 0.005 /* a product that takes this long hides what a call costs */
 
-/* C = A B^T of `side` squared, in BF16 or in NVFP4. */
+/* C = A B^T of `side` squared: plain numbers in act, or NVFP4 as a layer keeps it, what the product reads of the
+ * weight made by the first one. */
 typedef struct square {
     nb_backend *be;
     int64_t side;
-    bool quantized;
-    void *a, *b, *c;
+    nb_operand a, b;
+    nb_mat c;
 } square;
 
 static nb_quantizer quantizer_of(int32_t block_rows) {
@@ -33,53 +34,46 @@ static nb_quantizer quantizer_of(int32_t block_rows) {
 }
 
 static nb_status multiply(const square *s, nb_error *err) {
-    nb_mat c = nb_mat_of(s->c, s->be->act, s->side, s->side);
-    nb_status status;
-    if (s->quantized) { /* the blocks of recipes/nvfp4.yaml */
-        nb_quantizer x = quantizer_of(1), w = quantizer_of(16);
-        nb_qtensor a = nb_qtensor_place(&x, s->side, s->side, s->a), b = nb_qtensor_place(&w, s->side, s->side, s->b);
-        status = s->be->ops->gemm_q(s->be, &c, &a, &b, false, err);
-    } else {
-        nb_mat a = nb_mat_of(s->a, s->be->act, s->side, s->side), b = nb_mat_of(s->b, s->be->act, s->side, s->side);
-        status = s->be->ops->gemm(s->be, &c, &a, false, &b, true, false, err);
-    }
-    return status == NB_OK ? s->be->ops->synchronize(s->be, err) : status;
+    const ni_term term = {.a = &s->a, .b = &s->b};
+    NB_TRY(s->be->ops->multiply(s->be, &s->c, &term, 1, false, err));
+    return s->be->ops->synchronize(s->be, err);
 }
 
-/* Random numbers: on zeros a GPU draws less power and holds a clock that no training sees. */
-static nb_status fill(const square *s, nb_error *err) {
+/* Random numbers into a matrix: on zeros a GPU draws less power and holds a clock that no training sees. */
+static nb_status fill_matrix(nb_backend *be, const nb_mat *m, nb_error *err) {
     enum { PIECE = 1 << 16 };
-    const int64_t elements = s->side * s->side, piece = elements < PIECE ? elements : PIECE;
-    const size_t size = nb_dtype_size(s->be->act);
-    const ni_backend_ops *ops = s->be->ops;
+    const int64_t elements = m->rows * m->cols, piece = elements < PIECE ? elements : PIECE;
+    const size_t size = nb_dtype_size(m->dtype);
     void *numbers = malloc((size_t)piece * size);
     if (!numbers)
         return nb_fail(err, NB_NO_MEMORY, "peak: out of memory");
     for (int64_t i = 0; i < piece; i++) {
         ni_philox_words bits = ni_philox(1, 0, (uint32_t)i, 0, 0, 0);
         const float x = (float)(int32_t)bits.w[0] * 0x1p-31f;
-        if (s->be->act == NB_BF16)
+        if (m->dtype == NB_BF16)
             ((uint16_t *)numbers)[i] = ni_bf16_even(x);
         else
             ((double *)numbers)[i] = (double)x;
     }
     for (int64_t at = 0; at < elements; at += piece) /* both are powers of two */
-        for (int which = 0; which < 2; which++)
-            ops->upload(s->be, (char *)(which ? s->c : s->a) + (size_t)at * size, numbers, (size_t)piece * size);
+        be->ops->upload(be, (char *)m->data + (size_t)at * size, numbers, (size_t)piece * size);
     free(numbers);
-    if (!s->quantized) {
-        ops->copy(s->be, s->b, s->a, (size_t)elements * size);
-        return NB_OK;
+    return NB_OK;
+}
+
+static nb_status fill(square *s, nb_error *err) {
+    if (!s->a.memory) {
+        NB_TRY(fill_matrix(s->be, &s->a.numbers, err));
+        return fill_matrix(s->be, &s->b.numbers, err);
     }
-    nb_quantizer x = quantizer_of(1), w = quantizer_of(16);
-    nb_qtensor a = nb_qtensor_place(&x, s->side, s->side, s->a), b = nb_qtensor_place(&w, s->side, s->side, s->b);
-    nb_mat source = nb_mat_of(s->c, s->be->act, s->side, s->side);
-    NB_TRY(ops->quantize(s->be, &a, &source, false, NULL, NULL, err));
-    return ops->quantize(s->be, &b, &source, false, NULL, NULL, err);
+    NB_TRY(fill_matrix(s->be, &s->c, err)); /* the source, until the first product */
+    const ni_source source = {.numbers = &s->c};
+    const ni_making makings[2] = {{.out = &s->a}, {.out = &s->b}};
+    return s->be->ops->make_operands(s->be, &source, makings, 2, err);
 }
 
 /* The shortest of many; the first call warms up libraries and caches and is not counted. */
-static nb_status shortest(const square *s, double *seconds, nb_error *err) {
+static nb_status shortest(square *s, double *seconds, nb_error *err) {
     NB_TRY(fill(s, err));
     NB_TRY(multiply(s, err));
     double begin = ni_seconds();
@@ -93,19 +87,40 @@ static nb_status shortest(const square *s, double *seconds, nb_error *err) {
     return NB_OK;
 }
 
+/* The blocks of recipes/nvfp4.yaml, or plain numbers. */
+static nb_operand operand_of(nb_backend *be, int64_t side, bool quantized, ni_side which) {
+    nb_operand o = {.quantizer = nb_quantizer_bf16(), .rows = side, .cols = side, .side = which};
+    o.numbers = nb_mat_of(NULL, be->act, side, side);
+    o.other = o.quantizer;
+    if (quantized) {
+        o.quantizer = quantizer_of(which == NI_LEFT ? 1 : 16);
+        o.other = quantizer_of(which == NI_LEFT ? 16 : 1);
+    }
+    return o;
+}
+
+static nb_status place(square *s, bool quantized, nb_error *err) {
+    const ni_backend_ops *ops = s->be->ops;
+    const size_t plain = (size_t)(s->side * s->side) * nb_dtype_size(s->be->act);
+    nb_operand *const operands[] = {&s->a, &s->b};
+    for (int i = 0; i < 2; i++) {
+        *operands[i] = operand_of(s->be, s->side, quantized, i ? NI_RIGHT : NI_LEFT);
+        const size_t bytes = quantized ? ops->operand_bytes(s->be, operands[i]) : plain;
+        void **memory = quantized ? &operands[i]->memory : &operands[i]->numbers.data;
+        NB_TRY(ni_backend_take(s->be, bytes, "a matrix to measure the peak", memory, err));
+    }
+    s->c = nb_mat_of(NULL, s->be->act, s->side, s->side);
+    return ni_backend_take(s->be, plain, "a matrix to measure the peak", &s->c.data, err);
+}
+
 static nb_status time_square(nb_backend *be, int64_t side, bool quantized, double *seconds, nb_error *err) {
-    size_t plain = (size_t)(side * side) * nb_dtype_size(be->act); /* more than the codes and scales need */
-    square s = {be, side, quantized, NULL, NULL, NULL};
-    void **const matrices[] = {&s.a, &s.b, &s.c};
-    for (int i = 0; i < 3; i++)
-        *matrices[i] = be->ops->alloc(be, plain, "a matrix to measure the peak");
-    nb_status status = s.a && s.b && s.c
-                           ? shortest(&s, seconds, err)
-                           : nb_fail(err, NB_NO_MEMORY, "peak: three matrices of %lld x %lld do not fit in memory",
-                                     (long long)side, (long long)side);
-    be->ops->release(be, s.a);
-    be->ops->release(be, s.b);
-    be->ops->release(be, s.c);
+    square s = {.be = be, .side = side};
+    nb_status status = place(&s, quantized, err);
+    if (status == NB_OK)
+        status = shortest(&s, seconds, err);
+    void *const memory[] = {s.a.memory, s.b.memory, s.a.numbers.data, s.b.numbers.data, s.c.data};
+    for (int i = 0; i < 5; i++)
+        nb_backend_release(be, memory[i]);
     return status;
 }
 
@@ -124,7 +139,7 @@ nb_status nb_measure_peak(nb_backend *be, nb_peak *peak, nb_error *err) {
     nb_quantizer x = quantizer_of(1), w = quantizer_of(16);
     *peak = (nb_peak){0};
     NB_TRY(fastest(be, false, &peak->bf16, err));
-    if (be->ops->gemm_q && be->ops->gemm_q_kernel(be, &x, &w))
+    if (be->ops->product_kernel(be, &x, &w))
         NB_TRY(fastest(be, true, &peak->nvfp4, err));
     peak->flops = peak->nvfp4 > peak->bf16 ? peak->nvfp4 : peak->bf16;
     return NB_OK;

@@ -68,7 +68,8 @@ static nb_status create_model(nb_trainer *t, nb_error *err) {
     nb_model_free(t->model);
     t->model = NULL;
     const nb_model_options how = ni_run_model_options(&t->config);
-    return nb_model_create_with(t->be, &t->model_config, &t->working_recipe, &how, &t->model, err);
+    NB_TRY(nb_model_create_with(t->be, &t->model_config, &t->working_recipe, &how, &t->model, err));
+    return ni_trainer_renew_combiner(t, err);
 }
 
 static nb_status keep_in_bf16(nb_trainer *t, nb_error *err) {
@@ -90,6 +91,8 @@ nb_status ni_trainer_modules_to_bf16(nb_trainer *t, nb_error *err) {
         return nb_fail(err, NB_NO_MEMORY, "rebuild: a copy of the parameters does not fit in memory");
     saved_state state = {0};
     nb_status status = save_state(t, &state, err);
+    const bool was_torn = t->torn;
+    t->torn = t->torn || status == NB_OK; /* until the new model holds all of the old one's state */
     if (status == NB_OK)
         status = create_model(t, err);
     if (status == NB_OK) {
@@ -98,6 +101,8 @@ nb_status ni_trainer_modules_to_bf16(nb_trainer *t, nb_error *err) {
         t->at.modules_in_bf16 = true;
         status = restore_state(t, &state, err);
     }
+    if (status == NB_OK)
+        t->torn = was_torn;
     t->be->ops->release(t->be, params);
     free_state(&state);
     return status;
@@ -105,10 +110,12 @@ nb_status ni_trainer_modules_to_bf16(nb_trainer *t, nb_error *err) {
 
 nb_status ni_trainer_restart(nb_trainer *t, nb_error *err) {
     t->working_recipe = t->recipe;
+    t->torn = true;
     NB_TRY(create_model(t, err));
     nb_model_init_within(t->model, (uint32_t)t->config.seeds.init, t->config.init.cut);
     nb_model_params_changed(t->model);
     ni_optimizer_restart(&t->optimizer);
     memset(&t->at, 0, sizeof t->at);
+    t->torn = false;
     return NB_OK;
 }

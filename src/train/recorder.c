@@ -162,6 +162,8 @@ void ni_recorder_close(ni_recorder *r) {
 }
 
 const nb_lens *ni_recorder_lens(ni_recorder *r, int64_t step) {
+    if (!r)
+        return NULL;
     r->lens = r->observer ? ni_observer_lens(r->observer, step) : NULL;
     return r->lens;
 }
@@ -214,6 +216,8 @@ static void flush_events(ni_recorder *r) {
 
 void ni_recorder_step(ni_recorder *r, const nb_step_report *report, int64_t tokens, nb_model *model) {
     nb_error why = {0};
+    if (!r)
+        return;
     heed(r, LOG_METRICS, ni_metrics_step(r->metrics, report, tokens, &why), &why);
     scalar(r, "train/loss", report->step, report->loss);
     scalar(r, "train/norm", report->step, report->norm);
@@ -231,6 +235,8 @@ void ni_recorder_step(ni_recorder *r, const nb_step_report *report, int64_t toke
 
 void ni_recorder_evaluation(ni_recorder *r, const nb_eval_report *report) {
     nb_error why = {0};
+    if (!r)
+        return;
     heed(r, LOG_METRICS, ni_metrics_evaluation(r->metrics, report, &why), &why);
     scalar(r, "val/loss", report->step, report->loss);
     flush_events(r);
@@ -238,11 +244,15 @@ void ni_recorder_evaluation(ni_recorder *r, const nb_eval_report *report) {
 
 void ni_recorder_warning(ni_recorder *r, int64_t step, const char *event, const char *what, const char *where) {
     nb_error why = {0};
+    if (!r)
+        return;
     heed(r, LOG_METRICS, ni_metrics_event(r->metrics, step, event, what, where, "warn", &why), &why);
 }
 
 void ni_recorder_bad_number(ni_recorder *r, int64_t step, const char *what, const char *where, const char *policy) {
     nb_error why = {0};
+    if (!r)
+        return;
     r->lens = NULL;
     heed(r, LOG_METRICS, ni_metrics_event(r->metrics, step, "bad number", what, where[0] ? where : NULL, policy, &why),
          &why);

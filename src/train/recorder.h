@@ -11,7 +11,10 @@ typedef struct ni_recorder ni_recorder;
  * is cut off, and damaged ones are set aside. */
 nb_status ni_recorder_open(const nb_run_config *config, int64_t step, int64_t evaluated, ni_recorder **out,
                            nb_error *err);
-void ni_recorder_close(ni_recorder *recorder); /* NULL is allowed */
+void ni_recorder_close(ni_recorder *recorder);
+
+/* NULL stands for a recorder that writes nothing, in what follows and for ni_recorder_close: that of all ranks but one.
+ */
 
 /* Steps that weights are really followed after a sample: lens.window, or less where the next sample or the end of the
  * run comes before. 0 = not at all. */

@@ -33,16 +33,26 @@ void ni_results_free(ni_results *r) {
     memset(r, 0, sizeof *r);
 }
 
-void ni_results_fetch(ni_results *r, const ni_param_array *grads, double *loss, double *squares) {
+/* Ranks have equal parts, one after the other. */
+static nb_status gather(ni_results *r, nb_ranks *ranks, nb_error *err) {
+    const int64_t count = r->micro_batches / nb_ranks_world(ranks), first = nb_ranks_rank(ranks) * count;
+    NB_TRY(ni_ranks_gather(ranks, r->host + first, r->host, (size_t)count * sizeof *r->host, err));
+    return ni_ranks_gather(ranks, r->scored + first, r->scored, (size_t)count * sizeof *r->scored, err);
+}
+
+nb_status ni_results_fetch(ni_results *r, const ni_param_array *grads, nb_ranks *ranks, double *loss, double *squares,
+                           nb_error *err) {
     ni_sum_tree losses = {0};
     ni_param_array_sum_squares(grads, r->memory + r->micro_batches);
     r->be->ops->download(r->be, r->host, r->memory, bytes_of(r));
+    NB_TRY(gather(r, ranks, err));
     for (int64_t i = 0; i < r->micro_batches; i++)
         ni_tree_add(&losses, ni_mean_loss(r->host[i], r->scored[i]));
     *loss = ni_tree_total(&losses) * (1.0 / (double)r->micro_batches);
     *squares = 0;
     for (int32_t i = 0; i < r->norm_parts; i++)
         *squares += r->host[r->micro_batches + i];
+    return NB_OK;
 }
 
 double ni_results_loss(const ni_results *r, int64_t micro_batch) {

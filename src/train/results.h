@@ -2,6 +2,7 @@
 #ifndef NI_TRAIN_RESULTS_H
 #define NI_TRAIN_RESULTS_H
 
+#include "dist/ranks.h"
 #include "model/param_array.h"
 
 typedef struct ni_results {
@@ -17,9 +18,10 @@ nb_status ni_results_create(nb_backend *be, const ni_param_array *grads, int64_t
                             nb_error *err);
 void ni_results_free(ni_results *results);
 
-/* Waits for the step: its mean loss, each micro-batch weighing the same, in the tree of tree.h; and the sum of squares
- * of `grads`. */
-void ni_results_fetch(ni_results *results, const ni_param_array *grads, double *loss, double *squares);
+/* Waits for the step, and for what other ranks found (`ranks` may be NULL): its mean loss, each micro-batch weighing
+ * the same, in the tree of tree.h; and the sum of squares of `grads`. */
+nb_status ni_results_fetch(ni_results *results, const ni_param_array *grads, nb_ranks *ranks, double *loss,
+                           double *squares, nb_error *err);
 
 /* One at a time, to look for what went wrong: the mean loss of a micro-batch; the sum of squares of a tensor. */
 double ni_results_loss(const ni_results *results, int64_t micro_batch);

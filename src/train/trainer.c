@@ -75,6 +75,38 @@ static nb_status check_lengths(const nb_trainer *t, nb_error *err) {
     return NB_OK;
 }
 
+static bool is_power_of_two(int64_t n) {
+    return n > 0 && (n & (n - 1)) == 0;
+}
+
+/* A rank's micro-batches are an aligned block of the tree that sums them (accumulate.h), so that the bits do not depend
+ * on how many ranks there are. */
+static nb_status check_ranks(const nb_trainer *t, nb_error *err) {
+    const int64_t world = nb_ranks_world(t->ranks), micro_batches = t->config.accumulation;
+    if (world == 1 || (micro_batches % world == 0 && is_power_of_two(micro_batches / world)))
+        return NB_OK;
+    int64_t share = 1;
+    while (share * world < micro_batches)
+        share *= 2;
+    return nb_fail(err, NB_BAD_CONFIG,
+                   "accumulation: %lld micro-batches a step cannot be shared out over %lld ranks; expected 1, 2, 4, 8, "
+                   "... for each rank; hint: accumulation: %lld",
+                   (long long)micro_batches, (long long)world, (long long)(share * world));
+}
+
+int64_t ni_trainer_share(const nb_trainer *t, int64_t *first) {
+    const int64_t count = t->config.accumulation / nb_ranks_world(t->ranks);
+    *first = nb_ranks_rank(t->ranks) * count;
+    return count;
+}
+
+nb_status ni_trainer_renew_combiner(nb_trainer *t, nb_error *err) {
+    int64_t first;
+    const int64_t count = ni_trainer_share(t, &first);
+    ni_combiner_free(&t->combiner);
+    return ni_combiner_create(t->model, t->be, count, &t->combiner, err);
+}
+
 static nb_status permit(nb_trainer *t, nb_error *err) {
     const nb_run_config *c = &t->config;
     const ni_permits permits = {.any_order = !c->deterministic, .no_fp8 = !c->fp8_units, .native_fp4 = c->native_fp4};
@@ -83,6 +115,8 @@ static nb_status permit(nb_trainer *t, nb_error *err) {
 
 static nb_status build(nb_trainer *t, bool on_paper, nb_error *err) {
     const nb_run_config *c = &t->config;
+    int64_t first;
+    NB_TRY(check_ranks(t, err));
     NB_TRY(permit(t, err));
     NB_TRY(
         ni_model_config_load(c->model, t->models_dir, c->model_changes, c->model_change_count, &t->model_config, err));
@@ -96,7 +130,9 @@ static nb_status build(nb_trainer *t, bool on_paper, nb_error *err) {
     if (!on_paper)
         nb_model_init_within(t->model, (uint32_t)c->seeds.init, c->init.cut);
     NB_TRY(ni_optimizer_create(t->be, t->model, &t->recipe.optimizer_state, &t->optimizer, err));
-    NB_TRY(ni_accumulator_create(ni_model_gradients(t->model), c->accumulation, &t->accumulator, err));
+    NB_TRY(ni_accumulator_create(ni_model_gradients(t->model), ni_trainer_share(t, &first), &t->accumulator, err));
+    NB_TRY(ni_reducer_create(t->ranks, ni_model_gradients(t->model), &t->reducer, err));
+    NB_TRY(ni_trainer_renew_combiner(t, err));
     return ni_results_create(t->be, ni_model_gradients(t->model), c->accumulation, &t->results, err);
 }
 
@@ -117,7 +153,10 @@ nb_status nb_trainer_create(nb_backend *be, const nb_run_config *config, const n
         t->peak_flops = options->peak_flops;
         t->branches = options->branches;
         t->branch_count = options->branch_count;
-        t->guest = options->lens;
+        t->ranks = options->ranks;
+        t->guest = nb_ranks_rank(t->ranks) == 0 ? options->lens : NULL; /* micro-batch 0 is rank 0's */
+        if (nb_ranks_rank(t->ranks) > 0)
+            t->callbacks = (nb_train_callbacks){.user = options->callbacks.user, .stop = options->callbacks.stop};
     }
     snprintf(t->recipes_dir, sizeof t->recipes_dir, "%s",
              options && options->recipes_dir ? options->recipes_dir : "recipes");
@@ -137,6 +176,8 @@ void nb_trainer_free(nb_trainer *t) {
     if (!t)
         return;
     ni_results_free(&t->results);
+    ni_combiner_free(&t->combiner);
+    ni_reducer_free(&t->reducer);
     ni_accumulator_free(&t->accumulator);
     ni_optimizer_free(&t->optimizer);
     nb_model_free(t->model);
@@ -242,16 +283,63 @@ nb_status ni_trainer_micro_batch(nb_trainer *t, int64_t index, const nb_lens *le
                                          t->results.scored + index, err);
 }
 
-/* Sums the gradients of all micro-batches; the model's gradients hold the sum. */
+static nb_status stopped(const nb_trainer *t, nb_error *err) {
+    return nb_fail(err, NB_INTERRUPTED, "stopped by a signal after %lld steps", (long long)t->at.step);
+}
+
+/* What ranks tell each other before a step. */
+typedef struct greeting {
+    int64_t step;
+    double norm; /* of the step before */
+    int64_t stop;
+} greeting;
+
+/* All ranks have done the same so far, to the bit, and nobody was asked to stop. */
+static nb_status check_greetings(const nb_trainer *t, const greeting *all, nb_error *err) {
+    bool stop = false;
+    for (int32_t r = 0; r < nb_ranks_world(t->ranks); r++) {
+        stop = stop || all[r].stop;
+        if (all[r].step != all[0].step || memcmp(&all[r].norm, &all[0].norm, sizeof all[0].norm) != 0)
+            return nb_fail(err, NB_INTERNAL,
+                           "after step %lld rank %d has the gradient norm %.17g and rank 0 %.17g; expected the same "
+                           "bits; hint: the same processors, libraries and program on all machines, or bad memory",
+                           (long long)all[r].step, (int)r, all[r].norm, all[0].norm);
+    }
+    return stop ? stopped(t, err) : NB_OK;
+}
+
+/* Ranks stop between steps alone, so that all stop at the same. */
+static nb_status greet(nb_trainer *t, nb_error *err) {
+    const int32_t world = nb_ranks_world(t->ranks);
+    const greeting mine = {t->at.step, t->last_norm, asked_to_stop(t)};
+    if (world == 1)
+        return NB_OK;
+    greeting *all = calloc((size_t)world, sizeof *all);
+    if (!all)
+        return nb_fail(err, NB_NO_MEMORY, "ranks: out of memory");
+    nb_status status = ni_ranks_gather(t->ranks, &mine, all, sizeof mine, err);
+    const bool met = status == NB_OK;
+    if (met)
+        status = check_greetings(t, all, err);
+    free(all);
+    return met && status != NB_OK ? nb_ranks_agree(t->ranks, status, err) : status; /* all found it: one says it */
+}
+
+/* Sums the gradients of all micro-batches, those of other ranks among them; the model's gradients hold the sum. */
 static nb_status accumulate(nb_trainer *t, const nb_lens *lens, nb_error *err) {
+    int64_t first, count = ni_trainer_share(t, &first);
     ni_accumulator_begin(&t->accumulator);
-    for (int64_t i = 0; i < t->config.accumulation; i++) {
-        if (asked_to_stop(t))
-            return nb_fail(err, NB_INTERRUPTED, "stopped by a signal after %lld steps", (long long)t->at.step);
+    ni_combiner_begin(&t->combiner);
+    NB_TRY(greet(t, err));
+    for (int64_t i = first; i < first + count; i++) {
+        if (!t->ranks && asked_to_stop(t))
+            return stopped(t, err);
         NB_TRY(ni_trainer_micro_batch(t, i, i == 0 ? lens : NULL, err));
+        ni_combiner_take(&t->combiner, t->model);
         ni_accumulator_add(&t->accumulator, ni_model_gradients(t->model));
     }
-    return NB_OK;
+    NB_TRY(ni_reduce(&t->reducer, ni_model_gradients(t->model), err));
+    return ni_combiner_sum(&t->combiner, t->model, &t->reducer, err);
 }
 
 static nb_status bad_step(nb_trainer *t, const nb_step_report *r, ni_bad_kind kind, const char *what, double value,
@@ -275,6 +363,11 @@ static nb_status check_numbers(nb_trainer *t, const nb_step_report *r, nb_error 
         return bad_step(t, r, NI_BAD_SPIKE, "loss jumps by standard deviations:", r->loss_z, err);
     if (r->norm_z > limit)
         return bad_step(t, r, NI_BAD_SPIKE, "gradient norm jumps by standard deviations:", r->norm_z, err);
+    if (t->dead && t->config.bad_numbers.scales == NB_SCALES_BAD) {
+        t->bad = NI_BAD_DEAD;
+        return nb_fail(err, NB_BAD_NUMBER, "step %lld: %d parameters get no gradient, %s among them",
+                       (long long)r->step, t->dead, nb_model_param(t->model, t->first_dead)->name);
+    }
     if (t->scales && ni_scale_watch_text(t->scales, what, sizeof what)) {
         t->bad = NI_BAD_SCALES;
         return nb_fail(err, NB_BAD_NUMBER, "step %lld: %s", (long long)r->step, what);
@@ -286,7 +379,8 @@ static void fill_times(nb_trainer *t, nb_step_report *r, double seconds) {
     r->ms = seconds * 1e3;
     r->tokens_per_second = (double)nb_run_tokens_per_step(&t->config) / seconds;
     double flops = nb_model_flops_per_token(t->model, t->config.seq);
-    r->mfu = t->peak_flops > 0 ? flops * r->tokens_per_second / t->peak_flops : NAN;
+    const double peak = t->peak_flops * nb_ranks_world(t->ranks);
+    r->mfu = peak > 0 ? flops * r->tokens_per_second / peak : NAN;
     t->mean_ms = t->mean_ms > 0 ? 0.9 * t->mean_ms + 0.1 * r->ms : r->ms;
     r->seconds_left = (double)(t->steps - r->step) * t->mean_ms * 1e-3;
 }
@@ -295,9 +389,12 @@ static void fill_times(nb_trainer *t, nb_step_report *r, double seconds) {
 static nb_status move(nb_trainer *t, const nb_lens *lens, const ni_param_array *grads, double lr, double grad_scale,
                       nb_error *err) {
     nb_pass pass = ni_trainer_pass(t, 0);
-    pass.lens = lens;
+    pass.lens = nb_ranks_rank(t->ranks) == 0 ? lens : NULL;
+    ni_combiner_before(&t->combiner, t->model, &t->reducer);
     ni_optimizer_update(&t->optimizer, t->model, grads, &t->config, lr, grad_scale);
     nb_status status = nb_model_after_step(t->model, &pass, err);
+    if (status == NB_OK)
+        status = ni_combiner_after(&t->combiner, t->model, &t->reducer, err);
     nb_model_params_changed(t->model);
     return status == NB_OK ? t->be->ops->synchronize(t->be, err) : status;
 }
@@ -307,8 +404,19 @@ nb_status ni_trainer_rehearse(nb_trainer *t, int64_t step, nb_error *err) {
     double loss, squares;
     t->at.step = t->at.next_batch = step;
     NB_TRY(accumulate(t, NULL, err));
-    ni_results_fetch(&t->results, grads, &loss, &squares);
+    NB_TRY(ni_results_fetch(&t->results, grads, t->ranks, &loss, &squares, err));
     return move(t, NULL, grads, t->config.optimizer.lr, 1, err);
+}
+
+/* The watch looks at micro-batch 0, which is rank 0's. */
+static nb_status share_scales(nb_trainer *t, nb_error *err) {
+    ni_scale_watch *w = t->scales;
+    if (!w)
+        return NB_OK;
+    const nb_lens lens = w->lens;
+    NB_TRY(ni_ranks_broadcast(t->ranks, w, sizeof *w, err));
+    w->lens = lens;
+    return NB_OK;
 }
 
 static nb_status step(nb_trainer *t, nb_step_report *r, nb_error *err) {
@@ -320,9 +428,12 @@ static nb_status step(nb_trainer *t, nb_step_report *r, nb_error *err) {
     r->steps = t->steps;
     NB_TRY(accumulate(t, lens, err));
     const ni_param_array *grads = ni_model_gradients(t->model);
-    ni_results_fetch(&t->results, grads, &r->loss, &squares);
+    NB_TRY(ni_results_fetch(&t->results, grads, t->ranks, &r->loss, &squares, err));
     NB_TRY(t->be->ops->synchronize(t->be, err)); /* the numbers are the backend's only if nothing went wrong */
+    NB_TRY(share_scales(t, err));
     r->norm = sqrt(squares) * scale;
+    t->last_norm = r->norm;
+    t->dead = t->wants_dead && isfinite(squares) ? ni_trainer_count_dead(t, &t->first_dead) : 0;
     r->lr = t->config.optimizer.lr * nb_schedule_factor(&t->config.schedule, t->at.step, t->steps);
     r->loss_z = ni_window_score(&t->at.loss_window, r->loss);
     r->norm_z = ni_window_score(&t->at.norm_window, r->norm);

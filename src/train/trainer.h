@@ -3,12 +3,14 @@
 #define NI_TRAIN_TRAINER_H
 
 #include "accumulate.h"
+#include "combine.h"
 #include "data/tokenizer.h"
 #include "data/tokenizer_kept.h"
 #include "lens/join.h"
 #include "metrics.h"
 #include "nibble/train.h"
 #include "optimizer.h"
+#include "reduce.h"
 #include "results.h"
 #include "run_data.h"
 
@@ -26,7 +28,14 @@ typedef struct ni_position {
 } ni_position;
 
 /* Why nb_trainer_step refused a step. */
-typedef enum ni_bad_kind { NI_BAD_NONE, NI_BAD_NONFINITE, NI_BAD_ZERO, NI_BAD_SPIKE, NI_BAD_SCALES } ni_bad_kind;
+typedef enum ni_bad_kind {
+    NI_BAD_NONE,
+    NI_BAD_NONFINITE,
+    NI_BAD_ZERO,
+    NI_BAD_SPIKE,
+    NI_BAD_SCALES,
+    NI_BAD_DEAD
+} ni_bad_kind;
 
 struct ni_scale_watch;
 struct nb_trainer {
@@ -44,7 +53,11 @@ struct nb_trainer {
     int32_t end_of_text;     /* token; -1: the data is one document */
     ni_batch_buffer batch;
     ni_optimizer optimizer;
+    nb_ranks *ranks;  /* NULL: one process */
+    double last_norm; /* of the last step's gradients, which every rank found for itself */
     ni_accumulator accumulator;
+    ni_reducer reducer;
+    ni_combiner combiner;
     ni_results results;
     ni_position at;
     int64_t steps;
@@ -54,10 +67,12 @@ struct nb_trainer {
     const nb_lens *lens;  /* looks at the first micro-batch of the next step; NULL: nobody does */
     const nb_lens *guest; /* nb_trainer_options.lens: looks at the first micro-batch of every step */
     ni_lens_pair both;
-    const struct ni_scale_watch *scales; /* what it finds makes the step bad; NULL: it may find what it likes */
-    ni_bad_kind bad;                     /* of the last step */
-    bool torn;                           /* an update failed half-way: what there is must not be saved */
-    double mean_ms;                      /* moving average of the step time, for the time left */
+    struct ni_scale_watch *scales; /* what it finds makes the step bad; NULL: it may find what it likes */
+    ni_bad_kind bad;               /* of the last step */
+    bool wants_dead;               /* the next step looks for parameters that get no gradient */
+    int32_t dead, first_dead;      /* how many the last step found, and the first of them */
+    bool torn;                     /* an update failed half-way: what there is must not be saved */
+    double mean_ms;                /* moving average of the step time, for the time left */
 };
 
 /* Adds to an error of memory which keys of the run would make it fit. */
@@ -83,6 +98,12 @@ nb_status ni_trainer_rehearse(nb_trainer *trainer, int64_t step, nb_error *err);
 /* What the lens comes to hold while it follows weights, at most. */
 size_t ni_trainer_followed_bytes(const nb_trainer *trainer);
 
+/* Micro-batches of a step that this rank has, and the first of them. */
+int64_t ni_trainer_share(const nb_trainer *trainer, int64_t *first);
+
+/* What depends on the model's tensors, made anew: for a model that was built anew. */
+nb_status ni_trainer_renew_combiner(nb_trainer *trainer, nb_error *err);
+
 /* Goes past the present step without touching a parameter. */
 void ni_trainer_skip(nb_trainer *trainer);
 
@@ -98,9 +119,13 @@ nb_status ni_trainer_restart(nb_trainer *trainer, nb_error *err);
 /* NB_BAD_NUMBER, by name, where a parameter holds a number that is not finite. */
 nb_status ni_trainer_check_params(nb_trainer *trainer, nb_error *err);
 
+/* How many parameters have a gradient that is zero everywhere, and the first of them. */
+int32_t ni_trainer_count_dead(nb_trainer *trainer, int32_t *first);
+
 /* Finds where the number began that made the last step bad: the first parameter, operand of a GEMM or gradient that is
  * not finite; the first operand that is all zero; the gradient that a jump is most in; the operand whose scales fit
- * worst. The sentence goes on after ni_trainer_origin_words. */
+ * worst; the first operand that is all zero behind a parameter without a gradient. The sentence goes on after
+ * ni_trainer_origin_words. */
 void ni_trainer_find_origin(nb_trainer *trainer, char *where, size_t size);
 const char *ni_trainer_origin_words(const nb_trainer *trainer); /* ", first in " */
 

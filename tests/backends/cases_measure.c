@@ -19,17 +19,18 @@ static void run_measure(trial *t) {
         x[90] = -INFINITY;
     }
     const nb_mat m = nb_mat_of(input(t, type, x, rows * cols), type, rows, cols);
-    float *amax = poisoned((size_t)cols * 4), *crest = poisoned((size_t)tiles * 4);
-    ni_moments got;
-    t->be->ops->measure(t->be, &m, &got, amax, crest);
+    float *amax = output_exact(t, "largest of a column", NB_F32, cols),
+          *crest = output(t, "crest of a tile", NB_F32, tiles);
+    ni_moments got, *there = scratch(t, sizeof got);
+    t->be->ops->measure(t->be, &m, there, amax, crest);
+    t->be->ops->download(t->be, &got, there, sizeof got);
     const double counts[] = {(double)got.count, (double)got.nonfinite, got.amax};
     record(t, "counts and amax", counts, NB_F64, 3, true);
     record_float(t, "mean", got.mean);
     record_float(t, "rms", got.rms);
     record_float(t, "kurtosis", got.excess_kurtosis + 3);
-    record(t, "largest of a column", amax, NB_F32, cols, true);
-    record(t, "crest of a tile", crest, NB_F32, tiles, false);
-    t->be->ops->measure(t->be, &m, &got, NULL, NULL);
+    t->be->ops->measure(t->be, &m, there, NULL, NULL);
+    t->be->ops->download(t->be, &got, there, sizeof got);
     record_float(t, "rms alone", got.rms);
 }
 
@@ -41,12 +42,13 @@ static void run_attention(trial *t) {
         start[i] = i % SEQ < 16 ? 0 : 16;
     nb_attention a = {.batch = BATCH, .seq = SEQ, .heads = HEADS, .kv_heads = KV_HEADS, .head_dim = DIM, .scale = 0.25};
     a.doc_start = upload(t, start, BATCH * SEQ * sizeof *start);
-    ni_attention_stats got;
+    ni_attention_stats got, *there = scratch(t, sizeof got);
     const void *q =
         input(t, NB_BF16, normals_in(NB_BF16, 1, BATCH * SEQ * HEADS * DIM, 0, 3), BATCH * SEQ * HEADS * DIM);
     const void *k =
         input(t, NB_BF16, normals_in(NB_BF16, 2, BATCH * SEQ * KV_HEADS * DIM, 0, 3), BATCH * SEQ * KV_HEADS * DIM);
-    t->be->ops->measure_attention(t->be, &a, q, k, 1 + 2 * t->shape, &got);
+    t->be->ops->measure_attention(t->be, &a, q, k, 1 + 2 * t->shape, there);
+    t->be->ops->download(t->be, &got, there, sizeof got);
     const double queries = (double)got.queries;
     record(t, "queries", &queries, NB_F64, 1, true);
     record_float(t, "largest logit", got.logit_max);

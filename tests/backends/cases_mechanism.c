@@ -145,11 +145,26 @@ static void run_columns(trial *t) {
     keep(t, "norms", norms, NB_F32, COLS, true);
 }
 
+/* Every size, every kind of signs, a view among other columns. */
+static void run_rotate(trial *t) {
+    enum { GROUPS = 3, WIDE = COLS + 5 };
+    const int32_t size = 16 << t->shape;
+    for (int signs = NB_SIGNS_NONE; signs <= NB_SIGNS_FRESH; signs++) {
+        const int64_t n = (int64_t)GROUPS * size * WIDE;
+        nb_mat x = nb_mat_of(input_real(t, (uint32_t)(3 + signs), n, 0, 1), NB_F32, GROUPS * size, COLS);
+        const nb_noise noise = noise_at(t);
+        x.stride = WIDE;
+        t->be->ops->rotate_rows(t->be, &x, size, (nb_signs)signs, &noise);
+        keep(t, "rotated", x.data, NB_F32, n, true);
+    }
+}
+
 static const test_case MECHANISMS[] = {
     {"dge", "rows, tiles, whole rows", CODES, 3, run_dge, NULL, of_a_power},
     {"bin_widths round_by", "rows, tiles, whole rows", BITS, 3, run_bins, NULL, NULL},
     {"add_distance reset_where", "f32", BITS, 2, run_weights, NULL, NULL},
     {"clamp_rows", "by row and whole, with residual", BITS, 4, run_clamp, NULL, NULL},
+    {"rotate_rows", "every size, every kind of signs", BITS, 4, run_rotate, NULL, NULL},
     {"gather_columns scatter_columns column_norms", "f32, bf16, strided", BITS, 2, run_columns, NULL, NULL},
 };
 const case_list mechanism_cases = {MECHANISMS, sizeof MECHANISMS / sizeof *MECHANISMS};

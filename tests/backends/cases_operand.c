@@ -196,8 +196,95 @@ static void run_decode(trial *t) {
     }
 }
 
+/* ---- whole tiles: what a backend may make of BF16 numbers in one reading ---- */
+
+static bool is_tiled(const nb_quantizer *q) {
+    return q->element == NB_ELEMENT_E2M1 && q->scale_type == NB_SCALE_E4M3 && q->block_rows == 1;
+}
+
+/* Or one scale a row or a tensor. */
+static bool is_vector(const nb_quantizer *q) {
+    return q->scale_type == NB_SCALE_F32 && q->block_cols == NB_BLOCK_ALL;
+}
+
+enum { TILE_ROWS = 128, TILE_COLS = 384, TILE_STRIDE = 392 };
+
+/* Both ways at once, from ordinary and from hard numbers. */
+static void run_tiles(trial *t) {
+    static const data_kind kinds[] = {DATA_NORMAL, DATA_CORNERS, DATA_WIDE, DATA_NAN, DATA_INF, DATA_ZERO, DATA_TINY};
+    const quantizer_list *list = all_quantizers();
+    const nb_noise noise = noise_at(t);
+    const nb_quantizer *before = NULL;
+    for (int32_t i = 0, seen = 0; i < list->count; i++) {
+        const nb_quantizer *q = &list->q[i];
+        if ((!is_tiled(q) && !is_vector(q)) || seen++ % PARTS != t->shape)
+            continue;
+        const data_kind kind = kinds[(seen / PARTS) % (int)(sizeof kinds / sizeof *kinds)];
+        const nb_mat x = uploaded(t, kind, NB_BF16, TILE_ROWS, TILE_COLS, TILE_STRIDE);
+        const nb_quantizer *row = q->hadamard_size && before ? before : q;
+        nb_operand a = placed(t, row, TILE_ROWS, TILE_COLS, NI_LEFT, q);
+        nb_operand b = placed(t, q, TILE_COLS, TILE_ROWS, NI_RIGHT, row);
+        const ni_making both[2] = {{.out = &a, .noise = &noise}, {.out = &b, .transpose = true, .noise = &noise}};
+        make(t, &(ni_source){.numbers = &x}, both, 2);
+        char format[200], what[300];
+        snprintf(what, sizeof what, "%s, numbers of kind %d", nb_quantizer_text(q, format, sizeof format), (int)kind);
+        keep_operand(t, what, &a);
+        keep_operand(t, what, &b);
+        before = q->hadamard_size ? before : q;
+        if (!is_tiled(q) || q->outer <= NB_OUTER_TENSOR)
+            continue;
+        nb_quantizer first = *q; /* a double block made anew of another's codes, down its columns */
+        first.hadamard_size = 0;
+        const nb_operand from = made(t, &first, &x, NI_LEFT, q);
+        nb_operand anew = placed(t, q, TILE_COLS, TILE_ROWS, NI_RIGHT, row);
+        make(t, &(ni_source){.operand = &from}, &(ni_making){.out = &anew, .transpose = true, .noise = &noise}, 1);
+        keep_operand(t, what, &anew);
+    }
+}
+
+/* An identity under the format of q, neither rotated nor random: its ones are exact in what a product reads. */
+static nb_operand identity(trial *t, const nb_quantizer *q, int64_t n, ni_side side) {
+    nb_quantizer format = *q;
+    format.round = NB_ROUND_EVEN;
+    format.hadamard_size = 0;
+    float *one = poisoned(sizeof *one * (size_t)(n * n));
+    for (int64_t i = 0; i < n * n; i++)
+        one[i] = i % (n + 1) == 0;
+    const nb_mat numbers = nb_mat_of(upload(t, one, sizeof *one * (size_t)(n * n)), NB_F32, n, n);
+    return made(t, &format, &numbers, side, q);
+}
+
+/* What products read of them, without codes: through identities. */
+static void run_tile_values(trial *t) {
+    const quantizer_list *list = all_quantizers();
+    const nb_noise noise = noise_at(t);
+    for (int32_t i = 0, seen = 0; i < list->count; i++) {
+        const nb_quantizer *q = &list->q[i];
+        const bool wide = q->outer > NB_OUTER_TENSOR;
+        const int64_t rows = wide ? 128 : 32, cols = wide ? 128 : 272;
+        if (!is_tiled(q) || nb_quantizer_check_shape(q, rows, cols, NULL) != NB_OK ||
+            nb_quantizer_check_shape(q, cols, rows, NULL) != NB_OK || seen++ % PARTS != t->shape)
+            continue;
+        const nb_mat x = uploaded(t, DATA_NORMAL, NB_BF16, rows, cols, cols + 8);
+        const nb_operand right = identity(t, q, cols, NI_RIGHT), left = identity(t, q, rows, NI_LEFT);
+        nb_operand a = placed(t, q, rows, cols, NI_LEFT, &right.quantizer);
+        nb_operand b = placed(t, q, cols, rows, NI_RIGHT, &left.quantizer);
+        a.reread = b.reread = false;
+        const ni_making both[2] = {{.out = &a, .noise = &noise}, {.out = &b, .transpose = true, .noise = &noise}};
+        make(t, &(ni_source){.numbers = &x}, both, 2);
+        char what[200];
+        nb_quantizer_text(q, what, sizeof what);
+        const nb_mat straight = nb_mat_of(output(t, what, NB_F32, rows * cols), NB_F32, rows, cols);
+        const nb_mat turned = nb_mat_of(output(t, what, NB_F32, rows * cols), NB_F32, rows, cols);
+        EXPECT_OK(t, t->be->ops->multiply(t->be, &straight, &(ni_term){.a = &a, .b = &right}, 1, false, &err));
+        EXPECT_OK(t, t->be->ops->multiply(t->be, &turned, &(ni_term){.a = &left, .b = &b}, 1, false, &err));
+    }
+}
+
 static const test_case OPERANDS[] = {
     {"operand_bytes make_operands canonical", "two in one call, and apart", BITS, PARTS, run_two, NULL, NULL},
+    {"make_operands canonical", "whole tiles", BITS, PARTS, run_tiles, NULL, NULL},
+    {"make_operands multiply", "values of whole tiles", BITS, PARTS, run_tile_values, NULL, NULL},
     {"make_operands", "columns, residuals, folding", BITS, 1, run_derived, NULL, NULL},
     {"make_operands", "pieces", BITS, 1, run_pieces, NULL, NULL},
     {"make_operands", "amax known", BITS, 1, run_amax, NULL, NULL},

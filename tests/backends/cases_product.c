@@ -151,31 +151,6 @@ static bool fits(const nb_quantizer pair[2], const int64_t size[3]) {
            nb_quantizer_check_shape(&pair[1], size[1], size[2], NULL) == NB_OK;
 }
 
-static void run_gemm_q_of(trial *t, int begin, int end) {
-    const int64_t *size = SIZES[t->shape], m = size[0], n = size[1], k = size[2];
-    nb_backend *be = t->be;
-    const nb_mat x = left_of(t), w = right_of(t, DATA_NORMAL);
-    nb_quantizer pairs[PAIRS][2];
-    pairs_of(pairs);
-    for (int p = begin; p < end; p++) {
-        if (!fits(pairs[p], size))
-            continue;
-        nb_qtensor a = new_codes(t, &pairs[p][0], m, k), b = new_codes(t, &pairs[p][1], n, k);
-        EXPECT_OK(t, be->ops->quantize(be, &a, &x, false, NULL, NULL, &err));
-        EXPECT_OK(t, be->ops->quantize(be, &b, &w, false, NULL, NULL, &err));
-        for (int i = 0; i < 4; i++) {
-            const nb_mat c = numbers(t, i & 1 ? NB_F32 : NB_BF16, 9, m, n);
-            char format[200], what[300];
-            snprintf(what, sizeof what, "%s%s", nb_quantizer_text(&pairs[p][0], format, sizeof format),
-                     i & 2 ? " +=" : "");
-            EXPECT_OK(t, be->ops->gemm_q(be, &c, &a, &b, i & 2, &err));
-            keep(t, what, c.data, c.dtype, m * n, false);
-        }
-        const uint8_t named = be->ops->gemm_q_kernel(be, &pairs[p][0], &pairs[p][1]) != NULL;
-        record(t, "has a name", &named, NB_U8, 1, true);
-    }
-}
-
 /* ---- operands ---- */
 
 static nb_operand placed(trial *t, const nb_quantizer *q, const nb_mat *from, ni_side side, const nb_quantizer *other) {
@@ -233,14 +208,6 @@ static void run_one_term(trial *t) {
 
 static void run_one_outer_term(trial *t) {
     run_one_term_of(t, BLOCK_PAIRS, PAIRS);
-}
-
-static void run_gemm_q(trial *t) {
-    run_gemm_q_of(t, 0, BLOCK_PAIRS);
-}
-
-static void run_outer_gemm_q(trial *t) {
-    run_gemm_q_of(t, BLOCK_PAIRS, PAIRS);
 }
 
 /* S with up to two entries a row. */
@@ -339,8 +306,6 @@ static const test_case PRODUCT_CASES[] = {
     {"gemm", "f32", PRODUCTS, ODD_SHAPES, run_gemm_real, NULL, odd_depth},
     {"gemm_sums gemm_take", "its own, nobody's", BITS, 1, run_sums, NULL, NULL},
     {"gemm_choices gemm_choose permit", "its own, nobody's", BITS, 1, run_choices, NULL, NULL},
-    {"gemm_q gemm_q_kernel", "pairs, scales of blocks", CODES, SHAPES, run_gemm_q, NULL, depth},
-    {"gemm_q gemm_q_kernel", "pairs, scales of rows, tensors", CODES, SHAPES, run_outer_gemm_q, NULL, outer_depth},
     {"multiply product_kernel", "one term, scales of blocks", CODES, SHAPES, run_one_term, NULL, depth},
     {"multiply product_kernel", "one term, of rows, tensors", CODES, SHAPES, run_one_outer_term, NULL, outer_depth},
     {"multiply", "four terms", CODES, SHAPES, run_terms, NULL, depth},

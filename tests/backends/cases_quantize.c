@@ -1,5 +1,5 @@
-/* cases_quantize.c: every quantizer of the grammar in the canonical layout, bit for bit, and the digests of their
- * codes.
+/* cases_quantize.c: operands of every quantizer of the grammar, their codes bit for bit in the canonical layout, and
+ * the digests of these codes.
  */
 #include "trial.h"
 
@@ -57,6 +57,35 @@ static void describe(char *text, size_t size, const nb_quantizer *q, bool transp
     snprintf(text, size, "%s%s", nb_quantizer_text(q, format, sizeof format), transpose ? " turned" : "");
 }
 
+/* ---- operands that stay on the backend ---- */
+
+static nb_operand placed(trial *t, const nb_quantizer *q, int64_t rows, int64_t cols) {
+    nb_operand o = {.quantizer = *q, .other = *q, .rows = rows, .cols = cols, .side = NI_LEFT, .reread = true};
+    o.memory = scratch(t, t->be->ops->operand_bytes(t->be, &o));
+    return o;
+}
+
+static nb_operand made(trial *t, const nb_quantizer *q, const ni_source *from, int64_t rows, int64_t cols,
+                       bool transpose, const nb_noise *noise, nb_quantize_stats *stats) {
+    nb_operand o = placed(t, q, rows, cols);
+    const ni_making making = {.out = &o, .transpose = transpose, .noise = noise, .stats = stats};
+    EXPECT_OK(t, t->be->ops->make_operands(t->be, from, &making, 1, &err));
+    return o;
+}
+
+static nb_qtensor codes_of(trial *t, const nb_operand *o) {
+    nb_qtensor codes = new_codes(t, &o->quantizer, o->rows, o->cols);
+    EXPECT_OK(t, t->be->ops->canonical(t->be, &codes, o, &err));
+    return codes;
+}
+
+static void keep_operand(trial *t, const char *what, const nb_operand *o) {
+    const nb_qtensor codes = codes_of(t, o);
+    keep_codes(t, what, &codes);
+}
+
+/* ---- codes of numbers ---- */
+
 static void run_quantize(trial *t, bool turned) {
     const source *s = &SOURCES[t->shape];
     const nb_mat host = host_matrix(s, turned),
@@ -74,10 +103,10 @@ static void run_quantize(trial *t, bool turned) {
             continue;
         char what[300];
         describe(what, sizeof what, q, turned);
-        nb_qtensor codes = new_codes(t, q, s->rows, s->cols);
-        nb_quantize_stats stats;
-        EXPECT_OK(t, t->be->ops->quantize(t->be, &codes, &from, turned, &noise, k % 4 ? NULL : &stats, &err));
-        keep_codes(t, what, &codes);
+        nb_quantize_stats stats = {0};
+        const nb_operand o =
+            made(t, q, &(ni_source){.numbers = &from}, s->rows, s->cols, turned, &noise, k % 4 ? NULL : &stats);
+        keep_operand(t, what, &o);
         if (k % 4 == 0)
             keep_stats(t, what, &stats);
     }
@@ -104,19 +133,19 @@ static void run_requantize(trial *t) {
     for (int32_t k = t->shape; k < list->count; k += 3) {
         const nb_quantizer *q = &to->q[k * 37 % to->count];
         const bool transpose = k % 3 != 0;
-        nb_qtensor first = new_codes(t, &list->q[k], ROWS, COLS);
-        nb_qtensor second = new_codes(t, q, transpose ? COLS : ROWS, transpose ? ROWS : COLS);
         char what[300];
         describe(what, sizeof what, q, transpose);
-        EXPECT_OK(t, t->be->ops->quantize(t->be, &first, &from, false, &noise, NULL, &err));
-        EXPECT_OK(t, t->be->ops->requantize(t->be, &second, &first, transpose, &noise, NULL, &err));
-        keep_codes(t, what, &second);
+        const nb_operand first = made(t, &list->q[k], &(ni_source){.numbers = &from}, ROWS, COLS, false, &noise, NULL),
+                         second = made(t, q, &(ni_source){.operand = &first}, transpose ? COLS : ROWS,
+                                       transpose ? ROWS : COLS, transpose, &noise, NULL);
+        keep_operand(t, what, &second);
     }
 }
 
 static const int64_t DECODED[][2] = {{37, 256}, {16, 45}, {48, 80}};
 
-static void run_dequantize(trial *t) {
+/* By way of the canonical layout: what a file holds is what was made. */
+static void run_taken(trial *t) {
     const int64_t rows = DECODED[t->shape][0], cols = DECODED[t->shape][1];
     const quantizer_list *list = all_formats();
     const nb_mat data = data_matrix(DATA_CORNERS, NB_F32, rows, cols, cols);
@@ -126,17 +155,25 @@ static void run_dequantize(trial *t) {
     for (int32_t k = 0; k < list->count; k++) {
         if (nb_quantizer_check_shape(&list->q[k], rows, cols, NULL) != NB_OK)
             continue;
-        nb_qtensor codes = new_codes(t, &list->q[k], rows, cols);
-        EXPECT_OK(t, t->be->ops->quantize(t->be, &codes, &from, false, &noise, NULL, &err));
+        const nb_operand first = made(t, &list->q[k], &(ni_source){.numbers = &from}, rows, cols, false, &noise, NULL);
+        const nb_qtensor codes = codes_of(t, &first);
+        nb_operand taken = placed(t, &list->q[k], rows, cols);
+        EXPECT_OK(t, t->be->ops->take_codes(t->be, &taken, &codes, &err));
         for (int mode = 0; mode < 4; mode++) {
             const nb_dtype type = (mode + k) % 2 ? NB_BF16 : NB_F32;
             char what[300];
             describe(what, sizeof what, &list->q[k], mode & 1);
             const nb_mat out =
                 nb_mat_of(output(t, what, type, rows * cols), type, mode & 1 ? cols : rows, mode & 1 ? rows : cols);
-            EXPECT_OK(t, t->be->ops->dequantize(t->be, &out, &codes, mode & 1, mode & 2, &err));
+            EXPECT_OK(t, t->be->ops->decode(t->be, &out, &taken, mode & 1, NULL, mode & 2, &err));
         }
+        keep_operand(t, "taken", &taken);
     }
+    const nb_quantizer *one = &list->q[0];
+    nb_operand narrow = placed(t, one, rows, 16);
+    const nb_qtensor wide = new_codes(t, one, rows, 32);
+    const int32_t refused = (int32_t)t->be->ops->take_codes(t->be, &narrow, &wide, NULL);
+    record(t, "refused", &refused, NB_I32, 1, true);
 }
 
 static void run_exchange(trial *t) {
@@ -154,12 +191,12 @@ static void run_exchange(trial *t) {
         if (nb_quantizer_check_shape(&q, rows, cols, NULL) != NB_OK ||
             nb_quantizer_check_shape(&exchanged, cols, rows, NULL) != NB_OK)
             continue;
-        nb_qtensor codes = new_codes(t, &q, rows, cols), turned = new_codes(t, &exchanged, cols, rows);
         char what[300];
         describe(what, sizeof what, &q, true);
-        EXPECT_OK(t, t->be->ops->quantize(t->be, &codes, &from, false, &noise, NULL, &err));
-        EXPECT_OK(t, t->be->ops->transpose_codes(t->be, &turned, &codes, &err));
-        keep_codes(t, what, &turned);
+        const nb_operand straight = made(t, &q, &(ni_source){.numbers = &from}, rows, cols, false, &noise, NULL);
+        nb_operand turned = placed(t, &exchanged, cols, rows);
+        EXPECT_OK(t, t->be->ops->turn(t->be, &turned, &straight, &err));
+        keep_operand(t, what, &turned);
     }
 }
 
@@ -190,31 +227,33 @@ static void run_code_space(trial *t) {
     for (int k = 0; k < 4; k++) {
         q.round = k < 2 ? (nb_rounding)k : NB_ROUND_STOCHASTIC;
         q.sr_bits = k == 2 ? 8 : 16;
-        nb_qtensor a = new_codes(t, &q, 256, 256), b = new_codes(t, &q, k % 2 ? 12 : codes, k % 2 ? codes : 12);
-        EXPECT_OK(t, t->be->ops->quantize(t->be, &a, &all, false, &noise, NULL, &err));
-        EXPECT_OK(t, t->be->ops->quantize(t->be, &b, &near, k % 2, &noise, NULL, &err));
-        keep_codes(t, "all of bf16", &a);
-        keep_codes(t, "edges", &b);
+        const nb_operand a = made(t, &q, &(ni_source){.numbers = &all}, 256, 256, false, &noise, NULL),
+                         b = made(t, &q, &(ni_source){.numbers = &near}, k % 2 ? 12 : codes, k % 2 ? codes : 12, k % 2,
+                                  &noise, NULL);
+        keep_operand(t, "all of bf16", &a);
+        keep_operand(t, "edges", &b);
     }
     uint8_t *bytes = poisoned(32 * 32);
     for (int i = 0; i < 32 * 32; i++)
         bytes[i] = (uint8_t)i;
     nb_qtensor codes_of_all = new_codes(t, &q, 32, 32);
     codes_of_all.codes = upload(t, bytes, 32 * 32);
+    nb_operand every_code = placed(t, &q, 32, 32);
+    EXPECT_OK(t, t->be->ops->take_codes(t->be, &every_code, &codes_of_all, &err));
     for (int turned = 0; turned < 2; turned++) {
         const nb_dtype type = turned ? NB_BF16 : NB_F32;
         const nb_mat out = nb_mat_of(output(t, "every code", type, 32 * 32), type, 32, 32);
-        EXPECT_OK(t, t->be->ops->dequantize(t->be, &out, &codes_of_all, turned, true, &err));
+        EXPECT_OK(t, t->be->ops->decode(t->be, &out, &every_code, turned, NULL, true, &err));
     }
 }
 
 static const test_case QUANTIZERS[] = {
-    {"quantize", "whole grammar, hard numbers", CODES, SOURCE_SHAPES, run_straight, NULL, stats_rounded},
-    {"quantize", "whole grammar, turned", CODES, SOURCE_SHAPES, run_turned, NULL, stats_rounded},
-    {"requantize", "every format into another", BITS, 3, run_requantize, NULL, NULL},
-    {"dequantize", "every format, both ways", BITS, 3, run_dequantize, NULL, NULL},
-    {"transpose_codes", "tiles and tensors", BITS, 3, run_exchange, NULL, NULL},
-    {"quantize dequantize", "small code spaces, whole", BITS, 4, run_code_space, NULL, NULL},
+    {"make_operands canonical", "whole grammar, hard numbers", CODES, SOURCE_SHAPES, run_straight, NULL, stats_rounded},
+    {"make_operands canonical", "whole grammar, turned", CODES, SOURCE_SHAPES, run_turned, NULL, stats_rounded},
+    {"make_operands", "every format into another", BITS, 3, run_requantize, NULL, NULL},
+    {"take_codes decode", "every format, both ways", BITS, 3, run_taken, NULL, NULL},
+    {"turn", "every format, tiles and tensors", BITS, 3, run_exchange, NULL, NULL},
+    {"make_operands take_codes decode", "small code spaces, whole", BITS, 4, run_code_space, NULL, NULL},
 };
 const case_list quantize_cases = {QUANTIZERS, sizeof QUANTIZERS / sizeof *QUANTIZERS};
 
@@ -234,9 +273,8 @@ static uint64_t digest_of(nb_backend *be, const nb_quantizer *q) {
         nb_mat from = host;
         from.data = upload(&t, host.data, (size_t)(host.rows * host.stride) * nb_dtype_size(host.dtype));
         const nb_noise noise = noise_at(&t);
-        nb_qtensor codes = new_codes(&t, q, s->rows, s->cols);
-        EXPECT_OK(&t, be->ops->quantize(be, &codes, &from, i % 2, &noise, NULL, &err));
-        keep_codes(&t, "codes", &codes);
+        const nb_operand o = made(&t, q, &(ni_source){.numbers = &from}, s->rows, s->cols, i % 2, &noise, NULL);
+        keep_operand(&t, "codes", &o);
         fetch_results(&t);
         if (t.failure[0])
             fail_msg("%s: %s", be->name, t.failure);
@@ -257,21 +295,21 @@ static quantizer_list *all_for_long(void) { /* beyond the buffers of a case */
     return kept;
 }
 
-int64_t write_digests(nb_backend *be, const char *file) {
+int64_t write_digests(nb_backend *be, const char *file, const struct ni_safetensors *saved) {
     FILE *out = fopen(file, "w");
     if (!out)
         return -1;
     quantizer_list *list = all_for_long();
     for (int32_t k = 0; k < list->count; k++) {
         char format[200];
-        const uint64_t digest = digest_of(be, &list->q[k]);
+        const uint64_t digest = saved ? trained_digest(be, &list->q[k], saved) : digest_of(be, &list->q[k]);
         fprintf(out, "%016llx %s\n", (unsigned long long)digest, nb_quantizer_text(&list->q[k], format, sizeof format));
     }
     free(list);
     return fclose(out) == 0 ? 0 : -1;
 }
 
-int64_t check_digests(nb_backend *be, const char *file) {
+int64_t check_digests(nb_backend *be, const char *file, const struct ni_safetensors *saved) {
     FILE *in = fopen(file, "r");
     if (!in)
         return -1;
@@ -279,7 +317,7 @@ int64_t check_digests(nb_backend *be, const char *file) {
     int64_t wrong = 0;
     for (int32_t k = 0; k < list->count; k++) {
         char format[200], want[256] = "", got[256];
-        const uint64_t digest = digest_of(be, &list->q[k]);
+        const uint64_t digest = saved ? trained_digest(be, &list->q[k], saved) : digest_of(be, &list->q[k]);
         snprintf(got, sizeof got, "%016llx %s\n", (unsigned long long)digest,
                  nb_quantizer_text(&list->q[k], format, sizeof format));
         if (!fgets(want, sizeof want, in) || strcmp(got, want) != 0) {

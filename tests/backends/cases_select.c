@@ -1,7 +1,7 @@
 /* cases_select.c: choices, hot channels, weights from step to step, and what the lens sums and counts: bits. */
 #include "trial.h"
 
-#include "backend/ref/ref.h"
+#include "backend/ref/quantize.h"
 
 static const int64_t SIZES[] = {1, 2, 15, 16, 17, 255, 256, 257, 1000, 4099};
 enum { SIZE_COUNT = sizeof SIZES / sizeof *SIZES, KINDS = 4 };

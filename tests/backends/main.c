@@ -1,6 +1,9 @@
 /* main.c: every operation of the table on every backend that is asked for, against its reference: one table.
  *
  *     test_backends [--backend NAME]... [--only REGEX] [--whole] [--list] [--digests FILE] [--check-digests FILE]
+ *                   [--operands FILE]
+ *
+ * --operands: digests are of the matrices in this safetensors file instead of fixed inputs (trained.c).
  *
  * NAME is what nb_backend_open knows, or cpu:scalar, cpu:portable, cpu:avx2, cpu:avx512, each with :THREADS behind it
  * where somebody wants it. Without --backend: every instruction set of this processor. A backend may refuse a shape
@@ -10,6 +13,7 @@
 #include "trial.h"
 
 #include "backend/cpu/cpu.h"
+#include "files/safetensors.h"
 
 #include <regex.h>
 
@@ -18,7 +22,7 @@ enum { MOST_BACKENDS = 16 };
 typedef struct options {
     const char *names[MOST_BACKENDS];
     int count;
-    const char *only, *write, *check;
+    const char *only, *write, *check, *operands;
     bool list, whole;
 } options;
 
@@ -180,6 +184,10 @@ static int run_all(const options *o) {
     const references refs = {open_backend("cpu:scalar"), open_backend("ref64")};
     regex_t only;
     int failures = 0, cases = 0;
+    ni_safetensors *saved = NULL;
+    nb_error err = {0};
+    if (o->operands && ni_safetensors_open(o->operands, &saved, &err) != NB_OK)
+        fail_msg("test_backends: %s", err.message);
     if (o->only && regcomp(&only, o->only, REG_EXTENDED | REG_NOSUB) != 0)
         fail_msg("test_backends: --only %s is no regular expression", o->only);
     for (int b = 0; b < o->count; b++)
@@ -195,17 +203,19 @@ static int run_all(const options *o) {
         }
     for (int b = 0; b < o->count; b++) {
         if (o->check) {
-            const int64_t wrong = check_digests(backends[b], o->check);
-            printf("%-28s  %-34s  %-14s  %9lld  %-5s  %s\n", "quantize", "committed digests", o->names[b],
-                   (long long)wrong, "0", wrong == 0 ? "ok" : "FAILED");
+            const int64_t wrong = check_digests(backends[b], o->check, saved);
+            printf("%-28s  %-34s  %-14s  %9lld  %-5s  %s\n", "make_operands",
+                   saved ? "digests of saved operands" : "committed digests", o->names[b], (long long)wrong, "0",
+                   wrong == 0 ? "ok" : "FAILED");
             failures += wrong != 0;
         }
-        if (o->write && write_digests(backends[b], o->write) != 0)
+        if (o->write && write_digests(backends[b], o->write, saved) != 0)
             fail_msg("test_backends: %s cannot be written", o->write);
         nb_backend_free(backends[b]);
     }
     if (o->only)
         regfree(&only);
+    ni_safetensors_close(saved);
     nb_backend_free(refs.scalar);
     nb_backend_free(refs.in_double);
     failures += count_bare_operations();
@@ -235,10 +245,11 @@ static options read_options(int argc, char **argv) {
                           : strcmp(key, "--only") == 0                             ? &o.only
                           : strcmp(key, "--digests") == 0                          ? &o.write
                           : strcmp(key, "--check-digests") == 0                    ? &o.check
+                          : strcmp(key, "--operands") == 0                         ? &o.operands
                                                                                    : NULL;
         if (!to || !next)
             fail_msg("usage: test_backends [--backend NAME]... [--only REGEX] [--whole] [--list] [--digests FILE] "
-                     "[--check-digests FILE]");
+                     "[--check-digests FILE] [--operands FILE]");
         *to = next;
         o.count += to == &o.names[o.count];
         i++;

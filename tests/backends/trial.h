@@ -126,9 +126,11 @@ static UNUSED int32_t *integers(int64_t n, int32_t below) { /* on the host */
 nb_qtensor new_codes(trial *t, const nb_quantizer *q, int64_t rows, int64_t cols);
 void keep_codes(trial *t, const char *what, const nb_qtensor *codes);
 
-/* Codes of all quantizer cases, one digest a quantizer: written to `file`, or compared with what stands there.
- * Returns how many differ; -1 if the file cannot be used. */
-int64_t write_digests(nb_backend *be, const char *file);
-int64_t check_digests(nb_backend *be, const char *file);
+/* Codes of all quantizer cases, or (where `saved` is not NULL) of the operands that it holds, one digest a quantizer:
+ * written to `file`, or compared with what stands there. Returns how many differ; -1 if the file cannot be used. */
+struct ni_safetensors;
+int64_t write_digests(nb_backend *be, const char *file, const struct ni_safetensors *saved);
+int64_t check_digests(nb_backend *be, const char *file, const struct ni_safetensors *saved);
+uint64_t trained_digest(nb_backend *be, const nb_quantizer *q, const struct ni_safetensors *saved);
 
 #endif

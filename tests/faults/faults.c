@@ -2,8 +2,8 @@
  *
  *     NIBBLE_FAULT=KIND:N:WHAT   KIND: open, read, write, sync, rename, list, alloc, or any (all but alloc)
  *                                N: 1 is the first; "5+" is the fifth and all later ones
- *                                WHAT: kill (SIGKILL before the call), drop or zero (a power cut: bytes that were not
- *                                synced are gone or zeros, then SIGKILL), or a number of errno
+ *                                WHAT: kill (SIGKILL before the call), drop, zero or random (a power cut: bytes that
+ *                                were not synced are gone, zeros or anything, then SIGKILL), or a number of errno
  *     NIBBLE_FAULT_COUNT=FILE    writes how many calls of each kind there were: "open 12" a line
  *
  * Calls count where the program or one of the small libraries makes them; what OpenBLAS, OpenMP, oneDNN and the C++
@@ -34,6 +34,8 @@ static int chosen = -2; /* -2: not read yet, -1: any, KINDS: none */
 static long first;
 static bool onwards;
 static char what[16];
+
+#define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
 /* ---- who calls ---- */
 
@@ -135,7 +137,19 @@ static void note_sync(int fd) {
         written[i].synced = st.st_size;
 }
 
-static void cut_power(bool zeros) {
+/* What a disk held before: bytes that are the same every time. */
+static void scribble(const char *path, off_t from, off_t to) {
+    uint32_t x = 2463534242u;
+    int fd = REAL(open)(path, O_WRONLY);
+    for (off_t at = from; fd >= 0 && at < to; at++) {
+        x ^= x << 13, x ^= x >> 17, x ^= x << 5; /* xorshift, Marsaglia 2003 */
+        unsigned char byte = (unsigned char)(x >> 11);
+        if (REAL(pwrite)(fd, &byte, 1, at) != 1)
+            break;
+    }
+}
+
+static void cut_power(const char *becomes) {
     for (int i = 0; i < written_count; i++) {
         /* By number: the file may have another name by now. */
         struct stat st;
@@ -148,8 +162,10 @@ static void cut_power(bool zeros) {
             }
         if (stat(written[i].path, &st) != 0 || st.st_ino != written[i].node || st.st_size <= written[i].synced)
             continue;
-        if (truncate(written[i].path, written[i].synced) == 0 && zeros && truncate(written[i].path, st.st_size) != 0)
+        if (truncate(written[i].path, written[i].synced) != 0 || strcmp(becomes, "drop") == 0)
             continue;
+        if (truncate(written[i].path, st.st_size) == 0 && strcmp(becomes, "random") == 0)
+            scribble(written[i].path, written[i].synced, st.st_size);
     }
 }
 
@@ -168,8 +184,8 @@ static bool strikes(enum kind kind, const void *caller) {
         return false;
     if (n != first && !(onwards && n > first))
         return false;
-    if (strcmp(what, "drop") == 0 || strcmp(what, "zero") == 0)
-        cut_power(what[0] == 'z');
+    if (strcmp(what, "drop") == 0 || strcmp(what, "zero") == 0 || strcmp(what, "random") == 0)
+        cut_power(what);
     if (what[0] < '0' || what[0] > '9')
         kill(getpid(), SIGKILL);
     errno = atoi(what);
@@ -177,7 +193,6 @@ static bool strikes(enum kind kind, const void *caller) {
 }
 
 #define CALLER __builtin_return_address(0)
-#define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 #define EXPORT __attribute__((visibility("default")))
 
 EXPORT int open(const char *path, int flags, ...) {

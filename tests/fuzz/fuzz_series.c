@@ -7,6 +7,18 @@
 
 #include <string.h>
 
+void fuzz_repair(uint8_t *bytes, size_t size) {
+    ni_series_chunk head;
+    for (size_t at = NI_SERIES_MAGIC_SIZE; at + sizeof head <= size; at += sizeof head + head.bytes) {
+        memcpy(&head, bytes + at, sizeof head);
+        if (head.bytes > size - at - sizeof head)
+            head.bytes = (uint32_t)(size - at - sizeof head);
+        head.magic = NI_SERIES_CHUNK_MAGIC;
+        head.checksum = ni_series_checksum(head.step, bytes + at + sizeof head, head.bytes);
+        memcpy(bytes + at, &head, sizeof head);
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size) {
     ni_series_reader *reader;
     nb_error err = {0};

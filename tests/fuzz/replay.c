@@ -71,6 +71,8 @@ static void run_seed(const char *path, int mutations) {
         memcpy(work, seed, size);
         for (size_t k = 0; k < changes; k++)
             n = mutate(&r, work, n);
+        if (i && fuzz_repair && draw(&r, 8) != 0)
+            fuzz_repair(work, n);
         input = malloc(n ? n : 1);
         if (!input)
             exit(1);

@@ -171,7 +171,8 @@ static void no_number(nb_backend *be, const char *operation, const char *argumen
              const ni_term *: held_term, const ni_sparse *: held_sparse, const nb_noise *: held_noise,                 \
              const nb_attention *: held_attention, const ni_gla *: held_gla, const ni_scaled *: held_scaled,           \
              const ni_adamw_tensor *: held_adamw, int32_t: no_number, int64_t: no_number, double: no_number,           \
-             float: no_number, size_t: no_number, bool: no_number, nb_dtype: no_number,                                \
+             ni_moments *: held, ni_attention_stats *: held, float: no_number, size_t: no_number, bool: no_number,     \
+             nb_dtype: no_number, nb_signs: no_number,                                                                 \
              default: nothing)(be, operation, #x, x)
 
 /* ---- memory ---- */
@@ -268,7 +269,10 @@ static nb_status guard(nb_backend *inside, nb_backend **out, nb_error *err) {
 nb_status __wrap_nb_backend_open(const char *name, const nb_backend_options *options, nb_backend **out, nb_error *err) {
     const char *asked = getenv("NIBBLE_TEST_BACKEND");
     const bool is_cpu = !name || !*name || strcmp(name, "cpu") == 0, by_name = name && strcmp(name, "guarded") == 0;
-    if (!by_name && !(is_cpu && asked && strcmp(asked, "guarded") == 0))
+    if (is_cpu && asked && *asked &&
+        strcmp(asked, "guarded") != 0) /* another, as "cuda": by hand, on a machine that has it */
+        return __real_nb_backend_open(asked, NULL, out, err);
+    if (!by_name && !(is_cpu && asked && *asked))
         return __real_nb_backend_open(name, options, out, err);
     nb_backend *inside;
     NB_TRY(__real_nb_backend_open("cpu", options, &inside, err));

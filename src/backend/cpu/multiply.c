@@ -144,7 +144,3 @@ nb_status ni_cpu_multiply(nb_backend *be, const nb_mat *c, const ni_term *terms,
         NB_TRY(add_term(be, c, &terms[i], accumulate || i > 0, err));
     return NB_OK;
 }
-
-const char *ni_cpu_product_kernel(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
-    return ni_cpu_gemm_q_kernel(be, a, b);
-}

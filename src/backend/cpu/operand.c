@@ -299,3 +299,7 @@ nb_status ni_cpu_decode(nb_backend *be, const nb_mat *out, const nb_operand *fro
 nb_status ni_cpu_canonical(nb_backend *be, const nb_qtensor *out, const nb_operand *from, nb_error *err) {
     return ni_ref_canonical(be, out, from, err);
 }
+
+nb_status ni_cpu_take_codes(nb_backend *be, nb_operand *out, const nb_qtensor *from, nb_error *err) {
+    return ni_ref_take_codes(be, out, from, err);
+}

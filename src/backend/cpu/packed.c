@@ -9,6 +9,7 @@
 #include "backend/table.h"
 
 #include "backend/cpu/gemm.h"
+#include "backend/cpu/quantize_kernels.h"
 #include "backend/ref/operand_parts.h"
 
 #include <omp.h>
@@ -174,7 +175,7 @@ nb_status ni_cpu_gemm_packed(nb_backend *be, const nb_mat *c, const nb_qtensor *
     for (int32_t t = 0; t < threads && !failed; t++)
         failed = !ni_cpu_scratch(be, t, band_a);
     if (failed)
-        return nb_fail(err, NB_NO_MEMORY, "gemm_q: no memory to unpack [%lld, %lld] and [%lld, %lld]",
+        return nb_fail(err, NB_NO_MEMORY, "multiply: no memory to unpack [%lld, %lld] and [%lld, %lld]",
                        (long long)a->rows, (long long)a->cols, (long long)b->rows, (long long)b->cols);
     j.panels_b = panels ? panels : shared;
     float *outer = (float *)(void *)(shared + all_b);
@@ -210,7 +211,7 @@ nb_status ni_cpu_gemm_decoded(nb_backend *be, const nb_mat *c, const nb_qtensor 
     size_t outer_a = round_up_64((size_t)a->rows * sizeof(float)), outer_b = (size_t)b->rows * sizeof(float);
     char *memory = ni_cpu_shared(be, bytes_a + bytes_b + outer_a + outer_b);
     if (!memory)
-        return nb_fail(err, NB_NO_MEMORY, "gemm_q: no memory to decode [%lld, %lld] and [%lld, %lld]",
+        return nb_fail(err, NB_NO_MEMORY, "multiply: no memory to decode [%lld, %lld] and [%lld, %lld]",
                        (long long)a->rows, (long long)a->cols, (long long)b->rows, (long long)b->cols);
     nb_mat decoded_a = nb_mat_of(memory, NB_BF16, a->rows, a->cols);
     nb_mat decoded_b = nb_mat_of(numbers ? numbers : memory + bytes_a, NB_BF16, b->rows, b->cols);
@@ -224,21 +225,13 @@ nb_status ni_cpu_gemm_decoded(nb_backend *be, const nb_mat *c, const nb_qtensor 
                               accumulate, err);
 }
 
-/* ---- the operation ---- */
+/* ---- which it is ---- */
 
 bool ni_is_packed(ni_product product) {
     return product == NI_PRODUCT_BLOCKS || product == NI_PRODUCT_WHOLE;
 }
 
-nb_status ni_cpu_gemm_q(nb_backend *be, const nb_mat *c, const nb_qtensor *a, const nb_qtensor *b, bool accumulate,
-                        nb_error *err) {
-    NB_TRY(ni_gemm_q_check(c, a, b, err));
-    bool packed = ni_is_packed(ni_product_of(&a->quantizer, &b->quantizer));
-    return packed ? ni_cpu_gemm_packed(be, c, a, b, NULL, accumulate, err)
-                  : ni_cpu_gemm_decoded(be, c, a, b, NULL, accumulate, err);
-}
-
-const char *ni_cpu_gemm_q_kernel(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
+const char *ni_cpu_product_kernel(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
     ni_product product = ni_product_of(a, b);
     return ni_is_packed(product) ? kernel_for(ni_cpu_of(be)->isa)->name : ni_product_decoded_name(product);
 }

@@ -173,11 +173,6 @@ nb_status ni_cpu_quantize_under(nb_backend *be, const nb_qtensor *out, const nb_
     return run(be, &job, stats, err);
 }
 
-nb_status ni_cpu_quantize(nb_backend *be, const nb_qtensor *out, const nb_mat *src, bool transpose,
-                          const nb_noise *noise, nb_quantize_stats *stats, nb_error *err) {
-    return ni_cpu_quantize_under(be, out, src, transpose, noise, NULL, stats, err);
-}
-
 nb_status ni_cpu_requantize(nb_backend *be, const nb_qtensor *out, const nb_qtensor *src, bool transpose,
                             const nb_noise *noise, nb_quantize_stats *stats, nb_error *err) {
     NB_TRY(ni_check_requantize(src, err));

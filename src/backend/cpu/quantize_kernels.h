@@ -44,7 +44,13 @@ typedef struct ni_quantize_kernels {
     void (*round_bf16)(uint16_t *to, const float *from, int64_t n);
 } ni_quantize_kernels;
 
-/* ni_cpu_quantize under a given scale of the tensor, made from `outer_amax` [1]; NULL: from the source's own. */
+/* The functions of ref/quantize.h over the threads, bit for bit; quantize under a scale of the tensor made from
+ * `outer_amax` [1]; NULL: from the source's own. */
+nb_status ni_cpu_requantize(nb_backend *be, const nb_qtensor *out, const nb_qtensor *src, bool transpose,
+                            const nb_noise *noise, nb_quantize_stats *stats, nb_error *err);
+nb_status ni_cpu_transpose_codes(nb_backend *be, const nb_qtensor *out, const nb_qtensor *src, nb_error *err);
+nb_status ni_cpu_dequantize(nb_backend *be, const nb_mat *out, const nb_qtensor *src, bool transpose,
+                            bool with_tensor_scale, nb_error *err);
 nb_status ni_cpu_quantize_under(nb_backend *be, const nb_qtensor *out, const nb_mat *src, bool transpose,
                                 const nb_noise *noise, const float *outer_amax, nb_quantize_stats *stats,
                                 nb_error *err);

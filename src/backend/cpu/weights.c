@@ -4,6 +4,7 @@
 #include "backend/ref/dge_occ.h"
 #include "backend/ref/operand_parts.h"
 #include "backend/ref/ref.h"
+#include "format/hadamard.h"
 
 enum { PIECE = 4096 };
 
@@ -58,6 +59,31 @@ void ni_cpu_column_norms(nb_backend *be, float *norms, const nb_mat *x) {
         strip.cols = x->cols - c < 16 ? x->cols - c : 16;
         ni_ref_column_norms(be, norms + c, &strip);
     }
+}
+
+/* ni_hadamard on whole rows, [size, cols]. */
+static void rotate_group(float *x, int64_t stride, int64_t cols, int32_t size, ni_sign_mask signs) {
+    for (int32_t i = 0; i < size; i++)
+        for (int64_t c = 0; c < cols && signs.w[i / 32] >> (i % 32) & 1U; c++)
+            x[i * stride + c] = -x[i * stride + c];
+    for (int32_t half = 1; half < size; half *= 2)
+        for (int32_t i = 0; i < size; i++)
+            for (int64_t c = 0; c < cols && !(i & half); c++) {
+                float *low = x + i * stride + c, *high = low + half * stride, a = *low, b = *high;
+                *low = a + b;
+                *high = a - b;
+            }
+    for (int32_t i = 0; i < size; i++)
+        for (int64_t c = 0; c < cols; c++)
+            x[i * stride + c] *= ni_hadamard_factor(size);
+}
+
+void ni_cpu_rotate_rows(nb_backend *be, const nb_mat *x, int32_t size, nb_signs signs, const nb_noise *noise) {
+    const ni_noise_key key = ni_noise_at(noise);
+    const ni_sign_mask mask = ni_signs_of(signs, &key);
+#pragma omp parallel for THREADS
+    for (int64_t first = 0; first < x->rows; first += size)
+        rotate_group((float *)x->data + first * x->stride, x->stride, x->cols, size, mask);
 }
 
 /* ---- weights ---- */

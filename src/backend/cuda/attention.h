@@ -24,7 +24,7 @@ extern "C" {
 /* Documents are intervals of positions: along a sequence neither doc_start nor doc_end falls. */
 typedef struct ni_cuda_attention {
     int64_t batch, seq, heads, kv_heads;
-    int64_t head_dim;                               /* a multiple of 16, up to 256 */
+    int64_t head_dim;                               /* a multiple of 8, up to 256 */
     double scale;                                   /* on q.k; above zero */
     int64_t q_stride, k_stride, v_stride, o_stride; /* elements from one position to the next */
     const int32_t *doc_start;                       /* device [batch, seq]: first key that a query sees */

@@ -19,19 +19,21 @@ struct ni_cuda_profile;
 typedef struct ni_cuda {
     int device;
     int major, minor; /* compute capability */
-    char name[64];    /* "NVIDIA H100 80GB HBM3" */
+    int multiprocessors;
+    char name[64]; /* "NVIDIA H100 80GB HBM3" */
     cudaStream_t stream;
     cublasLtHandle_t lt;
     void *workspace; /* of cuBLASLt */
     size_t workspace_bytes;
     void *scratch; /* of one operation; grows, and so a training step allocates nothing once it has run */
     size_t scratch_bytes;
-    float *words; /* device constants and results: NI_CUDA_ZERO, ... */
+    uint32_t *tile_room; /* of the kernels that make tiles (quantize.h) */
+    float *words;        /* device constants and results: NI_CUDA_ZERO, ... */
     struct ni_cuda_plans *plans;
     ni_permits permits;
-    char attention[64];     /* name of what attention_kernel was last asked about: one for all blocks of a model */
+    char attention[64]; /* name of what attention_kernel was last asked about: one for all blocks of a model */
     struct ni_cuda_profile *profile; /* NULL unless it is being taken */
-    nb_status fault_status; /* of the first thing that went wrong; NB_OK once it was told, unless `broken` */
+    nb_status fault_status;          /* of the first thing that went wrong; NB_OK once it was told, unless `broken` */
     nb_error fault;
     bool broken; /* nothing works on the GPU any more */
 } ni_cuda;
@@ -72,8 +74,9 @@ void *ni_cuda_scratch(nb_backend *be, size_t bytes, const char *what);
 
 /* nb_operand.form */
 enum {
-    NI_CUDA_ACROSS = 1, /* its values lie as [cols, rows] */
-    NI_CUDA_UNCODED = 2 /* values alone: it is only multiplied */
+    NI_CUDA_ACROSS = 1,  /* its values lie as [cols, rows] */
+    NI_CUDA_UNCODED = 2, /* values alone: it is only multiplied */
+    NI_CUDA_BORROWED = 4 /* its values are another operand's: `numbers` says where */
 };
 /* The BF16 values of an operand that has codes. */
 uint16_t *ni_cuda_values_of(const nb_operand *o);

@@ -28,12 +28,22 @@ static __global__ void to_bf16(uint16_t *to, const float *from, int64_t eights) 
     }
 }
 
+static __global__ void from_bf16(float *to, const uint16_t *from, int64_t eights) {
+    for (NI_EACH(i, eights)) {
+        const ni_eight e = ni_load_eight(from + 8 * i);
+        ((float4 *)to)[2 * i] = make_float4(e.x[0], e.x[1], e.x[2], e.x[3]);
+        ((float4 *)to)[2 * i + 1] = make_float4(e.x[4], e.x[5], e.x[6], e.x[7]);
+    }
+}
+
 int ni_cuda_launch_cast(void *stream, void *to, nb_dtype to_type, const void *from, nb_dtype from_type, int64_t n) {
     cudaStream_t on = (cudaStream_t)stream;
     if (n == 0)
         return cudaSuccess;
     if (to_type == NB_BF16 && from_type == NB_F32 && n % 8 == 0 && ni_aligned(to) && ni_aligned(from))
         to_bf16<<<ni_grid(ni_divide_up(n / 8, NI_THREADS)), NI_THREADS, 0, on>>>((uint16_t *)to, (const float *)from, n / 8);
+    else if (to_type == NB_F32 && from_type == NB_BF16 && n % 8 == 0 && ni_aligned(to) && ni_aligned(from))
+        from_bf16<<<ni_grid(ni_divide_up(n / 8, NI_THREADS)), NI_THREADS, 0, on>>>((float *)to, (const uint16_t *)from, n / 8);
     else
         cast<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, on>>>(to, to_type, from, from_type, n);
     return cudaGetLastError();
@@ -122,27 +132,81 @@ int ni_cuda_launch_multiply_words(void *stream, float *out, const float *a, cons
 
 /* ---- RoPE ---- */
 
-/* A thread turns one pair of one token's channels in every head; the angle is taken in double, as the reference does. */
+/* Angles are taken in double, as the reference does; the power once a block for each channel. */
+enum { ROPE_CHANNELS = 256 };
+
+static __device__ void set_frequencies(double *frequency, int64_t half, int64_t head_dim, double theta) {
+    for (int64_t i = threadIdx.x; i < half; i += blockDim.x)
+        frequency[i] = pow(theta, -2.0 * (double)i / (double)head_dim);
+    __syncthreads();
+}
+
+static __device__ void set_turn(float *cosine, float *sine, int32_t position, double frequency, bool inverse) {
+    double s, c;
+    sincos(position * frequency, &s, &c);
+    *cosine = (float)c;
+    *sine = (float)(inverse ? -s : s);
+}
+
+static __device__ void turn_two(float *x1, float *x2, float c, float s) {
+    const float first = *x1, second = *x2;
+    *x1 = ni_f32_sub(ni_f32_mul(first, c), ni_f32_mul(second, s));
+    *x2 = ni_f32_add(ni_f32_mul(second, c), ni_f32_mul(first, s));
+}
+
+/* A thread turns one pair of one token's channels in every head. */
 static __global__ void rope(uint16_t *x, const int32_t *positions, int64_t n, int64_t heads, int64_t head_dim, int64_t stride, double theta, bool inverse) {
+    __shared__ double frequency[ROPE_CHANNELS];
     const int64_t half = head_dim / 2;
+    set_frequencies(frequency, half, head_dim, theta);
     for (NI_EACH(at, n *half)) {
-        int64_t t = at / half, i = at % half;
-        double angle = positions[t] * pow(theta, -2.0 * (double)i / (double)head_dim), sine, cosine;
-        sincos(angle, &sine, &cosine);
-        float c = (float)cosine, s = (float)(inverse ? -sine : sine);
+        const int64_t t = at / half, i = at % half;
+        float c, s;
+        set_turn(&c, &s, positions[t], frequency[i], inverse);
         for (int64_t h = 0; h < heads; h++) {
             uint16_t *pair = x + t * stride + h * head_dim + i;
             float x1 = ni_bf16_value(pair[0]), x2 = ni_bf16_value(pair[half]);
-            pair[0] = ni_bf16_even(ni_f32_sub(ni_f32_mul(x1, c), ni_f32_mul(x2, s)));
-            pair[half] = ni_bf16_even(ni_f32_add(ni_f32_mul(x2, c), ni_f32_mul(x1, s)));
+            turn_two(&x1, &x2, c, s);
+            pair[0] = ni_bf16_even(x1);
+            pair[half] = ni_bf16_even(x2);
+        }
+    }
+}
+
+/* Two neighbouring pairs, four heads at a time in flight. */
+static __global__ void rope_twos(uint16_t *x, const int32_t *positions, int64_t n, int heads, int head_dim, int64_t stride, double theta, bool inverse) {
+    __shared__ double frequency[ROPE_CHANNELS];
+    const uint32_t half = (uint32_t)head_dim / 2, quarter = half / 2;
+    set_frequencies(frequency, half, head_dim, theta);
+    for (NI_EACH(at, n *quarter)) {
+        const uint32_t t = (uint32_t)at / quarter, i = ((uint32_t)at - t * quarter) * 2;
+        float c[2], s[2];
+        for (int k = 0; k < 2; k++)
+            set_turn(&c[k], &s[k], positions[t], frequency[i + k], inverse);
+        uint16_t *const first = x + t * stride + i;
+#pragma unroll 4
+        for (int h = 0; h < heads; h++) {
+            uint32_t *const low = (uint32_t *)(first + h * head_dim), *const high = (uint32_t *)(first + h * head_dim + half);
+            const uint32_t a = *low, b = *high;
+            float x1 = __uint_as_float(a << 16), x2 = __uint_as_float(b << 16), y1 = __uint_as_float(a & 0xffff0000u), y2 = __uint_as_float(b & 0xffff0000u);
+            turn_two(&x1, &x2, c[0], s[0]);
+            turn_two(&y1, &y2, c[1], s[1]);
+            *low = ni_pack_two(x1, y1);
+            *high = ni_pack_two(x2, y2);
         }
     }
 }
 
 int ni_cuda_launch_rope(void *stream, uint16_t *x, const int32_t *positions, int64_t n, int64_t heads, int64_t head_dim, int64_t stride, double theta, bool inverse) {
-    if (n * head_dim > 1)
-        rope<<<ni_grid(ni_divide_up(n * head_dim / 2, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(
-            x, positions, n, heads, head_dim, stride, theta, inverse);
+    cudaStream_t on = (cudaStream_t)stream;
+    if (n * head_dim <= 1)
+        return cudaGetLastError();
+    if (head_dim > 2 * ROPE_CHANNELS)
+        return cudaErrorInvalidValue;
+    if (head_dim % 4 == 0 && stride % 2 == 0 && ((uintptr_t)x & 3) == 0 && n * head_dim <= INT32_MAX)
+        rope_twos<<<ni_grid(ni_divide_up(n * head_dim / 4, NI_THREADS)), NI_THREADS, 0, on>>>(x, positions, n, (int)heads, (int)head_dim, stride, theta, inverse);
+    else
+        rope<<<ni_grid(ni_divide_up(n * head_dim / 2, NI_THREADS)), NI_THREADS, 0, on>>>(x, positions, n, heads, head_dim, stride, theta, inverse);
     return cudaGetLastError();
 }
 

@@ -114,6 +114,7 @@ int ni_cuda_launch_sparse_add(void *stream, const nb_mat *x, const ni_sparse *s)
 int ni_cuda_launch_gather(void *stream, const nb_mat *out, const nb_mat *in, const int32_t *columns);
 int ni_cuda_launch_scatter(void *stream, const nb_mat *out, const nb_mat *in, const int32_t *columns, bool accumulate);
 int ni_cuda_launch_column_norms(void *stream, float *norms, const nb_mat *x);
+int ni_cuda_launch_rotate_rows(void *stream, const nb_mat *x, int32_t size, nb_signs signs, const nb_noise *noise);
 int ni_cuda_launch_add_distance(void *stream, float *distance, const float *a, const float *b, int64_t n);
 int ni_cuda_launch_reset_where(void *stream, int64_t *resets, float *w, const float *q, const float *moved_w,
                                const float *moved_q, const uint8_t *flips, int32_t least_flips, int64_t n,
@@ -155,9 +156,12 @@ typedef struct ni_cuda_moment_sums {
     int64_t count;
     double amax;
 } ni_cuda_moment_sums;
-/* partial [NI_CUDA_SUM_BLOCKS]; the first becomes the total. column_amax [cols] and tile_crest [tiles] may be NULL. */
-int ni_cuda_launch_measure(void *stream, const nb_mat *x, ni_cuda_moment_sums *partial, float *column_amax,
-                           float *tile_crest);
+/* partial [NI_CUDA_SUM_BLOCKS]; column_amax [cols] and tile_crest [tiles] may be NULL. */
+int ni_cuda_launch_measure(void *stream, const nb_mat *x, ni_cuda_moment_sums *partial, ni_moments *moments,
+                           float *column_amax, float *tile_crest);
+/* each [batch * heads * (seq / stride)]: of one query; queries in order are added up to stats [1]. */
+int ni_cuda_launch_measure_attention(void *stream, const nb_attention *a, const void *q, const void *k, int64_t stride,
+                                     ni_attention_stats *each, ni_attention_stats *stats);
 
 #ifdef __cplusplus
 }

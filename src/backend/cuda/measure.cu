@@ -49,14 +49,29 @@ static __global__ void moment_parts(ni_cuda_moment_sums *partial, nb_mat x) {
         partial[blockIdx.x] = mine;
 }
 
-static __global__ void moment_total(ni_cuda_moment_sums *partial) {
+/* From the number of elements and the raw sums of x, x^2, x^3, x^4: as ni_moments_of_sums. */
+static __device__ ni_moments moments_of(int64_t count, int64_t nonfinite, double amax, const double sums[4]) {
+    ni_moments m = {count, nonfinite, amax, 0, 0, 0};
+    if (count == 0)
+        return m;
+    const double n = (double)count, mean = sums[0] / n, second = sums[1] / n, third = sums[2] / n, fourth = sums[3] / n;
+    const double variance = second - mean * mean;
+    const double centred = fourth - 4 * mean * third + 6 * mean * mean * second - 3 * mean * mean * mean * mean;
+    m.mean = mean;
+    m.rms = sqrt(second);
+    if (variance > 1e-12 * second)
+        m.excess_kurtosis = centred / (variance * variance) - 3;
+    return m;
+}
+
+static __global__ void moment_total(ni_moments *out, const ni_cuda_moment_sums *partial, int64_t elements) {
     __shared__ ni_cuda_moment_sums room[NI_THREADS];
     ni_cuda_moment_sums mine = {};
     for (int i = threadIdx.x; i < NI_CUDA_SUM_BLOCKS; i += NI_THREADS)
         join(&mine, partial[i]);
     mine = block_total(mine, room);
     if (threadIdx.x == 0)
-        partial[0] = mine;
+        *out = moments_of(mine.count, elements - mine.count, mine.amax, mine.sums);
 }
 
 static __global__ void column_amaxes(float *out, nb_mat x) {
@@ -88,11 +103,121 @@ static __global__ void tile_crests(float *out, nb_mat x) {
     }
 }
 
-int ni_cuda_launch_measure(void *stream, const nb_mat *x, ni_cuda_moment_sums *partial, float *column_amax, float *tile_crest) {
+/* ---- attention: a block a sampled query ---- */
+
+static __device__ int64_t pitch(int64_t stride, int64_t heads, int64_t head_dim) {
+    return stride ? stride : heads * head_dim;
+}
+
+/* Logits are in double, as the reference's; they are made twice rather than kept. */
+static __device__ double logit(const uint16_t *query, const uint16_t *key, int64_t dim, double scale) {
+    double dot = 0;
+    for (int64_t i = 0; i < dim; i++)
+        dot += (double)ni_bf16_value(query[i]) * (double)ni_bf16_value(key[i]);
+    return dot * scale;
+}
+
+/* Of all threads, by a tree over them. */
+template <typename OP> static __device__ double over_block(double mine, double *room, OP op) {
+    room[threadIdx.x] = mine;
+    for (unsigned stride = NI_THREADS / 2; stride; stride /= 2) {
+        __syncthreads();
+        if (threadIdx.x < stride)
+            room[threadIdx.x] = op(room[threadIdx.x], room[threadIdx.x + stride]);
+    }
+    __syncthreads();
+    const double all = room[0];
+    __syncthreads();
+    return all;
+}
+
+static __device__ double plus(double a, double b) {
+    return a + b;
+}
+
+static __device__ double larger(double a, double b) {
+    return fmax(a, b);
+}
+
+static __global__ void query_stats(ni_attention_stats *each, nb_attention a, const uint16_t *q, const uint16_t *k,
+                                   int64_t stride) {
+    __shared__ double room[NI_THREADS];
+    const int64_t sampled = a.seq / stride, pair = blockIdx.x / sampled, head = pair % a.heads, b = pair / a.heads;
+    const int64_t t = stride - 1 + blockIdx.x % sampled * stride, row = b * a.seq + t;
+    const int64_t first = a.doc_start ? a.doc_start[row] : 0, keys = t - first + 1;
+    const int64_t k_pitch = pitch(a.k_stride, a.kv_heads, a.head_dim);
+    const uint16_t *query = q + row * pitch(a.q_stride, a.heads, a.head_dim) + head * a.head_dim;
+    const uint16_t *key = k + (b * a.seq + first) * k_pitch + head / (a.heads / a.kv_heads) * a.head_dim;
+    double largest = -INFINITY, amax = 0, sums[4] = {0, 0, 0, 0}, total = 0, weighted = 0;
+    if (keys < 2) { /* of the whole block */
+        if (threadIdx.x == 0)
+            each[blockIdx.x] = {0, 0, 0, 0, 0};
+        return;
+    }
+    for (int64_t s = threadIdx.x; s < keys; s += NI_THREADS) {
+        const double l = logit(query, key + s * k_pitch, a.head_dim, a.scale), ll = l * l;
+        largest = fmax(largest, l);
+        amax = fmax(amax, fabs(l));
+        sums[0] += l;
+        sums[1] += ll;
+        sums[2] += ll * l;
+        sums[3] += ll * ll;
+    }
+    largest = over_block(largest, room, larger);
+    amax = over_block(amax, room, larger);
+    for (int i = 0; i < 4; i++)
+        sums[i] = over_block(sums[i], room, plus);
+    for (int64_t s = threadIdx.x; s < keys; s += NI_THREADS) { /* entropy = log(sum e) - sum(e l)/sum(e) */
+        const double l = logit(query, key + s * k_pitch, a.head_dim, a.scale) - largest, e = exp(l);
+        total += e;
+        weighted += e * l;
+    }
+    total = over_block(total, room, plus);
+    weighted = over_block(weighted, room, plus);
+    if (threadIdx.x == 0)
+        each[blockIdx.x] = {largest, amax, moments_of(keys, 0, 0, sums).excess_kurtosis, log(total) - weighted / total,
+                            1};
+}
+
+static __global__ void attention_total(ni_attention_stats *out, const ni_attention_stats *each, int64_t queries) {
+    __shared__ double room[NI_THREADS];
+    double logit_max = 0, amax = 0, kurtosis = 0, entropy = 0, count = 0;
+    for (int64_t i = threadIdx.x; i < queries; i += NI_THREADS) {
+        logit_max += each[i].logit_max;
+        amax = fmax(amax, each[i].logit_amax);
+        kurtosis += each[i].logit_kurtosis;
+        entropy += each[i].entropy;
+        count += (double)each[i].queries;
+    }
+    logit_max = over_block(logit_max, room, plus);
+    amax = over_block(amax, room, larger);
+    kurtosis = over_block(kurtosis, room, plus);
+    entropy = over_block(entropy, room, plus);
+    count = over_block(count, room, plus);
+    const double n = count > 0 ? count : 1;
+    if (threadIdx.x == 0)
+        *out = {logit_max / n, amax, kurtosis / n, entropy / n, (int64_t)count};
+}
+
+int ni_cuda_launch_measure_attention(void *stream, const nb_attention *a, const void *q, const void *k, int64_t stride,
+                                     ni_attention_stats *each, ni_attention_stats *stats) {
+    cudaStream_t on = (cudaStream_t)stream;
+    const int64_t queries = a->batch * a->heads * (a->seq / stride);
+    if (queries > 0)
+        query_stats<<<(unsigned)queries, NI_THREADS, 0, on>>>(each, *a, (const uint16_t *)q, (const uint16_t *)k,
+                                                              stride);
+    attention_total<<<1, NI_THREADS, 0, on>>>(stats, each, queries);
+    return cudaGetLastError();
+}
+
+/* ---- a matrix ---- */
+
+int ni_cuda_launch_measure(void *stream, const nb_mat *x, ni_cuda_moment_sums *partial, ni_moments *moments,
+                           float *column_amax, float *tile_crest) {
     cudaStream_t on = (cudaStream_t)stream;
     const int64_t tiles = ((x->cols + 15) / 16) * ((x->rows + 15) / 16);
     moment_parts<<<NI_CUDA_SUM_BLOCKS, NI_THREADS, 0, on>>>(partial, *x);
-    moment_total<<<1, NI_THREADS, 0, on>>>(partial);
+    moment_total<<<1, NI_THREADS, 0, on>>>(moments, partial, x->rows * x->cols);
     if (column_amax && x->cols > 0)
         column_amaxes<<<ni_grid(ni_divide_up(x->cols, 32)), 32, 0, on>>>(column_amax, *x);
     if (tile_crest && tiles > 0)

@@ -4,6 +4,7 @@
 #include "backend/cuda/element.cuh"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/launch.cuh"
+#include "format/hadamard.h"
 
 /* ---- DGE ---- */
 
@@ -28,140 +29,6 @@ static __global__ void dge(float *dw, const float *w, nb_qtensor codes, float k,
 int ni_cuda_launch_dge(void *stream, float *dw, const float *w, const nb_qtensor *codes, float k, float cap) {
     if (codes->rows * codes->cols > 0)
         dge<<<ni_grid(ni_divide_up(codes->rows * codes->cols, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(dw, w, *codes, k, cap);
-    return cudaGetLastError();
-}
-
-/* ---- OCC: order statistics by counting. BF16 has 65,536 values, ordered by a 16-bit key: the upper byte first, then
- * the lower byte of those that share it. ---- */
-
-static __device__ uint16_t key_of(uint16_t bits) {
-    return bits & 0x8000u ? (uint16_t)~bits : (uint16_t)(bits | 0x8000u);
-}
-
-static __device__ uint16_t bits_of(uint16_t key) {
-    return key & 0x8000u ? (uint16_t)(key & 0x7fffu) : (uint16_t)~key;
-}
-
-enum { BINS = 256 };
-
-/* The bin in which rank lies, and the rank within it. */
-static __device__ int find_bin(const uint32_t *counts, int64_t rank, int64_t *within) {
-    int bin = 0;
-    while (bin < BINS - 1 && rank >= counts[bin])
-        rank -= counts[bin++];
-    *within = rank;
-    return bin;
-}
-
-/* A block finds both order statistics of one row. */
-static __device__ void row_bounds(const uint16_t *x, int64_t n, int64_t low, int64_t high, float bound[2]) {
-    __shared__ uint32_t upper[BINS], lower[2][BINS];
-    __shared__ int bin[2];
-    __shared__ int64_t within[2];
-    for (int i = threadIdx.x; i < BINS; i += blockDim.x)
-        upper[i] = lower[0][i] = lower[1][i] = 0;
-    __syncthreads();
-    for (int64_t i = threadIdx.x; i < n; i += blockDim.x)
-        atomicAdd(&upper[key_of(x[i]) >> 8], 1u);
-    __syncthreads();
-    if (threadIdx.x < 2)
-        bin[threadIdx.x] = find_bin(upper, threadIdx.x ? high : low, &within[threadIdx.x]);
-    __syncthreads();
-    for (int64_t i = threadIdx.x; i < n; i += blockDim.x) {
-        uint16_t key = key_of(x[i]);
-        for (int side = 0; side < 2; side++)
-            if (key >> 8 == bin[side])
-                atomicAdd(&lower[side][key & 255], 1u);
-    }
-    __syncthreads();
-    for (int side = 0; side < 2; side++) {
-        int64_t last;
-        bound[side] = ni_bf16_value(bits_of((uint16_t)(bin[side] << 8 | find_bin(lower[side], within[side], &last))));
-    }
-}
-
-/* Clamps a row and lists what was cut off, columns ascending: 256 columns at a time, each thread behind those before
- * it. */
-static __device__ void clamp_row(uint16_t *to, const ni_sparse &rest, int64_t row, const uint16_t *from, int64_t cols, float lo, float hi) {
-    __shared__ int warp_count[NI_WARPS];
-    int found = 0;
-    for (int64_t c0 = 0; c0 < cols; c0 += NI_THREADS) {
-        int64_t c = c0 + threadIdx.x;
-        float v = c < cols ? ni_bf16_value(from[c]) : 0.0f, clamped = v < lo ? lo : v > hi ? hi : v; /* NaN stays */
-        bool cut = c < cols && v == v && v != clamped;
-        if (c < cols)
-            to[c] = ni_bf16_even(clamped);
-        if (!rest.count)
-            continue;
-        uint32_t vote = __ballot_sync(~0u, cut);
-        if (threadIdx.x % 32 == 0)
-            warp_count[threadIdx.x / 32] = __popc(vote);
-        __syncthreads();
-        int before = found, total = 0;
-        for (int i = 0; i < NI_WARPS; i++) {
-            before += i < (int)threadIdx.x / 32 ? warp_count[i] : 0;
-            total += warp_count[i];
-        }
-        if (cut) {
-            int64_t at = row * rest.room + before + __popc(vote & ((1u << threadIdx.x % 32) - 1));
-            rest.column[at] = (int32_t)c;
-            rest.value[at] = ni_bf16_even(ni_f32_sub(v, clamped));
-        }
-        found += total;
-        __syncthreads();
-    }
-    if (rest.count && threadIdx.x == 0)
-        rest.count[row] = found;
-}
-
-static __global__ void clamp_rows(nb_mat out, ni_sparse rest, nb_mat x, int64_t low, int64_t high) {
-    const int64_t r = blockIdx.x;
-    const uint16_t *from = (const uint16_t *)x.data + r * x.stride;
-    float bound[2];
-    row_bounds(from, x.cols, low, high, bound);
-    clamp_row((uint16_t *)out.data + r * out.stride, rest, r, from, x.cols, bound[0], bound[1]);
-}
-
-/* The same over a whole tensor: counts of all 65,536 keys in memory. */
-enum { KEYS = 1 << 16 };
-
-static __global__ void count_keys(unsigned long long *counts, nb_mat x) {
-    for (NI_EACH(i, x.rows *x.cols))
-        atomicAdd(&counts[key_of(((const uint16_t *)x.data)[i / x.cols * x.stride + i % x.cols])], 1ull);
-}
-
-static __global__ void find_bounds(float *bound, const unsigned long long *counts, int64_t low, int64_t high) {
-    int64_t rank = threadIdx.x ? high : low;
-    int key = 0;
-    while (key < KEYS - 1 && rank >= (int64_t)counts[key])
-        rank -= (int64_t)counts[key++];
-    bound[threadIdx.x] = ni_bf16_value(bits_of((uint16_t)key));
-}
-
-static __global__ void clamp_whole(nb_mat out, ni_sparse rest, nb_mat x, const float *bound) {
-    const int64_t r = blockIdx.x;
-    clamp_row((uint16_t *)out.data + r * out.stride, rest, r, (const uint16_t *)x.data + r * x.stride, x.cols, bound[0], bound[1]);
-}
-
-size_t ni_cuda_clamp_bytes(bool whole) {
-    return whole ? KEYS * sizeof(unsigned long long) + 256 : 0;
-}
-
-int ni_cuda_launch_clamp(void *stream, const nb_mat *out, const ni_sparse *rest, const nb_mat *x, int64_t low, int64_t high, bool whole, void *scratch) {
-    cudaStream_t on = (cudaStream_t)stream;
-    ni_sparse none = {};
-    if (x->rows * x->cols == 0)
-        return cudaSuccess;
-    if (!whole) {
-        clamp_rows<<<(unsigned)x->rows, NI_THREADS, 0, on>>>(*out, rest ? *rest : none, *x, low, high);
-        return cudaGetLastError();
-    }
-    unsigned long long *counts = (unsigned long long *)scratch;
-    float *bound = (float *)(counts + KEYS);
-    cudaMemsetAsync(counts, 0, KEYS * sizeof *counts, on);
-    count_keys<<<ni_grid(ni_divide_up(x->rows * x->cols, NI_THREADS)), NI_THREADS, 0, on>>>(counts, *x);
-    find_bounds<<<1, 2, 0, on>>>(bound, counts, low, high);
-    clamp_whole<<<(unsigned)x->rows, NI_THREADS, 0, on>>>(*out, rest ? *rest : none, *x, bound);
     return cudaGetLastError();
 }
 
@@ -212,6 +79,27 @@ int ni_cuda_launch_gather(void *stream, const nb_mat *out, const nb_mat *in, con
         gather<<<grid, NI_THREADS, 0, on>>>((uint16_t *)out->data, out->stride, (const uint16_t *)in->data, in->stride, columns, out->rows, out->cols);
     else if (n > 0)
         gather<<<grid, NI_THREADS, 0, on>>>((float *)out->data, out->stride, (const float *)in->data, in->stride, columns, out->rows, out->cols);
+    return cudaGetLastError();
+}
+
+/* A thread a column of a group. */
+static __global__ void rotate_rows(nb_mat x, int size, nb_signs kind, nb_noise noise) {
+    const ni_noise_key key = ni_noise_at(&noise);
+    const ni_sign_mask signs = ni_signs_of(kind, &key);
+    for (NI_EACH(i, x.rows / size * x.cols)) {
+        float *column = (float *)x.data + i / x.cols * size * x.stride + i % x.cols, group[NI_HADAMARD_MAX];
+        for (int r = 0; r < size; r++)
+            group[r] = column[r * x.stride];
+        ni_hadamard(group, size, signs);
+        for (int r = 0; r < size; r++)
+            column[r * x.stride] = group[r];
+    }
+}
+
+int ni_cuda_launch_rotate_rows(void *stream, const nb_mat *x, int32_t size, nb_signs signs, const nb_noise *noise) {
+    const int64_t columns = x->rows / size * x->cols;
+    if (columns > 0)
+        rotate_rows<<<ni_grid(ni_divide_up(columns, 64)), 64, 0, (cudaStream_t)stream>>>(*x, size, signs, *noise);
     return cudaGetLastError();
 }
 

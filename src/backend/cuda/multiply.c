@@ -2,6 +2,7 @@
  * FP32 matrix, in the order of its terms.
  */
 #include "backend/cuda/coded.h"
+#include "backend/cuda/finish.h"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/quantize.h"
 #include "backend/cuda/rows.h"
@@ -74,12 +75,13 @@ static nb_status side_of(nb_backend *be, room *scratch, const nb_operand *o, con
         return NB_OK;
     const nb_qtensor codes = ni_codes_of(o);
     const bool across = o->form & NI_CUDA_ACROSS;
-    *out = (side){.numbers = across ? nb_mat_of(ni_cuda_values_of(o), NB_BF16, o->cols, o->rows)
-                                    : nb_mat_of(ni_cuda_values_of(o), NB_BF16, o->rows, o->cols),
+    *out = (side){.numbers = o->form & NI_CUDA_BORROWED ? o->numbers
+                             : across                   ? nb_mat_of(ni_cuda_values_of(o), NB_BF16, o->cols, o->rows)
+                                                        : nb_mat_of(ni_cuda_values_of(o), NB_BF16, o->rows, o->cols),
                   .transposed = across};
     if (!whole)
-        out->outer = has_row_scales(&o->quantizer) ? (ni_cuda_outer){codes.outer_scales, 1}
-                                                   : (ni_cuda_outer){codes.tensor_scale, 0};
+        out->outer =
+            has_row_scales(&o->quantizer) ? (ni_cuda_outer){codes.outer_scales, 1} : (ni_cuda_outer){o->outer, 0};
     if (whole == nb_quantizer_is_bf16(&o->other))
         return NB_OK;
     if (o->form & NI_CUDA_UNCODED)
@@ -90,6 +92,16 @@ static nb_status side_of(nb_backend *be, room *scratch, const nb_operand *o, con
         return nb_fail(err, NB_INTERNAL, "cuda: multiply took more scratch than it asked for");
     return ni_cuda_status(be, ni_cuda_launch_decode(stream_of(be), &out->numbers, &codes, false, NULL, whole),
                           "multiply", err);
+}
+
+static ni_cuda_finish finish_of(const nb_mat *c, const nb_mat *sum, const side *x, const side *y) {
+    return (ni_cuda_finish){.out = c->data,
+                            .out_stride = c->stride,
+                            .sum = sum->data,
+                            .rows_count = c->rows,
+                            .cols = c->cols,
+                            .rows = x->outer,
+                            .columns = y->outer};
 }
 
 /* C (+)= A B^T. Scales of rows cannot go into the library's alpha: then the bare sum is scaled afterwards. */
@@ -114,6 +126,9 @@ static nb_status product(nb_backend *be, room scratch, const nb_mat *c, const nb
         if (!p.c.data)
             return nb_fail(err, NB_INTERNAL, "cuda: multiply took more scratch than it asked for");
         NB_TRY(ni_cuda_multiply_plain(be, &p, err));
+        const ni_cuda_finish f = finish_of(c, &p.c, &x, &y);
+        if (c->dtype == NB_BF16 && !accumulate && ni_cuda_can_finish(&f))
+            return ni_cuda_status(be, ni_cuda_launch_finish(stream_of(be), &f, cuda->multiprocessors), "multiply", err);
         return ni_cuda_status(be, ni_cuda_launch_scaled_result(stream_of(be), c, &p.c, x.outer, y.outer, accumulate),
                               "multiply", err);
     }
@@ -169,6 +184,39 @@ static nb_status add_term(nb_backend *be, room scratch, const nb_mat *c, const n
     return add_sparse(be, scratch, c, t, err);
 }
 
+static bool is_row_coded(const nb_operand *o) {
+    return !ni_is_plain(o) && has_row_scales(&o->quantizer) && !nb_quantizer_is_bf16(&o->other) &&
+           !(o->form & NI_CUDA_ACROSS);
+}
+
+/* A product under scales of rows and a sparse one with the same weights, in BF16: one pass over the bare sum. */
+static nb_status multiply_and_finish(nb_backend *be, room scratch, const nb_mat *c, const ni_term *terms, int32_t count,
+                                     bool *done, nb_error *err) {
+    size_t bytes;
+    side x, y;
+    *done = false;
+    if (c->dtype != NB_BF16 || count != 2 || !terms[0].a || terms[0].columns || !terms[1].sparse ||
+        !is_row_coded(terms[0].a) || !is_row_coded(terms[0].b) || terms[1].b != terms[0].b ||
+        units_of(be, terms[0].a, terms[0].b, &bytes) != NI_CUDA_BF16)
+        return NB_OK;
+    NB_TRY(side_of(be, &scratch, terms[0].a, terms[0].b, &x, err));
+    NB_TRY(side_of(be, &scratch, terms[0].b, terms[0].a, &y, err));
+    const nb_mat sum = nb_mat_of(take(&scratch, (size_t)(c->rows * c->cols) * sizeof(float)), NB_F32, c->rows, c->cols);
+    ni_cuda_finish f = finish_of(c, &sum, &x, &y);
+    f.sparse = *terms[1].sparse;
+    f.weights = ni_cuda_values_of(terms[1].b);
+    f.weight_scales = ni_codes_of(terms[1].b).outer_scales;
+    f.depth = terms[1].b->cols;
+    if (!sum.data || !ni_cuda_can_finish(&f))
+        return NB_OK;
+    *done = true;
+    const ni_cuda_product p = {
+        .a = x.numbers, .b = y.numbers, .c = sum, .trans_a = x.transposed, .trans_b = !y.transposed};
+    NB_TRY(ni_cuda_multiply_plain(be, &p, err));
+    return ni_cuda_status(be, ni_cuda_launch_finish(stream_of(be), &f, ni_cuda_of(be)->multiprocessors),
+                          "multiply: a sparse product", err);
+}
+
 nb_status ni_cuda_multiply(nb_backend *be, const nb_mat *c, const ni_term *terms, int32_t count, bool accumulate,
                            nb_error *err) {
     NB_TRY(ni_check_terms(c, terms, count, err));
@@ -179,6 +227,11 @@ nb_status ni_cuda_multiply(nb_backend *be, const nb_mat *c, const ni_term *terms
         return ni_cuda_status(be, 0, "multiply", err);
     scratch.end = scratch.at + bytes;
     nb_mat sum = *c;
+    bool done = false;
+    if (!accumulate)
+        NB_TRY(multiply_and_finish(be, scratch, c, terms, count, &done, err));
+    if (done)
+        return NB_OK;
     if (!in_place) {
         sum = nb_mat_of(take(&scratch, (size_t)(c->rows * c->cols) * sizeof(float)), NB_F32, c->rows, c->cols);
         if (accumulate)

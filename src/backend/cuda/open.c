@@ -3,6 +3,7 @@
 
 #include "backend/backend.h"
 #include "backend/cuda/library.h"
+#include "backend/cuda/quantize.h"
 #include "backend/cuda/rows.h"
 
 #include <stdio.h>
@@ -20,6 +21,7 @@ static void destroy(nb_backend *be) {
     cudaFree(cuda->workspace);
     cudaFree(cuda->scratch);
     cudaFree(cuda->words);
+    cudaFree(cuda->tile_room);
     if (cuda->stream)
         cudaStreamDestroy(cuda->stream);
     free(cuda);
@@ -56,6 +58,7 @@ static nb_status look_at(ni_cuda *cuda, int device, nb_error *err) {
     cuda->device = device;
     cuda->major = properties.major;
     cuda->minor = properties.minor;
+    cuda->multiprocessors = properties.multiProcessorCount;
     snprintf(cuda->name, sizeof cuda->name, "%.63s", properties.name);
     if (10 * cuda->major + cuda->minor < OLDEST)
         return nb_fail(err, NB_UNSUPPORTED,
@@ -98,6 +101,10 @@ static nb_status take(ni_cuda *cuda, nb_error *err) {
         code = cudaMalloc((void **)&cuda->words, sizeof words);
     if (code == cudaSuccess)
         code = cudaMemcpy(cuda->words, words, sizeof words, cudaMemcpyHostToDevice);
+    if (code == cudaSuccess)
+        code = cudaMalloc((void **)&cuda->tile_room, NI_CUDA_TILE_ROOM);
+    if (code == cudaSuccess)
+        code = cudaMemset(cuda->tile_room, 0, NI_CUDA_TILE_ROOM);
     cuda->workspace_bytes = WORKSPACE;
     cuda->scratch_bytes = FIRST_SCRATCH;
     if (code != cudaSuccess)

@@ -120,6 +120,10 @@ static bool has_tensor_outer(const nb_quantizer *q) {
     return q->scale_type == NB_SCALE_E4M3 && q->outer == NB_OUTER_TENSOR;
 }
 
+static bool has_one_scale(const nb_quantizer *q) {
+    return q->scale_type == NB_SCALE_F32 && q->block_rows == NB_BLOCK_ALL && q->block_cols == NB_BLOCK_ALL;
+}
+
 /* Where the maximum for the outer scale comes from: the operand's head, into which it is put first. */
 static int find_amax(nb_backend *be, const ni_source *source, const ni_making *making, const nb_quantizer *q,
                      const room *r, int64_t n, uint32_t **amax) {
@@ -237,7 +241,7 @@ static bool is_tile_weight(const ni_source *source, const ni_making *making) {
     return !ni_is_plain(out) && has_tiles(source) && source->numbers->dtype == NB_F32 &&
            source->numbers->stride == source->numbers->cols && is_tiled(q) && q->block_rows == 16 &&
            q->round == NB_ROUND_EVEN && q->hadamard_size == 0 && !making->transpose && !making->stats &&
-           !is_whole_valued(out) && ni_making_is_whole(source, making);
+           !is_whole_valued(out) && making->at == 0 && !making->under && is_sixteens(out->cols);
 }
 
 /* The operand as the kernel sees it; its amax is still to be found. */
@@ -253,7 +257,9 @@ static ni_cuda_tile_copy tile_copy(const ni_making *making, bool coded) {
                                .contraction = out->cols,
                                .codes = coded ? codes.codes : NULL,
                                .scales = codes.scales,
+                               .outer_scales = codes.outer_scales,
                                .tensor_scale = codes.tensor_scale,
+                               .under = making->under != NULL,
                                .noise = noise_of(making->noise)};
 }
 
@@ -286,8 +292,9 @@ static nb_status make_tiles(nb_backend *be, const ni_source *source, const ni_ma
                             nb_error *err) {
     const nb_mat *x = source->numbers;
     const ni_cuda_tile_source tiles = {x->data, x->rows, x->cols, x->stride};
+    uint32_t *const words = ni_cuda_of(be)->tile_room;
     ni_cuda_tile_copy copies[2] = {{.values = NULL}, {.values = NULL}};
-    uint32_t *plain = NULL, *rotated = NULL;
+    bool measured[2] = {false, false}; /* plain, rotated */
     const ni_making *const makings[2] = {row, column};
     for (int i = 0; i < 2; i++) {
         if (!makings[i])
@@ -295,20 +302,18 @@ static nb_status make_tiles(nb_backend *be, const ni_source *source, const ni_ma
         copies[i] = tile_copy(makings[i], are_codes_read(be, makings[i]));
         if (knows_amax(be, source, makings[i], &copies[i]))
             continue;
-        if (copies[i].quantizer.hadamard_size == 0 && plain) { /* the row copy's is this one's */
-            copies[i].amax = plain;
-            copies[i].head = makings[i]->out->memory;
-            continue;
-        }
-        *(copies[i].quantizer.hadamard_size ? &rotated : &plain) = makings[i]->out->memory;
-        ni_cuda_fill_zero(be, makings[i]->out->memory, sizeof *plain);
+        const int which = copies[i].quantizer.hadamard_size > 0;
+        copies[i].amax = &words[which];
+        copies[i].head = makings[i]->out->memory;
+        measured[which] = true;
     }
     int code = cudaSuccess;
-    if (plain || rotated) {
-        code = ni_cuda_tile_amaxes(stream_of(be), &tiles, plain, rotated, &copies[1].quantizer, &copies[1].noise);
+    if (measured[0] || measured[1]) {
+        code = ni_cuda_tile_amaxes(stream_of(be), &tiles, measured[0] ? &words[0] : NULL,
+                                   measured[1] ? &words[1] : NULL, &copies[1].quantizer, &copies[1].noise);
         NB_TRY(ni_cuda_status(be, code, "quantize: amax", err));
     }
-    code = ni_cuda_quantize_tiles(stream_of(be), &tiles, row ? &copies[0] : NULL, column ? &copies[1] : NULL);
+    code = ni_cuda_quantize_tiles(stream_of(be), words, &tiles, row ? &copies[0] : NULL, column ? &copies[1] : NULL);
     return ni_cuda_status(be, code,
                           !column ? "quantize: rows"
                           : !row  ? "quantize: columns"
@@ -317,16 +322,145 @@ static nb_status make_tiles(nb_backend *be, const ni_source *source, const ni_ma
 }
 
 static nb_status make_weight(nb_backend *be, const ni_source *source, const ni_making *making, nb_error *err) {
+    ni_cuda *cuda = ni_cuda_of(be);
     const nb_mat *w = source->numbers;
     ni_cuda_tile_copy copy = tile_copy(making, true);
     int code = cudaSuccess;
     if (!knows_amax(be, source, making, &copy)) {
-        ni_cuda_fill_zero(be, making->out->memory, sizeof(uint32_t));
-        code = ni_cuda_flat_amax(stream_of(be), making->out->memory, w->data, w->rows * w->cols);
-        NB_TRY(ni_cuda_status(be, code, "quantize: amax of a weight", err));
+        copy.amax = NULL;
+        copy.head = making->out->memory;
+        if (!ni_cuda_weight_fits(w->rows, w->cols, cuda->multiprocessors)) {
+            copy.amax = copy.head;
+            copy.head = NULL;
+            ni_cuda_fill_zero(be, making->out->memory, sizeof(uint32_t));
+            code = ni_cuda_flat_amax(cuda->stream, making->out->memory, w->data, w->rows * w->cols);
+            NB_TRY(ni_cuda_status(be, code, "quantize: amax of a weight", err));
+        }
     }
-    code = ni_cuda_quantize_weight(stream_of(be), w->data, w->rows, w->cols, &copy);
+    code = ni_cuda_quantize_weight(cuda->stream, cuda->tile_room, w->data, w->rows, w->cols, &copy);
     return ni_cuda_status(be, code, "quantize: a weight", err);
+}
+
+/* ---- making, at once: chosen columns (quantize_pieces.cu) ---- */
+
+static bool is_nvfp4_codes(const nb_operand *o) {
+    return !ni_is_plain(o) && is_tiled(&o->quantizer) && o->quantizer.hadamard_size == 0;
+}
+
+static bool is_piece(const ni_source *source, const ni_making *making) {
+    const nb_quantizer *q = ni_making_quantizer(making);
+    const nb_operand *out = making->out;
+    return source->numbers && source->columns && !source->row_scales && !source->column_scales &&
+           (!source->minus || is_nvfp4_codes(source->minus)) && !ni_is_plain(out) && !is_whole_valued(out) &&
+           is_tiled(q) && q->block_rows == 1 && q->round == NB_ROUND_EVEN && q->hadamard_size == 0 &&
+           has_tensor_outer(q) && making->under && !making->transpose && !making->stats &&
+           is_sixteens(source->column_count) && is_sixteens(out->cols) && making->at % 16 == 0;
+}
+
+static nb_status make_piece(nb_backend *be, const ni_source *source, const ni_making *making, nb_error *err) {
+    const nb_mat *x = source->numbers;
+    ni_cuda_piece piece = {.numbers = x->data,
+                           .wide = x->dtype == NB_F32,
+                           .rows = x->rows,
+                           .cols = source->column_count,
+                           .stride = x->stride,
+                           .columns = source->columns};
+    ni_cuda_tile_copy copy = tile_copy(making, are_codes_read(be, making));
+    knows_amax(be, source, making, &copy);
+    if (source->minus)
+        piece.minus = ni_codes_of(source->minus);
+    return ni_cuda_status(be, ni_cuda_quantize_piece(stream_of(be), &piece, &copy), "quantize: chosen columns", err);
+}
+
+/* ---- making, at once: double blocks (quantize_double.cu) ---- */
+
+static bool is_double(const nb_quantizer *q) {
+    return q->element == NB_ELEMENT_E2M1 && q->scale_type == NB_SCALE_E4M3 && q->block_rows == 1 &&
+           (q->outer == NB_OUTER_ROW128 || q->outer == NB_OUTER_ROW128_POW2) &&
+           (q->round == NB_ROUND_EVEN || q->round == NB_ROUND_STOCHASTIC) &&
+           (q->hadamard_size == 0 || q->hadamard_size == 16);
+}
+
+/* What the kernels read of it; false: the four stages do. */
+static bool double_source(const ni_source *source, const ni_making *making, ni_cuda_double_source *out) {
+    const nb_mat *x = source->numbers;
+    const nb_operand *from = source->operand;
+    if (x) {
+        const bool wide = x->dtype == NB_F32;
+        *out = (ni_cuda_double_source){
+            .numbers = x->data, .wide = wide, .rows = x->rows, .cols = x->cols, .stride = x->stride};
+        return ni_source_is_simple(source) && is_sixteens(x->rows) && is_sixteens(x->cols) &&
+               x->stride % (wide ? 4 : 8) == 0 && (uintptr_t)x->data % 16 == 0;
+    }
+    if (!ni_source_is_simple(source) || !making->transpose || ni_is_plain(from) || !is_double(&from->quantizer))
+        return false;
+    *out = (ni_cuda_double_source){.rows = from->rows, .cols = from->cols, .codes = ni_codes_of(from)};
+    return from->cols % 32 == 0;
+}
+
+static bool is_double_copy(const ni_source *source, const ni_making *making, ni_cuda_double_source *out) {
+    const nb_operand *to = making->out;
+    if (ni_is_plain(to) || making->stats || is_whole_valued(to) || !is_double(ni_making_quantizer(making)) ||
+        !double_source(source, making, out))
+        return false;
+    if (making->transpose)
+        return ni_making_is_whole(source, making) && out->rows % 128 == 0;
+    return out->cols % 128 == 0 && to->cols % 128 == 0 && making->at % 128 == 0;
+}
+
+static nb_status make_double(nb_backend *be, const ni_cuda_double_source *from, const ni_making *making,
+                             nb_error *err) {
+    const ni_cuda_tile_copy copy = tile_copy(making, are_codes_read(be, making));
+    return ni_cuda_status(be, ni_cuda_quantize_double(stream_of(be), from, &copy, making->transpose),
+                          !making->transpose ? "quantize: double blocks"
+                          : from->numbers    ? "quantize: double blocks down columns"
+                                             : "quantize: double blocks anew",
+                          err);
+}
+
+/* ---- making, at once: vectors (quantize_vector.cu) ---- */
+
+static bool is_vector_copy(const ni_source *source, const ni_making *making, ni_cuda_double_source *out) {
+    const nb_quantizer *q = ni_making_quantizer(making);
+    const nb_mat *x = source->numbers;
+    const bool rows = q->block_rows == 1 && q->block_cols == NB_BLOCK_ALL, whole = has_one_scale(q);
+    if (!x || making->transpose || making->stats || ni_is_plain(making->out) || !ni_source_is_simple(source) ||
+        !ni_making_is_whole(source, making) || q->hadamard_size || q->scale_type != NB_SCALE_F32 || !(rows || whole) ||
+        !(q->round == NB_ROUND_EVEN || q->round == NB_ROUND_UP))
+        return false;
+    const bool wide = x->dtype == NB_F32;
+    *out = (ni_cuda_double_source){
+        .numbers = x->data, .wide = wide, .rows = x->rows, .cols = x->cols, .stride = x->stride};
+    return x->rows > 0 && x->rows <= INT32_MAX && is_sixteens(x->cols) && x->stride % 8 == 0 &&
+           (uintptr_t)x->data % 16 == 0 && (!whole || x->amax || (is_sixteens(x->rows) && !wide));
+}
+
+static nb_status make_vector(nb_backend *be, const ni_source *source, const ni_cuda_double_source *from,
+                             const ni_making *making, nb_error *err) {
+    nb_operand *out = making->out;
+    const nb_qtensor codes = ni_codes_of(out);
+    const bool coded = are_codes_read(be, making);
+    out->form = coded ? 0 : NI_CUDA_UNCODED;
+    out->outer = codes.tensor_scale;
+    ni_cuda_vector v = {.quantizer = *ni_making_quantizer(making),
+                        .values = ni_cuda_values_of(out),
+                        .whole = is_whole_valued(out),
+                        .codes = coded ? codes.codes : NULL,
+                        .row_scales = codes.outer_scales,
+                        .tensor_scale = codes.tensor_scale};
+    if (has_one_scale(&v.quantizer)) {
+        v.amax = source->numbers->amax;
+        if (!v.amax) {
+            const ni_cuda_tile_source tiles = {from->numbers, from->rows, from->cols, from->stride};
+            const ni_cuda_noise none = {0};
+            ni_cuda_fill_zero(be, out->memory, sizeof(uint32_t));
+            NB_TRY(ni_cuda_status(be,
+                                  ni_cuda_tile_amaxes(stream_of(be), &tiles, out->memory, NULL, &v.quantizer, &none),
+                                  "quantize: amax", err));
+            v.amax = out->memory;
+        }
+    }
+    return ni_cuda_status(be, ni_cuda_quantize_vector(stream_of(be), from, &v), "quantize: vectors", err);
 }
 
 /* Makes what tiles can make of this source; the rest is the caller's. */
@@ -336,7 +470,17 @@ static nb_status make_at_once(nb_backend *be, const ni_source *source, const ni_
         done[i] = is_tile_copy(source, &makings[i]);
     for (int32_t i = 0; i < count; i++) {
         const ni_making *const m = &makings[i];
-        if (!done[i] && is_tile_weight(source, m)) {
+        ni_cuda_double_source from;
+        if (!done[i] && is_double_copy(source, m, &from)) {
+            done[i] = true;
+            NB_TRY(make_double(be, &from, m, err));
+        } else if (!done[i] && is_vector_copy(source, m, &from)) {
+            done[i] = true;
+            NB_TRY(make_vector(be, source, &from, m, err));
+        } else if (!done[i] && is_piece(source, m)) {
+            done[i] = true;
+            NB_TRY(make_piece(be, source, m, err));
+        } else if (!done[i] && is_tile_weight(source, m)) {
             done[i] = true;
             NB_TRY(make_weight(be, source, m, err));
         } else if (done[i]) {
@@ -383,10 +527,11 @@ nb_status ni_cuda_make_operands(nb_backend *be, const ni_source *source, const n
     return NB_OK;
 }
 
-/* Under 16x16 tiles a value is the same whichever way its codes are read. */
+/* Under 16x16 tiles, or one scale for all, a value is the same whichever way its codes are read. */
 static bool has_same_values(const nb_operand *out, const nb_operand *from) {
-    return from->quantizer.scale_type == NB_SCALE_E4M3 && out->quantizer.scale_type == NB_SCALE_E4M3 &&
-           from->form == 0 && !is_whole_valued(out) && !is_whole_valued(from);
+    const bool tiles = from->quantizer.scale_type == NB_SCALE_E4M3 && out->quantizer.scale_type == NB_SCALE_E4M3;
+    return (tiles || (has_one_scale(&from->quantizer) && has_one_scale(&out->quantizer))) && from->form == 0 &&
+           is_whole_valued(out) == is_whole_valued(from) && !(tiles && is_whole_valued(out));
 }
 
 nb_status ni_cuda_turn(nb_backend *be, nb_operand *out, const nb_operand *from, nb_error *err) {
@@ -395,18 +540,17 @@ nb_status ni_cuda_turn(nb_backend *be, nb_operand *out, const nb_operand *from, 
         source = ni_inner_codes(&source);
     NB_TRY(ni_check_transpose_codes(&to, &source, err));
     NB_TRY(check_coded(from, "turn", err));
-    ni_cuda_copy(be, out->memory, from->memory, sizeof(ni_operand_head));
     out->form = 0;
     const bool by_codes = ni_cuda_units_of(ni_cuda_of(be), &out->quantizer, &out->other) != NI_CUDA_BF16;
-    if (has_same_values(out, from)) { /* they lie as they are, and are read the other way */
-        out->form = NI_CUDA_ACROSS | (out->reread || by_codes ? 0 : NI_CUDA_UNCODED);
-        out->outer = to.tensor_scale;
-        ni_cuda_copy(be, to.tensor_scale, source.tensor_scale, to.tensor_scale ? sizeof(float) : 0);
-        ni_cuda_copy(be, ni_cuda_values_of(out), ni_cuda_values_of(from),
-                     (size_t)(out->rows * out->cols) * sizeof(uint16_t));
+    const bool same = has_same_values(out, from); /* they lie as they are, and are read the other way */
+    if (same) {
+        out->form = NI_CUDA_ACROSS | NI_CUDA_BORROWED | (out->reread || by_codes ? 0 : NI_CUDA_UNCODED);
+        out->numbers = value_matrix(from);
+        out->outer = source.tensor_scale;
         if (out->form & NI_CUDA_UNCODED)
             return NB_OK;
     }
+    ni_cuda_copy(be, out->memory, from->memory, sizeof(ni_operand_head));
     NB_TRY(ni_cuda_status(be, ni_cuda_launch_turn(stream_of(be), &to, &source), "turn", err));
     out->outer = to.tensor_scale;
     return out->form & NI_CUDA_ACROSS ? NB_OK : ni_cuda_fill_values(be, out, err);
@@ -431,18 +575,40 @@ nb_status ni_cuda_decode(nb_backend *be, const nb_mat *out, const nb_operand *fr
         return decode_plain(be, out, from, transpose, columns, err);
     NB_TRY(check_coded(from, "decode", err));
     const nb_qtensor codes = ni_codes_of(from);
+    const bool rows = codes.quantizer.element == NB_ELEMENT_E2M1 && codes.quantizer.scale_type == NB_SCALE_F32 &&
+                      codes.quantizer.block_rows == 1 && codes.quantizer.block_cols == NB_BLOCK_ALL;
+    if (rows && with_outer && !transpose && !columns && out->dtype == NB_BF16 && from->cols % 8 == 0 &&
+        out->stride % 8 == 0 && (uintptr_t)out->data % 16 == 0 && from->rows * from->cols <= INT32_MAX)
+        return ni_cuda_status(be, ni_cuda_decode_rows(stream_of(be), out, &codes), "decode", err);
     return ni_cuda_status(be, ni_cuda_launch_decode(stream_of(be), out, &codes, transpose, columns, with_outer),
                           "decode", err);
+}
+
+/* ---- the canonical layout ---- */
+
+static void copy_codes(nb_backend *be, const nb_qtensor *to, const nb_qtensor *from) {
+    const nb_qtensor_size bytes = nb_qtensor_bytes(&from->quantizer, from->rows, from->cols);
+    ni_cuda_copy(be, to->codes, from->codes, bytes.codes);
+    ni_cuda_copy(be, to->scales, from->scales, bytes.scales);
+    ni_cuda_copy(be, to->outer_scales, from->outer_scales, bytes.outer_scales);
+    ni_cuda_copy(be, to->tensor_scale, from->tensor_scale, bytes.tensor_scale);
 }
 
 nb_status ni_cuda_canonical(nb_backend *be, const nb_qtensor *out, const nb_operand *from, nb_error *err) {
     NB_TRY(ni_check_canonical(out, from, err));
     NB_TRY(check_coded(from, "canonical", err));
     const nb_qtensor codes = ni_codes_of(from);
-    const nb_qtensor_size bytes = nb_qtensor_bytes(&codes.quantizer, codes.rows, codes.cols);
-    ni_cuda_copy(be, out->codes, codes.codes, bytes.codes);
-    ni_cuda_copy(be, out->scales, codes.scales, bytes.scales);
-    ni_cuda_copy(be, out->outer_scales, codes.outer_scales, bytes.outer_scales);
-    ni_cuda_copy(be, out->tensor_scale, codes.tensor_scale, bytes.tensor_scale);
+    copy_codes(be, out, &codes);
     return NB_OK;
+}
+
+nb_status ni_cuda_take_codes(nb_backend *be, nb_operand *out, const nb_qtensor *from, nb_error *err) {
+    static const uint32_t unknown = 0x7fc00000; /* NaN: the amax that the tensor's scale was made from */
+    NB_TRY(ni_check_canonical(from, out, err));
+    const nb_qtensor codes = ni_codes_of(out);
+    ni_cuda_upload(be, out->memory, &unknown, sizeof unknown);
+    copy_codes(be, &codes, from);
+    out->form = 0;
+    out->outer = codes.tensor_scale;
+    return ni_cuda_fill_values(be, out, err);
 }

@@ -4,8 +4,11 @@
  * right for everything. A thread encodes 16 neighbours on the contraction.
  */
 #include "backend/cuda/quantize.h"
+#include "backend/cuda/kernels.h"
 
 #include "backend/cuda/element.cuh"
+#include "backend/cuda/grid.cuh"
+#include "backend/cuda/launch.cuh"
 #include "format/hadamard.h"
 #include "format/noise.h"
 #include "format/scale.h"
@@ -65,10 +68,18 @@ static unsigned grid_of(int64_t pieces) {
     return (unsigned)(pieces < 1 ? 1 : pieces < most ? pieces : most);
 }
 
+/* Numbers as they lie. */
+static bool is_dense(const ni_cuda_source *s) {
+    return s->numbers.data && s->numbers.dtype == NB_BF16 && s->numbers.stride == s->cols && s->numbers.cols == s->cols && !s->across && !s->minus.codes &&
+           !s->columns && !s->row_scales && !s->column_scales;
+}
+
 int ni_cuda_load_source(void *stream, float *x, const ni_cuda_source *s, bool transpose) {
     cudaStream_t on = (cudaStream_t)stream;
     if (s->rows * s->cols == 0)
         return cudaSuccess;
+    if (!transpose && is_dense(s))
+        return ni_cuda_launch_cast(stream, x, NB_F32, s->numbers.data, s->numbers.dtype, s->rows * s->cols);
     if (transpose)
         load_columns<<<grid_of(divide_up(s->rows, 32) * divide_up(s->cols, 32)), dim3(32, 8), 0, on>>>(x, *s);
     else
@@ -196,6 +207,62 @@ static __device__ void store_span(const ni_cuda_encoding &e, int64_t r, int64_t 
         e.values[r * e.value_stride + at + i] = ni_bf16_even(ni_f32_mul(ni_element_value(e.quantizer.element, codes[i]), inner));
 }
 
+/* A whole block of 16 E2M1 codes at once, where all of it is finite and lies aligned; false: nothing is done. */
+template <int ROUND> static __device__ bool encode_sixteen(const ni_cuda_encoding &e, int64_t r, int64_t c, uint32_t amax, float multiplier, float inner, bool zeros) {
+    const ni_noise_key noise = noise_of(e.noise);
+    const int64_t n = r * e.cols + c, at = e.at + c;
+    const float4 *from = (const float4 *)(e.x + n);
+    ni_philox_words bits[2] = {};
+    float x[16], q[16];
+    if (amax >= NI_F32_INF_BITS || !(inner <= 3.0e38f))
+        return false;
+    if (ROUND)
+        bits[0] = ni_philox(noise.seed, noise.tensor, (uint32_t)(n / 16), noise.step, noise.micro_batch, NI_PURPOSE_ROUNDING);
+    if (ROUND == 16)
+        bits[1] = ni_philox(noise.seed, noise.tensor, (uint32_t)(n / 16), noise.step, noise.micro_batch, NI_PURPOSE_ROUNDING_HI);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const float4 v = from[i];
+        x[4 * i] = v.x;
+        x[4 * i + 1] = v.y;
+        x[4 * i + 2] = v.z;
+        x[4 * i + 3] = v.w;
+    }
+    const float factor = zeros ? 0.0f : multiplier;
+    const uint32_t keep = zeros ? 0 : 0x80000000u;
+    ni_encode_eight<ROUND>(x, factor, keep, bits[0].w, q);
+    ni_encode_eight<ROUND>(x + 8, factor, keep, ROUND == 16 ? bits[1].w : bits[0].w + 2, q + 8);
+    if (e.out.codes) {
+        uint2 codes = make_uint2(0, 0);
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            codes.x |= ni_grid_code(q[i]) << (4 * i);
+            codes.y |= ni_grid_code(q[i + 8]) << (4 * i);
+        }
+        *(uint2 *)(e.out.codes + r * (e.out.cols / 2) + at / 2) = codes;
+    }
+    if (e.values)
+#pragma unroll
+        for (int half = 0; half < 16; half += 8) {
+            ni_eight out;
+#pragma unroll
+            for (int i = 0; i < 8; i++)
+                out.x[i] = ni_f32_mul(q[half + i], inner);
+            ni_store_eight(e.values + r * e.value_stride + at + half, out);
+        }
+    return true;
+}
+
+static __device__ bool try_sixteen(const ni_cuda_encoding &e, int64_t r, int64_t c, uint32_t amax, float multiplier, float inner, bool zeros) {
+    const nb_quantizer &q = e.quantizer;
+    if (q.element != NB_ELEMENT_E2M1 || q.round == NB_ROUND_UP || (e.out.cols | e.cols | e.at | e.value_stride) % 16)
+        return false;
+    if (q.round == NB_ROUND_EVEN)
+        return encode_sixteen<0>(e, r, c, amax, multiplier, inner, zeros);
+    return q.sr_bits == 8 ? encode_sixteen<8>(e, r, c, amax, multiplier, inner, zeros)
+                          : encode_sixteen<16>(e, r, c, amax, multiplier, inner, zeros);
+}
+
 static __device__ uint32_t span_amax(const ni_cuda_encoding &e, int64_t r, int64_t c, int count) {
     uint32_t largest = 0;
     for (int i = 0; i < count; i++)
@@ -229,6 +296,8 @@ static __global__ void encode_nvfp4(ni_cuda_encoding e) {
     uint8_t byte = ni_block_scale_byte(t, ni_f32_from(amax));
     if (e.out.scales)
         e.out.scales[r * (e.out.cols / 16) + (e.at + c) / 16] = byte;
+    if (try_sixteen(e, r, c, byte < NI_E4M3_NAN ? amax : NI_F32_INF_BITS, ni_block_encode(byte, t.sdec), ni_e4m3_value(byte), byte == 0))
+        return;
     zero_codes(codes);
     if (byte)
         encode_span(e, r, c, 16, ni_block_encode(byte, t.sdec), codes);
@@ -254,6 +323,8 @@ static __global__ void encode_outer128(ni_cuda_encoding e) {
     uint8_t byte = ni_outer128_scale_byte(target, outer, ni_f32_from(amax));
     if (e.out.scales)
         e.out.scales[r * (e.out.cols / 16) + (e.at + c) / 16] = byte;
+    if (try_sixteen(e, r, c, byte < NI_E4M3_NAN ? all : NI_F32_INF_BITS, ni_outer128_encode(byte, outer), ni_f32_mul(ni_e4m3_value(byte), outer), byte == 0))
+        return;
     zero_codes(codes);
     if (byte)
         encode_span(e, r, c, 16, ni_outer128_encode(byte, outer), codes);
@@ -269,6 +340,10 @@ static __global__ void encode_mx(ni_cuda_encoding e) {
     uint8_t byte = e.quantizer.rule == NB_RULE_CEIL ? ni_e8m0_ceil(amax, max) : ni_e8m0_floor(amax, max), codes[SPAN];
     if (e.out.scales)
         e.out.scales[r * (e.out.cols / 32) + (e.at + c) / 32] = byte;
+    const uint32_t magnitude = ni_f32_magnitude(amax);
+    if (try_sixteen(e, r, c, magnitude, ni_e8m0_inverse(byte), ni_e8m0_value(byte), false) &&
+        try_sixteen(e, r, c + SPAN, magnitude, ni_e8m0_inverse(byte), ni_e8m0_value(byte), false))
+        return;
     for (int half = 0; half < 32; half += SPAN) {
         encode_span(e, r, c + half, SPAN, ni_e8m0_inverse(byte), codes);
         store_span(e, r, c + half, SPAN, codes, ni_e8m0_value(byte));

@@ -73,21 +73,62 @@ typedef struct ni_cuda_tile_copy {
     int64_t contraction; /* columns of the operand, column copy */
     uint8_t *codes;      /* canonical; NULL: nobody asks */
     uint8_t *scales;
+    float *outer_scales;  /* of a double block */
     float *tensor_scale;  /* [1], NULL where there is none */
     const uint32_t *amax; /* [1] of the tensor, rotated as the copy is; NULL where there is no tensor scale */
     uint32_t *head;       /* *head = *amax, for who is made under this operand; NULL: it is there */
+    bool under;           /* the maximum is another tensor's */
     ni_cuda_noise noise;
 } ni_cuda_tile_copy;
 
+/* What these kernels keep between each other: NI_CUDA_TILE_ROOM bytes, cleared once. Its first two words are maxima
+ * that are being found, plain and rotated; whoever makes tiles under them leaves them cleared. */
+enum { NI_CUDA_TILE_ROOM = 4096 };
+
 /* Either copy may be NULL. The column copy may be rotated by 16. */
-int ni_cuda_quantize_tiles(void *stream, const ni_cuda_tile_source *s, const ni_cuda_tile_copy *row,
+int ni_cuda_quantize_tiles(void *stream, void *room, const ni_cuda_tile_source *s, const ni_cuda_tile_copy *row,
                            const ni_cuda_tile_copy *column);
 /* *plain and *rotated = max(what is there, magnitudes of s, of s rotated down the columns by 16 as q says); either may
  * be NULL. */
 int ni_cuda_tile_amaxes(void *stream, const ni_cuda_tile_source *s, uint32_t *plain, uint32_t *rotated,
                         const nb_quantizer *q, const ni_cuda_noise *noise);
-/* 16x16 tiles to nearest of an FP32 matrix; codes are wanted. */
-int ni_cuda_quantize_weight(void *stream, const float *w, int64_t rows, int64_t cols, const ni_cuda_tile_copy *copy);
+/* 16x16 tiles to nearest of an FP32 matrix; codes are wanted. Without a maximum it is found on the way, if the matrix
+ * fits on the GPU at once. */
+bool ni_cuda_weight_fits(int64_t rows, int64_t cols, int multiprocessors);
+int ni_cuda_quantize_weight(void *stream, void *room, const float *w, int64_t rows, int64_t cols,
+                            const ni_cuda_tile_copy *copy);
+/* What a double block is made of: numbers [rows, cols], or codes of another double block, not rotated (columns only).
+ * Rows and columns as the blocks need them, at least in sixteens (of codes: columns in 32); aligned as above. */
+typedef struct ni_cuda_double_source {
+    const void *numbers; /* NULL: `codes` */
+    bool wide;           /* FP32; BF16 */
+    int64_t rows, cols, stride;
+    nb_qtensor codes;
+} ni_cuda_double_source;
+int ni_cuda_quantize_double(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy, bool columns);
+/* Chosen columns of numbers, less what other codes of them decode to, as columns of a row copy whose maximum is known.
+ */
+typedef struct ni_cuda_piece {
+    const void *numbers;
+    bool wide; /* FP32; BF16 */
+    int64_t rows, cols, stride;
+    const int32_t *columns; /* [cols] */
+    nb_qtensor minus;       /* NVFP4, not rotated; codes NULL: nothing */
+} ni_cuda_piece;
+int ni_cuda_quantize_piece(void *stream, const ni_cuda_piece *p, const ni_cuda_tile_copy *copy);
+/* One FP32 scale a row or a tensor, or none; a whole operand of numbers as they lie, columns in eights, to nearest or
+ * up. */
+typedef struct ni_cuda_vector {
+    nb_quantizer quantizer;
+    uint16_t *values; /* BF16 [rows, cols]: codes; `whole`: times their scale, rounded once */
+    bool whole;
+    uint8_t *codes; /* canonical; NULL: nobody asks */
+    float *row_scales, *tensor_scale;
+    const uint32_t *amax; /* [1] of the tensor; NULL: scales of rows */
+} ni_cuda_vector;
+int ni_cuda_quantize_vector(void *stream, const ni_cuda_double_source *s, const ni_cuda_vector *v);
+/* out (BF16, aligned) = E2M1 codes under scales of rows, decoded; columns in eights */
+int ni_cuda_decode_rows(void *stream, const nb_mat *out, const nb_qtensor *from);
 /* n a multiple of 4; *amax as above */
 int ni_cuda_flat_amax(void *stream, uint32_t *amax, const float *x, int64_t n);
 

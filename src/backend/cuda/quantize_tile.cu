@@ -6,169 +6,42 @@
  *
  * A block of 128 threads takes a tile of 16 x 256: rows are encoded out of the registers that were read, columns out of
  * shared memory, two a thread. Values are code x block scale, exact in BF16. Codes and scale bytes in the canonical
- * layout are written where somebody asks for them. What limits it is memory, so instructions are counted:
+ * layout are written where somebody asks for them. Memory and instructions bind it about alike, so both are counted:
  *
- *     nearest      adding and subtracting p * 1.5 * 2^22, p the power of two of |y| and at least 1, rounds to the grid's
- *                  step there, ties to even
- *     stochastic   |y| + u * step, then the same towards zero with p * 2^22
- *     code         value * 2^-126 has the code in its top bits: 0.5 is a subnormal there as in E2M1
  *     scale        encode factors of all 128 bytes stand in a table, so nobody divides
- *     amax         max(|a + b|, |a - b|) = |a| + |b|, rounded alike: the last stage of the rotation needs no sums
+ *     rotation     the factor of 1/4 is folded into the table where a tensor is tame (tile.cuh)
+ *     the rest     two numbers an instruction wherever BF16 holds them exactly
  *
- * Bits are those of quantize.cu. A block with something in it that is not finite goes through its functions.
+ * Bits are those of quantize.cu.
  */
-#include "backend/cuda/quantize.h"
+#include "backend/cuda/tile.cuh"
 
-#include "backend/cuda/element.cuh"
-#include "backend/cuda/launch.cuh"
-#include "format/hadamard.h"
-#include "format/noise.h"
-#include "format/scale.h"
+/* How the column copy is turned: not at all; by TransformerEngine's signs and rounded to BF16; as the quantizer says. */
+enum { NOT_TURNED, FIXED_AND_ROUNDED, AS_IT_SAYS };
 
-enum { TILE_THREADS = 128, TILE_COLS = 256, TILE_ROWS = 16, VECTORS = TILE_COLS / 8, BYTES = 128 };
+enum { TILE_COLS = 256, TILE_ROWS = 16, VECTORS = TILE_COLS / 8, PITCH = TILE_COLS / 2 + 4 };
 
-/* ---- one number ---- */
-
-static __device__ float power_of(float a) {
-    return fmaxf(__uint_as_float(__float_as_uint(a) & 0x7f800000u), 1.0f);
-}
-
-/* |y| up to 6 to the nearest value of the grid. */
-static __device__ float nearest(float a) {
-    const float p = power_of(a);
-    return __fmaf_rn(p, -6291456.0f, __fmaf_rn(p, 6291456.0f, a));
-}
-
-/* r random bits times 2^-bits: `share` = 2^-(bits + 1). */
-static __device__ float stochastic(float a, float r, float share) {
-    const float p = power_of(a), t = __fmaf_rn(r, ni_f32_mul(p, share), a);
-    return __fmaf_rn(p, -4194304.0f, __fmaf_rz(p, 4194304.0f, t));
-}
-
-/* Random bits as a float: byte or half i of a word behind 2^23. */
-static __device__ float eight_bits(uint32_t word, int i) {
-    return __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7440u | (uint32_t)i)) - 8388608.0f;
-}
-
-static __device__ float sixteen_bits(uint32_t word, int i) {
-    return __uint_as_float(__byte_perm(word, 0x4b000000u, i ? 0x7432u : 0x7410u)) - 8388608.0f;
-}
-
-static __device__ uint32_t code_of(float q) {
-    const uint32_t bits = __float_as_uint(ni_f32_mul(q, 0x1p-126f));
-    return (bits >> 22 & 7u) | (bits >> 28 & 8u);
-}
-
-static __device__ uint32_t exact_pair(float low, float high) {
-    return __byte_perm(__float_as_uint(low), __float_as_uint(high), 0x7632);
-}
-
-static __device__ uint32_t times(uint32_t pair, uint32_t scale) {
-    uint32_t product;
-    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(product) : "r"(pair), "r"(scale), "r"(0x80008000u));
-    return product;
-}
-
-static __device__ float low_of(uint32_t pair) {
-    return __uint_as_float(pair << 16);
-}
-
-static __device__ float high_of(uint32_t pair) {
-    return __uint_as_float(pair & 0xffff0000u);
-}
-
-static __device__ uint32_t larger_pair(uint32_t a, uint32_t b) {
-    return __vmaxu2(a, b & 0x7fff7fffu);
-}
-
-/* ---- scales ---- */
-
-/* What a scale byte says: the factor that elements are encoded with, and the byte's value twice in BF16. */
-typedef struct scale_entry {
-    float encode;
-    uint32_t value;
-} scale_entry;
-
-static __device__ ni_tensor_scale tensor_scale_of(const ni_cuda_tile_copy &copy) {
-    return ni_tensor_scale_of(ni_e4m3_target_of(copy.quantizer.rule), copy.quantizer.outer,
-                              copy.amax ? ni_f32_from(*copy.amax) : 0.0f);
-}
-
-static __device__ void leave_scale(const ni_cuda_tile_copy &copy, const ni_tensor_scale &t) {
-    if (blockIdx.x != 0 || threadIdx.x != 0)
-        return;
-    if (copy.tensor_scale)
-        *copy.tensor_scale = t.sdec;
-    if (copy.head)
-        *copy.head = *copy.amax;
-}
-
-static __device__ void fill_table(scale_entry *table, float sdec) {
-    for (int i = threadIdx.x; i < BYTES; i += blockDim.x) {
-        const uint32_t value = __float_as_uint(ni_e4m3_value((uint8_t)i)) >> 16;
-        table[i].encode = i ? ni_block_encode((uint8_t)i, sdec) : 0.0f;
-        table[i].value = value | value << 16;
-    }
-}
-
-static __device__ ni_noise_key noise_of(const ni_cuda_noise &n) {
-    ni_noise_key key = {n.seed, n.tensor, n.signs, 0, 0};
-    if (n.clock) {
-        key.step = n.clock[0];
-        key.micro_batch = n.clock[1];
-    }
-    return key;
-}
-
-static __device__ bool is_odd_block(uint32_t amax, uint8_t byte) {
-    return amax >= NI_F32_INF_BITS || byte >= NI_E4M3_NAN;
-}
-
-/* ---- the path of what is not finite: as quantize.cu, one block of 16 ---- */
-
-static __device__ void encode_odd_block(const ni_cuda_tile_copy &copy, const float *x, uint8_t byte, float sdec,
-                                        const ni_noise_key &key, uint32_t group, uint8_t *codes) {
-    const nb_quantizer &q = copy.quantizer;
-    const bool random = q.round == NB_ROUND_STOCHASTIC;
-    const float encode = ni_block_encode(byte, sdec);
-    float u[NI_NOISE_GROUP];
-    if (random)
-        ni_noise_group(&key, group, q.sr_bits, u);
-    for (int i = 0; i < 16; i++)
-        codes[i] = byte ? ni_element_encode(q.element, q.round, ni_f32_mul(x[i], encode), random ? u[i] : 0.0f) : 0;
-}
-
-static __device__ uint16_t odd_value(uint8_t code, uint8_t byte) {
-    return ni_bf16_even(ni_f32_mul(ni_e2m1_value(code), ni_e4m3_value(byte)));
-}
+/* What all blocks of one copy share. */
+typedef struct copying {
+    ni_cuda_tile_copy copy;
+    const ni_scale_entry *table;
+    float s_inner;
+    ni_noise_key key;
+} copying;
 
 /* ---- rows ---- */
 
-/* Eight numbers under one encode factor: signed grid values. `keep` masks the sign: none under a byte of 0. */
-template <int ROUND> static __device__ void encode_eight(const float *x, float encode, uint32_t keep, const uint32_t *words, float *q) {
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-        const float y = ni_f32_mul(x[i], encode), a = fminf(fabsf(y), 6.0f);
-        float v;
-        if (ROUND == 0)
-            v = nearest(a);
-        else if (ROUND == 8)
-            v = stochastic(a, eight_bits(words[i / 4], i % 4), 0x1p-9f);
-        else
-            v = stochastic(a, sixteen_bits(words[i / 2], i % 2), 0x1p-17f);
-        q[i] = __uint_as_float(__float_as_uint(v) | (__float_as_uint(y) & keep));
-    }
-}
-
 /* The words that this half of a group of 16 needs. Lanes come in pairs, one for each half, and two rows are done at a
  * time: each lane draws for one of them. */
-template <int ROUND> static __device__ void draw_rows(const ni_noise_key &key, uint32_t even_group, uint32_t odd_group, int half, uint32_t even[4], uint32_t odd[4]) {
+template <int ROUND>
+static __device__ void draw_rows(const ni_noise_key &key, uint32_t even_group, uint32_t odd_group, int half, uint32_t even[4], uint32_t odd[4]) {
     if (ROUND == 0)
         return;
     if (ROUND == 16) {
         const uint32_t purpose = half ? NI_PURPOSE_ROUNDING_HI : NI_PURPOSE_ROUNDING;
-        ni_philox_words a = ni_philox(key.seed, key.tensor, even_group, key.step, key.micro_batch, purpose);
-        ni_philox_words b = ni_philox(key.seed, key.tensor, odd_group, key.step, key.micro_batch, purpose);
+        const ni_philox_words a = ni_philox(key.seed, key.tensor, even_group, key.step, key.micro_batch, purpose);
+        const ni_philox_words b = ni_philox(key.seed, key.tensor, odd_group, key.step, key.micro_batch, purpose);
+#pragma unroll
         for (int i = 0; i < 4; i++) {
             even[i] = a.w[i];
             odd[i] = b.w[i];
@@ -184,238 +57,238 @@ template <int ROUND> static __device__ void draw_rows(const ni_noise_key &key, u
     }
 }
 
-typedef struct row_block {
-    int64_t r, c;  /* of this thread's eight */
-    bool live;
-} row_block;
-
-template <int ROUND>
-static __device__ void encode_row_eight(const ni_cuda_tile_copy &copy, const uint4 &in, const row_block &at, int64_t cols, const ni_tensor_scale &t,
-                                        const scale_entry *table, const ni_noise_key &key, const uint32_t *words) {
-    const uint32_t w[4] = {in.x, in.y, in.z, in.w};
-    float x[8], q[8];
-    uint32_t pair = 0;
+/* Eight neighbours (half a block) at row r, column c. */
+template <int ROUND, bool TAME>
+static __device__ void encode_row_eight(const copying &to, const uint4 &in, int64_t r, int64_t c, bool live, const uint32_t *words) {
+    const uint32_t x[4] = {in.x, in.y, in.z, in.w};
+    uint32_t q[4], signs[4], largest = 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        largest = ni_larger_pair(largest, x[i]);
+    largest = __vmaxu2(largest, __shfl_xor_sync(~0u, largest, 1));
+    const uint8_t byte = (uint8_t)ni_scale_bytes(ni_f32_from(ni_larger_half(largest)), 0.0f, to.s_inner);
+    const ni_scale_entry entry = to.table[byte];
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        x[2 * i] = low_of(w[i]);
-        x[2 * i + 1] = high_of(w[i]);
-        pair = larger_pair(pair, w[i]);
+        const float low = ni_f32_mul(ni_low_of(x[i]), entry.encode), high = ni_f32_mul(ni_high_of(x[i]), entry.encode);
+        signs[i] = TAME ? x[i] : ni_exact_pair(low, high); /* a NaN has the sign of the product */
+        q[i] = ni_pair_up_to_six(ni_exact_pair(ni_on_grid<ROUND, TAME>(low, words, 2 * i), ni_on_grid<ROUND, TAME>(high, words, 2 * i + 1)));
     }
-    pair = __vmaxu2(pair, __shfl_xor_sync(~0u, pair, 1));
-    const uint32_t amax = max(pair & 0xffffu, pair >> 16) << 16;
-    const uint8_t byte = ni_block_scale_byte(t, ni_f32_from(amax));
-    uint32_t codes = 0;
-    uint4 out;
-    if (is_odd_block(amax, byte)) {
-        float whole[16]; /* both lanes of the pair are here */
-        uint8_t all[16];
-        const int half = threadIdx.x & 1;
-        const unsigned both = 3u << (threadIdx.x & 30);
-        for (int i = 0; i < 8; i++) {
-            const float other = __shfl_xor_sync(both, x[i], 1);
-            whole[8 * half + i] = x[i];
-            whole[8 * (1 - half) + i] = other;
-        }
-        encode_odd_block(copy, whole, byte, t.sdec, key, (uint32_t)((at.r * cols + at.c) / 16), all);
-        uint16_t values[8];
-        for (int i = 0; i < 8; i++) {
-            const uint8_t code = all[8 * half + i];
-            codes |= (uint32_t)code << (4 * i);
-            values[i] = odd_value(code, byte);
-        }
-        out = make_uint4(values[0] | values[1] << 16, values[2] | values[3] << 16, values[4] | values[5] << 16, values[6] | values[7] << 16);
-    } else {
-        const scale_entry entry = table[byte];
-        encode_eight<ROUND>(x, entry.encode, byte ? 0x80000000u : 0, words, q);
-        out = make_uint4(times(exact_pair(q[0], q[1]), entry.value), times(exact_pair(q[2], q[3]), entry.value),
-                         times(exact_pair(q[4], q[5]), entry.value), times(exact_pair(q[6], q[7]), entry.value));
-        if (copy.codes)
-#pragma unroll
-            for (int i = 0; i < 8; i++)
-                codes |= code_of(q[i]) << (4 * i);
-    }
-    if (!at.live)
+    if (!live)
         return;
-    *(uint4 *)(copy.values + at.r * copy.stride + copy.at + at.c) = out;
+    const ni_cuda_tile_copy &copy = to.copy;
+    *(uint4 *)(copy.values + r * copy.stride + copy.at + c) =
+        make_uint4(ni_pair_times(q[0], entry.value), ni_pair_times(q[1], entry.value), ni_pair_times(q[2], entry.value), ni_pair_times(q[3], entry.value));
     if (!copy.codes)
         return;
-    *(uint32_t *)(copy.codes + at.r * (copy.stride / 2) + (copy.at + at.c) / 2) = codes;
-    if (at.c % 16 == 0)
-        copy.scales[at.r * (copy.stride / 16) + (copy.at + at.c) / 16] = byte;
+    uint32_t codes = 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const uint32_t pair = ni_pair_codes(q[i], signs[i]);
+        codes |= (pair & 15u) << (8 * i) | (pair >> 16) << (8 * i + 4);
+    }
+    *(uint32_t *)(copy.codes + (r * copy.stride + copy.at + c) / 2) = byte ? codes : 0;
+    if (c % 16 == 0)
+        copy.scales[(r * copy.stride + copy.at + c) / 16] = byte;
+}
+
+template <int ROUND, bool TAME>
+static __device__ void encode_rows(const copying &to, const uint4 *in, int64_t r0, int64_t c, int64_t cols, bool live) {
+    const uint32_t blocks = (uint32_t)(cols / 16), group = (uint32_t)r0 * blocks + (uint32_t)(c / 16);
+#pragma unroll
+    for (int i = 0; i < 4; i += 2) {
+        uint32_t even[4], odd[4];
+        draw_rows<ROUND>(to.key, group + 4 * i * blocks, group + (4 * i + 4) * blocks, threadIdx.x & 1, even, odd);
+        encode_row_eight<ROUND, TAME>(to, in[i], r0 + 4 * i, c, live, even);
+        encode_row_eight<ROUND, TAME>(to, in[i + 1], r0 + 4 * i + 4, c, live, odd);
+    }
 }
 
 /* ---- columns ---- */
 
-/* Signs, then the stages of format/hadamard.h up to `last`. */
-static __device__ void rotate_sixteen(float *x, uint32_t signs, int last) {
+/* Sixteen rows of two columns: turned, the maxima of both. A tame tensor's stay four times too large. */
+template <int TURN, bool TAME> static __device__ void turn_columns(const copying &to, const uint32_t *tile, uint32_t signs, float *a, float *b, uint32_t *amax_a, uint32_t *amax_b) {
+    const bool rounded = TURN == FIXED_AND_ROUNDED || to.copy.quantizer.hadamard_round_bf16;
+    uint32_t largest = 0;
 #pragma unroll
-    for (int i = 0; i < 16; i++)
-        x[i] = __uint_as_float(__float_as_uint(x[i]) ^ (signs >> i & 1u) << 31);
-#pragma unroll
-    for (int half = 1; half < 16; half *= 2)
-        if (half <= last)
-#pragma unroll
-            for (int i = 0; i < 16; i++)
-                if (!(i & half)) {
-                    const float a = x[i], b = x[i | half];
-                    x[i] = ni_f32_add(a, b);
-                    x[i | half] = ni_f32_sub(a, b);
-                }
-}
-
-static __device__ float finished(float x, bool round) {
-    x = ni_f32_mul(x, 0.25f);
-    return round ? ni_bf16_round(x) : x;
-}
-
-static __device__ void finish_pair(float *x, bool round) {
-    x[0] = ni_f32_mul(x[0], 0.25f);
-    x[1] = ni_f32_mul(x[1], 0.25f);
-    if (!round)
-        return;
-    const uint32_t pair = ni_pack_two(x[0], x[1]);
-    x[0] = low_of(pair);
-    x[1] = high_of(pair);
-}
-
-template <int ROUND>
-static __device__ void encode_column(const ni_cuda_tile_copy &copy, float *x, uint32_t signs, uint32_t group, const ni_tensor_scale &t,
-                                     const scale_entry *table, const ni_noise_key &key, float *q, uint32_t *value, uint8_t *byte_out, bool *odd) {
-    if (copy.quantizer.hadamard_size) {
-        rotate_sixteen(x, signs, 8);
-#pragma unroll
-        for (int i = 0; i < 16; i += 2)
-            finish_pair(&x[i], copy.quantizer.hadamard_round_bf16);
+    for (int i = 0; i < 16; i++) {
+        uint32_t pair = tile[i * PITCH];
+        if (TURN == FIXED_AND_ROUNDED && NI_FIXED_SIGNS >> i & 1u)
+            pair ^= NI_PAIR_SIGNS;
+        if (TURN == AS_IT_SAYS)
+            pair ^= (signs >> i & 1u) * NI_PAIR_SIGNS;
+        if (TURN == NOT_TURNED)
+            largest = ni_larger_pair(largest, pair);
+        a[i] = ni_low_of(pair);
+        b[i] = ni_high_of(pair);
     }
-    uint32_t amax = 0;
+    if (TURN != NOT_TURNED) {
+        ni_rotate_sixteen(a);
+        ni_rotate_sixteen(b);
 #pragma unroll
-    for (int i = 0; i < 16; i++)
-        amax = max(amax, ni_f32_magnitude(x[i]));
-    const uint8_t byte = ni_block_scale_byte(t, ni_f32_from(amax));
-    *byte_out = byte;
-    *odd = is_odd_block(amax, byte);
-    if (*odd) {
-        uint8_t codes[16];
-        encode_odd_block(copy, x, byte, t.sdec, key, group, codes);
-        for (int i = 0; i < 16; i++)
-            q[i] = ni_e2m1_value(codes[i]);
+        for (int i = 0; i < 16; i++) {
+            if (!TAME) {
+                a[i] = ni_f32_mul(a[i], 0.25f);
+                b[i] = ni_f32_mul(b[i], 0.25f);
+            }
+            if (rounded) {
+                const uint32_t pair = ni_pack_two(a[i], b[i]);
+                largest = ni_larger_pair(largest, pair);
+                a[i] = ni_low_of(pair);
+                b[i] = ni_high_of(pair);
+            }
+        }
+    }
+    if (TURN == NOT_TURNED || rounded) {
+        *amax_a = largest << 16;
+        *amax_b = largest & 0xffff0000u;
         return;
     }
-    const scale_entry entry = table[byte];
-    const uint32_t keep = byte ? 0x80000000u : 0;
-    ni_philox_words low = {{0, 0, 0, 0}}, high = {{0, 0, 0, 0}};
-    if (ROUND)
-        low = ni_philox(key.seed, key.tensor, group, key.step, key.micro_batch, NI_PURPOSE_ROUNDING);
-    if (ROUND == 16)
-        high = ni_philox(key.seed, key.tensor, group, key.step, key.micro_batch, NI_PURPOSE_ROUNDING_HI);
-    *value = entry.value;
-    if (ROUND == 16) {
-        encode_eight<ROUND>(x, entry.encode, keep, low.w, q);
-        encode_eight<ROUND>(x + 8, entry.encode, keep, high.w, q + 8);
-    } else {
-        encode_eight<ROUND>(x, entry.encode, keep, low.w, q);
-        encode_eight<ROUND>(x + 8, entry.encode, keep, low.w + 2, q + 8);
+    uint32_t here_a = 0, here_b = 0;
+#pragma unroll
+    for (int i = 0; i < 16; i++) {
+        here_a = max(here_a, ni_f32_magnitude(a[i]));
+        here_b = max(here_b, ni_f32_magnitude(b[i]));
     }
+    *amax_a = here_a;
+    *amax_b = here_b;
 }
 
-static __device__ void store_column_codes(const ni_cuda_tile_copy &copy, const float *q, uint8_t byte, int64_t row, int64_t block) {
+template <int ROUND> static __device__ void draw_column(const ni_noise_key &key, uint32_t group, uint32_t *words) {
+    if (ROUND == 0)
+        return;
+    const ni_philox_words first = ni_philox(key.seed, key.tensor, group, key.step, key.micro_batch, NI_PURPOSE_ROUNDING);
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        words[i] = first.w[i];
+    if (ROUND == 8)
+        return;
+    const ni_philox_words second = ni_philox(key.seed, key.tensor, group, key.step, key.micro_batch, NI_PURPOSE_ROUNDING_HI);
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        words[4 + i] = second.w[i];
+}
+
+/* Codes of one column out of pairs: `shift` 0 or 16. */
+static __device__ void store_column_codes(const ni_cuda_tile_copy &copy, const uint32_t *pairs, int shift, uint8_t byte, int64_t column, int64_t block) {
     uint2 codes = make_uint2(0, 0);
 #pragma unroll
     for (int i = 0; i < 8; i++) {
-        codes.x |= code_of(q[i]) << (4 * i);
-        codes.y |= code_of(q[i + 8]) << (4 * i);
+        codes.x |= (pairs[i] >> shift & 15u) << (4 * i);
+        codes.y |= (pairs[i + 8] >> shift & 15u) << (4 * i);
     }
-    *(uint2 *)(copy.codes + row * (copy.contraction / 2) + block * 8) = codes;
-    copy.scales[row * (copy.contraction / 16) + block] = byte;
+    *(uint2 *)(copy.codes + column * (copy.contraction / 2) + block * 8) = byte ? codes : make_uint2(0, 0);
+    copy.scales[column * (copy.contraction / 16) + block] = byte;
 }
 
-template <int ROUND>
-static __device__ void encode_columns(const ni_cuda_tile_copy &copy, const uint32_t *tile, int64_t rows, int64_t cols, int64_t r0, int64_t c0,
-                                      const ni_tensor_scale &t, const scale_entry *table, const ni_noise_key &key, uint32_t signs) {
-    const int64_t c = c0 + 2 * threadIdx.x, block = r0 / 16;
-    float a[16], b[16], qa[16], qb[16];
-    uint32_t va = 0, vb = 0;
-    uint8_t byte_a, byte_b;
-    bool odd_a, odd_b;
-    if (c >= cols)
-        return;
+/* Columns c and c + 1 of the tile whose first row is r0. */
+template <int ROUND, int TURN, bool TAME>
+static __device__ void encode_columns(const copying &to, const uint32_t *tile, int64_t rows, int64_t r0, int64_t c, uint32_t signs) {
+    const ni_cuda_tile_copy &copy = to.copy;
+    float a[16], b[16];
+    uint32_t amax_a, amax_b, for_a[8], for_b[8], q[16], sign[16];
+    turn_columns<TURN, TAME>(to, tile, signs, a, b, &amax_a, &amax_b);
+    const uint32_t bytes = ni_scale_bytes(ni_f32_from(amax_a), ni_f32_from(amax_b), to.s_inner);
+    const ni_scale_entry entry_a = to.table[bytes & 0xffu], entry_b = to.table[bytes >> 8];
+    const uint32_t group = (uint32_t)c * (uint32_t)(rows / 16) + (uint32_t)(r0 / 16);
+    draw_column<ROUND>(to.key, group, for_a);
+    draw_column<ROUND>(to.key, group + (uint32_t)(rows / 16), for_b);
 #pragma unroll
     for (int i = 0; i < 16; i++) {
-        const uint32_t pair = tile[i * (TILE_COLS / 2 + 4) + threadIdx.x];
-        a[i] = low_of(pair);
-        b[i] = high_of(pair);
+        const int lane = ROUND == 16 ? i % 8 : i; /* of words: eight lanes in four, or sixteen */
+        const uint32_t *const words_a = ROUND == 16 && i >= 8 ? for_a + 4 : for_a, *const words_b = ROUND == 16 && i >= 8 ? for_b + 4 : for_b;
+        const float y = ni_f32_mul(a[i], entry_a.encode), z = ni_f32_mul(b[i], entry_b.encode);
+        sign[i] = ni_exact_pair(TAME ? a[i] : y, TAME ? b[i] : z);
+        q[i] = ni_pair_up_to_six(ni_exact_pair(ni_on_grid<ROUND, TAME>(y, words_a, lane), ni_on_grid<ROUND, TAME>(z, words_b, lane)));
     }
-    const uint32_t group = (uint32_t)(c * (rows / 16) + block);
-    encode_column<ROUND>(copy, a, signs, group, t, table, key, qa, &va, &byte_a, &odd_a);
-    encode_column<ROUND>(copy, b, signs, group + (uint32_t)(rows / 16), t, table, key, qb, &vb, &byte_b, &odd_b);
-    const uint32_t scales = __byte_perm(va, vb, 0x5410);
-    uint16_t *to = copy.values + r0 * copy.stride + c;
-    if (odd_a || odd_b) {
-        for (int i = 0; i < 16; i++) {
-            to[i * copy.stride] = ni_bf16_even(ni_f32_mul(qa[i], ni_e4m3_value(byte_a)));
-            to[i * copy.stride + 1] = ni_bf16_even(ni_f32_mul(qb[i], ni_e4m3_value(byte_b)));
-        }
-    } else {
+    const uint32_t scales = __byte_perm(entry_a.value, entry_b.value, 0x5410);
+    uint16_t *const values = copy.values + r0 * copy.stride + c;
 #pragma unroll
-        for (int i = 0; i < 16; i++)
-            *(uint32_t *)(to + i * copy.stride) = times(exact_pair(qa[i], qb[i]), scales);
-    }
-    if (copy.codes) {
-        store_column_codes(copy, qa, byte_a, c, block);
-        store_column_codes(copy, qb, byte_b, c + 1, block);
-    }
+    for (int i = 0; i < 16; i++)
+        *(uint32_t *)(values + i * copy.stride) = ni_pair_times(q[i], scales);
+    if (!copy.codes)
+        return;
+#pragma unroll
+    for (int i = 0; i < 16; i++)
+        q[i] = ni_pair_codes(q[i], sign[i]);
+    store_column_codes(copy, q, 0, (uint8_t)bytes, c, r0 / 16);
+    store_column_codes(copy, q, 16, (uint8_t)(bytes >> 8), c + 1, r0 / 16);
 }
 
 /* ---- a tile ---- */
 
+/* One block: both copies' scales, once for all tiles. Maxima that were found for them make room for the next. */
+static __global__ void __launch_bounds__(2 * NI_TILE_THREADS) set_tile_scales(ni_tile_room *room, const __grid_constant__ ni_cuda_tile_copy row, const __grid_constant__ ni_cuda_tile_copy column) {
+    const int which = threadIdx.x / NI_TILE_THREADS, first = threadIdx.x % NI_TILE_THREADS;
+    const ni_cuda_tile_copy &copy = which ? column : row;
+    const bool exists = copy.values;
+    ni_tensor_scale t = {};
+    bool tame = false;
+    if (exists) {
+        t = ni_tile_scale(copy);
+        tame = ni_is_tame(copy);
+        if (first == 0)
+            ni_leave_scale(copy, t);
+    }
+    __syncthreads();
+    if (threadIdx.x < 2)
+        room->amax[threadIdx.x] = 0;
+    if (!exists)
+        return;
+    const float factor = copy.quantizer.hadamard_size && tame ? 0.25f : 1.0f;
+    ni_tile_scale_of_copy *to = &room->copies[which];
+    ni_fill_table(to->table, t.sdec, factor, first, NI_TILE_THREADS);
+    if (first == 0) {
+        to->s_inner = ni_f32_mul(t.s_inner, factor);
+        to->tame = tame;
+    }
+}
+
 /* Roundings: -1 no such copy, 0 to nearest, 8 or 16 random bits. */
-template <int ROWS, int COLUMNS>
-static __global__ void __launch_bounds__(TILE_THREADS, 5) quantize_tiles(ni_cuda_tile_source s, ni_cuda_tile_copy row, ni_cuda_tile_copy column) {
-    constexpr int PITCH = TILE_COLS / 2 + 4;
+template <int ROWS, int COLUMNS, int TURN>
+static __global__ void __launch_bounds__(NI_TILE_THREADS, 5) quantize_tiles(const __grid_constant__ ni_cuda_tile_source s, const ni_tile_room *room, const __grid_constant__ ni_cuda_tile_copy row, const __grid_constant__ ni_cuda_tile_copy column) {
     __shared__ __align__(16) uint32_t tile[COLUMNS >= 0 ? TILE_ROWS * PITCH : 4];
-    __shared__ scale_entry row_table[ROWS >= 0 ? BYTES : 1], column_table[COLUMNS >= 0 ? BYTES : 1];
-    const int64_t across = (s.cols + TILE_COLS - 1) / TILE_COLS;
-    const int64_t r0 = blockIdx.x / across * TILE_ROWS, c0 = blockIdx.x % across * TILE_COLS;
+    __shared__ ni_scale_entry row_table[ROWS >= 0 ? NI_TILE_BYTES : 1], column_table[COLUMNS >= 0 ? NI_TILE_BYTES : 1];
+    const int64_t band = blockIdx.y + (int64_t)blockIdx.z * gridDim.y, r0 = band * TILE_ROWS;
     const int vector = threadIdx.x % VECTORS, first = threadIdx.x / VECTORS;
-    const int64_t c = c0 + 8 * vector;
+    const int64_t c = (int64_t)blockIdx.x * TILE_COLS + 8 * vector;
     const bool live = c < s.cols;
     uint4 in[4];
+    if (r0 >= s.rows)
+        return;
 #pragma unroll
     for (int i = 0; i < 4; i++)
         in[i] = live ? *(const uint4 *)(s.numbers + (r0 + first + 4 * i) * s.stride + c) : make_uint4(0, 0, 0, 0);
-    ni_tensor_scale of_rows = {}, of_columns = {};
-    if (ROWS >= 0) {
-        of_rows = tensor_scale_of(row);
-        fill_table(row_table, of_rows.sdec);
-        leave_scale(row, of_rows);
-    }
-    if (COLUMNS >= 0) {
-        of_columns = tensor_scale_of(column);
-        fill_table(column_table, of_columns.sdec);
-        leave_scale(column, of_columns);
+    if (ROWS >= 0)
+        row_table[threadIdx.x] = room->copies[0].table[threadIdx.x];
+    if (COLUMNS >= 0)
+        column_table[threadIdx.x] = room->copies[1].table[threadIdx.x];
+    if (COLUMNS >= 0)
 #pragma unroll
         for (int i = 0; i < 4; i++)
             *(uint4 *)&tile[(first + 4 * i) * PITCH + 4 * vector] = in[i];
-    }
     __syncthreads();
     if (ROWS >= 0) {
-        const ni_noise_key key = noise_of(row.noise);
-        const int64_t blocks = s.cols / 16;
-#pragma unroll
-        for (int i = 0; i < 4; i += 2) {
-            const row_block even = {r0 + first + 4 * i, c, live}, odd = {r0 + first + 4 * i + 4, c, live};
-            uint32_t for_even[4], for_odd[4];
-            draw_rows<ROWS>(key, (uint32_t)(even.r * blocks + c / 16), (uint32_t)(odd.r * blocks + c / 16), threadIdx.x & 1, for_even, for_odd);
-            encode_row_eight<ROWS>(row, in[i], even, s.cols, of_rows, row_table, key, for_even);
-            encode_row_eight<ROWS>(row, in[i + 1], odd, s.cols, of_rows, row_table, key, for_odd);
-        }
+        const copying rows = {row, row_table, room->copies[0].s_inner, ni_tile_noise(row.noise)};
+        if (room->copies[0].tame)
+            encode_rows<ROWS, true>(rows, in, r0 + first, c, s.cols, live);
+        else
+            encode_rows<ROWS, false>(rows, in, r0 + first, c, s.cols, live);
     }
     if (COLUMNS >= 0) {
-        const ni_noise_key key = noise_of(column.noise);
-        const ni_sign_mask signs = ni_signs_of(column.quantizer.hadamard_signs, &key);
-        encode_columns<COLUMNS>(column, tile, s.rows, s.cols, r0, c0, of_columns, column_table, key, signs.w[0] & 0xffffu);
+        const int64_t pair = (int64_t)blockIdx.x * TILE_COLS + 2 * threadIdx.x;
+        const copying columns = {column, column_table, room->copies[1].s_inner, ni_tile_noise(column.noise)};
+        const uint32_t signs = TURN == AS_IT_SAYS ? ni_signs_of(column.quantizer.hadamard_signs, &columns.key).w[0] : 0;
+        if (pair >= s.cols)
+            return;
+        if (room->copies[1].tame)
+            encode_columns<COLUMNS, TURN, true>(columns, tile + threadIdx.x, s.rows, r0, pair, signs);
+        else
+            encode_columns<COLUMNS, TURN, false>(columns, tile + threadIdx.x, s.rows, r0, pair, signs);
     }
 }
+
+/* ---- which kernel ---- */
 
 static int rounding_of(const ni_cuda_tile_copy *copy) {
     if (!copy)
@@ -423,180 +296,49 @@ static int rounding_of(const ni_cuda_tile_copy *copy) {
     return copy->quantizer.round == NB_ROUND_STOCHASTIC ? copy->quantizer.sr_bits : 0;
 }
 
-template <int ROWS> static void launch_with(cudaStream_t on, unsigned grid, const ni_cuda_tile_source &s, const ni_cuda_tile_copy &row, const ni_cuda_tile_copy &column, int columns) {
-    switch (columns) {
-    case 0:
-        quantize_tiles<ROWS, 0><<<grid, TILE_THREADS, 0, on>>>(s, row, column);
-        return;
-    case 8:
-        quantize_tiles<ROWS, 8><<<grid, TILE_THREADS, 0, on>>>(s, row, column);
-        return;
-    case 16:
-        quantize_tiles<ROWS, 16><<<grid, TILE_THREADS, 0, on>>>(s, row, column);
-        return;
-    default:
-        quantize_tiles<ROWS, -1><<<grid, TILE_THREADS, 0, on>>>(s, row, column);
-    }
+static int turn_of(const ni_cuda_tile_copy *copy) {
+    const nb_quantizer *q = &copy->quantizer;
+    if (q->hadamard_size == 0)
+        return NOT_TURNED;
+    return q->hadamard_signs == NB_SIGNS_FIXED && q->hadamard_round_bf16 ? FIXED_AND_ROUNDED : AS_IT_SAYS;
 }
 
-int ni_cuda_quantize_tiles(void *stream, const ni_cuda_tile_source *s, const ni_cuda_tile_copy *row, const ni_cuda_tile_copy *column) {
+typedef void tile_kernel(ni_cuda_tile_source, const ni_tile_room *, ni_cuda_tile_copy, ni_cuda_tile_copy);
+
+template <int ROWS, int COLUMNS> static tile_kernel *turned(int turn) {
+    return turn == NOT_TURNED          ? quantize_tiles<ROWS, COLUMNS, NOT_TURNED>
+           : turn == FIXED_AND_ROUNDED ? quantize_tiles<ROWS, COLUMNS, FIXED_AND_ROUNDED>
+                                       : quantize_tiles<ROWS, COLUMNS, AS_IT_SAYS>;
+}
+
+/* NULL: no kernel makes these two at once. */
+static tile_kernel *kernel_of(int rows, int columns, int turn) {
+    if (columns < 0)
+        return rows == 0   ? quantize_tiles<0, -1, NOT_TURNED>
+               : rows == 8 ? quantize_tiles<8, -1, NOT_TURNED>
+                           : quantize_tiles<16, -1, NOT_TURNED>;
+    if (rows < 0)
+        return columns == 0 ? turned<-1, 0>(turn) : columns == 8 ? turned<-1, 8>(turn) : turned<-1, 16>(turn);
+    if (rows == 0 && columns == 0)
+        return turned<0, 0>(turn);
+    return rows == 8 && columns == 8 ? turned<8, 8>(turn) : NULL;
+}
+
+int ni_cuda_quantize_tiles(void *stream, void *room, const ni_cuda_tile_source *s, const ni_cuda_tile_copy *row, const ni_cuda_tile_copy *column) {
+    enum { MOST = 65535 };
     cudaStream_t on = (cudaStream_t)stream;
-    const unsigned grid = (unsigned)(ni_divide_up(s->cols, TILE_COLS) * (s->rows / TILE_ROWS));
+    ni_tile_room *const scales = (ni_tile_room *)room;
     const ni_cuda_tile_copy none = {}, &r = row ? *row : none, &c = column ? *column : none;
-    const int columns = rounding_of(column);
-    switch (rounding_of(row)) {
-    case 0:
-        launch_with<0>(on, grid, *s, r, c, columns);
-        break;
-    case 8:
-        launch_with<8>(on, grid, *s, r, c, columns);
-        break;
-    case 16:
-        launch_with<16>(on, grid, *s, r, c, columns);
-        break;
-    default:
-        launch_with<-1>(on, grid, *s, r, c, columns);
+    const int rows = rounding_of(row), columns = rounding_of(column), turn = column ? turn_of(column) : NOT_TURNED;
+    const int64_t bands = s->rows / TILE_ROWS, deep = ni_divide_up(bands, MOST);
+    const dim3 grid((unsigned)ni_divide_up(s->cols, TILE_COLS), (unsigned)ni_divide_up(bands, deep), (unsigned)deep);
+    tile_kernel *both = kernel_of(rows, columns, turn);
+    set_tile_scales<<<1, 2 * NI_TILE_THREADS, 0, on>>>(scales, r, c);
+    if (both) {
+        both<<<grid, NI_TILE_THREADS, 0, on>>>(*s, scales, r, c);
+    } else {
+        kernel_of(rows, -1, NOT_TURNED)<<<grid, NI_TILE_THREADS, 0, on>>>(*s, scales, r, c);
+        kernel_of(-1, columns, turn)<<<grid, NI_TILE_THREADS, 0, on>>>(*s, scales, r, c);
     }
-    return cudaGetLastError();
-}
-
-/* ---- maxima ---- */
-
-/* A thread takes 16 rows of four columns. */
-template <bool PLAIN, bool ROTATED>
-static __global__ void __launch_bounds__(TILE_THREADS) tile_amaxes(ni_cuda_tile_source s, uint32_t *plain, uint32_t *rotated, nb_quantizer q, ni_cuda_noise noise) {
-    const int64_t across = s.cols / 4, pieces = across * (s.rows / 16), piece = blockIdx.x * (int64_t)TILE_THREADS + threadIdx.x;
-    uint32_t pair = 0, largest = 0;
-    if (piece < pieces) {
-        const uint16_t *from = s.numbers + piece / across * 16 * s.stride + piece % across * 4;
-        uint2 in[16];
-#pragma unroll
-        for (int i = 0; i < 16; i++)
-            in[i] = *(const uint2 *)(from + i * s.stride);
-        if (PLAIN)
-#pragma unroll
-            for (int i = 0; i < 16; i++)
-                pair = larger_pair(larger_pair(pair, in[i].x), in[i].y);
-        if (ROTATED) {
-            const ni_noise_key key = noise_of(noise);
-            const uint32_t signs = ni_signs_of(q.hadamard_signs, &key).w[0] & 0xffffu;
-#pragma unroll
-            for (int k = 0; k < 4; k++) {
-                float x[16], sum = 0;
-#pragma unroll
-                for (int i = 0; i < 16; i++) {
-                    const uint32_t word = k < 2 ? in[i].x : in[i].y;
-                    x[i] = k % 2 ? high_of(word) : low_of(word);
-                }
-                rotate_sixteen(x, signs, 4);
-                uint32_t here = 0;
-#pragma unroll
-                for (int i = 0; i < 8; i++) {
-                    sum = ni_f32_add(fabsf(x[i]), fabsf(x[i + 8]));
-                    here = max(here, ni_f32_magnitude(sum));
-                }
-                if (here >= NI_F32_INF_BITS) /* Inf + Inf is Inf, but their difference is NaN */
-                    for (int i = 0; i < 8; i++)
-                        here = max(here, ni_f32_magnitude(ni_f32_sub(fabsf(x[i]), fabsf(x[i + 8]))));
-                largest = max(largest, here);
-            }
-            if (largest < NI_F32_INF_BITS)
-                largest = ni_f32_magnitude(finished(ni_f32_from(largest), q.hadamard_round_bf16));
-        }
-    }
-    __syncwarp();
-    if (PLAIN)
-        ni_join_amax(plain, max(pair & 0xffffu, pair >> 16) << 16);
-    if (ROTATED)
-        ni_join_amax(rotated, largest);
-}
-
-int ni_cuda_tile_amaxes(void *stream, const ni_cuda_tile_source *s, uint32_t *plain, uint32_t *rotated, const nb_quantizer *q, const ni_cuda_noise *noise) {
-    cudaStream_t on = (cudaStream_t)stream;
-    const unsigned grid = (unsigned)ni_divide_up(s->cols / 4 * (s->rows / 16), TILE_THREADS);
-    if (plain && rotated)
-        tile_amaxes<true, true><<<grid, TILE_THREADS, 0, on>>>(*s, plain, rotated, *q, *noise);
-    else if (rotated)
-        tile_amaxes<false, true><<<grid, TILE_THREADS, 0, on>>>(*s, plain, rotated, *q, *noise);
-    else if (plain)
-        tile_amaxes<true, false><<<grid, TILE_THREADS, 0, on>>>(*s, plain, rotated, nb_quantizer{}, ni_cuda_noise{});
-    return cudaGetLastError();
-}
-
-/* ---- 16x16 tiles of an FP32 master ---- */
-
-static __global__ void flat_amax(uint32_t *amax, const float4 *x, int64_t n) {
-    uint32_t largest = 0;
-    for (NI_EACH(i, n)) {
-        const float4 v = x[i];
-        largest = max(max(max(largest, ni_f32_magnitude(v.x)), max(ni_f32_magnitude(v.y), ni_f32_magnitude(v.z))), ni_f32_magnitude(v.w));
-    }
-    __syncwarp();
-    ni_join_amax(amax, largest);
-}
-
-int ni_cuda_flat_amax(void *stream, uint32_t *amax, const float *x, int64_t n) {
-    flat_amax<<<ni_grid(ni_divide_up(n / 4, 4 * NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(amax, (const float4 *)x, n / 4);
-    return cudaGetLastError();
-}
-
-/* A thread holds 16 rows of four columns, four lanes a tile. */
-static __global__ void __launch_bounds__(TILE_THREADS) quantize_weight(const float *w, int64_t rows, int64_t cols, ni_cuda_tile_copy copy) {
-    __shared__ scale_entry table[BYTES];
-    const int64_t across = cols / 4, pieces = across * (rows / 16), piece = blockIdx.x * (int64_t)TILE_THREADS + threadIdx.x;
-    const bool live = piece < pieces;
-    const int64_t r0 = live ? piece / across * 16 : 0, c = live ? piece % across * 4 : 0;
-    float4 x[16];
-    uint32_t amax = 0;
-#pragma unroll
-    for (int i = 0; i < 16; i++) {
-        x[i] = *(const float4 *)(w + (r0 + i) * cols + c);
-        amax = max(max(max(amax, ni_f32_magnitude(x[i].x)), max(ni_f32_magnitude(x[i].y), ni_f32_magnitude(x[i].z))), ni_f32_magnitude(x[i].w));
-    }
-    const ni_tensor_scale t = tensor_scale_of(copy);
-    fill_table(table, t.sdec);
-    __syncthreads();
-    amax = max(amax, __shfl_xor_sync(~0u, amax, 1));
-    amax = max(amax, __shfl_xor_sync(~0u, amax, 2));
-    if (!live)
-        return;
-    leave_scale(copy, t);
-    const uint8_t byte = ni_block_scale_byte(t, ni_f32_from(amax));
-    const bool odd = is_odd_block(amax, byte);
-    const scale_entry entry = table[byte & 0x7f];
-    const uint32_t keep = byte ? 0x80000000u : 0;
-#pragma unroll
-    for (int i = 0; i < 16; i++) {
-        const float in[4] = {x[i].x, x[i].y, x[i].z, x[i].w};
-        float q[4];
-        uint2 out;
-        if (odd) {
-            const float encode = ni_block_encode(byte, t.sdec);
-            uint16_t values[4];
-            for (int k = 0; k < 4; k++) {
-                const uint8_t code = byte ? ni_e2m1_even(ni_f32_mul(in[k], encode)) : 0;
-                q[k] = ni_e2m1_value(code);
-                values[k] = odd_value(code, byte);
-            }
-            out = make_uint2(values[0] | values[1] << 16, values[2] | values[3] << 16);
-        } else {
-#pragma unroll
-            for (int k = 0; k < 4; k++) {
-                const float y = ni_f32_mul(in[k], entry.encode);
-                q[k] = __uint_as_float(__float_as_uint(nearest(fminf(fabsf(y), 6.0f))) | (__float_as_uint(y) & keep));
-            }
-            out = make_uint2(times(exact_pair(q[0], q[1]), entry.value), times(exact_pair(q[2], q[3]), entry.value));
-        }
-        *(uint2 *)(copy.values + (r0 + i) * copy.stride + c) = out;
-        *(uint16_t *)(copy.codes + (r0 + i) * (copy.stride / 2) + c / 2) =
-            (uint16_t)(code_of(q[0]) | code_of(q[1]) << 4 | code_of(q[2]) << 8 | code_of(q[3]) << 12);
-        if (c % 16 == 0)
-            copy.scales[(r0 + i) * (copy.stride / 16) + c / 16] = byte;
-    }
-}
-
-int ni_cuda_quantize_weight(void *stream, const float *w, int64_t rows, int64_t cols, const ni_cuda_tile_copy *copy) {
-    const unsigned grid = (unsigned)ni_divide_up(cols / 4 * (rows / 16), TILE_THREADS);
-    quantize_weight<<<grid, TILE_THREADS, 0, (cudaStream_t)stream>>>(w, rows, cols, *copy);
     return cudaGetLastError();
 }

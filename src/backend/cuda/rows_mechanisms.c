@@ -44,6 +44,10 @@ void ni_cuda_gather_columns(nb_backend *be, const nb_mat *out, const nb_mat *in,
     ni_cuda_good(be, ni_cuda_launch_gather(stream_of(be), out, in, columns), "gather_columns");
 }
 
+void ni_cuda_rotate_rows(nb_backend *be, const nb_mat *x, int32_t size, nb_signs signs, const nb_noise *noise) {
+    ni_cuda_good(be, ni_cuda_launch_rotate_rows(stream_of(be), x, size, signs, noise), "rotate_rows");
+}
+
 void ni_cuda_scatter_columns(nb_backend *be, const nb_mat *out, const nb_mat *in, const int32_t *columns,
                              bool accumulate) {
     ni_cuda_good(be, ni_cuda_launch_scatter(stream_of(be), out, in, columns, accumulate), "scatter_columns");
@@ -153,45 +157,17 @@ void ni_cuda_count_distances(nb_backend *be, int64_t *counts, const float *w, co
 /* ---- the lens ---- */
 
 void ni_cuda_measure(nb_backend *be, const nb_mat *x, ni_moments *moments, float *column_amax, float *tile_crest) {
-    const int64_t tiles = ((x->rows + 15) / 16) * ((x->cols + 15) / 16);
-    const size_t sums = sizeof(ni_cuda_moment_sums) * NI_CUDA_SUM_BLOCKS, columns = (size_t)x->cols * sizeof(float);
-    char *memory = ni_cuda_scratch(be, sums + columns + (size_t)tiles * sizeof(float), "measure");
-    ni_cuda_moment_sums total;
-    *moments = (ni_moments){0};
-    if (!memory)
-        return;
-    ni_cuda_moment_sums *partial = (ni_cuda_moment_sums *)(void *)memory;
-    float *amaxes = (float *)(void *)(memory + sums), *crests = (float *)(void *)(memory + sums + columns);
-    ni_cuda_good(
-        be, ni_cuda_launch_measure(stream_of(be), x, partial, column_amax ? amaxes : NULL, tile_crest ? crests : NULL),
-        "measure");
-    ni_cuda_download(be, &total, partial, sizeof total);
-    *moments = ni_moments_of_sums(total.count, x->rows * x->cols - total.count, total.amax, total.sums);
-    if (column_amax)
-        ni_cuda_download(be, column_amax, amaxes, columns);
-    if (tile_crest)
-        ni_cuda_download(be, tile_crest, crests, (size_t)tiles * sizeof(float));
+    ni_cuda_moment_sums *partial = ni_cuda_scratch(be, sizeof *partial * NI_CUDA_SUM_BLOCKS, "measure");
+    if (partial)
+        ni_cuda_good(be, ni_cuda_launch_measure(stream_of(be), x, partial, moments, column_amax, tile_crest),
+                     "measure");
 }
 
-/* Few queries are looked at, so they are looked at on the host, by the reference. */
 void ni_cuda_measure_attention(nb_backend *be, const nb_attention *a, const void *q, const void *k, int64_t stride,
                                ni_attention_stats *stats) {
-    const int64_t tokens = a->batch * a->seq, q_width = a->q_stride ? a->q_stride : a->heads * a->head_dim;
-    const int64_t k_width = a->k_stride ? a->k_stride : a->kv_heads * a->head_dim;
-    uint16_t *host_q = malloc((size_t)(tokens * q_width) * sizeof *host_q);
-    uint16_t *host_k = malloc((size_t)(tokens * k_width) * sizeof *host_k);
-    int32_t *starts = malloc((size_t)tokens * sizeof *starts);
-    *stats = (ni_attention_stats){0};
-    if (host_q && host_k && starts) {
-        nb_attention here = *a;
-        ni_cuda_download(be, host_q, q, (size_t)(tokens * q_width) * sizeof *host_q);
-        ni_cuda_download(be, host_k, k, (size_t)(tokens * k_width) * sizeof *host_k);
-        if (a->doc_start)
-            ni_cuda_download(be, starts, a->doc_start, (size_t)tokens * sizeof *starts);
-        here.doc_start = a->doc_start ? starts : NULL;
-        ni_ref_measure_attention(be, &here, host_q, host_k, stride, stats);
-    }
-    free(host_q);
-    free(host_k);
-    free(starts);
+    const int64_t queries = a->batch * a->heads * (a->seq / stride);
+    ni_attention_stats *each = ni_cuda_scratch(be, sizeof *each * (size_t)(queries ? queries : 1), "measure_attention");
+    if (each)
+        ni_cuda_good(be, ni_cuda_launch_measure_attention(stream_of(be), a, q, k, stride, each, stats),
+                     "measure_attention");
 }

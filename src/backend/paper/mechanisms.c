@@ -63,6 +63,13 @@ void ni_paper_column_norms(nb_backend *be, float *norms, const nb_mat *x) {
                   2 * count_of(x));
 }
 
+void ni_paper_rotate_rows(nb_backend *be, const nb_mat *x, int32_t size, nb_signs signs, const nb_noise *noise) {
+    double stages = 2; /* signs, the factor */
+    for (int32_t n = size; n > 1; n /= 2)
+        stages++;
+    NI_PAPER_NOTE(rotate_rows, ni_paper_mat_bytes(x), ni_paper_mat_bytes(x), NI_PAPER_work, stages * count_of(x));
+}
+
 void ni_paper_add_distance(nb_backend *be, float *distance, const float *a, const float *b, int64_t n) {
     NI_PAPER_NOTE(add_distance, floats(3 * n), floats(n), NI_PAPER_work, 3.0 * (double)n);
 }
@@ -80,19 +87,12 @@ void ni_paper_round_by(nb_backend *be, nb_operand *codes, const float *w, const 
 /* ---- measurements ---- */
 
 void ni_paper_measure(nb_backend *be, const nb_mat *x, ni_moments *moments, float *column_amax, float *tile_crest) {
-    if (moments)
-        *moments = (ni_moments){.count = x->rows * x->cols};
-    if (column_amax)
-        memset(column_amax, 0, sizeof *column_amax * (size_t)x->cols);
-    if (tile_crest)
-        memset(tile_crest, 0, sizeof *tile_crest * (size_t)((x->rows + 15) / 16 * ((x->cols + 15) / 16)));
     NI_PAPER_NOTE(measure, ni_paper_mat_bytes(x), 0, NI_PAPER_work, 8 * count_of(x));
 }
 
 void ni_paper_measure_attention(nb_backend *be, const nb_attention *a, const void *q, const void *k, int64_t stride,
                                 ni_attention_stats *stats) {
     const double sampled = (double)(a->batch * a->heads) * (double)((a->seq + stride - 1) / stride);
-    *stats = (ni_attention_stats){0};
     NI_PAPER_NOTE(measure_attention,
                   2 * ((double)a->head_dim * sampled + (double)(a->batch * a->seq * a->kv_heads * a->head_dim)), 0,
                   NI_PAPER_attention, (double)a->head_dim * sampled * (double)(a->seq + 1));

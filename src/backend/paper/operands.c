@@ -181,6 +181,11 @@ static void note_making_memory(nb_backend *be, const ni_source *source, const ni
         ni_paper_room(
             be, NI_ROOM_PIECE,
             (double)nb_qtensor_bytes(ni_making_quantizer(m), m->out->rows, ni_making_columns(source, m)).total);
+    const nb_quantizer *q = &m->out->quantizer;
+    if (q->scale_type == NB_SCALE_F32 && q->block_cols == 1) /* every thread finds scales of columns for itself */
+        ni_paper_room(be, NI_ROOM_SHARED, sizeof(uint32_t) * (double)paper(be)->cpu.threads * (double)m->out->cols);
+    if (m->stats)
+        ni_paper_thread(be, (NI_GROUP_ROWS + NI_STATS_ROWS) * sizeof(float) * (double)m->out->cols);
 }
 
 nb_status ni_paper_make_operands(nb_backend *be, const ni_source *source, const ni_making *makings, int32_t count,
@@ -231,6 +236,14 @@ nb_status ni_paper_canonical(nb_backend *be, const nb_qtensor *out, const nb_ope
     NB_TRY(ni_check_canonical(out, from, err));
     const double bytes = (double)nb_qtensor_bytes(&out->quantizer, out->rows, out->cols).total;
     NI_PAPER_NOTE(canonical, bytes, bytes, NI_PAPER_moves, 0);
+    return NB_OK;
+}
+
+nb_status ni_paper_take_codes(nb_backend *be, nb_operand *out, const nb_qtensor *from, nb_error *err) {
+    NB_TRY(ni_check_canonical(from, out, err));
+    NI_PAPER_NOTE(take_codes, (double)nb_qtensor_bytes(&from->quantizer, from->rows, from->cols).total,
+                  (double)ni_paper_operand_bytes(be, out), NI_PAPER_moves, 0);
+    out->outer = ni_codes_of(out).tensor_scale;
     return NB_OK;
 }
 
@@ -321,71 +334,6 @@ nb_status ni_paper_multiply(nb_backend *be, const nb_mat *c, const ni_term *term
 const char *ni_paper_product_kernel(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
     if (!paper(be)->hopper)
         return ni_cpu_product_kernel(&paper(be)->machine, a, b);
-    return ni_product_of(a, b) == NI_PRODUCT_NONE ? NULL : "decoded-bf16";
-}
-
-/* ---- operands in the canonical layout ---- */
-
-static double qtensor_bytes(const nb_qtensor *t) {
-    return (double)nb_qtensor_bytes(&t->quantizer, t->rows, t->cols).total;
-}
-
-/* Scales of columns are found by every thread for itself (cpu/quantize.c). */
-static void note_quantizer_memory(nb_backend *be, const nb_qtensor *out, nb_quantize_stats *stats) {
-    if (out->quantizer.scale_type == NB_SCALE_F32 && out->quantizer.block_cols == 1)
-        ni_paper_room(be, NI_ROOM_SHARED, sizeof(uint32_t) * (double)paper(be)->cpu.threads * (double)out->cols);
-    if (!stats)
-        return;
-    *stats = (nb_quantize_stats){.elements = out->rows * out->cols};
-    ni_paper_thread(be, (NI_GROUP_ROWS + NI_STATS_ROWS) * sizeof(float) * (double)out->cols);
-}
-
-nb_status ni_paper_quantize(nb_backend *be, const nb_qtensor *out, const nb_mat *src, bool transpose,
-                            const nb_noise *noise, nb_quantize_stats *stats, nb_error *err) {
-    NB_TRY(ni_check_source(src, err));
-    NB_TRY(ni_check_quantize(out, src->rows, src->cols, transpose, noise, err));
-    note_quantizer_memory(be, out, stats);
-    NI_PAPER_NOTE(quantize, ni_paper_mat_bytes(src), qtensor_bytes(out), NI_PAPER_work,
-                  quantizing(&out->quantizer) * (double)(src->rows * src->cols));
-    return NB_OK;
-}
-
-nb_status ni_paper_requantize(nb_backend *be, const nb_qtensor *out, const nb_qtensor *src, bool transpose,
-                              const nb_noise *noise, nb_quantize_stats *stats, nb_error *err) {
-    NB_TRY(ni_check_requantize(src, err));
-    NB_TRY(ni_check_quantize(out, src->rows, src->cols, transpose, noise, err));
-    note_quantizer_memory(be, out, stats);
-    NI_PAPER_NOTE(requantize, qtensor_bytes(src), qtensor_bytes(out), NI_PAPER_work,
-                  (quantizing(&out->quantizer) + 2) * (double)(src->rows * src->cols));
-    return NB_OK;
-}
-
-nb_status ni_paper_transpose_codes(nb_backend *be, const nb_qtensor *out, const nb_qtensor *src, nb_error *err) {
-    NB_TRY(ni_check_transpose_codes(out, src, err));
-    NI_PAPER_NOTE(transpose_codes, qtensor_bytes(src), qtensor_bytes(out), NI_PAPER_moves, 0);
-    return NB_OK;
-}
-
-nb_status ni_paper_dequantize(nb_backend *be, const nb_mat *out, const nb_qtensor *src, bool transpose,
-                              bool with_tensor_scale, nb_error *err) {
-    NB_TRY(ni_check_dequantize(out, src, transpose, err));
-    NI_PAPER_NOTE(dequantize, qtensor_bytes(src), ni_paper_mat_bytes(out), NI_PAPER_work,
-                  2.0 * (double)(src->rows * src->cols));
-    return NB_OK;
-}
-
-nb_status ni_paper_gemm_q(nb_backend *be, const nb_mat *c, const nb_qtensor *a, const nb_qtensor *b, bool accumulate,
-                          nb_error *err) {
-    NB_TRY(ni_gemm_q_check(c, a, b, err));
-    note_product_memory(be, &a->quantizer, &b->quantizer, a->rows, b->rows, a->cols, false);
-    note_gemm(be, NI_PAPER_ROW_gemm_q, c, qtensor_bytes(a) + qtensor_bytes(b), a->cols,
-              kind_of(be, &a->quantizer, &b->quantizer), pair(&a->quantizer, &b->quantizer).text, accumulate);
-    return NB_OK;
-}
-
-const char *ni_paper_gemm_q_kernel(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
-    if (!paper(be)->hopper)
-        return ni_cpu_gemm_q_kernel(&paper(be)->machine, a, b);
     return ni_product_of(a, b) == NI_PRODUCT_NONE ? NULL : "decoded-bf16";
 }
 

@@ -47,7 +47,7 @@ const char *ni_product_decoded_name(ni_product product) {
                                                 : NULL;
 }
 
-const char *ni_ref_gemm_q_kernel(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
+const char *ni_ref_product_kernel(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
     (void)be;
     ni_product product = ni_product_of(a, b);
     if (product == NI_PRODUCT_BLOCKS || product == NI_PRODUCT_WHOLE)

@@ -34,6 +34,10 @@ float ni_scale_value(nb_scale_type type, uint8_t byte);
 /* outer(row) of the formula above. */
 float ni_outer_of_row(const nb_qtensor *t, int64_t row);
 
+/* C[M,N] = (accumulate ? C : 0) + A[M,K] B[N,K]^T by the formula, for the kinds of ni_product; C is BF16 or F32. */
+nb_status ni_ref_gemm_q(nb_backend *be, const nb_mat *c, const nb_qtensor *a, const nb_qtensor *b, bool accumulate,
+                        nb_error *err);
+
 /* Refuses shapes, types and pairs that do not make a product. */
 nb_status ni_gemm_q_check(const nb_mat *c, const nb_qtensor *a, const nb_qtensor *b, nb_error *err);
 

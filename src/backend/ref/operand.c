@@ -7,6 +7,7 @@
 #include "backend/ref/quantize.h"
 #include "format/ieee.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -226,6 +227,16 @@ nb_status ni_ref_canonical(nb_backend *be, const nb_qtensor *out, const nb_opera
     return NB_OK;
 }
 
+nb_status ni_ref_take_codes(nb_backend *be, nb_operand *out, const nb_qtensor *from, nb_error *err) {
+    (void)be;
+    NB_TRY(ni_check_canonical(from, out, err));
+    nb_qtensor codes = ni_codes_of(out);
+    ni_copy_codes(&codes, from);
+    *ni_head_of(out) = (ni_operand_head){.amax = NAN};
+    out->outer = codes.tensor_scale;
+    return NB_OK;
+}
+
 /* ---- products ---- */
 
 /* As plain numbers: what has codes is decoded and rounded to BF16. */
@@ -324,8 +335,4 @@ nb_status ni_ref_multiply(nb_backend *be, const nb_mat *c, const ni_term *terms,
         free(sum.data);
     }
     return status;
-}
-
-const char *ni_ref_product_kernel(nb_backend *be, const nb_quantizer *a, const nb_quantizer *b) {
-    return ni_ref_gemm_q_kernel(be, a, b);
 }

@@ -9,7 +9,7 @@
 #include "backend/ref/ref.h"
 
 typedef struct ni_operand_head {
-    float amax;   /* that the tensor's scale was made from: pieces that are made under it ask */
+    float amax;   /* that the tensor's scale was made from: pieces that are made under it ask; NaN: nobody knows */
     int32_t form; /* what stands behind the canonical part, in the backend's own words; 0: nothing that is good */
 } ni_operand_head;
 

@@ -4,6 +4,7 @@
 #include "backend/ref/ref.h"
 #include "format/bf16.h"
 #include "format/e2m1.h"
+#include "format/hadamard.h"
 
 #include <math.h>
 
@@ -47,6 +48,20 @@ void ni_ref_column_norms(nb_backend *be, float *norms, const nb_mat *x) {
         }
         norms[c] += (float)sqrt(squares);
     }
+}
+
+void ni_ref_rotate_rows(nb_backend *be, const nb_mat *x, int32_t size, nb_signs signs, const nb_noise *noise) {
+    (void)be;
+    const ni_noise_key key = ni_noise_at(noise);
+    for (int64_t first = 0; first < x->rows; first += size)
+        for (int64_t c = 0; c < x->cols; c++) {
+            float *column = (float *)x->data + first * x->stride + c, group[NI_HADAMARD_MAX];
+            for (int32_t i = 0; i < size; i++)
+                group[i] = column[i * x->stride];
+            ni_hadamard(group, size, ni_signs_of(signs, &key));
+            for (int32_t i = 0; i < size; i++)
+                column[i * x->stride] = group[i];
+        }
 }
 
 /* ---- weights ---- */

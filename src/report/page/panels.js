@@ -89,6 +89,22 @@ function fitText(context, text, width) {
 }
 
 /**
+ * Which rows of a map so tall have room for their names, and where: where there are too many, the first row of each group
+ * (a layer, a kind of module), then of every second group and so on; rows without groups keep an even distance.
+ */
+function labelledRows(rows, tall) {
+  const line = 15;
+  const placed = rows.map((row, r) => ({ ...row, y: ((r + 0.5) * tall) / rows.length }));
+  if (rows.length * line <= tall) return placed;
+  const firsts = placed.filter((row, r) => r === 0 || row.group !== placed[r - 1].group);
+  const kept = [];
+  for (const row of firsts.length > 1 ? firsts : placed) {
+    if (!kept.length || row.y - kept[kept.length - 1].y >= line) kept.push(row);
+  }
+  return kept;
+}
+
+/**
  * One heat map. rows: [{name, label, row}] from top to bottom, row -1 where this run has none of that name;
  * onPoint(name, x) is told where the reader points.
  */
@@ -161,11 +177,9 @@ class HeatMap {
   drawNames(context, side) {
     const { area, panel, rows, cols } = this;
     context.fillStyle = cssColour("--soft");
-    const every = Math.ceil(15 / (area.h / rows.length));
     context.textAlign = "right";
-    for (let r = 0; r < rows.length; r += every) {
-      context.fillText(fitText(context, rows[r].label, side - 8), area.x - 6, area.y + ((r + 0.5) * area.h) / rows.length);
-    }
+    this.labels = labelledRows(rows, area.h);
+    for (const { label, y } of this.labels) context.fillText(fitText(context, label, side - 8), area.x - 6, area.y + y);
     const stride = Math.max(1, Math.ceil((64 * cols) / area.w));
     context.textAlign = "center";
     for (let c = 0; c < cols; c += stride) {

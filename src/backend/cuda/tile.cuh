@@ -1,0 +1,223 @@
+/* tile.cuh: pieces of the kernels that make NVFP4 operands from one reading (quantize_tile.cu, quantize_weight.cu):
+ * pairs of BF16 numbers in one word, tables of block scales, and pairs of numbers on E2M1's grid.
+ *
+ * Where a tensor is tame, steps are left out whose work shows only far from there. It is if its scale is made of its own
+ * maximum and that lies in [2^-60, 2^100]: then nothing in it is Inf or NaN, no number times its encode factor reaches
+ * 16, and the factor of a rotation may be folded into scales, since what a subnormal would lose is far below any
+ * threshold of the grid. Bits are those of format/e2m1.h either way.
+ */
+#ifndef NI_BACKEND_CUDA_TILE_CUH
+#define NI_BACKEND_CUDA_TILE_CUH
+
+#include "backend/cuda/launch.cuh"
+#include "backend/cuda/quantize.h"
+#include "format/hadamard.h"
+#include "format/noise.h"
+#include "format/scale.h"
+
+enum { NI_TILE_THREADS = 128, NI_TILE_BYTES = 128 };
+
+/* ---- two BF16 numbers in a word ---- */
+
+#define NI_PAIR_MAGNITUDE 0x7fff7fffu
+#define NI_PAIR_SIGNS 0x80008000u
+
+/* Of two floats that are BF16 numbers. */
+static __device__ inline uint32_t ni_exact_pair(float low, float high) {
+    return __byte_perm(__float_as_uint(low), __float_as_uint(high), 0x7632);
+}
+
+static __device__ inline float ni_low_of(uint32_t pair) {
+    return __uint_as_float(pair << 16);
+}
+
+static __device__ inline float ni_high_of(uint32_t pair) {
+    return __uint_as_float(pair & 0xffff0000u);
+}
+
+static __device__ inline uint32_t ni_larger_pair(uint32_t a, uint32_t b) {
+    return __vmaxu2(a, b & NI_PAIR_MAGNITUDE);
+}
+
+/* The larger of the two, as the bits of a float. */
+static __device__ inline uint32_t ni_larger_half(uint32_t pair) {
+    return max(pair & 0xffffu, pair >> 16) << 16;
+}
+
+static __device__ inline uint32_t ni_pair_times(uint32_t pair, uint32_t scale) {
+    uint32_t product;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(product) : "r"(pair), "r"(scale), "r"(NI_PAIR_SIGNS));
+    return product;
+}
+
+/* Magnitudes above 6 become 6, and so does NaN. */
+static __device__ inline uint32_t ni_pair_up_to_six(uint32_t pair) {
+#if __CUDA_ARCH__ >= 860
+    uint32_t clamped;
+    asm("min.xorsign.abs.bf16x2 %0, %1, %2;" : "=r"(clamped) : "r"(pair), "r"(0x40c040c0u));
+    return clamped;
+#else
+    return __vminu2(pair & NI_PAIR_MAGNITUDE, 0x40c040c0u) | (pair & NI_PAIR_SIGNS);
+#endif
+}
+
+/* ---- scales ---- */
+
+/* What a scale byte says: the factor that elements are encoded with, and the byte's value twice in BF16. */
+typedef struct ni_scale_entry {
+    float encode;
+    uint32_t value;
+} ni_scale_entry;
+
+static __device__ inline ni_tensor_scale ni_tile_scale(const ni_cuda_tile_copy &copy) {
+    return ni_tensor_scale_of(ni_e4m3_target_of(copy.quantizer.rule), copy.quantizer.outer,
+                              copy.amax ? ni_f32_from(*copy.amax) : 0.0f);
+}
+
+static __device__ inline bool ni_is_tame(const ni_cuda_tile_copy &copy) {
+    if (!copy.amax || copy.under || copy.quantizer.outer != NB_OUTER_TENSOR)
+        return false;
+    const float amax = ni_f32_from(*copy.amax);
+    return amax >= 0x1p-60f && amax <= 0x1p100f;
+}
+
+static __device__ inline void ni_leave_scale(const ni_cuda_tile_copy &copy, const ni_tensor_scale &t) {
+    if (copy.tensor_scale)
+        *copy.tensor_scale = t.sdec;
+    if (copy.head)
+        *copy.head = *copy.amax;
+}
+
+/* A positive E4M3 byte's value: its bits read as a float are 2^-120 of it, subnormals too. */
+static __device__ inline float ni_byte_value(uint32_t byte) {
+    return byte == NI_E4M3_NAN ? ni_f32_from(0x7fc00000u) : ni_f32_mul(ni_f32_from(byte << 20), 0x1p120f);
+}
+
+/* As ni_block_encode. */
+static __device__ inline float ni_byte_encode(uint32_t byte, float sdec) {
+    return ni_f32_finite(__frcp_rn(ni_f32_mul(ni_byte_value(byte), sdec)));
+}
+
+/* Entries `first`, `first` + `step`, ...; `factor` is a power of two: of a rotation, where it is folded in. */
+static __device__ inline void ni_fill_table(ni_scale_entry *table, float sdec, float factor, int first, int step) {
+#pragma unroll 2
+    for (int i = first; i < NI_TILE_BYTES; i += step) {
+        const uint32_t value = __float_as_uint(ni_byte_value((uint32_t)i)) >> 16;
+        table[i].encode = i ? ni_f32_mul(ni_byte_encode((uint32_t)i, sdec), factor) : 0.0f;
+        table[i].value = value | value << 16;
+    }
+}
+
+/* Two numbers that are not negative as E4M3, in the two low bytes. */
+static __device__ inline uint32_t ni_e4m3_bytes(float first, float second) {
+#if __CUDA_ARCH__ >= 890
+    uint16_t bytes;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(bytes) : "f"(second), "f"(first));
+    return bytes;
+#else
+    return ni_e4m3_even(ni_f32_finite(first)) | (uint32_t)ni_e4m3_even(ni_f32_finite(second)) << 8;
+#endif
+}
+
+/* Scale bytes of two maxima. */
+static __device__ inline uint32_t ni_scale_bytes(float first, float second, float s_inner) {
+    return ni_e4m3_bytes(ni_f32_mul(first, s_inner), ni_f32_mul(second, s_inner));
+}
+
+/* What all threads of a tile kernel need of one copy. */
+typedef struct ni_tile_scale_of_copy {
+    ni_scale_entry table[NI_TILE_BYTES];
+    float s_inner;
+    bool tame;
+} ni_tile_scale_of_copy;
+
+/* ni_cuda_tile_room: maxima that are being found, zero between calls, and the scales of the copies being made. */
+typedef struct ni_tile_room {
+    uint32_t amax[2];  /* plain, rotated */
+    uint32_t weight;   /* of a weight */
+    uint32_t here, gone; /* blocks of a grid that have found theirs, that have read it */
+    uint32_t unused[3];
+    ni_tile_scale_of_copy copies[2]; /* the row copy's, the column copy's */
+} ni_tile_room;
+static_assert(sizeof(ni_tile_room) <= NI_CUDA_TILE_ROOM, "the room of tiles is too small");
+
+static __device__ inline ni_noise_key ni_tile_noise(const ni_cuda_noise &n) {
+    ni_noise_key key = {n.seed, n.tensor, n.signs, 0, 0};
+    if (n.clock) {
+        key.step = n.clock[0];
+        key.micro_batch = n.clock[1];
+    }
+    return key;
+}
+
+/* The stages of format/hadamard.h, without signs and factor. */
+static __device__ inline void ni_rotate_sixteen(float *x) {
+#pragma unroll
+    for (int half = 1; half < 16; half *= 2)
+#pragma unroll
+        for (int i = 0; i < 16; i++)
+            if (!(i & half)) {
+                const float a = x[i], b = x[i | half];
+                x[i] = ni_f32_add(a, b);
+                x[i | half] = ni_f32_sub(a, b);
+            }
+}
+
+/* ---- the grid: adding a number whose ulp is the grid's step, and taking it away, rounds exactly ----
+ *
+ *     nearest      y + p 1.5 2^22, ties to even; p the power of two of y and at least 1
+ *     stochastic   y + u step, then the same with p 2^22 and toward zero; p and u step bear the sign of y
+ *
+ * Signs of zeros are lost; codes take theirs from elsewhere. Beyond 8 the grid goes on without end. */
+
+template <bool TAME> static __device__ inline float ni_nearest_on_grid(float y) {
+    float p = fmaxf(__uint_as_float(__float_as_uint(y) & 0x7f800000u), 1.0f);
+    if (!TAME)
+        p = fminf(p, 8.0f);
+    return __fmaf_rn(p, -6291456.0f, __fmaf_rn(p, 6291456.0f, y));
+}
+
+/* `half_u` = u / 2, exact. */
+template <bool TAME> static __device__ inline float ni_stochastic_on_grid(float y, float half_u) {
+    float p;
+#if __CUDA_ARCH__ >= 860
+    asm("max.xorsign.abs.f32 %0, %1, %2;" : "=f"(p) : "f"(__uint_as_float(__float_as_uint(y) & 0xff800000u)), "f"(1.0f));
+    if (!TAME)
+        asm("min.xorsign.abs.f32 %0, %1, %2;" : "=f"(p) : "f"(p), "f"(8.0f));
+#else
+    p = fmaxf(__uint_as_float(__float_as_uint(y) & 0x7f800000u), 1.0f);
+    p = copysignf(TAME ? p : fminf(p, 8.0f), y);
+#endif
+    return __fmaf_rn(p, -4194304.0f, __fmaf_rz(p, 4194304.0f, __fmaf_rn(half_u, p, y)));
+}
+
+/* u / 2 of lane `i` of eight: bytes or halves of words behind a power of two whose ulp is theirs. */
+template <int BITS> static __device__ inline float ni_half_u(const uint32_t *words, int i) {
+    if (BITS == 8)
+        return __uint_as_float(__byte_perm(words[i / 4], 0x46800000u, 0x7640u | (uint32_t)(i % 4))) - 16384.0f;
+    return __uint_as_float(__byte_perm(words[i / 2], 0x42800000u, i % 2 ? 0x7632u : 0x7610u)) - 64.0f;
+}
+
+template <int ROUND, bool TAME> static __device__ inline float ni_on_grid(float y, const uint32_t *words, int i) {
+    return ROUND ? ni_stochastic_on_grid<TAME>(y, ni_half_u<ROUND ? ROUND : 8>(words, i)) : ni_nearest_on_grid<TAME>(y);
+}
+
+/* The codes of a pair, one in bits 0..3, one in 16..19: value x 2^-126 has the magnitude's code above six bits. */
+static __device__ inline uint32_t ni_pair_codes(uint32_t pair, uint32_t signs) {
+    const uint32_t bits = ni_pair_times(pair & NI_PAIR_MAGNITUDE, 0x00800080u);
+    return (bits >> 6 & 0x00070007u) | (signs >> 12 & 0x00080008u);
+}
+
+/* Codes of eight pairs whose numbers are neighbours. */
+static __device__ inline uint2 ni_codes_of_neighbours(const uint32_t *pairs, const uint32_t *signs) {
+    uint2 codes = make_uint2(0, 0);
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const uint32_t a = ni_pair_codes(pairs[i], signs[i]), b = ni_pair_codes(pairs[i + 4], signs[i + 4]);
+        codes.x |= (a & 15u) << (8 * i) | (a >> 16) << (8 * i + 4);
+        codes.y |= (b & 15u) << (8 * i) | (b >> 16) << (8 * i + 4);
+    }
+    return codes;
+}
+
+#endif

@@ -1,0 +1,202 @@
+/* ranks.c: gathers and broadcasts, made of trades; and who says what went wrong. */
+#include "dist/ranks.h"
+
+#include "dist/environment.h"
+#include "dist/mpi.h"
+#include "dist/tcp.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- life ---- */
+
+nb_status ni_ranks_over(const ni_wire *wire, double patience, nb_ranks **out, nb_error *err) {
+    *out = calloc(1, sizeof **out);
+    if (!*out) {
+        wire->close(wire->self);
+        return nb_fail(err, NB_NO_MEMORY, "ranks: out of memory");
+    }
+    **out = (nb_ranks){
+        .wire = *wire, .rank = wire->rank, .world = wire->world, .patience = patience, .speaker = wire->rank};
+    return NB_OK;
+}
+
+/* POSIX's getenv gives memory that is not const, and wants it left alone. */
+static const char *variable(const char *name) {
+    return getenv(name);
+}
+
+nb_status nb_ranks_open(nb_ranks **out, nb_error *err) {
+    ni_place place;
+    ni_wire wire;
+    *out = NULL;
+    if (ni_place_read(variable, &place, err) != NB_OK)
+        return nb_fail_within(err, "environment");
+    if (place.launcher == NI_LAUNCHED_ALONE)
+        return NB_OK;
+    NB_TRY(place.launcher == NI_LAUNCHED_MPI ? ni_mpi_open(&place, &wire, err) : ni_tcp_open(&place, &wire, err));
+    NB_TRY(ni_ranks_over(&wire, place.patience, out, err));
+    (*out)->local = place.local;
+    (*out)->local_world = place.local_world;
+    return NB_OK;
+}
+
+void nb_ranks_close(nb_ranks *ranks, const nb_error *why) {
+    if (!ranks)
+        return;
+    if (why && why->status != NB_OK && !ranks->agreed) {
+        ni_wire_news news = {.whose = ranks->rank, .status = why->status};
+        snprintf(news.text, sizeof news.text, "%.*s", NI_WIRE_TEXT - 1, why->message);
+        ranks->wire.fail(ranks->wire.self, ranks->gone.text[0] ? &ranks->gone : &news);
+    }
+    ranks->wire.close(ranks->wire.self);
+    free(ranks);
+}
+
+int32_t nb_ranks_rank(const nb_ranks *ranks) {
+    return ranks ? ranks->rank : 0;
+}
+
+int32_t nb_ranks_world(const nb_ranks *ranks) {
+    return ranks ? ranks->world : 1;
+}
+
+int32_t nb_ranks_local(const nb_ranks *ranks) {
+    return ranks ? ranks->local : 0;
+}
+
+int32_t nb_ranks_local_world(const nb_ranks *ranks) {
+    return ranks ? ranks->local_world : 1;
+}
+
+bool nb_ranks_speaks(const nb_ranks *ranks) {
+    return !ranks || ranks->speaker == ranks->rank;
+}
+
+/* ---- trades ---- */
+
+/* The rank that failed says why itself; of one that is gone the lowest that is left does. */
+static nb_status hear(nb_ranks *ranks, ni_trade how, ni_wire_news *news, nb_error *err) {
+    if (how == NI_TRADE_TOLD) {
+        ranks->speaker = news->whose;
+        return nb_fail(err, news->status, "rank %d: %s", (int)news->whose, news->text);
+    }
+    if (how == NI_TRADE_LOST) {
+        ranks->speaker = news->whose == 0 ? 1 : 0;
+        ranks->gone = *news;
+        return nb_fail(err, NB_IO_ERROR,
+                       "rank %d of %d %s; hint: its own output says more; --resume goes on from the newest checkpoint",
+                       (int)news->whose, (int)ranks->world, news->text);
+    }
+    ranks->speaker = ranks->rank;
+    return nb_fail(err, NB_IO_ERROR, "%s: %s", ranks->wire.name, news->text);
+}
+
+nb_status ni_ranks_trade(nb_ranks *ranks, const ni_letter *out, const ni_letter *in, nb_error *err) {
+    ni_wire_news news = {.whose = ranks->rank};
+    ranks->agreed = false;
+    const ni_trade how = ranks->wire.trade(ranks->wire.self, out, in, ranks->patience, &news);
+    return how == NI_TRADE_DONE ? NB_OK : hear(ranks, how, &news, err);
+}
+
+/* Two letters for every rank, empty. */
+static nb_status take_letters(const nb_ranks *ranks, ni_letter **out, nb_error *err) {
+    *out = calloc(2 * (size_t)ranks->world, sizeof **out);
+    return *out ? NB_OK : nb_fail(err, NB_NO_MEMORY, "ranks: out of memory for letters");
+}
+
+nb_status ni_ranks_gather_pieces(nb_ranks *ranks, void *data, const size_t *begin, nb_error *err) {
+    ni_letter *out;
+    if (!ranks)
+        return NB_OK;
+    NB_TRY(take_letters(ranks, &out, err));
+    for (int32_t r = 0; r < ranks->world; r++) {
+        out[r] = (ni_letter){(char *)data + begin[ranks->rank], begin[ranks->rank + 1] - begin[ranks->rank]};
+        out[ranks->world + r] = (ni_letter){(char *)data + begin[r], begin[r + 1] - begin[r]};
+    }
+    nb_status status = ni_ranks_trade(ranks, out, out + ranks->world, err);
+    free(out);
+    return status;
+}
+
+nb_status ni_ranks_gather(nb_ranks *ranks, const void *mine, void *all, size_t bytes, nb_error *err) {
+    char *place = (char *)all + (size_t)nb_ranks_rank(ranks) * bytes;
+    ni_letter *out;
+    if (place != mine)
+        memcpy(place, mine, bytes);
+    if (!ranks)
+        return NB_OK;
+    NB_TRY(take_letters(ranks, &out, err));
+    for (int32_t r = 0; r < ranks->world; r++) {
+        out[r] = (ni_letter){place, bytes};
+        out[ranks->world + r] = (ni_letter){(char *)all + (size_t)r * bytes, bytes};
+    }
+    nb_status status = ni_ranks_trade(ranks, out, out + ranks->world, err);
+    free(out);
+    return status;
+}
+
+nb_status ni_ranks_broadcast(nb_ranks *ranks, void *data, size_t bytes, nb_error *err) {
+    ni_letter *out;
+    if (!ranks)
+        return NB_OK;
+    NB_TRY(take_letters(ranks, &out, err));
+    for (int32_t r = 0; r < ranks->world; r++)
+        out[r] = (ni_letter){data, ranks->rank == 0 ? bytes : 0};
+    out[ranks->world] = (ni_letter){data, bytes};
+    nb_status status = ni_ranks_trade(ranks, out, out + ranks->world, err);
+    free(out);
+    return status;
+}
+
+nb_status ni_ranks_any(nb_ranks *ranks, bool mine, bool *any, nb_error *err) {
+    *any = mine;
+    if (!ranks)
+        return NB_OK;
+    bool *all = calloc((size_t)ranks->world, sizeof *all);
+    if (!all)
+        return nb_fail(err, NB_NO_MEMORY, "ranks: out of memory");
+    nb_status status = ni_ranks_gather(ranks, &mine, all, sizeof mine, err);
+    for (int32_t r = 0; r < ranks->world; r++)
+        *any = *any || all[r];
+    free(all);
+    return status;
+}
+
+/* What became of a rank. */
+typedef struct fate {
+    nb_status status;
+    char message[sizeof((nb_error *)0)->message];
+} fate;
+
+nb_status nb_ranks_agree(nb_ranks *ranks, nb_status mine, nb_error *err) {
+    nb_error own = {.status = NB_OK}; /* ours may be NULL */
+    if (!ranks)
+        return mine;
+    nb_status *all = calloc((size_t)ranks->world, sizeof *all);
+    if (!all)
+        return nb_fail(err, NB_NO_MEMORY, "ranks: out of memory");
+    nb_status status = ni_ranks_gather(ranks, &mine, all, sizeof mine, err ? err : &own);
+    int32_t first = 0;
+    while (first < ranks->world && all[first] == NB_OK)
+        first++;
+    const bool good = first == ranks->world;
+    free(all);
+    if (status != NB_OK || good)
+        return status;
+    fate *fates = calloc((size_t)ranks->world, sizeof *fates), said = {.status = mine};
+    if (!fates)
+        return nb_fail(err, NB_NO_MEMORY, "ranks: out of memory");
+    snprintf(said.message, sizeof said.message, "%s", mine != NB_OK && err ? err->message : "");
+    status = ni_ranks_gather(ranks, &said, fates, sizeof said, &own);
+    if (status == NB_OK) {
+        ranks->agreed = true;
+        ranks->speaker = first;
+        status = nb_fail(err, fates[first].status, "%s", fates[first].message);
+    } else if (err) {
+        *err = own;
+    }
+    free(fates);
+    return status;
+}

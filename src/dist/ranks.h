@@ -1,0 +1,39 @@
+/* ranks.h: what ranks say to each other. Every rank calls the same of these in the same order; a world of one, which
+ * NULL stands for, comes back at once.
+ *
+ * What fails in all of them alike: a rank that failed elsewhere (its sentence is passed on), and one that is gone.
+ */
+#ifndef NI_DIST_RANKS_H
+#define NI_DIST_RANKS_H
+
+#include "dist/wire.h"
+#include "nibble/ranks.h"
+
+struct nb_ranks {
+    ni_wire wire;
+    int32_t rank, world, local, local_world;
+    double patience;   /* seconds */
+    int32_t speaker;   /* rank that prints what went wrong; own rank until news comes */
+    bool agreed;       /* the last failure is known to all: nobody must be told */
+    ni_wire_news gone; /* the rank that is gone; an empty text: none is */
+};
+
+/* out, in: [world] letters of host memory (wire.h). */
+nb_status ni_ranks_trade(nb_ranks *ranks, const ni_letter *out, const ni_letter *in, nb_error *err);
+
+/* all[r * bytes] becomes what rank r gave as `mine`, which may lie in its place already. */
+nb_status ni_ranks_gather(nb_ranks *ranks, const void *mine, void *all, size_t bytes, nb_error *err);
+
+/* Pieces of one array: rank r has data[begin[r]] .. data[begin[r + 1]], and all get the whole. begin: [world + 1]. */
+nb_status ni_ranks_gather_pieces(nb_ranks *ranks, void *data, const size_t *begin, nb_error *err);
+
+/* What rank 0 has. */
+nb_status ni_ranks_broadcast(nb_ranks *ranks, void *data, size_t bytes, nb_error *err);
+
+/* Whether any rank says so. */
+nb_status ni_ranks_any(nb_ranks *ranks, bool mine, bool *any, nb_error *err);
+
+/* Ranks over a wire: what nb_ranks_open makes once it has one. Takes the wire over; on failure closes it. */
+nb_status ni_ranks_over(const ni_wire *wire, double patience, nb_ranks **out, nb_error *err);
+
+#endif

@@ -1,0 +1,46 @@
+/* reduce.h: sums what ranks have, in the tree of accumulate.h continued over ranks.
+ *
+ * A rank holds an aligned block of micro-batches, so what it has added up is one node of the tree; here the nodes of
+ * all ranks are added, the first and second, the third and fourth, then such pairs, and every rank gets the sum. The
+ * bits are those of one process that had all micro-batches.
+ *
+ * Each rank adds up one piece of the array for all: pieces of the others come to it, the sums go back to them. That
+ * moves what a ring does, 2 (world - 1) / world of the array out of and into each rank, but adds in an order that does
+ * not depend on where the ring begins.
+ *
+ * Narrow gradients travel as they are, one byte an element in FP8, each tensor with its scale. arXiv:2310.18313 brings
+ * all ranks under one scale first, because a network can only add numbers of one scale; here a rank adds, in FP32 and
+ * with one rounding, and the scale is that of the sum. So the sum of many ranks does not saturate and is that of one.
+ */
+#ifndef NI_TRAIN_REDUCE_H
+#define NI_TRAIN_REDUCE_H
+
+#include "dist/ranks.h"
+#include "model/param_array.h"
+
+typedef struct ni_reducer {
+    nb_ranks *ranks;
+    nb_backend *be;
+    int64_t chunk;      /* elements that are summed at a time: all where the type is narrow */
+    size_t *begin;      /* [world + 1]: bytes of the chunk at which pieces begin */
+    int32_t *tensor;    /* [world + 1]: the same in tensors, where the type is narrow */
+    char *room;         /* backend: pieces of the other ranks */
+    float *room_scales; /* backend: [world * tensors], narrow */
+    float *scales;      /* host: the same, and [tensors] */
+    char *host[2];      /* what goes out and comes in, where the backend's memory is not the host's */
+    ni_letter *letters; /* [2 world] */
+    size_t bytes;       /* of backend memory */
+} ni_reducer;
+
+/* For arrays as `grads` are. `ranks` NULL: nothing is taken, and sums are what they are. */
+nb_status ni_reducer_create(nb_ranks *ranks, const ni_param_array *grads, ni_reducer *out, nb_error *err);
+void ni_reducer_free(ni_reducer *reducer);
+
+/* grads = the sum over all ranks, on all of them. */
+nb_status ni_reduce(ni_reducer *reducer, ni_param_array *grads, nb_error *err);
+
+/* The same for a few numbers in FP32 (`on_host`, or in the backend's memory), through the host. */
+nb_status ni_reduce_numbers(const ni_reducer *reducer, nb_backend *be, float *numbers, int64_t n, bool on_host,
+                            nb_error *err);
+
+#endif

@@ -1,0 +1,406 @@
+/* test_dist.c: who a process is, by its environment; letters between ranks, which are processes here; sums over them.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "dist/environment.h"
+#include "dist/ranks.h"
+#include "dist/tcp.h"
+#include "harness.h"
+#include "train/accumulate.h"
+#include "train/reduce.h"
+
+#include <signal.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+/* ---- environments ---- */
+
+static const char *const *variables; /* "NAME=value", ..., NULL */
+
+static const char *lookup(const char *name) {
+    const size_t n = strlen(name);
+    for (const char *const *v = variables; *v; v++)
+        if (strncmp(*v, name, n) == 0 && (*v)[n] == '=')
+            return *v + n + 1;
+    return NULL;
+}
+
+static nb_status place_of(const char *const *list, ni_place *out, nb_error *err) {
+    variables = list;
+    return ni_place_read(lookup, out, err);
+}
+#define PLACE(out, err, ...) place_of((const char *const[]){__VA_ARGS__, NULL}, out, err)
+
+static void launchers_are_understood(void **state) {
+    (void)state;
+    ni_place p;
+    nb_error err = {0};
+    assert_int_equal(PLACE(&p, &err, "HOME=/"), NB_OK);
+    assert_true(p.launcher == NI_LAUNCHED_ALONE && p.world == 1 && p.rank == 0);
+    assert_int_equal(PLACE(&p, &err, "RANK=2", "WORLD_SIZE=4", "MASTER_ADDR=node1", "MASTER_PORT=29500"), NB_OK);
+    assert_true(p.launcher == NI_LAUNCHED_TCP && p.rank == 2 && p.world == 4 && p.port == 29500);
+    assert_string_equal(p.address, "node1");
+    assert_true(p.local == 0 && p.local_world == 0 && p.patience == 300);
+    assert_int_equal(PLACE(&p, &err, "RANK=3", "WORLD_SIZE=4", "MASTER_ADDR=a", "MASTER_PORT=1000", "LOCAL_RANK=1",
+                           "LOCAL_WORLD_SIZE=2", "TORCHELASTIC_USE_AGENT_STORE=True", "NIBBLE_PATIENCE=7",
+                           "OMPI_COMM_WORLD_RANK=0", "OMPI_COMM_WORLD_SIZE=1"),
+                     NB_OK);
+    assert_true(p.port == 1001 && p.local == 1 && p.local_world == 2 && p.patience == 7);
+    assert_int_equal(PLACE(&p, &err, "OMPI_COMM_WORLD_RANK=1", "OMPI_COMM_WORLD_SIZE=2", "OMPI_COMM_WORLD_LOCAL_RANK=1",
+                           "SLURM_STEP_NUM_TASKS=8", "SLURM_PROCID=5"),
+                     NB_OK);
+    assert_true(p.launcher == NI_LAUNCHED_MPI && p.rank == 1 && p.world == 2 && p.local == 1);
+    assert_int_equal(PLACE(&p, &err, "SLURM_STEP_NUM_TASKS=8", "SLURM_PROCID=5", "SLURM_LOCALID=1",
+                           "SLURM_STEP_NODELIST=gpu[007-010,20]", "SLURM_JOB_ID=123456", "SLURM_NTASKS=8"),
+                     NB_OK);
+    assert_true(p.launcher == NI_LAUNCHED_TCP && p.rank == 5 && p.world == 8 && p.local == 1 && p.port == 32956);
+    assert_string_equal(p.address, "gpu007");
+    /* in a batch script, outside of srun; a world of one */
+    assert_int_equal(PLACE(&p, &err, "SLURM_NTASKS=8", "SLURM_PROCID=0", "SLURM_JOB_ID=1"), NB_OK);
+    assert_true(p.launcher == NI_LAUNCHED_ALONE && p.world == 1);
+    assert_int_equal(PLACE(&p, &err, "RANK=0", "WORLD_SIZE=1"), NB_OK);
+    assert_true(p.launcher == NI_LAUNCHED_ALONE);
+}
+
+static void half_an_environment_is_refused(void **state) {
+    (void)state;
+    static const struct {
+        const char *list[6];
+        const char *says;
+    } cases[] = {
+        {{"RANK=0", NULL}, "WORLD_SIZE is not set"},
+        {{"WORLD_SIZE=2", NULL}, "RANK is not set"},
+        {{"RANK=0", "WORLD_SIZE=2", NULL}, "MASTER_PORT is not set"},
+        {{"RANK=0", "WORLD_SIZE=2", "MASTER_PORT=1", NULL}, "MASTER_ADDR is not set"},
+        {{"RANK=2", "WORLD_SIZE=2", "MASTER_PORT=1", "MASTER_ADDR=a", NULL},
+         "RANK is \"2\"; expected a whole number from"},
+        {{"RANK=0", "WORLD_SIZE=two", NULL}, "WORLD_SIZE is \"two\""},
+        {{"RANK=0", "WORLD_SIZE=2", "MASTER_PORT=70000", "MASTER_ADDR=a", NULL}, "MASTER_PORT is \"70000\""},
+        {{"OMPI_COMM_WORLD_SIZE=2", NULL}, "OMPI_COMM_WORLD_RANK is not set"},
+        {{"SLURM_STEP_NUM_TASKS=2", "SLURM_PROCID=0", NULL}, "hint: set MASTER_ADDR"},
+        {{"SLURM_STEP_NUM_TASKS=2", "SLURM_PROCID=0", "SLURM_STEP_NODELIST=gpu[", NULL}, "expected a list of hosts"},
+        {{"NIBBLE_PATIENCE=0", NULL}, "NIBBLE_PATIENCE is \"0\""},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        ni_place p;
+        nb_error err = {0};
+        assert_int_equal(place_of(cases[i].list, &p, &err), NB_BAD_USAGE);
+        if (!strstr(err.message, cases[i].says))
+            fail_msg("expected \"%s\" in: %s", cases[i].says, err.message);
+    }
+}
+
+static void first_hosts(void **state) {
+    (void)state;
+    static const char *const lists[][2] = {{"one", "one"}, {"a,b", "a"},   {"n[3-5]", "n3"}, {"n[08,2-3],m1", "n08"},
+                                           {"", NULL},     {"n[x]", NULL}, {"n[1", NULL}};
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
+        char host[16];
+        const bool found = ni_first_host(lists[i][0], host, sizeof host);
+        assert_int_equal(found, lists[i][1] != NULL);
+        if (found)
+            assert_string_equal(host, lists[i][1]);
+    }
+    char small[4];
+    assert_false(ni_first_host("abcd", small, sizeof small));
+}
+
+/* ---- ranks that are processes ---- */
+
+enum { MOST = 5 };
+
+/* Ends a rank that is not what it should be; cmocka's own way out works in the first process alone. */
+#define CHECK(what)                                                                                                    \
+    do {                                                                                                               \
+        if (!(what)) {                                                                                                 \
+            fprintf(stderr, "%s:%d: rank %d of %d: %s\n", __FILE__, __LINE__, (int)nb_ranks_rank(r),                   \
+                    (int)nb_ranks_world(r), #what);                                                                    \
+            _exit(1);                                                                                                  \
+        }                                                                                                              \
+    } while (0)
+
+static nb_ranks *meet(int32_t rank, int32_t world, int32_t port, double patience) {
+    const ni_place place = {.launcher = NI_LAUNCHED_TCP,
+                            .rank = rank,
+                            .world = world,
+                            .address = "127.0.0.1",
+                            .port = port,
+                            .patience = patience};
+    ni_wire wire;
+    nb_ranks *r = NULL;
+    nb_error err = {0};
+    if (ni_tcp_open(&place, &wire, &err) != NB_OK || ni_ranks_over(&wire, patience, &r, &err) != NB_OK) {
+        fprintf(stderr, "rank %d: %s\n", (int)rank, err.message);
+        _exit(1);
+    }
+    return r;
+}
+
+/* Runs `body` in `world` processes; returns how many seconds it took. All must end with 0, or, of `lost`, by a signal.
+ */
+static double run_ranks(int32_t world, double patience, int32_t lost, void (*body)(nb_ranks *r)) {
+    static int32_t ports;
+    const int32_t port = 10000 + (getpid() * 13 + ports++) % 20000;
+    struct timespec begin, end;
+    pid_t pids[MOST];
+    clock_gettime(CLOCK_MONOTONIC, &begin);
+    for (int32_t rank = 0; rank < world; rank++) {
+        pids[rank] = fork();
+        assert_true(pids[rank] >= 0);
+        if (pids[rank] == 0) {
+            body(meet(rank, world, port, patience));
+            _exit(0);
+        }
+    }
+    for (int32_t rank = 0; rank < world; rank++) {
+        int status;
+        assert_int_equal(waitpid(pids[rank], &status, 0), pids[rank]);
+        if (rank == lost)
+            assert_true(WIFSIGNALED(status));
+        else if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+            fail_msg("rank %d of %d ended with status %#x", (int)rank, (int)world, (unsigned)status);
+    }
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    return (double)(end.tv_sec - begin.tv_sec) + 1e-9 * (double)(end.tv_nsec - begin.tv_nsec);
+}
+
+static void talk(nb_ranks *r) {
+    const int32_t rank = nb_ranks_rank(r), world = nb_ranks_world(r);
+    nb_error err = {0};
+    int64_t all[MOST], mine = 100 + rank;
+    CHECK(ni_ranks_gather(r, &mine, all, sizeof mine, &err) == NB_OK);
+    for (int32_t i = 0; i < world; i++)
+        CHECK(all[i] == 100 + i);
+    char word[8] = "";
+    if (rank == 0)
+        strcpy(word, "zero");
+    CHECK(ni_ranks_broadcast(r, word, sizeof word, &err) == NB_OK && strcmp(word, "zero") == 0);
+    bool any;
+    CHECK(ni_ranks_any(r, rank == world - 1, &any, &err) == NB_OK && any);
+    CHECK(ni_ranks_any(r, false, &any, &err) == NB_OK && !any);
+    /* pieces of many lengths, none among them, larger than what a connection holds at a time */
+    enum { PIECE = 3 << 20 };
+    static char data[MOST * PIECE];
+    size_t begin[MOST + 1] = {0};
+    for (int32_t i = 0; i < world; i++)
+        begin[i + 1] = begin[i] + (i == 1 ? 0 : (size_t)PIECE - 7 * (size_t)i);
+    memset(data + begin[rank], 'a' + rank, begin[rank + 1] - begin[rank]);
+    CHECK(ni_ranks_gather_pieces(r, data, begin, &err) == NB_OK);
+    for (int32_t i = 0; i < world; i++)
+        for (size_t at = begin[i]; at < begin[i + 1]; at++)
+            CHECK(data[at] == 'a' + i);
+    CHECK(nb_ranks_agree(r, NB_OK, &err) == NB_OK && nb_ranks_speaks(r));
+    /* the lowest of those that fail says why, and all know */
+    nb_status status = NB_OK;
+    if (rank > 0)
+        status = nb_fail(&err, NB_BAD_FILE, "file of rank %d", (int)rank);
+    CHECK(nb_ranks_agree(r, status, &err) == NB_BAD_FILE && strcmp(err.message, "file of rank 1") == 0);
+    CHECK(nb_ranks_speaks(r) == (rank == 1));
+    nb_ranks_close(r, &err);
+}
+
+static void ranks_talk(void **state) {
+    (void)state;
+    for (int32_t world = 2; world <= MOST; world++)
+        run_ranks(world, 60, -1, talk);
+    nb_error err = {0};
+    assert_int_equal(nb_ranks_agree(NULL, NB_BAD_FILE, &err), NB_BAD_FILE);
+    assert_true(nb_ranks_world(NULL) == 1 && nb_ranks_rank(NULL) == 0 && nb_ranks_speaks(NULL));
+    nb_ranks_close(NULL, NULL);
+}
+
+/* ---- ranks that fail ---- */
+
+static void one_fails(nb_ranks *r) {
+    nb_error err = {0};
+    int32_t all[MOST], mine = 0;
+    if (nb_ranks_rank(r) == 1) {
+        nb_fail(&err, NB_NO_MEMORY, "no memory for a thing");
+        CHECK(nb_ranks_speaks(r));
+        nb_ranks_close(r, &err);
+        return;
+    }
+    nb_status status = NB_OK;
+    while (status == NB_OK)
+        status = ni_ranks_gather(r, &mine, all, sizeof mine, &err);
+    CHECK(status == NB_NO_MEMORY && strcmp(err.message, "rank 1: no memory for a thing") == 0);
+    CHECK(!nb_ranks_speaks(r));
+    nb_ranks_close(r, &err);
+}
+
+static void one_dies(nb_ranks *r) {
+    nb_error err = {0};
+    int32_t all[MOST], mine = 0;
+    CHECK(ni_ranks_gather(r, &mine, all, sizeof mine, &err) == NB_OK);
+    if (nb_ranks_rank(r) == 0)
+        raise(SIGKILL);
+    nb_status status = NB_OK;
+    while (status == NB_OK)
+        status = ni_ranks_gather(r, &mine, all, sizeof mine, &err);
+    CHECK(status == NB_IO_ERROR && strstr(err.message, "rank 0 of 3 is gone"));
+    CHECK(nb_ranks_speaks(r) == (nb_ranks_rank(r) == 1));
+    nb_ranks_close(r, &err);
+}
+
+/* It lives and says nothing. */
+static void one_sleeps(nb_ranks *r) {
+    nb_error err = {0};
+    int32_t all[MOST], mine = 0;
+    if (nb_ranks_rank(r) == 2) {
+        sleep(60);
+        raise(SIGKILL);
+    }
+    CHECK(ni_ranks_gather(r, &mine, all, sizeof mine, &err) == NB_IO_ERROR);
+    CHECK(strstr(err.message, "rank 2 of 3 has said nothing for 3 s"));
+    CHECK(nb_ranks_speaks(r) == (nb_ranks_rank(r) == 0));
+    nb_ranks_close(r, &err);
+}
+
+static void others_hear_of_it(void **state) {
+    (void)state;
+    run_ranks(3, 60, -1, one_fails);
+    run_ranks(3, 60, 0, one_dies);
+}
+
+static void nobody_waits_for_ever(void **state) {
+    (void)state;
+    const int32_t world = 3, port = 10000 + (getpid() * 13 + 777) % 20000;
+    pid_t pids[MOST];
+    for (int32_t rank = 0; rank < world; rank++) {
+        pids[rank] = fork();
+        if (pids[rank] == 0) {
+            one_sleeps(meet(rank, world, port, 3));
+            _exit(0);
+        }
+    }
+    for (int32_t rank = 0; rank < 2; rank++) {
+        int status;
+        assert_int_equal(waitpid(pids[rank], &status, 0), pids[rank]);
+        assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    }
+    kill(pids[2], SIGKILL);
+    waitpid(pids[2], NULL, 0);
+    /* nobody else comes: the one that waits says who is missing */
+    const ni_place place = {.rank = 0, .world = 3, .address = "127.0.0.1", .port = port + 1, .patience = 1};
+    ni_wire wire;
+    nb_error err = {0};
+    assert_int_equal(ni_tcp_open(&place, &wire, &err), NB_IO_ERROR);
+    assert_non_null(strstr(err.message, "2 of 3 ranks did not come (the first that is missing is rank 1) within 1 s"));
+}
+
+/* ---- sums ---- */
+
+enum { TENSORS = 5 };
+static const nb_param tensors[TENSORS] = {{.rows = 33, .cols = 7, .offset = 0},
+                                          {.rows = 1, .cols = 1, .offset = 240},
+                                          {.rows = 100, .cols = 10, .offset = 256},
+                                          {.rows = 5, .cols = 1, .offset = 1264},
+                                          {.rows = 64, .cols = 4, .offset = 1280}};
+static const nb_dtype types[] = {NB_F32, NB_BF16, NB_F16, NB_E4M3, NB_E5M2};
+
+static ni_param_array gradients(nb_backend *be, nb_dtype type) {
+    ni_param_array out;
+    nb_error err = {0};
+    if (ni_param_array_create(be, tensors, TENSORS, type, NB_RULE_POW2, "gradients", &out, &err) != NB_OK)
+        abort();
+    return out;
+}
+
+/* The gradients of micro-batch `index`: of many sizes. */
+static void fill(ni_param_array *grads, int64_t index) {
+    float x[1000];
+    for (int32_t t = 0; t < TENSORS; t++) {
+        const int64_t n = grads->at[t].length;
+        for (int64_t i = 0; i < n; i++)
+            x[i] = (float)(exp2((double)(index % 7) - t) * 1e-3 * normal((uint32_t)(10 * index + t), i));
+        const ni_scaled to = ni_param_array_at(grads, t);
+        if (grads->dtype == NB_F32)
+            grads->be->ops->upload(grads->be, to.data, x, (size_t)n * sizeof *x);
+        else
+            grads->be->ops->scaled_encode(grads->be, &to, x, n);
+    }
+}
+
+static void add_up(ni_param_array *grads, int64_t first, int64_t count) {
+    ni_accumulator acc;
+    nb_error err = {0};
+    if (ni_accumulator_create(grads, count, &acc, &err) != NB_OK)
+        abort();
+    for (int64_t i = first; i < first + count; i++) {
+        fill(grads, i);
+        ni_accumulator_add(&acc, grads);
+    }
+    ni_accumulator_free(&acc);
+}
+
+static bool same_bytes(nb_backend *be, const ni_param_array *a, const ni_param_array *b) {
+    const size_t bytes = (size_t)a->elements * nb_dtype_size(a->dtype), scales = TENSORS * sizeof(float);
+    char *x = malloc(bytes), *y = malloc(bytes);
+    be->ops->download(be, x, a->data, bytes);
+    be->ops->download(be, y, b->data, bytes);
+    bool same = memcmp(x, y, bytes) == 0;
+    if (a->scales) {
+        be->ops->download(be, x, a->scales, scales);
+        be->ops->download(be, y, b->scales, scales);
+        same = same && memcmp(x, y, scales) == 0;
+    }
+    free(x);
+    free(y);
+    return same;
+}
+
+/* Every rank adds up its part; then all have what one would have made of the whole. */
+static void sum(nb_ranks *r) {
+    const int32_t rank = nb_ranks_rank(r), world = nb_ranks_world(r);
+    const int64_t share = world == 2 ? 8 : 4, all = share * world;
+    nb_backend *be;
+    nb_error err = {0};
+    const nb_backend_options one = {.threads = 1};
+    CHECK(nb_backend_open("cpu", &one, &be, &err) == NB_OK);
+    for (size_t t = 0; t < sizeof types / sizeof *types; t++)
+        for (int64_t chunk = 0; chunk < (types[t] == NB_F32 ? 2 : 1); chunk++) {
+            ni_param_array mine = gradients(be, types[t]), whole = gradients(be, types[t]);
+            ni_reducer reducer;
+            add_up(&whole, 0, all);
+            add_up(&mine, rank * share, share);
+            CHECK(ni_reducer_create(r, &mine, &reducer, &err) == NB_OK);
+            if (chunk)
+                reducer.chunk = 400; /* several, the last one short */
+            CHECK(ni_reduce(&reducer, &mine, &err) == NB_OK);
+            CHECK(same_bytes(be, &mine, &whole));
+            float numbers[3] = {1e8f + (float)rank, 1, (float)rank}, want[3] = {0};
+            CHECK(ni_reduce_numbers(&reducer, be, numbers, 3, true, &err) == NB_OK);
+            for (int32_t i = 0; i < world; i++)
+                want[2] += (float)i;
+            CHECK(numbers[1] == (float)world && numbers[2] == want[2]);
+            ni_reducer_free(&reducer);
+            ni_param_array_free(&mine);
+            ni_param_array_free(&whole);
+        }
+    nb_backend_free(be);
+    nb_ranks_close(r, NULL);
+}
+
+static void sums_are_those_of_one(void **state) {
+    (void)state;
+    for (int32_t world = 2; world <= MOST; world++)
+        run_ranks(world, 60, -1, sum);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(launchers_are_understood),
+                                       cmocka_unit_test(half_an_environment_is_refused),
+                                       cmocka_unit_test(first_hosts),
+                                       cmocka_unit_test(ranks_talk),
+                                       cmocka_unit_test(others_hear_of_it),
+                                       cmocka_unit_test(nobody_waits_for_ever),
+                                       cmocka_unit_test(sums_are_those_of_one)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,44 @@
+#!/bin/sh
+# Many processes, one result: 1, 2 and 4 ranks end in the same bits, also where a run goes on with another number.
+# Usage: test_ranks.sh NIBBLE SOURCE_DIR [RECIPE...]
+set -eu
+nibble=$1
+source=$2
+shift 2
+[ $# -gt 0 ] || set -- nvfp4 chon tetrajet-v2 fp4-dge-occ
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work"
+# shellcheck source=tests/ranks.sh
+. "$source/tests/ranks.sh"
+put_files
+
+fail() {
+    echo "test_ranks: $1" >&2
+    cat err.* >&2 || true
+    exit 1
+}
+
+same() {
+    numbers_of one > one.txt
+    numbers_of "$2" > other.txt
+    cmp -s one.txt other.txt || { diff one.txt other.txt | head -n 5 >&2; fail "$recipe: $1"; }
+}
+
+for recipe; do
+    awake "$recipe"
+    rm -rf one two four mixed
+    "$nibble" train run.yaml --quiet --set out=one > out.txt 2> err.0 || fail "$recipe: one process"
+    over_tcp 2 "$nibble" train run.yaml --set out=two || fail "$recipe: two ranks"
+    [ "$(cat out.1 err.1 | wc -c)" = 0 ] || fail "$recipe: rank 1 printed"
+    same "two ranks end in other bits" two
+    over_tcp 4 "$nibble" train run.yaml --set out=four || fail "$recipe: four ranks"
+    same "four ranks end in other bits" four
+    cp -r two mixed # two ranks until step 8, then four
+    rm -r mixed/checkpoints/step-00000016
+    over_tcp 4 "$nibble" train run.yaml --set out=mixed --resume || fail "$recipe: two ranks, then four"
+    same "two ranks and then four end in other bits" mixed
+    rm -r mixed/checkpoints/step-00000016
+    "$nibble" train run.yaml --quiet --set out=mixed --resume > out.txt 2> err.0 || fail "$recipe: then one"
+    same "two ranks and then one process end in other bits" mixed
+done

@@ -1,0 +1,82 @@
+#!/bin/sh
+# Ranks that fail: one line from one of them, an end within seconds, and nothing that --resume does not go on from.
+# Usage: test_ranks_fail.sh NIBBLE SOURCE_DIR
+# shellcheck disable=SC2016 # shells of ranks expand what stands in single quotes
+set -eu
+nibble=$1
+source=$2
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work"
+# shellcheck source=tests/ranks.sh
+. "$source/tests/ranks.sh"
+put_files
+awake nvfp4
+
+fail() {
+    echo "test_ranks_fail: $1" >&2
+    head -n 5 err.* >&2 || true
+    exit 1
+}
+
+# one_line WHAT PATTERN STATUS: all ranks of the last run ended with STATUS, and one line says why.
+one_line() {
+    cat err.* > all.txt
+    [ "$(wc -l < all.txt)" = 1 ] || fail "$1: $(wc -l < all.txt) lines on stderr, expected 1"
+    grep -qE "$2" all.txt || fail "$1: expected $2"
+    for got in $status $others; do
+        [ "$got" = "$3" ] || fail "$1: exit status $got, expected $3"
+    done
+}
+
+# half an environment
+status=0 others=
+RANK=0 "$nibble" train run.yaml > out.txt 2> err.0 || status=$?
+one_line "RANK alone" "^nibble: environment: WORLD_SIZE is not set" 2
+
+over_tcp 3 "$nibble" train run.yaml || true
+one_line "4 micro-batches for 3 ranks" "^nibble: rank 0: accumulation: 4 micro-batches .* 3 ranks; .*hint: accumulation: 6" 2
+[ ! -d out ] || fail "a refused run left a folder"
+
+# one that reads another run file, one that lacks a file, one whose seed is not that of the others
+sed 's/lr: 3e-3/lr: 2e-3/' run.yaml > other.yaml
+over_tcp 2 sh -c 'if [ $RANK = 1 ]; then set -- other.yaml; else set -- run.yaml; fi; exec "$0" train $1' "$nibble" || true
+one_line "another run file" "^nibble: rank 0: rank 1 of 2 has another run file than rank 0" 2
+over_tcp 4 sh -c 'if [ $RANK = 2 ]; then set -- gone.yaml; else set -- run.yaml; fi; exec "$0" train $1' "$nibble" || true
+one_line "a file that rank 2 lacks" "^nibble: rank 2: gone.yaml" 1
+
+# the disk of rank 0 says no: all end
+mkdir out
+: > out/checkpoints
+over_tcp 2 "$nibble" train run.yaml || true
+one_line "no checkpoint folder" "^nibble: rank 0: .*checkpoints" 1
+rm -r out
+
+# a signal to one rank stops all, with a checkpoint
+"$nibble" train run.yaml --quiet --set out=one > out.txt 2> err.0
+sed 's/^steps:.*/steps: 1000000/; s/^checkpoint:.*/checkpoint: {every: 4, keep: 2}/' run.yaml > long.yaml
+over_tcp 2 sh -c 'if [ $RANK = 1 ]; then (while [ ! -d out/checkpoints/step-00000004 ]; do sleep 0.05; done; kill -TERM $$) & fi
+    exec "$0" train long.yaml' "$nibble" || true
+one_line "SIGTERM" "^nibble: rank 0: stopped after step [0-9]* of 1000000, checkpoint written" 1
+rm -r out
+
+# a rank that dies
+over_tcp 2 sh -c 'if [ $RANK = 1 ]; then (while [ ! -d out/checkpoints/step-00000004 ]; do sleep 0.05; done; kill -KILL $$) & fi
+    exec "$0" train long.yaml' "$nibble" || true
+[ "$status" = 1 ] || fail "rank 0 ended with $status where rank 1 died, expected 1"
+grep -q '^nibble: rank 0: rank 1 of 2 is gone .*; the state after step [0-9]* is saved' err.0 || fail "rank 1 died"
+rm -r out
+
+"$source/scripts/attack-ranks" 2 nvfp4 "$nibble" > attack.txt 2> err.0 || fail "attack-ranks"
+
+# mpirun, where there is one
+if command -v mpirun > /dev/null && [ -e "$(dirname "$nibble")/libnibble-mpi.so" ]; then
+    numbers_of one > one.txt
+    over_mpi 2 "$nibble" train run.yaml --set out=two > out.txt 2> err.0 || fail "mpirun"
+    numbers_of two > two.txt
+    cmp -s one.txt two.txt || fail "two ranks of mpirun end in other bits than one process"
+    ! over_mpi 3 "$nibble" train run.yaml --set out=three > out.txt 2> err.0 || fail "4 micro-batches for 3 ranks of mpirun"
+    [ "$(grep -c '^nibble:' err.0)" = 1 ] || fail "mpirun: more than one line"
+else
+    echo "no mpirun, or no libnibble-mpi.so: not tested"
+fi
