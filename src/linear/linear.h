@@ -144,6 +144,8 @@ nb_mat ni_master_of(nb_backend *be, const ni_linear *layer);
 /* W in act, for a product in BF16; made at the first call after a change. */
 nb_status ni_weight_numbers(const ni_linear_call *call, ni_linear *layer, bool until_pass_ends, nb_mat *out,
                             nb_error *err);
+/* What W is quantized from: its master, or that in BF16 where the recipe says so. */
+nb_status ni_weight_source(const ni_linear_call *call, ni_linear *layer, nb_mat *out, nb_error *err);
 nb_status ni_weight_layout(ni_linear_group *group, ni_linear *layer, nb_error *err);
 nb_status ni_show_plain_weight(const ni_linear_call *call, ni_linear *layer, nb_role role, nb_error *err);
 
