@@ -36,12 +36,13 @@ extern "C" {
 
 typedef enum nb_schedule_kind { NB_SCHEDULE_COSINE, NB_SCHEDULE_WSD, NB_SCHEDULE_CONSTANT } nb_schedule_kind;
 
-/* Learning rate over the run. `warmup` and `decay` are steps, or shares of the run where below 1. */
+/* Learning rate over the run. `warmup`, `decay` and `length` are steps, or shares of the run where below 1. */
 typedef struct nb_schedule {
     nb_schedule_kind kind;
     double warmup;    /* linear from 0: step i of w takes (i+1)/w of the peak */
     double min_ratio; /* last learning rate / peak (cosine, wsd) */
     double decay;     /* wsd: length of the linear decay at the end */
+    double length;    /* cosine, wsd: min_ratio is reached here and stays; 0 = at the end of the run */
 } nb_schedule;
 
 /* Factor on the peak learning rate at `step` (0-based) of a run of `steps`. */
@@ -87,11 +88,14 @@ typedef struct nb_run_config {
     int64_t head_rows; /* nb_model_options */
     struct {
         double lr, beta1, beta2, eps, weight_decay;
-        bool decay_embeddings;
+        bool decay_embeddings, decay_norms;
     } optimizer;
     nb_schedule schedule;
     double clip;   /* largest global gradient norm; 0 = no clipping */
     double z_loss; /* factor on lse^2 */
+    struct {
+        double cut; /* no matrix begins beyond so many standard deviations; 0 = none is cut */
+    } init;
     struct {
         int32_t init, data, rounding;
     } seeds;
