@@ -118,7 +118,7 @@ nb_status ni_plan_step(const nb_run_config *config, const ni_machine *machine, d
     nb_backend *be;
     nb_trainer *trainer = NULL;
     NB_TRY(open_paper(config, machine, &be, err));
-    nb_status status = open_trainer(be, config, &trainer, err);
+    nb_status status = ni_cli_trainer_on_paper(be, config, &trainer, err);
     if (status == NB_OK)
         status = rehearse(be, trainer, 1, err);
     *seconds = *model_flops = 0;
