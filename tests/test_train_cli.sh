@@ -193,8 +193,8 @@ rm -rf runs/mixed
 
 # ---- what a recipe costs ----------------------------------------------------------------------------------------------------
 "$nibble" bench train run.yaml --recipes bf16,nvfp4 --seconds 0 --processor-time > out || fail "bench train"
-grep -q '^bf16  *[0-9.]*  *[0-9]*  *1.000x$' out || fail "bench train: $(cat out)"
-grep -q '^nvfp4  *[0-9.]*  *[0-9]*  *[0-9.]*x$' out || fail "bench train: $(cat out)"
+grep -q '^bf16  *[0-9.]*  *[0-9]*  *[0-9.]*  *1.000x$' out || fail "bench train: $(cat out)"
+grep -q '^nvfp4  *[0-9.]*  *[0-9]*  *[0-9.]*  *[0-9.]*x$' out || fail "bench train: $(cat out)"
 expect 2 "recipes is missing" "$nibble" bench train run.yaml
 expect 2 "nvfp5" "$nibble" bench train run.yaml --recipes nvfp4,nvfp5
 
