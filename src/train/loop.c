@@ -237,7 +237,7 @@ static void say_window(const nb_trainer *t) {
     if (every == 0 || window == 0 || followed == window)
         return;
     if (t->steps < 2)
-        note(t, NB_NOTE_WARNING, "lens: oscillation is not measured, because the run has a single step; expected 2");
+        note(t, NB_NOTE_INFO, "lens: oscillation is not measured, because the run has a single step; expected 2");
     else if (followed > 0)
         note(t, NB_NOTE_INFO,
              "lens: weights are followed for %lld steps after a sample, not lens.window %lld: %s, %lld steps",
