@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "dist/environment.h"
+#include "dist/nccl.h"
 #include "dist/ranks.h"
 #include "dist/tcp.h"
 #include "harness.h"
@@ -198,6 +199,8 @@ static void talk(nb_ranks *r) {
     for (int32_t i = 0; i < world; i++)
         for (size_t at = begin[i]; at < begin[i + 1]; at++)
             CHECK(data[at] == 'a' + i);
+    char why[200] = ""; /* a machine without a GPU says so, and nothing else has changed */
+    CHECK(ni_ranks_use_nccl(r, why, sizeof why, &err) == NB_OK && (r->device.trade || why[0]));
     CHECK(nb_ranks_agree(r, NB_OK, &err) == NB_OK && nb_ranks_speaks(r));
     /* the lowest of those that fail says why, and all know */
     nb_status status = NB_OK;

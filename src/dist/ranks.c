@@ -69,8 +69,12 @@ void nb_ranks_close(nb_ranks *ranks, const nb_error *why) {
     if (why && why->status != NB_OK && !ranks->agreed) {
         ni_wire_news news = {.whose = ranks->rank, .status = why->status};
         snprintf(news.text, sizeof news.text, "%.*s", NI_WIRE_TEXT - 1, why->message);
+        if (ranks->device.trade)
+            ranks->device.fail(ranks->device.self, &news);
         ranks->wire.fail(ranks->wire.self, ranks->gone.text[0] ? &ranks->gone : &news);
     }
+    if (ranks->device.trade)
+        ranks->device.close(ranks->device.self);
     ranks->wire.close(ranks->wire.self);
     free(ranks);
 }
@@ -98,7 +102,7 @@ bool nb_ranks_speaks(const nb_ranks *ranks) {
 /* ---- trades ---- */
 
 /* The rank that failed says why itself; of one that is gone the lowest that is left does. */
-static nb_status hear(nb_ranks *ranks, ni_trade how, ni_wire_news *news, nb_error *err) {
+static nb_status hear(nb_ranks *ranks, const char *wire, ni_trade how, ni_wire_news *news, nb_error *err) {
     if (how == NI_TRADE_TOLD) {
         ranks->speaker = news->whose;
         return nb_fail(err, news->status, "rank %d: %s", (int)news->whose, news->text);
@@ -111,14 +115,23 @@ static nb_status hear(nb_ranks *ranks, ni_trade how, ni_wire_news *news, nb_erro
                        (int)news->whose, (int)ranks->world, news->text);
     }
     ranks->speaker = ranks->rank;
-    return nb_fail(err, NB_IO_ERROR, "%s: %s", ranks->wire.name, news->text);
+    return nb_fail(err, NB_IO_ERROR, "%s: %s", wire, news->text);
+}
+
+static nb_status trade_over(nb_ranks *ranks, const ni_wire *wire, const ni_letter *out, const ni_letter *in,
+                            nb_error *err) {
+    ni_wire_news news = {.whose = ranks->rank};
+    ranks->agreed = false;
+    const ni_trade how = wire->trade(wire->self, out, in, ranks->patience, &news);
+    return how == NI_TRADE_DONE ? NB_OK : hear(ranks, wire->name, how, &news, err);
 }
 
 nb_status ni_ranks_trade(nb_ranks *ranks, const ni_letter *out, const ni_letter *in, nb_error *err) {
-    ni_wire_news news = {.whose = ranks->rank};
-    ranks->agreed = false;
-    const ni_trade how = ranks->wire.trade(ranks->wire.self, out, in, ranks->patience, &news);
-    return how == NI_TRADE_DONE ? NB_OK : hear(ranks, how, &news, err);
+    return trade_over(ranks, &ranks->wire, out, in, err);
+}
+
+nb_status ni_ranks_trade_device(nb_ranks *ranks, const ni_letter *out, const ni_letter *in, nb_error *err) {
+    return trade_over(ranks, &ranks->device, out, in, err);
 }
 
 /* Two letters for every rank, empty. */

@@ -86,8 +86,8 @@ static size_t room_of(const ni_circle *c) {
 }
 
 static nb_status take_host(ni_reducer *x, size_t bytes, nb_error *err) {
-    const bool staged = x->be->ops->alloc != ni_host_alloc;
-    for (int i = 0; staged && i < 2; i++) {
+    const bool elsewhere = x->be->ops->alloc != ni_host_alloc;
+    for (int i = 0; elsewhere && i < 2; i++) {
         x->host[i] = malloc(bytes);
         if (!x->host[i])
             return nb_fail(err, NB_NO_MEMORY, "gradients of other ranks: no memory for %zu bytes on the host", bytes);
@@ -148,6 +148,16 @@ void ni_reducer_free(ni_reducer *x) {
 
 /* ---- out and back ---- */
 
+/* GPUs that exchange among themselves. */
+static bool by_device(const ni_reducer *x) {
+    return x->host[0] && x->ranks->device.trade;
+}
+
+/* Pieces go through copies on the host. */
+static bool staged(const ni_reducer *x) {
+    return x->host[0] && !x->ranks->device.trade;
+}
+
 /* Letters to and from the other members of a circle; empty ones to everybody else. */
 static void no_letters(const ni_reducer *x) {
     memset(x->letters, 0, 2 * (size_t)x->ranks->world * sizeof *x->letters);
@@ -165,6 +175,13 @@ static nb_status trade(const ni_reducer *x, nb_error *err) {
     return ni_ranks_trade(x->ranks, x->letters, x->letters + x->ranks->world, err);
 }
 
+/* Pieces that lie in the backend's memory, where no copy on the host stands for it. */
+static nb_status trade_pieces(const ni_reducer *x, nb_error *err) {
+    if (by_device(x))
+        return ni_ranks_trade_device(x->ranks, x->letters, x->letters + x->ranks->world, err);
+    return trade(x, err);
+}
+
 /* Where the piece of a member lies in the room; pieces begin at aligned places. */
 static size_t place(const ni_circle *c, int32_t member) {
     const size_t bytes = (piece(c, c->self) + ALIGNED - 1) / ALIGNED * ALIGNED;
@@ -175,17 +192,17 @@ static size_t place(const ni_circle *c, int32_t member) {
 static nb_status fetch_pieces(const ni_reducer *x, const ni_circle *c, char *data, nb_error *err) {
     nb_backend *be = x->be;
     const size_t mine = piece(c, c->self), first = c->begin[0], all = c->begin[c->count] - first;
-    char *out = x->host[0] ? x->host[0] : data, *in = x->host[0] ? x->host[1] : x->room;
-    if (x->host[0] && all > 0)
+    char *out = staged(x) ? x->host[0] : data, *in = staged(x) ? x->host[1] : x->room;
+    if (staged(x) && all > 0)
         be->ops->download(be, out + first, data + first, all);
-    else if (!x->host[0])
+    else if (!staged(x))
         NB_TRY(be->ops->synchronize(be, err));
     no_letters(x);
     for (int32_t i = 0; i < c->count; i++)
         put_letters(x, c, i, (ni_letter){out + c->begin[i], piece(c, i)},
                     i == c->self ? (ni_letter){0} : (ni_letter){in + place(c, i), mine});
-    NB_TRY(trade(x, err));
-    for (int32_t i = 0; x->host[0] && mine > 0 && i < c->count; i++)
+    NB_TRY(trade_pieces(x, err));
+    for (int32_t i = 0; staged(x) && mine > 0 && i < c->count; i++)
         if (i != c->self)
             be->ops->upload(be, x->room + place(c, i), in + place(c, i), mine);
     return NB_OK;
@@ -195,16 +212,16 @@ static nb_status fetch_pieces(const ni_reducer *x, const ni_circle *c, char *dat
 static nb_status give_back(const ni_reducer *x, const ni_circle *c, char *data, nb_error *err) {
     nb_backend *be = x->be;
     const size_t at = c->begin[c->self], mine = piece(c, c->self), first = c->begin[0];
-    char *whole = x->host[0] ? x->host[0] : data;
-    if (x->host[0] && mine > 0)
+    char *whole = staged(x) ? x->host[0] : data;
+    if (staged(x) && mine > 0)
         be->ops->download(be, whole + at, data + at, mine);
-    else if (!x->host[0])
+    else if (!staged(x))
         NB_TRY(be->ops->synchronize(be, err));
     no_letters(x);
     for (int32_t i = 0; i < c->count; i++)
         put_letters(x, c, i, (ni_letter){whole + at, mine}, (ni_letter){whole + c->begin[i], piece(c, i)});
-    NB_TRY(trade(x, err));
-    if (x->host[0] && c->begin[c->count] > first)
+    NB_TRY(trade_pieces(x, err));
+    if (staged(x) && c->begin[c->count] > first)
         be->ops->upload(be, data + first, whole + first, c->begin[c->count] - first);
     return NB_OK;
 }
