@@ -1,6 +1,8 @@
 /* run_keys.c: every key of a run file, once: name, type, default, range, help and where the default comes from. */
 #include "run_keys.h"
 
+#include "data/utf8.h"
+
 #include "base/text.h"
 #include <math.h>
 #include <stdlib.h>
@@ -536,6 +538,9 @@ static bool is_model_change(const char *override) {
 
 /* Takes the place of an earlier one of the same key. */
 static nb_status add_model_change(nb_run_config *c, const char *change, nb_error *err) {
+    for (const char *at = change; *at; at += ni_utf8_character(at, strlen(at))) /* run.yaml repeats it */
+        if (ni_utf8_character(at, strlen(at)) == 0 || (unsigned char)*at < 0x20 || *at == 0x7f)
+            return nb_fail(err, NB_BAD_CONFIG, "--set model.KEY=VALUE holds bytes that are not UTF-8 text");
     const char *equals = strchr(change, '=');
     if (!equals || equals == change || strlen(change) >= NB_NAME_SIZE)
         return nb_fail(err, NB_BAD_CONFIG, "--set model.%.80s: expected key=value, as in model.vocab=2048", change);
