@@ -55,7 +55,8 @@ awake() {
     } > awake.yaml
 }
 
-# over_tcp WORLD COMMAND...: as a shell would start it; rank 0's output and status, stderr of rank r in err.r.
+# over_tcp WORLD COMMAND...: as a shell would start it; rank 0's output and status, stderr of rank r in err.r. $machine:
+# ranks of a machine, if not all are on one.
 over_tcp() {
     world=$1
     shift
@@ -65,13 +66,13 @@ over_tcp() {
     rm -f err.*
     pids=
     while [ $rank -ge 1 ]; do
-        RANK=$rank WORLD_SIZE=$world LOCAL_RANK=$rank LOCAL_WORLD_SIZE=$world MASTER_ADDR=127.0.0.1 MASTER_PORT=$port \
-            "$@" > "out.$rank" 2> "err.$rank" &
+        RANK=$rank WORLD_SIZE=$world LOCAL_RANK=$((rank % ${machine:-$world})) LOCAL_WORLD_SIZE=${machine:-$world} \
+            MASTER_ADDR=127.0.0.1 MASTER_PORT=$port "$@" > "out.$rank" 2> "err.$rank" &
         pids="$! $pids"
         rank=$((rank - 1))
     done
     status=0
-    RANK=0 WORLD_SIZE=$world LOCAL_RANK=0 LOCAL_WORLD_SIZE=$world MASTER_ADDR=127.0.0.1 MASTER_PORT=$port \
+    RANK=0 WORLD_SIZE=$world LOCAL_RANK=0 LOCAL_WORLD_SIZE=${machine:-$world} MASTER_ADDR=127.0.0.1 MASTER_PORT=$port \
         "$@" > out.0 2> err.0 || status=$?
     others=
     for pid in $pids; do
@@ -89,8 +90,9 @@ over_mpi() {
     mpirun --oversubscribe -n "$world" "$@"
 }
 
-# What a run computed: parameters, moments, mechanisms' state; losses, norms and evaluations.
+# numbers_of RUN [CHECKPOINT]: what a run computed: parameters, moments, mechanisms' state (of all checkpoints, or of one);
+# losses, norms and evaluations.
 numbers_of() {
-    (cd "$1" && cat checkpoints/*/model.safetensors checkpoints/*/optimizer.safetensors | cksum &&
+    (cd "$1" && cat checkpoints/${2:-*}/model.safetensors checkpoints/${2:-*}/optimizer.safetensors | cksum &&
         sed 's/"ms":[^,}]*//; s/"tok_s":[^,}]*//; s/"mfu":[^,}]*//; s/"val_seconds":[^,}]*//' metrics.jsonl)
 }

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "dist/environment.h"
+#include "dist/nccl.h"
 #include "dist/ranks.h"
 #include "dist/tcp.h"
 #include "harness.h"
@@ -58,9 +59,11 @@ static void launchers_are_understood(void **state) {
                      NB_OK);
     assert_true(p.launcher == NI_LAUNCHED_MPI && p.rank == 1 && p.world == 2 && p.local == 1);
     assert_int_equal(PLACE(&p, &err, "SLURM_STEP_NUM_TASKS=8", "SLURM_PROCID=5", "SLURM_LOCALID=1",
-                           "SLURM_STEP_NODELIST=gpu[007-010,20]", "SLURM_JOB_ID=123456", "SLURM_NTASKS=8"),
+                           "SLURM_STEP_NODELIST=gpu[007-010,20]", "SLURM_JOB_ID=123456", "SLURM_NTASKS=8",
+                           "SLURM_STEP_TASKS_PER_NODE=4(x2)"),
                      NB_OK);
-    assert_true(p.launcher == NI_LAUNCHED_TCP && p.rank == 5 && p.world == 8 && p.local == 1 && p.port == 32956);
+    assert_true(p.launcher == NI_LAUNCHED_TCP && p.rank == 5 && p.world == 8 && p.local == 1 && p.port == 32956 &&
+                p.local_world == 4);
     assert_string_equal(p.address, "gpu007");
     /* in a batch script, outside of srun; a world of one */
     assert_int_equal(PLACE(&p, &err, "SLURM_NTASKS=8", "SLURM_PROCID=0", "SLURM_JOB_ID=1"), NB_OK);
@@ -114,7 +117,7 @@ static void first_hosts(void **state) {
 
 /* ---- ranks that are processes ---- */
 
-enum { MOST = 5 };
+enum { MOST = 6 };
 
 /* Ends a rank that is not what it should be; cmocka's own way out works in the first process alone. */
 #define CHECK(what)                                                                                                    \
@@ -196,6 +199,8 @@ static void talk(nb_ranks *r) {
     for (int32_t i = 0; i < world; i++)
         for (size_t at = begin[i]; at < begin[i + 1]; at++)
             CHECK(data[at] == 'a' + i);
+    char why[200] = ""; /* a machine without a GPU says so, and nothing else has changed */
+    CHECK(ni_ranks_use_nccl(r, why, sizeof why, &err) == NB_OK && (r->device.trade || why[0]));
     CHECK(nb_ranks_agree(r, NB_OK, &err) == NB_OK && nb_ranks_speaks(r));
     /* the lowest of those that fail says why, and all know */
     nb_status status = NB_OK;
@@ -356,6 +361,8 @@ static bool same_bytes(nb_backend *be, const ni_param_array *a, const ni_param_a
     return same;
 }
 
+static int32_t near; /* ranks of a machine */
+
 /* Every rank adds up its part; then all have what one would have made of the whole. */
 static void sum(nb_ranks *r) {
     const int32_t rank = nb_ranks_rank(r), world = nb_ranks_world(r);
@@ -366,6 +373,7 @@ static void sum(nb_ranks *r) {
     CHECK(nb_backend_open("cpu", &one, &be, &err) == NB_OK);
     for (size_t t = 0; t < sizeof types / sizeof *types; t++)
         for (int64_t chunk = 0; chunk < (types[t] == NB_F32 ? 2 : 1); chunk++) {
+            r->near = near;
             ni_param_array mine = gradients(be, types[t]), whole = gradients(be, types[t]);
             ni_reducer reducer;
             add_up(&whole, 0, all);
@@ -391,7 +399,11 @@ static void sum(nb_ranks *r) {
 static void sums_are_those_of_one(void **state) {
     (void)state;
     for (int32_t world = 2; world <= MOST; world++)
-        run_ranks(world, 60, -1, sum);
+        for (near = 1; near <= world; near *= 2)
+            if (world % near == 0)
+                run_ranks(world, 60, -1, sum);
+    near = 2; /* three machines of two */
+    run_ranks(6, 60, -1, sum);
 }
 
 int main(void) {

@@ -110,6 +110,37 @@ calls=$("$nibble" plan run.yaml --machine ./slow.yaml | awk '$1 == "total" { cal
 "$nibble" plan run.yaml --machine ./slow.yaml | awk -v calls="$calls" '/^on slow at least/ { ms = $5 }
     END { exit !(calls > 100 && ms >= calls * 1000 && ms < calls * 1000 + 60000) }' || fail "calls are not paid for"
 
+# ---- many ranks ---------------------------------------------------------------------------------------------------------
+# Of G bytes of gradients 2 G 7/8 stay inside of machines of eight, 2 G / 8 * 3/4 go between four of them; the exchange takes
+# them at the links' rates, and the step is the sum.
+printf 'name: toy\nbandwidth: 1e11\npeak: 1e12\nmemory: 1e6\nlinks: {near: {ranks: 8, rate: 2e9}, far: {rate: 1e9}}\n' > toy.yaml
+"$nibble" plan llama-tiny --machine ./toy.yaml --ranks 32 > many
+grep -q "^32 ranks: 4 x 8, each with 1 of the 32 micro-batches$" many || fail "ranks: $(grep ranks many)"
+awk '$1 == "gradients" && $3 ~ /iB$/ { g = $2 * 1048576 }
+     $1 == "gradients" && NF == 5 && $2 ~ /\./ && !/iB/ { near = $2 * 1e9; far = $3 * 1e9; ms = $5 }
+     /arithmetic alone/ { alone = $3 }
+     /and the exchange after it/ { with = $6 }
+     function off(a, b) { return a > 1.01 * b || a < 0.99 * b }
+     END { exit off(near, 2 * g * 7 / 8) || off(far, 2 * g / 8 * 3 / 4) || off(ms, (near / 2e9 + far / 1e9) * 1e3) ||
+                off(with, alone + ms) }' many || fail "bytes on links: $(tail -n 14 many)"
+[ "$(grep -c 'more than the 976.6 KiB of a rank' many)" = 2 ] || fail "memory that does not suffice is not said"
+"$nibble" plan run.yaml --set accumulation=4 --machine ./toy.yaml --ranks 2 > share
+grep -q "step 2 of 4: 2 x 2 sequences" share || fail "a rank's share: $(sed -n 2p share)"
+expect 2 "4 micro-batches a step cannot be shared out over 3 ranks" "$nibble" plan run.yaml --set accumulation=4 --machine ./toy.yaml --ranks 3
+expect 2 "12 ranks do not fill machines of 8" "$nibble" plan llama-tiny --machine ./toy.yaml --ranks 12
+expect 2 "links.near.rate of machine h100 is unknown\|links.far.rate of machine h100 is unknown" "$nibble" plan llama-tiny --machine h100 --ranks 2
+expect 2 "and --machine, which says" "$nibble" plan llama-tiny --ranks 2
+# Units for four bits, where the run asks for them: the products of codes take less, and nothing else.
+"$nibble" plan llama-1.3b --set recipe=nvfp4 --machine b200-nvlink-ib > decoded
+"$nibble" plan llama-1.3b --set recipe=nvfp4 --set native_fp4=true --machine b200-nvlink-ib > native
+for row in "multiply nvfp4 1x16 x nvfp4 16x16" "multiply bf16 x bf16" make_operands; do
+    a=$(grep "^  $row" decoded | awk '{ print $(NF - 3) }') b=$(grep "^  $row" native | awk '{ print $(NF - 3) }')
+    case $row in
+    *nvfp4*) awk -v a="$a" -v b="$b" 'BEGIN { exit !(b < a / 2) }' || fail "$row: $a ms decoded, $b ms on 4-bit units" ;;
+    *) [ "$a" = "$b" ] || fail "$row: $a ms decoded, $b ms on 4-bit units" ;;
+    esac
+done
+
 # ---- mistakes -----------------------------------------------------------------------------------------------------------
 expect 2 "did you mean" "$nibble" plan run.yaml --machine h10
 printf 'name: x\nbandwidth: 1e9\nrates: {bf61: 1e9}\n' > bad.yaml

@@ -32,7 +32,7 @@ for recipe; do
     over_tcp 2 "$nibble" train run.yaml --set out=two || fail "$recipe: two ranks"
     [ "$(cat out.1 err.1 | wc -c)" = 0 ] || fail "$recipe: rank 1 printed"
     same "two ranks end in other bits" two
-    over_tcp 4 "$nibble" train run.yaml --set out=four || fail "$recipe: four ranks"
+    machine=2 over_tcp 4 "$nibble" train run.yaml --set out=four || fail "$recipe: four ranks"
     same "four ranks end in other bits" four
     cp -r two mixed # two ranks until step 8, then four
     rm -r mixed/checkpoints/step-00000016

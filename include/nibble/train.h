@@ -56,6 +56,9 @@ typedef enum nb_bad_policy {
     NB_BAD_BF16      /* put the modules of `bf16_modules` in BF16 from here on and take the step again */
 } nb_bad_policy;
 
+/* Which codes under scales of rows or of the tensor FP8 units of a GPU multiply (docs/gpu.md). */
+typedef enum nb_fp8_units { NB_FP8_EXACT, NB_FP8_ALL, NB_FP8_NONE } nb_fp8_units;
+
 /* What scales that do not fit an operand (bad_numbers.scales_limit) lead to. */
 typedef enum nb_bad_scales {
     NB_SCALES_WARN, /* a warning, and an event in metrics.jsonl */
@@ -123,13 +126,13 @@ typedef struct nb_run_config {
         char bf16_modules[NB_BF16_PATTERNS][NB_NAME_SIZE];
         int32_t bf16_module_count;
     } bad_numbers;
-    int64_t print_every; /* steps between printed lines; metrics.jsonl has every step */
-    double peak_flops;   /* what MFU is a share of; or NB_PEAK_AUTO, NB_PEAK_NONE */
-    bool deterministic;  /* false: kernels whose order of sums is not that of the next run may be chosen */
-    bool fp8_units;      /* codes that FP8 holds exactly are multiplied by FP8 units, where there are some */
-    bool native_fp4;     /* units for four bits may multiply block-scaled codes */
-    char backend[32];    /* "cpu", "cuda", "cuda:1": nb_backend_open */
-    int32_t threads;     /* 0 = all the process may use; never changes a bit of the result */
+    int64_t print_every;    /* steps between printed lines; metrics.jsonl has every step */
+    double peak_flops;      /* what MFU is a share of; or NB_PEAK_AUTO, NB_PEAK_NONE */
+    bool deterministic;     /* false: kernels whose order of sums is not that of the next run may be chosen */
+    nb_fp8_units fp8_units; /* which codes FP8 units multiply, where there are some */
+    bool native_fp4;        /* units for four bits may multiply block-scaled codes */
+    char backend[32];       /* "cpu", "cuda", "cuda:1": nb_backend_open */
+    int32_t threads;        /* 0 = all the process may use; never changes a bit of the result */
     nb_isa isa;
 } nb_run_config;
 
@@ -196,8 +199,8 @@ typedef struct nb_trainer_options {
     int32_t branch_count;
     const nb_lens *lens; /* looks at the first micro-batch of every step, beside what the run file has the lens measure
                             (lens.every: 0 leaves it alone); NULL: nobody else. Must outlive the trainer */
-    nb_ranks *ranks;     /* that train together, each with its part of every step's micro-batches; rank 0 alone writes and
-                            reports. NULL: this process alone. Must outlive the trainer */
+    nb_ranks *ranks; /* that train together, each with its part of every step's micro-batches; rank 0 alone writes and
+                        reports. NULL: this process alone. Must outlive the trainer */
     bool on_paper; /* no data is opened and no parameter drawn: for `nibble plan`, over a backend that computes nothing
                     */
 } nb_trainer_options;

@@ -1,7 +1,7 @@
 /* plan.c: `nibble plan`: a training step on paper: memory, bytes, FLOPs, calls, and the least time on a machine. */
 #include "backend/paper/paper.h"
 #include "cli/cli.h"
-#include "cli/plan_machine.h"
+#include "cli/plan_ranks.h"
 #include "cli/screen.h"
 #include "model/hf.h"
 #include "nibble/train.h"
@@ -15,7 +15,7 @@
 typedef struct plan_options {
     ni_texts set;
     const char *machine;
-    int64_t step;
+    int64_t step, ranks;
 } plan_options;
 
 static const ni_option options[] = {
@@ -24,11 +24,14 @@ static const ni_option options[] = {
      "a machine file, or a name in machines/: times, and how operands lie"},
     {"step", 0, NI_OPTION_INT, offsetof(plan_options, step), "N",
      "the step that is planned (default 2: the first has beginnings in it)"},
+    {"ranks", 0, NI_OPTION_INT, offsetof(plan_options, ranks), "N",
+     "processes that share the micro-batches of the step; of a MODEL each has accumulation of them"},
     {0},
 };
 
 static const ni_command_line line = {
-    .usage = "RUN.yaml [--set KEY=VALUE]... [--machine FILE] [--step N]\nMODEL [--set KEY=VALUE]... [--machine FILE]",
+    .usage = "RUN.yaml [--set KEY=VALUE]... [--machine FILE [--ranks N]] [--step N]\n"
+             "MODEL [--set KEY=VALUE]... [--machine FILE [--ranks N]]",
     .about =
         "What a training run would hold in memory, and what one step of it would move and compute, before anything\n"
         "runs: no data is read, nothing is allocated, a model of any size takes a second. MODEL is a model file, a "
@@ -36,7 +39,8 @@ static const ni_command_line line = {
         "in models/ or a folder: 4 sequences of 2048 tokens (or the model's max_seq) in BF16, unless --set says\n"
         "otherwise.\n"
         "  nibble plan examples/tiny.yaml\n"
-        "  nibble plan models/llama-1.3b.yaml --set recipe=nvfp4 --machine h100",
+        "  nibble plan models/llama-1.3b.yaml --set recipe=nvfp4 --machine h100\n"
+        "  nibble plan llama-8b --set recompute=block --machine b200-nvlink-ib --ranks 1024",
     .options = options,
     .least = 1,
     .most = 1,
@@ -70,12 +74,21 @@ static nb_status run_of_model(const char *path, const plan_options *o, nb_run_co
     return nb_run_config_parse(text, strlen(text), path, o->set.items, o->set.count, out, err);
 }
 
+/* What one rank has of it. */
+static nb_status take_share(const plan_options *o, nb_run_config *config, nb_error *err) {
+    int64_t share;
+    NB_TRY(ni_share_of(config, o->ranks, &share, err));
+    config->accumulation = share;
+    return NB_OK;
+}
+
 static nb_status load_run(const char *path, const plan_options *o, nb_run_config *out, nb_error *err) {
     bool model;
     NB_TRY(is_model(path, &model, err));
     if (model)
         return run_of_model(path, o, out, err);
-    return nb_run_config_load(path, o->set.items, o->set.count, out, err);
+    NB_TRY(nb_run_config_load(path, o->set.items, o->set.count, out, err));
+    return take_share(o, out, err);
 }
 
 /* ---- a step on paper ---- */
@@ -104,6 +117,27 @@ static nb_status rehearse(nb_backend *be, nb_trainer *trainer, int64_t step, nb_
         NB_TRY(ni_trainer_rehearse(trainer, step - 1, err));
     ni_paper_start_over(ni_paper_of(be));
     return ni_trainer_rehearse(trainer, step, err);
+}
+
+nb_status ni_plan_step(const nb_run_config *config, const ni_machine *machine, double *seconds, double *model_flops,
+                       nb_error *err) {
+    nb_backend *be;
+    nb_trainer *trainer = NULL;
+    NB_TRY(open_paper(config, machine, &be, err));
+    nb_status status = open_trainer(be, config, &trainer, err);
+    if (status == NB_OK)
+        status = rehearse(be, trainer, 1, err);
+    *seconds = *model_flops = 0;
+    if (status == NB_OK) {
+        const ni_paper *paper = ni_paper_of(be);
+        for (int32_t i = 0; i < paper->entry_count; i++)
+            *seconds += ni_machine_seconds(machine, &paper->entries[i], NULL);
+        *model_flops =
+            nb_model_flops_per_token(nb_trainer_model(trainer), config->seq) * (double)nb_run_tokens_per_step(config);
+    }
+    nb_trainer_free(trainer);
+    nb_backend_free(be);
+    return status;
 }
 
 /* ---- what is printed ---- */
@@ -289,6 +323,49 @@ static void print_unknown(const ni_paper *paper, const ni_machine *machine) {
     }
 }
 
+/* ---- many ranks ---- */
+
+/* What could be shared out over ranks. */
+static double shareable_bytes(const ni_paper *paper) {
+    static const char *const purposes[] = {"parameters", "gradients", "first moments", "second moments"};
+    double bytes = 0;
+    for (int32_t i = 0; i < paper->purpose_count; i++)
+        for (size_t p = 0; p < sizeof purposes / sizeof *purposes; p++)
+            bytes += strcmp(paper->purposes[i].what, purposes[p]) == 0 ? (double)paper->purposes[i].peak : 0;
+    return bytes;
+}
+
+/* Seconds of the step, and of what belongs to its micro-batches: all but the update and the norm. */
+static double seconds_of(const ni_paper *paper, const ni_machine *machine, double *micro_batches) {
+    double all = 0, after = 0;
+    for (int32_t i = 0; i < paper->entry_count; i++) {
+        const ni_paper_entry *e = &paper->entries[i];
+        const double seconds = ni_machine_seconds(machine, e, NULL);
+        all += seconds;
+        after += e->row == NI_PAPER_ROW_adamw || e->row == NI_PAPER_ROW_sum_squares ? seconds : 0;
+    }
+    *micro_batches = all - after;
+    return all;
+}
+
+static void print_ranks(const ni_paper *paper, nb_trainer *trainer, const ni_machine *machine, int64_t ranks) {
+    const nb_run_config *config = &trainer->config;
+    const ni_param_array *grads = ni_model_gradients(trainer->model);
+    const double share = (double)(ranks - 1) / (double)ranks;
+    double micro_batches;
+    ni_ranks_plan p = {.ranks = ranks,
+                       .micro_batches = config->accumulation,
+                       .gradients = (double)ni_param_array_bytes(grads),
+                       .tokens = (double)nb_run_tokens_per_step(config) * (double)ranks,
+                       .shareable = shareable_bytes(paper)};
+    p.seconds = seconds_of(paper, machine, &micro_batches);
+    p.backward = micro_batches / (double)config->accumulation * 2 / 3; /* a forward and two of its size */
+    p.flops = nb_model_flops_per_token(trainer->model, config->seq) * p.tokens;
+    const double room = grads->dtype == NB_F32 ? (double)NI_REDUCED_BYTES : p.gradients;
+    p.memory = (double)paper->peak + (room < p.gradients ? room : p.gradients) * share;
+    ni_print_ranks(machine, &p);
+}
+
 /* ---- the command ---- */
 
 static nb_status check_step(int64_t step, const nb_run_config *config, nb_error *err) {
@@ -300,7 +377,7 @@ static nb_status check_step(int64_t step, const nb_run_config *config, nb_error 
 }
 
 static nb_status plan(nb_backend *be, const nb_run_config *config, const ni_machine *machine, int64_t step,
-                      nb_error *err) {
+                      int64_t ranks, nb_error *err) {
     const double program = (double)ni_resident_bytes();
     nb_trainer *trainer;
     NB_TRY(open_trainer(be, config, &trainer, err));
@@ -313,13 +390,24 @@ static nb_status plan(nb_backend *be, const nb_run_config *config, const ni_mach
         print_rows(paper, machine, config);
         if (machine)
             print_unknown(paper, machine);
+        if (ranks > 1)
+            print_ranks(paper, trainer, machine, ranks);
     }
     nb_trainer_free(trainer);
     return status;
 }
 
+/* Units for four bits are there only for a run that asks for them. */
+static nb_status load_machine(const plan_options *o, const nb_run_config *config, ni_machine *out, nb_error *err) {
+    if (!o->machine)
+        return NB_OK;
+    NB_TRY(ni_machine_load(o->machine, out, err));
+    out->nvfp4 = config->native_fp4 ? out->nvfp4 : 0;
+    return o->ranks > 1 ? ni_check_links(out, o->ranks, err) : NB_OK;
+}
+
 nb_status ni_cli_plan(int argc, char **argv, nb_error *err) {
-    plan_options o = {.step = 0};
+    plan_options o = {.ranks = 1};
     nb_run_config config;
     ni_machine machine;
     nb_backend *be;
@@ -327,13 +415,15 @@ nb_status ni_cli_plan(int argc, char **argv, nb_error *err) {
     NB_TRY(ni_cli_parse(&line, argc, argv, &o, &count, err));
     if (count < 0)
         return NB_OK;
+    if (o.ranks < 1 || o.ranks > NI_MOST_RANKS || (o.ranks > 1 && !o.machine))
+        return nb_fail(err, NB_BAD_USAGE, "--ranks: %lld; expected 1 to %d, and --machine, which says what links carry",
+                       (long long)o.ranks, NI_MOST_RANKS);
     NB_TRY(load_run(argv[1], &o, &config, err));
-    if (o.machine)
-        NB_TRY(ni_machine_load(o.machine, &machine, err));
+    NB_TRY(load_machine(&o, &config, &machine, err));
     const int64_t step = o.step ? o.step : nb_run_steps(&config) > 1 ? 2 : 1;
     NB_TRY(check_step(step, &config, err));
     NB_TRY(open_paper(&config, o.machine ? &machine : NULL, &be, err));
-    nb_status status = plan(be, &config, o.machine ? &machine : NULL, step - 1, err);
+    nb_status status = plan(be, &config, o.machine ? &machine : NULL, step - 1, o.ranks, err);
     nb_backend_free(be);
     return status;
 }

@@ -4,6 +4,8 @@
 #include "cli/cli.h"
 #include "nibble/train.h"
 
+#include <string.h>
+
 #define FIELD(member) NI_FIELD(ni_machine, member)
 
 static const ni_word operands_words[] = {
@@ -27,6 +29,19 @@ static const ni_word unknown_words[] = {{"unknown", 0, "such work is counted by 
         .path = "rates." #kind, .type = NI_KEY_FLOAT, FIELD(rate[NI_PAPER_##kind]), .fallback = "unknown",             \
         .high = 1e20, .words = unknown_words, .help = "FLOP/s of " of                                                  \
     }
+
+static const ni_word none_words[] = {{"unknown", 0, "there are none"}, {NULL, 0, NULL}};
+static const ni_word peak_words[] = {{"unknown", 0, "rates.bf16"}, {NULL, 0, NULL}};
+static const ni_word memory_words[] = {{"unknown", 0, "nothing is said of what does not fit"}, {NULL, 0, NULL}};
+static const ni_word link_words[] = {{"unknown", 0, "--ranks cannot be planned over it"}, {NULL, 0, NULL}};
+
+#define LINK(name, field, of)                                                                                          \
+    {                                                                                                                  \
+        .path = "links." name, .type = NI_KEY_FLOAT, FIELD(links.field), .fallback = "unknown", .high = 1e20,          \
+        .words = link_words, .help = of                                                                                \
+    }
+#define MESSAGE(name, field, of)                                                                                       \
+    { .path = "links." name, .type = NI_KEY_FLOAT, FIELD(links.field), .fallback = "0", .high = 1, .help = of }
 
 static const ni_key rows[] = {
     {.path = "name", .type = NI_KEY_TEXT, FIELD(name), .help = "what it is called"},
@@ -68,6 +83,38 @@ static const ni_key rows[] = {
     RATE(whole, "products of codes with a scale a row or a tensor"),
     RATE(attention, "softmax attention, forward and backward"),
     RATE(scan, "gated linear attention, counted as its recurrence"),
+    {.path = "rates.nvfp4",
+     .type = NI_KEY_FLOAT,
+     FIELD(nvfp4),
+     .fallback = "unknown",
+     .high = 1e20,
+     .words = none_words,
+     .help = "FLOP/s of products of NVFP4 codes on units for four bits, where native_fp4 asks for them"},
+    {.path = "peak",
+     .type = NI_KEY_FLOAT,
+     FIELD(peak),
+     .fallback = "unknown",
+     .high = 1e20,
+     .words = peak_words,
+     .help = "FLOP/s that MFU is a share of"},
+    {.path = "memory",
+     .type = NI_KEY_FLOAT,
+     FIELD(memory),
+     .fallback = "unknown",
+     .high = 1e20,
+     .words = memory_words,
+     .help = "bytes that a rank has"},
+    {.path = "links.near.ranks",
+     .type = NI_KEY_INT,
+     FIELD(links.near_ranks),
+     .fallback = "1",
+     .low = 1,
+     .high = 65536,
+     .help = "ranks of one machine, or of whatever shares the fast links"},
+    LINK("near.rate", near_rate, "bytes a second between ranks of a machine, out of each and as many into it"),
+    MESSAGE("near.message", near_message, "seconds that a message between ranks of a machine costs besides"),
+    LINK("far.rate", far_rate, "bytes a second between machines, out of each rank and as many into it"),
+    MESSAGE("far.message", far_message, "seconds that a message between machines costs besides"),
 };
 
 static const char intro[] = "A machine file says how fast a machine multiplies and moves, for the times of `nibble "
@@ -88,8 +135,16 @@ nb_status ni_machine_load(const char *name_or_path, ni_machine *out, nb_error *e
     return status;
 }
 
+/* What units for four bits multiply: codes of half a byte, and a scale byte for 16 of them, in the place of BF16. */
+static bool is_nvfp4(const ni_paper_entry *entry) {
+    return strncmp(entry->formats, "nvfp4 ", 6) == 0 && strstr(entry->formats, " x nvfp4 ");
+}
+
 double ni_machine_seconds(const ni_machine *machine, const ni_paper_entry *entry, const char **bound) {
-    const double rate = machine->rate[entry->kind], moving = (entry->read + entry->written) / machine->bandwidth;
+    const bool native = machine->nvfp4 > 0 && is_nvfp4(entry);
+    const double rate = native ? machine->nvfp4 : machine->rate[entry->kind];
+    const double read = native && machine->operands != NI_OPERANDS_CPU ? entry->read * (0.5625 / 2) : entry->read;
+    const double moving = (read + entry->written) / machine->bandwidth;
     const double computing = rate > 0 ? entry->flops / rate : 0;
     if (bound)
         *bound = computing > moving ? "arithmetic" : "bytes";

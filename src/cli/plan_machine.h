@@ -5,8 +5,15 @@
 #include "backend/paper/paper.h"
 #include "config/keys.h"
 #include "nibble/recipe.h"
+#include "nibble/train.h"
 
 typedef enum ni_machine_operands { NI_OPERANDS_CPU, NI_OPERANDS_HOPPER } ni_machine_operands;
+
+/* Bytes a second out of a rank, and as many into it; seconds that a message costs besides. */
+typedef struct ni_machine_links {
+    int32_t near_ranks;                                    /* of one machine, or whatever shares the fast links */
+    double near_rate, near_message, far_rate, far_message; /* rates of 0: not known */
+} ni_machine_links;
 
 typedef struct ni_machine {
     char name[NB_NAME_SIZE], about[256];
@@ -16,6 +23,10 @@ typedef struct ni_machine {
     double bandwidth;                 /* bytes a second, read and written together */
     double call;                      /* seconds that a call costs besides */
     double rate[NI_PAPER_KIND_COUNT]; /* FLOP/s; 0: not known, counted by bytes alone */
+    double nvfp4;                     /* FLOP/s of units for four bits; 0: there are none, or the run does without */
+    double peak;                      /* FLOP/s that MFU is a share of; 0: rate of BF16 products */
+    double memory;                    /* bytes of a rank; 0: not known */
+    ni_machine_links links;
 } ni_machine;
 
 extern const ni_keys ni_machine_keys; /* over ni_machine */
@@ -26,5 +37,9 @@ nb_status ni_machine_load(const char *name_or_path, ni_machine *out, nb_error *e
 /* The least time that these calls take: the longer of arithmetic and movement, and what calls cost. `bound` says which
  * is the longer: "arithmetic" or "bytes"; may be NULL. */
 double ni_machine_seconds(const ni_machine *machine, const ni_paper_entry *entry, const char **bound);
+
+/* A later step of this run on paper: the least time of all its calls, and what MFU counts as its arithmetic. */
+nb_status ni_plan_step(const nb_run_config *config, const ni_machine *machine, double *seconds, double *model_flops,
+                       nb_error *err);
 
 #endif

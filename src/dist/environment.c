@@ -3,8 +3,8 @@
  *     torchrun   RANK WORLD_SIZE MASTER_ADDR MASTER_PORT, LOCAL_RANK LOCAL_WORLD_SIZE; its agent may listen at
  *                MASTER_PORT itself (TORCHELASTIC_USE_AGENT_STORE): rank 0 then waits one above
  *     mpirun     OMPI_COMM_WORLD_RANK, _SIZE, _LOCAL_RANK, _LOCAL_SIZE
- *     srun       SLURM_PROCID SLURM_STEP_NUM_TASKS SLURM_LOCALID SLURM_STEP_NODELIST; a batch script outside of srun
- * has no step, and runs alone
+ *     srun       SLURM_PROCID SLURM_STEP_NUM_TASKS SLURM_LOCALID SLURM_STEP_NODELIST SLURM_STEP_TASKS_PER_NODE; a batch
+ * script outside of srun has no step, and runs alone
  *
  * The first of these that is there is believed.
  */
@@ -84,12 +84,22 @@ bool ni_first_host(const char *list, char *host, size_t size) {
     return true;
 }
 
+/* "8(x4)" and "8" are 8 tasks a node; 0 where nodes differ. */
+static int32_t tasks_of(const char *list, int32_t world) {
+    char *end;
+    const long tasks = list ? strtol(list, &end, 10) : 0;
+    if (tasks < 1 || tasks > world || (*end && (end[0] != '(' || strchr(list, ','))))
+        return 0;
+    return (int32_t)tasks;
+}
+
 static nb_status read_slurm(getter *get, ni_place *p, nb_error *err) {
     int32_t job;
     p->launcher = NI_LAUNCHED_TCP;
     NB_TRY(number_of(get, "SLURM_STEP_NUM_TASKS", 1, MOST_RANKS, &p->world, err));
     NB_TRY(number_of(get, "SLURM_PROCID", 0, p->world - 1, &p->rank, err));
     NB_TRY(number_or(get, "SLURM_LOCALID", 0, p->world - 1, 0, &p->local, err));
+    p->local_world = tasks_of(text_of(get, "SLURM_STEP_TASKS_PER_NODE"), p->world);
     if (p->world == 1)
         return NB_OK;
     const char *list = text_of(get, "SLURM_STEP_NODELIST"), *address = text_of(get, "MASTER_ADDR");

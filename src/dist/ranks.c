@@ -17,14 +17,30 @@ nb_status ni_ranks_over(const ni_wire *wire, double patience, nb_ranks **out, nb
         wire->close(wire->self);
         return nb_fail(err, NB_NO_MEMORY, "ranks: out of memory");
     }
-    **out = (nb_ranks){
-        .wire = *wire, .rank = wire->rank, .world = wire->world, .patience = patience, .speaker = wire->rank};
+    **out = (nb_ranks){.wire = *wire,
+                       .rank = wire->rank,
+                       .world = wire->world,
+                       .near = 1,
+                       .patience = patience,
+                       .speaker = wire->rank};
     return NB_OK;
 }
 
 /* POSIX's getenv gives memory that is not const, and wants it left alone. */
 static const char *variable(const char *name) {
     return getenv(name);
+}
+
+/* Whether machines have one after the other the same power of two of ranks: all have to see it so. */
+static nb_status find_near(nb_ranks *r, nb_error *err) {
+    const int32_t near = r->local_world;
+    bool apart = near < 1 || (near & (near - 1)) != 0 || r->world % near != 0 || r->local != r->rank % near, any;
+    int32_t first = near;
+    NB_TRY(ni_ranks_broadcast(r, &first, sizeof first, err));
+    apart = apart || first != near;
+    NB_TRY(ni_ranks_any(r, apart, &any, err));
+    r->near = any ? 1 : near;
+    return NB_OK;
 }
 
 nb_status nb_ranks_open(nb_ranks **out, nb_error *err) {
@@ -39,7 +55,12 @@ nb_status nb_ranks_open(nb_ranks **out, nb_error *err) {
     NB_TRY(ni_ranks_over(&wire, place.patience, out, err));
     (*out)->local = place.local;
     (*out)->local_world = place.local_world;
-    return NB_OK;
+    nb_status status = find_near(*out, err);
+    if (status != NB_OK) {
+        nb_ranks_close(*out, err);
+        *out = NULL;
+    }
+    return status;
 }
 
 void nb_ranks_close(nb_ranks *ranks, const nb_error *why) {
@@ -48,8 +69,12 @@ void nb_ranks_close(nb_ranks *ranks, const nb_error *why) {
     if (why && why->status != NB_OK && !ranks->agreed) {
         ni_wire_news news = {.whose = ranks->rank, .status = why->status};
         snprintf(news.text, sizeof news.text, "%.*s", NI_WIRE_TEXT - 1, why->message);
+        if (ranks->device.trade)
+            ranks->device.fail(ranks->device.self, &news);
         ranks->wire.fail(ranks->wire.self, ranks->gone.text[0] ? &ranks->gone : &news);
     }
+    if (ranks->device.trade)
+        ranks->device.close(ranks->device.self);
     ranks->wire.close(ranks->wire.self);
     free(ranks);
 }
@@ -77,7 +102,7 @@ bool nb_ranks_speaks(const nb_ranks *ranks) {
 /* ---- trades ---- */
 
 /* The rank that failed says why itself; of one that is gone the lowest that is left does. */
-static nb_status hear(nb_ranks *ranks, ni_trade how, ni_wire_news *news, nb_error *err) {
+static nb_status hear(nb_ranks *ranks, const char *wire, ni_trade how, ni_wire_news *news, nb_error *err) {
     if (how == NI_TRADE_TOLD) {
         ranks->speaker = news->whose;
         return nb_fail(err, news->status, "rank %d: %s", (int)news->whose, news->text);
@@ -90,14 +115,23 @@ static nb_status hear(nb_ranks *ranks, ni_trade how, ni_wire_news *news, nb_erro
                        (int)news->whose, (int)ranks->world, news->text);
     }
     ranks->speaker = ranks->rank;
-    return nb_fail(err, NB_IO_ERROR, "%s: %s", ranks->wire.name, news->text);
+    return nb_fail(err, NB_IO_ERROR, "%s: %s", wire, news->text);
+}
+
+static nb_status trade_over(nb_ranks *ranks, const ni_wire *wire, const ni_letter *out, const ni_letter *in,
+                            nb_error *err) {
+    ni_wire_news news = {.whose = ranks->rank};
+    ranks->agreed = false;
+    const ni_trade how = wire->trade(wire->self, out, in, ranks->patience, &news);
+    return how == NI_TRADE_DONE ? NB_OK : hear(ranks, wire->name, how, &news, err);
 }
 
 nb_status ni_ranks_trade(nb_ranks *ranks, const ni_letter *out, const ni_letter *in, nb_error *err) {
-    ni_wire_news news = {.whose = ranks->rank};
-    ranks->agreed = false;
-    const ni_trade how = ranks->wire.trade(ranks->wire.self, out, in, ranks->patience, &news);
-    return how == NI_TRADE_DONE ? NB_OK : hear(ranks, how, &news, err);
+    return trade_over(ranks, &ranks->wire, out, in, err);
+}
+
+nb_status ni_ranks_trade_device(nb_ranks *ranks, const ni_letter *out, const ni_letter *in, nb_error *err) {
+    return trade_over(ranks, &ranks->device, out, in, err);
 }
 
 /* Two letters for every rank, empty. */

@@ -11,7 +11,10 @@
 
 struct nb_ranks {
     ni_wire wire;
+    ni_wire device; /* for letters in a GPU's memory; trade NULL: there is none (nccl.h) */
     int32_t rank, world, local, local_world;
+    int32_t
+        near; /* ranks near .. 2 near are on one machine, and so on; 1: that is not so, or they are no power of two */
     double patience;   /* seconds */
     int32_t speaker;   /* rank that prints what went wrong; own rank until news comes */
     bool agreed;       /* the last failure is known to all: nobody must be told */
@@ -20,6 +23,9 @@ struct nb_ranks {
 
 /* out, in: [world] letters of host memory (wire.h). */
 nb_status ni_ranks_trade(nb_ranks *ranks, const ni_letter *out, const ni_letter *in, nb_error *err);
+
+/* The same over ranks->device, with letters in the memory of its GPU. What filled them is done, and so is the trade. */
+nb_status ni_ranks_trade_device(nb_ranks *ranks, const ni_letter *out, const ni_letter *in, nb_error *err);
 
 /* all[r * bytes] becomes what rank r gave as `mine`, which may lie in its place already. */
 nb_status ni_ranks_gather(nb_ranks *ranks, const void *mine, void *all, size_t bytes, nb_error *err);

@@ -132,11 +132,11 @@ static void begin(tcp *t, const ni_letter *out, const ni_letter *in) {
     for (int32_t r = 0; r < t->world; r++) {
         t->out[r] = (way){.head = {LETTER, t->number, out[r].bytes}, .out = out[r].data};
         t->in[r] = (way){.in = in[r].data};
-        t->out[r].all = sizeof(head) + out[r].bytes;
-        t->in[r].all = sizeof(head) + in[r].bytes;
         t->polls[r].fd = t->sockets[r];
-        if (r == t->rank)
-            t->out[r].done = t->out[r].all = t->in[r].done = t->in[r].all = 0;
+        if (r != t->rank && out[r].bytes > 0) /* empty letters do not travel */
+            t->out[r].all = sizeof(head) + out[r].bytes;
+        if (r != t->rank && in[r].bytes > 0)
+            t->in[r].all = sizeof(head) + in[r].bytes;
     }
 }
 

@@ -1,6 +1,6 @@
 /* wire.h: what carries bytes between ranks. Everything else (ranks.h, sum.h) is made of one verb.
  *
- *     trade    every rank hands each other one letter, and gets one from each
+ *     trade    every rank hands each other one letter, and gets one from each; empty ones do not travel
  *
  * An all-to-all is one trade, a gather a trade in which all letters of a rank are the same, a broadcast one in which
  * all but rank 0's are empty.

@@ -119,6 +119,8 @@ void ni_linear_group_begin_gradients(ni_linear_group *group);
 /* True if a quantizer of the group would take the largest magnitude of X (`gradients`: of dY) from whoever writes it:
  * the tensor has a scale, is not rotated, and the backend asks for it. */
 bool ni_linear_group_wants_amax(const ni_linear_group *group, bool gradients);
+/* The same of the maximum of turned columns (nb_mat.turned_amax). */
+bool ni_linear_group_wants_turned_amax(const ni_linear_group *group, bool gradients);
 
 /* dx = sum_i dY_i W_i (written); grads = dY_i^T X the first time since they began, += afterwards. `x` is that of the
  * forward pass before, unchanged. */

@@ -7,6 +7,8 @@
 #include "scales.h"
 #include "trainer.h"
 
+#include "backend/table.h"
+#include "dist/nccl.h"
 #include "files/file.h"
 #include "files/folder.h"
 #include "model/hf.h"
@@ -324,11 +326,26 @@ static bool keep_last_good(run *r) {
     return true;
 }
 
+/* GPUs exchange among themselves where they can. */
+static nb_status meet_devices(run *r, nb_error *err) {
+    nb_trainer *t = r->t;
+    char how[256] = "";
+    if (!t->ranks || strncmp(t->be->name, "cuda", 4) != 0)
+        return NB_OK;
+    NB_TRY(ni_ranks_use_nccl(t->ranks, how, sizeof how, err));
+    if (t->ranks->device.trade)
+        note(t, NB_NOTE_INFO, "gradients go from GPU to GPU by %s", how);
+    else
+        note(t, NB_NOTE_WARNING, "gradients of other ranks go through the host's memory: %s", how);
+    return NB_OK;
+}
+
 static nb_status begin(run *r, nb_start start, nb_error *err) {
     nb_trainer *t = r->t;
     char idle[256];
     NB_TRY(nb_ranks_agree(t->ranks, nb_trainer_check(t, start, r->from, err), err));
     NB_TRY(ni_trainer_check_alike(t, err));
+    NB_TRY(meet_devices(r, err));
     if (start == NB_START_FORK) /* before there is a folder: a damaged checkpoint leaves none behind */
         NB_TRY(take_over(r, err));
     NB_TRY(nb_ranks_agree(t->ranks, take_folder(r, err), err));

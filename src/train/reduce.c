@@ -6,42 +6,89 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHUNK = 16 << 20, ALIGNED = 64 }; /* elements of one sum; bytes at whose multiples pieces begin */
+enum { CHUNK = NI_REDUCED_BYTES / (int)sizeof(float), ALIGNED = 64 }; /* bytes at whose multiples pieces begin */
+
+/* ---- circles ---- */
+
+/* A range of real numbers in pieces as equal as their alignment lets them be. */
+static void cut_numbers(const ni_circle *c, size_t begin, size_t end) {
+    const size_t units = (end - begin + ALIGNED - 1) / ALIGNED, count = (size_t)c->count;
+    for (size_t i = 0; i <= count; i++) {
+        const size_t at = begin + units * i / count * ALIGNED;
+        c->begin[i] = at < end ? at : end;
+    }
+}
+
+static size_t byte_of(const ni_param_array *grads, int32_t tensor) {
+    const int64_t element = tensor < grads->count ? grads->at[tensor].offset : grads->elements;
+    return (size_t)element * nb_dtype_size(grads->dtype);
+}
+
+/* Whole tensors begin .. end: a sum has one scale. Each goes to the member in whose share of the range its middle lies.
+ */
+static void cut_tensors(const ni_circle *c, const ni_param_array *grads, int32_t begin, int32_t end) {
+    const int64_t from = begin < grads->count ? grads->at[begin].offset : grads->elements;
+    const int64_t to = end < grads->count ? grads->at[end].offset : grads->elements;
+    int32_t t = begin;
+    for (int32_t i = 0; i <= c->count; i++) {
+        const int64_t until = from + (to - from) * i / c->count;
+        while (t < end && (i == c->count || grads->at[t].offset + grads->at[t].length / 2 < until))
+            t++;
+        c->tensor[i] = t;
+        c->begin[i] = byte_of(grads, t);
+    }
+}
+
+static size_t piece(const ni_circle *c, int32_t member) {
+    return c->begin[member + 1] - c->begin[member];
+}
+
+/* The own piece of a circle is what the next one shares. */
+static void cut(const ni_reducer *x, const ni_param_array *grads, int64_t elements) {
+    size_t begin = 0, end = (size_t)elements * sizeof(float);
+    int32_t from = 0, to = grads->count;
+    for (int32_t i = 0; i < x->circles; i++) {
+        const ni_circle *c = &x->circle[i];
+        if (grads->dtype == x->be->real) {
+            cut_numbers(c, begin, end);
+        } else {
+            cut_tensors(c, grads, from, to);
+            from = c->tensor[c->self];
+            to = c->tensor[c->self + 1];
+        }
+        begin = c->begin[c->self];
+        end = c->begin[c->self + 1];
+    }
+}
 
 /* ---- making ---- */
 
-/* A chunk of `elements` real numbers, in pieces as equal as their alignment lets them be. */
-static void cut_numbers(const ni_reducer *x, int64_t elements) {
-    const int64_t unit = ALIGNED / (int64_t)sizeof(float), units = (elements + unit - 1) / unit;
-    for (int32_t r = 0; r <= x->ranks->world; r++) {
-        const int64_t at = units * r / x->ranks->world * unit;
-        x->begin[r] = (size_t)(at < elements ? at : elements) * sizeof(float);
+static nb_status make_circles(ni_reducer *x, nb_error *err) {
+    const nb_ranks *r = x->ranks;
+    const int32_t near = r->near > 1 && r->near < r->world ? r->near : r->world;
+    x->circle[0] = (ni_circle){.count = near, .self = r->rank % near, .first = r->rank - r->rank % near, .stride = 1};
+    x->circle[1] =
+        (ni_circle){.count = r->world / near, .self = r->rank / near, .first = r->rank % near, .stride = near};
+    x->circles = near < r->world ? 2 : 1;
+    for (int32_t i = 0; i < x->circles; i++) {
+        ni_circle *c = &x->circle[i];
+        c->begin = calloc((size_t)c->count + 1, sizeof *c->begin);
+        c->tensor = calloc((size_t)c->count + 1, sizeof *c->tensor);
+        if (!c->begin || !c->tensor)
+            return nb_fail(err, NB_NO_MEMORY, "gradients of other ranks: out of memory");
     }
+    return NB_OK;
 }
 
-/* Whole tensors: a sum has one scale. Each goes to the rank in whose share of the array its middle lies. */
-static void cut_tensors(const ni_reducer *x, const ni_param_array *grads) {
-    const size_t width = nb_dtype_size(grads->dtype);
-    int32_t i = 0;
-    for (int32_t r = 0; r <= x->ranks->world; r++) {
-        const int64_t end = grads->elements * r / x->ranks->world;
-        while (i < grads->count && grads->at[i].offset + grads->at[i].length / 2 < end)
-            i++;
-        if (r == x->ranks->world)
-            i = grads->count;
-        x->tensor[r] = i;
-        x->begin[r] = (size_t)(i < grads->count ? grads->at[i].offset : grads->elements) * width;
-    }
-}
-
-static size_t piece(const ni_reducer *x, int32_t rank) {
-    return x->begin[rank + 1] - x->begin[rank];
+/* Bytes that the pieces of a circle's other members take; each may be one unit longer in another chunk. */
+static size_t room_of(const ni_circle *c) {
+    return (size_t)(c->count - 1) * (piece(c, c->self) + 2 * ALIGNED);
 }
 
 static nb_status take_host(ni_reducer *x, size_t bytes, nb_error *err) {
-    const bool staged = x->be->ops->alloc != ni_host_alloc;
-    for (int i = 0; staged && i < 2; i++) {
-        x->host[i] = malloc(bytes + (size_t)x->ranks->world * ALIGNED);
+    const bool elsewhere = x->be->ops->alloc != ni_host_alloc;
+    for (int i = 0; elsewhere && i < 2; i++) {
+        x->host[i] = malloc(bytes);
         if (!x->host[i])
             return nb_fail(err, NB_NO_MEMORY, "gradients of other ranks: no memory for %zu bytes on the host", bytes);
     }
@@ -49,29 +96,27 @@ static nb_status take_host(ni_reducer *x, size_t bytes, nb_error *err) {
 }
 
 static nb_status take_memory(ni_reducer *x, const ni_param_array *grads, nb_error *err) {
-    const size_t world = (size_t)x->ranks->world, scales = grads->scales ? (size_t)grads->count : 0;
+    const size_t scales = grads->scales ? (size_t)grads->count : 0;
+    const size_t all = (size_t)x->chunk * nb_dtype_size(grads->dtype);
+    size_t members = 0;
     void *room, *room_scales = NULL;
-    size_t most = 0;
-    x->begin = calloc(world + 1, sizeof *x->begin);
-    x->tensor = calloc(world + 1, sizeof *x->tensor);
-    x->letters = calloc(2 * world, sizeof *x->letters);
-    x->scales = calloc((world + 1) * scales + 1, sizeof *x->scales);
-    if (!x->begin || !x->tensor || !x->letters || !x->scales)
+    NB_TRY(make_circles(x, err));
+    cut(x, grads, x->chunk);
+    for (int32_t i = 0; i < x->circles; i++) {
+        const size_t bytes = room_of(&x->circle[i]), count = (size_t)x->circle[i].count;
+        x->bytes = bytes > x->bytes ? bytes : x->bytes;
+        members = count > members ? count : members;
+    }
+    x->letters = calloc(2 * (size_t)x->ranks->world, sizeof *x->letters);
+    x->scales = calloc((members + 1) * scales + 1, sizeof *x->scales);
+    if (!x->letters || !x->scales)
         return nb_fail(err, NB_NO_MEMORY, "gradients of other ranks: out of memory");
-    if (grads->dtype == x->be->real)
-        cut_numbers(x, x->chunk);
-    else
-        cut_tensors(x, grads);
-    for (int32_t r = 0; r < x->ranks->world; r++)
-        most = piece(x, r) > most ? piece(x, r) : most;
-    x->bytes = (world - 1) * (piece(x, x->ranks->rank) + ALIGNED);
     NB_TRY(ni_backend_take(x->be, x->bytes, "gradients of other ranks", &room, err));
     x->room = room;
     if (scales)
-        NB_TRY(ni_backend_take(x->be, world * scales * sizeof(float), "scales of other ranks", &room_scales, err));
+        NB_TRY(ni_backend_take(x->be, members * scales * sizeof(float), "scales of other ranks", &room_scales, err));
     x->room_scales = room_scales;
-    const size_t all = (size_t)x->chunk * nb_dtype_size(grads->dtype);
-    return take_host(x, all > world * most ? all : world * most, err);
+    return take_host(x, all > x->bytes ? all : x->bytes, err);
 }
 
 nb_status ni_reducer_create(nb_ranks *ranks, const ni_param_array *grads, ni_reducer *out, nb_error *err) {
@@ -91,10 +136,11 @@ void ni_reducer_free(ni_reducer *x) {
         x->be->ops->release(x->be, x->room);
     if (x->room_scales)
         x->be->ops->release(x->be, x->room_scales);
-    free(x->host[0]);
-    free(x->host[1]);
-    free(x->begin);
-    free(x->tensor);
+    for (int i = 0; i < 2; i++) {
+        free(x->host[i]);
+        free(x->circle[i].begin);
+        free(x->circle[i].tensor);
+    }
     free(x->letters);
     free(x->scales);
     memset(x, 0, sizeof *x);
@@ -102,142 +148,194 @@ void ni_reducer_free(ni_reducer *x) {
 
 /* ---- out and back ---- */
 
-/* Where the piece of rank `from` lies in the room; pieces begin at aligned places. */
-static size_t place(const ni_reducer *x, int32_t from) {
-    const size_t bytes = (piece(x, x->ranks->rank) + ALIGNED - 1) / ALIGNED * ALIGNED;
-    return (size_t)(from < x->ranks->rank ? from : from - 1) * bytes;
+/* GPUs that exchange among themselves. */
+static bool by_device(const ni_reducer *x) {
+    return x->host[0] && x->ranks->device.trade;
 }
 
-/* The own piece of the chunk at `data`, of all ranks. */
-static nb_status fetch_pieces(const ni_reducer *x, char *data, nb_error *err) {
+/* Pieces go through copies on the host. */
+static bool staged(const ni_reducer *x) {
+    return x->host[0] && !x->ranks->device.trade;
+}
+
+/* Letters to and from the other members of a circle; empty ones to everybody else. */
+static void no_letters(const ni_reducer *x) {
+    memset(x->letters, 0, 2 * (size_t)x->ranks->world * sizeof *x->letters);
+}
+
+static void put_letters(const ni_reducer *x, const ni_circle *c, int32_t member, ni_letter out, ni_letter in) {
+    const int32_t rank = c->first + member * c->stride;
+    if (member == c->self)
+        return;
+    x->letters[rank] = out;
+    x->letters[x->ranks->world + rank] = in;
+}
+
+static nb_status trade(const ni_reducer *x, nb_error *err) {
+    return ni_ranks_trade(x->ranks, x->letters, x->letters + x->ranks->world, err);
+}
+
+/* Pieces that lie in the backend's memory, where no copy on the host stands for it. */
+static nb_status trade_pieces(const ni_reducer *x, nb_error *err) {
+    if (by_device(x))
+        return ni_ranks_trade_device(x->ranks, x->letters, x->letters + x->ranks->world, err);
+    return trade(x, err);
+}
+
+/* Where the piece of a member lies in the room; pieces begin at aligned places. */
+static size_t place(const ni_circle *c, int32_t member) {
+    const size_t bytes = (piece(c, c->self) + ALIGNED - 1) / ALIGNED * ALIGNED;
+    return (size_t)(member < c->self ? member : member - 1) * bytes;
+}
+
+/* What all members have of the own piece of the chunk at `data`. */
+static nb_status fetch_pieces(const ni_reducer *x, const ni_circle *c, char *data, nb_error *err) {
     nb_backend *be = x->be;
-    const int32_t world = x->ranks->world, rank = x->ranks->rank;
-    char *out = data, *in = x->room;
-    if (x->host[0]) {
-        out = x->host[0];
-        in = x->host[1];
-        be->ops->download(be, out, data, x->begin[world]);
-    } else {
+    const size_t mine = piece(c, c->self), first = c->begin[0], all = c->begin[c->count] - first;
+    char *out = staged(x) ? x->host[0] : data, *in = staged(x) ? x->host[1] : x->room;
+    if (staged(x) && all > 0)
+        be->ops->download(be, out + first, data + first, all);
+    else if (!staged(x))
         NB_TRY(be->ops->synchronize(be, err));
-    }
-    for (int32_t r = 0; r < world; r++) {
-        x->letters[r] = (ni_letter){out + x->begin[r], piece(x, r)};
-        x->letters[world + r] = r == rank ? (ni_letter){NULL, 0} : (ni_letter){in + place(x, r), piece(x, rank)};
-    }
-    NB_TRY(ni_ranks_trade(x->ranks, x->letters, x->letters + world, err));
-    for (int32_t r = 0; x->host[0] && r < world; r++)
-        if (r != rank && piece(x, rank) > 0)
-            be->ops->upload(be, x->room + place(x, r), in + place(x, r), piece(x, rank));
+    no_letters(x);
+    for (int32_t i = 0; i < c->count; i++)
+        put_letters(x, c, i, (ni_letter){out + c->begin[i], piece(c, i)},
+                    i == c->self ? (ni_letter){0} : (ni_letter){in + place(c, i), mine});
+    NB_TRY(trade_pieces(x, err));
+    for (int32_t i = 0; staged(x) && mine > 0 && i < c->count; i++)
+        if (i != c->self)
+            be->ops->upload(be, x->room + place(c, i), in + place(c, i), mine);
     return NB_OK;
 }
 
-static nb_status give_back(const ni_reducer *x, char *data, nb_error *err) {
+/* The pieces that the members have added up, to all of them. */
+static nb_status give_back(const ni_reducer *x, const ni_circle *c, char *data, nb_error *err) {
     nb_backend *be = x->be;
-    const size_t at = x->begin[x->ranks->rank], mine = piece(x, x->ranks->rank);
-    if (!x->host[0]) {
+    const size_t at = c->begin[c->self], mine = piece(c, c->self), first = c->begin[0];
+    char *whole = staged(x) ? x->host[0] : data;
+    if (staged(x) && mine > 0)
+        be->ops->download(be, whole + at, data + at, mine);
+    else if (!staged(x))
         NB_TRY(be->ops->synchronize(be, err));
-        return ni_ranks_gather_pieces(x->ranks, data, x->begin, err);
-    }
-    if (mine > 0)
-        be->ops->download(be, x->host[0] + at, data + at, mine);
-    NB_TRY(ni_ranks_gather_pieces(x->ranks, x->host[0], x->begin, err));
-    be->ops->upload(be, data, x->host[0], x->begin[x->ranks->world]);
+    no_letters(x);
+    for (int32_t i = 0; i < c->count; i++)
+        put_letters(x, c, i, (ni_letter){whole + at, mine}, (ni_letter){whole + c->begin[i], piece(c, i)});
+    NB_TRY(trade_pieces(x, err));
+    if (staged(x) && c->begin[c->count] > first)
+        be->ops->upload(be, data + first, whole + first, c->begin[c->count] - first);
     return NB_OK;
 }
 
 /* ---- adding ---- */
 
-/* Where what rank `from` has of the own piece lies. */
-static char *part(const ni_reducer *x, char *data, int32_t from) {
-    return from == x->ranks->rank ? data + x->begin[from] : x->room + place(x, from);
+/* Where what a member has of the own piece lies. */
+static char *part(const ni_reducer *x, const ni_circle *c, char *data, int32_t member) {
+    return member == c->self ? data + c->begin[member] : x->room + place(c, member);
 }
 
-static void add_numbers(const ni_reducer *x, char *data, int32_t to, int32_t from) {
-    x->be->ops->axpy(x->be, part(x, data, to), 1.0, part(x, data, from),
-                     (int64_t)(piece(x, x->ranks->rank) / sizeof(float)));
+static void add_numbers(const ni_reducer *x, const ni_circle *c, char *data, int32_t to, int32_t from) {
+    x->be->ops->axpy(x->be, part(x, c, data, to), 1.0, part(x, c, data, from),
+                     (int64_t)(piece(c, c->self) / sizeof(float)));
 }
 
-static ni_scaled scaled_part(const ni_reducer *x, const ni_param_array *grads, int32_t tensor, int32_t of) {
+static ni_scaled scaled_part(const ni_reducer *x, const ni_circle *c, const ni_param_array *grads, int32_t tensor,
+                             int32_t of) {
     ni_scaled out = ni_param_array_at(grads, tensor);
-    const size_t at = (size_t)((char *)out.data - (char *)grads->data) - x->begin[x->ranks->rank];
-    out.data = part(x, grads->data, of) + at;
-    if (grads->scales && of != x->ranks->rank)
+    const size_t at = (size_t)((char *)out.data - (char *)grads->data) - c->begin[c->self];
+    out.data = part(x, c, grads->data, of) + at;
+    if (grads->scales && of != c->self)
         out.scale = x->room_scales + of * grads->count + tensor;
     return out;
 }
 
-static void add_tensors(const ni_reducer *x, const ni_param_array *grads, int32_t to, int32_t from) {
-    for (int32_t i = x->tensor[x->ranks->rank]; i < x->tensor[x->ranks->rank + 1]; i++) {
-        const ni_scaled sum = scaled_part(x, grads, i, to), other = scaled_part(x, grads, i, from);
+static void add_tensors(const ni_reducer *x, const ni_circle *c, const ni_param_array *grads, int32_t to,
+                        int32_t from) {
+    for (int32_t i = c->tensor[c->self]; i < c->tensor[c->self + 1]; i++) {
+        const ni_scaled sum = scaled_part(x, c, grads, i, to), other = scaled_part(x, c, grads, i, from);
         x->be->ops->scaled_add(x->be, &sum, &sum, &other, grads->at[i].length);
     }
 }
 
-/* The tree over ranks: node r of a level and the node after it. `grads` NULL: real numbers at `data`. */
-static void add_in_order(const ni_reducer *x, char *data, const ni_param_array *grads) {
-    const int32_t world = x->ranks->world, rank = x->ranks->rank;
-    if (piece(x, rank) == 0)
+/* The tree over members: node i of a level and the node after it. `grads` NULL: real numbers at `data`. */
+static void add_in_order(const ni_reducer *x, const ni_circle *c, char *data, const ni_param_array *grads) {
+    const size_t mine = piece(c, c->self);
+    if (mine == 0)
         return;
-    for (int32_t stride = 1; stride < world; stride *= 2)
-        for (int32_t r = 0; r + stride < world; r += 2 * stride)
-            grads ? add_tensors(x, grads, r, r + stride) : add_numbers(x, data, r, r + stride);
-    if (rank > 0) /* the tree ends in what rank 0 gave */
-        x->be->ops->copy(x->be, data + x->begin[rank], part(x, data, 0), piece(x, rank));
-    for (int32_t i = x->tensor[rank]; grads && grads->scales && rank > 0 && i < x->tensor[rank + 1]; i++)
+    for (int32_t stride = 1; stride < c->count; stride *= 2)
+        for (int32_t i = 0; i + stride < c->count; i += 2 * stride)
+            grads ? add_tensors(x, c, grads, i, i + stride) : add_numbers(x, c, data, i, i + stride);
+    if (c->self > 0) /* the tree ends in what member 0 gave */
+        x->be->ops->copy(x->be, data + c->begin[c->self], part(x, c, data, 0), mine);
+    for (int32_t i = c->tensor[c->self]; grads && grads->scales && c->self > 0 && i < c->tensor[c->self + 1]; i++)
         x->be->ops->copy(x->be, grads->scales + i, x->room_scales + i, sizeof(float));
+}
+
+/* ---- scales ---- */
+
+static nb_status fetch_scales(const ni_reducer *x, const ni_circle *c, const ni_param_array *grads, nb_error *err) {
+    const size_t bytes = (size_t)grads->count * sizeof(float);
+    float *mine = x->scales + c->count * grads->count;
+    if (!grads->scales)
+        return NB_OK;
+    x->be->ops->download(x->be, mine, grads->scales, bytes);
+    no_letters(x);
+    for (int32_t i = 0; i < c->count; i++)
+        put_letters(x, c, i, (ni_letter){mine, bytes}, (ni_letter){x->scales + i * grads->count, bytes});
+    NB_TRY(trade(x, err));
+    x->be->ops->upload(x->be, x->room_scales, x->scales, (size_t)c->count * bytes);
+    return NB_OK;
+}
+
+static nb_status give_scales_back(const ni_reducer *x, const ni_circle *c, const ni_param_array *grads, nb_error *err) {
+    const size_t bytes = (size_t)grads->count * sizeof(float);
+    if (!grads->scales)
+        return NB_OK;
+    x->be->ops->download(x->be, x->scales, grads->scales, bytes);
+    no_letters(x);
+    for (int32_t i = 0; i < c->count; i++)
+        put_letters(x, c, i,
+                    (ni_letter){x->scales + c->tensor[c->self],
+                                (size_t)(c->tensor[c->self + 1] - c->tensor[c->self]) * sizeof(float)},
+                    (ni_letter){x->scales + c->tensor[i], (size_t)(c->tensor[i + 1] - c->tensor[i]) * sizeof(float)});
+    NB_TRY(trade(x, err));
+    x->be->ops->upload(x->be, grads->scales, x->scales, bytes);
+    return NB_OK;
 }
 
 /* ---- sums ---- */
 
-static nb_status reduce_numbers(const ni_reducer *x, ni_param_array *grads, nb_error *err) {
+static nb_status reduce_numbers(const ni_reducer *x, const ni_param_array *grads, nb_error *err) {
     for (int64_t at = 0; at < grads->elements; at += x->chunk) {
         char *data = (char *)grads->data + (size_t)at * sizeof(float);
-        cut_numbers(x, grads->elements - at < x->chunk ? grads->elements - at : x->chunk);
-        NB_TRY(fetch_pieces(x, data, err));
-        add_in_order(x, data, NULL);
-        NB_TRY(give_back(x, data, err));
+        cut(x, grads, grads->elements - at < x->chunk ? grads->elements - at : x->chunk);
+        for (int32_t i = 0; i < x->circles; i++) {
+            NB_TRY(fetch_pieces(x, &x->circle[i], data, err));
+            add_in_order(x, &x->circle[i], data, NULL);
+        }
+        for (int32_t i = x->circles - 1; i >= 0; i--)
+            NB_TRY(give_back(x, &x->circle[i], data, err));
     }
     return NB_OK;
 }
 
-static nb_status fetch_scales(const ni_reducer *x, const ni_param_array *grads, nb_error *err) {
-    const size_t bytes = (size_t)grads->count * sizeof(float);
-    float *mine = x->scales + x->ranks->world * grads->count;
-    if (!grads->scales)
-        return NB_OK;
-    x->be->ops->download(x->be, mine, grads->scales, bytes);
-    NB_TRY(ni_ranks_gather(x->ranks, mine, x->scales, bytes, err));
-    x->be->ops->upload(x->be, x->room_scales, x->scales, (size_t)x->ranks->world * bytes);
+static nb_status reduce_tensors(const ni_reducer *x, const ni_param_array *grads, nb_error *err) {
+    for (int32_t i = 0; i < x->circles; i++) {
+        const ni_circle *c = &x->circle[i];
+        NB_TRY(fetch_scales(x, c, grads, err));
+        NB_TRY(fetch_pieces(x, c, grads->data, err));
+        add_in_order(x, c, grads->data, grads);
+    }
+    for (int32_t i = x->circles - 1; i >= 0; i--) {
+        NB_TRY(give_back(x, &x->circle[i], grads->data, err));
+        NB_TRY(give_scales_back(x, &x->circle[i], grads, err));
+    }
     return NB_OK;
-}
-
-static nb_status give_scales_back(const ni_reducer *x, ni_param_array *grads, nb_error *err) {
-    const int32_t world = x->ranks->world;
-    if (!grads->scales)
-        return NB_OK;
-    x->be->ops->download(x->be, x->scales, grads->scales, (size_t)grads->count * sizeof(float));
-    size_t *begin = calloc((size_t)world + 1, sizeof *begin);
-    if (!begin)
-        return nb_fail(err, NB_NO_MEMORY, "gradients of other ranks: out of memory");
-    for (int32_t r = 0; r <= world; r++)
-        begin[r] = (size_t)x->tensor[r] * sizeof(float);
-    nb_status status = ni_ranks_gather_pieces(x->ranks, x->scales, begin, err);
-    free(begin);
-    if (status == NB_OK)
-        x->be->ops->upload(x->be, grads->scales, x->scales, (size_t)grads->count * sizeof(float));
-    return status;
 }
 
 nb_status ni_reduce(ni_reducer *x, ni_param_array *grads, nb_error *err) {
     if (!x->ranks)
         return NB_OK;
-    if (grads->dtype == x->be->real)
-        return reduce_numbers(x, grads, err);
-    NB_TRY(fetch_scales(x, grads, err));
-    NB_TRY(fetch_pieces(x, grads->data, err));
-    add_in_order(x, grads->data, grads);
-    NB_TRY(give_back(x, grads->data, err));
-    return give_scales_back(x, grads, err);
+    return grads->dtype == x->be->real ? reduce_numbers(x, grads, err) : reduce_tensors(x, grads, err);
 }
 
 nb_status ni_reduce_numbers(const ni_reducer *x, nb_backend *be, float *numbers, int64_t n, bool on_host,

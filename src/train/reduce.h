@@ -18,14 +18,24 @@
 #include "dist/ranks.h"
 #include "model/param_array.h"
 
+enum { NI_REDUCED_BYTES = 64 << 20 }; /* of FP32 that is summed at a time */
+
+/* Ranks that sum, and where in one array each's piece lies. */
+typedef struct ni_circle {
+    int32_t count, self;   /* members; which of them this rank is */
+    int32_t first, stride; /* member i is rank first + i stride */
+    size_t *begin;         /* [count + 1]: bytes of the chunk at which pieces begin */
+    int32_t *tensor;       /* [count + 1]: the same in tensors, where the type is narrow */
+} ni_circle;
+
 typedef struct ni_reducer {
     nb_ranks *ranks;
     nb_backend *be;
-    int64_t chunk;      /* elements that are summed at a time: all where the type is narrow */
-    size_t *begin;      /* [world + 1]: bytes of the chunk at which pieces begin */
-    int32_t *tensor;    /* [world + 1]: the same in tensors, where the type is narrow */
-    char *room;         /* backend: pieces of the other ranks */
-    float *room_scales; /* backend: [world * tensors], narrow */
+    int64_t chunk; /* elements that are summed at a time: all where the type is narrow */
+    ni_circle circle[2];
+    int32_t circles;
+    char *room;         /* backend: pieces of the other members */
+    float *room_scales; /* backend: [members * tensors], narrow */
     float *scales;      /* host: the same, and [tensors] */
     char *host[2];      /* what goes out and comes in, where the backend's memory is not the host's */
     ni_letter *letters; /* [2 world] */

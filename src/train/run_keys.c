@@ -31,6 +31,13 @@ static const ni_word recompute_words[] = {
     {NULL, 0, NULL},
 };
 
+static const ni_word fp8_words[] = {
+    {"exact", NB_FP8_EXACT, "4-bit codes, whose sums lose nothing there"},
+    {"all", NB_FP8_ALL, "8-bit codes too, whose sums lose up to 0.1 % of their magnitudes (docs/gpu.md)"},
+    {"none", NB_FP8_NONE, "everything is multiplied in BF16"},
+    {NULL, 0, NULL},
+};
+
 static const ni_word isa_words[] = {
     {"auto", NB_ISA_AUTO, "the best of this machine"},
     {"scalar", NB_ISA_SCALAR, "reference code for everything"},
@@ -446,12 +453,11 @@ static const ni_key rows[] = {
              "Everything else, and everything on a CPU, sums in one order whatever this says",
      .source = "our choice"},
     {.path = "fp8_units",
-     .type = NI_KEY_BOOL,
+     .type = NI_KEY_CHOICE,
      FIELD(fp8_units),
-     .fallback = "false",
-     .help =
-         "FP8 units of a GPU multiply codes that FP8 holds exactly under scales of rows or of the tensor; their sums "
-         "were measured beyond the bound that was derived for them (docs/gpu.md)",
+     .fallback = "exact",
+     .words = fp8_words,
+     .help = "which codes under scales of rows or of the tensor FP8 units of a GPU multiply",
      .source = "our choice"},
     {.path = "native_fp4",
      .type = NI_KEY_BOOL,

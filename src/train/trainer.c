@@ -81,17 +81,18 @@ static bool is_power_of_two(int64_t n) {
 
 /* A rank's micro-batches are an aligned block of the tree that sums them (accumulate.h), so that the bits do not depend
  * on how many ranks there are. */
-static nb_status check_ranks(const nb_trainer *t, nb_error *err) {
-    const int64_t world = nb_ranks_world(t->ranks), micro_batches = t->config.accumulation;
-    if (world == 1 || (micro_batches % world == 0 && is_power_of_two(micro_batches / world)))
+nb_status ni_share_of(const nb_run_config *config, int64_t ranks, int64_t *count, nb_error *err) {
+    const int64_t micro_batches = config->accumulation;
+    *count = micro_batches / ranks;
+    if (ranks == 1 || (micro_batches % ranks == 0 && is_power_of_two(*count)))
         return NB_OK;
     int64_t share = 1;
-    while (share * world < micro_batches)
+    while (share * ranks < micro_batches)
         share *= 2;
     return nb_fail(err, NB_BAD_CONFIG,
                    "accumulation: %lld micro-batches a step cannot be shared out over %lld ranks; expected 1, 2, 4, 8, "
                    "... for each rank; hint: accumulation: %lld",
-                   (long long)micro_batches, (long long)world, (long long)(share * world));
+                   (long long)micro_batches, (long long)ranks, (long long)(share * ranks));
 }
 
 int64_t ni_trainer_share(const nb_trainer *t, int64_t *first) {
@@ -109,14 +110,17 @@ nb_status ni_trainer_renew_combiner(nb_trainer *t, nb_error *err) {
 
 static nb_status permit(nb_trainer *t, nb_error *err) {
     const nb_run_config *c = &t->config;
-    const ni_permits permits = {.any_order = !c->deterministic, .no_fp8 = !c->fp8_units, .native_fp4 = c->native_fp4};
+    const ni_permits permits = {.any_order = !c->deterministic,
+                                .no_fp8 = c->fp8_units == NB_FP8_NONE,
+                                .exact_fp8 = c->fp8_units == NB_FP8_EXACT,
+                                .native_fp4 = c->native_fp4};
     return t->be->ops->permit(t->be, &permits, err);
 }
 
 static nb_status build(nb_trainer *t, bool on_paper, nb_error *err) {
     const nb_run_config *c = &t->config;
     int64_t first;
-    NB_TRY(check_ranks(t, err));
+    NB_TRY(ni_share_of(c, nb_ranks_world(t->ranks), &first, err));
     NB_TRY(permit(t, err));
     NB_TRY(
         ni_model_config_load(c->model, t->models_dir, c->model_changes, c->model_change_count, &t->model_config, err));
@@ -433,7 +437,7 @@ static nb_status step(nb_trainer *t, nb_step_report *r, nb_error *err) {
     NB_TRY(share_scales(t, err));
     r->norm = sqrt(squares) * scale;
     t->last_norm = r->norm;
-    t->dead = t->wants_dead && isfinite(squares) ? ni_trainer_count_dead(t, &t->first_dead) : 0;
+    t->dead = t->wants_dead && isfinite(squares) ? ni_results_dead(&t->results, grads, &t->first_dead) : 0;
     r->lr = t->config.optimizer.lr * nb_schedule_factor(&t->config.schedule, t->at.step, t->steps);
     r->loss_z = ni_window_score(&t->at.loss_window, r->loss);
     r->norm_z = ni_window_score(&t->at.norm_window, r->norm);

@@ -98,6 +98,9 @@ nb_status ni_trainer_rehearse(nb_trainer *trainer, int64_t step, nb_error *err);
 /* What the lens comes to hold while it follows weights, at most. */
 size_t ni_trainer_followed_bytes(const nb_trainer *trainer);
 
+/* Micro-batches that each of `ranks` has; NB_BAD_CONFIG where they cannot be shared out. */
+nb_status ni_share_of(const nb_run_config *config, int64_t ranks, int64_t *count, nb_error *err);
+
 /* Micro-batches of a step that this rank has, and the first of them. */
 int64_t ni_trainer_share(const nb_trainer *trainer, int64_t *first);
 
@@ -118,9 +121,6 @@ nb_status ni_trainer_restart(nb_trainer *trainer, nb_error *err);
 
 /* NB_BAD_NUMBER, by name, where a parameter holds a number that is not finite. */
 nb_status ni_trainer_check_params(nb_trainer *trainer, nb_error *err);
-
-/* How many parameters have a gradient that is zero everywhere, and the first of them. */
-int32_t ni_trainer_count_dead(nb_trainer *trainer, int32_t *first);
 
 /* Finds where the number began that made the last step bad: the first parameter, operand of a GEMM or gradient that is
  * not finite; the first operand that is all zero; the gradient that a jump is most in; the operand whose scales fit

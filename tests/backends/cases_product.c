@@ -1,6 +1,6 @@
 /* cases_product.c: products. A sum of K products is right within K roundings of the sum of their magnitudes, and the
  * store's own; what operands decode to is exact, so that magnitudes are those of the quantized numbers. */
-#include "trial.h"
+#include "fp8_units.h"
 
 static const int64_t SIZES[][3] = {{1, 16, 64}, {48, 32, 128}, {70, 48, 256}, {17, 32, 1024}};
 static const int64_t ODD[][3] = {{1, 1, 1}, {7, 5, 3}, {33, 17, 65}, {128, 128, 128}, {200, 130, 300}};
@@ -125,17 +125,6 @@ static void pairs_of(nb_quantizer pairs[PAIRS][2]) {
     memcpy(pairs, all, sizeof all);
 }
 
-/* FP8 units of Hopper add the 32 products of an instruction, and what they carry from one to the next, with 13 bits
- * behind the largest of them; every 128 products the sum goes to an FP32 one (fast accumulation off). So each of the K
- * / 32 instructions cuts off at most 2^-13 of the magnitudes of its 128, all of them together 4 x 2^-13 of the sum of
- * all magnitudes, beside the roundings of the FP32 sum. */
-static double outer_depth(const trial *t) {
-    nb_quantizer pairs[PAIRS][2];
-    pairs_of(pairs);
-    const char *kernel = t->be->ops->product_kernel(t->be, &pairs[BLOCK_PAIRS + 2][0], &pairs[BLOCK_PAIRS + 2][1]);
-    return depth(t) + (kernel && strncmp(kernel, "fp8", 3) == 0 ? 4 * 0x1p-13 / U : 0);
-}
-
 static nb_mat left_of(trial *t) {
     const nb_mat host = data_matrix(DATA_NORMAL, NB_BF16, SIZES[t->shape][0], SIZES[t->shape][2], SIZES[t->shape][2]);
     return input_mat(t, &host);
@@ -200,6 +189,25 @@ static void run_one_term_of(trial *t, int begin, int end) {
         const uint8_t sensible = !name || name[0] != '\0';
         record(t, "name", &sensible, NB_U8, 1, true);
     }
+}
+
+/* What units for 8 bits lose, where they are what multiplies: of the 16 results and the name that each pair has. */
+static double *lost_in_one_term(const trial *t, int index) {
+    enum { RESULTS = 17 };
+    const int64_t *size = SIZES[t->shape];
+    nb_quantizer pairs[PAIRS][2];
+    pairs_of(pairs);
+    int p = BLOCK_PAIRS;
+    for (int left = index / RESULTS; p < PAIRS && (left > 0 || !fits(pairs[p], size)); p++)
+        left -= fits(pairs[p], size);
+    assert_true(p < PAIRS);
+    const char *name = t->be->ops->product_kernel(t->be, &pairs[p][0], &pairs[p][1]);
+    if (index % RESULTS == RESULTS - 1 || !name || strncmp(name, "fp8", 3) != 0)
+        return zeros(size[0] * size[1]);
+    const nb_mat x = data_matrix(DATA_NORMAL, NB_BF16, size[0], size[2], size[2]),
+                 w = data_matrix(index % RESULTS >> 2 & 1 ? DATA_CORNERS : DATA_NORMAL, NB_F32, size[1], size[2],
+                                 size[2]);
+    return fp8_units_cut(pairs[p], &x, &w);
 }
 
 static void run_one_term(trial *t) {
@@ -307,7 +315,8 @@ static const test_case PRODUCT_CASES[] = {
     {"gemm_sums gemm_take", "its own, nobody's", BITS, 1, run_sums, NULL, NULL},
     {"gemm_choices gemm_choose permit", "its own, nobody's", BITS, 1, run_choices, NULL, NULL},
     {"multiply product_kernel", "one term, scales of blocks", CODES, SHAPES, run_one_term, NULL, depth},
-    {"multiply product_kernel", "one term, of rows, tensors", CODES, SHAPES, run_one_outer_term, NULL, outer_depth},
+    {"multiply product_kernel", "one term, of rows, tensors", CODES, SHAPES, run_one_outer_term, lost_in_one_term,
+     depth},
     {"multiply", "four terms", CODES, SHAPES, run_terms, NULL, depth},
     {"multiply", "codes and plain numbers", CODES, SHAPES, run_mixed, NULL, depth},
     {"sparse_gemm", "few a row", CODES, SHAPES, run_sparse_gemm, NULL, eight},

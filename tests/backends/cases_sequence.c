@@ -85,8 +85,9 @@ static void spread(double *to, int64_t stride, int64_t at, const double *x, int6
 static void keep_columns(trial *t, const char *what, const void *device, int64_t rows, int64_t stride, int64_t at,
                          int64_t width) {
     const size_t size = nb_dtype_size(t->be->act);
-    uint8_t *all = poisoned((size_t)(rows * stride) * size), *dense = poisoned((size_t)(rows * width) * size);
-    t->be->ops->download(t->be, all, device, (size_t)(rows * stride) * size);
+    const size_t bytes = (size_t)((rows - 1) * stride + at + width) * size; /* `device` may point into a row */
+    uint8_t *all = poisoned(bytes), *dense = poisoned((size_t)(rows * width) * size);
+    t->be->ops->download(t->be, all, device, bytes);
     for (int64_t r = 0; r < rows; r++)
         memcpy(dense + (size_t)(r * width) * size, all + (size_t)(r * stride + at) * size, (size_t)width * size);
     record(t, what, dense, t->be->act, rows * width, false);

@@ -1,9 +1,10 @@
 /* main.c: every operation of the table on every backend that is asked for, against its reference: one table.
  *
  *     test_backends [--backend NAME]... [--only REGEX] [--whole] [--list] [--digests FILE] [--check-digests FILE]
- *                   [--operands FILE]
+ *                   [--operands FILE] [--shapes N]
  *
- * --operands: digests are of the matrices in this safetensors file instead of fixed inputs (trained.c).
+ * --shapes: of each case's shapes the first N alone, for tools that make everything slow. --operands: digests are of
+ * the matrices in this safetensors file instead of fixed inputs (trained.c).
  *
  * NAME is what nb_backend_open knows, or cpu:scalar, cpu:portable, cpu:avx2, cpu:avx512, each with :THREADS behind it
  * where somebody wants it. Without --backend: every instruction set of this processor. A backend may refuse a shape
@@ -21,7 +22,7 @@ enum { MOST_BACKENDS = 16 };
 
 typedef struct options {
     const char *names[MOST_BACKENDS];
-    int count;
+    int count, shapes; /* shapes: 0 = all */
     const char *only, *write, *check, *operands;
     bool list, whole;
 } options;
@@ -155,7 +156,7 @@ static int print_verdict(const test_case *c, const options *o, const char *backe
 static int run_case(const test_case *c, const options *o, nb_backend *const *backends, const references *refs) {
     verdict verdicts[MOST_BACKENDS] = {{0}};
     nb_backend *referee = c->by == BITS || c->by == CODES ? refs->scalar : refs->in_double;
-    for (int shape = 0; shape < c->shapes; shape++) {
+    for (int shape = 0; shape < (o->shapes && o->shapes < c->shapes ? o->shapes : c->shapes); shape++) {
         trial want, magnitudes = {0};
         once(c, &want, referee, shape, false);
         if (c->by == PRODUCTS || c->by == CODES)
@@ -241,6 +242,11 @@ static options read_options(int argc, char **argv) {
             o.whole = true;
             continue;
         }
+        if (strcmp(key, "--shapes") == 0 && next) {
+            o.shapes = atoi(next);
+            i++;
+            continue;
+        }
         const char **to = strcmp(key, "--backend") == 0 && o.count < MOST_BACKENDS ? &o.names[o.count]
                           : strcmp(key, "--only") == 0                             ? &o.only
                           : strcmp(key, "--digests") == 0                          ? &o.write
@@ -249,7 +255,7 @@ static options read_options(int argc, char **argv) {
                                                                                    : NULL;
         if (!to || !next)
             fail_msg("usage: test_backends [--backend NAME]... [--only REGEX] [--whole] [--list] [--digests FILE] "
-                     "[--check-digests FILE] [--operands FILE]");
+                     "[--check-digests FILE] [--operands FILE] [--shapes N]");
         *to = next;
         o.count += to == &o.names[o.count];
         i++;

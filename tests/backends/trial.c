@@ -238,8 +238,9 @@ static double of_result(const test_case *c, const trial *got, const trial *want,
     if (c->by == DOUBLE)
         return in_units_of_bound(r, exact, c->work(want, i), where);
     work = numbers_of(magnitudes, i);
+    const double *lost = c->by == CODES && c->work ? c->work(got, i) : zeros(r->n);
     for (int64_t k = 0; k < r->n; k++)
-        work[k] = c->roundings(got) * fabs(work[k]) +
+        work[k] = c->roundings(got) * fabs(work[k]) + lost[k] +
                   (c->by == CODES && r->type == NB_BF16 ? B / U * fabs(exact[k]) : 0); /* the reference rounded too */
     return in_units_of_bound(r, exact, work, where);
 }

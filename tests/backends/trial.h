@@ -46,8 +46,10 @@ typedef struct test_case {
     reference by;
     int shapes;
     void (*run)(trial *t);
-    double *(*work)(const trial *want, int index); /* DOUBLE: for each element of a result, in units of U */
-    double (*roundings)(const trial *got);         /* PRODUCTS, CODES: in units of U */
+    /* For each element of a result, in units of U. DOUBLE: of the reference. CODES, where it is not NULL: of the
+     * backend that is tested, what its units lose beside the roundings. */
+    double *(*work)(const trial *t, int index);
+    double (*roundings)(const trial *got); /* PRODUCTS, CODES: in units of U */
 } test_case;
 
 typedef struct case_list {

@@ -32,12 +32,14 @@ static bool is_gone(int code) {
            code == cudaErrorContained || code == cudaErrorExternalDevice;
 }
 
-static nb_status describe(const ni_cuda *cuda, int code, const char *what, nb_error *err) {
+/* An operation that returns a status may refuse (`refusable`); one that returns none was given something impossible. */
+static nb_status describe(const ni_cuda *cuda, int code, const char *what, bool refusable, nb_error *err) {
     const char *says = cudaGetErrorString((cudaError_t)code);
     if (code == cudaErrorMemoryAllocation)
         return nb_fail(err, NB_NO_MEMORY, "cuda: %s: no memory left on %s", what, cuda->name);
     if (!cuda->broken)
-        return nb_fail(err, NB_UNSUPPORTED, "cuda: %s refuses these shapes or addresses: %s", what, says);
+        return nb_fail(err, refusable ? NB_UNSUPPORTED : NB_INTERNAL, "cuda: %s refuses these shapes or addresses: %s",
+                       what, says);
     if (is_gone(code))
         return nb_fail(err, NB_INTERNAL,
                        "cuda: %s: GPU %d (%s) is lost: %s; hint: checkpoints on disk are whole, nibble train --resume "
@@ -49,7 +51,7 @@ static nb_status describe(const ni_cuda *cuda, int code, const char *what, nb_er
                    what, says);
 }
 
-bool ni_cuda_good(nb_backend *be, int code, const char *what) {
+static bool note(nb_backend *be, int code, const char *what, bool refusable) {
     ni_cuda *cuda = ni_cuda_of(be);
     if (code == cudaSuccess) {
         ni_cuda_mark(be, what);
@@ -57,9 +59,13 @@ bool ni_cuda_good(nb_backend *be, int code, const char *what) {
     }
     if (cuda->fault_status == NB_OK) { /* the first one: others follow from it */
         cuda->broken = is_broken(cuda, code);
-        cuda->fault_status = describe(cuda, code, what, &cuda->fault);
+        cuda->fault_status = describe(cuda, code, what, refusable, &cuda->fault);
     }
     return false;
+}
+
+bool ni_cuda_good(nb_backend *be, int code, const char *what) {
+    return note(be, code, what, false);
 }
 
 void ni_cuda_keep(nb_backend *be, const nb_error *err) {
@@ -72,7 +78,7 @@ void ni_cuda_keep(nb_backend *be, const nb_error *err) {
 
 nb_status ni_cuda_status(nb_backend *be, int code, const char *what, nb_error *err) {
     ni_cuda *cuda = ni_cuda_of(be);
-    ni_cuda_good(be, code, what);
+    note(be, code, what, true);
     const nb_status status = cuda->fault_status;
     if (status != NB_OK && err)
         *err = cuda->fault;
@@ -99,7 +105,8 @@ void *ni_cuda_scratch(nb_backend *be, size_t bytes, const char *what) {
             (double)wanted / 1048576, what, cuda->name, (double)left / 1073741824, (double)all / 1073741824);
         return NULL;
     }
-    if (!ni_cuda_good(be, code, what))
+    if (!ni_cuda_good(be, code, what) ||
+        !ni_cuda_good(be, cudaMemsetAsync(cuda->scratch, 0, wanted, cuda->stream), what))
         return NULL;
     cuda->scratch_bytes = wanted;
     return cuda->scratch;

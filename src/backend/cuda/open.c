@@ -98,6 +98,8 @@ static nb_status take(ni_cuda *cuda, nb_error *err) {
     if (code == cudaSuccess)
         code = cudaMalloc(&cuda->scratch, FIRST_SCRATCH);
     if (code == cudaSuccess)
+        code = cudaMemset(cuda->scratch, 0, FIRST_SCRATCH); /* as all memory of a backend is at first */
+    if (code == cudaSuccess)
         code = cudaMalloc((void **)&cuda->words, sizeof words);
     if (code == cudaSuccess)
         code = cudaMemcpy(cuda->words, words, sizeof words, cudaMemcpyHostToDevice);

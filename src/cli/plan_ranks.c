@@ -1,0 +1,100 @@
+/* plan_ranks.c: bytes on links, and how much longer a step takes for them. */
+#include "cli/plan_ranks.h"
+
+#include "cli/screen.h"
+#include "train/reduce.h"
+
+#include <stdio.h>
+
+static double seconds_of(const ni_machine_links *links, const ni_exchange_cost *cost) {
+    const double near = cost->near_bytes > 0 ? cost->near_bytes / links->near_rate : 0;
+    const double far = cost->far_bytes > 0 ? cost->far_bytes / links->far_rate : 0;
+    return near + far + cost->near_messages * links->near_message + cost->far_messages * links->far_message;
+}
+
+static double rounds_of(double bytes) {
+    const int64_t rounds = (int64_t)(bytes / NI_REDUCED_BYTES) + 1;
+    return (double)rounds;
+}
+
+static int64_t near_of(const ni_machine_links *links, int64_t ranks) {
+    return ranks < links->near_ranks ? ranks : links->near_ranks;
+}
+
+static ni_exchange_cost each_with_each(double bytes, double ranks, double near) {
+    const double rounds = rounds_of(bytes);
+    return (ni_exchange_cost){.near_bytes = 2 * bytes * (near - 1) / ranks,
+                              .far_bytes = 2 * bytes * (ranks - near) / ranks,
+                              .near_messages = 2 * rounds * (near - 1),
+                              .far_messages = 2 * rounds * (ranks - near)};
+}
+
+static ni_exchange_cost machines_first(double bytes, double ranks, double near) {
+    const double rounds = rounds_of(bytes), machines = ranks / near;
+    return (ni_exchange_cost){.near_bytes = 2 * bytes * (near - 1) / near,
+                              .far_bytes = 2 * bytes / near * (machines - 1) / machines,
+                              .near_messages = 2 * rounds * (near - 1),
+                              .far_messages = 2 * rounds * (machines - 1)};
+}
+
+ni_exchange_cost ni_exchange_of(const ni_machine_links *links, double bytes, int64_t ranks) {
+    const int64_t near = near_of(links, ranks);
+    ni_exchange_cost cost = (near & (near - 1)) == 0 ? machines_first(bytes, (double)ranks, (double)near)
+                                                     : each_with_each(bytes, (double)ranks, (double)near);
+    cost.seconds = seconds_of(links, &cost);
+    return cost;
+}
+
+nb_status ni_check_links(const ni_machine *machine, int64_t ranks, nb_error *err) {
+    const ni_machine_links *links = &machine->links;
+    const int64_t near = near_of(links, ranks);
+    if (near > 1 && links->near_rate == 0)
+        return nb_fail(err, NB_BAD_CONFIG, "--ranks: links.near.rate of machine %s is unknown", machine->name);
+    if (ranks > near && links->far_rate == 0)
+        return nb_fail(err, NB_BAD_CONFIG,
+                       "--ranks: links.far.rate of machine %s is unknown, and %lld ranks are more "
+                       "than its links.near.ranks %d",
+                       machine->name, (long long)ranks, (int)links->near_ranks);
+    if (ranks % near != 0)
+        return nb_fail(err, NB_BAD_CONFIG, "--ranks: %lld ranks do not fill machines of %d; expected a multiple",
+                       (long long)ranks, (int)links->near_ranks);
+    return NB_OK;
+}
+
+static void print_step(const ni_machine *machine, const ni_ranks_plan *plan, const char *what, double seconds) {
+    const double peak = machine->peak > 0 ? machine->peak : machine->rate[NI_PAPER_bf16];
+    printf("  %-52s %12.3f %16.0f", what, seconds * 1e3, plan->tokens / seconds);
+    if (peak > 0)
+        printf(" %8.1f %%", 100 * plan->flops / (seconds * peak * (double)plan->ranks));
+    putchar('\n');
+}
+
+static void print_fit(const ni_machine *machine, const char *what, double bytes) {
+    char text[32];
+    printf("  %-52s %12s", what, ni_bytes_text(bytes, text, sizeof text));
+    if (machine->memory > 0)
+        printf(bytes > machine->memory ? "  more than the %s of a rank" : "  of %s",
+               ni_bytes_text(machine->memory, text, sizeof text));
+    putchar('\n');
+}
+
+void ni_print_ranks(const ni_machine *machine, const ni_ranks_plan *plan) {
+    const int64_t near = near_of(&machine->links, plan->ranks);
+    const ni_exchange_cost cost = ni_exchange_of(&machine->links, plan->gradients, plan->ranks);
+    const double hidden = cost.seconds > plan->backward ? cost.seconds - plan->backward : 0;
+    printf("\n%lld ranks: %lld x %lld, each with %lld of the %lld micro-batches\n", (long long)plan->ranks,
+           (long long)(plan->ranks / near), (long long)near, (long long)plan->micro_batches,
+           (long long)(plan->micro_batches * plan->ranks));
+    printf("\n%-54s %10s %10s %10s %12s\n", "out of a rank, and as much into it", "GB near", "GB far", "messages",
+           "ms");
+    printf("  %-52s %10.4f %10.4f %10.0f %12.3f\n", "gradients", cost.near_bytes / 1e9, cost.far_bytes / 1e9,
+           cost.near_messages + cost.far_messages, cost.seconds * 1e3);
+    printf("\n%-54s %12s %16s %10s\n", "the step", "ms", "tokens/s", "MFU");
+    print_step(machine, plan, "arithmetic alone", plan->seconds);
+    print_step(machine, plan, "and the exchange after it", plan->seconds + cost.seconds);
+    print_step(machine, plan, "exchange behind the backward pass: not there yet", plan->seconds + hidden);
+    printf("\n%s\n", "memory of a rank");
+    print_fit(machine, "as it is", plan->memory);
+    print_fit(machine, "gradients, moments, masters shared out: not there yet",
+              plan->memory - plan->shareable * (1 - 1 / (double)plan->ranks));
+}

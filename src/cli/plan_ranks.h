@@ -1,0 +1,36 @@
+/* plan_ranks.h: a step of many ranks on paper: what goes over which link, and what the step comes to. */
+#ifndef NI_CLI_PLAN_RANKS_H
+#define NI_CLI_PLAN_RANKS_H
+
+#include "cli/plan_machine.h"
+#include "nibble/train.h"
+
+enum { NI_MOST_RANKS = 65536 };
+
+/* The exchange of gradients, for one rank. */
+typedef struct ni_exchange_cost {
+    double near_bytes, far_bytes; /* out of the rank; as many come in */
+    double near_messages, far_messages;
+    double seconds;
+} ni_exchange_cost;
+
+/* `bytes` of gradients summed over `ranks` as src/train/reduce.h does it: inside of machines and then between them
+ * where they have a power of two of ranks, else each rank with each. */
+ni_exchange_cost ni_exchange_of(const ni_machine_links *links, double bytes, int64_t ranks);
+
+/* Prints what follows from a step of one rank that takes `seconds`, of which the backward pass of its last micro-batch
+ * could hide the exchange. */
+typedef struct ni_ranks_plan {
+    int64_t ranks, micro_batches; /* of a rank */
+    double seconds;               /* of the rank's own arithmetic */
+    double backward;              /* of its last micro-batch */
+    double gradients;             /* bytes */
+    double flops, tokens;         /* of the model's formula, and of the whole step */
+    double memory, shareable;     /* bytes of a rank; those of gradients, moments and masters among them */
+} ni_ranks_plan;
+void ni_print_ranks(const ni_machine *machine, const ni_ranks_plan *plan);
+
+/* NB_BAD_CONFIG where ranks are not spread evenly over machines, or a link that is needed has no rate. */
+nb_status ni_check_links(const ni_machine *machine, int64_t ranks, nb_error *err);
+
+#endif

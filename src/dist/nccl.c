@@ -1,0 +1,208 @@
+/* nccl.c: the few functions of NCCL and of CUDA's driver that trades need, found by name. */
+#include "dist/nccl.h"
+
+#include "base/beside.h"
+
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+/* As nccl.h of NCCL 2 declares them: an ABI that has not changed since sends came (2.7). */
+enum { SUCCESS = 0, IN_PROGRESS = 7, INT8 = 0, OLDEST = 2700 };
+typedef struct nccl_id {
+    char internal[128];
+} nccl_id;
+typedef struct ncclComm *nccl_comm;
+
+/* As cuda.h declares them. */
+enum { CU_NON_BLOCKING = 1, CU_NOT_READY = 600 };
+typedef struct CUstream_st *cu_stream;
+
+typedef struct nccl {
+    int32_t rank, world;
+    nccl_comm comm;
+    cu_stream stream;
+    bool dead; /* aborted */
+    int (*get_version)(int *version);
+    int (*get_unique_id)(nccl_id *id);
+    int (*comm_init_rank)(nccl_comm *comm, int ranks, nccl_id id, int rank);
+    int (*comm_destroy)(nccl_comm comm);
+    int (*comm_abort)(nccl_comm comm);
+    int (*comm_get_async_error)(nccl_comm comm, int *error);
+    int (*send)(const void *from, size_t count, int type, int peer, nccl_comm comm, cu_stream stream);
+    int (*recv)(void *to, size_t count, int type, int peer, nccl_comm comm, cu_stream stream);
+    int (*group_start)(void);
+    int (*group_end)(void);
+    const char *(*error_string)(int result);
+    int (*stream_create)(cu_stream *stream, unsigned flags);
+    int (*stream_query)(cu_stream stream);
+    int (*stream_destroy)(cu_stream stream);
+} nccl;
+
+/* ---- opening ---- */
+
+static bool find_all(nccl *n, void *library, void *driver) {
+    const struct {
+        void *library;
+        const char *name;
+        void *function;
+    } wanted[] = {{library, "ncclGetVersion", &n->get_version},
+                  {library, "ncclGetUniqueId", &n->get_unique_id},
+                  {library, "ncclCommInitRank", &n->comm_init_rank},
+                  {library, "ncclCommDestroy", &n->comm_destroy},
+                  {library, "ncclCommAbort", &n->comm_abort},
+                  {library, "ncclCommGetAsyncError", &n->comm_get_async_error},
+                  {library, "ncclSend", &n->send},
+                  {library, "ncclRecv", &n->recv},
+                  {library, "ncclGroupStart", &n->group_start},
+                  {library, "ncclGroupEnd", &n->group_end},
+                  {library, "ncclGetErrorString", &n->error_string},
+                  {driver, "cuStreamCreate", &n->stream_create},
+                  {driver, "cuStreamQuery", &n->stream_query},
+                  {driver, "cuStreamDestroy_v2", &n->stream_destroy}};
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
+        if (!ni_find_function(wanted[i].library, wanted[i].name, wanted[i].function))
+            return false;
+    return true;
+}
+
+/* NULL, and why not. */
+static nccl *open_libraries(char *why, size_t size) {
+    void *driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+    void *library = driver ? dlopen("libnccl.so.2", RTLD_NOW | RTLD_LOCAL) : NULL;
+    int version = 0;
+    if (!library) {
+        const char *text = dlerror();
+        snprintf(why, size, "%.200s", text ? text : "libnccl.so.2 cannot be opened");
+        return NULL;
+    }
+    nccl *n = calloc(1, sizeof *n);
+    if (!n || !find_all(n, library, driver) || n->get_version(&version) != SUCCESS || version < OLDEST) {
+        snprintf(why, size, "libnccl.so.2 is of version %d, or lacks a function; expected 2.7 or later", version);
+        free(n);
+        return NULL;
+    }
+    snprintf(why, size, "NCCL %d.%d.%d", version / 10000, version / 100 % 100, version % 100);
+    return n;
+}
+
+static bool join(nccl *n, const nccl_id *id, char *why, size_t size) {
+    if (n->stream_create(&n->stream, CU_NON_BLOCKING) != 0) {
+        snprintf(why, size, "no stream on the GPU");
+        return false;
+    }
+    const int result = n->comm_init_rank(&n->comm, n->world, *id, n->rank);
+    if (result == SUCCESS)
+        return true;
+    snprintf(why, size, "ncclCommInitRank: %.150s", n->error_string(result));
+    n->comm = NULL;
+    return false;
+}
+
+static void close_nccl(void *self) {
+    nccl *n = self;
+    if (!n)
+        return;
+    if (n->comm && !n->dead)
+        n->comm_destroy(n->comm);
+    if (n->stream)
+        n->stream_destroy(n->stream);
+    free(n);
+}
+
+/* ---- a trade ---- */
+
+static ni_trade broken(const nccl *n, int result, const char *what, ni_wire_news *news) {
+    snprintf(news->text, sizeof news->text, "%s: %.200s", what, n->error_string(result));
+    return NI_TRADE_BROKEN;
+}
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* Waits for the stream; where it does not come to its end in time, or NCCL finds a rank gone, the communicator is given
+ * up, which ends what is under way. */
+static ni_trade finish(nccl *n, double patience, ni_wire_news *news) {
+    const double until = now() + patience;
+    for (int tests = 0;; tests++) {
+        const int state = n->stream_query(n->stream);
+        int error = SUCCESS;
+        if (state == 0)
+            return NI_TRADE_DONE;
+        const int asked = n->comm_get_async_error(n->comm, &error);
+        const bool failed = state != CU_NOT_READY || asked != SUCCESS || (error != SUCCESS && error != IN_PROGRESS);
+        if (failed || now() > until) {
+            n->comm_abort(n->comm);
+            n->dead = true;
+            if (failed)
+                return broken(n, error, "an exchange failed", news);
+            snprintf(news->text, sizeof news->text, "an exchange has not ended after %.0f s", patience);
+            return NI_TRADE_BROKEN;
+        }
+        const struct timespec pause = {.tv_nsec = 20 * 1000};
+        if (tests > 1000)
+            nanosleep(&pause, NULL);
+    }
+}
+
+static ni_trade trade(void *self, const ni_letter *out, const ni_letter *in, double patience, ni_wire_news *news) {
+    nccl *n = self;
+    int result = n->group_start();
+    for (int32_t step = 1; result == SUCCESS && step < n->world; step++) {
+        const int32_t to = (n->rank + step) % n->world, from = (n->rank + n->world - step) % n->world;
+        if (out[to].bytes > 0)
+            result = n->send(out[to].data, out[to].bytes, INT8, to, n->comm, n->stream);
+        if (result == SUCCESS && in[from].bytes > 0)
+            result = n->recv(in[from].data, in[from].bytes, INT8, from, n->comm, n->stream);
+    }
+    const int ended = n->group_end();
+    if (result != SUCCESS || ended != SUCCESS)
+        return broken(n, result != SUCCESS ? result : ended, "an exchange cannot begin", news);
+    return finish(n, patience, news);
+}
+
+/* The others hear of it over the host's wire. */
+static void fail(void *self, const ni_wire_news *why) {
+    nccl *n = self;
+    (void)why;
+    if (!n->dead)
+        n->comm_abort(n->comm);
+    n->dead = true;
+}
+
+nb_status ni_ranks_use_nccl(nb_ranks *ranks, char *why, size_t size, nb_error *err) {
+    nccl_id id = {{0}};
+    bool lacking;
+    if (!ranks || ranks->device.trade)
+        return NB_OK;
+    nccl *n = open_libraries(why, size);
+    bool good = n && (ranks->rank > 0 || n->get_unique_id(&id) == SUCCESS);
+    nb_status status = ni_ranks_any(ranks, !good, &lacking, err);
+    if (status == NB_OK && !lacking) {
+        n->rank = ranks->rank;
+        n->world = ranks->world;
+        status = ni_ranks_broadcast(ranks, &id, sizeof id, err);
+        good = status == NB_OK && join(n, &id, why, size);
+        if (status == NB_OK)
+            status = ni_ranks_any(ranks, !good, &lacking, err);
+    }
+    if (status == NB_OK && !lacking) {
+        ranks->device = (ni_wire){.name = "nccl",
+                                  .self = n,
+                                  .rank = n->rank,
+                                  .world = n->world,
+                                  .trade = trade,
+                                  .fail = fail,
+                                  .close = close_nccl};
+        return NB_OK;
+    }
+    if (status == NB_OK && good)
+        snprintf(why, size, "another rank has no NCCL, or could not join");
+    close_nccl(n);
+    return status;
+}

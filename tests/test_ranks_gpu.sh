@@ -1,0 +1,67 @@
+#!/bin/sh
+# Ranks whose backend is cuda, over stubs of CUDA and NCCL that compute on the processor: gradients go by NCCL where it is
+# to be had, through the host where it is not, and either ends in the bits of one process.
+# Usage: test_ranks_gpu.sh NIBBLE SOURCE_DIR
+# shellcheck disable=SC2016 # shells of ranks expand what stands in single quotes
+set -eu
+built=$(dirname "$1")/plugin
+source=$2
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cd "$work"
+cp "$1" nibble
+cp -r "$source/recipes" "$source/models" .
+cp "$built/libnibble-cuda-stub.so" libnibble-cuda.so
+nibble=$work/nibble
+# shellcheck source=tests/ranks.sh
+. "$source/tests/ranks.sh"
+put_files
+sed -i 's/^steps:.*/steps: 8/; s/^lens:.*/lens: {every: 0}/' run.yaml
+echo 'backend: cuda' >> run.yaml
+unset NIBBLE_STUB NIBBLE_STUB_NCCL
+
+fail() {
+    echo "test_ranks_gpu: $1" >&2
+    head -n 5 err.* >&2 || true
+    exit 1
+}
+
+same() {
+    numbers_of one > one.txt
+    numbers_of "$2" > other.txt
+    cmp -s one.txt other.txt || fail "$1"
+}
+
+for recipe in nvfp4 fp4-dge-occ; do
+    awake $recipe
+    rm -rf one two four host
+    "$nibble" train run.yaml --quiet --set out=one > out.txt 2> err.0 || fail "$recipe: one process"
+    over_tcp 2 "$nibble" train run.yaml --set out=host || fail "$recipe: through the host"
+    grep -q "warning: gradients of other ranks go through the host's memory: .*libcuda.so.1\|.*libnccl.so.2" err.0 ||
+        fail "$recipe: the way through the host is not said"
+    same "$recipe: two ranks through the host end in other bits" host
+    export LD_LIBRARY_PATH="$built/fake"
+    over_tcp 2 "$nibble" train run.yaml --set out=two || fail "$recipe: two ranks by NCCL"
+    grep -q "gradients go from GPU to GPU by NCCL 2.27.3" out.0 || fail "$recipe: NCCL is not said"
+    [ "$(cat err.* | wc -l)" = 0 ] || fail "$recipe: a warning where NCCL is there"
+    [ "$(find . -path './nccl-*' -type f | wc -l)" = 0 ] || fail "$recipe: letters that nobody read"
+    same "$recipe: two ranks by NCCL end in other bits" two
+    machine=2 over_tcp 4 "$nibble" train run.yaml --set out=four || fail "$recipe: four ranks by NCCL"
+    same "$recipe: four ranks by NCCL end in other bits" four
+    unset LD_LIBRARY_PATH
+done
+
+# two ranks of one GPU: NCCL says no to both, and they go through the host
+export LD_LIBRARY_PATH="$built/fake"
+NIBBLE_STUB_NCCL='join' over_tcp 2 "$nibble" train run.yaml --set out=joined || fail "NCCL that does not join"
+grep -q "through the host's memory: ncclCommInitRank: invalid usage" err.0 || fail "NCCL that does not join is not said"
+same "ranks that NCCL does not join end in other bits" joined
+
+# a rank that dies: the other waits for it in NCCL no longer than its patience
+sed 's/^steps:.*/steps: 1000000/; s/^checkpoint:.*/checkpoint: {every: 4, keep: 2}/' run.yaml > long.yaml
+export NIBBLE_PATIENCE=3
+over_tcp 2 sh -c 'if [ $RANK = 1 ]; then (while [ ! -d out/checkpoints/step-00000004 ]; do sleep 0.05; done; kill -KILL $$) & fi
+    exec "$0" train long.yaml' "$nibble" || true
+[ "$status" = 1 ] || fail "rank 0 ended with $status where rank 1 died, expected 1"
+[ "$(wc -l < err.0)" = 1 ] || fail "rank 1 died: $(wc -l < err.0) lines"
+grep -Eq '^nibble: rank 0: (rank 1 of 2 is gone|nccl: an exchange has not ended after 3 s)' err.0 || fail "rank 1 died"
