@@ -370,6 +370,14 @@ static const ni_key rows[] = {
      .fallback = "\"*\"",
      .help = "pattern of the module names that are looked at",
      .source = "our choice"},
+    {.path = "lens.tiles",
+     .type = NI_KEY_TEXT,
+     FIELD(lens.tiles),
+     .fallback = "\"\"",
+     .help = "pattern of MODULE/ROLE whose map of 16x16 tiles is kept whole, as \"layers.7.*/fprop.x\" or "
+             "\"*.scan/output\"; "
+             "empty: none",
+     .source = "our choice; figure 4 of arXiv:2602.02047"},
     {.path = "bad_numbers.policy",
      .type = NI_KEY_CHOICE,
      FIELD(bad_numbers.policy),
@@ -405,7 +413,8 @@ static const ni_key rows[] = {
      FIELD(bad_numbers.scales_every),
      .fallback = "100",
      .high = MOST,
-     .help = "steps between looks for elements that saturate, blocks that vanish and parameters without a gradient; 0: never",
+     .help = "steps between looks for elements that saturate, blocks that vanish and parameters without a gradient; 0: "
+             "never",
      .source = "our choice"},
     {.path = "bad_numbers.scales_limit",
      .type = NI_KEY_FLOAT,
