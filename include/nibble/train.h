@@ -244,7 +244,7 @@ typedef enum nb_start {
 NB_API nb_status nb_trainer_load(nb_trainer *trainer, const char *folder, nb_start as, nb_error *err);
 
 /* What nb_trainer_run would refuse before its first step, but for damaged tensors: found without reading or writing
- * any, so that nobody waits for it. */
+ * any, so that nobody waits for it. A run folder that is not there is made and removed again. */
 NB_API nb_status nb_trainer_check(nb_trainer *trainer, nb_start start, const char *from, nb_error *err);
 
 /* The whole run: start, steps, evaluations, checkpoints, metrics. Returns NB_OK at the last step, NB_INTERRUPTED after
