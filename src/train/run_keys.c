@@ -35,7 +35,7 @@ static const ni_word recompute_words[] = {
 
 static const ni_word fp8_words[] = {
     {"exact", NB_FP8_EXACT, "4-bit codes, whose sums lose nothing there"},
-    {"all", NB_FP8_ALL, "8-bit codes too, whose sums lose up to 0.1 % of their magnitudes (docs/gpu.md)"},
+    {"all", NB_FP8_ALL, "8-bit codes too, whose sums lost up to 0.12 % of their magnitudes (docs/gpu.md)"},
     {"none", NB_FP8_NONE, "everything is multiplied in BF16"},
     {NULL, 0, NULL},
 };
