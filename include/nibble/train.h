@@ -191,8 +191,8 @@ typedef struct nb_trainer_options {
     int32_t branch_count;
     const nb_lens *lens; /* looks at the first micro-batch of every step, beside what the run file has the lens measure
                             (lens.every: 0 leaves it alone); NULL: nobody else. Must outlive the trainer */
-    nb_ranks *ranks;     /* that train together, each with its part of every step's micro-batches; rank 0 alone writes and
-                            reports. NULL: this process alone. Must outlive the trainer */
+    nb_ranks *ranks; /* that train together, each with its part of every step's micro-batches; rank 0 alone writes and
+                        reports. NULL: this process alone. Must outlive the trainer */
     bool on_paper; /* no data is opened and no parameter drawn: for `nibble plan`, over a backend that computes nothing
                     */
 } nb_trainer_options;

@@ -122,12 +122,16 @@ static nb_status run_with(nb_backend *be, const nb_run_config *config, ni_traini
 }
 
 nb_status ni_cli_run_training(const nb_run_config *config, ni_training *training, nb_error *err) {
-    nb_backend *be;
-    NB_TRY(nb_ranks_agree(training->ranks, open_backend(config, training->ranks, &be, err), err));
+    nb_backend *be = NULL;
+    nb_status status = nb_ranks_agree(training->ranks, open_backend(config, training->ranks, &be, err), err);
+    if (status != NB_OK) {
+        nb_backend_free(be);
+        return status;
+    }
     ni_stop_on_signals();
     const bool quiet = training->quiet || nb_ranks_rank(training->ranks) > 0;
     ni_screen screen = ni_screen_open(quiet, training->label ? training->label : "", config->print_every);
-    nb_status status = run_with(be, config, training, &screen, err);
+    status = run_with(be, config, training, &screen, err);
     training->last_val_loss = screen.last_val_loss;
     ni_screen_close(&screen);
     nb_backend_free(be);
