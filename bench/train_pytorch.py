@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
-"""The training step of a LLaMA in PyTorch, in FP32 or with NVFP4 emulated by tensor operations: the peer of
-`nibble train` that bench/train.sh measures beside it.
+"""The training step of a LLaMA in PyTorch, in FP32, in BF16 over FP32 masters or with NVFP4 emulated by tensor operations:
+the peer of `nibble train` that bench/train.sh measures beside it, and of `nibble bench train` (bench/gpu.sh).
 
-    train_pytorch.py MODEL.yaml --precision fp32|nvfp4 [--batch 8] [--seq 256] [--threads 1] [--steps 5]
+    train_pytorch.py MODEL.yaml --precision fp32|bf16|nvfp4 [--batch 8] [--seq 256] [--threads 1] [--steps 5]
+                     [--device cuda] [--compile]
 
 Prints one JSON line: milliseconds of every step, wall time and processor time.
 
 The emulation is recipes/nvfp4.yaml: six roles, 1x16 blocks for X and dY, 16x16 for W, stochastic rounding of dY, a
 16-point Hadamard rotation of both wgrad operands, embedding, head and the last 15 % of the blocks not quantized. Numbers
-are quantized and decoded in FP32, products are FP32 products: what research code does that has no FP4 kernels.
+are quantized and decoded in FP32, products are FP32 products: what research code does that has no FP4 kernels. On a GPU
+activations and products are BF16 under autocast, as with --precision bf16; the loss is compiled with the model.
 """
 import argparse
 import json
@@ -33,6 +35,7 @@ def round_e2m1(x, stochastic):
 def fake_nvfp4(x, tile=False, stochastic=False):
     """[rows, cols] quantized along cols and decoded: E4M3 scales of 1x16 (or 16x16) blocks under an FP32 tensor scale."""
     rows, cols = x.shape
+    x = x.float()
     tensor = x.abs().amax().clamp(min=1e-30) / (6.0 * 448.0)
     if tile:
         blocks = x.view(rows // 16, 16, cols // 16, 16)
@@ -58,7 +61,12 @@ H = hadamard()
 
 def rotate(x):
     """Along the last dimension, 16 at a time."""
-    return (x.reshape(-1, 16) @ H).view(x.shape)
+    return (x.reshape(-1, 16) @ H.to(x)).view(x.shape)
+
+
+def product(a, b):
+    """In FP32 on a CPU; of BF16 numbers, which hold codes times block scales of a tensor, on a GPU."""
+    return a.to(torch.bfloat16) @ b.to(torch.bfloat16) if a.is_cuda else a @ b
 
 
 class NVFP4Linear(torch.autograd.Function):
@@ -66,15 +74,15 @@ class NVFP4Linear(torch.autograd.Function):
     def forward(ctx, x, w):
         q = fake_nvfp4(w, tile=True)
         ctx.save_for_backward(x, q)
-        return fake_nvfp4(x) @ q.t()
+        return product(fake_nvfp4(x), q.t())
 
     @staticmethod
     def backward(ctx, dy):
         x, q = ctx.saved_tensors
-        dx = fake_nvfp4(dy, stochastic=True) @ q
+        dx = product(fake_nvfp4(dy, stochastic=True), q).to(x.dtype)
         dy_t = fake_nvfp4(rotate(dy.t().contiguous()), stochastic=True)
         x_t = fake_nvfp4(rotate(x.t().contiguous()))
-        return dx, dy_t @ x_t.t()
+        return dx, product(dy_t, x_t.t()).float()
 
 
 # ---- the model ----
@@ -131,8 +139,8 @@ class Llama(torch.nn.Module):
         self.width = m["hidden"] // m["heads"]
 
     def forward(self, tokens):
-        half = torch.arange(self.width // 2, dtype=torch.float32)
-        angles = torch.arange(tokens.shape[1])[:, None] * 10000.0 ** (-2 * half / self.width)
+        half = torch.arange(self.width // 2, dtype=torch.float32, device=tokens.device)
+        angles = torch.arange(tokens.shape[1], device=tokens.device)[:, None] * 10000.0 ** (-2 * half / self.width)
         cos, sin = angles.cos(), angles.sin()
         x = self.embedding(tokens)
         for block in self.blocks:
@@ -154,29 +162,42 @@ def read_model(path):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("model")
-    parser.add_argument("--precision", choices=["fp32", "nvfp4"], required=True)
+    parser.add_argument("--precision", choices=["fp32", "bf16", "nvfp4"], required=True)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seq", type=int, default=256)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--compile", action="store_true", help="through torch.compile")
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
     torch.manual_seed(1)
     m = read_model(a.model)
-    model = Llama(m, a.precision == "nvfp4")
+    gpu = a.device.startswith("cuda")
+    if gpu:
+        torch.set_float32_matmul_precision("high")
+    model = Llama(m, a.precision == "nvfp4").to(a.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1, fused=True)
-    run = torch.compile(model) if a.compile else model
+
+    def loss_of(tokens):
+        with torch.autocast(a.device.split(":")[0], torch.bfloat16, enabled=gpu or a.precision == "bf16"):
+            logits = model(tokens[:, :-1])
+        return F.cross_entropy(logits.view(-1, m["vocab"]).float(), tokens[:, 1:].reshape(-1))
+
+    run = torch.compile(loss_of) if a.compile else loss_of
     wall, processor, loss = [], [], None
     for _ in range(a.steps):
-        tokens = torch.randint(m["vocab"], (a.batch, a.seq + 1))
+        tokens = torch.randint(m["vocab"], (a.batch, a.seq + 1)).to(a.device)
+        if gpu:
+            torch.cuda.synchronize()
         began, began_processor = time.monotonic(), time.process_time()
-        logits = run(tokens[:, :-1])
-        loss = F.cross_entropy(logits.view(-1, m["vocab"]), tokens[:, 1:].reshape(-1))
+        loss = run(tokens)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        if gpu:
+            torch.cuda.synchronize()
         wall.append(1e3 * (time.monotonic() - began))
         processor.append(1e3 * (time.process_time() - began_processor))
     print(json.dumps({"torch": torch.__version__, "parameters": sum(p.numel() for p in model.parameters()),

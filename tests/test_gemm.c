@@ -61,7 +61,7 @@ static nb_mat random_mat(random_numbers *r, nb_dtype type, int64_t rows, int64_t
     int64_t stride = cols + padding, count = rows * stride + offset;
     *memory = malloc((size_t)count * size_of(type));
     assert_non_null(*memory);
-    nb_mat m = {*memory, type, rows, cols, stride, NULL};
+    nb_mat m = {*memory, type, rows, cols, stride, NULL, NULL};
     for (int64_t i = 0; i < count; i++)
         set(&m, i, random_value(r));
     m.data = *memory + (size_t)offset * size_of(type);

@@ -337,7 +337,7 @@ static void compare(random_numbers *r, int ka, int kb, int64_t m, int64_t n, int
         memcpy(before + i * (type == NB_F32 ? 4 : 2), type == NB_F32 ? (void *)&x : (void *)&h, type == NB_F32 ? 4 : 2);
     }
     memcpy(want, before, bytes);
-    nb_mat view_want = {want, type, m, n, stride, NULL}, view_got = {got, type, m, n, stride, NULL};
+    nb_mat view_want = {want, type, m, n, stride, NULL, NULL}, view_got = {got, type, m, n, stride, NULL, NULL};
     assert_int_equal(ni_ref_gemm_q(NULL, &view_want, &a, &b, accumulate, NULL), NB_OK);
     for (int i = 0; i < backend_count; i++) {
         nb_error err = {0};

@@ -340,6 +340,157 @@ static void nothing_in_fp4_is_doubted(void **state) {
     nb_backend_free(be);
 }
 
+/* ---- a share that fills no blocks ---- */
+
+enum { K8 = 6, K4 = K - K8, WIDE8 = 32 }; /* round(0.1 * 64), the rest, and one block of MXFP8; FP4's blocks end at K */
+
+/* Columns [first, last) of [rows, K], then zeros up to `width`. */
+static double *between_zeros(const double *all, int64_t rows, int64_t first, int64_t last, int64_t width) {
+    double *out = zeros(rows * width);
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t k = first; k < last; k++)
+            out[r * width + k - first] = all[r * K + k];
+    return out;
+}
+
+/* The first `cols` columns of [rows, width]. */
+static double *without_zeros(const double *all, int64_t rows, int64_t cols, int64_t width) {
+    double *out = zeros(rows * cols);
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t k = 0; k < cols; k++)
+            out[r * cols + k] = all[r * width + k];
+    return out;
+}
+
+/* Channel 0 is the loudest, and so on: the order of the norms is that of the channels. */
+static linear_case in_order(nb_backend *be, const nb_plan *plan) {
+    linear_case c = make_group(be, plan, 1, NULL);
+    uint16_t *x = c.x.data;
+    for (int r = 0; r < M; r++)
+        for (int k = 0; k < K; k++)
+            x[r * K + k] = ni_bf16_even((float)(K - k) * (r % 2 ? -1.F : 1.F) + ni_bf16_value(x[r * K + k]));
+    for (uint32_t step = 5; step < 7; step++) {
+        nb_pass pass = watching;
+        pass.step = step;
+        run_forward(&c, &pass);
+        after_step(&c, &pass);
+    }
+    return c;
+}
+
+/* The released linear layer to nearest and unrotated, so that its six quantizers can be done again by hand. */
+static nb_plan plan_tenth(void) {
+    nb_plan p = plan_out(plan_double(), 0.1);
+    p.mechanisms.outcontrol.multiple = 1;
+    for (int role = 0; role < NB_ROLE_COUNT; role++)
+        p.roles[role].quantizer = nvfp4(1, NB_ROUND_EVEN);
+    return p;
+}
+
+/* multiple: 1 puts round(share K) channels into MXFP8, 6 of 64, and leaves 58, which end in the middle of a block. Its
+ * scale is that of the channels in it: the products are those of parts that zeros fill up. */
+static void a_true_tenth_by_hand(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    nb_plan plan = plan_tenth();
+    linear_case c = in_order(be, &plan);
+    nb_quantizer q = nvfp4(1, NB_ROUND_EVEN);
+    double *x = get(NB_BF16, c.x.data, M * K), *w = get(NB_F32, c.w[0], N * K), *dy = get(NB_BF16, c.dy[0].data, M * N);
+    double *x4 = through(be, &q, between_zeros(x, M, K8, K, K), M, K);
+    double *w4 = through(be, &q, between_zeros(w, N, K8, K, K), N, K);
+    double *x8 = through(be, &mxfp8, between_zeros(x, M, 0, K8, WIDE8), M, WIDE8);
+    double *w8 = through(be, &mxfp8, between_zeros(w, N, 0, K8, WIDE8), N, WIDE8);
+    double *y = product(x4, M, w4, N, K), *y8 = product(x8, M, w8, N, WIDE8);
+    for (int i = 0; i < M * N; i++)
+        y[i] += y8[i];
+    run_forward(&c, &after);
+    run_backward(&c, &after);
+    check_close("Y", get(NB_BF16, c.y[0].data, M * N), y, 0.01, M * N);
+
+    double *wd = zeros(N * K);
+    for (int n = 0; n < N; n++)
+        for (int k = 0; k < K; k++)
+            wd[n * K + k] = k < K8 ? w8[n * WIDE8 + k] : w4[n * K + k - K8];
+    double *wt = through(be, &q, transposed(wd, N, K), K, N), *dyq = through(be, &q, dy, M, N);
+    check_close("dX", get(NB_BF16, c.dx.data, M * K), product(dyq, M, wt, K, N), 0.01, M * K);
+
+    double *dyt = transposed(dy, M, N), *dw = get(NB_F32, c.dw[0], N * K);
+    double *dyt4 = through(be, &q, dyt, N, M), *dyt8 = through(be, &mxfp8, dyt, N, M);
+    double *x4t = through(be, &q, transposed(without_zeros(x4, M, K4, K), M, K4), K4, M);
+    double *x8t = through(be, &mxfp8, transposed(without_zeros(x8, M, K8, WIDE8), M, K8), K8, M);
+    double *dw4 = product(dyt4, N, x4t, K4, M), *dw8 = product(dyt8, N, x8t, K8, M), *want = zeros(N * K);
+    for (int n = 0; n < N; n++)
+        for (int k = 0; k < K; k++)
+            want[n * K + k] = k < K8 ? dw8[n * K8 + k] : dw4[n * K4 + k - K8];
+    check_close("dW", dw, want, 0.01, N * K);
+    ni_linear_group_free(c.group);
+    nb_backend_free(be);
+}
+
+/* OsciReset sees the centres of exactly the channels in FP4. */
+static void a_true_tenth_has_no_bins(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    nb_plan plan = plan_tenth();
+    linear_case c = in_order(be, &plan);
+    float *q = poisoned(sizeof(float) * N * K), *widths = poisoned(sizeof(float) * N * K);
+    ni_scratch scratch = {.size = ni_weight_decode_scratch(c.group, &c.group->layers[0])};
+    scratch.memory = poisoned(scratch.size);
+    run_forward(&c, &after);
+    assert_int_equal(ni_weight_decode(c.group, &c.group->layers[0], &scratch, &after, c.w[0], q, widths, NULL), NB_OK);
+    double *w = get(NB_F32, c.w[0], N * K);
+    nb_quantizer fp4 = nvfp4(1, NB_ROUND_EVEN);
+    double *w4 = through(be, &fp4, between_zeros(w, N, K8, K, K), N, K);
+    for (int n = 0; n < N; n++)
+        for (int k = 0; k < K; k++) {
+            float want = k < K8 ? c.w[0][n * K + k] : (float)w4[n * K + k - K8];
+            assert_true(q[n * K + k] == want && (widths[n * K + k] > 0) == (k >= K8));
+        }
+    const ni_attached_mechanism *m = &c.group->mechanisms[0];
+    assert_int_equal(m->table->fp4_elements(m->state, &c.group->layers[0]), N * K4);
+    ni_linear_group_free(c.group);
+    nb_backend_free(be);
+}
+
+typedef struct tenth_seen {
+    nb_quantize_stats x, w;
+    int64_t w_columns;
+} tenth_seen;
+
+static void see_tenth(void *context, const nb_lens_operand *seen) {
+    tenth_seen *s = context;
+    if (seen->role == NB_FPROP_X)
+        s->x = *seen->stats;
+    if (seen->role != NB_FPROP_W)
+        return;
+    s->w = *seen->stats;
+    s->w_columns = seen->source->cols;
+    assert_null(seen->quantized); /* its codes have columns of zeros that no channel stands for */
+}
+
+/* Zeros that fill blocks up are not counted, and W is counted over its channels in FP4. */
+static void the_lens_does_not_see_zeros(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    nb_plan plan = plan_tenth();
+    linear_case c = in_order(be, &plan);
+    tenth_seen s = {.w_columns = 0};
+    nb_lens lens = {.context = &s, .counts = true, .operand = see_tenth};
+    nb_pass pass = after;
+    pass.lens = &lens;
+    run_forward(&c, &pass);
+    assert_int_equal(s.x.elements, M * K);
+    assert_int_equal(s.w.elements, N * K4);
+    assert_int_equal(s.w_columns, K4);
+    double *w = get(NB_F32, c.w[0], N * K), squares = 0;
+    for (int n = 0; n < N; n++)
+        for (int k = K8; k < K; k++)
+            squares += w[n * K + k] * w[n * K + k];
+    assert_true(fabs(s.w.sum_sq / squares - 1) < 1e-6 && s.w.sum_sq_error > 0);
+    ni_linear_group_free(c.group);
+    nb_backend_free(be);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(split_by_hand),
@@ -352,6 +503,9 @@ int main(void) {
         cmocka_unit_test(choice_survives_a_resume),
         cmocka_unit_test_teardown(the_lens_counts_both_parts, release_buffers),
         cmocka_unit_test_teardown(nothing_in_fp4_is_doubted, release_buffers),
+        cmocka_unit_test_teardown(a_true_tenth_by_hand, release_buffers),
+        cmocka_unit_test_teardown(a_true_tenth_has_no_bins, release_buffers),
+        cmocka_unit_test_teardown(the_lens_does_not_see_zeros, release_buffers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -334,6 +334,59 @@ static void average_of_a_weight(void **state) {
     nb_backend_free(be);
 }
 
+/* ---- quantize_from: bf16 ---- */
+
+static nb_plan plan_of_mechanism(int which) {
+    nb_plan p = plan_double();
+    if (which == 1) {
+        p.mechanisms.has_outcontrol = true;
+        p.mechanisms.outcontrol = (nb_outcontrol){.share = 0.1, .multiple = 1, .start = 0, .window = 1};
+    }
+    if (which == 2) {
+        p.roles[NB_FPROP_W].quantizer.block_rows = 16;
+        p.roles[NB_DGRAD_W] =
+            (nb_operand_rule){.from = true, .source = NB_FPROP_W, .quantizer = p.roles[NB_FPROP_W].quantizer};
+        p.roles[NB_DGRAD_DY].quantizer.hadamard_size = 0;
+        p.roles[NB_DGRAD_DY].quantizer.hadamard_signs = NB_SIGNS_NONE;
+        p.mechanisms.has_hcp = true;
+        p.mechanisms.hcp = (nb_hcp){.share = 0.25, .order = 2, .refresh = 1, .freeze = 1, .dgrad = true};
+    }
+    return p;
+}
+
+/* The layer of masters that were rounded to BF16 beforehand, bit for bit, alone and under what makes operands of W by
+ * itself; and another one than without the key. */
+static void a_copy_in_bf16_is_quantized(void **state) {
+    (void)state;
+    nb_backend *be = cpu();
+    for (int which = 0; which < 3; which++) {
+        nb_plan plans[3];
+        linear_case c[3];
+        for (int i = 0; i < 3; i++) {
+            plans[i] = plan_of_mechanism(which);
+            plans[i].quantize_from = i == 0 ? NB_BF16 : NB_F32;
+            c[i] = make_group(be, &plans[i], 1, NULL);
+            for (int e = 0; i == 1 && e < N * K; e++)
+                c[i].w[0][e] = ni_bf16_value(ni_bf16_even(c[i].w[0][e]));
+            for (uint32_t at = 0; at < 3; at++) {
+                const nb_pass pass = {.step = at, .steps = 10, .rounding_seed = 9};
+                run_forward(&c[i], &pass);
+                run_backward(&c[i], &pass);
+                if (at < 2)
+                    step(&c[i], at);
+            }
+        }
+        assert_memory_equal(c[0].y[0].data, c[1].y[0].data, M * N * 2);
+        assert_memory_equal(c[0].dx.data, c[1].dx.data, M * K * 2);
+        assert_memory_equal(c[0].dw[0], c[1].dw[0], N * K * 4);
+        assert_memory_not_equal(c[0].y[0].data, c[2].y[0].data, M * N * 2);
+        assert_memory_equal(c[0].w[0], c[2].w[0], N * K * 4); /* masters stay what they are */
+        for (int i = 0; i < 3; i++)
+            ni_linear_group_free(c[i].group);
+    }
+    nb_backend_free(be);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(reset_by_ratio),
@@ -346,6 +399,7 @@ int main(void) {
         cmocka_unit_test(shares_are_of_weights_in_fp4),
         cmocka_unit_test(rounding_follows_the_average),
         cmocka_unit_test(average_of_a_weight),
+        cmocka_unit_test(a_copy_in_bf16_is_quantized),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

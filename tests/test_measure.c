@@ -60,7 +60,7 @@ static void check_shape(nb_backend *be, nb_dtype dtype, int64_t rows, int64_t co
             x[i] = i % 2 ? NAN : -INFINITY;
         half[i] = ni_bf16_even(x[i]);
     }
-    nb_mat m = {dtype == NB_BF16 ? (void *)half : (void *)x, dtype, rows, cols, stride, NULL};
+    nb_mat m = {dtype == NB_BF16 ? (void *)half : (void *)x, dtype, rows, cols, stride, NULL, NULL};
     ni_moments want, got;
     ni_ref_measure(be, &m, &want, columns[0], crest[0]);
     be->ops->measure(be, &m, &got, columns[1], crest[1]);

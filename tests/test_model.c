@@ -380,6 +380,48 @@ static void bad_requests(void **state) {
     nb_backend_free(be);
 }
 
+/* ---- the first parameters ---- */
+
+/* Within the cut, as a normal distribution that is cut there, and where nothing was cut what it would have been
+ * without: the variance of a normal distribution cut at c is 1 - 2 c phi(c) / (2 Phi(c) - 1). */
+static void no_parameter_begins_beyond_the_cut(void **state) {
+    (void)state;
+    static const double cuts[] = {0.5, 1, 3};
+    nb_backend *be = cpu_with(2, NB_ISA_AUTO);
+    nb_model_config config = case_config(NB_LLAMA, false);
+    config.vocab = 4096;
+    nb_recipe recipe = bf16_recipe();
+    nb_model *model = NULL;
+    assert_int_equal(nb_model_create(be, &config, &recipe, 1, 8, false, &model, NULL), NB_OK);
+    const nb_param *p = nb_model_param(model, 0);
+    assert_true(p->embedding);
+    const int64_t n = p->rows * p->cols;
+    const float *now = (const float *)nb_model_params(model) + p->offset;
+    float *whole = malloc((size_t)n * sizeof *whole);
+    nb_model_init(model, 5);
+    memcpy(whole, now, (size_t)n * sizeof *whole);
+    for (int i = 0; i < 3; i++) {
+        const double c = cuts[i], density = exp(-c * c / 2) / sqrt(2 * 3.14159265358979324);
+        const double variance = 1 - 2 * c * density / erf(c / sqrt(2));
+        double squares = 0;
+        int64_t again = 0;
+        nb_model_init_within(model, 5, c);
+        for (int64_t e = 0; e < n; e++) {
+            double z = (double)now[e] / config.init_std;
+            assert_true(fabs(z) <= c * (1 + 1e-6));
+            assert_true(now[e] == whole[e] || fabs((double)whole[e]) > c * config.init_std);
+            again += now[e] != whole[e];
+            squares += z * z;
+        }
+        double beyond = erfc(c / sqrt(2));
+        assert_true(fabs(squares / (double)n / variance - 1) < 5 * sqrt(2 / (double)n));
+        assert_true(fabs((double)again - beyond * (double)n) < 5 * sqrt(beyond * (double)n));
+    }
+    free(whole);
+    nb_model_free(model);
+    nb_backend_free(be);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(learns, release_buffers),
@@ -392,6 +434,7 @@ int main(void) {
         cmocka_unit_test_teardown(parameters, release_buffers),
         cmocka_unit_test_teardown(out_of_memory, release_buffers),
         cmocka_unit_test_teardown(bad_requests, release_buffers),
+        cmocka_unit_test_teardown(no_parameter_begins_beyond_the_cut, release_buffers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -265,12 +265,12 @@ static results run_scale(nb_backend *be, shape s) {
     results r = {0};
     int64_t wide = s.dim + 3, n = s.n * wide;
     float *row = put(NB_F32, real_in(1, s.n, 0, 1), s.n), *col = put(NB_F32, real_in(2, s.dim, 0, 1), s.dim);
-    nb_mat in = {put(be->act, act_in(3, n, 1), n), be->act, s.n, s.dim, wide, NULL};
-    nb_mat master = {put(be->real, real_in(4, n, 0, 1), n), be->real, s.n, s.dim, wide, NULL};
+    nb_mat in = {put(be->act, act_in(3, n, 1), n), be->act, s.n, s.dim, wide, NULL, NULL};
+    nb_mat master = {put(be->real, real_in(4, n, 0, 1), n), be->real, s.n, s.dim, wide, NULL, NULL};
     const char *what[] = {"act", "act by row", "real by column", "real to act"};
     for (int i = 0; i < 4; i++) {
         nb_dtype type = i == 2 ? be->real : be->act;
-        nb_mat out = {put(type, zeros(n), n), type, s.n, s.dim, wide, NULL};
+        nb_mat out = {put(type, zeros(n), n), type, s.n, s.dim, wide, NULL, NULL};
         be->ops->scale(be, &out, i < 2 ? &in : &master, i == 0 || i == 1 ? row : NULL, i == 0 || i == 2 ? col : NULL);
         add_result(&r, what[i], out.data, type, n);
     }

@@ -51,6 +51,23 @@ same again plan || fail "two plans of one run differ"
 grep -q "recipe nvfp4" first && grep -q "gemm.* nvfp4 1x16 x nvfp4 16x16\|multiply nvfp4 1x16 x nvfp4 16x16" first ||
     fail "products of nvfp4 are not listed"
 
+# ---- the papers' own runs: a plan of each, whose first lines are what the papers say -----------------------------------
+paper() { # NAME MODEL STEPS BATCH
+    (cd "$source" && "$nibble" plan "examples/papers/full/$1.yaml") > plan || fail "$1 has no plan"
+    grep -q "^$2: " plan || fail "$1: $(head -1 plan)"
+    grep -q "step 2 of $3: .* $4 in all" plan || fail "$1: $(sed -n 2p plan)"
+}
+paper tetrajet-v2-70m olmo2-70m 12505 4194304
+paper tetrajet-v2-150m olmo2-150m 25500 4194304
+paper tetrajet-v2-370m olmo2-370m 50500 4194304
+paper chon-gla-340m gla-340m 19074 524288
+paper chon-gla-1.3b gla-1.3b 14306 4194304
+paper chon-qwen3-1.7b qwen3-1.7b 14306 4194304
+paper fp4-llama-1.3b llama-1.3b 23842 4194304
+paper fp4-llama-7b llama-7b 23842 4194304
+paper fp4-llama-13b llama-13b 23842 4194304
+[ "$(ls "$source"/examples/papers/full | wc -l)" = 9 ] || fail "a run of examples/papers/full is not planned here"
+
 # ---- the table of a training run, in MiB, within 5 % --------------------------------------------------------------------
 cp "$source/docs/ledger.md" text.txt
 "$nibble" tokenize text.txt --tokenizer bytes --val 0.1 -o data > /dev/null

@@ -83,9 +83,9 @@ static void accumulation_equals_a_big_batch(void **state) {
 }
 
 /* The first AdamW step by hand: m/bias = g, v/bias = g^2, so p moves by lr * (g / (|g| + eps) + decay * p). */
-static void first_update_by_hand(void **state) {
+static void check_first_update(void **state, const char *norms, double decay_of_norms) {
     nb_run_config config = case_config(state, "a", "clip=0.1", "schedule.kind=constant", "schedule.warmup=0",
-                                       "optimizer.weight_decay=0.5", "accumulation=1", NULL);
+                                       "optimizer.weight_decay=0.5", "accumulation=1", norms, NULL);
     nb_backend *be = case_backend(&config);
     nb_trainer *t = make(be, &config, NULL);
     float *before = params_of(t);
@@ -96,8 +96,8 @@ static void first_update_by_hand(void **state) {
     float *grads = grads_of(t), *after = params_of(t);
     for (int32_t i = 0; i < nb_model_param_count(t->model); i++) {
         const nb_param *p = nb_model_param(t->model, i);
-        /* Matrices are decayed, norms are not, embeddings only if the run file says so. */
-        double decay = p->rank == 2 && !p->embedding ? 0.5 : 0;
+        /* Matrices are decayed, norms and embeddings only if the run file says so. */
+        double decay = p->rank == 1 ? decay_of_norms : p->embedding ? 0 : 0.5;
         for (int64_t e = p->offset; e < p->offset + p->rows * p->cols; e++) {
             double g = (double)grads[e] * 0.1 / r.norm;
             double want = (double)before[e] - 3e-3 * (g / (fabs(g) + 1e-8) + decay * (double)before[e]);
@@ -110,6 +110,11 @@ static void first_update_by_hand(void **state) {
     free(before);
     nb_trainer_free(t);
     nb_backend_free(be);
+}
+
+static void first_update_by_hand(void **state) {
+    check_first_update(state, "optimizer.decay_norms=false", 0);
+    check_first_update(state, "optimizer.decay_norms=true", 0.5);
 }
 
 static void late_switch_leaves_the_last_step_of_never(void **state) {

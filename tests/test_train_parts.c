@@ -130,19 +130,36 @@ static void only_bits_matter_on_resume(void **state) {
 
 /* ---- schedules ---- */
 
+/* The 70M run of TetraJet-v2's released code: 12505 steps of 1024 x 4096 tokens, whose cosine goes over 5e10 of them
+ * and is flat at a tenth afterwards. Factors by the formula of OLMo's scheduler, in steps and in Python. */
+static void a_schedule_shorter_than_its_run(void **state) {
+    (void)state;
+    nb_schedule olmo = {NB_SCHEDULE_COSINE, 238, 0.1, 0, 11921};
+    static const struct {
+        int64_t step;
+        double factor;
+    } known[] = {{237, 1},     {5999, 0.559619269}, {8000, 0.327695064}, {11919, 0.100000016},
+                 {11920, 0.1}, {11921, 0.1},        {12504, 0.1}};
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+        assert_true(fabs(nb_schedule_factor(&olmo, known[i].step, 12505) - known[i].factor) < 1e-7);
+    nb_schedule wsd = {NB_SCHEDULE_WSD, 10, 0, 40, 0.8};
+    assert_true(nb_schedule_factor(&wsd, 59, 100) == 0.5 && nb_schedule_factor(&wsd, 79, 100) == 0);
+    assert_true(nb_schedule_factor(&wsd, 99, 100) == 0);
+}
+
 static void schedule_values(void **state) {
     (void)state;
-    nb_schedule cosine = {NB_SCHEDULE_COSINE, 10, 0.1, 0};
+    nb_schedule cosine = {NB_SCHEDULE_COSINE, 10, 0.1, 0, 0};
     assert_true(nb_schedule_factor(&cosine, 0, 110) == 0.1);
     assert_true(nb_schedule_factor(&cosine, 9, 110) == 1);
     assert_true(fabs(nb_schedule_factor(&cosine, 59, 110) - 0.55) < 1e-12); /* half way: mean of 1 and 0.1 */
     assert_true(nb_schedule_factor(&cosine, 109, 110) == 0.1);
-    nb_schedule wsd = {NB_SCHEDULE_WSD, 0.1, 0.01, 0.2};
+    nb_schedule wsd = {NB_SCHEDULE_WSD, 0.1, 0.01, 0.2, 0};
     assert_true(nb_schedule_factor(&wsd, 4, 100) == 0.5);
     assert_true(nb_schedule_factor(&wsd, 79, 100) == 1);
     assert_true(fabs(nb_schedule_factor(&wsd, 89, 100) - 0.505) < 1e-12);
     assert_true(nb_schedule_factor(&wsd, 99, 100) == 0.01);
-    nb_schedule constant = {NB_SCHEDULE_CONSTANT, 0, 0.1, 0};
+    nb_schedule constant = {NB_SCHEDULE_CONSTANT, 0, 0.1, 0, 0};
     assert_true(nb_schedule_factor(&constant, 0, 10) == 1);
     assert_true(nb_schedule_factor(&constant, 9, 10) == 1);
 }
@@ -306,6 +323,7 @@ int main(void) {
         cmocka_unit_test(effective_file_reads_back),
         cmocka_unit_test(only_bits_matter_on_resume),
         cmocka_unit_test(schedule_values),
+        cmocka_unit_test(a_schedule_shorter_than_its_run),
         cmocka_unit_test(accumulation_follows_the_tree),
         cmocka_unit_test(scores_need_a_past),
         cmocka_unit_test(metrics_are_cut_where_a_run_resumes),

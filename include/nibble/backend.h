@@ -27,10 +27,13 @@ typedef struct nb_mat {
     /* [1] backend memory: the largest magnitude as the bits of an F32, the integer maximum of all (so that NaN wins).
      * NULL: not known. An operation that produces a matrix fills it where its view of the output has one. */
     uint32_t *amax;
+    /* [1] the same of the columns turned as an operand of wgrad may be: rotated by 16 under TransformerEngine's signs and
+     * rounded to BF16. Holds 0 where whoever wrote the matrix did not look for it. NULL: nobody asks. */
+    uint32_t *turned_amax;
 } nb_mat;
 
 static inline nb_mat nb_mat_of(const void *data, nb_dtype dtype, int64_t rows, int64_t cols) {
-    nb_mat m = {(void *)data, dtype, rows, cols, cols, NULL};
+    nb_mat m = {(void *)data, dtype, rows, cols, cols, NULL, NULL};
     return m;
 }
 

@@ -49,7 +49,7 @@ typedef struct nb_param {
     int32_t rank;            /* 1 or 2 */
     int64_t rows, cols;      /* [rows, cols]; rank 1: cols = 1 */
     int64_t offset;          /* first element in params, grads and moments */
-    bool decay;              /* weight decay applies (2-D tensors, embeddings as the run file says) */
+    bool decay;              /* a matrix: weight decay applies (to embeddings, norms and biases as the run file says) */
     bool embedding;
 } nb_param;
 
@@ -92,6 +92,9 @@ NB_API void nb_model_free(nb_model *model);
 
 /* Draws parameters: N(0, init_std) for matrices, 1 for norms, 0 for biases; from Philox, the same on every machine. */
 NB_API void nb_model_init(nb_model *model, uint32_t seed);
+/* The same with every matrix within `cut` standard deviations (at least 0.5): what is drawn beyond is drawn again, so
+ * that the rest is as it was. 0: none is cut. */
+NB_API void nb_model_init_within(nb_model *model, uint32_t seed, double cut);
 
 NB_API const nb_model_config *nb_model_get_config(const nb_model *model);
 NB_API int32_t nb_model_param_count(const nb_model *model);

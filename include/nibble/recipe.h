@@ -167,6 +167,7 @@ typedef struct nb_recipe {
     nb_keep keep;
     nb_late_switch late_switch;
     nb_operand_rule roles[NB_ROLE_COUNT];
+    nb_dtype quantize_from; /* what W's operands are made of: F32, the masters; BF16, a copy of them */
     nb_mechanism_set mechanisms;
     nb_optimizer_state optimizer_state;
     nb_gradient_store gradients;
@@ -177,6 +178,7 @@ typedef struct nb_plan {
     bool quantized;     /* false: all three GEMMs in BF16 */
     const char *reason; /* why it is not: "recipe is bf16", "keep.modules: lm_head", "keep.last_blocks", ...; static */
     nb_operand_rule roles[NB_ROLE_COUNT]; /* resolved: `from` without requantize carries the source's quantizer */
+    nb_dtype quantize_from;               /* as the recipe's */
     nb_mechanism_set mechanisms;          /* none where not quantized */
 } nb_plan;
 

@@ -36,12 +36,13 @@ extern "C" {
 
 typedef enum nb_schedule_kind { NB_SCHEDULE_COSINE, NB_SCHEDULE_WSD, NB_SCHEDULE_CONSTANT } nb_schedule_kind;
 
-/* Learning rate over the run. `warmup` and `decay` are steps, or shares of the run where below 1. */
+/* Learning rate over the run. `warmup`, `decay` and `length` are steps, or shares of the run where below 1. */
 typedef struct nb_schedule {
     nb_schedule_kind kind;
     double warmup;    /* linear from 0: step i of w takes (i+1)/w of the peak */
     double min_ratio; /* last learning rate / peak (cosine, wsd) */
     double decay;     /* wsd: length of the linear decay at the end */
+    double length;    /* cosine, wsd: min_ratio is reached here and stays; 0 = at the end of the run */
 } nb_schedule;
 
 /* Factor on the peak learning rate at `step` (0-based) of a run of `steps`. */
@@ -54,6 +55,9 @@ typedef enum nb_bad_policy {
     NB_BAD_ROLLBACK, /* load the newest checkpoint and pass over the batches that led here */
     NB_BAD_BF16      /* put the modules of `bf16_modules` in BF16 from here on and take the step again */
 } nb_bad_policy;
+
+/* Which codes under scales of rows or of the tensor FP8 units of a GPU multiply (docs/gpu.md). */
+typedef enum nb_fp8_units { NB_FP8_EXACT, NB_FP8_ALL, NB_FP8_NONE } nb_fp8_units;
 
 /* What scales that do not fit an operand (bad_numbers.scales_limit) lead to. */
 typedef enum nb_bad_scales {
@@ -84,11 +88,14 @@ typedef struct nb_run_config {
     int64_t head_rows; /* nb_model_options */
     struct {
         double lr, beta1, beta2, eps, weight_decay;
-        bool decay_embeddings;
+        bool decay_embeddings, decay_norms;
     } optimizer;
     nb_schedule schedule;
     double clip;   /* largest global gradient norm; 0 = no clipping */
     double z_loss; /* factor on lse^2 */
+    struct {
+        double cut; /* no matrix begins beyond so many standard deviations; 0 = none is cut */
+    } init;
     struct {
         int32_t init, data, rounding;
     } seeds;
@@ -118,13 +125,13 @@ typedef struct nb_run_config {
         char bf16_modules[NB_BF16_PATTERNS][NB_NAME_SIZE];
         int32_t bf16_module_count;
     } bad_numbers;
-    int64_t print_every; /* steps between printed lines; metrics.jsonl has every step */
-    double peak_flops;   /* what MFU is a share of; or NB_PEAK_AUTO, NB_PEAK_NONE */
-    bool deterministic;  /* false: kernels whose order of sums is not that of the next run may be chosen */
-    bool fp8_units;      /* codes that FP8 holds exactly are multiplied by FP8 units, where there are some */
-    bool native_fp4;     /* units for four bits may multiply block-scaled codes */
-    char backend[32];    /* "cpu", "cuda", "cuda:1": nb_backend_open */
-    int32_t threads;     /* 0 = all the process may use; never changes a bit of the result */
+    int64_t print_every;    /* steps between printed lines; metrics.jsonl has every step */
+    double peak_flops;      /* what MFU is a share of; or NB_PEAK_AUTO, NB_PEAK_NONE */
+    bool deterministic;     /* false: kernels whose order of sums is not that of the next run may be chosen */
+    nb_fp8_units fp8_units; /* which codes FP8 units multiply, where there are some */
+    bool native_fp4;        /* units for four bits may multiply block-scaled codes */
+    char backend[32];       /* "cpu", "cuda", "cuda:1": nb_backend_open */
+    int32_t threads;        /* 0 = all the process may use; never changes a bit of the result */
     nb_isa isa;
 } nb_run_config;
 

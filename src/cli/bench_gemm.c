@@ -320,10 +320,10 @@ static nb_status check_product(product *p, nb_error *err) {
 /* ---- the table ---- */
 
 typedef struct contest {
-    ni_contender list[PAIRS + PLAINS + NI_PEER_COUNT + 1]; /* ours packed, ours plain, the peers, the roofline */
-    int32_t ours, peers, count;
-    double operations; /* of a product */
-    ni_roofline roofline;
+    ni_contender list[PAIRS + PLAINS + NI_PEER_COUNT + NI_ROOFS]; /* ours packed, ours plain, the peers, the roofs */
+    int32_t packed, ours, peers, count;                           /* packed: of ours */
+    double operations;                                            /* of a product */
+    ni_roofline roofs[NI_ROOFS];
 } contest;
 
 static void print_ratio(const ni_contender *peer, const ni_contender *ours) {
@@ -333,12 +333,21 @@ static void print_ratio(const ni_contender *peer, const ni_contender *ours) {
         printf(" %6.2fx", peer->best / ours->best);
 }
 
+/* Operations a second that the processor has for contender `of`: for codes and bytes, or for F32 numbers (BF16 is
+ * widened to them). */
+static double roof_of(const contest *c, int32_t of) {
+    const int32_t first = c->ours + c->peers;
+    const bool codes = of < c->packed || of == c->ours + NI_PEER_INT8;
+    const ni_roof roof = codes ? NI_ROOF_CODES : NI_ROOF_NUMBERS;
+    return c->count > first ? c->roofs[roof].operations / c->list[first + roof].best : 0;
+}
+
 static void print_contest(const contest *c, const char *shape) {
-    bool roof = c->count > c->ours + c->peers;
-    double peak = roof ? c->roofline.operations / c->list[c->count - 1].best : 0;
+    const int32_t products = c->ours + c->peers;
+    const bool roof = c->count > products;
     printf("\n%-30s %9s %8s%s%s\n", shape, "ms", "GOP/s", roof ? " of roofline" : "",
            c->peers ? "   sgemm    bf16    int8" : "");
-    for (int32_t i = 0; i < c->ours + c->peers; i++) {
+    for (int32_t i = 0; i < products; i++) {
         if (c->list[i].missing) {
             printf("  %-28s %9s %8s   %s\n", c->list[i].name, "-", "-", c->list[i].missing);
             continue;
@@ -346,13 +355,13 @@ static void print_contest(const contest *c, const char *shape) {
         double rate = c->operations / c->list[i].best;
         printf("  %-28s %9.3f %8.1f", c->list[i].name, c->list[i].best * 1e3, rate * 1e-9);
         if (roof)
-            printf("   %7.1f %%", 100 * rate / peak);
-        for (int32_t p = c->ours; p < c->ours + c->peers && i < c->ours; p++)
+            printf("   %7.1f %%", 100 * rate / roof_of(c, i));
+        for (int32_t p = c->ours; p < products && i < c->ours; p++)
             print_ratio(&c->list[p], &c->list[i]);
         printf("\n");
     }
-    if (roof)
-        printf("  %-28s %9s %8.1f\n", c->list[c->count - 1].name, "", peak * 1e-9);
+    for (int32_t i = products; i < c->count; i++)
+        printf("  %-28s %9s %8.1f\n", c->list[i].name, "", c->roofs[i - products].operations / c->list[i].best * 1e-9);
     fflush(stdout);
 }
 
@@ -366,6 +375,7 @@ static nb_status enter_ours(nb_backend *be, const int64_t shape[3], nb_dtype typ
         NB_TRY(check_product(&products[i], err));
         c->list[c->ours++] = (ni_contender){pairs[i].name, run_product, &products[i], 0, NULL};
     }
+    c->packed = c->ours;
     for (int i = 0; i < PLAINS; i++) {
         if (!sums_of(be, &plain_kinds[i], plains[i].sums, sizeof plains[i].sums))
             continue;
@@ -383,7 +393,8 @@ static nb_status enter_peers(const ni_cpu *cpu, const int64_t shape[3], bool wan
         c->peers = NI_PEER_COUNT;
     }
     c->count = c->ours + c->peers;
-    c->count += ni_roofline_contender(cpu->isa, cpu->threads, &c->roofline, &c->list[c->count]);
+    for (int roof = 0; roof < NI_ROOFS; roof++)
+        c->count += ni_roofline_contender((ni_roof)roof, cpu->isa, cpu->threads, &c->roofs[roof], &c->list[c->count]);
     return NB_OK;
 }
 

@@ -17,16 +17,20 @@ enum { NI_PEER_SGEMM, NI_PEER_BF16, NI_PEER_INT8, NI_PEER_COUNT };
  * AVX-512, say); they stay valid until ni_peers_free. */
 void ni_peers_contenders(ni_peers *peers, ni_contender *list);
 
-/* The integer roofline: a loop over registers of the instruction that packed products rest on (vpdpbusd for avx512,
- * vpmaddubsw with vpaddw for avx2) on `threads` threads, to be timed like the rest. */
+/* A roofline: a loop over registers of the instruction that products rest on, on `threads` threads, to be timed like
+ * the rest. NI_ROOF_CODES: vpdpbusd for avx512, vpmaddubsw with vpaddw for avx2. NI_ROOF_NUMBERS: fused multiply-add of
+ * F32, which units for matrices (AMX) go beyond. */
+typedef enum ni_roof { NI_ROOF_CODES, NI_ROOF_NUMBERS, NI_ROOFS } ni_roof;
+
 typedef struct ni_roofline {
     nb_isa isa;
     int32_t threads;
     double operations; /* of one run */
-    int32_t kept;      /* a result, so that no compiler drops the loop */
+    ni_roof roof;
+    int32_t kept; /* a result, so that no compiler drops the loop */
 } ni_roofline;
 
 /* False for instruction sets that have none. `roofline` must stay valid with the contender. */
-bool ni_roofline_contender(nb_isa isa, int32_t threads, ni_roofline *roofline, ni_contender *out);
+bool ni_roofline_contender(ni_roof roof, nb_isa isa, int32_t threads, ni_roofline *roofline, ni_contender *out);
 
 #endif

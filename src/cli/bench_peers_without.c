@@ -27,7 +27,7 @@ void ni_peers_contenders(ni_peers *peers, ni_contender *list) {
     list[NI_PEER_INT8] = (ni_contender){"onednn int8 (u8 x s8, s32)", NULL, peers, 0, none};
 }
 
-bool ni_roofline_contender(nb_isa isa, int32_t threads, ni_roofline *roofline, ni_contender *out) {
-    (void)isa, (void)threads, (void)roofline, (void)out;
+bool ni_roofline_contender(ni_roof roof, nb_isa isa, int32_t threads, ni_roofline *roofline, ni_contender *out) {
+    (void)roof, (void)isa, (void)threads, (void)roofline, (void)out;
     return false;
 }

@@ -2,6 +2,7 @@
  * costs. */
 #include "backend/table.h"
 #include "cli/bench.h"
+#include "cli/plan_machine.h"
 #include "cli/training.h"
 #include "nibble/train.h"
 
@@ -14,7 +15,7 @@
 
 typedef struct train_options {
     ni_texts set;
-    const char *recipes;
+    const char *recipes, *machine;
     double seconds;
     bool processor_time, profile;
 } train_options;
@@ -23,6 +24,8 @@ static const ni_option options[] = {
     {"recipes", 0, NI_OPTION_TEXT, offsetof(train_options, recipes), "A,B,...",
      "recipes to measure; the first is what the others are held against"},
     {"set", 0, NI_OPTION_TEXTS, offsetof(train_options, set), "KEY=VALUE", "change a key of the run file; repeatable"},
+    {"machine", 0, NI_OPTION_TEXT, offsetof(train_options, machine), "FILE",
+     "a machine file, or a name in machines/: how near each step is to its least time on paper"},
     {"seconds", 0, NI_OPTION_FLOAT, offsetof(train_options, seconds), "S", "for each recipe (default 10)"},
     {"processor-time", 0, NI_OPTION_FLAG, offsetof(train_options, processor_time), NULL,
      "of one thread instead of the clock's: for machines that do other things besides"},
@@ -32,12 +35,13 @@ static const ni_option options[] = {
 };
 
 static const ni_command_line line = {
-    .usage = "RUN.yaml --recipes A,B,... [--set KEY=VALUE]... [--seconds S] [--processor-time] "
-             "[--profile]",
+    .usage = "RUN.yaml --recipes A,B,... [--set KEY=VALUE]... [--machine FILE] [--seconds S] "
+             "[--processor-time] [--profile]",
     .about =
         "Times whole training steps (data, forward, backward, optimizer) under each recipe, in turns: at least five "
         "steps\n"
-        "each after one that is not counted, the fastest of which is told. Nothing is written.\n"
+        "each after one that is not counted, the fastest of which is told, and the speed as a share of the first's.\n"
+        "TFLOP/s are the model's, as MFU counts them. Nothing is written.\n"
         "  nibble bench train examples/tiny.yaml --recipes nvfp4,chon-hcp-only,chon",
     .options = options,
     .least = 1,
@@ -88,11 +92,36 @@ static nb_status list_arms(const char *recipes, arm *arms, int32_t *count, nb_er
     return *count > 0 ? NB_OK : nb_fail(err, NB_BAD_USAGE, "--recipes names none; expected A,B,...");
 }
 
-static void print_arms(const arm *arms, const ni_contender *list, int32_t count, int64_t tokens) {
-    printf("%-28s %12s %12s %16s\n", "recipe", "ms a step", "tokens/s", "time of the first");
-    for (int32_t i = 0; i < count; i++)
-        printf("%-28s %12.2f %12.0f %15.3fx\n", arms[i].recipe, list[i].best * 1e3, (double)tokens / list[i].best,
-               list[i].best / list[0].best);
+/* The least time of this recipe's step on paper; 0 without a machine. */
+static nb_status floor_of(const train_options *o, const nb_run_config *base, const arm *a, double *seconds,
+                          nb_error *err) {
+    nb_run_config config = *base;
+    ni_machine machine;
+    double flops;
+    *seconds = 0;
+    if (!o->machine)
+        return NB_OK;
+    memcpy(config.recipe, a->recipe, sizeof config.recipe);
+    NB_TRY(ni_machine_load(o->machine, &machine, err));
+    return ni_plan_step(&config, &machine, seconds, &flops, err);
+}
+
+static nb_status print_arms(const train_options *o, const nb_run_config *config, const arm *arms,
+                            const ni_contender *list, int32_t count, nb_error *err) {
+    const double tokens = (double)nb_run_tokens_per_step(config);
+    printf("%-28s %10s %11s %9s %9s%s\n", "recipe", "ms a step", "tokens/s", "TFLOP/s", "speed",
+           o->machine ? "   floor ms     share" : "");
+    for (int32_t i = 0; i < count; i++) {
+        const double flops = nb_model_flops_per_token(nb_trainer_model(arms[i].trainer), config->seq) * tokens;
+        double floor;
+        printf("%-28s %10.2f %11.0f %9.1f %8.3fx", arms[i].recipe, list[i].best * 1e3, tokens / list[i].best,
+               flops / list[i].best / 1e12, list[0].best / list[i].best);
+        NB_TRY(floor_of(o, config, &arms[i], &floor, err));
+        if (floor > 0)
+            printf(" %10.2f %7.1f %%", floor * 1e3, 100 * floor / list[i].best);
+        putchar('\n');
+    }
+    return NB_OK;
 }
 
 /* The operations of one step, the longest first; those below a two-hundredth of it in one line. */
@@ -128,10 +157,12 @@ static nb_status measure(const train_options *o, const nb_run_config *config, ar
         list[i] = (ni_contender){arms[i].recipe, take_step, &arms[i], 0, NULL};
     }
     NB_TRY((o->processor_time ? ni_bench_rounds_alone : ni_bench_rounds)(list, count, o->seconds, err));
-    int64_t tokens = nb_run_tokens_per_step(config);
-    printf("%s; %s, %lld tokens a step, %s\n\n", ni_bench_processor(processor, sizeof processor), config->model,
-           (long long)tokens, o->processor_time ? "processor time of one thread" : "time on the clock");
-    print_arms(arms, list, count, tokens);
+    const bool gpu = strncmp(config->backend, "cuda", 4) == 0; /* the host's processor says little then */
+    printf("%s; %s, %lld tokens a step, %s\n\n",
+           gpu ? config->backend : ni_bench_processor(processor, sizeof processor), config->model,
+           (long long)nb_run_tokens_per_step(config),
+           o->processor_time ? "processor time of one thread" : "time on the clock");
+    NB_TRY(print_arms(o, config, arms, list, count, err));
     for (int32_t i = 0; i < count && o->profile; i++)
         NB_TRY(print_profile(&arms[i], err));
     return NB_OK;

@@ -59,20 +59,23 @@ static bool hold_standard_streams(void) {
     return fd >= 0;
 }
 
-/* Threads of a team wait for each other after every operation. The OpenMP runtime has them spin for milliseconds, which
- * is good alone and ruinous beside other programs; sleeping at once costs a quiet machine. A short spin is near the
- * better of both on either (docs/ledger.md). The runtime reads its variables before main: so this starts once more. */
-static void choose_waiting(char **argv) {
-    static const char *const said[] = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"};
-    for (size_t i = 0; i < sizeof said / sizeof said[0]; i++)
-        if (getenv(said[i]))
-            return;
-    if (setenv("GOMP_SPINCOUNT", "200", 0) == 0)
+/* Libraries read these before main, so what is missing is set and the program starts once more; what the user says
+ * stays. Threads of a team wait for each other after every operation. The OpenMP runtime has them spin for
+ * milliseconds, which is good alone and ruinous beside other programs; sleeping at once costs a quiet machine. A short
+ * spin is near the better of both on either (docs/ledger.md). OpenBLAS is called for one tile at a time; threads of its
+ * own would take address space, and where there is little of it they hang the program when it ends. */
+static void choose_threads(char **argv) {
+    bool changed = false;
+    if (!getenv("OMP_WAIT_POLICY") && !getenv("GOMP_SPINCOUNT"))
+        changed = setenv("GOMP_SPINCOUNT", "200", 0) == 0;
+    if (!getenv("OPENBLAS_NUM_THREADS"))
+        changed = setenv("OPENBLAS_NUM_THREADS", "1", 0) == 0 || changed;
+    if (changed)
         execv("/proc/self/exe", argv); /* where that is not to be had, it runs as it is */
 }
 
 int main(int argc, char **argv) {
-    choose_waiting(argv);
+    choose_threads(argv);
     nb_error err = {0};
     if (!hold_standard_streams())
         return 1;

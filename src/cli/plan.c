@@ -119,6 +119,27 @@ static nb_status rehearse(nb_backend *be, nb_trainer *trainer, int64_t step, nb_
     return ni_trainer_rehearse(trainer, step, err);
 }
 
+nb_status ni_plan_step(const nb_run_config *config, const ni_machine *machine, double *seconds, double *model_flops,
+                       nb_error *err) {
+    nb_backend *be;
+    nb_trainer *trainer = NULL;
+    NB_TRY(open_paper(config, machine, &be, err));
+    nb_status status = open_trainer(be, config, &trainer, err);
+    if (status == NB_OK)
+        status = rehearse(be, trainer, 1, err);
+    *seconds = *model_flops = 0;
+    if (status == NB_OK) {
+        const ni_paper *paper = ni_paper_of(be);
+        for (int32_t i = 0; i < paper->entry_count; i++)
+            *seconds += ni_machine_seconds(machine, &paper->entries[i], NULL);
+        *model_flops =
+            nb_model_flops_per_token(nb_trainer_model(trainer), config->seq) * (double)nb_run_tokens_per_step(config);
+    }
+    nb_trainer_free(trainer);
+    nb_backend_free(be);
+    return status;
+}
+
 /* ---- what is printed ---- */
 
 static const char *bytes_text(double bytes, char *text, size_t size) {

@@ -5,6 +5,7 @@
 #include "backend/paper/paper.h"
 #include "config/keys.h"
 #include "nibble/recipe.h"
+#include "nibble/train.h"
 
 typedef enum ni_machine_operands { NI_OPERANDS_CPU, NI_OPERANDS_HOPPER } ni_machine_operands;
 
@@ -36,5 +37,9 @@ nb_status ni_machine_load(const char *name_or_path, ni_machine *out, nb_error *e
 /* The least time that these calls take: the longer of arithmetic and movement, and what calls cost. `bound` says which
  * is the longer: "arithmetic" or "bytes"; may be NULL. */
 double ni_machine_seconds(const ni_machine *machine, const ni_paper_entry *entry, const char **bound);
+
+/* A later step of this run on paper: the least time of all its calls, and what MFU counts as its arithmetic. */
+nb_status ni_plan_step(const nb_run_config *config, const ni_machine *machine, double *seconds, double *model_flops,
+                       nb_error *err);
 
 #endif

@@ -180,3 +180,15 @@ bool ni_linear_group_wants_amax(const ni_linear_group *group, bool gradients) {
                 return true;
     return false;
 }
+
+bool ni_linear_group_wants_turned_amax(const ni_linear_group *group, bool gradients) {
+    for (int32_t i = 0; group->be->wants_amax && i < group->count; i++) {
+        const nb_plan *plan = &group->layers[i].plan;
+        const nb_operand_rule *rule = &plan->roles[gradients ? NB_WGRAD_DY : NB_WGRAD_X];
+        const nb_quantizer *q = &rule->quantizer;
+        if (plan->quantized && !rule->from && !nb_quantizer_is_bf16(q) && q->outer == NB_OUTER_TENSOR &&
+            q->hadamard_size == 16 && q->hadamard_signs == NB_SIGNS_FIXED && q->hadamard_round_bf16)
+            return true;
+    }
+    return false;
+}

@@ -288,8 +288,9 @@ static nb_status patch_w(ni_hcp_state *h, const ni_linear_call *call, ni_linear 
     NB_TRY(ni_operand_ready(call, layer, NB_FPROP_W, &from.base, err));
     if (p->w_fresh && p->w_made == layer->operands[NB_FPROP_W]->made)
         return NB_OK;
-    nb_mat master = ni_master_of(call->be, layer);
-    from.numbers = &master;
+    nb_mat numbers;
+    NB_TRY(ni_weight_source(call, layer, &numbers, err));
+    from.numbers = &numbers;
     p->w = ni_hcp_shape(h, layer, layer->out, true);
     NB_TRY(ni_hcp_operand(h, call, &from, p->channels, p->w_memory, &p->w, err));
     p->w_made = layer->operands[NB_FPROP_W]->made;
@@ -323,8 +324,9 @@ static nb_status residual_operand(const ni_hcp_state *h, const ni_linear_call *c
 static nb_status dgrad_terms(ni_hcp_state *h, const ni_linear_call *call, ni_linear *layer, ni_terms *terms,
                              nb_error *err) {
     ni_hcp_layer *p = &h->layers[layer->index];
-    nb_mat master = ni_master_of(call->be, layer);
-    ni_source source = {.numbers = &master, .columns = p->channels, .column_count = h->k};
+    nb_mat numbers;
+    NB_TRY(ni_weight_source(call, layer, &numbers, err));
+    ni_source source = {.numbers = &numbers, .columns = p->channels, .column_count = h->k};
     NB_TRY(ni_operand_ready(call, layer, NB_FPROP_W, &source.minus, err));
     NB_TRY(residual_operand(h, call, layer, NI_GEMM_DGRAD, &source, &p->dgrad_w, err));
     const ni_term patch = {.a = terms->list[0].a, .b = &p->dgrad_w, .columns = p->channels};

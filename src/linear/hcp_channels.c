@@ -50,12 +50,16 @@ static bool due(const ni_hcp_state *h, const ni_linear_call *call) {
 
 static nb_status gather_layer(const ni_hcp_state *h, const ni_linear_call *call, ni_linear *layer, nb_error *err) {
     double *facts = h->layers[layer->index].facts;
-    nb_mat master = nb_mat_of(ni_linear_master(call->be, layer), call->be->real, layer->out, layer->in);
     nb_operand x, w;
+    nb_mat numbers;
     NB_TRY(ni_input_operand(call, layer, NB_FPROP_X, &x, err));
     NB_TRY(ni_weight_operand(call, layer, NB_FPROP_W, &w, err));
     NB_TRY(look(h, call->scratch, call->x, &x, facts, err));
-    return look(h, call->scratch, &master, &w, facts + 2 * h->group->in, err);
+    size_t mark = call->scratch->used;
+    NB_TRY(ni_weight_source(call, layer, &numbers, err));
+    NB_TRY(look(h, call->scratch, &numbers, &w, facts + 2 * h->group->in, err));
+    call->scratch->used = mark;
+    return NB_OK;
 }
 
 nb_status ni_hcp_gather(ni_hcp_state *h, const ni_linear_call *call, nb_error *err) {
@@ -144,5 +148,9 @@ size_t ni_hcp_choice_scratch(const ni_hcp_state *h) {
 }
 
 size_t ni_hcp_gather_scratch(const ni_hcp_state *h, int64_t rows) {
-    return ni_scratch_room(sizeof(float) * (size_t)(rows * h->group->in));
+    size_t numbers = (size_t)(rows * h->group->in), copy = 0;
+    for (int32_t i = 0; i < h->group->count; i++)
+        if (h->group->layers[i].plan.quantize_from == NB_BF16)
+            copy = ni_scratch_room(numbers * sizeof(uint16_t));
+    return ni_scratch_room(sizeof(float) * numbers) + copy;
 }

@@ -119,6 +119,8 @@ void ni_linear_group_begin_gradients(ni_linear_group *group);
 /* True if a quantizer of the group would take the largest magnitude of X (`gradients`: of dY) from whoever writes it:
  * the tensor has a scale, is not rotated, and the backend asks for it. */
 bool ni_linear_group_wants_amax(const ni_linear_group *group, bool gradients);
+/* The same of the maximum of turned columns (nb_mat.turned_amax). */
+bool ni_linear_group_wants_turned_amax(const ni_linear_group *group, bool gradients);
 
 /* dx = sum_i dY_i W_i (written); grads = dY_i^T X the first time since they began, += afterwards. `x` is that of the
  * forward pass before, unchanged. */
@@ -142,6 +144,8 @@ nb_mat ni_master_of(nb_backend *be, const ni_linear *layer);
 /* W in act, for a product in BF16; made at the first call after a change. */
 nb_status ni_weight_numbers(const ni_linear_call *call, ni_linear *layer, bool until_pass_ends, nb_mat *out,
                             nb_error *err);
+/* What W is quantized from: its master, or that in BF16 where the recipe says so. */
+nb_status ni_weight_source(const ni_linear_call *call, ni_linear *layer, nb_mat *out, nb_error *err);
 nb_status ni_weight_layout(ni_linear_group *group, ni_linear *layer, nb_error *err);
 nb_status ni_show_plain_weight(const ni_linear_call *call, ni_linear *layer, nb_role role, nb_error *err);
 

@@ -101,6 +101,7 @@ typedef struct ni_mechanism {
      * that reorder or split W. */
     nb_status (*decode_w)(void *state, struct ni_linear *layer, const ni_weight_decoding *what, bool *done,
                           nb_error *err);
+    size_t (*decode_scratch)(const void *state, const struct ni_linear *layer); /* most that decode_w takes */
     /* How many elements of W are in the format of fprop.w; NULL: all. */
     int64_t (*fp4_elements)(const void *state, const struct ni_linear *layer);
     /* Replaces the operand wgrad.x by plain numbers [M, K] in act (ni_scratch_keep, or the state's own); made once a

@@ -152,8 +152,9 @@ static nb_status numbers_of(const ni_linear_call *call, const ni_cached_operand 
     nb_role role = o->name.role;
     if (role == NB_FPROP_X || role == NB_WGRAD_X)
         return prepare(call, o->mechanisms, out, err);
-    *out = role == NB_FPROP_W || role == NB_DGRAD_W ? ni_master_of(call->be, &call->group->layers[o->layer])
-                                                    : call->dy[o->layer];
+    if (role == NB_FPROP_W || role == NB_DGRAD_W)
+        return ni_weight_source(call, &call->group->layers[o->layer], out, err);
+    *out = call->dy[o->layer];
     return NB_OK;
 }
 
@@ -182,9 +183,14 @@ static ni_making making_of(const ni_linear_call *call, request *r, bool transpos
                        .shown = ni_lens_looks(call)};
 }
 
-/* The lens asks what a layer is given: X as it came, whatever a mechanism made of it first. */
-static const nb_mat *as_it_came(const ni_linear_call *call, nb_role role, const nb_mat *numbers) {
-    return role == NB_FPROP_X || role == NB_WGRAD_X ? call->x : numbers;
+/* The lens asks what a layer is given: X as it came, whatever a mechanism made of it first, and the master of W. */
+static nb_mat as_it_came(const ni_linear_call *call, const ni_cached_operand *o, const nb_mat *numbers) {
+    nb_role role = o->name.role;
+    if (role == NB_FPROP_X || role == NB_WGRAD_X)
+        return *call->x;
+    if ((role == NB_FPROP_W || role == NB_DGRAD_W) && !o->source)
+        return ni_master_of(call->be, &call->group->layers[o->layer]);
+    return *numbers;
 }
 
 static nb_status show_made(const ni_linear_call *call, const ni_making *making, const ni_operand_name *name,
@@ -204,8 +210,8 @@ static nb_status look_at(const ni_linear_call *call, ni_cached_operand *o, const
     o->operand = describe(&call->group->layers[o->layer], o, call->x->rows);
     o->operand.numbers = *numbers;
     o->operand.transposed = transpose;
-    const nb_mat *source = as_it_came(call, o->name.role, numbers);
-    return ni_operand_show(call, &(ni_showing){.name = &o->name, .source = source, .transposed = transpose}, err);
+    const nb_mat source = as_it_came(call, o, numbers);
+    return ni_operand_show(call, &(ni_showing){.name = &o->name, .source = &source, .transposed = transpose}, err);
 }
 
 /* One or two operands of the same numbers; row r of an operand is column r of them where `transpose`. */
@@ -233,9 +239,10 @@ static nb_status make_of_numbers(const ni_linear_call *call, ni_cached_operand *
     }
     if (made)
         NB_TRY(call->be->ops->make_operands(call->be, &source, makings, made, err));
-    for (int32_t i = 0; i < made; i++)
-        NB_TRY(show_made(call, &makings[i], &requests[i].o->name, as_it_came(call, requests[i].o->name.role, numbers),
-                         err));
+    for (int32_t i = 0; i < made; i++) {
+        const nb_mat shown = as_it_came(call, requests[i].o, numbers);
+        NB_TRY(show_made(call, &makings[i], &requests[i].o->name, &shown, err));
+    }
     return NB_OK;
 }
 

@@ -60,6 +60,13 @@ nb_status ni_weight_numbers(const ni_linear_call *call, ni_linear *layer, bool u
     return NB_OK;
 }
 
+nb_status ni_weight_source(const ni_linear_call *call, ni_linear *layer, nb_mat *out, nb_error *err) {
+    if (layer->plan.quantize_from == NB_BF16 && call->be->act == NB_BF16)
+        return ni_weight_numbers(call, layer, false, out, err);
+    *out = ni_master_of(call->be, layer);
+    return NB_OK;
+}
+
 /* ---- for mechanisms that watch weights ---- */
 
 static nb_operand coded_weight(const ni_linear *layer) {
@@ -95,5 +102,12 @@ nb_status ni_weight_decode(ni_linear_group *group, ni_linear *layer, ni_scratch 
 
 size_t ni_weight_decode_scratch(const ni_linear_group *group, const ni_linear *layer) {
     nb_operand codes = coded_weight(layer);
-    return ni_scratch_room(group->be->ops->operand_bytes(group->be, &codes));
+    size_t most = ni_scratch_room(group->be->ops->operand_bytes(group->be, &codes));
+    for (int32_t i = 0; i < group->mechanism_count; i++) {
+        const ni_attached_mechanism *m = &group->mechanisms[i];
+        size_t own =
+            (layer->mechanisms >> i & 1) && m->table->decode_scratch ? m->table->decode_scratch(m->state, layer) : 0;
+        most = own > most ? own : most;
+    }
+    return most;
 }

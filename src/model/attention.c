@@ -80,7 +80,8 @@ static void place(void *layer, const ni_builder *builder, ni_arena *saved, ni_ar
     a->k = ni_arena_take(saved, kv);
     a->v = ni_arena_take(saved, kv);
     a->o = ni_arena_take(saved, q);
-    a->o_amax = ni_amax_word(a->out, false, saved);
+    /* Who reads o for the maximum of its turned columns finds the plain one on the way. */
+    a->o_amax = ni_linear_group_wants_turned_amax(a->out, false) ? NULL : ni_amax_word(a->out, false, saved);
     a->lse = ni_arena_take(saved, ni_real_bytes(builder, a->heads));
     if (normed) {
         a->q_raw = ni_arena_take(saved, q);

@@ -36,6 +36,10 @@ uint32_t *ni_amax_word(const ni_linear_group *group, bool gradients, ni_arena *a
     return ni_linear_group_wants_amax(group, gradients) ? ni_arena_take(arena, sizeof(uint32_t)) : NULL;
 }
 
+uint32_t *ni_turned_amax_word(const ni_linear_group *group, bool gradients, ni_arena *arena) {
+    return ni_linear_group_wants_turned_amax(group, gradients) ? ni_arena_take(arena, sizeof(uint32_t)) : NULL;
+}
+
 size_t ni_act_bytes(const ni_builder *builder, int64_t cols) {
     return (size_t)(builder->model->max_rows * cols) * nb_dtype_size(builder->model->be->act);
 }

@@ -196,6 +196,7 @@ nb_status ni_build_group(ni_builder *builder, const char *input, const ni_projec
 
 /* A word for the amax of what the group reads, taken from `arena`; NULL where it does not ask for one. */
 uint32_t *ni_amax_word(const ni_linear_group *group, bool gradients, ni_arena *arena);
+uint32_t *ni_turned_amax_word(const ni_linear_group *group, bool gradients, ni_arena *arena);
 
 /* Bytes of [rows of the model, cols] in act and in real. */
 size_t ni_act_bytes(const ni_builder *builder, int64_t cols);

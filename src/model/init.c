@@ -1,4 +1,4 @@
-/* init.c: draws parameters: N(0, init_std) for matrices, 1 for norms, 0 for biases.
+/* init.c: draws parameters: N(0, init_std) for matrices, maybe cut, 1 for norms, 0 for biases.
  *
  * Element i of a tensor is a pure function of (seed, name, i): Philox bits through the Box-Muller transform. Logarithm,
  * sine and cosine are written out in additions and multiplications of doubles, which IEEE 754 defines to the bit, so
@@ -67,17 +67,48 @@ static void two_normals(uint32_t a, uint32_t b, double out[2]) {
     out[1] = radius * sine;
 }
 
+/* What a matrix is drawn from. */
+typedef struct drawing {
+    uint32_t seed, key;
+    double std;
+    double cut; /* standard deviations; 0: none */
+} drawing;
+
+enum { MOST_DRAWS = 64 }; /* of numbers beyond half a standard deviation one in 10^13 is left */
+
+static void four_normals(const drawing *d, uint64_t group, uint32_t draw, double z[4]) {
+    ni_philox_words bits = ni_philox(d->seed, d->key, (uint32_t)group, (uint32_t)(group >> 32), draw, NI_PURPOSE_INIT);
+    two_normals(bits.w[0], bits.w[1], z);
+    two_normals(bits.w[2], bits.w[3], z + 2);
+}
+
+/* Those of the four that lie beyond the cut, from later draws at the same place. */
+static void draw_again(const drawing *d, uint64_t group, double z[4]) {
+    bool beyond = d->cut > 0;
+    for (uint32_t draw = 1; beyond && draw < MOST_DRAWS; draw++) {
+        double other[4];
+        beyond = false;
+        for (int j = 0; j < 4; j++)
+            beyond |= fabs(z[j]) > d->cut;
+        if (!beyond)
+            return;
+        four_normals(d, group, draw, other);
+        for (int j = 0; j < 4; j++)
+            z[j] = fabs(z[j]) > d->cut ? other[j] : z[j];
+    }
+    for (int j = 0; d->cut > 0 && j < 4; j++)
+        z[j] = fmax(-d->cut, fmin(d->cut, z[j]));
+}
+
 /* Elements first .. first + count of a matrix; first divides by 4. */
-static void draw(double *to, int64_t first, int64_t count, const char *name, uint32_t seed, double std) {
-    const uint32_t key = nb_name_hash(name, "init");
+static void draw(double *to, int64_t first, int64_t count, const drawing *d) {
     for (int64_t i = 0; i < count; i += 4) {
         const uint64_t group = (uint64_t)(first + i) / 4;
-        ni_philox_words bits = ni_philox(seed, key, (uint32_t)group, (uint32_t)(group >> 32), 0, NI_PURPOSE_INIT);
         double z[4];
-        two_normals(bits.w[0], bits.w[1], z);
-        two_normals(bits.w[2], bits.w[3], z + 2);
+        four_normals(d, group, 0, z);
+        draw_again(d, group, z);
         for (int64_t j = i; j < count && j < i + 4; j++)
-            to[j] = (float)(std * z[j - i]); /* the same float in double precision models */
+            to[j] = (float)(d->std * z[j - i]); /* the same float in double precision models */
     }
 }
 
@@ -93,14 +124,15 @@ typedef struct piece {
     float rounded[PIECE];
 } piece;
 
-/* Elements first .. first + count of a tensor. A number depends on its place alone, so threads may draw in any order. */
-static void fill(piece *to, const nb_model *model, const nb_param *p, int64_t first, int64_t count, uint32_t seed) {
+/* Elements first .. first + count of a tensor. A number depends on its place alone, so threads may draw in any order.
+ */
+static void fill(piece *to, const nb_param *p, int64_t first, int64_t count, const drawing *d) {
     const double same = is_bias(p) ? 0.0 : 1.0;
 #pragma omp parallel for schedule(static)
     for (int64_t at = 0; at < count; at += SPAN) {
         const int64_t end = at + SPAN < count ? at + SPAN : count;
         if (p->rank == 2)
-            draw(to->values + at, first + at, end - at, p->name, seed, model->config.init_std);
+            draw(to->values + at, first + at, end - at, d);
         for (int64_t i = at; i < end; i++) {
             to->values[i] = p->rank == 2 ? to->values[i] : same;
             to->rounded[i] = (float)to->values[i];
@@ -108,24 +140,29 @@ static void fill(piece *to, const nb_model *model, const nb_param *p, int64_t fi
     }
 }
 
-static void init_tensor(nb_model *model, int32_t index, uint32_t seed) {
+static void init_tensor(nb_model *model, int32_t index, uint32_t seed, double cut) {
     piece room;
     const nb_param *p = &model->params.list[index];
+    const drawing d = {seed, nb_name_hash(p->name, "init"), model->config.init_std, cut};
     const int64_t elements = p->rows * p->cols;
     const bool wide = model->be->real == NB_F64;
     const size_t size = nb_dtype_size(model->be->real);
     uint8_t *to = ni_params_open(&model->params, index);
     for (int64_t first = 0; first < elements; first += PIECE) {
         const int64_t count = elements - first < PIECE ? elements - first : PIECE;
-        fill(&room, model, p, first, count, seed);
-        model->be->ops->upload(model->be, to + (size_t)first * size,
-                               wide ? (void *)room.values : (void *)room.rounded, (size_t)count * size);
+        fill(&room, p, first, count, &d);
+        model->be->ops->upload(model->be, to + (size_t)first * size, wide ? (void *)room.values : (void *)room.rounded,
+                               (size_t)count * size);
     }
     ni_params_close(&model->params, index);
 }
 
-void nb_model_init(nb_model *model, uint32_t seed) {
+void nb_model_init_within(nb_model *model, uint32_t seed, double cut) {
     for (int32_t i = 0; i < model->params.count; i++)
-        init_tensor(model, i, seed);
+        init_tensor(model, i, seed, cut);
     nb_model_params_changed(model);
+}
+
+void nb_model_init(nb_model *model, uint32_t seed) {
+    nb_model_init_within(model, seed, 0);
 }

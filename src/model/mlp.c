@@ -11,6 +11,7 @@ typedef struct ni_mlp {
     void *gate, *up, *inner;                      /* saved: act [rows, intermediate] */
     void *dgate, *dup, *dinner;                   /* of a pass */
     uint32_t *inner_amax, *dgate_amax, *dup_amax; /* NULL where nobody asks */
+    uint32_t *inner_turned, *dgate_turned, *dup_turned;
 } ni_mlp;
 
 static void *create(const nb_model_config *config) {
@@ -45,6 +46,7 @@ static void place(void *layer, const ni_builder *builder, ni_arena *saved, ni_ar
     mlp->up = ni_arena_take(saved, bytes);
     mlp->inner = ni_arena_take(saved, bytes);
     mlp->inner_amax = ni_amax_word(mlp->out, false, saved);
+    mlp->inner_turned = ni_turned_amax_word(mlp->out, false, saved);
     if (!builder->model->training)
         return;
     mlp->dgate = ni_arena_take(working, bytes);
@@ -52,6 +54,8 @@ static void place(void *layer, const ni_builder *builder, ni_arena *saved, ni_ar
     mlp->dinner = ni_arena_take(working, bytes);
     mlp->dgate_amax = ni_amax_word(mlp->in, true, working);
     mlp->dup_amax = ni_amax_word(mlp->in, true, working);
+    mlp->dgate_turned = ni_turned_amax_word(mlp->in, true, working);
+    mlp->dup_turned = ni_turned_amax_word(mlp->in, true, working);
 }
 
 static bool wants_amax(const void *layer, bool gradients) {
@@ -63,6 +67,7 @@ static nb_status forward(void *layer, const ni_run *run, const nb_mat *x, const 
     ni_mlp *mlp = layer;
     nb_mat gate_up[] = {ni_act(run, mlp->gate, mlp->intermediate), ni_act(run, mlp->up, mlp->intermediate)};
     nb_mat inner = ni_act_with(run, mlp->inner, mlp->intermediate, mlp->inner_amax);
+    inner.turned_amax = mlp->inner_turned;
     NB_TRY(ni_run_group(run, mlp->in, x, gate_up, err));
     run->be->ops->swiglu_forward(run->be, &inner, mlp->gate, mlp->up);
     return y ? ni_run_group(run, mlp->out, &inner, y, err) : NB_OK;
@@ -75,6 +80,9 @@ static nb_status backward(void *layer, const ni_run *run, const nb_mat *x, const
            dinner = ni_act(run, mlp->dinner, mlp->intermediate);
     nb_mat dgate_up[] = {ni_act_with(run, mlp->dgate, mlp->intermediate, mlp->dgate_amax),
                          ni_act_with(run, mlp->dup, mlp->intermediate, mlp->dup_amax)};
+    inner.turned_amax = mlp->inner_turned;
+    dgate_up[0].turned_amax = mlp->dgate_turned;
+    dgate_up[1].turned_amax = mlp->dup_turned;
     NB_TRY(ni_linear_group_backward(mlp->out, run->pass, run->scratch, &inner, dy, &dinner, err));
     run->be->ops->swiglu_backward(run->be, &dgate_up[0], &dgate_up[1], mlp->dinner, mlp->gate, mlp->up);
     return ni_linear_group_backward(mlp->in, run->pass, run->scratch, x, dgate_up, dx, err);

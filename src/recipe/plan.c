@@ -35,6 +35,7 @@ nb_status nb_recipe_plan(const nb_recipe *recipe, const char *name, int32_t bloc
         return nb_fail(err, NB_INTERNAL, "%s: block %d of %d does not exist", name, (int)block, (int)blocks);
     const char *reason = reason_to_keep(recipe, name, block, blocks);
     *out = (nb_plan){.quantized = !reason, .reason = reason ? reason : ""};
+    out->quantize_from = recipe->quantize_from;
     if (out->quantized)
         out->mechanisms = recipe->mechanisms;
     for (int role = 0; role < NB_ROLE_COUNT; role++) {

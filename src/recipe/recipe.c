@@ -148,6 +148,9 @@ nb_status ni_recipe_check(const nb_recipe *recipe, const ni_yaml_node *root, nb_
             NB_TRY(check_source(recipe, (nb_role)role, root, err));
         NB_TRY(check_via(recipe, (nb_role)role, root, err));
     }
+    if (recipe->quantize_from == NB_BF16 && recipe->mechanisms.has_qema)
+        return ni_keys_fail(err, root, "quantize_from",
+                            "is bf16, and qema rounds the masters by their moving average; expected fp32");
     for (size_t i = 0; i < NI_COUNT(pairs); i++)
         NB_TRY(check_pair(recipe, pairs[i][0], pairs[i][1], root, err));
     return NB_OK;

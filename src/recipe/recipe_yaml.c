@@ -23,6 +23,8 @@ static const ni_word narrow_types[] = {HALF_AND_MORE,
                                        {"e4m3", NB_E4M3, "FP8 with 4 bits of precision under a scale a tensor"},
                                        {"e5m2", NB_E5M2, "FP8 with 3 bits of precision under a scale a tensor"},
                                        {0}};
+static const ni_word weight_sources[] = {
+    {"fp32", NB_F32, "the masters"}, {"bf16", NB_BF16, "their BF16 copy, as a layer in BF16 multiplies it"}, {0}};
 static const ni_word state_scales[] = {
     {"pow2", NB_RULE_POW2, "2^floor(log2(max/amax))"}, {"absmax", NB_RULE_ABSMAX, "max/amax"}, {0}};
 
@@ -75,6 +77,14 @@ static const ni_key rows[] = {
     {.path = "dgrad.w", .type = NI_KEY_TABLE, ROLE(NB_DGRAD_W), .help = "W^T [K, N] of dX = dY W"},
     {.path = "wgrad.dy", .type = NI_KEY_TABLE, ROLE(NB_WGRAD_DY), .help = "dY^T [N, M] of dW = dY^T X"},
     {.path = "wgrad.x", .type = NI_KEY_TABLE, ROLE(NB_WGRAD_X), .help = "X^T [K, M] of dW = dY^T X"},
+    {.path = "quantize_from",
+     .type = NI_KEY_CHOICE,
+     RECIPE(quantize_from),
+     .fallback = "fp32",
+     .words = weight_sources,
+     .help = "the numbers of W that are quantized. OsciReset, the moving average of Q-EMA and the optimizer see the "
+             "masters",
+     .source = "every recipe here; the released runs of arXiv:2510.27527 shard a BF16 copy (FSDP)"},
     {.path = "optimizer_state.m",
      .type = NI_KEY_CHOICE,
      RECIPE(optimizer_state.m),

@@ -59,23 +59,26 @@ static size_t without_source_map(const ni_page_file *file) {
     return file->size;
 }
 
-/* The report with its series packed and without its panels: a shallow copy, for the page alone. */
-static json_t *packed_root(const ni_report *report) {
-    json_t *root = json_copy(report->root), *runs = json_array();
-    ni_json_put(&root, "runs", runs);
-    for (size_t i = 0; root && i < json_array_size(report->runs); i++) {
-        json_t *run = json_array_get(report->runs, i), *copy = json_copy(run);
-        json_t *series = ni_report_packed_series(json_object_get(run, "series"));
-        if (!copy || !series || json_object_set(copy, "series", series) || json_array_append(runs, copy)) {
-            json_decref(root);
-            root = NULL;
-        }
-        json_object_del(copy, "panels");
-        json_decref(series);
-        json_decref(copy);
-        if (!root)
-            break;
+/* An object's values in another one, but for two of them: json_copy leaves out silently what it has no memory for. */
+static json_t *copy_without(json_t *object, const char *a, const char *b) {
+    json_t *copy = json_object(), *value;
+    const char *key;
+    json_object_foreach(object, key, value) {
+        if (strcmp(key, a) != 0 && strcmp(key, b) != 0)
+            ni_json_put(&copy, key, json_incref(value));
     }
+    return copy;
+}
+
+/* The report with its series packed and without its panels, for the page alone. */
+static json_t *packed_root(const ni_report *report) {
+    json_t *root = copy_without(report->root, "runs", "runs"), *runs = json_array();
+    for (size_t i = 0; i < json_array_size(report->runs); i++) {
+        json_t *run = json_array_get(report->runs, i), *copy = copy_without(run, "series", "panels");
+        ni_json_put(&copy, "series", ni_report_packed_series(json_object_get(run, "series")));
+        ni_json_push(&runs, copy);
+    }
+    ni_json_put(&root, "runs", runs);
     return root;
 }
 

@@ -89,10 +89,20 @@ static json_t *row_names(const ni_heat_map *map) {
     return map->y ? texts(map->y, map->rows) : json_pack("[i, i]", map->y_every, map->rows);
 }
 
+/* What there is: json_pack's "s*" would also leave out a text for which there is no memory. */
+static void put_text(json_t **object, const char *key, const char *text) {
+    if (text)
+        ni_json_put(object, key, json_string(text));
+}
+
 static json_t *captioned(const char *kind, const ni_caption *c) {
-    return json_pack("{s:s, s:s, s:s, s:s*, s:s*, s:s*, s:s*, s:s*}", "kind", kind, "theme",
-                     c->theme ? c->theme : "More", "title", c->title, "operand", c->operand, "module", c->module,
-                     "about", c->about, "formula", c->formula, "unit", c->unit);
+    json_t *made = json_pack("{s:s, s:s, s:s}", "kind", kind, "theme", c->theme ? c->theme : "More", "title", c->title);
+    put_text(&made, "operand", c->operand);
+    put_text(&made, "module", c->module);
+    put_text(&made, "about", c->about);
+    put_text(&made, "formula", c->formula);
+    put_text(&made, "unit", c->unit);
+    return made;
 }
 
 /* Takes over `parts`. */
@@ -115,12 +125,12 @@ nb_status ni_report_put_heat_map(json_t *run, const ni_heat_map *map, nb_error *
                        map->caption.title, map->rows, map->cols, NI_PANEL_CELLS);
     cell_code c = code_of(map, cells);
     json_t *parts =
-        json_pack("{s:s, s:s, s:o, s:o, s:i, s:s, s:o, s:o, s:o, s:o, s:b, s:o, s:s*}", "xLabel", map->x_label,
-                  "yLabel", map->y_label, "x", numbers(map->x, map->cols), "y", row_names(map), "bits",
-                  map->bits == 8 ? 8 : 16, "colours", colours[map->colours], "low", ni_report_number(c.low), "high",
-                  ni_report_number(c.high), "floor", ni_report_number(map->floor > 0 ? log(map->floor) : NAN), "cells",
-                  cells_of(map, &c), "lowIsBad", map->low_is_bad, "marks",
-                  numbers(map->marks, map->marks ? map->mark_count : 0), "markMeaning", map->mark_meaning);
+        json_pack("{s:s, s:s, s:o, s:o, s:i, s:s, s:o, s:o, s:o, s:o, s:b, s:o}", "xLabel", map->x_label, "yLabel",
+                  map->y_label, "x", numbers(map->x, map->cols), "y", row_names(map), "bits", map->bits == 8 ? 8 : 16,
+                  "colours", colours[map->colours], "low", ni_report_number(c.low), "high", ni_report_number(c.high),
+                  "floor", ni_report_number(map->floor > 0 ? log(map->floor) : NAN), "cells", cells_of(map, &c),
+                  "lowIsBad", map->low_is_bad, "marks", numbers(map->marks, map->marks ? map->mark_count : 0));
+    put_text(&parts, "markMeaning", map->mark_meaning);
     return put_panel(run, captioned("heat map", &map->caption), parts, map->caption.title, err);
 }
 

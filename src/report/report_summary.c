@@ -75,20 +75,21 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-static double median(const json_t *array) {
+/* NaN of nothing; false where memory runs out. */
+static bool median(const json_t *array, double *middle) {
     size_t size = json_array_size(array), count = 0;
     double *values = malloc((size + 1) * sizeof *values);
     if (!values)
-        return NAN;
+        return false;
     for (size_t i = 0; i < size; i++) {
         double value = number_at(array, (int64_t)i);
         if (isfinite(value))
             values[count++] = value;
     }
     qsort(values, count, sizeof *values, by_value);
-    double middle = count == 0 ? NAN : 0.5 * (values[(count - 1) / 2] + values[count / 2]);
+    *middle = count == 0 ? NAN : 0.5 * (values[(count - 1) / 2] + values[count / 2]);
     free(values);
-    return middle;
+    return true;
 }
 
 /* (L - L_twin) / L_twin in %, at the last step that both evaluated. */
@@ -126,8 +127,9 @@ nb_status ni_report_summarize(const ni_report *report, int32_t run, ni_report_su
         .train_loss = mean_of_last(json_object_get(series, "loss"), LAST_STEPS),
         .val_loss = number_at(json_object_get(json_object_get(found, "eval"), "loss"), -1),
         .gap = NAN,
-        .tokens_per_second = median(json_object_get(series, "tok_s")),
     };
+    if (!median(json_object_get(series, "tok_s"), &out->tokens_per_second))
+        return nb_fail(err, NB_NO_MEMORY, "report: out of memory");
     if (out->twin >= 0)
         find_gap(found, run_at(report, out->twin), out);
     return NB_OK;

@@ -36,7 +36,9 @@ double ni_clip_factor(double norm, double clip) {
 }
 
 static bool is_decayed(const nb_param *param, const nb_run_config *config) {
-    return param->decay && (!param->embedding || config->optimizer.decay_embeddings);
+    if (!param->decay) /* a norm or a bias */
+        return config->optimizer.decay_norms;
+    return !param->embedding || config->optimizer.decay_embeddings;
 }
 
 void ni_optimizer_update(ni_optimizer *optimizer, nb_model *model, const ni_param_array *grads,

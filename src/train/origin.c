@@ -111,19 +111,6 @@ static void find_zero(nb_trainer *t, char *where, size_t size) {
     run_again(t, &lens, where);
 }
 
-int32_t ni_trainer_count_dead(nb_trainer *t, int32_t *first) {
-    int32_t dead = 0;
-    for (int32_t i = nb_model_param_count(t->model) - 1; i >= 0; i--) {
-        const nb_param *p = nb_model_param(t->model, i);
-        const ni_scaled tensor = ni_param_array_at(ni_model_gradients(t->model), i);
-        if (ni_results_squares(&t->results, &tensor, p->rows * p->cols) != 0)
-            continue;
-        *first = i;
-        dead++;
-    }
-    return dead;
-}
-
 /* Whose gradient is the largest share of the norm. */
 static void find_largest(nb_trainer *t, char *where, size_t size) {
     double largest = 0, sum = 0;

@@ -112,7 +112,7 @@ nb_status ni_trainer_restart(nb_trainer *t, nb_error *err) {
     t->working_recipe = t->recipe;
     t->torn = true;
     NB_TRY(create_model(t, err));
-    nb_model_init(t->model, (uint32_t)t->config.seeds.init);
+    nb_model_init_within(t->model, (uint32_t)t->config.seeds.init, t->config.init.cut);
     nb_model_params_changed(t->model);
     ni_optimizer_restart(&t->optimizer);
     memset(&t->at, 0, sizeof t->at);

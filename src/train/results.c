@@ -67,3 +67,15 @@ double ni_results_squares(const ni_results *r, const ni_scaled *tensor, int64_t 
     r->be->ops->download(r->be, &squares, out, sizeof squares);
     return squares;
 }
+
+int32_t ni_results_dead(const ni_results *r, const ni_param_array *grads, int32_t *first) {
+    int32_t dead = 0;
+    for (int32_t i = grads->count - 1; i >= 0; i--) {
+        const ni_scaled tensor = ni_param_array_at(grads, i);
+        if (ni_results_squares(r, &tensor, grads->at[i].length) != 0)
+            continue;
+        *first = i;
+        dead++;
+    }
+    return dead;
+}

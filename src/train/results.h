@@ -27,4 +27,7 @@ nb_status ni_results_fetch(ni_results *results, const ni_param_array *grads, nb_
 double ni_results_loss(const ni_results *results, int64_t micro_batch);
 double ni_results_squares(const ni_results *results, const ni_scaled *tensor, int64_t n);
 
+/* How many tensors are zero everywhere, and the first of them. */
+int32_t ni_results_dead(const ni_results *results, const ni_param_array *grads, int32_t *first);
+
 #endif

@@ -31,6 +31,13 @@ static const ni_word recompute_words[] = {
     {NULL, 0, NULL},
 };
 
+static const ni_word fp8_words[] = {
+    {"exact", NB_FP8_EXACT, "4-bit codes, whose sums lose nothing there"},
+    {"all", NB_FP8_ALL, "8-bit codes too, whose sums lose up to 0.1 % of their magnitudes (docs/gpu.md)"},
+    {"none", NB_FP8_NONE, "everything is multiplied in BF16"},
+    {NULL, 0, NULL},
+};
+
 static const ni_word isa_words[] = {
     {"auto", NB_ISA_AUTO, "the best of this machine"},
     {"scalar", NB_ISA_SCALAR, "reference code for everything"},
@@ -45,6 +52,9 @@ static const ni_word scales_words[] = {
     {"bad", NB_SCALES_BAD, "the step is bad, and the policy deals with it"},
     {NULL, 0, NULL},
 };
+
+static const ni_word length_words[] = {{"run", 0, "at the last step"}, {NULL, 0, NULL}};
+static const ni_word uncut_words[] = {{"none", 0, "a whole normal distribution"}, {NULL, 0, NULL}};
 
 static const ni_word auto_words[] = {{"auto", 0, "all that the process may use"}, {NULL, 0, NULL}};
 
@@ -194,7 +204,7 @@ static const ni_key rows[] = {
      FIELD(optimizer.weight_decay),
      .fallback = "0.1",
      .high = 10,
-     .help = "decoupled decay of matrices; norms and biases are never decayed",
+     .help = "decoupled decay of matrices",
      .source = "arXiv:2501.17116 section 4.1"},
     {.path = "optimizer.decay_embeddings",
      .type = NI_KEY_BOOL,
@@ -202,6 +212,12 @@ static const ni_key rows[] = {
      .fallback = "false",
      .help = "decay the embedding (and a tied head) too",
      .source = "OLMo 2, as trained in arXiv:2510.27527"},
+    {.path = "optimizer.decay_norms",
+     .type = NI_KEY_BOOL,
+     FIELD(optimizer.decay_norms),
+     .fallback = "false",
+     .help = "decay norms and biases too, as the released runs of arXiv:2510.27527",
+     .source = "the common choice"},
     {.path = "schedule.kind",
      .type = NI_KEY_CHOICE,
      FIELD(schedule.kind),
@@ -230,6 +246,14 @@ static const ni_key rows[] = {
      .high = MOST,
      .help = "wsd: decay at the end in steps; below 1: share of the run",
      .source = "arXiv:2509.25149"},
+    {.path = "schedule.length",
+     .type = NI_KEY_FLOAT,
+     FIELD(schedule.length),
+     .fallback = "run",
+     .high = MOST,
+     .words = length_words,
+     .help = "cosine, wsd: the step at which min_ratio is reached, to stay; below 1: share of the run",
+     .source = "our choice"},
     {.path = "clip",
      .type = NI_KEY_FLOAT,
      FIELD(clip),
@@ -244,6 +268,17 @@ static const ni_key rows[] = {
      .high = 1,
      .help = "factor on the squared log of the softmax sum (OLMo 2: 1e-5)",
      .source = "our choice"},
+
+    /* ---- the first parameters ---- */
+    {.path = "init.cut",
+     .type = NI_KEY_FLOAT,
+     FIELD(init.cut),
+     .fallback = "none",
+     .low = 0.5,
+     .high = 1e9,
+     .words = uncut_words,
+     .help = "standard deviations beyond which no matrix begins: what is drawn there is drawn again (OLMo 2: 3)",
+     .source = "the default of transformers and fla"},
 
     /* ---- seeds ---- */
     {.path = "seeds.init",
@@ -409,11 +444,11 @@ static const ni_key rows[] = {
              "Everything else, and everything on a CPU, sums in one order whatever this says",
      .source = "our choice"},
     {.path = "fp8_units",
-     .type = NI_KEY_BOOL,
+     .type = NI_KEY_CHOICE,
      FIELD(fp8_units),
-     .fallback = "false",
-     .help = "FP8 units of a GPU multiply codes that FP8 holds exactly under scales of rows or of the tensor; their sums "
-             "were measured beyond the bound that was derived for them (docs/gpu.md)",
+     .fallback = "exact",
+     .words = fp8_words,
+     .help = "which codes under scales of rows or of the tensor FP8 units of a GPU multiply",
      .source = "our choice"},
     {.path = "native_fp4",
      .type = NI_KEY_BOOL,

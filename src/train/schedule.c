@@ -5,7 +5,8 @@
  *     cosine     m + (1 - m) (1 + cos(pi p)) / 2,    p = (i + 1 - w) / (T - w)       (arXiv:1608.03983)
  *     wsd        1, then linear to m over the last d steps                            (arXiv:2404.06395)
  *     constant   1
- * so that the last warm-up step takes the peak and the last step of all takes m exactly.
+ * so that the last warm-up step takes the peak and the last step of all takes m exactly. T is the run's, or `length`:
+ * then what comes after it takes m too.
  */
 #include "nibble/train.h"
 
@@ -17,7 +18,7 @@ static double steps_of(double length, int64_t steps) {
 }
 
 double nb_schedule_factor(const nb_schedule *schedule, int64_t step, int64_t steps) {
-    double total = (double)steps;
+    double total = schedule->length > 0 ? steps_of(schedule->length, steps) : (double)steps;
     double done = (double)step + 1;
     double warmup = steps_of(schedule->warmup, steps);
     if (done <= warmup)

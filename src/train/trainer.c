@@ -110,7 +110,10 @@ nb_status ni_trainer_renew_combiner(nb_trainer *t, nb_error *err) {
 
 static nb_status permit(nb_trainer *t, nb_error *err) {
     const nb_run_config *c = &t->config;
-    const ni_permits permits = {.any_order = !c->deterministic, .no_fp8 = !c->fp8_units, .native_fp4 = c->native_fp4};
+    const ni_permits permits = {.any_order = !c->deterministic,
+                                .no_fp8 = c->fp8_units == NB_FP8_NONE,
+                                .exact_fp8 = c->fp8_units == NB_FP8_EXACT,
+                                .native_fp4 = c->native_fp4};
     return t->be->ops->permit(t->be, &permits, err);
 }
 
@@ -129,7 +132,7 @@ static nb_status build(nb_trainer *t, bool on_paper, nb_error *err) {
     const nb_model_options how = ni_run_model_options(c);
     NB_TRY(nb_model_create_with(t->be, &t->model_config, &t->recipe, &how, &t->model, err));
     if (!on_paper)
-        nb_model_init(t->model, (uint32_t)c->seeds.init);
+        nb_model_init_within(t->model, (uint32_t)c->seeds.init, c->init.cut);
     NB_TRY(ni_optimizer_create(t->be, t->model, &t->recipe.optimizer_state, &t->optimizer, err));
     NB_TRY(ni_accumulator_create(ni_model_gradients(t->model), ni_trainer_share(t, &first), &t->accumulator, err));
     NB_TRY(ni_reducer_create(t->ranks, ni_model_gradients(t->model), &t->reducer, err));
@@ -434,7 +437,7 @@ static nb_status step(nb_trainer *t, nb_step_report *r, nb_error *err) {
     NB_TRY(share_scales(t, err));
     r->norm = sqrt(squares) * scale;
     t->last_norm = r->norm;
-    t->dead = t->wants_dead && isfinite(squares) ? ni_trainer_count_dead(t, &t->first_dead) : 0;
+    t->dead = t->wants_dead && isfinite(squares) ? ni_results_dead(&t->results, grads, &t->first_dead) : 0;
     r->lr = t->config.optimizer.lr * nb_schedule_factor(&t->config.schedule, t->at.step, t->steps);
     r->loss_z = ni_window_score(&t->at.loss_window, r->loss);
     r->norm_z = ni_window_score(&t->at.norm_window, r->norm);

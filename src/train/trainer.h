@@ -122,9 +122,6 @@ nb_status ni_trainer_restart(nb_trainer *trainer, nb_error *err);
 /* NB_BAD_NUMBER, by name, where a parameter holds a number that is not finite. */
 nb_status ni_trainer_check_params(nb_trainer *trainer, nb_error *err);
 
-/* How many parameters have a gradient that is zero everywhere, and the first of them. */
-int32_t ni_trainer_count_dead(nb_trainer *trainer, int32_t *first);
-
 /* Finds where the number began that made the last step bad: the first parameter, operand of a GEMM or gradient that is
  * not finite; the first operand that is all zero; the gradient that a jump is most in; the operand whose scales fit
  * worst; the first operand that is all zero behind a parameter without a gradient. The sentence goes on after

@@ -1,6 +1,8 @@
 /* cases_elementwise.c: memory, casts, sums of two, scales, SwiGLU, RoPE, embedding. */
 #include "trial.h"
 
+#include "format/hadamard.h"
+
 static const int64_t SPANS[] = {1, 17, 40001};
 static const int64_t ROWS[][2] = {{1, 16}, {3, 5}, {33, 100}, {130, 270}};
 enum { SPAN_SHAPES = sizeof SPANS / sizeof *SPANS, ROW_SHAPES = sizeof ROWS / sizeof *ROWS };
@@ -82,11 +84,11 @@ static double three(const trial *t) {
 static void run_scale(trial *t) {
     const int64_t rows = ROWS[t->shape][0], cols = ROWS[t->shape][1], wide = cols + 3, n = rows * wide;
     const float *by_row = input_real(t, 1, rows, 0, 1), *by_col = input_real(t, 2, cols, 0, 1);
-    const nb_mat in = {input_act(t, 3, n, 1), t->be->act, rows, cols, wide, NULL};
-    const nb_mat master = {input_real(t, 4, n, 0, 1), t->be->real, rows, cols, wide, NULL};
+    const nb_mat in = {input_act(t, 3, n, 1), t->be->act, rows, cols, wide, NULL, NULL};
+    const nb_mat master = {input_real(t, 4, n, 0, 1), t->be->real, rows, cols, wide, NULL, NULL};
     for (int i = 0; i < 8; i++) {
         const nb_dtype type = i & 4 ? t->be->real : t->be->act;
-        const nb_mat out = {output(t, i & 4 ? "f32" : "bf16", type, n), type, rows, cols, wide, NULL};
+        const nb_mat out = {output(t, i & 4 ? "f32" : "bf16", type, n), type, rows, cols, wide, NULL, NULL};
         t->be->ops->scale(t->be, &out, i % 3 ? &in : &master, i & 1 ? by_row : NULL, i & 2 ? by_col : NULL);
     }
 }
@@ -117,13 +119,75 @@ static void run_swiglu(trial *t) {
     be->ops->swiglu_backward(be, &dg, &du, dy, g, u);
 }
 
-static double *work_swiglu(const trial *want, int index) {
-    const int64_t n = SPANS[want->shape];
+enum { TILED_ROWS = 48, TILED_COLS = 104 };
+
+/* As nb_mat.turned_amax has it. */
+static uint32_t turned_amax_of(trial *t, const nb_mat *m) {
+    const ni_noise_key none = {0};
+    const ni_sign_mask signs = ni_signs_of(NB_SIGNS_FIXED, &none);
+    uint16_t *x = poisoned(sizeof *x * (size_t)(m->rows * m->cols));
+    uint32_t most = 0;
+    t->be->ops->download(t->be, x, m->data, sizeof *x * (size_t)(m->rows * m->cols));
+    for (int64_t r = 0; r < m->rows; r += 16)
+        for (int64_t c = 0; c < m->cols; c++) {
+            float column[16];
+            for (int i = 0; i < 16; i++)
+                column[i] = ni_bf16_value(x[(r + i) * m->cols + c]);
+            ni_hadamard(column, 16, signs);
+            for (int i = 0; i < 16; i++) {
+                const uint32_t bits = ni_f32_magnitude(ni_bf16_round(column[i]));
+                most = bits > most ? bits : most;
+            }
+        }
+    return most;
+}
+
+static nb_mat asking_both(trial *t, const char *what) {
+    static const uint32_t unknown = 0;
+    const int64_t n = TILED_ROWS * TILED_COLS;
+    nb_mat m = asking(t, output(t, what, t->be->act, n), t->be->act, TILED_ROWS, TILED_COLS);
+    m.turned_amax = upload(t, &unknown, sizeof unknown);
+    return m;
+}
+
+/* Both maxima of what is written; that of turned columns where the backend looks for it. */
+static void expect_both(trial *t, const nb_mat *m) {
+    uint32_t got, want;
+    expect_amax(t, m);
+    if (m->dtype != NB_BF16)
+        return;
+    t->be->ops->download(t->be, &got, m->turned_amax, sizeof got);
+    want = turned_amax_of(t, m);
+    if (got != want && (got != 0 || t->be->wants_amax) && !t->failure[0])
+        snprintf(t->failure, sizeof t->failure, "the amax of turned columns is %08x, expected %08x", got, want);
+}
+
+static void run_swiglu_tiles(trial *t) {
+    const int64_t n = TILED_ROWS * TILED_COLS;
+    nb_backend *be = t->be;
+    void *g = input(t, be->act, gates(n), n), *u = input_act(t, 2, n, 1), *dy = input_act(t, 3, n, 1);
+    const nb_mat y = asking_both(t, "y"), dg = asking_both(t, "dgate"), du = asking_both(t, "dup");
+    be->ops->swiglu_forward(be, &y, g, u);
+    be->ops->swiglu_backward(be, &dg, &du, dy, g, u);
+    expect_both(t, &y);
+    expect_both(t, &dg);
+    expect_both(t, &du);
+}
+
+static double *slopes_of_swiglu(const trial *want, int index, int64_t n) {
     double *w = numbers_of(want, index), *g = gates(n), *u = normals_in(NB_BF16, 2, n, 0, 1),
            *dy = normals_in(NB_BF16, 3, n, 0, 1);
     for (int64_t i = 0; i < n; i++)
         w[i] = index == 1 ? 12 * fabs(dy[i] * u[i]) * sigmoid(g[i]) * (1 + fabs(g[i])) : 8 * fabs(w[i]);
     return w;
+}
+
+static double *work_swiglu(const trial *want, int index) {
+    return slopes_of_swiglu(want, index, SPANS[want->shape]);
+}
+
+static double *work_swiglu_tiles(const trial *want, int index) {
+    return slopes_of_swiglu(want, index, TILED_ROWS * TILED_COLS);
 }
 
 /* ---- RoPE ---- */
@@ -179,6 +243,7 @@ static const test_case ELEMENTWISE[] = {
     {"axpy", "f32", PRODUCTS, SPAN_SHAPES, run_axpy, NULL, three},
     {"scale", "strided, by row and column", BITS, ROW_SHAPES, run_scale, NULL, NULL},
     {"swiglu_forward swiglu_backward", "far gates", DOUBLE, SPAN_SHAPES, run_swiglu, work_swiglu, NULL},
+    {"swiglu_forward swiglu_backward", "maxima", DOUBLE, 1, run_swiglu_tiles, work_swiglu_tiles, NULL},
     {"rope", "there and back", DOUBLE, ROW_SHAPES, run_rope, work_rope, NULL},
     {"embed_forward", "rows", BITS, ROW_SHAPES, run_embed, NULL, NULL},
     {"embed_backward", "repeated tokens", PRODUCTS, ROW_SHAPES, run_embed_backward, NULL, rows_added},

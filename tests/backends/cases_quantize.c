@@ -94,6 +94,7 @@ static void run_quantize(trial *t, bool turned) {
                          host.rows,
                          host.cols,
                          host.stride,
+                         NULL,
                          NULL};
     const quantizer_list *list = all_quantizers();
     const nb_noise noise = noise_at(t);

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 enum { MOST_PRIMITIVES = 256, OPERANDS = 4 };
 
@@ -164,6 +165,22 @@ static entry *make_room(ni_onednn *d) {
     return oldest;
 }
 
+/* Where memory for its code is not to be had, oneDNN writes through a null pointer: room for it is looked for first.
+ * One kernel is below a megabyte; what it compiles at a product's first run comes later and has its share here. */
+#define CODE_ROOM ((size_t)24 << 20)
+
+static nb_status look_for_room(nb_error *err) {
+    void *room = mmap(NULL, CODE_ROOM, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (room == MAP_FAILED)
+        return nb_fail(
+            err, NB_NO_MEMORY,
+            "gemm: no memory for the code of a BF16 product: %zu MiB of addresses are not to be had; hint: a "
+            "larger limit (ulimit -v)",
+            CODE_ROOM >> 20);
+    munmap(room, CODE_ROOM);
+    return NB_OK;
+}
+
 static nb_status prepare(nb_backend *be, const ni_gemm_tile *t, size_t *scratch, nb_error *err) {
     if (!ni_cpu_of(be)->onednn)
         NB_TRY(open_library(be, err));
@@ -173,6 +190,7 @@ static nb_status prepare(nb_backend *be, const ni_gemm_tile *t, size_t *scratch,
     if (!e) {
         entry made = {.shape = s};
         bool good = true;
+        NB_TRY(look_for_room(err));
 /* oneDNN blocks for the threads that it sees when the primitive is made: one, whatever the program's setting. */
 #pragma omp parallel num_threads(1)
         {

@@ -18,6 +18,10 @@ static bool scaled_outside(const nb_quantizer *q) {
     return q->scale_type == NB_SCALE_NONE || has_tensor_scale(q) || has_row_scales(q);
 }
 
+static bool is_4bit(const nb_quantizer *q) {
+    return q->element == NB_ELEMENT_E2M1 || q->element == NB_ELEMENT_INT4;
+}
+
 static bool in_blocks(const nb_quantizer *q, nb_scale_type type, int32_t block) {
     return q->element == NB_ELEMENT_E2M1 && q->scale_type == type && q->block_cols == block &&
            (q->outer == NB_OUTER_NONE || q->outer == NB_OUTER_TENSOR);
@@ -28,7 +32,8 @@ ni_cuda_units ni_cuda_units_of(const ni_cuda *cuda, const nb_quantizer *a, const
         return NI_CUDA_BF16;
     /* The library has no product of two E5M2 operands. */
     if (cuda->major == 9 && !cuda->permits.no_fp8 && scaled_outside(a) && scaled_outside(b) &&
-        !(a->element == NB_ELEMENT_E5M2 && b->element == NB_ELEMENT_E5M2))
+        !(a->element == NB_ELEMENT_E5M2 && b->element == NB_ELEMENT_E5M2) &&
+        (!cuda->permits.exact_fp8 || (is_4bit(a) && is_4bit(b))))
         return NI_CUDA_FP8;
     if (!cuda->permits.native_fp4 || !ni_cuda_has_fp4_units(cuda->major, cuda->minor))
         return NI_CUDA_BF16;
@@ -57,10 +62,6 @@ const char *ni_cuda_units_text(ni_cuda_units units) {
 
 static size_t rounded(size_t bytes) {
     return (bytes + 255) / 256 * 256;
-}
-
-static bool is_4bit(const nb_quantizer *q) {
-    return q->element == NB_ELEMENT_E2M1 || q->element == NB_ELEMENT_INT4;
 }
 
 static int64_t blocks_of(const nb_qtensor *t) {

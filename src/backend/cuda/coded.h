@@ -1,7 +1,10 @@
 /* coded.h: products whose operands stay codes, by units for 8 or for 4 bits; everything else is multiplied as BF16.
  *
  *     FP8    compute capability 9.0; both operands under one scale a row, one a tensor, or none; elements that E4M3 (or
- *            E5M2) holds exactly. FP32 sums (fast accumulation off), each times the scales of its row and column.
+ *            E5M2) holds exactly. FP32 sums of 128 products each (fast accumulation off) times the scales of row and
+ *            column. 128 products of 4-bit codes are summed exactly (but for E2M1 beyond 4096, where nearly all are 6 by
+ *            6); those of 8-bit codes are cut to 13 bits behind the largest, and only multiplied so where a run says
+ *            fp8_units: all. tests/backends/fp8_units.h has it to the bit.
  *     NVFP4  compute capability 10.0, 10.3, 12.0; E2M1 under E4M3 scales of 16, and one of the tensor, in alpha
  *     MXFP4  the same; E2M1 under E8M0 scales of 32
  *

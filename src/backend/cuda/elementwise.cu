@@ -133,11 +133,15 @@ int ni_cuda_launch_multiply_words(void *stream, float *out, const float *a, cons
 /* ---- RoPE ---- */
 
 /* Angles are taken in double, as the reference does; the power once a block for each channel. */
-enum { ROPE_CHANNELS = 256 };
+enum { ROPE_CHANNELS = 512 };
+
+static __device__ double frequency_of(int64_t i, int64_t head_dim, double theta) {
+    return pow(theta, -2.0 * (double)i / (double)head_dim);
+}
 
 static __device__ void set_frequencies(double *frequency, int64_t half, int64_t head_dim, double theta) {
-    for (int64_t i = threadIdx.x; i < half; i += blockDim.x)
-        frequency[i] = pow(theta, -2.0 * (double)i / (double)head_dim);
+    for (int64_t i = threadIdx.x; i < half && i < ROPE_CHANNELS; i += blockDim.x)
+        frequency[i] = frequency_of(i, head_dim, theta);
     __syncthreads();
 }
 
@@ -162,7 +166,7 @@ static __global__ void rope(uint16_t *x, const int32_t *positions, int64_t n, in
     for (NI_EACH(at, n *half)) {
         const int64_t t = at / half, i = at % half;
         float c, s;
-        set_turn(&c, &s, positions[t], frequency[i], inverse);
+        set_turn(&c, &s, positions[t], i < ROPE_CHANNELS ? frequency[i] : frequency_of(i, head_dim, theta), inverse);
         for (int64_t h = 0; h < heads; h++) {
             uint16_t *pair = x + t * stride + h * head_dim + i;
             float x1 = ni_bf16_value(pair[0]), x2 = ni_bf16_value(pair[half]);
@@ -201,120 +205,10 @@ int ni_cuda_launch_rope(void *stream, uint16_t *x, const int32_t *positions, int
     cudaStream_t on = (cudaStream_t)stream;
     if (n * head_dim <= 1)
         return cudaGetLastError();
-    if (head_dim > 2 * ROPE_CHANNELS)
-        return cudaErrorInvalidValue;
-    if (head_dim % 4 == 0 && stride % 2 == 0 && ((uintptr_t)x & 3) == 0 && n * head_dim <= INT32_MAX)
+    if (head_dim % 4 == 0 && head_dim <= 2 * ROPE_CHANNELS && stride % 2 == 0 && ((uintptr_t)x & 3) == 0 && n * head_dim <= INT32_MAX)
         rope_twos<<<ni_grid(ni_divide_up(n * head_dim / 4, NI_THREADS)), NI_THREADS, 0, on>>>(x, positions, n, (int)heads, (int)head_dim, stride, theta, inverse);
     else
         rope<<<ni_grid(ni_divide_up(n * head_dim / 2, NI_THREADS)), NI_THREADS, 0, on>>>(x, positions, n, heads, head_dim, stride, theta, inverse);
-    return cudaGetLastError();
-}
-
-/* ---- SwiGLU ---- */
-
-static __device__ float sigmoid(float x) {
-    return 1.0f / (1.0f + expf(-x));
-}
-
-static __device__ float swiglu(float g, float u) {
-    return g * sigmoid(g) * u;
-}
-
-static __global__ void swiglu_forward(uint16_t *y, uint32_t *amax, const uint16_t *gate, const uint16_t *up, int64_t n) {
-    uint32_t largest = 0;
-    for (NI_EACH(i, n)) {
-        y[i] = ni_bf16_even(swiglu(ni_bf16_value(gate[i]), ni_bf16_value(up[i])));
-        largest = max(largest, ni_f32_magnitude(ni_bf16_value(y[i])));
-    }
-    __syncwarp();
-    ni_join_amax(amax, largest);
-}
-
-static __global__ void swiglu_forward_eights(uint16_t *y, uint32_t *amax, const uint16_t *gate, const uint16_t *up, int64_t eights) {
-    uint32_t largest = 0;
-    for (NI_EACH(i, eights)) {
-        ni_eight g = ni_load_eight(gate + 8 * i), u = ni_load_eight(up + 8 * i);
-#pragma unroll
-        for (int j = 0; j < 8; j++) {
-            g.x[j] = ni_bf16_round(swiglu(g.x[j], u.x[j]));
-            largest = max(largest, ni_f32_magnitude(g.x[j]));
-        }
-        ni_store_eight(y + 8 * i, g);
-    }
-    __syncwarp();
-    ni_join_amax(amax, largest);
-}
-
-int ni_cuda_launch_swiglu_forward(void *stream, uint16_t *y, uint32_t *amax, const uint16_t *gate, const uint16_t *up, int64_t n) {
-    cudaStream_t on = (cudaStream_t)stream;
-    if (amax)
-        cudaMemsetAsync(amax, 0, sizeof *amax, on);
-    if (n == 0)
-        return cudaGetLastError();
-    if (n % 8 == 0 && ni_aligned(y) && ni_aligned(gate) && ni_aligned(up))
-        swiglu_forward_eights<<<ni_grid(ni_divide_up(n / 8, NI_THREADS)), NI_THREADS, 0, on>>>(y, amax, gate, up, n / 8);
-    else
-        swiglu_forward<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, on>>>(y, amax, gate, up, n);
-    return cudaGetLastError();
-}
-
-static __device__ void swiglu_slopes(float g, float u, float d, float *dg, float *du) {
-    float s = sigmoid(g);
-    *dg = d * u * s * (1.0f + g * (1.0f - s));
-    *du = d * g * s;
-}
-
-static __global__ void swiglu_backward(uint16_t *dgate, uint32_t *dgate_amax, uint16_t *dup, uint32_t *dup_amax, const uint16_t *dy,
-                                       const uint16_t *gate, const uint16_t *up, int64_t n) {
-    uint32_t of_gate = 0, of_up = 0;
-    for (NI_EACH(i, n)) {
-        float dg, du;
-        swiglu_slopes(ni_bf16_value(gate[i]), ni_bf16_value(up[i]), ni_bf16_value(dy[i]), &dg, &du);
-        dgate[i] = ni_bf16_even(dg);
-        dup[i] = ni_bf16_even(du);
-        of_gate = max(of_gate, ni_f32_magnitude(ni_bf16_value(dgate[i])));
-        of_up = max(of_up, ni_f32_magnitude(ni_bf16_value(dup[i])));
-    }
-    __syncwarp();
-    ni_join_amax(dgate_amax, of_gate);
-    ni_join_amax(dup_amax, of_up);
-}
-
-static __global__ void swiglu_backward_eights(uint16_t *dgate, uint32_t *dgate_amax, uint16_t *dup, uint32_t *dup_amax, const uint16_t *dy,
-                                              const uint16_t *gate, const uint16_t *up, int64_t eights) {
-    uint32_t of_gate = 0, of_up = 0;
-    for (NI_EACH(i, eights)) {
-        ni_eight g = ni_load_eight(gate + 8 * i), u = ni_load_eight(up + 8 * i), d = ni_load_eight(dy + 8 * i), dg, du;
-#pragma unroll
-        for (int j = 0; j < 8; j++) {
-            swiglu_slopes(g.x[j], u.x[j], d.x[j], &dg.x[j], &du.x[j]);
-            dg.x[j] = ni_bf16_round(dg.x[j]);
-            du.x[j] = ni_bf16_round(du.x[j]);
-            of_gate = max(of_gate, ni_f32_magnitude(dg.x[j]));
-            of_up = max(of_up, ni_f32_magnitude(du.x[j]));
-        }
-        ni_store_eight(dgate + 8 * i, dg);
-        ni_store_eight(dup + 8 * i, du);
-    }
-    __syncwarp();
-    ni_join_amax(dgate_amax, of_gate);
-    ni_join_amax(dup_amax, of_up);
-}
-
-int ni_cuda_launch_swiglu_backward(void *stream, uint16_t *dgate, uint32_t *dgate_amax, uint16_t *dup, uint32_t *dup_amax,
-                                   const uint16_t *dy, const uint16_t *gate, const uint16_t *up, int64_t n) {
-    cudaStream_t on = (cudaStream_t)stream;
-    bool aligned = ni_aligned(dgate) && ni_aligned(dup) && ni_aligned(dy) && ni_aligned(gate) && ni_aligned(up);
-    if (dgate_amax)
-        cudaMemsetAsync(dgate_amax, 0, sizeof *dgate_amax, on);
-    if (dup_amax)
-        cudaMemsetAsync(dup_amax, 0, sizeof *dup_amax, on);
-    if (n == 0)
-        return cudaGetLastError();
-    if (n % 8 == 0 && aligned)
-        swiglu_backward_eights<<<ni_grid(ni_divide_up(n / 8, NI_THREADS)), NI_THREADS, 0, on>>>(dgate, dgate_amax, dup, dup_amax, dy, gate, up, n / 8);
-    else
-        swiglu_backward<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, on>>>(dgate, dgate_amax, dup, dup_amax, dy, gate, up, n);
     return cudaGetLastError();
 }
 

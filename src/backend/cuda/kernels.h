@@ -28,12 +28,6 @@ int ni_cuda_launch_multiply_words(void *stream, float *out, const float *a,
                                   const float *b); /* *out = *a * *b; NULL: 1 */
 int ni_cuda_launch_rope(void *stream, uint16_t *x, const int32_t *positions, int64_t n, int64_t heads, int64_t head_dim,
                         int64_t stride, double theta, bool inverse);
-int ni_cuda_launch_swiglu_forward(void *stream, uint16_t *y, uint32_t *amax, const uint16_t *gate, const uint16_t *up,
-                                  int64_t n);
-/* amaxes may be NULL */
-int ni_cuda_launch_swiglu_backward(void *stream, uint16_t *dgate, uint32_t *dgate_amax, uint16_t *dup,
-                                   uint32_t *dup_amax, const uint16_t *dy, const uint16_t *gate, const uint16_t *up,
-                                   int64_t n);
 int ni_cuda_launch_gate_forward(void *stream, float *gate, const uint16_t *a, const float *bias, int64_t n, int64_t dim,
                                 float normalizer, float clamp);
 /* partial: ni_cuda_partial_bytes(n, dim) of scratch */
@@ -46,6 +40,11 @@ int ni_cuda_launch_document_bounds(void *stream, int32_t *start, int32_t *end, c
                                    int64_t seq);
 /* *amax = largest magnitude of a BF16 matrix */
 int ni_cuda_launch_amax(void *stream, uint32_t *amax, const void *x, int64_t rows, int64_t cols, int64_t stride);
+
+/* ---- swiglu.cu: dense BF16 matrices, with both of their maxima where they are asked for ---- */
+int ni_cuda_launch_swiglu_forward(void *stream, const nb_mat *y, const uint16_t *gate, const uint16_t *up);
+int ni_cuda_launch_swiglu_backward(void *stream, const nb_mat *dgate, const nb_mat *dup, const uint16_t *dy,
+                                   const uint16_t *gate, const uint16_t *up);
 
 /* ---- norm.cu ---- */
 size_t ni_cuda_partial_bytes(int64_t n, int64_t dim); /* sums over rows that blocks leave for the last kernel to add */

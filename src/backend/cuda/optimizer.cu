@@ -80,6 +80,63 @@ static __device__ float encode_of(const ni_scaled &t, const uint32_t *amax) {
     return t.scale ? ni_narrow_encode(t.dtype, t.rule, ni_f32_from(*amax)) : 1.0f;
 }
 
+/* ---- four of them at once: whole words of memory ---- */
+
+typedef struct four {
+    float x[4];
+} four;
+
+static bool has_fours(const ni_scaled &t) {
+    return !t.data || ((uintptr_t)t.data & 15) == 0;
+}
+
+/* Numbers 4 i to 4 i + 3. */
+static __device__ four four_of(const ni_scaled &t, int64_t i, float factor) {
+    four f;
+    if (t.dtype == NB_F32) {
+        const float4 w = ((const float4 *)t.data)[i];
+        f = (four){{w.x, w.y, w.z, w.w}};
+    } else if (t.dtype == NB_BF16 || t.dtype == NB_F16) {
+        const uint2 w = ((const uint2 *)t.data)[i];
+        const uint16_t halves[4] = {(uint16_t)w.x, (uint16_t)(w.x >> 16), (uint16_t)w.y, (uint16_t)(w.y >> 16)};
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+            f.x[k] = t.dtype == NB_F16 ? ni_fp16_value(halves[k]) : ni_bf16_value(halves[k]);
+    } else {
+        const uint32_t w = ((const uint32_t *)t.data)[i];
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+            f.x[k] = t.dtype == NB_E4M3 ? ni_e4m3_value((uint8_t)(w >> (8 * k))) : ni_e5m2_value((uint8_t)(w >> (8 * k)));
+    }
+#pragma unroll
+    for (int k = 0; k < 4; k++)
+        f.x[k] = ni_f32_mul(f.x[k], factor);
+    return f;
+}
+
+static __device__ uint32_t narrowed(nb_dtype type, float x) {
+    uint32_t word = 0;
+    ni_narrow_store(&word, type, 0, x); /* little-endian: the low bytes */
+    return word;
+}
+
+static __device__ void store_four(const ni_scaled &t, int64_t i, const four &f, float encode) {
+    uint32_t w[4];
+#pragma unroll
+    for (int k = 0; k < 4; k++)
+        w[k] = narrowed(t.dtype, ni_f32_mul(f.x[k], encode));
+    if (t.dtype == NB_F32)
+        ((uint4 *)t.data)[i] = make_uint4(w[0], w[1], w[2], w[3]);
+    else if (t.dtype == NB_BF16 || t.dtype == NB_F16)
+        ((uint2 *)t.data)[i] = make_uint2(w[0] | w[1] << 16, w[2] | w[3] << 16);
+    else
+        ((uint32_t *)t.data)[i] = w[0] | w[1] << 8 | w[2] << 16 | w[3] << 24;
+}
+
+static __device__ uint32_t largest_of(const four &f) {
+    return max(max(ni_f32_magnitude(f.x[0]), ni_f32_magnitude(f.x[1])), max(ni_f32_magnitude(f.x[2]), ni_f32_magnitude(f.x[3])));
+}
+
 /* ---- AdamW ---- */
 
 typedef struct scalars {
@@ -200,12 +257,30 @@ static void launch_list(cudaStream_t on, plain_list *list, const ni_adamw *step)
 }
 
 /* The update of narrow tensors, twice: for the amaxes of what it gives, then rounded under the scales that follow. */
-static __global__ void narrow_amax(ni_scaled param, ni_scaled m, ni_scaled v, ni_scaled grad, int64_t n, scalars s, uint32_t *amaxes) {
-    const float fp = factor_of(param), fm = factor_of(m), fv = factor_of(v), fg = factor_of(grad);
+static __device__ void update_fours(const ni_scaled &param, const ni_scaled &m, const ni_scaled &v, const ni_scaled &grad, int64_t i, const float *factor, const scalars &s, four *p, four *first, four *second) {
+    *p = four_of(param, i, factor[0]);
+    *first = four_of(m, i, factor[1]);
+    *second = four_of(v, i, factor[2]);
+    const four g = four_of(grad, i, factor[3]);
+#pragma unroll
+    for (int k = 0; k < 4; k++)
+        update(&p->x[k], &first->x[k], &second->x[k], g.x[k], s);
+}
+
+static __global__ void narrow_amax(const __grid_constant__ ni_scaled param, const __grid_constant__ ni_scaled m, const __grid_constant__ ni_scaled v, const __grid_constant__ ni_scaled grad, int64_t n, int64_t fours,
+                                   scalars s, uint32_t *amaxes) {
+    const float factor[4] = {factor_of(param), factor_of(m), factor_of(v), factor_of(grad)};
     uint32_t largest[3] = {0, 0, 0};
-    for (NI_EACH(i, n)) {
-        float x[3] = {value(param, i, fp), value(m, i, fm), value(v, i, fv)};
-        update(&x[0], &x[1], &x[2], value(grad, i, fg), s);
+    for (NI_EACH(i, fours)) {
+        four x[3];
+        update_fours(param, m, v, grad, i, factor, s, &x[0], &x[1], &x[2]);
+#pragma unroll
+        for (int t = 0; t < 3; t++)
+            largest[t] = max(largest[t], largest_of(x[t]));
+    }
+    for (int64_t i = 4 * fours + blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x) {
+        float x[3] = {value(param, i, factor[0]), value(m, i, factor[1]), value(v, i, factor[2])};
+        update(&x[0], &x[1], &x[2], value(grad, i, factor[3]), s);
         for (int t = 0; t < 3; t++)
             largest[t] = max(largest[t], ni_f32_magnitude(x[t]));
     }
@@ -214,26 +289,47 @@ static __global__ void narrow_amax(ni_scaled param, ni_scaled m, ni_scaled v, ni
         ni_join_amax(&amaxes[t], largest[t]);
 }
 
-static __global__ void narrow_adamw(ni_scaled param, ni_scaled m, ni_scaled v, ni_scaled grad, int64_t n, scalars s, const uint32_t *amaxes) {
-    const float fp = factor_of(param), fm = factor_of(m), fv = factor_of(v), fg = factor_of(grad);
+static __global__ void narrow_adamw(const __grid_constant__ ni_scaled param, const __grid_constant__ ni_scaled m, const __grid_constant__ ni_scaled v, const __grid_constant__ ni_scaled grad, int64_t n, int64_t fours,
+                                    scalars s, const uint32_t *amaxes) {
+    const float factor[4] = {factor_of(param), factor_of(m), factor_of(v), factor_of(grad)};
     const float ep = encode_of(param, &amaxes[0]), em = encode_of(m, &amaxes[1]), ev = encode_of(v, &amaxes[2]);
-    for (NI_EACH(i, n)) {
-        float x[3] = {value(param, i, fp), value(m, i, fm), value(v, i, fv)};
-        update(&x[0], &x[1], &x[2], value(grad, i, fg), s);
+    for (NI_EACH(i, fours)) {
+        four x[3];
+        update_fours(param, m, v, grad, i, factor, s, &x[0], &x[1], &x[2]);
+        store_four(param, i, x[0], ep);
+        store_four(m, i, x[1], em);
+        store_four(v, i, x[2], ev);
+    }
+    for (int64_t i = 4 * fours + blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x) {
+        float x[3] = {value(param, i, factor[0]), value(m, i, factor[1]), value(v, i, factor[2])};
+        update(&x[0], &x[1], &x[2], value(grad, i, factor[3]), s);
         ni_narrow_store(param.data, param.dtype, i, ni_f32_mul(x[0], ep));
         ni_narrow_store(m.data, m.dtype, i, ni_f32_mul(x[1], em));
         ni_narrow_store(v.data, v.dtype, i, ni_f32_mul(x[2], ev));
     }
 }
 
-static __global__ void set_scale(ni_scaled t, const uint32_t *amax) {
-    *t.scale = ni_vector_decode(encode_of(t, amax));
+enum { MOST_SCALES = 3 };
+
+typedef struct scaled_list {
+    ni_scaled at[MOST_SCALES];
+} scaled_list;
+
+static __global__ void set_scales_of(const __grid_constant__ scaled_list list, const uint32_t *amaxes) {
+    const ni_scaled &t = list.at[threadIdx.x];
+    if (t.scale)
+        *t.scale = ni_vector_decode(encode_of(t, &amaxes[threadIdx.x]));
 }
 
 static int set_scales(cudaStream_t on, const ni_scaled *const *t, const uint32_t *amaxes, int count) {
-    for (int i = 0; i < count; i++)
-        if (t[i]->scale)
-            set_scale<<<1, 1, 0, on>>>(*t[i], &amaxes[i]);
+    scaled_list list = {};
+    bool any = false;
+    for (int i = 0; i < count; i++) {
+        list.at[i] = *t[i];
+        any |= t[i]->scale != NULL;
+    }
+    if (any)
+        set_scales_of<<<1, (unsigned)count, 0, on>>>(list, amaxes);
     return cudaGetLastError();
 }
 
@@ -253,11 +349,12 @@ static __global__ void leave_behind(ni_scaled param, int64_t n, uint16_t *copy, 
 
 static int launch_narrow(cudaStream_t on, const ni_adamw_tensor *t, const ni_adamw *step, uint32_t *amaxes) {
     const scalars s = scalars_of(step, t->weight_decay);
-    const unsigned grid = ni_grid(ni_divide_up(t->n, NI_THREADS));
+    const int64_t fours = has_fours(t->param) && has_fours(t->m) && has_fours(t->v) && has_fours(t->grad) ? t->n / 4 : 0;
+    const unsigned grid = ni_grid(ni_divide_up(fours ? fours : t->n, NI_THREADS));
     const ni_scaled *const kept[] = {&t->param, &t->m, &t->v};
     cudaMemsetAsync(amaxes, 0, 3 * sizeof *amaxes, on);
-    narrow_amax<<<grid, NI_THREADS, 0, on>>>(t->param, t->m, t->v, t->grad, t->n, s, amaxes);
-    narrow_adamw<<<grid, NI_THREADS, 0, on>>>(t->param, t->m, t->v, t->grad, t->n, s, amaxes);
+    narrow_amax<<<grid, NI_THREADS, 0, on>>>(t->param, t->m, t->v, t->grad, t->n, fours, s, amaxes);
+    narrow_adamw<<<grid, NI_THREADS, 0, on>>>(t->param, t->m, t->v, t->grad, t->n, fours, s, amaxes);
     int code = set_scales(on, kept, amaxes, 3);
     if (t->copy || t->amax)
         leave_behind<<<grid, NI_THREADS, 0, on>>>(t->param, t->n, (uint16_t *)t->copy, t->amax);
@@ -289,31 +386,49 @@ int ni_cuda_launch_adamw(void *stream, const ni_adamw_tensor *tensors, int32_t c
 
 /* ---- tensors under one scale ---- */
 
-static __global__ void amax_of_sum(uint32_t *amax, ni_scaled a, ni_scaled b, int64_t n) {
+static __device__ four sum_of_fours(const ni_scaled &a, const ni_scaled &b, int64_t i, float fa, float fb) {
+    four x = four_of(a, i, fa);
+    if (!b.data)
+        return x;
+    const four y = four_of(b, i, fb);
+#pragma unroll
+    for (int k = 0; k < 4; k++)
+        x.x[k] = ni_f32_add(x.x[k], y.x[k]);
+    return x;
+}
+
+static __device__ float sum_at(const ni_scaled &a, const ni_scaled &b, int64_t i, float fa, float fb) {
+    return b.data ? ni_f32_add(value(a, i, fa), value(b, i, fb)) : value(a, i, fa);
+}
+
+static __global__ void amax_of_sum(uint32_t *amax, const __grid_constant__ ni_scaled a, const __grid_constant__ ni_scaled b, int64_t n, int64_t fours) {
     const float fa = factor_of(a), fb = b.data ? factor_of(b) : 0.0f;
     uint32_t largest = 0;
-    for (NI_EACH(i, n))
-        largest = max(largest, ni_f32_magnitude(b.data ? ni_f32_add(value(a, i, fa), value(b, i, fb)) : value(a, i, fa)));
+    for (NI_EACH(i, fours))
+        largest = max(largest, largest_of(sum_of_fours(a, b, i, fa, fb)));
+    for (int64_t i = 4 * fours + blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x)
+        largest = max(largest, ni_f32_magnitude(sum_at(a, b, i, fa, fb)));
     __syncwarp();
     ni_join_amax(amax, largest);
 }
 
-static __global__ void store_sum(ni_scaled to, ni_scaled a, ni_scaled b, int64_t n, const uint32_t *amax) {
+static __global__ void store_sum(const __grid_constant__ ni_scaled to, const __grid_constant__ ni_scaled a, const __grid_constant__ ni_scaled b, int64_t n, int64_t fours, const uint32_t *amax) {
     const float fa = factor_of(a), fb = b.data ? factor_of(b) : 0.0f, encode = encode_of(to, amax);
-    for (NI_EACH(i, n)) {
-        float x = b.data ? ni_f32_add(value(a, i, fa), value(b, i, fb)) : value(a, i, fa);
-        ni_narrow_store(to.data, to.dtype, i, ni_f32_mul(x, encode));
-    }
+    for (NI_EACH(i, fours))
+        store_four(to, i, sum_of_fours(a, b, i, fa, fb), encode);
+    for (int64_t i = 4 * fours + blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x)
+        ni_narrow_store(to.data, to.dtype, i, ni_f32_mul(sum_at(a, b, i, fa, fb), encode));
 }
 
 /* to = a + b, or a where b has no data. */
 static int launch_sum_into(cudaStream_t on, const ni_scaled *to, const ni_scaled *a, const ni_scaled *b, int64_t n, uint32_t *amax) {
-    const unsigned grid = ni_grid(ni_divide_up(n, NI_THREADS));
+    const int64_t fours = has_fours(*to) && has_fours(*a) && has_fours(*b) ? n / 4 : 0;
+    const unsigned grid = ni_grid(ni_divide_up(fours ? fours : n, NI_THREADS));
     if (n == 0)
         return cudaSuccess;
     cudaMemsetAsync(amax, 0, sizeof *amax, on);
-    amax_of_sum<<<grid, NI_THREADS, 0, on>>>(amax, *a, *b, n);
-    store_sum<<<grid, NI_THREADS, 0, on>>>(*to, *a, *b, n, amax);
+    amax_of_sum<<<grid, NI_THREADS, 0, on>>>(amax, *a, *b, n, fours);
+    store_sum<<<grid, NI_THREADS, 0, on>>>(*to, *a, *b, n, fours, amax);
     return set_scales(on, &to, amax, 1);
 }
 

@@ -1,49 +1,20 @@
 /* quantize_amax.cu: maxima of whole matrices, plain and turned down the columns, from one reading.
- *
- * The last stage of a rotation needs no sums: the larger of |a + b| and |a - b| is |a| + |b|, rounded alike.
  */
 #include "backend/cuda/tile.cuh"
 
 /* What stands before a rotation: no signs, TransformerEngine's, or a pattern of this pass. */
 enum { NO_SIGNS, FIXED_SIGNS, ANY_SIGNS };
 
-/* The larger; NaN where one is. */
-static __device__ float larger_or_nan(float a, float b) {
-    float m;
-    asm("max.NaN.f32 %0, %1, %2;" : "=f"(m) : "f"(a), "f"(b));
-    return m;
-}
-
-/* The largest magnitude of sixteen numbers, rotated but for the factor. Inf + Inf is Inf, but their difference is NaN. */
-static __device__ float rotated_amax(float *x) {
-#pragma unroll
-    for (int half = 1; half < 8; half *= 2)
-#pragma unroll
-        for (int i = 0; i < 16; i++)
-            if (!(i & half)) {
-                const float a = x[i], b = x[i | half];
-                x[i] = ni_f32_add(a, b);
-                x[i | half] = ni_f32_sub(a, b);
-            }
-    float largest = 0.0f;
-#pragma unroll
-    for (int i = 0; i < 8; i++)
-        largest = larger_or_nan(largest, ni_f32_add(fabsf(x[i]), fabsf(x[i + 8])));
-    if (ni_f32_magnitude(largest) >= NI_F32_INF_BITS)
-#pragma unroll
-        for (int i = 0; i < 8; i++)
-            largest = larger_or_nan(largest, fabsf(ni_f32_sub(fabsf(x[i]), fabsf(x[i + 8]))));
-    return largest;
-}
-
 /* A thread takes 16 rows of four columns. Rounding keeps the order, so the maximum is rounded and not the numbers. */
 template <bool PLAIN, bool ROTATED, int SIGNS>
-static __global__ void __launch_bounds__(NI_TILE_THREADS) tile_amaxes(const __grid_constant__ ni_cuda_tile_source s, uint32_t *plain, uint32_t *rotated, const __grid_constant__ nb_quantizer q,
+static __global__ void __launch_bounds__(NI_TILE_THREADS) tile_amaxes(const __grid_constant__ ni_cuda_tile_source s, uint32_t *plain, uint32_t *rotated, const uint32_t *perhaps, const __grid_constant__ nb_quantizer q,
                                                                      const __grid_constant__ ni_cuda_noise noise) {
     const uint32_t across = (uint32_t)(s.cols / 4), bands = (uint32_t)(s.rows / 16);
     const int64_t piece = blockIdx.x * (int64_t)NI_TILE_THREADS + threadIdx.x;
     const uint32_t band = (uint32_t)piece / across, at = (uint32_t)piece - band * across;
     uint32_t pair = 0, largest = 0;
+    if (ROTATED && !PLAIN && perhaps && *perhaps)
+        return;
     if (band < bands) {
         const uint16_t *from = s.numbers + (int64_t)band * 16 * s.stride + 4 * at;
         uint2 in[16];
@@ -67,7 +38,7 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS) tile_amaxes(const __gr
                     const float number = k % 2 ? ni_high_of(word) : ni_low_of(word);
                     x[i] = signs >> i & 1u ? -number : number;
                 }
-                most = larger_or_nan(most, rotated_amax(x));
+                most = ni_larger_or_nan(most, ni_rotated_amax(x));
             }
             most = ni_f32_mul(most, 0.25f);
             largest = ni_f32_magnitude(q.hadamard_round_bf16 ? ni_bf16_round(most) : most);
@@ -81,26 +52,26 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS) tile_amaxes(const __gr
 }
 
 template <int SIGNS>
-static void launch_rotated(cudaStream_t on, unsigned grid, const ni_cuda_tile_source &s, uint32_t *plain, uint32_t *rotated, const nb_quantizer &q, const ni_cuda_noise &noise) {
+static void launch_rotated(cudaStream_t on, unsigned grid, const ni_cuda_tile_source &s, uint32_t *plain, uint32_t *rotated, const uint32_t *perhaps, const nb_quantizer &q, const ni_cuda_noise &noise) {
     if (plain)
-        tile_amaxes<true, true, SIGNS><<<grid, NI_TILE_THREADS, 0, on>>>(s, plain, rotated, q, noise);
+        tile_amaxes<true, true, SIGNS><<<grid, NI_TILE_THREADS, 0, on>>>(s, plain, rotated, perhaps, q, noise);
     else
-        tile_amaxes<false, true, SIGNS><<<grid, NI_TILE_THREADS, 0, on>>>(s, plain, rotated, q, noise);
+        tile_amaxes<false, true, SIGNS><<<grid, NI_TILE_THREADS, 0, on>>>(s, plain, rotated, perhaps, q, noise);
 }
 
-int ni_cuda_tile_amaxes(void *stream, const ni_cuda_tile_source *s, uint32_t *plain, uint32_t *rotated, const nb_quantizer *q, const ni_cuda_noise *noise) {
+int ni_cuda_tile_amaxes(void *stream, const ni_cuda_tile_source *s, uint32_t *plain, uint32_t *rotated, const uint32_t *perhaps, const nb_quantizer *q, const ni_cuda_noise *noise) {
     cudaStream_t on = (cudaStream_t)stream;
     const unsigned grid = (unsigned)ni_divide_up(s->cols / 4 * (s->rows / 16), NI_TILE_THREADS);
     if (s->cols / 4 * (s->rows / 16) > INT32_MAX)
         return cudaErrorInvalidValue;
     if (!rotated)
-        tile_amaxes<true, false, NO_SIGNS><<<grid, NI_TILE_THREADS, 0, on>>>(*s, plain, rotated, *q, *noise);
+        tile_amaxes<true, false, NO_SIGNS><<<grid, NI_TILE_THREADS, 0, on>>>(*s, plain, rotated, perhaps, *q, *noise);
     else if (q->hadamard_signs == NB_SIGNS_FIXED)
-        launch_rotated<FIXED_SIGNS>(on, grid, *s, plain, rotated, *q, *noise);
+        launch_rotated<FIXED_SIGNS>(on, grid, *s, plain, rotated, perhaps, *q, *noise);
     else if (q->hadamard_signs == NB_SIGNS_NONE)
-        launch_rotated<NO_SIGNS>(on, grid, *s, plain, rotated, *q, *noise);
+        launch_rotated<NO_SIGNS>(on, grid, *s, plain, rotated, perhaps, *q, *noise);
     else
-        launch_rotated<ANY_SIGNS>(on, grid, *s, plain, rotated, *q, *noise);
+        launch_rotated<ANY_SIGNS>(on, grid, *s, plain, rotated, perhaps, *q, *noise);
     return cudaGetLastError();
 }
 

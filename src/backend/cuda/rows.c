@@ -52,16 +52,12 @@ void ni_cuda_rope(nb_backend *be, void *x, const int32_t *positions, int64_t n, 
 }
 
 void ni_cuda_swiglu_forward(nb_backend *be, const nb_mat *y, const void *gate, const void *up) {
-    ni_cuda_good(be, ni_cuda_launch_swiglu_forward(stream_of(be), y->data, y->amax, gate, up, elements(y)),
-                 "swiglu_forward");
+    ni_cuda_good(be, ni_cuda_launch_swiglu_forward(stream_of(be), y, gate, up), "swiglu_forward");
 }
 
 void ni_cuda_swiglu_backward(nb_backend *be, const nb_mat *dgate, const nb_mat *dup, const void *dy, const void *gate,
                              const void *up) {
-    ni_cuda_good(be,
-                 ni_cuda_launch_swiglu_backward(stream_of(be), dgate->data, dgate->amax, dup->data, dup->amax, dy, gate,
-                                                up, elements(dgate)),
-                 "swiglu_backward");
+    ni_cuda_good(be, ni_cuda_launch_swiglu_backward(stream_of(be), dgate, dup, dy, gate, up), "swiglu_backward");
 }
 
 /* ---- products of plain numbers ---- */

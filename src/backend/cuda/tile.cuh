@@ -220,4 +220,48 @@ static __device__ inline uint2 ni_codes_of_neighbours(const uint32_t *pairs, con
     return codes;
 }
 
+/* ---- maxima of rotated columns: the larger of |a + b| and |a - b| is |a| + |b|, rounded alike ---- */
+
+/* The larger; NaN where one is. */
+static __device__ inline float ni_larger_or_nan(float a, float b) {
+    float m;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(m) : "f"(a), "f"(b));
+    return m;
+}
+
+/* The largest magnitude of sixteen numbers, rotated but for the factor. Inf + Inf is Inf, but their difference is NaN. */
+static __device__ inline float ni_rotated_amax(float *x) {
+#pragma unroll
+    for (int half = 1; half < 8; half *= 2)
+#pragma unroll
+        for (int i = 0; i < 16; i++)
+            if (!(i & half)) {
+                const float a = x[i], b = x[i | half];
+                x[i] = ni_f32_add(a, b);
+                x[i | half] = ni_f32_sub(a, b);
+            }
+    float largest = 0.0f;
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        largest = ni_larger_or_nan(largest, ni_f32_add(fabsf(x[i]), fabsf(x[i + 8])));
+    if (ni_f32_magnitude(largest) >= NI_F32_INF_BITS)
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            largest = ni_larger_or_nan(largest, fabsf(ni_f32_sub(fabsf(x[i]), fabsf(x[i + 8]))));
+    return largest;
+}
+
+/* Of sixteen rows of two columns, under TransformerEngine's signs and rounded to BF16: rounding keeps the order, so the
+ * maximum is rounded and not the numbers. */
+static __device__ inline uint32_t ni_turned_amax(const uint32_t *pairs) {
+    float a[16], b[16];
+#pragma unroll
+    for (int i = 0; i < 16; i++) {
+        const bool minus = NI_FIXED_SIGNS >> i & 1u;
+        a[i] = minus ? -ni_low_of(pairs[i]) : ni_low_of(pairs[i]);
+        b[i] = minus ? -ni_high_of(pairs[i]) : ni_high_of(pairs[i]);
+    }
+    return ni_f32_magnitude(ni_bf16_round(ni_f32_mul(ni_larger_or_nan(ni_rotated_amax(a), ni_rotated_amax(b)), 0.25f)));
+}
+
 #endif

@@ -1,0 +1,404 @@
+/* outcontrol_terms.c: what OutControl multiplies once its channels are chosen: the two parts of X and W, the sums of
+ * their products, and W put together again for dgrad and OsciReset. The formulas are in outcontrol.c.
+ */
+#include "backend/table.h"
+#include "linear/outcontrol.h"
+
+static const nb_quantizer mxfp8 = {.element = NB_ELEMENT_E4M3,
+                                   .scale_type = NB_SCALE_E8M0,
+                                   .rule = NB_RULE_CEIL,
+                                   .block_rows = 1,
+                                   .block_cols = 32,
+                                   .round = NB_ROUND_EVEN};
+
+const nb_quantizer *ni_outcontrol_quantizer(const ni_linear *layer, nb_role role, int part) {
+    return part == NI_OUT_FP8 ? &mxfp8 : &layer->plan.roles[role].quantizer;
+}
+
+nb_operand ni_outcontrol_shape(const ni_outcontrol_state *o, const ni_linear *layer, nb_role role, int part) {
+    nb_role other = role == NB_FPROP_X ? NB_FPROP_W : NB_FPROP_X;
+    return (nb_operand){.quantizer = *ni_outcontrol_quantizer(layer, role, part),
+                        .other = *ni_outcontrol_quantizer(layer, other, part),
+                        .rows = role == NB_FPROP_X ? o->group->max_rows : layer->out,
+                        .cols = o->widths[part],
+                        .side = role == NB_FPROP_X ? NI_LEFT : NI_RIGHT,
+                        .reread = true};
+}
+
+bool ni_outcontrol_is_filled_up(const ni_outcontrol_state *o, int part) {
+    return o->widths[part] > o->channels[part];
+}
+
+/* ---- the split ---- */
+
+static const int32_t *columns_of(const ni_outcontrol_state *o, int part) {
+    return part == NI_OUT_FP8 ? o->order : o->order + o->channels[NI_OUT_FP8];
+}
+
+static ni_source part_of(const ni_outcontrol_state *o, const nb_mat *numbers, int part) {
+    return (ni_source){.numbers = numbers, .columns = columns_of(o, part), .column_count = o->channels[part]};
+}
+
+/* A matrix as wide as the part's blocks, in scratch: zeros. Its first columns are for the channels. */
+static nb_status place_wide(const ni_outcontrol_state *o, ni_scratch *scratch, nb_dtype dtype, int64_t rows, int part,
+                            nb_mat *wide, nb_error *err) {
+    *wide = nb_mat_of(NULL, dtype, rows, o->widths[part]);
+    size_t bytes = nb_dtype_size(dtype) * (size_t)(rows * wide->cols);
+    NB_TRY(ni_scratch_place(scratch, bytes, "a part of the channels", &wide->data, err));
+    o->group->be->ops->fill_zero(o->group->be, wide->data, bytes);
+    return NB_OK;
+}
+
+/* The channels among the columns of such a matrix. */
+static nb_mat channels_of(const ni_outcontrol_state *o, const nb_mat *wide, int part) {
+    nb_mat channels = *wide;
+    channels.cols = o->channels[part];
+    return channels;
+}
+
+/* Quantizes a part of `whole`, whose blocks are filled up with zeros where the channels do not fill them. */
+static nb_status make_part(const ni_outcontrol_state *o, ni_scratch *scratch, const nb_mat *whole, int part,
+                           const ni_making *making, nb_error *err) {
+    nb_backend *be = o->group->be;
+    size_t mark = scratch->used;
+    ni_source source = part_of(o, whole, part);
+    nb_mat wide, channels;
+    if (ni_outcontrol_is_filled_up(o, part)) {
+        NB_TRY(place_wide(o, scratch, whole->dtype, whole->rows, part, &wide, err));
+        channels = channels_of(o, &wide, part);
+        be->ops->gather_columns(be, &channels, whole, columns_of(o, part));
+        source = (ni_source){.numbers = &wide};
+    }
+    NB_TRY(be->ops->make_operands(be, &source, making, 1, err));
+    if (making->stats)
+        making->stats->elements -= whole->rows * (o->widths[part] - o->channels[part]);
+    scratch->used = mark;
+    return NB_OK;
+}
+
+/* What a part of X decodes to, without what fills it up. */
+static ni_source codes_of(const ni_outcontrol_state *o, int part) {
+    ni_source source = {.operand = &o->x[part]};
+    if (ni_outcontrol_is_filled_up(o, part)) {
+        source.columns = o->places;
+        source.column_count = o->channels[part];
+    }
+    return source;
+}
+
+/* What both quantizers counted, in the first; NULL where nobody counts. */
+static const nb_quantize_stats *both_parts(const nb_pass *pass, nb_quantize_stats stats[NI_OUT_PARTS]) {
+    const nb_quantize_stats *b = &stats[1];
+    nb_quantize_stats *a = ni_counted(pass, &stats[0]);
+    if (!a)
+        return NULL;
+    a->amax = b->amax > a->amax ? b->amax : a->amax;
+    a->elements += b->elements;
+    a->nonzero += b->nonzero;
+    a->flushed += b->flushed;
+    a->saturated += b->saturated;
+    a->blocks += b->blocks;
+    a->zero_scales += b->zero_scales;
+    a->sum_sq += b->sum_sq;
+    a->sum_sq_error += b->sum_sq_error;
+    a->sum_product += b->sum_product;
+    return a;
+}
+
+/* The lens names channels by their place in X, so it sees X whole and as it came; what is lost is counted over both
+ * parts. */
+static nb_status split_x(ni_outcontrol_state *o, const ni_linear_call *call, const ni_linear *layer, nb_error *err) {
+    const ni_operand_name *name = &layer->names[NB_FPROP_X];
+    nb_noise noise = ni_noise_of(call->pass, name);
+    nb_quantize_stats stats[NI_OUT_PARTS] = {{0}};
+    if (o->x_fresh)
+        return NB_OK;
+    for (int part = 0; part < NI_OUT_PARTS; part++) {
+        const ni_making making = {.out = &o->x[part], .noise = &noise, .stats = ni_counted(call->pass, &stats[part])};
+        if (o->channels[part] == 0)
+            continue;
+        o->x[part] = ni_outcontrol_shape(o, layer, NB_FPROP_X, part);
+        o->x[part].rows = call->x->rows;
+        o->x[part].memory = o->x_memory[part];
+        NB_TRY(make_part(o, call->scratch, call->x, part, &making, err));
+    }
+    o->x_fresh = true;
+    const ni_showing showing = {.name = name, .source = call->x, .stats = both_parts(call->pass, stats)};
+    return ni_operand_show(call, &showing, err);
+}
+
+static nb_status split_w(ni_outcontrol_state *o, const ni_linear *layer, ni_scratch *scratch, const nb_mat *w,
+                         nb_error *err) {
+    for (int part = 0; part < NI_OUT_PARTS; part++) {
+        const ni_making making = {.out = &o->w[layer->index][part]};
+        if (o->channels[part] > 0)
+            NB_TRY(make_part(o, scratch, w, part, &making, err));
+    }
+    return NB_OK;
+}
+
+/* Columns of the FP4 part, which the lens sees as numbers. */
+static nb_status gathered(const ni_outcontrol_state *o, const ni_linear_call *call, const nb_mat *whole, nb_mat *out,
+                          nb_error *err) {
+    *out = nb_mat_of(NULL, whole->dtype, whole->rows, o->channels[NI_OUT_FP4]);
+    NB_TRY(ni_scratch_place(call->scratch, nb_dtype_size(out->dtype) * (size_t)(out->rows * out->cols),
+                            "a part of the channels", &out->data, err));
+    call->be->ops->gather_columns(call->be, out, whole, columns_of(o, NI_OUT_FP4));
+    return NB_OK;
+}
+
+/* Of W the lens sees the columns in FP4, whose bins it follows, in the order of their channels' norms. Where zeros fill
+ * them up it is told what was lost instead, of columns quantized once more to the same codes. */
+static nb_status show_w(const ni_outcontrol_state *o, const ni_linear_call *call, ni_linear *layer, const nb_mat *w,
+                        nb_error *err) {
+    size_t mark = call->scratch->used;
+    nb_operand codes = o->w[layer->index][NI_OUT_FP4];
+    nb_quantize_stats stats = {0};
+    nb_mat columns;
+    if (!ni_lens_looks(call) || o->channels[NI_OUT_FP4] == 0)
+        return NB_OK;
+    NB_TRY(gathered(o, call, w, &columns, err));
+    ni_showing showing = {.name = &layer->names[NB_FPROP_W], .source = &columns, .operand = &codes};
+    if (ni_outcontrol_is_filled_up(o, NI_OUT_FP4)) {
+        showing.operand = NULL;
+        showing.stats = ni_counted(call->pass, &stats);
+    }
+    if (showing.stats || call->measuring) {
+        nb_mat numbers;
+        NB_TRY(ni_weight_source(call, layer, &numbers, err));
+        NB_TRY(make_part(o, call->scratch, &numbers, NI_OUT_FP4, &(ni_making){.out = &codes, .stats = &stats}, err));
+    }
+    NB_TRY(ni_operand_show(call, &showing, err));
+    call->scratch->used = mark;
+    return NB_OK;
+}
+
+/* W in its parts, made when the master has moved. */
+static nb_status w_ready(ni_outcontrol_state *o, const ni_linear_call *call, ni_linear *layer, nb_error *err) {
+    uint32_t *made = &o->w_moves[layer->index], now = o->group->moves + 1;
+    nb_mat numbers, master = ni_master_of(call->be, layer);
+    if (*made != now || call->measuring) {
+        NB_TRY(ni_weight_source(call, layer, &numbers, err));
+        NB_TRY(split_w(o, layer, call->scratch, &numbers, err));
+    }
+    *made = call->measuring ? 0 : now;
+    return show_w(o, call, layer, &master, err);
+}
+
+/* Decodes a part into its columns of `whole` (F32). */
+static nb_status join_part(const ni_outcontrol_state *o, const ni_linear *layer, ni_scratch *scratch, int part,
+                           const nb_mat *whole, nb_error *err) {
+    nb_backend *be = o->group->be;
+    const nb_operand *codes = &o->w[layer->index][part];
+    size_t mark = scratch->used;
+    nb_mat wide, channels;
+    if (!ni_outcontrol_is_filled_up(o, part))
+        return be->ops->decode(be, whole, codes, false, columns_of(o, part), true, err);
+    NB_TRY(place_wide(o, scratch, NB_F32, whole->rows, part, &wide, err));
+    NB_TRY(be->ops->decode(be, &wide, codes, false, NULL, true, err));
+    channels = channels_of(o, &wide, part);
+    be->ops->scatter_columns(be, whole, &channels, columns_of(o, part), false);
+    scratch->used = mark;
+    return NB_OK;
+}
+
+/* The parts from `first` on. */
+static nb_status join(const ni_outcontrol_state *o, const ni_linear *layer, ni_scratch *scratch, int first,
+                      const nb_mat *whole, nb_error *err) {
+    for (int part = first; part < NI_OUT_PARTS; part++)
+        if (o->channels[part] > 0)
+            NB_TRY(join_part(o, layer, scratch, part, whole, err));
+    return NB_OK;
+}
+
+/* ---- fprop: two terms ---- */
+
+static nb_status fprop_terms(ni_outcontrol_state *o, const ni_linear_call *call, ni_linear *layer, ni_terms *terms,
+                             nb_error *err) {
+    NB_TRY(split_x(o, call, layer, err));
+    NB_TRY(w_ready(o, call, layer, err));
+    terms->count = 0;
+    for (int part = NI_OUT_PARTS; part-- > 0;)
+        if (o->channels[part] > 0)
+            NB_TRY(ni_add_term(terms, &(ni_term){.a = &o->x[part], .b = &o->w[layer->index][part]}, err));
+    return NB_OK;
+}
+
+/* ---- dgrad: another W ---- */
+
+/* Numbers in act, as dgrad reads them, or codes. */
+static nb_status place_dgrad_w(const ni_outcontrol_state *o, const ni_linear_call *call, const ni_linear *layer,
+                               nb_operand *out, nb_error *err) {
+    const nb_quantizer *q = &layer->plan.roles[NB_DGRAD_W].quantizer;
+    nb_quantizer dy = ni_operand_quantizer(layer, NB_DGRAD_DY);
+    const ni_operand_request request = {q, &dy, layer->in, layer->out, NI_RIGHT, true};
+    (void)o;
+    NB_TRY(ni_operand_place(call, &request, out, err));
+    if (!nb_quantizer_is_bf16(q))
+        return NB_OK;
+    out->transposed = true;
+    out->numbers = nb_mat_of(NULL, call->be->act, layer->out, layer->in);
+    return ni_scratch_place_kept(call->scratch, nb_dtype_size(call->be->act) * (size_t)(layer->out * layer->in),
+                                 "dgrad.w", &out->numbers.data, err);
+}
+
+static nb_status dgrad_terms(ni_outcontrol_state *o, const ni_linear_call *call, ni_linear *layer, ni_terms *terms,
+                             nb_error *err) {
+    const ni_operand_name *name = &layer->names[NB_DGRAD_W];
+    nb_operand *w = &o->dgrad_w[layer->index];
+    nb_mat decoded = nb_mat_of(NULL, NB_F32, layer->out, layer->in);
+    nb_noise noise = ni_noise_of(call->pass, name);
+    nb_quantize_stats stats = {0};
+    NB_TRY(ni_scratch_place(call->scratch, sizeof(float) * (size_t)(layer->out * layer->in), "a decoded weight",
+                            &decoded.data, err));
+    NB_TRY(join(o, layer, call->scratch, NI_OUT_FP8, &decoded, err));
+    NB_TRY(place_dgrad_w(o, call, layer, w, err));
+    const ni_source source = {.numbers = &decoded};
+    const ni_making making = {.out = w, .transpose = true, .noise = &noise, .stats = ni_counted(call->pass, &stats)};
+    NB_TRY(call->be->ops->make_operands(call->be, &source, &making, 1, err));
+    const ni_showing showing = {
+        .name = name, .source = &decoded, .transposed = true, .operand = w, .stats = making.stats};
+    NB_TRY(ni_operand_show(call, &showing, err));
+    terms->list[0].b = w;
+    return NB_OK;
+}
+
+/* ---- wgrad: a term for the columns of each part ---- */
+
+static nb_status place_wgrad_x(const ni_outcontrol_state *o, const ni_linear_call *call, const ni_linear *layer,
+                               nb_operand *out, nb_error *err) {
+    nb_quantizer q = ni_operand_quantizer(layer, NB_WGRAD_X), dy = ni_operand_quantizer(layer, NB_WGRAD_DY);
+    int64_t k = o->channels[NI_OUT_FP4], m = call->x->rows;
+    const ni_operand_request request = {&q, &dy, k, m, NI_RIGHT, false};
+    NB_TRY(ni_operand_place(call, &request, out, err));
+    if (!nb_quantizer_is_bf16(&q))
+        return NB_OK;
+    out->transposed = true;
+    out->numbers = nb_mat_of(NULL, call->be->act, m, o->widths[NI_OUT_FP4]);
+    NB_TRY(ni_scratch_place(call->scratch, nb_dtype_size(call->be->act) * (size_t)(m * out->numbers.cols), "wgrad.x",
+                            &out->numbers.data, err));
+    out->numbers.cols = k;
+    return NB_OK;
+}
+
+/* X of the FP4 part along the tokens: its codes quantized again, or the same codes. */
+static nb_status x4_of_codes(const ni_outcontrol_state *o, const ni_linear_call *call, const ni_linear *layer,
+                             nb_operand *out, nb_error *err) {
+    const nb_operand_rule *rule = &layer->plan.roles[NB_WGRAD_X];
+    const ni_operand_name *name = &layer->names[NB_WGRAD_X];
+    const nb_operand *from = &o->x[NI_OUT_FP4];
+    nb_backend *be = call->be;
+    nb_noise noise = ni_noise_of(call->pass, name);
+    nb_quantize_stats stats = {0};
+    nb_mat wide = out->numbers;
+    wide.cols = from->cols;
+    if (nb_quantizer_is_bf16(&out->quantizer))
+        return be->ops->decode(be, &wide, from, false, NULL, rule->via != NB_VIA_FOLD, err);
+    if (!rule->requantize)
+        return be->ops->turn(be, out, from, err);
+    const ni_making making = {.out = out, .transpose = true, .noise = &noise, .stats = ni_counted(call->pass, &stats)};
+    const ni_source source = codes_of(o, NI_OUT_FP4);
+    NB_TRY(be->ops->make_operands(be, &source, &making, 1, err));
+    const ni_showing showing = {.name = name, .from = from, .transposed = true, .operand = out, .stats = making.stats};
+    return ni_operand_show(call, &showing, err);
+}
+
+/* Or X itself where the recipe says so. */
+static nb_status x4_of_numbers(const ni_outcontrol_state *o, const ni_linear_call *call, const ni_linear *layer,
+                               nb_operand *out, nb_error *err) {
+    const ni_operand_name *name = &layer->names[NB_WGRAD_X];
+    nb_noise noise = ni_noise_of(call->pass, name);
+    nb_quantize_stats stats = {0};
+    const ni_source source = part_of(o, call->x, NI_OUT_FP4);
+    const ni_making making = {.out = out, .transpose = true, .noise = &noise, .stats = ni_counted(call->pass, &stats)};
+    NB_TRY(call->be->ops->make_operands(call->be, &source, &making, 1, err));
+    if (!ni_lens_looks(call))
+        return NB_OK;
+    size_t mark = call->scratch->used;
+    nb_mat columns;
+    NB_TRY(gathered(o, call, call->x, &columns, err));
+    const ni_showing showing = {
+        .name = name, .source = &columns, .transposed = true, .operand = out, .stats = making.stats};
+    NB_TRY(ni_operand_show(call, &showing, err));
+    call->scratch->used = mark;
+    return NB_OK;
+}
+
+/* F(dY^T) and F(Xd8^T), 1x32 along the tokens. */
+static nb_status wgrad_in_fp8(ni_outcontrol_state *o, const ni_linear_call *call, const ni_linear *layer,
+                              nb_error *err) {
+    nb_backend *be = call->be;
+    int64_t m = call->x->rows;
+    const ni_operand_request dy = {&mxfp8, &mxfp8, layer->out, m, NI_LEFT, false},
+                             x = {&mxfp8, &mxfp8, o->channels[NI_OUT_FP8], m, NI_RIGHT, false};
+    NB_TRY(ni_operand_place(call, &dy, &o->wgrad_dy8, err));
+    NB_TRY(ni_operand_place(call, &x, &o->wgrad_x[NI_OUT_FP8], err));
+    const ni_source gradient = {.numbers = &call->dy[layer->index]}, codes = codes_of(o, NI_OUT_FP8);
+    NB_TRY(be->ops->make_operands(be, &gradient, &(ni_making){.out = &o->wgrad_dy8, .transpose = true}, 1, err));
+    return be->ops->make_operands(be, &codes, &(ni_making){.out = &o->wgrad_x[NI_OUT_FP8], .transpose = true}, 1, err);
+}
+
+static nb_status wgrad_terms(ni_outcontrol_state *o, const ni_linear_call *call, ni_linear *layer, ni_terms *terms,
+                             nb_error *err) {
+    const nb_operand *dy = terms->list[0].a;
+    nb_operand *x4 = &o->wgrad_x[NI_OUT_FP4];
+    terms->count = 0;
+    if (o->channels[NI_OUT_FP8] > 0) {
+        NB_TRY(wgrad_in_fp8(o, call, layer, err));
+        NB_TRY(ni_add_term(
+            terms, &(ni_term){.a = &o->wgrad_dy8, .b = &o->wgrad_x[NI_OUT_FP8], .columns = columns_of(o, NI_OUT_FP8)},
+            err));
+    }
+    if (o->channels[NI_OUT_FP4] == 0)
+        return NB_OK;
+    NB_TRY(place_wgrad_x(o, call, layer, x4, err));
+    NB_TRY(layer->plan.roles[NB_WGRAD_X].from ? x4_of_codes(o, call, layer, x4, err)
+                                              : x4_of_numbers(o, call, layer, x4, err));
+    return ni_add_term(terms, &(ni_term){.a = dy, .b = x4, .columns = columns_of(o, NI_OUT_FP4)}, err);
+}
+
+nb_status ni_outcontrol_terms(ni_outcontrol_state *o, const ni_linear_call *call, ni_linear *layer, ni_gemm gemm,
+                              ni_terms *terms, nb_error *err) {
+    return gemm == NI_GEMM_FPROP   ? fprop_terms(o, call, layer, terms, err)
+           : gemm == NI_GEMM_DGRAD ? dgrad_terms(o, call, layer, terms, err)
+                                   : wgrad_terms(o, call, layer, terms, err);
+}
+
+/* ---- for OsciReset ---- */
+
+/* Widths of the bins of the FP4 columns, and zeros. */
+static nb_status widths_of(const ni_outcontrol_state *o, const ni_linear *layer, const ni_weight_decoding *what,
+                           nb_error *err) {
+    nb_backend *be = o->group->be;
+    nb_mat all = nb_mat_of(what->widths, NB_F32, layer->out, layer->in), wide, channels;
+    be->ops->fill_zero(be, what->widths, sizeof(float) * (size_t)(layer->out * layer->in));
+    if (o->channels[NI_OUT_FP4] == 0)
+        return NB_OK;
+    NB_TRY(place_wide(o, what->scratch, NB_F32, layer->out, NI_OUT_FP4, &wide, err));
+    be->ops->bin_widths(be, wide.data, &o->w[layer->index][NI_OUT_FP4]);
+    channels = channels_of(o, &wide, NI_OUT_FP4);
+    be->ops->scatter_columns(be, &all, &channels, columns_of(o, NI_OUT_FP4), false);
+    return NB_OK;
+}
+
+/* FP4 columns as the forward pass orders them; FP8 columns stand for themselves. */
+nb_status ni_outcontrol_decode_w(ni_outcontrol_state *o, ni_linear *layer, const ni_weight_decoding *what,
+                                 nb_error *err) {
+    nb_backend *be = o->group->be;
+    size_t mark = what->scratch->used;
+    nb_mat whole = nb_mat_of(what->w, NB_F32, layer->out, layer->in), out = whole;
+    out.data = what->decoded;
+    o->w_moves[layer->index] = 0;
+    NB_TRY(split_w(o, layer, what->scratch, &whole, err));
+    be->ops->copy(be, what->decoded, what->w, sizeof(float) * (size_t)(layer->out * layer->in));
+    NB_TRY(join(o, layer, what->scratch, NI_OUT_FP4, &out, err));
+    if (what->widths)
+        NB_TRY(widths_of(o, layer, what, err));
+    what->scratch->used = mark;
+    return NB_OK;
+}
+
+size_t ni_outcontrol_decode_scratch(const ni_outcontrol_state *o, const ni_linear *layer) {
+    int64_t most = o->widths[NI_OUT_FP8] > o->widths[NI_OUT_FP4] ? o->widths[NI_OUT_FP8] : o->widths[NI_OUT_FP4];
+    return ni_scratch_room(sizeof(float) * (size_t)(layer->out * most));
+}
