@@ -109,10 +109,10 @@ static nb_status run_with(nb_backend *be, const nb_run_config *config, ni_traini
                                   .branch_count = training->branch_count,
                                   .ranks = training->ranks,
                                   .callbacks = ni_screen_callbacks(screen)};
-    nb_trainer *trainer;
-    NB_TRY(nb_ranks_agree(training->ranks, nb_trainer_create(be, config, &options, &trainer, err), err));
-    nb_status status =
-        nb_ranks_agree(training->ranks, nb_trainer_check(trainer, training->start, training->from, err), err);
+    nb_trainer *trainer = NULL;
+    nb_status status = nb_ranks_agree(training->ranks, nb_trainer_create(be, config, &options, &trainer, err), err);
+    if (status == NB_OK)
+        status = nb_ranks_agree(training->ranks, nb_trainer_check(trainer, training->start, training->from, err), err);
     if (status == NB_OK && nb_ranks_rank(training->ranks) == 0) /* who reports */
         status = find_peak(be, config, &training->peak, err);
     if (status == NB_OK)
