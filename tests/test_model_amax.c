@@ -35,11 +35,12 @@ static nb_status checked_making(nb_backend *be, const ni_source *source, const n
 static void amaxes_reach_the_quantizers(void **state) {
     (void)state;
     /* A block quantizes X of four groups and dY of four layers behind a producer, each for two GEMMs. In post-norm
-     * blocks the residual stream itself is the X of two groups. */
+     * blocks the residual stream itself is the X of two groups; what softmax attention gives is measured where its
+     * turned columns are. */
     static const struct {
         nb_family family;
         int in_a_block;
-    } cases[] = {{NB_LLAMA, 16}, {NB_QWEN3, 16}, {NB_OLMO2, 12}, {NB_GLA, 16}};
+    } cases[] = {{NB_LLAMA, 14}, {NB_QWEN3, 14}, {NB_OLMO2, 10}, {NB_GLA, 16}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         asking_backend be = {.real = cpu_with(2, NB_ISA_AUTO)};
         be.backend = *be.real;

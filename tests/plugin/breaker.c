@@ -3,6 +3,8 @@
  *                                 context breaks (scripts/gpu-faults)
  *     NIBBLE_POISON=forward       the second of every three results of SwiGLU holds a NaN, so that in a model of three
  *     NIBBLE_POISON=backward      blocks its layer 1 is to blame; backward: the gradient of its gate
+ *     NIBBLE_POISON=nudge         every third result of attention, forward, moves by one unit of BF16, up or down:
+ * about what probabilities that were rounded to BF16 do to it (scripts/gpu-equivalence)
  */
 #include "backend/backend.h"
 #include "backend/cuda/library.h"
@@ -17,6 +19,7 @@ typedef struct breaker {
     ni_backend_ops real;
     long breaks_at, downloads;
     bool forward, backward; /* which direction is poisoned */
+    bool nudge;
     long forwards, backwards;
 } breaker;
 
@@ -65,6 +68,42 @@ static void swiglu_backward(nb_backend *be, const nb_mat *dgate, const nb_mat *d
         poison(be, dgate, the_breaker.backwards++);
 }
 
+/* Rows of `width` numbers in BF16, `stride` apart: one unit more or less where a hash of the place says so. */
+static void nudge(nb_backend *be, void *x, int64_t rows, int64_t width, int64_t stride) {
+    uint16_t *row = malloc((size_t)width * sizeof *row);
+    if (!row)
+        abort();
+    for (int64_t r = 0; r < rows; r++) {
+        uint16_t *at = (uint16_t *)x + r * stride;
+        the_breaker.real.download(be, row, at, (size_t)width * sizeof *row);
+        for (int64_t i = 0; i < width; i++) {
+            const uint32_t hash = (uint32_t)(r * width + i) * 2654435761U >> 8;
+            const uint16_t magnitude = row[i] & 0x7fff;
+            if (hash % 3 == 0 && magnitude > 0x80 && magnitude < 0x7f7f) /* neither zero nor next to infinity */
+                row[i] = (uint16_t)(hash / 3 % 2 ? row[i] + 1 : row[i] - 1);
+        }
+        the_breaker.real.upload(be, at, row, (size_t)width * sizeof *row);
+    }
+    free(row);
+}
+
+static nb_status attention_forward(nb_backend *be, const nb_attention *a, void *o, void *lse, const void *q,
+                                   const void *k, const void *v, nb_error *err) {
+    const int64_t width = a->heads * a->head_dim;
+    const nb_status status = the_breaker.real.attention_forward(be, a, o, lse, q, k, v, err);
+    if (status == NB_OK && the_breaker.nudge)
+        nudge(be, o, a->batch * a->seq, width, a->o_stride ? a->o_stride : width);
+    return status;
+}
+
+static nb_status gla_forward(nb_backend *be, const ni_gla *g, void *o, const void *q, const void *k, const void *v,
+                             const void *gate, nb_error *err) {
+    const nb_status status = the_breaker.real.gla_forward(be, g, o, q, k, v, gate, err);
+    if (status == NB_OK && the_breaker.nudge)
+        nudge(be, o, g->batch * g->seq, g->heads * g->value_dim, g->heads * g->value_dim);
+    return status;
+}
+
 DOOR nb_status ni_cuda_library_describe(int device, ni_cuda_facts *facts, nb_error *err) {
     ni_cuda_library_describe_function *describe;
     real("ni_cuda_library_describe", (void *)&describe, sizeof describe);
@@ -82,8 +121,11 @@ DOOR nb_status ni_cuda_library_open(int device, nb_backend **out, nb_error *err)
     the_breaker = (breaker){.real = object->ops,
                             .breaks_at = text ? strtol(text, NULL, 10) : 0,
                             .forward = way && strcmp(way, "forward") == 0,
-                            .backward = way && strcmp(way, "backward") == 0};
+                            .backward = way && strcmp(way, "backward") == 0,
+                            .nudge = way && strcmp(way, "nudge") == 0};
     object->ops.download = download;
+    object->ops.attention_forward = attention_forward;
+    object->ops.gla_forward = gla_forward;
     object->ops.swiglu_forward = swiglu_forward;
     object->ops.swiglu_backward = swiglu_backward;
     return NB_OK;
