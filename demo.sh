@@ -56,13 +56,10 @@ quote() {
     esac
 }
 
-# The first words of the text, at most so many bytes and never part of a word.
-first_words() {
-    head -c 4000 "$text" | LC_ALL=C tr '\n\t\r' '   ' | LC_ALL=C awk -v most="$1" '{
-        for (i = 1; i <= NF && length(line) + length($i) < most; i++)
-            line = line (i > 1 ? " " : "") $i
-        printf "%s", line
-    }'
+# How much text there is, and under it the first words, at most so many bytes: as it is read, out of gzip or JSON lines
+# too. What is no text is refused here, before anything is made.
+peek() {
+    $nibble tokenize "$text" --peek "$1" || exit 1
 }
 
 # The Collaborative International Dictionary of English: unpacked from its Debian package, never installed.
@@ -112,28 +109,19 @@ else
     fi
     name=$(basename "$text" .txt)
 fi
-bytes=$(wc -c <"$text")
-plain=''
-if LC_ALL=C.UTF-8 grep -qI . "$text" 2>/dev/null; then
-    plain=yes
-fi
-if [ -n "$plain" ]; then
-    echo "$text: $bytes bytes, beginning: $(first_words 60) ..."
-else
-    echo "$text: $bytes bytes"
-fi
+begins=$(peek 60)
+bytes=${begins%% *}
+echo "$text: $bytes bytes of text, beginning: $(echo "$begins" | sed 1d) ..."
 # A piece to validate on and a few sequences to train on have to come out of it.
-if [ -n "$plain" ] && [ "$bytes" -lt 300 ]; then
+if [ "$bytes" -lt 300 ]; then
     die "$text: $bytes bytes are too few to train on and to validate on; expected at least 300, and a million to learn much"
 fi
 
 folder=demo-run/$name
-mkdir -p "$folder"
 sum=$(cksum <"$text")
-if [ -f "$folder/text.cksum" ] && [ "$sum" != "$(cat "$folder/text.cksum")" ]; then
+if [ -f "$folder/tokens/meta.json" ] && [ "$sum" != "$(cat "$folder/text.cksum" 2>/dev/null)" ]; then
     die "$text is not the text that $folder was made from; remove that folder to begin anew"
 fi
-echo "$sum" >"$folder/text.cksum"
 
 heading "3. Tokens"
 if [ ! -f "$folder/tokens/meta.json" ]; then
@@ -143,11 +131,13 @@ if [ ! -f "$folder/tokens/meta.json" ]; then
     [ "$bytes" -lt 2000000 ] || vocab=4096
     share=0.01
     [ "$bytes" -ge 1000000 ] || share=0.1
+    rm -f "$folder/text.cksum"
     if [ -z "$vocab" ] ||
         ! $nibble tokenize "$text" --train-tokenizer $vocab --split blank --val $share -o "$folder/tokens"; then
         [ -z "$vocab" ] || echo "This text does not give so many tokens: here a token is a byte."
         $nibble tokenize "$text" --tokenizer bytes --split blank --val $share -o "$folder/tokens"
     fi
+    echo "$sum" >"$folder/text.cksum"
 fi
 
 heading "4. The same model in BF16 and in NVFP4"
@@ -183,8 +173,7 @@ $nibble report "$runs" -o "$folder/report.html"
 heading "6. What the NVFP4 model writes"
 prompt="Horse, n. "
 if [ "$name" != dictionary ]; then
-    prompt=''
-    [ -z "$plain" ] || prompt=$(first_words 24)
+    prompt=$(peek 24 | sed 1d)
 fi
 $nibble generate "$(find "$runs/nvfp4-seed1/checkpoints" -maxdepth 1 -name 'step-*' ! -name '*.tmp*' | sort | tail -n 1)" \
     --prompt "$prompt" --tokens 60

@@ -45,6 +45,8 @@ expect_usage_error "'b' is one argument too many" "$nibble" help a b
 for bench in $("$nibble" bench | sed -n 's/^  \([a-z]*\)  .*/\1/p'); do
     "$nibble" bench "$bench" --help | head -1 | grep -q "^Usage: nibble bench $bench [[R]" ||
         fail "bench $bench --help: $("$nibble" bench "$bench" --help | head -1)"
+    "$nibble" help bench "$bench" > "$work/one" || fail "help bench $bench"
+    "$nibble" bench "$bench" --help | cmp - "$work/one" || fail "help bench $bench is not bench $bench --help"
 done
 
 for kind in run recipe model machine; do

@@ -96,5 +96,64 @@ iconv -f UTF-8 -t LATIN1 "$dir/two.txt" > "$dir/old.txt"
 fails 2 'is not UTF-8 (1 of .*the first at 0).*iconv' "$nibble" tokenize "$dir/old.txt" -t bytes -o "$dir/x" -q
 head -c 4000 "$nibble" | tail -c 3000 > "$dir/any"
 fails 2 'any: is no text: .*--as-is' "$nibble" tokenize "$dir/any" -t bytes -o "$dir/x" -q
+
+# All of a text is looked at, not its beginning; few bad bytes are taken with a word, many refused wherever they are.
+i=0
+while [ $i -lt 12 ]; do
+    head -c 25000 "$dir/text.txt"
+    printf 'caf\351 %d\n' $i
+    i=$((i + 1))
+done > "$dir/mostly.txt"
+"$nibble" tokenize "$dir/mostly.txt" -t bytes --val 0 -o "$dir/mostly" 2> "$dir/err"
+grep -q 'mostly.txt: 12 bytes are not UTF-8, the first at 25003; they stay as they are' "$dir/err" || { cat "$dir/err"; exit 1; }
+"$nibble" tokenize "$dir/mostly.txt" --train-tokenizer 300 --val 0 -o "$dir/mostly" --force 2> "$dir/err"
+grep -q 'mostly.txt: 12 bytes are not UTF-8, the first at 25003; they become U+FFFD' "$dir/err" || { cat "$dir/err"; exit 1; }
+"$nibble" tokenize "$dir/mostly.txt" -t bytes --val 0 --as-is -o "$dir/mostly" --force 2> "$dir/err"
+[ ! -s "$dir/err" ] || { echo "--as-is: $(cat "$dir/err")"; exit 1; }
+for part in text.txt text.txt text.txt text.txt; do cat "$dir/$part" "$dir/$part" "$dir/$part"; done > "$dir/good.txt"
+[ "$(wc -c < "$dir/good.txt")" -gt 1048576 ]
+i=0
+while [ $i -lt 20000 ]; do
+    printf 'ligne %d du caf\351\n' $i
+    i=$((i + 1))
+done > "$dir/latin"
+for part in 1 2 3 4 5 6 7 8 9 10 11 12; do tail -c +65 "$nibble" | head -c 250000; done > "$dir/machine"
+cat "$dir/good.txt" "$dir/latin" > "$dir/late.txt"
+cat "$dir/good.txt" "$dir/machine" > "$dir/code.txt"
+fails 2 'late.txt: is not UTF-8 (20000 of .*the first at 1[0-9]*)' "$nibble" tokenize "$dir/late.txt" -t bytes -o "$dir/x" -q
+fails 2 'code.txt: is no text' "$nibble" tokenize "$dir/code.txt" -t bytes -o "$dir/x" -q
+
+# JSON that is no JSON lines.
+printf '[\n  {"text": "one"},\n  {"text": "two"}\n]\n' > "$dir/array.json"
+fails 2 "array.json: is JSON, an array of objects; .*hint: jq -c '.\[\]'" "$nibble" tokenize "$dir/array.json" -t bytes -o "$dir/x" -q
+printf '{\n  "text": "one"\n}\n' > "$dir/object.json"
+fails 2 'object.json: is JSON, an object over several lines' "$nibble" tokenize "$dir/object.json" -t bytes -o "$dir/x" -q
+printf '{"text": 5}\n' > "$dir/five.jsonl"
+fails 2 'line 1: what is under "text" is a number; expected a string there, and this line has no other' \
+    "$nibble" tokenize "$dir/five.jsonl" -t bytes -o "$dir/x" -q
+printf '[a note] {in braces}\nis text\n' > "$dir/note.txt"
+"$nibble" tokenize "$dir/note.txt" -t bytes --val 0 -o "$dir/note" -q
+
+# A vocabulary that cannot be is refused before anybody is told to wait.
+head -c 348 "$dir/text.txt" > "$dir/348.txt"
+for vocab in 3 4096 1000001; do
+    fails 2 "of $vocab tokens cannot be trained" "$nibble" tokenize "$dir/348.txt" --train-tokenizer $vocab -o "$dir/x"
+done
+
+# How a text begins, as it is read.
+peek() { # BYTES FILE WORDS
+    "$nibble" tokenize "$dir/$2" --peek "$1" > "$dir/out"
+    [ "$(sed 1d "$dir/out")" = "$3" ] || { echo "$2 begins: $(cat "$dir/out")"; exit 1; }
+}
+printf '\344\270\255\346\226\207\346\226\207\346\234\254\n' > "$dir/chinese.txt"
+peek 19 two.txt "$(printf '\303\244 line of text and')"
+peek 18 two.txt "$(printf '\303\244 line of text')"
+peek 19 two.txt.gz "$(printf '\303\244 line of text and')"
+peek 19 two.jsonl.gz "$(printf '\303\244 line of text and')"
+peek 8 chinese.txt "$(printf '\344\270\255\346\226\207')"
+peek 2 chinese.txt ''
+[ "$("$nibble" tokenize "$dir/two.txt.gz" --peek 9 | head -n 1)" = "$(wc -c < "$dir/two.txt" | tr -d ' ') bytes of text" ]
+fails 2 'is a Parquet file' "$nibble" tokenize "$dir/table.parquet" --peek 9
+
 "$nibble" tokenize "$dir/any" -t bytes --as-is --val 0 -o "$dir/as-is" -q
 [ ! -e "$dir/x" ]

@@ -67,6 +67,25 @@ readelf -d "$work/user/build/quantize_shared" | grep -q 'NEEDED.*libnibble\.so\.
 readelf -d "$work/user/build/quantize_shared" | grep -qi 'NEEDED.*sentencepiece' &&
     fail "quantize_shared links what only libnibble.so needs"
 
+# A build that is asked for the library: it is part of all, and what it installs needs nothing else by name. Its objects are
+# those of this build.
+cmake -S "$source" -B "$work/asked" -DBUILD_SHARED_LIBS=ON -DNIBBLE_TESTS=OFF -DCMAKE_INSTALL_PREFIX="$(cached CMAKE_INSTALL_PREFIX)" \
+    -DCMAKE_C_COMPILER="$(cached CMAKE_C_COMPILER)" -DCMAKE_CXX_COMPILER="$(cached CMAKE_CXX_COMPILER)" > "$work/log" 2>&1 ||
+    fail "BUILD_SHARED_LIBS=ON: $(tail -5 "$work/log")"
+cmake --build "$work/asked" --target help > "$work/targets"
+grep -q 'nibble-shared' "$work/targets" || fail "BUILD_SHARED_LIBS=ON: no target nibble-shared"
+cp -rP "$build/package" "$build/nibble" "$build"/libnibble*.so "$work/asked/"
+DESTDIR=$work/with cmake --install "$work/asked" > "$work/log" 2>&1 || fail "install of libnibble.so: $(tail -5 "$work/log")"
+with=$work/with$(cached CMAKE_INSTALL_PREFIX) libraries=$(dirname "$(find "$work/with" -name 'libnibble.so')")
+[ -d "$libraries/pkgconfig" ] || fail "BUILD_SHARED_LIBS=ON installs no libnibble.so: $(find "$with" -name '*nibble*')"
+# shellcheck disable=SC2046 # a list of words
+PKG_CONFIG_PATH=$libraries/pkgconfig "$(cached CMAKE_C_COMPILER)" -std=c11 "$source/examples/quantize.c" -o "$work/asked/quantize" \
+    $(PKG_CONFIG_PATH=$libraries/pkgconfig pkg-config --define-variable=prefix="$with" --cflags --libs nibble) -lm ||
+    fail "quantize.c against libnibble.so does not compile"
+readelf -d "$work/asked/quantize" | grep -q 'NEEDED.*libnibble\.so\.[0-9]*\.[0-9]*\]' || fail "pkg-config gives the archive"
+LD_LIBRARY_PATH=$libraries "$work/asked/quantize" > "$work/out.asked"
+cmp -s "$work/out" "$work/out.asked" || fail "quantize with libnibble.so says: $(cat "$work/out.asked")"
+
 cd "$work"
 nibble=$prefix/bin/nibble
 "$nibble" tokenize "$source/docs/training.md" --tokenizer bytes --val 0 -o data > log

@@ -83,6 +83,20 @@ cmp globbed both || fail "the glob: $(cat globbed)"
 "$nibble" report runs/* -o page.html > out || fail "report: a glob with a file in it"
 grep -q '3 runs' out || fail "report of a glob: $(cat out)"
 
+# Runs without measurements are passed over with a word on stderr; it is an error where none has any.
+"$nibble" train run.yaml -q --set out=runs/blind --set lens.every=0
+for asked in runs "runs/blind runs/resets runs/bf16 runs/kept"; do
+    # shellcheck disable=SC2086 # words
+    "$nibble" lens $asked --metric flip_rate > out 2> err || fail "lens $asked: $(cat err)"
+    [ "$(cat err)" = "note: runs/blind: holds no measurements" ] || fail "lens $asked says: $(cat err)"
+    grep -q 'step .*resets' out || fail "lens $asked: $(cat out)"
+done
+"$nibble" lens runs/* --csv > out 2> err || fail "lens runs/* --csv: $(cat err)"
+grep -q '^resets,0,' out || fail "lens runs/* --csv: $(head -n 3 out)"
+refused 'runs/blind: holds no measurements' runs/blind
+refused 'runs/blind, runs/blind: hold no measurements' runs/blind runs/blind
+rm -r runs/blind
+
 # ---- for other programs: every number by module and role, and vectors ---------------------------------------------------------
 "$nibble" lens runs/resets --csv > all.csv
 [ "$(head -n 1 all.csv)" = run,step,module,role,metric,index,value ] || fail "csv: $(head -n 1 all.csv)"

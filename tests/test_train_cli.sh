@@ -47,6 +47,7 @@ print_every: 4
 peak_flops: none
 END
 cp "$source/docs/training.md" text.txt
+sed 's/hidden: .*/hidden: 128/' model.yaml > odd.yaml
 "$nibble" tokenize text.txt --tokenizer bytes --val 0.2 --split blank -o data > /dev/null
 
 # ---- mistakes: nothing is written -------------------------------------------------------------------------------------
@@ -95,9 +96,31 @@ measured="--set peak_flops=auto"
     quiet 2 "nosuch" "$nibble" train run.yaml $measured --set model=nosuch --set out=runs/none
     cp -r runs/a/checkpoints/step-00000004 broken
     head -c 3000 runs/a/checkpoints/step-00000004/model.safetensors > broken/model.safetensors
-    expect 2 "broken" "$nibble" train run.yaml $measured --from broken --set out=runs/none
+    quiet 2 "broken" "$nibble" train run.yaml $measured --from broken --set out=runs/none
+    : > plainfile
+    for folder in plainfile plainfile/below /proc/none; do
+        quiet 1 "$folder.*cannot make the folder" "$nibble" train run.yaml $measured --set out=$folder
+        quiet 1 "${folder%/below}" "$nibble" compare run.yaml $measured --recipes nvfp4 --set out=$folder/x
+    done
+    quiet 2 "tetrajet-v2: .*block" "$nibble" compare run.yaml $measured --recipes nvfp4,tetrajet-v2 --set out=runs/none \
+        --set model=./odd.yaml --set seq=32
+    quiet 2 "model: runs/a is a run folder.*hint: runs/a/checkpoints/step-00000008" "$nibble" train run.yaml $measured \
+        --set model=runs/a --set out=runs/none
+    cp -r runs/a/checkpoints/step-00000008 hf
+    quiet 2 "no model is called 'hf'.*hint: ./hf is the folder" "$nibble" train run.yaml $measured --set model=hf \
+        --set out=runs/none
+    rm -r hf
 }
 [ ! -e runs/none ] || fail "a refused run left a folder: $(find runs/none)"
+[ ! -s plainfile ] || fail "a refused run wrote into a file"
+flock runs/a sleep 3 & # as another process that trains there
+while flock -n runs/a true; do sleep 0.05; done
+# shellcheck disable=SC2086 # one option
+quiet 1 "another process is training" "$nibble" train run.yaml $measured --resume
+wait
+mkdir new
+"$nibble" train run.yaml --set out=new/deep/run --set steps=1 --set checkpoint.every=0 --set lens.every=50 -q 2> err
+grep -q 'oscillation is not measured, because the run has a single step' err || fail "one step: lens is silent: $(cat err)"
 
 # ---- a model said otherwise ---------------------------------------------------------------------------------------------------
 "$nibble" train run.yaml --set model.vocab=300 --set model.layers=1 --set steps=2 --set out=runs/other -q
@@ -118,6 +141,7 @@ evaluated=$(sed -n 's/^loss \([0-9.]*\) .*/\1/p' out)
 awk -v a="$evaluated" -v b="$reported" 'BEGIN { exit !(a - b <= 5.1e-5 && b - a <= 5.1e-5) }' || # four digits were told
     fail "eval gives $evaluated, training reported $reported"
 "$nibble" eval runs/a > newest
+cp out first
 [ "$(cut -d' ' -f2 newest)" = "$(cut -d' ' -f2 out)" ] || fail "eval of a run folder: $(cat newest)"
 "$nibble" eval runs/a --json > json
 grep -q '^{"loss": [0-9.]*, "perplexity": [0-9.]*, "tokens": 128, "data": "data/val_\*.bin", "step": 8, "recipe": "bf16"' json ||
@@ -136,6 +160,10 @@ grep -q 'half chose its channels from the first batch' half.out || fail "eval --
 [ "$(awk '/^loss/ {print $2}' none.out)" != "$(awk '/^loss/ {print $2}' half.out)" ] || fail "eval patches nothing"
 "$nibble" generate $last --prompt 'A step' --tokens 12 --seed 3 > one
 "$nibble" generate $last --prompt 'A step' --tokens 12 --seed 3 --threads 1 > two
+"$nibble" eval runs/a/checkpoints/ > newest || fail "eval of the checkpoints of a run"
+[ "$(cut -d' ' -f2 newest)" = "$(cut -d' ' -f2 first)" ] || fail "eval of the checkpoints of a run: $(cat newest)"
+"$nibble" train run.yaml --from runs/a --set out=runs/after --set steps=9 > out || fail "train --from a run folder"
+grep -q '^forked from runs/a/checkpoints/step-00000008 at step 8' out || fail "train --from a run folder: $(cat out)"
 "$nibble" generate runs/a --prompt 'A step' --tokens 12 --seed 3 | cmp - one || fail "generate from a run folder"
 cmp one two || fail "generate is not a function of its seed"
 grep -q '^A step' one || fail "generate does not begin with its prompt"
@@ -165,8 +193,8 @@ rm -rf runs/mixed
 
 # ---- what a recipe costs ----------------------------------------------------------------------------------------------------
 "$nibble" bench train run.yaml --recipes bf16,nvfp4 --seconds 0 --processor-time > out || fail "bench train"
-grep -q '^bf16  *[0-9.]*  *[0-9]*  *1.000x$' out || fail "bench train: $(cat out)"
-grep -q '^nvfp4  *[0-9.]*  *[0-9]*  *[0-9.]*x$' out || fail "bench train: $(cat out)"
+grep -q '^bf16  *[0-9.]*  *[0-9]*  *[0-9.]*  *1.000x$' out || fail "bench train: $(cat out)"
+grep -q '^nvfp4  *[0-9.]*  *[0-9]*  *[0-9.]*  *[0-9.]*x$' out || fail "bench train: $(cat out)"
 expect 2 "recipes is missing" "$nibble" bench train run.yaml
 expect 2 "nvfp5" "$nibble" bench train run.yaml --recipes nvfp4,nvfp5
 
@@ -203,6 +231,14 @@ grep ' +- ' again | cmp - gaps || fail "compare given again: $(cat again)"
 grep -q 'bf16 seed 1: is finished' again || fail "compare repeats finished runs"
 "$nibble" compare run.yaml --recipes nvfp4 --set out=twins -q | grep -q 'one seed' || fail "one seed is not said"
 expect 1 "twins/bf16-seed1" "$nibble" compare run.yaml --recipes nvfp4 --set out=twins/bf16-seed1/run.yaml
+# One that ends before its table has its order all the same: here its fourth run is another's.
+"$nibble" train run.yaml --set recipe=chon --set out=half/chon-seed1 --set steps=4 --set optimizer.lr=1e-5 -q
+expect 2 "optimizer.lr" "$nibble" compare run.yaml --recipes nvfp4,fp4-direct,chon --set out=half --set steps=4 -q
+[ "$("$nibble" lens half | cut -d: -f1 | tr '\n' ' ')" = "bf16-seed1 nvfp4-seed1 fp4-direct-seed1 chon-seed1 " ] ||
+    fail "runs of an interrupted comparison: $("$nibble" lens half | cut -d: -f1)"
+rm -r half/chon-seed1
+"$nibble" compare run.yaml --recipes nvfp4,fp4-direct,chon --set out=half --set steps=4 -q > out
+! grep -q '"order"' half/compare.json || fail "a finished comparison says its order twice"
 expect 2 "optimizer.lr" "$nibble" compare run.yaml --recipes nvfp4 --set out=twins --set optimizer.lr=1e-5
 expect 2 "recipes is missing" "$nibble" compare run.yaml
 

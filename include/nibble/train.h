@@ -113,6 +113,7 @@ typedef struct nb_run_config {
         int64_t hot_channels;       /* k of the top-k channels of X */
         int64_t attention_stride;   /* every so many queries are looked at */
         char modules[NB_NAME_SIZE]; /* pattern of module names */
+        char tiles[NB_NAME_SIZE];   /* pattern of "MODULE/ROLE" whose maps of tiles are kept; empty: none */
     } lens;
     struct {
         nb_bad_policy policy;
@@ -243,7 +244,7 @@ typedef enum nb_start {
 NB_API nb_status nb_trainer_load(nb_trainer *trainer, const char *folder, nb_start as, nb_error *err);
 
 /* What nb_trainer_run would refuse before its first step, but for damaged tensors: found without reading or writing
- * any, so that nobody waits for it. */
+ * any, so that nobody waits for it. A run folder that is not there is made and removed again. */
 NB_API nb_status nb_trainer_check(nb_trainer *trainer, nb_start start, const char *from, nb_error *err);
 
 /* The whole run: start, steps, evaluations, checkpoints, metrics. Returns NB_OK at the last step, NB_INTERRUPTED after

@@ -2,6 +2,7 @@
  * validation loss, taken with its own forward pass, is from that of BF16. */
 #include "cli/cli.h"
 #include "cli/compare_table.h"
+#include "cli/runs.h"
 #include "cli/training.h"
 
 #include "files/file.h"
@@ -33,7 +34,7 @@ static const ni_option options[] = {
     {"set", 0, NI_OPTION_TEXTS, offsetof(compare_options, set), "KEY=VALUE",
      "change a key of the run file; repeatable"},
     {"from", 0, NI_OPTION_TEXT, offsetof(compare_options, from), "CHECKPOINT",
-     "fork: begin every run with the parameters, moments and data position of a checkpoint"},
+     "fork: begin every run with the parameters, moments and data position of a checkpoint or of a run"},
     {"straight", 0, NI_OPTION_FLAG, offsetof(compare_options, straight), NULL,
      "train every recipe from step 0, also where its first steps are those of another"},
     {"quiet", 'q', NI_OPTION_FLAG, offsetof(compare_options, quiet), NULL, "print the table alone"},
@@ -76,6 +77,7 @@ typedef struct comparison {
     entrant entrants[MOST_RECIPES + 1]; /* the twin first */
     int32_t count, seeds;
     const char *from; /* every run forks from it; NULL: they begin at step 0 */
+    char newest[NB_PATH_SIZE];
     bool quiet;
     nb_peak peak;
 } comparison;
@@ -141,7 +143,7 @@ static nb_status find_trunk(comparison *c, int32_t index, nb_error *err) {
     return NB_OK;
 }
 
-static nb_status plan_branches(comparison *c, bool straight, nb_error *err) {
+static nb_status read_recipes(comparison *c, nb_error *err) {
     char recipes[NB_PATH_SIZE];
     NB_TRY(ni_cli_folder("recipes", recipes, sizeof recipes, err));
     for (int32_t i = 0; i < c->count; i++) {
@@ -149,6 +151,13 @@ static nb_status plan_branches(comparison *c, bool straight, nb_error *err) {
         e->trunk = -1;
         NB_TRY(nb_recipe_load(e->recipe, recipes, &e->read, err));
         NB_TRY(nb_recipe_check_steps(&e->read, nb_run_steps(&c->base), err));
+    }
+    return NB_OK;
+}
+
+static nb_status plan_branches(comparison *c, bool straight, nb_error *err) {
+    for (int32_t i = 0; i < c->count; i++) {
+        entrant *e = &c->entrants[i];
         if (!straight)
             NB_TRY(find_trunk(c, i, err));
         if (e->trunk >= 0 && !c->quiet)
@@ -170,6 +179,20 @@ static nb_status run_of(const comparison *c, int32_t entrant_index, int32_t seed
     int n = snprintf(out->out, sizeof out->out, "%s/%s-seed%d", c->base.out, e->name, seed + 1);
     if (n < 0 || (size_t)n >= sizeof out->out)
         return nb_fail(err, NB_BAD_CONFIG, "out: %s is too long for the folders below it", c->base.out);
+    return NB_OK;
+}
+
+/* Each run before the first begins: nobody trains three twins to hear that the fourth cannot be. */
+static nb_status check_runs(const comparison *c, nb_error *err) {
+    char folder[NB_PATH_SIZE + 16];
+    nb_run_config run;
+    for (int32_t i = 0; i < c->count; i++) {
+        NB_TRY(run_of(c, i, 0, &run, err));
+        if (ni_cli_check_on_paper(&run, err) != NB_OK)
+            return nb_fail_within(err, "%s", c->entrants[i].name);
+        snprintf(folder, sizeof folder, "%s/checkpoints", run.out);
+        NB_TRY(ni_try_folders(folder, err));
+    }
     return NB_OK;
 }
 
@@ -264,8 +287,8 @@ static nb_status run_one(comparison *c, int32_t index, int32_t seed, nb_error *e
 
 /* ---- all of it ---- */
 
-static nb_status say(const comparison *c, nb_error *err) {
-    ni_compared rows[MOST_RECIPES + 1];
+/* `rows` has room for every entrant. */
+static ni_compared_all rows_of(const comparison *c, ni_compared *rows) {
     for (int32_t i = 0; i < c->count; i++) {
         const entrant *e = &c->entrants[i];
         rows[i] = (ni_compared){.name = e->name,
@@ -273,17 +296,21 @@ static nb_status say(const comparison *c, nb_error *err) {
                                 .branched_from = e->trunk >= 0 ? c->entrants[e->trunk].name : NULL,
                                 .branched_at = e->shared};
     }
-    const ni_compared_all all = {
+    return (ni_compared_all){
         .rows = rows, .count = c->count, .seeds = c->seeds, .steps = nb_run_steps(&c->base), .from = c->from};
-    ni_compare_print(&all);
-    return ni_compare_write(&all, c->base.out, err);
 }
 
 static nb_status compare(comparison *c, nb_error *err) {
+    ni_compared rows[MOST_RECIPES + 1];
+    const ni_compared_all all = rows_of(c, rows);
     for (int32_t seed = 0; seed < c->seeds; seed++)
-        for (int32_t e = 0; e < c->count; e++)
+        for (int32_t e = 0; e < c->count; e++) {
             NB_TRY(run_one(c, e, seed, err));
-    return say(c, err);
+            if (seed == 0 && e == 0) /* before there is a second run whose place it says */
+                NB_TRY(ni_compare_write_order(&all, c->base.out, err));
+        }
+    ni_compare_print(&all);
+    return ni_compare_write(&all, c->base.out, err);
 }
 
 nb_status ni_cli_compare(int argc, char **argv, nb_error *err) {
@@ -300,14 +327,22 @@ nb_status ni_cli_compare(int argc, char **argv, nb_error *err) {
     if (!c)
         return nb_fail(err, NB_NO_MEMORY, "compare: out of memory");
     c->seeds = (int32_t)given.seeds;
-    c->from = given.from;
+    c->from = given.from ? c->newest : NULL;
     c->quiet = given.quiet;
     nb_status status = nb_run_config_load(argv[1], given.set.items, given.set.count, &c->base, err);
     if (status == NB_OK && !c->base.data.val[0])
         status =
             nb_fail(err, NB_BAD_CONFIG, "%s: data.val is missing; a loss gap is measured on validation data", argv[1]);
     if (status == NB_OK)
+        status = ni_cli_check_model(c->base.model, err);
+    if (status == NB_OK && given.from)
+        status = ni_cli_checkpoint(given.from, c->newest, err);
+    if (status == NB_OK)
         status = list_entrants(c, given.recipes, err);
+    if (status == NB_OK)
+        status = read_recipes(c, err);
+    if (status == NB_OK)
+        status = check_runs(c, err);
     if (status == NB_OK)
         status = plan_branches(c, given.straight || given.from, err); /* the fork is what they share */
     if (status == NB_OK)

@@ -100,16 +100,8 @@ static json_t *row_of(const ni_compared_all *all, int32_t row) {
     return object;
 }
 
-nb_status ni_compare_write(const ni_compared_all *all, const char *folder, nb_error *err) {
-    json_t *root = json_object(), *list = json_array();
-    ni_json_put(&root, "seeds", json_integer(all->seeds));
-    ni_json_put(&root, "steps", json_integer(all->steps));
-    if (all->from)
-        ni_json_put(&root, "from", json_string(all->from));
-    for (int32_t i = 0; i < all->count; i++)
-        ni_json_push(&list, row_of(all, i));
+static nb_status write_json(json_t *root, const char *folder, nb_error *err) {
     char path[4096];
-    ni_json_put(&root, "recipes", list);
     char *text = ni_json_text(root, JSON_INDENT(2) | JSON_PRESERVE_ORDER);
     json_decref(root);
     if (!text)
@@ -118,4 +110,30 @@ nb_status ni_compare_write(const ni_compared_all *all, const char *folder, nb_er
     nb_status status = ni_file_write(path, text, strlen(text), err);
     free(text);
     return status;
+}
+
+nb_status ni_compare_write_order(const ni_compared_all *all, const char *folder, nb_error *err) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s/compare.json", folder);
+    json_t *root = json_load_file(path, 0, NULL), *order = json_array();
+    if (!json_is_object(root)) {
+        json_decref(root);
+        root = json_object();
+    }
+    for (int32_t i = 0; i < all->count; i++)
+        ni_json_push(&order, json_string(all->rows[i].name));
+    ni_json_put(&root, "order", order);
+    return write_json(root, folder, err);
+}
+
+nb_status ni_compare_write(const ni_compared_all *all, const char *folder, nb_error *err) {
+    json_t *root = json_object(), *list = json_array();
+    ni_json_put(&root, "seeds", json_integer(all->seeds));
+    ni_json_put(&root, "steps", json_integer(all->steps));
+    if (all->from)
+        ni_json_put(&root, "from", json_string(all->from));
+    for (int32_t i = 0; i < all->count; i++)
+        ni_json_push(&list, row_of(all, i));
+    ni_json_put(&root, "recipes", list);
+    return write_json(root, folder, err);
 }

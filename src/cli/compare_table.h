@@ -24,6 +24,10 @@ typedef struct ni_compared_all {
 
 void ni_compare_print(const ni_compared_all *all);
 
+/* Adds "order", the recipes as they were asked for, to FOLDER/compare.json or begins one: a comparison that is
+ * interrupted has no table yet, and its runs are shown in this order all the same. */
+nb_status ni_compare_write_order(const ni_compared_all *all, const char *folder, nb_error *err);
+
 /* FOLDER/compare.json. */
 nb_status ni_compare_write(const ni_compared_all *all, const char *folder, nb_error *err);
 

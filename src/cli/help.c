@@ -32,10 +32,10 @@ static const ni_option options[] = {
 };
 
 static const ni_command_line line = {
-    .usage = "[COMMAND]\n--keys run|recipe|model|machine\n--markdown run|recipe|model|machine",
+    .usage = "[COMMAND | bench NAME]\n--keys run|recipe|model|machine\n--markdown run|recipe|model|machine",
     .about = "Lists the commands, explains one, or lists the keys of a configuration file with their defaults.",
     .options = options,
-    .most = 1,
+    .most = 2,
 };
 
 static void print_commands(void) {
@@ -62,13 +62,18 @@ static nb_status help_on_keys(const char *name, bool markdown, nb_error *err) {
                    s.best ? "; did you mean '" : "", s.best ? s.best : "", s.best ? "'?" : "");
 }
 
-static nb_status help_on_command(const char *name, nb_error *err) {
+/* `second`: of a command of two words, "bench gemm"; NULL: none. */
+static nb_status help_on_command(const char *name, const char *second, nb_error *err) {
     ni_suggestion s = ni_suggest(name);
+    if (second && strcmp(name, "bench") != 0)
+        return nb_fail(err, NB_BAD_USAGE,
+                       "help: '%.60s' is one argument too many; usage: nibble help [COMMAND | bench NAME]", second);
     for (const ni_command *c = ni_commands; c->name; c++) {
         ni_suggest_offer(&s, c->name);
-        char *argv[] = {(char *)c->name, (char *)"--help", NULL};
+        char help[] = "--help";
+        char *argv[] = {(char *)c->name, second ? (char *)second : help, second ? help : NULL, NULL};
         if (strcmp(c->name, name) == 0)
-            return c->run(2, argv, err);
+            return c->run(second ? 3 : 2, argv, err);
     }
     return nb_fail(err, NB_BAD_USAGE, "help: no command is called '%.60s'%s%s%s", name,
                    s.best ? "; did you mean '" : "", s.best ? s.best : "", s.best ? "'?" : "");
@@ -83,7 +88,7 @@ nb_status ni_cli_help(int argc, char **argv, nb_error *err) {
     if (o.keys || o.markdown)
         return help_on_keys(o.markdown ? o.markdown : o.keys, o.markdown != NULL, err);
     if (count > 0)
-        return help_on_command(argv[1], err);
+        return help_on_command(argv[1], count > 1 ? argv[2] : NULL, err);
     print_commands();
     return NB_OK;
 }

@@ -331,26 +331,42 @@ static nb_status write_rows(const column *columns, int32_t runs, const lens_opti
 
 typedef struct opened {
     column columns[MOST_RUNS];
-    int32_t count;
+    int32_t count, without; /* runs; those that hold no measurements */
+    char names[PATH_LIMIT]; /* of these, as many as fit */
 } opened;
+
+static void pass_over(opened *all, const char *run) {
+    size_t used = strlen(all->names);
+    snprintf(all->names + used, sizeof all->names - used, "%s%s", all->without++ ? ", " : "", run);
+}
+
+static nb_status say_passed_over(const opened *all, nb_error *err) {
+    if (all->count == 0)
+        return nb_fail(err, NB_BAD_FILE, "%s: %s no measurements; expected a run with lens.every in its run file",
+                       all->names, all->without > 1 ? "hold" : "holds");
+    if (all->without)
+        fprintf(stderr, "note: %s: %s no measurements\n", all->names, all->without > 1 ? "hold" : "holds");
+    return NB_OK;
+}
 
 static nb_status open_column(void *context, const char *run, nb_error *err) {
     opened *all = context;
     char path[PATH_LIMIT];
-    if (all->count == MOST_RUNS)
-        return nb_fail(err, NB_BAD_USAGE, "lens: more than %d runs", MOST_RUNS);
-    column *c = &all->columns[all->count];
     size_t length = strlen(run);
     while (length > 1 && run[length - 1] == '/')
         length--;
     size_t begin = length;
     while (begin > 0 && run[begin - 1] != '/')
         begin--;
-    snprintf(c->title, sizeof c->title, "%.*s", (int)(length - begin), run + begin);
     snprintf(path, sizeof path, "%.*s/lens/series.nbs", (int)length, run);
-    if (access(path, F_OK) != 0)
-        return nb_fail(err, NB_BAD_FILE, "%s: holds no measurements; expected a run with lens.every in its run file",
-                       run);
+    if (access(path, F_OK) != 0) {
+        pass_over(all, run);
+        return NB_OK;
+    }
+    if (all->count == MOST_RUNS)
+        return nb_fail(err, NB_BAD_USAGE, "lens: more than %d runs", MOST_RUNS);
+    column *c = &all->columns[all->count];
+    snprintf(c->title, sizeof c->title, "%.*s", (int)(length - begin), run + begin);
     NB_TRY(ni_series_read(path, &c->reader, NULL, err));
     all->count++;
     return NB_OK;
@@ -366,6 +382,8 @@ nb_status ni_cli_lens(int argc, char **argv, nb_error *err) {
         return nb_fail(err, NB_BAD_USAGE, "--csv, --json and --npz: expected one of them");
     opened all = {.count = 0};
     nb_status status = ni_cli_each_run(count, argv + 1, open_column, &all, err);
+    if (status == NB_OK)
+        status = say_passed_over(&all, err);
     if (status == NB_OK && (o.csv || o.json || o.npz))
         status = write_rows(all.columns, all.count, &o, err);
     else if (status == NB_OK && o.drift && all.count != 1)

@@ -2,7 +2,9 @@
 #include "backend/paper/paper.h"
 #include "cli/cli.h"
 #include "cli/plan_ranks.h"
+#include "cli/runs.h"
 #include "cli/screen.h"
+#include "cli/training.h"
 #include "model/hf.h"
 #include "nibble/train.h"
 #include "train/trainer.h"
@@ -103,14 +105,6 @@ static nb_status open_paper(const nb_run_config *config, const ni_machine *machi
     return nb_backend_open(hopper ? "paper:hopper" : "paper", &how, out, err);
 }
 
-static nb_status open_trainer(nb_backend *be, const nb_run_config *config, nb_trainer **out, nb_error *err) {
-    char recipes[NB_PATH_SIZE], models[NB_PATH_SIZE];
-    NB_TRY(ni_cli_folder("recipes", recipes, sizeof recipes, err));
-    NB_TRY(ni_cli_folder("models", models, sizeof models, err));
-    const nb_trainer_options how = {.recipes_dir = recipes, .models_dir = models, .on_paper = true};
-    return nb_trainer_create(be, config, &how, out, err);
-}
-
 /* The step before goes first, so that what is made once and kept is there. */
 static nb_status rehearse(nb_backend *be, nb_trainer *trainer, int64_t step, nb_error *err) {
     if (step > 0)
@@ -124,7 +118,7 @@ nb_status ni_plan_step(const nb_run_config *config, const ni_machine *machine, d
     nb_backend *be;
     nb_trainer *trainer = NULL;
     NB_TRY(open_paper(config, machine, &be, err));
-    nb_status status = open_trainer(be, config, &trainer, err);
+    nb_status status = ni_cli_trainer_on_paper(be, config, &trainer, err);
     if (status == NB_OK)
         status = rehearse(be, trainer, 1, err);
     *seconds = *model_flops = 0;
@@ -380,7 +374,7 @@ static nb_status plan(nb_backend *be, const nb_run_config *config, const ni_mach
                       int64_t ranks, nb_error *err) {
     const double program = (double)ni_resident_bytes();
     nb_trainer *trainer;
-    NB_TRY(open_trainer(be, config, &trainer, err));
+    NB_TRY(ni_cli_trainer_on_paper(be, config, &trainer, err));
     nb_status status = rehearse(be, trainer, step, err);
     if (status == NB_OK) {
         const ni_paper *paper = ni_paper_of(be);
@@ -419,6 +413,7 @@ nb_status ni_cli_plan(int argc, char **argv, nb_error *err) {
         return nb_fail(err, NB_BAD_USAGE, "--ranks: %lld; expected 1 to %d, and --machine, which says what links carry",
                        (long long)o.ranks, NI_MOST_RANKS);
     NB_TRY(load_run(argv[1], &o, &config, err));
+    NB_TRY(ni_cli_check_model(config.model, err));
     NB_TRY(load_machine(&o, &config, &machine, err));
     const int64_t step = o.step ? o.step : nb_run_steps(&config) > 1 ? 2 : 1;
     NB_TRY(check_step(step, &config, err));

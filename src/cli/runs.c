@@ -21,13 +21,44 @@ static void tell(void *user, nb_note_kind kind, const char *sentence) {
         fprintf(stderr, "note: %s\n", sentence);
 }
 
+/* Whether a folder is that of a run, or the folder "checkpoints" of one; `run` has the size of a path. */
+static bool is_run(const char *folder, char *run) {
+    static const char inside[] = "checkpoints";
+    size_t length = strlen(folder);
+    while (length > 1 && folder[length - 1] == '/')
+        length--;
+    snprintf(run, NB_PATH_SIZE, "%.*s", (int)length, folder);
+    if (holds(run, "config.json"))
+        return false;
+    if (holds(run, "run.yaml"))
+        return true;
+    const char *slash = strrchr(run, '/'), *name = slash ? slash + 1 : run;
+    if (strcmp(name, inside) != 0)
+        return false;
+    if (!slash)
+        snprintf(run, NB_PATH_SIZE, ".");
+    else
+        run[slash == run ? 1 : slash - run] = 0;
+    return holds(run, "run.yaml");
+}
+
 nb_status ni_cli_checkpoint(const char *folder, char path[NB_PATH_SIZE], nb_error *err) {
+    char run[NB_PATH_SIZE];
     if (strlen(folder) >= NB_PATH_SIZE)
         return nb_fail(err, NB_BAD_USAGE, "%.64s...: the path is too long", folder);
-    if (holds(folder, "run.yaml") && !holds(folder, "config.json"))
-        return nb_checkpoint_newest(folder, path, NB_PATH_SIZE, tell, NULL, err);
+    if (is_run(folder, run))
+        return nb_checkpoint_newest(run, path, NB_PATH_SIZE, tell, NULL, err);
     snprintf(path, NB_PATH_SIZE, "%s", folder);
     return NB_OK;
+}
+
+nb_status ni_cli_check_model(const char *model, nb_error *err) {
+    char run[NB_PATH_SIZE], path[NB_PATH_SIZE];
+    if (strlen(model) >= NB_PATH_SIZE || !strchr(model, '/') || !is_run(model, run))
+        return NB_OK;
+    const bool found = nb_checkpoint_newest(run, path, NB_PATH_SIZE, NULL, NULL, NULL) == NB_OK;
+    return nb_fail(err, NB_BAD_CONFIG, "model: %s is a run folder; expected one of its checkpoints%s%s", model,
+                   found ? "; hint: " : ", and it has none", found ? path : "");
 }
 
 static bool is_folder(const char *path) {
@@ -44,10 +75,12 @@ static int twins_first(const struct dirent **a, const struct dirent **b) {
 /* Where a comparison named the recipe of a run ("NAME-seed2"): its place in compare.json; after all of them if nowhere.
  */
 static size_t place_of(const json_t *comparison, const char *run) {
-    const json_t *recipes = json_object_get(comparison, "recipes");
+    const json_t *order = json_object_get(comparison, "order"); /* while it runs */
+    const json_t *recipes = order ? order : json_object_get(comparison, "recipes");
     size_t i = 0;
     for (; i < json_array_size(recipes); i++) {
-        const char *name = json_string_value(json_object_get(json_array_get(recipes, i), "recipe"));
+        const json_t *at = json_array_get(recipes, i);
+        const char *name = json_string_value(order ? at : json_object_get(at, "recipe"));
         size_t length = name ? strlen(name) : 0;
         if (length && strncmp(run, name, length) == 0 && strncmp(run + length, "-seed", 5) == 0)
             break;

@@ -4,9 +4,13 @@
 
 #include "nibble/train.h"
 
-/* The checkpoint that a folder means: itself, or the newest good one of a run folder. Broken ones on the way are told
- * on stderr. */
+/* The checkpoint that a folder means: itself, or the newest good one of a run folder or of its "checkpoints". Broken
+ * ones on the way are told on stderr. */
 nb_status ni_cli_checkpoint(const char *folder, char path[NB_PATH_SIZE], nb_error *err);
+
+/* `model` of a run file must stay what it is while another run goes on: a run folder is refused, its newest checkpoint
+ * named. */
+nb_status ni_cli_check_model(const char *model, nb_error *err);
 
 /* Calls `take` for every run that the arguments mean, in their order: a run folder is itself, a parent stands for the
  * runs in it (BF16 twins first). Other files among several arguments, as a glob gives them, are passed over. */

@@ -16,7 +16,7 @@
 
 typedef struct tokenize_options {
     const char *tokenizer, *out, *split, *separator, *field;
-    int64_t train_tokenizer, shard_tokens;
+    int64_t train_tokenizer, shard_tokens, peek;
     double val;
     bool force, quiet, as_is;
 } tokenize_options;
@@ -31,6 +31,7 @@ static const ni_option options_table[] = {
     {"separator", 0, NI_OPTION_TEXT, FIELD(separator), "TEXT", "documents are separated by TEXT, which is dropped"},
     {"field", 0, NI_OPTION_TEXT, FIELD(field), "NAME", "of JSON lines: where the text is (text)"},
     {"as-is", 0, NI_OPTION_FLAG, FIELD(as_is), NULL, "take the bytes of any file, text or not"},
+    {"peek", 0, NI_OPTION_INT, FIELD(peek), "BYTES", "how much text there is and its first words; write nothing"},
     {"shard-tokens", 0, NI_OPTION_INT, FIELD(shard_tokens), "N", "most tokens of one file (100000000)"},
     {"force", 0, NI_OPTION_FLAG, FIELD(force), NULL, "replace a folder of an earlier tokenize"},
     {"quiet", 'q', NI_OPTION_FLAG, FIELD(quiet), NULL, "print nothing but errors"},
@@ -38,7 +39,7 @@ static const ni_option options_table[] = {
 };
 
 static const ni_command_line command_line = {
-    .usage = "TEXT... --tokenizer bytes|MODEL -o DIR\nTEXT... --train-tokenizer VOCAB -o DIR",
+    .usage = "TEXT... --tokenizer bytes|MODEL -o DIR\nTEXT... --train-tokenizer VOCAB -o DIR\nTEXT... --peek BYTES",
     .about = "Turns text files into train_*.bin and val_*.bin with meta.json and the tokenizer's files beside them.\n"
              "Reads UTF-8 text and JSON lines (a document a line), also in gzip or zstd; says what else a file is.\n"
              "Example: nibble tokenize book.txt --train-tokenizer 4096 --split blank -o data/book",
@@ -162,10 +163,13 @@ static nb_status choose_split(const tokenize_options *o, ni_corpus_options *corp
 
 static nb_status get_tokenizer(const tokenize_options *o, const inputs *in, display *d, ni_tokenizer **out,
                                nb_error *err) {
+    enum { TAKES_A_WHILE = 1 << 18 }; /* bytes */
     if (!o->train_tokenizer)
         return ni_tokenizer_load(o->tokenizer, out, err);
-    ni_progress_line(&d->progress, "training a tokenizer of %" PRId64 " tokens ...", o->train_tokenizer);
     int32_t vocab = o->train_tokenizer > INT32_MAX ? INT32_MAX : (int32_t)o->train_tokenizer;
+    NB_TRY(ni_tokenizer_check_training(in->texts, in->count, vocab, err));
+    if (in->bytes >= TAKES_A_WHILE)
+        ni_progress_line(&d->progress, "training a tokenizer of %" PRId64 " tokens ...", o->train_tokenizer);
     return ni_tokenizer_train(in->texts, in->count, vocab, out, err);
 }
 
@@ -194,7 +198,19 @@ static nb_status make_parent(const char *path, nb_error *err) {
     return ni_make_folders(parent, err);
 }
 
-static nb_status tokenize(const tokenize_options *o, const inputs *in, nb_error *err) {
+/* Few bytes that are not UTF-8 are taken, but not in silence. */
+static void say_doubts(const inputs *in, char *const *paths, const ni_tokenizer *tokenizer, ni_progress *progress) {
+    const bool kept = strcmp(ni_tokenizer_kind(tokenizer), "bytes") == 0;
+    for (int32_t i = 0; i < in->count; i++)
+        if (in->files[i].doubts.invalid)
+            ni_progress_line(progress,
+                             "note: %s: %" PRId64 " bytes are not UTF-8, the first at %" PRId64 "; they %s; hint: "
+                             "iconv, if the text was meant otherwise",
+                             paths[i], in->files[i].doubts.invalid, in->files[i].doubts.first,
+                             kept ? "stay as they are" : "become U+FFFD");
+}
+
+static nb_status tokenize(const tokenize_options *o, const inputs *in, char *const *paths, nb_error *err) {
     display d = {ni_progress_open(o->quiet ? NULL : stderr), ni_seconds()};
     double began = d.began;
     ni_tokenizer *tokenizer = NULL;
@@ -209,6 +225,7 @@ static nb_status tokenize(const tokenize_options *o, const inputs *in, nb_error 
     if (status == NB_OK)
         status = make_parent(o->out, err);
     if (status == NB_OK) {
+        say_doubts(in, paths, tokenizer, &d.progress);
         struct sigaction action = {.sa_handler = on_signal}, was_int, was_term;
         sigaction(SIGINT, &action, &was_int);
         sigaction(SIGTERM, &action, &was_term);
@@ -224,22 +241,41 @@ static nb_status tokenize(const tokenize_options *o, const inputs *in, nb_error 
     return status;
 }
 
+static nb_status peek(const inputs *in, int64_t most, nb_error *err) {
+    char *words = malloc((size_t)most + 1);
+    if (!words)
+        return nb_fail(err, NB_NO_MEMORY, "--peek: no memory for %" PRId64 " bytes", most);
+    ni_text_first_words(&in->texts[0], (size_t)most, words);
+    printf("%" PRId64 " bytes of text\n%s\n", in->bytes, words);
+    free(words);
+    return NB_OK;
+}
+
+static nb_status check_options(const tokenize_options *o, nb_error *err) {
+    enum { MOST_PEEK = 1 << 20 };
+    if (o->peek < 0 || o->peek > MOST_PEEK)
+        return nb_fail(err, NB_BAD_USAGE, "tokenize: --peek: %" PRId64 "; expected 1 to %d", o->peek, MOST_PEEK);
+    if (o->peek)
+        return NB_OK;
+    if (!o->out)
+        return nb_fail(err, NB_BAD_USAGE, "tokenize: -o DIR is missing: where the shards go");
+    if (!o->tokenizer == !o->train_tokenizer)
+        return nb_fail(err, NB_BAD_USAGE,
+                       "tokenize: expected one of --tokenizer bytes|MODEL and --train-tokenizer VOCAB");
+    return check_output(o, err);
+}
+
 nb_status ni_cli_tokenize(int argc, char **argv, nb_error *err) {
     tokenize_options o = {.val = 0.01, .shard_tokens = 100000000};
     int32_t count;
     NB_TRY(ni_cli_parse(&command_line, argc, argv, &o, &count, err));
     if (count < 0)
         return NB_OK;
-    if (!o.out)
-        return nb_fail(err, NB_BAD_USAGE, "tokenize: -o DIR is missing: where the shards go");
-    if (!o.tokenizer == !o.train_tokenizer)
-        return nb_fail(err, NB_BAD_USAGE,
-                       "tokenize: expected one of --tokenizer bytes|MODEL and --train-tokenizer VOCAB");
-    NB_TRY(check_output(&o, err));
+    NB_TRY(check_options(&o, err));
     inputs in;
     nb_status status = open_inputs(argv + 1, count, &(ni_text_options){o.field, o.as_is}, &in, err);
     if (status == NB_OK)
-        status = tokenize(&o, &in, err);
+        status = o.peek ? peek(&in, o.peek, err) : tokenize(&o, &in, argv + 1, err);
     close_inputs(&in);
     return status;
 }

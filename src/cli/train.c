@@ -1,5 +1,6 @@
 /* train.c: `nibble train`: one run, from its beginning, from where it stopped, or from another run's checkpoint. */
 #include "cli/cli.h"
+#include "cli/runs.h"
 #include "cli/training.h"
 
 #include <stdio.h>
@@ -15,7 +16,7 @@ static const ni_option options[] = {
     {"resume", 0, NI_OPTION_FLAG, offsetof(train_options, resume), NULL,
      "go on from the newest good checkpoint of the run folder"},
     {"from", 0, NI_OPTION_TEXT, offsetof(train_options, from), "CHECKPOINT",
-     "fork: begin with the parameters and moments of a checkpoint"},
+     "fork: begin with the parameters and moments of a checkpoint, or of a run's newest"},
     {"quiet", 'q', NI_OPTION_FLAG, offsetof(train_options, quiet), NULL, "print warnings and errors alone"},
     {0},
 };
@@ -37,11 +38,15 @@ static const ni_command_line line = {
 /* Reads the run file and carries it out, as one of several ranks or alone. */
 static nb_status train(const char *path, const train_options *given, nb_ranks *ranks, nb_error *err) {
     nb_run_config config;
+    char from[NB_PATH_SIZE];
     NB_TRY(nb_ranks_agree(ranks, nb_run_config_load(path, given->set.items, given->set.count, &config, err), err));
+    NB_TRY(nb_ranks_agree(ranks, ni_cli_check_model(config.model, err), err));
+    if (given->from)
+        NB_TRY(nb_ranks_agree(ranks, ni_cli_checkpoint(given->from, from, err), err));
     ni_training training = {.start = given->from     ? NB_START_FORK
                                      : given->resume ? NB_START_RESUME
                                                      : NB_START_NEW,
-                            .from = given->from,
+                            .from = given->from ? from : NULL,
                             .quiet = given->quiet,
                             .tables = true,
                             .ranks = ranks};

@@ -5,6 +5,7 @@
 #include "backend/load.h"
 #include "cli/cli.h"
 #include "cli/screen.h"
+#include "train/foreign.h"
 
 #include <math.h>
 #include <sched.h>
@@ -19,6 +20,26 @@ nb_status ni_cli_backend(const nb_run_config *config, nb_backend **out, nb_error
             err, NB_BAD_CONFIG,
             "backend: paper computes nothing; expected cpu, cuda or cuda:NUMBER; hint: nibble plan RUN.yaml");
     return nb_backend_open(config->backend, &options, out, err);
+}
+
+nb_status ni_cli_trainer_on_paper(nb_backend *paper, const nb_run_config *config, nb_trainer **out, nb_error *err) {
+    char recipes[NB_PATH_SIZE], models[NB_PATH_SIZE];
+    NB_TRY(ni_cli_folder("recipes", recipes, sizeof recipes, err));
+    NB_TRY(ni_cli_folder("models", models, sizeof models, err));
+    const nb_trainer_options how = {.recipes_dir = recipes, .models_dir = models, .on_paper = true};
+    return nb_trainer_create(paper, config, &how, out, err);
+}
+
+nb_status ni_cli_check_on_paper(const nb_run_config *config, nb_error *err) {
+    const nb_backend_options how = {.threads = config->threads, .isa = config->isa};
+    nb_backend *paper;
+    nb_trainer *trainer;
+    NB_TRY(nb_backend_open(strncmp(config->backend, "cuda", 4) == 0 ? "paper:hopper" : "paper", &how, &paper, err));
+    nb_status status = ni_cli_trainer_on_paper(paper, config, &trainer, err);
+    if (status == NB_OK)
+        nb_trainer_free(trainer);
+    nb_backend_free(paper);
+    return status;
 }
 
 /* Processes of one machine share its processors, unless the launcher gave each its own. */
@@ -97,6 +118,13 @@ static nb_status train(nb_trainer *trainer, const nb_run_config *config, const n
     return status;
 }
 
+/* Damage is found before anybody waits for a measurement. */
+static nb_status verify_origin(const ni_training *training, nb_error *err) {
+    if (nb_ranks_rank(training->ranks) > 0 || ni_is_foreign(training->from))
+        return NB_OK;
+    return nb_checkpoint_verify(training->from, err);
+}
+
 static nb_status run_with(nb_backend *be, const nb_run_config *config, ni_training *training, ni_screen *screen,
                           nb_error *err) {
     char recipes[NB_PATH_SIZE], models[NB_PATH_SIZE];
@@ -113,6 +141,8 @@ static nb_status run_with(nb_backend *be, const nb_run_config *config, ni_traini
     nb_status status = nb_ranks_agree(training->ranks, nb_trainer_create(be, config, &options, &trainer, err), err);
     if (status == NB_OK)
         status = nb_ranks_agree(training->ranks, nb_trainer_check(trainer, training->start, training->from, err), err);
+    if (status == NB_OK && training->start == NB_START_FORK)
+        status = nb_ranks_agree(training->ranks, verify_origin(training, err), err);
     if (status == NB_OK && nb_ranks_rank(training->ranks) == 0) /* who reports */
         status = find_peak(be, config, &training->peak, err);
     if (status == NB_OK)

@@ -1,6 +1,8 @@
 /* text_file.c: what a file holds becomes text, step by step: unpacked, checked, taken out of JSON. */
 #include "text_file.h"
 
+#include "utf8.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,14 +14,14 @@ static nb_status make_text(const char *path, const ni_text_options *options, ni_
     NB_TRY(ni_text_unpack(path, out->text.bytes, out->text.size, &out->unpacked, &size, err));
     if (out->unpacked)
         out->text = (ni_text){out->unpacked, size};
-    NB_TRY(ni_text_check(path, out->text.bytes, out->text.size, err));
+    NB_TRY(ni_text_check(path, out->text.bytes, out->text.size, &out->doubts, err));
     if (out->text.size >= 3 && memcmp(out->text.bytes, "\xef\xbb\xbf", 3) == 0) /* a mark, not a character */
         out->text = (ni_text){out->text.bytes + 3, out->text.size - 3};
     if (!ni_text_is_json_lines(path, out->text.bytes, out->text.size)) {
         if (options->field)
             return nb_fail(err, NB_BAD_USAGE, "--field %.40s: %s is not JSON lines; expected an object a line",
                            options->field, path);
-        return NB_OK;
+        return ni_text_check_json(path, out->text.bytes, out->text.size, err);
     }
     NB_TRY(ni_text_take_field(path, out->text.bytes, out->text.size, options->field ? options->field : "text",
                               &out->taken, &size, err));
@@ -41,4 +43,44 @@ void ni_text_file_close(ni_text_file *file) {
     free(file->unpacked);
     free(file->taken);
     *file = (ni_text_file){0};
+}
+
+/* ---- how it begins ---- */
+
+static bool is_blank(char c) {
+    return (unsigned char)c <= ' ' || c == 127;
+}
+
+/* Characters of the word at `at`, at most `room` bytes of it, without what is not UTF-8; *whole: it ends there. */
+static size_t take_word(const ni_text *text, size_t *at, size_t room, char *to, bool *whole) {
+    size_t used = 0;
+    for (size_t n; *at < text->size && !is_blank(text->bytes[*at]); *at += n ? n : 1) {
+        n = ni_utf8_character(text->bytes + *at, text->size - *at);
+        if (used + n > room) {
+            *whole = false;
+            return used;
+        }
+        memcpy(to + used, text->bytes + *at, n);
+        used += n;
+    }
+    *whole = true;
+    return used;
+}
+
+void ni_text_first_words(const ni_text *text, size_t most, char *to) {
+    size_t used = 0, at = 0;
+    for (bool whole = true; whole;) {
+        while (at < text->size && is_blank(text->bytes[at]))
+            at++;
+        const size_t space = used > 0;
+        if (at == text->size || used + space >= most)
+            break;
+        const size_t n = take_word(text, &at, most - used - space, to + used + space, &whole);
+        if (n > 0 && (whole || used == 0)) {
+            if (space)
+                to[used] = ' ';
+            used += space + n;
+        }
+    }
+    to[used] = 0;
 }

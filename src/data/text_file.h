@@ -14,8 +14,14 @@ typedef struct ni_text_options {
     bool as_is;        /* the bytes of the file, whatever they are */
 } ni_text_options;
 
+/* Bytes of a text that are not UTF-8, though few enough to be one. */
+typedef struct ni_text_doubts {
+    int64_t invalid, first; /* how many; where the first is */
+} ni_text_doubts;
+
 typedef struct ni_text_file {
     ni_text text; /* NUL between the documents of JSON lines */
+    ni_text_doubts doubts;
     ni_file_map map;
     char *unpacked, *taken; /* NULL where they were not needed */
 } ni_text_file;
@@ -23,10 +29,14 @@ typedef struct ni_text_file {
 nb_status ni_text_file_open(const char *path, const ni_text_options *options, ni_text_file *out, nb_error *err);
 void ni_text_file_close(ni_text_file *file); /* {0} is allowed */
 
+/* How a text begins: its first words with single spaces between them, at most `most` bytes and no part of a word; of a
+ * first word that is longer, its first characters. `to` has room for most + 1. */
+void ni_text_first_words(const ni_text *text, size_t most, char *to);
+
 /* ---- the parts ---- */
 
-/* Fails where the bytes are no UTF-8 text; `path` names them. */
-nb_status ni_text_check(const char *path, const char *bytes, size_t size, nb_error *err);
+/* Reads all of it and fails where the bytes are no UTF-8 text; `path` names them. */
+nb_status ni_text_check(const char *path, const char *bytes, size_t size, ni_text_doubts *doubts, nb_error *err);
 
 /* Unpacks gzip (of any number of members) or zstd (of any number of frames) into fresh memory, NULL where the bytes are
  * neither. */
@@ -34,6 +44,9 @@ nb_status ni_text_unpack(const char *path, const char *bytes, size_t size, char 
 
 /* Whether a text is JSON lines: by its name, or because its first lines are objects. */
 bool ni_text_is_json_lines(const char *path, const char *bytes, size_t size);
+
+/* Fails where a text is JSON, but not an object a line: an array, or an object over several lines. */
+nb_status ni_text_check_json(const char *path, const char *bytes, size_t size, nb_error *err);
 
 /* One field of each line into fresh memory, NUL between them. */
 nb_status ni_text_take_field(const char *path, const char *bytes, size_t size, const char *field, char **out,

@@ -54,6 +54,35 @@ bool ni_text_is_json_lines(const char *path, const char *bytes, size_t size) {
     return objects > 0;
 }
 
+static size_t skip_blanks(const char *bytes, size_t size, size_t at) {
+    while (at < size && bytes[at] && strchr(" \t\r\n", bytes[at]))
+        at++;
+    return at;
+}
+
+nb_status ni_text_check_json(const char *path, const char *bytes, size_t size, nb_error *err) {
+    const size_t first = skip_blanks(bytes, size, 0);
+    const char open = first < size ? bytes[first] : 0;
+    size_t next = skip_blanks(bytes, size, first + 1);
+    if (open == '[' && next < size && bytes[next] == '{')
+        next = skip_blanks(bytes, size, next + 1);
+    else if (open != '{' || !memchr(bytes + first, '\n', next - first))
+        return NB_OK;
+    if (next >= size || bytes[next] != '"')
+        return NB_OK;
+    return nb_fail(err, NB_BAD_FILE,
+                   "%s: is JSON, %s; expected JSON lines, an object a line; hint: jq -c '%s' FILE > FILE.jsonl, or "
+                   "--as-is to take the bytes",
+                   path, open == '[' ? "an array of objects" : "an object over several lines",
+                   open == '[' ? ".[]" : ".");
+}
+
+static const char *kind_of(const json_t *value) {
+    static const char *const kinds[] = {"an object", "an array", "a string", "a number",
+                                        "a number",  "true",     "false",    "null"};
+    return kinds[json_typeof(value)];
+}
+
 static nb_status no_field(const char *path, int64_t number, const json_t *object, const char *field, nb_error *err) {
     char keys[200] = "";
     const char *key;
@@ -63,10 +92,11 @@ static nb_status no_field(const char *path, int64_t number, const json_t *object
         if (json_is_string(value) && used + strlen(key) + 3 < sizeof keys)
             snprintf(keys + used, sizeof keys - used, "%s%s", used ? ", " : "", key);
     }
-    return nb_fail(err, NB_BAD_FILE,
-                   "%s, line %" PRId64 ": no text under \"%.40s\"; expected a string there; hint: --field NAME, and "
-                   "this line has strings under: %s",
-                   path, number, field, keys[0] ? keys : "nothing");
+    const json_t *there = json_object_get(object, field);
+    return nb_fail(
+        err, NB_BAD_FILE, "%s, line %" PRId64 ": %s \"%.40s\"%s%s; expected a string there%s%s", path, number,
+        there ? "what is under" : "no text under", field, there ? " is " : "", there ? kind_of(there) : "",
+        keys[0] ? "; hint: --field NAME, and this line has strings under: " : ", and this line has no other", keys);
 }
 
 nb_status ni_text_take_field(const char *path, const char *bytes, size_t size, const char *field, char **out,

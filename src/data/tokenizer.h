@@ -69,4 +69,7 @@ typedef struct ni_text {
 } ni_text;
 nb_status ni_tokenizer_train(const ni_text *texts, int32_t count, int32_t vocab, ni_tokenizer **out, nb_error *err);
 
+/* What training would refuse without having trained. */
+nb_status ni_tokenizer_check_training(const ni_text *texts, int32_t count, int32_t vocab, nb_error *err);
+
 #endif

@@ -85,13 +85,29 @@ static nb_status explain(int32_t vocab, const char *why, nb_error *err) {
                    plain ? plain + strlen(")] ") : why);
 }
 
-nb_status ni_tokenizer_train(const ni_text *texts, int32_t count, int32_t vocab, ni_tokenizer **out, nb_error *err) {
+nb_status ni_tokenizer_check_training(const ni_text *texts, int32_t count, int32_t vocab, nb_error *err) {
     enum { LEAST = 3 + 256 + 1 }; /* <unk> <s> </s>, the bytes and a character */
-    char why[NI_SP_WHY];
-    *out = NULL;
+    size_t bytes = 0;
     if (vocab < LEAST || vocab > 1000000)
         return nb_fail(err, NB_BAD_USAGE, "a tokenizer of %" PRId32 " tokens cannot be trained, expected %d to 1000000",
                        vocab, LEAST);
+    for (int32_t i = 0; i < count; i++)
+        bytes += texts[i].size;
+    if (bytes == 0)
+        return nb_fail(err, NB_BAD_FILE, "the text is empty: a tokenizer has nothing to learn from");
+    if ((size_t)vocab > LEAST + 2 * bytes) /* a piece a character, and one for each pair that is joined */
+        return nb_fail(err, NB_BAD_FILE,
+                       "a tokenizer of %" PRId32
+                       " tokens cannot be trained on %zu bytes of text; hint: fewer tokens or "
+                       "more text",
+                       vocab, bytes);
+    return NB_OK;
+}
+
+nb_status ni_tokenizer_train(const ni_text *texts, int32_t count, int32_t vocab, ni_tokenizer **out, nb_error *err) {
+    char why[NI_SP_WHY];
+    *out = NULL;
+    NB_TRY(ni_tokenizer_check_training(texts, count, vocab, err));
     sampler *s = calloc(1, sizeof *s);
     if (!s)
         return nb_fail(err, NB_NO_MEMORY, "no memory to train a tokenizer");
@@ -102,9 +118,7 @@ nb_status ni_tokenizer_train(const ni_text *texts, int32_t count, int32_t vocab,
     char *model = NULL;
     size_t size = 0;
     nb_status status = NB_OK;
-    if (s->pieces == 0)
-        status = nb_fail(err, NB_BAD_FILE, "the text is empty: a tokenizer has nothing to learn from");
-    else if (!ni_sp_train(next_line, s, vocab, &model, &size, why))
+    if (!ni_sp_train(next_line, s, vocab, &model, &size, why))
         status = explain(vocab, why, err);
     free(s);
     if (status == NB_OK)

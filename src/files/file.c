@@ -129,32 +129,72 @@ void ni_file_map_close(ni_file_map *map) {
 
 /* ---- folders ---- */
 
-nb_status ni_make_folders(const char *path, nb_error *err) {
-    if (!*path)
-        return nb_fail(err, NB_BAD_USAGE, "the name of a folder is empty");
-    char *part = strdup(path);
-    if (!part)
-        return nb_fail(err, NB_NO_MEMORY, "%s: no memory for the name of a folder", path);
-    nb_status status = NB_OK;
-    for (char *at = part + 1; status == NB_OK; at++) {
+/* *made: the length of the outermost name that was not there; 0 if all were. */
+static nb_status make_each(char *part, bool sync, size_t *made, nb_error *err) {
+    *made = 0;
+    for (char *at = part + 1;; at++) {
         if (*at && *at != '/')
             continue;
         char was = *at;
+        nb_status status = NB_OK;
         *at = 0;
-        if (mkdir(part, 0777) == 0)
-            status = ni_sync_parent(part, err);
-        else if (errno != EEXIST)
+        if (mkdir(part, 0777) == 0) {
+            *made = *made ? *made : (size_t)(at - part);
+            status = sync ? ni_sync_parent(part, err) : NB_OK;
+        } else if (errno != EEXIST) {
             status = ni_fail_errno(err, part, "make the folder");
+        }
         *at = was;
-        if (!was)
-            break;
+        if (status != NB_OK || !was)
+            return status;
     }
-    free(part);
+}
+
+/* From the inside outwards, as far as they are empty. */
+static void unmake_each(char *part, size_t made) {
+    for (size_t length = strlen(part); made && length >= made; length--) {
+        if (part[length] && part[length] != '/')
+            continue;
+        part[length] = 0;
+        if (rmdir(part) != 0 && errno != ENOENT)
+            return;
+    }
+}
+
+static nb_status check_folder(const char *path, nb_error *err) {
     struct stat st;
-    if (status == NB_OK && stat(path, &st) != 0)
-        status = ni_fail_errno(err, path, "examine");
-    else if (status == NB_OK && !S_ISDIR(st.st_mode))
-        status = nb_fail(err, NB_IO_ERROR, "%s: exists and is not a folder", path);
+    if (stat(path, &st) != 0)
+        return ni_fail_errno(err, path, "examine");
+    return S_ISDIR(st.st_mode) ? NB_OK : nb_fail(err, NB_IO_ERROR, "%s: exists and is not a folder", path);
+}
+
+static nb_status copy_name(const char *path, char **part, nb_error *err) {
+    if (!*path)
+        return nb_fail(err, NB_BAD_USAGE, "the name of a folder is empty");
+    *part = strdup(path);
+    return *part ? NB_OK : nb_fail(err, NB_NO_MEMORY, "%s: no memory for the name of a folder", path);
+}
+
+nb_status ni_make_folders(const char *path, nb_error *err) {
+    char *part;
+    size_t made;
+    NB_TRY(copy_name(path, &part, err));
+    nb_status status = make_each(part, true, &made, err);
+    free(part);
+    return status == NB_OK ? check_folder(path, err) : status;
+}
+
+nb_status ni_try_folders(const char *path, nb_error *err) {
+    char *part;
+    size_t made;
+    NB_TRY(copy_name(path, &part, err));
+    nb_status status = make_each(part, false, &made, err);
+    if (status == NB_OK)
+        status = check_folder(path, err);
+    if (status == NB_OK && access(path, W_OK | X_OK) != 0)
+        status = ni_fail_errno(err, path, "write into the folder");
+    unmake_each(part, made);
+    free(part);
     return status;
 }
 

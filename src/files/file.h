@@ -25,6 +25,9 @@ nb_status ni_file_exists(const char *path, bool *exists, nb_error *err);
 /* mkdir -p. */
 nb_status ni_make_folders(const char *path, nb_error *err);
 
+/* Fails where ni_make_folders would, or where nothing may be written into the folder, and leaves none behind. */
+nb_status ni_try_folders(const char *path, nb_error *err);
+
 /* A read-only view of a whole regular file. The pages follow the file: who shortens it meanwhile kills the reader. */
 typedef struct ni_file_map {
     const void *bytes; /* NULL if the file is empty */

@@ -3,6 +3,7 @@
 #include "model/hf.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -125,6 +126,16 @@ nb_status nb_model_config_load(const char *name_or_path, const char *models_dir,
     return ni_model_config_load(name_or_path, models_dir, NULL, 0, out, err);
 }
 
+/* A name without a slash is looked up among the models; who has a folder of that name here may mean it. */
+static nb_status hint_at_folder(const char *name, nb_status status, nb_error *err) {
+    char why[sizeof err->message];
+    struct stat st;
+    if (!err || strchr(name, '/') || stat(name, &st) != 0 || !S_ISDIR(st.st_mode))
+        return status;
+    snprintf(why, sizeof why, "%s", err->message);
+    return nb_fail(err, status, "%s; hint: ./%.100s is the folder of that name here", why, name);
+}
+
 nb_status ni_model_config_load(const char *name_or_path, const char *models_dir, const char (*changes)[NB_NAME_SIZE],
                                int32_t count, nb_model_config *out, nb_error *err) {
     ni_yaml tree;
@@ -136,8 +147,9 @@ nb_status ni_model_config_load(const char *name_or_path, const char *models_dir,
                            changes[0], name_or_path);
         return ni_hf_config_read(name_or_path, out, err);
     }
-    NB_TRY(ni_yaml_load_based(name_or_path, models_dir, "model", NULL, &tree, err));
-    nb_status status = NB_OK;
+    nb_status status = ni_yaml_load_based(name_or_path, models_dir, "model", NULL, &tree, err);
+    if (status != NB_OK)
+        return hint_at_folder(name_or_path, status, err);
     for (int32_t i = 0; status == NB_OK && i < count; i++)
         status = ni_yaml_set(&tree, changes[i], NULL, err);
     if (status == NB_OK)

@@ -68,12 +68,35 @@ static nb_status refuse_a_run(const char *out, nb_error *err) {
                    "%s: holds a run already; hint: --resume goes on with it, --set out=... starts another", out);
 }
 
+static bool writes(const nb_trainer *t) {
+    return nb_ranks_rank(t->ranks) == 0;
+}
+
+static nb_status fail_busy(const char *out, nb_error *err) {
+    return nb_fail(err, NB_IO_ERROR, "%s: another process is training in this folder", out);
+}
+
+/* That the run folder can be made, or is there and nobody trains in it. */
+static nb_status try_folder(const nb_trainer *t, nb_error *err) {
+    char path[FILE_PATH_SIZE];
+    if (!writes(t))
+        return NB_OK;
+    snprintf(path, sizeof path, "%s/checkpoints", t->config.out);
+    NB_TRY(ni_try_folders(path, err));
+    const int held = open(t->config.out, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    const bool busy = held >= 0 && flock(held, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+    if (held >= 0)
+        close(held);
+    return busy ? fail_busy(t->config.out, err) : NB_OK;
+}
+
 nb_status nb_trainer_check(nb_trainer *t, nb_start start, const char *from, nb_error *err) {
     const char *out = t->config.out;
     char path[FILE_PATH_SIZE], manifest[FILE_PATH_SIZE + 32];
     nb_error none = {0};
     int64_t step;
     int32_t count = 0;
+    NB_TRY(try_folder(t, err));
     if (start != NB_START_RESUME && start != NB_START_BRANCH)
         NB_TRY(refuse_a_run(out, err));
     if (start == NB_START_FORK)
@@ -92,10 +115,6 @@ nb_status nb_trainer_check(nb_trainer *t, nb_start start, const char *from, nb_e
     return NB_OK;
 }
 
-static bool writes(const nb_trainer *t) {
-    return nb_ranks_rank(t->ranks) == 0;
-}
-
 static nb_status take_folder(run *r, nb_error *err) {
     const char *out = r->t->config.out;
     char path[FILE_PATH_SIZE];
@@ -107,7 +126,7 @@ static nb_status take_folder(run *r, nb_error *err) {
     if (r->lock < 0)
         return nb_fail(err, NB_IO_ERROR, "%s: cannot be opened: %s", out, strerror(errno));
     if (flock(r->lock, LOCK_EX | LOCK_NB) != 0)
-        return nb_fail(err, NB_IO_ERROR, "%s: another process is training in this folder", out);
+        return fail_busy(out, err);
     return NB_OK;
 }
 
@@ -215,9 +234,11 @@ static void say_random_parameters(const run *r, nb_start start) {
 /* A window that the next sample or the end of the run cuts short is said: nothing is left out in silence. */
 static void say_window(const nb_trainer *t) {
     int64_t every = t->config.lens.every, window = t->config.lens.window, followed = ni_recorder_window(&t->config);
-    if (every == 0 || followed == window || t->steps < 2)
+    if (every == 0 || window == 0 || followed == window)
         return;
-    if (followed > 0)
+    if (t->steps < 2)
+        note(t, NB_NOTE_WARNING, "lens: oscillation is not measured, because the run has a single step; expected 2");
+    else if (followed > 0)
         note(t, NB_NOTE_INFO,
              "lens: weights are followed for %lld steps after a sample, not lens.window %lld: %s, %lld steps",
              (long long)followed, (long long)window, every < t->steps ? "then comes lens.every" : "then the run ends",

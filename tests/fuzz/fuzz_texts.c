@@ -35,8 +35,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size) {
         free(unpacked);
     }
     err = (nb_error){0};
-    status = ni_text_check("input", (const char *)bytes, size, &err);
+    ni_text_doubts doubts;
+    status = ni_text_check("input", (const char *)bytes, size, &doubts, &err);
     FUZZ_CHECK((status == NB_OK) == (err.message[0] == 0));
+    err = (nb_error){0};
+    status = ni_text_check_json("input", (const char *)bytes, size, &err);
+    FUZZ_CHECK((status == NB_OK) == (err.message[0] == 0));
+    for (size_t most = 0; most < 40; most += 13) {
+        char words[40] = {0};
+        ni_text_first_words(&(ni_text){(const char *)bytes, size}, most, words);
+        FUZZ_CHECK(strlen(words) <= most);
+    }
     take("input", (const char *)bytes, size);
     take("input.jsonl", (const char *)bytes, size);
     return 0;
