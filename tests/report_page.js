@@ -29,6 +29,12 @@ const untilDrawn = setInterval(() => {
   press(chart, "0");
   check("whole run", Math.abs(lossChart.dygraph.xAxisRange()[1] - whole[1]) < 1e-9);
 
+  // maps of tiles: rows by columns of one matrix at one step, for every run
+  const mapped = themes.find((theme) => theme.theme.name === "Outliers");
+  mapped.show({ title: "Map of 16x16 tiles", operand: "fprop.w" });
+  check("maps of tiles", mapped.maps.length === runs.length && mapped.maps.every((map) => map.panel.xLabel === "column" && map.panel.x.length === 8 && map.panel.x[1] === 16 && map.rows.length === 4));
+  mapped.show({ title: "Excess kurtosis" });
+
   // keyboard: maps, all runs read at once
   const outliers = themes.find((theme) => theme.theme.name === "Outliers");
   press(outliers.maps[0].canvas, "ArrowDown");

@@ -15,6 +15,7 @@
 #include "lens/operand_metrics.h"
 #include "lens/oscillation.h"
 #include "lens/series.h"
+#include "lens/tiles.h"
 #include "lens_case.h"
 #include <math.h>
 #include <stdio.h>
@@ -351,6 +352,63 @@ static void outputs_and_channels_of_all_operands(void **state) {
     ni_series_reader_free(r);
 }
 
+/* One giant in tile (2, 3) of a matrix of 4 x 4 tiles, of whose module alone the map is asked for. */
+static void maps_of_tiles_are_kept(void **state) {
+    fixture *f = *state;
+    ni_observer_options options = ni_observer_defaults();
+    options.tiles = "planted/*";
+    nb_error err = {0};
+    ni_observer *o;
+    static uint16_t x[TOKENS * WIDTH];
+    plant_hot_channels(x, (const int[]){-1}, 1);
+    x[37 * WIDTH + 50] = ni_bf16_even(300);
+    nb_mat source = nb_mat_of(x, NB_BF16, TOKENS, WIDTH);
+    assert_int_equal(ni_observer_create(&options, f->folder, 0, &o, &err), NB_OK);
+    const nb_lens *lens = ni_observer_lens(o, 0);
+    show(f->be, lens, "planted", NB_FPROP_X, &source, 1);
+    show(f->be, lens, "other", NB_FPROP_X, &source, 1);
+    lens->output(lens->context, f->be, "planted", &source);
+    assert_int_equal(ni_observer_end_step(o, 0, &err), NB_OK);
+    ni_observer_free(o);
+    ni_series_reader *r;
+    assert_int_equal(ni_series_read(f->path, &r, NULL, &err), NB_OK);
+    assert_int_equal(ni_series_find(r, "other/fprop.x/tiles"), -1);
+    for (int output = 0; output < 2; output++) {
+        ni_series_point map = last(r, output ? "planted/output/tiles" : "planted/fprop.x/tiles");
+        const float *cells = map.values + NI_TILE_HEAD;
+        assert_int_equal(map.count, NI_TILE_HEAD + 16);
+        assert_true(map.values[0] == 1 && map.values[1] == 1 && map.values[2] == 4);
+        for (int i = 0; i < 16; i++) {
+            float largest = 0, squares = 0; /* by hand */
+            for (int r16 = 0; r16 < 16; r16++)
+                for (int c16 = 0; c16 < 16; c16++) {
+                    float v = ni_bf16_value(x[(i / 4 * 16 + r16) * WIDTH + i % 4 * 16 + c16]);
+                    largest = fmaxf(largest, fabsf(v));
+                    squares += v * v;
+                }
+            assert_true(fabsf(cells[i] / (largest / sqrtf(squares / 256)) - 1) < 1e-5f);
+            assert_true((cells[i] > 15) == (i == 2 * 4 + 3));
+        }
+    }
+    ni_series_reader_free(r);
+}
+
+/* 130 x 257 tiles: three rows and two columns of them share a cell, which has the largest. */
+static void large_maps_are_pooled(void **state) {
+    (void)state;
+    enum { HIGH = 130, WIDE = 257 };
+    float *crests = calloc(HIGH * WIDE, sizeof *crests), *map = malloc(sizeof *map * (NI_TILE_HEAD + 64 * 256));
+    crests[129 * WIDE + 256] = 9;
+    crests[4 * WIDE + 3] = 5;
+    crests[5 * WIDE + 2] = 7;
+    assert_int_equal(ni_tile_map(map, crests, 16 * HIGH, 16 * WIDE - 7), NI_TILE_HEAD + 44 * 129);
+    assert_true(map[0] == 3 && map[1] == 2 && map[2] == 129);
+    for (int i = 0; i < 44 * 129; i++)
+        assert_true(map[NI_TILE_HEAD + i] == (i == 44 * 129 - 1 ? 9 : i == 129 + 1 ? 7 : 0));
+    free(crests);
+    free(map);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(hot_channels_are_named, setup, teardown),
@@ -362,6 +420,8 @@ int main(void) {
         cmocka_unit_test_setup_teardown(skipped_is_told, setup, teardown),
         cmocka_unit_test_setup_teardown(known_sources_are_measured_once, setup, teardown),
         cmocka_unit_test_setup_teardown(crests_are_ranked, setup, teardown),
+        cmocka_unit_test_setup_teardown(maps_of_tiles_are_kept, setup, teardown),
+        cmocka_unit_test(large_maps_are_pooled),
         cmocka_unit_test(top_channels_break_ties_downwards),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

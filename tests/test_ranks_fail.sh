@@ -55,13 +55,13 @@ rm -r out
 # a signal to one rank stops all, with a checkpoint
 "$nibble" train run.yaml --quiet --set out=one > out.txt 2> err.0
 sed 's/^steps:.*/steps: 1000000/; s/^checkpoint:.*/checkpoint: {every: 4, keep: 2}/' run.yaml > long.yaml
-over_tcp 2 sh -c 'if [ $RANK = 1 ]; then (while [ ! -d out/checkpoints/step-00000004 ]; do sleep 0.05; done; kill -TERM $$) & fi
+over_tcp 2 sh -c 'if [ $RANK = 1 ]; then (until ls out/checkpoints/step-* > /dev/null 2>&1; do sleep 0.05; done; kill -TERM $$) & fi
     exec "$0" train long.yaml' "$nibble" || true
 one_line "SIGTERM" "^nibble: rank 0: stopped after step [0-9]* of 1000000, checkpoint written" 1
 rm -r out
 
 # a rank that dies
-over_tcp 2 sh -c 'if [ $RANK = 1 ]; then (while [ ! -d out/checkpoints/step-00000004 ]; do sleep 0.05; done; kill -KILL $$) & fi
+over_tcp 2 sh -c 'if [ $RANK = 1 ]; then (until ls out/checkpoints/step-* > /dev/null 2>&1; do sleep 0.05; done; kill -KILL $$) & fi
     exec "$0" train long.yaml' "$nibble" || true
 [ "$status" = 1 ] || fail "rank 0 ended with $status where rank 1 died, expected 1"
 grep -q '^nibble: rank 0: rank 1 of 2 is gone .*; the state after step [0-9]* is saved' err.0 || fail "rank 1 died"

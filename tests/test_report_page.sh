@@ -31,7 +31,7 @@ micro_batch: 1
 threads: 1
 optimizer: {lr: 3e-2}
 eval: {every: 20, sequences: 4}
-lens: {every: 5, window: 4}
+lens: {every: 5, window: 4, tiles: "layers.1.*down_proj/*"}
 END
 "$nibble" tokenize "$source/docs/training.md" --tokenizer bytes --val 0.2 --split blank -o data > /dev/null
 for recipe in bf16 nvfp4; do

@@ -2,11 +2,13 @@
 # late-gpu.sh PAPER: late.sh on a GPU, with 55M parameters and settings that exercise the method: CHON chooses its
 # channels 20 times in the anneal, OutControl puts a true tenth of them (51 of 512) into MXFP8 as the paper's runs do,
 # and OsciReset has the published window of 50 steps, and a window of 10 with and without its threshold
-# scaled; the lens measures R of every arm over the windows of 50 steps that end where OsciReset resets.
+# scaled; the lens measures R of every arm in two blocks, over the windows of 50 steps that end where OsciReset
+# resets.
 #
 # Usage: examples/papers/late-gpu.sh chon | tetrajet-v2        Tokens: data/books. Give it again to go on.
 # Three seeds one after the other; SEED=2 trains the second alone, into arms-seed2, so that several can run at once.
-set -eu
+# RECIPES=A,B trains those arms alone.
+set -euf # no word is a pattern of file names
 paper=${1:?usage: examples/papers/late-gpu.sh chon or tetrajet-v2}
 cd "$(dirname "$0")/../.."
 nibble=${NIBBLE:-build/nibble}
@@ -17,9 +19,9 @@ case $paper in
         recipes=nvfp4,$late-chon.yaml,$late-chon-normalized.yaml,$late-chon-hcp-only.yaml,chon-protect-only
         ;;
     tetrajet-v2)
-        model=olmo2-60m lens="--set lens.every=64 --set lens.window=50"
-        recipes=nvfp4,tetrajet-v2-base,$late-oscireset.yaml,$late-oscireset-short.yaml,$late-oscireset-scaled.yaml
-        recipes=$recipes,$late-outcontrol.yaml,$late-tetrajet-v2.yaml
+        model=olmo2-60m lens="--set lens.every=64 --set lens.window=50 --set lens.modules=layers.[36].*"
+        recipes=nvfp4,tetrajet-v2-base,$late-outcontrol.yaml,$late-oscireset.yaml,$late-tetrajet-v2.yaml
+        recipes=$recipes,$late-oscireset-short.yaml,$late-oscireset-scaled.yaml
         ;;
     *) echo "late-gpu.sh: unknown paper $paper" >&2; exit 2 ;;
 esac
@@ -38,4 +40,4 @@ arms="--seeds ${SEEDS:-3} --set out=$out/arms"
 [ -z "${SEED:-}" ] ||
     arms="--seeds 1 --set seeds.init=$SEED --set seeds.data=$SEED --set seeds.rounding=$SEED --set out=$out/arms-seed$SEED"
 # shellcheck disable=SC2086 # lists of options
-run compare --from "$from" --recipes "$recipes" --set steps=$steps --set schedule.decay=$((steps - fork)) $lens $arms
+run compare --from "$from" --recipes "${RECIPES:-$recipes}" --set steps=$steps --set schedule.decay=$((steps - fork)) $lens $arms

@@ -113,6 +113,7 @@ typedef struct nb_run_config {
         int64_t hot_channels;       /* k of the top-k channels of X */
         int64_t attention_stride;   /* every so many queries are looked at */
         char modules[NB_NAME_SIZE]; /* pattern of module names */
+        char tiles[NB_NAME_SIZE];   /* pattern of "MODULE/ROLE" whose maps of tiles are kept; empty: none */
     } lens;
     struct {
         nb_bad_policy policy;

@@ -23,7 +23,8 @@ typedef struct nb_operand {
     nb_quantizer other; /* of the operand that it will be multiplied with: a backend keeps what that product reads */
     int64_t rows, cols;
     ni_side side;
-    bool reread;    /* it will be decoded, turned, re-quantized or shown, not only multiplied: codes and scales stay */
+    bool reread;    /* it will be decoded, turned, re-quantized or shown, not only multiplied, or multiplied with plain
+                       numbers where `other` has codes (or the reverse): codes and scales stay */
     bool turned;    /* it will be made by `turn` */
     void *memory;   /* operand_bytes() bytes, 64-byte aligned, in the backend's own layout; NULL for plain numbers */
     nb_mat numbers; /* plain numbers, act: where they are; [cols, rows] if transposed */

@@ -137,10 +137,10 @@ static nb_status run_with(nb_backend *be, const nb_run_config *config, ni_traini
                                   .branch_count = training->branch_count,
                                   .ranks = training->ranks,
                                   .callbacks = ni_screen_callbacks(screen)};
-    nb_trainer *trainer;
-    NB_TRY(nb_ranks_agree(training->ranks, nb_trainer_create(be, config, &options, &trainer, err), err));
-    nb_status status =
-        nb_ranks_agree(training->ranks, nb_trainer_check(trainer, training->start, training->from, err), err);
+    nb_trainer *trainer = NULL;
+    nb_status status = nb_ranks_agree(training->ranks, nb_trainer_create(be, config, &options, &trainer, err), err);
+    if (status == NB_OK)
+        status = nb_ranks_agree(training->ranks, nb_trainer_check(trainer, training->start, training->from, err), err);
     if (status == NB_OK && training->start == NB_START_FORK)
         status = nb_ranks_agree(training->ranks, verify_origin(training, err), err);
     if (status == NB_OK && nb_ranks_rank(training->ranks) == 0) /* who reports */
@@ -152,12 +152,16 @@ static nb_status run_with(nb_backend *be, const nb_run_config *config, ni_traini
 }
 
 nb_status ni_cli_run_training(const nb_run_config *config, ni_training *training, nb_error *err) {
-    nb_backend *be;
-    NB_TRY(nb_ranks_agree(training->ranks, open_backend(config, training->ranks, &be, err), err));
+    nb_backend *be = NULL;
+    nb_status status = nb_ranks_agree(training->ranks, open_backend(config, training->ranks, &be, err), err);
+    if (status != NB_OK) {
+        nb_backend_free(be);
+        return status;
+    }
     ni_stop_on_signals();
     const bool quiet = training->quiet || nb_ranks_rank(training->ranks) > 0;
     ni_screen screen = ni_screen_open(quiet, training->label ? training->label : "", config->print_every);
-    nb_status status = run_with(be, config, training, &screen, err);
+    status = run_with(be, config, training, &screen, err);
     training->last_val_loss = screen.last_val_loss;
     ni_screen_close(&screen);
     nb_backend_free(be);

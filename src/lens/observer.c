@@ -7,6 +7,7 @@
 #include "lens/oscillation.h"
 #include "lens/series_format.h"
 #include "lens/skipped.h"
+#include "lens/tiles.h"
 
 #include <fnmatch.h>
 #include <math.h>
@@ -47,6 +48,11 @@ ni_observer_options ni_observer_defaults(void) {
 
 static bool of_interest(const ni_observer *o, const char *module) {
     return !o->options.modules || fnmatch(o->options.modules, module, 0) == 0;
+}
+
+/* By "layers.3.mlp.up_proj/fprop.w" or ".../output". */
+static bool wants_tiles(const ni_observer *o, const char *prefix) {
+    return o->options.tiles && *o->options.tiles && fnmatch(o->options.tiles, prefix, 0) == 0;
 }
 
 static void restore_hot(ni_observer *o, watched *w) {
@@ -119,7 +125,8 @@ static bool has_channels(nb_role role) {
 
 static void sample_operand(ni_observer *o, watched *w, const nb_lens_operand *seen) {
     float shares[10];
-    if (!ni_record_operand(&o->record, w->prefix, seen, source_is_known(o, seen), &o->buffers)) {
+    if (!ni_record_operand(&o->record, w->prefix, seen, source_is_known(o, seen), wants_tiles(o, w->prefix),
+                           &o->buffers)) {
         ni_skip_note(&o->skipped, "everything", "out of memory", w->prefix);
         return;
     }
@@ -182,8 +189,14 @@ static void on_output(void *context, nb_backend *be, const char *module, const n
     ni_observer *o = context;
     if (!sampling(o) || !of_interest(o, module) || strcmp(module, "lm_head") == 0)
         return;
-    if (!ni_record_output(&o->record, module, be, y, &o->buffers))
+    char prefix[NB_NAME_SIZE + 16];
+    if (!ni_record_output(&o->record, module, be, y, &o->buffers)) {
         ni_skip_note(&o->skipped, "outputs", "out of memory", module);
+        return;
+    }
+    snprintf(prefix, sizeof prefix, "%s/output", module);
+    if (wants_tiles(o, prefix))
+        ni_record_tiles(&o->record, prefix, o->buffers.crests, y->rows, y->cols);
 }
 
 static void on_scalar(void *context, const char *module, const char *name, double value) {

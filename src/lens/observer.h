@@ -16,6 +16,7 @@ typedef struct ni_observer_options {
     int32_t hot_channels;     /* k of the top-k channels of X */
     int64_t attention_stride; /* every so many queries are looked at */
     const char *modules;      /* fnmatch pattern; NULL = every module */
+    const char *tiles;        /* fnmatch pattern of MODULE/ROLE whose maps of tiles are kept; NULL or empty = none */
 } ni_observer_options;
 
 /* Defaults: 200 steps (arXiv:2602.02047's curves fit a log every few hundred), a window of 50 (arXiv:2510.27527's T0),

@@ -1,6 +1,7 @@
 /* operand_metrics.c: moments, channels, tiles, scales and error of one operand. */
 #include "lens/operand_metrics.h"
 #include "backend/table.h"
+#include "lens/tiles.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -161,17 +162,20 @@ bool ni_record_moments(ni_record *record, const char *prefix, nb_backend *be, co
     return true;
 }
 
-static bool record_source(ni_record *record, const char *prefix, const nb_lens_operand *seen, ni_lens_buffers *b) {
+static bool record_source(ni_record *record, const char *prefix, const nb_lens_operand *seen, bool tiles,
+                          ni_lens_buffers *b) {
     if (!ni_record_moments(record, prefix, seen->be, seen->source, b))
         return false;
     ni_record_vector(record, prefix, "channels", b->columns, seen->source->cols);
+    if (tiles)
+        ni_record_tiles(record, prefix, b->crests, seen->source->rows, seen->source->cols);
     record_crests(record, prefix, seen->source, b);
     return true;
 }
 
 bool ni_record_operand(ni_record *record, const char *prefix, const nb_lens_operand *seen, bool source_known,
-                       ni_lens_buffers *buffers) {
-    if (seen->source && !source_known && !record_source(record, prefix, seen, buffers))
+                       bool tiles, ni_lens_buffers *buffers) {
+    if (seen->source && !source_known && !record_source(record, prefix, seen, tiles, buffers))
         return false;
     if (seen->stats)
         record_error(record, prefix, seen);

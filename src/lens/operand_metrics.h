@@ -35,11 +35,11 @@ typedef struct ni_lens_buffers {
 void ni_lens_buffers_free(ni_lens_buffers *buffers);
 size_t ni_lens_buffers_bytes(const ni_lens_buffers *buffers);
 
-/* Records everything that applies to the operand under `prefix`; of its source nothing where that is known already.
- * Otherwise buffers->columns holds the channel maxima of seen->source (if there is one) afterwards. False if memory ran
- * out: then nothing of this operand was recorded. */
+/* Records everything that applies to the operand under `prefix`; of its source nothing where that is known already, and
+ * its map of tiles where `tiles` asks for it. Otherwise buffers->columns holds the channel maxima of seen->source (if
+ * there is one) afterwards. False if memory ran out: then nothing of this operand was recorded. */
 bool ni_record_operand(ni_record *record, const char *prefix, const nb_lens_operand *seen, bool source_known,
-                       ni_lens_buffers *buffers);
+                       bool tiles, ni_lens_buffers *buffers);
 
 /* amax, rms and kurtosis of numbers in backend memory; `buffers` then hold their columns and crests. False if memory
  * ran out. */

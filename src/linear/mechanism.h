@@ -79,7 +79,8 @@ typedef struct ni_weight_decoding {
 
 typedef struct ni_mechanism {
     const char *name; /* "hcp" */
-    uint32_t rereads; /* bit `role` set: it decodes the layer's operand of this role, or makes others of it */
+    uint32_t rereads; /* bit `role` set: it decodes the layer's operand of this role, makes others of it, or puts plain
+                         numbers in the place of the codes that it meets */
 
     /* ---- life. attach makes the state for group->layers[i] whose mask has bit `index` set ---- */
     bool (*wanted)(const nb_plan *plan); /* asked for quantized layers only */

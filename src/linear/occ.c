@@ -299,7 +299,8 @@ static void occ_text(const void *state, const ni_linear *layer, ni_gemm gemm, ch
 
 const ni_mechanism ni_mechanism_occ = {
     .name = "occ",
-    .rereads = 1U << NB_FPROP_X | 1U << NB_FPROP_W,
+    /* dY of wgrad may have been made to meet codes of X, and meets compensated numbers. */
+    .rereads = 1U << NB_FPROP_X | 1U << NB_FPROP_W | 1U << NB_WGRAD_DY,
     .wanted = occ_wanted,
     .attach = occ_attach,
     .detach = occ_detach,

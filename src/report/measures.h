@@ -11,7 +11,8 @@
 typedef enum ni_measure_kind {
     NI_MEASURE_SCALAR,   /* modules x steps */
     NI_MEASURE_CHANNELS, /* of one module: channels x steps, each over the median channel of its step */
-    NI_MEASURE_PARTS     /* of one module, and the mean of all: parts of a vector x steps */
+    NI_MEASURE_PARTS,    /* of one module, and the mean of all: parts of a vector x steps */
+    NI_MEASURE_TILES     /* of one module at one step: rows x columns of 16x16 tiles */
 } ni_measure_kind;
 
 typedef struct ni_measure {

@@ -4,6 +4,7 @@
  * worst of them is drawn. Maps of single modules (channels, histograms) are many; all of a metric share a budget.
  */
 #include "files/json.h"
+#include "lens/tiles.h"
 #include "report/findings.h"
 #include "report/report_build.h"
 #include "report/sampled.h"
@@ -319,6 +320,48 @@ static nb_status draw_parts(const drawing *d, int32_t first, int32_t end, nb_err
     return status;
 }
 
+/* ---- maps of tiles ---- */
+
+/* The row and the column of numbers that cells begin at. */
+static nb_status draw_tiles_at(const drawing *d, const ni_sampled *item, int64_t index, nb_error *err) {
+    const ni_series_point point = ni_sampled_at(d->samples, item, index);
+    const float *head = point.values, *cells = point.values + NI_TILE_HEAD;
+    const int64_t count = point.count - NI_TILE_HEAD;
+    const int32_t cols = point.count > NI_TILE_HEAD ? (int32_t)head[NI_TILE_CELLS_OF_A_ROW] : 0;
+    char module[256];
+    if (cols < 1 || cols > NI_MOST_TILE_COLS || count % cols)
+        return NB_OK;
+    columns c = {.cols = cols, .x = malloc((size_t)cols * sizeof *c.x)};
+    if (!c.x)
+        return nb_fail(err, NB_NO_MEMORY, "report: no memory to draw tiles of %s", item->module);
+    for (int32_t i = 0; i < cols; i++)
+        c.x[i] = 16.0 * head[NI_TILE_COLS_PER_CELL] * i;
+    ni_heat_map map = map_of(d, item, &c);
+    snprintf(module, sizeof module, "%s, step %lld", item->module, (long long)point.step);
+    map.caption.module = module;
+    map.x_label = "column";
+    map.y_label = "row";
+    map.y_every = (int32_t)(16 * head[NI_TILE_ROWS_PER_CELL]);
+    map.rows = (int32_t)(count / cols);
+    map.values = cells;
+    map.bits = 8;
+    nb_status status = ni_report_put_heat_map(d->run, &map, err);
+    free(c.x);
+    return status;
+}
+
+static nb_status draw_tiles(const drawing *d, int32_t first, int32_t end, nb_error *err) {
+    for (int32_t i = first; i < end; i++) {
+        const ni_sampled *item = &d->samples->items[i];
+        int64_t points = ni_sampled_points(d->samples, item);
+        if (points > 1)
+            NB_TRY(draw_tiles_at(d, item, 0, err));
+        if (points > 0)
+            NB_TRY(draw_tiles_at(d, item, points - 1, err));
+    }
+    return NB_OK;
+}
+
 /* ---- all of a run ---- */
 
 static bool only_scalars(const ni_samples *s, int32_t first, int32_t end) {
@@ -333,7 +376,9 @@ static nb_status draw_all(drawing *d, nb_error *err) {
     for (int32_t first = 0, end; first < s->count; first = end) {
         const ni_measure *m = s->items[first].measure;
         end = ni_samples_group(s, first);
-        if (m && m->kind != NI_MEASURE_SCALAR)
+        if (m && m->kind == NI_MEASURE_TILES)
+            NB_TRY(draw_tiles(d, first, end, err));
+        else if (m && m->kind != NI_MEASURE_SCALAR)
             NB_TRY(draw_parts(d, first, end, err));
         else if (only_scalars(s, first, end) && *s->items[first].metric)
             NB_TRY(draw_modules(d, first, end, err));

@@ -263,7 +263,7 @@ static nb_status convert_moment(nb_trainer *t, const ni_safetensors *file, const
     const ni_scaled to = ni_param_array_at(moments, index);
     const int64_t n = param->rows * param->cols;
     nb_backend *be = t->be;
-    float *values;
+    float *values = NULL;
     NB_TRY(file_moment(file, path, prefix, param, &values, err));
     float *wide = be->ops->alloc(be, (size_t)n * sizeof *wide, "a moment of another type");
     if (wide) {
@@ -275,20 +275,33 @@ static nb_status convert_moment(nb_trainer *t, const ni_safetensors *file, const
     return wide ? NB_OK : nb_fail(err, NB_NO_MEMORY, "checkpoint: out of memory for %s", param->name);
 }
 
+/* PREFIX/PARAMETER; NULL: there is none. */
+static slot *slot_of(const slot_list *list, const char *prefix, const char *parameter) {
+    char name[3 * NB_NAME_SIZE];
+    snprintf(name, sizeof name, "%s/%s", prefix, parameter);
+    for (int32_t i = 0; i < list->count; i++)
+        if (strcmp(list->slots[i].name, name) == 0)
+            return &list->slots[i];
+    return NULL;
+}
+
 /* Moments that the file keeps in another type; their slots have nothing left to read. */
 static nb_status convert_moments(nb_trainer *t, slot_list *list, const ni_safetensors *file, const char *path,
                                  nb_error *err) {
     const struct {
-        const char *prefix;
+        const char *prefix, *scale;
         const ni_param_array *moments;
-    } kinds[] = {{"exp_avg", &t->optimizer.m}, {"exp_avg_sq", &t->optimizer.v}};
-    for (int32_t i = 0, at = 0; i < nb_model_param_count(t->model); i++)
+    } kinds[] = {{"exp_avg", "exp_avg_scale", &t->optimizer.m}, {"exp_avg_sq", "exp_avg_sq_scale", &t->optimizer.v}};
+    for (int32_t i = 0; i < nb_model_param_count(t->model); i++)
         for (int k = 0; k < 2; k++) {
-            slot *number = &list->slots[at++], *scale = kinds[k].moments->scales ? &list->slots[at++] : number;
-            if (fits(number, ni_safetensors_find(file, number->name)))
+            const char *name = nb_model_param(t->model, i)->name;
+            slot *number = slot_of(list, kinds[k].prefix, name), *scale = slot_of(list, kinds[k].scale, name);
+            if (!number || fits(number, ni_safetensors_find(file, number->name)))
                 continue;
             NB_TRY(convert_moment(t, file, path, kinds[k].prefix, kinds[k].moments, i, err));
-            number->anew = scale->anew = true;
+            number->anew = true;
+            if (scale)
+                scale->anew = true;
         }
     return NB_OK;
 }

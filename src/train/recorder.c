@@ -26,6 +26,7 @@ struct ni_recorder {
     const nb_lens *lens;   /* of the step that runs now; NULL if it is not looked at */
     int64_t every;
     char modules[NB_NAME_SIZE];
+    char tiles[NB_NAME_SIZE];
     bool failing[LOG_COUNT]; /* told already, and not written since */
     char notes[MOST_NOTES][NI_RECORDER_NOTE];
     int32_t note_count;
@@ -115,12 +116,14 @@ static nb_status open_observer(ni_recorder *r, const nb_run_config *config, int6
     snprintf(folder, sizeof folder, "%s/lens", config->out);
     NB_TRY(ni_make_folders(folder, err));
     memcpy(r->modules, config->lens.modules, sizeof r->modules);
+    memcpy(r->tiles, config->lens.tiles, sizeof r->tiles);
     r->every = config->lens.every;
     ni_observer_options options = {.every = config->lens.every,
                                    .window = ni_recorder_window(config),
                                    .hot_channels = (int32_t)config->lens.hot_channels,
                                    .attention_stride = config->lens.attention_stride,
-                                   .modules = r->modules};
+                                   .modules = r->modules,
+                                   .tiles = r->tiles};
     NB_TRY(check_events(r, folder, err));
     NB_TRY(ni_observer_create(&options, folder, step, &r->observer, err));
     tell_aside(r, ni_observer_aside(r->observer));

@@ -199,8 +199,8 @@ static nb_status fetch_pieces(const ni_reducer *x, const ni_circle *c, char *dat
         NB_TRY(be->ops->synchronize(be, err));
     no_letters(x);
     for (int32_t i = 0; i < c->count; i++)
-        put_letters(x, c, i, (ni_letter){out + c->begin[i], piece(c, i)},
-                    i == c->self ? (ni_letter){0} : (ni_letter){in + place(c, i), mine});
+        if (i != c->self)
+            put_letters(x, c, i, (ni_letter){out + c->begin[i], piece(c, i)}, (ni_letter){in + place(c, i), mine});
     NB_TRY(trade_pieces(x, err));
     for (int32_t i = 0; staged(x) && mine > 0 && i < c->count; i++)
         if (i != c->self)

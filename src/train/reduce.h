@@ -44,13 +44,13 @@ typedef struct ni_reducer {
 
 /* For arrays as `grads` are. `ranks` NULL: nothing is taken, and sums are what they are. */
 nb_status ni_reducer_create(nb_ranks *ranks, const ni_param_array *grads, ni_reducer *out, nb_error *err);
-void ni_reducer_free(ni_reducer *reducer);
+void ni_reducer_free(ni_reducer *x);
 
 /* grads = the sum over all ranks, on all of them. */
-nb_status ni_reduce(ni_reducer *reducer, ni_param_array *grads, nb_error *err);
+nb_status ni_reduce(ni_reducer *x, ni_param_array *grads, nb_error *err);
 
 /* The same for a few numbers in FP32 (`on_host`, or in the backend's memory), through the host. */
-nb_status ni_reduce_numbers(const ni_reducer *reducer, nb_backend *be, float *numbers, int64_t n, bool on_host,
+nb_status ni_reduce_numbers(const ni_reducer *x, nb_backend *be, float *numbers, int64_t n, bool on_host,
                             nb_error *err);
 
 #endif

@@ -1,6 +1,8 @@
 /* run_keys.c: every key of a run file, once: name, type, default, range, help and where the default comes from. */
 #include "run_keys.h"
 
+#include "data/utf8.h"
+
 #include "base/text.h"
 #include <math.h>
 #include <stdlib.h>
@@ -33,7 +35,7 @@ static const ni_word recompute_words[] = {
 
 static const ni_word fp8_words[] = {
     {"exact", NB_FP8_EXACT, "4-bit codes, whose sums lose nothing there"},
-    {"all", NB_FP8_ALL, "8-bit codes too, whose sums lose up to 0.1 % of their magnitudes (docs/gpu.md)"},
+    {"all", NB_FP8_ALL, "8-bit codes too, whose sums lost up to 0.12 % of their magnitudes (docs/gpu.md)"},
     {"none", NB_FP8_NONE, "everything is multiplied in BF16"},
     {NULL, 0, NULL},
 };
@@ -368,6 +370,14 @@ static const ni_key rows[] = {
      .fallback = "\"*\"",
      .help = "pattern of the module names that are looked at",
      .source = "our choice"},
+    {.path = "lens.tiles",
+     .type = NI_KEY_TEXT,
+     FIELD(lens.tiles),
+     .fallback = "\"\"",
+     .help = "pattern of MODULE/ROLE whose map of 16x16 tiles is kept whole, as \"layers.7.*/fprop.x\" or "
+             "\"*.scan/output\"; "
+             "empty: none",
+     .source = "our choice; figure 4 of arXiv:2602.02047"},
     {.path = "bad_numbers.policy",
      .type = NI_KEY_CHOICE,
      FIELD(bad_numbers.policy),
@@ -403,7 +413,8 @@ static const ni_key rows[] = {
      FIELD(bad_numbers.scales_every),
      .fallback = "100",
      .high = MOST,
-     .help = "steps between looks for elements that saturate, blocks that vanish and parameters without a gradient; 0: never",
+     .help = "steps between looks for elements that saturate, blocks that vanish and parameters without a gradient; 0: "
+             "never",
      .source = "our choice"},
     {.path = "bad_numbers.scales_limit",
      .type = NI_KEY_FLOAT,
@@ -536,6 +547,9 @@ static bool is_model_change(const char *override) {
 
 /* Takes the place of an earlier one of the same key. */
 static nb_status add_model_change(nb_run_config *c, const char *change, nb_error *err) {
+    for (const char *at = change; *at; at += ni_utf8_character(at, strlen(at))) /* run.yaml repeats it */
+        if (ni_utf8_character(at, strlen(at)) == 0 || (unsigned char)*at < 0x20 || *at == 0x7f)
+            return nb_fail(err, NB_BAD_CONFIG, "--set model.KEY=VALUE holds bytes that are not UTF-8 text");
     const char *equals = strchr(change, '=');
     if (!equals || equals == change || strlen(change) >= NB_NAME_SIZE)
         return nb_fail(err, NB_BAD_CONFIG, "--set model.%.80s: expected key=value, as in model.vocab=2048", change);

@@ -114,12 +114,27 @@ static void held_making(nb_backend *be, const char *operation, const char *argum
         held(be, operation, argument, m->noise->clock);
 }
 
+/* A backend may keep of an operand what its product reads and no codes, unless it was told that they will be read.
+ * Under one scale the same values serve both kinds of partner. */
+static void made_for(const char *operation, const nb_operand *o, const nb_operand *partner) {
+    const bool plain = nb_quantizer_is_bf16(&o->quantizer), other = nb_quantizer_is_bf16(&o->other);
+    const bool one = o->quantizer.scale_type == NB_SCALE_F32 && o->quantizer.block_rows == NB_BLOCK_ALL &&
+                     o->quantizer.block_cols == NB_BLOCK_ALL;
+    if (plain || one || o->reread || (partner && other == nb_quantizer_is_bf16(&partner->quantizer)))
+        return;
+    fprintf(stderr, "guarded: %s: an operand was made for another product, and not to be reread\n", operation);
+    abort();
+}
+
 static void held_term(nb_backend *be, const char *operation, const char *argument, const ni_term *term) {
     if (term) {
         held_operand(be, operation, argument, term->a);
         held_sparse(be, operation, argument, term->sparse);
         held_operand(be, operation, argument, term->b);
         held(be, operation, argument, term->columns);
+        made_for(operation, term->b, term->a);
+        if (term->a)
+            made_for(operation, term->a, term->b);
     }
 }
 

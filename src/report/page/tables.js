@@ -114,8 +114,8 @@ function drawRoles(runs, into) {
   const plain = ["name", "about", "paper", "keep", "late_switch", "fprop", "dgrad", "wgrad"];
   const besides = (run) => {
     const groups = new Set(Object.keys(run.recipeKeys).map((key) => key.split(".")[0]));
-    const isPlain = (group) => Object.entries(run.recipeKeys).every(([key, value]) => !key.startsWith(`${group}.`) || key.endsWith(".scale") || value === "fp32");
-    const stores = ["optimizer_state", "gradients"]; // of every recipe; worth a word where something is kept in fewer bits
+    const isPlain = (group) => Object.entries(run.recipeKeys).every(([key, value]) => !(key === group || key.startsWith(`${group}.`)) || key.endsWith(".scale") || value === "fp32");
+    const stores = ["quantize_from", "optimizer_state", "gradients"]; // of every recipe; worth a word where something is kept in fewer bits
     return [...groups].filter((group) => !plain.includes(group) && !(stores.includes(group) && isPlain(group))).join(", ") || "–";
   };
   body.push(row("td", ["mechanisms", ...some.map(besides)]));

@@ -1,4 +1,4 @@
-/* backend.c: the paper backend made and unmade. */
+/* open.c: the paper backend made and unmade. */
 #include "backend/backend.h"
 #include "backend/paper/paper.h"
 

@@ -1,4 +1,4 @@
-/* backend.c: creates the CPU backend: threads, instruction set, and its table, references or fast code. */
+/* open.c: creates the CPU backend: threads, instruction set, and its table, references or fast code. */
 #include "backend/backend.h"
 #include "backend/cpu/cpu.h"
 #include "backend/cpu/gemm.h"
