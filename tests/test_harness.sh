@@ -13,7 +13,7 @@ check() { # what, status that is expected, status that came
 status=0
 NIBBLE_TEST_REFUSES=attention "$harness" --backend guarded:portable --only '^attention' > "$work/out" || status=$?
 check "a refusal alone" 0 $status
-grep -q '^    not supported, 1 of 11 shapes: shape 1: guarded: attention with heads of 24' "$work/out"
+grep -q '^    not supported, 1 of [0-9]* shapes: shape 1: guarded: attention with heads of 24' "$work/out"
 grep -q '^attention_forward attention_ .* ok$' "$work/out"
 
 status=0
