@@ -9,6 +9,7 @@
 #include "backend/cuda/element.cuh"
 #include "backend/cuda/grid.cuh"
 #include "backend/cuda/launch.cuh"
+#include "format/four_six.h"
 #include "format/hadamard.h"
 #include "format/noise.h"
 #include "format/scale.h"
@@ -275,12 +276,47 @@ static __device__ void zero_codes(uint8_t codes[SPAN]) {
         codes[i] = 0;
 }
 
+/* Of the tile whose rows 16 neighbouring threads hold, in the lanes that it lies in: all of them learn it. */
+static __device__ float sum_of_tile(const nb_quantizer &q, const float terms[16], int first) {
+    float even[16] = {}, odd[16] = {}, row[16];
+    if (!ni_four_six_in_columns(&q)) {
+        const float mine = ni_four_six_row(&q, terms);
+        for (int i = 0; i < 16; i++)
+            row[i] = __shfl_sync(~0u, mine, first + i);
+        return ni_four_six_rows(&q, row);
+    }
+    for (int c = 0; c < 16; c++)
+        for (int i = 0; i < 16; i += 2) {
+            even[c] = ni_f32_add(even[c], __shfl_sync(~0u, terms[c], first + i));
+            odd[c] = ni_f32_add(odd[c], __shfl_sync(~0u, terms[c], first + i + 1));
+        }
+    return ni_four_six_eighths(even, odd);
+}
+
+/* What a block errs under one of its two scales (format/four_six.h); a row that is not there errs nothing. */
+static __device__ float block_error(const ni_cuda_encoding &e, int64_t r, int64_t c, uint8_t byte, float sdec, float amax, float max_of_both) {
+    const nb_quantizer &q = e.quantizer;
+    const float encode = ni_block_encode(byte, sdec);
+    float terms[16];
+    for (int i = 0; i < 16; i++)
+        terms[i] = r < e.rows ? ni_four_six_term(&q, e.x[r * e.cols + c + i], byte, encode, amax, max_of_both) : 0.0f;
+    return q.block_rows == 16 ? sum_of_tile(q, terms, (int)threadIdx.x % 32 / 16 * 16) : ni_four_six_row(&q, terms);
+}
+
+static __device__ uint8_t four_or_six(const ni_cuda_encoding &e, int64_t r, int64_t c, const ni_tensor_scale &t, float amax_block, float amax) {
+    const ni_e4m3_target target = ni_e4m3_target_for(&e.quantizer);
+    const ni_two_scales s = ni_four_six_bytes(target, t, amax_block);
+    const float six = block_error(e, r, c, s.six, t.sdec, amax, target.max_of_both);
+    const float four = block_error(e, r, c, s.four, t.sdec, amax, target.max_of_both);
+    return four < six ? s.four : s.six;
+}
+
 /* NVFP4 under a tensor scale or none. 16 threads take 16 rows of one block column: a 16x16 tile's maximum is theirs. */
 static __global__ void encode_nvfp4(ni_cuda_encoding e) {
     const nb_quantizer &q = e.quantizer;
     const int64_t blocks = e.cols / 16, tiles = (e.rows + 15) / 16 * blocks;
-    const ni_e4m3_target target = ni_e4m3_target_of(q.rule);
-    const ni_tensor_scale t = ni_tensor_scale_of(target, q.outer, e.amax ? ni_f32_from(*e.amax) : 0.0f);
+    const float of_tensor = e.amax ? ni_f32_from(*e.amax) : 0.0f;
+    const ni_tensor_scale t = ni_tensor_scale_of(ni_e4m3_target_for(&q), q.outer, of_tensor);
     const int64_t thread = blockIdx.x * (int64_t)blockDim.x + threadIdx.x, tile = thread / 16;
     const bool inside = tile < tiles;
     const int64_t r = inside ? tile / blocks * 16 + thread % 16 : e.rows, c = inside ? tile % blocks * 16 : 0;
@@ -291,9 +327,11 @@ static __global__ void encode_nvfp4(ni_cuda_encoding e) {
     if (q.block_rows == 16)
         for (int lane = 8; lane; lane /= 2)
             amax = max(amax, __shfl_xor_sync(~0u, amax, lane));
+    uint8_t byte = ni_block_scale_byte(t, ni_f32_from(amax));
+    if (q.four_six) /* before any thread leaves: tiles are summed together */
+        byte = four_or_six(e, r, c, t, ni_f32_from(amax), of_tensor);
     if (r >= e.rows)
         return;
-    uint8_t byte = ni_block_scale_byte(t, ni_f32_from(amax));
     if (e.out.scales)
         e.out.scales[r * (e.out.cols / 16) + (e.at + c) / 16] = byte;
     if (try_sixteen(e, r, c, byte < NI_E4M3_NAN ? amax : NI_F32_INF_BITS, ni_block_encode(byte, t.sdec), ni_e4m3_value(byte), byte == 0))
