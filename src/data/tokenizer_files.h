@@ -25,6 +25,9 @@ enum { NI_PIECE_ROOM = 128 };
  * where the file does not say it, LLaMA's and Gemma's classes do and others do not. */
 bool ni_config_opens(const char *json, size_t size, char piece[NI_PIECE_ROOM]);
 
+/* Whether a tokenizer.json says what it puts before a text, and that piece; "" for nothing. */
+bool ni_json_opens(const char *json, size_t size, char piece[NI_PIECE_ROOM]);
+
 /* Such a file and a tokenizer.json, changed so that `piece` opens a text. What is no JSON object gives a new file in
  * the first case, NULL in the second. */
 char *ni_config_opening_with(const char *json, size_t size, const char *piece);
