@@ -240,9 +240,9 @@ static void say_window(const nb_trainer *t) {
         note(t, NB_NOTE_INFO, "lens: oscillation is not measured, because the run has a single step; expected 2");
     else if (followed > 0)
         note(t, NB_NOTE_INFO,
-             "lens: weights are followed for %lld steps after a sample, not lens.window %lld: %s, %lld steps",
-             (long long)followed, (long long)window, every < t->steps ? "then comes lens.every" : "then the run ends",
-             (long long)(followed + 1));
+             "lens: weights are followed for %lld step%s after a sample, not lens.window %lld: %s, %lld steps",
+             (long long)followed, followed == 1 ? "" : "s", (long long)window,
+             every < t->steps ? "then comes lens.every" : "then the run ends", (long long)(followed + 1));
     else
         note(t, NB_NOTE_WARNING,
              "lens: oscillation is not measured, because samples are %lld step apart; expected lens.every and steps of "
