@@ -16,7 +16,9 @@
 #include "train/accumulate.h"
 #include "train/reduce.h"
 
+#include <arpa/inet.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -139,6 +141,7 @@ static nb_ranks *meet(int32_t rank, int32_t world, int32_t port, double patience
     ni_wire wire;
     nb_ranks *r = NULL;
     nb_error err = {0};
+    alarm(240); /* one that waits for ever fails */
     if (ni_tcp_open(&place, &wire, &err) != NB_OK || ni_ranks_over(&wire, patience, &r, &err) != NB_OK) {
         fprintf(stderr, "rank %d: %s\n", (int)rank, err.message);
         _exit(1);
@@ -146,11 +149,31 @@ static nb_ranks *meet(int32_t rank, int32_t world, int32_t port, double patience
     return r;
 }
 
+/* A port that nobody else gets while this process lives: a socket that does not listen holds it (with_ports.c). */
+static int32_t new_port(void) {
+    struct sockaddr_in6 six = {.sin6_family = AF_INET6};
+    struct sockaddr_in four = {.sin_family = AF_INET};
+    const int yes = 1, zero = 0;
+    socklen_t size = sizeof six;
+    int s = socket(AF_INET6, SOCK_STREAM, 0);
+    if (s >= 0 && setsockopt(s, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof zero) == 0 &&
+        setsockopt(s, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes) == 0 &&
+        bind(s, (struct sockaddr *)&six, sizeof six) == 0) {
+        assert_int_equal(getsockname(s, (struct sockaddr *)&six, &size), 0);
+        return ntohs(six.sin6_port);
+    }
+    s = socket(AF_INET, SOCK_STREAM, 0); /* a machine without IPv6 */
+    size = sizeof four;
+    assert_true(s >= 0 && setsockopt(s, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes) == 0 &&
+                bind(s, (struct sockaddr *)&four, sizeof four) == 0);
+    assert_int_equal(getsockname(s, (struct sockaddr *)&four, &size), 0);
+    return ntohs(four.sin_port);
+}
+
 /* Runs `body` in `world` processes; returns how many seconds it took. All must end with 0, or, of `lost`, by a signal.
  */
 static double run_ranks(int32_t world, double patience, int32_t lost, void (*body)(nb_ranks *r)) {
-    static int32_t ports;
-    const int32_t port = 10000 + (getpid() * 13 + ports++) % 20000;
+    const int32_t port = new_port();
     struct timespec begin, end;
     pid_t pids[MOST];
     clock_gettime(CLOCK_MONOTONIC, &begin);
@@ -258,6 +281,8 @@ static void one_dies(nb_ranks *r) {
 static void one_sleeps(nb_ranks *r) {
     nb_error err = {0};
     int32_t all[MOST], mine = 0;
+    CHECK(ni_ranks_gather(r, &mine, all, sizeof mine, &err) == NB_OK); /* all are here, and near each other */
+    r->patience = 3;
     if (nb_ranks_rank(r) == 2) {
         sleep(60);
         raise(SIGKILL);
@@ -276,12 +301,12 @@ static void others_hear_of_it(void **state) {
 
 static void nobody_waits_for_ever(void **state) {
     (void)state;
-    const int32_t world = 3, port = 10000 + (getpid() * 13 + 777) % 20000;
+    const int32_t world = 3, port = new_port();
     pid_t pids[MOST];
     for (int32_t rank = 0; rank < world; rank++) {
         pids[rank] = fork();
         if (pids[rank] == 0) {
-            one_sleeps(meet(rank, world, port, 3));
+            one_sleeps(meet(rank, world, port, 60));
             _exit(0);
         }
     }
@@ -293,7 +318,7 @@ static void nobody_waits_for_ever(void **state) {
     kill(pids[2], SIGKILL);
     waitpid(pids[2], NULL, 0);
     /* nobody else comes: the one that waits says who is missing */
-    const ni_place place = {.rank = 0, .world = 3, .address = "127.0.0.1", .port = port + 1, .patience = 1};
+    const ni_place place = {.rank = 0, .world = 3, .address = "127.0.0.1", .port = new_port(), .patience = 1};
     ni_wire wire;
     nb_error err = {0};
     assert_int_equal(ni_tcp_open(&place, &wire, &err), NB_IO_ERROR);
