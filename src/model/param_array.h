@@ -27,6 +27,10 @@ typedef struct ni_param_array {
 /* Zeroes. `what` names it if there is no memory: "first moments". */
 nb_status ni_param_array_create(nb_backend *be, const nb_param *params, int32_t count, nb_dtype dtype,
                                 nb_scale_rule rule, const char *what, ni_param_array *out, nb_error *err);
+/* For the tensors begin .. end - 1 alone; the others are not asked for. */
+nb_status ni_param_array_create_part(nb_backend *be, const nb_param *params, int32_t count, int32_t begin, int32_t end,
+                                     nb_dtype dtype, nb_scale_rule rule, const char *what, ni_param_array *out,
+                                     nb_error *err);
 /* Another of the same kind. */
 nb_status ni_param_array_create_like(const ni_param_array *like, const char *what, ni_param_array *out, nb_error *err);
 void ni_param_array_free(ni_param_array *array);

@@ -109,7 +109,8 @@ static nb_status take_memory(ni_reducer *x, const ni_param_array *grads, nb_erro
     }
     x->letters = calloc(2 * (size_t)x->ranks->world, sizeof *x->letters);
     x->scales = calloc((members + 1) * scales + 1, sizeof *x->scales);
-    if (!x->letters || !x->scales)
+    x->ends = calloc((size_t)x->ranks->world + 1, sizeof *x->ends);
+    if (!x->letters || !x->scales || !x->ends)
         return nb_fail(err, NB_NO_MEMORY, "gradients of other ranks: out of memory");
     NB_TRY(ni_backend_take(x->be, x->bytes, "gradients of other ranks", &room, err));
     x->room = room;
@@ -120,7 +121,7 @@ static nb_status take_memory(ni_reducer *x, const ni_param_array *grads, nb_erro
 }
 
 nb_status ni_reducer_create(nb_ranks *ranks, const ni_param_array *grads, ni_reducer *out, nb_error *err) {
-    *out = (ni_reducer){.ranks = ranks, .be = grads->be};
+    *out = (ni_reducer){.ranks = ranks, .be = grads->be, .dtype = grads->dtype};
     if (!ranks)
         return NB_OK;
     const bool whole = grads->dtype != grads->be->real || grads->elements < CHUNK;
@@ -143,6 +144,7 @@ void ni_reducer_free(ni_reducer *x) {
     }
     free(x->letters);
     free(x->scales);
+    free(x->ends);
     memset(x, 0, sizeof *x);
 }
 
@@ -336,6 +338,23 @@ nb_status ni_reduce(ni_reducer *x, ni_param_array *grads, nb_error *err) {
     if (!x->ranks)
         return NB_OK;
     return grads->dtype == x->be->real ? reduce_numbers(x, grads, err) : reduce_tensors(x, grads, err);
+}
+
+/* A chunk at a time: that is what there is room for on the host. */
+nb_status ni_reducer_gather(const ni_reducer *x, char *array, const size_t *begin, nb_error *err) {
+    if (!x->ranks)
+        return NB_OK;
+    const size_t end = begin[x->ranks->world], most = (size_t)x->chunk * nb_dtype_size(x->dtype);
+    const ni_circle all = {.count = x->ranks->world, .self = x->ranks->rank, .stride = 1, .begin = x->ends};
+    for (size_t from = 0; from < end; from += most) {
+        const size_t length = end - from < most ? end - from : most;
+        for (int32_t r = 0; r <= all.count; r++) {
+            const size_t at = begin[r] > from ? begin[r] - from : 0;
+            x->ends[r] = at < length ? at : length;
+        }
+        NB_TRY(give_back(x, &all, array + from, err));
+    }
+    return NB_OK;
 }
 
 nb_status ni_reduce_numbers(const ni_reducer *x, nb_backend *be, float *numbers, int64_t n, bool on_host,

@@ -133,7 +133,9 @@ static nb_status build(nb_trainer *t, bool on_paper, nb_error *err) {
     NB_TRY(nb_model_create_with(t->be, &t->model_config, &t->recipe, &how, &t->model, err));
     if (!on_paper)
         nb_model_init_within(t->model, (uint32_t)c->seeds.init, c->init.cut);
-    NB_TRY(ni_optimizer_create(t->be, t->model, &t->recipe.optimizer_state, &t->optimizer, err));
+    NB_TRY(ni_share_create(t->ranks, t->model, c->share == NB_SHARE_MOMENTS, &t->share, err));
+    NB_TRY(ni_optimizer_create(t->be, t->model, &t->recipe.optimizer_state, t->share.begin, t->share.end, &t->optimizer,
+                               err));
     NB_TRY(ni_accumulator_create(ni_model_gradients(t->model), ni_trainer_share(t, &first), &t->accumulator, err));
     NB_TRY(ni_reducer_create(t->ranks, ni_model_gradients(t->model), &t->reducer, err));
     NB_TRY(ni_trainer_renew_combiner(t, err));
@@ -184,6 +186,7 @@ void nb_trainer_free(nb_trainer *t) {
     ni_reducer_free(&t->reducer);
     ni_accumulator_free(&t->accumulator);
     ni_optimizer_free(&t->optimizer);
+    ni_share_free(&t->share);
     nb_model_free(t->model);
     ni_batch_buffer_free(&t->batch);
     ni_dataset_free(t->train);
@@ -396,6 +399,7 @@ static nb_status move(nb_trainer *t, const nb_lens *lens, const ni_param_array *
     pass.lens = nb_ranks_rank(t->ranks) == 0 ? lens : NULL;
     ni_combiner_before(&t->combiner, t->model, &t->reducer);
     ni_optimizer_update(&t->optimizer, t->model, grads, &t->config, lr, grad_scale);
+    NB_TRY(ni_share_masters(&t->share, t->model, &t->reducer, err));
     nb_status status = nb_model_after_step(t->model, &pass, err);
     if (status == NB_OK)
         status = ni_combiner_after(&t->combiner, t->model, &t->reducer, err);
