@@ -14,6 +14,7 @@
 #include "dist/tcp.h"
 #include "harness.h"
 #include "train/accumulate.h"
+#include "train/overlap.h"
 #include "train/reduce.h"
 
 #include <arpa/inet.h>
@@ -370,6 +371,36 @@ static void add_up(ni_param_array *grads, int64_t first, int64_t count) {
     ni_accumulator_free(&acc);
 }
 
+/* The same over ranks, the last micro-batch's gradients becoming final from the end on while others are under way.
+ * `whole`: the pass comes to its end. */
+static nb_status sum_behind(ni_reducer *reducer, ni_param_array *grads, int64_t first, int64_t count, bool whole,
+                            nb_error *err) {
+    ni_accumulator acc;
+    ni_overlap overlap;
+    if (ni_accumulator_create(grads, count, &acc, err) != NB_OK)
+        abort();
+    for (int64_t i = first; i < first + count - 1; i++) {
+        fill(grads, i);
+        ni_accumulator_add(&acc, grads);
+    }
+    memset(grads->data, 0x7f, (size_t)grads->elements * sizeof(float)); /* what goes before it is final is wrong */
+    if (!ni_overlap_begin(&overlap, reducer, &acc, grads))
+        abort();
+    ni_param_array last = gradients(grads->be, NB_F32);
+    fill(&last, first + count - 1);
+    for (int32_t t = TENSORS - 1; whole && t > 0; t--) {
+        const size_t from = (size_t)tensors[t].offset;
+        const size_t to = t + 1 < TENSORS ? (size_t)tensors[t + 1].offset : (size_t)grads->elements;
+        memcpy((float *)grads->data + from, (float *)last.data + from, (to - from) * sizeof(float));
+        ni_overlap_final(&overlap, (int64_t)from);
+    }
+    memcpy(grads->data, last.data, (size_t)tensors[1].offset * sizeof(float));
+    nb_status status = ni_overlap_end(&overlap, whole, err);
+    ni_param_array_free(&last);
+    ni_accumulator_free(&acc);
+    return status;
+}
+
 static bool same_bytes(nb_backend *be, const ni_param_array *a, const ni_param_array *b) {
     const size_t bytes = (size_t)a->elements * nb_dtype_size(a->dtype), scales = TENSORS * sizeof(float);
     char *x = malloc(bytes), *y = malloc(bytes);
@@ -397,22 +428,27 @@ static void sum(nb_ranks *r) {
     const nb_backend_options one = {.threads = 1};
     CHECK(nb_backend_open("cpu", &one, &be, &err) == NB_OK);
     for (size_t t = 0; t < sizeof types / sizeof *types; t++)
-        for (int64_t chunk = 0; chunk < (types[t] == NB_F32 ? 2 : 1); chunk++) {
+        for (int64_t chunk = 0; chunk < (types[t] == NB_F32 ? 3 : 1); chunk++) {
             r->near = near;
             ni_param_array mine = gradients(be, types[t]), whole = gradients(be, types[t]);
             ni_reducer reducer;
             add_up(&whole, 0, all);
             add_up(&mine, rank * share, share);
             CHECK(ni_reducer_create(r, &mine, &reducer, &err) == NB_OK);
-            if (chunk)
-                reducer.chunk = 400; /* several, the last one short */
-            CHECK(ni_reduce(&reducer, &mine, &err) == NB_OK);
+            if (chunk == 1)
+                reducer.chunk = 112; /* many, the last one short */
+            if (chunk == 2)
+                CHECK(sum_behind(&reducer, &mine, rank * share, share, true, &err) == NB_OK);
+            else
+                CHECK(ni_reduce(&reducer, &mine, &err) == NB_OK);
             CHECK(same_bytes(be, &mine, &whole));
             float numbers[3] = {1e8f + (float)rank, 1, (float)rank}, want[3] = {0};
             CHECK(ni_reduce_numbers(&reducer, be, numbers, 3, true, &err) == NB_OK);
             for (int32_t i = 0; i < world; i++)
                 want[2] += (float)i;
             CHECK(numbers[1] == (float)world && numbers[2] == want[2]);
+            if (chunk == 2) /* a pass that fails, on all ranks here, ends the thread */
+                CHECK(sum_behind(&reducer, &mine, rank * share, share, false, &err) == NB_OK && !reducer.aside);
             ni_reducer_free(&reducer);
             ni_param_array_free(&mine);
             ni_param_array_free(&whole);

@@ -54,6 +54,11 @@ void ni_param_array_sum_squares(const ni_param_array *array, double *parts);
 /* The gradients of a model made for training, as its recipe keeps them. */
 ni_param_array *ni_model_gradients(nb_model *model);
 
+/* Called in a backward pass, on its thread, where gradients are real: those from `element` of their array on are done.
+ */
+typedef void ni_gradient_watch(void *self, int64_t element);
+void ni_model_watch_gradients(nb_model *model, ni_gradient_watch *watch, void *self);
+
 /* Masters, of any type. ni_model_param_open gives one in real, in place or decoded until the next is opened; what is
  * written there counts once it is closed. */
 ni_scaled ni_model_master(const nb_model *model, int32_t index);

@@ -10,6 +10,7 @@
 #include "metrics.h"
 #include "nibble/train.h"
 #include "optimizer.h"
+#include "overlap.h"
 #include "reduce.h"
 #include "results.h"
 #include "run_data.h"
@@ -59,6 +60,7 @@ struct nb_trainer {
     double last_norm; /* of the last step's gradients, which every rank found for itself */
     ni_accumulator accumulator;
     ni_reducer reducer;
+    ni_overlap overlap;
     ni_combiner combiner;
     ni_results results;
     ni_position at;
