@@ -111,7 +111,7 @@ void ni_print_ranks(const ni_machine *machine, const ni_ranks_plan *plan) {
     printf("\n%-54s %12s %16s %10s\n", "the step", "ms", "tokens/s", "MFU");
     print_step(machine, plan, "arithmetic alone", plan->seconds);
     print_step(machine, plan, "and the exchange after it", plan->seconds + exchange);
-    print_step(machine, plan, "exchange behind the backward pass: not there yet", plan->seconds + hidden);
+    print_step(machine, plan, "exchange behind the backward pass: not on GPUs yet", plan->seconds + hidden);
     printf("\n%s\n", "memory of a rank");
     print_fit(machine, "as it is", plan->memory);
     print_fit(machine, "moments shared out (share: moments)", plan->memory - plan->moments * left);
