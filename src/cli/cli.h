@@ -19,7 +19,7 @@
     X(probe, "loss with one kind of module quantized at a time")                                                       \
     X(generate, "continue a text")                                                                                     \
     X(tokenize, "turn texts into token shards; train a tokenizer")                                                     \
-    X(export, "a folder for other programs: Hugging Face")                                                             \
+    X(export, "codes or numbers for transformers, vLLM, TensorRT-LLM, llama.cpp")                                      \
     X(lens, "a table of what was measured while training")                                                             \
     X(report, "one page for one run or many: curves, gaps, tables")                                                    \
     X(verify, "read everything again and compare it with its checksums")                                               \
