@@ -24,7 +24,7 @@
     X(report, "one page for one run or many: curves, gaps, tables")                                                    \
     X(verify, "read everything again and compare it with its checksums")                                               \
     X(plan, "memory, bytes, FLOPs and time of a step on paper, before anything runs")                                  \
-    X(quantize, "quantize a matrix: codes, scales, decoded numbers")                                                   \
+    X(quantize, "quantize a matrix or a folder: codes, scales, decoded numbers")                                       \
     X(recipe, "list, show and check recipes")                                                                          \
     X(bench, "check, then measure beside peers")                                                                       \
     X(info, "the machine, the libraries, which code will run")                                                         \

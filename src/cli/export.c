@@ -3,8 +3,6 @@
 #include "cli/cli.h"
 #include "cli/runs.h"
 #include "cli/serve.h"
-#include "data/tokenizer.h"
-#include "data/tokenizer_kept.h"
 #include "files/folder.h"
 #include "model/hf.h"
 #include "nibble/train.h"
@@ -34,8 +32,9 @@ static const ni_option options_table[] = {
 };
 
 static const ni_command_line command_line = {
-    .usage = "CHECKPOINT|RUN [--to hf] [--type bf16|f16|f32] -o DIR\n"
-             "CHECKPOINT|RUN --to compressed-tensors|modelopt|gguf [--recipe R] [--fused HOW] [--calibrate TEXT] -o PATH",
+    .usage =
+        "CHECKPOINT|RUN [--to hf] [--type bf16|f16|f32] -o DIR\n"
+        "CHECKPOINT|RUN --to compressed-tensors|modelopt|gguf [--recipe R] [--fused HOW] [--calibrate TEXT] -o PATH",
     .about =
         "hf: numbers, in a folder that transformers (and, for gla, fla) loads.\n"
         "The others hold the very codes and scales that the forward pass multiplies, where the recipe's weights are\n"
@@ -62,24 +61,6 @@ static nb_status choose_type(const char *name, ni_tensor_dtype *type, nb_error *
             return NB_OK;
         }
     return nb_fail(err, NB_BAD_USAGE, "--type %.40s: expected bf16, f16 or f32", name);
-}
-
-/* The tokenizer goes along: with what it lacks for transformers where nibble reads it, else as its files are. */
-nb_status ni_cli_copy_tokenizer(const char *from, const char *to, nb_error *err) {
-    ni_tokenizer *tokenizer;
-    if (ni_tokenizer_load(from, &tokenizer, NULL) == NB_OK) {
-        nb_status status = ni_tokenizer_save(tokenizer, to, err);
-        ni_tokenizer_free(tokenizer);
-        return status;
-    }
-    ni_tokenizer_kept kept = {0};
-    nb_status status = ni_kept_read(from, &kept, err);
-    if (status == NB_OK)
-        status = ni_kept_write(&kept, to, err);
-    if (status == NB_OK && ni_kept_count(&kept) == 0)
-        fprintf(stderr, "note: %s has no tokenizer files; none are written\n", from);
-    ni_kept_free(&kept);
-    return status;
 }
 
 static nb_status write_folder(nb_backend *be, nb_model *model, const char *from, const char *to, ni_tensor_dtype type,

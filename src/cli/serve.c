@@ -3,8 +3,8 @@
 #include "cli/serve.h"
 #include "cli/cli.h"
 #include "data/tokenizer.h"
-#include "data/tokenizer_gguf.h"
 #include "data/tokenizer_files.h"
+#include "data/tokenizer_gguf.h"
 #include "data/tokenizer_kept.h"
 #include "files/file.h"
 #include "files/folder.h"
@@ -26,8 +26,9 @@ static nb_status load_recipe(const char *from, const char *wanted, nb_recipe *re
     char recipes[NB_PATH_SIZE];
     const bool foreign = ni_is_foreign(from);
     if (foreign && !wanted)
-        return nb_fail(err, NB_BAD_USAGE, "%s was not trained by nibble: --recipe says how its weights are quantized, as "
-                                          "in --recipe nvfp4",
+        return nb_fail(err, NB_BAD_USAGE,
+                       "%s was not trained by nibble: --recipe says how its weights are quantized, as "
+                       "in --recipe nvfp4",
                        from);
     if (!foreign)
         NB_TRY(nb_checkpoint_verify(from, err));
@@ -77,20 +78,23 @@ static void print_uncoded(const ni_coded_model *coded, const char *type) {
 }
 
 static void print_summary(const ni_coded_model *coded, const nb_recipe *recipe, const ni_serve_options *o) {
-    static const char *const codings[] = {"numbers", "NVFP4", "MXFP4"};
     const char *loss, *type = ni_tensor_dtype_name(o->type);
     bool exact = true, narrow = true;
-    printf("%s: %s, %d of %d layers in %s by recipe %s, the rest in %s\n", o->out,
-           nb_family_name(nb_model_get_config(coded->model)->family), (int)coded->coded, (int)coded->count,
-           codings[coded->coding], recipe->name, type);
+    const char *family = nb_family_name(nb_model_get_config(coded->model)->family);
+    if (coded->coded == 0)
+        printf("%s: %s, no layer in codes by recipe %s, all in %s\n", o->out, family, recipe->name, type);
+    else
+        printf("%s: %s, %d of %d layers in %s by recipe %s, the rest in %s\n", o->out, family, (int)coded->coded,
+               (int)coded->count, coded->coding == NI_CODING_NVFP4 ? "NVFP4" : "MXFP4", recipe->name, type);
     print_uncoded(coded, type);
     if (coded->coded == 0)
         return;
     for (int32_t i = 0; (loss = ni_coded_loss(recipe, i)); i++)
         printf("  not in it: %s\n", loss);
     if (coded->changed)
-        printf("  %lld layers have other codes than were trained: quantized again as one matrix with their neighbours\n",
-               (long long)coded->changed);
+        printf(
+            "  %lld layers have other codes than were trained: quantized again as one matrix with their neighbours\n",
+            (long long)coded->changed);
     for (int32_t i = 0; i < coded->count; i++) {
         float divisor;
         bool same = true;
@@ -99,9 +103,10 @@ static void print_summary(const ni_coded_model *coded, const nb_recipe *recipe, 
         exact &= same;
     }
     if (strcmp(o->to, "compressed-tensors") == 0 && coded->coding == NI_CODING_NVFP4)
-        printf("  decoded as nibble decodes: %s\n", exact    ? "bit for bit"
-                                                    : narrow ? "bit for bit in BF16 (the reader divides in FP32)"
-                                                             : "but for the last bit of BF16, where a scale is subnormal");
+        printf("  decoded as nibble decodes: %s\n", exact ? "bit for bit"
+                                                    : narrow
+                                                        ? "bit for bit in BF16 (the reader divides in FP32)"
+                                                        : "but for the last bit of BF16, where a scale is subnormal");
 }
 
 /* ---- writing ---- */
@@ -152,9 +157,8 @@ static nb_status write_folder(ni_coded_model *coded, const char *from, const ni_
     NB_TRY(ni_hf_marks_read(from, &marks, err));
     NB_TRY(ni_folder_begin(o->out, &folder, err));
     const char *path = ni_folder_path(folder);
-    nb_status status = strcmp(o->to, "modelopt") == 0
-                           ? ni_serve_modelopt(coded, path, o->type, marks, err)
-                           : ni_serve_compressed_tensors(coded, path, o->type, marks, err);
+    nb_status status = strcmp(o->to, "modelopt") == 0 ? ni_serve_modelopt(coded, path, o->type, marks, err)
+                                                      : ni_serve_compressed_tensors(coded, path, o->type, marks, err);
     if (status == NB_OK)
         status = ni_cli_copy_tokenizer(from, path, err);
     if (status == NB_OK)

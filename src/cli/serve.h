@@ -17,7 +17,7 @@ typedef struct ni_serve_options {
 bool ni_cli_serves(const char *to);
 nb_status ni_cli_serve(nb_backend *be, const char *from, const ni_serve_options *o, nb_error *err);
 
-/* export.c: the tokenizer of one folder into another. */
+/* export_tokenizer.c: the tokenizer of one folder into another. */
 nb_status ni_cli_copy_tokenizer(const char *from, const char *to, nb_error *err);
 
 /* calibrate.c: runs the trained forward pass over the beginning of a text and returns for each of `count` modules the

@@ -112,19 +112,21 @@ nb_status ni_tokenizer_gguf(const ni_tokenizer *t, int32_t vocab, ni_gguf *file,
         return nb_fail(err, NB_UNSUPPORTED,
                        "llama.cpp would cut texts otherwise than this SentencePiece model does (%s); expected byte "
                        "pairs over the text as it is",
-                       !traits.byte_pairs ? "unigrams" : traits.normalizes ? "it replaces characters" : "it joins spaces");
+                       !traits.byte_pairs  ? "unigrams"
+                       : traits.normalizes ? "it replaces characters"
+                                           : "it joins spaces");
     return put_pieces(t, sp, traits, vocab, file, err);
 }
 
 /* ---- tokenizer.json ---- */
 
-/* Patterns that cut a text before byte pairs are merged, by llama.cpp's names for them; `about` is a part that only this
- * one has. */
+/* Patterns that cut a text before byte pairs are merged, by llama.cpp's names for them; `about` is a part that only
+ * this one has. */
 static const struct {
     const char *about, *name;
 } patterns[] = {
-    {"\\p{N}{1,3}", "llama-bpe"},               /* LLaMA 3; OLMo 2's and cl100k's are the same */
-    {"(?i:'s|'t|'re|'ve|'m|'ll|'d)", "qwen2"},  /* a digit at a time */
+    {"\\p{N}{1,3}", "llama-bpe"},              /* LLaMA 3; OLMo 2's and cl100k's are the same */
+    {"(?i:'s|'t|'re|'ve|'m|'ll|'d)", "qwen2"}, /* a digit at a time */
     {"'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+", "gpt-2"},
 };
 
@@ -163,11 +165,13 @@ static nb_status put_merges(const json_t *merges, ni_gguf *file, nb_error *err) 
     ni_gguf_begin_texts(file, "tokenizer.ggml.merges", json_array_size(merges));
     json_array_foreach(merges, i, merge) {
         char pair[4096];
-        const char *left = json_string_value(json_array_get(merge, 0)), *right = json_string_value(json_array_get(merge, 1));
+        const char *left = json_string_value(json_array_get(merge, 0)),
+                   *right = json_string_value(json_array_get(merge, 1));
         const char *whole = json_string_value(merge); /* "a b" of older files */
         if (!whole && (!left || !right))
             return nb_fail(err, NB_BAD_FILE, "tokenizer.json: merge %zu is no pair", i);
-        const int n = whole ? snprintf(pair, sizeof pair, "%s", whole) : snprintf(pair, sizeof pair, "%s %s", left, right);
+        const int n =
+            whole ? snprintf(pair, sizeof pair, "%s", whole) : snprintf(pair, sizeof pair, "%s %s", left, right);
         if (n >= (int)sizeof pair)
             return nb_fail(err, NB_BAD_FILE, "tokenizer.json: merge %zu is longer than %zu bytes", i, sizeof pair);
         ni_gguf_add_text(file, pair, (size_t)n);
@@ -183,8 +187,9 @@ static nb_status put_json(const json_t *root, int32_t vocab, token *tokens, int3
     json_t *id, *added;
     size_t i;
     if (!type || strcmp(type, "BPE") != 0 || json_is_true(json_object_get(model, "byte_fallback")) || !pattern)
-        return nb_fail(err, NB_UNSUPPORTED, "tokenizer.json: llama.cpp's name for how it cuts a text is not known; "
-                                            "expected byte-level BPE of GPT-2, LLaMA 3, OLMo 2 or Qwen");
+        return nb_fail(err, NB_UNSUPPORTED,
+                       "tokenizer.json: llama.cpp's name for how it cuts a text is not known; "
+                       "expected byte-level BPE of GPT-2, LLaMA 3, OLMo 2 or Qwen");
     json_object_foreach(json_object_get(model, "vocab"), text, id) {
         NB_TRY(take_token(tokens, vocab, text, id, NORMAL, err));
     }

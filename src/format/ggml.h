@@ -4,9 +4,10 @@
  *     MXFP4, 32 elements       e             q[16]        17 bytes
  *
  * d0..d3 are the E4M3 bytes of four blocks of 16, e is the E8M0 byte of one of 32. A block of n codes is split in half:
- * byte j has element j in the low nibble and element j + n/2 in the high one (ours: 2j and 2j + 1). ggml decodes half of
- * a scale and doubles the elements (0 1 2 3 4 6 8 12), which gives the same numbers; E4M3's byte 0x7f is 0 to it, not
- * NaN. What stands above the block scales is no part of a block: NVFP4's tensor scale travels as a tensor of its own.
+ * byte j has element j in the low nibble and element j + n/2 in the high one (ours: 2j and 2j + 1). ggml decodes half
+ * of a scale and doubles the elements (0 1 2 3 4 6 8 12), which gives the same numbers; E4M3's byte 0x7f is 0 to it,
+ * not NaN. What stands above the block scales is no part of a block: NVFP4's tensor scale travels as a tensor of its
+ * own.
  */
 #ifndef NI_FORMAT_GGML_H
 #define NI_FORMAT_GGML_H

@@ -57,8 +57,7 @@ static nb_status look_at(ni_coded_layer *layer, const nb_model *model, const nb_
                  nb_quantizer_text(&layer->quantizer, text, sizeof text));
     else if (wide && layer->coding == NI_CODING_NVFP4 && p->cols % 64 != 0) {
         layer->coding = NI_CODING_NONE;
-        snprintf(layer->why, sizeof layer->why, "%lld columns do not make whole blocks of 64",
-                 (long long)p->cols);
+        snprintf(layer->why, sizeof layer->why, "%lld columns do not make whole blocks of 64", (long long)p->cols);
     }
     return NB_OK;
 }
@@ -268,8 +267,9 @@ static nb_status share_again(ni_coded_model *m, int32_t first, nb_error *err) {
     const int32_t n = layers->fused;
     for (int32_t i = 0; i + 1 < n; i++)
         if (layers[i].quantizer.block_rows > 1 && layers[i].rows % layers[i].quantizer.block_rows != 0)
-            return nb_fail(err, NB_BAD_USAGE, "%s: %lld rows do not make whole tiles of %d, so it cannot be one matrix "
-                                              "with its neighbours",
+            return nb_fail(err, NB_BAD_USAGE,
+                           "%s: %lld rows do not make whole tiles of %d, so it cannot be one matrix "
+                           "with its neighbours",
                            layers[i].module, (long long)layers[i].rows, (int)layers[i].quantizer.block_rows);
     NB_TRY(quantize(m, first, n, err));
     const float scale = *m->qtensor.tensor_scale;
@@ -357,8 +357,8 @@ static nb_status fix_scales(ni_coded_model *m, nb_error *err) {
 
 /* ---- the whole ---- */
 
-nb_status ni_coded_open(nb_backend *be, nb_model *model, const nb_recipe *recipe, ni_sharing sharing,
-                        bool wide, ni_coded_model *out, nb_error *err) {
+nb_status ni_coded_open(nb_backend *be, nb_model *model, const nb_recipe *recipe, ni_sharing sharing, bool wide,
+                        ni_coded_model *out, nb_error *err) {
     *out = (ni_coded_model){.be = be, .model = model, .sharing = sharing, .held = -1};
     nb_status status = look_at_all(out, recipe, wide, err);
     if (status == NB_OK)

@@ -42,9 +42,9 @@ typedef struct ni_coded_model {
     ni_sharing sharing;
     ni_coded_layer *layers;
     int32_t count, coded;
-    ni_coding coding;            /* of those that are; one model has one */
-    int64_t changed;             /* layers whose codes are not the trained ones (NI_SHARING_AGAIN) */
-    void *numbers, *narrow;      /* room for the largest matrix, fused ones together: F32, BF16 */
+    ni_coding coding;       /* of those that are; one model has one */
+    int64_t changed;        /* layers whose codes are not the trained ones (NI_SHARING_AGAIN) */
+    void *numbers, *narrow; /* room for the largest matrix, fused ones together: F32, BF16 */
     void *codes, *operand;
     size_t codes_bytes, operand_bytes;
     int32_t held; /* the layer, or the first of the fused ones, whose codes are in `codes`; -1: none */
@@ -53,8 +53,8 @@ typedef struct ni_coded_model {
 
 /* Looks at every matrix but the embedding; `wide`: NVFP4 comes in blocks of 64 columns, as GGUF has it. Codes are made
  * once to fix the scales, so that what is refused is refused before anything is written. */
-nb_status ni_coded_open(nb_backend *be, nb_model *model, const nb_recipe *recipe, ni_sharing sharing,
-                        bool wide, ni_coded_model *out, nb_error *err);
+nb_status ni_coded_open(nb_backend *be, nb_model *model, const nb_recipe *recipe, ni_sharing sharing, bool wide,
+                        ni_coded_model *out, nb_error *err);
 void ni_coded_close(ni_coded_model *coded);
 
 /* The layer that a parameter is; NULL where it is none, or not coded. */

@@ -33,14 +33,16 @@ typedef struct list {
 
 static const struct {
     const char *ours, *theirs;
-} block_names[] = {
-    {"input_layernorm", "attn_norm"},       {"self_attn.q_proj", "attn_q"},
-    {"self_attn.k_proj", "attn_k"},         {"self_attn.v_proj", "attn_v"},
-    {"self_attn.o_proj", "attn_output"},    {"self_attn.q_norm", "attn_q_norm"},
-    {"self_attn.k_norm", "attn_k_norm"},    {"post_attention_layernorm", "ffn_norm"},
-    {"mlp.gate_proj", "ffn_gate"},          {"mlp.up_proj", "ffn_up"},
-    {"mlp.down_proj", "ffn_down"},          {"post_feedforward_layernorm", "post_ffw_norm"},
-}, other_names[] = {{"model.embed_tokens", "token_embd"}, {"model.norm", "output_norm"}, {"lm_head", "output"}};
+} block_names[] =
+    {
+        {"input_layernorm", "attn_norm"},    {"self_attn.q_proj", "attn_q"},
+        {"self_attn.k_proj", "attn_k"},      {"self_attn.v_proj", "attn_v"},
+        {"self_attn.o_proj", "attn_output"}, {"self_attn.q_norm", "attn_q_norm"},
+        {"self_attn.k_norm", "attn_k_norm"}, {"post_attention_layernorm", "ffn_norm"},
+        {"mlp.gate_proj", "ffn_gate"},       {"mlp.up_proj", "ffn_up"},
+        {"mlp.down_proj", "ffn_down"},       {"post_feedforward_layernorm", "post_ffw_norm"},
+},
+  other_names[] = {{"model.embed_tokens", "token_embd"}, {"model.norm", "output_norm"}, {"lm_head", "output"}};
 
 static bool is_named(const char *name, const char *base) {
     const size_t length = strlen(base);
@@ -91,7 +93,8 @@ static nb_status add(list *l, int32_t param, const char *name, nb_error *err) {
     const nb_param *p = nb_model_param(l->coded->model, param);
     const ni_coded_layer *layer = ni_coded_find(l->coded, param);
     ni_gguf_tensor *t = &l->tensors[l->count];
-    *t = (ni_gguf_tensor){.rank = p->rank, .rows = p->rank == 2 ? p->rows : 1, .cols = p->rank == 2 ? p->cols : p->rows};
+    *t =
+        (ni_gguf_tensor){.rank = p->rank, .rows = p->rank == 2 ? p->rows : 1, .cols = p->rank == 2 ? p->cols : p->rows};
     t->type = p->rank == 1 ? NI_GGUF_F32 : type_of(l->dtype);
     if (layer)
         t->type = layer->coding == NI_CODING_NVFP4 ? NI_GGUF_NVFP4 : NI_GGUF_MXFP4;

@@ -1,7 +1,8 @@
 /* serve_hf.c: folders of compressed-tensors and of ModelOpt.
  *
- * Facts: github.com/vllm-project/compressed-tensors (compressors/nvfp4, compressors/mxfp4, quantization/quant_scheme.py)
- * and github.com/NVIDIA/TensorRT-Model-Optimizer (torch/export/unified_export_hf.py, convert_hf_config.py).
+ * Facts: github.com/vllm-project/compressed-tensors (compressors/nvfp4, compressors/mxfp4,
+ * quantization/quant_scheme.py) and github.com/NVIDIA/TensorRT-Model-Optimizer (torch/export/unified_export_hf.py,
+ * convert_hf_config.py).
  */
 #include "backend/table.h"
 #include "files/file.h"
@@ -40,9 +41,9 @@ typedef struct list {
 /* ---- which tensors ---- */
 
 static const char *name_of(const list *l, part p) {
-    static const char *const theirs[2][5] = {{"weight", "weight", "weight_scale", "weight_scale_2", "input_scale"},
-                                             {"weight", "weight_packed", "weight_scale", "weight_global_scale",
-                                              "input_global_scale"}};
+    static const char *const theirs[2][5] = {
+        {"weight", "weight", "weight_scale", "weight_scale_2", "input_scale"},
+        {"weight", "weight_packed", "weight_scale", "weight_global_scale", "input_global_scale"}};
     return theirs[l->divides][p];
 }
 
@@ -200,9 +201,9 @@ static json_t *modelopt_producer(void) {
 static json_t *modelopt_config(const ni_coded_model *coded) {
     const char *numbers = "{s:i, s:s, s:i, s:b}";
     json_t *weights = json_pack(numbers, "num_bits", 4, "type", "float", "group_size", 16, "dynamic", 0);
-    json_t *inputs = quantizes_inputs(coded) ? json_pack(numbers, "num_bits", 4, "type", "float", "group_size", 16,
-                                                         "dynamic", 0)
-                                             : json_null();
+    json_t *inputs = quantizes_inputs(coded)
+                         ? json_pack(numbers, "num_bits", 4, "type", "float", "group_size", 16, "dynamic", 0)
+                         : json_null();
     return json_pack("{s:s, s:s, s:{s:{s:o, s:o, s:[s]}}, s:o, s:o}", "quant_method", "modelopt", "quant_algo",
                      algorithm(coded), "config_groups", "group_0", "weights", weights, "input_activations", inputs,
                      "targets", "Linear", "ignore", uncoded_modules(coded), "producer", modelopt_producer());
@@ -226,8 +227,8 @@ static nb_status write_json(const char *folder, const char *name, json_t *json, 
     return status;
 }
 
-static nb_status write_config(const ni_coded_model *coded, const char *folder, ni_tensor_dtype dtype,
-                              ni_hf_marks marks, json_t *quantization, nb_error *err) {
+static nb_status write_config(const ni_coded_model *coded, const char *folder, ni_tensor_dtype dtype, ni_hf_marks marks,
+                              json_t *quantization, nb_error *err) {
     char *text = ni_hf_config_text(nb_model_get_config(coded->model), dtype, marks);
     json_t *config = text ? ni_json_load(text, strlen(text), NULL) : NULL;
     free(text);
@@ -240,8 +241,9 @@ static nb_status check(const ni_coded_model *coded, const char *reader, nb_error
     if (family == NB_GLA)
         return nb_fail(err, NB_UNSUPPORTED, "no reader of %s computes gla; expected llama, qwen3 or olmo2", reader);
     if (coded->coded == 0)
-        return nb_fail(err, NB_BAD_USAGE, "no layer's weights are plain NVFP4 or MXFP4 (%s: %s), so there are no codes "
-                                          "to export; --to hf writes the numbers",
+        return nb_fail(err, NB_BAD_USAGE,
+                       "no layer's weights are plain NVFP4 or MXFP4 (%s: %s), so there are no codes "
+                       "to export; --to hf writes the numbers",
                        coded->count ? coded->layers[0].module : "none", coded->count ? coded->layers[0].why : "none");
     return NB_OK;
 }
@@ -257,8 +259,9 @@ nb_status ni_serve_modelopt(ni_coded_model *coded, const char *folder, ni_tensor
                             nb_error *err) {
     NB_TRY(check(coded, "ModelOpt", err));
     if (coded->coding != NI_CODING_NVFP4)
-        return nb_fail(err, NB_UNSUPPORTED, "ModelOpt's folders hold NVFP4, and this recipe's weights are in MXFP4; "
-                                            "expected --to compressed-tensors or --to gguf");
+        return nb_fail(err, NB_UNSUPPORTED,
+                       "ModelOpt's folders hold NVFP4, and this recipe's weights are in MXFP4; "
+                       "expected --to compressed-tensors or --to gguf");
     NB_TRY(write_config(coded, folder, dtype, marks, modelopt_config(coded), err));
     NB_TRY(write_json(folder, "hf_quant_config.json", modelopt_file(coded), err));
     return write_tensors(coded, false, folder, dtype, err);

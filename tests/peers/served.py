@@ -134,17 +134,11 @@ def our_text(nibble, checkpoint, recipe, prompt, count):
     return out.stdout.decode().rstrip("\n")
 
 
-def same_beginning(a, b):
-    """Share of the text up to the first character that differs, from 1."""
-    n = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
-    return n / max(len(a), len(b), 1)
-
-
 def show(who, text):
     print(f"  {who:<22} {text!r}")
 
 
-PROMPT, COUNT = "The ", 48
+PROMPT, COUNT = "What a reader", 48
 
 
 def run_transformers(folder, program, nibble, recipes, name, recipe):
@@ -153,7 +147,7 @@ def run_transformers(folder, program, nibble, recipes, name, recipe):
     path, run = f"{folder}/{name}-ct", f"{folder}/run-{name}"
     model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16)
     tokenizer = transformers.AutoTokenizer.from_pretrained(path)
-    ids = tokenizer(PROMPT + "weights of the linear layers are codes.", return_tensors="pt").input_ids
+    ids = tokenizer(PROMPT + " makes of the codes of a layer.", return_tensors="pt").input_ids
     logits = model(ids).logits[0].float().detach().numpy()
     checkpoint = newest(run)
     ours = our_logits(program, recipes, checkpoint, recipe, ids[0].tolist())
@@ -174,7 +168,7 @@ def run_llama_cpp(folder, program, recipes, name, kind, recipe, limit):
     import llama_cpp
 
     llama = llama_cpp.Llama(f"{folder}/{name}{kind}.gguf", n_ctx=128, n_threads=2, verbose=False, logits_all=True)
-    ids = llama.tokenize((PROMPT + "weights of the linear layers are codes.").encode(), add_bos=True, special=False)
+    ids = llama.tokenize((PROMPT + " makes of the codes of a layer.").encode(), add_bos=True, special=False)
     llama.eval(ids)
     logits = np.array(llama.scores[: len(ids)], dtype=np.float32)
     ours = our_logits(program, recipes, newest(f"{folder}/run-{name}"), recipe, ids)
@@ -187,7 +181,6 @@ def run_llama_cpp(folder, program, recipes, name, kind, recipe, limit):
             break
         text += llama.detokenize([token], prev_tokens=start)
     show(f"llama.cpp {kind or '.nvfp4'}", PROMPT + text.decode(errors="replace"))
-    return ids
 
 
 def check_tokens(folder, nibble, name):
@@ -195,35 +188,84 @@ def check_tokens(folder, nibble, name):
     import llama_cpp
     import transformers
 
-    with open(f"{folder}/text.txt", encoding="utf-8") as f:
-        text = f.read(20000) + "\n  two  spaces, 12345, \u00e9\u4e2d\U0001f600\t\n\n"
+    with open(f"{folder}/pages.txt", encoding="utf-8") as f:
+        text = f.read(50000) + "\n  two  spaces, 12345, \u00e9\u4e2d\U0001f600\t\n\n"
     llama = llama_cpp.Llama(f"{folder}/{name}.gguf", n_ctx=64, verbose=False, vocab_only=True)
-    a = llama.tokenize(text.encode(), add_bos=True, special=False)
+    a = llama.tokenize(text.encode(), add_bos=True, special=True)
     b = transformers.AutoTokenizer.from_pretrained(f"{folder}/{name}-ct")(text).input_ids
     other = sum(x != y for x, y in zip(a, b)) + abs(len(a) - len(b))
     row("llama.cpp of llama-cpp-python", llama_cpp.__version__, f"{name}: of {len(b)} tokens, other than transformers'",
         other, 0)
 
 
-def check_converter(folder, name, kind):
-    """llama.cpp's own converter over our folder gives the tensors of our GGUF file."""
-    theirs = f"{folder}/{name}-{kind}.converted.gguf"
+PATTERNS = {
+    "gpt-2": None,
+    "llama 3": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+",
+    "qwen": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+",
+}
+
+
+def check_byte_pairs(folder, nibble):
+    """A tokenizer.json of each kind, trained here: llama.cpp's ids from our GGUF beside those of tokenizers."""
+    import llama_cpp
+    import tokenizers
+    from tokenizers import decoders, models as kinds, pre_tokenizers, trainers
+
+    subprocess.run([nibble, "export", f"{folder}/run-qwen3", "--to", "hf", "-o", f"{folder}/pairs"], check=True,
+                   stdout=subprocess.DEVNULL)
+    for name in os.listdir(f"{folder}/pairs"):
+        if name.startswith("tokenizer"):
+            os.remove(f"{folder}/pairs/{name}")
+    with open(f"{folder}/pages.txt", encoding="utf-8") as f:
+        text = f.read(50000) + "\n  two  spaces, it's 12345 I'LL\u00e9\u4e2d\U0001f600\t\n\n x\r\n"
+    for name, pattern in PATTERNS.items():
+        made = tokenizers.Tokenizer(kinds.BPE())
+        level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern is None)
+        split = pattern and pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
+        made.pre_tokenizer = pre_tokenizers.Sequence([split, level]) if pattern else level
+        made.decoder = decoders.ByteLevel()
+        made.train([f"{folder}/pages.txt"], trainers.BpeTrainer(
+            vocab_size=512, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), special_tokens=["<|end|>"],
+            show_progress=False))
+        made.save(f"{folder}/pairs/tokenizer.json")
+        out = f"{folder}/pairs-{name.split()[0]}.gguf"
+        subprocess.run([nibble, "export", f"{folder}/pairs", "--to", "gguf", "--recipe", "bf16", "-o", out], check=True,
+                       stdout=subprocess.DEVNULL)
+        llama = llama_cpp.Llama(out, n_ctx=64, verbose=False, vocab_only=True)
+        a, b = llama.tokenize(text.encode(), add_bos=False, special=True), made.encode(text).ids
+        other = sum(x != y for x, y in zip(a, b)) + abs(len(a) - len(b))
+        row("llama.cpp of llama-cpp-python", llama_cpp.__version__,
+            f"tokenizer.json cut as {name}: of {len(b)} tokens, other than tokenizers {tokenizers.__version__}", other, 0)
+
+
+def llama_version():
+    import llama_cpp
+
+    return f"llama-cpp-python {llama_cpp.__version__}"
+
+
+def check_converter(folder, name):
+    """llama.cpp's own converter over our compressed-tensors folder gives the tensors of our GGUF file."""
+    theirs = f"{folder}/{name}-ct.converted.gguf"
     if not os.path.exists(theirs):
         return
-    a = {t.name: t for t in gguf.GGUFReader(f"{folder}/{name}{'' if kind == 'ct' else '-' + kind}.gguf").tensors}
+    a = {t.name: t for t in gguf.GGUFReader(f"{folder}/{name}.gguf").tensors}
     b = {t.name: t for t in gguf.GGUFReader(theirs).tensors}
     wrong, far = 0, 0.0
     for key, tensor in b.items():
-        if key.endswith("input_scale"):
-            continue
         if key not in a or a[key].tensor_type != tensor.tensor_type:
             wrong += 1
         elif key.endswith(".scale"):
             far = max(far, relative(a[key].data, tensor.data))
+        elif tensor.tensor_type == gguf.GGMLQuantizationType.F32:  # vectors: ours are not rounded, the folder's are
+            rounded = torch.from_numpy(np.array(a[key].data)).bfloat16().float().numpy()
+            wrong += not np.array_equal(rounded, tensor.data)
         else:
             wrong += not np.array_equal(a[key].data, tensor.data)
-    row("llama.cpp's converter", "", f"{name}: {len(b)} tensors from the {kind} folder, other than ours", wrong, 0)
-    row("llama.cpp's converter", "", f"{name}: their NAME.scale", far, 2**-22)
+    row("llama.cpp's converter of", llama_version(), f"{name}: {len(b)} tensors from the compressed-tensors folder, other than ours", wrong, 0)
+    row("llama.cpp's converter of", llama_version(), f"{name}: their NAME.scale", far, 2**-22)
 
 
 def models(folder, nibble, program, recipes):
@@ -236,8 +278,8 @@ def models(folder, nibble, program, recipes):
         run_llama_cpp(folder, program, recipes, name, "-bf16", "bf16", 12 * 2**-8)
         show("nibble, bf16", our_text(nibble, f"{folder}/run-{name}", "bf16", PROMPT, COUNT))
         check_tokens(folder, nibble, name)
-        for kind in ("ct", "mo"):
-            check_converter(folder, name, kind)
+        check_converter(folder, name)
+    check_byte_pairs(folder, nibble)
 
 
 if __name__ == "__main__":
