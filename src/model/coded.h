@@ -55,14 +55,14 @@ typedef struct ni_coded_model {
  * once to fix the scales, so that what is refused is refused before anything is written. */
 nb_status ni_coded_open(nb_backend *be, nb_model *model, const nb_recipe *recipe, ni_sharing sharing, bool wide,
                         ni_coded_model *out, nb_error *err);
-void ni_coded_close(ni_coded_model *coded);
+void ni_coded_close(ni_coded_model *m);
 
 /* The layer that a parameter is; NULL where it is none, or not coded. */
-const ni_coded_layer *ni_coded_find(const ni_coded_model *coded, int32_t param);
+const ni_coded_layer *ni_coded_find(const ni_coded_model *m, int32_t param);
 
 /* Codes [rows, cols/2] and block scales [rows, cols/16 or 32] of a coded layer, valid until the next call. */
-nb_status ni_coded_take(ni_coded_model *coded, const ni_coded_layer *layer, const uint8_t **codes,
-                        const uint8_t **scales, nb_error *err);
+nb_status ni_coded_take(ni_coded_model *m, const ni_coded_layer *layer, const uint8_t **codes, const uint8_t **scales,
+                        nb_error *err);
 
 /* What a recipe's forward pass does that codes alone do not carry, a sentence a call; NULL after the last. */
 const char *ni_coded_loss(const nb_recipe *recipe, int32_t index);
