@@ -206,6 +206,12 @@ int32_t ni_tokenizer_begin_of_text(const ni_tokenizer *tokenizer) {
     return tokenizer->begin_of_text;
 }
 
+const struct ni_sp *ni_tokenizer_sp(const ni_tokenizer *tokenizer, const void **model, size_t *size) {
+    *model = tokenizer->model;
+    *size = tokenizer->model_size;
+    return tokenizer->sp;
+}
+
 void ni_tokenizer_free(ni_tokenizer *tokenizer) {
     if (!tokenizer)
         return;

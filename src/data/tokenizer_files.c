@@ -15,8 +15,7 @@ static char *dump_and_free(json_t *json) {
     return text;
 }
 
-/* Byte-level BPE writes each byte as a printable character: itself where it is one, else U+0100 and up in order. */
-static void name_of_byte(int byte, char name[3]) {
+void ni_name_of_byte(int byte, char name[3]) {
     int beyond = 0, code = byte;
     for (int b = 0; b <= byte; b++) {
         bool printable = (b >= '!' && b <= '~') || (b >= 0xA1 && b <= 0xAC) || b >= 0xAE;
@@ -50,7 +49,7 @@ char *ni_bytes_tokenizer_json(void) {
     json_t *vocab = json_object();
     for (int byte = 0; byte < 256; byte++) {
         char name[3];
-        name_of_byte(byte, name);
+        ni_name_of_byte(byte, name);
         ni_json_put(&vocab, name, json_integer(byte));
     }
     ni_json_put(&vocab, end_name, json_integer(256));

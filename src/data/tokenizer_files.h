@@ -8,6 +8,9 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+/* Byte-level BPE writes each byte as a printable character: itself where it is one, else U+0100 and up in order. */
+void ni_name_of_byte(int byte, char name[3]);
+
 /* tokenizer.json of the bytes tokenizer: byte-level BPE without merges. */
 char *ni_bytes_tokenizer_json(void);
 
