@@ -12,6 +12,7 @@ import weakref
 
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from . import Error, Recipe
 from . import _library as _l
@@ -315,7 +316,7 @@ def apply(model, recipe="nvfp4", keep=(), *, steps=0, seed=0, threads=0):
         setattr(parent, key, layer)
         _layers.add(layer)
     if not _hooked:
-        torch.optim.optimizer.register_optimizer_step_post_hook(_after_step)
+        register_optimizer_step_post_hook(_after_step)
         _hooked = True
     return model
 
