@@ -2,6 +2,7 @@
 
 tests/test_python.sh compares every record with what a C compiler makes of the headers.
 """
+import contextlib
 import ctypes as c
 import os
 
@@ -134,11 +135,28 @@ def _find():
     return "libnibble.so.0.1"
 
 
+@contextlib.contextmanager
+def _said_to_runtimes():
+    """What the program says before it starts (src/cli/main.c), and libraries read when they are loaded: OpenBLAS is called for
+    one tile at a time, and threads of OpenMP that wait do not spin for long. What the user says stays."""
+    said = {"OPENBLAS_NUM_THREADS": "1"}
+    if "OMP_WAIT_POLICY" not in os.environ:
+        said["GOMP_SPINCOUNT"] = "200"
+    said = {name: value for name, value in said.items() if name not in os.environ}
+    os.environ.update(said)
+    try:
+        yield
+    finally:
+        for name in said:
+            del os.environ[name]
+
+
 class _Library:
     def __init__(self):
         path = _find()
         try:
-            whole = c.CDLL(path)
+            with _said_to_runtimes():
+                whole = c.CDLL(path)
         except OSError as error:
             raise ImportError(f"libnibble cannot be loaded: {error}; expected it beside the package (pip install .), "
                               "or its path in NIBBLE_LIBRARY") from None
