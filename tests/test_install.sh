@@ -39,6 +39,9 @@ grep -q '^relative error 0\.[01]' "$work/out" || fail "quantize: $(cat "$work/ou
 [ "$(grep -c '^[fdw][a-z]* *nvfp4 ' "$work/out.linear")" = 3 ] || fail "linear: $(cat "$work/out.linear")"
 awk '/^step/ { error[++n] = $4 } END { exit !(n == 2 && error[2] < error[1] / 10) }' "$work/out.linear" ||
     fail "linear does not learn: $(cat "$work/out.linear")"
+for file in man/man1/nibble.1 man/man1/nibble-train.1 bash-completion/completions/nibble; do
+    [ -s "$prefix/share/$file" ] || fail "share has no $file"
+done
 for file in LICENSE NOTICE docs/tour.md examples/watch.c; do
     [ -f "$prefix/share/doc/nibble/$file" ] || fail "share/doc/nibble has no $file"
 done

@@ -26,7 +26,7 @@ import nibble.torch
 
 STEPS, SEQ, BATCH, VOCAB, RATE = 50, 128, 8, 512, 2e-4
 # Relative, each step: torch keeps the residual stream in FP32, nibble in BF16; dX of q, k, v is rounded once in nibble and
-# three times here; stochastic rounding draws other bits. Five seeds of nibble's own rounding differ by up to a third of it.
+# three times here; stochastic rounding of X's operands draws bits under other names.
 BOUND = 0.05
 MEAN_BOUND = 0.01
 
