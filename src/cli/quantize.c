@@ -94,7 +94,7 @@ static nb_status read_quantizer(const quantize_options *o, nb_quantizer *q, nb_n
         return nb_fail(err, NB_BAD_USAGE, "--as is missing: expected a format, as in --as nvfp4");
     if (!o->out && !o->dequantized)
         return nb_fail(err, NB_BAD_USAGE, "nothing to write: expected -o FILE.safetensors or --dequantized FILE.npy");
-    if (ni_quantizer_parse(o->as, q, err) != NB_OK)
+    if (nb_quantizer_parse(o->as, q, err) != NB_OK)
         return nb_fail_within(err, "--as");
     if (nb_quantizer_is_bf16(q))
         return nb_fail(err, NB_BAD_USAGE, "--as bf16: BF16 is not quantized; expected nvfp4, mxfp4, ...");

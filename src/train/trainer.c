@@ -225,7 +225,7 @@ nb_model_options ni_run_model_options(const nb_run_config *config) {
 nb_pass ni_run_pass(const nb_run_config *config, const nb_recipe *recipe, int64_t step, int64_t micro_batch) {
     const nb_late_switch *late = &recipe->late_switch;
     int64_t steps = nb_run_steps(config);
-    bool switched = late->at < 1 && step >= nb_step_of(late->at, steps);
+    const bool switched = nb_recipe_switched(recipe, step, steps);
     nb_pass pass = {.step = (uint32_t)step,
                     .steps = (uint32_t)steps,
                     .micro_batch = (uint32_t)micro_batch,
