@@ -25,6 +25,9 @@ test: all ## run every test; TESTS=regex picks some by name
 bench: all ## check the kernels, then measure them beside their peers
 	@for what in gemm quantize ops; do $(BUILD)/nibble bench $$what || exit 1; done
 
+peers-torch: all ## nibble.torch beside nibble train and torch, in an environment of its own outside of this folder (5 GB)
+	@scripts/peers-torch $(BUILD)
+
 headers: ## compile each public header alone, as C11 and as C++
 	@scripts/check-headers
 
@@ -58,10 +61,13 @@ crash-test: all ## kill training at random moments, resume, compare every bit; K
 attack: all ## kill, cut and fail a run at every call; what became of it: docs/reliability.md; RECIPES="nvfp4 chon"
 	@scripts/attack $(BUILD)/nibble $(BUILD)/libfaults.so $(ATTACK)
 
+peers: all ## exports beside transformers, compressed-tensors, ModelOpt, gguf and llama.cpp (downloads them; see scripts/peers)
+	@scripts/peers $(abspath $(BUILD))
+
 install: all ## install program, library, headers, docs, nibble.pc and a CMake package under PREFIX (default /usr/local; DESTDIR works)
 	@cmake --install $(BUILD)
 
 clean: ## remove the build folders
 	@rm -rf build build-asan build-ubsan build-tsan build-clang build-avx512 build-fuzz build-gpu
 
-.PHONY: all cuda gpu-check help test bench headers format lint asan ubsan tsan avx512 fuzz clang crash-test attack install clean
+.PHONY: all cuda gpu-check help test bench headers format lint asan ubsan tsan avx512 fuzz clang crash-test attack peers peers-torch install clean

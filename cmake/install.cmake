@@ -66,6 +66,14 @@ install(FILES LICENSE NOTICE README.md CHANGELOG.md CITATION.cff DESTINATION ${C
 install(DIRECTORY docs examples DESTINATION ${CMAKE_INSTALL_DOCDIR})
 if(TARGET nibble-cli)
   install(TARGETS nibble-cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+  install(FILES scripts/completion.bash DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions RENAME nibble)
+  if(NOT CMAKE_CROSSCOMPILING) # the program writes them
+    add_custom_command(OUTPUT man/nibble.1
+      COMMAND ${CMAKE_SOURCE_DIR}/scripts/man-pages $<TARGET_FILE:nibble-cli> man
+      DEPENDS nibble-cli scripts/man-pages COMMENT "Writing man pages" VERBATIM)
+    add_custom_target(nibble-man ALL DEPENDS man/nibble.1)
+    install(DIRECTORY ${CMAKE_BINARY_DIR}/man/ DESTINATION ${CMAKE_INSTALL_MANDIR}/man1 FILES_MATCHING PATTERN "*.1")
+  endif()
 endif()
 if(TARGET nibble-cuda) # where src/base/beside.c looks
   install(TARGETS nibble-cuda LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/nibble)
@@ -73,3 +81,7 @@ endif()
 if(TARGET nibble-mpi) # where src/base/beside.c looks
   install(TARGETS nibble-mpi LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/nibble)
 endif()
+
+# The Python package of pyproject.toml: the library and the recipes beside its modules.
+install(FILES $<TARGET_FILE:nibble-shared> DESTINATION nibble/lib RENAME libnibble.so COMPONENT python EXCLUDE_FROM_ALL)
+install(DIRECTORY recipes DESTINATION nibble COMPONENT python EXCLUDE_FROM_ALL)

@@ -1,4 +1,4 @@
-# shellcheck shell=sh disable=SC2154
+# shellcheck shell=sh disable=SC2154,SC2086 # $limited is words
 # ranks.sh: what tests of many processes share: a little model and data, and ranks that meet at a port of their own.
 # Sourced, in a folder to work in, with $nibble and $source set.
 
@@ -55,25 +55,36 @@ awake() {
     } > awake.yaml
 }
 
+# Nothing that is started here runs longer: a rank that waits for ever is a failure with status 124, not a hang.
+limit=240
+limited="timeout -k 5 $limit"
+
+# Ports that nobody else gets (with_ports.c), one after the other; sets $port.
+next_port() {
+    set -- $NIBBLE_TEST_PORTS
+    shift $((ports % $#))
+    port=$1 ports=$((ports + 1))
+}
+ports=0
+
 # over_tcp WORLD COMMAND...: as a shell would start it; rank 0's output and status, stderr of rank r in err.r. $machine:
 # ranks of a machine, if not all are on one.
 over_tcp() {
     world=$1
     shift
-    port=$((10000 + ($$ * 7 + ports) % 20000)) # below those that the system gives away
-    ports=$((ports + 1))
+    next_port
     rank=$((world - 1))
     rm -f err.*
     pids=
     while [ $rank -ge 1 ]; do
         RANK=$rank WORLD_SIZE=$world LOCAL_RANK=$((rank % ${machine:-$world})) LOCAL_WORLD_SIZE=${machine:-$world} \
-            MASTER_ADDR=127.0.0.1 MASTER_PORT=$port "$@" > "out.$rank" 2> "err.$rank" &
+            MASTER_ADDR=127.0.0.1 MASTER_PORT=$port $limited "$@" < /dev/null > "out.$rank" 2> "err.$rank" &
         pids="$! $pids"
         rank=$((rank - 1))
     done
     status=0
     RANK=0 WORLD_SIZE=$world LOCAL_RANK=0 LOCAL_WORLD_SIZE=${machine:-$world} MASTER_ADDR=127.0.0.1 MASTER_PORT=$port \
-        "$@" > out.0 2> err.0 || status=$?
+        $limited "$@" < /dev/null > out.0 2> err.0 || status=$?
     others=
     for pid in $pids; do
         other=0
@@ -82,12 +93,29 @@ over_tcp() {
     done
     return $status
 }
-ports=0
 
 over_mpi() {
     world=$1
     shift
-    mpirun --oversubscribe -n "$world" "$@"
+    $limited mpirun --oversubscribe -n "$world" "$@" < /dev/null
+}
+
+# put_hit: hit.sh RANK SIGNAL COMMAND... runs the command, and that rank gets the signal once the run in out has a
+# checkpoint.
+put_hit() {
+    cat > hit.sh << 'HIT'
+wait_and_hit() { # while the command is there
+    while kill -0 $$ 2> /dev/null; do
+        for folder in out/checkpoints/step-*; do
+            [ ! -d "$folder" ] || { kill -s "$1" $$ && return; }
+        done
+        sleep 0.05
+    done
+}
+[ "$RANK" != "$1" ] || wait_and_hit "$2" &
+shift 2
+exec "$@"
+HIT
 }
 
 # numbers_of RUN [CHECKPOINT]: what a run computed: parameters, moments, mechanisms' state (of all checkpoints, or of one);

@@ -14,9 +14,12 @@
 #include "dist/tcp.h"
 #include "harness.h"
 #include "train/accumulate.h"
+#include "train/overlap.h"
 #include "train/reduce.h"
 
+#include <arpa/inet.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -139,6 +142,7 @@ static nb_ranks *meet(int32_t rank, int32_t world, int32_t port, double patience
     ni_wire wire;
     nb_ranks *r = NULL;
     nb_error err = {0};
+    alarm(240); /* one that waits for ever fails */
     if (ni_tcp_open(&place, &wire, &err) != NB_OK || ni_ranks_over(&wire, patience, &r, &err) != NB_OK) {
         fprintf(stderr, "rank %d: %s\n", (int)rank, err.message);
         _exit(1);
@@ -146,11 +150,31 @@ static nb_ranks *meet(int32_t rank, int32_t world, int32_t port, double patience
     return r;
 }
 
+/* A port that nobody else gets while this process lives: a socket that does not listen holds it (with_ports.c). */
+static int32_t new_port(void) {
+    struct sockaddr_in6 six = {.sin6_family = AF_INET6};
+    struct sockaddr_in four = {.sin_family = AF_INET};
+    const int yes = 1, zero = 0;
+    socklen_t size = sizeof six;
+    int s = socket(AF_INET6, SOCK_STREAM, 0);
+    if (s >= 0 && setsockopt(s, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof zero) == 0 &&
+        setsockopt(s, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes) == 0 &&
+        bind(s, (struct sockaddr *)&six, sizeof six) == 0) {
+        assert_int_equal(getsockname(s, (struct sockaddr *)&six, &size), 0);
+        return ntohs(six.sin6_port);
+    }
+    s = socket(AF_INET, SOCK_STREAM, 0); /* a machine without IPv6 */
+    size = sizeof four;
+    assert_true(s >= 0 && setsockopt(s, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes) == 0 &&
+                bind(s, (struct sockaddr *)&four, sizeof four) == 0);
+    assert_int_equal(getsockname(s, (struct sockaddr *)&four, &size), 0);
+    return ntohs(four.sin_port);
+}
+
 /* Runs `body` in `world` processes; returns how many seconds it took. All must end with 0, or, of `lost`, by a signal.
  */
 static double run_ranks(int32_t world, double patience, int32_t lost, void (*body)(nb_ranks *r)) {
-    static int32_t ports;
-    const int32_t port = 10000 + (getpid() * 13 + ports++) % 20000;
+    const int32_t port = new_port();
     struct timespec begin, end;
     pid_t pids[MOST];
     clock_gettime(CLOCK_MONOTONIC, &begin);
@@ -258,6 +282,8 @@ static void one_dies(nb_ranks *r) {
 static void one_sleeps(nb_ranks *r) {
     nb_error err = {0};
     int32_t all[MOST], mine = 0;
+    CHECK(ni_ranks_gather(r, &mine, all, sizeof mine, &err) == NB_OK); /* all are here, and near each other */
+    r->patience = 3;
     if (nb_ranks_rank(r) == 2) {
         sleep(60);
         raise(SIGKILL);
@@ -276,12 +302,12 @@ static void others_hear_of_it(void **state) {
 
 static void nobody_waits_for_ever(void **state) {
     (void)state;
-    const int32_t world = 3, port = 10000 + (getpid() * 13 + 777) % 20000;
+    const int32_t world = 3, port = new_port();
     pid_t pids[MOST];
     for (int32_t rank = 0; rank < world; rank++) {
         pids[rank] = fork();
         if (pids[rank] == 0) {
-            one_sleeps(meet(rank, world, port, 3));
+            one_sleeps(meet(rank, world, port, 60));
             _exit(0);
         }
     }
@@ -293,7 +319,7 @@ static void nobody_waits_for_ever(void **state) {
     kill(pids[2], SIGKILL);
     waitpid(pids[2], NULL, 0);
     /* nobody else comes: the one that waits says who is missing */
-    const ni_place place = {.rank = 0, .world = 3, .address = "127.0.0.1", .port = port + 1, .patience = 1};
+    const ni_place place = {.rank = 0, .world = 3, .address = "127.0.0.1", .port = new_port(), .patience = 1};
     ni_wire wire;
     nb_error err = {0};
     assert_int_equal(ni_tcp_open(&place, &wire, &err), NB_IO_ERROR);
@@ -345,6 +371,36 @@ static void add_up(ni_param_array *grads, int64_t first, int64_t count) {
     ni_accumulator_free(&acc);
 }
 
+/* The same over ranks, the last micro-batch's gradients becoming final from the end on while others are under way.
+ * `whole`: the pass comes to its end. */
+static nb_status sum_behind(ni_reducer *reducer, ni_param_array *grads, int64_t first, int64_t count, bool whole,
+                            nb_error *err) {
+    ni_accumulator acc;
+    ni_overlap overlap;
+    if (ni_accumulator_create(grads, count, &acc, err) != NB_OK)
+        abort();
+    for (int64_t i = first; i < first + count - 1; i++) {
+        fill(grads, i);
+        ni_accumulator_add(&acc, grads);
+    }
+    memset(grads->data, 0x7f, (size_t)grads->elements * sizeof(float)); /* what goes before it is final is wrong */
+    if (!ni_overlap_begin(&overlap, reducer, &acc, grads))
+        abort();
+    ni_param_array last = gradients(grads->be, NB_F32);
+    fill(&last, first + count - 1);
+    for (int32_t t = TENSORS - 1; whole && t > 0; t--) {
+        const size_t from = (size_t)tensors[t].offset;
+        const size_t to = t + 1 < TENSORS ? (size_t)tensors[t + 1].offset : (size_t)grads->elements;
+        memcpy((float *)grads->data + from, (float *)last.data + from, (to - from) * sizeof(float));
+        ni_overlap_final(&overlap, (int64_t)from);
+    }
+    memcpy(grads->data, last.data, (size_t)tensors[1].offset * sizeof(float));
+    nb_status status = ni_overlap_end(&overlap, whole, err);
+    ni_param_array_free(&last);
+    ni_accumulator_free(&acc);
+    return status;
+}
+
 static bool same_bytes(nb_backend *be, const ni_param_array *a, const ni_param_array *b) {
     const size_t bytes = (size_t)a->elements * nb_dtype_size(a->dtype), scales = TENSORS * sizeof(float);
     char *x = malloc(bytes), *y = malloc(bytes);
@@ -372,22 +428,27 @@ static void sum(nb_ranks *r) {
     const nb_backend_options one = {.threads = 1};
     CHECK(nb_backend_open("cpu", &one, &be, &err) == NB_OK);
     for (size_t t = 0; t < sizeof types / sizeof *types; t++)
-        for (int64_t chunk = 0; chunk < (types[t] == NB_F32 ? 2 : 1); chunk++) {
+        for (int64_t chunk = 0; chunk < (types[t] == NB_F32 ? 3 : 1); chunk++) {
             r->near = near;
             ni_param_array mine = gradients(be, types[t]), whole = gradients(be, types[t]);
             ni_reducer reducer;
             add_up(&whole, 0, all);
             add_up(&mine, rank * share, share);
             CHECK(ni_reducer_create(r, &mine, &reducer, &err) == NB_OK);
-            if (chunk)
-                reducer.chunk = 400; /* several, the last one short */
-            CHECK(ni_reduce(&reducer, &mine, &err) == NB_OK);
+            if (chunk == 1)
+                reducer.chunk = 112; /* many, the last one short */
+            if (chunk == 2)
+                CHECK(sum_behind(&reducer, &mine, rank * share, share, true, &err) == NB_OK);
+            else
+                CHECK(ni_reduce(&reducer, &mine, &err) == NB_OK);
             CHECK(same_bytes(be, &mine, &whole));
             float numbers[3] = {1e8f + (float)rank, 1, (float)rank}, want[3] = {0};
             CHECK(ni_reduce_numbers(&reducer, be, numbers, 3, true, &err) == NB_OK);
             for (int32_t i = 0; i < world; i++)
                 want[2] += (float)i;
             CHECK(numbers[1] == (float)world && numbers[2] == want[2]);
+            if (chunk == 2) /* a pass that fails, on all ranks here, ends the thread */
+                CHECK(sum_behind(&reducer, &mine, rank * share, share, false, &err) == NB_OK && !reducer.aside);
             ni_reducer_free(&reducer);
             ni_param_array_free(&mine);
             ni_param_array_free(&whole);

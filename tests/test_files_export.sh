@@ -23,7 +23,7 @@ grep -q '"rope_theta": 5000' "$dir/f32/config.json"
 cmp "$dir/bf16/model.safetensors" "$dir/bf16-again/model.safetensors"
 
 fails 'expected bf16, f16 or f32' "$nibble" export "$dir/f32" --type int8 -o "$dir/x"
-fails 'expected hf' "$nibble" export "$dir/f32" --to onnx -o "$dir/x"
+fails 'expected hf, compressed-tensors, modelopt or gguf' "$nibble" export "$dir/f32" --to onnx -o "$dir/x"
 fails 'exists already' "$nibble" export "$dir/f32" -o "$dir/bf16"
 fails 'config.json' "$nibble" export "$dir" -o "$dir/x"
 mkdir "$dir/broken"

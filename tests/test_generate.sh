@@ -25,6 +25,27 @@ for opens in true false; do
     done < $expected
 done
 
+# The same where transformers wrote "no limit" as an integer of 31 digits, and where version 5 saved it: the tokenizer.json
+# says what opens a text, and the other file says nothing of it.
+template() { # OPENING: a tokenizer.json with it; the rest of the file is never looked at
+    printf '{"model": {"type": "BPE"}, "post_processor": {"type": "Sequence", "processors": [{"type": "ByteLevel"}, {
+        "type": "TemplateProcessing", "single": [%s{"Sequence": {"id": "A", "type_id": 0}}]}]}}' "$1"
+}
+long='"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "model_max_length": 1000000000000000019884624838656'
+for case in long-opened json-opened json-bare; do
+    case $case in
+    long*) printf '{%s, "add_bos_token": true}' "$long" > theirs/tokenizer_config.json ;;
+    json-opened) template '{"SpecialToken": {"id": "<s>", "type_id": 0}}, ' > theirs/tokenizer.json ;;
+    json-bare) template '' > theirs/tokenizer.json ;;
+    esac
+    [ $case = long-opened ] || printf '{%s}' "$long" > theirs/tokenizer_config.json
+    while IFS="$(printf '\t')" read -r prompt text; do
+        "$nibble" generate theirs --prompt "$prompt" --tokens 12 --temperature 0 > out
+        [ "$(cat out)" = "$text" ] || fail "$case: '$prompt' goes on as '$(cat out)', expected '$text'"
+    done < theirs/expected-${case#*-}.txt
+done
+rm theirs/tokenizer.json
+
 # A class that opens texts where its file does not say so, and an export of such a folder as it was.
 printf '{"tokenizer_class": "LlamaTokenizer", "bos_token": {"content": "<s>"}}' > theirs/tokenizer_config.json
 "$nibble" export theirs -o exported > /dev/null 2>&1
@@ -54,6 +75,13 @@ grep -q '"bos_token_id": 2' $trained/config.json || fail "bos_token_id: $(cat $t
 "$nibble" tokenize "$2/docs/training.md" --tokenizer bytes --val 0 -o bytes -q
 tr -d ' \n' < bytes/tokenizer.json | grep -q '"post_processor":{"type":"TemplateProcessing","single":\[{"SpecialToken":{"id":"<|endoftext|>"' ||
     fail "the bytes tokenizer does not open texts"
+
+# What else the file of another maker says stays where nibble opens texts its own way.
+cp -r theirs limitless
+printf '{%s, "add_bos_token": true}' "$long" > limitless/tokenizer_config.json
+"$nibble" train run.yaml --from limitless --set out=limited -q
+grep -q '"tokenizer_class": "LlamaTokenizer"' limited/checkpoints/step-00000001/tokenizer_config.json ||
+    fail "the tokenizer's class is lost: $(cat limited/checkpoints/step-00000001/tokenizer_config.json)"
 
 # ---- kept keys and values: the same text as without them, across the end of the window ---------------------------------
 "$nibble" train run.yaml -q --set model=gla-tiny --set data.tokenizer=bytes --set 'data.train=bytes/train_*.bin' \

@@ -24,8 +24,8 @@ PKG_CONFIG_PATH=$(dirname "$(find "$prefix" -name nibble.pc)")
 LD_LIBRARY_PATH=$(dirname "$PKG_CONFIG_PATH") # of a build with BUILD_SHARED_LIBS
 export PKG_CONFIG_PATH LD_LIBRARY_PATH
 
-# Four programs, from the installed headers alone.
-for name in quantize train watch continue; do
+# Five programs, from the installed headers alone.
+for name in quantize train watch continue linear; do
     # shellcheck disable=SC2046 # a list of words
     $(cached CMAKE_C_COMPILER) -std=c11 -Wall -Wextra -Wpedantic -Werror "$source/examples/$name.c" \
         $(pkg-config --define-variable=prefix="$prefix" --cflags --libs nibble) -lm -o "$work/$name" || fail "$name.c does not compile"
@@ -35,6 +35,13 @@ grep -q '^{format: nvfp4, block: 1x16}, tensor scale' "$work/out" || fail "quant
 [ "$(grep -c '^row . .*codes [0-9a-f]\{32\}$' "$work/out")" = 4 ] || fail "quantize: $(cat "$work/out")"
 grep -q '^relative error 0\.[01]' "$work/out" || fail "quantize: $(cat "$work/out")"
 
+"$work/linear" nvfp4 "$prefix/share/nibble" > "$work/out.linear" || fail "linear: $(cat "$work/out.linear")"
+[ "$(grep -c '^[fdw][a-z]* *nvfp4 ' "$work/out.linear")" = 3 ] || fail "linear: $(cat "$work/out.linear")"
+awk '/^step/ { error[++n] = $4 } END { exit !(n == 2 && error[2] < error[1] / 10) }' "$work/out.linear" ||
+    fail "linear does not learn: $(cat "$work/out.linear")"
+for file in man/man1/nibble.1 man/man1/nibble-train.1 bash-completion/completions/nibble; do
+    [ -s "$prefix/share/$file" ] || fail "share has no $file"
+done
 for file in LICENSE NOTICE docs/tour.md examples/watch.c; do
     [ -f "$prefix/share/doc/nibble/$file" ] || fail "share/doc/nibble has no $file"
 done

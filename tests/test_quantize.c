@@ -229,7 +229,7 @@ static void exchanged_codes(void **state) {
                                         "{format: e4m3, block: column, round: up}"};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         nb_quantizer q, t;
-        assert_int_equal(ni_quantizer_parse(texts[i], &q, NULL), NB_OK);
+        assert_int_equal(nb_quantizer_parse(texts[i], &q, NULL), NB_OK);
         t = q;
         t.block_rows = q.block_cols;
         t.block_cols = q.block_rows;
@@ -248,7 +248,7 @@ static void quantizing_again_changes_nothing(void **state) {
     static const char *const texts[] = {"nvfp4-outer128", "nvfp4-2d", "mxfp4", "mxfp8", "fp4-row"};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         nb_quantizer q;
-        assert_int_equal(ni_quantizer_parse(texts[i], &q, NULL), NB_OK);
+        assert_int_equal(nb_quantizer_parse(texts[i], &q, NULL), NB_OK);
         nb_mat src = data_matrix(DATA_NORMAL, NB_F32, 16, 128, 128);
         nb_mat x = nb_mat_of(poisoned(16 * 128 * 4), NB_F32, 16, 128), y = x;
         y.data = poisoned(16 * 128 * 4);
@@ -274,7 +274,7 @@ static void texts_read_back(void **state) {
         char text[256];
         if (list->q[k].scale_type == NB_SCALE_NONE) /* the inside of folded operands; no recipe can name it */
             continue;
-        if (ni_quantizer_parse(nb_quantizer_text(&list->q[k], text, sizeof text), &q, &err) != NB_OK)
+        if (nb_quantizer_parse(nb_quantizer_text(&list->q[k], text, sizeof text), &q, &err) != NB_OK)
             fail_msg("%s: %s", text, err.message);
         if (!nb_quantizer_equal(&q, &list->q[k]))
             fail_msg("%s is read as another quantizer", text);
@@ -287,7 +287,7 @@ static void texts_read_back(void **state) {
 
 static void decoded_of(const char *quantizer, data_kind kind, nb_mat *out, nb_quantize_stats *stats) {
     nb_quantizer q;
-    assert_int_equal(ni_quantizer_parse(quantizer, &q, NULL), NB_OK);
+    assert_int_equal(nb_quantizer_parse(quantizer, &q, NULL), NB_OK);
     nb_mat src = data_matrix(kind, NB_F32, 16, 128, 128);
     nb_qtensor t = new_operand(&q, 16, 128);
     *out = nb_mat_of(poisoned(16 * 128 * 4), NB_F32, 16, 128);

@@ -3,6 +3,7 @@
 # Usage: test_ranks_fail.sh NIBBLE SOURCE_DIR
 # shellcheck disable=SC2016 # shells of ranks expand what stands in single quotes
 set -eu
+[ -n "${NIBBLE_TEST_PORTS-}" ] || exec "$(dirname "$1")/with_ports" 16 sh "$0" "$@"
 nibble=$1
 source=$2
 work=$(mktemp -d)
@@ -11,6 +12,7 @@ cd "$work"
 # shellcheck source=tests/ranks.sh
 . "$source/tests/ranks.sh"
 put_files
+put_hit
 awake nvfp4
 
 fail() {
@@ -31,7 +33,7 @@ one_line() {
 
 # half an environment
 status=0 others=
-RANK=0 "$nibble" train run.yaml > out.txt 2> err.0 || status=$?
+RANK=0 $limited "$nibble" train run.yaml > out.txt 2> err.0 || status=$?
 one_line "RANK alone" "^nibble: environment: WORLD_SIZE is not set" 2
 
 over_tcp 3 "$nibble" train run.yaml || true
@@ -53,21 +55,19 @@ one_line "no checkpoint folder" "^nibble: rank 0: .*checkpoints" 1
 rm -r out
 
 # a signal to one rank stops all, with a checkpoint
-"$nibble" train run.yaml --quiet --set out=one > out.txt 2> err.0
+$limited "$nibble" train run.yaml --quiet --set out=one > out.txt 2> err.0
 sed 's/^steps:.*/steps: 1000000/; s/^checkpoint:.*/checkpoint: {every: 4, keep: 2}/' run.yaml > long.yaml
-over_tcp 2 sh -c 'if [ $RANK = 1 ]; then (until ls out/checkpoints/step-* > /dev/null 2>&1; do sleep 0.05; done; kill -TERM $$) & fi
-    exec "$0" train long.yaml' "$nibble" || true
+over_tcp 2 sh hit.sh 1 TERM "$nibble" train long.yaml || true
 one_line "SIGTERM" "^nibble: rank 0: stopped after step [0-9]* of 1000000, checkpoint written" 1
 rm -r out
 
 # a rank that dies
-over_tcp 2 sh -c 'if [ $RANK = 1 ]; then (until ls out/checkpoints/step-* > /dev/null 2>&1; do sleep 0.05; done; kill -KILL $$) & fi
-    exec "$0" train long.yaml' "$nibble" || true
+over_tcp 2 sh hit.sh 1 KILL "$nibble" train long.yaml || true
 [ "$status" = 1 ] || fail "rank 0 ended with $status where rank 1 died, expected 1"
 grep -q '^nibble: rank 0: rank 1 of 2 is gone .*; the state after step [0-9]* is saved' err.0 || fail "rank 1 died"
 rm -r out
 
-"$source/scripts/attack-ranks" 2 nvfp4 "$nibble" > attack.txt 2> err.0 || fail "attack-ranks"
+timeout -k 5 500 "$source/scripts/attack-ranks" 2 nvfp4 "$nibble" > attack.txt 2> err.0 || fail "attack-ranks"
 
 # mpirun, where there is one
 if command -v mpirun > /dev/null && [ -e "$(dirname "$nibble")/libnibble-mpi.so" ]; then

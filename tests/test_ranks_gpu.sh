@@ -4,6 +4,7 @@
 # Usage: test_ranks_gpu.sh NIBBLE SOURCE_DIR
 # shellcheck disable=SC2016 # shells of ranks expand what stands in single quotes
 set -eu
+[ -n "${NIBBLE_TEST_PORTS-}" ] || exec "$(dirname "$1")/with_ports" 16 sh "$0" "$@"
 built=$(dirname "$1")/plugin
 source=$2
 work=$(mktemp -d)
@@ -16,6 +17,7 @@ nibble=$work/nibble
 # shellcheck source=tests/ranks.sh
 . "$source/tests/ranks.sh"
 put_files
+put_hit
 sed -i 's/^steps:.*/steps: 8/; s/^lens:.*/lens: {every: 0}/' run.yaml
 echo 'backend: cuda' >> run.yaml
 unset NIBBLE_STUB NIBBLE_STUB_NCCL
@@ -35,7 +37,7 @@ same() {
 for recipe in nvfp4 fp4-dge-occ; do
     awake $recipe
     rm -rf one two four host
-    "$nibble" train run.yaml --quiet --set out=one > out.txt 2> err.0 || fail "$recipe: one process"
+    $limited "$nibble" train run.yaml --quiet --set out=one > out.txt 2> err.0 || fail "$recipe: one process"
     over_tcp 2 "$nibble" train run.yaml --set out=host || fail "$recipe: through the host"
     grep -q "warning: gradients of other ranks go through the host's memory: .*libcuda.so.1\|.*libnccl.so.2" err.0 ||
         fail "$recipe: the way through the host is not said"
@@ -60,8 +62,7 @@ same "ranks that NCCL does not join end in other bits" joined
 # a rank that dies: the other waits for it in NCCL no longer than its patience
 sed 's/^steps:.*/steps: 1000000/; s/^checkpoint:.*/checkpoint: {every: 4, keep: 2}/' run.yaml > long.yaml
 export NIBBLE_PATIENCE=3
-over_tcp 2 sh -c 'if [ $RANK = 1 ]; then (until ls out/checkpoints/step-* > /dev/null 2>&1; do sleep 0.05; done; kill -KILL $$) & fi
-    exec "$0" train long.yaml' "$nibble" || true
+over_tcp 2 sh hit.sh 1 KILL "$nibble" train long.yaml || true
 [ "$status" = 1 ] || fail "rank 0 ended with $status where rank 1 died, expected 1"
 [ "$(wc -l < err.0)" = 1 ] || fail "rank 1 died: $(wc -l < err.0) lines"
 grep -Eq '^nibble: rank 0: (rank 1 of 2 is gone|nccl: an exchange has not ended after 3 s)' err.0 || fail "rank 1 died"

@@ -380,10 +380,10 @@ static void quantizers_are_parsed(void **state) {
         nb_quantizer q, again;
         nb_error err = {0};
         char text[256];
-        if (ni_quantizer_parse(quantizers[i].text, &q, &err) != NB_OK)
+        if (nb_quantizer_parse(quantizers[i].text, &q, &err) != NB_OK)
             fail_msg("%s: %s", quantizers[i].text, err.message);
         assert_string_equal(nb_quantizer_text(&q, text, sizeof text), quantizers[i].means);
-        assert_int_equal(ni_quantizer_parse(text, &again, &err), NB_OK);
+        assert_int_equal(nb_quantizer_parse(text, &again, &err), NB_OK);
         assert_true(nb_quantizer_equal(&q, &again));
     }
     static const char *const bad[] = {
@@ -391,7 +391,7 @@ static void quantizers_are_parsed(void **state) {
     for (size_t i = 0; i < NI_COUNT(bad); i++) {
         nb_quantizer q;
         nb_error err = {0};
-        assert_int_equal(ni_quantizer_parse(bad[i], &q, &err), NB_BAD_CONFIG);
+        assert_int_equal(nb_quantizer_parse(bad[i], &q, &err), NB_BAD_CONFIG);
         assert_non_null(strstr(err.message, "quantizer: "));
     }
 }

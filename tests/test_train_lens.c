@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "files/file.h"
 #include "files/folder.h"
 #include "lens/series.h"
 #include "train/recorder.h"
@@ -178,6 +179,12 @@ static void windows_that_are_too_long_are_cut_and_said(void **state) {
     assert_non_null(strstr(lens_said, "then the run ends"));
     assert_int_equal(flips_recorded(state, "each", "lens.every=1", "lens.window=50", "steps=4"), 0);
     assert_non_null(strstr(lens_said, "oscillation is not measured"));
+    char *skipped;
+    size_t size;
+    nb_error err = {0};
+    assert_int_equal(ni_file_read(in_folder(state, "each/lens/skipped.txt"), 1 << 16, &skipped, &size, &err), NB_OK);
+    assert_non_null(strstr(skipped, "oscillation: no step follows a sample"));
+    free(skipped);
     assert_int_equal(flips_recorded(state, "fits", "lens.every=4", "lens.window=3", "steps=12"), 3);
     assert_string_equal(lens_said, "");
 }

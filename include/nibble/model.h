@@ -7,6 +7,7 @@
 #define NIBBLE_MODEL_H
 
 #include "backend.h"
+#include "linear.h"
 #include "pass.h"
 #include "recipe.h"
 
@@ -131,14 +132,7 @@ NB_API nb_status nb_model_step(nb_model *model, int32_t token, int64_t position,
  * (oscillation reset, moving averages of weights) act here. `pass` is that of the step just taken. */
 NB_API nb_status nb_model_after_step(nb_model *model, const nb_pass *pass, nb_error *err);
 
-/* State that mechanisms keep between steps; a checkpoint must hold it. */
-typedef struct nb_state_tensor {
-    char name[2 * NB_NAME_SIZE]; /* "layers.0.mlp.up_proj/outcontrol.norms" */
-    nb_dtype dtype;
-    int64_t elements;
-    void *data;   /* to be read on saving, written on loading */
-    bool on_host; /* else in backend memory */
-} nb_state_tensor;
+/* What mechanisms keep between steps (linear.h); a checkpoint must hold it. */
 NB_API int32_t nb_model_state(nb_model *model, nb_state_tensor *tensors,
                               int32_t max_tensors); /* returns how many there are */
 /* Call after the tensors above were written from a checkpoint. */
@@ -159,14 +153,6 @@ typedef struct nb_memory_row {
 } nb_memory_row;
 NB_API int32_t nb_model_memory(const nb_model *model, nb_memory_row *rows, int32_t max_rows);
 
-/* One line of the census: which GEMM of which layer runs in which format on which kernel, and why. */
-typedef struct nb_census_row {
-    char module[NB_NAME_SIZE]; /* "layers.0.self_attn.q_proj" */
-    const char *gemm;          /* "fprop", "dgrad", "wgrad"; "attn", "gla": what a mixer computes beside them */
-    char formats[96];          /* "nvfp4 1x16 x nvfp4 16x16" */
-    const char *kernel;        /* "packed avx512-vnni", "bf16 onednn" */
-    const char *reason;
-} nb_census_row;
 NB_API int32_t nb_model_census(const nb_model *model, nb_census_row *rows,
                                int32_t max_rows); /* returns how many there are */
 

@@ -189,6 +189,22 @@ NB_API nb_status nb_recipe_load(const char *name_or_path, const char *recipes_di
 /* Every GEMM in BF16. */
 NB_API nb_recipe nb_recipe_bf16(void);
 
+/* The same for programs that do not lay out the record themselves (other languages): in memory of the library, to be
+ * given back by nb_recipe_close (NULL is allowed). */
+NB_API nb_status nb_recipe_open(const char *name_or_path, const char *recipes_dir, nb_recipe **out, nb_error *err);
+NB_API void nb_recipe_close(nb_recipe *recipe);
+
+/* Writes the recipe with every default as a recipe file, at most `size` bytes with the final 0; returns how long the
+ * text is without it, as snprintf does; 0 where memory ran out. */
+NB_API size_t nb_recipe_text(const nb_recipe *recipe, char *text, size_t size);
+
+/* Reads "{format: nvfp4, block: 16x16, round: stochastic}", as nb_quantizer_text writes it, or an alias: bf16, nvfp4,
+ * nvfp4-2d, nvfp4-outer128, mxfp4, mxfp8, fp4-row, fp4-tensor. What is not said takes the format's default. */
+NB_API nb_status nb_quantizer_parse(const char *text, nb_quantizer *out, nb_error *err);
+
+/* What the operand of a role is quantized by: of `from` alone the source's. */
+NB_API nb_quantizer nb_recipe_quantizer(const nb_recipe *recipe, nb_role role);
+
 /* Resolves it for the module `name` ("layers.3.self_attn.q_proj", "lm_head") of block `block` (-1: outside the blocks)
  * in a model of `blocks` blocks. */
 NB_API nb_status nb_recipe_plan(const nb_recipe *recipe, const char *name, int32_t block, int32_t blocks, nb_plan *out,
@@ -210,6 +226,9 @@ typedef struct nb_oscireset_times {
     int64_t period, window;
 } nb_oscireset_times;
 NB_API nb_oscireset_times nb_oscireset_when(const nb_oscireset *how, int64_t steps);
+
+/* Whether the late switch has come at `step` (0-based) of `steps`; never where `steps` is 0, unknown. */
+NB_API bool nb_recipe_switched(const nb_recipe *recipe, int64_t step, int64_t steps);
 
 /* Refuses a recipe that cannot be carried out in so many steps. */
 NB_API nb_status nb_recipe_check_steps(const nb_recipe *recipe, int64_t steps, nb_error *err);

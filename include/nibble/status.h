@@ -44,6 +44,9 @@ typedef struct nb_error {
     char message[1024]; /* one line, no trailing newline; empty while status is NB_OK */
 } nb_error;
 
+/* The library's version: "0.1.0". */
+NB_API const char *nb_version(void);
+
 /* Short name of a status ("bad file"). Never NULL. */
 NB_API const char *nb_status_name(nb_status status);
 

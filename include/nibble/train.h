@@ -59,6 +59,12 @@ typedef enum nb_bad_policy {
 /* Which codes under scales of rows or of the tensor FP8 units of a GPU multiply (docs/gpu.md). */
 typedef enum nb_fp8_units { NB_FP8_EXACT, NB_FP8_ALL, NB_FP8_NONE } nb_fp8_units;
 
+/* What the ranks of a run share out (docs/many-processes.md). */
+typedef enum nb_share {
+    NB_SHARE_NONE,   /* each has everything */
+    NB_SHARE_MOMENTS /* AdamW's moments, by whole tensors */
+} nb_share;
+
 /* What scales that do not fit an operand (bad_numbers.scales_limit) lead to. */
 typedef enum nb_bad_scales {
     NB_SCALES_WARN, /* a warning, and an event in metrics.jsonl */
@@ -131,6 +137,7 @@ typedef struct nb_run_config {
     bool deterministic;     /* false: kernels whose order of sums is not that of the next run may be chosen */
     nb_fp8_units fp8_units; /* which codes FP8 units multiply, where there are some */
     bool native_fp4;        /* units for four bits may multiply block-scaled codes */
+    nb_share share;         /* what ranks share out, so that each has less of it */
     char backend[32];       /* "cpu", "cuda", "cuda:1": nb_backend_open */
     int32_t threads;        /* 0 = all the process may use; never changes a bit of the result */
     nb_isa isa;
@@ -224,7 +231,8 @@ NB_API nb_status nb_trainer_step(nb_trainer *trainer, nb_step_report *report, nb
 /* Mean loss over the validation data, with the recipe's own forward. */
 NB_API nb_status nb_trainer_evaluate(nb_trainer *trainer, nb_eval_report *report, nb_error *err);
 
-/* Writes the checkpoint folder `folder` atomically. */
+/* Writes the checkpoint folder `folder` atomically. Rank 0 does; where ranks share something out (nb_run_config.share)
+ * only nb_trainer_run can, which all ranks are in. */
 NB_API nb_status nb_trainer_save(nb_trainer *trainer, const char *folder, nb_error *err);
 
 /* How a run begins. */

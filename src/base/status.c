@@ -5,6 +5,10 @@
 #include <stdio.h>
 #include <string.h>
 
+const char *nb_version(void) {
+    return NIBBLE_VERSION;
+}
+
 const char *nb_status_name(nb_status status) {
     switch (status) {
 #define NI_STATUS_CASE(code, exit_status, name)                                                                        \

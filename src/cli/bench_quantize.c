@@ -116,7 +116,7 @@ static nb_status check_task(task *t, nb_error *err) {
 
 static nb_status make_task(nb_backend *be, const kind *k, const nb_mat sources[2], task *t, nb_error *err) {
     nb_quantizer q;
-    NB_TRY(ni_quantizer_parse(k->quantizer, &q, err));
+    NB_TRY(nb_quantizer_parse(k->quantizer, &q, err));
     t->kind = k;
     t->src = sources[k->source == NB_BF16];
     int64_t rows = k->transpose ? t->src.cols : t->src.rows, cols = k->transpose ? t->src.rows : t->src.cols;

@@ -19,12 +19,12 @@
     X(probe, "loss with one kind of module quantized at a time")                                                       \
     X(generate, "continue a text")                                                                                     \
     X(tokenize, "turn texts into token shards; train a tokenizer")                                                     \
-    X(export, "a folder for other programs: Hugging Face")                                                             \
+    X(export, "codes or numbers for transformers, vLLM, TensorRT-LLM, llama.cpp")                                      \
     X(lens, "a table of what was measured while training")                                                             \
     X(report, "one page for one run or many: curves, gaps, tables")                                                    \
     X(verify, "read everything again and compare it with its checksums")                                               \
     X(plan, "memory, bytes, FLOPs and time of a step on paper, before anything runs")                                  \
-    X(quantize, "quantize a matrix: codes, scales, decoded numbers")                                                   \
+    X(quantize, "quantize a matrix or a folder: codes, scales, decoded numbers")                                       \
     X(recipe, "list, show and check recipes")                                                                          \
     X(bench, "check, then measure beside peers")                                                                       \
     X(info, "the machine, the libraries, which code will run")                                                         \

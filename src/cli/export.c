@@ -1,9 +1,8 @@
-/* export.c: `nibble export`: a checkpoint, or any folder of Hugging Face that nibble reads, as a folder for other
- * programs: one model.safetensors in the wanted type, config.json, tokenizer. */
+/* export.c: `nibble export`: a checkpoint, or any folder of Hugging Face that nibble reads, for other programs: its
+ * numbers here (one model.safetensors in the wanted type, config.json, tokenizer), its codes in serve.c. */
 #include "cli/cli.h"
 #include "cli/runs.h"
-#include "data/tokenizer.h"
-#include "data/tokenizer_kept.h"
+#include "cli/serve.h"
 #include "files/folder.h"
 #include "model/hf.h"
 #include "nibble/train.h"
@@ -14,22 +13,38 @@
 #include <unistd.h>
 
 typedef struct export_options {
-    const char *to, *type, *out;
+    const char *to, *type, *out, *recipe, *fused, *calibrate;
 } export_options;
 
 static const ni_option options_table[] = {
-    {"to", 0, NI_OPTION_TEXT, offsetof(export_options, to), "hf", "for whom: hf, Hugging Face's transformers (hf)"},
-    {"type", 0, NI_OPTION_TEXT, offsetof(export_options, type), "bf16|f16|f32", "type of the parameters (bf16)"},
-    {"out", 'o', NI_OPTION_TEXT, offsetof(export_options, out), "DIR", "folder to make"},
+    {"to", 0, NI_OPTION_TEXT, offsetof(export_options, to), "hf|compressed-tensors|modelopt|gguf", "for whom (hf)"},
+    {"type", 0, NI_OPTION_TEXT, offsetof(export_options, type), "bf16|f16|f32",
+     "type of the parameters, or of those that are not codes (bf16)"},
+    {"recipe", 0, NI_OPTION_TEXT, offsetof(export_options, recipe), "R",
+     "whose codes (default: the trained one; a folder of another maker has none)"},
+    {"fused", 0, NI_OPTION_TEXT, offsetof(export_options, fused), "exact|again|own",
+     "one scale for q, k, v and for gate, up, as vLLM and TensorRT-LLM want: by an exact change of block scales or not "
+     "at all (exact), quantized again as one matrix (again), or a scale each, as transformers reads (own)"},
+    {"calibrate", 0, NI_OPTION_TEXT, offsetof(export_options, calibrate), "TEXT",
+     "4-bit activations too: their scales from the beginning of this text"},
+    {"out", 'o', NI_OPTION_TEXT, offsetof(export_options, out), "PATH", "folder to make; a file for gguf"},
     {0},
 };
 
 static const ni_command_line command_line = {
-    .usage = "CHECKPOINT|RUN --to hf [--type bf16|f16|f32] -o DIR",
+    .usage =
+        "CHECKPOINT|RUN [--to hf] [--type bf16|f16|f32] -o DIR\n"
+        "CHECKPOINT|RUN --to compressed-tensors|modelopt|gguf [--recipe R] [--fused HOW] [--calibrate TEXT] -o PATH",
     .about =
-        "Writes a folder that transformers (and, for gla, fla) loads. CHECKPOINT may also be a folder of theirs, in\n"
-        "one file or many. Checksums of a checkpoint are verified first.\n"
-        "Example: nibble export runs/demo/checkpoints/step-00001000 --to hf -o my-model",
+        "hf: numbers, in a folder that transformers (and, for gla, fla) loads.\n"
+        "The others hold the very codes and scales that the forward pass multiplies, where the recipe's weights are\n"
+        "plain NVFP4 or MXFP4; what is lost is said, and other layers are written as numbers:\n"
+        "  compressed-tensors   vLLM, SGLang, transformers\n"
+        "  modelopt             TensorRT-LLM\n"
+        "  gguf                 llama.cpp, with the tokenizer, in one file\n"
+        "CHECKPOINT may also be a folder of Hugging Face, in one file or many. Checksums of a checkpoint are verified\n"
+        "first. docs/export.md has the layouts.\n"
+        "Example: nibble export runs/demo/checkpoints/step-00001000 --to gguf -o my-model.gguf",
     .options = options_table,
     .least = 1,
     .most = 1,
@@ -48,24 +63,6 @@ static nb_status choose_type(const char *name, ni_tensor_dtype *type, nb_error *
     return nb_fail(err, NB_BAD_USAGE, "--type %.40s: expected bf16, f16 or f32", name);
 }
 
-/* The tokenizer goes along: with what it lacks for transformers where nibble reads it, else as its files are. */
-static nb_status copy_tokenizer(const char *from, const char *to, nb_error *err) {
-    ni_tokenizer *tokenizer;
-    if (ni_tokenizer_load(from, &tokenizer, NULL) == NB_OK) {
-        nb_status status = ni_tokenizer_save(tokenizer, to, err);
-        ni_tokenizer_free(tokenizer);
-        return status;
-    }
-    ni_tokenizer_kept kept = {0};
-    nb_status status = ni_kept_read(from, &kept, err);
-    if (status == NB_OK)
-        status = ni_kept_write(&kept, to, err);
-    if (status == NB_OK && ni_kept_count(&kept) == 0)
-        fprintf(stderr, "note: %s has no tokenizer files; none are written\n", from);
-    ni_kept_free(&kept);
-    return status;
-}
-
 static nb_status write_folder(nb_backend *be, nb_model *model, const char *from, const char *to, ni_tensor_dtype type,
                               nb_error *err) {
     ni_folder *folder;
@@ -74,7 +71,7 @@ static nb_status write_folder(nb_backend *be, nb_model *model, const char *from,
     NB_TRY(ni_folder_begin(to, &folder, err));
     nb_status status = ni_hf_save(be, model, ni_folder_path(folder), type, marks, err);
     if (status == NB_OK)
-        status = copy_tokenizer(from, ni_folder_path(folder), err);
+        status = ni_cli_copy_tokenizer(from, ni_folder_path(folder), err);
     if (status == NB_OK)
         return ni_folder_commit(folder, false, err);
     ni_folder_abandon(folder);
@@ -110,14 +107,18 @@ nb_status ni_cli_export(int argc, char **argv, nb_error *err) {
     NB_TRY(ni_cli_parse(&command_line, argc, argv, &o, &count, err));
     if (count < 0)
         return NB_OK;
-    if (strcmp(o.to, "hf") != 0)
-        return nb_fail(err, NB_BAD_USAGE, "--to %.40s: expected hf", o.to);
+    const bool serves = ni_cli_serves(o.to);
+    if (strcmp(o.to, "hf") != 0 && !serves)
+        return nb_fail(err, NB_BAD_USAGE, "--to %.40s: expected hf, compressed-tensors, modelopt or gguf", o.to);
+    if (!serves && (o.recipe || o.fused || o.calibrate))
+        return nb_fail(err, NB_BAD_USAGE, "--to hf writes numbers: --recipe, --fused and --calibrate are for codes");
     if (!o.out)
-        return nb_fail(err, NB_BAD_USAGE, "export: -o DIR is missing: where the folder goes");
+        return nb_fail(err, NB_BAD_USAGE, "export: -o PATH is missing: where the folder or the file goes");
     NB_TRY(choose_type(o.type, &type, err));
     NB_TRY(ni_cli_checkpoint(argv[1], from, err));
     NB_TRY(ni_cli_open("cpu", 0, &be, err));
-    nb_status status = export_folder(be, from, o.out, type, err);
+    const ni_serve_options how = {o.to, o.recipe, o.fused, o.calibrate, type, o.out};
+    nb_status status = serves ? ni_cli_serve(be, from, &how, err) : export_folder(be, from, o.out, type, err);
     nb_backend_free(be);
     return status;
 }

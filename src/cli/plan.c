@@ -319,13 +319,11 @@ static void print_unknown(const ni_paper *paper, const ni_machine *machine) {
 
 /* ---- many ranks ---- */
 
-/* What could be shared out over ranks. */
-static double shareable_bytes(const ni_paper *paper) {
-    static const char *const purposes[] = {"parameters", "gradients", "first moments", "second moments"};
+/* The most that was there for a purpose. */
+static double purpose_bytes(const ni_paper *paper, const char *what) {
     double bytes = 0;
     for (int32_t i = 0; i < paper->purpose_count; i++)
-        for (size_t p = 0; p < sizeof purposes / sizeof *purposes; p++)
-            bytes += strcmp(paper->purposes[i].what, purposes[p]) == 0 ? (double)paper->purposes[i].peak : 0;
+        bytes += strcmp(paper->purposes[i].what, what) == 0 ? (double)paper->purposes[i].peak : 0;
     return bytes;
 }
 
@@ -351,7 +349,10 @@ static void print_ranks(const ni_paper *paper, nb_trainer *trainer, const ni_mac
                        .micro_batches = config->accumulation,
                        .gradients = (double)ni_param_array_bytes(grads),
                        .tokens = (double)nb_run_tokens_per_step(config) * (double)ranks,
-                       .shareable = shareable_bytes(paper)};
+                       .moments = purpose_bytes(paper, "first moments") + purpose_bytes(paper, "second moments"),
+                       .others = purpose_bytes(paper, "parameters") + purpose_bytes(paper, "gradients")};
+    if (config->share == NB_SHARE_MOMENTS)
+        p.masters = purpose_bytes(paper, "parameters") + purpose_bytes(paper, "masters of linear layers");
     p.seconds = seconds_of(paper, machine, &micro_batches);
     p.backward = micro_batches / (double)config->accumulation * 2 / 3; /* a forward and two of its size */
     p.flops = nb_model_flops_per_token(trainer->model, config->seq) * p.tokens;

@@ -45,6 +45,15 @@ ni_exchange_cost ni_exchange_of(const ni_machine_links *links, double bytes, int
     return cost;
 }
 
+ni_exchange_cost ni_gather_of(const ni_machine_links *links, double bytes, int64_t ranks) {
+    const double near = (double)near_of(links, ranks), all = (double)ranks;
+    ni_exchange_cost cost = each_with_each(bytes / 2, all, near);
+    cost.near_messages /= 2;
+    cost.far_messages /= 2;
+    cost.seconds = seconds_of(links, &cost);
+    return cost;
+}
+
 nb_status ni_check_links(const ni_machine *machine, int64_t ranks, nb_error *err) {
     const ni_machine_links *links = &machine->links;
     const int64_t near = near_of(links, ranks);
@@ -69,6 +78,11 @@ static void print_step(const ni_machine *machine, const ni_ranks_plan *plan, con
     putchar('\n');
 }
 
+static void print_exchange(const char *what, const ni_exchange_cost *cost) {
+    printf("  %-52s %10.4f %10.4f %10.0f %12.3f\n", what, cost->near_bytes / 1e9, cost->far_bytes / 1e9,
+           cost->near_messages + cost->far_messages, cost->seconds * 1e3);
+}
+
 static void print_fit(const ni_machine *machine, const char *what, double bytes) {
     char text[32];
     printf("  %-52s %12s", what, ni_bytes_text(bytes, text, sizeof text));
@@ -81,20 +95,26 @@ static void print_fit(const ni_machine *machine, const char *what, double bytes)
 void ni_print_ranks(const ni_machine *machine, const ni_ranks_plan *plan) {
     const int64_t near = near_of(&machine->links, plan->ranks);
     const ni_exchange_cost cost = ni_exchange_of(&machine->links, plan->gradients, plan->ranks);
-    const double hidden = cost.seconds > plan->backward ? cost.seconds - plan->backward : 0;
+    const ni_exchange_cost masters = ni_gather_of(&machine->links, plan->masters, plan->ranks);
+    const double hidden =
+        (cost.seconds > plan->backward ? cost.seconds - plan->backward : 0) + (plan->masters > 0 ? masters.seconds : 0);
+    const double exchange = cost.seconds + (plan->masters > 0 ? masters.seconds : 0);
+    const double left = 1 - 1 / (double)plan->ranks;
     printf("\n%lld ranks: %lld x %lld, each with %lld of the %lld micro-batches\n", (long long)plan->ranks,
            (long long)(plan->ranks / near), (long long)near, (long long)plan->micro_batches,
            (long long)(plan->micro_batches * plan->ranks));
     printf("\n%-54s %10s %10s %10s %12s\n", "out of a rank, and as much into it", "GB near", "GB far", "messages",
            "ms");
-    printf("  %-52s %10.4f %10.4f %10.0f %12.3f\n", "gradients", cost.near_bytes / 1e9, cost.far_bytes / 1e9,
-           cost.near_messages + cost.far_messages, cost.seconds * 1e3);
+    print_exchange("gradients", &cost);
+    if (plan->masters > 0)
+        print_exchange("masters (share: moments)", &masters);
     printf("\n%-54s %12s %16s %10s\n", "the step", "ms", "tokens/s", "MFU");
     print_step(machine, plan, "arithmetic alone", plan->seconds);
-    print_step(machine, plan, "and the exchange after it", plan->seconds + cost.seconds);
-    print_step(machine, plan, "exchange behind the backward pass: not there yet", plan->seconds + hidden);
+    print_step(machine, plan, "and the exchange after it", plan->seconds + exchange);
+    print_step(machine, plan, "exchange behind the backward pass: not on GPUs yet", plan->seconds + hidden);
     printf("\n%s\n", "memory of a rank");
     print_fit(machine, "as it is", plan->memory);
-    print_fit(machine, "gradients, moments, masters shared out: not there yet",
-              plan->memory - plan->shareable * (1 - 1 / (double)plan->ranks));
+    print_fit(machine, "moments shared out (share: moments)", plan->memory - plan->moments * left);
+    print_fit(machine, "gradients and masters too: not there yet",
+              plan->memory - (plan->moments + plan->others) * left);
 }

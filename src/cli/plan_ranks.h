@@ -18,15 +18,19 @@ typedef struct ni_exchange_cost {
  * where they have a power of two of ranks, else each rank with each. */
 ni_exchange_cost ni_exchange_of(const ni_machine_links *links, double bytes, int64_t ranks);
 
+/* What each rank has of `bytes`, to all, as src/train/share.h does it: each rank with each. */
+ni_exchange_cost ni_gather_of(const ni_machine_links *links, double bytes, int64_t ranks);
+
 /* Prints what follows from a step of one rank that takes `seconds`, of which the backward pass of its last micro-batch
  * could hide the exchange. */
 typedef struct ni_ranks_plan {
     int64_t ranks, micro_batches; /* of a rank */
     double seconds;               /* of the rank's own arithmetic */
     double backward;              /* of its last micro-batch */
-    double gradients;             /* bytes */
+    double gradients, masters;    /* bytes; masters: that go to all, 0 unless moments are shared out */
     double flops, tokens;         /* of the model's formula, and of the whole step */
-    double memory, shareable;     /* bytes of a rank; those of gradients, moments and masters among them */
+    double memory;                /* bytes of a rank that has everything */
+    double moments, others;       /* those of moments among them, and those of gradients and masters */
 } ni_ranks_plan;
 void ni_print_ranks(const ni_machine *machine, const ni_ranks_plan *plan);
 

@@ -1,6 +1,7 @@
-/* quantize.c: `nibble quantize`: one matrix in, codes and scales out. */
+/* quantize.c: `nibble quantize`: one matrix in, codes and scales out; a whole folder in quantize_folder.c. */
 #include "backend/backend.h"
 #include "cli/cli.h"
+#include "cli/quantize_folder.h"
 #include "files/npy.h"
 #include "files/safetensors.h"
 #include "format/element.h"
@@ -10,9 +11,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 typedef struct quantize_options {
-    const char *as, *out, *dequantized, *round, *hadamard, *backend, *isa;
+    const char *as, *out, *dequantized, *round, *hadamard, *backend, *isa, *keep;
     int64_t seed;
 } quantize_options;
 
@@ -26,6 +28,8 @@ static const ni_option options[] = {
     {"seed", 0, NI_OPTION_INT, offsetof(quantize_options, seed), "N", "key of the random bits (0)"},
     {"hadamard", 0, NI_OPTION_TEXT, offsetof(quantize_options, hadamard), "SIZE:SIGNS",
      "rotate first: 16:fixed, 32:none, 16:7 (signs drawn from 7); with :bf16 behind, rounded to BF16"},
+    {"keep", 0, NI_OPTION_TEXT, offsetof(quantize_options, keep), "PATTERNS",
+     "of a folder: tensors that stay as they are ('*embed*,*lm_head*')"},
     {"backend", 0, NI_OPTION_TEXT, offsetof(quantize_options, backend), "NAME", "cpu (cuda: not in this build)"},
     {"isa", 0, NI_OPTION_TEXT, offsetof(quantize_options, isa), "NAME",
      "auto, scalar, portable, avx2 or avx512: the same bits from each"},
@@ -33,12 +37,16 @@ static const ni_option options[] = {
 };
 
 static const ni_command_line line = {
-    .usage = "IN.npy --as FORMAT -o OUT.safetensors [--dequantized OUT.npy]",
-    .about = "Quantizes a float32 matrix [rows, cols] along its columns.\n\n"
-             "Aliases: nvfp4, nvfp4-2d, nvfp4-outer128, mxfp4, mxfp8, fp4-row, fp4-tensor.\n"
-             "The output holds `codes` (U8; 4-bit: [rows, cols/2], element 2i in the low nibble), `scales` (U8 bytes\n"
-             "[rows, cols/16 or 32]), and where the format has them `tensor_scale`, `outer_scales`, `row_scales`,\n"
-             "`column_scales` (F32; what a code is multiplied by). docs/formats.md says what every bit means.",
+    .usage = "IN.npy --as FORMAT -o OUT.safetensors [--dequantized OUT.npy]\n"
+             "FOLDER --as FORMAT [-o OUT_FOLDER] [--dequantized OUT_FOLDER] [--keep PATTERNS]",
+    .about =
+        "Quantizes a float32 matrix [rows, cols] along its columns, or every matrix of a folder of safetensors:\n"
+        "NAME.codes, NAME.scales, ... in the place of NAME; with --dequantized decoded numbers under the old names,\n"
+        "which transformers loads.\n\n"
+        "Aliases: nvfp4, nvfp4-2d, nvfp4-outer128, mxfp4, mxfp8, fp4-row, fp4-tensor.\n"
+        "The output holds `codes` (U8; 4-bit: [rows, cols/2], element 2i in the low nibble), `scales` (U8 bytes\n"
+        "[rows, cols/16 or 32]), and where the format has them `tensor_scale`, `outer_scales`, `row_scales`,\n"
+        "`column_scales` (F32; what a code is multiplied by). docs/formats.md says what every bit means.",
     .options = options,
     .least = 1,
     .most = 1,
@@ -86,7 +94,7 @@ static nb_status read_quantizer(const quantize_options *o, nb_quantizer *q, nb_n
         return nb_fail(err, NB_BAD_USAGE, "--as is missing: expected a format, as in --as nvfp4");
     if (!o->out && !o->dequantized)
         return nb_fail(err, NB_BAD_USAGE, "nothing to write: expected -o FILE.safetensors or --dequantized FILE.npy");
-    if (ni_quantizer_parse(o->as, q, err) != NB_OK)
+    if (nb_quantizer_parse(o->as, q, err) != NB_OK)
         return nb_fail_within(err, "--as");
     if (nb_quantizer_is_bf16(q))
         return nb_fail(err, NB_BAD_USAGE, "--as bf16: BF16 is not quantized; expected nvfp4, mxfp4, ...");
@@ -236,6 +244,19 @@ static nb_status quantize(nb_backend *be, const ni_npy *in, const nb_quantizer *
     return status;
 }
 
+static bool is_folder(const char *path) {
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+static nb_status quantize_folder(nb_backend *be, const char *from, const nb_quantizer *q, const nb_noise *noise,
+                                 const quantize_options *o, nb_error *err) {
+    if (strcmp(be->name, "cpu") != 0)
+        return nb_fail(err, NB_UNSUPPORTED, "--backend %s: folders are quantized on the cpu", be->name);
+    const ni_folder_task task = {from, o->out, o->dequantized, o->keep ? o->keep : "*embed*,*lm_head*", *q, *noise};
+    return ni_cli_quantize_folder(be, &task, err);
+}
+
 nb_status ni_cli_quantize(int argc, char **argv, nb_error *err) {
     quantize_options o = {0};
     int32_t count;
@@ -248,7 +269,12 @@ nb_status ni_cli_quantize(int argc, char **argv, nb_error *err) {
         return NB_OK;
     NB_TRY(read_quantizer(&o, &q, &noise, err));
     NB_TRY(open_backend(&o, &be, err));
-    nb_status status = ni_npy_read(argv[1], &in, err);
+    if (is_folder(argv[1])) {
+        nb_status status = quantize_folder(be, argv[1], &q, &noise, &o, err);
+        nb_backend_free(be);
+        return status;
+    }
+    nb_status status = o.keep ? nb_fail(err, NB_BAD_USAGE, "--keep is for folders") : ni_npy_read(argv[1], &in, err);
     if (status == NB_OK) {
         status = check_input(argv[1], &in, &q, err);
         if (status == NB_OK)

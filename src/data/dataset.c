@@ -2,6 +2,7 @@
 #include "dataset.h"
 #include "base/philox.h"
 #include "shard.h"
+#include "shard_foreign.h"
 
 #include <glob.h>
 #include <inttypes.h>
@@ -105,18 +106,33 @@ static nb_status add_shard(ni_dataset *data, const char *path, nb_error *err) {
     return seen.beyond < 0 ? NB_OK : fail_beyond(data, (int32_t)count, seen.beyond, err);
 }
 
+/* One match of a pattern; the word before it goes with each. */
+static nb_status add_match(ni_dataset *data, const char *pattern, size_t word, const char *match, nb_error *err) {
+    if (!word)
+        return add_shard(data, match, err);
+    char *path = malloc(word + strlen(match) + 1);
+    if (!path)
+        return nb_fail(err, NB_NO_MEMORY, "%s: no memory for its name", match);
+    memcpy(path, pattern, word);
+    strcpy(path + word, match);
+    nb_status status = add_shard(data, path, err);
+    free(path);
+    return status;
+}
+
 static nb_status add_pattern(ni_dataset *data, const char *pattern, nb_error *err) {
     if (!strpbrk(pattern, "*?["))
         return add_shard(data, pattern, err);
     glob_t matches;
-    int result = glob(pattern, GLOB_ERR, NULL, &matches);
+    const size_t word = ni_headerless_word(pattern);
+    int result = glob(pattern + word, GLOB_ERR, NULL, &matches);
     nb_status status = NB_OK;
     if (result == GLOB_NOMATCH)
         return nb_fail(err, NB_IO_ERROR, "%s: no file has such a name", pattern);
     if (result != 0)
         return nb_fail(err, NB_IO_ERROR, "%s: the folder cannot be listed", pattern);
     for (size_t i = 0; status == NB_OK && i < matches.gl_pathc; i++)
-        status = add_shard(data, matches.gl_pathv[i], err);
+        status = add_match(data, pattern, word, matches.gl_pathv[i], err);
     globfree(&matches);
     return status;
 }

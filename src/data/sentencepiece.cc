@@ -111,6 +111,19 @@ const char *ni_sp_piece(const ni_sp *sp, int32_t id) {
     return sp->processor.IdToPiece(id).c_str();
 }
 
+enum ni_sp_type ni_sp_piece_type(const ni_sp *sp, int32_t id) {
+    const sentencepiece::SentencePieceProcessor &p = sp->processor;
+    return p.IsUnknown(id)   ? NI_SP_UNKNOWN
+           : p.IsControl(id) ? NI_SP_CONTROL
+           : p.IsUnused(id)  ? NI_SP_UNUSED
+           : p.IsByte(id)    ? NI_SP_BYTE
+                             : NI_SP_NORMAL;
+}
+
+float ni_sp_score(const ni_sp *sp, int32_t id) {
+    return sp->processor.GetScore(id);
+}
+
 bool ni_sp_encode(const ni_sp *sp, const char *text, size_t size, int32_t **ids, size_t *count, char *why) {
     return guarded(why, [&] {
         std::vector<int> found;

@@ -26,6 +26,11 @@ int32_t ni_sp_end_id(const ni_sp *sp);                /* of </s>; -1 if the mode
 int32_t ni_sp_id(const ni_sp *sp, const char *piece); /* -1 if there is no such piece */
 const char *ni_sp_piece(const ni_sp *sp, int32_t id); /* belongs to the model */
 
+/* What a piece is, by the numbers of the model's own protocol (and of GGUF). */
+enum ni_sp_type { NI_SP_NORMAL = 1, NI_SP_UNKNOWN = 2, NI_SP_CONTROL = 3, NI_SP_UNUSED = 5, NI_SP_BYTE = 6 };
+enum ni_sp_type ni_sp_piece_type(const ni_sp *sp, int32_t id);
+float ni_sp_score(const ni_sp *sp, int32_t id);
+
 /* Results are fresh memory of the caller (free with free()). */
 bool ni_sp_encode(const ni_sp *sp, const char *text, size_t size, int32_t **ids, size_t *count, char *why);
 bool ni_sp_decode(const ni_sp *sp, const int32_t *ids, size_t count, char **text, size_t *size, char *why);

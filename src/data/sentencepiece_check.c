@@ -29,8 +29,9 @@ static bool take_varint(wire *w, uint64_t *value) {
     return false;
 }
 
-/* The next field: its number, and its bytes where it has a length (else `bytes` is NULL). */
-static bool take_field(wire *w, uint64_t *number, wire *bytes) {
+/* The next field: its number, and its bytes where it has a length (else `bytes` is NULL) or its value where it is a
+ * varint. */
+static bool take_value(wire *w, uint64_t *number, wire *bytes, uint64_t *value) {
     enum { VARINT = 0, FIXED64 = 1, LENGTH = 2, FIXED32 = 5 };
     uint64_t tag, length = 0;
     *bytes = (wire){NULL, NULL};
@@ -39,7 +40,7 @@ static bool take_field(wire *w, uint64_t *number, wire *bytes) {
     *number = tag >> 3;
     switch (tag & 7) {
     case VARINT:
-        return take_varint(w, &length);
+        return take_varint(w, value);
     case FIXED64:
         length = 8;
         break;
@@ -59,6 +60,11 @@ static bool take_field(wire *w, uint64_t *number, wire *bytes) {
         *bytes = (wire){w->at, w->at + length};
     w->at += length;
     return true;
+}
+
+static bool take_field(wire *w, uint64_t *number, wire *bytes) {
+    uint64_t value;
+    return take_value(w, number, bytes, &value);
 }
 
 static bool table_is_sound(wire table) {
@@ -115,4 +121,25 @@ nb_status ni_sp_check(const void *model, size_t size, nb_error *err) {
                            "itself");
     }
     return NB_OK;
+}
+
+/* TrainerSpec = 2: model_type = 3 (BPE is 2, unigrams are the default). NormalizerSpec = 3: the table = 2,
+ * add_dummy_prefix = 3, remove_extra_whitespaces = 4, both true where they are not said. */
+ni_sp_traits ni_sp_read_traits(const void *model, size_t size) {
+    enum { TRAINER = 2, NORMALIZER = 3, TYPE = 3, TABLE = 2, PREFIX = 3, REMOVE = 4, BYTE_PAIRS = 2 };
+    ni_sp_traits traits = {.dummy_prefix = true, .remove_extra_whitespace = true};
+    wire w = {model, (const uint8_t *)model + size}, spec, bytes;
+    uint64_t section, number, value = 0;
+    while (w.at < w.end && take_field(&w, &section, &spec))
+        while (spec.at && spec.at < spec.end && take_value(&spec, &number, &bytes, &value)) {
+            if (section == TRAINER && number == TYPE)
+                traits.byte_pairs = value == BYTE_PAIRS;
+            else if (section == NORMALIZER && number == TABLE)
+                traits.normalizes = bytes.at && bytes.at < bytes.end;
+            else if (section == NORMALIZER && number == PREFIX)
+                traits.dummy_prefix = value != 0;
+            else if (section == NORMALIZER && number == REMOVE)
+                traits.remove_extra_whitespace = value != 0;
+        }
+    return traits;
 }

@@ -1,6 +1,7 @@
 /* shard.c: files of tokens, read in place and written atomically. */
 #include "shard.h"
 #include "files/npy.h"
+#include "shard_foreign.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -74,31 +75,51 @@ nb_status ni_shard_parse(const void *bytes, size_t size, ni_shard *out, nb_error
     return nb_fail(err, NB_BAD_FILE,
                    "not a token file: begins with %" PRId32
                    ", expected magic 20240520 (uint16) or 20240801 (uint32) or "
-                   "a .npy; make one with `nibble tokenize`",
+                   "a .npy; make one with `nibble tokenize`; a file without a header is uint16:FILE, Megatron's is "
+                   "named by its FILE.idx",
                    magic);
 }
 
+static nb_status take_file(const char *path, ni_shard *out, nb_error *err) {
+    out->tokens = NULL;
+    out->path = strdup(path);
+    out->fd = open(path, O_RDONLY | O_CLOEXEC);
+    nb_status status = out->fd < 0 || !out->path ? ni_fail_errno(err, path, "open") : NB_OK;
+    if (out->fd >= DESCRIPTORS || status != NB_OK) {
+        close(out->fd);
+        out->fd = -1;
+    }
+    return status;
+}
+
+static nb_status open_foreign(const char *path, ni_shard *out, nb_error *err) {
+    ni_foreign_shard foreign;
+    NB_TRY(ni_foreign_shard_open(path, &foreign, err));
+    out->width = foreign.width;
+    out->count = foreign.count;
+    nb_status status = take_file(foreign.path, out, err);
+    free(foreign.path);
+    return status;
+}
+
 /* The map serves for the header alone: who shortens a mapped file kills its readers. */
-nb_status ni_shard_open(const char *path, ni_shard *out, nb_error *err) {
+static nb_status open_told(const char *path, ni_shard *out, nb_error *err) {
     ni_file_map map;
-    *out = (ni_shard){.fd = -1};
     NB_TRY(ni_file_map_open(path, &map, err));
     nb_status status = ni_shard_parse(map.bytes, map.size, out, err);
     if (status != NB_OK)
         nb_fail_within(err, "%s", path);
     if (status == NB_OK) {
         out->offset = (const char *)out->tokens - (const char *)map.bytes;
-        out->tokens = NULL;
-        out->path = strdup(path);
-        out->fd = open(path, O_RDONLY | O_CLOEXEC);
-        if (out->fd < 0 || !out->path)
-            status = ni_fail_errno(err, path, "open");
-        if (out->fd >= DESCRIPTORS || status != NB_OK) {
-            close(out->fd);
-            out->fd = -1;
-        }
+        status = take_file(path, out, err);
     }
     ni_file_map_close(&map);
+    return status;
+}
+
+nb_status ni_shard_open(const char *path, ni_shard *out, nb_error *err) {
+    *out = (ni_shard){.fd = -1};
+    nb_status status = ni_foreign_shard_is(path) ? open_foreign(path, out, err) : open_told(path, out, err);
     if (status != NB_OK)
         ni_shard_close(out);
     return status;

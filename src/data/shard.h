@@ -1,9 +1,10 @@
 /* shard.h: files of tokens.
  *
- * Two layouts are read, piece by piece: a file that is cut while it is read is an error, never a dead process.
+ * These layouts are read, piece by piece: a file that is cut while it is read is an error, never a dead process.
  *   llm.c .bin   256 int32 (magic, version, count, zeros), then the tokens;
  *                magic 20240520 version 1: uint16; magic 20240801 version 7: uint32
  *   .npy         one dimension of uint16 or uint32
+ * and those of shard_foreign.h, whose names say what they are: NAME.idx, uint16:NAME, uint32:NAME.
  * The .bin layout is written. Format: github.com/karpathy/llm.c, dev/data/data_common.py. What we write is sealed:
  * int32 3 is NI_SHARD_SEAL, 4 and 5 are the XXH3-64 of the header with these two as 0, seeded by the XXH3-64 of the
  * tokens.
@@ -29,7 +30,7 @@ typedef struct ni_shard {
     bool sealed;
 } ni_shard;
 
-/* Opens a file; its layout is told by its first bytes. */
+/* Opens a file; its layout is told by its name (shard_foreign.h) or its first bytes. */
 nb_status ni_shard_open(const char *path, ni_shard *out, nb_error *err);
 /* The same over bytes in memory, which must outlive the shard. */
 nb_status ni_shard_parse(const void *bytes, size_t size, ni_shard *out, nb_error *err);

@@ -206,6 +206,12 @@ int32_t ni_tokenizer_begin_of_text(const ni_tokenizer *tokenizer) {
     return tokenizer->begin_of_text;
 }
 
+const struct ni_sp *ni_tokenizer_sp(const ni_tokenizer *tokenizer, const void **model, size_t *size) {
+    *model = tokenizer->model;
+    *size = tokenizer->model_size;
+    return tokenizer->sp;
+}
+
 void ni_tokenizer_free(ni_tokenizer *tokenizer) {
     if (!tokenizer)
         return;
@@ -331,13 +337,20 @@ static nb_status make_from(const ni_tokenizer_kept *kept, const char *folder, ni
                    folder);
 }
 
-/* Folders of another maker say what opens a text. */
+/* Folders of another maker say what opens a text: their tokenizer.json, which transformers believes before the other
+ * file and into which version 5 moves add_bos_token when it saves, else their tokenizer_config.json. */
 static void find_begin_of_text(ni_tokenizer *t) {
-    const ni_kept_file *config = ni_kept_find(&t->kept, NI_TOKENIZER_CONFIG);
+    const ni_kept_file *config = ni_kept_find(&t->kept, NI_TOKENIZER_CONFIG),
+                       *fast = ni_kept_find(&t->kept, NI_TOKENIZER_JSON);
     char piece[NI_PIECE_ROOM];
-    if (!t->sp || !config->bytes || ni_is_own_config(config->bytes, config->size))
+    if (!t->sp || ni_is_own_config(config->bytes, config->size))
         return;
-    t->begin_of_text = ni_config_opens(config->bytes, config->size, piece) ? ni_sp_id(t->sp, piece) : -1;
+    if (!ni_json_opens(fast->bytes, fast->size, piece)) {
+        if (!config->bytes)
+            return;
+        ni_config_opens(config->bytes, config->size, piece);
+    }
+    t->begin_of_text = *piece ? ni_sp_id(t->sp, piece) : -1;
 }
 
 static nb_status load_folder(const char *folder, ni_tokenizer **out, nb_error *err) {

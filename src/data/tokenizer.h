@@ -38,6 +38,9 @@ bool ni_tokenizer_equal(const ni_tokenizer *a, const ni_tokenizer *b);
  * that came from a folder of another maker brings that folder's files along unchanged. */
 nb_status ni_tokenizer_save(const ni_tokenizer *tokenizer, const char *folder, nb_error *err);
 
+/* The SentencePiece model and its bytes; NULL for bytes. Both belong to the tokenizer. */
+const struct ni_sp *ni_tokenizer_sp(const ni_tokenizer *tokenizer, const void **model, size_t *size);
+
 /* A growing list of ids; begin with {0}. */
 typedef struct ni_tokens {
     int32_t *ids;

@@ -15,8 +15,7 @@ static char *dump_and_free(json_t *json) {
     return text;
 }
 
-/* Byte-level BPE writes each byte as a printable character: itself where it is one, else U+0100 and up in order. */
-static void name_of_byte(int byte, char name[3]) {
+void ni_name_of_byte(int byte, char name[3]) {
     int beyond = 0, code = byte;
     for (int b = 0; b <= byte; b++) {
         bool printable = (b >= '!' && b <= '~') || (b >= 0xA1 && b <= 0xAC) || b >= 0xAE;
@@ -50,7 +49,7 @@ char *ni_bytes_tokenizer_json(void) {
     json_t *vocab = json_object();
     for (int byte = 0; byte < 256; byte++) {
         char name[3];
-        name_of_byte(byte, name);
+        ni_name_of_byte(byte, name);
         ni_json_put(&vocab, name, json_integer(byte));
     }
     ni_json_put(&vocab, end_name, json_integer(256));
@@ -80,8 +79,34 @@ char *ni_sentencepiece_config_json(const char *end_of_text) {
                                    "clean_up_tokenization_spaces", 0, kind_key, "sentencepiece"));
 }
 
+/* transformers writes "no limit" as the integer 1000000000000000019884624838656, which jansson refuses: what has more
+ * digits than it can hold gets a fraction, in a copy. */
+static json_t *load_config(const char *json, size_t size) {
+    enum { DIGITS_MOST = 18 };
+    char *copy = json ? malloc(size + size / DIGITS_MOST * 2 + 2) : NULL, before = 0;
+    size_t used = 0, digits = 0;
+    bool in_string = false, escaped = false;
+    for (size_t i = 0; copy && i < size; i++) {
+        char c = json[i];
+        bool is_digit = !in_string && c >= '0' && c <= '9';
+        if (!is_digit && digits > DIGITS_MOST && !memchr(".eE+", before, 4) && !memchr(".eE", c, 3)) {
+            memcpy(copy + used, ".0", 2);
+            used += 2;
+        }
+        before = is_digit ? before : c;
+        digits = is_digit ? digits + 1 : 0;
+        if (c == '"' && !escaped)
+            in_string = !in_string;
+        escaped = in_string && c == '\\' && !escaped;
+        copy[used++] = c;
+    }
+    json_t *config = copy ? ni_json_load(copy, used, NULL) : NULL;
+    free(copy);
+    return config;
+}
+
 static bool is_of_kind(const char *json, size_t size, const char *wanted) {
-    json_t *config = json ? json_loadb(json, size, JSON_REJECT_DUPLICATES, NULL) : NULL;
+    json_t *config = load_config(json, size);
     const char *kind = json_string_value(json_object_get(config, kind_key));
     bool is = kind && (!wanted || strcmp(kind, wanted) == 0);
     json_decref(config);
@@ -97,7 +122,7 @@ bool ni_is_own_config(const char *json, size_t size) {
 }
 
 bool ni_config_opens(const char *json, size_t size, char piece[NI_PIECE_ROOM]) {
-    json_t *config = json_loadb(json, size, JSON_REJECT_DUPLICATES, NULL);
+    json_t *config = load_config(json, size);
     const json_t *adds = json_object_get(config, "add_bos_token"), *token = json_object_get(config, "bos_token");
     const char *class = json_string_value(json_object_get(config, "tokenizer_class"));
     const char *text = json_string_value(json_is_object(token) ? json_object_get(token, "content") : token);
@@ -110,8 +135,34 @@ bool ni_config_opens(const char *json, size_t size, char piece[NI_PIECE_ROOM]) {
     return *piece != 0; /* one that is asked for and not named opens nothing */
 }
 
+/* The template among what a tokenizer.json does after encoding: it itself, or one of a sequence. */
+static const json_t *find_template(const json_t *processor) {
+    const char *type = json_string_value(json_object_get(processor, "type"));
+    if (type && strcmp(type, "TemplateProcessing") == 0)
+        return processor;
+    const json_t *found = NULL, *all = json_object_get(processor, "processors");
+    for (size_t i = 0; !found && i < json_array_size(all); i++) {
+        const json_t *one = json_array_get(all, i);
+        type = json_string_value(json_object_get(one, "type"));
+        found = type && strcmp(type, "TemplateProcessing") == 0 ? one : NULL;
+    }
+    return found;
+}
+
+bool ni_json_opens(const char *json, size_t size, char piece[NI_PIECE_ROOM]) {
+    json_t *tokenizer = json ? ni_json_load(json, size, NULL) : NULL;
+    const json_t *template = find_template(json_object_get(tokenizer, "post_processor"));
+    const json_t *first = json_array_get(json_object_get(template, "single"), 0);
+    const char *text = json_string_value(json_object_get(json_object_get(first, "SpecialToken"), "id"));
+    bool says = first != NULL;
+    strcpy(piece, "");
+    strncat(piece, text ? text : "", NI_PIECE_ROOM - 1);
+    json_decref(tokenizer);
+    return says;
+}
+
 char *ni_config_opening_with(const char *json, size_t size, const char *piece) {
-    json_t *config = json_loadb(json, size, JSON_REJECT_DUPLICATES, NULL);
+    json_t *config = load_config(json, size);
     if (!json_is_object(config)) {
         json_decref(config);
         config = json_object();
@@ -122,7 +173,7 @@ char *ni_config_opening_with(const char *json, size_t size, const char *piece) {
 }
 
 char *ni_json_opening_with(const char *json, size_t size, const char *piece, int id) {
-    json_t *tokenizer = json_loadb(json, size, JSON_REJECT_DUPLICATES, NULL);
+    json_t *tokenizer = ni_json_load(json, size, NULL);
     if (json_is_object(tokenizer))
         ni_json_put(&tokenizer, "post_processor", opening_with(piece, id));
     return dump_and_free(tokenizer);

@@ -8,6 +8,9 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+/* Byte-level BPE writes each byte as a printable character: itself where it is one, else U+0100 and up in order. */
+void ni_name_of_byte(int byte, char name[3]);
+
 /* tokenizer.json of the bytes tokenizer: byte-level BPE without merges. */
 char *ni_bytes_tokenizer_json(void);
 
@@ -24,6 +27,9 @@ enum { NI_PIECE_ROOM = 128 };
 /* Whether a tokenizer of another maker puts a piece before a text, by its tokenizer_config.json, as transformers does:
  * where the file does not say it, LLaMA's and Gemma's classes do and others do not. */
 bool ni_config_opens(const char *json, size_t size, char piece[NI_PIECE_ROOM]);
+
+/* Whether a tokenizer.json says what it puts before a text, and that piece; "" for nothing. */
+bool ni_json_opens(const char *json, size_t size, char piece[NI_PIECE_ROOM]);
 
 /* Such a file and a tokenizer.json, changed so that `piece` opens a text. What is no JSON object gives a new file in
  * the first case, NULL in the second. */

@@ -18,7 +18,7 @@ nb_status ni_mpi_open(const ni_place *place, ni_wire *out, nb_error *err) {
                        (int)place->rank, (int)place->world);
     if (!ni_find_function(library, NI_MPI_OPEN, &open))
         return nb_fail(err, NB_UNSUPPORTED, "mpi: " LIBRARY " is of another version than this program; hint: make");
-    const char *said = open(NI_MPI_FIT, out);
+    const char *said = open(NI_MPI_FIT, place->patience, out);
     if (said)
         return nb_fail(err, NB_UNSUPPORTED, "mpi: " LIBRARY " %s", said);
     if (out->rank == place->rank && out->world == place->world)

@@ -56,14 +56,14 @@ static nb_status no(const ni_place *p, const char *what, nb_error *err) {
 /* Waits until the socket can be read (or written), at most until `until`. */
 static bool ready(int socket, short events, double until) {
     struct pollfd wait = {.fd = socket, .events = events};
-    for (;;) {
-        const double left = until - now();
-        const int found = poll(&wait, 1, left > 0 ? (int)(left * 1e3) + 1 : 0);
+    for (double left; (left = until - now()) > 0;) {
+        const int found = poll(&wait, 1, (int)(left * 1e3) + 1);
         if (found > 0)
             return true;
-        if (found == 0 || errno != EINTR)
+        if (found < 0 && errno != EINTR)
             return false;
     }
+    return false;
 }
 
 static bool send_all(int socket, const void *data, size_t bytes) {
@@ -113,7 +113,8 @@ static int listen_at(int port, uint16_t *chosen) {
         bound = s >= 0 && setsockopt(s, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes) == 0 &&
                 bind(s, (struct sockaddr *)&four, sizeof four) == 0;
     }
-    if (!bound || listen(s, SOMAXCONN) != 0 || getsockname(s, (struct sockaddr *)&at, &size) != 0) {
+    if (!bound || listen(s, SOMAXCONN) != 0 || fcntl(s, F_SETFL, O_NONBLOCK) != 0 ||
+        getsockname(s, (struct sockaddr *)&at, &size) != 0) {
         const int why = errno;
         if (s >= 0)
             close(s);
@@ -125,11 +126,18 @@ static int listen_at(int port, uint16_t *chosen) {
     return s;
 }
 
-static int call(const struct sockaddr *at, socklen_t size) {
+/* Calls and sends end here: a peer that lives and takes nothing is not waited for. */
+static bool limit(int socket, double until) {
+    const double left = until - now();
+    const struct timeval most = {.tv_sec = left > 1 ? (time_t)left : 1};
+    return setsockopt(socket, SOL_SOCKET, SO_SNDTIMEO, &most, sizeof most) == 0;
+}
+
+static int call(const struct sockaddr *at, socklen_t size, double until) {
     int s = socket(at->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (s >= 0 && connect(s, at, size) == 0)
+    if (s >= 0 && limit(s, until) && connect(s, at, size) == 0)
         return s;
-    const int why = errno;
+    const int why = errno == EINPROGRESS ? ETIMEDOUT : errno;
     if (s >= 0)
         close(s);
     errno = why;
@@ -151,7 +159,7 @@ static nb_status call_rank_0(const ni_place *p, double until, int *out, nb_error
         }
         *out = -1;
         for (const struct addrinfo *a = found; a && *out < 0; a = a->ai_next)
-            *out = call(a->ai_addr, a->ai_addrlen);
+            *out = call(a->ai_addr, a->ai_addrlen, until);
         snprintf(why, sizeof why, "rank 0 did not answer (%.100s)", strerror(errno));
         freeaddrinfo(found);
         if (*out >= 0)
@@ -165,13 +173,14 @@ static nb_status next_caller(const ni_place *p, int door_socket, uint64_t secret
                              hello *caller, int *who, nb_error *err) {
     *who = -1;
     while (ready(door_socket, POLLIN, until)) {
-        const int s = accept(door_socket, NULL, NULL);
+        const int s = accept(door_socket, NULL, NULL); /* does not wait: a caller may be gone again */
         const double soon = now() + 5;
         if (s < 0)
             continue;
         fcntl(s, F_SETFD, FD_CLOEXEC);
-        if (!receive_all(s, caller, sizeof *caller, soon < until ? soon : until) || caller->magic != MAGIC ||
-            caller->fit != FIT || caller->secret != secret) {
+        fcntl(s, F_SETFL, 0);
+        if (!limit(s, until) || !receive_all(s, caller, sizeof *caller, soon < until ? soon : until) ||
+            caller->magic != MAGIC || caller->fit != FIT || caller->secret != secret) {
             close(s);
             continue;
         }
@@ -248,7 +257,7 @@ static nb_status call_and_be_called(const ni_place *p, int listening, uint16_t p
     if (!receive_all(sockets[0], doors, (size_t)p->world * sizeof *doors, until))
         return late(p, "rank 0 did not say where the others are, or ended: not all ranks came", err);
     for (int32_t r = 1; r < p->rank; r++) {
-        sockets[r] = call((const struct sockaddr *)&doors[r].at, doors[r].size);
+        sockets[r] = call((const struct sockaddr *)&doors[r].at, doors[r].size, until);
         if (sockets[r] < 0)
             return no(p, "calling another rank", err);
         NB_TRY(introduce(p, sockets[r], port, doors[r].secret, err));

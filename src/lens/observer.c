@@ -135,8 +135,12 @@ static void sample_operand(ni_observer *o, watched *w, const nb_lens_operand *se
                                o->options.hot_channels);
     if (seen->role == NB_FPROP_W && ni_bin_distances(&o->record, seen, shares))
         ni_record_vector(&o->record, w->prefix, "bin_distances", shares, 10);
-    if (!w->told)
+    if (!w->told) {
         ni_note_skipped(&o->skipped, w->prefix, seen);
+        if (seen->role == NB_FPROP_W && seen->quantized && o->options.window <= 0)
+            ni_skip_note(&o->skipped, "oscillation",
+                         "no step follows a sample, for lens.window or lens.every is too short", w->prefix);
+    }
     w->told = true;
 }
 

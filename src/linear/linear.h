@@ -12,6 +12,7 @@
  *     weight.c       the masters behind W
  *     pass.c         a pass: which terms, which operands, which products
  *     mechanism.h    what a mechanism can change
+ *     alone.c        a group without a model, for programs outside (nibble/linear.h)
  *
  * Random bits are keyed by names: X by the group's input, dY and W by the layer; fresh Hadamard signs by the input in
  * fprop and wgrad and by the layer in dgrad, so that both operands of a GEMM share them.
@@ -21,10 +22,11 @@
 
 #include "backend/table.h"
 #include "linear/mechanism.h"
+#include "nibble/linear.h"
 #include "nibble/pass.h"
 #include "nibble/recipe.h"
 
-#define NI_GROUP_LAYERS 8
+#define NI_GROUP_LAYERS NB_LINEAR_LAYERS
 #define NI_GROUP_MECHANISMS 8
 
 /* Where a master that is kept in few bits is decoded: one for all layers of a model. */
@@ -166,5 +168,13 @@ nb_status ni_linear_check(const ni_linear_group *group, const ni_linear *layer, 
 /* Formats of both operands ("nvfp4 1x16 x nvfp4 16x16"), the kernel that multiplies them, and why. */
 void ni_linear_census(const ni_linear_group *group, const ni_linear *layer, ni_gemm gemm, char *formats, size_t size,
                       const char **kernel, const char **reason);
+
+/* ---- what its mechanisms keep and say (state.c): each returns how many there are, and writes at most `most` ---- */
+
+int32_t ni_linear_group_state(const ni_linear_group *group, nb_state_tensor *tensors, int32_t most);
+int32_t ni_linear_group_combined(const ni_linear_group *group, ni_combine how, ni_mechanism_tensor *out, int32_t most);
+int32_t ni_linear_group_census(const ni_linear_group *group, nb_census_row *rows, int32_t most);
+int32_t ni_linear_group_doubts(const ni_linear_group *group, char *text, size_t size);
+nb_status ni_linear_group_loaded(ni_linear_group *group, nb_error *err); /* the tensors were written */
 
 #endif

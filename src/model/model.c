@@ -296,6 +296,11 @@ ni_param_array *ni_model_gradients(nb_model *model) {
     return &model->params.grads;
 }
 
+void ni_model_watch_gradients(nb_model *model, ni_gradient_watch *watch, void *self) {
+    model->params.final = watch;
+    model->params.final_self = self;
+}
+
 ni_master_bytes ni_model_master_bytes(const nb_model *model) {
     return (ni_master_bytes){model->params.values_bytes, model->params.narrow_bytes, model->params.room_bytes};
 }

@@ -42,6 +42,18 @@ nb_status ni_param_array_create(nb_backend *be, const nb_param *params, int32_t 
     return NB_OK;
 }
 
+nb_status ni_param_array_create_part(nb_backend *be, const nb_param *params, int32_t count, int32_t begin, int32_t end,
+                                     nb_dtype dtype, nb_scale_rule rule, const char *what, ni_param_array *out,
+                                     nb_error *err) {
+    const int64_t from = begin < end ? params[begin].offset : 0;
+    const int64_t to = begin < end ? params[end - 1].offset + params[end - 1].rows * params[end - 1].cols : 1;
+    *out = (ni_param_array){.be = be, .dtype = dtype, .rule = rule, .count = count, .elements = to - from};
+    NB_TRY(take_memory(out, what, err));
+    for (int32_t i = begin; i < end; i++)
+        out->at[i] = (ni_param_place){params[i].offset - from, params[i].rows * params[i].cols};
+    return NB_OK;
+}
+
 nb_status ni_param_array_create_like(const ni_param_array *like, const char *what, ni_param_array *out, nb_error *err) {
     *out = (ni_param_array){
         .be = like->be, .dtype = like->dtype, .rule = like->rule, .count = like->count, .elements = like->elements};

@@ -27,6 +27,10 @@ typedef struct ni_param_array {
 /* Zeroes. `what` names it if there is no memory: "first moments". */
 nb_status ni_param_array_create(nb_backend *be, const nb_param *params, int32_t count, nb_dtype dtype,
                                 nb_scale_rule rule, const char *what, ni_param_array *out, nb_error *err);
+/* For the tensors begin .. end - 1 alone; the others are not asked for. */
+nb_status ni_param_array_create_part(nb_backend *be, const nb_param *params, int32_t count, int32_t begin, int32_t end,
+                                     nb_dtype dtype, nb_scale_rule rule, const char *what, ni_param_array *out,
+                                     nb_error *err);
 /* Another of the same kind. */
 nb_status ni_param_array_create_like(const ni_param_array *like, const char *what, ni_param_array *out, nb_error *err);
 void ni_param_array_free(ni_param_array *array);
@@ -49,6 +53,11 @@ void ni_param_array_sum_squares(const ni_param_array *array, double *parts);
 
 /* The gradients of a model made for training, as its recipe keeps them. */
 ni_param_array *ni_model_gradients(nb_model *model);
+
+/* Called in a backward pass, on its thread, where gradients are real: those from `element` of their array on are done.
+ */
+typedef void ni_gradient_watch(void *self, int64_t element);
+void ni_model_watch_gradients(nb_model *model, ni_gradient_watch *watch, void *self);
 
 /* Masters, of any type. ni_model_param_open gives one in real, in place or decoded until the next is opened; what is
  * written there counts once it is closed. */

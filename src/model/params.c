@@ -92,6 +92,8 @@ void ni_params_begin_backward(ni_params *params) {
 
 void ni_params_pack(ni_params *params, int32_t section) {
     nb_backend *be = params->be;
+    if (!params->window && params->final)
+        params->final(params->final_self, params->list[section].offset);
     for (int32_t i = section; params->window && i < params->count && params->section_of[i] == section; i++) {
         const ni_scaled to = ni_param_array_at(&params->grads, i);
         be->ops->scaled_encode(be, &to, ni_params_grad(params, i), length_of(params, i));

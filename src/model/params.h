@@ -34,6 +34,8 @@ typedef struct ni_params {
     ni_param_array grads; /* empty unless training */
     void *window;         /* real; NULL where grads are real */
     size_t window_bytes;
+    ni_gradient_watch *final; /* is told what a backward pass is done with; NULL: nobody */
+    void *final_self;
     int64_t *window_at; /* [count]: element of the window where each gradient is added up */
 } ni_params;
 
@@ -63,8 +65,8 @@ void *ni_params_grad(const ni_params *params, int32_t index); /* where backward 
 /* Where gradients are real. */
 void ni_params_zero_gradient(ni_params *params, int32_t index);
 
-/* Clears the gradients; then packs the section that begins with tensor `section`, once it is complete. Both do nothing
- * where gradients are real. */
+/* Clears the gradients; then packs the section that begins with tensor `section`, once it is complete. Where gradients
+ * are real there is nothing to do but to tell who watches. */
 void ni_params_begin_backward(ni_params *params);
 void ni_params_pack(ni_params *params, int32_t section);
 

@@ -85,20 +85,10 @@ int32_t nb_model_memory(const nb_model *model, nb_memory_row *rows, int32_t max_
 /* ---- census ---- */
 
 int32_t nb_model_census(const nb_model *model, nb_census_row *rows, int32_t max_rows) {
-    const ni_gemm gemms = model->training ? NI_GEMM_COUNT : NI_GEMM_DGRAD;
     int32_t count = 0;
     for (int32_t i = 0; i < model->group_count; i++) {
-        const ni_linear_group *group = model->groups[i];
-        for (int32_t j = 0; j < group->count; j++)
-            for (ni_gemm gemm = NI_GEMM_FPROP; gemm < gemms; gemm++, count++) {
-                if (count >= max_rows)
-                    continue;
-                nb_census_row *row = &rows[count];
-                snprintf(row->module, sizeof row->module, "%s", group->layers[j].name);
-                row->gemm = ni_gemm_name(gemm);
-                ni_linear_census(group, &group->layers[j], gemm, row->formats, sizeof row->formats, &row->kernel,
-                                 &row->reason);
-            }
+        int32_t room = count < max_rows ? max_rows - count : 0;
+        count += ni_linear_group_census(model->groups[i], rows + (room ? count : 0), room);
     }
     for (int32_t i = 0; i < 2 * model->config.layers; i++) {
         const ni_branch *branch = &model->branches[i];
@@ -117,68 +107,35 @@ int32_t nb_model_census(const nb_model *model, nb_census_row *rows, int32_t max_
 
 /* ---- state of mechanisms ---- */
 
-enum { MOST_TENSORS = 64 }; /* of one mechanism in one group */
-
-static int32_t group_state(const ni_linear_group *group, nb_state_tensor *tensors, int32_t max_tensors) {
-    int32_t count = 0;
-    for (int32_t i = 0; i < group->mechanism_count; i++) {
-        const ni_attached_mechanism *m = &group->mechanisms[i];
-        ni_mechanism_tensor list[MOST_TENSORS];
-        int32_t found = m->table->tensors ? m->table->tensors(m->state, list, MOST_TENSORS) : 0;
-        for (int32_t t = 0; t < found && t < MOST_TENSORS; t++) {
-            if (list[t].combine == NI_COMBINE_SUM || count++ >= max_tensors) /* sums are of a step: nobody keeps them */
-                continue;
-            const char *owner = list[t].layer < 0 ? group->input : group->layers[list[t].layer].name;
-            nb_state_tensor *out = &tensors[count - 1];
-            *out = (nb_state_tensor){
-                .dtype = list[t].dtype, .elements = list[t].elements, .data = list[t].data, .on_host = list[t].on_host};
-            snprintf(out->name, sizeof out->name, "%s/%s.%s", owner, m->table->name, list[t].name);
-        }
-    }
-    return count;
-}
-
 int32_t nb_model_state(nb_model *model, nb_state_tensor *tensors, int32_t max_tensors) {
     int32_t count = 0;
     for (int32_t i = 0; i < model->group_count; i++) {
         int32_t room = count < max_tensors ? max_tensors - count : 0;
-        count += group_state(model->groups[i], tensors + (room ? count : 0), room);
+        count += ni_linear_group_state(model->groups[i], tensors + (room ? count : 0), room);
     }
     return count;
 }
 
 int32_t ni_model_combined(nb_model *model, ni_combine how, ni_mechanism_tensor *out, int32_t most) {
     int32_t count = 0;
-    for (int32_t i = 0; i < model->group_count; i++)
-        for (int32_t j = 0; j < model->groups[i]->mechanism_count; j++) {
-            const ni_attached_mechanism *m = &model->groups[i]->mechanisms[j];
-            ni_mechanism_tensor list[MOST_TENSORS];
-            const int32_t found = m->table->tensors ? m->table->tensors(m->state, list, MOST_TENSORS) : 0;
-            for (int32_t t = 0; t < found && t < MOST_TENSORS; t++)
-                if (list[t].combine == how && count++ < most)
-                    out[count - 1] = list[t];
-        }
+    for (int32_t i = 0; i < model->group_count; i++) {
+        int32_t room = count < most ? most - count : 0;
+        count += ni_linear_group_combined(model->groups[i], how, out + (room ? count : 0), room);
+    }
     return count;
 }
 
 nb_status nb_model_state_loaded(nb_model *model, nb_error *err) {
     for (int32_t i = 0; i < model->group_count; i++)
-        for (int32_t j = 0; j < model->groups[i]->mechanism_count; j++) {
-            const ni_attached_mechanism *m = &model->groups[i]->mechanisms[j];
-            if (m->table->loaded)
-                NB_TRY(m->table->loaded(m->state, err));
-        }
+        NB_TRY(ni_linear_group_loaded(model->groups[i], err));
     return NB_OK;
 }
 
 int32_t nb_model_doubts(const nb_model *model, char *text, size_t size) {
     int32_t count = 0;
-    for (int32_t i = 0; i < model->group_count; i++)
-        for (int32_t j = 0; j < model->groups[i]->mechanism_count; j++) {
-            const ni_attached_mechanism *m = &model->groups[i]->mechanisms[j];
-            char later[256];
-            if (m->table->doubt)
-                count += m->table->doubt(m->state, count ? later : text, count ? sizeof later : size);
-        }
+    for (int32_t i = 0; i < model->group_count; i++) {
+        char later[256];
+        count += ni_linear_group_doubts(model->groups[i], count ? later : text, count ? sizeof later : size);
+    }
     return count;
 }

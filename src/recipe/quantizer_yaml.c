@@ -496,7 +496,7 @@ ni_operand_fields ni_quantizer_to_fields(const nb_quantizer *q) {
     return f;
 }
 
-nb_status ni_quantizer_parse(const char *text, nb_quantizer *out, nb_error *err) {
+nb_status nb_quantizer_parse(const char *text, nb_quantizer *out, nb_error *err) {
     ni_yaml doc = {0};
     ni_operand_fields fields;
     nb_status status = ni_yaml_parse_into(&doc, text, strlen(text), "quantizer", false, &doc.root, err);

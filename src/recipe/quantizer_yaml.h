@@ -8,6 +8,7 @@
 
 #include "config/keys.h"
 #include "nibble/format.h"
+#include "nibble/recipe.h"
 
 typedef struct ni_operand_fields {
     int32_t from;  /* nb_role */
@@ -41,9 +42,5 @@ nb_status ni_quantizer_resolve(const ni_operand_fields *fields, const ni_yaml_no
 /* Nothing said; and everything said that means something. */
 ni_operand_fields ni_operand_no_fields(void);
 ni_operand_fields ni_quantizer_to_fields(const nb_quantizer *q);
-
-/* Reads "{format: nvfp4, block: 16x16, round: stochastic}" or an alias: bf16, nvfp4, nvfp4-2d, nvfp4-outer128, mxfp4,
- * mxfp8, fp4-row, fp4-tensor. What is not said takes the format's default. */
-nb_status ni_quantizer_parse(const char *text, nb_quantizer *out, nb_error *err);
 
 #endif

@@ -162,3 +162,7 @@ nb_recipe nb_recipe_bf16(void) {
         recipe.roles[role].quantizer = nb_quantizer_bf16();
     return recipe;
 }
+
+nb_quantizer nb_recipe_quantizer(const nb_recipe *recipe, nb_role role) {
+    return recipe->roles[role].quantizer;
+}

@@ -1,8 +1,12 @@
 /* recipe_yaml.c: the keys of a recipe file; loads and prints it. */
 #include "recipe/recipe_yaml.h"
+#include "base/text.h"
 #include "recipe/mechanism.h"
 
 #include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 #define RECIPE(field) NI_FIELD(ni_recipe_file, recipe.field)
 #define MECHANISM(name, about)                                                                                         \
@@ -228,6 +232,39 @@ nb_status nb_recipe_load(const char *name_or_path, const char *recipes_dir, nb_r
     NB_TRY(ni_recipe_load_tree(name_or_path, recipes_dir, out, &tree, err));
     ni_yaml_free(&tree);
     return NB_OK;
+}
+
+nb_status nb_recipe_open(const char *name_or_path, const char *recipes_dir, nb_recipe **out, nb_error *err) {
+    *out = malloc(sizeof **out);
+    if (!*out)
+        return nb_fail(err, NB_NO_MEMORY, "no memory for a recipe");
+    nb_status status = nb_recipe_load(name_or_path, recipes_dir, *out, err);
+    if (status == NB_OK)
+        return NB_OK;
+    free(*out);
+    *out = NULL;
+    return status;
+}
+
+void nb_recipe_close(nb_recipe *recipe) {
+    free(recipe);
+}
+
+size_t nb_recipe_text(const nb_recipe *recipe, char *text, size_t size) {
+    char *whole = NULL;
+    size_t length = 0;
+    FILE *to = open_memstream(&whole, &length);
+    if (!to)
+        return 0;
+    bool printed = ni_recipe_print(recipe, NULL, NI_COMMENTS_NONE, to);
+    whole = ni_memory_text(to, &whole, printed);
+    if (!whole)
+        return 0;
+    if (size)
+        snprintf(text, size, "%s", whole);
+    length = strlen(whole);
+    free(whole);
+    return length;
 }
 
 bool ni_recipe_print(const nb_recipe *recipe, const ni_yaml_node *root, ni_keys_comments comments, FILE *to) {

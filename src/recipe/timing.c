@@ -20,6 +20,10 @@ static bool is_late(const nb_late_switch *late) {
     return late->at < 1 && (late->forward || late->backward);
 }
 
+bool nb_recipe_switched(const nb_recipe *recipe, int64_t step, int64_t steps) {
+    return steps > 0 && recipe->late_switch.at < 1 && step >= nb_step_of(recipe->late_switch.at, steps);
+}
+
 /* ---- recipes that a run is too short for ---- */
 
 nb_status nb_recipe_check_steps(const nb_recipe *recipe, int64_t steps, nb_error *err) {

@@ -22,6 +22,7 @@ typedef struct slot {
     char mechanism[16]; /* that keeps it; empty for moments */
     bool anew;          /* loading leaves it as it is */
     int32_t master;     /* parameter + 1 whose master's scale this is; 0 = none */
+    int32_t owner;      /* the rank that has it, where moments are shared out; -1: all have it */
 } slot;
 
 typedef struct slot_list {
@@ -53,18 +54,21 @@ static ni_tensor_dtype file_dtype(nb_dtype type) {
 
 /* ---- the tensors of a trainer ---- */
 
-static void add_moments(slot_list *list, const char *prefix, const nb_param *param, const ni_scaled *moments) {
+static void add_moments(slot_list *list, const char *prefix, const nb_param *param, const ni_scaled *moments,
+                        int32_t owner) {
     slot *to = &list->slots[list->count++];
     *to = (slot){.dtype = file_dtype(moments->dtype),
                  .rank = param->rank,
                  .shape = {param->rows, param->cols},
                  .bytes = (size_t)(param->rows * param->cols) * nb_dtype_size(moments->dtype),
-                 .data = moments->data};
+                 .data = moments->data,
+                 .owner = owner};
     snprintf(to->name, sizeof to->name, "%s/%s", prefix, param->name);
     if (!moments->scale)
         return;
     to = &list->slots[list->count++];
-    *to = (slot){.dtype = NI_ST_F32, .rank = 1, .shape = {1, 1}, .bytes = sizeof(float), .data = moments->scale};
+    *to = (slot){
+        .dtype = NI_ST_F32, .rank = 1, .shape = {1, 1}, .bytes = sizeof(float), .data = moments->scale, .owner = owner};
     snprintf(to->name, sizeof to->name, "%s_scale/%s", prefix, param->name);
 }
 
@@ -77,7 +81,8 @@ static void add_master_scale(slot_list *list, const nb_param *param, int32_t ind
                  .shape = {1, 1},
                  .bytes = sizeof(float),
                  .data = master->scale,
-                 .master = index + 1};
+                 .master = index + 1,
+                 .owner = -1};
     snprintf(to->name, sizeof to->name, "master_scale/%s", param->name);
 }
 
@@ -89,7 +94,8 @@ static void add_mechanism(slot_list *list, const nb_state_tensor *state) {
                  .shape = {state->elements, 1},
                  .bytes = (size_t)state->elements * nb_dtype_size(state->dtype),
                  .data = state->data,
-                 .on_host = state->on_host};
+                 .on_host = state->on_host,
+                 .owner = -1};
     snprintf(to->name, sizeof to->name, "state/%s", state->name);
     snprintf(to->mechanism, sizeof to->mechanism, "%.*s", (int)strcspn(name, "."), name);
 }
@@ -107,8 +113,9 @@ static nb_status list_slots(nb_trainer *t, slot_list *list, nb_error *err) {
     nb_model_state(t->model, state, states);
     for (int32_t i = 0; i < params; i++) {
         const ni_scaled m = ni_param_array_at(&t->optimizer.m, i), v = ni_param_array_at(&t->optimizer.v, i);
-        add_moments(list, "exp_avg", nb_model_param(t->model, i), &m);
-        add_moments(list, "exp_avg_sq", nb_model_param(t->model, i), &v);
+        const int32_t owner = t->share.out ? ni_share_owner(&t->share, i) : -1;
+        add_moments(list, "exp_avg", nb_model_param(t->model, i), &m, owner);
+        add_moments(list, "exp_avg_sq", nb_model_param(t->model, i), &v, owner);
     }
     for (int32_t i = 0; i < params; i++) {
         const ni_scaled master = ni_model_master(t->model, i);
@@ -122,33 +129,76 @@ static nb_status list_slots(nb_trainer *t, slot_list *list, nb_error *err) {
 
 /* ---- writing ---- */
 
-/* Host copies are made only where the backend's memory is not the host's. */
-static nb_status write_slots(nb_trainer *t, const slot *slots, int32_t count, const char *path, nb_error *err) {
-    bool same_memory = t->be->ops->alloc == ni_host_alloc;
-    ni_file_tensor *tensors = calloc((size_t)count + 1, sizeof *tensors);
-    nb_status status = tensors ? NB_OK : nb_fail(err, NB_NO_MEMORY, "checkpoint: out of memory");
-    for (int32_t i = 0; status == NB_OK && i < count; i++) {
-        const slot *s = &slots[i];
+/* Where the bytes of slots come from as the file asks for them. */
+typedef struct source {
+    nb_trainer *t;
+    const slot *slots;
+    char *room; /* host: the largest slot */
+} source;
+
+static bool is_elsewhere(const nb_trainer *t, const slot *s) {
+    return s->owner >= 0 && s->owner != nb_ranks_rank(t->ranks);
+}
+
+/* The bytes on the host. Copies are made only where the backend's memory is not the host's. */
+static const void *on_host(const source *from, const slot *s) {
+    nb_backend *be = from->t->be;
+    if (s->on_host || be->ops->alloc == ni_host_alloc)
+        return s->data;
+    be->ops->download(be, from->room, s->data, s->bytes);
+    return from->room;
+}
+
+/* Rank 0, which writes, asks the one that has slot `index` for it; the others hear it too (ni_state_serve). */
+static nb_status ask(nb_trainer *t, int32_t index, const slot *s, void *to, nb_error *err) {
+    const int32_t world = nb_ranks_world(t->ranks);
+    NB_TRY(ni_ranks_broadcast(t->ranks, &index, sizeof index, err));
+    if (!s)
+        return NB_OK;
+    ni_letter *letters = calloc(2 * (size_t)world, sizeof *letters);
+    if (!letters)
+        return nb_fail(err, NB_NO_MEMORY, "checkpoint: out of memory");
+    letters[world + s->owner] = (ni_letter){to, s->bytes};
+    nb_status status = ni_ranks_trade(t->ranks, letters, letters + world, err);
+    free(letters);
+    return status;
+}
+
+static nb_status give_slot(void *context, int32_t index, const void **data, nb_error *err) {
+    const source *from = context;
+    const slot *s = &from->slots[index];
+    if (!is_elsewhere(from->t, s)) {
+        *data = on_host(from, s);
+        return NB_OK;
+    }
+    *data = from->room;
+    return ask(from->t, index, s, from->room, err);
+}
+
+static nb_status take_room(nb_trainer *t, const slot_list *list, source *out, nb_error *err) {
+    size_t most = 1;
+    for (int32_t i = 0; i < list->count; i++)
+        most = list->slots[i].bytes > most ? list->slots[i].bytes : most;
+    *out = (source){.t = t, .slots = list->slots, .room = malloc(most)};
+    return out->room ? NB_OK : nb_fail(err, NB_NO_MEMORY, "checkpoint: out of memory for %zu bytes", most);
+}
+
+static nb_status write_slots(nb_trainer *t, const slot_list *list, const char *path, nb_error *err) {
+    ni_file_tensor *tensors = calloc((size_t)list->count + 1, sizeof *tensors);
+    source from = {0};
+    nb_status status =
+        tensors ? take_room(t, list, &from, err) : nb_fail(err, NB_NO_MEMORY, "checkpoint: out of memory");
+    for (int32_t i = 0; status == NB_OK && i < list->count; i++) {
+        const slot *s = &list->slots[i];
         tensors[i] = (ni_file_tensor){.name = s->name,
                                       .dtype = s->dtype,
                                       .rank = s->rank,
                                       .shape = {s->shape[0], s->shape[1]},
-                                      .data = s->data,
                                       .bytes = s->bytes};
-        if (same_memory || s->on_host)
-            continue;
-        void *copy = malloc(s->bytes);
-        tensors[i].data = copy;
-        if (copy)
-            t->be->ops->download(t->be, copy, s->data, s->bytes);
-        else
-            status = nb_fail(err, NB_NO_MEMORY, "checkpoint: out of memory for %s", s->name);
     }
     if (status == NB_OK)
-        status = ni_safetensors_write(path, tensors, count, NULL, 0, err);
-    for (int32_t i = 0; tensors && !same_memory && i < count; i++)
-        if (!slots[i].on_host)
-            free((void *)tensors[i].data);
+        status = ni_safetensors_write_from(path, tensors, list->count, NULL, 0, give_slot, &from, err);
+    free(from.room);
     free(tensors);
     return status;
 }
@@ -157,9 +207,58 @@ nb_status ni_state_write(nb_trainer *t, const char *path, nb_error *err) {
     slot_list list;
     NB_TRY(t->be->ops->synchronize(t->be, err)); /* a fault that is still to be told must not become a checkpoint */
     NB_TRY(list_slots(t, &list, err));
-    nb_status status = write_slots(t, list.slots, list.count, path, err);
+    nb_status status = write_slots(t, &list, path, err);
     free(list.slots);
     return status;
+}
+
+/* ---- ranks that do not write ---- */
+
+enum { NOTHING_MORE = -1 };
+
+static nb_status answer(const source *from, int32_t index, ni_letter *letters, nb_error *err) {
+    nb_trainer *t = from->t;
+    const slot *s = &from->slots[index];
+    letters[0] = (ni_letter){0};
+    if (s->owner == nb_ranks_rank(t->ranks)) {
+        const void *data = on_host(from, s);
+        letters[0] = (ni_letter){(void *)data, s->bytes};
+    }
+    NB_TRY(t->be->ops->synchronize(t->be, err));
+    return ni_ranks_trade(t->ranks, letters, letters + nb_ranks_world(t->ranks), err);
+}
+
+static nb_status serve(const source *from, nb_error *err) {
+    nb_trainer *t = from->t;
+    ni_letter *letters = calloc(2 * (size_t)nb_ranks_world(t->ranks), sizeof *letters);
+    int32_t index = 0;
+    nb_status status = letters ? NB_OK : nb_fail(err, NB_NO_MEMORY, "checkpoint: out of memory");
+    while (status == NB_OK) {
+        status = ni_ranks_broadcast(t->ranks, &index, sizeof index, err);
+        if (status != NB_OK || index == NOTHING_MORE)
+            break;
+        status = answer(from, index, letters, err);
+    }
+    free(letters);
+    return status;
+}
+
+nb_status ni_state_serve(nb_trainer *t, nb_error *err) {
+    slot_list list;
+    source from = {0};
+    if (!t->share.out)
+        return NB_OK;
+    NB_TRY(list_slots(t, &list, err));
+    nb_status status = take_room(t, &list, &from, err);
+    if (status == NB_OK)
+        status = serve(&from, err);
+    free(from.room);
+    free(list.slots);
+    return status;
+}
+
+nb_status ni_state_served(nb_trainer *t, nb_error *err) {
+    return t->share.out ? ask(t, NOTHING_MORE, NULL, NULL, err) : NB_OK;
 }
 
 /* ---- reading ---- */
@@ -296,7 +395,7 @@ static nb_status convert_moments(nb_trainer *t, slot_list *list, const ni_safete
         for (int k = 0; k < 2; k++) {
             const char *name = nb_model_param(t->model, i)->name;
             slot *number = slot_of(list, kinds[k].prefix, name), *scale = slot_of(list, kinds[k].scale, name);
-            if (!number || fits(number, ni_safetensors_find(file, number->name)))
+            if (!number || is_elsewhere(t, number) || fits(number, ni_safetensors_find(file, number->name)))
                 continue;
             NB_TRY(convert_moment(t, file, path, kinds[k].prefix, kinds[k].moments, i, err));
             number->anew = true;
@@ -315,7 +414,7 @@ static nb_status read_slots(nb_trainer *t, slot_list *list, const ni_safetensors
         NB_TRY(convert_moments(t, list, file, path, err));
     }
     for (int32_t i = 0; i < list->count; i++)
-        if (!list->slots[i].anew)
+        if (!list->slots[i].anew && !is_elsewhere(t, &list->slots[i]))
             NB_TRY(read_slot(t, &list->slots[i], file, path, err));
     return NB_OK;
 }

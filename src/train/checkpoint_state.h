@@ -12,6 +12,11 @@
 
 nb_status ni_state_write(nb_trainer *t, const char *path, nb_error *err);
 
+/* Where moments are shared out, ni_state_write is rank 0's, which asks the others for theirs one by one. Meanwhile they
+ * are in ni_state_serve, until rank 0 comes to ni_state_served, however its writing ended. */
+nb_status ni_state_serve(nb_trainer *t, nb_error *err);
+nb_status ni_state_served(nb_trainer *t, nb_error *err);
+
 /* With the same recipe every tensor must be there as it was. Another may keep other things: moments go from the file's
  * type to its own, and a mechanism of which the file lacks a part begins anew as a whole. */
 nb_status ni_state_read(nb_trainer *t, const char *path, bool same_recipe, nb_error *err);

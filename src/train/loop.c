@@ -2,6 +2,7 @@
  * number goes bad. */
 #include "alike.h"
 #include "checkpoint.h"
+#include "checkpoint_state.h"
 #include "manifest.h"
 #include "recorder.h"
 #include "scales.h"
@@ -240,9 +241,9 @@ static void say_window(const nb_trainer *t) {
         note(t, NB_NOTE_INFO, "lens: oscillation is not measured, because the run has a single step; expected 2");
     else if (followed > 0)
         note(t, NB_NOTE_INFO,
-             "lens: weights are followed for %lld steps after a sample, not lens.window %lld: %s, %lld steps",
-             (long long)followed, (long long)window, every < t->steps ? "then comes lens.every" : "then the run ends",
-             (long long)(followed + 1));
+             "lens: weights are followed for %lld step%s after a sample, not lens.window %lld: %s, %lld steps",
+             (long long)followed, followed == 1 ? "" : "s", (long long)window,
+             every < t->steps ? "then comes lens.every" : "then the run ends", (long long)(followed + 1));
     else
         note(t, NB_NOTE_WARNING,
              "lens: oscillation is not measured, because samples are %lld step apart; expected lens.every and steps of "
@@ -288,11 +289,19 @@ static nb_status write_checkpoint(run *r, nb_error *err) {
     return NB_OK;
 }
 
-/* Rank 0 writes, the others wait for it. */
+/* Rank 0 writes, the others give it what it lacks. */
+static nb_status write_together(run *r, nb_error *err) {
+    nb_error ignored = {0};
+    if (!writes(r->t))
+        return ni_state_serve(r->t, err);
+    const nb_status status = write_checkpoint(r, err), served = ni_state_served(r->t, status == NB_OK ? err : &ignored);
+    return status == NB_OK ? served : status;
+}
+
 static nb_status save(run *r, nb_error *err) {
     if (r->saved == r->t->at.step)
         return NB_OK;
-    NB_TRY(nb_ranks_agree(r->t->ranks, writes(r->t) ? write_checkpoint(r, err) : NB_OK, err));
+    NB_TRY(nb_ranks_agree(r->t->ranks, write_together(r, err), err));
     r->saved = r->t->at.step;
     return NB_OK;
 }
@@ -334,12 +343,12 @@ static nb_status evaluate(run *r, nb_error *err) {
 }
 
 /* The way out of a run that fails: the last good state becomes a checkpoint, where there is one and the disk lets it.
- * Rank 0 has all of it, and asks nobody: the others may be gone. Returns whether the newest checkpoint is that of the
- * present step. */
+ * Rank 0 has all of it, and asks nobody: the others may be gone. Where it has not (share), nothing is kept. Returns
+ * whether the newest checkpoint is that of the present step. */
 static bool keep_last_good(run *r) {
     nb_trainer *t = r->t;
     nb_error none = {0};
-    if (!writes(t) || t->torn || t->at.step == 0 || r->unsaved == t->at.step || !t->model)
+    if (!writes(t) || t->share.out || t->torn || t->at.step == 0 || r->unsaved == t->at.step || !t->model)
         return false;
     if (r->saved != t->at.step && write_checkpoint(r, &none) != NB_OK)
         return false;
@@ -396,6 +405,8 @@ static nb_status give_up(run *r, const char *what, const char *where, nb_error *
     nb_trainer *t = r->t;
     char path[FILE_PATH_SIZE] = "";
     nb_error none;
+    if (t->share.out && !t->torn && t->at.step > 0) /* all ranks give up alike */
+        save(r, &none);
     keep_last_good(r);
     bool good = nb_checkpoint_newest(t->config.out, path, sizeof path, NULL, NULL, &none) == NB_OK;
     return nb_fail(err, NB_BAD_NUMBER,

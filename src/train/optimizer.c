@@ -5,17 +5,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-nb_status ni_optimizer_create(nb_backend *be, const nb_model *model, const nb_optimizer_state *state, ni_optimizer *out,
-                              nb_error *err) {
+nb_status ni_optimizer_create(nb_backend *be, const nb_model *model, const nb_optimizer_state *state, int32_t begin,
+                              int32_t end, ni_optimizer *out, nb_error *err) {
     memset(out, 0, sizeof *out);
     out->be = be;
+    out->begin = begin;
+    out->end = end;
     const nb_param *params = nb_model_param(model, 0);
     int32_t count = nb_model_param_count(model);
     out->tensors = calloc((size_t)count, sizeof *out->tensors);
     if (!out->tensors)
         return nb_fail(err, NB_NO_MEMORY, "no memory for a list of %d parameters", count);
-    NB_TRY(ni_param_array_create(be, params, count, state->m, state->scale, "first moments", &out->m, err));
-    return ni_param_array_create(be, params, count, state->v, state->scale, "second moments", &out->v, err);
+    NB_TRY(ni_param_array_create_part(be, params, count, begin, end, state->m, state->scale, "first moments", &out->m,
+                                      err));
+    return ni_param_array_create_part(be, params, count, begin, end, state->v, state->scale, "second moments", &out->v,
+                                      err);
 }
 
 void ni_optimizer_free(ni_optimizer *optimizer) {
@@ -43,7 +47,7 @@ static bool is_decayed(const nb_param *param, const nb_run_config *config) {
 
 void ni_optimizer_update(ni_optimizer *optimizer, nb_model *model, const ni_param_array *grads,
                          const nb_run_config *config, double lr, double grad_scale) {
-    const int32_t count = nb_model_param_count(model);
+    const int32_t count = optimizer->end - optimizer->begin;
     optimizer->updates++;
     const ni_adamw step = {.lr = lr,
                            .beta1 = config->optimizer.beta1,
@@ -51,9 +55,9 @@ void ni_optimizer_update(ni_optimizer *optimizer, nb_model *model, const ni_para
                            .eps = config->optimizer.eps,
                            .grad_scale = grad_scale,
                            .step = optimizer->updates};
-    for (int32_t i = 0; i < count; i++) {
+    for (int32_t i = optimizer->begin; i < optimizer->end; i++) {
         const nb_param *p = nb_model_param(model, i);
-        optimizer->tensors[i] =
+        optimizer->tensors[i - optimizer->begin] =
             (ni_adamw_tensor){.param = ni_model_master(model, i),
                               .m = ni_param_array_at(&optimizer->m, i),
                               .v = ni_param_array_at(&optimizer->v, i),
@@ -61,5 +65,6 @@ void ni_optimizer_update(ni_optimizer *optimizer, nb_model *model, const ni_para
                               .n = p->rows * p->cols,
                               .weight_decay = is_decayed(p, config) ? config->optimizer.weight_decay : 0};
     }
-    optimizer->be->ops->adamw(optimizer->be, optimizer->tensors, count, &step);
+    if (count > 0)
+        optimizer->be->ops->adamw(optimizer->be, optimizer->tensors, count, &step);
 }

@@ -7,14 +7,16 @@
 
 typedef struct ni_optimizer {
     nb_backend *be;
-    ni_param_array m, v;      /* first and second moments */
+    ni_param_array m, v; /* first and second moments of the tensors begin .. end - 1 */
+    int32_t begin, end;
     int64_t updates;          /* done so far: bias correction */
     ni_adamw_tensor *tensors; /* [parameters]: the list of an update. Copies and amaxes are not asked for: the linear
                                  layers round and measure their weights themselves */
 } ni_optimizer;
 
-nb_status ni_optimizer_create(nb_backend *be, const nb_model *model, const nb_optimizer_state *state, ni_optimizer *out,
-                              nb_error *err);
+/* For the tensors begin .. end - 1: all, or this rank's share (share.h). */
+nb_status ni_optimizer_create(nb_backend *be, const nb_model *model, const nb_optimizer_state *state, int32_t begin,
+                              int32_t end, ni_optimizer *out, nb_error *err);
 void ni_optimizer_free(ni_optimizer *optimizer);
 
 /* As if no update had been made. */
@@ -23,7 +25,7 @@ void ni_optimizer_restart(ni_optimizer *optimizer);
 /* Factor that brings a gradient of this norm to at most `clip` (0 = no clipping). */
 double ni_clip_factor(double norm, double clip);
 
-/* One update of every parameter. `grad_scale` multiplies the gradients: averaging and clipping. */
+/* One update of those parameters. `grad_scale` multiplies the gradients: averaging and clipping. */
 void ni_optimizer_update(ni_optimizer *optimizer, nb_model *model, const ni_param_array *grads,
                          const nb_run_config *config, double lr, double grad_scale);
 

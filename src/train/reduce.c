@@ -7,6 +7,7 @@
 #include <string.h>
 
 enum { CHUNK = NI_REDUCED_BYTES / (int)sizeof(float), ALIGNED = 64 }; /* bytes at whose multiples pieces begin */
+enum { PARTS = 8 }; /* of gradients on the host at least: the first goes when the backward pass has done an eighth */
 
 /* ---- circles ---- */
 
@@ -109,7 +110,8 @@ static nb_status take_memory(ni_reducer *x, const ni_param_array *grads, nb_erro
     }
     x->letters = calloc(2 * (size_t)x->ranks->world, sizeof *x->letters);
     x->scales = calloc((members + 1) * scales + 1, sizeof *x->scales);
-    if (!x->letters || !x->scales)
+    x->ends = calloc((size_t)x->ranks->world + 1, sizeof *x->ends);
+    if (!x->letters || !x->scales || !x->ends)
         return nb_fail(err, NB_NO_MEMORY, "gradients of other ranks: out of memory");
     NB_TRY(ni_backend_take(x->be, x->bytes, "gradients of other ranks", &room, err));
     x->room = room;
@@ -120,11 +122,12 @@ static nb_status take_memory(ni_reducer *x, const ni_param_array *grads, nb_erro
 }
 
 nb_status ni_reducer_create(nb_ranks *ranks, const ni_param_array *grads, ni_reducer *out, nb_error *err) {
-    *out = (ni_reducer){.ranks = ranks, .be = grads->be};
+    *out = (ni_reducer){.ranks = ranks, .be = grads->be, .dtype = grads->dtype};
     if (!ranks)
         return NB_OK;
-    const bool whole = grads->dtype != grads->be->real || grads->elements < CHUNK;
-    out->chunk = whole ? grads->elements : CHUNK;
+    const bool narrow = grads->dtype != grads->be->real, host = grads->be->ops->alloc == ni_host_alloc;
+    const int64_t part = (grads->elements / PARTS / ALIGNED + 1) * ALIGNED, most = host ? part : grads->elements;
+    out->chunk = narrow ? grads->elements : most < CHUNK ? most : CHUNK;
     nb_status status = take_memory(out, grads, err);
     if (status != NB_OK)
         ni_reducer_free(out);
@@ -143,6 +146,7 @@ void ni_reducer_free(ni_reducer *x) {
     }
     free(x->letters);
     free(x->scales);
+    free(x->ends);
     memset(x, 0, sizeof *x);
 }
 
@@ -234,6 +238,13 @@ static char *part(const ni_reducer *x, const ni_circle *c, char *data, int32_t m
 }
 
 static void add_numbers(const ni_reducer *x, const ni_circle *c, char *data, int32_t to, int32_t from) {
+    if (x->aside) { /* to the same bits: a sum of two is rounded once whoever makes it */
+        float *sum = (float *)part(x, c, data, to);
+        const float *add = (const float *)part(x, c, data, from);
+        for (size_t i = 0; i < piece(c, c->self) / sizeof *sum; i++)
+            sum[i] += add[i];
+        return;
+    }
     x->be->ops->axpy(x->be, part(x, c, data, to), 1.0, part(x, c, data, from),
                      (int64_t)(piece(c, c->self) / sizeof(float)));
 }
@@ -264,7 +275,9 @@ static void add_in_order(const ni_reducer *x, const ni_circle *c, char *data, co
     for (int32_t stride = 1; stride < c->count; stride *= 2)
         for (int32_t i = 0; i + stride < c->count; i += 2 * stride)
             grads ? add_tensors(x, c, grads, i, i + stride) : add_numbers(x, c, data, i, i + stride);
-    if (c->self > 0) /* the tree ends in what member 0 gave */
+    if (c->self > 0 && x->aside)
+        memcpy(data + c->begin[c->self], part(x, c, data, 0), mine);
+    else if (c->self > 0) /* the tree ends in what member 0 gave */
         x->be->ops->copy(x->be, data + c->begin[c->self], part(x, c, data, 0), mine);
     for (int32_t i = c->tensor[c->self]; grads && grads->scales && c->self > 0 && i < c->tensor[c->self + 1]; i++)
         x->be->ops->copy(x->be, grads->scales + i, x->room_scales + i, sizeof(float));
@@ -304,17 +317,30 @@ static nb_status give_scales_back(const ni_reducer *x, const ni_circle *c, const
 
 /* ---- sums ---- */
 
-static nb_status reduce_numbers(const ni_reducer *x, const ni_param_array *grads, nb_error *err) {
-    for (int64_t at = 0; at < grads->elements; at += x->chunk) {
-        char *data = (char *)grads->data + (size_t)at * sizeof(float);
-        cut(x, grads, grads->elements - at < x->chunk ? grads->elements - at : x->chunk);
-        for (int32_t i = 0; i < x->circles; i++) {
-            NB_TRY(fetch_pieces(x, &x->circle[i], data, err));
-            add_in_order(x, &x->circle[i], data, NULL);
-        }
-        for (int32_t i = x->circles - 1; i >= 0; i--)
-            NB_TRY(give_back(x, &x->circle[i], data, err));
+int64_t ni_reducer_chunks(const ni_reducer *x, const ni_param_array *grads) {
+    return (grads->elements + x->chunk - 1) / x->chunk;
+}
+
+nb_status ni_reduce_chunk(const ni_reducer *x, const ni_param_array *grads, int64_t index, nb_error *err) {
+    const int64_t at = index * x->chunk, left = grads->elements - at;
+    char *data = (char *)grads->data + (size_t)at * sizeof(float);
+    cut(x, grads, left < x->chunk ? left : x->chunk);
+    for (int32_t i = 0; i < x->circles; i++) {
+        NB_TRY(fetch_pieces(x, &x->circle[i], data, err));
+        add_in_order(x, &x->circle[i], data, NULL);
     }
+    for (int32_t i = x->circles - 1; i >= 0; i--)
+        NB_TRY(give_back(x, &x->circle[i], data, err));
+    return NB_OK;
+}
+
+bool ni_reducer_on_host(const ni_reducer *x, const ni_param_array *grads) {
+    return x->ranks && grads->dtype == NB_F32 && x->be->real == NB_F32 && !x->host[0];
+}
+
+static nb_status reduce_numbers(const ni_reducer *x, const ni_param_array *grads, nb_error *err) {
+    for (int64_t i = 0; i < ni_reducer_chunks(x, grads); i++)
+        NB_TRY(ni_reduce_chunk(x, grads, i, err));
     return NB_OK;
 }
 
@@ -336,6 +362,23 @@ nb_status ni_reduce(ni_reducer *x, ni_param_array *grads, nb_error *err) {
     if (!x->ranks)
         return NB_OK;
     return grads->dtype == x->be->real ? reduce_numbers(x, grads, err) : reduce_tensors(x, grads, err);
+}
+
+/* A chunk at a time: that is what there is room for on the host. */
+nb_status ni_reducer_gather(const ni_reducer *x, char *array, const size_t *begin, nb_error *err) {
+    if (!x->ranks)
+        return NB_OK;
+    const size_t end = begin[x->ranks->world], most = (size_t)x->chunk * nb_dtype_size(x->dtype);
+    const ni_circle all = {.count = x->ranks->world, .self = x->ranks->rank, .stride = 1, .begin = x->ends};
+    for (size_t from = 0; from < end; from += most) {
+        const size_t length = end - from < most ? end - from : most;
+        for (int32_t r = 0; r <= all.count; r++) {
+            const size_t at = begin[r] > from ? begin[r] - from : 0;
+            x->ends[r] = at < length ? at : length;
+        }
+        NB_TRY(give_back(x, &all, array + from, err));
+    }
+    return NB_OK;
 }
 
 nb_status ni_reduce_numbers(const ni_reducer *x, nb_backend *be, float *numbers, int64_t n, bool on_host,

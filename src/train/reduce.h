@@ -31,7 +31,9 @@ typedef struct ni_circle {
 typedef struct ni_reducer {
     nb_ranks *ranks;
     nb_backend *be;
-    int64_t chunk; /* elements that are summed at a time: all where the type is narrow */
+    nb_dtype dtype;
+    int64_t
+        chunk; /* elements that are summed at a time: all where the type is narrow; on the host less, to begin early */
     ni_circle circle[2];
     int32_t circles;
     char *room;         /* backend: pieces of the other members */
@@ -39,7 +41,9 @@ typedef struct ni_reducer {
     float *scales;      /* host: the same, and [tensors] */
     char *host[2];      /* what goes out and comes in, where the backend's memory is not the host's */
     ni_letter *letters; /* [2 world] */
+    size_t *ends;       /* [world + 1]: of a chunk that is gathered */
     size_t bytes;       /* of backend memory */
+    bool aside;         /* on a thread beside the backend's work: no operation of its table may be called */
 } ni_reducer;
 
 /* For arrays as `grads` are. `ranks` NULL: nothing is taken, and sums are what they are. */
@@ -49,7 +53,17 @@ void ni_reducer_free(ni_reducer *x);
 /* grads = the sum over all ranks, on all of them. */
 nb_status ni_reduce(ni_reducer *x, ni_param_array *grads, nb_error *err);
 
-/* The same for a few numbers in FP32 (`on_host`, or in the backend's memory), through the host. */
+/* A part of it: chunk `index` of real gradients, after which the others may come in any order that is all ranks'. */
+nb_status ni_reduce_chunk(const ni_reducer *x, const ni_param_array *grads, int64_t index, nb_error *err);
+int64_t ni_reducer_chunks(const ni_reducer *x, const ni_param_array *grads);
+
+/* Whether real gradients in the host's memory are summed, so that a thread may do it. */
+bool ni_reducer_on_host(const ni_reducer *x, const ni_param_array *grads);
+
+/* What each rank has of an array in the backend's memory, to all: begin[r] .. begin[r + 1] are the bytes of rank r. */
+nb_status ni_reducer_gather(const ni_reducer *x, char *array, const size_t *begin, nb_error *err);
+
+/* Sums of a few numbers in FP32 (`on_host`, or in the backend's memory), through the host. */
 nb_status ni_reduce_numbers(const ni_reducer *x, nb_backend *be, float *numbers, int64_t n, bool on_host,
                             nb_error *err);
 

@@ -33,6 +33,12 @@ static const ni_word recompute_words[] = {
     {NULL, 0, NULL},
 };
 
+static const ni_word share_words[] = {
+    {"none", NB_SHARE_NONE, "each has everything"},
+    {"moments", NB_SHARE_MOMENTS, "each has AdamW's moments of its tensors; half as many bytes more go over links"},
+    {NULL, 0, NULL},
+};
+
 static const ni_word fp8_words[] = {
     {"exact", NB_FP8_EXACT, "4-bit codes, whose sums lose nothing there"},
     {"all", NB_FP8_ALL, "8-bit codes too, whose sums lost up to 0.12 % of their magnitudes (docs/gpu.md)"},
@@ -480,6 +486,13 @@ static const ni_key rows[] = {
      .words = peak_words,
      .help = "FLOP/s that MFU is a share of",
      .source = "our choice"},
+    {.path = "share",
+     .type = NI_KEY_CHOICE,
+     FIELD(share),
+     .fallback = "none",
+     .words = share_words,
+     .help = "what ranks share out (docs/many-processes.md)",
+     .source = "our choice; moments: arXiv:1910.02054, first stage"},
     {.path = "backend",
      .type = NI_KEY_TEXT,
      FIELD(backend),
@@ -638,7 +651,7 @@ int64_t nb_run_steps(const nb_run_config *config) {
 static bool is_free_on_resume(const char *path) {
     static const char *const prefixes[] = {
         "recompute",    "deterministic", "out",        "data.tokenizer", "eval.",   "checkpoint.", "lens.",
-        "bad_numbers.", "print_every",   "peak_flops", "backend",        "threads", "isa"};
+        "bad_numbers.", "print_every",   "peak_flops", "backend",        "threads", "isa",         "share"};
     for (size_t i = 0; i < NI_COUNT(prefixes); i++)
         if (strncmp(path, prefixes[i], strlen(prefixes[i])) == 0)
             return true;

@@ -133,7 +133,9 @@ static nb_status build(nb_trainer *t, bool on_paper, nb_error *err) {
     NB_TRY(nb_model_create_with(t->be, &t->model_config, &t->recipe, &how, &t->model, err));
     if (!on_paper)
         nb_model_init_within(t->model, (uint32_t)c->seeds.init, c->init.cut);
-    NB_TRY(ni_optimizer_create(t->be, t->model, &t->recipe.optimizer_state, &t->optimizer, err));
+    NB_TRY(ni_share_create(t->ranks, t->model, c->share == NB_SHARE_MOMENTS, &t->share, err));
+    NB_TRY(ni_optimizer_create(t->be, t->model, &t->recipe.optimizer_state, t->share.begin, t->share.end, &t->optimizer,
+                               err));
     NB_TRY(ni_accumulator_create(ni_model_gradients(t->model), ni_trainer_share(t, &first), &t->accumulator, err));
     NB_TRY(ni_reducer_create(t->ranks, ni_model_gradients(t->model), &t->reducer, err));
     NB_TRY(ni_trainer_renew_combiner(t, err));
@@ -184,6 +186,7 @@ void nb_trainer_free(nb_trainer *t) {
     ni_reducer_free(&t->reducer);
     ni_accumulator_free(&t->accumulator);
     ni_optimizer_free(&t->optimizer);
+    ni_share_free(&t->share);
     nb_model_free(t->model);
     ni_batch_buffer_free(&t->batch);
     ni_dataset_free(t->train);
@@ -222,7 +225,7 @@ nb_model_options ni_run_model_options(const nb_run_config *config) {
 nb_pass ni_run_pass(const nb_run_config *config, const nb_recipe *recipe, int64_t step, int64_t micro_batch) {
     const nb_late_switch *late = &recipe->late_switch;
     int64_t steps = nb_run_steps(config);
-    bool switched = late->at < 1 && step >= nb_step_of(late->at, steps);
+    const bool switched = nb_recipe_switched(recipe, step, steps);
     nb_pass pass = {.step = (uint32_t)step,
                     .steps = (uint32_t)steps,
                     .micro_batch = (uint32_t)micro_batch,
@@ -329,20 +332,40 @@ static nb_status greet(nb_trainer *t, nb_error *err) {
     return met && status != NB_OK ? nb_ranks_agree(t->ranks, status, err) : status; /* all found it: one says it */
 }
 
+/* The last one of this rank: its gradients go to other ranks as its backward pass leaves them, where that can be. */
+static nb_status last_micro_batch(nb_trainer *t, int64_t index, const nb_lens *lens, nb_error *err) {
+    ni_param_array *grads = ni_model_gradients(t->model);
+    const bool behind = ni_overlap_begin(&t->overlap, &t->reducer, &t->accumulator, grads);
+    ni_model_watch_gradients(t->model, behind ? ni_overlap_final : NULL, &t->overlap);
+    nb_status status = ni_trainer_micro_batch(t, index, lens, err);
+    ni_model_watch_gradients(t->model, NULL, NULL);
+    const nb_status summed = ni_overlap_end(&t->overlap, status == NB_OK, err);
+    status = status == NB_OK ? summed : status;
+    if (status != NB_OK)
+        return status;
+    ni_combiner_take(&t->combiner, t->model);
+    if (behind)
+        return NB_OK;
+    ni_accumulator_add(&t->accumulator, grads);
+    return ni_reduce(&t->reducer, grads, err);
+}
+
 /* Sums the gradients of all micro-batches, those of other ranks among them; the model's gradients hold the sum. */
 static nb_status accumulate(nb_trainer *t, const nb_lens *lens, nb_error *err) {
     int64_t first, count = ni_trainer_share(t, &first);
     ni_accumulator_begin(&t->accumulator);
     ni_combiner_begin(&t->combiner);
     NB_TRY(greet(t, err));
-    for (int64_t i = first; i < first + count; i++) {
+    for (int64_t i = first; i < first + count - 1; i++) {
         if (!t->ranks && asked_to_stop(t))
             return stopped(t, err);
         NB_TRY(ni_trainer_micro_batch(t, i, i == 0 ? lens : NULL, err));
         ni_combiner_take(&t->combiner, t->model);
         ni_accumulator_add(&t->accumulator, ni_model_gradients(t->model));
     }
-    NB_TRY(ni_reduce(&t->reducer, ni_model_gradients(t->model), err));
+    if (!t->ranks && asked_to_stop(t))
+        return stopped(t, err);
+    NB_TRY(last_micro_batch(t, first + count - 1, first + count == 1 ? lens : NULL, err));
     return ni_combiner_sum(&t->combiner, t->model, &t->reducer, err);
 }
 
@@ -396,6 +419,7 @@ static nb_status move(nb_trainer *t, const nb_lens *lens, const ni_param_array *
     pass.lens = nb_ranks_rank(t->ranks) == 0 ? lens : NULL;
     ni_combiner_before(&t->combiner, t->model, &t->reducer);
     ni_optimizer_update(&t->optimizer, t->model, grads, &t->config, lr, grad_scale);
+    NB_TRY(ni_share_masters(&t->share, t->model, &t->reducer, err));
     nb_status status = nb_model_after_step(t->model, &pass, err);
     if (status == NB_OK)
         status = ni_combiner_after(&t->combiner, t->model, &t->reducer, err);

@@ -10,9 +10,11 @@
 #include "metrics.h"
 #include "nibble/train.h"
 #include "optimizer.h"
+#include "overlap.h"
 #include "reduce.h"
 #include "results.h"
 #include "run_data.h"
+#include "share.h"
 
 #define NI_PASSED_MAX 4096
 
@@ -52,11 +54,13 @@ struct nb_trainer {
     ni_tokenizer_kept kept;  /* files of the checkpoint that was loaded: they go on where the tokenizer is unknown */
     int32_t end_of_text;     /* token; -1: the data is one document */
     ni_batch_buffer batch;
+    ni_share share;
     ni_optimizer optimizer;
     nb_ranks *ranks;  /* NULL: one process */
     double last_norm; /* of the last step's gradients, which every rank found for itself */
     ni_accumulator accumulator;
     ni_reducer reducer;
+    ni_overlap overlap;
     ni_combiner combiner;
     ni_results results;
     ni_position at;

@@ -43,11 +43,11 @@ static void check_quantizer(const uint8_t *bytes, size_t size) {
         return;
     memcpy(text, bytes, size);
     text[size] = 0;
-    nb_status status = ni_quantizer_parse(text, &q, &err);
+    nb_status status = nb_quantizer_parse(text, &q, &err);
     FUZZ_CHECK((status == NB_OK) == (err.message[0] == 0));
     if (status != NB_OK)
         return;
-    FUZZ_CHECK(ni_quantizer_parse(nb_quantizer_text(&q, shown, sizeof shown), &again, &err) == NB_OK);
+    FUZZ_CHECK(nb_quantizer_parse(nb_quantizer_text(&q, shown, sizeof shown), &again, &err) == NB_OK);
     FUZZ_CHECK(nb_quantizer_equal(&q, &again));
 }
 

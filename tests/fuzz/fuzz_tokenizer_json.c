@@ -12,6 +12,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size) {
     memset(piece, 'x', sizeof piece);
     if (ni_config_opens(json, size, piece))
         FUZZ_CHECK(memchr(piece, 0, sizeof piece) && piece[0]);
+    memset(piece, 'x', sizeof piece);
+    ni_json_opens(json, size, piece);
+    FUZZ_CHECK(memchr(piece, 0, sizeof piece));
     FUZZ_CHECK(!ni_is_bytes_config(json, size) || ni_is_own_config(json, size));
 
     char *config = ni_config_opening_with(json, size, opening);
@@ -24,7 +27,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size) {
 
     char *tokenizer = ni_json_opening_with(json, size, opening, 7);
     if (tokenizer) {
-        FUZZ_CHECK(strstr(tokenizer, opening));
+        FUZZ_CHECK(ni_json_opens(tokenizer, strlen(tokenizer), piece) && strcmp(piece, opening) == 0);
         again = ni_json_opening_with(tokenizer, strlen(tokenizer), opening, 7);
         FUZZ_CHECK(again && strcmp(tokenizer, again) == 0);
         free(again);

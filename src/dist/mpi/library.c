@@ -1,12 +1,14 @@
 /* library.c: libnibble-mpi.so: letters over MPI.
  *
  * Messages are sent and received without waiting and then tested in turn, so that a rank that says nothing is found by
- * a time limit: inside of a waiting call of MPI there is none. A process that dies is noticed by mpirun, which ends the
- * others.
+ * a time limit: inside of a waiting call of MPI there is none. The two that cannot be avoided, at the start and at the
+ * end, are made by a thread that is given up where it does not come back. A process that dies is noticed by mpirun,
+ * which ends the others.
  */
 #include "dist/mpi.h"
 
 #include <mpi.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -19,6 +21,7 @@ typedef struct mpi {
     MPI_Request *requests;
     int32_t *whose; /* [most] */
     int count, most;
+    double patience;
 } mpi;
 
 static double now(void) {
@@ -120,9 +123,85 @@ static void fail(void *self, const ni_wire_news *why) {
     MPI_Abort(MPI_COMM_WORLD, nb_status_exit(why->status));
 }
 
+/* ---- the start and the end ---- */
+
+/* A call that waits for other ranks. */
+typedef struct long_call {
+    pthread_mutex_t lock;
+    pthread_cond_t ended;
+    bool done, left; /* left: nobody waits for it any more */
+    int code, provided;
+} long_call;
+
+static void free_call(long_call *c) {
+    pthread_mutex_destroy(&c->lock);
+    pthread_cond_destroy(&c->ended);
+    free(c);
+}
+
+static void *call_ended(long_call *c, int code) {
+    pthread_mutex_lock(&c->lock);
+    c->code = code;
+    c->done = true;
+    const bool left = c->left;
+    pthread_cond_signal(&c->ended);
+    pthread_mutex_unlock(&c->lock);
+    if (left)
+        free_call(c);
+    return NULL;
+}
+
+static void *call_init(void *self) {
+    long_call *c = self;
+    return call_ended(c, MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &c->provided));
+}
+
+static void *call_finalize(void *self) {
+    return call_ended(self, MPI_Finalize());
+}
+
+/* False where it has not come back after `patience` seconds, or did not begin. */
+static bool call_for(void *(*make)(void *self), double patience, int *code, int *provided) {
+    pthread_t thread;
+    pthread_condattr_t clock;
+    struct timespec until;
+    long_call *c = calloc(1, sizeof *c);
+    if (!c)
+        return false;
+    pthread_condattr_init(&clock);
+    pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
+    pthread_cond_init(&c->ended, &clock);
+    pthread_condattr_destroy(&clock);
+    pthread_mutex_init(&c->lock, NULL);
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += (time_t)patience;
+    if (pthread_create(&thread, NULL, make, c) != 0) {
+        free_call(c);
+        return false;
+    }
+    int waited = 0;
+    pthread_mutex_lock(&c->lock);
+    while (!c->done && waited == 0)
+        waited = pthread_cond_timedwait(&c->ended, &c->lock, &until);
+    const bool done = c->done;
+    c->left = !done;
+    *code = c->code;
+    *provided = c->provided;
+    pthread_mutex_unlock(&c->lock);
+    if (done) {
+        pthread_join(thread, NULL);
+        free_call(c);
+    } else {
+        pthread_detach(thread);
+    }
+    return done;
+}
+
+/* A rank that does not come to the end with the others is left behind: mpirun sees to it. */
 static void finalize(void *self) {
     mpi *m = self;
-    MPI_Finalize();
+    int code, provided;
+    call_for(call_finalize, m->patience, &code, &provided);
     free(m->requests);
     free(m->whose);
     free(m);
@@ -130,21 +209,24 @@ static void finalize(void *self) {
 
 ni_mpi_library_open_function ni_mpi_library_open;
 
-__attribute__((visibility("default"))) const char *ni_mpi_library_open(size_t fit, ni_wire *out) {
-    int provided, rank, world;
+__attribute__((visibility("default"))) const char *ni_mpi_library_open(size_t fit, double patience, ni_wire *out) {
+    int code, provided, rank, world;
     if (fit != NI_MPI_FIT)
         return "is of another version than this program; hint: make";
     mpi *m = calloc(1, sizeof *m);
     if (!m)
         return "found no memory";
-    if (MPI_Init_thread(NULL, NULL, MPI_THREAD_FUNNELED, &provided) != MPI_SUCCESS) {
+    const bool came = call_for(call_init, patience, &code, &provided);
+    if (!came || code != MPI_SUCCESS || provided < MPI_THREAD_SERIALIZED) {
         free(m);
-        return "could not start MPI";
+        return !came                 ? "waited for other ranks in MPI_Init for as long as NIBBLE_PATIENCE says"
+               : code != MPI_SUCCESS ? "could not start MPI"
+                                     : "found an MPI without MPI_THREAD_SERIALIZED";
     }
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
     MPI_Comm_size(MPI_COMM_WORLD, &world);
-    *m = (mpi){.rank = rank, .world = world};
+    *m = (mpi){.rank = rank, .world = world, .patience = patience};
     *out = (ni_wire){
         .name = "mpi", .self = m, .rank = rank, .world = world, .trade = trade, .fail = fail, .close = finalize};
     return NULL;

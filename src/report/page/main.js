@@ -102,12 +102,11 @@ const nearScreen = new IntersectionObserver((entries) => {
   if (hasLens) document.documentElement.dataset.drawnMs ??= String(Math.round(performance.now()));
 }, { rootMargin: "800px" });
 
-/** When there is nothing else to do, sections that nobody came near yet: none is empty for who prints or searches. */
+/** Sections that nobody came near yet. None may be empty for who prints or searches, and curves that are drawn while a
+ *  page is being printed come out empty: so they are drawn before, all when the page has been loaded (a program that
+ *  prints it waits no longer), and after a change when there is nothing else to do. */
 function drawRest() {
-  const part = parts().find((one) => one.isStale !== false);
-  if (!part) return;
-  part.draw();
-  setTimeout(drawRest, 0);
+  for (const part of parts()) if (part.isStale !== false) part.draw();
 }
 
 function drawParts(some) {
@@ -115,6 +114,7 @@ function drawParts(some) {
     part.isStale = true;
     if (part.isNear) part.draw();
   }
+  if (document.readyState === "complete") (window.requestIdleCallback || setTimeout)(drawRest);
 }
 
 function drawCharts() {
@@ -164,7 +164,6 @@ function drawLens() {
   drawParts(themes);
   drawContents();
   for (const part of parts()) nearScreen.observe(part.section);
-  (window.requestIdleCallback || setTimeout)(drawRest);
 }
 
 /** Links to the sections, in the order of the page. */
@@ -198,7 +197,7 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
 addEventListener("resize", () => themes.forEach((theme) => theme.maps.forEach((map) => map.draw())));
 /** Charts and maps in the width of a sheet, or of the screen again. */
 function paper(isPaper) {
-  for (const part of parts()) if (part.isStale !== false) part.draw();
+  drawRest();
   if (isPaper) for (const chart of charts) chart.remember();
   document.documentElement.classList.toggle("paper", isPaper);
   for (const chart of charts) chart.paper(isPaper);
@@ -217,4 +216,5 @@ byId("footer").textContent = `Written ${report.written} by nibble from ${runs.ma
   "This page holds its data and needs no network. Curves: Dygraphs (MIT licence).";
 drawAll();
 document.addEventListener("DOMContentLoaded", drawLens);
+addEventListener("load", drawRest);
 document.documentElement.dataset.readyMs = String(Math.round(performance.now()));

@@ -1,0 +1,42 @@
+/* overlap.h: sums gradients over ranks behind the backward pass, on a thread of its own.
+ *
+ * A backward pass is done with gradients from the last tensor to the first, so chunks of them go to the other ranks
+ * from the end on, each once the pass has left it. Which thread adds and when makes no difference to a bit: it adds
+ * what ni_reduce would, in the same order.
+ *
+ * Where gradients lie in the host's memory in real. A GPU's would want streams of their own, and narrow ones have a
+ * scale for whole tensors: both are summed after the pass (ni_reduce).
+ */
+#ifndef NI_TRAIN_OVERLAP_H
+#define NI_TRAIN_OVERLAP_H
+
+#include "accumulate.h"
+#include "reduce.h"
+
+#include <pthread.h>
+
+typedef struct ni_overlap {
+    ni_reducer *reducer; /* NULL: nothing goes on behind the pass */
+    ni_accumulator *accumulator;
+    ni_param_array *grads;
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t moved;
+    bool running, given_up;
+    int64_t final; /* gradients from this element on are those of the micro-batch */
+    nb_status status;
+    nb_error error;
+} ni_overlap;
+
+/* Begins before the last micro-batch of a step: what its backward pass is done with is added to `accumulator`'s
+ * sub-sums and summed over ranks. False where ni_accumulator_add and ni_reduce have to do that afterwards. */
+bool ni_overlap_begin(ni_overlap *o, ni_reducer *reducer, ni_accumulator *accumulator, ni_param_array *grads);
+
+/* For ni_model_watch_gradients; `self` is the ni_overlap. */
+void ni_overlap_final(void *self, int64_t element);
+
+/* After the pass; `whole`: it came to its end, so that grads become the sum. Else the thread ends when its chunk has.
+ */
+nb_status ni_overlap_end(ni_overlap *o, bool whole, nb_error *err);
+
+#endif

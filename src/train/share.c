@@ -1,0 +1,100 @@
+/* share.c: who has which tensors, and masters on their way from those who moved them. */
+#include "share.h"
+#include "backend/backend.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static int64_t middle_of(const nb_model *model, int32_t index) {
+    const nb_param *p = nb_model_param(model, index);
+    return p->offset + p->rows * p->cols / 2;
+}
+
+nb_status ni_share_create(const nb_ranks *ranks, const nb_model *model, bool out, ni_share *share, nb_error *err) {
+    const int32_t count = nb_model_param_count(model), world = nb_ranks_world(ranks), rank = nb_ranks_rank(ranks);
+    *share = (ni_share){.end = count, .out = out && world > 1};
+    if (!share->out)
+        return NB_OK;
+    const nb_param *last = nb_model_param(model, count - 1);
+    const int64_t elements = last->offset + last->rows * last->cols;
+    share->first = calloc((size_t)world + 1, sizeof *share->first);
+    share->at = calloc((size_t)world + 1, sizeof *share->at);
+    if (!share->first || !share->at) {
+        ni_share_free(share);
+        return nb_fail(err, NB_NO_MEMORY, "moments of ranks: out of memory");
+    }
+    int32_t t = 0;
+    for (int32_t r = 0; r <= world; r++) { /* a tensor is that rank's in whose part of all numbers its middle lies */
+        const int64_t until = elements * r / world;
+        while (t < count && middle_of(model, t) < until)
+            t++;
+        share->first[r] = r == world ? count : t;
+    }
+    share->begin = share->first[rank];
+    share->end = share->first[rank + 1];
+    return NB_OK;
+}
+
+void ni_share_free(ni_share *share) {
+    free(share->first);
+    free(share->at);
+    memset(share, 0, sizeof *share);
+}
+
+int32_t ni_share_owner(const ni_share *share, int32_t index) {
+    int32_t r = 0;
+    while (index >= share->first[r + 1])
+        r++;
+    return r;
+}
+
+/* ---- masters ---- */
+
+/* Masters of one type lie in one array, in the order of the tensors: where in it, in bytes, those from `index` on
+ * begin; its end where there are none. */
+static size_t array_at(const nb_model *model, nb_dtype type, const char *array, int32_t index) {
+    const int32_t count = nb_model_param_count(model);
+    size_t end = 0;
+    for (int32_t i = 0; i < count; i++) {
+        const ni_scaled master = ni_model_master(model, i);
+        const nb_param *p = nb_model_param(model, i);
+        if (master.dtype != type)
+            continue;
+        const size_t at = (size_t)((const char *)master.data - array);
+        if (i >= index)
+            return at;
+        end = at + (size_t)(p->rows * p->cols) * nb_dtype_size(type);
+    }
+    return end;
+}
+
+static nb_status share_array(const ni_share *share, nb_model *model, const ni_reducer *x, nb_dtype type,
+                             nb_error *err) {
+    char *array = NULL;
+    for (int32_t i = nb_model_param_count(model) - 1; i >= 0; i--) {
+        const ni_scaled master = ni_model_master(model, i);
+        array = master.dtype == type ? master.data : array;
+    }
+    for (int32_t r = 0; array && r <= nb_ranks_world(x->ranks); r++)
+        share->at[r] = array_at(model, type, array, share->first[r]);
+    return array ? ni_reducer_gather(x, array, share->at, err) : NB_OK;
+}
+
+nb_status ni_share_masters(const ni_share *share, nb_model *model, const ni_reducer *x, nb_error *err) {
+    const int32_t count = nb_model_param_count(model);
+    nb_dtype narrow = x->be->real;
+    float *scales = NULL; /* of tensor 0 */
+    if (!share->out)
+        return NB_OK;
+    for (int32_t i = 0; i < count; i++) {
+        const ni_scaled master = ni_model_master(model, i);
+        narrow = master.dtype != x->be->real ? master.dtype : narrow;
+        scales = master.scale ? master.scale - i : scales;
+    }
+    NB_TRY(share_array(share, model, x, x->be->real, err));
+    if (narrow != x->be->real)
+        NB_TRY(share_array(share, model, x, narrow, err));
+    for (int32_t r = 0; scales && r <= nb_ranks_world(x->ranks); r++)
+        share->at[r] = (size_t)share->first[r] * sizeof *scales;
+    return scales ? ni_reducer_gather(x, (char *)scales, share->at, err) : NB_OK;
+}
