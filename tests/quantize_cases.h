@@ -32,6 +32,25 @@ static UNUSED void add_blocks(quantizer_list *list, nb_quantizer q, nb_scale_rul
     add_roundings(list, q);
 }
 
+static UNUSED void add_four_six(quantizer_list *list) {
+    static const struct {
+        nb_four_six error;
+        int32_t top;
+        nb_four_six_order order;
+    } kinds[] = {{NB_FOUR_SIX_MSE, 256, NB_FOUR_SIX_IN_ORDER},
+                 {NB_FOUR_SIX_MSE, 256, NB_FOUR_SIX_IN_EIGHTS},
+                 {NB_FOUR_SIX_MAE, 448, NB_FOUR_SIX_IN_EIGHTS},
+                 {NB_FOUR_SIX_MAX, 256, NB_FOUR_SIX_IN_ORDER}};
+    nb_quantizer q = ni_format_family_find("nvfp4")->defaults;
+    for (q.block_rows = 1; q.block_rows <= 16; q.block_rows += 15)
+        for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+            q.four_six = kinds[i].error;
+            q.four_six_top = kinds[i].top;
+            q.four_six_order = kinds[i].order;
+            add_blocks(list, q, NB_RULE_ABSMAX, NB_RULE_HEADROOM);
+        }
+}
+
 /* Everything that nb_quantizer_check accepts, without Hadamard. */
 static UNUSED quantizer_list *all_formats(void) {
     quantizer_list *list = poisoned(sizeof *list);
@@ -63,6 +82,7 @@ static UNUSED quantizer_list *all_formats(void) {
         q.rule = NB_RULE_ABSMAX;
         add_roundings(list, q);
     }
+    add_four_six(list);
     q = ni_format_family_find("mxfp4")->defaults;
     q.rule = NB_RULE_QUEST;
     add_roundings(list, q);

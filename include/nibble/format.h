@@ -69,6 +69,14 @@ typedef enum nb_signs {
     NB_SIGNS_FRESH  /* a pattern a call, from the Philox key; both operands of a GEMM share it */
 } nb_signs;
 
+/* Four Over Six (arXiv:2512.02010): each NVFP4 block's largest magnitude becomes 6 or 4, whichever gives the smaller
+ * error: a sum of squares, of magnitudes, or the largest. */
+typedef enum nb_four_six { NB_FOUR_SIX_NONE, NB_FOUR_SIX_MSE, NB_FOUR_SIX_MAE, NB_FOUR_SIX_MAX } nb_four_six;
+typedef enum nb_four_six_order {
+    NB_FOUR_SIX_IN_ORDER, /* errors are added as they lie, of a tile in pairs of rows (TransformerEngine) */
+    NB_FOUR_SIX_IN_EIGHTS /* in eight lanes, as the authors' code does in PyTorch */
+} nb_four_six_order;
+
 /* Everything that is applied to one GEMM operand. Blocks are counted along the contraction (columns of the operand). */
 typedef struct nb_quantizer {
     nb_element element;
@@ -82,6 +90,9 @@ typedef struct nb_quantizer {
     int32_t hadamard_size; /* 0 = none, else 16, 32, 64 or 128 */
     nb_signs hadamard_signs;
     bool hadamard_round_bf16; /* round the rotated values to BF16 before quantizing (TransformerEngine does) */
+    nb_four_six four_six;     /* the two below are read where it is not NONE */
+    int32_t four_six_top;     /* the largest block scale that the tensor's amax is given: 256 or 448 */
+    nb_four_six_order four_six_order;
 } nb_quantizer;
 
 #define NB_BLOCK_ALL 0

@@ -91,7 +91,8 @@ static cells quantizer_cells(const nb_quantizer *q) {
     if (nb_quantizer_is_bf16(q))
         return c;
     block_text(q, c.text[2], sizeof c.text[2]);
-    snprintf(c.text[3], sizeof c.text[3], "%s", ni_scale_rule_name(q->rule));
+    snprintf(c.text[3], sizeof c.text[3], "%s%s%s", ni_scale_rule_name(q->rule), q->four_six ? ", 4 or 6 by " : "",
+             q->four_six ? ni_four_six_name(q->four_six) : "");
     snprintf(c.text[4], sizeof c.text[4], "%s", outer[q->outer]);
     if (q->round == NB_ROUND_STOCHASTIC)
         snprintf(c.text[5], sizeof c.text[5], "stochastic, %d bits", (int)q->sr_bits);

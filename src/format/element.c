@@ -20,11 +20,12 @@ const ni_element_row *ni_element_info(nb_element element) {
     return (unsigned)element < NB_ELEMENT_COUNT ? &elements[element] : NULL;
 }
 
-/* Fields in the order of nb_quantizer; the last ones (rounding, Hadamard) are the same for all. */
+/* Fields in the order of nb_quantizer; the last ones (rounding, Hadamard, Four Over Six) are the same for all. */
 #define NI_FAMILY(name, element, scale, rule, outer, rows, cols)                                                       \
     {                                                                                                                  \
         name, {                                                                                                        \
-            element, scale, rule, outer, rows, cols, NB_ROUND_EVEN, 8, 0, NB_SIGNS_NONE, false                         \
+            element, scale, rule, outer, rows, cols, NB_ROUND_EVEN, 8, 0, NB_SIGNS_NONE, false, NB_FOUR_SIX_NONE, 256, \
+                NB_FOUR_SIX_IN_ORDER                                                                                   \
         }                                                                                                              \
     }
 
@@ -70,4 +71,14 @@ const char *ni_rounding_name(nb_rounding round) {
 const char *ni_signs_name(nb_signs signs) {
     static const char *const words[] = {"none", "fixed", "fresh"};
     return NI_WORD(words, signs);
+}
+
+const char *ni_four_six_name(nb_four_six error) {
+    static const char *const words[] = {"none", "mse", "mae", "max"};
+    return NI_WORD(words, error);
+}
+
+const char *ni_four_six_order_name(nb_four_six_order order) {
+    static const char *const words[] = {"transformer-engine", "fouroversix"};
+    return NI_WORD(words, order);
 }

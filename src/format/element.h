@@ -31,8 +31,10 @@ const ni_format_family *ni_format_family_find(const char *name); /* NULL if ther
 const ni_format_family *ni_format_family_at(int32_t index);      /* NULL past the last */
 
 /* The words of the recipe grammar, indexed by the enum; NULL past the last. */
-const char *ni_scale_rule_name(nb_scale_rule rule); /* "absmax", "floor", ... */
-const char *ni_rounding_name(nb_rounding round);    /* "even", "up", "stochastic" */
-const char *ni_signs_name(nb_signs signs);          /* "none", "fixed", "fresh" */
+const char *ni_scale_rule_name(nb_scale_rule rule);          /* "absmax", "floor", ... */
+const char *ni_rounding_name(nb_rounding round);             /* "even", "up", "stochastic" */
+const char *ni_signs_name(nb_signs signs);                   /* "none", "fixed", "fresh" */
+const char *ni_four_six_name(nb_four_six error);             /* "none", "mse", "mae", "max" */
+const char *ni_four_six_order_name(nb_four_six_order order); /* "transformer-engine", "fouroversix" */
 
 #endif

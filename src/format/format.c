@@ -68,6 +68,10 @@ bool nb_quantizer_equal(const nb_quantizer *a, const nb_quantizer *b) {
         return false;
     if (nb_quantizer_draws_bits(a) && a->sr_bits != b->sr_bits)
         return false;
+    if (a->four_six != b->four_six)
+        return false;
+    if (a->four_six && (a->four_six_top != b->four_six_top || a->four_six_order != b->four_six_order))
+        return false;
     if (a->hadamard_size != b->hadamard_size)
         return false;
     return !a->hadamard_size ||
@@ -80,10 +84,11 @@ static bool is_block(const nb_quantizer *q, int32_t rows, int32_t cols) {
 
 /* MS-EDEN corrects a whole rotated group, and rounds its scales in the place of its elements. */
 static nb_status check_eden(const nb_quantizer *q, nb_error *err) {
-    if (q->outer != NB_OUTER_TENSOR || !is_block(q, 1, 16) || q->round != NB_ROUND_EVEN || !q->hadamard_size)
+    if (q->outer != NB_OUTER_TENSOR || !is_block(q, 1, 16) || q->round != NB_ROUND_EVEN || q->four_six ||
+        !q->hadamard_size)
         return nb_fail(err, NB_BAD_CONFIG,
-                       "nvfp4: scale eden needs block 1x16, outer tensor, round even and a Hadamard rotation, whose "
-                       "groups it corrects");
+                       "nvfp4: scale eden needs block 1x16, outer tensor, round even, no four_six and a Hadamard "
+                       "rotation, whose groups it corrects");
     return NB_OK;
 }
 
@@ -99,6 +104,18 @@ static nb_status check_e4m3(const nb_quantizer *q, nb_error *err) {
         return nb_fail(err, NB_BAD_CONFIG, "nvfp4: an outer scale for each 1x128 needs block 1x16, not 16x16");
     if (!is_block(q, 1, 16) && !is_block(q, 16, 16))
         return nb_fail(err, NB_BAD_CONFIG, "nvfp4: block must be 1x16 or 16x16");
+    return NB_OK;
+}
+
+static nb_status check_four_six(const nb_quantizer *q, nb_error *err) {
+    if (!ni_four_six_name(q->four_six) || (q->four_six && !ni_four_six_order_name(q->four_six_order)))
+        return nb_fail(err, NB_BAD_CONFIG, "four_six: error or order out of range");
+    if (!q->four_six)
+        return NB_OK;
+    if (q->scale_type != NB_SCALE_E4M3 || q->outer != NB_OUTER_TENSOR)
+        return nb_fail(err, NB_BAD_CONFIG, "four_six: needs format nvfp4 under a scale of the tensor (outer: tensor)");
+    if (q->four_six_top != 256 && q->four_six_top != 448)
+        return nb_fail(err, NB_BAD_CONFIG, "four_six.top: must be 256 or 448, not %d", (int)q->four_six_top);
     return NB_OK;
 }
 
@@ -155,6 +172,7 @@ nb_status nb_quantizer_check(const nb_quantizer *q, nb_error *err) {
     if (nb_quantizer_is_bf16(q))
         return NB_OK;
     NB_TRY(check_scale(q, err));
+    NB_TRY(check_four_six(q, err));
     if (nb_quantizer_draws_bits(q) && q->sr_bits != 8 && q->sr_bits != 16)
         return nb_fail(err, NB_BAD_CONFIG, "sr_bits: must be 8 or 16, not %d", (int)q->sr_bits);
     int32_t n = q->hadamard_size;
@@ -268,6 +286,9 @@ char *nb_quantizer_text(const nb_quantizer *q, char *text, size_t size) {
         append(&b, ", round: %s", ni_rounding_name(q->round));
     if (nb_quantizer_draws_bits(q))
         append(&b, ", sr_bits: %d", (int)q->sr_bits);
+    if (q->four_six)
+        append(&b, ", four_six: {error: %s, top: %d, order: %s}", ni_four_six_name(q->four_six), (int)q->four_six_top,
+               ni_four_six_order_name(q->four_six_order));
     if (q->hadamard_size)
         append(&b, ", hadamard: {size: %d, signs: %s, round_bf16: %s}", (int)q->hadamard_size,
                ni_signs_name(q->hadamard_signs), q->hadamard_round_bf16 ? "true" : "false");

@@ -13,7 +13,7 @@
 typedef struct ni_e4m3_target {
     float max;         /* 6, or 6*16/17 with headroom */
     float inverse;     /* fl(1/max) */
-    float max_of_both; /* fl(448*max) */
+    float max_of_both; /* fl(448*max), or fl(256*max) */
 } ni_e4m3_target;
 
 static inline NI_HD ni_e4m3_target ni_e4m3_target_of(nb_scale_rule rule) {
@@ -22,6 +22,14 @@ static inline NI_HD ni_e4m3_target ni_e4m3_target_of(nb_scale_rule rule) {
     ni_e4m3_target eden = {0x1.849d64p+2f, 0x1.5147aep-3f,
                            0x1.84998p+10f}; /* 6/(17/16 * 0.93), under a tensor scale of 255.99 */
     return rule == NB_RULE_HEADROOM ? headroom : rule == NB_RULE_EDEN ? eden : absmax;
+}
+
+/* The same where Four Over Six may leave room above the largest scale, so that 1.5 times it is one too. */
+static inline NI_HD ni_e4m3_target ni_e4m3_target_for(const nb_quantizer *q) {
+    ni_e4m3_target target = ni_e4m3_target_of(q->rule);
+    if (q->four_six != NB_FOUR_SIX_NONE && q->four_six_top == 256)
+        target.max_of_both = q->rule == NB_RULE_HEADROOM ? 0x1.69696ap+10f : 1536.0f;
+    return target;
 }
 
 /* S with S*amax = max, as a finite float; 1 for an amax of zero or Inf; NaN for NaN. */

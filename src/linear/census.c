@@ -43,7 +43,8 @@ static void describe(const nb_quantizer *q, char *text, size_t size) {
         snprintf(block, sizeof block, "column");
     else
         snprintf(block, sizeof block, "%dx%d", q->block_rows, q->block_cols);
-    int used = snprintf(text, size, "%s %s%s", element_name(q), block, q->round == NB_ROUND_STOCHASTIC ? " sr" : "");
+    int used = snprintf(text, size, "%s %s%s%s", element_name(q), block, q->four_six ? " 4/6" : "",
+                        q->round == NB_ROUND_STOCHASTIC ? " sr" : "");
     if (q->hadamard_size && used > 0 && (size_t)used < size)
         snprintf(text + used, size - (size_t)used, " rht%d", q->hadamard_size);
 }

@@ -82,6 +82,21 @@ static const ni_word signs_words[] = {
     {"fresh", NB_SIGNS_FRESH, "a new pattern each call, shared by the two operands of the GEMM"},
     {NULL, 0, NULL},
 };
+static const ni_word error_words[] = {
+    NULL_WORD,
+    {"none", NB_FOUR_SIX_NONE, "always 6"},
+    {"mse", NB_FOUR_SIX_MSE, "the smaller sum of squares"},
+    {"mae", NB_FOUR_SIX_MAE, "the smaller sum of magnitudes"},
+    {"max", NB_FOUR_SIX_MAX, "the smaller of the largest"},
+    {NULL, 0, NULL},
+};
+static const ni_word top_words[] = {NULL_WORD, {NULL, 0, NULL}};
+static const ni_word order_words[] = {
+    NULL_WORD,
+    {"transformer-engine", NB_FOUR_SIX_IN_ORDER, "as they lie; of a tile in pairs of rows"},
+    {"fouroversix", NB_FOUR_SIX_IN_EIGHTS, "in eight lanes, as the authors' code in PyTorch"},
+    {NULL, 0, NULL},
+};
 static const ni_word truth_words[] = {NULL_WORD, {"true", 1, NULL}, {"false", 0, NULL}, {NULL, 0, NULL}};
 
 /* Other spellings of a family's name. */
@@ -277,6 +292,33 @@ static const ni_key rows[] = {
      .default_text = "false",
      .help = "round the rotated numbers to BF16 before quantizing",
      .source = "an exact rotation"},
+    {.path = "four_six.error",
+     .type = NI_KEY_CHOICE,
+     FIELD(four_six),
+     .fallback = "null",
+     .words = error_words,
+     .default_text = "none",
+     .help = "NVFP4: a block's largest magnitude becomes 6 or 4, whichever errs less; random bits have no say",
+     .source = "arXiv:2512.02010 (Four Over Six) takes mse; TransformerEngine's default is mae"},
+    {.path = "four_six.top",
+     .type = NI_KEY_INT,
+     FIELD(four_six_top),
+     .fallback = "null",
+     .default_text = "256",
+     .low = 256,
+     .high = 448,
+     .words = top_words,
+     .range_text = "256, 448",
+     .help = "the largest block scale that the tensor's amax is given; above 256 it leaves no room for 1.5 times it",
+     .source = "arXiv:2512.02010"},
+    {.path = "four_six.order",
+     .type = NI_KEY_CHOICE,
+     FIELD(four_six_order),
+     .fallback = "null",
+     .words = order_words,
+     .default_text = "transformer-engine",
+     .help = "how the errors of a block are added up; decides where both scales err alike but for the last bit",
+     .source = "TransformerEngine's reference"},
 };
 
 enum { OF_ROLE = 3 }; /* rows that say something of the role, not of its quantizer */
@@ -345,7 +387,10 @@ ni_operand_fields ni_operand_no_fields(void) {
                            .sr_bits = NOT_SAID,
                            .hadamard_size = NOT_SAID,
                            .hadamard_signs = NOT_SAID,
-                           .hadamard_round_bf16 = NOT_SAID};
+                           .hadamard_round_bf16 = NOT_SAID,
+                           .four_six = NOT_SAID,
+                           .four_six_top = NOT_SAID,
+                           .four_six_order = NOT_SAID};
     return f;
 }
 
@@ -369,6 +414,19 @@ static nb_status resolve_hadamard(const ni_operand_fields *f, const ni_yaml_node
     q->hadamard_size = f->hadamard_size == NOT_SAID ? 0 : f->hadamard_size;
     q->hadamard_signs = f->hadamard_signs == NOT_SAID ? NB_SIGNS_NONE : (nb_signs)f->hadamard_signs;
     q->hadamard_round_bf16 = f->hadamard_round_bf16 == 1;
+    return NB_OK;
+}
+
+static nb_status resolve_four_six(const ni_operand_fields *f, const ni_yaml_node *node, nb_quantizer *q,
+                                  nb_error *err) {
+    if (f->four_six <= NB_FOUR_SIX_NONE && (f->four_six_top != NOT_SAID || f->four_six_order != NOT_SAID))
+        return ni_keys_fail(err, node, "four_six", "without an error every block takes 6; add `error: mse`");
+    if (f->four_six != NOT_SAID)
+        q->four_six = (nb_four_six)f->four_six;
+    if (f->four_six_top != NOT_SAID)
+        q->four_six_top = f->four_six_top;
+    if (f->four_six_order != NOT_SAID)
+        q->four_six_order = (nb_four_six_order)f->four_six_order;
     return NB_OK;
 }
 
@@ -398,6 +456,7 @@ nb_status ni_quantizer_resolve(const ni_operand_fields *f, const ni_yaml_node *n
         q.round = (nb_rounding)f->round;
     if (f->sr_bits != NOT_SAID)
         q.sr_bits = f->sr_bits;
+    NB_TRY(resolve_four_six(f, node, &q, err));
     NB_TRY(resolve_hadamard(f, node, &q, err));
     nb_error inner = {0};
     if (nb_quantizer_check(&q, &inner) != NB_OK)
@@ -428,6 +487,12 @@ ni_operand_fields ni_quantizer_to_fields(const nb_quantizer *q) {
     f.round = (int32_t)q->round;
     if (nb_quantizer_draws_bits(q))
         f.sr_bits = q->sr_bits;
+    if (q->scale_type == NB_SCALE_E4M3)
+        f.four_six = (int32_t)q->four_six;
+    if (q->four_six) {
+        f.four_six_top = q->four_six_top;
+        f.four_six_order = (int32_t)q->four_six_order;
+    }
     f.hadamard_size = q->hadamard_size;
     if (q->hadamard_size) {
         f.hadamard_signs = (int32_t)q->hadamard_signs;

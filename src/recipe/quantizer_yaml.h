@@ -23,6 +23,9 @@ typedef struct ni_operand_fields {
     int32_t hadamard_size;
     int32_t hadamard_signs; /* nb_signs */
     int32_t hadamard_round_bf16;
+    int32_t four_six; /* nb_four_six */
+    int32_t four_six_top;
+    int32_t four_six_order; /* nb_four_six_order */
 } ni_operand_fields;
 
 extern const ni_keys ni_operand_keys;   /* all of them; a scalar is an alias */

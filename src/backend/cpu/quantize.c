@@ -94,7 +94,8 @@ static nb_status scales_first(nb_backend *be, ni_quantize_job *job, nb_error *er
     job->encode = 1.0f;
     if (q->scale_type == NB_SCALE_E4M3) {
         float amax = job->outer_amax ? *job->outer_amax : q->outer == NB_OUTER_TENSOR ? tensor_amax(be, job) : 0.0f;
-        job->tensor = ni_tensor_scale_of(ni_e4m3_target_of(q->rule), q->outer, amax);
+        job->tensor = ni_tensor_scale_of(ni_e4m3_target_for(q), q->outer, amax);
+        job->tensor_amax = amax;
         if (out->tensor_scale)
             *out->tensor_scale = job->tensor.sdec;
     } else if (q->scale_type == NB_SCALE_F32 && out->tensor_scale) {

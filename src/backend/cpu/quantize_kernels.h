@@ -23,6 +23,7 @@ typedef struct ni_quantize_job {
     const float *outer_amax; /* [1] what the tensor's scale is made from; NULL: the amax of the input */
     /* scales that are known before the codes are written */
     ni_tensor_scale tensor;      /* E4M3 block scales */
+    float tensor_amax;           /* what it was made from */
     float encode;                /* whole tensor, unscaled */
     const float *encode_columns; /* [cols]: a scale a column */
 } ni_quantize_job;

@@ -9,8 +9,10 @@
 #include "backend/cuda/element.cuh"
 #include "backend/cuda/grid.cuh"
 #include "backend/cuda/launch.cuh"
+#include "format/four_six.h"
 #include "format/hadamard.h"
 #include "format/noise.h"
+#include "format/quartet.h"
 #include "format/scale.h"
 
 #include <cuda_runtime.h>
@@ -275,12 +277,47 @@ static __device__ void zero_codes(uint8_t codes[SPAN]) {
         codes[i] = 0;
 }
 
+/* Of the tile whose rows 16 neighbouring threads hold, in the lanes that it lies in: all of them learn it. */
+static __device__ float sum_of_tile(const nb_quantizer &q, const float terms[16], int first) {
+    float even[16] = {}, odd[16] = {}, row[16];
+    if (!ni_four_six_in_columns(&q)) {
+        const float mine = ni_four_six_row(&q, terms);
+        for (int i = 0; i < 16; i++)
+            row[i] = __shfl_sync(~0u, mine, first + i);
+        return ni_four_six_rows(&q, row);
+    }
+    for (int c = 0; c < 16; c++)
+        for (int i = 0; i < 16; i += 2) {
+            even[c] = ni_f32_add(even[c], __shfl_sync(~0u, terms[c], first + i));
+            odd[c] = ni_f32_add(odd[c], __shfl_sync(~0u, terms[c], first + i + 1));
+        }
+    return ni_four_six_eighths(even, odd);
+}
+
+/* What a block errs under one of its two scales (format/four_six.h); a row that is not there errs nothing. */
+static __device__ float block_error(const ni_cuda_encoding &e, int64_t r, int64_t c, uint8_t byte, float sdec, float amax, float max_of_both) {
+    const nb_quantizer &q = e.quantizer;
+    const float encode = ni_block_encode(byte, sdec);
+    float terms[16];
+    for (int i = 0; i < 16; i++)
+        terms[i] = r < e.rows ? ni_four_six_term(&q, e.x[r * e.cols + c + i], byte, encode, amax, max_of_both) : 0.0f;
+    return q.block_rows == 16 ? sum_of_tile(q, terms, (int)threadIdx.x % 32 / 16 * 16) : ni_four_six_row(&q, terms);
+}
+
+static __device__ uint8_t four_or_six(const ni_cuda_encoding &e, int64_t r, int64_t c, const ni_tensor_scale &t, float amax_block, float amax) {
+    const ni_e4m3_target target = ni_e4m3_target_for(&e.quantizer);
+    const ni_two_scales s = ni_four_six_bytes(target, t, amax_block);
+    const float six = block_error(e, r, c, s.six, t.sdec, amax, target.max_of_both);
+    const float four = block_error(e, r, c, s.four, t.sdec, amax, target.max_of_both);
+    return four < six ? s.four : s.six;
+}
+
 /* NVFP4 under a tensor scale or none. 16 threads take 16 rows of one block column: a 16x16 tile's maximum is theirs. */
 static __global__ void encode_nvfp4(ni_cuda_encoding e) {
     const nb_quantizer &q = e.quantizer;
     const int64_t blocks = e.cols / 16, tiles = (e.rows + 15) / 16 * blocks;
-    const ni_e4m3_target target = ni_e4m3_target_of(q.rule);
-    const ni_tensor_scale t = ni_tensor_scale_of(target, q.outer, e.amax ? ni_f32_from(*e.amax) : 0.0f);
+    const float of_tensor = e.amax ? ni_f32_from(*e.amax) : 0.0f;
+    const ni_tensor_scale t = ni_tensor_scale_of(ni_e4m3_target_for(&q), q.outer, of_tensor);
     const int64_t thread = blockIdx.x * (int64_t)blockDim.x + threadIdx.x, tile = thread / 16;
     const bool inside = tile < tiles;
     const int64_t r = inside ? tile / blocks * 16 + thread % 16 : e.rows, c = inside ? tile % blocks * 16 : 0;
@@ -291,9 +328,11 @@ static __global__ void encode_nvfp4(ni_cuda_encoding e) {
     if (q.block_rows == 16)
         for (int lane = 8; lane; lane /= 2)
             amax = max(amax, __shfl_xor_sync(~0u, amax, lane));
+    uint8_t byte = ni_block_scale_byte(t, ni_f32_from(amax));
+    if (q.four_six) /* before any thread leaves: tiles are summed together */
+        byte = four_or_six(e, r, c, t, ni_f32_from(amax), of_tensor);
     if (r >= e.rows)
         return;
-    uint8_t byte = ni_block_scale_byte(t, ni_f32_from(amax));
     if (e.out.scales)
         e.out.scales[r * (e.out.cols / 16) + (e.at + c) / 16] = byte;
     if (try_sixteen(e, r, c, byte < NI_E4M3_NAN ? amax : NI_F32_INF_BITS, ni_block_encode(byte, t.sdec), ni_e4m3_value(byte), byte == 0))
@@ -301,6 +340,53 @@ static __global__ void encode_nvfp4(ni_cuda_encoding e) {
     zero_codes(codes);
     if (byte)
         encode_span(e, r, c, 16, ni_block_encode(byte, t.sdec), codes);
+    store_span(e, r, c, 16, codes, ni_e4m3_value(byte));
+}
+
+/* Sums over the neighbouring threads whose blocks make a rotated group, in the order of ni_tree_sum. */
+static __device__ ni_eden_sums sums_of_group(ni_eden_sums s, int threads) {
+    for (int lane = threads / 2; lane; lane /= 2) {
+        s.squares = ni_f32_add(s.squares, __shfl_xor_sync(~0u, s.squares, lane));
+        s.products = ni_f32_add(s.products, __shfl_xor_sync(~0u, s.products, lane));
+    }
+    return s;
+}
+
+static __device__ ni_eden_sums sums_of_block(const ni_cuda_encoding &e, int64_t r, int64_t c, float encode) {
+    float squares[16], products[16];
+    for (int i = 0; i < 16; i++) {
+        const float y = ni_f32_mul(e.x[r * e.cols + c + i], encode);
+        squares[i] = ni_f32_mul(y, y);
+        products[i] = ni_f32_mul(y, ni_e2m1_value(ni_e2m1_even(y)));
+    }
+    ni_eden_sums s = {ni_tree_sum(squares, 16), ni_tree_sum(products, 16)};
+    return s;
+}
+
+/* MS-EDEN: a thread a block. */
+static __global__ void encode_eden(ni_cuda_encoding e) {
+    const nb_quantizer &q = e.quantizer;
+    const int64_t thread = blockIdx.x * (int64_t)blockDim.x + threadIdx.x, blocks = e.cols / 16;
+    const bool inside = thread < e.rows * blocks;
+    const int64_t r = inside ? thread / blocks : 0, c = inside ? thread % blocks * 16 : 0, block = r * blocks + c / 16;
+    const ni_tensor_scale t = ni_tensor_scale_of(ni_e4m3_target_of(q.rule), q.outer, ni_f32_from(*e.amax));
+    const ni_noise_key noise = noise_of(e.noise);
+    uint8_t codes[SPAN];
+    float u[NI_NOISE_GROUP];
+    if (thread == 0)
+        *e.out.tensor_scale = t.sdec;
+    const uint8_t first = ni_eden_first_byte(ni_block_scale_byte(t, ni_f32_from(span_amax(e, r, c, 16))));
+    const float encode = ni_block_encode(first, t.sdec);
+    const float factor = ni_eden_factor(sums_of_group(sums_of_block(e, r, c, encode), q.hadamard_size / 16));
+    if (!inside)
+        return;
+    ni_noise_group(&noise, (uint32_t)(block / NI_NOISE_GROUP), q.sr_bits, u);
+    const uint8_t byte = ni_eden_byte(first, factor, u[block % NI_NOISE_GROUP]);
+    if (e.out.scales)
+        e.out.scales[block] = byte;
+    zero_codes(codes);
+    if (byte)
+        encode_span(e, r, c, 16, encode, codes);
     store_span(e, r, c, 16, codes, ni_e4m3_value(byte));
 }
 
@@ -331,16 +417,29 @@ static __global__ void encode_outer128(ni_cuda_encoding e) {
     store_span(e, r, c, 16, codes, ni_f32_mul(ni_e4m3_value(byte), outer));
 }
 
+static __device__ uint8_t mx_byte(const ni_cuda_encoding &e, int64_t r, int64_t c, float amax) {
+    const float max = ni_element_max(e.quantizer.element);
+    float values[32], squares[32];
+    if (e.quantizer.rule != NB_RULE_QUEST)
+        return e.quantizer.rule == NB_RULE_CEIL ? ni_e8m0_ceil(amax, max) : ni_e8m0_floor(amax, max);
+    for (int i = 0; i < 32; i++) {
+        values[i] = e.x[r * e.cols + c + i];
+        squares[i] = ni_f32_mul(values[i], values[i]);
+    }
+    const float sum = ni_tree_sum(values, 32);
+    return ni_e8m0_quest(sum, ni_tree_sum(squares, 32));
+}
+
 static __global__ void encode_mx(ni_cuda_encoding e) {
     const int64_t thread = blockIdx.x * (int64_t)blockDim.x + threadIdx.x, blocks = e.cols / 32;
     if (thread >= e.rows * blocks)
         return;
     const int64_t r = thread / blocks, c = thread % blocks * 32;
-    const float max = ni_element_max(e.quantizer.element), amax = ni_f32_from(span_amax(e, r, c, 32));
-    uint8_t byte = e.quantizer.rule == NB_RULE_CEIL ? ni_e8m0_ceil(amax, max) : ni_e8m0_floor(amax, max), codes[SPAN];
+    const float amax = ni_f32_from(span_amax(e, r, c, 32));
+    uint8_t byte = mx_byte(e, r, c, amax), codes[SPAN];
     if (e.out.scales)
         e.out.scales[r * (e.out.cols / 32) + (e.at + c) / 32] = byte;
-    const uint32_t magnitude = ni_f32_magnitude(amax);
+    const uint32_t magnitude = byte < NI_E8M0_NAN ? ni_f32_magnitude(amax) : NI_F32_INF_BITS;
     if (try_sixteen(e, r, c, magnitude, ni_e8m0_inverse(byte), ni_e8m0_value(byte), false) &&
         try_sixteen(e, r, c + SPAN, magnitude, ni_e8m0_inverse(byte), ni_e8m0_value(byte), false))
         return;
@@ -420,7 +519,9 @@ int ni_cuda_encode(void *stream, const ni_cuda_encoding *e) {
         return cudaSuccess;
     switch (e->quantizer.scale_type) {
     case NB_SCALE_E4M3:
-        if (e->quantizer.outer == NB_OUTER_ROW128 || e->quantizer.outer == NB_OUTER_ROW128_POW2)
+        if (e->quantizer.rule == NB_RULE_EDEN)
+            encode_eden<<<(unsigned)divide_up(e->rows * (e->cols / 16), THREADS), THREADS, 0, on>>>(*e);
+        else if (e->quantizer.outer == NB_OUTER_ROW128 || e->quantizer.outer == NB_OUTER_ROW128_POW2)
             encode_outer128<<<(unsigned)divide_up(e->rows * (e->cols / 16), THREADS), THREADS, 0, on>>>(*e);
         else
             encode_nvfp4<<<(unsigned)divide_up(divide_up(e->rows, 16) * (e->cols / 16) * 16, THREADS), THREADS, 0, on>>>(*e);

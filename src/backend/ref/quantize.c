@@ -9,6 +9,7 @@
 #include "format/e4m3.h"
 #include "format/e8m0.h"
 #include "format/element.h"
+#include "format/four_six.h"
 #include "format/noise.h"
 #include "format/quartet.h"
 #include "format/scale.h"
@@ -68,19 +69,49 @@ static void encode_span(const job *j, int64_t r, int64_t c0, int64_t c1, float m
     }
 }
 
+/* What the elements of a block (at most 16 rows) err under one of its two scales. */
+static float block_error(const job *j, int64_t r0, int64_t r1, int64_t c0, uint8_t byte, float encode, float amax) {
+    const nb_quantizer *q = &j->out->quantizer;
+    float max_of_both = ni_e4m3_target_for(q).max_of_both;
+    float row[16] = {0}, even[16] = {0}, odd[16] = {0};
+    for (int64_t r = r0; r < r1; r++) {
+        float t[16];
+        for (int64_t c = 0; c < 16; c++) {
+            t[c] = ni_four_six_term(q, j->x[r * j->out->cols + c0 + c], byte, encode, amax, max_of_both);
+            float *column = (r - r0) % 2 ? &odd[c] : &even[c];
+            *column = ni_f32_add(*column, t[c]);
+        }
+        row[r - r0] = ni_four_six_row(q, t);
+    }
+    if (ni_four_six_in_columns(q))
+        return ni_four_six_eighths(even, odd);
+    return q->block_rows == 16 ? ni_four_six_rows(q, row) : row[0];
+}
+
+/* The scale byte of the block of rows [r0, r1) and 16 columns from c0. */
+static uint8_t nvfp4_byte(const job *j, ni_tensor_scale t, float amax, int64_t r0, int64_t r1, int64_t c0) {
+    const nb_quantizer *q = &j->out->quantizer;
+    float amax_block = amax_of(j, r0, r1, c0, c0 + 16);
+    if (!q->four_six)
+        return ni_block_scale_byte(t, amax_block);
+    ni_two_scales s = ni_four_six_bytes(ni_e4m3_target_for(q), t, amax_block);
+    float six = block_error(j, r0, r1, c0, s.six, ni_block_encode(s.six, t.sdec), amax);
+    float four = block_error(j, r0, r1, c0, s.four, ni_block_encode(s.four, t.sdec), amax);
+    return four < six ? s.four : s.six;
+}
+
 /* NVFP4: 1x16 or 16x16 blocks under a tensor scale, or under none. A block whose byte is 0 decodes to zero whatever its
  * codes; they are written as 0. */
 static void quantize_nvfp4(const job *j) {
     const nb_qtensor *out = j->out;
-    nb_scale_rule rule = out->quantizer.rule;
     float amax = j->outer_amax ? *j->outer_amax : amax_of(j, 0, out->rows, 0, out->cols);
-    ni_tensor_scale t = ni_tensor_scale_of(ni_e4m3_target_of(rule), out->quantizer.outer, amax);
+    ni_tensor_scale t = ni_tensor_scale_of(ni_e4m3_target_for(&out->quantizer), out->quantizer.outer, amax);
     if (out->tensor_scale)
         *out->tensor_scale = t.sdec;
     for (int64_t r0 = 0; r0 < out->rows; r0 += out->quantizer.block_rows)
         for (int64_t c0 = 0; c0 < out->cols; c0 += 16) {
             int64_t r1 = r0 + out->quantizer.block_rows < out->rows ? r0 + out->quantizer.block_rows : out->rows;
-            uint8_t byte = ni_block_scale_byte(t, amax_of(j, r0, r1, c0, c0 + 16));
+            uint8_t byte = nvfp4_byte(j, t, amax, r0, r1, c0);
             for (int64_t r = r0; r < r1; r++) {
                 out->scales[r * (out->cols / 16) + c0 / 16] = byte;
                 if (byte)
