@@ -25,7 +25,7 @@ expect_error() {
 "$nibble" recipe list > "$work/list"
 for file in "$source"/recipes/*.yaml; do
     name=$(basename "$file" .yaml)
-    grep -q "^$name " "$work/list" || fail "recipe list does not name $name"
+    grep -q "^  $name " "$work/list" || fail "recipe list does not name $name"
     "$nibble" recipe show "$name" > "$work/show"
     grep -q "^  dgrad.dy " "$work/show" || fail "recipe show $name prints no roles"
 
@@ -34,9 +34,12 @@ for file in "$source"/recipes/*.yaml; do
     "$nibble" recipe check "$work/$name.yaml" | grep -q ': good$' || fail "the shown $name is not good"
     "$nibble" recipe show "$work/$name.yaml" --yaml | cmp - "$work/$name.yaml" || fail "$name changes when shown twice"
 done
+grep -c '^[A-Z]' "$work/list" | grep -qv '^1$' || fail "recipe list has no families"
+sed -n '/^TetraJet$/,/^$/p' "$work/list" | grep -q '^  tetrajet-v2 ' || fail "tetrajet-v2 is not of its family"
+! grep -q 'no family' "$work/list" || fail "a recipe says no family"
 "$nibble" recipe check "$source"/recipes/*.yaml > "$work/out"
 "$nibble" recipe show nvfp4 | grep -q '^    scale: absmax  *# default: the format$' || fail "show names no default"
-"$nibble" recipe show nvfp4 | grep -q '^  last_blocks: 0.15  *# nvfp4.yaml:6$' || fail "show names no line"
+"$nibble" recipe show nvfp4 | grep -q '^  last_blocks: 0.15  *# nvfp4.yaml:7$' || fail "show names no line"
 
 printf 'base: nvfp4\nname: mine\nkepp: {last_blocks: 2}\n' > "$work/typo.yaml"
 expect_error 2 "typo.yaml:3: unknown key 'kepp'; did you mean 'keep'?" "$nibble" recipe check "$work/typo.yaml"
@@ -54,6 +57,6 @@ expect_error 2 "NIBBLE_HOME is .*, which holds no folder 'recipes'" env NIBBLE_H
 
 mkdir -p "$work/home/recipes"
 cp "$source/recipes/bf16.yaml" "$work/home/recipes/only.yaml"
-[ "$(NIBBLE_HOME=$work/home "$nibble" recipe list | wc -l)" = 1 ] || fail "NIBBLE_HOME is not obeyed"
+[ "$(NIBBLE_HOME=$work/home "$nibble" recipe list | grep -c "^  ")" = 1 ] || fail "NIBBLE_HOME is not obeyed"
 mkdir "$work/beside" && cp "$nibble" "$work/beside/nibble" && cp -r "$work/home/recipes" "$work/beside/"
-[ "$(env -u NIBBLE_HOME "$work/beside/nibble" recipe list | wc -l)" = 1 ] || fail "recipes beside the program are not found"
+[ "$(env -u NIBBLE_HOME "$work/beside/nibble" recipe list | grep -c "^  ")" = 1 ] || fail "recipes beside the program are not found"

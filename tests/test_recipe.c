@@ -306,7 +306,7 @@ static const struct {
     /* the rest */
     {RECIPE(NV, NV, NV, NV, NV, "null"), "wgrad.x: is missing; expected an operand"},
     {RECIPE(NV, NV, NV, NV, NV, NV) "hotchannels: {k: 64}\n",
-     "r.yaml:11: unknown key 'hotchannels'; the recipe file knows here: name, about,"},
+     "r.yaml:11: unknown key 'hotchannels'; the recipe file knows here: name, family, about,"},
     {RECIPE(NV, NV, NV, NV, NV, NV) "kep: {modules: []}\n", "r.yaml:11: unknown key 'kep'; did you mean 'keep'?"},
     {RECIPE(NV, NV, NV, NV, NV, NV) "keep: {last_blocks: 1.5}\n",
      "keep.last_blocks: expected a share below 1 or a whole number"},

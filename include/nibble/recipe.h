@@ -162,6 +162,7 @@ typedef struct nb_gradient_store {
 
 typedef struct nb_recipe {
     char name[NB_NAME_SIZE];
+    char family[NB_NAME_SIZE]; /* the work that it belongs to, "TetraJet" */
     char about[256];
     char paper[NB_NAME_SIZE];
     nb_keep keep;

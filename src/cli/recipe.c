@@ -21,7 +21,7 @@ static const ni_option options[] = {
 
 static const ni_command_line line = {
     .usage = "list\nshow NAME|FILE [--yaml]\ncheck FILE...",
-    .about = "list    the recipes that come with nibble\n"
+    .about = "list    the recipes that come with nibble, by the work that they belong to\n"
              "show    the six operands and every key with its default filled in and where it comes from\n"
              "check   reads recipe files and says what is wrong with the first bad one\n\n"
              "The grammar: nibble help --keys recipe",
@@ -37,15 +37,32 @@ static int is_recipe(const struct dirent *entry) {
     return n > 5 && strcmp(entry->d_name + n - 5, ".yaml") == 0;
 }
 
-static nb_status list_recipe(const char *folder, const char *file, int width, nb_error *err) {
+static nb_status load_from(const char *folder, const char *file, nb_recipe *out, nb_error *err) {
     char path[4096];
-    nb_recipe recipe;
     int n = snprintf(path, sizeof path, "%s/%s", folder, file);
     if (n < 0 || (size_t)n >= sizeof path)
         return nb_fail(err, NB_BAD_USAGE, "the path of %s is too long", file);
-    NB_TRY(nb_recipe_load(path, folder, &recipe, err));
-    printf("%-*s  %-16s  %s\n", width, recipe.name, recipe.paper, recipe.about);
-    return NB_OK;
+    return nb_recipe_load(path, folder, out, err);
+}
+
+static int by_family(const void *a, const void *b) {
+    const nb_recipe *x = a, *y = b;
+    int first = (strcmp(y->family, "Baselines") == 0) - (strcmp(x->family, "Baselines") == 0);
+    int family = first ? first : strcmp(x->family, y->family);
+    return family ? family : strcmp(x->name, y->name);
+}
+
+/* A heading a family. */
+static void print_list(const nb_recipe *recipes, int count) {
+    int width = 0;
+    for (int i = 0; i < count; i++)
+        width = (int)strlen(recipes[i].name) > width ? (int)strlen(recipes[i].name) : width;
+    for (int i = 0; i < count; i++) {
+        const nb_recipe *r = &recipes[i];
+        if (i == 0 || strcmp(r->family, recipes[i - 1].family) != 0)
+            printf("%s%s\n", i ? "\n" : "", *r->family ? r->family : "Of no family");
+        printf("  %-*s  %-16s  %s\n", width, r->name, r->paper, r->about);
+    }
 }
 
 static nb_status list(nb_error *err) {
@@ -55,16 +72,19 @@ static nb_status list(nb_error *err) {
     int count = scandir(folder, &entries, is_recipe, alphasort);
     if (count < 0)
         return nb_fail(err, NB_IO_ERROR, "%s: %s", folder, strerror(errno));
-    int width = 0; /* of the longest file name, which is that of its recipe and ".yaml" */
-    for (int i = 0; i < count; i++)
-        width = (int)strlen(entries[i]->d_name) > width ? (int)strlen(entries[i]->d_name) : width;
-    nb_status status = NB_OK;
+    nb_recipe *recipes = malloc((size_t)(count ? count : 1) * sizeof *recipes);
+    nb_status status = recipes ? NB_OK : nb_fail(err, NB_NO_MEMORY, "no memory for %d recipes", count);
     for (int i = 0; i < count; i++) {
         if (status == NB_OK)
-            status = list_recipe(folder, entries[i]->d_name, width - (int)strlen(".yaml"), err);
+            status = load_from(folder, entries[i]->d_name, &recipes[i], err);
         free(entries[i]);
     }
     free(entries);
+    if (status == NB_OK) {
+        qsort(recipes, (size_t)count, sizeof *recipes, by_family);
+        print_list(recipes, count);
+    }
+    free(recipes);
     return status;
 }
 

@@ -30,6 +30,11 @@ static const ni_word state_scales[] = {
 
 static const ni_key rows[] = {
     {.path = "name", .type = NI_KEY_TEXT, RECIPE(name), .help = "what runs and reports call the recipe"},
+    {.path = "family",
+     .type = NI_KEY_TEXT,
+     RECIPE(family),
+     .fallback = "\"\"",
+     .help = "the work that it belongs to; `nibble recipe list` groups by it"},
     {.path = "about", .type = NI_KEY_TEXT, RECIPE(about), .fallback = "\"\"", .help = "one line about it"},
     {.path = "paper", .type = NI_KEY_TEXT, RECIPE(paper), .fallback = "\"\"", .help = "where it was published"},
     {.path = "keep.modules",

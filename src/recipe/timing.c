@@ -47,7 +47,7 @@ bool nb_recipe_idles(const nb_recipe *recipe, int64_t steps, char *text, size_t 
 /* The whole recipe as text, without what it is called; NULL if memory ran out. */
 static char *text_of(const nb_recipe *recipe) {
     nb_recipe nameless = *recipe;
-    nameless.name[0] = nameless.about[0] = nameless.paper[0] = 0;
+    nameless.name[0] = nameless.family[0] = nameless.about[0] = nameless.paper[0] = 0;
     char *text = NULL;
     size_t size = 0;
     FILE *to = open_memstream(&text, &size);

@@ -111,7 +111,7 @@ function drawRoles(runs, into) {
     const { "keep.first_blocks": first = "0", "keep.last_blocks": last = "0" } = run.recipeKeys;
     return `first ${first}, last ${last}`;
   };
-  const plain = ["name", "about", "paper", "keep", "late_switch", "fprop", "dgrad", "wgrad"];
+  const plain = ["name", "family", "about", "paper", "keep", "late_switch", "fprop", "dgrad", "wgrad"];
   const besides = (run) => {
     const groups = new Set(Object.keys(run.recipeKeys).map((key) => key.split(".")[0]));
     const isPlain = (group) => Object.entries(run.recipeKeys).every(([key, value]) => !(key === group || key.startsWith(`${group}.`)) || key.endsWith(".scale") || value === "fp32");
