@@ -83,9 +83,26 @@ static UNUSED quantizer_list *all_formats(void) {
         add_roundings(list, q);
     }
     add_four_six(list);
+    q = ni_format_family_find("mxfp4")->defaults;
+    q.rule = NB_RULE_QUEST;
+    add_roundings(list, q);
     for (int32_t i = 0; i < list->count; i++)
         assert_int_equal(nb_quantizer_check(&list->q[i], NULL), NB_OK);
     return list;
+}
+
+/* What exists only rotated. */
+static UNUSED void add_eden(quantizer_list *list) {
+    for (int32_t i = 0; i < 8; i++) {
+        nb_quantizer q = ni_format_family_find("nvfp4")->defaults;
+        q.rule = NB_RULE_EDEN;
+        q.sr_bits = i % 2 ? 16 : 8;
+        q.hadamard_size = 16 << (i / 2);
+        q.hadamard_signs = (nb_signs)(i % 3);
+        q.hadamard_round_bf16 = i == 5;
+        assert_int_equal(nb_quantizer_check(&q, NULL), NB_OK);
+        list->q[list->count++] = q;
+    }
 }
 
 /* ... and with it. */
@@ -99,6 +116,7 @@ static UNUSED quantizer_list *all_quantizers(void) {
         q.hadamard_round_bf16 = i % 2;
         list->q[list->count++] = q;
     }
+    add_eden(list);
     return list;
 }
 

@@ -39,11 +39,14 @@ typedef enum nb_scale_type {
 
 /* How a block's amax becomes its scale. What each means for each scale type: docs/formats.md. */
 typedef enum nb_scale_rule {
-    NB_RULE_ABSMAX,  /* largest magnitude maps to the largest code */
-    NB_RULE_FLOOR,   /* E8M0: exponent rounded down (OCP MX); may saturate */
-    NB_RULE_CEIL,    /* E8M0: exponent rounded up (truncation free) */
-    NB_RULE_POW2,    /* F32 scale restricted to powers of two */
-    NB_RULE_HEADROOM /* E4M3: largest magnitude maps to 6*16/17, so that rounding the scale never saturates */
+    NB_RULE_ABSMAX,   /* largest magnitude maps to the largest code */
+    NB_RULE_FLOOR,    /* E8M0: exponent rounded down (OCP MX); may saturate */
+    NB_RULE_CEIL,     /* E8M0: exponent rounded up (truncation free) */
+    NB_RULE_POW2,     /* F32 scale restricted to powers of two */
+    NB_RULE_HEADROOM, /* E4M3: largest magnitude maps to 6*16/17, so that rounding the scale never saturates */
+    NB_RULE_QUEST,    /* E8M0: from the spread of the block, best for a normal distribution; clips (arXiv:2505.14669) */
+    NB_RULE_EDEN      /* E4M3: scales of a rotated group corrected so that it keeps its length along itself, and rounded
+                         stochastically (MS-EDEN, arXiv:2601.22813) */
 } nb_scale_rule;
 
 /* The scale above the block scales. */
@@ -83,7 +86,7 @@ typedef struct nb_quantizer {
     int32_t block_rows; /* 1 or 16; NB_BLOCK_ALL = every row */
     int32_t block_cols; /* 16, 32; NB_BLOCK_ALL = the whole row; 1 under NB_BLOCK_ALL rows: a scale a column */
     nb_rounding round;
-    int32_t sr_bits;       /* 8 or 16; read for stochastic rounding only */
+    int32_t sr_bits;       /* 8 or 16; read where bits are drawn: stochastic rounding, NB_RULE_EDEN */
     int32_t hadamard_size; /* 0 = none, else 16, 32, 64 or 128 */
     nb_signs hadamard_signs;
     bool hadamard_round_bf16; /* round the rotated values to BF16 before quantizing (TransformerEngine does) */
@@ -97,6 +100,8 @@ typedef struct nb_quantizer {
 /* A quantizer that leaves numbers in BF16. */
 NB_API nb_quantizer nb_quantizer_bf16(void);
 NB_API bool nb_quantizer_is_bf16(const nb_quantizer *q);
+/* True if elements or scales are rounded by random bits. */
+NB_API bool nb_quantizer_draws_bits(const nb_quantizer *q);
 NB_API bool nb_quantizer_equal(const nb_quantizer *a, const nb_quantizer *b);
 
 /* Checks that the fields make sense together; the reason goes to err. */

@@ -116,6 +116,9 @@ static cells quantizer_cells(const nb_quantizer *q) {
     snprintf(c.text[4], sizeof c.text[4], "%s", outer[q->outer]);
     if (q->round == NB_ROUND_STOCHASTIC)
         snprintf(c.text[5], sizeof c.text[5], "stochastic, %d bits", (int)q->sr_bits);
+    else if (nb_quantizer_draws_bits(q))
+        snprintf(c.text[5], sizeof c.text[5], "%s; scales stochastic, %d bits", ni_rounding_name(q->round),
+                 (int)q->sr_bits);
     else
         snprintf(c.text[5], sizeof c.text[5], "%s", ni_rounding_name(q->round));
     if (q->hadamard_size)

@@ -54,6 +54,10 @@ bool nb_quantizer_is_bf16(const nb_quantizer *q) {
     return q->element == NB_ELEMENT_BF16;
 }
 
+bool nb_quantizer_draws_bits(const nb_quantizer *q) {
+    return !nb_quantizer_is_bf16(q) && (q->round == NB_ROUND_STOCHASTIC || q->rule == NB_RULE_EDEN);
+}
+
 /* Fields that the others switch off do not count. */
 bool nb_quantizer_equal(const nb_quantizer *a, const nb_quantizer *b) {
     if (nb_quantizer_is_bf16(a) || nb_quantizer_is_bf16(b))
@@ -62,7 +66,7 @@ bool nb_quantizer_equal(const nb_quantizer *a, const nb_quantizer *b) {
         return false;
     if (a->block_rows != b->block_rows || a->block_cols != b->block_cols || a->round != b->round)
         return false;
-    if (a->round == NB_ROUND_STOCHASTIC && a->sr_bits != b->sr_bits)
+    if (nb_quantizer_draws_bits(a) && a->sr_bits != b->sr_bits)
         return false;
     if (a->four_six != b->four_six)
         return false;
@@ -78,12 +82,24 @@ static bool is_block(const nb_quantizer *q, int32_t rows, int32_t cols) {
     return q->block_rows == rows && q->block_cols == cols;
 }
 
+/* MS-EDEN corrects a whole rotated group, and rounds its scales in the place of its elements. */
+static nb_status check_eden(const nb_quantizer *q, nb_error *err) {
+    if (q->outer != NB_OUTER_TENSOR || !is_block(q, 1, 16) || q->round != NB_ROUND_EVEN || q->four_six ||
+        !q->hadamard_size)
+        return nb_fail(err, NB_BAD_CONFIG,
+                       "nvfp4: scale eden needs block 1x16, outer tensor, round even, no four_six and a Hadamard "
+                       "rotation, whose groups it corrects");
+    return NB_OK;
+}
+
 static nb_status check_e4m3(const nb_quantizer *q, nb_error *err) {
     bool double_block = q->outer == NB_OUTER_ROW128 || q->outer == NB_OUTER_ROW128_POW2;
     if (q->element != NB_ELEMENT_E2M1)
         return nb_fail(err, NB_BAD_CONFIG, "E4M3 block scales: expected E2M1 elements (format: nvfp4)");
+    if (q->rule == NB_RULE_EDEN)
+        return check_eden(q, err);
     if (q->rule != NB_RULE_ABSMAX && q->rule != NB_RULE_HEADROOM)
-        return nb_fail(err, NB_BAD_CONFIG, "nvfp4: scale must be absmax or headroom");
+        return nb_fail(err, NB_BAD_CONFIG, "nvfp4: scale must be absmax, headroom or eden");
     if (is_block(q, 16, 16) && double_block)
         return nb_fail(err, NB_BAD_CONFIG, "nvfp4: an outer scale for each 1x128 needs block 1x16, not 16x16");
     if (!is_block(q, 1, 16) && !is_block(q, 16, 16))
@@ -106,8 +122,10 @@ static nb_status check_four_six(const nb_quantizer *q, nb_error *err) {
 static nb_status check_e8m0(const nb_quantizer *q, nb_error *err) {
     if (q->element == NB_ELEMENT_INT4)
         return nb_fail(err, NB_BAD_CONFIG, "int4: E8M0 block scales are not defined; use mxfp4 or block: row");
-    if (q->rule != NB_RULE_FLOOR && q->rule != NB_RULE_CEIL)
-        return nb_fail(err, NB_BAD_CONFIG, "mxfp4, mxfp8: scale must be floor or ceil");
+    if (q->rule == NB_RULE_QUEST && q->element != NB_ELEMENT_E2M1)
+        return nb_fail(err, NB_BAD_CONFIG, "mxfp8: scale quest fits the grid of E2M1; use floor or ceil");
+    if (q->rule != NB_RULE_FLOOR && q->rule != NB_RULE_CEIL && q->rule != NB_RULE_QUEST)
+        return nb_fail(err, NB_BAD_CONFIG, "mxfp4, mxfp8: scale must be floor, ceil or (mxfp4) quest");
     if (q->outer != NB_OUTER_NONE)
         return nb_fail(err, NB_BAD_CONFIG, "mxfp4, mxfp8: there is no outer scale");
     if (!is_block(q, 1, 32))
@@ -155,7 +173,7 @@ nb_status nb_quantizer_check(const nb_quantizer *q, nb_error *err) {
         return NB_OK;
     NB_TRY(check_scale(q, err));
     NB_TRY(check_four_six(q, err));
-    if (q->round == NB_ROUND_STOCHASTIC && q->sr_bits != 8 && q->sr_bits != 16)
+    if (nb_quantizer_draws_bits(q) && q->sr_bits != 8 && q->sr_bits != 16)
         return nb_fail(err, NB_BAD_CONFIG, "sr_bits: must be 8 or 16, not %d", (int)q->sr_bits);
     int32_t n = q->hadamard_size;
     if (n != 0 && n != 16 && n != 32 && n != 64 && n != 128)
@@ -266,7 +284,7 @@ char *nb_quantizer_text(const nb_quantizer *q, char *text, size_t size) {
     }
     if (q->round != NB_ROUND_EVEN)
         append(&b, ", round: %s", ni_rounding_name(q->round));
-    if (q->round == NB_ROUND_STOCHASTIC)
+    if (nb_quantizer_draws_bits(q))
         append(&b, ", sr_bits: %d", (int)q->sr_bits);
     if (q->four_six)
         append(&b, ", four_six: {error: %s, top: %d, order: %s}", ni_four_six_name(q->four_six), (int)q->four_six_top,

@@ -7,6 +7,7 @@
 #define NI_FORMAT_IEEE_H
 
 #include "base/philox.h" /* NI_HD */
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -69,6 +70,14 @@ static inline NI_HD float ni_f32_div(float a, float b) {
     return __fdiv_rn(a, b);
 #else
     return a / b;
+#endif
+}
+
+static inline NI_HD float ni_f32_sqrt(float a) {
+#if defined(__CUDA_ARCH__)
+    return __fsqrt_rn(a);
+#else
+    return sqrtf(a);
 #endif
 }
 

@@ -19,7 +19,9 @@ typedef struct ni_e4m3_target {
 static inline NI_HD ni_e4m3_target ni_e4m3_target_of(nb_scale_rule rule) {
     ni_e4m3_target absmax = {6.0f, 0x1.555556p-3f, 2688.0f};
     ni_e4m3_target headroom = {0x1.69696ap+2f, 0x1.6aaaaap-3f, 0x1.3c3c3cp+11f};
-    return rule == NB_RULE_HEADROOM ? headroom : absmax;
+    ni_e4m3_target eden = {0x1.849d64p+2f, 0x1.5147aep-3f,
+                           0x1.84998p+10f}; /* 6/(17/16 * 0.93), under a tensor scale of 255.99 */
+    return rule == NB_RULE_HEADROOM ? headroom : rule == NB_RULE_EDEN ? eden : absmax;
 }
 
 /* The same where Four Over Six may leave room above the largest scale, so that 1.5 times it is one too. */

@@ -35,7 +35,7 @@ nb_quantizer ni_operand_quantizer(const ni_linear *layer, nb_role role) {
 
 static bool draws_bits(const nb_quantizer *q) {
     return !nb_quantizer_is_bf16(q) &&
-           (q->round == NB_ROUND_STOCHASTIC || (q->hadamard_size && q->hadamard_signs == NB_SIGNS_FRESH));
+           (nb_quantizer_draws_bits(q) || (q->hadamard_size && q->hadamard_signs == NB_SIGNS_FRESH));
 }
 
 /* ---- sharing X ---- */

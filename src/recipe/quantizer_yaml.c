@@ -60,6 +60,10 @@ static const ni_word scale_words[] = {
     {"ceil", NB_RULE_CEIL, "MX: exponent rounded up"},
     {"pow2", NB_RULE_POW2, "a float scale restricted to powers of two"},
     {"headroom", NB_RULE_HEADROOM, "NVFP4: the largest magnitude maps to 6*16/17, so that no scale saturates"},
+    {"quest", NB_RULE_QUEST, "MXFP4: from the spread of the block, clipping what is far out (arXiv:2505.14669)"},
+    {"eden", NB_RULE_EDEN,
+     "NVFP4, rotated: scales corrected so that rounding is unbiased over rotations, and rounded by "
+     "`sr_bits` random bits in the place of the elements (MS-EDEN, arXiv:2601.22813)"},
     {NULL, 0, NULL},
 };
 static const ni_word round_words[] = {
@@ -259,7 +263,7 @@ static const ni_key rows[] = {
      .words = bits_words,
      .range_text = "8 or 16",
      .default_text = "8",
-     .help = "random bits of an element; only with `round: stochastic`",
+     .help = "random bits of an element; only with `round: stochastic` or, of a scale, with `scale: eden`",
      .source = "TransformerEngine and Blackwell's cvt.rs draw 8"},
     {.path = "hadamard.size",
      .type = NI_KEY_INT,
@@ -437,8 +441,9 @@ nb_status ni_quantizer_resolve(const ni_operand_fields *f, const ni_yaml_node *n
     plain.noise = f->noise;
     if (nb_quantizer_is_bf16(&q) && !same_fields(f, &plain))
         return ni_keys_fail(err, node, NULL, "format bf16 is not quantized, so no other key applies to it");
-    if (f->sr_bits != NOT_SAID && f->round != NB_ROUND_STOCHASTIC)
-        return ni_keys_fail(err, node, "sr_bits", "is for `round: stochastic`, and this operand is rounded otherwise");
+    if (f->sr_bits != NOT_SAID && f->round != NB_ROUND_STOCHASTIC && f->scale != NB_RULE_EDEN)
+        return ni_keys_fail(err, node, "sr_bits",
+                            "is for `round: stochastic` and `scale: eden`, and this operand is rounded otherwise");
     if (f->block != NOT_SAID) {
         q.block_rows = shapes[f->block].rows;
         q.block_cols = shapes[f->block].cols;
@@ -480,7 +485,7 @@ ni_operand_fields ni_quantizer_to_fields(const nb_quantizer *q) {
     f.scale = (int32_t)q->rule;
     f.outer = (int32_t)q->outer;
     f.round = (int32_t)q->round;
-    if (q->round == NB_ROUND_STOCHASTIC)
+    if (nb_quantizer_draws_bits(q))
         f.sr_bits = q->sr_bits;
     if (q->scale_type == NB_SCALE_E4M3)
         f.four_six = (int32_t)q->four_six;

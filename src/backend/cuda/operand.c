@@ -210,7 +210,7 @@ static nb_status quantize(nb_backend *be, const ni_source *source, const ni_cuda
 
 static bool is_tiled(const nb_quantizer *q) {
     return q->element == NB_ELEMENT_E2M1 && q->scale_type == NB_SCALE_E4M3 && q->outer <= NB_OUTER_TENSOR &&
-           !q->four_six && (q->round == NB_ROUND_EVEN || q->round == NB_ROUND_STOCHASTIC);
+           !q->four_six && q->rule != NB_RULE_EDEN && (q->round == NB_ROUND_EVEN || q->round == NB_ROUND_STOCHASTIC);
 }
 
 static bool is_sixteens(int64_t n) {

@@ -12,6 +12,7 @@
 #include "format/four_six.h"
 #include "format/hadamard.h"
 #include "format/noise.h"
+#include "format/quartet.h"
 #include "format/scale.h"
 
 #include <cuda_runtime.h>
@@ -342,6 +343,53 @@ static __global__ void encode_nvfp4(ni_cuda_encoding e) {
     store_span(e, r, c, 16, codes, ni_e4m3_value(byte));
 }
 
+/* Sums over the neighbouring threads whose blocks make a rotated group, in the order of ni_tree_sum. */
+static __device__ ni_eden_sums sums_of_group(ni_eden_sums s, int threads) {
+    for (int lane = threads / 2; lane; lane /= 2) {
+        s.squares = ni_f32_add(s.squares, __shfl_xor_sync(~0u, s.squares, lane));
+        s.products = ni_f32_add(s.products, __shfl_xor_sync(~0u, s.products, lane));
+    }
+    return s;
+}
+
+static __device__ ni_eden_sums sums_of_block(const ni_cuda_encoding &e, int64_t r, int64_t c, float encode) {
+    float squares[16], products[16];
+    for (int i = 0; i < 16; i++) {
+        const float y = ni_f32_mul(e.x[r * e.cols + c + i], encode);
+        squares[i] = ni_f32_mul(y, y);
+        products[i] = ni_f32_mul(y, ni_e2m1_value(ni_e2m1_even(y)));
+    }
+    ni_eden_sums s = {ni_tree_sum(squares, 16), ni_tree_sum(products, 16)};
+    return s;
+}
+
+/* MS-EDEN: a thread a block. */
+static __global__ void encode_eden(ni_cuda_encoding e) {
+    const nb_quantizer &q = e.quantizer;
+    const int64_t thread = blockIdx.x * (int64_t)blockDim.x + threadIdx.x, blocks = e.cols / 16;
+    const bool inside = thread < e.rows * blocks;
+    const int64_t r = inside ? thread / blocks : 0, c = inside ? thread % blocks * 16 : 0, block = r * blocks + c / 16;
+    const ni_tensor_scale t = ni_tensor_scale_of(ni_e4m3_target_of(q.rule), q.outer, ni_f32_from(*e.amax));
+    const ni_noise_key noise = noise_of(e.noise);
+    uint8_t codes[SPAN];
+    float u[NI_NOISE_GROUP];
+    if (thread == 0)
+        *e.out.tensor_scale = t.sdec;
+    const uint8_t first = ni_eden_first_byte(ni_block_scale_byte(t, ni_f32_from(span_amax(e, r, c, 16))));
+    const float encode = ni_block_encode(first, t.sdec);
+    const float factor = ni_eden_factor(sums_of_group(sums_of_block(e, r, c, encode), q.hadamard_size / 16));
+    if (!inside)
+        return;
+    ni_noise_group(&noise, (uint32_t)(block / NI_NOISE_GROUP), q.sr_bits, u);
+    const uint8_t byte = ni_eden_byte(first, factor, u[block % NI_NOISE_GROUP]);
+    if (e.out.scales)
+        e.out.scales[block] = byte;
+    zero_codes(codes);
+    if (byte)
+        encode_span(e, r, c, 16, encode, codes);
+    store_span(e, r, c, 16, codes, ni_e4m3_value(byte));
+}
+
 /* The double block: 8 threads take the 8 blocks of one 1x128. */
 static __global__ void encode_outer128(ni_cuda_encoding e) {
     const nb_quantizer &q = e.quantizer;
@@ -369,16 +417,29 @@ static __global__ void encode_outer128(ni_cuda_encoding e) {
     store_span(e, r, c, 16, codes, ni_f32_mul(ni_e4m3_value(byte), outer));
 }
 
+static __device__ uint8_t mx_byte(const ni_cuda_encoding &e, int64_t r, int64_t c, float amax) {
+    const float max = ni_element_max(e.quantizer.element);
+    float values[32], squares[32];
+    if (e.quantizer.rule != NB_RULE_QUEST)
+        return e.quantizer.rule == NB_RULE_CEIL ? ni_e8m0_ceil(amax, max) : ni_e8m0_floor(amax, max);
+    for (int i = 0; i < 32; i++) {
+        values[i] = e.x[r * e.cols + c + i];
+        squares[i] = ni_f32_mul(values[i], values[i]);
+    }
+    const float sum = ni_tree_sum(values, 32);
+    return ni_e8m0_quest(sum, ni_tree_sum(squares, 32));
+}
+
 static __global__ void encode_mx(ni_cuda_encoding e) {
     const int64_t thread = blockIdx.x * (int64_t)blockDim.x + threadIdx.x, blocks = e.cols / 32;
     if (thread >= e.rows * blocks)
         return;
     const int64_t r = thread / blocks, c = thread % blocks * 32;
-    const float max = ni_element_max(e.quantizer.element), amax = ni_f32_from(span_amax(e, r, c, 32));
-    uint8_t byte = e.quantizer.rule == NB_RULE_CEIL ? ni_e8m0_ceil(amax, max) : ni_e8m0_floor(amax, max), codes[SPAN];
+    const float amax = ni_f32_from(span_amax(e, r, c, 32));
+    uint8_t byte = mx_byte(e, r, c, amax), codes[SPAN];
     if (e.out.scales)
         e.out.scales[r * (e.out.cols / 32) + (e.at + c) / 32] = byte;
-    const uint32_t magnitude = ni_f32_magnitude(amax);
+    const uint32_t magnitude = byte < NI_E8M0_NAN ? ni_f32_magnitude(amax) : NI_F32_INF_BITS;
     if (try_sixteen(e, r, c, magnitude, ni_e8m0_inverse(byte), ni_e8m0_value(byte), false) &&
         try_sixteen(e, r, c + SPAN, magnitude, ni_e8m0_inverse(byte), ni_e8m0_value(byte), false))
         return;
@@ -458,7 +519,9 @@ int ni_cuda_encode(void *stream, const ni_cuda_encoding *e) {
         return cudaSuccess;
     switch (e->quantizer.scale_type) {
     case NB_SCALE_E4M3:
-        if (e->quantizer.outer == NB_OUTER_ROW128 || e->quantizer.outer == NB_OUTER_ROW128_POW2)
+        if (e->quantizer.rule == NB_RULE_EDEN)
+            encode_eden<<<(unsigned)divide_up(e->rows * (e->cols / 16), THREADS), THREADS, 0, on>>>(*e);
+        else if (e->quantizer.outer == NB_OUTER_ROW128 || e->quantizer.outer == NB_OUTER_ROW128_POW2)
             encode_outer128<<<(unsigned)divide_up(e->rows * (e->cols / 16), THREADS), THREADS, 0, on>>>(*e);
         else
             encode_nvfp4<<<(unsigned)divide_up(divide_up(e->rows, 16) * (e->cols / 16) * 16, THREADS), THREADS, 0, on>>>(*e);

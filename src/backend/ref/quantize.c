@@ -5,11 +5,13 @@
 
 #include "backend/ref/quantize_parts.h"
 #include "format/bf16.h"
+#include "format/e2m1.h"
 #include "format/e4m3.h"
 #include "format/e8m0.h"
 #include "format/element.h"
 #include "format/four_six.h"
 #include "format/noise.h"
+#include "format/quartet.h"
 #include "format/scale.h"
 
 #include <stdlib.h>
@@ -120,6 +122,54 @@ static void quantize_nvfp4(const job *j) {
         }
 }
 
+/* The sums of one rotated group, rounded to nearest under first[b] for block b. */
+static ni_eden_sums eden_sums(const float *x, int64_t n, const uint8_t *first, float sdec) {
+    float squares[NI_HADAMARD_MAX / 16], products[NI_HADAMARD_MAX / 16];
+    for (int64_t b = 0; b < n / 16; b++) {
+        float square[16], product[16], encode = ni_block_encode(first[b], sdec);
+        for (int i = 0; i < 16; i++) {
+            float y = ni_f32_mul(x[16 * b + i], encode);
+            square[i] = ni_f32_mul(y, y);
+            product[i] = ni_f32_mul(y, ni_e2m1_value(ni_e2m1_even(y)));
+        }
+        squares[b] = ni_tree_sum(square, 16);
+        products[b] = ni_tree_sum(product, 16);
+    }
+    return (ni_eden_sums){ni_tree_sum(squares, (int)n / 16), ni_tree_sum(products, (int)n / 16)};
+}
+
+static float scale_noise(const job *j, int64_t block) {
+    float u[NI_NOISE_GROUP];
+    ni_noise_group(j->noise, (uint32_t)(block / NI_NOISE_GROUP), j->out->quantizer.sr_bits, u);
+    return u[block % NI_NOISE_GROUP];
+}
+
+/* MS-EDEN: codes under the first scales, stored under corrected ones. */
+static void quantize_eden(const job *j) {
+    const nb_qtensor *out = j->out;
+    const int64_t n = out->quantizer.hadamard_size, blocks = out->cols / 16;
+    float amax = j->outer_amax ? *j->outer_amax : amax_of(j, 0, out->rows, 0, out->cols);
+    ni_tensor_scale t = ni_tensor_scale_of(ni_e4m3_target_of(NB_RULE_EDEN), out->quantizer.outer, amax);
+    *out->tensor_scale = t.sdec;
+    for (int64_t r = 0; r < out->rows; r++)
+        for (int64_t c0 = 0; c0 < out->cols; c0 += n) {
+            uint8_t first[NI_HADAMARD_MAX / 16];
+            for (int64_t b = 0; b < n / 16; b++)
+                first[b] =
+                    ni_eden_first_byte(ni_block_scale_byte(t, amax_of(j, r, r + 1, c0 + 16 * b, c0 + 16 * b + 16)));
+            float factor = ni_eden_factor(eden_sums(j->x + r * out->cols + c0, n, first, t.sdec));
+            for (int64_t b = 0; b < n / 16; b++) {
+                int64_t c = c0 + 16 * b, block = r * blocks + c / 16;
+                uint8_t byte = ni_eden_byte(first[b], factor, scale_noise(j, block));
+                out->scales[block] = byte;
+                if (byte)
+                    encode_span(j, r, c, c + 16, ni_block_encode(first[b], t.sdec));
+                else
+                    zero_span(j, r, c, c + 16);
+            }
+        }
+}
+
 /* Double block: 1x16 with E4M3 scales inside 1x128 with FP32 scales. */
 static void quantize_outer128(const job *j) {
     const nb_qtensor *out = j->out;
@@ -139,13 +189,23 @@ static void quantize_outer128(const job *j) {
         }
 }
 
+static uint8_t mx_byte(const job *j, int64_t r, int64_t c) {
+    const float *x = j->x + r * j->out->cols + c, amax = amax_of(j, r, r + 1, c, c + 32), max = j->element->max;
+    float values[32], squares[32];
+    if (j->out->quantizer.rule != NB_RULE_QUEST)
+        return j->out->quantizer.rule == NB_RULE_CEIL ? ni_e8m0_ceil(amax, max) : ni_e8m0_floor(amax, max);
+    for (int i = 0; i < 32; i++) {
+        values[i] = x[i];
+        squares[i] = ni_f32_mul(x[i], x[i]);
+    }
+    return ni_e8m0_quest(ni_tree_sum(values, 32), ni_tree_sum(squares, 32));
+}
+
 static void quantize_mx(const job *j) {
     const nb_qtensor *out = j->out;
-    float max = j->element->max;
     for (int64_t r = 0; r < out->rows; r++)
         for (int64_t c = 0; c < out->cols; c += 32) {
-            float amax = amax_of(j, r, r + 1, c, c + 32);
-            uint8_t byte = out->quantizer.rule == NB_RULE_CEIL ? ni_e8m0_ceil(amax, max) : ni_e8m0_floor(amax, max);
+            uint8_t byte = mx_byte(j, r, c);
             out->scales[r * (out->cols / 32) + c / 32] = byte;
             encode_span(j, r, c, c + 32, ni_e8m0_inverse(byte));
         }
@@ -182,7 +242,9 @@ static void quantize_values(const job *j) {
     const nb_quantizer *q = &j->out->quantizer;
     switch (q->scale_type) {
     case NB_SCALE_E4M3:
-        if (q->outer == NB_OUTER_ROW128 || q->outer == NB_OUTER_ROW128_POW2)
+        if (q->rule == NB_RULE_EDEN)
+            quantize_eden(j);
+        else if (q->outer == NB_OUTER_ROW128 || q->outer == NB_OUTER_ROW128_POW2)
             quantize_outer128(j);
         else
             quantize_nvfp4(j);

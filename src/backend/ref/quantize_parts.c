@@ -35,7 +35,7 @@ nb_status ni_check_quantize(const nb_qtensor *out, int64_t rows, int64_t cols, b
                        (long long)rows, (long long)cols, transpose ? " transposed" : "", (long long)out->rows,
                        (long long)out->cols);
     bool fresh = q->hadamard_size && q->hadamard_signs == NB_SIGNS_FRESH;
-    if (!noise && (q->round == NB_ROUND_STOCHASTIC || fresh))
+    if (!noise && (nb_quantizer_draws_bits(q) || fresh))
         return nb_fail(err, NB_BAD_USAGE, "quantize: stochastic rounding and fresh signs need a noise key");
     return NB_OK;
 }
