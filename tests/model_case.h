@@ -28,7 +28,9 @@ static UNUSED nb_model_config case_config(nb_family family, bool tied) {
                          .expand_v = 1.0,
                          .gate_low_rank = 16,
                          .gate_normalizer = 16,
-                         .gate_clamp = -INFINITY};
+                         .gate_clamp = -INFINITY,
+                         .alpha = 0.05,
+                         .fine = true};
     return c;
 }
 

@@ -20,12 +20,15 @@ static int64_t count(const nb_model_config *c) {
         int64_t dk = (int64_t)(c->hidden * c->expand_k), dv = (int64_t)(c->hidden * c->expand_v);
         int64_t gate = h * c->gate_low_rank + c->gate_low_rank * dk + dk;
         layer = 2 * h * dk + 2 * h * dv + gate + dv * h + dv / c->heads + 2 * h;
+    } else if (c->family ==
+               NB_NGPT) { /* matrices, alpha twice, s_qk, s_u, s_v; at the end s_z in the place of a norm */
+        layer = 2 * h * q + 2 * h * kv + 2 * h + q + 2 * c->intermediate;
     } else {
         int64_t qk_norm = c->family == NB_QWEN3 ? 2 * c->head_dim : c->family == NB_OLMO2 ? q + kv : 0;
         layer = 2 * h * q + 2 * h * kv + qk_norm + 2 * h;
     }
     layer += 3 * h * c->intermediate;
-    return c->layers * layer + (c->tied ? 1 : 2) * h * c->vocab + h;
+    return c->layers * layer + (c->tied ? 1 : 2) * h * c->vocab + (c->family == NB_NGPT ? c->vocab : h);
 }
 
 /* GLA and Qwen3-0.6B: published counts. The others: what the comments in the files say, or what their sizes give. */
@@ -37,6 +40,7 @@ static const struct {
     {"llama-400m", 373867520}, {"llama-1.3b", 1364297728}, {"qwen3-tiny", 4197120},   {"qwen3-0.6b", 596049920},
     {"olmo2-tiny", 5509376},   {"olmo2-70m", 123748864},   {"olmo2-150m", 224957184}, {"olmo2-370m", 474022912},
     {"gla-tiny", 5532672},     {"gla-60m", 58568192},      {"gla-340m", 341707776},   {"gla-1.3b", 1365514240},
+    {"ngpt-tiny", 6833664},
 };
 
 static void shipped_models_have_their_size(void **state) {
@@ -57,7 +61,7 @@ static void shipped_models_have_their_size(void **state) {
  * narrow keys by 128. */
 static void tiny_models_divide(void **state) {
     (void)state;
-    static const char *const tiny[] = {"llama-demo", "llama-tiny", "qwen3-tiny", "olmo2-tiny", "gla-tiny"};
+    static const char *const tiny[] = {"llama-demo", "llama-tiny", "qwen3-tiny", "olmo2-tiny", "gla-tiny", "ngpt-tiny"};
     for (size_t i = 0; i < NI_COUNT(tiny); i++) {
         nb_model_config c;
         nb_error err = {0};
@@ -87,7 +91,7 @@ static const struct {
 } refused[] = {
     {GOOD, "m.yaml:1: the key 'family' is missing"},
     {GOOD "family: lama\n",
-     "m.yaml:7: family: expected one of llama, qwen3, olmo2, gla, found 'lama'; did you mean 'llama'?"},
+     "m.yaml:7: family: expected one of llama, qwen3, olmo2, gla, ngpt, found 'lama'; did you mean 'llama'?"},
     {GOOD "family: llama\nlayer: 3\n", "m.yaml:8: unknown key 'layer'; did you mean 'layers'?"},
     {GOOD "family: llama\nkv_heads: 3\n", "m.yaml:8: kv_heads: 3 does not divide the 4 heads"},
     {GOOD "family: llama\nkv_heads: 8\n", "m.yaml:8: kv_heads: 8 is out of range: expected 1 to 4"},

@@ -420,8 +420,48 @@ static void no_parameter_begins_beyond_the_cut(void **state) {
     nb_backend_free(be);
 }
 
+/* Lengths of the rows (of the columns, where they are what has length 1) of every matrix of ngpt. */
+static void expect_unit_vectors(nb_model *model, nb_backend *be) {
+    const float *params = params_of(model, be);
+    int32_t matrices = 0;
+    for (int32_t i = 0; i < nb_model_param_count(model); i++) {
+        const nb_param *p = nb_model_param(model, i);
+        const bool writes = strstr(p->name, "o_proj") || strstr(p->name, "down_proj");
+        for (int64_t v = 0; p->rank == 2 && v < (writes ? p->cols : p->rows); v++) {
+            double squares = 0;
+            for (int64_t j = 0; j < (writes ? p->rows : p->cols); j++) {
+                const double x = params[p->offset + (writes ? j * p->cols + v : v * p->cols + j)];
+                squares += x * x;
+            }
+            if (!(fabs(sqrt(squares) - 1) < 1e-6))
+                fail_msg("%s: vector %lld has length %.9g", p->name, (long long)v, sqrt(squares));
+        }
+        matrices += p->rank == 2;
+    }
+    assert_int_equal(matrices, 2 * 7 + 2);
+}
+
+static void ngpt_stays_on_the_sphere(void **state) {
+    (void)state;
+    nb_backend *be = cpu_with(2, NB_ISA_AUTO);
+    const nb_model_config config = case_config(NB_NGPT, false);
+    const nb_recipe recipe = bf16_recipe();
+    nb_model *model = case_model(be, &config, &recipe, true);
+    const nb_pass pass = {0};
+    expect_unit_vectors(model, be);
+    float *params = params_of(model, be);
+    for (int64_t i = 0; i < nb_model_param_elements(model); i++)
+        params[i] += 0.1f * (float)normal(5, i);
+    be->ops->upload(be, nb_model_params(model), params, param_bytes(model, be));
+    assert_int_equal(nb_model_after_step(model, &pass, NULL), NB_OK);
+    expect_unit_vectors(model, be);
+    nb_model_free(model);
+    nb_backend_free(be);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_teardown(ngpt_stays_on_the_sphere, release_buffers),
         cmocka_unit_test_teardown(learns, release_buffers),
         cmocka_unit_test_teardown(threads_change_nothing, release_buffers),
         cmocka_unit_test_teardown(passes_leave_nothing_behind, release_buffers),

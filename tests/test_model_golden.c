@@ -1,6 +1,6 @@
 /* test_model_golden.c: logits, loss and gradients of tiny models against independent implementations
  * (tests/golden/model_*.safetensors, written by scripts/golden_model.py: Hugging Face's models, and plain PyTorch for
- * GLA), in double precision and, more loosely, in the types of training. */
+ * GLA; by scripts/golden_ngpt.py: NVIDIA's nGPT), in double precision and, more loosely, in the types of training. */
 #include "backend/table.h"
 #include "model_case.h"
 
@@ -16,7 +16,8 @@ static nb_model_config golden_config(nb_family family, bool tied) {
     c.vocab = VOCAB;
     c.hidden = 16;
     c.heads = 2;
-    c.kv_heads = family == NB_GLA ? 2 : 1;
+    c.kv_heads = family == NB_GLA || family == NB_NGPT ? 2 : 1;
+    c.norm_eps = family == NB_NGPT ? 1e-12 : c.norm_eps; /* NVIDIA's code adds nothing to a length */
     c.head_dim = 8;
     c.intermediate = 32;
     return c;
@@ -61,7 +62,7 @@ static void compare(const char *what, const double *got, const double *want, int
         fail_msg("%s is off by %.3g of its norm %.3g", what, sqrt(error / norm), sqrt(norm));
 }
 
-static void check(nb_backend *be, nb_family family, bool tied, double tolerance) {
+static void check(nb_backend *be, nb_family family, bool tied, bool fine, double tolerance) {
     char path[512];
     ni_safetensors *file = NULL;
     nb_error err = {0};
@@ -69,6 +70,7 @@ static void check(nb_backend *be, nb_family family, bool tied, double tolerance)
     if (ni_safetensors_open(path, &file, &err) != NB_OK)
         fail_msg("%s", err.message);
     nb_model_config config = golden_config(family, tied);
+    config.fine = fine;
     nb_recipe recipe = bf16_recipe();
     nb_model *model = case_model(be, &config, &recipe, true);
     load_params(model, be, file);
@@ -101,24 +103,31 @@ static void check(nb_backend *be, nb_family family, bool tied, double tolerance)
 
 static const struct {
     nb_family family;
-    bool tied;
-} families[] = {{NB_LLAMA, false}, {NB_QWEN3, true}, {NB_OLMO2, false}, {NB_GLA, false}};
+    bool tied, fine;
+} families[] = {{NB_LLAMA, false, false},
+                {NB_QWEN3, true, false},
+                {NB_OLMO2, false, false},
+                {NB_GLA, false, false},
+                {NB_NGPT, false, false},
+                /* what N does to the input of a matrix is undone by N of its output: the same numbers */
+                {NB_NGPT, false, true}};
 
 static void in_double(void **state) {
     (void)state;
     nb_backend *be = ref64();
     for (size_t i = 0; i < sizeof families / sizeof *families; i++)
-        check(be, families[i].family, families[i].tied, EXACT);
+        check(be, families[i].family, families[i].tied, families[i].fine, EXACT);
     nb_backend_free(be);
 }
 
 /* BF16 activations have a unit roundoff of 2^-8. From the embedding to the loss and back, some dozen roundings follow
- * each other in two blocks of softmax attention; GLA stores twice as many intermediate tensors. */
+ * each other in two blocks of softmax attention; GLA and nGPT store twice as many intermediate tensors. */
 static void in_bf16(void **state) {
     (void)state;
     nb_backend *be = cpu_with(2, NB_ISA_AUTO);
     for (size_t i = 0; i < sizeof families / sizeof *families; i++)
-        check(be, families[i].family, families[i].tied, (families[i].family == NB_GLA ? 24 : 12) * 0x1p-8);
+        check(be, families[i].family, families[i].tied, families[i].fine,
+              (families[i].family == NB_GLA || families[i].family == NB_NGPT ? 24 : 12) * 0x1p-8);
     nb_backend_free(be);
 }
 

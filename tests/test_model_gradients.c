@@ -69,6 +69,11 @@ static void gla(void **state) {
     check_model(NB_GLA, false);
 }
 
+static void ngpt(void **state) {
+    (void)state;
+    check_model(NB_NGPT, false);
+}
+
 /* Gradients of two micro-batches add up. */
 static void gradients_accumulate(void **state) {
     (void)state;
@@ -101,6 +106,7 @@ int main(void) {
         cmocka_unit_test_teardown(qwen3, release_buffers),
         cmocka_unit_test_teardown(olmo2, release_buffers),
         cmocka_unit_test_teardown(gla, release_buffers),
+        cmocka_unit_test_teardown(ngpt, release_buffers),
         cmocka_unit_test_teardown(gradients_accumulate, release_buffers),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -69,7 +69,7 @@ static double cosine(const float *a, const float *b, int64_t n) {
 }
 
 static void check_recipe(nb_backend *be, const char *name) {
-    const nb_family families[] = {NB_LLAMA, NB_QWEN3, NB_OLMO2, NB_GLA};
+    const nb_family families[] = {NB_LLAMA, NB_QWEN3, NB_OLMO2, NB_GLA, NB_NGPT};
     const nb_recipe bf16 = bf16_recipe();
     nb_recipe recipe;
     nb_error err = {0};

@@ -52,7 +52,7 @@ static void feed(nb_model *model, int32_t token, int64_t position, float *logits
  * there, 2^-8 of a number, through two blocks. */
 static void steps_are_the_whole(void **state) {
     (void)state;
-    const nb_family families[] = {NB_LLAMA, NB_QWEN3, NB_OLMO2, NB_GLA};
+    const nb_family families[] = {NB_LLAMA, NB_QWEN3, NB_OLMO2, NB_GLA, NB_NGPT};
     nb_backend *be;
     nb_error err = {0};
     assert_int_equal(nb_backend_open("cpu", NULL, &be, &err), NB_OK);

@@ -403,8 +403,46 @@ static void refusals(void **state) {
 
 #define CASE(test) cmocka_unit_test_teardown(test, release_buffers)
 
+/* outer: unit is what tensor gives where the largest magnitude is 1; beyond it blocks saturate. */
+static void unit_is_the_scale_of_an_amax_of_one(void **state) {
+    (void)state;
+    enum { ROWS = 16, COLS = 64, N = ROWS * COLS };
+    static const char *const shapes[] = {"1x16", "16x16"};
+    nb_backend *be = NULL;
+    assert_int_equal(nb_backend_open("cpu", NULL, &be, NULL), NB_OK);
+    for (int s = 0; s < 4; s++) {
+        float x[N], decoded[2][N];
+        for (int i = 0; i < N; i++)
+            x[i] = (float)fmax(-1, fmin(1, 0.2 * normal(3, i)));
+        x[17] = s < 2 ? -1.0f : 4.0f; /* the second pair: beyond 1 */
+        const nb_mat from = nb_mat_of(x, NB_F32, ROWS, COLS);
+        for (int unit = 0; unit < 2; unit++) {
+            char text[96];
+            nb_quantizer q;
+            nb_error err = {0};
+            snprintf(text, sizeof text, "{format: nvfp4, block: %s, outer: %s}", shapes[s % 2],
+                     unit ? "unit" : "tensor");
+            assert_int_equal(ni_quantizer_parse(text, &q, &err), NB_OK);
+            void *memory = nb_backend_alloc(be, nb_qtensor_bytes(&q, ROWS, COLS).total);
+            const nb_qtensor codes = nb_qtensor_place(&q, ROWS, COLS, memory);
+            const nb_mat to = nb_mat_of(decoded[unit], NB_F32, ROWS, COLS);
+            assert_int_equal(nb_quantize(be, &codes, &from, false, NULL, NULL, &err), NB_OK);
+            assert_int_equal(nb_dequantize(be, &to, &codes, &err), NB_OK);
+            if (unit)
+                assert_true(*codes.tensor_scale == 1.0f / 2688.0f);
+            nb_backend_release(be, memory);
+        }
+        if (s < 2)
+            assert_memory_equal(decoded[0], decoded[1], sizeof decoded[0]);
+        else /* 448 * 6 / 2688 */
+            assert_true(fabsf(decoded[1][17] - 1.0f) < 1e-6f && decoded[0][17] == 4.0f);
+    }
+    nb_backend_free(be);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(unit_is_the_scale_of_an_amax_of_one),
         CASE(hadamard_rows_are_orthonormal),
         CASE(hadamard_twice_is_identity),
         CASE(rotated_operands_keep_their_product),

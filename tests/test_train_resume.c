@@ -76,6 +76,10 @@ static void nvfp4_resumes(void **state) {
     stop_anywhere(state, "recipe=nvfp4", "nvfp4");
 }
 
+static void ngpt_resumes(void **state) {
+    stop_anywhere(state, "model.family=ngpt", "ngpt");
+}
+
 /* Gradients and moments in FP8 and FP16, with their scales. */
 static void narrow_state_resumes(void **state) {
     stop_anywhere(state, "recipe=fp4-dge-occ", "fp4-dge-occ");
@@ -459,6 +463,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         CASE(bf16_resumes),
         CASE(nvfp4_resumes),
+        CASE(ngpt_resumes),
         CASE(narrow_state_resumes),
         CASE(a_killed_run_resumes),
         CASE(the_lens_changes_nothing),

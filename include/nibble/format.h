@@ -53,6 +53,7 @@ typedef enum nb_scale_rule {
 typedef enum nb_outer_scale {
     NB_OUTER_NONE,
     NB_OUTER_TENSOR,     /* one FP32 scale from the tensor's amax (NVFP4) */
+    NB_OUTER_UNIT,       /* the FP32 scale of an amax of 1, which nobody looks for: for numbers of at most 1 */
     NB_OUTER_ROW128,     /* one FP32 scale for each 1x128 (TetraJet-v2's double block) */
     NB_OUTER_ROW128_POW2 /* the same, rounded up to a power of two: products stay exact in BF16 */
 } nb_outer_scale;

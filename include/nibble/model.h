@@ -1,7 +1,8 @@
 /* model.h: decoder language models, forward and backward by hand over a backend's table of operations.
  *
  * Families: llama (RMSNorm, RoPE, grouped-query attention, SwiGLU), qwen3 (and QK-norm per head), olmo2 (post-norm,
- * QK-norm over the whole projection), gla (gated linear attention). Parameter names are Hugging Face's.
+ * QK-norm over the whole projection), gla (gated linear attention), ngpt (every vector of length 1). Parameter names
+ * are Hugging Face's; ngpt, which it lacks, has names of our own.
  */
 #ifndef NIBBLE_MODEL_H
 #define NIBBLE_MODEL_H
@@ -15,7 +16,7 @@
 extern "C" {
 #endif
 
-typedef enum nb_family { NB_LLAMA, NB_QWEN3, NB_OLMO2, NB_GLA } nb_family;
+typedef enum nb_family { NB_LLAMA, NB_QWEN3, NB_OLMO2, NB_GLA, NB_NGPT } nb_family;
 NB_API const char *nb_family_name(nb_family family);
 
 typedef struct nb_model_config {
@@ -35,6 +36,8 @@ typedef struct nb_model_config {
     double expand_k, expand_v;          /* gla: key and value width as shares of hidden */
     int32_t gate_low_rank;              /* gla: 16 */
     double gate_normalizer, gate_clamp; /* gla: 16, -INFINITY */
+    double alpha;                       /* ngpt: how far a branch steps at first */
+    bool fine;                          /* ngpt: what goes into o_proj and down_proj has length 1, too */
 } nb_model_config;
 
 /* Reads models/NAME.yaml, the path of a model file, or the config.json of a Hugging Face folder ("./folder"). */
@@ -44,6 +47,9 @@ NB_API nb_status nb_model_config_load(const char *name_or_path, const char *mode
 /* Checks sizes against each other (heads divide, widths are positive, nothing overflows). */
 NB_API nb_status nb_model_config_check(const nb_model_config *config, nb_error *err);
 
+/* Which vectors of a matrix have length 1 after every step (ngpt). */
+typedef enum nb_unit { NB_UNIT_NONE, NB_UNIT_ROWS, NB_UNIT_COLUMNS } nb_unit;
+
 /* One parameter tensor inside the model's flat arrays. */
 typedef struct nb_param {
     char name[NB_NAME_SIZE]; /* "model.layers.0.self_attn.q_proj.weight" */
@@ -52,6 +58,8 @@ typedef struct nb_param {
     int64_t offset;          /* first element in params, grads and moments */
     bool decay;              /* a matrix: weight decay applies (to embeddings, norms and biases as the run file says) */
     bool embedding;
+    nb_unit unit;
+    double start; /* of a vector: what all of it is at first */
 } nb_param;
 
 /* One micro-batch, on the host. */

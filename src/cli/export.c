@@ -67,6 +67,11 @@ static nb_status write_folder(nb_backend *be, nb_model *model, const char *from,
                               nb_error *err) {
     ni_folder *folder;
     ni_hf_marks marks;
+    if (nb_model_get_config(model)->family == NB_NGPT)
+        return nb_fail(err, NB_UNSUPPORTED,
+                       "%s: transformers has no model of family ngpt to export to; hint: the "
+                       "folder's model.safetensors holds the parameters",
+                       from);
     NB_TRY(ni_hf_marks_read(from, &marks, err));
     NB_TRY(ni_folder_begin(to, &folder, err));
     nb_status status = ni_hf_save(be, model, ni_folder_path(folder), type, marks, err);

@@ -105,7 +105,7 @@ static const char *block_text(const nb_quantizer *q, char *text, size_t size) {
 
 static cells quantizer_cells(const nb_quantizer *q) {
     cells c = {0};
-    static const char *const outer[] = {"-", "tensor", "1x128 fp32", "1x128 pow2"};
+    static const char *const outer[] = {"-", "tensor", "unit", "1x128 fp32", "1x128 pow2"};
     ni_operand_fields fields = ni_quantizer_to_fields(q);
     snprintf(c.text[1], sizeof c.text[1], "%s", ni_format_family_at(fields.format)->name);
     if (nb_quantizer_is_bf16(q))

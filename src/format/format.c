@@ -258,7 +258,7 @@ static void append_scale(text_buffer *b, const nb_quantizer *q, const nb_quantiz
     if (has_outer128(q))
         append(b, ", outer: {block: 1x128, scale: %s}", q->outer == NB_OUTER_ROW128 ? "fp32" : "pow2");
     else
-        append(b, ", outer: %s", q->outer == NB_OUTER_TENSOR ? "tensor" : "none");
+        append(b, ", outer: %s", q->outer == NB_OUTER_TENSOR ? "tensor" : q->outer == NB_OUTER_UNIT ? "unit" : "none");
 }
 
 char *nb_quantizer_text(const nb_quantizer *q, char *text, size_t size) {
@@ -329,7 +329,8 @@ nb_qtensor_size nb_qtensor_bytes(const nb_quantizer *q, int64_t rows, int64_t co
         size.outer_scales = r * sizeof(float);
     if (q->scale_type == NB_SCALE_F32 && is_block(q, NB_BLOCK_ALL, 1))
         size.outer_scales = c * sizeof(float);
-    if (q->outer == NB_OUTER_TENSOR || (q->scale_type == NB_SCALE_F32 && is_block(q, NB_BLOCK_ALL, NB_BLOCK_ALL)))
+    if (q->outer == NB_OUTER_TENSOR || q->outer == NB_OUTER_UNIT ||
+        (q->scale_type == NB_SCALE_F32 && is_block(q, NB_BLOCK_ALL, NB_BLOCK_ALL)))
         size.tensor_scale = sizeof(float);
     size.total = round_up_64(size.codes) + round_up_64(size.scales) + round_up_64(size.outer_scales) +
                  round_up_64(size.tensor_scale);

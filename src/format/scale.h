@@ -70,7 +70,9 @@ typedef struct ni_tensor_scale {
 
 static inline NI_HD ni_tensor_scale ni_tensor_scale_of(ni_e4m3_target target, nb_outer_scale outer, float amax) {
     ni_tensor_scale t;
-    t.s = outer == NB_OUTER_TENSOR ? ni_encode_scale(target.max_of_both, amax) : 1.0f;
+    t.s = outer == NB_OUTER_TENSOR ? ni_encode_scale(target.max_of_both, amax)
+          : outer == NB_OUTER_UNIT ? ni_encode_scale(target.max_of_both, 1.0f)
+                                   : 1.0f;
     t.sdec = ni_f32_canonical(ni_f32_div(1.0f, t.s));
     t.s_inner = ni_f32_mul(t.s, target.inverse);
     return t;

@@ -8,7 +8,10 @@
 static const char *element_name(const nb_quantizer *q) {
     bool block_e4m3 = q->element == NB_ELEMENT_E2M1 && q->scale_type == NB_SCALE_E4M3;
     if (block_e4m3)
-        return q->outer == NB_OUTER_TENSOR ? "nvfp4" : q->outer == NB_OUTER_NONE ? "e2m1/e4m3" : "nvfp4-outer128";
+        return q->outer == NB_OUTER_TENSOR ? "nvfp4"
+               : q->outer == NB_OUTER_UNIT ? "nvfp4-unit"
+               : q->outer == NB_OUTER_NONE ? "e2m1/e4m3"
+                                           : "nvfp4-outer128";
     if (q->scale_type == NB_SCALE_E8M0)
         return q->element == NB_ELEMENT_E2M1 ? "mxfp4" : "mxfp8";
     switch (q->element) {

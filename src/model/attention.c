@@ -4,6 +4,9 @@
  *     q, k, v = W_q x, W_k x, W_v x
  *     q, k    = rope(norm_q(q)), rope(norm_k(k))     Qwen3 norms each head, OLMo2 the whole projection, LLaMA nothing
  *     y       = W_o softmax(q k^T / sqrt(head_dim)) v
+ *
+ * ngpt (sphere.c) has q = s_qk^2 N(q) and k = N(k) of each head, logits of q k^T sqrt(head_dim), and where it is `fine`
+ * N of all heads' outputs. With as many key as query heads that is s_qk on both sides.
  */
 #include "backend/table.h"
 #include "model/decoder.h"
@@ -27,6 +30,10 @@ typedef struct ni_attention_layer {
     void *lse;                                  /* saved: real [batch, heads, seq] */
     void *q_raw, *k_raw, *q_rstd, *k_rstd;      /* saved where q and k are normed: before the norm */
     void *dq, *dk, *dv, *do_, *dq_raw, *dk_raw; /* of a pass */
+    bool sphere, fine;
+    ni_unit q_unit, k_unit, o_unit; /* sphere; fine */
+    void *o_long, *do_long;         /* what attention makes, before N: o, do_ where nothing follows */
+    ni_gain q_gain;                 /* sphere: s_qk; what it multiplies is q of length 1 after RoPE */
 } ni_attention_layer;
 
 static void *create(const nb_model_config *config) {
@@ -40,7 +47,17 @@ static void *create(const nb_model_config *config) {
     a->theta = config->rope_theta;
     a->norm_eps = config->norm_eps;
     a->qk_norm = ni_family_find(config->family)->qk_norm;
+    a->sphere = ni_family_find(config->family)->sphere;
+    a->fine = a->sphere && config->fine;
     return a;
+}
+
+static nb_status declare_factors(ni_attention_layer *a, ni_builder *builder, nb_error *err) {
+    nb_param *list = builder->model->params.list;
+    list[a->q_param].unit = list[a->k_param].unit = list[a->v_param].unit = NB_UNIT_ROWS;
+    list[a->o_param].unit = NB_UNIT_COLUMNS;
+    return ni_gain_declare(builder, "self_attn", "s_qk", a->heads * a->head_dim, 1 / sqrt((double)a->hidden), 1, 2,
+                           &a->q_gain, err);
 }
 
 static nb_status declare(void *layer, ni_builder *builder, nb_error *err) {
@@ -50,6 +67,8 @@ static nb_status declare(void *layer, ni_builder *builder, nb_error *err) {
     NB_TRY(ni_declare(builder, "self_attn.k_proj", "weight", kv, a->hidden, &a->k_param, err));
     NB_TRY(ni_declare(builder, "self_attn.v_proj", "weight", kv, a->hidden, &a->v_param, err));
     NB_TRY(ni_declare(builder, "self_attn.o_proj", "weight", a->hidden, q, &a->o_param, err));
+    if (a->sphere)
+        return declare_factors(a, builder, err);
     if (a->qk_norm == NI_QK_NORM_NONE)
         return NB_OK;
     bool whole = a->qk_norm == NI_QK_NORM_WHOLE;
@@ -68,6 +87,8 @@ static nb_status build(void *layer, ni_builder *builder, nb_error *err) {
         ni_build_norm(builder, &a->q_norm);
         ni_build_norm(builder, &a->k_norm);
     }
+    if (a->sphere)
+        ni_gain_build(builder, &a->q_gain);
     NB_TRY(ni_build_group(builder, "self_attn.input", in, 3, rows, &a->in, err));
     return ni_build_group(builder, "self_attn.output", out, 1, rows, &a->out, err);
 }
@@ -89,21 +110,38 @@ static void place(void *layer, const ni_builder *builder, ni_arena *saved, ni_ar
         a->q_rstd = ni_arena_take(saved, ni_real_bytes(builder, whole ? 1 : a->heads));
         a->k_rstd = ni_arena_take(saved, ni_real_bytes(builder, whole ? 1 : a->kv_heads));
     }
+    if (a->sphere) {
+        ni_unit_place(builder, &a->q_unit, a->heads * a->head_dim, a->head_dim, saved);
+        ni_unit_place(builder, &a->k_unit, a->kv_heads * a->head_dim, a->head_dim, saved);
+        a->q_gain.raw = ni_arena_take(saved, q);
+    }
+    if (a->fine) {
+        ni_unit_place(builder, &a->o_unit, a->heads * a->head_dim, a->heads * a->head_dim, saved);
+        a->o_long = a->o_unit.raw;
+    } else {
+        a->o_long = a->o;
+    }
     if (!builder->model->training)
         return;
     a->dq = ni_arena_take(working, q);
     a->dk = ni_arena_take(working, kv);
     a->dv = ni_arena_take(working, kv);
     a->do_ = ni_arena_take(working, q);
-    if (normed) {
+    if (normed || a->sphere) {
         a->dq_raw = ni_arena_take(working, q);
         a->dk_raw = ni_arena_take(working, kv);
     }
+    a->do_long = a->fine ? ni_arena_take(working, q) : a->do_;
 }
 
 static bool wants_amax(const void *layer, bool gradients) {
     const ni_attention_layer *a = layer;
     return ni_linear_group_wants_amax(gradients ? a->out : a->in, gradients);
+}
+
+/* A product of two vectors of length 1 is at most 1, of two with coordinates of size 1 about sqrt(head_dim). */
+static double logit_scale(const ni_attention_layer *a) {
+    return a->sphere ? sqrt((double)a->head_dim) : 1.0 / sqrt((double)a->head_dim);
 }
 
 static nb_attention shape(const ni_attention_layer *a, const ni_run *run) {
@@ -112,10 +150,10 @@ static nb_attention shape(const ni_attention_layer *a, const ni_run *run) {
                       .heads = a->heads,
                       .kv_heads = a->kv_heads,
                       .head_dim = a->head_dim,
-                      .scale = 1.0 / sqrt((double)a->head_dim),
+                      .scale = logit_scale(a),
                       .doc_start = run->doc_start,
                       .doc_end = run->doc_end,
-                      .o_amax = a->o_amax};
+                      .o_amax = a->fine ? NULL : a->o_amax};
     return s;
 }
 
@@ -133,9 +171,9 @@ typedef struct places {
 static places places_of(const ni_attention_layer *a, const ni_run *run) {
     const int64_t q_cols = a->heads * a->head_dim, kv_cols = a->kv_heads * a->head_dim;
     if (run->kept < 0)
-        return (places){a->q, a->k, a->v, a->o};
+        return (places){a->q, a->k, a->v, a->o_long};
     return (places){ni_act_row(run, a->q, run->kept, q_cols), ni_act_row(run, a->kept_k, run->kept, kv_cols),
-                    ni_act_row(run, a->kept_v, run->kept, kv_cols), ni_act_row(run, a->o, run->kept, q_cols)};
+                    ni_act_row(run, a->kept_v, run->kept, kv_cols), ni_act_row(run, a->o_long, run->kept, q_cols)};
 }
 
 /* Of all kept tokens the last one's query alone is of interest. The others look at themselves, where the backend can
@@ -146,7 +184,7 @@ static nb_status attend_to_kept(ni_attention_layer *a, const ni_run *run, nb_err
     s.doc_start = run->kept_start;
     s.doc_end = NULL;
     s.o_amax = NULL; /* it would be that of all rows */
-    return run->be->ops->attention_forward(run->be, &s, a->o, a->lse, a->q, a->kept_k, a->kept_v, err);
+    return run->be->ops->attention_forward(run->be, &s, a->o_long, a->lse, a->q, a->kept_k, a->kept_v, err);
 }
 
 static nb_status forward(void *layer, const ni_run *run, const nb_mat *x, const nb_mat *y, nb_error *err) {
@@ -155,24 +193,48 @@ static nb_status forward(void *layer, const ni_run *run, const nb_mat *x, const 
     int64_t q_cols = a->heads * a->head_dim, kv_cols = a->kv_heads * a->head_dim;
     bool normed = a->qk_norm != NI_QK_NORM_NONE;
     const places at = places_of(a, run);
-    nb_mat qkv[] = {ni_act(run, normed ? a->q_raw : at.q, q_cols), ni_act(run, normed ? a->k_raw : at.k, kv_cols),
+    nb_mat qkv[] = {ni_act(run,
+                           a->sphere ? a->q_unit.raw
+                           : normed  ? a->q_raw
+                                     : at.q,
+                           q_cols),
+                    ni_act(run,
+                           a->sphere ? a->k_unit.raw
+                           : normed  ? a->k_raw
+                                     : at.k,
+                           kv_cols),
                     ni_act(run, at.v, kv_cols)};
     NB_TRY(ni_run_group(run, a->in, x, qkv, err));
     if (normed) {
         ni_norm_forward(be, &a->q_norm, at.q, a->q_rstd, a->q_raw, norm_rows(a, run, a->heads));
         ni_norm_forward(be, &a->k_norm, at.k, a->k_rstd, a->k_raw, norm_rows(a, run, a->kv_heads));
     }
-    be->ops->rope(be, at.q, run->positions, run->rows, a->heads, a->head_dim, a->theta, false);
+    if (a->sphere) { /* RoPE turns vectors and keeps their lengths; s_qk does not commute with it */
+        const nb_mat q = ni_act(run, a->q_gain.raw, q_cols), k = ni_act(run, at.k, kv_cols);
+        ni_unit_forward(run, &a->q_unit, &q);
+        ni_unit_forward(run, &a->k_unit, &k);
+    }
+    be->ops->rope(be, a->sphere ? a->q_gain.raw : at.q, run->positions, run->rows, a->heads, a->head_dim, a->theta,
+                  false);
     be->ops->rope(be, at.k, run->positions, run->rows, a->kv_heads, a->head_dim, a->theta, false);
+    if (a->sphere) {
+        const nb_mat q = ni_act(run, at.q, q_cols);
+        ni_gain_forward(run, &a->q_gain, &q);
+    }
     if (run->kept >= 0) {
         NB_TRY(attend_to_kept(a, run, err));
     } else {
         nb_attention s = shape(a, run);
         if (run->pass->lens && run->pass->lens->attention)
             run->pass->lens->attention(run->pass->lens->context, be, a->name, &s, a->q, a->k);
-        NB_TRY(be->ops->attention_forward(be, &s, a->o, a->lse, a->q, a->k, a->v, err));
+        NB_TRY(be->ops->attention_forward(be, &s, a->o_long, a->lse, a->q, a->k, a->v, err));
     }
-    nb_mat o = ni_act_with(run, at.o, q_cols, run->kept < 0 ? a->o_amax : NULL);
+    nb_mat o = ni_act_with(run, a->fine ? a->o : at.o, q_cols, run->kept < 0 ? a->o_amax : NULL);
+    if (a->fine) {
+        ni_unit of_rows = a->o_unit;
+        of_rows.raw = at.o;
+        ni_unit_forward(run, &of_rows, &o);
+    }
     ni_show_output(run, a->name, "heads", &o);
     return y ? ni_run_group(run, a->out, &o, y, err) : NB_OK;
 }
@@ -185,8 +247,16 @@ static nb_status backward(void *layer, const ni_run *run, const nb_mat *x, const
     bool normed = a->qk_norm != NI_QK_NORM_NONE;
     nb_mat o = ni_act_with(run, a->o, q_cols, a->o_amax), do_ = ni_act(run, a->do_, q_cols);
     NB_TRY(ni_linear_group_backward(a->out, run->pass, run->scratch, &o, dy, &do_, err));
+    const nb_mat do_long = ni_act(run, a->do_long, q_cols);
+    if (a->fine)
+        ni_unit_backward(run, &a->o_unit, &do_long, a->do_);
     nb_attention s = shape(a, run);
-    NB_TRY(be->ops->attention_backward(be, &s, a->dq, a->dk, a->dv, a->do_, a->o, a->lse, a->q, a->k, a->v, err));
+    NB_TRY(
+        be->ops->attention_backward(be, &s, a->dq, a->dk, a->dv, a->do_long, a->o_long, a->lse, a->q, a->k, a->v, err));
+    if (a->sphere) {
+        const nb_mat dq = ni_act(run, a->dq, q_cols);
+        ni_gain_backward(run, &a->q_gain, &dq, a->dq);
+    }
     be->ops->rope(be, a->dq, run->positions, run->rows, a->heads, a->head_dim, a->theta, true);
     be->ops->rope(be, a->dk, run->positions, run->rows, a->kv_heads, a->head_dim, a->theta, true);
     if (normed) {
@@ -195,8 +265,14 @@ static nb_status backward(void *layer, const ni_run *run, const nb_mat *x, const
         ni_norm_backward(be, &a->q_norm, &dq, a->dq, a->q_raw, a->q_rstd);
         ni_norm_backward(be, &a->k_norm, &dk, a->dk, a->k_raw, a->k_rstd);
     }
-    nb_mat dqkv[] = {ni_act(run, normed ? a->dq_raw : a->dq, q_cols), ni_act(run, normed ? a->dk_raw : a->dk, kv_cols),
-                     ni_act(run, a->dv, kv_cols)};
+    if (a->sphere) {
+        const nb_mat dq = ni_act(run, a->dq_raw, q_cols), dk = ni_act(run, a->dk_raw, kv_cols);
+        ni_unit_backward(run, &a->q_unit, &dq, a->dq);
+        ni_unit_backward(run, &a->k_unit, &dk, a->dk);
+    }
+    const bool through = normed || a->sphere;
+    nb_mat dqkv[] = {ni_act(run, through ? a->dq_raw : a->dq, q_cols),
+                     ni_act(run, through ? a->dk_raw : a->dk, kv_cols), ni_act(run, a->dv, kv_cols)};
     return ni_linear_group_backward(a->in, run->pass, run->scratch, x, dqkv, dx, err);
 }
 
@@ -214,7 +290,7 @@ static void census(const void *layer, const nb_model *model, nb_census_row *row)
                             .heads = a->heads,
                             .kv_heads = a->kv_heads,
                             .head_dim = a->head_dim,
-                            .scale = 1.0 / sqrt((double)a->head_dim)};
+                            .scale = logit_scale(a)};
     snprintf(row->module, sizeof row->module, "%s", a->name);
     snprintf(row->formats, sizeof row->formats, "bf16, %lld heads of %lld, %lld of keys", (long long)a->heads,
              (long long)a->head_dim, (long long)a->kv_heads);

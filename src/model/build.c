@@ -27,12 +27,15 @@ static nb_status declare(ni_builder *builder, nb_error *err) {
     const nb_model_config *c = &model->config;
     NB_TRY(ni_declare(builder, traits->embedding, "weight", c->vocab, c->hidden, &model->embedding, err));
     model->params.list[model->embedding].embedding = true;
+    if (traits->sphere)
+        model->params.list[model->embedding].unit = NB_UNIT_ROWS;
     for (int32_t i = 0; i < 2 * c->layers; i++) {
         ni_branch *branch = &model->branches[i];
         builder->block = i / 2;
         const char *norm = i % 2 == 0 ? traits->mixer_norm : traits->mlp_norm;
         ni_params_begin_section(&model->params);
-        NB_TRY(ni_declare_norm(builder, norm, c->hidden, &branch->norm, err));
+        NB_TRY(traits->sphere ? ni_sphere_declare(builder, branch, err)
+                              : ni_declare_norm(builder, norm, c->hidden, &branch->norm, err));
         NB_TRY(branch->kind->declare(branch->layer, builder, err));
     }
     builder->block = -1;
@@ -44,7 +47,10 @@ static nb_status build(ni_builder *builder, nb_error *err) {
     for (int32_t i = 0; i < 2 * model->config.layers; i++) {
         ni_branch *branch = &model->branches[i];
         builder->block = i / 2;
-        ni_build_norm(builder, &branch->norm);
+        if (model->traits->sphere)
+            ni_gain_build(builder, &branch->alpha);
+        else
+            ni_build_norm(builder, &branch->norm);
         NB_TRY(branch->kind->build(branch->layer, builder, err));
     }
     builder->block = -1;
@@ -66,7 +72,7 @@ static void place_norm(ni_builder *builder, ni_branch *branch) {
     nb_model *model = builder->model;
     branch->normed = ni_arena_take(&model->saved, ni_act_bytes(builder, model->config.hidden));
     branch->rstd = ni_arena_take(&model->saved, ni_real_bytes(builder, 1));
-    branch->amax = !model->traits->post_norm && branch->kind->wants_amax(branch->layer, false)
+    branch->amax = !model->traits->post_norm && !model->traits->sphere && branch->kind->wants_amax(branch->layer, false)
                        ? ni_arena_take(&model->saved, sizeof *branch->amax)
                        : NULL;
 }
@@ -126,6 +132,7 @@ static void place(ni_builder *builder) {
     model->inputs = ni_arena_take(working, NI_INPUTS * (size_t)model->max_rows * sizeof(int32_t));
     model->clock = ni_arena_take(working, 2 * sizeof *model->clock);
     model->losses = ni_arena_take(working, NI_LOSS_SLOTS * sizeof *model->losses);
+    ni_sphere_place(builder, working);
     bool asks = false;
     for (int32_t i = 0; model->training && i < branches; i++)
         asks |= model->branches[i].kind->wants_amax(model->branches[i].layer, true);
@@ -145,6 +152,7 @@ static nb_status reserve(nb_model *model, void **memory, size_t bytes, const cha
 nb_status ni_model_assemble(nb_model *model, const nb_recipe *recipe, nb_error *err) {
     ni_builder builder = {.model = model, .recipe = recipe, .block = -1};
     model->params.be = model->be;
+    NB_TRY(ni_sphere_check(model, err));
     NB_TRY(create_branches(model, err));
     NB_TRY(declare(&builder, err));
     NB_TRY(ni_params_allocate(&model->params, model->training ? recipe : NULL,
@@ -161,5 +169,5 @@ nb_status ni_model_assemble(nb_model *model, const nb_recipe *recipe, nb_error *
     NB_TRY(reserve(model, &scratch, model->scratch.size, "operands of the linear layers", err));
     model->scratch.memory = scratch;
     place(&builder);
-    return NB_OK;
+    return ni_sphere_upload(model, err);
 }

@@ -12,11 +12,13 @@ static const ni_word families[] = {
     {"qwen3", NB_QWEN3, "the same with RMSNorm on each head of q and k"},
     {"olmo2", NB_OLMO2, "norms after the sublayers, RMSNorm on all of q and k"},
     {"gla", NB_GLA, "gated linear attention instead of softmax (arXiv:2312.06635)"},
+    {"ngpt", NB_NGPT,
+     "every vector of length 1: weights after each step, the residual stream, heads (arXiv:2410.01131)"},
     {NULL, 0, NULL},
 };
 
 const char *nb_family_name(nb_family family) {
-    return family >= NB_LLAMA && family <= NB_GLA ? families[family].name : "unknown family";
+    return family >= NB_LLAMA && family <= NB_NGPT ? families[family].name : "unknown family";
 }
 
 #define FIELD(member) NI_FIELD(ni_model_file, config.member)
@@ -68,6 +70,15 @@ static const ni_key rows[] = {
      .help = "gla: the log decay is divided by it", .source = "arXiv:2312.06635; fla"},
     {FLOAT_KEY("gla.gate_clamp", gate_clamp), .fallback = "none", .low = -1e30, .words = no_clamp,
      .help = "gla: least log decay of a step", .source = "fla"},
+    {FLOAT_KEY("ngpt.alpha", alpha), .fallback = "0.05", .positive = true, .high = 1,
+     .help = "ngpt: share of the way to its own output that a branch steps at first",
+     .source = "arXiv:2410.01131; NVIDIA/ngpt"},
+    {.path = "ngpt.fine",
+     .type = NI_KEY_BOOL,
+     FIELD(fine),
+     .fallback = "true",
+     .help = "ngpt: the heads' outputs and the inner layer of the MLP have length 1, too",
+     .source = "arXiv:2605.06067; false is arXiv:2410.01131"},
 };
 
 /* Keys of the other kind of attention say that the file means something else than it gets. */
@@ -76,6 +87,8 @@ static nb_status check_kind(const nb_model_config *c, const ni_yaml_node *node, 
     const char *family = nb_family_name(c->family);
     if (c->family != NB_GLA && ni_yaml_find(node, "gla"))
         return ni_keys_fail(err, node, "gla", "is for family gla, and this is %s", family);
+    if (c->family != NB_NGPT && ni_yaml_find(node, "ngpt"))
+        return ni_keys_fail(err, node, "ngpt", "is for family ngpt, and this is %s", family);
     for (size_t i = 0; c->family == NB_GLA && i < NI_COUNT(softmax_only); i++)
         if (ni_yaml_find(node, softmax_only[i]))
             return ni_keys_fail(err, node, softmax_only[i],
@@ -101,6 +114,10 @@ static nb_status finish(void *record, const ni_yaml_node *node, nb_error *err) {
             c->head_dim = c->hidden / c->heads;
         c->expand_k = c->expand_v = c->gate_normalizer = c->gate_clamp = 0;
         c->gate_low_rank = 0;
+    }
+    if (c->family != NB_NGPT) {
+        c->alpha = 0;
+        c->fine = false;
     }
     ni_model_fault f = ni_model_find_fault(c);
     return f.key ? ni_keys_fail(err, node, f.key, "%s", f.why) : NB_OK;

@@ -61,7 +61,7 @@ static double parameters(const nb_model_config *c) {
 
 ni_model_fault ni_model_find_fault(const nb_model_config *c) {
     ni_model_fault f = {0};
-    if (c->family < NB_LLAMA || c->family > NB_GLA)
+    if (c->family < NB_LLAMA || c->family > NB_NGPT)
         complain(&f, "family", "is unknown");
     check_size(&f, "vocab", c->vocab, NI_MOST_WIDTH);
     check_size(&f, "hidden", c->hidden, NI_MOST_WIDTH);
@@ -76,6 +76,8 @@ ni_model_fault ni_model_find_fault(const nb_model_config *c) {
         complain(&f, "norm_eps", "expected a number between 0 and 1");
     if (!(c->init_std > 0) || !(c->init_std < 100))
         complain(&f, "init_std", "expected a number greater than 0");
+    if (c->family == NB_NGPT && !(c->alpha > 0 && c->alpha <= 1))
+        complain(&f, "ngpt.alpha", "expected a number above 0, at most 1");
     if (!f.key && c->family == NB_GLA)
         check_gla(&f, c);
     else if (!f.key)

@@ -114,6 +114,10 @@ static nb_status make_again(nb_model *model, const ni_run *run, int32_t i, nb_er
     ni_branch *mixer = &model->branches[i - 1], *mlp = &model->branches[i];
     const int64_t hidden = model->config.hidden;
     const bool block = model->recompute == NB_RECOMPUTE_BLOCK;
+    if (block && model->traits->sphere) {
+        NB_TRY(ni_sphere_forward(model, &again, i - 1, err));
+        return ni_sphere_forward(model, &again, i, err);
+    }
     if (block && model->traits->post_norm) {
         NB_TRY(post_norm_forward(model, &again, i - 1, err));
         return post_norm_forward(model, &again, i, err);
@@ -124,8 +128,9 @@ static nb_status make_again(nb_model *model, const ni_run *run, int32_t i, nb_er
                                       mixer->norm.eps);
         NB_TRY(pre_norm_forward(model, &again, i - 1, err));
     }
-    const nb_mat in = model->traits->post_norm ? ni_act(&again, model->stream[i], hidden)
-                                               : ni_act_with(&again, mlp->normed, hidden, mlp->amax);
+    const nb_mat in = model->traits->post_norm || model->traits->sphere
+                          ? ni_act(&again, model->stream[i], hidden)
+                          : ni_act_with(&again, mlp->normed, hidden, mlp->amax);
     return mlp->kind->forward(mlp->layer, &again, &in, NULL, err);
 }
 
@@ -150,20 +155,32 @@ static void show_stream(const nb_model *model, const ni_run *run, int32_t i) {
     ni_show_output(run, block, "residual", &stream);
 }
 
+typedef nb_status branch_pass(nb_model *model, const ni_run *run, int32_t i, nb_error *err);
+
+static branch_pass *forward_of(const nb_model *model) {
+    return model->traits->sphere ? ni_sphere_forward : model->traits->post_norm ? post_norm_forward : pre_norm_forward;
+}
+
+static branch_pass *backward_of(const nb_model *model) {
+    return model->traits->sphere      ? ni_sphere_backward
+           : model->traits->post_norm ? post_norm_backward
+                                      : pre_norm_backward;
+}
+
 nb_status ni_decoder_forward(nb_model *model, const ni_run *run, nb_error *err) {
     const void *table = ni_params_value(&model->params, model->embedding);
-    const bool post_norm = model->traits->post_norm;
+    const bool post_norm = model->traits->post_norm, sphere = model->traits->sphere;
     const ni_head *head = &model->head;
     const int32_t branches = 2 * model->config.layers;
     run->be->ops->embed_forward(run->be, model->stream[0], table, run->tokens, run->rows, model->config.hidden);
-    if (!post_norm) {
+    if (!post_norm && !sphere) {
         nb_mat normed;
         void *rstd;
         const ni_norm *norm = norm_after(model, run, 0, &normed, &rstd);
         run->be->ops->rmsnorm_forward(run->be, &normed, rstd, model->stream[0], norm->weight, norm->eps);
     }
     for (int32_t i = 0; i < branches; i++) {
-        NB_TRY((post_norm ? post_norm_forward : pre_norm_forward)(model, run, i, err));
+        NB_TRY(forward_of(model)(model, run, i, err));
         show_stream(model, run, i);
     }
     if (post_norm)
@@ -174,7 +191,7 @@ nb_status ni_decoder_forward(nb_model *model, const ni_run *run, nb_error *err) 
 nb_status ni_decoder_backward(nb_model *model, const ni_run *run, nb_error *err) {
     for (int32_t i = 2 * model->config.layers - 1; i >= 0; i--) {
         NB_TRY(make_again(model, run, i, err));
-        NB_TRY((model->traits->post_norm ? post_norm_backward : pre_norm_backward)(model, run, i, err));
+        NB_TRY(backward_of(model)(model, run, i, err));
     }
     void *dtable = ni_params_grad(&model->params, model->embedding);
     run->be->ops->embed_backward(run->be, dtable, model->dstream, run->tokens, run->rows, model->config.hidden,

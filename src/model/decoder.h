@@ -3,9 +3,10 @@
  *     tokens -> embedding -> x_0 -> [ x + mixer ] -> [ x + mlp ] -> ... -> x_2L -> head -> loss
  *                                    \_____ block 0 ____________/
  *
- * Each bracket is a branch: x + f(norm(x)), or x + norm(f(x)) in post-norm families. f is a layer: attention.c, gla.c
- * or mlp.c. What a layer needs again in the backward pass it saves in buffers of its own, taken from one arena when the
- * model is made; what lives only inside a pass is shared by all layers. A step allocates nothing.
+ * Each bracket is a branch: x + f(norm(x)), or x + norm(f(x)) in post-norm families, or a step on the sphere
+ * (sphere.c). f is a layer: attention.c, gla.c or mlp.c. What a layer needs again in the backward pass it saves in
+ * buffers of its own, taken from one arena when the model is made; what lives only inside a pass is shared by all
+ * layers. A step allocates nothing.
  */
 #ifndef NI_MODEL_DECODER_H
 #define NI_MODEL_DECODER_H
@@ -73,10 +74,38 @@ void ni_norm_forward(nb_backend *be, const ni_norm *norm, void *y, void *rstd, c
 void ni_norm_backward(nb_backend *be, const ni_norm *norm, const nb_mat *dx, const void *dy, const void *x,
                       const void *rstd);
 
-/* ---- layers: what a branch holds ---- */
-
 struct ni_builder;
 struct nb_model;
+
+/* ---- the sphere: what ngpt has in the place of norms (sphere.c) ---- */
+
+/* N(v), a vector over its length: RMSNorm under a weight of 1/sqrt(dim) that nobody learns. */
+typedef struct ni_unit {
+    ni_norm norm;
+    void *raw, *rstd; /* saved: act [rows, cols]; real [rows * cols / dim] */
+} ni_unit;
+
+/* A learned vector of factors: what is stored is factor * s^power smaller, so that AdamW moves it by shares. */
+typedef struct ni_gain {
+    int32_t param;
+    int64_t dim;
+    double factor;
+    int32_t power;
+    void *s, *grad; /* real [dim] */
+    void *raw;      /* saved: act [rows, dim]: what it multiplies */
+} ni_gain;
+
+/* Declares "model.MODULE.suffix" [dim], which begins at `start` and multiplies by first * (s / start)^power. */
+nb_status ni_gain_declare(struct ni_builder *builder, const char *inner, const char *suffix, int64_t dim, double start,
+                          double first, int32_t power, ni_gain *gain, nb_error *err);
+void ni_gain_build(const struct ni_builder *builder, ni_gain *gain);
+void ni_unit_place(const struct ni_builder *builder, ni_unit *unit, int64_t cols, int64_t dim, ni_arena *saved);
+void ni_unit_forward(const ni_run *run, const ni_unit *unit, const nb_mat *y); /* of unit->raw */
+void ni_unit_backward(const ni_run *run, const ni_unit *unit, const nb_mat *dx, const void *dy);
+void ni_gain_forward(const ni_run *run, const ni_gain *gain, const nb_mat *y); /* of gain->raw */
+void ni_gain_backward(const ni_run *run, const ni_gain *gain, const nb_mat *dx, const void *dy);
+
+/* ---- layers: what a branch holds ---- */
 
 /* One kind of layer. build runs once the parameters have their memory; place runs twice (arena.h). */
 typedef struct ni_layer_kind {
@@ -110,6 +139,7 @@ typedef struct ni_family_traits {
     const char *embedding; /* parameter under "model." */
     const char *mixer_norm, *mlp_norm;
     bool post_norm;
+    bool sphere;        /* every vector has length 1 (sphere.c) */
     ni_qk_norm qk_norm; /* before RoPE: over each head, or over the whole projection */
     const ni_layer_kind *mixer_kind;
 } ni_family_traits;
@@ -124,6 +154,7 @@ typedef struct ni_branch {
     void *normed;   /* act [rows, hidden]: pre-norm: f's input; post-norm: f's output, before the norm */
     void *rstd;     /* real [rows] */
     uint32_t *amax; /* of f's input where it is `normed`; NULL where nobody asks */
+    ni_gain alpha;  /* sphere: how far a step goes */
 } ni_branch;
 
 typedef struct ni_head {
@@ -137,6 +168,7 @@ typedef struct ni_head {
     void *logits;           /* act [chunk, vocab] */
     int64_t wide_rows;      /* of them as F32, for whoever asks for logits */
     void *wide;             /* F32 [wide_rows, vocab] */
+    ni_gain gain;           /* sphere: of the logits; what it multiplies is [chunk, vocab] */
 } ni_head;
 
 struct nb_model {
@@ -162,6 +194,8 @@ struct nb_model {
     uint32_t *dy_amax;                /* of the gradient that goes into a branch; NULL where nobody asks */
     int32_t *inputs;                  /* backend int32 [NI_INPUTS, rows], as in ni_run */
     int32_t *doc_end;                 /* host [rows] */
+    void *unit_weight;                /* sphere: real; 1/sqrt(dim) for each dim of ni_sphere_dims in a row */
+    void *unit_grad;                  /* sphere: real [the largest of them]: slopes of weights that nobody learns */
     double *losses;                   /* backend [NI_LOSS_SLOTS] (model/loss.h) */
     void *kept;                       /* what layers keep between nb_model_step; NULL until the first */
     int32_t *kept_start; /* backend [2, max_rows]; part of `kept`: where attention begins to look, and zeros */
@@ -219,6 +253,15 @@ ni_run ni_model_begin(struct nb_model *model, const nb_batch *batch, const nb_pa
 /* The last of the stream, and the head's norm of it. */
 nb_status ni_decoder_forward(struct nb_model *model, const ni_run *run, nb_error *err);
 nb_status ni_decoder_backward(struct nb_model *model, const ni_run *run, nb_error *err); /* from dstream */
+
+/* sphere.c */
+nb_status ni_sphere_check(const struct nb_model *model, nb_error *err); /* of the backend */
+void ni_sphere_place(const ni_builder *builder, ni_arena *working);
+nb_status ni_sphere_upload(struct nb_model *model, nb_error *err);
+nb_status ni_sphere_declare(ni_builder *builder, ni_branch *branch, nb_error *err);
+nb_status ni_sphere_forward(struct nb_model *model, const ni_run *run, int32_t i, nb_error *err);
+nb_status ni_sphere_backward(struct nb_model *model, const ni_run *run, int32_t i, nb_error *err);
+void ni_sphere_project(struct nb_model *model); /* brings parameters back to it */
 
 /* build.c: puts a model together; on failure the caller frees what there is. */
 nb_status ni_model_assemble(struct nb_model *model, const nb_recipe *recipe, nb_error *err);

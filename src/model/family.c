@@ -25,6 +25,7 @@ static const ni_family_traits families[] = {
      .mixer_norm = "attn_norm",
      .mlp_norm = "mlp_norm",
      .mixer_kind = &ni_gla_kind},
+    {.family = NB_NGPT, .embedding = "embed_tokens", .sphere = true, .mixer_kind = &ni_attention_kind},
 };
 
 const ni_family_traits *ni_family_find(nb_family family) {

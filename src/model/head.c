@@ -7,17 +7,29 @@
 #include "backend/table.h"
 #include "model/decoder.h"
 
+#include <math.h>
+
 enum { CHUNK_ROWS = 128 }; /* a chunk is a whole multiple of so many tokens */
 
 nb_status ni_head_declare(ni_builder *builder, nb_error *err) {
     nb_model *model = builder->model;
     const nb_model_config *c = &model->config;
     ni_params_begin_section(&model->params);
-    NB_TRY(ni_declare_norm(builder, "norm", c->hidden, &model->head.norm, err));
+    if (model->traits->sphere) {
+        NB_TRY(ni_params_declare(&model->params, "lm_head.s_z", c->vocab, 0, &model->head.gain.param, err));
+        const double start = 1 / sqrt((double)c->hidden);
+        model->params.list[model->head.gain.param].start = start;
+        model->head.gain = (ni_gain){.param = model->head.gain.param, .dim = c->vocab, .factor = 1 / start, .power = 1};
+        model->head.norm.param = model->head.gain.param;
+    } else {
+        NB_TRY(ni_declare_norm(builder, "norm", c->hidden, &model->head.norm, err));
+    }
     model->head.param = model->embedding;
     if (c->tied)
         return NB_OK;
-    return ni_params_declare(&model->params, "lm_head.weight", c->vocab, c->hidden, &model->head.param, err);
+    NB_TRY(ni_params_declare(&model->params, "lm_head.weight", c->vocab, c->hidden, &model->head.param, err));
+    model->params.list[model->head.param].unit = model->traits->sphere ? NB_UNIT_ROWS : NB_UNIT_NONE;
+    return NB_OK;
 }
 
 static nb_status chunk_rows(nb_model *model, const nb_plan *plan, nb_error *err) {
@@ -38,7 +50,10 @@ static nb_status chunk_rows(nb_model *model, const nb_plan *plan, nb_error *err)
 nb_status ni_head_build(ni_builder *builder, nb_error *err) {
     nb_model *model = builder->model;
     nb_plan plan;
-    ni_build_norm(builder, &model->head.norm);
+    if (model->traits->sphere)
+        ni_gain_build(builder, &model->head.gain);
+    else
+        ni_build_norm(builder, &model->head.norm);
     NB_TRY(nb_recipe_plan(builder->recipe, "lm_head", -1, model->config.layers, &plan, err));
     NB_TRY(chunk_rows(model, &plan, err));
     const ni_projection projection = {"lm_head", model->head.param};
@@ -55,6 +70,8 @@ void ni_head_place(const ni_builder *builder, ni_arena *working) {
     head->loss = ni_arena_take(working, ni_real_bytes(builder, 1));
     const size_t vocab = (size_t)model->config.vocab;
     head->logits = ni_arena_take(working, (size_t)head->chunk * vocab * nb_dtype_size(model->be->act));
+    if (model->traits->sphere)
+        head->gain.raw = ni_arena_take(working, (size_t)head->chunk * vocab * nb_dtype_size(model->be->act));
     head->wide = ni_arena_take(working, (size_t)head->wide_rows * vocab * sizeof(float));
 }
 
@@ -64,13 +81,24 @@ static void *row(const nb_model *model, void *array, int64_t first) {
     return (uint8_t *)array + (size_t)(first * model->config.hidden) * nb_dtype_size(model->be->act);
 }
 
+/* What lm_head reads: the stream's last, which in ngpt has length 1 as it is. */
+static void *read_by_head(const nb_model *model) {
+    return model->traits->sphere ? model->stream[2 * model->config.layers] : model->head.normed;
+}
+
 static nb_status logits_of(nb_model *model, const ni_run *run, int64_t first, int64_t count, nb_mat *logits,
                            nb_error *err) {
     ni_head *head = &model->head;
     nb_dtype act = model->be->act;
-    nb_mat x = nb_mat_of(row(model, head->normed, first), act, count, model->config.hidden);
+    const bool sphere = model->traits->sphere;
+    nb_mat x = nb_mat_of(row(model, read_by_head(model), first), act, count, model->config.hidden);
     *logits = nb_mat_of(head->logits, act, count, model->config.vocab);
-    return ni_linear_group_forward(head->linear, run->pass, run->scratch, run->training, &x, logits, err);
+    nb_mat product = *logits;
+    product.data = sphere ? head->gain.raw : head->logits;
+    NB_TRY(ni_linear_group_forward(head->linear, run->pass, run->scratch, run->training, &x, &product, err));
+    if (sphere)
+        ni_gain_forward(run, &head->gain, logits);
+    return NB_OK;
 }
 
 nb_status ni_head_loss(nb_model *model, const ni_run *run, const void *x, int64_t scored, void *dx,
@@ -89,15 +117,19 @@ nb_status ni_head_loss(nb_model *model, const ni_run *run, const void *x, int64_
                                vocab, share, run->pass->z_loss);
         if (!dx)
             continue;
-        nb_mat normed = nb_mat_of(row(model, head->normed, first), be->act, count, hidden);
-        nb_mat dnormed = nb_mat_of(row(model, head->dnormed, first), be->act, count, hidden);
+        if (model->traits->sphere)
+            ni_gain_backward(run, &head->gain, &dlogits, dlogits.data);
+        nb_mat normed = nb_mat_of(row(model, read_by_head(model), first), be->act, count, hidden);
+        nb_mat dnormed =
+            nb_mat_of(row(model, model->traits->sphere ? dx : head->dnormed, first), be->act, count, hidden);
         NB_TRY(ni_linear_group_backward(head->linear, run->pass, run->scratch, &normed, &dlogits, &dnormed, err));
     }
     be->ops->sum(be, sum_of_losses, head->loss, run->rows);
     if (!dx)
         return NB_OK;
     const nb_mat gradient = ni_act_with(run, dx, hidden, model->traits->post_norm ? NULL : model->dy_amax);
-    ni_norm_backward(be, &head->norm, &gradient, head->dnormed, x, head->rstd);
+    if (!model->traits->sphere)
+        ni_norm_backward(be, &head->norm, &gradient, head->dnormed, x, head->rstd);
     ni_params_pack(&model->params, head->norm.param);
     return NB_OK;
 }

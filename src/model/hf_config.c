@@ -15,7 +15,8 @@ static const struct {
 } families[] = {{NB_LLAMA, "llama", "LlamaForCausalLM"},
                 {NB_QWEN3, "qwen3", "Qwen3ForCausalLM"},
                 {NB_OLMO2, "olmo2", "Olmo2ForCausalLM"},
-                {NB_GLA, "gla", "GLAForCausalLM"}};
+                {NB_GLA, "gla", "GLAForCausalLM"},
+                {NB_NGPT, "ngpt-nibble", "NGPTForCausalLM"}}; /* ours alone: transformers refuses the type */
 enum { FAMILY_COUNT = sizeof families / sizeof families[0], PATH_ROOM = 4096 };
 
 /* fla fixes the divisor of the gate and knows no key for it. A model with another one gets a type of its own, which fla
@@ -151,9 +152,10 @@ static void read_config(reader *r, nb_model_config *c) {
         if (strcmp(type, families[i].type) == 0 || (families[i].family == NB_GLA && strcmp(type, other_gla) == 0))
             found = i;
     if (found < 0) {
-        r->status = nb_fail(r->err, NB_BAD_FILE,
-                            "'model_type' is '%.64s', expected one that nibble computes: llama, qwen3, olmo2 or gla",
-                            type ? type : "");
+        r->status = nb_fail(
+            r->err, NB_BAD_FILE,
+            "'model_type' is '%.64s', expected one that nibble computes: llama, qwen3, olmo2, gla or ngpt-nibble",
+            type ? type : "");
         return;
     }
     c->family = families[found].family;
@@ -168,6 +170,10 @@ static void read_config(reader *r, nb_model_config *c) {
         read_gla(r, c);
     else
         read_softmax(r, c);
+    if (c->family == NB_NGPT) {
+        c->alpha = get_number(r, "alpha", 0.05);
+        c->fine = get_bool(r, "fine", true);
+    }
 }
 
 /* The last part of a path: "runs/a/config.json" is named after its folder, "a". */
@@ -276,6 +282,10 @@ char *ni_hf_config_text(const nb_model_config *c, ni_tensor_dtype dtype, ni_hf_m
                              "tie_word_embeddings", (int)c->tied, "bos_token_id", token(marks.begin), "eos_token_id",
                              token(marks.end), "torch_dtype", torch_name(dtype), "use_cache", 1);
     json_t *more = c->family == NB_GLA ? gla_keys(c) : softmax_keys(c);
+    if (more && c->family == NB_NGPT) {
+        json_object_set_new(more, "alpha", json_real(c->alpha));
+        json_object_set_new(more, "fine", json_boolean(c->fine));
+    }
     char *text = NULL;
     if (root && more && json_object_update(root, more) == 0)
         text = ni_json_text(root, JSON_INDENT(2) | JSON_REAL_PRECISION(17));

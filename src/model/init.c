@@ -1,4 +1,5 @@
-/* init.c: draws parameters: N(0, init_std) for matrices, maybe cut, 1 for norms, 0 for biases.
+/* init.c: draws parameters: N(0, init_std) for matrices, maybe cut, 1 for norms, 0 for biases, what the family says
+ * for factors; those of ngpt are then brought to length 1.
  *
  * Element i of a tensor is a pure function of (seed, name, i): Philox bits through the Box-Muller transform. Logarithm,
  * sine and cosine are written out in additions and multiplications of doubles, which IEEE 754 defines to the bit, so
@@ -112,11 +113,6 @@ static void draw(double *to, int64_t first, int64_t count, const drawing *d) {
     }
 }
 
-static bool is_bias(const nb_param *p) {
-    const size_t length = strlen(p->name);
-    return p->rank == 1 && length > 5 && strcmp(p->name + length - 5, ".bias") == 0;
-}
-
 enum { PIECE = 1 << 16, SPAN = 1 << 12 }; /* elements uploaded at a time, and drawn by one thread at a time */
 
 typedef struct piece {
@@ -127,7 +123,7 @@ typedef struct piece {
 /* Elements first .. first + count of a tensor. A number depends on its place alone, so threads may draw in any order.
  */
 static void fill(piece *to, const nb_param *p, int64_t first, int64_t count, const drawing *d) {
-    const double same = is_bias(p) ? 0.0 : 1.0;
+    const double same = p->start;
 #pragma omp parallel for schedule(static)
     for (int64_t at = 0; at < count; at += SPAN) {
         const int64_t end = at + SPAN < count ? at + SPAN : count;
@@ -160,6 +156,7 @@ static void init_tensor(nb_model *model, int32_t index, uint32_t seed, double cu
 void nb_model_init_within(nb_model *model, uint32_t seed, double cut) {
     for (int32_t i = 0; i < model->params.count; i++)
         init_tensor(model, i, seed, cut);
+    ni_sphere_project(model);
     nb_model_params_changed(model);
 }
 

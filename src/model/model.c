@@ -165,13 +165,20 @@ nb_status ni_model_queue_loss(nb_model *model, const nb_batch *batch, const nb_p
     return ni_head_loss(model, &run, last_of_stream(model), *scored, NULL, sum, err);
 }
 
+static nb_status mechanisms_after_step(nb_model *model, const nb_pass *pass, nb_error *err) {
+    model->params.room.holds = NULL; /* the masters moved */
+    for (int32_t i = 0; i < model->group_count; i++)
+        NB_TRY(ni_linear_group_after_step(model->groups[i], pass, &model->scratch, err));
+    return NB_OK;
+}
+
 nb_status ni_model_observe(nb_model *model, const nb_batch *batch, const nb_pass *pass, nb_error *err) {
     int64_t scored;
     NB_TRY(check_batch(model, batch, true, &scored, err));
     ni_run run = ni_model_begin(model, batch, pass, true, true);
     NB_TRY(ni_decoder_forward(model, &run, err));
     NB_TRY(ni_head_loss(model, &run, last_of_stream(model), scored, NULL, model->losses, err));
-    return nb_model_after_step(model, &model->pass, err);
+    return mechanisms_after_step(model, &model->pass, err);
 }
 
 /* Gradients are narrow, or those of this batch alone (`fresh`), or what there was and those of this batch. Linear
@@ -315,8 +322,6 @@ void nb_model_params_changed(nb_model *model) {
 }
 
 nb_status nb_model_after_step(nb_model *model, const nb_pass *pass, nb_error *err) {
-    model->params.room.holds = NULL; /* the masters moved */
-    for (int32_t i = 0; i < model->group_count; i++)
-        NB_TRY(ni_linear_group_after_step(model->groups[i], pass, &model->scratch, err));
-    return NB_OK;
+    ni_sphere_project(model);
+    return mechanisms_after_step(model, pass, err);
 }

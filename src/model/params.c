@@ -4,6 +4,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { ALIGN = 16 };
 
@@ -36,6 +37,8 @@ nb_status ni_params_declare(ni_params *params, const char *name, int64_t rows, i
     nb_param *p = &params->list[params->count];
     *p = (nb_param){.rank = cols ? 2 : 1, .rows = rows, .cols = cols ? cols : 1, .decay = cols != 0};
     snprintf(p->name, sizeof p->name, "%s", name);
+    const size_t length = strlen(name);
+    p->start = length > 5 && strcmp(name + length - 5, ".bias") == 0 ? 0 : 1;
     p->offset = aligned(params->elements);
     params->elements = p->offset + p->rows * p->cols;
     params->section_of[params->count] = params->section;

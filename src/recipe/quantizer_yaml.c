@@ -146,6 +146,7 @@ static nb_status read_outer(void *field, const ni_yaml_node *node, nb_error *err
         *outer = strcmp(node->text, "null") == 0     ? NOT_SAID
                  : strcmp(node->text, "none") == 0   ? NB_OUTER_NONE
                  : strcmp(node->text, "tensor") == 0 ? NB_OUTER_TENSOR
+                 : strcmp(node->text, "unit") == 0   ? NB_OUTER_UNIT
                                                      : -2;
         if (*outer != -2)
             return NB_OK;
@@ -158,7 +159,7 @@ static nb_status read_outer(void *field, const ni_yaml_node *node, nb_error *err
     bool known = !scale || (scale->kind == NI_YAML_SCALAR &&
                             (strcmp(scale->text, "fp32") == 0 || strcmp(scale->text, "pow2") == 0));
     if (!is_block || !known)
-        return ni_keys_fail(err, node, NULL, "expected none, tensor or {block: 1x128, scale: fp32} (or pow2)");
+        return ni_keys_fail(err, node, NULL, "expected none, tensor, unit or {block: 1x128, scale: fp32} (or pow2)");
     *outer = scale && strcmp(scale->text, "pow2") == 0 ? NB_OUTER_ROW128_POW2 : NB_OUTER_ROW128;
     return NB_OK;
 }
@@ -170,6 +171,9 @@ static void print_outer(const void *field, FILE *to) {
         break;
     case NB_OUTER_TENSOR:
         fputs("tensor", to);
+        break;
+    case NB_OUTER_UNIT:
+        fputs("unit", to);
         break;
     case NB_OUTER_ROW128:
         fputs("{block: 1x128, scale: fp32}", to);
@@ -242,9 +246,11 @@ static const ni_key rows[] = {
      .fallback = "null",
      .read = read_outer,
      .print = print_outer,
-     .range_text = "none, tensor, {block: 1x128, scale: fp32}, {block: 1x128, scale: pow2}",
+     .range_text = "none, tensor, unit, {block: 1x128, scale: fp32}, {block: 1x128, scale: pow2}",
      .default_text = "by format: nvfp4 tensor, others none",
-     .help = "the scale above the block scales",
+     .help =
+         "the scale above the block scales; unit: that of a tensor whose largest magnitude is 1, which is not looked "
+         "for, so that what lies beyond saturates (arXiv:2605.06067)",
      .source = "the format"},
     {.path = "round",
      .type = NI_KEY_CHOICE,

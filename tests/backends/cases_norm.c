@@ -204,7 +204,149 @@ static double *work_gate(const trial *want, int index) {
     return w;
 }
 
+/* ---- vectors of length 1 ---- */
+
+static void run_unit_vectors(trial *t) {
+    const int64_t rows = ROWS[t->shape][0], dim = ROWS[t->shape][1];
+    void *by_rows = input_real(t, 1, rows * dim, 0, 3), *by_columns = input_real(t, 2, rows * dim, 0, 3);
+    t->be->ops->unit_vectors(t->be, by_rows, rows, dim, false);
+    t->be->ops->unit_vectors(t->be, by_columns, rows, dim, true);
+    keep(t, "rows", by_rows, t->be->real, rows * dim, false);
+    keep(t, "columns", by_columns, t->be->real, rows * dim, false);
+}
+
+/* Lengths are summed in double, so that what is left is the one rounding of the result. */
+static double *work_unit_vectors(const trial *want, int index) {
+    double *w = numbers_of(want, index);
+    for (int64_t i = 0; i < want->results[index].n; i++)
+        w[i] = 1.01 * fabs(w[i]);
+    return w;
+}
+
+static const double FACTOR = 0.3, TINY_EPS = 1e-6;
+
+static void run_slerp(trial *t) {
+    const int64_t rows = ROWS[t->shape][0], dim = ROWS[t->shape][1], n = rows * dim;
+    nb_backend *be = t->be;
+    void *a = input_act(t, 1, n, 0.5), *b = input_act(t, 2, n, 2), *dout = input_act(t, 3, n, 1);
+    void *alpha = input_real(t, 4, dim, 0, 1), *dalpha = input(t, be->real, zeros(dim), dim);
+    const nb_mat out = asking(t, output(t, "out", be->act, n), be->act, rows, dim);
+    void *da = output(t, "da", be->act, n);
+    const nb_mat db = asking(t, output(t, "db", be->act, n), be->act, rows, dim);
+    be->ops->slerp_forward(be, &out, a, b, alpha, FACTOR, TINY_EPS);
+    expect_amax(t, &out);
+    be->ops->slerp_backward(be, da, &db, dalpha, dout, a, b, alpha, FACTOR, TINY_EPS);
+    expect_amax(t, &db);
+    keep(t, "dalpha", dalpha, be->real, dim, false);
+    be->ops->slerp_backward(be, dout, &db, dalpha, dout, a, b, alpha, FACTOR, TINY_EPS); /* da may be dout */
+    keep(t, "da in place", dout, be->act, n, false);
+}
+
+enum { SLERP_OUT, SLERP_DA, SLERP_DB, SLERP_DALPHA, SLERP_IN_PLACE };
+
+/* Magnitudes of a row: of A, B, of what makes u, and of du; and what they add up to. */
+typedef struct slerp_row {
+    double over_a, over_b, over_u, widened, along, along_a, along_b;
+} slerp_row;
+
+static double makes_u(const slerp_row *s, double a, double b, double t) {
+    return fabs(a) * s->over_a + t * (fabs(a) * s->over_a + fabs(b) * s->over_b);
+}
+
+static double makes_du(const slerp_row *s, double a, double b, double t, double dout) {
+    return s->over_u * (fabs(dout) + makes_u(s, a, b, t) * s->over_u * s->along);
+}
+
+static slerp_row slerp_row_of(const double *a, const double *b, const double *dout, const double *alpha, int64_t dim) {
+    slerp_row s = {0};
+    double aa = 0, bb = 0, uu = 0, mm = 0;
+    for (int64_t c = 0; c < dim; c++) {
+        aa += a[c] * a[c];
+        bb += b[c] * b[c];
+    }
+    s.over_a = 1 / sqrt(aa + TINY_EPS);
+    s.over_b = 1 / sqrt(bb + TINY_EPS);
+    for (int64_t c = 0; c < dim; c++) {
+        const double t = fabs(FACTOR * alpha[c]), u = a[c] * s.over_a + t * (b[c] * s.over_b - a[c] * s.over_a);
+        uu += u * u;
+        mm += makes_u(&s, a[c], b[c], t) * makes_u(&s, a[c], b[c], t);
+    }
+    s.over_u = 1 / sqrt(uu + TINY_EPS);
+    s.widened = sqrt(mm) * s.over_u;
+    for (int64_t c = 0; c < dim; c++)
+        s.along += makes_u(&s, a[c], b[c], fabs(FACTOR * alpha[c])) * s.over_u * fabs(dout[c]);
+    for (int64_t c = 0; c < dim; c++) {
+        const double t = fabs(FACTOR * alpha[c]), du = makes_du(&s, a[c], b[c], t, dout[c]);
+        s.along_a += fabs(a[c]) * s.over_a * (1 + t) * du;
+        s.along_b += fabs(b[c]) * s.over_b * t * du;
+    }
+    return s;
+}
+
+static double *work_slerp(const trial *want, int index) {
+    const int64_t rows = ROWS[want->shape][0], dim = ROWS[want->shape][1], n = rows * dim;
+    double *w = numbers_of(want, index), *sums = zeros(dim), *a = normals_in(NB_BF16, 1, n, 0, 0.5);
+    double *b = normals_in(NB_BF16, 2, n, 0, 2), *dout = normals_in(NB_BF16, 3, n, 0, 1);
+    double *alpha = normals_in(NB_F32, 4, dim, 0, 1);
+    const double width = (double)dim, root = width / 2 + 4, deep = 8 * root + 3 * width + 40;
+    for (int64_t r = 0; r < rows; r++) {
+        const slerp_row s = slerp_row_of(a + r * dim, b + r * dim, dout + r * dim, alpha, dim);
+        for (int64_t c = 0; c < dim; c++) {
+            const int64_t i = r * dim + c;
+            const double t = fabs(FACTOR * alpha[c]), m = makes_u(&s, a[i], b[i], t);
+            const double du = makes_du(&s, a[i], b[i], t, dout[i]), k = deep * (1 + s.widened);
+            const double to_a = fabs(a[i]) * s.over_a, to_b = fabs(b[i]) * s.over_b;
+            sums[c] += FACTOR * du * (to_a + to_b) * k;
+            if (index == SLERP_OUT)
+                w[i] = s.over_u * m * (2 * root + 12) * (1 + s.widened);
+            else if (index == SLERP_DB)
+                w[i] = s.over_b * k * (t * du + to_b * s.along_b);
+            else if (index != SLERP_DALPHA)
+                w[i] = s.over_a * k * ((1 + t) * du + to_a * s.along_a);
+        }
+    }
+    for (int64_t c = 0; index == SLERP_DALPHA && c < dim; c++)
+        w[c] = ((double)rows + 1) * sums[c];
+    return w;
+}
+
+static int32_t power_of(const trial *t) {
+    return 1 + t->shape % 2;
+}
+
+static void run_gain(trial *t) {
+    const int64_t rows = ROWS[t->shape][0], dim = ROWS[t->shape][1], n = rows * dim;
+    nb_backend *be = t->be;
+    void *x = input_act(t, 1, n, 1), *s = input_real(t, 2, dim, 0.5, 1), *dy = input_act(t, 3, n, 1);
+    void *ds = input(t, be->real, zeros(dim), dim);
+    const nb_mat y = asking(t, output(t, "y", be->act, n), be->act, rows, dim),
+                 dx = asking(t, output(t, "dx", be->act, n), be->act, rows, dim);
+    be->ops->gain_forward(be, &y, x, s, FACTOR, power_of(t));
+    expect_amax(t, &y);
+    be->ops->gain_backward(be, &dx, ds, dy, x, s, FACTOR, power_of(t));
+    expect_amax(t, &dx);
+    keep(t, "ds", ds, be->real, dim, false);
+}
+
+static double *work_gain(const trial *want, int index) {
+    const int64_t rows = ROWS[want->shape][0], dim = ROWS[want->shape][1], n = rows * dim;
+    double *w = numbers_of(want, index), *sums = zeros(dim), *x = normals_in(NB_BF16, 1, n, 0, 1);
+    double *s = normals_in(NB_F32, 2, dim, 0.5, 1), *dy = normals_in(NB_BF16, 3, n, 0, 1);
+    for (int64_t i = 0; i < n; i++) {
+        const double slope = power_of(want) == 2 ? 2 * FACTOR * FACTOR * fabs(s[i % dim]) : FACTOR;
+        sums[i % dim] += fabs(dy[i] * x[i]) * slope;
+        if (index < 2)
+            w[i] = 6 * fabs(w[i]);
+    }
+    for (int64_t c = 0; index == 2 && c < dim; c++)
+        w[c] = ((double)rows + 8) * sums[c];
+    return w;
+}
+
 static const test_case NORMS[] = {
+    {"unit_vectors", "rows and columns", DOUBLE, SHAPES, run_unit_vectors, work_unit_vectors, NULL},
+    {"slerp_forward slerp_backward", "bf16", DOUBLE, SHAPES, run_slerp, work_slerp, NULL},
+    {"gain_forward gain_backward", "of both powers", DOUBLE, SHAPES, run_gain, work_gain, NULL},
     {"rmsnorm_forward rmsnorm_backward", "bf16", DOUBLE, SHAPES, run_rmsnorm, work_rmsnorm, NULL},
     {"add_rmsnorm_forward rmsnorm_add_forward rmsnorm_backward_add add_rmsnorm_backward", "as one after the other",
      BITS, SHAPES, run_additions, NULL, NULL},

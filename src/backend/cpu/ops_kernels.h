@@ -68,6 +68,15 @@ typedef struct ni_cpu_kernels {
     void (*gate_backward)(uint16_t *da, float *dbias, const float *dgate, const uint16_t *a, const float *bias,
                           int64_t rows, int64_t dim, float normalizer, float clamp);
 
+    void (*slerp_forward)(uint16_t *out, const uint16_t *a, const uint16_t *b, const float *alpha, float factor,
+                          float eps, int64_t rows, int64_t dim);
+    void (*slerp_backward)(uint16_t *da, uint16_t *db, float *dalpha, const uint16_t *dout, const uint16_t *a,
+                           const uint16_t *b, const float *alpha, float factor, float eps, int64_t rows, int64_t dim);
+    void (*gain_forward)(uint16_t *y, const uint16_t *x, const float *s, float factor, int32_t power, int64_t rows,
+                         int64_t dim);
+    void (*gain_backward)(uint16_t *dx, float *ds, const uint16_t *dy, const uint16_t *x, const float *s, float factor,
+                          int32_t power, int64_t rows, int64_t dim);
+
     /* one position: heads [heads, 2*half] turn by the angles whose cosines and sines [half] are given */
     void (*rope)(uint16_t *x, const float *cosine, const float *sine, int64_t heads, int64_t half, bool inverse);
 

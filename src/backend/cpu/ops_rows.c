@@ -1,10 +1,13 @@
-/* ops_rows.c: operations on rows: norms, the decay gate, cross entropy.
+/* ops_rows.c: operations on rows: norms, steps on the sphere, the decay gate, cross entropy.
  *
  * Gradients of vectors that all rows share (dw, dbias) are summed over fixed blocks of rows, in parallel, and then over
  * the blocks in order: FP32 sums whose shape depends on the sizes alone.
  */
 #include "backend/cpu/ops_kernels.h"
 
+#include "backend/ref/ref.h"
+
+#include <math.h>
 #include <omp.h>
 #include <string.h>
 
@@ -154,6 +157,66 @@ void ni_cpu_gated_norm_backward(nb_backend *be, void *do_, const nb_mat *dg, voi
                                      (const uint16_t *)dy + at, (const uint16_t *)o + at, (const uint16_t *)g + at, w,
                                      (const float *)rstd + row, count, dim));
     add_parts(be, dw, sums, parts, dg->cols);
+}
+
+void ni_cpu_slerp_forward(nb_backend *be, const nb_mat *out, const void *a, const void *b, const void *alpha,
+                          double factor, double eps) {
+    FOR_PARTS_OF(be, out, MOST_PARTS,
+                 slerp_forward((uint16_t *)out->data + at, (const uint16_t *)a + at, (const uint16_t *)b + at, alpha,
+                               (float)factor, (float)eps, count, dim));
+}
+
+void ni_cpu_slerp_backward(nb_backend *be, void *da, const nb_mat *db, void *dalpha, const void *dout, const void *a,
+                           const void *b, const void *alpha, double factor, double eps) {
+    const int64_t parts = part_count(db->rows, db->cols);
+    float *sums = part_sums(be, dalpha, parts, db->cols);
+    FOR_PARTS_OF(be, db, parts,
+                 slerp_backward((uint16_t *)da + at, (uint16_t *)db->data + at, sums + part * dim,
+                                (const uint16_t *)dout + at, (const uint16_t *)a + at, (const uint16_t *)b + at, alpha,
+                                (float)factor, (float)eps, count, dim));
+    add_parts(be, dalpha, sums, parts, db->cols);
+}
+
+void ni_cpu_gain_forward(nb_backend *be, const nb_mat *y, const void *x, const void *s, double factor, int32_t power) {
+    FOR_PARTS_OF(be, y, MOST_PARTS,
+                 gain_forward((uint16_t *)y->data + at, (const uint16_t *)x + at, s, (float)factor, power, count, dim));
+}
+
+void ni_cpu_gain_backward(nb_backend *be, const nb_mat *dx, void *ds, const void *dy, const void *x, const void *s,
+                          double factor, int32_t power) {
+    const int64_t parts = part_count(dx->rows, dx->cols);
+    float *sums = part_sums(be, ds, parts, dx->cols);
+    FOR_PARTS_OF(be, dx, parts,
+                 gain_backward((uint16_t *)dx->data + at, sums + part * dim, (const uint16_t *)dy + at,
+                               (const uint16_t *)x + at, s, (float)factor, power, count, dim));
+    add_parts(be, ds, sums, parts, dx->cols);
+}
+
+enum { COLUMN_STRIP = 16 };
+
+/* Columns first .. first + count over their lengths, summed as the reference does: in double, rows in order. */
+static void unit_columns(float *w, int64_t rows, int64_t cols, int64_t first, int64_t count) {
+    double scale[COLUMN_STRIP] = {0};
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < count; c++)
+            scale[c] += (double)w[r * cols + first + c] * (double)w[r * cols + first + c];
+    for (int64_t c = 0; c < count; c++)
+        scale[c] = scale[c] > 0 ? 1 / sqrt(scale[c]) : 1;
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t c = 0; c < count; c++)
+            w[r * cols + first + c] = (float)((double)w[r * cols + first + c] * scale[c]);
+}
+
+void ni_cpu_unit_vectors(nb_backend *be, void *w, int64_t rows, int64_t cols, bool columns) {
+    const int64_t strips = columns ? (cols + COLUMN_STRIP - 1) / COLUMN_STRIP : rows;
+#pragma omp parallel for num_threads(ni_cpu_of(be)->threads) schedule(static) if (rows * cols > NI_SPAN_SERIAL)
+    for (int64_t i = 0; i < strips; i++) {
+        const int64_t first = i * COLUMN_STRIP, left = cols - first;
+        if (columns)
+            unit_columns(w, rows, cols, first, left < COLUMN_STRIP ? left : COLUMN_STRIP);
+        else
+            ni_ref_f32_unit_vectors(be, (float *)w + i * cols, 1, cols, false);
+    }
 }
 
 void ni_cpu_gla_gate_forward(nb_backend *be, void *gate, const void *a, const void *bias, int64_t n, int64_t dim,

@@ -116,6 +116,41 @@ void ni_paper_gated_norm_backward(nb_backend *be, void *do_, const nb_mat *dg, v
                   NI_PAPER_work, (NORM_BACKWARD + SIGMOID + 6) * (double)n);
 }
 
+/* ---- vectors of length 1: three lengths, a difference, a share and a sum a number; backward makes them again ---- */
+
+enum { SLERP = 11, SLERP_BACKWARD = 32, GAIN = 3 };
+
+void ni_paper_unit_vectors(nb_backend *be, void *w, int64_t rows, int64_t cols, bool columns) {
+    NI_PAPER_NOTE(unit_vectors, real(be, rows * cols), real(be, rows * cols), NI_PAPER_work,
+                  3.0 * (double)(rows * cols));
+}
+
+void ni_paper_slerp_forward(nb_backend *be, const nb_mat *out, const void *a, const void *b, const void *alpha,
+                            double factor, double eps) {
+    const int64_t n = out->rows * out->cols;
+    NI_PAPER_NOTE(slerp_forward, act(be, 2 * n) + real(be, out->cols), act(be, n), NI_PAPER_work, SLERP * (double)n);
+}
+
+void ni_paper_slerp_backward(nb_backend *be, void *da, const nb_mat *db, void *dalpha, const void *dout, const void *a,
+                             const void *b, const void *alpha, double factor, double eps) {
+    const int64_t n = db->rows * db->cols;
+    NI_PAPER_NOTE(slerp_backward, act(be, 3 * n) + real(be, 2 * db->cols), act(be, 2 * n) + real(be, db->cols),
+                  NI_PAPER_work, SLERP_BACKWARD * (double)n);
+}
+
+void ni_paper_gain_forward(nb_backend *be, const nb_mat *y, const void *x, const void *s, double factor,
+                           int32_t power) {
+    const int64_t n = y->rows * y->cols;
+    NI_PAPER_NOTE(gain_forward, act(be, n) + real(be, y->cols), act(be, n), NI_PAPER_work, GAIN * (double)n);
+}
+
+void ni_paper_gain_backward(nb_backend *be, const nb_mat *dx, void *ds, const void *dy, const void *x, const void *s,
+                            double factor, int32_t power) {
+    const int64_t n = dx->rows * dx->cols;
+    NI_PAPER_NOTE(gain_backward, act(be, 2 * n) + real(be, 2 * dx->cols), act(be, n) + real(be, dx->cols),
+                  NI_PAPER_work, 2 * GAIN * (double)n);
+}
+
 /* ---- positions, attention ---- */
 
 void ni_paper_rope(nb_backend *be, void *x, const int32_t *positions, int64_t n, int64_t heads, int64_t head_dim,

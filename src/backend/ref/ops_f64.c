@@ -28,3 +28,4 @@ static inline act to_act(real x) {
 #include "backend/ref/loss.inc"
 #include "backend/ref/norm.inc"
 #include "backend/ref/optimizer.inc"
+#include "backend/ref/sphere.inc"
