@@ -5,7 +5,7 @@ set -eu
 nibble=$1
 source=$2
 shift 2
-[ $# -gt 0 ] || set -- nvfp4 chon tetrajet-v2 fp4-dge-occ
+[ $# -gt 0 ] || set -- nvfp4 chon tetrajet-v2 tetrajet-v1-ramping fp4-dge-occ
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"

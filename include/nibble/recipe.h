@@ -129,6 +129,15 @@ typedef struct nb_qema {
     int64_t warmup; /* updates of the average before it is used */
 } nb_qema;
 
+/* Q-Ramping (arXiv:2502.20853): the optimizer moves a weight that oscillates once in N steps, by the mean of their
+ * gradients. N is found by steps that are taken on data of their own and undone. */
+typedef struct nb_qramping {
+    double every;   /* steps from calibration to calibration */
+    int32_t window; /* calibration steps that distances are summed over; one more is taken before them */
+    double k1, k2;  /* N = k2 floor(dist_Q / dist_W / k1) + 1 */
+    int64_t most;   /* N at most; 0: `every` */
+} nb_qramping;
+
 /* All mechanisms in the order in which their hooks run: the name of the section of a recipe, of its record nb_NAME and
  * of its file src/linear/NAME.c; what it is. */
 #define NB_MECHANISMS(X)                                                                                               \
@@ -137,7 +146,8 @@ typedef struct nb_qema {
     X(outcontrol, "outlier channels in MXFP8")                                                                         \
     X(qema, "weights rounded by their moving average")                                                                 \
     X(dge, "differentiable gradient estimator")                                                                        \
-    X(oscireset, "reset of oscillating weights")
+    X(oscireset, "reset of oscillating weights")                                                                       \
+    X(qramping, "weights that oscillate are updated less often")
 
 /* A flag says which are there: has_occ, occ, has_hcp, hcp, ... */
 typedef struct nb_mechanism_set {
@@ -209,6 +219,12 @@ typedef struct nb_oscireset_times {
     int64_t period, window;
 } nb_oscireset_times;
 NB_API nb_oscireset_times nb_oscireset_when(const nb_oscireset *how, int64_t steps);
+
+typedef struct nb_qramping_times {
+    int64_t every; /* steps */
+    int32_t most;
+} nb_qramping_times;
+NB_API nb_qramping_times nb_qramping_when(const nb_qramping *how, int64_t steps);
 
 /* Refuses a recipe that cannot be carried out in so many steps. */
 NB_API nb_status nb_recipe_check_steps(const nb_recipe *recipe, int64_t steps, nb_error *err);

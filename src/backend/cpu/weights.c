@@ -121,6 +121,33 @@ void ni_cpu_reset_where(nb_backend *be, int64_t *resets, float *w, const float *
     *resets += sum;
 }
 
+/* ---- Q-Ramping ---- */
+
+void ni_cpu_adamw_ramped(nb_backend *be, const ni_ramped *t, const ni_adamw *step) {
+#pragma omp parallel for THREADS
+    for (int64_t i = 0; i < t->n; i += PIECE) {
+        const ni_ramped piece = {.param = t->param + i,
+                                 .m = t->m + i,
+                                 .v = t->v + i,
+                                 .grad = t->grad + i,
+                                 .sum = t->sum + i,
+                                 .steps = t->steps + i,
+                                 .period = t->period + i,
+                                 .n = t->n - i < PIECE ? t->n - i : PIECE,
+                                 .weight_decay = t->weight_decay};
+        ni_ref_adamw_ramped(be, &piece, step);
+    }
+}
+
+void ni_cpu_ramp_periods(nb_backend *be, int32_t *period, const float *moved_q, const float *moved_w, int64_t n,
+                         double k1, double k2, int32_t most) {
+#pragma omp parallel for THREADS
+    for (int64_t i = 0; i < n; i += PIECE)
+        ni_ref_ramp_periods(be, period + i, moved_q + i, moved_w + i, n - i < PIECE ? n - i : PIECE, k1, k2, most);
+}
+
+/* ---- bins ---- */
+
 void ni_cpu_bin_widths(nb_backend *be, float *out, const nb_operand *codes) {
     nb_qtensor t = ni_codes_of(codes);
 #pragma omp parallel for THREADS

@@ -96,6 +96,9 @@ int ni_cuda_launch_sum(void *stream, double *out, const float *x, int64_t n, boo
 int ni_cuda_launch_scaled_sum_squares(void *stream, double *out, const ni_scaled *x, int64_t n, double *partial);
 int ni_cuda_launch_adamw(void *stream, const ni_adamw_tensor *tensors, int32_t count, const ni_adamw *step,
                          uint32_t *amaxes /* [3] scratch */);
+int ni_cuda_launch_adamw_ramped(void *stream, const ni_ramped *t, const ni_adamw *step);
+int ni_cuda_launch_ramp_periods(void *stream, int32_t *period, const float *moved_q, const float *moved_w, int64_t n,
+                                double k1, double k2, int32_t most);
 int ni_cuda_launch_scaled_encode(void *stream, const ni_scaled *to, const float *from, int64_t n, uint32_t *amax);
 int ni_cuda_launch_scaled_decode(void *stream, float *to, const ni_scaled *from, int64_t n);
 int ni_cuda_launch_scaled_add(void *stream, const ni_scaled *to, const ni_scaled *a, const ni_scaled *b, int64_t n,
