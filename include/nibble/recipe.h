@@ -71,9 +71,10 @@ typedef struct nb_dge {
  * quantized; what was cut off is added back. */
 typedef enum nb_occ_scope { NB_OCC_TOKEN, NB_OCC_TENSOR } nb_occ_scope;
 typedef enum nb_occ_rest {
-    NB_OCC_SPARSE, /* a sparse product beside the quantized one */
+    NB_OCC_SPARSE, /* rounded to BF16, a sparse product beside the quantized one */
     NB_OCC_DENSE,  /* added to the decoded X, all rounded to E4M3, one product (the authors' research code) */
-    NB_OCC_NONE    /* lost (the public code) */
+    NB_OCC_NONE,   /* lost (the public code) */
+    NB_OCC_EXACT   /* as SPARSE, in FP32: not rounded */
 } nb_occ_rest;
 typedef struct nb_occ {
     double alpha;

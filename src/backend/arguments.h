@@ -60,6 +60,7 @@ typedef struct ni_sparse {
     int32_t *count;  /* [rows] */
     int32_t *column; /* [rows, room] */
     uint16_t *value; /* [rows, room] BF16 */
+    float *exact;    /* [rows, room] F32, in the place of value where it is not NULL */
 } ni_sparse;
 
 /* Shape of the distribution of a tensor's numbers. NaN and Inf are counted and left out of the rest. */

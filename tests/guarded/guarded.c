@@ -104,6 +104,7 @@ static void held_sparse(nb_backend *be, const char *operation, const char *argum
         held(be, operation, argument, s->count);
         held(be, operation, argument, s->column);
         held(be, operation, argument, s->value);
+        held(be, operation, argument, s->exact);
     }
 }
 

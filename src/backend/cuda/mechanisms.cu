@@ -32,6 +32,10 @@ int ni_cuda_launch_dge(void *stream, float *dw, const float *w, const nb_qtensor
     return cudaGetLastError();
 }
 
+static __device__ float ni_residual(const ni_sparse &s, int64_t at) {
+    return s.exact ? s.exact[at] : ni_bf16_value(s.value[at]);
+}
+
 /* c[r, :] += sum of v b[column, :], entries in order; a block a row and 256 columns of c. */
 static __global__ void sparse_product(nb_mat c, ni_sparse s, nb_mat b) {
     const int64_t r = blockIdx.x, n = blockIdx.y * (int64_t)NI_THREADS + threadIdx.x;
@@ -39,7 +43,7 @@ static __global__ void sparse_product(nb_mat c, ni_sparse s, nb_mat b) {
         return;
     float *to = (float *)c.data + r * c.stride + n, sum = *to;
     for (int32_t i = 0; i < s.count[r]; i++)
-        sum = ni_f32_add(sum, ni_f32_mul(ni_bf16_value(s.value[r * s.room + i]),
+        sum = ni_f32_add(sum, ni_f32_mul(ni_residual(s, r * s.room + i),
                                          ni_bf16_value(((const uint16_t *)b.data)[s.column[r * s.room + i] * b.stride + n])));
     *to = sum;
 }
@@ -54,7 +58,7 @@ static __global__ void sparse_add(nb_mat x, ni_sparse s) {
     const int64_t r = blockIdx.x;
     for (int32_t i = threadIdx.x; i < s.count[r]; i += blockDim.x) {
         uint16_t *to = (uint16_t *)x.data + r * x.stride + s.column[r * s.room + i];
-        *to = ni_bf16_even(ni_f32_add(ni_bf16_value(*to), ni_bf16_value(s.value[r * s.room + i])));
+        *to = ni_bf16_even(ni_f32_add(ni_bf16_value(*to), ni_residual(s, r * s.room + i)));
     }
 }
 

@@ -43,7 +43,7 @@ nb_status ni_paper_clamp_rows(nb_backend *be, const nb_mat *out, const ni_sparse
 
 void ni_paper_sparse_add(nb_backend *be, const nb_mat *x, const ni_sparse *s) {
     const double entries = (double)x->rows * (double)s->room;
-    NI_PAPER_NOTE(sparse_add, entries * (6 + (double)nb_dtype_size(x->dtype)),
+    NI_PAPER_NOTE(sparse_add, entries * ((s->exact ? 8 : 6) + (double)nb_dtype_size(x->dtype)),
                   entries * (double)nb_dtype_size(x->dtype), NI_PAPER_work, entries);
 }
 
