@@ -25,10 +25,13 @@ same() {
     cmp -s one.txt other.txt || { diff one.txt other.txt | head -n 5 >&2; fail "$recipe: $1"; }
 }
 
-# No shipped recipe rounds W at random: one more that does, whose bits are of a micro-batch too.
-for recipe in "$@" random-w; do
+# No shipped recipe rounds W at random: one more that does, whose bits are of a micro-batch too. Nor has one delayed scales,
+# which micro-batch 0 makes for all.
+for recipe in "$@" random-w delayed; do
     if [ "$recipe" = random-w ]; then
         printf 'base: nvfp4\nname: awake\nfprop: {w: {round: stochastic, sr_bits: 16}}\n' > awake.yaml
+    elif [ "$recipe" = delayed ]; then
+        printf 'base: fp4-msamp\nname: awake\ndelayed: {window: 3}\n' > awake.yaml
     else
         awake "$recipe"
     fi

@@ -139,6 +139,12 @@ typedef struct nb_qramping {
     int64_t most;   /* N at most; 0: `every` */
 } nb_qramping;
 
+/* Delayed scaling (arXiv:2310.18313's code): dY is rounded under a scale made from its largest magnitudes in the steps
+ * before. */
+typedef struct nb_delayed {
+    int32_t window; /* steps */
+} nb_delayed;
+
 /* All mechanisms in the order in which their hooks run: the name of the section of a recipe, of its record nb_NAME and
  * of its file src/linear/NAME.c; what it is. */
 #define NB_MECHANISMS(X)                                                                                               \
@@ -146,6 +152,7 @@ typedef struct nb_qramping {
     X(hcp, "hot-channel patch")                                                                                        \
     X(outcontrol, "outlier channels in MXFP8")                                                                         \
     X(qema, "weights rounded by their moving average")                                                                 \
+    X(delayed, "dY under a scale of the steps before")                                                                 \
     X(dge, "differentiable gradient estimator")                                                                        \
     X(oscireset, "reset of oscillating weights")                                                                       \
     X(qramping, "weights that oscillate are updated less often")

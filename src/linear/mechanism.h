@@ -4,6 +4,7 @@
  * plan of at least one layer wants it; its state is its own. Every hook may be NULL, and a NULL hook costs nothing.
  * Hooks run in the order of the table in mechanism.c. How the published ones use them:
  *
+ *     delayed     prepare_dy rounds dY under a scale of the steps before                            (2310.18313)
  *     dge         after_wgrad: dW *= f'(W * scale)                                            (arXiv:2501.17116, 3.1)
  *     occ         prepare_x clamps; terms appends the sparse residual; wgrad_x gives decoded + residual         (3.2)
  *     hcp         observe gathers what is known of the channels, after_step chooses the hot ones; terms widens the
@@ -97,6 +98,9 @@ typedef struct ni_mechanism {
      * other numbers of the same shape and type, taken with ni_scratch_keep or owned by the state. Asked again in the
      * backward pass where wgrad.x is quantized from X: must then give the same numbers. */
     nb_status (*prepare_x)(void *state, const ni_linear_call *call, nb_mat *prepared, nb_error *err);
+    /* Before dY is quantized: `prepared` comes in as dY, and may be pointed to other numbers as above. */
+    nb_status (*prepare_dy)(void *state, const ni_linear_call *call, struct ni_linear *layer, nb_mat *prepared,
+                            nb_error *err);
     /* Replaces quantizing the master into `out` (role fprop.w), or leaves *done false. */
     nb_status (*quantize_w)(void *state, const ni_linear_call *call, struct ni_linear *layer, nb_operand *out,
                             bool *done, nb_error *err);

@@ -129,6 +129,27 @@ static void run_clamp(trial *t) {
     record(t, "refused", &refused, NB_I32, 1, true);
 }
 
+/* ---- delayed scales ---- */
+
+/* Two types; no past, one that is none, a smaller and a larger one; numbers that are none. */
+static void run_under(trial *t) {
+    enum { WIDE = COLS + 5 };
+    static const float pasts[] = {0, 0.5f, 64, INFINITY};
+    for (int i = 0; i < 5; i++) {
+        double *numbers = normals_in(NB_BF16, 1, ROWS * WIDE, 0, 1);
+        if (i == 4) {
+            numbers[7] = NAN;
+            numbers[WIDE + 3] = -INFINITY;
+        }
+        nb_mat x = nb_mat_of(input(t, NB_BF16, numbers, ROWS * WIDE), NB_BF16, ROWS, COLS);
+        const nb_mat out = nb_mat_of(output_exact(t, "rounded", NB_BF16, ROWS * COLS), NB_BF16, ROWS, COLS);
+        const float *past = i < 4 ? upload(t, &pasts[i], sizeof *pasts) : NULL;
+        float *now = i % 2 ? output_exact(t, "amax", NB_F32, 1) : NULL;
+        x.stride = WIDE;
+        t->be->ops->round_under(t->be, &out, &x, t->shape ? NB_E4M3 : NB_E5M2, now, past);
+    }
+}
+
 /* ---- columns ---- */
 
 static void run_columns(trial *t) {
@@ -167,6 +188,7 @@ static const test_case MECHANISMS[] = {
     {"dge", "rows, tiles, whole rows", CODES, 3, run_dge, NULL, of_a_power},
     {"bin_widths round_by", "rows, tiles, whole rows", BITS, 3, run_bins, NULL, NULL},
     {"add_distance reset_where", "f32", BITS, 2, run_weights, NULL, NULL},
+    {"round_under", "two types, four pasts", BITS, 2, run_under, NULL, NULL},
     {"clamp_rows", "by row and whole, with residual", BITS, 6, run_clamp, NULL, NULL},
     {"rotate_rows", "every size, every kind of signs", BITS, 4, run_rotate, NULL, NULL},
     {"gather_columns scatter_columns column_norms", "f32, bf16, strided", BITS, 2, run_columns, NULL, NULL},

@@ -113,6 +113,9 @@ int ni_cuda_launch_clamp(void *stream, const nb_mat *out, const ni_sparse *rest,
                          int64_t high, bool whole, void *scratch);
 int ni_cuda_launch_sparse_product(void *stream, const nb_mat *c, const ni_sparse *s, const nb_mat *b);
 int ni_cuda_launch_sparse_add(void *stream, const nb_mat *x, const ni_sparse *s);
+/* amax [1]: written */
+int ni_cuda_launch_round_under(void *stream, const nb_mat *out, const nb_mat *x, nb_dtype type, uint32_t *amax,
+                               const float *past);
 int ni_cuda_launch_gather(void *stream, const nb_mat *out, const nb_mat *in, const int32_t *columns);
 int ni_cuda_launch_scatter(void *stream, const nb_mat *out, const nb_mat *in, const int32_t *columns, bool accumulate);
 int ni_cuda_launch_column_norms(void *stream, float *norms, const nb_mat *x);

@@ -4,6 +4,7 @@
 #include "backend/cuda/element.cuh"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/launch.cuh"
+#include "backend/ref/delayed.h"
 #include "format/hadamard.h"
 
 /* ---- DGE ---- */
@@ -65,6 +66,36 @@ static __global__ void sparse_add(nb_mat x, ni_sparse s) {
 int ni_cuda_launch_sparse_add(void *stream, const nb_mat *x, const ni_sparse *s) {
     if (x->rows > 0)
         sparse_add<<<(unsigned)x->rows, 64, 0, (cudaStream_t)stream>>>(*x, *s);
+    return cudaGetLastError();
+}
+
+/* ---- delayed scales ---- */
+
+static __global__ void amax_of(uint32_t *amax, nb_mat x) {
+    uint32_t largest = 0;
+    for (NI_EACH(i, x.rows *x.cols))
+        largest = max(largest, ni_f32_magnitude(ni_bf16_value(((const uint16_t *)x.data)[i / x.cols * x.stride + i % x.cols])));
+    __syncwarp();
+    ni_join_amax(amax, largest);
+}
+
+static __global__ void round_under(nb_mat out, nb_mat x, nb_dtype type, const uint32_t *amax, const float *past) {
+    const float encode = ni_under_scale(type, ni_limit_of(past, *amax)), decode = ni_vector_decode(encode);
+    for (NI_EACH(i, x.rows *x.cols)) {
+        const int64_t r = i / x.cols, c = i % x.cols;
+        const float v = ni_f32_mul(ni_bf16_value(((const uint16_t *)x.data)[r * x.stride + c]), encode);
+        ((uint16_t *)out.data)[r * out.stride + c] = ni_bf16_even(ni_f32_mul(ni_under(v, type), decode));
+    }
+}
+
+int ni_cuda_launch_round_under(void *stream, const nb_mat *out, const nb_mat *x, nb_dtype type, uint32_t *amax, const float *past) {
+    cudaStream_t on = (cudaStream_t)stream;
+    const unsigned grid = ni_grid(ni_divide_up(x->rows * x->cols, NI_THREADS));
+    const int status = cudaMemsetAsync(amax, 0, sizeof *amax, on);
+    if (status != cudaSuccess || x->rows * x->cols == 0)
+        return status;
+    amax_of<<<grid, NI_THREADS, 0, on>>>(amax, *x);
+    round_under<<<grid, NI_THREADS, 0, on>>>(*out, *x, type, amax, past);
     return cudaGetLastError();
 }
 

@@ -47,6 +47,11 @@ void ni_paper_sparse_add(nb_backend *be, const nb_mat *x, const ni_sparse *s) {
                   entries * (double)nb_dtype_size(x->dtype), NI_PAPER_work, entries);
 }
 
+void ni_paper_round_under(nb_backend *be, const nb_mat *out, const nb_mat *x, nb_dtype type, float *now,
+                          const float *past) {
+    NI_PAPER_NOTE(round_under, 2 * ni_paper_mat_bytes(x), ni_paper_mat_bytes(out), NI_PAPER_work, 4 * count_of(x));
+}
+
 void ni_paper_gather_columns(nb_backend *be, const nb_mat *out, const nb_mat *in, const int32_t *columns) {
     NI_PAPER_NOTE(gather_columns, ni_paper_mat_bytes(out) + floats(out->cols), ni_paper_mat_bytes(out), NI_PAPER_moves,
                   0);
