@@ -51,6 +51,7 @@ awake() {
         shown=$("$nibble" recipe show "$1")
         case $shown in *"hcp:"*) echo "hcp: {share: 0.5, refresh: 5, ema: 0}" ;; esac
         case $shown in *"outcontrol:"*) echo "outcontrol: {start: 3, window: 4}" ;; esac
+        case $shown in *"qramping:"*) echo "qramping: {every: 5, window: 2, k1: 4}" ;; esac
         case $shown in *"oscireset:"*) echo "oscireset: {start: 5, period: 6, window: 3, threshold: 2}" ;; esac
     } > awake.yaml
 }

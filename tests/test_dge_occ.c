@@ -182,13 +182,65 @@ static outliers place(int64_t rows, int64_t cols, int64_t room) {
     size_t n = (size_t)(rows * room);
     outliers o = {.memory = malloc((size_t)rows * 4 + n * 6)};
     int32_t *counts = o.memory, *channels = counts + rows;
-    o.sparse = (ni_sparse){rows, cols, room, counts, channels, (uint16_t *)(void *)(channels + n)};
+    o.sparse = (ni_sparse){rows, cols, room, counts, channels, (uint16_t *)(void *)(channels + n), NULL};
     return o;
 }
 
 static void fill(uint16_t *x, int64_t n, uint32_t seed) {
     for (int64_t i = 0; i < n; i++)
         x[i] = ni_bf16_even(normal(seed + (uint32_t)i) * (i % 61 == 0 ? 20 : 1));
+}
+
+/* rest: exact. The residual is x - bound with all its bits, where the one in BF16 loses some, and the product with it
+ * is as near to that in double as FP32 comes. */
+static void exact_residual(void **state) {
+    (void)state;
+    enum { M = 9, K = 200, N = 40, ROOM = 12 };
+    static uint16_t x[M * K], out[M * K], b[K * N];
+    static float exact[M * ROOM], c[2][M * N];
+    fill(x, M * K, 7);
+    fill(b, K * N, 9);
+    nb_mat from = nb_mat_of(x, NB_BF16, M, K), to = nb_mat_of(out, NB_BF16, M, K), w = nb_mat_of(b, NB_BF16, K, N);
+    for (int32_t run = 0; run < FAST_ISAS; run++) {
+        if (!ni_isa_available(fast_isas[run]))
+            continue;
+        nb_backend *be = cpu(fast_isas[run], 2);
+        outliers short_one = place(M, K, ROOM), long_one = place(M, K, ROOM);
+        long_one.sparse.value = NULL;
+        long_one.sparse.exact = exact;
+        double worst[2] = {0, 0};
+        int rounded = 0;
+        for (int kind = 0; kind < 2; kind++) {
+            const ni_sparse *s = kind ? &long_one.sparse : &short_one.sparse;
+            assert_int_equal(be->ops->clamp_rows(be, &to, s, &from, 5, K - 1 - 5, false, NULL), NB_OK);
+            nb_mat product = nb_mat_of(c[kind], NB_F32, M, N);
+            memset(c[kind], 0, sizeof c[kind]);
+            be->ops->sparse_gemm(be, &product, s, &w);
+            for (int r = 0; r < M; r++)
+                for (int n = 0; n < N; n++) {
+                    double want = 0, size = 0;
+                    for (int k = 0; k < K; k++) {
+                        const double rest = (double)ni_bf16_value(x[r * K + k]) - (double)ni_bf16_value(out[r * K + k]);
+                        want += rest * (double)ni_bf16_value(b[k * N + n]);
+                        size += fabs(rest * (double)ni_bf16_value(b[k * N + n]));
+                    }
+                    worst[kind] = fmax(worst[kind], fabs((double)c[kind][r * N + n] - want) / size);
+                }
+        }
+        for (int r = 0; r < M; r++) {
+            assert_int_equal(long_one.sparse.count[r], short_one.sparse.count[r]);
+            for (int64_t at = r * ROOM; at < r * ROOM + long_one.sparse.count[r]; at++) {
+                const int32_t k = long_one.sparse.column[at];
+                assert_true((double)ni_bf16_value(out[r * K + k]) + (double)exact[at] ==
+                            (double)ni_bf16_value(x[r * K + k]));
+                rounded += ni_bf16_value(short_one.sparse.value[at]) != exact[at];
+            }
+        }
+        assert_true(rounded > M && worst[1] < 0x1p-20 && worst[0] > 0x1p-12);
+        free(short_one.memory);
+        free(long_one.memory);
+        nb_backend_free(be);
+    }
 }
 
 /* The clamped numbers lie between the order statistics, and with the residual give back what was clamped. */
@@ -397,6 +449,7 @@ int main(void) {
         cmocka_unit_test(integral_over_a_cell),
         cmocka_unit_test(every_bf16_against_the_formula),
         cmocka_unit_test(dge_uses_the_scales),
+        cmocka_unit_test(exact_residual),
         cmocka_unit_test(clamp_and_residual),
         cmocka_unit_test(ranks_of_the_paper),
         cmocka_unit_test(sparse_product),

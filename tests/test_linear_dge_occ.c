@@ -47,9 +47,9 @@ static double *rows_of(nb_backend *be, const double *x, int64_t rows, int64_t co
 }
 
 /* Y = (Q(X_c) + S) Wq^T, dW = dY^T (Q(X_c) + S), dX = dY Wq. */
-static void compensate(nb_backend *be, nb_occ_scope scope) {
+static void compensate(nb_backend *be, nb_occ_scope scope, nb_occ_rest how) {
     const double alpha = 0.95;
-    nb_plan plan = plan_occ(alpha, NB_OCC_SPARSE);
+    nb_plan plan = plan_occ(alpha, how);
     plan.mechanisms.occ.scope = scope;
     linear_case c = make_group(be, &plan, 1, NULL);
     double *x = get(NB_BF16, c.x.data, M * K), *w = get(NB_F32, c.w[0], N * K), *dy = get(NB_BF16, c.dy[0].data, M * N);
@@ -73,8 +73,10 @@ static void compensate(nb_backend *be, nb_occ_scope scope) {
 static void compensation_by_hand(void **state) {
     (void)state;
     nb_backend *be = cpu();
-    compensate(be, NB_OCC_TOKEN);
-    compensate(be, NB_OCC_TENSOR);
+    for (int exact = 0; exact < 2; exact++) {
+        compensate(be, NB_OCC_TOKEN, exact ? NB_OCC_EXACT : NB_OCC_SPARSE);
+        compensate(be, NB_OCC_TENSOR, exact ? NB_OCC_EXACT : NB_OCC_SPARSE);
+    }
     nb_backend_free(be);
 }
 

@@ -7,7 +7,7 @@ set -eu
 nibble=$1
 source=$2
 shift 2
-[ $# -gt 0 ] || set -- nvfp4 chon tetrajet-v2 fp4-dge-occ
+[ $# -gt 0 ] || set -- nvfp4 chon tetrajet-v2 tetrajet-v1-ramping fp4-dge-occ
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
@@ -27,10 +27,13 @@ same() {
     cmp -s one.txt other.txt || { diff one.txt other.txt | head -n 5 >&2; fail "$recipe: $1"; }
 }
 
-# No shipped recipe rounds W at random: one more that does, whose bits are of a micro-batch too.
-for recipe in "$@" random-w; do
+# No shipped recipe rounds W at random: one more that does, whose bits are of a micro-batch too. Nor has one delayed scales,
+# which micro-batch 0 makes for all.
+for recipe in "$@" random-w delayed; do
     if [ "$recipe" = random-w ]; then
         printf 'base: nvfp4\nname: awake\nfprop: {w: {round: stochastic, sr_bits: 16}}\n' > awake.yaml
+    elif [ "$recipe" = delayed ]; then
+        printf 'base: fp4-msamp\nname: awake\ndelayed: {window: 3}\n' > awake.yaml
     else
         awake "$recipe"
     fi

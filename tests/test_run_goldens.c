@@ -78,7 +78,8 @@ static void put_model(void **state, const char *family, bool wide, bool scalar, 
 static void put_recipe(void **state, const nb_recipe *r, bool few, const char *more) {
     char text[1024];
     const nb_mechanism_set *m = &r->mechanisms;
-    snprintf(text, sizeof text, "base: %s\nname: awake\n%s%s%s%s", r->name,
+    snprintf(text, sizeof text, "base: %s\nname: awake\n%s%s%s%s%s", r->name,
+             m->has_qramping && !strstr(more, "qramping") ? "qramping: {every: 10, window: 2, k1: 4}\n" : "",
              m->has_hcp && !strstr(more, "hcp") ? "hcp: {share: 0.5, refresh: 7, ema: 0}\n" : "",
              !m->has_outcontrol || strstr(more, "outcontrol") ? ""
              : few                                            ? "outcontrol: {start: 1, window: 1}\n"
@@ -430,6 +431,7 @@ static void mechanisms_act_when_they_should(void **state) {
         {"tetrajet-v2-oscireset", "oscireset: {start: 1000}\n", 17},
         {"tetrajet-v2-memeff", "oscireset: {start: 1000}\n", 17},
         {"tetrajet-v1", "qema: {warmup: 1000}\n", 10},
+        {"tetrajet-v1-ramping", "qramping: {every: 10, window: 2, k2: 0}\n", 1}, /* calibrated before step 0 */
         {"nvfp4", "late_switch: {at: 0.6}\n", 18},
     };
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {

@@ -324,6 +324,60 @@ static void moments_stay_near_those_in_fp32(void **state) {
     nb_backend_free(be);
 }
 
+/* ---- many ranks (arXiv:2310.18313 section 2.1) ---- */
+
+/* Gradients of 64 ranks, alike but for noise, and small ones among them. FP8-LM brings all under the smallest scale and
+ * lets the network add: it saturates as soon as ranks agree (no pre-scale), or loses the small ones (1 / ranks), which
+ * is why it needs a factor that follows the share of saturated numbers. The sums of a run (accumulate.h, reduce.h) have
+ * a scale of their own each: none saturates, and each rounds by half a unit, so that there is nothing for a factor to
+ * do. */
+static void sums_of_many_ranks_need_no_factor(void **state) {
+    (void)state;
+    enum { RANKS = 64, DEPTH = 6, N = 2048 };
+    nb_backend *be = cpu(NB_ISA_AUTO, 2);
+    static float x[RANKS][N], back[N];
+    double want[N] = {0}, amax = 0;
+    for (int r = 0; r < RANKS; r++) {
+        for (int i = 0; i < N; i++) {
+            x[r][i] = (i % 2 ? 1.0f : -1.0f) * (i % 4 < 2 ? 1.0f : 0x1p-13f) *
+                      (1 + 0.1f * (float)normal(200 + (uint32_t)r, i));
+            want[i] += (double)x[r][i];
+            amax = fmax(amax, fabs((double)x[r][i]));
+        }
+    }
+    for (int how = 0; how < 3; how++) { /* no pre-scale; 1 / ranks; the sums of a run */
+        ni_scaled t[RANKS];
+        const float scale = (float)(exp2(ceil(log2(amax / 448))) * (how == 1 ? RANKS : 1));
+        int saturated = 0, lost = 0;
+        double worst = 0;
+        for (int r = 0; r < RANKS; r++) {
+            t[r] = tensor(NB_E4M3, NB_RULE_POW2, N);
+            be->ops->scaled_encode(be, &t[r], x[r], N);
+            if (how < 2)
+                be->ops->scaled_rescale(be, &t[r], scale, N);
+        }
+        for (int width = 1; width < RANKS; width *= 2)
+            for (int r = 0; r < RANKS; r += 2 * width) {
+                if (how < 2)
+                    be->ops->scaled_join(be, &t[r], &t[r + width], N);
+                else
+                    be->ops->scaled_add(be, &t[r], &t[r], &t[r + width], N);
+            }
+        be->ops->scaled_decode(be, back, &t[0], N);
+        for (int i = 0; i < N; i++) {
+            const double error = fabs((double)back[i] - want[i]) / fabs(want[i]);
+            saturated += error > 0.2 && fabs((double)back[i]) >= 448 * (double)*t[0].scale;
+            lost += error > 0.5 && i % 4 >= 2;
+            worst = i % 4 < 2 ? fmax(worst, error) : worst;
+        }
+        print_message("exchange %d: %d saturated, %d lost, worst error %.3f\n", how, saturated, lost, worst);
+        assert_true((saturated > N / 4) == (how == 0));
+        assert_true((lost > N / 4) == (how == 1));
+        assert_true(how < 2 || (saturated == 0 && lost == 0 && worst < (DEPTH + 1) * 0x1p-4));
+    }
+    nb_backend_free(be);
+}
+
 /* Why v has no 8-bit type: where v should shrink by 1 - beta2 = 5 % a step, E4M3's neighbours are 6 to 12 % apart. */
 static void eight_bits_would_freeze_v(void **state) {
     (void)state;
@@ -348,10 +402,11 @@ static void eight_bits_would_freeze_v(void **state) {
 int main(void) {
 #define CASE(name) cmocka_unit_test_teardown(name, release_buffers)
     const struct CMUnitTest tests[] = {
-        CASE(lanes_round_as_one_number_does),  CASE(casts_and_sums_equal_the_reference),
-        CASE(adamw_equals_the_reference),      CASE(scales_by_hand),
-        CASE(zeros_and_numbers_that_are_none), CASE(no_magnitude_breaks_a_scale),
-        CASE(moments_stay_near_those_in_fp32), CASE(eight_bits_would_freeze_v),
+        CASE(lanes_round_as_one_number_does),    CASE(casts_and_sums_equal_the_reference),
+        CASE(adamw_equals_the_reference),        CASE(scales_by_hand),
+        CASE(zeros_and_numbers_that_are_none),   CASE(no_magnitude_breaks_a_scale),
+        CASE(sums_of_many_ranks_need_no_factor), CASE(moments_stay_near_those_in_fp32),
+        CASE(eight_bits_would_freeze_v),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -71,9 +71,10 @@ typedef struct nb_dge {
  * quantized; what was cut off is added back. */
 typedef enum nb_occ_scope { NB_OCC_TOKEN, NB_OCC_TENSOR } nb_occ_scope;
 typedef enum nb_occ_rest {
-    NB_OCC_SPARSE, /* a sparse product beside the quantized one */
+    NB_OCC_SPARSE, /* rounded to BF16, a sparse product beside the quantized one */
     NB_OCC_DENSE,  /* added to the decoded X, all rounded to E4M3, one product (the authors' research code) */
-    NB_OCC_NONE    /* lost (the public code) */
+    NB_OCC_NONE,   /* lost (the public code) */
+    NB_OCC_EXACT   /* as SPARSE, in FP32: not rounded */
 } nb_occ_rest;
 typedef struct nb_occ {
     double alpha;
@@ -129,6 +130,21 @@ typedef struct nb_qema {
     int64_t warmup; /* updates of the average before it is used */
 } nb_qema;
 
+/* Q-Ramping (arXiv:2502.20853): the optimizer moves a weight that oscillates once in N steps, by the mean of their
+ * gradients. N is found by steps that are taken on data of their own and undone. */
+typedef struct nb_qramping {
+    double every;   /* steps from calibration to calibration */
+    int32_t window; /* calibration steps that distances are summed over; one more is taken before them */
+    double k1, k2;  /* N = k2 floor(dist_Q / dist_W / k1) + 1 */
+    int64_t most;   /* N at most; 0: `every` */
+} nb_qramping;
+
+/* Delayed scaling (arXiv:2310.18313's code): dY is rounded under a scale made from its largest magnitudes in the steps
+ * before. */
+typedef struct nb_delayed {
+    int32_t window; /* steps */
+} nb_delayed;
+
 /* All mechanisms in the order in which their hooks run: the name of the section of a recipe, of its record nb_NAME and
  * of its file src/linear/NAME.c; what it is. */
 #define NB_MECHANISMS(X)                                                                                               \
@@ -136,8 +152,10 @@ typedef struct nb_qema {
     X(hcp, "hot-channel patch")                                                                                        \
     X(outcontrol, "outlier channels in MXFP8")                                                                         \
     X(qema, "weights rounded by their moving average")                                                                 \
+    X(delayed, "dY under a scale of the steps before")                                                                 \
     X(dge, "differentiable gradient estimator")                                                                        \
-    X(oscireset, "reset of oscillating weights")
+    X(oscireset, "reset of oscillating weights")                                                                       \
+    X(qramping, "weights that oscillate are updated less often")
 
 /* A flag says which are there: has_occ, occ, has_hcp, hcp, ... */
 typedef struct nb_mechanism_set {
@@ -229,6 +247,12 @@ NB_API nb_oscireset_times nb_oscireset_when(const nb_oscireset *how, int64_t ste
 
 /* Whether the late switch has come at `step` (0-based) of `steps`; never where `steps` is 0, unknown. */
 NB_API bool nb_recipe_switched(const nb_recipe *recipe, int64_t step, int64_t steps);
+
+typedef struct nb_qramping_times {
+    int64_t every; /* steps */
+    int32_t most;
+} nb_qramping_times;
+NB_API nb_qramping_times nb_qramping_when(const nb_qramping *how, int64_t steps);
 
 /* Refuses a recipe that cannot be carried out in so many steps. */
 NB_API nb_status nb_recipe_check_steps(const nb_recipe *recipe, int64_t steps, nb_error *err);

@@ -40,6 +40,18 @@ typedef struct ni_adamw_tensor {
     uint32_t *amax;
 } ni_adamw_tensor;
 
+/* Parameters that are updated once in `period` steps each, by the mean of their gradients since (Q-Ramping,
+ * arXiv:2502.20853). [n] each, in backend memory. */
+typedef struct ni_ramped {
+    float *param, *m, *v;
+    const float *grad;
+    float *sum;            /* of gradients since the last update */
+    int32_t *steps;        /* how many they are */
+    const int32_t *period; /* 1 or more */
+    int64_t n;
+    double weight_decay;
+} ni_ramped;
+
 /* Residuals of clamped activations: a sparse matrix whose rows have a fixed room. Row r holds count[r] entries from
  * entry r*room on, columns ascending. Backend memory; the three arrays belong to whoever placed them. */
 typedef struct ni_sparse {
@@ -48,6 +60,7 @@ typedef struct ni_sparse {
     int32_t *count;  /* [rows] */
     int32_t *column; /* [rows, room] */
     uint16_t *value; /* [rows, room] BF16 */
+    float *exact;    /* [rows, room] F32, in the place of value where it is not NULL */
 } ni_sparse;
 
 /* Shape of the distribution of a tensor's numbers. NaN and Inf are counted and left out of the rest. */

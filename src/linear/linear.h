@@ -134,6 +134,12 @@ void ni_linear_group_changed(ni_linear_group *group);
 /* An optimizer step was taken: mechanisms may move the masters. */
 nb_status ni_linear_group_after_step(ni_linear_group *group, const nb_pass *pass, ni_scratch *scratch, nb_error *err);
 
+/* An update of a calibration was taken; see `calibrate` in mechanism.h. */
+nb_status ni_linear_group_calibrate(ni_linear_group *group, const nb_pass *pass, int32_t taken, ni_scratch *scratch,
+                                    nb_error *err);
+/* Whether the optimizer has a pace of its own for each element of the layer's weight: sum, steps and period of *out. */
+bool ni_linear_ramp(const ni_linear_group *group, const ni_linear *layer, ni_ramped *out);
+
 /* pass.c: what both directions take at most, by a walk over them that computes nothing. */
 nb_status ni_measure_scratch(ni_linear_group *group, size_t *bytes, nb_error *err);
 

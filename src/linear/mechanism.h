@@ -4,6 +4,7 @@
  * plan of at least one layer wants it; its state is its own. Every hook may be NULL, and a NULL hook costs nothing.
  * Hooks run in the order of the table in mechanism.c. How the published ones use them:
  *
+ *     delayed     prepare_dy rounds dY under a scale of the steps before                            (2310.18313)
  *     dge         after_wgrad: dW *= f'(W * scale)                                            (arXiv:2501.17116, 3.1)
  *     occ         prepare_x clamps; terms appends the sparse residual; wgrad_x gives decoded + residual         (3.2)
  *     hcp         observe gathers what is known of the channels, after_step chooses the hot ones; terms widens the
@@ -11,6 +12,7 @@
  *     outcontrol  observe sums channel norms, after_step chooses; terms splits K from then on       (2510.27527)
  *     oscireset   after_step moves oscillating masters to their bin centre                          (2510.27527)
  *     qema        quantize_w rounds by a moving average, which after_step advances                  (2502.20853)
+ *     qramping    calibrate finds how often the optimizer moves each weight, which it asks by ramp   (2502.20853)
  *
  * Two mechanisms of one layer may not both edit its products, nor replace the same operand: attaching them fails.
  * Passes whose direction runs in BF16 (late switch) call no hook of that direction.
@@ -50,8 +52,8 @@ nb_status ni_add_term(ni_terms *terms, const ni_term *term, nb_error *err);
 /* How the micro-batches of a step, which may be those of many ranks, come to one state. Every tensor says. */
 typedef enum ni_combine {
     NI_COMBINE_UNSAID,
-    NI_COMBINE_SUM,  /* each micro-batch writes it anew, F32 in the backend's memory; after_step reads the sum of all, in
-                        the tree of train/accumulate.h. Of one step: no checkpoint holds it */
+    NI_COMBINE_SUM, /* each micro-batch writes it anew, F32 in the backend's memory; after_step reads the sum of all, in
+                       the tree of train/accumulate.h. Of one step: no checkpoint holds it */
     NI_COMBINE_SAME, /* a function of masters, schedule and sums: every rank has it already */
     NI_COMBINE_FIRST /* made from micro-batch 0: after after_step rank 0's, which the others take over whole where words
                         that are `on_host` changed, and whose `loaded` is called */
@@ -77,6 +79,8 @@ typedef struct ni_weight_decoding {
     float *widths; /* NULL: not asked for */
 } ni_weight_decoding;
 
+#define NI_CALIBRATED "qramping.period"
+
 typedef struct ni_mechanism {
     const char *name; /* "hcp" */
     uint32_t rereads; /* bit `role` set: it decodes the layer's operand of this role, makes others of it, or puts plain
@@ -94,6 +98,9 @@ typedef struct ni_mechanism {
      * other numbers of the same shape and type, taken with ni_scratch_keep or owned by the state. Asked again in the
      * backward pass where wgrad.x is quantized from X: must then give the same numbers. */
     nb_status (*prepare_x)(void *state, const ni_linear_call *call, nb_mat *prepared, nb_error *err);
+    /* Before dY is quantized: `prepared` comes in as dY, and may be pointed to other numbers as above. */
+    nb_status (*prepare_dy)(void *state, const ni_linear_call *call, struct ni_linear *layer, nb_mat *prepared,
+                            nb_error *err);
     /* Replaces quantizing the master into `out` (role fprop.w), or leaves *done false. */
     nb_status (*quantize_w)(void *state, const ni_linear_call *call, struct ni_linear *layer, nb_operand *out,
                             bool *done, nb_error *err);
@@ -123,7 +130,13 @@ typedef struct ni_mechanism {
     /* ---- between steps ---- */
     nb_status (*after_step)(void *state, struct ni_linear_group *group, const nb_pass *pass, ni_scratch *scratch,
                             nb_error *err);
-    size_t (*scratch)(const void *state, int64_t rows);                          /* most that after_step takes */
+    size_t (*scratch)(const void *state, int64_t rows); /* most that after_step or calibrate takes */
+    /* After update `taken` (0, 1, ...) of a calibration: plain AdamW on data of its own. What it moved is undone
+     * afterwards, the state of all mechanisms too, but for tensors whose name is NI_CALIBRATED. */
+    nb_status (*calibrate)(void *state, struct ni_linear_group *group, const nb_pass *pass, int32_t taken,
+                           ni_scratch *scratch, nb_error *err);
+    /* The pace at which the optimizer moves the layer's weight: sum, steps and period of *out. */
+    void (*ramp)(void *state, const struct ni_linear *layer, ni_ramped *out);
     int32_t (*tensors)(void *state, ni_mechanism_tensor *tensors, int32_t most); /* returns how many there are */
     nb_status (*loaded)(void *state, nb_error *err); /* the tensors were written from a checkpoint */
 

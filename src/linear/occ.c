@@ -6,6 +6,9 @@
  *     dW  = dY^T (Q(X_c) + S)                                 the compensated activation is what backward sees
  *     dX  = dY Wq                                             straight through the clamp: no mask
  *
+ * S is rounded to BF16, as in the public code, or kept in FP32 (rest: exact). X and X_c are BF16, so their difference
+ * in FP32 is exact but where one is more than 2^16 times the other.
+ *
  * rest: dense is the authors' research code: Q(X_c) + S is rounded to E4M3 as a whole and multiplied once by Wq in
  * E4M3. rest: none is their public code, which loses S.
  */
@@ -42,10 +45,12 @@ static int64_t high_rank(double alpha, int64_t n) {
 static const ni_word occ_scopes[] = {{"token", NB_OCC_TOKEN, "quantiles of each token"},
                                      {"tensor", NB_OCC_TENSOR, "quantiles of the whole activation"},
                                      {0}};
-static const ni_word occ_rests[] = {{"sparse", NB_OCC_SPARSE, "a sparse product in fprop; decoded + residual in wgrad"},
-                                    {"dense", NB_OCC_DENSE, "added to the decoded X, rounded to E4M3, one product"},
-                                    {"none", NB_OCC_NONE, "lost"},
-                                    {0}};
+static const ni_word occ_rests[] = {
+    {"sparse", NB_OCC_SPARSE, "rounded to BF16, a sparse product in fprop; decoded + residual in wgrad"},
+    {"exact", NB_OCC_EXACT, "the same in FP32: X_c + S is X to the bit"},
+    {"dense", NB_OCC_DENSE, "added to the decoded X, rounded to E4M3, one product"},
+    {"none", NB_OCC_NONE, "lost"},
+    {0}};
 static const ni_key occ_rows[] = {
     {.path = "alpha",
      .type = NI_KEY_FLOAT,
@@ -89,13 +94,17 @@ static nb_status place_rest(occ *o, nb_error *err) {
     if (o->rest.room == 0) /* alpha so near 1 that nothing is cut off */
         o->rest.room = 1;
     size_t count = (size_t)rows * sizeof(int32_t), entries = (size_t)(rows * o->rest.room);
-    o->bytes = count + entries * (sizeof(int32_t) + sizeof(uint16_t));
+    const bool exact = o->how.rest == NB_OCC_EXACT;
+    o->bytes = count + entries * (sizeof(int32_t) + (exact ? sizeof(float) : sizeof(uint16_t)));
     o->memory = be->ops->alloc(be, o->bytes, "clamped outliers");
     if (!o->memory)
         return nb_fail(err, NB_NO_MEMORY, "%s: no memory for %zu bytes of outliers", o->group->input, o->bytes);
     o->rest.count = o->memory;
     o->rest.column = o->rest.count + rows;
-    o->rest.value = (uint16_t *)(void *)(o->rest.column + entries);
+    if (exact)
+        o->rest.exact = (float *)(void *)(o->rest.column + entries);
+    else
+        o->rest.value = (uint16_t *)(void *)(o->rest.column + entries);
     return NB_OK;
 }
 
@@ -221,7 +230,7 @@ static nb_status occ_terms(void *state, const ni_linear_call *call, ni_linear *l
     occ *o = state;
     if (gemm != NI_GEMM_FPROP || o->how.rest == NB_OCC_NONE)
         return NB_OK;
-    if (o->how.rest == NB_OCC_SPARSE) {
+    if (o->how.rest == NB_OCC_SPARSE || o->how.rest == NB_OCC_EXACT) {
         const ni_term rest = {.sparse = &o->rest, .b = &layer->operands[NB_FPROP_W]->operand};
         return ni_add_term(terms, &rest, err);
     }
@@ -290,7 +299,7 @@ static size_t occ_bytes(const void *state) {
 }
 
 static void occ_text(const void *state, const ni_linear *layer, ni_gemm gemm, char *text, size_t size) {
-    static const char *const rests[] = {"+ sparse rest", "+ dense rest", "rest lost"};
+    static const char *const rests[] = {"+ sparse rest", "+ dense rest", "rest lost", "+ exact rest"};
     const occ *o = state;
     (void)layer;
     if (gemm != NI_GEMM_DGRAD)

@@ -147,6 +147,16 @@ static nb_status prepare(const ni_linear_call *call, uint32_t mechanisms, nb_mat
     return NB_OK;
 }
 
+static nb_status prepare_dy(const ni_linear_call *call, ni_linear *layer, nb_mat *dy, nb_error *err) {
+    *dy = call->dy[layer->index];
+    for (int32_t i = 0; i < call->group->mechanism_count; i++) {
+        const ni_attached_mechanism *m = &call->group->mechanisms[i];
+        if ((layer->mechanisms >> i & 1) && m->table->prepare_dy)
+            NB_TRY(m->table->prepare_dy(m->state, call, layer, dy, err));
+    }
+    return NB_OK;
+}
+
 /* What an operand without a source is made of. */
 static nb_status numbers_of(const ni_linear_call *call, const ni_cached_operand *o, nb_mat *out, nb_error *err) {
     nb_role role = o->name.role;
@@ -154,8 +164,7 @@ static nb_status numbers_of(const ni_linear_call *call, const ni_cached_operand 
         return prepare(call, o->mechanisms, out, err);
     if (role == NB_FPROP_W || role == NB_DGRAD_W)
         return ni_weight_source(call, &call->group->layers[o->layer], out, err);
-    *out = call->dy[o->layer];
-    return NB_OK;
+    return prepare_dy(call, &call->group->layers[o->layer], out, err);
 }
 
 /* Two operands of one matrix, neither of which wants it changed in its own way. */
@@ -183,11 +192,14 @@ static ni_making making_of(const ni_linear_call *call, request *r, bool transpos
                        .shown = ni_lens_looks(call)};
 }
 
-/* The lens asks what a layer is given: X as it came, whatever a mechanism made of it first, and the master of W. */
+/* The lens asks what a layer is given: X and dY as they came, whatever a mechanism made of them first, and the master
+ * of W. */
 static nb_mat as_it_came(const ni_linear_call *call, const ni_cached_operand *o, const nb_mat *numbers) {
     nb_role role = o->name.role;
     if (role == NB_FPROP_X || role == NB_WGRAD_X)
         return *call->x;
+    if ((role == NB_DGRAD_DY || role == NB_WGRAD_DY) && !o->source)
+        return call->dy[o->layer];
     if ((role == NB_FPROP_W || role == NB_DGRAD_W) && !o->source)
         return ni_master_of(call->be, &call->group->layers[o->layer]);
     return *numbers;

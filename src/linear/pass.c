@@ -318,6 +318,27 @@ nb_status ni_linear_group_after_step(ni_linear_group *group, const nb_pass *pass
     return NB_OK;
 }
 
+nb_status ni_linear_group_calibrate(ni_linear_group *group, const nb_pass *pass, int32_t taken, ni_scratch *scratch,
+                                    nb_error *err) {
+    for (int32_t i = 0; i < group->mechanism_count; i++) {
+        const ni_attached_mechanism *m = &group->mechanisms[i];
+        size_t mark = scratch->used;
+        if (m->table->calibrate)
+            NB_TRY(m->table->calibrate(m->state, group, pass, taken, scratch, err));
+        scratch->used = mark;
+    }
+    return NB_OK;
+}
+
+bool ni_linear_ramp(const ni_linear_group *group, const ni_linear *layer, ni_ramped *out) {
+    for (int32_t i = 0; i < group->mechanism_count; i++)
+        if ((layer->mechanisms >> i & 1) && group->mechanisms[i].table->ramp) {
+            group->mechanisms[i].table->ramp(group->mechanisms[i].state, layer, out);
+            return true;
+        }
+    return false;
+}
+
 /* ---- what it takes: the same code over a backend that does nothing ---- */
 
 static nb_status walk(ni_linear_group *group, const nb_pass *pass, ni_scratch *scratch, nb_error *err) {

@@ -125,6 +125,21 @@ int32_t ni_model_combined(nb_model *model, ni_combine how, ni_mechanism_tensor *
     return count;
 }
 
+nb_status ni_model_calibrate(nb_model *model, const nb_pass *pass, int32_t taken, nb_error *err) {
+    for (int32_t i = 0; i < model->group_count; i++)
+        NB_TRY(ni_linear_group_calibrate(model->groups[i], pass, taken, &model->scratch, err));
+    return NB_OK;
+}
+
+bool ni_model_ramp(const nb_model *model, int32_t param, ni_ramped *out) {
+    const void *master = ni_params_value(&model->params, param);
+    for (int32_t i = 0; i < model->group_count; i++)
+        for (int32_t j = 0; j < model->groups[i]->count; j++)
+            if (model->groups[i]->layers[j].master == master)
+                return ni_linear_ramp(model->groups[i], &model->groups[i]->layers[j], out);
+    return false;
+}
+
 nb_status nb_model_state_loaded(nb_model *model, nb_error *err) {
     for (int32_t i = 0; i < model->group_count; i++)
         NB_TRY(ni_linear_group_loaded(model->groups[i], err));

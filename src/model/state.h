@@ -9,4 +9,10 @@
  * returns how many there are, at most `most` are written. */
 int32_t ni_model_combined(nb_model *model, ni_combine how, ni_mechanism_tensor *list, int32_t most);
 
+/* Update `taken` of a calibration moved the masters; see `calibrate` in linear/mechanism.h. */
+nb_status ni_model_calibrate(nb_model *model, const nb_pass *pass, int32_t taken, nb_error *err);
+
+/* Whether a mechanism gives each element of a parameter a pace of its own: sum, steps and period of *out. */
+bool ni_model_ramp(const nb_model *model, int32_t param, ni_ramped *out);
+
 #endif

@@ -142,6 +142,21 @@ static nb_status check_pair(const nb_recipe *r, nb_role first, nb_role second, c
     return NB_OK;
 }
 
+/* The authors' code has one or the other; and the update that waits is one of FP32. */
+static nb_status check_ramping(const nb_recipe *r, const ni_yaml_node *root, nb_error *err) {
+    if (!r->mechanisms.has_qramping)
+        return NB_OK;
+    if (r->mechanisms.has_qema)
+        return ni_keys_fail(err, root, "qramping",
+                            "with qema: both are made against oscillation, and the paper has one of them at a time; "
+                            "expected one, as `qema: null`");
+    const nb_optimizer_state *s = &r->optimizer_state;
+    if (s->m != NB_F32 || s->v != NB_F32 || s->master != NB_F32 || r->gradients.format != NB_F32)
+        return ni_keys_fail(err, root, "qramping",
+                            "sums gradients over many steps in FP32; expected optimizer_state and gradients in fp32");
+    return NB_OK;
+}
+
 nb_status ni_recipe_check(const nb_recipe *recipe, const ni_yaml_node *root, nb_error *err) {
     for (int role = 0; role < NB_ROLE_COUNT; role++) {
         if (recipe->roles[role].from)
@@ -151,6 +166,7 @@ nb_status ni_recipe_check(const nb_recipe *recipe, const ni_yaml_node *root, nb_
     if (recipe->quantize_from == NB_BF16 && recipe->mechanisms.has_qema)
         return ni_keys_fail(err, root, "quantize_from",
                             "is bf16, and qema rounds the masters by their moving average; expected fp32");
+    NB_TRY(check_ramping(recipe, root, err));
     for (size_t i = 0; i < NI_COUNT(pairs); i++)
         NB_TRY(check_pair(recipe, pairs[i][0], pairs[i][1], root, err));
     return NB_OK;

@@ -1,6 +1,7 @@
 /* optimizer.c: AdamW, all tensors in one call. */
 #include "optimizer.h"
 #include "backend/table.h"
+#include "model/state.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -45,9 +46,35 @@ static bool is_decayed(const nb_param *param, const nb_run_config *config) {
     return !param->embedding || config->optimizer.decay_embeddings;
 }
 
+static ni_adamw_tensor tensor_of(const ni_optimizer *optimizer, const nb_model *model, const ni_param_array *grads,
+                                 const nb_run_config *config, int32_t index) {
+    const nb_param *p = nb_model_param(model, index);
+    return (ni_adamw_tensor){.param = ni_model_master(model, index),
+                             .m = ni_param_array_at(&optimizer->m, index),
+                             .v = ni_param_array_at(&optimizer->v, index),
+                             .grad = ni_param_array_at(grads, index),
+                             .n = p->rows * p->cols,
+                             .weight_decay = is_decayed(p, config) ? config->optimizer.weight_decay : 0};
+}
+
+/* Where a mechanism has the pace of each element. */
+static bool update_ramped(const ni_optimizer *optimizer, const nb_model *model, int32_t index, const ni_adamw_tensor *t,
+                          const ni_adamw *step) {
+    ni_ramped r = {.param = t->param.data,
+                   .m = t->m.data,
+                   .v = t->v.data,
+                   .grad = t->grad.data,
+                   .n = t->n,
+                   .weight_decay = t->weight_decay};
+    if (!ni_model_ramp(model, index, &r))
+        return false;
+    optimizer->be->ops->adamw_ramped(optimizer->be, &r, step);
+    return true;
+}
+
 void ni_optimizer_update(ni_optimizer *optimizer, nb_model *model, const ni_param_array *grads,
-                         const nb_run_config *config, double lr, double grad_scale) {
-    const int32_t count = optimizer->end - optimizer->begin;
+                         const nb_run_config *config, double lr, double grad_scale, bool ramped) {
+    int32_t plain = 0;
     optimizer->updates++;
     const ni_adamw step = {.lr = lr,
                            .beta1 = config->optimizer.beta1,
@@ -56,15 +83,10 @@ void ni_optimizer_update(ni_optimizer *optimizer, nb_model *model, const ni_para
                            .grad_scale = grad_scale,
                            .step = optimizer->updates};
     for (int32_t i = optimizer->begin; i < optimizer->end; i++) {
-        const nb_param *p = nb_model_param(model, i);
-        optimizer->tensors[i - optimizer->begin] =
-            (ni_adamw_tensor){.param = ni_model_master(model, i),
-                              .m = ni_param_array_at(&optimizer->m, i),
-                              .v = ni_param_array_at(&optimizer->v, i),
-                              .grad = ni_param_array_at(grads, i),
-                              .n = p->rows * p->cols,
-                              .weight_decay = is_decayed(p, config) ? config->optimizer.weight_decay : 0};
+        optimizer->tensors[plain] = tensor_of(optimizer, model, grads, config, i);
+        if (!ramped || !update_ramped(optimizer, model, i, &optimizer->tensors[plain], &step))
+            plain++;
     }
-    if (count > 0)
-        optimizer->be->ops->adamw(optimizer->be, optimizer->tensors, count, &step);
+    if (plain > 0)
+        optimizer->be->ops->adamw(optimizer->be, optimizer->tensors, plain, &step);
 }

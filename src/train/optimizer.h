@@ -25,8 +25,9 @@ void ni_optimizer_restart(ni_optimizer *optimizer);
 /* Factor that brings a gradient of this norm to at most `clip` (0 = no clipping). */
 double ni_clip_factor(double norm, double clip);
 
-/* One update of those parameters. `grad_scale` multiplies the gradients: averaging and clipping. */
+/* One update of those parameters. `grad_scale` multiplies the gradients: averaging and clipping. `ramped`: elements to
+ * which a mechanism gave a pace of their own keep it; false: all are updated. */
 void ni_optimizer_update(ni_optimizer *optimizer, nb_model *model, const ni_param_array *grads,
-                         const nb_run_config *config, double lr, double grad_scale);
+                         const nb_run_config *config, double lr, double grad_scale, bool ramped);
 
 #endif

@@ -1,68 +1,8 @@
 /* rebuild.c: makes the model anew in the middle of a run: named modules go to BF16, or the run begins again. */
 #include "backend/table.h"
-#include "trainer.h"
+#include "state_copy.h"
 
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-
-/* Copies of what mechanisms keep between steps, on the host. */
-typedef struct saved_state {
-    nb_state_tensor *tensors;
-    int32_t count;
-} saved_state;
-
-static void free_state(saved_state *state) {
-    for (int32_t i = 0; i < state->count; i++)
-        free(state->tensors[i].data);
-    free(state->tensors);
-    memset(state, 0, sizeof *state);
-}
-
-static nb_status save_state(nb_trainer *t, saved_state *out, nb_error *err) {
-    int32_t count = nb_model_state(t->model, NULL, 0);
-    out->count = 0;
-    out->tensors = calloc((size_t)count + 1, sizeof *out->tensors);
-    if (!out->tensors)
-        return nb_fail(err, NB_NO_MEMORY, "rebuild: out of memory");
-    nb_model_state(t->model, out->tensors, count);
-    for (int32_t i = 0; i < count; i++) {
-        nb_state_tensor *tensor = &out->tensors[i];
-        size_t bytes = (size_t)tensor->elements * nb_dtype_size(tensor->dtype);
-        const void *live = tensor->data;
-        tensor->data = malloc(bytes + 1);
-        out->count = i + 1;
-        if (!tensor->data)
-            return nb_fail(err, NB_NO_MEMORY, "rebuild: out of memory for %s", tensor->name);
-        if (tensor->on_host)
-            memcpy(tensor->data, live, bytes);
-        else
-            t->be->ops->download(t->be, tensor->data, live, bytes);
-    }
-    return NB_OK;
-}
-
-/* Gives the new model the state of the modules that still have it. */
-static nb_status restore_state(nb_trainer *t, const saved_state *saved, nb_error *err) {
-    int32_t count = nb_model_state(t->model, NULL, 0);
-    nb_state_tensor *fresh = calloc((size_t)count + 1, sizeof *fresh);
-    if (!fresh)
-        return nb_fail(err, NB_NO_MEMORY, "rebuild: out of memory");
-    nb_model_state(t->model, fresh, count);
-    for (int32_t i = 0; i < count; i++)
-        for (int32_t j = 0; j < saved->count; j++) {
-            const nb_state_tensor *old = &saved->tensors[j];
-            if (strcmp(fresh[i].name, old->name) != 0 || fresh[i].elements != old->elements)
-                continue;
-            size_t bytes = (size_t)old->elements * nb_dtype_size(old->dtype);
-            if (fresh[i].on_host)
-                memcpy(fresh[i].data, old->data, bytes);
-            else
-                t->be->ops->upload(t->be, fresh[i].data, old->data, bytes);
-        }
-    free(fresh);
-    return nb_model_state_loaded(t->model, err);
-}
 
 static nb_status create_model(nb_trainer *t, nb_error *err) {
     nb_model_free(t->model);
@@ -89,8 +29,8 @@ nb_status ni_trainer_modules_to_bf16(nb_trainer *t, nb_error *err) {
     void *params = ni_model_copy_masters(t->model);
     if (!params)
         return nb_fail(err, NB_NO_MEMORY, "rebuild: a copy of the parameters does not fit in memory");
-    saved_state state = {0};
-    nb_status status = save_state(t, &state, err);
+    ni_state_copy state = {0};
+    nb_status status = ni_state_copy_take(t, &state, err);
     const bool was_torn = t->torn;
     t->torn = t->torn || status == NB_OK; /* until the new model holds all of the old one's state */
     if (status == NB_OK)
@@ -99,12 +39,12 @@ nb_status ni_trainer_modules_to_bf16(nb_trainer *t, nb_error *err) {
         ni_model_restore_masters(t->model, params);
         nb_model_params_changed(t->model);
         t->at.modules_in_bf16 = true;
-        status = restore_state(t, &state, err);
+        status = ni_state_copy_put(t, &state, NULL, err);
     }
     if (status == NB_OK)
         t->torn = was_torn;
     t->be->ops->release(t->be, params);
-    free_state(&state);
+    ni_state_copy_free(&state);
     return status;
 }
 

@@ -127,6 +127,10 @@ static nb_status build(nb_trainer *t, bool on_paper, nb_error *err) {
     NB_TRY(nb_recipe_load(c->recipe, t->recipes_dir, &t->recipe, err));
     t->working_recipe = t->recipe;
     NB_TRY(nb_recipe_check_steps(&t->recipe, t->steps, err));
+    if (c->share == NB_SHARE_MOMENTS && t->recipe.mechanisms.has_qramping)
+        return nb_fail(err, NB_BAD_USAGE,
+                       "share: moments: the calibrations of qramping copy all moments, expected to be "
+                       "on every rank; hint: share: none");
     NB_TRY(check_lengths(t, err));
     NB_TRY(on_paper ? write_paper_batch(t, err) : open_data(t, err));
     const nb_model_options how = ni_run_model_options(c);
@@ -236,8 +240,13 @@ nb_pass ni_run_pass(const nb_run_config *config, const nb_recipe *recipe, int64_
     return pass;
 }
 
+enum { CALIBRATION_SHIFT = 20 }; /* accumulation is 2^20 at most */
+
+/* The micro-batches of a calibration have numbers that no step has, and random bits of their own with them; none is the
+ * first, which mechanisms take for a sample. */
 nb_pass ni_trainer_pass(const nb_trainer *t, int64_t micro_batch) {
-    return ni_run_pass(&t->config, &t->recipe, t->at.step, micro_batch);
+    return ni_run_pass(&t->config, &t->recipe, t->at.step,
+                       micro_batch + ((int64_t)t->calibration.update << CALIBRATION_SHIFT));
 }
 
 static bool is_passed(const ni_position *at, int64_t number) {
@@ -281,7 +290,7 @@ static bool asked_to_stop(const nb_trainer *t) {
 }
 
 nb_status ni_trainer_micro_batch(nb_trainer *t, int64_t index, const nb_lens *lens, nb_error *err) {
-    int64_t number = t->at.next_batch * t->config.accumulation + index;
+    int64_t number = (t->calibration.update ? t->calibration.batch : t->at.next_batch) * t->config.accumulation + index;
     if (t->train)
         NB_TRY(ni_dataset_fill(t->train, number, t->config.micro_batch, &t->batch.buffers, err));
     nb_pass pass = ni_trainer_pass(t, index);
@@ -350,8 +359,7 @@ static nb_status last_micro_batch(nb_trainer *t, int64_t index, const nb_lens *l
     return ni_reduce(&t->reducer, grads, err);
 }
 
-/* Sums the gradients of all micro-batches, those of other ranks among them; the model's gradients hold the sum. */
-static nb_status accumulate(nb_trainer *t, const nb_lens *lens, nb_error *err) {
+nb_status ni_trainer_accumulate(nb_trainer *t, const nb_lens *lens, nb_error *err) {
     int64_t first, count = ni_trainer_share(t, &first);
     ni_accumulator_begin(&t->accumulator);
     ni_combiner_begin(&t->combiner);
@@ -418,7 +426,7 @@ static nb_status move(nb_trainer *t, const nb_lens *lens, const ni_param_array *
     nb_pass pass = ni_trainer_pass(t, 0);
     pass.lens = nb_ranks_rank(t->ranks) == 0 ? lens : NULL;
     ni_combiner_before(&t->combiner, t->model, &t->reducer);
-    ni_optimizer_update(&t->optimizer, t->model, grads, &t->config, lr, grad_scale);
+    ni_optimizer_update(&t->optimizer, t->model, grads, &t->config, lr, grad_scale, true);
     NB_TRY(ni_share_masters(&t->share, t->model, &t->reducer, err));
     nb_status status = nb_model_after_step(t->model, &pass, err);
     if (status == NB_OK)
@@ -431,7 +439,7 @@ nb_status ni_trainer_rehearse(nb_trainer *t, int64_t step, nb_error *err) {
     const ni_param_array *grads = ni_model_gradients(t->model);
     double loss, squares;
     t->at.step = t->at.next_batch = step;
-    NB_TRY(accumulate(t, NULL, err));
+    NB_TRY(ni_trainer_accumulate(t, NULL, err));
     NB_TRY(ni_results_fetch(&t->results, grads, t->ranks, &loss, &squares, err));
     return move(t, NULL, grads, t->config.optimizer.lr, 1, err);
 }
@@ -454,7 +462,8 @@ static nb_status step(nb_trainer *t, nb_step_report *r, nb_error *err) {
     const nb_lens *lens = ni_lens_join(&t->both, t->lens, t->guest);
     r->step = t->at.step + 1;
     r->steps = t->steps;
-    NB_TRY(accumulate(t, lens, err));
+    NB_TRY(ni_trainer_calibrate(t, err));
+    NB_TRY(ni_trainer_accumulate(t, lens, err));
     const ni_param_array *grads = ni_model_gradients(t->model);
     NB_TRY(ni_results_fetch(&t->results, grads, t->ranks, &r->loss, &squares, err));
     NB_TRY(t->be->ops->synchronize(t->be, err)); /* the numbers are the backend's only if nothing went wrong */

@@ -39,6 +39,12 @@ typedef enum ni_bad_kind {
     NI_BAD_DEAD
 } ni_bad_kind;
 
+/* Of a calibration (calibrate.c), while one runs. */
+typedef struct ni_calibration {
+    int32_t update; /* 1-based; 0: none runs */
+    int64_t batch;  /* number of the update's data, counted in steps, in a stream that no step of the run reads */
+} ni_calibration;
+
 struct ni_scale_watch;
 struct nb_trainer {
     nb_backend *be;
@@ -64,6 +70,7 @@ struct nb_trainer {
     ni_combiner combiner;
     ni_results results;
     ni_position at;
+    ni_calibration calibration;
     int64_t steps;
     const int64_t *branches; /* steps whose checkpoints are written and kept whatever the run file says */
     int32_t branch_count;
@@ -94,6 +101,12 @@ nb_pass ni_trainer_pass(const nb_trainer *trainer, int64_t micro_batch);
 /* Loss and gradients of micro-batch `index` of the present step alone, into `results` and the model's gradients. `lens`
  * may be NULL. */
 nb_status ni_trainer_micro_batch(nb_trainer *trainer, int64_t index, const nb_lens *lens, nb_error *err);
+
+/* Sums the gradients of all micro-batches, those of other ranks among them; the model's gradients hold the sum. */
+nb_status ni_trainer_accumulate(nb_trainer *trainer, const nb_lens *lens, nb_error *err);
+
+/* Before a step: the calibration of the recipe's mechanisms, where one is due. */
+nb_status ni_trainer_calibrate(nb_trainer *trainer, nb_error *err);
 
 /* What step `step` (from 0) asks of the backend: all micro-batches, one document a sequence, and the update. For a
  * trainer on paper, whose numbers mean nothing: none is looked at. */

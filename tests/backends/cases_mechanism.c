@@ -91,20 +91,23 @@ static uint16_t *heavy_tails(void) {
 static void keep_sparse(trial *t, const ni_sparse *s) {
     const size_t entries = (size_t)(s->rows * s->room);
     int32_t *count = poisoned((size_t)s->rows * 4), *column = poisoned(entries * 4);
-    uint16_t *value = poisoned(entries * 2);
+    const size_t width = s->exact ? 4 : 2;
+    char *value = poisoned(entries * width);
     t->be->ops->download(t->be, count, s->count, (size_t)s->rows * 4);
     t->be->ops->download(t->be, column, s->column, entries * 4);
-    t->be->ops->download(t->be, value, s->value, entries * 2);
+    t->be->ops->download(t->be, value, s->exact ? (const void *)s->exact : s->value, entries * width);
     for (int64_t r = 0; r < s->rows; r++)
-        for (int64_t i = count[r] < 0 ? 0 : count[r]; i < s->room; i++)
-            column[r * s->room + i] = value[r * s->room + i] = 0;
+        for (int64_t i = count[r] < 0 ? 0 : count[r]; i < s->room; i++) {
+            column[r * s->room + i] = 0;
+            memset(value + (size_t)(r * s->room + i) * width, 0, width);
+        }
     record(t, "counts", count, NB_I32, s->rows, true);
     record(t, "columns", column, NB_I32, (int64_t)entries, true);
-    record(t, "residuals", value, NB_BF16, (int64_t)entries, true);
+    record(t, "residuals", value, s->exact ? NB_F32 : NB_BF16, (int64_t)entries, true);
 }
 
 static void run_clamp(trial *t) {
-    const bool whole = t->shape & 1, wanted = t->shape < 2;
+    const bool whole = t->shape & 1, wanted = t->shape < 2 || t->shape > 3, exact = t->shape > 3;
     const int64_t n = whole ? OUTLIER_ROWS * OUTLIER_COLS : OUTLIER_COLS, low = (int64_t)(0.03 * (double)n),
                   high = n - 1 - low, room = whole ? OUTLIER_COLS : low + OUTLIER_COLS - 1 - high;
     const size_t entries = (size_t)(OUTLIER_ROWS * room), bytes = OUTLIER_ROWS * OUTLIER_COLS * 2;
@@ -116,13 +119,35 @@ static void run_clamp(trial *t) {
                             .room = room,
                             .count = scratch(t, OUTLIER_ROWS * 4),
                             .column = scratch(t, entries * 4),
-                            .value = scratch(t, entries * 2)};
+                            .value = exact ? NULL : scratch(t, entries * 2),
+                            .exact = exact ? scratch(t, entries * 4) : NULL};
     EXPECT_OK(t, t->be->ops->clamp_rows(t->be, &out, wanted ? &rest : NULL, &x, low, high, whole, &err));
     if (wanted)
         keep_sparse(t, &rest);
     nb_error err = {0};
     const int32_t refused = (int32_t)t->be->ops->clamp_rows(t->be, &out, NULL, &x, -1, 5, false, &err);
     record(t, "refused", &refused, NB_I32, 1, true);
+}
+
+/* ---- delayed scales ---- */
+
+/* Two types; no past, one that is none, a smaller and a larger one; numbers that are none. */
+static void run_under(trial *t) {
+    enum { WIDE = COLS + 5 };
+    static const float pasts[] = {0, 0.5f, 64, INFINITY};
+    for (int i = 0; i < 5; i++) {
+        double *numbers = normals_in(NB_BF16, 1, ROWS * WIDE, 0, 1);
+        if (i == 4) {
+            numbers[7] = NAN;
+            numbers[WIDE + 3] = -INFINITY;
+        }
+        nb_mat x = nb_mat_of(input(t, NB_BF16, numbers, ROWS * WIDE), NB_BF16, ROWS, COLS);
+        const nb_mat out = nb_mat_of(output_exact(t, "rounded", NB_BF16, ROWS * COLS), NB_BF16, ROWS, COLS);
+        const float *past = i < 4 ? upload(t, &pasts[i], sizeof *pasts) : NULL;
+        float *now = i % 2 ? output_exact(t, "amax", NB_F32, 1) : NULL;
+        x.stride = WIDE;
+        t->be->ops->round_under(t->be, &out, &x, t->shape ? NB_E4M3 : NB_E5M2, now, past);
+    }
 }
 
 /* ---- columns ---- */
@@ -163,7 +188,8 @@ static const test_case MECHANISMS[] = {
     {"dge", "rows, tiles, whole rows", CODES, 3, run_dge, NULL, of_a_power},
     {"bin_widths round_by", "rows, tiles, whole rows", BITS, 3, run_bins, NULL, NULL},
     {"add_distance reset_where", "f32", BITS, 2, run_weights, NULL, NULL},
-    {"clamp_rows", "by row and whole, with residual", BITS, 4, run_clamp, NULL, NULL},
+    {"round_under", "two types, four pasts", BITS, 2, run_under, NULL, NULL},
+    {"clamp_rows", "by row and whole, with residual", BITS, 6, run_clamp, NULL, NULL},
     {"rotate_rows", "every size, every kind of signs", BITS, 4, run_rotate, NULL, NULL},
     {"gather_columns scatter_columns column_norms", "f32, bf16, strided", BITS, 2, run_columns, NULL, NULL},
 };

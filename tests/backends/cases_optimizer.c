@@ -164,6 +164,38 @@ static void run_adamw(trial *t) {
     }
 }
 
+/* Three steps at four paces, of which one becomes shorter on the way; then the paces of what moved, made where one of
+ * the distances lay. */
+static void run_ramped(trial *t) {
+    const int64_t n = SPANS[t->shape];
+    nb_backend *be = t->be;
+    ni_adamw step = {.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .grad_scale = 0.5, .step = 3};
+    int32_t *period = poisoned((size_t)n * sizeof *period), *steps = poisoned((size_t)n * sizeof *steps);
+    for (int64_t i = 0; i < n; i++) {
+        period[i] = (int32_t)(i % 4 + 1);
+        steps[i] = i % 5 == 4 ? 6 : 0; /* more than the period */
+    }
+    const ni_ramped r = {.param = (float *)floats(t, 1, n, 0.02, false),
+                         .m = (float *)floats(t, 2, n, 1e-4, false),
+                         .v = (float *)floats(t, 3, n, 1e-3, true),
+                         .grad = floats(t, 4, n, 1e-3, false),
+                         .sum = (float *)floats(t, 5, n, 1e-3, false),
+                         .steps = upload(t, steps, (size_t)n * sizeof *steps),
+                         .period = upload(t, period, (size_t)n * sizeof *period),
+                         .n = n,
+                         .weight_decay = 0.1};
+    for (; step.step < 6; step.step++)
+        be->ops->adamw_ramped(be, &r, &step);
+    keep(t, "param", r.param, NB_F32, n, true);
+    keep(t, "m", r.m, NB_F32, n, true);
+    keep(t, "v", r.v, NB_F32, n, true);
+    keep(t, "sum", r.sum, NB_F32, n, true);
+    keep(t, "steps", r.steps, NB_I32, n, true);
+    void *place = (void *)floats(t, 6, n, 3, true);
+    be->ops->ramp_periods(be, place, place, floats(t, 7, n, 0.1, true), n, 16, 3.5, 1251);
+    keep(t, "periods", place, NB_I32, n, true);
+}
+
 static const test_case OPTIMIZERS[] = {
     {"sum sum_squares", "in double", DOUBLE, SPAN_SHAPES, run_sums, work_sums, NULL},
     {"sum sum_squares", "not finite", BITS, 1, run_bad_sums, NULL, NULL},
@@ -171,6 +203,7 @@ static const test_case OPTIMIZERS[] = {
      run_scaled, NULL, NULL},
     {"scaled_encode scaled_decode scaled_join", "all codes, hard numbers", BITS, TYPE_COUNT, run_hard, NULL, NULL},
     {"scaled_sum_squares", "in double", CODES, SCALED_SHAPES / 2, run_scaled_squares, NULL, squares_rounded},
+    {"adamw_ramped ramp_periods", "paces of their own", BITS, SPAN_SHAPES, run_ramped, NULL, NULL},
     {"adamw", "two tensors, plain and narrow", BITS, 5 * SPAN_SHAPES, run_adamw, NULL, NULL},
 };
 const case_list optimizer_cases = {OPTIMIZERS, sizeof OPTIMIZERS / sizeof *OPTIMIZERS};

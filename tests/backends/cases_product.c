@@ -288,11 +288,21 @@ static void run_mixed(trial *t) {
 
 /* ---- sparse ---- */
 
+/* The same with residuals in F32, of all their bits. */
+static ni_sparse few_exact(trial *t, int64_t rows, int64_t cols) {
+    ni_sparse s = few(t, rows, cols);
+    s.value = NULL;
+    s.exact = (float *)input_real(t, 11, 3 * rows, 0, 1);
+    return s;
+}
+
 static void run_sparse_gemm(trial *t) {
     const int64_t *size = SIZES[t->shape], m = size[0], n = size[1], k = size[2];
     const nb_mat b = numbers(t, NB_BF16, 5, k, n), c = numbers(t, NB_F32, 6, m, n);
     const ni_sparse s = few(t, m, k);
     t->be->ops->sparse_gemm(t->be, &c, &s, &b);
+    const ni_sparse exact = few_exact(t, m, k);
+    t->be->ops->sparse_gemm(t->be, &c, &exact, &b);
     keep(t, "C", c.data, NB_F32, m * n, false);
 }
 
@@ -301,6 +311,8 @@ static void run_sparse_add(trial *t) {
     const nb_mat x = numbers(t, NB_BF16, 5, m, k);
     const ni_sparse s = few(t, m, k);
     t->be->ops->sparse_add(t->be, &x, &s);
+    const ni_sparse exact = few_exact(t, m, k);
+    t->be->ops->sparse_add(t->be, &x, &exact);
     keep(t, "x", x.data, NB_BF16, m * k, true);
 }
 

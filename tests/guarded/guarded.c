@@ -104,6 +104,7 @@ static void held_sparse(nb_backend *be, const char *operation, const char *argum
         held(be, operation, argument, s->count);
         held(be, operation, argument, s->column);
         held(be, operation, argument, s->value);
+        held(be, operation, argument, s->exact);
     }
 }
 
@@ -168,6 +169,12 @@ static void held_adamw(nb_backend *be, const char *operation, const char *argume
     }
 }
 
+static void held_ramped(nb_backend *be, const char *operation, const char *argument, const ni_ramped *t) {
+    const void *const all[] = {t->param, t->m, t->v, t->grad, t->sum, t->steps, t->period};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        held(be, operation, argument, all[i]);
+}
+
 /* Numbers of the host's, counts, errors: not the backend's memory. */
 static void nothing(nb_backend *be, const char *operation, const char *argument, const void *any) {
     (void)be, (void)operation, (void)argument, (void)any;
@@ -185,7 +192,7 @@ static void no_number(nb_backend *be, const char *operation, const char *argumen
              const nb_operand *: held_operand, const ni_source *: held_source, const ni_making *: held_making,         \
              const ni_term *: held_term, const ni_sparse *: held_sparse, const nb_noise *: held_noise,                 \
              const nb_attention *: held_attention, const ni_gla *: held_gla, const ni_scaled *: held_scaled,           \
-             const ni_adamw_tensor *: held_adamw, int32_t: no_number, int64_t: no_number, double: no_number,           \
+             const ni_adamw_tensor *: held_adamw, const ni_ramped *: held_ramped, int32_t: no_number, int64_t: no_number, double: no_number,           \
              ni_moments *: held, ni_attention_stats *: held, float: no_number, size_t: no_number, bool: no_number,     \
              nb_dtype: no_number, nb_signs: no_number,                                                                 \
              default: nothing)(be, operation, #x, x)

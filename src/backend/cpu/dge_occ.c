@@ -88,10 +88,8 @@ nb_status ni_cpu_clamp_rows(nb_backend *be, const nb_mat *out, const ni_sparse *
         }
         if (!whole)
             kernels->bounds_of_row(bounds, from, x->cols, low, high, keys);
-        int32_t *column = rest ? rest->column + r * rest->room : NULL;
-        uint16_t *value = rest ? rest->value + r * rest->room : NULL;
-        int32_t found = kernels->clamp_row((uint16_t *)out->data + r * out->stride, column, value, from, x->cols,
-                                           bounds[0], bounds[1]);
+        int32_t found = kernels->clamp_row((uint16_t *)out->data + r * out->stride, rest, rest ? r * rest->room : 0,
+                                           from, x->cols, bounds[0], bounds[1]);
         if (rest)
             rest->count[r] = found;
     }
@@ -104,8 +102,7 @@ void ni_cpu_sparse_gemm(nb_backend *be, const nb_mat *c, const ni_sparse *s, con
     const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);
 #pragma omp parallel for num_threads(ni_cpu_of(be)->threads) schedule(static)
     for (int64_t r = 0; r < c->rows; r++)
-        kernels->sparse_row((float *)c->data + r * c->stride, c->cols, s->column + r * s->room, s->value + r * s->room,
-                            s->count[r], b->data, b->stride);
+        kernels->sparse_row((float *)c->data + r * c->stride, c->cols, s, r, b->data, b->stride);
 }
 
 void ni_cpu_sparse_add(nb_backend *be, const nb_mat *x, const ni_sparse *s) {

@@ -104,10 +104,10 @@ typedef struct ni_cpu_kernels {
     /* arXiv:2501.17116: dw *= f'(w / scale); the numbers of two ranks; a row clamped between them; a sparse row */
     void (*dge)(float *dw, const float *w, const float *scale, int64_t n, float k, float cap);
     void (*bounds_of_row)(float bounds[2], const uint16_t *x, int64_t n, int64_t low, int64_t high, int16_t *room);
-    int32_t (*clamp_row)(uint16_t *to, int32_t *column, uint16_t *value, const uint16_t *from, int64_t n, float lo,
+    /* One row: residuals go to column and rest at `at` and on (rest NULL: nowhere). */
+    int32_t (*clamp_row)(uint16_t *to, const ni_sparse *rest, int64_t at, const uint16_t *from, int64_t n, float lo,
                          float hi);
-    void (*sparse_row)(float *c, int64_t n, const int32_t *column, const uint16_t *value, int32_t entries,
-                       const uint16_t *b, int64_t b_row);
+    void (*sparse_row)(float *c, int64_t n, const ni_sparse *s, int64_t row, const uint16_t *b, int64_t b_row);
 } ni_cpu_kernels;
 
 extern const ni_cpu_kernels ni_cpu_kernels_portable;

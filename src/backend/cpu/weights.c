@@ -1,6 +1,7 @@
 /* weights.c: columns; rows and pieces of the references over the threads; nothing is summed across them but counts. */
 #include "backend/cpu/operand.h"
 #include "backend/cpu/ops_kernels.h"
+#include "backend/ref/delayed.h"
 #include "backend/ref/dge_occ.h"
 #include "backend/ref/operand_parts.h"
 #include "backend/ref/ref.h"
@@ -120,6 +121,45 @@ void ni_cpu_reset_where(nb_backend *be, int64_t *resets, float *w, const float *
     }
     *resets += sum;
 }
+
+/* ---- Q-Ramping ---- */
+
+void ni_cpu_adamw_ramped(nb_backend *be, const ni_ramped *t, const ni_adamw *step) {
+#pragma omp parallel for THREADS
+    for (int64_t i = 0; i < t->n; i += PIECE) {
+        const ni_ramped piece = {.param = t->param + i,
+                                 .m = t->m + i,
+                                 .v = t->v + i,
+                                 .grad = t->grad + i,
+                                 .sum = t->sum + i,
+                                 .steps = t->steps + i,
+                                 .period = t->period + i,
+                                 .n = t->n - i < PIECE ? t->n - i : PIECE,
+                                 .weight_decay = t->weight_decay};
+        ni_ref_adamw_ramped(be, &piece, step);
+    }
+}
+
+void ni_cpu_ramp_periods(nb_backend *be, int32_t *period, const float *moved_q, const float *moved_w, int64_t n,
+                         double k1, double k2, int32_t most) {
+#pragma omp parallel for THREADS
+    for (int64_t i = 0; i < n; i += PIECE)
+        ni_ref_ramp_periods(be, period + i, moved_q + i, moved_w + i, n - i < PIECE ? n - i : PIECE, k1, k2, most);
+}
+
+/* ---- delayed scales ---- */
+
+void ni_cpu_round_under(nb_backend *be, const nb_mat *out, const nb_mat *x, nb_dtype type, float *now,
+                        const float *past) {
+    const float amax = ni_cpu_amax(be, x), limit = ni_limit_of(past, ni_f32_magnitude(amax));
+    if (now)
+        *now = amax;
+#pragma omp parallel for THREADS
+    for (int64_t r = 0; r < x->rows; r++)
+        ni_round_row_under(row_of(out, r), row_of(x, r), x->cols, type, limit);
+}
+
+/* ---- bins ---- */
 
 void ni_cpu_bin_widths(nb_backend *be, float *out, const nb_operand *codes) {
     nb_qtensor t = ni_codes_of(codes);

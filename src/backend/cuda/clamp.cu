@@ -207,7 +207,10 @@ static __device__ void clamp_row(uint16_t *to, const ni_sparse &rest, int64_t ro
         if (cut) {
             int64_t at = row * rest.room + before + __popc(vote & ((1u << threadIdx.x % 32) - 1));
             rest.column[at] = (int32_t)c;
-            rest.value[at] = ni_bf16_even(ni_f32_sub(v, clamped));
+            if (rest.exact)
+                rest.exact[at] = ni_f32_sub(v, clamped);
+            else
+                rest.value[at] = ni_bf16_even(ni_f32_sub(v, clamped));
         }
         found += total;
         __syncthreads();
@@ -254,7 +257,7 @@ int ni_cuda_launch_clamp(void *stream, const nb_mat *out, const ni_sparse *rest,
     ni_sparse none = {};
     if (x->rows * x->cols == 0)
         return cudaSuccess;
-    if (!whole && clamp_by_warps(on, out, rest ? rest : &none, x, low, high))
+    if (!whole && !(rest && rest->exact) && clamp_by_warps(on, out, rest ? rest : &none, x, low, high))
         return cudaGetLastError();
     if (!whole) {
         clamp_rows<<<(unsigned)x->rows, NI_THREADS, 0, on>>>(*out, rest ? *rest : none, *x, low, high);

@@ -96,6 +96,9 @@ int ni_cuda_launch_sum(void *stream, double *out, const float *x, int64_t n, boo
 int ni_cuda_launch_scaled_sum_squares(void *stream, double *out, const ni_scaled *x, int64_t n, double *partial);
 int ni_cuda_launch_adamw(void *stream, const ni_adamw_tensor *tensors, int32_t count, const ni_adamw *step,
                          uint32_t *amaxes /* [3] scratch */);
+int ni_cuda_launch_adamw_ramped(void *stream, const ni_ramped *t, const ni_adamw *step);
+int ni_cuda_launch_ramp_periods(void *stream, int32_t *period, const float *moved_q, const float *moved_w, int64_t n,
+                                double k1, double k2, int32_t most);
 int ni_cuda_launch_scaled_encode(void *stream, const ni_scaled *to, const float *from, int64_t n, uint32_t *amax);
 int ni_cuda_launch_scaled_decode(void *stream, float *to, const ni_scaled *from, int64_t n);
 int ni_cuda_launch_scaled_add(void *stream, const ni_scaled *to, const ni_scaled *a, const ni_scaled *b, int64_t n,
@@ -110,6 +113,9 @@ int ni_cuda_launch_clamp(void *stream, const nb_mat *out, const ni_sparse *rest,
                          int64_t high, bool whole, void *scratch);
 int ni_cuda_launch_sparse_product(void *stream, const nb_mat *c, const ni_sparse *s, const nb_mat *b);
 int ni_cuda_launch_sparse_add(void *stream, const nb_mat *x, const ni_sparse *s);
+/* amax [1]: written */
+int ni_cuda_launch_round_under(void *stream, const nb_mat *out, const nb_mat *x, nb_dtype type, uint32_t *amax,
+                               const float *past);
 int ni_cuda_launch_gather(void *stream, const nb_mat *out, const nb_mat *in, const int32_t *columns);
 int ni_cuda_launch_scatter(void *stream, const nb_mat *out, const nb_mat *in, const int32_t *columns, bool accumulate);
 int ni_cuda_launch_column_norms(void *stream, float *norms, const nb_mat *x);

@@ -4,6 +4,7 @@
 #include "backend/cuda/element.cuh"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/launch.cuh"
+#include "backend/ref/delayed.h"
 #include "format/hadamard.h"
 
 /* ---- DGE ---- */
@@ -32,6 +33,10 @@ int ni_cuda_launch_dge(void *stream, float *dw, const float *w, const nb_qtensor
     return cudaGetLastError();
 }
 
+static __device__ float ni_residual(const ni_sparse &s, int64_t at) {
+    return s.exact ? s.exact[at] : ni_bf16_value(s.value[at]);
+}
+
 /* c[r, :] += sum of v b[column, :], entries in order; a block a row and 256 columns of c. */
 static __global__ void sparse_product(nb_mat c, ni_sparse s, nb_mat b) {
     const int64_t r = blockIdx.x, n = blockIdx.y * (int64_t)NI_THREADS + threadIdx.x;
@@ -39,7 +44,7 @@ static __global__ void sparse_product(nb_mat c, ni_sparse s, nb_mat b) {
         return;
     float *to = (float *)c.data + r * c.stride + n, sum = *to;
     for (int32_t i = 0; i < s.count[r]; i++)
-        sum = ni_f32_add(sum, ni_f32_mul(ni_bf16_value(s.value[r * s.room + i]),
+        sum = ni_f32_add(sum, ni_f32_mul(ni_residual(s, r * s.room + i),
                                          ni_bf16_value(((const uint16_t *)b.data)[s.column[r * s.room + i] * b.stride + n])));
     *to = sum;
 }
@@ -54,13 +59,43 @@ static __global__ void sparse_add(nb_mat x, ni_sparse s) {
     const int64_t r = blockIdx.x;
     for (int32_t i = threadIdx.x; i < s.count[r]; i += blockDim.x) {
         uint16_t *to = (uint16_t *)x.data + r * x.stride + s.column[r * s.room + i];
-        *to = ni_bf16_even(ni_f32_add(ni_bf16_value(*to), ni_bf16_value(s.value[r * s.room + i])));
+        *to = ni_bf16_even(ni_f32_add(ni_bf16_value(*to), ni_residual(s, r * s.room + i)));
     }
 }
 
 int ni_cuda_launch_sparse_add(void *stream, const nb_mat *x, const ni_sparse *s) {
     if (x->rows > 0)
         sparse_add<<<(unsigned)x->rows, 64, 0, (cudaStream_t)stream>>>(*x, *s);
+    return cudaGetLastError();
+}
+
+/* ---- delayed scales ---- */
+
+static __global__ void amax_of(uint32_t *amax, nb_mat x) {
+    uint32_t largest = 0;
+    for (NI_EACH(i, x.rows *x.cols))
+        largest = max(largest, ni_f32_magnitude(ni_bf16_value(((const uint16_t *)x.data)[i / x.cols * x.stride + i % x.cols])));
+    __syncwarp();
+    ni_join_amax(amax, largest);
+}
+
+static __global__ void round_under(nb_mat out, nb_mat x, nb_dtype type, const uint32_t *amax, const float *past) {
+    const float encode = ni_under_scale(type, ni_limit_of(past, *amax)), decode = ni_vector_decode(encode);
+    for (NI_EACH(i, x.rows *x.cols)) {
+        const int64_t r = i / x.cols, c = i % x.cols;
+        const float v = ni_f32_mul(ni_bf16_value(((const uint16_t *)x.data)[r * x.stride + c]), encode);
+        ((uint16_t *)out.data)[r * out.stride + c] = ni_bf16_even(ni_f32_mul(ni_under(v, type), decode));
+    }
+}
+
+int ni_cuda_launch_round_under(void *stream, const nb_mat *out, const nb_mat *x, nb_dtype type, uint32_t *amax, const float *past) {
+    cudaStream_t on = (cudaStream_t)stream;
+    const unsigned grid = ni_grid(ni_divide_up(x->rows * x->cols, NI_THREADS));
+    const int status = cudaMemsetAsync(amax, 0, sizeof *amax, on);
+    if (status != cudaSuccess || x->rows * x->cols == 0)
+        return status;
+    amax_of<<<grid, NI_THREADS, 0, on>>>(amax, *x);
+    round_under<<<grid, NI_THREADS, 0, on>>>(*out, *x, type, amax, past);
     return cudaGetLastError();
 }
 

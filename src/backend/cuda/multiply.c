@@ -212,7 +212,7 @@ static nb_status multiply_and_finish(nb_backend *be, room scratch, const nb_mat 
     side x, y;
     *done = false;
     if (c->dtype != NB_BF16 || count != 2 || !terms[0].a || terms[0].columns || !terms[1].sparse ||
-        !is_row_coded(terms[0].a) || !is_row_coded(terms[0].b) || terms[1].b != terms[0].b ||
+        terms[1].sparse->exact || !is_row_coded(terms[0].a) || !is_row_coded(terms[0].b) || terms[1].b != terms[0].b ||
         units_of(be, terms[0].a, terms[0].b, &bytes) != NI_CUDA_BF16)
         return NB_OK;
     NB_TRY(side_of(be, &scratch, terms[0].a, terms[0].b, &x, err));

@@ -256,6 +256,50 @@ static void launch_list(cudaStream_t on, plain_list *list, const ni_adamw *step)
     list->blocks = 0;
 }
 
+/* ---- Q-Ramping: single operations as in src/backend/ref/ramping.c ---- */
+
+static __global__ void adamw_ramped(ni_ramped t, scalars s) {
+    for (NI_EACH(i, t.n)) {
+        const float sum = ni_f32_add(t.sum[i], ni_f32_mul(s.scale, t.grad[i]));
+        const int32_t steps = t.steps[i] + 1;
+        const bool moves = steps % t.period[i] == 0;
+        float p = ni_f32_mul(s.keep, t.param[i]);
+        if (moves) {
+            const float g = ni_f32_div(sum, (float)steps);
+            const float m = ni_f32_add(ni_f32_mul(s.beta1, t.m[i]), ni_f32_mul(s.rest1, g));
+            const float v = ni_f32_add(ni_f32_mul(s.beta2, t.v[i]), ni_f32_mul(s.rest2, ni_f32_mul(g, g)));
+            const float root = ni_f32_add(__fsqrt_rn(ni_f32_mul(v, s.correction)), s.eps);
+            p = ni_f32_sub(p, ni_f32_div(ni_f32_mul(ni_f32_mul(s.rate, (float)steps), m), root));
+            t.m[i] = m;
+            t.v[i] = v;
+        }
+        t.param[i] = p;
+        t.sum[i] = moves ? 0 : sum;
+        t.steps[i] = moves ? 0 : steps;
+    }
+}
+
+int ni_cuda_launch_adamw_ramped(void *stream, const ni_ramped *t, const ni_adamw *step) {
+    if (t->n > 0)
+        adamw_ramped<<<ni_grid(ni_divide_up(t->n, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(*t, scalars_of(step, t->weight_decay));
+    return cudaGetLastError();
+}
+
+/* period may lie where one of the others does: each element is read before it is written. */
+static __global__ void ramp_periods(int32_t *period, const float *moved_q, const float *moved_w, int64_t n, float k1, double k2, int32_t most) {
+    for (NI_EACH(i, n)) {
+        const float above = ni_f32_div(moved_q[i], k1), below = ni_f32_add(moved_w[i], 1e-8f);
+        const double steps = __dadd_rn(__dmul_rn(k2, floor(__ddiv_rn((double)above, (double)below))), 1.0);
+        period[i] = steps < most ? (int32_t)steps : most;
+    }
+}
+
+int ni_cuda_launch_ramp_periods(void *stream, int32_t *period, const float *moved_q, const float *moved_w, int64_t n, double k1, double k2, int32_t most) {
+    if (n > 0)
+        ramp_periods<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(period, moved_q, moved_w, n, (float)k1, k2, most);
+    return cudaGetLastError();
+}
+
 /* The update of narrow tensors, twice: for the amaxes of what it gives, then rounded under the scales that follow. */
 static __device__ void update_fours(const ni_scaled &param, const ni_scaled &m, const ni_scaled &v, const ni_scaled &grad, int64_t i, const float *factor, const scalars &s, four *p, four *first, four *second) {
     *p = four_of(param, i, factor[0]);

@@ -30,6 +30,14 @@ nb_status ni_cuda_clamp_rows(nb_backend *be, const nb_mat *out, const ni_sparse 
                           "clamp_rows", err);
 }
 
+/* An amax is the bits of a float. */
+void ni_cuda_round_under(nb_backend *be, const nb_mat *out, const nb_mat *x, nb_dtype type, float *now,
+                         const float *past) {
+    uint32_t *amax = now ? (uint32_t *)(void *)now : ni_cuda_scratch(be, sizeof *amax, "round_under");
+    if (amax)
+        ni_cuda_good(be, ni_cuda_launch_round_under(stream_of(be), out, x, type, amax, past), "round_under");
+}
+
 void ni_cuda_sparse_gemm(nb_backend *be, const nb_mat *c, const ni_sparse *s, const nb_mat *b) {
     ni_cuda_good(be, ni_cuda_launch_sparse_product(stream_of(be), c, s, b), "sparse_gemm");
 }

@@ -20,6 +20,16 @@ void ni_cuda_adamw(nb_backend *be, const ni_adamw_tensor *tensors, int32_t count
         ni_cuda_good(be, ni_cuda_launch_adamw(stream_of(be), tensors, count, step, scratch), "adamw");
 }
 
+void ni_cuda_adamw_ramped(nb_backend *be, const ni_ramped *t, const ni_adamw *step) {
+    ni_cuda_good(be, ni_cuda_launch_adamw_ramped(stream_of(be), t, step), "adamw_ramped");
+}
+
+void ni_cuda_ramp_periods(nb_backend *be, int32_t *period, const float *moved_q, const float *moved_w, int64_t n,
+                          double k1, double k2, int32_t most) {
+    ni_cuda_good(be, ni_cuda_launch_ramp_periods(stream_of(be), period, moved_q, moved_w, n, k1, k2, most),
+                 "ramp_periods");
+}
+
 void ni_cuda_sum(nb_backend *be, double *out, const void *x, int64_t n) {
     double *partial = partial_sums(be, "sum");
     if (partial)

@@ -43,8 +43,13 @@ nb_status ni_paper_clamp_rows(nb_backend *be, const nb_mat *out, const ni_sparse
 
 void ni_paper_sparse_add(nb_backend *be, const nb_mat *x, const ni_sparse *s) {
     const double entries = (double)x->rows * (double)s->room;
-    NI_PAPER_NOTE(sparse_add, entries * (6 + (double)nb_dtype_size(x->dtype)),
+    NI_PAPER_NOTE(sparse_add, entries * ((s->exact ? 8 : 6) + (double)nb_dtype_size(x->dtype)),
                   entries * (double)nb_dtype_size(x->dtype), NI_PAPER_work, entries);
+}
+
+void ni_paper_round_under(nb_backend *be, const nb_mat *out, const nb_mat *x, nb_dtype type, float *now,
+                          const float *past) {
+    NI_PAPER_NOTE(round_under, 2 * ni_paper_mat_bytes(x), ni_paper_mat_bytes(out), NI_PAPER_work, 4 * count_of(x));
 }
 
 void ni_paper_gather_columns(nb_backend *be, const nb_mat *out, const nb_mat *in, const int32_t *columns) {

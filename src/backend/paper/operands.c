@@ -292,7 +292,8 @@ static double sparse_entries(const ni_sparse *s, int64_t rows) {
 }
 
 static double sparse_bytes(const ni_sparse *s, int64_t rows) {
-    return sparse_entries(s, rows) * (sizeof *s->column + sizeof *s->value) + (double)rows * sizeof *s->count;
+    return sparse_entries(s, rows) * (sizeof *s->column + (s->exact ? sizeof *s->exact : sizeof *s->value)) +
+           (double)rows * sizeof *s->count;
 }
 
 static void note_sparse(nb_backend *be, ni_paper_row row, const nb_mat *c, const ni_sparse *s, double b_bytes,
@@ -303,7 +304,7 @@ static void note_sparse(nb_backend *be, ni_paper_row row, const nb_mat *c, const
                                   .written = last ? out : 0,
                                   .kind = NI_PAPER_work,
                                   .flops = 2.0 * sparse_entries(s, c->rows) * (double)c->cols,
-                                  .formats = "sparse bf16"});
+                                  .formats = s->exact ? "sparse f32" : "sparse bf16"});
 }
 
 /* C is written once, with the first term; an entry for each, since their formats differ. */

@@ -304,6 +304,15 @@ void ni_paper_adamw(nb_backend *be, const ni_adamw_tensor *tensors, int32_t coun
     NI_PAPER_NOTE(adamw, read, written, NI_PAPER_work, 14.0 * elements);
 }
 
+void ni_paper_adamw_ramped(nb_backend *be, const ni_ramped *t, const ni_adamw *step) {
+    NI_PAPER_NOTE(adamw_ramped, words(7 * t->n), words(5 * t->n), NI_PAPER_work, 18.0 * (double)t->n);
+}
+
+void ni_paper_ramp_periods(nb_backend *be, int32_t *period, const float *moved_q, const float *moved_w, int64_t n,
+                           double k1, double k2, int32_t most) {
+    NI_PAPER_NOTE(ramp_periods, words(2 * n), words(n), NI_PAPER_work, 5.0 * (double)n);
+}
+
 void ni_paper_sum(nb_backend *be, double *out, const void *x, int64_t n) {
     NI_PAPER_NOTE(sum, real(be, n), sizeof *out, NI_PAPER_work, (double)n);
 }

@@ -98,7 +98,7 @@ static void clamp_row(uint16_t *to, const ni_sparse *rest, const uint16_t *from,
         if (!rest->count || v == clamped || v != v)
             continue;
         rest->column[found] = (int32_t)c;
-        rest->value[found++] = ni_bf16_even(v - clamped);
+        ni_sparse_put(rest, found++, v - clamped);
     }
     if (rest->count)
         *rest->count = found;
@@ -138,7 +138,7 @@ void ni_ref_sparse_gemm(nb_backend *be, const nb_mat *c, const ni_sparse *s, con
     for (int64_t r = 0; r < c->rows; r++) {
         float *to = (float *)c->data + r * c->stride;
         for (int32_t i = 0; i < s->count[r]; i++) {
-            float v = ni_bf16_value(s->value[r * s->room + i]);
+            float v = ni_sparse_at(s, r * s->room + i);
             const uint16_t *row = (const uint16_t *)b->data + s->column[r * s->room + i] * b->stride;
             for (int64_t n = 0; n < c->cols; n++)
                 to[n] += v * ni_bf16_value(row[n]);
@@ -151,6 +151,6 @@ void ni_ref_sparse_add(nb_backend *be, const nb_mat *x, const ni_sparse *s) {
     for (int64_t r = 0; r < x->rows; r++)
         for (int32_t i = 0; i < s->count[r]; i++) {
             uint16_t *to = (uint16_t *)x->data + r * x->stride + s->column[r * s->room + i];
-            *to = ni_bf16_even(ni_bf16_value(*to) + ni_bf16_value(s->value[r * s->room + i]));
+            *to = ni_bf16_even(ni_bf16_value(*to) + ni_sparse_at(s, r * s->room + i));
         }
 }

@@ -4,6 +4,7 @@
 #define NI_BACKEND_REF_DGE_OCC_H
 
 #include "backend/ref/ref.h"
+#include "format/bf16.h"
 
 /* f'(x) on the E2M1 grid. x beyond +-6, which rounding can bring about by half an ulp, counts as +-6. */
 float ni_dge_derivative(float x, float k, float cap);
@@ -30,8 +31,22 @@ static inline ni_sparse ni_sparse_row(const ni_sparse *s, int64_t row) {
     one.rows = 1;
     one.count += row;
     one.column += row * s->room;
-    one.value += row * s->room;
+    if (s->exact)
+        one.exact += row * s->room;
+    else
+        one.value += row * s->room;
     return one;
+}
+
+/* Entry `at` of the array, and what becomes of a residual there. */
+static inline float ni_sparse_at(const ni_sparse *s, int64_t at) {
+    return s->exact ? s->exact[at] : ni_bf16_value(s->value[at]);
+}
+static inline void ni_sparse_put(const ni_sparse *s, int64_t at, float residual) {
+    if (s->exact)
+        s->exact[at] = residual;
+    else
+        s->value[at] = ni_bf16_even(residual);
 }
 
 /* Key of a BF16 number whose unsigned order is the order of the numbers; NaNs of either sign lie outside. */
