@@ -422,7 +422,7 @@ static void unit_is_the_scale_of_an_amax_of_one(void **state) {
             nb_error err = {0};
             snprintf(text, sizeof text, "{format: nvfp4, block: %s, outer: %s}", shapes[s % 2],
                      unit ? "unit" : "tensor");
-            assert_int_equal(ni_quantizer_parse(text, &q, &err), NB_OK);
+            assert_int_equal(nb_quantizer_parse(text, &q, &err), NB_OK);
             void *memory = nb_backend_alloc(be, nb_qtensor_bytes(&q, ROWS, COLS).total);
             const nb_qtensor codes = nb_qtensor_place(&q, ROWS, COLS, memory);
             const nb_mat to = nb_mat_of(decoded[unit], NB_F32, ROWS, COLS);
