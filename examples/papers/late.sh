@@ -5,6 +5,8 @@
 # data each. Twins from one checkpoint end near each other, so gaps of a tenth of a per cent show where twins from step 0
 # scatter by a whole one. Give it again to go on where it stopped. Tokens: ./demo.sh --quick.
 #
+# SEEDS=7 trains so many.
+#
 # Usage: examples/papers/late.sh fp4-dge-occ | tetrajet-v2 | chon-gla | chon-qwen3
 set -eu
 paper=${1:?usage: examples/papers/late.sh fp4-dge-occ, tetrajet-v2, chon-gla or chon-qwen3}
@@ -20,6 +22,7 @@ case $paper in
         late=examples/recipes/tetrajet-v2
         recipes=nvfp4,tetrajet-v2-base,$late-outcontrol-late.yaml,$late-oscireset-late.yaml,$late-late.yaml
         for how in scaled flips published; do recipes=$recipes,$late-oscireset-late-$how.yaml; done
+        recipes=$recipes,$late-outcontrol-late-tenth.yaml,$late-late-published.yaml
         ;;
     *) echo "late.sh: unknown paper $paper" >&2; exit 2 ;;
 esac
@@ -37,5 +40,5 @@ run() { # command, arguments
 [ -d "$from" ] || run train --set recipe=bf16 --set steps=$fork --set schedule.decay=0 --set eval.every=0 \
     --set out="$out/prefix" --resume
 # shellcheck disable=SC2086 # lens is a list of options
-run compare --from "$from" --recipes "$recipes" --seeds 3 --set steps=$steps --set schedule.decay=$((steps - fork)) \
+run compare --from "$from" --recipes "$recipes" --seeds "${SEEDS:-3}" --set steps=$steps --set schedule.decay=$((steps - fork)) \
     --set eval.every=0 --set checkpoint.every=0 $lens --set out="$out/arms"
