@@ -262,7 +262,7 @@ static const struct {
     {RECIPE("{format: nvfp4, four_six: {error: mae, top: 448, order: fouroversix}}", NV, NV, NV, NV, NV), NULL},
     {RECIPE("{format: nvfp4, scale: floor}", NV, NV, NV, NV, NV), "r.yaml:2: fprop.x: nvfp4: scale must be"},
     {RECIPE("{format: nvfp4, outer: {block: 1x64}}", NV, NV, NV, NV, NV),
-     "r.yaml:2: fprop.x.outer: expected none, tensor or"},
+     "r.yaml:2: fprop.x.outer: expected none, tensor, unit or"},
     {RECIPE("{format: nvfp4, outer: {blok: 1x128}}", NV, NV, NV, NV, NV),
      "unknown key 'blok'; outer knows block and scale"},
     {RECIPE("{format: nvfp4, sr_bits: 8}", NV, NV, NV, NV, NV),
