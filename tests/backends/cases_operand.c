@@ -247,6 +247,8 @@ static nb_operand identity(trial *t, const nb_quantizer *q, int64_t n, ni_side s
     nb_quantizer format = *q;
     format.round = NB_ROUND_EVEN;
     format.hadamard_size = 0;
+    if (format.rule == NB_RULE_EDEN) /* exists only rotated */
+        format.rule = NB_RULE_ABSMAX;
     float *one = poisoned(sizeof *one * (size_t)(n * n));
     for (int64_t i = 0; i < n * n; i++)
         one[i] = i % (n + 1) == 0;
