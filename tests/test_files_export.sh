@@ -24,6 +24,9 @@ cmp "$dir/bf16/model.safetensors" "$dir/bf16-again/model.safetensors"
 
 fails 'expected bf16, f16 or f32' "$nibble" export "$dir/f32" --type int8 -o "$dir/x"
 fails 'expected hf, compressed-tensors, modelopt or gguf' "$nibble" export "$dir/f32" --to onnx -o "$dir/x"
+mkdir "$dir/ngpt"
+sed 's/"model_type": "[a-z0-9]*"/"model_type": "ngpt-nibble"/' "$dir/f32/config.json" > "$dir/ngpt/config.json"
+for to in hf gguf; do fails 'family ngpt' "$nibble" export "$dir/ngpt" --to $to -o "$dir/x"; done
 fails 'exists already' "$nibble" export "$dir/f32" -o "$dir/bf16"
 fails 'config.json' "$nibble" export "$dir" -o "$dir/x"
 mkdir "$dir/broken"

@@ -67,11 +67,6 @@ static nb_status write_folder(nb_backend *be, nb_model *model, const char *from,
                               nb_error *err) {
     ni_folder *folder;
     ni_hf_marks marks;
-    if (nb_model_get_config(model)->family == NB_NGPT)
-        return nb_fail(err, NB_UNSUPPORTED,
-                       "%s: transformers has no model of family ngpt to export to; hint: the "
-                       "folder's model.safetensors holds the parameters",
-                       from);
     NB_TRY(ni_hf_marks_read(from, &marks, err));
     NB_TRY(ni_folder_begin(to, &folder, err));
     nb_status status = ni_hf_save(be, model, ni_folder_path(folder), type, marks, err);
@@ -103,6 +98,18 @@ static nb_status export_folder(nb_backend *be, const char *from, const char *to,
     return status;
 }
 
+/* What has no model in any of the formats. A folder that cannot be read is refused by whoever reads it. */
+static nb_status check_family(const char *from, nb_error *err) {
+    nb_model_config config;
+    nb_error unreadable = {0};
+    if (ni_hf_config_read(from, &config, &unreadable) == NB_OK && config.family == NB_NGPT)
+        return nb_fail(err, NB_UNSUPPORTED,
+                       "%s: no other program has models of family ngpt, so there is nothing to export to; hint: its "
+                       "model.safetensors holds the parameters",
+                       from);
+    return NB_OK;
+}
+
 nb_status ni_cli_export(int argc, char **argv, nb_error *err) {
     export_options o = {.to = "hf", .type = "bf16"};
     ni_tensor_dtype type = NI_ST_BF16;
@@ -121,6 +128,7 @@ nb_status ni_cli_export(int argc, char **argv, nb_error *err) {
         return nb_fail(err, NB_BAD_USAGE, "export: -o PATH is missing: where the folder or the file goes");
     NB_TRY(choose_type(o.type, &type, err));
     NB_TRY(ni_cli_checkpoint(argv[1], from, err));
+    NB_TRY(check_family(from, err));
     NB_TRY(ni_cli_open("cpu", 0, &be, err));
     const ni_serve_options how = {o.to, o.recipe, o.fused, o.calibrate, type, o.out};
     nb_status status = serves ? ni_cli_serve(be, from, &how, err) : export_folder(be, from, o.out, type, err);
