@@ -25,7 +25,7 @@ _nibble() {
         words=$(_nibble_ask help --keys run | sed -n 's/^  \([a-z][a-z0-9_.]*\)  .*/\1=/p')
         compopt -o nospace 2> /dev/null
     elif [ "$previous" = --recipe ] || [ "$previous" = --recipes ] || [ "$command $previous" = "recipe show" ]; then
-        words=$(_nibble_ask recipe list | sed -n 's/^\([a-z0-9][a-z0-9-]*\)  .*/\1/p')
+        words=$(_nibble_ask recipe list | sed -n 's/^  \([a-z0-9][a-z0-9-]*\)  .*/\1/p')
     elif [ "${word#-}" != "$word" ]; then
         if [ "$command" = bench ] && [ "$COMP_CWORD" -gt 2 ]; then
             words=$(_nibble_options bench "${COMP_WORDS[2]}")

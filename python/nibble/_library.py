@@ -33,7 +33,8 @@ class nb_mat(c.Structure):
 class nb_quantizer(c.Structure):
     _fields_ = [("element", c.c_int), ("scale_type", c.c_int), ("rule", c.c_int), ("outer", c.c_int),
                 ("block_rows", c.c_int32), ("block_cols", c.c_int32), ("round", c.c_int), ("sr_bits", c.c_int32),
-                ("hadamard_size", c.c_int32), ("hadamard_signs", c.c_int), ("hadamard_round_bf16", c.c_bool)]
+                ("hadamard_size", c.c_int32), ("hadamard_signs", c.c_int), ("hadamard_round_bf16", c.c_bool),
+                ("four_six", c.c_int), ("four_six_top", c.c_int32), ("four_six_order", c.c_int)]
 
 
 class nb_noise(c.Structure):
