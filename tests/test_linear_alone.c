@@ -310,6 +310,10 @@ static void refusals(void **state) {
     layer.dtype = NB_F16;
     assert_int_equal(nb_linear_create(a->workspace, &spec, &none, &err), NB_BAD_USAGE);
     assert_non_null(strstr(err.message, "a weight in f16; expected f32 or bf16"));
+    const nb_recipe ramping = recipe_of("tetrajet-v1-ramping");
+    spec.recipe = &ramping;
+    assert_int_equal(nb_linear_create(a->workspace, &spec, &none, &err), NB_UNSUPPORTED);
+    assert_non_null(strstr(err.message, "qramping is a matter of the optimizer"));
     spec.count = 0;
     assert_int_equal(nb_linear_create(a->workspace, &spec, &none, &err), NB_BAD_USAGE);
     assert_null(none);

@@ -74,6 +74,11 @@ static nb_status check_spec(const nb_linear_spec *spec, nb_error *err) {
     if (spec->in < 1 || spec->rows < 1 || spec->rows > INT32_MAX)
         return nb_fail(err, NB_BAD_USAGE, "%s: inputs of %lld x %lld; expected at least 1 x 1", spec->input,
                        (long long)spec->rows, (long long)spec->in);
+    if (spec->training && spec->recipe->mechanisms.has_qramping)
+        return nb_fail(err, NB_UNSUPPORTED,
+                       "%s: qramping is a matter of the optimizer, which is the program's own here; hint: a recipe "
+                       "without it, as tetrajet-v1, or nibble train",
+                       spec->input);
     for (int32_t i = 0; i < spec->count; i++) {
         const nb_linear_layer *l = &spec->layers[i];
         if (l->dtype != NB_F32 && l->dtype != NB_BF16)
