@@ -15,7 +15,7 @@ from . import _library as _l
 from ._library import Error
 
 __all__ = ["Error", "Quantized", "Quantizer", "Recipe", "dequantize", "quantize"]
-__version__ = _l.library.version().decode()
+__version__ = _l.nb.version().decode()
 
 
 class Quantizer:
@@ -24,11 +24,11 @@ class Quantizer:
 
     def __init__(self, text):
         self._record = _l.nb_quantizer()
-        _l.library.quantizer_parse(text.encode(), _c.byref(self._record))
+        _l.nb.quantizer_parse(text.encode(), _c.byref(self._record))
 
     def __str__(self):
         text = _c.create_string_buffer(512)
-        return _l.library.quantizer_text(_c.byref(self._record), text, len(text)).decode()
+        return _l.nb.quantizer_text(_c.byref(self._record), text, len(text)).decode()
 
     def __repr__(self):
         return f"Quantizer({str(self)!r})"
@@ -48,19 +48,19 @@ class Recipe:
     def __init__(self, name, folder=None):
         self._source = (str(name), folder)
         self._handle = _c.c_void_p()
-        _l.library.recipe_open(str(name).encode(), str(folder or _l.recipes_folder()).encode(), _c.byref(self._handle))
+        _l.nb.recipe_open(str(name).encode(), str(folder or _l.recipes_folder()).encode(), _c.byref(self._handle))
 
     def __getitem__(self, role):
         """The Quantizer of an operand: "fprop.x", "fprop.w", "dgrad.dy", "dgrad.w", "wgrad.dy" or "wgrad.x"."""
         if role not in _l.ROLES:
             raise KeyError(f"{role}: expected one of {', '.join(_l.ROLES)}")
         made = Quantizer.__new__(Quantizer)
-        made._record = _l.library.recipe_quantizer(self._handle, _l.ROLES.index(role))
+        made._record = _l.nb.recipe_quantizer(self._handle, _l.ROLES.index(role))
         return made
 
     def check_steps(self, steps):
         """Raises Error where the recipe cannot be carried out in so many optimizer steps."""
-        _l.library.recipe_check_steps(self._handle, steps)
+        _l.nb.recipe_check_steps(self._handle, steps)
 
     @property
     def name(self):
@@ -70,9 +70,9 @@ class Recipe:
         return ""
 
     def __str__(self):
-        size = _l.library.recipe_text(self._handle, None, 0) + 1
+        size = _l.nb.recipe_text(self._handle, None, 0) + 1
         text = _c.create_string_buffer(size)
-        _l.library.recipe_text(self._handle, text, size)
+        _l.nb.recipe_text(self._handle, text, size)
         return text.value.decode()
 
     def __repr__(self):
@@ -80,7 +80,7 @@ class Recipe:
 
     def __del__(self):
         if getattr(self, "_handle", None):
-            _l.library.recipe_close(self._handle)
+            _l.nb.recipe_close(self._handle)
 
 
 class Quantized:
@@ -96,7 +96,7 @@ class Quantized:
         self.quantizer, self.shape, self._kind = quantizer, shape, kind
         rows, cols = shape
         q = quantizer._record
-        size = _l.library.qtensor_bytes(_c.byref(q), rows, cols)
+        size = _l.nb.qtensor_bytes(_c.byref(q), rows, cols)
 
         def made(what, count):
             return kind.empty(what, (rows, count // rows)) if count else None
@@ -197,17 +197,17 @@ def quantize(x, how, *, seed=0, signs=0, transpose=False, threads=0):
     of `nibble quantize --seed SEED`."""
     if not isinstance(how, Quantizer):
         how = Quantizer(how)
-    if _l.library.quantizer_is_bf16(_c.byref(how._record)):
+    if _l.nb.quantizer_is_bf16(_c.byref(how._record)):
         raise Error("bf16 is not quantized; expected nvfp4, mxfp4, ...")
     kind = _kind_of(x)
     x = kind.input(x)
     rows, cols = x.shape
     shape = (cols, rows) if transpose else (rows, cols)
-    _l.library.quantizer_check_shape(_c.byref(how._record), *shape)
+    _l.nb.quantizer_check_shape(_c.byref(how._record), *shape)
     made = Quantized(how, shape, kind)
-    noise = _l.nb_noise(seed, _l.library.name_hash(b"quantize", None), signs, None)
+    noise = _l.nb_noise(seed, _l.nb.name_hash(b"quantize", None), signs, None)
     view, source = made._view(), _matrix(kind, x, (rows, cols))
-    _l.library.quantize(_l.backend(threads), _c.byref(view), _c.byref(source), transpose, _c.byref(noise), None)
+    _l.nb.quantize(_l.backend(threads), _c.byref(view), _c.byref(source), transpose, _c.byref(noise), None)
     return made
 
 
@@ -216,5 +216,5 @@ def dequantize(quantized, *, threads=0):
     kind = quantized._kind
     out = kind.empty("float32", quantized.shape)
     view, to = quantized._view(), _matrix(kind, out, quantized.shape)
-    _l.library.dequantize(_l.backend(threads), _c.byref(to), _c.byref(view))
+    _l.nb.dequantize(_l.backend(threads), _c.byref(to), _c.byref(view))
     return out

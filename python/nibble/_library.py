@@ -169,7 +169,7 @@ class _Library:
             setattr(self, name[3:], _checked(function) if status else function)
 
 
-library = _Library()
+nb = _Library()
 _backends = {}
 
 
@@ -177,7 +177,7 @@ def backend(threads=0):
     """The processor, with so many threads (0: as many as the process may use). Opened once for each number."""
     if threads not in _backends:
         options, handle = nb_backend_options(threads, 0), c.c_void_p()
-        library.backend_open(b"cpu", c.byref(options), c.byref(handle))
+        nb.backend_open(b"cpu", c.byref(options), c.byref(handle))
         _backends[threads] = handle
     return _backends[threads]
 

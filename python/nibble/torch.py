@@ -29,7 +29,7 @@ _workspaces = {}
 def _workspace(threads):
     if threads not in _workspaces:
         handle = _c.c_void_p()
-        _l.library.workspace_create(_l.backend(threads), _c.byref(handle))
+        _l.nb.workspace_create(_l.backend(threads), _c.byref(handle))
         _workspaces[threads] = handle
     return _workspaces[threads]
 
@@ -90,13 +90,13 @@ class Linear(nn.Linear):
                                  self.in_features, rows, True, _c.pointer(layer), 1)
         handle = _c.c_void_p()
         try:
-            _l.library.linear_create(_workspace(self._run.threads), _c.byref(spec), _c.byref(handle))
+            _l.nb.linear_create(_workspace(self._run.threads), _c.byref(spec), _c.byref(handle))
         except Error as error:
             raise Error(f"{error}; hint: keep=[\"{self._name}\"] leaves the layer to torch") from None
         kept = self._state()
         self._close()
         self._handle, self._rows, self._seen = handle, rows, (weight.data_ptr(), weight._version, weight.dtype)
-        self._finalizer = weakref.finalize(self, _l.library.linear_free, handle)
+        self._finalizer = weakref.finalize(self, _l.nb.linear_free, handle)
         self._passes += 1
         self._pending = {**kept, **self._pending}
         self._load_pending()
@@ -111,7 +111,7 @@ class Linear(nn.Linear):
         if self._handle is None or rows > self._rows or now[2] != self._seen[2] or self.weight.device.type != "cpu":
             self._make(max(rows, self._rows))
         elif now != self._seen:
-            _l.library.linear_changed(self._handle, (_c.c_void_p * 1)(now[0]))
+            _l.nb.linear_changed(self._handle, (_c.c_void_p * 1)(now[0]))
             self._seen = now
 
     def _pass(self):
@@ -138,7 +138,7 @@ class Linear(nn.Linear):
         with _lock:
             self._ready(x.shape[0])
             at, mx, my = self._pass(), _matrix(x), _matrix(y)
-            _l.library.linear_forward(self._handle, _c.byref(at), training, _c.byref(mx), _c.byref(my))
+            _l.nb.linear_forward(self._handle, _c.byref(at), training, _c.byref(mx), _c.byref(my))
             self._passes += 1
             # What an evaluation leaves behind serves no backward pass.
             return y, self._passes if training else 0
@@ -151,7 +151,7 @@ class Linear(nn.Linear):
             mx, mdy = _matrix(x), _matrix(dy.to(x.dtype))
             mdx = _c.byref(_matrix(dx)) if wants_dx else None
             to = (_c.c_void_p * 1)(dw.data_ptr() if wants_dw else None)
-            _l.library.linear_backward(self._handle, _c.byref(at), ticket != self._passes, _c.byref(mx), _c.byref(mdy),
+            _l.nb.linear_backward(self._handle, _c.byref(at), ticket != self._passes, _c.byref(mx), _c.byref(mdy),
                                        mdx, to)
             self._micro += 1
         return dx, dw
@@ -161,16 +161,16 @@ class Linear(nn.Linear):
             if self._handle is not None:
                 self._ready(self._rows)
                 at = self._pass()
-                _l.library.linear_stepped(self._handle, _c.byref(at))
+                _l.nb.linear_stepped(self._handle, _c.byref(at))
                 self._passes += 1
             self._step, self._micro = self._step + 1, 0
 
     # ---- what mechanisms keep ----
 
     def _tensors(self):
-        count = _l.library.linear_state(self._handle, None, 0)
+        count = _l.nb.linear_state(self._handle, None, 0)
         list_ = (_l.nb_state_tensor * count)()
-        _l.library.linear_state(self._handle, list_, count)
+        _l.nb.linear_state(self._handle, list_, count)
         return list_
 
     def _state(self):
@@ -182,7 +182,7 @@ class Linear(nn.Linear):
             if t.on_host:
                 _c.memmove(value.data_ptr(), t.data, bytes_)
             else:
-                _l.library.backend_read(_l.backend(self._run.threads), value.data_ptr(), t.data, bytes_)
+                _l.nb.backend_read(_l.backend(self._run.threads), value.data_ptr(), t.data, bytes_)
             out[t.name.decode().split("/")[1]] = value
         return out
 
@@ -201,8 +201,8 @@ class Linear(nn.Linear):
             if t.on_host:
                 _c.memmove(t.data, value.data_ptr(), bytes_)
             else:
-                _l.library.backend_write(_l.backend(self._run.threads), t.data, value.data_ptr(), bytes_)
-        _l.library.linear_state_loaded(self._handle)
+                _l.nb.backend_write(_l.backend(self._run.threads), t.data, value.data_ptr(), bytes_)
+        _l.nb.linear_state_loaded(self._handle)
         self._pending = {}
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
@@ -328,7 +328,7 @@ def census(model):
         if not isinstance(layer, Linear):
             continue
         rows = (_l.nb_census_row * 3)()
-        count = _l.library.linear_census(layer._handle, rows, 3)
+        count = _l.nb.linear_census(layer._handle, rows, 3)
         out += [{"module": r.module.decode(), "gemm": r.gemm.decode(), "formats": r.formats.decode(),
                  "kernel": r.kernel.decode(), "reason": r.reason.decode()} for r in rows[:count]]
     return out
