@@ -13,11 +13,11 @@
 #include "dist/ranks.h"
 #include "dist/tcp.h"
 #include "harness.h"
+#include "ports.h"
 #include "train/accumulate.h"
 #include "train/overlap.h"
 #include "train/reduce.h"
 
-#include <arpa/inet.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -150,25 +150,10 @@ static nb_ranks *meet(int32_t rank, int32_t world, int32_t port, double patience
     return r;
 }
 
-/* A port that nobody else gets while this process lives: a socket that does not listen holds it (with_ports.c). */
 static int32_t new_port(void) {
-    struct sockaddr_in6 six = {.sin6_family = AF_INET6};
-    struct sockaddr_in four = {.sin_family = AF_INET};
-    const int yes = 1, zero = 0;
-    socklen_t size = sizeof six;
-    int s = socket(AF_INET6, SOCK_STREAM, 0);
-    if (s >= 0 && setsockopt(s, IPPROTO_IPV6, IPV6_V6ONLY, &zero, sizeof zero) == 0 &&
-        setsockopt(s, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes) == 0 &&
-        bind(s, (struct sockaddr *)&six, sizeof six) == 0) {
-        assert_int_equal(getsockname(s, (struct sockaddr *)&six, &size), 0);
-        return ntohs(six.sin6_port);
-    }
-    s = socket(AF_INET, SOCK_STREAM, 0); /* a machine without IPv6 */
-    size = sizeof four;
-    assert_true(s >= 0 && setsockopt(s, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes) == 0 &&
-                bind(s, (struct sockaddr *)&four, sizeof four) == 0);
-    assert_int_equal(getsockname(s, (struct sockaddr *)&four, &size), 0);
-    return ntohs(four.sin_port);
+    const int32_t port = hold_port();
+    assert_true(port > 0);
+    return port;
 }
 
 /* Runs `body` in `world` processes; returns how many seconds it took. All must end with 0, or, of `lost`, by a signal.
