@@ -20,8 +20,7 @@ static inline NI_HD float ni_tree_sum(float *x, int n) {
 /* ---- QuEST ----
  *
  * Of a normal distribution with spread s the grid of E2M1 that errs least ends at 2.92247856 s. The block's scale is
- * the power of two at or below a sixth of that, so that 6 lies between 1.46 s and 2.92 s: what is beyond is clipped,
- * and gets no gradient.
+ * the power of two at or below a sixth of that, so that 6 lies between 1.46 s and 2.92 s: what is beyond is clipped.
  */
 
 /* 2^floor(log2(2.92247856/6 * s + 1e-8)) of a block of 32, s^2 = mean of squares - square of the mean. Where that is no
@@ -33,11 +32,6 @@ static inline NI_HD uint8_t ni_e8m0_quest(float sum, float sum_squares) {
     float scale = ni_f32_add(ni_f32_mul(spread, 0x1.f2c50ap-2f), 0x1.5798eep-27f);
     uint32_t bits = ni_f32_magnitude(scale);
     return bits >= NI_F32_INF_BITS ? (uint8_t)NI_E8M0_NAN : (uint8_t)(bits >> 23);
-}
-
-/* Whether a number under that scale was inside of the grid. */
-static inline NI_HD bool ni_quest_keeps(float x, uint8_t scale) {
-    return ni_f32_abs(ni_f32_mul(x, ni_e8m0_inverse(scale))) < 6.0f;
 }
 
 /* ---- MS-EDEN ----
