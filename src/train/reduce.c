@@ -276,7 +276,10 @@ static void add_tensors(const ni_reducer *x, const ni_circle *c, const ni_param_
                         int32_t from) {
     for (int32_t i = c->tensor[c->self]; i < c->tensor[c->self + 1]; i++) {
         const ni_scaled sum = scaled_part(x, c, grads, i, to), other = scaled_part(x, c, grads, i, from);
-        x->be->ops->scaled_add(x->be, &sum, &sum, &other, grads->at[i].length);
+        if (x->joined)
+            x->be->ops->scaled_join(x->be, &sum, &other, grads->at[i].length);
+        else
+            x->be->ops->scaled_add(x->be, &sum, &sum, &other, grads->at[i].length);
     }
 }
 
