@@ -152,7 +152,6 @@ static nb_status reserve(nb_model *model, void **memory, size_t bytes, const cha
 nb_status ni_model_assemble(nb_model *model, const nb_recipe *recipe, nb_error *err) {
     ni_builder builder = {.model = model, .recipe = recipe, .block = -1};
     model->params.be = model->be;
-    NB_TRY(ni_sphere_check(model, err));
     NB_TRY(create_branches(model, err));
     NB_TRY(declare(&builder, err));
     NB_TRY(ni_params_allocate(&model->params, model->training ? recipe : NULL,

@@ -255,7 +255,6 @@ nb_status ni_decoder_forward(struct nb_model *model, const ni_run *run, nb_error
 nb_status ni_decoder_backward(struct nb_model *model, const ni_run *run, nb_error *err); /* from dstream */
 
 /* sphere.c */
-nb_status ni_sphere_check(const struct nb_model *model, nb_error *err); /* of the backend */
 void ni_sphere_place(const ni_builder *builder, ni_arena *working);
 nb_status ni_sphere_upload(struct nb_model *model, nb_error *err);
 nb_status ni_sphere_declare(ni_builder *builder, ni_branch *branch, nb_error *err);

@@ -22,15 +22,6 @@ static void dims_of(const nb_model_config *c, int64_t dims[DIMS]) {
     dims[2] = c->intermediate;
 }
 
-nb_status ni_sphere_check(const nb_model *model, nb_error *err) {
-    if (!model->traits->sphere || model->be->ops->slerp_forward)
-        return NB_OK;
-    return nb_fail(err, NB_UNSUPPORTED,
-                   "model %s: family ngpt steps on the sphere, for which backend %s has no kernels; "
-                   "hint: backend cpu",
-                   model->config.name, model->be->name);
-}
-
 /* ---- N ---- */
 
 void ni_sphere_place(const ni_builder *builder, ni_arena *working) {

@@ -231,7 +231,7 @@ static void run_tiles(trial *t) {
         keep_operand(t, what, &a);
         keep_operand(t, what, &b);
         before = q->hadamard_size ? before : q;
-        if (!is_tiled(q) || q->outer <= NB_OUTER_TENSOR)
+        if (!is_tiled(q) || q->outer <= NB_OUTER_UNIT)
             continue;
         nb_quantizer first = *q; /* a double block made anew of another's codes, down its columns */
         first.hadamard_size = 0;
@@ -262,7 +262,7 @@ static void run_tile_values(trial *t) {
     const nb_noise noise = noise_at(t);
     for (int32_t i = 0, seen = 0; i < list->count; i++) {
         const nb_quantizer *q = &list->q[i];
-        const bool wide = q->outer > NB_OUTER_TENSOR;
+        const bool wide = q->outer > NB_OUTER_UNIT;
         const int64_t rows = wide ? 128 : 32, cols = wide ? 128 : 272;
         if (!is_tiled(q) || nb_quantizer_check_shape(q, rows, cols, NULL) != NB_OK ||
             nb_quantizer_check_shape(q, cols, rows, NULL) != NB_OK || seen++ % PARTS != t->shape)

@@ -48,6 +48,8 @@ int ni_cuda_launch_swiglu_backward(void *stream, const nb_mat *dgate, const nb_m
 
 /* ---- norm.cu ---- */
 size_t ni_cuda_partial_bytes(int64_t n, int64_t dim); /* sums over rows that blocks leave for the last kernel to add */
+/* out [dim] += sum over partial [blocks, dim], in an order of its own */
+int ni_cuda_launch_add_partials(void *stream, float *out, const float *partial, int64_t blocks, int64_t dim);
 /* y = norm(x); with `change`, sum = x + change and y = norm(sum); with `add`, y = add + norm(x). */
 typedef struct ni_cuda_norm {
     uint16_t *y;
@@ -77,6 +79,27 @@ int ni_cuda_launch_gated_norm_forward(void *stream, uint16_t *y, uint32_t *amax,
 int ni_cuda_launch_gated_norm_backward(void *stream, uint16_t *do_, uint16_t *dg, uint32_t *dg_amax, float *dw,
                                        const uint16_t *dy, const uint16_t *o, const uint16_t *g, const float *w,
                                        const float *rstd, int64_t n, int64_t dim, float *partial);
+
+/* ---- sphere.cu: dense BF16 matrices [n, dim], FP32 weights ---- */
+int ni_cuda_launch_unit_vectors(void *stream, float *w, int64_t rows, int64_t cols, bool columns);
+/* A step from N(a) towards N(b). */
+typedef struct ni_cuda_slerp {
+    const uint16_t *a, *b;
+    const float *alpha; /* [dim] */
+    float factor, eps;
+    int64_t n, dim;
+} ni_cuda_slerp;
+int ni_cuda_launch_slerp_forward(void *stream, const ni_cuda_slerp *p, uint16_t *out, uint32_t *amax);
+/* scratch of ni_cuda_slerp_bytes; da may be dout; dalpha is added to. */
+size_t ni_cuda_slerp_bytes(int64_t n, int64_t dim);
+int ni_cuda_launch_slerp_backward(void *stream, const ni_cuda_slerp *p, uint16_t *da, uint16_t *db, uint32_t *db_amax,
+                                  float *dalpha, const uint16_t *dout, void *scratch);
+int ni_cuda_launch_gain_forward(void *stream, const nb_mat *y, const uint16_t *x, const float *s, float factor,
+                                int power);
+/* partial: ni_cuda_column_sum_bytes(n, dim) of scratch; ds is added to. */
+size_t ni_cuda_column_sum_bytes(int64_t n, int64_t dim);
+int ni_cuda_launch_gain_backward(void *stream, const nb_mat *dx, float *ds, const uint16_t *dy, const uint16_t *x,
+                                 const float *s, float factor, int power, float *partial);
 
 /* ---- loss.cu ---- */
 int ni_cuda_launch_cross_entropy(void *stream, float *loss, float *z, uint16_t *dlogits, const uint16_t *logits,

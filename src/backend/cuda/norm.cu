@@ -290,8 +290,8 @@ static __global__ void add_partials(float *out, const float *partial, int blocks
     out[c] += sum;
 }
 
-static int finish_sums(cudaStream_t on, float *out, const float *partial, int64_t blocks, int64_t dim) {
-    add_partials<<<(unsigned)ni_divide_up(dim, SUM_COLUMNS), NI_THREADS, 0, on>>>(out, partial, (int)blocks, dim);
+int ni_cuda_launch_add_partials(void *stream, float *out, const float *partial, int64_t blocks, int64_t dim) {
+    add_partials<<<(unsigned)ni_divide_up(dim, SUM_COLUMNS), NI_THREADS, 0, (cudaStream_t)stream>>>(out, partial, (int)blocks, dim);
     return cudaGetLastError();
 }
 
@@ -417,7 +417,7 @@ int ni_cuda_launch_rmsnorm_backward(void *stream, const ni_cuda_norm_slopes *d) 
         FOR_CHUNKS(chunks, BACKWARD)
     if (code != cudaSuccess)
         return code;
-    return finish_sums(on, d->dw, d->partial, blocks_for(d->n), d->dim);
+    return ni_cuda_launch_add_partials(stream, d->dw, d->partial, blocks_for(d->n), d->dim);
 }
 
 static __global__ void gated_norm_backward(uint16_t *do_, uint16_t *dg, uint32_t *dg_amax, float *partial, const uint16_t *dy, const uint16_t *o,
@@ -457,7 +457,7 @@ int ni_cuda_launch_gated_norm_backward(void *stream, uint16_t *do_, uint16_t *dg
     if (n == 0 || code != cudaSuccess)
         return code;
     gated_norm_backward<<<(unsigned)blocks_for(n), NI_THREADS, shared_bytes(dim), on>>>(do_, dg, dg_amax, partial, dy, o, g, w, rstd, n, dim);
-    return finish_sums(on, dw, partial, blocks_for(n), dim);
+    return ni_cuda_launch_add_partials(stream, dw, partial, blocks_for(n), dim);
 }
 
 /* ---- the decay gate of GLA ---- */
@@ -499,5 +499,5 @@ int ni_cuda_launch_gate_backward(void *stream, uint16_t *da, float *dbias, const
     if (n == 0 || code != cudaSuccess)
         return code;
     gate_backward<<<(unsigned)blocks_for(n), NI_THREADS, shared_bytes(dim), on>>>(da, partial, dgate, a, bias, n, dim, normalizer, clamp);
-    return finish_sums(on, dbias, partial, blocks_for(n), dim);
+    return ni_cuda_launch_add_partials(stream, dbias, partial, blocks_for(n), dim);
 }

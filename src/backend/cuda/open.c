@@ -120,13 +120,6 @@ static nb_status take(ni_cuda *cuda, nb_error *err) {
     return NB_OK;
 }
 
-/* No kernels yet: models of family ngpt are refused (src/model/sphere.c). */
-#define ni_cuda_unit_vectors NULL
-#define ni_cuda_slerp_forward NULL
-#define ni_cuda_slerp_backward NULL
-#define ni_cuda_gain_forward NULL
-#define ni_cuda_gain_backward NULL
-
 static void fill(ni_backend_ops *ops) {
 #define NI_OP_MEMORY(type, name, arguments) ops->name = ni_cuda_##name;
 #define NI_OP_TYPED(type, name, arguments) ops->name = ni_cuda_##name;

@@ -209,7 +209,7 @@ static nb_status quantize(nb_backend *be, const ni_source *source, const ni_cuda
 /* ---- making, at once (quantize_tile.cu) ---- */
 
 static bool is_tiled(const nb_quantizer *q) {
-    return q->element == NB_ELEMENT_E2M1 && q->scale_type == NB_SCALE_E4M3 && q->outer <= NB_OUTER_TENSOR &&
+    return q->element == NB_ELEMENT_E2M1 && q->scale_type == NB_SCALE_E4M3 && q->outer <= NB_OUTER_UNIT &&
            !q->four_six && q->rule != NB_RULE_EDEN && (q->round == NB_ROUND_EVEN || q->round == NB_ROUND_STOCHASTIC);
 }
 
