@@ -205,30 +205,44 @@ static bool is_row_coded(const nb_operand *o) {
            !(o->form & NI_CUDA_ACROSS);
 }
 
-/* A product under scales of rows and a sparse one with the same weights, in BF16: one pass over the bare sum. */
+/* A product under scales of rows and a sparse one with the same weights, into BF16: one pass behind an FP32 sum. Units
+ * for 8 bits have put the scales on that sum; from BF16's it is bare. */
+static bool is_product_and_sparse(const nb_mat *c, const ni_term *terms, int32_t count) {
+    return c->dtype == NB_BF16 && count == 2 && terms[0].a && !terms[0].columns && terms[1].sparse &&
+           !terms[1].sparse->exact && is_row_coded(terms[0].a) && is_row_coded(terms[0].b) && terms[1].b == terms[0].b;
+}
+
 static nb_status multiply_and_finish(nb_backend *be, room scratch, const nb_mat *c, const ni_term *terms, int32_t count,
                                      bool *done, nb_error *err) {
     size_t bytes;
-    side x, y;
+    side x = {.outer = {NULL, 0}}, y = x;
     *done = false;
-    if (c->dtype != NB_BF16 || count != 2 || !terms[0].a || terms[0].columns || !terms[1].sparse ||
-        terms[1].sparse->exact || !is_row_coded(terms[0].a) || !is_row_coded(terms[0].b) || terms[1].b != terms[0].b ||
-        units_of(be, terms[0].a, terms[0].b, &bytes) != NI_CUDA_BF16)
+    if (!is_product_and_sparse(c, terms, count))
         return NB_OK;
-    NB_TRY(side_of(be, &scratch, terms[0].a, terms[0].b, &x, err));
-    NB_TRY(side_of(be, &scratch, terms[0].b, terms[0].a, &y, err));
+    const ni_cuda_units units = units_of(be, terms[0].a, terms[0].b, &bytes);
+    const bool bare = units == NI_CUDA_BF16;
+    if (bare) {
+        NB_TRY(side_of(be, &scratch, terms[0].a, terms[0].b, &x, err));
+        NB_TRY(side_of(be, &scratch, terms[0].b, terms[0].a, &y, err));
+    }
     const nb_mat sum = nb_mat_of(take(&scratch, (size_t)(c->rows * c->cols) * sizeof(float)), NB_F32, c->rows, c->cols);
+    void *const memory = take(&scratch, bytes);
     ni_cuda_finish f = finish_of(c, &sum, &x, &y);
     f.sparse = *terms[1].sparse;
     f.weights = ni_cuda_values_of(terms[1].b);
     f.weight_scales = ni_codes_of(terms[1].b).outer_scales;
     f.depth = terms[1].b->cols;
-    if (!sum.data || !ni_cuda_can_finish(&f))
+    if (!sum.data || (bytes && !memory) || !ni_cuda_can_finish(&f))
         return NB_OK;
     *done = true;
-    const ni_cuda_product p = {
-        .a = x.numbers, .b = y.numbers, .c = sum, .trans_a = x.transposed, .trans_b = !y.transposed};
-    NB_TRY(ni_cuda_multiply_plain(be, &p, err));
+    if (bare) {
+        const ni_cuda_product p = {
+            .a = x.numbers, .b = y.numbers, .c = sum, .trans_a = x.transposed, .trans_b = !y.transposed};
+        NB_TRY(ni_cuda_multiply_plain(be, &p, err));
+    } else {
+        const nb_qtensor first = ni_codes_of(terms[0].a), second = ni_codes_of(terms[0].b);
+        NB_TRY(ni_cuda_multiply_coded(be, units, &sum, &first, &second, false, memory, err));
+    }
     return ni_cuda_status(be, ni_cuda_launch_finish(stream_of(be), &f, ni_cuda_of(be)->multiprocessors),
                           "multiply: a sparse product", err);
 }
