@@ -48,7 +48,7 @@ static __device__ float e2m1_even(float y) {
 template <nb_element ELEMENT> static __device__ uint32_t bytes_of_two(float low, float high) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
     uint16_t pair;
-    if (ELEMENT == NB_ELEMENT_E5M2)
+    if constexpr (ELEMENT == NB_ELEMENT_E5M2)
         asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(high), "f"(low));
     else
         asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(high), "f"(low));
@@ -61,7 +61,7 @@ template <nb_element ELEMENT> static __device__ uint32_t bytes_of_two(float low,
 template <nb_element ELEMENT> static __device__ void values_of_two(uint32_t bytes, float *value) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
     uint32_t halves;
-    if (ELEMENT == NB_ELEMENT_E5M2)
+    if constexpr (ELEMENT == NB_ELEMENT_E5M2)
         asm("cvt.rn.f16x2.e5m2x2 %0, %1;" : "=r"(halves) : "h"((uint16_t)bytes));
     else
         asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"((uint16_t)bytes));
@@ -70,6 +70,10 @@ template <nb_element ELEMENT> static __device__ void values_of_two(uint32_t byte
     value[0] = ni_element_value(ELEMENT, (uint8_t)bytes);
     value[1] = ni_element_value(ELEMENT, (uint8_t)(bytes >> 8));
 #endif
+}
+
+static __device__ uint32_t bytes_of_four(const float *x) {
+    return bytes_of_two<NB_ELEMENT_E4M3>(x[0], x[1]) | bytes_of_two<NB_ELEMENT_E4M3>(x[2], x[3]) << 16;
 }
 
 /* Codes, and what they stand for. */
@@ -112,6 +116,10 @@ template <nb_element ELEMENT, nb_rounding ROUND> static __device__ void put_eigh
     encode_eight<ELEMENT, ROUND>(in, multiplier, code, &value);
     if (v.codes)
         store_codes<ELEMENT>(v.codes, at, code);
+    if (ni_element_is_4bit(ELEMENT) && v.bytes) {
+        *(uint2 *)(v.bytes + at) = make_uint2(bytes_of_four(value.x), bytes_of_four(value.x + 4));
+        return;
+    }
 #pragma unroll
     for (int i = 0; i < 8; i++)
         value.x[i] = ni_f32_mul(value.x[i], inner);
