@@ -78,9 +78,10 @@ void *ni_cuda_scratch(nb_backend *be, size_t bytes, const char *what);
 
 /* nb_operand.form */
 enum {
-    NI_CUDA_ACROSS = 1,  /* its values lie as [cols, rows] */
-    NI_CUDA_UNCODED = 2, /* values alone: it is only multiplied */
-    NI_CUDA_BORROWED = 4 /* its values are another operand's: `numbers` says where */
+    NI_CUDA_ACROSS = 1,   /* its values lie as [cols, rows] */
+    NI_CUDA_UNCODED = 2,  /* values alone: it is only multiplied */
+    NI_CUDA_BORROWED = 4, /* its values are another operand's: `numbers` says where */
+    NI_CUDA_BYTES = 8     /* E4M3 bytes of its four-bit codes in the place of values, for units that multiply those */
 };
 /* The BF16 values of an operand that has codes. */
 uint16_t *ni_cuda_values_of(const nb_operand *o);

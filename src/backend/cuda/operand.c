@@ -442,15 +442,24 @@ static bool is_vector_copy(const ni_source *source, const ni_making *making, ni_
            (uintptr_t)x->data % 16 == 0 && (!whole || x->amax || (is_sixteens(x->rows) && !wide));
 }
 
+/* Rows of four-bit codes whose product is of units for 8 bits. Weights are made once for many products, and a sparse
+ * one may want their values. */
+static bool is_multiplied_as_bytes(nb_backend *be, const nb_operand *o) {
+    const nb_quantizer *q = &o->quantizer;
+    return (q->element == NB_ELEMENT_E2M1 || q->element == NB_ELEMENT_INT4) && q->block_rows == 1 &&
+           ni_cuda_units_of(ni_cuda_of(be), q, &o->other) == NI_CUDA_FP8;
+}
+
 static nb_status make_vector(nb_backend *be, const ni_source *source, const ni_cuda_double_source *from,
                              const ni_making *making, nb_error *err) {
     nb_operand *out = making->out;
     const nb_qtensor codes = ni_codes_of(out);
-    const bool coded = are_codes_read(be, making);
-    out->form = coded ? 0 : NI_CUDA_UNCODED;
+    const bool coded = are_codes_read(be, making), bytes = !from->wide && is_multiplied_as_bytes(be, out);
+    out->form = coded ? bytes ? NI_CUDA_BYTES : 0 : NI_CUDA_UNCODED;
     out->outer = codes.tensor_scale;
     ni_cuda_vector v = {.quantizer = *ni_making_quantizer(making),
                         .values = ni_cuda_values_of(out),
+                        .bytes = bytes ? (uint8_t *)ni_cuda_values_of(out) : NULL,
                         .whole = is_whole_valued(out),
                         .codes = coded ? codes.codes : NULL,
                         .row_scales = codes.outer_scales,
