@@ -84,8 +84,12 @@ static UNUSED quantizer_list *all_formats(void) {
     }
     add_four_six(list);
     q = ni_format_family_find("mxfp4")->defaults;
-    q.rule = NB_RULE_QUEST;
-    add_roundings(list, q);
+    add_blocks(list, q, NB_RULE_QUEST, NB_RULE_THREE_QUARTERS);
+    for (int i = 0; i < 3; i++) {
+        q = ni_format_family_find(mx[i])->defaults;
+        q.rule = NB_RULE_CEIL_LOG2;
+        add_roundings(list, q);
+    }
     for (int32_t i = 0; i < list->count; i++)
         assert_int_equal(nb_quantizer_check(&list->q[i], NULL), NB_OK);
     return list;
