@@ -90,6 +90,14 @@ static UNUSED quantizer_list *all_formats(void) {
     q.outer = NB_OUTER_UNIT;
     for (q.block_rows = 1; q.block_rows <= 16; q.block_rows += 15)
         add_blocks(list, q, NB_RULE_ABSMAX, NB_RULE_HEADROOM);
+    q = ni_format_family_find("mxfp4")->defaults;
+    q.rule = NB_RULE_THREE_QUARTERS;
+    add_roundings(list, q);
+    for (int i = 0; i < 3; i++) {
+        q = ni_format_family_find(mx[i])->defaults;
+        q.rule = NB_RULE_CEIL_LOG2;
+        add_roundings(list, q);
+    }
     for (int32_t i = 0; i < list->count; i++)
         assert_int_equal(nb_quantizer_check(&list->q[i], NULL), NB_OK);
     return list;

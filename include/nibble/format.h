@@ -45,8 +45,11 @@ typedef enum nb_scale_rule {
     NB_RULE_POW2,     /* F32 scale restricted to powers of two */
     NB_RULE_HEADROOM, /* E4M3: largest magnitude maps to 6*16/17, so that rounding the scale never saturates */
     NB_RULE_QUEST,    /* E8M0: from the spread of the block, best for a normal distribution; clips (arXiv:2505.14669) */
-    NB_RULE_EDEN      /* E4M3: scales of a rotated group corrected so that it keeps its length along itself, and rounded
+    NB_RULE_EDEN,     /* E4M3: scales of a rotated group corrected so that it keeps its length along itself, and rounded
                          stochastically (MS-EDEN, arXiv:2601.22813) */
+    NB_RULE_CEIL_LOG2, /* E8M0: log2 of the largest magnitude rounded up: it becomes at most the largest power of two */
+    NB_RULE_THREE_QUARTERS /* E8M0: as FLOOR, of numbers times 3/4, so that none saturates; the 4/3 that makes up for it
+                              is the tensor's scale (arXiv:2502.20586) */
 } nb_scale_rule;
 
 /* The scale above the block scales. */
@@ -135,7 +138,7 @@ typedef struct nb_qtensor {
     uint8_t *scales;     /* E4M3 or E8M0: [rows, cols/block_cols], tiles of 16x16 replicated to their rows */
     float *outer_scales; /* F32 decode scales: [rows, cols/128] for ROW128; [rows] for whole-row blocks,
                             [cols] for whole-column blocks; else NULL */
-    float *tensor_scale; /* [1] decode scale: Sdec of NVFP4, or the scale of a tensor-wise format */
+    float *tensor_scale; /* [1] decode scale: Sdec of NVFP4, the scale of a tensor-wise format, 4/3 of THREE_QUARTERS */
 } nb_qtensor;
 
 /* Bytes of each buffer of an operand of this shape; 0 for one that is not used. */

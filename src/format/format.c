@@ -122,10 +122,13 @@ static nb_status check_four_six(const nb_quantizer *q, nb_error *err) {
 static nb_status check_e8m0(const nb_quantizer *q, nb_error *err) {
     if (q->element == NB_ELEMENT_INT4)
         return nb_fail(err, NB_BAD_CONFIG, "int4: E8M0 block scales are not defined; use mxfp4 or block: row");
-    if (q->rule == NB_RULE_QUEST && q->element != NB_ELEMENT_E2M1)
-        return nb_fail(err, NB_BAD_CONFIG, "mxfp8: scale quest fits the grid of E2M1; use floor or ceil");
-    if (q->rule != NB_RULE_FLOOR && q->rule != NB_RULE_CEIL && q->rule != NB_RULE_QUEST)
-        return nb_fail(err, NB_BAD_CONFIG, "mxfp4, mxfp8: scale must be floor, ceil or (mxfp4) quest");
+    const bool of_e2m1 = q->rule == NB_RULE_QUEST || q->rule == NB_RULE_THREE_QUARTERS;
+    if (of_e2m1 && q->element != NB_ELEMENT_E2M1)
+        return nb_fail(err, NB_BAD_CONFIG, "mxfp8: scale %s fits the grid of E2M1; use floor or ceil",
+                       ni_scale_rule_name(q->rule));
+    if (!of_e2m1 && q->rule != NB_RULE_FLOOR && q->rule != NB_RULE_CEIL && q->rule != NB_RULE_CEIL_LOG2)
+        return nb_fail(err, NB_BAD_CONFIG,
+                       "mxfp4, mxfp8: scale must be floor, ceil, ceil-log2 or (mxfp4) quest, three-quarters");
     if (q->outer != NB_OUTER_NONE)
         return nb_fail(err, NB_BAD_CONFIG, "mxfp4, mxfp8: there is no outer scale");
     if (!is_block(q, 1, 32))
@@ -329,7 +332,7 @@ nb_qtensor_size nb_qtensor_bytes(const nb_quantizer *q, int64_t rows, int64_t co
         size.outer_scales = r * sizeof(float);
     if (q->scale_type == NB_SCALE_F32 && is_block(q, NB_BLOCK_ALL, 1))
         size.outer_scales = c * sizeof(float);
-    if (q->outer == NB_OUTER_TENSOR || q->outer == NB_OUTER_UNIT ||
+    if (q->outer == NB_OUTER_TENSOR || q->outer == NB_OUTER_UNIT || q->rule == NB_RULE_THREE_QUARTERS ||
         (q->scale_type == NB_SCALE_F32 && is_block(q, NB_BLOCK_ALL, NB_BLOCK_ALL)))
         size.tensor_scale = sizeof(float);
     size.total = round_up_64(size.codes) + round_up_64(size.scales) + round_up_64(size.outer_scales) +

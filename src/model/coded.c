@@ -18,7 +18,8 @@ static ni_coding coding_of(const nb_quantizer *q) {
     if (plain && q->scale_type == NB_SCALE_E4M3 && q->block_cols == 16 &&
         (q->outer == NB_OUTER_TENSOR || q->outer == NB_OUTER_NONE))
         return NI_CODING_NVFP4;
-    if (plain && q->scale_type == NB_SCALE_E8M0 && q->block_cols == 32 && q->block_rows == 1)
+    if (plain && q->scale_type == NB_SCALE_E8M0 && q->block_cols == 32 && q->block_rows == 1 &&
+        q->rule != NB_RULE_THREE_QUARTERS)
         return NI_CODING_MXFP4;
     return NI_CODING_NONE;
 }

@@ -57,13 +57,18 @@ static const ni_word scale_words[] = {
     NULL_WORD,
     {"absmax", NB_RULE_ABSMAX, "the largest magnitude maps to the largest code"},
     {"floor", NB_RULE_FLOOR, "MX: exponent rounded down; may saturate"},
-    {"ceil", NB_RULE_CEIL, "MX: exponent rounded up"},
+    {"ceil", NB_RULE_CEIL, "MX: the least power of two under which nothing saturates"},
     {"pow2", NB_RULE_POW2, "a float scale restricted to powers of two"},
     {"headroom", NB_RULE_HEADROOM, "NVFP4: the largest magnitude maps to 6*16/17, so that no scale saturates"},
     {"quest", NB_RULE_QUEST, "MXFP4: from the spread of the block, clipping what is far out (arXiv:2505.14669)"},
     {"eden", NB_RULE_EDEN,
      "NVFP4, rotated: scales corrected so that rounding is unbiased over rotations, and rounded by "
      "`sr_bits` random bits in the place of the elements (MS-EDEN, arXiv:2601.22813)"},
+    {"ceil-log2", NB_RULE_CEIL_LOG2, "MX: log2 of the largest magnitude rounded up"},
+    {"three-quarters", NB_RULE_THREE_QUARTERS,
+     "MXFP4: exponent rounded down, of numbers times 3/4, so that none saturates; 4/3 on each side of the product "
+     "makes "
+     "up for it (arXiv:2502.20586)"},
     {NULL, 0, NULL},
 };
 static const ni_word round_words[] = {

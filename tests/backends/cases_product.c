@@ -101,13 +101,15 @@ static nb_quantizer of(const char *family, int32_t rows, int32_t cols) {
 }
 
 /* Under scales of blocks, then under scales of rows or of the tensor. */
-enum { BLOCK_PAIRS = 6, OUTER_PAIRS = 6, PAIRS = BLOCK_PAIRS + OUTER_PAIRS };
+enum { BLOCK_PAIRS = 8, OUTER_PAIRS = 6, PAIRS = BLOCK_PAIRS + OUTER_PAIRS };
 static void pairs_of(nb_quantizer pairs[PAIRS][2]) {
     const nb_quantizer row128 = {.element = NB_ELEMENT_E2M1,
                                  .scale_type = NB_SCALE_E4M3,
                                  .outer = NB_OUTER_ROW128,
                                  .block_rows = 1,
                                  .block_cols = 16};
+    nb_quantizer three_quarters = of("mxfp4", -1, 0);
+    three_quarters.rule = NB_RULE_THREE_QUARTERS;
     const nb_quantizer all[PAIRS][2] = {
         {nvfp4(1), nvfp4(16)},
         {nvfp4(1), nvfp4(1)},
@@ -115,6 +117,8 @@ static void pairs_of(nb_quantizer pairs[PAIRS][2]) {
         {of("mxfp8", -1, 0), of("mxfp8-e5m2", -1, 0)},
         {of("mxfp8", -1, 0), of("mxfp4", -1, 0)},
         {row128, row128},
+        {three_quarters, three_quarters},
+        {of("mxfp4", -1, 0), three_quarters},
         {of("e2m1", 1, NB_BLOCK_ALL), of("int4", 1, NB_BLOCK_ALL)},
         {of("int4", 1, NB_BLOCK_ALL), of("e2m1", NB_BLOCK_ALL, NB_BLOCK_ALL)},
         {of("e2m1", NB_BLOCK_ALL, NB_BLOCK_ALL), of("e2m1", NB_BLOCK_ALL, NB_BLOCK_ALL)},

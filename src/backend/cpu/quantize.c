@@ -10,6 +10,7 @@
 #include "backend/cpu/quantize_kernels.h"
 #include "backend/ref/quantize.h"
 #include "backend/ref/quantize_parts.h"
+#include "format/e8m0.h"
 #include "format/element.h"
 
 #include <omp.h>
@@ -98,6 +99,8 @@ static nb_status scales_first(nb_backend *be, ni_quantize_job *job, nb_error *er
         job->tensor_amax = amax;
         if (out->tensor_scale)
             *out->tensor_scale = job->tensor.sdec;
+    } else if (q->scale_type == NB_SCALE_E8M0 && out->tensor_scale) {
+        *out->tensor_scale = NI_FOUR_THIRDS;
     } else if (q->scale_type == NB_SCALE_F32 && out->tensor_scale) {
         job->encode = ni_vector_encode(q->rule, ni_element_info(q->element)->max, tensor_amax(be, job));
         *out->tensor_scale = ni_vector_decode(job->encode);

@@ -133,7 +133,7 @@ nb_status ni_cuda_multiply_coded(nb_backend *be, ni_cuda_units units, const nb_m
                 : units == NI_CUDA_MXFP4 ? NI_CUDA_SCALING_32
                 : rows                   ? NI_CUDA_SCALING_ROWS
                                          : NI_CUDA_SCALING_WORD;
-    if (!code && units == NI_CUDA_NVFP4 && (left->tensor_scale || right->tensor_scale)) {
+    if (!code && !fp8 && (left->tensor_scale || right->tensor_scale)) {
         p.alpha = cuda->words + NI_CUDA_ALPHA;
         code = ni_cuda_launch_multiply_words(cuda->stream, cuda->words + NI_CUDA_ALPHA, left->tensor_scale,
                                              right->tensor_scale);

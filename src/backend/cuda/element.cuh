@@ -75,7 +75,7 @@ static __device__ inline float ni_scale_of(const nb_qtensor &t, int64_t r, int64
         return ni_f32_mul(s8, t.outer_scales ? t.outer_scales[r * (t.cols / 128) + c / 128] : tensor);
     }
     case NB_SCALE_E8M0:
-        return ni_e8m0_value(t.scales[r * (t.cols / 32) + c / 32]);
+        return ni_f32_mul(ni_e8m0_value(t.scales[r * (t.cols / 32) + c / 32]), tensor);
     case NB_SCALE_F32:
         if (!t.outer_scales)
             return tensor;

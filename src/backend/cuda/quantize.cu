@@ -421,7 +421,7 @@ static __device__ uint8_t mx_byte(const ni_cuda_encoding &e, int64_t r, int64_t 
     const float max = ni_element_max(e.quantizer.element);
     float values[32], squares[32];
     if (e.quantizer.rule != NB_RULE_QUEST)
-        return e.quantizer.rule == NB_RULE_CEIL ? ni_e8m0_ceil(amax, max) : ni_e8m0_floor(amax, max);
+        return ni_e8m0_of(e.quantizer.rule, amax, max);
     for (int i = 0; i < 32; i++) {
         values[i] = e.x[r * e.cols + c + i];
         squares[i] = ni_f32_mul(values[i], values[i]);
@@ -437,14 +437,17 @@ static __global__ void encode_mx(ni_cuda_encoding e) {
     const int64_t r = thread / blocks, c = thread % blocks * 32;
     const float amax = ni_f32_from(span_amax(e, r, c, 32));
     uint8_t byte = mx_byte(e, r, c, amax), codes[SPAN];
+    const float multiplier = ni_e8m0_encode(e.quantizer.rule, byte);
+    if (thread == 0 && e.out.tensor_scale)
+        *e.out.tensor_scale = NI_FOUR_THIRDS;
     if (e.out.scales)
         e.out.scales[r * (e.out.cols / 32) + (e.at + c) / 32] = byte;
     const uint32_t magnitude = byte < NI_E8M0_NAN ? ni_f32_magnitude(amax) : NI_F32_INF_BITS;
-    if (try_sixteen(e, r, c, magnitude, ni_e8m0_inverse(byte), ni_e8m0_value(byte), false) &&
-        try_sixteen(e, r, c + SPAN, magnitude, ni_e8m0_inverse(byte), ni_e8m0_value(byte), false))
+    if (try_sixteen(e, r, c, magnitude, multiplier, ni_e8m0_value(byte), false) &&
+        try_sixteen(e, r, c + SPAN, magnitude, multiplier, ni_e8m0_value(byte), false))
         return;
     for (int half = 0; half < 32; half += SPAN) {
-        encode_span(e, r, c + half, SPAN, ni_e8m0_inverse(byte), codes);
+        encode_span(e, r, c + half, SPAN, multiplier, codes);
         store_span(e, r, c + half, SPAN, codes, ni_e8m0_value(byte));
     }
 }

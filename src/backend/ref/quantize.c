@@ -193,7 +193,7 @@ static uint8_t mx_byte(const job *j, int64_t r, int64_t c) {
     const float *x = j->x + r * j->out->cols + c, amax = amax_of(j, r, r + 1, c, c + 32), max = j->element->max;
     float values[32], squares[32];
     if (j->out->quantizer.rule != NB_RULE_QUEST)
-        return j->out->quantizer.rule == NB_RULE_CEIL ? ni_e8m0_ceil(amax, max) : ni_e8m0_floor(amax, max);
+        return ni_e8m0_of(j->out->quantizer.rule, amax, max);
     for (int i = 0; i < 32; i++) {
         values[i] = x[i];
         squares[i] = ni_f32_mul(x[i], x[i]);
@@ -203,11 +203,13 @@ static uint8_t mx_byte(const job *j, int64_t r, int64_t c) {
 
 static void quantize_mx(const job *j) {
     const nb_qtensor *out = j->out;
+    if (out->tensor_scale)
+        *out->tensor_scale = NI_FOUR_THIRDS;
     for (int64_t r = 0; r < out->rows; r++)
         for (int64_t c = 0; c < out->cols; c += 32) {
             uint8_t byte = mx_byte(j, r, c);
             out->scales[r * (out->cols / 32) + c / 32] = byte;
-            encode_span(j, r, c, c + 32, ni_e8m0_inverse(byte));
+            encode_span(j, r, c, c + 32, ni_e8m0_encode(out->quantizer.rule, byte));
         }
 }
 

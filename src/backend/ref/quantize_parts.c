@@ -123,7 +123,7 @@ float ni_decode_scale(const nb_qtensor *t, int64_t r, int64_t c, bool with_tenso
         return ni_f32_mul(s8, t->outer_scales ? t->outer_scales[r * (t->cols / 128) + c / 128] : tensor);
     }
     case NB_SCALE_E8M0:
-        return ni_e8m0_value(t->scales[r * (t->cols / 32) + c / 32]);
+        return ni_f32_mul(ni_e8m0_value(t->scales[r * (t->cols / 32) + c / 32]), tensor);
     case NB_SCALE_F32:
         return t->outer_scales ? t->outer_scales[q->block_rows == 1 ? r : c] : tensor;
     case NB_SCALE_NONE:
