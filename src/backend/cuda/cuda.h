@@ -13,6 +13,7 @@
 #include <cublasLt.h>
 #include <cuda_runtime_api.h>
 
+struct ni_cuda_alpha_table;
 struct ni_cuda_plans;
 struct ni_cuda_profile;
 
@@ -30,6 +31,7 @@ typedef struct ni_cuda {
     uint32_t *tile_room; /* of the kernels that make tiles (quantize.h) */
     float *words;        /* device constants and results: NI_CUDA_ZERO, ... */
     struct ni_cuda_plans *plans;
+    struct ni_cuda_alpha_table *alphas; /* alphas.h; NULL until a product asks */
     ni_permits permits;
     char attention[64]; /* name of what attention_kernel was last asked about: one for all blocks of a model */
     struct ni_cuda_profile *profile; /* NULL unless it is being taken */

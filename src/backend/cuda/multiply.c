@@ -1,6 +1,7 @@
 /* multiply.c: sums of products, rounded once. A single product goes straight into C; a sum into BF16 goes through one
  * FP32 matrix, in the order of its terms.
  */
+#include "backend/cuda/alphas.h"
 #include "backend/cuda/coded.h"
 #include "backend/cuda/finish.h"
 #include "backend/cuda/kernels.h"
@@ -124,6 +125,17 @@ static ni_cuda_finish finish_of(const nb_mat *c, const nb_mat *sum, const side *
                             .columns = y->outer};
 }
 
+/* Two words' product. Factors of plain numbers are another's, who may change them at any time. */
+static nb_status alpha_of(nb_backend *be, const nb_operand *a, const nb_operand *b, const side *x, const side *y,
+                          const float **alpha, nb_error *err) {
+    float *const word = ni_cuda_of(be)->words + NI_CUDA_ALPHA;
+    if (!ni_is_plain(a) && !ni_is_plain(b))
+        return ni_cuda_alpha(be, x->outer.at, y->outer.at, alpha, err);
+    *alpha = word;
+    return ni_cuda_status(be, ni_cuda_launch_multiply_words(stream_of(be), word, x->outer.at, y->outer.at),
+                          "multiply: alpha", err);
+}
+
 /* C (+)= A B^T. Scales of rows cannot go into the library's alpha: then the bare sum is scaled afterwards. */
 static nb_status product(nb_backend *be, room scratch, const nb_mat *c, const nb_operand *a, const nb_operand *b,
                          bool accumulate, nb_error *err) {
@@ -153,12 +165,10 @@ static nb_status product(nb_backend *be, room scratch, const nb_mat *c, const nb
                               "multiply", err);
     }
     p.beta = accumulate ? cuda->words + NI_CUDA_ONE : NULL;
-    if (x.outer.at || y.outer.at) {
-        p.alpha = cuda->words + NI_CUDA_ALPHA;
-        NB_TRY(ni_cuda_status(
-            be, ni_cuda_launch_multiply_words(stream_of(be), cuda->words + NI_CUDA_ALPHA, x.outer.at, y.outer.at),
-            "multiply", err));
-    }
+    if (x.outer.at && y.outer.at)
+        NB_TRY(alpha_of(be, a, b, &x, &y, &p.alpha, err));
+    else
+        p.alpha = x.outer.at ? x.outer.at : y.outer.at;
     return ni_cuda_multiply_plain(be, &p, err);
 }
 

@@ -82,6 +82,21 @@ int ni_cuda_clear_amaxes(void *stream, uint32_t *amax, uint32_t *turned) {
     return turned && code == cudaSuccess ? cudaMemsetAsync(turned, 0, sizeof *turned, on) : code;
 }
 
+/* A column of a band a thread, where addresses do not allow more at once. */
+static __global__ void __launch_bounds__(NI_THREADS) turned_column(uint32_t *amax, ni_cuda_tile_source s) {
+    uint32_t largest = 0;
+    for (NI_EACH(i, s.rows / 16 * s.cols)) {
+        const uint16_t *from = s.numbers + i / s.cols * 16 * s.stride + i % s.cols;
+        uint32_t pairs[16]; /* with a column of zeros */
+#pragma unroll
+        for (int r = 0; r < 16; r++)
+            pairs[r] = from[r * s.stride];
+        largest = max(largest, ni_turned_amax(pairs));
+    }
+    __syncwarp();
+    ni_join_amax(amax, largest);
+}
+
 int ni_cuda_find_turned(void *stream, const uint16_t *x, int64_t rows, int64_t cols, int64_t stride, uint32_t *turned) {
     const ni_cuda_tile_source s = {x, rows, cols, stride};
     nb_quantizer q = {};
@@ -89,8 +104,12 @@ int ni_cuda_find_turned(void *stream, const uint16_t *x, int64_t rows, int64_t c
     q.hadamard_size = 16;
     q.hadamard_signs = NB_SIGNS_FIXED;
     q.hadamard_round_bf16 = true;
-    if (!turned || rows * cols == 0 || rows % 16 != 0 || cols % 4 != 0 || stride % 4 != 0 || (uintptr_t)x % 8 != 0)
+    if (!turned || rows * cols == 0 || rows % 16 != 0)
         return cudaSuccess;
+    if (cols % 4 != 0 || stride % 4 != 0 || (uintptr_t)x % 8 != 0) {
+        turned_column<<<ni_grid(ni_divide_up(rows / 16 * cols, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(turned, s);
+        return cudaGetLastError();
+    }
     return ni_cuda_tile_amaxes(stream, &s, NULL, turned, &q, &none);
 }
 
