@@ -22,26 +22,6 @@ static __device__ float held_by(uint32_t codes, uint32_t scale, int32_t column, 
     return ni_f32_mul(value, ni_f32_mul(ni_byte_value(scale), sdec));
 }
 
-/* One number of a block that the neighbours of this thread hold the rest of. */
-static __device__ void encode_one(const ni_cuda_tile_copy &copy, const ni_tensor_scale &t, float x, int64_t at, bool live) {
-    uint32_t amax = ni_f32_magnitude(x);
-#pragma unroll
-    for (int lane = 8; lane; lane /= 2)
-        amax = max(amax, __shfl_xor_sync(~0u, amax, lane));
-    const uint8_t byte = (uint8_t)ni_scale_bytes(ni_f32_from(amax), 0.0f, t.s_inner);
-    const float y = ni_f32_mul(x, byte ? ni_byte_encode(byte, t.sdec) : 0.0f);
-    const uint32_t q = ni_pair_up_to_six(ni_exact_pair(ni_nearest_on_grid<false>(y), 0.0f));
-    const uint32_t code = byte ? ni_pair_codes(q, ni_exact_pair(y, 0.0f)) & 15u : 0;
-    const uint32_t next = __shfl_down_sync(~0u, code, 1);
-    if (!live)
-        return;
-    copy.values[at] = (uint16_t)ni_pair_times(q, __float_as_uint(ni_byte_value(byte)) >> 16);
-    if (copy.codes && at % 2 == 0)
-        copy.codes[at / 2] = (uint8_t)(code | next << 4);
-    if (copy.codes && at % 16 == 0)
-        copy.scales[at / 16] = byte;
-}
-
 template <typename T, bool RESIDUAL>
 static __global__ void __launch_bounds__(PIECE_THREADS) quantize_piece(const T *from, int64_t stride, int64_t rows, int64_t cols, const int32_t *columns, const __grid_constant__ nb_qtensor minus,
                                                                       const __grid_constant__ ni_cuda_tile_copy copy) {
@@ -67,7 +47,7 @@ static __global__ void __launch_bounds__(PIECE_THREADS) quantize_piece(const T *
     for (int i = 0; i < PIECE_ROWS; i++) {
         if (RESIDUAL)
             x[i] = ni_f32_sub(x[i], held_by(codes[i], scales[i], column, sdec));
-        encode_one(copy, t, x[i], (first + i) * copy.stride + copy.at + c, first + i < rows);
+        ni_encode_one(copy, t, NULL, x[i], (first + i) * copy.stride + copy.at + c, first + i < rows);
     }
 }
 
