@@ -13,7 +13,7 @@
 
 typedef enum piece { RESIDUAL, COPY } piece;
 
-enum { MOST_PIECES = 2 };
+enum { MOST_PIECES = 2, MOST_MAKINGS = MOST_PIECES + 1 };
 
 /* What stands on this side in each term; both sides have the same number of terms. */
 static int pieces_of(const nb_hcp *how, bool weight, piece out[MOST_PIECES]) {
@@ -60,19 +60,21 @@ static nb_status make_codes(const ni_hcp_state *h, const ni_hcp_source *from, co
     int count = pieces_of(&h->how, from->weight, pieces);
     int64_t first = base_columns(h);
     const nb_operand *base = first ? out : from->base;
+    ni_source sources[MOST_MAKINGS];
+    ni_making makings[MOST_MAKINGS];
+    int32_t made = 0;
     if (first) {
-        const ni_making making = {.out = out, .quantizer = from->quantizer};
-        NB_TRY(be->ops->make_operands(be, &(ni_source){.numbers = from->numbers}, &making, 1, err));
+        sources[made] = (ni_source){.numbers = from->numbers};
+        makings[made++] = (ni_making){.out = out, .quantizer = from->quantizer};
     }
     for (int i = 0; i < count; i++) {
-        const ni_source source = {.numbers = from->numbers,
-                                  .minus = pieces[i] == RESIDUAL ? base : NULL,
-                                  .columns = channels,
-                                  .column_count = h->k};
-        const ni_making making = {.out = out, .at = first + i * h->k, .under = base};
-        NB_TRY(be->ops->make_operands(be, &source, &making, 1, err));
+        sources[made] = (ni_source){.numbers = from->numbers,
+                                    .minus = pieces[i] == RESIDUAL ? base : NULL,
+                                    .columns = channels,
+                                    .column_count = h->k};
+        makings[made++] = (ni_making){.out = out, .at = first + i * h->k, .under = base};
     }
-    return NB_OK;
+    return be->ops->make_pieces(be, sources, makings, made, err);
 }
 
 /* ---- the same, decoded without tensor scales: E2M1 x E4M3 has at most six significant bits ---- */

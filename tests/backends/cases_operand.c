@@ -316,12 +316,50 @@ static void run_tile_values(trial *t) {
     }
 }
 
+/* A whole matrix, what it loses of some columns and those columns, side by side in one operand: at once, with an amax
+ * that is known; at once without; and one after the other. */
+static void run_patched(trial *t) {
+    const nb_quantizer q = nvfp4(1);
+    const int64_t rows = t->shape ? 48 : 2, cols = t->shape ? 272 : 144, width = cols + 2 * PICKED;
+    const int32_t *columns = picked(t);
+    for (int kind = 0; kind < DATA_KINDS; kind++)
+        for (int how = 0; how < 3; how++) {
+            const nb_mat host = data_matrix(kind, NB_BF16, rows, cols, cols + 8);
+            nb_mat x = uploaded(t, kind, NB_BF16, rows, cols, cols + 8);
+            uint32_t bits = 0;
+            for (int64_t i = 0; i < rows * cols; i++) {
+                const uint16_t *row = (const uint16_t *)host.data + i / cols * host.stride;
+                const uint32_t its = ni_f32_magnitude(ni_bf16_value(row[i % cols]));
+                bits = its > bits ? its : bits;
+            }
+            x.amax = how == 0 ? upload(t, &bits, sizeof bits) : NULL;
+            nb_operand right = identity(t, &q, width, NI_RIGHT);
+            nb_operand o = placed(t, &q, rows, width, NI_LEFT, &right.quantizer);
+            const ni_source picks = {.numbers = &x, .columns = columns, .column_count = PICKED};
+            ni_source sources[3] = {{.numbers = &x}, picks, picks};
+            const ni_making makings[3] = {
+                {.out = &o}, {.out = &o, .at = cols, .under = &o}, {.out = &o, .at = cols + PICKED, .under = &o}};
+            sources[1 + kind % 2].minus = &o;
+            if (how < 2)
+                EXPECT_OK(t, t->be->ops->make_pieces(t->be, sources, makings, 3, &err));
+            for (int i = 0; i < 3 && how == 2; i++)
+                make(t, &sources[i], &makings[i], 1);
+            keep_operand(t, how < 2 ? "at once" : "apart", &o);
+            keep(t, "outer scale", o.outer, NB_F32, 1, true);
+            if (kind != DATA_NORMAL)
+                continue;
+            const nb_mat values = nb_mat_of(output(t, "values", NB_F32, rows * width), NB_F32, rows, width);
+            EXPECT_OK(t, t->be->ops->multiply(t->be, &values, &(ni_term){.a = &o, .b = &right}, 1, false, &err));
+        }
+}
+
 static const test_case OPERANDS[] = {
     {"operand_bytes make_operands canonical", "two in one call, and apart", BITS, PARTS, run_two, NULL, NULL},
     {"make_operands canonical", "whole tiles", BITS, PARTS, run_tiles, NULL, NULL},
     {"make_operands multiply", "values of whole tiles", BITS, PARTS, run_tile_values, NULL, NULL},
     {"make_operands", "columns, residuals, folding", BITS, 1, run_derived, NULL, NULL},
     {"make_operands", "pieces", BITS, 1, run_pieces, NULL, NULL},
+    {"make_pieces", "a patch beside the whole", BITS, 2, run_patched, NULL, NULL},
     {"make_operands", "amax known", BITS, 1, run_amax, NULL, NULL},
     {"turn", "tiles, rows", BITS, 1, run_turn, NULL, NULL},
     {"decode", "every format", BITS, PARTS, run_decode, NULL, NULL},

@@ -255,6 +255,13 @@ nb_status ni_cpu_make_operands(nb_backend *be, const ni_source *source, const ni
     return NB_OK;
 }
 
+nb_status ni_cpu_make_pieces(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
+                             nb_error *err) {
+    for (int32_t i = 0; i < count; i++)
+        NB_TRY(ni_cpu_make_operands(be, &sources[i], &makings[i], 1, err));
+    return NB_OK;
+}
+
 nb_status ni_cpu_turn(nb_backend *be, nb_operand *out, const nb_operand *from, nb_error *err) {
     nb_qtensor to = ni_codes_of(out), source = ni_codes_of(from);
     if (out->quantizer.scale_type == NB_SCALE_NONE)

@@ -554,6 +554,56 @@ nb_status ni_cuda_make_operands(nb_backend *be, const ni_source *source, const n
     return NB_OK;
 }
 
+/* ---- a row copy and pieces of it, from one reading (quantize_patched.cu) ---- */
+
+/* Pieces of chosen columns of the base's own numbers. */
+static bool is_patch_of(const ni_source *base, const ni_making *whole, const ni_source *source, const ni_making *m) {
+    const nb_mat *x = base->numbers, *y = source->numbers;
+    return is_piece(source, m) && y->data == x->data && y->dtype == x->dtype && y->stride == x->stride &&
+           m->out == whole->out && m->under == whole->out && (!source->minus || source->minus == whole->out) &&
+           m->shown == whole->shown && nb_quantizer_equal(ni_making_quantizer(m), ni_making_quantizer(whole));
+}
+
+static bool is_patched(const ni_source *sources, const ni_making *makings, int32_t count) {
+    const ni_making *const whole = &makings[0];
+    if (count < 2 || count > 3 || !is_tile_copy(&sources[0], whole) || whole->transpose || whole->under ||
+        whole->at != 0 || ni_making_quantizer(whole)->round != NB_ROUND_EVEN || !sources[0].numbers->amax ||
+        !has_tensor_outer(ni_making_quantizer(whole)) || !ni_cuda_patched_fits(sources[0].numbers->cols))
+        return false;
+    for (int32_t i = 1; i < count; i++)
+        if (!is_patch_of(&sources[0], whole, &sources[i], &makings[i]) || sources[i].columns != sources[1].columns ||
+            sources[i].column_count != sources[1].column_count)
+            return false;
+    return true;
+}
+
+static nb_status make_patched(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
+                              nb_error *err) {
+    const nb_mat *x = sources[0].numbers;
+    const ni_cuda_tile_source tiles = {x->data, x->rows, x->cols, x->stride};
+    ni_cuda_tile_copy base = tile_copy(&makings[0], are_codes_read(be, &makings[0]));
+    ni_cuda_patch patch = {.columns = sources[1].columns, .cols = sources[1].column_count, .count = count - 1};
+    knows_amax(be, &sources[0], &makings[0], &base);
+    for (int32_t i = 1; i < count; i++) {
+        NB_TRY(ni_check_making(&sources[i], &makings[i], err));
+        patch.residual[i - 1] = sources[i].minus != NULL;
+        patch.at[i - 1] = makings[i].at;
+    }
+    return ni_cuda_status(be, ni_cuda_quantize_patched(stream_of(be), ni_cuda_of(be)->tile_room, &tiles, &base, &patch),
+                          "quantize: rows with a patch", err);
+}
+
+nb_status ni_cuda_make_pieces(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
+                              nb_error *err) {
+    if (count > 0)
+        NB_TRY(ni_check_making(&sources[0], &makings[0], err));
+    if (is_patched(sources, makings, count))
+        return make_patched(be, sources, makings, count, err);
+    for (int32_t i = 0; i < count; i++)
+        NB_TRY(ni_cuda_make_operands(be, &sources[i], &makings[i], 1, err));
+    return NB_OK;
+}
+
 /* Under 16x16 tiles, or one scale for all, a value is the same whichever way its codes are read. */
 static bool has_same_values(const nb_operand *out, const nb_operand *from) {
     const bool tiles = from->quantizer.scale_type == NB_SCALE_E4M3 && out->quantizer.scale_type == NB_SCALE_E4M3;

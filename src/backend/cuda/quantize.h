@@ -90,6 +90,8 @@ enum { NI_CUDA_TILE_ROOM = 4096 };
 /* Either copy may be NULL. The column copy may be rotated by 16. */
 int ni_cuda_quantize_tiles(void *stream, void *room, const ni_cuda_tile_source *s, const ni_cuda_tile_copy *row,
                            const ni_cuda_tile_copy *column);
+/* What quantize_tiles begins with: scales and tables of both copies in `room`. */
+int ni_cuda_set_tile_scales(void *stream, void *room, const ni_cuda_tile_copy *row, const ni_cuda_tile_copy *column);
 /* *plain and *rotated = max(what is there, magnitudes of s, of s rotated down the columns by 16 as q says); either may
  * be NULL. */
 int ni_cuda_tile_amaxes(void *stream, const ni_cuda_tile_source *s, uint32_t *plain, uint32_t *rotated,
@@ -123,6 +125,17 @@ typedef struct ni_cuda_piece {
     nb_qtensor minus;       /* NVFP4, not rotated; codes NULL: nothing */
 } ni_cuda_piece;
 int ni_cuda_quantize_piece(void *stream, const ni_cuda_piece *p, const ni_cuda_tile_copy *copy);
+/* A row copy to nearest, its maximum known, and pieces of the same operand under its scale, from one reading. */
+typedef struct ni_cuda_patch {
+    const int32_t *columns; /* [cols] of the source, the same for all pieces */
+    int64_t cols;
+    int count; /* of pieces */
+    bool residual[2];
+    int64_t at[2]; /* first column of each in the operand */
+} ni_cuda_patch;
+bool ni_cuda_patched_fits(int64_t cols);
+int ni_cuda_quantize_patched(void *stream, void *room, const ni_cuda_tile_source *s, const ni_cuda_tile_copy *base,
+                             const ni_cuda_patch *patch);
 /* One FP32 scale a row or a tensor, or none; a whole operand of numbers as they lie, columns in eights, to nearest or
  * up. */
 typedef struct ni_cuda_vector {

@@ -326,6 +326,12 @@ static tile_kernel *kernel_of(int rows, int columns, int turn) {
     return rows == 8 && columns == 8 ? turned<8, 8>(turn) : NULL;
 }
 
+int ni_cuda_set_tile_scales(void *stream, void *room, const ni_cuda_tile_copy *row, const ni_cuda_tile_copy *column) {
+    const ni_cuda_tile_copy none = {};
+    set_tile_scales<<<1, 2 * NI_TILE_THREADS, 0, (cudaStream_t)stream>>>((ni_tile_room *)room, row ? *row : none, column ? *column : none);
+    return cudaGetLastError();
+}
+
 int ni_cuda_quantize_tiles(void *stream, void *room, const ni_cuda_tile_source *s, const ni_cuda_tile_copy *row, const ni_cuda_tile_copy *column) {
     enum { MOST = 65535 };
     cudaStream_t on = (cudaStream_t)stream;
@@ -335,7 +341,9 @@ int ni_cuda_quantize_tiles(void *stream, void *room, const ni_cuda_tile_source *
     const int64_t bands = s->rows / TILE_ROWS, deep = ni_divide_up(bands, MOST);
     const dim3 grid((unsigned)ni_divide_up(s->cols, TILE_COLS), (unsigned)ni_divide_up(bands, deep), (unsigned)deep);
     tile_kernel *both = kernel_of(rows, columns, turn);
-    set_tile_scales<<<1, 2 * NI_TILE_THREADS, 0, on>>>(scales, r, c);
+    const int code = ni_cuda_set_tile_scales(stream, room, row, column);
+    if (code != cudaSuccess)
+        return code;
     if (both) {
         both<<<grid, NI_TILE_THREADS, 0, on>>>(*s, scales, r, c);
     } else {

@@ -220,6 +220,28 @@ static __device__ inline uint2 ni_codes_of_neighbours(const uint32_t *pairs, con
     return codes;
 }
 
+/* ---- chosen columns ---- */
+
+/* One number of a block that the neighbours of this thread hold the rest of; `table` of its scales, or NULL. */
+static __device__ inline void ni_encode_one(const ni_cuda_tile_copy &copy, const ni_tensor_scale &t, const ni_scale_entry *table, float x, int64_t at, bool live) {
+    uint32_t amax = ni_f32_magnitude(x);
+#pragma unroll
+    for (int lane = 8; lane; lane /= 2)
+        amax = max(amax, __shfl_xor_sync(~0u, amax, lane));
+    const uint8_t byte = (uint8_t)ni_scale_bytes(ni_f32_from(amax), 0.0f, t.s_inner);
+    const float y = ni_f32_mul(x, table ? table[byte].encode : byte ? ni_byte_encode(byte, t.sdec) : 0.0f);
+    const uint32_t q = ni_pair_up_to_six(ni_exact_pair(ni_nearest_on_grid<false>(y), 0.0f));
+    const uint32_t code = byte ? ni_pair_codes(q, ni_exact_pair(y, 0.0f)) & 15u : 0;
+    const uint32_t next = __shfl_down_sync(~0u, code, 1);
+    if (!live)
+        return;
+    copy.values[at] = (uint16_t)ni_pair_times(q, __float_as_uint(ni_byte_value(byte)) >> 16);
+    if (copy.codes && at % 2 == 0)
+        copy.codes[at / 2] = (uint8_t)(code | next << 4);
+    if (copy.codes && at % 16 == 0)
+        copy.scales[at / 16] = byte;
+}
+
 /* ---- maxima of rotated columns: the larger of |a + b| and |a - b| is |a| + |b|, rounded alike ---- */
 
 /* The larger; NaN where one is. */

@@ -214,6 +214,13 @@ nb_status ni_paper_make_operands(nb_backend *be, const ni_source *source, const 
     return NB_OK;
 }
 
+nb_status ni_paper_make_pieces(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
+                               nb_error *err) {
+    for (int32_t i = 0; i < count; i++)
+        NB_TRY(ni_paper_make_operands(be, &sources[i], &makings[i], 1, err));
+    return NB_OK;
+}
+
 nb_status ni_paper_turn(nb_backend *be, nb_operand *out, const nb_operand *from, nb_error *err) {
     NI_PAPER_NOTE(turn, read_bytes(be, from), (double)ni_paper_operand_bytes(be, out), NI_PAPER_moves, 0);
     out->outer = ni_codes_of(out).tensor_scale;
