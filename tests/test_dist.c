@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "backend/backend.h"
 #include "dist/environment.h"
 #include "dist/nccl.h"
 #include "dist/ranks.h"
@@ -358,6 +359,47 @@ static void add_up(ni_param_array *grads, int64_t first, int64_t count) {
     ni_accumulator_free(&acc);
 }
 
+/* ---- a card: memory that sums reach through its companion ---- */
+
+static int marks_set, marks_met;
+
+static void *card_alloc(nb_backend *be, size_t bytes, const char *what) {
+    return ni_host_alloc(be, bytes, what);
+}
+
+static nb_status card_open(nb_backend *be, nb_backend **worker, nb_error *err) {
+    const nb_backend_options one = {.threads = 1};
+    (void)be;
+    return nb_backend_open("cpu", &one, worker, err);
+}
+
+static nb_status card_enter(nb_backend *worker, nb_error *err) {
+    (void)worker;
+    (void)err;
+    return NB_OK;
+}
+
+static void *card_mark(nb_backend *be) {
+    (void)be;
+    marks_set++;
+    return malloc(1);
+}
+
+static void card_forget(void *mark) {
+    free(mark);
+}
+
+static nb_status card_await(nb_backend *worker, void *mark, nb_error *err) {
+    (void)worker;
+    if (!mark)
+        return nb_fail(err, NB_INTERNAL, "no mark was set");
+    marks_met++;
+    free(mark);
+    return NB_OK;
+}
+
+static const ni_companion card_companion = {card_open, card_enter, card_mark, card_await, card_forget};
+
 /* The same over ranks, the last micro-batch's gradients becoming final from the end on while others are under way.
  * `whole`: the pass comes to its end. */
 static nb_status sum_behind(ni_reducer *reducer, ni_param_array *grads, int64_t first, int64_t count, bool whole,
@@ -410,21 +452,27 @@ static int32_t near; /* ranks of a machine */
 static void sum(nb_ranks *r) {
     const int32_t rank = nb_ranks_rank(r), world = nb_ranks_world(r);
     const int64_t share = world == 2 ? 8 : 4, all = share * world;
-    nb_backend *be;
+    nb_backend *cpu;
     nb_error err = {0};
     const nb_backend_options one = {.threads = 1};
-    CHECK(nb_backend_open("cpu", &one, &be, &err) == NB_OK);
+    CHECK(nb_backend_open("cpu", &one, &cpu, &err) == NB_OK);
+    ni_backend_ops card_ops = *cpu->ops;
+    card_ops.alloc = card_alloc;
+    nb_backend card = *cpu;
+    card.ops = &card_ops;
+    card.companion = &card_companion;
     for (size_t t = 0; t < sizeof types / sizeof *types; t++)
-        for (int64_t chunk = 0; chunk < (types[t] == NB_F32 ? 3 : 1); chunk++) {
+        for (int64_t chunk = 0; chunk < (types[t] == NB_F32 ? 4 : 1); chunk++) {
+            nb_backend *be = chunk == 3 ? &card : cpu;
             r->near = near;
             ni_param_array mine = gradients(be, types[t]), whole = gradients(be, types[t]);
             ni_reducer reducer;
             add_up(&whole, 0, all);
             add_up(&mine, rank * share, share);
             CHECK(ni_reducer_create(r, &mine, false, &reducer, &err) == NB_OK);
-            if (chunk == 1)
+            if (chunk == 1 || chunk == 3)
                 reducer.chunk = 112; /* many, the last one short */
-            if (chunk == 2)
+            if (chunk >= 2)
                 CHECK(sum_behind(&reducer, &mine, rank * share, share, true, &err) == NB_OK);
             else
                 CHECK(ni_reduce(&reducer, &mine, &err) == NB_OK);
@@ -434,13 +482,15 @@ static void sum(nb_ranks *r) {
             for (int32_t i = 0; i < world; i++)
                 want[2] += (float)i;
             CHECK(numbers[1] == (float)world && numbers[2] == want[2]);
-            if (chunk == 2) /* a pass that fails, on all ranks here, ends the thread */
+            if (chunk == 3)
+                CHECK(marks_set > 0 && marks_set == marks_met);
+            if (chunk >= 2) /* a pass that fails, on all ranks here, ends the thread */
                 CHECK(sum_behind(&reducer, &mine, rank * share, share, false, &err) == NB_OK && !reducer.aside);
             ni_reducer_free(&reducer);
             ni_param_array_free(&mine);
             ni_param_array_free(&whole);
         }
-    nb_backend_free(be);
+    nb_backend_free(cpu);
     nb_ranks_close(r, NULL);
 }
 

@@ -18,7 +18,7 @@ typedef struct nccl_id {
 typedef struct ncclComm *nccl_comm;
 
 /* As cuda.h declares them. */
-enum { CU_NON_BLOCKING = 1, CU_NOT_READY = 600 };
+enum { CU_NON_BLOCKING = 1, CU_NOT_READY = 600, FIRST = -100 }; /* the highest priority that there is: it is clamped */
 typedef struct CUstream_st *cu_stream;
 typedef struct CUctx_st *cu_context;
 
@@ -38,7 +38,7 @@ typedef struct nccl {
     int (*group_start)(void);
     int (*group_end)(void);
     const char *(*error_string)(int result);
-    int (*stream_create)(cu_stream *stream, unsigned flags);
+    int (*stream_create)(cu_stream *stream, unsigned flags, int priority);
     int (*stream_query)(cu_stream stream);
     int (*stream_destroy)(cu_stream stream);
     int (*context_of_thread)(cu_context *context);
@@ -63,7 +63,7 @@ static bool find_all(nccl *n, void *library, void *driver) {
                   {library, "ncclGroupStart", &n->group_start},
                   {library, "ncclGroupEnd", &n->group_end},
                   {library, "ncclGetErrorString", &n->error_string},
-                  {driver, "cuStreamCreate", &n->stream_create},
+                  {driver, "cuStreamCreateWithPriority", &n->stream_create},
                   {driver, "cuStreamQuery", &n->stream_query},
                   {driver, "cuStreamDestroy_v2", &n->stream_destroy},
                   {driver, "cuCtxGetCurrent", &n->context_of_thread},
@@ -116,7 +116,7 @@ static int call_join(void *self) {
 static bool join(nccl *n, const nccl_id *id, double patience, char *why, size_t size) {
     joining *j = calloc(1, sizeof *j);
     int result = SUCCESS;
-    if (!j || n->stream_create(&n->stream, CU_NON_BLOCKING) != 0 || n->context_of_thread(&j->context) != 0) {
+    if (!j || n->stream_create(&n->stream, CU_NON_BLOCKING, FIRST) != 0 || n->context_of_thread(&j->context) != 0) {
         snprintf(why, size, "no stream on the GPU");
         free(j);
         return false;

@@ -121,13 +121,16 @@ void ni_accumulator_shut(ni_accumulator *acc) {
         carry_up(acc);
 }
 
-void ni_accumulator_close_part(const ni_accumulator *acc, ni_param_array *grads, int64_t from, int64_t n) {
+void ni_accumulator_close_part(const ni_accumulator *acc, ni_param_array *grads, nb_backend *worker, int64_t from,
+                               int64_t n) {
     float *sum = (float *)grads->data + from;
     for (int32_t level = 0; level < NI_ACCUMULATE_LEVELS; level++) {
         if (acc->at_level[level] < 0)
             continue;
         const float *add = (const float *)acc->buffer[acc->at_level[level]].data + from;
-        for (int64_t i = 0; i < n; i++)
+        if (worker)
+            worker->ops->axpy(worker, sum, 1.0, add, n);
+        for (int64_t i = 0; i < n && !worker; i++)
             sum[i] += add[i];
     }
 }

@@ -46,6 +46,7 @@ typedef struct ni_reducer {
     size_t bytes;       /* of backend memory */
     bool joined;        /* narrow gradients are under one scale: each sum is rounded to it, and saturates */
     bool aside;         /* on a thread beside the backend's work: no operation of its table may be called */
+    nb_backend *worker; /* whose operations may be; NULL: memory is the host's, and the thread adds by itself */
 } ni_reducer;
 
 /* For arrays as `grads` are; `owned`: for ni_reduce_to alone. `ranks` NULL: nothing is taken, and sums are what they
@@ -64,8 +65,8 @@ nb_status ni_reduce_to(const ni_reducer *x, float *data, int64_t n, int32_t to, 
 nb_status ni_reduce_chunk(const ni_reducer *x, const ni_param_array *grads, int64_t index, nb_error *err);
 int64_t ni_reducer_chunks(const ni_reducer *x, const ni_param_array *grads);
 
-/* Whether real gradients in the host's memory are summed, so that a thread may do it. */
-bool ni_reducer_on_host(const ni_reducer *x, const ni_param_array *grads);
+/* Whether a thread may sum them: real gradients, in the host's memory or where the backend has a companion. */
+bool ni_reducer_goes_beside(const ni_reducer *x, const ni_param_array *grads);
 
 /* What each rank has of an array in the backend's memory, to all: begin[r] .. begin[r + 1] are the bytes of rank r. */
 nb_status ni_reducer_gather(const ni_reducer *x, char *array, const size_t *begin, nb_error *err);

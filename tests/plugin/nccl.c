@@ -153,8 +153,9 @@ DOOR int cuStreamQuery(void *stream) {
     return the_comm->count == 0 && !the_comm->bad ? SUCCESS : NOT_READY;
 }
 
-DOOR int cuStreamCreate(void **stream, unsigned flags);
-DOOR int cuStreamCreate(void **stream, unsigned flags) {
+DOOR int cuStreamCreateWithPriority(void **stream, unsigned flags, int priority);
+DOOR int cuStreamCreateWithPriority(void **stream, unsigned flags, int priority) {
+    (void)priority;
     static char some;
     (void)flags;
     *stream = &some;
