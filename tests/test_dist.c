@@ -469,7 +469,7 @@ static void sum(nb_ranks *r) {
             ni_reducer reducer;
             add_up(&whole, 0, all);
             add_up(&mine, rank * share, share);
-            CHECK(ni_reducer_create(r, &mine, &reducer, &err) == NB_OK);
+            CHECK(ni_reducer_create(r, &mine, false, &reducer, &err) == NB_OK);
             if (chunk == 1 || chunk == 3)
                 reducer.chunk = 112; /* many, the last one short */
             if (chunk >= 2)
@@ -494,6 +494,61 @@ static void sum(nb_ranks *r) {
     nb_ranks_close(r, NULL);
 }
 
+/* To each rank in turn, in many chunks; what belongs between tensors goes along. */
+static void sum_to_owners(nb_ranks *r) {
+    const int32_t rank = nb_ranks_rank(r), world = nb_ranks_world(r);
+    const nb_backend_options one = {.threads = 1};
+    nb_backend *be;
+    nb_error err = {0};
+    CHECK(nb_backend_open("cpu", &one, &be, &err) == NB_OK);
+    ni_param_array mine = gradients(be, NB_F32), whole = gradients(be, NB_F32);
+    ni_reducer reducer;
+    r->near = near;
+    add_up(&whole, 0, world);
+    CHECK(ni_reducer_create(r, &mine, true, &reducer, &err) == NB_OK);
+    for (int32_t to = 0; to < world; to++) {
+        for (int64_t from = 0; from < whole.elements; from += 256) {
+            const int64_t n = whole.elements - from < 256 ? whole.elements - from : 256;
+            reducer.chunk = 112;
+            fill(&mine, rank);
+            CHECK(ni_reduce_to(&reducer, (float *)mine.data + from, n, to, &err) == NB_OK);
+            CHECK(rank != to || memcmp((float *)mine.data + from, (float *)whole.data + from, (size_t)n * 4) == 0);
+        }
+    }
+    ni_reducer_free(&reducer);
+    ni_param_array_free(&mine);
+    ni_param_array_free(&whole);
+    nb_backend_free(be);
+    nb_ranks_close(r, NULL);
+}
+
+/* Real gradients that come in parts, back to front: sub-sums and the sum are those of whole ones. */
+static void parts_add_up_as_wholes(void **state) {
+    (void)state;
+    const nb_backend_options one = {.threads = 1};
+    nb_backend *be;
+    assert_int_equal(nb_backend_open("cpu", &one, &be, NULL), NB_OK);
+    for (int64_t count = 1; count <= 9; count++) {
+        ni_param_array whole = gradients(be, NB_F32), part = gradients(be, NB_F32);
+        ni_accumulator acc;
+        add_up(&whole, 0, count);
+        assert_int_equal(ni_accumulator_create(&part, count, &acc, NULL), NB_OK);
+        for (int64_t i = 0; i < count; i++) {
+            fill(&part, i);
+            ni_accumulator_open(&acc);
+            for (int32_t t = TENSORS - 1; t >= 0; t--)
+                ni_accumulator_add_part(&acc, (float *)part.data + part.at[t].offset, part.at[t].offset,
+                                        part.at[t].length);
+            ni_accumulator_shut(&acc);
+        }
+        assert_true(same_bytes(be, &part, &whole));
+        ni_accumulator_free(&acc);
+        ni_param_array_free(&part);
+        ni_param_array_free(&whole);
+    }
+    nb_backend_free(be);
+}
+
 static void sums_are_those_of_one(void **state) {
     (void)state;
     for (int32_t world = 2; world <= MOST; world++)
@@ -502,6 +557,8 @@ static void sums_are_those_of_one(void **state) {
                 run_ranks(world, 60, -1, sum);
     near = 2; /* three machines of two */
     run_ranks(6, 60, -1, sum);
+    for (int32_t world = 2; world <= 5; world++)
+        run_ranks(world, 60, -1, sum_to_owners);
 }
 
 /* ---- sums under one scale (arXiv:2310.18313), against tests/golden/auto_scale.safetensors ---- */
@@ -538,7 +595,7 @@ static void sum_as_published(nb_ranks *r) {
     CHECK(ni_safetensors_open(NI_TEST_GOLDEN "/auto_scale.safetensors", &file, &err) == NB_OK);
     CHECK(ni_param_array_create(be, shared, SHARED, how.format, how.scale, "gradients", &grads, &err) == NB_OK);
     r->near = near;
-    CHECK(ni_reducer_create(r, &grads, &reducer, &err) == NB_OK);
+    CHECK(ni_reducer_create(r, &grads, false, &reducer, &err) == NB_OK);
     CHECK(ni_auto_scale_create(r, &grads, &how, &x, &err) == NB_OK);
     reducer.joined = true;
     const size_t elements = (size_t)grads.elements;
@@ -577,6 +634,7 @@ int main(void) {
                                        cmocka_unit_test(ranks_talk),
                                        cmocka_unit_test(others_hear_of_it),
                                        cmocka_unit_test(nobody_waits_for_ever),
+                                       cmocka_unit_test(parts_add_up_as_wholes),
                                        cmocka_unit_test(sums_are_those_of_one),
                                        cmocka_unit_test(sums_under_one_scale_are_the_papers)};
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -65,6 +65,73 @@ static void packed_gradients_are_those_of_fp32(void **state) {
     nb_backend_free(be);
 }
 
+/* ---- gradients that somebody else keeps ---- */
+
+typedef struct collected {
+    float *all; /* [elements] */
+    const nb_model *model;
+    int32_t begin[64], sections;
+} collected;
+
+static void collect(void *self, int32_t begin, int32_t end, void *grads) {
+    collected *c = self;
+    const nb_param *first = nb_model_param(c->model, begin), *last = nb_model_param(c->model, end - 1);
+    const int64_t n = last->offset + last->rows * last->cols - first->offset;
+    memcpy(c->all + first->offset, grads, (size_t)n * sizeof(float));
+    memset(grads, 0x7f, (size_t)n * sizeof(float)); /* it may be written over */
+    c->begin[c->sections++] = begin;
+}
+
+/* Every family, tied or not: they are those of a model that keeps them, from the last section to the first; where
+ * nothing is scored, zeroes in the same order. */
+static void sections_are_handed_on(void **state) {
+    (void)state;
+    nb_backend *be = cpu_with(2, NB_ISA_AUTO);
+    for (int kind = 0; kind < 8; kind++) {
+        nb_model_config config = case_config((nb_family)(kind / 2), kind % 2);
+        nb_recipe recipe = kind % 2 ? nvfp4_recipe() : bf16_recipe();
+        const nb_model_options how = {.batch = CASE_BATCH, .seq = CASE_SEQ, .training = true};
+        nb_model *a = case_model(be, &config, &recipe, true), *b = NULL;
+        nb_error err = {0};
+        assert_int_equal(ni_model_create(be, &config, &recipe, &how, true, &b, &err), NB_OK);
+        memcpy(nb_model_params(b), nb_model_params(a), (size_t)nb_model_param_elements(a) * sizeof(float));
+        nb_model_params_changed(b);
+        const size_t bytes = (size_t)nb_model_param_elements(a) * sizeof(float);
+        const ni_param_array *places = ni_model_gradients(b);
+        assert_true(nb_model_grads(b) == NULL && places->data == NULL && ni_param_array_bytes(places) == 0);
+        assert_true(ni_model_gradient_window(b) < 2 * bytes / 3);
+        collected c = {.all = poisoned(bytes), .model = b}, first;
+        memset(c.all, 0, bytes);
+        ni_model_hand_gradients_to(b, collect, &c);
+        for (uint32_t micro = 0; micro < 2; micro++) {
+            c.sections = 0;
+            ni_param_array_zero(ni_model_gradients(a));
+            backward(a, pass_of(micro));
+            backward(b, pass_of(micro));
+            check_equal_bytes("gradients", c.all, nb_model_grads(a), bytes);
+            assert_int_equal(c.sections, places->sections);
+            for (int32_t i = 0; i < c.sections; i++)
+                assert_int_equal(c.begin[i], places->section[c.sections - 1 - i]);
+        }
+        first = c;
+        c.sections = 0;
+        case_batch nothing;
+        double loss;
+        make_case_batch(&nothing, config.vocab, 5);
+        for (int32_t i = 0; i < CASE_ROWS; i++)
+            nothing.targets[i] = -1;
+        const nb_pass pass = pass_of(0);
+        assert_int_equal(nb_model_loss_and_grads(b, &nothing.batch, &pass, &loss, &err), NB_OK);
+        assert_int_equal(c.sections, first.sections);
+        assert_memory_equal(c.begin, first.begin, (size_t)c.sections * sizeof *c.begin);
+        for (size_t i = 0; i < bytes / sizeof(float); i++)
+            assert_true(c.all[i] == 0);
+        nb_model_free(a);
+        nb_model_free(b);
+    }
+    nb_backend_free(be);
+}
+
 /* ---- masters ---- */
 
 /* A model of narrow masters computes what one does whose FP32 masters are the same numbers: loss and gradients to the
@@ -203,6 +270,7 @@ int main(void) {
 #define CASE(name) cmocka_unit_test_teardown(name, release_buffers)
     const struct CMUnitTest tests_[] = {
         CASE(packed_gradients_are_those_of_fp32),
+        CASE(sections_are_handed_on),
         CASE(narrow_masters_are_their_values),
         CASE(what_moves_masters_refuses_narrow_ones),
         CASE(nothing_scored_is_zero),

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Many processes, one result: 1, 2 and 4 ranks end in the same bits, also where a run goes on with another number, and
-# whether each has all moments (two ranks here) or they share them out (four; not under qramping, which refuses that).
+# whether each has everything (two ranks here), or they share out gradients and moments (four) or moments alone (where a run
+# goes on with four; and where gradients are narrow). qramping refuses both.
 # Usage: test_ranks.sh NIBBLE SOURCE_DIR [RECIPE...]
 set -eu
 [ -n "${NIBBLE_TEST_PORTS-}" ] || exec "$(dirname "$1")/with_ports" 16 sh "$0" "$@"
@@ -37,14 +38,15 @@ for recipe in "$@" random-w delayed; do
     else
         awake "$recipe"
     fi
-    share=moments
-    if [ "$recipe" = tetrajet-v1-ramping ]; then share=none; fi
+    share=moments most=gradients
+    "$nibble" recipe show awake.yaml | grep -A 1 '^gradients:' | grep -q 'format: fp32' || most=moments
+    if [ "$recipe" = tetrajet-v1-ramping ]; then share=none most=none; fi
     rm -rf one two four mixed
     $limited "$nibble" train run.yaml --quiet --set out=one > out.txt 2> err.0 || fail "$recipe: one process"
     over_tcp 2 "$nibble" train run.yaml --set out=two || fail "$recipe: two ranks"
     [ "$(cat out.1 err.1 | wc -c)" = 0 ] || fail "$recipe: rank 1 printed"
     same "two ranks end in other bits" two
-    machine=2 over_tcp 4 "$nibble" train run.yaml --set out=four --set share=$share || fail "$recipe: four ranks"
+    machine=2 over_tcp 4 "$nibble" train run.yaml --set out=four --set share=$most || fail "$recipe: four ranks"
     same "four ranks end in other bits" four
     cp -r two mixed # two ranks until step 8, then four
     rm -r mixed/checkpoints/step-00000016
@@ -54,3 +56,17 @@ for recipe in "$@" random-w delayed; do
     $limited "$nibble" train run.yaml --quiet --set out=mixed --resume > out.txt 2> err.0 || fail "$recipe: then one"
     same "two ranks and then one process end in other bits" mixed
 done
+
+# Two micro-batches a rank, whose sub-sums gradients that are shared out go through; and an embedding that is the head.
+sed -i '/^tied:/d' model.yaml
+echo 'tied: true' >> model.yaml
+awake nvfp4
+rm -rf one two
+$limited "$nibble" train run.yaml --quiet --set out=one > out.txt 2> err.0 || fail "tied: one process"
+over_tcp 2 "$nibble" train run.yaml --set out=two --set share=gradients || fail "tied: two ranks"
+recipe=tied
+same "two ranks that share gradients out end in other bits" two
+grep -q "gradients of own sections (f32)" out.0 || fail "the memory table does not say what a rank has of gradients"
+awake fp4-dge-occ
+! over_tcp 2 "$nibble" train run.yaml --set out=narrow --set share=gradients || fail "narrow gradients are shared out"
+grep -q "share: gradients: recipe awake keeps them in e4m3; expected fp32; hint: share: moments" err.0 || fail "what is refused is not said"

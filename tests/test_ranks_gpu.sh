@@ -50,6 +50,10 @@ for recipe in nvfp4 fp4-dge-occ; do
     same "$recipe: two ranks by NCCL end in other bits" two
     machine=2 over_tcp 4 "$nibble" train run.yaml --set out=four || fail "$recipe: four ranks by NCCL"
     same "$recipe: four ranks by NCCL end in other bits" four
+    if [ $recipe = nvfp4 ]; then
+        over_tcp 2 "$nibble" train run.yaml --set out=shared --set share=gradients || fail "$recipe: two ranks share gradients"
+        same "$recipe: two ranks that share gradients out by NCCL end in other bits" shared
+    fi
     unset LD_LIBRARY_PATH
 done
 

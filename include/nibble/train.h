@@ -61,8 +61,9 @@ typedef enum nb_fp8_units { NB_FP8_EXACT, NB_FP8_ALL, NB_FP8_NONE } nb_fp8_units
 
 /* What the ranks of a run share out (docs/many-processes.md). */
 typedef enum nb_share {
-    NB_SHARE_NONE,   /* each has everything */
-    NB_SHARE_MOMENTS /* AdamW's moments, by whole tensors */
+    NB_SHARE_NONE,     /* each has everything */
+    NB_SHARE_MOMENTS,  /* AdamW's moments, by whole tensors */
+    NB_SHARE_GRADIENTS /* and the summed gradients, by sections of the model */
 } nb_share;
 
 /* What scales that do not fit an operand (bad_numbers.scales_limit) lead to. */

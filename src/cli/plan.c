@@ -340,6 +340,20 @@ static double seconds_of(const ni_paper *paper, const ni_machine *machine, doubl
     return all;
 }
 
+/* Bytes of a rank that has its part of the gradients and the window that one section at a time is worked on in; those
+ * of a tied embedding stay there besides. */
+static double kept_gradients(const ni_param_array *grads, bool tied, int64_t ranks) {
+    int64_t largest = 0;
+    for (int32_t s = 0; s < grads->sections; s++) {
+        const int32_t next = grads->section[s + 1], first = grads->section[s];
+        const int64_t end = next < grads->count ? grads->at[next].offset : grads->elements;
+        const int64_t n = end - grads->at[first].offset;
+        largest = n > largest && (!tied || s > 0) ? n : largest;
+    }
+    const int64_t window = largest + (tied ? grads->at[0].length : 0);
+    return ((double)grads->elements / (double)ranks + (double)window) * sizeof(float);
+}
+
 static void print_ranks(const ni_paper *paper, nb_trainer *trainer, const ni_machine *machine, int64_t ranks) {
     const nb_run_config *config = &trainer->config;
     const ni_param_array *grads = ni_model_gradients(trainer->model);
@@ -351,7 +365,11 @@ static void print_ranks(const ni_paper *paper, nb_trainer *trainer, const ni_mac
                        .tokens = (double)nb_run_tokens_per_step(config) * (double)ranks,
                        .moments = purpose_bytes(paper, "first moments") + purpose_bytes(paper, "second moments"),
                        .others = purpose_bytes(paper, "parameters") + purpose_bytes(paper, "gradients")};
-    if (config->share == NB_SHARE_MOMENTS)
+    static const char *const shares[] = {"none", "moments", "gradients"};
+    p.share = shares[config->share];
+    if (grads->dtype == NB_F32)
+        p.kept = kept_gradients(grads, nb_model_get_config(trainer->model)->tied, ranks);
+    if (config->share != NB_SHARE_NONE)
         p.masters = purpose_bytes(paper, "parameters") + purpose_bytes(paper, "masters of linear layers");
     p.seconds = seconds_of(paper, machine, &micro_batches);
     p.backward = micro_batches / (double)config->accumulation * 2 / 3; /* a forward and two of its size */

@@ -5,6 +5,7 @@
 #include "train/reduce.h"
 
 #include <stdio.h>
+#include <string.h>
 
 static double seconds_of(const ni_machine_links *links, const ni_exchange_cost *cost) {
     const double near = cost->near_bytes > 0 ? cost->near_bytes / links->near_rate : 0;
@@ -94,7 +95,9 @@ static void print_fit(const ni_machine *machine, const char *what, double bytes)
 
 void ni_print_ranks(const ni_machine *machine, const ni_ranks_plan *plan) {
     const int64_t near = near_of(&machine->links, plan->ranks);
-    const ni_exchange_cost cost = ni_exchange_of(&machine->links, plan->gradients, plan->ranks);
+    /* to the ranks that add up, and their sums to owners alone: half of a ring's way and a rank's part of it */
+    const double way = strcmp(plan->share, "gradients") == 0 ? 0.5 + 0.5 / (double)plan->ranks : 1;
+    const ni_exchange_cost cost = ni_exchange_of(&machine->links, plan->gradients * way, plan->ranks);
     const ni_exchange_cost masters = ni_gather_of(&machine->links, plan->masters, plan->ranks);
     const double hidden =
         (cost.seconds > plan->backward ? cost.seconds - plan->backward : 0) + (plan->masters > 0 ? masters.seconds : 0);
@@ -107,7 +110,9 @@ void ni_print_ranks(const ni_machine *machine, const ni_ranks_plan *plan) {
            "ms");
     print_exchange("gradients", &cost);
     if (plan->masters > 0)
-        print_exchange("masters (share: moments)", &masters);
+        print_exchange(strcmp(plan->share, "gradients") == 0 ? "masters (share: gradients)"
+                                                             : "masters (share: moments)",
+                       &masters);
     printf("\n%-54s %12s %16s %10s\n", "the step", "ms", "tokens/s", "MFU");
     print_step(machine, plan, "arithmetic alone", plan->seconds);
     print_step(machine, plan, "and the exchange after it", plan->seconds + exchange);
@@ -115,6 +120,9 @@ void ni_print_ranks(const ni_machine *machine, const ni_ranks_plan *plan) {
     printf("\n%s\n", "memory of a rank");
     print_fit(machine, "as it is", plan->memory);
     print_fit(machine, "moments shared out (share: moments)", plan->memory - plan->moments * left);
+    if (plan->kept > 0)
+        print_fit(machine, "gradients too (share: gradients)",
+                  plan->memory - plan->moments * left - plan->gradients + plan->kept);
     print_fit(machine, "gradients and masters too: not there yet",
               plan->memory - (plan->moments + plan->others) * left);
 }

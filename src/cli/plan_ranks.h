@@ -27,10 +27,12 @@ typedef struct ni_ranks_plan {
     int64_t ranks, micro_batches; /* of a rank */
     double seconds;               /* of the rank's own arithmetic */
     double backward;              /* of its last micro-batch */
-    double gradients, masters;    /* bytes; masters: that go to all, 0 unless moments are shared out */
+    double gradients, masters;    /* bytes; masters: that go to all, 0 unless something is shared out */
+    const char *share;            /* what is: "none", "moments", "gradients" */
     double flops, tokens;         /* of the model's formula, and of the whole step */
     double memory;                /* bytes of a rank that has everything */
     double moments, others;       /* those of moments among them, and those of gradients and masters */
+    double kept; /* what sharing gradients out leaves of them; 0: they are narrow, and not shared out */
 } ni_ranks_plan;
 void ni_print_ranks(const ni_machine *machine, const ni_ranks_plan *plan);
 

@@ -28,6 +28,11 @@ nb_status nb_model_create(nb_backend *be, const nb_model_config *config, const n
 
 nb_status nb_model_create_with(nb_backend *be, const nb_model_config *config, const nb_recipe *recipe,
                                const nb_model_options *options, nb_model **out, nb_error *err) {
+    return ni_model_create(be, config, recipe, options, false, out, err);
+}
+
+nb_status ni_model_create(nb_backend *be, const nb_model_config *config, const nb_recipe *recipe,
+                          const nb_model_options *options, bool hands_on, nb_model **out, nb_error *err) {
     const int64_t batch = options->batch, seq = options->seq;
     NB_TRY(nb_model_config_check(config, err));
     NB_TRY(check_request(config, batch, seq, err));
@@ -38,6 +43,7 @@ nb_status nb_model_create_with(nb_backend *be, const nb_model_config *config, co
     model->config = *config;
     model->traits = ni_family_find(config->family);
     model->training = options->training;
+    model->params.hands_on = hands_on;
     model->recompute = options->training ? options->recompute : NB_RECOMPUTE_NONE;
     model->head.asked_rows = options->head_rows;
     model->max_batch = batch;
@@ -211,7 +217,11 @@ static nb_status queue_loss_and_grads(nb_model *model, const nb_batch *batch, co
     begin_gradients(model, fresh, *scored);
     NB_TRY(ni_decoder_forward(model, &run, err));
     NB_TRY(ni_head_loss(model, &run, last_of_stream(model), *scored, model->dstream, sum, err));
-    return *scored > 0 ? ni_decoder_backward(model, &run, err) : NB_OK;
+    if (*scored > 0)
+        return ni_decoder_backward(model, &run, err);
+    if (model->params.hands_on)
+        ni_params_pack_before(&model->params, model->head.norm.param);
+    return NB_OK;
 }
 
 nb_status ni_model_queue_loss_and_grads(nb_model *model, const nb_batch *batch, const nb_pass *pass, double *sum,
@@ -306,6 +316,11 @@ ni_param_array *ni_model_gradients(nb_model *model) {
 void ni_model_watch_gradients(nb_model *model, ni_gradient_watch *watch, void *self) {
     model->params.final = watch;
     model->params.final_self = self;
+}
+
+void ni_model_hand_gradients_to(nb_model *model, ni_gradient_taker *taker, void *self) {
+    model->params.taker = taker;
+    model->params.taker_self = self;
 }
 
 ni_master_bytes ni_model_master_bytes(const nb_model *model) {

@@ -3,6 +3,7 @@
 #include "backend/table.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 static bool has_scales(nb_dtype dtype) {
     return dtype == NB_F16 || dtype == NB_E4M3 || dtype == NB_E5M2;
@@ -34,12 +35,30 @@ static nb_status take_memory(ni_param_array *array, const char *what, nb_error *
 nb_status ni_param_array_create(nb_backend *be, const nb_param *params, int32_t count, nb_dtype dtype,
                                 nb_scale_rule rule, const char *what, ni_param_array *out, nb_error *err) {
     const nb_param *last = &params[count - 1];
-    *out = (ni_param_array){
-        .be = be, .dtype = dtype, .rule = rule, .count = count, .elements = last->offset + last->rows * last->cols};
+    *out = (ni_param_array){.be = be,
+                            .dtype = dtype,
+                            .rule = rule,
+                            .count = count,
+                            .end = count,
+                            .elements = last->offset + last->rows * last->cols};
     NB_TRY(take_memory(out, what, err));
     for (int32_t i = 0; i < count; i++)
         out->at[i] = (ni_param_place){params[i].offset, params[i].rows * params[i].cols};
     return NB_OK;
+}
+
+nb_status ni_param_array_place(nb_backend *be, const nb_param *params, int32_t count, nb_dtype dtype,
+                               ni_param_array *out, nb_error *err) {
+    const nb_param *last = &params[count - 1];
+    *out = (ni_param_array){.be = be,
+                            .dtype = dtype,
+                            .count = count,
+                            .end = count,
+                            .elements = last->offset + last->rows * last->cols,
+                            .at = calloc((size_t)count, sizeof *out->at)};
+    for (int32_t i = 0; out->at && i < count; i++)
+        out->at[i] = (ni_param_place){params[i].offset, params[i].rows * params[i].cols};
+    return out->at ? NB_OK : nb_fail(err, NB_NO_MEMORY, "no memory for a list of %d parameters", count);
 }
 
 nb_status ni_param_array_create_part(nb_backend *be, const nb_param *params, int32_t count, int32_t begin, int32_t end,
@@ -47,7 +66,8 @@ nb_status ni_param_array_create_part(nb_backend *be, const nb_param *params, int
                                      nb_error *err) {
     const int64_t from = begin < end ? params[begin].offset : 0;
     const int64_t to = begin < end ? params[end - 1].offset + params[end - 1].rows * params[end - 1].cols : 1;
-    *out = (ni_param_array){.be = be, .dtype = dtype, .rule = rule, .count = count, .elements = to - from};
+    *out = (ni_param_array){
+        .be = be, .dtype = dtype, .rule = rule, .count = count, .begin = begin, .end = end, .elements = to - from};
     NB_TRY(take_memory(out, what, err));
     for (int32_t i = begin; i < end; i++)
         out->at[i] = (ni_param_place){params[i].offset - from, params[i].rows * params[i].cols};
@@ -55,8 +75,13 @@ nb_status ni_param_array_create_part(nb_backend *be, const nb_param *params, int
 }
 
 nb_status ni_param_array_create_like(const ni_param_array *like, const char *what, ni_param_array *out, nb_error *err) {
-    *out = (ni_param_array){
-        .be = like->be, .dtype = like->dtype, .rule = like->rule, .count = like->count, .elements = like->elements};
+    *out = (ni_param_array){.be = like->be,
+                            .dtype = like->dtype,
+                            .rule = like->rule,
+                            .count = like->count,
+                            .begin = like->begin,
+                            .end = like->end,
+                            .elements = like->elements};
     NB_TRY(take_memory(out, what, err));
     for (int32_t i = 0; i < like->count; i++)
         out->at[i] = like->at[i];
@@ -71,6 +96,7 @@ void ni_param_array_free(ni_param_array *array) {
     if (array->scales)
         array->be->ops->release(array->be, array->scales);
     free(array->at);
+    free(array->section);
     *array = (ni_param_array){0};
 }
 
@@ -117,12 +143,38 @@ void ni_param_array_join(ni_param_array *to, const ni_param_array *from) {
     }
 }
 
+nb_status ni_param_array_take_sections(ni_param_array *array, int32_t sections, const int32_t *section, nb_error *err) {
+    array->section = calloc((size_t)sections + 1, sizeof *array->section);
+    if (!array->section)
+        return nb_fail(err, NB_NO_MEMORY, "no memory for a list of %d parameters", array->count);
+    memcpy(array->section, section, ((size_t)sections + 1) * sizeof *section);
+    array->sections = sections;
+    return NB_OK;
+}
+
 int32_t ni_param_array_parts(const ni_param_array *array) {
-    return array->dtype == array->be->real ? 1 : array->count;
+    return array->dtype != array->be->real ? array->count : array->sections ? array->sections : 1;
+}
+
+/* What lies between tensors is zero. */
+static void square_sections(const ni_param_array *array, double *parts) {
+    nb_backend *be = array->be;
+    for (int32_t s = 0; s < array->sections; s++) {
+        const int32_t first = array->section[s], next = array->section[s + 1];
+        if (first < array->begin || next > array->end)
+            continue;
+        const int64_t from = array->at[first].offset, to = next < array->end ? array->at[next].offset : array->elements;
+        be->ops->sum_squares(be, parts + s, (const char *)array->data + (size_t)from * nb_dtype_size(array->dtype),
+                             to - from);
+    }
 }
 
 void ni_param_array_sum_squares(const ni_param_array *array, double *parts) {
     nb_backend *be = array->be;
+    if (array->dtype == be->real && array->sections > 0) {
+        square_sections(array, parts);
+        return;
+    }
     if (array->dtype == be->real) {
         be->ops->sum_squares(be, parts, array->data, array->elements);
         return;

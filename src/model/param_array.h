@@ -18,10 +18,13 @@ typedef struct ni_param_array {
     nb_dtype dtype;
     nb_scale_rule rule;
     int32_t count;      /* tensors */
+    int32_t begin, end; /* those that it has: all, or a part */
     int64_t elements;   /* of the array: tensors and what lies between them */
     ni_param_place *at; /* [count] */
     void *data;         /* [elements] */
     float *scales;      /* [count]; NULL where the type needs none */
+    int32_t sections;   /* runs of tensors whose squares are summed in one; 0: all are */
+    int32_t *section;   /* [sections + 1]: the first tensor of each */
 } ni_param_array;
 
 /* Zeroes. `what` names it if there is no memory: "first moments". */
@@ -31,6 +34,9 @@ nb_status ni_param_array_create(nb_backend *be, const nb_param *params, int32_t 
 nb_status ni_param_array_create_part(nb_backend *be, const nb_param *params, int32_t count, int32_t begin, int32_t end,
                                      nb_dtype dtype, nb_scale_rule rule, const char *what, ni_param_array *out,
                                      nb_error *err);
+/* Places without data. */
+nb_status ni_param_array_place(nb_backend *be, const nb_param *params, int32_t count, nb_dtype dtype,
+                               ni_param_array *out, nb_error *err);
 /* Another of the same kind. */
 nb_status ni_param_array_create_like(const ni_param_array *like, const char *what, ni_param_array *out, nb_error *err);
 void ni_param_array_free(ni_param_array *array);
@@ -46,8 +52,12 @@ void ni_param_array_add(ni_param_array *to, const ni_param_array *from); /* to +
 /* The same on numbers under the same scales: each sum is rounded and saturates. Narrow types with scales only. */
 void ni_param_array_join(ni_param_array *to, const ni_param_array *from);
 
-/* The sum of squares in parts that add up in order: one, or one a tensor where the type is not real. `parts` is backend
- * memory for ni_param_array_parts() doubles. NaN and Inf propagate. */
+/* Sections as another array of the same model has them. */
+nb_status ni_param_array_take_sections(ni_param_array *array, int32_t sections, const int32_t *section, nb_error *err);
+
+/* The sum of squares in parts that add up in order: one a section, or one a tensor where the type is not real. `parts`
+ * is backend memory for ni_param_array_parts() doubles; those of tensors that the array does not have are left alone.
+ * NaN and Inf propagate. */
 int32_t ni_param_array_parts(const ni_param_array *array);
 void ni_param_array_sum_squares(const ni_param_array *array, double *parts);
 
@@ -58,6 +68,15 @@ ni_param_array *ni_model_gradients(nb_model *model);
  */
 typedef void ni_gradient_watch(void *self, int64_t element);
 void ni_model_watch_gradients(nb_model *model, ni_gradient_watch *watch, void *self);
+
+/* A model whose gradients are kept by somebody else (`hands_on`): its backward pass adds them up in a window and hands
+ * on each section, tensors begin .. end - 1 as they lie in the array of all, once it is complete, from the last section
+ * to the first, zeroes where nothing is scored. ni_model_gradients then has places and no data. What is handed on may
+ * be written over, and is forgotten. NULL: nobody takes it. */
+typedef void ni_gradient_taker(void *self, int32_t begin, int32_t end, void *grads);
+nb_status ni_model_create(nb_backend *be, const nb_model_config *config, const nb_recipe *recipe,
+                          const nb_model_options *options, bool hands_on, nb_model **out, nb_error *err);
+void ni_model_hand_gradients_to(nb_model *model, ni_gradient_taker *taker, void *self);
 
 /* Masters, of any type. ni_model_param_open gives one in real, in place or decoded until the next is opened; what is
  * written there counts once it is closed. */

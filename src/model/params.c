@@ -69,6 +69,20 @@ static nb_status place_window(ni_params *params, int32_t outlives, nb_error *err
     return ni_backend_take(be, params->window_bytes, "gradients while a block is worked on", &params->window, err);
 }
 
+static nb_status list_sections(ni_params *params, nb_error *err) {
+    int32_t sections = 0;
+    int32_t *first = calloc((size_t)params->count + 1, sizeof *first);
+    if (!first)
+        return nb_fail(err, NB_NO_MEMORY, "no memory for a list of %d parameters", params->count);
+    for (int32_t i = 0; i < params->count; i++)
+        if (params->section_of[i] == i)
+            first[sections++] = i;
+    first[sections] = params->count;
+    const nb_status status = ni_param_array_take_sections(&params->grads, sections, first, err);
+    free(first);
+    return status;
+}
+
 static nb_status allocate_gradients(ni_params *params, const nb_gradient_store *gradients, int32_t outlives,
                                     nb_error *err) {
     nb_backend *be = params->be;
@@ -76,9 +90,12 @@ static nb_status allocate_gradients(ni_params *params, const nb_gradient_store *
     if (narrow && !be->ops->scaled_encode)
         return nb_fail(err, NB_UNSUPPORTED, "gradients.format: backend %s keeps gradients in %s; expected fp32",
                        be->name, nb_dtype_name(be->real));
-    NB_TRY(ni_param_array_create(be, params->list, params->count, narrow ? gradients->format : be->real,
-                                 gradients->scale, "gradients", &params->grads, err));
-    return narrow ? place_window(params, outlives, err) : NB_OK;
+    const nb_dtype type = narrow ? gradients->format : be->real;
+    NB_TRY(params->hands_on ? ni_param_array_place(be, params->list, params->count, type, &params->grads, err)
+                            : ni_param_array_create(be, params->list, params->count, type, gradients->scale,
+                                                    "gradients", &params->grads, err));
+    NB_TRY(list_sections(params, err));
+    return narrow || params->hands_on ? place_window(params, outlives, err) : NB_OK;
 }
 
 void ni_params_zero_gradient(ni_params *params, int32_t index) {
@@ -90,18 +107,39 @@ void ni_params_begin_backward(ni_params *params) {
     if (!params->window)
         return;
     params->be->ops->fill_zero(params->be, params->window, params->window_bytes);
-    ni_param_array_zero(&params->grads);
+    if (!params->hands_on)
+        ni_param_array_zero(&params->grads);
+}
+
+/* A section lies in the window as in the array; what outlives others is a section of its own. */
+static void hand_on(ni_params *params, int32_t section, int32_t end) {
+    nb_backend *be = params->be;
+    if (params->taker)
+        params->taker(params->taker_self, section, end, ni_params_grad(params, section));
+    const int64_t n = params->list[end - 1].offset + length_of(params, end - 1) - params->list[section].offset;
+    be->ops->fill_zero(be, ni_params_grad(params, section), (size_t)n * nb_dtype_size(be->real));
 }
 
 void ni_params_pack(ni_params *params, int32_t section) {
     nb_backend *be = params->be;
     if (!params->window && params->final)
         params->final(params->final_self, params->list[section].offset);
-    for (int32_t i = section; params->window && i < params->count && params->section_of[i] == section; i++) {
+    int32_t end = section;
+    while (end < params->count && params->section_of[end] == section)
+        end++;
+    if (params->hands_on)
+        hand_on(params, section, end);
+    for (int32_t i = section; params->window && !params->hands_on && i < end; i++) {
         const ni_scaled to = ni_param_array_at(&params->grads, i);
         be->ops->scaled_encode(be, &to, ni_params_grad(params, i), length_of(params, i));
         be->ops->fill_zero(be, ni_params_grad(params, i), (size_t)length_of(params, i) * nb_dtype_size(be->real));
     }
+}
+
+void ni_params_pack_before(ni_params *params, int32_t section) {
+    for (int32_t i = section - 1; i >= 0; i--)
+        if (params->section_of[i] == i)
+            ni_params_pack(params, i);
 }
 
 /* ---- masters ---- */

@@ -8,7 +8,8 @@
  *
  * A backward pass adds up gradients in `real`. Where the recipe keeps them in fewer bits it does so in a window that
  * holds one section at a time (a branch, the head, the embedding): when the pass is done with a section, its gradients
- * are packed and the window serves the next one. So gradients never lie in `real` whole.
+ * are packed and the window serves the next one. So gradients never lie in `real` whole. Nor do they where somebody
+ * else keeps them (ni_model_create in param_array.h): then a complete section is handed on.
  */
 #ifndef NI_MODEL_PARAMS_H
 #define NI_MODEL_PARAMS_H
@@ -32,7 +33,10 @@ typedef struct ni_params {
     ni_master_room room;
     size_t room_bytes;
     ni_param_array grads; /* empty unless training */
-    void *window;         /* real; NULL where grads are real */
+    bool hands_on;        /* somebody else keeps them: grads has no data */
+    ni_gradient_taker *taker;
+    void *taker_self;
+    void *window; /* real; NULL where grads are real and kept */
     size_t window_bytes;
     ni_gradient_watch *final; /* is told what a backward pass is done with; NULL: nobody */
     void *final_self;
@@ -69,5 +73,8 @@ void ni_params_zero_gradient(ni_params *params, int32_t index);
  * are real there is nothing to do but to tell who watches. */
 void ni_params_begin_backward(ni_params *params);
 void ni_params_pack(ni_params *params, int32_t section);
+
+/* The same of all sections before that which begins with tensor `section`, from the last on, where no pass is to come. */
+void ni_params_pack_before(ni_params *params, int32_t section);
 
 #endif

@@ -59,6 +59,21 @@ static void close_tree(ni_accumulator *acc, ni_param_array *grads) {
             ni_param_array_add(grads, &acc->buffer[acc->at_level[level]]);
 }
 
+/* The buffer of level 0 has two micro-batches: it goes up as far as others wait for it. */
+static void carry_up(ni_accumulator *acc) {
+    int32_t carry = acc->at_level[0];
+    acc->at_level[0] = -1;
+    int32_t level = 1;
+    for (; acc->at_level[level] >= 0; level++) {
+        int32_t left = acc->at_level[level];
+        ni_param_array_add(&acc->buffer[left], &acc->buffer[carry]);
+        acc->used[carry] = false;
+        carry = left;
+        acc->at_level[level] = -1;
+    }
+    acc->at_level[level] = carry;
+}
+
 void ni_accumulator_add(ni_accumulator *acc, ni_param_array *grads) {
     acc->seen++;
     if (acc->seen == acc->count) {
@@ -71,18 +86,39 @@ void ni_accumulator_add(ni_accumulator *acc, ni_param_array *grads) {
         acc->at_level[0] = fresh;
         return;
     }
-    int32_t carry = acc->at_level[0];
-    ni_param_array_add(&acc->buffer[carry], grads);
-    acc->at_level[0] = -1;
-    int32_t level = 1;
-    for (; acc->at_level[level] >= 0; level++) {
-        int32_t left = acc->at_level[level];
-        ni_param_array_add(&acc->buffer[left], &acc->buffer[carry]);
-        acc->used[carry] = false;
-        carry = left;
-        acc->at_level[level] = -1;
-    }
-    acc->at_level[level] = carry;
+    ni_param_array_add(&acc->buffer[acc->at_level[0]], grads);
+    carry_up(acc);
+}
+
+/* ---- in parts ---- */
+
+static float *place(const ni_accumulator *acc, int32_t buffer, int64_t from) {
+    return (float *)acc->buffer[buffer].data + from;
+}
+
+void ni_accumulator_open(ni_accumulator *acc) {
+    acc->seen++;
+    acc->fresh = acc->seen < acc->count && acc->at_level[0] < 0 ? take_buffer(acc) : -1;
+}
+
+void ni_accumulator_add_part(const ni_accumulator *acc, float *part, int64_t from, int64_t n) {
+    if (acc->buffers == 0)
+        return;
+    nb_backend *be = acc->buffer[0].be;
+    if (acc->fresh >= 0)
+        be->ops->copy(be, place(acc, acc->fresh, from), part, (size_t)n * sizeof *part);
+    else if (acc->seen < acc->count)
+        be->ops->axpy(be, place(acc, acc->at_level[0], from), 1.0, part, n);
+    for (int32_t level = 0; acc->seen == acc->count && level < NI_ACCUMULATE_LEVELS; level++)
+        if (acc->at_level[level] >= 0)
+            be->ops->axpy(be, part, 1.0, place(acc, acc->at_level[level], from), n);
+}
+
+void ni_accumulator_shut(ni_accumulator *acc) {
+    if (acc->fresh >= 0)
+        acc->at_level[0] = acc->fresh;
+    else if (acc->seen < acc->count)
+        carry_up(acc);
 }
 
 void ni_accumulator_close_part(const ni_accumulator *acc, ni_param_array *grads, nb_backend *worker, int64_t from,

@@ -21,6 +21,7 @@ typedef struct ni_accumulator {
     bool used[NI_ACCUMULATE_LEVELS];
     int32_t at_level[NI_ACCUMULATE_LEVELS]; /* buffer of the subtree of 2^level micro-batches; -1 = none */
     int64_t seen;
+    int32_t fresh; /* buffer that an open micro-batch is copied to; -1: it is added to that of level 0 */
 } ni_accumulator;
 
 /* Sub-sums that must be kept for `count` micro-batches: 0 for one, 1 for two and three, 2 for four to seven */
@@ -35,6 +36,12 @@ void ni_accumulator_begin(ni_accumulator *acc);
 
 /* Adds the next micro-batch. `grads` may be overwritten. With the last one `grads` receives the whole sum. */
 void ni_accumulator_add(ni_accumulator *acc, ni_param_array *grads);
+
+/* ni_accumulator_add of real gradients that come in parts: open, then `n` elements from `from` on at `part` until all
+ * were there, in any order, then shut. With the last micro-batch parts receive their sums. */
+void ni_accumulator_open(ni_accumulator *acc);
+void ni_accumulator_add_part(const ni_accumulator *acc, float *part, int64_t from, int64_t n);
+void ni_accumulator_shut(ni_accumulator *acc);
 
 /* What ni_accumulator_add does with the last micro-batch, for `n` elements from `from` on of real gradients; by another
  * thread, and instead of it. `worker` NULL: they lie in the host's memory. */

@@ -64,7 +64,7 @@ static nb_status update(nb_trainer *t, double lr, nb_error *err) {
     const ni_param_array *grads = ni_model_gradients(t->model);
     double loss, squares;
     NB_TRY(ni_trainer_accumulate(t, NULL, err));
-    NB_TRY(ni_results_fetch(&t->results, grads, t->ranks, &loss, &squares, err));
+    NB_TRY(ni_results_fetch(&t->results, grads, t->ranks, NULL, &loss, &squares, err));
     NB_TRY(t->be->ops->synchronize(t->be, err));
     const double norm = t->last_norm = sqrt(squares) * scale;
     if (!isfinite(loss) || !isfinite(norm)) {

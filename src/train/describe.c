@@ -47,10 +47,11 @@ size_t ni_trainer_followed_bytes(const nb_trainer *t) {
 int32_t nb_trainer_memory(const nb_trainer *t, nb_memory_row *rows, int32_t max_rows) {
     int32_t count = nb_model_memory(t->model, rows, max_rows);
     const ni_param_array *m = &t->optimizer.m, *v = &t->optimizer.v, *grads = ni_model_gradients(t->model);
+    const size_t sub_sum = t->accumulator.buffers > 0 ? ni_param_array_bytes(&t->accumulator.buffer[0]) : 0;
     add_row(rows, max_rows, &count, first_moments[m->dtype], ni_param_array_bytes(m));
     add_row(rows, max_rows, &count, second_moments[v->dtype], ni_param_array_bytes(v));
-    add_row(rows, max_rows, &count, sub_sums[grads->dtype],
-            (size_t)t->accumulator.buffers * ni_param_array_bytes(grads));
+    add_row(rows, max_rows, &count, sub_sums[grads->dtype], (size_t)t->accumulator.buffers * sub_sum);
+    add_row(rows, max_rows, &count, "gradients of own sections (f32)", ni_param_array_bytes(&t->shared.own));
     add_row(rows, max_rows, &count, "gradients of other ranks", t->reducer.bytes);
     add_row(rows, max_rows, &count, "micro-batch of tokens", t->batch.bytes);
     add_row(rows, max_rows, &count, "lens: weights that are followed, at most (f32)", ni_trainer_followed_bytes(t));
@@ -66,8 +67,11 @@ int64_t nb_trainer_memory_saved(const nb_trainer *t) {
     const ni_param_array *grads = ni_model_gradients(t->model);
     const ni_master_bytes masters = ni_model_master_bytes(t->model);
     const int64_t wide = masters.narrow ? grads->elements * (int64_t)sizeof(float) : (int64_t)masters.wide;
-    return saved(&t->optimizer.m) + saved(&t->optimizer.v) + (1 + t->accumulator.buffers) * saved(grads) -
-           (int64_t)ni_model_gradient_window(t->model) + wide - (int64_t)(masters.wide + masters.narrow + masters.room);
+    const int64_t narrowed =
+        t->share.gradients ? 0 /* they are fp32, and this rank has its part */
+                           : (1 + t->accumulator.buffers) * saved(grads) - (int64_t)ni_model_gradient_window(t->model);
+    return saved(&t->optimizer.m) + saved(&t->optimizer.v) + narrowed + wide -
+           (int64_t)(masters.wide + masters.narrow + masters.room);
 }
 
 char *ni_census_text(const nb_model *model) {

@@ -116,9 +116,20 @@ static nb_status greet(nb_trainer *t, nb_error *err) {
     return met && status != NB_OK ? nb_ranks_agree(t->ranks, status, err) : status; /* all found it: one says it */
 }
 
+/* One whose gradients are handed on as its backward pass leaves them. */
+static nb_status shared_micro_batch(nb_trainer *t, int64_t index, const nb_lens *lens, nb_error *err) {
+    ni_shared_gradients_begin(&t->shared, t->model);
+    const nb_status status = ni_trainer_micro_batch(t, index, lens, err);
+    NB_TRY(ni_shared_gradients_end(&t->shared, t->model, status, err));
+    ni_combiner_take(&t->combiner, t->model);
+    return NB_OK;
+}
+
 /* The last one of this rank: its gradients go to other ranks as its backward pass leaves them, where that can be. */
 static nb_status last_micro_batch(nb_trainer *t, int64_t index, const nb_lens *lens, nb_error *err) {
     ni_param_array *grads = ni_model_gradients(t->model);
+    if (t->share.gradients)
+        return shared_micro_batch(t, index, lens, err);
     const bool behind = ni_overlap_begin(&t->overlap, &t->reducer, &t->accumulator, grads);
     ni_model_watch_gradients(t->model, behind ? ni_overlap_final : NULL, &t->overlap);
     nb_status status = ni_trainer_micro_batch(t, index, lens, err);
@@ -144,6 +155,10 @@ nb_status ni_trainer_accumulate(nb_trainer *t, const nb_lens *lens, nb_error *er
     for (int64_t i = first; i < first + count - 1; i++) {
         if (!t->ranks && asked_to_stop(t))
             return stopped(t, err);
+        if (t->share.gradients) {
+            NB_TRY(shared_micro_batch(t, i, i == 0 ? lens : NULL, err));
+            continue;
+        }
         NB_TRY(ni_trainer_micro_batch(t, i, i == 0 ? lens : NULL, err));
         ni_combiner_take(&t->combiner, t->model);
         ni_accumulator_add(&t->accumulator, ni_model_gradients(t->model));

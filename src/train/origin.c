@@ -12,6 +12,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 typedef struct finder {
@@ -59,6 +60,8 @@ static void look_for_zeros(void *context, const nb_lens_operand *seen) {
 
 /* Index of the last parameter, or of the last gradient, that holds a number that is not finite; -1 if none does. */
 static int32_t last_bad(nb_trainer *t, bool gradients) {
+    if (gradients && t->share.gradients) /* nobody has those of one micro-batch */
+        return -1;
     for (int32_t i = nb_model_param_count(t->model) - 1; i >= 0; i--) {
         const nb_param *p = nb_model_param(t->model, i);
         const ni_scaled tensor =
@@ -111,23 +114,44 @@ static void find_zero(nb_trainer *t, char *where, size_t size) {
     run_again(t, &lens, where);
 }
 
+typedef struct largest_gradient {
+    double squares, sum;
+    int32_t which;
+} largest_gradient;
+
+/* Among all ranks, where each has its own. */
+static largest_gradient find_among_all(nb_trainer *t, largest_gradient mine) {
+    const int32_t world = nb_ranks_world(t->ranks);
+    largest_gradient out = {.which = -1}, *all = calloc((size_t)world, sizeof *all);
+    if (all && ni_ranks_gather(t->ranks, &mine, all, sizeof mine, NULL) == NB_OK)
+        for (int32_t r = 0; r < world; r++) {
+            const double sum = out.sum + all[r].sum;
+            if (all[r].squares > out.squares)
+                out = all[r];
+            out.sum = sum;
+        }
+    free(all);
+    return out;
+}
+
 /* Whose gradient is the largest share of the norm. */
 static void find_largest(nb_trainer *t, char *where, size_t size) {
-    double largest = 0, sum = 0;
-    int32_t which = -1;
-    for (int32_t i = 0; i < nb_model_param_count(t->model); i++) {
-        const nb_param *p = nb_model_param(t->model, i);
-        const ni_scaled tensor = ni_param_array_at(ni_model_gradients(t->model), i);
-        double squares = ni_results_squares(&t->results, &tensor, p->rows * p->cols);
-        sum += squares;
-        if (squares > largest) {
-            largest = squares;
-            which = i;
+    const ni_param_array *grads = ni_trainer_gradients(t);
+    largest_gradient found = {.which = -1};
+    for (int32_t i = grads->begin; i < grads->end; i++) {
+        const ni_scaled tensor = ni_param_array_at(grads, i);
+        const double squares = ni_results_squares(&t->results, &tensor, grads->at[i].length);
+        found.sum += squares;
+        if (squares > found.squares) {
+            found.squares = squares;
+            found.which = i;
         }
     }
-    if (which >= 0)
-        snprintf(where, size, "the gradient of %s (%.0f %% of the squared norm)", nb_model_param(t->model, which)->name,
-                 100 * largest / sum);
+    if (t->share.gradients)
+        found = find_among_all(t, found);
+    if (found.which >= 0)
+        snprintf(where, size, "the gradient of %s (%.0f %% of the squared norm)",
+                 nb_model_param(t->model, found.which)->name, 100 * found.squares / found.sum);
 }
 
 void ni_trainer_find_origin(nb_trainer *t, char *where, size_t size) {

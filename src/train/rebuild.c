@@ -7,8 +7,7 @@
 static nb_status create_model(nb_trainer *t, nb_error *err) {
     nb_model_free(t->model);
     t->model = NULL;
-    const nb_model_options how = ni_run_model_options(&t->config);
-    NB_TRY(nb_model_create_with(t->be, &t->model_config, &t->working_recipe, &how, &t->model, err));
+    NB_TRY(ni_trainer_create_model(t, err));
     return ni_trainer_renew_combiner(t, err);
 }
 

@@ -64,9 +64,9 @@ static void cut(const ni_reducer *x, const ni_param_array *grads, int64_t elemen
 
 /* ---- making ---- */
 
-static nb_status make_circles(ni_reducer *x, nb_error *err) {
+static nb_status make_circles(ni_reducer *x, bool owned, nb_error *err) {
     const nb_ranks *r = x->ranks;
-    const int32_t near = r->near > 1 && r->near < r->world ? r->near : r->world;
+    const int32_t near = !owned && r->near > 1 && r->near < r->world ? r->near : r->world;
     x->circle[0] = (ni_circle){.count = near, .self = r->rank % near, .first = r->rank - r->rank % near, .stride = 1};
     x->circle[1] =
         (ni_circle){.count = r->world / near, .self = r->rank / near, .first = r->rank % near, .stride = near};
@@ -96,12 +96,12 @@ static nb_status take_host(ni_reducer *x, size_t bytes, nb_error *err) {
     return NB_OK;
 }
 
-static nb_status take_memory(ni_reducer *x, const ni_param_array *grads, nb_error *err) {
+static nb_status take_memory(ni_reducer *x, const ni_param_array *grads, bool owned, nb_error *err) {
     const size_t scales = grads->scales ? (size_t)grads->count : 0;
     const size_t all = (size_t)x->chunk * nb_dtype_size(grads->dtype);
     size_t members = 0;
     void *room, *room_scales = NULL;
-    NB_TRY(make_circles(x, err));
+    NB_TRY(make_circles(x, owned, err));
     cut(x, grads, x->chunk);
     for (int32_t i = 0; i < x->circles; i++) {
         const size_t bytes = room_of(&x->circle[i]), count = (size_t)x->circle[i].count;
@@ -121,15 +121,15 @@ static nb_status take_memory(ni_reducer *x, const ni_param_array *grads, nb_erro
     return take_host(x, all > x->bytes ? all : x->bytes, err);
 }
 
-nb_status ni_reducer_create(nb_ranks *ranks, const ni_param_array *grads, ni_reducer *out, nb_error *err) {
+nb_status ni_reducer_create(nb_ranks *ranks, const ni_param_array *grads, bool owned, ni_reducer *out, nb_error *err) {
     *out = (ni_reducer){.ranks = ranks, .be = grads->be, .dtype = grads->dtype};
     if (!ranks)
         return NB_OK;
     const bool narrow = grads->dtype != grads->be->real, host = grads->be->ops->alloc == ni_host_alloc;
     const int64_t part = (grads->elements / PARTS / ALIGNED + 1) * ALIGNED, most = host ? part : grads->elements;
     out->chunk = narrow ? grads->elements : most < CHUNK ? most : CHUNK;
-    nb_status status = take_memory(out, grads, err);
-    if (status == NB_OK && !narrow && out->host[0] && out->be->companion)
+    nb_status status = take_memory(out, grads, owned, err);
+    if (status == NB_OK && !narrow && !owned && out->host[0] && out->be->companion)
         status = out->be->companion->open(out->be, &out->worker, err);
     if (status != NB_OK)
         ni_reducer_free(out);
@@ -243,6 +243,25 @@ static nb_status give_back(const ni_reducer *x, const ni_circle *c, char *data, 
     return NB_OK;
 }
 
+/* They go to one member, in whose place for them they belong. */
+static nb_status give_to(const ni_reducer *x, const ni_circle *c, char *data, int32_t to, nb_error *err) {
+    nb_backend *be = hand(x);
+    const size_t at = c->begin[c->self], mine = piece(c, c->self);
+    char *whole = staged(x) ? x->host[0] : data;
+    if (staged(x) && mine > 0)
+        be->ops->download(be, whole + at, data + at, mine);
+    else if (!staged(x))
+        NB_TRY(be->ops->synchronize(be, err));
+    no_letters(x);
+    for (int32_t i = 0; i < c->count; i++)
+        put_letters(x, c, i, i == to ? (ni_letter){whole + at, mine} : (ni_letter){0},
+                    c->self == to ? (ni_letter){whole + c->begin[i], piece(c, i)} : (ni_letter){0});
+    NB_TRY(trade_pieces(x, err));
+    if (staged(x) && c->self == to && c->begin[c->count] > 0)
+        be->ops->upload(be, data, whole, c->begin[c->count]);
+    return NB_OK;
+}
+
 /* ---- adding ---- */
 
 /* Where what a member has of the own piece lies. */
@@ -347,6 +366,19 @@ nb_status ni_reduce_chunk(const ni_reducer *x, const ni_param_array *grads, int6
     }
     for (int32_t i = x->circles - 1; i >= 0; i--)
         NB_TRY(give_back(x, &x->circle[i], data, err));
+    return NB_OK;
+}
+
+nb_status ni_reduce_to(const ni_reducer *x, float *data, int64_t n, int32_t to, nb_error *err) {
+    const ni_circle *c = &x->circle[0];
+    for (int64_t at = 0; at < n; at += x->chunk) {
+        const int64_t length = n - at < x->chunk ? n - at : x->chunk;
+        char *part = (char *)(data + at);
+        cut_numbers(c, 0, (size_t)length * sizeof *data);
+        NB_TRY(fetch_pieces(x, c, part, err));
+        add_in_order(x, c, part, NULL);
+        NB_TRY(give_to(x, c, part, to, err));
+    }
     return NB_OK;
 }
 

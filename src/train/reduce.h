@@ -49,12 +49,17 @@ typedef struct ni_reducer {
     nb_backend *worker; /* whose operations may be; NULL: memory is the host's, and the thread adds by itself */
 } ni_reducer;
 
-/* For arrays as `grads` are. `ranks` NULL: nothing is taken, and sums are what they are. */
-nb_status ni_reducer_create(nb_ranks *ranks, const ni_param_array *grads, ni_reducer *out, nb_error *err);
+/* For arrays as `grads` are; `owned`: for ni_reduce_to alone. `ranks` NULL: nothing is taken, and sums are what they
+ * are. */
+nb_status ni_reducer_create(nb_ranks *ranks, const ni_param_array *grads, bool owned, ni_reducer *out, nb_error *err);
 void ni_reducer_free(ni_reducer *x);
 
 /* grads = the sum over all ranks, on all of them. */
 nb_status ni_reduce(ni_reducer *x, ni_param_array *grads, nb_error *err);
+
+/* The sum over all ranks of `n` real numbers at `data`, in the backend's memory, on rank `to`; elsewhere they are
+ * written over. For reducers whose sums go to owners (`owned`). */
+nb_status ni_reduce_to(const ni_reducer *x, float *data, int64_t n, int32_t to, nb_error *err);
 
 /* A part of it: chunk `index` of real gradients, after which the others may come in any order that is all ranks'. */
 nb_status ni_reduce_chunk(const ni_reducer *x, const ni_param_array *grads, int64_t index, nb_error *err);

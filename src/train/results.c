@@ -34,18 +34,19 @@ void ni_results_free(ni_results *r) {
 }
 
 /* Ranks have equal parts, one after the other. */
-static nb_status gather(ni_results *r, nb_ranks *ranks, nb_error *err) {
+static nb_status gather(ni_results *r, nb_ranks *ranks, const size_t *parts, nb_error *err) {
     const int64_t count = r->micro_batches / nb_ranks_world(ranks), first = nb_ranks_rank(ranks) * count;
     NB_TRY(ni_ranks_gather(ranks, r->host + first, r->host, (size_t)count * sizeof *r->host, err));
-    return ni_ranks_gather(ranks, r->scored + first, r->scored, (size_t)count * sizeof *r->scored, err);
+    NB_TRY(ni_ranks_gather(ranks, r->scored + first, r->scored, (size_t)count * sizeof *r->scored, err));
+    return parts ? ni_ranks_gather_pieces(ranks, r->host + r->micro_batches, parts, err) : NB_OK;
 }
 
-nb_status ni_results_fetch(ni_results *r, const ni_param_array *grads, nb_ranks *ranks, double *loss, double *squares,
-                           nb_error *err) {
+nb_status ni_results_fetch(ni_results *r, const ni_param_array *grads, nb_ranks *ranks, const size_t *parts,
+                           double *loss, double *squares, nb_error *err) {
     ni_sum_tree losses = {0};
     ni_param_array_sum_squares(grads, r->memory + r->micro_batches);
     r->be->ops->download(r->be, r->host, r->memory, bytes_of(r));
-    NB_TRY(gather(r, ranks, err));
+    NB_TRY(gather(r, ranks, parts, err));
     for (int64_t i = 0; i < r->micro_batches; i++)
         ni_tree_add(&losses, ni_mean_loss(r->host[i], r->scored[i]));
     *loss = ni_tree_total(&losses) * (1.0 / (double)r->micro_batches);
@@ -70,7 +71,7 @@ double ni_results_squares(const ni_results *r, const ni_scaled *tensor, int64_t 
 
 int32_t ni_results_dead(const ni_results *r, const ni_param_array *grads, int32_t *first) {
     int32_t dead = 0;
-    for (int32_t i = grads->count - 1; i >= 0; i--) {
+    for (int32_t i = grads->end - 1; i >= grads->begin; i--) {
         const ni_scaled tensor = ni_param_array_at(grads, i);
         if (ni_results_squares(r, &tensor, grads->at[i].length) != 0)
             continue;

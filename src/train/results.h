@@ -19,15 +19,17 @@ nb_status ni_results_create(nb_backend *be, const ni_param_array *grads, int64_t
 void ni_results_free(ni_results *results);
 
 /* Waits for the step, and for what other ranks found (`ranks` may be NULL): its mean loss, each micro-batch weighing
- * the same, in the tree of tree.h; and the sum of squares of `grads`. */
-nb_status ni_results_fetch(ni_results *results, const ni_param_array *grads, nb_ranks *ranks, double *loss,
-                           double *squares, nb_error *err);
+ * the same, in the tree of tree.h; and the sum of squares of `grads`. `parts`: rank r has the squares of the bytes
+ * parts[r]
+ * .. parts[r + 1] among those of all sections; NULL: each has all. */
+nb_status ni_results_fetch(ni_results *results, const ni_param_array *grads, nb_ranks *ranks, const size_t *parts,
+                           double *loss, double *squares, nb_error *err);
 
 /* One at a time, to look for what went wrong: the mean loss of a micro-batch; the sum of squares of a tensor. */
 double ni_results_loss(const ni_results *results, int64_t micro_batch);
 double ni_results_squares(const ni_results *results, const ni_scaled *tensor, int64_t n);
 
-/* How many tensors are zero everywhere, and the first of them. */
+/* How many tensors that `grads` has are zero everywhere, and the first of them. */
 int32_t ni_results_dead(const ni_results *results, const ni_param_array *grads, int32_t *first);
 
 #endif

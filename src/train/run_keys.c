@@ -36,6 +36,8 @@ static const ni_word recompute_words[] = {
 static const ni_word share_words[] = {
     {"none", NB_SHARE_NONE, "each has everything"},
     {"moments", NB_SHARE_MOMENTS, "each has AdamW's moments of its tensors; half as many bytes more go over links"},
+    {"gradients", NB_SHARE_GRADIENTS,
+     "and their summed gradients alone, where they are fp32; as many bytes as without sharing"},
     {NULL, 0, NULL},
 };
 
@@ -492,7 +494,7 @@ static const ni_key rows[] = {
      .fallback = "none",
      .words = share_words,
      .help = "what ranks share out (docs/many-processes.md)",
-     .source = "our choice; moments: arXiv:1910.02054, first stage"},
+     .source = "our choice; moments and gradients: arXiv:1910.02054, first and second stage"},
     {.path = "backend",
      .type = NI_KEY_TEXT,
      FIELD(backend),

@@ -5,31 +5,42 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int64_t middle_of(const nb_model *model, int32_t index) {
-    const nb_param *p = nb_model_param(model, index);
-    return p->offset + p->rows * p->cols / 2;
+/* A tensor, or a section, is that rank's in whose part of all numbers its middle lies. */
+static int64_t middle_of(const nb_model *model, int32_t first, int32_t next) {
+    const nb_param *from = nb_model_param(model, first), *to = nb_model_param(model, next - 1);
+    return (from->offset + to->offset + to->rows * to->cols) / 2;
 }
 
-nb_status ni_share_create(const nb_ranks *ranks, const nb_model *model, bool out, ni_share *share, nb_error *err) {
+/* first[r], from what must not be torn: `count` runs of tensors, which begin at run[i], or one tensor each (NULL). */
+static void cut(const nb_model *model, int32_t world, const int32_t *run, int32_t count, ni_share *share) {
+    const int32_t tensors = nb_model_param_count(model);
+    const nb_param *last = nb_model_param(model, tensors - 1);
+    const int64_t elements = last->offset + last->rows * last->cols;
+    int32_t i = 0;
+    for (int32_t r = 0; r <= world; r++) {
+        const int64_t until = elements * r / world;
+        while (i < count && (r == world || middle_of(model, run ? run[i] : i, run ? run[i + 1] : i + 1) < until))
+            i++;
+        share->first[r] = i == count ? tensors : run ? run[i] : i;
+        share->parts[r] = (size_t)i * sizeof(double);
+    }
+}
+
+nb_status ni_share_create(const nb_ranks *ranks, nb_model *model, nb_share what, ni_share *share, nb_error *err) {
     const int32_t count = nb_model_param_count(model), world = nb_ranks_world(ranks), rank = nb_ranks_rank(ranks);
-    *share = (ni_share){.end = count, .out = out && world > 1};
+    *share = (ni_share){.end = count, .out = what != NB_SHARE_NONE && world > 1};
     if (!share->out)
         return NB_OK;
-    const nb_param *last = nb_model_param(model, count - 1);
-    const int64_t elements = last->offset + last->rows * last->cols;
+    share->gradients = what == NB_SHARE_GRADIENTS;
     share->first = calloc((size_t)world + 1, sizeof *share->first);
     share->at = calloc((size_t)world + 1, sizeof *share->at);
-    if (!share->first || !share->at) {
+    share->parts = calloc((size_t)world + 1, sizeof *share->parts);
+    if (!share->first || !share->at || !share->parts) {
         ni_share_free(share);
-        return nb_fail(err, NB_NO_MEMORY, "moments of ranks: out of memory");
+        return nb_fail(err, NB_NO_MEMORY, "what ranks share out: out of memory");
     }
-    int32_t t = 0;
-    for (int32_t r = 0; r <= world; r++) { /* a tensor is that rank's in whose part of all numbers its middle lies */
-        const int64_t until = elements * r / world;
-        while (t < count && middle_of(model, t) < until)
-            t++;
-        share->first[r] = r == world ? count : t;
-    }
+    const ni_param_array *grads = ni_model_gradients(model);
+    cut(model, world, share->gradients ? grads->section : NULL, share->gradients ? grads->sections : count, share);
     share->begin = share->first[rank];
     share->end = share->first[rank + 1];
     return NB_OK;
@@ -38,6 +49,7 @@ nb_status ni_share_create(const nb_ranks *ranks, const nb_model *model, bool out
 void ni_share_free(ni_share *share) {
     free(share->first);
     free(share->at);
+    free(share->parts);
     memset(share, 0, sizeof *share);
 }
 

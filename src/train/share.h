@@ -1,23 +1,30 @@
-/* share.h: what ranks share out of the optimizer's state (`share: moments`; the first stage of arXiv:1910.02054).
+/* share.h: what ranks share out (`share: moments`, the first stage of arXiv:1910.02054; `share: gradients`, the
+ * second).
  *
  * Whole tensors, so that a narrow type's scale is one rank's. Rank r has the moments of the tensors first[r] ..
  * first[r + 1] - 1, as equal in numbers as whole tensors let them be. It updates their masters and the others take them
  * over: AdamW looks at one number at a time, so who does it makes no difference to a bit.
+ *
+ * Gradients are handed on in sections (params.h), and squares for their norm are summed by section: a rank then has
+ * whole sections. It keeps their sums over all ranks and nobody else does.
  */
 #ifndef NI_TRAIN_SHARE_H
 #define NI_TRAIN_SHARE_H
 
+#include "nibble/train.h"
 #include "reduce.h"
 
 typedef struct ni_share {
     int32_t *first;     /* [world + 1] */
     int32_t begin, end; /* own tensors */
     bool out;           /* ranks have different ones; else begin .. end are all */
+    bool gradients;     /* and their gradients */
+    size_t *parts;      /* [world + 1]: bytes at which the squares of ranks' sections begin, in doubles; `gradients` */
     size_t *at;         /* [world + 1]: bytes of an array at which shares begin */
 } ni_share;
 
-/* `out`: as `share: moments` says; ranks NULL: nobody to share with. */
-nb_status ni_share_create(const nb_ranks *ranks, const nb_model *model, bool out, ni_share *share, nb_error *err);
+/* ranks NULL: nobody to share with. */
+nb_status ni_share_create(const nb_ranks *ranks, nb_model *model, nb_share what, ni_share *share, nb_error *err);
 void ni_share_free(ni_share *share);
 
 /* The rank that has tensor `index`. */

@@ -91,6 +91,30 @@ static nb_status permit(nb_trainer *t, nb_error *err) {
     return t->be->ops->permit(t->be, &permits, err);
 }
 
+static nb_status check_share(const nb_trainer *t, nb_error *err) {
+    const char *what = t->config.share == NB_SHARE_GRADIENTS ? "gradients" : "moments";
+    if (t->config.share != NB_SHARE_NONE && t->recipe.mechanisms.has_qramping)
+        return nb_fail(err, NB_BAD_USAGE,
+                       "share: %s: the calibrations of qramping copy all moments, expected to be on every rank; hint: "
+                       "share: none",
+                       what);
+    if (t->config.share == NB_SHARE_GRADIENTS && t->recipe.gradients.format != NB_F32)
+        return nb_fail(err, NB_BAD_USAGE,
+                       "share: gradients: recipe %s keeps them in %s; expected fp32; hint: share: moments",
+                       t->recipe.name, nb_dtype_name(t->recipe.gradients.format));
+    return NB_OK;
+}
+
+nb_status ni_trainer_create_model(nb_trainer *t, nb_error *err) {
+    const nb_model_options how = ni_run_model_options(&t->config);
+    const bool hands_on = t->config.share == NB_SHARE_GRADIENTS && nb_ranks_world(t->ranks) > 1;
+    return ni_model_create(t->be, &t->model_config, &t->working_recipe, &how, hands_on, &t->model, err);
+}
+
+const ni_param_array *ni_trainer_gradients(nb_trainer *t) {
+    return t->share.gradients ? &t->shared.own : ni_model_gradients(t->model);
+}
+
 static nb_status build(nb_trainer *t, bool on_paper, nb_error *err) {
     const nb_run_config *c = &t->config;
     int64_t first;
@@ -101,21 +125,18 @@ static nb_status build(nb_trainer *t, bool on_paper, nb_error *err) {
     NB_TRY(nb_recipe_load(c->recipe, t->recipes_dir, &t->recipe, err));
     t->working_recipe = t->recipe;
     NB_TRY(nb_recipe_check_steps(&t->recipe, t->steps, err));
-    if (c->share == NB_SHARE_MOMENTS && t->recipe.mechanisms.has_qramping)
-        return nb_fail(err, NB_BAD_USAGE,
-                       "share: moments: the calibrations of qramping copy all moments, expected to be "
-                       "on every rank; hint: share: none");
+    NB_TRY(check_share(t, err));
     NB_TRY(check_lengths(t, err));
     NB_TRY(on_paper ? write_paper_batch(t, err) : open_data(t, err));
-    const nb_model_options how = ni_run_model_options(c);
-    NB_TRY(nb_model_create_with(t->be, &t->model_config, &t->recipe, &how, &t->model, err));
+    NB_TRY(ni_trainer_create_model(t, err));
     if (!on_paper)
         nb_model_init_within(t->model, (uint32_t)c->seeds.init, c->init.cut);
-    NB_TRY(ni_share_create(t->ranks, t->model, c->share == NB_SHARE_MOMENTS, &t->share, err));
+    NB_TRY(ni_share_create(t->ranks, t->model, c->share, &t->share, err));
     NB_TRY(ni_optimizer_create(t->be, t->model, &t->recipe.optimizer_state, t->share.begin, t->share.end, &t->optimizer,
                                err));
     NB_TRY(ni_accumulator_create(ni_model_gradients(t->model), ni_trainer_share(t, &first), &t->accumulator, err));
-    NB_TRY(ni_reducer_create(t->ranks, ni_model_gradients(t->model), &t->reducer, err));
+    NB_TRY(ni_reducer_create(t->ranks, ni_model_gradients(t->model), t->share.gradients, &t->reducer, err));
+    NB_TRY(ni_shared_gradients_create(&t->share, &t->reducer, &t->accumulator, t->model, &t->shared, err));
     NB_TRY(ni_auto_scale_create(t->ranks, ni_model_gradients(t->model), &t->recipe.gradients, &t->auto_scale, err));
     t->reducer.joined = t->auto_scale.count > 0;
     NB_TRY(ni_trainer_renew_combiner(t, err));
@@ -167,6 +188,7 @@ void nb_trainer_free(nb_trainer *t) {
     ni_reducer_free(&t->reducer);
     ni_accumulator_free(&t->accumulator);
     ni_optimizer_free(&t->optimizer);
+    ni_shared_gradients_free(&t->shared);
     ni_share_free(&t->share);
     nb_model_free(t->model);
     ni_batch_buffer_free(&t->batch);
@@ -297,12 +319,16 @@ static nb_status move(nb_trainer *t, const nb_lens *lens, const ni_param_array *
     return status == NB_OK ? t->be->ops->synchronize(t->be, err) : status;
 }
 
+static const size_t *shared_parts(const nb_trainer *t) {
+    return t->share.gradients ? t->share.parts : NULL;
+}
+
 nb_status ni_trainer_rehearse(nb_trainer *t, int64_t step, nb_error *err) {
-    const ni_param_array *grads = ni_model_gradients(t->model);
+    const ni_param_array *grads = ni_trainer_gradients(t);
     double loss, squares;
     t->at.step = t->at.next_batch = step;
     NB_TRY(ni_trainer_accumulate(t, NULL, err));
-    NB_TRY(ni_results_fetch(&t->results, grads, t->ranks, &loss, &squares, err));
+    NB_TRY(ni_results_fetch(&t->results, grads, t->ranks, shared_parts(t), &loss, &squares, err));
     return move(t, NULL, grads, t->config.optimizer.lr, 1, err);
 }
 
@@ -317,6 +343,30 @@ static nb_status share_scales(nb_trainer *t, nb_error *err) {
     return NB_OK;
 }
 
+/* Parameters without a gradient, among all, and the first. */
+static nb_status find_dead(nb_trainer *t, const ni_param_array *grads, nb_error *err) {
+    struct {
+        int32_t dead, first;
+    } mine = {0}, *all;
+    mine.dead = ni_results_dead(&t->results, grads, &mine.first);
+    t->dead = mine.dead;
+    t->first_dead = mine.first;
+    if (!t->share.gradients)
+        return NB_OK;
+    const int32_t world = nb_ranks_world(t->ranks);
+    all = calloc((size_t)world, sizeof *all);
+    if (!all)
+        return nb_fail(err, NB_NO_MEMORY, "parameters without a gradient: out of memory");
+    const nb_status status = ni_ranks_gather(t->ranks, &mine, all, sizeof mine, err);
+    t->dead = 0;
+    for (int32_t i = world - 1; i >= 0; i--) { /* tensors of ranks lie one after the other */
+        t->dead += all[i].dead;
+        t->first_dead = all[i].dead ? all[i].first : t->first_dead;
+    }
+    free(all);
+    return status;
+}
+
 static nb_status step(nb_trainer *t, nb_step_report *r, nb_error *err) {
     memset(r, 0, sizeof *r);
     double begin = ni_seconds(), squares;
@@ -326,13 +376,15 @@ static nb_status step(nb_trainer *t, nb_step_report *r, nb_error *err) {
     r->steps = t->steps;
     NB_TRY(ni_trainer_calibrate(t, err));
     NB_TRY(ni_trainer_accumulate(t, lens, err));
-    const ni_param_array *grads = ni_model_gradients(t->model);
-    NB_TRY(ni_results_fetch(&t->results, grads, t->ranks, &r->loss, &squares, err));
+    const ni_param_array *grads = ni_trainer_gradients(t);
+    NB_TRY(ni_results_fetch(&t->results, grads, t->ranks, shared_parts(t), &r->loss, &squares, err));
     NB_TRY(t->be->ops->synchronize(t->be, err)); /* the numbers are the backend's only if nothing went wrong */
     NB_TRY(share_scales(t, err));
     r->norm = sqrt(squares) * scale;
     t->last_norm = r->norm;
-    t->dead = t->wants_dead && isfinite(squares) ? ni_results_dead(&t->results, grads, &t->first_dead) : 0;
+    t->dead = 0;
+    if (t->wants_dead && isfinite(squares))
+        NB_TRY(find_dead(t, grads, err));
     r->lr = t->config.optimizer.lr * nb_schedule_factor(&t->config.schedule, t->at.step, t->steps);
     r->loss_z = ni_window_score(&t->at.loss_window, r->loss);
     r->norm_z = ni_window_score(&t->at.norm_window, r->norm);

@@ -16,6 +16,7 @@
 #include "results.h"
 #include "run_data.h"
 #include "share.h"
+#include "shared_gradients.h"
 
 #define NI_PASSED_MAX 4096
 
@@ -62,6 +63,7 @@ struct nb_trainer {
     int32_t end_of_text;     /* token; -1: the data is one document */
     ni_batch_buffer batch;
     ni_share share;
+    ni_shared_gradients shared;
     ni_optimizer optimizer;
     nb_ranks *ranks;  /* NULL: one process */
     double last_norm; /* of the last step's gradients, which every rank found for itself */
@@ -106,6 +108,12 @@ nb_status ni_trainer_micro_batch(nb_trainer *trainer, int64_t index, const nb_le
 
 /* Sums the gradients of all micro-batches, those of other ranks among them; the model's gradients hold the sum. */
 nb_status ni_trainer_accumulate(nb_trainer *trainer, const nb_lens *lens, nb_error *err);
+
+/* Where that sum is: all of it, or what is this rank's. */
+const ni_param_array *ni_trainer_gradients(nb_trainer *trainer);
+
+/* The model of the run, built for its recipe as it stands. */
+nb_status ni_trainer_create_model(nb_trainer *trainer, nb_error *err);
 
 /* Before a step: the calibration of the recipe's mechanisms, where one is due. */
 nb_status ni_trainer_calibrate(nb_trainer *trainer, nb_error *err);
