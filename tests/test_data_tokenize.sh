@@ -32,12 +32,23 @@ OMP_NUM_THREADS=1 "$nibble" tokenize "$dir/text.txt" -t "$dir/a/b/tokenizer.mode
 cmp "$dir/a/b/train_000000.bin" "$dir/again/train_000000.bin"
 "$nibble" tokenize "$dir/text.txt" -t bytes -o "$dir/bytes" | grep -q 'vocabulary 257'
 
+# Byte-level BPE: trained; its folder and its tokenizer.json alone give the same tokens, whatever the number of threads.
+"$nibble" tokenize "$dir/text.txt" --train-tokenizer 270 --kind bpe --split line --val 0.05 -o "$dir/pairs" -q
+grep -q '"tokenizer": "bpe"' "$dir/pairs/meta.json"
+for given in pairs pairs/tokenizer.json; do
+    OMP_NUM_THREADS=1 "$nibble" tokenize "$dir/text.txt" -t "$dir/$given" --split line --val 0.05 -o "$dir/again" -q --force
+    cmp "$dir/pairs/train_000000.bin" "$dir/again/train_000000.bin"
+    cmp "$dir/pairs/tokenizer.json" "$dir/again/tokenizer.json"
+done
+
 fails 2 'not empty; give another name or --force' "$nibble" tokenize "$dir/text.txt" -t bytes -o "$dir/bytes" -q
 fails 2 'not empty; give another name$' "$nibble" tokenize "$dir/text.txt" -t bytes -o "$dir" --force -q
 fails 2 'the text is empty' "$nibble" tokenize "$dir/empty.txt" -t bytes -o "$dir/x" -q
 fails 1 'No such file' "$nibble" tokenize "$dir/none.txt" -t bytes -o "$dir/x" -q
 fails 1 'no such tokenizer' "$nibble" tokenize "$dir/text.txt" -t byts -o "$dir/x" -q
 fails 2 'not a SentencePiece model' "$nibble" tokenize "$dir/text.txt" -t "$dir/text.txt" -o "$dir/x" -q
+fails 2 'expected sentencepiece or bpe' "$nibble" tokenize "$dir/text.txt" --train-tokenizer 300 --kind word -o "$dir/x" -q
+fails 2 'expected sentencepiece or bpe' "$nibble" tokenize "$dir/text.txt" -t bytes --kind bpe -o "$dir/x" -q
 fails 2 'expected file, blank or line' "$nibble" tokenize "$dir/text.txt" -t bytes --split word -o "$dir/x" -q
 fails 2 'expected one of --tokenizer' "$nibble" tokenize "$dir/text.txt" -o "$dir/x" -q
 fails 2 'cannot be trained on this text' "$nibble" tokenize "$dir/text.txt" --train-tokenizer 9000 -o "$dir/x" -q
