@@ -57,6 +57,16 @@ fails 2 'characters and bytes alone are [0-9]*; expected more$' "$nibble" tokeni
 ! grep -q 'trainer_interface' "$dir/err" || { echo "an assertion of SentencePiece: $(cat "$dir/err")"; exit 1; }
 fails 2 'too few' "$nibble" tokenize "$dir/text.txt" -t bytes --val 0.000001 -o "$dir/x" -q
 
+# ---- standard input: the same tokens as from files, whatever it is packed in -----------------------------------------------
+"$nibble" tokenize "$dir/text.txt" -t bytes --val 0 -o "$dir/file" -q
+for packer in cat gzip; do
+    $packer < "$dir/text.txt" | "$nibble" tokenize - -t bytes --val 0 -o "$dir/piped" -q --force
+    cmp "$dir/file/train_000000.bin" "$dir/piped/train_000000.bin"
+done
+printf '{"text": "one"}\n{"text": "two"}\n' | "$nibble" tokenize - -t bytes --val 0 -o "$dir/piped" --force | grep -q '2 documents'
+fails 2 'standard input: is a Parquet file' sh -c 'printf "PAR1 and so on" | "$1" tokenize - -t bytes -o "$2"' sh "$nibble" "$dir/x"
+fails 2 'the text is empty' sh -c '"$1" tokenize - -t bytes -o "$2" < /dev/null' sh "$nibble" "$dir/x"
+
 # ---- what is no plain text ------------------------------------------------------------------------------------------
 printf '\303\244 line of text\n\nand a second document\n' > "$dir/two.txt"
 "$nibble" tokenize "$dir/two.txt" -t bytes --split blank --val 0 -o "$dir/plain" -q
@@ -98,7 +108,7 @@ fails 2 'cut.zst: the zstd file ends too early' "$nibble" tokenize "$dir/cut.zst
 head -c 60 "$dir/members.gz" > "$dir/cut.gz"
 fails 2 'cut.gz: the gzip file' "$nibble" tokenize "$dir/cut.gz" -t bytes -o "$dir/x" -q
 printf 'PAR1 and so on' > "$dir/table.parquet"
-fails 2 'table.parquet: is a Parquet file; expected .*read_parquet' "$nibble" tokenize "$dir/table.parquet" -t bytes -o "$dir/x" -q
+fails 2 'table.parquet: is a Parquet file; expected .*tokenize -' "$nibble" tokenize "$dir/table.parquet" -t bytes -o "$dir/x" -q
 iconv -f UTF-8 -t UTF-16 "$dir/two.txt" > "$dir/wide.txt"
 fails 2 'is UTF-16 text; .*iconv -f UTF-16' "$nibble" tokenize "$dir/wide.txt" -t bytes -o "$dir/x" -q
 iconv -f UTF-8 -t UTF-16LE "$dir/two.txt" > "$dir/wide.txt"

@@ -45,7 +45,7 @@ static const ni_command_line command_line = {
     .usage = "TEXT... --tokenizer bytes|MODEL -o DIR\nTEXT... --train-tokenizer VOCAB [--kind bpe] -o DIR\nTEXT... "
              "--peek BYTES",
     .about = "Turns text files into train_*.bin and val_*.bin with meta.json and the tokenizer's files beside them.\n"
-             "Reads UTF-8 text and JSON lines (a document a line), also in gzip or zstd; says what else a file is.\n"
+             "Reads UTF-8 text and JSON lines (a document a line), also in gzip or zstd; - is standard input.\n"
              "Example: nibble tokenize book.txt --train-tokenizer 4096 --split blank -o data/book",
     .options = options_table,
     .least = 1,
@@ -76,7 +76,10 @@ static nb_status open_inputs(char *const *paths, int32_t count, const ni_text_op
         return nb_fail(err, NB_NO_MEMORY, "no memory for a list of %d texts", (int)count);
     for (; in->count < count; in->count++) {
         ni_text_file *file = &in->files[in->count];
-        NB_TRY(ni_text_file_open(paths[in->count], options, file, err));
+        if (strcmp(paths[in->count], "-") == 0)
+            NB_TRY(ni_text_file_take("standard input", STDIN_FILENO, options, file, err));
+        else
+            NB_TRY(ni_text_file_open(paths[in->count], options, file, err));
         in->texts[in->count] = file->text;
         in->bytes += (int64_t)file->text.size;
     }
