@@ -32,12 +32,23 @@ OMP_NUM_THREADS=1 "$nibble" tokenize "$dir/text.txt" -t "$dir/a/b/tokenizer.mode
 cmp "$dir/a/b/train_000000.bin" "$dir/again/train_000000.bin"
 "$nibble" tokenize "$dir/text.txt" -t bytes -o "$dir/bytes" | grep -q 'vocabulary 257'
 
+# Byte-level BPE: trained; its folder and its tokenizer.json alone give the same tokens, whatever the number of threads.
+"$nibble" tokenize "$dir/text.txt" --train-tokenizer 270 --kind bpe --split line --val 0.05 -o "$dir/pairs" -q
+grep -q '"tokenizer": "bpe"' "$dir/pairs/meta.json"
+for given in pairs pairs/tokenizer.json; do
+    OMP_NUM_THREADS=1 "$nibble" tokenize "$dir/text.txt" -t "$dir/$given" --split line --val 0.05 -o "$dir/again" -q --force
+    cmp "$dir/pairs/train_000000.bin" "$dir/again/train_000000.bin"
+    cmp "$dir/pairs/tokenizer.json" "$dir/again/tokenizer.json"
+done
+
 fails 2 'not empty; give another name or --force' "$nibble" tokenize "$dir/text.txt" -t bytes -o "$dir/bytes" -q
 fails 2 'not empty; give another name$' "$nibble" tokenize "$dir/text.txt" -t bytes -o "$dir" --force -q
 fails 2 'the text is empty' "$nibble" tokenize "$dir/empty.txt" -t bytes -o "$dir/x" -q
 fails 1 'No such file' "$nibble" tokenize "$dir/none.txt" -t bytes -o "$dir/x" -q
 fails 1 'no such tokenizer' "$nibble" tokenize "$dir/text.txt" -t byts -o "$dir/x" -q
 fails 2 'not a SentencePiece model' "$nibble" tokenize "$dir/text.txt" -t "$dir/text.txt" -o "$dir/x" -q
+fails 2 'expected sentencepiece or bpe' "$nibble" tokenize "$dir/text.txt" --train-tokenizer 300 --kind word -o "$dir/x" -q
+fails 2 'expected sentencepiece or bpe' "$nibble" tokenize "$dir/text.txt" -t bytes --kind bpe -o "$dir/x" -q
 fails 2 'expected file, blank or line' "$nibble" tokenize "$dir/text.txt" -t bytes --split word -o "$dir/x" -q
 fails 2 'expected one of --tokenizer' "$nibble" tokenize "$dir/text.txt" -o "$dir/x" -q
 fails 2 'cannot be trained on this text' "$nibble" tokenize "$dir/text.txt" --train-tokenizer 9000 -o "$dir/x" -q
@@ -45,6 +56,16 @@ fails 2 'this text, which gives at most [0-9]*; hint: fewer tokens' "$nibble" to
 fails 2 'characters and bytes alone are [0-9]*; expected more$' "$nibble" tokenize "$dir/text.txt" --train-tokenizer 260 -o "$dir/x" -q
 ! grep -q 'trainer_interface' "$dir/err" || { echo "an assertion of SentencePiece: $(cat "$dir/err")"; exit 1; }
 fails 2 'too few' "$nibble" tokenize "$dir/text.txt" -t bytes --val 0.000001 -o "$dir/x" -q
+
+# ---- standard input: the same tokens as from files, whatever it is packed in -----------------------------------------------
+"$nibble" tokenize "$dir/text.txt" -t bytes --val 0 -o "$dir/file" -q
+for packer in cat gzip; do
+    $packer < "$dir/text.txt" | "$nibble" tokenize - -t bytes --val 0 -o "$dir/piped" -q --force
+    cmp "$dir/file/train_000000.bin" "$dir/piped/train_000000.bin"
+done
+printf '{"text": "one"}\n{"text": "two"}\n' | "$nibble" tokenize - -t bytes --val 0 -o "$dir/piped" --force | grep -q '2 documents'
+fails 2 'standard input: is a Parquet file' sh -c 'printf "PAR1 and so on" | "$1" tokenize - -t bytes -o "$2"' sh "$nibble" "$dir/x"
+fails 2 'the text is empty' sh -c '"$1" tokenize - -t bytes -o "$2" < /dev/null' sh "$nibble" "$dir/x"
 
 # ---- what is no plain text ------------------------------------------------------------------------------------------
 printf '\303\244 line of text\n\nand a second document\n' > "$dir/two.txt"
@@ -87,7 +108,7 @@ fails 2 'cut.zst: the zstd file ends too early' "$nibble" tokenize "$dir/cut.zst
 head -c 60 "$dir/members.gz" > "$dir/cut.gz"
 fails 2 'cut.gz: the gzip file' "$nibble" tokenize "$dir/cut.gz" -t bytes -o "$dir/x" -q
 printf 'PAR1 and so on' > "$dir/table.parquet"
-fails 2 'table.parquet: is a Parquet file; expected .*read_parquet' "$nibble" tokenize "$dir/table.parquet" -t bytes -o "$dir/x" -q
+fails 2 'table.parquet: is a Parquet file; expected .*tokenize -' "$nibble" tokenize "$dir/table.parquet" -t bytes -o "$dir/x" -q
 iconv -f UTF-8 -t UTF-16 "$dir/two.txt" > "$dir/wide.txt"
 fails 2 'is UTF-16 text; .*iconv -f UTF-16' "$nibble" tokenize "$dir/wide.txt" -t bytes -o "$dir/x" -q
 iconv -f UTF-8 -t UTF-16LE "$dir/two.txt" > "$dir/wide.txt"

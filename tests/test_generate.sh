@@ -83,6 +83,36 @@ printf '{%s, "add_bos_token": true}' "$long" > limitless/tokenizer_config.json
 grep -q '"tokenizer_class": "LlamaTokenizer"' limited/checkpoints/step-00000001/tokenizer_config.json ||
     fail "the tokenizer's class is lost: $(cat limited/checkpoints/step-00000001/tokenizer_config.json)"
 
+# ---- byte-level BPE: a folder as Qwen's are, from texts over training and resumption to an export --------------------------
+cat > tokenizer_config.json << 'END'
+{"tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|endoftext|>", "bos_token": null, "add_bos_token": false}
+END
+cp "$2/tests/golden/tokenizers/qwen.json" tokenizer.json
+"$nibble" tokenize "$2/docs/training.md" --tokenizer tokenizer.json --val 0 -o pairs -q
+qwen="--set data.train=pairs/train_*.bin --set model.layers=1 --set model.hidden=64 --set model.intermediate=64"
+# shellcheck disable=SC2086 # a list of words
+"$nibble" train run.yaml -q $qwen --set model=qwen3-tiny --set model.vocab=509 --set data.tokenizer=tokenizer.json --set out=maker
+cp -r maker/checkpoints/step-00000001 qwen
+rm qwen/nibble.json qwen/optimizer.safetensors
+cp tokenizer.json tokenizer_config.json qwen # as its maker has them
+"$nibble" generate qwen --prompt 'a user' --tokens 4 | grep -q '^a user' || fail "generate from a folder with tokenizer.json"
+"$nibble" train run.yaml -q --from qwen --set model=./qwen --set 'data.train=pairs/train_*.bin' --set data.tokenizer=qwen \
+    --set out=on --set steps=2 --set checkpoint.every=1
+rm -r on/checkpoints/step-00000002
+"$nibble" train run.yaml -q --resume --set model=./qwen --set 'data.train=pairs/train_*.bin' --set data.tokenizer=qwen \
+    --set out=on --set steps=2 --set checkpoint.every=1
+trained=on/checkpoints/step-00000002
+tr -d ' \n' < $trained/tokenizer.json | grep -q '"single":\[{"SpecialToken":{"id":"<|endoftext|>"' || fail "a run's tokenizer.json opens no texts"
+grep -q '"tokenizer_class": "Qwen2Tokenizer"' $trained/tokenizer_config.json || fail "the class is lost: $(cat $trained/tokenizer_config.json)"
+"$nibble" tokenize "$2/docs/training.md" --tokenizer $trained --val 0 -o again -q
+cmp pairs/train_000000.bin again/train_000000.bin || fail "the tokenizer of a checkpoint gives other ids"
+"$nibble" export $trained -o pairs-exported > out
+cmp $trained/tokenizer.json pairs-exported/tokenizer.json || fail "the export has another tokenizer.json"
+"$nibble" generate $trained --prompt 'the model' --tokens 8 --temperature 0 > a
+"$nibble" generate pairs-exported --prompt 'the model' --tokens 8 --temperature 0 --recipe bf16 > b
+"$nibble" generate $trained --prompt 'the model' --tokens 8 --temperature 0 --tokenizer tokenizer.json > c
+[ -s a ] && [ -s b ] && [ -s c ]
+
 # ---- kept keys and values: the same text as without them, across the end of the window ---------------------------------
 "$nibble" train run.yaml -q --set model=gla-tiny --set data.tokenizer=bytes --set 'data.train=bytes/train_*.bin' \
     --set out=gla --set model.vocab=257 --set model.layers=1 --set model.hidden=64 --set model.intermediate=64

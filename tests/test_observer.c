@@ -10,6 +10,7 @@
 
 #include <cmocka.h>
 
+#include "files/file.h"
 #include "files/folder.h"
 #include "lens/channels.h"
 #include "lens/operand_metrics.h"
@@ -17,6 +18,7 @@
 #include "lens/series.h"
 #include "lens/tiles.h"
 #include "lens_case.h"
+#include <dirent.h>
 #include <math.h>
 #include <stdio.h>
 
@@ -182,6 +184,27 @@ static void oscillating_weight_is_named(void **state) {
     ni_series_reader_free(r);
 }
 
+/* How often a message of a tag and a histogram (field 5) stands in the folder's event file. */
+static int histograms_of(const char *folder, const char *tag) {
+    char path[512], wanted[128];
+    char *bytes;
+    size_t size;
+    int found = 0;
+    DIR *entries = opendir(folder);
+    assert_non_null(entries);
+    *path = 0;
+    for (struct dirent *e; (e = readdir(entries));)
+        if (strstr(e->d_name, "tfevents"))
+            snprintf(path, sizeof path, "%s/%s", folder, e->d_name);
+    closedir(entries);
+    assert_int_equal(ni_file_read(path, 1 << 20, &bytes, &size, NULL), NB_OK);
+    const size_t length = (size_t)snprintf(wanted, sizeof wanted, "%c%s\x2a", (int)strlen(tag), tag);
+    for (size_t at = 0; at + length <= size; at++)
+        found += memcmp(bytes + at, wanted, length) == 0;
+    free(bytes);
+    return found;
+}
+
 static void underflow_is_named(void **state) {
     fixture *f = *state;
     ni_observer_options options = ni_observer_defaults();
@@ -203,6 +226,8 @@ static void underflow_is_named(void **state) {
     ni_series_point scales = last(r, "planted/dgrad.dy/scales");
     assert_true(fabs(scales.values[0] - (blocks - 1) / blocks) < 1e-6 && scales.values[15] > 0);
     ni_series_reader_free(r);
+    assert_int_equal(histograms_of(f->folder, "planted/dgrad.dy/scales"), 1);
+    assert_int_equal(histograms_of(f->folder, "planted/dgrad.dy/flushed"), 0);
 }
 
 /* What does not apply is said, once an operand, with the reason and where it was first met. */

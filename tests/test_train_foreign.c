@@ -251,10 +251,10 @@ static void what_does_not_fit_is_refused(void **state) {
 
 /* ---- tokenizer files ---- */
 
-/* Byte-level BPE: nibble does not read it, and hands it on through checkpoints, resumption and forks. */
+/* A tokenizer that nibble cannot read is handed on through checkpoints, resumption and forks. */
 static void a_tokenizer_that_is_not_read_travels(void **state) {
     static const char *const files[] = {"tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"};
-    static const char *const texts[] = {"{\"model\": {\"type\": \"BPE\", \"merges\": [\"a b\"]}}\n",
+    static const char *const texts[] = {"{\"model\": {\"type\": \"Unigram\", \"vocab\": []}}\n",
                                         "{\"tokenizer_class\": \"Qwen2Tokenizer\"}", "{\"\\u0120a\": 1}",
                                         "#v\n\xc4\xa0 a"};
     char golden[512], folder[512], path[256];
@@ -268,7 +268,7 @@ static void a_tokenizer_that_is_not_read_travels(void **state) {
     }
     nb_run_config config = config_for(state, folder, "on");
     snprintf(config.data.tokenizer, sizeof config.data.tokenizer, "%s", folder);
-    expect_refusal(&config, folder, "its tokenizer.json is one that nibble does not read");
+    expect_refusal(&config, folder, "tokenizer.json: model: Unigram is not read");
     config.data.tokenizer[0] = 0;
     config.checkpoint.every = 2;
     case_log log = {.stop_after = 3};

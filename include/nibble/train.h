@@ -82,7 +82,7 @@ typedef struct nb_run_config {
     struct {
         char train[NB_PATH_SIZE];     /* a shard or a glob pattern of shards */
         char val[NB_PATH_SIZE];       /* the same; empty = no evaluation */
-        char tokenizer[NB_PATH_SIZE]; /* "bytes" or a SentencePiece model; empty = unknown */
+        char tokenizer[NB_PATH_SIZE]; /* as nb_tokenizer_load takes it; empty = unknown */
         int32_t end_of_text;          /* token between documents, or one of NB_END_OF_TEXT_* */
         bool cross_documents;         /* attention crosses the documents of a packed sequence */
     } data;

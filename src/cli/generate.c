@@ -32,7 +32,7 @@ static const ni_option options[] = {
      "draw among the most likely tokens that together have this share; 1: all (default 1)"},
     {"seed", 0, NI_OPTION_INT, offsetof(generate_options, seed), "N", "of the draws (default 1)"},
     {"tokenizer", 0, NI_OPTION_TEXT, offsetof(generate_options, tokenizer), "T",
-     "bytes, or a SentencePiece model (default: the checkpoint's)"},
+     "bytes, a SentencePiece model, a tokenizer.json (default: the checkpoint's)"},
     {"recipe", 0, NI_OPTION_TEXT, offsetof(generate_options, recipe), "R",
      "whose forward pass (default: the trained one)"},
     {"no-cache", 0, NI_OPTION_FLAG, offsetof(generate_options, no_cache), NULL,

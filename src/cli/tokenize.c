@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 typedef struct tokenize_options {
-    const char *tokenizer, *out, *split, *separator, *field;
+    const char *tokenizer, *kind, *out, *split, *separator, *field;
     int64_t train_tokenizer, shard_tokens, peek;
     double val;
     bool force, quiet, as_is;
@@ -23,8 +23,11 @@ typedef struct tokenize_options {
 
 #define FIELD(name) offsetof(tokenize_options, name)
 static const ni_option options_table[] = {
-    {"tokenizer", 't', NI_OPTION_TEXT, FIELD(tokenizer), "bytes|MODEL", "a SentencePiece model, its folder, or bytes"},
+    {"tokenizer", 't', NI_OPTION_TEXT, FIELD(tokenizer), "bytes|MODEL",
+     "a SentencePiece model, tokenizer.json, a folder, bytes"},
     {"train-tokenizer", 0, NI_OPTION_INT, FIELD(train_tokenizer), "VOCAB", "train a tokenizer of VOCAB tokens instead"},
+    {"kind", 0, NI_OPTION_TEXT, FIELD(kind), "sentencepiece|bpe",
+     "which to train; bpe: a tokenizer.json (sentencepiece)"},
     {"out", 'o', NI_OPTION_TEXT, FIELD(out), "DIR", "folder for the shards"},
     {"val", 0, NI_OPTION_FLOAT, FIELD(val), "SHARE", "share of the text set aside for validation (0.01)"},
     {"split", 0, NI_OPTION_TEXT, FIELD(split), "file|blank|line", "what is a document; NUL always ends one (file)"},
@@ -39,9 +42,10 @@ static const ni_option options_table[] = {
 };
 
 static const ni_command_line command_line = {
-    .usage = "TEXT... --tokenizer bytes|MODEL -o DIR\nTEXT... --train-tokenizer VOCAB -o DIR\nTEXT... --peek BYTES",
+    .usage = "TEXT... --tokenizer bytes|MODEL -o DIR\nTEXT... --train-tokenizer VOCAB [--kind bpe] -o DIR\nTEXT... "
+             "--peek BYTES",
     .about = "Turns text files into train_*.bin and val_*.bin with meta.json and the tokenizer's files beside them.\n"
-             "Reads UTF-8 text and JSON lines (a document a line), also in gzip or zstd; says what else a file is.\n"
+             "Reads UTF-8 text and JSON lines (a document a line), also in gzip or zstd; - is standard input.\n"
              "Example: nibble tokenize book.txt --train-tokenizer 4096 --split blank -o data/book",
     .options = options_table,
     .least = 1,
@@ -72,7 +76,10 @@ static nb_status open_inputs(char *const *paths, int32_t count, const ni_text_op
         return nb_fail(err, NB_NO_MEMORY, "no memory for a list of %d texts", (int)count);
     for (; in->count < count; in->count++) {
         ni_text_file *file = &in->files[in->count];
-        NB_TRY(ni_text_file_open(paths[in->count], options, file, err));
+        if (strcmp(paths[in->count], "-") == 0)
+            NB_TRY(ni_text_file_take("standard input", STDIN_FILENO, options, file, err));
+        else
+            NB_TRY(ni_text_file_open(paths[in->count], options, file, err));
         in->texts[in->count] = file->text;
         in->bytes += (int64_t)file->text.size;
     }
@@ -161,6 +168,10 @@ static nb_status choose_split(const tokenize_options *o, ni_corpus_options *corp
                    o->split);
 }
 
+static bool is_bpe(const tokenize_options *o) {
+    return o->kind && strcmp(o->kind, "bpe") == 0;
+}
+
 static nb_status get_tokenizer(const tokenize_options *o, const inputs *in, display *d, ni_tokenizer **out,
                                nb_error *err) {
     enum { TAKES_A_WHILE = 1 << 18 }; /* bytes */
@@ -170,7 +181,8 @@ static nb_status get_tokenizer(const tokenize_options *o, const inputs *in, disp
     NB_TRY(ni_tokenizer_check_training(in->texts, in->count, vocab, err));
     if (in->bytes >= TAKES_A_WHILE)
         ni_progress_line(&d->progress, "training a tokenizer of %" PRId64 " tokens ...", o->train_tokenizer);
-    return ni_tokenizer_train(in->texts, in->count, vocab, out, err);
+    return is_bpe(o) ? ni_tokenizer_train_bpe(in->texts, in->count, vocab, out, err)
+                     : ni_tokenizer_train(in->texts, in->count, vocab, out, err);
 }
 
 static nb_status write_folder(const tokenize_options *o, const inputs *in, const ni_tokenizer *tokenizer,
@@ -262,6 +274,9 @@ static nb_status check_options(const tokenize_options *o, nb_error *err) {
     if (!o->tokenizer == !o->train_tokenizer)
         return nb_fail(err, NB_BAD_USAGE,
                        "tokenize: expected one of --tokenizer bytes|MODEL and --train-tokenizer VOCAB");
+    if (o->kind && (!o->train_tokenizer || (!is_bpe(o) && strcmp(o->kind, "sentencepiece") != 0)))
+        return nb_fail(err, NB_BAD_USAGE, "--kind %.40s: expected sentencepiece or bpe, with --train-tokenizer",
+                       o->kind);
     return check_output(o, err);
 }
 

@@ -20,8 +20,8 @@ typedef struct known_file {
 
 static const known_file known[] = {
     {"PAR1", 4, 0, "a Parquet file",
-     "write its text column as JSON lines, as with pandas: read_parquet(NAME).to_json(OUT, orient='records', "
-     "lines=True)"},
+     "write its text column as JSON lines and give them to 'nibble tokenize -'; docs/data.md has three lines of "
+     "pyarrow"},
     {"ARROW1", 6, 0, "an Arrow file", "write its text column as JSON lines"},
     {"\xff\xfe\0\0", 4, 0, "UTF-32 text", "iconv -f UTF-32 -t UTF-8"},
     {"\xff\xfe", 2, 0, "UTF-16 text", "iconv -f UTF-16 -t UTF-8"},

@@ -3,12 +3,13 @@
 
 #include "utf8.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static nb_status make_text(const char *path, const ni_text_options *options, ni_text_file *out, nb_error *err) {
     size_t size;
-    out->text = (ni_text){out->map.bytes, out->map.size};
     if (options->as_is)
         return NB_OK;
     NB_TRY(ni_text_unpack(path, out->text.bytes, out->text.size, &out->unpacked, &size, err));
@@ -32,7 +33,38 @@ static nb_status make_text(const char *path, const ni_text_options *options, ni_
 nb_status ni_text_file_open(const char *path, const ni_text_options *options, ni_text_file *out, nb_error *err) {
     *out = (ni_text_file){0};
     NB_TRY(ni_file_map_open(path, &out->map, err));
+    out->text = (ni_text){out->map.bytes, out->map.size};
     nb_status status = make_text(path, options, out, err);
+    if (status != NB_OK)
+        ni_text_file_close(out);
+    return status;
+}
+
+static nb_status read_all(const char *name, int from, ni_text_file *out, nb_error *err) {
+    size_t size = 0, room = 0;
+    for (ssize_t got = 1; got != 0; size += got > 0 ? (size_t)got : 0) {
+        if (size == room) {
+            room = room ? 2 * room : 1 << 20;
+            char *larger = realloc(out->read, room);
+            if (!larger)
+                return nb_fail(err, NB_NO_MEMORY, "%s: %zu bytes of it do not fit in memory; hint: give files", name,
+                               room);
+            out->read = larger;
+        }
+        got = read(from, out->read + size, room - size);
+        if (got < 0 && errno != EINTR)
+            return nb_fail(err, NB_IO_ERROR, "%s: cannot be read: %s", name, strerror(errno));
+    }
+    out->text = (ni_text){out->read, size};
+    return NB_OK;
+}
+
+nb_status ni_text_file_take(const char *name, int from, const ni_text_options *options, ni_text_file *out,
+                            nb_error *err) {
+    *out = (ni_text_file){0};
+    nb_status status = read_all(name, from, out, err);
+    if (status == NB_OK)
+        status = make_text(name, options, out, err);
     if (status != NB_OK)
         ni_text_file_close(out);
     return status;
@@ -40,6 +72,7 @@ nb_status ni_text_file_open(const char *path, const ni_text_options *options, ni
 
 void ni_text_file_close(ni_text_file *file) {
     ni_file_map_close(&file->map);
+    free(file->read);
     free(file->unpacked);
     free(file->taken);
     *file = (ni_text_file){0};

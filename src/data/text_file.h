@@ -23,10 +23,13 @@ typedef struct ni_text_file {
     ni_text text; /* NUL between the documents of JSON lines */
     ni_text_doubts doubts;
     ni_file_map map;
-    char *unpacked, *taken; /* NULL where they were not needed */
+    char *read, *unpacked, *taken; /* NULL where they were not needed */
 } ni_text_file;
 
 nb_status ni_text_file_open(const char *path, const ni_text_options *options, ni_text_file *out, nb_error *err);
+/* The same of what can be read from a descriptor until its end, all of it in memory; `name` names it in messages. */
+nb_status ni_text_file_take(const char *name, int from, const ni_text_options *options, ni_text_file *out,
+                            nb_error *err);
 void ni_text_file_close(ni_text_file *file); /* {0} is allowed */
 
 /* How a text begins: its first words with single spaces between them, at most `most` bytes and no part of a word; of a

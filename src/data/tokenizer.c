@@ -1,5 +1,6 @@
-/* tokenizer.c: bytes and SentencePiece behind one interface; long texts cut and encoded in parallel. */
+/* tokenizer.c: bytes, SentencePiece and byte-level BPE behind one interface; long texts cut and encoded in parallel. */
 #include "tokenizer.h"
+#include "bpe.h"
 #include "files/file.h"
 #include "sentencepiece.h"
 #include "sentencepiece_check.h"
@@ -15,60 +16,43 @@
 
 enum {
     BYTES_END = 256, /* end-of-text of the bytes tokenizer */
-    SEGMENT = 1 << 16
+    SEGMENT = 1 << 16,
+    BEHIND = 128 /* bytes that are looked at behind a part: a character, or an added token */
 };
 
 struct ni_tokenizer {
-    ni_sp *sp; /* NULL: bytes */
+    ni_sp *sp;   /* one of these two; both NULL: bytes */
+    ni_bpe *bpe; /* its tokenizer.json is among the kept files */
     char *model;
-    size_t model_size; /* 0: bytes */
+    size_t model_size; /* of SentencePiece, else 0 */
     int32_t vocab, end_of_text;
     int32_t begin_of_text;                 /* -1: nothing opens a text */
     int32_t newline_ids[4], newline_count; /* of a lone line break; 0: texts go on without context */
     ni_tokenizer_kept kept;                /* where it came from a folder */
 };
 
-/* ---- lists ---- */
-
-void ni_tokens_free(ni_tokens *tokens) {
-    free(tokens->ids);
-    *tokens = (ni_tokens){0};
-}
-
-static nb_status reserve(ni_tokens *tokens, int64_t more, nb_error *err) {
-    if (tokens->count + more <= tokens->capacity)
-        return NB_OK;
-    int64_t capacity = tokens->count + more + tokens->capacity / 2 + 64;
-    int32_t *ids = realloc(tokens->ids, (size_t)capacity * sizeof *ids);
-    if (!ids)
-        return nb_fail(err, NB_NO_MEMORY, "no memory for %" PRId64 " tokens", capacity);
-    tokens->ids = ids;
-    tokens->capacity = capacity;
-    return NB_OK;
-}
-
-nb_status ni_tokens_add(ni_tokens *tokens, const int32_t *ids, int64_t count, nb_error *err) {
-    NB_TRY(reserve(tokens, count, err));
-    if (count)
-        memcpy(tokens->ids + tokens->count, ids, (size_t)count * sizeof *ids);
-    tokens->count += count;
-    return NB_OK;
-}
-
 /* ---- encoding ---- */
 
-static bool is_space(char c) {
-    return c == ' ' || c == '\n' || c == '\t' || c == '\r';
+/* Of any script: patterns of byte-level BPE join all of it. */
+static bool space_at(const char *text, size_t size, size_t at) {
+    return ni_utf8_space(text + at, size - at) > 0;
+}
+
+static bool space_before(const char *text, size_t at) {
+    for (size_t n = 1; n <= 3 && n <= at; n++)
+        if (ni_utf8_space(text + at - n, n) == n)
+            return true;
+    return false;
 }
 
 size_t ni_tokenizer_cut(const char *text, size_t size, size_t limit) {
     if (size <= limit || limit < 4)
         return size;
     for (size_t at = limit; at > limit / 2; at--) /* the lower half is too little to be worth a part */
-        if (text[at - 1] == '\n' && !is_space(text[at]))
+        if (text[at - 1] == '\n' && !space_at(text, size, at))
             return at;
     for (size_t at = limit - 1; at > limit / 2; at--)
-        if (text[at] == ' ' && !is_space(text[at - 1]) && !is_space(text[at + 1]))
+        if (text[at] == ' ' && !space_before(text, at) && !space_at(text, size, at + 1))
             return at;
     size_t at = limit;
     while (at > limit - 3 && ((unsigned char)text[at] & 0xC0) == 0x80)
@@ -102,15 +86,29 @@ static nb_status sp_continue(const ni_tokenizer *t, const char *behind_newline, 
     return NB_OK;
 }
 
-static nb_status encode_segment(const ni_tokenizer *t, const char *text, size_t size, bool continues, ni_tokens *out,
-                                int64_t *invalid, nb_error *err) {
-    char *clean = malloc(1 + 3 * size + 1);
+/* What is looked at behind a part: whole characters, repaired as well. */
+static size_t repair_behind(const char *text, size_t more, char *to) {
+    size_t size = more < BEHIND ? more : BEHIND;
+    while (size < more && size > BEHIND - 3 && ((unsigned char)text[size] & 0xC0) == 0x80)
+        size--;
+    return ni_utf8_repair(text, size, to, NULL);
+}
+
+static nb_status encode_segment(const ni_tokenizer *t, const char *text, size_t size, size_t more, bool continues,
+                                ni_tokens *out, int64_t *invalid, nb_error *err) {
+    char *clean = malloc(1 + 3 * (size + BEHIND) + 1);
     if (!clean)
         return nb_fail(err, NB_NO_MEMORY, "no memory to encode %zu bytes", size);
     clean[0] = '\n';
     size_t length = ni_utf8_repair(text, size, clean + 1, invalid);
-    nb_status status = continues && t->newline_count ? sp_continue(t, clean, length, out, err)
-                                                     : sp_ids(t, clean + 1, length, out, err);
+    nb_status status;
+    if (t->bpe)
+        status =
+            ni_bpe_encode(t->bpe, clean + 1, length, repair_behind(text + size, more, clean + 1 + length), out, err);
+    else if (continues && t->newline_count)
+        status = sp_continue(t, clean, length, out, err);
+    else
+        status = sp_ids(t, clean + 1, length, out, err);
     free(clean);
     return status;
 }
@@ -125,7 +123,7 @@ typedef struct segment {
 } segment;
 
 /* Cuts are a function of the text alone, so the threads share out segments and change nothing. */
-static nb_status encode_in_parallel(const ni_tokenizer *t, const char *text, size_t size, bool continues,
+static nb_status encode_in_parallel(const ni_tokenizer *t, const char *text, size_t size, size_t more, bool continues,
                                     ni_tokens *out, int64_t *invalid, nb_error *err) {
     int64_t count = 0;
     segment *segments = calloc(size / (SEGMENT / 2) + 1, sizeof *segments); /* no cut takes less than half */
@@ -138,7 +136,8 @@ static nb_status encode_in_parallel(const ni_tokenizer *t, const char *text, siz
 #pragma omp parallel for schedule(dynamic, 1) if (count > 1)
     for (int64_t i = 0; i < count; i++) {
         segment *s = &segments[i];
-        s->status = encode_segment(t, s->text, s->size, continues || i > 0, &s->ids, &s->invalid, &s->error);
+        const size_t behind = (size_t)(text + size - (s->text + s->size)) + more;
+        s->status = encode_segment(t, s->text, s->size, behind, continues || i > 0, &s->ids, &s->invalid, &s->error);
     }
     nb_status status = NB_OK;
     for (int64_t i = 0; i < count; i++) {
@@ -154,14 +153,19 @@ static nb_status encode_in_parallel(const ni_tokenizer *t, const char *text, siz
     return status;
 }
 
-nb_status ni_tokenizer_encode(const ni_tokenizer *t, const char *text, size_t size, bool continues, ni_tokens *out,
-                              int64_t *invalid, nb_error *err) {
-    if (t->sp)
-        return encode_in_parallel(t, text, size, continues, out, invalid, err);
-    NB_TRY(reserve(out, (int64_t)size, err));
+nb_status ni_tokenizer_encode_part(const ni_tokenizer *t, const char *text, size_t size, size_t more, bool continues,
+                                   ni_tokens *out, int64_t *invalid, nb_error *err) {
+    if (t->sp || t->bpe)
+        return encode_in_parallel(t, text, size, more, continues, out, invalid, err);
+    NB_TRY(ni_tokens_reserve(out, (int64_t)size, err));
     for (size_t i = 0; i < size; i++)
         out->ids[out->count++] = (unsigned char)text[i];
     return NB_OK;
+}
+
+nb_status ni_tokenizer_encode(const ni_tokenizer *t, const char *text, size_t size, bool continues, ni_tokens *out,
+                              int64_t *invalid, nb_error *err) {
+    return ni_tokenizer_encode_part(t, text, size, 0, continues, out, invalid, err);
 }
 
 nb_status ni_tokenizer_decode(const ni_tokenizer *t, const int32_t *ids, int64_t count, char **text, size_t *size,
@@ -173,6 +177,8 @@ nb_status ni_tokenizer_decode(const ni_tokenizer *t, const int32_t *ids, int64_t
             return nb_fail(err, NB_BAD_USAGE, "token %" PRId32 " is not in the tokenizer's vocabulary of %" PRId32,
                            ids[i], t->vocab);
     char why[NI_SP_WHY];
+    if (t->bpe)
+        return ni_bpe_decode(t->bpe, ids, count, text, size, err);
     if (t->sp) {
         if (!ni_sp_decode(t->sp, ids, (size_t)count, text, size, why))
             return nb_fail(err, NB_INTERNAL, "SentencePiece cannot decode %" PRId64 " tokens: %s", count, why);
@@ -191,7 +197,7 @@ nb_status ni_tokenizer_decode(const ni_tokenizer *t, const int32_t *ids, int64_t
 /* ---- what it is ---- */
 
 const char *ni_tokenizer_kind(const ni_tokenizer *tokenizer) {
-    return tokenizer->sp ? "sentencepiece" : "bytes";
+    return tokenizer->sp ? "sentencepiece" : tokenizer->bpe ? "bpe" : "bytes";
 }
 
 int32_t ni_tokenizer_vocab(const ni_tokenizer *tokenizer) {
@@ -216,6 +222,7 @@ void ni_tokenizer_free(ni_tokenizer *tokenizer) {
     if (!tokenizer)
         return;
     ni_sp_free(tokenizer->sp);
+    ni_bpe_free(tokenizer->bpe);
     free(tokenizer->model);
     ni_kept_free(&tokenizer->kept);
     free(tokenizer);
@@ -252,11 +259,27 @@ static void learn_newline(ni_tokenizer *t) {
     ni_tokens_free(&ids);
 }
 
+static int32_t id_of(const ni_tokenizer *t, const char *piece) {
+    return t->bpe ? ni_bpe_id(t->bpe, piece) : ni_sp_id(t->sp, piece);
+}
+
+static const char *text_of(const ni_tokenizer *t, int32_t id) {
+    return t->bpe ? ni_bpe_added(t->bpe, id) : ni_sp_piece(t->sp, id);
+}
+
 static nb_status find_end_of_text(ni_tokenizer *t, nb_error *err) {
     static const char *const names[] = {"</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>"};
-    t->end_of_text = ni_sp_end_id(t->sp);
+    const ni_kept_file *config = ni_kept_find(&t->kept, NI_TOKENIZER_CONFIG);
+    char piece[NI_PIECE_ROOM];
+    t->end_of_text = t->sp                                                ? ni_sp_end_id(t->sp)
+                     : ni_config_ends(config->bytes, config->size, piece) ? id_of(t, piece)
+                                                                          : -1;
     for (size_t i = 0; t->end_of_text < 0 && i < sizeof names / sizeof names[0]; i++)
-        t->end_of_text = ni_sp_id(t->sp, names[i]);
+        t->end_of_text = id_of(t, names[i]);
+    if (t->bpe && !text_of(t, t->end_of_text))
+        return nb_fail(err, NB_BAD_FILE,
+                       "tokenizer.json has no end-of-text among its added tokens, expected the eos_token of "
+                       "tokenizer_config.json, or one named <|endoftext|>, <|end_of_text|>, </s> or <eos>");
     if (t->end_of_text < 0 || t->end_of_text >= t->vocab)
         return nb_fail(err, NB_BAD_FILE, "the SentencePiece model has no end-of-text piece, expected one named </s>");
     t->begin_of_text = t->end_of_text;
@@ -303,54 +326,101 @@ static nb_status make_bytes(ni_tokenizer **out, nb_error *err) {
     return NB_OK;
 }
 
-static nb_status load_model(const char *path, ni_tokenizer **out, nb_error *err) {
-    char *bytes;
-    size_t size;
-    NB_TRY(ni_file_read(path, NI_KEPT_LIMIT, &bytes, &size, err));
-    nb_status status = ni_tokenizer_parse(bytes, size, out, err);
-    free(bytes);
-    if (status != NB_OK)
-        nb_fail_within(err, "%s", path);
-    return status;
-}
-
-/* What the files of a folder make. */
-static nb_status make_from(const ni_tokenizer_kept *kept, const char *folder, ni_tokenizer **out, nb_error *err) {
-    const ni_kept_file *model = ni_kept_find(kept, NI_TOKENIZER_MODEL),
-                       *config = ni_kept_find(kept, NI_TOKENIZER_CONFIG);
-    if (model->bytes) {
-        nb_status status = ni_tokenizer_parse(model->bytes, model->size, out, err);
-        if (status != NB_OK)
-            nb_fail_within(err, "%s/" NI_TOKENIZER_MODEL, folder);
-        return status;
-    }
-    if (ni_is_bytes_config(config->bytes, config->size))
-        return make_bytes(out, err);
-    if (ni_kept_find(kept, NI_TOKENIZER_JSON)->bytes)
-        return nb_fail(err, NB_BAD_FILE,
-                       "%s: its tokenizer.json is one that nibble does not read, expected tokenizer.model "
-                       "(SentencePiece); hint: give token ids made elsewhere as .npy or .bin",
-                       folder);
-    return nb_fail(err, NB_BAD_FILE,
-                   "%s: no tokenizer that nibble reads, expected tokenizer.model (SentencePiece) or a folder that "
-                   "nibble wrote",
-                   folder);
-}
-
-/* Folders of another maker say what opens a text: their tokenizer.json, which transformers believes before the other
- * file and into which version 5 moves add_bos_token when it saves, else their tokenizer_config.json. */
+/* Takes over the files. Folders of another maker say what opens a text: their tokenizer.json, which transformers
+ * believes before the other file and into which version 5 moves add_bos_token when it saves, else their
+ * tokenizer_config.json. */
 static void find_begin_of_text(ni_tokenizer *t) {
     const ni_kept_file *config = ni_kept_find(&t->kept, NI_TOKENIZER_CONFIG),
                        *fast = ni_kept_find(&t->kept, NI_TOKENIZER_JSON);
     char piece[NI_PIECE_ROOM];
-    if (!t->sp || ni_is_own_config(config->bytes, config->size))
+    if ((!t->sp && !t->bpe) || ni_is_own_config(config->bytes, config->size))
         return;
     if (!ni_json_opens(fast->bytes, fast->size, piece)) {
         if (!config->bytes)
             return;
         ni_config_opens(config->bytes, config->size, piece);
     }
-    t->begin_of_text = *piece ? ni_sp_id(t->sp, piece) : -1;
+    t->begin_of_text = *piece ? id_of(t, piece) : -1;
+}
+
+/* From the tokenizer.json among `kept`, which it takes over and empties. One without tokenizer_config.json gets it. */
+static nb_status make_bpe(ni_tokenizer_kept *kept, bool own, ni_tokenizer **out, nb_error *err) {
+    const ni_kept_file *json = ni_kept_find(kept, NI_TOKENIZER_JSON);
+    ni_tokenizer *t = calloc(1, sizeof *t);
+    if (!t)
+        return nb_fail(err, NB_NO_MEMORY, "no memory for a tokenizer");
+    nb_status status = ni_bpe_parse(json->bytes, json->size, &t->bpe, err);
+    if (status == NB_OK) {
+        t->kept = *kept;
+        *kept = (ni_tokenizer_kept){0};
+        t->vocab = ni_bpe_vocab(t->bpe);
+        status = find_end_of_text(t, err);
+    }
+    if (status == NB_OK && !t->kept.files[NI_KEPT_CONFIG].bytes) {
+        char *config = ni_bpe_config_json(text_of(t, t->end_of_text), own);
+        if (config)
+            ni_kept_replace(&t->kept.files[NI_KEPT_CONFIG], config);
+        else
+            status = nb_fail(err, NB_NO_MEMORY, "no memory for the files of a tokenizer");
+    }
+    if (status != NB_OK) {
+        ni_tokenizer_free(t);
+        return status;
+    }
+    find_begin_of_text(t);
+    *out = t;
+    return NB_OK;
+}
+
+nb_status ni_tokenizer_from_json(char *json, ni_tokenizer **out, nb_error *err) {
+    ni_tokenizer_kept kept = {0};
+    *out = NULL;
+    ni_kept_replace(&kept.files[NI_KEPT_JSON], json);
+    nb_status status = make_bpe(&kept, true, out, err);
+    ni_kept_free(&kept);
+    return status;
+}
+
+static nb_status load_file(const char *path, ni_tokenizer **out, nb_error *err) {
+    char *bytes;
+    size_t size, at = 0;
+    NB_TRY(ni_file_read(path, NI_KEPT_LIMIT, &bytes, &size, err));
+    while (at < size && (bytes[at] == ' ' || bytes[at] == '\n' || bytes[at] == '\t' || bytes[at] == '\r'))
+        at++;
+    nb_status status;
+    if (at < size && bytes[at] == '{') { /* no SentencePiece model begins so: its first field is number 1 */
+        ni_tokenizer_kept kept = {0};
+        kept.files[NI_KEPT_JSON] = (ni_kept_file){bytes, size};
+        status = make_bpe(&kept, false, out, err);
+        ni_kept_free(&kept);
+    } else {
+        status = ni_tokenizer_parse(bytes, size, out, err);
+        free(bytes);
+    }
+    return status == NB_OK ? NB_OK : nb_fail_within(err, "%s", path);
+}
+
+/* What the files of a folder make; takes them over where it can. */
+static nb_status make_from(ni_tokenizer_kept *kept, const char *folder, ni_tokenizer **out, nb_error *err) {
+    const ni_kept_file *model = ni_kept_find(kept, NI_TOKENIZER_MODEL),
+                       *config = ni_kept_find(kept, NI_TOKENIZER_CONFIG);
+    if (model->bytes) {
+        if (ni_tokenizer_parse(model->bytes, model->size, out, err) != NB_OK)
+            return nb_fail_within(err, "%s/" NI_TOKENIZER_MODEL, folder);
+    } else if (ni_is_bytes_config(config->bytes, config->size)) {
+        NB_TRY(make_bytes(out, err));
+    } else if (ni_kept_find(kept, NI_TOKENIZER_JSON)->bytes) {
+        return make_bpe(kept, false, out, err) == NB_OK ? NB_OK : nb_fail_within(err, "%s/" NI_TOKENIZER_JSON, folder);
+    } else {
+        return nb_fail(err, NB_BAD_FILE,
+                       "%s: no tokenizer that nibble reads, expected tokenizer.model (SentencePiece), tokenizer.json "
+                       "(byte-level BPE) or a folder that nibble wrote",
+                       folder);
+    }
+    (*out)->kept = *kept;
+    *kept = (ni_tokenizer_kept){0};
+    find_begin_of_text(*out);
+    return NB_OK;
 }
 
 static nb_status load_folder(const char *folder, ni_tokenizer **out, nb_error *err) {
@@ -358,13 +428,8 @@ static nb_status load_folder(const char *folder, ni_tokenizer **out, nb_error *e
     nb_status status = ni_kept_read(folder, &kept, err);
     if (status == NB_OK)
         status = make_from(&kept, folder, out, err);
-    if (status != NB_OK) {
-        ni_kept_free(&kept);
-        return status;
-    }
-    (*out)->kept = kept;
-    find_begin_of_text(*out);
-    return NB_OK;
+    ni_kept_free(&kept);
+    return status;
 }
 
 nb_status ni_tokenizer_load(const char *name, ni_tokenizer **out, nb_error *err) {
@@ -374,13 +439,16 @@ nb_status ni_tokenizer_load(const char *name, ni_tokenizer **out, nb_error *err)
         return make_bytes(out, err);
     if (stat(name, &st) != 0)
         return nb_fail(err, NB_IO_ERROR,
-                       "%s: no such tokenizer, expected \"bytes\", a SentencePiece model or its folder", name);
+                       "%s: no such tokenizer, expected \"bytes\", a SentencePiece model, a tokenizer.json or a folder",
+                       name);
     if (S_ISDIR(st.st_mode))
         return load_folder(name, out, err);
-    return load_model(name, out, err);
+    return load_file(name, out, err);
 }
 
 bool ni_tokenizer_equal(const ni_tokenizer *a, const ni_tokenizer *b) {
+    if (a->bpe || b->bpe)
+        return a->bpe && b->bpe && ni_bpe_equal(a->bpe, b->bpe);
     return a->model_size == b->model_size && (!a->sp || memcmp(a->model, b->model, a->model_size) == 0);
 }
 
@@ -405,7 +473,7 @@ nb_status ni_tokenizer_open_with_end(ni_tokenizer *t, nb_error *err) {
     if (t->begin_of_text == t->end_of_text)
         return NB_OK;
     ni_kept_file *config = &t->kept.files[NI_KEPT_CONFIG], *fast = &t->kept.files[NI_KEPT_JSON];
-    const char *end = ni_sp_piece(t->sp, t->end_of_text);
+    const char *end = text_of(t, t->end_of_text);
     char *opening = ni_config_opening_with(config->bytes, config->size, end);
     if (!opening)
         return nb_fail(err, NB_NO_MEMORY, "no memory for the files of a tokenizer");
@@ -420,7 +488,7 @@ nb_status ni_tokenizer_open_with_end(ni_tokenizer *t, nb_error *err) {
 /* Files of our own are made anew: what earlier versions wrote left out what opens a text. */
 nb_status ni_tokenizer_save(const ni_tokenizer *t, const char *folder, nb_error *err) {
     const ni_kept_file *kept_config = ni_kept_find(&t->kept, NI_TOKENIZER_CONFIG);
-    bool own = ni_is_own_config(kept_config->bytes, kept_config->size);
+    bool own = !t->bpe && ni_is_own_config(kept_config->bytes, kept_config->size);
     NB_TRY(ni_kept_write(&t->kept, folder, err));
     if (t->sp)
         NB_TRY(write_in(folder, NI_TOKENIZER_MODEL, t->model, t->model_size, err));

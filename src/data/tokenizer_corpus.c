@@ -20,6 +20,7 @@ typedef struct unit {
     ni_text text;
     bool val;       /* which side it goes to */
     bool continues; /* the same side has the piece before it */
+    size_t more;    /* bytes of the document that the same side has behind it */
     ni_tokens ids;
     int64_t invalid;
     nb_status status;
@@ -107,8 +108,8 @@ static nb_status flush(corpus *c, nb_error *err) {
         unit *u = &c->batch[i];
         u->ids.count = 0;
         u->invalid = 0;
-        u->status = ni_tokenizer_encode(c->tokenizer, u->text.bytes, u->text.size, u->continues, &u->ids, &u->invalid,
-                                        &u->error);
+        u->status = ni_tokenizer_encode_part(c->tokenizer, u->text.bytes, u->text.size, u->more, u->continues, &u->ids,
+                                             &u->invalid, &u->error);
     }
     for (int32_t i = 0; status == NB_OK && i < n; i++)
         status = write_unit(c, &c->batch[i], err);
@@ -136,13 +137,17 @@ static nb_status add_document(corpus *c, const ni_text *document, nb_error *err)
     for (size_t at = 0, n; at < document->size; at += n) {
         n = ni_tokenizer_cut(document->bytes + at, document->size - at, c->unit_bytes);
         bool val = take_for_val(c, n);
+        const bool continues = at > 0 && val == c->last_val;
+        if (continues) /* what is before it is still there: a full batch waits for what comes next */
+            c->batch[c->units - 1].more = n;
+        if (c->units == BATCH_UNITS)
+            NB_TRY(flush(c, err));
         unit *u = &c->batch[c->units++];
         u->text = (ni_text){document->bytes + at, n};
         u->val = val;
-        u->continues = at > 0 && val == c->last_val;
+        u->continues = continues;
+        u->more = 0;
         c->last_val = val;
-        if (c->units == BATCH_UNITS)
-            NB_TRY(flush(c, err));
     }
     return NB_OK;
 }

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char end_name[] = "<|endoftext|>";
+static const char end_name[] = NI_END_NAME;
 static const char kind_key[] = "nibble_tokenizer"; /* others pass over it */
 
 static char *dump_and_free(json_t *json) {
@@ -45,6 +45,24 @@ static json_t *opening_with(const char *piece, int id) {
                      "tokens", piece);
 }
 
+static json_t *byte_level(void) {
+    return json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space", 0, "trim_offsets", 1, "use_regex",
+                     0);
+}
+
+/* Takes over the references. */
+static char *tokenizer_json(json_t *vocab, json_t *merges, json_t *pre_tokenizer, int end_id) {
+    json_t *end = json_pack("{s:i, s:s, s:b, s:b, s:b, s:b, s:b}", "id", end_id, "content", end_name, "single_word", 0,
+                            "lstrip", 0, "rstrip", 0, "normalized", 0, "special", 1);
+    json_t *model = json_pack("{s:s, s:n, s:n, s:n, s:n, s:b, s:b, s:o, s:o}", "type", "BPE", "dropout", "unk_token",
+                              "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", 0, "byte_fallback", 0,
+                              "vocab", vocab, "merges", merges);
+    return dump_and_free(json_pack("{s:s, s:n, s:n, s:[o], s:n, s:o, s:o, s:o, s:o}", "version", "1.0", "truncation",
+                                   "padding", "added_tokens", end, "normalizer", "pre_tokenizer", pre_tokenizer,
+                                   "post_processor", opening_with(end_name, end_id), "decoder", byte_level(), "model",
+                                   model));
+}
+
 char *ni_bytes_tokenizer_json(void) {
     json_t *vocab = json_object();
     for (int byte = 0; byte < 256; byte++) {
@@ -53,17 +71,26 @@ char *ni_bytes_tokenizer_json(void) {
         ni_json_put(&vocab, name, json_integer(byte));
     }
     ni_json_put(&vocab, end_name, json_integer(256));
-    json_t *end = json_pack("{s:i, s:s, s:b, s:b, s:b, s:b, s:b}", "id", 256, "content", end_name, "single_word", 0,
-                            "lstrip", 0, "rstrip", 0, "normalized", 0, "special", 1);
-    const char *level = "{s:s, s:b, s:b, s:b}";
-    json_t *before = json_pack(level, "type", "ByteLevel", "add_prefix_space", 0, "trim_offsets", 1, "use_regex", 0);
-    json_t *decoder = json_pack(level, "type", "ByteLevel", "add_prefix_space", 0, "trim_offsets", 1, "use_regex", 0);
-    json_t *model = json_pack("{s:s, s:n, s:n, s:n, s:n, s:b, s:b, s:o, s:[]}", "type", "BPE", "dropout", "unk_token",
-                              "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk", 0, "byte_fallback", 0,
-                              "vocab", vocab, "merges");
-    return dump_and_free(json_pack("{s:s, s:n, s:n, s:[o], s:n, s:o, s:o, s:o, s:o}", "version", "1.0", "truncation",
-                                   "padding", "added_tokens", end, "normalizer", "pre_tokenizer", before,
-                                   "post_processor", opening_with(end_name, 256), "decoder", decoder, "model", model));
+    return tokenizer_json(vocab, json_array(), byte_level(), 256);
+}
+
+char *ni_bpe_tokenizer_json(json_t *vocab, json_t *merges, const char *pattern, int end_id) {
+    json_t *split = json_pack("{s:s, s:{s:s}, s:s, s:b}", "type", "Split", "pattern", "Regex", pattern, "behavior",
+                              "Isolated", "invert", 0);
+    json_t *both = json_pack("{s:s, s:[o, o]}", "type", "Sequence", "pretokenizers", split, byte_level());
+    return tokenizer_json(vocab, merges, both, end_id);
+}
+
+char *ni_bpe_config_json(const char *end_of_text, bool own) {
+    json_t *config = json_pack("{s:s, s:s, s:b}", "tokenizer_class", "PreTrainedTokenizerFast", "eos_token",
+                               end_of_text, "clean_up_tokenization_spaces", 0);
+    if (own) {
+        ni_json_put(&config, "bos_token", json_string(end_of_text));
+        ni_json_put(&config, "add_bos_token", json_true());
+        ni_json_put(&config, "add_eos_token", json_false());
+        ni_json_put(&config, kind_key, json_string("bpe"));
+    }
+    return dump_and_free(config);
 }
 
 char *ni_bytes_config_json(void) {
@@ -133,6 +160,16 @@ bool ni_config_opens(const char *json, size_t size, char piece[NI_PIECE_ROOM]) {
         strncat(piece, text ? text : "<s>", NI_PIECE_ROOM - 1);
     json_decref(config);
     return *piece != 0; /* one that is asked for and not named opens nothing */
+}
+
+bool ni_config_ends(const char *json, size_t size, char piece[NI_PIECE_ROOM]) {
+    json_t *config = load_config(json, size);
+    const json_t *token = json_object_get(config, "eos_token");
+    const char *text = json_string_value(json_is_object(token) ? json_object_get(token, "content") : token);
+    strcpy(piece, "");
+    strncat(piece, text ? text : "", NI_PIECE_ROOM - 1);
+    json_decref(config);
+    return *piece != 0;
 }
 
 /* The template among what a tokenizer.json does after encoding: it itself, or one of a sequence. */

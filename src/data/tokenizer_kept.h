@@ -1,5 +1,5 @@
 /* tokenizer_kept.h: the files of a Hugging Face tokenizer, as they were found: they travel with a model, whether nibble
- * reads them or not (tokenizer.json of byte-level BPE is one that it does not). tokenizer.model is among them. */
+ * reads them or not. tokenizer.model and tokenizer.json are among them. */
 #ifndef NI_DATA_TOKENIZER_KEPT_H
 #define NI_DATA_TOKENIZER_KEPT_H
 

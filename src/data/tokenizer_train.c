@@ -3,6 +3,7 @@
  * Training time grows with the text, what it learns hardly does: a sample of pieces, evenly spread, stands for it.
  */
 #include "sentencepiece.h"
+#include "text_sample.h"
 #include "tokenizer.h"
 #include "utf8.h"
 
@@ -11,35 +12,22 @@
 #include <string.h>
 
 enum {
-    PIECE = 1 << 16,
-    SAMPLE_PIECES = 48,   /* 3 MB: twice as much shortens the tokens of a dictionary by 0.5 % */
+    SAMPLE_PARTS = 48,    /* 3 MB: twice as much shortens the tokens of a dictionary by 0.5 % */
     LINE_MAX_BYTES = 4096 /* SentencePiece passes over sentences longer than 4192 bytes */
 };
 
 typedef struct sampler {
-    const ni_text *texts;
-    int32_t count;
-    size_t pieces, taken; /* in all texts; so far */
-    const char *at, *end; /* rest of the current piece */
+    ni_text_sample sample;
+    const char *at, *end; /* rest of the current part */
     char line[3 * LINE_MAX_BYTES];
 } sampler;
 
-static size_t pieces_of(const ni_text *text) {
-    return (text->size + PIECE - 1) / PIECE;
-}
-
-/* Goes to the next piece of the sample: the whole text if it is small, else every so many-th piece. */
-static bool next_piece(sampler *s) {
-    size_t wanted = s->pieces < SAMPLE_PIECES ? s->pieces : SAMPLE_PIECES;
-    if (s->taken == wanted)
+static bool next_part(sampler *s) {
+    ni_text part;
+    if (!ni_text_sample_next(&s->sample, &part))
         return false;
-    size_t piece = s->taken++ * s->pieces / wanted;
-    int32_t t = 0;
-    while (piece >= pieces_of(&s->texts[t]))
-        piece -= pieces_of(&s->texts[t++]);
-    size_t begin = piece * PIECE, left = s->texts[t].size - begin;
-    s->at = s->texts[t].bytes + begin;
-    s->end = s->at + (left < PIECE ? left : PIECE);
+    s->at = part.bytes;
+    s->end = part.bytes + part.size;
     return true;
 }
 
@@ -50,7 +38,7 @@ static bool next_line(void *context, const char **line, size_t *size) {
             s->at++;
         if (s->at < s->end)
             break;
-        if (!next_piece(s))
+        if (!next_part(s))
             return false;
     }
     size_t length = 0, left = (size_t)(s->end - s->at), most = LINE_MAX_BYTES / 3; /* repair may triple it */
@@ -111,10 +99,7 @@ nb_status ni_tokenizer_train(const ni_text *texts, int32_t count, int32_t vocab,
     sampler *s = calloc(1, sizeof *s);
     if (!s)
         return nb_fail(err, NB_NO_MEMORY, "no memory to train a tokenizer");
-    s->texts = texts;
-    s->count = count;
-    for (int32_t i = 0; i < count; i++)
-        s->pieces += pieces_of(&texts[i]);
+    s->sample = ni_text_sample_begin(texts, count, SAMPLE_PARTS);
     char *model = NULL;
     size_t size = 0;
     nb_status status = NB_OK;

@@ -125,6 +125,7 @@ static bool has_channels(nb_role role) {
 
 static void sample_operand(ni_observer *o, watched *w, const nb_lens_operand *seen) {
     float shares[10];
+    int64_t of;
     if (!ni_record_operand(&o->record, w->prefix, seen, source_is_known(o, seen), wants_tiles(o, w->prefix),
                            &o->buffers)) {
         ni_skip_note(&o->skipped, "everything", "out of memory", w->prefix);
@@ -133,8 +134,10 @@ static void sample_operand(ni_observer *o, watched *w, const nb_lens_operand *se
     if (has_channels(seen->role) && seen->source)
         ni_record_hot_channels(&o->record, w->prefix, &w->hot, o->buffers.columns, seen->source->cols,
                                o->options.hot_channels);
-    if (seen->role == NB_FPROP_W && ni_bin_distances(&o->record, seen, shares))
-        ni_record_vector(&o->record, w->prefix, "bin_distances", shares, 10);
+    if (seen->role == NB_FPROP_W && ni_bin_distances(&o->record, seen, shares, &of)) {
+        static const double limits[] = {0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5};
+        ni_record_shares(&o->record, w->prefix, "bin_distances", shares, 10, limits, (double)of);
+    }
     if (!w->told) {
         ni_note_skipped(&o->skipped, w->prefix, seen);
         if (seen->role == NB_FPROP_W && seen->quantized && o->options.window <= 0)

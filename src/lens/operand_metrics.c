@@ -92,7 +92,10 @@ static void record_scales(ni_record *record, const char *prefix, const nb_lens_o
     seen->be->ops->download(seen->be, b->scales, q->scales, (size_t)count);
     float shares[16];
     ni_scale_histogram(b->scales, count, shares);
-    ni_record_vector(record, prefix, "scales", shares, 16);
+    double exponents[16];
+    for (int i = 0; i < 16; i++)
+        exponents[i] = i - 7; /* E4M3's bias; the first bin holds subnormal scales too */
+    ni_record_shares(record, prefix, "scales", shares, 16, exponents, (double)count);
 }
 
 /* ---- moments, channels, tiles ---- */

@@ -104,7 +104,7 @@ static void shares_of(const int64_t counts[NI_DISTANCE_COUNTS], float shares[NI_
         shares[i] = total ? (float)counts[i] / (float)total : 0;
 }
 
-bool ni_bin_distances(ni_record *record, const nb_lens_operand *seen, float shares[10]) {
+bool ni_bin_distances(ni_record *record, const nb_lens_operand *seen, float shares[10], int64_t *of) {
     nb_backend *be = seen->be;
     if (!is_of_use(seen) || !seen->operand || seen->source->stride != seen->source->cols || !be->ops->bin_widths ||
         seen->quantized->quantizer.element != NB_ELEMENT_E2M1)
@@ -121,6 +121,7 @@ bool ni_bin_distances(ni_record *record, const nb_lens_operand *seen, float shar
         be->ops->count_distances(be, on_device, seen->source->data, q, widths, n);
         be->ops->download(be, counts, on_device, sizeof counts);
         shares_of(counts, shares);
+        *of = n;
     }
     nb_backend_release(be, q);
     return good;

@@ -38,6 +38,6 @@ void ni_follow_free(ni_followed_weight *weight);
 /* Distance of w from the centre of its E2M1 bin in units of the bin's width, 0 .. 1/2: |w - q| / width; shares over ten
  * bins, of the followed rows; what lies farther, as Inf does, is in the last. False for weights that are not in E2M1 or
  * are rotated, or if memory ran out. */
-bool ni_bin_distances(ni_record *record, const nb_lens_operand *seen, float shares[10]);
+bool ni_bin_distances(ni_record *record, const nb_lens_operand *seen, float shares[10], int64_t *of);
 
 #endif

@@ -27,6 +27,20 @@ void ni_record_vector(ni_record *record, const char *prefix, const char *name, c
     record->any = true;
 }
 
+void ni_record_shares(ni_record *record, const char *prefix, const char *name, const float *shares, int32_t count,
+                      const double *limits, double total) {
+    enum { MOST = 32 };
+    char full[NI_SERIES_NAME_SIZE];
+    double counts[MOST];
+    ni_record_vector(record, prefix, name, shares, count);
+    if (count > MOST || record->failure.status != NB_OK)
+        return;
+    for (int32_t i = 0; i < count; i++)
+        counts[i] = round(shares[i] * total);
+    ni_tensorboard_histogram(record->events, join(full, prefix, name), record->step, limits, counts, count,
+                             &record->failure);
+}
+
 void *ni_record_results(ni_record *record, nb_backend *be) {
     if (record->be != be) {
         ni_record_free_results(record);

@@ -1,4 +1,4 @@
-/* record.h: where measurements of one step are put: the series, and of scalars a copy for TensorBoard. */
+/* record.h: where measurements of one step are put: the series, and of scalars and shares a copy for TensorBoard. */
 #ifndef NI_LENS_RECORD_H
 #define NI_LENS_RECORD_H
 
@@ -26,6 +26,9 @@ void ni_record_free_results(ni_record *record);
 /* PREFIX/NAME. Numbers that are not finite are left out. */
 void ni_record_scalar(ni_record *record, const char *prefix, const char *name, double value);
 void ni_record_vector(ni_record *record, const char *prefix, const char *name, const float *values, int64_t count);
+/* Shares that add up to 1 of `total` things, of bins whose upper ends are `limits`: a vector, and a histogram. */
+void ni_record_shares(ni_record *record, const char *prefix, const char *name, const float *shares, int32_t count,
+                      const double *limits, double total);
 nb_status ni_record_commit(ni_record *record, nb_error *err);
 
 #endif

@@ -113,7 +113,7 @@ static const ni_key rows[] = {
      .type = NI_KEY_TEXT,
      FIELD(data.tokenizer),
      .fallback = "\"\"",
-     .help = "bytes, or a SentencePiece model; goes into every checkpoint",
+     .help = "bytes, a SentencePiece model, a tokenizer.json or a folder; goes into every checkpoint",
      .source = "our choice"},
     {.path = "data.end_of_text",
      .type = NI_KEY_INT,
