@@ -581,7 +581,7 @@ static nb_status make_patched(nb_backend *be, const ni_source *sources, const ni
                               nb_error *err) {
     const nb_mat *x = sources[0].numbers;
     const ni_cuda_tile_source tiles = {x->data, x->rows, x->cols, x->stride};
-    ni_cuda_tile_copy base = tile_copy(&makings[0], are_codes_read(be, &makings[0]));
+    ni_cuda_tile_copy base = tile_copy(be, &makings[0], are_codes_read(be, &makings[0]));
     ni_cuda_patch patch = {.columns = sources[1].columns, .cols = sources[1].column_count, .count = count - 1};
     knows_amax(be, &sources[0], &makings[0], &base);
     for (int32_t i = 1; i < count; i++) {
