@@ -80,7 +80,7 @@ grep -q '^nibble: rank 0: rank 1 of 2 is gone' err.0 || fail "rank 1 died in joi
 
 # all live and NCCL never comes back: they go through the host
 rm -rf joined
-NIBBLE_STUB_NCCL=wait over_tcp 2 "$nibble" train run.yaml --set out=joined || fail "NCCL that does not come back"
+NIBBLE_STUB_NCCL='wait' over_tcp 2 "$nibble" train run.yaml --set out=joined || fail "NCCL that does not come back"
 grep -q "through the host's memory: ncclCommInitRank has waited for the other ranks for 3 s" err.0 ||
     fail "NCCL that does not come back is not said"
 same "ranks whose NCCL does not come back end in other bits" joined
