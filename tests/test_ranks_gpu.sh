@@ -57,6 +57,18 @@ for recipe in nvfp4 fp4-dge-occ; do
     unset LD_LIBRARY_PATH
 done
 
+# FP8-LM's exchange counts and scales there as on a CPU
+printf 'base: fp4-msamp\nname: awake\ngradients: {exchange: {rule: fp8-lm, mu: 8, steps: 4}}\n' > awake.yaml
+rm -rf one host two
+over_tcp 2 "$nibble" train run.yaml --set out=one --set backend=cpu || fail "fp8-lm on a CPU"
+over_tcp 2 "$nibble" train run.yaml --set out=host || fail "fp8-lm through the host"
+same "fp8-lm through the host ends in other bits" host
+LD_LIBRARY_PATH="$built/fake" over_tcp 2 "$nibble" train run.yaml --set out=two || fail "fp8-lm by NCCL"
+same "fp8-lm by NCCL ends in other bits" two
+awake fp4-dge-occ
+rm -rf one
+$limited "$nibble" train run.yaml --quiet --set out=one > out.txt 2> err.0 || fail "one process"
+
 # two ranks of one GPU: NCCL says no to both, and they go through the host
 export LD_LIBRARY_PATH="$built/fake"
 NIBBLE_STUB_NCCL='join' over_tcp 2 "$nibble" train run.yaml --set out=joined || fail "NCCL that does not join"
@@ -80,7 +92,7 @@ grep -q '^nibble: rank 0: rank 1 of 2 is gone' err.0 || fail "rank 1 died in joi
 
 # all live and NCCL never comes back: they go through the host
 rm -rf joined
-NIBBLE_STUB_NCCL=wait over_tcp 2 "$nibble" train run.yaml --set out=joined || fail "NCCL that does not come back"
+NIBBLE_STUB_NCCL='wait' over_tcp 2 "$nibble" train run.yaml --set out=joined || fail "NCCL that does not come back"
 grep -q "through the host's memory: ncclCommInitRank has waited for the other ranks for 3 s" err.0 ||
     fail "NCCL that does not come back is not said"
 same "ranks whose NCCL does not come back end in other bits" joined
