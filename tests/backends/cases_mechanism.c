@@ -72,18 +72,20 @@ static void run_weights(trial *t) {
 
 enum { OUTLIER_ROWS = 33, OUTLIER_COLS = 200 };
 
-static uint16_t *heavy_tails(void) {
-    const int64_t n = OUTLIER_ROWS * OUTLIER_COLS;
+static uint16_t *heavy_tails(int64_t cols) {
+    const int64_t n = OUTLIER_ROWS * cols;
     uint16_t *x = poisoned((size_t)n * 2);
     for (int64_t i = 0; i < n; i++)
         x[i] = ni_bf16_even((float)(normal(1, i) * (i % 61 == 0 ? 20 : 1)));
-    for (int i = 0; i < OUTLIER_COLS; i++)
+    for (int64_t i = 0; i < cols; i++)
         x[n - 1 - i] = ni_bf16_even(2.0f); /* a row of one value: nothing to clamp */
-    for (int i = 0; i < OUTLIER_COLS; i += 2)
-        x[OUTLIER_COLS + i] = (uint16_t)(i % 4 << 14); /* zeros of both signs */
+    for (int64_t i = 0; i < cols; i += 2)
+        x[cols + i] = (uint16_t)(i % 4 << 14); /* zeros of both signs */
     const uint16_t none[] = {0x7f80, 0xff80, 0x7fc1, 0xffa0};
     for (int i = 0; i < 4; i++)
-        x[2 * OUTLIER_COLS + 5 + 50 * i % 190] = none[i];
+        x[2 * cols + 5 + 50 * i % 190] = none[i];
+    for (int64_t i = 0; i < cols; i++)
+        x[3 * cols + i] &= 0x7fff; /* none below 0 */
     return x;
 }
 
@@ -106,27 +108,54 @@ static void keep_sparse(trial *t, const ni_sparse *s) {
     record(t, "residuals", value, s->exact ? NB_F32 : NB_BF16, (int64_t)entries, true);
 }
 
-static void run_clamp(trial *t) {
-    const bool whole = t->shape & 1, wanted = t->shape < 2 || t->shape > 3, exact = t->shape > 3;
-    const int64_t n = whole ? OUTLIER_ROWS * OUTLIER_COLS : OUTLIER_COLS, low = (int64_t)(0.03 * (double)n),
-                  high = n - 1 - low, room = whole ? OUTLIER_COLS : low + OUTLIER_COLS - 1 - high;
-    const size_t entries = (size_t)(OUTLIER_ROWS * room), bytes = OUTLIER_ROWS * OUTLIER_COLS * 2;
-    const nb_mat x = nb_mat_of(upload(t, heavy_tails(), bytes), NB_BF16, OUTLIER_ROWS, OUTLIER_COLS);
+typedef struct clamping {
+    int64_t cols, low, high; /* ranks */
+    bool whole, wanted, exact;
+} clamping;
+
+static void clamp_as(trial *t, const clamping *how) {
+    const int64_t cols = how->cols, room = how->whole ? cols : how->low + cols - 1 - how->high;
+    const size_t entries = (size_t)(OUTLIER_ROWS * room);
+    const nb_mat x =
+        nb_mat_of(upload(t, heavy_tails(cols), (size_t)(OUTLIER_ROWS * cols) * 2), NB_BF16, OUTLIER_ROWS, cols);
     nb_mat out = x;
-    out.data = output_exact(t, "clamped", NB_BF16, OUTLIER_ROWS * OUTLIER_COLS);
+    out.data = output_exact(t, "clamped", NB_BF16, OUTLIER_ROWS * cols);
     const ni_sparse rest = {.rows = OUTLIER_ROWS,
-                            .cols = OUTLIER_COLS,
+                            .cols = cols,
                             .room = room,
                             .count = scratch(t, OUTLIER_ROWS * 4),
                             .column = scratch(t, entries * 4),
-                            .value = exact ? NULL : scratch(t, entries * 2),
-                            .exact = exact ? scratch(t, entries * 4) : NULL};
-    EXPECT_OK(t, t->be->ops->clamp_rows(t->be, &out, wanted ? &rest : NULL, &x, low, high, whole, &err));
-    if (wanted)
+                            .value = how->exact ? NULL : scratch(t, entries * 2),
+                            .exact = how->exact ? scratch(t, entries * 4) : NULL};
+    EXPECT_OK(
+        t, t->be->ops->clamp_rows(t->be, &out, how->wanted ? &rest : NULL, &x, how->low, how->high, how->whole, &err));
+    if (how->wanted)
         keep_sparse(t, &rest);
     nb_error err = {0};
     const int32_t refused = (int32_t)t->be->ops->clamp_rows(t->be, &out, NULL, &x, -1, 5, false, &err);
     record(t, "refused", &refused, NB_I32, 1, true);
+}
+
+static void run_clamp(trial *t) {
+    const bool whole = t->shape & 1;
+    const int64_t n = whole ? OUTLIER_ROWS * OUTLIER_COLS : OUTLIER_COLS, low = (int64_t)(0.03 * (double)n);
+    const clamping how = {.cols = OUTLIER_COLS,
+                          .low = low,
+                          .high = n - 1 - low,
+                          .whole = whole,
+                          .wanted = t->shape < 2 || t->shape > 3,
+                          .exact = t->shape > 3};
+    clamp_as(t, &how);
+}
+
+/* Rows of models, ranks near their ends and far from them, as far from one as from the other and not. */
+static void run_clamp_wide(trial *t) {
+    static const int64_t widths[] = {768, 1024, 2048, 2816, 5632, 6400};
+    const int64_t cols = widths[t->shape], lows[] = {cols / 100, cols / 15, 0}, tops[] = {cols / 100, cols / 15, 3};
+    for (int i = 0; i < 3; i++) {
+        const clamping how = {.cols = cols, .low = lows[i], .high = cols - 1 - tops[i], .wanted = true};
+        clamp_as(t, &how);
+    }
 }
 
 /* ---- delayed scales ---- */
@@ -190,6 +219,7 @@ static const test_case MECHANISMS[] = {
     {"add_distance reset_where", "f32", BITS, 2, run_weights, NULL, NULL},
     {"round_under", "two types, four pasts", BITS, 2, run_under, NULL, NULL},
     {"clamp_rows", "by row and whole, with residual", BITS, 6, run_clamp, NULL, NULL},
+    {"clamp_rows", "long rows", BITS, 6, run_clamp_wide, NULL, NULL},
     {"rotate_rows", "every size, every kind of signs", BITS, 4, run_rotate, NULL, NULL},
     {"gather_columns scatter_columns column_norms", "f32, bf16, strided", BITS, 2, run_columns, NULL, NULL},
 };

@@ -218,22 +218,27 @@ static void run_one_outer_term(trial *t) {
     run_one_term_of(t, BLOCK_PAIRS, PAIRS);
 }
 
-/* S with up to two entries a row. */
-static ni_sparse few(trial *t, int64_t rows, int64_t cols) {
-    ni_sparse s = {.rows = rows, .cols = cols, .room = 3};
-    int32_t *count = poisoned((size_t)rows * sizeof *count), *column = poisoned((size_t)(3 * rows) * sizeof *column);
-    double *value = zeros(3 * rows);
+/* S with fewer than `room` entries a row. */
+static ni_sparse some(trial *t, int64_t rows, int64_t cols, int64_t room) {
+    ni_sparse s = {.rows = rows, .cols = cols, .room = room};
+    const int64_t part = cols / (room - 1);
+    int32_t *count = poisoned((size_t)rows * sizeof *count), *column = poisoned((size_t)(room * rows) * sizeof *column);
+    double *value = zeros(room * rows);
     for (int64_t r = 0; r < rows; r++) {
-        count[r] = (int32_t)(r % 3);
-        for (int64_t i = 0; i < 3; i++) {
-            column[3 * r + i] = (int32_t)((7 * r) % (cols / 2) + i * (cols / 2));
-            value[3 * r + i] = normal(4, 3 * r + i);
+        count[r] = (int32_t)(r % room);
+        for (int64_t i = 0; i < room; i++) {
+            column[room * r + i] = (int32_t)((7 * r) % part + i * part);
+            value[room * r + i] = normal(4, room * r + i);
         }
     }
     s.count = upload(t, count, (size_t)rows * sizeof *count);
-    s.column = upload(t, column, (size_t)(3 * rows) * sizeof *column);
-    s.value = input(t, NB_BF16, value, 3 * rows);
+    s.column = upload(t, column, (size_t)(room * rows) * sizeof *column);
+    s.value = input(t, NB_BF16, value, room * rows);
     return s;
+}
+
+static ni_sparse few(trial *t, int64_t rows, int64_t cols) {
+    return some(t, rows, cols, 3);
 }
 
 /* Codes, codes into some columns, a sparse term, and plain numbers times factors: in their order, rounded once. */
@@ -269,6 +274,46 @@ static void run_terms(trial *t) {
     const int32_t refused[2] = {(int32_t)be->ops->multiply(be, &c, &terms[2], 1, false, &err),
                                 (int32_t)be->ops->multiply(be, &c, terms, 0, false, &err)};
     record(t, "refused", refused, NB_I32, 2, true);
+}
+
+/* A product under scales of rows and a sparse one of the same weights, as clamping has them. */
+enum { REST_PAIRS = 3, REST_ROOM = 20 };
+static void rest_pairs_of(nb_quantizer pairs[REST_PAIRS][2]) {
+    const nb_quantizer e2m1 = of("e2m1", 1, NB_BLOCK_ALL), int4 = of("int4", 1, NB_BLOCK_ALL),
+                       e4m3 = of("e4m3", 1, NB_BLOCK_ALL);
+    const nb_quantizer all[REST_PAIRS][2] = {{e2m1, e2m1}, {int4, e2m1}, {e4m3, e4m3}};
+    memcpy(pairs, all, sizeof all);
+}
+
+static void run_rest(trial *t) {
+    const int64_t *size = SIZES[t->shape], m = size[0], n = size[1], k = size[2];
+    const nb_mat x = left_of(t), w = right_of(t, DATA_NORMAL);
+    const ni_sparse s = some(t, m, k, REST_ROOM);
+    nb_quantizer pairs[REST_PAIRS][2];
+    rest_pairs_of(pairs);
+    for (int p = 0; p < REST_PAIRS; p++) {
+        const nb_operand left = made(t, &pairs[p][0], &x, NI_LEFT, &pairs[p][1]),
+                         right = made(t, &pairs[p][1], &w, NI_RIGHT, &pairs[p][0]);
+        const ni_term terms[2] = {{.a = &left, .b = &right}, {.sparse = &s, .b = &right}};
+        for (int i = 0; i < 4; i++) {
+            const nb_mat c = numbers(t, i & 1 ? NB_F32 : NB_BF16, 9, m, n);
+            EXPECT_OK(t, t->be->ops->multiply(t->be, &c, terms, 2, i & 2, &err));
+            keep(t, i & 2 ? "added" : "written", c.data, c.dtype, m * n, false);
+        }
+    }
+}
+
+static double *lost_beside_rest(const trial *t, int index) {
+    const int64_t *size = SIZES[t->shape];
+    nb_quantizer pairs[REST_PAIRS][2];
+    rest_pairs_of(pairs);
+    const nb_quantizer *pair = pairs[index / 4];
+    const char *name = t->be->ops->product_kernel(t->be, &pair[0], &pair[1]);
+    if (!name || strncmp(name, "fp8", 3) != 0)
+        return zeros(size[0] * size[1]);
+    const nb_mat x = data_matrix(DATA_NORMAL, NB_BF16, size[0], size[2], size[2]),
+                 w = data_matrix(DATA_NORMAL, NB_F32, size[1], size[2], size[2]);
+    return fp8_units_cut(pair, &x, &w);
 }
 
 /* Codes times plain numbers, both ways round: what has codes is decoded, scales and all, and rounded to BF16. */
@@ -330,6 +375,7 @@ static const test_case PRODUCT_CASES[] = {
     {"multiply product_kernel", "one term, of rows, tensors", CODES, SHAPES, run_one_outer_term, lost_in_one_term,
      depth},
     {"multiply", "four terms", CODES, SHAPES, run_terms, NULL, depth},
+    {"multiply", "codes and a sparse rest", CODES, SHAPES, run_rest, lost_beside_rest, depth},
     {"multiply", "codes and plain numbers", CODES, SHAPES, run_mixed, NULL, depth},
     {"sparse_gemm", "few a row", CODES, SHAPES, run_sparse_gemm, NULL, eight},
     {"sparse_add", "few a row", BITS, SHAPES, run_sparse_add, NULL, NULL},

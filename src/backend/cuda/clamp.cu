@@ -1,8 +1,11 @@
 /* clamp.cu: clamping with a sparse rest (OCC): order statistics without sorting. BF16 has 65,536 values, ordered by a
  * 16-bit key.
  *
- *     a row in the registers of a warp     the key of a rank is found bit by bit, from the highest: a bit stays set where no
- *                                          more keys than the rank are smaller
+ *     a row in the registers of a warp     few numbers lie beyond both bounds; they are found first, and the bounds are
+ *                                          theirs of a rank: the rank-th of the lanes' own extremes is a threshold that
+ *                                          at least rank numbers are beyond, and seldom many more
+ *     the same, where that does not go     the key of a rank bit by bit, from the highest: a bit stays set where no more
+ *                                          keys than the rank are smaller
  *     any other row                        a block counts the upper bytes of keys, then the lower bytes of those that share
  *                                          the upper one
  */
@@ -22,23 +25,41 @@ static __device__ uint16_t bits_of(uint16_t key) {
 
 /* ---- a row in the registers of a warp ---- */
 
-enum { CLAMP_ROWS = 4, MOST_VECTORS = 8 };
+enum { CLAMP_ROWS = 4 };
 
-static __device__ uint32_t keys_of(uint32_t pair) {
-    return key_of((uint16_t)pair) | (uint32_t)key_of((uint16_t)(pair >> 16)) << 16;
+/* Lane l's vector i are the eight numbers from column 256 i + 8 l on, two keys a word. */
+static __device__ bool is_live(int i, int lane, int64_t cols) {
+    return 256 * i + 8 * lane < cols;
 }
 
-/* The largest key that no more than `rank` keys are below: the key at that rank. Places beyond the row hold the largest. */
-template <int VECTORS> static __device__ uint32_t key_at(const uint32_t *keys, uint32_t rank) {
+/* Both halves of a word: negative numbers are turned over, the sign bit of others is set; and back. */
+static __device__ uint32_t keys_of(uint32_t pair) {
+    return pair ^ (pair >> 15 & 0x00010001u) * 0x7fffu ^ 0x80008000u;
+}
+
+static __device__ uint32_t pair_of(uint32_t keys) {
+    return keys ^ (~keys >> 15 & 0x00010001u) * 0x7fffu ^ 0x80008000u;
+}
+
+static __device__ uint32_t twice(uint32_t key) {
+    return key | key << 16;
+}
+
+/* The largest key that no more than `rank` keys of a row are below: the key at that rank. */
+static __device__ uint32_t key_at(const uint16_t *from, int cols, uint32_t rank) {
     uint32_t key = 0;
     for (uint32_t bit = 0x8000u; bit; bit >>= 1) {
-        const uint32_t tried = key | bit;
         uint32_t below = 0;
+#pragma unroll 1
+        for (int c = 8 * (threadIdx.x % 32); c < cols; c += 256) {
+            const uint4 v = *(const uint4 *)(from + c);
+            const uint32_t w[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
-        for (int i = 0; i < 4 * VECTORS; i++)
-            below += ((keys[i] & 0xffffu) < tried) + ((keys[i] >> 16) < tried);
-        if (__reduce_add_sync(~0u, below) <= rank)
-            key = tried;
+            for (int k = 0; k < 4; k++)
+                below += __vsetltu2(keys_of(w[k]), twice(key | bit)); /* a count a half */
+        }
+        if (__reduce_add_sync(~0u, (below & 0xffffu) + (below >> 16)) <= rank)
+            key |= bit;
     }
     return key;
 }
@@ -51,38 +72,27 @@ static __device__ uint16_t clamped_half(uint16_t bits, float low, float high, ui
     return ni_bf16_even(clamped);
 }
 
-template <int VECTORS> static __global__ void __launch_bounds__(32 * CLAMP_ROWS) clamp_in_warps(const __grid_constant__ nb_mat out, const __grid_constant__ ni_sparse rest, const __grid_constant__ nb_mat x, uint32_t low, uint32_t high) {
+/* Whatever the row holds; it is read again for each bit. */
+static __device__ __noinline__ void clamp_by_bits(const nb_mat &out, const ni_sparse &rest, const uint16_t *from, int64_t r, int cols, uint32_t low, uint32_t high) {
     const int lane = threadIdx.x % 32;
-    const int64_t r = blockIdx.x * (int64_t)CLAMP_ROWS + threadIdx.x / 32;
-    if (r >= x.rows)
-        return;
-    const uint16_t *from = (const uint16_t *)x.data + r * x.stride;
-    uint32_t keys[4 * VECTORS];
-#pragma unroll
-    for (int i = 0; i < VECTORS; i++) {
-        const int c = 256 * i + 8 * lane;
-        const uint4 v = c < x.cols ? *(const uint4 *)(from + c) : make_uint4(~0u, ~0u, ~0u, ~0u);
-        const uint32_t w[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-        for (int k = 0; k < 4; k++)
-            keys[4 * i + k] = c < x.cols ? keys_of(w[k]) : ~0u;
-    }
-    const float lo = ni_bf16_value(bits_of((uint16_t)key_at<VECTORS>(keys, low))), hi = ni_bf16_value(bits_of((uint16_t)key_at<VECTORS>(keys, high)));
+    const float lo = ni_bf16_value(bits_of((uint16_t)key_at(from, cols, low))), hi = ni_bf16_value(bits_of((uint16_t)key_at(from, cols, high)));
     int found = 0;
-#pragma unroll
-    for (int i = 0; i < VECTORS; i++) {
-        const int c = 256 * i + 8 * lane;
+#pragma unroll 1
+    for (int first = 0; first < cols; first += 256) {
+        const int c = first + 8 * lane;
+        const uint4 v = c < cols ? *(const uint4 *)(from + c) : make_uint4(0, 0, 0, 0);
+        const uint32_t in[4] = {v.x, v.y, v.z, v.w};
         uint32_t cuts = 0, halves[8], w[4];
 #pragma unroll
         for (int k = 0; k < 8; k++) {
             uint16_t left;
             bool cut;
-            const uint16_t half = clamped_half(bits_of((uint16_t)(keys[4 * i + k / 2] >> (16 * (k % 2)))), lo, hi, &left, &cut);
+            const uint16_t half = clamped_half((uint16_t)(in[k / 2] >> (16 * (k % 2))), lo, hi, &left, &cut);
             w[k / 2] = k % 2 ? w[k / 2] | (uint32_t)half << 16 : half;
             halves[k] = left;
-            cuts |= (uint32_t)(cut && c < x.cols) << k;
+            cuts |= (uint32_t)(cut && c < cols) << k;
         }
-        if (c < x.cols)
+        if (c < cols)
             *(uint4 *)((uint16_t *)out.data + r * out.stride + c) = make_uint4(w[0], w[1], w[2], w[3]);
         if (!rest.count)
             continue;
@@ -107,21 +117,210 @@ template <int VECTORS> static __global__ void __launch_bounds__(32 * CLAMP_ROWS)
         rest.count[r] = found;
 }
 
-template <int VECTORS> static void launch_warps(cudaStream_t on, const nb_mat *out, const ni_sparse *rest, const nb_mat *x, int64_t low, int64_t high) {
-    clamp_in_warps<VECTORS><<<(unsigned)ni_divide_up(x->rows, CLAMP_ROWS), 32 * CLAMP_ROWS, 0, on>>>(*out, *rest, *x, (uint32_t)low, (uint32_t)high);
+/* ---- by those who are beyond a threshold ---- */
+
+/* Smallest keys of `GROUPS` parts of a lane's numbers, or with `turned` of the keys turned over: 1, 2 or 4 parts. */
+template <int VECTORS, int GROUPS> static __device__ void least_of(uint32_t *least, const uint32_t *keys, int64_t cols, uint32_t turned) {
+    uint32_t pairs[2] = {~0u, ~0u};
+#pragma unroll
+    for (int i = 0; i < VECTORS; i++)
+        if (is_live(i, threadIdx.x % 32, cols)) {
+            uint32_t *const to = &pairs[GROUPS == 4 ? i % 2 : 0];
+#pragma unroll
+            for (int k = 0; k < 4; k++)
+                *to = __vminu2(*to, keys[4 * i + k] ^ turned);
+        }
+    least[0] = pairs[0] & 0xffffu;
+    if (GROUPS == 1)
+        least[0] = min(least[0], pairs[0] >> 16);
+#pragma unroll
+    for (int g = 1; g < GROUPS; g++)
+        least[g] = g % 2 ? pairs[g / 2] >> 16 : pairs[g / 2] & 0xffffu;
+}
+
+/* The key at that rank of all groups' least. */
+template <int GROUPS> static __device__ uint32_t threshold_of(const uint32_t *least, uint32_t rank) {
+    uint32_t key = 0;
+    for (uint32_t bit = 0x8000u; bit; bit >>= 1) {
+        uint32_t below = 0;
+#pragma unroll
+        for (int g = 0; g < GROUPS; g++)
+            below += __popc(__ballot_sync(~0u, least[g] < (key | bit)));
+        if (below <= rank)
+            key |= bit;
+    }
+    return key;
+}
+
+/* Which of a vector's eight keys are not between, a bit each. */
+static __device__ uint32_t outside(const uint32_t *keys, uint32_t least, uint32_t most) {
+    uint32_t bits = 0;
+#pragma unroll
+    for (int k = 0; k < 4; k++) {
+        const uint32_t moved = keys[k] ^ __vminu2(__vmaxu2(keys[k], least), most);
+        bits |= (moved & 0xffffu ? 1u << 2 * k : 0) | (moved >> 16 ? 2u << 2 * k : 0);
+    }
+    return bits;
+}
+
+/* Lists those who are not between, key above and column below, columns ascending; their number, of which `room` at most
+ * are listed. */
+template <int VECTORS> static __device__ int list_outside(uint32_t *list, int room, const uint32_t *keys, int64_t cols, uint32_t least, uint32_t most) {
+    const int lane = threadIdx.x % 32;
+    int found = 0;
+#pragma unroll
+    for (int i = 0; i < VECTORS; i += 3) { /* three sums over lanes in a word: each is 256 at most */
+        uint32_t bits[3] = {0, 0, 0}, mine = 0;
+#pragma unroll
+        for (int j = 0; j < 3 && i + j < VECTORS; j++) {
+            bits[j] = is_live(i + j, lane, cols) ? outside(keys + 4 * (i + j), least, most) : 0;
+            mine |= (uint32_t)__popc(bits[j]) << 10 * j;
+        }
+        uint32_t upto = mine;
+#pragma unroll
+        for (int step = 1; step < 32; step *= 2) {
+            const uint32_t other = __shfl_up_sync(~0u, upto, step);
+            upto += lane >= step ? other : 0;
+        }
+        const uint32_t all = __shfl_sync(~0u, upto, 31);
+        upto -= mine;
+#pragma unroll
+        for (int j = 0; j < 3 && i + j < VECTORS; j++) {
+            int at = found + (int)(upto >> 10 * j & 1023u);
+#pragma unroll
+            for (int k = 0; k < 8; k++)
+                if (bits[j] >> k & 1u && at < room) {
+                    const uint32_t pair = keys[4 * (i + j) + k / 2];
+                    list[at++] = (k % 2 ? pair & 0xffff0000u : pair << 16) | (uint32_t)(256 * (i + j) + 8 * lane + k);
+                }
+            found += (int)(all >> 10 * j & 1023u);
+        }
+    }
+    return found;
+}
+
+/* Keys at two ranks of a list, whose entries differ all. */
+static __device__ void keys_at(const uint32_t *list, int count, uint32_t low, uint32_t high, uint32_t *lo, uint32_t *hi) {
+    const int lane = threadIdx.x % 32;
+    for (int first = 0; first < count; first += 32) {
+        const uint32_t mine = first + lane < count ? list[first + lane] : ~0u;
+        uint32_t rank = 0;
+#pragma unroll 4
+        for (int i = 0; i < count; i++)
+            rank += list[i] < mine;
+        const uint32_t is_low = __ballot_sync(~0u, rank == low), is_high = __ballot_sync(~0u, rank == high);
+        if (is_low)
+            *lo = __shfl_sync(~0u, mine, __ffs(is_low) - 1) >> 16;
+        if (is_high)
+            *hi = __shfl_sync(~0u, mine, __ffs(is_high) - 1) >> 16;
+    }
+}
+
+/* What lies beyond the bounds, less the bound. */
+static __device__ void store_rest(const ni_sparse &rest, int64_t r, const uint32_t *list, int count, uint32_t lo, uint32_t hi) {
+    const int lane = threadIdx.x % 32;
+    int found = 0;
+    for (int first = 0; first < count; first += 32) {
+        const uint32_t mine = first + lane < count ? list[first + lane] : lo << 16, key = mine >> 16;
+        const bool cut = key < lo || key > hi;
+        const uint32_t all = __ballot_sync(~0u, cut);
+        if (cut) {
+            const float v = ni_bf16_value(bits_of((uint16_t)key)), bound = ni_bf16_value(bits_of((uint16_t)(key < lo ? lo : hi)));
+            const int64_t at = r * rest.room + found + __popc(all & ((1u << lane) - 1));
+            rest.column[at] = (int32_t)(mine & 0xffffu);
+            rest.value[at] = ni_bf16_even(ni_f32_sub(v, bound));
+        }
+        found += __popc(all);
+    }
+    if (lane == 0)
+        rest.count[r] = found;
+}
+
+static __device__ bool is_zero_key(uint32_t key) {
+    return key == 0x7fffu || key == 0x8000u;
+}
+
+/* False, and nothing is done: NaN, ranks too far from the ends, a bound of 0 (whose two keys are one number), or too many
+ * beyond the thresholds. */
+template <int VECTORS, int GROUPS> static __device__ bool clamp_by_threshold(uint32_t *list, int room, const nb_mat &out, const ni_sparse &rest, const uint32_t *keys, int64_t r, int64_t cols, uint32_t low, uint32_t high) {
+    const int lane = threadIdx.x % 32;
+    const uint32_t from_top = (uint32_t)cols - 1 - high;
+    uint32_t least[GROUPS], most[GROUPS]; /* `most` turned over */
+    if (low >= 32 * GROUPS || from_top >= 32 * GROUPS)
+        return false;
+    least_of<VECTORS, GROUPS>(least, keys, cols, 0);
+    least_of<VECTORS, GROUPS>(most, keys, cols, ~0u);
+    bool is_nan = false; /* below -Inf, above +Inf */
+#pragma unroll
+    for (int g = 0; g < GROUPS; g++)
+        is_nan |= least[g] < 0x7fu || most[g] < 0x7fu;
+    if (__any_sync(~0u, is_nan))
+        return false;
+    const uint32_t bottom = threshold_of<GROUPS>(least, low), top = 0xffffu - threshold_of<GROUPS>(most, from_top);
+    if (bottom + 2 > top)
+        return false;
+    const int count = list_outside<VECTORS>(list, room, keys, cols, twice(bottom + 1), twice(top - 1));
+    if (count > room)
+        return false;
+    __syncwarp();
+    uint32_t lo = 0, hi = 0;
+    keys_at(list, count, low, (uint32_t)count - 1 - from_top, &lo, &hi);
+    if (is_zero_key(lo) || is_zero_key(hi))
+        return false;
+#pragma unroll
+    for (int i = 0; i < VECTORS; i++) {
+        uint32_t w[4];
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+            w[k] = pair_of(__vminu2(__vmaxu2(keys[4 * i + k], twice(lo)), twice(hi)));
+        if (is_live(i, lane, cols))
+            *(uint4 *)((uint16_t *)out.data + r * out.stride + 256 * i + 8 * lane) = make_uint4(w[0], w[1], w[2], w[3]);
+    }
+    if (rest.count)
+        store_rest(rest, r, list, count, lo, hi);
+    return true;
+}
+
+template <int VECTORS, int GROUPS, int ROOM> static __global__ void __launch_bounds__(32 * CLAMP_ROWS) clamp_in_warps(const __grid_constant__ nb_mat out, const __grid_constant__ ni_sparse rest, const __grid_constant__ nb_mat x, uint32_t low, uint32_t high) {
+    __shared__ uint32_t lists[CLAMP_ROWS][ROOM];
+    const int lane = threadIdx.x % 32;
+    const int64_t r = blockIdx.x * (int64_t)CLAMP_ROWS + threadIdx.x / 32;
+    if (r >= x.rows)
+        return;
+    const uint16_t *from = (const uint16_t *)x.data + r * x.stride;
+    uint32_t keys[4 * VECTORS];
+#pragma unroll
+    for (int i = 0; i < VECTORS; i++) {
+        const bool live = is_live(i, lane, x.cols);
+        const uint4 v = live ? *(const uint4 *)(from + 256 * i + 8 * lane) : make_uint4(0, 0, 0, 0);
+        const uint32_t w[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+            keys[4 * i + k] = live ? keys_of(w[k]) : ~0u;
+    }
+    if (!clamp_by_threshold<VECTORS, GROUPS>(lists[threadIdx.x / 32], ROOM, out, rest, keys, r, x.cols, low, high))
+        clamp_by_bits(out, rest, from, r, (int)x.cols, low, high);
+}
+
+template <int VECTORS, int GROUPS, int ROOM> static void launch_warps(cudaStream_t on, const nb_mat *out, const ni_sparse *rest, const nb_mat *x, int64_t low, int64_t high) {
+    clamp_in_warps<VECTORS, GROUPS, ROOM><<<(unsigned)ni_divide_up(x->rows, CLAMP_ROWS), 32 * CLAMP_ROWS, 0, on>>>(*out, *rest, *x, (uint32_t)low, (uint32_t)high);
 }
 
 /* False: the row is too long for it, or does not lie so. */
 static bool clamp_by_warps(cudaStream_t on, const nb_mat *out, const ni_sparse *rest, const nb_mat *x, int64_t low, int64_t high) {
-    if (x->cols % 8 || x->cols > 256 * MOST_VECTORS || x->stride % 8 || out->stride % 8 || !ni_aligned(x->data) || !ni_aligned(out->data))
+    const int64_t vectors = ni_divide_up(x->cols, 256), far = low > x->cols - 1 - high ? low : x->cols - 1 - high;
+    if (x->cols % 8 || vectors > 24 || x->stride % 8 || out->stride % 8 || !ni_aligned(x->data) || !ni_aligned(out->data))
         return false;
-    const int64_t vectors = ni_divide_up(x->cols, 256);
-    if (vectors <= 3)
-        launch_warps<3>(on, out, rest, x, low, high);
+    if (vectors <= 3 && far < 16)
+        launch_warps<3, 1, 64>(on, out, rest, x, low, high);
     else if (vectors <= 4)
-        launch_warps<4>(on, out, rest, x, low, high);
+        far < 16 ? launch_warps<4, 1, 96>(on, out, rest, x, low, high) : launch_warps<4, 4, 256>(on, out, rest, x, low, high);
+    else if (vectors <= 8)
+        far < 32 ? launch_warps<8, 2, 128>(on, out, rest, x, low, high) : launch_warps<8, 4, 256>(on, out, rest, x, low, high);
+    else if (vectors <= 12)
+        launch_warps<12, 4, 256>(on, out, rest, x, low, high);
     else
-        launch_warps<8>(on, out, rest, x, low, high);
+        launch_warps<24, 4, 256>(on, out, rest, x, low, high);
     return true;
 }
 

@@ -87,12 +87,15 @@ typedef struct side {
 } side;
 
 /* Codes as bytes; a scale a row where either side has one (`rows`), else a word. */
-static int fp8_side(const ni_cuda *cuda, const nb_qtensor *t, bool rows, char **at, side *out) {
+static int fp8_side(const ni_cuda *cuda, const ni_cuda_coded *from, bool rows, char **at, side *out) {
+    const nb_qtensor *const t = &from->codes;
     const nb_dtype type = t->quantizer.element == NB_ELEMENT_E5M2 ? NB_E5M2 : NB_E4M3;
     const float *word = has_tensor_scale(&t->quantizer) ? t->tensor_scale : cuda->words + NI_CUDA_ONE;
     int code = 0;
     out->numbers = nb_mat_of(t->codes, type, t->rows, t->cols);
-    if (is_4bit(&t->quantizer)) {
+    if (from->bytes) {
+        out->numbers.data = (void *)from->bytes;
+    } else if (is_4bit(&t->quantizer)) {
         out->numbers.data = *at;
         *at += rounded((size_t)(t->rows * t->cols));
         code = ni_cuda_launch_fp8(cuda->stream, out->numbers.data, t);
@@ -115,24 +118,25 @@ static int fp4_side(const ni_cuda *cuda, const nb_qtensor *t, char **at, side *o
 
 /* ---- the product ---- */
 
-nb_status ni_cuda_multiply_coded(nb_backend *be, ni_cuda_units units, const nb_mat *c, const nb_qtensor *a,
-                                 const nb_qtensor *b, bool accumulate, void *scratch, nb_error *err) {
+nb_status ni_cuda_multiply_coded(nb_backend *be, ni_cuda_units units, const nb_mat *c, const ni_cuda_coded *a,
+                                 const ni_cuda_coded *b, bool accumulate, void *scratch, nb_error *err) {
     ni_cuda *cuda = ni_cuda_of(be);
-    const bool fp8 = units == NI_CUDA_FP8, rows = has_row_scales(&a->quantizer) || has_row_scales(&b->quantizer);
+    const nb_qtensor *const left = &a->codes, *const right = &b->codes;
+    const bool fp8 = units == NI_CUDA_FP8, rows = has_row_scales(&left->quantizer) || has_row_scales(&right->quantizer);
     char *at = scratch;
     side x, y;
-    int code = fp8 ? fp8_side(cuda, a, rows, &at, &x) : fp4_side(cuda, a, &at, &x);
+    int code = fp8 ? fp8_side(cuda, a, rows, &at, &x) : fp4_side(cuda, left, &at, &x);
     if (!code)
-        code = fp8 ? fp8_side(cuda, b, rows, &at, &y) : fp4_side(cuda, b, &at, &y);
+        code = fp8 ? fp8_side(cuda, b, rows, &at, &y) : fp4_side(cuda, right, &at, &y);
     ni_cuda_product p = {.c = *c, .trans_b = true, .beta = accumulate ? cuda->words + NI_CUDA_ONE : NULL};
     p.scaling = units == NI_CUDA_NVFP4   ? NI_CUDA_SCALING_16
                 : units == NI_CUDA_MXFP4 ? NI_CUDA_SCALING_32
                 : rows                   ? NI_CUDA_SCALING_ROWS
                                          : NI_CUDA_SCALING_WORD;
-    if (!code && units == NI_CUDA_NVFP4 && (a->tensor_scale || b->tensor_scale)) {
+    if (!code && units == NI_CUDA_NVFP4 && (left->tensor_scale || right->tensor_scale)) {
         p.alpha = cuda->words + NI_CUDA_ALPHA;
-        code =
-            ni_cuda_launch_multiply_words(cuda->stream, cuda->words + NI_CUDA_ALPHA, a->tensor_scale, b->tensor_scale);
+        code = ni_cuda_launch_multiply_words(cuda->stream, cuda->words + NI_CUDA_ALPHA, left->tensor_scale,
+                                             right->tensor_scale);
     }
     NB_TRY(ni_cuda_status(be, code, "a product of codes", err));
     p.a = x.numbers;

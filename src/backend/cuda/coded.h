@@ -2,11 +2,10 @@
  *
  *     FP8    compute capability 9.0; both operands under one scale a row, one a tensor, or none; elements that E4M3 (or
  *            E5M2) holds exactly. FP32 sums of 128 products each (fast accumulation off) times the scales of row and
- *            column. 128 products of 4-bit codes are summed exactly (but for E2M1 beyond 4096, where nearly all are 6 by
- *            6); those of 8-bit codes are cut to 13 bits behind the largest, and only multiplied so where a run says
- *            fp8_units: all. tests/backends/fp8_units.h has it to the bit.
- *     NVFP4  compute capability 10.0, 10.3, 12.0; E2M1 under E4M3 scales of 16, and one of the tensor, in alpha
- *     MXFP4  the same; E2M1 under E8M0 scales of 32
+ *            column. 128 products of 4-bit codes are summed exactly (but for E2M1 beyond 4096, where nearly all are 6
+ * by 6); those of 8-bit codes are cut to 13 bits behind the largest, and only multiplied so where a run says fp8_units:
+ * all. tests/backends/fp8_units.h has it to the bit. NVFP4  compute capability 10.0, 10.3, 12.0; E2M1 under E4M3 scales
+ * of 16, and one of the tensor, in alpha MXFP4  the same; E2M1 under E8M0 scales of 32
  *
  * The choice is static: by the pair of quantizers and what the run permits. FP8 needs N and K that divide by 16, 4 bits
  * by 32; other shapes go through BF16, as the name of the kernel says.
@@ -34,6 +33,11 @@ int ni_cuda_launch_swizzle(void *stream, uint8_t *out /* ni_swizzled_bytes */, c
 
 typedef enum ni_cuda_units { NI_CUDA_BF16, NI_CUDA_FP8, NI_CUDA_NVFP4, NI_CUDA_MXFP4 } ni_cuda_units;
 
+typedef struct ni_cuda_coded {
+    nb_qtensor codes;
+    const uint8_t *bytes; /* E4M3 of four-bit codes, 16-byte aligned; NULL: they are made for the product */
+} ni_cuda_coded;
+
 /* What multiplies such a pair on this GPU. */
 ni_cuda_units ni_cuda_units_of(const ni_cuda *cuda, const nb_quantizer *a, const nb_quantizer *b);
 
@@ -42,8 +46,8 @@ ni_cuda_units ni_cuda_units_for(const ni_cuda *cuda, const nb_qtensor *a, const 
 size_t ni_cuda_coded_bytes(ni_cuda_units units, const nb_qtensor *a, const nb_qtensor *b);
 
 /* C = (accumulate ? C : 0) + A B^T by units that are not BF16's; `scratch` of ni_cuda_coded_bytes, 256-byte aligned. */
-nb_status ni_cuda_multiply_coded(nb_backend *be, ni_cuda_units units, const nb_mat *c, const nb_qtensor *a,
-                                 const nb_qtensor *b, bool accumulate, void *scratch, nb_error *err);
+nb_status ni_cuda_multiply_coded(nb_backend *be, ni_cuda_units units, const nb_mat *c, const ni_cuda_coded *a,
+                                 const ni_cuda_coded *b, bool accumulate, void *scratch, nb_error *err);
 
 const char *ni_cuda_units_text(ni_cuda_units units);
 

@@ -13,6 +13,7 @@
 #include <cublasLt.h>
 #include <cuda_runtime_api.h>
 
+struct ni_cuda_alpha_table;
 struct ni_cuda_plans;
 struct ni_cuda_profile;
 
@@ -30,6 +31,7 @@ typedef struct ni_cuda {
     uint32_t *tile_room; /* of the kernels that make tiles (quantize.h) */
     float *words;        /* device constants and results: NI_CUDA_ZERO, ... */
     struct ni_cuda_plans *plans;
+    struct ni_cuda_alpha_table *alphas; /* alphas.h; NULL until a product asks */
     ni_permits permits;
     char attention[64]; /* name of what attention_kernel was last asked about: one for all blocks of a model */
     struct ni_cuda_profile *profile; /* NULL unless it is being taken */
@@ -78,9 +80,10 @@ void *ni_cuda_scratch(nb_backend *be, size_t bytes, const char *what);
 
 /* nb_operand.form */
 enum {
-    NI_CUDA_ACROSS = 1,  /* its values lie as [cols, rows] */
-    NI_CUDA_UNCODED = 2, /* values alone: it is only multiplied */
-    NI_CUDA_BORROWED = 4 /* its values are another operand's: `numbers` says where */
+    NI_CUDA_ACROSS = 1,   /* its values lie as [cols, rows] */
+    NI_CUDA_UNCODED = 2,  /* values alone: it is only multiplied */
+    NI_CUDA_BORROWED = 4, /* its values are another operand's: `numbers` says where */
+    NI_CUDA_BYTES = 8     /* E4M3 bytes of its four-bit codes in the place of values, for units that multiply those */
 };
 /* The BF16 values of an operand that has codes. */
 uint16_t *ni_cuda_values_of(const nb_operand *o);

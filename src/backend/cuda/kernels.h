@@ -92,12 +92,12 @@ int ni_cuda_launch_embed_backward(void *stream, float *dtable, const uint16_t *d
                                   int64_t dim, int64_t vocab, void *scratch, size_t bytes);
 
 /* ---- optimizer.cu ---- */
-enum { NI_CUDA_SUM_BLOCKS = 512 };
+enum { NI_CUDA_SUM_BLOCKS = 512, NI_CUDA_ADAMW_AMAXES = 72 };
 /* partial [NI_CUDA_SUM_BLOCKS] doubles of scratch */
 int ni_cuda_launch_sum(void *stream, double *out, const float *x, int64_t n, bool squares, double *partial);
 int ni_cuda_launch_scaled_sum_squares(void *stream, double *out, const ni_scaled *x, int64_t n, double *partial);
 int ni_cuda_launch_adamw(void *stream, const ni_adamw_tensor *tensors, int32_t count, const ni_adamw *step,
-                         uint32_t *amaxes /* [3] scratch */);
+                         uint32_t *amaxes /* [NI_CUDA_ADAMW_AMAXES] scratch */);
 int ni_cuda_launch_adamw_ramped(void *stream, const ni_ramped *t, const ni_adamw *step);
 int ni_cuda_launch_ramp_periods(void *stream, int32_t *period, const float *moved_q, const float *moved_w, int64_t n,
                                 double k1, double k2, int32_t most);

@@ -31,8 +31,7 @@ typedef struct ni_eight {
     float x[8];
 } ni_eight;
 
-static __device__ inline ni_eight ni_load_eight(const uint16_t *from) {
-    uint4 word = *(const uint4 *)from;
+static __device__ inline ni_eight ni_eight_of(uint4 word) {
     const uint32_t w[4] = {word.x, word.y, word.z, word.w};
     ni_eight e;
 #pragma unroll
@@ -43,15 +42,23 @@ static __device__ inline ni_eight ni_load_eight(const uint16_t *from) {
     return e;
 }
 
+static __device__ inline ni_eight ni_load_eight(const uint16_t *from) {
+    return ni_eight_of(*(const uint4 *)from);
+}
+
 static __device__ inline uint32_t ni_pack_two(float low, float high) {
     uint32_t word;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
     return word;
 }
 
+static __device__ inline uint4 ni_word_of(const ni_eight &e) {
+    return make_uint4(ni_pack_two(e.x[0], e.x[1]), ni_pack_two(e.x[2], e.x[3]), ni_pack_two(e.x[4], e.x[5]),
+                      ni_pack_two(e.x[6], e.x[7]));
+}
+
 static __device__ inline void ni_store_eight(uint16_t *to, const ni_eight &e) {
-    *(uint4 *)to = make_uint4(ni_pack_two(e.x[0], e.x[1]), ni_pack_two(e.x[2], e.x[3]), ni_pack_two(e.x[4], e.x[5]),
-                              ni_pack_two(e.x[6], e.x[7]));
+    *(uint4 *)to = ni_word_of(e);
 }
 
 static inline bool ni_aligned(const void *p) {

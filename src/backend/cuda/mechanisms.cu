@@ -55,9 +55,10 @@ int ni_cuda_launch_sparse_product(void *stream, const nb_mat *c, const ni_sparse
     return cudaGetLastError();
 }
 
+/* A warp a row. */
 static __global__ void sparse_add(nb_mat x, ni_sparse s) {
-    const int64_t r = blockIdx.x;
-    for (int32_t i = threadIdx.x; i < s.count[r]; i += blockDim.x) {
+    const int64_t r = blockIdx.x * (int64_t)NI_WARPS + threadIdx.x / 32;
+    for (int32_t i = threadIdx.x % 32; r < x.rows && i < s.count[r]; i += 32) {
         uint16_t *to = (uint16_t *)x.data + r * x.stride + s.column[r * s.room + i];
         *to = ni_bf16_even(ni_f32_add(ni_bf16_value(*to), ni_residual(s, r * s.room + i)));
     }
@@ -65,7 +66,7 @@ static __global__ void sparse_add(nb_mat x, ni_sparse s) {
 
 int ni_cuda_launch_sparse_add(void *stream, const nb_mat *x, const ni_sparse *s) {
     if (x->rows > 0)
-        sparse_add<<<(unsigned)x->rows, 64, 0, (cudaStream_t)stream>>>(*x, *s);
+        sparse_add<<<(unsigned)ni_divide_up(x->rows, NI_WARPS), NI_THREADS, 0, (cudaStream_t)stream>>>(*x, *s);
     return cudaGetLastError();
 }
 

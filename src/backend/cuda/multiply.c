@@ -1,6 +1,7 @@
 /* multiply.c: sums of products, rounded once. A single product goes straight into C; a sum into BF16 goes through one
  * FP32 matrix, in the order of its terms.
  */
+#include "backend/cuda/alphas.h"
 #include "backend/cuda/coded.h"
 #include "backend/cuda/finish.h"
 #include "backend/cuda/kernels.h"
@@ -30,6 +31,10 @@ static void *take(room *r, size_t bytes) {
 
 static size_t decoded_bytes(const nb_operand *o) {
     return o && !ni_is_plain(o) ? rounded((size_t)(o->rows * o->cols) * sizeof(uint16_t)) : 0;
+}
+
+static ni_cuda_coded coded_of(const nb_operand *o) {
+    return (ni_cuda_coded){ni_codes_of(o), o->form & NI_CUDA_BYTES ? (const uint8_t *)ni_cuda_values_of(o) : NULL};
 }
 
 /* What multiplies a term as codes, and the scratch of it; BF16 and 0 where none does. */
@@ -86,7 +91,7 @@ static nb_status side_of(nb_backend *be, room *scratch, const nb_operand *o, con
     if (!whole)
         out->outer =
             has_row_scales(&o->quantizer) ? (ni_cuda_outer){codes.outer_scales, 1} : (ni_cuda_outer){o->outer, 0};
-    if (whole == nb_quantizer_is_bf16(&o->other))
+    if (whole == nb_quantizer_is_bf16(&o->other) && !(o->form & NI_CUDA_BYTES))
         return NB_OK;
     if (o->form & NI_CUDA_UNCODED && whole && has_one_scale(&o->quantizer) &&
         out->numbers.rows * out->numbers.cols % 8 == 0) {
@@ -120,6 +125,17 @@ static ni_cuda_finish finish_of(const nb_mat *c, const nb_mat *sum, const side *
                             .columns = y->outer};
 }
 
+/* Two words' product. Factors of plain numbers are another's, who may change them at any time. */
+static nb_status alpha_of(nb_backend *be, const nb_operand *a, const nb_operand *b, const side *x, const side *y,
+                          const float **alpha, nb_error *err) {
+    float *const word = ni_cuda_of(be)->words + NI_CUDA_ALPHA;
+    if (!ni_is_plain(a) && !ni_is_plain(b))
+        return ni_cuda_alpha(be, x->outer.at, y->outer.at, alpha, err);
+    *alpha = word;
+    return ni_cuda_status(be, ni_cuda_launch_multiply_words(stream_of(be), word, x->outer.at, y->outer.at),
+                          "multiply: alpha", err);
+}
+
 /* C (+)= A B^T. Scales of rows cannot go into the library's alpha: then the bare sum is scaled afterwards. */
 static nb_status product(nb_backend *be, room scratch, const nb_mat *c, const nb_operand *a, const nb_operand *b,
                          bool accumulate, nb_error *err) {
@@ -128,7 +144,7 @@ static nb_status product(nb_backend *be, room scratch, const nb_mat *c, const nb
     size_t bytes;
     const ni_cuda_units units = units_of(be, a, b, &bytes);
     if (units != NI_CUDA_BF16) {
-        const nb_qtensor first = ni_codes_of(a), second = ni_codes_of(b);
+        const ni_cuda_coded first = coded_of(a), second = coded_of(b);
         void *memory = take(&scratch, bytes);
         if (bytes && !memory)
             return nb_fail(err, NB_INTERNAL, "cuda: multiply took more scratch than it asked for");
@@ -149,12 +165,10 @@ static nb_status product(nb_backend *be, room scratch, const nb_mat *c, const nb
                               "multiply", err);
     }
     p.beta = accumulate ? cuda->words + NI_CUDA_ONE : NULL;
-    if (x.outer.at || y.outer.at) {
-        p.alpha = cuda->words + NI_CUDA_ALPHA;
-        NB_TRY(ni_cuda_status(
-            be, ni_cuda_launch_multiply_words(stream_of(be), cuda->words + NI_CUDA_ALPHA, x.outer.at, y.outer.at),
-            "multiply", err));
-    }
+    if (x.outer.at && y.outer.at)
+        NB_TRY(alpha_of(be, a, b, &x, &y, &p.alpha, err));
+    else
+        p.alpha = x.outer.at ? x.outer.at : y.outer.at;
     return ni_cuda_multiply_plain(be, &p, err);
 }
 
@@ -205,30 +219,45 @@ static bool is_row_coded(const nb_operand *o) {
            !(o->form & NI_CUDA_ACROSS);
 }
 
-/* A product under scales of rows and a sparse one with the same weights, in BF16: one pass over the bare sum. */
+/* A product under scales of rows and a sparse one with the same weights, into BF16: one pass behind an FP32 sum. Units
+ * for 8 bits have put the scales on that sum; from BF16's it is bare. */
+static bool is_product_and_sparse(const nb_mat *c, const ni_term *terms, int32_t count) {
+    return c->dtype == NB_BF16 && count == 2 && terms[0].a && !terms[0].columns && terms[1].sparse &&
+           !terms[1].sparse->exact && is_row_coded(terms[0].a) && is_row_coded(terms[0].b) &&
+           terms[1].b == terms[0].b && !(terms[1].b->form & NI_CUDA_BYTES);
+}
+
 static nb_status multiply_and_finish(nb_backend *be, room scratch, const nb_mat *c, const ni_term *terms, int32_t count,
                                      bool *done, nb_error *err) {
     size_t bytes;
-    side x, y;
+    side x = {.outer = {NULL, 0}}, y = x;
     *done = false;
-    if (c->dtype != NB_BF16 || count != 2 || !terms[0].a || terms[0].columns || !terms[1].sparse ||
-        terms[1].sparse->exact || !is_row_coded(terms[0].a) || !is_row_coded(terms[0].b) || terms[1].b != terms[0].b ||
-        units_of(be, terms[0].a, terms[0].b, &bytes) != NI_CUDA_BF16)
+    if (!is_product_and_sparse(c, terms, count))
         return NB_OK;
-    NB_TRY(side_of(be, &scratch, terms[0].a, terms[0].b, &x, err));
-    NB_TRY(side_of(be, &scratch, terms[0].b, terms[0].a, &y, err));
+    const ni_cuda_units units = units_of(be, terms[0].a, terms[0].b, &bytes);
+    const bool bare = units == NI_CUDA_BF16;
+    if (bare) {
+        NB_TRY(side_of(be, &scratch, terms[0].a, terms[0].b, &x, err));
+        NB_TRY(side_of(be, &scratch, terms[0].b, terms[0].a, &y, err));
+    }
     const nb_mat sum = nb_mat_of(take(&scratch, (size_t)(c->rows * c->cols) * sizeof(float)), NB_F32, c->rows, c->cols);
+    void *const memory = take(&scratch, bytes);
     ni_cuda_finish f = finish_of(c, &sum, &x, &y);
     f.sparse = *terms[1].sparse;
     f.weights = ni_cuda_values_of(terms[1].b);
     f.weight_scales = ni_codes_of(terms[1].b).outer_scales;
     f.depth = terms[1].b->cols;
-    if (!sum.data || !ni_cuda_can_finish(&f))
+    if (!sum.data || (bytes && !memory) || !ni_cuda_can_finish(&f))
         return NB_OK;
     *done = true;
-    const ni_cuda_product p = {
-        .a = x.numbers, .b = y.numbers, .c = sum, .trans_a = x.transposed, .trans_b = !y.transposed};
-    NB_TRY(ni_cuda_multiply_plain(be, &p, err));
+    if (bare) {
+        const ni_cuda_product p = {
+            .a = x.numbers, .b = y.numbers, .c = sum, .trans_a = x.transposed, .trans_b = !y.transposed};
+        NB_TRY(ni_cuda_multiply_plain(be, &p, err));
+    } else {
+        const ni_cuda_coded first = coded_of(terms[0].a), second = coded_of(terms[0].b);
+        NB_TRY(ni_cuda_multiply_coded(be, units, &sum, &first, &second, false, memory, err));
+    }
     return ni_cuda_status(be, ni_cuda_launch_finish(stream_of(be), &f, ni_cuda_of(be)->multiprocessors),
                           "multiply: a sparse product", err);
 }

@@ -1,4 +1,5 @@
 /* open.c: finds the GPU, makes the backend over it, and says in one line why it cannot. */
+#include "backend/cuda/alphas.h"
 #include "backend/cuda/cuda.h"
 
 #include "backend/backend.h"
@@ -15,6 +16,7 @@ enum { OLDEST = 80, WORKSPACE = 32 << 20, FIRST_SCRATCH = 16 << 20 };
 static void destroy(nb_backend *be) {
     ni_cuda *cuda = ni_cuda_of(be);
     ni_cuda_plans_free(cuda->plans);
+    ni_cuda_alphas_free(cuda->alphas);
     ni_cuda_profile_free(cuda->profile);
     if (cuda->lt)
         cublasLtDestroy(cuda->lt);

@@ -6,6 +6,7 @@
  * What does not vary along the contraction (the scale of the tensor, of a row) stays outside of the sum. Against plain
  * numbers an operand is decoded whole and rounded to BF16, as on the CPU.
  */
+#include "backend/cuda/alphas.h"
 #include "backend/cuda/coded.h"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/quantize.h"
@@ -245,7 +246,7 @@ static bool is_tile_weight(const ni_source *source, const ni_making *making) {
 }
 
 /* The operand as the kernel sees it; its amax is still to be found. */
-static ni_cuda_tile_copy tile_copy(const ni_making *making, bool coded) {
+static ni_cuda_tile_copy tile_copy(nb_backend *be, const ni_making *making, bool coded) {
     nb_operand *out = making->out;
     const nb_qtensor codes = ni_codes_of(out);
     out->form = (making->transpose ? NI_CUDA_ACROSS : 0) | (coded ? 0 : NI_CUDA_UNCODED);
@@ -260,7 +261,8 @@ static ni_cuda_tile_copy tile_copy(const ni_making *making, bool coded) {
                                .outer_scales = codes.outer_scales,
                                .tensor_scale = codes.tensor_scale,
                                .under = making->under != NULL,
-                               .noise = noise_of(making->noise)};
+                               .noise = noise_of(making->noise),
+                               .alphas = ni_cuda_alphas_of(be)};
 }
 
 /* As nb_mat.turned_amax has it. */
@@ -307,7 +309,7 @@ static nb_status make_tiles(nb_backend *be, const ni_source *source, const ni_ma
     for (int i = 0; i < 2; i++) {
         if (!makings[i])
             continue;
-        copies[i] = tile_copy(makings[i], are_codes_read(be, makings[i]));
+        copies[i] = tile_copy(be, makings[i], are_codes_read(be, makings[i]));
         if (knows_amax(be, source, makings[i], &copies[i]))
             continue;
         const int which = copies[i].quantizer.hadamard_size > 0;
@@ -322,6 +324,7 @@ static nb_status make_tiles(nb_backend *be, const ni_source *source, const ni_ma
         NB_TRY(ni_cuda_status(be, code, "quantize: amax", err));
     }
     code = ni_cuda_quantize_tiles(stream_of(be), words, &tiles, row ? &copies[0] : NULL, column ? &copies[1] : NULL);
+    ni_cuda_alphas_multiplied(be);
     return ni_cuda_status(be, code,
                           !column ? "quantize: rows"
                           : !row  ? "quantize: columns"
@@ -332,7 +335,7 @@ static nb_status make_tiles(nb_backend *be, const ni_source *source, const ni_ma
 static nb_status make_weight(nb_backend *be, const ni_source *source, const ni_making *making, nb_error *err) {
     ni_cuda *cuda = ni_cuda_of(be);
     const nb_mat *w = source->numbers;
-    ni_cuda_tile_copy copy = tile_copy(making, true);
+    ni_cuda_tile_copy copy = tile_copy(be, making, true);
     int code = cudaSuccess;
     if (!knows_amax(be, source, making, &copy)) {
         copy.amax = NULL;
@@ -346,6 +349,7 @@ static nb_status make_weight(nb_backend *be, const ni_source *source, const ni_m
         }
     }
     code = ni_cuda_quantize_weight(cuda->stream, cuda->tile_room, w->data, w->rows, w->cols, &copy);
+    ni_cuda_alphas_multiplied(be);
     return ni_cuda_status(be, code, "quantize: a weight", err);
 }
 
@@ -373,7 +377,7 @@ static nb_status make_piece(nb_backend *be, const ni_source *source, const ni_ma
                            .cols = source->column_count,
                            .stride = x->stride,
                            .columns = source->columns};
-    ni_cuda_tile_copy copy = tile_copy(making, are_codes_read(be, making));
+    ni_cuda_tile_copy copy = tile_copy(be, making, are_codes_read(be, making));
     knows_amax(be, source, making, &copy);
     if (source->minus)
         piece.minus = ni_codes_of(source->minus);
@@ -418,7 +422,7 @@ static bool is_double_copy(const ni_source *source, const ni_making *making, ni_
 
 static nb_status make_double(nb_backend *be, const ni_cuda_double_source *from, const ni_making *making,
                              nb_error *err) {
-    const ni_cuda_tile_copy copy = tile_copy(making, are_codes_read(be, making));
+    const ni_cuda_tile_copy copy = tile_copy(be, making, are_codes_read(be, making));
     return ni_cuda_status(be, ni_cuda_quantize_double(stream_of(be), from, &copy, making->transpose),
                           !making->transpose ? "quantize: double blocks"
                           : from->numbers    ? "quantize: double blocks down columns"
@@ -443,15 +447,24 @@ static bool is_vector_copy(const ni_source *source, const ni_making *making, ni_
            (uintptr_t)x->data % 16 == 0 && (!whole || x->amax || (is_sixteens(x->rows) && !wide));
 }
 
+/* Rows of four-bit codes whose product is of units for 8 bits. Weights are made once for many products, and a sparse
+ * one may want their values. */
+static bool is_multiplied_as_bytes(nb_backend *be, const nb_operand *o) {
+    const nb_quantizer *q = &o->quantizer;
+    return (q->element == NB_ELEMENT_E2M1 || q->element == NB_ELEMENT_INT4) && q->block_rows == 1 &&
+           ni_cuda_units_of(ni_cuda_of(be), q, &o->other) == NI_CUDA_FP8;
+}
+
 static nb_status make_vector(nb_backend *be, const ni_source *source, const ni_cuda_double_source *from,
                              const ni_making *making, nb_error *err) {
     nb_operand *out = making->out;
     const nb_qtensor codes = ni_codes_of(out);
-    const bool coded = are_codes_read(be, making);
-    out->form = coded ? 0 : NI_CUDA_UNCODED;
+    const bool coded = are_codes_read(be, making), bytes = !from->wide && is_multiplied_as_bytes(be, out);
+    out->form = coded ? bytes ? NI_CUDA_BYTES : 0 : NI_CUDA_UNCODED;
     out->outer = codes.tensor_scale;
     ni_cuda_vector v = {.quantizer = *ni_making_quantizer(making),
                         .values = ni_cuda_values_of(out),
+                        .bytes = bytes ? (uint8_t *)ni_cuda_values_of(out) : NULL,
                         .whole = is_whole_valued(out),
                         .codes = coded ? codes.codes : NULL,
                         .row_scales = codes.outer_scales,
@@ -471,25 +484,28 @@ static nb_status make_vector(nb_backend *be, const ni_source *source, const ni_c
     return ni_cuda_status(be, ni_cuda_quantize_vector(stream_of(be), from, &v), "quantize: vectors", err);
 }
 
+/* MULTIPLIED: by a kernel that multiplied all pairs of tensor scales anew (alphas.h). */
+typedef enum made { NOT_MADE, MADE, MULTIPLIED } made;
+
 /* Makes what tiles can make of this source; the rest is the caller's. */
 static nb_status make_at_once(nb_backend *be, const ni_source *source, const ni_making *makings, int32_t count,
-                              bool *done, nb_error *err) {
+                              made *done, nb_error *err) {
     for (int32_t i = 0; i < count; i++)
-        done[i] = is_tile_copy(source, &makings[i]);
+        done[i] = is_tile_copy(source, &makings[i]) ? MULTIPLIED : NOT_MADE;
     for (int32_t i = 0; i < count; i++) {
         const ni_making *const m = &makings[i];
         ni_cuda_double_source from;
         if (!done[i] && is_double_copy(source, m, &from)) {
-            done[i] = true;
+            done[i] = MADE;
             NB_TRY(make_double(be, &from, m, err));
         } else if (!done[i] && is_vector_copy(source, m, &from)) {
-            done[i] = true;
+            done[i] = MADE;
             NB_TRY(make_vector(be, source, &from, m, err));
         } else if (!done[i] && is_piece(source, m)) {
-            done[i] = true;
+            done[i] = MADE;
             NB_TRY(make_piece(be, source, m, err));
         } else if (!done[i] && is_tile_weight(source, m)) {
-            done[i] = true;
+            done[i] = MULTIPLIED;
             NB_TRY(make_weight(be, source, m, err));
         } else if (done[i]) {
             const bool pair = i + 1 < count && done[i + 1] && !m->transpose && makings[i + 1].transpose;
@@ -517,7 +533,7 @@ nb_status ni_cuda_make_operands(nb_backend *be, const ni_source *source, const n
                                 nb_error *err) {
     enum { MOST = 4 };
     ni_cuda_source from;
-    bool done[MOST] = {false};
+    made done[MOST] = {NOT_MADE};
     NB_TRY(check_source(source, err));
     NB_TRY(open_source(source, &from, err));
     for (int32_t i = 0; i < count; i++)
@@ -532,6 +548,9 @@ nb_status ni_cuda_make_operands(nb_backend *be, const ni_source *source, const n
                    ? put_numbers(be, &making->out->numbers, &from, making->transpose != making->out->transposed, err)
                    : quantize(be, source, &from, making, err));
     }
+    for (int32_t i = 0; i < count; i++)
+        if ((i >= MOST || done[i] != MULTIPLIED) && !ni_is_plain(makings[i].out))
+            ni_cuda_alphas_changed(be, ni_codes_of(makings[i].out).tensor_scale);
     return NB_OK;
 }
 
@@ -562,7 +581,7 @@ static nb_status make_patched(nb_backend *be, const ni_source *sources, const ni
                               nb_error *err) {
     const nb_mat *x = sources[0].numbers;
     const ni_cuda_tile_source tiles = {x->data, x->rows, x->cols, x->stride};
-    ni_cuda_tile_copy base = tile_copy(&makings[0], are_codes_read(be, &makings[0]));
+    ni_cuda_tile_copy base = tile_copy(be, &makings[0], are_codes_read(be, &makings[0]));
     ni_cuda_patch patch = {.columns = sources[1].columns, .cols = sources[1].column_count, .count = count - 1};
     knows_amax(be, &sources[0], &makings[0], &base);
     for (int32_t i = 1; i < count; i++) {
@@ -570,8 +589,9 @@ static nb_status make_patched(nb_backend *be, const ni_source *sources, const ni
         patch.residual[i - 1] = sources[i].minus != NULL;
         patch.at[i - 1] = makings[i].at;
     }
-    return ni_cuda_status(be, ni_cuda_quantize_patched(stream_of(be), ni_cuda_of(be)->tile_room, &tiles, &base, &patch),
-                          "quantize: rows with a patch", err);
+    const int code = ni_cuda_quantize_patched(stream_of(be), ni_cuda_of(be)->tile_room, &tiles, &base, &patch);
+    ni_cuda_alphas_multiplied(be);
+    return ni_cuda_status(be, code, "quantize: rows with a patch", err);
 }
 
 nb_status ni_cuda_make_pieces(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
@@ -610,6 +630,7 @@ nb_status ni_cuda_turn(nb_backend *be, nb_operand *out, const nb_operand *from, 
     }
     ni_cuda_copy(be, out->memory, from->memory, sizeof(ni_operand_head));
     NB_TRY(ni_cuda_status(be, ni_cuda_launch_turn(stream_of(be), &to, &source), "turn", err));
+    ni_cuda_alphas_changed(be, to.tensor_scale);
     out->outer = to.tensor_scale;
     return out->form & NI_CUDA_ACROSS ? NB_OK : ni_cuda_fill_values(be, out, err);
 }
@@ -666,6 +687,7 @@ nb_status ni_cuda_take_codes(nb_backend *be, nb_operand *out, const nb_qtensor *
     const nb_qtensor codes = ni_codes_of(out);
     ni_cuda_upload(be, out->memory, &unknown, sizeof unknown);
     copy_codes(be, &codes, from);
+    ni_cuda_alphas_changed(be, codes.tensor_scale);
     out->form = 0;
     out->outer = codes.tensor_scale;
     return ni_cuda_fill_values(be, out, err);

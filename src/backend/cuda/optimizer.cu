@@ -157,10 +157,13 @@ static scalars scalars_of(const ni_adamw *step, double weight_decay) {
     return s;
 }
 
-static __device__ void update(float *p, float *m, float *v, float grad, const scalars &s) {
-    float g = ni_f32_mul(s.scale, grad);
+static __device__ void update_moments(float *m, float *v, float g, const scalars &s) {
     *m = ni_f32_add(ni_f32_mul(s.beta1, *m), ni_f32_mul(s.rest1, g));
     *v = ni_f32_add(ni_f32_mul(s.beta2, *v), ni_f32_mul(s.rest2, ni_f32_mul(g, g)));
+}
+
+static __device__ void update(float *p, float *m, float *v, float grad, const scalars &s) {
+    update_moments(m, v, ni_f32_mul(s.scale, grad), s);
     float root = ni_f32_add(__fsqrt_rn(ni_f32_mul(*v, s.correction)), s.eps);
     *p = ni_f32_sub(ni_f32_mul(s.keep, *p), ni_f32_div(ni_f32_mul(s.rate, *m), root));
 }
@@ -300,84 +303,125 @@ int ni_cuda_launch_ramp_periods(void *stream, int32_t *period, const float *move
     return cudaGetLastError();
 }
 
-/* The update of narrow tensors, twice: for the amaxes of what it gives, then rounded under the scales that follow. */
-static __device__ void update_fours(const ni_scaled &param, const ni_scaled &m, const ni_scaled &v, const ni_scaled &grad, int64_t i, const float *factor, const scalars &s, four *p, four *first, four *second) {
-    *p = four_of(param, i, factor[0]);
-    *first = four_of(m, i, factor[1]);
-    *second = four_of(v, i, factor[2]);
-    const four g = four_of(grad, i, factor[3]);
-#pragma unroll
-    for (int k = 0; k < 4; k++)
-        update(&p->x[k], &first->x[k], &second->x[k], g.x[k], s);
+/* ---- AdamW of narrow tensors, twice: for the amaxes of what it gives, then rounded under the scales that follow ---- */
+
+enum { MOST_NARROW = NI_CUDA_ADAMW_AMAXES / 3 };
+
+typedef struct narrow_tensor {
+    ni_scaled param, m, v, grad;
+    int64_t n;
+    uint16_t *copy; /* of parameters that have no scale, as they leave here */
+    uint32_t *amax;
+    uint32_t first_block;
+    float keep;
+    bool fours;
+} narrow_tensor;
+
+typedef struct narrow_list {
+    narrow_tensor at[MOST_NARROW];
+    int count;
+    uint32_t blocks;
+    uint32_t *amaxes; /* [3 * count], cleared */
+} narrow_list;
+
+/* Which tensor is this block's, and which of its numbers. */
+static __device__ int piece_of(const narrow_list &list, int64_t *first, int64_t *end) {
+    int which = 0;
+    while (which + 1 < list.count && blockIdx.x >= list.at[which + 1].first_block)
+        which++;
+    *first = (int64_t)(blockIdx.x - list.at[which].first_block) * PIECE;
+    *end = *first + PIECE < list.at[which].n ? *first + PIECE : list.at[which].n;
+    return which;
 }
 
-static __global__ void narrow_amax(const __grid_constant__ ni_scaled param, const __grid_constant__ ni_scaled m, const __grid_constant__ ni_scaled v, const __grid_constant__ ni_scaled grad, int64_t n, int64_t fours,
-                                   scalars s, uint32_t *amaxes) {
-    const float factor[4] = {factor_of(param), factor_of(m), factor_of(v), factor_of(grad)};
+/* Numbers i to i + 3 where the tensor has whole fours, else number i alone. */
+static __device__ four some_of(const narrow_tensor &t, const ni_scaled &x, int64_t i, float factor) {
+    if (t.fours)
+        return four_of(x, i / 4, factor);
+    return (four){{value(x, i, factor), 0, 0, 0}};
+}
+
+static __device__ void store_some(const narrow_tensor &t, const ni_scaled &x, int64_t i, const four &f, float encode) {
+    if (t.fours)
+        store_four(x, i / 4, f, encode);
+    else
+        ni_narrow_store(x.data, x.dtype, i, ni_f32_mul(f.x[0], encode));
+}
+
+/* Largest magnitudes of moments, and of parameters where these have a scale: without one nobody asks. */
+static __global__ void narrow_amax(const __grid_constant__ narrow_list list, scalars s) {
+    int64_t first, end;
+    const int which = piece_of(list, &first, &end);
+    const narrow_tensor &t = list.at[which];
+    const float fp = factor_of(t.param), fm = factor_of(t.m), fv = factor_of(t.v), fg = factor_of(t.grad);
+    const int step = t.fours ? 4 : 1;
     uint32_t largest[3] = {0, 0, 0};
-    for (NI_EACH(i, fours)) {
-        four x[3];
-        update_fours(param, m, v, grad, i, factor, s, &x[0], &x[1], &x[2]);
+    s.keep = t.keep;
+    for (int64_t i = first + step * threadIdx.x; i < end; i += step * NI_THREADS) {
+        four p = {}, m = some_of(t, t.m, i, fm), v = some_of(t, t.v, i, fv);
+        const four g = some_of(t, t.grad, i, fg);
+        if (t.param.scale)
+            p = some_of(t, t.param, i, fp);
 #pragma unroll
-        for (int t = 0; t < 3; t++)
-            largest[t] = max(largest[t], largest_of(x[t]));
-    }
-    for (int64_t i = 4 * fours + blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x) {
-        float x[3] = {value(param, i, factor[0]), value(m, i, factor[1]), value(v, i, factor[2])};
-        update(&x[0], &x[1], &x[2], value(grad, i, factor[3]), s);
-        for (int t = 0; t < 3; t++)
-            largest[t] = max(largest[t], ni_f32_magnitude(x[t]));
+        for (int k = 0; k < 4; k++) {
+            if (k >= step)
+                break;
+            if (t.param.scale)
+                update(&p.x[k], &m.x[k], &v.x[k], g.x[k], s);
+            else
+                update_moments(&m.x[k], &v.x[k], ni_f32_mul(s.scale, g.x[k]), s);
+        }
+        if (t.param.scale)
+            largest[0] = max(largest[0], largest_of(p));
+        largest[1] = max(largest[1], t.fours ? largest_of(m) : ni_f32_magnitude(m.x[0]));
+        largest[2] = max(largest[2], t.fours ? largest_of(v) : ni_f32_magnitude(v.x[0]));
     }
     __syncwarp();
-    for (int t = 0; t < 3; t++)
-        ni_join_amax(&amaxes[t], largest[t]);
+    for (int k = 0; k < 3; k++)
+        ni_join_amax(&list.amaxes[3 * which + k], largest[k]);
 }
 
-static __global__ void narrow_adamw(const __grid_constant__ ni_scaled param, const __grid_constant__ ni_scaled m, const __grid_constant__ ni_scaled v, const __grid_constant__ ni_scaled grad, int64_t n, int64_t fours,
-                                    scalars s, const uint32_t *amaxes) {
-    const float factor[4] = {factor_of(param), factor_of(m), factor_of(v), factor_of(grad)};
-    const float ep = encode_of(param, &amaxes[0]), em = encode_of(m, &amaxes[1]), ev = encode_of(v, &amaxes[2]);
-    for (NI_EACH(i, fours)) {
-        four x[3];
-        update_fours(param, m, v, grad, i, factor, s, &x[0], &x[1], &x[2]);
-        store_four(param, i, x[0], ep);
-        store_four(m, i, x[1], em);
-        store_four(v, i, x[2], ev);
+static __global__ void narrow_adamw(const __grid_constant__ narrow_list list, scalars s) {
+    int64_t first, end;
+    const int which = piece_of(list, &first, &end);
+    const narrow_tensor &t = list.at[which];
+    const uint32_t *const amaxes = list.amaxes + 3 * which;
+    const float fp = factor_of(t.param), fm = factor_of(t.m), fv = factor_of(t.v), fg = factor_of(t.grad);
+    const float ep = encode_of(t.param, &amaxes[0]), em = encode_of(t.m, &amaxes[1]), ev = encode_of(t.v, &amaxes[2]);
+    const int step = t.fours ? 4 : 1;
+    uint32_t largest = 0;
+    s.keep = t.keep;
+    for (int64_t i = first + step * threadIdx.x; i < end; i += step * NI_THREADS) {
+        four p = some_of(t, t.param, i, fp), m = some_of(t, t.m, i, fm), v = some_of(t, t.v, i, fv);
+        const four g = some_of(t, t.grad, i, fg);
+#pragma unroll
+        for (int k = 0; k < 4; k++) {
+            if (k >= step)
+                break;
+            update(&p.x[k], &m.x[k], &v.x[k], g.x[k], s);
+            largest = max(largest, ni_f32_magnitude(p.x[k]));
+        }
+        if (t.copy && t.fours)
+            *(uint2 *)(t.copy + i) = make_uint2(ni_pack_two(p.x[0], p.x[1]), ni_pack_two(p.x[2], p.x[3]));
+        else if (t.copy)
+            t.copy[i] = ni_bf16_even(p.x[0]);
+        store_some(t, t.param, i, p, ep);
+        store_some(t, t.m, i, m, em);
+        store_some(t, t.v, i, v, ev);
     }
-    for (int64_t i = 4 * fours + blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x) {
-        float x[3] = {value(param, i, factor[0]), value(m, i, factor[1]), value(v, i, factor[2])};
-        update(&x[0], &x[1], &x[2], value(grad, i, factor[3]), s);
-        ni_narrow_store(param.data, param.dtype, i, ni_f32_mul(x[0], ep));
-        ni_narrow_store(m.data, m.dtype, i, ni_f32_mul(x[1], em));
-        ni_narrow_store(v.data, v.dtype, i, ni_f32_mul(x[2], ev));
-    }
+    __syncwarp();
+    if (t.amax)
+        ni_join_amax(t.amax, largest);
 }
 
-enum { MOST_SCALES = 3 };
-
-typedef struct scaled_list {
-    ni_scaled at[MOST_SCALES];
-} scaled_list;
-
-static __global__ void set_scales_of(const __grid_constant__ scaled_list list, const uint32_t *amaxes) {
-    const ni_scaled &t = list.at[threadIdx.x];
-    if (t.scale)
-        *t.scale = ni_vector_decode(encode_of(t, &amaxes[threadIdx.x]));
+static __global__ void narrow_scales(const __grid_constant__ narrow_list list) {
+    const narrow_tensor &t = list.at[threadIdx.x / 3];
+    const ni_scaled &x = threadIdx.x % 3 == 0 ? t.param : threadIdx.x % 3 == 1 ? t.m : t.v;
+    if (x.scale)
+        *x.scale = ni_vector_decode(encode_of(x, &list.amaxes[threadIdx.x]));
 }
 
-static int set_scales(cudaStream_t on, const ni_scaled *const *t, const uint32_t *amaxes, int count) {
-    scaled_list list = {};
-    bool any = false;
-    for (int i = 0; i < count; i++) {
-        list.at[i] = *t[i];
-        any |= t[i]->scale != NULL;
-    }
-    if (any)
-        set_scales_of<<<1, (unsigned)count, 0, on>>>(list, amaxes);
-    return cudaGetLastError();
-}
-
-/* What the next forward pass reads of the parameters. */
+/* What the next forward pass reads of parameters under a scale. */
 static __global__ void leave_behind(ni_scaled param, int64_t n, uint16_t *copy, uint32_t *amax) {
     const float factor = factor_of(param);
     uint32_t largest = 0;
@@ -391,41 +435,70 @@ static __global__ void leave_behind(ni_scaled param, int64_t n, uint16_t *copy, 
     ni_join_amax(amax, largest);
 }
 
-static int launch_narrow(cudaStream_t on, const ni_adamw_tensor *t, const ni_adamw *step, uint32_t *amaxes) {
-    const scalars s = scalars_of(step, t->weight_decay);
-    const int64_t fours = has_fours(t->param) && has_fours(t->m) && has_fours(t->v) && has_fours(t->grad) ? t->n / 4 : 0;
-    const unsigned grid = ni_grid(ni_divide_up(fours ? fours : t->n, NI_THREADS));
-    const ni_scaled *const kept[] = {&t->param, &t->m, &t->v};
-    cudaMemsetAsync(amaxes, 0, 3 * sizeof *amaxes, on);
-    narrow_amax<<<grid, NI_THREADS, 0, on>>>(t->param, t->m, t->v, t->grad, t->n, fours, s, amaxes);
-    narrow_adamw<<<grid, NI_THREADS, 0, on>>>(t->param, t->m, t->v, t->grad, t->n, fours, s, amaxes);
-    int code = set_scales(on, kept, amaxes, 3);
-    if (t->copy || t->amax)
-        leave_behind<<<grid, NI_THREADS, 0, on>>>(t->param, t->n, (uint16_t *)t->copy, t->amax);
-    return code ? code : cudaGetLastError();
+static narrow_tensor narrow_of(const ni_adamw_tensor *t, const ni_adamw *step, uint32_t first_block) {
+    const bool as_it_is = t->param.dtype == NB_F32; /* what is stored is what is read */
+    narrow_tensor x = {};
+    x.param = t->param;
+    x.m = t->m;
+    x.v = t->v;
+    x.grad = t->grad;
+    x.n = t->n;
+    x.copy = as_it_is ? (uint16_t *)t->copy : NULL;
+    x.amax = as_it_is ? t->amax : NULL;
+    x.first_block = first_block;
+    x.keep = scalars_of(step, t->weight_decay).keep;
+    x.fours = t->n % 4 == 0 && has_fours(t->param) && has_fours(t->m) && has_fours(t->v) && has_fours(t->grad) && ni_aligned(x.copy);
+    return x;
+}
+
+static int launch_narrow(cudaStream_t on, narrow_list *list, const ni_adamw *step) {
+    if (list->count) {
+        cudaMemsetAsync(list->amaxes, 0, 3 * (size_t)list->count * sizeof *list->amaxes, on);
+        narrow_amax<<<list->blocks, NI_THREADS, 0, on>>>(*list, scalars_of(step, 0));
+        narrow_adamw<<<list->blocks, NI_THREADS, 0, on>>>(*list, scalars_of(step, 0));
+        narrow_scales<<<1, 3 * (unsigned)list->count, 0, on>>>(*list);
+    }
+    list->count = 0;
+    list->blocks = 0;
+    return cudaGetLastError();
+}
+
+/* The narrow ones of `tensors`, a list at a time. */
+static int launch_all_narrow(cudaStream_t on, const ni_adamw_tensor *tensors, int32_t count, const ni_adamw *step, uint32_t *amaxes) {
+    narrow_list list = {};
+    list.amaxes = amaxes;
+    for (int32_t i = 0; i < count; i++)
+        if (tensors[i].n > 0 && !is_plain(&tensors[i])) {
+            list.at[list.count++] = narrow_of(&tensors[i], step, list.blocks);
+            list.blocks += (uint32_t)ni_divide_up(tensors[i].n, PIECE);
+            if (list.count == MOST_NARROW)
+                launch_narrow(on, &list, step);
+        }
+    launch_narrow(on, &list, step);
+    for (int32_t i = 0; i < count; i++) {
+        const ni_adamw_tensor *t = &tensors[i];
+        if (t->n > 0 && !is_plain(t) && t->param.dtype != NB_F32 && (t->copy || t->amax))
+            leave_behind<<<ni_grid(ni_divide_up(t->n, NI_THREADS)), NI_THREADS, 0, on>>>(t->param, t->n, (uint16_t *)t->copy, t->amax);
+    }
+    return cudaGetLastError();
 }
 
 int ni_cuda_launch_adamw(void *stream, const ni_adamw_tensor *tensors, int32_t count, const ni_adamw *step, uint32_t *amaxes) {
     cudaStream_t on = (cudaStream_t)stream;
     plain_list list = {};
-    int code = cudaSuccess;
-    for (int32_t i = 0; i < count && !code; i++) {
+    for (int32_t i = 0; i < count; i++) {
         const ni_adamw_tensor *t = &tensors[i];
         if (t->amax)
             cudaMemsetAsync(t->amax, 0, sizeof *t->amax, on);
-        if (t->n == 0)
+        if (t->n == 0 || !is_plain(t))
             continue;
-        if (!is_plain(t)) {
-            code = launch_narrow(on, t, step, amaxes);
-            continue;
-        }
         list.at[list.count++] = plain_of(t, step, list.blocks);
         list.blocks += (uint32_t)ni_divide_up(t->n, PIECE);
         if (list.count == MOST_TENSORS)
             launch_list(on, &list, step);
     }
     launch_list(on, &list, step);
-    return code ? code : cudaGetLastError();
+    return launch_all_narrow(on, tensors, count, step, amaxes);
 }
 
 /* ---- tensors under one scale ---- */
@@ -456,12 +529,19 @@ static __global__ void amax_of_sum(uint32_t *amax, const __grid_constant__ ni_sc
     ni_join_amax(amax, largest);
 }
 
-static __global__ void store_sum(const __grid_constant__ ni_scaled to, const __grid_constant__ ni_scaled a, const __grid_constant__ ni_scaled b, int64_t n, int64_t fours, const uint32_t *amax) {
+/* `leave`: its scale too, which no other block reads. */
+static __global__ void store_sum(const __grid_constant__ ni_scaled to, const __grid_constant__ ni_scaled a, const __grid_constant__ ni_scaled b, int64_t n, int64_t fours, const uint32_t *amax, bool leave) {
     const float fa = factor_of(a), fb = b.data ? factor_of(b) : 0.0f, encode = encode_of(to, amax);
+    if (leave && blockIdx.x == 0 && threadIdx.x == 0)
+        *to.scale = ni_vector_decode(encode);
     for (NI_EACH(i, fours))
         store_four(to, i, sum_of_fours(a, b, i, fa, fb), encode);
     for (int64_t i = 4 * fours + blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x)
         ni_narrow_store(to.data, to.dtype, i, ni_f32_mul(sum_at(a, b, i, fa, fb), encode));
+}
+
+static __global__ void set_scale_of(ni_scaled t, const uint32_t *amax) {
+    *t.scale = ni_vector_decode(encode_of(t, amax));
 }
 
 /* to = a + b, or a where b has no data. */
@@ -472,8 +552,11 @@ static int launch_sum_into(cudaStream_t on, const ni_scaled *to, const ni_scaled
         return cudaSuccess;
     cudaMemsetAsync(amax, 0, sizeof *amax, on);
     amax_of_sum<<<grid, NI_THREADS, 0, on>>>(amax, *a, *b, n, fours);
-    store_sum<<<grid, NI_THREADS, 0, on>>>(*to, *a, *b, n, fours, amax);
-    return set_scales(on, &to, amax, 1);
+    const bool apart = to->scale && (to->scale == a->scale || to->scale == b->scale);
+    store_sum<<<grid, NI_THREADS, 0, on>>>(*to, *a, *b, n, fours, amax, to->scale && !apart);
+    if (apart)
+        set_scale_of<<<1, 1, 0, on>>>(*to, amax);
+    return cudaGetLastError();
 }
 
 int ni_cuda_launch_scaled_encode(void *stream, const ni_scaled *to, const float *from, int64_t n, uint32_t *amax) {

@@ -8,6 +8,7 @@
 #ifndef NI_BACKEND_CUDA_QUANTIZE_H
 #define NI_BACKEND_CUDA_QUANTIZE_H
 
+#include "backend/cuda/alphas.h"
 #include "nibble/backend.h"
 
 #ifdef __cplusplus
@@ -79,6 +80,7 @@ typedef struct ni_cuda_tile_copy {
     uint32_t *head;       /* *head = *amax, for who is made under this operand; NULL: it is there */
     bool under;           /* the maximum is another tensor's */
     ni_cuda_noise noise;
+    ni_cuda_alphas alphas; /* multiplied anew by kernels of tiles and of weights */
 } ni_cuda_tile_copy;
 
 /* What these kernels keep between each other: NI_CUDA_TILE_ROOM bytes, cleared once. Its first two words are maxima
@@ -140,6 +142,7 @@ typedef struct ni_cuda_vector {
     nb_quantizer quantizer;
     uint16_t *values; /* BF16 [rows, cols]: codes; `whole`: times their scale, rounded once */
     bool whole;
+    uint8_t *bytes; /* E4M3 of four-bit codes, in the place of values; NULL: values */
     uint8_t *codes; /* canonical; NULL: nobody asks */
     float *row_scales, *tensor_scale;
     const uint32_t *amax; /* [1] of the tensor; NULL: scales of rows */

@@ -14,6 +14,7 @@
  *
  * Bits are those of quantize.cu.
  */
+#include "backend/cuda/alphas.cuh"
 #include "backend/cuda/tile.cuh"
 
 /* How the column copy is turned: not at all; by TransformerEngine's signs and rounded to BF16; as the quantizer says. */
@@ -231,6 +232,7 @@ static __global__ void __launch_bounds__(2 * NI_TILE_THREADS) set_tile_scales(ni
             ni_leave_scale(copy, t);
     }
     __syncthreads();
+    ni_multiply_alphas(row.values ? row.alphas : column.alphas);
     if (threadIdx.x < 2)
         room->amax[threadIdx.x] = 0;
     if (!exists)

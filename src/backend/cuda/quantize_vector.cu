@@ -1,8 +1,15 @@
 /* quantize_vector.cu: one FP32 scale a row or a tensor, from BF16 or FP32 numbers straight into codes and values, rounded
- * to nearest or up. A block takes a row: for scales of rows it finds the maximum first, and reads again what the first
- * level of the cache still holds. Bits are those of quantize.cu.
+ * to nearest or up.
+ *
+ *     a scale a tensor            every thread takes eight numbers, four times
+ *     a scale a row of BF16       a warp holds the row in registers, for the formats that recipes have there
+ *     any other row               a block finds the maximum first, and reads again what the first level of the cache holds
+ *
+ * Bits are those of quantize.cu; E2M1 comes of rounding with constants, 8-bit formats of the GPU's own conversion where it
+ * has one.
  */
 #include "backend/cuda/element.cuh"
+#include "backend/cuda/grid.cuh"
 #include "backend/cuda/launch.cuh"
 #include "backend/cuda/quantize.h"
 #include "format/scale.h"
@@ -24,6 +31,207 @@ static __device__ uint32_t largest_of(const ni_eight &e) {
     return largest;
 }
 
+/* ---- eight numbers ---- */
+
+/* Ties toward +inf, zero without a sign: half a step more, then down to the grid. min before max: NaN becomes 6. */
+static __device__ float e2m1_up(float y) {
+    const float held = fmaxf(fminf(y, 6.0f), -6.0f), p = ni_grid_power_of(fabsf(held));
+    return __fmaf_rn(p, -6291456.0f, __fmaf_rd(p, 6291456.0f, __fmaf_rd(p, 0.25f, held)));
+}
+
+static __device__ float e2m1_even(float y) {
+    const float q = ni_grid_nearest(fminf(fabsf(y), 6.0f));
+    return y != y ? 6.0f : copysignf(q, y);
+}
+
+/* Two numbers as bytes, the first below. */
+template <nb_element ELEMENT> static __device__ uint32_t bytes_of_two(float low, float high) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+    uint16_t pair;
+    if constexpr (ELEMENT == NB_ELEMENT_E5M2)
+        asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(high), "f"(low));
+    else
+        asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(high), "f"(low));
+    return pair;
+#else
+    return ni_element_encode(ELEMENT, NB_ROUND_EVEN, low, 0.0f) | (uint32_t)ni_element_encode(ELEMENT, NB_ROUND_EVEN, high, 0.0f) << 8;
+#endif
+}
+
+template <nb_element ELEMENT> static __device__ void values_of_two(uint32_t bytes, float *value) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+    uint32_t halves;
+    if constexpr (ELEMENT == NB_ELEMENT_E5M2)
+        asm("cvt.rn.f16x2.e5m2x2 %0, %1;" : "=r"(halves) : "h"((uint16_t)bytes));
+    else
+        asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"((uint16_t)bytes));
+    asm("{.reg .f16 low, high; mov.b32 {low, high}, %2; cvt.f32.f16 %0, low; cvt.f32.f16 %1, high;}" : "=f"(value[0]), "=f"(value[1]) : "r"(halves));
+#else
+    value[0] = ni_element_value(ELEMENT, (uint8_t)bytes);
+    value[1] = ni_element_value(ELEMENT, (uint8_t)(bytes >> 8));
+#endif
+}
+
+static __device__ uint32_t bytes_of_four(const float *x) {
+    return bytes_of_two<NB_ELEMENT_E4M3>(x[0], x[1]) | bytes_of_two<NB_ELEMENT_E4M3>(x[2], x[3]) << 16;
+}
+
+/* Codes, and what they stand for. */
+template <nb_element ELEMENT, nb_rounding ROUND> static __device__ void encode_eight(const ni_eight &in, float multiplier, uint32_t *code, ni_eight *value) {
+    constexpr bool WIDE = ELEMENT == NB_ELEMENT_E4M3 || ELEMENT == NB_ELEMENT_E5M2;
+#pragma unroll
+    for (int i = 0; i < 8; i += WIDE && ROUND == NB_ROUND_EVEN ? 2 : 1) {
+        const float y = ni_f32_mul(in.x[i], multiplier);
+        if (WIDE && ROUND == NB_ROUND_EVEN) {
+            const uint32_t pair = bytes_of_two<ELEMENT>(y, ni_f32_mul(in.x[i + 1], multiplier));
+            code[i] = pair & 0xffu;
+            code[i + 1] = pair >> 8;
+            values_of_two<ELEMENT>(pair, value->x + i);
+        } else if (ELEMENT == NB_ELEMENT_E2M1) {
+            value->x[i] = ROUND == NB_ROUND_UP ? e2m1_up(y) : e2m1_even(y);
+            code[i] = ni_grid_code(value->x[i]);
+        } else {
+            code[i] = ni_element_encode(ELEMENT, ROUND, y, 0.0f);
+            value->x[i] = ni_element_value(ELEMENT, (uint8_t)code[i]);
+        }
+    }
+}
+
+template <nb_element ELEMENT> static __device__ void store_codes(uint8_t *codes, int64_t at, const uint32_t *code) {
+    if (ni_element_is_4bit(ELEMENT)) {
+        uint32_t word = 0;
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            word |= code[i] << (4 * i);
+        *(uint32_t *)(codes + at / 2) = word;
+        return;
+    }
+    *(uint2 *)(codes + at) = make_uint2(code[0] | code[1] << 8 | code[2] << 16 | code[3] << 24, code[4] | code[5] << 8 | code[6] << 16 | code[7] << 24);
+}
+
+/* Eight neighbours from `at` on, in all that is wanted of them. */
+template <nb_element ELEMENT, nb_rounding ROUND> static __device__ void put_eight(const ni_cuda_vector &v, int64_t at, const ni_eight &in, float multiplier, float inner) {
+    ni_eight value;
+    uint32_t code[8];
+    encode_eight<ELEMENT, ROUND>(in, multiplier, code, &value);
+    if (v.codes)
+        store_codes<ELEMENT>(v.codes, at, code);
+    if (ni_element_is_4bit(ELEMENT) && v.bytes) {
+        *(uint2 *)(v.bytes + at) = make_uint2(bytes_of_four(value.x), bytes_of_four(value.x + 4));
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        value.x[i] = ni_f32_mul(value.x[i], inner);
+    ni_store_eight(v.values + at, value);
+}
+
+/* What a maximum says of a scale: the factor of the numbers, and the scale that is kept. */
+typedef struct scaling {
+    float multiplier, decode;
+} scaling;
+
+template <nb_element ELEMENT> static __device__ scaling scaling_of(const ni_cuda_vector &v, uint32_t amax) {
+    const float multiplier = ni_vector_encode(v.quantizer.rule, ni_element_max(ELEMENT), ni_f32_from(amax));
+    return (scaling){multiplier, ni_vector_decode(multiplier)};
+}
+
+/* ---- a scale a tensor, or none ---- */
+
+enum { FLAT_EIGHTS = 4 };
+
+/* `across` eights a row, or all of them in one. */
+template <nb_element ELEMENT, nb_rounding ROUND>
+static __global__ void __launch_bounds__(NI_THREADS) quantize_flat(const uint16_t *from, int64_t stride, uint32_t across, int64_t eights, const __grid_constant__ ni_cuda_vector v) {
+    const int64_t first = blockIdx.x * (int64_t)(FLAT_EIGHTS * NI_THREADS) + threadIdx.x;
+    uint4 in[FLAT_EIGHTS];
+#pragma unroll
+    for (int i = 0; i < FLAT_EIGHTS; i++) {
+        const int64_t at = first + i * NI_THREADS;
+        const uint32_t r = across ? (uint32_t)at / across : 0, c = (uint32_t)at - r * across;
+        if (at < eights)
+            in[i] = *(const uint4 *)(across ? from + r * stride + 8 * c : from + 8 * at);
+    }
+    scaling s = {1.0f, 1.0f};
+    if (v.quantizer.scale_type == NB_SCALE_F32) {
+        s = scaling_of<ELEMENT>(v, *v.amax);
+        if (blockIdx.x == 0 && threadIdx.x == 0)
+            *v.tensor_scale = s.decode;
+    }
+#pragma unroll
+    for (int i = 0; i < FLAT_EIGHTS; i++)
+        if (first + i * NI_THREADS < eights)
+            put_eight<ELEMENT, ROUND>(v, 8 * (first + i * NI_THREADS), ni_eight_of(in[i]), s.multiplier, v.whole ? s.decode : 1.0f);
+}
+
+template <nb_element ELEMENT, nb_rounding ROUND> static void launch_flat(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_vector *v) {
+    const int64_t eights = s->rows * s->cols / 8;
+    quantize_flat<ELEMENT, ROUND><<<(unsigned)ni_divide_up(eights, FLAT_EIGHTS * NI_THREADS), NI_THREADS, 0, on>>>(
+        (const uint16_t *)s->numbers, s->stride, s->stride == s->cols ? 0 : (uint32_t)(s->cols / 8), eights, *v);
+}
+
+/* ---- a scale a row: a warp each ---- */
+
+enum { WARP_ROWS = 4, MOST_VECTORS = 24 };
+
+/* Lane l's vector i are the eight numbers from column 256 i + 8 l on. */
+template <nb_element ELEMENT, nb_rounding ROUND, int VECTORS>
+static __global__ void __launch_bounds__(32 * WARP_ROWS) quantize_in_warps(const uint16_t *from, int64_t stride, int64_t rows, int cols, const __grid_constant__ ni_cuda_vector v) {
+    const int lane = threadIdx.x % 32;
+    const int64_t r = blockIdx.x * (int64_t)WARP_ROWS + threadIdx.x / 32;
+    uint4 in[VECTORS];
+    uint32_t pairs = 0;
+    if (r >= rows)
+        return;
+#pragma unroll
+    for (int i = 0; i < VECTORS; i++) {
+        const int c = 256 * i + 8 * lane;
+        in[i] = c < cols ? *(const uint4 *)(from + r * stride + c) : make_uint4(0, 0, 0, 0);
+    }
+#pragma unroll
+    for (int i = 0; i < VECTORS; i++)
+        pairs = __vmaxu2(__vmaxu2(__vmaxu2(__vmaxu2(pairs, in[i].x & 0x7fff7fffu), in[i].y & 0x7fff7fffu), in[i].z & 0x7fff7fffu), in[i].w & 0x7fff7fffu);
+    const scaling s = scaling_of<ELEMENT>(v, ni_warp_max(max(pairs & 0xffffu, pairs >> 16)) << 16);
+    if (lane == 0)
+        v.row_scales[r] = s.decode;
+#pragma unroll
+    for (int i = 0; i < VECTORS; i++) {
+        const int c = 256 * i + 8 * lane;
+        if (c < cols)
+            put_eight<ELEMENT, ROUND>(v, r * cols + c, ni_eight_of(in[i]), s.multiplier, v.whole ? s.decode : 1.0f);
+    }
+}
+
+template <nb_element ELEMENT, nb_rounding ROUND, int VECTORS> static void launch_vectors(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_vector *v) {
+    quantize_in_warps<ELEMENT, ROUND, VECTORS><<<(unsigned)ni_divide_up(s->rows, WARP_ROWS), 32 * WARP_ROWS, 0, on>>>((const uint16_t *)s->numbers, s->stride, s->rows, (int)s->cols, *v);
+}
+
+template <nb_element ELEMENT, nb_rounding ROUND> static void launch_in_warps(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_vector *v) {
+    const int64_t vectors = ni_divide_up(s->cols, 256);
+    if (vectors <= 4)
+        launch_vectors<ELEMENT, ROUND, 4>(on, s, v);
+    else if (vectors <= 8)
+        launch_vectors<ELEMENT, ROUND, 8>(on, s, v);
+    else
+        launch_vectors<ELEMENT, ROUND, MOST_VECTORS>(on, s, v);
+}
+
+/* False: rows are too long, or of a format that no recipe has there. */
+static bool quantize_by_warps(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_vector *v) {
+    const nb_quantizer *q = &v->quantizer;
+    if (s->wide || s->cols > 256 * MOST_VECTORS)
+        return false;
+    if (q->element == NB_ELEMENT_E2M1)
+        q->round == NB_ROUND_UP ? launch_in_warps<NB_ELEMENT_E2M1, NB_ROUND_UP>(on, s, v) : launch_in_warps<NB_ELEMENT_E2M1, NB_ROUND_EVEN>(on, s, v);
+    else if (q->element == NB_ELEMENT_E4M3 && q->round == NB_ROUND_EVEN)
+        launch_in_warps<NB_ELEMENT_E4M3, NB_ROUND_EVEN>(on, s, v);
+    else
+        return false;
+    return true;
+}
+
+/* ---- a block a row ---- */
+
 /* The maximum of a row, for all threads of its block. */
 template <typename T> static __device__ uint32_t amax_of_row(const T *row, int64_t cols) {
     __shared__ uint32_t parts[NI_THREADS / 32];
@@ -39,75 +247,57 @@ template <typename T> static __device__ uint32_t amax_of_row(const T *row, int64
     return largest;
 }
 
-template <nb_element ELEMENT> static __device__ void store_codes(uint8_t *codes, int64_t at, const uint32_t *code) {
-    if (ni_element_is_4bit(ELEMENT)) {
-        uint32_t word = 0;
-#pragma unroll
-        for (int i = 0; i < 8; i++)
-            word |= code[i] << (4 * i);
-        *(uint32_t *)(codes + at / 2) = word;
-        return;
-    }
-    *(uint2 *)(codes + at) = make_uint2(code[0] | code[1] << 8 | code[2] << 16 | code[3] << 24, code[4] | code[5] << 8 | code[6] << 16 | code[7] << 24);
-}
-
 template <typename T, nb_element ELEMENT, nb_rounding ROUND>
 static __global__ void __launch_bounds__(NI_THREADS) quantize_rows(const T *from, int64_t stride, int64_t cols, const __grid_constant__ ni_cuda_vector v) {
     const int64_t r = blockIdx.x;
     const T *row = from + r * stride;
-    float multiplier = 1.0f, decode = 1.0f;
+    scaling s = {1.0f, 1.0f};
     if (v.quantizer.scale_type == NB_SCALE_F32) {
-        const uint32_t amax = v.amax ? *v.amax : amax_of_row(row, cols);
-        multiplier = ni_vector_encode(v.quantizer.rule, ni_element_max(ELEMENT), ni_f32_from(amax));
-        decode = ni_vector_decode(multiplier);
+        s = scaling_of<ELEMENT>(v, v.amax ? *v.amax : amax_of_row(row, cols));
         if (threadIdx.x == 0 && !v.amax)
-            v.row_scales[r] = decode;
+            v.row_scales[r] = s.decode;
         else if (threadIdx.x == 0 && r == 0)
-            *v.tensor_scale = decode;
+            *v.tensor_scale = s.decode;
     }
-    const float inner = v.whole ? decode : 1.0f;
-    for (int64_t c = 8 * threadIdx.x; c < cols; c += 8 * blockDim.x) {
-        const ni_eight in = load_eight(row + c);
-        ni_eight out;
-        uint32_t code[8];
-#pragma unroll
-        for (int i = 0; i < 8; i++) {
-            code[i] = ni_element_encode(ELEMENT, ROUND, ni_f32_mul(in.x[i], multiplier), 0.0f);
-            out.x[i] = ni_f32_mul(ni_element_value(ELEMENT, (uint8_t)code[i]), inner);
-        }
-        ni_store_eight(v.values + r * cols + c, out);
-        if (v.codes)
-            store_codes<ELEMENT>(v.codes, r * cols + c, code);
-    }
+    for (int64_t c = 8 * threadIdx.x; c < cols; c += 8 * blockDim.x)
+        put_eight<ELEMENT, ROUND>(v, r * cols + c, load_eight(row + c), s.multiplier, v.whole ? s.decode : 1.0f);
 }
 
-template <typename T, nb_element ELEMENT> static void launch(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_vector *v) {
+template <typename T, nb_element ELEMENT, nb_rounding ROUND> static void launch_rows(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_vector *v) {
     const unsigned threads = s->cols >= 8 * NI_THREADS ? NI_THREADS : s->cols > 8 * 64 ? 128 : 64, grid = (unsigned)s->rows;
-    if (v->quantizer.round == NB_ROUND_UP)
-        quantize_rows<T, ELEMENT, NB_ROUND_UP><<<grid, threads, 0, on>>>((const T *)s->numbers, s->stride, s->cols, *v);
-    else
-        quantize_rows<T, ELEMENT, NB_ROUND_EVEN><<<grid, threads, 0, on>>>((const T *)s->numbers, s->stride, s->cols, *v);
+    quantize_rows<T, ELEMENT, ROUND><<<grid, threads, 0, on>>>((const T *)s->numbers, s->stride, s->cols, *v);
 }
 
-template <typename T> static void launch_element(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_vector *v) {
-    switch (v->quantizer.element) {
-    case NB_ELEMENT_E2M1:
-        launch<T, NB_ELEMENT_E2M1>(on, s, v);
-        break;
-    case NB_ELEMENT_INT4:
-        launch<T, NB_ELEMENT_INT4>(on, s, v);
-        break;
-    case NB_ELEMENT_E4M3:
-        launch<T, NB_ELEMENT_E4M3>(on, s, v);
-        break;
-    default:
-        launch<T, NB_ELEMENT_E5M2>(on, s, v);
-        break;
-    }
+/* ---- which of them ---- */
+
+template <nb_element ELEMENT, nb_rounding ROUND> static void launch(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_vector *v) {
+    const bool rows = v->quantizer.scale_type == NB_SCALE_F32 && !v->amax;
+    if (!s->wide && !rows && s->rows * s->cols / 8 <= INT32_MAX)
+        launch_flat<ELEMENT, ROUND>(on, s, v);
+    else if (!rows || !quantize_by_warps(on, s, v))
+        s->wide ? launch_rows<float, ELEMENT, ROUND>(on, s, v) : launch_rows<uint16_t, ELEMENT, ROUND>(on, s, v);
+}
+
+template <nb_element ELEMENT> static void launch_element(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_vector *v) {
+    v->quantizer.round == NB_ROUND_UP ? launch<ELEMENT, NB_ROUND_UP>(on, s, v) : launch<ELEMENT, NB_ROUND_EVEN>(on, s, v);
 }
 
 int ni_cuda_quantize_vector(void *stream, const ni_cuda_double_source *s, const ni_cuda_vector *v) {
-    s->wide ? launch_element<float>((cudaStream_t)stream, s, v) : launch_element<uint16_t>((cudaStream_t)stream, s, v);
+    cudaStream_t on = (cudaStream_t)stream;
+    switch (v->quantizer.element) {
+    case NB_ELEMENT_E2M1:
+        launch_element<NB_ELEMENT_E2M1>(on, s, v);
+        break;
+    case NB_ELEMENT_INT4:
+        launch_element<NB_ELEMENT_INT4>(on, s, v);
+        break;
+    case NB_ELEMENT_E4M3:
+        launch_element<NB_ELEMENT_E4M3>(on, s, v);
+        break;
+    default:
+        launch_element<NB_ELEMENT_E5M2>(on, s, v);
+        break;
+    }
     return cudaGetLastError();
 }
 

@@ -1,4 +1,5 @@
 /* quantize_weight.cu: 16x16 tiles of an FP32 master, to nearest: codes, scale bytes, and values that serve both ways. */
+#include "backend/cuda/alphas.cuh"
 #include "backend/cuda/tile.cuh"
 
 /* One row of four neighbours. */
@@ -69,6 +70,8 @@ static __device__ void begin_weight(const ni_cuda_tile_copy &copy, ni_scale_entr
     if (blockIdx.x == 0 && threadIdx.x == 0)
         ni_leave_scale(copy, t);
     __syncthreads();
+    if (blockIdx.x == 0)
+        ni_multiply_alphas(copy.alphas);
 }
 
 enum { TILES_A_BLOCK = NI_TILE_THREADS / 16, RESIDENT = 8, ROUNDS = 2 };

@@ -11,7 +11,7 @@ static double *partial_sums(nb_backend *be, const char *what) {
 }
 
 static uint32_t *amaxes(nb_backend *be, const char *what) {
-    return ni_cuda_scratch(be, 3 * sizeof(uint32_t), what);
+    return ni_cuda_scratch(be, NI_CUDA_ADAMW_AMAXES * sizeof(uint32_t), what);
 }
 
 void ni_cuda_adamw(nb_backend *be, const ni_adamw_tensor *tensors, int32_t count, const ni_adamw *step) {
