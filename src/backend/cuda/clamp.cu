@@ -165,7 +165,7 @@ static __device__ uint32_t outside(const uint32_t *keys, uint32_t least, uint32_
 
 /* Lists those who are not between, key above and column below, columns ascending; their number, of which `room` at most
  * are listed. */
-template <int VECTORS> static __device__ int list_outside(uint32_t *list, int room, const uint32_t *keys, int64_t cols, uint32_t least, uint32_t most) {
+template <int VECTORS> static __device__ int list_outside(uint32_t *list, int room, const uint16_t *from, const uint32_t *keys, int64_t cols, uint32_t least, uint32_t most) {
     const int lane = threadIdx.x % 32;
     int found = 0;
 #pragma unroll
@@ -187,12 +187,10 @@ template <int VECTORS> static __device__ int list_outside(uint32_t *list, int ro
 #pragma unroll
         for (int j = 0; j < 3 && i + j < VECTORS; j++) {
             int at = found + (int)(upto >> 10 * j & 1023u);
-#pragma unroll
-            for (int k = 0; k < 8; k++)
-                if (bits[j] >> k & 1u && at < room) {
-                    const uint32_t pair = keys[4 * (i + j) + k / 2];
-                    list[at++] = (k % 2 ? pair & 0xffff0000u : pair << 16) | (uint32_t)(256 * (i + j) + 8 * lane + k);
-                }
+            for (uint32_t left = bits[j]; left && at < room; left &= left - 1) { /* seldom one; they lie in the cache */
+                const int c = 256 * (i + j) + 8 * lane + __ffs((int)left) - 1;
+                list[at++] = (uint32_t)key_of(from[c]) << 16 | (uint32_t)c;
+            }
             found += (int)(all >> 10 * j & 1023u);
         }
     }
@@ -242,7 +240,7 @@ static __device__ bool is_zero_key(uint32_t key) {
 
 /* False, and nothing is done: NaN, ranks too far from the ends, a bound of 0 (whose two keys are one number), or too many
  * beyond the thresholds. */
-template <int VECTORS, int GROUPS> static __device__ bool clamp_by_threshold(uint32_t *list, int room, const nb_mat &out, const ni_sparse &rest, const uint32_t *keys, int64_t r, int64_t cols, uint32_t low, uint32_t high) {
+template <int VECTORS, int GROUPS> static __device__ bool clamp_by_threshold(uint32_t *list, int room, const nb_mat &out, const ni_sparse &rest, const uint16_t *from, const uint32_t *keys, int64_t r, int64_t cols, uint32_t low, uint32_t high) {
     const int lane = threadIdx.x % 32;
     const uint32_t from_top = (uint32_t)cols - 1 - high;
     uint32_t least[GROUPS], most[GROUPS]; /* `most` turned over */
@@ -259,7 +257,7 @@ template <int VECTORS, int GROUPS> static __device__ bool clamp_by_threshold(uin
     const uint32_t bottom = threshold_of<GROUPS>(least, low), top = 0xffffu - threshold_of<GROUPS>(most, from_top);
     if (bottom + 2 > top)
         return false;
-    const int count = list_outside<VECTORS>(list, room, keys, cols, twice(bottom + 1), twice(top - 1));
+    const int count = list_outside<VECTORS>(list, room, from, keys, cols, twice(bottom + 1), twice(top - 1));
     if (count > room)
         return false;
     __syncwarp();
@@ -298,7 +296,7 @@ template <int VECTORS, int GROUPS, int ROOM> static __global__ void __launch_bou
         for (int k = 0; k < 4; k++)
             keys[4 * i + k] = live ? keys_of(w[k]) : ~0u;
     }
-    if (!clamp_by_threshold<VECTORS, GROUPS>(lists[threadIdx.x / 32], ROOM, out, rest, keys, r, x.cols, low, high))
+    if (!clamp_by_threshold<VECTORS, GROUPS>(lists[threadIdx.x / 32], ROOM, out, rest, from, keys, r, x.cols, low, high))
         clamp_by_bits(out, rest, from, r, (int)x.cols, low, high);
 }
 

@@ -10,19 +10,20 @@
 /* ---- DGE ---- */
 
 static __device__ float dge_derivative(float x, float k, float cap) {
-    const float grid[15] = {-6, -4, -3, -2, -1.5f, -1, -0.5f, 0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
-    int i = 0;
-    while (i < 13 && x >= grid[i + 1])
-        i++;
-    float low = grid[i], width = grid[i + 1] - low;
+    /* The cell of E2M1's grid, closed below; NaN lies in the first. */
+    const bool inner = x >= -2 && x < 2, middle = x >= -4 && x < 4;
+    const float width = inner ? 0.5f : middle ? 1.0f : 2.0f;
+    const float low = inner ? floorf(2 * x) * 0.5f : middle ? floorf(x) : x >= 4 ? 4.0f : -6.0f;
     float t = fminf(fabsf(2.0f * (x - low) / width - 1.0f), 1.0f);
     float slope = powf(t, 1.0f / k - 1.0f) / k; /* t = 0 gives Inf, and so the cap */
     return slope < cap ? slope : cap;
 }
 
 static __global__ void dge(float *dw, const float *w, nb_qtensor codes, float k, float cap) {
+    const bool small = codes.rows * codes.cols <= INT32_MAX;
     for (NI_EACH(i, codes.rows *codes.cols)) {
-        float scale = ni_scale_of(codes, i / codes.cols, i % codes.cols, true);
+        const int64_t r = small ? (uint32_t)i / (uint32_t)codes.cols : i / codes.cols;
+        float scale = ni_scale_of(codes, r, i - r * codes.cols, true);
         dw[i] *= dge_derivative(scale > 0 ? ni_f32_div(w[i], scale) : 0.0f, k, cap);
     }
 }

@@ -1,52 +1,13 @@
-/* norm.cu: RMSNorm, plain and gated, and the decay gate of GLA: a warp takes a row.
- *
- * Sums over rows (dw, dbias) are made in two steps: each warp adds up its rows in order in shared memory, each block the
- * sums of its warps, and a last kernel those of the blocks. Which rows are whose depends on the number of rows alone.
+/* norm.cu: RMSNorm: a warp takes a row.
  *
  * Where the maximum of turned columns is asked for (nb_mat.turned_amax), a block has 16 neighbouring rows, leaves them in
  * shared memory as well, and reads them there down the columns.
  */
 #include "backend/cuda/kernels.h"
+#include "backend/cuda/norm.cuh"
 #include "backend/cuda/tile.cuh"
 
-enum { MOST_BLOCKS = 264 };
-
-static __device__ float sigmoid(float x) {
-    return 1.0f / (1.0f + expf(-x));
-}
-
-static int64_t blocks_for(int64_t n) {
-    int64_t blocks = ni_divide_up(n, NI_WARPS);
-    return blocks < MOST_BLOCKS ? blocks : MOST_BLOCKS;
-}
-
-size_t ni_cuda_partial_bytes(int64_t n, int64_t dim) {
-    return (size_t)(blocks_for(n) * dim) * sizeof(float);
-}
-
-/* for (NI_ROWS(r, n)): the rows of this warp. */
-#define NI_ROWS(r, n)                                                                                                  \
-    int64_t r = blockIdx.x * (int64_t)NI_WARPS + threadIdx.x / 32;                                                     \
-    r < (n);                                                                                                           \
-    r += (int64_t)gridDim.x * NI_WARPS
-
 /* ---- forward ---- */
-
-static __device__ float row_rstd(const uint16_t *x, int64_t dim, float eps, bool eights) {
-    const int lane = threadIdx.x % 32;
-    float squares = 0;
-    if (eights)
-        for (int64_t c = 8 * lane; c < dim; c += 256) {
-            ni_eight e = ni_load_eight(x + c);
-#pragma unroll
-            for (int j = 0; j < 8; j++)
-                squares += e.x[j] * e.x[j];
-        }
-    else
-        for (int64_t c = lane; c < dim; c += 32)
-            squares += ni_bf16_value(x[c]) * ni_bf16_value(x[c]);
-    return 1.0f / sqrtf(ni_warp_sum(squares) / (float)dim + eps);
-}
 
 static __device__ void add_row(uint16_t *sum, const uint16_t *x, const uint16_t *change, int64_t dim) {
     for (int64_t c = threadIdx.x % 32; c < dim; c += 32)
@@ -249,7 +210,7 @@ static __global__ void rmsnorm_forward(ni_cuda_norm norm, bool eights) {
             add_row(norm.sum + r * dim, in, norm.change + r * dim, dim);
             in = norm.sum + r * dim;
         }
-        float rs = row_rstd(in, dim, norm.eps, eights);
+        float rs = ni_row_rstd(in, dim, norm.eps, eights);
         if (lane == 0)
             norm.rstd[r] = rs;
         if (eights)
@@ -303,98 +264,13 @@ int ni_cuda_launch_rmsnorm_forward(void *stream, const ni_cuda_norm *norm) {
     return bands || code != cudaSuccess ? code : ni_cuda_find_turned(stream, norm->y, norm->n, norm->dim, norm->dim, norm->turned_amax);
 }
 
-static __global__ void gated_norm_forward(uint16_t *y, uint32_t *amax, float *rstd, const uint16_t *o, const uint16_t *g,
-                                          const float *w, int64_t n, int64_t dim, float eps) {
-    const int lane = threadIdx.x % 32;
-    uint32_t largest = 0;
-    for (NI_ROWS(r, n)) {
-        float rs = row_rstd(o + r * dim, dim, eps, false);
-        if (lane == 0)
-            rstd[r] = rs;
-        for (int64_t c = lane; c < dim; c += 32) {
-            float gate = ni_bf16_value(g[r * dim + c]);
-            float out = ni_bf16_round(ni_bf16_value(o[r * dim + c]) * rs * w[c] * gate * sigmoid(gate));
-            largest = max(largest, ni_f32_magnitude(out));
-            y[r * dim + c] = ni_bf16_even(out);
-        }
-    }
-    __syncwarp();
-    ni_join_amax(amax, largest);
-}
-
-int ni_cuda_launch_gated_norm_forward(void *stream, uint16_t *y, uint32_t *amax, float *rstd, const uint16_t *o,
-                                      const uint16_t *g, const float *w, int64_t n, int64_t dim, float eps) {
-    cudaStream_t on = (cudaStream_t)stream;
-    if (amax)
-        cudaMemsetAsync(amax, 0, sizeof *amax, on);
-    if (n > 0)
-        gated_norm_forward<<<ni_grid(ni_divide_up(n, NI_WARPS)), NI_THREADS, 0, on>>>(y, amax, rstd, o, g, w, n, dim, eps);
-    return cudaGetLastError();
-}
-
-/* ---- sums over rows ---- */
-
-/* sums [NI_WARPS, dim] of shared memory -> this block's row of partial. */
-static __device__ void leave_partial(float *partial, const float *sums, int64_t dim) {
-    __syncthreads();
-    for (int64_t c = threadIdx.x; c < dim; c += blockDim.x) {
-        float sum = 0;
-        for (int i = 0; i < NI_WARPS; i++)
-            sum += sums[i * dim + c];
-        partial[blockIdx.x * dim + c] = sum;
-    }
-}
-
-static __device__ float *clear_sums(float *sums, int64_t dim) {
-    for (int64_t c = threadIdx.x; c < NI_WARPS * dim; c += blockDim.x)
-        sums[c] = 0;
-    __syncthreads();
-    return sums + threadIdx.x / 32 * dim;
-}
-
-enum { SUM_COLUMNS = 32, SUM_PARTS = NI_THREADS / SUM_COLUMNS };
-
-/* A block adds up 32 columns: each of its parts every eighth row, then the parts in order. */
-static __global__ void add_partials(float *out, const float *partial, int blocks, int64_t dim) {
-    __shared__ float parts[SUM_PARTS][SUM_COLUMNS];
-    const int column = threadIdx.x % SUM_COLUMNS, part = threadIdx.x / SUM_COLUMNS;
-    const int64_t c = blockIdx.x * (int64_t)SUM_COLUMNS + column;
-    float sum = 0;
-    if (c < dim)
-#pragma unroll 8
-        for (int b = part; b < blocks; b += SUM_PARTS)
-            sum += partial[b * dim + c];
-    parts[part][column] = sum;
-    __syncthreads();
-    if (part != 0 || c >= dim)
-        return;
-    sum = 0;
-    for (int i = 0; i < SUM_PARTS; i++)
-        sum += parts[i][column];
-    out[c] += sum;
-}
-
-int ni_cuda_launch_add_partials(void *stream, float *out, const float *partial, int64_t blocks, int64_t dim) {
-    add_partials<<<(unsigned)ni_divide_up(dim, SUM_COLUMNS), NI_THREADS, 0, (cudaStream_t)stream>>>(out, partial, (int)blocks, dim);
-    return cudaGetLastError();
-}
-
-static size_t shared_bytes(int64_t dim) {
-    return NI_WARPS * (size_t)dim * sizeof(float);
-}
-
-/* More than 48 KB of shared memory must be asked for. */
-template <typename Kernel> static int room_for(Kernel kernel, int64_t dim) {
-    return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes(dim));
-}
-
 /* ---- backward ---- */
 
 static __global__ void rmsnorm_backward(ni_cuda_norm_slopes d) {
     extern __shared__ float sums[];
     const int lane = threadIdx.x % 32;
     const int64_t dim = d.dim;
-    float *dw = clear_sums(sums, dim);
+    float *dw = ni_clear_sums(sums, dim);
     uint32_t largest = 0;
     for (NI_ROWS(r, d.n)) {
         float rs = d.rstd[r], mean = 0;
@@ -413,7 +289,7 @@ static __global__ void rmsnorm_backward(ni_cuda_norm_slopes d) {
     }
     __syncwarp();
     ni_join_amax(d.amax, largest);
-    leave_partial(d.partial, sums, dim);
+    ni_leave_partial(d.partial, sums, dim);
 }
 
 /* Row r of the same, with its columns' sums in registers: x and dy are read once. The slopes stay in `row`. */
@@ -516,16 +392,20 @@ static __global__ void __launch_bounds__(NI_THREADS) rmsnorm_backward_kept(const
         for (int j = 0; j < 8; j++)
             if (8 * lane + 256 * k < dim)
                 sums[threadIdx.x / 32 * dim + 8 * lane + 256 * k + j] = dw[k][j];
-    leave_partial(d.partial, sums, dim);
+    ni_leave_partial(d.partial, sums, dim);
+}
+
+int ni_cuda_launch_add_partials(void *stream, float *out, const float *partial, int64_t blocks, int64_t dim) {
+    return ni_finish_sums((cudaStream_t)stream, out, partial, blocks, dim);
 }
 
 static int64_t band_blocks(int64_t n) {
     const int64_t bands = ni_divide_up(n, BAND);
-    return bands < MOST_BLOCKS ? bands : MOST_BLOCKS;
+    return bands < NI_NORM_BLOCKS ? bands : NI_NORM_BLOCKS;
 }
 
 template <int CHUNKS, bool TURNED> static int launch_backward_kept(cudaStream_t on, const ni_cuda_norm_slopes *d) {
-    const size_t sums = shared_bytes(d->dim), band = TURNED ? band_bytes(d->dim) : 0, bytes = sums > band ? sums : band;
+    const size_t sums = ni_sums_bytes(d->dim), band = TURNED ? band_bytes(d->dim) : 0, bytes = sums > band ? sums : band;
     const int code = cudaFuncSetAttribute(rmsnorm_backward_kept<CHUNKS, TURNED>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
     if (code == cudaSuccess)
         rmsnorm_backward_kept<CHUNKS, TURNED><<<(unsigned)band_blocks(d->n), NI_THREADS, bytes, on>>>(*d);
@@ -537,7 +417,7 @@ int ni_cuda_launch_rmsnorm_backward(void *stream, const ni_cuda_norm_slopes *d) 
     const bool together = ni_aligned(d->dx) && ni_aligned(d->dy) && ni_aligned(d->x) && ni_aligned(d->w);
     const int chunks = together ? chunks_of(d->dim) : 0;
     const bool turned = chunks && d->turned_amax && d->n % BAND == 0;
-    int code = chunks ? cudaSuccess : room_for(rmsnorm_backward, d->dim);
+    int code = chunks ? cudaSuccess : ni_room_for_sums(rmsnorm_backward, d->dim);
     if (code == cudaSuccess)
         code = ni_cuda_clear_amaxes(stream, d->amax, d->turned_amax);
     if (d->n == 0 || code != cudaSuccess)
@@ -549,90 +429,8 @@ int ni_cuda_launch_rmsnorm_backward(void *stream, const ni_cuda_norm_slopes *d) 
     else if (chunks)
         FOR_CHUNKS(chunks, BACKWARD)
     else
-        rmsnorm_backward<<<(unsigned)blocks_for(d->n), NI_THREADS, shared_bytes(d->dim), on>>>(*d);
+        rmsnorm_backward<<<(unsigned)ni_norm_blocks(d->n), NI_THREADS, ni_sums_bytes(d->dim), on>>>(*d);
     if (code == cudaSuccess)
-        code = ni_cuda_launch_add_partials(stream, d->dw, d->partial, chunks ? band_blocks(d->n) : blocks_for(d->n), d->dim);
+        code = ni_finish_sums(on, d->dw, d->partial, chunks ? band_blocks(d->n) : ni_norm_blocks(d->n), d->dim);
     return turned || code != cudaSuccess ? code : ni_cuda_find_turned(stream, d->dx, d->n, d->dim, d->dim, d->turned_amax);
-}
-
-static __global__ void gated_norm_backward(uint16_t *do_, uint16_t *dg, uint32_t *dg_amax, float *partial, const uint16_t *dy, const uint16_t *o,
-                                           const uint16_t *g, const float *w, const float *rstd, int64_t n, int64_t dim) {
-    extern __shared__ float sums[];
-    const int lane = threadIdx.x % 32;
-    float *dw = clear_sums(sums, dim);
-    uint32_t largest = 0;
-    for (NI_ROWS(r, n)) {
-        float rs = rstd[r], mean = 0;
-        for (int64_t c = lane; c < dim; c += 32) {
-            float gate = ni_bf16_value(g[r * dim + c]);
-            mean += ni_bf16_value(o[r * dim + c]) * rs * w[c] * ni_bf16_value(dy[r * dim + c]) * gate * sigmoid(gate);
-        }
-        mean = ni_warp_sum(mean) / (float)dim;
-        for (int64_t c = lane; c < dim; c += 32) {
-            float gate = ni_bf16_value(g[r * dim + c]), s = sigmoid(gate), d = ni_bf16_value(dy[r * dim + c]);
-            float normed = ni_bf16_value(o[r * dim + c]) * rs;
-            dw[c] += d * normed * gate * s;
-            float slope = ni_bf16_round(d * w[c] * normed * s * (1.0f + gate * (1.0f - s)));
-            largest = max(largest, ni_f32_magnitude(slope));
-            dg[r * dim + c] = ni_bf16_even(slope);
-            do_[r * dim + c] = ni_bf16_even(rs * (w[c] * d * gate * s - normed * mean));
-        }
-    }
-    __syncwarp();
-    ni_join_amax(dg_amax, largest);
-    leave_partial(partial, sums, dim);
-}
-
-int ni_cuda_launch_gated_norm_backward(void *stream, uint16_t *do_, uint16_t *dg, uint32_t *dg_amax, float *dw, const uint16_t *dy, const uint16_t *o,
-                                       const uint16_t *g, const float *w, const float *rstd, int64_t n, int64_t dim, float *partial) {
-    cudaStream_t on = (cudaStream_t)stream;
-    int code = room_for(gated_norm_backward, dim);
-    if (dg_amax)
-        cudaMemsetAsync(dg_amax, 0, sizeof *dg_amax, on);
-    if (n == 0 || code != cudaSuccess)
-        return code;
-    gated_norm_backward<<<(unsigned)blocks_for(n), NI_THREADS, shared_bytes(dim), on>>>(do_, dg, dg_amax, partial, dy, o, g, w, rstd, n, dim);
-    return ni_cuda_launch_add_partials(stream, dw, partial, blocks_for(n), dim);
-}
-
-/* ---- the decay gate of GLA ---- */
-
-static __device__ float logsigmoid(float x) {
-    return (x < 0.0f ? x : 0.0f) - log1pf(expf(-fabsf(x)));
-}
-
-static __global__ void gate_forward(float *gate, const uint16_t *a, const float *bias, int64_t n, int64_t dim, float normalizer, float clamp) {
-    for (NI_EACH(i, n *dim)) {
-        float decay = logsigmoid(ni_bf16_value(a[i]) + bias[i % dim]) / normalizer;
-        gate[i] = decay < clamp ? clamp : decay;
-    }
-}
-
-int ni_cuda_launch_gate_forward(void *stream, float *gate, const uint16_t *a, const float *bias, int64_t n, int64_t dim, float normalizer, float clamp) {
-    if (n * dim > 0)
-        gate_forward<<<ni_grid(ni_divide_up(n * dim, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(gate, a, bias, n, dim, normalizer, clamp);
-    return cudaGetLastError();
-}
-
-static __global__ void gate_backward(uint16_t *da, float *partial, const float *dgate, const uint16_t *a, const float *bias, int64_t n, int64_t dim, float normalizer, float clamp) {
-    extern __shared__ float sums[];
-    float *dbias = clear_sums(sums, dim);
-    for (NI_ROWS(r, n))
-        for (int64_t c = threadIdx.x % 32; c < dim; c += 32) {
-            float x = ni_bf16_value(a[r * dim + c]) + bias[c];
-            bool clamped = logsigmoid(x) / normalizer < clamp;
-            float dx = clamped ? 0.0f : dgate[r * dim + c] * sigmoid(-x) / normalizer;
-            da[r * dim + c] = ni_bf16_even(dx);
-            dbias[c] += dx;
-        }
-    leave_partial(partial, sums, dim);
-}
-
-int ni_cuda_launch_gate_backward(void *stream, uint16_t *da, float *dbias, const float *dgate, const uint16_t *a, const float *bias, int64_t n, int64_t dim, float normalizer, float clamp, float *partial) {
-    cudaStream_t on = (cudaStream_t)stream;
-    int code = room_for(gate_backward, dim);
-    if (n == 0 || code != cudaSuccess)
-        return code;
-    gate_backward<<<(unsigned)blocks_for(n), NI_THREADS, shared_bytes(dim), on>>>(da, partial, dgate, a, bias, n, dim, normalizer, clamp);
-    return ni_cuda_launch_add_partials(stream, dbias, partial, blocks_for(n), dim);
 }

@@ -516,8 +516,19 @@ static nb_status make_at_once(nb_backend *be, const ni_source *source, const ni_
     return NB_OK;
 }
 
+/* Four bits under scales of rows, as they lie. */
+static bool are_rows_decoded(const nb_qtensor *codes, const nb_mat *out) {
+    const nb_quantizer *q = &codes->quantizer;
+    return q->element == NB_ELEMENT_E2M1 && q->scale_type == NB_SCALE_F32 && q->block_rows == 1 &&
+           q->block_cols == NB_BLOCK_ALL && out->dtype == NB_BF16 && codes->cols % 8 == 0 && out->stride % 8 == 0 &&
+           (uintptr_t)out->data % 16 == 0 && codes->rows * codes->cols <= INT32_MAX;
+}
+
 /* A matrix, as numbers of another type or the other way up. */
 static nb_status put_numbers(nb_backend *be, const nb_mat *to, const ni_cuda_source *from, bool turn, nb_error *err) {
+    const bool simple = !from->columns && !from->row_scales && !from->column_scales && !from->minus.codes;
+    if (!turn && simple && !from->numbers.data && are_rows_decoded(&from->codes, to))
+        return ni_cuda_status(be, ni_cuda_decode_rows(stream_of(be), to, &from->codes), "numbers of codes", err);
     const int64_t rows = turn ? from->cols : from->rows, cols = turn ? from->rows : from->cols;
     room r;
     if (!take_room(be, rows, cols, &r))
@@ -589,8 +600,9 @@ static nb_status make_patched(nb_backend *be, const ni_source *sources, const ni
         patch.residual[i - 1] = sources[i].minus != NULL;
         patch.at[i - 1] = makings[i].at;
     }
-    return ni_cuda_status(be, ni_cuda_quantize_patched(stream_of(be), ni_cuda_of(be)->tile_room, &tiles, &base, &patch),
-                          "quantize: rows with a patch", err);
+    const int code = ni_cuda_quantize_patched(stream_of(be), ni_cuda_of(be)->tile_room, &tiles, &base, &patch);
+    ni_cuda_alphas_multiplied(be);
+    return ni_cuda_status(be, code, "quantize: rows with a patch", err);
 }
 
 nb_status ni_cuda_make_pieces(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
@@ -653,10 +665,7 @@ nb_status ni_cuda_decode(nb_backend *be, const nb_mat *out, const nb_operand *fr
         return decode_plain(be, out, from, transpose, columns, err);
     NB_TRY(check_coded(from, "decode", err));
     const nb_qtensor codes = ni_codes_of(from);
-    const bool rows = codes.quantizer.element == NB_ELEMENT_E2M1 && codes.quantizer.scale_type == NB_SCALE_F32 &&
-                      codes.quantizer.block_rows == 1 && codes.quantizer.block_cols == NB_BLOCK_ALL;
-    if (rows && with_outer && !transpose && !columns && out->dtype == NB_BF16 && from->cols % 8 == 0 &&
-        out->stride % 8 == 0 && (uintptr_t)out->data % 16 == 0 && from->rows * from->cols <= INT32_MAX)
+    if (with_outer && !transpose && !columns && are_rows_decoded(&codes, out))
         return ni_cuda_status(be, ni_cuda_decode_rows(stream_of(be), out, &codes), "decode", err);
     return ni_cuda_status(be, ni_cuda_launch_decode(stream_of(be), out, &codes, transpose, columns, with_outer),
                           "decode", err);

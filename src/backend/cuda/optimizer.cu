@@ -1,11 +1,10 @@
-/* optimizer.cu: AdamW, sums in double, and tensors under one scale (arXiv:2310.18313 section 2).
+/* optimizer.cu: AdamW, and sums in double.
  *
  * What is stored between steps must not depend on a fused multiply-add, so each operation is spelt: the bits are those
  * of src/backend/ref/optimizer.inc and scaled.c.
  */
 #include "backend/cuda/kernels.h"
-#include "backend/cuda/launch.cuh"
-#include "format/narrow.h"
+#include "backend/cuda/narrow.cuh"
 
 #include <math.h>
 
@@ -64,77 +63,6 @@ int ni_cuda_launch_sum(void *stream, double *out, const float *x, int64_t n, boo
 
 int ni_cuda_launch_scaled_sum_squares(void *stream, double *out, const ni_scaled *x, int64_t n, double *partial) {
     return launch_sum((cudaStream_t)stream, out, x->data, x->dtype, x->scale, n, true, partial);
-}
-
-/* ---- numbers under a scale ---- */
-
-static __device__ float value(const ni_scaled &t, int64_t i, float factor) {
-    return ni_f32_mul(ni_narrow_load(t.data, t.dtype, i), factor);
-}
-
-static __device__ float factor_of(const ni_scaled &t) {
-    return t.scale ? *t.scale : 1.0f;
-}
-
-static __device__ float encode_of(const ni_scaled &t, const uint32_t *amax) {
-    return t.scale ? ni_narrow_encode(t.dtype, t.rule, ni_f32_from(*amax)) : 1.0f;
-}
-
-/* ---- four of them at once: whole words of memory ---- */
-
-typedef struct four {
-    float x[4];
-} four;
-
-static bool has_fours(const ni_scaled &t) {
-    return !t.data || ((uintptr_t)t.data & 15) == 0;
-}
-
-/* Numbers 4 i to 4 i + 3. */
-static __device__ four four_of(const ni_scaled &t, int64_t i, float factor) {
-    four f;
-    if (t.dtype == NB_F32) {
-        const float4 w = ((const float4 *)t.data)[i];
-        f = (four){{w.x, w.y, w.z, w.w}};
-    } else if (t.dtype == NB_BF16 || t.dtype == NB_F16) {
-        const uint2 w = ((const uint2 *)t.data)[i];
-        const uint16_t halves[4] = {(uint16_t)w.x, (uint16_t)(w.x >> 16), (uint16_t)w.y, (uint16_t)(w.y >> 16)};
-#pragma unroll
-        for (int k = 0; k < 4; k++)
-            f.x[k] = t.dtype == NB_F16 ? ni_fp16_value(halves[k]) : ni_bf16_value(halves[k]);
-    } else {
-        const uint32_t w = ((const uint32_t *)t.data)[i];
-#pragma unroll
-        for (int k = 0; k < 4; k++)
-            f.x[k] = t.dtype == NB_E4M3 ? ni_e4m3_value((uint8_t)(w >> (8 * k))) : ni_e5m2_value((uint8_t)(w >> (8 * k)));
-    }
-#pragma unroll
-    for (int k = 0; k < 4; k++)
-        f.x[k] = ni_f32_mul(f.x[k], factor);
-    return f;
-}
-
-static __device__ uint32_t narrowed(nb_dtype type, float x) {
-    uint32_t word = 0;
-    ni_narrow_store(&word, type, 0, x); /* little-endian: the low bytes */
-    return word;
-}
-
-static __device__ void store_four(const ni_scaled &t, int64_t i, const four &f, float encode) {
-    uint32_t w[4];
-#pragma unroll
-    for (int k = 0; k < 4; k++)
-        w[k] = narrowed(t.dtype, ni_f32_mul(f.x[k], encode));
-    if (t.dtype == NB_F32)
-        ((uint4 *)t.data)[i] = make_uint4(w[0], w[1], w[2], w[3]);
-    else if (t.dtype == NB_BF16 || t.dtype == NB_F16)
-        ((uint2 *)t.data)[i] = make_uint2(w[0] | w[1] << 16, w[2] | w[3] << 16);
-    else
-        ((uint32_t *)t.data)[i] = w[0] | w[1] << 8 | w[2] << 16 | w[3] << 24;
-}
-
-static __device__ uint32_t largest_of(const four &f) {
-    return max(max(ni_f32_magnitude(f.x[0]), ni_f32_magnitude(f.x[1])), max(ni_f32_magnitude(f.x[2]), ni_f32_magnitude(f.x[3])));
 }
 
 /* ---- AdamW ---- */
@@ -335,15 +263,15 @@ static __device__ int piece_of(const narrow_list &list, int64_t *first, int64_t 
 }
 
 /* Numbers i to i + 3 where the tensor has whole fours, else number i alone. */
-static __device__ four some_of(const narrow_tensor &t, const ni_scaled &x, int64_t i, float factor) {
+static __device__ ni_four some_of(const narrow_tensor &t, const ni_scaled &x, int64_t i, float factor) {
     if (t.fours)
-        return four_of(x, i / 4, factor);
-    return (four){{value(x, i, factor), 0, 0, 0}};
+        return ni_four_of(x, i / 4, factor);
+    return (ni_four){{ni_narrow_value(x, i, factor), 0, 0, 0}};
 }
 
-static __device__ void store_some(const narrow_tensor &t, const ni_scaled &x, int64_t i, const four &f, float encode) {
+static __device__ void store_some(const narrow_tensor &t, const ni_scaled &x, int64_t i, const ni_four &f, float encode) {
     if (t.fours)
-        store_four(x, i / 4, f, encode);
+        ni_store_four(x, i / 4, f, encode);
     else
         ni_narrow_store(x.data, x.dtype, i, ni_f32_mul(f.x[0], encode));
 }
@@ -353,13 +281,13 @@ static __global__ void narrow_amax(const __grid_constant__ narrow_list list, sca
     int64_t first, end;
     const int which = piece_of(list, &first, &end);
     const narrow_tensor &t = list.at[which];
-    const float fp = factor_of(t.param), fm = factor_of(t.m), fv = factor_of(t.v), fg = factor_of(t.grad);
+    const float fp = ni_narrow_factor(t.param), fm = ni_narrow_factor(t.m), fv = ni_narrow_factor(t.v), fg = ni_narrow_factor(t.grad);
     const int step = t.fours ? 4 : 1;
     uint32_t largest[3] = {0, 0, 0};
     s.keep = t.keep;
     for (int64_t i = first + step * threadIdx.x; i < end; i += step * NI_THREADS) {
-        four p = {}, m = some_of(t, t.m, i, fm), v = some_of(t, t.v, i, fv);
-        const four g = some_of(t, t.grad, i, fg);
+        ni_four p = {}, m = some_of(t, t.m, i, fm), v = some_of(t, t.v, i, fv);
+        const ni_four g = some_of(t, t.grad, i, fg);
         if (t.param.scale)
             p = some_of(t, t.param, i, fp);
 #pragma unroll
@@ -372,9 +300,9 @@ static __global__ void narrow_amax(const __grid_constant__ narrow_list list, sca
                 update_moments(&m.x[k], &v.x[k], ni_f32_mul(s.scale, g.x[k]), s);
         }
         if (t.param.scale)
-            largest[0] = max(largest[0], largest_of(p));
-        largest[1] = max(largest[1], t.fours ? largest_of(m) : ni_f32_magnitude(m.x[0]));
-        largest[2] = max(largest[2], t.fours ? largest_of(v) : ni_f32_magnitude(v.x[0]));
+            largest[0] = max(largest[0], ni_largest_of_four(p));
+        largest[1] = max(largest[1], t.fours ? ni_largest_of_four(m) : ni_f32_magnitude(m.x[0]));
+        largest[2] = max(largest[2], t.fours ? ni_largest_of_four(v) : ni_f32_magnitude(v.x[0]));
     }
     __syncwarp();
     for (int k = 0; k < 3; k++)
@@ -386,14 +314,14 @@ static __global__ void narrow_adamw(const __grid_constant__ narrow_list list, sc
     const int which = piece_of(list, &first, &end);
     const narrow_tensor &t = list.at[which];
     const uint32_t *const amaxes = list.amaxes + 3 * which;
-    const float fp = factor_of(t.param), fm = factor_of(t.m), fv = factor_of(t.v), fg = factor_of(t.grad);
-    const float ep = encode_of(t.param, &amaxes[0]), em = encode_of(t.m, &amaxes[1]), ev = encode_of(t.v, &amaxes[2]);
+    const float fp = ni_narrow_factor(t.param), fm = ni_narrow_factor(t.m), fv = ni_narrow_factor(t.v), fg = ni_narrow_factor(t.grad);
+    const float ep = ni_narrow_encode_of(t.param, &amaxes[0]), em = ni_narrow_encode_of(t.m, &amaxes[1]), ev = ni_narrow_encode_of(t.v, &amaxes[2]);
     const int step = t.fours ? 4 : 1;
     uint32_t largest = 0;
     s.keep = t.keep;
     for (int64_t i = first + step * threadIdx.x; i < end; i += step * NI_THREADS) {
-        four p = some_of(t, t.param, i, fp), m = some_of(t, t.m, i, fm), v = some_of(t, t.v, i, fv);
-        const four g = some_of(t, t.grad, i, fg);
+        ni_four p = some_of(t, t.param, i, fp), m = some_of(t, t.m, i, fm), v = some_of(t, t.v, i, fv);
+        const ni_four g = some_of(t, t.grad, i, fg);
 #pragma unroll
         for (int k = 0; k < 4; k++) {
             if (k >= step)
@@ -418,15 +346,15 @@ static __global__ void narrow_scales(const __grid_constant__ narrow_list list) {
     const narrow_tensor &t = list.at[threadIdx.x / 3];
     const ni_scaled &x = threadIdx.x % 3 == 0 ? t.param : threadIdx.x % 3 == 1 ? t.m : t.v;
     if (x.scale)
-        *x.scale = ni_vector_decode(encode_of(x, &list.amaxes[threadIdx.x]));
+        *x.scale = ni_vector_decode(ni_narrow_encode_of(x, &list.amaxes[threadIdx.x]));
 }
 
 /* What the next forward pass reads of parameters under a scale. */
 static __global__ void leave_behind(ni_scaled param, int64_t n, uint16_t *copy, uint32_t *amax) {
-    const float factor = factor_of(param);
+    const float factor = ni_narrow_factor(param);
     uint32_t largest = 0;
     for (NI_EACH(i, n)) {
-        float x = value(param, i, factor);
+        float x = ni_narrow_value(param, i, factor);
         if (copy)
             copy[i] = ni_bf16_even(x);
         largest = max(largest, ni_f32_magnitude(x));
@@ -447,7 +375,7 @@ static narrow_tensor narrow_of(const ni_adamw_tensor *t, const ni_adamw *step, u
     x.amax = as_it_is ? t->amax : NULL;
     x.first_block = first_block;
     x.keep = scalars_of(step, t->weight_decay).keep;
-    x.fours = t->n % 4 == 0 && has_fours(t->param) && has_fours(t->m) && has_fours(t->v) && has_fours(t->grad) && ni_aligned(x.copy);
+    x.fours = t->n % 4 == 0 && ni_has_fours(t->param) && ni_has_fours(t->m) && ni_has_fours(t->v) && ni_has_fours(t->grad) && ni_aligned(x.copy);
     return x;
 }
 
@@ -499,114 +427,4 @@ int ni_cuda_launch_adamw(void *stream, const ni_adamw_tensor *tensors, int32_t c
     }
     launch_list(on, &list, step);
     return launch_all_narrow(on, tensors, count, step, amaxes);
-}
-
-/* ---- tensors under one scale ---- */
-
-static __device__ four sum_of_fours(const ni_scaled &a, const ni_scaled &b, int64_t i, float fa, float fb) {
-    four x = four_of(a, i, fa);
-    if (!b.data)
-        return x;
-    const four y = four_of(b, i, fb);
-#pragma unroll
-    for (int k = 0; k < 4; k++)
-        x.x[k] = ni_f32_add(x.x[k], y.x[k]);
-    return x;
-}
-
-static __device__ float sum_at(const ni_scaled &a, const ni_scaled &b, int64_t i, float fa, float fb) {
-    return b.data ? ni_f32_add(value(a, i, fa), value(b, i, fb)) : value(a, i, fa);
-}
-
-static __global__ void amax_of_sum(uint32_t *amax, const __grid_constant__ ni_scaled a, const __grid_constant__ ni_scaled b, int64_t n, int64_t fours) {
-    const float fa = factor_of(a), fb = b.data ? factor_of(b) : 0.0f;
-    uint32_t largest = 0;
-    for (NI_EACH(i, fours))
-        largest = max(largest, largest_of(sum_of_fours(a, b, i, fa, fb)));
-    for (int64_t i = 4 * fours + blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x)
-        largest = max(largest, ni_f32_magnitude(sum_at(a, b, i, fa, fb)));
-    __syncwarp();
-    ni_join_amax(amax, largest);
-}
-
-/* `leave`: its scale too, which no other block reads. */
-static __global__ void store_sum(const __grid_constant__ ni_scaled to, const __grid_constant__ ni_scaled a, const __grid_constant__ ni_scaled b, int64_t n, int64_t fours, const uint32_t *amax, bool leave) {
-    const float fa = factor_of(a), fb = b.data ? factor_of(b) : 0.0f, encode = encode_of(to, amax);
-    if (leave && blockIdx.x == 0 && threadIdx.x == 0)
-        *to.scale = ni_vector_decode(encode);
-    for (NI_EACH(i, fours))
-        store_four(to, i, sum_of_fours(a, b, i, fa, fb), encode);
-    for (int64_t i = 4 * fours + blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x)
-        ni_narrow_store(to.data, to.dtype, i, ni_f32_mul(sum_at(a, b, i, fa, fb), encode));
-}
-
-static __global__ void set_scale_of(ni_scaled t, const uint32_t *amax) {
-    *t.scale = ni_vector_decode(encode_of(t, amax));
-}
-
-/* to = a + b, or a where b has no data. */
-static int launch_sum_into(cudaStream_t on, const ni_scaled *to, const ni_scaled *a, const ni_scaled *b, int64_t n, uint32_t *amax) {
-    const int64_t fours = has_fours(*to) && has_fours(*a) && has_fours(*b) ? n / 4 : 0;
-    const unsigned grid = ni_grid(ni_divide_up(fours ? fours : n, NI_THREADS));
-    if (n == 0)
-        return cudaSuccess;
-    cudaMemsetAsync(amax, 0, sizeof *amax, on);
-    amax_of_sum<<<grid, NI_THREADS, 0, on>>>(amax, *a, *b, n, fours);
-    const bool apart = to->scale && (to->scale == a->scale || to->scale == b->scale);
-    store_sum<<<grid, NI_THREADS, 0, on>>>(*to, *a, *b, n, fours, amax, to->scale && !apart);
-    if (apart)
-        set_scale_of<<<1, 1, 0, on>>>(*to, amax);
-    return cudaGetLastError();
-}
-
-int ni_cuda_launch_scaled_encode(void *stream, const ni_scaled *to, const float *from, int64_t n, uint32_t *amax) {
-    ni_scaled a = {}, none = {};
-    a.data = (void *)from;
-    a.dtype = NB_F32;
-    return launch_sum_into((cudaStream_t)stream, to, &a, &none, n, amax);
-}
-
-int ni_cuda_launch_scaled_add(void *stream, const ni_scaled *to, const ni_scaled *a, const ni_scaled *b, int64_t n, uint32_t *amax) {
-    return launch_sum_into((cudaStream_t)stream, to, a, b, n, amax);
-}
-
-static __global__ void scaled_decode(float *to, ni_scaled from, int64_t n) {
-    const float factor = factor_of(from);
-    for (NI_EACH(i, n))
-        to[i] = value(from, i, factor);
-}
-
-int ni_cuda_launch_scaled_decode(void *stream, float *to, const ni_scaled *from, int64_t n) {
-    if (n > 0)
-        scaled_decode<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(to, *from, n);
-    return cudaGetLastError();
-}
-
-static __global__ void rescale(ni_scaled t, float factor_to, int64_t n) {
-    const float factor = factor_of(t), encode = ni_vector_decode(factor_to);
-    for (NI_EACH(i, n))
-        ni_narrow_store(t.data, t.dtype, i, ni_f32_mul(value(t, i, factor), encode));
-}
-
-static __global__ void put_word(float *to, float value) {
-    *to = value;
-}
-
-int ni_cuda_launch_scaled_rescale(void *stream, const ni_scaled *t, float scale, int64_t n) {
-    cudaStream_t on = (cudaStream_t)stream;
-    if (n > 0)
-        rescale<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, on>>>(*t, scale, n);
-    put_word<<<1, 1, 0, on>>>(t->scale, scale);
-    return cudaGetLastError();
-}
-
-static __global__ void join(ni_scaled to, ni_scaled from, int64_t n) {
-    for (NI_EACH(i, n))
-        ni_narrow_store(to.data, to.dtype, i, ni_f32_add(value(to, i, 1.0f), value(from, i, 1.0f)));
-}
-
-int ni_cuda_launch_scaled_join(void *stream, const ni_scaled *to, const ni_scaled *from, int64_t n) {
-    if (n > 0)
-        join<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(*to, *from, n);
-    return cudaGetLastError();
 }

@@ -1,0 +1,113 @@
+/* scaled.cu: tensors under one scale (arXiv:2310.18313 section 2): encoded, decoded, added. Operations are spelt, as in
+ * optimizer.cu: the bits are those of src/backend/ref/scaled.c.
+ */
+#include "backend/cuda/kernels.h"
+#include "backend/cuda/narrow.cuh"
+
+static __device__ ni_four sum_of_fours(const ni_scaled &a, const ni_scaled &b, int64_t i, float fa, float fb) {
+    ni_four x = ni_four_of(a, i, fa);
+    if (!b.data)
+        return x;
+    const ni_four y = ni_four_of(b, i, fb);
+#pragma unroll
+    for (int k = 0; k < 4; k++)
+        x.x[k] = ni_f32_add(x.x[k], y.x[k]);
+    return x;
+}
+
+static __device__ float sum_at(const ni_scaled &a, const ni_scaled &b, int64_t i, float fa, float fb) {
+    return b.data ? ni_f32_add(ni_narrow_value(a, i, fa), ni_narrow_value(b, i, fb)) : ni_narrow_value(a, i, fa);
+}
+
+static __global__ void amax_of_sum(uint32_t *amax, const __grid_constant__ ni_scaled a, const __grid_constant__ ni_scaled b, int64_t n, int64_t fours) {
+    const float fa = ni_narrow_factor(a), fb = b.data ? ni_narrow_factor(b) : 0.0f;
+    uint32_t largest = 0;
+    for (NI_EACH(i, fours))
+        largest = max(largest, ni_largest_of_four(sum_of_fours(a, b, i, fa, fb)));
+    for (int64_t i = 4 * fours + blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x)
+        largest = max(largest, ni_f32_magnitude(sum_at(a, b, i, fa, fb)));
+    __syncwarp();
+    ni_join_amax(amax, largest);
+}
+
+/* `leave`: its scale too, which no other block reads. */
+static __global__ void store_sum(const __grid_constant__ ni_scaled to, const __grid_constant__ ni_scaled a, const __grid_constant__ ni_scaled b, int64_t n, int64_t fours, const uint32_t *amax, bool leave) {
+    const float fa = ni_narrow_factor(a), fb = b.data ? ni_narrow_factor(b) : 0.0f, encode = ni_narrow_encode_of(to, amax);
+    if (leave && blockIdx.x == 0 && threadIdx.x == 0)
+        *to.scale = ni_vector_decode(encode);
+    for (NI_EACH(i, fours))
+        ni_store_four(to, i, sum_of_fours(a, b, i, fa, fb), encode);
+    for (int64_t i = 4 * fours + blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x)
+        ni_narrow_store(to.data, to.dtype, i, ni_f32_mul(sum_at(a, b, i, fa, fb), encode));
+}
+
+static __global__ void set_scale_of(ni_scaled t, const uint32_t *amax) {
+    *t.scale = ni_vector_decode(ni_narrow_encode_of(t, amax));
+}
+
+/* to = a + b, or a where b has no data. */
+static int launch_sum_into(cudaStream_t on, const ni_scaled *to, const ni_scaled *a, const ni_scaled *b, int64_t n, uint32_t *amax) {
+    const int64_t fours = ni_has_fours(*to) && ni_has_fours(*a) && ni_has_fours(*b) ? n / 4 : 0;
+    const unsigned grid = ni_grid(ni_divide_up(fours ? fours : n, NI_THREADS));
+    if (n == 0)
+        return cudaSuccess;
+    cudaMemsetAsync(amax, 0, sizeof *amax, on);
+    amax_of_sum<<<grid, NI_THREADS, 0, on>>>(amax, *a, *b, n, fours);
+    const bool apart = to->scale && (to->scale == a->scale || to->scale == b->scale);
+    store_sum<<<grid, NI_THREADS, 0, on>>>(*to, *a, *b, n, fours, amax, to->scale && !apart);
+    if (apart)
+        set_scale_of<<<1, 1, 0, on>>>(*to, amax);
+    return cudaGetLastError();
+}
+
+int ni_cuda_launch_scaled_encode(void *stream, const ni_scaled *to, const float *from, int64_t n, uint32_t *amax) {
+    ni_scaled a = {}, none = {};
+    a.data = (void *)from;
+    a.dtype = NB_F32;
+    return launch_sum_into((cudaStream_t)stream, to, &a, &none, n, amax);
+}
+
+int ni_cuda_launch_scaled_add(void *stream, const ni_scaled *to, const ni_scaled *a, const ni_scaled *b, int64_t n, uint32_t *amax) {
+    return launch_sum_into((cudaStream_t)stream, to, a, b, n, amax);
+}
+
+static __global__ void scaled_decode(float *to, ni_scaled from, int64_t n) {
+    const float factor = ni_narrow_factor(from);
+    for (NI_EACH(i, n))
+        to[i] = ni_narrow_value(from, i, factor);
+}
+
+int ni_cuda_launch_scaled_decode(void *stream, float *to, const ni_scaled *from, int64_t n) {
+    if (n > 0)
+        scaled_decode<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(to, *from, n);
+    return cudaGetLastError();
+}
+
+static __global__ void rescale(ni_scaled t, float factor_to, int64_t n) {
+    const float factor = ni_narrow_factor(t), encode = ni_vector_decode(factor_to);
+    for (NI_EACH(i, n))
+        ni_narrow_store(t.data, t.dtype, i, ni_f32_mul(ni_narrow_value(t, i, factor), encode));
+}
+
+static __global__ void put_word(float *to, float value) {
+    *to = value;
+}
+
+int ni_cuda_launch_scaled_rescale(void *stream, const ni_scaled *t, float scale, int64_t n) {
+    cudaStream_t on = (cudaStream_t)stream;
+    if (n > 0)
+        rescale<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, on>>>(*t, scale, n);
+    put_word<<<1, 1, 0, on>>>(t->scale, scale);
+    return cudaGetLastError();
+}
+
+static __global__ void join(ni_scaled to, ni_scaled from, int64_t n) {
+    for (NI_EACH(i, n))
+        ni_narrow_store(to.data, to.dtype, i, ni_f32_add(ni_narrow_value(to, i, 1.0f), ni_narrow_value(from, i, 1.0f)));
+}
+
+int ni_cuda_launch_scaled_join(void *stream, const ni_scaled *to, const ni_scaled *from, int64_t n) {
+    if (n > 0)
+        join<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(*to, *from, n);
+    return cudaGetLastError();
+}
