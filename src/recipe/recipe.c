@@ -93,7 +93,7 @@ static nb_status check_fold(const nb_recipe *r, nb_role folded, nb_role into, co
 }
 
 static bool has_block_scales(const nb_quantizer *q) {
-    return q->scale_type == NB_SCALE_E4M3 || q->scale_type == NB_SCALE_E8M0;
+    return q->scale_type == NB_SCALE_E4M3 || q->scale_type == NB_SCALE_E8M0 || q->scale_type == NB_SCALE_HIF4;
 }
 
 /* Bits can be shared only where both operands draw some. */
