@@ -262,7 +262,7 @@ static const ni_key rows[] = {
      .default_text = "even; hifloat4: away",
      .words = round_words,
      .help = "rounding of the elements",
-     .source = "IEEE 754 and OCP MX: nearest, ties to even"},
+     .source = "IEEE 754 and OCP MX: nearest, ties to even; the code of arXiv:2602.11287: away"},
     {.path = "sr_bits",
      .type = NI_KEY_INT,
      FIELD(sr_bits),
