@@ -1,4 +1,5 @@
 /* recipe.c: refuses recipes that make no sense. */
+#include "recipe/policy.h"
 #include "recipe/recipe_yaml.h"
 
 #include <string.h>
@@ -169,6 +170,9 @@ nb_status ni_recipe_check(const nb_recipe *recipe, const ni_yaml_node *root, nb_
     NB_TRY(check_ramping(recipe, root, err));
     for (size_t i = 0; i < NI_COUNT(pairs); i++)
         NB_TRY(check_pair(recipe, pairs[i][0], pairs[i][1], root, err));
+    nb_error inner = {0};
+    if (ni_policy_check(&recipe->policy, &inner) != NB_OK)
+        return ni_keys_fail(err, root, "policy", "%s", inner.message);
     return NB_OK;
 }
 
