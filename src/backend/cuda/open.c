@@ -153,6 +153,7 @@ __attribute__((visibility("default"))) nb_status ni_cuda_library_open(int device
     object->backend.logit_elements = NI_LOGITS_GPU;
     object->backend.wants_amax = true;
     object->backend.profiler = &ni_cuda_profiler;
+    object->backend.companion = &ni_cuda_companion;
     *out = &object->backend;
     return NB_OK;
 }
