@@ -51,6 +51,25 @@ static UNUSED void add_four_six(quantizer_list *list) {
         }
 }
 
+/* Of HiFloat4 every rounding; rotated under every size. */
+static UNUSED void add_hif4(quantizer_list *list, bool rotated) {
+    static const nb_rounding roundings[] = {NB_ROUND_AWAY, NB_ROUND_EVEN, NB_ROUND_UP, NB_ROUND_STOCHASTIC};
+    for (int32_t i = 0; i < 8; i++) {
+        nb_quantizer q = ni_format_family_find("hifloat4")->defaults;
+        q.round = roundings[i % 4];
+        q.sr_bits = i < 4 ? 8 : 16;
+        if (!rotated && i >= 4 && q.round != NB_ROUND_STOCHASTIC)
+            continue;
+        if (rotated) {
+            q.hadamard_size = 16 << (i + i / 4) % 4;
+            q.hadamard_signs = (nb_signs)(i % 3);
+            q.hadamard_round_bf16 = i >= 4;
+        }
+        assert_int_equal(nb_quantizer_check(&q, NULL), NB_OK);
+        list->q[list->count++] = q;
+    }
+}
+
 /* Everything that nb_quantizer_check accepts, without Hadamard. */
 static UNUSED quantizer_list *all_formats(void) {
     quantizer_list *list = poisoned(sizeof *list);
@@ -98,6 +117,7 @@ static UNUSED quantizer_list *all_formats(void) {
         q.rule = NB_RULE_CEIL_LOG2;
         add_roundings(list, q);
     }
+    add_hif4(list, false);
     for (int32_t i = 0; i < list->count; i++)
         assert_int_equal(nb_quantizer_check(&list->q[i], NULL), NB_OK);
     return list;
@@ -123,12 +143,15 @@ static UNUSED quantizer_list *all_quantizers(void) {
     int32_t plain = list->count;
     for (int32_t i = 0; i < plain; i++) {
         nb_quantizer q = list->q[i];
+        if (q.scale_type == NB_SCALE_HIF4)
+            continue;
         q.hadamard_size = 16 << (i % 4);
         q.hadamard_signs = (nb_signs)(i / 4 % 3);
         q.hadamard_round_bf16 = i % 2;
         list->q[list->count++] = q;
     }
     add_eden(list);
+    add_hif4(list, true);
     return list;
 }
 

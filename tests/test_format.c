@@ -83,7 +83,7 @@ static uint8_t grid_code(const grid *g, float x, int m, bool keep_zero_sign) {
     bool negative = signbit(x) && (m || keep_zero_sign);
     if (g->element == NB_ELEMENT_INT4)
         return (uint8_t)((negative ? -m : m) & 15);
-    return (uint8_t)(m | (negative ? (g->element == NB_ELEMENT_E2M1 ? 8 : 0x80) : 0));
+    return (uint8_t)(m | (negative ? (ni_element_info(g->element)->bits == 4 ? 8 : 0x80) : 0));
 }
 
 static uint8_t nearest(const grid *g, float x, nb_rounding round) {
@@ -98,9 +98,9 @@ static uint8_t nearest(const grid *g, float x, nb_rounding round) {
         if (above < below)
             m++;
         else if (above == below)
-            m += round == NB_ROUND_UP ? x > 0 : m & 1;
+            m += round == NB_ROUND_UP ? x > 0 : round == NB_ROUND_AWAY ? 1 : m & 1;
     }
-    return grid_code(g, x, m, round == NB_ROUND_EVEN);
+    return grid_code(g, x, m, round != NB_ROUND_UP);
 }
 
 static void check_nearest(const grid *g, float x) {
@@ -109,6 +109,9 @@ static void check_nearest(const grid *g, float x) {
     if (even != nearest(g, x, NB_ROUND_EVEN) || up != nearest(g, x, NB_ROUND_UP))
         fail_msg("%s of %a (0x%08x): even %02x, expected %02x; up %02x, expected %02x", row->name, (double)x,
                  (unsigned)ni_f32_bits(x), even, nearest(g, x, NB_ROUND_EVEN), up, nearest(g, x, NB_ROUND_UP));
+    if (row->away && row->away(x) != nearest(g, x, NB_ROUND_AWAY))
+        fail_msg("%s of %a: away %02x, expected %02x", row->name, (double)x, row->away(x),
+                 nearest(g, x, NB_ROUND_AWAY));
 }
 
 /* x and -x, each with the floats beside it. */

@@ -50,6 +50,7 @@ enum {
     OUTER,
     OUTER_POW2,
     E2M1_COLUMN,
+    HIFLOAT4,
     KINDS
 };
 static const kind kinds[KINDS] = {
@@ -66,6 +67,7 @@ static const kind kinds[KINDS] = {
     [OUTER] = {"nvfp4", 1, 16, NB_OUTER_ROW128, 128},
     [OUTER_POW2] = {"nvfp4", 1, 16, NB_OUTER_ROW128_POW2, 128},
     [E2M1_COLUMN] = {"e2m1", NB_BLOCK_ALL, 1, NB_OUTER_NONE, 1},
+    [HIFLOAT4] = {"hifloat4", 1, 64, NB_OUTER_NONE, 64},
 };
 
 static nb_quantizer quantizer_of(const kind *k) {
@@ -82,6 +84,8 @@ typedef enum scale_reach { ORDINARY, WHOLE_RANGE } scale_reach;
 
 static uint8_t random_scale_byte(random_numbers *r, nb_scale_type type, scale_reach reach) {
     uint32_t w = random_word(r);
+    if (type == NB_SCALE_HIF4) /* a scale or a byte of doublings */
+        return (uint8_t)(reach == WHOLE_RANGE ? w % 256 : w % 64 + 150);
     if (reach == WHOLE_RANGE)
         return (uint8_t)(type == NB_SCALE_E4M3 ? w % 128 : w % 256); /* NaN and zero too */
     return (uint8_t)(type == NB_SCALE_E4M3 ? w % 127 : 110 + w % 32);
@@ -103,7 +107,7 @@ static nb_qtensor random_operand(random_numbers *r, const kind *k, int64_t rows,
         if (q.element == NB_ELEMENT_E4M3 && (t.codes[i] & 0x7f) == 0x7f)
             t.codes[i]--; /* no NaN */
     }
-    int64_t blocks = size.scales ? cols / q.block_cols : 0;
+    int64_t blocks = ni_scale_bytes(&q, cols);
     for (int64_t i = 0; i < rows; i++)
         for (int64_t g = 0; g < blocks; g++)
             t.scales[i * blocks + g] = q.block_rows == 16 && i % 16 ? t.scales[(i - 1) * blocks + g]
@@ -117,6 +121,15 @@ static nb_qtensor random_operand(random_numbers *r, const kind *k, int64_t rows,
 
 /* ---- the reference against double ---- */
 
+static double scale_at(const nb_qtensor *t, int64_t row, int64_t k) {
+    const nb_quantizer *q = &t->quantizer;
+    if (q->scale_type != NB_SCALE_HIF4)
+        return ni_scale_value(q->scale_type, t->scales[row * (t->cols / q->block_cols) + k / q->block_cols]);
+    const uint8_t *s = t->scales + (row * t->cols + k) / 64 * 4;
+    const int i = (int)(k % 64), doublings = (s[1] >> i / 8 & 1) + ((s[2] | s[3] << 8) >> i / 4 & 1);
+    return ldexp(1 + (s[0] & 3) / 4.0, (s[0] >> 2) - 48 + doublings);
+}
+
 /* The element without its outer scale, as the product takes it. */
 static double decoded(const nb_qtensor *t, int64_t row, int64_t k, bool rounded) {
     const nb_quantizer *q = &t->quantizer;
@@ -125,7 +138,7 @@ static double decoded(const nb_qtensor *t, int64_t row, int64_t k, bool rounded)
                                       : (uint8_t)(t->codes[row * ((t->cols + 1) / 2) + k / 2] >> (k % 2 * 4) & 15);
     double value = element->value(code);
     if (t->scales)
-        value *= ni_scale_value(q->scale_type, t->scales[row * (t->cols / q->block_cols) + k / q->block_cols]);
+        value *= scale_at(t, row, k);
     if (q->outer == NB_OUTER_ROW128 || q->outer == NB_OUTER_ROW128_POW2)
         value *= t->outer_scales[row * (t->cols / 128) + k / 128];
     if (q->scale_type == NB_SCALE_F32 && q->block_cols == 1)
@@ -227,10 +240,11 @@ static void reference_by_hand(void **state) {
 
 static void integers_are_codes_in_steps(void **state) {
     (void)state;
-    for (int e = NB_ELEMENT_E2M1; e <= NB_ELEMENT_INT4; e++)
+    static const nb_element small[] = {NB_ELEMENT_E2M1, NB_ELEMENT_INT4, NB_ELEMENT_S1P2};
+    for (int i = 0; i < 3; i++)
         for (int code = 0; code < 16; code++)
-            assert_true((float)ni_code_integer((nb_element)e, (uint8_t)code) / (float)ni_code_steps((nb_element)e) ==
-                        ni_element_info((nb_element)e)->value((uint8_t)code));
+            assert_true((float)ni_code_integer(small[i], (uint8_t)code) / (float)ni_code_steps(small[i]) ==
+                        ni_element_info(small[i])->value((uint8_t)code));
 }
 
 static void products_are_named(void **state) {
@@ -250,6 +264,8 @@ static void products_are_named(void **state) {
         {NVFP4, OUTER, NI_PRODUCT_BF16_ROUNDED},
         {E2M1_COLUMN, E2M1_ROW, NI_PRODUCT_BF16_ROUNDED},
         {MXFP8, E2M1_COLUMN, NI_PRODUCT_BF16_ROUNDED},
+        {HIFLOAT4, HIFLOAT4, NI_PRODUCT_BLOCKS},
+        {HIFLOAT4, NVFP4, NI_PRODUCT_BF16},
     };
     for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
         nb_quantizer a = quantizer_of(&kinds[want[i].a]), b = quantizer_of(&kinds[want[i].b]);
@@ -359,9 +375,9 @@ static void compare(random_numbers *r, int ka, int kb, int64_t m, int64_t n, int
 
 /* Pairs that are multiplied as packed integers, in every mixture. */
 static const int packed_pairs[][2] = {
-    {NVFP4, NVFP4},       {NVFP4, NVFP4_TILES}, {NVFP4_TILES, NVFP4},       {NVFP4_TILES, NVFP4_TILES},
-    {NVFP4_PLAIN, NVFP4}, {MXFP4, MXFP4},       {E2M1_ROW, E2M1_ROW},       {E2M1_ROW, E2M1_TENSOR},
-    {INT4_ROW, INT4_ROW}, {INT4_ROW, E2M1_ROW}, {E2M1_TENSOR, INT4_TENSOR},
+    {NVFP4, NVFP4},          {NVFP4, NVFP4_TILES}, {NVFP4_TILES, NVFP4}, {NVFP4_TILES, NVFP4_TILES},
+    {NVFP4_PLAIN, NVFP4},    {MXFP4, MXFP4},       {HIFLOAT4, HIFLOAT4}, {E2M1_ROW, E2M1_ROW},
+    {E2M1_ROW, E2M1_TENSOR}, {INT4_ROW, INT4_ROW}, {INT4_ROW, E2M1_ROW}, {E2M1_TENSOR, INT4_TENSOR},
 };
 enum { PACKED_PAIRS = sizeof packed_pairs / sizeof *packed_pairs };
 
@@ -373,7 +389,7 @@ static void packed_paths_give_the_reference_bits(void **state) {
         const kind *a = &kinds[packed_pairs[p][0]], *b = &kinds[packed_pairs[p][1]];
         for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
             compare(&r, packed_pairs[p][0], packed_pairs[p][1], shapes[i][0], shapes[i][1],
-                    columns_for(&r, a, b, i % 2 ? 130 : 32), ORDINARY);
+                    columns_for(&r, a, b, i % 2 ? 130 : 64), ORDINARY);
         compare(&r, packed_pairs[p][0], packed_pairs[p][1], 5, 40, a->multiple, ORDINARY);
     }
 }
@@ -383,8 +399,8 @@ static void packed_paths_agree_on_every_scale(void **state) {
     (void)state;
     random_numbers r = {13, 0};
     for (int i = 0; i < 6; i++)
-        for (int p = 0; p < 6; p++)
-            compare(&r, packed_pairs[p][0], packed_pairs[p][1], 33, 40, 32 * (1 + i % 3), WHOLE_RANGE);
+        for (int p = 0; p < 7; p++)
+            compare(&r, packed_pairs[p][0], packed_pairs[p][1], 33, 40, 64 * (1 + i % 3), WHOLE_RANGE);
 }
 
 /* Several tiles each way, and a long contraction. */
@@ -392,7 +408,7 @@ static void packed_paths_cross_tile_edges(void **state) {
     (void)state;
     random_numbers r = {19, 0};
     for (int p = 0; p < PACKED_PAIRS; p++)
-        compare(&r, packed_pairs[p][0], packed_pairs[p][1], 150, 290, 32, ORDINARY);
+        compare(&r, packed_pairs[p][0], packed_pairs[p][1], 150, 290, 64, ORDINARY);
     compare(&r, NVFP4, NVFP4_TILES, 3, 18, 4096, ORDINARY);
     compare(&r, E2M1_ROW, INT4_ROW, 3, 18, 5001, ORDINARY);
 }

@@ -1,5 +1,6 @@
 #!/bin/sh
-# test_probe.sh NIBBLE SOURCE_DIR: `nibble probe` on small models of both families, and CHON's recipes in training.
+# test_probe.sh NIBBLE SOURCE_DIR: `nibble probe` on small models of both families, and CHON's recipes in training;
+# `nibble probe --policy`.
 set -eu
 nibble=$1 source=$2
 work=$(mktemp -d)
@@ -73,6 +74,31 @@ for family in qwen3 gla; do
     [ "$(awk '$1 == "all" {print $4}' table)" = "$bare" ] || fail "$family: all is $bare: $(cat table)"
     awk '$4 ~ /\./ {sum += $3} END {exit !(sum > 1.998 && sum < 2.002)}' table || fail "$family: shares: $(cat table)"
 done
+# a format a layer: the smallest within the budget, which trains; what has no blocks of it takes another
+"$nibble" probe runs/qwen3 --policy cheap.yaml --budget 1 --steps 1 --formats mxfp4,nvfp4 > table
+grep -q '14 in mxfp4 (4.25 bits), 0 in nvfp4 (4.5 bits), 0 in bf16' table || fail "budget 1: $(cat table)"
+"$nibble" probe runs/qwen3 --policy exact.yaml --budget 0 --steps 1 > table
+grep -q '14 in bf16 (16 bits)$' table || fail "budget 0: $(cat table)"
+"$nibble" probe runs/qwen3 --policy some.yaml --budget 0.1 --steps 2 --formats '{format: mxfp4}, mxfp8' > table
+awk '$1 ~ /^layers/ {want = $2 <= 0.1 ? "mxfp4" : $3 <= 0.1 ? "mxfp8" : "bf16"; if (index($0, want) == 0) exit 1}' table ||
+    fail "budget 0.1: $(cat table)"
+grep -q '^layers.1.mlp.down_proj .* mxfp8$' table || fail "budget 0.1: $(cat table)"
+"$nibble" probe runs/gla --policy gate.yaml --budget 1 --steps 1 --formats hifloat4 > table
+grep -q '^layers.0.attn.gk_proj.1 *inf .* bf16$' table || fail "16 wide: $(cat table)"
+grep -q '^layers.0.mlp.up_proj .* hifloat4$' table || fail "64 wide: $(cat table)"
+"$nibble" recipe check ./some.yaml > /dev/null
+"$nibble" train run.yaml --set recipe=./some.yaml --set out=runs/some -q
+grep 'layers.1.mlp.down_proj .*wgrad' runs/some/census.txt | grep -q 'mxfp8 1x32 sr rht16' || fail "$(cat runs/some/census.txt)"
+"$nibble" train run.yaml --set recipe=./exact.yaml --set out=runs/exact -q
+"$nibble" train run.yaml --set recipe=bf16 --set out=runs/plain -q
+cmp runs/exact/checkpoints/step-00000006/model.safetensors runs/plain/checkpoints/step-00000006/model.safetensors ||
+    fail "a policy of BF16 alone is not BF16"
+printf 'base: nvfp4\nname: bad\npolicy: {formats: [mxfp4], layers: ["mlp.up_proj 01"]}\n' > bad.yaml
+status=0
+"$nibble" recipe check ./bad.yaml 2> err || status=$?
+[ $status = 2 ] || fail "an index beyond the formats: exit $status"
+grep -q "expected '.' or an index of the 1 policy.formats" err || fail "$(cat err)"
+
 status=0
 "$nibble" probe "$last" --recipe bf16 2> err || status=$?
 [ $status = 2 ] || fail "a recipe without quantizers: exit $status"

@@ -12,8 +12,8 @@
  * as 'fp4-w*', picks recipes.
  *
  * Models are as small as blocks allow. Scalar code is slow on blocks of 128 and rotations of 64 or more: some of the
- * recipes with them take 4 steps of one micro-batch there, on llama alone, the others none. A recipe that the family's tiny model
- * refuses is a row, too. */
+ * recipes with them take 4 steps of one micro-batch there, on llama alone, the others none. A recipe that the family's
+ * tiny model refuses is a row, too. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -50,6 +50,7 @@ typedef struct outcome {
 
 static bool is_wide(const nb_recipe *r) {
     return r->roles[NB_FPROP_X].quantizer.outer == NB_OUTER_ROW128 ||
+           r->roles[NB_FPROP_X].quantizer.scale_type == NB_SCALE_HIF4 ||
            r->roles[NB_DGRAD_DY].quantizer.hadamard_size >= 64;
 }
 
@@ -352,7 +353,7 @@ static void one_row(void **state, arm which, nb_isa isa, const char *place, cons
 
 static bool skipped_by_scalar(const char *recipe, const char *family) {
     bool taken = strcmp(recipe, "tetrajet-v2") == 0 || strcmp(recipe, "tetrajet-v2-released") == 0;
-    if (strcmp(recipe, "quartet-2") == 0 || strcmp(recipe, "mxfp4-backward") == 0)
+    if (strcmp(recipe, "quartet-2") == 0 || strcmp(recipe, "mxfp4-backward") == 0 || strcmp(recipe, "hifloat4") == 0)
         return strcmp(family, "llama") != 0;
     return strncmp(recipe, "tetrajet-v2", 11) == 0 && !(taken && strcmp(family, "llama") == 0);
 }

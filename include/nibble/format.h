@@ -26,6 +26,7 @@ typedef enum nb_element {
     NB_ELEMENT_INT4, /* -7 .. 7; the "e1m2" of the FP4-DGE-OCC research code */
     NB_ELEMENT_E4M3, /* FP8, largest 448 */
     NB_ELEMENT_E5M2, /* FP8, largest 57344 */
+    NB_ELEMENT_S1P2, /* 0 .25 .5 ... 1.75 and their negatives: HiFloat4's, under its scales alone */
     NB_ELEMENT_COUNT
 } nb_element;
 
@@ -34,7 +35,8 @@ typedef enum nb_scale_type {
     NB_SCALE_NONE, /* element format alone */
     NB_SCALE_E4M3, /* NVFP4: one E4M3 byte a block, under an FP32 outer scale */
     NB_SCALE_E8M0, /* MX: one power of two a block */
-    NB_SCALE_F32   /* one float a block: vector-wise and tensor-wise formats */
+    NB_SCALE_F32,  /* one float a block: vector-wise and tensor-wise formats */
+    NB_SCALE_HIF4  /* HiFloat4: four bytes a block of 64 (format/hif4.h): a float of 8 bits and 24 doublings */
 } nb_scale_type;
 
 /* How a block's amax becomes its scale. What each means for each scale type: docs/formats.md. */
@@ -62,9 +64,10 @@ typedef enum nb_outer_scale {
 } nb_outer_scale;
 
 typedef enum nb_rounding {
-    NB_ROUND_EVEN,      /* nearest, ties to the even code */
-    NB_ROUND_UP,        /* nearest, ties toward +inf (arXiv:2501.17116 appendix A) */
-    NB_ROUND_STOCHASTIC /* by the bits of a Philox counter */
+    NB_ROUND_EVEN,       /* nearest, ties to the even code */
+    NB_ROUND_UP,         /* nearest, ties toward +inf (arXiv:2501.17116 appendix A) */
+    NB_ROUND_STOCHASTIC, /* by the bits of a Philox counter */
+    NB_ROUND_AWAY        /* nearest, ties away from zero: HiFloat4's (arXiv:2602.11287) */
 } nb_rounding;
 
 typedef enum nb_signs {
@@ -88,7 +91,7 @@ typedef struct nb_quantizer {
     nb_scale_rule rule;
     nb_outer_scale outer;
     int32_t block_rows; /* 1 or 16; NB_BLOCK_ALL = every row */
-    int32_t block_cols; /* 16, 32; NB_BLOCK_ALL = the whole row; 1 under NB_BLOCK_ALL rows: a scale a column */
+    int32_t block_cols; /* 16, 32, 64; NB_BLOCK_ALL = the whole row; 1 under NB_BLOCK_ALL rows: a scale a column */
     nb_rounding round;
     int32_t sr_bits;       /* 8 or 16; read where bits are drawn: stochastic rounding, NB_RULE_EDEN */
     int32_t hadamard_size; /* 0 = none, else 16, 32, 64 or 128 */
@@ -135,7 +138,8 @@ typedef struct nb_qtensor {
     nb_quantizer quantizer;
     int64_t rows, cols;
     uint8_t *codes;      /* 4-bit: [rows, (cols+1)/2], element 2i in the low nibble; 8-bit: [rows, cols] */
-    uint8_t *scales;     /* E4M3 or E8M0: [rows, cols/block_cols], tiles of 16x16 replicated to their rows */
+    uint8_t *scales;     /* E4M3 or E8M0: [rows, cols/block_cols], tiles of 16x16 replicated to their rows;
+                            HiFloat4: [rows, cols/64, 4] */
     float *outer_scales; /* F32 decode scales: [rows, cols/128] for ROW128; [rows] for whole-row blocks,
                             [cols] for whole-column blocks; else NULL */
     float *tensor_scale; /* [1] decode scale: Sdec of NVFP4, the scale of a tensor-wise format, 4/3 of THREE_QUARTERS */

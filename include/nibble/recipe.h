@@ -52,10 +52,28 @@ typedef struct nb_keep {
     double first_blocks, last_blocks;
 } nb_keep;
 
+/* Layers in formats of their own (nibble probe --policy). "mlp.up_proj 0012" gives that linear layer of block 0 and 1
+ * the first of `formats` in all six operands, that of block 2 the second, and so on; '.' and blocks beyond leave the
+ * recipe's own. Rounding by random bits and rotation are the recipe's; its mechanisms do not run there. */
+#define NB_POLICY_FORMATS 10
+#define NB_POLICY_LAYERS 16
+typedef struct nb_policy {
+    char formats[NB_POLICY_FORMATS][NB_NAME_SIZE]; /* of the recipe grammar, as "mxfp4" or "{format: nvfp4}" */
+    int32_t format_count;
+    char layers[NB_POLICY_LAYERS][NB_NAME_SIZE];
+    int32_t layer_count;
+} nb_policy;
+
 /* From share `at` of the run on, forward and/or backward GEMMs run in BF16 (1.0 = never). */
 typedef struct nb_late_switch {
     double at;
     bool forward, backward;
+    /* Below a ratio of rms(dY) to the rms of its rounding error of sqrt(3) gradients in four bits stop helping
+     * (arXiv:2505.19115). Where it is below `rho` for more than the share `layers` of dY operands, dgrad and wgrad run
+     * in BF16 from the next step on, for good. */
+    double rho;    /* 0: nobody looks */
+    double layers; /* of all that are quantized */
+    int64_t every; /* steps from look to look */
 } nb_late_switch;
 
 /* Mechanisms: what a recipe adds to the three GEMMs beyond quantizers; src/linear/NAME.c carries each out. Points in
@@ -199,6 +217,7 @@ typedef struct nb_recipe {
     char paper[NB_NAME_SIZE];
     nb_keep keep;
     nb_late_switch late_switch;
+    nb_policy policy;
     nb_operand_rule roles[NB_ROLE_COUNT];
     nb_dtype quantize_from; /* what W's operands are made of: F32, the masters; BF16, a copy of them */
     nb_mechanism_set mechanisms;

@@ -280,7 +280,7 @@ static nb_qtensor rows_of(const nb_qtensor *t, int64_t first, int64_t rows) {
     part.rows = rows;
     part.codes += first * ((t->cols + 1) / 2);
     if (t->scales)
-        part.scales += first * (t->cols / t->quantizer.block_cols);
+        part.scales += first * ni_scale_bytes(&t->quantizer, t->cols);
     if (t->outer_scales)
         part.outer_scales += first;
     return part;

@@ -99,6 +99,7 @@ static const operand operands[] = {
     {"nvfp4 outer 1x128 pow2", "nvfp4", 1, 16, NB_OUTER_ROW128_POW2},
     {"mxfp4 1x32", "mxfp4", 1, 32, NB_OUTER_NONE},
     {"mxfp8 1x32", "mxfp8", 1, 32, NB_OUTER_NONE},
+    {"hifloat4 1x64", "hifloat4", 1, 64, NB_OUTER_NONE},
     {"e2m1 row", "e2m1", 1, NB_BLOCK_ALL, NB_OUTER_NONE},
     {"e2m1 tensor", "e2m1", NB_BLOCK_ALL, NB_BLOCK_ALL, NB_OUTER_NONE},
     {"int4 row", "int4", 1, NB_BLOCK_ALL, NB_OUTER_NONE},

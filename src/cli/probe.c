@@ -4,6 +4,7 @@
  * The recipe's formats are used, its keep list is not: a kind that it protects is measured like the others.
  */
 #include "cli/cli.h"
+#include "cli/probe_policy.h"
 #include "cli/runs.h"
 #include "cli/screen.h"
 #include "cli/training.h"
@@ -15,8 +16,9 @@
 #include <string.h>
 
 typedef struct probe_options {
-    const char *backend, *data, *recipe, *out;
-    int64_t sequences, threads;
+    const char *backend, *data, *recipe, *out, *policy, *formats;
+    int64_t sequences, threads, steps;
+    double budget;
 } probe_options;
 
 static const ni_option options[] = {
@@ -28,18 +30,32 @@ static const ni_option options[] = {
      "how many, spread evenly over the data (default: as the run; 0: all)"},
     {"out", 'o', NI_OPTION_TEXT, offsetof(probe_options, out), "FILE",
      "also writes the table as JSON; nibble report draws probe.json of a run folder"},
+    {"policy", 0, NI_OPTION_TEXT, offsetof(probe_options, policy), "FILE",
+     "instead: write a recipe that gives every layer the cheapest format within the budget"},
+    {"formats", 0, NI_OPTION_TEXT, offsetof(probe_options, formats), "LIST",
+     "of --policy, which adds bf16 (mxfp4,nvfp4,mxfp8)"},
+    {"budget", 0, NI_OPTION_FLOAT, offsetof(probe_options, budget), "E",
+     "of --policy: largest relative error of a layer's products (0.15)"},
+    {"steps", 0, NI_OPTION_INT, offsetof(probe_options, steps), "N",
+     "of --policy: steps in BF16 from the checkpoint that are watched (2)"},
     {"backend", 0, NI_OPTION_TEXT, offsetof(probe_options, backend), "NAME", "cpu (default), cuda or cuda:NUMBER"},
     {"threads", 0, NI_OPTION_INT, offsetof(probe_options, threads), "N", "threads (default: all)"},
     {0},
 };
 
 static const ni_command_line line = {
-    .usage = "CHECKPOINT|RUN [--recipe R] [--data FILE] [--sequences N] [-o FILE]",
+    .usage = "CHECKPOINT|RUN [--recipe R] [--data FILE] [--sequences N] [-o FILE]\n"
+             "CHECKPOINT|RUN --policy FILE [--recipe R] [--formats LIST] [--budget E] [--steps N]",
     .about =
         "Evaluates a checkpoint with one kind of module quantized at a time (all q_proj, then all k_proj, ...) and in\n"
         "BF16. Prints each loss, its gap to BF16 in %, and that gap over the kind's share of the parameters of linear\n"
         "layers. What the recipe keeps in BF16 is measured too; its mechanisms do not run.\n"
-        "  nibble probe runs/tiny/checkpoints/step-00001000 --recipe nvfp4 --data data/val.bin",
+        "  nibble probe runs/tiny/checkpoints/step-00001000 --recipe nvfp4 --data data/val.bin\n"
+        "With --policy it trains on in BF16 for a few steps instead, of which nothing is kept, measures what X, W and "
+        "dY\n"
+        "of each layer lose under each format (|x - Q(x)| / |x|; squares added over the operands of a product; the "
+        "worst\n"
+        "of a layer's three products) and writes a recipe: base R (nvfp4), for each layer the format of fewest bits.",
     .options = options,
     .least = 1,
     .most = 1,
@@ -191,7 +207,7 @@ static nb_status run(probe *p, nb_error *err) {
 }
 
 nb_status ni_cli_probe(int argc, char **argv, nb_error *err) {
-    probe_options given = {.sequences = -1};
+    probe_options given = {.sequences = -1, .steps = 2, .budget = 0.15};
     int32_t count;
     NB_TRY(ni_cli_parse(&line, argc, argv, &given, &count, err));
     if (count < 0)
@@ -204,7 +220,8 @@ nb_status ni_cli_probe(int argc, char **argv, nb_error *err) {
     *p = (probe){.folder = folder, .given = &given, .rows = json_array()};
     nb_status status = ni_cli_open(given.backend, given.threads, &p->be, err);
     if (status == NB_OK) {
-        status = run(p, err);
+        const ni_policy_probe how = {folder, given.recipe, given.formats, given.policy, given.budget, given.steps};
+        status = given.policy ? ni_cli_probe_policy(p->be, &how, err) : run(p, err);
         nb_backend_free(p->be);
     }
     json_decref(p->rows);

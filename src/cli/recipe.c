@@ -210,6 +210,11 @@ static void print_summary(const nb_recipe *r) {
                : !r->late_switch.forward ? "in dgrad and wgrad"
                                          : "",
                100 * r->late_switch.at);
+    if (r->late_switch.rho > 0)
+        printf("\n            dgrad and wgrad once more than %g %% of the gradients have a rho below %g",
+               100 * r->late_switch.layers, r->late_switch.rho);
+    if (r->policy.layer_count)
+        printf("\n  policy    of each layer one of %d formats", (int)r->policy.format_count);
     print_mechanisms(r);
     printf("\n\nEvery key, and where it comes from:\n\n");
 }

@@ -17,9 +17,13 @@ typedef struct ni_element_row {
     uint8_t (*up)(float x);
     uint8_t (*stochastic)(float x, float u);
     float (*value)(uint8_t code);
+    uint8_t (*away)(float x); /* NULL where the format has no such rounding */
 } ni_element_row;
 
 const ni_element_row *ni_element_info(nb_element element); /* NULL out of range */
+
+/* Scale bytes of one row of an operand of so many columns; 0 where its scales are no bytes. */
+int64_t ni_scale_bytes(const nb_quantizer *q, int64_t cols);
 
 /* What `format: NAME` means in a recipe: an element with its kind of scale, and the defaults of the other fields. */
 typedef struct ni_format_family {
@@ -32,7 +36,7 @@ const ni_format_family *ni_format_family_at(int32_t index);      /* NULL past th
 
 /* The words of the recipe grammar, indexed by the enum; NULL past the last. */
 const char *ni_scale_rule_name(nb_scale_rule rule);          /* "absmax", "floor", ... */
-const char *ni_rounding_name(nb_rounding round);             /* "even", "up", "stochastic" */
+const char *ni_rounding_name(nb_rounding round);             /* "even", "up", "stochastic", "away" */
 const char *ni_signs_name(nb_signs signs);                   /* "none", "fixed", "fresh" */
 const char *ni_four_six_name(nb_four_six error);             /* "none", "mse", "mae", "max" */
 const char *ni_four_six_order_name(nb_four_six_order order); /* "transformer-engine", "fouroversix" */

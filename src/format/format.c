@@ -2,6 +2,7 @@
 #include "nibble/format.h"
 
 #include "format/element.h"
+#include "format/hif4.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -147,6 +148,13 @@ static nb_status check_f32(const nb_quantizer *q, nb_error *err) {
     return NB_OK;
 }
 
+static nb_status check_hif4(const nb_quantizer *q, nb_error *err) {
+    if (q->element != NB_ELEMENT_S1P2 || q->rule != NB_RULE_ABSMAX || q->outer != NB_OUTER_NONE ||
+        !is_block(q, 1, NI_HIF4_GROUP))
+        return nb_fail(err, NB_BAD_CONFIG, "hifloat4: block must be 1x64 and scale absmax, without an outer scale");
+    return NB_OK;
+}
+
 static nb_status check_unscaled(const nb_quantizer *q, nb_error *err) {
     if (q->outer != NB_OUTER_NONE || q->rule != NB_RULE_ABSMAX || !is_block(q, NB_BLOCK_ALL, NB_BLOCK_ALL))
         return nb_fail(err, NB_BAD_CONFIG, "%s without scale: no block, scale rule or outer scale applies",
@@ -155,6 +163,8 @@ static nb_status check_unscaled(const nb_quantizer *q, nb_error *err) {
 }
 
 static nb_status check_scale(const nb_quantizer *q, nb_error *err) {
+    if (q->element == NB_ELEMENT_S1P2 && q->scale_type != NB_SCALE_HIF4)
+        return nb_fail(err, NB_BAD_CONFIG, "s1p2: elements of HiFloat4 have its scales alone (format: hifloat4)");
     switch (q->scale_type) {
     case NB_SCALE_E4M3:
         return check_e4m3(q, err);
@@ -162,6 +172,8 @@ static nb_status check_scale(const nb_quantizer *q, nb_error *err) {
         return check_e8m0(q, err);
     case NB_SCALE_F32:
         return check_f32(q, err);
+    case NB_SCALE_HIF4:
+        return check_hif4(q, err);
     case NB_SCALE_NONE:
         return check_unscaled(q, err);
     }
@@ -176,6 +188,8 @@ nb_status nb_quantizer_check(const nb_quantizer *q, nb_error *err) {
         return NB_OK;
     NB_TRY(check_scale(q, err));
     NB_TRY(check_four_six(q, err));
+    if (q->round == NB_ROUND_AWAY && !ni_element_info(q->element)->away)
+        return nb_fail(err, NB_BAD_CONFIG, "round: away is for hifloat4; expected even, up or stochastic");
     if (nb_quantizer_draws_bits(q) && q->sr_bits != 8 && q->sr_bits != 16)
         return nb_fail(err, NB_BAD_CONFIG, "sr_bits: must be 8 or 16, not %d", (int)q->sr_bits);
     int32_t n = q->hadamard_size;
@@ -285,7 +299,7 @@ char *nb_quantizer_text(const nb_quantizer *q, char *text, size_t size) {
     } else {
         append(&b, ", scale: none");
     }
-    if (q->round != NB_ROUND_EVEN)
+    if (q->round != (family ? family->defaults.round : NB_ROUND_EVEN))
         append(&b, ", round: %s", ni_rounding_name(q->round));
     if (nb_quantizer_draws_bits(q))
         append(&b, ", sr_bits: %d", (int)q->sr_bits);
@@ -324,8 +338,7 @@ nb_qtensor_size nb_qtensor_bytes(const nb_quantizer *q, int64_t rows, int64_t co
     if (nb_quantizer_is_bf16(q))
         return size;
     size.codes = ni_element_info(q->element)->bits == 4 ? r * ((c + 1) / 2) : r * c;
-    if (q->scale_type == NB_SCALE_E4M3 || q->scale_type == NB_SCALE_E8M0)
-        size.scales = r * (c / (size_t)q->block_cols);
+    size.scales = r * (size_t)ni_scale_bytes(q, cols);
     if (has_outer128(q))
         size.outer_scales = r * (c / 128) * sizeof(float);
     if (q->scale_type == NB_SCALE_F32 && is_block(q, 1, NB_BLOCK_ALL))

@@ -74,6 +74,12 @@ static nb_status check_spec(const nb_linear_spec *spec, nb_error *err) {
     if (spec->in < 1 || spec->rows < 1 || spec->rows > INT32_MAX)
         return nb_fail(err, NB_BAD_USAGE, "%s: inputs of %lld x %lld; expected at least 1 x 1", spec->input,
                        (long long)spec->rows, (long long)spec->in);
+    if (spec->training && spec->recipe->late_switch.rho > 0)
+        return nb_fail(
+            err, NB_UNSUPPORTED,
+            "%s: late_switch.rho is for runs of nibble train, which watch all layers; hint: a recipe without "
+            "it",
+            spec->input);
     if (spec->training && spec->recipe->mechanisms.has_qramping)
         return nb_fail(err, NB_UNSUPPORTED,
                        "%s: qramping is a matter of the optimizer, which is the program's own here; hint: a recipe "

@@ -25,6 +25,8 @@ static const char *element_name(const nb_quantizer *q) {
         return "e4m3";
     case NB_ELEMENT_E5M2:
         return "e5m2";
+    case NB_ELEMENT_S1P2:
+        return "hifloat4";
     case NB_ELEMENT_COUNT:
         break;
     }

@@ -1,5 +1,6 @@
 /* plan.c: a recipe resolved for one linear layer. */
 #include "nibble/recipe.h"
+#include "recipe/policy.h"
 
 #include <fnmatch.h>
 #include <math.h>
@@ -29,6 +30,14 @@ static const char *reason_to_keep(const nb_recipe *recipe, const char *name, int
     return NULL;
 }
 
+static nb_status plan_by_policy(const nb_recipe *recipe, int32_t format, nb_plan *out, nb_error *err) {
+    NB_TRY(ni_policy_apply(recipe, format, out->roles, err));
+    out->mechanisms = (nb_mechanism_set){0};
+    out->quantized = !nb_quantizer_is_bf16(&out->roles[0].quantizer);
+    out->reason = out->quantized ? "" : "policy";
+    return NB_OK;
+}
+
 nb_status nb_recipe_plan(const nb_recipe *recipe, const char *name, int32_t block, int32_t blocks, nb_plan *out,
                          nb_error *err) {
     if (block < -1 || block >= blocks)
@@ -38,6 +47,9 @@ nb_status nb_recipe_plan(const nb_recipe *recipe, const char *name, int32_t bloc
     out->quantize_from = recipe->quantize_from;
     if (out->quantized)
         out->mechanisms = recipe->mechanisms;
+    const int32_t format = out->quantized ? ni_policy_of(&recipe->policy, name, block) : -1;
+    if (format >= 0)
+        return plan_by_policy(recipe, format, out, err);
     for (int role = 0; role < NB_ROLE_COUNT; role++) {
         if (out->quantized)
             out->roles[role] = recipe->roles[role];

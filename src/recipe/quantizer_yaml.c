@@ -19,6 +19,7 @@ static const struct {
 } shapes[] = {
     {"1x16", 1, 16},          {"16x16", 16, 16},           {"1x32", 1, 32},
     {"row", 1, NB_BLOCK_ALL}, {"column", NB_BLOCK_ALL, 1}, {"tensor", NB_BLOCK_ALL, NB_BLOCK_ALL},
+    {"1x64", 1, 64},
 };
 
 static const ni_word from_words[] = {
@@ -51,6 +52,7 @@ static const ni_word block_words[] = {
     {"row", 3, "one scale a row: a token of X, an output channel of W"},
     {"column", 4, "one scale a column of the operand: an input channel"},
     {"tensor", 5, NULL},
+    {"1x64", 6, NULL},
     {NULL, 0, NULL},
 };
 static const ni_word scale_words[] = {
@@ -76,6 +78,7 @@ static const ni_word round_words[] = {
     {"even", NB_ROUND_EVEN, "nearest, ties to the even code"},
     {"up", NB_ROUND_UP, "nearest, ties toward +inf (arXiv:2501.17116 appendix A)"},
     {"stochastic", NB_ROUND_STOCHASTIC, "up with the probability of the distance"},
+    {"away", NB_ROUND_AWAY, "HiFloat4: nearest, ties away from zero (arXiv:2602.11287)"},
     {NULL, 0, NULL},
 };
 static const ni_word bits_words[] = {NULL_WORD, {NULL, 0, NULL}};
@@ -227,14 +230,14 @@ static const ni_key rows[] = {
      .print = print_format,
      .default_text = "required",
      .range_text = "bf16 (not quantized), nvfp4, mxfp4, mxfp8, mxfp8-e5m2, e2m1 (or fp4), int4, e4m3 (or fp8-e4m3), "
-                   "e5m2 (or fp8-e5m2)",
+                   "e5m2 (or fp8-e5m2), hifloat4",
      .help = "what the numbers become"},
     {.path = "block",
      .type = NI_KEY_CHOICE,
      FIELD(block),
      .fallback = "null",
      .words = block_words,
-     .default_text = "by format: nvfp4 1x16, mxfp 1x32, e2m1 and int4 row, e4m3 and e5m2 tensor",
+     .default_text = "by format: nvfp4 1x16, mxfp 1x32, hifloat4 1x64, e2m1 and int4 row, e4m3 and e5m2 tensor",
      .help = "rows x columns that share a scale; columns run along the contraction",
      .source = "the format"},
     {.path = "scale",
@@ -261,10 +264,10 @@ static const ni_key rows[] = {
      .type = NI_KEY_CHOICE,
      FIELD(round),
      .fallback = "null",
-     .default_text = "even",
+     .default_text = "even; hifloat4: away",
      .words = round_words,
      .help = "rounding of the elements",
-     .source = "IEEE 754 and OCP MX: nearest, ties to even"},
+     .source = "IEEE 754 and OCP MX: nearest, ties to even; the code of arXiv:2602.11287: away"},
     {.path = "sr_bits",
      .type = NI_KEY_INT,
      FIELD(sr_bits),
@@ -343,6 +346,7 @@ static const struct {
     {"nvfp4-outer128", "{format: nvfp4, block: 1x16, outer: {block: 1x128, scale: fp32}}"},
     {"mxfp4", "{format: mxfp4, block: 1x32}"},
     {"mxfp8", "{format: mxfp8, block: 1x32}"},
+    {"hifloat4", "{format: hifloat4, block: 1x64}"},
     {"fp4-row", "{format: fp4, block: row}"},
     {"fp4-tensor", "{format: fp4, block: tensor}"},
 };

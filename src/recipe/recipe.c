@@ -1,4 +1,5 @@
 /* recipe.c: refuses recipes that make no sense. */
+#include "recipe/policy.h"
 #include "recipe/recipe_yaml.h"
 
 #include <string.h>
@@ -93,7 +94,7 @@ static nb_status check_fold(const nb_recipe *r, nb_role folded, nb_role into, co
 }
 
 static bool has_block_scales(const nb_quantizer *q) {
-    return q->scale_type == NB_SCALE_E4M3 || q->scale_type == NB_SCALE_E8M0;
+    return q->scale_type == NB_SCALE_E4M3 || q->scale_type == NB_SCALE_E8M0 || q->scale_type == NB_SCALE_HIF4;
 }
 
 /* Bits can be shared only where both operands draw some. */
@@ -181,6 +182,9 @@ nb_status ni_recipe_check(const nb_recipe *recipe, const ni_yaml_node *root, nb_
     NB_TRY(check_exchange(recipe, root, err));
     for (size_t i = 0; i < NI_COUNT(pairs); i++)
         NB_TRY(check_pair(recipe, pairs[i][0], pairs[i][1], root, err));
+    nb_error inner = {0};
+    if (ni_policy_check(&recipe->policy, &inner) != NB_OK)
+        return ni_keys_fail(err, root, "policy", "%s", inner.message);
     return NB_OK;
 }
 

@@ -93,8 +93,10 @@ static nb_recipe with_switch(const nb_recipe *b, const nb_recipe *a) {
     return r;
 }
 
+/* What is looked at in step 0 may switch from step 1 on. */
 static int64_t switch_step(const nb_recipe *r, int64_t steps) {
-    return is_late(&r->late_switch) ? nb_step_of(r->late_switch.at, steps) : steps;
+    const int64_t at = is_late(&r->late_switch) ? nb_step_of(r->late_switch.at, steps) : steps;
+    return r->late_switch.rho > 0 ? smaller(at, 1) : at;
 }
 
 int64_t nb_recipe_alike_steps(const nb_recipe *a, const nb_recipe *b, int64_t steps) {

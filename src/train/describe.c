@@ -74,7 +74,8 @@ int64_t nb_trainer_memory_saved(const nb_trainer *t) {
            (int64_t)(masters.wide + masters.narrow + masters.room);
 }
 
-char *ni_census_text(const nb_model *model) {
+char *ni_census_text(const nb_trainer *t) {
+    const nb_model *model = t->model;
     int32_t count = nb_model_census(model, NULL, 0);
     nb_census_row *rows = calloc((size_t)count + 1, sizeof *rows);
     char *text = NULL;
@@ -89,6 +90,11 @@ char *ni_census_text(const nb_model *model) {
     for (int32_t i = 0; i < count; i++)
         fprintf(to, "%-36s %-6s %-48s %-28s %s\n", rows[i].module, rows[i].gemm, rows[i].formats, rows[i].kernel,
                 rows[i].reason ? rows[i].reason : "");
+    if (t->at.drowned && t->recipe.late_switch.rho > 0)
+        fprintf(to,
+                "from step %lld on every dgrad and wgrad in bf16: gradients drowned in their rounding noise "
+                "(late_switch.rho %g)\n",
+                (long long)t->at.drowned, t->recipe.late_switch.rho);
     free(rows);
     return ni_memory_text(to, &text, true);
 }

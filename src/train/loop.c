@@ -158,7 +158,7 @@ static nb_status write_description(nb_trainer *t, nb_error *err) {
         return NB_OK;
     NB_TRY(put_text(t, "run.yaml", nb_run_config_text(&t->config), err));
     NB_TRY(put_text(t, "recipe.yaml", ni_recipe_to_text(&t->recipe), err));
-    return put_text(t, "census.txt", ni_census_text(t->model), err);
+    return put_text(t, "census.txt", ni_census_text(t), err);
 }
 
 static nb_status open_recorder(run *r, nb_error *err) {
@@ -527,6 +527,20 @@ static void tell_dead(run *r) {
     ni_recorder_warning(r->recorder, t->at.step, "no gradient", what, where);
 }
 
+/* The step that was just taken was the last with a quantized backward pass. */
+static nb_status tell_drowned(run *r, nb_error *err) {
+    nb_trainer *t = r->t;
+    const ni_drowned_watch *w = &t->drowned;
+    char what[128];
+    if (t->at.drowned != t->at.step || w->drowned == 0)
+        return NB_OK;
+    snprintf(what, sizeof what, "%d of %d gradients drown in their rounding noise; from here on backward in BF16",
+             w->drowned, w->operands);
+    note(t, NB_NOTE_WARNING, "step %lld: %s (least rho %.3g, %s)", (long long)t->at.step, what, w->least, w->where);
+    ni_recorder_warning(r->recorder, t->at.step, "drowned gradients", what, w->where);
+    return writes(t) ? put_text(t, "census.txt", ni_census_text(t), err) : NB_OK;
+}
+
 static nb_status advance(run *r, nb_error *err) {
     nb_trainer *t = r->t;
     nb_step_report report;
@@ -543,6 +557,7 @@ static nb_status advance(run *r, nb_error *err) {
         t->callbacks.step(t->callbacks.user, &report);
     tell_scales(r);
     tell_dead(r);
+    NB_TRY(tell_drowned(r, err));
     ni_recorder_step(r->recorder, &report, t->at.step * nb_run_tokens_per_step(&t->config), t->model);
     tell_notes(r);
     return NB_OK;

@@ -178,6 +178,8 @@ static void put_position(json_t *root, const ni_manifest *m, bool *whole) {
         put_last(passed, json_integer(m->at.passed[i]), whole);
     put(root, "passed_over", passed, whole);
     put(root, "evaluated", json_integer(m->at.evaluated), whole);
+    if (m->at.drowned)
+        put(root, "drowned", json_integer(m->at.drowned), whole);
     put(root, "modules_in_bf16", json_boolean(m->at.modules_in_bf16), whole);
     put(root, "loss_window", window_to_json(&m->at.loss_window, whole), whole);
     put(root, "norm_window", window_to_json(&m->at.norm_window, whole), whole);
@@ -324,6 +326,8 @@ static const char *read_position(const json_t *root, ni_manifest *out) {
     out->at.evaluated = out->at.step; /* so it was before it was kept */
     if (json_object_get(root, "evaluated") && !get_integer(root, "evaluated", 0, out->at.step, &out->at.evaluated))
         return "evaluated";
+    if (json_object_get(root, "drowned") && !get_integer(root, "drowned", 1, out->at.step, &out->at.drowned))
+        return "drowned";
     out->at.modules_in_bf16 = json_is_true(json_object_get(root, "modules_in_bf16"));
     if (!get_window(root, "loss_window", &out->at.loss_window))
         return "loss_window";

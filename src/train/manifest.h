@@ -1,9 +1,10 @@
 /* manifest.h: nibble.json, the page of a checkpoint that says where the run stood and what every file must hold.
  *
- * {"format": "nibble checkpoint 1", "step", "updates", "next_batch", "passed_over", "evaluated", "modules_in_bf16",
- * "loss_window", "norm_window", "data_fingerprint", "data_sum", "val_sum", "products": {"bf16", "f32"} (whose sums),
- * "config": run file as text, "recipe": recipe as text, "files": {NAME: {"bytes", "xxh3", "tensors": {NAME: xxh3}}},
- * "self": xxh3} Checksums are XXH3-128; "self" is that of nibble.json with these 32 digits written as zeros.
+ * {"format": "nibble checkpoint 1", "step", "updates", "next_batch", "passed_over", "evaluated", "drowned",
+ * "modules_in_bf16", "loss_window", "norm_window", "data_fingerprint", "data_sum", "val_sum", "products": {"bf16",
+ * "f32"} (whose sums), "config": run file as text, "recipe": recipe as text, "files": {NAME: {"bytes", "xxh3",
+ * "tensors": {NAME: xxh3}}}, "self": xxh3} Checksums are XXH3-128; "self" is that of nibble.json with these 32 digits
+ * written as zeros.
  */
 #ifndef NI_TRAIN_MANIFEST_H
 #define NI_TRAIN_MANIFEST_H

@@ -54,8 +54,10 @@ enum { CALIBRATION_SHIFT = 20 }; /* accumulation is 2^20 at most */
 /* The micro-batches of a calibration have numbers that no step has, and random bits of their own with them; none is the
  * first, which mechanisms take for a sample. */
 nb_pass ni_trainer_pass(const nb_trainer *t, int64_t micro_batch) {
-    return ni_run_pass(&t->config, &t->recipe, t->at.step,
-                       micro_batch + ((int64_t)t->calibration.update << CALIBRATION_SHIFT));
+    nb_pass pass = ni_run_pass(&t->config, &t->recipe, t->at.step,
+                               micro_batch + ((int64_t)t->calibration.update << CALIBRATION_SHIFT));
+    pass.backward_bf16 = pass.backward_bf16 || (t->recipe.late_switch.rho > 0 && t->at.drowned > 0);
+    return pass;
 }
 
 /* ---- their sum ---- */

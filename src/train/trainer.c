@@ -367,11 +367,32 @@ static nb_status find_dead(nb_trainer *t, const ni_param_array *grads, nb_error 
     return status;
 }
 
+/* Who looks at this step: the run's lens, the guest, and the recipe where it asks for it. */
+static const nb_lens *lens_of_step(nb_trainer *t) {
+    const nb_late_switch *late = &t->recipe.late_switch;
+    const nb_lens *lens = ni_lens_join(&t->both, t->lens, t->guest);
+    t->drowned.operands = t->drowned.drowned = 0;
+    if (t->at.drowned || !ni_drowned_is_due(late, t->at.step))
+        return lens;
+    return ni_lens_join(&t->with_drowned, lens, ni_drowned_begin(&t->drowned, late));
+}
+
+/* What rank 0 saw, for all. */
+static nb_status share_drowned(nb_trainer *t, nb_error *err) {
+    const nb_late_switch *late = &t->recipe.late_switch;
+    if (t->at.drowned || !ni_drowned_is_due(late, t->at.step))
+        return NB_OK;
+    const nb_lens lens = t->drowned.lens;
+    NB_TRY(ni_ranks_broadcast(t->ranks, &t->drowned, sizeof t->drowned, err));
+    t->drowned.lens = lens;
+    return NB_OK;
+}
+
 static nb_status step(nb_trainer *t, nb_step_report *r, nb_error *err) {
     memset(r, 0, sizeof *r);
     double begin = ni_seconds(), squares;
     double scale = 1.0 / (double)t->config.accumulation;
-    const nb_lens *lens = ni_lens_join(&t->both, t->lens, t->guest);
+    const nb_lens *lens = lens_of_step(t);
     r->step = t->at.step + 1;
     r->steps = t->steps;
     NB_TRY(ni_trainer_calibrate(t, err));
@@ -380,6 +401,7 @@ static nb_status step(nb_trainer *t, nb_step_report *r, nb_error *err) {
     NB_TRY(ni_results_fetch(&t->results, grads, t->ranks, shared_parts(t), &r->loss, &squares, err));
     NB_TRY(t->be->ops->synchronize(t->be, err)); /* the numbers are the backend's only if nothing went wrong */
     NB_TRY(share_scales(t, err));
+    NB_TRY(share_drowned(t, err));
     r->norm = sqrt(squares) * scale;
     t->last_norm = r->norm;
     t->dead = 0;
@@ -397,6 +419,8 @@ static nb_status step(nb_trainer *t, nb_step_report *r, nb_error *err) {
         ni_window_push(&t->at.norm_window, r->norm);
         t->at.step++;
         next_data(&t->at);
+        if (!t->at.drowned && ni_drowned_too_many(&t->drowned, &t->recipe.late_switch))
+            t->at.drowned = t->at.step;
     }
     fill_times(t, r, ni_seconds() - begin);
     return status;

@@ -7,6 +7,7 @@
 #include "combine.h"
 #include "data/tokenizer.h"
 #include "data/tokenizer_kept.h"
+#include "drowned.h"
 #include "lens/join.h"
 #include "metrics.h"
 #include "nibble/train.h"
@@ -28,6 +29,7 @@ typedef struct ni_position {
     int32_t passed_count;
     bool modules_in_bf16; /* bad_numbers.bf16_modules are in force */
     int64_t evaluated;    /* step of the last evaluation; 0 = none */
+    int64_t drowned;      /* first step whose dgrad and wgrad run in BF16 since gradients drowned; 0: none yet */
     ni_window loss_window, norm_window;
 } ni_position;
 
@@ -82,6 +84,8 @@ struct nb_trainer {
     const nb_lens *lens;  /* looks at the first micro-batch of the next step; NULL: nobody does */
     const nb_lens *guest; /* nb_trainer_options.lens: looks at the first micro-batch of every step */
     ni_lens_pair both;
+    ni_drowned_watch drowned; /* of this step, where the recipe asks for it */
+    ni_lens_pair with_drowned;
     struct ni_scale_watch *scales; /* what it finds makes the step bad; NULL: it may find what it likes */
     ni_bad_kind bad;               /* of the last step */
     bool wants_dead;               /* the next step looks for parameters that get no gradient */
@@ -156,8 +160,8 @@ nb_status ni_trainer_check_params(nb_trainer *trainer, nb_error *err);
 void ni_trainer_find_origin(nb_trainer *trainer, char *where, size_t size);
 const char *ni_trainer_origin_words(const nb_trainer *trainer); /* ", first in " */
 
-/* The census as a table of lines (free with free()); NULL if memory ran out. */
-char *ni_census_text(const nb_model *model);
+/* The census as a table of lines, and what became of the run since (free with free()); NULL if memory ran out. */
+char *ni_census_text(const nb_trainer *trainer);
 
 /* The recipe as YAML with every default (free with free()); NULL if memory ran out. */
 char *ni_recipe_to_text(const nb_recipe *recipe);

@@ -101,7 +101,7 @@ static nb_quantizer of(const char *family, int32_t rows, int32_t cols) {
 }
 
 /* Under scales of blocks, then under scales of rows or of the tensor. */
-enum { BLOCK_PAIRS = 8, OUTER_PAIRS = 6, PAIRS = BLOCK_PAIRS + OUTER_PAIRS };
+enum { BLOCK_PAIRS = 9, OUTER_PAIRS = 6, PAIRS = BLOCK_PAIRS + OUTER_PAIRS };
 static void pairs_of(nb_quantizer pairs[PAIRS][2]) {
     const nb_quantizer row128 = {.element = NB_ELEMENT_E2M1,
                                  .scale_type = NB_SCALE_E4M3,
@@ -119,6 +119,7 @@ static void pairs_of(nb_quantizer pairs[PAIRS][2]) {
         {row128, row128},
         {three_quarters, three_quarters},
         {of("mxfp4", -1, 0), three_quarters},
+        {of("hifloat4", -1, 0), of("hifloat4", -1, 0)},
         {of("e2m1", 1, NB_BLOCK_ALL), of("int4", 1, NB_BLOCK_ALL)},
         {of("int4", 1, NB_BLOCK_ALL), of("e2m1", NB_BLOCK_ALL, NB_BLOCK_ALL)},
         {of("e2m1", NB_BLOCK_ALL, NB_BLOCK_ALL), of("e2m1", NB_BLOCK_ALL, NB_BLOCK_ALL)},

@@ -11,6 +11,7 @@
 #include "backend/cpu/gemm.h"
 #include "backend/cpu/quantize_kernels.h"
 #include "backend/ref/operand_parts.h"
+#include "format/hif4.h"
 
 #include <omp.h>
 
@@ -53,12 +54,16 @@ static int8_t code_offset(nb_element element) {
     for (int code = 0; code < 16; code++)
         if (offset < -ni_code_integer(element, (uint8_t)code))
             offset = -ni_code_integer(element, (uint8_t)code);
-    return (int8_t)offset;
+    return (int8_t)(element == NB_ELEMENT_S1P2 ? 4 * offset : offset); /* doubled twice */
 }
 
 static ni_packed_operand operand_of(const nb_qtensor *t) {
     const nb_quantizer *q = &t->quantizer;
-    ni_packed_operand o = {t->codes, t->scales, t->rows, t->cols, t->scales ? q->block_cols : 0, {0}, 0, 0, {0}};
+    ni_packed_operand o = {.codes = t->codes, .scales = t->scales, .rows = t->rows, .depth = t->cols};
+    if (t->scales) {
+        o.block = q->block_cols;
+        o.scale_bytes = q->scale_type == NB_SCALE_HIF4 ? NI_HIF4_BYTES : 1;
+    }
     for (int code = 0; code < 16; code++)
         o.integer[code] = (int8_t)ni_code_integer(q->element, (uint8_t)code);
     o.offset = code_offset(q->element);
@@ -73,6 +78,8 @@ static ni_packed_sum sum_of(const nb_quantizer *a, const nb_quantizer *b) {
         return NI_SUM_WHOLE;
     if (a->scale_type == NB_SCALE_E8M0)
         return NI_SUM_E8M0;
+    if (a->scale_type == NB_SCALE_HIF4)
+        return NI_SUM_HIF4;
     return b->block_rows == 16 ? NI_SUM_E4M3_TILES : NI_SUM_E4M3;
 }
 

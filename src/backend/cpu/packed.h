@@ -8,7 +8,8 @@
  *
  * All kernels give the bits of ni_ref_gemm_q. Integer dots are exact in any order. The scales' product (two E4M3: at
  * most 8 significant bits) times the dot (at most 12) is exact in FP32, so a fused multiply-add rounds once, where the
- * reference rounds: at the addition. Powers of two may overflow, so E8M0 scales multiply and add in two steps.
+ * reference rounds: at the addition. Powers of two may overflow, so E8M0 scales multiply and add in two steps. HiFloat4
+ * doubles its elements before they are multiplied: at most 28 quarters, a dot of 64 of 16 bits, under scales of 6.
  */
 #ifndef NI_BACKEND_CPU_PACKED_H
 #define NI_BACKEND_CPU_PACKED_H
@@ -21,9 +22,10 @@ enum { NI_PACKED_STEP = 16 }; /* codes */
 /* One operand [rows, K], ready to be unpacked. */
 typedef struct ni_packed_operand {
     const uint8_t *codes;  /* [rows, (K+1)/2] */
-    const uint8_t *scales; /* [rows, K/block]; NULL: none */
+    const uint8_t *scales; /* [rows, K/block, scale_bytes], the first of which is in `scale`; NULL: none */
     int64_t rows, depth;   /* depth = K */
-    int32_t block;         /* codes under one scale: 16 or 32 */
+    int32_t block;         /* codes under one scale: 16, 32 or 64 */
+    int32_t scale_bytes;   /* 1; 4: HiFloat4's, whose codes are doubled on the way */
     int8_t integer[16];    /* code -> integer */
     int8_t offset;         /* integer + offset >= 0, for kernels whose multiply takes one unsigned side */
     int8_t other_offset;   /* the other operand's */
@@ -35,6 +37,7 @@ typedef enum ni_packed_sum {
     NI_SUM_E4M3,       /* a scale each 16 */
     NI_SUM_E4M3_TILES, /* the same, shared by each 16 rows of B */
     NI_SUM_E8M0,       /* a power of two each 32 */
+    NI_SUM_HIF4,       /* a scale each 64 */
     NI_SUM_WHOLE,      /* no scale within the sum */
     NI_SUM_COUNT
 } ni_packed_sum;

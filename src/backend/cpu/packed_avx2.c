@@ -7,7 +7,7 @@
  * holds the whole dot of a column: no sum over neighbours, which would cost the unit that multiplies. The offset that
  * makes A unsigned adds offset * sum(b) to a dot; it is taken back by starting at `start` = -offset * sum(b).
  * A dot is at most 16*12*12 = 2304, and within a step at most 16*24*12 = 4608 more: 16 bits hold the dots of a few
- * steps.
+ * steps. HiFloat4's integers reach 28: its steps take 16*56*28 = 25088, and 16 bits hold one.
  */
 #include "backend/cpu/packed_tile.h"
 
@@ -34,14 +34,27 @@ static inline __m128i spread_codes(uint64_t codes) {
     return _mm_unpacklo_epi8(_mm_and_si128(x, low), _mm_and_si128(_mm_srli_epi16(x, 4), low));
 }
 
+/* HiFloat4's 16 integers of a step, doubled. */
+static inline __m128i doubled(__m128i bytes, const ni_packed_operand *t, int64_t row, int64_t step) {
+    const ni_doublings d = ni_packed_doublings(t, row, step);
+    bytes = _mm_add_epi8(bytes, _mm_and_si128(bytes, _mm_loadu_si128((const void *)d.once)));
+    return _mm_add_epi8(bytes, _mm_and_si128(bytes, _mm_loadu_si128((const void *)d.twice)));
+}
+
+/* The integers of the 16 codes of a step. */
+static inline __attribute__((always_inline)) __m128i integers_of(const ni_packed_operand *t, __m128i table, int64_t row,
+                                                                 int64_t step, bool inner) {
+    __m128i bytes = _mm_shuffle_epi8(table, spread_codes(ni_packed_codes(t, row, step, inner)));
+    return t->scale_bytes == NI_HIF4_BYTES ? doubled(bytes, t, row, step) : bytes;
+}
+
 static inline __attribute__((always_inline)) void unpack_a(void *panel, const ni_packed_operand *a, int64_t first_row,
                                                            bool inner) {
-    const __m128i table = _mm_add_epi8(_mm_loadu_si128((const void *)a->integer), _mm_set1_epi8(a->offset));
+    const __m128i table = _mm_loadu_si128((const void *)a->integer), offset = _mm_set1_epi8(a->offset);
     step_a *to = panel;
     for (int64_t s = 0; s * NI_PACKED_STEP < a->depth; s++, to++) {
         for (int64_t i = 0; i < ROWS; i++) {
-            __m128i codes = spread_codes(ni_packed_codes(a, first_row + i, s, inner));
-            __m128i bytes = _mm_shuffle_epi8(table, codes);
+            __m128i bytes = _mm_add_epi8(integers_of(a, table, first_row + i, s, inner), offset);
             _mm_storeu_si128((void *)to->integer[i][0], _mm_unpacklo_epi16(bytes, bytes));
             _mm_storeu_si128((void *)to->integer[i][4], _mm_unpackhi_epi16(bytes, bytes));
         }
@@ -76,8 +89,7 @@ static inline __attribute__((always_inline)) void unpack_b(void *panel, const ni
             __m128i low[4], high[4];
             for (int64_t j = 0; j < 4; j++) {
                 int64_t row = first_row + col + j;
-                __m128i one = _mm_shuffle_epi8(table, spread_codes(ni_packed_codes(b, row, s, inner)));
-                __m128i two = _mm_shuffle_epi8(table, spread_codes(ni_packed_codes(b, row + 8, s, inner)));
+                __m128i one = integers_of(b, table, row, s, inner), two = integers_of(b, table, row + 8, s, inner);
                 low[j] = _mm_unpacklo_epi16(one, two);
                 high[j] = _mm_unpackhi_epi16(one, two);
             }
@@ -176,6 +188,26 @@ static void sum_e8m0(tile *t, const step_a *a, const step_b *b, int64_t steps) {
     }
 }
 
+static void sum_hif4(tile *t, const step_a *a, const step_b *b, int64_t steps) {
+    enum { STEPS = NI_HIF4_GROUP / NI_PACKED_STEP };
+    for (int64_t s = 0; s < steps; s += STEPS, a += STEPS, b += STEPS) {
+#pragma GCC unroll 4
+        for (int i = 0; i < ROWS; i++) {
+            __m256i total[GROUPS] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+            for (int k = 0; k < STEPS; k++) {
+                __m256i dots = add_dots(_mm256_setzero_si256(), a + k, i, b + k);
+                for (int g = 0; g < GROUPS; g++)
+                    total[g] = _mm256_add_epi32(total[g], group_of(dots, g));
+            }
+#pragma GCC unroll 2
+            for (int g = 0; g < GROUPS; g++) {
+                __m256 scale = _mm256_mul_ps(_mm256_load_ps(&b->scale[8 * g]), _mm256_set1_ps(a->scale[i]));
+                t->sum[i][g] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(total[g]), scale, t->sum[i][g]);
+            }
+        }
+    }
+}
+
 static void sum_whole(tile *t, const step_a *a, const step_b *b, int64_t steps) {
     enum { STEPS = 4 }; /* that 16 bits hold */
     __m256i total[ROWS][GROUPS];
@@ -206,6 +238,8 @@ static void multiply(ni_packed_sum sum, const void *panel_a, const void *panel_b
             t.sum[i][g] = _mm256_setzero_ps();
     if (sum == NI_SUM_WHOLE)
         sum_whole(&t, panel_a, panel_b, steps);
+    else if (sum == NI_SUM_HIF4)
+        sum_hif4(&t, panel_a, panel_b, steps);
     else if (sum == NI_SUM_E8M0)
         sum_e8m0(&t, panel_a, panel_b, steps);
     else if (sum == NI_SUM_E4M3_TILES)

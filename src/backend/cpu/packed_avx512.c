@@ -26,11 +26,38 @@ typedef struct step_b {
 
 /* ---- panels ---- */
 
+/* HiFloat4's integers, doubled where the masks say. */
+static inline __m512i doubled(__m512i integers, const uint32_t once[16], const uint32_t twice[16]) {
+    integers = _mm512_add_epi8(integers, _mm512_and_si512(integers, _mm512_loadu_si512(once)));
+    return _mm512_add_epi8(integers, _mm512_and_si512(integers, _mm512_loadu_si512(twice)));
+}
+
+/* Of a step of four rows, one after another. */
+static __m512i doubled_rows(__m512i integers, const ni_packed_operand *t, int64_t row, int64_t s) {
+    uint32_t once[16], twice[16];
+    for (int64_t i = 0; i < 4; i++) {
+        const ni_doublings d = ni_packed_doublings(t, row + i, s);
+        memcpy(once + 4 * i, d.once, sizeof d.once);
+        memcpy(twice + 4 * i, d.twice, sizeof d.twice);
+    }
+    return doubled(integers, once, twice);
+}
+
+/* Of quad q of a step of 16 rows, a lane each. */
+static __m512i doubled_quads(__m512i integers, const ni_packed_operand *t, int64_t row, int64_t s, int q) {
+    uint32_t once[16], twice[16];
+    for (int64_t i = 0; i < 16; i++) {
+        const ni_doublings d = ni_packed_doublings(t, row + i, s);
+        once[i] = d.once[q];
+        twice[i] = d.twice[q];
+    }
+    return doubled(integers, once, twice);
+}
+
 static inline __attribute__((always_inline)) void unpack_a(void *panel, const ni_packed_operand *a, int64_t first_row,
                                                            bool inner) {
-    const __m512i table =
-        _mm512_broadcast_i32x4(_mm_add_epi8(_mm_loadu_si128((const void *)a->integer), _mm_set1_epi8(a->offset)));
-    const __m512i low = _mm512_set1_epi8(0x0f);
+    const __m512i table = _mm512_broadcast_i32x4(_mm_loadu_si128((const void *)a->integer));
+    const __m512i low = _mm512_set1_epi8(0x0f), offset = _mm512_set1_epi8(a->offset);
     step_a *to = panel;
     for (int64_t s = 0; s * NI_PACKED_STEP < a->depth; s++, to++) {
         for (int64_t i = 0; i < ROWS; i += 4) {
@@ -40,7 +67,10 @@ static inline __attribute__((always_inline)) void unpack_a(void *panel, const ni
                 (int64_t)ni_packed_codes(a, row + 2, s, inner), (int64_t)ni_packed_codes(a, row + 3, s, inner));
             __m512i pairs = _mm512_cvtepu8_epi16(codes);                                                  /* 00HL */
             __m512i nibbles = _mm512_and_si512(_mm512_or_si512(pairs, _mm512_slli_epi16(pairs, 4)), low); /* 0H0L */
-            _mm512_storeu_si512(to->integer[i], _mm512_shuffle_epi8(table, nibbles));
+            __m512i integers = _mm512_shuffle_epi8(table, nibbles);
+            if (a->scale_bytes == NI_HIF4_BYTES)
+                integers = doubled_rows(integers, a, row, s);
+            _mm512_storeu_si512(to->integer[i], _mm512_add_epi8(integers, offset));
         }
         ni_packed_scales(to->scale, a, first_row, ROWS, s);
     }
@@ -85,6 +115,8 @@ static inline __attribute__((always_inline)) void unpack_b(void *panel, const ni
                 quads = _mm512_and_si512(_mm512_or_si512(quads, _mm512_slli_epi32(quads, 4)),
                                          _mm512_set1_epi8(0x0f)); /* 0d0c 0b0a */
                 __m512i integers = _mm512_shuffle_epi8(table, quads);
+                if (b->scale_bytes == NI_HIF4_BYTES)
+                    integers = doubled_quads(integers, b, first_row + 16 * g, s, q);
                 taken = _mm512_dpbusd_epi32(taken, offset, integers);
                 _mm512_storeu_si512(to->integer[q][g], integers);
             }
@@ -194,6 +226,32 @@ static void sum_e8m0(tile *t, const step_a *a, const step_b *b, int64_t steps) {
     }
 }
 
+static void sum_hif4(tile *t, const step_a *a, const step_b *b, int64_t steps) {
+    enum { STEPS = NI_HIF4_GROUP / NI_PACKED_STEP };
+    for (int64_t s = 0; s < steps; s += STEPS, a += STEPS, b += STEPS) {
+        __m512i dot[ROWS][GROUPS];
+        for (int i = 0; i < ROWS; i++)
+            for (int g = 0; g < GROUPS; g++)
+                dot[i][g] = _mm512_setzero_si512();
+        for (int k = 0; k < STEPS; k++) {
+            __m512i quads[GROUPS][QUADS];
+            load_step(quads, b + k);
+#pragma GCC unroll 8
+            for (int i = 0; i < ROWS; i++)
+#pragma GCC unroll 2
+                for (int g = 0; g < GROUPS; g++) {
+                    __m512i start = _mm512_load_si512(&b[k].start[16 * g]);
+                    dot[i][g] = dot_step(_mm512_add_epi32(dot[i][g], start), a + k, i, quads[g]);
+                }
+        }
+        for (int i = 0; i < ROWS; i++)
+            for (int g = 0; g < GROUPS; g++) {
+                __m512 scale = _mm512_mul_ps(_mm512_load_ps(&b->scale[16 * g]), _mm512_set1_ps(a->scale[i]));
+                t->sum[i][g] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[i][g]), scale, t->sum[i][g]);
+            }
+    }
+}
+
 static void sum_whole(tile *t, const step_a *a, const step_b *b, int64_t steps) {
     __m512i dot[ROWS][GROUPS];
     for (int i = 0; i < ROWS; i++)
@@ -228,6 +286,9 @@ static void multiply(ni_packed_sum sum, const void *panel_a, const void *panel_b
         break;
     case NI_SUM_E4M3_TILES:
         sum_e4m3_tiles(&t, panel_a, panel_b, steps, at->ahead);
+        break;
+    case NI_SUM_HIF4:
+        sum_hif4(&t, panel_a, panel_b, steps);
         break;
     case NI_SUM_E8M0:
         sum_e8m0(&t, panel_a, panel_b, steps);

@@ -3,7 +3,7 @@
  * Panel of A, a step:  int16 integer[16][4 rows]   float scale[4]   (padded)
  * Panel of B, a step:  int16 integer[16][16 cols]  float scale[16]
  *
- * The dot of a step is at most 16*12*12 = 2304 and fits 16 bits.
+ * The dot of a step is at most 16*28*28 = 12544 (HiFloat4) and fits 16 bits; those of E2M1 are at most 2304.
  */
 #include "backend/cpu/packed_tile.h"
 
@@ -20,6 +20,13 @@ typedef struct step_b {
     float scale[COLS];
 } step_b;
 
+/* The 16 integers of a step of one row, `stride` apart. */
+static void double_codes(int16_t *integer, int64_t stride, const ni_packed_operand *t, int64_t row, int64_t step) {
+    const ni_doublings d = ni_packed_doublings(t, row, step);
+    for (int k = 0; k < NI_PACKED_STEP; k++)
+        integer[k * stride] = (int16_t)(integer[k * stride] * (1 + (d.once[k / 4] != 0)) * (1 + (d.twice[k / 4] != 0)));
+}
+
 static inline __attribute__((always_inline)) void unpack_a(void *panel, const ni_packed_operand *a, int64_t first_row,
                                                            bool inner) {
     step_a *to = panel;
@@ -28,6 +35,8 @@ static inline __attribute__((always_inline)) void unpack_a(void *panel, const ni
             uint64_t codes = ni_packed_codes(a, first_row + i, s, inner);
             for (int k = 0; k < NI_PACKED_STEP; k++)
                 to->integer[k][i] = a->integer[codes >> 4 * k & 15];
+            if (a->scale_bytes == NI_HIF4_BYTES)
+                double_codes(&to->integer[0][i], ROWS, a, first_row + i, s);
         }
         ni_packed_scales(to->scale, a, first_row, ROWS, s);
     }
@@ -48,6 +57,8 @@ static inline __attribute__((always_inline)) void unpack_b(void *panel, const ni
             uint64_t codes = ni_packed_codes(b, first_row + j, s, inner);
             for (int k = 0; k < NI_PACKED_STEP; k++)
                 to->integer[k][j] = b->integer[codes >> 4 * k & 15];
+            if (b->scale_bytes == NI_HIF4_BYTES)
+                double_codes(&to->integer[0][j], COLS, b, first_row + j, s);
         }
         ni_packed_scales(to->scale, b, first_row, COLS, s);
     }
@@ -87,6 +98,26 @@ static inline void sum_blocks(float sums[ROWS][COLS], const step_a *a, const ste
     }
 }
 
+static inline void sum_hif4(float sums[ROWS][COLS], const step_a *a, const step_b *b, int64_t steps) {
+    enum { STEPS = NI_HIF4_GROUP / NI_PACKED_STEP };
+    for (int64_t s = 0; s < steps; s += STEPS, a += STEPS, b += STEPS) {
+        for (int i = 0; i < ROWS; i++) {
+            int32_t total[COLS] = {0};
+            for (int k = 0; k < STEPS; k++) {
+                int16_t dot[COLS];
+                dot_step(dot, a + k, i, b + k);
+#pragma omp simd
+                for (int j = 0; j < COLS; j++)
+                    total[j] += dot[j];
+            }
+            float scale_a = a->scale[i];
+#pragma omp simd
+            for (int j = 0; j < COLS; j++)
+                sums[i][j] += (float)total[j] * (scale_a * b->scale[j]);
+        }
+    }
+}
+
 static void sum_whole(float sums[ROWS][COLS], const step_a *a, const step_b *b, int64_t steps) {
     int32_t total[ROWS][COLS] = {{0}};
     for (int64_t s = 0; s < steps; s++, a++, b++) {
@@ -108,6 +139,8 @@ static void multiply(ni_packed_sum sum, const void *panel_a, const void *panel_b
     float sums[ROWS][COLS] = {{0}};
     if (sum == NI_SUM_WHOLE)
         sum_whole(sums, panel_a, panel_b, steps);
+    else if (sum == NI_SUM_HIF4)
+        sum_hif4(sums, panel_a, panel_b, steps);
     else if (sum == NI_SUM_E8M0)
         sum_blocks(sums, panel_a, panel_b, steps, 2);
     else

@@ -4,6 +4,7 @@
 
 #include "backend/cpu/packed.h"
 #include "format/bf16.h"
+#include "format/hif4.h"
 
 #include <string.h>
 
@@ -32,13 +33,35 @@ static inline void ni_packed_scales(float *scales, const ni_packed_operand *t, i
                                     int64_t step) {
     int64_t there = !t->scales ? 0 : t->rows - first_row < rows ? t->rows - first_row : rows;
     if (there > 0) {
-        int64_t stride = t->depth / t->block;
-        const uint8_t *from = t->scales + first_row * stride + step * NI_PACKED_STEP / t->block;
+        int64_t stride = t->depth / t->block * t->scale_bytes;
+        const uint8_t *from = t->scales + first_row * stride + step * NI_PACKED_STEP / t->block * t->scale_bytes;
         for (int64_t i = 0; i < there; i++)
             scales[i] = t->scale[from[i * stride]];
     }
     for (int64_t i = there > 0 ? there : 0; i < rows; i++)
         scales[i] = 0.0f;
+}
+
+/* Of a step of one row of HiFloat4: all bits of each byte of once[i] are set where codes 4i .. 4i+3 are doubled, of
+ * twice[i] where they are doubled again. Rows that are not there have no codes to double. */
+typedef struct ni_doublings {
+    uint32_t once[4], twice[4];
+} ni_doublings;
+
+static inline ni_doublings ni_packed_doublings(const ni_packed_operand *t, int64_t row, int64_t step) {
+    enum { STEPS = NI_HIF4_GROUP / NI_PACKED_STEP };
+    ni_doublings d = {{0}, {0}};
+    if (row >= t->rows)
+        return d;
+    const uint8_t *scales = t->scales + (row * (t->depth / NI_HIF4_GROUP) + step / STEPS) * NI_HIF4_BYTES;
+    const int at = (int)(step % STEPS);
+    const uint32_t by8 = scales[1] >> (2 * at), by4 = (uint32_t)(scales[2] | scales[3] << 8) >> (4 * at);
+    for (int i = 0; i < 4; i++) {
+        const uint32_t eight = 0u - (by8 >> (i / 2) & 1u), four = 0u - (by4 >> i & 1u);
+        d.once[i] = eight | four;
+        d.twice[i] = eight & four;
+    }
+    return d;
 }
 
 static inline void ni_packed_store_row(const float *sum, int64_t cols, const ni_packed_result *to, int64_t row,

@@ -120,7 +120,7 @@ static void encode_and_measure(const ni_quantize_kernels *k, const ni_quantize_j
     for (int64_t r = 0; r < rows; r += NI_STATS_ROWS) {
         int64_t count = rows - r < NI_STATS_ROWS ? rows - r : NI_STATS_ROWS;
         nb_quantize_stats *chunk = &chunks[(r0 + r) / NI_STATS_ROWS];
-        if (out->quantizer.block_cols != 1) {
+        if (out->quantizer.block_cols != 1 && out->quantizer.scale_type != NB_SCALE_HIF4) {
             k->stats(out, x + r * cols, r0 + r, count, chunk);
             continue;
         }

@@ -37,7 +37,7 @@ typedef struct ni_quantize_kernels {
     uint32_t (*amax_matrix)(const nb_mat *src, int64_t r0, int64_t r1);
     /* Block scales and codes of a group. x [rows of the group, cols] receives its rotated input; NULL: nobody asks. */
     void (*encode)(const ni_quantize_job *job, int64_t r0, float *x);
-    /* ni_stats_chunk from the codes themselves, where a scale covers more than one column: x [rows, cols] became the
+    /* ni_stats_chunk from the codes themselves, where a scale covers at least 16 columns: x [rows, cols] became the
      * rows of t from r0 on. */
     void (*stats)(const nb_qtensor *t, const float *x, int64_t r0, int64_t rows, nb_quantize_stats *chunk);
     /* Decoded columns [c0, c1) of a row; c0 divides by 16. */

@@ -236,6 +236,11 @@ LANES_FN vu int4_even(vf x) {
     return (vu)(clipped + 0x1.8p23f) & 15u;
 }
 
+LANES_FN vf s1p2_value(vu code) {
+    vf quarters = __builtin_convertvector((vi)(code & 7u), vf);
+    return (vf)((vu)(quarters * 0.25f) | (code & 8u) << 28);
+}
+
 LANES_FN vf int4_value(vu code) {
     return __builtin_convertvector((vi)(code << 28) >> 28, vf);
 }

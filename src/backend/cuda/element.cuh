@@ -11,7 +11,9 @@
 #include "format/e4m3.h"
 #include "format/e5m2.h"
 #include "format/e8m0.h"
+#include "format/hif4.h"
 #include "format/int4.h"
+#include "format/s1p2.h"
 #include "nibble/format.h"
 
 static __device__ inline float ni_element_max(nb_element element) {
@@ -22,13 +24,15 @@ static __device__ inline float ni_element_max(nb_element element) {
         return 7.0f;
     case NB_ELEMENT_E4M3:
         return 448.0f;
+    case NB_ELEMENT_S1P2:
+        return 1.75f;
     default:
         return 57344.0f;
     }
 }
 
 static __host__ __device__ inline bool ni_element_is_4bit(nb_element element) {
-    return element == NB_ELEMENT_E2M1 || element == NB_ELEMENT_INT4;
+    return element == NB_ELEMENT_E2M1 || element == NB_ELEMENT_INT4 || element == NB_ELEMENT_S1P2;
 }
 
 static __device__ inline uint8_t ni_element_encode(nb_element element, nb_rounding round, float y, float u) {
@@ -39,6 +43,11 @@ static __device__ inline uint8_t ni_element_encode(nb_element element, nb_roundi
         return round == NB_ROUND_STOCHASTIC ? ni_int4_stochastic(y, u) : round == NB_ROUND_UP ? ni_int4_up(y) : ni_int4_even(y);
     case NB_ELEMENT_E4M3:
         return round == NB_ROUND_STOCHASTIC ? ni_e4m3_stochastic(y, u) : round == NB_ROUND_UP ? ni_e4m3_up(y) : ni_e4m3_even(y);
+    case NB_ELEMENT_S1P2:
+        return round == NB_ROUND_STOCHASTIC ? ni_s1p2_stochastic(y, u)
+               : round == NB_ROUND_UP       ? ni_s1p2_up(y)
+               : round == NB_ROUND_AWAY     ? ni_s1p2_away(y)
+                                            : ni_s1p2_even(y);
     default:
         return round == NB_ROUND_STOCHASTIC ? ni_e5m2_stochastic(y, u) : round == NB_ROUND_UP ? ni_e5m2_up(y) : ni_e5m2_even(y);
     }
@@ -52,6 +61,8 @@ static __device__ inline float ni_element_value(nb_element element, uint8_t code
         return ni_int4_value(code);
     case NB_ELEMENT_E4M3:
         return ni_e4m3_value(code);
+    case NB_ELEMENT_S1P2:
+        return ni_s1p2_value(code);
     default:
         return ni_e5m2_value(code);
     }
@@ -76,6 +87,8 @@ static __device__ inline float ni_scale_of(const nb_qtensor &t, int64_t r, int64
     }
     case NB_SCALE_E8M0:
         return ni_f32_mul(ni_e8m0_value(t.scales[r * (t.cols / 32) + c / 32]), tensor);
+    case NB_SCALE_HIF4:
+        return ni_hif4_decode(t.scales + (r * t.cols + c) / NI_HIF4_GROUP * NI_HIF4_BYTES, (int)(c % NI_HIF4_GROUP));
     case NB_SCALE_F32:
         if (!t.outer_scales)
             return tensor;

@@ -452,6 +452,26 @@ static __global__ void encode_mx(ni_cuda_encoding e) {
     }
 }
 
+/* HiFloat4: 16 threads take the 16 fours of a group, and all of them find its scales. */
+static __global__ void encode_hif4(ni_cuda_encoding e) {
+    const int64_t thread = blockIdx.x * (int64_t)blockDim.x + threadIdx.x, fours = e.cols / NI_HIF4_FINE;
+    const bool inside = thread < e.rows * fours;
+    const int64_t r = inside ? thread / fours : 0, c = inside ? thread % fours * NI_HIF4_FINE : 0;
+    const uint32_t mine = span_amax(e, r, c, NI_HIF4_FINE);
+    const int first = (int)threadIdx.x % 32 / 16 * 16, i = (int)(c % NI_HIF4_GROUP);
+    uint32_t amax[16];
+    uint8_t scales[NI_HIF4_BYTES], codes[SPAN];
+    for (int j = 0; j < 16; j++)
+        amax[j] = __shfl_sync(~0u, mine, first + j);
+    ni_hif4_scales(amax, scales);
+    if (!inside)
+        return;
+    for (int b = 0; b < NI_HIF4_BYTES && i == 0 && e.out.scales; b++)
+        e.out.scales[(r * e.out.cols + e.at + c) / NI_HIF4_GROUP * NI_HIF4_BYTES + b] = scales[b];
+    encode_span(e, r, c, NI_HIF4_FINE, ni_hif4_encode(scales, i), codes);
+    store_span(e, r, c, NI_HIF4_FINE, codes, ni_hif4_decode(scales, i));
+}
+
 /* One FP32 scale a row, a tensor, or none: 16 neighbours a thread. */
 static __global__ void encode_rows(ni_cuda_encoding e) {
     const nb_quantizer &q = e.quantizer;
@@ -531,6 +551,9 @@ int ni_cuda_encode(void *stream, const ni_cuda_encoding *e) {
         return cudaGetLastError();
     case NB_SCALE_E8M0:
         encode_mx<<<(unsigned)divide_up(e->rows * (e->cols / 32), THREADS), THREADS, 0, on>>>(*e);
+        return cudaGetLastError();
+    case NB_SCALE_HIF4:
+        encode_hif4<<<(unsigned)divide_up(e->rows * (e->cols / NI_HIF4_FINE), THREADS), THREADS, 0, on>>>(*e);
         return cudaGetLastError();
     case NB_SCALE_F32:
     case NB_SCALE_NONE:

@@ -33,6 +33,8 @@ static void format_text(const nb_quantizer *q, char *text, size_t size) {
         name = "nvfp4";
     else if (q->scale_type == NB_SCALE_E8M0)
         name = q->element == NB_ELEMENT_E2M1 ? "mxfp4" : "mxfp8";
+    else if (q->scale_type == NB_SCALE_HIF4)
+        name = "hifloat4";
     if (q->scale_type == NB_SCALE_NONE)
         snprintf(text, size, "%s", name);
     else if (q->block_cols == NB_BLOCK_ALL)

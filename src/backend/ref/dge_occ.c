@@ -3,6 +3,7 @@
 #include "backend/ref/operand_parts.h"
 #include "backend/ref/quantize_parts.h"
 #include "format/bf16.h"
+#include "format/element.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -32,11 +33,9 @@ nb_qtensor ni_qtensor_row(const nb_qtensor *q, int64_t row) {
     nb_qtensor one = *q;
     one.rows = 1;
     if (one.codes)
-        one.codes += row * (q->quantizer.element == NB_ELEMENT_E2M1 || q->quantizer.element == NB_ELEMENT_INT4
-                                ? (q->cols + 1) / 2
-                                : q->cols);
+        one.codes += row * (ni_element_info(q->quantizer.element)->bits == 4 ? (q->cols + 1) / 2 : q->cols);
     if (one.scales)
-        one.scales += row * (q->cols / q->quantizer.block_cols);
+        one.scales += row * ni_scale_bytes(&q->quantizer, q->cols);
     if (one.outer_scales && q->quantizer.outer != NB_OUTER_NONE)
         one.outer_scales += row * (q->cols / 128);
     else if (one.outer_scales && q->quantizer.block_rows != NB_BLOCK_ALL)

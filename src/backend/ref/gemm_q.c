@@ -5,6 +5,7 @@
 #include "format/e4m3.h"
 #include "format/e8m0.h"
 #include "format/element.h"
+#include "format/hif4.h"
 
 /* ---- what the operands are ---- */
 
@@ -17,11 +18,11 @@ static bool has_column_scales(const nb_quantizer *q) {
 }
 
 static bool has_scale_bytes(const nb_quantizer *q) {
-    return q->scale_type == NB_SCALE_E4M3 || q->scale_type == NB_SCALE_E8M0;
+    return q->scale_type == NB_SCALE_E4M3 || q->scale_type == NB_SCALE_E8M0 || q->scale_type == NB_SCALE_HIF4;
 }
 
 static bool is_4bit(const nb_quantizer *q) {
-    return q->element == NB_ELEMENT_E2M1 || q->element == NB_ELEMENT_INT4;
+    return ni_element_info(q->element)->bits == 4;
 }
 
 /* Code times inner scale may need more than BF16's 8 significant bits: only where the scale is an arbitrary float. */
@@ -79,17 +80,22 @@ nb_status ni_gemm_q_check(const nb_mat *c, const nb_qtensor *a, const nb_qtensor
 /* ---- decoding ---- */
 
 int32_t ni_code_steps(nb_element element) {
-    return element == NB_ELEMENT_E2M1 ? 2 : 1;
+    return element == NB_ELEMENT_E2M1 ? 2 : element == NB_ELEMENT_S1P2 ? 4 : 1;
 }
 
 int32_t ni_code_integer(nb_element element, uint8_t code) {
     static const int8_t e2m1[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
     static const int8_t int4[16] = {0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1};
-    return element == NB_ELEMENT_E2M1 ? e2m1[code & 15] : int4[code & 15];
+    static const int8_t s1p2[16] = {0, 1, 2, 3, 4, 5, 6, 7, 0, -1, -2, -3, -4, -5, -6, -7};
+    return element == NB_ELEMENT_E2M1   ? e2m1[code & 15]
+           : element == NB_ELEMENT_S1P2 ? s1p2[code & 15]
+                                        : int4[code & 15];
 }
 
 float ni_scale_value(nb_scale_type type, uint8_t byte) {
-    return type == NB_SCALE_E4M3 ? ni_e4m3_value(byte) : ni_e8m0_value(byte);
+    return type == NB_SCALE_E4M3   ? ni_e4m3_value(byte)
+           : type == NB_SCALE_HIF4 ? ni_e6m2_value(byte)
+                                   : ni_e8m0_value(byte);
 }
 
 static uint8_t code_at(const nb_qtensor *t, int64_t row, int64_t k) {
@@ -99,13 +105,25 @@ static uint8_t code_at(const nb_qtensor *t, int64_t row, int64_t k) {
     return k % 2 ? pair >> 4 : pair & 15;
 }
 
+/* The scale byte, or the four of HiFloat4. */
+static const uint8_t *scales_of(const nb_qtensor *t, int64_t row, int64_t block) {
+    int64_t blocks = t->cols / t->quantizer.block_cols, bytes = ni_scale_bytes(&t->quantizer, t->cols) / blocks;
+    return t->scales + (row * blocks + block) * bytes;
+}
+
+/* HiFloat4 doubles its elements up to twice: at most 28 quarters. */
+static int doublings(const nb_qtensor *t, int64_t row, int64_t k) {
+    if (t->quantizer.scale_type != NB_SCALE_HIF4)
+        return 0;
+    return ni_hif4_doublings(scales_of(t, row, k / NI_HIF4_GROUP), (int)(k % NI_HIF4_GROUP));
+}
+
 static int32_t integer_at(const nb_qtensor *t, int64_t row, int64_t k) {
-    return ni_code_integer(t->quantizer.element, code_at(t, row, k));
+    return ni_code_integer(t->quantizer.element, code_at(t, row, k)) * (1 << doublings(t, row, k));
 }
 
 static float block_scale(const nb_qtensor *t, int64_t row, int64_t block) {
-    int64_t blocks = t->cols / t->quantizer.block_cols;
-    return ni_scale_value(t->quantizer.scale_type, t->scales[row * blocks + block]);
+    return ni_scale_value(t->quantizer.scale_type, scales_of(t, row, block)[0]);
 }
 
 float ni_outer_of_row(const nb_qtensor *t, int64_t row) {
@@ -121,7 +139,7 @@ static float inner_scale(const nb_qtensor *t, int64_t row, int64_t k) {
         return t->outer_scales[k];
     if (!has_scale_bytes(q))
         return 1.0f;
-    float scale = block_scale(t, row, k / q->block_cols);
+    float scale = block_scale(t, row, k / q->block_cols) * (float)(1 << doublings(t, row, k));
     return has_outer128(q) ? scale * t->outer_scales[row * (t->cols / 128) + k / 128] : scale;
 }
 

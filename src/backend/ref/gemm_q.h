@@ -1,8 +1,8 @@
 /* gemm_q.h: the product of two quantized operands: what it means, and its scalar reference.
  *
  * An element of an operand is  code * unit * inner(row, k) * outer(row)  where `unit` is the step of the element
- * format's codes (1/2 for E2M1 counted as integers, 1 for INT4), `inner` the part of the scale that varies along the
- * contraction, and `outer` the part that does not and so stays outside the sum:
+ * format's codes (1/2 for E2M1 counted as integers, 1/4 for S1P2, 1 for INT4), `inner` the part of the scale that
+ * varies along the contraction, and `outer` the part that does not and so stays outside the sum:
  *
  *     C[i,j] = (accumulate ? C : 0) + alpha(i,j) * sum over k,     alpha(i,j) = fl(outer_a(i) * outer_b(j))
  */
@@ -22,13 +22,13 @@ typedef enum ni_product {
 
 ni_product ni_product_of(const nb_quantizer *a, const nb_quantizer *b);
 
-/* 2 for E2M1, 1 for INT4: codes count in steps of 1/ni_code_steps. */
+/* 2 for E2M1, 4 for S1P2, 1 for INT4: codes count in steps of 1/ni_code_steps. */
 int32_t ni_code_steps(nb_element element);
 
 /* The code of a 4-bit element as an integer of such steps. */
 int32_t ni_code_integer(nb_element element, uint8_t code);
 
-/* Value of one scale byte (E4M3 or E8M0). */
+/* Value of one scale byte (E4M3, E8M0, or the E6M2 of HiFloat4). */
 float ni_scale_value(nb_scale_type type, uint8_t byte);
 
 /* outer(row) of the formula above. */

@@ -10,6 +10,7 @@
 #include "format/e8m0.h"
 #include "format/element.h"
 #include "format/four_six.h"
+#include "format/hif4.h"
 #include "format/noise.h"
 #include "format/quartet.h"
 #include "format/scale.h"
@@ -63,7 +64,9 @@ static void encode_span(const job *j, int64_t r, int64_t c0, int64_t c1, float m
                 ni_noise_group(j->noise, (uint32_t)(e / NI_NOISE_GROUP), out->quantizer.sr_bits, u);
             code = j->element->stochastic(y, u[e % NI_NOISE_GROUP]);
         } else {
-            code = out->quantizer.round == NB_ROUND_UP ? j->element->up(y) : j->element->even(y);
+            code = out->quantizer.round == NB_ROUND_UP     ? j->element->up(y)
+                   : out->quantizer.round == NB_ROUND_AWAY ? j->element->away(y)
+                                                           : j->element->even(y);
         }
         put_code(out, r, c, j->element->bits, code);
     }
@@ -213,6 +216,20 @@ static void quantize_mx(const job *j) {
         }
 }
 
+static void quantize_hif4(const job *j) {
+    const nb_qtensor *out = j->out;
+    for (int64_t r = 0; r < out->rows; r++)
+        for (int64_t c = 0; c < out->cols; c += NI_HIF4_GROUP) {
+            uint8_t *scales = out->scales + (r * out->cols + c) / NI_HIF4_GROUP * NI_HIF4_BYTES;
+            uint32_t amax[NI_HIF4_GROUP / NI_HIF4_FINE];
+            for (int i = 0; i < NI_HIF4_GROUP; i += NI_HIF4_FINE)
+                amax[i / NI_HIF4_FINE] = ni_f32_bits(amax_of(j, r, r + 1, c + i, c + i + NI_HIF4_FINE));
+            ni_hif4_scales(amax, scales);
+            for (int i = 0; i < NI_HIF4_GROUP; i += NI_HIF4_FINE)
+                encode_span(j, r, c + i, c + i + NI_HIF4_FINE, ni_hif4_encode(scales, i));
+        }
+}
+
 static void quantize_vector(const job *j) {
     const nb_qtensor *out = j->out;
     nb_scale_rule rule = out->quantizer.rule;
@@ -253,6 +270,9 @@ static void quantize_values(const job *j) {
         break;
     case NB_SCALE_E8M0:
         quantize_mx(j);
+        break;
+    case NB_SCALE_HIF4:
+        quantize_hif4(j);
         break;
     case NB_SCALE_F32:
         quantize_vector(j);

@@ -5,6 +5,7 @@
 #include "format/e4m3.h"
 #include "format/e8m0.h"
 #include "format/element.h"
+#include "format/hif4.h"
 
 #include <math.h>
 #include <string.h>
@@ -124,6 +125,8 @@ float ni_decode_scale(const nb_qtensor *t, int64_t r, int64_t c, bool with_tenso
     }
     case NB_SCALE_E8M0:
         return ni_f32_mul(ni_e8m0_value(t->scales[r * (t->cols / 32) + c / 32]), tensor);
+    case NB_SCALE_HIF4:
+        return ni_hif4_decode(t->scales + (r * t->cols + c) / NI_HIF4_GROUP * NI_HIF4_BYTES, (int)(c % NI_HIF4_GROUP));
     case NB_SCALE_F32:
         return t->outer_scales ? t->outer_scales[q->block_rows == 1 ? r : c] : tensor;
     case NB_SCALE_NONE:
@@ -202,7 +205,9 @@ void ni_stats_chunk(const nb_qtensor *t, const float *x, const float *decoded, i
     nb_quantize_stats total = {0};
     lane_sums sums = {.sq = {0}};
     uint32_t amax = 0;
-    int64_t width = t->quantizer.block_cols == NB_BLOCK_ALL ? t->cols : t->quantizer.block_cols;
+    int64_t width = t->quantizer.block_cols == NB_BLOCK_ALL    ? t->cols
+                    : t->quantizer.scale_type == NB_SCALE_HIF4 ? NI_HIF4_FINE
+                                                               : t->quantizer.block_cols;
     for (int64_t r = 0; r < rows; r++)
         for (int64_t c = 0; c < t->cols; c += width)
             stats_span(t, r0 + r, c, c + width, x + r * t->cols, decoded + r * t->cols, &sums);
