@@ -51,6 +51,8 @@ struct nb_backend {
     bool any_first_key;     /* attention takes doc_start that fall along a sequence: a row may look at itself alone */
     const ni_profiler *profiler; /* NULL: it cannot say */
     void *state;                 /* of the implementation */
+    nb_status (*use_stream)(nb_backend *be, void *stream, nb_error *err); /* NULL: it has none */
+    bool on_their_stream; /* the program's, who waits for what it needs: a call need not */
 };
 
 /* A tensor of AdamW with nothing narrow, and nothing to leave behind. */
@@ -67,5 +69,8 @@ static inline ni_adamw_tensor ni_adamw_plain(nb_dtype real, void *param, void *m
 
 /* alloc, or the one sentence of all refusals: "no memory for WHAT: 12.3 MiB". */
 nb_status ni_backend_take(nb_backend *be, size_t bytes, const char *what, void **memory, nb_error *err);
+
+/* At the end of a call of a program outside: synchronize, but on a stream of theirs. */
+nb_status ni_backend_finish(nb_backend *be, nb_error *err);
 
 #endif
