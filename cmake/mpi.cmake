@@ -11,7 +11,7 @@ if(NIBBLE_MPI)
   endif()
   find_package(MPI COMPONENTS C ${MPI_NEEDED})
   if(MPI_C_FOUND)
-    add_library(nibble-mpi MODULE src/dist/mpi/library.c src/base/status.c)
+    add_library(nibble-mpi MODULE src/dist/mpi/library.c src/base/limited.c src/base/status.c)
     target_link_libraries(nibble-mpi PRIVATE nibble_flags MPI::MPI_C)
     set_target_properties(nibble-mpi PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR} C_VISIBILITY_PRESET hidden)
     target_compile_definitions(nibble-mpi PRIVATE "NB_API=") # its copies of public functions are its own

@@ -8,13 +8,16 @@
 
 #include <cmocka.h>
 
+#include "backend/backend.h"
 #include "dist/environment.h"
 #include "dist/nccl.h"
 #include "dist/ranks.h"
 #include "dist/tcp.h"
+#include "files/safetensors.h"
 #include "harness.h"
 #include "ports.h"
 #include "train/accumulate.h"
+#include "train/auto_scale.h"
 #include "train/overlap.h"
 #include "train/reduce.h"
 
@@ -356,6 +359,47 @@ static void add_up(ni_param_array *grads, int64_t first, int64_t count) {
     ni_accumulator_free(&acc);
 }
 
+/* ---- a card: memory that sums reach through its companion ---- */
+
+static int marks_set, marks_met;
+
+static void *card_alloc(nb_backend *be, size_t bytes, const char *what) {
+    return ni_host_alloc(be, bytes, what);
+}
+
+static nb_status card_open(nb_backend *be, nb_backend **worker, nb_error *err) {
+    const nb_backend_options one = {.threads = 1};
+    (void)be;
+    return nb_backend_open("cpu", &one, worker, err);
+}
+
+static nb_status card_enter(nb_backend *worker, nb_error *err) {
+    (void)worker;
+    (void)err;
+    return NB_OK;
+}
+
+static void *card_mark(nb_backend *be) {
+    (void)be;
+    marks_set++;
+    return malloc(1);
+}
+
+static void card_forget(void *mark) {
+    free(mark);
+}
+
+static nb_status card_await(nb_backend *worker, void *mark, nb_error *err) {
+    (void)worker;
+    if (!mark)
+        return nb_fail(err, NB_INTERNAL, "no mark was set");
+    marks_met++;
+    free(mark);
+    return NB_OK;
+}
+
+static const ni_companion card_companion = {card_open, card_enter, card_mark, card_await, card_forget};
+
 /* The same over ranks, the last micro-batch's gradients becoming final from the end on while others are under way.
  * `whole`: the pass comes to its end. */
 static nb_status sum_behind(ni_reducer *reducer, ni_param_array *grads, int64_t first, int64_t count, bool whole,
@@ -408,21 +452,27 @@ static int32_t near; /* ranks of a machine */
 static void sum(nb_ranks *r) {
     const int32_t rank = nb_ranks_rank(r), world = nb_ranks_world(r);
     const int64_t share = world == 2 ? 8 : 4, all = share * world;
-    nb_backend *be;
+    nb_backend *cpu;
     nb_error err = {0};
     const nb_backend_options one = {.threads = 1};
-    CHECK(nb_backend_open("cpu", &one, &be, &err) == NB_OK);
+    CHECK(nb_backend_open("cpu", &one, &cpu, &err) == NB_OK);
+    ni_backend_ops card_ops = *cpu->ops;
+    card_ops.alloc = card_alloc;
+    nb_backend card = *cpu;
+    card.ops = &card_ops;
+    card.companion = &card_companion;
     for (size_t t = 0; t < sizeof types / sizeof *types; t++)
-        for (int64_t chunk = 0; chunk < (types[t] == NB_F32 ? 3 : 1); chunk++) {
+        for (int64_t chunk = 0; chunk < (types[t] == NB_F32 ? 4 : 1); chunk++) {
+            nb_backend *be = chunk == 3 ? &card : cpu;
             r->near = near;
             ni_param_array mine = gradients(be, types[t]), whole = gradients(be, types[t]);
             ni_reducer reducer;
             add_up(&whole, 0, all);
             add_up(&mine, rank * share, share);
             CHECK(ni_reducer_create(r, &mine, &reducer, &err) == NB_OK);
-            if (chunk == 1)
+            if (chunk == 1 || chunk == 3)
                 reducer.chunk = 112; /* many, the last one short */
-            if (chunk == 2)
+            if (chunk >= 2)
                 CHECK(sum_behind(&reducer, &mine, rank * share, share, true, &err) == NB_OK);
             else
                 CHECK(ni_reduce(&reducer, &mine, &err) == NB_OK);
@@ -432,13 +482,15 @@ static void sum(nb_ranks *r) {
             for (int32_t i = 0; i < world; i++)
                 want[2] += (float)i;
             CHECK(numbers[1] == (float)world && numbers[2] == want[2]);
-            if (chunk == 2) /* a pass that fails, on all ranks here, ends the thread */
+            if (chunk == 3)
+                CHECK(marks_set > 0 && marks_set == marks_met);
+            if (chunk >= 2) /* a pass that fails, on all ranks here, ends the thread */
                 CHECK(sum_behind(&reducer, &mine, rank * share, share, false, &err) == NB_OK && !reducer.aside);
             ni_reducer_free(&reducer);
             ni_param_array_free(&mine);
             ni_param_array_free(&whole);
         }
-    nb_backend_free(be);
+    nb_backend_free(cpu);
     nb_ranks_close(r, NULL);
 }
 
@@ -452,6 +504,72 @@ static void sums_are_those_of_one(void **state) {
     run_ranks(6, 60, -1, sum);
 }
 
+/* ---- sums under one scale (arXiv:2310.18313), against tests/golden/auto_scale.safetensors ---- */
+
+enum { SHARED = 4 };
+static const nb_param shared[SHARED] = {{.rows = 96, .cols = 1, .offset = 0},
+                                        {.rows = 160, .cols = 1, .offset = 96},
+                                        {.rows = 24, .cols = 1, .offset = 256},
+                                        {.rows = 1, .cols = 1, .offset = 280}};
+static nb_dtype shared_type;
+
+/* WORLD.TYPE.NAME of the file: `step` of its first dimension, and `of` of what follows. */
+static const char *golden(const nb_ranks *r, const ni_safetensors *file, const char *name, int64_t step, int64_t of) {
+    char full[64];
+    snprintf(full, sizeof full, "%d.%s.%s", (int)nb_ranks_world(r), nb_dtype_name(shared_type), name);
+    const ni_file_tensor *t = ni_safetensors_find(file, full);
+    CHECK(t != NULL);
+    const int64_t middle = t->rank == 3 ? t->shape[1] : 1;
+    return (const char *)t->data + (int64_t)t->bytes / (t->shape[0] * middle) * (step * middle + of);
+}
+
+static void sum_as_published(nb_ranks *r) {
+    const int32_t rank = nb_ranks_rank(r);
+    const nb_backend_options one = {.threads = 1};
+    const nb_gradient_store how = {.format = shared_type,
+                                   .exchange = {.rule = NB_EXCHANGE_FP8_LM, .saturated = 1e-5, .steps = 1000}};
+    nb_backend *be;
+    ni_safetensors *file;
+    ni_param_array grads;
+    ni_reducer reducer;
+    ni_auto_scale x;
+    nb_error err = {0};
+    CHECK(nb_backend_open("cpu", &one, &be, &err) == NB_OK);
+    CHECK(ni_safetensors_open(NI_TEST_GOLDEN "/auto_scale.safetensors", &file, &err) == NB_OK);
+    CHECK(ni_param_array_create(be, shared, SHARED, how.format, how.scale, "gradients", &grads, &err) == NB_OK);
+    r->near = near;
+    CHECK(ni_reducer_create(r, &grads, &reducer, &err) == NB_OK);
+    CHECK(ni_auto_scale_create(r, &grads, &how, &x, &err) == NB_OK);
+    reducer.joined = true;
+    const size_t elements = (size_t)grads.elements;
+    for (int64_t step = 0; step < 5; step++) {
+        memcpy(grads.data, golden(r, file, "codes", step, rank), elements);
+        memcpy(grads.scales, golden(r, file, "scales", step, rank), SHARED * sizeof(float));
+        CHECK(ni_auto_scale_before(&x, &grads, &err) == NB_OK);
+        CHECK(ni_reduce(&reducer, &grads, &err) == NB_OK);
+        CHECK(ni_auto_scale_after(&x, &grads, &err) == NB_OK);
+        CHECK(memcmp(grads.data, golden(r, file, "sums", step, 0), elements) == 0);
+        CHECK(memcmp(grads.scales, golden(r, file, "sum_scales", step, 0), SHARED * sizeof(float)) == 0);
+        CHECK(memcmp(x.mu, golden(r, file, "mu", step, 0), SHARED * sizeof(float)) == 0);
+    }
+    ni_auto_scale_free(&x);
+    ni_reducer_free(&reducer);
+    ni_param_array_free(&grads);
+    ni_safetensors_close(file);
+    nb_backend_free(be);
+    nb_ranks_close(r, NULL);
+}
+
+static void sums_under_one_scale_are_the_papers(void **state) {
+    (void)state;
+    for (int type = 0; type < 2; type++)
+        for (int32_t world = 2; world <= 4; world += 2)
+            for (near = 1; near <= world; near *= 2) {
+                shared_type = type ? NB_E5M2 : NB_E4M3;
+                run_ranks(world, 60, -1, sum_as_published);
+            }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(launchers_are_understood),
                                        cmocka_unit_test(half_an_environment_is_refused),
@@ -459,6 +577,7 @@ int main(void) {
                                        cmocka_unit_test(ranks_talk),
                                        cmocka_unit_test(others_hear_of_it),
                                        cmocka_unit_test(nobody_waits_for_ever),
-                                       cmocka_unit_test(sums_are_those_of_one)};
+                                       cmocka_unit_test(sums_are_those_of_one),
+                                       cmocka_unit_test(sums_under_one_scale_are_the_papers)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

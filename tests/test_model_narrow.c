@@ -7,7 +7,7 @@
 #include "model/param_array.h"
 
 static nb_recipe with_gradients(nb_recipe recipe, nb_dtype format, nb_scale_rule scale) {
-    recipe.gradients = (nb_gradient_store){format, scale};
+    recipe.gradients = (nb_gradient_store){.format = format, .scale = scale};
     return recipe;
 }
 

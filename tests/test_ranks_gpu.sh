@@ -66,3 +66,17 @@ over_tcp 2 sh hit.sh 1 KILL "$nibble" train long.yaml || true
 [ "$status" = 1 ] || fail "rank 0 ended with $status where rank 1 died, expected 1"
 [ "$(wc -l < err.0)" = 1 ] || fail "rank 1 died: $(wc -l < err.0) lines"
 grep -Eq '^nibble: rank 0: (rank 1 of 2 is gone|nccl: an exchange has not ended after 3 s)' err.0 || fail "rank 1 died"
+
+# a rank that dies while they join: the other says so once its patience is at its end
+over_tcp 2 sh -c '[ "$RANK" = 1 ] && export NIBBLE_STUB_NCCL=die || export NIBBLE_STUB_NCCL=wait; exec "$@"' sh \
+    "$nibble" train run.yaml --set out=lost || true
+[ "$status" = 1 ] || fail "rank 0 ended with $status where rank 1 died in joining, expected 1"
+[ "$(wc -l < err.0)" = 1 ] || fail "rank 1 died in joining: $(wc -l < err.0) lines"
+grep -q '^nibble: rank 0: rank 1 of 2 is gone' err.0 || fail "rank 1 died in joining"
+
+# all live and NCCL never comes back: they go through the host
+rm -rf joined
+NIBBLE_STUB_NCCL=wait over_tcp 2 "$nibble" train run.yaml --set out=joined || fail "NCCL that does not come back"
+grep -q "through the host's memory: ncclCommInitRank has waited for the other ranks for 3 s" err.0 ||
+    fail "NCCL that does not come back is not said"
+same "ranks whose NCCL does not come back end in other bits" joined

@@ -59,7 +59,10 @@ static bool same_recipe(const nb_recipe *a, const nb_recipe *b) {
     same = same && a->optimizer_state.m == b->optimizer_state.m && a->optimizer_state.v == b->optimizer_state.v &&
            a->optimizer_state.master == b->optimizer_state.master &&
            a->optimizer_state.scale == b->optimizer_state.scale && a->gradients.format == b->gradients.format &&
-           a->gradients.scale == b->gradients.scale;
+           a->gradients.scale == b->gradients.scale && a->gradients.exchange.rule == b->gradients.exchange.rule &&
+           a->gradients.exchange.mu == b->gradients.exchange.mu &&
+           a->gradients.exchange.saturated == b->gradients.exchange.saturated &&
+           a->gradients.exchange.steps == b->gradients.exchange.steps;
     for (int role = 0; role < NB_ROLE_COUNT; role++)
         same = same && same_rule(&a->roles[role], &b->roles[role]);
     return same && same_mechanisms(a, b);
@@ -323,6 +326,12 @@ static const struct {
      "r.yaml:11: late_switch.at: 1.5 is out of range: expected 0 to 1"},
     {RECIPE(NV, NV, NV, NV, NV, NV) "optimizer_state: {v: e4m3}\n",
      "r.yaml:11: optimizer_state.v: expected one of fp32, bf16, fp16, found 'e4m3'"},
+    {RECIPE(NV, NV, NV, NV, NV, NV) "gradients: {format: e5m2, exchange: {rule: fp8-lm, mu: 2, steps: 10}}\n", NULL},
+    {RECIPE(NV, NV, NV, NV, NV, NV) "gradients: {format: bf16, exchange: {rule: fp8-lm}}\n",
+     "r.yaml:11: gradients.exchange.rule: is fp8-lm, which adds codes of 8 bits, and gradients are bf16; expected "
+     "gradients.format e4m3 or e5m2"},
+    {RECIPE(NV, NV, NV, NV, NV, NV) "gradients: {format: e4m3, exchange: {rule: fp8-lm, mu: -1}}\n",
+     "gradients.exchange.mu: -1 is out of range"},
     {RECIPE(NV, NV, NV, NV, NV, NV) "name: s\n", "the key 'name' stands here a second time"},
     {"name: r\n", "r.yaml:1: fprop.x: is missing"},
     {"fprop: {x: bf16}\n", "the key 'name' is missing"},

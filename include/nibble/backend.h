@@ -27,8 +27,8 @@ typedef struct nb_mat {
     /* [1] backend memory: the largest magnitude as the bits of an F32, the integer maximum of all (so that NaN wins).
      * NULL: not known. An operation that produces a matrix fills it where its view of the output has one. */
     uint32_t *amax;
-    /* [1] the same of the columns turned as an operand of wgrad may be: rotated by 16 under TransformerEngine's signs and
-     * rounded to BF16. Holds 0 where whoever wrote the matrix did not look for it. NULL: nobody asks. */
+    /* [1] the same of the columns turned as an operand of wgrad may be: rotated by 16 under TransformerEngine's signs
+     * and rounded to BF16. Holds 0 where whoever wrote the matrix did not look for it. NULL: nobody asks. */
     uint32_t *turned_amax;
 } nb_mat;
 
@@ -86,9 +86,9 @@ NB_API nb_status nb_backend_open(const char *name, const nb_backend_options *opt
 NB_API void nb_backend_free(nb_backend *be);
 
 /* From now on the work of a GPU is queued on a stream of the program's (a cudaStream_t of that GPU; NULL: the legacy
- * default stream) and no longer on the backend's own, which is waited for first. Then calls over matrices on that GPU need
- * no waiting by the host: nb_linear_forward, nb_linear_backward and nb_linear_stepped return before their work is done, and
- * what goes wrong is told by a later call. The stream must live until another takes its place. NB_UNSUPPORTED
+ * default stream) and no longer on the backend's own, which is waited for first. Then calls over matrices on that GPU
+ * need no waiting by the host: nb_linear_forward, nb_linear_backward and nb_linear_stepped return before their work is
+ * done, and what goes wrong is told by a later call. The stream must live until another takes its place. NB_UNSUPPORTED
  * where there are no streams. */
 NB_API nb_status nb_backend_use_stream(nb_backend *be, void *stream, nb_error *err);
 

@@ -173,9 +173,23 @@ typedef struct nb_optimizer_state {
     nb_dtype master;     /* of the weights of linear layers: F32 BF16 F16; all other parameters stay in F32 */
     nb_scale_rule scale; /* ABSMAX or POW2 */
 } nb_optimizer_state;
+
+/* How ranks sum gradients of 8 bits. */
+typedef enum nb_exchange_rule {
+    NB_EXCHANGE_OWN,   /* each sum under a scale made from it: the bits of any number of ranks are those of one */
+    NB_EXCHANGE_FP8_LM /* under one scale for all ranks, with a factor mu that follows what saturates (arXiv:2310.18313)
+                        */
+} nb_exchange_rule;
+typedef struct nb_exchange {
+    nb_exchange_rule rule;
+    double mu;        /* at the first sum; 0: 1 / sqrt(ranks) */
+    double saturated; /* share of a sum's numbers above which mu is halved */
+    int64_t steps;    /* in which it doubles elsewhere */
+} nb_exchange;
 typedef struct nb_gradient_store {
     nb_dtype format; /* of a micro-batch and of their sums; F32 BF16 F16 E4M3 E5M2 */
     nb_scale_rule scale;
+    nb_exchange exchange;
 } nb_gradient_store;
 
 typedef struct nb_recipe {

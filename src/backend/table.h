@@ -42,6 +42,17 @@ typedef struct ni_profiler {
     nb_status (*stop)(nb_backend *be, ni_profile_line *lines, int32_t room, int32_t *count, nb_error *err);
 } ni_profiler;
 
+/* A second backend on the same memory, for another thread: what it is asked for is done beside the work of the first.
+ */
+typedef struct ni_companion {
+    nb_status (*open)(nb_backend *be, nb_backend **worker, nb_error *err); /* for nb_backend_free, before `be` */
+    nb_status (*enter)(nb_backend *worker, nb_error *err);                 /* first, by the thread that asks it */
+    /* Stands behind all that `be` was asked for so far; NULL: there is no memory, or a fault. */
+    void *(*mark)(nb_backend *be);
+    nb_status (*await)(nb_backend *worker, void *mark, nb_error *err); /* until that is done, or failed */
+    void (*forget)(void *mark);                                        /* NULL: nothing */
+} ni_companion;
+
 struct nb_backend {
     const ni_backend_ops *ops;
     const char *name; /* "cpu", "ref64", "paper" */
@@ -49,8 +60,9 @@ struct nb_backend {
     int64_t logit_elements; /* NI_LOGITS_CPU, NI_LOGITS_GPU */
     bool wants_amax;        /* producers fill amaxes for less than its quantizers take to find them */
     bool any_first_key;     /* attention takes doc_start that fall along a sequence: a row may look at itself alone */
-    const ni_profiler *profiler; /* NULL: it cannot say */
-    void *state;                 /* of the implementation */
+    const ni_profiler *profiler;                                          /* NULL: it cannot say */
+    const ni_companion *companion;                                        /* NULL: it has none */
+    void *state;                                                          /* of the implementation */
     nb_status (*use_stream)(nb_backend *be, void *stream, nb_error *err); /* NULL: it has none */
     bool on_their_stream; /* the program's, who waits for what it needs: a call need not */
 };

@@ -2,6 +2,7 @@
 #include "dist/nccl.h"
 
 #include "base/beside.h"
+#include "base/limited.h"
 
 #include <dlfcn.h>
 #include <stdio.h>
@@ -17,8 +18,9 @@ typedef struct nccl_id {
 typedef struct ncclComm *nccl_comm;
 
 /* As cuda.h declares them. */
-enum { CU_NON_BLOCKING = 1, CU_NOT_READY = 600 };
+enum { CU_NON_BLOCKING = 1, CU_NOT_READY = 600, FIRST = -100 }; /* the highest priority that there is: it is clamped */
 typedef struct CUstream_st *cu_stream;
+typedef struct CUctx_st *cu_context;
 
 typedef struct nccl {
     int32_t rank, world;
@@ -36,9 +38,11 @@ typedef struct nccl {
     int (*group_start)(void);
     int (*group_end)(void);
     const char *(*error_string)(int result);
-    int (*stream_create)(cu_stream *stream, unsigned flags);
+    int (*stream_create)(cu_stream *stream, unsigned flags, int priority);
     int (*stream_query)(cu_stream stream);
     int (*stream_destroy)(cu_stream stream);
+    int (*context_of_thread)(cu_context *context);
+    int (*use_context)(cu_context context);
 } nccl;
 
 /* ---- opening ---- */
@@ -59,9 +63,11 @@ static bool find_all(nccl *n, void *library, void *driver) {
                   {library, "ncclGroupStart", &n->group_start},
                   {library, "ncclGroupEnd", &n->group_end},
                   {library, "ncclGetErrorString", &n->error_string},
-                  {driver, "cuStreamCreate", &n->stream_create},
+                  {driver, "cuStreamCreateWithPriority", &n->stream_create},
                   {driver, "cuStreamQuery", &n->stream_query},
-                  {driver, "cuStreamDestroy_v2", &n->stream_destroy}};
+                  {driver, "cuStreamDestroy_v2", &n->stream_destroy},
+                  {driver, "cuCtxGetCurrent", &n->context_of_thread},
+                  {driver, "cuCtxSetCurrent", &n->use_context}};
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
         if (!ni_find_function(wanted[i].library, wanted[i].name, wanted[i].function))
             return false;
@@ -88,17 +94,47 @@ static nccl *open_libraries(char *why, size_t size) {
     return n;
 }
 
-static bool join(nccl *n, const nccl_id *id, char *why, size_t size) {
-    if (n->stream_create(&n->stream, CU_NON_BLOCKING) != 0) {
+/* What the thread that joins needs, which may outlive `nccl`. */
+typedef struct joining {
+    int32_t rank, world;
+    nccl_id id;
+    nccl_comm comm;
+    cu_context context;
+    int (*comm_init_rank)(nccl_comm *comm, int ranks, nccl_id id, int rank);
+    int (*use_context)(cu_context context);
+} joining;
+
+enum { NO_DEVICE = 1 }; /* ncclUnhandledCudaError */
+
+static int call_join(void *self) {
+    joining *j = self;
+    return j->use_context(j->context) == 0 ? j->comm_init_rank(&j->comm, j->world, j->id, j->rank) : NO_DEVICE;
+}
+
+/* ncclCommInitRank waits for all ranks, for ever if one is gone. It is called on a thread that can be left behind; a
+ * communicator that does not block could be aborted instead, but each of its calls would have to be waited for. */
+static bool join(nccl *n, const nccl_id *id, double patience, char *why, size_t size) {
+    joining *j = calloc(1, sizeof *j);
+    int result = SUCCESS;
+    if (!j || n->stream_create(&n->stream, CU_NON_BLOCKING, FIRST) != 0 || n->context_of_thread(&j->context) != 0) {
         snprintf(why, size, "no stream on the GPU");
+        free(j);
         return false;
     }
-    const int result = n->comm_init_rank(&n->comm, n->world, *id, n->rank);
-    if (result == SUCCESS)
-        return true;
-    snprintf(why, size, "ncclCommInitRank: %.150s", n->error_string(result));
-    n->comm = NULL;
-    return false;
+    j->rank = n->rank;
+    j->world = n->world;
+    j->id = *id;
+    j->comm_init_rank = n->comm_init_rank;
+    j->use_context = n->use_context;
+    if (!ni_call_within(call_join, j, patience, &result)) {
+        snprintf(why, size, "ncclCommInitRank has waited for the other ranks for %.0f s", patience);
+        return false;
+    }
+    n->comm = result == SUCCESS ? j->comm : NULL;
+    free(j);
+    if (result != SUCCESS)
+        snprintf(why, size, "ncclCommInitRank: %.150s", n->error_string(result));
+    return result == SUCCESS;
 }
 
 static void close_nccl(void *self) {
@@ -187,7 +223,7 @@ nb_status ni_ranks_use_nccl(nb_ranks *ranks, char *why, size_t size, nb_error *e
         n->rank = ranks->rank;
         n->world = ranks->world;
         status = ni_ranks_broadcast(ranks, &id, sizeof id, err);
-        good = status == NB_OK && join(n, &id, why, size);
+        good = status == NB_OK && join(n, &id, ranks->patience, why, size);
         if (status == NB_OK)
             status = ni_ranks_any(ranks, !good, &lacking, err);
     }

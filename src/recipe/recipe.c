@@ -157,6 +157,17 @@ static nb_status check_ramping(const nb_recipe *r, const ni_yaml_node *root, nb_
     return NB_OK;
 }
 
+/* Codes are what is added and counted. */
+static nb_status check_exchange(const nb_recipe *r, const ni_yaml_node *root, nb_error *err) {
+    if (r->gradients.exchange.rule == NB_EXCHANGE_OWN || nb_dtype_size(r->gradients.format) == 1)
+        return NB_OK;
+    return ni_keys_fail(
+        err, root, "gradients.exchange.rule",
+        "is fp8-lm, which adds codes of 8 bits, and gradients are %s; expected gradients.format e4m3 or "
+        "e5m2",
+        nb_dtype_name(r->gradients.format));
+}
+
 nb_status ni_recipe_check(const nb_recipe *recipe, const ni_yaml_node *root, nb_error *err) {
     for (int role = 0; role < NB_ROLE_COUNT; role++) {
         if (recipe->roles[role].from)
@@ -167,6 +178,7 @@ nb_status ni_recipe_check(const nb_recipe *recipe, const ni_yaml_node *root, nb_
         return ni_keys_fail(err, root, "quantize_from",
                             "is bf16, and qema rounds the masters by their moving average; expected fp32");
     NB_TRY(check_ramping(recipe, root, err));
+    NB_TRY(check_exchange(recipe, root, err));
     for (size_t i = 0; i < NI_COUNT(pairs); i++)
         NB_TRY(check_pair(recipe, pairs[i][0], pairs[i][1], root, err));
     return NB_OK;

@@ -32,6 +32,14 @@ static const ni_word weight_sources[] = {
 static const ni_word state_scales[] = {
     {"pow2", NB_RULE_POW2, "2^floor(log2(max/amax))"}, {"absmax", NB_RULE_ABSMAX, "max/amax"}, {0}};
 
+static const ni_word exchange_rules[] = {
+    {"own", NB_EXCHANGE_OWN,
+     "in fp32, each sum rounded once under a scale made from it; any number of ranks, one result"},
+    {"fp8-lm", NB_EXCHANGE_FP8_LM,
+     "in FP8 under the smallest of the ranks' scales times mu; each number of ranks has bits of its own"},
+    {0}};
+static const ni_word first_mus[] = {{"root", 0, "1/sqrt(ranks)"}, {0}};
+
 static const ni_key rows[] = {
     {.path = "name", .type = NI_KEY_TEXT, RECIPE(name), .help = "what runs and reports call the recipe"},
     {.path = "family",
@@ -136,6 +144,36 @@ static const ni_key rows[] = {
      .words = state_scales,
      .help = "how a tensor's largest magnitude becomes its scale (fp16 and 8 bits)",
      .source = "the code of arXiv:2310.18313 (MS-AMP)"},
+    {.path = "gradients.exchange.rule",
+     .type = NI_KEY_CHOICE,
+     RECIPE(gradients.exchange.rule),
+     .fallback = "own",
+     .words = exchange_rules,
+     .help = "how ranks add up gradients of 8 bits",
+     .source = "our choice: no sum saturates, and the number of ranks changes no bit"},
+    {.path = "gradients.exchange.mu",
+     .type = NI_KEY_FLOAT,
+     RECIPE(gradients.exchange.mu),
+     .fallback = "root",
+     .words = first_mus,
+     .positive = true,
+     .help = "fp8-lm: the factor on every tensor's scale at the first step",
+     .source = "the code of arXiv:2310.18313 (MS-AMP); the paper gives none"},
+    {.path = "gradients.exchange.saturated",
+     .type = NI_KEY_FLOAT,
+     RECIPE(gradients.exchange.saturated),
+     .fallback = "1e-5",
+     .high = 1,
+     .help = "fp8-lm: share of a sum's numbers that are the type's largest, above which a tensor's mu is halved",
+     .source = "arXiv:2310.18313 section 2.1 (0.001 %)"},
+    {.path = "gradients.exchange.steps",
+     .type = NI_KEY_INT,
+     RECIPE(gradients.exchange.steps),
+     .fallback = "1000",
+     .low = 1,
+     .high = 1e9,
+     .help = "fp8-lm: steps in which mu doubles where it is not halved",
+     .source = "arXiv:2310.18313 section 2.1"},
     /* A section that is absent leaves the mechanism off. Their keys stand in src/linear/NAME.c. */
     NB_MECHANISMS(MECHANISM)};
 

@@ -1,5 +1,6 @@
 /* accumulate.c: the fixed tree over micro-batches, kept like the digits of a binary counter. */
 #include "accumulate.h"
+#include "backend/table.h"
 
 #include <string.h>
 
@@ -84,13 +85,16 @@ void ni_accumulator_add(ni_accumulator *acc, ni_param_array *grads) {
     acc->at_level[level] = carry;
 }
 
-void ni_accumulator_close_part(const ni_accumulator *acc, ni_param_array *grads, int64_t from, int64_t n) {
+void ni_accumulator_close_part(const ni_accumulator *acc, ni_param_array *grads, nb_backend *worker, int64_t from,
+                               int64_t n) {
     float *sum = (float *)grads->data + from;
     for (int32_t level = 0; level < NI_ACCUMULATE_LEVELS; level++) {
         if (acc->at_level[level] < 0)
             continue;
         const float *add = (const float *)acc->buffer[acc->at_level[level]].data + from;
-        for (int64_t i = 0; i < n; i++)
+        if (worker)
+            worker->ops->axpy(worker, sum, 1.0, add, n);
+        for (int64_t i = 0; i < n && !worker; i++)
             sum[i] += add[i];
     }
 }

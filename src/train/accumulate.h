@@ -36,8 +36,9 @@ void ni_accumulator_begin(ni_accumulator *acc);
 /* Adds the next micro-batch. `grads` may be overwritten. With the last one `grads` receives the whole sum. */
 void ni_accumulator_add(ni_accumulator *acc, ni_param_array *grads);
 
-/* What ni_accumulator_add does with the last micro-batch, for `n` elements from `from` on of real gradients in the
- * host's memory; by another thread, and instead of it. */
-void ni_accumulator_close_part(const ni_accumulator *acc, ni_param_array *grads, int64_t from, int64_t n);
+/* What ni_accumulator_add does with the last micro-batch, for `n` elements from `from` on of real gradients; by another
+ * thread, and instead of it. `worker` NULL: they lie in the host's memory. */
+void ni_accumulator_close_part(const ni_accumulator *acc, ni_param_array *grads, nb_backend *worker, int64_t from,
+                               int64_t n);
 
 #endif

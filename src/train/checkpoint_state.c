@@ -100,10 +100,24 @@ static void add_mechanism(slot_list *list, const nb_state_tensor *state) {
     snprintf(to->mechanism, sizeof to->mechanism, "%.*s", (int)strcspn(name, "."), name);
 }
 
+static void add_auto_scale(slot_list *list, const ni_auto_scale *x) {
+    if (x->count == 0)
+        return;
+    list->slots[list->count++] = (slot){.name = "state/gradients.exchange.mu",
+                                        .dtype = NI_ST_F32,
+                                        .rank = 1,
+                                        .shape = {x->count, 1},
+                                        .bytes = (size_t)x->count * sizeof *x->mu,
+                                        .data = x->mu,
+                                        .on_host = true,
+                                        .mechanism = "exchange",
+                                        .owner = -1};
+}
+
 /* Free list->slots with free(). */
 static nb_status list_slots(nb_trainer *t, slot_list *list, nb_error *err) {
     int32_t params = nb_model_param_count(t->model), states = nb_model_state(t->model, NULL, 0);
-    *list = (slot_list){calloc((size_t)(5 * params + states) + 1, sizeof *list->slots), 0};
+    *list = (slot_list){calloc((size_t)(5 * params + states) + 2, sizeof *list->slots), 0};
     nb_state_tensor *state = calloc((size_t)states + 1, sizeof *state);
     if (!list->slots || !state) {
         free(list->slots);
@@ -123,6 +137,7 @@ static nb_status list_slots(nb_trainer *t, slot_list *list, nb_error *err) {
     }
     for (int32_t i = 0; i < states; i++)
         add_mechanism(list, &state[i]);
+    add_auto_scale(list, &t->auto_scale);
     free(state);
     return NB_OK;
 }

@@ -370,6 +370,16 @@ static nb_status meet_devices(run *r, nb_error *err) {
     return NB_OK;
 }
 
+/* What one's own recipe gives up. */
+static void say_exchange(const nb_trainer *t) {
+    if (t->auto_scale.count > 0 && t->ranks)
+        note(
+            t, NB_NOTE_INFO,
+            "gradients of %d ranks are added in %s under one scale a tensor (gradients.exchange.rule: fp8-lm): another "
+            "number of ranks ends in other bits",
+            (int)nb_ranks_world(t->ranks), nb_dtype_name(t->recipe.gradients.format));
+}
+
 static nb_status begin(run *r, nb_start start, nb_error *err) {
     nb_trainer *t = r->t;
     char idle[256];
@@ -387,6 +397,7 @@ static nb_status begin(run *r, nb_start start, nb_error *err) {
         note(t, NB_NOTE_WARNING, "recipe %s: %s", t->recipe.name, idle);
     say_window(t);
     say_doubts(t);
+    say_exchange(t);
     NB_TRY(nb_ranks_agree(t->ranks, write_description(t, err), err));
     if (start == NB_START_FORK) /* --resume must never begin elsewhere */
         NB_TRY(save(r, err));

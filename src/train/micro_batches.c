@@ -131,7 +131,9 @@ static nb_status last_micro_batch(nb_trainer *t, int64_t index, const nb_lens *l
     if (behind)
         return NB_OK;
     ni_accumulator_add(&t->accumulator, grads);
-    return ni_reduce(&t->reducer, grads, err);
+    NB_TRY(ni_auto_scale_before(&t->auto_scale, grads, err));
+    NB_TRY(ni_reduce(&t->reducer, grads, err));
+    return ni_auto_scale_after(&t->auto_scale, grads, err);
 }
 
 nb_status ni_trainer_accumulate(nb_trainer *t, const nb_lens *lens, nb_error *err) {

@@ -1,5 +1,8 @@
 /* overlap.c: a thread that sums chunks as the backward pass leaves them. */
 #include "overlap.h"
+#include "backend/table.h"
+
+#include <stdlib.h>
 
 /* Waits until the pass has left what begins at `element`; false if the step was given up. */
 static bool wait_for(ni_overlap *o, int64_t element) {
@@ -11,20 +14,44 @@ static bool wait_for(ni_overlap *o, int64_t element) {
     return come;
 }
 
+static const ni_companion *worker_companion(const ni_overlap *o) {
+    return o->grads->be->companion;
+}
+
+static nb_status sum_chunk(ni_overlap *o, int64_t i) {
+    ni_reducer *x = o->reducer;
+    const int64_t from = i * x->chunk, left = o->grads->elements - from, n = left < x->chunk ? left : x->chunk;
+    if (x->worker) {
+        void *mark = o->marks[i];
+        o->marks[i] = NULL;
+        NB_TRY(worker_companion(o)->await(x->worker, mark, &o->error));
+    }
+    ni_accumulator_close_part(o->accumulator, o->grads, x->worker, from, n);
+    return ni_reduce_chunk(x, o->grads, i, &o->error);
+}
+
 static void *sum_chunks(void *self) {
     ni_overlap *o = self;
+    nb_backend *worker = o->reducer->worker;
+    if (worker)
+        o->status = worker_companion(o)->enter(worker, &o->error);
     for (int64_t i = ni_reducer_chunks(o->reducer, o->grads) - 1; o->status == NB_OK && i >= 0; i--) {
-        const int64_t from = i * o->reducer->chunk;
-        const int64_t left = o->grads->elements - from, n = left < o->reducer->chunk ? left : o->reducer->chunk;
-        if (!wait_for(o, from))
+        if (!wait_for(o, i * o->reducer->chunk))
             break;
-        ni_accumulator_close_part(o->accumulator, o->grads, from, n);
-        o->status = ni_reduce_chunk(o->reducer, o->grads, i, &o->error);
+        o->status = sum_chunk(o, i);
     }
     return NULL;
 }
 
+/* Before the thread hears of it: a chunk is final behind its mark. */
+static void mark_chunks(ni_overlap *o, int64_t element) {
+    while (o->marks && o->marked > 0 && (o->marked - 1) * o->reducer->chunk >= element)
+        o->marks[--o->marked] = worker_companion(o)->mark(o->grads->be);
+}
+
 static void announce(ni_overlap *o, int64_t element, bool given_up) {
+    if (!given_up)
+        mark_chunks(o, element);
     pthread_mutex_lock(&o->lock);
     o->final = element < o->final ? element : o->final;
     o->given_up = given_up;
@@ -33,17 +60,24 @@ static void announce(ni_overlap *o, int64_t element, bool given_up) {
 }
 
 bool ni_overlap_begin(ni_overlap *o, ni_reducer *reducer, ni_accumulator *accumulator, ni_param_array *grads) {
-    if (!ni_reducer_on_host(reducer, grads))
+    const int64_t chunks = ni_reducer_goes_beside(reducer, grads) ? ni_reducer_chunks(reducer, grads) : 0;
+    void **marks = reducer->worker && chunks > 0 ? calloc((size_t)chunks, sizeof *marks) : NULL;
+    *o = (ni_overlap){.reducer = reducer};
+    if (chunks == 0 || (reducer->worker && !marks))
         return false;
     *o = (ni_overlap){.reducer = reducer,
                       .accumulator = accumulator,
                       .grads = grads,
                       .lock = PTHREAD_MUTEX_INITIALIZER,
                       .moved = PTHREAD_COND_INITIALIZER,
-                      .final = grads->elements};
+                      .final = grads->elements,
+                      .marks = marks,
+                      .marked = chunks};
     reducer->aside = true;
     o->running = pthread_create(&o->thread, NULL, sum_chunks, o) == 0;
     reducer->aside = o->running;
+    if (!o->running)
+        free(marks);
     return o->running;
 }
 
@@ -58,6 +92,9 @@ nb_status ni_overlap_end(ni_overlap *o, bool whole, nb_error *err) {
         return NB_OK;
     announce(o, whole ? 0 : o->grads->elements, !whole);
     pthread_join(o->thread, NULL);
+    for (int64_t i = 0; o->marks && i < ni_reducer_chunks(o->reducer, o->grads); i++)
+        worker_companion(o)->forget(o->marks[i]);
+    free(o->marks);
     pthread_mutex_destroy(&o->lock);
     pthread_cond_destroy(&o->moved);
     o->running = o->reducer->aside = false;

@@ -4,8 +4,9 @@
  * from the end on, each once the pass has left it. Which thread adds and when makes no difference to a bit: it adds
  * what ni_reduce would, in the same order.
  *
- * Where gradients lie in the host's memory in real. A GPU's would want streams of their own, and narrow ones have a
- * scale for whole tensors: both are summed after the pass (ni_reduce).
+ * On a GPU the pass leaves them when the GPU has come so far, not when it was asked to: each chunk has a mark in the
+ * order of what was asked, and the backend's companion (backend/table.h) adds on a stream of its own. Narrow gradients
+ * have a scale for whole tensors and are summed after the pass (ni_reduce).
  */
 #ifndef NI_TRAIN_OVERLAP_H
 #define NI_TRAIN_OVERLAP_H
@@ -23,7 +24,9 @@ typedef struct ni_overlap {
     pthread_mutex_t lock;
     pthread_cond_t moved;
     bool running, given_up;
-    int64_t final; /* gradients from this element on are those of the micro-batch */
+    int64_t final;  /* gradients from this element on are those of the micro-batch, or will be at their mark */
+    void **marks;   /* [chunks] of a backend with a companion; NULL: it has none */
+    int64_t marked; /* chunks from this one on have theirs */
     nb_status status;
     nb_error error;
 } ni_overlap;

@@ -55,6 +55,7 @@ nb_status ni_trainer_restart(nb_trainer *t, nb_error *err) {
     nb_model_init_within(t->model, (uint32_t)t->config.seeds.init, t->config.init.cut);
     nb_model_params_changed(t->model);
     ni_optimizer_restart(&t->optimizer);
+    ni_auto_scale_restart(&t->auto_scale);
     memset(&t->at, 0, sizeof t->at);
     t->torn = false;
     return NB_OK;

@@ -129,12 +129,15 @@ nb_status ni_reducer_create(nb_ranks *ranks, const ni_param_array *grads, ni_red
     const int64_t part = (grads->elements / PARTS / ALIGNED + 1) * ALIGNED, most = host ? part : grads->elements;
     out->chunk = narrow ? grads->elements : most < CHUNK ? most : CHUNK;
     nb_status status = take_memory(out, grads, err);
+    if (status == NB_OK && !narrow && out->host[0] && out->be->companion)
+        status = out->be->companion->open(out->be, &out->worker, err);
     if (status != NB_OK)
         ni_reducer_free(out);
     return status;
 }
 
 void ni_reducer_free(ni_reducer *x) {
+    nb_backend_free(x->worker);
     if (x->room)
         x->be->ops->release(x->be, x->room);
     if (x->room_scales)
@@ -151,6 +154,16 @@ void ni_reducer_free(ni_reducer *x) {
 }
 
 /* ---- out and back ---- */
+
+/* Whose operations are asked for. */
+static nb_backend *hand(const ni_reducer *x) {
+    return x->aside && x->worker ? x->worker : x->be;
+}
+
+/* In the host's memory, by plain loops. */
+static bool by_thread(const ni_reducer *x) {
+    return x->aside && !x->worker;
+}
 
 /* GPUs that exchange among themselves. */
 static bool by_device(const ni_reducer *x) {
@@ -194,7 +207,7 @@ static size_t place(const ni_circle *c, int32_t member) {
 
 /* What all members have of the own piece of the chunk at `data`. */
 static nb_status fetch_pieces(const ni_reducer *x, const ni_circle *c, char *data, nb_error *err) {
-    nb_backend *be = x->be;
+    nb_backend *be = hand(x);
     const size_t mine = piece(c, c->self), first = c->begin[0], all = c->begin[c->count] - first;
     char *out = staged(x) ? x->host[0] : data, *in = staged(x) ? x->host[1] : x->room;
     if (staged(x) && all > 0)
@@ -214,7 +227,7 @@ static nb_status fetch_pieces(const ni_reducer *x, const ni_circle *c, char *dat
 
 /* The pieces that the members have added up, to all of them. */
 static nb_status give_back(const ni_reducer *x, const ni_circle *c, char *data, nb_error *err) {
-    nb_backend *be = x->be;
+    nb_backend *be = hand(x);
     const size_t at = c->begin[c->self], mine = piece(c, c->self), first = c->begin[0];
     char *whole = staged(x) ? x->host[0] : data;
     if (staged(x) && mine > 0)
@@ -238,15 +251,15 @@ static char *part(const ni_reducer *x, const ni_circle *c, char *data, int32_t m
 }
 
 static void add_numbers(const ni_reducer *x, const ni_circle *c, char *data, int32_t to, int32_t from) {
-    if (x->aside) { /* to the same bits: a sum of two is rounded once whoever makes it */
+    if (by_thread(x)) { /* to the same bits: a sum of two is rounded once whoever makes it */
         float *sum = (float *)part(x, c, data, to);
         const float *add = (const float *)part(x, c, data, from);
         for (size_t i = 0; i < piece(c, c->self) / sizeof *sum; i++)
             sum[i] += add[i];
         return;
     }
-    x->be->ops->axpy(x->be, part(x, c, data, to), 1.0, part(x, c, data, from),
-                     (int64_t)(piece(c, c->self) / sizeof(float)));
+    nb_backend *be = hand(x);
+    be->ops->axpy(be, part(x, c, data, to), 1.0, part(x, c, data, from), (int64_t)(piece(c, c->self) / sizeof(float)));
 }
 
 static ni_scaled scaled_part(const ni_reducer *x, const ni_circle *c, const ni_param_array *grads, int32_t tensor,
@@ -263,7 +276,10 @@ static void add_tensors(const ni_reducer *x, const ni_circle *c, const ni_param_
                         int32_t from) {
     for (int32_t i = c->tensor[c->self]; i < c->tensor[c->self + 1]; i++) {
         const ni_scaled sum = scaled_part(x, c, grads, i, to), other = scaled_part(x, c, grads, i, from);
-        x->be->ops->scaled_add(x->be, &sum, &sum, &other, grads->at[i].length);
+        if (x->joined)
+            x->be->ops->scaled_join(x->be, &sum, &other, grads->at[i].length);
+        else
+            x->be->ops->scaled_add(x->be, &sum, &sum, &other, grads->at[i].length);
     }
 }
 
@@ -275,10 +291,10 @@ static void add_in_order(const ni_reducer *x, const ni_circle *c, char *data, co
     for (int32_t stride = 1; stride < c->count; stride *= 2)
         for (int32_t i = 0; i + stride < c->count; i += 2 * stride)
             grads ? add_tensors(x, c, grads, i, i + stride) : add_numbers(x, c, data, i, i + stride);
-    if (c->self > 0 && x->aside)
+    if (c->self > 0 && by_thread(x))
         memcpy(data + c->begin[c->self], part(x, c, data, 0), mine);
     else if (c->self > 0) /* the tree ends in what member 0 gave */
-        x->be->ops->copy(x->be, data + c->begin[c->self], part(x, c, data, 0), mine);
+        hand(x)->ops->copy(hand(x), data + c->begin[c->self], part(x, c, data, 0), mine);
     for (int32_t i = c->tensor[c->self]; grads && grads->scales && c->self > 0 && i < c->tensor[c->self + 1]; i++)
         x->be->ops->copy(x->be, grads->scales + i, x->room_scales + i, sizeof(float));
 }
@@ -334,8 +350,8 @@ nb_status ni_reduce_chunk(const ni_reducer *x, const ni_param_array *grads, int6
     return NB_OK;
 }
 
-bool ni_reducer_on_host(const ni_reducer *x, const ni_param_array *grads) {
-    return x->ranks && grads->dtype == NB_F32 && x->be->real == NB_F32 && !x->host[0];
+bool ni_reducer_goes_beside(const ni_reducer *x, const ni_param_array *grads) {
+    return x->ranks && grads->dtype == NB_F32 && x->be->real == NB_F32 && (!x->host[0] || x->worker);
 }
 
 static nb_status reduce_numbers(const ni_reducer *x, const ni_param_array *grads, nb_error *err) {

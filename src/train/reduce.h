@@ -11,6 +11,7 @@
  * Narrow gradients travel as they are, one byte an element in FP8, each tensor with its scale. arXiv:2310.18313 brings
  * all ranks under one scale first, because a network can only add numbers of one scale; here a rank adds, in FP32 and
  * with one rounding, and the scale is that of the sum. So the sum of many ranks does not saturate and is that of one.
+ * Where a recipe asks for the paper's way, auto_scale.h makes the scales one and sums here are `joined`.
  */
 #ifndef NI_TRAIN_REDUCE_H
 #define NI_TRAIN_REDUCE_H
@@ -43,7 +44,9 @@ typedef struct ni_reducer {
     ni_letter *letters; /* [2 world] */
     size_t *ends;       /* [world + 1]: of a chunk that is gathered */
     size_t bytes;       /* of backend memory */
+    bool joined;        /* narrow gradients are under one scale: each sum is rounded to it, and saturates */
     bool aside;         /* on a thread beside the backend's work: no operation of its table may be called */
+    nb_backend *worker; /* whose operations may be; NULL: memory is the host's, and the thread adds by itself */
 } ni_reducer;
 
 /* For arrays as `grads` are. `ranks` NULL: nothing is taken, and sums are what they are. */
@@ -57,8 +60,8 @@ nb_status ni_reduce(ni_reducer *x, ni_param_array *grads, nb_error *err);
 nb_status ni_reduce_chunk(const ni_reducer *x, const ni_param_array *grads, int64_t index, nb_error *err);
 int64_t ni_reducer_chunks(const ni_reducer *x, const ni_param_array *grads);
 
-/* Whether real gradients in the host's memory are summed, so that a thread may do it. */
-bool ni_reducer_on_host(const ni_reducer *x, const ni_param_array *grads);
+/* Whether a thread may sum them: real gradients, in the host's memory or where the backend has a companion. */
+bool ni_reducer_goes_beside(const ni_reducer *x, const ni_param_array *grads);
 
 /* What each rank has of an array in the backend's memory, to all: begin[r] .. begin[r + 1] are the bytes of rank r. */
 nb_status ni_reducer_gather(const ni_reducer *x, char *array, const size_t *begin, nb_error *err);

@@ -116,6 +116,8 @@ static nb_status build(nb_trainer *t, bool on_paper, nb_error *err) {
                                err));
     NB_TRY(ni_accumulator_create(ni_model_gradients(t->model), ni_trainer_share(t, &first), &t->accumulator, err));
     NB_TRY(ni_reducer_create(t->ranks, ni_model_gradients(t->model), &t->reducer, err));
+    NB_TRY(ni_auto_scale_create(t->ranks, ni_model_gradients(t->model), &t->recipe.gradients, &t->auto_scale, err));
+    t->reducer.joined = t->auto_scale.count > 0;
     NB_TRY(ni_trainer_renew_combiner(t, err));
     return ni_results_create(t->be, ni_model_gradients(t->model), c->accumulation, &t->results, err);
 }
@@ -161,6 +163,7 @@ void nb_trainer_free(nb_trainer *t) {
         return;
     ni_results_free(&t->results);
     ni_combiner_free(&t->combiner);
+    ni_auto_scale_free(&t->auto_scale);
     ni_reducer_free(&t->reducer);
     ni_accumulator_free(&t->accumulator);
     ni_optimizer_free(&t->optimizer);

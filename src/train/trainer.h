@@ -3,6 +3,7 @@
 #define NI_TRAIN_TRAINER_H
 
 #include "accumulate.h"
+#include "auto_scale.h"
 #include "combine.h"
 #include "data/tokenizer.h"
 #include "data/tokenizer_kept.h"
@@ -66,6 +67,7 @@ struct nb_trainer {
     double last_norm; /* of the last step's gradients, which every rank found for itself */
     ni_accumulator accumulator;
     ni_reducer reducer;
+    ni_auto_scale auto_scale;
     ni_overlap overlap;
     ni_combiner combiner;
     ni_results results;

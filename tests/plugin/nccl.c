@@ -2,8 +2,10 @@
  * backends whose memory is the host's (stub.c). A receive comes to its end when the stream is asked and the file is
  * there, so that a rank whose peer is gone waits as it would for NCCL.
  *
- * NIBBLE_STUB_NCCL=join: no communicator comes about, as for two ranks of one GPU.
+ * NIBBLE_STUB_NCCL=join: no communicator comes about, as for two ranks of one GPU; wait: the call does not come back,
+ * as where a rank is gone; die: the process ends in it.
  */
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -57,6 +59,10 @@ DOOR int ncclCommInitRank(comm **out, int ranks, id with, int rank) {
     (void)ranks;
     if (asked && strcmp(asked, "join") == 0)
         return USAGE;
+    if (asked && strcmp(asked, "die") == 0)
+        raise(SIGKILL);
+    while (asked && strcmp(asked, "wait") == 0)
+        pause();
     *out = the_comm = calloc(1, sizeof **out);
     if (!*out)
         return SYSTEM_ERROR;
@@ -147,8 +153,9 @@ DOOR int cuStreamQuery(void *stream) {
     return the_comm->count == 0 && !the_comm->bad ? SUCCESS : NOT_READY;
 }
 
-DOOR int cuStreamCreate(void **stream, unsigned flags);
-DOOR int cuStreamCreate(void **stream, unsigned flags) {
+DOOR int cuStreamCreateWithPriority(void **stream, unsigned flags, int priority);
+DOOR int cuStreamCreateWithPriority(void **stream, unsigned flags, int priority) {
+    (void)priority;
     static char some;
     (void)flags;
     *stream = &some;
@@ -159,4 +166,16 @@ DOOR int cuStreamDestroy_v2(void *stream);
 DOOR int cuStreamDestroy_v2(void *stream) {
     (void)stream;
     return SUCCESS;
+}
+
+DOOR int cuCtxGetCurrent(void **context);
+DOOR int cuCtxGetCurrent(void **context) {
+    static char some;
+    *context = &some;
+    return SUCCESS;
+}
+
+DOOR int cuCtxSetCurrent(void *context);
+DOOR int cuCtxSetCurrent(void *context) {
+    return context ? SUCCESS : USAGE;
 }

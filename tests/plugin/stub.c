@@ -59,6 +59,35 @@ static void stub_download(nb_backend *be, void *to_host, const void *from, size_
         the_stub.inside->ops->download(be, to_host, from, bytes);
 }
 
+/* ---- its companion: another CPU backend. What is asked for is done at once, so a mark says nothing. ---- */
+
+static nb_status open_worker(nb_backend *be, nb_backend **worker, nb_error *err) {
+    const nb_backend_options one = {.threads = 1};
+    (void)be;
+    return nb_backend_open("cpu", &one, worker, err);
+}
+
+static nb_status enter(nb_backend *worker, nb_error *err) {
+    (void)worker;
+    (void)err;
+    return NB_OK;
+}
+
+static void *mark(nb_backend *be) {
+    (void)be;
+    return malloc(1);
+}
+
+static nb_status await(nb_backend *worker, void *at, nb_error *err) {
+    (void)worker;
+    const bool set = at;
+    free(at);
+    return set ? NB_OK : broken(err);
+}
+
+static const ni_companion companion = {
+    .open = open_worker, .enter = enter, .mark = mark, .await = await, .forget = free};
+
 static void destroy(nb_backend *be) {
     (void)be;
     nb_backend_free(the_stub.inside);
@@ -102,6 +131,7 @@ DOOR nb_status ni_cuda_library_open(int device, nb_backend **out, nb_error *err)
     object->ops.alloc = stub_alloc;
     object->ops.synchronize = stub_synchronize;
     object->ops.download = stub_download;
+    object->backend.companion = &companion;
     *out = &object->backend;
     return NB_OK;
 }

@@ -66,6 +66,10 @@ extern const ni_profiler ni_cuda_profiler;
 void ni_cuda_mark(nb_backend *be, const char *what);
 void ni_cuda_profile_free(struct ni_cuda_profile *profile);
 
+/* ---- companion.c ---- */
+
+extern const ni_companion ni_cuda_companion;
+
 /* Scratch memory of one operation: `bytes`, 256-byte aligned, not cleared, good until the next call. NULL keeps a fault
  * that says what it was for. */
 void *ni_cuda_scratch(nb_backend *be, size_t bytes, const char *what);

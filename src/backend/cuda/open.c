@@ -158,6 +158,7 @@ __attribute__((visibility("default"))) nb_status ni_cuda_library_open(int device
     object->backend.wants_amax = true;
     object->backend.profiler = &ni_cuda_profiler;
     object->backend.use_stream = use_stream;
+    object->backend.companion = &ni_cuda_companion;
     *out = &object->backend;
     return NB_OK;
 }

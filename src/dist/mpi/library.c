@@ -7,8 +7,9 @@
  */
 #include "dist/mpi.h"
 
+#include "base/limited.h"
+
 #include <mpi.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -125,83 +126,21 @@ static void fail(void *self, const ni_wire_news *why) {
 
 /* ---- the start and the end ---- */
 
-/* A call that waits for other ranks. */
-typedef struct long_call {
-    pthread_mutex_t lock;
-    pthread_cond_t ended;
-    bool done, left; /* left: nobody waits for it any more */
-    int code, provided;
-} long_call;
-
-static void free_call(long_call *c) {
-    pthread_mutex_destroy(&c->lock);
-    pthread_cond_destroy(&c->ended);
-    free(c);
+/* Both wait for other ranks. */
+static int call_init(void *provided) {
+    return MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, provided);
 }
 
-static void *call_ended(long_call *c, int code) {
-    pthread_mutex_lock(&c->lock);
-    c->code = code;
-    c->done = true;
-    const bool left = c->left;
-    pthread_cond_signal(&c->ended);
-    pthread_mutex_unlock(&c->lock);
-    if (left)
-        free_call(c);
-    return NULL;
-}
-
-static void *call_init(void *self) {
-    long_call *c = self;
-    return call_ended(c, MPI_Init_thread(NULL, NULL, MPI_THREAD_SERIALIZED, &c->provided));
-}
-
-static void *call_finalize(void *self) {
-    return call_ended(self, MPI_Finalize());
-}
-
-/* False where it has not come back after `patience` seconds, or did not begin. */
-static bool call_for(void *(*make)(void *self), double patience, int *code, int *provided) {
-    pthread_t thread;
-    pthread_condattr_t clock;
-    struct timespec until;
-    long_call *c = calloc(1, sizeof *c);
-    if (!c)
-        return false;
-    pthread_condattr_init(&clock);
-    pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
-    pthread_cond_init(&c->ended, &clock);
-    pthread_condattr_destroy(&clock);
-    pthread_mutex_init(&c->lock, NULL);
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += (time_t)patience;
-    if (pthread_create(&thread, NULL, make, c) != 0) {
-        free_call(c);
-        return false;
-    }
-    int waited = 0;
-    pthread_mutex_lock(&c->lock);
-    while (!c->done && waited == 0)
-        waited = pthread_cond_timedwait(&c->ended, &c->lock, &until);
-    const bool done = c->done;
-    c->left = !done;
-    *code = c->code;
-    *provided = c->provided;
-    pthread_mutex_unlock(&c->lock);
-    if (done) {
-        pthread_join(thread, NULL);
-        free_call(c);
-    } else {
-        pthread_detach(thread);
-    }
-    return done;
+static int call_finalize(void *nothing) {
+    (void)nothing;
+    return MPI_Finalize();
 }
 
 /* A rank that does not come to the end with the others is left behind: mpirun sees to it. */
 static void finalize(void *self) {
     mpi *m = self;
-    int code, provided;
-    call_for(call_finalize, m->patience, &code, &provided);
+    int code;
+    ni_call_within(call_finalize, NULL, m->patience, &code);
     free(m->requests);
     free(m->whose);
     free(m);
@@ -210,13 +149,19 @@ static void finalize(void *self) {
 ni_mpi_library_open_function ni_mpi_library_open;
 
 __attribute__((visibility("default"))) const char *ni_mpi_library_open(size_t fit, double patience, ni_wire *out) {
-    int code, provided, rank, world;
+    int code = 0, rank, world;
     if (fit != NI_MPI_FIT)
         return "is of another version than this program; hint: make";
     mpi *m = calloc(1, sizeof *m);
-    if (!m)
+    int *level = calloc(1, sizeof *level); /* the call's, where it does not come back */
+    if (!m || !level) {
+        free(m);
+        free(level);
         return "found no memory";
-    const bool came = call_for(call_init, patience, &code, &provided);
+    }
+    const bool came = ni_call_within(call_init, level, patience, &code);
+    const int provided = came ? *level : 0;
+    free(came ? level : NULL);
     if (!came || code != MPI_SUCCESS || provided < MPI_THREAD_SERIALIZED) {
         free(m);
         return !came                 ? "waited for other ranks in MPI_Init for as long as NIBBLE_PATIENCE says"

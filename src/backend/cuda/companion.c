@@ -1,0 +1,60 @@
+/* companion.c: a second stream for another thread. It goes first: what it does is short, and ranks wait for it. */
+#include "backend/cuda/cuda.h"
+
+#include "backend/cuda/library.h"
+
+#include <stdlib.h>
+
+static nb_status use_quick_stream(nb_backend *worker, nb_error *err) {
+    ni_cuda *cuda = ni_cuda_of(worker);
+    int last, first;
+    cudaStream_t quick;
+    cudaError_t code = cudaDeviceGetStreamPriorityRange(&last, &first);
+    if (code == cudaSuccess)
+        code = cudaStreamCreateWithPriority(&quick, cudaStreamNonBlocking, first);
+    if (code != cudaSuccess)
+        return ni_cuda_status(worker, code, "a second stream", err);
+    cudaStreamDestroy(cuda->own);
+    cuda->stream = cuda->own = quick;
+    return NB_OK;
+}
+
+static nb_status companion_open(nb_backend *be, nb_backend **worker, nb_error *err) {
+    NB_TRY(ni_cuda_library_open(ni_cuda_of(be)->device, worker, err));
+    const nb_status status = use_quick_stream(*worker, err);
+    if (status != NB_OK) {
+        nb_backend_free(*worker);
+        *worker = NULL;
+    }
+    return status;
+}
+
+static nb_status enter(nb_backend *worker, nb_error *err) {
+    return ni_cuda_status(worker, cudaSetDevice(ni_cuda_of(worker)->device), "a second thread", err);
+}
+
+static void forget(void *mark) {
+    if (mark)
+        cudaEventDestroy((cudaEvent_t)mark);
+}
+
+static void *mark_here(nb_backend *be) {
+    cudaEvent_t event;
+    if (!ni_cuda_good(be, cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "a mark"))
+        return NULL;
+    if (ni_cuda_good(be, cudaEventRecord(event, ni_cuda_of(be)->stream), "a mark"))
+        return event;
+    forget(event);
+    return NULL;
+}
+
+static nb_status await(nb_backend *worker, void *mark, nb_error *err) {
+    if (!mark) /* the other backend knows why */
+        return nb_fail(err, NB_INTERNAL, "cuda: a mark behind the backward pass could not be set");
+    const cudaError_t code = cudaEventSynchronize((cudaEvent_t)mark);
+    forget(mark);
+    return ni_cuda_status(worker, code, "what was asked before", err);
+}
+
+const ni_companion ni_cuda_companion = {
+    .open = companion_open, .enter = enter, .mark = mark_here, .await = await, .forget = forget};
