@@ -137,6 +137,24 @@ static UNUSED void add_eden(quantizer_list *list) {
     }
 }
 
+/* Rotated as recipes have it: by 16, fixed signs, rounded to BF16; or by fresh ones, under every rounding. */
+static UNUSED void add_turned(quantizer_list *list) {
+    static const nb_outer_scale outers[] = {NB_OUTER_TENSOR, NB_OUTER_NONE, NB_OUTER_UNIT, NB_OUTER_ROW128,
+                                            NB_OUTER_ROW128_POW2};
+    nb_quantizer q = ni_format_family_find("nvfp4")->defaults;
+    q.hadamard_size = 16;
+    q.hadamard_signs = NB_SIGNS_FIXED;
+    q.hadamard_round_bf16 = true;
+    for (size_t i = 0; i < sizeof outers / sizeof *outers; i++) {
+        q.outer = outers[i];
+        assert_int_equal(nb_quantizer_check(&q, NULL), NB_OK);
+        add_roundings(list, q);
+    }
+    q.outer = NB_OUTER_TENSOR;
+    q.hadamard_signs = NB_SIGNS_FRESH;
+    add_roundings(list, q);
+}
+
 /* ... and with it. */
 static UNUSED quantizer_list *all_quantizers(void) {
     quantizer_list *list = all_formats();
@@ -152,6 +170,7 @@ static UNUSED quantizer_list *all_quantizers(void) {
     }
     add_eden(list);
     add_hif4(list, true);
+    add_turned(list);
     return list;
 }
 

@@ -296,6 +296,8 @@ static void refusals(void **state) {
     assert_non_null(strstr(err.message, "expected dense 128 x 256 of f32 or bf16"));
     assert_int_equal(nb_linear_forward(a->linear, &pass, true, &many, &y, &err), NB_BAD_USAGE);
     assert_non_null(strstr(err.message, "an input of 129 rows; expected 1 to 128"));
+    assert_int_equal(nb_backend_use_stream(a->be, NULL, &err), NB_UNSUPPORTED);
+    assert_non_null(strstr(err.message, "backend cpu has no streams"));
     nb_linear_layer layer = {.name = "layers.0.a", .out = 10, .dtype = NB_F32, .weight = a->w[0]};
     nb_linear_spec spec = {.recipe = &recipe,
                            .blocks = 1,

@@ -87,6 +87,13 @@ NB_API nb_status nb_backend_open(const char *name, const nb_backend_options *opt
 /* Releases a backend and nothing that it allocated for the caller. NULL is allowed. */
 NB_API void nb_backend_free(nb_backend *be);
 
+/* From now on the work of a GPU is queued on a stream of the program's (a cudaStream_t of that GPU; NULL: the legacy
+ * default stream) and no longer on the backend's own, which is waited for first. Then calls over matrices on that GPU
+ * need no waiting by the host: nb_linear_forward, nb_linear_backward and nb_linear_stepped return before their work is
+ * done, and what goes wrong is told by a later call. The stream must live until another takes its place. NB_UNSUPPORTED
+ * where there are no streams. */
+NB_API nb_status nb_backend_use_stream(nb_backend *be, void *stream, nb_error *err);
+
 /* Memory of the backend: 64-byte aligned and zeroed; NULL if there is none. What lies in it is read and written by
  * nb_backend_read and nb_backend_write alone: it need not be the host's. Both return when the bytes have arrived. */
 NB_API void *nb_backend_alloc(nb_backend *be, size_t bytes);

@@ -86,6 +86,7 @@ _FUNCTIONS = {
     "nb_version": (c.c_char_p, []),
     "nb_backend_open": (_STATUS, [c.c_char_p, c.POINTER(nb_backend_options), c.POINTER(_P)]),
     "nb_backend_free": ("void", [_P]),
+    "nb_backend_use_stream": (_STATUS, [_P, _P]),
     "nb_backend_read": ("void", [_P, _P, _P, c.c_size_t]),
     "nb_backend_write": ("void", [_P, _P, _P, c.c_size_t]),
     "nb_recipe_open": (_STATUS, [c.c_char_p, c.c_char_p, c.POINTER(_P)]),
@@ -173,13 +174,14 @@ nb = _Library()
 _backends = {}
 
 
-def backend(threads=0):
-    """The processor, with so many threads (0: as many as the process may use). Opened once for each number."""
-    if threads not in _backends:
-        options, handle = nb_backend_options(threads, 0), c.c_void_p()
-        nb.backend_open(b"cpu", c.byref(options), c.byref(handle))
-        _backends[threads] = handle
-    return _backends[threads]
+def backend(threads=0, name="cpu"):
+    """The processor, with so many threads (0: as many as the process may use), or a GPU ("cuda:0"). Each is opened once."""
+    key = (name, threads if name == "cpu" else 0)
+    if key not in _backends:
+        options, handle = nb_backend_options(key[1], 0), c.c_void_p()
+        nb.backend_open(name.encode(), c.byref(options), c.byref(handle))
+        _backends[key] = handle
+    return _backends[key]
 
 
 def recipes_folder():

@@ -3,8 +3,10 @@
     nibble.torch.apply(model, recipe="chon")     # then train as before, with any torch.optim optimizer
 
 Every torch.nn.Linear becomes a Linear of this module with the same Parameters: state dicts keep their keys, and an
-optimizer may be made before or after. Forward and backward are the C library's; weights are read where they lie.
+optimizer may be made before or after. Forward and backward are the C library's; weights are read where they lie, in the
+memory of the processor or of an NVIDIA GPU, whose work is queued on torch's current stream.
 """
+import contextlib
 import ctypes as _c
 import fnmatch
 import threading
@@ -26,12 +28,38 @@ _lock = threading.RLock()  # one workspace: layers of a process run one at a tim
 _workspaces = {}
 
 
-def _workspace(threads):
-    if threads not in _workspaces:
+def _machine(tensor, what):
+    """The library's name for where a tensor lies."""
+    if tensor.device.type == "cpu":
+        return "cpu"
+    if tensor.device.type == "cuda":
+        return f"cuda:{tensor.device.index}"
+    raise NotImplementedError(f"{what} on {tensor.device}; nibble.torch runs on cpu and cuda")
+
+
+@contextlib.contextmanager
+def _turn(tensor):
+    """A layer's turn: nobody else's, and torch's device is the tensor's."""
+    with _lock, torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext():
+        yield
+
+
+def _backend(threads, machine):
+    """Ready for a call: on a GPU behind what torch has queued, and torch's next work behind the call's."""
+    handle = _l.backend(threads, machine)
+    if machine != "cpu":
+        _l.nb.backend_use_stream(handle, torch.cuda.current_stream(int(machine[len("cuda:"):])).cuda_stream)
+    return handle
+
+
+def _workspace(threads, machine):
+    key = (threads if machine == "cpu" else 0, machine)
+    backend = _backend(threads, machine)
+    if key not in _workspaces:
         handle = _c.c_void_p()
-        _l.nb.workspace_create(_l.backend(threads), _c.byref(handle))
-        _workspaces[threads] = handle
-    return _workspaces[threads]
+        _l.nb.workspace_create(backend, _c.byref(handle))
+        _workspaces[key] = handle
+    return _workspaces[key]
 
 
 class _Run:
@@ -74,15 +102,15 @@ class Linear(nn.Linear):
         self._step = 0      # optimizer steps taken
         self._micro = 0     # backward passes of this step
         self._handle, self._rows, self._passes, self._seen, self._pending = None, 0, 0, None, {}
-        with _lock:
+        self._machine = "cpu"
+        with _turn(self.weight):
             self._make(1)   # so that sizes that the recipe cannot run at are refused now
 
     # ---- the layer of the library ----
 
     def _make(self, rows):
         weight = self.weight
-        if weight.device.type != "cpu":
-            raise NotImplementedError(f"{self._name}: its weight is on {weight.device}; nibble.torch runs on the CPU so far")
+        machine = _machine(weight, f"{self._name}: its weight is")
         if weight.dtype not in _DTYPES or not weight.is_contiguous():
             raise Error(f"{self._name}: its weight is {weight.dtype}; expected contiguous float32 or bfloat16")
         layer = _l.nb_linear_layer(self._name.encode(), self.out_features, _DTYPES[weight.dtype], weight.data_ptr())
@@ -90,12 +118,13 @@ class Linear(nn.Linear):
                                  self.in_features, rows, True, _c.pointer(layer), 1)
         handle = _c.c_void_p()
         try:
-            _l.nb.linear_create(_workspace(self._run.threads), _c.byref(spec), _c.byref(handle))
+            _l.nb.linear_create(_workspace(self._run.threads, machine), _c.byref(spec), _c.byref(handle))
         except Error as error:
             raise Error(f"{error}; hint: keep=[\"{self._name}\"] leaves the layer to torch") from None
         kept = self._state()
         self._close()
-        self._handle, self._rows, self._seen = handle, rows, (weight.data_ptr(), weight._version, weight.dtype)
+        self._handle, self._rows, self._machine = handle, rows, machine
+        self._seen = (weight.data_ptr(), weight._version, weight.dtype, weight.device)
         self._finalizer = weakref.finalize(self, _l.nb.linear_free, handle)
         self._passes += 1
         self._pending = {**kept, **self._pending}
@@ -107,8 +136,9 @@ class Linear(nn.Linear):
         self._handle = None
 
     def _ready(self, rows):
-        now = (self.weight.data_ptr(), self.weight._version, self.weight.dtype)
-        if self._handle is None or rows > self._rows or now[2] != self._seen[2] or self.weight.device.type != "cpu":
+        now = (self.weight.data_ptr(), self.weight._version, self.weight.dtype, self.weight.device)
+        _backend(self._run.threads, self._machine)
+        if self._handle is None or rows > self._rows or now[2:] != self._seen[2:]:
             self._make(max(rows, self._rows))
         elif now != self._seen:
             _l.nb.linear_changed(self._handle, (_c.c_void_p * 1)(now[0]))
@@ -121,9 +151,11 @@ class Linear(nn.Linear):
 
     @torch.compiler.disable
     def forward(self, x):
-        if x.device.type != "cpu":
-            raise NotImplementedError(f"{self._name}: an input on {x.device}; nibble.torch runs on the CPU so far")
-        out = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        _machine(x, f"{self._name}: an input")
+        if x.device != self.weight.device:
+            raise Error(f"{self._name}: an input on {x.device}; expected {self.weight.device}, where its weight is")
+        kind = x.device.type
+        out = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         if x.dtype not in _DTYPES or out not in _DTYPES:
             raise Error(f"{self._name}: an input of {x.dtype}; expected float32 or bfloat16")
         flat = x.to(out).reshape(-1, self.in_features).contiguous()
@@ -134,8 +166,8 @@ class Linear(nn.Linear):
         return y if self.bias is None else y + self.bias.to(out)
 
     def _forward(self, x, training):
-        y = torch.empty((x.shape[0], self.out_features), dtype=x.dtype)
-        with _lock:
+        y = torch.empty((x.shape[0], self.out_features), dtype=x.dtype, device=x.device)
+        with _turn(self.weight):
             self._ready(x.shape[0])
             at, mx, my = self._pass(), _matrix(x), _matrix(y)
             _l.nb.linear_forward(self._handle, _c.byref(at), training, _c.byref(mx), _c.byref(my))
@@ -144,11 +176,12 @@ class Linear(nn.Linear):
             return y, self._passes if training else 0
 
     def _backward(self, at, ticket, x, dy, wants_dx, wants_dw):
+        dy = dy.to(x.dtype)
         dx = torch.empty_like(x) if wants_dx else None
-        dw = torch.empty((self.out_features, self.in_features), dtype=torch.float32) if wants_dw else None
-        with _lock:
+        dw = torch.empty((self.out_features, self.in_features), dtype=torch.float32, device=x.device) if wants_dw else None
+        with _turn(self.weight):
             self._ready(x.shape[0])
-            mx, mdy = _matrix(x), _matrix(dy.to(x.dtype))
+            mx, mdy = _matrix(x), _matrix(dy)
             mdx = _c.byref(_matrix(dx)) if wants_dx else None
             to = (_c.c_void_p * 1)(dw.data_ptr() if wants_dw else None)
             _l.nb.linear_backward(self._handle, _c.byref(at), ticket != self._passes, _c.byref(mx), _c.byref(mdy),
@@ -157,7 +190,7 @@ class Linear(nn.Linear):
         return dx, dw
 
     def _stepped(self):
-        with _lock:
+        with _turn(self.weight):
             if self._handle is not None:
                 self._ready(self._rows)
                 at = self._pass()
@@ -182,7 +215,7 @@ class Linear(nn.Linear):
             if t.on_host:
                 _c.memmove(value.data_ptr(), t.data, bytes_)
             else:
-                _l.nb.backend_read(_l.backend(self._run.threads), value.data_ptr(), t.data, bytes_)
+                _l.nb.backend_read(_backend(self._run.threads, self._machine), value.data_ptr(), t.data, bytes_)
             out[t.name.decode().split("/")[1]] = value
         return out
 
@@ -196,19 +229,19 @@ class Linear(nn.Linear):
             if value.numel() != t.elements or value.dtype != _STATE_DTYPES[t.dtype]:
                 raise Error(f"{t.name.decode()}: {value.numel()} of {value.dtype}; expected {t.elements} of "
                             f"{_STATE_DTYPES[t.dtype]}: was it saved under another recipe?")
-            value = value.contiguous()
+            value = value.cpu().contiguous()
             bytes_ = value.numel() * value.element_size()
             if t.on_host:
                 _c.memmove(t.data, value.data_ptr(), bytes_)
             else:
-                _l.nb.backend_write(_l.backend(self._run.threads), t.data, value.data_ptr(), bytes_)
+                _l.nb.backend_write(_backend(self._run.threads, self._machine), t.data, value.data_ptr(), bytes_)
         _l.nb.linear_state_loaded(self._handle)
         self._pending = {}
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination[prefix + "nibble.step"] = torch.tensor(self._step)
-        with _lock:
+        with _turn(self.weight):
             for name, value in self._state().items():
                 destination[prefix + "nibble." + name] = value
 
@@ -223,7 +256,7 @@ class Linear(nn.Linear):
             else:
                 self._pending[name] = value
         if self._handle:
-            with _lock:
+            with _turn(self.weight):
                 self._load_pending()
         unexpected = rest[3]
         unexpected[:] = [key for key in unexpected if key not in ours]
@@ -241,7 +274,7 @@ class Linear(nn.Linear):
         self.__dict__.update(state)
         source, steps, seed, threads = state["_run"]
         self._run = _Run(Recipe(*source), steps, seed, threads)
-        with _lock:
+        with _turn(self.weight):
             self._make(self._rows)
         _layers.add(self)
 

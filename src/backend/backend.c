@@ -40,6 +40,18 @@ nb_status ni_backend_take(nb_backend *be, size_t bytes, const char *what, void *
 
 /* ---- the table's doors for programs outside ---- */
 
+nb_status nb_backend_use_stream(nb_backend *be, void *stream, nb_error *err) {
+    if (!be->use_stream)
+        return nb_fail(err, NB_UNSUPPORTED, "backend %s has no streams; expected cuda", be->name);
+    NB_TRY(be->use_stream(be, stream, err));
+    be->on_their_stream = true;
+    return NB_OK;
+}
+
+nb_status ni_backend_finish(nb_backend *be, nb_error *err) {
+    return be->on_their_stream ? NB_OK : be->ops->synchronize(be, err);
+}
+
 void *nb_backend_alloc(nb_backend *be, size_t bytes) {
     return be->ops->alloc(be, bytes, "arrays of the program");
 }

@@ -60,9 +60,11 @@ struct nb_backend {
     int64_t logit_elements; /* NI_LOGITS_CPU, NI_LOGITS_GPU */
     bool wants_amax;        /* producers fill amaxes for less than its quantizers take to find them */
     bool any_first_key;     /* attention takes doc_start that fall along a sequence: a row may look at itself alone */
-    const ni_profiler *profiler;   /* NULL: it cannot say */
-    const ni_companion *companion; /* NULL: it has none */
-    void *state;                   /* of the implementation */
+    const ni_profiler *profiler;                                          /* NULL: it cannot say */
+    const ni_companion *companion;                                        /* NULL: it has none */
+    void *state;                                                          /* of the implementation */
+    nb_status (*use_stream)(nb_backend *be, void *stream, nb_error *err); /* NULL: it has none */
+    bool on_their_stream; /* the program's, who waits for what it needs: a call need not */
 };
 
 /* A tensor of AdamW with nothing narrow, and nothing to leave behind. */
@@ -79,5 +81,8 @@ static inline ni_adamw_tensor ni_adamw_plain(nb_dtype real, void *param, void *m
 
 /* alloc, or the one sentence of all refusals: "no memory for WHAT: 12.3 MiB". */
 nb_status ni_backend_take(nb_backend *be, size_t bytes, const char *what, void **memory, nb_error *err);
+
+/* At the end of a call of a program outside: synchronize, but on a stream of theirs. */
+nb_status ni_backend_finish(nb_backend *be, nb_error *err);
 
 #endif

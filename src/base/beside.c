@@ -30,7 +30,10 @@ void *ni_open_beside(const char *library, char *why, size_t size) {
     static const struct {
         void (*folder)(char *folder, size_t size);
         const char *path;
-    } places[] = {{program_folder, "%s/%s"}, {program_folder, "%s/../lib/nibble/%s"}, {own_folder, "%s/nibble/%s"}};
+    } places[] = {{program_folder, "%s/%s"},
+                  {program_folder, "%s/../lib/nibble/%s"},
+                  {own_folder, "%s/%s"},
+                  {own_folder, "%s/nibble/%s"}};
     char folder[4096], path[4200];
     why[0] = '\0';
     for (size_t i = 0; i <= sizeof places / sizeof *places; i++) {

@@ -353,7 +353,7 @@ nb_status nb_linear_forward(nb_linear *linear, const nb_pass *pass, bool trainin
         pass_sums(linear, true, pass->micro_batch == 0);
     for (int32_t i = 0; i < group->count; i++)
         give_output(&c, &y[i], &c.y[i]);
-    return c.be->ops->synchronize(c.be, err);
+    return ni_backend_finish(c.be, err);
 }
 
 /* ---- backward ---- */
@@ -395,7 +395,7 @@ static nb_status backward(call *c, const backward_matrices *m, ni_scratch *scrat
     }
     NB_TRY(ni_linear_group_backward(group, &c->pass, scratch, &c->x, c->dy, &c->dx, err));
     give_output(c, m->dx, &c->dx);
-    return c->be->ops->synchronize(c->be, err);
+    return ni_backend_finish(c->be, err);
 }
 
 nb_status nb_linear_backward(nb_linear *linear, const nb_pass *pass, bool again, const nb_mat *x, const nb_mat *dy,
@@ -443,7 +443,7 @@ nb_status nb_linear_stepped(nb_linear *linear, const nb_pass *pass, nb_error *er
     pass_sums(linear, false, false);
     NB_TRY(ni_linear_group_after_step(linear->group, &now, &scratch, err));
     ni_linear_group_changed(linear->group);
-    return w->be->ops->synchronize(w->be, err);
+    return ni_backend_finish(w->be, err);
 }
 
 /* ---- what it keeps and says ---- */

@@ -1,7 +1,9 @@
 /* cases_elementwise.c: memory, casts, sums of two, scales, SwiGLU, RoPE, embedding. */
 #include "trial.h"
 
-static const int64_t SPANS[] = {1, 17, 40001};
+#include "format/hadamard.h"
+
+static const int64_t SPANS[] = {1, 17, 4104, 40001};
 static const int64_t ROWS[][2] = {{1, 16}, {3, 5}, {33, 100}, {130, 270}, {48, 32}};
 enum { SPAN_SHAPES = sizeof SPANS / sizeof *SPANS, ROW_SHAPES = sizeof ROWS / sizeof *ROWS };
 

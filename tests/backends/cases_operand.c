@@ -6,6 +6,11 @@
 
 enum { M = 48, N = 32, K = 128, PICKED = 32, PARTS = 6 };
 
+/* Few quantizers are gone through in two shapes, whose first ones are all that such a run makes. */
+static int32_t parts_of(const trial *t) {
+    return t->few ? 2 : PARTS;
+}
+
 static nb_quantizer nvfp4(int32_t block_rows) {
     nb_quantizer q = ni_format_family_find("nvfp4")->defaults;
     q.block_rows = block_rows;
@@ -52,16 +57,18 @@ static nb_mat uploaded(trial *t, data_kind kind, nb_dtype type, int64_t rows, in
 
 /* Two operands of one call, one turned, of numbers and of an operand's decoded values; and the same made apart. */
 static void run_two(trial *t) {
-    const quantizer_list *list = all_quantizers();
+    const quantizer_list *list = quantizers_of(t);
     const nb_quantizer source_format = rows_of("e2m1");
     const nb_noise noise = noise_at(t);
-    for (int32_t i = t->shape; i < list->count; i += PARTS) {
+    for (int32_t i = t->shape; i < list->count; i += parts_of(t)) {
         const nb_quantizer *q = &list->q[i], *second = &list->q[(i + 7) % list->count];
         const nb_mat x = uploaded(t, DATA_CORNERS, i % 2 ? NB_F32 : NB_BF16, 128, 128, 131);
         const nb_operand from = made(t, &source_format, &x, NI_LEFT, q);
         for (int kind = 0; kind < 2; kind++) {
             const ni_source source = {.numbers = kind ? NULL : &x, .operand = kind ? &from : NULL};
             for (int apart = 0; apart < 2; apart++) {
+                if (t->few && apart != kind)
+                    continue;
                 nb_operand a = placed(t, q, 128, 128, NI_LEFT, second), b = placed(t, second, 128, 128, NI_RIGHT, q);
                 const ni_making both[2] = {{.out = &a, .noise = &noise},
                                            {.out = &b, .transpose = true, .noise = &noise}};
@@ -119,7 +126,7 @@ static void run_pieces(trial *t) {
     const nb_quantizer tiles = nvfp4(16), q = nvfp4(1);
     const nb_noise noise = noise_at(t);
     const int32_t *columns = picked(t);
-    const nb_mat w = uploaded(t, DATA_NORMAL, NB_F32, N, K, K);
+    const nb_mat w = uploaded(t, DATA_NORMAL, t->shape ? NB_BF16 : NB_F32, N, K, K);
     nb_operand o = placed(t, &q, N, K + 2 * PICKED, NI_RIGHT, &q);
     const ni_source all = {.numbers = &w},
                     residual = {.numbers = &w, .minus = &o, .columns = columns, .column_count = PICKED},
@@ -208,14 +215,14 @@ static void run_turn(trial *t) {
 
 /* Every format, both ways, with and without what is outside of a sum; into columns, whose neighbours stay. */
 static void run_decode(trial *t) {
-    const quantizer_list *list = all_formats();
+    const quantizer_list *list = formats_of(t);
     const nb_quantizer other = nvfp4(1);
     const nb_mat w = uploaded(t, DATA_CORNERS, NB_F32, N, K, K);
     int32_t *columns = poisoned(K * sizeof *columns);
     for (int c = 0; c < K; c++)
         columns[c] = 2 * (K - 1 - c) + 1;
     const int32_t *at = upload(t, columns, K * sizeof *columns);
-    for (int32_t i = t->shape; i < list->count; i += PARTS) {
+    for (int32_t i = t->shape; i < list->count; i += parts_of(t)) {
         const nb_operand o = made(t, &list->q[i], &w, NI_RIGHT, &other);
         char what[200];
         nb_quantizer_text(&list->q[i], what, sizeof what);
@@ -242,33 +249,43 @@ static bool is_vector(const nb_quantizer *q) {
 
 enum { TILE_ROWS = 128, TILE_COLS = 384, TILE_STRIDE = 392 };
 
+/* The same format without rotation, as the other copy of a rotated operand has it. */
+static nb_quantizer unrotated(const nb_quantizer *q) {
+    nb_quantizer straight = *q;
+    straight.hadamard_size = 0;
+    if (straight.rule == NB_RULE_EDEN) /* exists only rotated */
+        straight.rule = NB_RULE_ABSMAX;
+    return straight;
+}
+
 /* Both ways at once, from ordinary and from hard numbers. */
 static void run_tiles(trial *t) {
     static const data_kind kinds[] = {DATA_NORMAL, DATA_CORNERS, DATA_WIDE, DATA_NAN, DATA_INF, DATA_ZERO, DATA_TINY};
-    const quantizer_list *list = all_quantizers();
+    const quantizer_list *list = quantizers_of(t);
     const nb_noise noise = noise_at(t);
-    const nb_quantizer *before = NULL;
     for (int32_t i = 0, seen = 0; i < list->count; i++) {
-        const nb_quantizer *q = &list->q[i];
-        if ((!is_tiled(q) && !is_vector(q)) || seen++ % PARTS != t->shape)
+        const nb_quantizer *q = &list->q[i], straight = unrotated(q);
+        if ((!is_tiled(q) && !is_vector(q)) || seen++ % parts_of(t) != t->shape)
             continue;
-        const data_kind kind = kinds[(seen / PARTS) % (int)(sizeof kinds / sizeof *kinds)];
-        const nb_mat x = uploaded(t, kind, NB_BF16, TILE_ROWS, TILE_COLS, TILE_STRIDE);
-        const nb_quantizer *row = q->hadamard_size && before ? before : q;
+        const data_kind kind = kinds[(seen / parts_of(t)) % (int)(sizeof kinds / sizeof *kinds)];
+        const nb_mat x =
+            uploaded(t, kind, seen / parts_of(t) % 3 ? NB_BF16 : NB_F32, TILE_ROWS, TILE_COLS, TILE_STRIDE);
+        const nb_quantizer *row = q->outer > NB_OUTER_UNIT ? q : &straight;
         nb_operand a = placed(t, row, TILE_ROWS, TILE_COLS, NI_LEFT, q);
-        nb_operand b = placed(t, q, TILE_COLS, TILE_ROWS, NI_RIGHT, row);
+        nb_operand b = placed(t, q, TILE_COLS, TILE_ROWS, NI_RIGHT, row), alone = b;
+        alone.memory = scratch(t, t->be->ops->operand_bytes(t->be, &alone));
         const ni_making both[2] = {{.out = &a, .noise = &noise}, {.out = &b, .transpose = true, .noise = &noise}};
         make(t, &(ni_source){.numbers = &x}, both, 2);
+        make(t, &(ni_source){.numbers = &x}, &(ni_making){.out = &alone, .transpose = true, .noise = &noise}, 1);
         char format[200], what[300];
         snprintf(what, sizeof what, "%s, numbers of kind %d", nb_quantizer_text(q, format, sizeof format), (int)kind);
         keep_operand(t, what, &a);
         keep_operand(t, what, &b);
-        before = q->hadamard_size ? before : q;
+        keep_operand(t, what, &alone);
         if (!is_tiled(q) || q->outer <= NB_OUTER_UNIT)
             continue;
-        nb_quantizer first = *q; /* a double block made anew of another's codes, down its columns */
-        first.hadamard_size = 0;
-        const nb_operand from = made(t, &first, &x, NI_LEFT, q);
+        /* a double block made anew of another's codes, down its columns */
+        const nb_operand from = made(t, &straight, &x, NI_LEFT, q);
         nb_operand anew = placed(t, q, TILE_COLS, TILE_ROWS, NI_RIGHT, row);
         make(t, &(ni_source){.operand = &from}, &(ni_making){.out = &anew, .transpose = true, .noise = &noise}, 1);
         keep_operand(t, what, &anew);
@@ -277,11 +294,8 @@ static void run_tiles(trial *t) {
 
 /* An identity under the format of q, neither rotated nor random: its ones are exact in what a product reads. */
 static nb_operand identity(trial *t, const nb_quantizer *q, int64_t n, ni_side side) {
-    nb_quantizer format = *q;
+    nb_quantizer format = unrotated(q);
     format.round = NB_ROUND_EVEN;
-    format.hadamard_size = 0;
-    if (format.rule == NB_RULE_EDEN) /* exists only rotated */
-        format.rule = NB_RULE_ABSMAX;
     float *one = poisoned(sizeof *one * (size_t)(n * n));
     for (int64_t i = 0; i < n * n; i++)
         one[i] = i % (n + 1) == 0;
@@ -291,14 +305,14 @@ static nb_operand identity(trial *t, const nb_quantizer *q, int64_t n, ni_side s
 
 /* What products read of them, without codes: through identities. */
 static void run_tile_values(trial *t) {
-    const quantizer_list *list = all_quantizers();
+    const quantizer_list *list = quantizers_of(t);
     const nb_noise noise = noise_at(t);
     for (int32_t i = 0, seen = 0; i < list->count; i++) {
         const nb_quantizer *q = &list->q[i];
         const bool wide = q->outer > NB_OUTER_UNIT;
         const int64_t rows = wide ? 128 : 32, cols = wide ? 128 : 272;
         if (!is_tiled(q) || nb_quantizer_check_shape(q, rows, cols, NULL) != NB_OK ||
-            nb_quantizer_check_shape(q, cols, rows, NULL) != NB_OK || seen++ % PARTS != t->shape)
+            nb_quantizer_check_shape(q, cols, rows, NULL) != NB_OK || seen++ % parts_of(t) != t->shape)
             continue;
         const nb_mat x = uploaded(t, DATA_NORMAL, NB_BF16, rows, cols, cols + 8);
         const nb_operand right = identity(t, q, cols, NI_RIGHT), left = identity(t, q, rows, NI_LEFT);
@@ -358,7 +372,7 @@ static const test_case OPERANDS[] = {
     {"make_operands canonical", "whole tiles", BITS, PARTS, run_tiles, NULL, NULL},
     {"make_operands multiply", "values of whole tiles", BITS, PARTS, run_tile_values, NULL, NULL},
     {"make_operands", "columns, residuals, folding", BITS, 1, run_derived, NULL, NULL},
-    {"make_operands", "pieces", BITS, 1, run_pieces, NULL, NULL},
+    {"make_operands", "pieces", BITS, 2, run_pieces, NULL, NULL},
     {"make_pieces", "a patch beside the whole", BITS, 2, run_patched, NULL, NULL},
     {"make_operands", "amax known", BITS, 1, run_amax, NULL, NULL},
     {"turn", "tiles, rows", BITS, 1, run_turn, NULL, NULL},

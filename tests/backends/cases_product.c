@@ -184,6 +184,8 @@ static void run_one_term_of(trial *t, int begin, int end) {
             nb_operand *r = &right[i >> 3];
             if (i % 4 == 0)
                 fill(t, r, &w[i >> 2 & 1]);
+            if (t->few && i % 4 != (i >> 2 & 1) * 3) /* written as BF16, added to as FP32 */
+                continue;
             const nb_mat c = numbers(t, i & 1 ? NB_F32 : NB_BF16, 9, m, n);
             const ni_term term = {.a = &left, .b = r};
             EXPECT_OK(t, be->ops->multiply(be, &c, &term, 1, i & 2, &err));

@@ -96,7 +96,7 @@ static void run_quantize(trial *t, bool turned) {
                          host.stride,
                          NULL,
                          NULL};
-    const quantizer_list *list = all_quantizers();
+    const quantizer_list *list = quantizers_of(t);
     const nb_noise noise = noise_at(t);
     for (int32_t k = 0; k < list->count; k++) {
         const nb_quantizer *q = &list->q[k];
@@ -126,7 +126,7 @@ static void run_turned(trial *t) {
 /* Every third shape starts elsewhere in the list, so that pairs differ. */
 static void run_requantize(trial *t) {
     enum { ROWS = 128, COLS = 256 };
-    const quantizer_list *list = all_formats(), *to = all_quantizers();
+    const quantizer_list *list = formats_of(t), *to = quantizers_of(t);
     const nb_mat data = data_matrix(DATA_NORMAL, NB_F32, ROWS, COLS, COLS);
     nb_mat from = data;
     from.data = upload(t, data.data, ROWS * COLS * 4);
@@ -148,7 +148,7 @@ static const int64_t DECODED[][2] = {{37, 256}, {16, 45}, {48, 80}};
 /* By way of the canonical layout: what a file holds is what was made. */
 static void run_taken(trial *t) {
     const int64_t rows = DECODED[t->shape][0], cols = DECODED[t->shape][1];
-    const quantizer_list *list = all_formats();
+    const quantizer_list *list = formats_of(t);
     const nb_mat data = data_matrix(DATA_CORNERS, NB_F32, rows, cols, cols);
     nb_mat from = data;
     from.data = upload(t, data.data, (size_t)(rows * cols) * 4);
@@ -180,7 +180,7 @@ static void run_taken(trial *t) {
 static void run_exchange(trial *t) {
     static const int64_t shapes[][2] = {{48, 80}, {7, 45}, {256, 128}};
     const int64_t rows = shapes[t->shape][0], cols = shapes[t->shape][1];
-    const quantizer_list *list = all_formats();
+    const quantizer_list *list = formats_of(t);
     const nb_mat data = data_matrix(DATA_NORMAL, NB_F32, rows, cols, cols);
     nb_mat from = data;
     from.data = upload(t, data.data, (size_t)(rows * cols) * 4);

@@ -1,9 +1,10 @@
 /* main.c: every operation of the table on every backend that is asked for, against its reference: one table.
  *
  *     test_backends [--backend NAME]... [--only REGEX] [--whole] [--list] [--digests FILE] [--check-digests FILE]
- *                   [--operands FILE] [--shapes N]
+ *                   [--operands FILE] [--shapes N] [--few]
  *
- * --shapes: of each case's shapes the first N alone, for tools that make everything slow. --operands: digests are of
+ * For tools that make everything slow: of each case's shapes the first N alone (--shapes), of quantizers one of each
+ * kind that kernels tell apart (--few). --operands: digests are of
  * the matrices in this safetensors file instead of fixed inputs (trained.c).
  *
  * NAME is what nb_backend_open knows, or cpu:scalar, cpu:portable, cpu:avx2, cpu:avx512, each with :THREADS behind it
@@ -24,7 +25,7 @@ typedef struct options {
     const char *names[MOST_BACKENDS];
     int count, shapes; /* shapes: 0 = all */
     const char *only, *write, *check, *operands;
-    bool list, whole;
+    bool list, whole, few;
 } options;
 
 static const case_list *const ALL[] = {&memory_cases,  &elementwise_cases, &norm_cases,     &sequence_cases,
@@ -111,8 +112,8 @@ typedef struct references {
     nb_backend *scalar, *in_double;
 } references;
 
-static void once(const test_case *c, trial *t, nb_backend *be, int shape, bool absolute) {
-    *t = (trial){.be = be, .shape = shape, .absolute = absolute};
+static void once(const test_case *c, trial *t, nb_backend *be, int shape, bool absolute, bool few) {
+    *t = (trial){.be = be, .shape = shape, .absolute = absolute, .few = few};
     run_trial(c, t);
 }
 
@@ -158,14 +159,14 @@ static int run_case(const test_case *c, const options *o, nb_backend *const *bac
     nb_backend *referee = c->by == BITS || c->by == CODES ? refs->scalar : refs->in_double;
     for (int shape = 0; shape < (o->shapes && o->shapes < c->shapes ? o->shapes : c->shapes); shape++) {
         trial want, magnitudes = {0};
-        once(c, &want, referee, shape, false);
+        once(c, &want, referee, shape, false, o->few);
         if (c->by == PRODUCTS || c->by == CODES)
-            once(c, &magnitudes, referee, shape, true);
+            once(c, &magnitudes, referee, shape, true, o->few);
         if (want.failure[0] || want.refusal[0])
             fail_msg("%s, %s, shape %d: the reference: %s%s", c->ops, c->name, shape, want.failure, want.refusal);
         for (int b = 0; b < o->count; b++) {
             trial got;
-            once(c, &got, backends[b], shape, false);
+            once(c, &got, backends[b], shape, false, o->few);
             judge(c, &got, &want, &magnitudes, &verdicts[b]);
             end_trial(&got);
             assert_true(release_buffers_until(NULL) == 0);
@@ -242,6 +243,10 @@ static options read_options(int argc, char **argv) {
             o.whole = true;
             continue;
         }
+        if (strcmp(key, "--few") == 0) {
+            o.few = true;
+            continue;
+        }
         if (strcmp(key, "--shapes") == 0 && next) {
             o.shapes = atoi(next);
             i++;
@@ -255,7 +260,7 @@ static options read_options(int argc, char **argv) {
                                                                                    : NULL;
         if (!to || !next)
             fail_msg("usage: test_backends [--backend NAME]... [--only REGEX] [--whole] [--list] [--digests FILE] "
-                     "[--check-digests FILE] [--operands FILE] [--shapes N]");
+                     "[--check-digests FILE] [--operands FILE] [--shapes N] [--few]");
         *to = next;
         o.count += to == &o.names[o.count];
         i++;

@@ -25,6 +25,7 @@ typedef struct trial {
     int shape;     /* of those that the case has */
     bool absolute; /* inputs enter by their magnitudes: what a sum of products is at most */
     bool timed;    /* --bench: prepare, then time `again` */
+    bool few;      /* --few: of each kind of quantizer one (quantizers.c) */
     result *results;
     int count, room;
     held *memory;
@@ -127,6 +128,10 @@ static UNUSED int32_t *integers(int64_t n, int32_t below) { /* on the host */
         x[i] = (int32_t)(ni_philox(9, 9, (uint32_t)i, 0, 0, 0).w[0] % (uint32_t)below);
     return x;
 }
+
+/* Those that a case goes through: as all_formats and all_quantizers. */
+const quantizer_list *formats_of(const trial *t);
+const quantizer_list *quantizers_of(const trial *t);
 
 /* An operand in the canonical layout, its four buffers in one piece of backend memory. */
 nb_qtensor new_codes(trial *t, const nb_quantizer *q, int64_t rows, int64_t cols);

@@ -4,7 +4,8 @@
     trains.py twins NIBBLE      a transformers LLaMA trained 50 steps under apply: the losses of nibble train on the same data
     trains.py kinds RECIPES     a small ViT and a T5, which nibble has no family for, under every recipe of the folder
     trains.py ways              copies, checkpoints, micro-batches, autocast: the same bits where the same bits are promised
-    trains.py speed             a step beside FP32 and beside NVFP4 emulated by tensor operations
+    trains.py speed [DEVICE]    a step beside FP32 and beside NVFP4 emulated by tensor operations
+    trains.py gpu [RECIPE...]   the LLaMA of `twins` on a GPU: losses of 50 steps beside those on the CPU; twice the same bits
 
 Prints rows for docs/ledger.md and fails where a row is beyond its bound.
 """
@@ -75,13 +76,13 @@ def nibble_losses(program, folder, tokens, recipe):
     return [row["loss"] for row in rows if "step" in row and "loss" in row and "lr" in row][:STEPS]
 
 
-def torch_losses(model, tokens):
+def torch_losses(model, tokens, device="cpu"):
     """AdamW, clipping and data as nibble has them: every step sees every sequence."""
     decayed = [p for n, p in model.named_parameters() if p.dim() == 2 and "embed" not in n]
     rest = [p for n, p in model.named_parameters() if not (p.dim() == 2 and "embed" not in n)]
     optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}], lr=RATE,
                                   betas=(0.9, 0.95), eps=1e-8)
-    rows = torch.tensor([tokens[i * SEQ: i * SEQ + SEQ + 1] for i in range(BATCH)])
+    rows = torch.tensor([tokens[i * SEQ: i * SEQ + SEQ + 1] for i in range(BATCH)], device=device)
     losses = []
     for _ in range(STEPS):
         logits = model(input_ids=rows[:, :-1]).logits
@@ -112,6 +113,36 @@ def twins(program):
             good &= ok
             print(f"| {recipe} | {ours[0]:.4f} / {theirs[0]:.4f} | {ours[-1]:.4f} / {theirs[-1]:.4f} | {100 * most:.2f} % | "
                   f"{100 * mean:.2f} % | {100 * BOUND:g} % and {100 * MEAN_BOUND:g} % |{'' if ok else ' **beyond**'}", flush=True)
+    return good
+
+
+def trained_on(device, start, recipe, tokens):
+    model = nibble.torch.apply(copy.deepcopy(start).to(device), recipe, steps=STEPS, seed=1)
+    return torch_losses(model, tokens, device), model
+
+
+def gpu(*recipes):
+    tokens, good = tokens_of(BATCH * SEQ + 1), True
+    start = llama()
+    print(f"torch {torch.__version__}, {torch.cuda.get_device_name()}; bound {100 * BOUND:g} % a step, {100 * MEAN_BOUND:g} % of the mean")
+    print("| recipe | first loss, CPU / GPU | last loss | largest difference of a step | of the means | GPU again | saved on the GPU, loaded on the CPU |")
+    for recipe in recipes or ["bf16", "nvfp4", "chon", "tetrajet-v2", "fp4-dge-occ"]:
+        here, _ = trained_on("cpu", start, recipe, tokens)
+        there, model = trained_on("cuda", start, recipe, tokens)
+        once_more, _ = trained_on("cuda", start, recipe, tokens)
+        moved = nibble.torch.apply(copy.deepcopy(start), recipe, steps=STEPS, seed=1)
+        moved.load_state_dict({k: v.cpu() for k, v in model.state_dict().items()})
+        ids = torch.tensor([tokens[:SEQ]])
+        with torch.no_grad():
+            a, b = model(input_ids=ids.cuda()).logits.cpu(), moved(input_ids=ids).logits
+        close = ((a - b).norm() / b.norm()).item()
+        most = max(abs(a - b) / a for a, b in zip(here, there))
+        mean = abs(sum(here) - sum(there)) / sum(here)
+        ok = most <= BOUND and mean <= MEAN_BOUND and there == once_more and close <= BOUND
+        good &= ok
+        print(f"| {recipe} | {here[0]:.4f} / {there[0]:.4f} | {here[-1]:.4f} / {there[-1]:.4f} | {100 * most:.2f} % | {100 * mean:.2f} % | "
+              f"{'the same losses' if there == once_more else 'other losses'} | logits differ by {100 * close:.2f} % |{'' if ok else ' **beyond**'}",
+              flush=True)
     return good
 
 
@@ -224,7 +255,7 @@ def ways():
         og = torch.optim.SGD(g.parameters(), lr=0.1)
         step_of(g, og, x.bfloat16())
         check(f"{recipe}: parameters in BF16 train", all(p.grad.dtype == torch.bfloat16 for p in g.parameters()))
-    for what, refused in [("CUDA tensors (here: the meta device)", lambda: small("nvfp4")(x.to("meta"))),
+    for what, refused in [("tensors of other devices (here: meta)", lambda: small("nvfp4")(x.to("meta"))),
                           ("sizes that no block divides", lambda: nibble.torch.apply(nn.Sequential(nn.Linear(20, 30)), "nvfp4")),
                           ("a model without linear layers", lambda: nibble.torch.apply(nn.Sequential(nn.ReLU()), "nvfp4"))]:
         try:
@@ -275,19 +306,22 @@ def emulate(model):
     return model
 
 
-def speed():
+def speed(device="cpu"):
     import transformers
+    on_gpu = device != "cpu"
     config = dict(vocab_size=4096, num_attention_heads=8, num_key_value_heads=8, tie_word_embeddings=True,
                   max_position_embeddings=512)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, sequences of 256; the median of the rounds, in turns")
+    by = torch.cuda.get_device_name(device) if on_gpu else f"{torch.get_num_threads()} threads"
+    batch = 32 if on_gpu else 4
+    print(f"torch {torch.__version__}, {by}, {batch} sequences of 256; the median of the rounds, in turns")
     print("| model | torch FP32, tok/s | emulated in eager torch | nibble.torch nvfp4 | over the emulation | over FP32 |")
     for hidden, layers, inner in [(256, 6, 768), (512, 8, 1536), (1024, 6, 2816)]:
         torch.manual_seed(0)
         base = transformers.LlamaForCausalLM(transformers.LlamaConfig(
-            hidden_size=hidden, num_hidden_layers=layers, intermediate_size=inner, **config))
+            hidden_size=hidden, num_hidden_layers=layers, intermediate_size=inner, **config)).to(device)
         models = {"fp32": copy.deepcopy(base), "emulated": emulate(copy.deepcopy(base)),
                   "nibble": nibble.torch.apply(copy.deepcopy(base), "nvfp4", keep=["lm_head"], steps=100)}
-        ids = torch.randint(0, 4096, (4, 256))
+        ids = torch.randint(0, 4096, (batch, 256), device=device)
         optimizers = {k: torch.optim.AdamW(m.parameters(), lr=1e-4) for k, m in models.items()}
         seconds = {k: [] for k in models}
         for turn in range(6):
@@ -296,6 +330,8 @@ def speed():
                 optimizers[name].zero_grad()
                 model(input_ids=ids, labels=ids).loss.backward()
                 optimizers[name].step()
+                if on_gpu:
+                    torch.cuda.synchronize()
                 if turn:
                     seconds[name].append(time.perf_counter() - started)
         rate = {k: ids.numel() / sorted(v)[len(v) // 2] for k, v in seconds.items()}
@@ -306,7 +342,7 @@ def speed():
 
 
 if __name__ == "__main__":
-    what = {"twins": twins, "kinds": kinds, "ways": ways, "speed": speed}.get(sys.argv[1] if len(sys.argv) > 1 else "")
+    what = {"twins": twins, "kinds": kinds, "ways": ways, "speed": speed, "gpu": gpu}.get(sys.argv[1] if len(sys.argv) > 1 else "")
     if not what:
         sys.exit(__doc__)
     sys.exit(0 if what(*sys.argv[2:]) else 1)

@@ -14,8 +14,8 @@ static nb_status use_quick_stream(nb_backend *worker, nb_error *err) {
         code = cudaStreamCreateWithPriority(&quick, cudaStreamNonBlocking, first);
     if (code != cudaSuccess)
         return ni_cuda_status(worker, code, "a second stream", err);
-    cudaStreamDestroy(cuda->stream);
-    cuda->stream = quick;
+    cudaStreamDestroy(cuda->own);
+    cuda->stream = cuda->own = quick;
     return NB_OK;
 }
 

@@ -24,8 +24,8 @@ static void destroy(nb_backend *be) {
     cudaFree(cuda->scratch);
     cudaFree(cuda->words);
     cudaFree(cuda->tile_room);
-    if (cuda->stream)
-        cudaStreamDestroy(cuda->stream);
+    if (cuda->own)
+        cudaStreamDestroy(cuda->own);
     free(cuda);
 }
 
@@ -94,7 +94,8 @@ static nb_status take(ni_cuda *cuda, nb_error *err) {
     const float words[NI_CUDA_WORDS] = {[NI_CUDA_ZERO] = 0.0f, [NI_CUDA_ONE] = 1.0f};
     cudaError_t code = cudaSetDevice(cuda->device);
     if (code == cudaSuccess)
-        code = cudaStreamCreateWithFlags(&cuda->stream, cudaStreamNonBlocking);
+        code = cudaStreamCreateWithFlags(&cuda->own, cudaStreamNonBlocking);
+    cuda->stream = cuda->own;
     if (code == cudaSuccess)
         code = cudaMalloc(&cuda->workspace, WORKSPACE);
     if (code == cudaSuccess)
@@ -119,6 +120,16 @@ static nb_status take(ni_cuda *cuda, nb_error *err) {
     if (status != CUBLAS_STATUS_SUCCESS)
         return nb_fail(err, NB_UNSUPPORTED, "cuda: cuBLASLt does not start on %s: %s", cuda->name,
                        cublasLtGetStatusString(status));
+    return NB_OK;
+}
+
+/* Scratch memory is shared by what is queued: the old stream is waited for. */
+static nb_status use_stream(nb_backend *be, void *stream, nb_error *err) {
+    ni_cuda *cuda = ni_cuda_of(be);
+    if (cuda->stream == stream)
+        return NB_OK;
+    NB_TRY(ni_cuda_synchronize(be, err));
+    cuda->stream = stream;
     return NB_OK;
 }
 
@@ -148,6 +159,7 @@ __attribute__((visibility("default"))) nb_status ni_cuda_library_open(int device
     object->backend.logit_elements = NI_LOGITS_GPU;
     object->backend.wants_amax = true;
     object->backend.profiler = &ni_cuda_profiler;
+    object->backend.use_stream = use_stream;
     object->backend.companion = &ni_cuda_companion;
     *out = &object->backend;
     return NB_OK;
