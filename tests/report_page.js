@@ -131,7 +131,7 @@ const untilDrawn = setInterval(() => {
 
   // of plain BF16 there is nothing to tell
   const mechanisms = [...byId("roles").querySelectorAll("tr")].find((line) => line.firstChild.textContent === "mechanisms");
-  check("mechanisms of bf16", mechanisms && mechanisms.children[1].textContent === "–");
+  check(`mechanisms of bf16, which are: ${mechanisms?.children[1].textContent}`, mechanisms && mechanisms.children[1].textContent === "–");
   check("recipes fit", byId("roles").firstChild.scrollWidth <= byId("roles").firstChild.clientWidth || document.documentElement.clientWidth < 600);
 
   console.log(`checks at ${document.documentElement.clientWidth}: ${failures.length ? failures.join(", ") : "all hold"}`);

@@ -115,9 +115,9 @@ function drawRoles(runs, into) {
   const besides = (run) => {
     const groups = new Set(Object.keys(run.recipeKeys).map((key) => key.split(".")[0]));
     const ownSums = run.recipeKeys["gradients.exchange.rule"] === "own";
-    const isSilent = (key, value) => key.endsWith(".scale") || value === "fp32" || (ownSums && key.startsWith("gradients.exchange."));
+    const isSilent = (key, value) => key.endsWith(".scale") || value === "fp32" || (ownSums && key.startsWith("gradients.exchange.")) || (key.startsWith("policy.") && ["", "[]", "none"].includes(String(value)));
     const isPlain = (group) => Object.entries(run.recipeKeys).every(([key, value]) => !(key === group || key.startsWith(`${group}.`)) || isSilent(key, value));
-    const stores = ["quantize_from", "optimizer_state", "gradients"]; // of every recipe; worth a word where something is kept in fewer bits
+    const stores = ["quantize_from", "optimizer_state", "gradients", "policy"]; // of every recipe; worth a word where something is kept in fewer bits
     return [...groups].filter((group) => !plain.includes(group) && !(stores.includes(group) && isPlain(group))).join(", ") || "–";
   };
   body.push(row("td", ["mechanisms", ...some.map(besides)]));
