@@ -25,7 +25,7 @@ static nb_attention attention_of(shape s) {
     }
     nb_attention a = {c->batch,  c->seq, c->heads, c->kv_heads, c->head_dim, 1 / sqrt((double)c->head_dim),
                       doc_start, NULL,   0,        0,           0,           0,
-                      NULL};
+                      NULL,      {0}};
     return a;
 }
 
@@ -141,7 +141,7 @@ static void attention_with_far_scores(void **state) {
     enum { SEQ = 200, DIM = 32 };
     int32_t *doc_start = poisoned(SEQ * sizeof *doc_start);
     memset(doc_start, 0, SEQ * sizeof *doc_start);
-    nb_attention a = {1, SEQ, 1, 1, DIM, 1, doc_start, NULL, 0, 0, 0, 0, NULL};
+    nb_attention a = {1, SEQ, 1, 1, DIM, 1, doc_start, NULL, 0, 0, 0, 0, NULL, {0}};
     double *q = zeros(SEQ * DIM), *k = zeros(SEQ * DIM);
     for (int64_t t = 0; t < SEQ; t++) {
         int64_t mark = t / 50 + 1;
@@ -172,8 +172,8 @@ static void strides(void **state) {
     int32_t *doc_start = poisoned(ROWS * sizeof *doc_start);
     for (int i = 0; i < ROWS; i++)
         doc_start[i] = i % SEQ < 20 ? 0 : 20;
-    const nb_attention dense = {BATCH, SEQ, HEADS, KV, DIM, 0.2, doc_start, NULL, 0, 0, 0, 0, NULL};
-    const nb_attention wide = {BATCH, SEQ, HEADS, KV, DIM, 0.2, doc_start, NULL, ALL, ALL, ALL, Q + 8, NULL};
+    const nb_attention dense = {BATCH, SEQ, HEADS, KV, DIM, 0.2, doc_start, NULL, 0, 0, 0, 0, NULL, {0}};
+    const nb_attention wide = {BATCH, SEQ, HEADS, KV, DIM, 0.2, doc_start, NULL, ALL, ALL, ALL, Q + 8, NULL, {0}};
     nb_backend *backends[] = {cpu(NB_ISA_SCALAR, 1), cpu(NB_ISA_PORTABLE, 1), cpu(NB_ISA_AUTO, 2)};
     for (int i = 0; i < 3; i++) {
         nb_backend *be = backends[i];

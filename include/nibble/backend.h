@@ -27,8 +27,8 @@ typedef struct nb_mat {
     /* [1] backend memory: the largest magnitude as the bits of an F32, the integer maximum of all (so that NaN wins).
      * NULL: not known. An operation that produces a matrix fills it where its view of the output has one. */
     uint32_t *amax;
-    /* [1] the same of the columns turned as an operand of wgrad may be: rotated by 16 under TransformerEngine's signs and
-     * rounded to BF16. Holds 0 where whoever wrote the matrix did not look for it. NULL: nobody asks. */
+    /* [1] the same of the columns turned as an operand of wgrad may be: rotated by 16 under TransformerEngine's signs
+     * and rounded to BF16. Holds 0 where whoever wrote the matrix did not look for it. NULL: nobody asks. */
     uint32_t *turned_amax;
 } nb_mat;
 
@@ -36,6 +36,19 @@ static inline nb_mat nb_mat_of(const void *data, nb_dtype dtype, int64_t rows, i
     nb_mat m = {(void *)data, dtype, rows, cols, cols, NULL, NULL};
     return m;
 }
+
+/* In what numbers softmax attention multiplies P = exp(S - m) by V (arXiv:2510.04212; the backends of the CPU). */
+typedef enum nb_attention_sums {
+    NB_ATTENTION_F32,         /* P, O and every sum in F32; O is rounded once, at the end */
+    NB_ATTENTION_BF16,        /* tile by tile: P in BF16, the tile's P V and the sum so far rounded to BF16 */
+    NB_ATTENTION_BF16_SHIFTED /* the same under another m where a row of S has its maximum twice, so that no P is 1 */
+} nb_attention_sums;
+
+typedef struct nb_attention_rule {
+    nb_attention_sums sums;
+    int32_t tile; /* keys; read where sums are not F32 */
+    double beta;  /* SHIFTED: m = beta * maximum where that is positive, 0 where it is negative */
+} nb_attention_rule;
 
 /* Softmax attention over packed documents. q, o: [batch, seq, heads, head_dim]; k, v: [batch, seq, kv_heads, head_dim].
  */
@@ -48,6 +61,7 @@ typedef struct nb_attention {
      * they are of: dq as q, do as o. */
     int64_t q_stride, k_stride, v_stride, o_stride;
     uint32_t *o_amax; /* [1]: filled by the forward pass as nb_mat.amax of o; NULL: nobody asks */
+    nb_attention_rule rule;
 } nb_attention;
 
 /* What one quantization counted on its way; NULL where nobody asks. */

@@ -163,7 +163,8 @@ static nb_status make_problem(const ops_options *o, const nb_backend_options *cp
                                   0,
                                   0,
                                   0,
-                                  NULL};
+                                  NULL,
+                                  {0}};
     p->gla =
         (ni_gla){o->tokens / o->seq, o->seq, o->heads, o->head_dim / 2, o->head_dim, 1 / sqrt((double)o->head_dim / 2),
                  p->doc_start};
