@@ -372,7 +372,7 @@ static void statistics(void **state) {
 static void refusals(void **state) {
     (void)state;
     nb_error err;
-    nb_quantizer q = ni_format_family_find("nvfp4")->defaults, r = q;
+    nb_quantizer q = ni_format_family_find("nvfp4")->defaults;
     nb_mat src = data_matrix(DATA_NORMAL, NB_F32, 16, 32, 32), small = src;
     nb_qtensor t = new_operand(&q, 16, 32), broken = t, out;
     small.cols = 16;
