@@ -6,13 +6,14 @@
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
+find_program(GNU_LD NAMES ld.bfd ld) # clang's own linker knows no groups
 set(PACKAGE_FOLDER ${CMAKE_BINARY_DIR}/package)
 set(PACKAGE_ARCHIVE ${PACKAGE_FOLDER}/libnibble.a)
 add_custom_command(OUTPUT ${PACKAGE_ARCHIVE}
   COMMAND ${CMAKE_COMMAND} -E make_directory ${PACKAGE_FOLDER}
   COMMAND ${CMAKE_COMMAND} -E rm -f ${PACKAGE_ARCHIVE}
   # Groups of C++ templates go: a local copy must not stand in for, or be dropped for, one of the program's.
-  COMMAND ${CMAKE_LINKER} -r --force-group-allocation --whole-archive $<TARGET_FILE:nibble> -o ${PACKAGE_FOLDER}/nibble.o
+  COMMAND ${GNU_LD} -r --force-group-allocation --whole-archive $<TARGET_FILE:nibble> -o ${PACKAGE_FOLDER}/nibble.o
   COMMAND ${CMAKE_OBJCOPY} --localize-hidden --wildcard "--keep-global-symbol=nb_*" ${PACKAGE_FOLDER}/nibble.o
   COMMAND ${CMAKE_AR} rcs ${PACKAGE_ARCHIVE} ${PACKAGE_FOLDER}/nibble.o
   DEPENDS nibble COMMENT "Joining libnibble.a" VERBATIM)

@@ -1,4 +1,5 @@
-/* test_linear_unbiased.c: what the gradients of TetraJet-v2 are on average over the random bits (arXiv:2510.27527).
+/* test_linear_unbiased.c: what the gradients of TetraJet-v2 (arXiv:2510.27527), of MXFP4's backward pass
+ * (arXiv:2502.20586) and of Quartet (arXiv:2505.14669) are on average over the random bits.
  *
  * With unbiased, independent operands dX and dW average to the straight-through gradients dY Qd(W) and dY^T Qd(X). The
  * authors' released code departs from that twice, and each departure has a price that can be computed:
@@ -151,6 +152,8 @@ static operand *operand_of(bench *b, nb_role role, const nb_mat *m, bool transpo
 
 /* What fprop multiplies, decoded. */
 static nb_mat decoded(bench *b, nb_role role, const nb_mat *m) {
+    if (nb_quantizer_is_bf16(&b->recipe.roles[role].quantizer)) /* its backward pass quantizes the numbers themselves */
+        return *m;
     nb_qtensor t = quantized(b, &b->recipe.roles[role].quantizer, m, false);
     nb_mat out = nb_mat_of(put(NB_F32, NULL, D * D), NB_F32, D, D);
     assert_int_equal(nb_dequantize(b->be, &out, &t, NULL), NB_OK);
@@ -215,13 +218,69 @@ static double *straight_through(bench *b, bool dw) {
 
 static void gradients_are_straight_through(void **state) {
     (void)state;
-    static const char *const recipes[] = {"tetrajet-v2-base", "tetrajet-v1"};
-    for (int i = 0; i < 4; i++) {
+    static const char *const recipes[] = {"tetrajet-v2-base", "tetrajet-v1", "mxfp4-backward"};
+    for (int i = 0; i < 6; i++) {
         nb_recipe r = recipe_of(recipes[i / 2]);
         bench *b = set_up(&r, i % 2);
         run(b);
         check_means("dX", &b->got_dx, straight_through(b, false));
         check_means("dW", &b->got_dw, straight_through(b, true));
+        tear_down(b);
+    }
+}
+
+/* ---- Quartet: gradients of what was rotated and clipped ---- */
+
+/* Row of D times the Hadamard matrix of 32, which is its own inverse. */
+static void rotate_32(double *x) {
+    double y[D];
+    for (int j = 0; j < D; j++) {
+        y[j] = 0;
+        for (int i = 0; i < 32; i++)
+            y[j] += (__builtin_parity((unsigned)(i & j % 32)) ? -1 : 1) * x[j / 32 * 32 + i] / sqrt(32);
+    }
+    memcpy(x, y, sizeof y);
+}
+
+/* arXiv:2505.14669: g [D, D], of numbers rotated, becomes that of x: 0 where the rotated number is 6 scales or more. */
+static int64_t through_quest(double *g, const nb_mat *x, bool mask) {
+    int64_t masked = 0;
+    for (int64_t r = 0; r < D; r++) {
+        double y[D];
+        for (int64_t c = 0; c < D; c++)
+            y[c] = element(x->data, x->dtype, r * D + c);
+        rotate_32(y);
+        for (int64_t b = 0; b < D; b += 32) {
+            double sum = 0;
+            for (int i = 0; i < 32; i++)
+                sum += y[b + i];
+            double spread = sqrt(inner(y + b, y + b, 32) / 32 - sum * sum / 1024);
+            double scale = exp2(floor(log2(2.92247856 / 6 * spread + 1e-8)));
+            for (int64_t c = b; c < b + 32; c++)
+                if (fabs(y[c]) >= 6 * scale) {
+                    masked++;
+                    g[r * D + c] *= !mask;
+                }
+        }
+        rotate_32(g + r * D);
+    }
+    return masked;
+}
+
+static void quartet_goes_through_its_forward_pass(void **state) {
+    (void)state;
+    for (int mask = 1; mask >= 0; mask--) {
+        nb_recipe r = recipe_of("quartet");
+        r.mechanisms.quest.mask = mask;
+        bench *b = set_up(&r, false);
+        const nb_mat w = nb_mat_of(b->w, NB_F32, D, D);
+        run(b);
+        double *dx = straight_through(b, false), *dw = straight_through(b, true);
+        const int64_t masked = through_quest(dx, &b->x, mask);
+        assert_in_range(masked, D * D / 200, D * D / 7);
+        through_quest(dw, &w, mask);
+        check_means("dX", &b->got_dx, dx);
+        check_means("dW", &b->got_dw, dw);
         tear_down(b);
     }
 }
@@ -428,6 +487,7 @@ static void both_operands_must_share(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(gradients_are_straight_through, release_buffers),
+        cmocka_unit_test_teardown(quartet_goes_through_its_forward_pass, release_buffers),
         cmocka_unit_test_teardown(shared_noise_biases_equal_rows, release_buffers),
         cmocka_unit_test_teardown(absmax_clips_and_shrinks, release_buffers),
         cmocka_unit_test_teardown(the_released_recipe_shrinks, release_buffers),

@@ -5,6 +5,7 @@
 #include "quantize_cases.h"
 
 #include "backend/ref/quantize.h"
+#include "backend/ref/ref.h"
 #include "format/e4m3.h"
 #include "format/hadamard.h"
 
@@ -97,6 +98,49 @@ static void quest_is_its_formula(void **state) {
     }
     assert_true(compared > ROWS * N * 9 / 10);
     assert_in_range(clipped, ROWS * N / 100, ROWS * N / 7); /* of a normal distribution 0.4 to 14 %, by the binade */
+}
+
+/* Gradients come back through rotation and mask as the formula in double says (arXiv:2505.14669). */
+static void quest_backward_is_its_formula(void **state) {
+    (void)state;
+    enum { ROWS = 16 };
+    for (int32_t size = 16; size <= 128; size *= 2) {
+        nb_quantizer q = ni_format_family_find("mxfp4")->defaults;
+        q.rule = NB_RULE_QUEST;
+        q.hadamard_size = size;
+        nb_mat x = data_matrix(DATA_NORMAL, NB_F32, ROWS, N, N), g = data_matrix(DATA_NORMAL, NB_F32, ROWS, N, N);
+        for (int64_t i = 0; i < ROWS * N; i++)
+            ((float *)g.data)[i] = (float)normal(31, i);
+        float *before = poisoned(sizeof *before * ROWS * N);
+        memcpy(before, g.data, sizeof *before * ROWS * N);
+        ni_ref_quest_backward(NULL, &g, &x, &q);
+        int64_t masked = 0;
+        for (int64_t r = 0; r < ROWS; r++) {
+            double y[N], want[N];
+            float kept[N];
+            bool close = false;
+            rotate((const float *)x.data + r * N, size, y);
+            for (int64_t b = 0; b < N; b += 32) {
+                double sum = 0, squares = 0;
+                for (int64_t i = b; i < b + 32; i++) {
+                    sum += y[i];
+                    squares += y[i] * y[i];
+                }
+                const double exponent = log2(2.92247856 / 6 * sqrt(squares / 32 - sum / 32 * (sum / 32)) + 1e-8);
+                close |= fabs(exponent - nearbyint(exponent)) < 1e-5;
+                for (int64_t i = b; i < b + 32; i++) {
+                    const double scaled = fabs(y[i]) * exp2(-floor(exponent));
+                    close |= fabs(scaled - 6) < 1e-4;
+                    masked += scaled >= 6;
+                    kept[i] = scaled < 6 ? before[r * N + i] : 0;
+                }
+            }
+            rotate(kept, size, want); /* the matrix is its own inverse */
+            for (int64_t i = 0; i < N && !close; i++)
+                assert_true(fabs((double)((float *)g.data)[r * N + i] - want[i]) < 1e-5);
+        }
+        assert_in_range(masked, ROWS * N / 200, ROWS * N / 7);
+    }
 }
 
 /* ---- MS-EDEN ---- */
@@ -280,6 +324,7 @@ static void refusals(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         CASE(quest_is_its_formula),
+        CASE(quest_backward_is_its_formula),
         CASE(eden_is_its_formula),
         CASE(eden_is_unbiased_over_rotations),
         CASE(eden_errs_less_than_stochastic_rounding),

@@ -38,6 +38,19 @@ static inline nb_mat nb_mat_of(const void *data, nb_dtype dtype, int64_t rows, i
     return m;
 }
 
+/* In what numbers softmax attention multiplies P = exp(S - m) by V (arXiv:2510.04212; the backends of the CPU). */
+typedef enum nb_attention_sums {
+    NB_ATTENTION_F32,         /* P, O and every sum in F32; O is rounded once, at the end */
+    NB_ATTENTION_BF16,        /* tile by tile: P in BF16, the tile's P V and the sum so far rounded to BF16 */
+    NB_ATTENTION_BF16_SHIFTED /* the same under another m where a row of S has its maximum twice, so that no P is 1 */
+} nb_attention_sums;
+
+typedef struct nb_attention_rule {
+    nb_attention_sums sums;
+    int32_t tile; /* keys; read where sums are not F32 */
+    double beta;  /* SHIFTED: m = beta * maximum where that is positive, 0 where it is negative */
+} nb_attention_rule;
+
 /* Softmax attention over packed documents. q, o: [batch, seq, heads, head_dim]; k, v: [batch, seq, kv_heads, head_dim].
  */
 typedef struct nb_attention {
@@ -50,6 +63,7 @@ typedef struct nb_attention {
     int64_t q_stride, k_stride, v_stride, o_stride;
     /* [1]: filled as those of nb_mat, of o by the forward pass, of dv by the backward pass; NULL: nobody asks */
     uint32_t *o_amax, *o_turned_amax, *dv_amax, *dv_turned_amax;
+    nb_attention_rule rule;
 } nb_attention;
 
 /* What one quantization counted on its way; NULL where nobody asks. */

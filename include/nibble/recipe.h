@@ -6,6 +6,7 @@
 #ifndef NIBBLE_RECIPE_H
 #define NIBBLE_RECIPE_H
 
+#include "backend.h"
 #include "format.h"
 
 #ifdef __cplusplus
@@ -157,6 +158,12 @@ typedef struct nb_qramping {
     int64_t most;   /* N at most; 0: `every` */
 } nb_qramping;
 
+/* Quartet (arXiv:2505.14669): gradients come from the operands of the forward pass, which were rotated and clipped:
+ * what was clipped gets none, and they are rotated back. */
+typedef struct nb_quest {
+    bool mask; /* false: what was clipped gets its gradient all the same */
+} nb_quest;
+
 /* Delayed scaling (arXiv:2310.18313's code): dY is rounded under a scale made from its largest magnitudes in the steps
  * before. */
 typedef struct nb_delayed {
@@ -173,7 +180,8 @@ typedef struct nb_delayed {
     X(delayed, "dY under a scale of the steps before")                                                                 \
     X(dge, "differentiable gradient estimator")                                                                        \
     X(oscireset, "reset of oscillating weights")                                                                       \
-    X(qramping, "weights that oscillate are updated less often")
+    X(qramping, "weights that oscillate are updated less often")                                                       \
+    X(quest, "gradients through the rotation and the clipping of the forward pass")
 
 /* A flag says which are there: has_occ, occ, has_hcp, hcp, ... */
 typedef struct nb_mechanism_set {
@@ -223,6 +231,7 @@ typedef struct nb_recipe {
     nb_mechanism_set mechanisms;
     nb_optimizer_state optimizer_state;
     nb_gradient_store gradients;
+    nb_attention_rule attention; /* nibble/backend.h */
 } nb_recipe;
 
 /* One linear layer's part of a recipe. */

@@ -29,7 +29,7 @@ typedef struct nb_operand {
     void *memory;   /* operand_bytes() bytes, 64-byte aligned, in the backend's own layout; NULL for plain numbers */
     nb_mat numbers; /* plain numbers, act: where they are; [cols, rows] if transposed */
     bool transposed;
-    int32_t form; /* set by the backend when it fills the memory: how it lies, in the backend's own words */
+    int32_t form;        /* set by the backend when it fills the memory: how it lies, in the backend's own words */
     const float *factor; /* [1] backend memory: plain numbers times this; NULL: 1. Stays outside of the sum. */
     const float *outer;  /* set by the backend: [1] decode scale of the whole tensor; NULL where the format has none */
 } nb_operand;
@@ -37,7 +37,8 @@ typedef struct nb_operand {
 /* What an operand is made of. Exactly one of `numbers` and `operand`. */
 typedef struct ni_source {
     const nb_mat *numbers;     /* F32 or BF16 [rows, cols]; numbers->amax is used where it is known and serves */
-    const nb_operand *operand; /* its decoded values: exact code x scale in FP32, never a rounded buffer */
+    const nb_operand *operand; /* its decoded values: exact code x scale in FP32, never a rounded buffer; of one that is
+                                  rotated the rotated ones */
     const nb_operand *minus;   /* numbers - decoded(minus), in FP32: the residual of a quantization; NULL. It may have
                                   columns beyond those of the numbers. */
     const int32_t *columns;    /* [column_count] backend memory: only these columns, in this order; NULL: all */

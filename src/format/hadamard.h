@@ -56,4 +56,13 @@ static inline NI_HD void ni_hadamard(float *x, int n, ni_sign_mask signs) {
         x[i] = ni_f32_mul(x[i], ni_hadamard_factor(n));
 }
 
+/* x of y: the signs come last. */
+static inline NI_HD void ni_hadamard_back(float *y, int n, ni_sign_mask signs) {
+    const ni_sign_mask none = {{0, 0, 0, 0}};
+    ni_hadamard(y, n, none);
+    for (int i = 0; i < n; i++)
+        if (signs.w[i / 32] >> (i % 32) & 1u)
+            y[i] = -y[i];
+}
+
 #endif

@@ -7,6 +7,7 @@
 
 #include "format/e4m3.h"
 #include "format/e8m0.h"
+#include "format/hadamard.h"
 #include "format/noise.h"
 
 /* Adds n = 2^k numbers, each half to the other half; x is used up. */
@@ -20,7 +21,8 @@ static inline NI_HD float ni_tree_sum(float *x, int n) {
 /* ---- QuEST ----
  *
  * Of a normal distribution with spread s the grid of E2M1 that errs least ends at 2.92247856 s. The block's scale is
- * the power of two at or below a sixth of that, so that 6 lies between 1.46 s and 2.92 s: what is beyond is clipped.
+ * the power of two at or below a sixth of that, so that 6 lies between 1.46 s and 2.92 s: what is beyond is clipped,
+ * and gets no gradient (the mask of arXiv:2505.14669).
  */
 
 /* 2^floor(log2(2.92247856/6 * s + 1e-8)) of a block of 32, s^2 = mean of squares - square of the mean. Where that is no
@@ -32,6 +34,37 @@ static inline NI_HD uint8_t ni_e8m0_quest(float sum, float sum_squares) {
     float scale = ni_f32_add(ni_f32_mul(spread, 0x1.f2c50ap-2f), 0x1.5798eep-27f);
     uint32_t bits = ni_f32_magnitude(scale);
     return bits >= NI_F32_INF_BITS ? (uint8_t)NI_E8M0_NAN : (uint8_t)(bits >> 23);
+}
+
+/* Gradients of the 32 numbers y that were rounded under that scale: what lay beyond the grid gets none. */
+static inline NI_HD void ni_quest_mask(float *g, const float *y) {
+    float values[32], squares[32];
+    for (int i = 0; i < 32; i++) {
+        values[i] = y[i];
+        squares[i] = ni_f32_mul(y[i], y[i]);
+    }
+    const float sum = ni_tree_sum(values, 32);
+    const float inverse = ni_e8m0_inverse(ni_e8m0_quest(sum, ni_tree_sum(squares, 32)));
+    for (int i = 0; i < 32; i++)
+        if (!(ni_f32_abs(ni_f32_mul(y[i], inverse)) < 6.0f))
+            g[i] = 0.0f;
+}
+
+/* Elements that rotations by n and blocks of 32 have in common. */
+static inline NI_HD int ni_quest_span(int n) {
+    return n > 32 ? n : 32;
+}
+
+/* The gradients g of `span` rotated numbers become those of the numbers x themselves, which are rotated on the way; n
+ * 0: no rotation. Without `mask` x is not looked at. */
+static inline NI_HD void ni_quest_back(float *g, float *x, int n, ni_sign_mask signs, bool mask) {
+    const int wide = ni_quest_span(n);
+    for (int at = 0; at < wide && mask && n; at += n)
+        ni_hadamard(x + at, n, signs);
+    for (int at = 0; at < wide && mask; at += 32)
+        ni_quest_mask(g + at, x + at);
+    for (int at = 0; at < wide && n; at += n)
+        ni_hadamard_back(g + at, n, signs);
 }
 
 /* ---- MS-EDEN ----

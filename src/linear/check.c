@@ -59,7 +59,15 @@ static nb_status check_from(const ni_linear *layer, nb_role role, nb_error *err)
                        "%s: wgrad.dy comes from dgrad.dy, into which dgrad.w folds its scales; give wgrad.dy a format "
                        "of its own",
                        layer->name);
-    return rule->requantize ? NB_OK : check_same_codes(layer, role, err);
+    if (!rule->requantize)
+        return check_same_codes(layer, role, err);
+    if (layer->plan.roles[rule->source].quantizer.hadamard_size && !layer->plan.mechanisms.has_quest)
+        return nb_fail(
+            err, NB_BAD_CONFIG,
+            "%s: %s quantizes again what %s rotated, so its product is a gradient of something else; expected "
+            "mechanism quest, which rotates it back, or a source that is not rotated",
+            layer->name, nb_role_name(role), nb_role_name(rule->source));
+    return NB_OK;
 }
 
 /* ---- the two operands of one GEMM ---- */

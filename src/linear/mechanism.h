@@ -11,6 +11,7 @@
  *                 operands by their residuals                                                 (arXiv:2602.02047)
  *     outcontrol  observe sums channel norms, after_step chooses; terms splits K from then on       (2510.27527)
  *     oscireset   after_step moves oscillating masters to their bin centre                          (2510.27527)
+ *     quest       after_dgrad and after_wgrad mask gradients and rotate them back                     (2505.14669)
  *     qema        quantize_w rounds by a moving average, which after_step advances                  (2502.20853)
  *     qramping    calibrate finds how often the optimizer moves each weight, which it asks by ramp   (2502.20853)
  *
@@ -123,6 +124,8 @@ typedef struct ni_mechanism {
      * ni_scratch_keep, for the products of all layers are summed at the end. */
     nb_status (*terms)(void *state, const ni_linear_call *call, struct ni_linear *layer, ni_gemm gemm, ni_terms *terms,
                        nb_error *err);
+    /* The sum of dX over the layers that want it, act [M, K]; the terms of the others are added afterwards. */
+    nb_status (*after_dgrad)(void *state, const ni_linear_call *call, const nb_mat *dx, nb_error *err);
     /* dW of this micro-batch alone, before it is added to the gradients. */
     nb_status (*after_wgrad)(void *state, const ni_linear_call *call, struct ni_linear *layer,
                              const nb_mat *dw /* real [N, K] */, nb_error *err);

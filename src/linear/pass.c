@@ -270,6 +270,34 @@ typedef struct dx_terms {
     int32_t count;
 } dx_terms;
 
+static bool changes_dx(const ni_linear_call *call, const ni_linear *layer) {
+    for (int32_t i = 0; i < call->group->mechanism_count && !in_bf16(call, layer, NI_GEMM_DGRAD); i++)
+        if ((layer->mechanisms >> i & 1) && call->group->mechanisms[i].table->after_dgrad)
+            return true;
+    return false;
+}
+
+static nb_status change_dx(const ni_linear_call *call, const nb_mat *dx, nb_error *err) {
+    for (int32_t i = 0; i < call->group->mechanism_count; i++) {
+        const ni_attached_mechanism *m = &call->group->mechanisms[i];
+        if (m->table->after_dgrad)
+            NB_TRY(m->table->after_dgrad(m->state, call, dx, err));
+    }
+    return NB_OK;
+}
+
+/* dX of the layers whose dX a mechanism changes, and the others' added to it. */
+static nb_status sum_dx(const ni_linear_call *call, const dx_terms *changed, const dx_terms *others, const nb_mat *dx,
+                        nb_error *err) {
+    if (changed->count) {
+        NB_TRY(call->be->ops->multiply(call->be, dx, changed->list, changed->count, false, err));
+        NB_TRY(change_dx(call, dx, err));
+    }
+    if (others->count)
+        NB_TRY(call->be->ops->multiply(call->be, dx, others->list, others->count, changed->count > 0, err));
+    return NB_OK;
+}
+
 static nb_status backward_layer(const ni_linear_call *call, ni_linear *layer, dx_terms *dx, nb_error *err) {
     ni_terms dgrad, wgrad;
     const ni_terms *const products[] = {&dgrad, &wgrad};
@@ -288,10 +316,12 @@ static nb_status backward_layer(const ni_linear_call *call, ni_linear *layer, dx
 static nb_status backward(const ni_linear_call *call, const nb_mat *dx, nb_error *err) {
     ni_linear_group *group = call->group;
     size_t kept = call->scratch->kept;
-    dx_terms terms = {.count = 0};
-    for (int32_t i = 0; i < group->count; i++)
-        NB_TRY(backward_layer(call, &group->layers[i], &terms, err));
-    NB_TRY(call->be->ops->multiply(call->be, dx, terms.list, terms.count, false, err));
+    dx_terms changed = {.count = 0}, others = {.count = 0};
+    for (int32_t i = 0; i < group->count; i++) {
+        ni_linear *layer = &group->layers[i];
+        NB_TRY(backward_layer(call, layer, changes_dx(call, layer) ? &changed : &others, err));
+    }
+    NB_TRY(sum_dx(call, &changed, &others, dx, err));
     forget(group, true);
     call->scratch->kept = kept;
     return NB_OK;

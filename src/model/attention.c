@@ -34,7 +34,8 @@ typedef struct ni_attention_layer {
     bool sphere, fine;
     ni_unit q_unit, k_unit, o_unit; /* sphere; fine */
     void *o_long, *do_long;         /* what attention makes, before N: o, do_ where nothing follows */
-    ni_gain q_gain;                 /* sphere: s_qk; what it multiplies is q of length 1 after RoPE */
+    nb_attention_rule rule;
+    ni_gain q_gain; /* sphere: s_qk; what it multiplies is q of length 1 after RoPE */
 } ni_attention_layer;
 
 static void *create(const nb_model_config *config) {
@@ -83,6 +84,7 @@ static nb_status build(void *layer, ni_builder *builder, nb_error *err) {
         {"self_attn.q_proj", a->q_param}, {"self_attn.k_proj", a->k_param}, {"self_attn.v_proj", a->v_param}};
     const ni_projection out[] = {{"self_attn.o_proj", a->o_param}};
     int64_t rows = builder->model->max_rows;
+    a->rule = builder->recipe->attention;
     ni_module_name(builder, "self_attn", a->name);
     if (a->qk_norm != NI_QK_NORM_NONE) {
         ni_build_norm(builder, &a->q_norm);
@@ -161,7 +163,8 @@ static nb_attention shape(const ni_attention_layer *a, const ni_run *run) {
                       .o_amax = a->fine ? NULL : a->o_amaxes.plain,
                       .o_turned_amax = a->fine ? NULL : a->o_amaxes.turned,
                       .dv_amax = a->dv_amaxes.plain,
-                      .dv_turned_amax = a->dv_amaxes.turned};
+                      .dv_turned_amax = a->dv_amaxes.turned,
+                      .rule = a->rule};
     return s;
 }
 
@@ -302,7 +305,8 @@ static void census(const void *layer, const nb_model *model, nb_census_row *row)
                             .heads = a->heads,
                             .kv_heads = a->kv_heads,
                             .head_dim = a->head_dim,
-                            .scale = logit_scale(a)};
+                            .scale = logit_scale(a),
+                            .rule = a->rule};
     snprintf(row->module, sizeof row->module, "%s", a->name);
     snprintf(row->formats, sizeof row->formats, "bf16, %lld heads of %lld, %lld of keys", (long long)a->heads,
              (long long)a->head_dim, (long long)a->kv_heads);

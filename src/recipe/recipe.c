@@ -37,7 +37,7 @@ static nb_status check_source(const nb_recipe *r, nb_role role, const ni_yaml_no
     if (source->from)
         return ni_keys_fail(err, root, name, "comes from %s, which comes from %s itself", from,
                             nb_role_name(source->source));
-    if (source->quantizer.hadamard_size)
+    if (source->quantizer.hadamard_size && !(r->mechanisms.has_quest && rule->requantize))
         return ni_keys_fail(err, root, name,
                             "%s is rotated along its own contraction, so its codes mean nothing along the other; "
                             "leave `from` out to quantize the tensor itself",
@@ -169,6 +169,27 @@ static nb_status check_exchange(const nb_recipe *r, const ni_yaml_node *root, nb
         nb_dtype_name(r->gradients.format));
 }
 
+/* It takes gradients of what fprop multiplied, whatever the order of its numbers: both must come from there. */
+static nb_status check_quest(const nb_recipe *r, const ni_yaml_node *root, nb_error *err) {
+    const nb_operand_rule *x = &r->roles[NB_WGRAD_X], *w = &r->roles[NB_DGRAD_W];
+    if (!r->mechanisms.has_quest)
+        return NB_OK;
+    if (!x->from || !x->requantize || !w->from || !w->requantize)
+        return ni_keys_fail(
+            err, root, "quest",
+            "takes gradients of the operands that fprop multiplied; expected wgrad.x: {from: fprop.x, format: "
+            "...} and dgrad.w: {from: fprop.w, format: ...}");
+    for (nb_role role = NB_FPROP_X; role <= NB_FPROP_W; role++) {
+        const nb_quantizer *q = &r->roles[role].quantizer;
+        if (q->rule != NB_RULE_QUEST || q->round != NB_ROUND_EVEN || q->hadamard_signs == NB_SIGNS_FRESH)
+            return ni_keys_fail(
+                err, root, "quest",
+                "%s: expected {format: mxfp4, scale: quest, round: even} and Hadamard signs none or fixed",
+                nb_role_name(role));
+    }
+    return NB_OK;
+}
+
 nb_status ni_recipe_check(const nb_recipe *recipe, const ni_yaml_node *root, nb_error *err) {
     for (int role = 0; role < NB_ROLE_COUNT; role++) {
         if (recipe->roles[role].from)
@@ -180,6 +201,7 @@ nb_status ni_recipe_check(const nb_recipe *recipe, const ni_yaml_node *root, nb_
                             "is bf16, and qema rounds the masters by their moving average; expected fp32");
     NB_TRY(check_ramping(recipe, root, err));
     NB_TRY(check_exchange(recipe, root, err));
+    NB_TRY(check_quest(recipe, root, err));
     for (size_t i = 0; i < NI_COUNT(pairs); i++)
         NB_TRY(check_pair(recipe, pairs[i][0], pairs[i][1], root, err));
     nb_error inner = {0};
@@ -189,7 +211,7 @@ nb_status ni_recipe_check(const nb_recipe *recipe, const ni_yaml_node *root, nb_
 }
 
 nb_recipe nb_recipe_bf16(void) {
-    nb_recipe recipe = {.name = "bf16", .late_switch = {.at = 1.0}};
+    nb_recipe recipe = {.name = "bf16", .late_switch = {.at = 1.0}, .attention = {.tile = 512, .beta = 2}};
     for (int role = 0; role < NB_ROLE_COUNT; role++)
         recipe.roles[role].quantizer = nb_quantizer_bf16();
     return recipe;

@@ -40,6 +40,13 @@ static const ni_word exchange_rules[] = {
     {0}};
 static const ni_word first_mus[] = {{"root", 0, "1/sqrt(ranks)"}, {0}};
 
+static const ni_word attention_sums[] = {
+    {"fp32", NB_ATTENTION_F32, "P, O and all sums; O is rounded once"},
+    {"bf16", NB_ATTENTION_BF16,
+     "P, the product of a tile and the sum so far: biased where a row has its maximum twice"},
+    {"bf16-shifted", NB_ATTENTION_BF16_SHIFTED, "the same, with such a row's maximum shifted so that no P is 1"},
+    {0}};
+
 static const ni_key rows[] = {
     {.path = "name", .type = NI_KEY_TEXT, RECIPE(name), .help = "what runs and reports call the recipe"},
     {.path = "family",
@@ -140,6 +147,29 @@ static const ni_key rows[] = {
      .help = "the numbers of W that are quantized. OsciReset, the moving average of Q-EMA and the optimizer see the "
              "masters",
      .source = "every recipe here; the released runs of arXiv:2510.27527 shard a BF16 copy (FSDP)"},
+    {.path = "attention.sums",
+     .type = NI_KEY_CHOICE,
+     RECIPE(attention.sums),
+     .fallback = "fp32",
+     .words = attention_sums,
+     .help = "in what numbers softmax attention multiplies P by V, forward; on the CPU",
+     .source = "FP32 in every recipe here; the others are what arXiv:2510.04212 looks at"},
+    {.path = "attention.tile",
+     .type = NI_KEY_INT,
+     RECIPE(attention.tile),
+     .fallback = "512",
+     .low = 1,
+     .high = 1e6,
+     .help = "keys after which sums in BF16 are rounded",
+     .source = "the code of arXiv:2510.04212"},
+    {.path = "attention.beta",
+     .type = NI_KEY_FLOAT,
+     RECIPE(attention.beta),
+     .fallback = "2",
+     .low = 1,
+     .high = 64,
+     .help = "bf16-shifted: how many times a repeated positive maximum is subtracted",
+     .source = "the code of arXiv:2510.04212; its paper has 7 of 2 to 8"},
     {.path = "optimizer_state.m",
      .type = NI_KEY_CHOICE,
      RECIPE(optimizer_state.m),

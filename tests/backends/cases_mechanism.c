@@ -213,6 +213,24 @@ static void run_rotate(trial *t) {
     }
 }
 
+/* Every size and both kinds of signs, masked and not, gradients in either type, a view among other columns. */
+static void run_quest(trial *t) {
+    enum { WIDE = COLS + 5, CASES = 4 };
+    const nb_dtype type = t->shape % 2 ? NB_BF16 : NB_F32;
+    for (int i = 0; i < CASES; i++) {
+        nb_quantizer q = ni_format_family_find("mxfp4")->defaults;
+        q.rule = NB_RULE_QUEST;
+        q.hadamard_size = t->shape < 2 && i == 3 ? 0 : 16 << (t->shape / 2 + i % 2);
+        q.hadamard_signs = i / 2 ? NB_SIGNS_FIXED : NB_SIGNS_NONE;
+        const int64_t cols = COLS / 128 * 128, n = ROWS * WIDE;
+        nb_mat g = nb_mat_of(input(t, type, normals_in(type, (uint32_t)(50 + i), n, 0, 1), n), type, ROWS, cols);
+        nb_mat x = nb_mat_of(input(t, type, normals_in(type, (uint32_t)(60 + i), n, 0, 1), n), type, ROWS, cols);
+        g.stride = x.stride = WIDE;
+        t->be->ops->quest_backward(t->be, &g, i == 2 ? NULL : &x, &q);
+        keep(t, "gradients", g.data, type, n, true);
+    }
+}
+
 static const test_case MECHANISMS[] = {
     {"dge", "rows, tiles, whole rows", CODES, 3, run_dge, NULL, of_a_power},
     {"bin_widths round_by", "rows, tiles, whole rows", BITS, 3, run_bins, NULL, NULL},
@@ -221,6 +239,7 @@ static const test_case MECHANISMS[] = {
     {"clamp_rows", "by row and whole, with residual", BITS, 6, run_clamp, NULL, NULL},
     {"clamp_rows", "long rows", BITS, 6, run_clamp_wide, NULL, NULL},
     {"rotate_rows", "every size, every kind of signs", BITS, 4, run_rotate, NULL, NULL},
+    {"quest_backward", "sizes, signs, types, masked and not", BITS, 6, run_quest, NULL, NULL},
     {"gather_columns scatter_columns column_norms", "f32, bf16, strided", BITS, 2, run_columns, NULL, NULL},
 };
 const case_list mechanism_cases = {MECHANISMS, sizeof MECHANISMS / sizeof *MECHANISMS};

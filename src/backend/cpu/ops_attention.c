@@ -1,6 +1,7 @@
 /* ops_attention.c: softmax and gated linear attention: one task a head; coming back through softmax one a key head, so
  * that no two tasks write the same gradient. */
 #include "backend/cpu/ops_kernels.h"
+#include "backend/ref/ref.h"
 
 #include <omp.h>
 
@@ -43,6 +44,8 @@ static const char *named(nb_backend *be) {
 }
 
 const char *ni_cpu_attention_kernel(nb_backend *be, const nb_attention *a, const char **why) {
+    if (a->rule.sums != NB_ATTENTION_F32)
+        return ni_ref_attention_kernel(be, a, why);
     *why = "a task a head, coming back one a key head: one order of sums";
     return ni_attention_check(a, NULL) == NB_OK ? named(be) : NULL;
 }
@@ -57,6 +60,8 @@ const char *ni_cpu_gla_kernel(nb_backend *be, const ni_gla *g, const char **why)
 nb_status ni_cpu_attention_forward(nb_backend *be, const nb_attention *a, void *o, void *lse, const void *q,
                                    const void *k, const void *v, nb_error *err) {
     NB_TRY(ni_attention_check(a, err));
+    if (a->rule.sums != NB_ATTENTION_F32) /* a study's: the reference alone */
+        return ni_ref_f32_attention_forward(be, a, o, lse, q, k, v, err);
     const size_t bytes = tile_bytes(a, 2, 2, 1);
     NB_TRY(reserve(be, "attention", bytes, err));
     const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);

@@ -87,6 +87,17 @@ void ni_cpu_rotate_rows(nb_backend *be, const nb_mat *x, int32_t size, nb_signs 
         rotate_group((float *)x->data + first * x->stride, x->stride, x->cols, size, mask);
 }
 
+void ni_cpu_quest_backward(nb_backend *be, const nb_mat *g, const nb_mat *x, const nb_quantizer *q) {
+#pragma omp parallel for THREADS
+    for (int64_t r = 0; r < g->rows; r++) {
+        nb_mat row = *g, numbers = x ? *x : *g;
+        row.rows = numbers.rows = 1;
+        row.data = (char *)row.data + nb_dtype_size(row.dtype) * (size_t)(r * row.stride);
+        numbers.data = (char *)numbers.data + nb_dtype_size(numbers.dtype) * (size_t)(r * numbers.stride);
+        ni_ref_quest_backward(be, &row, x ? &numbers : NULL, q);
+    }
+}
+
 /* ---- weights ---- */
 
 void ni_cpu_add_distance(nb_backend *be, float *distance, const float *a, const float *b, int64_t n) {

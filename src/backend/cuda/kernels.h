@@ -145,6 +145,7 @@ int ni_cuda_launch_gather(void *stream, const nb_mat *out, const nb_mat *in, con
 int ni_cuda_launch_scatter(void *stream, const nb_mat *out, const nb_mat *in, const int32_t *columns, bool accumulate);
 int ni_cuda_launch_column_norms(void *stream, float *norms, const nb_mat *x);
 int ni_cuda_launch_rotate_rows(void *stream, const nb_mat *x, int32_t size, nb_signs signs, const nb_noise *noise);
+int ni_cuda_launch_quest_backward(void *stream, const nb_mat *g, const nb_mat *x, const nb_quantizer *q);
 int ni_cuda_launch_add_distance(void *stream, float *distance, const float *a, const float *b, int64_t n);
 int ni_cuda_launch_reset_where(void *stream, int64_t *resets, float *w, const float *q, const float *moved_w,
                                const float *moved_q, const uint8_t *flips, int32_t least_flips, int64_t n,

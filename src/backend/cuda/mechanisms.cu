@@ -5,7 +5,9 @@
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/launch.cuh"
 #include "backend/ref/delayed.h"
+#include "format/bf16.h"
 #include "format/hadamard.h"
+#include "format/quartet.h"
 
 /* ---- DGE ---- */
 
@@ -137,6 +139,45 @@ int ni_cuda_launch_rotate_rows(void *stream, const nb_mat *x, int32_t size, nb_s
     const int64_t columns = x->rows / size * x->cols;
     if (columns > 0)
         rotate_rows<<<ni_grid(ni_divide_up(columns, 64)), 64, 0, (cudaStream_t)stream>>>(*x, size, signs, *noise);
+    return cudaGetLastError();
+}
+
+static __device__ float number_at(const nb_mat &m, int64_t at) {
+    return m.dtype == NB_BF16 ? ni_bf16_value(((const uint16_t *)m.data)[at]) : ((const float *)m.data)[at];
+}
+
+/* A thread a span of a row. */
+template <int SPAN> static __global__ void quest_backward(nb_mat g, nb_mat x, int size, nb_signs kind, bool mask) {
+    const ni_noise_key none = {};
+    const ni_sign_mask signs = ni_signs_of(kind, &none);
+    for (NI_EACH(i, g.rows *(g.cols / SPAN))) {
+        const int64_t r = i / (g.cols / SPAN), c = i % (g.cols / SPAN) * SPAN;
+        float gradients[SPAN], numbers[SPAN];
+        for (int k = 0; k < SPAN; k++) {
+            gradients[k] = number_at(g, r * g.stride + c + k);
+            numbers[k] = mask ? number_at(x, r * x.stride + c + k) : 0.0f;
+        }
+        ni_quest_back(gradients, numbers, size, signs, mask);
+        for (int k = 0; k < SPAN; k++)
+            if (g.dtype == NB_BF16)
+                ((uint16_t *)g.data)[r * g.stride + c + k] = ni_bf16_even(gradients[k]);
+            else
+                ((float *)g.data)[r * g.stride + c + k] = gradients[k];
+    }
+}
+
+int ni_cuda_launch_quest_backward(void *stream, const nb_mat *g, const nb_mat *x, const nb_quantizer *q) {
+    const int size = q->hadamard_size, span = ni_quest_span(size);
+    const int64_t spans = g->rows * (g->cols / span);
+    const unsigned grid = ni_grid(ni_divide_up(spans, 64));
+    const nb_mat source = x ? *x : *g;
+    cudaStream_t on = (cudaStream_t)stream;
+    if (spans > 0 && span == 32)
+        quest_backward<32><<<grid, 64, 0, on>>>(*g, source, size, q->hadamard_signs, x != NULL);
+    else if (spans > 0 && span == 64)
+        quest_backward<64><<<grid, 64, 0, on>>>(*g, source, size, q->hadamard_signs, x != NULL);
+    else if (spans > 0)
+        quest_backward<128><<<grid, 64, 0, on>>>(*g, source, size, q->hadamard_signs, x != NULL);
     return cudaGetLastError();
 }
 

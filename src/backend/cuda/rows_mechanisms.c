@@ -56,6 +56,10 @@ void ni_cuda_rotate_rows(nb_backend *be, const nb_mat *x, int32_t size, nb_signs
     ni_cuda_good(be, ni_cuda_launch_rotate_rows(stream_of(be), x, size, signs, noise), "rotate_rows");
 }
 
+void ni_cuda_quest_backward(nb_backend *be, const nb_mat *g, const nb_mat *x, const nb_quantizer *q) {
+    ni_cuda_good(be, ni_cuda_launch_quest_backward(stream_of(be), g, x, q), "quest_backward");
+}
+
 void ni_cuda_scatter_columns(nb_backend *be, const nb_mat *out, const nb_mat *in, const int32_t *columns,
                              bool accumulate) {
     ni_cuda_good(be, ni_cuda_launch_scatter(stream_of(be), out, in, columns, accumulate), "scatter_columns");

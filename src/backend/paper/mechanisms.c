@@ -75,6 +75,15 @@ void ni_paper_rotate_rows(nb_backend *be, const nb_mat *x, int32_t size, nb_sign
     NI_PAPER_NOTE(rotate_rows, ni_paper_mat_bytes(x), ni_paper_mat_bytes(x), NI_PAPER_work, stages * count_of(x));
 }
 
+/* Two rotations, of x and of g; two sums, a scale and a comparison. */
+void ni_paper_quest_backward(nb_backend *be, const nb_mat *g, const nb_mat *x, const nb_quantizer *q) {
+    double stages = 2;
+    for (int32_t n = q->hadamard_size; n > 1; n /= 2)
+        stages++;
+    NI_PAPER_NOTE(quest_backward, ni_paper_mat_bytes(g) + (x ? ni_paper_mat_bytes(x) : 0), ni_paper_mat_bytes(g),
+                  NI_PAPER_work, (x ? 2 * stages + 6 : stages) * count_of(g));
+}
+
 void ni_paper_add_distance(nb_backend *be, float *distance, const float *a, const float *b, int64_t n) {
     NI_PAPER_NOTE(add_distance, floats(3 * n), floats(n), NI_PAPER_work, 3.0 * (double)n);
 }

@@ -9,6 +9,9 @@ nb_status ni_attention_check(const nb_attention *a, nb_error *err) {
     if (a->heads % a->kv_heads)
         return nb_fail(err, NB_BAD_USAGE, "attention: %lld heads cannot share %lld key heads evenly",
                        (long long)a->heads, (long long)a->kv_heads);
+    if (a->rule.sums != NB_ATTENTION_F32 && (a->rule.tile < 1 || !(a->rule.beta > 0)))
+        return nb_fail(err, NB_BAD_USAGE, "attention: tiles of %d keys, beta %g; expected positive numbers",
+                       (int)a->rule.tile, a->rule.beta);
     const int64_t strides[] = {a->q_stride, a->k_stride, a->v_stride, a->o_stride};
     for (int i = 0; i < 4; i++) {
         int64_t least = (i == 1 || i == 2 ? a->kv_heads : a->heads) * a->head_dim;
@@ -21,7 +24,7 @@ nb_status ni_attention_check(const nb_attention *a, nb_error *err) {
 
 const char *ni_ref_attention_kernel(nb_backend *be, const nb_attention *a, const char **why) {
     (void)be;
-    *why = "the formula";
+    *why = a->rule.sums == NB_ATTENTION_F32 ? "the formula" : "P V in BF16, as the recipe says";
     return ni_attention_check(a, NULL) == NB_OK ? "scalar" : NULL;
 }
 

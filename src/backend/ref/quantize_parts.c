@@ -51,10 +51,7 @@ nb_status ni_check_source(const nb_mat *src, nb_error *err) {
 }
 
 nb_status ni_check_requantize(const nb_qtensor *src, nb_error *err) {
-    NB_TRY(check_operand(src, err));
-    if (src->quantizer.hadamard_size)
-        return nb_fail(err, NB_BAD_USAGE, "requantize: the source is rotated; expected an operand without Hadamard");
-    return NB_OK;
+    return check_operand(src, err);
 }
 
 static bool same_format(const nb_quantizer *a, const nb_quantizer *b) {
