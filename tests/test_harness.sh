@@ -25,7 +25,7 @@ status=0
 check "nothing refused" 0 $status
 
 # Every operation is in one group, and one only, of those that scripts/gpu-check runs under a sanitizer.
-awk '/<< .GROUPS./ { on = 1; next } /^GROUPS$/ { on = 0 } on { sub(/^[^ ]+ +/, ""); print }' "$2/scripts/gpu-check" > "$work/patterns"
+awk '/<< .GROUPS./ { on = 1; next } /^GROUPS$/ { on = 0 } on { print $2 }' "$2/scripts/gpu-check" > "$work/patterns"
 "$harness" --list | cut -d : -f 1 | sort -u > "$work/operations"
 while read -r operations; do
     found=0
