@@ -108,7 +108,8 @@ static void attention_closed_form(void **state) {
     for (int i = 0; i < SEQ * DIM; i++)
         k[i] = uniform((uint32_t)i);
     int32_t doc_start[SEQ] = {0, 0, 0, 0, 4, 4, 4, 4};
-    nb_attention a = {1, SEQ, 1, 1, DIM, 0.5, doc_start, NULL, 0, 0, 0, 0, NULL};
+    nb_attention a = {
+        .batch = 1, .seq = SEQ, .heads = 1, .kv_heads = 1, .head_dim = DIM, .scale = 0.5, .doc_start = doc_start};
     nb_backend *be;
     ni_attention_stats got;
     assert_int_equal(nb_backend_open("ref64", NULL, &be, NULL), NB_OK);
@@ -139,7 +140,13 @@ static void attention_fast_equals_reference(void **state) {
         k[i] = ni_bf16_even(3 * uniform(i + 77777));
     for (int i = 0; i < BATCH * SEQ; i++)
         doc_start[i] = i % SEQ < 16 ? 0 : 16;
-    nb_attention a = {BATCH, SEQ, HEADS, KV_HEADS, DIM, 0.25, doc_start, NULL, 0, 0, 0, 0, NULL};
+    nb_attention a = {.batch = BATCH,
+                      .seq = SEQ,
+                      .heads = HEADS,
+                      .kv_heads = KV_HEADS,
+                      .head_dim = DIM,
+                      .scale = 0.25,
+                      .doc_start = doc_start};
     ni_attention_stats want, first = {0}, got;
     for (int isa = NB_ISA_SCALAR; isa <= NB_ISA_AVX512; isa++)
         for (int32_t threads = 1; threads <= 3; threads++) {

@@ -23,9 +23,13 @@ static nb_attention attention_of(shape s) {
         int32_t start = c->document ? t - (t + phase) % c->document : 0;
         doc_start[i] = start < 0 ? 0 : start;
     }
-    nb_attention a = {c->batch,  c->seq, c->heads, c->kv_heads, c->head_dim, 1 / sqrt((double)c->head_dim),
-                      doc_start, NULL,   0,        0,           0,           0,
-                      NULL};
+    nb_attention a = {.batch = c->batch,
+                      .seq = c->seq,
+                      .heads = c->heads,
+                      .kv_heads = c->kv_heads,
+                      .head_dim = c->head_dim,
+                      .scale = 1 / sqrt((double)c->head_dim),
+                      .doc_start = doc_start};
     return a;
 }
 
@@ -141,7 +145,8 @@ static void attention_with_far_scores(void **state) {
     enum { SEQ = 200, DIM = 32 };
     int32_t *doc_start = poisoned(SEQ * sizeof *doc_start);
     memset(doc_start, 0, SEQ * sizeof *doc_start);
-    nb_attention a = {1, SEQ, 1, 1, DIM, 1, doc_start, NULL, 0, 0, 0, 0, NULL};
+    nb_attention a = {
+        .batch = 1, .seq = SEQ, .heads = 1, .kv_heads = 1, .head_dim = DIM, .scale = 1, .doc_start = doc_start};
     double *q = zeros(SEQ * DIM), *k = zeros(SEQ * DIM);
     for (int64_t t = 0; t < SEQ; t++) {
         int64_t mark = t / 50 + 1;
@@ -172,8 +177,16 @@ static void strides(void **state) {
     int32_t *doc_start = poisoned(ROWS * sizeof *doc_start);
     for (int i = 0; i < ROWS; i++)
         doc_start[i] = i % SEQ < 20 ? 0 : 20;
-    const nb_attention dense = {BATCH, SEQ, HEADS, KV, DIM, 0.2, doc_start, NULL, 0, 0, 0, 0, NULL};
-    const nb_attention wide = {BATCH, SEQ, HEADS, KV, DIM, 0.2, doc_start, NULL, ALL, ALL, ALL, Q + 8, NULL};
+    const nb_attention dense = {.batch = BATCH,
+                                .seq = SEQ,
+                                .heads = HEADS,
+                                .kv_heads = KV,
+                                .head_dim = DIM,
+                                .scale = 0.2,
+                                .doc_start = doc_start};
+    nb_attention wide = dense;
+    wide.q_stride = wide.k_stride = wide.v_stride = ALL;
+    wide.o_stride = Q + 8;
     nb_backend *backends[] = {cpu(NB_ISA_SCALAR, 1), cpu(NB_ISA_PORTABLE, 1), cpu(NB_ISA_AUTO, 2)};
     for (int i = 0; i < 3; i++) {
         nb_backend *be = backends[i];

@@ -146,7 +146,8 @@ static void embedding(void **state) {
 static double rope_loss(void *context) {
     problem *p = context;
     memcpy(p->y, p->x[0], (size_t)(p->n * 2 * p->dim) * sizeof *p->y);
-    be->ops->rope(be, p->y, p->index, p->n, 2, p->dim, 100, false);
+    const nb_mat y = nb_mat_of(p->y, NB_F64, p->n, 2 * p->dim);
+    be->ops->rope(be, &y, p->index, 2, 100, false);
     return inner(p->c, p->y, p->n * 2 * p->dim);
 }
 
@@ -159,7 +160,8 @@ static void rope(void **state) {
     p.y = put(NB_F64, NULL, n);
     p.c = normals(2, n, 0, 1);
     double *dx = get(NB_F64, p.c, n);
-    be->ops->rope(be, dx, positions, p.n, 2, p.dim, 100, true);
+    const nb_mat turned = nb_mat_of(dx, NB_F64, p.n, 2 * p.dim);
+    be->ops->rope(be, &turned, positions, 2, 100, true);
     check_gradient("rope", p.x[0], n, dx, rope_loss, &p);
     /* position 0 stands still; position 1, pair 1 turns by theta^(-2/6) */
     rope_loss(&p);

@@ -27,8 +27,9 @@ typedef struct nb_mat {
     /* [1] backend memory: the largest magnitude as the bits of an F32, the integer maximum of all (so that NaN wins).
      * NULL: not known. An operation that produces a matrix fills it where its view of the output has one. */
     uint32_t *amax;
-    /* [1] the same of the columns turned as an operand of wgrad may be: rotated by 16 under TransformerEngine's signs and
-     * rounded to BF16. Holds 0 where whoever wrote the matrix did not look for it. NULL: nobody asks. */
+    /* [1] the same of the columns turned as an operand of wgrad may be: rotated by 16 under TransformerEngine's signs
+     * and rounded to BF16; rows in sixteens. Filled as amax is by norms, SwiGLU, RoPE and attention (ops.inc), on
+     * backends whose quantizers ask for it. NULL: nobody asks. */
     uint32_t *turned_amax;
 } nb_mat;
 
@@ -47,7 +48,8 @@ typedef struct nb_attention {
     /* Elements from one position to the next; 0: heads * head_dim (kv_heads * head_dim), dense. Gradients lie as what
      * they are of: dq as q, do as o. */
     int64_t q_stride, k_stride, v_stride, o_stride;
-    uint32_t *o_amax; /* [1]: filled by the forward pass as nb_mat.amax of o; NULL: nobody asks */
+    /* [1]: filled as those of nb_mat, of o by the forward pass, of dv by the backward pass; NULL: nobody asks */
+    uint32_t *o_amax, *o_turned_amax, *dv_amax, *dv_turned_amax;
 } nb_attention;
 
 /* What one quantization counted on its way; NULL where nobody asks. */

@@ -151,19 +151,13 @@ static nb_status make_problem(const ops_options *o, const nb_backend_options *cp
                            "bench ops: no memory for %lld bytes; take fewer --tokens or a smaller --vocab",
                            (long long)bytes[i]);
     }
-    p->attention = (nb_attention){o->tokens / o->seq,
-                                  o->seq,
-                                  o->heads,
-                                  o->kv_heads,
-                                  o->head_dim,
-                                  1 / sqrt((double)o->head_dim),
-                                  p->doc_start,
-                                  NULL,
-                                  0,
-                                  0,
-                                  0,
-                                  0,
-                                  NULL};
+    p->attention = (nb_attention){.batch = o->tokens / o->seq,
+                                  .seq = o->seq,
+                                  .heads = o->heads,
+                                  .kv_heads = o->kv_heads,
+                                  .head_dim = o->head_dim,
+                                  .scale = 1 / sqrt((double)o->head_dim),
+                                  .doc_start = p->doc_start};
     p->gla =
         (ni_gla){o->tokens / o->seq, o->seq, o->heads, o->head_dim / 2, o->head_dim, 1 / sqrt((double)o->head_dim / 2),
                  p->doc_start};
@@ -195,8 +189,8 @@ OPERATION(rmsnorm_back_add, const nb_mat y = nb_mat_of(p->act[1], NB_BF16, 1, p-
           ops->rmsnorm_forward(p->be, &y, p->real[1], p->act[0], p->real[0], 1e-5);
           const nb_mat dout = nb_mat_of(p->act[2], NB_BF16, p->tokens, p->hidden);
           ops->rmsnorm_backward_add(p->be, &dout, p->real[2], p->act[1], p->act[0], p->real[0], p->real[1]))
-OPERATION(rope,
-          ops->rope(p->be, p->act[0], p->positions, p->tokens, p->attention.heads, p->attention.head_dim, 1e4, false))
+OPERATION(rope, const nb_mat x = nb_mat_of(p->act[0], NB_BF16, p->tokens, p->attention.heads * p->attention.head_dim);
+          ops->rope(p->be, &x, p->positions, p->attention.heads, 1e4, false))
 OPERATION(swiglu, const nb_mat y = nb_mat_of(p->act[2], NB_BF16, p->tokens, p->inner);
           ops->swiglu_forward(p->be, &y, p->act[0], p->act[1]))
 OPERATION(swiglu_amax, nb_mat y = nb_mat_of(p->act[2], NB_BF16, p->tokens, p->inner); y.amax = p->real[1];

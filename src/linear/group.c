@@ -167,28 +167,24 @@ void ni_linear_group_free(ni_linear_group *group) {
     free(group);
 }
 
-static bool scales_by_amax(const nb_operand_rule *rule) {
-    const nb_quantizer *q = &rule->quantizer;
-    return !nb_quantizer_is_bf16(q) && q->outer == NB_OUTER_TENSOR && q->hadamard_size == 0;
+static bool has_tensor_scale(const nb_operand_rule *rule) {
+    return !nb_quantizer_is_bf16(&rule->quantizer) && rule->quantizer.outer == NB_OUTER_TENSOR;
 }
 
-bool ni_linear_group_wants_amax(const ni_linear_group *group, bool gradients) {
+static bool is_turned_as_known(const nb_quantizer *q) {
+    return q->hadamard_size == 16 && q->hadamard_signs == NB_SIGNS_FIXED && q->hadamard_round_bf16;
+}
+
+ni_wanted_amaxes ni_linear_group_wants(const ni_linear_group *group, bool gradients) {
     const nb_role roles[] = {gradients ? NB_DGRAD_DY : NB_FPROP_X, gradients ? NB_WGRAD_DY : NB_WGRAD_X};
+    ni_wanted_amaxes wants = {false, false};
     for (int32_t i = 0; group->be->wants_amax && i < group->count; i++)
-        for (int r = 0; group->layers[i].plan.quantized && r < 2; r++)
-            if (scales_by_amax(&group->layers[i].plan.roles[roles[r]]))
-                return true;
-    return false;
-}
-
-bool ni_linear_group_wants_turned_amax(const ni_linear_group *group, bool gradients) {
-    for (int32_t i = 0; group->be->wants_amax && i < group->count; i++) {
-        const nb_plan *plan = &group->layers[i].plan;
-        const nb_operand_rule *rule = &plan->roles[gradients ? NB_WGRAD_DY : NB_WGRAD_X];
-        const nb_quantizer *q = &rule->quantizer;
-        if (plan->quantized && !rule->from && !nb_quantizer_is_bf16(q) && q->outer == NB_OUTER_TENSOR &&
-            q->hadamard_size == 16 && q->hadamard_signs == NB_SIGNS_FIXED && q->hadamard_round_bf16)
-            return true;
-    }
-    return false;
+        for (int r = 0; group->layers[i].plan.quantized && r < 2; r++) {
+            const nb_operand_rule *rule = &group->layers[i].plan.roles[roles[r]];
+            if (!has_tensor_scale(rule))
+                continue;
+            wants.plain |= rule->quantizer.hadamard_size == 0;
+            wants.turned |= r == 1 && !rule->from && is_turned_as_known(&rule->quantizer);
+        }
+    return wants;
 }

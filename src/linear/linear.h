@@ -118,11 +118,13 @@ nb_status ni_linear_group_again(ni_linear_group *group, const nb_pass *pass, ni_
 /* The gradients of a new micro-batch begin: what is there is written over, whatever it holds. */
 void ni_linear_group_begin_gradients(ni_linear_group *group);
 
-/* True if a quantizer of the group would take the largest magnitude of X (`gradients`: of dY) from whoever writes it:
- * the tensor has a scale, is not rotated, and the backend asks for it. */
-bool ni_linear_group_wants_amax(const ni_linear_group *group, bool gradients);
-/* The same of the maximum of turned columns (nb_mat.turned_amax). */
-bool ni_linear_group_wants_turned_amax(const ni_linear_group *group, bool gradients);
+/* Which maxima of X (`gradients`: of dY) a quantizer of the group would take from whoever writes it, on a backend that
+ * asks for them: the largest magnitude, for a tensor scale without rotation; that of turned columns
+ * (nb_mat.turned_amax). */
+typedef struct ni_wanted_amaxes {
+    bool plain, turned;
+} ni_wanted_amaxes;
+ni_wanted_amaxes ni_linear_group_wants(const ni_linear_group *group, bool gradients);
 
 /* dx = sum_i dY_i W_i (written); grads = dY_i^T X the first time since they began, += afterwards. `x` is that of the
  * forward pass before, unchanged. */

@@ -25,7 +25,8 @@ typedef struct ni_attention_layer {
     ni_norm q_norm, k_norm;
     ni_linear_group *in, *out;
     void *q, *k, *v, *o;                        /* saved: act [rows, heads (kv_heads) * head_dim]; q, k after RoPE */
-    uint32_t *o_amax;                           /* saved; NULL where nobody asks */
+    ni_amaxes o_amaxes;                         /* saved */
+    ni_amaxes dq_amaxes, dk_amaxes, dv_amaxes;  /* of a pass; not of dq and dk where they go through norms */
     void *kept_k, *kept_v;                      /* act [rows, kv_heads * head_dim]: of the tokens before (step.c) */
     void *lse;                                  /* saved: real [batch, heads, seq] */
     void *q_raw, *k_raw, *q_rstd, *k_rstd;      /* saved where q and k are normed: before the norm */
@@ -97,12 +98,12 @@ static void place(void *layer, const ni_builder *builder, ni_arena *saved, ni_ar
     ni_attention_layer *a = layer;
     size_t q = ni_act_bytes(builder, a->heads * a->head_dim), kv = ni_act_bytes(builder, a->kv_heads * a->head_dim);
     bool normed = a->qk_norm != NI_QK_NORM_NONE, whole = a->qk_norm == NI_QK_NORM_WHOLE;
+    const bool through = normed || a->sphere; /* dq and dk are not what RoPE leaves */
     a->q = ni_arena_take(saved, q);
     a->k = ni_arena_take(saved, kv);
     a->v = ni_arena_take(saved, kv);
     a->o = ni_arena_take(saved, q);
-    /* Who reads o for the maximum of its turned columns finds the plain one on the way. */
-    a->o_amax = ni_linear_group_wants_turned_amax(a->out, false) ? NULL : ni_amax_word(a->out, false, saved);
+    a->o_amaxes = ni_amax_words(ni_linear_group_wants(a->out, false), saved);
     a->lse = ni_arena_take(saved, ni_real_bytes(builder, a->heads));
     if (normed) {
         a->q_raw = ni_arena_take(saved, q);
@@ -126,17 +127,21 @@ static void place(void *layer, const ni_builder *builder, ni_arena *saved, ni_ar
     a->dq = ni_arena_take(working, q);
     a->dk = ni_arena_take(working, kv);
     a->dv = ni_arena_take(working, kv);
+    const ni_wanted_amaxes of_slopes = ni_linear_group_wants(a->in, true);
+    a->dq_amaxes = ni_amax_words(through ? (ni_wanted_amaxes){false, false} : of_slopes, working);
+    a->dk_amaxes = ni_amax_words(through ? (ni_wanted_amaxes){false, false} : of_slopes, working);
+    a->dv_amaxes = ni_amax_words(of_slopes, working);
     a->do_ = ni_arena_take(working, q);
-    if (normed || a->sphere) {
+    if (through) {
         a->dq_raw = ni_arena_take(working, q);
         a->dk_raw = ni_arena_take(working, kv);
     }
     a->do_long = a->fine ? ni_arena_take(working, q) : a->do_;
 }
 
-static bool wants_amax(const void *layer, bool gradients) {
+static ni_wanted_amaxes wants(const void *layer, bool gradients) {
     const ni_attention_layer *a = layer;
-    return ni_linear_group_wants_amax(gradients ? a->out : a->in, gradients);
+    return ni_linear_group_wants(gradients ? a->out : a->in, gradients);
 }
 
 /* A product of two vectors of length 1 is at most 1, of two with coordinates of size 1 about sqrt(head_dim). */
@@ -153,7 +158,10 @@ static nb_attention shape(const ni_attention_layer *a, const ni_run *run) {
                       .scale = logit_scale(a),
                       .doc_start = run->doc_start,
                       .doc_end = run->doc_end,
-                      .o_amax = a->fine ? NULL : a->o_amax};
+                      .o_amax = a->fine ? NULL : a->o_amaxes.plain,
+                      .o_turned_amax = a->fine ? NULL : a->o_amaxes.turned,
+                      .dv_amax = a->dv_amaxes.plain,
+                      .dv_turned_amax = a->dv_amaxes.turned};
     return s;
 }
 
@@ -183,7 +191,7 @@ static nb_status attend_to_kept(ni_attention_layer *a, const ni_run *run, nb_err
     s.seq = run->kept + 1;
     s.doc_start = run->kept_start;
     s.doc_end = NULL;
-    s.o_amax = NULL; /* it would be that of all rows */
+    s.o_amax = s.o_turned_amax = NULL; /* they would be those of all rows */
     return run->be->ops->attention_forward(run->be, &s, a->o_long, a->lse, a->q, a->kept_k, a->kept_v, err);
 }
 
@@ -214,9 +222,9 @@ static nb_status forward(void *layer, const ni_run *run, const nb_mat *x, const 
         ni_unit_forward(run, &a->q_unit, &q);
         ni_unit_forward(run, &a->k_unit, &k);
     }
-    be->ops->rope(be, a->sphere ? a->q_gain.raw : at.q, run->positions, run->rows, a->heads, a->head_dim, a->theta,
-                  false);
-    be->ops->rope(be, at.k, run->positions, run->rows, a->kv_heads, a->head_dim, a->theta, false);
+    const nb_mat turned[] = {ni_act(run, a->sphere ? a->q_gain.raw : at.q, q_cols), ni_act(run, at.k, kv_cols)};
+    be->ops->rope(be, &turned[0], run->positions, a->heads, a->theta, false);
+    be->ops->rope(be, &turned[1], run->positions, a->kv_heads, a->theta, false);
     if (a->sphere) {
         const nb_mat q = ni_act(run, at.q, q_cols);
         ni_gain_forward(run, &a->q_gain, &q);
@@ -229,7 +237,7 @@ static nb_status forward(void *layer, const ni_run *run, const nb_mat *x, const 
             run->pass->lens->attention(run->pass->lens->context, be, a->name, &s, a->q, a->k);
         NB_TRY(be->ops->attention_forward(be, &s, a->o_long, a->lse, a->q, a->k, a->v, err));
     }
-    nb_mat o = ni_act_with(run, a->fine ? a->o : at.o, q_cols, run->kept < 0 ? a->o_amax : NULL);
+    nb_mat o = ni_act_with(run, a->fine ? a->o : at.o, q_cols, run->kept < 0 ? a->o_amaxes : (ni_amaxes){NULL, NULL});
     if (a->fine) {
         ni_unit of_rows = a->o_unit;
         of_rows.raw = at.o;
@@ -245,7 +253,7 @@ static nb_status backward(void *layer, const ni_run *run, const nb_mat *x, const
     nb_backend *be = run->be;
     int64_t q_cols = a->heads * a->head_dim, kv_cols = a->kv_heads * a->head_dim;
     bool normed = a->qk_norm != NI_QK_NORM_NONE;
-    nb_mat o = ni_act_with(run, a->o, q_cols, a->o_amax), do_ = ni_act(run, a->do_, q_cols);
+    nb_mat o = ni_act_with(run, a->o, q_cols, a->o_amaxes), do_ = ni_act(run, a->do_, q_cols);
     NB_TRY(ni_linear_group_backward(a->out, run->pass, run->scratch, &o, dy, &do_, err));
     const nb_mat do_long = ni_act(run, a->do_long, q_cols);
     if (a->fine)
@@ -257,8 +265,10 @@ static nb_status backward(void *layer, const ni_run *run, const nb_mat *x, const
         const nb_mat dq = ni_act(run, a->dq, q_cols);
         ni_gain_backward(run, &a->q_gain, &dq, a->dq);
     }
-    be->ops->rope(be, a->dq, run->positions, run->rows, a->heads, a->head_dim, a->theta, true);
-    be->ops->rope(be, a->dk, run->positions, run->rows, a->kv_heads, a->head_dim, a->theta, true);
+    const nb_mat dq_turned = ni_act_with(run, a->dq, q_cols, a->dq_amaxes),
+                 dk_turned = ni_act_with(run, a->dk, kv_cols, a->dk_amaxes);
+    be->ops->rope(be, &dq_turned, run->positions, a->heads, a->theta, true);
+    be->ops->rope(be, &dk_turned, run->positions, a->kv_heads, a->theta, true);
     if (normed) {
         const nb_mat dq = nb_mat_of(a->dq_raw, be->act, norm_rows(a, run, a->heads), a->q_norm.dim);
         const nb_mat dk = nb_mat_of(a->dk_raw, be->act, norm_rows(a, run, a->kv_heads), a->k_norm.dim);
@@ -271,8 +281,10 @@ static nb_status backward(void *layer, const ni_run *run, const nb_mat *x, const
         ni_unit_backward(run, &a->k_unit, &dk, a->dk);
     }
     const bool through = normed || a->sphere;
-    nb_mat dqkv[] = {ni_act(run, through ? a->dq_raw : a->dq, q_cols),
-                     ni_act(run, through ? a->dk_raw : a->dk, kv_cols), ni_act(run, a->dv, kv_cols)};
+    const ni_amaxes unknown = {NULL, NULL};
+    const nb_mat dqkv[] = {ni_act_with(run, through ? a->dq_raw : a->dq, q_cols, through ? unknown : a->dq_amaxes),
+                           ni_act_with(run, through ? a->dk_raw : a->dk, kv_cols, through ? unknown : a->dk_amaxes),
+                           ni_act_with(run, a->dv, kv_cols, a->dv_amaxes)};
     return ni_linear_group_backward(a->in, run->pass, run->scratch, x, dqkv, dx, err);
 }
 
@@ -308,5 +320,5 @@ static size_t keep(void *layer, nb_backend *be, int64_t rows, void *memory) {
     return 2 * bytes;
 }
 
-const ni_layer_kind ni_attention_kind = {create,   declare, build,  place, wants_amax, forward,
+const ni_layer_kind ni_attention_kind = {create,   declare, build,  place, wants, forward,
                                          backward, flops,   census, keep,  NULL};

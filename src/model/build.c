@@ -72,9 +72,8 @@ static void place_norm(ni_builder *builder, ni_branch *branch) {
     nb_model *model = builder->model;
     branch->normed = ni_arena_take(&model->saved, ni_act_bytes(builder, model->config.hidden));
     branch->rstd = ni_arena_take(&model->saved, ni_real_bytes(builder, 1));
-    branch->amax = !model->traits->post_norm && !model->traits->sphere && branch->kind->wants_amax(branch->layer, false)
-                       ? ni_arena_take(&model->saved, sizeof *branch->amax)
-                       : NULL;
+    if (!model->traits->post_norm && !model->traits->sphere)
+        branch->amaxes = ni_amax_words(branch->kind->wants(branch->layer, false), &model->saved);
 }
 
 static void place_layer(ni_builder *builder, int32_t i, size_t work) {
@@ -133,10 +132,13 @@ static void place(ni_builder *builder) {
     model->clock = ni_arena_take(working, 2 * sizeof *model->clock);
     model->losses = ni_arena_take(working, NI_LOSS_SLOTS * sizeof *model->losses);
     ni_sphere_place(builder, working);
-    bool asks = false;
-    for (int32_t i = 0; model->training && i < branches; i++)
-        asks |= model->branches[i].kind->wants_amax(model->branches[i].layer, true);
-    model->dy_amax = asks ? ni_arena_take(working, sizeof *model->dy_amax) : NULL;
+    ni_wanted_amaxes all = {false, false};
+    for (int32_t i = 0; model->training && i < branches; i++) {
+        const ni_wanted_amaxes wants = model->branches[i].kind->wants(model->branches[i].layer, true);
+        all.plain |= wants.plain;
+        all.turned |= wants.turned && !model->traits->sphere; /* slerp does not look at them */
+    }
+    model->dy_amaxes = ni_amax_words(all, working);
     place_branches(builder);
     ni_head_place(builder, working);
 }

@@ -32,12 +32,9 @@ void ni_build_norm(const ni_builder *builder, ni_norm *norm) {
     norm->grad = ni_params_grad(&builder->model->params, norm->param);
 }
 
-uint32_t *ni_amax_word(const ni_linear_group *group, bool gradients, ni_arena *arena) {
-    return ni_linear_group_wants_amax(group, gradients) ? ni_arena_take(arena, sizeof(uint32_t)) : NULL;
-}
-
-uint32_t *ni_turned_amax_word(const ni_linear_group *group, bool gradients, ni_arena *arena) {
-    return ni_linear_group_wants_turned_amax(group, gradients) ? ni_arena_take(arena, sizeof(uint32_t)) : NULL;
+ni_amaxes ni_amax_words(ni_wanted_amaxes wants, ni_arena *arena) {
+    uint32_t *words = wants.plain || wants.turned ? ni_arena_take(arena, 2 * sizeof *words) : NULL;
+    return (ni_amaxes){wants.plain ? words : NULL, wants.turned && words ? words + 1 : NULL};
 }
 
 size_t ni_act_bytes(const ni_builder *builder, int64_t cols) {

@@ -31,7 +31,7 @@ static const ni_norm *norm_after(nb_model *model, const ni_run *run, int32_t i, 
         *rstd = model->head.rstd;
         return &model->head.norm;
     }
-    *normed = ni_act_with(run, model->branches[i].normed, hidden, model->branches[i].amax);
+    *normed = ni_act_with(run, model->branches[i].normed, hidden, model->branches[i].amaxes);
     *rstd = model->branches[i].rstd;
     return &model->branches[i].norm;
 }
@@ -40,7 +40,7 @@ static nb_status pre_norm_forward(nb_model *model, const ni_run *run, int32_t i,
     ni_branch *branch = &model->branches[i];
     void *rstd, *change = model->branch_buffer[0];
     const int64_t hidden = model->config.hidden;
-    const nb_mat in = ni_act_with(run, branch->normed, hidden, branch->amax), y = ni_act(run, change, hidden);
+    const nb_mat in = ni_act_with(run, branch->normed, hidden, branch->amaxes), y = ni_act(run, change, hidden);
     nb_mat next;
     NB_TRY(branch->kind->forward(branch->layer, run, &in, &y, err));
     const ni_norm *norm = norm_after(model, run, i + 1, &next, &rstd);
@@ -54,8 +54,8 @@ static nb_status pre_norm_backward(nb_model *model, const ni_run *run, int32_t i
     ni_branch *branch = &model->branches[i];
     const ni_norm *norm = &branch->norm;
     const int64_t hidden = model->config.hidden;
-    const nb_mat in = ni_act_with(run, branch->normed, hidden, branch->amax);
-    const nb_mat dstream = ni_act_with(run, model->dstream, hidden, model->dy_amax);
+    const nb_mat in = ni_act_with(run, branch->normed, hidden, branch->amaxes);
+    const nb_mat dstream = ni_act_with(run, model->dstream, hidden, model->dy_amaxes);
     const nb_mat dx = ni_act(run, model->branch_buffer[0], hidden);
     NB_TRY(branch->kind->backward(branch->layer, run, &in, &dstream, &dx, err));
     run->be->ops->rmsnorm_backward_add(run->be, &dstream, norm->grad, dx.data, model->stream[i], norm->weight,
@@ -84,7 +84,7 @@ static nb_status post_norm_backward(nb_model *model, const ni_run *run, int32_t 
     const ni_norm *norm = &branch->norm;
     const int64_t hidden = model->config.hidden;
     const nb_mat in = ni_act(run, model->stream[i], hidden);
-    const nb_mat dy = ni_act_with(run, model->branch_buffer[1], hidden, model->dy_amax);
+    const nb_mat dy = ni_act_with(run, model->branch_buffer[1], hidden, model->dy_amaxes);
     const nb_mat dx = ni_act(run, model->branch_buffer[0], hidden);
     if (i == 2 * model->config.layers - 1)
         ni_norm_backward(be, norm, &dy, model->dstream, branch->normed, branch->rstd);
@@ -123,14 +123,14 @@ static nb_status make_again(nb_model *model, const ni_run *run, int32_t i, nb_er
         return post_norm_forward(model, &again, i, err);
     }
     if (block) {
-        const nb_mat normed = ni_act_with(&again, mixer->normed, hidden, mixer->amax);
+        const nb_mat normed = ni_act_with(&again, mixer->normed, hidden, mixer->amaxes);
         run->be->ops->rmsnorm_forward(run->be, &normed, mixer->rstd, model->stream[i - 1], mixer->norm.weight,
                                       mixer->norm.eps);
         NB_TRY(pre_norm_forward(model, &again, i - 1, err));
     }
     const nb_mat in = model->traits->post_norm || model->traits->sphere
                           ? ni_act(&again, model->stream[i], hidden)
-                          : ni_act_with(&again, mlp->normed, hidden, mlp->amax);
+                          : ni_act_with(&again, mlp->normed, hidden, mlp->amaxes);
     return mlp->kind->forward(mlp->layer, &again, &in, NULL, err);
 }
 

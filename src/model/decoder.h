@@ -50,9 +50,15 @@ static inline nb_mat ni_act(const ni_run *run, void *data, int64_t cols) {
     return nb_mat_of(data, run->be->act, run->rows, cols);
 }
 
-static inline nb_mat ni_act_with(const ni_run *run, void *data, int64_t cols, uint32_t *amax) {
+/* Words for the maxima of a matrix, in backend memory; NULL where nobody asks. */
+typedef struct ni_amaxes {
+    uint32_t *plain, *turned; /* nb_mat.amax, nb_mat.turned_amax */
+} ni_amaxes;
+
+static inline nb_mat ni_act_with(const ni_run *run, void *data, int64_t cols, ni_amaxes amaxes) {
     nb_mat m = ni_act(run, data, cols);
-    m.amax = amax;
+    m.amax = amaxes.plain;
+    m.turned_amax = amaxes.turned;
     return m;
 }
 
@@ -113,7 +119,7 @@ typedef struct ni_layer_kind {
     nb_status (*declare)(void *layer, struct ni_builder *builder, nb_error *err); /* parameters */
     nb_status (*build)(void *layer, struct ni_builder *builder, nb_error *err);   /* linear groups, norms */
     void (*place)(void *layer, const struct ni_builder *builder, ni_arena *saved, ni_arena *working);
-    bool (*wants_amax)(const void *layer, bool gradients); /* of its input; of the gradient of its output */
+    ni_wanted_amaxes (*wants)(const void *layer, bool gradients); /* of its input; of the gradient of its output */
     /* y NULL: not wanted, only what is saved for the backward pass. */
     nb_status (*forward)(void *layer, const ni_run *run, const nb_mat *x, const nb_mat *y, nb_error *err);
     nb_status (*backward)(void *layer, const ni_run *run, const nb_mat *x, const nb_mat *dy, const nb_mat *dx,
@@ -151,10 +157,10 @@ typedef struct ni_branch {
     const ni_layer_kind *kind;
     void *layer;
     ni_norm norm;
-    void *normed;   /* act [rows, hidden]: pre-norm: f's input; post-norm: f's output, before the norm */
-    void *rstd;     /* real [rows] */
-    uint32_t *amax; /* of f's input where it is `normed`; NULL where nobody asks */
-    ni_gain alpha;  /* sphere: how far a step goes */
+    void *normed;     /* act [rows, hidden]: pre-norm: f's input; post-norm: f's output, before the norm */
+    void *rstd;       /* real [rows] */
+    ni_amaxes amaxes; /* of f's input where it is `normed` */
+    ni_gain alpha;    /* sphere: how far a step goes */
 } ni_branch;
 
 typedef struct ni_head {
@@ -191,7 +197,7 @@ struct nb_model {
     void *dstream, *branch_buffer[2]; /* act [rows, hidden] */
     nb_pass pass;                     /* of the micro-batch at hand, with its clock */
     uint32_t *clock;                  /* backend [2]: its step and micro-batch */
-    uint32_t *dy_amax;                /* of the gradient that goes into a branch; NULL where nobody asks */
+    ni_amaxes dy_amaxes;              /* of the gradient that goes into a branch */
     int32_t *inputs;                  /* backend int32 [NI_INPUTS, rows], as in ni_run */
     int32_t *doc_end;                 /* host [rows] */
     void *unit_weight;                /* sphere: real; 1/sqrt(dim) for each dim of ni_sphere_dims in a row */
@@ -228,9 +234,8 @@ typedef struct ni_projection {
 nb_status ni_build_group(ni_builder *builder, const char *input, const ni_projection *projections, int32_t count,
                          int64_t max_rows, ni_linear_group **out, nb_error *err);
 
-/* A word for the amax of what the group reads, taken from `arena`; NULL where it does not ask for one. */
-uint32_t *ni_amax_word(const ni_linear_group *group, bool gradients, ni_arena *arena);
-uint32_t *ni_turned_amax_word(const ni_linear_group *group, bool gradients, ni_arena *arena);
+/* Words for what somebody wants, side by side in `arena`. */
+ni_amaxes ni_amax_words(ni_wanted_amaxes wants, ni_arena *arena);
 
 /* Bytes of [rows of the model, cols] in act and in real. */
 size_t ni_act_bytes(const ni_builder *builder, int64_t cols);

@@ -26,7 +26,7 @@ typedef struct ni_gla_layer {
     void *gate;                    /* saved: real [rows, keys] */
     void *kept[4];                 /* q, k, v, gate of the tokens before (step.c); NULL where none are kept */
     void *o, *rstd, *normed;       /* saved: act [rows, values], real [rows, heads], act [rows, values] */
-    uint32_t *normed_amax;         /* saved; NULL where nobody asks */
+    ni_amaxes normed_amaxes;       /* saved */
     void *dq, *dk, *dv, *dg, *dlow, *da, *dgate, *do_, *dnormed; /* of a pass; dgate real */
 } ni_gla_layer;
 
@@ -94,7 +94,8 @@ static void place(void *layer, const ni_builder *builder, ni_arena *saved, ni_ar
     l->o = ni_arena_take(saved, values);
     l->rstd = ni_arena_take(saved, ni_real_bytes(builder, l->heads));
     l->normed = ni_arena_take(saved, values);
-    l->normed_amax = ni_amax_word(l->out, false, saved);
+    const bool asks = ni_linear_group_wants(l->out, false).plain; /* a gated norm does not look at turned columns */
+    l->normed_amaxes = ni_amax_words((ni_wanted_amaxes){.plain = asks}, saved);
     if (!builder->model->training)
         return;
     l->dq = ni_arena_take(working, keys);
@@ -108,9 +109,9 @@ static void place(void *layer, const ni_builder *builder, ni_arena *saved, ni_ar
     l->dnormed = ni_arena_take(working, values);
 }
 
-static bool wants_amax(const void *layer, bool gradients) {
+static ni_wanted_amaxes wants(const void *layer, bool gradients) {
     const ni_gla_layer *l = layer;
-    return ni_linear_group_wants_amax(gradients ? l->out : l->in, gradients);
+    return ni_linear_group_wants(gradients ? l->out : l->in, gradients);
 }
 
 static ni_gla shape(const ni_gla_layer *l, const ni_run *run) {
@@ -137,7 +138,7 @@ static nb_status forward(void *layer, const ni_run *run, const nb_mat *x, const 
     const nb_mat projected[] = {ni_act(run, q, l->keys), ni_act(run, k, l->keys), ni_act(run, v, l->values),
                                 ni_act(run, l->g, l->values), ni_act(run, l->low, l->low_rank)};
     const nb_mat low = ni_act(run, l->low, l->low_rank), a = ni_act(run, l->a, l->keys);
-    const nb_mat normed = ni_act_with(run, l->normed, l->values, l->normed_amax);
+    const nb_mat normed = ni_act_with(run, l->normed, l->values, l->normed_amaxes);
     NB_TRY(ni_run_group(run, l->in, x, projected, err));
     NB_TRY(ni_run_group(run, l->gate_out, &low, &a, err));
     if (run->pass->lens && run->pass->lens->gate)
@@ -154,7 +155,7 @@ static nb_status forward(void *layer, const ni_run *run, const nb_mat *x, const 
         ni_show_output(run, l->name, "scan", &scan);
     }
     nb_mat heads = nb_mat_of(l->normed, be->act, run->rows * l->heads, l->norm.dim);
-    heads.amax = l->normed_amax;
+    heads.amax = l->normed_amaxes.plain;
     be->ops->gated_norm_forward(be, &heads, l->rstd, o, l->g, l->norm.weight, l->norm.eps);
     return y ? ni_run_group(run, l->out, &normed, y, err) : NB_OK;
 }
@@ -163,7 +164,7 @@ static nb_status backward(void *layer, const ni_run *run, const nb_mat *x, const
                           nb_error *err) {
     ni_gla_layer *l = layer;
     nb_backend *be = run->be;
-    const nb_mat normed = ni_act_with(run, l->normed, l->values, l->normed_amax),
+    const nb_mat normed = ni_act_with(run, l->normed, l->values, l->normed_amaxes),
                  dnormed = ni_act(run, l->dnormed, l->values);
     const nb_mat low = ni_act(run, l->low, l->low_rank), dlow = ni_act(run, l->dlow, l->low_rank);
     const nb_mat da = ni_act(run, l->da, l->keys);
@@ -216,5 +217,4 @@ static size_t keep(void *layer, nb_backend *be, int64_t rows, void *memory) {
     return used;
 }
 
-const ni_layer_kind ni_gla_kind = {create,   declare, build,  place, wants_amax, forward,
-                                   backward, flops,   census, keep,  NULL};
+const ni_layer_kind ni_gla_kind = {create, declare, build, place, wants, forward, backward, flops, census, keep, NULL};

@@ -10,10 +10,9 @@ typedef struct ni_mlp {
     int64_t hidden, intermediate;
     int32_t gate_param, up_param, down_param;
     ni_linear_group *in, *out;
-    void *gate, *up, *inner;                      /* saved: act [rows, intermediate] */
-    void *dgate, *dup, *dinner;                   /* of a pass */
-    uint32_t *inner_amax, *dgate_amax, *dup_amax; /* NULL where nobody asks */
-    uint32_t *inner_turned, *dgate_turned, *dup_turned;
+    void *gate, *up, *inner;    /* saved: act [rows, intermediate] */
+    void *dgate, *dup, *dinner; /* of a pass */
+    ni_amaxes inner_amaxes, dgate_amaxes, dup_amaxes;
     bool sphere, fine;
     ni_gain gate_gain, up_gain; /* sphere: s_v and s_u */
     ni_unit length;             /* fine: of the inner layer */
@@ -63,14 +62,20 @@ static nb_status build(void *layer, ni_builder *builder, nb_error *err) {
     return ni_build_group(builder, "mlp.inner", out, 1, rows, &mlp->out, err);
 }
 
+/* What lies between SwiGLU and a factor or a length is not looked at for turned columns. */
+static ni_wanted_amaxes wanted(const ni_mlp *mlp, const ni_linear_group *group, bool gradients) {
+    ni_wanted_amaxes wants = ni_linear_group_wants(group, gradients);
+    wants.turned &= !mlp->sphere;
+    return wants;
+}
+
 static void place(void *layer, const ni_builder *builder, ni_arena *saved, ni_arena *working) {
     ni_mlp *mlp = layer;
     size_t bytes = ni_act_bytes(builder, mlp->intermediate);
     mlp->gate = ni_arena_take(saved, bytes);
     mlp->up = ni_arena_take(saved, bytes);
     mlp->inner = ni_arena_take(saved, bytes);
-    mlp->inner_amax = ni_amax_word(mlp->out, false, saved);
-    mlp->inner_turned = mlp->sphere ? NULL : ni_turned_amax_word(mlp->out, false, saved);
+    mlp->inner_amaxes = ni_amax_words(wanted(mlp, mlp->out, false), saved);
     if (mlp->sphere) {
         mlp->gate_gain.raw = ni_arena_take(saved, bytes);
         mlp->up_gain.raw = ni_arena_take(saved, bytes);
@@ -82,16 +87,14 @@ static void place(void *layer, const ni_builder *builder, ni_arena *saved, ni_ar
     mlp->dgate = ni_arena_take(working, bytes);
     mlp->dup = ni_arena_take(working, bytes);
     mlp->dinner = ni_arena_take(working, bytes);
-    mlp->dgate_amax = ni_amax_word(mlp->in, true, working);
-    mlp->dup_amax = ni_amax_word(mlp->in, true, working);
-    mlp->dgate_turned = mlp->sphere ? NULL : ni_turned_amax_word(mlp->in, true, working);
-    mlp->dup_turned = mlp->sphere ? NULL : ni_turned_amax_word(mlp->in, true, working);
+    mlp->dgate_amaxes = ni_amax_words(wanted(mlp, mlp->in, true), working);
+    mlp->dup_amaxes = ni_amax_words(wanted(mlp, mlp->in, true), working);
     mlp->dlong = mlp->fine ? ni_arena_take(working, bytes) : NULL;
 }
 
-static bool wants_amax(const void *layer, bool gradients) {
+static ni_wanted_amaxes wants(const void *layer, bool gradients) {
     const ni_mlp *mlp = layer;
-    return ni_linear_group_wants_amax(gradients ? mlp->out : mlp->in, gradients);
+    return ni_linear_group_wants(gradients ? mlp->out : mlp->in, gradients);
 }
 
 /* gate and up times their factors; their product, and N of it. */
@@ -109,8 +112,7 @@ static nb_status forward(void *layer, const ni_run *run, const nb_mat *x, const 
     ni_mlp *mlp = layer;
     nb_mat gate_up[] = {ni_act(run, mlp->sphere ? mlp->gate_gain.raw : mlp->gate, mlp->intermediate),
                         ni_act(run, mlp->sphere ? mlp->up_gain.raw : mlp->up, mlp->intermediate)};
-    nb_mat inner = ni_act_with(run, mlp->inner, mlp->intermediate, mlp->inner_amax);
-    inner.turned_amax = mlp->inner_turned;
+    nb_mat inner = ni_act_with(run, mlp->inner, mlp->intermediate, mlp->inner_amaxes);
     NB_TRY(ni_run_group(run, mlp->in, x, gate_up, err));
     if (mlp->sphere)
         inner_on_sphere(mlp, run, &inner);
@@ -132,13 +134,10 @@ static void backward_on_sphere(const ni_mlp *mlp, const ni_run *run, const nb_ma
 static nb_status backward(void *layer, const ni_run *run, const nb_mat *x, const nb_mat *dy, const nb_mat *dx,
                           nb_error *err) {
     ni_mlp *mlp = layer;
-    nb_mat inner = ni_act_with(run, mlp->inner, mlp->intermediate, mlp->inner_amax),
+    nb_mat inner = ni_act_with(run, mlp->inner, mlp->intermediate, mlp->inner_amaxes),
            dinner = ni_act(run, mlp->dinner, mlp->intermediate);
-    nb_mat dgate_up[] = {ni_act_with(run, mlp->dgate, mlp->intermediate, mlp->dgate_amax),
-                         ni_act_with(run, mlp->dup, mlp->intermediate, mlp->dup_amax)};
-    inner.turned_amax = mlp->inner_turned;
-    dgate_up[0].turned_amax = mlp->dgate_turned;
-    dgate_up[1].turned_amax = mlp->dup_turned;
+    nb_mat dgate_up[] = {ni_act_with(run, mlp->dgate, mlp->intermediate, mlp->dgate_amaxes),
+                         ni_act_with(run, mlp->dup, mlp->intermediate, mlp->dup_amaxes)};
     NB_TRY(ni_linear_group_backward(mlp->out, run->pass, run->scratch, &inner, dy, &dinner, err));
     if (mlp->sphere)
         backward_on_sphere(mlp, run, dgate_up);
@@ -158,5 +157,4 @@ static void gated(const void *layer, int32_t *gate, int32_t *up) {
     *up = mlp->up_param;
 }
 
-const ni_layer_kind ni_mlp_kind = {create,   declare, build, place, wants_amax, forward,
-                                   backward, flops,   NULL,  NULL,  gated};
+const ni_layer_kind ni_mlp_kind = {create, declare, build, place, wants, forward, backward, flops, NULL, NULL, gated};

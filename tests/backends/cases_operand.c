@@ -1,6 +1,9 @@
 /* cases_operand.c: operands: sources, makings, pieces, turning, decoding; the codes and numbers bit for bit. */
 #include "trial.h"
 
+#include "format/hadamard.h"
+#include "format/noise.h"
+
 enum { M = 48, N = 32, K = 128, PICKED = 32, PARTS = 6 };
 
 static nb_quantizer nvfp4(int32_t block_rows) {
@@ -134,6 +137,35 @@ static void run_pieces(trial *t) {
     }
 }
 
+/* The maximum of turned columns may come with the numbers: it makes no other codes than a search for it. */
+static void run_turned_amax(trial *t, const nb_mat *x) {
+    const nb_noise noise = noise_at(t);
+    const ni_noise_key none = {0};
+    const ni_sign_mask signs = ni_signs_of(NB_SIGNS_FIXED, &none);
+    nb_quantizer q = nvfp4(1);
+    q.hadamard_size = 16;
+    q.hadamard_signs = NB_SIGNS_FIXED;
+    q.hadamard_round_bf16 = true;
+    uint32_t bits = 0;
+    for (int64_t i = 0; i < M / 16 * K; i++) {
+        float column[16];
+        for (int j = 0; j < 16; j++)
+            column[j] = ni_bf16_value(ni_bf16_even(datum(DATA_NORMAL, 11, (i / K * 16 + j) * K + i % K)));
+        ni_hadamard(column, 16, signs);
+        for (int j = 0; j < 16; j++) {
+            const uint32_t its = ni_f32_magnitude(ni_bf16_round(column[j]));
+            bits = its > bits ? its : bits;
+        }
+    }
+    for (int known = 0; known < 2; known++) {
+        nb_mat from = *x;
+        from.turned_amax = known ? upload(t, &bits, sizeof bits) : NULL;
+        nb_operand o = placed(t, &q, K, M, NI_RIGHT, &q);
+        make(t, &(ni_source){.numbers = &from}, &(ni_making){.out = &o, .transpose = true, .noise = &noise}, 1);
+        keep_operand(t, known ? "columns known" : "columns measured", &o);
+    }
+}
+
 /* An amax that comes with the numbers decides the scale; a rotated operand measures for itself. */
 static void run_amax(trial *t) {
     nb_quantizer q = nvfp4(1), turned = q;
@@ -147,6 +179,7 @@ static void run_amax(trial *t) {
     }
     x.amax = upload(t, &bits, sizeof bits);
     const nb_operand known[2] = {made(t, &q, &x, NI_LEFT, &q), made(t, &turned, &x, NI_LEFT, &q)};
+    run_turned_amax(t, &x);
     for (int i = 0; i < 2; i++) {
         keep_operand(t, "measured", &plain[i]);
         keep_operand(t, "known", &known[i]);

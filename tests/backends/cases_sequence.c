@@ -124,10 +124,17 @@ static void run_attention(trial *t) {
     spread(far_o, far, 0, p.o, rows, wide);
     spread(far_do, far, 0, p.d_o, rows, wide);
     void *o = input(t, be->act, zeros(rows * far), rows * far), *lse = output(t, "lse", be->real, p.rows);
+    nb_mat all_o = asking_both(t, o, be->act, rows, wide), all_dv = asking_both(t, dv, be->act, rows, narrow);
+    all_o.stride = far;
+    all_dv.stride = c->apart ? all : narrow;
+    a.o_amax = all_o.amax, a.o_turned_amax = all_o.turned_amax;
+    a.dv_amax = all_dv.amax, a.dv_turned_amax = all_dv.turned_amax;
     EXPECT_OK(t, be->ops->attention_forward(be, &a, o, lse, q, k, v, &err));
     EXPECT_OK(t, be->ops->attention_backward(be, &a, dq, dk, dv, input(t, be->act, far_do, rows * far),
                                              input(t, be->act, far_o, rows * far), input(t, be->real, p.lse, p.rows), q,
                                              k, v, &err));
+    expect_both(t, &all_o);
+    expect_both(t, &all_dv);
     keep_columns(t, "o", o, rows, far, 0, wide);
     keep_columns(t, "dq", dq, rows, c->apart ? all : wide, 0, wide);
     keep_columns(t, "dk", dk, rows, c->apart ? all : narrow, 0, narrow);

@@ -1,6 +1,10 @@
 /* trial.c: memory, runs and comparisons of trial.h. */
 #include "trial.h"
 
+#include "format/bf16.h"
+#include "format/hadamard.h"
+#include "format/noise.h"
+
 enum { GUARD_SIZE = 64 };
 
 struct held {
@@ -116,19 +120,61 @@ nb_mat asking(trial *t, void *data, nb_dtype type, int64_t rows, int64_t cols) {
     return m;
 }
 
-void expect_amax(trial *t, const nb_mat *m) {
-    const int64_t n = m->rows * m->cols;
+/* Numbers of a view, row after row. */
+static double *dense(trial *t, const nb_mat *m) {
+    const int64_t n = (m->rows - 1) * m->stride + m->cols;
     void *copy = poisoned((size_t)n * nb_dtype_size(m->dtype));
-    uint32_t got, want = 0;
+    double *x = zeros(m->rows * m->cols);
     t->be->ops->download(t->be, copy, m->data, (size_t)n * nb_dtype_size(m->dtype));
-    t->be->ops->download(t->be, &got, m->amax, sizeof got);
-    for (int64_t i = 0; i < n; i++) {
-        const uint32_t bits = ni_f32_magnitude((float)element(copy, m->dtype, i));
+    for (int64_t i = 0; i < m->rows * m->cols; i++)
+        x[i] = element(copy, m->dtype, i / m->cols * m->stride + i % m->cols);
+    return x;
+}
+
+static void expect_word(trial *t, const char *what, const nb_mat *m, const uint32_t *word, uint32_t want) {
+    uint32_t got;
+    t->be->ops->download(t->be, &got, word, sizeof got);
+    if (got != want && !t->failure[0] && !t->refusal[0])
+        snprintf(t->failure, sizeof t->failure, "the amax of %s of a [%lld, %lld] is %08x, expected %08x", what,
+                 (long long)m->rows, (long long)m->cols, got, want);
+}
+
+void expect_amax(trial *t, const nb_mat *m) {
+    const double *x = dense(t, m);
+    uint32_t want = 0;
+    for (int64_t i = 0; i < m->rows * m->cols; i++) {
+        const uint32_t bits = ni_f32_magnitude((float)x[i]);
         want = bits > want ? bits : want;
     }
-    if (got != want && !t->failure[0])
-        snprintf(t->failure, sizeof t->failure, "the amax of a [%lld, %lld] is %08x, expected %08x", (long long)m->rows,
-                 (long long)m->cols, got, want);
+    expect_word(t, "all", m, m->amax, want);
+}
+
+nb_mat asking_both(trial *t, void *data, nb_dtype type, int64_t rows, int64_t cols) {
+    nb_mat m = asking(t, data, type, rows, cols);
+    m.turned_amax = scratch(t, sizeof *m.turned_amax);
+    return m;
+}
+
+void expect_both(trial *t, const nb_mat *m) {
+    const ni_noise_key none = {0};
+    const ni_sign_mask signs = ni_signs_of(NB_SIGNS_FIXED, &none);
+    const double *x = dense(t, m);
+    uint32_t want = 0;
+    expect_amax(t, m);
+    if (m->dtype != NB_BF16 || m->rows % 16 != 0 || !t->be->wants_amax)
+        return;
+    for (int64_t r = 0; r < m->rows; r += 16)
+        for (int64_t c = 0; c < m->cols; c++) {
+            float column[16];
+            for (int i = 0; i < 16; i++)
+                column[i] = (float)x[(r + i) * m->cols + c];
+            ni_hadamard(column, 16, signs);
+            for (int i = 0; i < 16; i++) {
+                const uint32_t bits = ni_f32_magnitude(ni_bf16_round(column[i]));
+                want = bits > want ? bits : want;
+            }
+        }
+    expect_word(t, "turned columns", m, m->turned_amax, want);
 }
 
 double *numbers_of(const trial *t, int index) {

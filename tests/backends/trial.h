@@ -94,6 +94,10 @@ void fail_trial(trial *t, const char *what, nb_status status, const nb_error *er
  */
 nb_mat asking(trial *t, void *data, nb_dtype type, int64_t rows, int64_t cols);
 void expect_amax(trial *t, const nb_mat *m);
+/* The same with the maximum of turned columns, where the backend has it filled and rows come in sixteens. Strides may
+ * be wider than rows. */
+nb_mat asking_both(trial *t, void *data, nb_dtype type, int64_t rows, int64_t cols);
+void expect_both(trial *t, const nb_mat *m);
 
 /* Numbers of a result as doubles, in a buffer of the harness. */
 double *numbers_of(const trial *t, int index);

@@ -20,13 +20,12 @@ static nb_status reserve(nb_backend *be, const char *op, size_t bytes, nb_error 
     return NB_OK;
 }
 
-/* Of one head, while the cache has it. */
-static uint32_t head_amax(const ni_cpu_kernels *kernels, const nb_attention *a, int64_t b, int64_t h,
-                          const uint16_t *o) {
-    const int64_t pitch = ni_attention_pitch(a, a->o_stride, a->heads);
+/* Of one head of x, while the cache has it. */
+static uint32_t head_amax(const ni_cpu_kernels *kernels, const nb_attention *a, int64_t b, int64_t h, int64_t pitch,
+                          const uint16_t *x) {
     uint32_t largest = 0;
     for (int64_t t = 0; t < a->seq; t++) {
-        const uint32_t here = kernels->amax_bf16(o + (b * a->seq + t) * pitch + h * a->head_dim, a->head_dim);
+        const uint32_t here = kernels->amax_bf16(x + (b * a->seq + t) * pitch + h * a->head_dim, a->head_dim);
         largest = here > largest ? here : largest;
     }
     return largest;
@@ -61,12 +60,13 @@ nb_status ni_cpu_attention_forward(nb_backend *be, const nb_attention *a, void *
     const size_t bytes = tile_bytes(a, 2, 2, 1);
     NB_TRY(reserve(be, "attention", bytes, err));
     const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);
+    const int64_t pitch = ni_attention_pitch(a, a->o_stride, a->heads);
     uint32_t largest = 0;
 #pragma omp parallel for num_threads(ni_cpu_of(be)->threads) schedule(dynamic) reduction(max : largest)
     for (int64_t task = 0; task < a->batch * a->heads; task++) {
         kernels->attention_forward(a, task / a->heads, task % a->heads, o, lse, q, k, v,
                                    ni_cpu_scratch(be, omp_get_thread_num(), bytes));
-        const uint32_t here = a->o_amax ? head_amax(kernels, a, task / a->heads, task % a->heads, o) : 0;
+        const uint32_t here = a->o_amax ? head_amax(kernels, a, task / a->heads, task % a->heads, pitch, o) : 0;
         largest = here > largest ? here : largest;
     }
     if (a->o_amax)
@@ -81,10 +81,18 @@ nb_status ni_cpu_attention_backward(nb_backend *be, const nb_attention *a, void 
     const size_t bytes = tile_bytes(a, 5, 5, 2);
     NB_TRY(reserve(be, "attention", bytes, err));
     const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);
-#pragma omp parallel for num_threads(ni_cpu_of(be)->threads) schedule(dynamic)
-    for (int64_t task = 0; task < a->batch * a->kv_heads; task++)
-        kernels->attention_backward(a, task / a->kv_heads, task % a->kv_heads, dq, dk, dv, do_, o, lse, q, k, v,
+    const int64_t pitch = ni_attention_pitch(a, a->v_stride, a->kv_heads);
+    uint32_t largest = 0;
+#pragma omp parallel for num_threads(ni_cpu_of(be)->threads) schedule(dynamic) reduction(max : largest)
+    for (int64_t task = 0; task < a->batch * a->kv_heads; task++) {
+        const int64_t b = task / a->kv_heads, head = task % a->kv_heads;
+        kernels->attention_backward(a, b, head, dq, dk, dv, do_, o, lse, q, k, v,
                                     ni_cpu_scratch(be, omp_get_thread_num(), bytes));
+        const uint32_t here = a->dv_amax ? head_amax(kernels, a, b, head, pitch, dv) : 0;
+        largest = here > largest ? here : largest;
+    }
+    if (a->dv_amax)
+        *a->dv_amax = largest;
     return NB_OK;
 }
 

@@ -211,21 +211,28 @@ static bool extend_tables(ni_cpu *cpu, double theta, int64_t half, int64_t last)
     return true;
 }
 
-void ni_cpu_rope(nb_backend *be, void *x, const int32_t *positions, int64_t n, int64_t heads, int64_t head_dim,
-                 double theta, bool inverse) {
+void ni_cpu_rope(nb_backend *be, const nb_mat *x, const int32_t *positions, int64_t heads, double theta, bool inverse) {
     ni_cpu *cpu = ni_cpu_of(be);
     const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);
+    const int64_t n = x->rows;
     int32_t last = 0;
+    uint32_t amax = 0;
     for (int64_t t = 0; t < n; t++)
         last = positions[t] > last ? positions[t] : last;
-    if (!extend_tables(cpu, theta, head_dim / 2, last)) { /* the same angles, a row at a time */
-        ni_ref_f32_rope(be, x, positions, n, heads, head_dim, theta, inverse);
+    if (!extend_tables(cpu, theta, x->cols / heads / 2, last)) { /* the same angles, a row at a time */
+        ni_ref_f32_rope(be, x, positions, heads, theta, inverse);
         return;
     }
-#pragma omp parallel for num_threads(cpu->threads) schedule(static) if (n * heads * head_dim > NI_SPAN_SERIAL)
+#pragma omp parallel for num_threads(cpu->threads) schedule(static) if (n * x->cols > NI_SPAN_SERIAL)                  \
+    reduction(max                                                                                                      \
+              : amax)
     for (int64_t t = 0; t < n; t++) {
         int64_t row = positions[t] * cpu->rope.half;
-        kernels->rope((uint16_t *)x + t * heads * head_dim, cpu->rope.cosine + row, cpu->rope.sine + row, heads,
-                      cpu->rope.half, inverse);
+        uint16_t *const token = (uint16_t *)x->data + t * x->cols;
+        kernels->rope(token, cpu->rope.cosine + row, cpu->rope.sine + row, heads, cpu->rope.half, inverse);
+        const uint32_t here = x->amax ? kernels->amax_bf16(token, x->cols) : 0;
+        amax = here > amax ? here : amax;
     }
+    if (x->amax)
+        *x->amax = amax;
 }

@@ -30,6 +30,9 @@ typedef struct ni_cuda_attention {
     const int32_t *doc_start;                       /* device [batch, seq]: first key that a query sees */
     const int32_t *doc_end; /* device [batch, seq]: one past the last query that sees a key; seq where documents are not
                                kept apart */
+    /* Maxima of o (forward) and of dv (dkdv), as nb_mat has them; cleared by the caller; NULL: nobody asks. Turned ones
+     * are looked for where seq is a multiple of 16. */
+    uint32_t *amax, *turned_amax;
     int32_t tile; /* 0 = the first that fits the device; n = the n-th of the tiles for this head_dim, to measure */
 } ni_cuda_attention;
 

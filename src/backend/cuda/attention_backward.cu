@@ -222,6 +222,7 @@ template <class T> __global__ void __launch_bounds__(T::threads, T::blocks) dkdv
     sync_block(); /* nobody reads K and V any more */
     store_rows<Core, T::rows, columns>(head_of(a.dv, a.v_stride, a, b, kv), a.v_stride, first + warp_row, first_column,
                                        dv, one, v_tile, warp_row, a);
+    find_amaxes<Core, T::rows, columns>(v_tile, warp_row, first + warp_row, first_column, a);
     store_rows<Core, T::rows, columns>(head_of(a.dk, a.k_stride, a, b, kv), a.k_stride, first + warp_row, first_column,
                                        dk, scale, k_tile, warp_row, a);
 }

@@ -166,6 +166,7 @@ template <class T> __global__ void __launch_bounds__(T::threads, T::blocks) forw
     sync_block(); /* nobody reads Q any more */
     store_rows<Core, T::rows, D>(head_of(a.out_o, a.o_stride, a, b, h), a.o_stride, first + warp_row, 0, o, factor,
                                  q_tile, warp_row, a);
+    find_amaxes<Core, T::rows, D>(q_tile, warp_row, first + warp_row, 0, a);
 }
 
 template <class T> constexpr AttentionTile row(const char *name) {

@@ -15,6 +15,7 @@
 
 #include "attention.h"
 #include "mma.cuh"
+#include "tile.cuh"
 
 struct AttentionArgs {
     const bf16 *q, *k, *v, *o, *dout;
@@ -22,6 +23,7 @@ struct AttentionArgs {
     bf16 *out_o, *dq, *dk, *dv;
     float *out_lse, *out_delta;
     const int32_t *doc_start, *doc_end; /* [batch, seq] */
+    uint32_t *amax, *turned_amax;       /* of o, or of dv */
     int64_t q_stride, k_stride, v_stride, o_stride;
     int batch, seq, heads, kv_heads, head_dim;
     float scale, scale_log2; /* scale, and scale * log2(e) */
@@ -92,6 +94,34 @@ store_rows(bf16 *head, int64_t stride, int first, int first_column, const float 
             *(uint4 *)(head + (int64_t)(first + row) * stride + first_column + column) =
                 *(const uint4 *)(tile + Core::offset(ROWS, own_row + row, column));
     }
+}
+
+/* The largest magnitudes of what store_rows has left in the tile. */
+template <class Core, int ROWS, int COLUMNS>
+__device__ __forceinline__ void find_amaxes(const bf16 *tile, int own_row, int first, int first_column,
+                                            const AttentionArgs &a) {
+    uint32_t pairs = 0, turned = 0;
+    if (!a.amax && !a.turned_amax)
+        return;
+    const int end = min(COLUMNS, a.head_dim - first_column);
+#pragma unroll 1
+    for (int m = 0; m < Core::MT; m++) {
+        const int there = a.seq - first - m * 16; /* rows of these sixteen */
+#pragma unroll 1
+        for (int column = 2 * (threadIdx.x % 32); column < end; column += 64) {
+            uint32_t words[16];
+#pragma unroll
+            for (int i = 0; i < 16; i++) {
+                words[i] = i < there ? *(const uint32_t *)(tile + Core::offset(ROWS, own_row + m * 16 + i, column)) : 0;
+                pairs = ni_larger_pair(pairs, words[i]);
+            }
+            if (a.turned_amax)
+                turned = max(turned, ni_turned_amax(words));
+        }
+    }
+    sync_warp();
+    ni_join_amax(a.amax, ni_larger_half(pairs));
+    ni_join_amax(a.turned_amax, turned);
 }
 
 /* Sums become operands: C [16, N] as A fragments. */
@@ -273,6 +303,8 @@ static inline AttentionArgs attention_args(const ni_cuda_attention *a) {
     AttentionArgs r = {};
     r.doc_start = a->doc_start;
     r.doc_end = a->doc_end;
+    r.amax = a->amax;
+    r.turned_amax = a->seq % 16 == 0 ? a->turned_amax : nullptr;
     r.q_stride = a->q_stride;
     r.k_stride = a->k_stride;
     r.v_stride = a->v_stride;

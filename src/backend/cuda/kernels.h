@@ -26,8 +26,6 @@ int ni_cuda_launch_scaled_result(void *stream, const nb_mat *out, const nb_mat *
                                  ni_cuda_outer cols, bool accumulate);
 int ni_cuda_launch_multiply_words(void *stream, float *out, const float *a,
                                   const float *b); /* *out = *a * *b; NULL: 1 */
-int ni_cuda_launch_rope(void *stream, uint16_t *x, const int32_t *positions, int64_t n, int64_t heads, int64_t head_dim,
-                        int64_t stride, double theta, bool inverse);
 int ni_cuda_launch_gate_forward(void *stream, float *gate, const uint16_t *a, const float *bias, int64_t n, int64_t dim,
                                 float normalizer, float clamp);
 /* partial: ni_cuda_partial_bytes(n, dim) of scratch */
@@ -46,13 +44,17 @@ int ni_cuda_launch_swiglu_forward(void *stream, const nb_mat *y, const uint16_t 
 int ni_cuda_launch_swiglu_backward(void *stream, const nb_mat *dgate, const nb_mat *dup, const uint16_t *dy,
                                    const uint16_t *gate, const uint16_t *up);
 
+/* ---- rope.cu: a dense BF16 matrix, the same ---- */
+int ni_cuda_launch_rope(void *stream, const nb_mat *x, const int32_t *positions, int64_t heads, double theta,
+                        bool inverse);
+
 /* ---- norm.cu ---- */
 size_t ni_cuda_partial_bytes(int64_t n, int64_t dim); /* sums over rows that blocks leave for the last kernel to add */
 /* y = norm(x); with `change`, sum = x + change and y = norm(sum); with `add`, y = add + norm(x). */
 typedef struct ni_cuda_norm {
     uint16_t *y;
-    uint32_t *amax; /* of y; NULL: not asked for */
-    float *rstd;    /* [n] */
+    uint32_t *amax, *turned_amax; /* of y; NULL: not asked for */
+    float *rstd;                  /* [n] */
     uint16_t *sum;
     const uint16_t *x, *change, *add;
     const float *w; /* [dim] */
@@ -64,7 +66,7 @@ int ni_cuda_launch_rmsnorm_forward(void *stream, const ni_cuda_norm *norm);
 typedef struct ni_cuda_norm_slopes {
     uint16_t *dx;
     bool into;
-    uint32_t *amax; /* of dx */
+    uint32_t *amax, *turned_amax; /* of dx */
     float *dw;
     const uint16_t *dy, *x;
     const float *w, *rstd;

@@ -2,9 +2,12 @@
  *
  * Sums over rows (dw, dbias) are made in two steps: each warp adds up its rows in order in shared memory, each block the
  * sums of its warps, and a last kernel those of the blocks. Which rows are whose depends on the number of rows alone.
+ *
+ * Where the maximum of turned columns is asked for (nb_mat.turned_amax), a block has 16 neighbouring rows, leaves them in
+ * shared memory as well, and reads them there down the columns.
  */
 #include "backend/cuda/kernels.h"
-#include "backend/cuda/launch.cuh"
+#include "backend/cuda/tile.cuh"
 
 enum { MOST_BLOCKS = 264 };
 
@@ -131,41 +134,109 @@ static __device__ __forceinline__ void load_sum(uint4 (&row)[CHUNKS], const ni_c
     }
 }
 
+/* One row: its sum, if it is one, its rstd and y, which stays in `row`. */
+template <int CHUNKS>
+static __device__ __forceinline__ void norm_row(uint4 (&row)[CHUNKS], const ni_cuda_norm &norm, int64_t r, int dim) {
+    const int lane = threadIdx.x % 32;
+    load_sum(row, norm, r * dim, dim);
+    float squares = 0;
+#pragma unroll
+    for (int k = 0; k < CHUNKS; k++) {
+        const ni_eight e = unpacked(row[k]);
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+            squares += e.x[j] * e.x[j];
+    }
+    const float rs = 1.0f / sqrtf(ni_warp_sum(squares) / (float)dim + norm.eps);
+    if (lane == 0)
+        norm.rstd[r] = rs;
+#pragma unroll
+    for (int k = 0; k < CHUNKS; k++) {
+        const int c = 8 * lane + 256 * k;
+        if (c >= dim)
+            break;
+        ni_eight e = unpacked(row[k]);
+        float w[8];
+        load_factors(w, norm.w + c);
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+            e.x[j] = finished(norm, r * dim + c + j, e.x[j] * rs * w[j]);
+        row[k] = packed(e);
+        *(uint4 *)(norm.y + r * dim + c) = row[k];
+    }
+}
+
+static __device__ __forceinline__ uint32_t larger_of_four(uint32_t pairs, const uint4 &four) {
+    return ni_larger_pair(ni_larger_pair(ni_larger_pair(ni_larger_pair(pairs, four.x), four.y), four.z), four.w);
+}
+
+/* What lies beyond the end of a row is zero. */
+template <int CHUNKS> static __device__ __forceinline__ uint32_t larger_of_row(uint32_t pairs, const uint4 (&row)[CHUNKS]) {
+#pragma unroll
+    for (int k = 0; k < CHUNKS; k++)
+        pairs = larger_of_four(pairs, row[k]);
+    return pairs;
+}
+
 template <int CHUNKS> static __global__ void rmsnorm_forward_kept(const __grid_constant__ ni_cuda_norm norm) {
-    const int lane = threadIdx.x % 32, dim = (int)norm.dim;
-    uint32_t largest = 0;
+    uint32_t pairs = 0;
     for (NI_ROWS(r, norm.n)) {
         uint4 row[CHUNKS];
-        load_sum(row, norm, r * dim, dim);
-        float squares = 0;
-#pragma unroll
-        for (int k = 0; k < CHUNKS; k++) {
-            const ni_eight e = unpacked(row[k]);
-#pragma unroll
-            for (int j = 0; j < 8; j++)
-                squares += e.x[j] * e.x[j];
-        }
-        const float rs = 1.0f / sqrtf(ni_warp_sum(squares) / (float)dim + norm.eps);
-        if (lane == 0)
-            norm.rstd[r] = rs;
-#pragma unroll
-        for (int k = 0; k < CHUNKS; k++) {
-            const int c = 8 * lane + 256 * k;
-            if (c >= dim)
-                break;
-            ni_eight e = unpacked(row[k]);
-            float w[8];
-            load_factors(w, norm.w + c);
-#pragma unroll
-            for (int j = 0; j < 8; j++) {
-                e.x[j] = finished(norm, r * dim + c + j, e.x[j] * rs * w[j]);
-                largest = max(largest, ni_f32_magnitude(e.x[j]));
-            }
-            ni_store_eight(norm.y + r * dim + c, e);
-        }
+        norm_row(row, norm, r, (int)norm.dim);
+        pairs = larger_of_row(pairs, row);
     }
     __syncwarp();
-    ni_join_amax(norm.amax, largest);
+    ni_join_amax(norm.amax, ni_larger_half(pairs));
+}
+
+/* ---- sixteen rows, and down their columns ---- */
+
+enum { BAND = 16 };
+
+/* Words of a row in shared memory; four more keep its neighbours' banks apart where rows are written. */
+static __host__ __device__ inline int band_pitch(int64_t dim) {
+    return (int)dim / 2 + 4;
+}
+
+static size_t band_bytes(int64_t dim) {
+    return BAND * (size_t)band_pitch(dim) * sizeof(uint32_t);
+}
+
+template <int CHUNKS> static __device__ __forceinline__ void leave_row(uint32_t *band, int i, const uint4 (&row)[CHUNKS], int dim) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int k = 0; k < CHUNKS; k++)
+        if (8 * lane + 256 * k < dim)
+            *(uint4 *)(band + i * band_pitch(dim) + 4 * lane + 128 * k) = row[k];
+}
+
+static __device__ __forceinline__ uint32_t larger_of_band(uint32_t largest, const uint32_t *band, int dim) {
+    for (int c = threadIdx.x; c < dim / 2; c += NI_THREADS) {
+        uint32_t pairs[BAND];
+#pragma unroll
+        for (int i = 0; i < BAND; i++)
+            pairs[i] = band[i * band_pitch(dim) + c];
+        largest = max(largest, ni_turned_amax(pairs));
+    }
+    return largest;
+}
+
+template <int CHUNKS> static __global__ void __launch_bounds__(NI_THREADS) rmsnorm_forward_bands(const __grid_constant__ ni_cuda_norm norm) {
+    extern __shared__ __align__(16) uint32_t band[];
+    const int dim = (int)norm.dim;
+    uint32_t pairs = 0;
+#pragma unroll 1
+    for (int i = threadIdx.x / 32; i < BAND; i += NI_WARPS) {
+        uint4 row[CHUNKS];
+        norm_row(row, norm, blockIdx.x * (int64_t)BAND + i, dim);
+        leave_row(band, i, row, dim);
+        pairs = larger_of_row(pairs, row);
+    }
+    __syncthreads();
+    const uint32_t turned = larger_of_band(0, band, dim);
+    __syncwarp();
+    ni_join_amax(norm.amax, ni_larger_half(pairs));
+    ni_join_amax(norm.turned_amax, turned);
 }
 
 static __global__ void rmsnorm_forward(ni_cuda_norm norm, bool eights) {
@@ -202,21 +273,34 @@ static __global__ void rmsnorm_forward(ni_cuda_norm norm, bool eights) {
     ni_join_amax(norm.amax, largest);
 }
 
+template <int CHUNKS> static int launch_forward_bands(cudaStream_t on, const ni_cuda_norm *norm) {
+    const size_t bytes = band_bytes(norm->dim);
+    const int code = cudaFuncSetAttribute(rmsnorm_forward_bands<CHUNKS>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+    if (code == cudaSuccess)
+        rmsnorm_forward_bands<CHUNKS><<<(unsigned)(norm->n / BAND), NI_THREADS, bytes, on>>>(*norm);
+    return code;
+}
+
 int ni_cuda_launch_rmsnorm_forward(void *stream, const ni_cuda_norm *norm) {
     cudaStream_t on = (cudaStream_t)stream;
     bool eights = norm->dim % 8 == 0 && ni_aligned(norm->y) && ni_aligned(norm->x) && (!norm->change || (ni_aligned(norm->sum) && ni_aligned(norm->change)));
-    if (norm->amax)
-        cudaMemsetAsync(norm->amax, 0, sizeof *norm->amax, on);
-    if (norm->n == 0)
-        return cudaGetLastError();
+    int code = ni_cuda_clear_amaxes(stream, norm->amax, norm->turned_amax);
+    if (norm->n == 0 || code != cudaSuccess)
+        return code;
     const unsigned blocks = ni_grid(ni_divide_up(norm->n, NI_WARPS));
     const int chunks = eights && ni_aligned(norm->w) ? chunks_of(norm->dim) : 0;
+    const bool bands = chunks && norm->turned_amax && norm->n % BAND == 0;
 #define FORWARD(CHUNKS) rmsnorm_forward_kept<CHUNKS><<<blocks, NI_THREADS, 0, on>>>(*norm)
-    if (!chunks)
-        rmsnorm_forward<<<blocks, NI_THREADS, 0, on>>>(*norm, eights);
-    else
+#define FORWARD_BANDS(CHUNKS) code = launch_forward_bands<CHUNKS>(on, norm)
+    if (bands)
+        FOR_CHUNKS(chunks, FORWARD_BANDS)
+    else if (chunks)
         FOR_CHUNKS(chunks, FORWARD)
-    return cudaGetLastError();
+    else
+        rmsnorm_forward<<<blocks, NI_THREADS, 0, on>>>(*norm, eights);
+    if (code == cudaSuccess)
+        code = cudaGetLastError();
+    return bands || code != cudaSuccess ? code : ni_cuda_find_turned(stream, norm->y, norm->n, norm->dim, norm->dim, norm->turned_amax);
 }
 
 static __global__ void gated_norm_forward(uint16_t *y, uint32_t *amax, float *rstd, const uint16_t *o, const uint16_t *g,
@@ -332,59 +416,100 @@ static __global__ void rmsnorm_backward(ni_cuda_norm_slopes d) {
     leave_partial(d.partial, sums, dim);
 }
 
-/* The same with the row and its columns' sums in registers: x and dy are read once. */
+/* Row r of the same, with its columns' sums in registers: x and dy are read once. The slopes stay in `row`. */
 template <int CHUNKS>
+static __device__ __forceinline__ void slope_row(uint4 (&row)[CHUNKS], float (&dw)[CHUNKS][8], const ni_cuda_norm_slopes &d, int64_t r, int dim) {
+    const int lane = threadIdx.x % 32;
+    uint4 x[CHUNKS], dy[CHUNKS];
+    load_row(x, d.x + r * dim, dim);
+    load_row(dy, d.dy + r * dim, dim);
+    if (d.into)
+        load_row(row, d.dx + r * dim, dim);
+    const float rs = d.rstd[r];
+    float mean = 0;
+#pragma unroll
+    for (int k = 0; k < CHUNKS; k++) {
+        const int c = 8 * lane + 256 * k;
+        if (c >= dim)
+            break;
+        const ni_eight in = unpacked(x[k]), out = unpacked(dy[k]);
+        float w[8];
+        load_factors(w, d.w + c);
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+            mean += in.x[j] * rs * w[j] * out.x[j];
+    }
+    mean = ni_warp_sum(mean) / (float)dim;
+#pragma unroll
+    for (int k = 0; k < CHUNKS; k++) {
+        const int c = 8 * lane + 256 * k;
+        if (c >= dim) {
+            row[k] = make_uint4(0, 0, 0, 0);
+            continue;
+        }
+        const ni_eight in = unpacked(x[k]), out = unpacked(dy[k]);
+        ni_eight slope, old = {};
+        if (d.into)
+            old = unpacked(row[k]);
+        float w[8];
+        load_factors(w, d.w + c);
+#pragma unroll
+        for (int j = 0; j < 8; j++) {
+            const float normed = in.x[j] * rs;
+            dw[k][j] += out.x[j] * normed;
+            slope.x[j] = ni_bf16_round(rs * (w[j] * out.x[j] - normed * mean));
+            if (d.into)
+                slope.x[j] = ni_bf16_round(old.x[j] + slope.x[j]);
+        }
+        row[k] = packed(slope);
+        *(uint4 *)(d.dx + r * dim + c) = row[k];
+    }
+}
+
+static __device__ __forceinline__ void expect_line(const uint16_t *at) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
+}
+
+/* Row r comes nearer while the block looks at its columns: 64 numbers a lane. */
+static __device__ __forceinline__ void expect_row(const ni_cuda_norm_slopes &d, int64_t r, int dim) {
+    const int c = 64 * (threadIdx.x % 32);
+    if (r >= d.n || c >= dim)
+        return;
+    expect_line(d.x + r * dim + c);
+    expect_line(d.dy + r * dim + c);
+    if (d.into)
+        expect_line(d.dx + r * dim + c);
+}
+
+/* A block takes 16 neighbouring rows at a time. */
+template <int CHUNKS, bool TURNED>
 static __global__ void __launch_bounds__(NI_THREADS) rmsnorm_backward_kept(const __grid_constant__ ni_cuda_norm_slopes d) {
-    extern __shared__ float sums[];
+    extern __shared__ __align__(16) float sums[];
+    uint32_t *const band = (uint32_t *)sums; /* until the sums are left there */
     const int lane = threadIdx.x % 32, dim = (int)d.dim;
     float dw[CHUNKS][8] = {};
-    uint32_t largest = 0;
-    for (NI_ROWS(r, d.n)) {
-        uint4 x[CHUNKS], dy[CHUNKS], before[CHUNKS];
-        load_row(x, d.x + r * dim, dim);
-        load_row(dy, d.dy + r * dim, dim);
-        if (d.into)
-            load_row(before, d.dx + r * dim, dim);
-        const float rs = d.rstd[r];
-        float mean = 0;
-#pragma unroll
-        for (int k = 0; k < CHUNKS; k++) {
-            const int c = 8 * lane + 256 * k;
-            if (c >= dim)
-                break;
-            const ni_eight in = unpacked(x[k]), out = unpacked(dy[k]);
-            float w[8];
-            load_factors(w, d.w + c);
-#pragma unroll
-            for (int j = 0; j < 8; j++)
-                mean += in.x[j] * rs * w[j] * out.x[j];
+    uint32_t pairs = 0, turned = 0;
+    for (int64_t first = blockIdx.x * (int64_t)BAND; first < d.n; first += gridDim.x * (int64_t)BAND) {
+#pragma unroll 1
+        for (int i = threadIdx.x / 32; i < BAND && first + i < d.n; i += NI_WARPS) {
+            uint4 row[CHUNKS];
+            slope_row(row, dw, d, first + i, dim);
+            pairs = larger_of_row(pairs, row);
+            if (TURNED)
+                leave_row(band, i, row, dim);
         }
-        mean = ni_warp_sum(mean) / (float)dim;
-#pragma unroll
-        for (int k = 0; k < CHUNKS; k++) {
-            const int c = 8 * lane + 256 * k;
-            if (c >= dim)
-                break;
-            const ni_eight in = unpacked(x[k]), out = unpacked(dy[k]);
-            ni_eight slope, old = {};
-            if (d.into)
-                old = unpacked(before[k]);
-            float w[8];
-            load_factors(w, d.w + c);
-#pragma unroll
-            for (int j = 0; j < 8; j++) {
-                const float normed = in.x[j] * rs;
-                dw[k][j] += out.x[j] * normed;
-                slope.x[j] = ni_bf16_round(rs * (w[j] * out.x[j] - normed * mean));
-                if (d.into)
-                    slope.x[j] = ni_bf16_round(old.x[j] + slope.x[j]);
-                largest = max(largest, ni_f32_magnitude(slope.x[j]));
-            }
-            ni_store_eight(d.dx + r * dim + c, slope);
+        if (TURNED) {
+            for (int i = threadIdx.x / 32; i < BAND; i += NI_WARPS)
+                expect_row(d, first + gridDim.x * (int64_t)BAND + i, dim);
+            __syncthreads();
+            turned = larger_of_band(turned, band, dim);
+            __syncthreads();
         }
     }
     __syncwarp();
-    ni_join_amax(d.amax, largest);
+    ni_join_amax(d.amax, ni_larger_half(pairs));
+    if (TURNED)
+        ni_join_amax(d.turned_amax, turned);
 #pragma unroll
     for (int k = 0; k < CHUNKS; k++)
 #pragma unroll
@@ -394,10 +519,16 @@ static __global__ void __launch_bounds__(NI_THREADS) rmsnorm_backward_kept(const
     leave_partial(d.partial, sums, dim);
 }
 
-template <int CHUNKS> static int launch_backward_kept(cudaStream_t on, const ni_cuda_norm_slopes *d) {
-    int code = room_for(rmsnorm_backward_kept<CHUNKS>, d->dim);
+static int64_t band_blocks(int64_t n) {
+    const int64_t bands = ni_divide_up(n, BAND);
+    return bands < MOST_BLOCKS ? bands : MOST_BLOCKS;
+}
+
+template <int CHUNKS, bool TURNED> static int launch_backward_kept(cudaStream_t on, const ni_cuda_norm_slopes *d) {
+    const size_t sums = shared_bytes(d->dim), band = TURNED ? band_bytes(d->dim) : 0, bytes = sums > band ? sums : band;
+    const int code = cudaFuncSetAttribute(rmsnorm_backward_kept<CHUNKS, TURNED>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
     if (code == cudaSuccess)
-        rmsnorm_backward_kept<CHUNKS><<<(unsigned)blocks_for(d->n), NI_THREADS, shared_bytes(d->dim), on>>>(*d);
+        rmsnorm_backward_kept<CHUNKS, TURNED><<<(unsigned)band_blocks(d->n), NI_THREADS, bytes, on>>>(*d);
     return code;
 }
 
@@ -405,19 +536,23 @@ int ni_cuda_launch_rmsnorm_backward(void *stream, const ni_cuda_norm_slopes *d) 
     cudaStream_t on = (cudaStream_t)stream;
     const bool together = ni_aligned(d->dx) && ni_aligned(d->dy) && ni_aligned(d->x) && ni_aligned(d->w);
     const int chunks = together ? chunks_of(d->dim) : 0;
+    const bool turned = chunks && d->turned_amax && d->n % BAND == 0;
     int code = chunks ? cudaSuccess : room_for(rmsnorm_backward, d->dim);
-    if (d->amax)
-        cudaMemsetAsync(d->amax, 0, sizeof *d->amax, on);
+    if (code == cudaSuccess)
+        code = ni_cuda_clear_amaxes(stream, d->amax, d->turned_amax);
     if (d->n == 0 || code != cudaSuccess)
         return code;
-#define BACKWARD(CHUNKS) code = launch_backward_kept<CHUNKS>(on, d)
-    if (!chunks)
-        rmsnorm_backward<<<(unsigned)blocks_for(d->n), NI_THREADS, shared_bytes(d->dim), on>>>(*d);
-    else
+#define BACKWARD(CHUNKS) code = launch_backward_kept<CHUNKS, false>(on, d)
+#define BACKWARD_TURNED(CHUNKS) code = launch_backward_kept<CHUNKS, true>(on, d)
+    if (turned)
+        FOR_CHUNKS(chunks, BACKWARD_TURNED)
+    else if (chunks)
         FOR_CHUNKS(chunks, BACKWARD)
-    if (code != cudaSuccess)
-        return code;
-    return finish_sums(on, d->dw, d->partial, blocks_for(d->n), d->dim);
+    else
+        rmsnorm_backward<<<(unsigned)blocks_for(d->n), NI_THREADS, shared_bytes(d->dim), on>>>(*d);
+    if (code == cudaSuccess)
+        code = finish_sums(on, d->dw, d->partial, chunks ? band_blocks(d->n) : blocks_for(d->n), d->dim);
+    return turned || code != cudaSuccess ? code : ni_cuda_find_turned(stream, d->dx, d->n, d->dim, d->dim, d->turned_amax);
 }
 
 static __global__ void gated_norm_backward(uint16_t *do_, uint16_t *dg, uint32_t *dg_amax, float *partial, const uint16_t *dy, const uint16_t *o,

@@ -263,6 +263,11 @@ static ni_cuda_tile_copy tile_copy(const ni_making *making, bool coded) {
                                .noise = noise_of(making->noise)};
 }
 
+/* As nb_mat.turned_amax has it. */
+static bool is_turned_as_known(const nb_quantizer *q) {
+    return q->hadamard_size == 16 && q->hadamard_signs == NB_SIGNS_FIXED && q->hadamard_round_bf16;
+}
+
 /* Where a copy's maximum is known already: of the operand that it is made under, or of its producer. */
 static bool knows_amax(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_tile_copy *copy) {
     uint32_t *head = making->out->memory;
@@ -273,9 +278,12 @@ static bool knows_amax(nb_backend *be, const ni_source *source, const ni_making 
         ni_cuda_copy(be, head, making->under->memory, sizeof *head);
     if (making->under)
         return true;
-    if (!source->numbers->amax || copy->quantizer.hadamard_size)
+    const uint32_t *known = copy->quantizer.hadamard_size == 0                          ? source->numbers->amax
+                            : is_turned_as_known(&copy->quantizer) && making->transpose ? source->numbers->turned_amax
+                                                                                        : NULL;
+    if (!known)
         return false;
-    copy->amax = source->numbers->amax;
+    copy->amax = known;
     copy->head = head;
     return true;
 }
@@ -285,11 +293,6 @@ static bool are_codes_read(nb_backend *be, const ni_making *making) {
     const nb_operand *out = making->out;
     return making->shown || out->reread ||
            ni_cuda_units_of(ni_cuda_of(be), &out->quantizer, &out->other) != NI_CUDA_BF16;
-}
-
-/* As nb_mat.turned_amax has it. */
-static bool is_turned_as_known(const nb_quantizer *q) {
-    return q->hadamard_size == 16 && q->hadamard_signs == NB_SIGNS_FIXED && q->hadamard_round_bf16;
 }
 
 /* Of up to two copies, one a way. */
@@ -309,15 +312,13 @@ static nb_status make_tiles(nb_backend *be, const ni_source *source, const ni_ma
             continue;
         const int which = copies[i].quantizer.hadamard_size > 0;
         copies[i].amax = &words[which];
-        copies[i].perhaps = which && is_turned_as_known(&copies[i].quantizer) ? x->turned_amax : NULL;
         copies[i].head = makings[i]->out->memory;
         measured[which] = true;
     }
     int code = cudaSuccess;
     if (measured[0] || measured[1]) {
-        code =
-            ni_cuda_tile_amaxes(stream_of(be), &tiles, measured[0] ? &words[0] : NULL, measured[1] ? &words[1] : NULL,
-                                copies[1].perhaps, &copies[1].quantizer, &copies[1].noise);
+        code = ni_cuda_tile_amaxes(stream_of(be), &tiles, measured[0] ? &words[0] : NULL,
+                                   measured[1] ? &words[1] : NULL, &copies[1].quantizer, &copies[1].noise);
         NB_TRY(ni_cuda_status(be, code, "quantize: amax", err));
     }
     code = ni_cuda_quantize_tiles(stream_of(be), words, &tiles, row ? &copies[0] : NULL, column ? &copies[1] : NULL);
@@ -461,9 +462,9 @@ static nb_status make_vector(nb_backend *be, const ni_source *source, const ni_c
             const ni_cuda_tile_source tiles = {from->numbers, from->rows, from->cols, from->stride};
             const ni_cuda_noise none = {0};
             ni_cuda_fill_zero(be, out->memory, sizeof(uint32_t));
-            NB_TRY(ni_cuda_status(
-                be, ni_cuda_tile_amaxes(stream_of(be), &tiles, out->memory, NULL, NULL, &v.quantizer, &none),
-                "quantize: amax", err));
+            NB_TRY(ni_cuda_status(be,
+                                  ni_cuda_tile_amaxes(stream_of(be), &tiles, out->memory, NULL, &v.quantizer, &none),
+                                  "quantize: amax", err));
             v.amax = out->memory;
         }
     }

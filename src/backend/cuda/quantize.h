@@ -73,12 +73,11 @@ typedef struct ni_cuda_tile_copy {
     int64_t contraction; /* columns of the operand, column copy */
     uint8_t *codes;      /* canonical; NULL: nobody asks */
     uint8_t *scales;
-    float *outer_scales;     /* of a double block */
-    float *tensor_scale;     /* [1], NULL where there is none */
-    const uint32_t *amax;    /* [1] of the tensor, rotated as the copy is; NULL where there is no tensor scale */
-    const uint32_t *perhaps; /* [1] the maximum, or 0 where it was not found: then *amax; NULL: *amax */
-    uint32_t *head;          /* *head = *amax, for who is made under this operand; NULL: it is there */
-    bool under;              /* the maximum is another tensor's */
+    float *outer_scales;  /* of a double block */
+    float *tensor_scale;  /* [1], NULL where there is none */
+    const uint32_t *amax; /* [1] of the tensor, rotated as the copy is; NULL where there is no tensor scale */
+    uint32_t *head;       /* *head = *amax, for who is made under this operand; NULL: it is there */
+    bool under;           /* the maximum is another tensor's */
     ni_cuda_noise noise;
 } ni_cuda_tile_copy;
 
@@ -90,9 +89,14 @@ enum { NI_CUDA_TILE_ROOM = 4096 };
 int ni_cuda_quantize_tiles(void *stream, void *room, const ni_cuda_tile_source *s, const ni_cuda_tile_copy *row,
                            const ni_cuda_tile_copy *column);
 /* *plain and *rotated = max(what is there, magnitudes of s, of s rotated down the columns by 16 as q says); either may
- * be NULL. Where *perhaps (may be NULL) is not 0 nobody asks for *rotated alone. */
+ * be NULL. */
 int ni_cuda_tile_amaxes(void *stream, const ni_cuda_tile_source *s, uint32_t *plain, uint32_t *rotated,
-                        const uint32_t *perhaps, const nb_quantizer *q, const ni_cuda_noise *noise);
+                        const nb_quantizer *q, const ni_cuda_noise *noise);
+/* For producers: both words of a matrix are cleared (NULL: nobody asks; side by side: at once); and *turned, cleared,
+ * becomes nb_mat.turned_amax by a reading of its own, where who wrote the matrix could not look for it. It stays 0
+ * where no tile could be made of the matrix. */
+int ni_cuda_clear_amaxes(void *stream, uint32_t *amax, uint32_t *turned);
+int ni_cuda_find_turned(void *stream, const uint16_t *x, int64_t rows, int64_t cols, int64_t stride, uint32_t *turned);
 /* 16x16 tiles to nearest of an FP32 matrix; codes are wanted. Without a maximum it is found on the way, if the matrix
  * fits on the GPU at once. */
 bool ni_cuda_weight_fits(int64_t rows, int64_t cols, int multiprocessors);

@@ -7,14 +7,11 @@ enum { NO_SIGNS, FIXED_SIGNS, ANY_SIGNS };
 
 /* A thread takes 16 rows of four columns. Rounding keeps the order, so the maximum is rounded and not the numbers. */
 template <bool PLAIN, bool ROTATED, int SIGNS>
-static __global__ void __launch_bounds__(NI_TILE_THREADS) tile_amaxes(const __grid_constant__ ni_cuda_tile_source s, uint32_t *plain, uint32_t *rotated, const uint32_t *perhaps, const __grid_constant__ nb_quantizer q,
-                                                                     const __grid_constant__ ni_cuda_noise noise) {
+static __global__ void __launch_bounds__(NI_TILE_THREADS) tile_amaxes(const __grid_constant__ ni_cuda_tile_source s, uint32_t *plain, uint32_t *rotated, const __grid_constant__ nb_quantizer q, const __grid_constant__ ni_cuda_noise noise) {
     const uint32_t across = (uint32_t)(s.cols / 4), bands = (uint32_t)(s.rows / 16);
     const int64_t piece = blockIdx.x * (int64_t)NI_TILE_THREADS + threadIdx.x;
     const uint32_t band = (uint32_t)piece / across, at = (uint32_t)piece - band * across;
     uint32_t pair = 0, largest = 0;
-    if (ROTATED && !PLAIN && perhaps && *perhaps)
-        return;
     if (band < bands) {
         const uint16_t *from = s.numbers + (int64_t)band * 16 * s.stride + 4 * at;
         uint2 in[16];
@@ -52,27 +49,49 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS) tile_amaxes(const __gr
 }
 
 template <int SIGNS>
-static void launch_rotated(cudaStream_t on, unsigned grid, const ni_cuda_tile_source &s, uint32_t *plain, uint32_t *rotated, const uint32_t *perhaps, const nb_quantizer &q, const ni_cuda_noise &noise) {
+static void launch_rotated(cudaStream_t on, unsigned grid, const ni_cuda_tile_source &s, uint32_t *plain, uint32_t *rotated, const nb_quantizer &q, const ni_cuda_noise &noise) {
     if (plain)
-        tile_amaxes<true, true, SIGNS><<<grid, NI_TILE_THREADS, 0, on>>>(s, plain, rotated, perhaps, q, noise);
+        tile_amaxes<true, true, SIGNS><<<grid, NI_TILE_THREADS, 0, on>>>(s, plain, rotated, q, noise);
     else
-        tile_amaxes<false, true, SIGNS><<<grid, NI_TILE_THREADS, 0, on>>>(s, plain, rotated, perhaps, q, noise);
+        tile_amaxes<false, true, SIGNS><<<grid, NI_TILE_THREADS, 0, on>>>(s, plain, rotated, q, noise);
 }
 
-int ni_cuda_tile_amaxes(void *stream, const ni_cuda_tile_source *s, uint32_t *plain, uint32_t *rotated, const uint32_t *perhaps, const nb_quantizer *q, const ni_cuda_noise *noise) {
+int ni_cuda_tile_amaxes(void *stream, const ni_cuda_tile_source *s, uint32_t *plain, uint32_t *rotated, const nb_quantizer *q, const ni_cuda_noise *noise) {
     cudaStream_t on = (cudaStream_t)stream;
     const unsigned grid = (unsigned)ni_divide_up(s->cols / 4 * (s->rows / 16), NI_TILE_THREADS);
     if (s->cols / 4 * (s->rows / 16) > INT32_MAX)
         return cudaErrorInvalidValue;
     if (!rotated)
-        tile_amaxes<true, false, NO_SIGNS><<<grid, NI_TILE_THREADS, 0, on>>>(*s, plain, rotated, perhaps, *q, *noise);
+        tile_amaxes<true, false, NO_SIGNS><<<grid, NI_TILE_THREADS, 0, on>>>(*s, plain, rotated, *q, *noise);
     else if (q->hadamard_signs == NB_SIGNS_FIXED)
-        launch_rotated<FIXED_SIGNS>(on, grid, *s, plain, rotated, perhaps, *q, *noise);
+        launch_rotated<FIXED_SIGNS>(on, grid, *s, plain, rotated, *q, *noise);
     else if (q->hadamard_signs == NB_SIGNS_NONE)
-        launch_rotated<NO_SIGNS>(on, grid, *s, plain, rotated, perhaps, *q, *noise);
+        launch_rotated<NO_SIGNS>(on, grid, *s, plain, rotated, *q, *noise);
     else
-        launch_rotated<ANY_SIGNS>(on, grid, *s, plain, rotated, perhaps, *q, *noise);
+        launch_rotated<ANY_SIGNS>(on, grid, *s, plain, rotated, *q, *noise);
     return cudaGetLastError();
+}
+
+/* ---- for producers ---- */
+
+int ni_cuda_clear_amaxes(void *stream, uint32_t *amax, uint32_t *turned) {
+    cudaStream_t on = (cudaStream_t)stream;
+    if (amax && turned == amax + 1)
+        return cudaMemsetAsync(amax, 0, 2 * sizeof *amax, on);
+    const int code = amax ? cudaMemsetAsync(amax, 0, sizeof *amax, on) : cudaSuccess;
+    return turned && code == cudaSuccess ? cudaMemsetAsync(turned, 0, sizeof *turned, on) : code;
+}
+
+int ni_cuda_find_turned(void *stream, const uint16_t *x, int64_t rows, int64_t cols, int64_t stride, uint32_t *turned) {
+    const ni_cuda_tile_source s = {x, rows, cols, stride};
+    nb_quantizer q = {};
+    ni_cuda_noise none = {};
+    q.hadamard_size = 16;
+    q.hadamard_signs = NB_SIGNS_FIXED;
+    q.hadamard_round_bf16 = true;
+    if (!turned || rows * cols == 0 || rows % 16 != 0 || cols % 4 != 0 || stride % 4 != 0 || (uintptr_t)x % 8 != 0)
+        return cudaSuccess;
+    return ni_cuda_tile_amaxes(stream, &s, NULL, turned, &q, &none);
 }
 
 /* ---- of an FP32 matrix as it lies ---- */

@@ -220,10 +220,8 @@ static __device__ void encode_columns(const copying &to, const uint32_t *tile, i
 /* One block: both copies' scales, once for all tiles. Maxima that were found for them make room for the next. */
 static __global__ void __launch_bounds__(2 * NI_TILE_THREADS) set_tile_scales(ni_tile_room *room, const __grid_constant__ ni_cuda_tile_copy row, const __grid_constant__ ni_cuda_tile_copy column) {
     const int which = threadIdx.x / NI_TILE_THREADS, first = threadIdx.x % NI_TILE_THREADS;
-    ni_cuda_tile_copy copy = which ? column : row;
+    const ni_cuda_tile_copy &copy = which ? column : row;
     const bool exists = copy.values;
-    if (exists && copy.perhaps && *copy.perhaps)
-        copy.amax = copy.perhaps;
     ni_tensor_scale t = {};
     bool tame = false;
     if (exists) {

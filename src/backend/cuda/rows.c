@@ -6,6 +6,7 @@
 #include "backend/cuda/attention.h"
 #include "backend/cuda/gla.h"
 #include "backend/cuda/kernels.h"
+#include "backend/cuda/quantize.h"
 #include "backend/ref/dge_occ.h"
 #include "backend/ref/gemm.h"
 
@@ -44,11 +45,9 @@ void ni_cuda_scale(nb_backend *be, const nb_mat *out, const nb_mat *in, const fl
         ni_cuda_good(be, ni_cuda_launch_scale(stream_of(be), out, in, row_scale, col_scale), "scale");
 }
 
-void ni_cuda_rope(nb_backend *be, void *x, const int32_t *positions, int64_t n, int64_t heads, int64_t head_dim,
-                  double theta, bool inverse) {
-    ni_cuda_good(be,
-                 ni_cuda_launch_rope(stream_of(be), x, positions, n, heads, head_dim, heads * head_dim, theta, inverse),
-                 "rope");
+void ni_cuda_rope(nb_backend *be, const nb_mat *x, const int32_t *positions, int64_t heads, double theta,
+                  bool inverse) {
+    ni_cuda_good(be, ni_cuda_launch_rope(stream_of(be), x, positions, heads, theta, inverse), "rope");
 }
 
 void ni_cuda_swiglu_forward(nb_backend *be, const nb_mat *y, const void *gate, const void *up) {
@@ -103,8 +102,15 @@ static float *partial_for(nb_backend *be, int64_t n, int64_t dim, const char *wh
 }
 
 void ni_cuda_rmsnorm_forward(nb_backend *be, const nb_mat *y, void *rstd, const void *x, const void *w, double eps) {
-    const ni_cuda_norm norm = {
-        .y = y->data, .amax = y->amax, .rstd = rstd, .x = x, .w = w, .n = y->rows, .dim = y->cols, .eps = (float)eps};
+    const ni_cuda_norm norm = {.y = y->data,
+                               .amax = y->amax,
+                               .turned_amax = y->turned_amax,
+                               .rstd = rstd,
+                               .x = x,
+                               .w = w,
+                               .n = y->rows,
+                               .dim = y->cols,
+                               .eps = (float)eps};
     ni_cuda_good(be, ni_cuda_launch_rmsnorm_forward(stream_of(be), &norm), "rmsnorm_forward");
 }
 
@@ -112,6 +118,7 @@ void ni_cuda_add_rmsnorm_forward(nb_backend *be, void *out, const nb_mat *y, voi
                                  const void *change, const void *w, double eps) {
     const ni_cuda_norm norm = {.y = y->data,
                                .amax = y->amax,
+                               .turned_amax = y->turned_amax,
                                .rstd = rstd,
                                .x = x,
                                .change = change,
@@ -135,6 +142,7 @@ void ni_cuda_rmsnorm_backward(nb_backend *be, const nb_mat *dx, void *dw, const 
     float *partial = partial_for(be, dx->rows, dx->cols, "rmsnorm_backward");
     const ni_cuda_norm_slopes d = {.dx = dx->data,
                                    .amax = dx->amax,
+                                   .turned_amax = dx->turned_amax,
                                    .dw = dw,
                                    .dy = dy,
                                    .x = x,
@@ -153,6 +161,7 @@ void ni_cuda_rmsnorm_backward_add(nb_backend *be, const nb_mat *dout, void *dw, 
     const ni_cuda_norm_slopes d = {.dx = dout->data,
                                    .into = true,
                                    .amax = dout->amax,
+                                   .turned_amax = dout->turned_amax,
                                    .dw = dw,
                                    .dy = dy,
                                    .x = x,
@@ -237,18 +246,31 @@ static nb_status ready_to_attend(nb_backend *be, const nb_attention *a, size_t m
         "attention", err);
 }
 
+/* Words of o or of dv, cleared before the kernels that fill them; and by a reading of its own what those leave out. */
+static int begin_amaxes(nb_backend *be, ni_cuda_attention *shape, uint32_t *amax, uint32_t *turned) {
+    shape->amax = amax;
+    shape->turned_amax = turned;
+    return ni_cuda_clear_amaxes(stream_of(be), amax, turned);
+}
+
+static int finish_amaxes(nb_backend *be, const ni_cuda_attention *shape, const void *x, int64_t heads, int64_t stride) {
+    if (shape->seq % 16 == 0)
+        return cudaSuccess;
+    return ni_cuda_find_turned(stream_of(be), x, shape->batch * shape->seq, heads * shape->head_dim, stride,
+                               shape->turned_amax);
+}
+
 nb_status ni_cuda_attention_forward(nb_backend *be, const nb_attention *a, void *o, void *lse, const void *q,
                                     const void *k, const void *v, nb_error *err) {
     ni_cuda_attention shape;
     float *none;
     NB_TRY(ready_to_attend(be, a, 0, &shape, &none, err));
-    NB_TRY(ni_cuda_status(be, ni_cuda_launch_attention_forward(&shape, o, lse, q, k, v, stream_of(be)),
-                          "attention_forward", err));
-    if (!a->o_amax)
-        return NB_OK;
-    return ni_cuda_status(
-        be, ni_cuda_launch_amax(stream_of(be), a->o_amax, o, a->batch * a->seq, a->heads * a->head_dim, shape.o_stride),
-        "attention_forward", err);
+    int code = begin_amaxes(be, &shape, a->o_amax, a->o_turned_amax);
+    if (code == cudaSuccess)
+        code = ni_cuda_launch_attention_forward(&shape, o, lse, q, k, v, stream_of(be));
+    if (code == cudaSuccess)
+        code = finish_amaxes(be, &shape, o, a->heads, shape.o_stride);
+    return ni_cuda_status(be, code, "attention_forward", err);
 }
 
 nb_status ni_cuda_attention_backward(nb_backend *be, const nb_attention *a, void *dq, void *dk, void *dv,
@@ -257,9 +279,12 @@ nb_status ni_cuda_attention_backward(nb_backend *be, const nb_attention *a, void
     ni_cuda_attention shape;
     float *delta;
     NB_TRY(ready_to_attend(be, a, (size_t)(a->batch * a->heads * a->seq) * sizeof(float), &shape, &delta, err));
-    return ni_cuda_status(
-        be, ni_cuda_launch_attention_backward(&shape, dq, dk, dv, do_, o, lse, q, k, v, delta, stream_of(be)),
-        "attention_backward", err);
+    int code = begin_amaxes(be, &shape, a->dv_amax, a->dv_turned_amax);
+    if (code == cudaSuccess)
+        code = ni_cuda_launch_attention_backward(&shape, dq, dk, dv, do_, o, lse, q, k, v, delta, stream_of(be));
+    if (code == cudaSuccess)
+        code = finish_amaxes(be, &shape, dv, a->kv_heads, shape.v_stride);
+    return ni_cuda_status(be, code, "attention_backward", err);
 }
 
 const char *ni_cuda_attention_kernel(nb_backend *be, const nb_attention *a, const char **why) {

@@ -155,15 +155,13 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS) swiglu_backward_tiles(
 
 /* ---- which kernel ---- */
 
-static void clear_words(cudaStream_t on, const nb_mat *m) {
-    if (m->amax)
-        cudaMemsetAsync(m->amax, 0, sizeof *m->amax, on);
-    if (m->turned_amax)
-        cudaMemsetAsync(m->turned_amax, 0, sizeof *m->turned_amax, on);
-}
-
 static bool has_tiles(const nb_mat *m) {
     return m->turned_amax && m->rows % 16 == 0 && m->cols % 2 == 0 && m->stride == m->cols && m->rows * m->cols / 32 <= INT32_MAX;
+}
+
+static int find_turned(void *stream, const nb_mat *m) {
+    const int code = cudaGetLastError();
+    return code != cudaSuccess ? code : ni_cuda_find_turned(stream, (const uint16_t *)m->data, m->rows, m->cols, m->stride, m->turned_amax);
 }
 
 int ni_cuda_launch_swiglu_forward(void *stream, const nb_mat *out, const uint16_t *gate, const uint16_t *up) {
@@ -171,16 +169,17 @@ int ni_cuda_launch_swiglu_forward(void *stream, const nb_mat *out, const uint16_
     const int64_t n = out->rows * out->cols;
     uint16_t *y = (uint16_t *)out->data;
     const bool aligned = ni_aligned(y) && ni_aligned(gate) && ni_aligned(up);
-    clear_words(on, out);
-    if (n == 0)
-        return cudaGetLastError();
-    if (aligned && has_tiles(out))
+    const bool tiles = aligned && has_tiles(out);
+    const int code = ni_cuda_clear_amaxes(stream, out->amax, out->turned_amax);
+    if (n == 0 || code != cudaSuccess)
+        return code;
+    if (tiles)
         swiglu_forward_tiles<<<(unsigned)ni_divide_up(n / 32, NI_TILE_THREADS), NI_TILE_THREADS, 0, on>>>(y, out->amax, out->turned_amax, gate, up, out->rows, out->cols);
     else if (n % 8 == 0 && aligned)
         swiglu_forward_eights<<<ni_grid(ni_divide_up(n / 8, NI_THREADS)), NI_THREADS, 0, on>>>(y, out->amax, gate, up, n / 8);
     else
         swiglu_forward<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, on>>>(y, out->amax, gate, up, n);
-    return cudaGetLastError();
+    return tiles ? cudaGetLastError() : find_turned(stream, out);
 }
 
 int ni_cuda_launch_swiglu_backward(void *stream, const nb_mat *of_gate, const nb_mat *of_up, const uint16_t *dy, const uint16_t *gate, const uint16_t *up) {
@@ -188,16 +187,21 @@ int ni_cuda_launch_swiglu_backward(void *stream, const nb_mat *of_gate, const nb
     const int64_t n = of_gate->rows * of_gate->cols;
     uint16_t *dgate = (uint16_t *)of_gate->data, *dup = (uint16_t *)of_up->data;
     const bool aligned = ni_aligned(dgate) && ni_aligned(dup) && ni_aligned(dy) && ni_aligned(gate) && ni_aligned(up);
-    clear_words(on, of_gate);
-    clear_words(on, of_up);
-    if (n == 0)
-        return cudaGetLastError();
-    if (aligned && has_tiles(of_gate) && has_tiles(of_up))
+    const bool tiles = aligned && has_tiles(of_gate) && has_tiles(of_up);
+    int code = ni_cuda_clear_amaxes(stream, of_gate->amax, of_gate->turned_amax);
+    if (code == cudaSuccess)
+        code = ni_cuda_clear_amaxes(stream, of_up->amax, of_up->turned_amax);
+    if (n == 0 || code != cudaSuccess)
+        return code;
+    if (tiles)
         swiglu_backward_tiles<<<(unsigned)ni_divide_up(n / 32, NI_TILE_THREADS), NI_TILE_THREADS, 0, on>>>(dgate, of_gate->amax, of_gate->turned_amax, dup, of_up->amax, of_up->turned_amax, dy, gate, up, of_gate->rows,
                                                                                                          of_gate->cols);
     else if (n % 8 == 0 && aligned)
         swiglu_backward_eights<<<ni_grid(ni_divide_up(n / 8, NI_THREADS)), NI_THREADS, 0, on>>>(dgate, of_gate->amax, dup, of_up->amax, dy, gate, up, n / 8);
     else
         swiglu_backward<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, on>>>(dgate, of_gate->amax, dup, of_up->amax, dy, gate, up, n);
-    return cudaGetLastError();
+    if (tiles)
+        return cudaGetLastError();
+    code = find_turned(stream, of_gate);
+    return code != cudaSuccess ? code : find_turned(stream, of_up);
 }

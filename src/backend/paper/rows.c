@@ -153,10 +153,10 @@ void ni_paper_gain_backward(nb_backend *be, const nb_mat *dx, void *ds, const vo
 
 /* ---- positions, attention ---- */
 
-void ni_paper_rope(nb_backend *be, void *x, const int32_t *positions, int64_t n, int64_t heads, int64_t head_dim,
-                   double theta, bool inverse) {
-    const int64_t count = n * heads * head_dim; /* four multiplications and two additions a pair */
-    NI_PAPER_NOTE(rope, act(be, count) + words(n), act(be, count), NI_PAPER_work, 3.0 * (double)count);
+void ni_paper_rope(nb_backend *be, const nb_mat *x, const int32_t *positions, int64_t heads, double theta,
+                   bool inverse) {
+    const int64_t count = x->rows * x->cols; /* four multiplications and two additions a pair */
+    NI_PAPER_NOTE(rope, act(be, count) + words(x->rows), act(be, count), NI_PAPER_work, 3.0 * (double)count);
 }
 
 /* Keys that queries see where each sequence is one document: packed documents see fewer. */
