@@ -136,14 +136,17 @@ def golden_text(out):
 
 
 def golden(out):
-    """Two models as transformers saves them: LLaMA in FP32 in several shards, Qwen3 in BF16 in one file."""
+    """Models as transformers saves them: LLaMA in FP32 in several shards, Qwen3 in BF16 in one file, LLaMA with scaled RoPE."""
     common = dict(vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
                   intermediate_size=32, max_position_embeddings=64, rms_norm_eps=1e-5, bos_token_id=None,
                   eos_token_id=None, pad_token_id=None, attn_implementation="eager")
     cases = [("llama-sharded", transformers.LlamaConfig(tie_word_embeddings=False, rope_theta=5000.0, **common),
               torch.float32, "8KB"),
              ("qwen3-bf16", transformers.Qwen3Config(tie_word_embeddings=True, head_dim=16, **common),
-              torch.bfloat16, "1GB")]
+              torch.bfloat16, "1GB"),
+             ("llama-scaled", transformers.LlamaConfig(tie_word_embeddings=True, head_dim=32, rope_parameters=dict(
+                 rope_type="llama3", rope_theta=20.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+                 original_max_position_embeddings=32), **common), torch.bfloat16, "1GB")]
     for name, config, dtype, shard in cases:
         path = os.path.join(out, name)
         shutil.rmtree(path, ignore_errors=True)

@@ -90,8 +90,26 @@ static void folders_of_transformers(void **state) {
     check_golden("llama-sharded", cpu, 12 * 0x1p-8);
     check_golden("qwen3-bf16", exact, 3e-6);
     check_golden("qwen3-bf16", cpu, 12 * 0x1p-8);
+    check_golden("llama-scaled", exact, 3e-6);
+    check_golden("llama-scaled", cpu, 12 * 0x1p-8);
     nb_backend_free(exact);
     nb_backend_free(cpu);
+}
+
+/* LLaMA 3.1's scaling, from transformers 5's rope_parameters and 4's rope_scaling, comes back as it was. */
+static void scaled_rope_comes_back(void **state) {
+    nb_model_config c, back;
+    nb_error err = {0};
+    must(ni_hf_config_read(NI_TEST_GOLDEN "/hf/llama-scaled", &c, &err), &err);
+    assert_true(c.rope_theta == 20 && c.rope_factor == 8 && c.rope_low == 1 && c.rope_high == 4 &&
+                c.rope_original == 32);
+    char *text = ni_hf_config_text(&c, NI_ST_BF16, (ni_hf_marks){-1, -1});
+    assert_non_null(strstr(text, "\"rope_type\": \"llama3\""));
+    must(ni_file_write(in_folder(state, "config.json"), text, strlen(text), &err), &err);
+    must(ni_hf_config_read(*state, &back, &err), &err);
+    assert_true(back.rope_theta == 20 && back.rope_factor == 8 && back.rope_low == 1 && back.rope_high == 4 &&
+                back.rope_original == 32);
+    free(text);
 }
 
 /* ---- ours ---- */
@@ -168,8 +186,8 @@ static void configs_are_checked(void **state) {
         {LLAMA "}", NULL},
         {LLAMA ",\"rope_scaling\":null,\"attention_bias\":false,\"some_new_key\":[1]}", NULL},
         {LLAMA ",\"rope_scaling\":{\"rope_type\":\"default\"}}", NULL},
-        {LLAMA ",\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8}}", "scaled RoPE"},
-        {LLAMA ",\"rope_parameters\":{\"rope_type\":\"yarn\"}}", "scaled RoPE"},
+        {LLAMA ",\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8}}", "rope_scaling"},
+        {LLAMA ",\"rope_parameters\":{\"rope_type\":\"yarn\"}}", "scaled as"},
         {LLAMA ",\"rope_parameters\":{\"partial_rotary_factor\":0.5}}", "partial_rotary_factor"},
         {LLAMA ",\"attention_bias\":true}", "'attention_bias'"},
         {LLAMA ",\"hidden_act\":\"gelu\"}", "'hidden_act'"},
@@ -454,6 +472,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest writing[] = {cmocka_unit_test_teardown(write_for_transformers, release_buffers)};
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(folders_of_transformers, release_buffers),
+        IN_FOLDER(scaled_rope_comes_back),
         IN_FOLDER(folders_of_nibble_come_back),
         cmocka_unit_test(configs_are_checked),
         cmocka_unit_test(defaults_are_those_of_transformers),

@@ -238,8 +238,8 @@ static results run_rope(nb_backend *be, shape s) {
     int32_t *positions = tokens_in(s.n, 1500), *low = tokens_in(s.n, 7);
     void *forward = put(be->act, act_in(1, n, 1), n), *back = put(be->act, act_in(2, n, 1), n);
     const nb_mat to = nb_mat_of(forward, be->act, s.n, 6 * s.dim), from = nb_mat_of(back, be->act, s.n, 6 * s.dim);
-    be->ops->rope(be, &from, low, 3, 10000, true); /* a short table first, then a longer one */
-    be->ops->rope(be, &to, positions, 3, 10000, false);
+    be->ops->rope(be, &from, low, 3, &(ni_rope){.theta = 10000}, true); /* a short table first, then a longer one */
+    be->ops->rope(be, &to, positions, 3, &(ni_rope){.theta = 10000}, false);
     add_result(&r, "turned", forward, be->act, n);
     add_result(&r, "turned back", back, be->act, n);
     return r;

@@ -147,7 +147,7 @@ static double rope_loss(void *context) {
     problem *p = context;
     memcpy(p->y, p->x[0], (size_t)(p->n * 2 * p->dim) * sizeof *p->y);
     const nb_mat y = nb_mat_of(p->y, NB_F64, p->n, 2 * p->dim);
-    be->ops->rope(be, &y, p->index, 2, 100, false);
+    be->ops->rope(be, &y, p->index, 2, &(ni_rope){.theta = 100}, false);
     return inner(p->c, p->y, p->n * 2 * p->dim);
 }
 
@@ -161,7 +161,7 @@ static void rope(void **state) {
     p.c = normals(2, n, 0, 1);
     double *dx = get(NB_F64, p.c, n);
     const nb_mat turned = nb_mat_of(dx, NB_F64, p.n, 2 * p.dim);
-    be->ops->rope(be, &turned, positions, 2, 100, true);
+    be->ops->rope(be, &turned, positions, 2, &(ni_rope){.theta = 100}, true);
     check_gradient("rope", p.x[0], n, dx, rope_loss, &p);
     /* position 0 stands still; position 1, pair 1 turns by theta^(-2/6) */
     rope_loss(&p);

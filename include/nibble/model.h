@@ -30,6 +30,8 @@ typedef struct nb_model_config {
     int32_t intermediate; /* width inside the MLP */
     int32_t max_seq;      /* max_position_embeddings */
     double rope_theta;
+    double rope_factor, rope_low, rope_high,
+        rope_original; /* LLaMA 3's scaling; factor 0: none, and the others are 0 */
     double norm_eps;
     double init_std;
     bool tied;                          /* lm_head is the embedding */

@@ -7,6 +7,7 @@
 #define NI_BACKEND_TABLE_H
 
 #include "backend/operand.h"
+#include "backend/rope.h"
 #include "nibble/backend.h"
 
 enum { NI_RATIO_COUNTS = 12, NI_DISTANCE_COUNTS = 10 }; /* bins of count_ratios, of count_distances */

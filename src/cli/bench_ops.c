@@ -190,7 +190,7 @@ OPERATION(rmsnorm_back_add, const nb_mat y = nb_mat_of(p->act[1], NB_BF16, 1, p-
           const nb_mat dout = nb_mat_of(p->act[2], NB_BF16, p->tokens, p->hidden);
           ops->rmsnorm_backward_add(p->be, &dout, p->real[2], p->act[1], p->act[0], p->real[0], p->real[1]))
 OPERATION(rope, const nb_mat x = nb_mat_of(p->act[0], NB_BF16, p->tokens, p->attention.heads * p->attention.head_dim);
-          ops->rope(p->be, &x, p->positions, p->attention.heads, 1e4, false))
+          ops->rope(p->be, &x, p->positions, p->attention.heads, &(ni_rope){.theta = 1e4}, false))
 OPERATION(swiglu, const nb_mat y = nb_mat_of(p->act[2], NB_BF16, p->tokens, p->inner);
           ops->swiglu_forward(p->be, &y, p->act[0], p->act[1]))
 OPERATION(swiglu_amax, nb_mat y = nb_mat_of(p->act[2], NB_BF16, p->tokens, p->inner); y.amax = p->real[1];

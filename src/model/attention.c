@@ -19,7 +19,8 @@
 typedef struct ni_attention_layer {
     char name[NB_NAME_SIZE]; /* "layers.0.self_attn" */
     int64_t hidden, heads, kv_heads, head_dim;
-    double theta, norm_eps;
+    ni_rope rope;
+    double norm_eps;
     ni_qk_norm qk_norm;
     int32_t q_param, k_param, v_param, o_param;
     ni_norm q_norm, k_norm;
@@ -46,7 +47,8 @@ static void *create(const nb_model_config *config) {
     a->heads = config->heads;
     a->kv_heads = config->kv_heads;
     a->head_dim = config->head_dim;
-    a->theta = config->rope_theta;
+    a->rope =
+        (ni_rope){config->rope_theta, config->rope_factor, config->rope_low, config->rope_high, config->rope_original};
     a->norm_eps = config->norm_eps;
     a->qk_norm = ni_family_find(config->family)->qk_norm;
     a->sphere = ni_family_find(config->family)->sphere;
@@ -226,8 +228,8 @@ static nb_status forward(void *layer, const ni_run *run, const nb_mat *x, const 
         ni_unit_forward(run, &a->k_unit, &k);
     }
     const nb_mat turned[] = {ni_act(run, a->sphere ? a->q_gain.raw : at.q, q_cols), ni_act(run, at.k, kv_cols)};
-    be->ops->rope(be, &turned[0], run->positions, a->heads, a->theta, false);
-    be->ops->rope(be, &turned[1], run->positions, a->kv_heads, a->theta, false);
+    be->ops->rope(be, &turned[0], run->positions, a->heads, &a->rope, false);
+    be->ops->rope(be, &turned[1], run->positions, a->kv_heads, &a->rope, false);
     if (a->sphere) {
         const nb_mat q = ni_act(run, at.q, q_cols);
         ni_gain_forward(run, &a->q_gain, &q);
@@ -270,8 +272,8 @@ static nb_status backward(void *layer, const ni_run *run, const nb_mat *x, const
     }
     const nb_mat dq_turned = ni_act_with(run, a->dq, q_cols, a->dq_amaxes),
                  dk_turned = ni_act_with(run, a->dk, kv_cols, a->dk_amaxes);
-    be->ops->rope(be, &dq_turned, run->positions, a->heads, a->theta, true);
-    be->ops->rope(be, &dk_turned, run->positions, a->kv_heads, a->theta, true);
+    be->ops->rope(be, &dq_turned, run->positions, a->heads, &a->rope, true);
+    be->ops->rope(be, &dk_turned, run->positions, a->kv_heads, &a->rope, true);
     if (normed) {
         const nb_mat dq = nb_mat_of(a->dq_raw, be->act, norm_rows(a, run, a->heads), a->q_norm.dim);
         const nb_mat dk = nb_mat_of(a->dk_raw, be->act, norm_rows(a, run, a->kv_heads), a->k_norm.dim);

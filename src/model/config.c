@@ -50,6 +50,16 @@ static const ni_key rows[] = {
      .source = "arXiv:2501.17116 section 4.1 trains at 2048"},
     {FLOAT_KEY("rope_theta", rope_theta), .fallback = "10000", .positive = true, .help = "base of RoPE's wavelengths",
      .source = "arXiv:2104.09864; LLaMA"},
+    {FLOAT_KEY("rope_scaling.factor", rope_factor), .fallback = "0", .low = 0, .high = 1024,
+     .help = "LLaMA 3's scaling: slow turns become so many times slower; 0: none",
+     .source = "transformers, \"llama3\""},
+    {FLOAT_KEY("rope_scaling.low", rope_low), .fallback = "0", .low = 0, .high = 1e6,
+     .help = "slow turns: fewer rounds over the original length (LLaMA 3: 1)",
+     .source = "transformers, low_freq_factor"},
+    {FLOAT_KEY("rope_scaling.high", rope_high), .fallback = "0", .low = 0, .high = 1e6,
+     .help = "fast turns stay: more rounds than this (LLaMA 3: 4)", .source = "transformers, high_freq_factor"},
+    {FLOAT_KEY("rope_scaling.original", rope_original), .fallback = "0", .low = 0, .high = NI_MOST_WIDTH,
+     .help = "the length before scaling (LLaMA 3: 8192)", .source = "transformers, original_max_position_embeddings"},
     {FLOAT_KEY("norm_eps", norm_eps), .fallback = "1e-6", .positive = true, .high = 1,
      .help = "added to the mean square in RMSNorm", .source = "the default of transformers and fla"},
     {FLOAT_KEY("init_std", init_std), .fallback = "0.02", .positive = true, .high = 10,
@@ -83,7 +93,7 @@ static const ni_key rows[] = {
 
 /* Keys of the other kind of attention say that the file means something else than it gets. */
 static nb_status check_kind(const nb_model_config *c, const ni_yaml_node *node, nb_error *err) {
-    static const char *const softmax_only[] = {"head_dim", "rope_theta"};
+    static const char *const softmax_only[] = {"head_dim", "rope_theta", "rope_scaling"};
     const char *family = nb_family_name(c->family);
     if (c->family != NB_GLA && ni_yaml_find(node, "gla"))
         return ni_keys_fail(err, node, "gla", "is for family gla, and this is %s", family);

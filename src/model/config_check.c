@@ -22,6 +22,18 @@ static void check_size(ni_model_fault *f, const char *key, int64_t value, int64_
         complain(f, key, "%lld is out of range: expected 1 to %lld", (long long)value, (long long)most);
 }
 
+static void check_scaling(ni_model_fault *f, const nb_model_config *c) {
+    const double of[] = {c->rope_factor, c->rope_low, c->rope_high, c->rope_original};
+    bool good = c->rope_factor >= 1 && c->rope_low >= 0 && c->rope_high > c->rope_low && c->rope_original >= 1;
+    for (int i = 0; i < 4; i++)
+        good &= isfinite(of[i]) != 0;
+    if (!good && (of[0] != 0 || of[1] != 0 || of[2] != 0 || of[3] != 0))
+        complain(f, "rope_scaling",
+                 "factor %g, low %g, high %g, original %g; expected a factor from 1, high above low and "
+                 "the original length, or none of them",
+                 of[0], of[1], of[2], of[3]);
+}
+
 static void check_softmax(ni_model_fault *f, const nb_model_config *c) {
     check_size(f, "head_dim", c->head_dim, 1024);
     if (c->head_dim % 2)
@@ -29,6 +41,7 @@ static void check_softmax(ni_model_fault *f, const nb_model_config *c) {
     check_size(f, "heads", (int64_t)c->heads * c->head_dim, NI_MOST_WIDTH);
     if (!(c->rope_theta > 0) || !isfinite(c->rope_theta))
         complain(f, "rope_theta", "expected a number greater than 0");
+    check_scaling(f, c);
 }
 
 /* Key and value widths of all heads: hidden * expand, a whole number for each head. */

@@ -5,7 +5,7 @@
  * read
  *
  * Reading checks that the file's architecture is one that nibble computes exactly as its maker does: what is not
- * (biases, scaled RoPE, sliding windows, other activations) is an error that names the key.
+ * (biases, RoPE scaled otherwise than LLaMA 3's, sliding windows, other activations) is an error that names the key.
  */
 #ifndef NI_MODEL_HF_H
 #define NI_MODEL_HF_H

@@ -91,22 +91,37 @@ static void check_activation(reader *r) {
         complain(r, "hidden_act", "nibble computes SwiGLU, expected \"silu\"");
 }
 
-/* transformers 4 has rope_theta and rope_scaling; transformers 5 puts both into rope_parameters. */
-static double get_rope_theta(reader *r) {
-    reader inner = {.root = get(r, "rope_parameters"), .err = r->err, .status = r->status};
-    const char *type = json_string_value(get(&inner, "rope_type"));
-    if (type && strcmp(type, "default") != 0)
-        complain(&inner, "rope_parameters.rope_type", "nibble does not compute scaled RoPE, expected \"default\"");
-    if (get_number(&inner, "partial_rotary_factor", 1.0) != 1.0 || get_number(r, "partial_rotary_factor", 1.0) != 1.0)
+/* LLaMA 3's scaling, or none; of a group that may be absent. */
+static void read_scaling(reader *r, const char *group, nb_model_config *c) {
+    reader inner = {.root = get(r, group), .err = r->err, .status = r->status};
+    const json_t *newer = get(&inner, "rope_type"), *older = get(&inner, "type");
+    const char *type = json_string_value(newer ? newer : older);
+    if (get_number(&inner, "partial_rotary_factor", 1.0) != 1.0)
         complain(&inner, "partial_rotary_factor", "nibble rotates whole heads, expected 1");
-    double theta = get_number(&inner, "rope_theta", get_number(r, "rope_theta", 10000.0));
+    if (type && strcmp(type, "llama3") == 0) {
+        c->rope_factor = get_number(&inner, "factor", 0);
+        c->rope_low = get_number(&inner, "low_freq_factor", 0);
+        c->rope_high = get_number(&inner, "high_freq_factor", 0);
+        c->rope_original = get_number(&inner, "original_max_position_embeddings", c->max_seq);
+        if (inner.status == NB_OK && c->rope_factor == 0)
+            complain(&inner, "factor", "is missing, expected that of rope_type \"llama3\"");
+    } else if (inner.root && !(type && strcmp(type, "default") == 0) &&
+               !(strcmp(group, "rope_parameters") == 0 && !type))
+        complain(&inner, group, "nibble computes RoPE as it is or scaled as \"llama3\", expected one of them or null");
+    r->status = inner.status;
+}
+
+/* transformers 4 has rope_theta and rope_scaling; transformers 5 puts both into rope_parameters. */
+static void read_rope(reader *r, nb_model_config *c) {
+    reader inner = {.root = get(r, "rope_parameters"), .err = r->err, .status = r->status};
+    if (get_number(r, "partial_rotary_factor", 1.0) != 1.0)
+        complain(r, "partial_rotary_factor", "nibble rotates whole heads, expected 1");
+    c->rope_theta = get_number(&inner, "rope_theta", get_number(r, "rope_theta", 10000.0));
     if (r->status == NB_OK)
         r->status = inner.status;
-    const json_t *scaling = get(r, "rope_scaling");
-    const char *kind = json_string_value(json_object_get(scaling, "rope_type"));
-    if (scaling && !(kind && strcmp(kind, "default") == 0))
-        complain(r, "rope_scaling", "nibble does not compute scaled RoPE, expected null");
-    return theta;
+    read_scaling(r, "rope_parameters", c);
+    if (c->rope_factor == 0)
+        read_scaling(r, "rope_scaling", c);
 }
 
 static void read_softmax(reader *r, nb_model_config *c) {
@@ -116,7 +131,7 @@ static void read_softmax(reader *r, nb_model_config *c) {
     c->intermediate = get_size(r, "intermediate_size", REQUIRED);
     c->max_seq = get_size(r, "max_position_embeddings", 2048);
     c->norm_eps = get_number(r, "rms_norm_eps", c->family == NB_OLMO2 ? 1e-5 : 1e-6);
-    c->rope_theta = get_rope_theta(r);
+    read_rope(r, c);
     must_be(r, "attention_bias", false);
     must_be(r, "mlp_bias", false);
     must_be(r, "use_sliding_window", false);
@@ -253,11 +268,19 @@ static json_t *token(int32_t id) {
     return id >= 0 ? json_integer(id) : json_null();
 }
 
+static json_t *scaling_of(const nb_model_config *c) {
+    if (c->rope_factor == 0)
+        return json_null();
+    return json_pack("{s:s, s:f, s:f, s:f, s:I}", "rope_type", "llama3", "factor", c->rope_factor, "low_freq_factor",
+                     c->rope_low, "high_freq_factor", c->rope_high, "original_max_position_embeddings",
+                     (json_int_t)c->rope_original);
+}
+
 static json_t *softmax_keys(const nb_model_config *c) {
-    return json_pack("{s:i, s:i, s:i, s:f, s:f, s:n, s:b, s:f, s:b}", "num_attention_heads", (int)c->heads,
+    return json_pack("{s:i, s:i, s:i, s:f, s:f, s:o, s:b, s:f, s:b}", "num_attention_heads", (int)c->heads,
                      "num_key_value_heads", (int)c->kv_heads, "head_dim", (int)c->head_dim, "rms_norm_eps", c->norm_eps,
-                     "rope_theta", c->rope_theta, "rope_scaling", "attention_bias", 0, "attention_dropout", 0.0,
-                     "mlp_bias", 0);
+                     "rope_theta", c->rope_theta, "rope_scaling", scaling_of(c), "attention_bias", 0,
+                     "attention_dropout", 0.0, "mlp_bias", 0);
 }
 
 static json_t *gla_keys(const nb_model_config *c) {

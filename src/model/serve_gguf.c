@@ -239,6 +239,10 @@ nb_status ni_serve_gguf(ni_coded_model *coded, ni_gguf *file, const char *path, 
     const nb_model_config *c = nb_model_get_config(coded->model);
     if (c->family == NB_GLA)
         return nb_fail(err, NB_UNSUPPORTED, "llama.cpp does not compute gla; expected llama, qwen3 or olmo2");
+    if (c->rope_factor != 0)
+        return nb_fail(err, NB_UNSUPPORTED,
+                       "scaled RoPE is not written for llama.cpp; expected rope_scaling.factor 0; hint: --to "
+                       "hf, and llama.cpp's own converter");
     if (c->family == NB_OLMO2 && c->head_dim * c->heads != c->hidden)
         return nb_fail(err, NB_UNSUPPORTED, "llama.cpp's OLMo 2 has heads of hidden / heads = %d, this model's are %d",
                        (int)(c->hidden / c->heads), (int)c->head_dim);

@@ -96,6 +96,10 @@ static nb_status check_same_model(const nb_trainer *t, const char *folder, nb_er
         {"head_dim", saved.head_dim, now.head_dim},
         {"intermediate", saved.intermediate, now.intermediate},
         {"rope_theta", saved.rope_theta, now.rope_theta},
+        {"rope_scaling.factor", saved.rope_factor, now.rope_factor},
+        {"rope_scaling.low", saved.rope_low, now.rope_low},
+        {"rope_scaling.high", saved.rope_high, now.rope_high},
+        {"rope_scaling.original", saved.rope_original, now.rope_original},
         {"norm_eps", saved.norm_eps, now.norm_eps},
         {"tied", saved.tied, now.tied},
     };

@@ -153,19 +153,28 @@ static double *work_swiglu_tiles(const trial *want, int index) {
 
 /* ---- RoPE ---- */
 
-static void run_rope(trial *t) {
+static void turn(trial *t, const ni_rope *how) {
     const int64_t rows = ROWS[t->shape][0], half = ROWS[t->shape][1], n = rows * 3 * 2 * half;
     const size_t bytes = (size_t)rows * sizeof(int32_t);
     const int32_t *positions = upload(t, integers(rows, 1500), bytes), *low = upload(t, integers(rows, 7), bytes);
     void *forward = input_act(t, 1, n, 1), *back = input_act(t, 2, n, 1);
     const nb_mat from = asking_both(t, back, t->be->act, rows, 6 * half),
                  to = asking(t, forward, t->be->act, rows, 6 * half);
-    t->be->ops->rope(t->be, &from, low, 3, 10000, true); /* a short table first, then a longer one */
-    t->be->ops->rope(t->be, &to, positions, 3, 10000, false);
+    t->be->ops->rope(t->be, &from, low, 3, how, true); /* a short table first, then a longer one */
+    t->be->ops->rope(t->be, &to, positions, 3, how, false);
     expect_both(t, &from);
     expect_amax(t, &to);
     keep(t, "turned", forward, t->be->act, n, false);
     keep(t, "turned back", back, t->be->act, n, false);
+}
+
+static void run_rope(trial *t) {
+    turn(t, &(ni_rope){.theta = 10000});
+}
+
+/* Of channels to 96: some turn as they would, some slower, some in between. */
+static void run_rope_scaled(trial *t) {
+    turn(t, &(ni_rope){10000, 8, 1, 4, 512});
 }
 
 static double *work_rope(const trial *want, int index) {
@@ -210,6 +219,7 @@ static const test_case ELEMENTWISE[] = {
     {"swiglu_forward swiglu_backward", "far gates", DOUBLE, SPAN_SHAPES, run_swiglu, work_swiglu, NULL},
     {"swiglu_forward swiglu_backward", "maxima", DOUBLE, 1, run_swiglu_tiles, work_swiglu_tiles, NULL},
     {"rope", "there and back", DOUBLE, ROW_SHAPES, run_rope, work_rope, NULL},
+    {"rope", "scaled", DOUBLE, ROW_SHAPES, run_rope_scaled, work_rope, NULL},
     {"embed_forward", "rows", BITS, ROW_SHAPES, run_embed, NULL, NULL},
     {"embed_backward", "repeated tokens", PRODUCTS, ROW_SHAPES, run_embed_backward, NULL, rows_added},
 };

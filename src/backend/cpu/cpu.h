@@ -39,7 +39,7 @@ typedef struct ni_cpu {
     const struct ni_gemm_engine *products[2];
 
     struct {
-        double theta;
+        ni_rope how;
         int64_t positions, half;
         float *cosine, *sine; /* [positions, half] each; NULL before the first use */
     } rope;

@@ -177,17 +177,22 @@ void ni_cpu_embed_backward(nb_backend *be, void *dtable, const void *dout, const
 
 /* ---- RoPE ---- */
 
-static void angles_of(double theta, int64_t half, int64_t position, float *cosine, float *sine) {
+static void angles_of(const ni_rope *how, int64_t half, int64_t position, float *cosine, float *sine) {
     for (int64_t i = 0; i < half; i++) {
-        double angle = (double)position * pow(theta, -2.0 * (double)i / (double)(2 * half));
+        double angle = (double)position * ni_rope_frequency(how, i, 2 * half);
         cosine[i] = (float)cos(angle);
         sine[i] = (float)sin(angle);
     }
 }
 
-/* Makes the tables reach `last`; on a change of theta or width, anew. False if there is no memory for them. */
-static bool extend_tables(ni_cpu *cpu, double theta, int64_t half, int64_t last) {
-    if (cpu->rope.cosine && cpu->rope.theta == theta && cpu->rope.half == half && cpu->rope.positions > last)
+static bool same_angles(const ni_rope *a, const ni_rope *b) {
+    return a->theta == b->theta && a->factor == b->factor && a->low == b->low && a->high == b->high &&
+           a->original == b->original;
+}
+
+/* Makes the tables reach `last`; on a change of angles or width, anew. False if there is no memory for them. */
+static bool extend_tables(ni_cpu *cpu, const ni_rope *how, int64_t half, int64_t last) {
+    if (cpu->rope.cosine && same_angles(&cpu->rope.how, how) && cpu->rope.half == half && cpu->rope.positions > last)
         return true;
     int64_t positions = 256;
     while (positions <= last)
@@ -202,16 +207,17 @@ static bool extend_tables(ni_cpu *cpu, double theta, int64_t half, int64_t last)
         cpu->rope.cosine = cpu->rope.sine = NULL;
         return false;
     }
-    cpu->rope.theta = theta;
+    cpu->rope.how = *how;
     cpu->rope.half = half;
     cpu->rope.positions = positions;
 #pragma omp parallel for num_threads(cpu->threads) schedule(static)
     for (int64_t p = 0; p < positions; p++)
-        angles_of(theta, half, p, cpu->rope.cosine + p * half, cpu->rope.sine + p * half);
+        angles_of(how, half, p, cpu->rope.cosine + p * half, cpu->rope.sine + p * half);
     return true;
 }
 
-void ni_cpu_rope(nb_backend *be, const nb_mat *x, const int32_t *positions, int64_t heads, double theta, bool inverse) {
+void ni_cpu_rope(nb_backend *be, const nb_mat *x, const int32_t *positions, int64_t heads, const ni_rope *how,
+                 bool inverse) {
     ni_cpu *cpu = ni_cpu_of(be);
     const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);
     const int64_t n = x->rows;
@@ -219,8 +225,8 @@ void ni_cpu_rope(nb_backend *be, const nb_mat *x, const int32_t *positions, int6
     uint32_t amax = 0;
     for (int64_t t = 0; t < n; t++)
         last = positions[t] > last ? positions[t] : last;
-    if (!extend_tables(cpu, theta, x->cols / heads / 2, last)) { /* the same angles, a row at a time */
-        ni_ref_f32_rope(be, x, positions, heads, theta, inverse);
+    if (!extend_tables(cpu, how, x->cols / heads / 2, last)) { /* the same angles, a row at a time */
+        ni_ref_f32_rope(be, x, positions, heads, how, inverse);
         return;
     }
 #pragma omp parallel for num_threads(cpu->threads) schedule(static) if (n * x->cols > NI_SPAN_SERIAL)                  \

@@ -6,6 +6,7 @@
 #define NI_BACKEND_CUDA_KERNELS_H
 
 #include "backend/arguments.h"
+#include "backend/rope.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -45,7 +46,7 @@ int ni_cuda_launch_swiglu_backward(void *stream, const nb_mat *dgate, const nb_m
                                    const uint16_t *gate, const uint16_t *up);
 
 /* ---- rope.cu: a dense BF16 matrix, the same ---- */
-int ni_cuda_launch_rope(void *stream, const nb_mat *x, const int32_t *positions, int64_t heads, double theta,
+int ni_cuda_launch_rope(void *stream, const nb_mat *x, const int32_t *positions, int64_t heads, const ni_rope *how,
                         bool inverse);
 
 /* ---- norm.cu ---- */

@@ -7,13 +7,9 @@
 /* Angles are taken in double, as the reference does; the power once a block for each channel. */
 enum { ROPE_CHANNELS = 512 };
 
-static __device__ double frequency_of(int64_t i, int64_t head_dim, double theta) {
-    return pow(theta, -2.0 * (double)i / (double)head_dim);
-}
-
-static __device__ void set_frequencies(double *frequency, int64_t half, int64_t head_dim, double theta) {
+static __device__ void set_frequencies(double *frequency, int64_t half, int64_t head_dim, const ni_rope &how) {
     for (int64_t i = threadIdx.x; i < half && i < ROPE_CHANNELS; i += blockDim.x)
-        frequency[i] = frequency_of(i, head_dim, theta);
+        frequency[i] = ni_rope_frequency(&how, i, head_dim);
     __syncthreads();
 }
 
@@ -31,14 +27,14 @@ static __device__ void turn_two(float *x1, float *x2, float c, float s) {
 }
 
 /* A thread turns one pair of one token's channels in every head. */
-static __global__ void rope(uint16_t *x, const int32_t *positions, int64_t n, int64_t heads, int64_t head_dim, int64_t stride, double theta, bool inverse) {
+static __global__ void rope(uint16_t *x, const int32_t *positions, int64_t n, int64_t heads, int64_t head_dim, int64_t stride, ni_rope how, bool inverse) {
     __shared__ double frequency[ROPE_CHANNELS];
     const int64_t half = head_dim / 2;
-    set_frequencies(frequency, half, head_dim, theta);
+    set_frequencies(frequency, half, head_dim, how);
     for (NI_EACH(at, n *half)) {
         const int64_t t = at / half, i = at % half;
         float c, s;
-        set_turn(&c, &s, positions[t], i < ROPE_CHANNELS ? frequency[i] : frequency_of(i, head_dim, theta), inverse);
+        set_turn(&c, &s, positions[t], i < ROPE_CHANNELS ? frequency[i] : ni_rope_frequency(&how, i, head_dim), inverse);
         for (int64_t h = 0; h < heads; h++) {
             uint16_t *pair = x + t * stride + h * head_dim + i;
             float x1 = ni_bf16_value(pair[0]), x2 = ni_bf16_value(pair[half]);
@@ -50,10 +46,10 @@ static __global__ void rope(uint16_t *x, const int32_t *positions, int64_t n, in
 }
 
 /* Two neighbouring pairs, four heads at a time in flight. */
-static __global__ void rope_twos(uint16_t *x, const int32_t *positions, int64_t n, int heads, int head_dim, int64_t stride, double theta, bool inverse) {
+static __global__ void rope_twos(uint16_t *x, const int32_t *positions, int64_t n, int heads, int head_dim, int64_t stride, ni_rope how, bool inverse) {
     __shared__ double frequency[ROPE_CHANNELS];
     const uint32_t half = (uint32_t)head_dim / 2, quarter = half / 2;
-    set_frequencies(frequency, half, head_dim, theta);
+    set_frequencies(frequency, half, head_dim, how);
     for (NI_EACH(at, n *quarter)) {
         const uint32_t t = (uint32_t)at / quarter, i = ((uint32_t)at - t * quarter) * 2;
         float c[2], s[2];
@@ -90,13 +86,13 @@ static __device__ uint32_t turn_pair(uint32_t *high, uint32_t low, const turn &f
 }
 
 /* A thread takes two neighbouring channels of a head and their partners, of all sixteen tokens. */
-static __global__ void __launch_bounds__(NI_TILE_THREADS) rope_bands(uint16_t *x, uint32_t *amax, uint32_t *turned_amax, const int32_t *positions, int heads, int head_dim, double theta, bool inverse) {
+static __global__ void __launch_bounds__(NI_TILE_THREADS) rope_bands(uint16_t *x, uint32_t *amax, uint32_t *turned_amax, const int32_t *positions, int heads, int head_dim, ni_rope how, bool inverse) {
     extern __shared__ __align__(16) turn turns[]; /* [BAND, half] */
     __shared__ double frequency[ROPE_CHANNELS];
     const int half = head_dim / 2, quarter = half / 2;
     const int64_t stride = (int64_t)heads * head_dim, first = blockIdx.x * (int64_t)BAND;
     uint32_t pairs = 0, turned = 0;
-    set_frequencies(frequency, half, head_dim, theta);
+    set_frequencies(frequency, half, head_dim, how);
     for (int at = threadIdx.x; at < BAND * half; at += NI_TILE_THREADS)
         set_turn(&turns[at].c, &turns[at].s, positions[first + at / half], frequency[at % half], inverse);
     __syncthreads();
@@ -125,7 +121,7 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS) rope_bands(uint16_t *x
 
 /* ---- which kernel ---- */
 
-int ni_cuda_launch_rope(void *stream, const nb_mat *x, const int32_t *positions, int64_t heads, double theta, bool inverse) {
+int ni_cuda_launch_rope(void *stream, const nb_mat *x, const int32_t *positions, int64_t heads, const ni_rope *how, bool inverse) {
     cudaStream_t on = (cudaStream_t)stream;
     const int64_t n = x->rows, stride = x->cols, head_dim = stride / heads;
     uint16_t *const data = (uint16_t *)x->data;
@@ -139,13 +135,13 @@ int ni_cuda_launch_rope(void *stream, const nb_mat *x, const int32_t *positions,
             code = cudaFuncSetAttribute(rope_bands, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
         if (code != cudaSuccess)
             return code;
-        rope_bands<<<(unsigned)(n / BAND), NI_TILE_THREADS, bytes, on>>>(data, x->amax, x->turned_amax, positions, (int)heads, (int)head_dim, theta, inverse);
+        rope_bands<<<(unsigned)(n / BAND), NI_TILE_THREADS, bytes, on>>>(data, x->amax, x->turned_amax, positions, (int)heads, (int)head_dim, *how, inverse);
         return cudaGetLastError();
     }
     if (n * head_dim > 1 && twos)
-        rope_twos<<<ni_grid(ni_divide_up(n * head_dim / 4, NI_THREADS)), NI_THREADS, 0, on>>>(data, positions, n, (int)heads, (int)head_dim, stride, theta, inverse);
+        rope_twos<<<ni_grid(ni_divide_up(n * head_dim / 4, NI_THREADS)), NI_THREADS, 0, on>>>(data, positions, n, (int)heads, (int)head_dim, stride, *how, inverse);
     else if (n * head_dim > 1)
-        rope<<<ni_grid(ni_divide_up(n * head_dim / 2, NI_THREADS)), NI_THREADS, 0, on>>>(data, positions, n, heads, head_dim, stride, theta, inverse);
+        rope<<<ni_grid(ni_divide_up(n * head_dim / 2, NI_THREADS)), NI_THREADS, 0, on>>>(data, positions, n, heads, head_dim, stride, *how, inverse);
     code = cudaGetLastError();
     if (x->amax && code == cudaSuccess)
         code = ni_cuda_launch_amax(stream, x->amax, data, n, stride, stride);

@@ -153,7 +153,7 @@ void ni_paper_gain_backward(nb_backend *be, const nb_mat *dx, void *ds, const vo
 
 /* ---- positions, attention ---- */
 
-void ni_paper_rope(nb_backend *be, const nb_mat *x, const int32_t *positions, int64_t heads, double theta,
+void ni_paper_rope(nb_backend *be, const nb_mat *x, const int32_t *positions, int64_t heads, const ni_rope *how,
                    bool inverse) {
     const int64_t count = x->rows * x->cols; /* four multiplications and two additions a pair */
     NI_PAPER_NOTE(rope, act(be, count) + words(x->rows), act(be, count), NI_PAPER_work, 3.0 * (double)count);
