@@ -114,10 +114,12 @@ function drawRoles(runs, into) {
   const plain = ["name", "family", "about", "paper", "keep", "late_switch", "fprop", "dgrad", "wgrad"];
   const besides = (run) => {
     const groups = new Set(Object.keys(run.recipeKeys).map((key) => key.split(".")[0]));
-    const ownSums = run.recipeKeys["gradients.exchange.rule"] === "own";
-    const isSilent = (key, value) => key.endsWith(".scale") || value === "fp32" || (ownSums && key.startsWith("gradients.exchange.")) || (key.startsWith("policy.") && ["", "[]", "none"].includes(String(value)));
+    // keys that say nothing while another one is at rest
+    const resting = { "gradients.exchange.": ["gradients.exchange.rule", "own"], "attention.": ["attention.sums", "fp32"] };
+    const rests = (key) => Object.entries(resting).some(([start, [main, still]]) => key.startsWith(start) && run.recipeKeys[main] === still);
+    const isSilent = (key, value) => key.endsWith(".scale") || value === "fp32" || rests(key) || (key.startsWith("policy.") && ["", "[]", "none"].includes(String(value)));
     const isPlain = (group) => Object.entries(run.recipeKeys).every(([key, value]) => !(key === group || key.startsWith(`${group}.`)) || isSilent(key, value));
-    const stores = ["quantize_from", "optimizer_state", "gradients", "policy"]; // of every recipe; worth a word where something is kept in fewer bits
+    const stores = ["quantize_from", "optimizer_state", "gradients", "policy", "attention"]; // of every recipe; worth a word where something is kept in fewer bits
     return [...groups].filter((group) => !plain.includes(group) && !(stores.includes(group) && isPlain(group))).join(", ") || "–";
   };
   body.push(row("td", ["mechanisms", ...some.map(besides)]));
