@@ -220,7 +220,13 @@ static void attention(void **state) {
     const int32_t doc_start[] = {0, 0, 0, 0, 4, 4, 6, 6, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0};
     const int kv_heads[] = {4, 2, 1};
     for (int i = 0; i < 3; i++) {
-        problem p = {.attention = {2, 9, 4, kv_heads[i], 6, 0.7, doc_start, NULL, 0, 0, 0, 0, NULL}};
+        problem p = {.attention = {.batch = 2,
+                                   .seq = 9,
+                                   .heads = 4,
+                                   .kv_heads = kv_heads[i],
+                                   .head_dim = 6,
+                                   .scale = 0.7,
+                                   .doc_start = doc_start}};
         int64_t nq = p.n = 2 * 9 * 4 * 6, nk = 2 * 9 * kv_heads[i] * 6;
         p.x[0] = normals(1, nq, 0, 1);
         p.x[1] = normals(2, nk, 0, 1);
