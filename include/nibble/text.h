@@ -16,8 +16,8 @@ extern "C" {
 
 typedef struct nb_tokenizer nb_tokenizer;
 
-/* `name`: "bytes", a SentencePiece model, a tokenizer.json of byte-level BPE, or a folder with one (a checkpoint, what nibble tokenize wrote, a folder of
- * Hugging Face). Free with nb_tokenizer_free (NULL is allowed). */
+/* `name`: "bytes", a SentencePiece model, a tokenizer.json of byte-level BPE, or a folder with one (a checkpoint, what
+ * nibble tokenize wrote, a folder of Hugging Face). Free with nb_tokenizer_free (NULL is allowed). */
 NB_API nb_status nb_tokenizer_load(const char *name, nb_tokenizer **out, nb_error *err);
 NB_API void nb_tokenizer_free(nb_tokenizer *tokenizer);
 

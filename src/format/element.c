@@ -85,7 +85,8 @@ static const char *word(const char *const *words, size_t count, int index) {
 #define NI_WORD(words, index) word(words, sizeof(words) / sizeof *(words), (int)(index))
 
 const char *ni_scale_rule_name(nb_scale_rule rule) {
-    static const char *const words[] = {"absmax", "floor", "ceil", "pow2", "headroom", "quest", "eden", "ceil-log2", "three-quarters"};
+    static const char *const words[] = {"absmax", "floor", "ceil",      "pow2",          "headroom",
+                                        "quest",  "eden",  "ceil-log2", "three-quarters"};
     return NI_WORD(words, rule);
 }
 

@@ -1,10 +1,9 @@
 /* series.h: numbers over steps, in one append-only file that survives a crash.
  *
  *     file   = magic "nibble series 1\n", chunk, chunk, ...
- *     chunk  = u32 0x4353424E ("NBSC") | u32 payload bytes | i64 step | u64 XXH3-64 of the payload, step as seed | payload
- *     record = 'N' u32 id u16 length bytes      names an id, once in the file
- *            | 'S' u32 id f32 value             a scalar
- *            | 'V' u32 id u32 count f32[count]  a vector
+ *     chunk  = u32 0x4353424E ("NBSC") | u32 payload bytes | i64 step | u64 XXH3-64 of the payload, step as seed |
+ * payload record = 'N' u32 id u16 length bytes      names an id, once in the file | 'S' u32 id f32 value             a
+ * scalar | 'V' u32 id u32 count f32[count]  a vector
  *
  * Little-endian. One chunk holds all that one step recorded, under one checksum: a step is there whole or not at all.
  * A torn tail (a crash while writing) ends the file for readers and is cut off by the next writer. A file with damage

@@ -74,7 +74,8 @@ void ni_params_zero_gradient(ni_params *params, int32_t index);
 void ni_params_begin_backward(ni_params *params);
 void ni_params_pack(ni_params *params, int32_t section);
 
-/* The same of all sections before that which begins with tensor `section`, from the last on, where no pass is to come. */
+/* The same of all sections before that which begins with tensor `section`, from the last on, where no pass is to come.
+ */
 void ni_params_pack_before(ni_params *params, int32_t section);
 
 #endif

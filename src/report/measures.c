@@ -85,8 +85,9 @@ const ni_measure ni_measures[] = {
      .theme = OUTLIERS,
      .title = "Map of 16x16 tiles",
      .colours = NI_COLOURS_LOG,
-     .about = "Where in the matrix the spikes are, at the first and at the last sample: a column that is bright from top "
-              "to bottom is a hot channel, lone bright tiles are spikes of single numbers. For what lens.tiles names.",
+     .about =
+         "Where in the matrix the spikes are, at the first and at the last sample: a column that is bright from top "
+         "to bottom is a hot channel, lone bright tiles are spikes of single numbers. For what lens.tiles names.",
      .formula = "max |x| / rms of each 16x16 tile; the largest where a cell stands for several"},
     {.metric = "amax",
      .theme = OUTLIERS,

@@ -21,7 +21,7 @@ typedef struct ni_cuda {
     int device;
     int major, minor; /* compute capability */
     int multiprocessors;
-    char name[64]; /* "NVIDIA H100 80GB HBM3" */
+    char name[64];            /* "NVIDIA H100 80GB HBM3" */
     cudaStream_t stream, own; /* where work is queued; what the backend made for that */
     cublasLtHandle_t lt;
     void *workspace; /* of cuBLASLt */
