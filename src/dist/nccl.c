@@ -49,7 +49,7 @@ typedef struct nccl {
 
 static bool find_all(nccl *n, void *library, void *driver) {
     const struct {
-        void *library;
+        void *in;
         const char *name;
         void *function;
     } wanted[] = {{library, "ncclGetVersion", &n->get_version},
@@ -69,7 +69,7 @@ static bool find_all(nccl *n, void *library, void *driver) {
                   {driver, "cuCtxGetCurrent", &n->context_of_thread},
                   {driver, "cuCtxSetCurrent", &n->use_context}};
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++)
-        if (!ni_find_function(wanted[i].library, wanted[i].name, wanted[i].function))
+        if (!ni_find_function(wanted[i].in, wanted[i].name, wanted[i].function))
             return false;
     return true;
 }

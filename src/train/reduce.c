@@ -225,15 +225,24 @@ static nb_status fetch_pieces(const ni_reducer *x, const ni_circle *c, char *dat
     return NB_OK;
 }
 
+/* The own piece to where others may read it; *whole: the place of the chunk there. */
+static nb_status put_own_out(const ni_reducer *x, const ni_circle *c, char *data, char **whole, nb_error *err) {
+    nb_backend *be = hand(x);
+    const size_t at = c->begin[c->self], mine = piece(c, c->self);
+    *whole = staged(x) ? x->host[0] : data;
+    if (!staged(x))
+        return be->ops->synchronize(be, err);
+    if (mine > 0)
+        be->ops->download(be, *whole + at, data + at, mine);
+    return NB_OK;
+}
+
 /* The pieces that the members have added up, to all of them. */
 static nb_status give_back(const ni_reducer *x, const ni_circle *c, char *data, nb_error *err) {
     nb_backend *be = hand(x);
     const size_t at = c->begin[c->self], mine = piece(c, c->self), first = c->begin[0];
-    char *whole = staged(x) ? x->host[0] : data;
-    if (staged(x) && mine > 0)
-        be->ops->download(be, whole + at, data + at, mine);
-    else if (!staged(x))
-        NB_TRY(be->ops->synchronize(be, err));
+    char *whole;
+    NB_TRY(put_own_out(x, c, data, &whole, err));
     no_letters(x);
     for (int32_t i = 0; i < c->count; i++)
         put_letters(x, c, i, (ni_letter){whole + at, mine}, (ni_letter){whole + c->begin[i], piece(c, i)});
@@ -245,20 +254,16 @@ static nb_status give_back(const ni_reducer *x, const ni_circle *c, char *data, 
 
 /* They go to one member, in whose place for them they belong. */
 static nb_status give_to(const ni_reducer *x, const ni_circle *c, char *data, int32_t to, nb_error *err) {
-    nb_backend *be = hand(x);
     const size_t at = c->begin[c->self], mine = piece(c, c->self);
-    char *whole = staged(x) ? x->host[0] : data;
-    if (staged(x) && mine > 0)
-        be->ops->download(be, whole + at, data + at, mine);
-    else if (!staged(x))
-        NB_TRY(be->ops->synchronize(be, err));
+    char *whole;
+    NB_TRY(put_own_out(x, c, data, &whole, err));
     no_letters(x);
     for (int32_t i = 0; i < c->count; i++)
         put_letters(x, c, i, i == to ? (ni_letter){whole + at, mine} : (ni_letter){0},
                     c->self == to ? (ni_letter){whole + c->begin[i], piece(c, i)} : (ni_letter){0});
     NB_TRY(trade_pieces(x, err));
     if (staged(x) && c->self == to && c->begin[c->count] > 0)
-        be->ops->upload(be, data, whole, c->begin[c->count]);
+        hand(x)->ops->upload(hand(x), data, whole, c->begin[c->count]);
     return NB_OK;
 }
 
