@@ -84,8 +84,10 @@ static bool knows_amax(nb_backend *be, const ni_source *source, const ni_making 
         ni_cuda_copy(be, head, making->under->memory, sizeof *head);
     if (making->under)
         return true;
-    const uint32_t *known = copy->quantizer.hadamard_size == 0                          ? source->numbers->amax
-                            : is_turned_as_known(&copy->quantizer) && making->transpose ? source->numbers->turned_amax
+    const nb_mat *x = source->numbers;
+    const uint32_t *known = !x                                                          ? NULL
+                            : copy->quantizer.hadamard_size == 0                        ? x->amax
+                            : is_turned_as_known(&copy->quantizer) && making->transpose ? x->turned_amax
                                                                                         : NULL;
     if (!known)
         return false;
@@ -197,8 +199,9 @@ static bool is_double(const nb_quantizer *q) {
            (q->hadamard_size == 0 || q->hadamard_size == 16);
 }
 
-/* What the kernels read of it; false: the four stages do. */
-static bool double_source(const ni_source *source, const ni_making *making, ni_cuda_double_source *out) {
+/* What the kernels read of it: numbers as they lie, or codes (`coded`: which ones); false: the four stages do. */
+static bool sixteens_source(const ni_source *source, const ni_making *making, bool (*coded)(const nb_quantizer *),
+                            ni_cuda_double_source *out) {
     const nb_mat *x = source->numbers;
     const nb_operand *from = source->operand;
     if (x) {
@@ -208,7 +211,7 @@ static bool double_source(const ni_source *source, const ni_making *making, ni_c
         return ni_source_is_simple(source) && is_sixteens(x->rows) && is_sixteens(x->cols) &&
                x->stride % (wide ? 4 : 8) == 0 && (uintptr_t)x->data % 16 == 0;
     }
-    if (!ni_source_is_simple(source) || !making->transpose || ni_is_plain(from) || !is_double(&from->quantizer))
+    if (!ni_source_is_simple(source) || !making->transpose || ni_is_plain(from) || !coded(&from->quantizer))
         return false;
     *out = (ni_cuda_double_source){.rows = from->rows, .cols = from->cols, .codes = ni_codes_of(from)};
     return from->cols % 32 == 0;
@@ -217,7 +220,7 @@ static bool double_source(const ni_source *source, const ni_making *making, ni_c
 static bool is_double_copy(const ni_source *source, const ni_making *making, ni_cuda_double_source *out) {
     const nb_operand *to = making->out;
     if (ni_is_plain(to) || making->stats || ni_cuda_is_whole_valued(to) || !is_double(ni_making_quantizer(making)) ||
-        !double_source(source, making, out))
+        !sixteens_source(source, making, is_double, out))
         return false;
     if (making->transpose)
         return ni_making_is_whole(source, making) && out->rows % 128 == 0;
@@ -231,6 +234,51 @@ static nb_status make_double(nb_backend *be, const ni_cuda_double_source *from, 
                           !making->transpose ? "quantize: double blocks"
                           : from->numbers    ? "quantize: double blocks down columns"
                                              : "quantize: double blocks anew",
+                          err);
+}
+
+/* ---- making, at once: blocks under a rule of their own (quantize_block.cu) ---- */
+
+/* Lanes that hold a tile hold no rotated group. */
+static bool has_block_rule(const nb_quantizer *q) {
+    if (q->round == NB_ROUND_UP || (q->block_rows == 16 && q->hadamard_size))
+        return false;
+    if (q->scale_type == NB_SCALE_HIF4)
+        return true;
+    return q->element == NB_ELEMENT_E2M1 && q->round != NB_ROUND_AWAY &&
+           (q->scale_type == NB_SCALE_E8M0 || (q->scale_type == NB_SCALE_E4M3 && q->outer <= NB_OUTER_UNIT));
+}
+
+/* Codes whose eight neighbours have one scale. */
+static bool are_eights(const nb_quantizer *q) {
+    return q->element == NB_ELEMENT_E2M1 && (q->scale_type == NB_SCALE_E8M0 || q->scale_type == NB_SCALE_E4M3);
+}
+
+static bool is_block_copy(const ni_source *source, const ni_making *making, ni_cuda_double_source *out) {
+    const nb_quantizer *q = ni_making_quantizer(making);
+    const nb_operand *to = making->out;
+    if (ni_is_plain(to) || making->stats || ni_cuda_is_whole_valued(to) || !has_block_rule(q) ||
+        !sixteens_source(source, making, are_eights, out) || out->rows * (out->cols / 16) > INT32_MAX)
+        return false;
+    if (making->transpose)
+        return ni_making_is_whole(source, making) && q->block_rows == 1;
+    return is_sixteens(to->cols);
+}
+
+static nb_status make_block(nb_backend *be, const ni_source *source, const ni_cuda_double_source *from,
+                            const ni_making *making, nb_error *err) {
+    ni_cuda_tile_copy copy = tile_copy(be, making, are_codes_read(be, making));
+    if (!knows_amax(be, source, making, &copy)) {
+        uint32_t *const head = making->out->memory;
+        ni_cuda_fill_zero(be, head, sizeof *head);
+        NB_TRY(ni_cuda_status(be, ni_cuda_block_amax(stream_of(be), from, &copy, head, making->transpose),
+                              "quantize: amax of blocks", err));
+        copy.amax = head;
+    }
+    return ni_cuda_status(be, ni_cuda_quantize_block(stream_of(be), from, &copy, making->transpose),
+                          !making->transpose ? "quantize: blocks"
+                          : from->numbers    ? "quantize: blocks down columns"
+                                             : "quantize: blocks anew",
                           err);
 }
 
@@ -307,6 +355,9 @@ nb_status ni_cuda_make_at_once(nb_backend *be, const ni_source *source, const ni
         } else if (!done[i] && is_tile_weight(source, m)) {
             done[i] = NI_CUDA_MULTIPLIED;
             NB_TRY(make_weight(be, source, m, err));
+        } else if (!done[i] && is_block_copy(source, m, &from)) {
+            done[i] = NI_CUDA_MADE;
+            NB_TRY(make_block(be, source, &from, m, err));
         } else if (done[i]) {
             const bool pair = i + 1 < count && done[i + 1] && !m->transpose && makings[i + 1].transpose;
             NB_TRY(make_tiles(be, source, m->transpose ? NULL : m, m->transpose ? m : pair ? m + 1 : NULL, err));
