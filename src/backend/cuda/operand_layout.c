@@ -26,7 +26,8 @@ size_t ni_cuda_operand_bytes(nb_backend *be, const nb_operand *operand) {
     (void)be;
     if (ni_is_plain(operand))
         return 0;
-    return ni_cuda_rounded(ni_canonical_bytes(operand)) + ni_cuda_rounded((size_t)(operand->rows * operand->cols) * sizeof(uint16_t));
+    return ni_cuda_rounded(ni_canonical_bytes(operand)) +
+           ni_cuda_rounded((size_t)(operand->rows * operand->cols) * sizeof(uint16_t));
 }
 
 nb_status ni_cuda_check_coded(const nb_operand *o, const char *what, nb_error *err) {
@@ -39,8 +40,9 @@ nb_status ni_cuda_check_coded(const nb_operand *o, const char *what, nb_error *e
 nb_status ni_cuda_fill_values(nb_backend *be, const nb_operand *o, nb_error *err) {
     const nb_mat values = ni_cuda_value_matrix(o);
     const nb_qtensor codes = ni_codes_of(o);
-    return ni_cuda_status(be, ni_cuda_launch_decode(stream_of(be), &values, &codes, false, NULL, ni_cuda_is_whole_valued(o)),
-                          "an operand's values", err);
+    return ni_cuda_status(
+        be, ni_cuda_launch_decode(stream_of(be), &values, &codes, false, NULL, ni_cuda_is_whole_valued(o)),
+        "an operand's values", err);
 }
 
 /* ---- the canonical layout ---- */
