@@ -8,6 +8,7 @@
  */
 #include "backend/cuda/alphas.h"
 #include "backend/cuda/kernels.h"
+#include "backend/cuda/mx_bytes.h"
 #include "backend/cuda/operand.h"
 #include "backend/cuda/rows.h"
 #include "backend/ref/operand_parts.h"
@@ -26,8 +27,10 @@ size_t ni_cuda_operand_bytes(nb_backend *be, const nb_operand *operand) {
     (void)be;
     if (ni_is_plain(operand))
         return 0;
-    return ni_cuda_rounded(ni_canonical_bytes(operand)) +
-           ni_cuda_rounded((size_t)(operand->rows * operand->cols) * sizeof(uint16_t));
+    const size_t values = ni_cuda_rounded((size_t)(operand->rows * operand->cols) * sizeof(uint16_t));
+    const size_t mx = ni_cuda_mx_bytes(operand->rows, operand->cols); /* of small MXFP4 operands the larger one */
+    const bool larger = operand->quantizer.scale_type == NB_SCALE_E8M0 && mx > values;
+    return ni_cuda_rounded(ni_canonical_bytes(operand)) + (larger ? mx : values);
 }
 
 nb_status ni_cuda_check_coded(const nb_operand *o, const char *what, nb_error *err) {

@@ -3,6 +3,7 @@
  */
 #include "backend/cuda/alphas.h"
 #include "backend/cuda/coded.h"
+#include "backend/cuda/mx_bytes.h"
 #include "backend/cuda/operand.h"
 #include "backend/cuda/rows.h"
 #include "backend/ref/operand_parts.h"
@@ -267,7 +268,14 @@ static bool is_block_copy(const ni_source *source, const ni_making *making, ni_c
 
 static nb_status make_block(nb_backend *be, const ni_source *source, const ni_cuda_double_source *from,
                             const ni_making *making, nb_error *err) {
+    nb_operand *const out = making->out;
     ni_cuda_tile_copy copy = tile_copy(be, making, are_codes_read(be, making));
+    const bool bytes = ni_cuda_units_of(ni_cuda_of(be), &out->quantizer, &out->other) == NI_CUDA_FP8_MX &&
+                       ni_making_is_whole(source, making);
+    if (bytes) {
+        copy.values = NULL;
+        out->form = NI_CUDA_BYTES;
+    }
     if (!knows_amax(be, source, making, &copy)) {
         uint32_t *const head = making->out->memory;
         ni_cuda_fill_zero(be, head, sizeof *head);
@@ -275,11 +283,16 @@ static nb_status make_block(nb_backend *be, const ni_source *source, const ni_cu
                               "quantize: amax of blocks", err));
         copy.amax = head;
     }
-    return ni_cuda_status(be, ni_cuda_quantize_block(stream_of(be), from, &copy, making->transpose),
+    NB_TRY(ni_cuda_status(be, ni_cuda_quantize_block(stream_of(be), from, &copy, making->transpose),
                           !making->transpose ? "quantize: blocks"
                           : from->numbers    ? "quantize: blocks down columns"
                                              : "quantize: blocks anew",
-                          err);
+                          err));
+    if (!bytes)
+        return NB_OK;
+    const ni_cuda_mx_rows rows = ni_cuda_mx_place(ni_cuda_values_of(out), out->rows, out->cols);
+    const nb_qtensor codes = ni_codes_of(out);
+    return ni_cuda_status(be, ni_cuda_launch_mx_bytes(stream_of(be), &rows, &codes), "bytes of MXFP4", err);
 }
 
 /* ---- making, at once: vectors (quantize_vector.cu) ---- */

@@ -93,9 +93,11 @@ static __global__ void __launch_bounds__(THREADS) block_rows(const T *from, int6
         if (!live)
             return;
         const int64_t at = r * copy.stride + copy.at + 16 * block;
-        uint4 *const to = (uint4 *)(copy.values + at);
-        to[0] = make_uint4(made.values[0], made.values[1], made.values[2], made.values[3]);
-        to[1] = make_uint4(made.values[4], made.values[5], made.values[6], made.values[7]);
+        if (copy.values) {
+            uint4 *const to = (uint4 *)(copy.values + at);
+            to[0] = make_uint4(made.values[0], made.values[1], made.values[2], made.values[3]);
+            to[1] = make_uint4(made.values[4], made.values[5], made.values[6], made.values[7]);
+        }
         if (copy.codes)
             store_codes<RULE>(copy, made, at, part);
     }
@@ -186,18 +188,19 @@ static __global__ void __launch_bounds__(THREADS) block_columns(const __grid_con
         } else {
             ni_block_made made;
             make_block<RULE>(b, x, (uint32_t)c * (uint32_t)(s.rows / 16) + (uint32_t)(r / 16), part, &made);
+            if (copy.values)
 #pragma unroll
-            for (int i = 0; i < 8; i++) {
-                tile[in_tile(row + 2 * i, col)] = ni_low_of(made.values[i]);
-                tile[in_tile(row + 2 * i + 1, col)] = ni_high_of(made.values[i]);
-            }
+                for (int i = 0; i < 8; i++) {
+                    tile[in_tile(row + 2 * i, col)] = ni_low_of(made.values[i]);
+                    tile[in_tile(row + 2 * i + 1, col)] = ni_high_of(made.values[i]);
+                }
             if (copy.codes && r < s.rows && c < s.cols)
                 store_codes<RULE>(copy, made, c * copy.contraction + r, part);
         }
     }
     if constexpr (RULE::STORED_BY == 0) {
         ni_join_amax(copy.head, largest);
-    } else {
+    } else if (copy.values) {
         __syncthreads();
         store_tile(tile, s, copy, r0, c0);
     }
