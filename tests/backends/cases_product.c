@@ -325,7 +325,7 @@ static double *lost_beside_rest(const trial *t, int index) {
 
 /* MXFP4 by units for 8 bits, where a run permits it: of three rows one whose blocks are alike, one whose exponents are
  * as far apart as E4M3 holds, one beyond that. */
-enum { MX_PAIRS = 2, MX_RESULTS = 4 };
+enum { MX_PAIRS = 2, MX_PRODUCTS = 4, MX_RESULTS = MX_PRODUCTS + 1 };
 static void mx_pairs_of(nb_quantizer pairs[MX_PAIRS][2]) {
     const nb_quantizer plain = of("mxfp4", -1, 0);
     pairs[0][0] = pairs[0][1] = pairs[1][0] = pairs[1][1] = plain;
@@ -350,6 +350,26 @@ static nb_status permit_mx(nb_backend *be, bool mx) {
     return be->ops->permit(be, &(ni_permits){.mxfp4_fp8 = mx}, NULL);
 }
 
+/* Once its codes were changed, an operand is what its codes say. */
+static void round_and_multiply(trial *t, const nb_operand *a, nb_operand *b, const nb_mat *w) {
+    const int64_t n = a->rows * b->rows;
+    nb_backend *be = t->be;
+    nb_operand again = placed(t, &b->quantizer, w, NI_RIGHT, &b->other);
+    const nb_qtensor codes = new_codes(t, &b->quantizer, b->rows, b->cols);
+    float *results[2] = {poisoned((size_t)n * sizeof(float)), poisoned((size_t)n * sizeof(float))};
+    if (be->ops->round_by)
+        be->ops->round_by(be, b, w->data, w->data);
+    EXPECT_OK(t, be->ops->canonical(be, &codes, b, &err));
+    EXPECT_OK(t, be->ops->take_codes(be, &again, &codes, &err));
+    for (int i = 0; i < 2; i++) {
+        const nb_mat c = numbers(t, NB_F32, 9, a->rows, b->rows);
+        EXPECT_OK(t, be->ops->multiply(be, &c, &(ni_term){.a = a, .b = i ? &again : b}, 1, false, &err));
+        be->ops->download(be, results[i], c.data, (size_t)n * sizeof(float));
+    }
+    const int32_t differ = memcmp(results[0], results[1], (size_t)n * sizeof(float)) != 0;
+    record(t, "rounded anew, as its codes", &differ, NB_I32, 1, true);
+}
+
 static void run_mx(trial *t) {
     const int64_t *size = SIZES[t->shape], m = size[0], n = size[1], k = size[2];
     nb_backend *be = t->be;
@@ -360,13 +380,14 @@ static void run_mx(trial *t) {
     const int32_t status = (int32_t)permit_mx(be, true);
     record(t, "permitted", &status, NB_I32, 1, true);
     for (int p = 0; p < MX_PAIRS && fits(pairs[p], size); p++) {
-        const nb_operand a = made(t, &pairs[p][0], &x, NI_LEFT, &pairs[p][1]),
-                         b = made(t, &pairs[p][1], &w, NI_RIGHT, &pairs[p][0]);
-        for (int i = 0; i < MX_RESULTS; i++) {
+        const nb_operand a = made(t, &pairs[p][0], &x, NI_LEFT, &pairs[p][1]);
+        nb_operand b = made(t, &pairs[p][1], &w, NI_RIGHT, &pairs[p][0]);
+        for (int i = 0; i < MX_PRODUCTS; i++) {
             const nb_mat c = numbers(t, i & 1 ? NB_F32 : NB_BF16, 9, m, n);
             EXPECT_OK(t, be->ops->multiply(be, &c, &(ni_term){.a = &a, .b = &b}, 1, i & 2, &err));
             keep(t, i & 2 ? "added" : "written", c.data, c.dtype, m * n, false);
         }
+        round_and_multiply(t, &a, &b, &w);
     }
     if (be->mended) { /* every third row is, where there is a fourth block */
         const bool seen = be->mended(be) > 0,
@@ -381,7 +402,7 @@ static double *lost_in_mx(const trial *t, int index) {
     const int64_t *size = SIZES[t->shape], m = size[0], n = size[1], k = size[2];
     nb_quantizer pairs[MX_PAIRS][2];
     mx_pairs_of(pairs);
-    if (index == 0)
+    if (index == 0 || (index - 1) % MX_RESULTS == MX_PRODUCTS)
         return zeros(1);
     const nb_quantizer *pair = pairs[(index - 1) / MX_RESULTS];
     permit_mx(t->be, true);

@@ -88,7 +88,7 @@ enum {
 };
 /* The BF16 values of an operand that has codes. */
 uint16_t *ni_cuda_values_of(const nb_operand *o);
-/* Makes them anew from the codes. */
+/* Makes them anew from the codes, or the bytes that stand in their place. */
 nb_status ni_cuda_fill_values(nb_backend *be, const nb_operand *o, nb_error *err);
 
 /* ---- gemm.c: products of plain numbers by cuBLASLt ---- */

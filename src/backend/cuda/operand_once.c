@@ -3,7 +3,6 @@
  */
 #include "backend/cuda/alphas.h"
 #include "backend/cuda/coded.h"
-#include "backend/cuda/mx_bytes.h"
 #include "backend/cuda/operand.h"
 #include "backend/cuda/rows.h"
 #include "backend/ref/operand_parts.h"
@@ -288,11 +287,7 @@ static nb_status make_block(nb_backend *be, const ni_source *source, const ni_cu
                           : from->numbers    ? "quantize: blocks down columns"
                                              : "quantize: blocks anew",
                           err));
-    if (!bytes)
-        return NB_OK;
-    const ni_cuda_mx_rows rows = ni_cuda_mx_place(ni_cuda_values_of(out), out->rows, out->cols);
-    const nb_qtensor codes = ni_codes_of(out);
-    return ni_cuda_status(be, ni_cuda_launch_mx_bytes(stream_of(be), &rows, &codes), "bytes of MXFP4", err);
+    return bytes ? ni_cuda_fill_bytes(be, out, err) : NB_OK;
 }
 
 /* ---- making, at once: vectors (quantize_vector.cu) ---- */
