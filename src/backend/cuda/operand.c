@@ -126,6 +126,19 @@ static bool has_one_scale(const nb_quantizer *q) {
     return q->scale_type == NB_SCALE_F32 && q->block_rows == NB_BLOCK_ALL && q->block_cols == NB_BLOCK_ALL;
 }
 
+/* Of the step before; what was found is left for the step after it. */
+static int find_delayed(nb_backend *be, const ni_making *making, const room *r, int64_t n) {
+    uint32_t *head = (uint32_t *)making->out->memory;
+    int code = cudaSuccess;
+    if (making->now) {
+        ni_cuda_fill_zero(be, making->now, sizeof *making->now);
+        code = ni_cuda_amax(stream_of(be), making->now, r->x, n);
+        ni_cuda_copy(be, head, making->now, sizeof *head);
+    }
+    return code || !making->past ? code
+                                 : ni_cuda_delayed_amax(stream_of(be), head, making->past, making->headroom);
+}
+
 /* Where the maximum for the outer scale comes from: the operand's head, into which it is put first. */
 static int find_amax(nb_backend *be, const ni_source *source, const ni_making *making, const nb_quantizer *q,
                      const room *r, int64_t n, uint32_t **amax) {
@@ -141,6 +154,8 @@ static int find_amax(nb_backend *be, const ni_source *source, const ni_making *m
         ni_cuda_copy(be, head, making->under->memory, sizeof *head);
     if (!*amax || making->under)
         return cudaSuccess;
+    if (making->past || making->now)
+        return find_delayed(be, making, r, n);
     if (source->numbers && source->numbers->amax && ni_source_is_simple(source) && q->hadamard_size == 0) {
         ni_cuda_copy(be, head, source->numbers->amax, sizeof *head);
         return cudaSuccess;
@@ -262,6 +277,9 @@ static ni_cuda_tile_copy tile_copy(nb_backend *be, const ni_making *making, bool
                                .outer_scales = codes.outer_scales,
                                .tensor_scale = codes.tensor_scale,
                                .under = making->under != NULL,
+                               .past = making->past,
+                               .headroom = making->headroom,
+                               .now = making->now,
                                .noise = noise_of(making->noise),
                                .alphas = ni_cuda_alphas_of(be)};
 }
@@ -281,6 +299,10 @@ static bool knows_amax(nb_backend *be, const ni_source *source, const ni_making 
         ni_cuda_copy(be, head, making->under->memory, sizeof *head);
     if (making->under)
         return true;
+    if (making->past) {
+        copy->head = head;
+        return true;
+    }
     const uint32_t *known = copy->quantizer.hadamard_size == 0                          ? source->numbers->amax
                             : is_turned_as_known(&copy->quantizer) && making->transpose ? source->numbers->turned_amax
                                                                                         : NULL;
