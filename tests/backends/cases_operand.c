@@ -306,8 +306,21 @@ static void run_decode(trial *t) {
 
 /* ---- whole tiles: what a backend may make of BF16 numbers in one reading ---- */
 
+/* Four bits under a scale a block. */
 static bool is_tiled(const nb_quantizer *q) {
-    return q->element == NB_ELEMENT_E2M1 && q->scale_type == NB_SCALE_E4M3 && q->block_rows == 1;
+    return (q->element == NB_ELEMENT_E2M1 || q->element == NB_ELEMENT_S1P2) && q->block_cols != NB_BLOCK_ALL &&
+           q->block_cols != 1 && q->block_rows == 1;
+}
+
+/* Blocks whose scale is no maximum under the tensor's. */
+static bool has_rule(const nb_quantizer *q) {
+    return q->outer > NB_OUTER_UNIT || q->scale_type != NB_SCALE_E4M3 || q->four_six || q->rule == NB_RULE_EDEN;
+}
+
+/* Neighbours that are made together. */
+static int32_t span_of(const nb_quantizer *q) {
+    const int32_t block = q->outer > NB_OUTER_UNIT ? 128 : q->block_cols;
+    return block > q->hadamard_size ? block : q->hadamard_size;
 }
 
 /* Or one scale a row or a tensor. */
@@ -338,7 +351,7 @@ static void run_tiles(trial *t) {
         const data_kind kind = kinds[(seen / parts_of(t)) % (int)(sizeof kinds / sizeof *kinds)];
         const nb_mat x =
             uploaded(t, kind, seen / parts_of(t) % 3 ? NB_BF16 : NB_F32, TILE_ROWS, TILE_COLS, TILE_STRIDE);
-        const nb_quantizer *row = q->outer > NB_OUTER_UNIT ? q : &straight;
+        const nb_quantizer *row = is_tiled(q) && has_rule(q) ? q : &straight;
         nb_operand a = placed(t, row, TILE_ROWS, TILE_COLS, NI_LEFT, q);
         nb_operand b = placed(t, q, TILE_COLS, TILE_ROWS, NI_RIGHT, row), alone = b;
         alone.memory = scratch(t, t->be->ops->operand_bytes(t->be, &alone));
@@ -350,9 +363,9 @@ static void run_tiles(trial *t) {
         keep_operand(t, what, &a);
         keep_operand(t, what, &b);
         keep_operand(t, what, &alone);
-        if (!is_tiled(q) || q->outer <= NB_OUTER_UNIT)
+        if (!is_tiled(q) || !has_rule(q))
             continue;
-        /* a double block made anew of another's codes, down its columns */
+        /* made anew of another's codes, down their columns */
         const nb_operand from = made(t, &straight, &x, NI_LEFT, q);
         nb_operand anew = placed(t, q, TILE_COLS, TILE_ROWS, NI_RIGHT, row);
         make(t, &(ni_source){.operand = &from}, &(ni_making){.out = &anew, .transpose = true, .noise = &noise}, 1);
@@ -360,10 +373,12 @@ static void run_tiles(trial *t) {
     }
 }
 
-/* An identity under the format of q, neither rotated nor random: its ones are exact in what a product reads. */
+/* An identity under the format of q, neither rotated nor random: its ones have few bits in what a product reads. */
 static nb_operand identity(trial *t, const nb_quantizer *q, int64_t n, ni_side side) {
     nb_quantizer format = unrotated(q);
     format.round = NB_ROUND_EVEN;
+    if (format.scale_type == NB_SCALE_E8M0) /* 3/4 of a one is none, and QuEST clips it */
+        format.rule = NB_RULE_FLOOR;
     float *one = poisoned(sizeof *one * (size_t)(n * n));
     for (int64_t i = 0; i < n * n; i++)
         one[i] = i % (n + 1) == 0;
@@ -377,8 +392,8 @@ static void run_tile_values(trial *t) {
     const nb_noise noise = noise_at(t);
     for (int32_t i = 0, seen = 0; i < list->count; i++) {
         const nb_quantizer *q = &list->q[i];
-        const bool wide = q->outer > NB_OUTER_UNIT;
-        const int64_t rows = wide ? 128 : 32, cols = wide ? 128 : 272;
+        const int32_t span = span_of(q);
+        const int64_t rows = span > 64 ? 128 : span > 16 ? 64 : 32, cols = span > 64 ? 128 : span > 16 ? 192 : 272;
         if (!is_tiled(q) || nb_quantizer_check_shape(q, rows, cols, NULL) != NB_OK ||
             nb_quantizer_check_shape(q, cols, rows, NULL) != NB_OK || seen++ % parts_of(t) != t->shape)
             continue;

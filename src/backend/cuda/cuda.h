@@ -76,7 +76,7 @@ extern const ni_companion ni_cuda_companion;
  * that says what it was for. */
 void *ni_cuda_scratch(nb_backend *be, size_t bytes, const char *what);
 
-/* ---- operand.c ---- */
+/* ---- operand_layout.c ---- */
 
 /* nb_operand.form */
 enum {

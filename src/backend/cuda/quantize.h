@@ -121,6 +121,13 @@ typedef struct ni_cuda_double_source {
     nb_qtensor codes;
 } ni_cuda_double_source;
 int ni_cuda_quantize_double(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy, bool columns);
+/* Blocks that have a rule of their own (block.cuh): MXFP4, HiFloat4, NVFP4 under a tensor scale with and without Four
+ * Over Six, MS-EDEN; of the same sources, whose codes may be any E2M1 under scales of blocks. Columns in eights of the
+ * operand's rows. Where copy->amax is to be found, block_amax is asked first: *amax = max(what is there, the copy's
+ * magnitudes). */
+int ni_cuda_block_amax(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy, uint32_t *amax,
+                       bool columns);
+int ni_cuda_quantize_block(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy, bool columns);
 /* Chosen columns of numbers, less what other codes of them decode to, as columns of a row copy whose maximum is known.
  */
 typedef struct ni_cuda_piece {
