@@ -360,6 +360,13 @@ static void one_row(void **state, arm which, nb_isa isa, const char *place, cons
     }
 }
 
+static bool is_wanted_variant(const variant *v) {
+    const char *only = getenv("NIBBLE_GOLDEN_ONLY");
+    char name[64];
+    snprintf(name, sizeof name, "nvfp4%s", v->suffix);
+    return !only || fnmatch(only, name, 0) == 0;
+}
+
 static bool skipped_by_scalar(const char *recipe, const char *family) {
     bool taken = strcmp(recipe, "tetrajet-v2") == 0 || strcmp(recipe, "tetrajet-v2-released") == 0;
     if (strcmp(recipe, "quartet-2") == 0 || strcmp(recipe, "mxfp4-backward") == 0 || strcmp(recipe, "hifloat4") == 0)
@@ -384,7 +391,7 @@ static void rows_of(void **state, arm which, nb_isa isa) {
                 !skipped_by_ngpt(names[i], families[f]))
                 one_row(state, which, isa, place, families[f], names[i], &own, i == 0);
         for (size_t v = 0; v < sizeof variants / sizeof *variants; v++)
-            if (!getenv("NIBBLE_GOLDEN_ONLY") && strcmp(families[f], "ngpt") != 0)
+            if (is_wanted_variant(&variants[v]) && strcmp(families[f], "ngpt") != 0)
                 one_row(state, which, isa, place, families[f], "nvfp4", &variants[v], false);
     }
 }
