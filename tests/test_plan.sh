@@ -75,14 +75,18 @@ mib() { # of the rows on stdin: "what   12.3 MiB"
     awk '{ for (i = 2; i <= NF; i++) if ($i ~ /iB$/) sum += $(i - 1) * ($i == "GiB" ? 1024 : $i == "KiB" ? 1 / 1024 : 1) }
          END { print sum }'
 }
-for recipe in bf16 nvfp4 tetrajet-v2 fp4-dge-occ; do
-    "$nibble" plan run.yaml --set recipe=$recipe > plan
-    "$nibble" train run.yaml --set recipe=$recipe --set out=runs/$recipe --set steps=1 > train 2> warnings
+for recipe in bf16 nvfp4 tetrajet-v2 fp4-dge-occ averis nvfp4-ngpt; do
+    model=llama-tiny
+    [ $recipe = nvfp4-ngpt ] && model=ngpt-tiny
+    "$nibble" plan run.yaml --set recipe=$recipe --set model=$model > plan
+    "$nibble" train run.yaml --set recipe=$recipe --set model=$model --set out=runs/$recipe --set steps=1 > train 2> warnings
     of_plan=$(sed -n '/^memory/,/total/p' plan | grep -v "total\|working memory of the processor" | mib)
     of_run=$(sed -n '/^memory/,/total/p' train | grep -v "total\|program and libraries" | mib)
     awk -v a="$of_plan" -v b="$of_run" 'BEGIN { exit !(b > 10 && a > 0.95 * b && a < 1.05 * b) }' ||
         fail "$recipe: plan says $of_plan MiB, the run $of_run MiB"
 done
+
+grep -q "^  unit_vectors  *44 " plan || fail "nGPT: the plan brings no weights back to length 1: $(cat plan)"
 
 # ---- a model alone: by file, by name ------------------------------------------------------------------------------------
 "$nibble" plan "$source/models/llama-1.3b.yaml" > by-file

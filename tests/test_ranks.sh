@@ -74,3 +74,16 @@ grep -q "gradients of own sections (f32)" out.0 || fail "the memory table does n
 awake fp4-dge-occ
 ! over_tcp 2 "$nibble" train run.yaml --set out=narrow --set share=gradients || fail "narrow gradients are shared out"
 grep -q "share: gradients: recipe awake keeps them in e4m3; expected fp32; hint: share: moments" err.0 || fail "what is refused is not said"
+
+# nGPT brings its weights back to length 1 after every step: whole tensors, whoever has their moments.
+rm -r tokens
+put_files
+sed -i 's/^family: .*/family: ngpt/' model.yaml
+awake nvfp4-ngpt
+recipe=ngpt
+rm -rf one two four
+$limited "$nibble" train run.yaml --quiet --set out=one > out.txt 2> err.0 || fail "ngpt: one process"
+over_tcp 2 "$nibble" train run.yaml --set out=two --set share=moments || fail "ngpt: two ranks"
+same "two ranks end in other bits" two
+over_tcp 4 "$nibble" train run.yaml --set out=four --set share=gradients || fail "ngpt: four ranks"
+same "four ranks end in other bits" four

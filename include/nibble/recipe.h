@@ -172,6 +172,18 @@ typedef struct nb_delayed {
     int32_t window; /* steps */
 } nb_delayed;
 
+/* Averis (arXiv:2603.10444): what the tokens of a micro-batch have in common is taken off X and dY before they are
+ * quantized, and put back into the products. */
+typedef enum nb_averis_mean {
+    NB_AVERIS_CODED, /* means are quantized too, by themselves */
+    NB_AVERIS_BF16   /* means and the weights that they meet are in BF16 */
+} nb_averis_mean;
+typedef struct nb_averis {
+    bool x, dy; /* which are split */
+    nb_averis_mean mean;
+    bool cross; /* wgrad multiplies means by residuals too */
+} nb_averis;
+
 /* All mechanisms in the order in which their hooks run: the name of the section of a recipe, of its record nb_NAME and
  * of its file src/linear/NAME.c; what it is. */
 #define NB_MECHANISMS(X)                                                                                               \
@@ -179,6 +191,7 @@ typedef struct nb_delayed {
     X(hcp, "hot-channel patch")                                                                                        \
     X(outcontrol, "outlier channels in MXFP8")                                                                         \
     X(qema, "weights rounded by their moving average")                                                                 \
+    X(averis, "means of tokens beside what is quantized")                                                              \
     X(delayed, "dY under a scale of the steps before")                                                                 \
     X(dge, "differentiable gradient estimator")                                                                        \
     X(oscireset, "reset of oscillating weights")                                                                       \

@@ -63,6 +63,14 @@ typedef struct ni_sparse {
     float *exact;    /* [rows, room] F32, in the place of value where it is not NULL */
 } ni_sparse;
 
+/* A sum of outer products: element (r, c) is the sum over i of left[i][r] * right[i][c]. F32, backend memory. */
+enum { NI_OUTER_PRODUCTS = 2 };
+typedef struct ni_outer {
+    int32_t count;
+    const float *left[NI_OUTER_PRODUCTS];  /* [rows]; NULL: ones */
+    const float *right[NI_OUTER_PRODUCTS]; /* [cols] */
+} ni_outer;
+
 /* Shape of the distribution of a tensor's numbers. NaN and Inf are counted and left out of the rest. */
 typedef struct ni_moments {
     int64_t count; /* finite elements */

@@ -66,10 +66,12 @@ typedef struct ni_making {
     nb_quantize_stats *stats; /* host, or NULL */
 } ni_making;
 
-/* One product of a sum: A B^T, or S B^T. */
+/* One product of a sum: A B^T, or S B^T, or outer products alone. The latter two are added to others: no sum begins
+ * with one. */
 typedef struct ni_term {
-    const nb_operand *a;     /* NULL where `sparse` is set */
+    const nb_operand *a;     /* NULL where `sparse` or `outer` is set */
     const ni_sparse *sparse; /* S [M, K] */
+    const ni_outer *outer;   /* of C's shape; neither A nor B */
     const nb_operand *b;
     const int32_t *columns; /* [b->rows] backend memory: C[:, columns[j]] += (A B^T)[:, j]; NULL: all of C */
 } ni_term;

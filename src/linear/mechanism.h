@@ -10,6 +10,7 @@
  *     hcp         observe gathers what is known of the channels, after_step chooses the hot ones; terms widens the
  *                 operands by their residuals                                                 (arXiv:2602.02047)
  *     outcontrol  observe sums channel norms, after_step chooses; terms splits K from then on       (2510.27527)
+ *     averis      prepare_x and prepare_dy take means off; terms puts their products back          (2603.10444)
  *     oscireset   after_step moves oscillating masters to their bin centre                          (2510.27527)
  *     quest       after_dgrad and after_wgrad mask gradients and rotate them back                     (2505.14669)
  *     qema        quantize_w rounds by a moving average, which after_step advances                  (2502.20853)
@@ -87,6 +88,9 @@ typedef struct ni_mechanism {
     const char *name; /* "hcp" */
     uint32_t rereads; /* bit `role` set: it decodes the layer's operand of this role, makes others of it, or puts plain
                          numbers in the place of the codes that it meets */
+
+    bool splits; /* prepare_x and prepare_dy hand over a part of what came: the lens is shown that part, of which the
+                    codes are made, and not the whole */
 
     /* ---- life. attach makes the state for group->layers[i] whose mask has bit `index` set ---- */
     bool (*wanted)(const nb_plan *plan); /* asked for quantized layers only */

@@ -198,10 +198,19 @@ static ni_making making_of(const ni_linear_call *call, request *r, bool transpos
                        .shown = ni_lens_looks(call)};
 }
 
-/* The lens asks what a layer is given: X and dY as they came, whatever a mechanism made of them first, and the master
- * of W. */
+static bool is_split(const ni_linear_call *call, const ni_cached_operand *o) {
+    for (int32_t i = 0; i < call->group->mechanism_count; i++)
+        if ((call->group->layers[o->layer].mechanisms >> i & 1) && call->group->mechanisms[i].table->splits)
+            return true;
+    return false;
+}
+
+/* The lens asks what a layer is given: X and dY as they came, whatever a mechanism made of them first, unless it took a
+ * part off, and the master of W. */
 static nb_mat as_it_came(const ni_linear_call *call, const ni_cached_operand *o, const nb_mat *numbers) {
     nb_role role = o->name.role;
+    if (is_split(call, o) && role != NB_FPROP_W && role != NB_DGRAD_W)
+        return *numbers;
     if (role == NB_FPROP_X || role == NB_WGRAD_X)
         return *call->x;
     if ((role == NB_DGRAD_DY || role == NB_WGRAD_DY) && !o->source)

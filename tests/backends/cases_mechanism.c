@@ -199,6 +199,22 @@ static void run_columns(trial *t) {
     keep(t, "norms", norms, NB_F32, COLS, true);
 }
 
+/* More than one chunk of rows, an odd width, a view among other columns; in place and not; the second shape is one that
+ * a vector of eight fits. */
+static void run_means(trial *t) {
+    const nb_dtype type = t->shape % 2 ? NB_BF16 : NB_F32;
+    const int64_t rows = t->shape < 2 ? 700 : 1, cols = t->shape < 2 ? COLS + 3 : COLS,
+                  wide = t->shape < 2 ? COLS + 5 : COLS;
+    nb_mat x = nb_mat_of(input(t, type, normals_in(type, 1, rows * wide, 3, 1), rows * wide), type, rows, cols);
+    const nb_mat means = nb_mat_of(output_exact(t, "means", type, cols), type, 1, cols);
+    const nb_mat apart = nb_mat_of(output_exact(t, "residuals", type, rows * cols), type, rows, cols);
+    x.stride = wide;
+    t->be->ops->column_means(t->be, &means, &x);
+    t->be->ops->subtract_row(t->be, &apart, &x, &means);
+    t->be->ops->subtract_row(t->be, &x, &x, &means);
+    keep(t, "in place", x.data, type, rows * wide, true);
+}
+
 /* Every size, every kind of signs, a view among other columns. */
 static void run_rotate(trial *t) {
     enum { GROUPS = 3, WIDE = COLS + 5 };
@@ -240,6 +256,7 @@ static const test_case MECHANISMS[] = {
     {"clamp_rows", "long rows", BITS, 6, run_clamp_wide, NULL, NULL},
     {"rotate_rows", "every size, every kind of signs", BITS, 4, run_rotate, NULL, NULL},
     {"quest_backward", "sizes, signs, types, masked and not", BITS, 6, run_quest, NULL, NULL},
+    {"column_means subtract_row", "f32, bf16, strided, one row", BITS, 4, run_means, NULL, NULL},
     {"gather_columns scatter_columns column_norms", "f32, bf16, strided", BITS, 2, run_columns, NULL, NULL},
 };
 const case_list mechanism_cases = {MECHANISMS, sizeof MECHANISMS / sizeof *MECHANISMS};

@@ -413,6 +413,28 @@ static double *lost_in_mx(const trial *t, int index) {
         return zeros(m * n);
     const nb_mat x = spread_out(NB_BF16, m, k, 19), w = spread_out(NB_F32, n, k, 23);
     return fp8_units_cut(pair, &x, &w);
+
+/* Codes and outer products, between and at the end of other terms: into both types, written and added to. */
+static void run_outer(trial *t) {
+    const int64_t *size = SIZES[t->shape], m = size[0], n = size[1];
+    nb_backend *be = t->be;
+    const nb_quantizer q = nvfp4(1);
+    const nb_mat x = left_of(t), w = right_of(t, DATA_NORMAL);
+    const nb_operand left = made(t, &q, &x, NI_LEFT, &q), right = made(t, &q, &w, NI_RIGHT, &q);
+    const ni_outer row = {.count = 1, .right = {input_real(t, 31, n, 0, 1)}},
+                   two = {.count = 2,
+                          .left = {input_real(t, 32, m, 0, 1), input_real(t, 33, m, 0, 1)},
+                          .right = {input_real(t, 34, n, 0, 1), input_real(t, 35, n, 0, 1)}};
+    const ni_term terms[4] = {{.a = &left, .b = &right}, {.outer = &row}, {.a = &left, .b = &right}, {.outer = &two}};
+    for (int i = 0; i < 8; i++) {
+        const nb_mat c = numbers(t, i & 1 ? NB_F32 : NB_BF16, 9, m, n);
+        EXPECT_OK(t, be->ops->multiply(be, &c, terms, i & 4 ? 4 : 2, i & 2, &err));
+        keep(t, i & 4 ? "four terms" : "two terms", c.data, c.dtype, m * n, false);
+    }
+    nb_error err = {0};
+    const nb_mat c = numbers(t, NB_F32, 9, m, n);
+    const int32_t refused = (int32_t)be->ops->multiply(be, &c, &terms[1], 1, false, &err);
+    record(t, "refused", &refused, NB_I32, 1, true);
 }
 
 /* Codes times plain numbers, both ways round: what has codes is decoded, scales and all, and rounded to BF16. */
@@ -476,6 +498,8 @@ static const test_case PRODUCT_CASES[] = {
     {"multiply", "four terms", CODES, SHAPES, run_terms, NULL, depth},
     {"multiply", "codes and a sparse rest", CODES, SHAPES, run_rest, lost_beside_rest, depth},
     {"multiply permit", "MXFP4 by units for 8 bits", CODES, SHAPES, run_mx, lost_in_mx, depth},
+
+    {"multiply", "codes and outer products", CODES, SHAPES, run_outer, NULL, depth},
     {"multiply", "codes and plain numbers", CODES, SHAPES, run_mixed, NULL, depth},
     {"sparse_gemm", "few a row", CODES, SHAPES, run_sparse_gemm, NULL, eight},
     {"sparse_add", "few a row", BITS, SHAPES, run_sparse_add, NULL, NULL},

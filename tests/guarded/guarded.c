@@ -108,6 +108,13 @@ static void held_sparse(nb_backend *be, const char *operation, const char *argum
     }
 }
 
+static void held_outer(nb_backend *be, const char *operation, const char *argument, const ni_outer *outer) {
+    for (int32_t i = 0; outer && i < outer->count; i++) {
+        held(be, operation, argument, outer->left[i]);
+        held(be, operation, argument, outer->right[i]);
+    }
+}
+
 /* The first of a list: how many there are, the type does not say. */
 static void held_making(nb_backend *be, const char *operation, const char *argument, const ni_making *m) {
     held_operand(be, operation, argument, m->out);
@@ -135,7 +142,9 @@ static void held_term(nb_backend *be, const char *operation, const char *argumen
         held_sparse(be, operation, argument, term->sparse);
         held_operand(be, operation, argument, term->b);
         held(be, operation, argument, term->columns);
-        made_for(operation, term->b, term->a);
+        held_outer(be, operation, argument, term->outer);
+        if (term->b)
+            made_for(operation, term->b, term->a);
         if (term->a)
             made_for(operation, term->a, term->b);
     }

@@ -102,6 +102,12 @@ static nb_status add_sparse(nb_backend *be, const nb_mat *c, const ni_term *t, n
     return NB_OK;
 }
 
+static void add_outer(nb_backend *be, const nb_mat *c, const ni_outer *outer) {
+#pragma omp parallel for num_threads(ni_cpu_of(be)->threads) schedule(static)
+    for (int64_t r = 0; r < c->rows; r++)
+        ni_add_outer_row((float *)c->data + r * c->stride, c->cols, outer, r);
+}
+
 static bool is_simple(const ni_term *t) {
     return t->a && !t->columns && !t->a->factor && !t->b->factor;
 }
@@ -111,9 +117,12 @@ static nb_status add_term(nb_backend *be, const nb_mat *c, const ni_term *t, boo
         return product(be, c, t->a, t->b, accumulate, err);
     if (t->a)
         return add_product_part(be, c, t, accumulate, err);
-    return accumulate
-               ? add_sparse(be, c, t, err)
-               : nb_fail(err, NB_BAD_USAGE, "multiply: a sparse term is added to others; it cannot be the first");
+    if (!accumulate)
+        return ni_fail_first_term(err);
+    if (!t->outer)
+        return add_sparse(be, c, t, err);
+    add_outer(be, c, t->outer);
+    return NB_OK;
 }
 
 /* ---- the sum ---- */

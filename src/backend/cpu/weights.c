@@ -3,6 +3,7 @@
 #include "backend/cpu/ops_kernels.h"
 #include "backend/ref/delayed.h"
 #include "backend/ref/dge_occ.h"
+#include "backend/ref/numbers.h"
 #include "backend/ref/operand_parts.h"
 #include "backend/ref/ref.h"
 #include "format/hadamard.h"
@@ -77,6 +78,52 @@ static void rotate_group(float *x, int64_t stride, int64_t cols, int32_t size, n
     for (int32_t i = 0; i < size; i++)
         for (int64_t c = 0; c < cols; c++)
             x[i * stride + c] *= ni_hadamard_factor(size);
+}
+
+/* Sixteen columns of a chunk of rows. */
+static void add_chunk(double sums[16], const nb_mat *x, int64_t first, int64_t rows) {
+    double chunk[16] = {0};
+    for (int64_t r = first; r < first + rows; r++)
+        for (int64_t c = 0; c < x->cols; c++)
+            chunk[c] += ni_mat_number(x, r, c);
+    for (int64_t c = 0; c < x->cols; c++)
+        sums[c] += chunk[c];
+}
+
+/* As column_norms: a cache line is read whole. */
+void ni_cpu_column_means(nb_backend *be, const nb_mat *means, const nb_mat *x) {
+#pragma omp parallel for THREADS
+    for (int64_t c = 0; c < x->cols; c += 16) {
+        double sums[16] = {0};
+        nb_mat strip = *x;
+        strip.data = (char *)x->data + (size_t)c * nb_dtype_size(x->dtype);
+        strip.cols = x->cols - c < 16 ? x->cols - c : 16;
+        for (int64_t first = 0; first < x->rows; first += NI_SUM_CHUNK)
+            add_chunk(sums, &strip, first, x->rows - first < NI_SUM_CHUNK ? x->rows - first : NI_SUM_CHUNK);
+        for (int64_t i = 0; i < strip.cols; i++) {
+            const float mean = (float)(sums[i] / (double)x->rows);
+            if (means->dtype == NB_BF16)
+                ((uint16_t *)means->data)[c + i] = ni_bf16_even(mean);
+            else
+                ((float *)means->data)[c + i] = mean;
+        }
+    }
+}
+
+static void subtract(void *to, const void *from, const void *row, nb_dtype type, int64_t n) {
+    if (type == NB_BF16)
+        for (int64_t i = 0; i < n; i++)
+            ((uint16_t *)to)[i] =
+                ni_bf16_even(ni_bf16_value(((const uint16_t *)from)[i]) - ni_bf16_value(((const uint16_t *)row)[i]));
+    else
+        for (int64_t i = 0; i < n; i++)
+            ((float *)to)[i] = ((const float *)from)[i] - ((const float *)row)[i];
+}
+
+void ni_cpu_subtract_row(nb_backend *be, const nb_mat *out, const nb_mat *x, const nb_mat *row) {
+#pragma omp parallel for THREADS
+    for (int64_t r = 0; r < x->rows; r++)
+        subtract(row_of(out, r), row_of(x, r), row->data, x->dtype, x->cols);
 }
 
 void ni_cpu_rotate_rows(nb_backend *be, const nb_mat *x, int32_t size, nb_signs signs, const nb_noise *noise) {

@@ -210,8 +210,9 @@ static nb_status add_term(nb_backend *be, room scratch, const nb_mat *c, const n
         return t->columns ? add_columns(be, scratch, c, t, accumulate, err)
                           : product(be, scratch, c, t->a, t->b, accumulate, err);
     if (!accumulate)
-        return nb_fail(err, NB_BAD_USAGE, "multiply: a sparse term is added to others; it cannot be the first");
-    return add_sparse(be, scratch, c, t, err);
+        return ni_fail_first_term(err);
+    return t->outer ? ni_cuda_status(be, ni_cuda_launch_outer(stream_of(be), c, c, t->outer), "multiply", err)
+                    : add_sparse(be, scratch, c, t, err);
 }
 
 static bool is_row_coded(const nb_operand *o) {
@@ -282,8 +283,11 @@ nb_status ni_cuda_multiply(nb_backend *be, const nb_mat *c, const ni_term *terms
         if (accumulate)
             ni_cuda_scale(be, &sum, c, NULL, NULL);
     }
-    for (int32_t i = 0; i < count; i++)
+    const ni_outer *const last = !in_place && count > 1 ? terms[count - 1].outer : NULL;
+    for (int32_t i = 0; i < count - (last != NULL); i++)
         NB_TRY(add_term(be, scratch, &sum, &terms[i], accumulate || i > 0, err));
+    if (last) /* added on the way into BF16 */
+        return ni_cuda_status(be, ni_cuda_launch_outer(stream_of(be), c, &sum, last), "multiply", err);
     if (!in_place)
         ni_cuda_scale(be, c, &sum, NULL, NULL);
     return NB_OK;

@@ -69,6 +69,16 @@ void ni_cuda_column_norms(nb_backend *be, float *norms, const nb_mat *x) {
     ni_cuda_good(be, ni_cuda_launch_column_norms(stream_of(be), norms, x), "column_norms");
 }
 
+void ni_cuda_column_means(nb_backend *be, const nb_mat *means, const nb_mat *x) {
+    double *partial = ni_cuda_scratch(be, ni_cuda_column_means_bytes(x->rows, x->cols), "column_means");
+    if (partial)
+        ni_cuda_good(be, ni_cuda_launch_column_means(stream_of(be), means, x, partial), "column_means");
+}
+
+void ni_cuda_subtract_row(nb_backend *be, const nb_mat *out, const nb_mat *x, const nb_mat *row) {
+    ni_cuda_good(be, ni_cuda_launch_subtract_row(stream_of(be), out, x, row), "subtract_row");
+}
+
 /* ---- weights against their codes ---- */
 
 void ni_cuda_add_distance(nb_backend *be, float *distance, const float *a, const float *b, int64_t n) {

@@ -68,6 +68,15 @@ void ni_paper_column_norms(nb_backend *be, float *norms, const nb_mat *x) {
                   2 * count_of(x));
 }
 
+void ni_paper_column_means(nb_backend *be, const nb_mat *means, const nb_mat *x) {
+    NI_PAPER_NOTE(column_means, ni_paper_mat_bytes(x), ni_paper_mat_bytes(means), NI_PAPER_work, count_of(x));
+}
+
+void ni_paper_subtract_row(nb_backend *be, const nb_mat *out, const nb_mat *x, const nb_mat *row) {
+    NI_PAPER_NOTE(subtract_row, ni_paper_mat_bytes(x) + ni_paper_mat_bytes(row), ni_paper_mat_bytes(out), NI_PAPER_work,
+                  2 * count_of(x));
+}
+
 void ni_paper_rotate_rows(nb_backend *be, const nb_mat *x, int32_t size, nb_signs signs, const nb_noise *noise) {
     double stages = 2; /* signs, the factor */
     for (int32_t n = size; n > 1; n /= 2)

@@ -279,6 +279,8 @@ static bool form_is_kept(nb_backend *be, const nb_operand *a, const nb_operand *
 
 static void note_term_memory(nb_backend *be, const nb_mat *c, const ni_term *t) {
     const nb_operand *a = t->a, *b = t->b;
+    if (t->outer)
+        return;
     if (!a) {
         ni_paper_room(be, NI_ROOM_PART, numbers_bytes(b));
         return;
@@ -316,6 +318,18 @@ static void note_sparse(nb_backend *be, ni_paper_row row, const nb_mat *c, const
                                   .formats = s->exact ? "sparse f32" : "sparse bf16"});
 }
 
+/* Vectors; C is counted with the first term. */
+static void note_outer(nb_backend *be, const nb_mat *c, const ni_outer *outer) {
+    double read = 0;
+    for (int32_t i = 0; i < outer->count; i++)
+        read += sizeof(float) * (double)(c->cols + (outer->left[i] ? c->rows : 0));
+    ni_paper_note(be, NI_PAPER_ROW_multiply,
+                  (ni_paper_cost){.read = read,
+                                  .kind = NI_PAPER_work,
+                                  .flops = 2.0 * outer->count * (double)(c->rows * c->cols),
+                                  .formats = "outer f32"});
+}
+
 /* C is written once, with the first term; an entry for each, since their formats differ. */
 nb_status ni_paper_multiply(nb_backend *be, const nb_mat *c, const ni_term *terms, int32_t count, bool accumulate,
                             nb_error *err) {
@@ -326,6 +340,10 @@ nb_status ni_paper_multiply(nb_backend *be, const nb_mat *c, const ni_term *term
     for (int32_t i = 0; i < count; i++) {
         const ni_term *t = &terms[i];
         note_term_memory(be, c, t);
+        if (t->outer) {
+            note_outer(be, c, t->outer);
+            continue;
+        }
         if (!t->a) {
             note_sparse(be, NI_PAPER_ROW_multiply, c, t->sparse, read_bytes(be, t->b), false);
             continue;

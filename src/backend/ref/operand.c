@@ -324,9 +324,12 @@ static nb_status add_term(nb_backend *be, const nb_mat *c, const ni_term *t, boo
     if (is_simple(t))
         return product(be, c, t->a, t->b, accumulate, err);
     if (!t->a && !accumulate)
-        return nb_fail(err, NB_BAD_USAGE, "multiply: a sparse term is added to others; it cannot be the first");
+        return ni_fail_first_term(err);
+    if (t->outer)
+        for (int64_t r = 0; r < c->rows; r++)
+            ni_add_outer_row((float *)c->data + r * c->stride, c->cols, t->outer, r);
     if (!t->a)
-        return add_sparse(be, c, t, err);
+        return t->outer ? NB_OK : add_sparse(be, c, t, err);
     float a = t->a->factor ? *t->a->factor : 1, b = t->b->factor ? *t->b->factor : 1;
     return add_part(be, c, t, a * b, accumulate, err);
 }

@@ -167,7 +167,34 @@ void ni_put_piece(const nb_qtensor *out, int64_t at, const nb_qtensor *piece) {
 
 /* ---- terms ---- */
 
+nb_status ni_fail_first_term(nb_error *err) {
+    return nb_fail(err, NB_BAD_USAGE,
+                   "multiply: a sparse term, or one of outer products, is added to others; it cannot "
+                   "be the first");
+}
+
+void ni_add_outer_row(float *row, int64_t cols, const ni_outer *outer, int64_t r) {
+    for (int32_t i = 0; i < outer->count; i++) {
+        const float left = outer->left[i] ? outer->left[i][r] : 1, *right = outer->right[i];
+        for (int64_t c = 0; c < cols; c++)
+            row[c] += left * right[c];
+    }
+}
+
+static nb_status check_outer(const nb_mat *c, const ni_term *t, nb_error *err) {
+    if (t->a || t->b || t->sparse || t->columns || c->dtype == NB_F64)
+        return nb_fail(err, NB_BAD_USAGE,
+                       "multiply: a term of outer products has neither A nor B nor columns, and C is "
+                       "F32 or BF16");
+    if (t->outer->count < 1 || t->outer->count > NI_OUTER_PRODUCTS)
+        return nb_fail(err, NB_BAD_USAGE, "multiply: a term of %d outer products; expected 1 to %d", t->outer->count,
+                       NI_OUTER_PRODUCTS);
+    return NB_OK;
+}
+
 static nb_status check_term(const nb_mat *c, const ni_term *t, nb_error *err) {
+    if (t->outer)
+        return check_outer(c, t, err);
     const nb_operand *a = t->a, *b = t->b;
     int64_t rows = a ? a->rows : t->sparse ? c->rows : -1, depth = a ? a->cols : t->sparse ? t->sparse->cols : -1;
     if (!b || rows != c->rows || depth != b->cols || (t->columns ? b->rows > c->cols : b->rows != c->cols))

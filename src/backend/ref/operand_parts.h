@@ -45,6 +45,11 @@ nb_status ni_check_decode(const nb_mat *out, const nb_operand *from, bool transp
 nb_status ni_check_canonical(const nb_qtensor *out, const nb_operand *from, nb_error *err);
 nb_status ni_check_terms(const nb_mat *c, const ni_term *terms, int32_t count, nb_error *err);
 
+/* The refusal of a sum that begins with what is added to others. */
+nb_status ni_fail_first_term(nb_error *err);
+/* Row r of a matrix plus that of the outer products: each product and each sum rounded. */
+void ni_add_outer_row(float *row, int64_t cols, const ni_outer *outer, int64_t r);
+
 /* The quantizer of a making, and whether it is all of its operand. */
 const nb_quantizer *ni_making_quantizer(const ni_making *making);
 int64_t ni_making_columns(const ni_source *source, const ni_making *making);

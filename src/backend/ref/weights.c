@@ -1,4 +1,5 @@
 /* weights.c: columns, distances, flips, resets, bins and guided rounding by their definitions. */
+#include "backend/ref/numbers.h"
 #include "backend/ref/operand_parts.h"
 #include "backend/ref/quantize_parts.h"
 #include "backend/ref/ref.h"
@@ -48,6 +49,34 @@ void ni_ref_column_norms(nb_backend *be, float *norms, const nb_mat *x) {
         }
         norms[c] += (float)sqrt(squares);
     }
+}
+
+static void put_number(const nb_mat *m, int64_t r, int64_t c, float x) {
+    if (m->dtype == NB_BF16)
+        ((uint16_t *)m->data)[r * m->stride + c] = ni_bf16_even(x);
+    else
+        ((float *)m->data)[r * m->stride + c] = x;
+}
+
+void ni_ref_column_means(nb_backend *be, const nb_mat *means, const nb_mat *x) {
+    (void)be;
+    for (int64_t c = 0; c < x->cols; c++) {
+        double sum = 0;
+        for (int64_t first = 0; first < x->rows; first += NI_SUM_CHUNK) {
+            double chunk = 0;
+            for (int64_t r = first; r < x->rows && r < first + NI_SUM_CHUNK; r++)
+                chunk += ni_mat_number(x, r, c);
+            sum += chunk;
+        }
+        put_number(means, 0, c, (float)(sum / (double)x->rows));
+    }
+}
+
+void ni_ref_subtract_row(nb_backend *be, const nb_mat *out, const nb_mat *x, const nb_mat *row) {
+    (void)be;
+    for (int64_t r = 0; r < x->rows; r++)
+        for (int64_t c = 0; c < x->cols; c++)
+            put_number(out, r, c, (float)ni_mat_number(x, r, c) - (float)ni_mat_number(row, 0, c));
 }
 
 void ni_ref_rotate_rows(nb_backend *be, const nb_mat *x, int32_t size, nb_signs signs, const nb_noise *noise) {
