@@ -413,6 +413,7 @@ static double *lost_in_mx(const trial *t, int index) {
         return zeros(m * n);
     const nb_mat x = spread_out(NB_BF16, m, k, 19), w = spread_out(NB_F32, n, k, 23);
     return fp8_units_cut(pair, &x, &w);
+}
 
 /* Codes and outer products, between and at the end of other terms: into both types, written and added to. */
 static void run_outer(trial *t) {
