@@ -14,6 +14,9 @@ static inline size_t ni_cuda_rounded(size_t bytes) {
 /* A sentence if `what` reads codes that were not kept. */
 nb_status ni_cuda_check_coded(const nb_operand *o, const char *what, nb_error *err);
 
+/* What NI_CUDA_BYTES says, from the codes. */
+nb_status ni_cuda_fill_bytes(nb_backend *be, const nb_operand *o, nb_error *err);
+
 /* The values as they lie in its own rows. */
 static inline nb_mat ni_cuda_value_matrix(const nb_operand *o) {
     return nb_mat_of(ni_cuda_values_of(o), NB_BF16, o->rows, o->cols);

@@ -7,7 +7,9 @@
  * numbers an operand is decoded whole and rounded to BF16, as on the CPU.
  */
 #include "backend/cuda/alphas.h"
+#include "backend/cuda/coded.h"
 #include "backend/cuda/kernels.h"
+#include "backend/cuda/mx_bytes.h"
 #include "backend/cuda/operand.h"
 #include "backend/cuda/rows.h"
 #include "backend/ref/operand_parts.h"
@@ -26,8 +28,10 @@ size_t ni_cuda_operand_bytes(nb_backend *be, const nb_operand *operand) {
     (void)be;
     if (ni_is_plain(operand))
         return 0;
-    return ni_cuda_rounded(ni_canonical_bytes(operand)) +
-           ni_cuda_rounded((size_t)(operand->rows * operand->cols) * sizeof(uint16_t));
+    const size_t values = ni_cuda_rounded((size_t)(operand->rows * operand->cols) * sizeof(uint16_t));
+    const size_t mx = ni_cuda_mx_bytes(operand->rows, operand->cols); /* of small MXFP4 operands the larger one */
+    const bool larger = operand->quantizer.scale_type == NB_SCALE_E8M0 && mx > values;
+    return ni_cuda_rounded(ni_canonical_bytes(operand)) + (larger ? mx : values);
 }
 
 nb_status ni_cuda_check_coded(const nb_operand *o, const char *what, nb_error *err) {
@@ -37,9 +41,21 @@ nb_status ni_cuda_check_coded(const nb_operand *o, const char *what, nb_error *e
                    what);
 }
 
+nb_status ni_cuda_fill_bytes(nb_backend *be, const nb_operand *o, nb_error *err) {
+    const nb_qtensor codes = ni_codes_of(o);
+    uint8_t *const to = (uint8_t *)ni_cuda_values_of(o);
+    const ni_cuda_mx_rows rows = ni_cuda_mx_place(to, o->rows, o->cols);
+    const bool mx = o->quantizer.scale_type == NB_SCALE_E8M0;
+    return ni_cuda_status(
+        be, mx ? ni_cuda_launch_mx_bytes(stream_of(be), &rows, &codes) : ni_cuda_launch_fp8(stream_of(be), to, &codes),
+        mx ? "bytes of MXFP4" : "bytes of codes", err);
+}
+
 nb_status ni_cuda_fill_values(nb_backend *be, const nb_operand *o, nb_error *err) {
     const nb_mat values = ni_cuda_value_matrix(o);
     const nb_qtensor codes = ni_codes_of(o);
+    if (o->form & NI_CUDA_BYTES)
+        return ni_cuda_fill_bytes(be, o, err);
     return ni_cuda_status(
         be, ni_cuda_launch_decode(stream_of(be), &values, &codes, false, NULL, ni_cuda_is_whole_valued(o)),
         "an operand's values", err);

@@ -275,7 +275,14 @@ static bool is_block_copy(const ni_source *source, const ni_making *making, ni_c
 
 static nb_status make_block(nb_backend *be, const ni_source *source, const ni_cuda_double_source *from,
                             const ni_making *making, nb_error *err) {
+    nb_operand *const out = making->out;
     ni_cuda_tile_copy copy = tile_copy(be, making, are_codes_read(be, making));
+    const bool bytes = ni_cuda_units_of(ni_cuda_of(be), &out->quantizer, &out->other) == NI_CUDA_FP8_MX &&
+                       ni_making_is_whole(source, making);
+    if (bytes) {
+        copy.values = NULL;
+        out->form = NI_CUDA_BYTES;
+    }
     if (!knows_amax(be, source, making, &copy)) {
         uint32_t *const head = making->out->memory;
         ni_cuda_fill_zero(be, head, sizeof *head);
@@ -283,11 +290,12 @@ static nb_status make_block(nb_backend *be, const ni_source *source, const ni_cu
                               "quantize: amax of blocks", err));
         copy.amax = head;
     }
-    return ni_cuda_status(be, ni_cuda_quantize_block(stream_of(be), from, &copy, making->transpose),
+    NB_TRY(ni_cuda_status(be, ni_cuda_quantize_block(stream_of(be), from, &copy, making->transpose),
                           !making->transpose ? "quantize: blocks"
                           : from->numbers    ? "quantize: blocks down columns"
                                              : "quantize: blocks anew",
-                          err);
+                          err));
+    return bytes ? ni_cuda_fill_bytes(be, out, err) : NB_OK;
 }
 
 /* ---- making, at once: vectors (quantize_vector.cu) ---- */

@@ -71,7 +71,7 @@ typedef struct ni_cuda_tile_source {
  * values lie as the source lies. */
 typedef struct ni_cuda_tile_copy {
     nb_quantizer quantizer;
-    uint16_t *values;
+    uint16_t *values;    /* NULL: codes alone are wanted, of blocks under a rule of their own */
     int64_t stride;      /* of values; of the row copy also of codes (columns) */
     int64_t at;          /* first column, row copy */
     int64_t contraction; /* columns of the operand, column copy */

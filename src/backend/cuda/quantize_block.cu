@@ -3,8 +3,8 @@
  *
  *     rows         a thread takes 16 neighbours out of memory; tiles of 16x16 lie in 16 lanes
  *     columns      a tile of 128 x 64 in shared memory, as FP32; a thread takes 16 rows of a column and leaves values where
- *                  it took them, so that they are written as the source lies and nothing is transposed. The source may be
- *                  what codes decode to
+ *                  it took them, so that they are written as the source lies and nothing is transposed; codes go through
+ *                  shared memory too, a column at a time. The source may be what codes decode to
  *
  * Either may be rotated by 16 to 128. Bits are those of quantize.cu. Where a tensor's scale needs a maximum that nobody
  * knows, the same kernels look for it first (`measure`).
@@ -13,7 +13,7 @@
 
 #include "backend/cuda/element.cuh"
 
-enum { THREADS = 256, TILE_ROWS = 128, TILE_COLS = 64, SKEW = 12 };
+enum { THREADS = 256, TILE_ROWS = 128, TILE_COLS = 64, SKEW = 12, CODE_PITCH = TILE_ROWS / 16 + 2 };
 
 /* In the place of a rule: the largest magnitude, rotated as the copy is, joins *copy.head. */
 typedef struct measure {
@@ -32,9 +32,8 @@ template <typename RULE> static __device__ void leave_scale(const ni_block_copy 
 template <> __device__ void leave_scale<measure>(const ni_block_copy &b, const ni_cuda_tile_copy &copy) {
 }
 
-/* Codes of 16 numbers and the scale of their block; `at` counts the operand's numbers in its canonical order. */
-template <typename RULE> static __device__ void store_codes(const ni_cuda_tile_copy &copy, const ni_block_made &made, int64_t at, int part) {
-    *(uint2 *)(copy.codes + at / 2) = made.codes;
+/* The scale of a block; `at` counts the operand's numbers in its canonical order. */
+template <typename RULE> static __device__ void store_scale(const ni_cuda_tile_copy &copy, const ni_block_made &made, int64_t at, int part) {
     if (part % RULE::STORED_BY)
         return;
     if (RULE::STORED_BY == 4)
@@ -93,11 +92,15 @@ static __global__ void __launch_bounds__(THREADS) block_rows(const T *from, int6
         if (!live)
             return;
         const int64_t at = r * copy.stride + copy.at + 16 * block;
-        uint4 *const to = (uint4 *)(copy.values + at);
-        to[0] = make_uint4(made.values[0], made.values[1], made.values[2], made.values[3]);
-        to[1] = make_uint4(made.values[4], made.values[5], made.values[6], made.values[7]);
-        if (copy.codes)
-            store_codes<RULE>(copy, made, at, part);
+        if (copy.values) {
+            uint4 *const to = (uint4 *)(copy.values + at);
+            to[0] = make_uint4(made.values[0], made.values[1], made.values[2], made.values[3]);
+            to[1] = make_uint4(made.values[4], made.values[5], made.values[6], made.values[7]);
+        }
+        if (copy.codes) {
+            *(uint2 *)(copy.codes + at / 2) = made.codes;
+            store_scale<RULE>(copy, made, at, part);
+        }
     }
 }
 
@@ -157,10 +160,22 @@ static __device__ void store_tile(const float *tile, const ni_cuda_double_source
     }
 }
 
+/* Eight lanes write 64 bytes of a column. */
+static __device__ void store_tile_codes(const uint2 (*codes)[CODE_PITCH], const ni_cuda_double_source &s, const ni_cuda_tile_copy &copy, int64_t r0, int64_t c0) {
+#pragma unroll
+    for (int unit = (int)threadIdx.x; unit < TILE_ROWS / 16 * TILE_COLS; unit += THREADS) {
+        const int part = unit % (TILE_ROWS / 16), col = unit / (TILE_ROWS / 16);
+        const int64_t r = r0 + 16 * part, c = c0 + col;
+        if (r < s.rows && c < s.cols)
+            *(uint2 *)(copy.codes + (c * copy.contraction + r) / 2) = codes[col][part];
+    }
+}
+
 template <typename RULE, int KIND>
 static __global__ void __launch_bounds__(THREADS) block_columns(const __grid_constant__ ni_cuda_double_source s, const __grid_constant__ ni_cuda_tile_copy copy) {
     __shared__ ni_block_copy b;
     __shared__ __align__(16) float tile[TILE_ROWS * TILE_COLS + TILE_ROWS / 16 * SKEW];
+    __shared__ uint2 codes[RULE::STORED_BY ? TILE_COLS : 1][CODE_PITCH];
     const int64_t r0 = ((int64_t)blockIdx.y + (int64_t)blockIdx.z * gridDim.y) * TILE_ROWS, c0 = (int64_t)blockIdx.x * TILE_COLS;
     const int turned = copy.quantizer.hadamard_size / 16, lanes = turned > RULE::LANES ? turned : RULE::LANES;
     uint32_t largest = 0;
@@ -186,20 +201,25 @@ static __global__ void __launch_bounds__(THREADS) block_columns(const __grid_con
         } else {
             ni_block_made made;
             make_block<RULE>(b, x, (uint32_t)c * (uint32_t)(s.rows / 16) + (uint32_t)(r / 16), part, &made);
+            if (copy.values)
 #pragma unroll
-            for (int i = 0; i < 8; i++) {
-                tile[in_tile(row + 2 * i, col)] = ni_low_of(made.values[i]);
-                tile[in_tile(row + 2 * i + 1, col)] = ni_high_of(made.values[i]);
-            }
+                for (int i = 0; i < 8; i++) {
+                    tile[in_tile(row + 2 * i, col)] = ni_low_of(made.values[i]);
+                    tile[in_tile(row + 2 * i + 1, col)] = ni_high_of(made.values[i]);
+                }
+            codes[col][row / 16] = made.codes;
             if (copy.codes && r < s.rows && c < s.cols)
-                store_codes<RULE>(copy, made, c * copy.contraction + r, part);
+                store_scale<RULE>(copy, made, c * copy.contraction + r, part);
         }
     }
     if constexpr (RULE::STORED_BY == 0) {
         ni_join_amax(copy.head, largest);
     } else {
         __syncthreads();
-        store_tile(tile, s, copy, r0, c0);
+        if (copy.values)
+            store_tile(tile, s, copy, r0, c0);
+        if (copy.codes)
+            store_tile_codes(codes, s, copy, r0, c0);
     }
 }
 

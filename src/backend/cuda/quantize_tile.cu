@@ -28,6 +28,7 @@ typedef struct copying {
     const ni_scale_entry *table;
     float s_inner;
     ni_noise_key key;
+    float unfold; /* what a tile that is not tame multiplies both scales by: 1, or out of a table that bears the rotation's factor */
 } copying;
 
 /* ---- rows ---- */
@@ -189,8 +190,12 @@ static __device__ uint32_t encode_columns(const copying &to, const uint32_t *til
     float a[16], b[16];
     uint32_t amax_a, amax_b, for_a[8], for_b[8], q[16], sign[16];
     turn_columns<TURN, TAME>(to, tile, signs, a, b, &amax_a, &amax_b);
-    const uint32_t bytes = ni_scale_bytes(ni_f32_from(amax_a), ni_f32_from(amax_b), to.s_inner);
-    const ni_scale_entry entry_a = to.table[bytes & 0xffu], entry_b = to.table[bytes >> 8];
+    const uint32_t bytes = ni_scale_bytes(ni_f32_from(amax_a), ni_f32_from(amax_b), TAME ? to.s_inner : ni_f32_mul(to.s_inner, to.unfold));
+    ni_scale_entry entry_a = to.table[bytes & 0xffu], entry_b = to.table[bytes >> 8];
+    if (!TAME) {
+        entry_a.encode = ni_f32_mul(entry_a.encode, to.unfold);
+        entry_b.encode = ni_f32_mul(entry_b.encode, to.unfold);
+    }
     const uint32_t group = (uint32_t)c * (uint32_t)(rows / 16) + (uint32_t)(r0 / 16);
     draw_column<ROUND>(to.key, group, for_a);
     draw_column<ROUND>(to.key, group + (uint32_t)(rows / 16), for_b);
@@ -291,7 +296,7 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, 5) quantize_tiles(cons
         __syncthreads();
     }
     if (ROWS >= 0) {
-        const copying rows = {row, row_table, room->copies[0].s_inner, ni_tile_noise(row.noise)};
+        const copying rows = {row, row_table, room->copies[0].s_inner, ni_tile_noise(row.noise), 1.0f};
         if (room->copies[0].tame && !wild)
             encode_rows<ROWS, true>(rows, in, r0 + first, c, s.cols, live);
         else
@@ -299,7 +304,8 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, 5) quantize_tiles(cons
     }
     if (COLUMNS >= 0) {
         const int64_t pair = (int64_t)blockIdx.x * TILE_COLS + 2 * threadIdx.x;
-        const copying columns = {column, column_table, room->copies[1].s_inner, ni_tile_noise(column.noise)};
+        const float unfold = TURN != NOT_TURNED && room->copies[1].tame ? 4.0f : 1.0f;
+        const copying columns = {column, column_table, room->copies[1].s_inner, ni_tile_noise(column.noise), unfold};
         const uint32_t signs = TURN == AS_IT_SAYS ? ni_signs_of(column.quantizer.hadamard_signs, &columns.key).w[0] : 0;
         uint32_t largest = 0;
         if (pair < s.cols)
