@@ -100,7 +100,7 @@ store_rows(bf16 *head, int64_t stride, int first, int first_column, const float 
 template <class Core, int ROWS, int COLUMNS>
 __device__ __forceinline__ void find_amaxes(const bf16 *tile, int own_row, int first, int first_column,
                                             const AttentionArgs &a) {
-    uint32_t pairs = 0, turned = 0;
+    uint32_t pairs = 0, turned = ni_found_amax(a.turned_amax);
     if (!a.amax && !a.turned_amax)
         return;
     const int end = min(COLUMNS, a.head_dim - first_column);
@@ -116,7 +116,7 @@ __device__ __forceinline__ void find_amaxes(const bf16 *tile, int own_row, int f
                 pairs = ni_larger_pair(pairs, words[i]);
             }
             if (a.turned_amax)
-                turned = max(turned, ni_turned_amax(words));
+                turned = ni_larger_turned(turned, words);
         }
     }
     sync_warp();

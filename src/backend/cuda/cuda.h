@@ -16,6 +16,7 @@
 struct ni_cuda_alpha_table;
 struct ni_cuda_plans;
 struct ni_cuda_profile;
+struct ni_cuda_turn_table;
 
 typedef struct ni_cuda {
     int device;
@@ -32,6 +33,7 @@ typedef struct ni_cuda {
     float *words;        /* device constants and results: NI_CUDA_ZERO, ... */
     struct ni_cuda_plans *plans;
     struct ni_cuda_alpha_table *alphas; /* alphas.h; NULL until a product asks */
+    struct ni_cuda_turn_table *turns;   /* rope.c; NULL until RoPE asks */
     ni_permits permits;
     char attention[64]; /* name of what attention_kernel was last asked about: one for all blocks of a model */
     struct ni_cuda_profile *profile; /* NULL unless it is being taken */
@@ -67,6 +69,10 @@ extern const ni_profiler ni_cuda_profiler;
 /* What ran since the last mark was `what`, a text that lives as long as the backend. Nothing where nobody takes one. */
 void ni_cuda_mark(nb_backend *be, const char *what);
 void ni_cuda_profile_free(struct ni_cuda_profile *profile);
+
+/* ---- rope.c ---- */
+
+void ni_cuda_turns_free(struct ni_cuda_turn_table *table);
 
 /* ---- companion.c ---- */
 

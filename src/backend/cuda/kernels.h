@@ -46,8 +46,13 @@ int ni_cuda_launch_swiglu_backward(void *stream, const nb_mat *dgate, const nb_m
                                    const uint16_t *gate, const uint16_t *up);
 
 /* ---- rope.cu: a dense BF16 matrix, the same ---- */
+typedef struct ni_cuda_turns {
+    float *table;      /* [positions, head_dim / 2, 2]: cosine and sine, 16-byte aligned; NULL: none */
+    int32_t positions; /* angles of those beyond are made as they are asked for */
+} ni_cuda_turns;
+int ni_cuda_launch_turns(void *stream, float *table, int64_t positions, int64_t head_dim, const ni_rope *how);
 int ni_cuda_launch_rope(void *stream, const nb_mat *x, const int32_t *positions, int64_t heads, const ni_rope *how,
-                        bool inverse);
+                        const ni_cuda_turns *turns, bool inverse);
 
 /* ---- norm.cu ---- */
 size_t ni_cuda_partial_bytes(int64_t n, int64_t dim); /* sums over rows that blocks leave for the last kernel to add */

@@ -177,7 +177,7 @@ static __device__ __forceinline__ uint32_t larger_of_band(uint32_t largest, cons
 #pragma unroll
         for (int i = 0; i < BAND; i++)
             pairs[i] = band[i * band_pitch(dim) + c];
-        largest = max(largest, ni_turned_amax(pairs));
+        largest = ni_larger_turned(largest, pairs);
     }
     return largest;
 }
@@ -194,7 +194,7 @@ template <int CHUNKS> static __global__ void __launch_bounds__(NI_THREADS) rmsno
         pairs = larger_of_row(pairs, row);
     }
     __syncthreads();
-    const uint32_t turned = larger_of_band(0, band, dim);
+    const uint32_t turned = larger_of_band(ni_found_amax(norm.turned_amax), band, dim);
     __syncwarp();
     ni_join_amax(norm.amax, ni_larger_half(pairs));
     ni_join_amax(norm.turned_amax, turned);
@@ -378,7 +378,7 @@ static __global__ void __launch_bounds__(NI_THREADS) rmsnorm_backward_kept(const
             for (int i = threadIdx.x / 32; i < BAND; i += NI_WARPS)
                 expect_row(d, first + gridDim.x * (int64_t)BAND + i, dim);
             __syncthreads();
-            turned = larger_of_band(turned, band, dim);
+            turned = larger_of_band(max(turned, ni_found_amax(d.turned_amax)), band, dim);
             __syncthreads();
         }
     }

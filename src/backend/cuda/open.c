@@ -18,6 +18,7 @@ static void destroy(nb_backend *be) {
     ni_cuda *cuda = ni_cuda_of(be);
     ni_cuda_plans_free(cuda->plans);
     ni_cuda_alphas_free(cuda->alphas);
+    ni_cuda_turns_free(cuda->turns);
     ni_cuda_profile_free(cuda->profile);
     if (cuda->lt)
         cublasLtDestroy(cuda->lt);

@@ -4,20 +4,30 @@
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/tile.cuh"
 
-/* Angles are taken in double, as the reference does; the power once a block for each channel. */
-enum { ROPE_CHANNELS = 512 };
+typedef struct turn {
+    float c, s;
+} turn;
 
-static __device__ void set_frequencies(double *frequency, int64_t half, int64_t head_dim, const ni_rope &how) {
-    for (int64_t i = threadIdx.x; i < half && i < ROPE_CHANNELS; i += blockDim.x)
-        frequency[i] = ni_rope_frequency(&how, i, head_dim);
-    __syncthreads();
+/* Angles are taken in double, as the reference does. */
+static __device__ turn turn_by(int32_t position, int64_t i, int64_t head_dim, const ni_rope &how) {
+    double s, c;
+    sincos(position * ni_rope_frequency(&how, i, head_dim), &s, &c);
+    return {(float)c, (float)s};
 }
 
-static __device__ void set_turn(float *cosine, float *sine, int32_t position, double frequency, bool inverse) {
-    double s, c;
-    sincos(position * frequency, &s, &c);
-    *cosine = (float)c;
-    *sine = (float)(inverse ? -s : s);
+static __global__ void make_turns(turn *table, int64_t positions, int64_t head_dim, const __grid_constant__ ni_rope how) {
+    const int64_t half = head_dim / 2;
+    for (NI_EACH(at, positions *half))
+        table[at] = turn_by((int32_t)(at / half), at % half, head_dim, how);
+}
+
+/* Of channel i; from the table where it goes so far. */
+static __device__ turn turn_at(const ni_cuda_turns &turns, int32_t position, int64_t i, int64_t head_dim, const ni_rope &how, bool inverse) {
+    const bool known = (uint32_t)position < (uint32_t)turns.positions;
+    turn t = known ? ((const turn *)turns.table)[position * (head_dim / 2) + i] : turn_by(position, i, head_dim, how);
+    if (inverse)
+        t.s = -t.s;
+    return t;
 }
 
 static __device__ void turn_two(float *x1, float *x2, float c, float s) {
@@ -27,18 +37,15 @@ static __device__ void turn_two(float *x1, float *x2, float c, float s) {
 }
 
 /* A thread turns one pair of one token's channels in every head. */
-static __global__ void rope(uint16_t *x, const int32_t *positions, int64_t n, int64_t heads, int64_t head_dim, int64_t stride, ni_rope how, bool inverse) {
-    __shared__ double frequency[ROPE_CHANNELS];
+static __global__ void rope(uint16_t *x, const int32_t *positions, int64_t n, int64_t heads, int64_t head_dim, int64_t stride, const __grid_constant__ ni_rope how, const __grid_constant__ ni_cuda_turns turns, bool inverse) {
     const int64_t half = head_dim / 2;
-    set_frequencies(frequency, half, head_dim, how);
     for (NI_EACH(at, n *half)) {
         const int64_t t = at / half, i = at % half;
-        float c, s;
-        set_turn(&c, &s, positions[t], i < ROPE_CHANNELS ? frequency[i] : ni_rope_frequency(&how, i, head_dim), inverse);
+        const turn by = turn_at(turns, positions[t], i, head_dim, how, inverse);
         for (int64_t h = 0; h < heads; h++) {
             uint16_t *pair = x + t * stride + h * head_dim + i;
             float x1 = ni_bf16_value(pair[0]), x2 = ni_bf16_value(pair[half]);
-            turn_two(&x1, &x2, c, s);
+            turn_two(&x1, &x2, by.c, by.s);
             pair[0] = ni_bf16_even(x1);
             pair[half] = ni_bf16_even(x2);
         }
@@ -46,23 +53,19 @@ static __global__ void rope(uint16_t *x, const int32_t *positions, int64_t n, in
 }
 
 /* Two neighbouring pairs, four heads at a time in flight. */
-static __global__ void rope_twos(uint16_t *x, const int32_t *positions, int64_t n, int heads, int head_dim, int64_t stride, ni_rope how, bool inverse) {
-    __shared__ double frequency[ROPE_CHANNELS];
+static __global__ void rope_twos(uint16_t *x, const int32_t *positions, int64_t n, int heads, int head_dim, int64_t stride, const __grid_constant__ ni_rope how, const __grid_constant__ ni_cuda_turns turns, bool inverse) {
     const uint32_t half = (uint32_t)head_dim / 2, quarter = half / 2;
-    set_frequencies(frequency, half, head_dim, how);
     for (NI_EACH(at, n *quarter)) {
         const uint32_t t = (uint32_t)at / quarter, i = ((uint32_t)at - t * quarter) * 2;
-        float c[2], s[2];
-        for (int k = 0; k < 2; k++)
-            set_turn(&c[k], &s[k], positions[t], frequency[i + k], inverse);
+        const turn one = turn_at(turns, positions[t], i, head_dim, how, inverse), two = turn_at(turns, positions[t], i + 1, head_dim, how, inverse);
         uint16_t *const first = x + t * stride + i;
 #pragma unroll 4
         for (int h = 0; h < heads; h++) {
             uint32_t *const low = (uint32_t *)(first + h * head_dim), *const high = (uint32_t *)(first + h * head_dim + half);
             const uint32_t a = *low, b = *high;
             float x1 = __uint_as_float(a << 16), x2 = __uint_as_float(b << 16), y1 = __uint_as_float(a & 0xffff0000u), y2 = __uint_as_float(b & 0xffff0000u);
-            turn_two(&x1, &x2, c[0], s[0]);
-            turn_two(&y1, &y2, c[1], s[1]);
+            turn_two(&x1, &x2, one.c, one.s);
+            turn_two(&y1, &y2, two.c, two.s);
             *low = ni_pack_two(x1, y1);
             *high = ni_pack_two(x2, y2);
         }
@@ -73,10 +76,6 @@ static __global__ void rope_twos(uint16_t *x, const int32_t *positions, int64_t 
 
 enum { BAND = 16 };
 
-typedef struct turn {
-    float c, s;
-} turn;
-
 static __device__ uint32_t turn_pair(uint32_t *high, uint32_t low, const turn &first, const turn &second) {
     float x1 = ni_low_of(low), x2 = ni_low_of(*high), y1 = ni_high_of(low), y2 = ni_high_of(*high);
     turn_two(&x1, &x2, first.c, first.s);
@@ -86,15 +85,13 @@ static __device__ uint32_t turn_pair(uint32_t *high, uint32_t low, const turn &f
 }
 
 /* A thread takes two neighbouring channels of a head and their partners, of all sixteen tokens. */
-static __global__ void __launch_bounds__(NI_TILE_THREADS) rope_bands(uint16_t *x, uint32_t *amax, uint32_t *turned_amax, const int32_t *positions, int heads, int head_dim, ni_rope how, bool inverse) {
+static __global__ void __launch_bounds__(NI_TILE_THREADS) rope_bands(uint16_t *x, uint32_t *amax, uint32_t *turned_amax, const int32_t *positions, int heads, int head_dim, const __grid_constant__ ni_rope how, const __grid_constant__ ni_cuda_turns known, bool inverse) {
     extern __shared__ __align__(16) turn turns[]; /* [BAND, half] */
-    __shared__ double frequency[ROPE_CHANNELS];
     const int half = head_dim / 2, quarter = half / 2;
     const int64_t stride = (int64_t)heads * head_dim, first = blockIdx.x * (int64_t)BAND;
-    uint32_t pairs = 0, turned = 0;
-    set_frequencies(frequency, half, head_dim, how);
+    uint32_t pairs = 0, turned = ni_found_amax(turned_amax);
     for (int at = threadIdx.x; at < BAND * half; at += NI_TILE_THREADS)
-        set_turn(&turns[at].c, &turns[at].s, positions[first + at / half], frequency[at % half], inverse);
+        turns[at] = turn_at(known, positions[first + at / half], at % half, head_dim, how, inverse);
     __syncthreads();
     for (int item = threadIdx.x; item < heads * quarter; item += NI_TILE_THREADS) {
         const int head = item / quarter, i = (item - head * quarter) * 2;
@@ -112,7 +109,7 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS) rope_bands(uint16_t *x
             *(uint32_t *)(from + t * stride + half) = high[t];
             pairs = ni_larger_pair(ni_larger_pair(pairs, low[t]), high[t]);
         }
-        turned = max(turned, max(ni_turned_amax(low), ni_turned_amax(high)));
+        turned = ni_larger_turned(ni_larger_turned(turned, low), high);
     }
     __syncwarp();
     ni_join_amax(amax, ni_larger_half(pairs));
@@ -121,11 +118,18 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS) rope_bands(uint16_t *x
 
 /* ---- which kernel ---- */
 
-int ni_cuda_launch_rope(void *stream, const nb_mat *x, const int32_t *positions, int64_t heads, const ni_rope *how, bool inverse) {
+enum { MOST_HEAD = 1024 }; /* of 16 tokens' angles in shared memory */
+
+int ni_cuda_launch_turns(void *stream, float *table, int64_t positions, int64_t head_dim, const ni_rope *how) {
+    make_turns<<<ni_grid(ni_divide_up(positions * (head_dim / 2), NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>((turn *)table, positions, head_dim, *how);
+    return cudaGetLastError();
+}
+
+int ni_cuda_launch_rope(void *stream, const nb_mat *x, const int32_t *positions, int64_t heads, const ni_rope *how, const ni_cuda_turns *turns, bool inverse) {
     cudaStream_t on = (cudaStream_t)stream;
     const int64_t n = x->rows, stride = x->cols, head_dim = stride / heads;
     uint16_t *const data = (uint16_t *)x->data;
-    const bool twos = head_dim % 4 == 0 && head_dim <= 2 * ROPE_CHANNELS && ((uintptr_t)data & 3) == 0 && n * head_dim <= INT32_MAX;
+    const bool twos = head_dim % 4 == 0 && head_dim <= MOST_HEAD && ((uintptr_t)data & 3) == 0 && n * head_dim <= INT32_MAX;
     const bool bands = twos && x->turned_amax && n % BAND == 0 && stride <= INT32_MAX;
     const size_t bytes = BAND * (size_t)(head_dim / 2) * sizeof(turn);
     int code = cudaSuccess;
@@ -135,13 +139,13 @@ int ni_cuda_launch_rope(void *stream, const nb_mat *x, const int32_t *positions,
             code = cudaFuncSetAttribute(rope_bands, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
         if (code != cudaSuccess)
             return code;
-        rope_bands<<<(unsigned)(n / BAND), NI_TILE_THREADS, bytes, on>>>(data, x->amax, x->turned_amax, positions, (int)heads, (int)head_dim, *how, inverse);
+        rope_bands<<<(unsigned)(n / BAND), NI_TILE_THREADS, bytes, on>>>(data, x->amax, x->turned_amax, positions, (int)heads, (int)head_dim, *how, *turns, inverse);
         return cudaGetLastError();
     }
     if (n * head_dim > 1 && twos)
-        rope_twos<<<ni_grid(ni_divide_up(n * head_dim / 4, NI_THREADS)), NI_THREADS, 0, on>>>(data, positions, n, (int)heads, (int)head_dim, stride, *how, inverse);
+        rope_twos<<<ni_grid(ni_divide_up(n * head_dim / 4, NI_THREADS)), NI_THREADS, 0, on>>>(data, positions, n, (int)heads, (int)head_dim, stride, *how, *turns, inverse);
     else if (n * head_dim > 1)
-        rope<<<ni_grid(ni_divide_up(n * head_dim / 2, NI_THREADS)), NI_THREADS, 0, on>>>(data, positions, n, heads, head_dim, stride, *how, inverse);
+        rope<<<ni_grid(ni_divide_up(n * head_dim / 2, NI_THREADS)), NI_THREADS, 0, on>>>(data, positions, n, heads, head_dim, stride, *how, *turns, inverse);
     code = cudaGetLastError();
     if (x->amax && code == cudaSuccess)
         code = ni_cuda_launch_amax(stream, x->amax, data, n, stride, stride);

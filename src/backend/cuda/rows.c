@@ -45,11 +45,6 @@ void ni_cuda_scale(nb_backend *be, const nb_mat *out, const nb_mat *in, const fl
         ni_cuda_good(be, ni_cuda_launch_scale(stream_of(be), out, in, row_scale, col_scale), "scale");
 }
 
-void ni_cuda_rope(nb_backend *be, const nb_mat *x, const int32_t *positions, int64_t heads, const ni_rope *how,
-                  bool inverse) {
-    ni_cuda_good(be, ni_cuda_launch_rope(stream_of(be), x, positions, heads, how, inverse), "rope");
-}
-
 void ni_cuda_swiglu_forward(nb_backend *be, const nb_mat *y, const void *gate, const void *up) {
     ni_cuda_good(be, ni_cuda_launch_swiglu_forward(stream_of(be), y, gate, up), "swiglu_forward");
 }

@@ -97,7 +97,7 @@ static __device__ bool find_columns(int64_t rows, int64_t cols, int64_t *at) {
 }
 
 static __global__ void __launch_bounds__(NI_TILE_THREADS) swiglu_forward_tiles(uint16_t *y, uint32_t *amax, uint32_t *turned, const uint16_t *gate, const uint16_t *up, int64_t rows, int64_t cols) {
-    uint32_t largest = 0, largest_turned = 0, out[16];
+    uint32_t largest = 0, largest_turned = ni_found_amax(turned), out[16];
     int64_t at;
     if (find_columns(rows, cols, &at)) {
         uint32_t g[16], u[16];
@@ -112,7 +112,7 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS) swiglu_forward_tiles(u
             largest = ni_larger_pair(largest, out[i]);
             *(uint32_t *)(y + at + i * cols) = out[i];
         }
-        largest_turned = ni_turned_amax(out);
+        largest_turned = ni_larger_turned(largest_turned, out);
     }
     __syncwarp();
     ni_join_amax(amax, ni_larger_half(largest));
@@ -121,7 +121,7 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS) swiglu_forward_tiles(u
 
 static __global__ void __launch_bounds__(NI_TILE_THREADS) swiglu_backward_tiles(uint16_t *dgate, uint32_t *gate_amax, uint32_t *gate_turned, uint16_t *dup, uint32_t *up_amax, uint32_t *up_turned, const uint16_t *dy,
                                                                                const uint16_t *gate, const uint16_t *up, int64_t rows, int64_t cols) {
-    uint32_t of_gate = 0, of_up = 0, of_gate_turned = 0, of_up_turned = 0;
+    uint32_t of_gate = 0, of_up = 0, of_gate_turned = ni_found_amax(gate_turned), of_up_turned = ni_found_amax(up_turned);
     int64_t at;
     if (find_columns(rows, cols, &at)) {
         uint32_t g[16], u[16], d[16];
@@ -143,8 +143,8 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS) swiglu_backward_tiles(
             *(uint32_t *)(dgate + at + i * cols) = g[i];
             *(uint32_t *)(dup + at + i * cols) = u[i];
         }
-        of_gate_turned = ni_turned_amax(g);
-        of_up_turned = ni_turned_amax(u);
+        of_gate_turned = ni_larger_turned(of_gate_turned, g);
+        of_up_turned = ni_larger_turned(of_up_turned, u);
     }
     __syncwarp();
     ni_join_amax(gate_amax, ni_larger_half(of_gate));
