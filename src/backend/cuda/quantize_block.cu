@@ -172,7 +172,7 @@ static __device__ void store_tile_codes(const uint2 (*codes)[CODE_PITCH], const 
 }
 
 template <typename RULE, int KIND>
-static __global__ void __launch_bounds__(THREADS) block_columns(const __grid_constant__ ni_cuda_double_source s, const __grid_constant__ ni_cuda_tile_copy copy) {
+static __global__ void __launch_bounds__(THREADS, 3) block_columns(const __grid_constant__ ni_cuda_double_source s, const __grid_constant__ ni_cuda_tile_copy copy) {
     __shared__ ni_block_copy b;
     __shared__ __align__(16) float tile[TILE_ROWS * TILE_COLS + TILE_ROWS / 16 * SKEW];
     __shared__ uint2 codes[RULE::STORED_BY ? TILE_COLS : 1][CODE_PITCH];
@@ -192,10 +192,10 @@ static __global__ void __launch_bounds__(THREADS) block_columns(const __grid_con
     for (int unit = (int)threadIdx.x; unit < TILE_ROWS / 16 * TILE_COLS; unit += THREADS) {
         const int part = unit % lanes, col = unit / lanes % TILE_COLS, row = (unit / lanes / TILE_COLS * lanes + part) * 16;
         const int64_t r = r0 + row, c = c0 + col;
-        float x[16];
+        float *const at = &tile[in_tile(row, col)], x[16]; /* rows of a sixteen lie TILE_COLS apart */
 #pragma unroll
         for (int i = 0; i < 16; i++)
-            x[i] = tile[in_tile(row + i, col)];
+            x[i] = at[i * TILE_COLS];
         if constexpr (RULE::STORED_BY == 0) {
             join(b, x, part, &largest);
         } else {
@@ -204,8 +204,8 @@ static __global__ void __launch_bounds__(THREADS) block_columns(const __grid_con
             if (copy.values)
 #pragma unroll
                 for (int i = 0; i < 8; i++) {
-                    tile[in_tile(row + 2 * i, col)] = ni_low_of(made.values[i]);
-                    tile[in_tile(row + 2 * i + 1, col)] = ni_high_of(made.values[i]);
+                    at[2 * i * TILE_COLS] = ni_low_of(made.values[i]);
+                    at[(2 * i + 1) * TILE_COLS] = ni_high_of(made.values[i]);
                 }
             codes[col][row / 16] = made.codes;
             if (copy.codes && r < s.rows && c < s.cols)
@@ -269,7 +269,14 @@ int ni_cuda_quantize_block(void *stream, const ni_cuda_double_source *s, const n
     case NB_SCALE_HIF4:
         return launch<ni_hif4_rule>(stream, s, copy, columns);
     default:
-        return copy->quantizer.rule == NB_RULE_EDEN ? launch<ni_eden_rule>(stream, s, copy, columns)
-                                                    : launch<ni_e4m3_rule>(stream, s, copy, columns);
+        break;
     }
+    if (copy->quantizer.rule == NB_RULE_EDEN)
+        return launch<ni_eden_rule>(stream, s, copy, columns);
+    if (copy->quantizer.block_rows != 16)
+        return launch<ni_e4m3_rule<false>>(stream, s, copy, columns);
+    if (columns || s->rows * (s->cols / 16) > INT32_MAX)
+        return cudaErrorInvalidValue;
+    launch_rows<ni_e4m3_rule<true>>((cudaStream_t)stream, s, copy);
+    return cudaGetLastError();
 }
