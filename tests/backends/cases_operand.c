@@ -193,6 +193,74 @@ static void run_amax(trial *t) {
     }
 }
 
+static uint32_t largest_bits(data_kind kind, int64_t rows, int64_t cols, int64_t stride) {
+    const nb_mat host = data_matrix(kind, NB_BF16, rows, cols, stride);
+    uint32_t bits = 0;
+    for (int64_t i = 0; i < rows * cols; i++) {
+        const uint32_t its = ni_f32_magnitude(ni_bf16_value(((uint16_t *)host.data)[i / cols * stride + i % cols]));
+        bits = its > bits ? its : bits;
+    }
+    return bits;
+}
+
+/* Under the scale of another step, both ways: what was larger then, what is larger now by little and by much, and what
+ * no scale can be made of; the maximum of this step comes out. The last columns stand alone in a tile. */
+static void run_delayed(trial *t) {
+    static const float past_of[] = {1, 0.7f, 0.1f, 1e-6f, 30, 0, NAN, INFINITY};
+    enum { PASTS = sizeof past_of / sizeof *past_of, ROWS = 32, COLS = 272 };
+    const quantizer_list *list = quantizers_of(t);
+    const nb_noise noise = noise_at(t);
+    for (int32_t i = 0, seen = 0; i < list->count; i++) {
+        const nb_quantizer *q = &list->q[i];
+        if (q->scale_type != NB_SCALE_E4M3 || q->outer != NB_OUTER_TENSOR ||
+            nb_quantizer_check_shape(q, COLS, ROWS, NULL) != NB_OK || seen++ % parts_of(t) != t->shape)
+            continue;
+        nb_quantizer straight = *q;
+        straight.hadamard_size = 0;
+        if (straight.rule == NB_RULE_EDEN) /* exists only rotated */
+            straight.rule = NB_RULE_ABSMAX;
+        for (int kind = 0; kind < DATA_KINDS; kind++) {
+            const int with = (seen + kind) % PASTS;
+            const nb_mat x = uploaded(t, kind, kind % 4 == 3 ? NB_F32 : NB_BF16, ROWS, COLS, COLS + 8);
+            const float own = ni_f32_from(largest_bits(kind, ROWS, COLS, COLS + 8)),
+                        past = own > 0 && own < INFINITY ? past_of[with] * own : past_of[with];
+            const float *word = upload(t, &past, sizeof past);
+            uint32_t *now = output(t, "maxima of this step", NB_F32, 2);
+            nb_operand a = placed(t, &straight, ROWS, COLS, NI_LEFT, q),
+                       b = placed(t, q, COLS, ROWS, NI_RIGHT, &straight);
+            const ni_making both[2] = {
+                {.out = &a, .past = with ? word : NULL, .headroom = 2, .now = now, .noise = &noise},
+                {.out = &b, .transpose = true, .past = word, .headroom = 1, .now = now + 1, .noise = &noise}};
+            make(t, &(ni_source){.numbers = &x}, both, 2);
+            char format[200], what[300];
+            snprintf(what, sizeof what, "%s, numbers of kind %d, %g of their maximum",
+                     nb_quantizer_text(q, format, sizeof format), kind, (double)past_of[with]);
+            keep_operand(t, what, &a);
+            keep_operand(t, what, &b);
+        }
+    }
+}
+
+/* What has no such scale. */
+static void run_delayed_misfits(trial *t) {
+    const nb_quantizer q = nvfp4(1), mx = ni_format_family_find("mxfp4")->defaults;
+    const nb_mat x = uploaded(t, DATA_NORMAL, NB_BF16, M, K, K);
+    const float one = 1;
+    const float *past = upload(t, &one, sizeof one);
+    nb_operand a = made(t, &q, &x, NI_LEFT, &q), b = placed(t, &mx, M, K, NI_LEFT, &mx), c = a;
+    const ni_source numbers = {.numbers = &x}, codes = {.operand = &a};
+    c.memory = scratch(t, t->be->ops->operand_bytes(t->be, &c));
+    const ni_making misfits[3] = {{.out = &b, .past = past, .headroom = 1},
+                                  {.out = &c, .past = past, .headroom = 1},
+                                  {.out = &c, .past = past, .under = &a}};
+    for (int i = 0; i < 3; i++) {
+        nb_error err = {0};
+        const int32_t status =
+            (int32_t)t->be->ops->make_operands(t->be, i == 1 ? &codes : &numbers, &misfits[i], 1, &err);
+        record(t, "refused", &status, NB_I32, 1, true);
+    }
+}
+
 static void run_turn(trial *t) {
     const nb_quantizer tiles = nvfp4(16), rows = rows_of("int4"), q = nvfp4(1);
     nb_quantizer none = rows;
@@ -390,6 +458,8 @@ static const test_case OPERANDS[] = {
     {"make_operands", "pieces", BITS, 2, run_pieces, NULL, NULL},
     {"make_pieces", "a patch beside the whole", BITS, 2, run_patched, NULL, NULL},
     {"make_operands", "amax known", BITS, 1, run_amax, NULL, NULL},
+    {"make_operands", "scales of the step before", BITS, PARTS, run_delayed, NULL, NULL},
+    {"make_operands", "scales of no step before", BITS, 1, run_delayed_misfits, NULL, NULL},
     {"turn", "tiles, rows", BITS, 1, run_turn, NULL, NULL},
     {"decode", "every format", BITS, PARTS, run_decode, NULL, NULL},
 };

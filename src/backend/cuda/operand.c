@@ -73,6 +73,18 @@ static bool take_room(nb_backend *be, int64_t rows, int64_t cols, room *out) {
     return true;
 }
 
+/* Of the step before; what was found is left for the step after it. */
+static int find_delayed(nb_backend *be, const ni_making *making, const room *r, int64_t n) {
+    uint32_t *head = (uint32_t *)making->out->memory;
+    int code = cudaSuccess;
+    if (making->now) {
+        ni_cuda_fill_zero(be, making->now, sizeof *making->now);
+        code = ni_cuda_amax(stream_of(be), making->now, r->x, n);
+        ni_cuda_copy(be, head, making->now, sizeof *head);
+    }
+    return code || !making->past ? code : ni_cuda_delayed_amax(stream_of(be), head, making->past, making->headroom);
+}
+
 /* Where the maximum for the outer scale comes from: the operand's head, into which it is put first. */
 static int find_amax(nb_backend *be, const ni_source *source, const ni_making *making, const nb_quantizer *q,
                      const room *r, int64_t n, uint32_t **amax) {
@@ -88,6 +100,8 @@ static int find_amax(nb_backend *be, const ni_source *source, const ni_making *m
         ni_cuda_copy(be, head, making->under->memory, sizeof *head);
     if (!*amax || making->under)
         return cudaSuccess;
+    if (making->past || making->now)
+        return find_delayed(be, making, r, n);
     if (source->numbers && source->numbers->amax && ni_source_is_simple(source) && q->hadamard_size == 0) {
         ni_cuda_copy(be, head, source->numbers->amax, sizeof *head);
         return cudaSuccess;

@@ -65,6 +65,9 @@ static ni_cuda_tile_copy tile_copy(nb_backend *be, const ni_making *making, bool
                                .outer_scales = codes.outer_scales,
                                .tensor_scale = codes.tensor_scale,
                                .under = making->under != NULL,
+                               .past = making->past,
+                               .headroom = making->headroom,
+                               .now = making->now,
                                .noise = ni_cuda_noise_of(making->noise),
                                .alphas = ni_cuda_alphas_of(be)};
 }
@@ -84,6 +87,10 @@ static bool knows_amax(nb_backend *be, const ni_source *source, const ni_making 
         ni_cuda_copy(be, head, making->under->memory, sizeof *head);
     if (making->under)
         return true;
+    if (making->past) {
+        copy->head = head;
+        return true;
+    }
     const nb_mat *x = source->numbers;
     const uint32_t *known = !x                                                          ? NULL
                             : copy->quantizer.hadamard_size == 0                        ? x->amax
@@ -257,8 +264,9 @@ static bool are_eights(const nb_quantizer *q) {
 static bool is_block_copy(const ni_source *source, const ni_making *making, ni_cuda_double_source *out) {
     const nb_quantizer *q = ni_making_quantizer(making);
     const nb_operand *to = making->out;
-    if (ni_is_plain(to) || making->stats || ni_cuda_is_whole_valued(to) || !has_block_rule(q) ||
-        !sixteens_source(source, making, are_eights, out) || out->rows * (out->cols / 16) > INT32_MAX)
+    if (ni_is_plain(to) || making->stats || making->past || making->now || ni_cuda_is_whole_valued(to) ||
+        !has_block_rule(q) || !sixteens_source(source, making, are_eights, out) ||
+        out->rows * (out->cols / 16) > INT32_MAX)
         return false;
     if (making->transpose)
         return ni_making_is_whole(source, making) && q->block_rows == 1;

@@ -42,6 +42,9 @@ int ni_cuda_rotate(void *stream, float *x, int64_t rows, int64_t cols, const nb_
 /* *amax = max(*amax, largest magnitude) as bits; the caller clears it. */
 int ni_cuda_amax(void *stream, uint32_t *amax, const float *x, int64_t n);
 
+/* *head = the bits of ni_delayed_amax(*past, headroom) */
+int ni_cuda_delayed_amax(void *stream, uint32_t *head, const float *past, float headroom);
+
 /* Codes of x [rows, cols], into columns [at, at + cols) of `out`, and the values that a product reads. */
 typedef struct ni_cuda_encoding {
     const float *x;
@@ -79,6 +82,9 @@ typedef struct ni_cuda_tile_copy {
     const uint32_t *amax; /* [1] of the tensor, rotated as the copy is; NULL where there is no tensor scale */
     uint32_t *head;       /* *head = *amax, for who is made under this operand; NULL: it is there */
     bool under;           /* the maximum is another tensor's */
+    const float *past;    /* [1] the scale is made from ni_delayed_amax of it, and not from `amax`; NULL */
+    float headroom;
+    uint32_t *now; /* [1] becomes the maximum of what is quantized; NULL: nobody asks. Kernels of tiles. */
     ni_cuda_noise noise;
     ni_cuda_alphas alphas; /* multiplied anew by kernels of tiles and of weights */
 } ni_cuda_tile_copy;
