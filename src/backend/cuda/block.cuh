@@ -1,7 +1,7 @@
 /* block.cuh: the rules by which blocks choose their scales, each for a thread that holds 16 neighbours on the contraction:
  *
  *     ni_mx_rule     E2M1 under E8M0 scales of 32: floor, ceil, 3/4, and QuEST's spread (format/quartet.h)
- *     ni_e4m3_rule   E2M1 under E4M3 scales of 16 or of tiles of 16x16: the maximum, or Four Over Six (format/four_six.h)
+ *     ni_e4m3_rule   E2M1 under E4M3 scales of 16 or (TILES) of 16x16 in 16 lanes: the maximum, or Four Over Six (format/four_six.h)
  *     ni_eden_rule   E2M1 under E4M3 scales that are corrected over a rotated group: MS-EDEN (format/quartet.h)
  *     ni_hif4_rule   S1P2 under HiFloat4's three levels of 64 (format/hif4.h)
  *
@@ -151,7 +151,7 @@ typedef struct ni_mx_rule {
     }
 } ni_mx_rule;
 
-typedef struct ni_e4m3_rule {
+template <bool TILES> struct ni_e4m3_rule {
     enum { LANES = 1, STORED_BY = 1 };
 
     /* What the block errs under a scale; a tile's lanes are 16. */
@@ -167,7 +167,7 @@ typedef struct ni_e4m3_rule {
             const float d = ni_f32_sub(decoded, x[i]);
             terms[i] = q.four_six == NB_FOUR_SIX_MSE ? ni_f32_mul(d, d) : fabsf(d);
         }
-        return q.block_rows == 16 ? ni_tile_error(q, terms, (int)threadIdx.x % 32 / 16 * 16) : ni_four_six_row(&q, terms);
+        return TILES ? ni_tile_error(q, terms, (int)threadIdx.x % 32 / 16 * 16) : ni_four_six_row(&q, terms);
     }
 
     template <bool TAME> static __device__ uint32_t four_or_six(const ni_block_copy &b, const float *x, float amax) {
@@ -179,7 +179,7 @@ typedef struct ni_e4m3_rule {
 
     static __device__ void make(const ni_block_copy &b, const float *x, uint32_t group, int part, ni_block_made *made) {
         uint32_t amax = ni_amax_of_sixteen(x), byte;
-        if (b.quantizer.block_rows == 16)
+        if (TILES)
 #pragma unroll
             for (int lane = 8; lane; lane /= 2)
                 amax = max(amax, __shfl_xor_sync(~0u, amax, lane));
@@ -194,7 +194,7 @@ typedef struct ni_e4m3_rule {
     static __device__ float tensor_scale(const ni_block_copy &b) {
         return b.scale.sdec;
     }
-} ni_e4m3_rule;
+};
 
 typedef struct ni_eden_rule {
     enum { LANES = 1, STORED_BY = 1 };

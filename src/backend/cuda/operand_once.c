@@ -273,29 +273,51 @@ static bool is_block_copy(const ni_source *source, const ni_making *making, ni_c
     return is_sixteens(to->cols);
 }
 
-static nb_status make_block(nb_backend *be, const ni_source *source, const ni_cuda_double_source *from,
-                            const ni_making *making, nb_error *err) {
+/* The operand as the kernels see it, its maximum found. Units for 8 bits read bytes, which are made of its codes. */
+static nb_status block_copy(nb_backend *be, const ni_source *source, const ni_cuda_double_source *from,
+                            const ni_making *making, ni_cuda_tile_copy *copy, nb_error *err) {
     nb_operand *const out = making->out;
-    ni_cuda_tile_copy copy = tile_copy(be, making, are_codes_read(be, making));
-    const bool bytes = ni_cuda_units_of(ni_cuda_of(be), &out->quantizer, &out->other) == NI_CUDA_FP8_MX &&
-                       ni_making_is_whole(source, making);
-    if (bytes) {
-        copy.values = NULL;
+    *copy = tile_copy(be, making, are_codes_read(be, making));
+    if (ni_cuda_units_of(ni_cuda_of(be), &out->quantizer, &out->other) == NI_CUDA_FP8_MX &&
+        ni_making_is_whole(source, making)) {
+        copy->values = NULL;
         out->form = NI_CUDA_BYTES;
     }
-    if (!knows_amax(be, source, making, &copy)) {
-        uint32_t *const head = making->out->memory;
-        ni_cuda_fill_zero(be, head, sizeof *head);
-        NB_TRY(ni_cuda_status(be, ni_cuda_block_amax(stream_of(be), from, &copy, head, making->transpose),
-                              "quantize: amax of blocks", err));
-        copy.amax = head;
-    }
-    NB_TRY(ni_cuda_status(be, ni_cuda_quantize_block(stream_of(be), from, &copy, making->transpose),
-                          !making->transpose ? "quantize: blocks"
-                          : from->numbers    ? "quantize: blocks down columns"
-                                             : "quantize: blocks anew",
+    if (knows_amax(be, source, making, copy))
+        return NB_OK;
+    copy->amax = making->out->memory;
+    ni_cuda_fill_zero(be, making->out->memory, sizeof(uint32_t));
+    return ni_cuda_status(be, ni_cuda_block_amax(stream_of(be), from, copy, making->out->memory, making->transpose),
+                          "quantize: amax of blocks", err);
+}
+
+/* One copy, or of numbers two, the second down the columns. */
+static nb_status make_blocks(nb_backend *be, const ni_source *source, const ni_cuda_double_source *from,
+                             const ni_making *makings, int32_t count, nb_error *err) {
+    const bool columns = makings[0].transpose;
+    ni_cuda_tile_copy copies[2];
+    for (int32_t i = 0; i < count; i++)
+        NB_TRY(block_copy(be, source, from, &makings[i], &copies[i], err));
+    NB_TRY(ni_cuda_status(be,
+                          count == 2 ? ni_cuda_quantize_blocks(stream_of(be), from, &copies[0], &copies[1])
+                                     : ni_cuda_quantize_block(stream_of(be), from, &copies[0], columns),
+                          count == 2      ? "quantize: blocks both ways"
+                          : !columns      ? "quantize: blocks"
+                          : from->numbers ? "quantize: blocks down columns"
+                                          : "quantize: blocks anew",
                           err));
-    return bytes ? ni_cuda_fill_bytes(be, out, err) : NB_OK;
+    for (int32_t i = 0; i < count; i++)
+        if (makings[i].out->form & NI_CUDA_BYTES)
+            NB_TRY(ni_cuda_fill_bytes(be, makings[i].out, err));
+    return NB_OK;
+}
+
+/* The next making goes with this one: a row copy and a column copy of the same numbers. */
+static bool are_blocks_paired(const ni_source *source, const ni_making *row, const ni_making *column) {
+    ni_cuda_double_source from;
+    return source->numbers && !row->transpose && column->transpose && !is_tile_copy(source, column) &&
+           ni_cuda_blocks_pair(ni_making_quantizer(row), ni_making_quantizer(column)) &&
+           is_block_copy(source, column, &from);
 }
 
 /* ---- making, at once: vectors (quantize_vector.cu) ---- */
@@ -372,8 +394,10 @@ nb_status ni_cuda_make_at_once(nb_backend *be, const ni_source *source, const ni
             done[i] = NI_CUDA_MULTIPLIED;
             NB_TRY(make_weight(be, source, m, err));
         } else if (!done[i] && is_block_copy(source, m, &from)) {
-            done[i] = NI_CUDA_MADE;
-            NB_TRY(make_block(be, source, &from, m, err));
+            const bool pair = i + 1 < count && are_blocks_paired(source, m, m + 1);
+            done[i] = done[i + pair] = NI_CUDA_MADE;
+            NB_TRY(make_blocks(be, source, &from, m, 1 + pair, err));
+            i += pair;
         } else if (done[i]) {
             const bool pair = i + 1 < count && done[i + 1] && !m->transpose && makings[i + 1].transpose;
             NB_TRY(make_tiles(be, source, m->transpose ? NULL : m, m->transpose ? m : pair ? m + 1 : NULL, err));

@@ -128,6 +128,10 @@ int ni_cuda_quantize_double(void *stream, const ni_cuda_double_source *s, const 
 int ni_cuda_block_amax(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy, uint32_t *amax,
                        bool columns);
 int ni_cuda_quantize_block(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy, bool columns);
+/* A row copy and a column copy of numbers at once, where their quantizers pair. */
+bool ni_cuda_blocks_pair(const nb_quantizer *row, const nb_quantizer *column);
+int ni_cuda_quantize_blocks(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *row,
+                            const ni_cuda_tile_copy *column);
 /* Chosen columns of numbers, less what other codes of them decode to, as columns of a row copy whose maximum is known.
  */
 typedef struct ni_cuda_piece {

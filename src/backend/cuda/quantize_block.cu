@@ -6,6 +6,8 @@
  *                  it took them, so that they are written as the source lies and nothing is transposed; codes go through
  *                  shared memory too, a column at a time. The source may be what codes decode to
  *
+ *     both         the rows of a tile, then its columns, where a row's groups end within a tile
+ *
  * Either may be rotated by 16 to 128. Bits are those of quantize.cu. Where a tensor's scale needs a maximum that nobody
  * knows, the same kernels look for it first (`measure`).
  */
@@ -30,6 +32,12 @@ template <typename RULE> static __device__ void leave_scale(const ni_block_copy 
 }
 
 template <> __device__ void leave_scale<measure>(const ni_block_copy &b, const ni_cuda_tile_copy &copy) {
+}
+
+template <typename RULE> static __device__ void open_copy(ni_block_copy *b, const ni_cuda_tile_copy &copy, bool first) {
+    ni_open_block_copy(b, copy);
+    if (first)
+        leave_scale<RULE>(*b, copy);
 }
 
 /* The scale of a block; `at` counts the operand's numbers in its canonical order. */
@@ -63,6 +71,20 @@ static __device__ void fill_zero(float *x) {
 
 /* ---- rows ---- */
 
+/* Column c of row r of the source. */
+template <typename RULE> static __device__ void store_row(const ni_cuda_tile_copy &copy, const ni_block_made &made, int64_t r, int64_t c, int part) {
+    const int64_t at = r * copy.stride + copy.at + c;
+    if (copy.values) {
+        uint4 *const to = (uint4 *)(copy.values + at);
+        to[0] = make_uint4(made.values[0], made.values[1], made.values[2], made.values[3]);
+        to[1] = make_uint4(made.values[4], made.values[5], made.values[6], made.values[7]);
+    }
+    if (copy.codes) {
+        *(uint2 *)(copy.codes + at / 2) = made.codes;
+        store_scale<RULE>(copy, made, at, part);
+    }
+}
+
 template <typename RULE, typename T>
 static __global__ void __launch_bounds__(THREADS) block_rows(const T *from, int64_t stride, int64_t rows, int64_t cols, const __grid_constant__ ni_cuda_tile_copy copy) {
     __shared__ ni_block_copy b;
@@ -76,11 +98,8 @@ static __global__ void __launch_bounds__(THREADS) block_rows(const T *from, int6
     fill_zero(x);
     if (live)
         ni_load_sixteen(x, from + r * stride + 16 * block);
-    if (threadIdx.x == 0) {
-        ni_open_block_copy(&b, copy);
-        if (thread == 0)
-            leave_scale<RULE>(b, copy);
-    }
+    if (threadIdx.x == 0)
+        open_copy<RULE>(&b, copy, thread == 0);
     __syncthreads();
     if constexpr (RULE::STORED_BY == 0) {
         uint32_t largest = 0;
@@ -91,24 +110,16 @@ static __global__ void __launch_bounds__(THREADS) block_rows(const T *from, int6
         make_block<RULE>(b, x, r * blocks + block, part, &made);
         if (!live)
             return;
-        const int64_t at = r * copy.stride + copy.at + 16 * block;
-        if (copy.values) {
-            uint4 *const to = (uint4 *)(copy.values + at);
-            to[0] = make_uint4(made.values[0], made.values[1], made.values[2], made.values[3]);
-            to[1] = make_uint4(made.values[4], made.values[5], made.values[6], made.values[7]);
-        }
-        if (copy.codes) {
-            *(uint2 *)(copy.codes + at / 2) = made.codes;
-            store_scale<RULE>(copy, made, at, part);
-        }
+        store_row<RULE>(copy, made, r, 16 * block, part);
     }
 }
 
-/* ---- columns ---- */
+/* ---- a tile ---- */
 
-/* Sixteens of one column that lie in neighbouring lanes are in different banks. */
+/* Sixteens of one column that lie in neighbouring lanes are in different banks, and so are fours of columns that eight
+ * lanes read at once, each its own sixteen of a row. */
 static __device__ int in_tile(int row, int col) {
-    return row * TILE_COLS + row / 16 * SKEW + col;
+    return row * TILE_COLS + row / 16 * SKEW + (col ^ (col >> 5 & 1) << 2 ^ (row & 1) << 3);
 }
 
 static __device__ ni_eight load_eight(const uint16_t *from) {
@@ -142,9 +153,8 @@ template <int KIND> static __device__ void load_tile(float *tile, const ni_cuda_
             e = KIND == 2   ? decode_eight(s.codes, r, c)
                 : KIND == 1 ? load_eight((const float *)s.numbers + r * s.stride + c)
                             : load_eight((const uint16_t *)s.numbers + r * s.stride + c);
-        float4 *const to = (float4 *)&tile[in_tile(row, col)];
-        to[0] = make_float4(e.x[0], e.x[1], e.x[2], e.x[3]);
-        to[1] = make_float4(e.x[4], e.x[5], e.x[6], e.x[7]);
+        *(float4 *)&tile[in_tile(row, col)] = make_float4(e.x[0], e.x[1], e.x[2], e.x[3]);
+        *(float4 *)&tile[in_tile(row, col + 4)] = make_float4(e.x[4], e.x[5], e.x[6], e.x[7]);
     }
 }
 
@@ -153,8 +163,7 @@ static __device__ void store_tile(const float *tile, const ni_cuda_double_source
     for (int k = 0; k < TILE_ROWS * TILE_COLS / 8 / THREADS; k++) {
         const int vector = k * THREADS + (int)threadIdx.x, row = vector / (TILE_COLS / 8), col = vector % (TILE_COLS / 8) * 8;
         const int64_t r = r0 + row, c = c0 + col;
-        const float4 *const from = (const float4 *)&tile[in_tile(row, col)];
-        const float4 a = from[0], b = from[1];
+        const float4 a = *(const float4 *)&tile[in_tile(row, col)], b = *(const float4 *)&tile[in_tile(row, col + 4)];
         if (r < s.rows && c < s.cols)
             *(uint4 *)(copy.values + r * copy.stride + c) = make_uint4(ni_exact_pair(a.x, a.y), ni_exact_pair(a.z, a.w), ni_exact_pair(b.x, b.y), ni_exact_pair(b.z, b.w));
     }
@@ -171,31 +180,45 @@ static __device__ void store_tile_codes(const uint2 (*codes)[CODE_PITCH], const 
     }
 }
 
-template <typename RULE, int KIND>
-static __global__ void __launch_bounds__(THREADS) block_columns(const __grid_constant__ ni_cuda_double_source s, const __grid_constant__ ni_cuda_tile_copy copy) {
-    __shared__ ni_block_copy b;
-    __shared__ __align__(16) float tile[TILE_ROWS * TILE_COLS + TILE_ROWS / 16 * SKEW];
-    __shared__ uint2 codes[RULE::STORED_BY ? TILE_COLS : 1][CODE_PITCH];
-    const int64_t r0 = ((int64_t)blockIdx.y + (int64_t)blockIdx.z * gridDim.y) * TILE_ROWS, c0 = (int64_t)blockIdx.x * TILE_COLS;
+typedef float tile_room[TILE_ROWS * TILE_COLS + TILE_ROWS / 16 * SKEW];
+
+/* Its rows, but for a `measure`. */
+template <typename RULE> static __device__ void make_rows(const float *tile, const ni_block_copy &b, const ni_cuda_double_source &s, const ni_cuda_tile_copy &copy, int64_t r0, int64_t c0) {
+#pragma unroll 1
+    for (int unit = (int)threadIdx.x; unit < TILE_ROWS * TILE_COLS / 16; unit += THREADS) {
+        const int part = unit % (TILE_COLS / 16), row = unit / (TILE_COLS / 16);
+        const int64_t r = r0 + row, c = c0 + 16 * part;
+        float x[16];
+        ni_block_made made;
+#pragma unroll
+        for (int i = 0; i < 16; i += 4) {
+            const float4 v = *(const float4 *)&tile[in_tile(row, 16 * part + i)];
+            x[i] = v.x;
+            x[i + 1] = v.y;
+            x[i + 2] = v.z;
+            x[i + 3] = v.w;
+        }
+        make_block<RULE>(b, x, (uint32_t)r * (uint32_t)(s.cols / 16) + (uint32_t)(c / 16), part, &made);
+        if (r < s.rows && c < s.cols)
+            store_row<RULE>(copy, made, r, c, part);
+    }
+}
+
+/* Its columns. Values stay where the numbers were. */
+template <typename RULE>
+static __device__ void make_columns(float *tile, uint2 (*codes)[CODE_PITCH], const ni_block_copy &b, const ni_cuda_double_source &s, const ni_cuda_tile_copy &copy, int64_t r0, int64_t c0) {
     const int turned = copy.quantizer.hadamard_size / 16, lanes = turned > RULE::LANES ? turned : RULE::LANES;
     uint32_t largest = 0;
-    if (r0 >= s.rows)
-        return;
-    load_tile<KIND>(tile, s, r0, c0);
-    if (threadIdx.x == 0) {
-        ni_open_block_copy(&b, copy);
-        if (r0 == 0 && c0 == 0)
-            leave_scale<RULE>(b, copy);
-    }
-    __syncthreads();
 #pragma unroll 1
     for (int unit = (int)threadIdx.x; unit < TILE_ROWS / 16 * TILE_COLS; unit += THREADS) {
         const int part = unit % lanes, col = unit / lanes % TILE_COLS, row = (unit / lanes / TILE_COLS * lanes + part) * 16;
         const int64_t r = r0 + row, c = c0 + col;
-        float x[16];
+        float *const even = &tile[in_tile(row, col)], *const odd = &tile[in_tile(row + 1, col)], x[16];
 #pragma unroll
-        for (int i = 0; i < 16; i++)
-            x[i] = tile[in_tile(row + i, col)];
+        for (int i = 0; i < 16; i += 2) { /* rows of a sixteen lie TILE_COLS apart */
+            x[i] = even[i * TILE_COLS];
+            x[i + 1] = odd[i * TILE_COLS];
+        }
         if constexpr (RULE::STORED_BY == 0) {
             join(b, x, part, &largest);
         } else {
@@ -204,8 +227,8 @@ static __global__ void __launch_bounds__(THREADS) block_columns(const __grid_con
             if (copy.values)
 #pragma unroll
                 for (int i = 0; i < 8; i++) {
-                    tile[in_tile(row + 2 * i, col)] = ni_low_of(made.values[i]);
-                    tile[in_tile(row + 2 * i + 1, col)] = ni_high_of(made.values[i]);
+                    even[2 * i * TILE_COLS] = ni_low_of(made.values[i]);
+                    odd[2 * i * TILE_COLS] = ni_high_of(made.values[i]);
                 }
             codes[col][row / 16] = made.codes;
             if (copy.codes && r < s.rows && c < s.cols)
@@ -223,6 +246,46 @@ static __global__ void __launch_bounds__(THREADS) block_columns(const __grid_con
     }
 }
 
+/* The first row of this block's tile. */
+static __device__ int64_t tile_row() {
+    return ((int64_t)blockIdx.y + (int64_t)blockIdx.z * gridDim.y) * TILE_ROWS;
+}
+
+template <typename RULE, int KIND>
+static __global__ void __launch_bounds__(THREADS, 3) block_columns(const __grid_constant__ ni_cuda_double_source s, const __grid_constant__ ni_cuda_tile_copy copy) {
+    __shared__ ni_block_copy b;
+    __shared__ __align__(16) tile_room tile;
+    __shared__ uint2 codes[RULE::STORED_BY ? TILE_COLS : 1][CODE_PITCH];
+    const int64_t r0 = tile_row(), c0 = (int64_t)blockIdx.x * TILE_COLS;
+    if (r0 >= s.rows)
+        return;
+    load_tile<KIND>(tile, s, r0, c0);
+    if (threadIdx.x == 0)
+        open_copy<RULE>(&b, copy, r0 == 0 && c0 == 0);
+    __syncthreads();
+    make_columns<RULE>(tile, codes, b, s, copy, r0, c0);
+}
+
+template <typename RULE, int KIND>
+static __global__ void __launch_bounds__(THREADS, 3) block_both(const __grid_constant__ ni_cuda_double_source s, const __grid_constant__ ni_cuda_tile_copy row, const __grid_constant__ ni_cuda_tile_copy column) {
+    __shared__ ni_block_copy b[2];
+    __shared__ __align__(16) tile_room tile;
+    __shared__ uint2 codes[TILE_COLS][CODE_PITCH];
+    const int64_t r0 = tile_row(), c0 = (int64_t)blockIdx.x * TILE_COLS;
+    const bool first = r0 == 0 && c0 == 0;
+    if (r0 >= s.rows)
+        return;
+    load_tile<KIND>(tile, s, r0, c0);
+    if (threadIdx.x == 0)
+        open_copy<RULE>(&b[0], row, first);
+    if (threadIdx.x == 32)
+        open_copy<RULE>(&b[1], column, first);
+    __syncthreads();
+    make_rows<RULE>(tile, b[0], s, row, r0, c0);
+    __syncthreads();
+    make_columns<RULE>(tile, codes, b[1], s, column, r0, c0);
+}
+
 /* ---- which kernel ---- */
 
 template <typename RULE> static void launch_rows(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy) {
@@ -233,10 +296,14 @@ template <typename RULE> static void launch_rows(cudaStream_t on, const ni_cuda_
         block_rows<RULE, uint16_t><<<grid, THREADS, 0, on>>>((const uint16_t *)s->numbers, s->stride, s->rows, s->cols, *copy);
 }
 
-template <typename RULE> static void launch_columns(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy) {
+static dim3 grid_of(const ni_cuda_double_source *s) {
     enum { MOST = 65535 };
     const int64_t bands = ni_divide_up(s->rows, TILE_ROWS), deep = ni_divide_up(bands, MOST);
-    const dim3 grid((unsigned)ni_divide_up(s->cols, TILE_COLS), (unsigned)ni_divide_up(bands, deep), (unsigned)deep);
+    return dim3((unsigned)ni_divide_up(s->cols, TILE_COLS), (unsigned)ni_divide_up(bands, deep), (unsigned)deep);
+}
+
+template <typename RULE> static void launch_columns(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy) {
+    const dim3 grid = grid_of(s);
     if (!s->numbers)
         block_columns<RULE, 2><<<grid, THREADS, 0, on>>>(*s, *copy);
     else if (s->wide)
@@ -255,6 +322,34 @@ template <typename RULE> static int launch(void *stream, const ni_cuda_double_so
     return cudaGetLastError();
 }
 
+template <typename RULE> static int launch_both(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *row, const ni_cuda_tile_copy *column) {
+    cudaStream_t on = (cudaStream_t)stream;
+    const dim3 grid = grid_of(s);
+    if (s->rows * (s->cols / 16) > INT32_MAX)
+        return cudaErrorInvalidValue;
+    if (s->wide)
+        block_both<RULE, 1><<<grid, THREADS, 0, on>>>(*s, *row, *column);
+    else
+        block_both<RULE, 0><<<grid, THREADS, 0, on>>>(*s, *row, *column);
+    return cudaGetLastError();
+}
+
+bool ni_cuda_blocks_pair(const nb_quantizer *row, const nb_quantizer *column) {
+    return row->scale_type == column->scale_type && row->rule != NB_RULE_EDEN && column->rule != NB_RULE_EDEN && row->block_rows == 1 && column->block_rows == 1 &&
+           row->hadamard_size <= TILE_COLS;
+}
+
+int ni_cuda_quantize_blocks(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *row, const ni_cuda_tile_copy *column) {
+    switch (row->quantizer.scale_type) {
+    case NB_SCALE_E8M0:
+        return launch_both<ni_mx_rule>(stream, s, row, column);
+    case NB_SCALE_HIF4:
+        return launch_both<ni_hif4_rule>(stream, s, row, column);
+    default:
+        return launch_both<ni_e4m3_rule<false>>(stream, s, row, column);
+    }
+}
+
 int ni_cuda_block_amax(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy, uint32_t *amax, bool columns) {
     ni_cuda_tile_copy measured = *copy;
     measured.amax = NULL;
@@ -269,7 +364,14 @@ int ni_cuda_quantize_block(void *stream, const ni_cuda_double_source *s, const n
     case NB_SCALE_HIF4:
         return launch<ni_hif4_rule>(stream, s, copy, columns);
     default:
-        return copy->quantizer.rule == NB_RULE_EDEN ? launch<ni_eden_rule>(stream, s, copy, columns)
-                                                    : launch<ni_e4m3_rule>(stream, s, copy, columns);
+        break;
     }
+    if (copy->quantizer.rule == NB_RULE_EDEN)
+        return launch<ni_eden_rule>(stream, s, copy, columns);
+    if (copy->quantizer.block_rows != 16)
+        return launch<ni_e4m3_rule<false>>(stream, s, copy, columns);
+    if (columns || s->rows * (s->cols / 16) > INT32_MAX)
+        return cudaErrorInvalidValue;
+    launch_rows<ni_e4m3_rule<true>>((cudaStream_t)stream, s, copy);
+    return cudaGetLastError();
 }
