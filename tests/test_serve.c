@@ -247,6 +247,50 @@ static void readers_decode_our_numbers(void **state) {
     free(theirs);
 }
 
+/* ---- scaled RoPE ---- */
+
+/* The last tensor of the file. Wanted: the formula of llama.cpp's converter (conversion/llama.py) in double. */
+static void llama_cpp_divides_turns_by_these(void **state) {
+    static const float wanted[16] = {1, 1, 1, 1, 1, 1.99363817f, 4.781834f, 8, 8, 8, 8, 8, 8, 8, 8, 8};
+    nb_backend *be = cpu_with(1, NB_ISA_AUTO);
+    const nb_recipe recipe = recipe_of(&cases[0]), numbers = bf16_recipe();
+    nb_error err = {0};
+    for (int c = 0; c < 2; c++) { /* llama, and qwen3, where llama.cpp reads none */
+        nb_model_config config = config_of(&cases[c]);
+        config.rope_theta = 10000;
+        config.rope_factor = 8;
+        config.rope_low = 1;
+        config.rope_high = 4;
+        config.rope_original = 256;
+        nb_model *model;
+        must(nb_model_create(be, &config, &numbers, CASE_BATCH, CASE_SEQ, false, &model, &err), &err);
+        nb_model_init(model, 7);
+        ni_coded_model coded = open_coded(be, model, &recipe, NI_SHARING_OWN);
+        ni_gguf *file = ni_gguf_new();
+        char *bytes;
+        size_t size;
+        const char *path = in_folder(state, "scaled.gguf");
+        const nb_status status = ni_serve_gguf(&coded, file, path, NI_ST_BF16, &err);
+        if (config.family == NB_LLAMA) {
+            must(status, &err);
+            must(ni_file_read(path, 1 << 24, &bytes, &size, &err), &err);
+            for (int i = 0; i < 16; i++) {
+                float value;
+                memcpy(&value, bytes + size - sizeof wanted + (size_t)i * sizeof value, sizeof value);
+                assert_true(fabsf(value - wanted[i]) <= 0x1p-23f * wanted[i]);
+            }
+            free(bytes);
+        } else {
+            assert_int_equal(status, NB_UNSUPPORTED);
+            assert_non_null(strstr(err.message, "qwen3"));
+        }
+        ni_gguf_free(file);
+        ni_coded_close(&coded);
+        nb_model_free(model);
+    }
+    nb_backend_free(be);
+}
+
 /* ---- one scale for what readers fuse ---- */
 
 /* Layers of block 0 become what q_proj (gate_proj) is, times 2^-shift, so that their scales differ by powers of two. */
@@ -369,6 +413,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(codes_are_those_of_the_forward_pass),
         cmocka_unit_test_setup_teardown(readers_decode_our_numbers, temporary_folder, remove_temporary_folder),
+        cmocka_unit_test_setup_teardown(llama_cpp_divides_turns_by_these, temporary_folder, remove_temporary_folder),
         cmocka_unit_test(powers_of_two_are_shared_exactly),
         cmocka_unit_test(other_scales_are_refused_or_made_again),
         cmocka_unit_test(divisors_give_the_same_bf16),

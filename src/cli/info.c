@@ -46,8 +46,10 @@ static void print_machine(nb_backend *be) {
         if (ni_isa_available((nb_isa)isa))
             printf(" %s", nb_isa_name((nb_isa)isa));
     printf("%s\nthreads     %d\nbackend     cpu, %s\n",
-           ni_isa_available(NB_ISA_AVX512) ? " (F BW DQ VL VNNI VBMI BF16)" : "", (int)ni_cpu_of(be)->threads,
-           nb_isa_name(ni_cpu_of(be)->isa));
+           ni_isa_available(NB_ISA_AVX512) ? " (F BW DQ VL VNNI VBMI BF16)"
+           : ni_isa_dotprod()              ? " (SDOT)"
+                                           : "",
+           (int)ni_cpu_of(be)->threads, nb_isa_name(ni_cpu_of(be)->isa));
 }
 
 /* ---- a GPU ---- */

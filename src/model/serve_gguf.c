@@ -3,6 +3,7 @@
  * Facts: github.com/ggml-org/llama.cpp, gguf-py/gguf/constants.py (names), conversion/llama.py (permutation),
  * conversion/base.py (NVFP4 and its `.scale`), src/models (what a model must have).
  */
+#include "backend/rope.h"
 #include "backend/table.h"
 #include "format/ggml.h"
 #include "model/hf_numbers.h"
@@ -13,10 +14,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+typedef enum piece {
+    PIECE_WEIGHT, /* a parameter: the codes of `layer`, or numbers */
+    PIECE_SCALE,  /* the factor of `layer` */
+    PIECE_TURNS   /* how many times slower RoPE turns each pair */
+} piece;
+
 typedef struct entry {
+    piece piece;
     int32_t param;
     const ni_coded_layer *layer; /* NULL: numbers */
-    bool sidecar;                /* the layer's factor */
 } entry;
 
 typedef struct list {
@@ -102,14 +109,21 @@ static nb_status add(list *l, int32_t param, const char *name, nb_error *err) {
         snprintf(t->name, sizeof t->name, "%s", name);
     else
         NB_TRY(name_for(nb_model_get_config(l->coded->model)->family, p->name, t->name, err));
-    l->entries[l->count++] = (entry){param, layer, false};
+    l->entries[l->count++] = (entry){PIECE_WEIGHT, param, layer};
     if (!layer || layer->coding != NI_CODING_NVFP4)
         return NB_OK;
     l->tensors[l->count] = (ni_gguf_tensor){.type = NI_GGUF_F32, .rank = 1, .rows = 1, .cols = 1};
     snprintf(l->tensors[l->count].name, sizeof t->name, "%.*s.scale", (int)(strlen(t->name) - (sizeof ".weight" - 1)),
              t->name);
-    l->entries[l->count++] = (entry){param, layer, true};
+    l->entries[l->count++] = (entry){PIECE_SCALE, param, layer};
     return NB_OK;
+}
+
+/* One for all blocks; llama.cpp divides a pair's turn by it. */
+static void add_turns(list *l, const nb_model_config *c) {
+    l->tensors[l->count] = (ni_gguf_tensor){.type = NI_GGUF_F32, .rank = 1, .rows = 1, .cols = c->head_dim / 2};
+    snprintf(l->tensors[l->count].name, sizeof l->tensors->name, "rope_freqs.weight");
+    l->entries[l->count++] = (entry){PIECE_TURNS, 0, NULL};
 }
 
 static nb_status add_all(list *l, nb_error *err) {
@@ -120,6 +134,8 @@ static nb_status add_all(list *l, nb_error *err) {
         if (c->tied && c->family == NB_OLMO2 && nb_model_param(l->coded->model, i)->embedding)
             NB_TRY(add(l, i, "output.weight", err));
     }
+    if (c->rope_factor != 0)
+        add_turns(l, c);
     return NB_OK;
 }
 
@@ -132,8 +148,8 @@ static nb_status open_list(ni_coded_model *coded, ni_tensor_dtype dtype, list *l
         const size_t n = (size_t)(p->rows * p->cols);
         most = n > most ? n : most;
     }
-    l->entries = calloc((size_t)params * 2 + 2, sizeof *l->entries);
-    l->tensors = calloc((size_t)params * 2 + 2, sizeof *l->tensors);
+    l->entries = calloc((size_t)params * 2 + 3, sizeof *l->entries);
+    l->tensors = calloc((size_t)params * 2 + 3, sizeof *l->tensors);
     l->real = malloc(most * nb_dtype_size(coded->be->real));
     l->packed = malloc(most * sizeof(float));
     if (!l->entries || !l->tensors || !l->real || !l->packed)
@@ -175,15 +191,28 @@ static void pack_numbers(list *l, const nb_param *p, int32_t param, int64_t head
                             (uint8_t *)l->packed + (size_t)r * cols * wide);
 }
 
+static void pack_turns(list *l, const nb_model_config *c) {
+    const ni_rope plain = {.theta = c->rope_theta},
+                  scaled = {c->rope_theta, c->rope_factor, c->rope_low, c->rope_high, c->rope_original};
+    for (int64_t i = 0; i < c->head_dim / 2; i++)
+        ((float *)l->packed)[i] =
+            (float)(ni_rope_frequency(&plain, i, c->head_dim) / ni_rope_frequency(&scaled, i, c->head_dim));
+}
+
 static nb_status data_of(void *context, int32_t index, const void **data, nb_error *err) {
     list *l = context;
     const entry *e = &l->entries[index];
+    const nb_model_config *c = nb_model_get_config(l->coded->model);
     const nb_param *p = nb_model_param(l->coded->model, e->param);
-    const int64_t heads = heads_to_interleave(nb_model_get_config(l->coded->model), p->name);
+    const int64_t heads = heads_to_interleave(c, p->name);
     *data = l->packed;
-    if (e->sidecar) {
+    if (e->piece == PIECE_SCALE) {
         l->scalar = e->layer->scale;
         *data = &l->scalar;
+        return NB_OK;
+    }
+    if (e->piece == PIECE_TURNS) {
+        pack_turns(l, c);
         return NB_OK;
     }
     if (e->layer)
@@ -239,10 +268,9 @@ nb_status ni_serve_gguf(ni_coded_model *coded, ni_gguf *file, const char *path, 
     const nb_model_config *c = nb_model_get_config(coded->model);
     if (c->family == NB_GLA)
         return nb_fail(err, NB_UNSUPPORTED, "llama.cpp does not compute gla; expected llama, qwen3 or olmo2");
-    if (c->rope_factor != 0)
-        return nb_fail(err, NB_UNSUPPORTED,
-                       "scaled RoPE is not written for llama.cpp; expected rope_scaling.factor 0; hint: --to "
-                       "hf, and llama.cpp's own converter");
+    if (c->rope_factor != 0 && c->family != NB_LLAMA)
+        return nb_fail(err, NB_UNSUPPORTED, "llama.cpp scales RoPE as LLaMA 3.1 does for llama alone, and this is %s",
+                       nb_family_name(c->family));
     if (c->family == NB_OLMO2 && c->head_dim * c->heads != c->hidden)
         return nb_fail(err, NB_UNSUPPORTED, "llama.cpp's OLMo 2 has heads of hidden / heads = %d, this model's are %d",
                        (int)(c->hidden / c->heads), (int)c->head_dim);

@@ -53,7 +53,7 @@ static const ni_word fp8_words[] = {
 static const ni_word isa_words[] = {
     {"auto", NB_ISA_AUTO, "the best of this machine"},
     {"scalar", NB_ISA_SCALAR, "reference code for everything"},
-    {"portable", NB_ISA_PORTABLE, "plain C"},
+    {"portable", NB_ISA_PORTABLE, "plain C, and SDOT on ARM"},
     {"avx2", NB_ISA_AVX2, "AVX2"},
     {"avx512", NB_ISA_AVX512, "AVX-512 with VNNI and BF16"},
     {NULL, 0, NULL},

@@ -12,6 +12,8 @@
 
 #if defined(__x86_64__)
 #define NI_X86 1
+#elif defined(__aarch64__)
+#define NI_ARM64 1
 #endif
 
 struct ni_onednn;
@@ -75,6 +77,9 @@ int32_t ni_cpu_team(nb_backend *be, double operations);
 /* True if this processor and operating system run `isa`. */
 bool ni_isa_available(nb_isa isa);
 nb_isa ni_isa_best(void);
+
+/* True on ARM with SDOT, whose packed products NB_ISA_PORTABLE takes: their bits are those of plain C. */
+bool ni_isa_dotprod(void);
 
 /* Threads that the process may use: OMP_NUM_THREADS if set, else the processors of its affinity mask and quota. */
 int32_t ni_cpu_default_threads(void);

@@ -1,6 +1,10 @@
 /* isa.c: which instruction sets this machine runs. */
 #include "backend/cpu/cpu.h"
 
+#ifdef NI_ARM64
+#include <sys/auxv.h>
+#endif
+
 const char *nb_isa_name(nb_isa isa) {
     switch (isa) {
     case NB_ISA_AUTO:
@@ -50,4 +54,12 @@ nb_isa ni_isa_best(void) {
     if (ni_isa_available(NB_ISA_AVX512))
         return NB_ISA_AVX512;
     return ni_isa_available(NB_ISA_AVX2) ? NB_ISA_AVX2 : NB_ISA_PORTABLE;
+}
+
+bool ni_isa_dotprod(void) {
+#ifdef NI_ARM64
+    return (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0;
+#else
+    return false;
+#endif
 }

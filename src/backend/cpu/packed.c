@@ -30,6 +30,10 @@ static const ni_packed_kernel *kernel_for(nb_isa isa) {
     if (isa == NB_ISA_AVX2)
         return &ni_packed_avx2;
 #endif
+#ifdef NI_ARM64
+    if (isa == NB_ISA_PORTABLE && ni_isa_dotprod())
+        return &ni_packed_dotprod;
+#endif
     (void)isa;
     return &ni_packed_portable;
 }

@@ -71,6 +71,9 @@ extern const ni_packed_kernel ni_packed_portable;
 extern const ni_packed_kernel ni_packed_avx2;
 extern const ni_packed_kernel ni_packed_avx512;
 #endif
+#ifdef NI_ARM64
+extern const ni_packed_kernel ni_packed_dotprod;
+#endif
 
 /* ---- packed.c: both products, with what is already there of B ---- */
 
