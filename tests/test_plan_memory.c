@@ -59,8 +59,11 @@ static void a_run_takes_what_the_plan_says(void **state) {
 #ifdef NI_TEST_SANITIZED
     skip(); /* sanitizers keep memory of their own */
 #endif
-    static const char *const runs[][2] = {
-        {"llama-tiny", "nvfp4"}, {"gla-tiny", "bf16"}, {"olmo2-tiny", "chon"}, {"llama-tiny", "fp4-dge-occ"}};
+    static const char *const runs[][2] = {{"llama-tiny", "nvfp4"},
+                                          {"gla-tiny", "bf16"},
+                                          {"olmo2-tiny", "chon"},
+                                          {"llama-tiny", "fp4-dge-occ"},
+                                          {"llama-demo", "tetrajet-v2"}};
     const char *folder = *state;
     make_data(folder);
     for (size_t i = 0; i < sizeof runs / sizeof *runs; i++) {

@@ -1,6 +1,7 @@
 /* plan.c: `nibble plan`: a training step on paper: memory, bytes, FLOPs, calls, and the least time on a machine. */
 #include "backend/paper/paper.h"
 #include "cli/cli.h"
+#include "cli/plan_process.h"
 #include "cli/plan_ranks.h"
 #include "cli/runs.h"
 #include "cli/screen.h"
@@ -161,48 +162,6 @@ static int largest_first(const void *a, const void *b) {
     return (x < y) - (x > y);
 }
 
-/* Bytes of the larger file of a checkpoint: parameters in FP32; or moments, and what mechanisms keep. */
-static double largest_file(const ni_paper *paper, const nb_trainer *trainer) {
-    nb_model *model = nb_trainer_model((nb_trainer *)trainer);
-    double bytes = 0;
-    for (int32_t i = 0; i < paper->purpose_count; i++)
-        if (strstr(paper->purposes[i].what, "moments"))
-            bytes += (double)paper->purposes[i].peak;
-    const int32_t count = nb_model_state(model, NULL, 0);
-    nb_state_tensor *tensors = calloc((size_t)count + 1, sizeof *tensors);
-    for (int32_t i = 0; tensors && i < nb_model_state(model, tensors, count); i++)
-        bytes += (double)tensors[i].elements * (double)nb_dtype_size(tensors[i].dtype);
-    free(tensors);
-    const double parameters = (double)nb_model_param_elements(model) * sizeof(float);
-    return bytes > parameters ? bytes : parameters;
-}
-
-static double largest_parameter(const nb_trainer *trainer) {
-    const nb_model *model = nb_trainer_model((nb_trainer *)trainer);
-    int64_t most = 0;
-    for (int32_t i = 0; i < nb_model_param_count(model); i++) {
-        const nb_param *p = nb_model_param(model, i);
-        most = p->rows * p->cols > most ? p->rows * p->cols : most;
-    }
-    return (double)most * sizeof(float);
-}
-
-/* What the system counts beside: VmHWM of a run. This process has the same program and libraries. */
-static void print_process(const ni_paper *paper, const nb_trainer *trainer, double program, double total) {
-    const struct {
-        const char *what;
-        double bytes;
-    } rows[] = {{"program and libraries, measured here", program},
-                {"a tensor on its way into a checkpoint", largest_parameter(trainer)},
-                {"pages of a checkpoint's file that is being verified", largest_file(paper, trainer)}};
-    char text[32];
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        total += rows[i].bytes;
-        printf("  %-52s %13s\n", rows[i].what, bytes_text(rows[i].bytes, text, sizeof text));
-    }
-    printf("  %-52s %13s\n", "most that the process has in memory", bytes_text(total, text, sizeof text));
-}
-
 static void print_memory(const ni_paper *paper, const nb_trainer *trainer, double program) {
     ni_paper_purpose rows[NI_PAPER_PURPOSES + 3];
     int32_t count = paper->purpose_count;
@@ -223,7 +182,7 @@ static void print_memory(const ni_paper *paper, const nb_trainer *trainer, doubl
                100 * (double)rows[i].peak / total);
     printf("  %-52s %13s\n", "total, beside program and libraries", bytes_text(total, text, sizeof text));
     if (!paper->hopper)
-        print_process(paper, trainer, program, total);
+        ni_process_print(trainer, program, total);
 }
 
 static void print_kinds(const ni_paper *paper, const nb_model *model, const nb_run_config *config) {
@@ -391,10 +350,12 @@ static nb_status check_step(int64_t step, const nb_run_config *config, nb_error 
 
 static nb_status plan(nb_backend *be, const nb_run_config *config, const ni_machine *machine, int64_t step,
                       int64_t ranks, nb_error *err) {
-    const double program = (double)ni_resident_bytes();
+    double program = 0;
     nb_trainer *trainer;
     NB_TRY(ni_cli_trainer_on_paper(be, config, &trainer, err));
     nb_status status = rehearse(be, trainer, step, err);
+    if (status == NB_OK && !ni_paper_of(be)->hopper)
+        status = ni_process_measure(ni_paper_of(be), &program, err);
     if (status == NB_OK) {
         const ni_paper *paper = ni_paper_of(be);
         print_head(be, trainer, config, step);

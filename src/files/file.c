@@ -127,6 +127,13 @@ void ni_file_map_close(ni_file_map *map) {
     *map = (ni_file_map){NULL, 0};
 }
 
+void ni_file_map_forget(const ni_file_map *map, const void *bytes, size_t size) {
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE), at = (size_t)((const char *)bytes - (const char *)map->bytes);
+    const size_t begin = at / page * page;
+    if (size > 0) /* a hint: where it is not taken, memory alone is lost */
+        (void)madvise((char *)map->bytes + begin, at + size - begin, MADV_DONTNEED);
+}
+
 /* ---- folders ---- */
 
 /* *made: the length of the outermost name that was not there; 0 if all were. */

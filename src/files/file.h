@@ -35,6 +35,8 @@ typedef struct ni_file_map {
 } ni_file_map;
 nb_status ni_file_map_open(const char *path, ni_file_map *out, nb_error *err);
 void ni_file_map_close(ni_file_map *map);
+/* Bytes that were read and are not needed for now: their pages leave the process, and come back when they are read. */
+void ni_file_map_forget(const ni_file_map *map, const void *bytes, size_t size);
 
 /* The streaming form of ni_file_write. Ends with a commit or, after a failure of a put, an abandon. */
 typedef struct ni_writer ni_writer;

@@ -41,8 +41,10 @@ static inline int ni_json_take(const char *piece, size_t size, void *user) {
         size_t room = 2 * (b->used + size + 1);
         char *text = (char *)realloc(b->text, room);
         b->failed = !text;
-        b->text = text ? text : b->text;
-        b->room = text ? room : b->room;
+        if (text) {
+            b->text = text;
+            b->room = room;
+        }
     }
     if (b->failed)
         return -1;

@@ -254,6 +254,11 @@ const ni_file_tensor *ni_safetensors_find(const ni_safetensors *file, const char
     return found ? found->tensor : NULL;
 }
 
+void ni_safetensors_forget(const ni_safetensors *file, const ni_file_tensor *tensor) {
+    if (file->map.bytes)
+        ni_file_map_forget(&file->map, tensor->data, tensor->bytes);
+}
+
 const char *ni_safetensors_metadata(const ni_safetensors *file, const char *key) {
     return json_string_value(json_object_get(json_object_get(file->header, "__metadata__"), key));
 }

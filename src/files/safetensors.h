@@ -68,6 +68,8 @@ void ni_safetensors_close(ni_safetensors *file);
 int32_t ni_safetensors_count(const ni_safetensors *file);
 const ni_file_tensor *ni_safetensors_at(const ni_safetensors *file, int32_t index);
 const ni_file_tensor *ni_safetensors_find(const ni_safetensors *file, const char *name); /* NULL if absent */
-const char *ni_safetensors_metadata(const ni_safetensors *file, const char *key);        /* NULL if absent */
+/* A tensor was read: its pages leave the process until somebody reads it again. */
+void ni_safetensors_forget(const ni_safetensors *file, const ni_file_tensor *tensor);
+const char *ni_safetensors_metadata(const ni_safetensors *file, const char *key); /* NULL if absent */
 
 #endif

@@ -33,22 +33,23 @@ typedef struct transfer {
     nb_backend *be;
     nb_model *model;
     ni_tensor_dtype dtype; /* of the file, when writing */
-    void *real, *packed;   /* room for the longest parameter: as the backend, as the file has it */
+    void *real, *packed; /* room for the longest parameter: as the backend, as the file has it; one where both agree */
 } transfer;
 
-static nb_status transfer_open(nb_backend *be, nb_model *model, ni_tensor_dtype dtype, transfer *t, nb_error *err) {
-    size_t n = (size_t)longest(model) + 1;
-    *t = (transfer){be, model, dtype, malloc(n * nb_dtype_size(be->real)), malloc(n * ni_tensor_dtype_size(dtype))};
-    if (t->real && t->packed)
-        return NB_OK;
+static void transfer_close(transfer *t) {
+    if (t->packed != t->real)
+        free(t->packed);
     free(t->real);
-    free(t->packed);
-    return nb_fail(err, NB_NO_MEMORY, "no memory to pass parameters to or from a file");
 }
 
-static void transfer_close(transfer *t) {
-    free(t->real);
-    free(t->packed);
+static nb_status transfer_open(nb_backend *be, nb_model *model, ni_tensor_dtype dtype, transfer *t, nb_error *err) {
+    const size_t n = (size_t)longest(model) + 1;
+    *t = (transfer){be, model, dtype, malloc(n * nb_dtype_size(be->real)), NULL};
+    t->packed = dtype == NI_ST_F32 && be->real == NB_F32 ? t->real : malloc(n * ni_tensor_dtype_size(dtype));
+    if (t->real && t->packed)
+        return NB_OK;
+    transfer_close(t);
+    return nb_fail(err, NB_NO_MEMORY, "no memory to pass parameters to or from a file");
 }
 
 /* ---- writing ---- */
@@ -59,7 +60,8 @@ static nb_status parameter_for_file(void *context, int32_t index, const void **d
     const nb_param *p = nb_model_param(t->model, index);
     size_t n = (size_t)elements_of(p);
     t->be->ops->download(t->be, t->real, ni_model_param_open(t->model, index), n * nb_dtype_size(t->be->real));
-    ni_hf_numbers_write(t->dtype, t->be->real, t->real, n, t->packed);
+    if (t->packed != t->real)
+        ni_hf_numbers_write(t->dtype, t->be->real, t->real, n, t->packed);
     *data = t->packed;
     return NB_OK;
 }

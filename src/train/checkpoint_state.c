@@ -311,6 +311,7 @@ static nb_status read_slot(nb_trainer *t, const slot *s, const ni_safetensors *f
         memcpy(s->data, tensor->data, s->bytes);
     else
         t->be->ops->upload(t->be, s->data, tensor->data, s->bytes);
+    ni_safetensors_forget(file, tensor);
     return NB_OK;
 }
 

@@ -56,6 +56,7 @@ static nb_status tensor_sums(const char *path, json_t *into, nb_error *err) {
         const ni_file_tensor *tensor = ni_safetensors_at(file, i);
         char sum[NI_CHECKSUM_SIZE];
         ni_checksum(tensor->data, tensor->bytes, sum);
+        ni_safetensors_forget(file, tensor);
         put(into, tensor->name, json_string(sum), &whole);
     }
     ni_safetensors_close(file);
@@ -433,6 +434,7 @@ static nb_status name_damage(const char *path, const json_t *tensors, nb_error *
         const char *said = json_string_value(json_object_get(tensors, tensor->name));
         char sum[NI_CHECKSUM_SIZE];
         ni_checksum(tensor->data, tensor->bytes, sum);
+        ni_safetensors_forget(file, tensor);
         if (!said)
             status = nb_fail(err, NB_BAD_FILE, "%s: tensor %s is not in %s", path, tensor->name, NI_MANIFEST_NAME);
         else if (strcmp(said, sum) != 0)

@@ -120,9 +120,12 @@ static void read_row(const reader *rd, int64_t r, float *to, int64_t n, float *h
 
 static nb_status open_reader(nb_backend *be, const ni_source *source, reader *rd, nb_error *err) {
     *rd = (reader){.source = source, .kernels = ni_quantize_kernels_of(be), .ops = ni_cpu_kernels_of(be)};
-    rd->width = source->numbers ? source->numbers->cols : source->operand->cols;
-    if (source->operand)
+    if (source->operand) {
         rd->from = ni_codes_of(source->operand);
+        rd->width = source->operand->cols;
+    }
+    if (source->numbers)
+        rd->width = source->numbers->cols;
     if (source->minus)
         rd->minus = ni_codes_of(source->minus);
     if (source->row_scales)
