@@ -3,6 +3,7 @@
 #include "backend/cuda/cuda.h"
 
 #include "backend/backend.h"
+#include "backend/cuda/cudnn_attention.h"
 #include "backend/cuda/library.h"
 #include "backend/cuda/quantize.h"
 #include "backend/cuda/rows.h"
@@ -18,6 +19,7 @@ static void destroy(nb_backend *be) {
     ni_cuda_plans_free(cuda->plans);
     ni_cuda_alphas_free(cuda->alphas);
     ni_cuda_profile_free(cuda->profile);
+    ni_cuda_cudnn_free(cuda->cudnn);
     if (cuda->lt)
         cublasLtDestroy(cuda->lt);
     cudaFree(cuda->workspace);
