@@ -336,11 +336,20 @@ static void differs_from_all(const outcome *o, const char *key, bool first) {
     memcpy(seen[count++], o->state, NI_CHECKSUM_SIZE);
 }
 
+/* nvfp4 with something more: what no shipped recipe has. */
+typedef struct variant {
+    const char *suffix, *more;
+} variant;
+static const variant own = {"", ""};
+static const variant variants[] = {{"+late-switch", "late_switch: {at: 0.6}\n"},
+                                   {"+delayed", "fprop: {x: {outer: delayed}}\ndgrad: {dy: {outer: delayed}}\n"
+                                                "wgrad: {dy: {outer: delayed}, x: {outer: delayed}}\n"}};
+
 static void one_row(void **state, arm which, nb_isa isa, const char *place, const char *family, const char *recipe,
-                    const char *more, bool first) {
+                    const variant *with, bool first) {
     char key[200], row[ROW_SIZE];
-    snprintf(key, sizeof key, "%s %s %s%s", arm_names[which], family, recipe, more[0] ? "+late-switch" : "");
-    outcome o = run(state, recipe, family, which, isa, more, NULL);
+    snprintf(key, sizeof key, "%s %s %s%s", arm_names[which], family, recipe, with->suffix);
+    outcome o = run(state, recipe, family, which, isa, with->more, NULL);
     row_of(key, place, &o, row);
     differs_from_all(&o, key, first);
     if (getenv("NIBBLE_GOLDEN_WRITE")) {
@@ -349,6 +358,13 @@ static void one_row(void **state, arm which, nb_isa isa, const char *place, cons
     } else {
         compare_row(key, place, row);
     }
+}
+
+static bool is_wanted_variant(const variant *v) {
+    const char *only = getenv("NIBBLE_GOLDEN_ONLY");
+    char name[64];
+    snprintf(name, sizeof name, "nvfp4%s", v->suffix);
+    return !only || fnmatch(only, name, 0) == 0;
 }
 
 static bool skipped_by_scalar(const char *recipe, const char *family) {
@@ -373,9 +389,10 @@ static void rows_of(void **state, arm which, nb_isa isa) {
         for (int32_t i = 0; i < count; i++)
             if ((which != SCALAR || !skipped_by_scalar(names[i], families[f])) &&
                 !skipped_by_ngpt(names[i], families[f]))
-                one_row(state, which, isa, place, families[f], names[i], "", i == 0);
-        if (!getenv("NIBBLE_GOLDEN_ONLY") && strcmp(families[f], "ngpt") != 0)
-            one_row(state, which, isa, place, families[f], "nvfp4", "late_switch: {at: 0.6}\n", false);
+                one_row(state, which, isa, place, families[f], names[i], &own, i == 0);
+        for (size_t v = 0; v < sizeof variants / sizeof *variants; v++)
+            if (is_wanted_variant(&variants[v]) && strcmp(families[f], "ngpt") != 0)
+                one_row(state, which, isa, place, families[f], "nvfp4", &variants[v], false);
     }
 }
 
