@@ -58,6 +58,7 @@ typedef struct nb_attention {
     double scale;             /* on q.k; 1/sqrt(head_dim) as a rule */
     const int32_t *doc_start; /* [batch, seq]: first position that a query may attend to; causal besides */
     const int32_t *doc_end;   /* [batch, seq]: one past the last position of the document; NULL: go by doc_start */
+    int64_t documents; /* how many there are, where doc_start is given; batch: it is 0 everywhere; 0: not known */
     /* Elements from one position to the next; 0: heads * head_dim (kv_heads * head_dim), dense. Gradients lie as what
      * they are of: dq as q, do as o. */
     int64_t q_stride, k_stride, v_stride, o_stride;

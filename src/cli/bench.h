@@ -10,6 +10,7 @@
 
 /* name, one line of help. A benchmark is src/cli/bench_NAME.c with ni_bench_NAME; argv[0] is its name. */
 #define NI_BENCHES(X)                                                                                                  \
+    X(attention, "softmax attention under one order of sums and under any")                                            \
     X(gemm, "products of packed 4-bit operands beside OpenBLAS and oneDNN")                                            \
     X(lens, "training steps that the lens samples beside plain ones")                                                  \
     X(ops, "norms, attention, loss, optimizer beside the speed of a copy")                                             \

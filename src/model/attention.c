@@ -162,6 +162,7 @@ static nb_attention shape(const ni_attention_layer *a, const ni_run *run) {
                       .scale = logit_scale(a),
                       .doc_start = run->doc_start,
                       .doc_end = run->doc_end,
+                      .documents = run->documents,
                       .o_amax = a->fine ? NULL : a->o_amaxes.plain,
                       .o_turned_amax = a->fine ? NULL : a->o_amaxes.turned,
                       .dv_amax = a->dv_amaxes.plain,
@@ -196,6 +197,7 @@ static nb_status attend_to_kept(ni_attention_layer *a, const ni_run *run, nb_err
     s.seq = run->kept + 1;
     s.doc_start = run->kept_start;
     s.doc_end = NULL;
+    s.documents = 0;
     s.o_amax = s.o_turned_amax = NULL; /* they would be those of all rows */
     return run->be->ops->attention_forward(run->be, &s, a->o_long, a->lse, a->q, a->kept_k, a->kept_v, err);
 }

@@ -27,6 +27,7 @@ typedef struct ni_run {
     ni_scratch *scratch;
     int64_t batch, seq, rows;                                          /* rows = batch * seq: the tokens */
     const int32_t *tokens, *targets, *positions, *doc_start, *doc_end; /* [rows], backend memory */
+    int64_t documents;                                                 /* in the micro-batch; not of a kept token */
     bool training;                                                     /* a backward pass follows */
     bool again;   /* a forward pass was here already: what it saved is made once more, and nobody looks */
     int64_t kept; /* one token after so many whose keys, values and gates are kept (step.c); -1: a whole micro-batch */
@@ -200,6 +201,7 @@ struct nb_model {
     ni_amaxes dy_amaxes;              /* of the gradient that goes into a branch */
     int32_t *inputs;                  /* backend int32 [NI_INPUTS, rows], as in ni_run */
     int32_t *doc_end;                 /* host [rows] */
+    int64_t documents;                /* of the micro-batch at hand */
     void *unit_weight;                /* sphere: real; 1/sqrt(dim) for each dim of ni_sphere_dims in a row */
     void *unit_grad;                  /* sphere: real [the largest of them]: slopes of weights that nobody learns */
     double *losses;                   /* backend [NI_LOSS_SLOTS] (model/loss.h) */

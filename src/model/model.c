@@ -85,6 +85,7 @@ void nb_model_free(nb_model *model) {
 /* Positions of a document lie together, and each knows the first of them. Filled on the host, where they still are. */
 static nb_status find_documents(nb_model *model, const nb_batch *batch, nb_error *err) {
     const int64_t seq = batch->seq;
+    model->documents = 0;
     for (int64_t i = 0; i < batch->batch * seq; i++) {
         const int32_t start = batch->doc_start[i];
         if (start != i % seq && (i % seq == 0 || start != batch->doc_start[i - 1]))
@@ -96,6 +97,7 @@ static nb_status find_documents(nb_model *model, const nb_batch *batch, nb_error
     for (int64_t i = batch->batch * seq - 1; i >= 0; i--) {
         const bool last = i % seq == seq - 1 || batch->doc_start[i + 1] == i % seq + 1;
         model->doc_end[i] = last ? (int32_t)(i % seq) + 1 : model->doc_end[i + 1];
+        model->documents += last;
     }
     return NB_OK;
 }
@@ -145,6 +147,7 @@ ni_run ni_model_begin(nb_model *model, const nb_batch *batch, const nb_pass *pas
                   .positions = to[2],
                   .doc_start = to[3],
                   .doc_end = to[4],
+                  .documents = model->documents,
                   .training = training,
                   .kept = -1};
     return run;

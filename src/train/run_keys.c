@@ -461,8 +461,10 @@ static const ni_key rows[] = {
      .type = NI_KEY_BOOL,
      FIELD(deterministic),
      .fallback = "true",
-     .help = "a run gives the same bits each time; false lets cuBLASLt split a sum among blocks that add in any order. "
-             "Everything else, and everything on a CPU, sums in one order whatever this says",
+     .help =
+         "a run gives the same bits each time; false lets cuBLASLt split a sum among blocks that add in any order, "
+         "and cuDNN, where a GPU has it, do attention over whole sequences. Everything else, and everything on a CPU, "
+         "sums in one order whatever this says",
      .source = "our choice"},
     {.path = "fp8_units",
      .type = NI_KEY_CHOICE,

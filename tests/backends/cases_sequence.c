@@ -39,24 +39,34 @@ static const attention_case ATTENTION[] = {
 };
 enum { ATTENTION_SHAPES = sizeof ATTENTION / sizeof *ATTENTION };
 
+/* Whole sequences, under any order of sums. */
+static const attention_case WHOLE[] = {
+    {2, 128, 2, 2, 64, 0, false, false}, {1, 256, 4, 2, 64, 0, true, true},    {2, 256, 2, 2, 128, 0, true, false},
+    {1, 384, 4, 1, 128, 0, false, true}, {1, 128, 2, 1, 32, 0, true, false},   {1, 128, 2, 2, 96, 0, false, true},
+    {1, 200, 4, 2, 64, 0, true, true},   {1, 193, 2, 2, 128, 0, false, false}, {1, 70, 2, 1, 8, 0, true, false},
+    {1, 128, 2, 2, 256, 0, true, false},
+};
+enum { WHOLE_SHAPES = sizeof WHOLE / sizeof *WHOLE };
+
 typedef struct softmax {
     nb_attention a; /* documents on the host */
     int64_t nq, nk, rows;
     double *q, *k, *v, *d_o, *o, *lse; /* o and lse: of the reference, rounded to what a backend stores */
+    double narrowings;                 /* times that a term of dk and dv may be rounded to BF16 */
 } softmax;
 
 static double *rounded(nb_dtype type, const double *x, int64_t n) {
     return get(type, put(type, x, n), n);
 }
 
-static softmax softmax_of(int shape) {
-    const attention_case *c = &ATTENTION[shape];
+static softmax softmax_of(const attention_case *c) {
     softmax p = {.a = {.batch = c->batch,
                        .seq = c->seq,
                        .heads = c->heads,
                        .kv_heads = c->kv_heads,
                        .head_dim = c->head_dim,
                        .scale = 1 / sqrt((double)c->head_dim)}};
+    p.narrowings = 1;
     p.a.doc_start = starts_of(c->batch, c->seq, c->document);
     p.nq = c->batch * c->seq * c->heads * c->head_dim;
     p.nk = c->batch * c->seq * c->kv_heads * c->head_dim;
@@ -93,15 +103,15 @@ static void keep_columns(trial *t, const char *what, const void *device, int64_t
     record(t, what, dense, t->be->act, rows * width, false);
 }
 
-static void run_attention(trial *t) {
-    const attention_case *c = &ATTENTION[t->shape];
-    const softmax p = softmax_of(t->shape);
+static void run_shape(trial *t, const attention_case *c) {
+    const softmax p = softmax_of(c);
     nb_backend *be = t->be;
     const size_t size = nb_dtype_size(be->act), words = (size_t)(c->batch * c->seq) * sizeof(int32_t);
     const int64_t rows = c->batch * c->seq, wide = c->heads * c->head_dim, narrow = c->kv_heads * c->head_dim;
     const int64_t all = c->apart ? wide + 2 * narrow : 0, far = c->apart ? wide + 8 : wide;
     nb_attention a = p.a;
     a.doc_start = upload(t, p.a.doc_start, words);
+    a.documents = c->document ? 0 : c->batch;
     a.doc_end = c->ends ? upload(t, ends_of(p.a.doc_start, c->batch, c->seq), words) : NULL;
     uint8_t *q, *k, *v, *dq, *dk, *dv;
     if (c->apart) {
@@ -143,6 +153,37 @@ static void run_attention(trial *t) {
         keep_columns(t, "beside o", o, rows, far, wide, 8);
 }
 
+static void run_attention(trial *t) {
+    run_shape(t, &ATTENTION[t->shape]);
+}
+
+/* The fastest engine that there is, of any order of sums; a GPU without cuDNN, or whose cuDNN takes not both passes of
+ * this shape, says so: its own kernel has had its turn above. Its results need not repeat themselves. */
+static void run_any_order(trial *t) {
+    const attention_case *c = &WHOLE[t->shape];
+    nb_backend *be = t->be;
+    const ni_permits any = {.any_order = true}, none = {.any_order = false};
+    const int64_t narrow = c->kv_heads * c->head_dim, wide = c->heads * c->head_dim, all = wide + 2 * narrow;
+    nb_attention a = {.batch = c->batch,
+                      .seq = c->seq,
+                      .heads = c->heads,
+                      .kv_heads = c->kv_heads,
+                      .head_dim = c->head_dim,
+                      .scale = 1 / sqrt((double)c->head_dim)};
+    if (c->apart)
+        a.q_stride = a.k_stride = a.v_stride = all, a.o_stride = wide + 8;
+    EXPECT_OK(t, be->ops->permit(be, &any, &err));
+    const char *why = "", *name = be->ops->attention_kernel(be, &a, &why);
+    if (strncmp(be->name, "cuda", 4) == 0 && (!name || strncmp(name, "cudnn", 5) != 0 || strstr(name, "flash"))) {
+        nb_error err = {0};
+        snprintf(err.message, sizeof err.message, "%.100s: %.200s", name ? name : "no kernel", why);
+        fail_trial(t, "cuDNN", NB_UNSUPPORTED, &err);
+    } else {
+        run_shape(t, c);
+    }
+    EXPECT_OK(t, be->ops->permit(be, &none, &err));
+}
+
 enum { LSE, O, DQ, DK, DV, BESIDE_O };
 
 static double magnitude(const double *a, const double *b, int64_t n) {
@@ -172,8 +213,9 @@ static void work_of_query(double *w, int index, const softmax *p, int64_t b, int
         const double prob = exp(a->scale * inner(p->q + at, p->k + kv, dim) - lse);
         const double ds = a->scale * prob * (magnitude(p->d_o + at, p->v + kv, dim) + delta);
         const double into_o = (forward + NARROW) * prob, into_q = (backward + depth + length + 4 + NARROW) * ds;
-        const double into_k = (backward + depth + length * (double)group + 4 + NARROW) * ds;
-        const double into_v = (backward + length * (double)group + 4 + NARROW) * prob;
+        const double narrow = p->narrowings * NARROW;
+        const double into_k = (backward + depth + length * (double)group + 4 + narrow) * ds;
+        const double into_v = (backward + length * (double)group + 4 + narrow) * prob;
         for (int64_t c = 0; c < dim; c++) {
             if (index == O)
                 w[at + c] += into_o * fabs(p->v[kv + c]);
@@ -187,14 +229,24 @@ static void work_of_query(double *w, int index, const softmax *p, int64_t b, int
     }
 }
 
-static double *work_attention(const trial *want, int index) {
-    const softmax p = softmax_of(want->shape);
+static double *work_of(const trial *want, int index, softmax p) {
     double *w = zeros(want->results[index].n);
     for (int64_t b = 0; b < p.a.batch && index != BESIDE_O; b++)
         for (int64_t h = 0; h < p.a.heads; h++)
             for (int64_t t = 0; t < p.a.seq; t++)
                 work_of_query(w, index, &p, b, h, t);
     return w;
+}
+
+static double *work_attention(const trial *want, int index) {
+    return work_of(want, index, softmax_of(&ATTENTION[want->shape]));
+}
+
+/* With grouped queries cuDNN rounds dk and dv of each query head to BF16 before it adds them. */
+static double *work_any_order(const trial *want, int index) {
+    softmax p = softmax_of(&WHOLE[want->shape]);
+    p.narrowings = p.a.heads > p.a.kv_heads ? 2 : 1;
+    return work_of(want, index, p);
 }
 
 /* Scores far apart: the running maximum must carry the softmax over tiles without overflow; all weight lies on one key.
@@ -260,6 +312,8 @@ static const test_case SEQUENCES[] = {
     {"attention_kernel gla_kernel", "names", BITS, 1, run_names, NULL, NULL},
     {"attention_forward attention_backward", "documents, groups, strides", DOUBLE, ATTENTION_SHAPES, run_attention,
      work_attention, NULL},
+    {"attention_forward attention_backward", "any order of sums", DOUBLE, WHOLE_SHAPES, run_any_order, work_any_order,
+     NULL},
     {"attention_forward", "far scores", DOUBLE, 1, run_far, work_far, NULL},
     {"gla_forward gla_backward", "documents, all gates", DOUBLE, GLA_SHAPES, run_gla, work_gla, NULL},
 };

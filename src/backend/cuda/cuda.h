@@ -14,6 +14,7 @@
 #include <cuda_runtime_api.h>
 
 struct ni_cuda_alpha_table;
+struct ni_cuda_cudnn;
 struct ni_cuda_plans;
 struct ni_cuda_profile;
 struct ni_cuda_turn_table;
@@ -35,7 +36,9 @@ typedef struct ni_cuda {
     struct ni_cuda_alpha_table *alphas; /* alphas.h; NULL until a product asks */
     struct ni_cuda_turn_table *turns;   /* rope.c; NULL until RoPE asks */
     ni_permits permits;
-    char attention[64]; /* name of what attention_kernel was last asked about: one for all blocks of a model */
+    /* Name of what attention_kernel was last asked about, and why: one for all blocks of a model. */
+    char attention[128], attention_why[400];
+    struct ni_cuda_cudnn *cudnn; /* cudnn_attention.h; NULL until a run permits any order of sums */
     struct ni_cuda_profile *profile; /* NULL unless it is being taken */
     nb_status fault_status;          /* of the first thing that went wrong; NB_OK once it was told, unless `broken` */
     nb_error fault;

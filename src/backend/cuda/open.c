@@ -4,6 +4,7 @@
 #include "backend/cuda/cuda.h"
 
 #include "backend/backend.h"
+#include "backend/cuda/cudnn_attention.h"
 #include "backend/cuda/library.h"
 #include "backend/cuda/quantize.h"
 #include "backend/cuda/rows.h"
@@ -20,6 +21,7 @@ static void destroy(nb_backend *be) {
     ni_cuda_alphas_free(cuda->alphas);
     ni_cuda_turns_free(cuda->turns);
     ni_cuda_profile_free(cuda->profile);
+    ni_cuda_cudnn_free(cuda->cudnn);
     if (cuda->lt)
         cublasLtDestroy(cuda->lt);
     cudaFree(cuda->workspace);

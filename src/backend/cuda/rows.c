@@ -3,7 +3,6 @@
  */
 #include "backend/cuda/rows.h"
 
-#include "backend/cuda/attention.h"
 #include "backend/cuda/gla.h"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/quantize.h"
@@ -193,109 +192,7 @@ void ni_cuda_gated_norm_backward(nb_backend *be, void *do_, const nb_mat *dg, vo
                      "gated_norm_backward");
 }
 
-/* ---- attention ---- */
-
-static ni_cuda_attention attention_of(const nb_attention *a) {
-    const int64_t q = a->heads * a->head_dim, kv = a->kv_heads * a->head_dim;
-    return (ni_cuda_attention){.batch = a->batch,
-                               .seq = a->seq,
-                               .heads = a->heads,
-                               .kv_heads = a->kv_heads,
-                               .head_dim = a->head_dim,
-                               .scale = a->scale,
-                               .q_stride = a->q_stride ? a->q_stride : q,
-                               .k_stride = a->k_stride ? a->k_stride : kv,
-                               .v_stride = a->v_stride ? a->v_stride : kv,
-                               .o_stride = a->o_stride ? a->o_stride : q,
-                               .doc_start = a->doc_start,
-                               .doc_end = a->doc_end};
-}
-
-static nb_status check_heads(const nb_attention *a, nb_error *err) {
-    if (a->rule.sums != NB_ATTENTION_F32)
-        return nb_fail(err, NB_UNSUPPORTED,
-                       "cuda: attention sums in FP32; expected attention.sums: fp32 (the CPU has the others)");
-    if (a->head_dim % 8 == 0 && a->head_dim <= 256)
-        return NB_OK;
-    return nb_fail(err, NB_UNSUPPORTED, "cuda: attention with heads of %lld; expected a multiple of 8 up to 256",
-                   (long long)a->head_dim);
-}
-
-/* The kernels know documents by both their bounds: who does not give them has them found. `more` bytes of scratch stand
- * behind. */
-static nb_status ready_to_attend(nb_backend *be, const nb_attention *a, size_t more, ni_cuda_attention *shape,
-                                 float **room, nb_error *err) {
-    const int64_t tokens = a->batch * a->seq;
-    const bool bounded = a->doc_start && a->doc_end;
-    const size_t bounds = bounded ? 0 : ((size_t)tokens * 2 * sizeof(int32_t) + 255) / 256 * 256;
-    NB_TRY(check_heads(a, err));
-    *shape = attention_of(a);
-    char *memory = ni_cuda_scratch(be, bounds + more, "attention");
-    if (!memory)
-        return ni_cuda_status(be, 0, "attention", err);
-    *room = (float *)(void *)(memory + bounds);
-    if (bounded)
-        return NB_OK;
-    int32_t *start = (int32_t *)(void *)memory;
-    shape->doc_start = start;
-    shape->doc_end = start + tokens;
-    return ni_cuda_status(
-        be, ni_cuda_launch_document_bounds(stream_of(be), start, start + tokens, a->doc_start, tokens, a->seq),
-        "attention", err);
-}
-
-/* Words of o or of dv, cleared before the kernels that fill them; and by a reading of its own what those leave out. */
-static int begin_amaxes(nb_backend *be, ni_cuda_attention *shape, uint32_t *amax, uint32_t *turned) {
-    shape->amax = amax;
-    shape->turned_amax = turned;
-    return ni_cuda_clear_amaxes(stream_of(be), amax, turned);
-}
-
-static int finish_amaxes(nb_backend *be, const ni_cuda_attention *shape, const void *x, int64_t heads, int64_t stride) {
-    if (shape->seq % 16 == 0)
-        return cudaSuccess;
-    return ni_cuda_find_turned(stream_of(be), x, shape->batch * shape->seq, heads * shape->head_dim, stride,
-                               shape->turned_amax);
-}
-
-nb_status ni_cuda_attention_forward(nb_backend *be, const nb_attention *a, void *o, void *lse, const void *q,
-                                    const void *k, const void *v, nb_error *err) {
-    ni_cuda_attention shape;
-    float *none;
-    NB_TRY(ready_to_attend(be, a, 0, &shape, &none, err));
-    int code = begin_amaxes(be, &shape, a->o_amax, a->o_turned_amax);
-    if (code == cudaSuccess)
-        code = ni_cuda_launch_attention_forward(&shape, o, lse, q, k, v, stream_of(be));
-    if (code == cudaSuccess)
-        code = finish_amaxes(be, &shape, o, a->heads, shape.o_stride);
-    return ni_cuda_status(be, code, "attention_forward", err);
-}
-
-nb_status ni_cuda_attention_backward(nb_backend *be, const nb_attention *a, void *dq, void *dk, void *dv,
-                                     const void *do_, const void *o, const void *lse, const void *q, const void *k,
-                                     const void *v, nb_error *err) {
-    ni_cuda_attention shape;
-    float *delta;
-    NB_TRY(ready_to_attend(be, a, (size_t)(a->batch * a->heads * a->seq) * sizeof(float), &shape, &delta, err));
-    int code = begin_amaxes(be, &shape, a->dv_amax, a->dv_turned_amax);
-    if (code == cudaSuccess)
-        code = ni_cuda_launch_attention_backward(&shape, dq, dk, dv, do_, o, lse, q, k, v, delta, stream_of(be));
-    if (code == cudaSuccess)
-        code = finish_amaxes(be, &shape, dv, a->kv_heads, shape.v_stride);
-    return ni_cuda_status(be, code, "attention_backward", err);
-}
-
-const char *ni_cuda_attention_kernel(nb_backend *be, const nb_attention *a, const char **why) {
-    ni_cuda *cuda = ni_cuda_of(be);
-    const ni_cuda_attention shape = attention_of(a);
-    const char *tile = check_heads(a, NULL) == NB_OK ? ni_cuda_attention_forward_tile(&shape) : NULL;
-    *why = cuda->permits.any_order ? "one order of sums: nothing here is faster for giving that up"
-                                   : "one order of sums: no two blocks add to one number";
-    if (!tile)
-        return NULL;
-    snprintf(cuda->attention, sizeof cuda->attention, "flash %s", tile);
-    return cuda->attention;
-}
+/* ---- gated linear attention ---- */
 
 /* Shape and workspace of a scan; the shapes that the kernels cannot do are told by name. */
 static nb_status ready_to_scan(nb_backend *be, const ni_gla *g, int backward, ni_cuda_gla *shape, void **workspace,
