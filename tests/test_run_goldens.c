@@ -305,8 +305,22 @@ static int by_name(const void *a, const void *b) {
     return strcmp(a, b);
 }
 
-static int32_t list_recipes(char names[64][NB_NAME_SIZE]) {
+/* What recipes may say of attention, on the first family. */
+static const struct {
+    const char *mark, *more;
+} attention_rows[] = {
+    {"+attention-nvfp4", "attention: {forward: nvfp4}\n"},
+    {"+attention-bf16-back", "attention: {forward: nvfp4, backward: bf16}\n"},
+    {"+attention-sage", "attention: {forward: nvfp4, p_levels: two, smooth_k: true, v_blocks: head}\n"},
+    {"+attention-mxfp4", "attention: {forward: mxfp4, delta: output}\n"},
+};
+
+static bool is_asked_for(const char *name) {
     const char *only = getenv("NIBBLE_GOLDEN_ONLY");
+    return !only || fnmatch(only, name, 0) == 0;
+}
+
+static int32_t list_recipes(char names[64][NB_NAME_SIZE]) {
     int32_t count = 0;
     DIR *folder = opendir(NI_TEST_SOURCE "/recipes");
     assert_non_null(folder);
@@ -315,7 +329,7 @@ static int32_t list_recipes(char names[64][NB_NAME_SIZE]) {
         if (!dot || strcmp(dot, ".yaml") != 0)
             continue;
         snprintf(names[count], NB_NAME_SIZE, "%.*s", (int)(dot - entry->d_name), entry->d_name);
-        count += !only || fnmatch(only, names[count], 0) == 0;
+        count += is_asked_for(names[count]);
     }
     closedir(folder);
     qsort(names, (size_t)count, NB_NAME_SIZE, by_name);
@@ -337,9 +351,9 @@ static void differs_from_all(const outcome *o, const char *key, bool first) {
 }
 
 static void one_row(void **state, arm which, nb_isa isa, const char *place, const char *family, const char *recipe,
-                    const char *more, bool first) {
+                    const char *mark, const char *more, bool first) {
     char key[200], row[ROW_SIZE];
-    snprintf(key, sizeof key, "%s %s %s%s", arm_names[which], family, recipe, more[0] ? "+late-switch" : "");
+    snprintf(key, sizeof key, "%s %s %s%s", arm_names[which], family, recipe, mark);
     outcome o = run(state, recipe, family, which, isa, more, NULL);
     row_of(key, place, &o, row);
     differs_from_all(&o, key, first);
@@ -373,9 +387,13 @@ static void rows_of(void **state, arm which, nb_isa isa) {
         for (int32_t i = 0; i < count; i++)
             if ((which != SCALAR || !skipped_by_scalar(names[i], families[f])) &&
                 !skipped_by_ngpt(names[i], families[f]))
-                one_row(state, which, isa, place, families[f], names[i], "", i == 0);
+                one_row(state, which, isa, place, families[f], names[i], "", "", i == 0);
         if (!getenv("NIBBLE_GOLDEN_ONLY") && strcmp(families[f], "ngpt") != 0)
-            one_row(state, which, isa, place, families[f], "nvfp4", "late_switch: {at: 0.6}\n", false);
+            one_row(state, which, isa, place, families[f], "nvfp4", "+late-switch", "late_switch: {at: 0.6}\n", false);
+        for (size_t i = 0; f == 0 && i < sizeof attention_rows / sizeof *attention_rows; i++)
+            if (is_asked_for(attention_rows[i].mark))
+                one_row(state, which, isa, place, families[f], "bf16", attention_rows[i].mark, attention_rows[i].more,
+                        false);
     }
 }
 
