@@ -183,6 +183,25 @@ static void stochastic_stays_unbiased(void **state) {
     assert_true(z2 / COLS < 1 + 4 * sqrt(2.0 / COLS)); /* chi-squared of 64 degrees, 4 sigma */
 }
 
+/* Kernels divide by multiplying: the same quotient for every significand; powers of two change nothing. */
+static void quotients_without_division(void **state) {
+    (void)state;
+    for (int i = 0; i < 4; i++) {
+        nb_quantizer q = quantizer(NB_FOUR_SIX_MSE, i % 2 ? 256 : 448, 1, NB_FOUR_SIX_IN_ORDER);
+        q.rule = i / 2 ? NB_RULE_HEADROOM : NB_RULE_ABSMAX;
+        const float max = ni_e4m3_target_for(&q).max_of_both, inverse = ni_f32_div(1.0f, max);
+        uint32_t wrong = 0;
+        for (uint32_t bits = 0x3f800000u; bits < 0x40000000u; bits++) {
+            const float a = ni_f32_from(bits);
+            wrong += ni_four_six_quotient(a, max, inverse) != ni_f32_div(a, max);
+        }
+        assert_int_equal(wrong, 0);
+    }
+    const float max = 2688.0f, inverse = ni_f32_div(1.0f, max), ends[] = {0.0f, 0x1.8p-80f, 0x1.8p100f, -0x1.2p-70f};
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
+        assert_true(ni_four_six_quotient(ends[i], max, inverse) == ni_f32_div(ends[i], max));
+}
+
 #define CASE(test) cmocka_unit_test_teardown(test, release_buffers)
 
 int main(void) {
@@ -192,6 +211,7 @@ int main(void) {
         CASE(better_on_the_whole),
         CASE(an_example),
         CASE(stochastic_stays_unbiased),
+        CASE(quotients_without_division),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

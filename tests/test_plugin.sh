@@ -90,6 +90,7 @@ done
 # ---- a GPU that is lost, in steps and in checkpoints ----
 train > out.txt 2> err || fail "a run without a fault"
 want=$(sums)
+grep -q fp32_rows out/metrics.jsonl && fail "rows in FP32 where there are none"
 for n in 1 2 3 4 5 6 7 8 9 10 11; do
     rm -rf out
     NIBBLE_STUB=lost:$n one_line "lost at $n" 'is lost' train
@@ -100,6 +101,12 @@ for n in 1 2 3 4 5 6 7 8 9 10 11; do
     train $resume > out.txt 2> err || fail "after lost at $n, with $found checkpoints"
     [ "$(sums)" = "$want" ] || fail "lost at $n, then resumed with $found checkpoints: other bits"
 done
+
+# ---- rows that FP8 units do not hold: said once, counted at every step ----
+rm -rf out
+NIBBLE_STUB=mended:7 ./nibble train run.yaml > out.txt 2>&1 || fail "a run with rows in FP32"
+[ "$(grep -c 'step 1: 7 rows of MXFP4 operands' out.txt)" = 1 ] || fail "rows in FP32 are told once"
+[ "$(grep -c '"fp32_rows":7[,}]' out/metrics.jsonl)" = 6 ] || fail "rows in FP32 are counted at each of 6 steps"
 
 # ---- a NaN in an operand: the layer and the role where it came in ----
 cp "$(dirname "$stub")/libnibble-cuda-breaker.so" libnibble-cuda.so

@@ -28,13 +28,15 @@ same() {
     cmp -s one.txt other.txt || { diff one.txt other.txt | head -n 5 >&2; fail "$recipe: $1"; }
 }
 
-# No shipped recipe rounds W at random: one more that does, whose bits are of a micro-batch too. Nor has one delayed scales,
-# which micro-batch 0 makes for all, nor a look of rank 0 at drowned gradients, which sends the backward pass of all to BF16.
-for recipe in "$@" random-w delayed drowned; do
+# No shipped recipe rounds W at random: one more that does, whose bits are of a micro-batch too. Nor has one delayed scales
+# (delayed, outer), which micro-batch 0 makes for all, nor a look of rank 0 at drowned gradients, which sends the backward pass of all to BF16.
+for recipe in "$@" random-w delayed outer drowned; do
     if [ "$recipe" = random-w ]; then
         printf 'base: nvfp4\nname: awake\nfprop: {w: {round: stochastic, sr_bits: 16}}\n' > awake.yaml
     elif [ "$recipe" = delayed ]; then
         printf 'base: fp4-msamp\nname: awake\ndelayed: {window: 3}\n' > awake.yaml
+    elif [ "$recipe" = outer ]; then
+        sed 's/^name: .*/name: awake/' "$source/examples/recipes/nvfp4-delayed.yaml" > awake.yaml
     elif [ "$recipe" = drowned ]; then
         printf 'base: nvfp4\nname: awake\nlate_switch: {rho: 1e6, every: 2}\n' > awake.yaml
     else

@@ -17,7 +17,7 @@
 
 static bool same_rule(const nb_operand_rule *a, const nb_operand_rule *b) {
     return a->from == b->from && (!a->from || a->source == b->source) && a->requantize == b->requantize &&
-           a->via == b->via && nb_quantizer_equal(&a->quantizer, &b->quantizer);
+           a->via == b->via && a->headroom == b->headroom && nb_quantizer_equal(&a->quantizer, &b->quantizer);
 }
 
 /* Whether two records that a table of keys describes hold the same, key by key. */
@@ -265,7 +265,20 @@ static const struct {
     {RECIPE("{format: nvfp4, four_six: {error: mae, top: 448, order: fouroversix}}", NV, NV, NV, NV, NV), NULL},
     {RECIPE("{format: nvfp4, scale: floor}", NV, NV, NV, NV, NV), "r.yaml:2: fprop.x: nvfp4: scale must be"},
     {RECIPE("{format: nvfp4, outer: {block: 1x64}}", NV, NV, NV, NV, NV),
-     "r.yaml:2: fprop.x.outer: expected none, tensor, unit or"},
+     "r.yaml:2: fprop.x.outer: expected none, tensor, unit, delayed or"},
+    {RECIPE("{format: nvfp4, outer: delayed}", NV, "{format: nvfp4, outer: delayed, headroom: 3}", NV, NV, NV), NULL},
+    {RECIPE("{format: nvfp4, headroom: 3}", NV, NV, NV, NV, NV), "fprop.x: `headroom` is for `outer: delayed`"},
+    {RECIPE("{format: nvfp4, outer: delayed, headroom: 65}", NV, NV, NV, NV, NV), "headroom: 65 is out of range"},
+    {RECIPE(NV, "{format: nvfp4, outer: delayed}", NV, NV, NV, NV),
+     "r.yaml:3: fprop.w: has `outer: delayed`, which is for X and dY"},
+    {RECIPE(NV, NV, NV, NV, NV, "{from: fprop.x, format: nvfp4, outer: delayed}"),
+     "wgrad.x: has `outer: delayed` and is made of the codes of fprop.x"},
+    {RECIPE("{format: mxfp4, outer: delayed}", "mxfp4", NV, NV, NV, NV),
+     "r.yaml:2: fprop.x: mxfp4, mxfp8: there is no outer scale"},
+    {RECIPE("{format: nvfp4, outer: delayed}", NV, NV, NV, NV, NV) "hcp: {share: 0.1}\n",
+     "fprop.x: has `outer: delayed`, and hcp makes operands"},
+    {RECIPE(NV, NV, NV, NV, NV, NV) "policy: {formats: [\"{format: nvfp4, outer: delayed}\"]}\n",
+     "outer: is delayed, which needs the steps of a run"},
     {RECIPE("{format: nvfp4, outer: {blok: 1x128}}", NV, NV, NV, NV, NV),
      "unknown key 'blok'; outer knows block and scale"},
     {RECIPE("{format: nvfp4, sr_bits: 8}", NV, NV, NV, NV, NV),

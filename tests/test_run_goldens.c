@@ -305,16 +305,6 @@ static int by_name(const void *a, const void *b) {
     return strcmp(a, b);
 }
 
-/* What recipes may say of attention, on the first family. */
-static const struct {
-    const char *mark, *more;
-} attention_rows[] = {
-    {"+attention-nvfp4", "attention: {forward: nvfp4}\n"},
-    {"+attention-bf16-back", "attention: {forward: nvfp4, backward: bf16}\n"},
-    {"+attention-sage", "attention: {forward: nvfp4, p_levels: two, smooth_k: true, v_blocks: head}\n"},
-    {"+attention-mxfp4", "attention: {forward: mxfp4, delta: output}\n"},
-};
-
 static bool is_asked_for(const char *name) {
     const char *only = getenv("NIBBLE_GOLDEN_ONLY");
     return !only || fnmatch(only, name, 0) == 0;
@@ -350,11 +340,27 @@ static void differs_from_all(const outcome *o, const char *key, bool first) {
     memcpy(seen[count++], o->state, NI_CHECKSUM_SIZE);
 }
 
+/* nvfp4 with something more: what no shipped recipe has. */
+typedef struct variant {
+    const char *suffix, *more;
+} variant;
+static const variant own = {"", ""};
+static const variant variants[] = {{"+late-switch", "late_switch: {at: 0.6}\n"},
+                                   {"+delayed", "fprop: {x: {outer: delayed}}\ndgrad: {dy: {outer: delayed}}\n"
+                                                "wgrad: {dy: {outer: delayed}, x: {outer: delayed}}\n"}};
+
+/* bf16 with what recipes may say of attention, on the first family. */
+static const variant attentions[] = {
+    {"+attention-nvfp4", "attention: {forward: nvfp4}\n"},
+    {"+attention-bf16-back", "attention: {forward: nvfp4, backward: bf16}\n"},
+    {"+attention-sage", "attention: {forward: nvfp4, p_levels: two, smooth_k: true, v_blocks: head}\n"},
+    {"+attention-mxfp4", "attention: {forward: mxfp4, delta: output}\n"}};
+
 static void one_row(void **state, arm which, nb_isa isa, const char *place, const char *family, const char *recipe,
-                    const char *mark, const char *more, bool first) {
+                    const variant *with, bool first) {
     char key[200], row[ROW_SIZE];
-    snprintf(key, sizeof key, "%s %s %s%s", arm_names[which], family, recipe, mark);
-    outcome o = run(state, recipe, family, which, isa, more, NULL);
+    snprintf(key, sizeof key, "%s %s %s%s", arm_names[which], family, recipe, with->suffix);
+    outcome o = run(state, recipe, family, which, isa, with->more, NULL);
     row_of(key, place, &o, row);
     differs_from_all(&o, key, first);
     if (getenv("NIBBLE_GOLDEN_WRITE")) {
@@ -363,6 +369,12 @@ static void one_row(void **state, arm which, nb_isa isa, const char *place, cons
     } else {
         compare_row(key, place, row);
     }
+}
+
+static bool is_wanted_variant(const char *recipe, const variant *v) {
+    char name[64];
+    snprintf(name, sizeof name, "%s%s", recipe, v->suffix);
+    return is_asked_for(name);
 }
 
 static bool skipped_by_scalar(const char *recipe, const char *family) {
@@ -387,13 +399,13 @@ static void rows_of(void **state, arm which, nb_isa isa) {
         for (int32_t i = 0; i < count; i++)
             if ((which != SCALAR || !skipped_by_scalar(names[i], families[f])) &&
                 !skipped_by_ngpt(names[i], families[f]))
-                one_row(state, which, isa, place, families[f], names[i], "", "", i == 0);
-        if (!getenv("NIBBLE_GOLDEN_ONLY") && strcmp(families[f], "ngpt") != 0)
-            one_row(state, which, isa, place, families[f], "nvfp4", "+late-switch", "late_switch: {at: 0.6}\n", false);
-        for (size_t i = 0; f == 0 && i < sizeof attention_rows / sizeof *attention_rows; i++)
-            if (is_asked_for(attention_rows[i].mark))
-                one_row(state, which, isa, place, families[f], "bf16", attention_rows[i].mark, attention_rows[i].more,
-                        false);
+                one_row(state, which, isa, place, families[f], names[i], &own, i == 0);
+        for (size_t v = 0; v < sizeof variants / sizeof *variants; v++)
+            if (is_wanted_variant("nvfp4", &variants[v]) && strcmp(families[f], "ngpt") != 0)
+                one_row(state, which, isa, place, families[f], "nvfp4", &variants[v], false);
+        for (size_t v = 0; f == 0 && v < sizeof attentions / sizeof *attentions; v++)
+            if (is_wanted_variant("bf16", &attentions[v]))
+                one_row(state, which, isa, place, families[f], "bf16", &attentions[v], false);
     }
 }
 

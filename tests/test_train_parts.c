@@ -255,7 +255,7 @@ static void metrics_are_cut_where_a_run_resumes(void **state) {
     nb_error err = {0};
     assert_int_equal(ni_metrics_open(path, 0, 0, &m, &err), NB_OK);
     for (int64_t i = 1; i <= 5; i++) {
-        nb_step_report r = {.step = i, .loss = 0.1 * (double)i, .loss_z = NAN};
+        nb_step_report r = {.step = i, .loss = 0.1 * (double)i, .loss_z = NAN, .fp32_rows = i == 2 ? 7 : 0};
         assert_int_equal(ni_metrics_step(m, &r, i * 10, &err), NB_OK);
     }
     ni_metrics_close(m);
@@ -270,6 +270,10 @@ static void metrics_are_cut_where_a_run_resumes(void **state) {
     assert_ptr_equal(strstr(after, "\"step\":4"), NULL);
     assert_non_null(strstr(after, "{\"step\":3,\"tokens\":30,\"loss\":0.30000000000000004,"));
     assert_non_null(strstr(after, "\"loss_z\":null"));
+    int64_t counted = 0;
+    for (const char *at = after; (at = strstr(at, "\"fp32_rows\":7")); at++)
+        counted++;
+    assert_int_equal(counted, 1);
     free(before);
     free(after);
     unlink(path);

@@ -80,6 +80,10 @@ static void ngpt_resumes(void **state) {
     stop_anywhere(state, "model.family=ngpt", "ngpt");
 }
 
+static void delayed_scales_resume(void **state) {
+    stop_anywhere(state, "recipe=" NI_TEST_SOURCE "/examples/recipes/nvfp4-delayed.yaml", "nvfp4-delayed");
+}
+
 /* Gradients and moments in FP8 and FP16, with their scales. */
 static void narrow_state_resumes(void **state) {
     stop_anywhere(state, "recipe=fp4-dge-occ", "fp4-dge-occ");
@@ -463,6 +467,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         CASE(bf16_resumes),
         CASE(nvfp4_resumes),
+        CASE(delayed_scales_resume),
         CASE(ngpt_resumes),
         CASE(narrow_state_resumes),
         CASE(a_killed_run_resumes),

@@ -34,12 +34,14 @@ typedef enum nb_via {
 
 /* The rule for one role. */
 typedef struct nb_operand_rule {
-    bool from;              /* the value comes from another role's quantized operand, transposed where needed */
-    nb_role source;         /* read when from */
-    bool requantize;        /* from only: quantize the decoded operand again with `quantizer`; else the same codes */
-    nb_via via;             /* from without requantize only */
-    bool shared_noise;      /* stochastic rounding draws the bits of the GEMM, not of the operand: element e of both
-                               operands gets the same (the released code of arXiv:2510.27527) */
+    bool from;         /* the value comes from another role's quantized operand, transposed where needed */
+    nb_role source;    /* read when from */
+    bool requantize;   /* from only: quantize the decoded operand again with `quantizer`; else the same codes */
+    nb_via via;        /* from without requantize only */
+    bool shared_noise; /* stochastic rounding draws the bits of the GEMM, not of the operand: element e of both
+                          operands gets the same (the released code of arXiv:2510.27527) */
+    int32_t headroom;  /* `outer: delayed`: the tensor scale is made from so many times the largest magnitude of the
+                          step before; 0: from the largest magnitude of the tensor itself */
     nb_quantizer quantizer; /* for `from` alone: the source's */
 } nb_operand_rule;
 

@@ -56,8 +56,9 @@ typedef enum nb_bad_policy {
     NB_BAD_BF16      /* put the modules of `bf16_modules` in BF16 from here on and take the step again */
 } nb_bad_policy;
 
-/* Which codes under scales of rows or of the tensor FP8 units of a GPU multiply (docs/gpu.md). */
-typedef enum nb_fp8_units { NB_FP8_EXACT, NB_FP8_ALL, NB_FP8_NONE } nb_fp8_units;
+/* Which codes FP8 units of a GPU multiply (docs/gpu.md): of those under scales of rows or of the tensor the 4-bit ones,
+ * all, none; 4-bit ones and MXFP4. */
+typedef enum nb_fp8_units { NB_FP8_EXACT, NB_FP8_ALL, NB_FP8_NONE, NB_FP8_MXFP4 } nb_fp8_units;
 
 /* What the ranks of a run share out (docs/many-processes.md). */
 typedef enum nb_share {
@@ -175,6 +176,7 @@ typedef struct nb_step_report {
     double mfu;          /* model FLOPs / time / peak; NaN where no peak was measured */
     double seconds_left; /* from the mean of the last steps */
     bool skipped;        /* a bad number: parameters were left as they were */
+    int64_t fp32_rows; /* rows of operands that FP8 units did not hold exactly, multiplied in FP32 (fp8_units: mxfp4) */
 } nb_step_report;
 
 typedef struct nb_eval_report {

@@ -84,6 +84,7 @@ typedef struct ni_attention_stats {
 typedef struct ni_permits {
     bool any_order;  /* sums in whichever order is fastest, one run's not the next one's */
     bool no_fp8;     /* codes that FP8 holds exactly are multiplied as BF16 all the same */
+    bool mxfp4_fp8;  /* MXFP4 is multiplied by FP8 units, row by row where they hold it exactly */
     bool exact_fp8;  /* those alone go to FP8 units whose sums lose nothing there: 4-bit codes */
     bool native_fp4; /* units for four bits multiply block-scaled codes: compiled, never run on such a GPU */
 } ni_permits;

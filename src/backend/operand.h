@@ -56,8 +56,14 @@ typedef struct ni_making {
     int64_t at;                    /* first column of `out` that is written: pieces of one operand stand side by side */
     const nb_operand *under;       /* under the outer scale of this operand, which may be `out` with its piece at 0 made
                                       already; NULL: under one of its own */
-    const nb_noise *noise;         /* NULL where neither stochastic rounding nor fresh signs ask for it */
-    nb_quantize_stats *stats;      /* host, or NULL */
+    const float
+        *past; /* [1] backend memory: the tensor's scale is made from ni_delayed_amax(*past, headroom), and what is
+                  larger saturates; NULL: from the largest magnitude of what is quantized. Not with `under`. */
+    float headroom;
+    uint32_t *now; /* [1] backend memory: becomes that largest magnitude, as the bits of an F32; NULL: nobody asks. Both
+                      are for numbers as they lie, of a whole operand under a tensor scale. */
+    const nb_noise *noise;    /* NULL where neither stochastic rounding nor fresh signs ask for it */
+    nb_quantize_stats *stats; /* host, or NULL */
 } ni_making;
 
 /* One product of a sum: A B^T, or S B^T. */

@@ -61,9 +61,11 @@ struct nb_backend {
     int64_t logit_elements; /* NI_LOGITS_CPU, NI_LOGITS_GPU */
     bool wants_amax;        /* producers fill amaxes for less than its quantizers take to find them */
     bool any_first_key;     /* attention takes doc_start that fall along a sequence: a row may look at itself alone */
-    const ni_profiler *profiler;                                          /* NULL: it cannot say */
-    const ni_companion *companion;                                        /* NULL: it has none */
-    void *state;                                                          /* of the implementation */
+    const ni_profiler *profiler;       /* NULL: it cannot say */
+    const ni_companion *companion;     /* NULL: it has none */
+    int64_t (*mended)(nb_backend *be); /* rows of operands since it was last asked that units for 8 bits did not hold
+                                          and FP32 multiplied (ni_permits.mxfp4_fp8); waits. NULL: there are none */
+    void *state;                       /* of the implementation */
     nb_status (*use_stream)(nb_backend *be, void *stream, nb_error *err); /* NULL: it has none */
     bool on_their_stream; /* the program's, who waits for what it needs: a call need not */
 };

@@ -143,6 +143,8 @@ static cells rule_cells(const nb_recipe *recipe, nb_role role) {
         snprintf(c.text[0], sizeof c.text[0], "%s", nb_role_name(rule->source));
     else
         snprintf(c.text[0], sizeof c.text[0], "%s", strchr(nb_role_name(role), '.') + 1);
+    if (rule->headroom)
+        snprintf(c.text[4], sizeof c.text[4], "tensor, delayed, x%d", (int)rule->headroom);
     if (rule->shared_noise)
         strncat(c.text[5], ", shared", sizeof c.text[5] - strlen(c.text[5]) - 1);
     return c;

@@ -27,6 +27,17 @@ static inline NI_HD ni_two_scales ni_four_six_bytes(ni_e4m3_target target, ni_te
     return bytes;
 }
 
+/* a / max by its reciprocal: two steps give the very quotient, for every `max_of_both` and every |a| of 2^-80 to 2^100
+ * (tests/test_four_six.c tries all significands). */
+static inline NI_HD float ni_four_six_quotient(float a, float max, float inverse) {
+    const float near = ni_f32_mul(a, inverse);
+#if defined(__CUDA_ARCH__)
+    return __fmaf_rn(__fmaf_rn(-near, max, a), inverse, near);
+#else
+    return fmaf(fmaf(-near, max, a), inverse, near);
+#endif
+}
+
 /* What one element adds to the error of scale `byte`; `amax` is what S was made from. */
 static inline NI_HD float ni_four_six_term(const nb_quantizer *q, float x, uint8_t byte, float encode, float amax,
                                            float max_of_both) {
@@ -44,12 +55,14 @@ static inline NI_HD float ni_four_six_larger(float a, float b) {
 /* Of one row's 16 terms. */
 static inline NI_HD float ni_four_six_row(const nb_quantizer *q, const float t[16]) {
     float sum = 0.0f;
-    for (int i = 0; i < 16; i++) {
-        if (q->four_six == NB_FOUR_SIX_MAX)
+    if (q->four_six == NB_FOUR_SIX_MAX) {
+        for (int i = 0; i < 16; i++)
             sum = ni_four_six_larger(sum, t[i]);
-        else if (q->four_six_order == NB_FOUR_SIX_IN_ORDER)
+    } else if (q->four_six_order == NB_FOUR_SIX_IN_ORDER) {
+        for (int i = 0; i < 16; i++)
             sum = ni_f32_add(sum, t[i]);
-        else if (i < 8)
+    } else {
+        for (int i = 0; i < 8; i++)
             sum = ni_f32_add(sum, ni_f32_add(t[i], t[i + 8]));
     }
     return sum;

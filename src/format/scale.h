@@ -78,6 +78,13 @@ static inline NI_HD ni_tensor_scale ni_tensor_scale_of(ni_e4m3_target target, nb
     return t;
 }
 
+/* What a delayed scale is made from: `headroom` times the largest magnitude of the step before. 0, and so S = 1, where
+ * nothing was known of it, or nothing good. */
+static inline NI_HD float ni_delayed_amax(float past, float headroom) {
+    const bool good = past > 0.0f && ni_f32_bits(past) < NI_F32_INF_BITS;
+    return good ? ni_f32_finite(ni_f32_mul(past, headroom)) : 0.0f;
+}
+
 static inline NI_HD uint8_t ni_block_scale_byte(ni_tensor_scale t, float amax_block) {
     return ni_e4m3_even(ni_f32_finite(ni_f32_mul(amax_block, t.s_inner)));
 }

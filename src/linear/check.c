@@ -96,6 +96,20 @@ static nb_status check_shape(const ni_linear_group *group, const ni_linear *laye
                           cols[role] == m && role >= NB_WGRAD_DY ? "tokens of a micro-batch, batch x seq" : "features");
 }
 
+/* As recipes are checked; programs make plans of their own. */
+static nb_status check_delayed(const ni_linear *layer, nb_role role, nb_error *err) {
+    const nb_operand_rule *rule = &layer->plan.roles[role];
+    const nb_quantizer *q = &rule->quantizer;
+    const bool weight = role == NB_FPROP_W || role == NB_DGRAD_W;
+    if (!rule->headroom ||
+        (rule->headroom > 0 && !weight && !rule->from && q->scale_type == NB_SCALE_E4M3 && q->outer == NB_OUTER_TENSOR))
+        return NB_OK;
+    return nb_fail(err, NB_BAD_CONFIG,
+                   "%s: %s has a headroom of %d; expected 1 or more, of numbers of X or dY that are quantized to nvfp4 "
+                   "under a scale of the tensor",
+                   layer->name, nb_role_name(role), rule->headroom);
+}
+
 nb_status ni_linear_check(const ni_linear_group *group, const ni_linear *layer, nb_error *err) {
     if (!layer->plan.quantized)
         return NB_OK;
@@ -105,6 +119,7 @@ nb_status ni_linear_check(const ni_linear_group *group, const ni_linear *layer, 
     nb_role last = group->training ? NB_ROLE_COUNT : NB_DGRAD_DY;
     for (nb_role role = NB_FPROP_X; role < last; role++) {
         NB_TRY(check_shape(group, layer, role, err));
+        NB_TRY(check_delayed(layer, role, err));
         if (layer->plan.roles[role].from)
             NB_TRY(check_from(layer, role, err));
     }

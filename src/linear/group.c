@@ -167,8 +167,9 @@ void ni_linear_group_free(ni_linear_group *group) {
     free(group);
 }
 
+/* A delayed one needs no maximum before its first number. */
 static bool has_tensor_scale(const nb_operand_rule *rule) {
-    return !nb_quantizer_is_bf16(&rule->quantizer) && rule->quantizer.outer == NB_OUTER_TENSOR;
+    return !nb_quantizer_is_bf16(&rule->quantizer) && rule->quantizer.outer == NB_OUTER_TENSOR && !rule->headroom;
 }
 
 static bool is_turned_as_known(const nb_quantizer *q) {

@@ -41,7 +41,8 @@ static bool draws_bits(const nb_quantizer *q) {
 /* ---- sharing X ---- */
 
 static bool same_rule(const nb_operand_rule *a, const nb_operand_rule *b) {
-    if (a->from != b->from || a->shared_noise != b->shared_noise || !nb_quantizer_equal(&a->quantizer, &b->quantizer))
+    if (a->from != b->from || a->shared_noise != b->shared_noise || a->headroom != b->headroom ||
+        !nb_quantizer_equal(&a->quantizer, &b->quantizer))
         return false;
     return !a->from || (a->source == b->source && a->requantize == b->requantize && a->via == b->via);
 }

@@ -13,6 +13,7 @@
  *     oscireset   after_step moves oscillating masters to their bin centre                          (2510.27527)
  *     quest       after_dgrad and after_wgrad mask gradients and rotate them back                     (2505.14669)
  *     qema        quantize_w rounds by a moving average, which after_step advances                  (2502.20853)
+ *     outer       after_step keeps the largest magnitudes that the next step's scales are made from
  *     qramping    calibrate finds how often the optimizer moves each weight, which it asks by ramp   (2502.20853)
  *
  * Two mechanisms of one layer may not both edit its products, nor replace the same operand: attaching them fails.

@@ -184,9 +184,15 @@ typedef struct request {
 } request;
 
 static ni_making making_of(const ni_linear_call *call, request *r, bool transpose) {
+    ni_history *h = &r->o->history;
+    const bool delayed = call->training && h->past, seen = delayed && call->pass->micro_batch == 0;
     r->noise = ni_noise_of(call->pass, &r->o->name);
+    h->seen |= seen && !call->measuring;
     return (ni_making){.out = &r->o->operand,
                        .transpose = transpose,
+                       .past = delayed && *h->steps > 0 ? h->past : NULL,
+                       .headroom = (float)r->o->rule.headroom,
+                       .now = seen ? h->now : NULL,
                        .noise = &r->noise,
                        .stats = ni_counted(call->pass, &r->stats),
                        .shown = ni_lens_looks(call)};

@@ -41,6 +41,14 @@ typedef enum ni_keeper {
     NI_UNTIL_MOVED   /* the group, until the master moves; what draws random bits, until the next micro-batch */
 } ni_keeper;
 
+/* `outer: delayed` (outer_delayed.c): words of the operand in backend memory; NULL: it is not. */
+typedef struct ni_history {
+    float *past;          /* [1] what its scale is made from */
+    uint32_t *now;        /* [1] what the next step's will be made from */
+    const int64_t *steps; /* [1] host: how many made it so far; past is known after the first */
+    bool seen;            /* now is filled */
+} ni_history;
+
 typedef struct ni_cached_operand {
     nb_operand_rule rule;
     ni_operand_name name;
@@ -53,7 +61,8 @@ typedef struct ni_cached_operand {
     bool reread;  /* other operands, or mechanisms, start from it */
     bool random;  /* draws bits */
     bool fresh;
-    bool shown;    /* the lens has seen it in this pass: weights, which outlive passes */
+    bool shown; /* the lens has seen it in this pass: weights, which outlive passes */
+    ni_history history;
     uint32_t made; /* how often: what is derived from it can tell whether it is old */
     nb_operand operand;
 } ni_cached_operand;

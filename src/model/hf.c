@@ -12,7 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { PATH_ROOM = 4096, FILES_MAX = 4096 };
+enum { PATH_ROOM = 4096 };
 
 static int64_t elements_of(const nb_param *p) {
     return p->rows * p->cols;
@@ -132,36 +132,22 @@ static nb_status weights_add(weights *w, const char *path, nb_error *err) {
     return NB_OK;
 }
 
-/* Opens each file that occurs in the index's weight_map once. */
-static nb_status open_indexed(weights *w, const char *folder, const json_t *index, nb_error *err) {
-    json_t *map = json_object_get(index, "weight_map"), *seen = json_object();
-    nb_status status = seen ? NB_OK : nb_fail(err, NB_NO_MEMORY, "%s: no memory to read the index", folder);
-    if (status == NB_OK && (!json_is_object(map) || json_object_size(map) == 0))
-        status = nb_fail(err, NB_BAD_FILE, "%s/model.safetensors.index.json: 'weight_map' is missing", folder);
-    for (void *at = json_object_iter(map); status == NB_OK && at; at = json_object_iter_next(map, at)) {
-        const char *name = json_string_value(json_object_iter_value(at));
+/* Opens each file that the index names. */
+static nb_status open_indexed(weights *w, const char *folder, const json_t *files, nb_error *err) {
+    const char *name;
+    json_t *seen;
+    json_object_foreach((json_t *)files, name, seen) {
         char path[PATH_ROOM];
-        if (!name || !*name || strchr(name, '/') || name[0] == '.')
-            status = nb_fail(err, NB_BAD_FILE,
-                             "%s/model.safetensors.index.json: '%.64s' is not said to lie in a file of this folder",
-                             folder, json_object_iter_key(at));
-        if (status != NB_OK || json_object_get(seen, name))
-            continue;
-        if (w->count == FILES_MAX || json_object_set_new(seen, name, json_true()) != 0)
-            status = nb_fail(err, NB_BAD_FILE, "%s/model.safetensors.index.json: too many files", folder);
         snprintf(path, sizeof path, "%s/%s", folder, name);
-        if (status == NB_OK)
-            status = weights_add(w, path, err);
+        NB_TRY(weights_add(w, path, err));
     }
-    json_decref(seen);
-    return status;
+    return NB_OK;
 }
 
 static nb_status weights_open(weights *w, const char *folder, nb_error *err) {
     enum { LIMIT = 64 << 20 };
     char path[PATH_ROOM], *text;
     size_t size;
-    json_error_t where;
     *w = (weights){0};
     bool ours, indexed;
     snprintf(path, sizeof path, "%s/nibble.json", folder);
@@ -177,12 +163,13 @@ static nb_status weights_open(weights *w, const char *folder, nb_error *err) {
         return alone;
     }
     NB_TRY(ni_file_read(path, LIMIT, &text, &size, err));
-    json_t *index = json_loadb(text, size, JSON_REJECT_DUPLICATES, &where);
+    json_t *files;
+    nb_status status = ni_hf_index_parse(text, size, path, &files, err);
     free(text);
-    if (!index)
-        return nb_fail(err, NB_BAD_FILE, "%s:%d: %s", path, where.line, where.text);
-    nb_status status = open_indexed(w, folder, index, err);
-    json_decref(index);
+    if (status != NB_OK)
+        return status;
+    status = open_indexed(w, folder, files, err);
+    json_decref(files);
     if (status != NB_OK)
         weights_close(w);
     return status;

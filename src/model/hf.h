@@ -12,6 +12,7 @@
 
 #include "files/safetensors.h"
 #include "nibble/model.h"
+#include <jansson.h>
 
 /* Tokens around a text, -1: none. What nibble trains begins and ends documents with the same one. */
 typedef struct ni_hf_marks {
@@ -34,6 +35,9 @@ bool ni_model_is_folder(const char *name_or_path);
 nb_status ni_hf_config_read(const char *folder, nb_model_config *out, nb_error *err);
 /* The same over text; `name` stands for the file in messages and names the model. */
 nb_status ni_hf_config_parse(const char *text, size_t size, const char *name, nb_model_config *out, nb_error *err);
+/* The files that the text of a model.safetensors.index.json names, as keys of a new object, in its order; each lies in
+ * the index's own folder. `path` stands for the file in messages. */
+nb_status ni_hf_index_parse(const char *text, size_t size, const char *path, json_t **files, nb_error *err);
 /* The tokens that a config.json names (the first of several). */
 nb_status ni_hf_marks_read(const char *folder, ni_hf_marks *marks, nb_error *err);
 /* Fresh JSON text of config.json (free with free()); NULL without memory. */

@@ -81,6 +81,7 @@ static const ni_word round_words[] = {
     {"away", NB_ROUND_AWAY, "HiFloat4: nearest, ties away from zero (arXiv:2602.11287)"},
     {NULL, 0, NULL},
 };
+static const ni_word headroom_words[] = {NULL_WORD, {NULL, 0, NULL}};
 static const ni_word bits_words[] = {NULL_WORD, {NULL, 0, NULL}};
 static const ni_word size_words[] = {NULL_WORD, {"none", 0, NULL}, {NULL, 0, NULL}};
 static const ni_word signs_words[] = {
@@ -151,11 +152,12 @@ static void print_format(const void *field, FILE *to) {
 static nb_status read_outer(void *field, const ni_yaml_node *node, nb_error *err) {
     int32_t *outer = field;
     if (node->kind == NI_YAML_SCALAR) {
-        *outer = strcmp(node->text, "null") == 0     ? NOT_SAID
-                 : strcmp(node->text, "none") == 0   ? NB_OUTER_NONE
-                 : strcmp(node->text, "tensor") == 0 ? NB_OUTER_TENSOR
-                 : strcmp(node->text, "unit") == 0   ? NB_OUTER_UNIT
-                                                     : -2;
+        *outer = strcmp(node->text, "null") == 0      ? NOT_SAID
+                 : strcmp(node->text, "none") == 0    ? NB_OUTER_NONE
+                 : strcmp(node->text, "tensor") == 0  ? NB_OUTER_TENSOR
+                 : strcmp(node->text, "unit") == 0    ? NB_OUTER_UNIT
+                 : strcmp(node->text, "delayed") == 0 ? NI_OUTER_DELAYED
+                                                      : -2;
         if (*outer != -2)
             return NB_OK;
     }
@@ -167,7 +169,8 @@ static nb_status read_outer(void *field, const ni_yaml_node *node, nb_error *err
     bool known = !scale || (scale->kind == NI_YAML_SCALAR &&
                             (strcmp(scale->text, "fp32") == 0 || strcmp(scale->text, "pow2") == 0));
     if (!is_block || !known)
-        return ni_keys_fail(err, node, NULL, "expected none, tensor, unit or {block: 1x128, scale: fp32} (or pow2)");
+        return ni_keys_fail(err, node, NULL,
+                            "expected none, tensor, unit, delayed or {block: 1x128, scale: fp32} (or pow2)");
     *outer = scale && strcmp(scale->text, "pow2") == 0 ? NB_OUTER_ROW128_POW2 : NB_OUTER_ROW128;
     return NB_OK;
 }
@@ -182,6 +185,9 @@ static void print_outer(const void *field, FILE *to) {
         break;
     case NB_OUTER_UNIT:
         fputs("unit", to);
+        break;
+    case NI_OUTER_DELAYED:
+        fputs("delayed", to);
         break;
     case NB_OUTER_ROW128:
         fputs("{block: 1x128, scale: fp32}", to);
@@ -222,6 +228,16 @@ static const ni_key rows[] = {
      .default_text = "own",
      .help = "whose random bits `round: stochastic` draws; shared ones bias the products of equal rows",
      .source = "independent factors: the mean of their product is the product of their means"},
+    {.path = "headroom",
+     .type = NI_KEY_INT,
+     FIELD(headroom),
+     .fallback = "null",
+     .default_text = "2",
+     .low = 1,
+     .high = 64,
+     .words = headroom_words,
+     .help = "with `outer: delayed`: the scale has room for so many times the largest magnitude of the step before",
+     .source = "our choice: a power of two leaves the scale's bits, and a maximum may double"},
     {.path = "format",
      .type = NI_KEY_CUSTOM,
      FIELD(format),
@@ -254,11 +270,13 @@ static const ni_key rows[] = {
      .fallback = "null",
      .read = read_outer,
      .print = print_outer,
-     .range_text = "none, tensor, unit, {block: 1x128, scale: fp32}, {block: 1x128, scale: pow2}",
+     .range_text = "none, tensor, unit, delayed, {block: 1x128, scale: fp32}, {block: 1x128, scale: pow2}",
      .default_text = "by format: nvfp4 tensor, others none",
      .help =
          "the scale above the block scales; unit: that of a tensor whose largest magnitude is 1, which is not looked "
-         "for, so that what lies beyond saturates (arXiv:2605.06067)",
+         "for, so that what lies beyond saturates (arXiv:2605.06067); delayed, for X and dY: from the largest "
+         "magnitude "
+         "of the step before, times `headroom`",
      .source = "the format"},
     {.path = "round",
      .type = NI_KEY_CHOICE,
@@ -335,7 +353,7 @@ static const ni_key rows[] = {
      .source = "TransformerEngine's reference"},
 };
 
-enum { OF_ROLE = 3 }; /* rows that say something of the role, not of its quantizer */
+enum { OF_ROLE = 4 }; /* rows that say something of the role, not of its quantizer */
 
 static const struct {
     const char *name, *yaml;
@@ -372,7 +390,7 @@ static nb_status read_alias(void *record, const ni_yaml_node *node, nb_error *er
 static nb_status say_no_source(void *record, const ni_yaml_node *node, nb_error *err) {
     (void)node, (void)err;
     ni_operand_fields *fields = record;
-    fields->from = fields->via = fields->noise = NOT_SAID;
+    fields->from = fields->via = fields->noise = fields->headroom = NOT_SAID;
     return NB_OK;
 }
 
@@ -394,6 +412,7 @@ ni_operand_fields ni_operand_no_fields(void) {
     ni_operand_fields f = {.from = NOT_SAID,
                            .via = NOT_SAID,
                            .noise = NOT_SAID,
+                           .headroom = NOT_SAID,
                            .format = NOT_SAID,
                            .block = NOT_SAID,
                            .scale = NOT_SAID,
@@ -466,7 +485,7 @@ nb_status ni_quantizer_resolve(const ni_operand_fields *f, const ni_yaml_node *n
     if (f->scale != NOT_SAID)
         q.rule = (nb_scale_rule)f->scale;
     if (f->outer != NOT_SAID)
-        q.outer = (nb_outer_scale)f->outer;
+        q.outer = f->outer == NI_OUTER_DELAYED ? NB_OUTER_TENSOR : (nb_outer_scale)f->outer;
     if (f->round != NOT_SAID)
         q.round = (nb_rounding)f->round;
     if (f->sr_bits != NOT_SAID)
@@ -524,6 +543,9 @@ nb_status nb_quantizer_parse(const char *text, nb_quantizer *out, nb_error *err)
         status = ni_yaml_fail(err, doc.root, "expected {format: ...} or an alias, found a list");
     if (status == NB_OK)
         status = ni_keys_read(&ni_quantizer_keys, &fields, doc.root, err);
+    if (status == NB_OK && fields.outer == NI_OUTER_DELAYED)
+        status = ni_keys_fail(err, doc.root, "outer",
+                              "is delayed, which needs the steps of a run: it is for the operands of a recipe");
     if (status == NB_OK)
         status = ni_quantizer_resolve(&fields, doc.root, out, err);
     ni_yaml_free(&doc);

@@ -14,11 +14,12 @@ typedef struct ni_operand_fields {
     int32_t from;  /* nb_role */
     int32_t via;   /* nb_via */
     int32_t noise; /* 1: shared with the other operand of the GEMM */
+    int32_t headroom;
     /* The quantizer. */
     int32_t format; /* index of ni_format_family_at */
     int32_t block;  /* index of the block shapes in quantizer_yaml.c */
     int32_t scale;  /* nb_scale_rule */
-    int32_t outer;  /* nb_outer_scale */
+    int32_t outer;  /* nb_outer_scale, or NI_OUTER_DELAYED */
     int32_t round;  /* nb_rounding */
     int32_t sr_bits;
     int32_t hadamard_size;
@@ -29,8 +30,11 @@ typedef struct ni_operand_fields {
     int32_t four_six_order; /* nb_four_six_order */
 } ni_operand_fields;
 
+/* A scale of the tensor whose maker is the operand's rule, nb_operand_rule.headroom; for operands of a recipe alone. */
+enum { NI_OUTER_DELAYED = 16, NI_HEADROOM = 2 };
+
 extern const ni_keys ni_operand_keys;   /* all of them; a scalar is an alias */
-extern const ni_keys ni_quantizer_keys; /* without from, via and noise */
+extern const ni_keys ni_quantizer_keys; /* without from, via, noise and headroom */
 
 /* True if `from` stands alone: no key of a quantizer is said. */
 bool ni_operand_says_no_quantizer(const ni_operand_fields *fields);

@@ -80,6 +80,28 @@ static nb_status check_via(const nb_recipe *r, nb_role role, const ni_yaml_node 
     return NB_OK;
 }
 
+/* A delayed scale serves who makes X and dY; W is there before anybody asks for it. */
+static nb_status check_delayed(const nb_recipe *r, nb_role role, const ni_yaml_node *root, nb_error *err) {
+    const nb_operand_rule *rule = &r->roles[role];
+    const nb_mechanism_set *m = &r->mechanisms;
+    const char *name = nb_role_name(role);
+    const char *mechanism = m->has_hcp ? "hcp" : m->has_outcontrol ? "outcontrol" : m->has_occ ? "occ" : NULL;
+    if (!rule->headroom)
+        return NB_OK;
+    if (tensor_of(role) == TENSOR_W)
+        return ni_keys_fail(err, root, name, "has `outer: delayed`, which is for X and dY; expected `outer: tensor`");
+    if (rule->from)
+        return ni_keys_fail(err, root, name,
+                            "has `outer: delayed` and is made of the codes of %s; expected `outer: tensor`",
+                            nb_role_name(rule->source));
+    if (mechanism)
+        return ni_keys_fail(err, root, name,
+                            "has `outer: delayed`, and %s makes operands under scales of its own; expected `outer: "
+                            "tensor`",
+                            mechanism);
+    return NB_OK;
+}
+
 /* ---- pairs ---- */
 
 static const nb_role pairs[3][2] = {{NB_FPROP_X, NB_FPROP_W}, {NB_DGRAD_DY, NB_DGRAD_W}, {NB_WGRAD_DY, NB_WGRAD_X}};
@@ -207,6 +229,7 @@ nb_status ni_recipe_check(const nb_recipe *recipe, const ni_yaml_node *root, nb_
         if (recipe->roles[role].from)
             NB_TRY(check_source(recipe, (nb_role)role, root, err));
         NB_TRY(check_via(recipe, (nb_role)role, root, err));
+        NB_TRY(check_delayed(recipe, (nb_role)role, root, err));
     }
     if (recipe->quantize_from == NB_BF16 && recipe->mechanisms.has_qema)
         return ni_keys_fail(err, root, "quantize_from",

@@ -323,6 +323,10 @@ static nb_status read_role(const ni_operand_fields *fields, const ni_yaml_node *
                              .via = fields->via >= 0 ? (nb_via)fields->via : NB_VIA_NONE,
                              .shared_noise = fields->noise == 1,
                              .quantizer = nb_quantizer_bf16()};
+    const bool delayed = fields->outer == NI_OUTER_DELAYED;
+    if (fields->headroom >= 0 && !delayed)
+        return ni_keys_fail(err, root, nb_role_name(role), "`headroom` is for `outer: delayed`");
+    out->headroom = !delayed ? 0 : fields->headroom >= 0 ? fields->headroom : NI_HEADROOM;
     return from && !out->requantize ? NB_OK : ni_quantizer_resolve(fields, node, &out->quantizer, err);
 }
 
@@ -451,6 +455,10 @@ bool ni_recipe_print(const nb_recipe *recipe, const ni_yaml_node *root, ni_keys_
             file.roles[i].via = (int32_t)rule->via;
         if (rule->shared_noise)
             file.roles[i].noise = 1;
+        if (rule->headroom) {
+            file.roles[i].outer = NI_OUTER_DELAYED;
+            file.roles[i].headroom = rule->headroom;
+        }
     }
     return ni_keys_print(&ni_recipe_keys, &file, root, comments, to);
 }

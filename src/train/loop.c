@@ -36,9 +36,9 @@ typedef struct run {
     int64_t unsaved;
     int64_t bad_in_row;
     ni_scale_watch scales;
-    ni_lens_pair both;           /* what the run records, and the watch over its scales */
-    bool scales_told, dead_told; /* once is enough for people; metrics.jsonl has every look */
-    int64_t bad_until;           /* newest step that was bad: past it the run has recovered */
+    ni_lens_pair both;                        /* what the run records, and the watch over its scales */
+    bool scales_told, dead_told, mended_told; /* once is enough for people; metrics.jsonl has every look */
+    int64_t bad_until;                        /* newest step that was bad: past it the run has recovered */
 } run;
 
 static void note(const nb_trainer *t, nb_note_kind kind, const char *format, ...) NB_PRINTF(3, 4);
@@ -541,6 +541,17 @@ static nb_status tell_drowned(run *r, nb_error *err) {
     return writes(t) ? put_text(t, "census.txt", ni_census_text(t), err) : NB_OK;
 }
 
+/* The first step in which FP8 units did not hold all rows of MXFP4. */
+static void tell_mended(run *r, int64_t rows) {
+    if (rows == 0 || r->mended_told)
+        return;
+    r->mended_told = true;
+    note(r->t, NB_NOTE_INFO,
+         "step %lld: %lld rows of MXFP4 operands span more than FP8 holds exactly and were multiplied in FP32; "
+         "fp32_rows in metrics.jsonl counts them",
+         (long long)r->t->at.step, (long long)rows);
+}
+
 static nb_status advance(run *r, nb_error *err) {
     nb_trainer *t = r->t;
     nb_step_report report;
@@ -557,6 +568,7 @@ static nb_status advance(run *r, nb_error *err) {
         t->callbacks.step(t->callbacks.user, &report);
     tell_scales(r);
     tell_dead(r);
+    tell_mended(r, report.fp32_rows);
     NB_TRY(tell_drowned(r, err));
     ni_recorder_step(r->recorder, &report, t->at.step * nb_run_tokens_per_step(&t->config), t->model);
     tell_notes(r);

@@ -144,6 +144,8 @@ nb_status ni_metrics_step(ni_metrics *metrics, const nb_step_report *report, int
     put_real(&line, "mfu", report->mfu);
     put_real(&line, "loss_z", report->loss_z);
     put_real(&line, "norm_z", report->norm_z);
+    if (report->fp32_rows)
+        ni_json_put(&line, "fp32_rows", json_integer(report->fp32_rows));
     if (report->skipped)
         ni_json_put(&line, "skipped", json_true());
     return append(metrics, line, err);

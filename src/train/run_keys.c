@@ -44,6 +44,8 @@ static const ni_word share_words[] = {
 static const ni_word fp8_words[] = {
     {"exact", NB_FP8_EXACT, "4-bit codes, whose sums lose nothing there"},
     {"all", NB_FP8_ALL, "8-bit codes too, whose sums lost up to 0.12 % of their magnitudes (docs/gpu.md)"},
+    {"mxfp4", NB_FP8_MXFP4,
+     "4-bit codes and MXFP4, whose rows are exact there or go to FP32, and whose sums are cut as those of 8-bit codes"},
     {"none", NB_FP8_NONE, "everything is multiplied in BF16"},
     {NULL, 0, NULL},
 };
@@ -467,7 +469,7 @@ static const ni_key rows[] = {
      FIELD(fp8_units),
      .fallback = "exact",
      .words = fp8_words,
-     .help = "which codes under scales of rows or of the tensor FP8 units of a GPU multiply",
+     .help = "which codes FP8 units of a GPU multiply: of those under scales of rows or of the tensor, and MXFP4",
      .source = "our choice"},
     {.path = "native_fp4",
      .type = NI_KEY_BOOL,

@@ -86,7 +86,8 @@ static nb_status permit(nb_trainer *t, nb_error *err) {
     const nb_run_config *c = &t->config;
     const ni_permits permits = {.any_order = !c->deterministic,
                                 .no_fp8 = c->fp8_units == NB_FP8_NONE,
-                                .exact_fp8 = c->fp8_units == NB_FP8_EXACT,
+                                .exact_fp8 = c->fp8_units == NB_FP8_EXACT || c->fp8_units == NB_FP8_MXFP4,
+                                .mxfp4_fp8 = c->fp8_units == NB_FP8_MXFP4,
                                 .native_fp4 = c->native_fp4};
     return t->be->ops->permit(t->be, &permits, err);
 }
@@ -400,6 +401,7 @@ static nb_status step(nb_trainer *t, nb_step_report *r, nb_error *err) {
     const ni_param_array *grads = ni_trainer_gradients(t);
     NB_TRY(ni_results_fetch(&t->results, grads, t->ranks, shared_parts(t), &r->loss, &squares, err));
     NB_TRY(t->be->ops->synchronize(t->be, err)); /* the numbers are the backend's only if nothing went wrong */
+    r->fp32_rows = t->be->mended ? t->be->mended(t->be) : 0;
     NB_TRY(share_scales(t, err));
     NB_TRY(share_drowned(t, err));
     r->norm = sqrt(squares) * scale;

@@ -193,6 +193,74 @@ static void run_amax(trial *t) {
     }
 }
 
+static uint32_t largest_bits(data_kind kind, int64_t rows, int64_t cols, int64_t stride) {
+    const nb_mat host = data_matrix(kind, NB_BF16, rows, cols, stride);
+    uint32_t bits = 0;
+    for (int64_t i = 0; i < rows * cols; i++) {
+        const uint32_t its = ni_f32_magnitude(ni_bf16_value(((uint16_t *)host.data)[i / cols * stride + i % cols]));
+        bits = its > bits ? its : bits;
+    }
+    return bits;
+}
+
+/* Under the scale of another step, both ways: what was larger then, what is larger now by little and by much, and what
+ * no scale can be made of; the maximum of this step comes out. The last columns stand alone in a tile. */
+static void run_delayed(trial *t) {
+    static const float past_of[] = {1, 0.7f, 0.1f, 1e-6f, 30, 0, NAN, INFINITY};
+    enum { PASTS = sizeof past_of / sizeof *past_of, ROWS = 32, COLS = 272 };
+    const quantizer_list *list = quantizers_of(t);
+    const nb_noise noise = noise_at(t);
+    for (int32_t i = 0, seen = 0; i < list->count; i++) {
+        const nb_quantizer *q = &list->q[i];
+        if (q->scale_type != NB_SCALE_E4M3 || q->outer != NB_OUTER_TENSOR ||
+            nb_quantizer_check_shape(q, COLS, ROWS, NULL) != NB_OK || seen++ % parts_of(t) != t->shape)
+            continue;
+        nb_quantizer straight = *q;
+        straight.hadamard_size = 0;
+        if (straight.rule == NB_RULE_EDEN) /* exists only rotated */
+            straight.rule = NB_RULE_ABSMAX;
+        for (int kind = 0; kind < DATA_KINDS; kind++) {
+            const int with = (seen + kind) % PASTS;
+            const nb_mat x = uploaded(t, kind, kind % 4 == 3 ? NB_F32 : NB_BF16, ROWS, COLS, COLS + 8);
+            const float own = ni_f32_from(largest_bits(kind, ROWS, COLS, COLS + 8)),
+                        past = own > 0 && own < INFINITY ? past_of[with] * own : past_of[with];
+            const float *word = upload(t, &past, sizeof past);
+            uint32_t *now = output(t, "maxima of this step", NB_F32, 2);
+            nb_operand a = placed(t, &straight, ROWS, COLS, NI_LEFT, q),
+                       b = placed(t, q, COLS, ROWS, NI_RIGHT, &straight);
+            const ni_making both[2] = {
+                {.out = &a, .past = with ? word : NULL, .headroom = 2, .now = now, .noise = &noise},
+                {.out = &b, .transpose = true, .past = word, .headroom = 1, .now = now + 1, .noise = &noise}};
+            make(t, &(ni_source){.numbers = &x}, both, 2);
+            char format[200], what[300];
+            snprintf(what, sizeof what, "%s, numbers of kind %d, %g of their maximum",
+                     nb_quantizer_text(q, format, sizeof format), kind, (double)past_of[with]);
+            keep_operand(t, what, &a);
+            keep_operand(t, what, &b);
+        }
+    }
+}
+
+/* What has no such scale. */
+static void run_delayed_misfits(trial *t) {
+    const nb_quantizer q = nvfp4(1), mx = ni_format_family_find("mxfp4")->defaults;
+    const nb_mat x = uploaded(t, DATA_NORMAL, NB_BF16, M, K, K);
+    const float one = 1;
+    const float *past = upload(t, &one, sizeof one);
+    nb_operand a = made(t, &q, &x, NI_LEFT, &q), b = placed(t, &mx, M, K, NI_LEFT, &mx), c = a;
+    const ni_source numbers = {.numbers = &x}, codes = {.operand = &a};
+    c.memory = scratch(t, t->be->ops->operand_bytes(t->be, &c));
+    const ni_making misfits[3] = {{.out = &b, .past = past, .headroom = 1},
+                                  {.out = &c, .past = past, .headroom = 1},
+                                  {.out = &c, .past = past, .under = &a}};
+    for (int i = 0; i < 3; i++) {
+        nb_error err = {0};
+        const int32_t status =
+            (int32_t)t->be->ops->make_operands(t->be, i == 1 ? &codes : &numbers, &misfits[i], 1, &err);
+        record(t, "refused", &status, NB_I32, 1, true);
+    }
+}
+
 static void run_turn(trial *t) {
     const nb_quantizer tiles = nvfp4(16), rows = rows_of("int4"), q = nvfp4(1);
     nb_quantizer none = rows;
@@ -238,8 +306,21 @@ static void run_decode(trial *t) {
 
 /* ---- whole tiles: what a backend may make of BF16 numbers in one reading ---- */
 
+/* Four bits under a scale a block. */
 static bool is_tiled(const nb_quantizer *q) {
-    return q->element == NB_ELEMENT_E2M1 && q->scale_type == NB_SCALE_E4M3 && q->block_rows == 1;
+    return (q->element == NB_ELEMENT_E2M1 || q->element == NB_ELEMENT_S1P2) && q->block_cols != NB_BLOCK_ALL &&
+           q->block_cols != 1 && q->block_rows == 1;
+}
+
+/* Blocks whose scale is no maximum under the tensor's. */
+static bool has_rule(const nb_quantizer *q) {
+    return q->outer > NB_OUTER_UNIT || q->scale_type != NB_SCALE_E4M3 || q->four_six || q->rule == NB_RULE_EDEN;
+}
+
+/* Neighbours that are made together. */
+static int32_t span_of(const nb_quantizer *q) {
+    const int32_t block = q->outer > NB_OUTER_UNIT ? 128 : q->block_cols;
+    return block > q->hadamard_size ? block : q->hadamard_size;
 }
 
 /* Or one scale a row or a tensor. */
@@ -270,7 +351,7 @@ static void run_tiles(trial *t) {
         const data_kind kind = kinds[(seen / parts_of(t)) % (int)(sizeof kinds / sizeof *kinds)];
         const nb_mat x =
             uploaded(t, kind, seen / parts_of(t) % 3 ? NB_BF16 : NB_F32, TILE_ROWS, TILE_COLS, TILE_STRIDE);
-        const nb_quantizer *row = q->outer > NB_OUTER_UNIT ? q : &straight;
+        const nb_quantizer *row = is_tiled(q) && has_rule(q) ? q : &straight;
         nb_operand a = placed(t, row, TILE_ROWS, TILE_COLS, NI_LEFT, q);
         nb_operand b = placed(t, q, TILE_COLS, TILE_ROWS, NI_RIGHT, row), alone = b;
         alone.memory = scratch(t, t->be->ops->operand_bytes(t->be, &alone));
@@ -282,9 +363,9 @@ static void run_tiles(trial *t) {
         keep_operand(t, what, &a);
         keep_operand(t, what, &b);
         keep_operand(t, what, &alone);
-        if (!is_tiled(q) || q->outer <= NB_OUTER_UNIT)
+        if (!is_tiled(q) || !has_rule(q))
             continue;
-        /* a double block made anew of another's codes, down its columns */
+        /* made anew of another's codes, down their columns */
         const nb_operand from = made(t, &straight, &x, NI_LEFT, q);
         nb_operand anew = placed(t, q, TILE_COLS, TILE_ROWS, NI_RIGHT, row);
         make(t, &(ni_source){.operand = &from}, &(ni_making){.out = &anew, .transpose = true, .noise = &noise}, 1);
@@ -292,10 +373,12 @@ static void run_tiles(trial *t) {
     }
 }
 
-/* An identity under the format of q, neither rotated nor random: its ones are exact in what a product reads. */
+/* An identity under the format of q, neither rotated nor random: its ones have few bits in what a product reads. */
 static nb_operand identity(trial *t, const nb_quantizer *q, int64_t n, ni_side side) {
     nb_quantizer format = unrotated(q);
     format.round = NB_ROUND_EVEN;
+    if (format.scale_type == NB_SCALE_E8M0) /* 3/4 of a one is none, and QuEST clips it */
+        format.rule = NB_RULE_FLOOR;
     float *one = poisoned(sizeof *one * (size_t)(n * n));
     for (int64_t i = 0; i < n * n; i++)
         one[i] = i % (n + 1) == 0;
@@ -309,8 +392,8 @@ static void run_tile_values(trial *t) {
     const nb_noise noise = noise_at(t);
     for (int32_t i = 0, seen = 0; i < list->count; i++) {
         const nb_quantizer *q = &list->q[i];
-        const bool wide = q->outer > NB_OUTER_UNIT;
-        const int64_t rows = wide ? 128 : 32, cols = wide ? 128 : 272;
+        const int32_t span = span_of(q);
+        const int64_t rows = span > 64 ? 128 : span > 16 ? 64 : 32, cols = span > 64 ? 128 : span > 16 ? 192 : 272;
         if (!is_tiled(q) || nb_quantizer_check_shape(q, rows, cols, NULL) != NB_OK ||
             nb_quantizer_check_shape(q, cols, rows, NULL) != NB_OK || seen++ % parts_of(t) != t->shape)
             continue;
@@ -375,6 +458,8 @@ static const test_case OPERANDS[] = {
     {"make_operands", "pieces", BITS, 2, run_pieces, NULL, NULL},
     {"make_pieces", "a patch beside the whole", BITS, 2, run_patched, NULL, NULL},
     {"make_operands", "amax known", BITS, 1, run_amax, NULL, NULL},
+    {"make_operands", "scales of the step before", BITS, PARTS, run_delayed, NULL, NULL},
+    {"make_operands", "scales of no step before", BITS, 1, run_delayed_misfits, NULL, NULL},
     {"turn", "tiles, rows", BITS, 1, run_turn, NULL, NULL},
     {"decode", "every format", BITS, PARTS, run_decode, NULL, NULL},
 };

@@ -323,6 +323,98 @@ static double *lost_beside_rest(const trial *t, int index) {
     return fp8_units_cut(pair, &x, &w);
 }
 
+/* MXFP4 by units for 8 bits, where a run permits it: of three rows one whose blocks are alike, one whose exponents are
+ * as far apart as E4M3 holds, one beyond that. */
+enum { MX_PAIRS = 2, MX_PRODUCTS = 4, MX_RESULTS = MX_PRODUCTS + 1 };
+static void mx_pairs_of(nb_quantizer pairs[MX_PAIRS][2]) {
+    const nb_quantizer plain = of("mxfp4", -1, 0);
+    pairs[0][0] = pairs[0][1] = pairs[1][0] = pairs[1][1] = plain;
+    pairs[1][0].rule = NB_RULE_THREE_QUARTERS;
+}
+
+static nb_mat spread_out(nb_dtype type, int64_t rows, int64_t cols, int far) {
+    const nb_mat m = data_matrix(DATA_NORMAL, type, rows, cols, cols);
+    for (int64_t i = 0; i < rows * cols; i++) {
+        const int64_t r = i / cols, block = i % cols / 32;
+        const int down = r % 3 == 0 ? 0 : r % 3 == 1 ? (int)(block * 5 % 10) : (int)(block * 7 % 4) * far;
+        const float x = (float)ldexp(datum(DATA_NORMAL, 11, i), -down);
+        if (type == NB_BF16)
+            ((uint16_t *)m.data)[i] = ni_bf16_even(x);
+        else
+            ((float *)m.data)[i] = x;
+    }
+    return m;
+}
+
+static nb_status permit_mx(nb_backend *be, bool mx) {
+    return be->ops->permit(be, &(ni_permits){.mxfp4_fp8 = mx}, NULL);
+}
+
+/* Once its codes were changed, an operand is what its codes say. */
+static void round_and_multiply(trial *t, const nb_operand *a, nb_operand *b, const nb_mat *w) {
+    const int64_t n = a->rows * b->rows;
+    nb_backend *be = t->be;
+    nb_operand again = placed(t, &b->quantizer, w, NI_RIGHT, &b->other);
+    const nb_qtensor codes = new_codes(t, &b->quantizer, b->rows, b->cols);
+    float *results[2] = {poisoned((size_t)n * sizeof(float)), poisoned((size_t)n * sizeof(float))};
+    if (be->ops->round_by)
+        be->ops->round_by(be, b, w->data, w->data);
+    EXPECT_OK(t, be->ops->canonical(be, &codes, b, &err));
+    EXPECT_OK(t, be->ops->take_codes(be, &again, &codes, &err));
+    for (int i = 0; i < 2; i++) {
+        const nb_mat c = numbers(t, NB_F32, 9, a->rows, b->rows);
+        EXPECT_OK(t, be->ops->multiply(be, &c, &(ni_term){.a = a, .b = i ? &again : b}, 1, false, &err));
+        be->ops->download(be, results[i], c.data, (size_t)n * sizeof(float));
+    }
+    const int32_t differ = memcmp(results[0], results[1], (size_t)n * sizeof(float)) != 0;
+    record(t, "rounded anew, as its codes", &differ, NB_I32, 1, true);
+}
+
+static void run_mx(trial *t) {
+    const int64_t *size = SIZES[t->shape], m = size[0], n = size[1], k = size[2];
+    nb_backend *be = t->be;
+    const nb_mat left_host = spread_out(NB_BF16, m, k, 19), right_host = spread_out(NB_F32, n, k, 23),
+                 x = input_mat(t, &left_host), w = input_mat(t, &right_host);
+    nb_quantizer pairs[MX_PAIRS][2];
+    mx_pairs_of(pairs);
+    const int32_t status = (int32_t)permit_mx(be, true);
+    record(t, "permitted", &status, NB_I32, 1, true);
+    for (int p = 0; p < MX_PAIRS && fits(pairs[p], size); p++) {
+        const nb_operand a = made(t, &pairs[p][0], &x, NI_LEFT, &pairs[p][1]);
+        nb_operand b = made(t, &pairs[p][1], &w, NI_RIGHT, &pairs[p][0]);
+        for (int i = 0; i < MX_PRODUCTS; i++) {
+            const nb_mat c = numbers(t, i & 1 ? NB_F32 : NB_BF16, 9, m, n);
+            EXPECT_OK(t, be->ops->multiply(be, &c, &(ni_term){.a = &a, .b = &b}, 1, i & 2, &err));
+            keep(t, i & 2 ? "added" : "written", c.data, c.dtype, m * n, false);
+        }
+        round_and_multiply(t, &a, &b, &w);
+    }
+    if (be->mended) { /* every third row is, where there is a fourth block */
+        const bool seen = be->mended(be) > 0,
+                   by_fp8 = strncmp(be->ops->product_kernel(be, &pairs[0][0], &pairs[0][1]), "fp8", 3) == 0;
+        if (by_fp8 && seen != (k > 32 && (m > 2 || n > 2) && n % 16 == 0 && fits(pairs[0], size)))
+            fail_trial(t, "rows that FP8 does not hold", NB_INTERNAL, &(nb_error){.message = "not counted"});
+    }
+    permit_mx(be, false);
+}
+
+static double *lost_in_mx(const trial *t, int index) {
+    const int64_t *size = SIZES[t->shape], m = size[0], n = size[1], k = size[2];
+    nb_quantizer pairs[MX_PAIRS][2];
+    mx_pairs_of(pairs);
+    if (index == 0 || (index - 1) % MX_RESULTS == MX_PRODUCTS)
+        return zeros(1);
+    const nb_quantizer *pair = pairs[(index - 1) / MX_RESULTS];
+    permit_mx(t->be, true);
+    const char *name = t->be->ops->product_kernel(t->be, &pair[0], &pair[1]);
+    const bool fp8 = name && strncmp(name, "fp8", 3) == 0 && n % 16 == 0;
+    permit_mx(t->be, false);
+    if (!fp8)
+        return zeros(m * n);
+    const nb_mat x = spread_out(NB_BF16, m, k, 19), w = spread_out(NB_F32, n, k, 23);
+    return fp8_units_cut(pair, &x, &w);
+}
+
 /* Codes times plain numbers, both ways round: what has codes is decoded, scales and all, and rounded to BF16. */
 static void run_mixed(trial *t) {
     const int64_t *size = SIZES[t->shape], m = size[0], n = size[1], k = size[2];
@@ -383,6 +475,7 @@ static const test_case PRODUCT_CASES[] = {
      depth},
     {"multiply", "four terms", CODES, SHAPES, run_terms, NULL, depth},
     {"multiply", "codes and a sparse rest", CODES, SHAPES, run_rest, lost_beside_rest, depth},
+    {"multiply permit", "MXFP4 by units for 8 bits", CODES, SHAPES, run_mx, lost_in_mx, depth},
     {"multiply", "codes and plain numbers", CODES, SHAPES, run_mixed, NULL, depth},
     {"sparse_gemm", "few a row", CODES, SHAPES, run_sparse_gemm, NULL, eight},
     {"sparse_add", "few a row", BITS, SHAPES, run_sparse_add, NULL, NULL},

@@ -49,6 +49,23 @@ typedef struct coded {
     int least;
 } coded;
 
+/* As src/backend/cuda/mx_bytes.h has rows of MXFP4: the largest scale of a row stands 2^6 above that of the whole row.
+ * One that E4M3 does not hold exactly is multiplied elsewhere: NaN. */
+static void take_row_scale(double *row, double *scale, const uint8_t *exponents, int64_t k) {
+    int largest = INT32_MIN, smallest = INT32_MAX;
+    for (int64_t i = 0; i < k; i++)
+        if (row[i] != 0) {
+            const int e = exponents[i / 32];
+            largest = e > largest ? e : largest;
+            smallest = e < smallest ? e : smallest;
+        }
+    if (largest == INT32_MIN)
+        return;
+    for (int64_t i = 0; i < k; i++)
+        row[i] = ldexp(row[i], 127 + 6 - largest);
+    *scale *= largest - smallest > 14 ? (double)NAN : ldexp(1, largest - 6 - 127);
+}
+
 static coded coded_of(nb_backend *be, const nb_quantizer *q, const nb_quantizer *other, const nb_mat *from,
                       ni_side side) {
     const int64_t n = from->rows * from->cols;
@@ -67,6 +84,8 @@ static coded coded_of(nb_backend *be, const nb_quantizer *q, const nb_quantizer 
         c.scales[r] = codes.outer_scales   ? (double)codes.outer_scales[r]
                       : codes.tensor_scale ? (double)*codes.tensor_scale
                                            : 1;
+    for (int64_t r = 0; r < from->rows && q->scale_type == NB_SCALE_E8M0; r++)
+        take_row_scale(c.numbers + r * from->cols, &c.scales[r], codes.scales + r * (from->cols / 32), from->cols);
     if (t.failure[0] || t.refusal[0])
         fail_msg("fp8_units: %s%s", t.failure, t.refusal);
     fetch_results(&t);
@@ -85,6 +104,7 @@ double *fp8_units_cut(const nb_quantizer pair[2], const nb_mat *x, const nb_mat 
         const double *row = a.numbers + i / n * k, *other = b.numbers + i % n * k;
         lost[i] = fabs(fp8_units_sum(row, a.least, other, b.least, k) - inner(row, other, k)) * a.scales[i / n] *
                   b.scales[i % n] / U;
+        lost[i] = isnan(lost[i]) ? 0 : lost[i];
     }
     nb_backend_free(be);
     return lost;

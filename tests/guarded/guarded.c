@@ -111,6 +111,8 @@ static void held_sparse(nb_backend *be, const char *operation, const char *argum
 /* The first of a list: how many there are, the type does not say. */
 static void held_making(nb_backend *be, const char *operation, const char *argument, const ni_making *m) {
     held_operand(be, operation, argument, m->out);
+    held(be, operation, argument, m->past);
+    held(be, operation, argument, m->now);
     if (m->noise)
         held(be, operation, argument, m->noise->clock);
 }

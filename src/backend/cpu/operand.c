@@ -196,8 +196,14 @@ static nb_status quantize(nb_backend *be, const ni_making *making, const nb_qten
         nb_qtensor codes = ni_codes_of(from->operand);
         return ni_cpu_requantize(be, to, &codes, making->transpose, making->noise, making->stats, err);
     }
-    bool known = making->under || measures(&to->quantizer);
-    float amax = making->under ? ni_head_of(making->under)->amax : known ? ni_cpu_amax(be, from->numbers) : 0;
+    bool known = making->past || making->now || making->under || measures(&to->quantizer);
+    float amax = making->under ? ni_head_of(making->under)->amax : 0;
+    if (making->now || (known && !making->under && !making->past))
+        amax = ni_cpu_rotated_amax(be, to, from->numbers, making->transpose, making->noise);
+    if (making->now)
+        *making->now = ni_f32_bits(amax);
+    if (making->past)
+        amax = ni_delayed_amax(*making->past, making->headroom);
     if (making->at == 0)
         head->amax = amax;
     return ni_cpu_quantize_under(be, to, from->numbers, making->transpose, making->noise, known ? &amax : NULL,

@@ -167,6 +167,14 @@ static ni_noise_key key_of(const nb_noise *noise) {
     return noise ? ni_noise_at(noise) : (ni_noise_key){0};
 }
 
+float ni_cpu_rotated_amax(nb_backend *be, const nb_qtensor *out, const nb_mat *src, bool transpose,
+                          const nb_noise *noise) {
+    ni_quantize_job job = {.out = out, .src = src, .transpose = transpose, .noise = key_of(noise)};
+    if (out->quantizer.hadamard_size)
+        job.signs = ni_signs_of(out->quantizer.hadamard_signs, &job.noise);
+    return tensor_amax(be, &job);
+}
+
 nb_status ni_cpu_quantize_under(nb_backend *be, const nb_qtensor *out, const nb_mat *src, bool transpose,
                                 const nb_noise *noise, const float *outer_amax, nb_quantize_stats *stats,
                                 nb_error *err) {

@@ -56,6 +56,10 @@ nb_status ni_cpu_quantize_under(nb_backend *be, const nb_qtensor *out, const nb_
                                 const nb_noise *noise, const float *outer_amax, nb_quantize_stats *stats,
                                 nb_error *err);
 
+/* The largest magnitude of what quantize would give codes: of the source rotated as `out` says. */
+float ni_cpu_rotated_amax(nb_backend *be, const nb_qtensor *out, const nb_mat *src, bool transpose,
+                          const nb_noise *noise);
+
 const ni_quantize_kernels *ni_quantize_kernels_of(nb_backend *be);
 
 extern const ni_quantize_kernels ni_quantize_portable, ni_quantize_avx2, ni_quantize_avx512;

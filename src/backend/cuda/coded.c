@@ -2,6 +2,8 @@
 #include "backend/cuda/coded.h"
 
 #include "backend/cuda/kernels.h"
+#include "backend/cuda/mx_bytes.h"
+#include "backend/cuda/rows.h"
 #include "format/swizzle.h"
 
 /* ---- which units ---- */
@@ -35,6 +37,9 @@ ni_cuda_units ni_cuda_units_of(const ni_cuda *cuda, const nb_quantizer *a, const
         !(a->element == NB_ELEMENT_E5M2 && b->element == NB_ELEMENT_E5M2) &&
         (!cuda->permits.exact_fp8 || (is_4bit(a) && is_4bit(b))))
         return NI_CUDA_FP8;
+    if (cuda->major == 9 && cuda->permits.mxfp4_fp8 && in_blocks(a, NB_SCALE_E8M0, 32) &&
+        in_blocks(b, NB_SCALE_E8M0, 32))
+        return NI_CUDA_FP8_MX;
     if (!cuda->permits.native_fp4 || !ni_cuda_has_fp4_units(cuda->major, cuda->minor))
         return NI_CUDA_BF16;
     if (in_blocks(a, NB_SCALE_E4M3, 16) && in_blocks(b, NB_SCALE_E4M3, 16))
@@ -44,7 +49,7 @@ ni_cuda_units ni_cuda_units_of(const ni_cuda *cuda, const nb_quantizer *a, const
 
 ni_cuda_units ni_cuda_units_for(const ni_cuda *cuda, const nb_qtensor *a, const nb_qtensor *b) {
     const ni_cuda_units units = ni_cuda_units_of(cuda, &a->quantizer, &b->quantizer);
-    const int64_t divisor = units == NI_CUDA_FP8 ? 16 : 32;
+    const int64_t divisor = units == NI_CUDA_FP8 || units == NI_CUDA_FP8_MX ? 16 : 32;
     return b->rows % divisor == 0 && a->cols % divisor == 0 && a->rows > 0 ? units : NI_CUDA_BF16;
 }
 
@@ -52,6 +57,7 @@ const char *ni_cuda_units_text(ni_cuda_units units) {
     static const char *const names[] = {
         [NI_CUDA_BF16] = "bf16 cublaslt",
         [NI_CUDA_FP8] = "fp8 cublaslt, codes exact, no fast accumulation",
+        [NI_CUDA_FP8_MX] = "fp8 cublaslt, mxfp4 codes exact, sums cut; rows too wide in fp32",
         [NI_CUDA_NVFP4] = "nvfp4 native cublaslt (never run on its hardware)",
         [NI_CUDA_MXFP4] = "mxfp4 native cublaslt (never run on its hardware)",
     };
@@ -71,6 +77,8 @@ static int64_t blocks_of(const nb_qtensor *t) {
 static size_t side_bytes(ni_cuda_units units, const nb_qtensor *t) {
     if (units == NI_CUDA_NVFP4 || units == NI_CUDA_MXFP4)
         return rounded(ni_swizzled_bytes(t->rows, blocks_of(t)));
+    if (units == NI_CUDA_FP8_MX)
+        return ni_cuda_mx_bytes(t->rows, t->cols);
     return (is_4bit(&t->quantizer) ? rounded((size_t)(t->rows * t->cols)) : 0) +
            rounded((size_t)t->rows * sizeof(float));
 }
@@ -116,7 +124,41 @@ static int fp4_side(const ni_cuda *cuda, const nb_qtensor *t, char **at, side *o
     return ni_cuda_launch_swizzle(cuda->stream, (uint8_t *)out->scale, t->scales, t->rows, blocks_of(t));
 }
 
+/* What the product reads of it stands with the operand, or is made now. */
+static int mx_side(const ni_cuda *cuda, const ni_cuda_coded *from, char **at, ni_cuda_mx_rows *out) {
+    const nb_qtensor *const t = &from->codes;
+    *out = ni_cuda_mx_place(from->bytes ? (void *)from->bytes : *at, t->rows, t->cols);
+    if (from->bytes)
+        return cudaSuccess;
+    *at += ni_cuda_mx_bytes(t->rows, t->cols);
+    return ni_cuda_launch_mx_bytes(cuda->stream, out, t);
+}
+
 /* ---- the product ---- */
+
+/* The rows that E4M3 does not hold exactly are added behind it. */
+static nb_status multiply_mx(nb_backend *be, const nb_mat *c, const ni_cuda_coded *a, const ni_cuda_coded *b,
+                             bool accumulate, void *scratch, nb_error *err) {
+    ni_cuda *cuda = ni_cuda_of(be);
+    ni_cuda_mend m = {
+        .c = *c, .a = a->codes, .b = b->codes, .mended = (uint32_t *)(void *)(cuda->words + NI_CUDA_MENDED)};
+    char *at = scratch;
+    int code = mx_side(cuda, a, &at, &m.of_a);
+    if (!code)
+        code = mx_side(cuda, b, &at, &m.of_b);
+    NB_TRY(ni_cuda_status(be, code, "bytes of MXFP4", err));
+    const ni_cuda_product p = {.a = nb_mat_of(m.of_a.bytes, NB_E4M3, m.a.rows, m.a.cols),
+                               .b = nb_mat_of(m.of_b.bytes, NB_E4M3, m.b.rows, m.b.cols),
+                               .c = *c,
+                               .trans_b = true,
+                               .beta = accumulate ? cuda->words + NI_CUDA_ONE : NULL,
+                               .scaling = NI_CUDA_SCALING_ROWS,
+                               .a_scale = m.of_a.scales,
+                               .b_scale = m.of_b.scales};
+    NB_TRY(ni_cuda_multiply_plain(be, &p, err));
+    return ni_cuda_status(be, ni_cuda_launch_mend(cuda->stream, &m, cuda->multiprocessors),
+                          "multiply: rows too wide for FP8", err);
+}
 
 nb_status ni_cuda_multiply_coded(nb_backend *be, ni_cuda_units units, const nb_mat *c, const ni_cuda_coded *a,
                                  const ni_cuda_coded *b, bool accumulate, void *scratch, nb_error *err) {
@@ -125,6 +167,8 @@ nb_status ni_cuda_multiply_coded(nb_backend *be, ni_cuda_units units, const nb_m
     const bool fp8 = units == NI_CUDA_FP8, rows = has_row_scales(&left->quantizer) || has_row_scales(&right->quantizer);
     char *at = scratch;
     side x, y;
+    if (units == NI_CUDA_FP8_MX)
+        return multiply_mx(be, c, a, b, accumulate, scratch, err);
     int code = fp8 ? fp8_side(cuda, a, rows, &at, &x) : fp4_side(cuda, left, &at, &x);
     if (!code)
         code = fp8 ? fp8_side(cuda, b, rows, &at, &y) : fp4_side(cuda, right, &at, &y);
@@ -144,4 +188,14 @@ nb_status ni_cuda_multiply_coded(nb_backend *be, ni_cuda_units units, const nb_m
     p.a_scale = x.scale;
     p.b_scale = y.scale;
     return ni_cuda_multiply_plain(be, &p, err);
+}
+
+int64_t ni_cuda_mended(nb_backend *be) {
+    ni_cuda *cuda = ni_cuda_of(be);
+    uint32_t *const word = (uint32_t *)(void *)(cuda->words + NI_CUDA_MENDED), count = 0;
+    if (!cuda->permits.mxfp4_fp8)
+        return 0;
+    ni_cuda_download(be, &count, word, sizeof count);
+    ni_cuda_fill_zero(be, word, sizeof *word);
+    return count;
 }

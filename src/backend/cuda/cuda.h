@@ -40,8 +40,8 @@ typedef struct ni_cuda {
     bool broken; /* nothing works on the GPU any more */
 } ni_cuda;
 
-/* Words of ni_cuda.words. */
-enum { NI_CUDA_ZERO, NI_CUDA_ONE, NI_CUDA_ALPHA, NI_CUDA_WORDS = 16 };
+/* Words of ni_cuda.words; MENDED counts, as an integer, rows that units for 8 bits could not multiply (mx_bytes.h). */
+enum { NI_CUDA_ZERO, NI_CUDA_ONE, NI_CUDA_ALPHA, NI_CUDA_MENDED, NI_CUDA_WORDS = 16 };
 
 /* Units that multiply block-scaled four-bit codes. */
 static inline bool ni_cuda_has_fp4_units(int major, int minor) {
@@ -76,18 +76,19 @@ extern const ni_companion ni_cuda_companion;
  * that says what it was for. */
 void *ni_cuda_scratch(nb_backend *be, size_t bytes, const char *what);
 
-/* ---- operand.c ---- */
+/* ---- operand_layout.c ---- */
 
 /* nb_operand.form */
 enum {
     NI_CUDA_ACROSS = 1,   /* its values lie as [cols, rows] */
     NI_CUDA_UNCODED = 2,  /* values alone: it is only multiplied */
     NI_CUDA_BORROWED = 4, /* its values are another operand's: `numbers` says where */
-    NI_CUDA_BYTES = 8     /* E4M3 bytes of its four-bit codes in the place of values, for units that multiply those */
+    NI_CUDA_BYTES = 8     /* E4M3 bytes of its four-bit codes in the place of values, for units that multiply those; of
+                             MXFP4 with scales of rows (mx_bytes.h) */
 };
 /* The BF16 values of an operand that has codes. */
 uint16_t *ni_cuda_values_of(const nb_operand *o);
-/* Makes them anew from the codes. */
+/* Makes them anew from the codes, or the bytes that stand in their place. */
 nb_status ni_cuda_fill_values(nb_backend *be, const nb_operand *o, nb_error *err);
 
 /* ---- gemm.c: products of plain numbers by cuBLASLt ---- */

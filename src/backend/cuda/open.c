@@ -1,5 +1,6 @@
 /* open.c: finds the GPU, makes the backend over it, and says in one line why it cannot. */
 #include "backend/cuda/alphas.h"
+#include "backend/cuda/coded.h"
 #include "backend/cuda/cuda.h"
 
 #include "backend/backend.h"
@@ -161,6 +162,7 @@ __attribute__((visibility("default"))) nb_status ni_cuda_library_open(int device
     object->backend.profiler = &ni_cuda_profiler;
     object->backend.use_stream = use_stream;
     object->backend.companion = &ni_cuda_companion;
+    object->backend.mended = ni_cuda_mended;
     *out = &object->backend;
     return NB_OK;
 }

@@ -9,7 +9,7 @@
 #include "backend/cuda/element.cuh"
 #include "backend/cuda/grid.cuh"
 #include "backend/cuda/launch.cuh"
-#include "format/four_six.h"
+#include "backend/cuda/tile_error.cuh"
 #include "format/hadamard.h"
 #include "format/noise.h"
 #include "format/quartet.h"
@@ -277,23 +277,6 @@ static __device__ void zero_codes(uint8_t codes[SPAN]) {
         codes[i] = 0;
 }
 
-/* Of the tile whose rows 16 neighbouring threads hold, in the lanes that it lies in: all of them learn it. */
-static __device__ float sum_of_tile(const nb_quantizer &q, const float terms[16], int first) {
-    float even[16] = {}, odd[16] = {}, row[16];
-    if (!ni_four_six_in_columns(&q)) {
-        const float mine = ni_four_six_row(&q, terms);
-        for (int i = 0; i < 16; i++)
-            row[i] = __shfl_sync(~0u, mine, first + i);
-        return ni_four_six_rows(&q, row);
-    }
-    for (int c = 0; c < 16; c++)
-        for (int i = 0; i < 16; i += 2) {
-            even[c] = ni_f32_add(even[c], __shfl_sync(~0u, terms[c], first + i));
-            odd[c] = ni_f32_add(odd[c], __shfl_sync(~0u, terms[c], first + i + 1));
-        }
-    return ni_four_six_eighths(even, odd);
-}
-
 /* What a block errs under one of its two scales (format/four_six.h); a row that is not there errs nothing. */
 static __device__ float block_error(const ni_cuda_encoding &e, int64_t r, int64_t c, uint8_t byte, float sdec, float amax, float max_of_both) {
     const nb_quantizer &q = e.quantizer;
@@ -301,7 +284,7 @@ static __device__ float block_error(const ni_cuda_encoding &e, int64_t r, int64_
     float terms[16];
     for (int i = 0; i < 16; i++)
         terms[i] = r < e.rows ? ni_four_six_term(&q, e.x[r * e.cols + c + i], byte, encode, amax, max_of_both) : 0.0f;
-    return q.block_rows == 16 ? sum_of_tile(q, terms, (int)threadIdx.x % 32 / 16 * 16) : ni_four_six_row(&q, terms);
+    return q.block_rows == 16 ? ni_tile_error(q, terms, (int)threadIdx.x % 32 / 16 * 16) : ni_four_six_row(&q, terms);
 }
 
 static __device__ uint8_t four_or_six(const ni_cuda_encoding &e, int64_t r, int64_t c, const ni_tensor_scale &t, float amax_block, float amax) {

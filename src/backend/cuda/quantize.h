@@ -42,6 +42,9 @@ int ni_cuda_rotate(void *stream, float *x, int64_t rows, int64_t cols, const nb_
 /* *amax = max(*amax, largest magnitude) as bits; the caller clears it. */
 int ni_cuda_amax(void *stream, uint32_t *amax, const float *x, int64_t n);
 
+/* *head = the bits of ni_delayed_amax(*past, headroom) */
+int ni_cuda_delayed_amax(void *stream, uint32_t *head, const float *past, float headroom);
+
 /* Codes of x [rows, cols], into columns [at, at + cols) of `out`, and the values that a product reads. */
 typedef struct ni_cuda_encoding {
     const float *x;
@@ -68,7 +71,7 @@ typedef struct ni_cuda_tile_source {
  * values lie as the source lies. */
 typedef struct ni_cuda_tile_copy {
     nb_quantizer quantizer;
-    uint16_t *values;
+    uint16_t *values;    /* NULL: codes alone are wanted, of blocks under a rule of their own */
     int64_t stride;      /* of values; of the row copy also of codes (columns) */
     int64_t at;          /* first column, row copy */
     int64_t contraction; /* columns of the operand, column copy */
@@ -79,6 +82,9 @@ typedef struct ni_cuda_tile_copy {
     const uint32_t *amax; /* [1] of the tensor, rotated as the copy is; NULL where there is no tensor scale */
     uint32_t *head;       /* *head = *amax, for who is made under this operand; NULL: it is there */
     bool under;           /* the maximum is another tensor's */
+    const float *past;    /* [1] the scale is made from ni_delayed_amax of it, and not from `amax`; NULL */
+    float headroom;
+    uint32_t *now; /* [1] becomes the maximum of what is quantized; NULL: nobody asks. Kernels of tiles. */
     ni_cuda_noise noise;
     ni_cuda_alphas alphas; /* multiplied anew by kernels of tiles and of weights */
 } ni_cuda_tile_copy;
@@ -115,6 +121,13 @@ typedef struct ni_cuda_double_source {
     nb_qtensor codes;
 } ni_cuda_double_source;
 int ni_cuda_quantize_double(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy, bool columns);
+/* Blocks that have a rule of their own (block.cuh): MXFP4, HiFloat4, NVFP4 under a tensor scale with and without Four
+ * Over Six, MS-EDEN; of the same sources, whose codes may be any E2M1 under scales of blocks. Columns in eights of the
+ * operand's rows. Where copy->amax is to be found, block_amax is asked first: *amax = max(what is there, the copy's
+ * magnitudes). */
+int ni_cuda_block_amax(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy, uint32_t *amax,
+                       bool columns);
+int ni_cuda_quantize_block(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy, bool columns);
 /* Chosen columns of numbers, less what other codes of them decode to, as columns of a row copy whose maximum is known.
  */
 typedef struct ni_cuda_piece {

@@ -72,6 +72,15 @@ int ni_cuda_tile_amaxes(void *stream, const ni_cuda_tile_source *s, uint32_t *pl
     return cudaGetLastError();
 }
 
+static __global__ void delayed_amax(uint32_t *head, const float *past, float headroom) {
+    *head = ni_f32_bits(ni_delayed_amax(*past, headroom));
+}
+
+int ni_cuda_delayed_amax(void *stream, uint32_t *head, const float *past, float headroom) {
+    delayed_amax<<<1, 1, 0, (cudaStream_t)stream>>>(head, past, headroom);
+    return cudaGetLastError();
+}
+
 /* ---- for producers ---- */
 
 int ni_cuda_clear_amaxes(void *stream, uint32_t *amax, uint32_t *turned) {

@@ -8,7 +8,7 @@
  * Either may be rotated by 16. Values are code x inner scale x outer scale, rounded once to BF16. Bits are those of
  * quantize.cu.
  */
-#include "backend/cuda/tile.cuh"
+#include "backend/cuda/sixteen.cuh"
 
 enum { ROW_THREADS = 128, COLUMN_WARPS = 8, COLUMN_PAIRS = 32 };
 
@@ -29,72 +29,11 @@ static __device__ double_scale double_scale_of(const ni_e4m3_target &target, flo
     return scale;
 }
 
-/* Words of one group of 16: four at 8 bits, eight at 16. */
-template <int ROUND> static __device__ void draw_group(const ni_noise_key &key, uint32_t group, uint32_t *words) {
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        if (8 * half >= ROUND)
-            return;
-        const ni_philox_words drawn = ni_philox(key.seed, key.tensor, group, key.step, key.micro_batch, half ? NI_PURPOSE_ROUNDING_HI : NI_PURPOSE_ROUNDING);
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            words[4 * half + i] = drawn.w[i];
-    }
-}
-
-template <int ROUND> static __device__ float on_grid(float y, const uint32_t *words, int lane) {
-    return ROUND == 16 ? ni_on_grid<ROUND, false>(y, words + lane / 8 * 4, lane % 8) : ni_on_grid<ROUND, false>(y, words, lane);
-}
-
-/* Signs, stages and factor of format/hadamard.h; rounded where the quantizer says so. */
-static __device__ void turn_sixteen(float *x, uint32_t signs, bool round) {
-#pragma unroll
-    for (int i = 0; i < 16; i++)
-        x[i] = __uint_as_float(__float_as_uint(x[i]) ^ (signs >> i & 1u) << 31);
-    ni_rotate_sixteen(x);
-#pragma unroll
-    for (int i = 0; i < 16; i++)
-        x[i] = ni_f32_mul(x[i], 0.25f);
-    if (round)
-#pragma unroll
-        for (int i = 0; i < 16; i++)
-            x[i] = ni_bf16_round(x[i]);
-}
-
-static __device__ uint32_t amax_of_sixteen(const float *x) {
-    uint32_t amax = 0;
-#pragma unroll
-    for (int i = 0; i < 16; i++)
-        amax = max(amax, ni_f32_magnitude(x[i]));
-    return amax;
-}
-
 static __device__ uint32_t signs_of(const ni_cuda_tile_copy &copy, const ni_noise_key &key) {
     return ni_signs_of(copy.quantizer.hadamard_signs, &key).w[0];
 }
 
 /* ---- rows ---- */
-
-static __device__ void load_sixteen(float *x, const uint16_t *from) {
-#pragma unroll
-    for (int half = 0; half < 16; half += 8) {
-        const ni_eight e = ni_load_eight(from + half);
-#pragma unroll
-        for (int i = 0; i < 8; i++)
-            x[half + i] = e.x[i];
-    }
-}
-
-static __device__ void load_sixteen(float *x, const float *from) {
-#pragma unroll
-    for (int i = 0; i < 16; i += 4) {
-        const float4 v = *(const float4 *)(from + i);
-        x[i] = v.x;
-        x[i + 1] = v.y;
-        x[i + 2] = v.z;
-        x[i + 3] = v.w;
-    }
-}
 
 template <typename T, int ROUND, bool TURN>
 static __global__ void __launch_bounds__(ROW_THREADS) double_rows(const T *from, int64_t stride, int64_t rows, int64_t cols, const __grid_constant__ ni_cuda_tile_copy copy) {
@@ -106,10 +45,10 @@ static __global__ void __launch_bounds__(ROW_THREADS) double_rows(const T *from,
     const ni_noise_key key = ni_tile_noise(copy.noise);
     const ni_e4m3_target target = ni_e4m3_target_of(copy.quantizer.rule);
     float x[16];
-    load_sixteen(x, from + r * stride + 16 * block);
+    ni_load_sixteen(x, from + r * stride + 16 * block);
     if (TURN)
-        turn_sixteen(x, signs_of(copy, key), copy.quantizer.hadamard_round_bf16);
-    const uint32_t amax = amax_of_sixteen(x), eight = 0xffu << (threadIdx.x & 24);
+        ni_turn_sixteen(x, signs_of(copy, key), copy.quantizer.hadamard_round_bf16);
+    const uint32_t amax = ni_amax_of_sixteen(x), eight = 0xffu << (threadIdx.x & 24);
     uint32_t all = amax;
 #pragma unroll
     for (int lane = 1; lane < 8; lane *= 2)
@@ -117,14 +56,11 @@ static __global__ void __launch_bounds__(ROW_THREADS) double_rows(const T *from,
     const float outer = ni_outer128_scale(target, copy.quantizer.outer, ni_f32_from(all));
     const double_scale scale = double_scale_of(target, outer, amax);
     uint32_t words[8], q[8], signs[8], out[8];
-    draw_group<ROUND>(key, (uint32_t)unit, words);
+    ni_draw_sixteen<ROUND>(key, (uint32_t)unit, words);
+    ni_grid_sixteen<ROUND>(x, scale.encode, words, q, signs);
 #pragma unroll
-    for (int i = 0; i < 8; i++) {
-        const float low = ni_f32_mul(x[2 * i], scale.encode), high = ni_f32_mul(x[2 * i + 1], scale.encode);
-        signs[i] = ni_exact_pair(low, high);
-        q[i] = ni_pair_up_to_six(ni_exact_pair(on_grid<ROUND>(low, words, 2 * i), on_grid<ROUND>(high, words, 2 * i + 1)));
+    for (int i = 0; i < 8; i++)
         out[i] = ni_pack_two(ni_f32_mul(ni_low_of(q[i]), scale.decode), ni_f32_mul(ni_high_of(q[i]), scale.decode));
-    }
     uint4 *to = (uint4 *)(copy.values + r * copy.stride + copy.at + 16 * block);
     to[0] = make_uint4(out[0], out[1], out[2], out[3]);
     to[1] = make_uint4(out[4], out[5], out[6], out[7]);
@@ -158,11 +94,6 @@ static __device__ void load_coded(coded_tile *tile, const nb_qtensor &t, int64_t
     __syncthreads();
 }
 
-/* E2M1: exponent and fraction where FP32 has them, 126 binades too low. */
-static __device__ float value_of(uint32_t code) {
-    return ni_f32_mul(__uint_as_float((code & 7u) << 22 | (code & 8u) << 28), 0x1p126f);
-}
-
 /* 16 rows of columns c and c + 1. */
 static __device__ void load_pairs(float *a, float *b, const uint16_t *from, int64_t stride) {
 #pragma unroll
@@ -188,8 +119,8 @@ static __device__ void load_pairs(float *a, float *b, const coded_tile &tile) {
     for (int i = 0; i < 16; i++) {
         const uint32_t codes = tile.codes[row + i][pair];
         const float scale = tile.scale[row + i][pair / 8];
-        a[i] = ni_f32_mul(value_of(codes), scale);
-        b[i] = ni_f32_mul(value_of(codes >> 4), scale);
+        a[i] = ni_f32_mul(ni_e2m1_of(codes), scale);
+        b[i] = ni_f32_mul(ni_e2m1_of(codes >> 4), scale);
     }
 }
 
@@ -233,10 +164,10 @@ static __global__ void __launch_bounds__(32 * COLUMN_WARPS) double_columns(const
         load_pairs(a, b, (const uint16_t *)s.numbers + r * s.stride + (live ? c : 0), s.stride);
     if (TURN) {
         const uint32_t signs = signs_of(copy, key);
-        turn_sixteen(a, signs, copy.quantizer.hadamard_round_bf16);
-        turn_sixteen(b, signs, copy.quantizer.hadamard_round_bf16);
+        ni_turn_sixteen(a, signs, copy.quantizer.hadamard_round_bf16);
+        ni_turn_sixteen(b, signs, copy.quantizer.hadamard_round_bf16);
     }
-    const uint32_t amax_a = amax_of_sixteen(a), amax_b = amax_of_sixteen(b);
+    const uint32_t amax_a = ni_amax_of_sixteen(a), amax_b = ni_amax_of_sixteen(b);
     maxima[0][warp][lane] = amax_a;
     maxima[1][warp][lane] = amax_b;
     __syncthreads();
@@ -252,14 +183,14 @@ static __global__ void __launch_bounds__(32 * COLUMN_WARPS) double_columns(const
     const double_scale scale_a = double_scale_of(target, outer_a, amax_a), scale_b = double_scale_of(target, outer_b, amax_b);
     const uint32_t group = (uint32_t)c * (uint32_t)(s.rows / 16) + (uint32_t)(r / 16);
     uint32_t for_a[8], for_b[8], q[16], signs[16];
-    draw_group<ROUND>(key, group, for_a);
-    draw_group<ROUND>(key, group + (uint32_t)(s.rows / 16), for_b);
+    ni_draw_sixteen<ROUND>(key, group, for_a);
+    ni_draw_sixteen<ROUND>(key, group + (uint32_t)(s.rows / 16), for_b);
     uint16_t *const values = copy.values + r * copy.stride + c;
 #pragma unroll
     for (int i = 0; i < 16; i++) {
         const float y = ni_f32_mul(a[i], scale_a.encode), z = ni_f32_mul(b[i], scale_b.encode);
         signs[i] = ni_exact_pair(y, z);
-        q[i] = ni_pair_up_to_six(ni_exact_pair(on_grid<ROUND>(y, for_a, i), on_grid<ROUND>(z, for_b, i)));
+        q[i] = ni_pair_up_to_six(ni_exact_pair(ni_sixteenth_on_grid<ROUND>(y, for_a, i), ni_sixteenth_on_grid<ROUND>(z, for_b, i)));
         *(uint32_t *)(values + i * copy.stride) = ni_pack_two(ni_f32_mul(ni_low_of(q[i]), scale_a.decode), ni_f32_mul(ni_high_of(q[i]), scale_b.decode));
     }
     if (!copy.codes)

@@ -28,6 +28,7 @@ typedef struct copying {
     const ni_scale_entry *table;
     float s_inner;
     ni_noise_key key;
+    float unfold; /* what a tile that is not tame multiplies both scales by: 1, or out of a table that bears the rotation's factor */
 } copying;
 
 /* ---- rows ---- */
@@ -182,15 +183,19 @@ static __device__ void store_column_codes(const ni_cuda_tile_copy &copy, const u
     copy.scales[column * (copy.contraction / 16) + block] = byte;
 }
 
-/* Columns c and c + 1 of the tile whose first row is r0. */
+/* Columns c and c + 1 of the tile whose first row is r0; returns the largest magnitude of both. */
 template <int ROUND, int TURN, bool TAME>
-static __device__ void encode_columns(const copying &to, const uint32_t *tile, int64_t rows, int64_t r0, int64_t c, uint32_t signs) {
+static __device__ uint32_t encode_columns(const copying &to, const uint32_t *tile, int64_t rows, int64_t r0, int64_t c, uint32_t signs) {
     const ni_cuda_tile_copy &copy = to.copy;
     float a[16], b[16];
     uint32_t amax_a, amax_b, for_a[8], for_b[8], q[16], sign[16];
     turn_columns<TURN, TAME>(to, tile, signs, a, b, &amax_a, &amax_b);
-    const uint32_t bytes = ni_scale_bytes(ni_f32_from(amax_a), ni_f32_from(amax_b), to.s_inner);
-    const ni_scale_entry entry_a = to.table[bytes & 0xffu], entry_b = to.table[bytes >> 8];
+    const uint32_t bytes = ni_scale_bytes(ni_f32_from(amax_a), ni_f32_from(amax_b), TAME ? to.s_inner : ni_f32_mul(to.s_inner, to.unfold));
+    ni_scale_entry entry_a = to.table[bytes & 0xffu], entry_b = to.table[bytes >> 8];
+    if (!TAME) {
+        entry_a.encode = ni_f32_mul(entry_a.encode, to.unfold);
+        entry_b.encode = ni_f32_mul(entry_b.encode, to.unfold);
+    }
     const uint32_t group = (uint32_t)c * (uint32_t)(rows / 16) + (uint32_t)(r0 / 16);
     draw_column<ROUND>(to.key, group, for_a);
     draw_column<ROUND>(to.key, group + (uint32_t)(rows / 16), for_b);
@@ -207,13 +212,15 @@ static __device__ void encode_columns(const copying &to, const uint32_t *tile, i
 #pragma unroll
     for (int i = 0; i < 16; i++)
         *(uint32_t *)(values + i * copy.stride) = ni_pair_times(q[i], scales);
+    const uint32_t largest = max(amax_a, amax_b), own = TAME && TURN != NOT_TURNED ? ni_f32_bits(ni_f32_mul(ni_f32_from(largest), 0.25f)) : largest;
     if (!copy.codes)
-        return;
+        return own;
 #pragma unroll
     for (int i = 0; i < 16; i++)
         q[i] = ni_pair_codes(q[i], sign[i]);
     store_column_codes(copy, q, 0, (uint8_t)bytes, c, r0 / 16);
     store_column_codes(copy, q, 16, (uint8_t)(bytes >> 8), c + 1, r0 / 16);
+    return own;
 }
 
 /* ---- a tile ---- */
@@ -243,7 +250,13 @@ static __global__ void __launch_bounds__(2 * NI_TILE_THREADS) set_tile_scales(ni
     if (first == 0) {
         to->s_inner = ni_f32_mul(t.s_inner, factor);
         to->tame = tame;
+        to->most_tame = ni_most_tame(copy);
     }
+}
+
+/* Whether any thread of the block has a number that a tame tile has not. Threads come together. */
+static __device__ bool is_any_wild(uint32_t largest, uint32_t most_tame) {
+    return __syncthreads_or(largest > most_tame || (largest && largest < NI_LEAST_TAME));
 }
 
 /* Roundings: -1 no such copy, 0 to nearest, 8 or 16 random bits. */
@@ -269,24 +282,38 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, 5) quantize_tiles(cons
 #pragma unroll
         for (int i = 0; i < 4; i++)
             *(uint4 *)&tile[(first + 4 * i) * PITCH + 4 * vector] = in[i];
-    __syncthreads();
+    bool wild = false;
+    if (row.past || row.now || column.past || column.now) {
+        uint32_t pairs = 0;
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            pairs = ni_larger_pair(ni_larger_pair(ni_larger_pair(ni_larger_pair(pairs, in[i].x), in[i].y), in[i].z), in[i].w);
+        const uint32_t largest = ni_larger_half(pairs), most = min(ROWS >= 0 ? room->copies[0].most_tame : ~0u, COLUMNS >= 0 ? room->copies[1].most_tame : ~0u);
+        wild = is_any_wild(largest, most);
+        if (row.now)
+            ni_join_amax(row.now, largest);
+    } else {
+        __syncthreads();
+    }
     if (ROWS >= 0) {
-        const copying rows = {row, row_table, room->copies[0].s_inner, ni_tile_noise(row.noise)};
-        if (room->copies[0].tame)
+        const copying rows = {row, row_table, room->copies[0].s_inner, ni_tile_noise(row.noise), 1.0f};
+        if (room->copies[0].tame && !wild)
             encode_rows<ROWS, true>(rows, in, r0 + first, c, s.cols, live);
         else
             encode_rows<ROWS, false>(rows, in, r0 + first, c, s.cols, live);
     }
     if (COLUMNS >= 0) {
         const int64_t pair = (int64_t)blockIdx.x * TILE_COLS + 2 * threadIdx.x;
-        const copying columns = {column, column_table, room->copies[1].s_inner, ni_tile_noise(column.noise)};
+        const float unfold = TURN != NOT_TURNED && room->copies[1].tame ? 4.0f : 1.0f;
+        const copying columns = {column, column_table, room->copies[1].s_inner, ni_tile_noise(column.noise), unfold};
         const uint32_t signs = TURN == AS_IT_SAYS ? ni_signs_of(column.quantizer.hadamard_signs, &columns.key).w[0] : 0;
-        if (pair >= s.cols)
-            return;
-        if (room->copies[1].tame)
-            encode_columns<COLUMNS, TURN, true>(columns, tile + threadIdx.x, s.rows, r0, pair, signs);
-        else
-            encode_columns<COLUMNS, TURN, false>(columns, tile + threadIdx.x, s.rows, r0, pair, signs);
+        uint32_t largest = 0;
+        if (pair < s.cols)
+            largest = room->copies[1].tame && !wild ? encode_columns<COLUMNS, TURN, true>(columns, tile + threadIdx.x, s.rows, r0, pair, signs)
+                                                    : encode_columns<COLUMNS, TURN, false>(columns, tile + threadIdx.x, s.rows, r0, pair, signs);
+        __syncwarp();
+        if (column.now)
+            ni_join_amax(column.now, largest);
     }
 }
 

@@ -4,7 +4,8 @@
  * Where a tensor is tame, steps are left out whose work shows only far from there. It is if its scale is made of its own
  * maximum and that lies in [2^-60, 2^100]: then nothing in it is Inf or NaN, no number times its encode factor reaches
  * 16, and the factor of a rotation may be folded into scales, since what a subnormal would lose is far below any
- * threshold of the grid. Bits are those of format/e2m1.h either way.
+ * threshold of the grid. Under a delayed scale a tile of it is, if nothing in the tile is far beyond what the scale was
+ * made from. Bits are those of format/e2m1.h either way.
  */
 #ifndef NI_BACKEND_CUDA_TILE_CUH
 #define NI_BACKEND_CUDA_TILE_CUH
@@ -69,23 +70,40 @@ typedef struct ni_scale_entry {
     uint32_t value;
 } ni_scale_entry;
 
+/* What the tensor's scale is made from. */
+static __device__ inline float ni_tile_amax(const ni_cuda_tile_copy &copy) {
+    return copy.past ? ni_delayed_amax(*copy.past, copy.headroom) : copy.amax ? ni_f32_from(*copy.amax) : 0.0f;
+}
+
 static __device__ inline ni_tensor_scale ni_tile_scale(const ni_cuda_tile_copy &copy) {
-    return ni_tensor_scale_of(ni_e4m3_target_of(copy.quantizer.rule), copy.quantizer.outer,
-                              copy.amax ? ni_f32_from(*copy.amax) : 0.0f);
+    return ni_tensor_scale_of(ni_e4m3_target_of(copy.quantizer.rule), copy.quantizer.outer, ni_tile_amax(copy));
 }
 
 static __device__ inline bool ni_is_tame(const ni_cuda_tile_copy &copy) {
-    if (!copy.amax || copy.under || copy.quantizer.outer != NB_OUTER_TENSOR)
+    if (!(copy.amax || copy.past) || copy.under || copy.quantizer.outer != NB_OUTER_TENSOR)
         return false;
-    const float amax = ni_f32_from(*copy.amax);
+    const float amax = ni_tile_amax(copy);
     return amax >= 0x1p-60f && amax <= 0x1p100f;
 }
+
+/* Bits of the largest magnitude of the source with which a tile of a tame copy is tame: all, where the maximum is the
+ * tensor's own. Else twice what the scale was made from becomes 12 at most; sixteen numbers come to four times the largest. */
+static __device__ inline uint32_t ni_most_tame(const ni_cuda_tile_copy &copy) {
+    if (!copy.past)
+        return ~0u;
+    return ni_f32_bits(ni_f32_mul(ni_tile_amax(copy), copy.quantizer.hadamard_size ? 0.5f : 2.0f));
+}
+
+/* Smaller ones are not tame, so that no maximum is made of subnormals. */
+#define NI_LEAST_TAME 0x12800000u /* 2^-90 */
 
 static __device__ inline void ni_leave_scale(const ni_cuda_tile_copy &copy, const ni_tensor_scale &t) {
     if (copy.tensor_scale)
         *copy.tensor_scale = t.sdec;
     if (copy.head)
-        *copy.head = *copy.amax;
+        *copy.head = ni_f32_bits(ni_tile_amax(copy));
+    if (copy.now)
+        *copy.now = 0;
 }
 
 /* A positive E4M3 byte's value: its bits read as a float are 2^-120 of it, subnormals too. */
@@ -129,6 +147,7 @@ typedef struct ni_tile_scale_of_copy {
     ni_scale_entry table[NI_TILE_BYTES];
     float s_inner;
     bool tame;
+    uint32_t most_tame;
 } ni_tile_scale_of_copy;
 
 /* ni_cuda_tile_room: maxima that are being found, zero between calls, and the scales of the copies being made. */

@@ -6,6 +6,7 @@
 #include "backend/ref/operand_parts.h"
 #include "backend/ref/quantize.h"
 #include "format/ieee.h"
+#include "format/scale.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -103,10 +104,16 @@ static float amax_of(const nb_mat *x) {
 
 static nb_status quantize(const ni_making *making, const nb_qtensor *to, const nb_mat *x, nb_error *err) {
     ni_operand_head *head = ni_head_of(making->out);
-    const float *under = making->under ? &ni_head_of(making->under)->amax : NULL;
+    const float delayed = making->past ? ni_delayed_amax(*making->past, making->headroom) : 0;
+    const float *under = making->past ? &delayed : making->under ? &ni_head_of(making->under)->amax : NULL;
     NB_TRY(ni_ref_quantize_under(to, x, making->transpose, making->noise, under, making->stats, err));
     if (making->at == 0)
         *head = (ni_operand_head){.amax = under ? *under : amax_of(x)};
+    if (!making->now)
+        return NB_OK;
+    float now;
+    NB_TRY(ni_ref_rotated_amax(to, x, making->transpose, making->noise, &now, err));
+    *making->now = ni_f32_bits(now);
     return NB_OK;
 }
 

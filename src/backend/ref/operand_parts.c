@@ -84,6 +84,17 @@ static nb_status check_piece(const ni_source *source, const ni_making *making, n
                    (long long)making->at, (long long)making->out->cols);
 }
 
+static nb_status check_delayed(const ni_source *source, const ni_making *making, nb_error *err) {
+    const nb_quantizer *q = ni_making_quantizer(making);
+    if (ni_making_is_whole(source, making) && !making->under && source->numbers && ni_source_is_simple(source) &&
+        q->scale_type == NB_SCALE_E4M3 && q->outer == NB_OUTER_TENSOR)
+        return NB_OK;
+    return nb_fail(
+        err, NB_BAD_USAGE,
+        "make_operands: a delayed scale of what has none; expected numbers as they lie and a whole operand of "
+        "nvfp4 under a scale of the tensor");
+}
+
 nb_status ni_check_making(const ni_source *source, const ni_making *making, nb_error *err) {
     const nb_operand *out = making->out;
     int64_t rows, cols;
@@ -106,6 +117,8 @@ nb_status ni_check_making(const ni_source *source, const ni_making *making, nb_e
     if (ni_is_plain(out) ? !out->numbers.data : !out->memory)
         return nb_fail(err, NB_BAD_USAGE, "make_operands: an operand of %lld x %lld has no memory",
                        (long long)out->rows, (long long)out->cols);
+    if (making->past || making->now)
+        return check_delayed(source, making, err);
     return ni_is_plain(out) || (ni_making_is_whole(source, making) && !making->under)
                ? NB_OK
                : check_piece(source, making, err);

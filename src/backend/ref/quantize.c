@@ -302,15 +302,19 @@ static nb_status measure(const nb_qtensor *out, const float *x, nb_quantize_stat
     return status;
 }
 
+static void rotate(const nb_qtensor *out, float *x, const ni_noise_key *key) {
+    if (!out->quantizer.hadamard_size)
+        return;
+    ni_sign_mask signs = ni_signs_of(out->quantizer.hadamard_signs, key);
+    for (int64_t r = 0; r < out->rows; r++)
+        ni_rotate_row(&out->quantizer, signs, x + r * out->cols, out->cols);
+}
+
 /* Rotates and quantizes x [rows, cols], which it overwrites. */
 static nb_status quantize_matrix(const nb_qtensor *out, float *x, const nb_noise *noise, const float *outer_amax,
                                  nb_quantize_stats *stats, nb_error *err) {
     ni_noise_key key = noise ? ni_noise_at(noise) : (ni_noise_key){0};
-    if (out->quantizer.hadamard_size) {
-        ni_sign_mask signs = ni_signs_of(out->quantizer.hadamard_signs, &key);
-        for (int64_t r = 0; r < out->rows; r++)
-            ni_rotate_row(&out->quantizer, signs, x + r * out->cols, out->cols);
-    }
+    rotate(out, x, &key);
     job j = {out, ni_element_info(out->quantizer.element), x, &key, outer_amax};
     quantize_values(&j);
     return stats ? measure(out, x, stats, err) : NB_OK;
@@ -321,6 +325,20 @@ static nb_status new_matrix(const nb_qtensor *out, float **x, nb_error *err) {
     if (!*x)
         return nb_fail(err, NB_NO_MEMORY, "quantize: no memory for %lld x %lld floats", (long long)out->rows,
                        (long long)out->cols);
+    return NB_OK;
+}
+
+nb_status ni_ref_rotated_amax(const nb_qtensor *out, const nb_mat *src, bool transpose, const nb_noise *noise,
+                              float *amax, nb_error *err) {
+    const ni_noise_key key = noise ? ni_noise_at(noise) : (ni_noise_key){0};
+    float *x;
+    NB_TRY(ni_check_source(src, err));
+    NB_TRY(new_matrix(out, &x, err));
+    for (int64_t r = 0; r < out->rows; r++)
+        ni_load_row(src, transpose, r, out->cols, x + r * out->cols);
+    rotate(out, x, &key);
+    *amax = amax_of(&(job){.out = out, .x = x}, 0, out->rows, 0, out->cols);
+    free(x);
     return NB_OK;
 }
 

@@ -25,4 +25,8 @@ nb_status ni_ref_dequantize(nb_backend *be, const nb_mat *out, const nb_qtensor 
 nb_status ni_ref_quantize_under(const nb_qtensor *out, const nb_mat *src, bool transpose, const nb_noise *noise,
                                 const float *outer_amax, nb_quantize_stats *stats, nb_error *err);
 
+/* The largest magnitude of what quantize would give codes: of the source rotated as `out` says. */
+nb_status ni_ref_rotated_amax(const nb_qtensor *out, const nb_mat *src, bool transpose, const nb_noise *noise,
+                              float *amax, nb_error *err);
+
 #endif

@@ -1,0 +1,59 @@
+/* operand.h: what the files that make operands share: what an operand holds, and which makings are done at once. */
+#ifndef NI_BACKEND_CUDA_OPERAND_H
+#define NI_BACKEND_CUDA_OPERAND_H
+
+#include "backend/cuda/cuda.h"
+#include "backend/cuda/quantize.h"
+
+static inline size_t ni_cuda_rounded(size_t bytes) {
+    return (bytes + 255) / 256 * 256;
+}
+
+/* ---- operand_layout.c ---- */
+
+/* A sentence if `what` reads codes that were not kept. */
+nb_status ni_cuda_check_coded(const nb_operand *o, const char *what, nb_error *err);
+
+/* What NI_CUDA_BYTES says, from the codes. */
+nb_status ni_cuda_fill_bytes(nb_backend *be, const nb_operand *o, nb_error *err);
+
+/* The values as they lie in its own rows. */
+static inline nb_mat ni_cuda_value_matrix(const nb_operand *o) {
+    return nb_mat_of(ni_cuda_values_of(o), NB_BF16, o->rows, o->cols);
+}
+
+/* The values hold everything: they are multiplied by plain numbers. */
+static inline bool ni_cuda_is_whole_valued(const nb_operand *o) {
+    return nb_quantizer_is_bf16(&o->other);
+}
+
+/* ---- quantizers and noise ---- */
+
+static inline bool ni_cuda_has_tensor_outer(const nb_quantizer *q) {
+    return q->scale_type == NB_SCALE_E4M3 && q->outer == NB_OUTER_TENSOR;
+}
+
+static inline bool ni_cuda_has_one_scale(const nb_quantizer *q) {
+    return q->scale_type == NB_SCALE_F32 && q->block_rows == NB_BLOCK_ALL && q->block_cols == NB_BLOCK_ALL;
+}
+
+static inline ni_cuda_noise ni_cuda_noise_of(const nb_noise *noise) {
+    ni_cuda_noise n = {0};
+    if (noise)
+        n = (ni_cuda_noise){noise->seed, noise->tensor, noise->signs, noise->clock};
+    return n;
+}
+
+/* ---- operand_once.c ---- */
+
+/* MULTIPLIED: by a kernel that multiplied all pairs of tensor scales anew (alphas.h). */
+typedef enum ni_cuda_made { NI_CUDA_NOT_MADE, NI_CUDA_MADE, NI_CUDA_MULTIPLIED } ni_cuda_made;
+
+/* Makes of this source what a kernel makes of one reading; the rest is the caller's. */
+nb_status ni_cuda_make_at_once(nb_backend *be, const ni_source *source, const ni_making *makings, int32_t count,
+                               ni_cuda_made *done, nb_error *err);
+/* A row copy and pieces of chosen columns of it, from one reading: where they can be. */
+nb_status ni_cuda_make_patched(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
+                               bool *done, nb_error *err);
+
+#endif

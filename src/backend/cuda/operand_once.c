@@ -1,0 +1,427 @@
+/* operand_once.c: operands that a kernel of their own makes of one reading of the source (quantize_*.cu): which kernel,
+ * and what it gets. Whatever none of them makes is the caller's, in four stages.
+ */
+#include "backend/cuda/alphas.h"
+#include "backend/cuda/coded.h"
+#include "backend/cuda/operand.h"
+#include "backend/cuda/rows.h"
+#include "backend/ref/operand_parts.h"
+
+static void *stream_of(nb_backend *be) {
+    return ni_cuda_of(be)->stream;
+}
+
+/* ---- making, at once (quantize_tile.cu) ---- */
+
+static bool is_tiled(const nb_quantizer *q) {
+    return q->element == NB_ELEMENT_E2M1 && q->scale_type == NB_SCALE_E4M3 && q->outer <= NB_OUTER_UNIT &&
+           !q->four_six && q->rule != NB_RULE_EDEN && (q->round == NB_ROUND_EVEN || q->round == NB_ROUND_STOCHASTIC);
+}
+
+static bool is_sixteens(int64_t n) {
+    return n > 0 && n % 16 == 0;
+}
+
+/* Numbers as they lie, in whole tiles. */
+static bool has_tiles(const ni_source *source) {
+    const nb_mat *x = source->numbers;
+    return x && ni_source_is_simple(source) && is_sixteens(x->rows) && is_sixteens(x->cols) && x->stride % 8 == 0 &&
+           (uintptr_t)x->data % 16 == 0;
+}
+
+static bool is_tile_copy(const ni_source *source, const ni_making *making) {
+    const nb_quantizer *q = ni_making_quantizer(making);
+    const nb_operand *out = making->out;
+    if (ni_is_plain(out) || !has_tiles(source) || source->numbers->dtype != NB_BF16 || !is_tiled(q) ||
+        q->block_rows != 1 || making->stats || ni_cuda_is_whole_valued(out))
+        return false;
+    if (making->transpose)
+        return ni_making_is_whole(source, making) && (q->hadamard_size == 0 || q->hadamard_size == 16);
+    return q->hadamard_size == 0 && is_sixteens(out->cols);
+}
+
+static bool is_tile_weight(const ni_source *source, const ni_making *making) {
+    const nb_quantizer *q = ni_making_quantizer(making);
+    const nb_operand *out = making->out;
+    return !ni_is_plain(out) && has_tiles(source) && source->numbers->dtype == NB_F32 &&
+           source->numbers->stride == source->numbers->cols && is_tiled(q) && q->block_rows == 16 &&
+           q->round == NB_ROUND_EVEN && q->hadamard_size == 0 && !making->transpose && !making->stats &&
+           !ni_cuda_is_whole_valued(out) && making->at == 0 && !making->under && is_sixteens(out->cols);
+}
+
+/* The operand as the kernel sees it; its amax is still to be found. */
+static ni_cuda_tile_copy tile_copy(nb_backend *be, const ni_making *making, bool coded) {
+    nb_operand *out = making->out;
+    const nb_qtensor codes = ni_codes_of(out);
+    out->form = (making->transpose ? NI_CUDA_ACROSS : 0) | (coded ? 0 : NI_CUDA_UNCODED);
+    out->outer = codes.tensor_scale;
+    return (ni_cuda_tile_copy){.quantizer = *ni_making_quantizer(making),
+                               .values = ni_cuda_values_of(out),
+                               .stride = making->transpose ? out->rows : out->cols,
+                               .at = making->at,
+                               .contraction = out->cols,
+                               .codes = coded ? codes.codes : NULL,
+                               .scales = codes.scales,
+                               .outer_scales = codes.outer_scales,
+                               .tensor_scale = codes.tensor_scale,
+                               .under = making->under != NULL,
+                               .past = making->past,
+                               .headroom = making->headroom,
+                               .now = making->now,
+                               .noise = ni_cuda_noise_of(making->noise),
+                               .alphas = ni_cuda_alphas_of(be)};
+}
+
+/* As nb_mat.turned_amax has it. */
+static bool is_turned_as_known(const nb_quantizer *q) {
+    return q->hadamard_size == 16 && q->hadamard_signs == NB_SIGNS_FIXED && q->hadamard_round_bf16;
+}
+
+/* Where a copy's maximum is known already: of the operand that it is made under, or of its producer. */
+static bool knows_amax(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_tile_copy *copy) {
+    uint32_t *head = making->out->memory;
+    if (!ni_cuda_has_tensor_outer(&copy->quantizer))
+        return true;
+    copy->amax = head;
+    if (making->under && making->under != making->out)
+        ni_cuda_copy(be, head, making->under->memory, sizeof *head);
+    if (making->under)
+        return true;
+    if (making->past) {
+        copy->head = head;
+        return true;
+    }
+    const nb_mat *x = source->numbers;
+    const uint32_t *known = !x                                                          ? NULL
+                            : copy->quantizer.hadamard_size == 0                        ? x->amax
+                            : is_turned_as_known(&copy->quantizer) && making->transpose ? x->turned_amax
+                                                                                        : NULL;
+    if (!known)
+        return false;
+    copy->amax = known;
+    copy->head = head;
+    return true;
+}
+
+/* By whoever decodes, by the lens, or by units that multiply codes. */
+static bool are_codes_read(nb_backend *be, const ni_making *making) {
+    const nb_operand *out = making->out;
+    return making->shown || out->reread ||
+           ni_cuda_units_of(ni_cuda_of(be), &out->quantizer, &out->other) != NI_CUDA_BF16;
+}
+
+/* Of up to two copies, one a way. */
+static nb_status make_tiles(nb_backend *be, const ni_source *source, const ni_making *row, const ni_making *column,
+                            nb_error *err) {
+    const nb_mat *x = source->numbers;
+    const ni_cuda_tile_source tiles = {x->data, x->rows, x->cols, x->stride};
+    uint32_t *const words = ni_cuda_of(be)->tile_room;
+    ni_cuda_tile_copy copies[2] = {{.values = NULL}, {.values = NULL}};
+    bool measured[2] = {false, false}; /* plain, rotated */
+    const ni_making *const makings[2] = {row, column};
+    for (int i = 0; i < 2; i++) {
+        if (!makings[i])
+            continue;
+        copies[i] = tile_copy(be, makings[i], are_codes_read(be, makings[i]));
+        if (knows_amax(be, source, makings[i], &copies[i]))
+            continue;
+        const int which = copies[i].quantizer.hadamard_size > 0;
+        copies[i].amax = &words[which];
+        copies[i].head = makings[i]->out->memory;
+        measured[which] = true;
+    }
+    int code = cudaSuccess;
+    if (measured[0] || measured[1]) {
+        code = ni_cuda_tile_amaxes(stream_of(be), &tiles, measured[0] ? &words[0] : NULL,
+                                   measured[1] ? &words[1] : NULL, &copies[1].quantizer, &copies[1].noise);
+        NB_TRY(ni_cuda_status(be, code, "quantize: amax", err));
+    }
+    code = ni_cuda_quantize_tiles(stream_of(be), words, &tiles, row ? &copies[0] : NULL, column ? &copies[1] : NULL);
+    ni_cuda_alphas_multiplied(be);
+    return ni_cuda_status(be, code,
+                          !column ? "quantize: rows"
+                          : !row  ? "quantize: columns"
+                                  : "quantize: rows and columns",
+                          err);
+}
+
+static nb_status make_weight(nb_backend *be, const ni_source *source, const ni_making *making, nb_error *err) {
+    ni_cuda *cuda = ni_cuda_of(be);
+    const nb_mat *w = source->numbers;
+    ni_cuda_tile_copy copy = tile_copy(be, making, true);
+    int code = cudaSuccess;
+    if (!knows_amax(be, source, making, &copy)) {
+        copy.amax = NULL;
+        copy.head = making->out->memory;
+        if (!ni_cuda_weight_fits(w->rows, w->cols, cuda->multiprocessors)) {
+            copy.amax = copy.head;
+            copy.head = NULL;
+            ni_cuda_fill_zero(be, making->out->memory, sizeof(uint32_t));
+            code = ni_cuda_flat_amax(cuda->stream, making->out->memory, w->data, w->rows * w->cols);
+            NB_TRY(ni_cuda_status(be, code, "quantize: amax of a weight", err));
+        }
+    }
+    code = ni_cuda_quantize_weight(cuda->stream, cuda->tile_room, w->data, w->rows, w->cols, &copy);
+    ni_cuda_alphas_multiplied(be);
+    return ni_cuda_status(be, code, "quantize: a weight", err);
+}
+
+/* ---- making, at once: chosen columns (quantize_pieces.cu) ---- */
+
+static bool is_nvfp4_codes(const nb_operand *o) {
+    return !ni_is_plain(o) && is_tiled(&o->quantizer) && o->quantizer.hadamard_size == 0;
+}
+
+static bool is_piece(const ni_source *source, const ni_making *making) {
+    const nb_quantizer *q = ni_making_quantizer(making);
+    const nb_operand *out = making->out;
+    return source->numbers && source->columns && !source->row_scales && !source->column_scales &&
+           (!source->minus || is_nvfp4_codes(source->minus)) && !ni_is_plain(out) && !ni_cuda_is_whole_valued(out) &&
+           is_tiled(q) && q->block_rows == 1 && q->round == NB_ROUND_EVEN && q->hadamard_size == 0 &&
+           ni_cuda_has_tensor_outer(q) && making->under && !making->transpose && !making->stats &&
+           is_sixteens(source->column_count) && is_sixteens(out->cols) && making->at % 16 == 0;
+}
+
+static nb_status make_piece(nb_backend *be, const ni_source *source, const ni_making *making, nb_error *err) {
+    const nb_mat *x = source->numbers;
+    ni_cuda_piece piece = {.numbers = x->data,
+                           .wide = x->dtype == NB_F32,
+                           .rows = x->rows,
+                           .cols = source->column_count,
+                           .stride = x->stride,
+                           .columns = source->columns};
+    ni_cuda_tile_copy copy = tile_copy(be, making, are_codes_read(be, making));
+    knows_amax(be, source, making, &copy);
+    if (source->minus)
+        piece.minus = ni_codes_of(source->minus);
+    return ni_cuda_status(be, ni_cuda_quantize_piece(stream_of(be), &piece, &copy), "quantize: chosen columns", err);
+}
+
+/* ---- making, at once: double blocks (quantize_double.cu) ---- */
+
+static bool is_double(const nb_quantizer *q) {
+    return q->element == NB_ELEMENT_E2M1 && q->scale_type == NB_SCALE_E4M3 && q->block_rows == 1 &&
+           (q->outer == NB_OUTER_ROW128 || q->outer == NB_OUTER_ROW128_POW2) &&
+           (q->round == NB_ROUND_EVEN || q->round == NB_ROUND_STOCHASTIC) &&
+           (q->hadamard_size == 0 || q->hadamard_size == 16);
+}
+
+/* What the kernels read of it: numbers as they lie, or codes (`coded`: which ones); false: the four stages do. */
+static bool sixteens_source(const ni_source *source, const ni_making *making, bool (*coded)(const nb_quantizer *),
+                            ni_cuda_double_source *out) {
+    const nb_mat *x = source->numbers;
+    const nb_operand *from = source->operand;
+    if (x) {
+        const bool wide = x->dtype == NB_F32;
+        *out = (ni_cuda_double_source){
+            .numbers = x->data, .wide = wide, .rows = x->rows, .cols = x->cols, .stride = x->stride};
+        return ni_source_is_simple(source) && is_sixteens(x->rows) && is_sixteens(x->cols) &&
+               x->stride % (wide ? 4 : 8) == 0 && (uintptr_t)x->data % 16 == 0;
+    }
+    if (!ni_source_is_simple(source) || !making->transpose || ni_is_plain(from) || !coded(&from->quantizer))
+        return false;
+    *out = (ni_cuda_double_source){.rows = from->rows, .cols = from->cols, .codes = ni_codes_of(from)};
+    return from->cols % 32 == 0;
+}
+
+static bool is_double_copy(const ni_source *source, const ni_making *making, ni_cuda_double_source *out) {
+    const nb_operand *to = making->out;
+    if (ni_is_plain(to) || making->stats || ni_cuda_is_whole_valued(to) || !is_double(ni_making_quantizer(making)) ||
+        !sixteens_source(source, making, is_double, out))
+        return false;
+    if (making->transpose)
+        return ni_making_is_whole(source, making) && out->rows % 128 == 0;
+    return out->cols % 128 == 0 && to->cols % 128 == 0 && making->at % 128 == 0;
+}
+
+static nb_status make_double(nb_backend *be, const ni_cuda_double_source *from, const ni_making *making,
+                             nb_error *err) {
+    const ni_cuda_tile_copy copy = tile_copy(be, making, are_codes_read(be, making));
+    return ni_cuda_status(be, ni_cuda_quantize_double(stream_of(be), from, &copy, making->transpose),
+                          !making->transpose ? "quantize: double blocks"
+                          : from->numbers    ? "quantize: double blocks down columns"
+                                             : "quantize: double blocks anew",
+                          err);
+}
+
+/* ---- making, at once: blocks under a rule of their own (quantize_block.cu) ---- */
+
+/* Lanes that hold a tile hold no rotated group. */
+static bool has_block_rule(const nb_quantizer *q) {
+    if (q->round == NB_ROUND_UP || (q->block_rows == 16 && q->hadamard_size))
+        return false;
+    if (q->scale_type == NB_SCALE_HIF4)
+        return true;
+    return q->element == NB_ELEMENT_E2M1 && q->round != NB_ROUND_AWAY &&
+           (q->scale_type == NB_SCALE_E8M0 || (q->scale_type == NB_SCALE_E4M3 && q->outer <= NB_OUTER_UNIT));
+}
+
+/* Codes whose eight neighbours have one scale. */
+static bool are_eights(const nb_quantizer *q) {
+    return q->element == NB_ELEMENT_E2M1 && (q->scale_type == NB_SCALE_E8M0 || q->scale_type == NB_SCALE_E4M3);
+}
+
+static bool is_block_copy(const ni_source *source, const ni_making *making, ni_cuda_double_source *out) {
+    const nb_quantizer *q = ni_making_quantizer(making);
+    const nb_operand *to = making->out;
+    if (ni_is_plain(to) || making->stats || making->past || making->now || ni_cuda_is_whole_valued(to) ||
+        !has_block_rule(q) || !sixteens_source(source, making, are_eights, out) ||
+        out->rows * (out->cols / 16) > INT32_MAX)
+        return false;
+    if (making->transpose)
+        return ni_making_is_whole(source, making) && q->block_rows == 1;
+    return is_sixteens(to->cols);
+}
+
+static nb_status make_block(nb_backend *be, const ni_source *source, const ni_cuda_double_source *from,
+                            const ni_making *making, nb_error *err) {
+    nb_operand *const out = making->out;
+    ni_cuda_tile_copy copy = tile_copy(be, making, are_codes_read(be, making));
+    const bool bytes = ni_cuda_units_of(ni_cuda_of(be), &out->quantizer, &out->other) == NI_CUDA_FP8_MX &&
+                       ni_making_is_whole(source, making);
+    if (bytes) {
+        copy.values = NULL;
+        out->form = NI_CUDA_BYTES;
+    }
+    if (!knows_amax(be, source, making, &copy)) {
+        uint32_t *const head = making->out->memory;
+        ni_cuda_fill_zero(be, head, sizeof *head);
+        NB_TRY(ni_cuda_status(be, ni_cuda_block_amax(stream_of(be), from, &copy, head, making->transpose),
+                              "quantize: amax of blocks", err));
+        copy.amax = head;
+    }
+    NB_TRY(ni_cuda_status(be, ni_cuda_quantize_block(stream_of(be), from, &copy, making->transpose),
+                          !making->transpose ? "quantize: blocks"
+                          : from->numbers    ? "quantize: blocks down columns"
+                                             : "quantize: blocks anew",
+                          err));
+    return bytes ? ni_cuda_fill_bytes(be, out, err) : NB_OK;
+}
+
+/* ---- making, at once: vectors (quantize_vector.cu) ---- */
+
+static bool is_vector_copy(const ni_source *source, const ni_making *making, ni_cuda_double_source *out) {
+    const nb_quantizer *q = ni_making_quantizer(making);
+    const nb_mat *x = source->numbers;
+    const bool rows = q->block_rows == 1 && q->block_cols == NB_BLOCK_ALL, whole = ni_cuda_has_one_scale(q);
+    if (!x || making->transpose || making->stats || ni_is_plain(making->out) || !ni_source_is_simple(source) ||
+        !ni_making_is_whole(source, making) || q->hadamard_size || q->scale_type != NB_SCALE_F32 || !(rows || whole) ||
+        !(q->round == NB_ROUND_EVEN || q->round == NB_ROUND_UP))
+        return false;
+    const bool wide = x->dtype == NB_F32;
+    *out = (ni_cuda_double_source){
+        .numbers = x->data, .wide = wide, .rows = x->rows, .cols = x->cols, .stride = x->stride};
+    return x->rows > 0 && x->rows <= INT32_MAX && is_sixteens(x->cols) && x->stride % 8 == 0 &&
+           (uintptr_t)x->data % 16 == 0 && (!whole || x->amax || (is_sixteens(x->rows) && !wide));
+}
+
+/* Rows of four-bit codes whose product is of units for 8 bits. Weights are made once for many products, and a sparse
+ * one may want their values. */
+static bool is_multiplied_as_bytes(nb_backend *be, const nb_operand *o) {
+    const nb_quantizer *q = &o->quantizer;
+    return (q->element == NB_ELEMENT_E2M1 || q->element == NB_ELEMENT_INT4) && q->block_rows == 1 &&
+           ni_cuda_units_of(ni_cuda_of(be), q, &o->other) == NI_CUDA_FP8;
+}
+
+static nb_status make_vector(nb_backend *be, const ni_source *source, const ni_cuda_double_source *from,
+                             const ni_making *making, nb_error *err) {
+    nb_operand *out = making->out;
+    const nb_qtensor codes = ni_codes_of(out);
+    const bool coded = are_codes_read(be, making), bytes = !from->wide && is_multiplied_as_bytes(be, out);
+    out->form = coded ? bytes ? NI_CUDA_BYTES : 0 : NI_CUDA_UNCODED;
+    out->outer = codes.tensor_scale;
+    ni_cuda_vector v = {.quantizer = *ni_making_quantizer(making),
+                        .values = ni_cuda_values_of(out),
+                        .bytes = bytes ? (uint8_t *)ni_cuda_values_of(out) : NULL,
+                        .whole = ni_cuda_is_whole_valued(out),
+                        .codes = coded ? codes.codes : NULL,
+                        .row_scales = codes.outer_scales,
+                        .tensor_scale = codes.tensor_scale};
+    if (ni_cuda_has_one_scale(&v.quantizer)) {
+        v.amax = source->numbers->amax;
+        if (!v.amax) {
+            const ni_cuda_tile_source tiles = {from->numbers, from->rows, from->cols, from->stride};
+            const ni_cuda_noise none = {0};
+            ni_cuda_fill_zero(be, out->memory, sizeof(uint32_t));
+            NB_TRY(ni_cuda_status(be,
+                                  ni_cuda_tile_amaxes(stream_of(be), &tiles, out->memory, NULL, &v.quantizer, &none),
+                                  "quantize: amax", err));
+            v.amax = out->memory;
+        }
+    }
+    return ni_cuda_status(be, ni_cuda_quantize_vector(stream_of(be), from, &v), "quantize: vectors", err);
+}
+
+nb_status ni_cuda_make_at_once(nb_backend *be, const ni_source *source, const ni_making *makings, int32_t count,
+                               ni_cuda_made *done, nb_error *err) {
+    for (int32_t i = 0; i < count; i++)
+        done[i] = is_tile_copy(source, &makings[i]) ? NI_CUDA_MULTIPLIED : NI_CUDA_NOT_MADE;
+    for (int32_t i = 0; i < count; i++) {
+        const ni_making *const m = &makings[i];
+        ni_cuda_double_source from;
+        if (!done[i] && is_double_copy(source, m, &from)) {
+            done[i] = NI_CUDA_MADE;
+            NB_TRY(make_double(be, &from, m, err));
+        } else if (!done[i] && is_vector_copy(source, m, &from)) {
+            done[i] = NI_CUDA_MADE;
+            NB_TRY(make_vector(be, source, &from, m, err));
+        } else if (!done[i] && is_piece(source, m)) {
+            done[i] = NI_CUDA_MADE;
+            NB_TRY(make_piece(be, source, m, err));
+        } else if (!done[i] && is_tile_weight(source, m)) {
+            done[i] = NI_CUDA_MULTIPLIED;
+            NB_TRY(make_weight(be, source, m, err));
+        } else if (!done[i] && is_block_copy(source, m, &from)) {
+            done[i] = NI_CUDA_MADE;
+            NB_TRY(make_block(be, source, &from, m, err));
+        } else if (done[i]) {
+            const bool pair = i + 1 < count && done[i + 1] && !m->transpose && makings[i + 1].transpose;
+            NB_TRY(make_tiles(be, source, m->transpose ? NULL : m, m->transpose ? m : pair ? m + 1 : NULL, err));
+            i += pair;
+        }
+    }
+    return NB_OK;
+}
+
+/* ---- a row copy and pieces of it, from one reading (quantize_patched.cu) ---- */
+
+/* Pieces of chosen columns of the base's own numbers. */
+static bool is_patch_of(const ni_source *base, const ni_making *whole, const ni_source *source, const ni_making *m) {
+    const nb_mat *x = base->numbers, *y = source->numbers;
+    return is_piece(source, m) && y->data == x->data && y->dtype == x->dtype && y->stride == x->stride &&
+           m->out == whole->out && m->under == whole->out && (!source->minus || source->minus == whole->out) &&
+           m->shown == whole->shown && nb_quantizer_equal(ni_making_quantizer(m), ni_making_quantizer(whole));
+}
+
+static bool is_patched(const ni_source *sources, const ni_making *makings, int32_t count) {
+    const ni_making *const whole = &makings[0];
+    if (count < 2 || count > 3 || !is_tile_copy(&sources[0], whole) || whole->transpose || whole->under ||
+        whole->at != 0 || ni_making_quantizer(whole)->round != NB_ROUND_EVEN || !sources[0].numbers->amax ||
+        !ni_cuda_has_tensor_outer(ni_making_quantizer(whole)) || !ni_cuda_patched_fits(sources[0].numbers->cols))
+        return false;
+    for (int32_t i = 1; i < count; i++)
+        if (!is_patch_of(&sources[0], whole, &sources[i], &makings[i]) || sources[i].columns != sources[1].columns ||
+            sources[i].column_count != sources[1].column_count)
+            return false;
+    return true;
+}
+
+nb_status ni_cuda_make_patched(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
+                               bool *done, nb_error *err) {
+    *done = is_patched(sources, makings, count);
+    if (!*done)
+        return NB_OK;
+    const nb_mat *x = sources[0].numbers;
+    const ni_cuda_tile_source tiles = {x->data, x->rows, x->cols, x->stride};
+    ni_cuda_tile_copy base = tile_copy(be, &makings[0], are_codes_read(be, &makings[0]));
+    ni_cuda_patch patch = {.columns = sources[1].columns, .cols = sources[1].column_count, .count = count - 1};
+    knows_amax(be, &sources[0], &makings[0], &base);
+    for (int32_t i = 1; i < count; i++) {
+        NB_TRY(ni_check_making(&sources[i], &makings[i], err));
+        patch.residual[i - 1] = sources[i].minus != NULL;
+        patch.at[i - 1] = makings[i].at;
+    }
+    const int code = ni_cuda_quantize_patched(stream_of(be), ni_cuda_of(be)->tile_room, &tiles, &base, &patch);
+    ni_cuda_alphas_multiplied(be);
+    return ni_cuda_status(be, code, "quantize: rows with a patch", err);
+}

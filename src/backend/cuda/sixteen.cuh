@@ -1,0 +1,85 @@
+/* sixteen.cuh: what kernels share whose thread takes 16 neighbours on the contraction: loading, rotating, the random bits
+ * and the grid.
+ */
+#ifndef NI_BACKEND_CUDA_SIXTEEN_CUH
+#define NI_BACKEND_CUDA_SIXTEEN_CUH
+
+#include "backend/cuda/tile.cuh"
+
+static __device__ inline void ni_load_sixteen(float *x, const uint16_t *from) {
+#pragma unroll
+    for (int half = 0; half < 16; half += 8) {
+        const ni_eight e = ni_load_eight(from + half);
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            x[half + i] = e.x[i];
+    }
+}
+
+static __device__ inline void ni_load_sixteen(float *x, const float *from) {
+#pragma unroll
+    for (int i = 0; i < 16; i += 4) {
+        const float4 v = *(const float4 *)(from + i);
+        x[i] = v.x;
+        x[i + 1] = v.y;
+        x[i + 2] = v.z;
+        x[i + 3] = v.w;
+    }
+}
+
+/* Words of one group of 16: four at 8 bits, eight at 16. */
+template <int ROUND> static __device__ inline void ni_draw_sixteen(const ni_noise_key &key, uint32_t group, uint32_t *words) {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        if (8 * half >= ROUND)
+            return;
+        const ni_philox_words drawn = ni_philox(key.seed, key.tensor, group, key.step, key.micro_batch, half ? NI_PURPOSE_ROUNDING_HI : NI_PURPOSE_ROUNDING);
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            words[4 * half + i] = drawn.w[i];
+    }
+}
+
+template <int ROUND> static __device__ inline float ni_sixteenth_on_grid(float y, const uint32_t *words, int lane) {
+    return ROUND == 16 ? ni_on_grid<ROUND, false>(y, words + lane / 8 * 4, lane % 8) : ni_on_grid<ROUND, false>(y, words, lane);
+}
+
+/* Signs, stages and factor of format/hadamard.h; rounded where the quantizer says so. */
+static __device__ inline void ni_turn_sixteen(float *x, uint32_t signs, bool round) {
+#pragma unroll
+    for (int i = 0; i < 16; i++)
+        x[i] = __uint_as_float(__float_as_uint(x[i]) ^ (signs >> i & 1u) << 31);
+    ni_rotate_sixteen(x);
+#pragma unroll
+    for (int i = 0; i < 16; i++)
+        x[i] = ni_f32_mul(x[i], 0.25f);
+    if (round)
+#pragma unroll
+        for (int i = 0; i < 16; i++)
+            x[i] = ni_bf16_round(x[i]);
+}
+
+static __device__ inline uint32_t ni_amax_of_sixteen(const float *x) {
+    uint32_t amax = 0;
+#pragma unroll
+    for (int i = 0; i < 16; i++)
+        amax = max(amax, ni_f32_magnitude(x[i]));
+    return amax;
+}
+
+/* x times `encode` on E2M1's grid, in pairs, and pairs that have the signs. */
+template <int ROUND> static __device__ inline void ni_grid_sixteen(const float *x, float encode, const uint32_t *words, uint32_t *q, uint32_t *signs) {
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        const float low = ni_f32_mul(x[2 * i], encode), high = ni_f32_mul(x[2 * i + 1], encode);
+        signs[i] = ni_exact_pair(low, high);
+        q[i] = ni_pair_up_to_six(ni_exact_pair(ni_sixteenth_on_grid<ROUND>(low, words, 2 * i), ni_sixteenth_on_grid<ROUND>(high, words, 2 * i + 1)));
+    }
+}
+
+/* E2M1: exponent and fraction where FP32 has them, 126 binades too low. */
+static __device__ inline float ni_e2m1_of(uint32_t code) {
+    return ni_f32_mul(__uint_as_float((code & 7u) << 22 | (code & 8u) << 28), 0x1p126f);
+}
+
+#endif
