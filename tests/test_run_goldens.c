@@ -305,8 +305,12 @@ static int by_name(const void *a, const void *b) {
     return strcmp(a, b);
 }
 
-static int32_t list_recipes(char names[64][NB_NAME_SIZE]) {
+static bool is_asked_for(const char *name) {
     const char *only = getenv("NIBBLE_GOLDEN_ONLY");
+    return !only || fnmatch(only, name, 0) == 0;
+}
+
+static int32_t list_recipes(char names[64][NB_NAME_SIZE]) {
     int32_t count = 0;
     DIR *folder = opendir(NI_TEST_SOURCE "/recipes");
     assert_non_null(folder);
@@ -315,7 +319,7 @@ static int32_t list_recipes(char names[64][NB_NAME_SIZE]) {
         if (!dot || strcmp(dot, ".yaml") != 0)
             continue;
         snprintf(names[count], NB_NAME_SIZE, "%.*s", (int)(dot - entry->d_name), entry->d_name);
-        count += !only || fnmatch(only, names[count], 0) == 0;
+        count += is_asked_for(names[count]);
     }
     closedir(folder);
     qsort(names, (size_t)count, NB_NAME_SIZE, by_name);
@@ -345,6 +349,13 @@ static const variant variants[] = {{"+late-switch", "late_switch: {at: 0.6}\n"},
                                    {"+delayed", "fprop: {x: {outer: delayed}}\ndgrad: {dy: {outer: delayed}}\n"
                                                 "wgrad: {dy: {outer: delayed}, x: {outer: delayed}}\n"}};
 
+/* bf16 with what recipes may say of attention, on the first family. */
+static const variant attentions[] = {
+    {"+attention-nvfp4", "attention: {forward: nvfp4}\n"},
+    {"+attention-bf16-back", "attention: {forward: nvfp4, backward: bf16}\n"},
+    {"+attention-sage", "attention: {forward: nvfp4, p_levels: two, smooth_k: true, v_blocks: head}\n"},
+    {"+attention-mxfp4", "attention: {forward: mxfp4, delta: output}\n"}};
+
 static void one_row(void **state, arm which, nb_isa isa, const char *place, const char *family, const char *recipe,
                     const variant *with, bool first) {
     char key[200], row[ROW_SIZE];
@@ -360,11 +371,10 @@ static void one_row(void **state, arm which, nb_isa isa, const char *place, cons
     }
 }
 
-static bool is_wanted_variant(const variant *v) {
-    const char *only = getenv("NIBBLE_GOLDEN_ONLY");
+static bool is_wanted_variant(const char *recipe, const variant *v) {
     char name[64];
-    snprintf(name, sizeof name, "nvfp4%s", v->suffix);
-    return !only || fnmatch(only, name, 0) == 0;
+    snprintf(name, sizeof name, "%s%s", recipe, v->suffix);
+    return is_asked_for(name);
 }
 
 static bool skipped_by_scalar(const char *recipe, const char *family) {
@@ -391,8 +401,11 @@ static void rows_of(void **state, arm which, nb_isa isa) {
                 !skipped_by_ngpt(names[i], families[f]))
                 one_row(state, which, isa, place, families[f], names[i], &own, i == 0);
         for (size_t v = 0; v < sizeof variants / sizeof *variants; v++)
-            if (is_wanted_variant(&variants[v]) && strcmp(families[f], "ngpt") != 0)
+            if (is_wanted_variant("nvfp4", &variants[v]) && strcmp(families[f], "ngpt") != 0)
                 one_row(state, which, isa, place, families[f], "nvfp4", &variants[v], false);
+        for (size_t v = 0; f == 0 && v < sizeof attentions / sizeof *attentions; v++)
+            if (is_wanted_variant("bf16", &attentions[v]))
+                one_row(state, which, isa, place, families[f], "bf16", &attentions[v], false);
     }
 }
 

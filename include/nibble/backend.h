@@ -45,10 +45,41 @@ typedef enum nb_attention_sums {
     NB_ATTENTION_BF16_SHIFTED /* the same under another m where a row of S has its maximum twice, so that no P is 1 */
 } nb_attention_sums;
 
+/* What Q, K, P and V become before they are multiplied (arXiv:2603.00040; docs/recipes/attention-in-four-bits.md). */
+typedef enum nb_attention_format {
+    NB_ATTENTION_BF16_OPERANDS, /* they stay as they are */
+    NB_ATTENTION_NVFP4,         /* E2M1 in blocks of 16 under a scale of E4M3 and none of the tensor */
+    NB_ATTENTION_MXFP4          /* E2M1 in blocks of 32 under a power of two, rounded down */
+} nb_attention_format;
+
+/* What the backward pass makes S and P of again, where forward had four bits. */
+typedef enum nb_attention_backward { NB_ATTENTION_SAME, NB_ATTENTION_AS_IN_BF16 } nb_attention_backward;
+
+/* SAME: what a row of dP is taken below of. */
+typedef enum nb_attention_delta {
+    NB_ATTENTION_EXACT,    /* sum of P dP, with P before it was rounded: dO of the O that it would give */
+    NB_ATTENTION_OF_OUTPUT /* dO O, as where nothing is rounded */
+} nb_attention_delta;
+
+/* NVFP4: how P, at most 1, comes to its blocks' scales. */
+typedef enum nb_attention_levels {
+    NB_ATTENTION_ONE_LEVEL, /* as it is */
+    NB_ATTENTION_TWO_LEVELS /* stretched to 448 * 6 first, so that the scales have all of their range */
+} nb_attention_levels;
+
+/* Along what V has its blocks. */
+typedef enum nb_attention_blocks { NB_ATTENTION_ALONG_KEYS, NB_ATTENTION_ALONG_HEAD } nb_attention_blocks;
+
 typedef struct nb_attention_rule {
     nb_attention_sums sums;
     int32_t tile; /* keys; read where sums are not F32 */
     double beta;  /* SHIFTED: m = beta * maximum where that is positive, 0 where it is negative */
+    nb_attention_format forward;
+    nb_attention_backward backward; /* this and the following: read where forward has four bits; sums are F32 then */
+    nb_attention_delta delta;
+    nb_attention_levels p_levels;
+    nb_attention_blocks v_blocks;
+    bool smooth_k; /* K less its mean over the sequence: the same softmax, smaller numbers */
 } nb_attention_rule;
 
 /* Softmax attention over packed documents. q, o: [batch, seq, heads, head_dim]; k, v: [batch, seq, kv_heads, head_dim].

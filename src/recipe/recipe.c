@@ -212,6 +212,18 @@ static nb_status check_quest(const nb_recipe *r, const ni_yaml_node *root, nb_er
     return NB_OK;
 }
 
+static nb_status check_attention(const nb_attention_rule *a, const ni_yaml_node *root, nb_error *err) {
+    if (a->forward == NB_ATTENTION_BF16_OPERANDS)
+        return NB_OK;
+    if (a->sums != NB_ATTENTION_F32)
+        return ni_keys_fail(err, root, "attention.forward",
+                            "is of four bits, whose products are summed in FP32; expected attention.sums: fp32");
+    if (a->p_levels == NB_ATTENTION_TWO_LEVELS && a->forward != NB_ATTENTION_NVFP4)
+        return ni_keys_fail(err, root, "attention.p_levels",
+                            "is two, which gives P the range of scales in E4M3; expected attention.forward: nvfp4");
+    return NB_OK;
+}
+
 nb_status ni_recipe_check(const nb_recipe *recipe, const ni_yaml_node *root, nb_error *err) {
     for (int role = 0; role < NB_ROLE_COUNT; role++) {
         if (recipe->roles[role].from)
@@ -225,6 +237,7 @@ nb_status ni_recipe_check(const nb_recipe *recipe, const ni_yaml_node *root, nb_
     NB_TRY(check_ramping(recipe, root, err));
     NB_TRY(check_exchange(recipe, root, err));
     NB_TRY(check_quest(recipe, root, err));
+    NB_TRY(check_attention(&recipe->attention, root, err));
     for (size_t i = 0; i < NI_COUNT(pairs); i++)
         NB_TRY(check_pair(recipe, pairs[i][0], pairs[i][1], root, err));
     nb_error inner = {0};

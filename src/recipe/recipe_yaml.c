@@ -47,6 +47,31 @@ static const ni_word attention_sums[] = {
     {"bf16-shifted", NB_ATTENTION_BF16_SHIFTED, "the same, with such a row's maximum shifted so that no P is 1"},
     {0}};
 
+static const ni_word attention_formats[] = {
+    {"bf16", NB_ATTENTION_BF16_OPERANDS, "as they are"},
+    {"nvfp4", NB_ATTENTION_NVFP4, "E2M1 in blocks of 16 under E4M3, no scale of the tensor"},
+    {"mxfp4", NB_ATTENTION_MXFP4, "E2M1 in blocks of 32 under a power of two, rounded down"},
+    {0}};
+static const ni_word attention_backwards[] = {
+    {"same", NB_ATTENTION_SAME, "S and P of the operands that forward multiplied, dV of the rounded P"},
+    {"bf16", NB_ATTENTION_AS_IN_BF16,
+     "S and P of what was not rounded, under the lse and the O of what was: the mismatch that arXiv:2603.00040 warns "
+     "of"},
+    {0}};
+static const ni_word attention_deltas[] = {
+    {"exact", NB_ATTENTION_EXACT, "the row's sum of P dP: dO times the O of a P that is not rounded"},
+    {"output", NB_ATTENTION_OF_OUTPUT, "dO times the O that forward gave, as flash attention has it"},
+    {0}};
+static const ni_word attention_levels[] = {
+    {"one", NB_ATTENTION_ONE_LEVEL, "exp(S - maximum) goes to its blocks' scales as it is"},
+    {"two", NB_ATTENTION_TWO_LEVELS, "it is stretched to 448 * 6 first, so that their scales have all of E4M3"},
+    {0}};
+static const ni_word attention_blocks[] = {
+    {"keys", NB_ATTENTION_ALONG_KEYS,
+     "along the contraction of P V; a scale looks at up to 15 (31) keys that its query does not see"},
+    {"head", NB_ATTENTION_ALONG_HEAD, "a key by itself; no unit multiplies such blocks"},
+    {0}};
+
 static const ni_key rows[] = {
     {.path = "name", .type = NI_KEY_TEXT, RECIPE(name), .help = "what runs and reports call the recipe"},
     {.path = "family",
@@ -170,6 +195,47 @@ static const ni_key rows[] = {
      .high = 64,
      .help = "bf16-shifted: how many times a repeated positive maximum is subtracted",
      .source = "the code of arXiv:2510.04212; its paper has 7 of 2 to 8"},
+    {.path = "attention.forward",
+     .type = NI_KEY_CHOICE,
+     RECIPE(attention.forward),
+     .fallback = "bf16",
+     .words = attention_formats,
+     .help = "what Q, K, P and V of softmax attention become before they are multiplied",
+     .source = "BF16 in every recipe here; four bits are arXiv:2603.00040's"},
+    {.path = "attention.backward",
+     .type = NI_KEY_CHOICE,
+     RECIPE(attention.backward),
+     .fallback = "same",
+     .words = attention_backwards,
+     .help = "forward in four bits: what the backward pass makes again",
+     .source = "arXiv:2603.00040"},
+    {.path = "attention.delta",
+     .type = NI_KEY_CHOICE,
+     RECIPE(attention.delta),
+     .fallback = "exact",
+     .words = attention_deltas,
+     .help = "backward same: what a row of dP is taken below of",
+     .source = "arXiv:2603.00040, which keeps that O for it"},
+    {.path = "attention.p_levels",
+     .type = NI_KEY_CHOICE,
+     RECIPE(attention.p_levels),
+     .fallback = "one",
+     .words = attention_levels,
+     .help = "forward nvfp4: how P comes to its blocks' scales",
+     .source = "the code of arXiv:2603.00040; two is arXiv:2505.11594's"},
+    {.path = "attention.v_blocks",
+     .type = NI_KEY_CHOICE,
+     RECIPE(attention.v_blocks),
+     .fallback = "keys",
+     .words = attention_blocks,
+     .help = "forward in four bits: along what V has its blocks",
+     .source = "arXiv:2505.11594, and what block-scaled units multiply; arXiv:2603.00040's training code has head"},
+    {.path = "attention.smooth_k",
+     .type = NI_KEY_BOOL,
+     RECIPE(attention.smooth_k),
+     .fallback = "false",
+     .help = "forward in four bits: K less its mean over the sequence, a head at a time",
+     .source = "arXiv:2603.00040, which does without; true is arXiv:2505.11594's"},
     {.path = "optimizer_state.m",
      .type = NI_KEY_CHOICE,
      RECIPE(optimizer_state.m),

@@ -46,7 +46,9 @@ static const char *named(nb_backend *be) {
 const char *ni_cpu_attention_kernel(nb_backend *be, const nb_attention *a, const char **why) {
     if (a->rule.sums != NB_ATTENTION_F32)
         return ni_ref_attention_kernel(be, a, why);
-    *why = "a task a head, coming back one a key head: one order of sums";
+    *why = a->rule.forward == NB_ATTENTION_BF16_OPERANDS
+               ? "a task a head, coming back one a key head: one order of sums"
+               : "the same tiles, operands in four bits";
     return ni_attention_check(a, NULL) == NB_OK ? named(be) : NULL;
 }
 
@@ -62,15 +64,16 @@ nb_status ni_cpu_attention_forward(nb_backend *be, const nb_attention *a, void *
     NB_TRY(ni_attention_check(a, err));
     if (a->rule.sums != NB_ATTENTION_F32) /* a study's: the reference alone */
         return ni_ref_f32_attention_forward(be, a, o, lse, q, k, v, err);
-    const size_t bytes = tile_bytes(a, 2, 2, 1);
+    const bool four = a->rule.forward != NB_ATTENTION_BF16_OPERANDS;
+    const size_t bytes = tile_bytes(a, 2, 2, four ? ni_tile_positions(a->seq) / NI_TILE : 1);
     NB_TRY(reserve(be, "attention", bytes, err));
     const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);
     const int64_t pitch = ni_attention_pitch(a, a->o_stride, a->heads);
     uint32_t largest = 0;
 #pragma omp parallel for num_threads(ni_cpu_of(be)->threads) schedule(dynamic) reduction(max : largest)
     for (int64_t task = 0; task < a->batch * a->heads; task++) {
-        kernels->attention_forward(a, task / a->heads, task % a->heads, o, lse, q, k, v,
-                                   ni_cpu_scratch(be, omp_get_thread_num(), bytes));
+        (four ? kernels->attention4_forward : kernels->attention_forward)(
+            a, task / a->heads, task % a->heads, o, lse, q, k, v, ni_cpu_scratch(be, omp_get_thread_num(), bytes));
         const uint32_t here = a->o_amax ? head_amax(kernels, a, task / a->heads, task % a->heads, pitch, o) : 0;
         largest = here > largest ? here : largest;
     }
@@ -83,7 +86,8 @@ nb_status ni_cpu_attention_backward(nb_backend *be, const nb_attention *a, void 
                                     const void *do_, const void *o, const void *lse, const void *q, const void *k,
                                     const void *v, nb_error *err) {
     NB_TRY(ni_attention_check(a, err));
-    const size_t bytes = tile_bytes(a, 5, 5, 2);
+    const bool four = ni_attention_goes_back_in_four_bits(a);
+    const size_t bytes = tile_bytes(a, 5, 5, four ? 2 * ni_tile_positions(a->seq) / NI_TILE : 2);
     NB_TRY(reserve(be, "attention", bytes, err));
     const ni_cpu_kernels *kernels = ni_cpu_kernels_of(be);
     const int64_t pitch = ni_attention_pitch(a, a->v_stride, a->kv_heads);
@@ -91,8 +95,8 @@ nb_status ni_cpu_attention_backward(nb_backend *be, const nb_attention *a, void 
 #pragma omp parallel for num_threads(ni_cpu_of(be)->threads) schedule(dynamic) reduction(max : largest)
     for (int64_t task = 0; task < a->batch * a->kv_heads; task++) {
         const int64_t b = task / a->kv_heads, head = task % a->kv_heads;
-        kernels->attention_backward(a, b, head, dq, dk, dv, do_, o, lse, q, k, v,
-                                    ni_cpu_scratch(be, omp_get_thread_num(), bytes));
+        (four ? kernels->attention4_backward : kernels->attention_backward)(
+            a, b, head, dq, dk, dv, do_, o, lse, q, k, v, ni_cpu_scratch(be, omp_get_thread_num(), bytes));
         const uint32_t here = a->dv_amax ? head_amax(kernels, a, b, head, pitch, dv) : 0;
         largest = here > largest ? here : largest;
     }

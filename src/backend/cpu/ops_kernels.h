@@ -84,12 +84,18 @@ typedef struct ni_cpu_kernels {
     float (*cross_entropy)(float *loss, uint16_t *dlogits, const uint16_t *logits, int32_t target, int64_t vocab,
                            float grad_scale, float z_loss);
 
-    /* one head; one key head with the queries that share it. scratch: ops_attention.c */
+    /* one head; one key head with the queries that share it. scratch: ops_attention.c. The second pair:
+     * operands of four bits */
     void (*attention_forward)(const nb_attention *a, int64_t b, int64_t h, uint16_t *o, float *lse, const uint16_t *q,
                               const uint16_t *k, const uint16_t *v, float *scratch);
     void (*attention_backward)(const nb_attention *a, int64_t b, int64_t kv, uint16_t *dq, uint16_t *dk, uint16_t *dv,
                                const uint16_t *d_o, const uint16_t *o, const float *lse, const uint16_t *q,
                                const uint16_t *k, const uint16_t *v, float *scratch);
+    void (*attention4_forward)(const nb_attention *a, int64_t b, int64_t h, uint16_t *o, float *lse, const uint16_t *q,
+                               const uint16_t *k, const uint16_t *v, float *scratch);
+    void (*attention4_backward)(const nb_attention *a, int64_t b, int64_t kv, uint16_t *dq, uint16_t *dk, uint16_t *dv,
+                                const uint16_t *d_o, const uint16_t *o, const float *lse, const uint16_t *q,
+                                const uint16_t *k, const uint16_t *v, float *scratch);
 
     /* one head; the two halves of the backward pass run in this order: the first leaves q dq in dgate for the second */
     void (*gla_forward)(const ni_gla *g, int64_t b, int64_t h, uint16_t *o, const uint16_t *q, const uint16_t *k,

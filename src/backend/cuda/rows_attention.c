@@ -33,6 +33,9 @@ static nb_status check_heads(const nb_attention *a, nb_error *err) {
     if (a->rule.sums != NB_ATTENTION_F32)
         return nb_fail(err, NB_UNSUPPORTED,
                        "cuda: attention sums in FP32; expected attention.sums: fp32 (the CPU has the others)");
+    if (a->rule.forward != NB_ATTENTION_BF16_OPERANDS)
+        return nb_fail(err, NB_UNSUPPORTED,
+                       "cuda: attention multiplies BF16; expected attention.forward: bf16 (the CPU has the others)");
     if (a->head_dim % 8 == 0 && a->head_dim <= 256)
         return NB_OK;
     return nb_fail(err, NB_UNSUPPORTED, "cuda: attention with heads of %lld; expected a multiple of 8 up to 256",

@@ -178,6 +178,11 @@ static double tiles(const nb_attention *a, int planes, int count, int squares) {
     return sizeof(float) * (planes * positions * width + count * NI_TILE * width + squares * NI_TILE * NI_TILE);
 }
 
+/* Squares; operands of four bits have a strip of them. */
+static int strips(const nb_attention *a, bool four_bits, int count) {
+    return four_bits ? count * (int)(ni_tile_positions(a->seq) / NI_TILE) : count;
+}
+
 /* q k^T and p v. */
 const char *ni_paper_attention_kernel(nb_backend *be, const nb_attention *a, const char **why) {
     *why = "counted, not computed";
@@ -195,7 +200,7 @@ nb_status ni_paper_attention_forward(nb_backend *be, const nb_attention *a, void
     NI_PAPER_NOTE(attention_forward, queries(be, a) + 2 * keys(be, a),
                   queries(be, a) + real(be, a->batch * a->heads * a->seq), NI_PAPER_attention,
                   4.0 * (double)a->head_dim * pairs(a));
-    ni_paper_thread(be, tiles(a, 2, 2, 1));
+    ni_paper_thread(be, tiles(a, 2, 2, strips(a, a->rule.forward != NB_ATTENTION_BF16_OPERANDS, 1)));
     return NB_OK;
 }
 
@@ -206,7 +211,7 @@ nb_status ni_paper_attention_backward(nb_backend *be, const nb_attention *a, voi
     NB_TRY(ni_attention_check(a, err));
     NI_PAPER_NOTE(attention_backward, 3 * queries(be, a) + 2 * keys(be, a) + real(be, a->batch * a->heads * a->seq),
                   queries(be, a) + 2 * keys(be, a), NI_PAPER_attention, 10.0 * (double)a->head_dim * pairs(a));
-    ni_paper_thread(be, tiles(a, 5, 5, 2));
+    ni_paper_thread(be, tiles(a, 5, 5, strips(a, ni_attention_goes_back_in_four_bits(a), 2)));
     return NB_OK;
 }
 

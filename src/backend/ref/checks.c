@@ -12,6 +12,8 @@ nb_status ni_attention_check(const nb_attention *a, nb_error *err) {
     if (a->rule.sums != NB_ATTENTION_F32 && (a->rule.tile < 1 || !(a->rule.beta > 0)))
         return nb_fail(err, NB_BAD_USAGE, "attention: tiles of %d keys, beta %g; expected positive numbers",
                        (int)a->rule.tile, a->rule.beta);
+    if (a->rule.forward != NB_ATTENTION_BF16_OPERANDS && a->rule.sums != NB_ATTENTION_F32)
+        return nb_fail(err, NB_BAD_USAGE, "attention: operands of four bits are summed in FP32; expected sums in F32");
     const int64_t strides[] = {a->q_stride, a->k_stride, a->v_stride, a->o_stride};
     for (int i = 0; i < 4; i++) {
         int64_t least = (i == 1 || i == 2 ? a->kv_heads : a->heads) * a->head_dim;
@@ -24,7 +26,9 @@ nb_status ni_attention_check(const nb_attention *a, nb_error *err) {
 
 const char *ni_ref_attention_kernel(nb_backend *be, const nb_attention *a, const char **why) {
     (void)be;
-    *why = a->rule.sums == NB_ATTENTION_F32 ? "the formula" : "P V in BF16, as the recipe says";
+    *why = a->rule.sums != NB_ATTENTION_F32                ? "P V in BF16, as the recipe says"
+           : a->rule.forward != NB_ATTENTION_BF16_OPERANDS ? "the formula, operands in four bits"
+                                                           : "the formula";
     return ni_attention_check(a, NULL) == NB_OK ? "scalar" : NULL;
 }
 

@@ -1,4 +1,5 @@
 /* ops_f32.c: the references of ref.h with activations in BF16, arithmetic in FP32. */
+#include "backend/attention4.h"
 #include "backend/ref/ref.h"
 #include "backend/ref/scaled.h"
 #include "format/bf16.h"

@@ -1,4 +1,5 @@
 /* ops_f64.c: the references of ref.h with everything in double. */
+#include "backend/attention4.h"
 #include "backend/ref/ref.h"
 #include "backend/ref/scaled.h"
 #include "format/ieee.h"

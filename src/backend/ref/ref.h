@@ -21,6 +21,11 @@ static inline int64_t ni_attention_pitch(const nb_attention *a, int64_t stride, 
     return stride ? stride : heads * a->head_dim;
 }
 
+/* The backward pass looks at operands of four bits as the forward pass did. */
+static inline bool ni_attention_goes_back_in_four_bits(const nb_attention *a) {
+    return a->rule.forward != NB_ATTENTION_BF16_OPERANDS && a->rule.backward == NB_ATTENTION_SAME;
+}
+
 #define NI_OP_MEMORY(type, name, arguments)
 #define NI_OP_TYPED(type, name, arguments)                                                                             \
     type ni_ref_f32_##name arguments;                                                                                  \

@@ -115,7 +115,9 @@ function drawRoles(runs, into) {
   const besides = (run) => {
     const groups = new Set(Object.keys(run.recipeKeys).map((key) => key.split(".")[0]));
     // keys that say nothing while another one is at rest
-    const resting = { "gradients.exchange.": ["gradients.exchange.rule", "own"], "attention.": ["attention.sums", "fp32"] };
+    const resting = { "gradients.exchange.": ["gradients.exchange.rule", "own"] };
+    for (const key of ["tile", "beta"]) resting[`attention.${key}`] = ["attention.sums", "fp32"];
+    for (const key of ["forward", "backward", "delta", "p_levels", "v_blocks", "smooth_k"]) resting[`attention.${key}`] = ["attention.forward", "bf16"];
     const rests = (key) => Object.entries(resting).some(([start, [main, still]]) => key.startsWith(start) && run.recipeKeys[main] === still);
     const isSilent = (key, value) => key.endsWith(".scale") || value === "fp32" || rests(key) || (key.startsWith("policy.") && ["", "[]", "none"].includes(String(value)));
     const isPlain = (group) => Object.entries(run.recipeKeys).every(([key, value]) => !(key === group || key.startsWith(`${group}.`)) || isSilent(key, value));
