@@ -4,7 +4,7 @@ JOBS ?= $(shell nproc)
 CMAKE_FLAGS ?=
 MAKEFLAGS += --no-print-directory
 PREFIX ?= /usr/local
-SOURCES = $(shell git ls-files '*.c' '*.h' '*.cc')
+SOURCES = $(shell git ls-files '*.c' '*.h' '*.cc' '*.cu' '*.cuh')
 
 all: ## build build/nibble and the tests (BUILD=dir, CMAKE_FLAGS=...)
 	@cmake -S . -B $(BUILD) -DCMAKE_INSTALL_PREFIX=$(PREFIX) $(CMAKE_FLAGS) > /dev/null

@@ -224,7 +224,7 @@ template <int BITS> static __device__ inline float ni_half_u(const uint32_t *wor
 }
 
 template <int ROUND, bool TAME> static __device__ inline float ni_on_grid(float y, const uint32_t *words, int i) {
-    return ROUND ? ni_stochastic_on_grid<TAME>(y, ni_half_u<ROUND ? ROUND : 8>(words, i)) : ni_nearest_on_grid<TAME>(y);
+    return ROUND ? ni_stochastic_on_grid<TAME>(y, ni_half_u<(ROUND ? ROUND : 8)>(words, i)) : ni_nearest_on_grid<TAME>(y);
 }
 
 /* The codes of a pair, one in bits 0..3, one in 16..19: value x 2^-126 has the magnitude's code above six bits. */
