@@ -30,7 +30,7 @@ typedef struct ni_cuda_attention {
     const int32_t *doc_start;                       /* device [batch, seq]: first key that a query sees */
     const int32_t *doc_end; /* device [batch, seq]: one past the last query that sees a key; seq where documents are not
                                kept apart */
-    int64_t documents; /* in all; batch: doc_start is 0 everywhere; 0: not known. Our kernels do not ask */
+    int64_t documents;      /* in all; batch: doc_start is 0 everywhere; 0: not known. Our kernels do not ask */
     /* Maxima of o (forward) and of dv (dkdv), as nb_mat has them; cleared by the caller; NULL: nobody asks. Turned ones
      * are looked for where seq is a multiple of 16. */
     uint32_t *amax, *turned_amax;

@@ -427,7 +427,8 @@ const char *ni_cuda_attention_dq_tile(const ni_cuda_attention *a) {
     return t ? t->name : nullptr;
 }
 
-int ni_cuda_launch_attention_delta(const ni_cuda_attention *a, float *delta, const void *dout, const void *o, void *stream) {
+int ni_cuda_launch_attention_delta(const ni_cuda_attention *a, float *delta, const void *dout, const void *o,
+                                   void *stream) {
     if (!attention_shape_ok(a))
         return cudaErrorInvalidValue;
     if (!attention_aligned(dout) || !attention_aligned(o))
@@ -448,7 +449,7 @@ int ni_cuda_launch_attention_delta(const ni_cuda_attention *a, float *delta, con
 }
 
 int ni_cuda_launch_attention_dkdv(const ni_cuda_attention *a, void *dk, void *dv, const void *dout, const float *lse,
-                           const float *delta, const void *q, const void *k, const void *v, void *stream) {
+                                  const float *delta, const void *q, const void *k, const void *v, void *stream) {
     if (!attention_shape_ok(a))
         return cudaErrorInvalidValue;
     if (!attention_aligned(dk) || !attention_aligned(dv) || !attention_aligned(dout) || !attention_aligned(q) ||
@@ -466,8 +467,8 @@ int ni_cuda_launch_attention_dkdv(const ni_cuda_attention *a, void *dk, void *dv
     return attention_launch(attention_tile(key_tiles, a), args, args.kv_heads, stream);
 }
 
-int ni_cuda_launch_attention_dq(const ni_cuda_attention *a, void *dq, const void *dout, const float *lse, const float *delta,
-                         const void *q, const void *k, const void *v, void *stream) {
+int ni_cuda_launch_attention_dq(const ni_cuda_attention *a, void *dq, const void *dout, const float *lse,
+                                const float *delta, const void *q, const void *k, const void *v, void *stream) {
     if (!attention_shape_ok(a))
         return cudaErrorInvalidValue;
     if (!attention_aligned(dq) || !attention_aligned(dout) || !attention_aligned(q) || !attention_aligned(k) ||
@@ -485,8 +486,8 @@ int ni_cuda_launch_attention_dq(const ni_cuda_attention *a, void *dq, const void
 }
 
 int ni_cuda_launch_attention_backward(const ni_cuda_attention *a, void *dq, void *dk, void *dv, const void *dout,
-                               const void *o, const float *lse, const void *q, const void *k, const void *v,
-                               float *delta, void *stream) {
+                                      const void *o, const float *lse, const void *q, const void *k, const void *v,
+                                      float *delta, void *stream) {
     int e = ni_cuda_launch_attention_delta(a, delta, dout, o, stream);
     if (!e)
         e = ni_cuda_launch_attention_dkdv(a, dk, dv, dout, lse, delta, q, k, v, stream);

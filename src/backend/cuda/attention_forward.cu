@@ -195,7 +195,7 @@ const char *ni_cuda_attention_forward_tile(const ni_cuda_attention *a) {
 }
 
 int ni_cuda_launch_attention_forward(const ni_cuda_attention *a, void *o, float *lse, const void *q, const void *k,
-                              const void *v, void *stream) {
+                                     const void *v, void *stream) {
     if (!attention_shape_ok(a))
         return cudaErrorInvalidValue;
     if (!attention_aligned(o) || !attention_aligned(q) || !attention_aligned(k) || !attention_aligned(v))

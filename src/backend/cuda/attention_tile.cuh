@@ -291,8 +291,8 @@ static inline const AttentionTile *attention_tile(const AttentionTile (&table)[N
 static inline bool attention_shape_ok(const ni_cuda_attention *a) {
     return a->batch >= 0 && a->batch <= 65535 && a->seq >= 0 && a->seq <= INT32_MAX / 2 && a->heads >= 1 &&
            a->heads <= 65535 && a->kv_heads >= 1 && a->heads % a->kv_heads == 0 && a->head_dim >= 8 &&
-           a->head_dim <= 256 && a->head_dim % 8 == 0 && a->scale > 0 && a->q_stride % 8 == 0 &&
-           a->k_stride % 8 == 0 && a->v_stride % 8 == 0 && a->o_stride % 8 == 0;
+           a->head_dim <= 256 && a->head_dim % 8 == 0 && a->scale > 0 && a->q_stride % 8 == 0 && a->k_stride % 8 == 0 &&
+           a->v_stride % 8 == 0 && a->o_stride % 8 == 0;
 }
 
 static inline bool attention_aligned(const void *x) {

@@ -76,7 +76,8 @@ static __device__ inline void ni_turn_lanes(float *x, int n, int part, const ni_
 /* ---- E2M1 ---- */
 
 /* Pairs on the grid by the rounding that the quantizer says; `group` counts sixteens (format/noise.h). */
-static __device__ inline void ni_block_grid(const ni_block_copy &b, const float *x, float encode, uint32_t group, uint32_t *q, uint32_t *signs) {
+static __device__ inline void ni_block_grid(const ni_block_copy &b, const float *x, float encode, uint32_t group,
+                                            uint32_t *q, uint32_t *signs) {
     uint32_t words[8];
     if (b.quantizer.round == NB_ROUND_EVEN) {
         ni_grid_sixteen<0>(x, encode, words, q, signs);
@@ -90,7 +91,8 @@ static __device__ inline void ni_block_grid(const ni_block_copy &b, const float 
 }
 
 /* `value` of the scale is exact in BF16; under a byte of 0 (`zero`) codes are 0. */
-static __device__ inline void ni_block_e2m1(const ni_block_copy &b, const float *x, float encode, float value, bool zero, uint32_t group, ni_block_made *made) {
+static __device__ inline void ni_block_e2m1(const ni_block_copy &b, const float *x, float encode, float value,
+                                            bool zero, uint32_t group, ni_block_made *made) {
     const uint32_t half = __float_as_uint(value) >> 16, scale = half | half << 16;
     uint32_t q[8], signs[8];
     ni_block_grid(b, x, encode, group, q, signs);
@@ -188,7 +190,8 @@ template <bool TILES> struct ni_e4m3_rule {
         else
             byte = b.tame ? four_or_six<true>(b, x, ni_f32_from(amax)) : four_or_six<false>(b, x, ni_f32_from(amax));
         made->scale = byte;
-        ni_block_e2m1(b, x, byte ? ni_byte_encode(byte, b.scale.sdec) : 0.0f, ni_byte_value(byte), byte == 0, group, made);
+        ni_block_e2m1(b, x, byte ? ni_byte_encode(byte, b.scale.sdec) : 0.0f, ni_byte_value(byte), byte == 0, group,
+                      made);
     }
 
     static __device__ float tensor_scale(const ni_block_copy &b) {
@@ -203,9 +206,13 @@ typedef struct ni_eden_rule {
     static __device__ float noise_of(const ni_block_copy &b, uint32_t block) {
         const uint32_t lane = block % NI_NOISE_GROUP;
         const bool bytes = b.quantizer.sr_bits == 8, high = !bytes && lane >= 8;
-        const ni_philox_words r = ni_philox(b.key.seed, b.key.tensor, block / NI_NOISE_GROUP, b.key.step, b.key.micro_batch, high ? NI_PURPOSE_ROUNDING_HI : NI_PURPOSE_ROUNDING);
-        const uint32_t at = bytes ? lane / 4 : lane % 8 / 2, word = at & 2 ? at & 1 ? r.w[3] : r.w[2] : at & 1 ? r.w[1] : r.w[0];
-        return bytes ? ni_f32_mul((float)(word >> (8 * (lane % 4)) & 0xffu), 0x1p-8f) : ni_f32_mul((float)(word >> (16 * (lane % 2)) & 0xffffu), 0x1p-16f);
+        const ni_philox_words r = ni_philox(b.key.seed, b.key.tensor, block / NI_NOISE_GROUP, b.key.step,
+                                            b.key.micro_batch, high ? NI_PURPOSE_ROUNDING_HI : NI_PURPOSE_ROUNDING);
+        const uint32_t at = bytes ? lane / 4 : lane % 8 / 2, word = at & 2   ? at & 1 ? r.w[3] : r.w[2]
+                                                                      : at & 1 ? r.w[1]
+                                                                             : r.w[0];
+        return bytes ? ni_f32_mul((float)(word >> (8 * (lane % 4)) & 0xffu), 0x1p-8f)
+                     : ni_f32_mul((float)(word >> (16 * (lane % 2)) & 0xffffu), 0x1p-16f);
     }
 
     /* Over the lanes of a rotated group, in the order of ni_tree_sum. */
@@ -251,7 +258,8 @@ typedef struct ni_hif4_rule {
     }
 
     /* Four numbers under their scales. */
-    static __device__ void encode_four(const ni_block_copy &b, const float *x, const float *u, float encode, float decode, uint32_t *values, uint32_t *codes) {
+    static __device__ void encode_four(const ni_block_copy &b, const float *x, const float *u, float encode,
+                                       float decode, uint32_t *values, uint32_t *codes) {
         float out[4];
         *codes = 0;
 #pragma unroll
@@ -292,9 +300,15 @@ typedef struct ni_hif4_rule {
         for (int k = 0; k < 4; k++) {
             const bool by8 = ni_f32_mul(ni_f32_from(max(amax[k & 2], amax[k | 1])), r) >= 4.0f;
             const bool by4 = ni_f32_mul(ni_f32_from(amax[k]), r) >= (by8 ? 4.0f : 2.0f);
-            const float times = by8 && by4 ? 4.0f : by8 || by4 ? 2.0f : 1.0f, over = by8 && by4 ? 0.25f : by8 || by4 ? 0.5f : 1.0f;
+            const float times = by8 && by4   ? 4.0f
+                                : by8 || by4 ? 2.0f
+                                             : 1.0f,
+                        over = by8 && by4   ? 0.25f
+                               : by8 || by4 ? 0.5f
+                                            : 1.0f;
             scale |= (uint32_t)by8 << (8 + 2 * part + k / 2) | (uint32_t)by4 << (16 + 4 * part + k);
-            encode_four(b, x + 4 * k, u + 4 * k, ni_f32_mul(r, over), ni_f32_mul(value, times), made->values + 2 * k, &codes[k]);
+            encode_four(b, x + 4 * k, u + 4 * k, ni_f32_mul(r, over), ni_f32_mul(value, times), made->values + 2 * k,
+                        &codes[k]);
         }
         made->codes = make_uint2(codes[0] | codes[1] << 16, codes[2] | codes[3] << 16);
         scale |= __shfl_xor_sync(~0u, scale, 1);

@@ -73,9 +73,11 @@ static __device__ uint16_t clamped_half(uint16_t bits, float low, float high, ui
 }
 
 /* Whatever the row holds; it is read again for each bit. */
-static __device__ __noinline__ void clamp_by_bits(const nb_mat &out, const ni_sparse &rest, const uint16_t *from, int64_t r, int cols, uint32_t low, uint32_t high) {
+static __device__ __noinline__ void clamp_by_bits(const nb_mat &out, const ni_sparse &rest, const uint16_t *from,
+                                                  int64_t r, int cols, uint32_t low, uint32_t high) {
     const int lane = threadIdx.x % 32;
-    const float lo = ni_bf16_value(bits_of((uint16_t)key_at(from, cols, low))), hi = ni_bf16_value(bits_of((uint16_t)key_at(from, cols, high)));
+    const float lo = ni_bf16_value(bits_of((uint16_t)key_at(from, cols, low))),
+                hi = ni_bf16_value(bits_of((uint16_t)key_at(from, cols, high)));
     int found = 0;
 #pragma unroll 1
     for (int first = 0; first < cols; first += 256) {
@@ -120,7 +122,8 @@ static __device__ __noinline__ void clamp_by_bits(const nb_mat &out, const ni_sp
 /* ---- by those who are beyond a threshold ---- */
 
 /* Smallest keys of `GROUPS` parts of a lane's numbers, or with `turned` of the keys turned over: 1, 2 or 4 parts. */
-template <int VECTORS, int GROUPS> static __device__ void least_of(uint32_t *least, const uint32_t *keys, int64_t cols, uint32_t turned) {
+template <int VECTORS, int GROUPS>
+static __device__ void least_of(uint32_t *least, const uint32_t *keys, int64_t cols, uint32_t turned) {
     uint32_t pairs[2] = {~0u, ~0u};
 #pragma unroll
     for (int i = 0; i < VECTORS; i++)
@@ -165,7 +168,9 @@ static __device__ uint32_t outside(const uint32_t *keys, uint32_t least, uint32_
 
 /* Lists those who are not between, key above and column below, columns ascending; their number, of which `room` at most
  * are listed. */
-template <int VECTORS> static __device__ int list_outside(uint32_t *list, int room, const uint16_t *from, const uint32_t *keys, int64_t cols, uint32_t least, uint32_t most) {
+template <int VECTORS>
+static __device__ int list_outside(uint32_t *list, int room, const uint16_t *from, const uint32_t *keys, int64_t cols,
+                                   uint32_t least, uint32_t most) {
     const int lane = threadIdx.x % 32;
     int found = 0;
 #pragma unroll
@@ -198,7 +203,8 @@ template <int VECTORS> static __device__ int list_outside(uint32_t *list, int ro
 }
 
 /* Keys at two ranks of a list, whose entries differ all. */
-static __device__ void keys_at(const uint32_t *list, int count, uint32_t low, uint32_t high, uint32_t *lo, uint32_t *hi) {
+static __device__ void keys_at(const uint32_t *list, int count, uint32_t low, uint32_t high, uint32_t *lo,
+                               uint32_t *hi) {
     const int lane = threadIdx.x % 32;
     for (int first = 0; first < count; first += 32) {
         const uint32_t mine = first + lane < count ? list[first + lane] : ~0u;
@@ -215,7 +221,8 @@ static __device__ void keys_at(const uint32_t *list, int count, uint32_t low, ui
 }
 
 /* What lies beyond the bounds, less the bound. */
-static __device__ void store_rest(const ni_sparse &rest, int64_t r, const uint32_t *list, int count, uint32_t lo, uint32_t hi) {
+static __device__ void store_rest(const ni_sparse &rest, int64_t r, const uint32_t *list, int count, uint32_t lo,
+                                  uint32_t hi) {
     const int lane = threadIdx.x % 32;
     int found = 0;
     for (int first = 0; first < count; first += 32) {
@@ -223,7 +230,8 @@ static __device__ void store_rest(const ni_sparse &rest, int64_t r, const uint32
         const bool cut = key < lo || key > hi;
         const uint32_t all = __ballot_sync(~0u, cut);
         if (cut) {
-            const float v = ni_bf16_value(bits_of((uint16_t)key)), bound = ni_bf16_value(bits_of((uint16_t)(key < lo ? lo : hi)));
+            const float v = ni_bf16_value(bits_of((uint16_t)key)),
+                        bound = ni_bf16_value(bits_of((uint16_t)(key < lo ? lo : hi)));
             const int64_t at = r * rest.room + found + __popc(all & ((1u << lane) - 1));
             rest.column[at] = (int32_t)(mine & 0xffffu);
             rest.value[at] = ni_bf16_even(ni_f32_sub(v, bound));
@@ -240,7 +248,10 @@ static __device__ bool is_zero_key(uint32_t key) {
 
 /* False, and nothing is done: NaN, ranks too far from the ends, a bound of 0 (whose two keys are one number), or too many
  * beyond the thresholds. */
-template <int VECTORS, int GROUPS> static __device__ bool clamp_by_threshold(uint32_t *list, int room, const nb_mat &out, const ni_sparse &rest, const uint16_t *from, const uint32_t *keys, int64_t r, int64_t cols, uint32_t low, uint32_t high) {
+template <int VECTORS, int GROUPS>
+static __device__ bool clamp_by_threshold(uint32_t *list, int room, const nb_mat &out, const ni_sparse &rest,
+                                          const uint16_t *from, const uint32_t *keys, int64_t r, int64_t cols,
+                                          uint32_t low, uint32_t high) {
     const int lane = threadIdx.x % 32;
     const uint32_t from_top = (uint32_t)cols - 1 - high;
     uint32_t least[GROUPS], most[GROUPS]; /* `most` turned over */
@@ -279,7 +290,10 @@ template <int VECTORS, int GROUPS> static __device__ bool clamp_by_threshold(uin
     return true;
 }
 
-template <int VECTORS, int GROUPS, int ROOM> static __global__ void __launch_bounds__(32 * CLAMP_ROWS) clamp_in_warps(const __grid_constant__ nb_mat out, const __grid_constant__ ni_sparse rest, const __grid_constant__ nb_mat x, uint32_t low, uint32_t high) {
+template <int VECTORS, int GROUPS, int ROOM>
+static __global__ void __launch_bounds__(32 * CLAMP_ROWS)
+    clamp_in_warps(const __grid_constant__ nb_mat out, const __grid_constant__ ni_sparse rest,
+                   const __grid_constant__ nb_mat x, uint32_t low, uint32_t high) {
     __shared__ uint32_t lists[CLAMP_ROWS][ROOM];
     const int lane = threadIdx.x % 32;
     const int64_t r = blockIdx.x * (int64_t)CLAMP_ROWS + threadIdx.x / 32;
@@ -296,25 +310,33 @@ template <int VECTORS, int GROUPS, int ROOM> static __global__ void __launch_bou
         for (int k = 0; k < 4; k++)
             keys[4 * i + k] = live ? keys_of(w[k]) : ~0u;
     }
-    if (!clamp_by_threshold<VECTORS, GROUPS>(lists[threadIdx.x / 32], ROOM, out, rest, from, keys, r, x.cols, low, high))
+    if (!clamp_by_threshold<VECTORS, GROUPS>(lists[threadIdx.x / 32], ROOM, out, rest, from, keys, r, x.cols, low,
+                                             high))
         clamp_by_bits(out, rest, from, r, (int)x.cols, low, high);
 }
 
-template <int VECTORS, int GROUPS, int ROOM> static void launch_warps(cudaStream_t on, const nb_mat *out, const ni_sparse *rest, const nb_mat *x, int64_t low, int64_t high) {
-    clamp_in_warps<VECTORS, GROUPS, ROOM><<<(unsigned)ni_divide_up(x->rows, CLAMP_ROWS), 32 * CLAMP_ROWS, 0, on>>>(*out, *rest, *x, (uint32_t)low, (uint32_t)high);
+template <int VECTORS, int GROUPS, int ROOM>
+static void launch_warps(cudaStream_t on, const nb_mat *out, const ni_sparse *rest, const nb_mat *x, int64_t low,
+                         int64_t high) {
+    clamp_in_warps<VECTORS, GROUPS, ROOM><<<(unsigned)ni_divide_up(x->rows, CLAMP_ROWS), 32 * CLAMP_ROWS, 0, on>>>(
+        *out, *rest, *x, (uint32_t)low, (uint32_t)high);
 }
 
 /* False: the row is too long for it, or does not lie so. */
-static bool clamp_by_warps(cudaStream_t on, const nb_mat *out, const ni_sparse *rest, const nb_mat *x, int64_t low, int64_t high) {
+static bool clamp_by_warps(cudaStream_t on, const nb_mat *out, const ni_sparse *rest, const nb_mat *x, int64_t low,
+                           int64_t high) {
     const int64_t vectors = ni_divide_up(x->cols, 256), far = low > x->cols - 1 - high ? low : x->cols - 1 - high;
-    if (x->cols % 8 || vectors > 24 || x->stride % 8 || out->stride % 8 || !ni_aligned(x->data) || !ni_aligned(out->data))
+    if (x->cols % 8 || vectors > 24 || x->stride % 8 || out->stride % 8 || !ni_aligned(x->data) ||
+        !ni_aligned(out->data))
         return false;
     if (vectors <= 3 && far < 16)
         launch_warps<3, 1, 64>(on, out, rest, x, low, high);
     else if (vectors <= 4)
-        far < 16 ? launch_warps<4, 1, 96>(on, out, rest, x, low, high) : launch_warps<4, 4, 256>(on, out, rest, x, low, high);
+        far < 16 ? launch_warps<4, 1, 96>(on, out, rest, x, low, high)
+                 : launch_warps<4, 4, 256>(on, out, rest, x, low, high);
     else if (vectors <= 8)
-        far < 32 ? launch_warps<8, 2, 128>(on, out, rest, x, low, high) : launch_warps<8, 4, 256>(on, out, rest, x, low, high);
+        far < 32 ? launch_warps<8, 2, 128>(on, out, rest, x, low, high)
+                 : launch_warps<8, 4, 256>(on, out, rest, x, low, high);
     else if (vectors <= 12)
         launch_warps<12, 4, 256>(on, out, rest, x, low, high);
     else
@@ -381,7 +403,8 @@ static __device__ void row_bounds(const uint16_t *x, int64_t n, int64_t low, int
 
 /* Clamps a row and lists what was cut off, columns ascending: 256 columns at a time, each thread behind those before
  * it. */
-static __device__ void clamp_row(uint16_t *to, const ni_sparse &rest, int64_t row, const uint16_t *from, int64_t cols, float lo, float hi) {
+static __device__ void clamp_row(uint16_t *to, const ni_sparse &rest, int64_t row, const uint16_t *from, int64_t cols,
+                                 float lo, float hi) {
     __shared__ int warp_count[NI_WARPS];
     int found = 0;
     for (int64_t c0 = 0; c0 < cols; c0 += NI_THREADS) {
@@ -428,7 +451,7 @@ static __global__ void clamp_rows(nb_mat out, ni_sparse rest, nb_mat x, int64_t 
 enum { KEYS = 1 << 16 };
 
 static __global__ void count_keys(unsigned long long *counts, nb_mat x) {
-    for (NI_EACH(i, x.rows *x.cols))
+    for (NI_EACH(i, x.rows * x.cols))
         atomicAdd(&counts[key_of(((const uint16_t *)x.data)[i / x.cols * x.stride + i % x.cols])], 1ull);
 }
 
@@ -442,14 +465,16 @@ static __global__ void find_bounds(float *bound, const unsigned long long *count
 
 static __global__ void clamp_whole(nb_mat out, ni_sparse rest, nb_mat x, const float *bound) {
     const int64_t r = blockIdx.x;
-    clamp_row((uint16_t *)out.data + r * out.stride, rest, r, (const uint16_t *)x.data + r * x.stride, x.cols, bound[0], bound[1]);
+    clamp_row((uint16_t *)out.data + r * out.stride, rest, r, (const uint16_t *)x.data + r * x.stride, x.cols, bound[0],
+              bound[1]);
 }
 
 size_t ni_cuda_clamp_bytes(bool whole) {
     return whole ? KEYS * sizeof(unsigned long long) + 256 : 0;
 }
 
-int ni_cuda_launch_clamp(void *stream, const nb_mat *out, const ni_sparse *rest, const nb_mat *x, int64_t low, int64_t high, bool whole, void *scratch) {
+int ni_cuda_launch_clamp(void *stream, const nb_mat *out, const ni_sparse *rest, const nb_mat *x, int64_t low,
+                         int64_t high, bool whole, void *scratch) {
     cudaStream_t on = (cudaStream_t)stream;
     ni_sparse none = {};
     if (x->rows * x->cols == 0)

@@ -38,7 +38,7 @@ typedef struct ni_cuda {
     ni_permits permits;
     /* Name of what attention_kernel was last asked about, and why: one for all blocks of a model. */
     char attention[128], attention_why[400];
-    struct ni_cuda_cudnn *cudnn; /* cudnn_attention.h; NULL until a run permits any order of sums */
+    struct ni_cuda_cudnn *cudnn;     /* cudnn_attention.h; NULL until a run permits any order of sums */
     struct ni_cuda_profile *profile; /* NULL unless it is being taken */
     nb_status fault_status;          /* of the first thing that went wrong; NB_OK once it was told, unless `broken` */
     nb_error fault;

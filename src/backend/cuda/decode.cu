@@ -15,7 +15,8 @@ static unsigned grid_of(int64_t pieces) {
 /* ---- numbers ---- */
 
 static __global__ void decode(nb_mat out, nb_qtensor t, bool transpose, const int32_t *columns, bool outer) {
-    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < t.rows * t.cols; i += (int64_t)gridDim.x * blockDim.x) {
+    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < t.rows * t.cols;
+         i += (int64_t)gridDim.x * blockDim.x) {
         int64_t r = transpose ? i % t.rows : i / t.cols, c = transpose ? i / t.rows : i % t.cols;
         int64_t to_r = transpose ? c : r, to_c = transpose ? r : columns ? columns[c] : c;
         float x = ni_decoded(t, r, c, outer);
@@ -26,7 +27,8 @@ static __global__ void decode(nb_mat out, nb_qtensor t, bool transpose, const in
     }
 }
 
-int ni_cuda_launch_decode(void *stream, const nb_mat *out, const nb_qtensor *from, bool transpose, const int32_t *columns, bool outer) {
+int ni_cuda_launch_decode(void *stream, const nb_mat *out, const nb_qtensor *from, bool transpose,
+                          const int32_t *columns, bool outer) {
     if (from->rows * from->cols > 0)
         decode<<<grid_of((from->rows * from->cols + THREADS - 1) / THREADS), THREADS, 0, (cudaStream_t)stream>>>(
             *out, *from, transpose, columns, outer);
@@ -37,7 +39,8 @@ int ni_cuda_launch_decode(void *stream, const nb_mat *out, const nb_qtensor *fro
 
 static __global__ void turn(nb_qtensor out, nb_qtensor t) {
     const bool small = ni_element_is_4bit(t.quantizer.element);
-    const int64_t step = small ? 2 : 1, across = (out.cols + step - 1) / step, first = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
+    const int64_t step = small ? 2 : 1, across = (out.cols + step - 1) / step,
+                  first = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
     for (int64_t i = first; i < out.rows * across; i += (int64_t)gridDim.x * blockDim.x) {
         int64_t r = i / across, c = i % across * step;
         uint8_t code = ni_code_of(t, c, r);
@@ -57,7 +60,8 @@ static __global__ void turn(nb_qtensor out, nb_qtensor t) {
 }
 
 int ni_cuda_launch_turn(void *stream, const nb_qtensor *out, const nb_qtensor *from) {
-    turn<<<grid_of((out->rows * out->cols / 2 + THREADS - 1) / THREADS), THREADS, 0, (cudaStream_t)stream>>>(*out, *from);
+    turn<<<grid_of((out->rows * out->cols / 2 + THREADS - 1) / THREADS), THREADS, 0, (cudaStream_t)stream>>>(*out,
+                                                                                                             *from);
     return cudaGetLastError();
 }
 
@@ -68,7 +72,8 @@ static __device__ float saturation_limit(float largest, float scale) {
     return scale > 0.0f ? ni_f32_mul(ni_f32_mul(largest, scale), 1.0f + 0x1p-20f) : ni_f32_from(NI_F32_INF_BITS);
 }
 
-static __device__ void add_element(nb_quantize_stats *s, uint32_t *amax, const nb_qtensor &t, float x, int64_t r, int64_t c) {
+static __device__ void add_element(nb_quantize_stats *s, uint32_t *amax, const nb_qtensor &t, float x, int64_t r,
+                                   int64_t c) {
     float back = ni_decoded(t, r, c, true);
     double error = (double)x - (double)back;
     uint32_t magnitude = ni_f32_magnitude(x);
@@ -135,6 +140,7 @@ static __global__ void stats_of_chunk(nb_quantize_stats *chunks, nb_qtensor t, c
 
 int ni_cuda_quantize_stats(void *stream, nb_quantize_stats *chunks, const nb_qtensor *t, const float *x) {
     if (t->rows > 0)
-        stats_of_chunk<<<(unsigned)((t->rows + CHUNK_ROWS - 1) / CHUNK_ROWS), THREADS, 0, (cudaStream_t)stream>>>(chunks, *t, x);
+        stats_of_chunk<<<(unsigned)((t->rows + CHUNK_ROWS - 1) / CHUNK_ROWS), THREADS, 0, (cudaStream_t)stream>>>(
+            chunks, *t, x);
     return cudaGetLastError();
 }

@@ -38,18 +38,26 @@ static __host__ __device__ inline bool ni_element_is_4bit(nb_element element) {
 static __device__ inline uint8_t ni_element_encode(nb_element element, nb_rounding round, float y, float u) {
     switch (element) {
     case NB_ELEMENT_E2M1:
-        return round == NB_ROUND_STOCHASTIC ? ni_e2m1_stochastic(y, u) : round == NB_ROUND_UP ? ni_e2m1_up(y) : ni_e2m1_even(y);
+        return round == NB_ROUND_STOCHASTIC ? ni_e2m1_stochastic(y, u)
+               : round == NB_ROUND_UP       ? ni_e2m1_up(y)
+                                            : ni_e2m1_even(y);
     case NB_ELEMENT_INT4:
-        return round == NB_ROUND_STOCHASTIC ? ni_int4_stochastic(y, u) : round == NB_ROUND_UP ? ni_int4_up(y) : ni_int4_even(y);
+        return round == NB_ROUND_STOCHASTIC ? ni_int4_stochastic(y, u)
+               : round == NB_ROUND_UP       ? ni_int4_up(y)
+                                            : ni_int4_even(y);
     case NB_ELEMENT_E4M3:
-        return round == NB_ROUND_STOCHASTIC ? ni_e4m3_stochastic(y, u) : round == NB_ROUND_UP ? ni_e4m3_up(y) : ni_e4m3_even(y);
+        return round == NB_ROUND_STOCHASTIC ? ni_e4m3_stochastic(y, u)
+               : round == NB_ROUND_UP       ? ni_e4m3_up(y)
+                                            : ni_e4m3_even(y);
     case NB_ELEMENT_S1P2:
         return round == NB_ROUND_STOCHASTIC ? ni_s1p2_stochastic(y, u)
                : round == NB_ROUND_UP       ? ni_s1p2_up(y)
                : round == NB_ROUND_AWAY     ? ni_s1p2_away(y)
                                             : ni_s1p2_even(y);
     default:
-        return round == NB_ROUND_STOCHASTIC ? ni_e5m2_stochastic(y, u) : round == NB_ROUND_UP ? ni_e5m2_up(y) : ni_e5m2_even(y);
+        return round == NB_ROUND_STOCHASTIC ? ni_e5m2_stochastic(y, u)
+               : round == NB_ROUND_UP       ? ni_e5m2_up(y)
+                                            : ni_e5m2_even(y);
     }
 }
 

@@ -41,9 +41,11 @@ int ni_cuda_launch_cast(void *stream, void *to, nb_dtype to_type, const void *fr
     if (n == 0)
         return cudaSuccess;
     if (to_type == NB_BF16 && from_type == NB_F32 && n % 8 == 0 && ni_aligned(to) && ni_aligned(from))
-        to_bf16<<<ni_grid(ni_divide_up(n / 8, NI_THREADS)), NI_THREADS, 0, on>>>((uint16_t *)to, (const float *)from, n / 8);
+        to_bf16<<<ni_grid(ni_divide_up(n / 8, NI_THREADS)), NI_THREADS, 0, on>>>((uint16_t *)to, (const float *)from,
+                                                                                 n / 8);
     else if (to_type == NB_F32 && from_type == NB_BF16 && n % 8 == 0 && ni_aligned(to) && ni_aligned(from))
-        from_bf16<<<ni_grid(ni_divide_up(n / 8, NI_THREADS)), NI_THREADS, 0, on>>>((float *)to, (const uint16_t *)from, n / 8);
+        from_bf16<<<ni_grid(ni_divide_up(n / 8, NI_THREADS)), NI_THREADS, 0, on>>>((float *)to, (const uint16_t *)from,
+                                                                                   n / 8);
     else
         cast<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, on>>>(to, to_type, from, from_type, n);
     return cudaGetLastError();
@@ -91,23 +93,24 @@ static __device__ float outer_at(const ni_cuda_outer &o, int64_t i) {
 }
 
 static __global__ void scaled_result(nb_mat out, nb_mat in, ni_cuda_outer rows, ni_cuda_outer cols, bool accumulate) {
-    for (NI_EACH(i, out.rows *out.cols)) {
+    for (NI_EACH(i, out.rows * out.cols)) {
         int64_t r = i / out.cols, c = i % out.cols, at = r * out.stride + c;
-        float x = ni_f32_mul(load(in.data, in.dtype, r * in.stride + c), ni_f32_mul(outer_at(rows, r), outer_at(cols, c)));
+        float x =
+            ni_f32_mul(load(in.data, in.dtype, r * in.stride + c), ni_f32_mul(outer_at(rows, r), outer_at(cols, c)));
         store(out.data, out.dtype, at, accumulate ? ni_f32_add(load(out.data, out.dtype, at), x) : x);
     }
 }
 
-int ni_cuda_launch_scaled_result(void *stream, const nb_mat *out, const nb_mat *in, ni_cuda_outer rows, ni_cuda_outer cols,
-                                 bool accumulate) {
+int ni_cuda_launch_scaled_result(void *stream, const nb_mat *out, const nb_mat *in, ni_cuda_outer rows,
+                                 ni_cuda_outer cols, bool accumulate) {
     if (out->rows * out->cols > 0)
-        scaled_result<<<ni_grid(ni_divide_up(out->rows * out->cols, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(
-            *out, *in, rows, cols, accumulate);
+        scaled_result<<<ni_grid(ni_divide_up(out->rows * out->cols, NI_THREADS)), NI_THREADS, 0,
+                        (cudaStream_t)stream>>>(*out, *in, rows, cols, accumulate);
     return cudaGetLastError();
 }
 
 static __global__ void scale(nb_mat out, nb_mat in, const float *rows, const float *cols) {
-    for (NI_EACH(i, out.rows *out.cols)) {
+    for (NI_EACH(i, out.rows * out.cols)) {
         int64_t r = i / out.cols, c = i % out.cols;
         float x = ni_f32_mul(load(in.data, in.dtype, r * in.stride + c), rows ? rows[r] : 1.0f);
         store(out.data, out.dtype, r * out.stride + c, ni_f32_mul(x, cols ? cols[c] : 1.0f));
@@ -134,7 +137,7 @@ int ni_cuda_launch_multiply_words(void *stream, float *out, const float *a, cons
 
 static __global__ void amax_of(uint32_t *amax, const uint16_t *x, int64_t rows, int64_t cols, int64_t stride) {
     uint32_t largest = 0;
-    for (NI_EACH(i, rows *cols))
+    for (NI_EACH(i, rows * cols))
         largest = max(largest, ni_f32_magnitude(ni_bf16_value(x[i / cols * stride + i % cols])));
     __syncwarp();
     ni_join_amax(amax, largest);
@@ -142,9 +145,10 @@ static __global__ void amax_of(uint32_t *amax, const uint16_t *x, int64_t rows, 
 
 static __global__ void amax_of_eights(uint32_t *amax, const uint16_t *x, int64_t rows, int64_t eights, int64_t stride) {
     uint32_t pairs = 0;
-    for (NI_EACH(i, rows *eights)) {
+    for (NI_EACH(i, rows * eights)) {
         const uint4 w = *(const uint4 *)(x + i / eights * stride + i % eights * 8);
-        pairs = __vmaxu2(__vmaxu2(__vmaxu2(__vmaxu2(pairs, w.x & 0x7fff7fffu), w.y & 0x7fff7fffu), w.z & 0x7fff7fffu), w.w & 0x7fff7fffu);
+        pairs = __vmaxu2(__vmaxu2(__vmaxu2(__vmaxu2(pairs, w.x & 0x7fff7fffu), w.y & 0x7fff7fffu), w.z & 0x7fff7fffu),
+                         w.w & 0x7fff7fffu);
     }
     __syncwarp();
     ni_join_amax(amax, max(pairs & 0xffffu, pairs >> 16) << 16);
@@ -158,13 +162,15 @@ int ni_cuda_launch_amax(void *stream, uint32_t *amax, const void *x, int64_t row
         amax_of_eights<<<ni_grid(ni_divide_up(rows * cols / 8, 4 * NI_THREADS)), NI_THREADS, 0, on>>>(
             amax, (const uint16_t *)x, dense ? 1 : rows, dense ? rows * cols / 8 : cols / 8, stride);
     else if (rows * cols > 0)
-        amax_of<<<ni_grid(ni_divide_up(rows * cols, NI_THREADS)), NI_THREADS, 0, on>>>(amax, (const uint16_t *)x, rows, cols, stride);
+        amax_of<<<ni_grid(ni_divide_up(rows * cols, NI_THREADS)), NI_THREADS, 0, on>>>(amax, (const uint16_t *)x, rows,
+                                                                                       cols, stride);
     return cudaGetLastError();
 }
 
 /* ---- bounds of documents, where only one of them is given ---- */
 
-static __global__ void document_bounds(int32_t *start, int32_t *end, const int32_t *doc_start, int64_t tokens, int64_t seq) {
+static __global__ void document_bounds(int32_t *start, int32_t *end, const int32_t *doc_start, int64_t tokens,
+                                       int64_t seq) {
     for (NI_EACH(i, tokens)) {
         const int64_t first = i / seq * seq, at = i % seq;
         int64_t last = at + 1;
@@ -175,8 +181,10 @@ static __global__ void document_bounds(int32_t *start, int32_t *end, const int32
     }
 }
 
-int ni_cuda_launch_document_bounds(void *stream, int32_t *start, int32_t *end, const int32_t *doc_start, int64_t tokens, int64_t seq) {
+int ni_cuda_launch_document_bounds(void *stream, int32_t *start, int32_t *end, const int32_t *doc_start, int64_t tokens,
+                                   int64_t seq) {
     if (tokens > 0)
-        document_bounds<<<ni_grid(ni_divide_up(tokens, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(start, end, doc_start, tokens, seq);
+        document_bounds<<<ni_grid(ni_divide_up(tokens, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(
+            start, end, doc_start, tokens, seq);
     return cudaGetLastError();
 }

@@ -9,13 +9,15 @@
 #include <cub/device/device_radix_sort.cuh>
 
 static __global__ void embed_forward(uint16_t *out, const float *table, const int32_t *tokens, int64_t n, int64_t dim) {
-    for (NI_EACH(i, n *dim))
+    for (NI_EACH(i, n * dim))
         out[i] = ni_bf16_even(table[tokens[i / dim] * dim + i % dim]);
 }
 
-int ni_cuda_launch_embed_forward(void *stream, uint16_t *out, const float *table, const int32_t *tokens, int64_t n, int64_t dim) {
+int ni_cuda_launch_embed_forward(void *stream, uint16_t *out, const float *table, const int32_t *tokens, int64_t n,
+                                 int64_t dim) {
     if (n * dim > 0)
-        embed_forward<<<ni_grid(ni_divide_up(n * dim, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(out, table, tokens, n, dim);
+        embed_forward<<<ni_grid(ni_divide_up(n * dim, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(
+            out, table, tokens, n, dim);
     return cudaGetLastError();
 }
 
@@ -31,7 +33,8 @@ static size_t list_bytes(int64_t n) {
 
 static size_t sort_bytes(int64_t n) {
     size_t bytes = 0;
-    cub::DeviceRadixSort::SortPairs(NULL, bytes, (const int32_t *)NULL, (int32_t *)NULL, (const int32_t *)NULL, (int32_t *)NULL, (int)n);
+    cub::DeviceRadixSort::SortPairs(NULL, bytes, (const int32_t *)NULL, (int32_t *)NULL, (const int32_t *)NULL,
+                                    (int32_t *)NULL, (int)n);
     return rounded(bytes);
 }
 
@@ -45,7 +48,8 @@ static __global__ void count_up(int32_t *list, int64_t n) {
 }
 
 /* A warp looks at one place of the sorted list; where a run begins there, it adds up the run for 32 channels. */
-static __global__ void add_runs(float *dtable, const uint16_t *dout, const int32_t *tokens, const int32_t *order, int64_t n, int64_t dim) {
+static __global__ void add_runs(float *dtable, const uint16_t *dout, const int32_t *tokens, const int32_t *order,
+                                int64_t n, int64_t dim) {
     const int64_t groups = (dim + 31) / 32, warp = (blockIdx.x * (int64_t)blockDim.x + threadIdx.x) / 32;
     const int64_t first = warp / groups, c = warp % groups * 32 + threadIdx.x % 32;
     if (first >= n || c >= dim || (first > 0 && tokens[first - 1] == tokens[first]))
@@ -56,11 +60,12 @@ static __global__ void add_runs(float *dtable, const uint16_t *dout, const int32
     *to = sum;
 }
 
-int ni_cuda_launch_embed_backward(void *stream, float *dtable, const uint16_t *dout, const int32_t *tokens, int64_t n, int64_t dim,
-                                  int64_t vocab, void *scratch, size_t bytes) {
+int ni_cuda_launch_embed_backward(void *stream, float *dtable, const uint16_t *dout, const int32_t *tokens, int64_t n,
+                                  int64_t dim, int64_t vocab, void *scratch, size_t bytes) {
     cudaStream_t on = (cudaStream_t)stream;
     char *at = (char *)scratch;
-    int32_t *sorted = (int32_t *)at, *order = (int32_t *)(at + list_bytes(n)), *counted = (int32_t *)(at + 2 * list_bytes(n));
+    int32_t *sorted = (int32_t *)at, *order = (int32_t *)(at + list_bytes(n)),
+            *counted = (int32_t *)(at + 2 * list_bytes(n));
     size_t room = bytes - 3 * list_bytes(n);
     int bits = 1;
     while (bits < 31 && (int64_t)1 << bits < vocab)
@@ -68,7 +73,8 @@ int ni_cuda_launch_embed_backward(void *stream, float *dtable, const uint16_t *d
     if (n * dim == 0)
         return cudaSuccess;
     count_up<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, on>>>(counted, n);
-    cudaError_t code = cub::DeviceRadixSort::SortPairs(at + 3 * list_bytes(n), room, tokens, sorted, counted, order, (int)n, 0, bits, on);
+    cudaError_t code = cub::DeviceRadixSort::SortPairs(at + 3 * list_bytes(n), room, tokens, sorted, counted, order,
+                                                       (int)n, 0, bits, on);
     if (code != cudaSuccess)
         return code;
     const int64_t warps = n * ni_divide_up(dim, 32);

@@ -30,7 +30,9 @@ static __device__ bool is_wild(uint32_t bits) {
 
 /* w[k, n - first] of the slice: values [n, k] times their row's scale, rounded to BF16; a row of zeros. Whether one is wild.
  */
-template <int COLS> static __device__ bool load_slice(uint16_t *slice, const uint16_t *values, const float *scales, int64_t first, int64_t depth) {
+template <int COLS>
+static __device__ bool load_slice(uint16_t *slice, const uint16_t *values, const float *scales, int64_t first,
+                                  int64_t depth) {
     const int n = threadIdx.x % COLS;
     const uint16_t *from = values + (first + n) * depth;
     const float scale = scales[first + n];
@@ -69,7 +71,9 @@ static __device__ uint32_t entry_at(const ni_cuda_finish &f, int64_t r, int32_t 
 
 template <int LANES> static __device__ arriving row_at(const ni_cuda_finish &f, int64_t r, int64_t n, int32_t count) {
     const int lane = threadIdx.x % LANES;
-    arriving a = {make_float4(0, 0, 0, 0), make_float4(0, 0, 0, 0), {entry_at(f, r, lane, count), entry_at(f, r, LANES + lane, count)}};
+    arriving a = {make_float4(0, 0, 0, 0),
+                  make_float4(0, 0, 0, 0),
+                  {entry_at(f, r, lane, count), entry_at(f, r, LANES + lane, count)}};
     if (r < f.rows_count) {
         const float4 *from = (const float4 *)(f.sum + r * f.cols + n);
         a.low = __ldg(from);
@@ -96,7 +100,9 @@ template <int LANES, bool TAME> static __device__ void add_entries(float *sum, u
 }
 
 /* All entries of a row; warps stay together. */
-template <int LANES> static __device__ void add_row(const ni_cuda_finish &f, float *sum, const uint32_t *entries, const uint16_t *slice, int64_t r, int32_t count, bool tame) {
+template <int LANES>
+static __device__ void add_row(const ni_cuda_finish &f, float *sum, const uint32_t *entries, const uint16_t *slice,
+                               int64_t r, int32_t count, bool tame) {
     const int32_t most = (int32_t)__reduce_max_sync(~0u, (uint32_t)count);
     const int lane = threadIdx.x % LANES;
     for (int32_t e = 0; e < most; e += LANES) {
@@ -108,11 +114,14 @@ template <int LANES> static __device__ void add_row(const ni_cuda_finish &f, flo
     }
 }
 
-template <int COLS> static __global__ void __launch_bounds__(FINISH_THREADS, 1) finish_sparse(const __grid_constant__ ni_cuda_finish f) {
+template <int COLS>
+static __global__ void __launch_bounds__(FINISH_THREADS, 1) finish_sparse(const __grid_constant__ ni_cuda_finish f) {
     constexpr int LANES = COLS / LANE_COLS, ROWS = FINISH_THREADS / LANES;
     extern __shared__ __align__(16) uint16_t slice[];
-    const int64_t first = (int64_t)blockIdx.x * COLS, n = first + LANE_COLS * (threadIdx.x % LANES), stride = (int64_t)gridDim.y * ROWS;
-    const bool scaled = f.rows.at || f.columns.at, tame = !__syncthreads_or(load_slice<COLS>(slice, f.weights, f.weight_scales, first, f.depth));
+    const int64_t first = (int64_t)blockIdx.x * COLS, n = first + LANE_COLS * (threadIdx.x % LANES),
+                  stride = (int64_t)gridDim.y * ROWS;
+    const bool scaled = f.rows.at || f.columns.at,
+               tame = !__syncthreads_or(load_slice<COLS>(slice, f.weights, f.weight_scales, first, f.depth));
     int64_t r = (int64_t)blockIdx.y * ROWS + threadIdx.x / LANES;
     int32_t count = count_at(f, r), next_count = count_at(f, r + stride);
     arriving row = row_at<LANES>(f, r, n, count);
@@ -137,7 +146,7 @@ template <int COLS> static __global__ void __launch_bounds__(FINISH_THREADS, 1) 
 
 static __global__ void __launch_bounds__(NI_THREADS) finish_scaled(const __grid_constant__ ni_cuda_finish f) {
     const uint32_t eights = (uint32_t)(f.cols / 8);
-    for (NI_EACH(i, f.rows_count *eights)) {
+    for (NI_EACH(i, f.rows_count * eights)) {
         const uint32_t r = (uint32_t)(i / eights), n = (uint32_t)(i - (int64_t)r * eights) * 8;
         const float4 *from = (const float4 *)(f.sum + (int64_t)r * f.cols + n);
         const float4 a = from[0], b = from[1];
@@ -153,7 +162,8 @@ static __global__ void __launch_bounds__(NI_THREADS) finish_scaled(const __grid_
 /* What a block of this GPU may have of shared memory. */
 static int64_t shared_bytes(void) {
     int device = 0, bytes = 0;
-    if (cudaGetDevice(&device) != cudaSuccess || cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess)
+    if (cudaGetDevice(&device) != cudaSuccess ||
+        cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess)
         return 0;
     return bytes;
 }
@@ -172,7 +182,8 @@ static int slice_of(const ni_cuda_finish *f) {
 }
 
 bool ni_cuda_can_finish(const ni_cuda_finish *f) {
-    const bool aligned = ni_aligned(f->sum) && ni_aligned(f->out) && f->out_stride % 8 == 0 && f->cols % 8 == 0 && f->rows_count > 0;
+    const bool aligned =
+        ni_aligned(f->sum) && ni_aligned(f->out) && f->out_stride % 8 == 0 && f->cols % 8 == 0 && f->rows_count > 0;
     if (!f->sparse.count)
         return aligned;
     return aligned && f->depth % 8 == 0 && f->depth < MOST_ENTRIES_DEPTH && ni_aligned(f->weights) && slice_of(f) > 0;
@@ -183,10 +194,14 @@ template <int COLS> static int launch_sparse(cudaStream_t on, const ni_cuda_fini
     const size_t bytes = (size_t)slice_bytes(f, COLS);
     const int64_t slices = f->cols / COLS, bands = multiprocessors / slices;
     const int64_t most = ni_divide_up(f->rows_count, FINISH_THREADS / (COLS / LANE_COLS));
-    const cudaError_t code = cudaFuncSetAttribute(finish_sparse<COLS>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+    const cudaError_t code =
+        cudaFuncSetAttribute(finish_sparse<COLS>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
     if (code != cudaSuccess)
         return code;
-    finish_sparse<COLS><<<dim3((unsigned)slices, (unsigned)(bands < 1 ? 1 : bands < most ? bands : most)), FINISH_THREADS, bytes, on>>>(*f);
+    finish_sparse<COLS><<<dim3((unsigned)slices, (unsigned)(bands < 1      ? 1
+                                                            : bands < most ? bands
+                                                                           : most)),
+                          FINISH_THREADS, bytes, on>>>(*f);
     return cudaGetLastError();
 }
 
@@ -211,7 +226,8 @@ int ni_cuda_launch_finish(void *stream, const ni_cuda_finish *f, int multiproces
 
 /* ---- values without their scale, times it ---- */
 
-static __global__ void __launch_bounds__(NI_THREADS) scale_values(uint16_t *out, const uint16_t *values, const float *scale, int64_t eights) {
+static __global__ void __launch_bounds__(NI_THREADS)
+    scale_values(uint16_t *out, const uint16_t *values, const float *scale, int64_t eights) {
     for (NI_EACH(i, eights)) {
         ni_eight e = ni_load_eight(values + 8 * i);
 #pragma unroll
@@ -222,6 +238,7 @@ static __global__ void __launch_bounds__(NI_THREADS) scale_values(uint16_t *out,
 }
 
 int ni_cuda_launch_scale_values(void *stream, uint16_t *out, const uint16_t *values, const float *scale, int64_t n) {
-    scale_values<<<ni_grid(ni_divide_up(n / 8, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(out, values, scale, n / 8);
+    scale_values<<<ni_grid(ni_divide_up(n / 8, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(out, values, scale,
+                                                                                                    n / 8);
     return cudaGetLastError();
 }

@@ -485,7 +485,8 @@ static __global__ void __launch_bounds__(PAIR_THREADS, 2) finish(const gla_args 
 }
 
 int ni_cuda_launch_gla_backward(const ni_cuda_gla *g, void *dq, void *dk, void *dv, void *dgate, const void *d_o,
-                         const void *q, const void *k, const void *v, const void *gate, void *workspace, void *stream) {
+                                const void *q, const void *k, const void *v, const void *gate, void *workspace,
+                                void *stream) {
     gla_args a;
     size_t bytes;
     if (!gla_arguments(g, &a, workspace, true, &bytes))

@@ -417,8 +417,8 @@ size_t ni_cuda_gla_workspace_bytes(const ni_cuda_gla *g, int backward) {
     return gla_arguments(g, &a, NULL, backward != 0, &bytes) ? bytes : 0;
 }
 
-int ni_cuda_launch_gla_forward(const ni_cuda_gla *g, void *o, const void *q, const void *k, const void *v, const void *gate,
-                        void *workspace, void *stream) {
+int ni_cuda_launch_gla_forward(const ni_cuda_gla *g, void *o, const void *q, const void *k, const void *v,
+                               const void *gate, void *workspace, void *stream) {
     gla_args a;
     size_t bytes;
     if (!gla_arguments(g, &a, workspace, false, &bytes))

@@ -37,9 +37,7 @@ static __device__ tail block_tail(tail mine, tail *room) {
 }
 
 /* Some columns of a row: eight, or one. */
-template <int N> struct piece {
-    float x[N];
-};
+template <int N> struct piece { float x[N]; };
 
 static __device__ piece<8> load(const uint16_t *from, piece<8> *) {
     const ni_eight e = ni_load_eight(from);

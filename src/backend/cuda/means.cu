@@ -110,6 +110,7 @@ static __global__ void add_outer(nb_mat out, nb_mat in, ni_outer outer) {
 
 int ni_cuda_launch_outer(void *stream, const nb_mat *out, const nb_mat *in, const ni_outer *outer) {
     if (in->rows * in->cols > 0)
-        add_outer<<<dim3((unsigned)in->rows, (unsigned)ni_divide_up(in->cols, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(*out, *in, *outer);
+        add_outer<<<dim3((unsigned)in->rows, (unsigned)ni_divide_up(in->cols, NI_THREADS)), NI_THREADS, 0,
+                    (cudaStream_t)stream>>>(*out, *in, *outer);
     return cudaGetLastError();
 }

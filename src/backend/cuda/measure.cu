@@ -34,7 +34,7 @@ static __device__ ni_cuda_moment_sums block_total(ni_cuda_moment_sums mine, ni_c
 static __global__ void moment_parts(ni_cuda_moment_sums *partial, nb_mat x) {
     __shared__ ni_cuda_moment_sums room[NI_THREADS];
     ni_cuda_moment_sums mine = {};
-    for (NI_EACH(i, x.rows *x.cols)) {
+    for (NI_EACH(i, x.rows * x.cols)) {
         float v = load(x, i / x.cols, i % x.cols);
         if (!is_finite(v))
             continue;

@@ -23,7 +23,7 @@ static __device__ float dge_derivative(float x, float k, float cap) {
 
 static __global__ void dge(float *dw, const float *w, nb_qtensor codes, float k, float cap) {
     const bool small = codes.rows * codes.cols <= INT32_MAX;
-    for (NI_EACH(i, codes.rows *codes.cols)) {
+    for (NI_EACH(i, codes.rows * codes.cols)) {
         const int64_t r = small ? (uint32_t)i / (uint32_t)codes.cols : i / codes.cols;
         float scale = ni_scale_of(codes, r, i - r * codes.cols, true);
         dw[i] *= dge_derivative(scale > 0 ? ni_f32_div(w[i], scale) : 0.0f, k, cap);
@@ -32,7 +32,8 @@ static __global__ void dge(float *dw, const float *w, nb_qtensor codes, float k,
 
 int ni_cuda_launch_dge(void *stream, float *dw, const float *w, const nb_qtensor *codes, float k, float cap) {
     if (codes->rows * codes->cols > 0)
-        dge<<<ni_grid(ni_divide_up(codes->rows * codes->cols, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(dw, w, *codes, k, cap);
+        dge<<<ni_grid(ni_divide_up(codes->rows * codes->cols, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(
+            dw, w, *codes, k, cap);
     return cudaGetLastError();
 }
 
@@ -47,14 +48,16 @@ static __global__ void sparse_product(nb_mat c, ni_sparse s, nb_mat b) {
         return;
     float *to = (float *)c.data + r * c.stride + n, sum = *to;
     for (int32_t i = 0; i < s.count[r]; i++)
-        sum = ni_f32_add(sum, ni_f32_mul(ni_residual(s, r * s.room + i),
-                                         ni_bf16_value(((const uint16_t *)b.data)[s.column[r * s.room + i] * b.stride + n])));
+        sum = ni_f32_add(
+            sum, ni_f32_mul(ni_residual(s, r * s.room + i),
+                            ni_bf16_value(((const uint16_t *)b.data)[s.column[r * s.room + i] * b.stride + n])));
     *to = sum;
 }
 
 int ni_cuda_launch_sparse_product(void *stream, const nb_mat *c, const ni_sparse *s, const nb_mat *b) {
     if (c->rows * c->cols > 0)
-        sparse_product<<<dim3((unsigned)c->rows, (unsigned)ni_divide_up(c->cols, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(*c, *s, *b);
+        sparse_product<<<dim3((unsigned)c->rows, (unsigned)ni_divide_up(c->cols, NI_THREADS)), NI_THREADS, 0,
+                         (cudaStream_t)stream>>>(*c, *s, *b);
     return cudaGetLastError();
 }
 
@@ -77,22 +80,24 @@ int ni_cuda_launch_sparse_add(void *stream, const nb_mat *x, const ni_sparse *s)
 
 static __global__ void amax_of(uint32_t *amax, nb_mat x) {
     uint32_t largest = 0;
-    for (NI_EACH(i, x.rows *x.cols))
-        largest = max(largest, ni_f32_magnitude(ni_bf16_value(((const uint16_t *)x.data)[i / x.cols * x.stride + i % x.cols])));
+    for (NI_EACH(i, x.rows * x.cols))
+        largest = max(largest,
+                      ni_f32_magnitude(ni_bf16_value(((const uint16_t *)x.data)[i / x.cols * x.stride + i % x.cols])));
     __syncwarp();
     ni_join_amax(amax, largest);
 }
 
 static __global__ void round_under(nb_mat out, nb_mat x, nb_dtype type, const uint32_t *amax, const float *past) {
     const float encode = ni_under_scale(type, ni_limit_of(past, *amax)), decode = ni_vector_decode(encode);
-    for (NI_EACH(i, x.rows *x.cols)) {
+    for (NI_EACH(i, x.rows * x.cols)) {
         const int64_t r = i / x.cols, c = i % x.cols;
         const float v = ni_f32_mul(ni_bf16_value(((const uint16_t *)x.data)[r * x.stride + c]), encode);
         ((uint16_t *)out.data)[r * out.stride + c] = ni_bf16_even(ni_f32_mul(ni_under(v, type), decode));
     }
 }
 
-int ni_cuda_launch_round_under(void *stream, const nb_mat *out, const nb_mat *x, nb_dtype type, uint32_t *amax, const float *past) {
+int ni_cuda_launch_round_under(void *stream, const nb_mat *out, const nb_mat *x, nb_dtype type, uint32_t *amax,
+                               const float *past) {
     cudaStream_t on = (cudaStream_t)stream;
     const unsigned grid = ni_grid(ni_divide_up(x->rows * x->cols, NI_THREADS));
     const int status = cudaMemsetAsync(amax, 0, sizeof *amax, on);
@@ -105,8 +110,10 @@ int ni_cuda_launch_round_under(void *stream, const nb_mat *out, const nb_mat *x,
 
 /* ---- chosen columns ---- */
 
-template <typename T> static __global__ void gather(T *out, int64_t out_stride, const T *in, int64_t in_stride, const int32_t *columns, int64_t rows, int64_t cols) {
-    for (NI_EACH(i, rows *cols))
+template <typename T>
+static __global__ void gather(T *out, int64_t out_stride, const T *in, int64_t in_stride, const int32_t *columns,
+                              int64_t rows, int64_t cols) {
+    for (NI_EACH(i, rows * cols))
         out[i / cols * out_stride + i % cols] = in[i / cols * in_stride + columns[i % cols]];
 }
 
@@ -115,9 +122,11 @@ int ni_cuda_launch_gather(void *stream, const nb_mat *out, const nb_mat *in, con
     const int64_t n = out->rows * out->cols;
     const unsigned grid = ni_grid(ni_divide_up(n, NI_THREADS));
     if (n > 0 && in->dtype == NB_BF16)
-        gather<<<grid, NI_THREADS, 0, on>>>((uint16_t *)out->data, out->stride, (const uint16_t *)in->data, in->stride, columns, out->rows, out->cols);
+        gather<<<grid, NI_THREADS, 0, on>>>((uint16_t *)out->data, out->stride, (const uint16_t *)in->data, in->stride,
+                                            columns, out->rows, out->cols);
     else if (n > 0)
-        gather<<<grid, NI_THREADS, 0, on>>>((float *)out->data, out->stride, (const float *)in->data, in->stride, columns, out->rows, out->cols);
+        gather<<<grid, NI_THREADS, 0, on>>>((float *)out->data, out->stride, (const float *)in->data, in->stride,
+                                            columns, out->rows, out->cols);
     return cudaGetLastError();
 }
 
@@ -150,7 +159,7 @@ static __device__ float number_at(const nb_mat &m, int64_t at) {
 template <int SPAN> static __global__ void quest_backward(nb_mat g, nb_mat x, int size, nb_signs kind, bool mask) {
     const ni_noise_key none = {};
     const ni_sign_mask signs = ni_signs_of(kind, &none);
-    for (NI_EACH(i, g.rows *(g.cols / SPAN))) {
+    for (NI_EACH(i, g.rows * (g.cols / SPAN))) {
         const int64_t r = i / (g.cols / SPAN), c = i % (g.cols / SPAN) * SPAN;
         float gradients[SPAN], numbers[SPAN];
         for (int k = 0; k < SPAN; k++) {
@@ -182,12 +191,13 @@ int ni_cuda_launch_quest_backward(void *stream, const nb_mat *g, const nb_mat *x
 }
 
 static __global__ void scatter_bf16(nb_mat out, nb_mat in, const int32_t *columns) {
-    for (NI_EACH(i, in.rows *in.cols))
-        ((uint16_t *)out.data)[i / in.cols * out.stride + columns[i % in.cols]] = ((const uint16_t *)in.data)[i / in.cols * in.stride + i % in.cols];
+    for (NI_EACH(i, in.rows * in.cols))
+        ((uint16_t *)out.data)[i / in.cols * out.stride + columns[i % in.cols]] =
+            ((const uint16_t *)in.data)[i / in.cols * in.stride + i % in.cols];
 }
 
 static __global__ void scatter_f32(nb_mat out, nb_mat in, const int32_t *columns, bool accumulate) {
-    for (NI_EACH(i, in.rows *in.cols)) {
+    for (NI_EACH(i, in.rows * in.cols)) {
         float *to = (float *)out.data + i / in.cols * out.stride + columns[i % in.cols];
         float x = ((const float *)in.data)[i / in.cols * in.stride + i % in.cols];
         *to = ni_f32_add(accumulate ? *to : 0.0f, x); /* -0 becomes 0, as everywhere */
@@ -237,11 +247,13 @@ int ni_cuda_launch_add_distance(void *stream, float *distance, const float *a, c
     return cudaGetLastError();
 }
 
-static __global__ void reset_where(unsigned long long *count, float *w, const float *q, const float *moved_w, const float *moved_q,
-                                   const uint8_t *flips, int32_t least_flips, int64_t n, double threshold) {
+static __global__ void reset_where(unsigned long long *count, float *w, const float *q, const float *moved_w,
+                                   const float *moved_q, const uint8_t *flips, int32_t least_flips, int64_t n,
+                                   double threshold) {
     unsigned resets = 0;
     for (NI_EACH(i, n))
-        if (moved_w[i] > 0 && (double)moved_q[i] >= threshold * (double)moved_w[i] && (!flips || flips[i] >= least_flips)) {
+        if (moved_w[i] > 0 && (double)moved_q[i] >= threshold * (double)moved_w[i] &&
+            (!flips || flips[i] >= least_flips)) {
             w[i] = q[i];
             resets++;
         }
@@ -252,7 +264,8 @@ static __global__ void reset_where(unsigned long long *count, float *w, const fl
 }
 
 int ni_cuda_launch_reset_where(void *stream, int64_t *resets, float *w, const float *q, const float *moved_w,
-                               const float *moved_q, const uint8_t *flips, int32_t least_flips, int64_t n, double threshold) {
+                               const float *moved_q, const uint8_t *flips, int32_t least_flips, int64_t n,
+                               double threshold) {
     if (n > 0)
         reset_where<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(
             (unsigned long long *)resets, w, q, moved_w, moved_q, flips, least_flips, n, threshold);
@@ -260,8 +273,9 @@ int ni_cuda_launch_reset_where(void *stream, int64_t *resets, float *w, const fl
 }
 
 static __global__ void bin_widths(float *out, nb_qtensor codes) {
-    const float width[8] = {0.5f, 0.5f, 0.5f, 0.5f, 0.75f, 1, 1.5f, 2}; /* the authors' table: 6 counts its lower gap twice */
-    for (NI_EACH(i, codes.rows *codes.cols)) {
+    const float width[8] = {0.5f,  0.5f, 0.5f, 0.5f,
+                            0.75f, 1,    1.5f, 2}; /* the authors' table: 6 counts its lower gap twice */
+    for (NI_EACH(i, codes.rows * codes.cols)) {
         int64_t r = i / codes.cols, c = i % codes.cols;
         out[i] = ni_f32_mul(width[ni_code_of(codes, r, c) & 7], ni_scale_of(codes, r, c, true));
     }
@@ -269,7 +283,8 @@ static __global__ void bin_widths(float *out, nb_qtensor codes) {
 
 int ni_cuda_launch_bin_widths(void *stream, float *out, const nb_qtensor *codes) {
     if (codes->rows * codes->cols > 0)
-        bin_widths<<<ni_grid(ni_divide_up(codes->rows * codes->cols, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(out, *codes);
+        bin_widths<<<ni_grid(ni_divide_up(codes->rows * codes->cols, NI_THREADS)), NI_THREADS, 0,
+                     (cudaStream_t)stream>>>(out, *codes);
     return cudaGetLastError();
 }
 
@@ -278,7 +293,8 @@ static __device__ int guided(float x, float guide) {
     int below = 0;
     while (below < 7 && a >= ni_e2m1_value((uint8_t)(below + 1)))
         below++;
-    if (below < 7 && along >= ni_f32_mul(0.5f, ni_f32_add(ni_e2m1_value((uint8_t)below), ni_e2m1_value((uint8_t)(below + 1)))))
+    if (below < 7 &&
+        along >= ni_f32_mul(0.5f, ni_f32_add(ni_e2m1_value((uint8_t)below), ni_e2m1_value((uint8_t)(below + 1)))))
         below++;
     return x < 0 ? 8 | below : below;
 }
@@ -286,7 +302,7 @@ static __device__ int guided(float x, float guide) {
 /* A thread takes the two elements of a byte. */
 static __global__ void round_by(nb_qtensor codes, const float *w, const float *guide) {
     const int64_t half = (codes.cols + 1) / 2;
-    for (NI_EACH(i, codes.rows *half)) {
+    for (NI_EACH(i, codes.rows * half)) {
         uint8_t byte = codes.codes[i];
         for (int64_t c = i % half * 2; c < codes.cols && c < i % half * 2 + 2; c++) {
             int64_t e = i / half * codes.cols + c;
@@ -302,6 +318,7 @@ static __global__ void round_by(nb_qtensor codes, const float *w, const float *g
 
 int ni_cuda_launch_round_by(void *stream, const nb_qtensor *codes, const float *w, const float *guide) {
     if (codes->rows * codes->cols > 0)
-        round_by<<<ni_grid(ni_divide_up(codes->rows * ((codes->cols + 1) / 2), NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(*codes, w, guide);
+        round_by<<<ni_grid(ni_divide_up(codes->rows * ((codes->cols + 1) / 2), NI_THREADS)), NI_THREADS, 0,
+                   (cudaStream_t)stream>>>(*codes, w, guide);
     return cudaGetLastError();
 }

@@ -10,14 +10,17 @@ enum { TOP = 6, SPREAD = 14, BLOCK = 32 };
 
 /* The bytes of the magnitudes of a block: codes 0..3 and 4..7. */
 static __device__ uint2 table_of(float factor) {
-    const uint32_t low = ni_e4m3_bytes(0.0f, ni_f32_mul(0.5f, factor)) | ni_e4m3_bytes(factor, ni_f32_mul(1.5f, factor)) << 16;
-    const uint32_t high = ni_e4m3_bytes(ni_f32_mul(2.0f, factor), ni_f32_mul(3.0f, factor)) | ni_e4m3_bytes(ni_f32_mul(4.0f, factor), ni_f32_mul(6.0f, factor)) << 16;
+    const uint32_t low = ni_e4m3_bytes(0.0f, ni_f32_mul(0.5f, factor)) | ni_e4m3_bytes(factor, ni_f32_mul(1.5f, factor))
+                                                                             << 16;
+    const uint32_t high = ni_e4m3_bytes(ni_f32_mul(2.0f, factor), ni_f32_mul(3.0f, factor)) |
+                          ni_e4m3_bytes(ni_f32_mul(4.0f, factor), ni_f32_mul(6.0f, factor)) << 16;
     return make_uint2(low, high);
 }
 
 /* Four codes, in the lower half. */
 static __device__ uint32_t bytes_of_four(uint2 table, uint32_t codes) {
-    const uint32_t signs = (codes & 0x8u) << 4 | (codes & 0x80u) << 8 | (codes & 0x800u) << 12 | (codes & 0x8000u) << 16;
+    const uint32_t signs =
+        (codes & 0x8u) << 4 | (codes & 0x80u) << 8 | (codes & 0x800u) << 12 | (codes & 0x8000u) << 16;
     return __byte_perm(table.x, table.y, codes & 0x7777u) | signs;
 }
 
@@ -54,7 +57,9 @@ static __global__ void __launch_bounds__(NI_THREADS) mx_bytes(ni_cuda_mx_rows to
     const int largest = (int)ni_warp_max(above) - 1, smallest = 255 - (int)ni_warp_max(below);
     const bool exact = largest - smallest <= SPREAD;
     if (lane == 0) {
-        to.scales[r] = !exact ? 0.0f : t.tensor_scale ? ni_f32_mul(scale_of(largest), *t.tensor_scale) : scale_of(largest);
+        to.scales[r] = !exact           ? 0.0f
+                       : t.tensor_scale ? ni_f32_mul(scale_of(largest), *t.tensor_scale)
+                                        : scale_of(largest);
         if (!exact)
             atomicAdd(to.wide, 1u);
     }
@@ -67,7 +72,8 @@ static __global__ void __launch_bounds__(NI_THREADS) mx_bytes(ni_cuda_mx_rows to
             table = make_uint2(0x7f7f7f7fu, 0x7f7f7f7fu);
         else if (exact && shift >= TOP - SPREAD)
             table = table_of(__uint_as_float((uint32_t)(127 + shift) << 23));
-        const uint2 x = bytes_of_eight(table, from.x), y = bytes_of_eight(table, from.y), z = bytes_of_eight(table, from.z), w = bytes_of_eight(table, from.w);
+        const uint2 x = bytes_of_eight(table, from.x), y = bytes_of_eight(table, from.y),
+                    z = bytes_of_eight(table, from.z), w = bytes_of_eight(table, from.w);
         out[2 * b] = make_uint4(x.x, x.y, y.x, y.y);
         out[2 * b + 1] = make_uint4(z.x, z.y, w.x, w.y);
     }
@@ -93,12 +99,16 @@ static __device__ float sum_of_eight(uint32_t a, uint32_t b) {
 /* Sum of one row of A and one of B, over a warp: a block's sum is exact, blocks are added in FP32. */
 static __device__ float dot(const nb_qtensor &a, int64_t r, const nb_qtensor &b, int64_t c) {
     const int64_t blocks = a.cols / BLOCK;
-    const uint4 *const left = (const uint4 *)(a.codes + r * (a.cols / 2)), *const right = (const uint4 *)(b.codes + c * (b.cols / 2));
+    const uint4 *const left = (const uint4 *)(a.codes + r * (a.cols / 2)), *const right =
+                                                                               (const uint4 *)(b.codes +
+                                                                                               c * (b.cols / 2));
     float sum = 0.0f;
     for (int64_t k = threadIdx.x % 32; k < blocks; k += 32) {
         const uint4 x = left[k], y = right[k];
-        const float inner = ni_f32_add(ni_f32_add(sum_of_eight(x.x, y.x), sum_of_eight(x.y, y.y)), ni_f32_add(sum_of_eight(x.z, y.z), sum_of_eight(x.w, y.w)));
-        sum = ni_f32_add(sum, ni_f32_mul(ni_f32_mul(inner, ni_e8m0_value(a.scales[r * blocks + k])), ni_e8m0_value(b.scales[c * blocks + k])));
+        const float inner = ni_f32_add(ni_f32_add(sum_of_eight(x.x, y.x), sum_of_eight(x.y, y.y)),
+                                       ni_f32_add(sum_of_eight(x.z, y.z), sum_of_eight(x.w, y.w)));
+        sum = ni_f32_add(sum, ni_f32_mul(ni_f32_mul(inner, ni_e8m0_value(a.scales[r * blocks + k])),
+                                         ni_e8m0_value(b.scales[c * blocks + k])));
     }
     sum = ni_warp_sum(sum);
     if (a.tensor_scale)

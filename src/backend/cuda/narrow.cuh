@@ -44,7 +44,8 @@ static __device__ inline ni_four ni_four_of(const ni_scaled &t, int64_t i, float
         const uint32_t w = ((const uint32_t *)t.data)[i];
 #pragma unroll
         for (int k = 0; k < 4; k++)
-            f.x[k] = t.dtype == NB_E4M3 ? ni_e4m3_value((uint8_t)(w >> (8 * k))) : ni_e5m2_value((uint8_t)(w >> (8 * k)));
+            f.x[k] =
+                t.dtype == NB_E4M3 ? ni_e4m3_value((uint8_t)(w >> (8 * k))) : ni_e5m2_value((uint8_t)(w >> (8 * k)));
     }
 #pragma unroll
     for (int k = 0; k < 4; k++)
@@ -72,7 +73,8 @@ static __device__ inline void ni_store_four(const ni_scaled &t, int64_t i, const
 }
 
 static __device__ inline uint32_t ni_largest_of_four(const ni_four &f) {
-    return max(max(ni_f32_magnitude(f.x[0]), ni_f32_magnitude(f.x[1])), max(ni_f32_magnitude(f.x[2]), ni_f32_magnitude(f.x[3])));
+    return max(max(ni_f32_magnitude(f.x[0]), ni_f32_magnitude(f.x[1])),
+               max(ni_f32_magnitude(f.x[2]), ni_f32_magnitude(f.x[3])));
 }
 
 #endif

@@ -43,18 +43,34 @@ static int chunks_of(int64_t dim) {
 
 #define FOR_CHUNKS(chunks, LAUNCH)                                                                                     \
     switch (chunks) {                                                                                                  \
-    case 1: LAUNCH(1); break;                                                                                          \
-    case 2: LAUNCH(2); break;                                                                                          \
-    case 3: LAUNCH(3); break;                                                                                          \
-    case 4: LAUNCH(4); break;                                                                                          \
-    case 5: LAUNCH(5); break;                                                                                          \
-    case 6: LAUNCH(6); break;                                                                                          \
-    case 7: LAUNCH(7); break;                                                                                          \
-    default: LAUNCH(8);                                                                                                \
+    case 1:                                                                                                            \
+        LAUNCH(1);                                                                                                     \
+        break;                                                                                                         \
+    case 2:                                                                                                            \
+        LAUNCH(2);                                                                                                     \
+        break;                                                                                                         \
+    case 3:                                                                                                            \
+        LAUNCH(3);                                                                                                     \
+        break;                                                                                                         \
+    case 4:                                                                                                            \
+        LAUNCH(4);                                                                                                     \
+        break;                                                                                                         \
+    case 5:                                                                                                            \
+        LAUNCH(5);                                                                                                     \
+        break;                                                                                                         \
+    case 6:                                                                                                            \
+        LAUNCH(6);                                                                                                     \
+        break;                                                                                                         \
+    case 7:                                                                                                            \
+        LAUNCH(7);                                                                                                     \
+        break;                                                                                                         \
+    default:                                                                                                           \
+        LAUNCH(8);                                                                                                     \
     }
 
 /* Chunks of a row as they lie; zeros beyond its end. */
-template <int CHUNKS> static __device__ __forceinline__ void load_row(uint4 (&row)[CHUNKS], const uint16_t *from, int dim) {
+template <int CHUNKS>
+static __device__ __forceinline__ void load_row(uint4 (&row)[CHUNKS], const uint16_t *from, int dim) {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int k = 0; k < CHUNKS; k++) {
@@ -132,7 +148,8 @@ static __device__ __forceinline__ uint32_t larger_of_four(uint32_t pairs, const 
 }
 
 /* What lies beyond the end of a row is zero. */
-template <int CHUNKS> static __device__ __forceinline__ uint32_t larger_of_row(uint32_t pairs, const uint4 (&row)[CHUNKS]) {
+template <int CHUNKS>
+static __device__ __forceinline__ uint32_t larger_of_row(uint32_t pairs, const uint4 (&row)[CHUNKS]) {
 #pragma unroll
     for (int k = 0; k < CHUNKS; k++)
         pairs = larger_of_four(pairs, row[k]);
@@ -163,7 +180,8 @@ static size_t band_bytes(int64_t dim) {
     return BAND * (size_t)band_pitch(dim) * sizeof(uint32_t);
 }
 
-template <int CHUNKS> static __device__ __forceinline__ void leave_row(uint32_t *band, int i, const uint4 (&row)[CHUNKS], int dim) {
+template <int CHUNKS>
+static __device__ __forceinline__ void leave_row(uint32_t *band, int i, const uint4 (&row)[CHUNKS], int dim) {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int k = 0; k < CHUNKS; k++)
@@ -182,7 +200,8 @@ static __device__ __forceinline__ uint32_t larger_of_band(uint32_t largest, cons
     return largest;
 }
 
-template <int CHUNKS> static __global__ void __launch_bounds__(NI_THREADS) rmsnorm_forward_bands(const __grid_constant__ ni_cuda_norm norm) {
+template <int CHUNKS>
+static __global__ void __launch_bounds__(NI_THREADS) rmsnorm_forward_bands(const __grid_constant__ ni_cuda_norm norm) {
     extern __shared__ __align__(16) uint32_t band[];
     const int dim = (int)norm.dim;
     uint32_t pairs = 0;
@@ -236,7 +255,8 @@ static __global__ void rmsnorm_forward(ni_cuda_norm norm, bool eights) {
 
 template <int CHUNKS> static int launch_forward_bands(cudaStream_t on, const ni_cuda_norm *norm) {
     const size_t bytes = band_bytes(norm->dim);
-    const int code = cudaFuncSetAttribute(rmsnorm_forward_bands<CHUNKS>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+    const int code =
+        cudaFuncSetAttribute(rmsnorm_forward_bands<CHUNKS>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
     if (code == cudaSuccess)
         rmsnorm_forward_bands<CHUNKS><<<(unsigned)(norm->n / BAND), NI_THREADS, bytes, on>>>(*norm);
     return code;
@@ -244,7 +264,8 @@ template <int CHUNKS> static int launch_forward_bands(cudaStream_t on, const ni_
 
 int ni_cuda_launch_rmsnorm_forward(void *stream, const ni_cuda_norm *norm) {
     cudaStream_t on = (cudaStream_t)stream;
-    bool eights = norm->dim % 8 == 0 && ni_aligned(norm->y) && ni_aligned(norm->x) && (!norm->change || (ni_aligned(norm->sum) && ni_aligned(norm->change)));
+    bool eights = norm->dim % 8 == 0 && ni_aligned(norm->y) && ni_aligned(norm->x) &&
+                  (!norm->change || (ni_aligned(norm->sum) && ni_aligned(norm->change)));
     int code = ni_cuda_clear_amaxes(stream, norm->amax, norm->turned_amax);
     if (norm->n == 0 || code != cudaSuccess)
         return code;
@@ -261,7 +282,9 @@ int ni_cuda_launch_rmsnorm_forward(void *stream, const ni_cuda_norm *norm) {
         rmsnorm_forward<<<blocks, NI_THREADS, 0, on>>>(*norm, eights);
     if (code == cudaSuccess)
         code = cudaGetLastError();
-    return bands || code != cudaSuccess ? code : ni_cuda_find_turned(stream, norm->y, norm->n, norm->dim, norm->dim, norm->turned_amax);
+    return bands || code != cudaSuccess
+               ? code
+               : ni_cuda_find_turned(stream, norm->y, norm->n, norm->dim, norm->dim, norm->turned_amax);
 }
 
 /* ---- backward ---- */
@@ -294,7 +317,8 @@ static __global__ void rmsnorm_backward(ni_cuda_norm_slopes d) {
 
 /* Row r of the same, with its columns' sums in registers: x and dy are read once. The slopes stay in `row`. */
 template <int CHUNKS>
-static __device__ __forceinline__ void slope_row(uint4 (&row)[CHUNKS], float (&dw)[CHUNKS][8], const ni_cuda_norm_slopes &d, int64_t r, int dim) {
+static __device__ __forceinline__ void slope_row(uint4 (&row)[CHUNKS], float (&dw)[CHUNKS][8],
+                                                 const ni_cuda_norm_slopes &d, int64_t r, int dim) {
     const int lane = threadIdx.x % 32;
     uint4 x[CHUNKS], dy[CHUNKS];
     load_row(x, d.x + r * dim, dim);
@@ -359,7 +383,8 @@ static __device__ __forceinline__ void expect_row(const ni_cuda_norm_slopes &d, 
 
 /* A block takes 16 neighbouring rows at a time. */
 template <int CHUNKS, bool TURNED>
-static __global__ void __launch_bounds__(NI_THREADS) rmsnorm_backward_kept(const __grid_constant__ ni_cuda_norm_slopes d) {
+static __global__ void __launch_bounds__(NI_THREADS)
+    rmsnorm_backward_kept(const __grid_constant__ ni_cuda_norm_slopes d) {
     extern __shared__ __align__(16) float sums[];
     uint32_t *const band = (uint32_t *)sums; /* until the sums are left there */
     const int lane = threadIdx.x % 32, dim = (int)d.dim;
@@ -405,8 +430,10 @@ static int64_t band_blocks(int64_t n) {
 }
 
 template <int CHUNKS, bool TURNED> static int launch_backward_kept(cudaStream_t on, const ni_cuda_norm_slopes *d) {
-    const size_t sums = ni_sums_bytes(d->dim), band = TURNED ? band_bytes(d->dim) : 0, bytes = sums > band ? sums : band;
-    const int code = cudaFuncSetAttribute(rmsnorm_backward_kept<CHUNKS, TURNED>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
+    const size_t sums = ni_sums_bytes(d->dim), band = TURNED ? band_bytes(d->dim) : 0,
+                 bytes = sums > band ? sums : band;
+    const int code = cudaFuncSetAttribute(rmsnorm_backward_kept<CHUNKS, TURNED>,
+                                          cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
     if (code == cudaSuccess)
         rmsnorm_backward_kept<CHUNKS, TURNED><<<(unsigned)band_blocks(d->n), NI_THREADS, bytes, on>>>(*d);
     return code;
@@ -432,5 +459,6 @@ int ni_cuda_launch_rmsnorm_backward(void *stream, const ni_cuda_norm_slopes *d) 
         rmsnorm_backward<<<(unsigned)ni_norm_blocks(d->n), NI_THREADS, ni_sums_bytes(d->dim), on>>>(*d);
     if (code == cudaSuccess)
         code = ni_finish_sums(on, d->dw, d->partial, chunks ? band_blocks(d->n) : ni_norm_blocks(d->n), d->dim);
-    return turned || code != cudaSuccess ? code : ni_cuda_find_turned(stream, d->dx, d->n, d->dim, d->dim, d->turned_amax);
+    return turned || code != cudaSuccess ? code
+                                         : ni_cuda_find_turned(stream, d->dx, d->n, d->dim, d->dim, d->turned_amax);
 }

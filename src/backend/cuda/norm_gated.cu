@@ -10,8 +10,8 @@ static __device__ float sigmoid(float x) {
     return 1.0f / (1.0f + expf(-x));
 }
 
-static __global__ void gated_norm_forward(uint16_t *y, uint32_t *amax, float *rstd, const uint16_t *o, const uint16_t *g,
-                                          const float *w, int64_t n, int64_t dim, float eps) {
+static __global__ void gated_norm_forward(uint16_t *y, uint32_t *amax, float *rstd, const uint16_t *o,
+                                          const uint16_t *g, const float *w, int64_t n, int64_t dim, float eps) {
     const int lane = threadIdx.x % 32;
     uint32_t largest = 0;
     for (NI_ROWS(r, n)) {
@@ -35,12 +35,14 @@ int ni_cuda_launch_gated_norm_forward(void *stream, uint16_t *y, uint32_t *amax,
     if (amax)
         cudaMemsetAsync(amax, 0, sizeof *amax, on);
     if (n > 0)
-        gated_norm_forward<<<ni_grid(ni_divide_up(n, NI_WARPS)), NI_THREADS, 0, on>>>(y, amax, rstd, o, g, w, n, dim, eps);
+        gated_norm_forward<<<ni_grid(ni_divide_up(n, NI_WARPS)), NI_THREADS, 0, on>>>(y, amax, rstd, o, g, w, n, dim,
+                                                                                      eps);
     return cudaGetLastError();
 }
 
-static __global__ void gated_norm_backward(uint16_t *do_, uint16_t *dg, uint32_t *dg_amax, float *partial, const uint16_t *dy, const uint16_t *o,
-                                           const uint16_t *g, const float *w, const float *rstd, int64_t n, int64_t dim) {
+static __global__ void gated_norm_backward(uint16_t *do_, uint16_t *dg, uint32_t *dg_amax, float *partial,
+                                           const uint16_t *dy, const uint16_t *o, const uint16_t *g, const float *w,
+                                           const float *rstd, int64_t n, int64_t dim) {
     extern __shared__ float sums[];
     const int lane = threadIdx.x % 32;
     float *dw = ni_clear_sums(sums, dim);
@@ -67,15 +69,17 @@ static __global__ void gated_norm_backward(uint16_t *do_, uint16_t *dg, uint32_t
     ni_leave_partial(partial, sums, dim);
 }
 
-int ni_cuda_launch_gated_norm_backward(void *stream, uint16_t *do_, uint16_t *dg, uint32_t *dg_amax, float *dw, const uint16_t *dy, const uint16_t *o,
-                                       const uint16_t *g, const float *w, const float *rstd, int64_t n, int64_t dim, float *partial) {
+int ni_cuda_launch_gated_norm_backward(void *stream, uint16_t *do_, uint16_t *dg, uint32_t *dg_amax, float *dw,
+                                       const uint16_t *dy, const uint16_t *o, const uint16_t *g, const float *w,
+                                       const float *rstd, int64_t n, int64_t dim, float *partial) {
     cudaStream_t on = (cudaStream_t)stream;
     int code = ni_room_for_sums(gated_norm_backward, dim);
     if (dg_amax)
         cudaMemsetAsync(dg_amax, 0, sizeof *dg_amax, on);
     if (n == 0 || code != cudaSuccess)
         return code;
-    gated_norm_backward<<<(unsigned)ni_norm_blocks(n), NI_THREADS, ni_sums_bytes(dim), on>>>(do_, dg, dg_amax, partial, dy, o, g, w, rstd, n, dim);
+    gated_norm_backward<<<(unsigned)ni_norm_blocks(n), NI_THREADS, ni_sums_bytes(dim), on>>>(do_, dg, dg_amax, partial,
+                                                                                             dy, o, g, w, rstd, n, dim);
     return ni_finish_sums(on, dw, partial, ni_norm_blocks(n), dim);
 }
 
@@ -85,20 +89,24 @@ static __device__ float logsigmoid(float x) {
     return (x < 0.0f ? x : 0.0f) - log1pf(expf(-fabsf(x)));
 }
 
-static __global__ void gate_forward(float *gate, const uint16_t *a, const float *bias, int64_t n, int64_t dim, float normalizer, float clamp) {
-    for (NI_EACH(i, n *dim)) {
+static __global__ void gate_forward(float *gate, const uint16_t *a, const float *bias, int64_t n, int64_t dim,
+                                    float normalizer, float clamp) {
+    for (NI_EACH(i, n * dim)) {
         float decay = logsigmoid(ni_bf16_value(a[i]) + bias[i % dim]) / normalizer;
         gate[i] = decay < clamp ? clamp : decay;
     }
 }
 
-int ni_cuda_launch_gate_forward(void *stream, float *gate, const uint16_t *a, const float *bias, int64_t n, int64_t dim, float normalizer, float clamp) {
+int ni_cuda_launch_gate_forward(void *stream, float *gate, const uint16_t *a, const float *bias, int64_t n, int64_t dim,
+                                float normalizer, float clamp) {
     if (n * dim > 0)
-        gate_forward<<<ni_grid(ni_divide_up(n * dim, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(gate, a, bias, n, dim, normalizer, clamp);
+        gate_forward<<<ni_grid(ni_divide_up(n * dim, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(
+            gate, a, bias, n, dim, normalizer, clamp);
     return cudaGetLastError();
 }
 
-static __global__ void gate_backward(uint16_t *da, float *partial, const float *dgate, const uint16_t *a, const float *bias, int64_t n, int64_t dim, float normalizer, float clamp) {
+static __global__ void gate_backward(uint16_t *da, float *partial, const float *dgate, const uint16_t *a,
+                                     const float *bias, int64_t n, int64_t dim, float normalizer, float clamp) {
     extern __shared__ float sums[];
     float *dbias = ni_clear_sums(sums, dim);
     for (NI_ROWS(r, n))
@@ -112,11 +120,14 @@ static __global__ void gate_backward(uint16_t *da, float *partial, const float *
     ni_leave_partial(partial, sums, dim);
 }
 
-int ni_cuda_launch_gate_backward(void *stream, uint16_t *da, float *dbias, const float *dgate, const uint16_t *a, const float *bias, int64_t n, int64_t dim, float normalizer, float clamp, float *partial) {
+int ni_cuda_launch_gate_backward(void *stream, uint16_t *da, float *dbias, const float *dgate, const uint16_t *a,
+                                 const float *bias, int64_t n, int64_t dim, float normalizer, float clamp,
+                                 float *partial) {
     cudaStream_t on = (cudaStream_t)stream;
     int code = ni_room_for_sums(gate_backward, dim);
     if (n == 0 || code != cudaSuccess)
         return code;
-    gate_backward<<<(unsigned)ni_norm_blocks(n), NI_THREADS, ni_sums_bytes(dim), on>>>(da, partial, dgate, a, bias, n, dim, normalizer, clamp);
+    gate_backward<<<(unsigned)ni_norm_blocks(n), NI_THREADS, ni_sums_bytes(dim), on>>>(da, partial, dgate, a, bias, n,
+                                                                                       dim, normalizer, clamp);
     return ni_finish_sums(on, dbias, partial, ni_norm_blocks(n), dim);
 }

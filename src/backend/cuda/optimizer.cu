@@ -10,7 +10,8 @@
 
 /* ---- sums: a fixed number of blocks, so that the tree depends on n alone ---- */
 
-static __global__ void sum_parts(double *partial, const void *x, nb_dtype type, const float *scale, int64_t n, bool squares) {
+static __global__ void sum_parts(double *partial, const void *x, nb_dtype type, const float *scale, int64_t n,
+                                 bool squares) {
     __shared__ double room[NI_WARPS];
     const float factor = scale ? *scale : 1.0f;
     double sum = 0;
@@ -48,7 +49,8 @@ static __global__ void sum_parts_of_fours(double *partial, const float4 *x, int6
         partial[blockIdx.x] = sum;
 }
 
-static int launch_sum(cudaStream_t on, double *out, const void *x, nb_dtype type, const float *scale, int64_t n, bool squares, double *partial) {
+static int launch_sum(cudaStream_t on, double *out, const void *x, nb_dtype type, const float *scale, int64_t n,
+                      bool squares, double *partial) {
     if (type == NB_F32 && !scale && n % 4 == 0 && ni_aligned(x))
         sum_parts_of_fours<<<NI_CUDA_SUM_BLOCKS, NI_THREADS, 0, on>>>(partial, (const float4 *)x, n / 4, squares);
     else
@@ -147,7 +149,8 @@ static __global__ void adamw(const __grid_constant__ plain_list list, scalars s)
     while (which + 1 < list.count && blockIdx.x >= list.at[which + 1].first_block)
         which++;
     const plain_tensor t = list.at[which];
-    const int64_t first = (int64_t)(blockIdx.x - t.first_block) * PIECE, end = first + PIECE < t.n ? first + PIECE : t.n;
+    const int64_t first = (int64_t)(blockIdx.x - t.first_block) * PIECE,
+                  end = first + PIECE < t.n ? first + PIECE : t.n;
     uint32_t largest = 0;
     s.keep = t.keep;
     if (t.fours)
@@ -176,7 +179,8 @@ static plain_tensor plain_of(const ni_adamw_tensor *t, const ni_adamw *step, uin
     p.n = t->n;
     p.first_block = first_block;
     p.keep = scalars_of(step, t->weight_decay).keep;
-    p.fours = t->n % 4 == 0 && ni_aligned(p.param) && ni_aligned(p.m) && ni_aligned(p.v) && ni_aligned(p.grad) && (!p.copy || ni_aligned(p.copy));
+    p.fours = t->n % 4 == 0 && ni_aligned(p.param) && ni_aligned(p.m) && ni_aligned(p.v) && ni_aligned(p.grad) &&
+              (!p.copy || ni_aligned(p.copy));
     return p;
 }
 
@@ -212,12 +216,14 @@ static __global__ void adamw_ramped(ni_ramped t, scalars s) {
 
 int ni_cuda_launch_adamw_ramped(void *stream, const ni_ramped *t, const ni_adamw *step) {
     if (t->n > 0)
-        adamw_ramped<<<ni_grid(ni_divide_up(t->n, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(*t, scalars_of(step, t->weight_decay));
+        adamw_ramped<<<ni_grid(ni_divide_up(t->n, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(
+            *t, scalars_of(step, t->weight_decay));
     return cudaGetLastError();
 }
 
 /* period may lie where one of the others does: each element is read before it is written. */
-static __global__ void ramp_periods(int32_t *period, const float *moved_q, const float *moved_w, int64_t n, float k1, double k2, int32_t most) {
+static __global__ void ramp_periods(int32_t *period, const float *moved_q, const float *moved_w, int64_t n, float k1,
+                                    double k2, int32_t most) {
     for (NI_EACH(i, n)) {
         const float above = ni_f32_div(moved_q[i], k1), below = ni_f32_add(moved_w[i], 1e-8f);
         const double steps = __dadd_rn(__dmul_rn(k2, floor(__ddiv_rn((double)above, (double)below))), 1.0);
@@ -225,9 +231,11 @@ static __global__ void ramp_periods(int32_t *period, const float *moved_q, const
     }
 }
 
-int ni_cuda_launch_ramp_periods(void *stream, int32_t *period, const float *moved_q, const float *moved_w, int64_t n, double k1, double k2, int32_t most) {
+int ni_cuda_launch_ramp_periods(void *stream, int32_t *period, const float *moved_q, const float *moved_w, int64_t n,
+                                double k1, double k2, int32_t most) {
     if (n > 0)
-        ramp_periods<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(period, moved_q, moved_w, n, (float)k1, k2, most);
+        ramp_periods<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(
+            period, moved_q, moved_w, n, (float)k1, k2, most);
     return cudaGetLastError();
 }
 
@@ -269,7 +277,8 @@ static __device__ ni_four some_of(const narrow_tensor &t, const ni_scaled &x, in
     return (ni_four){{ni_narrow_value(x, i, factor), 0, 0, 0}};
 }
 
-static __device__ void store_some(const narrow_tensor &t, const ni_scaled &x, int64_t i, const ni_four &f, float encode) {
+static __device__ void store_some(const narrow_tensor &t, const ni_scaled &x, int64_t i, const ni_four &f,
+                                  float encode) {
     if (t.fours)
         ni_store_four(x, i / 4, f, encode);
     else
@@ -281,7 +290,8 @@ static __global__ void narrow_amax(const __grid_constant__ narrow_list list, sca
     int64_t first, end;
     const int which = piece_of(list, &first, &end);
     const narrow_tensor &t = list.at[which];
-    const float fp = ni_narrow_factor(t.param), fm = ni_narrow_factor(t.m), fv = ni_narrow_factor(t.v), fg = ni_narrow_factor(t.grad);
+    const float fp = ni_narrow_factor(t.param), fm = ni_narrow_factor(t.m), fv = ni_narrow_factor(t.v),
+                fg = ni_narrow_factor(t.grad);
     const int step = t.fours ? 4 : 1;
     uint32_t largest[3] = {0, 0, 0};
     s.keep = t.keep;
@@ -314,8 +324,10 @@ static __global__ void narrow_adamw(const __grid_constant__ narrow_list list, sc
     const int which = piece_of(list, &first, &end);
     const narrow_tensor &t = list.at[which];
     const uint32_t *const amaxes = list.amaxes + 3 * which;
-    const float fp = ni_narrow_factor(t.param), fm = ni_narrow_factor(t.m), fv = ni_narrow_factor(t.v), fg = ni_narrow_factor(t.grad);
-    const float ep = ni_narrow_encode_of(t.param, &amaxes[0]), em = ni_narrow_encode_of(t.m, &amaxes[1]), ev = ni_narrow_encode_of(t.v, &amaxes[2]);
+    const float fp = ni_narrow_factor(t.param), fm = ni_narrow_factor(t.m), fv = ni_narrow_factor(t.v),
+                fg = ni_narrow_factor(t.grad);
+    const float ep = ni_narrow_encode_of(t.param, &amaxes[0]), em = ni_narrow_encode_of(t.m, &amaxes[1]),
+                ev = ni_narrow_encode_of(t.v, &amaxes[2]);
     const int step = t.fours ? 4 : 1;
     uint32_t largest = 0;
     s.keep = t.keep;
@@ -375,7 +387,8 @@ static narrow_tensor narrow_of(const ni_adamw_tensor *t, const ni_adamw *step, u
     x.amax = as_it_is ? t->amax : NULL;
     x.first_block = first_block;
     x.keep = scalars_of(step, t->weight_decay).keep;
-    x.fours = t->n % 4 == 0 && ni_has_fours(t->param) && ni_has_fours(t->m) && ni_has_fours(t->v) && ni_has_fours(t->grad) && ni_aligned(x.copy);
+    x.fours = t->n % 4 == 0 && ni_has_fours(t->param) && ni_has_fours(t->m) && ni_has_fours(t->v) &&
+              ni_has_fours(t->grad) && ni_aligned(x.copy);
     return x;
 }
 
@@ -392,7 +405,8 @@ static int launch_narrow(cudaStream_t on, narrow_list *list, const ni_adamw *ste
 }
 
 /* The narrow ones of `tensors`, a list at a time. */
-static int launch_all_narrow(cudaStream_t on, const ni_adamw_tensor *tensors, int32_t count, const ni_adamw *step, uint32_t *amaxes) {
+static int launch_all_narrow(cudaStream_t on, const ni_adamw_tensor *tensors, int32_t count, const ni_adamw *step,
+                             uint32_t *amaxes) {
     narrow_list list = {};
     list.amaxes = amaxes;
     for (int32_t i = 0; i < count; i++)
@@ -406,12 +420,14 @@ static int launch_all_narrow(cudaStream_t on, const ni_adamw_tensor *tensors, in
     for (int32_t i = 0; i < count; i++) {
         const ni_adamw_tensor *t = &tensors[i];
         if (t->n > 0 && !is_plain(t) && t->param.dtype != NB_F32 && (t->copy || t->amax))
-            leave_behind<<<ni_grid(ni_divide_up(t->n, NI_THREADS)), NI_THREADS, 0, on>>>(t->param, t->n, (uint16_t *)t->copy, t->amax);
+            leave_behind<<<ni_grid(ni_divide_up(t->n, NI_THREADS)), NI_THREADS, 0, on>>>(t->param, t->n,
+                                                                                         (uint16_t *)t->copy, t->amax);
     }
     return cudaGetLastError();
 }
 
-int ni_cuda_launch_adamw(void *stream, const ni_adamw_tensor *tensors, int32_t count, const ni_adamw *step, uint32_t *amaxes) {
+int ni_cuda_launch_adamw(void *stream, const ni_adamw_tensor *tensors, int32_t count, const ni_adamw *step,
+                         uint32_t *amaxes) {
     cudaStream_t on = (cudaStream_t)stream;
     plain_list list = {};
     for (int32_t i = 0; i < count; i++) {

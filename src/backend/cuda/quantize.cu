@@ -3,8 +3,8 @@
  * A source becomes FP32 in the operand's orientation once, which costs 8 bytes an element: this is the path that is
  * right for everything. A thread encodes 16 neighbours on the contraction.
  */
-#include "backend/cuda/quantize.h"
 #include "backend/cuda/kernels.h"
+#include "backend/cuda/quantize.h"
 
 #include "backend/cuda/element.cuh"
 #include "backend/cuda/grid.cuh"
@@ -32,7 +32,8 @@ static __device__ float source_at(const ni_cuda_source &s, int64_t r, int64_t c)
         x = ni_decoded(s.codes, r, from, true);
     else {
         int64_t at = s.across ? from * s.numbers.stride + r : r * s.numbers.stride + from;
-        x = s.numbers.dtype == NB_BF16 ? ni_bf16_value(((const uint16_t *)s.numbers.data)[at]) : ((const float *)s.numbers.data)[at];
+        x = s.numbers.dtype == NB_BF16 ? ni_bf16_value(((const uint16_t *)s.numbers.data)[at])
+                                       : ((const float *)s.numbers.data)[at];
     }
     if (s.minus.codes)
         x = ni_f32_sub(x, ni_decoded(s.minus, r, from, true));
@@ -44,7 +45,8 @@ static __device__ float source_at(const ni_cuda_source &s, int64_t r, int64_t c)
 }
 
 static __global__ void load_rows(float *x, ni_cuda_source s) {
-    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < s.rows * s.cols; i += (int64_t)gridDim.x * blockDim.x)
+    for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < s.rows * s.cols;
+         i += (int64_t)gridDim.x * blockDim.x)
         x[i] = source_at(s, i / s.cols, i % s.cols);
 }
 
@@ -72,8 +74,9 @@ static unsigned grid_of(int64_t pieces) {
 
 /* Numbers as they lie. */
 static bool is_dense(const ni_cuda_source *s) {
-    return s->numbers.data && s->numbers.dtype == NB_BF16 && s->numbers.stride == s->cols && s->numbers.cols == s->cols && !s->across && !s->minus.codes &&
-           !s->columns && !s->row_scales && !s->column_scales;
+    return s->numbers.data && s->numbers.dtype == NB_BF16 && s->numbers.stride == s->cols &&
+           s->numbers.cols == s->cols && !s->across && !s->minus.codes && !s->columns && !s->row_scales &&
+           !s->column_scales;
 }
 
 int ni_cuda_load_source(void *stream, float *x, const ni_cuda_source *s, bool transpose) {
@@ -128,7 +131,8 @@ static __global__ void rotate(float *x, int64_t groups, int n, nb_signs kind, bo
     }
 }
 
-int ni_cuda_rotate(void *stream, float *x, int64_t rows, int64_t cols, const nb_quantizer *q, const ni_cuda_noise *noise) {
+int ni_cuda_rotate(void *stream, float *x, int64_t rows, int64_t cols, const nb_quantizer *q,
+                   const ni_cuda_noise *noise) {
     int n = q->hadamard_size;
     if (n == 0 || rows * cols == 0)
         return cudaSuccess;
@@ -183,7 +187,8 @@ static __global__ void column_amax(uint32_t *amax, const float *x, int64_t rows,
 /* ---- encode ---- */
 
 /* At most 16 neighbours of row r from column c on (of x), under one multiplier. */
-static __device__ void encode_span(const ni_cuda_encoding &e, int64_t r, int64_t c, int count, float multiplier, uint8_t codes[SPAN]) {
+static __device__ void encode_span(const ni_cuda_encoding &e, int64_t r, int64_t c, int count, float multiplier,
+                                   uint8_t codes[SPAN]) {
     const nb_quantizer &q = e.quantizer;
     const bool random = q.round == NB_ROUND_STOCHASTIC;
     float u[NI_NOISE_GROUP];
@@ -192,11 +197,13 @@ static __device__ void encode_span(const ni_cuda_encoding &e, int64_t r, int64_t
         int64_t n = r * e.cols + c + i;
         if (random && (i == 0 || n % NI_NOISE_GROUP == 0))
             ni_noise_group(&noise, (uint32_t)(n / NI_NOISE_GROUP), q.sr_bits, u);
-        codes[i] = ni_element_encode(q.element, q.round, ni_f32_mul(e.x[n], multiplier), random ? u[n % NI_NOISE_GROUP] : 0.0f);
+        codes[i] = ni_element_encode(q.element, q.round, ni_f32_mul(e.x[n], multiplier),
+                                     random ? u[n % NI_NOISE_GROUP] : 0.0f);
     }
 }
 
-static __device__ void store_span(const ni_cuda_encoding &e, int64_t r, int64_t c, int count, const uint8_t codes[SPAN], float inner) {
+static __device__ void store_span(const ni_cuda_encoding &e, int64_t r, int64_t c, int count, const uint8_t codes[SPAN],
+                                  float inner) {
     const nb_qtensor &out = e.out;
     const int64_t at = e.at + c;
     const bool small = ni_element_is_4bit(e.quantizer.element);
@@ -204,13 +211,17 @@ static __device__ void store_span(const ni_cuda_encoding &e, int64_t r, int64_t 
         if (!small)
             out.codes[r * out.cols + at + i] = codes[i];
         else if (i % 2 == 0)
-            out.codes[r * ((out.cols + 1) / 2) + (at + i) / 2] = (uint8_t)(codes[i] | (i + 1 < count ? codes[i + 1] << 4 : 0));
+            out.codes[r * ((out.cols + 1) / 2) + (at + i) / 2] =
+                (uint8_t)(codes[i] | (i + 1 < count ? codes[i + 1] << 4 : 0));
     for (int i = 0; i < count && e.values; i++)
-        e.values[r * e.value_stride + at + i] = ni_bf16_even(ni_f32_mul(ni_element_value(e.quantizer.element, codes[i]), inner));
+        e.values[r * e.value_stride + at + i] =
+            ni_bf16_even(ni_f32_mul(ni_element_value(e.quantizer.element, codes[i]), inner));
 }
 
 /* A whole block of 16 E2M1 codes at once, where all of it is finite and lies aligned; false: nothing is done. */
-template <int ROUND> static __device__ bool encode_sixteen(const ni_cuda_encoding &e, int64_t r, int64_t c, uint32_t amax, float multiplier, float inner, bool zeros) {
+template <int ROUND>
+static __device__ bool encode_sixteen(const ni_cuda_encoding &e, int64_t r, int64_t c, uint32_t amax, float multiplier,
+                                      float inner, bool zeros) {
     const ni_noise_key noise = noise_of(e.noise);
     const int64_t n = r * e.cols + c, at = e.at + c;
     const float4 *from = (const float4 *)(e.x + n);
@@ -219,9 +230,11 @@ template <int ROUND> static __device__ bool encode_sixteen(const ni_cuda_encodin
     if (amax >= NI_F32_INF_BITS || !(inner <= 3.0e38f))
         return false;
     if (ROUND)
-        bits[0] = ni_philox(noise.seed, noise.tensor, (uint32_t)(n / 16), noise.step, noise.micro_batch, NI_PURPOSE_ROUNDING);
+        bits[0] =
+            ni_philox(noise.seed, noise.tensor, (uint32_t)(n / 16), noise.step, noise.micro_batch, NI_PURPOSE_ROUNDING);
     if (ROUND == 16)
-        bits[1] = ni_philox(noise.seed, noise.tensor, (uint32_t)(n / 16), noise.step, noise.micro_batch, NI_PURPOSE_ROUNDING_HI);
+        bits[1] = ni_philox(noise.seed, noise.tensor, (uint32_t)(n / 16), noise.step, noise.micro_batch,
+                            NI_PURPOSE_ROUNDING_HI);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         const float4 v = from[i];
@@ -255,7 +268,8 @@ template <int ROUND> static __device__ bool encode_sixteen(const ni_cuda_encodin
     return true;
 }
 
-static __device__ bool try_sixteen(const ni_cuda_encoding &e, int64_t r, int64_t c, uint32_t amax, float multiplier, float inner, bool zeros) {
+static __device__ bool try_sixteen(const ni_cuda_encoding &e, int64_t r, int64_t c, uint32_t amax, float multiplier,
+                                   float inner, bool zeros) {
     const nb_quantizer &q = e.quantizer;
     if (q.element != NB_ELEMENT_E2M1 || q.round == NB_ROUND_UP || (e.out.cols | e.cols | e.at | e.value_stride) % 16)
         return false;
@@ -278,7 +292,8 @@ static __device__ void zero_codes(uint8_t codes[SPAN]) {
 }
 
 /* What a block errs under one of its two scales (format/four_six.h); a row that is not there errs nothing. */
-static __device__ float block_error(const ni_cuda_encoding &e, int64_t r, int64_t c, uint8_t byte, float sdec, float amax, float max_of_both) {
+static __device__ float block_error(const ni_cuda_encoding &e, int64_t r, int64_t c, uint8_t byte, float sdec,
+                                    float amax, float max_of_both) {
     const nb_quantizer &q = e.quantizer;
     const float encode = ni_block_encode(byte, sdec);
     float terms[16];
@@ -287,7 +302,8 @@ static __device__ float block_error(const ni_cuda_encoding &e, int64_t r, int64_
     return q.block_rows == 16 ? ni_tile_error(q, terms, (int)threadIdx.x % 32 / 16 * 16) : ni_four_six_row(&q, terms);
 }
 
-static __device__ uint8_t four_or_six(const ni_cuda_encoding &e, int64_t r, int64_t c, const ni_tensor_scale &t, float amax_block, float amax) {
+static __device__ uint8_t four_or_six(const ni_cuda_encoding &e, int64_t r, int64_t c, const ni_tensor_scale &t,
+                                      float amax_block, float amax) {
     const ni_e4m3_target target = ni_e4m3_target_for(&e.quantizer);
     const ni_two_scales s = ni_four_six_bytes(target, t, amax_block);
     const float six = block_error(e, r, c, s.six, t.sdec, amax, target.max_of_both);
@@ -318,7 +334,8 @@ static __global__ void encode_nvfp4(ni_cuda_encoding e) {
         return;
     if (e.out.scales)
         e.out.scales[r * (e.out.cols / 16) + (e.at + c) / 16] = byte;
-    if (try_sixteen(e, r, c, byte < NI_E4M3_NAN ? amax : NI_F32_INF_BITS, ni_block_encode(byte, t.sdec), ni_e4m3_value(byte), byte == 0))
+    if (try_sixteen(e, r, c, byte < NI_E4M3_NAN ? amax : NI_F32_INF_BITS, ni_block_encode(byte, t.sdec),
+                    ni_e4m3_value(byte), byte == 0))
         return;
     zero_codes(codes);
     if (byte)
@@ -392,7 +409,8 @@ static __global__ void encode_outer128(ni_cuda_encoding e) {
     uint8_t byte = ni_outer128_scale_byte(target, outer, ni_f32_from(amax));
     if (e.out.scales)
         e.out.scales[r * (e.out.cols / 16) + (e.at + c) / 16] = byte;
-    if (try_sixteen(e, r, c, byte < NI_E4M3_NAN ? all : NI_F32_INF_BITS, ni_outer128_encode(byte, outer), ni_f32_mul(ni_e4m3_value(byte), outer), byte == 0))
+    if (try_sixteen(e, r, c, byte < NI_E4M3_NAN ? all : NI_F32_INF_BITS, ni_outer128_encode(byte, outer),
+                    ni_f32_mul(ni_e4m3_value(byte), outer), byte == 0))
         return;
     zero_codes(codes);
     if (byte)
@@ -496,7 +514,8 @@ static __global__ void encode_columns(ni_cuda_encoding e) {
             if (r == 0)
                 e.out.outer_scales[c + i + j] = decode[j];
             if (e.values)
-                e.values[r * e.value_stride + c + i + j] = ni_bf16_even(ni_f32_mul(ni_element_value(q.element, codes[j]), decode[j]));
+                e.values[r * e.value_stride + c + i + j] =
+                    ni_bf16_even(ni_f32_mul(ni_element_value(q.element, codes[j]), decode[j]));
         }
         ni_cuda_encoding only_codes = e;
         only_codes.values = NULL;
@@ -530,7 +549,8 @@ int ni_cuda_encode(void *stream, const ni_cuda_encoding *e) {
         else if (e->quantizer.outer == NB_OUTER_ROW128 || e->quantizer.outer == NB_OUTER_ROW128_POW2)
             encode_outer128<<<(unsigned)divide_up(e->rows * (e->cols / 16), THREADS), THREADS, 0, on>>>(*e);
         else
-            encode_nvfp4<<<(unsigned)divide_up(divide_up(e->rows, 16) * (e->cols / 16) * 16, THREADS), THREADS, 0, on>>>(*e);
+            encode_nvfp4<<<(unsigned)divide_up(divide_up(e->rows, 16) * (e->cols / 16) * 16, THREADS), THREADS, 0,
+                           on>>>(*e);
         return cudaGetLastError();
     case NB_SCALE_E8M0:
         encode_mx<<<(unsigned)divide_up(e->rows * (e->cols / 32), THREADS), THREADS, 0, on>>>(*e);

@@ -7,7 +7,9 @@ enum { NO_SIGNS, FIXED_SIGNS, ANY_SIGNS };
 
 /* A thread takes 16 rows of four columns. Rounding keeps the order, so the maximum is rounded and not the numbers. */
 template <bool PLAIN, bool ROTATED, int SIGNS>
-static __global__ void __launch_bounds__(NI_TILE_THREADS) tile_amaxes(const __grid_constant__ ni_cuda_tile_source s, uint32_t *plain, uint32_t *rotated, const __grid_constant__ nb_quantizer q, const __grid_constant__ ni_cuda_noise noise) {
+static __global__ void __launch_bounds__(NI_TILE_THREADS)
+    tile_amaxes(const __grid_constant__ ni_cuda_tile_source s, uint32_t *plain, uint32_t *rotated,
+                const __grid_constant__ nb_quantizer q, const __grid_constant__ ni_cuda_noise noise) {
     const uint32_t across = (uint32_t)(s.cols / 4), bands = (uint32_t)(s.rows / 16);
     const int64_t piece = blockIdx.x * (int64_t)NI_TILE_THREADS + threadIdx.x;
     const uint32_t band = (uint32_t)piece / across, at = (uint32_t)piece - band * across;
@@ -24,7 +26,9 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS) tile_amaxes(const __gr
                 pair = ni_larger_pair(ni_larger_pair(pair, in[i].x), in[i].y);
         if (ROTATED) {
             const ni_noise_key key = ni_tile_noise(noise);
-            const uint32_t signs = SIGNS == ANY_SIGNS ? ni_signs_of(q.hadamard_signs, &key).w[0] : SIGNS == FIXED_SIGNS ? NI_FIXED_SIGNS : 0;
+            const uint32_t signs = SIGNS == ANY_SIGNS     ? ni_signs_of(q.hadamard_signs, &key).w[0]
+                                   : SIGNS == FIXED_SIGNS ? NI_FIXED_SIGNS
+                                                          : 0;
             float most = 0.0f;
 #pragma unroll
             for (int k = 0; k < 4; k++) {
@@ -49,14 +53,16 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS) tile_amaxes(const __gr
 }
 
 template <int SIGNS>
-static void launch_rotated(cudaStream_t on, unsigned grid, const ni_cuda_tile_source &s, uint32_t *plain, uint32_t *rotated, const nb_quantizer &q, const ni_cuda_noise &noise) {
+static void launch_rotated(cudaStream_t on, unsigned grid, const ni_cuda_tile_source &s, uint32_t *plain,
+                           uint32_t *rotated, const nb_quantizer &q, const ni_cuda_noise &noise) {
     if (plain)
         tile_amaxes<true, true, SIGNS><<<grid, NI_TILE_THREADS, 0, on>>>(s, plain, rotated, q, noise);
     else
         tile_amaxes<false, true, SIGNS><<<grid, NI_TILE_THREADS, 0, on>>>(s, plain, rotated, q, noise);
 }
 
-int ni_cuda_tile_amaxes(void *stream, const ni_cuda_tile_source *s, uint32_t *plain, uint32_t *rotated, const nb_quantizer *q, const ni_cuda_noise *noise) {
+int ni_cuda_tile_amaxes(void *stream, const ni_cuda_tile_source *s, uint32_t *plain, uint32_t *rotated,
+                        const nb_quantizer *q, const ni_cuda_noise *noise) {
     cudaStream_t on = (cudaStream_t)stream;
     const unsigned grid = (unsigned)ni_divide_up(s->cols / 4 * (s->rows / 16), NI_TILE_THREADS);
     if (s->cols / 4 * (s->rows / 16) > INT32_MAX)
@@ -116,7 +122,8 @@ int ni_cuda_find_turned(void *stream, const uint16_t *x, int64_t rows, int64_t c
     if (!turned || rows * cols == 0 || rows % 16 != 0)
         return cudaSuccess;
     if (cols % 4 != 0 || stride % 4 != 0 || (uintptr_t)x % 8 != 0) {
-        turned_column<<<ni_grid(ni_divide_up(rows / 16 * cols, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(turned, s);
+        turned_column<<<ni_grid(ni_divide_up(rows / 16 * cols, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(
+            turned, s);
         return cudaGetLastError();
     }
     return ni_cuda_tile_amaxes(stream, &s, NULL, turned, &q, &none);
@@ -128,13 +135,15 @@ static __global__ void flat_amax(uint32_t *amax, const float4 *x, int64_t n) {
     uint32_t largest = 0;
     for (NI_EACH(i, n)) {
         const float4 v = x[i];
-        largest = max(max(max(largest, ni_f32_magnitude(v.x)), max(ni_f32_magnitude(v.y), ni_f32_magnitude(v.z))), ni_f32_magnitude(v.w));
+        largest = max(max(max(largest, ni_f32_magnitude(v.x)), max(ni_f32_magnitude(v.y), ni_f32_magnitude(v.z))),
+                      ni_f32_magnitude(v.w));
     }
     __syncwarp();
     ni_join_amax(amax, largest);
 }
 
 int ni_cuda_flat_amax(void *stream, uint32_t *amax, const float *x, int64_t n) {
-    flat_amax<<<ni_grid(ni_divide_up(n / 4, 4 * NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(amax, (const float4 *)x, n / 4);
+    flat_amax<<<ni_grid(ni_divide_up(n / 4, 4 * NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(
+        amax, (const float4 *)x, n / 4);
     return cudaGetLastError();
 }

@@ -41,7 +41,8 @@ template <typename RULE> static __device__ void open_copy(ni_block_copy *b, cons
 }
 
 /* The scale of a block; `at` counts the operand's numbers in its canonical order. */
-template <typename RULE> static __device__ void store_scale(const ni_cuda_tile_copy &copy, const ni_block_made &made, int64_t at, int part) {
+template <typename RULE>
+static __device__ void store_scale(const ni_cuda_tile_copy &copy, const ni_block_made &made, int64_t at, int part) {
     if (part % RULE::STORED_BY)
         return;
     if (RULE::STORED_BY == 4)
@@ -51,7 +52,8 @@ template <typename RULE> static __device__ void store_scale(const ni_cuda_tile_c
 }
 
 /* All lanes of a group come. */
-template <typename RULE> static __device__ void make_block(const ni_block_copy &b, float *x, uint32_t group, int part, ni_block_made *made) {
+template <typename RULE>
+static __device__ void make_block(const ni_block_copy &b, float *x, uint32_t group, int part, ni_block_made *made) {
     if (b.quantizer.hadamard_size)
         ni_turn_lanes(x, b.quantizer.hadamard_size, part % (b.quantizer.hadamard_size / 16), b);
     RULE::make(b, x, group, part, made);
@@ -72,7 +74,9 @@ static __device__ void fill_zero(float *x) {
 /* ---- rows ---- */
 
 /* Column c of row r of the source. */
-template <typename RULE> static __device__ void store_row(const ni_cuda_tile_copy &copy, const ni_block_made &made, int64_t r, int64_t c, int part) {
+template <typename RULE>
+static __device__ void store_row(const ni_cuda_tile_copy &copy, const ni_block_made &made, int64_t r, int64_t c,
+                                 int part) {
     const int64_t at = r * copy.stride + copy.at + c;
     if (copy.values) {
         uint4 *const to = (uint4 *)(copy.values + at);
@@ -86,7 +90,8 @@ template <typename RULE> static __device__ void store_row(const ni_cuda_tile_cop
 }
 
 template <typename RULE, typename T>
-static __global__ void __launch_bounds__(THREADS) block_rows(const T *from, int64_t stride, int64_t rows, int64_t cols, const __grid_constant__ ni_cuda_tile_copy copy) {
+static __global__ void __launch_bounds__(THREADS) block_rows(const T *from, int64_t stride, int64_t rows, int64_t cols,
+                                                             const __grid_constant__ ni_cuda_tile_copy copy) {
     __shared__ ni_block_copy b;
     const uint32_t blocks = (uint32_t)(cols / 16);
     const int64_t thread = blockIdx.x * (int64_t)THREADS + threadIdx.x;
@@ -143,10 +148,12 @@ static __device__ ni_eight decode_eight(const nb_qtensor &t, int64_t r, int64_t 
 }
 
 /* KIND: 0 BF16, 1 FP32, 2 codes. */
-template <int KIND> static __device__ void load_tile(float *tile, const ni_cuda_double_source &s, int64_t r0, int64_t c0) {
+template <int KIND>
+static __device__ void load_tile(float *tile, const ni_cuda_double_source &s, int64_t r0, int64_t c0) {
 #pragma unroll
     for (int k = 0; k < TILE_ROWS * TILE_COLS / 8 / THREADS; k++) {
-        const int vector = k * THREADS + (int)threadIdx.x, row = vector / (TILE_COLS / 8), col = vector % (TILE_COLS / 8) * 8;
+        const int vector = k * THREADS + (int)threadIdx.x, row = vector / (TILE_COLS / 8),
+                  col = vector % (TILE_COLS / 8) * 8;
         const int64_t r = r0 + row, c = c0 + col;
         ni_eight e = {};
         if (r < s.rows && c < s.cols)
@@ -158,19 +165,23 @@ template <int KIND> static __device__ void load_tile(float *tile, const ni_cuda_
     }
 }
 
-static __device__ void store_tile(const float *tile, const ni_cuda_double_source &s, const ni_cuda_tile_copy &copy, int64_t r0, int64_t c0) {
+static __device__ void store_tile(const float *tile, const ni_cuda_double_source &s, const ni_cuda_tile_copy &copy,
+                                  int64_t r0, int64_t c0) {
 #pragma unroll
     for (int k = 0; k < TILE_ROWS * TILE_COLS / 8 / THREADS; k++) {
-        const int vector = k * THREADS + (int)threadIdx.x, row = vector / (TILE_COLS / 8), col = vector % (TILE_COLS / 8) * 8;
+        const int vector = k * THREADS + (int)threadIdx.x, row = vector / (TILE_COLS / 8),
+                  col = vector % (TILE_COLS / 8) * 8;
         const int64_t r = r0 + row, c = c0 + col;
         const float4 a = *(const float4 *)&tile[in_tile(row, col)], b = *(const float4 *)&tile[in_tile(row, col + 4)];
         if (r < s.rows && c < s.cols)
-            *(uint4 *)(copy.values + r * copy.stride + c) = make_uint4(ni_exact_pair(a.x, a.y), ni_exact_pair(a.z, a.w), ni_exact_pair(b.x, b.y), ni_exact_pair(b.z, b.w));
+            *(uint4 *)(copy.values + r * copy.stride + c) = make_uint4(
+                ni_exact_pair(a.x, a.y), ni_exact_pair(a.z, a.w), ni_exact_pair(b.x, b.y), ni_exact_pair(b.z, b.w));
     }
 }
 
 /* Eight lanes write 64 bytes of a column. */
-static __device__ void store_tile_codes(const uint2 (*codes)[CODE_PITCH], const ni_cuda_double_source &s, const ni_cuda_tile_copy &copy, int64_t r0, int64_t c0) {
+static __device__ void store_tile_codes(const uint2 (*codes)[CODE_PITCH], const ni_cuda_double_source &s,
+                                        const ni_cuda_tile_copy &copy, int64_t r0, int64_t c0) {
 #pragma unroll
     for (int unit = (int)threadIdx.x; unit < TILE_ROWS / 16 * TILE_COLS; unit += THREADS) {
         const int part = unit % (TILE_ROWS / 16), col = unit / (TILE_ROWS / 16);
@@ -183,7 +194,9 @@ static __device__ void store_tile_codes(const uint2 (*codes)[CODE_PITCH], const 
 typedef float tile_room[TILE_ROWS * TILE_COLS + TILE_ROWS / 16 * SKEW];
 
 /* Its rows, but for a `measure`. */
-template <typename RULE> static __device__ void make_rows(const float *tile, const ni_block_copy &b, const ni_cuda_double_source &s, const ni_cuda_tile_copy &copy, int64_t r0, int64_t c0) {
+template <typename RULE>
+static __device__ void make_rows(const float *tile, const ni_block_copy &b, const ni_cuda_double_source &s,
+                                 const ni_cuda_tile_copy &copy, int64_t r0, int64_t c0) {
 #pragma unroll 1
     for (int unit = (int)threadIdx.x; unit < TILE_ROWS * TILE_COLS / 16; unit += THREADS) {
         const int part = unit % (TILE_COLS / 16), row = unit / (TILE_COLS / 16);
@@ -206,12 +219,15 @@ template <typename RULE> static __device__ void make_rows(const float *tile, con
 
 /* Its columns. Values stay where the numbers were. */
 template <typename RULE>
-static __device__ void make_columns(float *tile, uint2 (*codes)[CODE_PITCH], const ni_block_copy &b, const ni_cuda_double_source &s, const ni_cuda_tile_copy &copy, int64_t r0, int64_t c0) {
+static __device__ void make_columns(float *tile, uint2 (*codes)[CODE_PITCH], const ni_block_copy &b,
+                                    const ni_cuda_double_source &s, const ni_cuda_tile_copy &copy, int64_t r0,
+                                    int64_t c0) {
     const int turned = copy.quantizer.hadamard_size / 16, lanes = turned > RULE::LANES ? turned : RULE::LANES;
     uint32_t largest = 0;
 #pragma unroll 1
     for (int unit = (int)threadIdx.x; unit < TILE_ROWS / 16 * TILE_COLS; unit += THREADS) {
-        const int part = unit % lanes, col = unit / lanes % TILE_COLS, row = (unit / lanes / TILE_COLS * lanes + part) * 16;
+        const int part = unit % lanes, col = unit / lanes % TILE_COLS,
+                  row = (unit / lanes / TILE_COLS * lanes + part) * 16;
         const int64_t r = r0 + row, c = c0 + col;
         float *const even = &tile[in_tile(row, col)], *const odd = &tile[in_tile(row + 1, col)], x[16];
 #pragma unroll
@@ -252,7 +268,8 @@ static __device__ int64_t tile_row() {
 }
 
 template <typename RULE, int KIND>
-static __global__ void __launch_bounds__(THREADS, 3) block_columns(const __grid_constant__ ni_cuda_double_source s, const __grid_constant__ ni_cuda_tile_copy copy) {
+static __global__ void __launch_bounds__(THREADS, 3)
+    block_columns(const __grid_constant__ ni_cuda_double_source s, const __grid_constant__ ni_cuda_tile_copy copy) {
     __shared__ ni_block_copy b;
     __shared__ __align__(16) tile_room tile;
     __shared__ uint2 codes[RULE::STORED_BY ? TILE_COLS : 1][CODE_PITCH];
@@ -267,7 +284,9 @@ static __global__ void __launch_bounds__(THREADS, 3) block_columns(const __grid_
 }
 
 template <typename RULE, int KIND>
-static __global__ void __launch_bounds__(THREADS, 3) block_both(const __grid_constant__ ni_cuda_double_source s, const __grid_constant__ ni_cuda_tile_copy row, const __grid_constant__ ni_cuda_tile_copy column) {
+static __global__ void __launch_bounds__(THREADS, 3)
+    block_both(const __grid_constant__ ni_cuda_double_source s, const __grid_constant__ ni_cuda_tile_copy row,
+               const __grid_constant__ ni_cuda_tile_copy column) {
     __shared__ ni_block_copy b[2];
     __shared__ __align__(16) tile_room tile;
     __shared__ uint2 codes[TILE_COLS][CODE_PITCH];
@@ -288,12 +307,15 @@ static __global__ void __launch_bounds__(THREADS, 3) block_both(const __grid_con
 
 /* ---- which kernel ---- */
 
-template <typename RULE> static void launch_rows(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy) {
+template <typename RULE>
+static void launch_rows(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy) {
     const unsigned grid = (unsigned)ni_divide_up(s->rows * (s->cols / 16), THREADS);
     if (s->wide)
-        block_rows<RULE, float><<<grid, THREADS, 0, on>>>((const float *)s->numbers, s->stride, s->rows, s->cols, *copy);
+        block_rows<RULE, float>
+            <<<grid, THREADS, 0, on>>>((const float *)s->numbers, s->stride, s->rows, s->cols, *copy);
     else
-        block_rows<RULE, uint16_t><<<grid, THREADS, 0, on>>>((const uint16_t *)s->numbers, s->stride, s->rows, s->cols, *copy);
+        block_rows<RULE, uint16_t>
+            <<<grid, THREADS, 0, on>>>((const uint16_t *)s->numbers, s->stride, s->rows, s->cols, *copy);
 }
 
 static dim3 grid_of(const ni_cuda_double_source *s) {
@@ -302,7 +324,8 @@ static dim3 grid_of(const ni_cuda_double_source *s) {
     return dim3((unsigned)ni_divide_up(s->cols, TILE_COLS), (unsigned)ni_divide_up(bands, deep), (unsigned)deep);
 }
 
-template <typename RULE> static void launch_columns(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy) {
+template <typename RULE>
+static void launch_columns(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy) {
     const dim3 grid = grid_of(s);
     if (!s->numbers)
         block_columns<RULE, 2><<<grid, THREADS, 0, on>>>(*s, *copy);
@@ -312,7 +335,8 @@ template <typename RULE> static void launch_columns(cudaStream_t on, const ni_cu
         block_columns<RULE, 0><<<grid, THREADS, 0, on>>>(*s, *copy);
 }
 
-template <typename RULE> static int launch(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy, bool columns) {
+template <typename RULE>
+static int launch(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy, bool columns) {
     if (s->rows * (s->cols / 16) > INT32_MAX)
         return cudaErrorInvalidValue;
     if (columns)
@@ -322,7 +346,9 @@ template <typename RULE> static int launch(void *stream, const ni_cuda_double_so
     return cudaGetLastError();
 }
 
-template <typename RULE> static int launch_both(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *row, const ni_cuda_tile_copy *column) {
+template <typename RULE>
+static int launch_both(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *row,
+                       const ni_cuda_tile_copy *column) {
     cudaStream_t on = (cudaStream_t)stream;
     const dim3 grid = grid_of(s);
     if (s->rows * (s->cols / 16) > INT32_MAX)
@@ -335,11 +361,12 @@ template <typename RULE> static int launch_both(void *stream, const ni_cuda_doub
 }
 
 bool ni_cuda_blocks_pair(const nb_quantizer *row, const nb_quantizer *column) {
-    return row->scale_type == column->scale_type && row->rule != NB_RULE_EDEN && column->rule != NB_RULE_EDEN && row->block_rows == 1 && column->block_rows == 1 &&
-           row->hadamard_size <= TILE_COLS;
+    return row->scale_type == column->scale_type && row->rule != NB_RULE_EDEN && column->rule != NB_RULE_EDEN &&
+           row->block_rows == 1 && column->block_rows == 1 && row->hadamard_size <= TILE_COLS;
 }
 
-int ni_cuda_quantize_blocks(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *row, const ni_cuda_tile_copy *column) {
+int ni_cuda_quantize_blocks(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *row,
+                            const ni_cuda_tile_copy *column) {
     switch (row->quantizer.scale_type) {
     case NB_SCALE_E8M0:
         return launch_both<ni_mx_rule>(stream, s, row, column);
@@ -350,7 +377,8 @@ int ni_cuda_quantize_blocks(void *stream, const ni_cuda_double_source *s, const 
     }
 }
 
-int ni_cuda_block_amax(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy, uint32_t *amax, bool columns) {
+int ni_cuda_block_amax(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy, uint32_t *amax,
+                       bool columns) {
     ni_cuda_tile_copy measured = *copy;
     measured.amax = NULL;
     measured.head = amax;

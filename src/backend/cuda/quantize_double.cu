@@ -36,7 +36,9 @@ static __device__ uint32_t signs_of(const ni_cuda_tile_copy &copy, const ni_nois
 /* ---- rows ---- */
 
 template <typename T, int ROUND, bool TURN>
-static __global__ void __launch_bounds__(ROW_THREADS) double_rows(const T *from, int64_t stride, int64_t rows, int64_t cols, const __grid_constant__ ni_cuda_tile_copy copy) {
+static __global__ void __launch_bounds__(ROW_THREADS)
+    double_rows(const T *from, int64_t stride, int64_t rows, int64_t cols,
+                const __grid_constant__ ni_cuda_tile_copy copy) {
     const uint32_t blocks = (uint32_t)(cols / 16);
     const int64_t unit = blockIdx.x * (int64_t)ROW_THREADS + threadIdx.x;
     if (unit >= rows * blocks) /* eight lanes go together */
@@ -125,7 +127,8 @@ static __device__ void load_pairs(float *a, float *b, const coded_tile &tile) {
 }
 
 /* Codes of sixteen rows of one of two columns. */
-static __device__ void store_column(const ni_cuda_tile_copy &copy, const uint32_t *pairs, int shift, const double_scale &scale, float outer, int64_t column, int64_t r) {
+static __device__ void store_column(const ni_cuda_tile_copy &copy, const uint32_t *pairs, int shift,
+                                    const double_scale &scale, float outer, int64_t column, int64_t r) {
     uint2 codes = make_uint2(0, 0);
 #pragma unroll
     for (int i = 0; i < 8; i++) {
@@ -141,12 +144,14 @@ static __device__ void store_column(const ni_cuda_tile_copy &copy, const uint32_
 
 /* KIND: 0 BF16, 1 FP32, 2 codes. */
 template <int KIND, int ROUND, bool TURN>
-static __global__ void __launch_bounds__(32 * COLUMN_WARPS) double_columns(const __grid_constant__ ni_cuda_double_source s, const __grid_constant__ ni_cuda_tile_copy copy) {
+static __global__ void __launch_bounds__(32 * COLUMN_WARPS)
+    double_columns(const __grid_constant__ ni_cuda_double_source s, const __grid_constant__ ni_cuda_tile_copy copy) {
     __shared__ uint32_t maxima[2][COLUMN_WARPS][COLUMN_PAIRS];
     __shared__ __align__(16) uint8_t room[KIND == 2 ? sizeof(coded_tile) : 16];
     coded_tile *const tile = (coded_tile *)room;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int64_t r0 = ((int64_t)blockIdx.y + (int64_t)blockIdx.z * gridDim.y) * 128, c0 = (int64_t)blockIdx.x * 2 * COLUMN_PAIRS;
+    const int64_t r0 = ((int64_t)blockIdx.y + (int64_t)blockIdx.z * gridDim.y) * 128,
+                  c0 = (int64_t)blockIdx.x * 2 * COLUMN_PAIRS;
     const int64_t r = r0 + 16 * warp, c = c0 + 2 * lane;
     const bool live = c < s.cols;
     const ni_noise_key key = ni_tile_noise(copy.noise);
@@ -179,8 +184,10 @@ static __global__ void __launch_bounds__(32 * COLUMN_WARPS) double_columns(const
     }
     if (!live)
         return;
-    const float outer_a = ni_outer128_scale(target, copy.quantizer.outer, ni_f32_from(all_a)), outer_b = ni_outer128_scale(target, copy.quantizer.outer, ni_f32_from(all_b));
-    const double_scale scale_a = double_scale_of(target, outer_a, amax_a), scale_b = double_scale_of(target, outer_b, amax_b);
+    const float outer_a = ni_outer128_scale(target, copy.quantizer.outer, ni_f32_from(all_a)),
+                outer_b = ni_outer128_scale(target, copy.quantizer.outer, ni_f32_from(all_b));
+    const double_scale scale_a = double_scale_of(target, outer_a, amax_a),
+                       scale_b = double_scale_of(target, outer_b, amax_b);
     const uint32_t group = (uint32_t)c * (uint32_t)(s.rows / 16) + (uint32_t)(r / 16);
     uint32_t for_a[8], for_b[8], q[16], signs[16];
     ni_draw_sixteen<ROUND>(key, group, for_a);
@@ -190,8 +197,10 @@ static __global__ void __launch_bounds__(32 * COLUMN_WARPS) double_columns(const
     for (int i = 0; i < 16; i++) {
         const float y = ni_f32_mul(a[i], scale_a.encode), z = ni_f32_mul(b[i], scale_b.encode);
         signs[i] = ni_exact_pair(y, z);
-        q[i] = ni_pair_up_to_six(ni_exact_pair(ni_sixteenth_on_grid<ROUND>(y, for_a, i), ni_sixteenth_on_grid<ROUND>(z, for_b, i)));
-        *(uint32_t *)(values + i * copy.stride) = ni_pack_two(ni_f32_mul(ni_low_of(q[i]), scale_a.decode), ni_f32_mul(ni_high_of(q[i]), scale_b.decode));
+        q[i] = ni_pair_up_to_six(
+            ni_exact_pair(ni_sixteenth_on_grid<ROUND>(y, for_a, i), ni_sixteenth_on_grid<ROUND>(z, for_b, i)));
+        *(uint32_t *)(values + i * copy.stride) =
+            ni_pack_two(ni_f32_mul(ni_low_of(q[i]), scale_a.decode), ni_f32_mul(ni_high_of(q[i]), scale_b.decode));
     }
     if (!copy.codes)
         return;
@@ -204,30 +213,41 @@ static __global__ void __launch_bounds__(32 * COLUMN_WARPS) double_columns(const
 
 /* ---- which kernel ---- */
 
-template <typename T, int ROUND> static void launch_rows(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy) {
+template <typename T, int ROUND>
+static void launch_rows(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy) {
     const unsigned grid = (unsigned)ni_divide_up(s->rows * (s->cols / 16), ROW_THREADS);
     if (copy->quantizer.hadamard_size)
-        double_rows<T, ROUND, true><<<grid, ROW_THREADS, 0, on>>>((const T *)s->numbers, s->stride, s->rows, s->cols, *copy);
+        double_rows<T, ROUND, true>
+            <<<grid, ROW_THREADS, 0, on>>>((const T *)s->numbers, s->stride, s->rows, s->cols, *copy);
     else
-        double_rows<T, ROUND, false><<<grid, ROW_THREADS, 0, on>>>((const T *)s->numbers, s->stride, s->rows, s->cols, *copy);
+        double_rows<T, ROUND, false>
+            <<<grid, ROW_THREADS, 0, on>>>((const T *)s->numbers, s->stride, s->rows, s->cols, *copy);
 }
 
-template <typename T> static void launch_rows(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy, int round) {
-    round == 0 ? launch_rows<T, 0>(on, s, copy) : round == 8 ? launch_rows<T, 8>(on, s, copy) : launch_rows<T, 16>(on, s, copy);
+template <typename T>
+static void launch_rows(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy, int round) {
+    round == 0   ? launch_rows<T, 0>(on, s, copy)
+    : round == 8 ? launch_rows<T, 8>(on, s, copy)
+                 : launch_rows<T, 16>(on, s, copy);
 }
 
-template <int KIND, int ROUND> static void launch_columns(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy) {
+template <int KIND, int ROUND>
+static void launch_columns(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy) {
     enum { MOST = 65535 };
     const int64_t bands = s->rows / 128, deep = ni_divide_up(bands, MOST);
-    const dim3 grid((unsigned)ni_divide_up(s->cols, 2 * COLUMN_PAIRS), (unsigned)ni_divide_up(bands, deep), (unsigned)deep);
+    const dim3 grid((unsigned)ni_divide_up(s->cols, 2 * COLUMN_PAIRS), (unsigned)ni_divide_up(bands, deep),
+                    (unsigned)deep);
     if (copy->quantizer.hadamard_size)
         double_columns<KIND, ROUND, true><<<grid, 32 * COLUMN_WARPS, 0, on>>>(*s, *copy);
     else
         double_columns<KIND, ROUND, false><<<grid, 32 * COLUMN_WARPS, 0, on>>>(*s, *copy);
 }
 
-template <int KIND> static void launch_columns(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy, int round) {
-    round == 0 ? launch_columns<KIND, 0>(on, s, copy) : round == 8 ? launch_columns<KIND, 8>(on, s, copy) : launch_columns<KIND, 16>(on, s, copy);
+template <int KIND>
+static void launch_columns(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy, int round) {
+    round == 0   ? launch_columns<KIND, 0>(on, s, copy)
+    : round == 8 ? launch_columns<KIND, 8>(on, s, copy)
+                 : launch_columns<KIND, 16>(on, s, copy);
 }
 
 int ni_cuda_quantize_double(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy, bool columns) {

@@ -34,7 +34,9 @@ typedef struct shared_rows {
 
 /* Half a block of the base: eight neighbours, of row i in shared memory and row r of the matrix. */
 template <bool TAME>
-static __device__ __forceinline__ void encode_base(const shared_rows &to, const ni_cuda_tile_copy &copy, const ni_scale_entry *table, float s_inner, int i, int64_t r, int c, bool live) {
+static __device__ __forceinline__ void encode_base(const shared_rows &to, const ni_cuda_tile_copy &copy,
+                                                   const ni_scale_entry *table, float s_inner, int i, int64_t r, int c,
+                                                   bool live) {
     const int at = i * to.cols / 2 + c / 2;
     const uint4 in = live ? *(const uint4 *)(to.numbers + at) : make_uint4(0, 0, 0, 0);
     const uint32_t x[4] = {in.x, in.y, in.z, in.w};
@@ -54,7 +56,8 @@ static __device__ __forceinline__ void encode_base(const shared_rows &to, const 
     if (!live)
         return;
     const int64_t out = r * copy.stride + c;
-    *(uint4 *)(copy.values + out) = make_uint4(ni_pair_times(q[0], entry.value), ni_pair_times(q[1], entry.value), ni_pair_times(q[2], entry.value), ni_pair_times(q[3], entry.value));
+    *(uint4 *)(copy.values + out) = make_uint4(ni_pair_times(q[0], entry.value), ni_pair_times(q[1], entry.value),
+                                               ni_pair_times(q[2], entry.value), ni_pair_times(q[3], entry.value));
     if (c % 16 == 0)
         to.bytes[i * to.byte_pitch + c / 16] = byte;
 #pragma unroll
@@ -106,15 +109,18 @@ static __device__ __forceinline__ void step(place *at, int eights) {
 }
 
 template <bool TAME>
-static __device__ void encode_all(const shared_rows &tile, const ni_cuda_tile_copy &copy, const ni_scale_entry *table, const ni_tensor_scale &t, int rows, int64_t first) {
+static __device__ void encode_all(const shared_rows &tile, const ni_cuda_tile_copy &copy, const ni_scale_entry *table,
+                                  const ni_tensor_scale &t, int rows, int64_t first) {
     const int eights = tile.cols / 8;
     place at = place_at(eights);
     for (int begin = 0; begin < rows * eights; begin += PATCHED_THREADS, step(&at, eights))
         encode_base<TAME>(tile, copy, table, t.s_inner, at.row, first + at.row, at.eight * 8, at.row < rows);
 }
 
-static __global__ void __launch_bounds__(PATCHED_THREADS) quantize_patched(const __grid_constant__ ni_cuda_tile_source s, const ni_tile_room *room, const __grid_constant__ ni_cuda_tile_copy copy,
-                                                                         const __grid_constant__ ni_cuda_patch patch, int shift, int byte_pitch) {
+static __global__ void __launch_bounds__(PATCHED_THREADS)
+    quantize_patched(const __grid_constant__ ni_cuda_tile_source s, const ni_tile_room *room,
+                     const __grid_constant__ ni_cuda_tile_copy copy, const __grid_constant__ ni_cuda_patch patch,
+                     int shift, int byte_pitch) {
     extern __shared__ __align__(16) uint32_t words[];
     __shared__ ni_scale_entry table[NI_TILE_BYTES];
     const int cols = (int)s.cols, eights = cols / 8, rows = 1 << shift;
@@ -126,7 +132,8 @@ static __global__ void __launch_bounds__(PATCHED_THREADS) quantize_patched(const
     place at = place_at(eights);
 #pragma unroll 4
     for (; at.row < rows; step(&at, eights))
-        *(uint4 *)(tile.numbers + (at.row * eights + at.eight) * 4) = *(const uint4 *)(s.numbers + (first + at.row) * s.stride + at.eight * 8);
+        *(uint4 *)(tile.numbers + (at.row * eights + at.eight) * 4) =
+            *(const uint4 *)(s.numbers + (first + at.row) * s.stride + at.eight * 8);
     __syncthreads();
     if (room->copies[0].tame)
         encode_all<true>(tile, copy, table, t, rows, first);
@@ -136,14 +143,16 @@ static __global__ void __launch_bounds__(PATCHED_THREADS) quantize_patched(const
     const int blocks = (int)patch.cols / 16, lane = (int)threadIdx.x % 16; /* sixteen neighbours hold a block */
     for (int piece = 0; piece < patch.count; piece++)
         for (int begin = 0; begin < blocks << shift; begin += PATCHED_THREADS / 16) {
-            const int unit = begin + (int)threadIdx.x / 16, block = unit >> shift, i = unit - (block << shift), c = block * 16 + lane;
+            const int unit = begin + (int)threadIdx.x / 16, block = unit >> shift, i = unit - (block << shift),
+                      c = block * 16 + lane;
             const bool live = block < blocks;
             const float x = live ? pick(tile, i, patch.columns[c], patch.residual[piece], t.sdec) : 0.0f;
             ni_encode_one(copy, t, table, x, (first + i) * copy.stride + patch.at[piece] + c, live);
         }
 }
 
-int ni_cuda_quantize_patched(void *stream, void *room, const ni_cuda_tile_source *s, const ni_cuda_tile_copy *base, const ni_cuda_patch *patch) {
+int ni_cuda_quantize_patched(void *stream, void *room, const ni_cuda_tile_source *s, const ni_cuda_tile_copy *base,
+                             const ni_cuda_patch *patch) {
     cudaStream_t on = (cudaStream_t)stream;
     const int shift = shift_of(s->rows, s->cols), byte_pitch = (int)ni_divide_up(s->cols / 16, 16) * 16;
     const int bytes = (int)(row_bytes(s->cols) << shift);
@@ -152,6 +161,7 @@ int ni_cuda_quantize_patched(void *stream, void *room, const ni_cuda_tile_source
         code = cudaFuncSetAttribute(quantize_patched, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     if (code != cudaSuccess)
         return code;
-    quantize_patched<<<(unsigned)(s->rows >> shift), PATCHED_THREADS, bytes, on>>>(*s, (const ni_tile_room *)room, *base, *patch, shift, byte_pitch);
+    quantize_patched<<<(unsigned)(s->rows >> shift), PATCHED_THREADS, bytes, on>>>(*s, (const ni_tile_room *)room,
+                                                                                   *base, *patch, shift, byte_pitch);
     return cudaGetLastError();
 }

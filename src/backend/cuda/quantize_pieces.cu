@@ -23,9 +23,11 @@ static __device__ float held_by(uint32_t codes, uint32_t scale, int32_t column, 
 }
 
 template <typename T, bool RESIDUAL>
-static __global__ void __launch_bounds__(PIECE_THREADS) quantize_piece(const T *from, int64_t stride, int64_t rows, int64_t cols, const int32_t *columns, const __grid_constant__ nb_qtensor minus,
-                                                                      const __grid_constant__ ni_cuda_tile_copy copy) {
-    const uint32_t unit = blockIdx.x * (uint32_t)PIECE_THREADS + threadIdx.x, band = unit / (uint32_t)cols, c = unit - band * (uint32_t)cols;
+static __global__ void __launch_bounds__(PIECE_THREADS)
+    quantize_piece(const T *from, int64_t stride, int64_t rows, int64_t cols, const int32_t *columns,
+                   const __grid_constant__ nb_qtensor minus, const __grid_constant__ ni_cuda_tile_copy copy) {
+    const uint32_t unit = blockIdx.x * (uint32_t)PIECE_THREADS + threadIdx.x, band = unit / (uint32_t)cols,
+                   c = unit - band * (uint32_t)cols;
     const int64_t first = (int64_t)band * PIECE_ROWS;
     const float sdec = RESIDUAL && minus.tensor_scale ? *minus.tensor_scale : 1.0f;
     const ni_tensor_scale t = ni_tile_scale(copy);
@@ -54,9 +56,11 @@ static __global__ void __launch_bounds__(PIECE_THREADS) quantize_piece(const T *
 template <typename T> static void launch(cudaStream_t on, const ni_cuda_piece *p, const ni_cuda_tile_copy *copy) {
     const unsigned grid = (unsigned)ni_divide_up(ni_divide_up(p->rows, PIECE_ROWS) * p->cols, PIECE_THREADS);
     if (p->minus.codes)
-        quantize_piece<T, true><<<grid, PIECE_THREADS, 0, on>>>((const T *)p->numbers, p->stride, p->rows, p->cols, p->columns, p->minus, *copy);
+        quantize_piece<T, true><<<grid, PIECE_THREADS, 0, on>>>((const T *)p->numbers, p->stride, p->rows, p->cols,
+                                                                p->columns, p->minus, *copy);
     else
-        quantize_piece<T, false><<<grid, PIECE_THREADS, 0, on>>>((const T *)p->numbers, p->stride, p->rows, p->cols, p->columns, p->minus, *copy);
+        quantize_piece<T, false><<<grid, PIECE_THREADS, 0, on>>>((const T *)p->numbers, p->stride, p->rows, p->cols,
+                                                                 p->columns, p->minus, *copy);
 }
 
 int ni_cuda_quantize_piece(void *stream, const ni_cuda_piece *p, const ni_cuda_tile_copy *copy) {

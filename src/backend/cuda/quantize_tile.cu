@@ -28,7 +28,8 @@ typedef struct copying {
     const ni_scale_entry *table;
     float s_inner;
     ni_noise_key key;
-    float unfold; /* what a tile that is not tame multiplies both scales by: 1, or out of a table that bears the rotation's factor */
+    float
+        unfold; /* what a tile that is not tame multiplies both scales by: 1, or out of a table that bears the rotation's factor */
 } copying;
 
 /* ---- rows ---- */
@@ -36,7 +37,8 @@ typedef struct copying {
 /* The words that this half of a group of 16 needs. Lanes come in pairs, one for each half, and two rows are done at a
  * time: each lane draws for one of them. */
 template <int ROUND>
-static __device__ void draw_rows(const ni_noise_key &key, uint32_t even_group, uint32_t odd_group, int half, uint32_t even[4], uint32_t odd[4]) {
+static __device__ void draw_rows(const ni_noise_key &key, uint32_t even_group, uint32_t odd_group, int half,
+                                 uint32_t even[4], uint32_t odd[4]) {
     if (ROUND == 0)
         return;
     if (ROUND == 16) {
@@ -50,7 +52,8 @@ static __device__ void draw_rows(const ni_noise_key &key, uint32_t even_group, u
         }
         return;
     }
-    const ni_philox_words mine = ni_philox(key.seed, key.tensor, half ? odd_group : even_group, key.step, key.micro_batch, NI_PURPOSE_ROUNDING);
+    const ni_philox_words mine =
+        ni_philox(key.seed, key.tensor, half ? odd_group : even_group, key.step, key.micro_batch, NI_PURPOSE_ROUNDING);
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         const uint32_t other = __shfl_xor_sync(~0u, half ? mine.w[i] : mine.w[i + 2], 1);
@@ -61,7 +64,8 @@ static __device__ void draw_rows(const ni_noise_key &key, uint32_t even_group, u
 
 /* Eight neighbours (half a block) at row r, column c. */
 template <int ROUND, bool TAME>
-static __device__ void encode_row_eight(const copying &to, const uint4 &in, int64_t r, int64_t c, bool live, const uint32_t *words) {
+static __device__ void encode_row_eight(const copying &to, const uint4 &in, int64_t r, int64_t c, bool live,
+                                        const uint32_t *words) {
     const uint32_t x[4] = {in.x, in.y, in.z, in.w};
     uint32_t q[4], signs[4], largest = 0;
 #pragma unroll
@@ -74,13 +78,15 @@ static __device__ void encode_row_eight(const copying &to, const uint4 &in, int6
     for (int i = 0; i < 4; i++) {
         const float low = ni_f32_mul(ni_low_of(x[i]), entry.encode), high = ni_f32_mul(ni_high_of(x[i]), entry.encode);
         signs[i] = TAME ? x[i] : ni_exact_pair(low, high); /* a NaN has the sign of the product */
-        q[i] = ni_pair_up_to_six(ni_exact_pair(ni_on_grid<ROUND, TAME>(low, words, 2 * i), ni_on_grid<ROUND, TAME>(high, words, 2 * i + 1)));
+        q[i] = ni_pair_up_to_six(
+            ni_exact_pair(ni_on_grid<ROUND, TAME>(low, words, 2 * i), ni_on_grid<ROUND, TAME>(high, words, 2 * i + 1)));
     }
     if (!live)
         return;
     const ni_cuda_tile_copy &copy = to.copy;
     *(uint4 *)(copy.values + r * copy.stride + copy.at + c) =
-        make_uint4(ni_pair_times(q[0], entry.value), ni_pair_times(q[1], entry.value), ni_pair_times(q[2], entry.value), ni_pair_times(q[3], entry.value));
+        make_uint4(ni_pair_times(q[0], entry.value), ni_pair_times(q[1], entry.value), ni_pair_times(q[2], entry.value),
+                   ni_pair_times(q[3], entry.value));
     if (!copy.codes)
         return;
     uint32_t codes = 0;
@@ -109,7 +115,9 @@ static __device__ void encode_rows(const copying &to, const uint4 *in, int64_t r
 /* ---- columns ---- */
 
 /* Sixteen rows of two columns: turned, the maxima of both. A tame tensor's stay four times too large. */
-template <int TURN, bool TAME> static __device__ void turn_columns(const copying &to, const uint32_t *tile, uint32_t signs, float *a, float *b, uint32_t *amax_a, uint32_t *amax_b) {
+template <int TURN, bool TAME>
+static __device__ void turn_columns(const copying &to, const uint32_t *tile, uint32_t signs, float *a, float *b,
+                                    uint32_t *amax_a, uint32_t *amax_b) {
     const bool rounded = TURN == FIXED_AND_ROUNDED || to.copy.quantizer.hadamard_round_bf16;
     uint32_t largest = 0;
 #pragma unroll
@@ -159,20 +167,23 @@ template <int TURN, bool TAME> static __device__ void turn_columns(const copying
 template <int ROUND> static __device__ void draw_column(const ni_noise_key &key, uint32_t group, uint32_t *words) {
     if (ROUND == 0)
         return;
-    const ni_philox_words first = ni_philox(key.seed, key.tensor, group, key.step, key.micro_batch, NI_PURPOSE_ROUNDING);
+    const ni_philox_words first =
+        ni_philox(key.seed, key.tensor, group, key.step, key.micro_batch, NI_PURPOSE_ROUNDING);
 #pragma unroll
     for (int i = 0; i < 4; i++)
         words[i] = first.w[i];
     if (ROUND == 8)
         return;
-    const ni_philox_words second = ni_philox(key.seed, key.tensor, group, key.step, key.micro_batch, NI_PURPOSE_ROUNDING_HI);
+    const ni_philox_words second =
+        ni_philox(key.seed, key.tensor, group, key.step, key.micro_batch, NI_PURPOSE_ROUNDING_HI);
 #pragma unroll
     for (int i = 0; i < 4; i++)
         words[4 + i] = second.w[i];
 }
 
 /* Codes of one column out of pairs: `shift` 0 or 16. */
-static __device__ void store_column_codes(const ni_cuda_tile_copy &copy, const uint32_t *pairs, int shift, uint8_t byte, int64_t column, int64_t block) {
+static __device__ void store_column_codes(const ni_cuda_tile_copy &copy, const uint32_t *pairs, int shift, uint8_t byte,
+                                          int64_t column, int64_t block) {
     uint2 codes = make_uint2(0, 0);
 #pragma unroll
     for (int i = 0; i < 8; i++) {
@@ -185,12 +196,14 @@ static __device__ void store_column_codes(const ni_cuda_tile_copy &copy, const u
 
 /* Columns c and c + 1 of the tile whose first row is r0; returns the largest magnitude of both. */
 template <int ROUND, int TURN, bool TAME>
-static __device__ uint32_t encode_columns(const copying &to, const uint32_t *tile, int64_t rows, int64_t r0, int64_t c, uint32_t signs) {
+static __device__ uint32_t encode_columns(const copying &to, const uint32_t *tile, int64_t rows, int64_t r0, int64_t c,
+                                          uint32_t signs) {
     const ni_cuda_tile_copy &copy = to.copy;
     float a[16], b[16];
     uint32_t amax_a, amax_b, for_a[8], for_b[8], q[16], sign[16];
     turn_columns<TURN, TAME>(to, tile, signs, a, b, &amax_a, &amax_b);
-    const uint32_t bytes = ni_scale_bytes(ni_f32_from(amax_a), ni_f32_from(amax_b), TAME ? to.s_inner : ni_f32_mul(to.s_inner, to.unfold));
+    const uint32_t bytes =
+        ni_scale_bytes(ni_f32_from(amax_a), ni_f32_from(amax_b), TAME ? to.s_inner : ni_f32_mul(to.s_inner, to.unfold));
     ni_scale_entry entry_a = to.table[bytes & 0xffu], entry_b = to.table[bytes >> 8];
     if (!TAME) {
         entry_a.encode = ni_f32_mul(entry_a.encode, to.unfold);
@@ -202,17 +215,21 @@ static __device__ uint32_t encode_columns(const copying &to, const uint32_t *til
 #pragma unroll
     for (int i = 0; i < 16; i++) {
         const int lane = ROUND == 16 ? i % 8 : i; /* of words: eight lanes in four, or sixteen */
-        const uint32_t *const words_a = ROUND == 16 && i >= 8 ? for_a + 4 : for_a, *const words_b = ROUND == 16 && i >= 8 ? for_b + 4 : for_b;
+        const uint32_t *const words_a = ROUND == 16 && i >= 8 ? for_a + 4 : for_a, *const words_b =
+                                                                                       ROUND == 16 && i >= 8 ? for_b + 4
+                                                                                                             : for_b;
         const float y = ni_f32_mul(a[i], entry_a.encode), z = ni_f32_mul(b[i], entry_b.encode);
         sign[i] = ni_exact_pair(TAME ? a[i] : y, TAME ? b[i] : z);
-        q[i] = ni_pair_up_to_six(ni_exact_pair(ni_on_grid<ROUND, TAME>(y, words_a, lane), ni_on_grid<ROUND, TAME>(z, words_b, lane)));
+        q[i] = ni_pair_up_to_six(
+            ni_exact_pair(ni_on_grid<ROUND, TAME>(y, words_a, lane), ni_on_grid<ROUND, TAME>(z, words_b, lane)));
     }
     const uint32_t scales = __byte_perm(entry_a.value, entry_b.value, 0x5410);
     uint16_t *const values = copy.values + r0 * copy.stride + c;
 #pragma unroll
     for (int i = 0; i < 16; i++)
         *(uint32_t *)(values + i * copy.stride) = ni_pair_times(q[i], scales);
-    const uint32_t largest = max(amax_a, amax_b), own = TAME && TURN != NOT_TURNED ? ni_f32_bits(ni_f32_mul(ni_f32_from(largest), 0.25f)) : largest;
+    const uint32_t largest = max(amax_a, amax_b),
+                   own = TAME && TURN != NOT_TURNED ? ni_f32_bits(ni_f32_mul(ni_f32_from(largest), 0.25f)) : largest;
     if (!copy.codes)
         return own;
 #pragma unroll
@@ -226,7 +243,9 @@ static __device__ uint32_t encode_columns(const copying &to, const uint32_t *til
 /* ---- a tile ---- */
 
 /* One block: both copies' scales, once for all tiles. Maxima that were found for them make room for the next. */
-static __global__ void __launch_bounds__(2 * NI_TILE_THREADS) set_tile_scales(ni_tile_room *room, const __grid_constant__ ni_cuda_tile_copy row, const __grid_constant__ ni_cuda_tile_copy column) {
+static __global__ void __launch_bounds__(2 * NI_TILE_THREADS)
+    set_tile_scales(ni_tile_room *room, const __grid_constant__ ni_cuda_tile_copy row,
+                    const __grid_constant__ ni_cuda_tile_copy column) {
     const int which = threadIdx.x / NI_TILE_THREADS, first = threadIdx.x % NI_TILE_THREADS;
     const ni_cuda_tile_copy &copy = which ? column : row;
     const bool exists = copy.values;
@@ -261,7 +280,9 @@ static __device__ bool is_any_wild(uint32_t largest, uint32_t most_tame) {
 
 /* Roundings: -1 no such copy, 0 to nearest, 8 or 16 random bits. */
 template <int ROWS, int COLUMNS, int TURN>
-static __global__ void __launch_bounds__(NI_TILE_THREADS, 5) quantize_tiles(const __grid_constant__ ni_cuda_tile_source s, const ni_tile_room *room, const __grid_constant__ ni_cuda_tile_copy row, const __grid_constant__ ni_cuda_tile_copy column) {
+static __global__ void __launch_bounds__(NI_TILE_THREADS, 5)
+    quantize_tiles(const __grid_constant__ ni_cuda_tile_source s, const ni_tile_room *room,
+                   const __grid_constant__ ni_cuda_tile_copy row, const __grid_constant__ ni_cuda_tile_copy column) {
     __shared__ __align__(16) uint32_t tile[COLUMNS >= 0 ? TILE_ROWS * PITCH : 4];
     __shared__ ni_scale_entry row_table[ROWS >= 0 ? NI_TILE_BYTES : 1], column_table[COLUMNS >= 0 ? NI_TILE_BYTES : 1];
     const int64_t band = blockIdx.y + (int64_t)blockIdx.z * gridDim.y, r0 = band * TILE_ROWS;
@@ -287,8 +308,10 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, 5) quantize_tiles(cons
         uint32_t pairs = 0;
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            pairs = ni_larger_pair(ni_larger_pair(ni_larger_pair(ni_larger_pair(pairs, in[i].x), in[i].y), in[i].z), in[i].w);
-        const uint32_t largest = ni_larger_half(pairs), most = min(ROWS >= 0 ? room->copies[0].most_tame : ~0u, COLUMNS >= 0 ? room->copies[1].most_tame : ~0u);
+            pairs = ni_larger_pair(ni_larger_pair(ni_larger_pair(ni_larger_pair(pairs, in[i].x), in[i].y), in[i].z),
+                                   in[i].w);
+        const uint32_t largest = ni_larger_half(pairs), most = min(ROWS >= 0 ? room->copies[0].most_tame : ~0u,
+                                                                   COLUMNS >= 0 ? room->copies[1].most_tame : ~0u);
         wild = is_any_wild(largest, most);
         if (row.now)
             ni_join_amax(row.now, largest);
@@ -309,8 +332,9 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, 5) quantize_tiles(cons
         const uint32_t signs = TURN == AS_IT_SAYS ? ni_signs_of(column.quantizer.hadamard_signs, &columns.key).w[0] : 0;
         uint32_t largest = 0;
         if (pair < s.cols)
-            largest = room->copies[1].tame && !wild ? encode_columns<COLUMNS, TURN, true>(columns, tile + threadIdx.x, s.rows, r0, pair, signs)
-                                                    : encode_columns<COLUMNS, TURN, false>(columns, tile + threadIdx.x, s.rows, r0, pair, signs);
+            largest = room->copies[1].tame && !wild
+                          ? encode_columns<COLUMNS, TURN, true>(columns, tile + threadIdx.x, s.rows, r0, pair, signs)
+                          : encode_columns<COLUMNS, TURN, false>(columns, tile + threadIdx.x, s.rows, r0, pair, signs);
         __syncwarp();
         if (column.now)
             ni_join_amax(column.now, largest);
@@ -355,11 +379,13 @@ static tile_kernel *kernel_of(int rows, int columns, int turn) {
 
 int ni_cuda_set_tile_scales(void *stream, void *room, const ni_cuda_tile_copy *row, const ni_cuda_tile_copy *column) {
     const ni_cuda_tile_copy none = {};
-    set_tile_scales<<<1, 2 * NI_TILE_THREADS, 0, (cudaStream_t)stream>>>((ni_tile_room *)room, row ? *row : none, column ? *column : none);
+    set_tile_scales<<<1, 2 * NI_TILE_THREADS, 0, (cudaStream_t)stream>>>((ni_tile_room *)room, row ? *row : none,
+                                                                         column ? *column : none);
     return cudaGetLastError();
 }
 
-int ni_cuda_quantize_tiles(void *stream, void *room, const ni_cuda_tile_source *s, const ni_cuda_tile_copy *row, const ni_cuda_tile_copy *column) {
+int ni_cuda_quantize_tiles(void *stream, void *room, const ni_cuda_tile_source *s, const ni_cuda_tile_copy *row,
+                           const ni_cuda_tile_copy *column) {
     enum { MOST = 65535 };
     cudaStream_t on = (cudaStream_t)stream;
     ni_tile_room *const scales = (ni_tile_room *)room;

@@ -54,7 +54,8 @@ template <nb_element ELEMENT> static __device__ uint32_t bytes_of_two(float low,
         asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(high), "f"(low));
     return pair;
 #else
-    return ni_element_encode(ELEMENT, NB_ROUND_EVEN, low, 0.0f) | (uint32_t)ni_element_encode(ELEMENT, NB_ROUND_EVEN, high, 0.0f) << 8;
+    return ni_element_encode(ELEMENT, NB_ROUND_EVEN, low, 0.0f) |
+           (uint32_t)ni_element_encode(ELEMENT, NB_ROUND_EVEN, high, 0.0f) << 8;
 #endif
 }
 
@@ -65,7 +66,9 @@ template <nb_element ELEMENT> static __device__ void values_of_two(uint32_t byte
         asm("cvt.rn.f16x2.e5m2x2 %0, %1;" : "=r"(halves) : "h"((uint16_t)bytes));
     else
         asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"((uint16_t)bytes));
-    asm("{.reg .f16 low, high; mov.b32 {low, high}, %2; cvt.f32.f16 %0, low; cvt.f32.f16 %1, high;}" : "=f"(value[0]), "=f"(value[1]) : "r"(halves));
+    asm("{.reg .f16 low, high; mov.b32 {low, high}, %2; cvt.f32.f16 %0, low; cvt.f32.f16 %1, high;}"
+        : "=f"(value[0]), "=f"(value[1])
+        : "r"(halves));
 #else
     value[0] = ni_element_value(ELEMENT, (uint8_t)bytes);
     value[1] = ni_element_value(ELEMENT, (uint8_t)(bytes >> 8));
@@ -77,7 +80,8 @@ static __device__ uint32_t bytes_of_four(const float *x) {
 }
 
 /* Codes, and what they stand for. */
-template <nb_element ELEMENT, nb_rounding ROUND> static __device__ void encode_eight(const ni_eight &in, float multiplier, uint32_t *code, ni_eight *value) {
+template <nb_element ELEMENT, nb_rounding ROUND>
+static __device__ void encode_eight(const ni_eight &in, float multiplier, uint32_t *code, ni_eight *value) {
     constexpr bool WIDE = ELEMENT == NB_ELEMENT_E4M3 || ELEMENT == NB_ELEMENT_E5M2;
 #pragma unroll
     for (int i = 0; i < 8; i += WIDE && ROUND == NB_ROUND_EVEN ? 2 : 1) {
@@ -106,11 +110,14 @@ template <nb_element ELEMENT> static __device__ void store_codes(uint8_t *codes,
         *(uint32_t *)(codes + at / 2) = word;
         return;
     }
-    *(uint2 *)(codes + at) = make_uint2(code[0] | code[1] << 8 | code[2] << 16 | code[3] << 24, code[4] | code[5] << 8 | code[6] << 16 | code[7] << 24);
+    *(uint2 *)(codes + at) = make_uint2(code[0] | code[1] << 8 | code[2] << 16 | code[3] << 24,
+                                        code[4] | code[5] << 8 | code[6] << 16 | code[7] << 24);
 }
 
 /* Eight neighbours from `at` on, in all that is wanted of them. */
-template <nb_element ELEMENT, nb_rounding ROUND> static __device__ void put_eight(const ni_cuda_vector &v, int64_t at, const ni_eight &in, float multiplier, float inner) {
+template <nb_element ELEMENT, nb_rounding ROUND>
+static __device__ void put_eight(const ni_cuda_vector &v, int64_t at, const ni_eight &in, float multiplier,
+                                 float inner) {
     ni_eight value;
     uint32_t code[8];
     encode_eight<ELEMENT, ROUND>(in, multiplier, code, &value);
@@ -142,7 +149,9 @@ enum { FLAT_EIGHTS = 4 };
 
 /* `across` eights a row, or all of them in one. */
 template <nb_element ELEMENT, nb_rounding ROUND>
-static __global__ void __launch_bounds__(NI_THREADS) quantize_flat(const uint16_t *from, int64_t stride, uint32_t across, int64_t eights, const __grid_constant__ ni_cuda_vector v) {
+static __global__ void __launch_bounds__(NI_THREADS)
+    quantize_flat(const uint16_t *from, int64_t stride, uint32_t across, int64_t eights,
+                  const __grid_constant__ ni_cuda_vector v) {
     const int64_t first = blockIdx.x * (int64_t)(FLAT_EIGHTS * NI_THREADS) + threadIdx.x;
     uint4 in[FLAT_EIGHTS];
 #pragma unroll
@@ -161,10 +170,12 @@ static __global__ void __launch_bounds__(NI_THREADS) quantize_flat(const uint16_
 #pragma unroll
     for (int i = 0; i < FLAT_EIGHTS; i++)
         if (first + i * NI_THREADS < eights)
-            put_eight<ELEMENT, ROUND>(v, 8 * (first + i * NI_THREADS), ni_eight_of(in[i]), s.multiplier, v.whole ? s.decode : 1.0f);
+            put_eight<ELEMENT, ROUND>(v, 8 * (first + i * NI_THREADS), ni_eight_of(in[i]), s.multiplier,
+                                      v.whole ? s.decode : 1.0f);
 }
 
-template <nb_element ELEMENT, nb_rounding ROUND> static void launch_flat(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_vector *v) {
+template <nb_element ELEMENT, nb_rounding ROUND>
+static void launch_flat(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_vector *v) {
     const int64_t eights = s->rows * s->cols / 8;
     quantize_flat<ELEMENT, ROUND><<<(unsigned)ni_divide_up(eights, FLAT_EIGHTS * NI_THREADS), NI_THREADS, 0, on>>>(
         (const uint16_t *)s->numbers, s->stride, s->stride == s->cols ? 0 : (uint32_t)(s->cols / 8), eights, *v);
@@ -176,7 +187,9 @@ enum { WARP_ROWS = 4, MOST_VECTORS = 24 };
 
 /* Lane l's vector i are the eight numbers from column 256 i + 8 l on. */
 template <nb_element ELEMENT, nb_rounding ROUND, int VECTORS>
-static __global__ void __launch_bounds__(32 * WARP_ROWS) quantize_in_warps(const uint16_t *from, int64_t stride, int64_t rows, int cols, const __grid_constant__ ni_cuda_vector v) {
+static __global__ void __launch_bounds__(32 * WARP_ROWS)
+    quantize_in_warps(const uint16_t *from, int64_t stride, int64_t rows, int cols,
+                      const __grid_constant__ ni_cuda_vector v) {
     const int lane = threadIdx.x % 32;
     const int64_t r = blockIdx.x * (int64_t)WARP_ROWS + threadIdx.x / 32;
     uint4 in[VECTORS];
@@ -190,7 +203,9 @@ static __global__ void __launch_bounds__(32 * WARP_ROWS) quantize_in_warps(const
     }
 #pragma unroll
     for (int i = 0; i < VECTORS; i++)
-        pairs = __vmaxu2(__vmaxu2(__vmaxu2(__vmaxu2(pairs, in[i].x & 0x7fff7fffu), in[i].y & 0x7fff7fffu), in[i].z & 0x7fff7fffu), in[i].w & 0x7fff7fffu);
+        pairs = __vmaxu2(
+            __vmaxu2(__vmaxu2(__vmaxu2(pairs, in[i].x & 0x7fff7fffu), in[i].y & 0x7fff7fffu), in[i].z & 0x7fff7fffu),
+            in[i].w & 0x7fff7fffu);
     const scaling s = scaling_of<ELEMENT>(v, ni_warp_max(max(pairs & 0xffffu, pairs >> 16)) << 16);
     if (lane == 0)
         v.row_scales[r] = s.decode;
@@ -202,11 +217,14 @@ static __global__ void __launch_bounds__(32 * WARP_ROWS) quantize_in_warps(const
     }
 }
 
-template <nb_element ELEMENT, nb_rounding ROUND, int VECTORS> static void launch_vectors(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_vector *v) {
-    quantize_in_warps<ELEMENT, ROUND, VECTORS><<<(unsigned)ni_divide_up(s->rows, WARP_ROWS), 32 * WARP_ROWS, 0, on>>>((const uint16_t *)s->numbers, s->stride, s->rows, (int)s->cols, *v);
+template <nb_element ELEMENT, nb_rounding ROUND, int VECTORS>
+static void launch_vectors(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_vector *v) {
+    quantize_in_warps<ELEMENT, ROUND, VECTORS><<<(unsigned)ni_divide_up(s->rows, WARP_ROWS), 32 * WARP_ROWS, 0, on>>>(
+        (const uint16_t *)s->numbers, s->stride, s->rows, (int)s->cols, *v);
 }
 
-template <nb_element ELEMENT, nb_rounding ROUND> static void launch_in_warps(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_vector *v) {
+template <nb_element ELEMENT, nb_rounding ROUND>
+static void launch_in_warps(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_vector *v) {
     const int64_t vectors = ni_divide_up(s->cols, 256);
     if (vectors <= 4)
         launch_vectors<ELEMENT, ROUND, 4>(on, s, v);
@@ -222,7 +240,8 @@ static bool quantize_by_warps(cudaStream_t on, const ni_cuda_double_source *s, c
     if (s->wide || s->cols > 256 * MOST_VECTORS)
         return false;
     if (q->element == NB_ELEMENT_E2M1)
-        q->round == NB_ROUND_UP ? launch_in_warps<NB_ELEMENT_E2M1, NB_ROUND_UP>(on, s, v) : launch_in_warps<NB_ELEMENT_E2M1, NB_ROUND_EVEN>(on, s, v);
+        q->round == NB_ROUND_UP ? launch_in_warps<NB_ELEMENT_E2M1, NB_ROUND_UP>(on, s, v)
+                                : launch_in_warps<NB_ELEMENT_E2M1, NB_ROUND_EVEN>(on, s, v);
     else if (q->element == NB_ELEMENT_E4M3 && q->round == NB_ROUND_EVEN)
         launch_in_warps<NB_ELEMENT_E4M3, NB_ROUND_EVEN>(on, s, v);
     else
@@ -248,7 +267,8 @@ template <typename T> static __device__ uint32_t amax_of_row(const T *row, int64
 }
 
 template <typename T, nb_element ELEMENT, nb_rounding ROUND>
-static __global__ void __launch_bounds__(NI_THREADS) quantize_rows(const T *from, int64_t stride, int64_t cols, const __grid_constant__ ni_cuda_vector v) {
+static __global__ void __launch_bounds__(NI_THREADS)
+    quantize_rows(const T *from, int64_t stride, int64_t cols, const __grid_constant__ ni_cuda_vector v) {
     const int64_t r = blockIdx.x;
     const T *row = from + r * stride;
     scaling s = {1.0f, 1.0f};
@@ -263,14 +283,19 @@ static __global__ void __launch_bounds__(NI_THREADS) quantize_rows(const T *from
         put_eight<ELEMENT, ROUND>(v, r * cols + c, load_eight(row + c), s.multiplier, v.whole ? s.decode : 1.0f);
 }
 
-template <typename T, nb_element ELEMENT, nb_rounding ROUND> static void launch_rows(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_vector *v) {
-    const unsigned threads = s->cols >= 8 * NI_THREADS ? NI_THREADS : s->cols > 8 * 64 ? 128 : 64, grid = (unsigned)s->rows;
+template <typename T, nb_element ELEMENT, nb_rounding ROUND>
+static void launch_rows(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_vector *v) {
+    const unsigned threads = s->cols >= 8 * NI_THREADS ? NI_THREADS
+                             : s->cols > 8 * 64        ? 128
+                                                       : 64,
+                   grid = (unsigned)s->rows;
     quantize_rows<T, ELEMENT, ROUND><<<grid, threads, 0, on>>>((const T *)s->numbers, s->stride, s->cols, *v);
 }
 
 /* ---- which of them ---- */
 
-template <nb_element ELEMENT, nb_rounding ROUND> static void launch(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_vector *v) {
+template <nb_element ELEMENT, nb_rounding ROUND>
+static void launch(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_vector *v) {
     const bool rows = v->quantizer.scale_type == NB_SCALE_F32 && !v->amax;
     if (!s->wide && !rows && s->rows * s->cols / 8 <= INT32_MAX)
         launch_flat<ELEMENT, ROUND>(on, s, v);
@@ -278,8 +303,10 @@ template <nb_element ELEMENT, nb_rounding ROUND> static void launch(cudaStream_t
         s->wide ? launch_rows<float, ELEMENT, ROUND>(on, s, v) : launch_rows<uint16_t, ELEMENT, ROUND>(on, s, v);
 }
 
-template <nb_element ELEMENT> static void launch_element(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_vector *v) {
-    v->quantizer.round == NB_ROUND_UP ? launch<ELEMENT, NB_ROUND_UP>(on, s, v) : launch<ELEMENT, NB_ROUND_EVEN>(on, s, v);
+template <nb_element ELEMENT>
+static void launch_element(cudaStream_t on, const ni_cuda_double_source *s, const ni_cuda_vector *v) {
+    v->quantizer.round == NB_ROUND_UP ? launch<ELEMENT, NB_ROUND_UP>(on, s, v)
+                                      : launch<ELEMENT, NB_ROUND_EVEN>(on, s, v);
 }
 
 int ni_cuda_quantize_vector(void *stream, const ni_cuda_double_source *s, const ni_cuda_vector *v) {
@@ -303,9 +330,10 @@ int ni_cuda_quantize_vector(void *stream, const ni_cuda_double_source *s, const 
 
 /* ---- and back: four bits under a scale a row ---- */
 
-static __global__ void __launch_bounds__(NI_THREADS) decode_rows(uint16_t *to, int64_t stride, const __grid_constant__ nb_qtensor t) {
+static __global__ void __launch_bounds__(NI_THREADS)
+    decode_rows(uint16_t *to, int64_t stride, const __grid_constant__ nb_qtensor t) {
     const uint32_t eights = (uint32_t)(t.cols / 8);
-    for (NI_EACH(i, t.rows *eights)) {
+    for (NI_EACH(i, t.rows * eights)) {
         const uint32_t r = (uint32_t)i / eights, c = ((uint32_t)i - r * eights) * 8;
         const uint32_t codes = *(const uint32_t *)(t.codes + ((int64_t)r * t.cols + c) / 2);
         const float scale = t.outer_scales[r];
@@ -318,6 +346,7 @@ static __global__ void __launch_bounds__(NI_THREADS) decode_rows(uint16_t *to, i
 }
 
 int ni_cuda_decode_rows(void *stream, const nb_mat *out, const nb_qtensor *from) {
-    decode_rows<<<ni_grid(ni_divide_up(from->rows * from->cols / 8, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>((uint16_t *)out->data, out->stride, *from);
+    decode_rows<<<ni_grid(ni_divide_up(from->rows * from->cols / 8, NI_THREADS)), NI_THREADS, 0,
+                  (cudaStream_t)stream>>>((uint16_t *)out->data, out->stride, *from);
     return cudaGetLastError();
 }

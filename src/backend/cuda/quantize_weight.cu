@@ -3,7 +3,9 @@
 #include "backend/cuda/tile.cuh"
 
 /* One row of four neighbours. */
-template <bool TAME> static __device__ void encode_four(const ni_cuda_tile_copy &copy, const float4 &x, uint8_t byte, const ni_scale_entry &entry, int64_t r, int64_t c) {
+template <bool TAME>
+static __device__ void encode_four(const ni_cuda_tile_copy &copy, const float4 &x, uint8_t byte,
+                                   const ni_scale_entry &entry, int64_t r, int64_t c) {
     const float in[4] = {x.x, x.y, x.z, x.w};
     uint32_t q[2], codes[2];
 #pragma unroll
@@ -39,14 +41,17 @@ static __device__ weight_part load_part(const float *w, int64_t rows, int64_t co
         p.x[i] = *(const float4 *)(w + (p.r + 4 * i) * cols + p.c);
 #pragma unroll
     for (int i = 0; i < 4; i++)
-        p.amax = max(max(max(p.amax, ni_f32_magnitude(p.x[i].x)), max(ni_f32_magnitude(p.x[i].y), ni_f32_magnitude(p.x[i].z))), ni_f32_magnitude(p.x[i].w));
+        p.amax = max(
+            max(max(p.amax, ni_f32_magnitude(p.x[i].x)), max(ni_f32_magnitude(p.x[i].y), ni_f32_magnitude(p.x[i].z))),
+            ni_f32_magnitude(p.x[i].w));
 #pragma unroll
     for (int lane = 1; lane < 16; lane *= 2)
         p.amax = max(p.amax, __shfl_xor_sync(~0u, p.amax, lane));
     return p;
 }
 
-static __device__ void encode_part(const ni_cuda_tile_copy &copy, const weight_part &p, const ni_scale_entry *table, float s_inner, bool tame) {
+static __device__ void encode_part(const ni_cuda_tile_copy &copy, const weight_part &p, const ni_scale_entry *table,
+                                   float s_inner, bool tame) {
     if (!p.live)
         return;
     const uint8_t byte = (uint8_t)ni_scale_bytes(ni_f32_from(p.amax), 0.0f, s_inner);
@@ -77,7 +82,8 @@ static __device__ void begin_weight(const ni_cuda_tile_copy &copy, ni_scale_entr
 enum { TILES_A_BLOCK = NI_TILE_THREADS / 16, RESIDENT = 8, ROUNDS = 2 };
 
 /* Under a maximum that is known. */
-static __global__ void __launch_bounds__(NI_TILE_THREADS) quantize_weight(const float *w, int64_t rows, int64_t cols, const __grid_constant__ ni_cuda_tile_copy copy) {
+static __global__ void __launch_bounds__(NI_TILE_THREADS)
+    quantize_weight(const float *w, int64_t rows, int64_t cols, const __grid_constant__ ni_cuda_tile_copy copy) {
     __shared__ ni_scale_entry table[NI_TILE_BYTES];
     float s_inner;
     bool tame;
@@ -87,7 +93,9 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS) quantize_weight(const 
 }
 
 /* The same where the whole grid is on the GPU at once: the maximum is found first, and nothing is read twice. */
-static __global__ void __launch_bounds__(NI_TILE_THREADS, RESIDENT) measure_and_quantize_weight(const float *w, int64_t rows, int64_t cols, const __grid_constant__ ni_cuda_tile_copy known, ni_tile_room *room) {
+static __global__ void __launch_bounds__(NI_TILE_THREADS, RESIDENT)
+    measure_and_quantize_weight(const float *w, int64_t rows, int64_t cols,
+                                const __grid_constant__ ni_cuda_tile_copy known, ni_tile_room *room) {
     __shared__ ni_scale_entry table[NI_TILE_BYTES];
     weight_part p[ROUNDS];
     uint32_t largest = 0;
@@ -129,7 +137,8 @@ bool ni_cuda_weight_fits(int64_t rows, int64_t cols, int multiprocessors) {
     return cols / 16 * (rows / 16) <= (int64_t)TILES_A_BLOCK * ROUNDS * RESIDENT * multiprocessors;
 }
 
-int ni_cuda_quantize_weight(void *stream, void *room, const float *w, int64_t rows, int64_t cols, const ni_cuda_tile_copy *copy) {
+int ni_cuda_quantize_weight(void *stream, void *room, const float *w, int64_t rows, int64_t cols,
+                            const ni_cuda_tile_copy *copy) {
     const int64_t blocks = ni_divide_up(cols / 16 * (rows / 16), TILES_A_BLOCK);
     if (copy->amax || copy->quantizer.outer != NB_OUTER_TENSOR) {
         quantize_weight<<<(unsigned)blocks, NI_TILE_THREADS, 0, (cudaStream_t)stream>>>(w, rows, cols, *copy);
@@ -138,5 +147,6 @@ int ni_cuda_quantize_weight(void *stream, void *room, const float *w, int64_t ro
     ni_tile_room *at = (ni_tile_room *)room;
     void *arguments[] = {&w, &rows, &cols, (void *)copy, &at};
     const unsigned grid = (unsigned)ni_divide_up(blocks, ROUNDS);
-    return cudaLaunchCooperativeKernel((const void *)measure_and_quantize_weight, dim3(grid), dim3(NI_TILE_THREADS), arguments, 0, (cudaStream_t)stream);
+    return cudaLaunchCooperativeKernel((const void *)measure_and_quantize_weight, dim3(grid), dim3(NI_TILE_THREADS),
+                                       arguments, 0, (cudaStream_t)stream);
 }

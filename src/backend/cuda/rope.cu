@@ -15,14 +15,16 @@ static __device__ turn turn_by(int32_t position, int64_t i, int64_t head_dim, co
     return {(float)c, (float)s};
 }
 
-static __global__ void make_turns(turn *table, int64_t positions, int64_t head_dim, const __grid_constant__ ni_rope how) {
+static __global__ void make_turns(turn *table, int64_t positions, int64_t head_dim,
+                                  const __grid_constant__ ni_rope how) {
     const int64_t half = head_dim / 2;
-    for (NI_EACH(at, positions *half))
+    for (NI_EACH(at, positions * half))
         table[at] = turn_by((int32_t)(at / half), at % half, head_dim, how);
 }
 
 /* Of channel i; from the table where it goes so far. */
-static __device__ turn turn_at(const ni_cuda_turns &turns, int32_t position, int64_t i, int64_t head_dim, const ni_rope &how, bool inverse) {
+static __device__ turn turn_at(const ni_cuda_turns &turns, int32_t position, int64_t i, int64_t head_dim,
+                               const ni_rope &how, bool inverse) {
     const bool known = (uint32_t)position < (uint32_t)turns.positions;
     turn t = known ? ((const turn *)turns.table)[position * (head_dim / 2) + i] : turn_by(position, i, head_dim, how);
     if (inverse)
@@ -37,9 +39,11 @@ static __device__ void turn_two(float *x1, float *x2, float c, float s) {
 }
 
 /* A thread turns one pair of one token's channels in every head. */
-static __global__ void rope(uint16_t *x, const int32_t *positions, int64_t n, int64_t heads, int64_t head_dim, int64_t stride, const __grid_constant__ ni_rope how, const __grid_constant__ ni_cuda_turns turns, bool inverse) {
+static __global__ void rope(uint16_t *x, const int32_t *positions, int64_t n, int64_t heads, int64_t head_dim,
+                            int64_t stride, const __grid_constant__ ni_rope how,
+                            const __grid_constant__ ni_cuda_turns turns, bool inverse) {
     const int64_t half = head_dim / 2;
-    for (NI_EACH(at, n *half)) {
+    for (NI_EACH(at, n * half)) {
         const int64_t t = at / half, i = at % half;
         const turn by = turn_at(turns, positions[t], i, head_dim, how, inverse);
         for (int64_t h = 0; h < heads; h++) {
@@ -53,17 +57,22 @@ static __global__ void rope(uint16_t *x, const int32_t *positions, int64_t n, in
 }
 
 /* Two neighbouring pairs, four heads at a time in flight. */
-static __global__ void rope_twos(uint16_t *x, const int32_t *positions, int64_t n, int heads, int head_dim, int64_t stride, const __grid_constant__ ni_rope how, const __grid_constant__ ni_cuda_turns turns, bool inverse) {
+static __global__ void rope_twos(uint16_t *x, const int32_t *positions, int64_t n, int heads, int head_dim,
+                                 int64_t stride, const __grid_constant__ ni_rope how,
+                                 const __grid_constant__ ni_cuda_turns turns, bool inverse) {
     const uint32_t half = (uint32_t)head_dim / 2, quarter = half / 2;
-    for (NI_EACH(at, n *quarter)) {
+    for (NI_EACH(at, n * quarter)) {
         const uint32_t t = (uint32_t)at / quarter, i = ((uint32_t)at - t * quarter) * 2;
-        const turn one = turn_at(turns, positions[t], i, head_dim, how, inverse), two = turn_at(turns, positions[t], i + 1, head_dim, how, inverse);
+        const turn one = turn_at(turns, positions[t], i, head_dim, how, inverse),
+                   two = turn_at(turns, positions[t], i + 1, head_dim, how, inverse);
         uint16_t *const first = x + t * stride + i;
 #pragma unroll 4
         for (int h = 0; h < heads; h++) {
-            uint32_t *const low = (uint32_t *)(first + h * head_dim), *const high = (uint32_t *)(first + h * head_dim + half);
+            uint32_t *const low = (uint32_t *)(first + h * head_dim), *const high =
+                                                                          (uint32_t *)(first + h * head_dim + half);
             const uint32_t a = *low, b = *high;
-            float x1 = __uint_as_float(a << 16), x2 = __uint_as_float(b << 16), y1 = __uint_as_float(a & 0xffff0000u), y2 = __uint_as_float(b & 0xffff0000u);
+            float x1 = __uint_as_float(a << 16), x2 = __uint_as_float(b << 16), y1 = __uint_as_float(a & 0xffff0000u),
+                  y2 = __uint_as_float(b & 0xffff0000u);
             turn_two(&x1, &x2, one.c, one.s);
             turn_two(&y1, &y2, two.c, two.s);
             *low = ni_pack_two(x1, y1);
@@ -85,7 +94,9 @@ static __device__ uint32_t turn_pair(uint32_t *high, uint32_t low, const turn &f
 }
 
 /* A thread takes two neighbouring channels of a head and their partners, of all sixteen tokens. */
-static __global__ void __launch_bounds__(NI_TILE_THREADS) rope_bands(uint16_t *x, uint32_t *amax, uint32_t *turned_amax, const int32_t *positions, int heads, int head_dim, const __grid_constant__ ni_rope how, const __grid_constant__ ni_cuda_turns known, bool inverse) {
+static __global__ void __launch_bounds__(NI_TILE_THREADS)
+    rope_bands(uint16_t *x, uint32_t *amax, uint32_t *turned_amax, const int32_t *positions, int heads, int head_dim,
+               const __grid_constant__ ni_rope how, const __grid_constant__ ni_cuda_turns known, bool inverse) {
     extern __shared__ __align__(16) turn turns[]; /* [BAND, half] */
     const int half = head_dim / 2, quarter = half / 2;
     const int64_t stride = (int64_t)heads * head_dim, first = blockIdx.x * (int64_t)BAND;
@@ -121,15 +132,18 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS) rope_bands(uint16_t *x
 enum { MOST_HEAD = 1024 }; /* of 16 tokens' angles in shared memory */
 
 int ni_cuda_launch_turns(void *stream, float *table, int64_t positions, int64_t head_dim, const ni_rope *how) {
-    make_turns<<<ni_grid(ni_divide_up(positions * (head_dim / 2), NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>((turn *)table, positions, head_dim, *how);
+    make_turns<<<ni_grid(ni_divide_up(positions * (head_dim / 2), NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(
+        (turn *)table, positions, head_dim, *how);
     return cudaGetLastError();
 }
 
-int ni_cuda_launch_rope(void *stream, const nb_mat *x, const int32_t *positions, int64_t heads, const ni_rope *how, const ni_cuda_turns *turns, bool inverse) {
+int ni_cuda_launch_rope(void *stream, const nb_mat *x, const int32_t *positions, int64_t heads, const ni_rope *how,
+                        const ni_cuda_turns *turns, bool inverse) {
     cudaStream_t on = (cudaStream_t)stream;
     const int64_t n = x->rows, stride = x->cols, head_dim = stride / heads;
     uint16_t *const data = (uint16_t *)x->data;
-    const bool twos = head_dim % 4 == 0 && head_dim <= MOST_HEAD && ((uintptr_t)data & 3) == 0 && n * head_dim <= INT32_MAX;
+    const bool twos =
+        head_dim % 4 == 0 && head_dim <= MOST_HEAD && ((uintptr_t)data & 3) == 0 && n * head_dim <= INT32_MAX;
     const bool bands = twos && x->turned_amax && n % BAND == 0 && stride <= INT32_MAX;
     const size_t bytes = BAND * (size_t)(head_dim / 2) * sizeof(turn);
     int code = cudaSuccess;
@@ -139,13 +153,16 @@ int ni_cuda_launch_rope(void *stream, const nb_mat *x, const int32_t *positions,
             code = cudaFuncSetAttribute(rope_bands, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
         if (code != cudaSuccess)
             return code;
-        rope_bands<<<(unsigned)(n / BAND), NI_TILE_THREADS, bytes, on>>>(data, x->amax, x->turned_amax, positions, (int)heads, (int)head_dim, *how, *turns, inverse);
+        rope_bands<<<(unsigned)(n / BAND), NI_TILE_THREADS, bytes, on>>>(
+            data, x->amax, x->turned_amax, positions, (int)heads, (int)head_dim, *how, *turns, inverse);
         return cudaGetLastError();
     }
     if (n * head_dim > 1 && twos)
-        rope_twos<<<ni_grid(ni_divide_up(n * head_dim / 4, NI_THREADS)), NI_THREADS, 0, on>>>(data, positions, n, (int)heads, (int)head_dim, stride, *how, *turns, inverse);
+        rope_twos<<<ni_grid(ni_divide_up(n * head_dim / 4, NI_THREADS)), NI_THREADS, 0, on>>>(
+            data, positions, n, (int)heads, (int)head_dim, stride, *how, *turns, inverse);
     else if (n * head_dim > 1)
-        rope<<<ni_grid(ni_divide_up(n * head_dim / 2, NI_THREADS)), NI_THREADS, 0, on>>>(data, positions, n, heads, head_dim, stride, *how, *turns, inverse);
+        rope<<<ni_grid(ni_divide_up(n * head_dim / 2, NI_THREADS)), NI_THREADS, 0, on>>>(
+            data, positions, n, heads, head_dim, stride, *how, *turns, inverse);
     code = cudaGetLastError();
     if (x->amax && code == cudaSuccess)
         code = ni_cuda_launch_amax(stream, x->amax, data, n, stride, stride);

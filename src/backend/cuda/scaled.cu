@@ -19,25 +19,31 @@ static __device__ float sum_at(const ni_scaled &a, const ni_scaled &b, int64_t i
     return b.data ? ni_f32_add(ni_narrow_value(a, i, fa), ni_narrow_value(b, i, fb)) : ni_narrow_value(a, i, fa);
 }
 
-static __global__ void amax_of_sum(uint32_t *amax, const __grid_constant__ ni_scaled a, const __grid_constant__ ni_scaled b, int64_t n, int64_t fours) {
+static __global__ void amax_of_sum(uint32_t *amax, const __grid_constant__ ni_scaled a,
+                                   const __grid_constant__ ni_scaled b, int64_t n, int64_t fours) {
     const float fa = ni_narrow_factor(a), fb = b.data ? ni_narrow_factor(b) : 0.0f;
     uint32_t largest = 0;
     for (NI_EACH(i, fours))
         largest = max(largest, ni_largest_of_four(sum_of_fours(a, b, i, fa, fb)));
-    for (int64_t i = 4 * fours + blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x)
+    for (int64_t i = 4 * fours + blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n;
+         i += (int64_t)gridDim.x * blockDim.x)
         largest = max(largest, ni_f32_magnitude(sum_at(a, b, i, fa, fb)));
     __syncwarp();
     ni_join_amax(amax, largest);
 }
 
 /* `leave`: its scale too, which no other block reads. */
-static __global__ void store_sum(const __grid_constant__ ni_scaled to, const __grid_constant__ ni_scaled a, const __grid_constant__ ni_scaled b, int64_t n, int64_t fours, const uint32_t *amax, bool leave) {
-    const float fa = ni_narrow_factor(a), fb = b.data ? ni_narrow_factor(b) : 0.0f, encode = ni_narrow_encode_of(to, amax);
+static __global__ void store_sum(const __grid_constant__ ni_scaled to, const __grid_constant__ ni_scaled a,
+                                 const __grid_constant__ ni_scaled b, int64_t n, int64_t fours, const uint32_t *amax,
+                                 bool leave) {
+    const float fa = ni_narrow_factor(a), fb = b.data ? ni_narrow_factor(b) : 0.0f,
+                encode = ni_narrow_encode_of(to, amax);
     if (leave && blockIdx.x == 0 && threadIdx.x == 0)
         *to.scale = ni_vector_decode(encode);
     for (NI_EACH(i, fours))
         ni_store_four(to, i, sum_of_fours(a, b, i, fa, fb), encode);
-    for (int64_t i = 4 * fours + blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x)
+    for (int64_t i = 4 * fours + blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n;
+         i += (int64_t)gridDim.x * blockDim.x)
         ni_narrow_store(to.data, to.dtype, i, ni_f32_mul(sum_at(a, b, i, fa, fb), encode));
 }
 
@@ -46,7 +52,8 @@ static __global__ void set_scale_of(ni_scaled t, const uint32_t *amax) {
 }
 
 /* to = a + b, or a where b has no data. */
-static int launch_sum_into(cudaStream_t on, const ni_scaled *to, const ni_scaled *a, const ni_scaled *b, int64_t n, uint32_t *amax) {
+static int launch_sum_into(cudaStream_t on, const ni_scaled *to, const ni_scaled *a, const ni_scaled *b, int64_t n,
+                           uint32_t *amax) {
     const int64_t fours = ni_has_fours(*to) && ni_has_fours(*a) && ni_has_fours(*b) ? n / 4 : 0;
     const unsigned grid = ni_grid(ni_divide_up(fours ? fours : n, NI_THREADS));
     if (n == 0)
@@ -67,7 +74,8 @@ int ni_cuda_launch_scaled_encode(void *stream, const ni_scaled *to, const float 
     return launch_sum_into((cudaStream_t)stream, to, &a, &none, n, amax);
 }
 
-int ni_cuda_launch_scaled_add(void *stream, const ni_scaled *to, const ni_scaled *a, const ni_scaled *b, int64_t n, uint32_t *amax) {
+int ni_cuda_launch_scaled_add(void *stream, const ni_scaled *to, const ni_scaled *a, const ni_scaled *b, int64_t n,
+                              uint32_t *amax) {
     return launch_sum_into((cudaStream_t)stream, to, a, b, n, amax);
 }
 

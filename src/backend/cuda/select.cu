@@ -17,7 +17,8 @@ static size_t rounded(size_t bytes) {
 
 static __device__ double number(const nb_mat &m, int64_t r, int64_t c) {
     int64_t at = r * m.stride + c;
-    return m.dtype == NB_BF16 ? (double)ni_bf16_value(((const uint16_t *)m.data)[at]) : (double)((const float *)m.data)[at];
+    return m.dtype == NB_BF16 ? (double)ni_bf16_value(((const uint16_t *)m.data)[at])
+                              : (double)((const float *)m.data)[at];
 }
 
 static __device__ double plus(double a, double b) {
@@ -39,8 +40,8 @@ static __global__ void score_keys(uint32_t *keys, int32_t *index, const float *s
 
 static size_t sort_bytes(int64_t n) {
     size_t pairs = 0, keys = 0;
-    cub::DeviceRadixSort::SortPairsDescending(NULL, pairs, (const uint32_t *)NULL, (uint32_t *)NULL, (const int32_t *)NULL,
-                                              (int32_t *)NULL, (int)n);
+    cub::DeviceRadixSort::SortPairsDescending(NULL, pairs, (const uint32_t *)NULL, (uint32_t *)NULL,
+                                              (const int32_t *)NULL, (int32_t *)NULL, (int)n);
     cub::DeviceRadixSort::SortKeys(NULL, keys, (const int32_t *)NULL, (int32_t *)NULL, (int)n);
     return rounded(pairs > keys ? pairs : keys);
 }
@@ -49,7 +50,8 @@ size_t ni_cuda_top_k_bytes(int64_t n) {
     return 4 * rounded((size_t)n * sizeof(uint32_t)) + sort_bytes(n);
 }
 
-int ni_cuda_launch_top_k(void *stream, int32_t *out, const float *scores, int64_t n, int64_t k, bool by_index, void *scratch) {
+int ni_cuda_launch_top_k(void *stream, int32_t *out, const float *scores, int64_t n, int64_t k, bool by_index,
+                         void *scratch) {
     cudaStream_t on = (cudaStream_t)stream;
     const size_t list = rounded((size_t)n * sizeof(uint32_t));
     char *at = (char *)scratch;
@@ -59,7 +61,8 @@ int ni_cuda_launch_top_k(void *stream, int32_t *out, const float *scores, int64_
     if (k < 1)
         return cudaSuccess;
     score_keys<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, on>>>(keys, index, scores, n);
-    cudaError_t code = cub::DeviceRadixSort::SortPairsDescending(at + 4 * list, room, keys, sorted, index, order, (int)n, 0, 32, on);
+    cudaError_t code =
+        cub::DeviceRadixSort::SortPairsDescending(at + 4 * list, room, keys, sorted, index, order, (int)n, 0, 32, on);
     if (code == cudaSuccess && by_index)
         return cub::DeviceRadixSort::SortKeys(at + 4 * list, room, order, out, (int)k, 0, 32, on);
     if (code == cudaSuccess)
@@ -111,9 +114,11 @@ static __global__ void column_errors(double *mean_abs_error, double *rms, nb_mat
     }
 }
 
-int ni_cuda_launch_column_errors(void *stream, double *mean_abs_error, double *rms, const nb_mat *x, const nb_mat *decoded) {
+int ni_cuda_launch_column_errors(void *stream, double *mean_abs_error, double *rms, const nb_mat *x,
+                                 const nb_mat *decoded) {
     if (x->cols > 0)
-        column_errors<<<ni_grid(ni_divide_up(x->cols, 32)), 32, 0, (cudaStream_t)stream>>>(mean_abs_error, rms, *x, *decoded);
+        column_errors<<<ni_grid(ni_divide_up(x->cols, 32)), 32, 0, (cudaStream_t)stream>>>(mean_abs_error, rms, *x,
+                                                                                           *decoded);
     return cudaGetLastError();
 }
 
@@ -143,7 +148,8 @@ static __global__ void hot_means(double *means, const double *facts, int64_t n, 
     means[threadIdx.x] = sum / (double)n;
 }
 
-int ni_cuda_launch_hot_scores(void *stream, float *scores, double *means, const double *facts, int64_t n, double keep, bool normalized) {
+int ni_cuda_launch_hot_scores(void *stream, float *scores, double *means, const double *facts, int64_t n, double keep,
+                              bool normalized) {
     cudaStream_t on = (cudaStream_t)stream;
     hot_means<<<1, 2, 0, on>>>(means, facts, n, normalized);
     if (n > 0)
@@ -158,13 +164,16 @@ static __global__ void bin_distances(float *out, const float *w, const float *q,
         out[i] = widths[i] > 0 ? ni_f32_div(fabsf(ni_f32_sub(w[i], q[i])), widths[i]) : 0.0f;
 }
 
-int ni_cuda_launch_bin_distances(void *stream, float *out, const float *w, const float *q, const float *widths, int64_t n) {
+int ni_cuda_launch_bin_distances(void *stream, float *out, const float *w, const float *q, const float *widths,
+                                 int64_t n) {
     if (n > 0)
-        bin_distances<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(out, w, q, widths, n);
+        bin_distances<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(out, w, q, widths,
+                                                                                                     n);
     return cudaGetLastError();
 }
 
-static __global__ void add_flips(uint8_t *flips, const float *q, const float *q_before, const float *widths, int64_t n) {
+static __global__ void add_flips(uint8_t *flips, const float *q, const float *q_before, const float *widths,
+                                 int64_t n) {
     for (NI_EACH(i, n)) {
         bool moved = q[i] != q_before[i] && fabsf(ni_f32_sub(q[i], q_before[i])) >= ni_f32_mul(0.5f, widths[i]);
         if (moved && flips[i] < 255)
@@ -172,9 +181,11 @@ static __global__ void add_flips(uint8_t *flips, const float *q, const float *q_
     }
 }
 
-int ni_cuda_launch_add_flips(void *stream, uint8_t *flips, const float *q, const float *q_before, const float *widths, int64_t n) {
+int ni_cuda_launch_add_flips(void *stream, uint8_t *flips, const float *q, const float *q_before, const float *widths,
+                             int64_t n) {
     if (n > 0)
-        add_flips<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(flips, q, q_before, widths, n);
+        add_flips<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(flips, q, q_before,
+                                                                                                 widths, n);
     return cudaGetLastError();
 }
 
@@ -299,7 +310,7 @@ int ni_cuda_launch_measure_alignment(void *stream, double *out, const nb_mat *a,
 
 static __global__ void track_codes(ni_cuda_tracked t, nb_mat w, nb_qtensor codes, bool first) {
     unsigned flips = 0;
-    for (NI_EACH(i, w.rows *w.cols)) {
+    for (NI_EACH(i, w.rows * w.cols)) {
         int64_t r = i / w.cols, c = i % w.cols;
         float now = ((const float *)w.data)[r * w.stride + c], q = ni_decoded(codes, r, c, true);
         uint8_t code = ni_code_of(codes, r, c);
@@ -320,7 +331,8 @@ static __global__ void track_codes(ni_cuda_tracked t, nb_mat w, nb_qtensor codes
         atomicAdd((unsigned long long *)t.flips, (unsigned long long)flips);
 }
 
-int ni_cuda_launch_track_codes(void *stream, const ni_cuda_tracked *t, const nb_mat *w, const nb_qtensor *codes, bool first) {
+int ni_cuda_launch_track_codes(void *stream, const ni_cuda_tracked *t, const nb_mat *w, const nb_qtensor *codes,
+                               bool first) {
     cudaStream_t on = (cudaStream_t)stream;
     if (first)
         cudaMemsetAsync(t->flips, 0, sizeof *t->flips, on);
@@ -348,7 +360,8 @@ static __device__ int distance_bin(float w, float q, float width, int bins) {
     return bin < (float)(bins - 1) ? (int)bin : bins - 1;
 }
 
-static __global__ void count_bins(unsigned long long *counts, const float *a, const float *b, const float *widths, int64_t n, int bins) {
+static __global__ void count_bins(unsigned long long *counts, const float *a, const float *b, const float *widths,
+                                  int64_t n, int bins) {
     __shared__ unsigned here[MOST_BINS];
     if (threadIdx.x < MOST_BINS)
         here[threadIdx.x] = 0;
@@ -363,10 +376,12 @@ static __global__ void count_bins(unsigned long long *counts, const float *a, co
         atomicAdd(&counts[threadIdx.x], (unsigned long long)here[threadIdx.x]);
 }
 
-int ni_cuda_launch_count_bins(void *stream, int64_t *counts, const float *a, const float *b, const float *widths, int64_t n, int bins) {
+int ni_cuda_launch_count_bins(void *stream, int64_t *counts, const float *a, const float *b, const float *widths,
+                              int64_t n, int bins) {
     cudaStream_t on = (cudaStream_t)stream;
     cudaMemsetAsync(counts, 0, (size_t)bins * sizeof *counts, on);
     if (n > 0)
-        count_bins<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, on>>>((unsigned long long *)counts, a, b, widths, n, bins);
+        count_bins<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, on>>>((unsigned long long *)counts, a, b,
+                                                                                widths, n, bins);
     return cudaGetLastError();
 }

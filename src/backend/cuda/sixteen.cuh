@@ -28,12 +28,14 @@ static __device__ inline void ni_load_sixteen(float *x, const float *from) {
 }
 
 /* Words of one group of 16: four at 8 bits, eight at 16. */
-template <int ROUND> static __device__ inline void ni_draw_sixteen(const ni_noise_key &key, uint32_t group, uint32_t *words) {
+template <int ROUND>
+static __device__ inline void ni_draw_sixteen(const ni_noise_key &key, uint32_t group, uint32_t *words) {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         if (8 * half >= ROUND)
             return;
-        const ni_philox_words drawn = ni_philox(key.seed, key.tensor, group, key.step, key.micro_batch, half ? NI_PURPOSE_ROUNDING_HI : NI_PURPOSE_ROUNDING);
+        const ni_philox_words drawn = ni_philox(key.seed, key.tensor, group, key.step, key.micro_batch,
+                                                half ? NI_PURPOSE_ROUNDING_HI : NI_PURPOSE_ROUNDING);
 #pragma unroll
         for (int i = 0; i < 4; i++)
             words[4 * half + i] = drawn.w[i];
@@ -41,7 +43,8 @@ template <int ROUND> static __device__ inline void ni_draw_sixteen(const ni_nois
 }
 
 template <int ROUND> static __device__ inline float ni_sixteenth_on_grid(float y, const uint32_t *words, int lane) {
-    return ROUND == 16 ? ni_on_grid<ROUND, false>(y, words + lane / 8 * 4, lane % 8) : ni_on_grid<ROUND, false>(y, words, lane);
+    return ROUND == 16 ? ni_on_grid<ROUND, false>(y, words + lane / 8 * 4, lane % 8)
+                       : ni_on_grid<ROUND, false>(y, words, lane);
 }
 
 /* Signs, stages and factor of format/hadamard.h; rounded where the quantizer says so. */
@@ -68,12 +71,15 @@ static __device__ inline uint32_t ni_amax_of_sixteen(const float *x) {
 }
 
 /* x times `encode` on E2M1's grid, in pairs, and pairs that have the signs. */
-template <int ROUND> static __device__ inline void ni_grid_sixteen(const float *x, float encode, const uint32_t *words, uint32_t *q, uint32_t *signs) {
+template <int ROUND>
+static __device__ inline void ni_grid_sixteen(const float *x, float encode, const uint32_t *words, uint32_t *q,
+                                              uint32_t *signs) {
 #pragma unroll
     for (int i = 0; i < 8; i++) {
         const float low = ni_f32_mul(x[2 * i], encode), high = ni_f32_mul(x[2 * i + 1], encode);
         signs[i] = ni_exact_pair(low, high);
-        q[i] = ni_pair_up_to_six(ni_exact_pair(ni_sixteenth_on_grid<ROUND>(low, words, 2 * i), ni_sixteenth_on_grid<ROUND>(high, words, 2 * i + 1)));
+        q[i] = ni_pair_up_to_six(ni_exact_pair(ni_sixteenth_on_grid<ROUND>(low, words, 2 * i),
+                                               ni_sixteenth_on_grid<ROUND>(high, words, 2 * i + 1)));
     }
 }
 

@@ -82,7 +82,8 @@ template <int V> static __device__ uint32_t store(uint16_t *to, float (&x)[V], u
         largest = max(largest, ni_f32_magnitude(x[j]));
     }
     if constexpr (V == 8)
-        *(uint4 *)to = make_uint4(ni_pack_two(x[0], x[1]), ni_pack_two(x[2], x[3]), ni_pack_two(x[4], x[5]), ni_pack_two(x[6], x[7]));
+        *(uint4 *)to = make_uint4(ni_pack_two(x[0], x[1]), ni_pack_two(x[2], x[3]), ni_pack_two(x[4], x[5]),
+                                  ni_pack_two(x[6], x[7]));
     else
         *to = ni_bf16_even(x[0]);
     return largest;
@@ -185,7 +186,8 @@ template <int V> static __device__ void find_lengths(arc &s, const ni_cuda_slerp
     s.over_u = 1.0f / sqrtf(ni_warp_sum(squares) + p.eps);
 }
 
-template <int V> static __global__ void slerp_forward(const __grid_constant__ ni_cuda_slerp p, uint16_t *out, uint32_t *amax) {
+template <int V>
+static __global__ void slerp_forward(const __grid_constant__ ni_cuda_slerp p, uint16_t *out, uint32_t *amax) {
     uint32_t largest = 0;
     for (int64_t r = blockIdx.x * (int64_t)NI_WARPS + threadIdx.x / 32; r < p.n; r += (int64_t)gridDim.x * NI_WARPS) {
         arc s = {};
@@ -206,7 +208,8 @@ template <int V> static __global__ void slerp_forward(const __grid_constant__ ni
 }
 
 /* arcs [n]. */
-template <int V> static __global__ void slerp_arcs(const __grid_constant__ ni_cuda_slerp p, arc *arcs, const uint16_t *dout) {
+template <int V>
+static __global__ void slerp_arcs(const __grid_constant__ ni_cuda_slerp p, arc *arcs, const uint16_t *dout) {
     for (int64_t r = blockIdx.x * (int64_t)NI_WARPS + threadIdx.x / 32; r < p.n; r += (int64_t)gridDim.x * NI_WARPS) {
         arc s = {};
         find_lengths<V>(s, p, r * p.dim);
@@ -220,7 +223,8 @@ template <int V> static __global__ void slerp_arcs(const __grid_constant__ ni_cu
                 load(d, dout + r * p.dim + c);
 #pragma unroll
                 for (int j = 0; j < V; j++) {
-                    const float t = share_of(alpha[j], p.factor), u = between(s, a[j], b[j], t), du = slope_of_step(s, u, d[j]);
+                    const float t = share_of(alpha[j], p.factor), u = between(s, a[j], b[j], t),
+                                du = slope_of_step(s, u, d[j]);
                     along += u * s.over_u * d[j];
                     along_a += a[j] * s.over_a * (1.0f - t) * du;
                     along_b += b[j] * s.over_b * t * du;
@@ -237,8 +241,8 @@ template <int V> static __global__ void slerp_arcs(const __grid_constant__ ni_cu
 
 /* da may be dout: a thread writes only where it alone has read. */
 template <int V>
-static __global__ void slerp_slopes(const __grid_constant__ ni_cuda_slerp p, uint16_t *da, uint16_t *db, uint32_t *db_amax,
-                                    float *partial, const uint16_t *dout, const arc *arcs) {
+static __global__ void slerp_slopes(const __grid_constant__ ni_cuda_slerp p, uint16_t *da, uint16_t *db,
+                                    uint32_t *db_amax, float *partial, const uint16_t *dout, const arc *arcs) {
     const int64_t c = first_column<V>();
     float sum[V] = {}, alpha[V];
     uint32_t largest = 0;
@@ -291,13 +295,14 @@ size_t ni_cuda_slerp_bytes(int64_t n, int64_t dim) {
 }
 
 template <int V>
-static void launch_slopes(cudaStream_t on, const ni_cuda_slerp *p, uint16_t *da, uint16_t *db, uint32_t *db_amax, const uint16_t *dout, arc *arcs, float *partial) {
+static void launch_slopes(cudaStream_t on, const ni_cuda_slerp *p, uint16_t *da, uint16_t *db, uint32_t *db_amax,
+                          const uint16_t *dout, arc *arcs, float *partial) {
     slerp_arcs<V><<<ni_grid(ni_divide_up(p->n, NI_WARPS)), NI_THREADS, 0, on>>>(*p, arcs, dout);
     slerp_slopes<V><<<column_grid(p->n, p->dim, V), NI_THREADS, 0, on>>>(*p, da, db, db_amax, partial, dout, arcs);
 }
 
-int ni_cuda_launch_slerp_backward(void *stream, const ni_cuda_slerp *p, uint16_t *da, uint16_t *db, uint32_t *db_amax, float *dalpha,
-                                  const uint16_t *dout, void *scratch) {
+int ni_cuda_launch_slerp_backward(void *stream, const ni_cuda_slerp *p, uint16_t *da, uint16_t *db, uint32_t *db_amax,
+                                  float *dalpha, const uint16_t *dout, void *scratch) {
     cudaStream_t on = (cudaStream_t)stream;
     arc *arcs = (arc *)scratch;
     float *partial = (float *)(arcs + p->n);
@@ -320,7 +325,8 @@ static __device__ float gain_of(float scaled, int power) {
 
 /* y may be x. */
 template <int V>
-static __global__ void gain_forward(uint16_t *y, uint32_t *amax, const uint16_t *x, const float *s, float factor, int power, int64_t n, int64_t dim) {
+static __global__ void gain_forward(uint16_t *y, uint32_t *amax, const uint16_t *x, const float *s, float factor,
+                                    int power, int64_t n, int64_t dim) {
     const int64_t c = first_column<V>();
     float gain[V];
     uint32_t largest = 0;
@@ -344,7 +350,8 @@ static __global__ void gain_forward(uint16_t *y, uint32_t *amax, const uint16_t 
 
 /* dx may be dy. */
 template <int V>
-static __global__ void gain_backward(uint16_t *dx, uint32_t *amax, float *partial, const uint16_t *dy, const uint16_t *x, const float *s, float factor, int power, int64_t n,
+static __global__ void gain_backward(uint16_t *dx, uint32_t *amax, float *partial, const uint16_t *dy,
+                                     const uint16_t *x, const float *s, float factor, int power, int64_t n,
                                      int64_t dim) {
     const int64_t c = first_column<V>();
     float gain[V] = {}, slope[V] = {}, sum[V] = {};
@@ -373,7 +380,8 @@ static __global__ void gain_backward(uint16_t *dx, uint32_t *amax, float *partia
     leave_columns(partial, sum, dim);
 }
 
-int ni_cuda_launch_gain_forward(void *stream, const nb_mat *y, const uint16_t *x, const float *s, float factor, int power) {
+int ni_cuda_launch_gain_forward(void *stream, const nb_mat *y, const uint16_t *x, const float *s, float factor,
+                                int power) {
     cudaStream_t on = (cudaStream_t)stream;
     const int64_t n = y->rows, dim = y->cols;
     if (y->amax)
@@ -381,14 +389,16 @@ int ni_cuda_launch_gain_forward(void *stream, const nb_mat *y, const uint16_t *x
     if (n * dim == 0)
         return cudaGetLastError();
     if (dim % 8 == 0 && ni_aligned(y->data) && ni_aligned(x) && ni_aligned(s))
-        gain_forward<8><<<column_grid(n, dim, 8), NI_THREADS, 0, on>>>((uint16_t *)y->data, y->amax, x, s, factor, power, n, dim);
+        gain_forward<8>
+            <<<column_grid(n, dim, 8), NI_THREADS, 0, on>>>((uint16_t *)y->data, y->amax, x, s, factor, power, n, dim);
     else
-        gain_forward<1><<<column_grid(n, dim, 1), NI_THREADS, 0, on>>>((uint16_t *)y->data, y->amax, x, s, factor, power, n, dim);
+        gain_forward<1>
+            <<<column_grid(n, dim, 1), NI_THREADS, 0, on>>>((uint16_t *)y->data, y->amax, x, s, factor, power, n, dim);
     return cudaGetLastError();
 }
 
-int ni_cuda_launch_gain_backward(void *stream, const nb_mat *dx, float *ds, const uint16_t *dy, const uint16_t *x, const float *s, float factor, int power,
-                                 float *partial) {
+int ni_cuda_launch_gain_backward(void *stream, const nb_mat *dx, float *ds, const uint16_t *dy, const uint16_t *x,
+                                 const float *s, float factor, int power, float *partial) {
     cudaStream_t on = (cudaStream_t)stream;
     const int64_t n = dx->rows, dim = dx->cols;
     if (dx->amax)
@@ -396,8 +406,10 @@ int ni_cuda_launch_gain_backward(void *stream, const nb_mat *dx, float *ds, cons
     if (n * dim == 0)
         return cudaGetLastError();
     if (dim % 8 == 0 && ni_aligned(dx->data) && ni_aligned(dy) && ni_aligned(x) && ni_aligned(s))
-        gain_backward<8><<<column_grid(n, dim, 8), NI_THREADS, 0, on>>>((uint16_t *)dx->data, dx->amax, partial, dy, x, s, factor, power, n, dim);
+        gain_backward<8><<<column_grid(n, dim, 8), NI_THREADS, 0, on>>>((uint16_t *)dx->data, dx->amax, partial, dy, x,
+                                                                        s, factor, power, n, dim);
     else
-        gain_backward<1><<<column_grid(n, dim, 1), NI_THREADS, 0, on>>>((uint16_t *)dx->data, dx->amax, partial, dy, x, s, factor, power, n, dim);
+        gain_backward<1><<<column_grid(n, dim, 1), NI_THREADS, 0, on>>>((uint16_t *)dx->data, dx->amax, partial, dy, x,
+                                                                        s, factor, power, n, dim);
     return ni_cuda_launch_add_partials(stream, ds, partial, parts_of(n, dim), dim);
 }

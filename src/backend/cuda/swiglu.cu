@@ -12,7 +12,8 @@ static __device__ float swiglu(float g, float u) {
     return g * sigmoid(g) * u;
 }
 
-static __global__ void swiglu_forward(uint16_t *y, uint32_t *amax, const uint16_t *gate, const uint16_t *up, int64_t n) {
+static __global__ void swiglu_forward(uint16_t *y, uint32_t *amax, const uint16_t *gate, const uint16_t *up,
+                                      int64_t n) {
     uint32_t largest = 0;
     for (NI_EACH(i, n)) {
         y[i] = ni_bf16_even(swiglu(ni_bf16_value(gate[i]), ni_bf16_value(up[i])));
@@ -22,7 +23,8 @@ static __global__ void swiglu_forward(uint16_t *y, uint32_t *amax, const uint16_
     ni_join_amax(amax, largest);
 }
 
-static __global__ void swiglu_forward_eights(uint16_t *y, uint32_t *amax, const uint16_t *gate, const uint16_t *up, int64_t eights) {
+static __global__ void swiglu_forward_eights(uint16_t *y, uint32_t *amax, const uint16_t *gate, const uint16_t *up,
+                                             int64_t eights) {
     uint32_t largest = 0;
     for (NI_EACH(i, eights)) {
         ni_eight g = ni_load_eight(gate + 8 * i), u = ni_load_eight(up + 8 * i);
@@ -37,15 +39,14 @@ static __global__ void swiglu_forward_eights(uint16_t *y, uint32_t *amax, const 
     ni_join_amax(amax, largest);
 }
 
-
 static __device__ void swiglu_slopes(float g, float u, float d, float *dg, float *du) {
     float s = sigmoid(g);
     *dg = d * u * s * (1.0f + g * (1.0f - s));
     *du = d * g * s;
 }
 
-static __global__ void swiglu_backward(uint16_t *dgate, uint32_t *dgate_amax, uint16_t *dup, uint32_t *dup_amax, const uint16_t *dy,
-                                       const uint16_t *gate, const uint16_t *up, int64_t n) {
+static __global__ void swiglu_backward(uint16_t *dgate, uint32_t *dgate_amax, uint16_t *dup, uint32_t *dup_amax,
+                                       const uint16_t *dy, const uint16_t *gate, const uint16_t *up, int64_t n) {
     uint32_t of_gate = 0, of_up = 0;
     for (NI_EACH(i, n)) {
         float dg, du;
@@ -60,8 +61,9 @@ static __global__ void swiglu_backward(uint16_t *dgate, uint32_t *dgate_amax, ui
     ni_join_amax(dup_amax, of_up);
 }
 
-static __global__ void swiglu_backward_eights(uint16_t *dgate, uint32_t *dgate_amax, uint16_t *dup, uint32_t *dup_amax, const uint16_t *dy,
-                                              const uint16_t *gate, const uint16_t *up, int64_t eights) {
+static __global__ void swiglu_backward_eights(uint16_t *dgate, uint32_t *dgate_amax, uint16_t *dup, uint32_t *dup_amax,
+                                              const uint16_t *dy, const uint16_t *gate, const uint16_t *up,
+                                              int64_t eights) {
     uint32_t of_gate = 0, of_up = 0;
     for (NI_EACH(i, eights)) {
         ni_eight g = ni_load_eight(gate + 8 * i), u = ni_load_eight(up + 8 * i), d = ni_load_eight(dy + 8 * i), dg, du;
@@ -96,7 +98,9 @@ static __device__ bool find_columns(int64_t rows, int64_t cols, int64_t *at) {
     return band < (uint32_t)(rows / 16);
 }
 
-static __global__ void __launch_bounds__(NI_TILE_THREADS) swiglu_forward_tiles(uint16_t *y, uint32_t *amax, uint32_t *turned, const uint16_t *gate, const uint16_t *up, int64_t rows, int64_t cols) {
+static __global__ void __launch_bounds__(NI_TILE_THREADS)
+    swiglu_forward_tiles(uint16_t *y, uint32_t *amax, uint32_t *turned, const uint16_t *gate, const uint16_t *up,
+                         int64_t rows, int64_t cols) {
     uint32_t largest = 0, largest_turned = ni_found_amax(turned), out[16];
     int64_t at;
     if (find_columns(rows, cols, &at)) {
@@ -119,9 +123,12 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS) swiglu_forward_tiles(u
     ni_join_amax(turned, largest_turned);
 }
 
-static __global__ void __launch_bounds__(NI_TILE_THREADS) swiglu_backward_tiles(uint16_t *dgate, uint32_t *gate_amax, uint32_t *gate_turned, uint16_t *dup, uint32_t *up_amax, uint32_t *up_turned, const uint16_t *dy,
-                                                                               const uint16_t *gate, const uint16_t *up, int64_t rows, int64_t cols) {
-    uint32_t of_gate = 0, of_up = 0, of_gate_turned = ni_found_amax(gate_turned), of_up_turned = ni_found_amax(up_turned);
+static __global__ void __launch_bounds__(NI_TILE_THREADS)
+    swiglu_backward_tiles(uint16_t *dgate, uint32_t *gate_amax, uint32_t *gate_turned, uint16_t *dup, uint32_t *up_amax,
+                          uint32_t *up_turned, const uint16_t *dy, const uint16_t *gate, const uint16_t *up,
+                          int64_t rows, int64_t cols) {
+    uint32_t of_gate = 0, of_up = 0, of_gate_turned = ni_found_amax(gate_turned),
+             of_up_turned = ni_found_amax(up_turned);
     int64_t at;
     if (find_columns(rows, cols, &at)) {
         uint32_t g[16], u[16], d[16];
@@ -156,12 +163,15 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS) swiglu_backward_tiles(
 /* ---- which kernel ---- */
 
 static bool has_tiles(const nb_mat *m) {
-    return m->turned_amax && m->rows % 16 == 0 && m->cols % 2 == 0 && m->stride == m->cols && m->rows * m->cols / 32 <= INT32_MAX;
+    return m->turned_amax && m->rows % 16 == 0 && m->cols % 2 == 0 && m->stride == m->cols &&
+           m->rows * m->cols / 32 <= INT32_MAX;
 }
 
 static int find_turned(void *stream, const nb_mat *m) {
     const int code = cudaGetLastError();
-    return code != cudaSuccess ? code : ni_cuda_find_turned(stream, (const uint16_t *)m->data, m->rows, m->cols, m->stride, m->turned_amax);
+    return code != cudaSuccess
+               ? code
+               : ni_cuda_find_turned(stream, (const uint16_t *)m->data, m->rows, m->cols, m->stride, m->turned_amax);
 }
 
 int ni_cuda_launch_swiglu_forward(void *stream, const nb_mat *out, const uint16_t *gate, const uint16_t *up) {
@@ -174,15 +184,18 @@ int ni_cuda_launch_swiglu_forward(void *stream, const nb_mat *out, const uint16_
     if (n == 0 || code != cudaSuccess)
         return code;
     if (tiles)
-        swiglu_forward_tiles<<<(unsigned)ni_divide_up(n / 32, NI_TILE_THREADS), NI_TILE_THREADS, 0, on>>>(y, out->amax, out->turned_amax, gate, up, out->rows, out->cols);
+        swiglu_forward_tiles<<<(unsigned)ni_divide_up(n / 32, NI_TILE_THREADS), NI_TILE_THREADS, 0, on>>>(
+            y, out->amax, out->turned_amax, gate, up, out->rows, out->cols);
     else if (n % 8 == 0 && aligned)
-        swiglu_forward_eights<<<ni_grid(ni_divide_up(n / 8, NI_THREADS)), NI_THREADS, 0, on>>>(y, out->amax, gate, up, n / 8);
+        swiglu_forward_eights<<<ni_grid(ni_divide_up(n / 8, NI_THREADS)), NI_THREADS, 0, on>>>(y, out->amax, gate, up,
+                                                                                               n / 8);
     else
         swiglu_forward<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, on>>>(y, out->amax, gate, up, n);
     return tiles ? cudaGetLastError() : find_turned(stream, out);
 }
 
-int ni_cuda_launch_swiglu_backward(void *stream, const nb_mat *of_gate, const nb_mat *of_up, const uint16_t *dy, const uint16_t *gate, const uint16_t *up) {
+int ni_cuda_launch_swiglu_backward(void *stream, const nb_mat *of_gate, const nb_mat *of_up, const uint16_t *dy,
+                                   const uint16_t *gate, const uint16_t *up) {
     cudaStream_t on = (cudaStream_t)stream;
     const int64_t n = of_gate->rows * of_gate->cols;
     uint16_t *dgate = (uint16_t *)of_gate->data, *dup = (uint16_t *)of_up->data;
@@ -194,12 +207,15 @@ int ni_cuda_launch_swiglu_backward(void *stream, const nb_mat *of_gate, const nb
     if (n == 0 || code != cudaSuccess)
         return code;
     if (tiles)
-        swiglu_backward_tiles<<<(unsigned)ni_divide_up(n / 32, NI_TILE_THREADS), NI_TILE_THREADS, 0, on>>>(dgate, of_gate->amax, of_gate->turned_amax, dup, of_up->amax, of_up->turned_amax, dy, gate, up, of_gate->rows,
-                                                                                                         of_gate->cols);
+        swiglu_backward_tiles<<<(unsigned)ni_divide_up(n / 32, NI_TILE_THREADS), NI_TILE_THREADS, 0, on>>>(
+            dgate, of_gate->amax, of_gate->turned_amax, dup, of_up->amax, of_up->turned_amax, dy, gate, up,
+            of_gate->rows, of_gate->cols);
     else if (n % 8 == 0 && aligned)
-        swiglu_backward_eights<<<ni_grid(ni_divide_up(n / 8, NI_THREADS)), NI_THREADS, 0, on>>>(dgate, of_gate->amax, dup, of_up->amax, dy, gate, up, n / 8);
+        swiglu_backward_eights<<<ni_grid(ni_divide_up(n / 8, NI_THREADS)), NI_THREADS, 0, on>>>(
+            dgate, of_gate->amax, dup, of_up->amax, dy, gate, up, n / 8);
     else
-        swiglu_backward<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, on>>>(dgate, of_gate->amax, dup, of_up->amax, dy, gate, up, n);
+        swiglu_backward<<<ni_grid(ni_divide_up(n, NI_THREADS)), NI_THREADS, 0, on>>>(dgate, of_gate->amax, dup,
+                                                                                     of_up->amax, dy, gate, up, n);
     if (tiles)
         return cudaGetLastError();
     code = find_turned(stream, of_gate);

@@ -158,8 +158,8 @@ typedef struct ni_tile_scale_of_copy {
 
 /* ni_cuda_tile_room: maxima that are being found, zero between calls, and the scales of the copies being made. */
 typedef struct ni_tile_room {
-    uint32_t amax[2];  /* plain, rotated */
-    uint32_t weight;   /* of a weight */
+    uint32_t amax[2];    /* plain, rotated */
+    uint32_t weight;     /* of a weight */
     uint32_t here, gone; /* blocks of a grid that have found theirs, that have read it */
     uint32_t unused[3];
     ni_tile_scale_of_copy copies[2]; /* the row copy's, the column copy's */
@@ -206,7 +206,9 @@ template <bool TAME> static __device__ inline float ni_nearest_on_grid(float y) 
 template <bool TAME> static __device__ inline float ni_stochastic_on_grid(float y, float half_u) {
     float p;
 #if __CUDA_ARCH__ >= 860
-    asm("max.xorsign.abs.f32 %0, %1, %2;" : "=f"(p) : "f"(__uint_as_float(__float_as_uint(y) & 0xff800000u)), "f"(1.0f));
+    asm("max.xorsign.abs.f32 %0, %1, %2;"
+        : "=f"(p)
+        : "f"(__uint_as_float(__float_as_uint(y) & 0xff800000u)), "f"(1.0f));
     if (!TAME)
         asm("min.xorsign.abs.f32 %0, %1, %2;" : "=f"(p) : "f"(p), "f"(8.0f));
 #else
@@ -224,7 +226,8 @@ template <int BITS> static __device__ inline float ni_half_u(const uint32_t *wor
 }
 
 template <int ROUND, bool TAME> static __device__ inline float ni_on_grid(float y, const uint32_t *words, int i) {
-    return ROUND ? ni_stochastic_on_grid<TAME>(y, ni_half_u<(ROUND ? ROUND : 8)>(words, i)) : ni_nearest_on_grid<TAME>(y);
+    return ROUND ? ni_stochastic_on_grid<TAME>(y, ni_half_u<(ROUND ? ROUND : 8)>(words, i))
+                 : ni_nearest_on_grid<TAME>(y);
 }
 
 /* The codes of a pair, one in bits 0..3, one in 16..19: value x 2^-126 has the magnitude's code above six bits. */
@@ -248,7 +251,8 @@ static __device__ inline uint2 ni_codes_of_neighbours(const uint32_t *pairs, con
 /* ---- chosen columns ---- */
 
 /* One number of a block that the neighbours of this thread hold the rest of; `table` of its scales, or NULL. */
-static __device__ inline void ni_encode_one(const ni_cuda_tile_copy &copy, const ni_tensor_scale &t, const ni_scale_entry *table, float x, int64_t at, bool live) {
+static __device__ inline void ni_encode_one(const ni_cuda_tile_copy &copy, const ni_tensor_scale &t,
+                                            const ni_scale_entry *table, float x, int64_t at, bool live) {
     uint32_t amax = ni_f32_magnitude(x);
 #pragma unroll
     for (int lane = 8; lane; lane /= 2)
@@ -320,7 +324,8 @@ static __device__ inline uint32_t ni_larger_turned(uint32_t largest, const uint3
 #pragma unroll
     for (int i = 1; i < 16; i++)
         sums = ni_pair_plus(pairs[i] & NI_PAIR_MAGNITUDE, sums);
-    if (beyond >= 0x1p-100f && ni_f32_mul(ni_low_of(sums), 0.265625f) <= beyond && ni_f32_mul(ni_high_of(sums), 0.265625f) <= beyond)
+    if (beyond >= 0x1p-100f && ni_f32_mul(ni_low_of(sums), 0.265625f) <= beyond &&
+        ni_f32_mul(ni_high_of(sums), 0.265625f) <= beyond)
         return largest;
     return max(largest, ni_turned_amax(pairs));
 }
