@@ -28,8 +28,8 @@ typedef struct copying {
     const ni_scale_entry *table;
     float s_inner;
     ni_noise_key key;
-    float
-        unfold; /* what a tile that is not tame multiplies both scales by: 1, or out of a table that bears the rotation's factor */
+    /* What a tile that is not tame multiplies both scales by: 4 where the table bears the rotation's factor, else 1. */
+    float unfold;
 } copying;
 
 /* ---- rows ---- */
