@@ -2,10 +2,10 @@
 #include "cli/bench_peers.h"
 
 #include "backend/backend.h"
+#include "backend/cpu/onednn.h"
 
 #include <cblas.h>
 #include <omp.h>
-#include <oneapi/dnnl/dnnl.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -51,25 +51,29 @@ static nb_status run_matmul(void *state, nb_error *err) {
 
 /* True too where oneDNN has no such product for this machine; false if it has but something failed. */
 static bool make_matmul(ni_peers *p, matmul *m, dnnl_data_type_t a, dnnl_data_type_t b, dnnl_data_type_t c) {
-    dnnl_memory_desc_t da, db, dc;
-    dnnl_dims_t size_a = {p->m, p->k}, size_b = {p->k, p->n}, size_c = {p->m, p->n};
-    dnnl_matmul_desc_t desc;
+    ni_onednn_desc d[3] = {0};
+    const dnnl_dims_t size_a = {p->m, p->k}, size_b = {p->k, p->n}, size_c = {p->m, p->n};
+    const dnnl_dims_t in_rows_of_k = {p->k, 1}, in_columns_of_k = {1, p->k}, in_rows_of_n = {p->n, 1};
     dnnl_primitive_desc_t pd;
     m->peers = p;
-    if (dnnl_memory_desc_init_by_tag(&da, 2, size_a, a, dnnl_ab) != dnnl_success ||
-        dnnl_memory_desc_init_by_tag(&db, 2, size_b, b, dnnl_ba) != dnnl_success ||
-        dnnl_memory_desc_init_by_tag(&dc, 2, size_c, c, dnnl_ab) != dnnl_success ||
-        dnnl_matmul_desc_init(&desc, &da, &db, NULL, &dc) != dnnl_success)
-        return false;
-    dnnl_status_t found = dnnl_primitive_desc_create(&pd, &desc, NULL, p->engine, NULL);
-    m->missing = found == dnnl_unimplemented;
-    if (found != dnnl_success)
-        return m->missing;
-    bool made = dnnl_primitive_create(&m->primitive, pd) == dnnl_success;
-    dnnl_primitive_desc_destroy(pd);
-    return made && dnnl_memory_create(&m->a, &da, p->engine, p->a) == dnnl_success &&
-           dnnl_memory_create(&m->b, &db, p->engine, p->b) == dnnl_success &&
-           dnnl_memory_create(&m->c, &dc, p->engine, p->c) == dnnl_success;
+    bool made = ni_onednn_desc_make(&d[0], size_a, a, in_rows_of_k) == dnnl_success &&
+                ni_onednn_desc_make(&d[1], size_b, b, in_columns_of_k) == dnnl_success &&
+                ni_onednn_desc_make(&d[2], size_c, c, in_rows_of_n) == dnnl_success;
+    if (made) {
+        dnnl_status_t found = ni_onednn_matmul_desc(&pd, p->engine, &d[0], &d[1], &d[2], NULL);
+        m->missing = found == dnnl_unimplemented;
+        made = found == dnnl_success;
+    }
+    if (made) {
+        made = dnnl_primitive_create(&m->primitive, pd) == dnnl_success;
+        dnnl_primitive_desc_destroy(pd);
+        made = made && dnnl_memory_create(&m->a, ni_onednn_desc_of(&d[0]), p->engine, p->a) == dnnl_success &&
+               dnnl_memory_create(&m->b, ni_onednn_desc_of(&d[1]), p->engine, p->b) == dnnl_success &&
+               dnnl_memory_create(&m->c, ni_onednn_desc_of(&d[2]), p->engine, p->c) == dnnl_success;
+    }
+    for (int i = 0; i < 3; i++)
+        ni_onednn_desc_free(&d[i]);
+    return made || m->missing;
 }
 
 static void free_matmul(matmul *m) {

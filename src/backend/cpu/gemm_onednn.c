@@ -4,9 +4,9 @@
  * with memory objects for each thread that a tile's addresses are put into.
  */
 #include "backend/cpu/gemm.h"
+#include "backend/cpu/onednn.h"
 
 #include <omp.h>
-#include <oneapi/dnnl/dnnl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,7 +22,7 @@ typedef struct shape {
 typedef struct entry {
     shape shape;
     dnnl_primitive_t primitive;
-    dnnl_memory_desc_t a, b, c, scratch;
+    ni_onednn_desc a, b, c, scratch;
     dnnl_memory_t (*memory)[OPERANDS]; /* [threads] */
     uint64_t used;                     /* the call that used it last */
 } entry;
@@ -42,6 +42,10 @@ static void free_entry(const ni_onednn *d, entry *e) {
     free(e->memory);
     if (e->primitive)
         dnnl_primitive_destroy(e->primitive);
+    ni_onednn_desc_free(&e->a);
+    ni_onednn_desc_free(&e->b);
+    ni_onednn_desc_free(&e->c);
+    ni_onednn_desc_free(&e->scratch);
 }
 
 void ni_onednn_free(ni_onednn *d) {
@@ -94,10 +98,10 @@ static entry *find(ni_onednn *d, const shape *s) {
 }
 
 /* [rows, cols] as the product sees it; `transposed` when memory holds [cols, rows]. */
-static dnnl_status_t describe(dnnl_memory_desc_t *md, int64_t rows, int64_t cols, int64_t stride, bool transposed,
+static dnnl_status_t describe(ni_onednn_desc *md, int64_t rows, int64_t cols, int64_t stride, bool transposed,
                               dnnl_data_type_t type) {
     dnnl_dims_t dims = {rows, cols}, strides = {transposed ? 1 : stride, transposed ? stride : 1};
-    return dnnl_memory_desc_init_by_strides(md, 2, dims, type, strides);
+    return ni_onednn_desc_make(md, dims, type, strides);
 }
 
 /* Accumulation is a sum post-operation: C is added to the FP32 sum before the one rounding. */
@@ -110,7 +114,7 @@ static dnnl_primitive_attr_t make_attributes(bool accumulate) {
     if (good && accumulate) {
         good = dnnl_post_ops_create(&post) == dnnl_success;
         if (good) {
-            good = dnnl_post_ops_append_sum(post, 1.0f) == dnnl_success &&
+            good = ni_onednn_append_sum(post) == dnnl_success &&
                    dnnl_primitive_attr_set_post_ops(attr, post) == dnnl_success;
             dnnl_post_ops_destroy(post);
         }
@@ -124,20 +128,18 @@ static dnnl_primitive_attr_t make_attributes(bool accumulate) {
 static bool make_primitive(ni_onednn *d, entry *e) {
     const shape *s = &e->shape;
     dnnl_data_type_t c_type = s->c_bf16 ? dnnl_bf16 : dnnl_f32;
-    dnnl_matmul_desc_t matmul;
     if (describe(&e->a, s->m, s->k, s->stride_a, s->trans_a, dnnl_bf16) != dnnl_success ||
         describe(&e->b, s->k, s->n, s->stride_b, s->trans_b, dnnl_bf16) != dnnl_success ||
-        describe(&e->c, s->m, s->n, s->stride_c, false, c_type) != dnnl_success ||
-        dnnl_matmul_desc_init(&matmul, &e->a, &e->b, NULL, &e->c) != dnnl_success)
+        describe(&e->c, s->m, s->n, s->stride_c, false, c_type) != dnnl_success)
         return false;
     dnnl_primitive_attr_t attr = make_attributes(s->accumulate);
     if (!attr)
         return false;
     dnnl_primitive_desc_t pd;
-    bool good = dnnl_primitive_desc_create(&pd, &matmul, attr, d->engine, NULL) == dnnl_success;
+    bool good = ni_onednn_matmul_desc(&pd, d->engine, &e->a, &e->b, &e->c, attr) == dnnl_success;
     if (good) {
-        good = dnnl_primitive_create(&e->primitive, pd) == dnnl_success;
-        e->scratch = *dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0);
+        good = dnnl_primitive_create(&e->primitive, pd) == dnnl_success &&
+               ni_onednn_desc_copy(&e->scratch, dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0));
         dnnl_primitive_desc_destroy(pd);
     }
     dnnl_primitive_attr_destroy(attr);
@@ -145,11 +147,12 @@ static bool make_primitive(ni_onednn *d, entry *e) {
 }
 
 static bool make_memory(const ni_onednn *d, entry *e) {
-    const dnnl_memory_desc_t *descs[OPERANDS] = {&e->a, &e->b, &e->c, &e->scratch};
+    const ni_onednn_desc *descs[OPERANDS] = {&e->a, &e->b, &e->c, &e->scratch};
     bool good = (e->memory = calloc((size_t)d->threads, sizeof *e->memory)) != NULL;
     for (int32_t t = 0; good && t < d->threads; t++)
         for (int i = 0; good && i < OPERANDS; i++)
-            good = dnnl_memory_create(&e->memory[t][i], descs[i], d->engine, DNNL_MEMORY_NONE) == dnnl_success;
+            good = dnnl_memory_create(&e->memory[t][i], ni_onednn_desc_of(descs[i]), d->engine, DNNL_MEMORY_NONE) ==
+                   dnnl_success;
     return good;
 }
 
@@ -206,7 +209,7 @@ static nb_status prepare(nb_backend *be, const ni_gemm_tile *t, size_t *scratch,
         *e = made;
     }
     e->used = ++d->calls;
-    *scratch = (dnnl_memory_desc_get_size(&e->scratch) + 63) / 64 * 64;
+    *scratch = (dnnl_memory_desc_get_size(ni_onednn_desc_of(&e->scratch)) + 63) / 64 * 64;
     return NB_OK;
 }
 
