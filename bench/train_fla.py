@@ -39,24 +39,14 @@ triton.autotune = tuned_over_few  # before fla decorates its kernels
 
 import fla
 from fla.models import GLAConfig, GLAForCausalLM
-
-
-def read_model(path):
-    """The flat keys of a model file that decide its shape."""
-    m = {"tied": False}
-    for line in open(path):
-        key, colon, value = line.split("#")[0].partition(":")
-        value = value.strip()
-        if colon and (value.isdigit() or value in ("true", "false")):
-            m[key.strip()] = int(value) if value.isdigit() else value == "true"
-    return m
+from train_pytorch import read_model
 
 
 def main():
     m = read_model(options.model)
     torch.manual_seed(1)
     config = GLAConfig(hidden_size=m["hidden"], num_hidden_layers=m["layers"], num_heads=m["heads"],
-                       intermediate_size=m["intermediate"], vocab_size=m["vocab"], tie_word_embeddings=m["tied"],
+                       intermediate_size=m["intermediate"], vocab_size=m["vocab"], tie_word_embeddings=m.get("tied", False),
                        use_cache=False, fuse_cross_entropy=not options.fused_loss,
                        fuse_linear_cross_entropy=options.fused_loss)
     model = GLAForCausalLM(config).to(torch.bfloat16).cuda().train()

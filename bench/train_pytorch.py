@@ -153,8 +153,9 @@ def read_model(path):
     m = {}
     for line in open(path):
         key, colon, value = line.split("#")[0].partition(":")
-        if colon and value.strip().isdigit():
-            m[key.strip()] = int(value)
+        value = value.strip()
+        if colon and (value.isdigit() or value in ("true", "false")):
+            m[key.strip()] = int(value) if value.isdigit() else value == "true"
     m.setdefault("kv_heads", m["heads"])
     return m
 

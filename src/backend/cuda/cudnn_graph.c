@@ -14,7 +14,7 @@ enum { MOST_ITEMS = 192, MOST_OPERATIONS = 32, MOST_CHOICES = 16, ALIGNMENT = 16
 
 /* A graph that is being written. What fails stops all that follows. */
 typedef struct graph {
-    const ni_cudnn *library;
+    const ni_cudnn *cudnn;
     const ni_cudnn_shape *shape;
     ni_cudnn_item items[MOST_ITEMS], operations[MOST_OPERATIONS];
     int items_made, operations_made;
@@ -35,7 +35,7 @@ static ni_cudnn_item item(graph *g, int kind) {
     if (g->items_made == MOST_ITEMS)
         check(g, -1, "attention: the graph is too long");
     if (!g->status)
-        check(g, g->library->create(kind, &made), "a descriptor");
+        check(g, g->cudnn->create(kind, &made), "a descriptor");
     if (made)
         g->items[g->items_made++] = made;
     return made;
@@ -43,7 +43,7 @@ static ni_cudnn_item item(graph *g, int kind) {
 
 static void set(graph *g, ni_cudnn_item i, int name, int type, int64_t count, const void *values) {
     if (!g->status)
-        check(g, g->library->set(i, name, type, count, values), "an attribute");
+        check(g, g->cudnn->set(i, name, type, count, values), "an attribute");
 }
 
 static void set_item(graph *g, ni_cudnn_item i, int name, ni_cudnn_item value) {
@@ -56,12 +56,12 @@ static void set_type(graph *g, ni_cudnn_item i, int name, int data_type) {
 
 static void finish(graph *g, ni_cudnn_item i, const char *what) {
     if (!g->status)
-        check(g, g->library->finish(i), what);
+        check(g, g->cudnn->finish(i), what);
 }
 
 static void release(graph *g) {
     while (g->items_made > 0)
-        g->library->destroy(g->items[--g->items_made]);
+        g->cudnn->destroy(g->items[--g->items_made]);
 }
 
 /* ---- tensors ---- */
@@ -274,7 +274,7 @@ static void write_backward(graph *g) {
 /* ---- engines and plans ---- */
 
 static void set_place(graph *g, ni_cudnn_item i, int handle_name, int device_name) {
-    const ni_cudnn *c = g->library;
+    const ni_cudnn *c = g->cudnn;
     if (c->device && device_name)
         set_item(g, i, device_name, c->device);
     else if (c->handle)
@@ -283,7 +283,7 @@ static void set_place(graph *g, ni_cudnn_item i, int handle_name, int device_nam
 
 /* What the library knows of the engine that it proposes. */
 static void look_at_engine(graph *g, ni_cudnn_item choice, ni_cudnn_plan *out) {
-    const ni_cudnn *c = g->library;
+    const ni_cudnn *c = g->cudnn;
     int notes[NI_CUDNN_NOTES] = {0};
     int64_t count = 0;
     ni_cudnn_item engine = item(g, NI_CUDNN_ENGINE);
@@ -300,7 +300,7 @@ static void look_at_engine(graph *g, ni_cudnn_item choice, ni_cudnn_plan *out) {
 }
 
 static bool try_choice(graph *g, ni_cudnn_item choice, ni_cudnn_plan *out) {
-    const ni_cudnn *c = g->library;
+    const ni_cudnn *c = g->cudnn;
     int64_t count = 0;
     ni_cudnn_item plan = NULL;
     check(g, c->create(NI_CUDNN_PLAN, &plan), "a plan");
@@ -320,7 +320,7 @@ static bool try_choice(graph *g, ni_cudnn_item choice, ni_cudnn_plan *out) {
 
 /* The first of the library's proposals, which it has in the order of their speed, that can be made. */
 static bool choose(graph *g, ni_cudnn_plan *out) {
-    const ni_cudnn *c = g->library;
+    const ni_cudnn *c = g->cudnn;
     ni_cudnn_item all = item(g, NI_CUDNN_GRAPH), heuristic = item(g, NI_CUDNN_HEURISTIC), choices[MOST_CHOICES];
     const int mode = NI_CUDNN_MODE_A;
     int64_t found = 0;
@@ -351,7 +351,7 @@ static bool choose(graph *g, ni_cudnn_plan *out) {
 }
 
 bool ni_cudnn_make(const ni_cudnn *library, const ni_cudnn_shape *shape, ni_cudnn_plan *out, char *why, size_t size) {
-    graph g = {.library = library, .shape = shape, .next_id = 2 * NI_CUDNN_TENSORS};
+    graph g = {.cudnn = library, .shape = shape, .next_id = 2 * NI_CUDNN_TENSORS};
     *out = (ni_cudnn_plan){0};
     if (shape->backward)
         write_backward(&g);
