@@ -500,6 +500,15 @@ static void expect_alike(trial *t, const char *what, const produced_pair *a, con
     record(t, what, bytes, NB_I32, 5, true);
 }
 
+/* Some where exp overflows and vanishes, a few threads' only. */
+static void *far_gates(trial *t) {
+    static const float far[] = {-200, -95, -88.5f, -87.5f, -87, -86.5f, 95, 200};
+    double *g = normals_in(NB_BF16, 1, PRODUCED, 0, 2);
+    for (int i = 0; i < 8; i++)
+        g[PRODUCED / 2 + 37 * i] = far[i];
+    return input(t, NB_BF16, g, PRODUCED);
+}
+
 /* Operands that are made as a producer computes, beside those of its matrices: one shape to nearest, one stochastic,
  * one that no kernel makes at once; under what is known of another step, and in a first step. */
 static void run_produced(trial *t) {
@@ -519,9 +528,9 @@ static void run_produced(trial *t) {
         const bool kept = i % 2, reread = i % 3 == 0;
         const float *past = i < PASTS ? upload(t, &pasts[i], sizeof *pasts) : NULL;
         const ni_producer from[2] = {
-            {.kind = NI_PRODUCER_SWIGLU, .gate = input_act(t, 1, PRODUCED, 2), .up = input_act(t, 2, PRODUCED, 1)},
+            {.kind = NI_PRODUCER_SWIGLU, .gate = far_gates(t), .up = input_act(t, 2, PRODUCED, 1)},
             {.kind = NI_PRODUCER_SWIGLU_SLOPES,
-             .gate = input_act(t, 1, PRODUCED, 2),
+             .gate = far_gates(t),
              .up = input_act(t, 2, PRODUCED, 1),
              .dy = input_act(t, 3, PRODUCED, i == 2 ? 1e20 : 1)}};
         for (int which = 0; which < 2; which++) {

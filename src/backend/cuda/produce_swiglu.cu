@@ -4,16 +4,38 @@
 #include "backend/cuda/produce.cuh"
 #include "backend/cuda/swiglu.cuh"
 
-static __device__ inline uint32_t swiglu_pair(uint32_t g, uint32_t u) {
-    return ni_pack_two(ni_swiglu(ni_low_of(g), ni_low_of(u)), ni_swiglu(ni_high_of(g), ni_high_of(u)));
+template <bool NEAR> static __device__ inline uint32_t swiglu_pair(uint32_t g, uint32_t u) {
+    return ni_pack_two(ni_swiglu<NEAR>(ni_low_of(g), ni_low_of(u)), ni_swiglu<NEAR>(ni_high_of(g), ni_high_of(u)));
 }
 
-static __device__ inline void slope_pair(uint32_t g, uint32_t u, uint32_t d, uint32_t *dgate, uint32_t *dup) {
+template <bool NEAR> static __device__ inline uint4 swiglu_eight(const uint4 &g, const uint4 &u) {
+    return make_uint4(swiglu_pair<NEAR>(g.x, u.x), swiglu_pair<NEAR>(g.y, u.y), swiglu_pair<NEAR>(g.z, u.z),
+                      swiglu_pair<NEAR>(g.w, u.w));
+}
+
+/* Gate and up become both slopes. */
+template <bool NEAR> static __device__ inline void slope_pair(uint32_t &g, uint32_t &u, uint32_t d) {
     float dg[2], du[2];
-    ni_swiglu_slopes(ni_low_of(g), ni_low_of(u), ni_low_of(d), &dg[0], &du[0]);
-    ni_swiglu_slopes(ni_high_of(g), ni_high_of(u), ni_high_of(d), &dg[1], &du[1]);
-    *dgate = ni_pack_two(dg[0], dg[1]);
-    *dup = ni_pack_two(du[0], du[1]);
+    ni_swiglu_slopes<NEAR>(ni_low_of(g), ni_low_of(u), ni_low_of(d), &dg[0], &du[0]);
+    ni_swiglu_slopes<NEAR>(ni_high_of(g), ni_high_of(u), ni_high_of(d), &dg[1], &du[1]);
+    g = ni_pack_two(dg[0], dg[1]);
+    u = ni_pack_two(du[0], du[1]);
+}
+
+template <bool NEAR> static __device__ inline void slope_eight(uint4 &g, uint4 &u, const uint4 &d) {
+    slope_pair<NEAR>(g.x, u.x, d.x);
+    slope_pair<NEAR>(g.y, u.y, d.y);
+    slope_pair<NEAR>(g.z, u.z, d.z);
+    slope_pair<NEAR>(g.w, u.w, d.w);
+}
+
+static __device__ inline bool are_near(const uint4 *gate) {
+    uint32_t farthest = 0;
+#pragma unroll
+    for (int i = 0; i < NI_OWN_ROWS; i++)
+        farthest = ni_farther_gates(
+            ni_farther_gates(ni_farther_gates(ni_farther_gates(farthest, gate[i].x), gate[i].y), gate[i].z), gate[i].w);
+    return ni_are_near(farthest);
 }
 
 static __device__ inline void write_own(uint16_t *to, const uint4 &own, const ni_tile_place &at, int i, int64_t cols) {
@@ -33,10 +55,16 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, 5)
     ni_load_own(gate, s.gate, at, s.cols);
     ni_load_own(up, s.up, at, s.cols);
     ni_load_tables(&tables, room);
+    if (are_near(gate))
+#pragma unroll
+        for (int i = 0; i < NI_OWN_ROWS; i++)
+            gate[i] = swiglu_eight<true>(gate[i], up[i]);
+    else
+#pragma unroll
+        for (int i = 0; i < NI_OWN_ROWS; i++)
+            gate[i] = swiglu_eight<false>(gate[i], up[i]);
 #pragma unroll
     for (int i = 0; i < NI_OWN_ROWS; i++) {
-        gate[i] = make_uint4(swiglu_pair(gate[i].x, up[i].x), swiglu_pair(gate[i].y, up[i].y),
-                             swiglu_pair(gate[i].z, up[i].z), swiglu_pair(gate[i].w, up[i].w));
         *ni_own_of(tile, at, i) = gate[i];
         write_own(s.y, gate[i], at, i, s.cols);
     }
@@ -63,17 +91,20 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, 5)
         ni_load_own(dy, s.dy, at, s.cols);
         ni_load_tables(&tables[0], room);
         ni_load_tables(&tables[1], of_up);
+        if (are_near(gate))
+#pragma unroll
+            for (int i = 0; i < NI_OWN_ROWS; i++)
+                slope_eight<true>(gate[i], up[i], dy[i]);
+        else
+#pragma unroll
+            for (int i = 0; i < NI_OWN_ROWS; i++)
+                slope_eight<false>(gate[i], up[i], dy[i]);
 #pragma unroll
         for (int i = 0; i < NI_OWN_ROWS; i++) {
-            uint4 dg, du;
-            slope_pair(gate[i].x, up[i].x, dy[i].x, &dg.x, &du.x);
-            slope_pair(gate[i].y, up[i].y, dy[i].y, &dg.y, &du.y);
-            slope_pair(gate[i].z, up[i].z, dy[i].z, &dg.z, &du.z);
-            slope_pair(gate[i].w, up[i].w, dy[i].w, &dg.w, &du.w);
-            *ni_own_of(tiles[0], at, i) = dg;
-            *ni_own_of(tiles[1], at, i) = du;
-            write_own(s.dgate, dg, at, i, s.cols);
-            write_own(s.dup, du, at, i, s.cols);
+            *ni_own_of(tiles[0], at, i) = gate[i];
+            *ni_own_of(tiles[1], at, i) = up[i];
+            write_own(s.dgate, gate[i], at, i, s.cols);
+            write_own(s.dup, up[i], at, i, s.cols);
         }
     }
 #pragma unroll 1

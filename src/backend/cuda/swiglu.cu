@@ -9,7 +9,7 @@ static __global__ void swiglu_forward(uint16_t *y, uint32_t *amax, const uint16_
                                       int64_t n) {
     uint32_t largest = 0;
     for (NI_EACH(i, n)) {
-        y[i] = ni_bf16_even(ni_swiglu(ni_bf16_value(gate[i]), ni_bf16_value(up[i])));
+        y[i] = ni_bf16_even(ni_swiglu<false>(ni_bf16_value(gate[i]), ni_bf16_value(up[i])));
         largest = max(largest, ni_f32_magnitude(ni_bf16_value(y[i])));
     }
     __syncwarp();
@@ -23,7 +23,7 @@ static __global__ void swiglu_forward_eights(uint16_t *y, uint32_t *amax, const 
         ni_eight g = ni_load_eight(gate + 8 * i), u = ni_load_eight(up + 8 * i);
 #pragma unroll
         for (int j = 0; j < 8; j++) {
-            g.x[j] = ni_bf16_round(ni_swiglu(g.x[j], u.x[j]));
+            g.x[j] = ni_bf16_round(ni_swiglu<false>(g.x[j], u.x[j]));
             largest = max(largest, ni_f32_magnitude(g.x[j]));
         }
         ni_store_eight(y + 8 * i, g);
@@ -37,7 +37,7 @@ static __global__ void swiglu_backward(uint16_t *dgate, uint32_t *dgate_amax, ui
     uint32_t of_gate = 0, of_up = 0;
     for (NI_EACH(i, n)) {
         float dg, du;
-        ni_swiglu_slopes(ni_bf16_value(gate[i]), ni_bf16_value(up[i]), ni_bf16_value(dy[i]), &dg, &du);
+        ni_swiglu_slopes<false>(ni_bf16_value(gate[i]), ni_bf16_value(up[i]), ni_bf16_value(dy[i]), &dg, &du);
         dgate[i] = ni_bf16_even(dg);
         dup[i] = ni_bf16_even(du);
         of_gate = max(of_gate, ni_f32_magnitude(ni_bf16_value(dgate[i])));
@@ -56,7 +56,7 @@ static __global__ void swiglu_backward_eights(uint16_t *dgate, uint32_t *dgate_a
         ni_eight g = ni_load_eight(gate + 8 * i), u = ni_load_eight(up + 8 * i), d = ni_load_eight(dy + 8 * i), dg, du;
 #pragma unroll
         for (int j = 0; j < 8; j++) {
-            ni_swiglu_slopes(g.x[j], u.x[j], d.x[j], &dg.x[j], &du.x[j]);
+            ni_swiglu_slopes<false>(g.x[j], u.x[j], d.x[j], &dg.x[j], &du.x[j]);
             dg.x[j] = ni_bf16_round(dg.x[j]);
             du.x[j] = ni_bf16_round(du.x[j]);
             of_gate = max(of_gate, ni_f32_magnitude(dg.x[j]));
@@ -99,8 +99,8 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS)
         }
 #pragma unroll
         for (int i = 0; i < 16; i++) {
-            out[i] =
-                ni_pack_two(ni_swiglu(ni_low_of(g[i]), ni_low_of(u[i])), ni_swiglu(ni_high_of(g[i]), ni_high_of(u[i])));
+            out[i] = ni_pack_two(ni_swiglu<false>(ni_low_of(g[i]), ni_low_of(u[i])),
+                                 ni_swiglu<false>(ni_high_of(g[i]), ni_high_of(u[i])));
             largest = ni_larger_pair(largest, out[i]);
             *(uint32_t *)(y + at + i * cols) = out[i];
         }
@@ -129,8 +129,8 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS)
 #pragma unroll
         for (int i = 0; i < 16; i++) {
             float dg[2], du[2];
-            ni_swiglu_slopes(ni_low_of(g[i]), ni_low_of(u[i]), ni_low_of(d[i]), &dg[0], &du[0]);
-            ni_swiglu_slopes(ni_high_of(g[i]), ni_high_of(u[i]), ni_high_of(d[i]), &dg[1], &du[1]);
+            ni_swiglu_slopes<false>(ni_low_of(g[i]), ni_low_of(u[i]), ni_low_of(d[i]), &dg[0], &du[0]);
+            ni_swiglu_slopes<false>(ni_high_of(g[i]), ni_high_of(u[i]), ni_high_of(d[i]), &dg[1], &du[1]);
             g[i] = ni_pack_two(dg[0], dg[1]);
             u[i] = ni_pack_two(du[0], du[1]);
             of_gate = ni_larger_pair(of_gate, g[i]);
