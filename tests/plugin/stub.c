@@ -7,6 +7,7 @@
  *     lost:N     the N-th synchronize and all after it find the GPU gone, and what was downloaded since the one before
  * is not what was there
  *     apart      no rank reaches the memory of another; mistaken: it sees zeroes there
+ *     cudnn:N    there is cuDNN, of version N
  *     mended:N   N rows of operands went to FP32 whenever somebody asks
  */
 #include "backend/backend.h"
@@ -205,6 +206,8 @@ DOOR nb_status ni_cuda_library_describe(int device, ni_cuda_facts *facts, nb_err
                              .driver = 13000,
                              .runtime = 13000,
                              .cublaslt = 130001,
+                             .cudnn = (size_t)number_of("cudnn:"),
+                             .cudnn_why = "no libcudnn.so.9 on the path of libraries",
                              .fp8_units = true};
     return strcmp(asked(), "driver") == 0 ? no_driver(err) : NB_OK;
 }
