@@ -116,10 +116,12 @@ static nb_status read_slurm(getter *get, ni_place *p, nb_error *err) {
 
 nb_status ni_place_read(const char *(*get)(const char *name), ni_place *out, nb_error *err) {
     enum { PATIENCE = 300, MOST_PATIENCE = 86400 };
-    int32_t patience;
+    int32_t patience, neighbours;
     *out = (ni_place){.world = 1};
     NB_TRY(number_or(get, "NIBBLE_PATIENCE", 1, MOST_PATIENCE, PATIENCE, &patience, err));
+    NB_TRY(number_or(get, "NIBBLE_NEIGHBOURS", 0, 1, 1, &neighbours, err));
     out->patience = patience;
+    out->neighbours = neighbours;
     nb_status status = NB_OK;
     if (text_of(get, "RANK") || text_of(get, "WORLD_SIZE"))
         status = read_torchrun(get, out, err);

@@ -55,6 +55,7 @@ nb_status nb_ranks_open(nb_ranks **out, nb_error *err) {
     NB_TRY(ni_ranks_over(&wire, place.patience, out, err));
     (*out)->local = place.local;
     (*out)->local_world = place.local_world;
+    (*out)->neighbours = place.neighbours;
     nb_status status = find_near(*out, err);
     if (status != NB_OK) {
         nb_ranks_close(*out, err);

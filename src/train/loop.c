@@ -361,6 +361,7 @@ static bool keep_last_good(run *r) {
 static nb_status meet_devices(run *r, nb_error *err) {
     nb_trainer *t = r->t;
     char how[256] = "";
+    bool met;
     if (!t->ranks || strncmp(t->be->name, "cuda", 4) != 0)
         return NB_OK;
     NB_TRY(ni_ranks_use_nccl(t->ranks, how, sizeof how, err));
@@ -368,6 +369,9 @@ static nb_status meet_devices(run *r, nb_error *err) {
         note(t, NB_NOTE_INFO, "gradients go from GPU to GPU by %s", how);
     else
         note(t, NB_NOTE_WARNING, "gradients of other ranks go through the host's memory: %s", how);
+    NB_TRY(ni_reducer_meet_neighbours(&t->reducer, ni_model_gradients(t->model), &met, err));
+    if (met)
+        note(t, NB_NOTE_INFO, "GPUs of one machine read each other's gradients where they are");
     return NB_OK;
 }
 
