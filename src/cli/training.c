@@ -4,6 +4,7 @@
 
 #include "backend/load.h"
 #include "cli/cli.h"
+#include "cli/fit.h"
 #include "cli/screen.h"
 #include "train/foreign.h"
 
@@ -20,26 +21,6 @@ nb_status ni_cli_backend(const nb_run_config *config, nb_backend **out, nb_error
             err, NB_BAD_CONFIG,
             "backend: paper computes nothing; expected cpu, cuda or cuda:NUMBER; hint: nibble plan RUN.yaml");
     return nb_backend_open(config->backend, &options, out, err);
-}
-
-nb_status ni_cli_trainer_on_paper(nb_backend *paper, const nb_run_config *config, nb_trainer **out, nb_error *err) {
-    char recipes[NB_PATH_SIZE], models[NB_PATH_SIZE];
-    NB_TRY(ni_cli_folder("recipes", recipes, sizeof recipes, err));
-    NB_TRY(ni_cli_folder("models", models, sizeof models, err));
-    const nb_trainer_options how = {.recipes_dir = recipes, .models_dir = models, .on_paper = true};
-    return nb_trainer_create(paper, config, &how, out, err);
-}
-
-nb_status ni_cli_check_on_paper(const nb_run_config *config, nb_error *err) {
-    const nb_backend_options how = {.threads = config->threads, .isa = config->isa};
-    nb_backend *paper;
-    nb_trainer *trainer;
-    NB_TRY(nb_backend_open(strncmp(config->backend, "cuda", 4) == 0 ? "paper:hopper" : "paper", &how, &paper, err));
-    nb_status status = ni_cli_trainer_on_paper(paper, config, &trainer, err);
-    if (status == NB_OK)
-        nb_trainer_free(trainer);
-    nb_backend_free(paper);
-    return status;
 }
 
 /* Processes of one machine share its processors, unless the launcher gave each its own. */
@@ -148,6 +129,8 @@ static nb_status run_with(nb_backend *be, const nb_run_config *config, ni_traini
     if (status == NB_OK)
         status = train(trainer, config, training, screen, program_bytes, err);
     nb_trainer_free(trainer);
+    if (nb_ranks_world(training->ranks) == 1) /* the plan is of one process */
+        ni_cli_say_what_fits(config, err);
     return status;
 }
 
