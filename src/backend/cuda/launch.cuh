@@ -115,10 +115,7 @@ static __device__ inline double ni_warp_sum(double x) {
 }
 
 static __device__ inline uint32_t ni_warp_max(uint32_t x) {
-#pragma unroll
-    for (int lane = 16; lane; lane /= 2)
-        x = max(x, __shfl_xor_sync(~0u, x, lane));
-    return x;
+    return __reduce_max_sync(~0u, x);
 }
 
 /* *to = max(*to, x) over all who ask; most find that theirs is not larger and touch nothing. Lanes of a warp come

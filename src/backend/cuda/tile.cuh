@@ -53,12 +53,6 @@ static __device__ inline uint32_t ni_pair_times(uint32_t pair, uint32_t scale) {
     return product;
 }
 
-static __device__ inline uint32_t ni_pair_plus(uint32_t a, uint32_t b) {
-    uint32_t sum;
-    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(0x3f803f80u), "r"(b));
-    return sum;
-}
-
 /* Magnitudes that are larger, of numbers none of which is NaN; their signs are anything. */
 static __device__ inline uint32_t ni_larger_magnitudes(uint32_t a, uint32_t b) {
 #if __CUDA_ARCH__ >= 860
@@ -68,6 +62,22 @@ static __device__ inline uint32_t ni_larger_magnitudes(uint32_t a, uint32_t b) {
 #else
     return __vmaxu2(a & NI_PAIR_MAGNITUDE, b & NI_PAIR_MAGNITUDE);
 #endif
+}
+
+/* The same of numbers that were rounded here: NaN, of which there is one, is larger than all. */
+static __device__ inline uint32_t ni_larger_rounded(uint32_t a, uint32_t b) {
+#if __CUDA_ARCH__ >= 860
+    uint32_t larger;
+    asm("max.NaN.xorsign.abs.bf16x2 %0, %1, %2;" : "=r"(larger) : "r"(a), "r"(b));
+    return larger;
+#else
+    return __vmaxu2(a & NI_PAIR_MAGNITUDE, b & NI_PAIR_MAGNITUDE);
+#endif
+}
+
+static __device__ inline uint32_t ni_larger_of_four(uint32_t pairs, const uint4 &four) {
+    return ni_larger_rounded(ni_larger_rounded(ni_larger_rounded(ni_larger_rounded(pairs, four.x), four.y), four.z),
+                             four.w);
 }
 
 /* Magnitudes above 6 become 6, and so does NaN. */
@@ -338,21 +348,6 @@ static __device__ inline uint32_t ni_turned_amax(const uint32_t *pairs) {
         b[i] = minus ? -ni_high_of(pairs[i]) : ni_high_of(pairs[i]);
     }
     return ni_f32_magnitude(ni_bf16_round(ni_f32_mul(ni_larger_or_nan(ni_rotated_amax(a), ni_rotated_amax(b)), 0.25f)));
-}
-
-/* The larger of that and `largest`. No number of a turned column is beyond a quarter of the sum of the magnitudes in it,
- * which two columns add up in one instruction a row, in BF16: fifteen roundings and those of the rotation move it by less
- * than a sixteenth, far from subnormals. Few columns come near a maximum that is known from elsewhere, so few are turned. */
-static __device__ inline uint32_t ni_larger_turned(uint32_t largest, const uint32_t *pairs) {
-    const float beyond = ni_f32_from(largest);
-    uint32_t sums = pairs[0] & NI_PAIR_MAGNITUDE;
-#pragma unroll
-    for (int i = 1; i < 16; i++)
-        sums = ni_pair_plus(pairs[i] & NI_PAIR_MAGNITUDE, sums);
-    if (beyond >= 0x1p-100f && ni_f32_mul(ni_low_of(sums), 0.265625f) <= beyond &&
-        ni_f32_mul(ni_high_of(sums), 0.265625f) <= beyond)
-        return largest;
-    return max(largest, ni_turned_amax(pairs));
 }
 
 /* What others of the same kernel found so far. */
