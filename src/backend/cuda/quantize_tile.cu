@@ -178,24 +178,20 @@ template <bool TAME> static __device__ void turn_two(float *a, float *b) {
 
 template <bool TAME, int TURN>
 static __device__ void load_columns(two_columns<TURN> &x, const copying &, const uint32_t *tile, uint32_t) {
-    if (TURN == NOT_TURNED) {
-#pragma unroll
-        for (int i = 0; i < 16; i++)
-            x.pairs[i] = tile[i * PITCH];
-        return;
-    }
     float a[16], b[16];
 #pragma unroll
     for (int i = 0; i < 16; i++) {
         const bool minus = NI_FIXED_SIGNS >> i & 1u;
-        const uint32_t pair = tile[i * PITCH];
-        a[i] = minus ? -ni_low_of(pair) : ni_low_of(pair);
-        b[i] = minus ? -ni_high_of(pair) : ni_high_of(pair);
+        x.pairs[i] = tile[i * PITCH];
+        a[i] = minus ? -ni_low_of(x.pairs[i]) : ni_low_of(x.pairs[i]);
+        b[i] = minus ? -ni_high_of(x.pairs[i]) : ni_high_of(x.pairs[i]);
     }
-    turn_two<TAME>(a, b);
+    if (TURN == FIXED_AND_ROUNDED) {
+        turn_two<TAME>(a, b);
 #pragma unroll
-    for (int i = 0; i < 16; i++)
-        x.pairs[i] = ni_pack_two(a[i], b[i]);
+        for (int i = 0; i < 16; i++)
+            x.pairs[i] = ni_pack_two(a[i], b[i]);
+    }
 }
 
 template <bool TAME>
