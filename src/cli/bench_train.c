@@ -42,9 +42,10 @@ static const ni_command_line line = {
         "Times whole training steps (data, forward, backward, optimizer) under each recipe, in turns: at least five "
         "steps\n"
         "each after one that is not counted, the fastest of which is told, and the speed as a share of the first's.\n"
-        "TFLOP/s are the model's, as MFU counts them. On a GPU, `issued` is how much of the step the host was busy: "
-        "what is\n"
-        "left it waited for the GPU. Nothing is written.\n"
+        "TFLOP/s are the model's. On a GPU, `issued` is the part of a step in which the host did not wait for it. Rows "
+        "that "
+        "FP8\n"
+        "units did not hold (fp8_units: mxfp4) are counted. Nothing is written.\n"
         "  nibble bench train examples/tiny.yaml --recipes nvfp4,chon-hcp-only,chon",
     .options = options,
     .least = 1,
@@ -62,6 +63,7 @@ typedef struct arm {
     char recipe[NB_PATH_SIZE];
     nb_backend *be;
     nb_trainer *trainer;
+    int64_t fp32_rows; /* of the last step */
     watch watch;
     double ms, issued_ms; /* of the fastest step */
 } arm;
@@ -108,6 +110,7 @@ static nb_status take_step(void *state, nb_error *err) {
     if (!isfinite(report.loss))
         return nb_fail(err, NB_BAD_NUMBER, "recipe %s: loss is %g after %lld steps", a->recipe, report.loss,
                        (long long)report.step);
+    a->fp32_rows = report.fp32_rows;
     if (a->ms == 0 || report.ms < a->ms) {
         a->ms = report.ms;
         a->issued_ms = report.ms - 1e3 * a->watch.waited;
@@ -172,6 +175,8 @@ static nb_status print_arms(const train_options *o, const nb_run_config *config,
         NB_TRY(floor_of(o, config, &arms[i], &floor, err));
         if (floor > 0)
             printf(" %10.2f %7.1f %%", floor * 1e3, 100 * floor / list[i].best);
+        if (arms[i].fp32_rows)
+            printf("   %lld rows of operands in FP32", (long long)arms[i].fp32_rows);
         putchar('\n');
     }
     return NB_OK;
