@@ -46,6 +46,13 @@ static inline nb_status ni_run_group(const ni_run *run, ni_linear_group *group, 
     return ni_linear_group_forward(group, run->pass, run->scratch, run->training, x, y, err);
 }
 
+/* The same of an X that `from` is to write first. */
+static inline nb_status ni_run_group_of(const ni_run *run, ni_linear_group *group, const ni_producer *from,
+                                        const nb_mat *x, const nb_mat *y, nb_error *err) {
+    const ni_forward_kind kind = run->again ? NI_FORWARD_AGAIN : run->training ? NI_FORWARD_TRAINING : NI_FORWARD_ALONE;
+    return ni_linear_group_forward_of(group, run->pass, run->scratch, kind, from, x, y, err);
+}
+
 /* [rows, cols] of type act. */
 static inline nb_mat ni_act(const ni_run *run, void *data, int64_t cols) {
     return nb_mat_of(data, run->be->act, run->rows, cols);

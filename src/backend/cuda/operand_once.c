@@ -75,11 +75,6 @@ static ni_cuda_tile_copy tile_copy(nb_backend *be, const ni_making *making, bool
                                .alphas = ni_cuda_alphas_of(be)};
 }
 
-/* As nb_mat.turned_amax has it. */
-static bool is_turned_as_known(const nb_quantizer *q) {
-    return q->hadamard_size == 16 && q->hadamard_signs == NB_SIGNS_FIXED && q->hadamard_round_bf16;
-}
-
 /* Where a copy's maximum is known already: of the operand that it is made under, or of its producer. */
 static bool knows_amax(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_tile_copy *copy) {
     uint32_t *head = making->out->memory;
@@ -95,10 +90,10 @@ static bool knows_amax(nb_backend *be, const ni_source *source, const ni_making 
         return true;
     }
     const nb_mat *x = source->numbers;
-    const uint32_t *known = !x                                                          ? NULL
-                            : copy->quantizer.hadamard_size == 0                        ? x->amax
-                            : is_turned_as_known(&copy->quantizer) && making->transpose ? x->turned_amax
-                                                                                        : NULL;
+    const uint32_t *known = !x                                                                  ? NULL
+                            : copy->quantizer.hadamard_size == 0                                ? x->amax
+                            : ni_cuda_is_turned_as_known(&copy->quantizer) && making->transpose ? x->turned_amax
+                                                                                                : NULL;
     if (!known)
         return false;
     copy->amax = known;
@@ -111,6 +106,16 @@ static bool are_codes_read(nb_backend *be, const ni_making *making) {
     const nb_operand *out = making->out;
     return making->shown || out->reread ||
            ni_cuda_units_of(ni_cuda_of(be), &out->quantizer, &out->other) != NI_CUDA_BF16;
+}
+
+bool ni_cuda_delayed_copy(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_tile_copy *copy) {
+    if (!making->past || making->under || !is_tile_copy(source, making) ||
+        !ni_cuda_has_tensor_outer(ni_making_quantizer(making)))
+        return false;
+    if (!copy)
+        return true;
+    *copy = tile_copy(be, making, are_codes_read(be, making));
+    return knows_amax(be, source, making, copy);
 }
 
 /* Of up to two copies, one a way. */

@@ -2,21 +2,14 @@
  * by 16 (nb_mat.turned_amax), for which a warp takes 16 rows of 64 columns.
  */
 #include "backend/cuda/kernels.h"
+#include "backend/cuda/swiglu.cuh"
 #include "backend/cuda/turned.cuh"
-
-static __device__ float sigmoid(float x) {
-    return 1.0f / (1.0f + expf(-x));
-}
-
-static __device__ float swiglu(float g, float u) {
-    return g * sigmoid(g) * u;
-}
 
 static __global__ void swiglu_forward(uint16_t *y, uint32_t *amax, const uint16_t *gate, const uint16_t *up,
                                       int64_t n) {
     uint32_t largest = 0;
     for (NI_EACH(i, n)) {
-        y[i] = ni_bf16_even(swiglu(ni_bf16_value(gate[i]), ni_bf16_value(up[i])));
+        y[i] = ni_bf16_even(ni_swiglu<false>(ni_bf16_value(gate[i]), ni_bf16_value(up[i])));
         largest = max(largest, ni_f32_magnitude(ni_bf16_value(y[i])));
     }
     __syncwarp();
@@ -30,7 +23,7 @@ static __global__ void swiglu_forward_eights(uint16_t *y, uint32_t *amax, const 
         ni_eight g = ni_load_eight(gate + 8 * i), u = ni_load_eight(up + 8 * i);
 #pragma unroll
         for (int j = 0; j < 8; j++) {
-            g.x[j] = ni_bf16_round(swiglu(g.x[j], u.x[j]));
+            g.x[j] = ni_bf16_round(ni_swiglu<false>(g.x[j], u.x[j]));
             largest = max(largest, ni_f32_magnitude(g.x[j]));
         }
         ni_store_eight(y + 8 * i, g);
@@ -39,18 +32,12 @@ static __global__ void swiglu_forward_eights(uint16_t *y, uint32_t *amax, const 
     ni_join_amax(amax, largest);
 }
 
-static __device__ void swiglu_slopes(float g, float u, float d, float *dg, float *du) {
-    float s = sigmoid(g);
-    *dg = d * u * s * (1.0f + g * (1.0f - s));
-    *du = d * g * s;
-}
-
 static __global__ void swiglu_backward(uint16_t *dgate, uint32_t *dgate_amax, uint16_t *dup, uint32_t *dup_amax,
                                        const uint16_t *dy, const uint16_t *gate, const uint16_t *up, int64_t n) {
     uint32_t of_gate = 0, of_up = 0;
     for (NI_EACH(i, n)) {
         float dg, du;
-        swiglu_slopes(ni_bf16_value(gate[i]), ni_bf16_value(up[i]), ni_bf16_value(dy[i]), &dg, &du);
+        ni_swiglu_slopes<false>(ni_bf16_value(gate[i]), ni_bf16_value(up[i]), ni_bf16_value(dy[i]), &dg, &du);
         dgate[i] = ni_bf16_even(dg);
         dup[i] = ni_bf16_even(du);
         of_gate = max(of_gate, ni_f32_magnitude(ni_bf16_value(dgate[i])));
@@ -69,7 +56,7 @@ static __global__ void swiglu_backward_eights(uint16_t *dgate, uint32_t *dgate_a
         ni_eight g = ni_load_eight(gate + 8 * i), u = ni_load_eight(up + 8 * i), d = ni_load_eight(dy + 8 * i), dg, du;
 #pragma unroll
         for (int j = 0; j < 8; j++) {
-            swiglu_slopes(g.x[j], u.x[j], d.x[j], &dg.x[j], &du.x[j]);
+            ni_swiglu_slopes<false>(g.x[j], u.x[j], d.x[j], &dg.x[j], &du.x[j]);
             dg.x[j] = ni_bf16_round(dg.x[j]);
             du.x[j] = ni_bf16_round(du.x[j]);
             of_gate = max(of_gate, ni_f32_magnitude(dg.x[j]));
@@ -102,8 +89,25 @@ static __device__ void load_four(uint4 (&x)[4], const uint16_t *from, int64_t co
         x[i] = *(const uint4 *)(from + i * cols);
 }
 
-static __device__ uint32_t swiglu_pair(uint32_t g, uint32_t u) {
-    return ni_pack_two(swiglu(ni_low_of(g), ni_low_of(u)), swiglu(ni_high_of(g), ni_high_of(u)));
+static __device__ bool are_near(const uint4 (&gate)[4]) {
+    uint32_t farthest = 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        farthest = ni_farther_gates(
+            ni_farther_gates(ni_farther_gates(ni_farther_gates(farthest, gate[i].x), gate[i].y), gate[i].z), gate[i].w);
+    return ni_are_near(farthest);
+}
+
+template <bool NEAR> static __device__ uint32_t swiglu_pair(uint32_t g, uint32_t u) {
+    return ni_pack_two(ni_swiglu<NEAR>(ni_low_of(g), ni_low_of(u)), ni_swiglu<NEAR>(ni_high_of(g), ni_high_of(u)));
+}
+
+/* In the place of gate. */
+template <bool NEAR> static __device__ void swiglu_four(uint4 (&g)[4], const uint4 (&u)[4]) {
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        g[i] = make_uint4(swiglu_pair<NEAR>(g[i].x, u[i].x), swiglu_pair<NEAR>(g[i].y, u[i].y),
+                          swiglu_pair<NEAR>(g[i].z, u[i].z), swiglu_pair<NEAR>(g[i].w, u[i].w));
 }
 
 static __global__ void __launch_bounds__(NI_TILE_THREADS)
@@ -118,10 +122,12 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS)
     load_four(g, gate + at, cols);
     load_four(u, up + at, cols);
     const ni_known_amaxes known = ni_known_of(amax, turned);
+    if (are_near(g))
+        swiglu_four<true>(g, u);
+    else
+        swiglu_four<false>(g, u);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        g[i] = make_uint4(swiglu_pair(g[i].x, u[i].x), swiglu_pair(g[i].y, u[i].y), swiglu_pair(g[i].z, u[i].z),
-                          swiglu_pair(g[i].w, u[i].w));
         largest = ni_larger_of_four(largest, g[i]);
         if (live)
             ni_store_words(ni_global(y + at + i * cols), g[i]);
@@ -131,13 +137,23 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS)
     ni_join_fours(turned, g, ni_most_of_fours(ni_turning_of_fours(), g), known.turned);
 }
 
-/* Slopes of two, in the place of gate and up. */
-static __device__ void slopes_of_pair(uint32_t *g, uint32_t *u, uint32_t d) {
+/* Slopes, in the place of gate and up. */
+template <bool NEAR> static __device__ void slopes_of_pair(uint32_t *g, uint32_t *u, uint32_t d) {
     float dg[2], du[2];
-    swiglu_slopes(ni_low_of(*g), ni_low_of(*u), ni_low_of(d), &dg[0], &du[0]);
-    swiglu_slopes(ni_high_of(*g), ni_high_of(*u), ni_high_of(d), &dg[1], &du[1]);
+    ni_swiglu_slopes<NEAR>(ni_low_of(*g), ni_low_of(*u), ni_low_of(d), &dg[0], &du[0]);
+    ni_swiglu_slopes<NEAR>(ni_high_of(*g), ni_high_of(*u), ni_high_of(d), &dg[1], &du[1]);
     *g = ni_pack_two(dg[0], dg[1]);
     *u = ni_pack_two(du[0], du[1]);
+}
+
+template <bool NEAR> static __device__ void slopes_of_four(uint4 (&g)[4], uint4 (&u)[4], const uint4 (&d)[4]) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        slopes_of_pair<NEAR>(&g[i].x, &u[i].x, d[i].x);
+        slopes_of_pair<NEAR>(&g[i].y, &u[i].y, d[i].y);
+        slopes_of_pair<NEAR>(&g[i].z, &u[i].z, d[i].z);
+        slopes_of_pair<NEAR>(&g[i].w, &u[i].w, d[i].w);
+    }
 }
 
 static __global__ void __launch_bounds__(NI_TILE_THREADS)
@@ -154,12 +170,12 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS)
     load_four(u, up + at, cols);
     load_four(d, dy + at, cols);
     const ni_known_amaxes known_gate = ni_known_of(gate_amax, gate_turned), known_up = ni_known_of(up_amax, up_turned);
+    if (are_near(g))
+        slopes_of_four<true>(g, u, d);
+    else
+        slopes_of_four<false>(g, u, d);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        slopes_of_pair(&g[i].x, &u[i].x, d[i].x);
-        slopes_of_pair(&g[i].y, &u[i].y, d[i].y);
-        slopes_of_pair(&g[i].z, &u[i].z, d[i].z);
-        slopes_of_pair(&g[i].w, &u[i].w, d[i].w);
         of_gate = ni_larger_of_four(of_gate, g[i]);
         of_up = ni_larger_of_four(of_up, u[i]);
         if (live) {
