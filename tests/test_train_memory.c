@@ -74,7 +74,7 @@ static int32_t rows_of(nb_backend *be, const nb_run_config *config, bool on_pape
     return count;
 }
 
-/* What `nibble train` shows before it asks for any of it: the same rows, of a trainer on paper. */
+/* What `nibble train` shows where it could not have it: the same rows, of a trainer on paper. */
 static void rows_before_the_first_byte(void **state) {
     static const char *const recipes[] = {"recipe=bf16", "recipe=nvfp4",     "recipe=chon", "recipe=fp4-msamp",
                                           "recipe=fp8",  "recipe=quartet-2", "recipe=mxfp4"};

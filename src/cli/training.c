@@ -84,33 +84,28 @@ static void say_how_it_ended(ni_screen *screen, const nb_run_config *config) {
                      ni_duration_text(ni_seconds() - screen->began, took, sizeof took), val, config->out);
 }
 
-/* The memory table before a byte of it is asked for; false: no plan could be made. */
-static bool show_memory(const nb_run_config *config, const ni_training *training, ni_screen *screen,
-                        size_t program_bytes) {
+/* The memory table of a run that found no room to be made: of the same trainer on paper. */
+static void show_memory_on_paper(const nb_run_config *config, const ni_training *training, ni_screen *screen,
+                                 size_t program_bytes) {
     const nb_backend_options how = {.threads = config->threads, .isa = config->isa};
-    const bool wanted = training->tables && !training->quiet && nb_ranks_world(training->ranks) == 1;
     nb_backend *paper = NULL;
     nb_trainer *trainer = NULL;
-    if (!wanted || nb_backend_open(ni_paper_name(config), &how, &paper, NULL) != NB_OK)
-        return false;
-    const bool planned = ni_cli_trainer_on_paper(paper, config, &trainer, NULL) == NB_OK;
-    if (planned)
+    if (!training->tables || training->quiet || nb_backend_open(ni_paper_name(config), &how, &paper, NULL) != NB_OK)
+        return;
+    if (ni_cli_trainer_on_paper(paper, config, &trainer, NULL) == NB_OK)
         ni_screen_memory(screen, trainer, program_bytes);
     nb_trainer_free(trainer);
     nb_backend_free(paper);
-    return planned;
 }
 
-/* `memory`: the table is still to be shown, of the trainer as it is. */
 static nb_status train(nb_trainer *trainer, const nb_run_config *config, const ni_training *training, ni_screen *screen,
-                       bool memory, size_t program_bytes, nb_error *err) {
+                       size_t program_bytes, nb_error *err) {
     char census[NB_PATH_SIZE + 16];
     nb_trainer_set_peak(trainer, training->peak.flops);
     say_what_runs(screen, config, trainer, &training->peak, training->ranks);
     snprintf(census, sizeof census, "%s/census.txt", config->out);
     if (training->tables) {
-        if (memory)
-            ni_screen_memory(screen, trainer, program_bytes);
+        ni_screen_memory(screen, trainer, program_bytes);
         ni_screen_census(screen, trainer, census);
     }
     nb_status status = nb_trainer_run(trainer, training->start, training->from, err);
@@ -139,8 +134,9 @@ static nb_status run_with(nb_backend *be, const nb_run_config *config, ni_traini
                                   .ranks = training->ranks,
                                   .callbacks = ni_screen_callbacks(screen)};
     nb_trainer *trainer = NULL;
-    const bool shown = show_memory(config, training, screen, program_bytes);
     nb_status status = nb_ranks_agree(training->ranks, nb_trainer_create(be, config, &options, &trainer, err), err);
+    if (status == NB_NO_MEMORY && nb_ranks_world(training->ranks) == 1)
+        show_memory_on_paper(config, training, screen, program_bytes);
     if (status == NB_OK)
         status = nb_ranks_agree(training->ranks, nb_trainer_check(trainer, training->start, training->from, err), err);
     if (status == NB_OK && training->start == NB_START_FORK)
@@ -148,7 +144,7 @@ static nb_status run_with(nb_backend *be, const nb_run_config *config, ni_traini
     if (status == NB_OK && nb_ranks_rank(training->ranks) == 0) /* who reports */
         status = find_peak(be, config, &training->peak, err);
     if (status == NB_OK)
-        status = train(trainer, config, training, screen, !shown, program_bytes, err);
+        status = train(trainer, config, training, screen, program_bytes, err);
     nb_trainer_free(trainer);
     if (nb_ranks_world(training->ranks) == 1) /* the plan is of one process */
         ni_cli_say_what_fits(config, err);
