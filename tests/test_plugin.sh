@@ -98,6 +98,8 @@ kept=$(needs) remade=$(needs --set recompute=block)
 NIBBLE_STUB=alloc:3 one_line "memory that others have" 'by plan the run takes .* of 3.00 GiB: something else has the rest' train --set micro_batch=512
 NIBBLE_STUB=alloc:3,bytes:$((remade * 106 / 100)) one_line "memory for less" \
     'by plan the run takes .* of .*, and .* with recompute: (mlp|block)' train --set micro_batch=512
+NIBBLE_STUB=alloc:1 ./nibble train run.yaml --set recipe=recipes/bf16.yaml > out.txt 2> err && fail "a run without memory"
+[ "$(grep -cE '^memory$|^  parameters \(f32\)  |^  total  ' out.txt)" = 3 ] || fail "the memory table of a run without memory"
 NIBBLE_STUB=alloc:3,bytes:1000 one_line "memory for nothing" 'by plan the run takes .* of .*, and .* at least$' train --set micro_batch=512
 
 # ---- a GPU that is lost, in steps and in checkpoints ----

@@ -5,6 +5,10 @@
 
 #include <string.h>
 
+const char *ni_paper_name(const nb_run_config *config) {
+    return strncmp(config->backend, "cuda", 4) == 0 ? "paper:hopper" : "paper";
+}
+
 nb_status ni_cli_trainer_on_paper(nb_backend *paper, const nb_run_config *config, nb_trainer **out, nb_error *err) {
     char recipes[NB_PATH_SIZE], models[NB_PATH_SIZE];
     NB_TRY(ni_cli_folder("recipes", recipes, sizeof recipes, err));
@@ -17,7 +21,7 @@ nb_status ni_cli_check_on_paper(const nb_run_config *config, nb_error *err) {
     const nb_backend_options how = {.threads = config->threads, .isa = config->isa};
     nb_backend *paper;
     nb_trainer *trainer;
-    NB_TRY(nb_backend_open(strncmp(config->backend, "cuda", 4) == 0 ? "paper:hopper" : "paper", &how, &paper, err));
+    NB_TRY(nb_backend_open(ni_paper_name(config), &how, &paper, err));
     nb_status status = ni_cli_trainer_on_paper(paper, config, &trainer, err);
     if (status == NB_OK)
         nb_trainer_free(trainer);

@@ -4,6 +4,9 @@
 
 #include "nibble/train.h"
 
+/* The backend "paper" whose operands are as the run's. */
+const char *ni_paper_name(const nb_run_config *config);
+
 /* A trainer on a backend "paper": it checks what a trainer checks and holds no numbers. */
 nb_status ni_cli_trainer_on_paper(nb_backend *paper, const nb_run_config *config, nb_trainer **out, nb_error *err);
 
