@@ -228,6 +228,22 @@ static void note_name(const char *path, const char *from) {
     named_count++;
 }
 
+/* A name that is taken away is no longer one that a power cut could take: another file may get it. */
+static void forget_name(int folder, const char *path) {
+    struct stat st;
+    const char *slash = strrchr(path, '/'), *last = slash ? slash + 1 : path;
+    char above[PATH_MAX];
+    snprintf(above, sizeof above, "%.*s", slash ? (int)(slash - path) : 1, slash ? path : ".");
+    if (fstatat(folder, above[0] ? above : "/", &st, 0) != 0)
+        return;
+    for (int i = 0; i < named_count; i++) {
+        const char *name = strrchr(named[i].path, '/');
+        if (named[i].device == st.st_dev && named[i].node == st.st_ino &&
+            strcmp(name ? name + 1 : named[i].path, last) == 0)
+            named[i].synced = true;
+    }
+}
+
 /* What lies below a folder moves with it. */
 static void move_names(int count, const char *from, const char *to) {
     const size_t length = strlen(from);
@@ -394,11 +410,28 @@ EXPORT int ftruncate(int fd, off_t size) {
 }
 
 EXPORT int unlink(const char *path) {
-    return strikes(RENAME, CALLER) ? -1 : REAL(unlink)(path);
+    if (strikes(RENAME, CALLER))
+        return -1;
+    const int result = REAL(unlink)(path);
+    if (result == 0)
+        forget_name(AT_FDCWD, path);
+    return result;
 }
 
 EXPORT int unlinkat(int folder, const char *path, int flags) {
-    return strikes(RENAME, CALLER) ? -1 : REAL(unlinkat)(folder, path, flags);
+    if (strikes(RENAME, CALLER))
+        return -1;
+    const int result = REAL(unlinkat)(folder, path, flags);
+    if (result == 0)
+        forget_name(folder, path);
+    return result;
+}
+
+EXPORT int rmdir(const char *path) {
+    const int result = REAL(rmdir)(path);
+    if (result == 0)
+        forget_name(AT_FDCWD, path);
+    return result;
 }
 
 EXPORT struct dirent *readdir(DIR *folder) {
