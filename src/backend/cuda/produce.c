@@ -29,6 +29,8 @@ static bool is_aligned(const void *p) {
 
 static bool is_fused(nb_backend *be, const ni_producer *from, const ni_produced *out, int32_t count) {
     const bool slopes = from->kind == NI_PRODUCER_SWIGLU_SLOPES;
+    if (from->kind == NI_PRODUCER_NORM)
+        return false;
     for (int32_t i = 0; i < count; i++)
         if (!are_both_copies(be, &out[i], slopes ? NB_ROUND_STOCHASTIC : NB_ROUND_EVEN))
             return false;
