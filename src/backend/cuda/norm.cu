@@ -5,7 +5,7 @@
  */
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/norm.cuh"
-#include "backend/cuda/tile.cuh"
+#include "backend/cuda/turned.cuh"
 
 /* ---- forward ---- */
 
@@ -143,16 +143,12 @@ static __device__ __forceinline__ void norm_row(uint4 (&row)[CHUNKS], const ni_c
     }
 }
 
-static __device__ __forceinline__ uint32_t larger_of_four(uint32_t pairs, const uint4 &four) {
-    return ni_larger_pair(ni_larger_pair(ni_larger_pair(ni_larger_pair(pairs, four.x), four.y), four.z), four.w);
-}
-
 /* What lies beyond the end of a row is zero. */
 template <int CHUNKS>
 static __device__ __forceinline__ uint32_t larger_of_row(uint32_t pairs, const uint4 (&row)[CHUNKS]) {
 #pragma unroll
     for (int k = 0; k < CHUNKS; k++)
-        pairs = larger_of_four(pairs, row[k]);
+        pairs = ni_larger_of_four(pairs, row[k]);
     return pairs;
 }
 
@@ -189,21 +185,36 @@ static __device__ __forceinline__ void leave_row(uint32_t *band, int i, const ui
             *(uint4 *)(band + i * band_pitch(dim) + 4 * lane + 128 * k) = row[k];
 }
 
-static __device__ __forceinline__ uint32_t larger_of_band(uint32_t largest, const uint32_t *band, int dim) {
-    for (int c = threadIdx.x; c < dim / 2; c += NI_THREADS) {
+/* The larger of `found` and of what this warp's columns hold, sixteen of every NI_THREADS / 2. */
+static __device__ __noinline__ uint32_t turn_band(uint32_t found, const uint32_t *band, int dim) {
+    const int lane = threadIdx.x % 32, sixteens = threadIdx.x / 32 + lane / 8 * NI_WARPS;
+    for (int c = 8 * sixteens + lane % 8; c < dim / 2; c += 32 * NI_WARPS) {
         uint32_t pairs[BAND];
 #pragma unroll
         for (int i = 0; i < BAND; i++)
             pairs[i] = band[i * band_pitch(dim) + c];
-        largest = ni_larger_turned(largest, pairs);
+        found = max(found, ni_turned_amax(pairs));
     }
-    return largest;
+    __syncwarp();
+    return ni_warp_max(found);
+}
+
+static __device__ __forceinline__ uint32_t larger_of_band(uint32_t found, const uint32_t *band, int dim) {
+    const ni_turning by = ni_turning_of_rows();
+    const int lane = threadIdx.x % 32, right = lane / 16 * 8;
+    const bf16 *const row = (const bf16 *)(band + lane % 16 * band_pitch(dim));
+    uint32_t most = 0;
+#pragma unroll 2
+    for (int c = 16 * (threadIdx.x / 32); c < dim; c += 16 * NI_WARPS)
+        most = ni_most_of_sixteen(most, by, row + c + (c + right < dim ? right : 0));
+    return ni_may_exceed(most, found) ? turn_band(found, band, dim) : found;
 }
 
 template <int CHUNKS>
 static __global__ void __launch_bounds__(NI_THREADS) rmsnorm_forward_bands(const __grid_constant__ ni_cuda_norm norm) {
     extern __shared__ __align__(16) uint32_t band[];
     const int dim = (int)norm.dim;
+    const ni_known_amaxes known = ni_known_of(norm.amax, norm.turned_amax);
     uint32_t pairs = 0;
 #pragma unroll 1
     for (int i = threadIdx.x / 32; i < BAND; i += NI_WARPS) {
@@ -213,10 +224,8 @@ static __global__ void __launch_bounds__(NI_THREADS) rmsnorm_forward_bands(const
         pairs = larger_of_row(pairs, row);
     }
     __syncthreads();
-    const uint32_t turned = larger_of_band(ni_found_amax(norm.turned_amax), band, dim);
-    __syncwarp();
-    ni_join_amax(norm.amax, ni_larger_half(pairs));
-    ni_join_amax(norm.turned_amax, turned);
+    ni_join_known(norm.amax, ni_larger_half(pairs), known.plain);
+    ni_join_known(norm.turned_amax, larger_of_band(known.turned, band, dim), known.turned);
 }
 
 static __global__ void rmsnorm_forward(ni_cuda_norm norm, bool eights) {
@@ -391,6 +400,7 @@ static __global__ void __launch_bounds__(NI_THREADS)
     float dw[CHUNKS][8] = {};
     uint32_t pairs = 0, turned = 0;
     for (int64_t first = blockIdx.x * (int64_t)BAND; first < d.n; first += gridDim.x * (int64_t)BAND) {
+        const uint32_t found = TURNED ? ni_found_amax(d.turned_amax) : 0;
 #pragma unroll 1
         for (int i = threadIdx.x / 32; i < BAND && first + i < d.n; i += NI_WARPS) {
             uint4 row[CHUNKS];
@@ -403,7 +413,7 @@ static __global__ void __launch_bounds__(NI_THREADS)
             for (int i = threadIdx.x / 32; i < BAND; i += NI_WARPS)
                 expect_row(d, first + gridDim.x * (int64_t)BAND + i, dim);
             __syncthreads();
-            turned = larger_of_band(max(turned, ni_found_amax(d.turned_amax)), band, dim);
+            turned = larger_of_band(max(turned, found), band, dim);
             __syncthreads();
         }
     }

@@ -54,6 +54,7 @@ static bool is_tile_weight(const ni_source *source, const ni_making *making) {
 static ni_cuda_tile_copy tile_copy(nb_backend *be, const ni_making *making, bool coded) {
     nb_operand *out = making->out;
     const nb_qtensor codes = ni_codes_of(out);
+    const ni_cuda_noise noise = ni_cuda_noise_of(making->noise);
     out->form = (making->transpose ? NI_CUDA_ACROSS : 0) | (coded ? 0 : NI_CUDA_UNCODED);
     out->outer = codes.tensor_scale;
     return (ni_cuda_tile_copy){.quantizer = *ni_making_quantizer(making),
@@ -69,7 +70,8 @@ static ni_cuda_tile_copy tile_copy(nb_backend *be, const ni_making *making, bool
                                .past = making->past,
                                .headroom = making->headroom,
                                .now = making->now,
-                               .noise = ni_cuda_noise_of(making->noise),
+                               .noise = noise,
+                               .keys = ni_philox_keys_of(noise.seed, noise.tensor),
                                .alphas = ni_cuda_alphas_of(be)};
 }
 

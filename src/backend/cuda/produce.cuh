@@ -69,13 +69,13 @@ ni_make_both(const ni_cuda_both_copies &to, const ni_tile_room *room, const ni_b
     const bool wild = ni_is_any_wild(largest, min(room->copies[0].most_tame, room->copies[1].most_tame));
     if (to.row.now)
         ni_join_amax(to.row.now, largest);
-    const ni_copying across = {to.row, tables.row, room->copies[0].s_inner, ni_tile_noise(to.row.noise), 1.0f};
+    const ni_copying across = {to.row, tables.row, room->copies[0].s_inner, room->copies[0].drawn, 1.0f};
     if (room->copies[0].tame && !wild)
         ni_encode_rows<ROWS, true>(across, own, at.row, at.col, cols, at.live);
     else
         ni_encode_rows<ROWS, false>(across, own, at.row, at.col, cols, at.live);
     const bool tame = room->copies[1].tame;
-    const ni_copying down = {to.column, tables.column, room->copies[1].s_inner, ni_tile_noise(to.column.noise),
+    const ni_copying down = {to.column, tables.column, room->copies[1].s_inner, room->copies[1].drawn,
                              tame ? 4.0f : 1.0f};
     const int64_t c = (int64_t)blockIdx.x * NI_TILE_COLS + 2 * threadIdx.x;
     uint32_t turned = 0;
