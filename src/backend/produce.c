@@ -9,6 +9,13 @@ static void run(nb_backend *be, const ni_producer *from, const ni_produced *out)
     case NI_PRODUCER_SWIGLU_SLOPES:
         be->ops->swiglu_backward(be, out[0].numbers, out[1].numbers, from->dy, from->gate, from->up);
         break;
+    case NI_PRODUCER_NORM:
+        if (from->change)
+            be->ops->add_rmsnorm_forward(be, from->sum, out[0].numbers, from->rstd, from->x, from->change, from->w,
+                                         from->eps);
+        else
+            be->ops->rmsnorm_forward(be, out[0].numbers, from->rstd, from->x, from->w, from->eps);
+        break;
     }
 }
 

@@ -113,7 +113,7 @@ static nb_status forward(void *layer, const ni_run *run, const nb_mat *x, const 
     nb_mat gate_up[] = {ni_act(run, mlp->sphere ? mlp->gate_gain.raw : mlp->gate, mlp->intermediate),
                         ni_act(run, mlp->sphere ? mlp->up_gain.raw : mlp->up, mlp->intermediate)};
     nb_mat inner = ni_act_with(run, mlp->inner, mlp->intermediate, mlp->inner_amaxes);
-    NB_TRY(ni_run_group(run, mlp->in, x, gate_up, err));
+    NB_TRY(ni_run_group_of(run, mlp->in, run->x_from, x, gate_up, err));
     const ni_producer product = {.kind = NI_PRODUCER_SWIGLU, .gate = mlp->gate, .up = mlp->up};
     if (y && !mlp->sphere)
         return ni_run_group_of(run, mlp->out, &product, &inner, y, err);

@@ -509,54 +509,82 @@ static void *far_gates(trial *t) {
     return input(t, NB_BF16, g, PRODUCED);
 }
 
-/* Operands that are made as a producer computes, beside those of its matrices: one shape to nearest, one stochastic,
- * one that no kernel makes at once; under what is known of another step, and in a first step. */
+/* The producer by itself. */
+static void run_alone(nb_backend *be, const ni_producer *from, const nb_mat *a, const nb_mat *b) {
+    if (from->kind == NI_PRODUCER_SWIGLU)
+        be->ops->swiglu_forward(be, a, from->gate, from->up);
+    else if (from->kind == NI_PRODUCER_SWIGLU_SLOPES)
+        be->ops->swiglu_backward(be, a, b, from->dy, from->gate, from->up);
+    else if (from->change)
+        be->ops->add_rmsnorm_forward(be, from->sum, a, from->rstd, from->x, from->change, from->w, from->eps);
+    else
+        be->ops->rmsnorm_forward(be, a, from->rstd, from->x, from->w, from->eps);
+}
+
+static ni_producer producer_of(trial *t, int kind, int turn) {
+    ni_producer from = {.kind = (ni_producer_kind)kind};
+    if (kind == NI_PRODUCER_NORM) {
+        from.x = input_act(t, 4, PRODUCED, 3);
+        from.change = turn % 2 ? input_act(t, 5, PRODUCED, 1) : NULL;
+        from.w = input_real(t, 6, PRODUCED_COLS, 1, 0.3);
+        from.eps = 1e-5;
+    } else {
+        from.gate = far_gates(t);
+        from.up = input_act(t, 2, PRODUCED, 1);
+        from.dy = kind == NI_PRODUCER_SWIGLU_SLOPES ? input_act(t, 3, PRODUCED, turn == 2 ? 1e20 : 1) : NULL;
+    }
+    return from;
+}
+
+/* Operands of one producer made at once, beside those of its matrices. */
+static void produce_both_ways(trial *t, int kind, const nb_quantizer q[2], const float *past, bool kept, bool reread,
+                              int turn) {
+    static const char *const names[] = {"swiglu", "slopes", "norm"};
+    const nb_noise noise = noise_at(t);
+    const int32_t count = kind == NI_PRODUCER_SWIGLU_SLOPES ? 2 : 1;
+    ni_producer at_once_from = producer_of(t, kind, turn), apart_from = at_once_from;
+    ni_producer *const both[2] = {&at_once_from, &apart_from};
+    produced_pair at_once[2], apart[2];
+    ni_produced out[2];
+    for (int i = 0; i < 2; i++) {
+        both[i]->sum = scratch(t, PRODUCED * sizeof(uint16_t));
+        both[i]->rstd = scratch(t, PRODUCED_ROWS * sizeof(float));
+    }
+    for (int m = 0; m < count; m++) {
+        place_pair(t, &at_once[m], &q[0], &q[1], past, reread, &noise);
+        place_pair(t, &apart[m], &q[0], &q[1], past, reread, &noise);
+        out[m] = (ni_produced){.numbers = &at_once[m].numbers, .kept = kept, .makings = at_once[m].makings, .count = 2};
+    }
+    EXPECT_OK(t, t->be->ops->make_produced(t->be, &at_once_from, out, count, &err));
+    run_alone(t->be, &apart_from, &apart[0].numbers, &apart[count - 1].numbers);
+    for (int m = 0; m < count; m++) {
+        char what[200];
+        make(t, &(ni_source){.numbers = &apart[m].numbers}, apart[m].makings, 2);
+        snprintf(what, sizeof what, "%s, matrix %d, past %d%s%s", names[kind], m, turn, kept ? ", numbers kept" : "",
+                 reread ? ", codes" : "");
+        expect_alike(t, what, &at_once[m], &apart[m], kept);
+    }
+    const int32_t beside[2] = {differing(t, at_once_from.sum, apart_from.sum, PRODUCED * sizeof(uint16_t)),
+                               differing(t, at_once_from.rstd, apart_from.rstd, PRODUCED_ROWS * sizeof(float))};
+    record(t, "what a norm leaves", beside, NB_I32, 2, true);
+}
+
+/* One shape to nearest, one stochastic, one that no kernel makes at once; under what is known of another step, and in a
+ * first step. */
 static void run_produced(trial *t) {
     static const float pasts[] = {1, 0.05f, 1e-6f, 40, 0, NAN};
     enum { PASTS = sizeof pasts / sizeof *pasts };
-    nb_backend *be = t->be;
-    const nb_noise noise = noise_at(t);
-    nb_quantizer row = nvfp4(1), column = nvfp4(1);
-    row.round = column.round = t->shape ? NB_ROUND_STOCHASTIC : NB_ROUND_EVEN;
-    row.sr_bits = column.sr_bits = 8;
+    nb_quantizer q[2] = {nvfp4(1), nvfp4(1)};
+    q[0].round = q[1].round = t->shape ? NB_ROUND_STOCHASTIC : NB_ROUND_EVEN;
+    q[0].sr_bits = q[1].sr_bits = 8;
     if (t->shape < 2) {
-        column.hadamard_size = 16;
-        column.hadamard_signs = NB_SIGNS_FIXED;
-        column.hadamard_round_bf16 = true;
+        q[1].hadamard_size = 16;
+        q[1].hadamard_signs = NB_SIGNS_FIXED;
+        q[1].hadamard_round_bf16 = true;
     }
-    for (int i = 0; i <= PASTS; i++) {
-        const bool kept = i % 2, reread = i % 3 == 0;
-        const float *past = i < PASTS ? upload(t, &pasts[i], sizeof *pasts) : NULL;
-        const ni_producer from[2] = {
-            {.kind = NI_PRODUCER_SWIGLU, .gate = far_gates(t), .up = input_act(t, 2, PRODUCED, 1)},
-            {.kind = NI_PRODUCER_SWIGLU_SLOPES,
-             .gate = far_gates(t),
-             .up = input_act(t, 2, PRODUCED, 1),
-             .dy = input_act(t, 3, PRODUCED, i == 2 ? 1e20 : 1)}};
-        for (int which = 0; which < 2; which++) {
-            produced_pair at_once[2], apart[2];
-            ni_produced out[2];
-            for (int m = 0; m <= which; m++) {
-                place_pair(t, &at_once[m], &row, &column, past, reread, &noise);
-                place_pair(t, &apart[m], &row, &column, past, reread, &noise);
-                out[m] = (ni_produced){
-                    .numbers = &at_once[m].numbers, .kept = kept, .makings = at_once[m].makings, .count = 2};
-            }
-            EXPECT_OK(t, be->ops->make_produced(be, &from[which], out, which + 1, &err));
-            if (which == 0)
-                be->ops->swiglu_forward(be, &apart[0].numbers, from[0].gate, from[0].up);
-            else
-                be->ops->swiglu_backward(be, &apart[0].numbers, &apart[1].numbers, from[1].dy, from[1].gate,
-                                         from[1].up);
-            for (int m = 0; m <= which; m++) {
-                char what[200];
-                make(t, &(ni_source){.numbers = &apart[m].numbers}, apart[m].makings, 2);
-                snprintf(what, sizeof what, "%s %d of a step whose past is %g%s%s", which ? "slopes" : "swiglu", m,
-                         past ? (double)pasts[i] : -1.0, kept ? ", numbers kept" : "", reread ? ", codes" : "");
-                expect_alike(t, what, &at_once[m], &apart[m], kept);
-            }
-        }
-    }
+    for (int i = 0; i <= PASTS; i++)
+        for (int kind = NI_PRODUCER_SWIGLU; kind <= NI_PRODUCER_NORM; kind++)
+            produce_both_ways(t, kind, q, i < PASTS ? upload(t, &pasts[i], sizeof *pasts) : NULL, i % 2, i % 3 == 0, i);
 }
 
 /* One scale a row: as many numbers as a warp may hold of it in registers, and more. */

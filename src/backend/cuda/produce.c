@@ -32,7 +32,13 @@ static bool is_fused(nb_backend *be, const ni_producer *from, const ni_produced 
     for (int32_t i = 0; i < count; i++)
         if (!are_both_copies(be, &out[i], slopes ? NB_ROUND_STOCHASTIC : NB_ROUND_EVEN))
             return false;
-    return is_aligned(from->gate) && is_aligned(from->up) && is_aligned(from->dy);
+    if (from->kind == NI_PRODUCER_NORM && !ni_cuda_produces_norm(out->numbers->rows, out->numbers->cols))
+        return false;
+    const void *const read[] = {from->gate, from->up, from->dy, from->x, from->change, from->sum, from->w};
+    for (size_t i = 0; i < sizeof read / sizeof *read; i++)
+        if (!is_aligned(read[i]))
+            return false;
+    return true;
 }
 
 static uint16_t *kept(const ni_produced *out) {
@@ -57,6 +63,23 @@ static nb_status produce_swiglu(nb_backend *be, const ni_producer *from, const n
     return ni_cuda_status(be, code, slopes ? "swiglu_backward into operands" : "swiglu_forward into operands", err);
 }
 
+static nb_status produce_norm(nb_backend *be, const ni_producer *from, const ni_produced *out,
+                              const ni_cuda_both_copies *copies, nb_error *err) {
+    const ni_cuda *cuda = ni_cuda_of(be);
+    const ni_cuda_norm norm = {.y = kept(out),
+                               .rstd = from->rstd,
+                               .sum = from->sum,
+                               .x = from->x,
+                               .change = from->change,
+                               .w = from->w,
+                               .n = out->numbers->rows,
+                               .dim = out->numbers->cols,
+                               .eps = (float)from->eps};
+    const int code = ni_cuda_produce_norm(cuda->stream, cuda->tile_room, &norm, copies);
+    ni_cuda_alphas_multiplied(be);
+    return ni_cuda_status(be, code, "rmsnorm_forward into operands", err);
+}
+
 nb_status ni_cuda_make_produced(nb_backend *be, const ni_producer *from, const ni_produced *out, int32_t count,
                                 nb_error *err) {
     ni_cuda_both_copies copies[NI_PRODUCED_MOST];
@@ -69,5 +92,6 @@ nb_status ni_cuda_make_produced(nb_backend *be, const ni_producer *from, const n
         ni_cuda_delayed_copy(be, &source, &out[i].makings[0], &copies[i].row);
         ni_cuda_delayed_copy(be, &source, &out[i].makings[1], &copies[i].column);
     }
-    return produce_swiglu(be, from, out, copies, err);
+    return from->kind == NI_PRODUCER_NORM ? produce_norm(be, from, out, copies, err)
+                                          : produce_swiglu(be, from, out, copies, err);
 }

@@ -14,16 +14,17 @@ enum { NI_OWN_ROWS = NI_TILE_ROWS * NI_TILE_VECTORS / NI_TILE_THREADS, NI_ROW_ST
 
 /* Where a block's tile is, and this thread in it. */
 typedef struct ni_tile_place {
-    int64_t r0, row, col; /* first row of the tile; first row and column of this thread's */
-    int vector;           /* its eight of a row */
-    bool live;            /* not beyond the last column */
+    int64_t r0, c0;   /* first row and column of the tile */
+    int64_t row, col; /* of this thread's numbers */
+    int vector;       /* its eight of a row */
+    bool live;        /* not beyond the last column */
 } ni_tile_place;
 
 static __device__ inline ni_tile_place ni_tile_here(int64_t cols) {
     const int64_t r0 = (blockIdx.y + (int64_t)blockIdx.z * gridDim.y) * NI_TILE_ROWS;
     const int vector = threadIdx.x % NI_TILE_VECTORS;
-    const int64_t col = (int64_t)blockIdx.x * NI_TILE_COLS + 8 * vector;
-    return {r0, r0 + threadIdx.x / NI_TILE_VECTORS, col, vector, col < cols};
+    const int64_t c0 = (int64_t)blockIdx.x * NI_TILE_COLS, col = c0 + 8 * vector;
+    return {r0, c0, r0 + threadIdx.x / NI_TILE_VECTORS, col, vector, col < cols};
 }
 
 static inline dim3 ni_tile_grid(int64_t rows, int64_t cols) {
@@ -77,7 +78,7 @@ ni_make_both(const ni_cuda_both_copies &to, const ni_tile_room *room, const ni_b
     const bool tame = room->copies[1].tame;
     const ni_copying down = {to.column, tables.column, room->copies[1].s_inner, room->copies[1].drawn,
                              tame ? 4.0f : 1.0f};
-    const int64_t c = (int64_t)blockIdx.x * NI_TILE_COLS + 2 * threadIdx.x;
+    const int64_t c = at.c0 + 2 * threadIdx.x;
     uint32_t turned = 0;
     if (c < cols)
         turned =

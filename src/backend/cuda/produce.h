@@ -4,6 +4,7 @@
 #ifndef NI_BACKEND_CUDA_PRODUCE_H
 #define NI_BACKEND_CUDA_PRODUCE_H
 
+#include "backend/cuda/kernels.h"
 #include "backend/cuda/quantize.h"
 
 #ifdef __cplusplus
@@ -27,6 +28,10 @@ typedef struct ni_cuda_swiglu_tiles {
 int ni_cuda_produce_swiglu(void *stream, void *room, const ni_cuda_swiglu_tiles *s, const ni_cuda_both_copies *to);
 int ni_cuda_produce_swiglu_slopes(void *stream, void *room, const ni_cuda_swiglu_tiles *s,
                                   const ni_cuda_both_copies to[2]);
+
+/* norm->y may be NULL: nobody reads the numbers; `add` is none, nobody asks for maxima. To nearest. */
+bool ni_cuda_produces_norm(int64_t rows, int64_t dim);
+int ni_cuda_produce_norm(void *stream, void *room, const ni_cuda_norm *norm, const ni_cuda_both_copies *to);
 
 #ifdef __cplusplus
 }
