@@ -135,8 +135,34 @@ static void run_turned_product(trial *t) {
     EXPECT_OK(t, t->be->ops->multiply(t->be, &c, &(ni_term){.a = &left, .b = &turned}, 1, false, &err));
 }
 
+/* Numbers of MXFP8 for a product alone: rows and columns of the same numbers, at once and apart. */
+static void run_eight_bits(trial *t) {
+    static const data_kind kinds[] = {DATA_NORMAL, DATA_CORNERS, DATA_ZERO};
+    const int64_t rows = WAY_SIZES[t->shape][0], cols = WAY_SIZES[t->shape][1], stride = cols + 8;
+    const nb_quantizer q = ni_format_family_find("mxfp8")->defaults;
+    const nb_noise noise = noise_at(t);
+    nb_backend *be = t->be;
+    for (int i = 0; i < 6; i++) {
+        const nb_mat x = uploaded(t, kinds[i / 2], i % 2 ? NB_F32 : NB_BF16, rows, cols, stride);
+        nb_operand a = placed(t, &q, rows, cols, NI_LEFT, &q), b = placed(t, &q, cols, rows, NI_RIGHT, &q), alone = b;
+        a.reread = b.reread = alone.reread = false;
+        alone.memory = scratch(t, be->ops->operand_bytes(be, &alone));
+        const ni_making both[2] = {{.out = &a, .noise = &noise}, {.out = &b, .transpose = true, .noise = &noise}};
+        make(t, &(ni_source){.numbers = &x}, both, 2);
+        make(t, &(ni_source){.numbers = &x}, &(ni_making){.out = &alone, .transpose = true, .noise = &noise}, 1);
+        const nb_operand right = picker(t, &q, 16, cols, NI_RIGHT, &q), left = picker(t, &q, 16, rows, NI_LEFT, &q);
+        const nb_mat of_rows = nb_mat_of(output(t, "rows", NB_F32, rows * 16), NB_F32, rows, 16),
+                     of_columns = nb_mat_of(output(t, "columns", NB_F32, 16 * cols), NB_F32, 16, cols),
+                     of_alone = nb_mat_of(output(t, "columns alone", NB_F32, 16 * cols), NB_F32, 16, cols);
+        EXPECT_OK(t, be->ops->multiply(be, &of_rows, &(ni_term){.a = &a, .b = &right}, 1, false, &err));
+        EXPECT_OK(t, be->ops->multiply(be, &of_columns, &(ni_term){.a = &left, .b = &b}, 1, false, &err));
+        EXPECT_OK(t, be->ops->multiply(be, &of_alone, &(ni_term){.a = &left, .b = &alone}, 1, false, &err));
+    }
+}
+
 static const test_case OPERAND_WAYS[] = {
     {"make_operands multiply permit", "MXFP4 for units for 8 bits, both ways", BITS, WAYS, run_mx_ways, NULL, NULL},
+    {"make_operands multiply", "MXFP8, numbers alone", BITS, WAYS, run_eight_bits, NULL, NULL},
     {"turn multiply", "numbers of rows, for a product", BITS, 1, run_turned_product, NULL, NULL},
 };
 const case_list way_cases = {OPERAND_WAYS, sizeof OPERAND_WAYS / sizeof *OPERAND_WAYS};
