@@ -301,6 +301,7 @@ static nb_status write_together(run *r, nb_error *err) {
 static nb_status save(run *r, nb_error *err) {
     if (r->saved == r->t->at.step)
         return NB_OK;
+    NB_TRY(ni_trainer_whole_masters(r->t, err));
     NB_TRY(nb_ranks_agree(r->t->ranks, write_together(r, err), err));
     r->saved = r->t->at.step;
     return NB_OK;
@@ -374,6 +375,22 @@ static nb_status meet_devices(run *r, nb_error *err) {
     return NB_OK;
 }
 
+/* How weights go to ranks that have no part in moving them. */
+static void say_weights(const nb_trainer *t) {
+    const ni_hand_over *h = &t->handed;
+    const double weights = (double)(h->coded + h->numbers + h->as_masters);
+    if (h->any)
+        note(t, NB_NOTE_INFO,
+             "weights go to other ranks: %.1f %% as codes (%.4g bytes each, both ways), %.1f %% in BF16, %.1f %% as "
+             "masters%s%s",
+             100 * (double)h->coded / weights, h->coded ? (double)h->code_bytes / (double)h->coded : 0.0,
+             100 * (double)h->numbers / weights, 100 * (double)h->as_masters / weights, h->why ? ": " : "",
+             h->why ? h->why : "");
+    else if (t->share.out)
+        note(t, NB_NOTE_INFO, "weights go to other ranks as masters: %s",
+             h->why ? h->why : "none is a matrix of its own");
+}
+
 /* What one's own recipe gives up. */
 static void say_exchange(const nb_trainer *t) {
     if (t->auto_scale.count > 0 && t->ranks)
@@ -402,6 +419,7 @@ static nb_status begin(run *r, nb_start start, nb_error *err) {
     say_window(t);
     say_doubts(t);
     say_exchange(t);
+    say_weights(t);
     NB_TRY(nb_ranks_agree(t->ranks, write_description(t, err), err));
     if (start == NB_START_FORK) /* --resume must never begin elsewhere */
         NB_TRY(save(r, err));
