@@ -66,11 +66,8 @@ nb_status ni_hand_over_create(const ni_share *share, nb_model *model, const ni_r
                               nb_error *err) {
     *out = (ni_hand_over){.model = model, .share = share, .reducer = reducer};
     const nb_status status = share->out ? take_memory(out, err) : NB_OK;
-    const char *why = out->why;
-    if (status == NB_OK && out->any)
-        return NB_OK;
-    ni_hand_over_free(out);
-    *out = (ni_hand_over){.model = model, .share = share, .reducer = reducer, .why = why};
+    if (status != NB_OK)
+        ni_hand_over_free(out);
     return status;
 }
 

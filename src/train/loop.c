@@ -378,17 +378,14 @@ static nb_status meet_devices(run *r, nb_error *err) {
 /* How weights go to ranks that have no part in moving them. */
 static void say_weights(const nb_trainer *t) {
     const ni_hand_over *h = &t->handed;
-    const double weights = (double)(h->coded + h->numbers + h->as_masters);
-    if (h->any)
-        note(t, NB_NOTE_INFO,
-             "weights go to other ranks: %.1f %% as codes (%.4g bytes each, both ways), %.1f %% in BF16, %.1f %% as "
-             "masters%s%s",
-             100 * (double)h->coded / weights, h->coded ? (double)h->code_bytes / (double)h->coded : 0.0,
-             100 * (double)h->numbers / weights, 100 * (double)h->as_masters / weights, h->why ? ": " : "",
-             h->why ? h->why : "");
-    else if (t->share.out)
-        note(t, NB_NOTE_INFO, "weights go to other ranks as masters: %s",
-             h->why ? h->why : "none is a matrix of its own");
+    const double weights = (double)(h->coded + h->numbers + h->as_masters) / 100;
+    char codes[96] = "none as codes";
+    if (h->coded > 0)
+        snprintf(codes, sizeof codes, "%.1f %% as codes of %.4g bytes", (double)h->coded / weights,
+                 (double)h->code_bytes / (double)h->coded);
+    if (t->share.out)
+        note(t, NB_NOTE_INFO, "weights go to other ranks: %s, %.1f %% in BF16, %.1f %% as masters%s%s", codes,
+             (double)h->numbers / weights, (double)h->as_masters / weights, h->why ? ": " : "", h->why ? h->why : "");
 }
 
 /* What one's own recipe gives up. */

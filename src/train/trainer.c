@@ -204,10 +204,10 @@ void nb_trainer_free(nb_trainer *t) {
     ni_combiner_free(&t->combiner);
     ni_auto_scale_free(&t->auto_scale);
     ni_hand_over_free(&t->handed);
+    ni_shared_gradients_free(&t->shared);
     ni_reducer_free(&t->reducer);
     ni_accumulator_free(&t->accumulator);
     ni_optimizer_free(&t->optimizer);
-    ni_shared_gradients_free(&t->shared);
     ni_share_free(&t->share);
     nb_model_free(t->model);
     ni_batch_buffer_free(&t->batch);
