@@ -41,7 +41,8 @@ static const ni_command_line line = {
         "Times whole training steps (data, forward, backward, optimizer) under each recipe, in turns: at least five "
         "steps\n"
         "each after one that is not counted, the fastest of which is told, and the speed as a share of the first's.\n"
-        "TFLOP/s are the model's, as MFU counts them. Nothing is written.\n"
+        "TFLOP/s are the model's. Rows that FP8 units did not hold (fp8_units: mxfp4) are counted. Nothing is "
+        "written.\n"
         "  nibble bench train examples/tiny.yaml --recipes nvfp4,chon-hcp-only,chon",
     .options = options,
     .least = 1,
@@ -52,6 +53,7 @@ typedef struct arm {
     char recipe[NB_PATH_SIZE];
     nb_backend *be;
     nb_trainer *trainer;
+    int64_t fp32_rows; /* of the last step */
 } arm;
 
 /* The fastest step counts; one of a mechanism that acts now and then (a choice of channels) does not show in it. */
@@ -63,6 +65,7 @@ static nb_status take_step(void *state, nb_error *err) {
     if (!isfinite(report.loss))
         return nb_fail(err, NB_BAD_NUMBER, "recipe %s: loss is %g after %lld steps", a->recipe, report.loss,
                        (long long)report.step);
+    a->fp32_rows = report.fp32_rows;
     return NB_OK;
 }
 
@@ -119,6 +122,8 @@ static nb_status print_arms(const train_options *o, const nb_run_config *config,
         NB_TRY(floor_of(o, config, &arms[i], &floor, err));
         if (floor > 0)
             printf(" %10.2f %7.1f %%", floor * 1e3, 100 * floor / list[i].best);
+        if (arms[i].fp32_rows)
+            printf("   %lld rows of operands in FP32", (long long)arms[i].fp32_rows);
         putchar('\n');
     }
     return NB_OK;
@@ -170,7 +175,7 @@ static nb_status measure(const train_options *o, const nb_run_config *config, ar
 
 nb_status ni_bench_train(int argc, char **argv, nb_error *err) {
     train_options o = {.seconds = 10};
-    arm arms[MOST_RECIPES] = {{{0}, NULL, NULL}};
+    arm arms[MOST_RECIPES] = {{{0}, NULL, NULL, 0}};
     nb_run_config config;
     int32_t count;
     NB_TRY(ni_cli_parse(&line, argc, argv, &o, &count, err));

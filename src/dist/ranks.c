@@ -189,12 +189,13 @@ nb_status ni_ranks_any(nb_ranks *ranks, bool mine, bool *any, nb_error *err) {
     *any = mine;
     if (!ranks)
         return NB_OK;
-    bool *all = calloc((size_t)ranks->world, sizeof *all);
+    const uint8_t said = mine; /* no bool: any byte may come */
+    uint8_t *all = calloc((size_t)ranks->world, sizeof *all);
     if (!all)
         return nb_fail(err, NB_NO_MEMORY, "ranks: out of memory");
-    nb_status status = ni_ranks_gather(ranks, &mine, all, sizeof mine, err);
+    nb_status status = ni_ranks_gather(ranks, &said, all, sizeof said, err);
     for (int32_t r = 0; r < ranks->world; r++)
-        *any = *any || all[r];
+        *any = *any || all[r] != 0;
     free(all);
     return status;
 }
@@ -228,7 +229,9 @@ nb_status nb_ranks_agree(nb_ranks *ranks, nb_status mine, nb_error *err) {
     if (status == NB_OK) {
         ranks->agreed = true;
         ranks->speaker = first;
-        status = nb_fail(err, fates[first].status, "%s", fates[first].message);
+        const nb_status how = fates[first].status;
+        status = nb_fail(err, how > NB_OK && how <= NB_INTERNAL ? how : NB_INTERNAL, "%.*s",
+                         (int)sizeof fates->message - 1, fates[first].message);
     } else if (err) {
         *err = own;
     }

@@ -195,6 +195,7 @@ static nb_status load_newest(run *r, char *path, size_t size, nb_error *err) {
     memset(path, 0, size);
     NB_TRY(nb_ranks_agree(t->ranks, writes(t) ? find_newest(t, path, size, err) : NB_OK, err));
     NB_TRY(ni_ranks_broadcast(t->ranks, path, size, err));
+    path[size - 1] = 0;
     return path[0] ? nb_ranks_agree(t->ranks, nb_trainer_load(t, path, NB_START_RESUME, err), err) : NB_OK;
 }
 

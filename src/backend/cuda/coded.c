@@ -131,7 +131,8 @@ static int mx_side(const ni_cuda *cuda, const ni_cuda_coded *from, char **at, ni
     if (from->bytes)
         return cudaSuccess;
     *at += ni_cuda_mx_bytes(t->rows, t->cols);
-    return ni_cuda_launch_mx_bytes(cuda->stream, out, t);
+    const ni_cuda_mx_making making = {*out, *t, false};
+    return ni_cuda_launch_mx_bytes(cuda->stream, &making, 1);
 }
 
 /* ---- the product ---- */
@@ -146,7 +147,8 @@ static nb_status multiply_mx(nb_backend *be, const nb_mat *c, const ni_cuda_code
     int code = mx_side(cuda, a, &at, &m.of_a);
     if (!code)
         code = mx_side(cuda, b, &at, &m.of_b);
-    NB_TRY(ni_cuda_status(be, code, "bytes of MXFP4", err));
+    if (code || !a->bytes || !b->bytes)
+        NB_TRY(ni_cuda_status(be, code, "bytes of MXFP4", err));
     const ni_cuda_product p = {.a = nb_mat_of(m.of_a.bytes, NB_E4M3, m.a.rows, m.a.cols),
                                .b = nb_mat_of(m.of_b.bytes, NB_E4M3, m.b.rows, m.b.cols),
                                .c = *c,

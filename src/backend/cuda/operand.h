@@ -14,8 +14,9 @@ static inline size_t ni_cuda_rounded(size_t bytes) {
 /* A sentence if `what` reads codes that were not kept. */
 nb_status ni_cuda_check_coded(const nb_operand *o, const char *what, nb_error *err);
 
-/* What NI_CUDA_BYTES says, from the codes. */
-nb_status ni_cuda_fill_bytes(nb_backend *be, const nb_operand *o, nb_error *err);
+/* What NI_CUDA_BYTES says, from the codes of one or two MXFP4 operands; `cleared`: of their counts of rows that are not
+ * exact (mx_bytes.h). */
+nb_status ni_cuda_fill_mx(nb_backend *be, nb_operand *const *operands, int count, bool cleared, nb_error *err);
 
 /* The values as they lie in its own rows. */
 static inline nb_mat ni_cuda_value_matrix(const nb_operand *o) {

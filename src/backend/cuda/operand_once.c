@@ -3,6 +3,7 @@
  */
 #include "backend/cuda/alphas.h"
 #include "backend/cuda/coded.h"
+#include "backend/cuda/mx_bytes.h"
 #include "backend/cuda/operand.h"
 #include "backend/cuda/rows.h"
 #include "backend/ref/operand_parts.h"
@@ -291,6 +292,31 @@ static nb_status block_copy(nb_backend *be, const ni_source *source, const ni_cu
                           "quantize: amax of blocks", err);
 }
 
+/* Codes of MXFP4 to nearest, for units for 8 bits: they are all that is made, and then bytes of both at once. */
+static nb_status make_mx(nb_backend *be, const ni_cuda_double_source *from, const ni_making *makings, int32_t count,
+                         ni_cuda_tile_copy *copies, nb_error *err) {
+    nb_operand *made[2];
+    for (int32_t i = 0; i < count; i++) {
+        made[i] = makings[i].out;
+        copies[i].cleared = ni_cuda_mx_place(ni_cuda_values_of(made[i]), made[i]->rows, made[i]->cols).wide;
+    }
+    const bool columns = makings[0].transpose;
+    const int code = ni_cuda_quantize_mx(stream_of(be), from, columns ? NULL : &copies[0],
+                                         columns      ? &copies[0]
+                                         : count == 2 ? &copies[1]
+                                                      : NULL);
+    NB_TRY(ni_cuda_status(be, code, "quantize: codes of MXFP4", err));
+    return ni_cuda_fill_mx(be, made, count, true, err);
+}
+
+static bool are_mx(const ni_cuda_double_source *from, const ni_making *makings, int32_t count,
+                   const ni_cuda_tile_copy *copies) {
+    for (int32_t i = 0; i < count; i++)
+        if (!(makings[i].out->form & NI_CUDA_BYTES) || !ni_cuda_mx_takes(from, &copies[i], makings[i].transpose))
+            return false;
+    return true;
+}
+
 /* One copy, or of numbers two, the second down the columns. */
 static nb_status make_blocks(nb_backend *be, const ni_source *source, const ni_cuda_double_source *from,
                              const ni_making *makings, int32_t count, nb_error *err) {
@@ -298,6 +324,8 @@ static nb_status make_blocks(nb_backend *be, const ni_source *source, const ni_c
     ni_cuda_tile_copy copies[2];
     for (int32_t i = 0; i < count; i++)
         NB_TRY(block_copy(be, source, from, &makings[i], &copies[i], err));
+    if (are_mx(from, makings, count, copies))
+        return make_mx(be, from, makings, count, copies, err);
     NB_TRY(ni_cuda_status(be,
                           count == 2 ? ni_cuda_quantize_blocks(stream_of(be), from, &copies[0], &copies[1])
                                      : ni_cuda_quantize_block(stream_of(be), from, &copies[0], columns),
@@ -308,7 +336,7 @@ static nb_status make_blocks(nb_backend *be, const ni_source *source, const ni_c
                           err));
     for (int32_t i = 0; i < count; i++)
         if (makings[i].out->form & NI_CUDA_BYTES)
-            NB_TRY(ni_cuda_fill_bytes(be, makings[i].out, err));
+            NB_TRY(ni_cuda_fill_mx(be, (nb_operand *const[]){makings[i].out}, 1, false, err));
     return NB_OK;
 }
 
