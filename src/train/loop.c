@@ -616,6 +616,18 @@ static nb_status loop(run *r, nb_error *err) {
     return NB_OK;
 }
 
+/* What a step took for ranks beside its arithmetic, as rank 0 saw it: words before and after the backward pass, and
+ * gradients once the backward pass was at its end. */
+static void say_waits(const nb_trainer *t) {
+    const double steps = (double)t->waited.steps * 1e-3;
+    if (t->ranks && t->waited.steps > 0)
+        note(t, NB_NOTE_INFO,
+             "a step waited for other ranks: %.3f ms before it, %.3f for gradients behind its backward pass, %.3f for "
+             "losses; means of %lld",
+             t->waited.words / steps, t->waited.exchange / steps, t->results.seconds / steps,
+             (long long)t->waited.steps);
+}
+
 nb_status nb_trainer_run(nb_trainer *t, nb_start start, const char *from, nb_error *err) {
     bool other = start == NB_START_FORK || start == NB_START_BRANCH;
     run r = {.t = t, .from = other ? from : NULL, .as = start, .lock = -1, .saved = -1, .unsaved = -1, .bad_until = -1};
@@ -630,6 +642,7 @@ nb_status nb_trainer_run(nb_trainer *t, nb_start start, const char *from, nb_err
     }
     if (status == NB_OK || status == NB_INTERRUPTED || status == NB_BAD_NUMBER) /* what all came to alike, one says */
         status = nb_ranks_agree(t->ranks, status, err);
+    say_waits(t);
     ni_recorder_close(r.recorder);
     t->lens = NULL;
     t->scales = NULL;

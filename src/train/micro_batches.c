@@ -2,6 +2,7 @@
  * other ranks. */
 #include "trainer.h"
 
+#include "base/progress.h"
 #include "model/loss.h"
 
 #include <stdlib.h>
@@ -148,7 +149,12 @@ static nb_status last_micro_batch(nb_trainer *t, int64_t index, const nb_lens *l
     ni_model_watch_gradients(t->model, behind ? ni_overlap_final : NULL, &t->overlap);
     nb_status status = ni_trainer_micro_batch(t, index, lens, err);
     ni_model_watch_gradients(t->model, NULL, NULL);
+    if (status == NB_OK && behind)
+        status =
+            t->be->ops->synchronize(t->be, err); /* the last chunk waits for it too: what comes now is not hidden */
+    const double begin = ni_seconds();
     const nb_status summed = ni_overlap_end(&t->overlap, status == NB_OK, err);
+    t->waited.exchange += ni_seconds() - begin;
     status = status == NB_OK ? summed : status;
     if (status != NB_OK)
         return status;
@@ -165,7 +171,10 @@ nb_status ni_trainer_accumulate(nb_trainer *t, const nb_lens *lens, nb_error *er
     int64_t first, count = ni_trainer_share(t, &first);
     ni_accumulator_begin(&t->accumulator);
     ni_combiner_begin(&t->combiner);
+    const double begin = ni_seconds();
     NB_TRY(greet(t, lens, err));
+    t->waited.words += ni_seconds() - begin;
+    t->waited.steps++;
     for (int64_t i = first; i < first + count - 1; i++) {
         if (!t->ranks && asked_to_stop(t))
             return stopped(t, err);

@@ -114,7 +114,8 @@ static bool reads_codes_alone(const nb_trainer *t) {
 
 nb_status ni_trainer_create_model(nb_trainer *t, nb_error *err) {
     const nb_model_options how = ni_run_model_options(&t->config);
-    const bool many = nb_ranks_world(t->ranks) > 1, out = many && t->config.share != NB_SHARE_NONE;
+    const bool many = nb_ranks_world(t->ranks) > 1, on_paper = !t->train; /* there ranks are counted afterwards */
+    const bool out = (many || on_paper) && t->config.share != NB_SHARE_NONE;
     return ni_model_create(t->be, &t->model_config, &t->working_recipe, &how,
                            many && t->config.share == NB_SHARE_GRADIENTS, out && reads_codes_alone(t), &t->model, err);
 }

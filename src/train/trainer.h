@@ -71,6 +71,10 @@ struct nb_trainer {
     ni_optimizer optimizer;
     nb_ranks *ranks;  /* NULL: one process */
     double last_norm; /* of the last step's gradients, which every rank found for itself */
+    struct {
+        double words, exchange; /* seconds in all: ranks' words before a step; gradients after its backward pass */
+        int64_t steps;
+    } waited;
     ni_accumulator accumulator;
     ni_reducer reducer;
     ni_auto_scale auto_scale;
