@@ -6,6 +6,7 @@
 #include "cli/plan_ranks.h"
 #include "cli/runs.h"
 #include "cli/screen.h"
+#include "model/handed.h"
 #include "model/hf.h"
 #include "nibble/train.h"
 #include "train/trainer.h"
@@ -325,17 +326,31 @@ static double seconds_of(const ni_paper *paper, const ni_machine *machine, doubl
 }
 
 /* Bytes of a rank that has its part of the gradients and the window that one section at a time is worked on in; those
- * of a tied embedding stay there besides. */
+ * of a tied embedding stay there besides, and sections on their way. */
 static double kept_gradients(const ni_param_array *grads, bool tied, int64_t ranks) {
-    int64_t largest = 0;
+    int64_t largest = 0, behind = 0;
     for (int32_t s = 0; s < grads->sections; s++) {
         const int32_t next = grads->section[s + 1], first = grads->section[s];
         const int64_t end = next < grads->count ? grads->at[next].offset : grads->elements;
         const int64_t n = end - grads->at[first].offset;
         largest = n > largest && (!tied || s > 0) ? n : largest;
+        behind = n > behind && s > 0 ? n : behind;
     }
-    const int64_t window = largest + (tied ? grads->at[0].length : 0);
+    const int64_t window = largest + (tied ? grads->at[0].length : 0) + NI_BEHIND_SECTIONS * behind;
     return ((double)grads->elements / (double)ranks + (double)window) * sizeof(float);
+}
+
+/* Weights as they go to other ranks: codes, BF16 numbers, masters. */
+static double handed_bytes(const nb_model *model) {
+    double bytes = 0;
+    for (int32_t i = 0; i < nb_model_param_count(model); i++) {
+        const nb_param *param = nb_model_param(model, i);
+        const size_t handed = ni_model_handed_bytes(model, i);
+        const double master =
+            (double)(param->rows * param->cols) * (double)nb_dtype_size(ni_model_master(model, i).dtype);
+        bytes += handed ? (double)handed : master;
+    }
+    return bytes;
 }
 
 static void print_ranks(const ni_paper *paper, nb_trainer *trainer, const ni_machine *machine, int64_t ranks) {
@@ -354,7 +369,7 @@ static void print_ranks(const ni_paper *paper, nb_trainer *trainer, const ni_mac
     if (grads->dtype == NB_F32)
         p.kept = kept_gradients(grads, nb_model_get_config(trainer->model)->tied, ranks);
     if (config->share != NB_SHARE_NONE)
-        p.masters = purpose_bytes(paper, "parameters") + purpose_bytes(paper, "masters of linear layers");
+        p.weights = handed_bytes(trainer->model);
     p.seconds = seconds_of(paper, machine, &micro_batches);
     p.backward = micro_batches / (double)config->accumulation * 2 / 3; /* a forward and two of its size */
     p.flops = nb_model_flops_per_token(trainer->model, config->seq) * p.tokens;

@@ -129,7 +129,7 @@ nb_status ni_reducer_create(nb_ranks *ranks, const ni_param_array *grads, bool o
     const int64_t part = (grads->elements / PARTS / ALIGNED + 1) * ALIGNED, most = host ? part : grads->elements;
     out->chunk = narrow ? grads->elements : most < CHUNK ? most : CHUNK;
     nb_status status = take_memory(out, grads, owned, err);
-    if (status == NB_OK && !narrow && !owned && out->host[0] && out->be->companion)
+    if (status == NB_OK && !narrow && out->host[0] && out->be->companion)
         status = out->be->companion->open(out->be, &out->worker, err);
     if (status != NB_OK)
         ni_reducer_free(out);
