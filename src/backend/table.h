@@ -95,6 +95,10 @@ static inline ni_adamw_tensor ni_adamw_plain(nb_dtype real, void *param, void *m
 /* alloc, or the one sentence of all refusals: "no memory for WHAT: 12.3 MiB". */
 nb_status ni_backend_take(nb_backend *be, size_t bytes, const char *what, void **memory, nb_error *err);
 
+/* make_produced by the table's other operations. */
+nb_status ni_compose_produced(nb_backend *be, const ni_producer *from, const ni_produced *out, int32_t count,
+                              nb_error *err);
+
 /* At the end of a call of a program outside: synchronize, but on a stream of theirs. */
 nb_status ni_backend_finish(nb_backend *be, nb_error *err);
 

@@ -1,11 +1,11 @@
 /* plan.c: `nibble plan`: a training step on paper: memory, bytes, FLOPs, calls, and the least time on a machine. */
 #include "backend/paper/paper.h"
 #include "cli/cli.h"
+#include "cli/on_paper.h"
 #include "cli/plan_process.h"
 #include "cli/plan_ranks.h"
 #include "cli/runs.h"
 #include "cli/screen.h"
-#include "cli/training.h"
 #include "model/handed.h"
 #include "model/hf.h"
 #include "nibble/train.h"
@@ -163,11 +163,12 @@ static int largest_first(const void *a, const void *b) {
     return (x < y) - (x > y);
 }
 
-static void print_memory(const ni_paper *paper, const nb_trainer *trainer, double program) {
-    ni_paper_purpose rows[NI_PAPER_PURPOSES + 3];
+enum { MEMORY_ROWS = NI_PAPER_PURPOSES + 3 };
+
+/* What the step holds, largest first; returns how many rows. */
+static int32_t memory_rows(const ni_paper *paper, const nb_trainer *trainer, ni_paper_purpose rows[MEMORY_ROWS],
+                           double *total) {
     int32_t count = paper->purpose_count;
-    double total = 0;
-    char text[32];
     memcpy(rows, paper->purposes, (size_t)count * sizeof *rows);
     rows[count++] = (ni_paper_purpose){.what = "micro-batch of tokens, on the host", .peak = trainer->batch.bytes};
     rows[count++] = (ni_paper_purpose){.what = "lens: weights that are followed, at most",
@@ -175,8 +176,32 @@ static void print_memory(const ni_paper *paper, const nb_trainer *trainer, doubl
     rows[count++] =
         (ni_paper_purpose){.what = "working memory of the processor", .peak = ni_paper_working_bytes(paper)};
     qsort(rows, (size_t)count, sizeof *rows, largest_first);
+    *total = 0;
     for (int32_t i = 0; i < count; i++)
-        total += (double)rows[i].peak;
+        *total += (double)rows[i].peak;
+    return count;
+}
+
+nb_status ni_plan_memory(const nb_run_config *config, double *bytes, nb_error *err) {
+    ni_paper_purpose rows[MEMORY_ROWS];
+    nb_backend *be;
+    nb_trainer *trainer = NULL;
+    NB_TRY(open_paper(config, NULL, &be, err));
+    nb_status status = ni_cli_trainer_on_paper(be, config, &trainer, err);
+    if (status == NB_OK)
+        status = rehearse(be, trainer, nb_run_steps(config) > 1, err);
+    if (status == NB_OK)
+        memory_rows(ni_paper_of(be), trainer, rows, bytes);
+    nb_trainer_free(trainer);
+    nb_backend_free(be);
+    return status;
+}
+
+static void print_memory(const ni_paper *paper, const nb_trainer *trainer, double program) {
+    ni_paper_purpose rows[MEMORY_ROWS];
+    double total;
+    char text[32];
+    const int32_t count = memory_rows(paper, trainer, rows, &total);
     printf("\nmemory%62s %7s\n", "", "share");
     for (int32_t i = 0; i < count && rows[i].peak > 0; i++)
         printf("  %-52s %13s %6.1f %%\n", rows[i].what, bytes_text((double)rows[i].peak, text, sizeof text),

@@ -12,6 +12,7 @@
  *     weight.c       the masters behind W
  *     handed.c       W on its way to ranks that lack its master
  *     pass.c         a pass: which terms, which operands, which products
+ *     produced.c     an X or dY that is not there yet, and operands in its place
  *     mechanism.h    what a mechanism can change
  *     alone.c        a group without a model, for programs outside (nibble/linear.h)
  *
@@ -118,6 +119,13 @@ nb_status ni_linear_group_forward(ni_linear_group *group, const nb_pass *pass, n
 nb_status ni_linear_group_again(ni_linear_group *group, const nb_pass *pass, ni_scratch *scratch, const nb_mat *x,
                                 const nb_mat *y, nb_error *err);
 
+/* Both with an X that `from` is to write first, or at once into what is made of it: who does not read its numbers
+ * elsewhere need not find them in `x` afterwards, which is the backward pass's all the same. */
+typedef enum ni_forward_kind { NI_FORWARD_ALONE, NI_FORWARD_TRAINING, NI_FORWARD_AGAIN } ni_forward_kind;
+nb_status ni_linear_group_forward_of(ni_linear_group *group, const nb_pass *pass, ni_scratch *scratch,
+                                     ni_forward_kind kind, const ni_producer *from, const nb_mat *x, const nb_mat *y,
+                                     nb_error *err);
+
 /* The gradients of a new micro-batch begin: what is there is written over, whatever it holds. */
 void ni_linear_group_begin_gradients(ni_linear_group *group);
 
@@ -134,6 +142,11 @@ ni_wanted_amaxes ni_linear_group_wants(const ni_linear_group *group, bool gradie
 nb_status ni_linear_group_backward(ni_linear_group *group, const nb_pass *pass, ni_scratch *scratch, const nb_mat *x,
                                    const nb_mat *dy, const nb_mat *dx, nb_error *err);
 
+/* The same with a dY of all layers that `from` is to write first. */
+nb_status ni_linear_group_backward_of(ni_linear_group *group, const nb_pass *pass, ni_scratch *scratch,
+                                      const ni_producer *from, const nb_mat *x, const nb_mat *dy, const nb_mat *dx,
+                                      nb_error *err);
+
 /* The masters changed. */
 void ni_linear_group_changed(ni_linear_group *group);
 /* An optimizer step was taken: mechanisms may move the masters. */
@@ -144,6 +157,9 @@ nb_status ni_linear_group_calibrate(ni_linear_group *group, const nb_pass *pass,
                                     nb_error *err);
 /* Whether the optimizer has a pace of its own for each element of the layer's weight: sum, steps and period of *out. */
 bool ni_linear_ramp(const ni_linear_group *group, const ni_linear *layer, ni_ramped *out);
+
+/* produced.c: what call->from writes, and what is made of it at once. */
+nb_status ni_produce(const ni_linear_call *call, nb_error *err);
 
 /* pass.c: what both directions take at most, by a walk over them that computes nothing. */
 nb_status ni_measure_scratch(ni_linear_group *group, size_t *bytes, nb_error *err);

@@ -198,6 +198,17 @@ static ni_making making_of(const ni_linear_call *call, request *r, bool transpos
                        .shown = ni_lens_looks(call)};
 }
 
+nb_status ni_operand_begin(const ni_linear_call *call, ni_cached_operand *o, const nb_mat *numbers, nb_noise *noise,
+                           ni_making *out, nb_error *err) {
+    request r = {.o = o};
+    NB_TRY(open(call, o, (shape){numbers->rows, numbers->cols}, err));
+    *out = making_of(call, &r, is_transposed(o->name.role));
+    *noise = r.noise;
+    out->noise = noise;
+    out->stats = NULL;
+    return NB_OK;
+}
+
 static bool is_split(const ni_linear_call *call, const ni_cached_operand *o) {
     for (int32_t i = 0; i < call->group->mechanism_count; i++)
         if ((call->group->layers[o->layer].mechanisms >> i & 1) && call->group->mechanisms[i].table->splits)

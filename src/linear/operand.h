@@ -101,6 +101,11 @@ typedef struct ni_operand_request {
 nb_status ni_operand_place(const struct ni_linear_call *call, const ni_operand_request *request, nb_operand *out,
                            nb_error *err);
 
+/* An operand of numbers that are about to come: its memory, and its making, which keeps `noise`. The caller says when
+ * it is made. */
+nb_status ni_operand_begin(const struct ni_linear_call *call, ni_cached_operand *o, const nb_mat *numbers,
+                           nb_noise *noise, ni_making *out, nb_error *err);
+
 /* Its noise. */
 nb_noise ni_noise_of(const nb_pass *pass, const ni_operand_name *name);
 

@@ -4,9 +4,11 @@
  *     version    it was built for another program
  *     driver     there is no driver
  *     alloc:N    the N-th allocation finds no memory
+ *     alloc:N,bytes:M    and the GPU has M bytes of it
  *     lost:N     the N-th synchronize and all after it find the GPU gone, and what was downloaded since the one before
  * is not what was there
  *     apart      no rank reaches the memory of another; mistaken: it sees zeroes there
+ *     choices    its library chose kernels for two shapes, which it takes back; not others
  *     cudnn:N    there is cuDNN, of version N
  *     mended:N   N rows of operands went to FP32 whenever somebody asks
  */
@@ -39,6 +41,11 @@ static const char *asked(void) {
 static long number_of(const char *what) {
     const size_t length = strlen(what);
     return strncmp(asked(), what, length) == 0 ? strtol(asked() + length, NULL, 10) : 0;
+}
+
+static size_t bytes_of_memory(void) {
+    const char *bytes = strstr(asked(), ",bytes:");
+    return bytes ? (size_t)strtoll(bytes + strlen(",bytes:"), NULL, 10) : (size_t)3 << 30;
 }
 
 static nb_status broken(nb_error *err) {
@@ -146,6 +153,20 @@ static void stub_download(nb_backend *be, void *to_host, const void *from, size_
         the_stub.inside->ops->download(be, to_host, from, bytes);
 }
 
+static const char CHOSEN[] = "64 x 32 x 16: kernel 7\n32 x 32 x 64: kernel 3, split \"k\"\n";
+
+static char *choices(nb_backend *be) {
+    char *text = calloc(1, sizeof CHOSEN);
+    (void)be;
+    return text ? memcpy(text, CHOSEN, sizeof CHOSEN) : NULL;
+}
+
+static nb_status choose(nb_backend *be, const char *asked_for, nb_error *err) {
+    (void)be;
+    return strcmp(asked_for, CHOSEN) == 0 ? NB_OK
+                                          : nb_fail(err, NB_UNSUPPORTED, "cuda: kernels are not those that ran");
+}
+
 static int64_t mended(nb_backend *be) {
     (void)be;
     return number_of("mended:");
@@ -202,7 +223,7 @@ DOOR nb_status ni_cuda_library_describe(int device, ni_cuda_facts *facts, nb_err
                              .device = device,
                              .major = 9,
                              .multiprocessors = 2,
-                             .memory = (size_t)3 << 30,
+                             .memory = bytes_of_memory(),
                              .driver = 13000,
                              .runtime = 13000,
                              .cublaslt = 130001,
@@ -234,6 +255,10 @@ DOOR nb_status ni_cuda_library_open(int device, nb_backend **out, nb_error *err)
     object->ops.download = stub_download;
     object->backend.companion = &companion;
     object->backend.mended = mended;
+    if (strcmp(asked(), "choices") == 0) {
+        object->ops.gemm_choices = choices;
+        object->ops.gemm_choose = choose;
+    }
     *out = &object->backend;
     return NB_OK;
 }
