@@ -33,7 +33,7 @@ if(NIBBLE_TESTS)
   target_include_directories(nibble-cuda-launches SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
   target_compile_options(nibble-cuda-launches PRIVATE -Wall -Wextra -Werror)
   set(WRAPPED __cudaRegisterFunction __cudaGetKernel __cudaLaunchKernel cudaLaunchKernel cudaLaunchCooperativeKernel
-    cudaDeviceGetAttribute cudaGetDeviceProperties cudaGetDeviceProperties_v2 cudaGetDeviceCount cudaDriverGetVersion)
+    cudaDeviceGetAttribute cudaGetDeviceProperties cudaGetDeviceProperties_v2 cudaGetDeviceCount cudaDriverGetVersion cublasLtMatmul)
   list(TRANSFORM WRAPPED PREPEND "-Wl,--wrap=")
   target_link_options(nibble-cuda-launches PRIVATE ${WRAPPED})
   target_link_libraries(nibble-cuda-launches PRIVATE ${CUBLASLT} CUDA::cudart_static m ${CMAKE_DL_LIBS})

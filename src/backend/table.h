@@ -43,6 +43,11 @@ typedef struct ni_profiler {
     nb_status (*stop)(nb_backend *be, ni_profile_line *lines, int32_t room, int32_t *count, nb_error *err);
 } ni_profiler;
 
+/* By what another process finds memory that is lent to it. */
+typedef struct ni_lent {
+    char words[64];
+} ni_lent;
+
 /* A second backend on the same memory, for another thread: what it is asked for is done beside the work of the first.
  */
 typedef struct ni_companion {
@@ -52,6 +57,11 @@ typedef struct ni_companion {
     void *(*mark)(nb_backend *be);
     nb_status (*await)(nb_backend *worker, void *mark, nb_error *err); /* until that is done, or failed */
     void (*forget)(void *mark);                                        /* NULL: nothing */
+    /* Memory that `be` allocated, for another process of this machine: false where it cannot be lent. Who borrows it
+     * reads it as the source of `copy`; NULL where this GPU does not reach it. lend NULL: none can be. */
+    bool (*lend)(nb_backend *be, void *memory, ni_lent *out);
+    void *(*borrow)(nb_backend *be, const ni_lent *lent);
+    void (*give_back)(nb_backend *be, void *borrowed);
 } ni_companion;
 
 struct nb_backend {

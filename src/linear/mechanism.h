@@ -89,6 +89,8 @@ typedef struct ni_mechanism {
     const char *name; /* "hcp" */
     uint32_t rereads; /* bit `role` set: it decodes the layer's operand of this role, makes others of it, or puts plain
                          numbers in the place of the codes that it meets */
+    uint32_t (*rereads_by)(
+        const nb_plan *plan); /* the same, where it depends on how the layer is made; NULL: it does not */
 
     bool splits; /* prepare_x and prepare_dy hand over a part of what came: the lens is shown that part, of which the
                     codes are made, and not the whole */

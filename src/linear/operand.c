@@ -438,6 +438,14 @@ nb_status ni_operand_ready(const ni_linear_call *call, ni_linear *layer, nb_role
     return ni_operands_ready(call, &o, 1, err);
 }
 
+nb_status ni_operand_take(const ni_linear_call *call, ni_cached_operand *o, const nb_qtensor *codes, nb_error *err) {
+    NB_TRY(open(call, o, (shape){codes->rows, codes->cols}, err));
+    NB_TRY(call->be->ops->take_codes(call->be, &o->operand, codes, err));
+    o->fresh = true;
+    o->made++;
+    return NB_OK;
+}
+
 nb_status ni_input_operand(const ni_linear_call *call, ni_linear *layer, nb_role role, nb_operand *out, nb_error *err) {
     const nb_operand *made;
     NB_TRY(ni_operand_ready(call, layer, role, &made, err));

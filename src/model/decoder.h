@@ -190,7 +190,7 @@ struct nb_model {
     nb_backend *be;
     nb_model_config config;
     const ni_family_traits *traits;
-    bool training;
+    bool training, hands_codes;
     nb_recompute recompute;
     int64_t max_batch, max_seq, max_rows;
     ni_params params;

@@ -4,8 +4,6 @@
 #include "format/hadamard.h"
 #include "format/noise.h"
 
-#include <math.h>
-
 enum { M = 48, N = 32, K = 128, PICKED = 32, PARTS = 6 };
 
 /* Few quantizers are gone through in two shapes, whose first ones are all that such a run makes. */
@@ -393,86 +391,6 @@ static nb_operand identity(trial *t, const nb_quantizer *q, int64_t n, ni_side s
     return made(t, &format, &numbers, side, q);
 }
 
-/* ---- MXFP4 as units for 8 bits take it: both ways at once, their codes, and numbers picked out by a product ---- */
-
-enum { WAYS = 6 };
-
-/* Wider tiles than one, edges within a tile, rows and columns of more blocks than a warp has lanes, and than fit a
- * block of threads. */
-static const int64_t WAY_SIZES[WAYS][2] = {{64, 128}, {96, 160}, {32, 32}, {1056, 64}, {192, 1088}, {32, 16416}};
-
-/* A one in each of 16 rows. */
-static nb_operand picker(trial *t, const nb_quantizer *q, int64_t cols, ni_side side, const nb_quantizer *other) {
-    float *one = poisoned(sizeof *one * (size_t)(16 * cols));
-    for (int64_t i = 0; i < 16 * cols; i++)
-        one[i] = i % cols == i / cols * (cols / 16) + i / cols % (cols / 16);
-    const nb_mat numbers = nb_mat_of(upload(t, one, sizeof *one * (size_t)(16 * cols)), NB_F32, 16, cols);
-    return made(t, q, &numbers, side, other);
-}
-
-/* Every third row in blocks that are 19 powers of two apart, so that units for 8 bits do not hold it. */
-static nb_mat far_apart(trial *t, nb_dtype type, int64_t rows, int64_t cols, int64_t stride) {
-    const nb_mat m = data_matrix(DATA_NORMAL, NB_F32, rows, cols, stride);
-    float *x = m.data;
-    uint16_t *narrow = poisoned(sizeof *narrow * (size_t)(rows * stride));
-    for (int64_t i = 0; i < rows * stride; i++) {
-        const int64_t r = i / stride, block = i % stride / 32;
-        x[i] = i % stride < cols && r % 3 == 2 ? (float)ldexp(x[i], (int)(block % 2) * -19) : x[i];
-        narrow[i] = ni_bf16_even(x[i]);
-    }
-    const bool wide = type == NB_F32;
-    return (nb_mat){upload(t, wide ? (void *)x : narrow, (size_t)(rows * stride) * nb_dtype_size(type)),
-                    type,
-                    rows,
-                    cols,
-                    stride,
-                    .amax = NULL};
-}
-
-static void run_mx_ways(trial *t) {
-    static const data_kind kinds[] = {DATA_NORMAL, DATA_CORNERS, DATA_WIDE, DATA_NAN, DATA_INF, DATA_ZERO, DATA_TINY};
-    static const nb_scale_rule rules[] = {NB_RULE_FLOOR, NB_RULE_CEIL, NB_RULE_CEIL_LOG2};
-    enum { KINDS = sizeof kinds / sizeof *kinds };
-    const int64_t rows = WAY_SIZES[t->shape][0], cols = WAY_SIZES[t->shape][1], stride = cols + 8;
-    const nb_noise noise = noise_at(t);
-    nb_backend *be = t->be;
-    EXPECT_OK(t, be->ops->permit(be, &(ni_permits){.mxfp4_fp8 = true}, &err));
-    const int step = rows * cols > 20000 ? KINDS : 1, count = (t->few ? 2 : 4) * KINDS;
-    for (int i = 0; i < count; i += step) {
-        const bool turned = i / KINDS & 1, last = i % KINDS == 0;
-        const nb_dtype type = i / KINDS & 2 ? NB_F32 : NB_BF16;
-        nb_quantizer row = ni_format_family_find("mxfp4")->defaults, column;
-        row.rule = rules[i % 3];
-        column = row;
-        column.hadamard_size = turned ? 16 : 0;
-        const nb_mat x =
-            last ? far_apart(t, type, rows, cols, stride) : uploaded(t, kinds[i % KINDS], type, rows, cols, stride);
-        nb_operand a = placed(t, &row, rows, cols, NI_LEFT, &row), b = placed(t, &column, cols, rows, NI_RIGHT, &row),
-                   c = placed(t, &row, rows, cols, NI_LEFT, &row), d = placed(t, &column, cols, rows, NI_RIGHT, &row);
-        const ni_making both[2] = {{.out = &a, .noise = &noise}, {.out = &b, .transpose = true, .noise = &noise}};
-        make(t, &(ni_source){.numbers = &x}, both, 2);
-        make(t, &(ni_source){.numbers = &x}, &(ni_making){.out = &c, .noise = &noise}, 1);
-        make(t, &(ni_source){.numbers = &x}, &(ni_making){.out = &d, .transpose = true, .noise = &noise}, 1);
-        char format[200], what[300];
-        snprintf(what, sizeof what, "%s, %s, numbers of kind %d", nb_quantizer_text(&column, format, sizeof format),
-                 nb_dtype_name(type), last ? -1 : (int)kinds[i % KINDS]);
-        keep_operand(t, what, &a);
-        keep_operand(t, what, &b);
-        keep_operand(t, what, &c);
-        keep_operand(t, what, &d);
-        if (!last)
-            continue;
-        row.rule = NB_RULE_FLOOR;
-        const nb_operand right = picker(t, &row, cols, NI_RIGHT, &a.quantizer),
-                         left = picker(t, &row, rows, NI_LEFT, &column);
-        const nb_mat of_rows = nb_mat_of(output(t, what, NB_F32, rows * 16), NB_F32, rows, 16),
-                     of_columns = nb_mat_of(output(t, what, NB_F32, 16 * cols), NB_F32, 16, cols);
-        EXPECT_OK(t, be->ops->multiply(be, &of_rows, &(ni_term){.a = &a, .b = &right}, 1, false, &err));
-        EXPECT_OK(t, be->ops->multiply(be, &of_columns, &(ni_term){.a = &left, .b = &b}, 1, false, &err));
-    }
-    EXPECT_OK(t, be->ops->permit(be, &(ni_permits){.mxfp4_fp8 = false}, &err));
-}
-
 /* What products read of them, without codes: through identities. */
 static void run_tile_values(trial *t) {
     const quantizer_list *list = quantizers_of(t);
@@ -699,7 +617,6 @@ static void run_large_weight(trial *t) {
 static const test_case OPERANDS[] = {
     {"operand_bytes make_operands canonical", "two in one call, and apart", BITS, PARTS, run_two, NULL, NULL},
     {"make_operands canonical", "whole tiles", BITS, PARTS, run_tiles, NULL, NULL},
-    {"make_operands multiply permit", "MXFP4 for units for 8 bits, both ways", BITS, WAYS, run_mx_ways, NULL, NULL},
     {"make_operands multiply", "values of whole tiles", BITS, PARTS, run_tile_values, NULL, NULL},
     {"make_operands", "columns, residuals, folding", BITS, 1, run_derived, NULL, NULL},
     {"make_operands", "pieces", BITS, 2, run_pieces, NULL, NULL},

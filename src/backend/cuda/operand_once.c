@@ -264,17 +264,25 @@ static bool has_block_rule(const nb_quantizer *q) {
            (q->scale_type == NB_SCALE_E8M0 || (q->scale_type == NB_SCALE_E4M3 && q->outer <= NB_OUTER_UNIT));
 }
 
+/* MXFP8 to nearest, of which only values are made. */
+static bool is_eight_bits(const nb_quantizer *q) {
+    return q->element == NB_ELEMENT_E4M3 && q->scale_type == NB_SCALE_E8M0 && q->block_rows == 1 &&
+           (q->rule == NB_RULE_FLOOR || q->rule == NB_RULE_CEIL || q->rule == NB_RULE_CEIL_LOG2) &&
+           q->round == NB_ROUND_EVEN;
+}
+
 /* Codes whose eight neighbours have one scale. */
 static bool are_eights(const nb_quantizer *q) {
     return q->element == NB_ELEMENT_E2M1 && (q->scale_type == NB_SCALE_E8M0 || q->scale_type == NB_SCALE_E4M3);
 }
 
-static bool is_block_copy(const ni_source *source, const ni_making *making, ni_cuda_double_source *out) {
+static bool is_block_copy(nb_backend *be, const ni_source *source, const ni_making *making,
+                          ni_cuda_double_source *out) {
     const nb_quantizer *q = ni_making_quantizer(making);
     const nb_operand *to = making->out;
     if (ni_is_plain(to) || making->stats || making->past || making->now || ni_cuda_is_whole_valued(to) ||
-        !has_block_rule(q) || !sixteens_source(source, making, are_eights, out) ||
-        out->rows * (out->cols / 16) > INT32_MAX)
+        !(has_block_rule(q) || (is_eight_bits(q) && !are_codes_read(be, making))) ||
+        !sixteens_source(source, making, are_eights, out) || out->rows * (out->cols / 16) > INT32_MAX)
         return false;
     if (making->transpose)
         return ni_making_is_whole(source, making) && q->block_rows == 1;
@@ -348,11 +356,11 @@ static nb_status make_blocks(nb_backend *be, const ni_source *source, const ni_c
 }
 
 /* The next making goes with this one: a row copy and a column copy of the same numbers. */
-static bool are_blocks_paired(const ni_source *source, const ni_making *row, const ni_making *column) {
+static bool are_blocks_paired(nb_backend *be, const ni_source *source, const ni_making *row, const ni_making *column) {
     ni_cuda_double_source from;
     return source->numbers && !row->transpose && column->transpose && !is_tile_copy(source, column) &&
            ni_cuda_blocks_pair(ni_making_quantizer(row), ni_making_quantizer(column)) &&
-           is_block_copy(source, column, &from);
+           is_block_copy(be, source, column, &from);
 }
 
 /* ---- making, at once: vectors (quantize_vector.cu) ---- */
@@ -428,8 +436,8 @@ nb_status ni_cuda_make_at_once(nb_backend *be, const ni_source *source, const ni
         } else if (!done[i] && is_tile_weight(source, m)) {
             done[i] = NI_CUDA_MULTIPLIED;
             NB_TRY(make_weight(be, source, m, err));
-        } else if (!done[i] && is_block_copy(source, m, &from)) {
-            const bool pair = i + 1 < count && are_blocks_paired(source, m, m + 1);
+        } else if (!done[i] && is_block_copy(be, source, m, &from)) {
+            const bool pair = i + 1 < count && are_blocks_paired(be, source, m, m + 1);
             done[i] = done[i + pair] = NI_CUDA_MADE;
             NB_TRY(make_blocks(be, source, &from, m, 1 + pair, err));
             i += pair;
