@@ -24,3 +24,17 @@ target_compile_options(nibble-cuda PRIVATE
   $<$<COMPILE_LANGUAGE:CUDA>:-O3 -Xcompiler=-Wall
     ${NIBBLE_CUDA_CODE}>)
 target_link_libraries(nibble-cuda PRIVATE ${CUBLASLT} CUDA::cudart_static m ${CMAKE_DL_LIBS})
+
+# The same once more, counting launches, for scripts/gpu-check (tests/plugin/launches.c).
+if(NIBBLE_TESTS)
+  add_library(nibble-cuda-launches MODULE EXCLUDE_FROM_ALL tests/plugin/launches.c $<TARGET_OBJECTS:nibble-cuda>)
+  set_target_properties(nibble-cuda-launches PROPERTIES OUTPUT_NAME nibble-cuda LINKER_LANGUAGE CXX
+    LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/plugin/launches C_VISIBILITY_PRESET hidden)
+  target_include_directories(nibble-cuda-launches SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
+  target_compile_options(nibble-cuda-launches PRIVATE -Wall -Wextra -Werror)
+  set(WRAPPED __cudaRegisterFunction __cudaGetKernel __cudaLaunchKernel cudaLaunchKernel cudaLaunchCooperativeKernel
+    cudaDeviceGetAttribute cudaGetDeviceProperties cudaGetDeviceProperties_v2 cudaGetDeviceCount cudaDriverGetVersion)
+  list(TRANSFORM WRAPPED PREPEND "-Wl,--wrap=")
+  target_link_options(nibble-cuda-launches PRIVATE ${WRAPPED})
+  target_link_libraries(nibble-cuda-launches PRIVATE ${CUBLASLT} CUDA::cudart_static m ${CMAKE_DL_LIBS})
+endif()

@@ -40,7 +40,7 @@ static const struct {
     {"llama-400m", 373867520}, {"llama-1.3b", 1364297728}, {"qwen3-tiny", 4197120},   {"qwen3-0.6b", 596049920},
     {"olmo2-tiny", 5509376},   {"olmo2-70m", 123748864},   {"olmo2-150m", 224957184}, {"olmo2-370m", 474022912},
     {"gla-tiny", 5532672},     {"gla-60m", 58568192},      {"gla-340m", 341707776},   {"gla-1.3b", 1365514240},
-    {"ngpt-tiny", 6833664},
+    {"ngpt-tiny", 6833664},    {"qwen3-60m", 39986688},
 };
 
 static void shipped_models_have_their_size(void **state) {

@@ -5,3 +5,4 @@ set -eu
 OMP_NUM_THREADS=1
 export OMP_NUM_THREADS
 "$2/scripts/gpu-equivalence" --nibble "$1" --backend cpu --only '^llama nvfp4|^gla bf16|^ngpt nvfp4-ngpt'
+"$2/scripts/gpu-equivalence" --nibble "$1" --backend cpu --moves --only '^gla bf16$'

@@ -28,6 +28,15 @@ static void one_pair_ranks_nothing(void **state) {
     assert_false(ni_paired_apart(&p));
 }
 
+static void what_is_missing_is_left_out(void **state) {
+    (void)state;
+    const double a[] = {3.44, 3.52, NAN, 3.41, 1}, b[] = {3.40, 3.50, 3, 3.36, NAN}, none[] = {NAN};
+    const ni_paired p = ni_paired_of(a, b, 5), empty = ni_paired_of(none, NULL, 1);
+    assert_int_equal(p.pairs, 3);
+    assert_true(fabs(p.mean - 0.0366667) < 1e-6 && fabs(p.half - 0.0379459) < 1e-6);
+    assert_true(empty.pairs == 0 && isnan(empty.mean) && isnan(empty.half));
+}
+
 /* 0 and 1 in turns: half the interval, over deviation and root, is t itself. */
 static void quantiles_are_students(void **state) {
     (void)state;
@@ -49,6 +58,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(three_pairs_have_an_interval),
         cmocka_unit_test(one_pair_ranks_nothing),
+        cmocka_unit_test(what_is_missing_is_left_out),
         cmocka_unit_test(quantiles_are_students),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -79,6 +79,8 @@ NIBBLE_STUB=driver one_line "no driver" 'no NVIDIA driver; hint: backend: cpu' t
 one_line "no such key" 'native_fp4: backend cuda has no units' train --set native_fp4=true
 ./nibble info | grep -q '^cuda  *GPU 0 of 1: Stub of a GPU, compute capability 9.0' || fail "info with a GPU"
 ./nibble info --backend cuda | grep -q 'driver for CUDA 13.0, built with CUDA 13.0, cuBLASLt 13.0.1' || fail "versions"
+./nibble info | grep -q '^  *cuDNN none (no libcudnn.so.9 on the path of libraries): attention is our own' || fail "info without cuDNN"
+NIBBLE_STUB=cudnn:91900 ./nibble info | grep -q '^  *cuDNN 9.19.0: attention where a run says deterministic: false' || fail "info with cuDNN"
 
 # ---- memory ----
 for n in 1 3 9; do

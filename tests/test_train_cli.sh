@@ -229,6 +229,18 @@ rm -r twins/nvfp4-seed2/checkpoints/step-00000008
 grep ' +- ' out > gaps
 grep ' +- ' again | cmp - gaps || fail "compare given again: $(cat again)"
 grep -q 'bf16 seed 1: is finished' again || fail "compare repeats finished runs"
+# The table of runs that are there is the one that compare printed; what ended elsewhere than its twin is told and left out.
+"$nibble" report twins --table > again 2> err || fail "report --table: $(cat err)"
+grep ' +- ' again | cmp - gaps || fail "report --table: $(cat again)"
+[ ! -s err ] || fail "report --table says: $(cat err)"
+cp -r twins cut
+grep -v '"step":8,' cut/nvfp4-seed2/metrics.jsonl > rest && mv rest cut/nvfp4-seed2/metrics.jsonl
+"$nibble" report cut --table > again 2> err || fail "report --table of a run that was cut: $(cat err)"
+grep -q '^note: nvfp4-seed2: has no loss at step 8, where its twin ends: left out$' err || fail "report --table: $(cat err)"
+grep -q '^nvfp4 .* one seed  [+-][0-9.]* *-$' again || fail "report --table of a run that was cut: $(cat again)"
+rm -r cut/bf16-seed1 cut/bf16-seed2
+expect 2 "no run among 2 has its BF16 twin" "$nibble" report cut --table
+rm -r cut
 "$nibble" compare run.yaml --recipes nvfp4 --set out=twins -q | grep -q 'one seed' || fail "one seed is not said"
 expect 1 "twins/bf16-seed1" "$nibble" compare run.yaml --recipes nvfp4 --set out=twins/bf16-seed1/run.yaml
 # One that ends before its table has its order all the same: here its fourth run is another's.

@@ -5,19 +5,39 @@
 # scaled; the lens measures R of every arm in two blocks, over the windows of 50 steps that end where OsciReset
 # resets.
 #
-# Usage: examples/papers/late-gpu.sh chon | tetrajet-v2        Tokens: data/books. Give it again to go on.
+# chon: gated linear attention; chon-qwen3: softmax attention. nvfp4: the parts of NVIDIA's recipe taken away one at a time, nothing
+# kept; fp4-dge-occ, fp4-w4a8, fp4-w8a4: figure 6 of arXiv:2501.17116, its dialects in fp4-dialects.
+#
+# Usage: examples/papers/late-gpu.sh chon | chon-qwen3 | tetrajet-v2 | nvfp4 | fp4-dge-occ | fp4-w4a8 | fp4-w8a4 | fp4-dialects
+# Tokens: data/books. Give it again to go on. Papers of one model share its first steps.
 # Three seeds one after the other; SEED=2 trains the second alone, into arms-seed2, so that several can run at once.
 # RECIPES=A,B trains those arms alone.
 set -euf # no word is a pattern of file names
-paper=${1:?usage: examples/papers/late-gpu.sh chon or tetrajet-v2}
+paper=${1:?usage: examples/papers/late-gpu.sh PAPER, as chon or tetrajet-v2}
 cd "$(dirname "$0")/../.."
 nibble=${NIBBLE:-build/nibble}
-fork=2000 steps=2400 late=examples/recipes/late-60m
+fork=2000 steps=2400 ours=examples/recipes late=examples/recipes/late-60m
+model=llama-60m lens="--set lens.every=0"
 case $paper in
-    chon)
+    chon | chon-qwen3)
         model=gla-60m lens="--set lens.every=100 --set lens.window=0"
+        [ "$paper" = chon ] || model=qwen3-60m
         recipes=nvfp4,$late-chon.yaml,$late-chon-normalized.yaml,$late-chon-hcp-only.yaml,chon-protect-only
         ;;
+    nvfp4)
+        recipes=
+        for part in all no-rht no-sr 1d forward backward; do recipes=$recipes,$ours/nvfp4-$part.yaml; done
+        ;;
+    fp4-dge-occ) recipes=fp4-direct,fp4-dge,fp4-occ,fp4-dge-occ-f32,fp4-dge-occ ;;
+    fp4-w4a8)
+        recipes=$ours/fp4-w4a8.yaml
+        for k in 3 5 10; do recipes=$recipes,$ours/fp4-w4a8-dge-k$k.yaml; done
+        ;;
+    fp4-w8a4)
+        recipes=$ours/fp4-w8a4.yaml
+        for alpha in 999 99 97; do recipes=$recipes,$ours/fp4-w8a4-occ-$alpha.yaml; done
+        ;;
+    fp4-dialects) recipes=fp4-msamp,fp4-fork ;;
     tetrajet-v2)
         model=olmo2-60m lens="--set lens.every=64 --set lens.window=50 --set lens.modules=layers.[36].*"
         recipes=nvfp4,tetrajet-v2-base,$late-outcontrol.yaml,$late-oscireset.yaml,$late-tetrajet-v2.yaml
@@ -26,16 +46,17 @@ case $paper in
     *) echo "late-gpu.sh: unknown paper $paper" >&2; exit 2 ;;
 esac
 out=runs/late-60m/$paper
-from=$out/prefix/checkpoints/step-$(printf %08d $fork)
+prefix=runs/late-60m/prefix-$model
+from=$prefix/checkpoints/step-$(printf %08d $fork)
 
 run() { # command, arguments
     command=$1
     shift
-    "$nibble" "$command" examples/papers/late-60m.yaml --set model=$model "$@"
+    "$nibble" "$command" examples/papers/late-60m.yaml --set model=$model --set peak_flops=none "$@"
 }
 
 [ -d "$from" ] ||
-    run train --set steps=$fork --set schedule.decay=0 --set lens.every=0 --set out="$out/prefix" --resume
+    run train --set steps=$fork --set schedule.decay=0 --set lens.every=0 --set out="$prefix" --resume
 arms="--seeds ${SEEDS:-3} --set out=$out/arms"
 [ -z "${SEED:-}" ] ||
     arms="--seeds 1 --set seeds.init=$SEED --set seeds.data=$SEED --set seeds.rounding=$SEED --set out=$out/arms-seed$SEED"

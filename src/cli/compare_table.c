@@ -24,6 +24,13 @@ static double percent(const ni_compared_all *all, double nats) {
     return 100 * nats / mean_loss(all, 0);
 }
 
+static void print_gap(double gap) {
+    if (isnan(gap))
+        printf(" %8s", "-");
+    else
+        printf(" %+.5f", gap);
+}
+
 static void print_row(const ni_compared_all *all, int32_t row) {
     const ni_compared *r = &all->rows[row];
     const ni_paired gap = gap_of(all, row);
@@ -34,9 +41,12 @@ static void print_row(const ni_compared_all *all, int32_t row) {
     }
     printf(" %+9.5f %+8.3f%%", gap.mean, percent(all, gap.mean));
     if (all->seeds > 1) {
-        printf("  +- %.5f ", gap.half);
+        if (gap.pairs > 1)
+            printf("  +- %.5f ", gap.half);
+        else
+            printf("  %10s ", "one seed");
         for (int32_t s = 0; s < all->seeds; s++)
-            printf(" %+.5f", r->losses[s] - all->rows[0].losses[s]);
+            print_gap(r->losses[s] - all->rows[0].losses[s]);
     }
     putchar('\n');
 }

@@ -6,7 +6,7 @@
 
 #include <stdint.h>
 
-/* One recipe: the validation loss at the last step under each seed. */
+/* One recipe: the validation loss at the last step under each seed; NaN: there is none. */
 typedef struct ni_compared {
     const char *name;
     const double *losses;

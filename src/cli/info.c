@@ -54,6 +54,15 @@ static void print_machine(nb_backend *be) {
 
 /* ---- a GPU ---- */
 
+static void print_cudnn(const ni_cuda_facts *f) {
+    if (f->cudnn)
+        printf("            cuDNN %zu.%zu.%zu: attention where a run says deterministic: false\n", f->cudnn / 10000,
+               f->cudnn / 100 % 100, f->cudnn % 100);
+    else
+        printf("            cuDNN none (%s): attention is our own kernel's, deterministic: false or not\n",
+               f->cudnn_why);
+}
+
 static void print_gpu(const ni_cuda_facts *f) {
     printf("cuda        GPU %d of %d: %s, compute capability %d.%d, %d multiprocessors, %.1f GiB\n", f->device,
            f->count, f->name, f->major, f->minor, f->multiprocessors, (double)f->memory / 1073741824.0);
@@ -63,6 +72,7 @@ static void print_gpu(const ni_cuda_facts *f) {
     printf("            FP8 units %s; FP4 units %s\n",
            f->fp8_units ? "multiply codes under scales of rows and tensors" : "not used",
            f->fp4_units ? "with native_fp4: true (never run on its hardware)" : "none");
+    print_cudnn(f);
 }
 
 /* The GPU, or in its place the reason why there is none: no reason to fail where nobody asked for it. */

@@ -17,19 +17,28 @@ static double student(int32_t freedom) {
     return z + (z * z * z + z) / (4 * n) + (5 * pow(z, 5) + 16 * z * z * z + 3 * z) / (96 * n * n);
 }
 
+static double difference(const double *a, const double *b, int32_t i) {
+    return a[i] - (b ? b[i] : 0);
+}
+
 ni_paired ni_paired_of(const double *a, const double *b, int32_t count) {
-    ni_paired p = {0, NAN, NAN};
+    ni_paired p = {NAN, NAN, NAN, 0};
+    double sum = 0, squares = 0;
     for (int32_t i = 0; i < count; i++)
-        p.mean += (a[i] - (b ? b[i] : 0)) / count;
-    if (count < 2)
+        if (!isnan(difference(a, b, i))) {
+            sum += difference(a, b, i);
+            p.pairs++;
+        }
+    if (p.pairs > 0)
+        p.mean = sum / p.pairs;
+    if (p.pairs < 2)
         return p;
-    double squares = 0;
     for (int32_t i = 0; i < count; i++) {
-        const double rest = a[i] - (b ? b[i] : 0) - p.mean;
-        squares += rest * rest;
+        const double rest = difference(a, b, i) - p.mean;
+        squares += isnan(rest) ? 0 : rest * rest;
     }
-    p.deviation = sqrt(squares / (count - 1));
-    p.half = student(count - 1) * p.deviation / sqrt(count);
+    p.deviation = sqrt(squares / (p.pairs - 1));
+    p.half = student(p.pairs - 1) * p.deviation / sqrt(p.pairs);
     return p;
 }
 

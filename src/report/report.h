@@ -86,6 +86,9 @@ typedef struct ni_report_summary {
     double tokens_per_second; /* median over the steps */
 } ni_report_summary;
 int32_t ni_report_run_count(const ni_report *report);
+/* Their configurations agree but for the recipe and what twins may differ in; ... and the seeds. */
+bool ni_report_twins(const ni_report *report, int32_t a, int32_t b);
+bool ni_report_seeds_apart(const ni_report *report, int32_t a, int32_t b);
 nb_status ni_report_summarize(const ni_report *report, int32_t run, ni_report_summary *out, nb_error *err);
 
 /* Writes the page atomically. */

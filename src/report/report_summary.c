@@ -10,6 +10,10 @@
 static const char *const free_keys[] = {"recipe",     "out",         "threads", "isa",   "share",       "print_every",
                                         "peak_flops", "checkpoint.", "eval.",   "lens.", "bad_numbers."};
 
+static bool is_seed(const char *key) {
+    return strncmp(key, "seeds.", 6) == 0;
+}
+
 static bool is_free(const char *key) {
     for (size_t i = 0; i < sizeof free_keys / sizeof free_keys[0]; i++) {
         size_t length = strlen(free_keys[i]);
@@ -20,11 +24,11 @@ static bool is_free(const char *key) {
     return false;
 }
 
-static bool same_but_recipe(json_t *a, json_t *b) {
+static bool same_but_recipe(json_t *a, json_t *b, bool any_seeds) {
     const char *key;
     json_t *value;
     json_object_foreach(a, key, value) {
-        if (!is_free(key) && !json_equal(value, json_object_get(b, key)))
+        if (!is_free(key) && !(any_seeds && is_seed(key)) && !json_equal(value, json_object_get(b, key)))
             return false;
     }
     json_object_foreach(b, key, value) {
@@ -49,10 +53,20 @@ static int32_t find_twin(const ni_report *report, int32_t index) {
     for (int32_t i = 0; i < ni_report_run_count(report); i++) {
         json_t *other = run_at(report, i);
         if (i != index && strcmp(text_of(other, "recipe"), "bf16") == 0 &&
-            same_but_recipe(json_object_get(run, "config"), json_object_get(other, "config")))
+            same_but_recipe(json_object_get(run, "config"), json_object_get(other, "config"), false))
             return i;
     }
     return -1;
+}
+
+bool ni_report_twins(const ni_report *report, int32_t a, int32_t b) {
+    return same_but_recipe(json_object_get(run_at(report, a), "config"), json_object_get(run_at(report, b), "config"),
+                           false);
+}
+
+bool ni_report_seeds_apart(const ni_report *report, int32_t a, int32_t b) {
+    return same_but_recipe(json_object_get(run_at(report, a), "config"), json_object_get(run_at(report, b), "config"),
+                           true);
 }
 
 /* The number at `index`, counted from the end where negative; NaN where there is none. */

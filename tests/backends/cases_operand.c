@@ -179,6 +179,10 @@ static void run_amax(trial *t) {
     turned.hadamard_size = 16;
     nb_mat x = uploaded(t, DATA_NORMAL, NB_BF16, M, K, K);
     const nb_operand plain[2] = {made(t, &q, &x, NI_LEFT, &q), made(t, &turned, &x, NI_LEFT, &q)};
+    const nb_noise noise = noise_at(t);
+    nb_operand two[2] = {placed(t, &q, M, K, NI_LEFT, &turned), placed(t, &turned, K, M, NI_RIGHT, &q)};
+    const ni_making both[2] = {{.out = &two[0], .noise = &noise}, {.out = &two[1], .transpose = true, .noise = &noise}};
+    make(t, &(ni_source){.numbers = &x}, both, 2);
     uint32_t bits = 0;
     for (int64_t i = 0; i < M * K; i++) {
         const uint32_t its = ni_f32_magnitude(ni_bf16_value(ni_bf16_even(datum(DATA_NORMAL, 11, i))));
@@ -190,6 +194,7 @@ static void run_amax(trial *t) {
     for (int i = 0; i < 2; i++) {
         keep_operand(t, "measured", &plain[i]);
         keep_operand(t, "known", &known[i]);
+        keep_operand(t, "both measured at once", &two[i]);
     }
 }
 
@@ -450,6 +455,27 @@ static void run_patched(trial *t) {
         }
 }
 
+/* One scale a row: as many numbers as a warp may hold of it in registers, and more. */
+static void run_long_rows(trial *t) {
+    static const int64_t widths[] = {1040, 2064, 6160};
+    nb_quantizer formats[3] = {rows_of("e2m1"), rows_of("e2m1"), rows_of("e4m3")};
+    formats[1].round = NB_ROUND_UP;
+    const nb_mat x =
+        uploaded(t, t->shape % 2 ? DATA_WIDE : DATA_NORMAL, NB_BF16, 3, widths[t->shape], widths[t->shape] + 8);
+    for (int i = 0; i < 3; i++) {
+        const nb_operand o = made(t, &formats[i], &x, NI_LEFT, &formats[i]);
+        keep_operand(t, "long rows", &o);
+    }
+}
+
+/* On two multiprocessors, as tests/plugin/launches.c describes a small GPU, one that is measured before it is read. */
+static void run_large_weight(trial *t) {
+    const nb_quantizer tiles = nvfp4(16), q = nvfp4(1);
+    const nb_mat w = uploaded(t, DATA_NORMAL, NB_F32, 512, 272, 272);
+    const nb_operand o = made(t, &tiles, &w, NI_RIGHT, &q);
+    keep_operand(t, "tiles of a weight", &o);
+}
+
 static const test_case OPERANDS[] = {
     {"operand_bytes make_operands canonical", "two in one call, and apart", BITS, PARTS, run_two, NULL, NULL},
     {"make_operands canonical", "whole tiles", BITS, PARTS, run_tiles, NULL, NULL},
@@ -460,6 +486,8 @@ static const test_case OPERANDS[] = {
     {"make_operands", "amax known", BITS, 1, run_amax, NULL, NULL},
     {"make_operands", "scales of the step before", BITS, PARTS, run_delayed, NULL, NULL},
     {"make_operands", "scales of no step before", BITS, 1, run_delayed_misfits, NULL, NULL},
+    {"make_operands", "long rows", BITS, 3, run_long_rows, NULL, NULL},
+    {"make_operands", "a weight larger than a small GPU holds", BITS, 1, run_large_weight, NULL, NULL},
     {"turn", "tiles, rows", BITS, 1, run_turn, NULL, NULL},
     {"decode", "every format", BITS, PARTS, run_decode, NULL, NULL},
 };

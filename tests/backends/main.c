@@ -1,11 +1,11 @@
 /* main.c: every operation of the table on every backend that is asked for, against its reference: one table.
  *
  *     test_backends [--backend NAME]... [--only REGEX] [--whole] [--list] [--digests FILE] [--check-digests FILE]
- *                   [--operands FILE] [--shapes N] [--few]
+ *                   [--operands FILE] [--shapes N] [--few] [--part I/N]
  *
  * For tools that make everything slow: of each case's shapes the first N alone (--shapes), of quantizers one of each
- * kind that kernels tell apart (--few). --operands: digests are of
- * the matrices in this safetensors file instead of fixed inputs (trained.c).
+ * kind that kernels tell apart (--few), of the cases every N-th from the I-th on (--part 1/N to N/N). --operands:
+ * digests are of the matrices in this safetensors file instead of fixed inputs (trained.c).
  *
  * NAME is what nb_backend_open knows, or cpu:scalar, cpu:portable, cpu:avx2, cpu:avx512, each with :THREADS behind it
  * where somebody wants it. Without --backend: every instruction set of this processor. A backend may refuse a shape
@@ -24,13 +24,15 @@ enum { MOST_BACKENDS = 16 };
 typedef struct options {
     const char *names[MOST_BACKENDS];
     int count, shapes; /* shapes: 0 = all */
+    int part, parts;   /* parts: 0 = all cases */
     const char *only, *write, *check, *operands;
     bool list, whole, few;
 } options;
 
-static const case_list *const ALL[] = {&memory_cases,  &elementwise_cases, &norm_cases,     &sequence_cases,
-                                       &loss_cases,    &optimizer_cases,   &quantize_cases, &operand_cases,
-                                       &product_cases, &mechanism_cases,   &select_cases,   &measure_cases};
+static const case_list *const ALL[] = {&memory_cases,  &elementwise_cases, &norm_cases,      &sequence_cases,
+                                       &loss_cases,    &optimizer_cases,   &quantize_cases,  &operand_cases,
+                                       &product_cases, &permit_cases,      &mechanism_cases, &select_cases,
+                                       &measure_cases};
 enum { LISTS = sizeof ALL / sizeof *ALL };
 
 /* ---- backends by name ---- */
@@ -185,7 +187,7 @@ static int run_all(const options *o) {
     nb_backend *backends[MOST_BACKENDS];
     const references refs = {open_backend("cpu:scalar"), open_backend("ref64")};
     regex_t only;
-    int failures = 0, cases = 0;
+    int failures = 0, cases = 0, matching = 0;
     ni_safetensors *saved = NULL;
     nb_error err = {0};
     if (o->operands && ni_safetensors_open(o->operands, &saved, &err) != NB_OK)
@@ -199,6 +201,8 @@ static int run_all(const options *o) {
         for (int i = 0; i < ALL[l]->count; i++) {
             const test_case *c = &ALL[l]->cases[i];
             if (o->only && regexec(&only, c->ops, 0, NULL, 0) != 0 && regexec(&only, c->name, 0, NULL, 0) != 0)
+                continue;
+            if (o->parts && matching++ % o->parts != o->part - 1)
                 continue;
             failures += run_case(c, o, backends, &refs);
             cases++;
@@ -252,6 +256,11 @@ static options read_options(int argc, char **argv) {
             i++;
             continue;
         }
+        if (strcmp(key, "--part") == 0 && next && sscanf(next, "%d/%d", &o.part, &o.parts) == 2 && o.part > 0 &&
+            o.part <= o.parts) {
+            i++;
+            continue;
+        }
         const char **to = strcmp(key, "--backend") == 0 && o.count < MOST_BACKENDS ? &o.names[o.count]
                           : strcmp(key, "--only") == 0                             ? &o.only
                           : strcmp(key, "--digests") == 0                          ? &o.write
@@ -260,7 +269,7 @@ static options read_options(int argc, char **argv) {
                                                                                    : NULL;
         if (!to || !next)
             fail_msg("usage: test_backends [--backend NAME]... [--only REGEX] [--whole] [--list] [--digests FILE] "
-                     "[--check-digests FILE] [--operands FILE] [--shapes N] [--few]");
+                     "[--check-digests FILE] [--operands FILE] [--shapes N] [--few] [--part I/N]");
         *to = next;
         o.count += to == &o.names[o.count];
         i++;

@@ -6,6 +6,7 @@
  *     alloc:N    the N-th allocation finds no memory
  *     lost:N     the N-th synchronize and all after it find the GPU gone, and what was downloaded since the one before
  * is not what was there
+ *     cudnn:N    there is cuDNN, of version N
  *     mended:N   N rows of operands went to FP32 whenever somebody asks
  */
 #include "backend/backend.h"
@@ -114,6 +115,8 @@ DOOR nb_status ni_cuda_library_describe(int device, ni_cuda_facts *facts, nb_err
                              .driver = 13000,
                              .runtime = 13000,
                              .cublaslt = 130001,
+                             .cudnn = (size_t)number_of("cudnn:"),
+                             .cudnn_why = "no libcudnn.so.9 on the path of libraries",
                              .fp8_units = true};
     return strcmp(asked(), "driver") == 0 ? no_driver(err) : NB_OK;
 }

@@ -34,11 +34,10 @@ typedef struct ni_cuda_attention {
     /* Maxima of o (forward) and of dv (dkdv), as nb_mat has them; cleared by the caller; NULL: nobody asks. Turned ones
      * are looked for where seq is a multiple of 16. */
     uint32_t *amax, *turned_amax;
-    int32_t tile; /* 0 = the first that fits the device; n = the n-th of the tiles for this head_dim, to measure */
 } ni_cuda_attention;
 
 /* Each returns a cudaError_t (0 = launched) and runs on the cudaStream_t `stream`. cudaErrorInvalidValue: a shape,
- * stride or tile that does not exist; cudaErrorMisalignedAddress: a base. */
+ * stride that does not exist; cudaErrorMisalignedAddress: a base. */
 
 /* o like q with o_stride; lse FP32 [batch, heads, seq], in nats. */
 int ni_cuda_launch_attention_forward(const ni_cuda_attention *a, void *o, float *lse, const void *q, const void *k,
@@ -57,10 +56,8 @@ int ni_cuda_launch_attention_dkdv(const ni_cuda_attention *a, void *dk, void *dv
 int ni_cuda_launch_attention_dq(const ni_cuda_attention *a, void *dq, const void *dout, const float *lse,
                                 const float *delta, const void *q, const void *k, const void *v, void *stream);
 
-/* Name of what a.tile picks on the current device ("d64 128x64 w4 s2"); NULL where there is none. */
+/* Name of the forward kernel on the current device ("d64 128x64 w4 s2"); NULL where there is none. */
 const char *ni_cuda_attention_forward_tile(const ni_cuda_attention *a);
-const char *ni_cuda_attention_dkdv_tile(const ni_cuda_attention *a);
-const char *ni_cuda_attention_dq_tile(const ni_cuda_attention *a);
 
 #ifdef __cplusplus
 }

@@ -396,8 +396,8 @@ template <class T> constexpr AttentionTile queries_row(const char *name) {
 /* The first that fits the device is taken: warpgroups on 9.0, mma elsewhere; the fastest of those measured on an H200. */
 const AttentionTile key_tiles[] = {
     KEYS_WGMMA(64, 1, 128, 2, 0, 2),     KEYS_WGMMA(128, 1, 64, 2, 0, 2),     KEYS_MMA(32, 4, 1, 64, 2, 1, 0, 1),
-    KEYS_MMA(64, 4, 2, 32, 2, 1, 0, 2),  KEYS_MMA(64, 4, 1, 32, 3, 1, 0, 3),  KEYS_MMA(96, 4, 1, 32, 2, 1, 0, 1),
-    KEYS_MMA(128, 8, 1, 64, 2, 1, 0, 1), KEYS_MMA(128, 4, 1, 32, 2, 1, 0, 2), KEYS_MMA(256, 4, 1, 16, 1, 2, 0, 1),
+    KEYS_MMA(64, 4, 2, 32, 2, 1, 0, 2),  KEYS_MMA(96, 4, 1, 32, 2, 1, 0, 1),  KEYS_MMA(128, 8, 1, 64, 2, 1, 0, 1),
+    KEYS_MMA(128, 4, 1, 32, 2, 1, 0, 2), KEYS_MMA(256, 4, 1, 16, 1, 2, 0, 1),
 };
 
 #define QUERIES_MMA(D, WARPS, MT, BN, STAGES, QREG, BLOCKS)                                                            \
@@ -409,23 +409,13 @@ const AttentionTile key_tiles[] = {
 
 const AttentionTile query_tiles[] = {
     QUERIES_WGMMA(64, 1, 64, 2, 0, 4),   QUERIES_WGMMA(128, 1, 64, 2, 0, 2),  QUERIES_MMA(32, 4, 1, 64, 2, 0, 1),
-    QUERIES_MMA(64, 4, 1, 64, 2, 0, 3),  QUERIES_MMA(64, 4, 1, 32, 3, 0, 4),  QUERIES_MMA(96, 4, 1, 32, 2, 0, 1),
-    QUERIES_MMA(128, 4, 1, 64, 2, 0, 2), QUERIES_MMA(128, 4, 1, 32, 2, 0, 2), QUERIES_MMA(256, 4, 1, 16, 1, 0, 1),
+    QUERIES_MMA(64, 4, 1, 64, 2, 0, 3),  QUERIES_MMA(96, 4, 1, 32, 2, 0, 1),  QUERIES_MMA(128, 4, 1, 64, 2, 0, 2),
+    QUERIES_MMA(128, 4, 1, 32, 2, 0, 2), QUERIES_MMA(256, 4, 1, 16, 1, 0, 1),
 };
 
 } // namespace
 
 /* ---- launchers ---- */
-
-const char *ni_cuda_attention_dkdv_tile(const ni_cuda_attention *a) {
-    const AttentionTile *t = attention_tile(key_tiles, a);
-    return t ? t->name : nullptr;
-}
-
-const char *ni_cuda_attention_dq_tile(const ni_cuda_attention *a) {
-    const AttentionTile *t = attention_tile(query_tiles, a);
-    return t ? t->name : nullptr;
-}
 
 int ni_cuda_launch_attention_delta(const ni_cuda_attention *a, float *delta, const void *dout, const void *o,
                                    void *stream) {

@@ -182,9 +182,8 @@ template <class T> constexpr AttentionTile row(const char *name) {
 
 /* The first that fits the device is taken: warpgroups on 9.0, mma elsewhere; the fastest of those measured on an H200. */
 const AttentionTile tiles[] = {
-    WGMMA(64, 1, 128, 2, 1, 3),  WGMMA(128, 2, 128, 2, 0, 1), MMA(32, 4, 1, 64, 2, 1, 1),
-    MMA(64, 4, 2, 64, 2, 1, 2),  MMA(64, 4, 1, 64, 2, 1, 3),  MMA(96, 4, 1, 64, 2, 0, 1),
-    MMA(128, 4, 2, 32, 2, 0, 2), MMA(128, 4, 1, 32, 2, 0, 2), MMA(256, 4, 1, 32, 1, 0, 1),
+    WGMMA(64, 1, 128, 2, 1, 3), WGMMA(128, 2, 128, 2, 0, 1), MMA(32, 4, 1, 64, 2, 1, 1),  MMA(64, 4, 2, 64, 2, 1, 2),
+    MMA(96, 4, 1, 64, 2, 0, 1), MMA(128, 4, 2, 32, 2, 0, 2), MMA(256, 4, 1, 32, 1, 0, 1),
 };
 
 } // namespace

@@ -279,11 +279,9 @@ static inline const AttentionTile *attention_tile(const AttentionTile (&table)[N
         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) ||
         cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device))
         return nullptr;
-    int seen = 0;
     bool hopper = major == 9 && minor == 0;
     for (const AttentionTile &t : table)
-        if (t.head_dim == attention_padded_dim(a->head_dim) && t.shared <= shared && (hopper || !t.wgmma) &&
-            (++seen == a->tile || !a->tile))
+        if (t.head_dim == attention_padded_dim(a->head_dim) && t.shared <= shared && (hopper || !t.wgmma))
             return &t;
     return nullptr;
 }

@@ -3,22 +3,18 @@
  * What it does not take goes to our kernel, which shares lse, so that one pass may be here and the other there. */
 #include "backend/cuda/cudnn_attention.h"
 
+#include "backend/cuda/cudnn_kept.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_PLANS = 16, PADDED_KEYS = 91501 /* 9.15.1: before it, keys come in blocks of 128 */ };
-
-typedef struct kept_plan {
-    ni_cudnn_shape shape;
-    ni_cudnn_plan plan; /* plan NULL: the library has none */
-} kept_plan;
+enum { PADDED_KEYS = 91501 /* 9.15.1: before it, keys come in blocks of 128 */ };
 
 typedef struct ni_cuda_cudnn {
     ni_cudnn *library; /* NULL: `why` says why there is none */
-    kept_plan plans[MOST_PLANS];
-    int count;
+    ni_cudnn_kept_list kept;
     char why[320];
 } ni_cuda_cudnn;
 
@@ -38,8 +34,8 @@ static ni_cuda_cudnn *state_of(ni_cuda *cuda) {
 }
 
 void ni_cuda_cudnn_free(ni_cuda_cudnn *s) {
-    for (int i = 0; s && i < s->count; i++)
-        ni_cudnn_free(s->library, &s->plans[i].plan);
+    for (int i = 0; s && i < NI_CUDNN_KEPT; i++)
+        ni_cudnn_free(s->library, &s->kept.places[i].plan);
     if (s)
         ni_cudnn_close(s->library);
     free(s);
@@ -65,24 +61,22 @@ static const char *refusal(const ni_cuda *cuda, const ni_cuda_attention *a) {
 }
 
 static ni_cudnn_shape shape_of(const ni_cuda_attention *a, bool backward) {
-    ni_cudnn_shape s;
-    memset(&s, 0, sizeof s); /* compared as bytes */
-    s.batch = a->batch;
-    s.seq = a->seq;
-    s.heads = a->heads;
-    s.kv_heads = a->kv_heads;
-    s.head_dim = a->head_dim;
-    s.q_stride = a->q_stride;
-    s.k_stride = a->k_stride;
-    s.v_stride = a->v_stride;
-    s.o_stride = a->o_stride;
-    s.backward = backward;
-    return s;
+    return (ni_cudnn_shape){.batch = a->batch,
+                            .seq = a->seq,
+                            .heads = a->heads,
+                            .kv_heads = a->kv_heads,
+                            .head_dim = a->head_dim,
+                            .q_stride = a->q_stride,
+                            .k_stride = a->k_stride,
+                            .v_stride = a->v_stride,
+                            .o_stride = a->o_stride,
+                            .backward = backward};
 }
 
 const ni_cudnn_plan *ni_cuda_cudnn_plan(nb_backend *be, const ni_cuda_attention *a, bool backward, const char **why) {
     ni_cuda *cuda = ni_cuda_of(be);
     ni_cuda_cudnn *state = state_of(cuda);
+    bool found;
     if (!state || !state->library) {
         *why = state ? state->why : "no memory for cuDNN";
         return NULL;
@@ -90,19 +84,17 @@ const ni_cudnn_plan *ni_cuda_cudnn_plan(nb_backend *be, const ni_cuda_attention 
     if ((*why = refusal(cuda, a)))
         return NULL;
     const ni_cudnn_shape shape = shape_of(a, backward);
-    for (int i = 0; i < state->count; i++)
-        if (!memcmp(&state->plans[i].shape, &shape, sizeof shape)) {
-            *why = state->why;
-            return state->plans[i].plan.plan ? &state->plans[i].plan : NULL;
-        }
-    if (state->count == MOST_PLANS) {
-        *why = "cuDNN has plans for 16 other shapes already";
-        return NULL;
+    ni_cudnn_kept *kept = ni_cudnn_kept_find(&state->kept, &shape, &found);
+    if (!found) {
+        if (kept->plan.plan) /* it may be running */
+            ni_cuda_good(be, cudaStreamSynchronize(cuda->stream), "attention");
+        ni_cudnn_free(state->library, &kept->plan);
+        kept->plan = (ni_cudnn_plan){0};
+        if (!ni_cudnn_make(state->library, &shape, &kept->plan, kept->why, sizeof kept->why))
+            kept->plan.plan = NULL;
     }
-    kept_plan *kept = &state->plans[state->count++];
-    kept->shape = shape;
-    *why = state->why;
-    return ni_cudnn_make(state->library, &shape, &kept->plan, state->why, sizeof state->why) ? &kept->plan : NULL;
+    *why = kept->why;
+    return kept->plan.plan ? &kept->plan : NULL;
 }
 
 /* ---- runs ---- */

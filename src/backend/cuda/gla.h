@@ -23,7 +23,6 @@ typedef struct ni_cuda_gla {
     int64_t batch, seq, heads, key_dim, value_dim;
     float scale;              /* on q; 1/sqrt(key_dim) as a rule */
     const int32_t *doc_start; /* [batch, seq], device: the state is zero at the first position of a document */
-    int value_tile, key_tile; /* columns and rows of the state that a block carries; 0: chosen by the shape */
 } ni_cuda_gla;
 
 /* Scratch of one forward, or of one backward; 0 where the shape is beyond the limits or has no positions. */

@@ -228,17 +228,8 @@ static size_t shared_limit(void) {
 }
 
 template <int width, int splits> static cudaError_t scan_rows(const ni_cuda_gla *g, const gla_args &a, void *stream) {
-    enum { most = splits == 4 ? 2 : 4 };
-    const bool fits = sizeof(key_tile<width, splits, 2>) <= shared_limit();
-    int tile = g->key_tile ? g->key_tile : fits ? 32 : 16;
-    tile = tile < a.key_pad ? tile : a.key_pad;
-    if (tile == 16)
-        return scan_both<width, splits, 1>(g, a, stream);
-    if (tile == 32)
-        return scan_both<width, splits, 2>(g, a, stream);
-    if (tile == 64)
-        return scan_both<width, splits, most>(g, a, stream);
-    return cudaErrorInvalidValue;
+    const bool two = a.key_pad > 16 && sizeof(key_tile<width, splits, 2>) <= shared_limit();
+    return two ? scan_both<width, splits, 2>(g, a, stream) : scan_both<width, splits, 1>(g, a, stream);
 }
 
 static cudaError_t launch_scan_keys(const ni_cuda_gla *g, const gla_args &a, void *stream) {

@@ -340,14 +340,8 @@ static cudaError_t launch_values(const ni_cuda_gla *g, const gla_args &a, bool r
 }
 
 template <int key> static cudaError_t launch_keys(const ni_cuda_gla *g, const gla_args &a, bool reverse, void *stream) {
-    const int tile = g->value_tile ? g->value_tile : g->value_dim <= 32 ? 32 : 64;
-    if (tile == 32)
-        return launch_values<key, 2>(g, a, reverse, stream);
-    if (tile == 64)
-        return launch_values<key, 4>(g, a, reverse, stream);
-    if (tile == 128)
-        return launch_values<key, 8>(g, a, reverse, stream);
-    return cudaErrorInvalidValue;
+    return g->value_dim <= 32 ? launch_values<key, 2>(g, a, reverse, stream)
+                              : launch_values<key, 4>(g, a, reverse, stream);
 }
 
 cudaError_t gla_launch_scan_values(const ni_cuda_gla *g, const gla_args &a, bool reverse, void *stream) {

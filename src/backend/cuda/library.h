@@ -13,6 +13,8 @@ typedef struct ni_cuda_facts {
     size_t memory;             /* bytes */
     int driver, runtime;       /* the newest CUDA that the driver knows; the one that the library was built with */
     size_t cublaslt;           /* 130001: 13.0.1 */
+    size_t cudnn;              /* 91900: 9.19.0; 0: none that can be used */
+    char cudnn_why[160];       /* then: why */
     bool fp8_units, fp4_units; /* that this library has products for */
 } ni_cuda_facts;
 

@@ -73,6 +73,12 @@ static nb_status look_at(ni_cuda *cuda, int device, nb_error *err) {
     return NB_OK;
 }
 
+static void look_for_cudnn(ni_cuda_facts *facts) {
+    ni_cudnn *library = ni_cudnn_open(facts->cudnn_why, sizeof facts->cudnn_why);
+    facts->cudnn = library ? library->version : 0;
+    ni_cudnn_close(library);
+}
+
 __attribute__((visibility("default"))) nb_status ni_cuda_library_describe(int device, ni_cuda_facts *facts,
                                                                           nb_error *err) {
     struct cudaDeviceProp properties;
@@ -89,6 +95,7 @@ __attribute__((visibility("default"))) nb_status ni_cuda_library_describe(int de
     snprintf(facts->name, sizeof facts->name, "%s", cuda.name);
     facts->major = cuda.major;
     facts->minor = cuda.minor;
+    look_for_cudnn(facts);
     facts->fp8_units = cuda.major == 9;
     facts->fp4_units = ni_cuda_has_fp4_units(cuda.major, cuda.minor);
     return NB_OK;

@@ -15,230 +15,7 @@
  * Bits are those of quantize.cu.
  */
 #include "backend/cuda/alphas.cuh"
-#include "backend/cuda/tile.cuh"
-
-/* How the column copy is turned: not at all; by TransformerEngine's signs and rounded to BF16; as the quantizer says. */
-enum { NOT_TURNED, FIXED_AND_ROUNDED, AS_IT_SAYS };
-
-enum { TILE_COLS = 256, TILE_ROWS = 16, VECTORS = TILE_COLS / 8, PITCH = TILE_COLS / 2 + 4 };
-
-/* What all blocks of one copy share. */
-typedef struct copying {
-    ni_cuda_tile_copy copy;
-    const ni_scale_entry *table;
-    float s_inner;
-    ni_noise_key key;
-    /* What a tile that is not tame multiplies both scales by: 4 where the table bears the rotation's factor, else 1. */
-    float unfold;
-} copying;
-
-/* ---- rows ---- */
-
-/* The words that this half of a group of 16 needs. Lanes come in pairs, one for each half, and two rows are done at a
- * time: each lane draws for one of them. */
-template <int ROUND>
-static __device__ void draw_rows(const ni_noise_key &key, uint32_t even_group, uint32_t odd_group, int half,
-                                 uint32_t even[4], uint32_t odd[4]) {
-    if (ROUND == 0)
-        return;
-    if (ROUND == 16) {
-        const uint32_t purpose = half ? NI_PURPOSE_ROUNDING_HI : NI_PURPOSE_ROUNDING;
-        const ni_philox_words a = ni_philox(key.seed, key.tensor, even_group, key.step, key.micro_batch, purpose);
-        const ni_philox_words b = ni_philox(key.seed, key.tensor, odd_group, key.step, key.micro_batch, purpose);
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            even[i] = a.w[i];
-            odd[i] = b.w[i];
-        }
-        return;
-    }
-    const ni_philox_words mine =
-        ni_philox(key.seed, key.tensor, half ? odd_group : even_group, key.step, key.micro_batch, NI_PURPOSE_ROUNDING);
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        const uint32_t other = __shfl_xor_sync(~0u, half ? mine.w[i] : mine.w[i + 2], 1);
-        even[i] = half ? other : mine.w[i];
-        odd[i] = half ? mine.w[i + 2] : other;
-    }
-}
-
-/* Eight neighbours (half a block) at row r, column c. */
-template <int ROUND, bool TAME>
-static __device__ void encode_row_eight(const copying &to, const uint4 &in, int64_t r, int64_t c, bool live,
-                                        const uint32_t *words) {
-    const uint32_t x[4] = {in.x, in.y, in.z, in.w};
-    uint32_t q[4], signs[4], largest = 0;
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        largest = ni_larger_pair(largest, x[i]);
-    largest = __vmaxu2(largest, __shfl_xor_sync(~0u, largest, 1));
-    const uint8_t byte = (uint8_t)ni_scale_bytes(ni_f32_from(ni_larger_half(largest)), 0.0f, to.s_inner);
-    const ni_scale_entry entry = to.table[byte];
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const float low = ni_f32_mul(ni_low_of(x[i]), entry.encode), high = ni_f32_mul(ni_high_of(x[i]), entry.encode);
-        signs[i] = TAME ? x[i] : ni_exact_pair(low, high); /* a NaN has the sign of the product */
-        q[i] = ni_pair_up_to_six(
-            ni_exact_pair(ni_on_grid<ROUND, TAME>(low, words, 2 * i), ni_on_grid<ROUND, TAME>(high, words, 2 * i + 1)));
-    }
-    if (!live)
-        return;
-    const ni_cuda_tile_copy &copy = to.copy;
-    *(uint4 *)(copy.values + r * copy.stride + copy.at + c) =
-        make_uint4(ni_pair_times(q[0], entry.value), ni_pair_times(q[1], entry.value), ni_pair_times(q[2], entry.value),
-                   ni_pair_times(q[3], entry.value));
-    if (!copy.codes)
-        return;
-    uint32_t codes = 0;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const uint32_t pair = ni_pair_codes(q[i], signs[i]);
-        codes |= (pair & 15u) << (8 * i) | (pair >> 16) << (8 * i + 4);
-    }
-    *(uint32_t *)(copy.codes + (r * copy.stride + copy.at + c) / 2) = byte ? codes : 0;
-    if (c % 16 == 0)
-        copy.scales[(r * copy.stride + copy.at + c) / 16] = byte;
-}
-
-template <int ROUND, bool TAME>
-static __device__ void encode_rows(const copying &to, const uint4 *in, int64_t r0, int64_t c, int64_t cols, bool live) {
-    const uint32_t blocks = (uint32_t)(cols / 16), group = (uint32_t)r0 * blocks + (uint32_t)(c / 16);
-#pragma unroll
-    for (int i = 0; i < 4; i += 2) {
-        uint32_t even[4], odd[4];
-        draw_rows<ROUND>(to.key, group + 4 * i * blocks, group + (4 * i + 4) * blocks, threadIdx.x & 1, even, odd);
-        encode_row_eight<ROUND, TAME>(to, in[i], r0 + 4 * i, c, live, even);
-        encode_row_eight<ROUND, TAME>(to, in[i + 1], r0 + 4 * i + 4, c, live, odd);
-    }
-}
-
-/* ---- columns ---- */
-
-/* Sixteen rows of two columns: turned, the maxima of both. A tame tensor's stay four times too large. */
-template <int TURN, bool TAME>
-static __device__ void turn_columns(const copying &to, const uint32_t *tile, uint32_t signs, float *a, float *b,
-                                    uint32_t *amax_a, uint32_t *amax_b) {
-    const bool rounded = TURN == FIXED_AND_ROUNDED || to.copy.quantizer.hadamard_round_bf16;
-    uint32_t largest = 0;
-#pragma unroll
-    for (int i = 0; i < 16; i++) {
-        uint32_t pair = tile[i * PITCH];
-        if (TURN == FIXED_AND_ROUNDED && NI_FIXED_SIGNS >> i & 1u)
-            pair ^= NI_PAIR_SIGNS;
-        if (TURN == AS_IT_SAYS)
-            pair ^= (signs >> i & 1u) * NI_PAIR_SIGNS;
-        if (TURN == NOT_TURNED)
-            largest = ni_larger_pair(largest, pair);
-        a[i] = ni_low_of(pair);
-        b[i] = ni_high_of(pair);
-    }
-    if (TURN != NOT_TURNED) {
-        ni_rotate_sixteen(a);
-        ni_rotate_sixteen(b);
-#pragma unroll
-        for (int i = 0; i < 16; i++) {
-            if (!TAME) {
-                a[i] = ni_f32_mul(a[i], 0.25f);
-                b[i] = ni_f32_mul(b[i], 0.25f);
-            }
-            if (rounded) {
-                const uint32_t pair = ni_pack_two(a[i], b[i]);
-                largest = ni_larger_pair(largest, pair);
-                a[i] = ni_low_of(pair);
-                b[i] = ni_high_of(pair);
-            }
-        }
-    }
-    if (TURN == NOT_TURNED || rounded) {
-        *amax_a = largest << 16;
-        *amax_b = largest & 0xffff0000u;
-        return;
-    }
-    uint32_t here_a = 0, here_b = 0;
-#pragma unroll
-    for (int i = 0; i < 16; i++) {
-        here_a = max(here_a, ni_f32_magnitude(a[i]));
-        here_b = max(here_b, ni_f32_magnitude(b[i]));
-    }
-    *amax_a = here_a;
-    *amax_b = here_b;
-}
-
-template <int ROUND> static __device__ void draw_column(const ni_noise_key &key, uint32_t group, uint32_t *words) {
-    if (ROUND == 0)
-        return;
-    const ni_philox_words first =
-        ni_philox(key.seed, key.tensor, group, key.step, key.micro_batch, NI_PURPOSE_ROUNDING);
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        words[i] = first.w[i];
-    if (ROUND == 8)
-        return;
-    const ni_philox_words second =
-        ni_philox(key.seed, key.tensor, group, key.step, key.micro_batch, NI_PURPOSE_ROUNDING_HI);
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        words[4 + i] = second.w[i];
-}
-
-/* Codes of one column out of pairs: `shift` 0 or 16. */
-static __device__ void store_column_codes(const ni_cuda_tile_copy &copy, const uint32_t *pairs, int shift, uint8_t byte,
-                                          int64_t column, int64_t block) {
-    uint2 codes = make_uint2(0, 0);
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-        codes.x |= (pairs[i] >> shift & 15u) << (4 * i);
-        codes.y |= (pairs[i + 8] >> shift & 15u) << (4 * i);
-    }
-    *(uint2 *)(copy.codes + column * (copy.contraction / 2) + block * 8) = byte ? codes : make_uint2(0, 0);
-    copy.scales[column * (copy.contraction / 16) + block] = byte;
-}
-
-/* Columns c and c + 1 of the tile whose first row is r0; returns the largest magnitude of both. */
-template <int ROUND, int TURN, bool TAME>
-static __device__ uint32_t encode_columns(const copying &to, const uint32_t *tile, int64_t rows, int64_t r0, int64_t c,
-                                          uint32_t signs) {
-    const ni_cuda_tile_copy &copy = to.copy;
-    float a[16], b[16];
-    uint32_t amax_a, amax_b, for_a[8], for_b[8], q[16], sign[16];
-    turn_columns<TURN, TAME>(to, tile, signs, a, b, &amax_a, &amax_b);
-    const uint32_t bytes =
-        ni_scale_bytes(ni_f32_from(amax_a), ni_f32_from(amax_b), TAME ? to.s_inner : ni_f32_mul(to.s_inner, to.unfold));
-    ni_scale_entry entry_a = to.table[bytes & 0xffu], entry_b = to.table[bytes >> 8];
-    if (!TAME) {
-        entry_a.encode = ni_f32_mul(entry_a.encode, to.unfold);
-        entry_b.encode = ni_f32_mul(entry_b.encode, to.unfold);
-    }
-    const uint32_t group = (uint32_t)c * (uint32_t)(rows / 16) + (uint32_t)(r0 / 16);
-    draw_column<ROUND>(to.key, group, for_a);
-    draw_column<ROUND>(to.key, group + (uint32_t)(rows / 16), for_b);
-#pragma unroll
-    for (int i = 0; i < 16; i++) {
-        const int lane = ROUND == 16 ? i % 8 : i; /* of words: eight lanes in four, or sixteen */
-        const uint32_t *const words_a = ROUND == 16 && i >= 8 ? for_a + 4 : for_a, *const words_b =
-                                                                                       ROUND == 16 && i >= 8 ? for_b + 4
-                                                                                                             : for_b;
-        const float y = ni_f32_mul(a[i], entry_a.encode), z = ni_f32_mul(b[i], entry_b.encode);
-        sign[i] = ni_exact_pair(TAME ? a[i] : y, TAME ? b[i] : z);
-        q[i] = ni_pair_up_to_six(
-            ni_exact_pair(ni_on_grid<ROUND, TAME>(y, words_a, lane), ni_on_grid<ROUND, TAME>(z, words_b, lane)));
-    }
-    const uint32_t scales = __byte_perm(entry_a.value, entry_b.value, 0x5410);
-    uint16_t *const values = copy.values + r0 * copy.stride + c;
-#pragma unroll
-    for (int i = 0; i < 16; i++)
-        *(uint32_t *)(values + i * copy.stride) = ni_pair_times(q[i], scales);
-    const uint32_t largest = max(amax_a, amax_b),
-                   own = TAME && TURN != NOT_TURNED ? ni_f32_bits(ni_f32_mul(ni_f32_from(largest), 0.25f)) : largest;
-    if (!copy.codes)
-        return own;
-#pragma unroll
-    for (int i = 0; i < 16; i++)
-        q[i] = ni_pair_codes(q[i], sign[i]);
-    store_column_codes(copy, q, 0, (uint8_t)bytes, c, r0 / 16);
-    store_column_codes(copy, q, 16, (uint8_t)(bytes >> 8), c + 1, r0 / 16);
-    return own;
-}
+#include "backend/cuda/tile_copy.cuh"
 
 /* ---- a tile ---- */
 
@@ -273,21 +50,16 @@ static __global__ void __launch_bounds__(2 * NI_TILE_THREADS)
     }
 }
 
-/* Whether any thread of the block has a number that a tame tile has not. Threads come together. */
-static __device__ bool is_any_wild(uint32_t largest, uint32_t most_tame) {
-    return __syncthreads_or(largest > most_tame || (largest && largest < NI_LEAST_TAME));
-}
-
 /* Roundings: -1 no such copy, 0 to nearest, 8 or 16 random bits. */
 template <int ROWS, int COLUMNS, int TURN>
 static __global__ void __launch_bounds__(NI_TILE_THREADS, 5)
     quantize_tiles(const __grid_constant__ ni_cuda_tile_source s, const ni_tile_room *room,
                    const __grid_constant__ ni_cuda_tile_copy row, const __grid_constant__ ni_cuda_tile_copy column) {
-    __shared__ __align__(16) uint32_t tile[COLUMNS >= 0 ? TILE_ROWS * PITCH : 4];
+    __shared__ __align__(16) uint32_t tile[COLUMNS >= 0 ? NI_TILE_ROWS * NI_TILE_PITCH : 4];
     __shared__ ni_scale_entry row_table[ROWS >= 0 ? NI_TILE_BYTES : 1], column_table[COLUMNS >= 0 ? NI_TILE_BYTES : 1];
-    const int64_t band = blockIdx.y + (int64_t)blockIdx.z * gridDim.y, r0 = band * TILE_ROWS;
-    const int vector = threadIdx.x % VECTORS, first = threadIdx.x / VECTORS;
-    const int64_t c = (int64_t)blockIdx.x * TILE_COLS + 8 * vector;
+    const int64_t band = blockIdx.y + (int64_t)blockIdx.z * gridDim.y, r0 = band * NI_TILE_ROWS;
+    const int vector = threadIdx.x % NI_TILE_VECTORS, first = threadIdx.x / NI_TILE_VECTORS;
+    const int64_t c = (int64_t)blockIdx.x * NI_TILE_COLS + 8 * vector;
     const bool live = c < s.cols;
     uint4 in[4];
     if (r0 >= s.rows)
@@ -302,7 +74,7 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, 5)
     if (COLUMNS >= 0)
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            *(uint4 *)&tile[(first + 4 * i) * PITCH + 4 * vector] = in[i];
+            *(uint4 *)&tile[(first + 4 * i) * NI_TILE_PITCH + 4 * vector] = in[i];
     bool wild = false;
     if (row.past || row.now || column.past || column.now) {
         uint32_t pairs = 0;
@@ -312,29 +84,31 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, 5)
                                    in[i].w);
         const uint32_t largest = ni_larger_half(pairs), most = min(ROWS >= 0 ? room->copies[0].most_tame : ~0u,
                                                                    COLUMNS >= 0 ? room->copies[1].most_tame : ~0u);
-        wild = is_any_wild(largest, most);
+        wild = ni_is_any_wild(largest, most);
         if (row.now)
             ni_join_amax(row.now, largest);
     } else {
         __syncthreads();
     }
     if (ROWS >= 0) {
-        const copying rows = {row, row_table, room->copies[0].s_inner, ni_tile_noise(row.noise), 1.0f};
+        const ni_copying rows = {row, row_table, room->copies[0].s_inner, ni_tile_noise(row.noise), 1.0f};
         if (room->copies[0].tame && !wild)
-            encode_rows<ROWS, true>(rows, in, r0 + first, c, s.cols, live);
+            ni_encode_rows<ROWS, true>(rows, in, r0 + first, c, s.cols, live);
         else
-            encode_rows<ROWS, false>(rows, in, r0 + first, c, s.cols, live);
+            ni_encode_rows<ROWS, false>(rows, in, r0 + first, c, s.cols, live);
     }
     if (COLUMNS >= 0) {
-        const int64_t pair = (int64_t)blockIdx.x * TILE_COLS + 2 * threadIdx.x;
-        const float unfold = TURN != NOT_TURNED && room->copies[1].tame ? 4.0f : 1.0f;
-        const copying columns = {column, column_table, room->copies[1].s_inner, ni_tile_noise(column.noise), unfold};
-        const uint32_t signs = TURN == AS_IT_SAYS ? ni_signs_of(column.quantizer.hadamard_signs, &columns.key).w[0] : 0;
+        const int64_t pair = (int64_t)blockIdx.x * NI_TILE_COLS + 2 * threadIdx.x;
+        const float unfold = TURN != NI_NOT_TURNED && room->copies[1].tame ? 4.0f : 1.0f;
+        const ni_copying columns = {column, column_table, room->copies[1].s_inner, ni_tile_noise(column.noise), unfold};
+        const uint32_t signs =
+            TURN == NI_AS_IT_SAYS ? ni_signs_of(column.quantizer.hadamard_signs, &columns.key).w[0] : 0;
         uint32_t largest = 0;
         if (pair < s.cols)
-            largest = room->copies[1].tame && !wild
-                          ? encode_columns<COLUMNS, TURN, true>(columns, tile + threadIdx.x, s.rows, r0, pair, signs)
-                          : encode_columns<COLUMNS, TURN, false>(columns, tile + threadIdx.x, s.rows, r0, pair, signs);
+            largest =
+                room->copies[1].tame && !wild
+                    ? ni_encode_columns<COLUMNS, TURN, true>(columns, tile + threadIdx.x, s.rows, r0, pair, signs)
+                    : ni_encode_columns<COLUMNS, TURN, false>(columns, tile + threadIdx.x, s.rows, r0, pair, signs);
         __syncwarp();
         if (column.now)
             ni_join_amax(column.now, largest);
@@ -352,24 +126,24 @@ static int rounding_of(const ni_cuda_tile_copy *copy) {
 static int turn_of(const ni_cuda_tile_copy *copy) {
     const nb_quantizer *q = &copy->quantizer;
     if (q->hadamard_size == 0)
-        return NOT_TURNED;
-    return q->hadamard_signs == NB_SIGNS_FIXED && q->hadamard_round_bf16 ? FIXED_AND_ROUNDED : AS_IT_SAYS;
+        return NI_NOT_TURNED;
+    return q->hadamard_signs == NB_SIGNS_FIXED && q->hadamard_round_bf16 ? NI_FIXED_AND_ROUNDED : NI_AS_IT_SAYS;
 }
 
 typedef void tile_kernel(ni_cuda_tile_source, const ni_tile_room *, ni_cuda_tile_copy, ni_cuda_tile_copy);
 
 template <int ROWS, int COLUMNS> static tile_kernel *turned(int turn) {
-    return turn == NOT_TURNED          ? quantize_tiles<ROWS, COLUMNS, NOT_TURNED>
-           : turn == FIXED_AND_ROUNDED ? quantize_tiles<ROWS, COLUMNS, FIXED_AND_ROUNDED>
-                                       : quantize_tiles<ROWS, COLUMNS, AS_IT_SAYS>;
+    return turn == NI_NOT_TURNED          ? quantize_tiles<ROWS, COLUMNS, NI_NOT_TURNED>
+           : turn == NI_FIXED_AND_ROUNDED ? quantize_tiles<ROWS, COLUMNS, NI_FIXED_AND_ROUNDED>
+                                          : quantize_tiles<ROWS, COLUMNS, NI_AS_IT_SAYS>;
 }
 
 /* NULL: no kernel makes these two at once. */
 static tile_kernel *kernel_of(int rows, int columns, int turn) {
     if (columns < 0)
-        return rows == 0   ? quantize_tiles<0, -1, NOT_TURNED>
-               : rows == 8 ? quantize_tiles<8, -1, NOT_TURNED>
-                           : quantize_tiles<16, -1, NOT_TURNED>;
+        return rows == 0   ? quantize_tiles<0, -1, NI_NOT_TURNED>
+               : rows == 8 ? quantize_tiles<8, -1, NI_NOT_TURNED>
+                           : quantize_tiles<16, -1, NI_NOT_TURNED>;
     if (rows < 0)
         return columns == 0 ? turned<-1, 0>(turn) : columns == 8 ? turned<-1, 8>(turn) : turned<-1, 16>(turn);
     if (rows == 0 && columns == 0)
@@ -390,9 +164,9 @@ int ni_cuda_quantize_tiles(void *stream, void *room, const ni_cuda_tile_source *
     cudaStream_t on = (cudaStream_t)stream;
     ni_tile_room *const scales = (ni_tile_room *)room;
     const ni_cuda_tile_copy none = {}, &r = row ? *row : none, &c = column ? *column : none;
-    const int rows = rounding_of(row), columns = rounding_of(column), turn = column ? turn_of(column) : NOT_TURNED;
-    const int64_t bands = s->rows / TILE_ROWS, deep = ni_divide_up(bands, MOST);
-    const dim3 grid((unsigned)ni_divide_up(s->cols, TILE_COLS), (unsigned)ni_divide_up(bands, deep), (unsigned)deep);
+    const int rows = rounding_of(row), columns = rounding_of(column), turn = column ? turn_of(column) : NI_NOT_TURNED;
+    const int64_t bands = s->rows / NI_TILE_ROWS, deep = ni_divide_up(bands, MOST);
+    const dim3 grid((unsigned)ni_divide_up(s->cols, NI_TILE_COLS), (unsigned)ni_divide_up(bands, deep), (unsigned)deep);
     tile_kernel *both = kernel_of(rows, columns, turn);
     const int code = ni_cuda_set_tile_scales(stream, room, row, column);
     if (code != cudaSuccess)
@@ -400,7 +174,7 @@ int ni_cuda_quantize_tiles(void *stream, void *room, const ni_cuda_tile_source *
     if (both) {
         both<<<grid, NI_TILE_THREADS, 0, on>>>(*s, scales, r, c);
     } else {
-        kernel_of(rows, -1, NOT_TURNED)<<<grid, NI_TILE_THREADS, 0, on>>>(*s, scales, r, c);
+        kernel_of(rows, -1, NI_NOT_TURNED)<<<grid, NI_TILE_THREADS, 0, on>>>(*s, scales, r, c);
         kernel_of(-1, columns, turn)<<<grid, NI_TILE_THREADS, 0, on>>>(*s, scales, r, c);
     }
     return cudaGetLastError();

@@ -1,0 +1,96 @@
+/* cases_permit.c: products of codes under what a run may permit or forbid: in BF16 where there are units for 8 bits
+ * (fp8_units: none), and by units for four bits (native_fp4). Bounds as in cases_product.c. */
+#include "trial.h"
+
+/* The last but one is no multiple of 16, the last none of 8. */
+static const int64_t SIZES[][3] = {{1, 16, 64}, {48, 32, 128}, {70, 64, 256}, {40, 24, 96}, {33, 20, 64}};
+enum { SHAPES = sizeof SIZES / sizeof *SIZES };
+
+static double depth(const trial *t) {
+    return 2 * (double)SIZES[t->shape][2] + 16;
+}
+
+static nb_quantizer of(const char *family, int32_t rows, int32_t cols) {
+    nb_quantizer q = ni_format_family_find(family)->defaults;
+    q.block_rows = rows;
+    q.block_cols = cols;
+    return q;
+}
+
+static nb_mat numbers(trial *t, nb_dtype type, uint32_t stream, int64_t rows, int64_t cols) {
+    return nb_mat_of(input(t, type, normals_in(NB_BF16, stream, rows * cols, 0, 1), rows * cols), type, rows, cols);
+}
+
+static nb_operand placed(trial *t, const nb_quantizer *q, int64_t rows, int64_t cols, ni_side side,
+                         const nb_quantizer *other) {
+    nb_operand o = {.quantizer = *q, .other = *other, .rows = rows, .cols = cols, .side = side, .reread = true};
+    o.memory = scratch(t, t->be->ops->operand_bytes(t->be, &o));
+    return o;
+}
+
+static nb_operand made(trial *t, const nb_quantizer *q, const nb_mat *from, ni_side side, const nb_quantizer *other) {
+    nb_operand o = placed(t, q, from->rows, from->cols, side, other);
+    EXPECT_OK(t, t->be->ops->make_operands(t->be, &(ni_source){.numbers = from}, &(ni_making){.out = &o}, 1, &err));
+    return o;
+}
+
+/* Into both types, written and added to. */
+static void multiply_pair(trial *t, const nb_quantizer *a, const nb_quantizer *b) {
+    const int64_t m = SIZES[t->shape][0], n = SIZES[t->shape][1], k = SIZES[t->shape][2];
+    const nb_mat x = numbers(t, NB_BF16, 7, m, k), w = numbers(t, NB_F32, 8, n, k);
+    const nb_operand left = made(t, a, &x, NI_LEFT, b), right = made(t, b, &w, NI_RIGHT, a);
+    char format[200];
+    nb_quantizer_text(a, format, sizeof format);
+    for (int i = 0; i < 4; i++) {
+        const nb_mat c = numbers(t, i & 1 ? NB_F32 : NB_BF16, 9, m, n);
+        EXPECT_OK(t, t->be->ops->multiply(t->be, &c, &(ni_term){.a = &left, .b = &right}, 1, (i & 2) != 0, &err));
+        keep(t, format, c.data, c.dtype, m * n, false);
+    }
+}
+
+/* Plain numbers times codes under one scale that were made to meet codes, turned: their scale goes into what is read.
+ */
+static void multiply_turned(trial *t) {
+    const int64_t m = SIZES[t->shape][0], n = SIZES[t->shape][1], k = SIZES[t->shape][2];
+    const nb_quantizer whole = of("e4m3", NB_BLOCK_ALL, NB_BLOCK_ALL), plain = nb_quantizer_bf16();
+    const nb_mat w = numbers(t, NB_BF16, 8, n, k);
+    const nb_operand straight = made(t, &whole, &w, NI_LEFT, &whole),
+                     y = {.quantizer = plain, .rows = m, .cols = n, .numbers = numbers(t, NB_BF16, 7, m, n)};
+    nb_operand turned = {.quantizer = whole, .other = whole, .rows = k, .cols = n, .side = NI_RIGHT, .turned = true};
+    turned.memory = scratch(t, t->be->ops->operand_bytes(t->be, &turned));
+    EXPECT_OK(t, t->be->ops->turn(t->be, &turned, &straight, &err));
+    const nb_mat c = nb_mat_of(output(t, "numbers by turned codes", NB_F32, m * k), NB_F32, m, k);
+    EXPECT_OK(t, t->be->ops->multiply(t->be, &c, &(ni_term){.a = &y, .b = &turned}, 1, false, &err));
+}
+
+/* Scales of rows are put on the sum, those of a tensor go into the product's factor. */
+static void run_without_fp8(trial *t) {
+    const nb_quantizer e2m1 = of("e2m1", 1, NB_BLOCK_ALL), int4 = of("int4", 1, NB_BLOCK_ALL),
+                       e4m3 = of("e4m3", 1, NB_BLOCK_ALL), whole = of("e4m3", NB_BLOCK_ALL, NB_BLOCK_ALL);
+    EXPECT_OK(t, t->be->ops->permit(t->be, &(ni_permits){.no_fp8 = true}, &err));
+    multiply_pair(t, &e2m1, &int4);
+    multiply_pair(t, &e4m3, &whole);
+    multiply_pair(t, &whole, &whole);
+    if (SIZES[t->shape][1] % 8 == 0) /* what a contraction has to be */
+        multiply_turned(t);
+    EXPECT_OK(t, t->be->ops->permit(t->be, &(ni_permits){.no_fp8 = false}, &err));
+}
+
+/* A GPU without such units says so. The CPU, which has none either, is what it is compared with. */
+static void run_native(trial *t) {
+    const nb_quantizer nvfp4 = of("nvfp4", 1, 16), tiles = of("nvfp4", 16, 16), mxfp4 = of("mxfp4", 1, 32);
+    const int64_t n = SIZES[t->shape][1];
+    if (strncmp(t->be->name, "cuda", 4) == 0)
+        EXPECT_OK(t, t->be->ops->permit(t->be, &(ni_permits){.native_fp4 = true}, &err));
+    if (t->refusal[0])
+        return;
+    multiply_pair(t, &nvfp4, n % 16 == 0 ? &tiles : &nvfp4);
+    multiply_pair(t, &mxfp4, &mxfp4);
+    EXPECT_OK(t, t->be->ops->permit(t->be, &(ni_permits){.native_fp4 = false}, &err));
+}
+
+static const test_case PERMITS[] = {
+    {"multiply permit turn", "rows and tensors without FP8 units", CODES, SHAPES, run_without_fp8, NULL, depth},
+    {"multiply permit", "by units for four bits", CODES, SHAPES, run_native, NULL, depth},
+};
+const case_list permit_cases = {PERMITS, sizeof PERMITS / sizeof *PERMITS};
