@@ -299,14 +299,14 @@ def check_converter(folder, name):
         return
     a = {t.name: t for t in gguf.GGUFReader(f"{folder}/{name}.gguf").tensors}
     b = {t.name: t for t in gguf.GGUFReader(theirs).tensors}
-    wrong, far = 0, 0.0
+    wrong, far, turns = 0, 0.0, None
     for key, tensor in b.items():
         if key not in a or a[key].tensor_type != tensor.tensor_type:
             wrong += 1
         elif key.endswith(".scale"):
             far = max(far, relative(a[key].data, tensor.data))
-        elif key == "rope_freqs.weight":  # made of the configuration, not rounded
-            wrong += not np.array_equal(a[key].data, tensor.data)
+        elif key == "rope_freqs.weight":  # made of the configuration: in FP32 there, in double here
+            turns = relative(a[key].data, tensor.data)
         elif tensor.tensor_type == gguf.GGMLQuantizationType.F32:  # vectors: ours are not rounded, the folder's are
             rounded = torch.from_numpy(np.array(a[key].data)).bfloat16().float().numpy()
             wrong += not np.array_equal(rounded, tensor.data)
@@ -314,6 +314,8 @@ def check_converter(folder, name):
             wrong += not np.array_equal(a[key].data, tensor.data)
     row("llama.cpp's converter of", llama_version(), f"{name}: {len(b)} tensors from the compressed-tensors folder, other than ours", wrong, 0)
     row("llama.cpp's converter of", llama_version(), f"{name}: their NAME.scale", far, 2**-22)
+    if turns is not None:
+        row("llama.cpp's converter of", llama_version(), f"{name}: their rope_freqs", turns, 2**-22)
 
 
 def models(folder, nibble, program, recipes):
