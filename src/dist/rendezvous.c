@@ -250,6 +250,12 @@ static nb_status introduce(const ni_place *p, int socket, uint16_t port, uint64_
     return send_all(socket, &self, sizeof self) ? NB_OK : no(p, "saying who this is", err);
 }
 
+/* An address that connect() can be given, whatever rank 0 sent. */
+static bool is_address(const door *d) {
+    return (d->at.ss_family == AF_INET && d->size == sizeof(struct sockaddr_in)) ||
+           (d->at.ss_family == AF_INET6 && d->size == sizeof(struct sockaddr_in6));
+}
+
 static nb_status call_and_be_called(const ni_place *p, int listening, uint16_t port, double until, int *sockets,
                                     door *doors, nb_error *err) {
     NB_TRY(call_rank_0(p, until, &sockets[0], err));
@@ -257,6 +263,11 @@ static nb_status call_and_be_called(const ni_place *p, int listening, uint16_t p
     if (!receive_all(sockets[0], doors, (size_t)p->world * sizeof *doors, until))
         return late(p, "rank 0 did not say where the others are, or ended: not all ranks came", err);
     for (int32_t r = 1; r < p->rank; r++) {
+        if (!is_address(&doors[r]))
+            return nb_fail(err, NB_IO_ERROR,
+                           "tcp: rank %d of %d: rank 0 gives no address of rank %d; expected IPv4's or IPv6's; "
+                           "hint: one build of nibble for all ranks",
+                           (int)p->rank, (int)p->world, (int)r);
         sockets[r] = call((const struct sockaddr *)&doors[r].at, doors[r].size, until);
         if (sockets[r] < 0)
             return no(p, "calling another rank", err);

@@ -71,7 +71,8 @@ static bool push(int socket, way *w, bool *moved) {
 /* ---- in ---- */
 
 /* The sentence behind a last head. */
-static ni_trade read_last(int socket, int32_t whose, ni_wire_news *news) {
+static ni_trade read_last(const tcp *t, int32_t whose, ni_wire_news *news) {
+    const int socket = t->sockets[whose];
     struct pollfd wait = {.fd = socket, .events = POLLIN};
     ni_wire_news said;
     size_t got = 0;
@@ -83,6 +84,8 @@ static ni_trade read_last(int socket, int32_t whose, ni_wire_news *news) {
     }
     if (got < sizeof said)
         return lost(news, whose, "is gone (the connection is closed)");
+    if (said.whose < 0 || said.whose >= t->world || said.status <= NB_OK || said.status > NB_INTERNAL)
+        return lost(news, whose, "says something that is not understood, and ends");
     *news = said;
     news->text[sizeof news->text - 1] = 0;
     return said.whose == whose ? NI_TRADE_TOLD : NI_TRADE_LOST;
@@ -90,7 +93,7 @@ static ni_trade read_last(int socket, int32_t whose, ni_wire_news *news) {
 
 static ni_trade check_head(const tcp *t, int32_t whose, const way *w, ni_wire_news *news) {
     if (w->head.kind == LAST)
-        return read_last(t->sockets[whose], whose, news);
+        return read_last(t, whose, news);
     if (w->head.kind == LETTER && w->head.number == t->number && w->head.bytes == w->all - sizeof w->head)
         return NI_TRADE_DONE;
     news->whose = whose;

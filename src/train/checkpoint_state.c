@@ -148,7 +148,8 @@ static nb_status list_slots(nb_trainer *t, slot_list *list, nb_error *err) {
 typedef struct source {
     nb_trainer *t;
     const slot *slots;
-    char *room; /* host: the largest slot */
+    int32_t count; /* of slots */
+    char *room;    /* host: the largest slot */
 } source;
 
 static bool is_elsewhere(const nb_trainer *t, const slot *s) {
@@ -194,7 +195,7 @@ static nb_status take_room(nb_trainer *t, const slot_list *list, source *out, nb
     size_t most = 1;
     for (int32_t i = 0; i < list->count; i++)
         most = list->slots[i].bytes > most ? list->slots[i].bytes : most;
-    *out = (source){.t = t, .slots = list->slots, .room = malloc(most)};
+    *out = (source){.t = t, .slots = list->slots, .count = list->count, .room = malloc(most)};
     return out->room ? NB_OK : nb_fail(err, NB_NO_MEMORY, "checkpoint: out of memory for %zu bytes", most);
 }
 
@@ -233,6 +234,8 @@ enum { NOTHING_MORE = -1 };
 
 static nb_status answer(const source *from, int32_t index, ni_letter *letters, nb_error *err) {
     nb_trainer *t = from->t;
+    if (index < 0 || index >= from->count)
+        return nb_fail(err, NB_INTERNAL, "checkpoint: rank 0 asks for piece %d of %d", (int)index, (int)from->count);
     const slot *s = &from->slots[index];
     letters[0] = (ni_letter){0};
     if (s->owner == nb_ranks_rank(t->ranks)) {

@@ -64,6 +64,25 @@ const char *ni_cuda_units_text(ni_cuda_units units) {
     return names[units];
 }
 
+const char *ni_cuda_bf16_text(const ni_cuda *cuda, const nb_quantizer *a, const nb_quantizer *b) {
+    const bool mxfp4 = in_blocks(a, NB_SCALE_E8M0, 32) && in_blocks(b, NB_SCALE_E8M0, 32),
+               nvfp4 = in_blocks(a, NB_SCALE_E4M3, 16) && in_blocks(b, NB_SCALE_E4M3, 16);
+    if (nb_quantizer_is_bf16(a) || nb_quantizer_is_bf16(b))
+        return "bf16 cublaslt, operands exact";
+    if ((mxfp4 || nvfp4) && ni_cuda_has_fp4_units(cuda->major, cuda->minor))
+        return "bf16 cublaslt, operands exact (native_fp4: false)";
+    if (cuda->major != 9)
+        return "bf16 cublaslt, operands exact (on this GPU codes have no units)";
+    if (mxfp4)
+        return "bf16 cublaslt, operands exact (no fp8_units: mxfp4)";
+    if (!scaled_outside(a) || !scaled_outside(b))
+        return "bf16 cublaslt, operands exact (scales of blocks: no FP8 units)";
+    if (a->element == NB_ELEMENT_E5M2 && b->element == NB_ELEMENT_E5M2)
+        return "bf16 cublaslt, operands exact (the library has no E5M2 by E5M2)";
+    return cuda->permits.no_fp8 ? "bf16 cublaslt, operands exact (fp8_units: none)"
+                                : "bf16 cublaslt, operands exact (fp8_units: exact, not of 8-bit codes)";
+}
+
 /* ---- scratch ---- */
 
 static size_t rounded(size_t bytes) {
@@ -131,7 +150,8 @@ static int mx_side(const ni_cuda *cuda, const ni_cuda_coded *from, char **at, ni
     if (from->bytes)
         return cudaSuccess;
     *at += ni_cuda_mx_bytes(t->rows, t->cols);
-    return ni_cuda_launch_mx_bytes(cuda->stream, out, t);
+    const ni_cuda_mx_making making = {*out, *t, false};
+    return ni_cuda_launch_mx_bytes(cuda->stream, &making, 1);
 }
 
 /* ---- the product ---- */
@@ -146,7 +166,8 @@ static nb_status multiply_mx(nb_backend *be, const nb_mat *c, const ni_cuda_code
     int code = mx_side(cuda, a, &at, &m.of_a);
     if (!code)
         code = mx_side(cuda, b, &at, &m.of_b);
-    NB_TRY(ni_cuda_status(be, code, "bytes of MXFP4", err));
+    if (code || !a->bytes || !b->bytes)
+        NB_TRY(ni_cuda_status(be, code, "bytes of MXFP4", err));
     const ni_cuda_product p = {.a = nb_mat_of(m.of_a.bytes, NB_E4M3, m.a.rows, m.a.cols),
                                .b = nb_mat_of(m.of_b.bytes, NB_E4M3, m.b.rows, m.b.cols),
                                .c = *c,

@@ -6,7 +6,7 @@
 
 enum { TOP = 6, SPREAD = 14, BLOCK = 32 };
 
-/* ---- bytes ---- */
+/* ---- codes as bytes ---- */
 
 /* The bytes of the magnitudes of a block: codes 0..3 and 4..7. */
 static __device__ uint2 table_of(float factor) {
@@ -37,53 +37,144 @@ static __device__ float scale_of(int largest) {
     return largest < 0 ? 1.0f : __uint_as_float(largest > TOP ? (uint32_t)(largest - TOP) << 23 : 1u << (largest + 16));
 }
 
-/* A warp a row, a lane a block of 32. A block whose scale is NaN is NaN. */
-static __global__ void __launch_bounds__(NI_THREADS) mx_bytes(ni_cuda_mx_rows to, nb_qtensor t) {
-    const int lane = threadIdx.x % 32;
-    const int64_t r = blockIdx.x * (int64_t)NI_WARPS + threadIdx.x / 32, blocks = t.cols / BLOCK;
-    if (r >= t.rows)
+/* ---- what a row has ---- */
+
+/* Of blocks that hold something: largest exponent + 1, 255 - smallest; 0: there is none. */
+typedef struct extremes {
+    uint32_t above, below;
+} extremes;
+
+static __device__ bool are_exact(const extremes &e) {
+    return (int)(e.above + e.below) - 256 <= SPREAD;
+}
+
+/* One exponent joins. The rules leave a block of zeros under the byte 0; `sure`: codes are read whatever it is. */
+static __device__ void join(extremes *to, uint32_t e, const uint4 *codes, bool sure) {
+    if (e == NI_E8M0_NAN || ((sure || e == 0) && is_zero(*codes)))
         return;
-    const uint4 *const codes = (const uint4 *)(t.codes + r * (t.cols / 2));
+    to->above = max(to->above, e + 1);
+    to->below = max(to->below, 255 - e);
+}
+
+/* Threads first, first + step, ... of a row; whole warps come. */
+static __device__ void find(extremes *row, const nb_qtensor &t, int64_t r, int first, int step, bool sure) {
+    const int blocks = (int)(t.cols / BLOCK);
     const uint8_t *const exponents = t.scales + r * blocks;
-    uint4 *const out = (uint4 *)(to.bytes + r * t.cols);
-    uint32_t above = 0, below = 0; /* largest + 1, 255 - smallest: of blocks that hold something */
-    for (int64_t b = lane; b < blocks; b += 32) {
-        const uint32_t e = exponents[b];
-        if (e == NI_E8M0_NAN || is_zero(codes[b]))
-            continue;
-        above = max(above, e + 1);
-        below = max(below, 255 - e);
-    }
-    const int largest = (int)ni_warp_max(above) - 1, smallest = 255 - (int)ni_warp_max(below);
-    const bool exact = largest - smallest <= SPREAD;
-    if (lane == 0) {
-        to.scales[r] = !exact           ? 0.0f
-                       : t.tensor_scale ? ni_f32_mul(scale_of(largest), *t.tensor_scale)
-                                        : scale_of(largest);
-        if (!exact)
-            atomicAdd(to.wide, 1u);
-    }
-    for (int64_t b = lane; b < blocks; b += 32) {
-        const uint32_t e = exponents[b];
-        const uint4 from = codes[b];
-        const int shift = TOP - (largest - (int)e);
-        uint2 table = make_uint2(0, 0);
-        if (e == NI_E8M0_NAN)
-            table = make_uint2(0x7f7f7f7fu, 0x7f7f7f7fu);
-        else if (exact && shift >= TOP - SPREAD)
-            table = table_of(__uint_as_float((uint32_t)(127 + shift) << 23));
-        const uint2 x = bytes_of_eight(table, from.x), y = bytes_of_eight(table, from.y),
-                    z = bytes_of_eight(table, from.z), w = bytes_of_eight(table, from.w);
-        out[2 * b] = make_uint4(x.x, x.y, y.x, y.y);
-        out[2 * b + 1] = make_uint4(z.x, z.y, w.x, w.y);
+    const uint4 *const codes = (const uint4 *)(t.codes + r * (t.cols / 2));
+    extremes here = {0, 0};
+#pragma unroll 4
+    for (int b = first; b < blocks; b += step)
+        join(&here, exponents[b], codes + b, sure);
+    __syncwarp();
+    here.above = ni_warp_max(here.above);
+    here.below = ni_warp_max(here.below);
+    if (threadIdx.x % 32 == 0 && here.above) {
+        atomicMax(&row->above, here.above);
+        atomicMax(&row->below, here.below);
     }
 }
 
-int ni_cuda_launch_mx_bytes(void *stream, const ni_cuda_mx_rows *to, const nb_qtensor *codes) {
-    const int code = cudaMemsetAsync(to->wide, 0, sizeof *to->wide, (cudaStream_t)stream);
-    if (code == cudaSuccess && codes->rows > 0)
-        mx_bytes<<<(unsigned)ni_divide_up(codes->rows, NI_WARPS), NI_THREADS, 0, (cudaStream_t)stream>>>(*to, *codes);
-    return code == cudaSuccess ? cudaGetLastError() : code;
+/* Its scale; a row that is not exact goes on the list. */
+static __device__ void leave_row(const ni_cuda_mx_rows &to, const nb_qtensor &t, int64_t r, const extremes &e) {
+    const float scale = scale_of((int)e.above - 1);
+    to.scales[r] = !are_exact(e) ? 0.0f : t.tensor_scale ? ni_f32_mul(scale, *t.tensor_scale) : scale;
+    if (!are_exact(e))
+        to.list[atomicAdd(to.wide, 1u)] = (uint32_t)r;
+}
+
+/* ---- bytes of some rows ---- */
+
+enum { MOST_ROWS = 64, CODES_OF_BLOCK = 16384, NOT_A_NUMBER = SPREAD + 1, NOTHING = SPREAD + 2, TABLES };
+
+static __device__ uint2 table_at(int d) {
+    return d == NOT_A_NUMBER ? make_uint2(0x7f7f7f7fu, 0x7f7f7f7fu)
+           : d == NOTHING    ? make_uint2(0, 0)
+                             : table_of(__uint_as_float((uint32_t)(127 + TOP - d) << 23));
+}
+
+/* d of a block; beyond what E4M3 holds there are but zeros. */
+static __device__ int table_for(uint32_t exponent, const extremes &row) {
+    const uint32_t d = row.above - 1 - exponent;
+    return exponent == NI_E8M0_NAN ? NOT_A_NUMBER : are_exact(row) && d <= SPREAD ? (int)d : NOTHING;
+}
+
+/* Rows r0 to r0 + count, a thread 16 codes at a time. */
+static __device__ void write_bytes(const ni_cuda_mx_rows &to, const nb_qtensor &t, const uint2 *tables,
+                                   const extremes *rows, int64_t r0, int count) {
+    const uint32_t halves = (uint32_t)(t.cols / 16);
+    const uint2 *const codes = (const uint2 *)(t.codes + r0 * (t.cols / 2));
+    const uint8_t *const exponents = t.scales + r0 * (t.cols / BLOCK);
+    uint4 *const out = (uint4 *)(to.bytes + r0 * t.cols);
+#pragma unroll 4
+    for (uint32_t i = threadIdx.x; i < count * halves; i += NI_THREADS) {
+        const uint2 from = codes[i], table = tables[table_for(exponents[i / 2], rows[i / halves])];
+        const uint2 x = bytes_of_eight(table, from.x), y = bytes_of_eight(table, from.y);
+        out[i] = make_uint4(x.x, x.y, y.x, y.y);
+    }
+}
+
+/* A block of threads takes `count` rows: a warp a row, or several where there are fewer rows than warps. */
+static __device__ void take_rows(const ni_cuda_mx_rows &to, const nb_qtensor &t, int64_t r0, int count) {
+    __shared__ extremes rows[MOST_ROWS];
+    __shared__ uint2 tables[TABLES];
+    const int apart = count >= NI_WARPS ? NI_WARPS
+                      : count > 4       ? 8
+                      : count > 2       ? 4
+                                        : count,
+              step = NI_THREADS / apart, group = (int)threadIdx.x / step, first = (int)threadIdx.x % step;
+    if (threadIdx.x < TABLES)
+        tables[threadIdx.x] = table_at((int)threadIdx.x);
+    if (threadIdx.x < MOST_ROWS)
+        rows[threadIdx.x] = extremes{0, 0};
+    __syncthreads();
+    for (int i = group; i < count; i += apart)
+        find(&rows[i], t, r0 + i, first, step, false);
+    __syncthreads();
+    const bool some = __syncthreads_or((int)threadIdx.x < count && !are_exact(rows[threadIdx.x]));
+    for (int i = 0; some && i < count; i++) /* as good as never: looked at again, block by block */
+        if (!are_exact(rows[i])) {
+            __syncthreads();
+            if (threadIdx.x == 0)
+                rows[i] = extremes{0, 0};
+            __syncthreads();
+            find(&rows[i], t, r0 + i, (int)threadIdx.x, NI_THREADS, true);
+            __syncthreads();
+        }
+    if ((int)threadIdx.x < count)
+        leave_row(to, t, r0 + threadIdx.x, rows[threadIdx.x]);
+    write_bytes(to, t, tables, rows, r0, count);
+}
+
+/* One operand or two; blocks from `split` on are the second's. */
+static __global__ void __launch_bounds__(NI_THREADS)
+    mx_bytes(const __grid_constant__ ni_cuda_mx_making a, const __grid_constant__ ni_cuda_mx_making b, int rows_of_a,
+             int rows_of_b, unsigned split) {
+    const bool second = blockIdx.x >= split;
+    const ni_cuda_mx_making &m = second ? b : a;
+    const int count = second ? rows_of_b : rows_of_a;
+    const int64_t r0 = (int64_t)(blockIdx.x - (second ? split : 0)) * count;
+    take_rows(m.to, m.codes, r0, (int)min((int64_t)count, m.codes.rows - r0));
+}
+
+static int rows_at_once(const nb_qtensor *t) {
+    const int64_t rows = t->cols > 0 ? CODES_OF_BLOCK / t->cols : 1;
+    return (int)(rows < 1 ? 1 : rows > MOST_ROWS ? MOST_ROWS : rows);
+}
+
+int ni_cuda_launch_mx_bytes(void *stream, const ni_cuda_mx_making *makings, int count) {
+    const ni_cuda_mx_making *const a = &makings[0], *const b = &makings[count - 1];
+    const int rows_of_a = rows_at_once(&a->codes), rows_of_b = rows_at_once(&b->codes);
+    const int64_t split = ni_divide_up(a->codes.rows, rows_of_a),
+                  all = split + (count == 2 ? ni_divide_up(b->codes.rows, rows_of_b) : 0);
+    for (int i = 0; i < count; i++)
+        if (!makings[i].cleared) {
+            const int code = cudaMemsetAsync(makings[i].to.wide, 0, sizeof(uint32_t), (cudaStream_t)stream);
+            if (code != cudaSuccess)
+                return code;
+        }
+    if (all > 0)
+        mx_bytes<<<(unsigned)all, NI_THREADS, 0, (cudaStream_t)stream>>>(*a, *b, rows_of_a, rows_of_b, (unsigned)split);
+    return cudaGetLastError();
 }
 
 /* ---- mending ---- */
@@ -126,30 +217,28 @@ static __device__ void add_to(const nb_mat &c, int64_t at, float x) {
     }
 }
 
-/* A warp takes a row of C and 32 of its columns. */
+/* A warp a sum: columns of the rows of A that are on its list, then rows of the columns of B, but for those of A's. */
 static __global__ void __launch_bounds__(NI_THREADS) mend(const __grid_constant__ ni_cuda_mend m) {
-    const uint32_t wide = *m.of_a.wide + *m.of_b.wide;
-    const int lane = threadIdx.x % 32;
-    const int64_t groups = (m.c.cols + 31) / 32, warps = (int64_t)gridDim.x * NI_WARPS;
-    if (wide == 0)
+    const uint32_t of_a = *m.of_a.wide, of_b = *m.of_b.wide;
+    if (of_a + of_b == 0)
         return;
     if (blockIdx.x == 0 && threadIdx.x == 0)
-        atomicAdd(m.mended, wide);
-    for (int64_t i = blockIdx.x * (int64_t)NI_WARPS + threadIdx.x / 32; i < m.c.rows * groups; i += warps) {
-        const int64_t r = i / groups, c0 = i % groups * 32;
-        const bool inside = c0 + lane < m.c.cols;
-        uint32_t left = __ballot_sync(~0u, inside && (m.of_a.scales[r] == 0.0f || m.of_b.scales[c0 + lane] == 0.0f));
-        for (; left; left &= left - 1) {
-            const int64_t c = c0 + __ffs((int)left) - 1;
-            const float x = dot(m.a, r, m.b, c);
-            if (lane == 0)
-                add_to(m.c, r * m.c.stride + c, x);
-        }
+        atomicAdd(m.mended, of_a + of_b);
+    const int64_t first = of_a * m.c.cols, all = first + of_b * m.c.rows, warps = (int64_t)gridDim.x * NI_WARPS;
+    for (int64_t i = blockIdx.x * (int64_t)NI_WARPS + threadIdx.x / 32; i < all; i += warps) {
+        const bool by_row = i < first;
+        const int64_t r = by_row ? m.of_a.list[i / m.c.cols] : (i - first) % m.c.rows,
+                      c = by_row ? i % m.c.cols : m.of_b.list[(i - first) / m.c.rows];
+        if (!by_row && m.of_a.scales[r] == 0.0f)
+            continue;
+        const float x = dot(m.a, r, m.b, c);
+        if (threadIdx.x % 32 == 0)
+            add_to(m.c, r * m.c.stride + c, x);
     }
 }
 
 int ni_cuda_launch_mend(void *stream, const ni_cuda_mend *m, int multiprocessors) {
     if (m->c.rows > 0 && m->c.cols > 0)
-        mend<<<(unsigned)multiprocessors * 2, NI_THREADS, 0, (cudaStream_t)stream>>>(*m);
+        mend<<<(unsigned)multiprocessors, NI_THREADS, 0, (cudaStream_t)stream>>>(*m);
     return cudaGetLastError();
 }

@@ -41,21 +41,30 @@ nb_status ni_cuda_check_coded(const nb_operand *o, const char *what, nb_error *e
                    what);
 }
 
-nb_status ni_cuda_fill_bytes(nb_backend *be, const nb_operand *o, nb_error *err) {
+nb_status ni_cuda_fill_mx(nb_backend *be, nb_operand *const *operands, int count, bool cleared, nb_error *err) {
+    ni_cuda_mx_making makings[2];
+    for (int i = 0; i < count; i++)
+        makings[i] =
+            (ni_cuda_mx_making){ni_cuda_mx_place(ni_cuda_values_of(operands[i]), operands[i]->rows, operands[i]->cols),
+                                ni_codes_of(operands[i]), cleared};
+    return ni_cuda_status(be, ni_cuda_launch_mx_bytes(stream_of(be), makings, count), "bytes of MXFP4", err);
+}
+
+static nb_status fill_bytes(nb_backend *be, const nb_operand *o, nb_error *err) {
     const nb_qtensor codes = ni_codes_of(o);
-    uint8_t *const to = (uint8_t *)ni_cuda_values_of(o);
-    const ni_cuda_mx_rows rows = ni_cuda_mx_place(to, o->rows, o->cols);
-    const bool mx = o->quantizer.scale_type == NB_SCALE_E8M0;
-    return ni_cuda_status(
-        be, mx ? ni_cuda_launch_mx_bytes(stream_of(be), &rows, &codes) : ni_cuda_launch_fp8(stream_of(be), to, &codes),
-        mx ? "bytes of MXFP4" : "bytes of codes", err);
+    nb_operand copy = *o;
+    nb_operand *const one[] = {&copy};
+    if (o->quantizer.scale_type == NB_SCALE_E8M0)
+        return ni_cuda_fill_mx(be, one, 1, false, err);
+    return ni_cuda_status(be, ni_cuda_launch_fp8(stream_of(be), (uint8_t *)ni_cuda_values_of(o), &codes),
+                          "bytes of codes", err);
 }
 
 nb_status ni_cuda_fill_values(nb_backend *be, const nb_operand *o, nb_error *err) {
     const nb_mat values = ni_cuda_value_matrix(o);
     const nb_qtensor codes = ni_codes_of(o);
     if (o->form & NI_CUDA_BYTES)
-        return ni_cuda_fill_bytes(be, o, err);
+        return fill_bytes(be, o, err);
     return ni_cuda_status(
         be, ni_cuda_launch_decode(stream_of(be), &values, &codes, false, NULL, ni_cuda_is_whole_valued(o)),
         "an operand's values", err);

@@ -9,6 +9,7 @@
 #define NI_BACKEND_CUDA_QUANTIZE_H
 
 #include "backend/cuda/alphas.h"
+#include "base/philox.h"
 #include "nibble/backend.h"
 
 #ifdef __cplusplus
@@ -84,8 +85,10 @@ typedef struct ni_cuda_tile_copy {
     bool under;           /* the maximum is another tensor's */
     const float *past;    /* [1] the scale is made from ni_delayed_amax of it, and not from `amax`; NULL */
     float headroom;
-    uint32_t *now; /* [1] becomes the maximum of what is quantized; NULL: nobody asks. Kernels of tiles. */
+    uint32_t *now;     /* [1] becomes the maximum of what is quantized; NULL: nobody asks. Kernels of tiles. */
+    uint32_t *cleared; /* [1] becomes 0, for who comes next; NULL. Kernels of MXFP4 alone (quantize_mx.cu). */
     ni_cuda_noise noise;
+    ni_philox_keys keys;   /* of noise, in all rounds */
     ni_cuda_alphas alphas; /* multiplied anew by kernels of tiles and of weights */
 } ni_cuda_tile_copy;
 
@@ -132,6 +135,10 @@ int ni_cuda_quantize_block(void *stream, const ni_cuda_double_source *s, const n
 bool ni_cuda_blocks_pair(const nb_quantizer *row, const nb_quantizer *column);
 int ni_cuda_quantize_blocks(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *row,
                             const ni_cuda_tile_copy *column);
+/* The codes alone of MXFP4 to nearest, a row copy, a column copy or both, where it takes them (quantize_mx.cu). */
+bool ni_cuda_mx_takes(const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy, bool column);
+int ni_cuda_quantize_mx(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *row,
+                        const ni_cuda_tile_copy *column);
 /* Chosen columns of numbers, less what other codes of them decode to, as columns of a row copy whose maximum is known.
  */
 typedef struct ni_cuda_piece {
