@@ -94,9 +94,12 @@ const untilDrawn = setInterval(() => {
   check("back on the screen", byId("loss-chart").clientHeight === before_);
 
   // the headline says what came out
-  const told = (recipe, gap) => ({ recipe, model: "m", summary: { gap, gapStep: 100 } });
-  check("headline", headline([told("bf16", null), told("chon", 0.951), told("nvfp4", 0.84)]) === "chon +0.95 %, nvfp4 +0.84 % against BF16, one seed");
-  check("headline of seeds", headline([told("chon", 1), told("chon", 2), told("nvfp4", 0)]).endsWith("means over 2 seeds") && headline([told("chon", 1), told("chon", 2), told("nvfp4", 0)]).startsWith("chon +1.50 %"));
+  const told = (recipe, gap, gapStep = 100) => ({ recipe, model: "m", twin: 0, summary: { gap, gapStep, steps: gapStep } });
+  const said = (...runs) => headline([told("bf16", null), ...runs]);
+  check("headline", said(told("chon", 0.951), told("nvfp4", 0.84)) === "chon +0.95 %, nvfp4 +0.84 % against BF16, one seed");
+  check("headline of seeds", said(told("chon", 1), told("chon", 2), told("nvfp4", 0), told("nvfp4", 1)) === "chon +1.50 %, nvfp4 +0.50 % against BF16, means over 2 seeds");
+  check("headline of some seeds", said(told("chon", 1), told("chon", 2), told("nvfp4", 0)).endsWith("means over 1 to 2 seeds"));
+  check("a run that was stopped is not in the headline", !said(told("chon", 1), told("nvfp4", 0), told("fp8", 9, 50)).includes("fp8"));
 
   // ticks of heavy tails are round numbers
   const ticks = asinhTicks(Math.asinh(-1.4), Math.asinh(140), 150).map((tick) => tick.label);

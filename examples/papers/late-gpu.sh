@@ -3,7 +3,7 @@
 # channels 20 times in the anneal, OutControl puts a true tenth of them (51 of 512) into MXFP8 as the paper's runs do,
 # and OsciReset has the published window of 50 steps, and a window of 10 with and without its threshold
 # scaled; the lens measures R of every arm in two blocks, over the windows of 50 steps that end where OsciReset
-# resets.
+# resets; tetrajet-v2-released is the base with the biased gradients of the released code.
 #
 # chon: gated linear attention; chon-qwen3: softmax attention. nvfp4: the parts of NVIDIA's recipe taken away one at a time, nothing
 # kept; fp4-dge-occ, fp4-w4a8, fp4-w8a4: figure 6 of arXiv:2501.17116, its dialects in fp4-dialects.
@@ -41,7 +41,7 @@ case $paper in
     tetrajet-v2)
         model=olmo2-60m lens="--set lens.every=64 --set lens.window=50 --set lens.modules=layers.[36].*"
         recipes=nvfp4,tetrajet-v2-base,$late-outcontrol.yaml,$late-oscireset.yaml,$late-tetrajet-v2.yaml
-        recipes=$recipes,$late-oscireset-short.yaml,$late-oscireset-scaled.yaml
+        recipes=$recipes,tetrajet-v2-released,$late-oscireset-short.yaml,$late-oscireset-scaled.yaml
         ;;
     *) echo "late-gpu.sh: unknown paper $paper" >&2; exit 2 ;;
 esac

@@ -121,6 +121,7 @@ static bool rereads(const ni_mechanism *m, const ni_linear *layer, nb_role role)
 static void mark_reread(const ni_linear_group *group, ni_linear *layer) {
     for (nb_role role = NB_FPROP_X; role < NB_ROLE_COUNT; role++) {
         ni_cached_operand *o = layer->operands[role];
+        o->reread |= group->hands_codes && (role == NB_FPROP_W || role == NB_DGRAD_W) && !o->source;
         for (nb_role other = NB_FPROP_X; other < NB_ROLE_COUNT && group->training; other++)
             o->reread |= layer->operands[other]->source == o || layer->operands[other]->fold == o;
         for (int32_t i = 0; i < group->mechanism_count; i++)

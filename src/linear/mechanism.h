@@ -36,10 +36,11 @@ typedef struct ni_linear_call {
     struct ni_linear_group *group;
     nb_backend *be;
     const nb_pass *pass;
-    ni_scratch *scratch; /* what a hook takes from the front is taken back once the layer's products are done */
-    const nb_mat *x;     /* act [M, K]: the input as the model gave it */
-    bool training;       /* a backward pass will follow or runs: observe; else leave state alone */
-    const nb_mat *dy;    /* backward: act [M, N_i] of each layer; forward: NULL */
+    ni_scratch *scratch;     /* what a hook takes from the front is taken back once the layer's products are done */
+    const nb_mat *x;         /* act [M, K]: the input as the model gave it */
+    bool training;           /* a backward pass will follow or runs: observe; else leave state alone */
+    const nb_mat *dy;        /* backward: act [M, N_i] of each layer; forward: NULL */
+    const ni_producer *from; /* what is to write x (backward: dy) first; NULL: it is there (produced.c) */
     bool measuring;
     bool again; /* a forward pass that was here already: observe is not called, and nothing is shown */
 } ni_linear_call;

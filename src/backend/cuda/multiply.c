@@ -310,6 +310,6 @@ const char *ni_cuda_product_kernel(nb_backend *be, const nb_quantizer *a, const 
     case NI_PRODUCT_BF16_ROUNDED:
         return "bf16 cublaslt, bf16-rounded";
     default:
-        return "bf16 cublaslt, operands exact";
+        return ni_cuda_bf16_text(ni_cuda_of(be), a, b);
     }
 }

@@ -54,6 +54,7 @@ static bool is_tile_weight(const ni_source *source, const ni_making *making) {
 static ni_cuda_tile_copy tile_copy(nb_backend *be, const ni_making *making, bool coded) {
     nb_operand *out = making->out;
     const nb_qtensor codes = ni_codes_of(out);
+    const ni_cuda_noise noise = ni_cuda_noise_of(making->noise);
     out->form = (making->transpose ? NI_CUDA_ACROSS : 0) | (coded ? 0 : NI_CUDA_UNCODED);
     out->outer = codes.tensor_scale;
     return (ni_cuda_tile_copy){.quantizer = *ni_making_quantizer(making),
@@ -69,13 +70,9 @@ static ni_cuda_tile_copy tile_copy(nb_backend *be, const ni_making *making, bool
                                .past = making->past,
                                .headroom = making->headroom,
                                .now = making->now,
-                               .noise = ni_cuda_noise_of(making->noise),
+                               .noise = noise,
+                               .keys = ni_philox_keys_of(noise.seed, noise.tensor),
                                .alphas = ni_cuda_alphas_of(be)};
-}
-
-/* As nb_mat.turned_amax has it. */
-static bool is_turned_as_known(const nb_quantizer *q) {
-    return q->hadamard_size == 16 && q->hadamard_signs == NB_SIGNS_FIXED && q->hadamard_round_bf16;
 }
 
 /* Where a copy's maximum is known already: of the operand that it is made under, or of its producer. */
@@ -93,10 +90,10 @@ static bool knows_amax(nb_backend *be, const ni_source *source, const ni_making 
         return true;
     }
     const nb_mat *x = source->numbers;
-    const uint32_t *known = !x                                                          ? NULL
-                            : copy->quantizer.hadamard_size == 0                        ? x->amax
-                            : is_turned_as_known(&copy->quantizer) && making->transpose ? x->turned_amax
-                                                                                        : NULL;
+    const uint32_t *known = !x                                                                  ? NULL
+                            : copy->quantizer.hadamard_size == 0                                ? x->amax
+                            : ni_cuda_is_turned_as_known(&copy->quantizer) && making->transpose ? x->turned_amax
+                                                                                                : NULL;
     if (!known)
         return false;
     copy->amax = known;
@@ -109,6 +106,16 @@ static bool are_codes_read(nb_backend *be, const ni_making *making) {
     const nb_operand *out = making->out;
     return making->shown || out->reread ||
            ni_cuda_units_of(ni_cuda_of(be), &out->quantizer, &out->other) != NI_CUDA_BF16;
+}
+
+bool ni_cuda_delayed_copy(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_tile_copy *copy) {
+    if (!making->past || making->under || !is_tile_copy(source, making) ||
+        !ni_cuda_has_tensor_outer(ni_making_quantizer(making)))
+        return false;
+    if (!copy)
+        return true;
+    *copy = tile_copy(be, making, are_codes_read(be, making));
+    return knows_amax(be, source, making, copy);
 }
 
 /* Of up to two copies, one a way. */

@@ -1,7 +1,13 @@
 // tables.js: the headline, the table of runs, configurations, and the texts that came with each run.
 
+/** A gap of the middle of a run is no gap of its end. */
+function endedWithTwin(runs, run) {
+  return run.summary.gap !== null && run.summary.gapStep === runs[run.twin].summary.steps;
+}
+
 function headline(runs) {
-  const compared = runs.filter((run) => run.summary.gap !== null);
+  const ended = runs.filter((run) => endedWithTwin(runs, run));
+  const compared = ended.length ? ended : runs.filter((run) => run.summary.gap !== null);
   const models = [...new Set(runs.map((run) => run.model))];
   if (compared.length === 1) {
     const { recipe, summary } = compared[0];
@@ -18,8 +24,10 @@ function headline(runs) {
     const most = 5;
     const told = gaps.slice(0, most).map(({ recipe, gap }) => `${recipe} ${formatGap(gap)}`).join(", ");
     const rest = gaps.length > most ? ` and ${gaps.length - most} more` : "";
-    const seeds = Math.max(...gaps.map((g) => g.seeds));
-    return `${told}${rest} against BF16, ${seeds === 1 ? "one seed" : `means over ${seeds} seeds`}`;
+    const seeds = gaps.map((g) => g.seeds);
+    const [least, largest] = [Math.min(...seeds), Math.max(...seeds)];
+    const means = `means over ${least === largest ? largest : `${least} to ${largest}`} seeds`;
+    return `${told}${rest} against BF16, ${largest === 1 ? "one seed" : means}`;
   }
   return `${runs.length} ${runs.length === 1 ? "run" : "runs"} of ${models.join(", ")}`;
 }
@@ -40,7 +48,8 @@ function drawSummary(runs, styles, into) {
     const { valLoss, trainLoss, gap } = run.summary;
     const isVal = valLoss !== null;
     const name = element("span", {}, swatch(styles[i]), run.name);
-    const gapText = gap === null ? "" : ` · ${formatGap(gap)} to BF16`;
+    const early = gap === null || endedWithTwin(runs, run) ? "" : `, step ${formatCount(run.summary.gapStep)}`;
+    const gapText = gap === null ? "" : ` · ${formatGap(gap)} to BF16${early}`;
     tiles.append(
       element("div", { class: "tile" }, name, element("b", {}, formatLoss(isVal ? valLoss : trainLoss)),
         element("span", {}, (isVal ? "validation loss" : "training loss") + gapText)),
@@ -70,10 +79,12 @@ function drawRuns(runs, styles, lastSteps, table) {
     const name = element("span", {}, swatch(styles[i]), run.name);
     return row("td", [name, run.recipe, { number: formatCount(s.steps) }, { number: formatLoss(s.trainLoss) },
       { number: formatLoss(s.valLoss) }, { number: s.valLoss === null ? "–" : format(Math.exp(s.valLoss)) },
-      { number: run.recipe === "bf16" ? "twin" : formatGap(s.gap) }, { number: formatCount(s.tokS) }]);
+      { number: run.recipe === "bf16" ? "twin" : formatGap(s.gap) + (s.gap === null || endedWithTwin(runs, run) ? "" : "*") },
+      { number: formatCount(s.tokS) }]);
   });
   table.replaceChildren(element("thead", {}, row("th", head)), element("tbody", {}, ...body));
-  document.getElementById("runs-hint").textContent =
+  const early = runs.some((run) => run.summary.gap !== null && !endedWithTwin(runs, run));
+  document.getElementById("runs-hint").textContent = (early ? "* before the twin's end. " : "") +
     `Training loss: mean over the last ${lastSteps} steps. Validation loss: of the last evaluation, by each run's own ` +
     "forward pass. Gap: (loss − twin's) / twin's, on validation data. Tokens/s: median over the steps.";
 }
