@@ -10,7 +10,7 @@ set(NIBBLE_CUDA_CODE "--generate-code=arch=compute_80,code=[compute_80,sm_80];--
 
 file(GLOB CUDA_SOURCES CONFIGURE_DEPENDS src/backend/cuda/*.c src/backend/cuda/*.cu)
 add_library(nibble-cuda SHARED ${CUDA_SOURCES}
-  src/base/status.c src/base/beside.c src/format/element.c src/format/format.c src/backend/backend.c src/backend/ref/quantize_parts.c
+  src/base/status.c src/base/beside.c src/format/element.c src/format/format.c src/backend/backend.c src/backend/produce.c src/backend/ref/quantize_parts.c
   src/backend/ref/measure.c src/backend/ref/gemm_q.c src/backend/ref/gemm.c src/backend/ref/dge_occ.c
   src/backend/ref/operand_parts.c)
 set_target_properties(nibble-cuda PROPERTIES
@@ -33,7 +33,7 @@ if(NIBBLE_TESTS)
   target_include_directories(nibble-cuda-launches SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
   target_compile_options(nibble-cuda-launches PRIVATE -Wall -Wextra -Werror)
   set(WRAPPED __cudaRegisterFunction __cudaGetKernel __cudaLaunchKernel cudaLaunchKernel cudaLaunchCooperativeKernel
-    cudaDeviceGetAttribute cudaGetDeviceProperties cudaGetDeviceProperties_v2 cudaGetDeviceCount cudaDriverGetVersion)
+    cudaDeviceGetAttribute cudaGetDeviceProperties cudaGetDeviceProperties_v2 cudaGetDeviceCount cudaDriverGetVersion cublasLtMatmul)
   list(TRANSFORM WRAPPED PREPEND "-Wl,--wrap=")
   target_link_options(nibble-cuda-launches PRIVATE ${WRAPPED})
   target_link_libraries(nibble-cuda-launches PRIVATE ${CUBLASLT} CUDA::cudart_static m ${CMAKE_DL_LIBS})

@@ -26,6 +26,19 @@ static void philox_known_answers(void **state) {
     assert_memory_equal(pi.w, want_pi, sizeof want_pi);
 }
 
+/* What many counters have in common, done once, changes no word. */
+static void philox_in_common(void **state) {
+    (void)state;
+    for (uint32_t i = 0; i < 2000; i++) {
+        const ni_philox_words r = ni_philox(i, 1, 2, 3, 4, 5), s = ni_philox(i, 6, 7, 8, 9, 10);
+        const ni_philox_keys keys = ni_philox_keys_of(r.w[0], r.w[1]);
+        const ni_philox_shared shared = ni_philox_share(&keys, r.w[3], s.w[0]);
+        const ni_philox_words want = ni_philox(r.w[0], r.w[1], r.w[2], r.w[3], s.w[0], s.w[1]),
+                              got = ni_philox_next(&keys, &shared, r.w[2], s.w[1]);
+        assert_memory_equal(got.w, want.w, sizeof want.w);
+    }
+}
+
 static void messages_stay_one_line(void **state) {
     (void)state;
     nb_error err = {0};
@@ -55,6 +68,7 @@ static void measured_numbers_become_whole_ones(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(philox_known_answers),
+        cmocka_unit_test(philox_in_common),
         cmocka_unit_test(messages_stay_one_line),
         cmocka_unit_test(exit_statuses),
         cmocka_unit_test(measured_numbers_become_whole_ones),

@@ -82,6 +82,7 @@ static void half_an_environment_is_refused(void **state) {
         {{"SLURM_STEP_NUM_TASKS=2", "SLURM_PROCID=0", NULL}, "hint: set MASTER_ADDR"},
         {{"SLURM_STEP_NUM_TASKS=2", "SLURM_PROCID=0", "SLURM_STEP_NODELIST=gpu[", NULL}, "expected a list of hosts"},
         {{"NIBBLE_PATIENCE=0", NULL}, "NIBBLE_PATIENCE is \"0\""},
+        {{"NIBBLE_NEIGHBOURS=2", NULL}, "NIBBLE_NEIGHBOURS is \"2\""},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         ni_place p;

@@ -93,7 +93,7 @@ static void sections_are_handed_on(void **state) {
         const nb_model_options how = {.batch = CASE_BATCH, .seq = CASE_SEQ, .training = true};
         nb_model *a = case_model(be, &config, &recipe, true), *b = NULL;
         nb_error err = {0};
-        assert_int_equal(ni_model_create(be, &config, &recipe, &how, true, &b, &err), NB_OK);
+        assert_int_equal(ni_model_create(be, &config, &recipe, &how, true, false, &b, &err), NB_OK);
         memcpy(nb_model_params(b), nb_model_params(a), (size_t)nb_model_param_elements(a) * sizeof(float));
         nb_model_params_changed(b);
         const size_t bytes = (size_t)nb_model_param_elements(a) * sizeof(float);

@@ -89,6 +89,19 @@ for n in 1 3 9; do
     rm -rf out
 done
 
+# What would have fit, by plan.
+needs() { # KEYS...: bytes of the plan, about
+    ./nibble plan run.yaml --set micro_batch=512 "$@" | awk '/total, beside program/ { unit = $NF == "MiB" ? 1048576 : $NF == "KiB" ? 1024 : 0; printf "%d", $(NF - 1) * unit }'
+}
+kept=$(needs) remade=$(needs --set recompute=block)
+[ "$remade" -lt "$kept" ] || fail "recompute: block takes $remade bytes by plan, expected less than $kept"
+NIBBLE_STUB=alloc:3 one_line "memory that others have" 'by plan the run takes .* of 3.00 GiB: something else has the rest' train --set micro_batch=512
+NIBBLE_STUB=alloc:3,bytes:$((remade * 106 / 100)) one_line "memory for less" \
+    'by plan the run takes .* of .*, and .* with recompute: (mlp|block)' train --set micro_batch=512
+NIBBLE_STUB=alloc:1 ./nibble train run.yaml --set recipe=recipes/bf16.yaml > out.txt 2> err && fail "a run without memory"
+[ "$(grep -cE '^memory$|^  parameters \(f32\)  |^  total  ' out.txt)" = 3 ] || fail "the memory table of a run without memory"
+NIBBLE_STUB=alloc:3,bytes:1000 one_line "memory for nothing" 'by plan the run takes .* of .*, and .* at least$' train --set micro_batch=512
+
 # ---- a GPU that is lost, in steps and in checkpoints ----
 train > out.txt 2> err || fail "a run without a fault"
 want=$(sums)
@@ -103,6 +116,20 @@ for n in 1 2 3 4 5 6 7 8 9 10 11; do
     train $resume > out.txt 2> err || fail "after lost at $n, with $found checkpoints"
     [ "$(sums)" = "$want" ] || fail "lost at $n, then resumed with $found checkpoints: other bits"
 done
+
+# ---- kernels that a library chose shape by shape: in every checkpoint, taken again on resume, or it is said ----
+rm -rf out
+NIBBLE_STUB=choices train > out.txt 2> err || fail "a run with chosen kernels"
+for step in 2 4 6; do
+    grep -qF '32 x 32 x 64: kernel 3, split \"k\"' out/checkpoints/step-0000000$step/nibble.json || fail "chosen kernels of step $step"
+done
+rm -r out/checkpoints/step-00000006
+NIBBLE_STUB=choices ./nibble train run.yaml --resume > out.txt 2>&1 || fail "chosen kernels taken again"
+grep -q 'not to the bit' out.txt && fail "chosen kernels taken again, and said to be others"
+[ "$(sums)" = "$want" ] || fail "chosen kernels taken again: other bits"
+rm -r out/checkpoints/step-00000006
+./nibble train run.yaml --resume > out.txt 2>&1 || fail "chosen kernels that are not there"
+[ "$(grep -c 'chosen shape by shape by a library for GPUs.*not to the bit' out.txt)" = 1 ] || fail "chosen kernels that are not there are told once"
 
 # ---- rows that FP8 units do not hold: said once, counted at every step ----
 rm -rf out

@@ -71,6 +71,8 @@ over_tcp 2 "$nibble" train run.yaml --set out=two --set share=gradients || fail 
 recipe=tied
 same "two ranks that share gradients out end in other bits" two
 grep -q "gradients of own sections (f32)" out.0 || fail "the memory table does not say what a rank has of gradients"
+grep -q "gradients on their way to their ranks (f32)" out.0 || fail "sections do not go behind the backward pass"
+grep -q "weights go to other ranks: .* as codes of 0.56" out.0 || fail "weights do not go as codes"
 awake fp4-dge-occ
 ! over_tcp 2 "$nibble" train run.yaml --set out=narrow --set share=gradients || fail "narrow gradients are shared out"
 grep -q "share: gradients: recipe awake keeps them in e4m3; expected fp32; hint: share: moments" err.0 || fail "what is refused is not said"

@@ -45,9 +45,21 @@ for recipe in nvfp4 fp4-dge-occ; do
     export LD_LIBRARY_PATH="$built/fake"
     over_tcp 2 "$nibble" train run.yaml --set out=two || fail "$recipe: two ranks by NCCL"
     grep -q "gradients go from GPU to GPU by NCCL 2.27.3" out.0 || fail "$recipe: NCCL is not said"
+    grep -q "GPUs of one machine read each other's gradients where they are" out.0 || fail "$recipe: neighbours are not said"
     [ "$(cat err.* | wc -l)" = 0 ] || fail "$recipe: a warning where NCCL is there"
     [ "$(find . -path './nccl-*' -type f | wc -l)" = 0 ] || fail "$recipe: letters that nobody read"
     same "$recipe: two ranks by NCCL end in other bits" two
+    rm -rf two # a shell that does not say who is on one machine
+    over_tcp 2 env -u LOCAL_RANK -u LOCAL_WORLD_SIZE "$nibble" train run.yaml --set out=two || fail "$recipe: two ranks without LOCAL_RANK"
+    grep -q "GPUs of one machine read each other's gradients where they are" out.0 || fail "$recipe: a machine is not found"
+    same "$recipe: two ranks without LOCAL_RANK end in other bits" two
+    for apart in NIBBLE_NEIGHBOURS=0 NIBBLE_STUB=apart NIBBLE_STUB=mistaken; do # and where GPUs do not reach each other
+        rm -rf two
+        over_tcp 2 env $apart "$nibble" train run.yaml --set out=two || fail "$recipe: two ranks by NCCL, $apart"
+        ! grep -q "read each other's" out.0 || fail "$recipe: $apart, and neighbours are there"
+        same "$recipe: two ranks by NCCL, $apart, end in other bits" two
+        [ $recipe = nvfp4 ] || break
+    done
     machine=2 over_tcp 4 "$nibble" train run.yaml --set out=four || fail "$recipe: four ranks by NCCL"
     same "$recipe: four ranks by NCCL end in other bits" four
     if [ $recipe = nvfp4 ]; then

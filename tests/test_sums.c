@@ -98,7 +98,8 @@ static nb_status card_await(nb_backend *worker, void *mark, nb_error *err) {
     return NB_OK;
 }
 
-static const ni_companion card_companion = {card_open, card_enter, card_mark, card_await, card_forget};
+static const ni_companion card_companion = {
+    .open = card_open, .enter = card_enter, .mark = card_mark, .await = card_await, .forget = card_forget};
 
 /* The same over ranks, the last micro-batch's gradients becoming final from the end on while others are under way.
  * `whole`: the pass comes to its end. */

@@ -66,6 +66,30 @@ typedef struct ni_making {
     nb_quantize_stats *stats; /* host, or NULL */
 } ni_making;
 
+/* An operation that writes matrices (ops.inc), as data: for who knows what will be made of them. */
+typedef enum ni_producer_kind {
+    NI_PRODUCER_SWIGLU,        /* swiglu_forward: one matrix, of gate and up */
+    NI_PRODUCER_SWIGLU_SLOPES, /* swiglu_backward: dgate and dup, of dy too */
+    NI_PRODUCER_NORM           /* rmsnorm_forward of x; of x + change, left in `sum`: add_rmsnorm_forward */
+} ni_producer_kind;
+typedef struct ni_producer {
+    ni_producer_kind kind;
+    const void *gate, *up, *dy; /* act, shaped as what is written */
+    const void *x, *change;     /* NORM: the same; change NULL: x alone */
+    void *sum, *rstd;
+    const void *w;
+    double eps;
+} ni_producer;
+
+/* One of its matrices, and what is made of it. */
+enum { NI_PRODUCED_MOST = 2 };
+typedef struct ni_produced {
+    const nb_mat *numbers; /* where the producer writes it: dense, act */
+    bool kept;             /* somebody reads the numbers afterwards; else it is the backend's whether they are there */
+    const ni_making *makings;
+    int32_t count;
+} ni_produced;
+
 /* One product of a sum: A B^T, or S B^T, or outer products alone. The latter two are added to others: no sum begins
  * with one. */
 typedef struct ni_term {

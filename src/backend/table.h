@@ -43,6 +43,11 @@ typedef struct ni_profiler {
     nb_status (*stop)(nb_backend *be, ni_profile_line *lines, int32_t room, int32_t *count, nb_error *err);
 } ni_profiler;
 
+/* By what another process finds memory that is lent to it. */
+typedef struct ni_lent {
+    char words[64];
+} ni_lent;
+
 /* A second backend on the same memory, for another thread: what it is asked for is done beside the work of the first.
  */
 typedef struct ni_companion {
@@ -52,6 +57,11 @@ typedef struct ni_companion {
     void *(*mark)(nb_backend *be);
     nb_status (*await)(nb_backend *worker, void *mark, nb_error *err); /* until that is done, or failed */
     void (*forget)(void *mark);                                        /* NULL: nothing */
+    /* Memory that `be` allocated, for another process of this machine: false where it cannot be lent. Who borrows it
+     * reads it as the source of `copy`; NULL where this GPU does not reach it. lend NULL: none can be. */
+    bool (*lend)(nb_backend *be, void *memory, ni_lent *out);
+    void *(*borrow)(nb_backend *be, const ni_lent *lent);
+    void (*give_back)(nb_backend *be, void *borrowed);
 } ni_companion;
 
 struct nb_backend {
@@ -84,6 +94,10 @@ static inline ni_adamw_tensor ni_adamw_plain(nb_dtype real, void *param, void *m
 
 /* alloc, or the one sentence of all refusals: "no memory for WHAT: 12.3 MiB". */
 nb_status ni_backend_take(nb_backend *be, size_t bytes, const char *what, void **memory, nb_error *err);
+
+/* make_produced by the table's other operations. */
+nb_status ni_compose_produced(nb_backend *be, const ni_producer *from, const ni_produced *out, int32_t count,
+                              nb_error *err);
 
 /* At the end of a call of a program outside: synchronize, but on a stream of theirs. */
 nb_status ni_backend_finish(nb_backend *be, nb_error *err);

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define MOST_RECIPES 8
 
@@ -41,31 +42,79 @@ static const ni_command_line line = {
         "Times whole training steps (data, forward, backward, optimizer) under each recipe, in turns: at least five "
         "steps\n"
         "each after one that is not counted, the fastest of which is told, and the speed as a share of the first's.\n"
-        "TFLOP/s are the model's. Rows that FP8 units did not hold (fp8_units: mxfp4) are counted. Nothing is "
-        "written.\n"
+        "TFLOP/s are the model's. On a GPU, `issued` is the part of a step in which the host did not wait for it. Rows "
+        "that "
+        "FP8\n"
+        "units did not hold (fp8_units: mxfp4) are counted. Nothing is written.\n"
         "  nibble bench train examples/tiny.yaml --recipes nvfp4,chon-hcp-only,chon",
     .options = options,
     .least = 1,
     .most = 1,
 };
 
+/* A backend's table of operations, in which those that wait say how long. */
+typedef struct watch {
+    ni_backend_ops ops;
+    const ni_backend_ops *own;
+    double waited; /* seconds */
+} watch;
+
 typedef struct arm {
     char recipe[NB_PATH_SIZE];
     nb_backend *be;
     nb_trainer *trainer;
     int64_t fp32_rows; /* of the last step */
+    watch watch;
+    double ms, issued_ms; /* of the fastest step */
 } arm;
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static watch *watch_of(nb_backend *be) {
+    return (watch *)((uintptr_t)be->ops - offsetof(watch, ops));
+}
+
+static nb_status watched_synchronize(nb_backend *be, nb_error *err) {
+    watch *w = watch_of(be);
+    const double before = now();
+    const nb_status status = w->own->synchronize(be, err);
+    w->waited += now() - before;
+    return status;
+}
+
+static void watched_download(nb_backend *be, void *to_host, const void *from, size_t bytes) {
+    watch *w = watch_of(be);
+    const double before = now();
+    w->own->download(be, to_host, from, bytes);
+    w->waited += now() - before;
+}
+
+static void begin_watching(arm *a) {
+    a->watch = (watch){.ops = *a->be->ops, .own = a->be->ops};
+    a->watch.ops.synchronize = watched_synchronize;
+    a->watch.ops.download = watched_download;
+    a->be->ops = &a->watch.ops;
+}
 
 /* The fastest step counts; one of a mechanism that acts now and then (a choice of channels) does not show in it. */
 static nb_status take_step(void *state, nb_error *err) {
     arm *a = state;
     nb_step_report report;
+    a->watch.waited = 0;
     if (nb_trainer_step(a->trainer, &report, err) != NB_OK)
         return nb_fail_within(err, "recipe %s", a->recipe);
     if (!isfinite(report.loss))
         return nb_fail(err, NB_BAD_NUMBER, "recipe %s: loss is %g after %lld steps", a->recipe, report.loss,
                        (long long)report.step);
     a->fp32_rows = report.fp32_rows;
+    if (a->ms == 0 || report.ms < a->ms) {
+        a->ms = report.ms;
+        a->issued_ms = report.ms - 1e3 * a->watch.waited;
+    }
     return NB_OK;
 }
 
@@ -78,7 +127,9 @@ static nb_status open_arm(arm *a, const nb_run_config *base, nb_error *err) {
     NB_TRY(ni_cli_folder("models", models, sizeof models, err));
     NB_TRY(ni_cli_backend(&config, &a->be, err));
     const nb_trainer_options how = {.recipes_dir = recipes, .models_dir = models};
-    return nb_trainer_create(a->be, &config, &how, &a->trainer, err);
+    NB_TRY(nb_trainer_create(a->be, &config, &how, &a->trainer, err));
+    begin_watching(a);
+    return NB_OK;
 }
 
 static nb_status list_arms(const char *recipes, arm *arms, int32_t *count, nb_error *err) {
@@ -110,15 +161,17 @@ static nb_status floor_of(const train_options *o, const nb_run_config *base, con
 }
 
 static nb_status print_arms(const train_options *o, const nb_run_config *config, const arm *arms,
-                            const ni_contender *list, int32_t count, nb_error *err) {
+                            const ni_contender *list, int32_t count, bool gpu, nb_error *err) {
     const double tokens = (double)nb_run_tokens_per_step(config);
-    printf("%-28s %10s %11s %9s %9s%s\n", "recipe", "ms a step", "tokens/s", "TFLOP/s", "speed",
-           o->machine ? "   floor ms     share" : "");
+    printf("%-28s %10s %11s %9s %9s%s%s\n", "recipe", "ms a step", "tokens/s", "TFLOP/s", "speed",
+           gpu ? "  issued ms" : "", o->machine ? "   floor ms     share" : "");
     for (int32_t i = 0; i < count; i++) {
         const double flops = nb_model_flops_per_token(nb_trainer_model(arms[i].trainer), config->seq) * tokens;
         double floor;
         printf("%-28s %10.2f %11.0f %9.1f %8.3fx", arms[i].recipe, list[i].best * 1e3, tokens / list[i].best,
                flops / list[i].best / 1e12, list[0].best / list[i].best);
+        if (gpu)
+            printf(" %10.2f", arms[i].issued_ms);
         NB_TRY(floor_of(o, config, &arms[i], &floor, err));
         if (floor > 0)
             printf(" %10.2f %7.1f %%", floor * 1e3, 100 * floor / list[i].best);
@@ -167,7 +220,7 @@ static nb_status measure(const train_options *o, const nb_run_config *config, ar
            gpu ? config->backend : ni_bench_processor(processor, sizeof processor), config->model,
            (long long)nb_run_tokens_per_step(config),
            o->processor_time ? "processor time of one thread" : "time on the clock");
-    NB_TRY(print_arms(o, config, arms, list, count, err));
+    NB_TRY(print_arms(o, config, arms, list, count, gpu, err));
     for (int32_t i = 0; i < count && o->profile; i++)
         NB_TRY(print_profile(&arms[i], err));
     return NB_OK;
@@ -175,7 +228,7 @@ static nb_status measure(const train_options *o, const nb_run_config *config, ar
 
 nb_status ni_bench_train(int argc, char **argv, nb_error *err) {
     train_options o = {.seconds = 10};
-    arm arms[MOST_RECIPES] = {{{0}, NULL, NULL, 0}};
+    arm arms[MOST_RECIPES] = {{.be = NULL}};
     nb_run_config config;
     int32_t count;
     NB_TRY(ni_cli_parse(&line, argc, argv, &o, &count, err));

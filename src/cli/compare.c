@@ -2,6 +2,7 @@
  * validation loss, taken with its own forward pass, is from that of BF16. */
 #include "cli/cli.h"
 #include "cli/compare_table.h"
+#include "cli/on_paper.h"
 #include "cli/runs.h"
 #include "cli/training.h"
 

@@ -184,9 +184,16 @@ static nb_status info_on_gpu(const char *name, int device, nb_error *err) {
     nb_backend *be;
     NB_TRY(ni_backend_describe_cuda(device, &facts, err));
     NB_TRY(nb_backend_open(name, NULL, &be, err));
+    const ni_permits usual = {.exact_fp8 = true}; /* what a run file permits that says nothing of it */
+    nb_status status = be->ops->permit(be, &usual, err);
+    if (status != NB_OK) {
+        nb_backend_free(be);
+        return status;
+    }
     printf("nibble %s\n\n", NIBBLE_VERSION);
     print_gpu(&facts);
-    printf("\nproducts\n  %-48s %s\n", "bf16 by bf16", be->ops->gemm_kernel(be, NB_BF16, NB_BF16));
+    printf("\nproducts, with fp8_units: exact\n  %-48s %s\n", "bf16 by bf16",
+           be->ops->gemm_kernel(be, NB_BF16, NB_BF16));
     print_coded_products(be);
     nb_backend_free(be);
     return NB_OK;

@@ -1,11 +1,12 @@
 /* plan.c: `nibble plan`: a training step on paper: memory, bytes, FLOPs, calls, and the least time on a machine. */
 #include "backend/paper/paper.h"
 #include "cli/cli.h"
+#include "cli/on_paper.h"
 #include "cli/plan_process.h"
 #include "cli/plan_ranks.h"
 #include "cli/runs.h"
 #include "cli/screen.h"
-#include "cli/training.h"
+#include "model/handed.h"
 #include "model/hf.h"
 #include "nibble/train.h"
 #include "train/trainer.h"
@@ -162,11 +163,12 @@ static int largest_first(const void *a, const void *b) {
     return (x < y) - (x > y);
 }
 
-static void print_memory(const ni_paper *paper, const nb_trainer *trainer, double program) {
-    ni_paper_purpose rows[NI_PAPER_PURPOSES + 3];
+enum { MEMORY_ROWS = NI_PAPER_PURPOSES + 3 };
+
+/* What the step holds, largest first; returns how many rows. */
+static int32_t memory_rows(const ni_paper *paper, const nb_trainer *trainer, ni_paper_purpose rows[MEMORY_ROWS],
+                           double *total) {
     int32_t count = paper->purpose_count;
-    double total = 0;
-    char text[32];
     memcpy(rows, paper->purposes, (size_t)count * sizeof *rows);
     rows[count++] = (ni_paper_purpose){.what = "micro-batch of tokens, on the host", .peak = trainer->batch.bytes};
     rows[count++] = (ni_paper_purpose){.what = "lens: weights that are followed, at most",
@@ -174,8 +176,32 @@ static void print_memory(const ni_paper *paper, const nb_trainer *trainer, doubl
     rows[count++] =
         (ni_paper_purpose){.what = "working memory of the processor", .peak = ni_paper_working_bytes(paper)};
     qsort(rows, (size_t)count, sizeof *rows, largest_first);
+    *total = 0;
     for (int32_t i = 0; i < count; i++)
-        total += (double)rows[i].peak;
+        *total += (double)rows[i].peak;
+    return count;
+}
+
+nb_status ni_plan_memory(const nb_run_config *config, double *bytes, nb_error *err) {
+    ni_paper_purpose rows[MEMORY_ROWS];
+    nb_backend *be;
+    nb_trainer *trainer = NULL;
+    NB_TRY(open_paper(config, NULL, &be, err));
+    nb_status status = ni_cli_trainer_on_paper(be, config, &trainer, err);
+    if (status == NB_OK)
+        status = rehearse(be, trainer, nb_run_steps(config) > 1, err);
+    if (status == NB_OK)
+        memory_rows(ni_paper_of(be), trainer, rows, bytes);
+    nb_trainer_free(trainer);
+    nb_backend_free(be);
+    return status;
+}
+
+static void print_memory(const ni_paper *paper, const nb_trainer *trainer, double program) {
+    ni_paper_purpose rows[MEMORY_ROWS];
+    double total;
+    char text[32];
+    const int32_t count = memory_rows(paper, trainer, rows, &total);
     printf("\nmemory%62s %7s\n", "", "share");
     for (int32_t i = 0; i < count && rows[i].peak > 0; i++)
         printf("  %-52s %13s %6.1f %%\n", rows[i].what, bytes_text((double)rows[i].peak, text, sizeof text),
@@ -300,17 +326,31 @@ static double seconds_of(const ni_paper *paper, const ni_machine *machine, doubl
 }
 
 /* Bytes of a rank that has its part of the gradients and the window that one section at a time is worked on in; those
- * of a tied embedding stay there besides. */
+ * of a tied embedding stay there besides, and sections on their way. */
 static double kept_gradients(const ni_param_array *grads, bool tied, int64_t ranks) {
-    int64_t largest = 0;
+    int64_t largest = 0, behind = 0;
     for (int32_t s = 0; s < grads->sections; s++) {
         const int32_t next = grads->section[s + 1], first = grads->section[s];
         const int64_t end = next < grads->count ? grads->at[next].offset : grads->elements;
         const int64_t n = end - grads->at[first].offset;
         largest = n > largest && (!tied || s > 0) ? n : largest;
+        behind = n > behind && s > 0 ? n : behind;
     }
-    const int64_t window = largest + (tied ? grads->at[0].length : 0);
+    const int64_t window = largest + (tied ? grads->at[0].length : 0) + NI_BEHIND_SECTIONS * behind;
     return ((double)grads->elements / (double)ranks + (double)window) * sizeof(float);
+}
+
+/* Weights as they go to other ranks: codes, BF16 numbers, masters. */
+static double handed_bytes(const nb_model *model) {
+    double bytes = 0;
+    for (int32_t i = 0; i < nb_model_param_count(model); i++) {
+        const nb_param *param = nb_model_param(model, i);
+        const size_t handed = ni_model_handed_bytes(model, i);
+        const double master =
+            (double)(param->rows * param->cols) * (double)nb_dtype_size(ni_model_master(model, i).dtype);
+        bytes += handed ? (double)handed : master;
+    }
+    return bytes;
 }
 
 static void print_ranks(const ni_paper *paper, nb_trainer *trainer, const ni_machine *machine, int64_t ranks) {
@@ -329,7 +369,7 @@ static void print_ranks(const ni_paper *paper, nb_trainer *trainer, const ni_mac
     if (grads->dtype == NB_F32)
         p.kept = kept_gradients(grads, nb_model_get_config(trainer->model)->tied, ranks);
     if (config->share != NB_SHARE_NONE)
-        p.masters = purpose_bytes(paper, "parameters") + purpose_bytes(paper, "masters of linear layers");
+        p.weights = handed_bytes(trainer->model);
     p.seconds = seconds_of(paper, machine, &micro_batches);
     p.backward = micro_batches / (double)config->accumulation * 2 / 3; /* a forward and two of its size */
     p.flops = nb_model_flops_per_token(trainer->model, config->seq) * p.tokens;

@@ -42,4 +42,7 @@ double ni_machine_seconds(const ni_machine *machine, const ni_paper_entry *entry
 nb_status ni_plan_step(const nb_run_config *config, const ni_machine *machine, double *seconds, double *model_flops,
                        nb_error *err);
 
+/* What this run takes, on paper, beside program and libraries. */
+nb_status ni_plan_memory(const nb_run_config *config, double *bytes, nb_error *err);
+
 #endif

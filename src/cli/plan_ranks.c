@@ -98,10 +98,10 @@ void ni_print_ranks(const ni_machine *machine, const ni_ranks_plan *plan) {
     /* to the ranks that add up, and their sums to owners alone: half of a ring's way and a rank's part of it */
     const double way = strcmp(plan->share, "gradients") == 0 ? 0.5 + 0.5 / (double)plan->ranks : 1;
     const ni_exchange_cost cost = ni_exchange_of(&machine->links, plan->gradients * way, plan->ranks);
-    const ni_exchange_cost masters = ni_gather_of(&machine->links, plan->masters, plan->ranks);
+    const ni_exchange_cost weights = ni_gather_of(&machine->links, plan->weights, plan->ranks);
     const double hidden =
-        (cost.seconds > plan->backward ? cost.seconds - plan->backward : 0) + (plan->masters > 0 ? masters.seconds : 0);
-    const double exchange = cost.seconds + (plan->masters > 0 ? masters.seconds : 0);
+        (cost.seconds > plan->backward ? cost.seconds - plan->backward : 0) + (plan->weights > 0 ? weights.seconds : 0);
+    const double exchange = cost.seconds + (plan->weights > 0 ? weights.seconds : 0);
     const double left = 1 - 1 / (double)plan->ranks;
     printf("\n%lld ranks: %lld x %lld, each with %lld of the %lld micro-batches\n", (long long)plan->ranks,
            (long long)(plan->ranks / near), (long long)near, (long long)plan->micro_batches,
@@ -109,20 +109,20 @@ void ni_print_ranks(const ni_machine *machine, const ni_ranks_plan *plan) {
     printf("\n%-54s %10s %10s %10s %12s\n", "out of a rank, and as much into it", "GB near", "GB far", "messages",
            "ms");
     print_exchange("gradients", &cost);
-    if (plan->masters > 0)
-        print_exchange(strcmp(plan->share, "gradients") == 0 ? "masters (share: gradients)"
-                                                             : "masters (share: moments)",
-                       &masters);
+    if (plan->weights > 0)
+        print_exchange(strcmp(plan->share, "gradients") == 0 ? "weights (share: gradients)"
+                                                             : "weights (share: moments)",
+                       &weights);
     printf("\n%-54s %12s %16s %10s\n", "the step", "ms", "tokens/s", "MFU");
     print_step(machine, plan, "arithmetic alone", plan->seconds);
     print_step(machine, plan, "and the exchange after it", plan->seconds + exchange);
-    print_step(machine, plan, "exchange behind the backward pass: not on GPUs yet", plan->seconds + hidden);
+    print_step(machine, plan, "the exchange behind the backward pass", plan->seconds + hidden);
     printf("\n%s\n", "memory of a rank");
     print_fit(machine, "as it is", plan->memory);
-    print_fit(machine, "moments shared out (share: moments)", plan->memory - plan->moments * left);
+    print_fit(machine, "moments shared out (share: moments)", plan->memory - plan->moments * left + plan->weights);
     if (plan->kept > 0)
         print_fit(machine, "gradients too (share: gradients)",
-                  plan->memory - plan->moments * left - plan->gradients + plan->kept);
+                  plan->memory - plan->moments * left - plan->gradients + plan->kept + plan->weights);
     print_fit(machine, "gradients and masters too: not there yet",
               plan->memory - (plan->moments + plan->others) * left);
 }

@@ -4,6 +4,8 @@
 
 #include "backend/load.h"
 #include "cli/cli.h"
+#include "cli/fit.h"
+#include "cli/on_paper.h"
 #include "cli/screen.h"
 #include "train/foreign.h"
 
@@ -20,26 +22,6 @@ nb_status ni_cli_backend(const nb_run_config *config, nb_backend **out, nb_error
             err, NB_BAD_CONFIG,
             "backend: paper computes nothing; expected cpu, cuda or cuda:NUMBER; hint: nibble plan RUN.yaml");
     return nb_backend_open(config->backend, &options, out, err);
-}
-
-nb_status ni_cli_trainer_on_paper(nb_backend *paper, const nb_run_config *config, nb_trainer **out, nb_error *err) {
-    char recipes[NB_PATH_SIZE], models[NB_PATH_SIZE];
-    NB_TRY(ni_cli_folder("recipes", recipes, sizeof recipes, err));
-    NB_TRY(ni_cli_folder("models", models, sizeof models, err));
-    const nb_trainer_options how = {.recipes_dir = recipes, .models_dir = models, .on_paper = true};
-    return nb_trainer_create(paper, config, &how, out, err);
-}
-
-nb_status ni_cli_check_on_paper(const nb_run_config *config, nb_error *err) {
-    const nb_backend_options how = {.threads = config->threads, .isa = config->isa};
-    nb_backend *paper;
-    nb_trainer *trainer;
-    NB_TRY(nb_backend_open(strncmp(config->backend, "cuda", 4) == 0 ? "paper:hopper" : "paper", &how, &paper, err));
-    nb_status status = ni_cli_trainer_on_paper(paper, config, &trainer, err);
-    if (status == NB_OK)
-        nb_trainer_free(trainer);
-    nb_backend_free(paper);
-    return status;
 }
 
 /* Processes of one machine share its processors, unless the launcher gave each its own. */
@@ -102,6 +84,20 @@ static void say_how_it_ended(ni_screen *screen, const nb_run_config *config) {
                      ni_duration_text(ni_seconds() - screen->began, took, sizeof took), val, config->out);
 }
 
+/* The memory table of a run that found no room to be made: of the same trainer on paper. */
+static void show_memory_on_paper(const nb_run_config *config, const ni_training *training, ni_screen *screen,
+                                 size_t program_bytes) {
+    const nb_backend_options how = {.threads = config->threads, .isa = config->isa};
+    nb_backend *paper = NULL;
+    nb_trainer *trainer = NULL;
+    if (!training->tables || training->quiet || nb_backend_open(ni_paper_name(config), &how, &paper, NULL) != NB_OK)
+        return;
+    if (ni_cli_trainer_on_paper(paper, config, &trainer, NULL) == NB_OK)
+        ni_screen_memory(screen, trainer, program_bytes);
+    nb_trainer_free(trainer);
+    nb_backend_free(paper);
+}
+
 static nb_status train(nb_trainer *trainer, const nb_run_config *config, const ni_training *training, ni_screen *screen,
                        size_t program_bytes, nb_error *err) {
     char census[NB_PATH_SIZE + 16];
@@ -139,6 +135,8 @@ static nb_status run_with(nb_backend *be, const nb_run_config *config, ni_traini
                                   .callbacks = ni_screen_callbacks(screen)};
     nb_trainer *trainer = NULL;
     nb_status status = nb_ranks_agree(training->ranks, nb_trainer_create(be, config, &options, &trainer, err), err);
+    if (status == NB_NO_MEMORY && nb_ranks_world(training->ranks) == 1)
+        show_memory_on_paper(config, training, screen, program_bytes);
     if (status == NB_OK)
         status = nb_ranks_agree(training->ranks, nb_trainer_check(trainer, training->start, training->from, err), err);
     if (status == NB_OK && training->start == NB_START_FORK)
@@ -148,6 +146,8 @@ static nb_status run_with(nb_backend *be, const nb_run_config *config, ni_traini
     if (status == NB_OK)
         status = train(trainer, config, training, screen, program_bytes, err);
     nb_trainer_free(trainer);
+    if (nb_ranks_world(training->ranks) == 1) /* the plan is of one process */
+        ni_cli_say_what_fits(config, err);
     return status;
 }
 

@@ -20,12 +20,6 @@ typedef struct ni_training {
 /* Makes backend and trainer, says what will run, and runs it. */
 nb_status ni_cli_run_training(const nb_run_config *config, ni_training *training, nb_error *err);
 
-/* A trainer on a backend "paper": it checks what a trainer checks and holds no numbers. */
-nb_status ni_cli_trainer_on_paper(nb_backend *paper, const nb_run_config *config, nb_trainer **out, nb_error *err);
-
-/* Whether model and recipe of a run go together, without data and without memory for it. */
-nb_status ni_cli_check_on_paper(const nb_run_config *config, nb_error *err);
-
 /* The backend that a run file asks for, for one process. */
 nb_status ni_cli_backend(const nb_run_config *config, nb_backend **out, nb_error *err);
 

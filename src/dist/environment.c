@@ -52,6 +52,7 @@ static nb_status read_torchrun(getter *get, ni_place *p, nb_error *err) {
     NB_TRY(number_of(get, "WORLD_SIZE", 1, MOST_RANKS, &p->world, err));
     NB_TRY(number_of(get, "RANK", 0, p->world - 1, &p->rank, err));
     NB_TRY(number_or(get, "LOCAL_RANK", 0, p->world - 1, 0, &p->local, err));
+    p->numbered = text_of(get, "LOCAL_RANK") != NULL;
     NB_TRY(number_or(get, "LOCAL_WORLD_SIZE", 1, p->world, 0, &p->local_world, err));
     if (p->world == 1)
         return NB_OK;
@@ -71,6 +72,7 @@ static nb_status read_mpirun(getter *get, ni_place *p, nb_error *err) {
     NB_TRY(number_of(get, "OMPI_COMM_WORLD_SIZE", 1, MOST_RANKS, &p->world, err));
     NB_TRY(number_of(get, "OMPI_COMM_WORLD_RANK", 0, p->world - 1, &p->rank, err));
     NB_TRY(number_or(get, "OMPI_COMM_WORLD_LOCAL_RANK", 0, p->world - 1, 0, &p->local, err));
+    p->numbered = text_of(get, "OMPI_COMM_WORLD_LOCAL_RANK") != NULL;
     return number_or(get, "OMPI_COMM_WORLD_LOCAL_SIZE", 1, p->world, 0, &p->local_world, err);
 }
 
@@ -99,6 +101,7 @@ static nb_status read_slurm(getter *get, ni_place *p, nb_error *err) {
     NB_TRY(number_of(get, "SLURM_STEP_NUM_TASKS", 1, MOST_RANKS, &p->world, err));
     NB_TRY(number_of(get, "SLURM_PROCID", 0, p->world - 1, &p->rank, err));
     NB_TRY(number_or(get, "SLURM_LOCALID", 0, p->world - 1, 0, &p->local, err));
+    p->numbered = text_of(get, "SLURM_LOCALID") != NULL;
     p->local_world = tasks_of(text_of(get, "SLURM_STEP_TASKS_PER_NODE"), p->world);
     if (p->world == 1)
         return NB_OK;
@@ -116,10 +119,12 @@ static nb_status read_slurm(getter *get, ni_place *p, nb_error *err) {
 
 nb_status ni_place_read(const char *(*get)(const char *name), ni_place *out, nb_error *err) {
     enum { PATIENCE = 300, MOST_PATIENCE = 86400 };
-    int32_t patience;
+    int32_t patience, neighbours;
     *out = (ni_place){.world = 1};
     NB_TRY(number_or(get, "NIBBLE_PATIENCE", 1, MOST_PATIENCE, PATIENCE, &patience, err));
+    NB_TRY(number_or(get, "NIBBLE_NEIGHBOURS", 0, 1, 1, &neighbours, err));
     out->patience = patience;
+    out->neighbours = neighbours;
     nb_status status = NB_OK;
     if (text_of(get, "RANK") || text_of(get, "WORLD_SIZE"))
         status = read_torchrun(get, out, err);

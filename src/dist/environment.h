@@ -19,9 +19,11 @@ typedef struct ni_place {
     ni_launcher launcher;
     int32_t rank, world;
     int32_t local, local_world;    /* on this machine; local_world 0: not known */
+    bool numbered;                 /* the launcher gave `local` */
     char address[NI_ADDRESS_SIZE]; /* TCP: where rank 0 waits */
     int32_t port;
     double patience; /* seconds that a rank waits for another */
+    bool neighbours; /* GPUs of one machine may read each other's memory */
 } ni_place;
 
 /* Variables are asked for by `get` (getenv, but for tests). NB_BAD_USAGE where they contradict or lack each other. */

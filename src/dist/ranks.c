@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* ---- life ---- */
 
@@ -29,6 +30,36 @@ nb_status ni_ranks_over(const ni_wire *wire, double patience, nb_ranks **out, nb
 /* POSIX's getenv gives memory that is not const, and wants it left alone. */
 static const char *variable(const char *name) {
     return getenv(name);
+}
+
+/* Where a process runs. */
+typedef struct machine {
+    int32_t local_world; /* as its launcher says; 0: it says nothing */
+    char name[256];
+} machine;
+
+/* Without a word of the launcher: ranks whose machines have one name are on one. */
+static nb_status find_machine(nb_ranks *r, nb_error *err) {
+    machine mine = {.local_world = r->local_world}, *all = calloc((size_t)r->world, sizeof *all);
+    int32_t before = 0, same = 0;
+    bool said = false;
+    if (!all)
+        return nb_fail(err, NB_NO_MEMORY, "ranks: out of memory");
+    if (gethostname(mine.name, sizeof mine.name - 1) != 0)
+        snprintf(mine.name, sizeof mine.name, "rank %d", (int)r->rank); /* alone, as far as anybody knows */
+    const nb_status status = ni_ranks_gather(r, &mine, all, sizeof mine, err);
+    for (int32_t i = 0; status == NB_OK && i < r->world; i++) {
+        const bool here = strcmp(all[i].name, mine.name) == 0;
+        said = said || all[i].local_world > 0;
+        same += here;
+        before += here && i < r->rank;
+    }
+    free(all);
+    if (status == NB_OK && !said) {
+        r->local = before;
+        r->local_world = same;
+    }
+    return status;
 }
 
 /* Whether machines have one after the other the same power of two of ranks: all have to see it so. */
@@ -55,7 +86,13 @@ nb_status nb_ranks_open(nb_ranks **out, nb_error *err) {
     NB_TRY(ni_ranks_over(&wire, place.patience, out, err));
     (*out)->local = place.local;
     (*out)->local_world = place.local_world;
-    nb_status status = find_near(*out, err);
+    (*out)->neighbours = place.neighbours;
+    const bool numbered = place.numbered;
+    nb_status status = find_machine(*out, err);
+    if (status == NB_OK)
+        status = find_near(*out, err);
+    if (numbered) /* the GPU that the launcher means */
+        (*out)->local = place.local;
     if (status != NB_OK) {
         nb_ranks_close(*out, err);
         *out = NULL;

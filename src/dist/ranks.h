@@ -15,6 +15,7 @@ struct nb_ranks {
     int32_t rank, world, local, local_world;
     int32_t
         near; /* ranks near .. 2 near are on one machine, and so on; 1: that is not so, or they are no power of two */
+    bool neighbours;   /* GPUs of one machine may read each other's memory */
     double patience;   /* seconds */
     int32_t speaker;   /* rank that prints what went wrong; own rank until news comes */
     bool agreed;       /* the last failure is known to all: nobody must be told */

@@ -145,6 +145,7 @@ nb_status ni_linear_group_create(nb_backend *be, const ni_group_spec *spec, ni_l
     group->in = spec->in;
     group->training = spec->training;
     group->early_wgrad_x = spec->early_wgrad_x;
+    group->hands_codes = spec->hands_codes;
     group->count = spec->count;
     nb_status status = build(group, spec, err);
     if (status != NB_OK) {
@@ -167,9 +168,11 @@ void ni_linear_group_free(ni_linear_group *group) {
     free(group);
 }
 
-/* A delayed one needs no maximum before its first number. */
+/* Above its blocks, or alone. A delayed one needs no maximum before its first number. */
 static bool has_tensor_scale(const nb_operand_rule *rule) {
-    return !nb_quantizer_is_bf16(&rule->quantizer) && rule->quantizer.outer == NB_OUTER_TENSOR && !rule->headroom;
+    const nb_quantizer *q = &rule->quantizer;
+    const bool alone = q->scale_type == NB_SCALE_F32 && q->block_rows == NB_BLOCK_ALL && q->block_cols == NB_BLOCK_ALL;
+    return !nb_quantizer_is_bf16(q) && (q->outer == NB_OUTER_TENSOR || alone) && !rule->headroom;
 }
 
 static bool is_turned_as_known(const nb_quantizer *q) {

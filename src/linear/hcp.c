@@ -468,9 +468,16 @@ static bool hcp_doubt(const void *state, char *text, size_t size) {
     return true;
 }
 
+/* Codes of wgrad.x are written for residuals of wgrad alone: a number and four bits in the place of a number. */
+static uint32_t hcp_rereads(const nb_plan *plan) {
+    const uint32_t always = 1U << NB_FPROP_X | 1U << NB_FPROP_W;
+    return plan->mechanisms.hcp.wgrad ? always | 1U << NB_WGRAD_X : always;
+}
+
 const ni_mechanism ni_mechanism_hcp = {
     .name = "hcp",
     .rereads = 1U << NB_FPROP_X | 1U << NB_FPROP_W | 1U << NB_WGRAD_X,
+    .rereads_by = hcp_rereads,
     .wanted = hcp_wanted,
     .attach = hcp_attach,
     .detach = hcp_detach,

@@ -114,13 +114,18 @@ static bool has_one_scale(const ni_cached_operand *o) {
     return q->scale_type == NB_SCALE_F32 && q->block_rows == NB_BLOCK_ALL && q->block_cols == NB_BLOCK_ALL;
 }
 
+static bool rereads(const ni_mechanism *m, const ni_linear *layer, nb_role role) {
+    return (m->rereads_by ? m->rereads_by(&layer->plan) : m->rereads) >> role & 1;
+}
+
 static void mark_reread(const ni_linear_group *group, ni_linear *layer) {
     for (nb_role role = NB_FPROP_X; role < NB_ROLE_COUNT; role++) {
         ni_cached_operand *o = layer->operands[role];
+        o->reread |= group->hands_codes && (role == NB_FPROP_W || role == NB_DGRAD_W) && !o->source;
         for (nb_role other = NB_FPROP_X; other < NB_ROLE_COUNT && group->training; other++)
             o->reread |= layer->operands[other]->source == o || layer->operands[other]->fold == o;
         for (int32_t i = 0; i < group->mechanism_count; i++)
-            o->reread |= (layer->mechanisms >> i & 1) && (group->mechanisms[i].table->rereads >> role & 1) &&
+            o->reread |= (layer->mechanisms >> i & 1) && rereads(group->mechanisms[i].table, layer, role) &&
                          !(role == NB_WGRAD_DY && has_one_scale(o));
     }
 }

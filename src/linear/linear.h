@@ -10,7 +10,9 @@
  *     group.c        making a group
  *     operand.h, .c  its operands: X, W and dY in their roles, made when they are stale
  *     weight.c       the masters behind W
+ *     handed.c       W on its way to ranks that lack its master
  *     pass.c         a pass: which terms, which operands, which products
+ *     produced.c     an X or dY that is not there yet, and operands in its place
  *     mechanism.h    what a mechanism can change
  *     alone.c        a group without a model, for programs outside (nibble/linear.h)
  *
@@ -67,6 +69,7 @@ typedef struct ni_linear_group {
     int64_t in;               /* K */
     bool training;
     bool early_wgrad_x; /* wgrad.x is made beside fprop.x where both are made of X */
+    bool hands_codes;   /* codes of W go to other ranks (handed.c): they stay */
     int32_t count;
     ni_linear layers[NI_GROUP_LAYERS];
     int32_t x_count;
@@ -95,6 +98,7 @@ typedef struct ni_group_spec {
     bool training;
     bool early_wgrad_x; /* one reading of X in the forward pass makes fprop.x and wgrad.x; the latter's memory is held
                            until the backward pass. For backends on which reading X again costs more than that. */
+    bool hands_codes;
     const ni_linear_spec *layers;
     int32_t count;
     const ni_mechanism *const *mechanisms; /* offered to each plan; ends with NULL; NULL = ni_mechanisms */
@@ -115,6 +119,13 @@ nb_status ni_linear_group_forward(ni_linear_group *group, const nb_pass *pass, n
 nb_status ni_linear_group_again(ni_linear_group *group, const nb_pass *pass, ni_scratch *scratch, const nb_mat *x,
                                 const nb_mat *y, nb_error *err);
 
+/* Both with an X that `from` is to write first, or at once into what is made of it: who does not read its numbers
+ * elsewhere need not find them in `x` afterwards, which is the backward pass's all the same. */
+typedef enum ni_forward_kind { NI_FORWARD_ALONE, NI_FORWARD_TRAINING, NI_FORWARD_AGAIN } ni_forward_kind;
+nb_status ni_linear_group_forward_of(ni_linear_group *group, const nb_pass *pass, ni_scratch *scratch,
+                                     ni_forward_kind kind, const ni_producer *from, const nb_mat *x, const nb_mat *y,
+                                     nb_error *err);
+
 /* The gradients of a new micro-batch begin: what is there is written over, whatever it holds. */
 void ni_linear_group_begin_gradients(ni_linear_group *group);
 
@@ -131,6 +142,11 @@ ni_wanted_amaxes ni_linear_group_wants(const ni_linear_group *group, bool gradie
 nb_status ni_linear_group_backward(ni_linear_group *group, const nb_pass *pass, ni_scratch *scratch, const nb_mat *x,
                                    const nb_mat *dy, const nb_mat *dx, nb_error *err);
 
+/* The same with a dY of all layers that `from` is to write first. */
+nb_status ni_linear_group_backward_of(ni_linear_group *group, const nb_pass *pass, ni_scratch *scratch,
+                                      const ni_producer *from, const nb_mat *x, const nb_mat *dy, const nb_mat *dx,
+                                      nb_error *err);
+
 /* The masters changed. */
 void ni_linear_group_changed(ni_linear_group *group);
 /* An optimizer step was taken: mechanisms may move the masters. */
@@ -141,6 +157,9 @@ nb_status ni_linear_group_calibrate(ni_linear_group *group, const nb_pass *pass,
                                     nb_error *err);
 /* Whether the optimizer has a pace of its own for each element of the layer's weight: sum, steps and period of *out. */
 bool ni_linear_ramp(const ni_linear_group *group, const ni_linear *layer, ni_ramped *out);
+
+/* produced.c: what call->from writes, and what is made of it at once. */
+nb_status ni_produce(const ni_linear_call *call, nb_error *err);
 
 /* pass.c: what both directions take at most, by a walk over them that computes nothing. */
 nb_status ni_measure_scratch(ni_linear_group *group, size_t *bytes, nb_error *err);
@@ -163,6 +182,20 @@ nb_status ni_show_plain_weight(const ni_linear_call *call, ni_linear *layer, nb_
 nb_status ni_weight_decode(ni_linear_group *group, ni_linear *layer, ni_scratch *scratch, const nb_pass *pass,
                            const float *w, float *decoded, float *widths, nb_error *err);
 size_t ni_weight_decode_scratch(const ni_linear_group *group, const ni_linear *layer);
+
+/* ---- handed.c: W as another rank reads it, which has no master that is up to date ---- */
+
+/* NI_HANDED_MASTER: something reads the master itself; *why: what. Else every use of W until it moves is of BF16
+ * numbers, or of codes that do not depend on a micro-batch and of what is made of these. */
+typedef enum ni_handed { NI_HANDED_MASTER, NI_HANDED_NUMBERS, NI_HANDED_CODES } ni_handed;
+ni_handed ni_weight_handed(const ni_linear_group *group, const ni_linear *layer, const char **why);
+size_t ni_weight_handed_bytes(const ni_linear_group *group, const ni_linear *layer); /* 0: the master */
+
+/* What is handed, made if it is stale, to `parcel` (backend memory, 64-byte aligned); and from there into a layer,
+ * which then has what it would have made of the master. */
+nb_status ni_weight_put(ni_linear_group *group, ni_linear *layer, const nb_pass *pass, ni_scratch *scratch,
+                        void *parcel, nb_error *err);
+nb_status ni_weight_take(ni_linear_group *group, ni_linear *layer, void *parcel, nb_error *err);
 
 /* The layer's own operand of X or of W, made if it is stale. */
 nb_status ni_input_operand(const ni_linear_call *call, ni_linear *layer, nb_role role, nb_operand *out, nb_error *err);

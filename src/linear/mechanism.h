@@ -36,10 +36,11 @@ typedef struct ni_linear_call {
     struct ni_linear_group *group;
     nb_backend *be;
     const nb_pass *pass;
-    ni_scratch *scratch; /* what a hook takes from the front is taken back once the layer's products are done */
-    const nb_mat *x;     /* act [M, K]: the input as the model gave it */
-    bool training;       /* a backward pass will follow or runs: observe; else leave state alone */
-    const nb_mat *dy;    /* backward: act [M, N_i] of each layer; forward: NULL */
+    ni_scratch *scratch;     /* what a hook takes from the front is taken back once the layer's products are done */
+    const nb_mat *x;         /* act [M, K]: the input as the model gave it */
+    bool training;           /* a backward pass will follow or runs: observe; else leave state alone */
+    const nb_mat *dy;        /* backward: act [M, N_i] of each layer; forward: NULL */
+    const ni_producer *from; /* what is to write x (backward: dy) first; NULL: it is there (produced.c) */
     bool measuring;
     bool again; /* a forward pass that was here already: observe is not called, and nothing is shown */
 } ni_linear_call;
@@ -88,6 +89,8 @@ typedef struct ni_mechanism {
     const char *name; /* "hcp" */
     uint32_t rereads; /* bit `role` set: it decodes the layer's operand of this role, makes others of it, or puts plain
                          numbers in the place of the codes that it meets */
+    uint32_t (*rereads_by)(
+        const nb_plan *plan); /* the same, where it depends on how the layer is made; NULL: it does not */
 
     bool splits; /* prepare_x and prepare_dy hand over a part of what came: the lens is shown that part, of which the
                     codes are made, and not the whole */

@@ -198,6 +198,17 @@ static ni_making making_of(const ni_linear_call *call, request *r, bool transpos
                        .shown = ni_lens_looks(call)};
 }
 
+nb_status ni_operand_begin(const ni_linear_call *call, ni_cached_operand *o, const nb_mat *numbers, nb_noise *noise,
+                           ni_making *out, nb_error *err) {
+    request r = {.o = o};
+    NB_TRY(open(call, o, (shape){numbers->rows, numbers->cols}, err));
+    *out = making_of(call, &r, is_transposed(o->name.role));
+    *noise = r.noise;
+    out->noise = noise;
+    out->stats = NULL;
+    return NB_OK;
+}
+
 static bool is_split(const ni_linear_call *call, const ni_cached_operand *o) {
     for (int32_t i = 0; i < call->group->mechanism_count; i++)
         if ((call->group->layers[o->layer].mechanisms >> i & 1) && call->group->mechanisms[i].table->splits)
@@ -425,6 +436,14 @@ nb_status ni_operand_ready(const ni_linear_call *call, ni_linear *layer, nb_role
     ni_cached_operand *o = layer->operands[role];
     *out = &o->operand;
     return ni_operands_ready(call, &o, 1, err);
+}
+
+nb_status ni_operand_take(const ni_linear_call *call, ni_cached_operand *o, const nb_qtensor *codes, nb_error *err) {
+    NB_TRY(open(call, o, (shape){codes->rows, codes->cols}, err));
+    NB_TRY(call->be->ops->take_codes(call->be, &o->operand, codes, err));
+    o->fresh = true;
+    o->made++;
+    return NB_OK;
 }
 
 nb_status ni_input_operand(const ni_linear_call *call, ni_linear *layer, nb_role role, nb_operand *out, nb_error *err) {

@@ -74,6 +74,10 @@ nb_status ni_operands_ready(const struct ni_linear_call *call, ni_cached_operand
 nb_status ni_operand_ready(const struct ni_linear_call *call, struct ni_linear *layer, nb_role role,
                            const nb_operand **out, nb_error *err);
 
+/* An operand that the group keeps, of codes that were made elsewhere. */
+nb_status ni_operand_take(const struct ni_linear_call *call, ni_cached_operand *o, const nb_qtensor *codes,
+                          nb_error *err);
+
 /* Describes all operands of a group and places the memory of those that it keeps. */
 nb_status ni_operands_layout(struct ni_linear_group *group, nb_error *err);
 void ni_operands_free(struct ni_linear_group *group);
@@ -96,6 +100,11 @@ typedef struct ni_operand_request {
 } ni_operand_request;
 nb_status ni_operand_place(const struct ni_linear_call *call, const ni_operand_request *request, nb_operand *out,
                            nb_error *err);
+
+/* An operand of numbers that are about to come: its memory, and its making, which keeps `noise`. The caller says when
+ * it is made. */
+nb_status ni_operand_begin(const struct ni_linear_call *call, ni_cached_operand *o, const nb_mat *numbers,
+                           nb_noise *noise, ni_making *out, nb_error *err);
 
 /* Its noise. */
 nb_noise ni_noise_of(const nb_pass *pass, const ni_operand_name *name);

@@ -201,6 +201,7 @@ static nb_status forward(const ni_linear_call *call, const nb_mat *y, nb_error *
     ni_linear_group *group = call->group;
     size_t kept = call->scratch->kept;
     begin_micro_batch(group, call->again);
+    NB_TRY(ni_produce(call, err));
     NB_TRY(show_plain_input(call, err));
     if (!call->again)
         NB_TRY(observe(call, err));
@@ -213,21 +214,32 @@ static nb_status forward(const ni_linear_call *call, const nb_mat *y, nb_error *
     return NB_OK;
 }
 
+nb_status ni_linear_group_forward_of(ni_linear_group *group, const nb_pass *pass, ni_scratch *scratch,
+                                     ni_forward_kind kind, const ni_producer *from, const nb_mat *x, const nb_mat *y,
+                                     nb_error *err) {
+    nb_pass unseen = *pass;
+    unseen.lens = NULL;
+    NB_TRY(check_rows(group, x, err));
+    const ni_linear_call call = {.group = group,
+                                 .be = group->be,
+                                 .pass = kind == NI_FORWARD_AGAIN ? &unseen : pass,
+                                 .scratch = scratch,
+                                 .x = x,
+                                 .training = kind != NI_FORWARD_ALONE,
+                                 .from = from,
+                                 .again = kind == NI_FORWARD_AGAIN};
+    return forward(&call, y, err);
+}
+
 nb_status ni_linear_group_forward(ni_linear_group *group, const nb_pass *pass, ni_scratch *scratch, bool training,
                                   const nb_mat *x, const nb_mat *y, nb_error *err) {
-    NB_TRY(check_rows(group, x, err));
-    const ni_linear_call call = {
-        .group = group, .be = group->be, .pass = pass, .scratch = scratch, .x = x, .training = training};
-    return forward(&call, y, err);
+    return ni_linear_group_forward_of(group, pass, scratch, training ? NI_FORWARD_TRAINING : NI_FORWARD_ALONE, NULL, x,
+                                      y, err);
 }
 
 nb_status ni_linear_group_again(ni_linear_group *group, const nb_pass *pass, ni_scratch *scratch, const nb_mat *x,
                                 const nb_mat *y, nb_error *err) {
-    nb_pass unseen = *pass;
-    unseen.lens = NULL;
-    const ni_linear_call call = {
-        .group = group, .be = group->be, .pass = &unseen, .scratch = scratch, .x = x, .training = true, .again = true};
-    return forward(&call, y, err);
+    return ni_linear_group_forward_of(group, pass, scratch, NI_FORWARD_AGAIN, NULL, x, y, err);
 }
 
 /* ---- backward ---- */
@@ -315,8 +327,9 @@ static nb_status backward_layer(const ni_linear_call *call, ni_linear *layer, dx
 
 static nb_status backward(const ni_linear_call *call, const nb_mat *dx, nb_error *err) {
     ni_linear_group *group = call->group;
-    size_t kept = call->scratch->kept;
+    size_t kept = call->scratch->kept, mark = call->scratch->used;
     dx_terms changed = {.count = 0}, others = {.count = 0};
+    NB_TRY(ni_produce(call, err));
     for (int32_t i = 0; i < group->count; i++) {
         ni_linear *layer = &group->layers[i];
         NB_TRY(backward_layer(call, layer, changes_dx(call, layer) ? &changed : &others, err));
@@ -324,15 +337,28 @@ static nb_status backward(const ni_linear_call *call, const nb_mat *dx, nb_error
     NB_TRY(sum_dx(call, &changed, &others, dx, err));
     forget(group, true);
     call->scratch->kept = kept;
+    call->scratch->used = mark;
     return NB_OK;
+}
+
+nb_status ni_linear_group_backward_of(ni_linear_group *group, const nb_pass *pass, ni_scratch *scratch,
+                                      const ni_producer *from, const nb_mat *x, const nb_mat *dy, const nb_mat *dx,
+                                      nb_error *err) {
+    NB_TRY(check_rows(group, x, err));
+    const ni_linear_call call = {.group = group,
+                                 .be = group->be,
+                                 .pass = pass,
+                                 .scratch = scratch,
+                                 .x = x,
+                                 .training = true,
+                                 .dy = dy,
+                                 .from = from};
+    return backward(&call, dx, err);
 }
 
 nb_status ni_linear_group_backward(ni_linear_group *group, const nb_pass *pass, ni_scratch *scratch, const nb_mat *x,
                                    const nb_mat *dy, const nb_mat *dx, nb_error *err) {
-    NB_TRY(check_rows(group, x, err));
-    const ni_linear_call call = {
-        .group = group, .be = group->be, .pass = pass, .scratch = scratch, .x = x, .training = true, .dy = dy};
-    return backward(&call, dx, err);
+    return ni_linear_group_backward_of(group, pass, scratch, NULL, x, dy, dx, err);
 }
 
 /* ---- between steps ---- */
@@ -371,7 +397,8 @@ bool ni_linear_ramp(const ni_linear_group *group, const ni_linear *layer, ni_ram
 
 /* ---- what it takes: the same code over a backend that does nothing ---- */
 
-static nb_status walk(ni_linear_group *group, const nb_pass *pass, ni_scratch *scratch, nb_error *err) {
+static nb_status walk(ni_linear_group *group, const nb_pass *pass, const ni_producer *from, ni_scratch *scratch,
+                      nb_error *err) {
     void *nowhere = (void *)(uintptr_t)64;
     nb_mat x = nb_mat_of(nowhere, group->be->act, group->max_rows, group->in), dx = x, y[NI_GROUP_LAYERS];
     for (int32_t i = 0; i < group->count; i++)
@@ -382,9 +409,11 @@ static nb_status walk(ni_linear_group *group, const nb_pass *pass, ni_scratch *s
                            .scratch = scratch,
                            .x = &x,
                            .training = group->training,
+                           .from = from,
                            .measuring = true};
     NB_TRY(forward(&call, y, err));
     call.dy = y;
+    call.from = group->count <= NI_PRODUCED_MOST ? from : NULL;
     for (int again = 0; again < 2 && group->training; again++) /* the second micro-batch adds to the gradients */
         NB_TRY(backward(&call, &dx, err));
     return NB_OK;
@@ -401,8 +430,11 @@ nb_status ni_measure_scratch(ni_linear_group *group, size_t *bytes, nb_error *er
     nb_status status = NB_OK;
     ni_backend_idle(&idle, be);
     group->be = &idle.backend;
+    const ni_producer pending = {.kind = NI_PRODUCER_SWIGLU}; /* any */
     for (size_t i = 0; i < sizeof passes / sizeof *passes && status == NB_OK; i++)
-        status = walk(group, &passes[i], &scratch, err);
+        status = walk(group, &passes[i], NULL, &scratch, err);
+    for (size_t i = 0; i < sizeof passes / sizeof *passes && status == NB_OK; i++)
+        status = walk(group, &passes[i], &pending, &scratch, err);
     group->be = be;
     begin_micro_batch(group, false);
     ni_linear_group_changed(group);

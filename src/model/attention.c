@@ -219,7 +219,7 @@ static nb_status forward(void *layer, const ni_run *run, const nb_mat *x, const 
                                      : at.k,
                            kv_cols),
                     ni_act(run, at.v, kv_cols)};
-    NB_TRY(ni_run_group(run, a->in, x, qkv, err));
+    NB_TRY(ni_run_group_of(run, a->in, run->x_from, x, qkv, err));
     if (normed) {
         ni_norm_forward(be, &a->q_norm, at.q, a->q_rstd, a->q_raw, norm_rows(a, run, a->heads));
         ni_norm_forward(be, &a->k_norm, at.k, a->k_rstd, a->k_raw, norm_rows(a, run, a->kv_heads));

@@ -322,8 +322,9 @@ bool ni_coded_divisor(float scale, float *divisor, bool *exact) {
         bool narrow = isfinite(candidate) && candidate > 0, wide = narrow;
         for (int byte = 8; byte < 16; byte++)
             for (int c = 0; c < 2; c++) {
-                const float theirs = codes[c] * ((float)byte / candidate), ours = codes[c] * ((float)byte * scale);
-                narrow &= ni_bf16_even(theirs) == ni_bf16_even(ours);
+                const float theirs = codes[c] * ((float)byte / candidate), ours = codes[c] * ((float)byte * scale),
+                            others = codes[c] * ((float)byte * (1 / candidate)); /* vLLM's, SGLang's */
+                narrow &= ni_bf16_even(theirs) == ni_bf16_even(ours) && ni_bf16_even(others) == ni_bf16_even(ours);
                 wide &= theirs == ours;
             }
         if (narrow && (wide || !found)) {

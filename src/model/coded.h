@@ -67,9 +67,9 @@ nb_status ni_coded_take(ni_coded_model *m, const ni_coded_layer *layer, const ui
 /* What a recipe's forward pass does that codes alone do not carry, a sentence a call; NULL after the last. */
 const char *ni_coded_loss(const nb_recipe *recipe, int32_t index);
 
-/* A divisor G for readers that decode code * (byte / G), so that what they round to BF16 is what nibble's
- * code * (byte * scale) rounds to, for every code and byte: 1 / scale, or one of its neighbours in FP32. False if there
- * is none within a few. *exact: the same in FP32 too. */
+/* A divisor G for readers that decode code * (byte / G) or code * (byte * (1 / G)), so that what they round to BF16 is
+ * what nibble's code * (byte * scale) rounds to, for every code and byte: 1 / scale, or one of its neighbours in FP32.
+ * False if there is none within a few. *exact: the former's FP32 numbers are nibble's. */
 bool ni_coded_divisor(float scale, float *divisor, bool *exact);
 
 #endif

@@ -20,8 +20,10 @@ void ni_norm_backward(nb_backend *be, const ni_norm *norm, const nb_mat *dx, con
 
 /* ---- branches: out = x + f(norm(x)) ----
  *
- * An addition goes with the norm that reads its sum: that of the next branch, or the head's. In the backward pass the
- * gradient that comes out of a norm is added to the residual gradient as it is made. */
+ * An addition goes with the norm that reads its sum: that of the next branch, or the head's. A branch's norm waits for
+ * the branch, whose layers may have operands made of it at once; not where a lens looks at the stream, nor when it is
+ * made again. In the backward pass the gradient that comes out of a norm is added to the residual gradient as it is
+ * made. */
 
 /* The norm that reads stream[i], and what it writes. */
 static const ni_norm *norm_after(nb_model *model, const ni_run *run, int32_t i, nb_mat *normed, void **rstd) {
@@ -36,17 +38,33 @@ static const ni_norm *norm_after(nb_model *model, const ni_run *run, int32_t i, 
     return &model->branches[i].norm;
 }
 
+/* The norm of stream[i], which with `change` becomes stream[i - 1] + change first. */
+static nb_status norm_stream(nb_model *model, const ni_run *run, int32_t i, const void *change, nb_error *err) {
+    nb_mat normed;
+    void *rstd;
+    const ni_norm *norm = norm_after(model, run, i, &normed, &rstd);
+    const ni_producer from = {.kind = NI_PRODUCER_NORM,
+                              .x = model->stream[change ? i - 1 : i],
+                              .change = change,
+                              .sum = model->stream[i],
+                              .rstd = rstd,
+                              .w = norm->weight,
+                              .eps = norm->eps};
+    model->x_waits = !run->again && !run->pass->lens && i < 2 * model->config.layers;
+    model->x_from = from;
+    const ni_produced out = {.numbers = &normed, .kept = true};
+    return model->x_waits ? NB_OK : run->be->ops->make_produced(run->be, &from, &out, 1, err);
+}
+
 static nb_status pre_norm_forward(nb_model *model, const ni_run *run, int32_t i, nb_error *err) {
     ni_branch *branch = &model->branches[i];
-    void *rstd, *change = model->branch_buffer[0];
+    void *change = model->branch_buffer[0];
     const int64_t hidden = model->config.hidden;
     const nb_mat in = ni_act_with(run, branch->normed, hidden, branch->amaxes), y = ni_act(run, change, hidden);
-    nb_mat next;
-    NB_TRY(branch->kind->forward(branch->layer, run, &in, &y, err));
-    const ni_norm *norm = norm_after(model, run, i + 1, &next, &rstd);
-    run->be->ops->add_rmsnorm_forward(run->be, model->stream[i + 1], &next, rstd, model->stream[i], change,
-                                      norm->weight, norm->eps);
-    return NB_OK;
+    ni_run with = *run;
+    with.x_from = model->x_waits ? &model->x_from : NULL;
+    NB_TRY(branch->kind->forward(branch->layer, &with, &in, &y, err));
+    return norm_stream(model, run, i + 1, change, err);
 }
 
 /* dstream holds d(loss)/d(out) and ends as d(loss)/dx. */
@@ -173,12 +191,8 @@ nb_status ni_decoder_forward(nb_model *model, const ni_run *run, nb_error *err) 
     const ni_head *head = &model->head;
     const int32_t branches = 2 * model->config.layers;
     run->be->ops->embed_forward(run->be, model->stream[0], table, run->tokens, run->rows, model->config.hidden);
-    if (!post_norm && !sphere) {
-        nb_mat normed;
-        void *rstd;
-        const ni_norm *norm = norm_after(model, run, 0, &normed, &rstd);
-        run->be->ops->rmsnorm_forward(run->be, &normed, rstd, model->stream[0], norm->weight, norm->eps);
-    }
+    if (!post_norm && !sphere)
+        NB_TRY(norm_stream(model, run, 0, NULL, err));
     for (int32_t i = 0; i < branches; i++) {
         NB_TRY(forward_of(model)(model, run, i, err));
         show_stream(model, run, i);

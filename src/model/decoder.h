@@ -31,6 +31,7 @@ typedef struct ni_run {
     bool training;                                                     /* a backward pass follows */
     bool again;   /* a forward pass was here already: what it saved is made once more, and nobody looks */
     int64_t kept; /* one token after so many whose keys, values and gates are kept (step.c); -1: a whole micro-batch */
+    const ni_producer *x_from; /* what is to write the X of the branch at hand; NULL: it is there */
     const int32_t *kept_start,
         *kept_document; /* [kept + 1] backend memory: doc_start over all of them, for attention and GLA */
 } ni_run;
@@ -44,6 +45,13 @@ static inline nb_status ni_run_group(const ni_run *run, ni_linear_group *group, 
     if (run->again)
         return ni_linear_group_again(group, run->pass, run->scratch, x, y, err);
     return ni_linear_group_forward(group, run->pass, run->scratch, run->training, x, y, err);
+}
+
+/* The same of an X that `from` is to write first. */
+static inline nb_status ni_run_group_of(const ni_run *run, ni_linear_group *group, const ni_producer *from,
+                                        const nb_mat *x, const nb_mat *y, nb_error *err) {
+    const ni_forward_kind kind = run->again ? NI_FORWARD_AGAIN : run->training ? NI_FORWARD_TRAINING : NI_FORWARD_ALONE;
+    return ni_linear_group_forward_of(group, run->pass, run->scratch, kind, from, x, y, err);
 }
 
 /* [rows, cols] of type act. */
@@ -182,7 +190,7 @@ struct nb_model {
     nb_backend *be;
     nb_model_config config;
     const ni_family_traits *traits;
-    bool training;
+    bool training, hands_codes;
     nb_recompute recompute;
     int64_t max_batch, max_seq, max_rows;
     ni_params params;
@@ -196,6 +204,8 @@ struct nb_model {
     size_t saved_bytes, working_bytes, group_bytes;
     void **stream;                    /* [2 * layers + 1] act [rows, hidden]: the residual stream */
     void *dstream, *branch_buffer[2]; /* act [rows, hidden] */
+    ni_producer x_from;               /* the norm that the next branch begins with */
+    bool x_waits;                     /* there is one */
     nb_pass pass;                     /* of the micro-batch at hand, with its clock */
     uint32_t *clock;                  /* backend [2]: its step and micro-batch */
     ni_amaxes dy_amaxes;              /* of the gradient that goes into a branch */

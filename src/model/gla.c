@@ -139,7 +139,7 @@ static nb_status forward(void *layer, const ni_run *run, const nb_mat *x, const 
                                 ni_act(run, l->g, l->values), ni_act(run, l->low, l->low_rank)};
     const nb_mat low = ni_act(run, l->low, l->low_rank), a = ni_act(run, l->a, l->keys);
     const nb_mat normed = ni_act_with(run, l->normed, l->values, l->normed_amaxes);
-    NB_TRY(ni_run_group(run, l->in, x, projected, err));
+    NB_TRY(ni_run_group_of(run, l->in, run->x_from, x, projected, err));
     NB_TRY(ni_run_group(run, l->gate_out, &low, &a, err));
     if (run->pass->lens && run->pass->lens->gate)
         run->pass->lens->gate(run->pass->lens->context, be, l->name, &a, l->bias);

@@ -113,7 +113,10 @@ static nb_status forward(void *layer, const ni_run *run, const nb_mat *x, const 
     nb_mat gate_up[] = {ni_act(run, mlp->sphere ? mlp->gate_gain.raw : mlp->gate, mlp->intermediate),
                         ni_act(run, mlp->sphere ? mlp->up_gain.raw : mlp->up, mlp->intermediate)};
     nb_mat inner = ni_act_with(run, mlp->inner, mlp->intermediate, mlp->inner_amaxes);
-    NB_TRY(ni_run_group(run, mlp->in, x, gate_up, err));
+    NB_TRY(ni_run_group_of(run, mlp->in, run->x_from, x, gate_up, err));
+    const ni_producer product = {.kind = NI_PRODUCER_SWIGLU, .gate = mlp->gate, .up = mlp->up};
+    if (y && !mlp->sphere)
+        return ni_run_group_of(run, mlp->out, &product, &inner, y, err);
     if (mlp->sphere)
         inner_on_sphere(mlp, run, &inner);
     else
@@ -139,11 +142,11 @@ static nb_status backward(void *layer, const ni_run *run, const nb_mat *x, const
     nb_mat dgate_up[] = {ni_act_with(run, mlp->dgate, mlp->intermediate, mlp->dgate_amaxes),
                          ni_act_with(run, mlp->dup, mlp->intermediate, mlp->dup_amaxes)};
     NB_TRY(ni_linear_group_backward(mlp->out, run->pass, run->scratch, &inner, dy, &dinner, err));
+    const ni_producer slopes = {.kind = NI_PRODUCER_SWIGLU_SLOPES, .gate = mlp->gate, .up = mlp->up, .dy = mlp->dinner};
     if (mlp->sphere)
         backward_on_sphere(mlp, run, dgate_up);
-    else
-        run->be->ops->swiglu_backward(run->be, &dgate_up[0], &dgate_up[1], mlp->dinner, mlp->gate, mlp->up);
-    return ni_linear_group_backward(mlp->in, run->pass, run->scratch, x, dgate_up, dx, err);
+    return ni_linear_group_backward_of(mlp->in, run->pass, run->scratch, mlp->sphere ? NULL : &slopes, x, dgate_up, dx,
+                                       err);
 }
 
 static double flops(const void *layer, int64_t seq) {

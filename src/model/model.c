@@ -28,11 +28,12 @@ nb_status nb_model_create(nb_backend *be, const nb_model_config *config, const n
 
 nb_status nb_model_create_with(nb_backend *be, const nb_model_config *config, const nb_recipe *recipe,
                                const nb_model_options *options, nb_model **out, nb_error *err) {
-    return ni_model_create(be, config, recipe, options, false, out, err);
+    return ni_model_create(be, config, recipe, options, false, false, out, err);
 }
 
 nb_status ni_model_create(nb_backend *be, const nb_model_config *config, const nb_recipe *recipe,
-                          const nb_model_options *options, bool hands_on, nb_model **out, nb_error *err) {
+                          const nb_model_options *options, bool hands_on, bool hands_codes, nb_model **out,
+                          nb_error *err) {
     const int64_t batch = options->batch, seq = options->seq;
     NB_TRY(nb_model_config_check(config, err));
     NB_TRY(check_request(config, batch, seq, err));
@@ -44,6 +45,7 @@ nb_status ni_model_create(nb_backend *be, const nb_model_config *config, const n
     model->traits = ni_family_find(config->family);
     model->training = options->training;
     model->params.hands_on = hands_on;
+    model->hands_codes = hands_codes;
     model->recompute = options->training ? options->recompute : NB_RECOMPUTE_NONE;
     model->head.asked_rows = options->head_rows;
     model->max_batch = batch;

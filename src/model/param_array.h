@@ -72,10 +72,12 @@ void ni_model_watch_gradients(nb_model *model, ni_gradient_watch *watch, void *s
 /* A model whose gradients are kept by somebody else (`hands_on`): its backward pass adds them up in a window and hands
  * on each section, tensors begin .. end - 1 as they lie in the array of all, once it is complete, from the last section
  * to the first, zeroes where nothing is scored. ni_model_gradients then has places and no data. What is handed on may
- * be written over, and is forgotten. NULL: nobody takes it. */
+ * be written over, and is forgotten. NULL: nobody takes it. `hands_codes`: its weights go to others as model/handed.h
+ * has it. */
 typedef void ni_gradient_taker(void *self, int32_t begin, int32_t end, void *grads);
 nb_status ni_model_create(nb_backend *be, const nb_model_config *config, const nb_recipe *recipe,
-                          const nb_model_options *options, bool hands_on, nb_model **out, nb_error *err);
+                          const nb_model_options *options, bool hands_on, bool hands_codes, nb_model **out,
+                          nb_error *err);
 void ni_model_hand_gradients_to(nb_model *model, ni_gradient_taker *taker, void *self);
 
 /* Masters, of any type. ni_model_param_open gives one in real, in place or decoded until the next is opened; what is

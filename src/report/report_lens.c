@@ -322,12 +322,17 @@ static nb_status draw_parts(const drawing *d, int32_t first, int32_t end, nb_err
 
 /* ---- maps of tiles ---- */
 
+/* A number of a file as a count. */
+static int32_t count_of(float number) {
+    return number >= 1 && number < 1e9f ? (int32_t)number : 0;
+}
+
 /* The row and the column of numbers that cells begin at. */
 static nb_status draw_tiles_at(const drawing *d, const ni_sampled *item, int64_t index, nb_error *err) {
     const ni_series_point point = ni_sampled_at(d->samples, item, index);
     const float *head = point.values, *cells = point.values + NI_TILE_HEAD;
     const int64_t count = point.count - NI_TILE_HEAD;
-    const int32_t cols = point.count > NI_TILE_HEAD ? (int32_t)head[NI_TILE_CELLS_OF_A_ROW] : 0;
+    const int32_t cols = point.count > NI_TILE_HEAD ? count_of(head[NI_TILE_CELLS_OF_A_ROW]) : 0;
     char module[256];
     if (cols < 1 || cols > NI_MOST_TILE_COLS || count % cols)
         return NB_OK;
@@ -341,7 +346,7 @@ static nb_status draw_tiles_at(const drawing *d, const ni_sampled *item, int64_t
     map.caption.module = module;
     map.x_label = "column";
     map.y_label = "row";
-    map.y_every = (int32_t)(16 * head[NI_TILE_ROWS_PER_CELL]);
+    map.y_every = count_of(16 * head[NI_TILE_ROWS_PER_CELL]);
     map.rows = (int32_t)(count / cols);
     map.values = cells;
     map.bits = 8;

@@ -76,6 +76,11 @@ static double number_at(const json_t *array, int64_t index) {
     return json_is_number(value) ? json_number_value(value) : NAN;
 }
 
+/* A step that a file says, which may say anything. */
+static int64_t step_of(double number) {
+    return fabs(number) < 0x1p53 ? (int64_t)number : 0;
+}
+
 static double mean_of_last(const json_t *array, int64_t count) {
     int64_t size = (int64_t)json_array_size(array), from = size > count ? size - count : 0;
     double sum = 0;
@@ -117,7 +122,7 @@ static void find_gap(const json_t *run, const json_t *twin, ni_report_summary *o
             double loss = number_at(json_object_get(mine, "loss"), i);
             double twin_loss = number_at(json_object_get(other, "loss"), j);
             out->gap = (loss - twin_loss) / twin_loss * 100;
-            out->gap_step = (int64_t)a;
+            out->gap_step = step_of(a);
             return;
         }
         if (a > b)
@@ -137,7 +142,7 @@ nb_status ni_report_summarize(const ni_report *report, int32_t run, ni_report_su
         .name = text_of(found, "name"),
         .recipe = text_of(found, "recipe"),
         .twin = find_twin(report, run),
-        .steps = isfinite(last) ? (int64_t)last : 0,
+        .steps = step_of(last),
         .train_loss = mean_of_last(json_object_get(series, "loss"), LAST_STEPS),
         .val_loss = number_at(json_object_get(json_object_get(found, "eval"), "loss"), -1),
         .gap = NAN,

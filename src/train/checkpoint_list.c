@@ -69,7 +69,8 @@ static bool is_verdict(nb_status status) {
     return status == NB_BAD_FILE || status == NB_BAD_CONFIG || status == NB_UNSUPPORTED;
 }
 
-/* A name that the next start sweeps away, so that a kill on the way leaves no half of a checkpoint. */
+/* A name that the next start sweeps away, so that neither a kill on the way nor a power cut (the name is on disk before
+ * a file goes) leaves half of a checkpoint under its name. */
 static nb_status remove_checkpoint(const char *path, nb_error *err) {
     char gone[FILE_PATH_SIZE + 64], page[FILE_PATH_SIZE + 64];
     bool ours;
@@ -80,6 +81,7 @@ static nb_status remove_checkpoint(const char *path, nb_error *err) {
     snprintf(gone, sizeof gone, "%s.tmp-%ld-0", path, (long)getpid());
     if (rename(path, gone) != 0)
         return ni_fail_errno(err, path, "rename, in order to remove it,");
+    NB_TRY(ni_sync_parent(gone, err));
     return ni_folder_remove(gone, err);
 }
 

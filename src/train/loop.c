@@ -302,6 +302,7 @@ static nb_status write_together(run *r, nb_error *err) {
 static nb_status save(run *r, nb_error *err) {
     if (r->saved == r->t->at.step)
         return NB_OK;
+    NB_TRY(ni_trainer_whole_masters(r->t, err));
     NB_TRY(nb_ranks_agree(r->t->ranks, write_together(r, err), err));
     r->saved = r->t->at.step;
     return NB_OK;
@@ -361,6 +362,7 @@ static bool keep_last_good(run *r) {
 static nb_status meet_devices(run *r, nb_error *err) {
     nb_trainer *t = r->t;
     char how[256] = "";
+    bool met;
     if (!t->ranks || strncmp(t->be->name, "cuda", 4) != 0)
         return NB_OK;
     NB_TRY(ni_ranks_use_nccl(t->ranks, how, sizeof how, err));
@@ -368,7 +370,23 @@ static nb_status meet_devices(run *r, nb_error *err) {
         note(t, NB_NOTE_INFO, "gradients go from GPU to GPU by %s", how);
     else
         note(t, NB_NOTE_WARNING, "gradients of other ranks go through the host's memory: %s", how);
+    NB_TRY(ni_reducer_meet_neighbours(&t->reducer, ni_model_gradients(t->model), &met, err));
+    if (met)
+        note(t, NB_NOTE_INFO, "GPUs of one machine read each other's gradients where they are");
     return NB_OK;
+}
+
+/* How weights go to ranks that have no part in moving them. */
+static void say_weights(const nb_trainer *t) {
+    const ni_hand_over *h = &t->handed;
+    const double weights = (double)(h->coded + h->numbers + h->as_masters) / 100;
+    char codes[96] = "none as codes";
+    if (h->coded > 0)
+        snprintf(codes, sizeof codes, "%.1f %% as codes of %.4g bytes", (double)h->coded / weights,
+                 (double)h->code_bytes / (double)h->coded);
+    if (t->share.out)
+        note(t, NB_NOTE_INFO, "weights go to other ranks: %s, %.1f %% in BF16, %.1f %% as masters%s%s", codes,
+             (double)h->numbers / weights, (double)h->as_masters / weights, h->why ? ": " : "", h->why ? h->why : "");
 }
 
 /* What one's own recipe gives up. */
@@ -399,6 +417,7 @@ static nb_status begin(run *r, nb_start start, nb_error *err) {
     say_window(t);
     say_doubts(t);
     say_exchange(t);
+    say_weights(t);
     NB_TRY(nb_ranks_agree(t->ranks, write_description(t, err), err));
     if (start == NB_START_FORK) /* --resume must never begin elsewhere */
         NB_TRY(save(r, err));
@@ -597,6 +616,18 @@ static nb_status loop(run *r, nb_error *err) {
     return NB_OK;
 }
 
+/* What a step took for ranks beside its arithmetic, as rank 0 saw it: words before and after the backward pass, and
+ * gradients once the backward pass was at its end. */
+static void say_waits(const nb_trainer *t) {
+    const double steps = (double)t->waited.steps * 1e-3;
+    if (t->ranks && t->waited.steps > 0)
+        note(t, NB_NOTE_INFO,
+             "a step waited for other ranks: %.3f ms before it, %.3f for gradients behind its backward pass, %.3f for "
+             "losses; means of %lld",
+             t->waited.words / steps, t->waited.exchange / steps, t->results.seconds / steps,
+             (long long)t->waited.steps);
+}
+
 nb_status nb_trainer_run(nb_trainer *t, nb_start start, const char *from, nb_error *err) {
     bool other = start == NB_START_FORK || start == NB_START_BRANCH;
     run r = {.t = t, .from = other ? from : NULL, .as = start, .lock = -1, .saved = -1, .unsaved = -1, .bad_until = -1};
@@ -611,6 +642,7 @@ nb_status nb_trainer_run(nb_trainer *t, nb_start start, const char *from, nb_err
     }
     if (status == NB_OK || status == NB_INTERRUPTED || status == NB_BAD_NUMBER) /* what all came to alike, one says */
         status = nb_ranks_agree(t->ranks, status, err);
+    say_waits(t);
     ni_recorder_close(r.recorder);
     t->lens = NULL;
     t->scales = NULL;

@@ -2,6 +2,7 @@
  * other ranks. */
 #include "trainer.h"
 
+#include "base/progress.h"
 #include "model/loss.h"
 
 #include <stdlib.h>
@@ -84,7 +85,7 @@ static nb_status stopped(const nb_trainer *t, nb_error *err) {
 typedef struct greeting {
     int64_t step;
     double norm; /* of the step before */
-    int64_t stop;
+    int64_t stop, looks;
 } greeting;
 
 /* All ranks have done the same so far, to the bit, and nobody was asked to stop. */
@@ -101,10 +102,18 @@ static nb_status check_greetings(const nb_trainer *t, const greeting *all, nb_er
     return stop ? stopped(t, err) : NB_OK;
 }
 
-/* Ranks stop between steps alone, so that all stop at the same. */
-static nb_status greet(nb_trainer *t, nb_error *err) {
+/* A lens that looks at weights sees masters. */
+static nb_status show_masters(nb_trainer *t, const greeting *all, nb_error *err) {
+    bool looks = false;
+    for (int32_t r = 0; r < nb_ranks_world(t->ranks); r++)
+        looks = looks || all[r].looks;
+    return looks ? ni_trainer_whole_masters(t, err) : NB_OK;
+}
+
+/* Ranks stop between steps alone, so that all stop at the same. `looks`: a lens sees this rank's step. */
+static nb_status greet(nb_trainer *t, bool looks, nb_error *err) {
     const int32_t world = nb_ranks_world(t->ranks);
-    const greeting mine = {t->at.step, t->last_norm, asked_to_stop(t)};
+    const greeting mine = {t->at.step, t->last_norm, asked_to_stop(t), looks};
     if (world == 1)
         return NB_OK;
     greeting *all = calloc((size_t)world, sizeof *all);
@@ -114,8 +123,12 @@ static nb_status greet(nb_trainer *t, nb_error *err) {
     const bool met = status == NB_OK;
     if (met)
         status = check_greetings(t, all, err);
+    if (met && status != NB_OK) /* all found it: one says it */
+        status = nb_ranks_agree(t->ranks, status, err);
+    else if (met)
+        status = show_masters(t, all, err);
     free(all);
-    return met && status != NB_OK ? nb_ranks_agree(t->ranks, status, err) : status; /* all found it: one says it */
+    return status;
 }
 
 /* One whose gradients are handed on as its backward pass leaves them. */
@@ -136,7 +149,12 @@ static nb_status last_micro_batch(nb_trainer *t, int64_t index, const nb_lens *l
     ni_model_watch_gradients(t->model, behind ? ni_overlap_final : NULL, &t->overlap);
     nb_status status = ni_trainer_micro_batch(t, index, lens, err);
     ni_model_watch_gradients(t->model, NULL, NULL);
+    if (status == NB_OK && behind)
+        status =
+            t->be->ops->synchronize(t->be, err); /* the last chunk waits for it too: what comes now is not hidden */
+    const double begin = ni_seconds();
     const nb_status summed = ni_overlap_end(&t->overlap, status == NB_OK, err);
+    t->waited.exchange += ni_seconds() - begin;
     status = status == NB_OK ? summed : status;
     if (status != NB_OK)
         return status;
@@ -153,7 +171,10 @@ nb_status ni_trainer_accumulate(nb_trainer *t, const nb_lens *lens, nb_error *er
     int64_t first, count = ni_trainer_share(t, &first);
     ni_accumulator_begin(&t->accumulator);
     ni_combiner_begin(&t->combiner);
-    NB_TRY(greet(t, err));
+    const double begin = ni_seconds();
+    NB_TRY(greet(t, lens, err));
+    t->waited.words += ni_seconds() - begin;
+    t->waited.steps++;
     for (int64_t i = first; i < first + count - 1; i++) {
         if (!t->ranks && asked_to_stop(t))
             return stopped(t, err);

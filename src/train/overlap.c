@@ -39,6 +39,8 @@ static void *sum_chunks(void *self) {
         if (!wait_for(o, i * o->reducer->chunk))
             break;
         o->status = sum_chunk(o, i);
+        if (o->status == NB_OK && i == 0)
+            o->status = ni_reduce_rest(o->reducer, &o->error);
     }
     return NULL;
 }

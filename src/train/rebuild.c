@@ -8,6 +8,7 @@ static nb_status create_model(nb_trainer *t, nb_error *err) {
     nb_model_free(t->model);
     t->model = NULL;
     NB_TRY(ni_trainer_create_model(t, err));
+    NB_TRY(ni_trainer_renew_handed(t, err));
     return ni_trainer_renew_combiner(t, err);
 }
 
@@ -25,6 +26,7 @@ static nb_status keep_in_bf16(nb_trainer *t, nb_error *err) {
 
 nb_status ni_trainer_modules_to_bf16(nb_trainer *t, nb_error *err) {
     NB_TRY(keep_in_bf16(t, err));
+    NB_TRY(ni_trainer_whole_masters(t, err));
     void *params = ni_model_copy_masters(t->model);
     if (!params)
         return nb_fail(err, NB_NO_MEMORY, "rebuild: a copy of the parameters does not fit in memory");

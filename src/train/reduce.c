@@ -129,14 +129,25 @@ nb_status ni_reducer_create(nb_ranks *ranks, const ni_param_array *grads, bool o
     const int64_t part = (grads->elements / PARTS / ALIGNED + 1) * ALIGNED, most = host ? part : grads->elements;
     out->chunk = narrow ? grads->elements : most < CHUNK ? most : CHUNK;
     nb_status status = take_memory(out, grads, owned, err);
-    if (status == NB_OK && !narrow && !owned && out->host[0] && out->be->companion)
+    if (status == NB_OK && !narrow && out->host[0] && out->be->companion)
         status = out->be->companion->open(out->be, &out->worker, err);
     if (status != NB_OK)
         ni_reducer_free(out);
     return status;
 }
 
+nb_status ni_reducer_meet_neighbours(ni_reducer *x, const ni_param_array *grads, bool *met, nb_error *err) {
+    const ni_circle *c = &x->circle[0];
+    *met = false;
+    if (!x->ranks || !grads->data || c->count == 1 || c->count > x->ranks->near)
+        return NB_OK;
+    NB_TRY(ni_neighbours_meet(x->ranks, x->be, c->first, c->count, grads->data, &x->neighbours, err));
+    *met = x->neighbours.theirs;
+    return NB_OK;
+}
+
 void ni_reducer_free(ni_reducer *x) {
+    ni_neighbours_free(&x->neighbours);
     nb_backend_free(x->worker);
     if (x->room)
         x->be->ops->release(x->be, x->room);
@@ -175,6 +186,11 @@ static bool staged(const ni_reducer *x) {
     return x->host[0] && !x->ranks->device.trade;
 }
 
+/* Members of this circle read pieces where they are. */
+static bool reads(const ni_reducer *x, const ni_circle *c) {
+    return x->neighbours.theirs && c == &x->circle[0];
+}
+
 /* Letters to and from the other members of a circle; empty ones to everybody else. */
 static void no_letters(const ni_reducer *x) {
     memset(x->letters, 0, 2 * (size_t)x->ranks->world * sizeof *x->letters);
@@ -205,8 +221,51 @@ static size_t place(const ni_circle *c, int32_t member) {
     return (size_t)(member < c->self ? member : member - 1) * bytes;
 }
 
+/* ---- pieces that are read where they are ---- */
+
+/* What was asked for is done, and so it is with the other members: what they have may be read. */
+static nb_status meet(const ni_reducer *x, const ni_circle *c, nb_error *err) {
+    char here = 1, there[2];
+    NB_TRY(hand(x)->ops->synchronize(hand(x), err));
+    no_letters(x);
+    for (int32_t i = 0; i < c->count; i++)
+        put_letters(x, c, i, (ni_letter){&here, 1}, (ni_letter){&there[0], 1});
+    return trade(x, err);
+}
+
+/* Where member i has what lies at `data` here. */
+static const char *theirs(const ni_reducer *x, const ni_circle *c, int32_t member, const char *data) {
+    return x->neighbours.theirs[c->first + member * c->stride] + (data - x->neighbours.own);
+}
+
+static nb_status read_pieces(const ni_reducer *x, const ni_circle *c, const char *data, nb_error *err) {
+    nb_backend *be = hand(x);
+    NB_TRY(meet(x, c, err));
+    for (int32_t i = 0; i < c->count; i++)
+        if (i != c->self)
+            be->ops->copy(be, x->room + place(c, i), theirs(x, c, i, data) + c->begin[c->self], piece(c, c->self));
+    return NB_OK;
+}
+
+static nb_status read_sums(const ni_reducer *x, const ni_circle *c, char *data, nb_error *err) {
+    nb_backend *be = hand(x);
+    NB_TRY(meet(x, c, err));
+    for (int32_t i = 0; i < c->count; i++)
+        if (i != c->self)
+            be->ops->copy(be, data + c->begin[i], theirs(x, c, i, data) + c->begin[i], piece(c, i));
+    return NB_OK;
+}
+
+nb_status ni_reduce_rest(const ni_reducer *x, nb_error *err) {
+    return x->neighbours.theirs ? meet(x, &x->circle[0], err) : NB_OK;
+}
+
+/* ---- pieces that are sent ---- */
+
 /* What all members have of the own piece of the chunk at `data`. */
 static nb_status fetch_pieces(const ni_reducer *x, const ni_circle *c, char *data, nb_error *err) {
+    if (reads(x, c))
+        return read_pieces(x, c, data, err);
     nb_backend *be = hand(x);
     const size_t mine = piece(c, c->self), first = c->begin[0], all = c->begin[c->count] - first;
     char *out = staged(x) ? x->host[0] : data, *in = staged(x) ? x->host[1] : x->room;
@@ -239,6 +298,8 @@ static nb_status put_own_out(const ni_reducer *x, const ni_circle *c, char *data
 
 /* The pieces that the members have added up, to all of them. */
 static nb_status give_back(const ni_reducer *x, const ni_circle *c, char *data, nb_error *err) {
+    if (reads(x, c))
+        return read_sums(x, c, data, err);
     nb_backend *be = hand(x);
     const size_t at = c->begin[c->self], mine = piece(c, c->self), first = c->begin[0];
     char *whole;
@@ -394,7 +455,7 @@ bool ni_reducer_goes_beside(const ni_reducer *x, const ni_param_array *grads) {
 static nb_status reduce_numbers(const ni_reducer *x, const ni_param_array *grads, nb_error *err) {
     for (int64_t i = 0; i < ni_reducer_chunks(x, grads); i++)
         NB_TRY(ni_reduce_chunk(x, grads, i, err));
-    return NB_OK;
+    return ni_reduce_rest(x, err);
 }
 
 static nb_status reduce_tensors(const ni_reducer *x, const ni_param_array *grads, nb_error *err) {
@@ -408,7 +469,7 @@ static nb_status reduce_tensors(const ni_reducer *x, const ni_param_array *grads
         NB_TRY(give_back(x, &x->circle[i], grads->data, err));
         NB_TRY(give_scales_back(x, &x->circle[i], grads, err));
     }
-    return NB_OK;
+    return ni_reduce_rest(x, err);
 }
 
 nb_status ni_reduce(ni_reducer *x, ni_param_array *grads, nb_error *err) {

@@ -18,6 +18,7 @@
 
 #include "dist/ranks.h"
 #include "model/param_array.h"
+#include "neighbours.h"
 
 enum { NI_REDUCED_BYTES = 64 << 20 }; /* of FP32 that is summed at a time */
 
@@ -47,12 +48,18 @@ typedef struct ni_reducer {
     bool joined;        /* narrow gradients are under one scale: each sum is rounded to it, and saturates */
     bool aside;         /* on a thread beside the backend's work: no operation of its table may be called */
     nb_backend *worker; /* whose operations may be; NULL: memory is the host's, and the thread adds by itself */
+    ni_neighbours
+        neighbours; /* of circle 0: gradients are read where the others have them; theirs NULL: they are sent */
 } ni_reducer;
 
 /* For arrays as `grads` are; `owned`: for ni_reduce_to alone. `ranks` NULL: nothing is taken, and sums are what they
  * are. */
 nb_status ni_reducer_create(nb_ranks *ranks, const ni_param_array *grads, bool owned, ni_reducer *out, nb_error *err);
 void ni_reducer_free(ni_reducer *x);
+
+/* Ranks on one machine whose GPUs reach each other read each other's gradients, from here on; says whether they do.
+ * Every rank calls it. */
+nb_status ni_reducer_meet_neighbours(ni_reducer *x, const ni_param_array *grads, bool *met, nb_error *err);
 
 /* grads = the sum over all ranks, on all of them. */
 nb_status ni_reduce(ni_reducer *x, ni_param_array *grads, nb_error *err);
@@ -61,8 +68,10 @@ nb_status ni_reduce(ni_reducer *x, ni_param_array *grads, nb_error *err);
  * written over. For reducers whose sums go to owners (`owned`). */
 nb_status ni_reduce_to(const ni_reducer *x, float *data, int64_t n, int32_t to, nb_error *err);
 
-/* A part of it: chunk `index` of real gradients, after which the others may come in any order that is all ranks'. */
+/* A part of it: chunk `index` of real gradients, after which the others may come in any order that is all ranks'; and
+ * after the last of them, so that they may be written over. */
 nb_status ni_reduce_chunk(const ni_reducer *x, const ni_param_array *grads, int64_t index, nb_error *err);
+nb_status ni_reduce_rest(const ni_reducer *x, nb_error *err);
 int64_t ni_reducer_chunks(const ni_reducer *x, const ni_param_array *grads);
 
 /* Whether a thread may sum them: real gradients, in the host's memory or where the backend has a companion. */

@@ -1,6 +1,7 @@
 /* results.c: losses and norms on their way to the host. */
 #include "results.h"
 #include "backend/table.h"
+#include "base/progress.h"
 #include "model/loss.h"
 #include "tree.h"
 
@@ -46,7 +47,9 @@ nb_status ni_results_fetch(ni_results *r, const ni_param_array *grads, nb_ranks 
     ni_sum_tree losses = {0};
     ni_param_array_sum_squares(grads, r->memory + r->micro_batches);
     r->be->ops->download(r->be, r->host, r->memory, bytes_of(r));
+    const double begin = ni_seconds();
     NB_TRY(gather(r, ranks, parts, err));
+    r->seconds += ni_seconds() - begin;
     for (int64_t i = 0; i < r->micro_batches; i++)
         ni_tree_add(&losses, ni_mean_loss(r->host[i], r->scored[i]));
     *loss = ni_tree_total(&losses) * (1.0 / (double)r->micro_batches);

@@ -6,6 +6,7 @@
 #include "model/param_array.h"
 
 typedef struct ni_results {
+    double seconds; /* that ranks' words took, in all */
     nb_backend *be;
     int64_t micro_batches;
     int32_t norm_parts; /* of the gradients' sum of squares */

@@ -106,10 +106,27 @@ static nb_status check_share(const nb_trainer *t, nb_error *err) {
     return NB_OK;
 }
 
+/* No pass will ask for a weight in BF16 that the recipe has in codes. */
+static bool reads_codes_alone(const nb_trainer *t) {
+    const nb_late_switch *late = &t->recipe.late_switch;
+    return late->at >= 1 && late->rho == 0 && t->be->ops->take_codes;
+}
+
 nb_status ni_trainer_create_model(nb_trainer *t, nb_error *err) {
     const nb_model_options how = ni_run_model_options(&t->config);
-    const bool hands_on = t->config.share == NB_SHARE_GRADIENTS && nb_ranks_world(t->ranks) > 1;
-    return ni_model_create(t->be, &t->model_config, &t->working_recipe, &how, hands_on, &t->model, err);
+    const bool many = nb_ranks_world(t->ranks) > 1, on_paper = !t->train; /* there ranks are counted afterwards */
+    const bool out = (many || on_paper) && t->config.share != NB_SHARE_NONE;
+    return ni_model_create(t->be, &t->model_config, &t->working_recipe, &how,
+                           many && t->config.share == NB_SHARE_GRADIENTS, out && reads_codes_alone(t), &t->model, err);
+}
+
+nb_status ni_trainer_renew_handed(nb_trainer *t, nb_error *err) {
+    ni_hand_over_free(&t->handed);
+    return ni_hand_over_create(&t->share, t->model, &t->reducer, &t->handed, err);
+}
+
+nb_status ni_trainer_whole_masters(nb_trainer *t, nb_error *err) {
+    return ni_hand_over_whole(&t->handed, err);
 }
 
 const ni_param_array *ni_trainer_gradients(nb_trainer *t) {
@@ -137,6 +154,7 @@ static nb_status build(nb_trainer *t, bool on_paper, nb_error *err) {
                                err));
     NB_TRY(ni_accumulator_create(ni_model_gradients(t->model), ni_trainer_share(t, &first), &t->accumulator, err));
     NB_TRY(ni_reducer_create(t->ranks, ni_model_gradients(t->model), t->share.gradients, &t->reducer, err));
+    NB_TRY(ni_trainer_renew_handed(t, err));
     NB_TRY(ni_shared_gradients_create(&t->share, &t->reducer, &t->accumulator, t->model, &t->shared, err));
     NB_TRY(ni_auto_scale_create(t->ranks, ni_model_gradients(t->model), &t->recipe.gradients, &t->auto_scale, err));
     t->reducer.joined = t->auto_scale.count > 0;
@@ -186,10 +204,11 @@ void nb_trainer_free(nb_trainer *t) {
     ni_results_free(&t->results);
     ni_combiner_free(&t->combiner);
     ni_auto_scale_free(&t->auto_scale);
+    ni_hand_over_free(&t->handed);
+    ni_shared_gradients_free(&t->shared);
     ni_reducer_free(&t->reducer);
     ni_accumulator_free(&t->accumulator);
     ni_optimizer_free(&t->optimizer);
-    ni_shared_gradients_free(&t->shared);
     ni_share_free(&t->share);
     nb_model_free(t->model);
     ni_batch_buffer_free(&t->batch);
@@ -312,11 +331,13 @@ static nb_status move(nb_trainer *t, const nb_lens *lens, const ni_param_array *
     pass.lens = nb_ranks_rank(t->ranks) == 0 ? lens : NULL;
     ni_combiner_before(&t->combiner, t->model, &t->reducer);
     ni_optimizer_update(&t->optimizer, t->model, grads, &t->config, lr, grad_scale, true);
-    NB_TRY(ni_share_masters(&t->share, t->model, &t->reducer, err));
+    NB_TRY(ni_hand_over_masters(&t->handed, err));
     nb_status status = nb_model_after_step(t->model, &pass, err);
     if (status == NB_OK)
         status = ni_combiner_after(&t->combiner, t->model, &t->reducer, err);
     nb_model_params_changed(t->model);
+    if (status == NB_OK)
+        status = ni_hand_over_codes(&t->handed, &pass, err);
     return status == NB_OK ? t->be->ops->synchronize(t->be, err) : status;
 }
 
@@ -423,6 +444,8 @@ static nb_status step(nb_trainer *t, nb_step_report *r, nb_error *err) {
         next_data(&t->at);
         if (!t->at.drowned && ni_drowned_too_many(&t->drowned, &t->recipe.late_switch))
             t->at.drowned = t->at.step;
+    } else {
+        NB_TRY(ni_trainer_whole_masters(t, err)); /* who looks for the origin reads them */
     }
     fill_times(t, r, ni_seconds() - begin);
     return status;

@@ -8,6 +8,7 @@
 #include "data/tokenizer.h"
 #include "data/tokenizer_kept.h"
 #include "drowned.h"
+#include "hand_over.h"
 #include "lens/join.h"
 #include "metrics.h"
 #include "nibble/train.h"
@@ -66,9 +67,14 @@ struct nb_trainer {
     ni_batch_buffer batch;
     ni_share share;
     ni_shared_gradients shared;
+    ni_hand_over handed;
     ni_optimizer optimizer;
     nb_ranks *ranks;  /* NULL: one process */
     double last_norm; /* of the last step's gradients, which every rank found for itself */
+    struct {
+        double words, exchange; /* seconds in all: ranks' words before a step; gradients after its backward pass */
+        int64_t steps;
+    } waited;
     ni_accumulator accumulator;
     ni_reducer reducer;
     ni_auto_scale auto_scale;
@@ -137,6 +143,10 @@ int64_t ni_trainer_share(const nb_trainer *trainer, int64_t *first);
 
 /* What depends on the model's tensors, made anew: for a model that was built anew. */
 nb_status ni_trainer_renew_combiner(nb_trainer *trainer, nb_error *err);
+nb_status ni_trainer_renew_handed(nb_trainer *trainer, nb_error *err);
+
+/* The masters of all ranks on this one, where it has codes of theirs; every rank calls it. */
+nb_status ni_trainer_whole_masters(nb_trainer *trainer, nb_error *err);
 
 /* Goes past the present step without touching a parameter. */
 void ni_trainer_skip(nb_trainer *trainer);

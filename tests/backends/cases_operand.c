@@ -4,8 +4,6 @@
 #include "format/hadamard.h"
 #include "format/noise.h"
 
-#include <math.h>
-
 enum { M = 48, N = 32, K = 128, PICKED = 32, PARTS = 6 };
 
 /* Few quantizers are gone through in two shapes, whose first ones are all that such a run makes. */
@@ -393,86 +391,6 @@ static nb_operand identity(trial *t, const nb_quantizer *q, int64_t n, ni_side s
     return made(t, &format, &numbers, side, q);
 }
 
-/* ---- MXFP4 as units for 8 bits take it: both ways at once, their codes, and numbers picked out by a product ---- */
-
-enum { WAYS = 6 };
-
-/* Wider tiles than one, edges within a tile, rows and columns of more blocks than a warp has lanes, and than fit a
- * block of threads. */
-static const int64_t WAY_SIZES[WAYS][2] = {{64, 128}, {96, 160}, {32, 32}, {1056, 64}, {192, 1088}, {32, 16416}};
-
-/* A one in each of 16 rows. */
-static nb_operand picker(trial *t, const nb_quantizer *q, int64_t cols, ni_side side, const nb_quantizer *other) {
-    float *one = poisoned(sizeof *one * (size_t)(16 * cols));
-    for (int64_t i = 0; i < 16 * cols; i++)
-        one[i] = i % cols == i / cols * (cols / 16) + i / cols % (cols / 16);
-    const nb_mat numbers = nb_mat_of(upload(t, one, sizeof *one * (size_t)(16 * cols)), NB_F32, 16, cols);
-    return made(t, q, &numbers, side, other);
-}
-
-/* Every third row in blocks that are 19 powers of two apart, so that units for 8 bits do not hold it. */
-static nb_mat far_apart(trial *t, nb_dtype type, int64_t rows, int64_t cols, int64_t stride) {
-    const nb_mat m = data_matrix(DATA_NORMAL, NB_F32, rows, cols, stride);
-    float *x = m.data;
-    uint16_t *narrow = poisoned(sizeof *narrow * (size_t)(rows * stride));
-    for (int64_t i = 0; i < rows * stride; i++) {
-        const int64_t r = i / stride, block = i % stride / 32;
-        x[i] = i % stride < cols && r % 3 == 2 ? (float)ldexp(x[i], (int)(block % 2) * -19) : x[i];
-        narrow[i] = ni_bf16_even(x[i]);
-    }
-    const bool wide = type == NB_F32;
-    return (nb_mat){upload(t, wide ? (void *)x : narrow, (size_t)(rows * stride) * nb_dtype_size(type)),
-                    type,
-                    rows,
-                    cols,
-                    stride,
-                    .amax = NULL};
-}
-
-static void run_mx_ways(trial *t) {
-    static const data_kind kinds[] = {DATA_NORMAL, DATA_CORNERS, DATA_WIDE, DATA_NAN, DATA_INF, DATA_ZERO, DATA_TINY};
-    static const nb_scale_rule rules[] = {NB_RULE_FLOOR, NB_RULE_CEIL, NB_RULE_CEIL_LOG2};
-    enum { KINDS = sizeof kinds / sizeof *kinds };
-    const int64_t rows = WAY_SIZES[t->shape][0], cols = WAY_SIZES[t->shape][1], stride = cols + 8;
-    const nb_noise noise = noise_at(t);
-    nb_backend *be = t->be;
-    EXPECT_OK(t, be->ops->permit(be, &(ni_permits){.mxfp4_fp8 = true}, &err));
-    const int step = rows * cols > 20000 ? KINDS : 1, count = (t->few ? 2 : 4) * KINDS;
-    for (int i = 0; i < count; i += step) {
-        const bool turned = i / KINDS & 1, last = i % KINDS == 0;
-        const nb_dtype type = i / KINDS & 2 ? NB_F32 : NB_BF16;
-        nb_quantizer row = ni_format_family_find("mxfp4")->defaults, column;
-        row.rule = rules[i % 3];
-        column = row;
-        column.hadamard_size = turned ? 16 : 0;
-        const nb_mat x =
-            last ? far_apart(t, type, rows, cols, stride) : uploaded(t, kinds[i % KINDS], type, rows, cols, stride);
-        nb_operand a = placed(t, &row, rows, cols, NI_LEFT, &row), b = placed(t, &column, cols, rows, NI_RIGHT, &row),
-                   c = placed(t, &row, rows, cols, NI_LEFT, &row), d = placed(t, &column, cols, rows, NI_RIGHT, &row);
-        const ni_making both[2] = {{.out = &a, .noise = &noise}, {.out = &b, .transpose = true, .noise = &noise}};
-        make(t, &(ni_source){.numbers = &x}, both, 2);
-        make(t, &(ni_source){.numbers = &x}, &(ni_making){.out = &c, .noise = &noise}, 1);
-        make(t, &(ni_source){.numbers = &x}, &(ni_making){.out = &d, .transpose = true, .noise = &noise}, 1);
-        char format[200], what[300];
-        snprintf(what, sizeof what, "%s, %s, numbers of kind %d", nb_quantizer_text(&column, format, sizeof format),
-                 nb_dtype_name(type), last ? -1 : (int)kinds[i % KINDS]);
-        keep_operand(t, what, &a);
-        keep_operand(t, what, &b);
-        keep_operand(t, what, &c);
-        keep_operand(t, what, &d);
-        if (!last)
-            continue;
-        row.rule = NB_RULE_FLOOR;
-        const nb_operand right = picker(t, &row, cols, NI_RIGHT, &a.quantizer),
-                         left = picker(t, &row, rows, NI_LEFT, &column);
-        const nb_mat of_rows = nb_mat_of(output(t, what, NB_F32, rows * 16), NB_F32, rows, 16),
-                     of_columns = nb_mat_of(output(t, what, NB_F32, 16 * cols), NB_F32, 16, cols);
-        EXPECT_OK(t, be->ops->multiply(be, &of_rows, &(ni_term){.a = &a, .b = &right}, 1, false, &err));
-        EXPECT_OK(t, be->ops->multiply(be, &of_columns, &(ni_term){.a = &left, .b = &b}, 1, false, &err));
-    }
-    EXPECT_OK(t, be->ops->permit(be, &(ni_permits){.mxfp4_fp8 = false}, &err));
-}
-
 /* What products read of them, without codes: through identities. */
 static void run_tile_values(trial *t) {
     const quantizer_list *list = quantizers_of(t);
@@ -537,6 +455,138 @@ static void run_patched(trial *t) {
         }
 }
 
+/* ---- what a producer writes, straight into operands ---- */
+
+enum { PRODUCED_ROWS = 48, PRODUCED_COLS = 272, PRODUCED = PRODUCED_ROWS * PRODUCED_COLS };
+
+/* Both operands of one matrix of a producer, and what is left for the next step. */
+typedef struct produced_pair {
+    nb_mat numbers;
+    nb_operand row, column;
+    uint32_t *now;
+    ni_making makings[2];
+} produced_pair;
+
+static void place_pair(trial *t, produced_pair *p, const nb_quantizer *row, const nb_quantizer *column,
+                       const float *past, bool reread, const nb_noise *noise) {
+    p->numbers = nb_mat_of(scratch(t, PRODUCED * sizeof(uint16_t)), NB_BF16, PRODUCED_ROWS, PRODUCED_COLS);
+    p->row = placed(t, row, PRODUCED_ROWS, PRODUCED_COLS, NI_LEFT, row);
+    p->column = placed(t, column, PRODUCED_COLS, PRODUCED_ROWS, NI_RIGHT, column);
+    p->row.reread = p->column.reread = reread;
+    p->now = scratch(t, 2 * sizeof *p->now);
+    p->makings[0] = (ni_making){.out = &p->row, .past = past, .headroom = 2, .now = p->now, .noise = noise};
+    p->makings[1] = (ni_making){
+        .out = &p->column, .transpose = true, .past = past, .headroom = 1, .now = p->now + 1, .noise = noise};
+}
+
+static int32_t differing(trial *t, const void *a, const void *b, size_t bytes) {
+    uint8_t *x = poisoned(bytes), *y = poisoned(bytes);
+    int32_t count = 0;
+    t->be->ops->download(t->be, x, a, bytes);
+    t->be->ops->download(t->be, y, b, bytes);
+    for (size_t i = 0; i < bytes; i++)
+        count += x[i] != y[i];
+    return count;
+}
+
+/* Bytes in which two pairs are not one: operands whole, as the backend keeps them. */
+static void expect_alike(trial *t, const char *what, const produced_pair *a, const produced_pair *b, bool kept) {
+    const size_t row = t->be->ops->operand_bytes(t->be, &a->row), column = t->be->ops->operand_bytes(t->be, &a->column);
+    const int32_t bytes[5] = {differing(t, a->row.memory, b->row.memory, row),
+                              differing(t, a->column.memory, b->column.memory, column),
+                              differing(t, a->now, b->now, 2 * sizeof *a->now),
+                              kept ? differing(t, a->numbers.data, b->numbers.data, PRODUCED * sizeof(uint16_t)) : 0,
+                              a->row.form != b->row.form || a->column.form != b->column.form};
+    record(t, what, bytes, NB_I32, 5, true);
+}
+
+/* Some where exp overflows and vanishes, a few threads' only. */
+static void *far_gates(trial *t) {
+    static const float far[] = {-200, -95, -88.5f, -87.5f, -87, -86.5f, 95, 200};
+    double *g = normals_in(NB_BF16, 1, PRODUCED, 0, 2);
+    for (int i = 0; i < 8; i++)
+        g[PRODUCED / 2 + 37 * i] = far[i];
+    return input(t, NB_BF16, g, PRODUCED);
+}
+
+/* The producer by itself. */
+static void run_alone(nb_backend *be, const ni_producer *from, const nb_mat *a, const nb_mat *b) {
+    if (from->kind == NI_PRODUCER_SWIGLU)
+        be->ops->swiglu_forward(be, a, from->gate, from->up);
+    else if (from->kind == NI_PRODUCER_SWIGLU_SLOPES)
+        be->ops->swiglu_backward(be, a, b, from->dy, from->gate, from->up);
+    else if (from->change)
+        be->ops->add_rmsnorm_forward(be, from->sum, a, from->rstd, from->x, from->change, from->w, from->eps);
+    else
+        be->ops->rmsnorm_forward(be, a, from->rstd, from->x, from->w, from->eps);
+}
+
+static ni_producer producer_of(trial *t, int kind, int turn) {
+    ni_producer from = {.kind = (ni_producer_kind)kind};
+    if (kind == NI_PRODUCER_NORM) {
+        from.x = input_act(t, 4, PRODUCED, 3);
+        from.change = turn % 2 ? input_act(t, 5, PRODUCED, 1) : NULL;
+        from.w = input_real(t, 6, PRODUCED_COLS, 1, 0.3);
+        from.eps = 1e-5;
+    } else {
+        from.gate = far_gates(t);
+        from.up = input_act(t, 2, PRODUCED, 1);
+        from.dy = kind == NI_PRODUCER_SWIGLU_SLOPES ? input_act(t, 3, PRODUCED, turn == 2 ? 1e20 : 1) : NULL;
+    }
+    return from;
+}
+
+/* Operands of one producer made at once, beside those of its matrices. */
+static void produce_both_ways(trial *t, int kind, const nb_quantizer q[2], const float *past, bool kept, bool reread,
+                              int turn) {
+    static const char *const names[] = {"swiglu", "slopes", "norm"};
+    const nb_noise noise = noise_at(t);
+    const int32_t count = kind == NI_PRODUCER_SWIGLU_SLOPES ? 2 : 1;
+    ni_producer at_once_from = producer_of(t, kind, turn), apart_from = at_once_from;
+    ni_producer *const both[2] = {&at_once_from, &apart_from};
+    produced_pair at_once[2], apart[2];
+    ni_produced out[2];
+    for (int i = 0; i < 2; i++) {
+        both[i]->sum = scratch(t, PRODUCED * sizeof(uint16_t));
+        both[i]->rstd = scratch(t, PRODUCED_ROWS * sizeof(float));
+    }
+    for (int m = 0; m < count; m++) {
+        place_pair(t, &at_once[m], &q[0], &q[1], past, reread, &noise);
+        place_pair(t, &apart[m], &q[0], &q[1], past, reread, &noise);
+        out[m] = (ni_produced){.numbers = &at_once[m].numbers, .kept = kept, .makings = at_once[m].makings, .count = 2};
+    }
+    EXPECT_OK(t, t->be->ops->make_produced(t->be, &at_once_from, out, count, &err));
+    run_alone(t->be, &apart_from, &apart[0].numbers, &apart[count - 1].numbers);
+    for (int m = 0; m < count; m++) {
+        char what[200];
+        make(t, &(ni_source){.numbers = &apart[m].numbers}, apart[m].makings, 2);
+        snprintf(what, sizeof what, "%s, matrix %d, past %d%s%s", names[kind], m, turn, kept ? ", numbers kept" : "",
+                 reread ? ", codes" : "");
+        expect_alike(t, what, &at_once[m], &apart[m], kept);
+    }
+    const int32_t beside[2] = {differing(t, at_once_from.sum, apart_from.sum, PRODUCED * sizeof(uint16_t)),
+                               differing(t, at_once_from.rstd, apart_from.rstd, PRODUCED_ROWS * sizeof(float))};
+    record(t, "what a norm leaves", beside, NB_I32, 2, true);
+}
+
+/* One shape to nearest, one stochastic, one that no kernel makes at once; under what is known of another step, and in a
+ * first step. */
+static void run_produced(trial *t) {
+    static const float pasts[] = {1, 0.05f, 1e-6f, 40, 0, NAN};
+    enum { PASTS = sizeof pasts / sizeof *pasts };
+    nb_quantizer q[2] = {nvfp4(1), nvfp4(1)};
+    q[0].round = q[1].round = t->shape ? NB_ROUND_STOCHASTIC : NB_ROUND_EVEN;
+    q[0].sr_bits = q[1].sr_bits = 8;
+    if (t->shape < 2) {
+        q[1].hadamard_size = 16;
+        q[1].hadamard_signs = NB_SIGNS_FIXED;
+        q[1].hadamard_round_bf16 = true;
+    }
+    for (int i = 0; i <= PASTS; i++)
+        for (int kind = NI_PRODUCER_SWIGLU; kind <= NI_PRODUCER_NORM; kind++)
+            produce_both_ways(t, kind, q, i < PASTS ? upload(t, &pasts[i], sizeof *pasts) : NULL, i % 2, i % 3 == 0, i);
+}
+
 /* One scale a row: as many numbers as a warp may hold of it in registers, and more. */
 static void run_long_rows(trial *t) {
     static const int64_t widths[] = {1040, 2064, 6160};
@@ -561,7 +611,6 @@ static void run_large_weight(trial *t) {
 static const test_case OPERANDS[] = {
     {"operand_bytes make_operands canonical", "two in one call, and apart", BITS, PARTS, run_two, NULL, NULL},
     {"make_operands canonical", "whole tiles", BITS, PARTS, run_tiles, NULL, NULL},
-    {"make_operands multiply permit", "MXFP4 for units for 8 bits, both ways", BITS, WAYS, run_mx_ways, NULL, NULL},
     {"make_operands multiply", "values of whole tiles", BITS, PARTS, run_tile_values, NULL, NULL},
     {"make_operands", "columns, residuals, folding", BITS, 1, run_derived, NULL, NULL},
     {"make_operands", "pieces", BITS, 2, run_pieces, NULL, NULL},
@@ -569,6 +618,7 @@ static const test_case OPERANDS[] = {
     {"make_operands", "amax known", BITS, 1, run_amax, NULL, NULL},
     {"make_operands", "scales of the step before", BITS, PARTS, run_delayed, NULL, NULL},
     {"make_operands", "scales of no step before", BITS, 1, run_delayed_misfits, NULL, NULL},
+    {"make_produced", "beside the numbers that a producer writes", BITS, 3, run_produced, NULL, NULL},
     {"make_operands", "long rows", BITS, 3, run_long_rows, NULL, NULL},
     {"make_operands", "a weight larger than a small GPU holds", BITS, 1, run_large_weight, NULL, NULL},
     {"turn", "tiles, rows", BITS, 1, run_turn, NULL, NULL},

@@ -2,7 +2,8 @@
  * store's own; what operands decode to is exact, so that magnitudes are those of the quantized numbers. */
 #include "fp8_units.h"
 
-static const int64_t SIZES[][3] = {{1, 16, 64}, {48, 32, 128}, {70, 48, 256}, {17, 32, 1024}, {40, 64, 256}};
+/* A slice of the weights of a sparse product has 16, 128, 16, 32 and 64 columns on a GPU. */
+static const int64_t SIZES[][3] = {{1, 16, 64}, {48, 128, 128}, {70, 48, 256}, {17, 32, 1024}, {40, 64, 256}};
 static const int64_t ODD[][3] = {{1, 1, 1}, {7, 5, 3}, {33, 17, 65}, {128, 128, 128}, {200, 130, 300}};
 enum { SHAPES = 5, ODD_SHAPES = 5 };
 

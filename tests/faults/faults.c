@@ -3,7 +3,8 @@
  *     NIBBLE_FAULT=KIND:N:WHAT   KIND: open, read, write, sync, rename, list, alloc, or any (all but alloc)
  *                                N: 1 is the first; "5+" is the fifth and all later ones
  *                                WHAT: kill (SIGKILL before the call), drop, zero or random (a power cut: bytes that
- *                                were not synced are gone, zeros or anything, then SIGKILL), or a number of errno
+ *                                were not synced are gone, zeros or anything, then SIGKILL), names (as drop, and names
+ *                                whose folder was not synced are as before), or a number of errno
  *     NIBBLE_FAULT_COUNT=FILE    writes how many calls of each kind there were: "open 12" a line
  *
  * Calls count where the program or one of the small libraries makes them; what OpenBLAS, OpenMP, oneDNN and the C++
@@ -14,6 +15,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <limits.h>
 #include <link.h>
 #include <signal.h>
@@ -130,8 +132,12 @@ static void note_write(int fd) {
     written_count++;
 }
 
+static void note_names(const struct stat *folder);
+
 static void note_sync(int fd) {
     struct stat st;
+    if (fstat(fd, &st) == 0 && S_ISDIR(st.st_mode))
+        note_names(&st);
     int i = find(fd, &st);
     if (i >= 0 && i < written_count)
         written[i].synced = st.st_size;
@@ -169,6 +175,108 @@ static void cut_power(const char *becomes) {
     }
 }
 
+/* ---- names that were not synced ---- */
+
+extern void *__libc_malloc(size_t size);
+
+/* What was made or got a name, in the order in which it happened; removals count as being on disk at once. */
+static struct {
+    char path[PATH_MAX], from[PATH_MAX]; /* from: empty for what was made */
+    dev_t device;                        /* of the folder */
+    ino_t node;
+    bool synced;
+    char *old; /* what had the name before */
+    size_t old_size;
+} named[FILES];
+static int named_count;
+
+static void note_names(const struct stat *folder) {
+    for (int i = 0; i < named_count; i++)
+        named[i].synced = named[i].synced || (named[i].device == folder->st_dev && named[i].node == folder->st_ino);
+}
+
+static void keep_old(const char *path, int i) {
+    struct stat st;
+    int fd = REAL(open)(path, O_RDONLY);
+    if (fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode)) {
+        named[i].old = __libc_malloc((size_t)st.st_size + 1);
+        const ssize_t n = named[i].old ? REAL(pread)(fd, named[i].old, (size_t)st.st_size, 0) : -1;
+        named[i].old_size = n > 0 ? (size_t)n : 0;
+    }
+    if (fd >= 0)
+        close(fd);
+}
+
+/* `from` NULL: it was made; else it will be renamed, before which what has that name is kept. */
+static void note_name(const char *path, const char *from) {
+    struct stat st;
+    char folder[PATH_MAX];
+    const char *slash = strrchr(path, '/');
+    const int i = named_count;
+    if (i == FILES || strlen(path) >= PATH_MAX || (from && strlen(from) >= PATH_MAX))
+        return;
+    snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - path) : 1, slash ? path : ".");
+    if (stat(folder[0] ? folder : "/", &st) != 0)
+        return;
+    memset(&named[i], 0, sizeof named[i]);
+    snprintf(named[i].path, PATH_MAX, "%s", path);
+    snprintf(named[i].from, PATH_MAX, "%s", from ? from : "");
+    named[i].device = st.st_dev;
+    named[i].node = st.st_ino;
+    if (from)
+        keep_old(path, i);
+    named_count++;
+}
+
+/* A name that is taken away is no longer one that a power cut could take: another file may get it. */
+static void forget_name(int folder, const char *path) {
+    struct stat st;
+    const char *slash = strrchr(path, '/'), *last = slash ? slash + 1 : path;
+    char above[PATH_MAX];
+    snprintf(above, sizeof above, "%.*s", slash ? (int)(slash - path) : 1, slash ? path : ".");
+    if (fstatat(folder, above[0] ? above : "/", &st, 0) != 0)
+        return;
+    for (int i = 0; i < named_count; i++) {
+        const char *name = strrchr(named[i].path, '/');
+        if (named[i].device == st.st_dev && named[i].node == st.st_ino &&
+            strcmp(name ? name + 1 : named[i].path, last) == 0)
+            named[i].synced = true;
+    }
+}
+
+/* What lies below a folder moves with it. */
+static void move_names(int count, const char *from, const char *to) {
+    const size_t length = strlen(from);
+    for (int i = 0; i < count; i++)
+        if (strncmp(named[i].path, from, length) == 0 && (named[i].path[length] == '/' || !named[i].path[length])) {
+            char moved[PATH_MAX];
+            if (snprintf(moved, sizeof moved, "%s%s", to, named[i].path + length) < PATH_MAX)
+                memcpy(named[i].path, moved, sizeof moved);
+        }
+}
+
+static int take_away(const char *path, const struct stat *st, int type, struct FTW *at) {
+    (void)st, (void)type, (void)at;
+    return remove(path);
+}
+
+/* The last first, as if the disk had heard of none. */
+static void undo_names(void) {
+    for (int i = named_count - 1; i >= 0; i--) {
+        if (named[i].synced)
+            continue;
+        if (!named[i].from[0]) {
+            nftw(named[i].path, take_away, 16, FTW_DEPTH | FTW_PHYS);
+            continue;
+        }
+        REAL(rename)(named[i].path, named[i].from);
+        move_names(i, named[i].path, named[i].from);
+        const int fd = named[i].old ? REAL(open)(named[i].path, O_WRONLY | O_CREAT | O_TRUNC, 0644) : -1;
+        if (fd >= 0 && REAL(write)(fd, named[i].old, named[i].old_size) >= 0)
+            close(fd);
+    }
+}
+
 /* ---- the fault ---- */
 
 /* True: the call must fail, errno says how. */
@@ -186,6 +294,10 @@ static bool strikes(enum kind kind, const void *caller) {
         return false;
     if (strcmp(what, "drop") == 0 || strcmp(what, "zero") == 0 || strcmp(what, "random") == 0)
         cut_power(what);
+    if (strcmp(what, "names") == 0) {
+        cut_power("drop");
+        undo_names();
+    }
     if (what[0] < '0' || what[0] > '9')
         kill(getpid(), SIGKILL);
     errno = atoi(what);
@@ -200,7 +312,13 @@ EXPORT int open(const char *path, int flags, ...) {
     va_start(args, flags);
     int mode = (flags & O_CREAT) ? va_arg(args, int) : 0;
     va_end(args);
-    return strikes(OPEN, CALLER) ? -1 : REAL(open)(path, flags, mode);
+    if (strikes(OPEN, CALLER))
+        return -1;
+    const bool made = (flags & O_CREAT) && access(path, F_OK) != 0;
+    const int fd = REAL(open)(path, flags, mode);
+    if (made && fd >= 0)
+        note_name(path, NULL);
+    return fd;
 }
 
 EXPORT DIR *opendir(const char *path) {
@@ -266,11 +384,25 @@ EXPORT int fdatasync(int fd) {
 }
 
 EXPORT int rename(const char *from, const char *to) {
-    return strikes(RENAME, CALLER) ? -1 : REAL(rename)(from, to);
+    if (strikes(RENAME, CALLER))
+        return -1;
+    const int before = named_count;
+    note_name(to, from);
+    const int result = REAL(rename)(from, to);
+    if (result != 0)
+        named_count = before;
+    else
+        move_names(before, from, to);
+    return result;
 }
 
 EXPORT int mkdir(const char *path, mode_t mode) {
-    return strikes(RENAME, CALLER) ? -1 : REAL(mkdir)(path, mode);
+    if (strikes(RENAME, CALLER))
+        return -1;
+    const int result = REAL(mkdir)(path, mode);
+    if (result == 0)
+        note_name(path, NULL);
+    return result;
 }
 
 EXPORT int ftruncate(int fd, off_t size) {
@@ -278,11 +410,28 @@ EXPORT int ftruncate(int fd, off_t size) {
 }
 
 EXPORT int unlink(const char *path) {
-    return strikes(RENAME, CALLER) ? -1 : REAL(unlink)(path);
+    if (strikes(RENAME, CALLER))
+        return -1;
+    const int result = REAL(unlink)(path);
+    if (result == 0)
+        forget_name(AT_FDCWD, path);
+    return result;
 }
 
 EXPORT int unlinkat(int folder, const char *path, int flags) {
-    return strikes(RENAME, CALLER) ? -1 : REAL(unlinkat)(folder, path, flags);
+    if (strikes(RENAME, CALLER))
+        return -1;
+    const int result = REAL(unlinkat)(folder, path, flags);
+    if (result == 0)
+        forget_name(folder, path);
+    return result;
+}
+
+EXPORT int rmdir(const char *path) {
+    const int result = REAL(rmdir)(path);
+    if (result == 0)
+        forget_name(AT_FDCWD, path);
+    return result;
 }
 
 EXPORT struct dirent *readdir(DIR *folder) {
@@ -290,7 +439,6 @@ EXPORT struct dirent *readdir(DIR *folder) {
 }
 
 /* glibc's own names, for dlsym itself allocates. */
-extern void *__libc_malloc(size_t size);
 extern void *__libc_calloc(size_t count, size_t size);
 extern void *__libc_realloc(void *old, size_t size);
 

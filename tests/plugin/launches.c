@@ -3,8 +3,11 @@
  *     NIBBLE_LAUNCHES=FILE     at the end one line a kernel is added to it: launches, a blank, the kernel's name
  *     NIBBLE_CAPABILITY=8.0    the GPU is described as one of this compute capability with two multiprocessors and,
  * below 9.0, the shared memory that a block has there: kernels for older and smaller GPUs then run on a newer one
+ *     NIBBLE_PRODUCTS=none     products of cuBLASLt are not made, and what holds them stays as it was: for a tool that
+ * cannot run its kernels (scripts/gpu-check --sanitize racecheck)
  *     NIBBLE_DRIVER=12.4       the driver is described as one that knows CUDA 12.4 and not this one; 0.0: there is none
  */
+#include <cublasLt.h>
 #include <cuda_runtime_api.h>
 
 #include <stdatomic.h>
@@ -84,6 +87,24 @@ int __wrap___cudaGetKernel(void **handle, const void *host) {
 LAUNCH(__cudaLaunchKernel, __attribute__((weak)))
 LAUNCH(cudaLaunchKernel, )
 LAUNCH(cudaLaunchCooperativeKernel, )
+
+/* ---- products ---- */
+
+#define PRODUCT(prefix)                                                                                                \
+    cublasStatus_t prefix##_cublasLtMatmul(                                                                            \
+        cublasLtHandle_t lt, cublasLtMatmulDesc_t what, const void *alpha, const void *a, cublasLtMatrixLayout_t la,   \
+        const void *b, cublasLtMatrixLayout_t lb, const void *beta, const void *c, cublasLtMatrixLayout_t lc, void *d, \
+        cublasLtMatrixLayout_t ld, const cublasLtMatmulAlgo_t *algorithm, void *workspace, size_t bytes,               \
+        cudaStream_t stream)
+PRODUCT(__real);
+PRODUCT(__wrap);
+PRODUCT(__wrap) {
+    const char *products = getenv("NIBBLE_PRODUCTS");
+    if (products && strcmp(products, "none") == 0)
+        return CUBLAS_STATUS_SUCCESS;
+    return __real_cublasLtMatmul(lt, what, alpha, a, la, b, lb, beta, c, lc, d, ld, algorithm, workspace, bytes,
+                                 stream);
+}
 
 /* ---- another GPU ---- */
 

@@ -4,17 +4,23 @@
  *     version    it was built for another program
  *     driver     there is no driver
  *     alloc:N    the N-th allocation finds no memory
+ *     alloc:N,bytes:M    and the GPU has M bytes of it
  *     lost:N     the N-th synchronize and all after it find the GPU gone, and what was downloaded since the one before
  * is not what was there
+ *     apart      no rank reaches the memory of another; mistaken: it sees zeroes there
+ *     choices    its library chose kernels for two shapes, which it takes back; not others
  *     cudnn:N    there is cuDNN, of version N
  *     mended:N   N rows of operands went to FP32 whenever somebody asks
  */
 #include "backend/backend.h"
 #include "backend/cuda/library.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #define DOOR __attribute__((visibility("default")))
 
@@ -37,14 +43,100 @@ static long number_of(const char *what) {
     return strncmp(asked(), what, length) == 0 ? strtol(asked() + length, NULL, 10) : 0;
 }
 
+static size_t bytes_of_memory(void) {
+    const char *bytes = strstr(asked(), ",bytes:");
+    return bytes ? (size_t)strtoll(bytes + strlen(",bytes:"), NULL, 10) : (size_t)3 << 30;
+}
+
 static nb_status broken(nb_error *err) {
     return nb_fail(err, NB_INTERNAL, "cuda: an operation of the GPU: GPU 0 (stub) is lost");
+}
+
+/* ---- memory that another process may read: gradients lie in a file that has no name ---- */
+
+enum { LENDABLE = 4 };
+static struct {
+    void *memory;
+    size_t bytes;
+    int file;
+} lendable[LENDABLE];
+
+static void *lendable_alloc(size_t bytes) {
+    int i = 0;
+    while (i < LENDABLE && lendable[i].memory)
+        i++;
+    const int file = i < LENDABLE ? memfd_create("gradients", 0) : -1;
+    if (file < 0 || ftruncate(file, (off_t)bytes) != 0)
+        return NULL;
+    void *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    if (memory == MAP_FAILED)
+        return NULL;
+    lendable[i].memory = memory;
+    lendable[i].bytes = bytes;
+    lendable[i].file = file;
+    return memory;
+}
+
+static bool lend(nb_backend *be, void *memory, ni_lent *out) {
+    (void)be;
+    for (int i = 0; i < LENDABLE; i++)
+        if (lendable[i].memory == memory) {
+            snprintf(out->words, sizeof out->words, "%zu /proc/%d/fd/%d", lendable[i].bytes, (int)getpid(),
+                     lendable[i].file);
+            return true;
+        }
+    return false;
+}
+
+/* A borrowed range begins behind a page that says how long it is. */
+enum { PAGE = 4096 };
+
+static void *borrow(nb_backend *be, const ni_lent *lent) {
+    char *path;
+    const size_t bytes = strtoul(lent->words, &path, 10), all = bytes + PAGE;
+    (void)be;
+    if (strcmp(asked(), "apart") == 0)
+        return NULL;
+    if (strcmp(asked(), "mistaken") == 0) {
+        size_t *nothing = calloc(1, all);
+        return nothing ? (char *)nothing + PAGE : NULL;
+    }
+    const int file = open(path + 1, O_RDONLY);
+    char *room = mmap(NULL, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (file < 0 || room == MAP_FAILED ||
+        mmap(room + PAGE, bytes, PROT_READ, MAP_SHARED | MAP_FIXED, file, 0) == MAP_FAILED)
+        return NULL;
+    close(file);
+    memcpy(room, &all, sizeof all);
+    return room + PAGE;
+}
+
+static void give_back(nb_backend *be, void *borrowed) {
+    char *room = (char *)borrowed - PAGE;
+    size_t all;
+    (void)be;
+    memcpy(&all, room, sizeof all);
+    if (all)
+        munmap(room, all);
+    else
+        free(room);
 }
 
 static void *stub_alloc(nb_backend *be, size_t bytes, const char *what) {
     if (the_stub.alloc && ++the_stub.calls == the_stub.fails_at)
         return NULL;
-    return the_stub.inside->ops->alloc(be, bytes, what);
+    return strcmp(what, "gradients") == 0 ? lendable_alloc(bytes) : the_stub.inside->ops->alloc(be, bytes, what);
+}
+
+static void stub_release(nb_backend *be, void *memory) {
+    for (int i = 0; i < LENDABLE; i++)
+        if (lendable[i].memory == memory && memory) {
+            munmap(memory, lendable[i].bytes);
+            close(lendable[i].file);
+            lendable[i].memory = NULL;
+            return;
+        }
+    the_stub.inside->ops->release(be, memory);
 }
 
 static nb_status stub_synchronize(nb_backend *be, nb_error *err) {
@@ -59,6 +151,20 @@ static void stub_download(nb_backend *be, void *to_host, const void *from, size_
         memset(to_host, 0x3c, bytes);
     else
         the_stub.inside->ops->download(be, to_host, from, bytes);
+}
+
+static const char CHOSEN[] = "64 x 32 x 16: kernel 7\n32 x 32 x 64: kernel 3, split \"k\"\n";
+
+static char *choices(nb_backend *be) {
+    char *text = calloc(1, sizeof CHOSEN);
+    (void)be;
+    return text ? memcpy(text, CHOSEN, sizeof CHOSEN) : NULL;
+}
+
+static nb_status choose(nb_backend *be, const char *asked_for, nb_error *err) {
+    (void)be;
+    return strcmp(asked_for, CHOSEN) == 0 ? NB_OK
+                                          : nb_fail(err, NB_UNSUPPORTED, "cuda: kernels are not those that ran");
 }
 
 static int64_t mended(nb_backend *be) {
@@ -92,8 +198,14 @@ static nb_status await(nb_backend *worker, void *at, nb_error *err) {
     return set ? NB_OK : broken(err);
 }
 
-static const ni_companion companion = {
-    .open = open_worker, .enter = enter, .mark = mark, .await = await, .forget = free};
+static const ni_companion companion = {.open = open_worker,
+                                       .enter = enter,
+                                       .mark = mark,
+                                       .await = await,
+                                       .forget = free,
+                                       .lend = lend,
+                                       .borrow = borrow,
+                                       .give_back = give_back};
 
 static void destroy(nb_backend *be) {
     (void)be;
@@ -111,7 +223,7 @@ DOOR nb_status ni_cuda_library_describe(int device, ni_cuda_facts *facts, nb_err
                              .device = device,
                              .major = 9,
                              .multiprocessors = 2,
-                             .memory = (size_t)3 << 30,
+                             .memory = bytes_of_memory(),
                              .driver = 13000,
                              .runtime = 13000,
                              .cublaslt = 130001,
@@ -138,10 +250,15 @@ DOOR nb_status ni_cuda_library_open(int device, nb_backend **out, nb_error *err)
     }
     object->ops = *the_stub.inside->ops;
     object->ops.alloc = stub_alloc;
+    object->ops.release = stub_release;
     object->ops.synchronize = stub_synchronize;
     object->ops.download = stub_download;
     object->backend.companion = &companion;
     object->backend.mended = mended;
+    if (strcmp(asked(), "choices") == 0) {
+        object->ops.gemm_choices = choices;
+        object->ops.gemm_choose = choose;
+    }
     *out = &object->backend;
     return NB_OK;
 }

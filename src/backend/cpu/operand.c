@@ -264,6 +264,11 @@ nb_status ni_cpu_make_operands(nb_backend *be, const ni_source *source, const ni
     return NB_OK;
 }
 
+nb_status ni_cpu_make_produced(nb_backend *be, const ni_producer *from, const ni_produced *out, int32_t count,
+                               nb_error *err) {
+    return ni_compose_produced(be, from, out, count, err);
+}
+
 nb_status ni_cpu_make_pieces(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
                              nb_error *err) {
     for (int32_t i = 0; i < count; i++)

@@ -15,7 +15,7 @@
 
 #include "attention.h"
 #include "mma.cuh"
-#include "tile.cuh"
+#include "turned.cuh"
 
 struct AttentionArgs {
     const bf16 *q, *k, *v, *o, *dout;
@@ -71,12 +71,14 @@ __device__ __forceinline__ void load_tile(bf16 *tile, const bf16 *head, int64_t 
 }
 
 /* A warp's sums, times a factor for each row, to positions first .. of a head, by way of its own rows of a tile [ROWS,
- * D] that nobody reads any more. */
+ * D] that nobody reads any more. Returns the larger magnitudes of what this lane stored, in pairs. */
 template <class Core, int ROWS, int COLUMNS>
-__device__ __forceinline__ void
-store_rows(bf16 *head, int64_t stride, int first, int first_column, const float (&c)[Core::MT][COLUMNS / 8][4],
-           const float (&factor)[Core::MT][2], bf16 *tile, int own_row, const AttentionArgs &a) {
+__device__ __forceinline__ uint32_t store_rows(bf16 *head, int64_t stride, int first, int first_column,
+                                               const float (&c)[Core::MT][COLUMNS / 8][4],
+                                               const float (&factor)[Core::MT][2], bf16 *tile, int own_row,
+                                               const AttentionArgs &a) {
     int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    uint32_t pairs = 0;
     sync_warp();
 #pragma unroll
     for (int m = 0; m < Core::MT; m++)
@@ -90,38 +92,57 @@ store_rows(bf16 *head, int64_t stride, int first, int first_column, const float 
     constexpr int pieces = COLUMNS / 8;
     for (int i = lane; i < Core::MT * 16 * pieces; i += 32) {
         int row = i / pieces, column = i % pieces * 8;
-        if (first + row < a.seq && first_column + column < a.head_dim)
-            *(uint4 *)(head + (int64_t)(first + row) * stride + first_column + column) =
-                *(const uint4 *)(tile + Core::offset(ROWS, own_row + row, column));
+        if (first + row < a.seq && first_column + column < a.head_dim) {
+            const uint4 eight = *(const uint4 *)(tile + Core::offset(ROWS, own_row + row, column));
+            *(uint4 *)(head + (int64_t)(first + row) * stride + first_column + column) = eight;
+            pairs = ni_larger_of_four(pairs, eight);
+        }
     }
+    return pairs;
 }
 
-/* The largest magnitudes of what store_rows has left in the tile. */
-template <class Core, int ROWS, int COLUMNS>
-__device__ __forceinline__ void find_amaxes(const bf16 *tile, int own_row, int first, int first_column,
-                                            const AttentionArgs &a) {
-    uint32_t pairs = 0, turned = ni_found_amax(a.turned_amax);
-    if (!a.amax && !a.turned_amax)
-        return;
-    const int end = min(COLUMNS, a.head_dim - first_column);
+/* The largest number of the turned columns that store_rows has left in the tile: `sixteens` of positions, `end` columns. */
+template <class Core, int ROWS>
+__device__ __noinline__ uint32_t turn_columns(const bf16 *tile, int own_row, int sixteens, int end) {
+    uint32_t turned = 0;
 #pragma unroll 1
-    for (int m = 0; m < Core::MT; m++) {
-        const int there = a.seq - first - m * 16; /* rows of these sixteen */
+    for (int m = 0; m < sixteens; m++)
 #pragma unroll 1
         for (int column = 2 * (threadIdx.x % 32); column < end; column += 64) {
             uint32_t words[16];
 #pragma unroll
-            for (int i = 0; i < 16; i++) {
-                words[i] = i < there ? *(const uint32_t *)(tile + Core::offset(ROWS, own_row + m * 16 + i, column)) : 0;
-                pairs = ni_larger_pair(pairs, words[i]);
-            }
-            if (a.turned_amax)
-                turned = ni_larger_turned(turned, words);
+            for (int i = 0; i < 16; i++)
+                words[i] = *(const uint32_t *)(tile + Core::offset(ROWS, own_row + m * 16 + i, column));
+            turned = max(turned, ni_turned_amax(words));
         }
-    }
     sync_warp();
-    ni_join_amax(a.amax, ni_larger_half(pairs));
-    ni_join_amax(a.turned_amax, turned);
+    return turned;
+}
+
+/* Both maxima of what store_rows has stored, `pairs` of it, and left in the tile; `known` was loaded before. Positions
+ * are whole sixteens where turned columns are asked for. */
+template <class Core, int ROWS, int COLUMNS>
+__device__ __forceinline__ void join_amaxes(uint32_t pairs, const bf16 *tile, int own_row, int first, int first_column,
+                                            const AttentionArgs &a, const ni_known_amaxes &known) {
+    sync_warp();
+    if (a.amax)
+        ni_join_known(a.amax, ni_larger_half(pairs), known.plain);
+    if (!a.turned_amax)
+        return;
+    const ni_turning by = ni_turning_of_rows();
+    const int lane = threadIdx.x % 32;
+    uint32_t most = 0;
+#pragma unroll
+    for (int m = 0; m < Core::MT; m++)
+        if (first + m * 16 < a.seq)
+#pragma unroll
+            for (int n = 0; n < COLUMNS; n += 16)
+                most = ni_most_of_sixteen(most, by,
+                                          tile + Core::offset(ROWS, own_row + m * 16 + lane % 16, n + lane / 16 * 8));
+    if (ni_may_exceed(most, known.turned)) {
+        const int sixteens = max(0, min(Core::MT, (a.seq - first) / 16)), end = min(COLUMNS, a.head_dim - first_column);
+        ni_join_known(a.turned_amax, turn_columns<Core, ROWS>(tile, own_row, sixteens, end), known.turned);
+    }
 }
 
 /* Sums become operands: C [16, N] as A fragments. */

@@ -1,6 +1,7 @@
 /* block.cuh: the rules by which blocks choose their scales, each for a thread that holds 16 neighbours on the contraction:
  *
  *     ni_mx_rule     E2M1 under E8M0 scales of 32: floor, ceil, 3/4, and QuEST's spread (format/quartet.h)
+ *     ni_mx8_rule    E4M3 under E8M0 scales of 32, values alone
  *     ni_e4m3_rule   E2M1 under E4M3 scales of 16 or (TILES) of 16x16 in 16 lanes: the maximum, or Four Over Six (format/four_six.h)
  *     ni_eden_rule   E2M1 under E4M3 scales that are corrected over a rotated group: MS-EDEN (format/quartet.h)
  *     ni_hif4_rule   S1P2 under HiFloat4's three levels of 64 (format/hif4.h)
@@ -152,6 +153,44 @@ typedef struct ni_mx_rule {
         return NI_FOUR_THIRDS;
     }
 } ni_mx_rule;
+
+/* Two numbers as E4M3 holds them. */
+static __device__ inline void ni_through_e4m3(float *x) {
+#if __CUDA_ARCH__ >= 890
+    const uint32_t bytes = ni_e4m3_bytes(x[0], x[1]);
+    uint32_t halves;
+    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"((uint16_t)bytes));
+    asm("{.reg .f16 low, high; mov.b32 {low, high}, %2; cvt.f32.f16 %0, low; cvt.f32.f16 %1, high;}"
+        : "=f"(x[0]), "=f"(x[1])
+        : "r"(halves));
+#else
+    x[0] = ni_e4m3_value(ni_e4m3_even(x[0]));
+    x[1] = ni_e4m3_value(ni_e4m3_even(x[1]));
+#endif
+}
+
+typedef struct ni_mx8_rule {
+    enum { LANES = 2, STORED_BY = 2 };
+
+    static __device__ void make(const ni_block_copy &b, const float *x, uint32_t group, int part, ni_block_made *made) {
+        const nb_scale_rule rule = b.quantizer.rule;
+        const uint32_t mine = ni_amax_of_sixteen(x), amax = max(mine, __shfl_xor_sync(~0u, mine, 1));
+        const uint8_t byte = ni_e8m0_of(rule, ni_f32_from(amax), 448.0f);
+        const float encode = ni_e8m0_encode(rule, byte), value = ni_e8m0_value(byte);
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            float pair[2] = {ni_f32_mul(x[2 * i], encode), ni_f32_mul(x[2 * i + 1], encode)};
+            ni_through_e4m3(pair);
+            made->values[i] = ni_pack_two(ni_f32_mul(pair[0], value), ni_f32_mul(pair[1], value));
+        }
+        made->codes = make_uint2(0, 0);
+        made->scale = byte;
+    }
+
+    static __device__ float tensor_scale(const ni_block_copy &b) {
+        return 1.0f;
+    }
+} ni_mx8_rule;
 
 template <bool TILES> struct ni_e4m3_rule {
     enum { LANES = 1, STORED_BY = 1 };

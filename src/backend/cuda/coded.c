@@ -64,6 +64,25 @@ const char *ni_cuda_units_text(ni_cuda_units units) {
     return names[units];
 }
 
+const char *ni_cuda_bf16_text(const ni_cuda *cuda, const nb_quantizer *a, const nb_quantizer *b) {
+    const bool mxfp4 = in_blocks(a, NB_SCALE_E8M0, 32) && in_blocks(b, NB_SCALE_E8M0, 32),
+               nvfp4 = in_blocks(a, NB_SCALE_E4M3, 16) && in_blocks(b, NB_SCALE_E4M3, 16);
+    if (nb_quantizer_is_bf16(a) || nb_quantizer_is_bf16(b))
+        return "bf16 cublaslt, operands exact";
+    if ((mxfp4 || nvfp4) && ni_cuda_has_fp4_units(cuda->major, cuda->minor))
+        return "bf16 cublaslt, operands exact (native_fp4: false)";
+    if (cuda->major != 9)
+        return "bf16 cublaslt, operands exact (on this GPU codes have no units)";
+    if (mxfp4)
+        return "bf16 cublaslt, operands exact (no fp8_units: mxfp4)";
+    if (!scaled_outside(a) || !scaled_outside(b))
+        return "bf16 cublaslt, operands exact (scales of blocks: no FP8 units)";
+    if (a->element == NB_ELEMENT_E5M2 && b->element == NB_ELEMENT_E5M2)
+        return "bf16 cublaslt, operands exact (the library has no E5M2 by E5M2)";
+    return cuda->permits.no_fp8 ? "bf16 cublaslt, operands exact (fp8_units: none)"
+                                : "bf16 cublaslt, operands exact (fp8_units: exact, not of 8-bit codes)";
+}
+
 /* ---- scratch ---- */
 
 static size_t rounded(size_t bytes) {

@@ -62,6 +62,8 @@ nb_status ni_cuda_multiply_coded(nb_backend *be, ni_cuda_units units, const nb_m
 int64_t ni_cuda_mended(nb_backend *be);
 
 const char *ni_cuda_units_text(ni_cuda_units units);
+/* The same where BF16 multiplies, and why no units for fewer bits do. */
+const char *ni_cuda_bf16_text(const ni_cuda *cuda, const nb_quantizer *a, const nb_quantizer *b);
 
 #endif
 #endif

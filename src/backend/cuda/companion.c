@@ -4,6 +4,7 @@
 #include "backend/cuda/library.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 static nb_status use_quick_stream(nb_backend *worker, nb_error *err) {
     ni_cuda *cuda = ni_cuda_of(worker);
@@ -56,5 +57,40 @@ static nb_status await(nb_backend *worker, void *mark, nb_error *err) {
     return ni_cuda_status(worker, code, "what was asked before", err);
 }
 
-const ni_companion ni_cuda_companion = {
-    .open = companion_open, .enter = enter, .mark = mark_here, .await = await, .forget = forget};
+/* ---- memory of other processes ---- */
+
+/* What is refused here is no fault of an operation: the caller goes another way. */
+static bool lend(nb_backend *be, void *memory, ni_lent *out) {
+    cudaIpcMemHandle_t handle;
+    (void)be;
+    _Static_assert(sizeof handle == sizeof out->words, "a handle of CUDA's");
+    const cudaError_t code = cudaIpcGetMemHandle(&handle, memory);
+    cudaGetLastError();
+    memcpy(out->words, &handle, sizeof handle);
+    return code == cudaSuccess;
+}
+
+static void *borrow(nb_backend *be, const ni_lent *lent) {
+    cudaIpcMemHandle_t handle;
+    void *memory = NULL;
+    (void)be;
+    memcpy(&handle, lent->words, sizeof handle);
+    const cudaError_t code = cudaIpcOpenMemHandle(&memory, handle, cudaIpcMemLazyEnablePeerAccess);
+    cudaGetLastError();
+    return code == cudaSuccess ? memory : NULL;
+}
+
+static void give_back(nb_backend *be, void *borrowed) {
+    (void)be;
+    cudaIpcCloseMemHandle(borrowed);
+    cudaGetLastError();
+}
+
+const ni_companion ni_cuda_companion = {.open = companion_open,
+                                        .enter = enter,
+                                        .mark = mark_here,
+                                        .await = await,
+                                        .forget = forget,
+                                        .lend = lend,
+                                        .borrow = borrow,
+                                        .give_back = give_back};

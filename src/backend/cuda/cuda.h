@@ -30,7 +30,7 @@ typedef struct ni_cuda {
     size_t workspace_bytes;
     void *scratch; /* of one operation; grows, and so a training step allocates nothing once it has run */
     size_t scratch_bytes;
-    uint32_t *tile_room; /* of the kernels that make tiles (quantize.h) */
+    uint32_t *tile_room; /* of the kernels that make tiles (quantize.h); of the second matrix of a producer */
     float *words;        /* device constants and results: NI_CUDA_ZERO, ... */
     struct ni_cuda_plans *plans;
     struct ni_cuda_alpha_table *alphas; /* alphas.h; NULL until a product asks */

@@ -61,6 +61,39 @@ static __device__ inline void ni_store_eight(uint16_t *to, const ni_eight &e) {
     *(uint4 *)to = ni_word_of(e);
 }
 
+/* ---- global memory, by addresses that are numbers ---- */
+
+static __device__ inline uint64_t ni_global(const void *p) {
+    return (uint64_t)__cvta_generic_to_global(p);
+}
+
+/* at + i stride, in bytes, in one instruction. */
+static __device__ inline uint64_t ni_row_at(uint64_t at, uint32_t i, uint32_t stride) {
+    uint64_t row;
+    asm("mad.wide.u32 %0, %1, %2, %3;" : "=l"(row) : "r"(stride), "r"(i), "l"(at));
+    return row;
+}
+
+static __device__ inline uint4 ni_load_words(uint64_t from) {
+    uint4 word;
+    asm volatile("ld.global.v4.b32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(word.x), "=r"(word.y), "=r"(word.z), "=r"(word.w)
+                 : "l"(from)
+                 : "memory");
+    return word;
+}
+
+/* In one store: the compiler parts one whose words come out of instructions of their own into four. */
+static __device__ inline void ni_store_words(uint64_t to, uint4 word) {
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(word.x), "r"(word.y), "r"(word.z),
+                 "r"(word.w)
+                 : "memory");
+}
+
+static __device__ inline void ni_store_word(uint64_t to, uint32_t word) {
+    asm volatile("st.global.b32 [%0], %1;" ::"l"(to), "r"(word) : "memory");
+}
+
 static inline bool ni_aligned(const void *p) {
     return ((uintptr_t)p & 15) == 0;
 }
@@ -82,10 +115,7 @@ static __device__ inline double ni_warp_sum(double x) {
 }
 
 static __device__ inline uint32_t ni_warp_max(uint32_t x) {
-#pragma unroll
-    for (int lane = 16; lane; lane /= 2)
-        x = max(x, __shfl_xor_sync(~0u, x, lane));
-    return x;
+    return __reduce_max_sync(~0u, x);
 }
 
 /* *to = max(*to, x) over all who ask; most find that theirs is not larger and touch nothing. Lanes of a warp come

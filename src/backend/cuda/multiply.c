@@ -76,6 +76,11 @@ static bool has_one_scale(const nb_quantizer *q) {
     return q->scale_type == NB_SCALE_F32 && q->block_rows == NB_BLOCK_ALL && q->block_cols == NB_BLOCK_ALL;
 }
 
+/* Their scale is in the numbers, whatever these are multiplied by. */
+static bool has_column_scales(const nb_quantizer *q) {
+    return q->scale_type == NB_SCALE_F32 && q->block_rows == NB_BLOCK_ALL && q->block_cols == 1;
+}
+
 static nb_status side_of(nb_backend *be, room *scratch, const nb_operand *o, const nb_operand *other, side *out,
                          nb_error *err) {
     const bool whole = ni_is_plain(other); /* then the numbers carry every scale */
@@ -92,6 +97,8 @@ static nb_status side_of(nb_backend *be, room *scratch, const nb_operand *o, con
         out->outer =
             has_row_scales(&o->quantizer) ? (ni_cuda_outer){codes.outer_scales, 1} : (ni_cuda_outer){o->outer, 0};
     if (whole == nb_quantizer_is_bf16(&o->other) && !(o->form & NI_CUDA_BYTES))
+        return NB_OK;
+    if (o->form & NI_CUDA_UNCODED && has_column_scales(&o->quantizer))
         return NB_OK;
     if (o->form & NI_CUDA_UNCODED && whole && has_one_scale(&o->quantizer) &&
         out->numbers.rows * out->numbers.cols % 8 == 0) {
@@ -303,6 +310,6 @@ const char *ni_cuda_product_kernel(nb_backend *be, const nb_quantizer *a, const 
     case NI_PRODUCT_BF16_ROUNDED:
         return "bf16 cublaslt, bf16-rounded";
     default:
-        return "bf16 cublaslt, operands exact";
+        return ni_cuda_bf16_text(ni_cuda_of(be), a, b);
     }
 }

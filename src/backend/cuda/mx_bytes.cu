@@ -130,7 +130,8 @@ static __device__ void take_rows(const ni_cuda_mx_rows &to, const nb_qtensor &t,
     for (int i = group; i < count; i += apart)
         find(&rows[i], t, r0 + i, first, step, false);
     __syncthreads();
-    for (int i = 0; i < count; i++) /* as good as never: looked at again, block by block */
+    const bool some = __syncthreads_or((int)threadIdx.x < count && !are_exact(rows[threadIdx.x]));
+    for (int i = 0; some && i < count; i++) /* as good as never: looked at again, block by block */
         if (!are_exact(rows[i])) {
             __syncthreads();
             if (threadIdx.x == 0)

@@ -5,7 +5,8 @@
  */
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/norm.cuh"
-#include "backend/cuda/tile.cuh"
+#include "backend/cuda/norm_row.cuh"
+#include "backend/cuda/turned.cuh"
 
 /* ---- forward ---- */
 
@@ -15,144 +16,12 @@ static __device__ void add_row(uint16_t *sum, const uint16_t *x, const uint16_t 
     __syncwarp();
 }
 
-static __device__ float finished(const ni_cuda_norm &norm, int64_t at, float normed) {
-    normed = ni_bf16_round(normed);
-    return norm.add ? ni_bf16_round(ni_bf16_value(norm.add[at]) + normed) : normed;
-}
-
-/* ---- rows that fit registers: eight neighbours a lane, chunk after chunk of 256 ---- */
-
-enum { MOST_CHUNKS = 8 };
-
-static __device__ __forceinline__ ni_eight unpacked(uint4 word) {
-    const uint32_t w[4] = {word.x, word.y, word.z, word.w};
-    ni_eight e;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        e.x[2 * i] = __uint_as_float(w[i] << 16);
-        e.x[2 * i + 1] = __uint_as_float(w[i] & 0xffff0000u);
-    }
-    return e;
-}
-
-/* How many chunks a row has; 0: it is too long to be kept. */
-static int chunks_of(int64_t dim) {
-    const int64_t chunks = ni_divide_up(dim, 256);
-    return dim % 8 == 0 && chunks <= MOST_CHUNKS ? (int)chunks : 0;
-}
-
-#define FOR_CHUNKS(chunks, LAUNCH)                                                                                     \
-    switch (chunks) {                                                                                                  \
-    case 1:                                                                                                            \
-        LAUNCH(1);                                                                                                     \
-        break;                                                                                                         \
-    case 2:                                                                                                            \
-        LAUNCH(2);                                                                                                     \
-        break;                                                                                                         \
-    case 3:                                                                                                            \
-        LAUNCH(3);                                                                                                     \
-        break;                                                                                                         \
-    case 4:                                                                                                            \
-        LAUNCH(4);                                                                                                     \
-        break;                                                                                                         \
-    case 5:                                                                                                            \
-        LAUNCH(5);                                                                                                     \
-        break;                                                                                                         \
-    case 6:                                                                                                            \
-        LAUNCH(6);                                                                                                     \
-        break;                                                                                                         \
-    case 7:                                                                                                            \
-        LAUNCH(7);                                                                                                     \
-        break;                                                                                                         \
-    default:                                                                                                           \
-        LAUNCH(8);                                                                                                     \
-    }
-
-/* Chunks of a row as they lie; zeros beyond its end. */
-template <int CHUNKS>
-static __device__ __forceinline__ void load_row(uint4 (&row)[CHUNKS], const uint16_t *from, int dim) {
-    const int lane = threadIdx.x % 32;
-#pragma unroll
-    for (int k = 0; k < CHUNKS; k++) {
-        const int c = 8 * lane + 256 * k;
-        row[k] = c < dim ? *(const uint4 *)(from + c) : make_uint4(0, 0, 0, 0);
-    }
-}
-
-static __device__ __forceinline__ void load_factors(float (&w)[8], const float *from) {
-    const float4 low = *(const float4 *)from, high = *(const float4 *)(from + 4);
-    w[0] = low.x, w[1] = low.y, w[2] = low.z, w[3] = low.w;
-    w[4] = high.x, w[5] = high.y, w[6] = high.z, w[7] = high.w;
-}
-
-static __device__ __forceinline__ uint4 packed(const ni_eight &e) {
-    return make_uint4(ni_pack_two(e.x[0], e.x[1]), ni_pack_two(e.x[2], e.x[3]), ni_pack_two(e.x[4], e.x[5]),
-                      ni_pack_two(e.x[6], e.x[7]));
-}
-
-/* x + change, where there is one, rounded and left in `sum`. */
-template <int CHUNKS>
-static __device__ __forceinline__ void load_sum(uint4 (&row)[CHUNKS], const ni_cuda_norm &norm, int64_t at, int dim) {
-    const int lane = threadIdx.x % 32;
-    load_row(row, norm.x + at, dim);
-    if (!norm.change)
-        return;
-    uint4 change[CHUNKS];
-    load_row(change, norm.change + at, dim);
-#pragma unroll
-    for (int k = 0; k < CHUNKS; k++) {
-        ni_eight a = unpacked(row[k]), b = unpacked(change[k]);
-#pragma unroll
-        for (int j = 0; j < 8; j++)
-            a.x[j] += b.x[j];
-        row[k] = packed(a);
-        if (8 * lane + 256 * k < dim)
-            *(uint4 *)(norm.sum + at + 8 * lane + 256 * k) = row[k];
-    }
-}
-
-/* One row: its sum, if it is one, its rstd and y, which stays in `row`. */
-template <int CHUNKS>
-static __device__ __forceinline__ void norm_row(uint4 (&row)[CHUNKS], const ni_cuda_norm &norm, int64_t r, int dim) {
-    const int lane = threadIdx.x % 32;
-    load_sum(row, norm, r * dim, dim);
-    float squares = 0;
-#pragma unroll
-    for (int k = 0; k < CHUNKS; k++) {
-        const ni_eight e = unpacked(row[k]);
-#pragma unroll
-        for (int j = 0; j < 8; j++)
-            squares += e.x[j] * e.x[j];
-    }
-    const float rs = 1.0f / sqrtf(ni_warp_sum(squares) / (float)dim + norm.eps);
-    if (lane == 0)
-        norm.rstd[r] = rs;
-#pragma unroll
-    for (int k = 0; k < CHUNKS; k++) {
-        const int c = 8 * lane + 256 * k;
-        if (c >= dim)
-            break;
-        ni_eight e = unpacked(row[k]);
-        float w[8];
-        load_factors(w, norm.w + c);
-#pragma unroll
-        for (int j = 0; j < 8; j++)
-            e.x[j] = finished(norm, r * dim + c + j, e.x[j] * rs * w[j]);
-        row[k] = packed(e);
-        *(uint4 *)(norm.y + r * dim + c) = row[k];
-    }
-}
-
-static __device__ __forceinline__ uint32_t larger_of_four(uint32_t pairs, const uint4 &four) {
-    return ni_larger_pair(ni_larger_pair(ni_larger_pair(ni_larger_pair(pairs, four.x), four.y), four.z), four.w);
-}
-
 /* What lies beyond the end of a row is zero. */
 template <int CHUNKS>
 static __device__ __forceinline__ uint32_t larger_of_row(uint32_t pairs, const uint4 (&row)[CHUNKS]) {
 #pragma unroll
     for (int k = 0; k < CHUNKS; k++)
-        pairs = larger_of_four(pairs, row[k]);
+        pairs = ni_larger_of_four(pairs, row[k]);
     return pairs;
 }
 
@@ -160,7 +29,7 @@ template <int CHUNKS> static __global__ void rmsnorm_forward_kept(const __grid_c
     uint32_t pairs = 0;
     for (NI_ROWS(r, norm.n)) {
         uint4 row[CHUNKS];
-        norm_row(row, norm, r, (int)norm.dim);
+        ni_norm_row(row, norm, r, (int)norm.dim);
         pairs = larger_of_row(pairs, row);
     }
     __syncwarp();
@@ -189,34 +58,47 @@ static __device__ __forceinline__ void leave_row(uint32_t *band, int i, const ui
             *(uint4 *)(band + i * band_pitch(dim) + 4 * lane + 128 * k) = row[k];
 }
 
-static __device__ __forceinline__ uint32_t larger_of_band(uint32_t largest, const uint32_t *band, int dim) {
-    for (int c = threadIdx.x; c < dim / 2; c += NI_THREADS) {
+/* The larger of `found` and of what this warp's columns hold, sixteen of every NI_THREADS / 2. */
+static __device__ __noinline__ uint32_t turn_band(uint32_t found, const uint32_t *band, int dim) {
+    const int lane = threadIdx.x % 32, sixteens = threadIdx.x / 32 + lane / 8 * NI_WARPS;
+    for (int c = 8 * sixteens + lane % 8; c < dim / 2; c += 32 * NI_WARPS) {
         uint32_t pairs[BAND];
 #pragma unroll
         for (int i = 0; i < BAND; i++)
             pairs[i] = band[i * band_pitch(dim) + c];
-        largest = ni_larger_turned(largest, pairs);
+        found = max(found, ni_turned_amax(pairs));
     }
-    return largest;
+    __syncwarp();
+    return ni_warp_max(found);
+}
+
+static __device__ __forceinline__ uint32_t larger_of_band(uint32_t found, const uint32_t *band, int dim) {
+    const ni_turning by = ni_turning_of_rows();
+    const int lane = threadIdx.x % 32, right = lane / 16 * 8;
+    const bf16 *const row = (const bf16 *)(band + lane % 16 * band_pitch(dim));
+    uint32_t most = 0;
+#pragma unroll 2
+    for (int c = 16 * (threadIdx.x / 32); c < dim; c += 16 * NI_WARPS)
+        most = ni_most_of_sixteen(most, by, row + c + (c + right < dim ? right : 0));
+    return ni_may_exceed(most, found) ? turn_band(found, band, dim) : found;
 }
 
 template <int CHUNKS>
 static __global__ void __launch_bounds__(NI_THREADS) rmsnorm_forward_bands(const __grid_constant__ ni_cuda_norm norm) {
     extern __shared__ __align__(16) uint32_t band[];
     const int dim = (int)norm.dim;
+    const ni_known_amaxes known = ni_known_of(norm.amax, norm.turned_amax);
     uint32_t pairs = 0;
 #pragma unroll 1
     for (int i = threadIdx.x / 32; i < BAND; i += NI_WARPS) {
         uint4 row[CHUNKS];
-        norm_row(row, norm, blockIdx.x * (int64_t)BAND + i, dim);
+        ni_norm_row(row, norm, blockIdx.x * (int64_t)BAND + i, dim);
         leave_row(band, i, row, dim);
         pairs = larger_of_row(pairs, row);
     }
     __syncthreads();
-    const uint32_t turned = larger_of_band(ni_found_amax(norm.turned_amax), band, dim);
-    __syncwarp();
-    ni_join_amax(norm.amax, ni_larger_half(pairs));
-    ni_join_amax(norm.turned_amax, turned);
+    ni_join_known(norm.amax, ni_larger_half(pairs), known.plain);
+    ni_join_known(norm.turned_amax, larger_of_band(known.turned, band, dim), known.turned);
 }
 
 static __global__ void rmsnorm_forward(ni_cuda_norm norm, bool eights) {
@@ -237,14 +119,14 @@ static __global__ void rmsnorm_forward(ni_cuda_norm norm, bool eights) {
                 ni_eight e = ni_load_eight(in + c);
 #pragma unroll
                 for (int j = 0; j < 8; j++) {
-                    e.x[j] = finished(norm, r * dim + c + j, e.x[j] * rs * norm.w[c + j]);
+                    e.x[j] = ni_norm_finished(norm, r * dim + c + j, e.x[j] * rs * norm.w[c + j]);
                     largest = max(largest, ni_f32_magnitude(e.x[j]));
                 }
                 ni_store_eight(norm.y + r * dim + c, e);
             }
         else
             for (int64_t c = lane; c < dim; c += 32) {
-                float out = finished(norm, r * dim + c, ni_bf16_value(in[c]) * rs * norm.w[c]);
+                float out = ni_norm_finished(norm, r * dim + c, ni_bf16_value(in[c]) * rs * norm.w[c]);
                 largest = max(largest, ni_f32_magnitude(out));
                 norm.y[r * dim + c] = ni_bf16_even(out);
             }
@@ -270,14 +152,14 @@ int ni_cuda_launch_rmsnorm_forward(void *stream, const ni_cuda_norm *norm) {
     if (norm->n == 0 || code != cudaSuccess)
         return code;
     const unsigned blocks = ni_grid(ni_divide_up(norm->n, NI_WARPS));
-    const int chunks = eights && ni_aligned(norm->w) ? chunks_of(norm->dim) : 0;
+    const int chunks = eights && ni_aligned(norm->w) ? ni_chunks_of(norm->dim) : 0;
     const bool bands = chunks && norm->turned_amax && norm->n % BAND == 0;
 #define FORWARD(CHUNKS) rmsnorm_forward_kept<CHUNKS><<<blocks, NI_THREADS, 0, on>>>(*norm)
 #define FORWARD_BANDS(CHUNKS) code = launch_forward_bands<CHUNKS>(on, norm)
     if (bands)
-        FOR_CHUNKS(chunks, FORWARD_BANDS)
+        NI_FOR_CHUNKS(chunks, FORWARD_BANDS)
     else if (chunks)
-        FOR_CHUNKS(chunks, FORWARD)
+        NI_FOR_CHUNKS(chunks, FORWARD)
     else
         rmsnorm_forward<<<blocks, NI_THREADS, 0, on>>>(*norm, eights);
     if (code == cudaSuccess)
@@ -321,10 +203,10 @@ static __device__ __forceinline__ void slope_row(uint4 (&row)[CHUNKS], float (&d
                                                  const ni_cuda_norm_slopes &d, int64_t r, int dim) {
     const int lane = threadIdx.x % 32;
     uint4 x[CHUNKS], dy[CHUNKS];
-    load_row(x, d.x + r * dim, dim);
-    load_row(dy, d.dy + r * dim, dim);
+    ni_load_row(x, d.x + r * dim, dim);
+    ni_load_row(dy, d.dy + r * dim, dim);
     if (d.into)
-        load_row(row, d.dx + r * dim, dim);
+        ni_load_row(row, d.dx + r * dim, dim);
     const float rs = d.rstd[r];
     float mean = 0;
 #pragma unroll
@@ -332,9 +214,9 @@ static __device__ __forceinline__ void slope_row(uint4 (&row)[CHUNKS], float (&d
         const int c = 8 * lane + 256 * k;
         if (c >= dim)
             break;
-        const ni_eight in = unpacked(x[k]), out = unpacked(dy[k]);
+        const ni_eight in = ni_unpacked(x[k]), out = ni_unpacked(dy[k]);
         float w[8];
-        load_factors(w, d.w + c);
+        ni_load_factors(w, d.w + c);
 #pragma unroll
         for (int j = 0; j < 8; j++)
             mean += in.x[j] * rs * w[j] * out.x[j];
@@ -347,12 +229,12 @@ static __device__ __forceinline__ void slope_row(uint4 (&row)[CHUNKS], float (&d
             row[k] = make_uint4(0, 0, 0, 0);
             continue;
         }
-        const ni_eight in = unpacked(x[k]), out = unpacked(dy[k]);
+        const ni_eight in = ni_unpacked(x[k]), out = ni_unpacked(dy[k]);
         ni_eight slope, old = {};
         if (d.into)
-            old = unpacked(row[k]);
+            old = ni_unpacked(row[k]);
         float w[8];
-        load_factors(w, d.w + c);
+        ni_load_factors(w, d.w + c);
 #pragma unroll
         for (int j = 0; j < 8; j++) {
             const float normed = in.x[j] * rs;
@@ -361,7 +243,7 @@ static __device__ __forceinline__ void slope_row(uint4 (&row)[CHUNKS], float (&d
             if (d.into)
                 slope.x[j] = ni_bf16_round(old.x[j] + slope.x[j]);
         }
-        row[k] = packed(slope);
+        row[k] = ni_packed(slope);
         *(uint4 *)(d.dx + r * dim + c) = row[k];
     }
 }
@@ -391,6 +273,7 @@ static __global__ void __launch_bounds__(NI_THREADS)
     float dw[CHUNKS][8] = {};
     uint32_t pairs = 0, turned = 0;
     for (int64_t first = blockIdx.x * (int64_t)BAND; first < d.n; first += gridDim.x * (int64_t)BAND) {
+        const uint32_t found = TURNED ? ni_found_amax(d.turned_amax) : 0;
 #pragma unroll 1
         for (int i = threadIdx.x / 32; i < BAND && first + i < d.n; i += NI_WARPS) {
             uint4 row[CHUNKS];
@@ -403,7 +286,7 @@ static __global__ void __launch_bounds__(NI_THREADS)
             for (int i = threadIdx.x / 32; i < BAND; i += NI_WARPS)
                 expect_row(d, first + gridDim.x * (int64_t)BAND + i, dim);
             __syncthreads();
-            turned = larger_of_band(max(turned, ni_found_amax(d.turned_amax)), band, dim);
+            turned = larger_of_band(max(turned, found), band, dim);
             __syncthreads();
         }
     }
@@ -442,7 +325,7 @@ template <int CHUNKS, bool TURNED> static int launch_backward_kept(cudaStream_t 
 int ni_cuda_launch_rmsnorm_backward(void *stream, const ni_cuda_norm_slopes *d) {
     cudaStream_t on = (cudaStream_t)stream;
     const bool together = ni_aligned(d->dx) && ni_aligned(d->dy) && ni_aligned(d->x) && ni_aligned(d->w);
-    const int chunks = together ? chunks_of(d->dim) : 0;
+    const int chunks = together ? ni_chunks_of(d->dim) : 0;
     const bool turned = chunks && d->turned_amax && d->n % BAND == 0;
     int code = chunks ? cudaSuccess : ni_room_for_sums(rmsnorm_backward, d->dim);
     if (code == cudaSuccess)
@@ -452,9 +335,9 @@ int ni_cuda_launch_rmsnorm_backward(void *stream, const ni_cuda_norm_slopes *d) 
 #define BACKWARD(CHUNKS) code = launch_backward_kept<CHUNKS, false>(on, d)
 #define BACKWARD_TURNED(CHUNKS) code = launch_backward_kept<CHUNKS, true>(on, d)
     if (turned)
-        FOR_CHUNKS(chunks, BACKWARD_TURNED)
+        NI_FOR_CHUNKS(chunks, BACKWARD_TURNED)
     else if (chunks)
-        FOR_CHUNKS(chunks, BACKWARD)
+        NI_FOR_CHUNKS(chunks, BACKWARD)
     else
         rmsnorm_backward<<<(unsigned)ni_norm_blocks(d->n), NI_THREADS, ni_sums_bytes(d->dim), on>>>(*d);
     if (code == cudaSuccess)

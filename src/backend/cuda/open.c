@@ -118,9 +118,9 @@ static nb_status take(ni_cuda *cuda, nb_error *err) {
     if (code == cudaSuccess)
         code = cudaMemcpy(cuda->words, words, sizeof words, cudaMemcpyHostToDevice);
     if (code == cudaSuccess)
-        code = cudaMalloc((void **)&cuda->tile_room, NI_CUDA_TILE_ROOM);
+        code = cudaMalloc((void **)&cuda->tile_room, NI_PRODUCED_MOST * NI_CUDA_TILE_ROOM);
     if (code == cudaSuccess)
-        code = cudaMemset(cuda->tile_room, 0, NI_CUDA_TILE_ROOM);
+        code = cudaMemset(cuda->tile_room, 0, NI_PRODUCED_MOST * NI_CUDA_TILE_ROOM);
     cuda->workspace_bytes = WORKSPACE;
     cuda->scratch_bytes = FIRST_SCRATCH;
     if (code != cudaSuccess)

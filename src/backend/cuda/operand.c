@@ -232,12 +232,35 @@ static bool has_same_values(const nb_operand *out, const nb_operand *from) {
            !(tiles && ni_cuda_is_whole_valued(out));
 }
 
+/* Codes under scales of rows, read the other way by a product: their scales lie on its contraction, so numbers hold them.
+ */
+static bool is_read_across(nb_backend *be, const nb_operand *out, const nb_operand *from) {
+    const nb_quantizer *q = &out->quantizer;
+    return !out->reread && q->scale_type == NB_SCALE_F32 && q->block_rows == NB_BLOCK_ALL && q->block_cols == 1 &&
+           from->quantizer.scale_type == NB_SCALE_F32 && from->quantizer.block_rows == 1 &&
+           ni_cuda_units_of(ni_cuda_of(be), q, &out->other) == NI_CUDA_BF16;
+}
+
+static nb_status read_across(nb_backend *be, nb_operand *out, const nb_operand *from, nb_error *err) {
+    const nb_qtensor codes = ni_codes_of(from);
+    const nb_mat values = nb_mat_of(ni_cuda_values_of(out), NB_BF16, from->rows, from->cols);
+    out->form = NI_CUDA_ACROSS | NI_CUDA_UNCODED;
+    out->outer = NULL;
+    return ni_cuda_status(be,
+                          are_rows_decoded(&codes, &values)
+                              ? ni_cuda_decode_rows(stream_of(be), &values, &codes)
+                              : ni_cuda_launch_decode(stream_of(be), &values, &codes, false, NULL, true),
+                          "turn: numbers, read across", err);
+}
+
 nb_status ni_cuda_turn(nb_backend *be, nb_operand *out, const nb_operand *from, nb_error *err) {
     nb_qtensor to = ni_codes_of(out), source = ni_codes_of(from);
     if (out->quantizer.scale_type == NB_SCALE_NONE)
         source = ni_inner_codes(&source);
     NB_TRY(ni_check_transpose_codes(&to, &source, err));
     NB_TRY(ni_cuda_check_coded(from, "turn", err));
+    if (is_read_across(be, out, from))
+        return read_across(be, out, from, err);
     out->form = 0;
     const bool by_codes = ni_cuda_units_of(ni_cuda_of(be), &out->quantizer, &out->other) != NI_CUDA_BF16;
     const bool same = has_same_values(out, from); /* they lie as they are, and are read the other way */

@@ -38,6 +38,11 @@ static inline bool ni_cuda_has_one_scale(const nb_quantizer *q) {
     return q->scale_type == NB_SCALE_F32 && q->block_rows == NB_BLOCK_ALL && q->block_cols == NB_BLOCK_ALL;
 }
 
+/* As nb_mat.turned_amax has it. */
+static inline bool ni_cuda_is_turned_as_known(const nb_quantizer *q) {
+    return q->hadamard_size == 16 && q->hadamard_signs == NB_SIGNS_FIXED && q->hadamard_round_bf16;
+}
+
 static inline ni_cuda_noise ni_cuda_noise_of(const nb_noise *noise) {
     ni_cuda_noise n = {0};
     if (noise)
@@ -53,6 +58,9 @@ typedef enum ni_cuda_made { NI_CUDA_NOT_MADE, NI_CUDA_MADE, NI_CUDA_MULTIPLIED }
 /* Makes of this source what a kernel makes of one reading; the rest is the caller's. */
 nb_status ni_cuda_make_at_once(nb_backend *be, const ni_source *source, const ni_making *makings, int32_t count,
                                ni_cuda_made *done, nb_error *err);
+/* Whether tiles of these numbers are made under a scale of the step before, and (`copy` not NULL) the operand as such a
+ * kernel sees it. */
+bool ni_cuda_delayed_copy(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_tile_copy *copy);
 /* A row copy and pieces of chosen columns of it, from one reading: where they can be. */
 nb_status ni_cuda_make_patched(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
                                bool *done, nb_error *err);

@@ -54,6 +54,7 @@ static bool is_tile_weight(const ni_source *source, const ni_making *making) {
 static ni_cuda_tile_copy tile_copy(nb_backend *be, const ni_making *making, bool coded) {
     nb_operand *out = making->out;
     const nb_qtensor codes = ni_codes_of(out);
+    const ni_cuda_noise noise = ni_cuda_noise_of(making->noise);
     out->form = (making->transpose ? NI_CUDA_ACROSS : 0) | (coded ? 0 : NI_CUDA_UNCODED);
     out->outer = codes.tensor_scale;
     return (ni_cuda_tile_copy){.quantizer = *ni_making_quantizer(making),
@@ -69,13 +70,9 @@ static ni_cuda_tile_copy tile_copy(nb_backend *be, const ni_making *making, bool
                                .past = making->past,
                                .headroom = making->headroom,
                                .now = making->now,
-                               .noise = ni_cuda_noise_of(making->noise),
+                               .noise = noise,
+                               .keys = ni_philox_keys_of(noise.seed, noise.tensor),
                                .alphas = ni_cuda_alphas_of(be)};
-}
-
-/* As nb_mat.turned_amax has it. */
-static bool is_turned_as_known(const nb_quantizer *q) {
-    return q->hadamard_size == 16 && q->hadamard_signs == NB_SIGNS_FIXED && q->hadamard_round_bf16;
 }
 
 /* Where a copy's maximum is known already: of the operand that it is made under, or of its producer. */
@@ -93,10 +90,10 @@ static bool knows_amax(nb_backend *be, const ni_source *source, const ni_making 
         return true;
     }
     const nb_mat *x = source->numbers;
-    const uint32_t *known = !x                                                          ? NULL
-                            : copy->quantizer.hadamard_size == 0                        ? x->amax
-                            : is_turned_as_known(&copy->quantizer) && making->transpose ? x->turned_amax
-                                                                                        : NULL;
+    const uint32_t *known = !x                                                                  ? NULL
+                            : copy->quantizer.hadamard_size == 0                                ? x->amax
+                            : ni_cuda_is_turned_as_known(&copy->quantizer) && making->transpose ? x->turned_amax
+                                                                                                : NULL;
     if (!known)
         return false;
     copy->amax = known;
@@ -109,6 +106,16 @@ static bool are_codes_read(nb_backend *be, const ni_making *making) {
     const nb_operand *out = making->out;
     return making->shown || out->reread ||
            ni_cuda_units_of(ni_cuda_of(be), &out->quantizer, &out->other) != NI_CUDA_BF16;
+}
+
+bool ni_cuda_delayed_copy(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_tile_copy *copy) {
+    if (!making->past || making->under || !is_tile_copy(source, making) ||
+        !ni_cuda_has_tensor_outer(ni_making_quantizer(making)))
+        return false;
+    if (!copy)
+        return true;
+    *copy = tile_copy(be, making, are_codes_read(be, making));
+    return knows_amax(be, source, making, copy);
 }
 
 /* Of up to two copies, one a way. */
@@ -257,17 +264,25 @@ static bool has_block_rule(const nb_quantizer *q) {
            (q->scale_type == NB_SCALE_E8M0 || (q->scale_type == NB_SCALE_E4M3 && q->outer <= NB_OUTER_UNIT));
 }
 
+/* MXFP8 to nearest, of which only values are made. */
+static bool is_eight_bits(const nb_quantizer *q) {
+    return q->element == NB_ELEMENT_E4M3 && q->scale_type == NB_SCALE_E8M0 && q->block_rows == 1 &&
+           (q->rule == NB_RULE_FLOOR || q->rule == NB_RULE_CEIL || q->rule == NB_RULE_CEIL_LOG2) &&
+           q->round == NB_ROUND_EVEN;
+}
+
 /* Codes whose eight neighbours have one scale. */
 static bool are_eights(const nb_quantizer *q) {
     return q->element == NB_ELEMENT_E2M1 && (q->scale_type == NB_SCALE_E8M0 || q->scale_type == NB_SCALE_E4M3);
 }
 
-static bool is_block_copy(const ni_source *source, const ni_making *making, ni_cuda_double_source *out) {
+static bool is_block_copy(nb_backend *be, const ni_source *source, const ni_making *making,
+                          ni_cuda_double_source *out) {
     const nb_quantizer *q = ni_making_quantizer(making);
     const nb_operand *to = making->out;
     if (ni_is_plain(to) || making->stats || making->past || making->now || ni_cuda_is_whole_valued(to) ||
-        !has_block_rule(q) || !sixteens_source(source, making, are_eights, out) ||
-        out->rows * (out->cols / 16) > INT32_MAX)
+        !(has_block_rule(q) || (is_eight_bits(q) && !are_codes_read(be, making))) ||
+        !sixteens_source(source, making, are_eights, out) || out->rows * (out->cols / 16) > INT32_MAX)
         return false;
     if (making->transpose)
         return ni_making_is_whole(source, making) && q->block_rows == 1;
@@ -341,11 +356,11 @@ static nb_status make_blocks(nb_backend *be, const ni_source *source, const ni_c
 }
 
 /* The next making goes with this one: a row copy and a column copy of the same numbers. */
-static bool are_blocks_paired(const ni_source *source, const ni_making *row, const ni_making *column) {
+static bool are_blocks_paired(nb_backend *be, const ni_source *source, const ni_making *row, const ni_making *column) {
     ni_cuda_double_source from;
     return source->numbers && !row->transpose && column->transpose && !is_tile_copy(source, column) &&
            ni_cuda_blocks_pair(ni_making_quantizer(row), ni_making_quantizer(column)) &&
-           is_block_copy(source, column, &from);
+           is_block_copy(be, source, column, &from);
 }
 
 /* ---- making, at once: vectors (quantize_vector.cu) ---- */
@@ -421,8 +436,8 @@ nb_status ni_cuda_make_at_once(nb_backend *be, const ni_source *source, const ni
         } else if (!done[i] && is_tile_weight(source, m)) {
             done[i] = NI_CUDA_MULTIPLIED;
             NB_TRY(make_weight(be, source, m, err));
-        } else if (!done[i] && is_block_copy(source, m, &from)) {
-            const bool pair = i + 1 < count && are_blocks_paired(source, m, m + 1);
+        } else if (!done[i] && is_block_copy(be, source, m, &from)) {
+            const bool pair = i + 1 < count && are_blocks_paired(be, source, m, m + 1);
             done[i] = done[i + pair] = NI_CUDA_MADE;
             NB_TRY(make_blocks(be, source, &from, m, 1 + pair, err));
             i += pair;

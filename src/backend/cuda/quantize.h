@@ -9,6 +9,7 @@
 #define NI_BACKEND_CUDA_QUANTIZE_H
 
 #include "backend/cuda/alphas.h"
+#include "base/philox.h"
 #include "nibble/backend.h"
 
 #ifdef __cplusplus
@@ -87,6 +88,7 @@ typedef struct ni_cuda_tile_copy {
     uint32_t *now;     /* [1] becomes the maximum of what is quantized; NULL: nobody asks. Kernels of tiles. */
     uint32_t *cleared; /* [1] becomes 0, for who comes next; NULL. Kernels of MXFP4 alone (quantize_mx.cu). */
     ni_cuda_noise noise;
+    ni_philox_keys keys;   /* of noise, in all rounds */
     ni_cuda_alphas alphas; /* multiplied anew by kernels of tiles and of weights */
 } ni_cuda_tile_copy;
 

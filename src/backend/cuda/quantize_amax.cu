@@ -106,7 +106,7 @@ static __global__ void __launch_bounds__(NI_THREADS) turned_column(uint32_t *ama
 #pragma unroll
         for (int r = 0; r < 16; r++)
             pairs[r] = from[r * s.stride];
-        largest = ni_larger_turned(largest, pairs);
+        largest = max(largest, ni_turned_amax(pairs));
     }
     __syncwarp();
     ni_join_amax(amax, largest);

@@ -361,15 +361,17 @@ static int launch_both(void *stream, const ni_cuda_double_source *s, const ni_cu
 }
 
 bool ni_cuda_blocks_pair(const nb_quantizer *row, const nb_quantizer *column) {
-    return row->scale_type == column->scale_type && row->rule != NB_RULE_EDEN && column->rule != NB_RULE_EDEN &&
-           row->block_rows == 1 && column->block_rows == 1 && row->hadamard_size <= TILE_COLS;
+    return row->scale_type == column->scale_type && row->element == column->element && row->rule != NB_RULE_EDEN &&
+           column->rule != NB_RULE_EDEN && row->block_rows == 1 && column->block_rows == 1 &&
+           row->hadamard_size <= TILE_COLS;
 }
 
 int ni_cuda_quantize_blocks(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *row,
                             const ni_cuda_tile_copy *column) {
     switch (row->quantizer.scale_type) {
     case NB_SCALE_E8M0:
-        return launch_both<ni_mx_rule>(stream, s, row, column);
+        return row->quantizer.element == NB_ELEMENT_E4M3 ? launch_both<ni_mx8_rule>(stream, s, row, column)
+                                                         : launch_both<ni_mx_rule>(stream, s, row, column);
     case NB_SCALE_HIF4:
         return launch_both<ni_hif4_rule>(stream, s, row, column);
     default:
@@ -388,7 +390,8 @@ int ni_cuda_block_amax(void *stream, const ni_cuda_double_source *s, const ni_cu
 int ni_cuda_quantize_block(void *stream, const ni_cuda_double_source *s, const ni_cuda_tile_copy *copy, bool columns) {
     switch (copy->quantizer.scale_type) {
     case NB_SCALE_E8M0:
-        return launch<ni_mx_rule>(stream, s, copy, columns);
+        return copy->quantizer.element == NB_ELEMENT_E4M3 ? launch<ni_mx8_rule>(stream, s, copy, columns)
+                                                          : launch<ni_mx_rule>(stream, s, copy, columns);
     case NB_SCALE_HIF4:
         return launch<ni_hif4_rule>(stream, s, copy, columns);
     default:

@@ -44,9 +44,11 @@ static __global__ void __launch_bounds__(2 * NI_TILE_THREADS)
     ni_tile_scale_of_copy *to = &room->copies[which];
     ni_fill_table(to->table, t.sdec, factor, first, NI_TILE_THREADS);
     if (first == 0) {
+        const ni_noise_key key = ni_tile_noise(copy.noise);
         to->s_inner = ni_f32_mul(t.s_inner, factor);
         to->tame = tame;
         to->most_tame = ni_most_tame(copy);
+        to->drawn = ni_philox_share(&copy.keys, key.step, key.micro_batch);
     }
 }
 
@@ -61,12 +63,15 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, 5)
     const int vector = threadIdx.x % NI_TILE_VECTORS, first = threadIdx.x / NI_TILE_VECTORS;
     const int64_t c = (int64_t)blockIdx.x * NI_TILE_COLS + 8 * vector;
     const bool live = c < s.cols;
+    const uint32_t stride = 2 * (uint32_t)s.stride;
     uint4 in[4];
     if (r0 >= s.rows)
         return;
+    /* Who is beyond the end of a row reads its beginning and leaves nothing. */
+    const uint64_t from = ni_row_at(ni_global(s.numbers + (live ? c : 0)), (uint32_t)r0 + first, stride);
 #pragma unroll
     for (int i = 0; i < 4; i++)
-        in[i] = live ? *(const uint4 *)(s.numbers + (r0 + first + 4 * i) * s.stride + c) : make_uint4(0, 0, 0, 0);
+        in[i] = ni_load_words(ni_row_at(from, 4 * i, stride));
     if (ROWS >= 0)
         row_table[threadIdx.x] = room->copies[0].table[threadIdx.x];
     if (COLUMNS >= 0)
@@ -91,7 +96,7 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, 5)
         __syncthreads();
     }
     if (ROWS >= 0) {
-        const ni_copying rows = {row, row_table, room->copies[0].s_inner, ni_tile_noise(row.noise), 1.0f};
+        const ni_copying rows = {row, row_table, room->copies[0].s_inner, room->copies[0].drawn, 1.0f};
         if (room->copies[0].tame && !wild)
             ni_encode_rows<ROWS, true>(rows, in, r0 + first, c, s.cols, live);
         else
@@ -100,10 +105,12 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, 5)
     if (COLUMNS >= 0) {
         const int64_t pair = (int64_t)blockIdx.x * NI_TILE_COLS + 2 * threadIdx.x;
         const float unfold = TURN != NI_NOT_TURNED && room->copies[1].tame ? 4.0f : 1.0f;
-        const ni_copying columns = {column, column_table, room->copies[1].s_inner, ni_tile_noise(column.noise), unfold};
-        const uint32_t signs =
-            TURN == NI_AS_IT_SAYS ? ni_signs_of(column.quantizer.hadamard_signs, &columns.key).w[0] : 0;
-        uint32_t largest = 0;
+        const ni_copying columns = {column, column_table, room->copies[1].s_inner, room->copies[1].drawn, unfold};
+        uint32_t signs = 0, largest = 0;
+        if (TURN == NI_AS_IT_SAYS) {
+            const ni_noise_key key = ni_tile_noise(column.noise);
+            signs = ni_signs_of(column.quantizer.hadamard_signs, &key).w[0];
+        }
         if (pair < s.cols)
             largest =
                 room->copies[1].tame && !wild
@@ -160,7 +167,7 @@ int ni_cuda_set_tile_scales(void *stream, void *room, const ni_cuda_tile_copy *r
 
 int ni_cuda_quantize_tiles(void *stream, void *room, const ni_cuda_tile_source *s, const ni_cuda_tile_copy *row,
                            const ni_cuda_tile_copy *column) {
-    enum { MOST = 65535 };
+    enum { MOST = 65535, MOST_STRIDE = INT32_MAX / 2 }; /* rows' bytes are multiplied as 32 bits */
     cudaStream_t on = (cudaStream_t)stream;
     ni_tile_room *const scales = (ni_tile_room *)room;
     const ni_cuda_tile_copy none = {}, &r = row ? *row : none, &c = column ? *column : none;
@@ -168,6 +175,8 @@ int ni_cuda_quantize_tiles(void *stream, void *room, const ni_cuda_tile_source *
     const int64_t bands = s->rows / NI_TILE_ROWS, deep = ni_divide_up(bands, MOST);
     const dim3 grid((unsigned)ni_divide_up(s->cols, NI_TILE_COLS), (unsigned)ni_divide_up(bands, deep), (unsigned)deep);
     tile_kernel *both = kernel_of(rows, columns, turn);
+    if (s->rows > INT32_MAX || s->stride > MOST_STRIDE || r.stride > MOST_STRIDE || c.stride > MOST_STRIDE)
+        return cudaErrorInvalidValue;
     const int code = ni_cuda_set_tile_scales(stream, room, row, column);
     if (code != cudaSuccess)
         return code;

@@ -120,7 +120,7 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS)
             *(uint32_t *)(from + t * stride + half) = high[t];
             pairs = ni_larger_pair(ni_larger_pair(pairs, low[t]), high[t]);
         }
-        turned = ni_larger_turned(ni_larger_turned(turned, low), high);
+        turned = max(turned, max(ni_turned_amax(low), ni_turned_amax(high)));
     }
     __syncwarp();
     ni_join_amax(amax, ni_larger_half(pairs));

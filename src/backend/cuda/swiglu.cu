@@ -1,22 +1,15 @@
 /* swiglu.cu: y = silu(gate) up and its slopes, with the largest magnitudes of what is written: plain, and of columns turned
- * by 16 (nb_mat.turned_amax), for which a thread takes 16 rows of two columns.
+ * by 16 (nb_mat.turned_amax), for which a warp takes 16 rows of 64 columns.
  */
 #include "backend/cuda/kernels.h"
-#include "backend/cuda/tile.cuh"
-
-static __device__ float sigmoid(float x) {
-    return 1.0f / (1.0f + expf(-x));
-}
-
-static __device__ float swiglu(float g, float u) {
-    return g * sigmoid(g) * u;
-}
+#include "backend/cuda/swiglu.cuh"
+#include "backend/cuda/turned.cuh"
 
 static __global__ void swiglu_forward(uint16_t *y, uint32_t *amax, const uint16_t *gate, const uint16_t *up,
                                       int64_t n) {
     uint32_t largest = 0;
     for (NI_EACH(i, n)) {
-        y[i] = ni_bf16_even(swiglu(ni_bf16_value(gate[i]), ni_bf16_value(up[i])));
+        y[i] = ni_bf16_even(ni_swiglu<false>(ni_bf16_value(gate[i]), ni_bf16_value(up[i])));
         largest = max(largest, ni_f32_magnitude(ni_bf16_value(y[i])));
     }
     __syncwarp();
@@ -30,7 +23,7 @@ static __global__ void swiglu_forward_eights(uint16_t *y, uint32_t *amax, const 
         ni_eight g = ni_load_eight(gate + 8 * i), u = ni_load_eight(up + 8 * i);
 #pragma unroll
         for (int j = 0; j < 8; j++) {
-            g.x[j] = ni_bf16_round(swiglu(g.x[j], u.x[j]));
+            g.x[j] = ni_bf16_round(ni_swiglu<false>(g.x[j], u.x[j]));
             largest = max(largest, ni_f32_magnitude(g.x[j]));
         }
         ni_store_eight(y + 8 * i, g);
@@ -39,18 +32,12 @@ static __global__ void swiglu_forward_eights(uint16_t *y, uint32_t *amax, const 
     ni_join_amax(amax, largest);
 }
 
-static __device__ void swiglu_slopes(float g, float u, float d, float *dg, float *du) {
-    float s = sigmoid(g);
-    *dg = d * u * s * (1.0f + g * (1.0f - s));
-    *du = d * g * s;
-}
-
 static __global__ void swiglu_backward(uint16_t *dgate, uint32_t *dgate_amax, uint16_t *dup, uint32_t *dup_amax,
                                        const uint16_t *dy, const uint16_t *gate, const uint16_t *up, int64_t n) {
     uint32_t of_gate = 0, of_up = 0;
     for (NI_EACH(i, n)) {
         float dg, du;
-        swiglu_slopes(ni_bf16_value(gate[i]), ni_bf16_value(up[i]), ni_bf16_value(dy[i]), &dg, &du);
+        ni_swiglu_slopes<false>(ni_bf16_value(gate[i]), ni_bf16_value(up[i]), ni_bf16_value(dy[i]), &dg, &du);
         dgate[i] = ni_bf16_even(dg);
         dup[i] = ni_bf16_even(du);
         of_gate = max(of_gate, ni_f32_magnitude(ni_bf16_value(dgate[i])));
@@ -69,7 +56,7 @@ static __global__ void swiglu_backward_eights(uint16_t *dgate, uint32_t *dgate_a
         ni_eight g = ni_load_eight(gate + 8 * i), u = ni_load_eight(up + 8 * i), d = ni_load_eight(dy + 8 * i), dg, du;
 #pragma unroll
         for (int j = 0; j < 8; j++) {
-            swiglu_slopes(g.x[j], u.x[j], d.x[j], &dg.x[j], &du.x[j]);
+            ni_swiglu_slopes<false>(g.x[j], u.x[j], d.x[j], &dg.x[j], &du.x[j]);
             dg.x[j] = ni_bf16_round(dg.x[j]);
             du.x[j] = ni_bf16_round(du.x[j]);
             of_gate = max(of_gate, ni_f32_magnitude(dg.x[j]));
@@ -85,86 +72,135 @@ static __global__ void swiglu_backward_eights(uint16_t *dgate, uint32_t *dgate_a
 
 /* ---- in tiles, where the maximum of turned columns is asked for ---- */
 
-static __device__ uint32_t pair_at(const uint16_t *x, int64_t at) {
-    return *(const uint32_t *)(x + at);
+/* A warp takes 16 rows of 64 columns, a lane four of the rows and eight of the columns: where those begin, and whether
+ * the lane's columns are there at all. Others do the first ones again. False: beyond the end. */
+static __device__ bool find_tile(int64_t rows, int64_t cols, int64_t *at, bool *live) {
+    const uint32_t across = (uint32_t)((cols + 63) / 64);
+    const uint32_t tile = blockIdx.x * (NI_TILE_THREADS / 32) + threadIdx.x / 32, band = tile / across;
+    const uint32_t column = (tile - band * across) * 64 + ni_column_of_lane();
+    *live = column < cols;
+    *at = ((int64_t)band * 16 + ni_row_of_lane()) * cols + (*live ? column : 0);
+    return band < (uint32_t)(rows / 16);
 }
 
-/* Where a thread's 16 rows of two columns begin; false: beyond the end. */
-static __device__ bool find_columns(int64_t rows, int64_t cols, int64_t *at) {
-    const uint32_t across = (uint32_t)(cols / 2);
-    const int64_t piece = blockIdx.x * (int64_t)NI_TILE_THREADS + threadIdx.x;
-    const uint32_t band = (uint32_t)(piece / across);
-    *at = (int64_t)band * 16 * cols + 2 * (piece - (int64_t)band * across);
-    return band < (uint32_t)(rows / 16);
+static __device__ void load_four(uint4 (&x)[4], const uint16_t *from, int64_t cols) {
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        x[i] = *(const uint4 *)(from + i * cols);
+}
+
+static __device__ bool are_near(const uint4 (&gate)[4]) {
+    uint32_t farthest = 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        farthest = ni_farther_gates(
+            ni_farther_gates(ni_farther_gates(ni_farther_gates(farthest, gate[i].x), gate[i].y), gate[i].z), gate[i].w);
+    return ni_are_near(farthest);
+}
+
+template <bool NEAR> static __device__ uint32_t swiglu_pair(uint32_t g, uint32_t u) {
+    return ni_pack_two(ni_swiglu<NEAR>(ni_low_of(g), ni_low_of(u)), ni_swiglu<NEAR>(ni_high_of(g), ni_high_of(u)));
+}
+
+/* In the place of gate. */
+template <bool NEAR> static __device__ void swiglu_four(uint4 (&g)[4], const uint4 (&u)[4]) {
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        g[i] = make_uint4(swiglu_pair<NEAR>(g[i].x, u[i].x), swiglu_pair<NEAR>(g[i].y, u[i].y),
+                          swiglu_pair<NEAR>(g[i].z, u[i].z), swiglu_pair<NEAR>(g[i].w, u[i].w));
 }
 
 static __global__ void __launch_bounds__(NI_TILE_THREADS)
     swiglu_forward_tiles(uint16_t *y, uint32_t *amax, uint32_t *turned, const uint16_t *gate, const uint16_t *up,
                          int64_t rows, int64_t cols) {
-    uint32_t largest = 0, largest_turned = ni_found_amax(turned), out[16];
+    uint32_t largest = 0;
+    uint4 g[4], u[4];
     int64_t at;
-    if (find_columns(rows, cols, &at)) {
-        uint32_t g[16], u[16];
+    bool live;
+    if (!find_tile(rows, cols, &at, &live))
+        return;
+    load_four(g, gate + at, cols);
+    load_four(u, up + at, cols);
+    const ni_known_amaxes known = ni_known_of(amax, turned);
+    if (are_near(g))
+        swiglu_four<true>(g, u);
+    else
+        swiglu_four<false>(g, u);
 #pragma unroll
-        for (int i = 0; i < 16; i++) {
-            g[i] = pair_at(gate, at + i * cols);
-            u[i] = pair_at(up, at + i * cols);
-        }
-#pragma unroll
-        for (int i = 0; i < 16; i++) {
-            out[i] = ni_pack_two(swiglu(ni_low_of(g[i]), ni_low_of(u[i])), swiglu(ni_high_of(g[i]), ni_high_of(u[i])));
-            largest = ni_larger_pair(largest, out[i]);
-            *(uint32_t *)(y + at + i * cols) = out[i];
-        }
-        largest_turned = ni_larger_turned(largest_turned, out);
+    for (int i = 0; i < 4; i++) {
+        largest = ni_larger_of_four(largest, g[i]);
+        if (live)
+            ni_store_words(ni_global(y + at + i * cols), g[i]);
     }
     __syncwarp();
-    ni_join_amax(amax, ni_larger_half(largest));
-    ni_join_amax(turned, largest_turned);
+    ni_join_known(amax, ni_larger_half(largest), known.plain);
+    ni_join_fours(turned, g, ni_most_of_fours(ni_turning_of_fours(), g), known.turned);
+}
+
+/* Slopes, in the place of gate and up. */
+template <bool NEAR> static __device__ void slopes_of_pair(uint32_t *g, uint32_t *u, uint32_t d) {
+    float dg[2], du[2];
+    ni_swiglu_slopes<NEAR>(ni_low_of(*g), ni_low_of(*u), ni_low_of(d), &dg[0], &du[0]);
+    ni_swiglu_slopes<NEAR>(ni_high_of(*g), ni_high_of(*u), ni_high_of(d), &dg[1], &du[1]);
+    *g = ni_pack_two(dg[0], dg[1]);
+    *u = ni_pack_two(du[0], du[1]);
+}
+
+template <bool NEAR> static __device__ void slopes_of_four(uint4 (&g)[4], uint4 (&u)[4], const uint4 (&d)[4]) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        slopes_of_pair<NEAR>(&g[i].x, &u[i].x, d[i].x);
+        slopes_of_pair<NEAR>(&g[i].y, &u[i].y, d[i].y);
+        slopes_of_pair<NEAR>(&g[i].z, &u[i].z, d[i].z);
+        slopes_of_pair<NEAR>(&g[i].w, &u[i].w, d[i].w);
+    }
 }
 
 static __global__ void __launch_bounds__(NI_TILE_THREADS)
     swiglu_backward_tiles(uint16_t *dgate, uint32_t *gate_amax, uint32_t *gate_turned, uint16_t *dup, uint32_t *up_amax,
                           uint32_t *up_turned, const uint16_t *dy, const uint16_t *gate, const uint16_t *up,
                           int64_t rows, int64_t cols) {
-    uint32_t of_gate = 0, of_up = 0, of_gate_turned = ni_found_amax(gate_turned),
-             of_up_turned = ni_found_amax(up_turned);
+    uint32_t of_gate = 0, of_up = 0;
+    uint4 g[4], u[4], d[4];
     int64_t at;
-    if (find_columns(rows, cols, &at)) {
-        uint32_t g[16], u[16], d[16];
+    bool live;
+    if (!find_tile(rows, cols, &at, &live))
+        return;
+    load_four(g, gate + at, cols);
+    load_four(u, up + at, cols);
+    load_four(d, dy + at, cols);
+    const ni_known_amaxes known_gate = ni_known_of(gate_amax, gate_turned), known_up = ni_known_of(up_amax, up_turned);
+    if (are_near(g))
+        slopes_of_four<true>(g, u, d);
+    else
+        slopes_of_four<false>(g, u, d);
 #pragma unroll
-        for (int i = 0; i < 16; i++) {
-            g[i] = pair_at(gate, at + i * cols);
-            u[i] = pair_at(up, at + i * cols);
-            d[i] = pair_at(dy, at + i * cols);
+    for (int i = 0; i < 4; i++) {
+        of_gate = ni_larger_of_four(of_gate, g[i]);
+        of_up = ni_larger_of_four(of_up, u[i]);
+        if (live) {
+            ni_store_words(ni_global(dgate + at + i * cols), g[i]);
+            ni_store_words(ni_global(dup + at + i * cols), u[i]);
         }
-#pragma unroll
-        for (int i = 0; i < 16; i++) {
-            float dg[2], du[2];
-            swiglu_slopes(ni_low_of(g[i]), ni_low_of(u[i]), ni_low_of(d[i]), &dg[0], &du[0]);
-            swiglu_slopes(ni_high_of(g[i]), ni_high_of(u[i]), ni_high_of(d[i]), &dg[1], &du[1]);
-            g[i] = ni_pack_two(dg[0], dg[1]);
-            u[i] = ni_pack_two(du[0], du[1]);
-            of_gate = ni_larger_pair(of_gate, g[i]);
-            of_up = ni_larger_pair(of_up, u[i]);
-            *(uint32_t *)(dgate + at + i * cols) = g[i];
-            *(uint32_t *)(dup + at + i * cols) = u[i];
-        }
-        of_gate_turned = ni_larger_turned(of_gate_turned, g);
-        of_up_turned = ni_larger_turned(of_up_turned, u);
     }
     __syncwarp();
-    ni_join_amax(gate_amax, ni_larger_half(of_gate));
-    ni_join_amax(up_amax, ni_larger_half(of_up));
-    ni_join_amax(gate_turned, of_gate_turned);
-    ni_join_amax(up_turned, of_up_turned);
+    const ni_turning by = ni_turning_of_fours();
+    const uint32_t most_gate = ni_most_of_fours(by, g), most_up = ni_most_of_fours(by, u);
+    ni_join_known(gate_amax, ni_larger_half(of_gate), known_gate.plain);
+    ni_join_known(up_amax, ni_larger_half(of_up), known_up.plain);
+    ni_join_fours(gate_turned, g, most_gate, known_gate.turned);
+    ni_join_fours(up_turned, u, most_up, known_up.turned);
 }
 
 /* ---- which kernel ---- */
 
 static bool has_tiles(const nb_mat *m) {
-    return m->turned_amax && m->rows % 16 == 0 && m->cols % 2 == 0 && m->stride == m->cols &&
+    return m->turned_amax && m->rows % 16 == 0 && m->cols % 8 == 0 && m->stride == m->cols &&
            m->rows * m->cols / 32 <= INT32_MAX;
+}
+
+static unsigned tile_blocks(const nb_mat *m) {
+    return (unsigned)ni_divide_up(m->rows / 16 * ni_divide_up(m->cols, 64), NI_TILE_THREADS / 32);
 }
 
 static int find_turned(void *stream, const nb_mat *m) {
@@ -184,8 +220,8 @@ int ni_cuda_launch_swiglu_forward(void *stream, const nb_mat *out, const uint16_
     if (n == 0 || code != cudaSuccess)
         return code;
     if (tiles)
-        swiglu_forward_tiles<<<(unsigned)ni_divide_up(n / 32, NI_TILE_THREADS), NI_TILE_THREADS, 0, on>>>(
-            y, out->amax, out->turned_amax, gate, up, out->rows, out->cols);
+        swiglu_forward_tiles<<<tile_blocks(out), NI_TILE_THREADS, 0, on>>>(y, out->amax, out->turned_amax, gate, up,
+                                                                           out->rows, out->cols);
     else if (n % 8 == 0 && aligned)
         swiglu_forward_eights<<<ni_grid(ni_divide_up(n / 8, NI_THREADS)), NI_THREADS, 0, on>>>(y, out->amax, gate, up,
                                                                                                n / 8);
@@ -207,7 +243,7 @@ int ni_cuda_launch_swiglu_backward(void *stream, const nb_mat *of_gate, const nb
     if (n == 0 || code != cudaSuccess)
         return code;
     if (tiles)
-        swiglu_backward_tiles<<<(unsigned)ni_divide_up(n / 32, NI_TILE_THREADS), NI_TILE_THREADS, 0, on>>>(
+        swiglu_backward_tiles<<<tile_blocks(of_gate), NI_TILE_THREADS, 0, on>>>(
             dgate, of_gate->amax, of_gate->turned_amax, dup, of_up->amax, of_up->turned_amax, dy, gate, up,
             of_gate->rows, of_gate->cols);
     else if (n % 8 == 0 && aligned)

@@ -22,6 +22,7 @@ enum { NI_TILE_THREADS = 128, NI_TILE_BYTES = 128 };
 
 #define NI_PAIR_MAGNITUDE 0x7fff7fffu
 #define NI_PAIR_SIGNS 0x80008000u
+#define NI_GRID_LEAST 0x1.000008p0f /* 1 + 2^-21 */
 
 /* Of two floats that are BF16 numbers. */
 static __device__ inline uint32_t ni_exact_pair(float low, float high) {
@@ -40,8 +41,9 @@ static __device__ inline uint32_t ni_larger_pair(uint32_t a, uint32_t b) {
     return __vmaxu2(a, b & NI_PAIR_MAGNITUDE);
 }
 
-/* The larger of the two, as the bits of a float. */
+/* The larger magnitude of the two, as the bits of a float. */
 static __device__ inline uint32_t ni_larger_half(uint32_t pair) {
+    pair &= NI_PAIR_MAGNITUDE;
     return max(pair & 0xffffu, pair >> 16) << 16;
 }
 
@@ -51,10 +53,31 @@ static __device__ inline uint32_t ni_pair_times(uint32_t pair, uint32_t scale) {
     return product;
 }
 
-static __device__ inline uint32_t ni_pair_plus(uint32_t a, uint32_t b) {
-    uint32_t sum;
-    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(0x3f803f80u), "r"(b));
-    return sum;
+/* Magnitudes that are larger, of numbers none of which is NaN; their signs are anything. */
+static __device__ inline uint32_t ni_larger_magnitudes(uint32_t a, uint32_t b) {
+#if __CUDA_ARCH__ >= 860
+    uint32_t larger;
+    asm("max.xorsign.abs.bf16x2 %0, %1, %2;" : "=r"(larger) : "r"(a), "r"(b));
+    return larger;
+#else
+    return __vmaxu2(a & NI_PAIR_MAGNITUDE, b & NI_PAIR_MAGNITUDE);
+#endif
+}
+
+/* The same of numbers that were rounded here: NaN, of which there is one, is larger than all. */
+static __device__ inline uint32_t ni_larger_rounded(uint32_t a, uint32_t b) {
+#if __CUDA_ARCH__ >= 860
+    uint32_t larger;
+    asm("max.NaN.xorsign.abs.bf16x2 %0, %1, %2;" : "=r"(larger) : "r"(a), "r"(b));
+    return larger;
+#else
+    return __vmaxu2(a & NI_PAIR_MAGNITUDE, b & NI_PAIR_MAGNITUDE);
+#endif
+}
+
+static __device__ inline uint32_t ni_larger_of_four(uint32_t pairs, const uint4 &four) {
+    return ni_larger_rounded(ni_larger_rounded(ni_larger_rounded(ni_larger_rounded(pairs, four.x), four.y), four.z),
+                             four.w);
 }
 
 /* Magnitudes above 6 become 6, and so does NaN. */
@@ -71,10 +94,11 @@ static __device__ inline uint32_t ni_pair_up_to_six(uint32_t pair) {
 /* ---- scales ---- */
 
 /* What a scale byte says: the factor that elements are encoded with, and the byte's value twice in BF16. */
-typedef struct ni_scale_entry {
+typedef struct __align__(8) ni_scale_entry {
     float encode;
     uint32_t value;
-} ni_scale_entry;
+}
+ni_scale_entry;
 
 /* What the tensor's scale is made from. */
 static __device__ inline float ni_tile_amax(const ni_cuda_tile_copy &copy) {
@@ -154,6 +178,7 @@ typedef struct ni_tile_scale_of_copy {
     float s_inner;
     bool tame;
     uint32_t most_tame;
+    ni_philox_shared drawn; /* of the copy's stream */
 } ni_tile_scale_of_copy;
 
 /* ni_cuda_tile_room: maxima that are being found, zero between calls, and the scales of the copies being made. */
@@ -190,16 +215,25 @@ static __device__ inline void ni_rotate_sixteen(float *x) {
 
 /* ---- the grid: adding a number whose ulp is the grid's step, and taking it away, rounds exactly ----
  *
- *     nearest      y + p 1.5 2^22, ties to even; p the power of two of y and at least 1
- *     stochastic   y + u step, then the same with p 2^22 and toward zero; p and u step bear the sign of y
+ *     nearest      m 2^22 - y, ties to even; m is y itself, but of magnitude 1 + 2^-21 at least. Such an m 2^22 is a
+ *                  multiple of the grid's step (even where y lies between two numbers of the grid), and y takes it over
+ *                  its binade's lower end only within 2^-21 of a number of the grid, where a finer step rounds alike
+ *     stochastic   y + u step, then p 2^22 is added toward zero and taken away; p is the power of two of y and at least
+ *                  1, and bears the sign of y as u step does
  *
  * Signs of zeros are lost; codes take theirs from elsewhere. Beyond 8 the grid goes on without end. */
 
 template <bool TAME> static __device__ inline float ni_nearest_on_grid(float y) {
-    float p = fmaxf(__uint_as_float(__float_as_uint(y) & 0x7f800000u), 1.0f);
+    float m;
+#if __CUDA_ARCH__ >= 860
+    asm("max.xorsign.abs.f32 %0, %1, %2;" : "=f"(m) : "f"(y), "f"(NI_GRID_LEAST));
     if (!TAME)
-        p = fminf(p, 8.0f);
-    return __fmaf_rn(p, -6291456.0f, __fmaf_rn(p, 6291456.0f, y));
+        asm("min.xorsign.abs.f32 %0, %1, %2;" : "=f"(m) : "f"(m), "f"(8.0f));
+#else
+    m = fmaxf(fabsf(y), NI_GRID_LEAST);
+    m = copysignf(TAME ? m : fminf(m, 8.0f), y);
+#endif
+    return __fmaf_rn(m, 4194304.0f, -__fmaf_rn(m, 4194304.0f, -y));
 }
 
 /* `half_u` = u / 2, exact. */
@@ -218,11 +252,12 @@ template <bool TAME> static __device__ inline float ni_stochastic_on_grid(float 
     return __fmaf_rn(p, -4194304.0f, __fmaf_rz(p, 4194304.0f, __fmaf_rn(half_u, p, y)));
 }
 
-/* u / 2 of lane `i` of eight: bytes or halves of words behind a power of two whose ulp is theirs. */
+/* u / 2 of lane `i` of eight: bytes or halves of words that are read as floats. Up to twice the smallest normal number
+ * floats are equally far apart, so byte b at bit 16 is b 2^-133, and half h at bit 8 is h 2^-141. */
 template <int BITS> static __device__ inline float ni_half_u(const uint32_t *words, int i) {
-    if (BITS == 8)
-        return __uint_as_float(__byte_perm(words[i / 4], 0x46800000u, 0x7640u | (uint32_t)(i % 4))) - 16384.0f;
-    return __uint_as_float(__byte_perm(words[i / 2], 0x42800000u, i % 2 ? 0x7632u : 0x7610u)) - 64.0f;
+    const uint32_t bits = BITS == 8 ? __byte_perm(words[i / 4], 0, 0x4044u | (uint32_t)(i % 4) << 8)
+                                    : __byte_perm(words[i / 2], 0, i % 2 ? 0x4324u : 0x4104u);
+    return ni_f32_mul(__uint_as_float(bits), 0x1p124f);
 }
 
 template <int ROUND, bool TAME> static __device__ inline float ni_on_grid(float y, const uint32_t *words, int i) {
@@ -313,21 +348,6 @@ static __device__ inline uint32_t ni_turned_amax(const uint32_t *pairs) {
         b[i] = minus ? -ni_high_of(pairs[i]) : ni_high_of(pairs[i]);
     }
     return ni_f32_magnitude(ni_bf16_round(ni_f32_mul(ni_larger_or_nan(ni_rotated_amax(a), ni_rotated_amax(b)), 0.25f)));
-}
-
-/* The larger of that and `largest`. No number of a turned column is beyond a quarter of the sum of the magnitudes in it,
- * which two columns add up in one instruction a row, in BF16: fifteen roundings and those of the rotation move it by less
- * than a sixteenth, far from subnormals. Few columns come near a maximum that is known from elsewhere, so few are turned. */
-static __device__ inline uint32_t ni_larger_turned(uint32_t largest, const uint32_t *pairs) {
-    const float beyond = ni_f32_from(largest);
-    uint32_t sums = pairs[0] & NI_PAIR_MAGNITUDE;
-#pragma unroll
-    for (int i = 1; i < 16; i++)
-        sums = ni_pair_plus(pairs[i] & NI_PAIR_MAGNITUDE, sums);
-    if (beyond >= 0x1p-100f && ni_f32_mul(ni_low_of(sums), 0.265625f) <= beyond &&
-        ni_f32_mul(ni_high_of(sums), 0.265625f) <= beyond)
-        return largest;
-    return max(largest, ni_turned_amax(pairs));
 }
 
 /* What others of the same kernel found so far. */

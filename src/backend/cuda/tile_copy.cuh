@@ -19,10 +19,10 @@ enum {
 
 /* What all blocks of one copy share. */
 typedef struct ni_copying {
-    ni_cuda_tile_copy copy;
+    const ni_cuda_tile_copy &copy;
     const ni_scale_entry *table;
     float s_inner;
-    ni_noise_key key;
+    ni_philox_shared drawn; /* of the copy's stream */
     /* What a tile that is not tame multiplies both scales by: 4 where the table bears the rotation's factor, else 1. */
     float unfold;
 } ni_copying;
@@ -32,14 +32,14 @@ typedef struct ni_copying {
 /* The words that this half of a group of 16 needs. Lanes come in pairs, one for each half, and two rows are done at a
  * time: each lane draws for one of them. */
 template <int ROUND>
-static __device__ inline void ni_draw_rows(const ni_noise_key &key, uint32_t even_group, uint32_t odd_group, int half,
+static __device__ inline void ni_draw_rows(const ni_copying &to, uint32_t even_group, uint32_t odd_group, int half,
                                            uint32_t even[4], uint32_t odd[4]) {
     if (ROUND == 0)
         return;
     if (ROUND == 16) {
         const uint32_t purpose = half ? NI_PURPOSE_ROUNDING_HI : NI_PURPOSE_ROUNDING;
-        const ni_philox_words a = ni_philox(key.seed, key.tensor, even_group, key.step, key.micro_batch, purpose);
-        const ni_philox_words b = ni_philox(key.seed, key.tensor, odd_group, key.step, key.micro_batch, purpose);
+        const ni_philox_words a = ni_philox_next(&to.copy.keys, &to.drawn, even_group, purpose),
+                              b = ni_philox_next(&to.copy.keys, &to.drawn, odd_group, purpose);
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             even[i] = a.w[i];
@@ -48,7 +48,7 @@ static __device__ inline void ni_draw_rows(const ni_noise_key &key, uint32_t eve
         return;
     }
     const ni_philox_words mine =
-        ni_philox(key.seed, key.tensor, half ? odd_group : even_group, key.step, key.micro_batch, NI_PURPOSE_ROUNDING);
+        ni_philox_next(&to.copy.keys, &to.drawn, half ? odd_group : even_group, NI_PURPOSE_ROUNDING);
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         const uint32_t other = __shfl_xor_sync(~0u, half ? mine.w[i] : mine.w[i + 2], 1);
@@ -57,17 +57,29 @@ static __device__ inline void ni_draw_rows(const ni_noise_key &key, uint32_t eve
     }
 }
 
-/* Eight neighbours (half a block) at row r, column c. */
-template <int ROUND, bool TAME>
-static __device__ inline void ni_encode_row_eight(const ni_copying &to, const uint4 &in, int64_t r, int64_t c,
-                                                  bool live, const uint32_t *words) {
-    const uint32_t x[4] = {in.x, in.y, in.z, in.w};
-    uint32_t q[4], signs[4], largest = 0;
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        largest = ni_larger_pair(largest, x[i]);
+/* In each half of the word, the largest magnitude of the numbers there; a tame tensor's have signs still. */
+template <bool TAME> static __device__ inline uint32_t ni_largest_of_eight(const uint4 &in) {
+    if (TAME)
+        return ni_larger_magnitudes(ni_larger_magnitudes(in.x, in.y), ni_larger_magnitudes(in.z, in.w));
+    return ni_larger_pair(ni_larger_pair(ni_larger_pair(ni_larger_pair(0, in.x), in.y), in.z), in.w);
+}
+
+/* The scale bytes of two blocks of which this lane and its neighbour have eight numbers each. */
+template <bool TAME>
+static __device__ inline uint32_t ni_bytes_of_rows(const ni_copying &to, const uint4 &even, const uint4 &odd) {
+    const uint32_t a = ni_largest_of_eight<TAME>(even), b = ni_largest_of_eight<TAME>(odd);
+    const uint32_t low = __byte_perm(a, b, 0x5410), high = __byte_perm(a, b, 0x7632);
+    uint32_t largest = TAME ? ni_larger_magnitudes(low, high) & NI_PAIR_MAGNITUDE : __vmaxu2(low, high);
     largest = __vmaxu2(largest, __shfl_xor_sync(~0u, largest, 1));
-    const uint8_t byte = (uint8_t)ni_scale_bytes(ni_f32_from(ni_larger_half(largest)), 0.0f, to.s_inner);
+    return ni_scale_bytes(ni_low_of(largest), ni_high_of(largest), to.s_inner);
+}
+
+/* Eight neighbours (half a block) at row r, column c, to `values`. */
+template <int ROUND, bool TAME>
+static __device__ inline void ni_encode_row_eight(const ni_copying &to, const uint4 &in, uint64_t values, int64_t r,
+                                                  int64_t c, uint8_t byte, bool live, const uint32_t *words) {
+    const uint32_t x[4] = {in.x, in.y, in.z, in.w};
+    uint32_t q[4], signs[4];
     const ni_scale_entry entry = to.table[byte];
 #pragma unroll
     for (int i = 0; i < 4; i++) {
@@ -79,9 +91,8 @@ static __device__ inline void ni_encode_row_eight(const ni_copying &to, const ui
     if (!live)
         return;
     const ni_cuda_tile_copy &copy = to.copy;
-    *(uint4 *)(copy.values + r * copy.stride + copy.at + c) =
-        make_uint4(ni_pair_times(q[0], entry.value), ni_pair_times(q[1], entry.value), ni_pair_times(q[2], entry.value),
-                   ni_pair_times(q[3], entry.value));
+    ni_store_words(values, make_uint4(ni_pair_times(q[0], entry.value), ni_pair_times(q[1], entry.value),
+                                      ni_pair_times(q[2], entry.value), ni_pair_times(q[3], entry.value)));
     if (!copy.codes)
         return;
     uint32_t codes = 0;
@@ -98,81 +109,139 @@ static __device__ inline void ni_encode_row_eight(const ni_copying &to, const ui
 template <int ROUND, bool TAME>
 static __device__ inline void ni_encode_rows(const ni_copying &to, const uint4 *in, int64_t r0, int64_t c, int64_t cols,
                                              bool live) {
-    const uint32_t blocks = (uint32_t)(cols / 16), group = (uint32_t)r0 * blocks + (uint32_t)(c / 16);
+    const uint32_t blocks = (uint32_t)(cols / 16), group = (uint32_t)r0 * blocks + (uint32_t)(c / 16),
+                   stride = 2 * (uint32_t)to.copy.stride;
+    const uint64_t values = ni_row_at(ni_global(to.copy.values + to.copy.at + c), (uint32_t)r0, stride);
 #pragma unroll
     for (int i = 0; i < 4; i += 2) {
         uint32_t even[4], odd[4];
-        ni_draw_rows<ROUND>(to.key, group + 4 * i * blocks, group + (4 * i + 4) * blocks, threadIdx.x & 1, even, odd);
-        ni_encode_row_eight<ROUND, TAME>(to, in[i], r0 + 4 * i, c, live, even);
-        ni_encode_row_eight<ROUND, TAME>(to, in[i + 1], r0 + 4 * i + 4, c, live, odd);
+        ni_draw_rows<ROUND>(to, group + 4 * i * blocks, group + (4 * i + 4) * blocks, threadIdx.x & 1, even, odd);
+        const uint32_t bytes = ni_bytes_of_rows<TAME>(to, in[i], in[i + 1]);
+        ni_encode_row_eight<ROUND, TAME>(to, in[i], ni_row_at(values, 4 * i, stride), r0 + 4 * i, c, (uint8_t)bytes,
+                                         live, even);
+        ni_encode_row_eight<ROUND, TAME>(to, in[i + 1], ni_row_at(values, 4 * i + 4, stride), r0 + 4 * i + 4, c,
+                                         (uint8_t)(bytes >> 8), live, odd);
     }
 }
 
 /* ---- columns ---- */
 
-/* Sixteen rows of two columns: turned, the maxima of both. A tame tensor's stay four times too large. */
-template <int TURN, bool TAME>
-static __device__ inline void ni_turn_columns(const ni_copying &to, const uint32_t *tile, uint32_t signs, float *a,
-                                              float *b, uint32_t *amax_a, uint32_t *amax_b) {
-    const bool rounded = TURN == NI_FIXED_AND_ROUNDED || to.copy.quantizer.hadamard_round_bf16;
-    uint32_t largest = 0;
-#pragma unroll
-    for (int i = 0; i < 16; i++) {
-        uint32_t pair = tile[i * NI_TILE_PITCH];
-        if (TURN == NI_FIXED_AND_ROUNDED && NI_FIXED_SIGNS >> i & 1u)
-            pair ^= NI_PAIR_SIGNS;
-        if (TURN == NI_AS_IT_SAYS)
-            pair ^= (signs >> i & 1u) * NI_PAIR_SIGNS;
-        if (TURN == NI_NOT_TURNED)
-            largest = ni_larger_pair(largest, pair);
-        a[i] = ni_low_of(pair);
-        b[i] = ni_high_of(pair);
+/* Two columns of 16 numbers: BF16 in pairs, or, where they are turned as the quantizer says, FP32. A tame tensor's are
+ * four times too large once they are turned. */
+template <int TURN> struct ni_two_columns {
+    uint32_t pairs[16];
+
+    __device__ float low(int i) const {
+        return ni_low_of(pairs[i]);
     }
-    if (TURN != NI_NOT_TURNED) {
-        ni_rotate_sixteen(a);
-        ni_rotate_sixteen(b);
+
+    __device__ float high(int i) const {
+        return ni_high_of(pairs[i]);
+    }
+
+    __device__ uint32_t signs(int i) const {
+        return pairs[i];
+    }
+};
+
+template <> struct ni_two_columns<NI_AS_IT_SAYS> {
+    float a[16], b[16];
+
+    __device__ float low(int i) const {
+        return a[i];
+    }
+
+    __device__ float high(int i) const {
+        return b[i];
+    }
+
+    __device__ uint32_t signs(int i) const {
+        return ni_exact_pair(a[i], b[i]);
+    }
+};
+
+/* Turns columns of whose numbers bits of `signs` negate some; FP32 after this. */
+template <bool TAME> static __device__ inline void ni_turn_two(float *a, float *b) {
+    ni_rotate_sixteen(a);
+    ni_rotate_sixteen(b);
+    if (!TAME)
 #pragma unroll
         for (int i = 0; i < 16; i++) {
-            if (!TAME) {
-                a[i] = ni_f32_mul(a[i], 0.25f);
-                b[i] = ni_f32_mul(b[i], 0.25f);
-            }
-            if (rounded) {
-                const uint32_t pair = ni_pack_two(a[i], b[i]);
-                largest = ni_larger_pair(largest, pair);
-                a[i] = ni_low_of(pair);
-                b[i] = ni_high_of(pair);
-            }
+            a[i] = ni_f32_mul(a[i], 0.25f);
+            b[i] = ni_f32_mul(b[i], 0.25f);
         }
-    }
-    if (TURN == NI_NOT_TURNED || rounded) {
-        *amax_a = largest << 16;
-        *amax_b = largest & 0xffff0000u;
-        return;
-    }
-    uint32_t here_a = 0, here_b = 0;
+}
+
+template <bool TAME, int TURN>
+static __device__ inline void ni_load_columns(ni_two_columns<TURN> &x, const ni_copying &, const uint32_t *tile,
+                                              uint32_t) {
+    float a[16], b[16];
 #pragma unroll
     for (int i = 0; i < 16; i++) {
-        here_a = max(here_a, ni_f32_magnitude(a[i]));
-        here_b = max(here_b, ni_f32_magnitude(b[i]));
+        const bool minus = NI_FIXED_SIGNS >> i & 1u;
+        x.pairs[i] = tile[i * NI_TILE_PITCH];
+        a[i] = minus ? -ni_low_of(x.pairs[i]) : ni_low_of(x.pairs[i]);
+        b[i] = minus ? -ni_high_of(x.pairs[i]) : ni_high_of(x.pairs[i]);
     }
-    *amax_a = here_a;
-    *amax_b = here_b;
+    if (TURN == NI_FIXED_AND_ROUNDED) {
+        ni_turn_two<TAME>(a, b);
+#pragma unroll
+        for (int i = 0; i < 16; i++)
+            x.pairs[i] = ni_pack_two(a[i], b[i]);
+    }
+}
+
+template <bool TAME>
+static __device__ inline void ni_load_columns(ni_two_columns<NI_AS_IT_SAYS> &x, const ni_copying &to,
+                                              const uint32_t *tile, uint32_t signs) {
+#pragma unroll
+    for (int i = 0; i < 16; i++) {
+        const uint32_t pair = tile[i * NI_TILE_PITCH] ^ (signs >> i & 1u) * NI_PAIR_SIGNS;
+        x.a[i] = ni_low_of(pair);
+        x.b[i] = ni_high_of(pair);
+    }
+    ni_turn_two<TAME>(x.a, x.b);
+    if (to.copy.quantizer.hadamard_round_bf16)
+#pragma unroll
+        for (int i = 0; i < 16; i++) {
+            x.a[i] = ni_bf16_round(x.a[i]);
+            x.b[i] = ni_bf16_round(x.b[i]);
+        }
+}
+
+template <bool TAME, int TURN>
+static __device__ inline void ni_find_amaxes(const ni_two_columns<TURN> &x, uint32_t *amax_a, uint32_t *amax_b) {
+    uint32_t largest = TAME ? x.pairs[0] : 0;
+#pragma unroll
+    for (int i = 0; i < 16; i++)
+        largest = TAME ? ni_larger_magnitudes(largest, x.pairs[i]) : ni_larger_pair(largest, x.pairs[i]);
+    largest &= NI_PAIR_MAGNITUDE;
+    *amax_a = largest << 16;
+    *amax_b = largest & 0xffff0000u;
+}
+
+template <bool TAME>
+static __device__ inline void ni_find_amaxes(const ni_two_columns<NI_AS_IT_SAYS> &x, uint32_t *amax_a,
+                                             uint32_t *amax_b) {
+    *amax_a = *amax_b = 0;
+#pragma unroll
+    for (int i = 0; i < 16; i++) {
+        *amax_a = max(*amax_a, ni_f32_magnitude(x.a[i]));
+        *amax_b = max(*amax_b, ni_f32_magnitude(x.b[i]));
+    }
 }
 
 template <int ROUND>
-static __device__ inline void ni_draw_column(const ni_noise_key &key, uint32_t group, uint32_t *words) {
+static __device__ inline void ni_draw_column(const ni_copying &to, uint32_t group, uint32_t *words) {
     if (ROUND == 0)
         return;
-    const ni_philox_words first =
-        ni_philox(key.seed, key.tensor, group, key.step, key.micro_batch, NI_PURPOSE_ROUNDING);
+    const ni_philox_words first = ni_philox_next(&to.copy.keys, &to.drawn, group, NI_PURPOSE_ROUNDING);
 #pragma unroll
     for (int i = 0; i < 4; i++)
         words[i] = first.w[i];
     if (ROUND == 8)
         return;
-    const ni_philox_words second =
-        ni_philox(key.seed, key.tensor, group, key.step, key.micro_batch, NI_PURPOSE_ROUNDING_HI);
+    const ni_philox_words second = ni_philox_next(&to.copy.keys, &to.drawn, group, NI_PURPOSE_ROUNDING_HI);
 #pragma unroll
     for (int i = 0; i < 4; i++)
         words[4 + i] = second.w[i];
@@ -196,9 +265,10 @@ template <int ROUND, int TURN, bool TAME>
 static __device__ inline uint32_t ni_encode_columns(const ni_copying &to, const uint32_t *tile, int64_t rows,
                                                     int64_t r0, int64_t c, uint32_t signs) {
     const ni_cuda_tile_copy &copy = to.copy;
-    float a[16], b[16];
+    ni_two_columns<TURN> x;
     uint32_t amax_a, amax_b, for_a[8], for_b[8], q[16], sign[16];
-    ni_turn_columns<TURN, TAME>(to, tile, signs, a, b, &amax_a, &amax_b);
+    ni_load_columns<TAME>(x, to, tile, signs);
+    ni_find_amaxes<TAME>(x, &amax_a, &amax_b);
     const uint32_t bytes =
         ni_scale_bytes(ni_f32_from(amax_a), ni_f32_from(amax_b), TAME ? to.s_inner : ni_f32_mul(to.s_inner, to.unfold));
     ni_scale_entry entry_a = to.table[bytes & 0xffu], entry_b = to.table[bytes >> 8];
@@ -206,25 +276,21 @@ static __device__ inline uint32_t ni_encode_columns(const ni_copying &to, const 
         entry_a.encode = ni_f32_mul(entry_a.encode, to.unfold);
         entry_b.encode = ni_f32_mul(entry_b.encode, to.unfold);
     }
-    const uint32_t group = (uint32_t)c * (uint32_t)(rows / 16) + (uint32_t)(r0 / 16);
-    ni_draw_column<ROUND>(to.key, group, for_a);
-    ni_draw_column<ROUND>(to.key, group + (uint32_t)(rows / 16), for_b);
+    const uint32_t blocks = (uint32_t)(rows / 16), group = (uint32_t)c * blocks + (uint32_t)(r0 / 16);
+    ni_draw_column<ROUND>(to, group, for_a);
+    ni_draw_column<ROUND>(to, group + blocks, for_b);
+    const uint32_t scales = __byte_perm(entry_a.value, entry_b.value, 0x5410), stride = 2 * (uint32_t)copy.stride;
+    const uint64_t values = ni_row_at(ni_global(copy.values + c), (uint32_t)r0, stride);
 #pragma unroll
     for (int i = 0; i < 16; i++) {
-        const int lane = ROUND == 16 ? i % 8 : i; /* of words: eight lanes in four, or sixteen */
-        const uint32_t *const words_a = ROUND == 16 && i >= 8 ? for_a + 4 : for_a, *const words_b =
-                                                                                       ROUND == 16 && i >= 8 ? for_b + 4
-                                                                                                             : for_b;
-        const float y = ni_f32_mul(a[i], entry_a.encode), z = ni_f32_mul(b[i], entry_b.encode);
-        sign[i] = ni_exact_pair(TAME ? a[i] : y, TAME ? b[i] : z);
-        q[i] = ni_pair_up_to_six(
-            ni_exact_pair(ni_on_grid<ROUND, TAME>(y, words_a, lane), ni_on_grid<ROUND, TAME>(z, words_b, lane)));
+        const int lane = ROUND == 16 ? i % 8 : i,
+                  from = ROUND == 16 && i >= 8 ? 4 : 0; /* eight lanes in four words, or sixteen */
+        const float y = ni_f32_mul(x.low(i), entry_a.encode), z = ni_f32_mul(x.high(i), entry_b.encode);
+        sign[i] = TAME ? x.signs(i) : ni_exact_pair(y, z);
+        q[i] = ni_pair_up_to_six(ni_exact_pair(ni_on_grid<ROUND, TAME>(y, for_a + from, lane),
+                                               ni_on_grid<ROUND, TAME>(z, for_b + from, lane)));
+        ni_store_word(ni_row_at(values, (uint32_t)i, stride), ni_pair_times(q[i], scales));
     }
-    const uint32_t scales = __byte_perm(entry_a.value, entry_b.value, 0x5410);
-    uint16_t *const values = copy.values + r0 * copy.stride + c;
-#pragma unroll
-    for (int i = 0; i < 16; i++)
-        *(uint32_t *)(values + i * copy.stride) = ni_pair_times(q[i], scales);
     const uint32_t largest = max(amax_a, amax_b),
                    own = TAME && TURN != NI_NOT_TURNED ? ni_f32_bits(ni_f32_mul(ni_f32_from(largest), 0.25f)) : largest;
     if (!copy.codes)

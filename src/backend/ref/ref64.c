@@ -23,6 +23,7 @@ nb_status ni_backend_ref64(nb_backend **out, nb_error *err) {
     ops->gemm = ni_ref_gemm;
     ops->operand_bytes = ni_ref_operand_bytes;
     ops->make_operands = ni_ref_make_operands; /* plain numbers; no codes: `canonical` stays NULL */
+    ops->make_produced = ni_ref_make_produced;
     ops->decode = ni_ref_decode;
     ops->multiply = ni_ref_multiply;
     ops->product_kernel = no_codes;

@@ -1,0 +1,140 @@
+/* norm_row.cuh: RMSNorm of a row that fits the registers of a warp, for who writes it (norm.cu) and who makes operands of it
+ * (produce_norm.cu).
+ */
+#ifndef NI_BACKEND_CUDA_NORM_ROW_CUH
+#define NI_BACKEND_CUDA_NORM_ROW_CUH
+
+#include "backend/cuda/kernels.h"
+#include "backend/cuda/launch.cuh"
+
+static __device__ inline float ni_norm_finished(const ni_cuda_norm &norm, int64_t at, float normed) {
+    normed = ni_bf16_round(normed);
+    return norm.add ? ni_bf16_round(ni_bf16_value(norm.add[at]) + normed) : normed;
+}
+
+/* ---- rows that fit registers: eight neighbours a lane, chunk after chunk of 256 ---- */
+
+enum { NI_MOST_CHUNKS = 8 };
+
+static __device__ __forceinline__ ni_eight ni_unpacked(uint4 word) {
+    const uint32_t w[4] = {word.x, word.y, word.z, word.w};
+    ni_eight e;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        e.x[2 * i] = __uint_as_float(w[i] << 16);
+        e.x[2 * i + 1] = __uint_as_float(w[i] & 0xffff0000u);
+    }
+    return e;
+}
+
+/* How many chunks a row has; 0: it is too long to be kept. */
+static inline int ni_chunks_of(int64_t dim) {
+    const int64_t chunks = ni_divide_up(dim, 256);
+    return dim % 8 == 0 && chunks <= NI_MOST_CHUNKS ? (int)chunks : 0;
+}
+
+#define NI_FOR_CHUNKS(chunks, LAUNCH)                                                                                  \
+    switch (chunks) {                                                                                                  \
+    case 1:                                                                                                            \
+        LAUNCH(1);                                                                                                     \
+        break;                                                                                                         \
+    case 2:                                                                                                            \
+        LAUNCH(2);                                                                                                     \
+        break;                                                                                                         \
+    case 3:                                                                                                            \
+        LAUNCH(3);                                                                                                     \
+        break;                                                                                                         \
+    case 4:                                                                                                            \
+        LAUNCH(4);                                                                                                     \
+        break;                                                                                                         \
+    case 5:                                                                                                            \
+        LAUNCH(5);                                                                                                     \
+        break;                                                                                                         \
+    case 6:                                                                                                            \
+        LAUNCH(6);                                                                                                     \
+        break;                                                                                                         \
+    case 7:                                                                                                            \
+        LAUNCH(7);                                                                                                     \
+        break;                                                                                                         \
+    default:                                                                                                           \
+        LAUNCH(8);                                                                                                     \
+    }
+
+/* Chunks of a row as they lie; zeros beyond its end. */
+template <int CHUNKS>
+static __device__ __forceinline__ void ni_load_row(uint4 (&row)[CHUNKS], const uint16_t *from, int dim) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int k = 0; k < CHUNKS; k++) {
+        const int c = 8 * lane + 256 * k;
+        row[k] = c < dim ? *(const uint4 *)(from + c) : make_uint4(0, 0, 0, 0);
+    }
+}
+
+static __device__ __forceinline__ void ni_load_factors(float (&w)[8], const float *from) {
+    const float4 low = *(const float4 *)from, high = *(const float4 *)(from + 4);
+    w[0] = low.x, w[1] = low.y, w[2] = low.z, w[3] = low.w;
+    w[4] = high.x, w[5] = high.y, w[6] = high.z, w[7] = high.w;
+}
+
+static __device__ __forceinline__ uint4 ni_packed(const ni_eight &e) {
+    return make_uint4(ni_pack_two(e.x[0], e.x[1]), ni_pack_two(e.x[2], e.x[3]), ni_pack_two(e.x[4], e.x[5]),
+                      ni_pack_two(e.x[6], e.x[7]));
+}
+
+/* x + change, where there is one, rounded and left in `sum`. */
+template <int CHUNKS>
+static __device__ __forceinline__ void ni_load_sum(uint4 (&row)[CHUNKS], const ni_cuda_norm &norm, int64_t at,
+                                                   int dim) {
+    const int lane = threadIdx.x % 32;
+    ni_load_row(row, norm.x + at, dim);
+    if (!norm.change)
+        return;
+    uint4 change[CHUNKS];
+    ni_load_row(change, norm.change + at, dim);
+#pragma unroll
+    for (int k = 0; k < CHUNKS; k++) {
+        ni_eight a = ni_unpacked(row[k]), b = ni_unpacked(change[k]);
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+            a.x[j] += b.x[j];
+        row[k] = ni_packed(a);
+        if (8 * lane + 256 * k < dim)
+            *(uint4 *)(norm.sum + at + 8 * lane + 256 * k) = row[k];
+    }
+}
+
+/* One row: its sum, if it is one, its rstd and y, which stays in `row`; unless `ALWAYS` norm.y may be NULL. */
+template <int CHUNKS, bool ALWAYS = true>
+static __device__ __forceinline__ void ni_norm_row(uint4 (&row)[CHUNKS], const ni_cuda_norm &norm, int64_t r, int dim) {
+    const int lane = threadIdx.x % 32;
+    ni_load_sum(row, norm, r * dim, dim);
+    float squares = 0;
+#pragma unroll
+    for (int k = 0; k < CHUNKS; k++) {
+        const ni_eight e = ni_unpacked(row[k]);
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+            squares += e.x[j] * e.x[j];
+    }
+    const float rs = 1.0f / sqrtf(ni_warp_sum(squares) / (float)dim + norm.eps);
+    if (lane == 0)
+        norm.rstd[r] = rs;
+#pragma unroll
+    for (int k = 0; k < CHUNKS; k++) {
+        const int c = 8 * lane + 256 * k;
+        if (c >= dim)
+            break;
+        ni_eight e = ni_unpacked(row[k]);
+        float w[8];
+        ni_load_factors(w, norm.w + c);
+#pragma unroll
+        for (int j = 0; j < 8; j++)
+            e.x[j] = ni_norm_finished(norm, r * dim + c + j, e.x[j] * rs * w[j]);
+        row[k] = ni_packed(e);
+        if (ALWAYS || norm.y)
+            *(uint4 *)(norm.y + r * dim + c) = row[k];
+    }
+}
+
+#endif

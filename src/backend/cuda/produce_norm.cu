@@ -1,0 +1,73 @@
+/* produce_norm.cu: RMSNorm straight into the operands that are made of it (produce.cuh). A block has 16 neighbouring rows,
+ * a warp four of them, one after the other (norm_row.cuh); they lie in shared memory as tiles side by side, which then go
+ * into both copies.
+ */
+#include "backend/cuda/norm_row.cuh"
+#include "backend/cuda/produce.cuh"
+
+enum { TILE_WORDS = NI_TILE_ROWS * NI_TILE_PITCH };
+
+static size_t tile_bytes(int chunks) {
+    return (size_t)chunks * TILE_WORDS * sizeof(uint32_t);
+}
+
+/* Wide rows take more shared memory than five blocks have. */
+template <int CHUNKS>
+static __global__ void __launch_bounds__(NI_TILE_THREADS, CHUNKS <= 4   ? 5
+                                                          : CHUNKS <= 5 ? 4
+                                                                        : 3)
+    produce_norm(const __grid_constant__ ni_cuda_norm norm, const ni_tile_room *room,
+                 const __grid_constant__ ni_cuda_both_copies to) {
+    extern __shared__ __align__(16) uint32_t tiles[];
+    __shared__ ni_both_tables tables;
+    const int dim = (int)norm.dim;
+    ni_tile_place at;
+    at.r0 = blockIdx.x * (int64_t)NI_TILE_ROWS;
+    at.row = at.r0 + threadIdx.x / NI_TILE_VECTORS;
+    at.vector = threadIdx.x % NI_TILE_VECTORS;
+    ni_load_tables(&tables, room);
+#pragma unroll 1
+    for (int i = 0; i < NI_OWN_ROWS; i++) {
+        uint4 row[CHUNKS];
+        ni_norm_row<CHUNKS, false>(row, norm, at.row + NI_ROW_STEP * i, dim);
+#pragma unroll
+        for (int k = 0; k < CHUNKS; k++)
+            *ni_own_of(tiles + k * TILE_WORDS, at, i) = row[k];
+    }
+#pragma unroll 1
+    for (int k = 0; k < CHUNKS; k++) {
+        uint4 own[NI_OWN_ROWS];
+        at.c0 = NI_TILE_COLS * k;
+        at.col = at.c0 + 8 * at.vector;
+        at.live = at.col < dim;
+#pragma unroll
+        for (int i = 0; i < NI_OWN_ROWS; i++)
+            own[i] = *ni_own_of(tiles + k * TILE_WORDS, at, i);
+        ni_make_both<0, 0>(to, room, tables, tiles + k * TILE_WORDS, own, at, norm.n, dim);
+    }
+}
+
+template <int CHUNKS>
+static int launch(cudaStream_t on, const ni_tile_room *room, const ni_cuda_norm *norm, const ni_cuda_both_copies *to) {
+    const int code = cudaFuncSetAttribute(produce_norm<CHUNKS>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                          (int)tile_bytes(CHUNKS));
+    if (code == cudaSuccess)
+        produce_norm<CHUNKS>
+            <<<(unsigned)(norm->n / NI_TILE_ROWS), NI_TILE_THREADS, tile_bytes(CHUNKS), on>>>(*norm, room, *to);
+    return code;
+}
+
+bool ni_cuda_produces_norm(int64_t rows, int64_t dim) {
+    return rows / NI_TILE_ROWS <= INT32_MAX && ni_chunks_of(dim) > 0;
+}
+
+int ni_cuda_produce_norm(void *stream, void *room, const ni_cuda_norm *norm, const ni_cuda_both_copies *to) {
+    cudaStream_t on = (cudaStream_t)stream;
+    const ni_tile_room *const scales = (const ni_tile_room *)room;
+    int code = ni_cuda_set_tile_scales(stream, room, &to->row, &to->column);
+    if (code != cudaSuccess)
+        return code;
+#define PRODUCE(CHUNKS) code = launch<CHUNKS>(on, scales, norm, to)
+    NI_FOR_CHUNKS(ni_chunks_of(norm->dim), PRODUCE)
+    return code == cudaSuccess ? cudaGetLastError() : code;
+}

@@ -1,0 +1,141 @@
+/* produce_swiglu.cu: SwiGLU and its slopes straight into the operands that are made of them (produce.cuh). Numbers are
+ * rounded to BF16 as swiglu.cu writes them, so operands have the bits of those made of its matrices.
+ */
+#include "backend/cuda/produce.cuh"
+#include "backend/cuda/swiglu.cuh"
+
+template <bool NEAR> static __device__ inline uint32_t swiglu_pair(uint32_t g, uint32_t u) {
+    return ni_pack_two(ni_swiglu<NEAR>(ni_low_of(g), ni_low_of(u)), ni_swiglu<NEAR>(ni_high_of(g), ni_high_of(u)));
+}
+
+template <bool NEAR> static __device__ inline uint4 swiglu_eight(const uint4 &g, const uint4 &u) {
+    return make_uint4(swiglu_pair<NEAR>(g.x, u.x), swiglu_pair<NEAR>(g.y, u.y), swiglu_pair<NEAR>(g.z, u.z),
+                      swiglu_pair<NEAR>(g.w, u.w));
+}
+
+/* Gate and up become both slopes. */
+template <bool NEAR> static __device__ inline void slope_pair(uint32_t &g, uint32_t &u, uint32_t d) {
+    float dg[2], du[2];
+    ni_swiglu_slopes<NEAR>(ni_low_of(g), ni_low_of(u), ni_low_of(d), &dg[0], &du[0]);
+    ni_swiglu_slopes<NEAR>(ni_high_of(g), ni_high_of(u), ni_high_of(d), &dg[1], &du[1]);
+    g = ni_pack_two(dg[0], dg[1]);
+    u = ni_pack_two(du[0], du[1]);
+}
+
+template <bool NEAR> static __device__ inline void slope_eight(uint4 &g, uint4 &u, const uint4 &d) {
+    slope_pair<NEAR>(g.x, u.x, d.x);
+    slope_pair<NEAR>(g.y, u.y, d.y);
+    slope_pair<NEAR>(g.z, u.z, d.z);
+    slope_pair<NEAR>(g.w, u.w, d.w);
+}
+
+static __device__ inline bool are_near(const uint4 *gate) {
+    uint32_t farthest = 0;
+#pragma unroll
+    for (int i = 0; i < NI_OWN_ROWS; i++)
+        farthest = ni_farther_gates(
+            ni_farther_gates(ni_farther_gates(ni_farther_gates(farthest, gate[i].x), gate[i].y), gate[i].z), gate[i].w);
+    return ni_are_near(farthest);
+}
+
+static __device__ inline void write_own(uint16_t *to, const uint4 &own, const ni_tile_place &at, int i, int64_t cols) {
+    if (to && at.live)
+        *(uint4 *)(to + (at.row + NI_ROW_STEP * i) * cols + at.col) = own;
+}
+
+static __global__ void __launch_bounds__(NI_TILE_THREADS, 5)
+    produce_swiglu(const __grid_constant__ ni_cuda_swiglu_tiles s, const ni_tile_room *room,
+                   const __grid_constant__ ni_cuda_both_copies to) {
+    __shared__ __align__(16) uint32_t tile[NI_TILE_ROWS * NI_TILE_PITCH];
+    __shared__ ni_both_tables tables;
+    const ni_tile_place at = ni_tile_here(s.cols);
+    uint4 gate[NI_OWN_ROWS], up[NI_OWN_ROWS];
+    if (at.r0 >= s.rows)
+        return;
+    ni_load_own(gate, s.gate, at, s.cols);
+    ni_load_own(up, s.up, at, s.cols);
+    ni_load_tables(&tables, room);
+    if (are_near(gate))
+#pragma unroll
+        for (int i = 0; i < NI_OWN_ROWS; i++)
+            gate[i] = swiglu_eight<true>(gate[i], up[i]);
+    else
+#pragma unroll
+        for (int i = 0; i < NI_OWN_ROWS; i++)
+            gate[i] = swiglu_eight<false>(gate[i], up[i]);
+#pragma unroll
+    for (int i = 0; i < NI_OWN_ROWS; i++) {
+        *ni_own_of(tile, at, i) = gate[i];
+        write_own(s.y, gate[i], at, i, s.cols);
+    }
+    ni_make_both<0, 0>(to, room, tables, tile, gate, at, s.rows, s.cols);
+}
+
+/* Slopes of gate and up, one after the other out of shared memory. */
+typedef struct slope_copies {
+    ni_cuda_both_copies of[2];
+} slope_copies;
+
+static __global__ void __launch_bounds__(NI_TILE_THREADS, 5)
+    produce_slopes(const __grid_constant__ ni_cuda_swiglu_tiles s, const ni_tile_room *room, const ni_tile_room *of_up,
+                   const __grid_constant__ slope_copies to) {
+    __shared__ __align__(16) uint32_t tiles[2][NI_TILE_ROWS * NI_TILE_PITCH];
+    __shared__ ni_both_tables tables[2];
+    const ni_tile_place at = ni_tile_here(s.cols);
+    if (at.r0 >= s.rows)
+        return;
+    {
+        uint4 gate[NI_OWN_ROWS], up[NI_OWN_ROWS], dy[NI_OWN_ROWS];
+        ni_load_own(gate, s.gate, at, s.cols);
+        ni_load_own(up, s.up, at, s.cols);
+        ni_load_own(dy, s.dy, at, s.cols);
+        ni_load_tables(&tables[0], room);
+        ni_load_tables(&tables[1], of_up);
+        if (are_near(gate))
+#pragma unroll
+            for (int i = 0; i < NI_OWN_ROWS; i++)
+                slope_eight<true>(gate[i], up[i], dy[i]);
+        else
+#pragma unroll
+            for (int i = 0; i < NI_OWN_ROWS; i++)
+                slope_eight<false>(gate[i], up[i], dy[i]);
+#pragma unroll
+        for (int i = 0; i < NI_OWN_ROWS; i++) {
+            *ni_own_of(tiles[0], at, i) = gate[i];
+            *ni_own_of(tiles[1], at, i) = up[i];
+            write_own(s.dgate, gate[i], at, i, s.cols);
+            write_own(s.dup, up[i], at, i, s.cols);
+        }
+    }
+#pragma unroll 1
+    for (int which = 0; which < 2; which++) {
+        uint4 own[NI_OWN_ROWS];
+#pragma unroll
+        for (int i = 0; i < NI_OWN_ROWS; i++)
+            own[i] = *ni_own_of(tiles[which], at, i);
+        ni_make_both<8, 8>(to.of[which], which ? of_up : room, tables[which], tiles[which], own, at, s.rows, s.cols);
+    }
+}
+
+int ni_cuda_produce_swiglu(void *stream, void *room, const ni_cuda_swiglu_tiles *s, const ni_cuda_both_copies *to) {
+    const int code = ni_cuda_set_tile_scales(stream, room, &to->row, &to->column);
+    if (code != cudaSuccess)
+        return code;
+    produce_swiglu<<<ni_tile_grid(s->rows, s->cols), NI_TILE_THREADS, 0, (cudaStream_t)stream>>>(
+        *s, (const ni_tile_room *)room, *to);
+    return cudaGetLastError();
+}
+
+int ni_cuda_produce_swiglu_slopes(void *stream, void *room, const ni_cuda_swiglu_tiles *s,
+                                  const ni_cuda_both_copies to[2]) {
+    char *const rooms[2] = {(char *)room, (char *)room + NI_CUDA_TILE_ROOM};
+    const slope_copies copies = {{to[0], to[1]}};
+    for (int i = 0; i < 2; i++) {
+        const int code = ni_cuda_set_tile_scales(stream, rooms[i], &to[i].row, &to[i].column);
+        if (code != cudaSuccess)
+            return code;
+    }
+    produce_slopes<<<ni_tile_grid(s->rows, s->cols), NI_TILE_THREADS, 0, (cudaStream_t)stream>>>(
+        *s, (const ni_tile_room *)rooms[0], (const ni_tile_room *)rooms[1], copies);
+    return cudaGetLastError();
+}

@@ -1,0 +1,16 @@
+/* handed.h: parameters as another rank reads them (linear/handed.c): of those that linear layers alone read. */
+#ifndef NI_MODEL_HANDED_H
+#define NI_MODEL_HANDED_H
+
+#include "linear/linear.h"
+#include "nibble/model.h"
+
+/* Of a model that was created to hand on codes. *why: what reads the master, where it is NI_HANDED_MASTER. */
+ni_handed ni_model_handed(const nb_model *model, int32_t param, const char **why);
+size_t ni_model_handed_bytes(const nb_model *model, int32_t param);
+
+/* Out of a rank that has the master, into one that lacks it. */
+nb_status ni_model_put(nb_model *model, int32_t param, const nb_pass *pass, void *parcel, nb_error *err);
+nb_status ni_model_take(nb_model *model, int32_t param, void *parcel, nb_error *err);
+
+#endif

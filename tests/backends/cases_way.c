@@ -1,0 +1,168 @@
+/* cases_way.c: operands as few products take them: MXFP4 for units for 8 bits, made both ways at once, and rows of
+ * codes that are turned for a product alone. Codes bit for bit, and numbers that a product with ones picks out. */
+#include "trial.h"
+
+#include <math.h>
+
+static nb_operand placed(trial *t, const nb_quantizer *q, int64_t rows, int64_t cols, ni_side side,
+                         const nb_quantizer *other) {
+    nb_operand o = {.quantizer = *q, .other = *other, .rows = rows, .cols = cols, .side = side, .reread = true};
+    o.memory = scratch(t, t->be->ops->operand_bytes(t->be, &o));
+    return o;
+}
+
+static void make(trial *t, const ni_source *source, const ni_making *makings, int32_t count) {
+    EXPECT_OK(t, t->be->ops->make_operands(t->be, source, makings, count, &err));
+}
+
+static nb_operand made(trial *t, const nb_quantizer *q, const nb_mat *from, ni_side side, const nb_quantizer *other) {
+    nb_operand o = placed(t, q, from->rows, from->cols, side, other);
+    make(t, &(ni_source){.numbers = from}, &(ni_making){.out = &o}, 1);
+    return o;
+}
+
+static void keep_operand(trial *t, const char *what, const nb_operand *o) {
+    nb_qtensor codes = new_codes(t, &o->quantizer, o->rows, o->cols);
+    EXPECT_OK(t, t->be->ops->canonical(t->be, &codes, o, &err));
+    keep_codes(t, what, &codes);
+}
+
+static nb_mat uploaded(trial *t, data_kind kind, nb_dtype type, int64_t rows, int64_t cols, int64_t stride) {
+    const nb_mat host = data_matrix(kind, type, rows, cols, stride);
+    nb_mat m = host;
+    m.data = upload(t, host.data, (size_t)(rows * stride) * nb_dtype_size(type));
+    return m;
+}
+
+/* A one in each of n rows, apart from each other; n = cols: an identity. */
+static nb_operand picker(trial *t, const nb_quantizer *q, int64_t n, int64_t cols, ni_side side,
+                         const nb_quantizer *other) {
+    const int64_t apart = cols / n;
+    float *one = poisoned(sizeof *one * (size_t)(n * cols));
+    for (int64_t i = 0; i < n * cols; i++)
+        one[i] = i % cols == i / cols * apart + i / cols % apart;
+    const nb_mat numbers = nb_mat_of(upload(t, one, sizeof *one * (size_t)(n * cols)), NB_F32, n, cols);
+    return made(t, q, &numbers, side, other);
+}
+
+/* ---- MXFP4 ---- */
+
+enum { WAYS = 6 };
+
+/* Wider tiles than one, edges within a tile, rows and columns of more blocks than a warp has lanes, and than fit a
+ * block of threads. */
+static const int64_t WAY_SIZES[WAYS][2] = {{64, 128}, {96, 160}, {32, 32}, {1056, 64}, {192, 1088}, {32, 16416}};
+
+/* Every third row in blocks that are 19 powers of two apart, so that units for 8 bits do not hold it. */
+static nb_mat far_apart(trial *t, nb_dtype type, int64_t rows, int64_t cols, int64_t stride) {
+    const nb_mat m = data_matrix(DATA_NORMAL, NB_F32, rows, cols, stride);
+    float *x = m.data;
+    uint16_t *narrow = poisoned(sizeof *narrow * (size_t)(rows * stride));
+    for (int64_t i = 0; i < rows * stride; i++) {
+        const int64_t r = i / stride, block = i % stride / 32;
+        x[i] = i % stride < cols && r % 3 == 2 ? (float)ldexp(x[i], (int)(block % 2) * -19) : x[i];
+        narrow[i] = ni_bf16_even(x[i]);
+    }
+    const bool wide = type == NB_F32;
+    return (nb_mat){upload(t, wide ? (void *)x : narrow, (size_t)(rows * stride) * nb_dtype_size(type)),
+                    type,
+                    rows,
+                    cols,
+                    stride,
+                    .amax = NULL};
+}
+
+static void run_mx_ways(trial *t) {
+    static const data_kind kinds[] = {DATA_NORMAL, DATA_CORNERS, DATA_WIDE, DATA_NAN, DATA_INF, DATA_ZERO, DATA_TINY};
+    static const nb_scale_rule rules[] = {NB_RULE_FLOOR, NB_RULE_CEIL, NB_RULE_CEIL_LOG2};
+    enum { KINDS = sizeof kinds / sizeof *kinds };
+    const int64_t rows = WAY_SIZES[t->shape][0], cols = WAY_SIZES[t->shape][1], stride = cols + 8;
+    const nb_noise noise = noise_at(t);
+    nb_backend *be = t->be;
+    EXPECT_OK(t, be->ops->permit(be, &(ni_permits){.mxfp4_fp8 = true}, &err));
+    const int step = rows * cols > 20000 ? KINDS : 1, count = (t->few ? 2 : 4) * KINDS;
+    for (int i = 0; i < count; i += step) {
+        const bool turned = i / KINDS & 1, last = i % KINDS == 0;
+        const nb_dtype type = i / KINDS & 2 ? NB_F32 : NB_BF16;
+        nb_quantizer row = ni_format_family_find("mxfp4")->defaults, column;
+        row.rule = rules[i % 3];
+        column = row;
+        column.hadamard_size = turned ? 16 : 0;
+        const nb_mat x =
+            last ? far_apart(t, type, rows, cols, stride) : uploaded(t, kinds[i % KINDS], type, rows, cols, stride);
+        nb_operand a = placed(t, &row, rows, cols, NI_LEFT, &row), b = placed(t, &column, cols, rows, NI_RIGHT, &row),
+                   c = placed(t, &row, rows, cols, NI_LEFT, &row), d = placed(t, &column, cols, rows, NI_RIGHT, &row);
+        const ni_making both[2] = {{.out = &a, .noise = &noise}, {.out = &b, .transpose = true, .noise = &noise}};
+        make(t, &(ni_source){.numbers = &x}, both, 2);
+        make(t, &(ni_source){.numbers = &x}, &(ni_making){.out = &c, .noise = &noise}, 1);
+        make(t, &(ni_source){.numbers = &x}, &(ni_making){.out = &d, .transpose = true, .noise = &noise}, 1);
+        char format[200], what[300];
+        snprintf(what, sizeof what, "%s, %s, numbers of kind %d", nb_quantizer_text(&column, format, sizeof format),
+                 nb_dtype_name(type), last ? -1 : (int)kinds[i % KINDS]);
+        keep_operand(t, what, &a);
+        keep_operand(t, what, &b);
+        keep_operand(t, what, &c);
+        keep_operand(t, what, &d);
+        if (!last)
+            continue;
+        row.rule = NB_RULE_FLOOR;
+        const nb_operand right = picker(t, &row, 16, cols, NI_RIGHT, &a.quantizer),
+                         left = picker(t, &row, 16, rows, NI_LEFT, &column);
+        const nb_mat of_rows = nb_mat_of(output(t, what, NB_F32, rows * 16), NB_F32, rows, 16),
+                     of_columns = nb_mat_of(output(t, what, NB_F32, 16 * cols), NB_F32, 16, cols);
+        EXPECT_OK(t, be->ops->multiply(be, &of_rows, &(ni_term){.a = &a, .b = &right}, 1, false, &err));
+        EXPECT_OK(t, be->ops->multiply(be, &of_columns, &(ni_term){.a = &left, .b = &b}, 1, false, &err));
+    }
+    EXPECT_OK(t, be->ops->permit(be, &(ni_permits){.mxfp4_fp8 = false}, &err));
+}
+
+/* ---- rows of codes ---- */
+
+/* Numbers of an operand that is turned for a product alone: rows of codes, whose scales lie on its contraction. */
+static void run_turned_product(trial *t) {
+    enum { N = 32, K = 128 };
+    const nb_quantizer rows = ni_format_family_find("e2m1")->defaults, one = ni_format_family_find("e5m2")->defaults;
+    nb_quantizer columns = rows;
+    columns.block_rows = NB_BLOCK_ALL;
+    columns.block_cols = 1;
+    const nb_mat w = uploaded(t, DATA_NORMAL, NB_F32, N, K, K);
+    const nb_operand from = made(t, &rows, &w, NI_LEFT, &rows), left = picker(t, &one, N, N, NI_LEFT, &columns);
+    nb_operand turned = placed(t, &columns, K, N, NI_RIGHT, &one);
+    turned.reread = false;
+    turned.turned = true;
+    EXPECT_OK(t, t->be->ops->turn(t->be, &turned, &from, &err));
+    const nb_mat c = nb_mat_of(output(t, "columns", NB_F32, N * K), NB_F32, N, K);
+    EXPECT_OK(t, t->be->ops->multiply(t->be, &c, &(ni_term){.a = &left, .b = &turned}, 1, false, &err));
+}
+
+/* Numbers of MXFP8 for a product alone: rows and columns of the same numbers, at once and apart. */
+static void run_eight_bits(trial *t) {
+    static const data_kind kinds[] = {DATA_NORMAL, DATA_CORNERS, DATA_ZERO};
+    const int64_t rows = WAY_SIZES[t->shape][0], cols = WAY_SIZES[t->shape][1], stride = cols + 8;
+    const nb_quantizer q = ni_format_family_find("mxfp8")->defaults;
+    const nb_noise noise = noise_at(t);
+    nb_backend *be = t->be;
+    for (int i = 0; i < 6; i++) {
+        const nb_mat x = uploaded(t, kinds[i / 2], i % 2 ? NB_F32 : NB_BF16, rows, cols, stride);
+        nb_operand a = placed(t, &q, rows, cols, NI_LEFT, &q), b = placed(t, &q, cols, rows, NI_RIGHT, &q), alone = b;
+        a.reread = b.reread = alone.reread = false;
+        alone.memory = scratch(t, be->ops->operand_bytes(be, &alone));
+        const ni_making both[2] = {{.out = &a, .noise = &noise}, {.out = &b, .transpose = true, .noise = &noise}};
+        make(t, &(ni_source){.numbers = &x}, both, 2);
+        make(t, &(ni_source){.numbers = &x}, &(ni_making){.out = &alone, .transpose = true, .noise = &noise}, 1);
+        const nb_operand right = picker(t, &q, 16, cols, NI_RIGHT, &q), left = picker(t, &q, 16, rows, NI_LEFT, &q);
+        const nb_mat of_rows = nb_mat_of(output(t, "rows", NB_F32, rows * 16), NB_F32, rows, 16),
+                     of_columns = nb_mat_of(output(t, "columns", NB_F32, 16 * cols), NB_F32, 16, cols),
+                     of_alone = nb_mat_of(output(t, "columns alone", NB_F32, 16 * cols), NB_F32, 16, cols);
+        EXPECT_OK(t, be->ops->multiply(be, &of_rows, &(ni_term){.a = &a, .b = &right}, 1, false, &err));
+        EXPECT_OK(t, be->ops->multiply(be, &of_columns, &(ni_term){.a = &left, .b = &b}, 1, false, &err));
+        EXPECT_OK(t, be->ops->multiply(be, &of_alone, &(ni_term){.a = &left, .b = &alone}, 1, false, &err));
+    }
+}
+
+static const test_case OPERAND_WAYS[] = {
+    {"make_operands multiply permit", "MXFP4 for units for 8 bits, both ways", BITS, WAYS, run_mx_ways, NULL, NULL},
+    {"make_operands multiply", "MXFP8, numbers alone", BITS, WAYS, run_eight_bits, NULL, NULL},
+    {"turn multiply", "numbers of rows, for a product", BITS, 1, run_turned_product, NULL, NULL},
+};
+const case_list way_cases = {OPERAND_WAYS, sizeof OPERAND_WAYS / sizeof *OPERAND_WAYS};
