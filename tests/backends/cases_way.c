@@ -135,11 +135,12 @@ static void run_turned_product(trial *t) {
     EXPECT_OK(t, t->be->ops->multiply(t->be, &c, &(ni_term){.a = &left, .b = &turned}, 1, false, &err));
 }
 
-/* Numbers of MXFP8 for a product alone: rows and columns of the same numbers, at once and apart. */
+/* Numbers of MXFP8 for a product alone: rows and columns of the same numbers, at once and apart, and columns of codes.
+ */
 static void run_eight_bits(trial *t) {
     static const data_kind kinds[] = {DATA_NORMAL, DATA_CORNERS, DATA_ZERO};
     const int64_t rows = WAY_SIZES[t->shape][0], cols = WAY_SIZES[t->shape][1], stride = cols + 8;
-    const nb_quantizer q = ni_format_family_find("mxfp8")->defaults;
+    const nb_quantizer q = ni_format_family_find("mxfp8")->defaults, nvfp4 = ni_format_family_find("nvfp4")->defaults;
     const nb_noise noise = noise_at(t);
     nb_backend *be = t->be;
     for (int i = 0; i < 6; i++) {
@@ -150,13 +151,23 @@ static void run_eight_bits(trial *t) {
         const ni_making both[2] = {{.out = &a, .noise = &noise}, {.out = &b, .transpose = true, .noise = &noise}};
         make(t, &(ni_source){.numbers = &x}, both, 2);
         make(t, &(ni_source){.numbers = &x}, &(ni_making){.out = &alone, .transpose = true, .noise = &noise}, 1);
+        nb_operand row = placed(t, &q, rows, cols, NI_LEFT, &q), anew = placed(t, &q, cols, rows, NI_RIGHT, &q),
+                   codes = placed(t, &nvfp4, rows, cols, NI_LEFT, &nvfp4);
+        row.reread = anew.reread = false;
+        make(t, &(ni_source){.numbers = &x}, &(ni_making){.out = &row, .noise = &noise}, 1);
+        make(t, &(ni_source){.numbers = &x}, &(ni_making){.out = &codes, .noise = &noise}, 1);
+        make(t, &(ni_source){.operand = &codes}, &(ni_making){.out = &anew, .transpose = true, .noise = &noise}, 1);
         const nb_operand right = picker(t, &q, 16, cols, NI_RIGHT, &q), left = picker(t, &q, 16, rows, NI_LEFT, &q);
         const nb_mat of_rows = nb_mat_of(output(t, "rows", NB_F32, rows * 16), NB_F32, rows, 16),
                      of_columns = nb_mat_of(output(t, "columns", NB_F32, 16 * cols), NB_F32, 16, cols),
-                     of_alone = nb_mat_of(output(t, "columns alone", NB_F32, 16 * cols), NB_F32, 16, cols);
+                     of_alone = nb_mat_of(output(t, "columns alone", NB_F32, 16 * cols), NB_F32, 16, cols),
+                     of_row = nb_mat_of(output(t, "rows alone", NB_F32, rows * 16), NB_F32, rows, 16),
+                     of_anew = nb_mat_of(output(t, "columns of codes", NB_F32, 16 * cols), NB_F32, 16, cols);
         EXPECT_OK(t, be->ops->multiply(be, &of_rows, &(ni_term){.a = &a, .b = &right}, 1, false, &err));
         EXPECT_OK(t, be->ops->multiply(be, &of_columns, &(ni_term){.a = &left, .b = &b}, 1, false, &err));
         EXPECT_OK(t, be->ops->multiply(be, &of_alone, &(ni_term){.a = &left, .b = &alone}, 1, false, &err));
+        EXPECT_OK(t, be->ops->multiply(be, &of_row, &(ni_term){.a = &row, .b = &right}, 1, false, &err));
+        EXPECT_OK(t, be->ops->multiply(be, &of_anew, &(ni_term){.a = &left, .b = &anew}, 1, false, &err));
     }
 }
 
