@@ -4,10 +4,18 @@
 
 #include <string.h>
 
+/* Gradients go with the model: ranks that read each other's let go of the old ones before, and meet again. */
 static nb_status create_model(nb_trainer *t, nb_error *err) {
+    const bool seen = t->reducer.neighbours.theirs; /* alike on all ranks */
+    bool ignored;
+    ni_neighbours_free(&t->reducer.neighbours);
+    if (seen)
+        NB_TRY(ni_ranks_any(t->ranks, false, &ignored, err)); /* all have let go */
     nb_model_free(t->model);
     t->model = NULL;
     NB_TRY(ni_trainer_create_model(t, err));
+    if (seen)
+        NB_TRY(ni_reducer_meet_neighbours(&t->reducer, ni_model_gradients(t->model), &ignored, err));
     NB_TRY(ni_trainer_renew_handed(t, err));
     return ni_trainer_renew_combiner(t, err);
 }
