@@ -620,12 +620,13 @@ static nb_status loop(run *r, nb_error *err) {
  * gradients once the backward pass was at its end. */
 static void say_waits(const nb_trainer *t) {
     const double steps = (double)t->waited.steps * 1e-3;
+    char gradients[64] = ""; /* shared out or narrow: nobody looks at the clock */
+    if (t->waited.exchange > 0)
+        snprintf(gradients, sizeof gradients, " %.3f for gradients behind its backward pass,",
+                 t->waited.exchange / steps);
     if (t->ranks && t->waited.steps > 0)
-        note(t, NB_NOTE_INFO,
-             "a step waited for other ranks: %.3f ms before it, %.3f for gradients behind its backward pass, %.3f for "
-             "losses; means of %lld",
-             t->waited.words / steps, t->waited.exchange / steps, t->results.seconds / steps,
-             (long long)t->waited.steps);
+        note(t, NB_NOTE_INFO, "a step waited for other ranks: %.3f ms before it,%s %.3f for losses; means of %lld",
+             t->waited.words / steps, gradients, t->results.seconds / steps, (long long)t->waited.steps);
 }
 
 nb_status nb_trainer_run(nb_trainer *t, nb_start start, const char *from, nb_error *err) {

@@ -154,7 +154,7 @@ static nb_status last_micro_batch(nb_trainer *t, int64_t index, const nb_lens *l
             t->be->ops->synchronize(t->be, err); /* the last chunk waits for it too: what comes now is not hidden */
     const double begin = ni_seconds();
     const nb_status summed = ni_overlap_end(&t->overlap, status == NB_OK, err);
-    t->waited.exchange += ni_seconds() - begin;
+    t->waited.exchange += behind ? ni_seconds() - begin : 0;
     status = status == NB_OK ? summed : status;
     if (status != NB_OK)
         return status;
