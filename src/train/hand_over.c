@@ -43,7 +43,8 @@ static void lay_out(ni_hand_over *x) {
         x->code_bytes += ni_model_handed(x->model, i, &why) == NI_HANDED_CODES ? handed : 0;
     }
     x->any = x->codes[count] > 0;
-    x->bytes = x->masters[count] > x->codes[count] ? x->masters[count] : x->codes[count];
+    if (x->any) /* else nothing goes through the room */
+        x->bytes = x->masters[count] > x->codes[count] ? x->masters[count] : x->codes[count];
 }
 
 static nb_status take_memory(ni_hand_over *x, nb_error *err) {
