@@ -54,12 +54,16 @@ tuned = triton.autotune
 had, kept, tunings = 0, 0, 0
 
 
+def spread(configs):
+    few = min(options.configs, len(configs))
+    return [configs[i * len(configs) // few] for i in range(few)]
+
+
 def tuned_over_few(configs, *args, **kwargs):
     global had, kept
-    few = min(options.configs, len(configs))
     had += len(configs)
-    kept += few
-    return tuned([configs[i * len(configs) // few] for i in range(few)], *args, **kwargs)
+    kept += len(spread(configs))
+    return tuned(spread(configs), *args, **kwargs)
 
 
 triton.autotune = tuned_over_few  # before fla decorates its kernels
@@ -70,7 +74,7 @@ pruned = triton.runtime.autotuner.Autotuner.prune_configs
 def pruned_and_compiled(self, kwargs):
     """A kernel's configurations, which are timed next, one after another."""
     global tunings
-    configs = pruned(self, kwargs)
+    configs = spread(pruned(self, kwargs))  # some come to their kernels by another way than triton.autotune
     began = time.monotonic()
     tunings += 1
     if options.jobs > 1 and len(configs) > 1 and hasattr(triton, "AsyncCompileMode"):

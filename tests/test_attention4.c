@@ -20,10 +20,17 @@ static numbers read_numbers(const ni_safetensors *file, const char *name, const 
     assert_non_null(t);
     const int64_t n = (int64_t)(t->bytes / ni_tensor_dtype_size(t->dtype));
     numbers x = {zeros(n), n};
-    for (int64_t i = 0; i < n; i++)
-        x.data[i] = t->dtype == NI_ST_I32   ? ((const int32_t *)t->data)[i]
-                    : t->dtype == NI_ST_F32 ? (double)((const float *)t->data)[i]
-                                            : ((const double *)t->data)[i];
+    const size_t size = ni_tensor_dtype_size(t->dtype);
+    for (int64_t i = 0; i < n; i++) {
+        const char *at = (const char *)t->data + (size_t)i * size;
+        union {
+            int32_t i32;
+            float f32;
+            double f64;
+        } one;
+        memcpy(&one, at, size); /* the file aligns its numbers to 4 bytes */
+        x.data[i] = t->dtype == NI_ST_I32 ? one.i32 : t->dtype == NI_ST_F32 ? (double)one.f32 : one.f64;
+    }
     return x;
 }
 

@@ -302,7 +302,7 @@ static nb_status write_together(run *r, nb_error *err) {
 static nb_status save(run *r, nb_error *err) {
     if (r->saved == r->t->at.step)
         return NB_OK;
-    NB_TRY(ni_trainer_whole_masters(r->t, err));
+    NB_TRY(ni_hand_over_whole(&r->t->handed, err));
     NB_TRY(nb_ranks_agree(r->t->ranks, write_together(r, err), err));
     r->saved = r->t->at.step;
     return NB_OK;

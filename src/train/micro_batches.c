@@ -107,7 +107,7 @@ static nb_status show_masters(nb_trainer *t, const greeting *all, nb_error *err)
     bool looks = false;
     for (int32_t r = 0; r < nb_ranks_world(t->ranks); r++)
         looks = looks || all[r].looks;
-    return looks ? ni_trainer_whole_masters(t, err) : NB_OK;
+    return looks ? ni_hand_over_whole(&t->handed, err) : NB_OK;
 }
 
 /* Ranks stop between steps alone, so that all stop at the same. `looks`: a lens sees this rank's step. */

@@ -26,7 +26,7 @@ static nb_status keep_in_bf16(nb_trainer *t, nb_error *err) {
 
 nb_status ni_trainer_modules_to_bf16(nb_trainer *t, nb_error *err) {
     NB_TRY(keep_in_bf16(t, err));
-    NB_TRY(ni_trainer_whole_masters(t, err));
+    NB_TRY(ni_hand_over_whole(&t->handed, err));
     void *params = ni_model_copy_masters(t->model);
     if (!params)
         return nb_fail(err, NB_NO_MEMORY, "rebuild: a copy of the parameters does not fit in memory");

@@ -125,10 +125,6 @@ nb_status ni_trainer_renew_handed(nb_trainer *t, nb_error *err) {
     return ni_hand_over_create(&t->share, t->model, &t->reducer, &t->handed, err);
 }
 
-nb_status ni_trainer_whole_masters(nb_trainer *t, nb_error *err) {
-    return ni_hand_over_whole(&t->handed, err);
-}
-
 const ni_param_array *ni_trainer_gradients(nb_trainer *t) {
     return t->share.gradients ? &t->shared.own : ni_model_gradients(t->model);
 }
@@ -445,7 +441,7 @@ static nb_status step(nb_trainer *t, nb_step_report *r, nb_error *err) {
         if (!t->at.drowned && ni_drowned_too_many(&t->drowned, &t->recipe.late_switch))
             t->at.drowned = t->at.step;
     } else {
-        NB_TRY(ni_trainer_whole_masters(t, err)); /* who looks for the origin reads them */
+        NB_TRY(ni_hand_over_whole(&t->handed, err)); /* who looks for the origin reads them */
     }
     fill_times(t, r, ni_seconds() - begin);
     return status;

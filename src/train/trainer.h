@@ -145,9 +145,6 @@ int64_t ni_trainer_share(const nb_trainer *trainer, int64_t *first);
 nb_status ni_trainer_renew_combiner(nb_trainer *trainer, nb_error *err);
 nb_status ni_trainer_renew_handed(nb_trainer *trainer, nb_error *err);
 
-/* The masters of all ranks on this one, where it has codes of theirs; every rank calls it. */
-nb_status ni_trainer_whole_masters(nb_trainer *trainer, nb_error *err);
-
 /* Goes past the present step without touching a parameter. */
 void ni_trainer_skip(nb_trainer *trainer);
 

@@ -457,7 +457,7 @@ static void run_patched(trial *t) {
 
 /* ---- what a producer writes, straight into operands ---- */
 
-enum { PRODUCED_ROWS = 48, PRODUCED_COLS = 272, PRODUCED = PRODUCED_ROWS * PRODUCED_COLS };
+enum { PRODUCED_ROWS = 48, PRODUCED_COLS = 272, PRODUCED_MOST = 2048, PRODUCED = PRODUCED_ROWS * PRODUCED_COLS };
 
 /* Both operands of one matrix of a producer, and what is left for the next step. */
 typedef struct produced_pair {
@@ -467,11 +467,11 @@ typedef struct produced_pair {
     ni_making makings[2];
 } produced_pair;
 
-static void place_pair(trial *t, produced_pair *p, const nb_quantizer *row, const nb_quantizer *column,
+static void place_pair(trial *t, produced_pair *p, int64_t cols, const nb_quantizer *row, const nb_quantizer *column,
                        const float *past, bool reread, const nb_noise *noise) {
-    p->numbers = nb_mat_of(scratch(t, PRODUCED * sizeof(uint16_t)), NB_BF16, PRODUCED_ROWS, PRODUCED_COLS);
-    p->row = placed(t, row, PRODUCED_ROWS, PRODUCED_COLS, NI_LEFT, row);
-    p->column = placed(t, column, PRODUCED_COLS, PRODUCED_ROWS, NI_RIGHT, column);
+    p->numbers = nb_mat_of(scratch(t, (size_t)(PRODUCED_ROWS * cols) * sizeof(uint16_t)), NB_BF16, PRODUCED_ROWS, cols);
+    p->row = placed(t, row, PRODUCED_ROWS, cols, NI_LEFT, row);
+    p->column = placed(t, column, cols, PRODUCED_ROWS, NI_RIGHT, column);
     p->row.reread = p->column.reread = reread;
     p->now = scratch(t, 2 * sizeof *p->now);
     p->makings[0] = (ni_making){.out = &p->row, .past = past, .headroom = 2, .now = p->now, .noise = noise};
@@ -495,7 +495,9 @@ static void expect_alike(trial *t, const char *what, const produced_pair *a, con
     const int32_t bytes[5] = {differing(t, a->row.memory, b->row.memory, row),
                               differing(t, a->column.memory, b->column.memory, column),
                               differing(t, a->now, b->now, 2 * sizeof *a->now),
-                              kept ? differing(t, a->numbers.data, b->numbers.data, PRODUCED * sizeof(uint16_t)) : 0,
+                              kept ? differing(t, a->numbers.data, b->numbers.data,
+                                               (size_t)(a->numbers.rows * a->numbers.cols) * sizeof(uint16_t))
+                                   : 0,
                               a->row.form != b->row.form || a->column.form != b->column.form};
     record(t, what, bytes, NB_I32, 5, true);
 }
@@ -521,12 +523,12 @@ static void run_alone(nb_backend *be, const ni_producer *from, const nb_mat *a, 
         be->ops->rmsnorm_forward(be, a, from->rstd, from->x, from->w, from->eps);
 }
 
-static ni_producer producer_of(trial *t, int kind, int turn) {
+static ni_producer producer_of(trial *t, int kind, int64_t cols, int turn) {
     ni_producer from = {.kind = (ni_producer_kind)kind};
     if (kind == NI_PRODUCER_NORM) {
-        from.x = input_act(t, 4, PRODUCED, 3);
-        from.change = turn % 2 ? input_act(t, 5, PRODUCED, 1) : NULL;
-        from.w = input_real(t, 6, PRODUCED_COLS, 1, 0.3);
+        from.x = input_act(t, 4, PRODUCED_ROWS * cols, 3);
+        from.change = turn % 2 ? input_act(t, 5, PRODUCED_ROWS * cols, 1) : NULL;
+        from.w = input_real(t, 6, cols, 1, 0.3);
         from.eps = 1e-5;
     } else {
         from.gate = far_gates(t);
@@ -537,22 +539,22 @@ static ni_producer producer_of(trial *t, int kind, int turn) {
 }
 
 /* Operands of one producer made at once, beside those of its matrices. */
-static void produce_both_ways(trial *t, int kind, const nb_quantizer q[2], const float *past, bool kept, bool reread,
-                              int turn) {
+static void produce_both_ways(trial *t, int kind, int64_t cols, const nb_quantizer q[2], const float *past, int turn) {
+    const bool kept = turn % 2, reread = turn % 3 == 0;
     static const char *const names[] = {"swiglu", "slopes", "norm"};
     const nb_noise noise = noise_at(t);
     const int32_t count = kind == NI_PRODUCER_SWIGLU_SLOPES ? 2 : 1;
-    ni_producer at_once_from = producer_of(t, kind, turn), apart_from = at_once_from;
+    ni_producer at_once_from = producer_of(t, kind, cols, turn), apart_from = at_once_from;
     ni_producer *const both[2] = {&at_once_from, &apart_from};
     produced_pair at_once[2], apart[2];
     ni_produced out[2];
     for (int i = 0; i < 2; i++) {
-        both[i]->sum = scratch(t, PRODUCED * sizeof(uint16_t));
+        both[i]->sum = scratch(t, (size_t)(PRODUCED_ROWS * cols) * sizeof(uint16_t));
         both[i]->rstd = scratch(t, PRODUCED_ROWS * sizeof(float));
     }
     for (int m = 0; m < count; m++) {
-        place_pair(t, &at_once[m], &q[0], &q[1], past, reread, &noise);
-        place_pair(t, &apart[m], &q[0], &q[1], past, reread, &noise);
+        place_pair(t, &at_once[m], cols, &q[0], &q[1], past, reread, &noise);
+        place_pair(t, &apart[m], cols, &q[0], &q[1], past, reread, &noise);
         out[m] = (ni_produced){.numbers = &at_once[m].numbers, .kept = kept, .makings = at_once[m].makings, .count = 2};
     }
     EXPECT_OK(t, t->be->ops->make_produced(t->be, &at_once_from, out, count, &err));
@@ -564,8 +566,9 @@ static void produce_both_ways(trial *t, int kind, const nb_quantizer q[2], const
                  reread ? ", codes" : "");
         expect_alike(t, what, &at_once[m], &apart[m], kept);
     }
-    const int32_t beside[2] = {differing(t, at_once_from.sum, apart_from.sum, PRODUCED * sizeof(uint16_t)),
-                               differing(t, at_once_from.rstd, apart_from.rstd, PRODUCED_ROWS * sizeof(float))};
+    const int32_t beside[2] = {
+        differing(t, at_once_from.sum, apart_from.sum, (size_t)(PRODUCED_ROWS * cols) * sizeof(uint16_t)),
+        differing(t, at_once_from.rstd, apart_from.rstd, PRODUCED_ROWS * sizeof(float))};
     record(t, "what a norm leaves", beside, NB_I32, 2, true);
 }
 
@@ -584,7 +587,10 @@ static void run_produced(trial *t) {
     }
     for (int i = 0; i <= PASTS; i++)
         for (int kind = NI_PRODUCER_SWIGLU; kind <= NI_PRODUCER_NORM; kind++)
-            produce_both_ways(t, kind, q, i < PASTS ? upload(t, &pasts[i], sizeof *pasts) : NULL, i % 2, i % 3 == 0, i);
+            produce_both_ways(t, kind, PRODUCED_COLS, q, i < PASTS ? upload(t, &pasts[i], sizeof *pasts) : NULL, i);
+    for (int64_t cols = 256; cols <= PRODUCED_MOST && t->shape == 0;
+         cols += 256) /* rows of norms, as long as registers hold */
+        produce_both_ways(t, NI_PRODUCER_NORM, cols, q, upload(t, &pasts[0], sizeof *pasts), (int)(cols / 256));
 }
 
 /* One scale a row: as many numbers as a warp may hold of it in registers, and more. */

@@ -199,22 +199,23 @@ static void run_one_term_of(trial *t, int begin, int end) {
     }
 }
 
-/* What units for 8 bits lose, where they are what multiplies: of the 16 results and the name that each pair has. */
+/* What units for 8 bits lose, where they are what multiplies: of the 16 results (--few: 4) and the name that each pair
+ * has. */
 static double *lost_in_one_term(const trial *t, int index) {
-    enum { RESULTS = 17 };
+    const int results = t->few ? 5 : 17, made_of = index % results;
+    const bool corners = t->few ? made_of & 1 : made_of >> 2 & 1;
     const int64_t *size = SIZES[t->shape];
     nb_quantizer pairs[PAIRS][2];
     pairs_of(pairs);
     int p = BLOCK_PAIRS;
-    for (int left = index / RESULTS; p < PAIRS && (left > 0 || !fits(pairs[p], size)); p++)
+    for (int left = index / results; p < PAIRS && (left > 0 || !fits(pairs[p], size)); p++)
         left -= fits(pairs[p], size);
     assert_true(p < PAIRS);
     const char *name = t->be->ops->product_kernel(t->be, &pairs[p][0], &pairs[p][1]);
-    if (index % RESULTS == RESULTS - 1 || !name || strncmp(name, "fp8", 3) != 0)
+    if (made_of == results - 1 || !name || strncmp(name, "fp8", 3) != 0)
         return zeros(size[0] * size[1]);
     const nb_mat x = data_matrix(DATA_NORMAL, NB_BF16, size[0], size[2], size[2]),
-                 w = data_matrix(index % RESULTS >> 2 & 1 ? DATA_CORNERS : DATA_NORMAL, NB_F32, size[1], size[2],
-                                 size[2]);
+                 w = data_matrix(corners ? DATA_CORNERS : DATA_NORMAL, NB_F32, size[1], size[2], size[2]);
     return fp8_units_cut(pairs[p], &x, &w);
 }
 

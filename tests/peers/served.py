@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 
+import engines
 import gguf
 import numpy as np
 import torch
@@ -88,12 +89,22 @@ def digest(numbers):
     return xxhash.xxh128_hexdigest(bits.numpy().tobytes())
 
 
-def decode(folder):
-    import compressed_tensors
-    import modelopt
+def other_keys(folder):
+    from modelopt.torch.export.convert_hf_config import convert_hf_quant_config_format
 
-    versions = {"compressed-tensors": compressed_tensors.__version__, "modelopt": modelopt.__version__,
-                "gguf": "0.19.0"}
+    def plain(value):
+        """Without keys of no value."""
+        return {k: plain(v) for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+
+    with open(f"{folder}/config.json") as f, open(f"{folder}/hf_quant_config.json") as g:
+        ours, theirs = plain(json.load(f)["quantization_config"]), plain(convert_hf_quant_config_format(json.load(g)))
+    return sum(ours.get(k) != theirs.get(k) for k in ours.keys() | theirs.keys())
+
+
+def decode(folder):
+    versions = {"compressed-tensors": engines.version("compressed-tensors"), "modelopt": engines.version("nvidia-modelopt"),
+                "gguf": engines.version("gguf")}
+    programs = {"vLLM " + engines.version("vllm"): engines.vllm(), "SGLang " + engines.version("sglang"): engines.sglang()}
     with open(f"{folder}/ours.txt") as f:
         ours = f.read().splitlines()
     theirs = []
@@ -111,6 +122,17 @@ def decode(folder):
             theirs += [f"{name} {reader} {w[2]} {found.get(w[2], 'missing')}" for w in wanted]
             other = sum(found.get(w[2]) != w[3] for w in wanted)
             row(reader, versions[reader], f"{name}: {len(wanted)} layers decoded by it, of other bits than ours", other, 0)
+            for program in programs if name != "olmo2" and reader != "gguf" else ():  # olmo2 is MXFP4
+                found = {m.removeprefix("model."): digest(w)
+                         for m, w in engines.decode(programs[program], reader, tensors_of(path))}
+                other = sum(found.get(w[2]) != w[3] for w in wanted)
+                row(*program.split(), f"{name}, {reader}: {len(wanted)} layers decoded by it, of other bits than ours", other, 0)
+        if os.path.isdir(f"{folder}/{name}/modelopt"):
+            row("modelopt", versions["modelopt"], f"{name}: keys of config.json that its own conversion of hf_quant_config.json "
+                "gives other values", other_keys(f"{folder}/{name}/modelopt"), 0)
+    other, count = engines.transformer_engine()
+    row("TransformerEngine", engines.version("transformer-engine"),
+        f"its reference quantizer: of {count} bytes of codes, scales and amax, other than our golden file's", other, 0)
     print("\n".join(theirs))
     global good
     good &= theirs == ours
@@ -198,6 +220,30 @@ def check_tokens(folder, nibble, name):
         other, 0)
 
 
+def check_lm_eval(folder, nibble, name, recipe):
+    """lm-evaluation-harness on the compressed-tensors folder beside `nibble eval`: bits for each byte of texts.jsonl."""
+    import lm_eval
+    import transformers
+    from lm_eval.tasks import TaskManager
+
+    examples = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../examples")
+    with open(f"{folder}/texts.jsonl", encoding="utf-8") as f:
+        text = json.loads(f.read())["text"]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(f"{folder}/{name}-ct")
+    ids = [tokenizer.eos_token_id] + tokenizer(text, add_special_tokens=False).input_ids
+    np.array(ids, np.uint16).tofile(f"{folder}/stream.bin")
+    out = subprocess.run([nibble, "eval", f"{folder}/run-{name}", "--data", f"uint16:{folder}/stream.bin", "--recipe", recipe,
+                          "--sequences", "0", "--json"], check=True, stdout=subprocess.PIPE)
+    ours = json.loads(out.stdout)["loss"] * (len(ids) - 1) / len(text.encode()) / np.log(2)
+    tasks = TaskManager(include_path=examples, include_defaults=False)
+    found = lm_eval.simple_evaluate(
+        model="hf", model_args=f"pretrained={folder}/{name}-ct,dtype=bfloat16,max_length=128,add_bos_token=False",
+        tasks=["continuation"], task_manager=tasks, device="cpu", batch_size=16, bootstrap_iters=0)
+    theirs = found["results"]["continuation"]["bits_per_byte,none"]
+    row("lm_eval", lm_eval.__version__, f"{name}: bits for each of {len(text.encode())} bytes, {theirs:.4f}, beside nibble eval's "
+        f"{ours:.4f}, relative", abs(theirs - ours) / ours, 2**-8)
+
+
 PATTERNS = {
     "gpt-2": None,
     "llama 3": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
@@ -253,12 +299,14 @@ def check_converter(folder, name):
         return
     a = {t.name: t for t in gguf.GGUFReader(f"{folder}/{name}.gguf").tensors}
     b = {t.name: t for t in gguf.GGUFReader(theirs).tensors}
-    wrong, far = 0, 0.0
+    wrong, far, turns = 0, 0.0, None
     for key, tensor in b.items():
         if key not in a or a[key].tensor_type != tensor.tensor_type:
             wrong += 1
         elif key.endswith(".scale"):
             far = max(far, relative(a[key].data, tensor.data))
+        elif key == "rope_freqs.weight":  # made of the configuration: in FP32 there, in double here
+            turns = relative(a[key].data, tensor.data)
         elif tensor.tensor_type == gguf.GGMLQuantizationType.F32:  # vectors: ours are not rounded, the folder's are
             rounded = torch.from_numpy(np.array(a[key].data)).bfloat16().float().numpy()
             wrong += not np.array_equal(rounded, tensor.data)
@@ -266,11 +314,14 @@ def check_converter(folder, name):
             wrong += not np.array_equal(a[key].data, tensor.data)
     row("llama.cpp's converter of", llama_version(), f"{name}: {len(b)} tensors from the compressed-tensors folder, other than ours", wrong, 0)
     row("llama.cpp's converter of", llama_version(), f"{name}: their NAME.scale", far, 2**-22)
+    if turns is not None:
+        row("llama.cpp's converter of", llama_version(), f"{name}: their rope_freqs", turns, 2**-22)
 
 
 def models(folder, nibble, program, recipes):
-    for name, recipe in (("llama", "weights.yaml"), ("qwen3", "weights.yaml"), ("olmo2", "weights-mx.yaml")):
-        recipe = f"{folder}/{recipe}"
+    os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
+    weights, mx = f"{folder}/weights.yaml", f"{folder}/weights-mx.yaml"
+    for name, recipe in (("llama", weights), ("stretched", weights), ("qwen3", weights), ("olmo2", mx)):
         print(name)
         mine = run_transformers(folder, program, nibble, recipes, name, recipe)
         show("nibble", mine)
@@ -279,6 +330,7 @@ def models(folder, nibble, program, recipes):
         show("nibble, bf16", our_text(nibble, f"{folder}/run-{name}", "bf16", PROMPT, COUNT))
         check_tokens(folder, nibble, name)
         check_converter(folder, name)
+    check_lm_eval(folder, nibble, "qwen3", weights)
     check_byte_pairs(folder, nibble)
 
 

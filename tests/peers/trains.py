@@ -127,9 +127,14 @@ def gpu(*recipes):
     print(f"torch {torch.__version__}, {torch.cuda.get_device_name()}; bound {100 * BOUND:g} % a step, {100 * MEAN_BOUND:g} % of the mean")
     print("| recipe | first loss, CPU / GPU | last loss | largest difference of a step | of the means | GPU again | saved on the GPU, loaded on the CPU |")
     for recipe in recipes or ["bf16", "nvfp4", "chon", "tetrajet-v2", "fp4-dge-occ"]:
-        here, _ = trained_on("cpu", start, recipe, tokens)
+        began = [time.monotonic()]
         there, model = trained_on("cuda", start, recipe, tokens)
+        began.append(time.monotonic())
         once_more, _ = trained_on("cuda", start, recipe, tokens)
+        began.append(time.monotonic())
+        print("%s: seconds on the GPU %.1f and %.1f" % (recipe, began[1] - began[0], began[2] - began[1]), file=sys.stderr, flush=True)
+        here, _ = trained_on("cpu", start, recipe, tokens)
+        print("%s: seconds on the CPU %.1f" % (recipe, time.monotonic() - began[2]), file=sys.stderr, flush=True)
         moved = nibble.torch.apply(copy.deepcopy(start), recipe, steps=STEPS, seed=1)
         moved.load_state_dict({k: v.cpu() for k, v in model.state_dict().items()})
         ids = torch.tensor([tokens[:SEQ]])

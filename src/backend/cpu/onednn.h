@@ -59,9 +59,15 @@ static inline bool ni_onednn_desc_copy(ni_onednn_desc *to, ni_onednn_const_desc 
     return dnnl_memory_desc_clone(to, from) == dnnl_success;
 }
 
+/* Version 3.6 takes a column of one, or a row, whose elements lie apart for a vector without gaps: it reads, and
+ * writes, what lies between. With a stride of its own on the side of one it takes it for a matrix. */
 static inline dnnl_status_t ni_onednn_desc_make(ni_onednn_desc *md, const dnnl_dims_t dims, dnnl_data_type_t type,
                                                 const dnnl_dims_t strides) {
-    return dnnl_memory_desc_create_with_strides(md, 2, dims, type, strides);
+    dnnl_dims_t apart = {strides[0], strides[1]};
+    for (int i = 0; i < 2; i++)
+        if (dims[i] == 1 && strides[1 - i] != 1)
+            apart[i] = dims[1 - i] * strides[1 - i];
+    return dnnl_memory_desc_create_with_strides(md, 2, dims, type, apart);
 }
 
 static inline dnnl_status_t ni_onednn_append_sum(dnnl_post_ops_t post) {

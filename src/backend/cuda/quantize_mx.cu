@@ -296,7 +296,8 @@ static __global__ void __launch_bounds__(THREADS, 3)
     for (int k = 0; k < UNITS; k++) {
         const int unit = k * THREADS + (int)threadIdx.x, at_row = unit / PARTS, word = unit % PARTS * 8;
         const int64_t r = r0 + at_row, c = c0 + 2 * word;
-        keep_pairs(&tile[in_tile(at_row, word)], x[k]);
+        if (column.codes)
+            keep_pairs(&tile[in_tile(at_row, word)], x[k]);
         if (row.codes)
             make_row(x[k], row, r, c, r < s.rows && c < s.cols);
     }
