@@ -8,7 +8,7 @@
 
 /* What a rank tells the others. */
 typedef struct offer {
-    bool good;
+    uint8_t good; /* read from any byte */
     ni_lent lent;
 } offer;
 
