@@ -1,5 +1,5 @@
 /* cases_operand.c: operands: sources, makings, pieces, turning, decoding; the codes and numbers bit for bit. */
-#include "trial.h"
+#include "operands.h"
 
 #include "format/hadamard.h"
 #include "format/noise.h"
@@ -22,37 +22,6 @@ static nb_quantizer rows_of(const char *family) {
     q.block_rows = 1;
     q.block_cols = NB_BLOCK_ALL;
     return q;
-}
-
-static nb_operand placed(trial *t, const nb_quantizer *q, int64_t rows, int64_t cols, ni_side side,
-                         const nb_quantizer *other) {
-    nb_operand o = {.quantizer = *q, .other = *other, .rows = rows, .cols = cols, .side = side, .reread = true};
-    o.memory = scratch(t, t->be->ops->operand_bytes(t->be, &o));
-    return o;
-}
-
-static void make(trial *t, const ni_source *source, const ni_making *makings, int32_t count) {
-    EXPECT_OK(t, t->be->ops->make_operands(t->be, source, makings, count, &err));
-}
-
-static nb_operand made(trial *t, const nb_quantizer *q, const nb_mat *from, ni_side side, const nb_quantizer *other) {
-    const nb_noise noise = noise_at(t);
-    nb_operand o = placed(t, q, from->rows, from->cols, side, other);
-    make(t, &(ni_source){.numbers = from}, &(ni_making){.out = &o, .noise = &noise}, 1);
-    return o;
-}
-
-static void keep_operand(trial *t, const char *what, const nb_operand *o) {
-    nb_qtensor codes = new_codes(t, &o->quantizer, o->rows, o->cols);
-    EXPECT_OK(t, t->be->ops->canonical(t->be, &codes, o, &err));
-    keep_codes(t, what, &codes);
-}
-
-static nb_mat uploaded(trial *t, data_kind kind, nb_dtype type, int64_t rows, int64_t cols, int64_t stride) {
-    const nb_mat host = data_matrix(kind, type, rows, cols, stride);
-    nb_mat m = host;
-    m.data = upload(t, host.data, (size_t)(rows * stride) * nb_dtype_size(type));
-    return m;
 }
 
 /* Two operands of one call, one turned, of numbers and of an operand's decoded values; and the same made apart. */

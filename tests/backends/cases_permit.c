@@ -1,6 +1,6 @@
 /* cases_permit.c: products of codes under what a run may permit or forbid: in BF16 where there are units for 8 bits
  * (fp8_units: none), and by units for four bits (native_fp4). Bounds as in cases_product.c. */
-#include "trial.h"
+#include "operands.h"
 
 /* The last but one is no multiple of 16, the last none of 8. */
 static const int64_t SIZES[][3] = {{1, 16, 64}, {48, 32, 128}, {70, 64, 256}, {40, 24, 96}, {33, 20, 64}};
@@ -19,19 +19,6 @@ static nb_quantizer of(const char *family, int32_t rows, int32_t cols) {
 
 static nb_mat numbers(trial *t, nb_dtype type, uint32_t stream, int64_t rows, int64_t cols) {
     return nb_mat_of(input(t, type, normals_in(NB_BF16, stream, rows * cols, 0, 1), rows * cols), type, rows, cols);
-}
-
-static nb_operand placed(trial *t, const nb_quantizer *q, int64_t rows, int64_t cols, ni_side side,
-                         const nb_quantizer *other) {
-    nb_operand o = {.quantizer = *q, .other = *other, .rows = rows, .cols = cols, .side = side, .reread = true};
-    o.memory = scratch(t, t->be->ops->operand_bytes(t->be, &o));
-    return o;
-}
-
-static nb_operand made(trial *t, const nb_quantizer *q, const nb_mat *from, ni_side side, const nb_quantizer *other) {
-    nb_operand o = placed(t, q, from->rows, from->cols, side, other);
-    EXPECT_OK(t, t->be->ops->make_operands(t->be, &(ni_source){.numbers = from}, &(ni_making){.out = &o}, 1, &err));
-    return o;
 }
 
 /* Into both types, written and added to. */

@@ -1,6 +1,7 @@
 /* cases_product.c: products. A sum of K products is right within K roundings of the sum of their magnitudes, and the
  * store's own; what operands decode to is exact, so that magnitudes are those of the quantized numbers. */
 #include "fp8_units.h"
+#include "operands.h"
 
 /* A slice of the weights of a sparse product has 16, 128, 16, 32 and 64 columns on a GPU. */
 static const int64_t SIZES[][3] = {{1, 16, 64}, {48, 128, 128}, {70, 48, 256}, {17, 32, 1024}, {40, 64, 256}};
@@ -146,26 +147,6 @@ static bool fits(const nb_quantizer pair[2], const int64_t size[3]) {
            nb_quantizer_check_shape(&pair[1], size[1], size[2], NULL) == NB_OK;
 }
 
-/* ---- operands ---- */
-
-static nb_operand placed(trial *t, const nb_quantizer *q, const nb_mat *from, ni_side side, const nb_quantizer *other) {
-    nb_operand o = {
-        .quantizer = *q, .other = *other, .rows = from->rows, .cols = from->cols, .side = side, .reread = true};
-    o.memory = scratch(t, t->be->ops->operand_bytes(t->be, &o));
-    return o;
-}
-
-static void fill(trial *t, nb_operand *o, const nb_mat *from) {
-    const ni_making making = {.out = o};
-    EXPECT_OK(t, t->be->ops->make_operands(t->be, &(ni_source){.numbers = from}, &making, 1, &err));
-}
-
-static nb_operand made(trial *t, const nb_quantizer *q, const nb_mat *from, ni_side side, const nb_quantizer *other) {
-    nb_operand o = placed(t, q, from, side, other);
-    fill(t, &o, from);
-    return o;
-}
-
 /* One term: every pair, twice with the same operands, again after B was made anew, into both types, with and without
  * accumulation, with B made for this product or for another. */
 static void run_one_term_of(trial *t, int begin, int end) {
@@ -179,12 +160,12 @@ static void run_one_term_of(trial *t, int begin, int end) {
         if (!fits(pairs[p], size))
             continue;
         const nb_operand left = made(t, &pairs[p][0], &x, NI_LEFT, &pairs[p][1]);
-        nb_operand right[2] = {placed(t, &pairs[p][1], &w[0], NI_RIGHT, &pairs[p][0]),
-                               placed(t, &pairs[p][1], &w[0], NI_RIGHT, &other)};
+        nb_operand right[2] = {placed(t, &pairs[p][1], w[0].rows, w[0].cols, NI_RIGHT, &pairs[p][0]),
+                               placed(t, &pairs[p][1], w[0].rows, w[0].cols, NI_RIGHT, &other)};
         for (int i = 0; i < 16; i++) {
             nb_operand *r = &right[i >> 3];
             if (i % 4 == 0)
-                fill(t, r, &w[i >> 2 & 1]);
+                make(t, &(ni_source){.numbers = &w[i >> 2 & 1]}, &(ni_making){.out = r}, 1);
             if (t->few && i % 4 != (i >> 2 & 1) * 3) /* written as BF16, added to as FP32 */
                 continue;
             const nb_mat c = numbers(t, i & 1 ? NB_F32 : NB_BF16, 9, m, n);
@@ -356,7 +337,7 @@ static nb_status permit_mx(nb_backend *be, bool mx) {
 static void round_and_multiply(trial *t, const nb_operand *a, nb_operand *b, const nb_mat *w) {
     const int64_t n = a->rows * b->rows;
     nb_backend *be = t->be;
-    nb_operand again = placed(t, &b->quantizer, w, NI_RIGHT, &b->other);
+    nb_operand again = placed(t, &b->quantizer, w->rows, w->cols, NI_RIGHT, &b->other);
     const nb_qtensor codes = new_codes(t, &b->quantizer, b->rows, b->cols);
     float *results[2] = {poisoned((size_t)n * sizeof(float)), poisoned((size_t)n * sizeof(float))};
     if (be->ops->round_by)

@@ -1,38 +1,8 @@
 /* cases_way.c: operands as few products take them: MXFP4 for units for 8 bits, made both ways at once, and rows of
  * codes that are turned for a product alone. Codes bit for bit, and numbers that a product with ones picks out. */
-#include "trial.h"
+#include "operands.h"
 
 #include <math.h>
-
-static nb_operand placed(trial *t, const nb_quantizer *q, int64_t rows, int64_t cols, ni_side side,
-                         const nb_quantizer *other) {
-    nb_operand o = {.quantizer = *q, .other = *other, .rows = rows, .cols = cols, .side = side, .reread = true};
-    o.memory = scratch(t, t->be->ops->operand_bytes(t->be, &o));
-    return o;
-}
-
-static void make(trial *t, const ni_source *source, const ni_making *makings, int32_t count) {
-    EXPECT_OK(t, t->be->ops->make_operands(t->be, source, makings, count, &err));
-}
-
-static nb_operand made(trial *t, const nb_quantizer *q, const nb_mat *from, ni_side side, const nb_quantizer *other) {
-    nb_operand o = placed(t, q, from->rows, from->cols, side, other);
-    make(t, &(ni_source){.numbers = from}, &(ni_making){.out = &o}, 1);
-    return o;
-}
-
-static void keep_operand(trial *t, const char *what, const nb_operand *o) {
-    nb_qtensor codes = new_codes(t, &o->quantizer, o->rows, o->cols);
-    EXPECT_OK(t, t->be->ops->canonical(t->be, &codes, o, &err));
-    keep_codes(t, what, &codes);
-}
-
-static nb_mat uploaded(trial *t, data_kind kind, nb_dtype type, int64_t rows, int64_t cols, int64_t stride) {
-    const nb_mat host = data_matrix(kind, type, rows, cols, stride);
-    nb_mat m = host;
-    m.data = upload(t, host.data, (size_t)(rows * stride) * nb_dtype_size(type));
-    return m;
-}
 
 /* A one in each of n rows, apart from each other; n = cols: an identity. */
 static nb_operand picker(trial *t, const nb_quantizer *q, int64_t n, int64_t cols, ni_side side,
