@@ -1,6 +1,7 @@
 /* loop.c: a whole run in its folder: start or resume, steps, evaluations, checkpoints, metrics, and what happens when a
  * number goes bad. */
 #include "alike.h"
+#include "announce.h"
 #include "checkpoint.h"
 #include "checkpoint_state.h"
 #include "manifest.h"
@@ -17,7 +18,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,18 +40,6 @@ typedef struct run {
     bool scales_told, dead_told, mended_told; /* once is enough for people; metrics.jsonl has every look */
     int64_t bad_until;                        /* newest step that was bad: past it the run has recovered */
 } run;
-
-static void note(const nb_trainer *t, nb_note_kind kind, const char *format, ...) NB_PRINTF(3, 4);
-static void note(const nb_trainer *t, nb_note_kind kind, const char *format, ...) {
-    if (!t->callbacks.note)
-        return;
-    char sentence[1024];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(sentence, sizeof sentence, format, args);
-    va_end(args);
-    t->callbacks.note(t->callbacks.user, kind, sentence);
-}
 
 /* ---- the run folder ---- */
 
@@ -202,8 +190,8 @@ static nb_status load_newest(run *r, char *path, size_t size, nb_error *err) {
 static nb_status take_over(run *r, nb_error *err) {
     nb_trainer *t = r->t;
     NB_TRY(nb_ranks_agree(t->ranks, nb_trainer_load(t, r->from, r->as, err), err));
-    note(t, NB_NOTE_INFO, "%s from %s at step %lld", r->as == NB_START_FORK ? "forked" : "branched", r->from,
-         (long long)t->at.step);
+    ni_note(t, NB_NOTE_INFO, "%s from %s at step %lld", r->as == NB_START_FORK ? "forked" : "branched", r->from,
+            (long long)t->at.step);
     return NB_OK;
 }
 
@@ -215,9 +203,9 @@ static nb_status go_on(run *r, nb_error *err) {
     if (!path[0] && r->from)
         return take_over(r, err);
     if (path[0])
-        note(t, NB_NOTE_INFO, "resumed from %s", path);
+        ni_note(t, NB_NOTE_INFO, "resumed from %s", path);
     else
-        note(t, NB_NOTE_INFO, "no checkpoint in %s: starting at step 0", t->config.out);
+        ni_note(t, NB_NOTE_INFO, "no checkpoint in %s: starting at step 0", t->config.out);
     r->saved = path[0] ? t->at.step : -1;
     return NB_OK;
 }
@@ -227,29 +215,10 @@ static void say_random_parameters(const run *r, nb_start start) {
     const nb_trainer *t = r->t;
     if (start == NB_START_FORK || r->saved >= 0 || t->at.step > 0 || !ni_model_is_folder(t->config.model))
         return;
-    note(t, NB_NOTE_WARNING,
-         "model: %s is a folder of trained parameters, and this run takes its sizes alone and begins with random "
-         "numbers; hint: --from %s goes on from what it learnt",
-         t->config.model, t->config.model);
-}
-
-/* A window that the next sample or the end of the run cuts short is said: nothing is left out in silence. */
-static void say_window(const nb_trainer *t) {
-    int64_t every = t->config.lens.every, window = t->config.lens.window, followed = ni_recorder_window(&t->config);
-    if (every == 0 || window == 0 || followed == window)
-        return;
-    if (t->steps < 2)
-        note(t, NB_NOTE_INFO, "lens: oscillation is not measured, because the run has a single step; expected 2");
-    else if (followed > 0)
-        note(t, NB_NOTE_INFO,
-             "lens: weights are followed for %lld step%s after a sample, not lens.window %lld: %s, %lld steps",
-             (long long)followed, followed == 1 ? "" : "s", (long long)window,
-             every < t->steps ? "then comes lens.every" : "then the run ends", (long long)(followed + 1));
-    else
-        note(t, NB_NOTE_WARNING,
-             "lens: oscillation is not measured, because samples are %lld step apart; expected lens.every and steps of "
-             "at least 2",
-             (long long)(followed + 1));
+    ni_note(t, NB_NOTE_WARNING,
+            "model: %s is a folder of trained parameters, and this run takes its sizes alone and begins with random "
+            "numbers; hint: --from %s goes on from what it learnt",
+            t->config.model, t->config.model);
 }
 
 /* ---- evaluations and checkpoints ---- */
@@ -269,7 +238,7 @@ static bool branches_here(const nb_trainer *t) {
 static void tell_notes(run *r) {
     char text[NI_RECORDER_NOTE];
     while (r->recorder && ni_recorder_take_note(r->recorder, text, sizeof text))
-        note(r->t, NB_NOTE_WARNING, "%s", text);
+        ni_note(r->t, NB_NOTE_WARNING, "%s", text);
 }
 
 static nb_status write_checkpoint(run *r, nb_error *err) {
@@ -282,11 +251,11 @@ static nb_status write_checkpoint(run *r, nb_error *err) {
     r->unsaved = t->at.step;
     NB_TRY(nb_trainer_save(t, path, err));
     r->unsaved = -1;
-    note(t, NB_NOTE_INFO, "checkpoint %s", path);
+    ni_note(t, NB_NOTE_INFO, "checkpoint %s", path);
     nb_error kept = {0};
     if (ni_checkpoint_prune(t->config.out, t->config.checkpoint.keep, t->at.step, t->branches, t->branch_count,
                             &kept) != NB_OK)
-        note(t, NB_NOTE_WARNING, "old checkpoints stay: %s", kept.message);
+        ni_note(t, NB_NOTE_WARNING, "old checkpoints stay: %s", kept.message);
     return NB_OK;
 }
 
@@ -306,13 +275,6 @@ static nb_status save(run *r, nb_error *err) {
     NB_TRY(nb_ranks_agree(r->t->ranks, write_together(r, err), err));
     r->saved = r->t->at.step;
     return NB_OK;
-}
-
-static void say_doubts(nb_trainer *t) {
-    char text[256];
-    const int32_t count = nb_model_doubts(t->model, text, sizeof text);
-    if (count)
-        note(t, NB_NOTE_WARNING, "recipe %s: %s (%d such inputs)", t->recipe.name, text, count);
 }
 
 static nb_status stop_here(run *r, nb_error *err) {
@@ -367,41 +329,17 @@ static nb_status meet_devices(run *r, nb_error *err) {
         return NB_OK;
     NB_TRY(ni_ranks_use_nccl(t->ranks, how, sizeof how, err));
     if (t->ranks->device.trade)
-        note(t, NB_NOTE_INFO, "gradients go from GPU to GPU by %s", how);
+        ni_note(t, NB_NOTE_INFO, "gradients go from GPU to GPU by %s", how);
     else
-        note(t, NB_NOTE_WARNING, "gradients of other ranks go through the host's memory: %s", how);
+        ni_note(t, NB_NOTE_WARNING, "gradients of other ranks go through the host's memory: %s", how);
     NB_TRY(ni_reducer_meet_neighbours(&t->reducer, ni_model_gradients(t->model), &met, err));
     if (met)
-        note(t, NB_NOTE_INFO, "GPUs of one machine read each other's gradients where they are");
+        ni_note(t, NB_NOTE_INFO, "GPUs of one machine read each other's gradients where they are");
     return NB_OK;
-}
-
-/* How weights go to ranks that have no part in moving them. */
-static void say_weights(const nb_trainer *t) {
-    const ni_hand_over *h = &t->handed;
-    const double weights = (double)(h->coded + h->numbers + h->as_masters) / 100;
-    char codes[96] = "none as codes";
-    if (h->coded > 0)
-        snprintf(codes, sizeof codes, "%.1f %% as codes of %.4g bytes", (double)h->coded / weights,
-                 (double)h->code_bytes / (double)h->coded);
-    if (t->share.out)
-        note(t, NB_NOTE_INFO, "weights go to other ranks: %s, %.1f %% in BF16, %.1f %% as masters%s%s", codes,
-             (double)h->numbers / weights, (double)h->as_masters / weights, h->why ? ": " : "", h->why ? h->why : "");
-}
-
-/* What one's own recipe gives up. */
-static void say_exchange(const nb_trainer *t) {
-    if (t->auto_scale.count > 0 && t->ranks)
-        note(
-            t, NB_NOTE_INFO,
-            "gradients of %d ranks are added in %s under one scale a tensor (gradients.exchange.rule: fp8-lm): another "
-            "number of ranks ends in other bits",
-            (int)nb_ranks_world(t->ranks), nb_dtype_name(t->recipe.gradients.format));
 }
 
 static nb_status begin(run *r, nb_start start, nb_error *err) {
     nb_trainer *t = r->t;
-    char idle[256];
     NB_TRY(nb_ranks_agree(t->ranks, nb_trainer_check(t, start, r->from, err), err));
     NB_TRY(ni_trainer_check_alike(t, err));
     NB_TRY(meet_devices(r, err));
@@ -412,12 +350,7 @@ static nb_status begin(run *r, nb_start start, nb_error *err) {
         NB_TRY(go_on(r, err));
     NB_TRY(nb_ranks_agree(t->ranks, sweep_folder(t, err), err));
     say_random_parameters(r, start);
-    if (nb_recipe_idles(&t->recipe, t->steps, idle, sizeof idle))
-        note(t, NB_NOTE_WARNING, "recipe %s: %s", t->recipe.name, idle);
-    say_window(t);
-    say_doubts(t);
-    say_exchange(t);
-    say_weights(t);
+    ni_announce_run(t);
     NB_TRY(nb_ranks_agree(t->ranks, write_description(t, err), err));
     if (start == NB_START_FORK) /* --resume must never begin elsewhere */
         NB_TRY(save(r, err));
@@ -500,8 +433,8 @@ static nb_status deal_with(run *r, nb_step_report *report, nb_error *err) {
         NB_TRY(roll_back(r, err));
     if (policy == NB_BAD_BF16)
         NB_TRY(nb_ranks_agree(t->ranks, ni_trainer_modules_to_bf16(t, err), err));
-    note(t, NB_NOTE_WARNING, "%s%s%s; policy %s: on from step %lld", what, words, where, policy_name(policy),
-         (long long)t->at.step);
+    ni_note(t, NB_NOTE_WARNING, "%s%s%s; policy %s: on from step %lld", what, words, where, policy_name(policy),
+            (long long)t->at.step);
     ni_recorder_bad_number(r->recorder, t->at.step, what, where, policy_name(policy));
     if (policy == NB_BAD_SKIP)
         skip_step(r, report);
@@ -529,7 +462,7 @@ static void tell_scales(run *r) {
     if (!ni_scale_watch_text(&r->scales, what, sizeof what))
         return;
     if (!r->scales_told)
-        note(t, NB_NOTE_WARNING, "step %lld: %s, %s", (long long)t->at.step, what, r->scales.where);
+        ni_note(t, NB_NOTE_WARNING, "step %lld: %s, %s", (long long)t->at.step, what, r->scales.where);
     r->scales_told = true;
     ni_recorder_warning(r->recorder, t->at.step, "bad scales", what, r->scales.where);
 }
@@ -542,7 +475,7 @@ static void tell_dead(run *r) {
     const char *where = nb_model_param(t->model, t->first_dead)->name;
     snprintf(what, sizeof what, "%d parameters get no gradient", t->dead);
     if (!r->dead_told)
-        note(t, NB_NOTE_WARNING, "step %lld: %s, %s among them", (long long)t->at.step, what, where);
+        ni_note(t, NB_NOTE_WARNING, "step %lld: %s, %s among them", (long long)t->at.step, what, where);
     r->dead_told = true;
     ni_recorder_warning(r->recorder, t->at.step, "no gradient", what, where);
 }
@@ -556,7 +489,7 @@ static nb_status tell_drowned(run *r, nb_error *err) {
         return NB_OK;
     snprintf(what, sizeof what, "%d of %d gradients drown in their rounding noise; from here on backward in BF16",
              w->drowned, w->operands);
-    note(t, NB_NOTE_WARNING, "step %lld: %s (least rho %.3g, %s)", (long long)t->at.step, what, w->least, w->where);
+    ni_note(t, NB_NOTE_WARNING, "step %lld: %s (least rho %.3g, %s)", (long long)t->at.step, what, w->least, w->where);
     ni_recorder_warning(r->recorder, t->at.step, "drowned gradients", what, w->where);
     return writes(t) ? put_text(t, "census.txt", ni_census_text(t), err) : NB_OK;
 }
@@ -566,10 +499,10 @@ static void tell_mended(run *r, int64_t rows) {
     if (rows == 0 || r->mended_told)
         return;
     r->mended_told = true;
-    note(r->t, NB_NOTE_INFO,
-         "step %lld: %lld rows of MXFP4 operands span more than FP8 holds exactly and were multiplied in FP32; "
-         "fp32_rows in metrics.jsonl counts them",
-         (long long)r->t->at.step, (long long)rows);
+    ni_note(r->t, NB_NOTE_INFO,
+            "step %lld: %lld rows of MXFP4 operands span more than FP8 holds exactly and were multiplied in FP32; "
+            "fp32_rows in metrics.jsonl counts them",
+            (long long)r->t->at.step, (long long)rows);
 }
 
 static nb_status advance(run *r, nb_error *err) {
@@ -616,19 +549,6 @@ static nb_status loop(run *r, nb_error *err) {
     return NB_OK;
 }
 
-/* What a step took for ranks beside its arithmetic, as rank 0 saw it: words before and after the backward pass, and
- * gradients once the backward pass was at its end. */
-static void say_waits(const nb_trainer *t) {
-    const double steps = (double)t->waited.steps * 1e-3;
-    char gradients[64] = ""; /* shared out or narrow: nobody looks at the clock */
-    if (t->waited.exchange > 0)
-        snprintf(gradients, sizeof gradients, " %.3f for gradients behind its backward pass,",
-                 t->waited.exchange / steps);
-    if (t->ranks && t->waited.steps > 0)
-        note(t, NB_NOTE_INFO, "a step waited for other ranks: %.3f ms before it,%s %.3f for losses; means of %lld",
-             t->waited.words / steps, gradients, t->results.seconds / steps, (long long)t->waited.steps);
-}
-
 nb_status nb_trainer_run(nb_trainer *t, nb_start start, const char *from, nb_error *err) {
     bool other = start == NB_START_FORK || start == NB_START_BRANCH;
     run r = {.t = t, .from = other ? from : NULL, .as = start, .lock = -1, .saved = -1, .unsaved = -1, .bad_until = -1};
@@ -641,9 +561,11 @@ nb_status nb_trainer_run(nb_trainer *t, nb_start start, const char *from, nb_err
                      "; the state after step %lld is saved; hint: --resume goes on", (long long)t->at.step);
         }
     }
-    if (status == NB_OK || status == NB_INTERRUPTED || status == NB_BAD_NUMBER) /* what all came to alike, one says */
+    if (status == NB_OK || status == NB_INTERRUPTED || status == NB_BAD_NUMBER) { /* what all came to alike, one says */
+        ni_neighbours_free(&t->reducer.neighbours); /* before that word: memory that nobody reads may be freed */
         status = nb_ranks_agree(t->ranks, status, err);
-    say_waits(t);
+    }
+    ni_announce_waits(t);
     ni_recorder_close(r.recorder);
     t->lens = NULL;
     t->scales = NULL;
