@@ -234,6 +234,11 @@ grep -q 'bf16 seed 1: is finished' again || fail "compare repeats finished runs"
 grep ' +- ' again | cmp - gaps || fail "report --table: $(cat again)"
 [ ! -s err ] || fail "report --table says: $(cat err)"
 cp -r twins cut
+cp -r cut/bf16-seed1 cut/a-first-try # of the same twin, stopped at step 7, and listed before it
+grep -v '"step":8,' cut/a-first-try/metrics.jsonl > rest && mv rest cut/a-first-try/metrics.jsonl
+"$nibble" report cut/a-first-try cut/*-seed* --table > again 2> err || fail "report --table beside a first try: $(cat err)"
+grep ' +- ' again | cmp - gaps || fail "report --table beside a first try: $(cat again)"
+rm -r cut/a-first-try
 grep -v '"step":8,' cut/nvfp4-seed2/metrics.jsonl > rest && mv rest cut/nvfp4-seed2/metrics.jsonl
 "$nibble" report cut --table > again 2> err || fail "report --table of a run that was cut: $(cat err)"
 grep -q '^note: nvfp4-seed2: has no loss at step 8, where its twin ends: left out$' err || fail "report --table: $(cat err)"

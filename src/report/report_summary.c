@@ -46,17 +46,30 @@ static const char *text_of(const json_t *run, const char *key) {
     return json_string_value(json_object_get(run, key));
 }
 
+/* The number at `index`, counted from the end where negative; NaN where there is none. */
+static double number_at(const json_t *array, int64_t index) {
+    int64_t size = (int64_t)json_array_size(array);
+    const json_t *value = json_array_get(array, (size_t)(index < 0 ? size + index : index));
+    return json_is_number(value) ? json_number_value(value) : NAN;
+}
+
+/* Of several the one that went furthest: a run that was stopped and begun anew has its first try beside it. */
 static int32_t find_twin(const ni_report *report, int32_t index) {
     json_t *run = run_at(report, index);
+    int32_t twin = -1;
+    double furthest = -1;
     if (strcmp(text_of(run, "recipe"), "bf16") == 0)
         return -1;
     for (int32_t i = 0; i < ni_report_run_count(report); i++) {
         json_t *other = run_at(report, i);
-        if (i != index && strcmp(text_of(other, "recipe"), "bf16") == 0 &&
-            same_but_recipe(json_object_get(run, "config"), json_object_get(other, "config"), false))
-            return i;
+        const double last = number_at(json_object_get(json_object_get(other, "series"), "step"), -1);
+        if (i == index || strcmp(text_of(other, "recipe"), "bf16") != 0 || (twin >= 0 && !(last > furthest)) ||
+            !same_but_recipe(json_object_get(run, "config"), json_object_get(other, "config"), false))
+            continue;
+        twin = i;
+        furthest = isnan(last) ? -1 : last;
     }
-    return -1;
+    return twin;
 }
 
 bool ni_report_twins(const ni_report *report, int32_t a, int32_t b) {
@@ -67,13 +80,6 @@ bool ni_report_twins(const ni_report *report, int32_t a, int32_t b) {
 bool ni_report_seeds_apart(const ni_report *report, int32_t a, int32_t b) {
     return same_but_recipe(json_object_get(run_at(report, a), "config"), json_object_get(run_at(report, b), "config"),
                            true);
-}
-
-/* The number at `index`, counted from the end where negative; NaN where there is none. */
-static double number_at(const json_t *array, int64_t index) {
-    int64_t size = (int64_t)json_array_size(array);
-    const json_t *value = json_array_get(array, (size_t)(index < 0 ? size + index : index));
-    return json_is_number(value) ? json_number_value(value) : NAN;
 }
 
 /* A step that a file says, which may say anything. */
