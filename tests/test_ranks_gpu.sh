@@ -65,6 +65,14 @@ for recipe in nvfp4 fp4-dge-occ; do
     if [ $recipe = nvfp4 ]; then
         over_tcp 2 "$nibble" train run.yaml --set out=shared --set share=gradients || fail "$recipe: two ranks share gradients"
         same "$recipe: two ranks that share gradients out by NCCL end in other bits" shared
+        # A run that begins from a folder of another maker has its model made anew, and ranks find each other's memory anew.
+        "$nibble" export one --type f32 -o foreign > out.txt || fail "export: $(cat out.txt)"
+        mv one kept
+        $limited "$nibble" train run.yaml --quiet --from foreign --set out=one > out.txt 2> err.0 || fail "one process from a foreign folder"
+        over_tcp 2 "$nibble" train run.yaml --from foreign --set out=begun || fail "two ranks from a foreign folder"
+        grep -q "GPUs of one machine read each other's gradients where they are" out.0 || fail "neighbours from a foreign folder"
+        same "two ranks from a foreign folder end in other bits" begun
+        rm -rf one && mv kept one
     fi
     unset LD_LIBRARY_PATH
 done
