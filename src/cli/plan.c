@@ -340,17 +340,19 @@ static double kept_gradients(const ni_param_array *grads, bool tied, int64_t ran
     return ((double)grads->elements / (double)ranks + (double)window) * sizeof(float);
 }
 
-/* Weights as they go to other ranks: codes, BF16 numbers, masters. */
-static double handed_bytes(const nb_model *model) {
-    double bytes = 0;
+/* Weights as they go to other ranks: codes and BF16 numbers, then masters, through one room where some are not masters.
+ */
+static void add_weights(const nb_model *model, ni_ranks_plan *plan) {
+    double handed = 0, masters = 0;
     for (int32_t i = 0; i < nb_model_param_count(model); i++) {
         const nb_param *param = nb_model_param(model, i);
-        const size_t handed = ni_model_handed_bytes(model, i);
-        const double master =
-            (double)(param->rows * param->cols) * (double)nb_dtype_size(ni_model_master(model, i).dtype);
-        bytes += handed ? (double)handed : master;
+        const size_t bytes = ni_model_handed_bytes(model, i);
+        handed += (double)bytes;
+        masters +=
+            bytes ? 0 : (double)(param->rows * param->cols) * (double)nb_dtype_size(ni_model_master(model, i).dtype);
     }
-    return bytes;
+    plan->weights = handed + masters;
+    plan->parcels = handed > 0 ? fmax(handed, masters) : 0;
 }
 
 static void print_ranks(const ni_paper *paper, nb_trainer *trainer, const ni_machine *machine, int64_t ranks) {
@@ -369,7 +371,7 @@ static void print_ranks(const ni_paper *paper, nb_trainer *trainer, const ni_mac
     if (grads->dtype == NB_F32)
         p.kept = kept_gradients(grads, nb_model_get_config(trainer->model)->tied, ranks);
     if (config->share != NB_SHARE_NONE)
-        p.weights = handed_bytes(trainer->model);
+        add_weights(trainer->model, &p);
     p.seconds = seconds_of(paper, machine, &micro_batches);
     p.backward = micro_batches / (double)config->accumulation * 2 / 3; /* a forward and two of its size */
     p.flops = nb_model_flops_per_token(trainer->model, config->seq) * p.tokens;

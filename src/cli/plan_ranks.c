@@ -119,10 +119,10 @@ void ni_print_ranks(const ni_machine *machine, const ni_ranks_plan *plan) {
     print_step(machine, plan, "the exchange behind the backward pass", plan->seconds + hidden);
     printf("\n%s\n", "memory of a rank");
     print_fit(machine, "as it is", plan->memory);
-    print_fit(machine, "moments shared out (share: moments)", plan->memory - plan->moments * left + plan->weights);
+    print_fit(machine, "moments shared out (share: moments)", plan->memory - plan->moments * left + plan->parcels);
     if (plan->kept > 0)
         print_fit(machine, "gradients too (share: gradients)",
-                  plan->memory - plan->moments * left - plan->gradients + plan->kept + plan->weights);
+                  plan->memory - plan->moments * left - plan->gradients + plan->kept + plan->parcels);
     print_fit(machine, "gradients and masters too: not there yet",
               plan->memory - (plan->moments + plan->others) * left);
 }

@@ -28,6 +28,7 @@ typedef struct ni_ranks_plan {
     double seconds;               /* of the rank's own arithmetic */
     double backward;              /* of its last micro-batch */
     double gradients, weights;    /* bytes; weights: that go to all, 0 unless something is shared out */
+    double parcels;               /* bytes of the room through which they go */
     const char *share;            /* what is: "none", "moments", "gradients" */
     double flops, tokens;         /* of the model's formula, and of the whole step */
     double memory;                /* bytes of a rank that has everything */
