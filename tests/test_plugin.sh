@@ -95,7 +95,7 @@ needs() { # KEYS...: bytes of the plan, about
 }
 kept=$(needs) remade=$(needs --set recompute=block)
 [ "$remade" -lt "$kept" ] || fail "recompute: block takes $remade bytes by plan, expected less than $kept"
-NIBBLE_STUB=alloc:3 one_line "memory that others have" 'by plan the run takes .* of 3.00 GiB: something else has the rest' train --set micro_batch=512
+NIBBLE_STUB=alloc:3 one_line "memory that others have" 'by plan the run takes .* of 3.00 GiB: the rest is taken, or kept from this process' train --set micro_batch=512
 NIBBLE_STUB=alloc:3,bytes:$((remade * 106 / 100)) one_line "memory for less" \
     'by plan the run takes .* of .*, and .* with recompute: (mlp|block)' train --set micro_batch=512
 NIBBLE_STUB=alloc:1 ./nibble train run.yaml --set recipe=recipes/bf16.yaml > out.txt 2> err && fail "a run without memory"

@@ -8,6 +8,8 @@
 #include "backend/table.h"
 #include "linear/linear.h"
 
+#include <assert.h>
+
 enum { MOST = 2 * NI_PRODUCED_MOST }; /* operands: both of each matrix */
 
 /* One call of make_produced. */
@@ -72,6 +74,8 @@ static nb_status add_inputs(const ni_linear_call *call, production *p, nb_error 
     p->matrices[0].kept = call->training && !all;
     return NB_OK;
 }
+
+static_assert(NB_WGRAD_DY == NB_DGRAD_DY + 2, "what reads dY is every other role");
 
 static nb_status add_gradients(const ni_linear_call *call, production *p, nb_error *err) {
     for (int32_t i = 0; i < call->group->count; i++)
