@@ -67,7 +67,8 @@ void ni_cli_say_what_fits(const nb_run_config *config, nb_error *err) {
     ni_bytes_text(memory, text[1], sizeof text[1]);
     ni_bytes_text(found, text[2], sizeof text[2]);
     if (needs <= PART * memory)
-        snprintf(at, size, "; by plan the run takes %s of %s: the rest is taken, or kept from this process", text[0], text[1]);
+        snprintf(at, size, "; by plan the run takes %s of %s: the rest is taken, or kept from this process", text[0],
+                 text[1]);
     else if (found <= PART * memory)
         snprintf(at, size, "; by plan the run takes %s of %s, and %s with %s", text[0], text[1], text[2], keys + 2);
     else
