@@ -1,5 +1,5 @@
-/* test_train_memory.c: the memory table is what the process holds, within 5 %, and steps take no more of it; it is known
- * before. */
+/* test_train_memory.c: the memory table is what the process holds, within 5 %, and steps take no more of it; it is
+ * known before. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
