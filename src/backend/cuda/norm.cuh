@@ -10,7 +10,7 @@
 
 enum { NI_NORM_BLOCKS = 264 };
 
-static int64_t ni_norm_blocks(int64_t n) {
+static inline int64_t ni_norm_blocks(int64_t n) {
     int64_t blocks = ni_divide_up(n, NI_WARPS);
     return blocks < NI_NORM_BLOCKS ? blocks : NI_NORM_BLOCKS;
 }
