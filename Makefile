@@ -16,6 +16,10 @@ help: ## this list
 cuda: ## build the program and libnibble-cuda.so, the backend for NVIDIA GPUs (needs CUDA's compiler)
 	@$(MAKE) all CMAKE_FLAGS="-DNIBBLE_CUDA=ON $(CMAKE_FLAGS)"
 
+parquet: ## build libnibble-parquet.so too, which reads text from Parquet (fetches Apache Arrow's library, 55 MB)
+	@scripts/fetch-arrow $(BUILD)/arrow
+	@$(MAKE) all CMAKE_FLAGS="-DNIBBLE_PARQUET=ON -DNIBBLE_ARROW=$(abspath $(BUILD)/arrow) $(CMAKE_FLAGS)"
+
 gpu-check: ## build a folder to carry to a machine with a GPU; check every operation where there is one
 	@scripts/gpu-check
 
@@ -70,4 +74,4 @@ install: all ## install program, library, headers, docs, nibble.pc and a CMake p
 clean: ## remove the build folders
 	@rm -rf build build-asan build-ubsan build-tsan build-clang build-avx512 build-fuzz build-gpu
 
-.PHONY: all cuda gpu-check help test bench headers format lint asan ubsan tsan avx512 fuzz clang crash-test attack peers peers-torch install clean
+.PHONY: all cuda parquet gpu-check help test bench headers format lint asan ubsan tsan avx512 fuzz clang crash-test attack peers peers-torch install clean

@@ -86,6 +86,10 @@ endif()
 if(TARGET nibble-mpi) # where src/base/beside.c looks
   install(TARGETS nibble-mpi LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/nibble)
 endif()
+if(TARGET nibble-parquet) # where src/base/beside.c looks
+  install(TARGETS nibble-parquet LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/nibble)
+  install(FILES ${ARROW_FILES} DESTINATION ${CMAKE_INSTALL_LIBDIR}/nibble)
+endif()
 
 # The Python package of pyproject.toml: the library and the recipes beside its modules.
 install(FILES $<TARGET_FILE:nibble-shared> DESTINATION nibble/lib RENAME libnibble.so COMPONENT python EXCLUDE_FROM_ALL)

@@ -64,7 +64,6 @@ for packer in cat gzip; do
     cmp "$dir/file/train_000000.bin" "$dir/piped/train_000000.bin"
 done
 printf '{"text": "one"}\n{"text": "two"}\n' | "$nibble" tokenize - -t bytes --val 0 -o "$dir/piped" --force | grep -q '2 documents'
-fails 2 'standard input: is a Parquet file' sh -c 'printf "PAR1 and so on" | "$1" tokenize - -t bytes -o "$2"' sh "$nibble" "$dir/x"
 fails 2 'the text is empty' sh -c '"$1" tokenize - -t bytes -o "$2" < /dev/null' sh "$nibble" "$dir/x"
 
 # ---- what is no plain text ------------------------------------------------------------------------------------------
@@ -107,8 +106,6 @@ head -c 100 "$dir/lines.zst" > "$dir/cut.zst"
 fails 2 'cut.zst: the zstd file ends too early' "$nibble" tokenize "$dir/cut.zst" -t bytes -o "$dir/x" -q
 head -c 60 "$dir/members.gz" > "$dir/cut.gz"
 fails 2 'cut.gz: the gzip file' "$nibble" tokenize "$dir/cut.gz" -t bytes -o "$dir/x" -q
-printf 'PAR1 and so on' > "$dir/table.parquet"
-fails 2 'table.parquet: is a Parquet file; expected .*tokenize -' "$nibble" tokenize "$dir/table.parquet" -t bytes -o "$dir/x" -q
 iconv -f UTF-8 -t UTF-16 "$dir/two.txt" > "$dir/wide.txt"
 fails 2 'is UTF-16 text; .*iconv -f UTF-16' "$nibble" tokenize "$dir/wide.txt" -t bytes -o "$dir/x" -q
 iconv -f UTF-8 -t UTF-16LE "$dir/two.txt" > "$dir/wide.txt"
@@ -174,7 +171,7 @@ peek 19 two.jsonl.gz "$(printf '\303\244 line of text and')"
 peek 8 chinese.txt "$(printf '\344\270\255\346\226\207')"
 peek 2 chinese.txt ''
 [ "$("$nibble" tokenize "$dir/two.txt.gz" --peek 9 | head -n 1)" = "$(wc -c < "$dir/two.txt" | tr -d ' ') bytes of text" ]
-fails 2 'is a Parquet file' "$nibble" tokenize "$dir/table.parquet" --peek 9
+fails 2 'is UTF-16 text' "$nibble" tokenize "$dir/wide.txt" --peek 9
 
 "$nibble" tokenize "$dir/any" -t bytes --as-is --val 0 -o "$dir/as-is" -q
 [ ! -e "$dir/x" ]

@@ -1,4 +1,4 @@
-/* test_files.c: atomic files and folders, checksums, and hostile safetensors and npy files. */
+/* test_files.c: atomic files and folders, spools, checksums, and hostile safetensors and npy files. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -17,6 +17,7 @@
 #include "files/folder.h"
 #include "files/npy.h"
 #include "files/safetensors.h"
+#include "files/spool.h"
 #include "temporary.h"
 
 static int entries(const char *folder) {
@@ -96,6 +97,35 @@ static void writer_patches_its_header(void **state) {
     assert_int_equal(map.size, 9);
     assert_memory_equal(map.bytes, "0042data!", 9);
     ni_file_map_close(&map);
+}
+
+/* It has no name, neither while it is written nor after. */
+static void a_spool_comes_back_whole(void **state) {
+    enum { PARTS = 3000 };
+    char *was = getenv("TMPDIR") ? strdup(getenv("TMPDIR")) : NULL;
+    ni_spool *spool;
+    ni_file_map map;
+    nb_error err = {0};
+    setenv("TMPDIR", *state, 1);
+    const int there = entries(*state);
+    assert_int_equal(ni_spool_open(&spool, &err), NB_OK);
+    for (int32_t i = 0; i < PARTS; i++)
+        assert_int_equal(ni_spool_put(spool, &i, sizeof i, &err), NB_OK);
+    assert_int_equal(entries(*state), there);
+    assert_int_equal(ni_spool_map(spool, &map, &err), NB_OK);
+    assert_int_equal(map.size, PARTS * sizeof(int32_t));
+    for (int32_t i = 0; i < PARTS; i++)
+        assert_int_equal(((const int32_t *)map.bytes)[i], i);
+    ni_file_map_close(&map);
+    assert_int_equal(ni_spool_open(&spool, &err), NB_OK);
+    assert_int_equal(ni_spool_map(spool, &map, &err), NB_OK);
+    assert_null(map.bytes);
+    setenv("TMPDIR", "/nowhere", 1);
+    assert_int_equal(ni_spool_open(&spool, &err), NB_IO_ERROR);
+    assert_non_null(strstr(err.message, "/nowhere (TMPDIR names another folder)"));
+    ni_spool_abandon(spool);
+    was ? setenv("TMPDIR", was, 1) : unsetenv("TMPDIR");
+    free(was);
 }
 
 static void temporary_names(void **state) {
@@ -420,6 +450,7 @@ int main(void) {
         cmocka_unit_test(a_device_is_not_replaced),
         IN_FOLDER(a_write_that_fails_leaves_the_old_file),
         IN_FOLDER(writer_patches_its_header),
+        IN_FOLDER(a_spool_comes_back_whole),
         cmocka_unit_test(temporary_names),
         IN_FOLDER(folder_appears_whole),
         IN_FOLDER(removal_follows_no_link),

@@ -32,7 +32,7 @@ static const ni_option options_table[] = {
     {"val", 0, NI_OPTION_FLOAT, FIELD(val), "SHARE", "share of the text set aside for validation (0.01)"},
     {"split", 0, NI_OPTION_TEXT, FIELD(split), "file|blank|line", "what is a document; NUL always ends one (file)"},
     {"separator", 0, NI_OPTION_TEXT, FIELD(separator), "TEXT", "documents are separated by TEXT, which is dropped"},
-    {"field", 0, NI_OPTION_TEXT, FIELD(field), "NAME", "of JSON lines: where the text is (text)"},
+    {"field", 0, NI_OPTION_TEXT, FIELD(field), "NAME", "of JSON lines, of Parquet: where the text is (text)"},
     {"as-is", 0, NI_OPTION_FLAG, FIELD(as_is), NULL, "take the bytes of any file, text or not"},
     {"peek", 0, NI_OPTION_INT, FIELD(peek), "BYTES", "how much text there is and its first words; write nothing"},
     {"shard-tokens", 0, NI_OPTION_INT, FIELD(shard_tokens), "N", "most tokens of one file (100000000)"},
@@ -45,7 +45,8 @@ static const ni_command_line command_line = {
     .usage = "TEXT... --tokenizer bytes|MODEL -o DIR\nTEXT... --train-tokenizer VOCAB [--kind bpe] -o DIR\nTEXT... "
              "--peek BYTES",
     .about = "Turns text files into train_*.bin and val_*.bin with meta.json and the tokenizer's files beside them.\n"
-             "Reads UTF-8 text and JSON lines (a document a line), also in gzip or zstd; - is standard input.\n"
+             "Reads UTF-8 text and JSON lines (a document a line), also in gzip or zstd, and Parquet (a document a\n"
+             "row) where nibble was built with it; - is standard input.\n"
              "Example: nibble tokenize book.txt --train-tokenizer 4096 --split blank -o data/book",
     .options = options_table,
     .least = 1,

@@ -1,4 +1,4 @@
-/* sentencepiece.cc: the only C++ of nibble. Every function catches, so that C never meets an exception. */
+/* sentencepiece.cc: the only C++ of the library. Every function catches, so that C never meets an exception. */
 #include "sentencepiece.h"
 
 #include <cstdio>

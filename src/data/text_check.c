@@ -19,9 +19,6 @@ typedef struct known_file {
 } known_file;
 
 static const known_file known[] = {
-    {"PAR1", 4, 0, "a Parquet file",
-     "write its text column as JSON lines and give them to 'nibble tokenize -'; docs/data.md has three lines of "
-     "pyarrow"},
     {"ARROW1", 6, 0, "an Arrow file", "write its text column as JSON lines"},
     {"\xff\xfe\0\0", 4, 0, "UTF-32 text", "iconv -f UTF-32 -t UTF-8"},
     {"\xff\xfe", 2, 0, "UTF-16 text", "iconv -f UTF-16 -t UTF-8"},
@@ -42,12 +39,13 @@ static const known_file known[] = {
 };
 
 static nb_status refuse(const char *path, const char *what, const char *hint, nb_error *err) {
-    return nb_fail(err, NB_BAD_FILE, "%s: is %s; expected UTF-8 text, JSON lines, or either in gzip or zstd; hint: %s",
-                   path, what, hint);
+    return nb_fail(err, NB_BAD_FILE,
+                   "%s: is %s; expected UTF-8 text, JSON lines, either in gzip or zstd, or Parquet; hint: %s", path,
+                   what, hint);
 }
 
 typedef struct spread {
-    size_t bytes, zeros[2]; /* at even and at odd positions */
+    size_t bytes, zeros[2]; /* at even and at odd positions; of texts that zeros separate: none */
     size_t control;         /* characters that no text has */
     size_t invalid, first_invalid;
 } spread;
@@ -66,7 +64,7 @@ static bool are_plain(const char *bytes) {
 
 /* From *at on, whole characters of about a part; the last part is not a small one, in which few bytes would weigh much.
  */
-static spread look(const char *bytes, size_t size, size_t *at) {
+static spread look(const char *bytes, size_t size, bool separated, size_t *at) {
     const size_t begin = *at, end = size - begin < 2 * (size_t)PART ? size : begin + PART;
     spread s = {0};
     size_t i = begin;
@@ -75,7 +73,7 @@ static spread look(const char *bytes, size_t size, size_t *at) {
         if (end - i >= n && are_plain(bytes + i))
             continue;
         n = ni_utf8_character(bytes + i, size - i);
-        s.zeros[i % 2] += bytes[i] == 0;
+        s.zeros[i % 2] += bytes[i] == 0 && !separated;
         s.control += is_control((unsigned char)bytes[i]);
         if (n == 0 && s.invalid++ == 0)
             s.first_invalid = i;
@@ -107,14 +105,15 @@ static nb_status check_part(const char *path, const spread *s, size_t size, nb_e
     return NB_OK;
 }
 
-nb_status ni_text_check(const char *path, const char *bytes, size_t size, ni_text_doubts *doubts, nb_error *err) {
+nb_status ni_text_check(const char *path, const char *bytes, size_t size, bool separated, ni_text_doubts *doubts,
+                        nb_error *err) {
     spread all = {0};
     *doubts = (ni_text_doubts){0};
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
         if (size >= known[i].at + known[i].size && memcmp(bytes + known[i].at, known[i].bytes, known[i].size) == 0)
             return refuse(path, known[i].what, known[i].hint, err);
     for (size_t at = 0; at < size;) {
-        const spread s = look(bytes, size, &at);
+        const spread s = look(bytes, size, separated, &at);
         NB_TRY(check_part(path, &s, size, err));
         if (all.invalid == 0)
             all.first_invalid = s.first_invalid;

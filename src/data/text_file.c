@@ -1,4 +1,6 @@
-/* text_file.c: what a file holds becomes text, step by step: unpacked, checked, taken out of JSON. */
+/* text_file.c: what a file holds becomes text, step by step: unpacked, taken out of Parquet, checked, taken out of
+ * JSON.
+ */
 #include "text_file.h"
 
 #include "utf8.h"
@@ -8,6 +10,17 @@
 #include <string.h>
 #include <unistd.h>
 
+/* The name of the field or column. */
+static const char *field_of(const ni_text_options *options) {
+    return options->field ? options->field : "text";
+}
+
+static nb_status take_column(const char *path, const ni_text_options *options, ni_text_file *out, nb_error *err) {
+    NB_TRY(ni_text_take_column(path, out->text.bytes, out->text.size, field_of(options), &out->spooled, err));
+    out->text = (ni_text){out->spooled.bytes, out->spooled.size};
+    return ni_text_check(path, out->text.bytes, out->text.size, true, &out->doubts, err);
+}
+
 static nb_status make_text(const char *path, const ni_text_options *options, ni_text_file *out, nb_error *err) {
     size_t size;
     if (options->as_is)
@@ -15,17 +28,19 @@ static nb_status make_text(const char *path, const ni_text_options *options, ni_
     NB_TRY(ni_text_unpack(path, out->text.bytes, out->text.size, &out->unpacked, &size, err));
     if (out->unpacked)
         out->text = (ni_text){out->unpacked, size};
-    NB_TRY(ni_text_check(path, out->text.bytes, out->text.size, &out->doubts, err));
+    if (ni_text_is_parquet(out->text.bytes, out->text.size))
+        return take_column(path, options, out, err);
+    NB_TRY(ni_text_check(path, out->text.bytes, out->text.size, false, &out->doubts, err));
     if (out->text.size >= 3 && memcmp(out->text.bytes, "\xef\xbb\xbf", 3) == 0) /* a mark, not a character */
         out->text = (ni_text){out->text.bytes + 3, out->text.size - 3};
     if (!ni_text_is_json_lines(path, out->text.bytes, out->text.size)) {
         if (options->field)
-            return nb_fail(err, NB_BAD_USAGE, "--field %.40s: %s is not JSON lines; expected an object a line",
+            return nb_fail(err, NB_BAD_USAGE,
+                           "--field %.40s: %s is not JSON lines (an object a line), and no Parquet file",
                            options->field, path);
         return ni_text_check_json(path, out->text.bytes, out->text.size, err);
     }
-    NB_TRY(ni_text_take_field(path, out->text.bytes, out->text.size, options->field ? options->field : "text",
-                              &out->taken, &size, err));
+    NB_TRY(ni_text_take_field(path, out->text.bytes, out->text.size, field_of(options), &out->taken, &size, err));
     out->text = (ni_text){out->taken, size};
     return NB_OK;
 }
@@ -72,6 +87,7 @@ nb_status ni_text_file_take(const char *name, int from, const ni_text_options *o
 
 void ni_text_file_close(ni_text_file *file) {
     ni_file_map_close(&file->map);
+    ni_file_map_close(&file->spooled);
     free(file->read);
     free(file->unpacked);
     free(file->taken);

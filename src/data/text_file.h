@@ -1,7 +1,8 @@
 /* text_file.h: files that people have, as texts.
  *
- * UTF-8 is mapped as it is; gzip and zstd are unpacked; of JSON lines one field of each line becomes a document. What
- * is no text is refused: the message says what the file is and how to make text of it.
+ * UTF-8 is mapped as it is; gzip and zstd are unpacked; of JSON lines one field of each line becomes a document, of
+ * Parquet a column of each row. What is no text is refused: the message says what the file is and how to make text of
+ * it.
  */
 #ifndef NI_DATA_TEXT_FILE_H
 #define NI_DATA_TEXT_FILE_H
@@ -10,7 +11,7 @@
 #include "tokenizer.h"
 
 typedef struct ni_text_options {
-    const char *field; /* of JSON lines; NULL: "text" */
+    const char *field; /* of JSON lines, column of Parquet; NULL: "text" */
     bool as_is;        /* the bytes of the file, whatever they are */
 } ni_text_options;
 
@@ -20,9 +21,9 @@ typedef struct ni_text_doubts {
 } ni_text_doubts;
 
 typedef struct ni_text_file {
-    ni_text text; /* NUL between the documents of JSON lines */
+    ni_text text; /* NUL between the documents of JSON lines and Parquet */
     ni_text_doubts doubts;
-    ni_file_map map;
+    ni_file_map map, spooled;
     char *read, *unpacked, *taken; /* NULL where they were not needed */
 } ni_text_file;
 
@@ -38,8 +39,10 @@ void ni_text_first_words(const ni_text *text, size_t most, char *to);
 
 /* ---- the parts ---- */
 
-/* Reads all of it and fails where the bytes are no UTF-8 text; `path` names them. */
-nb_status ni_text_check(const char *path, const char *bytes, size_t size, ni_text_doubts *doubts, nb_error *err);
+/* Reads all of it and fails where the bytes are no UTF-8 text; `path` names them. `separated`: NUL ends a document, so
+ * it is no sign of UTF-16. */
+nb_status ni_text_check(const char *path, const char *bytes, size_t size, bool separated, ni_text_doubts *doubts,
+                        nb_error *err);
 
 /* Unpacks gzip (of any number of members) or zstd (of any number of frames) into fresh memory, NULL where the bytes are
  * neither. */
@@ -54,5 +57,13 @@ nb_status ni_text_check_json(const char *path, const char *bytes, size_t size, n
 /* One field of each line into fresh memory, NUL between them. */
 nb_status ni_text_take_field(const char *path, const char *bytes, size_t size, const char *field, char **out,
                              size_t *out_size, nb_error *err);
+
+/* Whether the first bytes are those of a Parquet file. */
+bool ni_text_is_parquet(const char *bytes, size_t size);
+
+/* A column of each row, a NUL behind each, in a spool (files/spool.h) that is mapped to *out; fails where nibble was
+ * built without the part that reads Parquet. */
+nb_status ni_text_take_column(const char *path, const char *bytes, size_t size, const char *column, ni_file_map *out,
+                              nb_error *err);
 
 #endif
