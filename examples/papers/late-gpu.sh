@@ -9,7 +9,7 @@
 # kept; fp4-dge-occ, fp4-w4a8, fp4-w8a4: figure 6 of arXiv:2501.17116, its dialects in fp4-dialects.
 #
 # Usage: examples/papers/late-gpu.sh chon | chon-qwen3 | tetrajet-v2 | nvfp4 | fp4-dge-occ | fp4-w4a8 | fp4-w8a4 | fp4-dialects
-# Tokens: data/books. Give it again to go on. Papers of one model share its first steps.
+# Tokens: data/books. Give it again to go on. Papers of one model share its first steps and its BF16 twins.
 # Three seeds one after the other; SEED=2 trains the second alone, into arms-seed2, so that several can run at once.
 # RECIPES=A,B trains those arms alone.
 set -euf # no word is a pattern of file names
@@ -45,7 +45,7 @@ case $paper in
         ;;
     *) echo "late-gpu.sh: unknown paper $paper" >&2; exit 2 ;;
 esac
-out=runs/late-60m/$paper
+out=runs/late-60m/$model
 prefix=runs/late-60m/prefix-$model
 from=$prefix/checkpoints/step-$(printf %08d $fork)
 
