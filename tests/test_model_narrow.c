@@ -1,6 +1,7 @@
 /* test_model_narrow.c: gradients that are packed block by block are those of FP32, rounded once; and the exchange of
  * packed gradients between ranks (arXiv:2310.18313). */
 #include "backend/table.h"
+#include "model/masters.h"
 #include "model_case.h"
 
 #include "format/narrow.h"
@@ -93,7 +94,8 @@ static void sections_are_handed_on(void **state) {
         const nb_model_options how = {.batch = CASE_BATCH, .seq = CASE_SEQ, .training = true};
         nb_model *a = case_model(be, &config, &recipe, true), *b = NULL;
         nb_error err = {0};
-        assert_int_equal(ni_model_create(be, &config, &recipe, &how, true, false, &b, &err), NB_OK);
+        assert_int_equal(ni_model_create(be, &config, &recipe, &how, &(ni_model_shared){.hands_on = true}, &b, &err),
+                         NB_OK);
         memcpy(nb_model_params(b), nb_model_params(a), (size_t)nb_model_param_elements(a) * sizeof(float));
         nb_model_params_changed(b);
         const size_t bytes = (size_t)nb_model_param_elements(a) * sizeof(float);
@@ -189,10 +191,11 @@ static void narrow_masters_are_their_values(void **state) {
             nb_model_params_changed(b);
         }
         check_equal_bytes(names[r], nb_model_grads(a), nb_model_grads(b), (size_t)n * sizeof(float));
-        void *copy = ni_model_copy_masters(a); /* and they come back from a copy */
+        ni_master_copy copy; /* and they come back from a copy */
+        assert_int_equal(ni_model_copy_masters(a, &copy, &err), NB_OK);
         nb_model_init(a, 99);
-        ni_model_restore_masters(a, copy);
-        be->ops->release(be, copy);
+        ni_model_restore_masters(a, &copy);
+        ni_master_copy_free(&copy);
         for (int32_t i = 0; i < nb_model_param_count(a); i++) {
             const nb_param *p = nb_model_param(a, i);
             check_equal_bytes(p->name, ni_model_param_open(a, i), (float *)nb_model_params(b) + p->offset,

@@ -28,6 +28,9 @@ same() {
     cmp -s one.txt other.txt || { diff one.txt other.txt | head -n 5 >&2; fail "$recipe: $1"; }
 }
 
+# Nobody looks at masters: rank 0 lacks those of others too.
+unseen="--set lens.every=0 --set bad_numbers.scales_every=0"
+
 # No shipped recipe rounds W at random: one more that does, whose bits are of a micro-batch too. Nor has one delayed scales
 # (delayed, outer), which micro-batch 0 makes for all, nor a look of rank 0 at drowned gradients, which sends the backward pass of all to BF16.
 for recipe in "$@" random-w delayed outer drowned; do
@@ -50,8 +53,9 @@ for recipe in "$@" random-w delayed outer drowned; do
     over_tcp 2 "$nibble" train run.yaml --set out=two || fail "$recipe: two ranks"
     [ "$(cat out.1 err.1 | wc -c)" = 0 ] || fail "$recipe: rank 1 printed"
     same "two ranks end in other bits" two
-    machine=2 over_tcp 4 "$nibble" train run.yaml --set out=four --set share=$most || fail "$recipe: four ranks"
+    machine=2 over_tcp 4 "$nibble" train run.yaml --set out=four --set share=$most $unseen || fail "$recipe: four ranks"
     same "four ranks end in other bits" four
+    [ $recipe != nvfp4 ] || grep -q "masters of own linear layers (f32)" out.0 || fail "rank 0 has masters of others"
     cp -r two mixed # two ranks until step 8, then four
     rm -r mixed/checkpoints/step-00000016
     over_tcp 4 "$nibble" train run.yaml --set out=mixed --set share=$share --resume || fail "$recipe: two ranks, then four"
@@ -73,6 +77,16 @@ same "two ranks that share gradients out end in other bits" two
 grep -q "gradients of own sections (f32)" out.0 || fail "the memory table does not say what a rank has of gradients"
 grep -q "gradients on their way to their ranks (f32)" out.0 || fail "sections do not go behind the backward pass"
 grep -q "weights go to other ranks: .* as codes of 0.56" out.0 || fail "weights do not go as codes"
+grep -q "rank 0 has all masters, because a lens" out.0 || fail "rank 0 does not say that it has all masters"
+cmp one/lens/series.nbs two/lens/series.nbs || fail "the lens of two ranks that share masters out sees other numbers"
+# Scales that do not fit send a block to BF16: a model is made anew, and who has which masters with it.
+rm -rf one two
+bad="--set bad_numbers.scales=bad --set bad_numbers.scales_limit=0.001 --set bad_numbers.scales_every=3 --set bad_numbers.policy=bf16"
+bad="$bad --set bad_numbers.bf16_modules=[layers.0.*] --set optimizer.lr=3e-2"
+$limited "$nibble" train run.yaml --quiet --set out=one $bad > out.txt 2> err.0 || fail "bad scales: one process"
+grep -q "policy bf16: on from step" err.0 || fail "scales that do not fit are not found"
+over_tcp 2 "$nibble" train run.yaml --set out=two --set share=gradients $bad || fail "bad scales: two ranks"
+same "two ranks that make a model anew end in other bits" two
 awake fp4-dge-occ
 ! over_tcp 2 "$nibble" train run.yaml --set out=narrow --set share=gradients || fail "narrow gradients are shared out"
 grep -q "share: gradients: recipe awake keeps them in e4m3; expected fp32; hint: share: moments" err.0 || fail "what is refused is not said"

@@ -38,7 +38,7 @@ static bool is_of_codes(const ni_cached_operand *o) {
 
 ni_handed ni_weight_handed(const ni_linear_group *group, const ni_linear *layer, const char **why) {
     *why = group->hands_codes ? "a master in few bits" : "late_switch may ask for numbers";
-    if (!group->hands_codes || !layer->master)
+    if (!group->hands_codes || (!layer->master && !layer->elsewhere))
         return NI_HANDED_MASTER;
     *why = "multiplied as it is";
     if (!layer->plan.quantized)

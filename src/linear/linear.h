@@ -42,8 +42,9 @@ typedef struct ni_linear {
     int32_t index;   /* in its group */
     int64_t out, in; /* N, K */
     nb_plan plan;
-    void *master;     /* real [N, K], backend memory; its owner tells of changes. NULL: kept in few bits */
-    ni_scaled narrow; /* those; read either by ni_linear_master */
+    void *master;   /* real [N, K], backend memory; its owner tells of changes. NULL: kept in few bits, or elsewhere */
+    bool elsewhere; /* another rank has it, and hands over what is read of it (handed.c) */
+    ni_scaled narrow; /* few bits; read either by ni_linear_master */
     ni_master_room *room;
     void *grad;                 /* real [N, K]; NULL unless training */
     bool grad_written;          /* holds gradients of this micro-batch, to which more are added */

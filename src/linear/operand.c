@@ -52,7 +52,7 @@ nb_status ni_operand_show(const ni_linear_call *call, const ni_showing *showing,
 
 nb_status ni_show_plain_weight(const ni_linear_call *call, ni_linear *layer, nb_role role, nb_error *err) {
     bool *shown = &layer->own[role].shown;
-    if (!call->pass->lens || *shown || call->pass->micro_batch > 0)
+    if (!call->pass->lens || *shown || call->pass->micro_batch > 0 || layer->elsewhere)
         return NB_OK;
     *shown = true;
     nb_mat master = ni_master_of(call->be, layer);
@@ -366,10 +366,11 @@ static nb_status make_otherwise(const ni_linear_call *call, ni_cached_operand *o
 /* ---- when ---- */
 
 /* A weight is quantized in the first pass after a change, which may be an evaluation; a lens that looks at the training
- * step after it is shown what is there, and one that counts sees it quantized again, to the same codes. */
+ * step after it is shown what is there, and one that counts sees it quantized again, to the same codes. Not where
+ * another rank has the master. */
 static bool is_to_be_counted(const ni_linear_call *call, const ni_cached_operand *o) {
     return o->keeper == NI_UNTIL_MOVED && call->pass->lens && call->pass->lens->counts &&
-           call->pass->micro_batch == 0 && !o->shown;
+           call->pass->micro_batch == 0 && !o->shown && !call->group->layers[o->layer].elsewhere;
 }
 
 static bool is_stale(const ni_linear_call *call, const ni_cached_operand *o) {
@@ -377,7 +378,8 @@ static bool is_stale(const ni_linear_call *call, const ni_cached_operand *o) {
 }
 
 static nb_status show_kept(const ni_linear_call *call, ni_cached_operand *o, nb_error *err) {
-    if (o->keeper != NI_UNTIL_MOVED || !call->pass->lens || o->shown || call->pass->micro_batch > 0 || o->source)
+    if (o->keeper != NI_UNTIL_MOVED || !call->pass->lens || o->shown || call->pass->micro_batch > 0 || o->source ||
+        call->group->layers[o->layer].elsewhere)
         return NB_OK;
     o->shown = true;
     nb_mat master = ni_master_of(call->be, &call->group->layers[o->layer]);

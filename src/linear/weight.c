@@ -4,7 +4,7 @@
 #include "nibble/lens.h"
 
 const void *ni_linear_master(nb_backend *be, const ni_linear *layer) {
-    if (layer->master)
+    if (layer->master || layer->elsewhere)
         return layer->master;
     if (layer->room->holds != layer->narrow.data)
         be->ops->scaled_decode(be, layer->room->data, &layer->narrow, layer->out * layer->in);

@@ -156,6 +156,9 @@ nb_status ni_model_assemble(nb_model *model, const nb_recipe *recipe, nb_error *
     model->params.be = model->be;
     NB_TRY(create_branches(model, err));
     NB_TRY(declare(&builder, err));
+    model->readers = calloc((size_t)model->params.count, sizeof *model->readers);
+    if (!model->readers)
+        return nb_fail(err, NB_NO_MEMORY, "no memory for a list of %d parameters", model->params.count);
     NB_TRY(ni_params_allocate(&model->params, model->training ? recipe : NULL,
                               model->config.tied ? model->embedding : -1, err));
     NB_TRY(build(&builder, err));

@@ -95,5 +95,7 @@ nb_status ni_build_group(ni_builder *builder, const char *input, const ni_projec
     nb_status status = remember(model, *out, err);
     if (status != NB_OK)
         ni_linear_group_free(*out);
+    for (int32_t i = 0; status == NB_OK && i < count; i++)
+        model->readers[projections[i].param] = (ni_weight_reader){*out, i};
     return status;
 }

@@ -186,6 +186,12 @@ typedef struct ni_head {
     ni_gain gain;           /* sphere: of the logits; what it multiplies is [chunk, vocab] */
 } ni_head;
 
+/* The linear layer whose weight a parameter is; group NULL: it is none's. */
+typedef struct ni_weight_reader {
+    ni_linear_group *group;
+    int32_t layer;
+} ni_weight_reader;
+
 struct nb_model {
     nb_backend *be;
     nb_model_config config;
@@ -199,6 +205,7 @@ struct nb_model {
     ni_head head;
     ni_linear_group **groups; /* every group, in the order of the forward pass */
     int32_t group_count, group_capacity;
+    ni_weight_reader *readers; /* [parameters]: who multiplies with each */
     ni_arena saved, working;
     ni_scratch scratch;
     size_t saved_bytes, working_bytes, group_bytes;

@@ -33,6 +33,8 @@ typedef struct transfer {
     nb_backend *be;
     nb_model *model;
     ni_tensor_dtype dtype; /* of the file, when writing */
+    ni_hf_fetch *fetch;    /* when writing */
+    void *self;
     void *real, *packed; /* room for the longest parameter: as the backend, as the file has it; one where both agree */
 } transfer;
 
@@ -44,7 +46,7 @@ static void transfer_close(transfer *t) {
 
 static nb_status transfer_open(nb_backend *be, nb_model *model, ni_tensor_dtype dtype, transfer *t, nb_error *err) {
     const size_t n = (size_t)longest(model) + 1;
-    *t = (transfer){be, model, dtype, malloc(n * nb_dtype_size(be->real)), NULL};
+    *t = (transfer){.be = be, .model = model, .dtype = dtype, .real = malloc(n * nb_dtype_size(be->real))};
     t->packed = dtype == NI_ST_F32 && be->real == NB_F32 ? t->real : malloc(n * ni_tensor_dtype_size(dtype));
     if (t->real && t->packed)
         return NB_OK;
@@ -56,18 +58,17 @@ static nb_status transfer_open(nb_backend *be, nb_model *model, ni_tensor_dtype 
 
 static nb_status parameter_for_file(void *context, int32_t index, const void **data, nb_error *err) {
     transfer *t = context;
-    (void)err;
     const nb_param *p = nb_model_param(t->model, index);
     size_t n = (size_t)elements_of(p);
-    t->be->ops->download(t->be, t->real, ni_model_param_open(t->model, index), n * nb_dtype_size(t->be->real));
+    NB_TRY(t->fetch(t->self, index, t->real, err));
     if (t->packed != t->real)
         ni_hf_numbers_write(t->dtype, t->be->real, t->real, n, t->packed);
     *data = t->packed;
     return NB_OK;
 }
 
-static nb_status write_parameters(nb_backend *be, nb_model *model, const char *path, ni_tensor_dtype dtype,
-                                  nb_error *err) {
+static nb_status write_parameters(nb_backend *be, nb_model *model, ni_hf_fetch *fetch, void *self, const char *path,
+                                  ni_tensor_dtype dtype, nb_error *err) {
     const ni_metadata metadata[] = {{"format", "pt"}}; /* transformers asks for it */
     int32_t count = nb_model_param_count(model);
     ni_file_tensor *tensors = calloc((size_t)count + 1, sizeof *tensors);
@@ -84,6 +85,8 @@ static nb_status write_parameters(nb_backend *be, nb_model *model, const char *p
     transfer t;
     nb_status status = transfer_open(be, model, dtype, &t, err);
     if (status == NB_OK) {
+        t.fetch = fetch;
+        t.self = self;
         status = ni_safetensors_write_from(path, tensors, count, metadata, 1, parameter_for_file, &t, err);
         transfer_close(&t);
     }
@@ -91,8 +94,19 @@ static nb_status write_parameters(nb_backend *be, nb_model *model, const char *p
     return status;
 }
 
+static nb_status own_parameter(void *self, int32_t index, void *host, nb_error *err) {
+    (void)err;
+    ni_model_param_read(self, index, host);
+    return NB_OK;
+}
+
 nb_status ni_hf_save(nb_backend *be, nb_model *model, const char *folder, ni_tensor_dtype dtype, ni_hf_marks marks,
                      nb_error *err) {
+    return ni_hf_save_from(be, model, own_parameter, model, folder, dtype, marks, err);
+}
+
+nb_status ni_hf_save_from(nb_backend *be, nb_model *model, ni_hf_fetch *fetch, void *self, const char *folder,
+                          ni_tensor_dtype dtype, ni_hf_marks marks, nb_error *err) {
     char path[PATH_ROOM];
     if (!ni_hf_is_real(dtype) || dtype == NI_ST_F64)
         return nb_fail(err, NB_BAD_USAGE, "%s: parameters cannot be written as %s, expected F32, BF16 or F16", folder,
@@ -106,7 +120,7 @@ nb_status ni_hf_save(nb_backend *be, nb_model *model, const char *folder, ni_ten
     if (status != NB_OK)
         return status;
     snprintf(path, sizeof path, "%s/model.safetensors", folder);
-    return write_parameters(be, model, path, dtype, err);
+    return write_parameters(be, model, fetch, self, path, dtype, err);
 }
 
 /* ---- reading ---- */
@@ -243,7 +257,10 @@ static nb_status read_parameters(const weights *w, nb_backend *be, nb_model *mod
         if (status != NB_OK)
             break;
         ni_hf_numbers_read(found->dtype, found->data, n, be->real, t.real);
-        be->ops->upload(be, ni_model_param_open(model, i), t.real, n * nb_dtype_size(be->real));
+        void *master = ni_model_param_open(model, i);
+        if (!master)
+            continue;
+        be->ops->upload(be, master, t.real, n * nb_dtype_size(be->real));
         ni_model_param_close(model, i);
     }
     transfer_close(&t);

@@ -24,8 +24,13 @@ typedef struct ni_hf_marks {
 nb_status ni_hf_save(nb_backend *be, nb_model *model, const char *folder, ni_tensor_dtype dtype, ni_hf_marks marks,
                      nb_error *err);
 
-/* Fills the parameters of a model that was created for this folder's config. Every parameter must be there, with its
- * shape, and nothing else. */
+/* The same, of masters that somebody else may have: parameter `index` in real, to host memory. */
+typedef nb_status ni_hf_fetch(void *self, int32_t index, void *host, nb_error *err);
+nb_status ni_hf_save_from(nb_backend *be, nb_model *model, ni_hf_fetch *fetch, void *self, const char *folder,
+                          ni_tensor_dtype dtype, ni_hf_marks marks, nb_error *err);
+
+/* Fills the parameters of a model that was created for this folder's config, but for those whose masters another rank
+ * has. Every parameter must be there, with its shape, and nothing else. */
 nb_status ni_hf_load(nb_backend *be, nb_model *model, const char *folder, nb_error *err);
 
 /* Whether a run file's `model` means a folder rather than a model file: a name is one of models/, never a folder. */

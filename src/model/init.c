@@ -144,6 +144,8 @@ static void init_tensor(nb_model *model, int32_t index, uint32_t seed, double cu
     const bool wide = model->be->real == NB_F64;
     const size_t size = nb_dtype_size(model->be->real);
     uint8_t *to = ni_params_open(&model->params, index);
+    if (!to) /* another rank has it */
+        return;
     for (int64_t first = 0; first < elements; first += PIECE) {
         const int64_t count = elements - first < PIECE ? elements - first : PIECE;
         fill(&room, p, first, count, &d);

@@ -28,11 +28,11 @@ nb_status nb_model_create(nb_backend *be, const nb_model_config *config, const n
 
 nb_status nb_model_create_with(nb_backend *be, const nb_model_config *config, const nb_recipe *recipe,
                                const nb_model_options *options, nb_model **out, nb_error *err) {
-    return ni_model_create(be, config, recipe, options, false, false, out, err);
+    return ni_model_create(be, config, recipe, options, &(ni_model_shared){0}, out, err);
 }
 
 nb_status ni_model_create(nb_backend *be, const nb_model_config *config, const nb_recipe *recipe,
-                          const nb_model_options *options, bool hands_on, bool hands_codes, nb_model **out,
+                          const nb_model_options *options, const ni_model_shared *shared, nb_model **out,
                           nb_error *err) {
     const int64_t batch = options->batch, seq = options->seq;
     NB_TRY(nb_model_config_check(config, err));
@@ -44,8 +44,9 @@ nb_status ni_model_create(nb_backend *be, const nb_model_config *config, const n
     model->config = *config;
     model->traits = ni_family_find(config->family);
     model->training = options->training;
-    model->params.hands_on = hands_on;
-    model->hands_codes = hands_codes;
+    model->params.hands_on = shared->hands_on;
+    model->params.parted = shared->parted;
+    model->hands_codes = shared->hands_codes;
     model->recompute = options->training ? options->recompute : NB_RECOMPUTE_NONE;
     model->head.asked_rows = options->head_rows;
     model->max_batch = batch;
@@ -79,6 +80,7 @@ void nb_model_free(nb_model *model) {
     free(model->branches);
     free(model->stream);
     free(model->groups);
+    free(model->readers);
     free(model);
 }
 
@@ -281,7 +283,7 @@ int64_t nb_model_param_elements(const nb_model *model) {
 }
 
 void *nb_model_params(nb_model *model) {
-    return model->params.narrow ? NULL : model->params.values;
+    return model->params.narrow || model->params.parted ? NULL : model->params.values;
 }
 
 ni_scaled ni_model_master(const nb_model *model, int32_t index) {
@@ -300,14 +302,6 @@ void ni_model_param_read(nb_model *model, int32_t index, void *host) {
     const nb_param *p = &model->params.list[index];
     size_t bytes = (size_t)(p->rows * p->cols) * nb_dtype_size(model->be->real);
     model->be->ops->download(model->be, host, ni_params_open(&model->params, index), bytes);
-}
-
-void *ni_model_copy_masters(const nb_model *model) {
-    return ni_params_copy(&model->params);
-}
-
-void ni_model_restore_masters(nb_model *model, const void *copy) {
-    ni_params_restore(&model->params, copy);
 }
 
 void *nb_model_grads(nb_model *model) {
@@ -329,7 +323,8 @@ void ni_model_hand_gradients_to(nb_model *model, ni_gradient_taker *taker, void 
 }
 
 ni_master_bytes ni_model_master_bytes(const nb_model *model) {
-    return (ni_master_bytes){model->params.values_bytes, model->params.narrow_bytes, model->params.room_bytes};
+    const ni_params *p = &model->params;
+    return (ni_master_bytes){p->values_bytes + p->common_bytes + p->own_bytes, p->narrow_bytes, p->room_bytes};
 }
 
 size_t ni_model_gradient_window(const nb_model *model) {

@@ -73,15 +73,19 @@ void ni_model_watch_gradients(nb_model *model, ni_gradient_watch *watch, void *s
  * on each section, tensors begin .. end - 1 as they lie in the array of all, once it is complete, from the last section
  * to the first, zeroes where nothing is scored. ni_model_gradients then has places and no data. What is handed on may
  * be written over, and is forgotten. NULL: nobody takes it. `hands_codes`: its weights go to others as model/handed.h
- * has it. */
+ * has it; `parted`: and others keep no masters of those that do: ni_model_part_masters (masters.h) says who has which,
+ * before anything is read. */
+typedef struct ni_model_shared {
+    bool hands_on, hands_codes, parted;
+} ni_model_shared;
 typedef void ni_gradient_taker(void *self, int32_t begin, int32_t end, void *grads);
 nb_status ni_model_create(nb_backend *be, const nb_model_config *config, const nb_recipe *recipe,
-                          const nb_model_options *options, bool hands_on, bool hands_codes, nb_model **out,
+                          const nb_model_options *options, const ni_model_shared *shared, nb_model **out,
                           nb_error *err);
 void ni_model_hand_gradients_to(nb_model *model, ni_gradient_taker *taker, void *self);
 
-/* Masters, of any type. ni_model_param_open gives one in real, in place or decoded until the next is opened; what is
- * written there counts once it is closed. */
+/* Masters, of any type; without data where another rank has it. ni_model_param_open gives one in real, in place or
+ * decoded until the next is opened; what is written there counts once it is closed. */
 ni_scaled ni_model_master(const nb_model *model, int32_t index);
 
 /* Two weights of one shape, of which the one's output gates the other's (SwiGLU). */
@@ -96,10 +100,6 @@ void ni_model_param_close(nb_model *model, int32_t index);
 
 /* Values of a tensor in real, to host memory. */
 void ni_model_param_read(nb_model *model, int32_t index, void *host);
-
-/* All masters as they are, in backend memory that the caller releases (NULL if there is none), and back. */
-void *ni_model_copy_masters(const nb_model *model);
-void ni_model_restore_masters(nb_model *model, const void *copy);
 
 /* Bytes that masters take, and those that are taken besides where some are decoded to be read. */
 typedef struct ni_master_bytes {

@@ -148,6 +148,10 @@ static bool is_narrow(const ni_params *params, int32_t index, nb_dtype master) {
     return master != NB_F32 && params->list[index].rank == 2 && !params->list[index].embedding;
 }
 
+bool ni_params_is_parted(const ni_params *params, int32_t index) {
+    return params->parted && params->list[index].rank == 2 && !params->list[index].embedding;
+}
+
 /* Where each master lies in its array, in elements; the sizes of both arrays and of the largest narrow tensor. */
 static void place_masters(ni_params *params, nb_dtype master, int64_t *at, int64_t *wide, int64_t *narrow,
                           int64_t *largest) {
@@ -155,7 +159,9 @@ static void place_masters(ni_params *params, nb_dtype master, int64_t *at, int64
     for (int32_t i = 0; i < params->count; i++) {
         bool few_bits = is_narrow(params, i, master);
         int64_t *end = few_bits ? narrow : wide, n = length_of(params, i);
-        at[i] = master == NB_F32 ? params->list[i].offset : *end;
+        if (ni_params_is_parted(params, i))
+            continue;
+        at[i] = master == NB_F32 && !params->parted ? params->list[i].offset : *end;
         *end = aligned(at[i] + n);
         *largest = few_bits && n > *largest ? n : *largest;
     }
@@ -184,6 +190,7 @@ static nb_status allocate_masters(ni_params *params, nb_dtype master, nb_scale_r
         free(at);
         return nb_fail(err, NB_NO_MEMORY, "no memory for a list of %d parameters", params->count);
     }
+    params->parted = params->parted && master == NB_F32;
     place_masters(params, master, at, &wide, &narrow, &largest);
     params->values_bytes = (size_t)wide * nb_dtype_size(be->real);
     params->narrow_bytes = (size_t)narrow * nb_dtype_size(master);
@@ -193,6 +200,8 @@ static nb_status allocate_masters(ni_params *params, nb_dtype master, nb_scale_r
         bool few_bits = is_narrow(params, i, master);
         nb_dtype type = few_bits ? master : be->real;
         uint8_t *array = few_bits ? params->narrow : params->values;
+        if (ni_params_is_parted(params, i)) /* who is made before ni_params_place asks whether there is one */
+            array = (uint8_t *)params->masters;
         params->masters[i] = (ni_scaled){.data = array + (size_t)at[i] * nb_dtype_size(type),
                                          .dtype = type,
                                          .rule = rule,
@@ -221,32 +230,36 @@ void ni_params_close(ni_params *params, int32_t index) {
         params->be->ops->scaled_encode(params->be, master, params->room.data, length_of(params, index));
 }
 
-static size_t scales_bytes(const ni_params *params) {
-    return params->narrow ? (size_t)params->count * sizeof *params->scales : 0;
+/* ---- masters that ranks share out ---- */
+
+static int64_t place_in(const ni_params *params, const ni_master_place *places, ni_master_place which, uint8_t *array) {
+    int64_t end = 0;
+    for (int32_t i = 0; i < params->count; i++) {
+        if (!ni_params_is_parted(params, i) || places[i] != which)
+            continue;
+        if (array)
+            params->masters[i].data = array + (size_t)end * nb_dtype_size(params->be->real);
+        end = aligned(end + length_of(params, i));
+    }
+    return end;
 }
 
-void *ni_params_copy(const ni_params *params) {
+nb_status ni_params_place(ni_params *params, const ni_master_place *places, nb_error *err) {
     nb_backend *be = params->be;
-    uint8_t *copy = be->ops->alloc(be, params->values_bytes + params->narrow_bytes + scales_bytes(params),
-                                   "a copy of the parameters");
-    if (!copy)
-        return NULL;
-    be->ops->copy(be, copy, params->values, params->values_bytes);
-    if (params->narrow) {
-        be->ops->copy(be, copy + params->values_bytes, params->narrow, params->narrow_bytes);
-        be->ops->copy(be, copy + params->values_bytes + params->narrow_bytes, params->scales, scales_bytes(params));
-    }
-    return copy;
-}
-
-void ni_params_restore(ni_params *params, const void *copy) {
-    nb_backend *be = params->be;
-    const uint8_t *from = copy;
-    be->ops->copy(be, params->values, from, params->values_bytes);
-    if (params->narrow) {
-        be->ops->copy(be, params->narrow, from + params->values_bytes, params->narrow_bytes);
-        be->ops->copy(be, params->scales, from + params->values_bytes + params->narrow_bytes, scales_bytes(params));
-    }
+    params->common_bytes = (size_t)place_in(params, places, NI_MASTER_COMMON, NULL) * nb_dtype_size(be->real);
+    params->own_bytes = (size_t)place_in(params, places, NI_MASTER_OWN, NULL) * nb_dtype_size(be->real);
+    if (params->common_bytes)
+        NB_TRY(ni_backend_take(be, params->common_bytes, "masters that every rank has", &params->common, err));
+    if (params->own_bytes)
+        NB_TRY(ni_backend_take(be, params->own_bytes, "masters of own weights", &params->own, err));
+    place_in(params, places, NI_MASTER_COMMON, params->common);
+    place_in(params, places, NI_MASTER_OWN, params->own);
+    for (int32_t i = 0; i < params->count; i++)
+        if (ni_params_is_parted(params, i) && places[i] == NI_MASTER_ELSEWHERE) {
+            params->masters[i].data = NULL;
+            params->lacks = true;
+        }
+    return NB_OK;
 }
 
 /* ---- memory ---- */
@@ -262,7 +275,8 @@ nb_status ni_params_allocate(ni_params *params, const nb_recipe *recipe, int32_t
 
 void ni_params_release(ni_params *params) {
     nb_backend *be = params->be;
-    void *const memory[] = {params->values, params->narrow, params->scales, params->room.data, params->window};
+    void *const memory[] = {params->values, params->narrow, params->scales, params->room.data,
+                            params->window, params->common, params->own};
     for (size_t i = 0; i < sizeof memory / sizeof *memory; i++)
         if (memory[i])
             be->ops->release(be, memory[i]);

@@ -3,6 +3,9 @@
  * Tensors are declared first, then the arrays are made. Each tensor starts at a multiple of 16 elements; what lies
  * between is zero and stays zero.
  *
+ * Where ranks share masters out (`parted`), those of linear layers are placed last (ni_params_place), once it is known
+ * who reads them: a rank may lack some.
+ *
  * Where the recipe keeps masters in fewer bits, those of linear layers (every matrix but the embedding) lie in an array
  * of their own; what reads one decodes it into a room that all share.
  *
@@ -25,8 +28,12 @@ typedef struct ni_params {
     int32_t section;     /* first tensor of the section that is being declared */
     int32_t *section_of; /* [count]: first tensor of the section that each belongs to */
     ni_scaled *masters;  /* [count]: where each lies */
-    void *values;        /* real: those that are not narrow */
+    void *values;        /* real: those that are not narrow; parted: nor of a linear layer */
     size_t values_bytes;
+    bool parted;
+    void *common, *own; /* parted, of linear layers: those that every rank has, and those of this one */
+    size_t common_bytes, own_bytes;
+    bool lacks;   /* some are another rank's alone */
     void *narrow; /* those that are, and their scales [count]; NULL where all are real */
     float *scales;
     size_t narrow_bytes;
@@ -55,11 +62,12 @@ nb_status ni_params_declare(ni_params *params, const char *name, int64_t rows, i
 nb_status ni_params_allocate(ni_params *params, const nb_recipe *recipe, int32_t outlives, nb_error *err);
 void ni_params_release(ni_params *params);
 
-/* A copy of all masters as they are, in backend memory (release it), and back. */
-void *ni_params_copy(const ni_params *params);
-void ni_params_restore(ni_params *params, const void *copy);
+/* Where `parted`: memory for the masters of linear layers, by tensor. Until then their places mean nothing. */
+typedef enum ni_master_place { NI_MASTER_COMMON, NI_MASTER_OWN, NI_MASTER_ELSEWHERE } ni_master_place;
+bool ni_params_is_parted(const ni_params *params, int32_t index);
+nb_status ni_params_place(ni_params *params, const ni_master_place *places, nb_error *err);
 
-void *ni_params_value(const ni_params *params, int32_t index); /* in real; NULL where it is narrow */
+void *ni_params_value(const ni_params *params, int32_t index); /* in real; NULL where it is narrow, or elsewhere */
 /* Values of a tensor in real: in place, or decoded and good until another is opened. What is written there counts once
  * it is closed. */
 void *ni_params_open(ni_params *params, int32_t index);

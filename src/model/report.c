@@ -61,7 +61,13 @@ static const char *gradients_row(const nb_model *model) {
 int32_t nb_model_memory(const nb_model *model, nb_memory_row *rows, int32_t max_rows) {
     const bool doubles = model->be->real == NB_F64;
     const nb_memory_row all[] = {
-        {doubles ? "parameters (f64)" : "parameters (f32)", model->params.values_bytes},
+        {doubles                ? "parameters (f64)"
+         : model->params.parted ? "parameters of no linear layer (f32)"
+                                : "parameters (f32)",
+         model->params.values_bytes},
+        {"masters of linear layers that every rank has (f32)", model->params.common_bytes},
+        {model->params.lacks ? "masters of own linear layers (f32)" : "masters of linear layers that go as codes (f32)",
+         model->params.own_bytes},
         {"masters of linear layers (16 bits)", model->params.narrow_bytes},
         {"a master while its layer is worked on (f32)", model->params.room_bytes},
         {gradients_row(model), ni_param_array_bytes(&model->params.grads)},
@@ -132,12 +138,8 @@ nb_status ni_model_calibrate(nb_model *model, const nb_pass *pass, int32_t taken
 }
 
 bool ni_model_ramp(const nb_model *model, int32_t param, ni_ramped *out) {
-    const void *master = ni_params_value(&model->params, param);
-    for (int32_t i = 0; i < model->group_count; i++)
-        for (int32_t j = 0; j < model->groups[i]->count; j++)
-            if (model->groups[i]->layers[j].master == master)
-                return ni_linear_ramp(model->groups[i], &model->groups[i]->layers[j], out);
-    return false;
+    const ni_weight_reader *r = &model->readers[param];
+    return r->group && ni_linear_ramp(r->group, &r->group->layers[r->layer], out);
 }
 
 nb_status nb_model_state_loaded(nb_model *model, nb_error *err) {

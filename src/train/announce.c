@@ -67,6 +67,10 @@ static void say_weights(const nb_trainer *t) {
         ni_note(t, NB_NOTE_INFO, "weights go to other ranks: %s, %.1f %% in BF16, %.1f %% as masters%s%s", codes,
                 (double)h->numbers / weights, (double)h->as_masters / weights, h->why ? ": " : "",
                 h->why ? h->why : "");
+    if (h->any && ni_trainer_looks(t))
+        ni_note(t, NB_NOTE_INFO,
+                "rank 0 has all masters, because a lens or a watch over scales looks at them; hint: "
+                "lens.every: 0 and bad_numbers.scales_every: 0 spare it those of the others");
 }
 
 void ni_announce_run(nb_trainer *t) {

@@ -36,7 +36,8 @@ char *ni_recipe_to_text(const nb_recipe *recipe) {
 
 static nb_status fill_folder(nb_trainer *t, const char *folder, nb_error *err) {
     char path[FILE_PATH_SIZE];
-    NB_TRY(ni_hf_save(t->be, t->model, folder, NI_ST_F32, (ni_hf_marks){t->end_of_text, t->end_of_text}, err));
+    NB_TRY(ni_hf_save_from(t->be, t->model, ni_state_master, t, folder, NI_ST_F32,
+                           (ni_hf_marks){t->end_of_text, t->end_of_text}, err));
     if (t->tokenizer && t->at.step > 0) /* at step 0 the model is still as its maker left it */
         NB_TRY(ni_tokenizer_open_with_end(t->tokenizer, err));
     NB_TRY(t->tokenizer ? ni_tokenizer_save(t->tokenizer, folder, err) : ni_kept_write(&t->kept, folder, err));
@@ -273,6 +274,7 @@ nb_status nb_trainer_load(nb_trainer *t, const char *folder, nb_start as, nb_err
         if (as != NB_START_FORK)
             ni_products_take(t->be, &m.products, folder, &t->callbacks);
         nb_model_params_changed(t->model);
+        t->handed.due = t->share.out;
         t->torn = false;
     }
     ni_manifest_free(&m);

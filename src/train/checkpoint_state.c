@@ -165,16 +165,19 @@ static const void *on_host(const source *from, const slot *s) {
     return from->room;
 }
 
-/* Rank 0, which writes, asks the one that has slot `index` for it; the others hear it too (ni_state_serve). */
-static nb_status ask(nb_trainer *t, int32_t index, const slot *s, void *to, nb_error *err) {
+/* What rank 0 asks for: a slot by its number, the master of parameter i by FIRST_MASTER - i. */
+enum { NOTHING_MORE = -1, FIRST_MASTER = -2 };
+
+/* Rank 0, which writes, asks rank `owner` for `bytes` of something; the others hear it too (ni_state_serve). */
+static nb_status ask(nb_trainer *t, int32_t index, int32_t owner, void *to, size_t bytes, nb_error *err) {
     const int32_t world = nb_ranks_world(t->ranks);
     NB_TRY(ni_ranks_broadcast(t->ranks, &index, sizeof index, err));
-    if (!s)
+    if (index == NOTHING_MORE)
         return NB_OK;
     ni_letter *letters = calloc(2 * (size_t)world, sizeof *letters);
     if (!letters)
         return nb_fail(err, NB_NO_MEMORY, "checkpoint: out of memory");
-    letters[world + s->owner] = (ni_letter){to, s->bytes};
+    letters[world + owner] = (ni_letter){to, bytes};
     nb_status status = ni_ranks_trade(t->ranks, letters, letters + world, err);
     free(letters);
     return status;
@@ -188,13 +191,29 @@ static nb_status give_slot(void *context, int32_t index, const void **data, nb_e
         return NB_OK;
     }
     *data = from->room;
-    return ask(from->t, index, s, from->room, err);
+    return ask(from->t, index, s->owner, from->room, s->bytes, err);
+}
+
+static size_t master_bytes(const nb_trainer *t, int32_t index) {
+    const nb_param *p = nb_model_param(t->model, index);
+    return (size_t)(p->rows * p->cols) * sizeof(float);
+}
+
+nb_status ni_state_master(void *self, int32_t index, void *host, nb_error *err) {
+    nb_trainer *t = self;
+    if (ni_hand_over_has(&t->handed, index)) {
+        ni_model_param_read(t->model, index, host);
+        return NB_OK;
+    }
+    return ask(t, FIRST_MASTER - index, ni_share_owner(&t->share, index), host, master_bytes(t, index), err);
 }
 
 static nb_status take_room(nb_trainer *t, const slot_list *list, source *out, nb_error *err) {
     size_t most = 1;
     for (int32_t i = 0; i < list->count; i++)
         most = list->slots[i].bytes > most ? list->slots[i].bytes : most;
+    for (int32_t i = 0; t->handed.any && i < nb_model_param_count(t->model); i++)
+        most = master_bytes(t, i) > most ? master_bytes(t, i) : most;
     *out = (source){.t = t, .slots = list->slots, .count = list->count, .room = malloc(most)};
     return out->room ? NB_OK : nb_fail(err, NB_NO_MEMORY, "checkpoint: out of memory for %zu bytes", most);
 }
@@ -230,17 +249,18 @@ nb_status ni_state_write(nb_trainer *t, const char *path, nb_error *err) {
 
 /* ---- ranks that do not write ---- */
 
-enum { NOTHING_MORE = -1 };
-
 static nb_status answer(const source *from, int32_t index, ni_letter *letters, nb_error *err) {
     nb_trainer *t = from->t;
-    if (index < 0 || index >= from->count)
-        return nb_fail(err, NB_INTERNAL, "checkpoint: rank 0 asks for piece %d of %d", (int)index, (int)from->count);
-    const slot *s = &from->slots[index];
+    const int32_t rank = nb_ranks_rank(t->ranks), master = FIRST_MASTER - index;
     letters[0] = (ni_letter){0};
-    if (s->owner == nb_ranks_rank(t->ranks)) {
-        const void *data = on_host(from, s);
-        letters[0] = (ni_letter){(void *)data, s->bytes};
+    if (index >= from->count || master >= nb_model_param_count(t->model))
+        return nb_fail(err, NB_INTERNAL, "checkpoint: rank 0 asks for piece %d of %d", (int)index, (int)from->count);
+    if (index >= 0 && from->slots[index].owner == rank) {
+        const void *data = on_host(from, &from->slots[index]);
+        letters[0] = (ni_letter){(void *)data, from->slots[index].bytes};
+    } else if (index < 0 && ni_share_owner(&t->share, master) == rank) {
+        ni_model_param_read(t->model, master, from->room);
+        letters[0] = (ni_letter){from->room, master_bytes(t, master)};
     }
     NB_TRY(t->be->ops->synchronize(t->be, err));
     return ni_ranks_trade(t->ranks, letters, letters + nb_ranks_world(t->ranks), err);
@@ -276,7 +296,7 @@ nb_status ni_state_serve(nb_trainer *t, nb_error *err) {
 }
 
 nb_status ni_state_served(nb_trainer *t, nb_error *err) {
-    return t->share.out ? ask(t, NOTHING_MORE, NULL, NULL, err) : NB_OK;
+    return t->share.out ? ask(t, NOTHING_MORE, 0, NULL, 0, err) : NB_OK;
 }
 
 /* ---- reading ---- */

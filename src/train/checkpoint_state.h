@@ -12,8 +12,10 @@
 
 nb_status ni_state_write(nb_trainer *t, const char *path, nb_error *err);
 
-/* Where moments are shared out, ni_state_write is rank 0's, which asks the others for theirs one by one. Meanwhile they
- * are in ni_state_serve, until rank 0 comes to ni_state_served, however its writing ended. */
+/* Where they are shared out, ni_state_write is rank 0's, which asks the others for moments one by one; and so for their
+ * masters (an ni_hf_fetch; `self` is the nb_trainer). Meanwhile they are in ni_state_serve, until rank 0 comes to
+ * ni_state_served, however its writing ended. */
+nb_status ni_state_master(void *self, int32_t index, void *host, nb_error *err);
 nb_status ni_state_serve(nb_trainer *t, nb_error *err);
 nb_status ni_state_served(nb_trainer *t, nb_error *err);
 

@@ -112,5 +112,6 @@ nb_status nb_trainer_evaluate(nb_trainer *t, nb_eval_report *report, nb_error *e
     if (!t->val)
         return nb_fail(err, NB_BAD_CONFIG, "data.val: no validation data is given; expected a shard");
     nb_pass pass = ni_trainer_pass(t, 0);
+    NB_TRY(ni_hand_over_due(&t->handed, &pass, err));
     return ni_evaluate(t->model, t->val, &t->batch, &pass, &t->callbacks, t->ranks, report, err);
 }

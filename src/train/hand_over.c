@@ -6,17 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ALIGNED = 64 };
-
-static size_t aligned(size_t bytes) {
-    return (bytes + ALIGNED - 1) / ALIGNED * ALIGNED;
-}
-
-static size_t master_bytes(const nb_model *model, int32_t index) {
-    const nb_param *p = nb_model_param(model, index);
-    return (size_t)(p->rows * p->cols) * nb_dtype_size(ni_model_master(model, index).dtype);
-}
-
 /* ---- making ---- */
 
 static void count_weights(ni_hand_over *x, int32_t index) {
@@ -38,22 +27,20 @@ static void lay_out(ni_hand_over *x) {
         const char *why;
         const size_t handed = ni_model_handed_bytes(x->model, i);
         count_weights(x, i);
-        x->masters[i + 1] = x->masters[i] + (handed ? 0 : aligned(master_bytes(x->model, i)));
         x->codes[i + 1] = x->codes[i] + handed;
         x->code_bytes += ni_model_handed(x->model, i, &why) == NI_HANDED_CODES ? handed : 0;
     }
-    x->any = x->codes[count] > 0;
-    if (x->any) /* else nothing goes through the room */
-        x->bytes = x->masters[count] > x->codes[count] ? x->masters[count] : x->codes[count];
+    x->bytes = x->codes[count];
+    x->any = x->bytes > 0;
+    x->due = true;
 }
 
 static nb_status take_memory(ni_hand_over *x, nb_error *err) {
     const size_t count = (size_t)nb_model_param_count(x->model);
     void *room;
-    x->masters = calloc(count + 1, sizeof *x->masters);
     x->codes = calloc(count + 1, sizeof *x->codes);
     x->begin = calloc((size_t)nb_ranks_world(x->reducer->ranks) + 1, sizeof *x->begin);
-    if (!x->masters || !x->codes || !x->begin)
+    if (!x->codes || !x->begin)
         return nb_fail(err, NB_NO_MEMORY, "weights for other ranks: out of memory");
     lay_out(x);
     if (!x->any)
@@ -75,7 +62,6 @@ nb_status ni_hand_over_create(const ni_share *share, nb_model *model, const ni_r
 void ni_hand_over_free(ni_hand_over *x) {
     if (x->room)
         x->reducer->be->ops->release(x->reducer->be, x->room);
-    free(x->masters);
     free(x->codes);
     free(x->begin);
     memset(x, 0, sizeof *x);
@@ -83,51 +69,59 @@ void ni_hand_over_free(ni_hand_over *x) {
 
 /* ---- between ranks ---- */
 
-static nb_status gather(const ni_hand_over *x, const size_t *at, nb_error *err) {
-    for (int32_t r = 0; r <= nb_ranks_world(x->reducer->ranks); r++)
-        x->begin[r] = at[x->share->first[r]];
-    return ni_reducer_gather(x->reducer, x->room, x->begin, err);
-}
-
 static bool is_own(const ni_hand_over *x, int32_t index) {
     return index >= x->share->begin && index < x->share->end;
 }
 
-static void copy_masters(const ni_hand_over *x, bool own) {
-    nb_backend *be = x->reducer->be;
-    for (int32_t i = 0; i < nb_model_param_count(x->model); i++) {
-        void *master = ni_model_master(x->model, i).data, *parcel = x->room + x->masters[i];
-        if (is_own(x, i) == own && x->masters[i + 1] > x->masters[i])
-            be->ops->copy(be, own ? parcel : master, own ? master : parcel, master_bytes(x->model, i));
-    }
+static bool is_handed(const ni_hand_over *x, int32_t index) {
+    return x->any && x->codes[index + 1] > x->codes[index];
+}
+
+bool ni_hand_over_has(const ni_hand_over *x, int32_t index) {
+    return !is_handed(x, index) || is_own(x, index);
 }
 
 nb_status ni_hand_over_masters(ni_hand_over *x, nb_error *err) {
-    if (!x->any)
-        return ni_share_masters(x->share, x->model, x->reducer, err);
-    copy_masters(x, true);
-    NB_TRY(gather(x, x->masters, err));
-    copy_masters(x, false);
-    return NB_OK;
+    return ni_share_masters(x->share, x->model, x->reducer, err);
 }
 
 nb_status ni_hand_over_codes(ni_hand_over *x, const nb_pass *pass, nb_error *err) {
     if (!x->any)
         return NB_OK;
     for (int32_t i = x->share->begin; i < x->share->end; i++)
-        if (x->codes[i + 1] > x->codes[i])
+        if (is_handed(x, i))
             NB_TRY(ni_model_put(x->model, i, pass, x->room + x->codes[i], err));
-    NB_TRY(gather(x, x->codes, err));
+    for (int32_t r = 0; r <= nb_ranks_world(x->reducer->ranks); r++)
+        x->begin[r] = x->codes[x->share->first[r]];
+    NB_TRY(ni_reducer_gather(x->reducer, x->room, x->begin, err));
     for (int32_t i = 0; i < nb_model_param_count(x->model); i++)
-        if (!is_own(x, i) && x->codes[i + 1] > x->codes[i])
+        if (!is_own(x, i) && is_handed(x, i))
             NB_TRY(ni_model_take(x->model, i, x->room + x->codes[i], err));
     x->behind = true;
     return NB_OK;
 }
 
+nb_status ni_hand_over_due(ni_hand_over *x, const nb_pass *pass, nb_error *err) {
+    if (!x->due)
+        return NB_OK;
+    x->due = false;
+    NB_TRY(ni_hand_over_masters(x, err));
+    nb_model_params_changed(x->model);
+    return ni_hand_over_codes(x, pass, err);
+}
+
+/* ---- to who looks ---- */
+
 nb_status ni_hand_over_whole(ni_hand_over *x, nb_error *err) {
-    if (!x->behind)
+    if (!x->behind || !x->looks)
         return NB_OK;
     x->behind = false;
-    return ni_share_masters(x->share, x->model, x->reducer, err);
+    for (int32_t i = x->share->first[1]; i < nb_model_param_count(x->model); i++) {
+        const nb_param *p = nb_model_param(x->model, i);
+        const ni_scaled master = ni_model_master(x->model, i);
+        const size_t bytes = (size_t)(p->rows * p->cols) * nb_dtype_size(master.dtype);
+        if (is_handed(x, i))
+            NB_TRY(ni_reducer_bring(x->reducer, ni_share_owner(x->share, i), 0, master.data, bytes, err));
+    }
+    return NB_OK;
 }

@@ -1,7 +1,8 @@
 /* hand_over.h: what a rank that moved masters gives to the others (share.h): codes, BF16 numbers or masters.
  *
- * A weight travels as what the next passes read of it, where that can be (linear/handed.c). Its master is then up to
- * date on its owner alone, until somebody looks at it: a lens, a checkpoint.
+ * A weight travels as what the next passes read of it, where that can be (linear/handed.c): then its owner alone has
+ * its master (model/masters.h). Rank 0 has a place for it too where somebody looks at masters (a lens), and it is
+ * brought there when that is about to happen.
  */
 #ifndef NI_TRAIN_HAND_OVER_H
 #define NI_TRAIN_HAND_OVER_H
@@ -12,12 +13,14 @@ typedef struct ni_hand_over {
     nb_model *model;
     const ni_share *share;
     const ni_reducer *reducer;
-    bool any; /* else all travel as masters */
+    bool any;   /* some travel as codes or numbers */
+    bool looks; /* rank 0 has a place for all masters, as it told the others */
     char *room;
     size_t bytes;                       /* of the room */
-    size_t *masters, *codes;            /* [tensors + 1]: where parcels of either kind begin in the room */
+    size_t *codes;                      /* [tensors + 1]: where parcels begin in the room */
     size_t *begin;                      /* [world + 1] */
-    bool behind;                        /* masters of other ranks are older than what was handed over */
+    bool due;                           /* a model was made or loaded: nothing of it was handed over yet */
+    bool behind;                        /* what rank 0 has of others' masters is older than what was handed over */
     int64_t coded, numbers, as_masters; /* weights that travel so */
     size_t code_bytes;
     const char *why; /* the first matrix that is no embedding travels as a master */
@@ -31,7 +34,13 @@ void ni_hand_over_free(ni_hand_over *x);
 nb_status ni_hand_over_masters(ni_hand_over *x, nb_error *err);
 nb_status ni_hand_over_codes(ni_hand_over *x, const nb_pass *pass, nb_error *err);
 
-/* All masters to all ranks, where some are behind. Every rank calls it. */
+/* Both, before the first pass of a model that was made or loaded. Every rank calls it. */
+nb_status ni_hand_over_due(ni_hand_over *x, const nb_pass *pass, nb_error *err);
+
+/* Masters of others to rank 0, where it has a place for them and they are behind. Every rank calls it. */
 nb_status ni_hand_over_whole(ni_hand_over *x, nb_error *err);
+
+/* Whether this rank's master of a tensor is that of its owner. */
+bool ni_hand_over_has(const ni_hand_over *x, int32_t index);
 
 #endif

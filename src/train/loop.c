@@ -268,10 +268,17 @@ static nb_status write_together(run *r, nb_error *err) {
     return status == NB_OK ? served : status;
 }
 
+/* Before rank 0, which writes, looks at its own. */
+static nb_status check_own_params(const run *r, nb_error *err) {
+    if (writes(r->t) || !r->t->share.out || ni_trainer_check_params(r->t, err) == NB_OK)
+        return NB_OK;
+    return nb_fail_within(err, "no checkpoint is written");
+}
+
 static nb_status save(run *r, nb_error *err) {
     if (r->saved == r->t->at.step)
         return NB_OK;
-    NB_TRY(ni_hand_over_whole(&r->t->handed, err));
+    NB_TRY(nb_ranks_agree(r->t->ranks, check_own_params(r, err), err));
     NB_TRY(nb_ranks_agree(r->t->ranks, write_together(r, err), err));
     r->saved = r->t->at.step;
     return NB_OK;

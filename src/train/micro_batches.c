@@ -84,8 +84,9 @@ static nb_status stopped(const nb_trainer *t, nb_error *err) {
 /* What ranks tell each other before a step. */
 typedef struct greeting {
     int64_t step;
-    double norm; /* of the step before */
-    int64_t stop, looks;
+    double norm;         /* of the step before */
+    int64_t stop, looks; /* a lens sees this step */
+    int64_t keeps;       /* all masters */
 } greeting;
 
 /* All ranks have done the same so far, to the bit, and nobody was asked to stop. */
@@ -102,18 +103,23 @@ static nb_status check_greetings(const nb_trainer *t, const greeting *all, nb_er
     return stop ? stopped(t, err) : NB_OK;
 }
 
-/* A lens that looks at weights sees masters. */
+/* A lens that looks at weights sees masters: on rank 0, whose micro-batch it looks at. */
 static nb_status show_masters(nb_trainer *t, const greeting *all, nb_error *err) {
-    bool looks = false;
-    for (int32_t r = 0; r < nb_ranks_world(t->ranks); r++)
-        looks = looks || all[r].looks;
-    return looks ? ni_hand_over_whole(&t->handed, err) : NB_OK;
+    t->handed.looks = all[0].keeps;
+    t->seen = all[0].looks && all[0].keeps;
+    return t->seen ? ni_hand_over_whole(&t->handed, err) : NB_OK;
+}
+
+/* What passes read of weights whose masters are elsewhere. */
+static nb_status hand_over_due(nb_trainer *t, nb_error *err) {
+    const nb_pass pass = ni_trainer_pass(t, 0);
+    return ni_hand_over_due(&t->handed, &pass, err);
 }
 
 /* Ranks stop between steps alone, so that all stop at the same. `looks`: a lens sees this rank's step. */
 static nb_status greet(nb_trainer *t, bool looks, nb_error *err) {
     const int32_t world = nb_ranks_world(t->ranks);
-    const greeting mine = {t->at.step, t->last_norm, asked_to_stop(t), looks};
+    const greeting mine = {t->at.step, t->last_norm, asked_to_stop(t), looks, ni_trainer_looks(t)};
     if (world == 1)
         return NB_OK;
     greeting *all = calloc((size_t)world, sizeof *all);
@@ -126,6 +132,8 @@ static nb_status greet(nb_trainer *t, bool looks, nb_error *err) {
     if (met && status != NB_OK) /* all found it: one says it */
         status = nb_ranks_agree(t->ranks, status, err);
     else if (met)
+        status = hand_over_due(t, err);
+    if (met && status == NB_OK)
         status = show_masters(t, all, err);
     free(all);
     return status;

@@ -58,11 +58,14 @@ static void look_for_zeros(void *context, const nb_lens_operand *seen) {
     look(context, seen, is_zero);
 }
 
-/* Index of the last parameter, or of the last gradient, that holds a number that is not finite; -1 if none does. */
+/* Index of the last parameter of which this rank has the master, or of the last gradient, that holds a number that is
+ * not finite; -1 if none does. */
 static int32_t last_bad(nb_trainer *t, bool gradients) {
     if (gradients && t->share.gradients) /* nobody has those of one micro-batch */
         return -1;
     for (int32_t i = nb_model_param_count(t->model) - 1; i >= 0; i--) {
+        if (!gradients && !ni_hand_over_has(&t->handed, i))
+            continue;
         const nb_param *p = nb_model_param(t->model, i);
         const ni_scaled tensor =
             gradients ? ni_param_array_at(ni_model_gradients(t->model), i) : ni_model_master(t->model, i);
@@ -87,8 +90,19 @@ static void run_again(nb_trainer *t, const nb_lens *lens, const char *where) {
             return;
 }
 
+/* The last parameter that is bad on any rank; all come here alike. */
+static int32_t last_bad_of_all(nb_trainer *t) {
+    const int32_t world = nb_ranks_world(t->ranks), mine = last_bad(t, false);
+    int32_t last = mine, *all = t->share.out ? calloc((size_t)world, sizeof *all) : NULL;
+    if (all && ni_ranks_gather(t->ranks, &mine, all, sizeof mine, NULL) == NB_OK)
+        for (int32_t r = 0; r < world; r++)
+            last = all[r] > last ? all[r] : last;
+    free(all);
+    return last;
+}
+
 static void find_nonfinite(nb_trainer *t, char *where, size_t size) {
-    int32_t bad = last_bad(t, false);
+    int32_t bad = last_bad_of_all(t);
     if (bad >= 0) {
         snprintf(where, size, "parameter %s", nb_model_param(t->model, bad)->name);
         return;

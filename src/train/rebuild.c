@@ -1,5 +1,6 @@
 /* rebuild.c: makes the model anew in the middle of a run: named modules go to BF16, or the run begins again. */
 #include "backend/table.h"
+#include "model/masters.h"
 #include "state_copy.h"
 
 #include <string.h>
@@ -34,25 +35,26 @@ static nb_status keep_in_bf16(nb_trainer *t, nb_error *err) {
 
 nb_status ni_trainer_modules_to_bf16(nb_trainer *t, nb_error *err) {
     NB_TRY(keep_in_bf16(t, err));
-    NB_TRY(ni_hand_over_whole(&t->handed, err));
-    void *params = ni_model_copy_masters(t->model);
-    if (!params)
-        return nb_fail(err, NB_NO_MEMORY, "rebuild: a copy of the parameters does not fit in memory");
+    ni_master_copy params;
     ni_state_copy state = {0};
-    nb_status status = ni_state_copy_take(t, &state, err);
+    nb_status status = ni_model_copy_masters(t->model, &params, err);
+    if (status != NB_OK)
+        nb_fail_within(err, "rebuild");
+    if (status == NB_OK)
+        status = ni_state_copy_take(t, &state, err);
     const bool was_torn = t->torn;
     t->torn = t->torn || status == NB_OK; /* until the new model holds all of the old one's state */
     if (status == NB_OK)
         status = create_model(t, err);
     if (status == NB_OK) {
-        ni_model_restore_masters(t->model, params);
+        ni_model_restore_masters(t->model, &params);
         nb_model_params_changed(t->model);
         t->at.modules_in_bf16 = true;
         status = ni_state_copy_put(t, &state, NULL, err);
     }
     if (status == NB_OK)
         t->torn = was_torn;
-    t->be->ops->release(t->be, params);
+    ni_master_copy_free(&params);
     ni_state_copy_free(&state);
     return status;
 }

@@ -495,6 +495,29 @@ nb_status ni_reducer_gather(const ni_reducer *x, char *array, const size_t *begi
     return NB_OK;
 }
 
+/* A chunk at a time, as there is room on the host. */
+nb_status ni_reducer_bring(const ni_reducer *x, int32_t from, int32_t to, void *data, size_t bytes, nb_error *err) {
+    const int32_t rank = x->ranks->rank, world = x->ranks->world;
+    const size_t most = (size_t)x->chunk * nb_dtype_size(x->dtype);
+    const bool gives = rank == from, takes = rank == to;
+    NB_TRY(x->be->ops->synchronize(x->be, err));
+    for (size_t at = 0; at < bytes; at += most) {
+        const size_t length = bytes - at < most ? bytes - at : most;
+        char *here = gives || takes ? (char *)data + at : NULL, *wire = staged(x) ? x->host[0] : here;
+        if (gives && staged(x))
+            x->be->ops->download(x->be, wire, here, length);
+        no_letters(x);
+        if (gives)
+            x->letters[to] = (ni_letter){wire, length};
+        if (takes)
+            x->letters[world + from] = (ni_letter){wire, length};
+        NB_TRY(trade_pieces(x, err));
+        if (takes && staged(x))
+            x->be->ops->upload(x->be, here, wire, length);
+    }
+    return NB_OK;
+}
+
 nb_status ni_reduce_numbers(const ni_reducer *x, nb_backend *be, float *numbers, int64_t n, bool on_host,
                             nb_error *err) {
     const int32_t world = nb_ranks_world(x->ranks);

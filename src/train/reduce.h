@@ -80,6 +80,9 @@ bool ni_reducer_goes_beside(const ni_reducer *x, const ni_param_array *grads);
 /* What each rank has of an array in the backend's memory, to all: begin[r] .. begin[r + 1] are the bytes of rank r. */
 nb_status ni_reducer_gather(const ni_reducer *x, char *array, const size_t *begin, nb_error *err);
 
+/* `bytes` at `data` of the backend's memory, from one rank to another, at its own `data`; the rest pass NULL. */
+nb_status ni_reducer_bring(const ni_reducer *x, int32_t from, int32_t to, void *data, size_t bytes, nb_error *err);
+
 /* Sums of a few numbers in FP32 (`on_host`, or in the backend's memory), through the host. */
 nb_status ni_reduce_numbers(const ni_reducer *x, nb_backend *be, float *numbers, int64_t n, bool on_host,
                             nb_error *err);

@@ -1,6 +1,7 @@
 /* share.c: who has which tensors, and masters on their way from those who moved them. */
 #include "share.h"
 #include "backend/backend.h"
+#include "model/masters.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -62,50 +63,41 @@ int32_t ni_share_owner(const ni_share *share, int32_t index) {
 
 /* ---- masters ---- */
 
-/* Masters of one type lie in one array, in the order of the tensors: where in it, in bytes, those from `index` on
- * begin; its end where there are none. */
-static size_t array_at(const nb_model *model, nb_dtype type, const char *array, int32_t index) {
-    const int32_t count = nb_model_param_count(model);
+/* Where in an array, in bytes, the masters from tensor `index` on begin; its end where there are none. */
+static size_t array_at(const nb_model *model, const ni_master_array *array, int32_t index) {
     size_t end = 0;
-    for (int32_t i = 0; i < count; i++) {
+    for (int32_t i = 0; i < nb_model_param_count(model); i++) {
         const ni_scaled master = ni_model_master(model, i);
         const nb_param *p = nb_model_param(model, i);
-        if (master.dtype != type)
+        const uintptr_t at = (uintptr_t)master.data - (uintptr_t)array->data;
+        if (!master.data || at >= array->bytes)
             continue;
-        const size_t at = (size_t)((const char *)master.data - array);
         if (i >= index)
             return at;
-        end = at + (size_t)(p->rows * p->cols) * nb_dtype_size(type);
+        end = at + (size_t)(p->rows * p->cols) * nb_dtype_size(master.dtype);
     }
     return end;
 }
 
-static nb_status share_array(const ni_share *share, nb_model *model, const ni_reducer *x, nb_dtype type,
+static nb_status share_array(const ni_share *share, nb_model *model, const ni_reducer *x, const ni_master_array *array,
                              nb_error *err) {
-    char *array = NULL;
-    for (int32_t i = nb_model_param_count(model) - 1; i >= 0; i--) {
-        const ni_scaled master = ni_model_master(model, i);
-        array = master.dtype == type ? master.data : array;
-    }
-    for (int32_t r = 0; array && r <= nb_ranks_world(x->ranks); r++)
-        share->at[r] = array_at(model, type, array, share->first[r]);
-    return array ? ni_reducer_gather(x, array, share->at, err) : NB_OK;
+    for (int32_t r = 0; array->data && r <= nb_ranks_world(x->ranks); r++)
+        share->at[r] = array_at(model, array, share->first[r]);
+    return array->data ? ni_reducer_gather(x, array->data, share->at, err) : NB_OK;
 }
 
 nb_status ni_share_masters(const ni_share *share, nb_model *model, const ni_reducer *x, nb_error *err) {
-    const int32_t count = nb_model_param_count(model);
-    nb_dtype narrow = x->be->real;
+    ni_master_array arrays[NI_MASTER_ARRAYS];
     float *scales = NULL; /* of tensor 0 */
     if (!share->out)
         return NB_OK;
-    for (int32_t i = 0; i < count; i++) {
+    ni_model_master_arrays(model, arrays);
+    for (int i = 0; i < NI_MASTER_ARRAYS; i++)
+        NB_TRY(share_array(share, model, x, &arrays[i], err));
+    for (int32_t i = 0; i < nb_model_param_count(model); i++) {
         const ni_scaled master = ni_model_master(model, i);
-        narrow = master.dtype != x->be->real ? master.dtype : narrow;
         scales = master.scale ? master.scale - i : scales;
     }
-    NB_TRY(share_array(share, model, x, x->be->real, err));
-    if (narrow != x->be->real)
-        NB_TRY(share_array(share, model, x, narrow, err));
     for (int32_t r = 0; scales && r <= nb_ranks_world(x->ranks); r++)
         share->at[r] = (size_t)share->first[r] * sizeof *scales;
     return scales ? ni_reducer_gather(x, (char *)scales, share->at, err) : NB_OK;

@@ -30,7 +30,7 @@ void ni_share_free(ni_share *share);
 /* The rank that has tensor `index`. */
 int32_t ni_share_owner(const ni_share *share, int32_t index);
 
-/* The masters that each rank has moved, to all. */
+/* Masters that each rank has moved, to all, where all have a place for them (model/masters.h). */
 nb_status ni_share_masters(const ni_share *share, nb_model *model, const ni_reducer *x, nb_error *err);
 
 #endif

@@ -7,6 +7,7 @@
 #include "model/config_keys.h"
 #include "model/hf.h"
 #include "model/loss.h"
+#include "model/masters.h"
 
 #include <math.h>
 #include <stdarg.h>
@@ -112,12 +113,22 @@ static bool reads_codes_alone(const nb_trainer *t) {
     return late->at >= 1 && late->rho == 0 && t->be->ops->take_codes;
 }
 
+bool ni_trainer_looks(const nb_trainer *t) {
+    const bool any = t->config.lens.every > 0 || t->config.bad_numbers.scales_every > 0 || t->guest;
+    return any && nb_ranks_rank(t->ranks) == 0;
+}
+
 nb_status ni_trainer_create_model(nb_trainer *t, nb_error *err) {
     const nb_model_options how = ni_run_model_options(&t->config);
     const bool many = nb_ranks_world(t->ranks) > 1, on_paper = !t->train; /* there ranks are counted afterwards */
-    const bool out = (many || on_paper) && t->config.share != NB_SHARE_NONE;
-    return ni_model_create(t->be, &t->model_config, &t->working_recipe, &how,
-                           many && t->config.share == NB_SHARE_GRADIENTS, out && reads_codes_alone(t), &t->model, err);
+    const bool codes = t->config.share != NB_SHARE_NONE && reads_codes_alone(t);
+    const ni_model_shared shared = {.hands_on = many && t->config.share == NB_SHARE_GRADIENTS,
+                                    .hands_codes = (many || on_paper) && codes,
+                                    .parted = many && codes};
+    NB_TRY(ni_model_create(t->be, &t->model_config, &t->working_recipe, &how, &shared, &t->model, err));
+    if (!t->share.first) /* a model that is made anew has the same tensors */
+        NB_TRY(ni_share_create(t->ranks, t->model, t->config.share, &t->share, err));
+    return ni_model_part_masters(t->model, t->share.begin, t->share.end, ni_trainer_looks(t), err);
 }
 
 nb_status ni_trainer_renew_handed(nb_trainer *t, nb_error *err) {
@@ -145,7 +156,6 @@ static nb_status build(nb_trainer *t, bool on_paper, nb_error *err) {
     NB_TRY(ni_trainer_create_model(t, err));
     if (!on_paper)
         nb_model_init_within(t->model, (uint32_t)c->seeds.init, c->init.cut);
-    NB_TRY(ni_share_create(t->ranks, t->model, c->share, &t->share, err));
     NB_TRY(ni_optimizer_create(t->be, t->model, &t->recipe.optimizer_state, t->share.begin, t->share.end, &t->optimizer,
                                err));
     NB_TRY(ni_accumulator_create(ni_model_gradients(t->model), ni_trainer_share(t, &first), &t->accumulator, err));
@@ -433,6 +443,8 @@ static nb_status step(nb_trainer *t, nb_step_report *r, nb_error *err) {
     if (status == NB_OK) {
         t->torn = true;
         status = move(t, lens, grads, r->lr, scale * ni_clip_factor(r->norm, t->config.clip), err);
+        if (status == NB_OK && t->seen) /* what looks at weights after a step does so with what was looked at in it */
+            status = ni_hand_over_whole(&t->handed, err);
         t->torn = status != NB_OK;
         ni_window_push(&t->at.loss_window, r->loss);
         ni_window_push(&t->at.norm_window, r->norm);

@@ -96,6 +96,7 @@ struct nb_trainer {
     ni_bad_kind bad;               /* of the last step */
     bool wants_dead;               /* the next step looks for parameters that get no gradient */
     int32_t dead, first_dead;      /* how many the last step found, and the first of them */
+    bool seen;                     /* a lens of rank 0 sees this step */
     bool torn;                     /* an update failed half-way: what there is must not be saved */
     double mean_ms;                /* moving average of the step time, for the time left */
 };
@@ -131,6 +132,9 @@ nb_status ni_trainer_calibrate(nb_trainer *trainer, nb_error *err);
 /* What step `step` (from 0) asks of the backend: all micro-batches, one document a sequence, and the update. For a
  * trainer on paper, whose numbers mean nothing: none is looked at. */
 nb_status ni_trainer_rehearse(nb_trainer *trainer, int64_t step, nb_error *err);
+
+/* Whether this rank has somebody who looks at masters: rank 0, with a lens or a watch over scales. */
+bool ni_trainer_looks(const nb_trainer *trainer);
 
 /* What the lens comes to hold while it follows weights, at most. */
 size_t ni_trainer_followed_bytes(const nb_trainer *trainer);
