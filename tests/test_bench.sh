@@ -60,6 +60,12 @@ has "$out" "on average at lens.every 100"
 [ ! -e "$work/run" ] || fail "bench lens left a run folder"
 refused 2 "expected 1 to" bench lens "$work/run.yaml" --rounds 0
 
+out=$("$nibble" bench attention --backend cpu --batch 2 --seq 40 --heads 2 --kv-heads 1 --head-dim 32 --documents 4 --seconds 0) ||
+    fail "bench attention"
+has "$out" "2 sequences of 40 in 4 documents"
+has "$out" "^any .*avx\|^any .*scalar\|^any .*one order"
+refused 2 "N (N + 1) / 2 positions" bench attention --backend cpu --seq 8 --documents 4
+
 refused 2 "whole sequences" bench ops --tokens 100 --seq 33
 refused 2 "not a size" bench ops --vocab 0
 

@@ -17,7 +17,7 @@
 
 typedef struct attention_options {
     const char *backend;
-    int64_t batch, seq, heads, kv_heads, head_dim;
+    int64_t batch, seq, heads, kv_heads, head_dim, documents;
     double seconds;
 } attention_options;
 
@@ -29,12 +29,14 @@ static const ni_option options[] = {
     {"kv-heads", 0, NI_OPTION_INT, offsetof(attention_options, kv_heads), "N",
      "that they share (default: each its own)"},
     {"head-dim", 0, NI_OPTION_INT, offsetof(attention_options, head_dim), "N", "width of a head (default 64)"},
+    {"documents", 0, NI_OPTION_INT, offsetof(attention_options, documents), "N",
+     "kept apart in a sequence, the i-th i times as long as the first (default 1)"},
     {"seconds", 0, NI_OPTION_FLOAT, offsetof(attention_options, seconds), "S", "for each pass (default 0.2)"},
     {0},
 };
 
 static const ni_command_line line = {
-    .usage = "[--backend NAME] [--batch N] [--seq N] [--heads N] [--kv-heads N] [--head-dim N]",
+    .usage = "[--backend NAME] [--batch N] [--seq N] [--heads N] [--kv-heads N] [--head-dim N] [--documents N]",
     .about = "Causal softmax attention under one order of sums (deterministic: true) and under any (false: cuDNN\n"
              "where a GPU has it), forward and backward: checked against each other, then timed in turns.",
     .options = options,
@@ -49,7 +51,9 @@ typedef struct problem {
     nb_attention a;
     void *buffers[BUFFERS], *lse;
     int64_t n[BUFFERS];
-    int times; /* a pass is queued for one run */
+    int32_t *bounds; /* of documents: where each position's begins, and where it ends */
+    double squares;  /* of the documents' lengths, of one sequence */
+    int times;       /* a pass is queued for one run */
 } problem;
 
 /* One pass under one rule. */
@@ -71,6 +75,35 @@ static nb_status run_side(void *state, nb_error *err) {
         else
             NB_TRY(p->be->ops->attention_forward(p->be, &p->a, b[O], p->lse, b[Q], b[K], b[V], err));
     return p->be->ops->synchronize(p->be, err);
+}
+
+/* Document i of n begins at this position: its end is where the next one begins. */
+static int32_t begins(int64_t seq, int64_t i, int64_t n) {
+    return (int32_t)(seq * (i * (i + 1)) / (n * (n + 1)));
+}
+
+static bool make_documents(const attention_options *o, problem *p) {
+    const int64_t rows = o->batch * o->seq;
+    int32_t *host = malloc((size_t)rows * 2 * sizeof *host);
+    p->squares = 0;
+    p->bounds = host ? p->be->ops->alloc(p->be, (size_t)rows * 2 * sizeof *host, "documents") : NULL;
+    for (int64_t b = 0; p->bounds && b < o->batch; b++)
+        for (int64_t d = 0; d < o->documents; d++) {
+            const int32_t from = begins(o->seq, d, o->documents), to = begins(o->seq, d + 1, o->documents);
+            for (int32_t t = from; t < to; t++) {
+                host[b * o->seq + t] = from;
+                host[rows + b * o->seq + t] = to;
+            }
+            p->squares += (double)(to - from) * (double)(to - from);
+        }
+    if (p->bounds)
+        p->be->ops->upload(p->be, p->bounds, host, (size_t)rows * 2 * sizeof *host);
+    free(host);
+    p->squares /= (double)o->batch;
+    p->a.doc_start = p->bounds;
+    p->a.doc_end = p->bounds + rows;
+    p->a.documents = o->batch * o->documents;
+    return p->bounds != NULL;
 }
 
 static nb_status make_problem(const attention_options *o, problem *p, nb_error *err) {
@@ -97,6 +130,7 @@ static nb_status make_problem(const attention_options *o, problem *p, nb_error *
             p->be->ops->upload(p->be, p->buffers[i], host, (size_t)p->n[i] * sizeof *host);
     }
     free(host);
+    enough = enough && make_documents(o, p);
     p->lse = enough ? p->be->ops->alloc(p->be, (size_t)lse * sizeof(float), "attention") : NULL;
     return p->lse ? NB_OK : nb_fail(err, NB_NO_MEMORY, "bench attention: no memory; take a smaller --batch");
 }
@@ -106,6 +140,8 @@ static void free_problem(problem *p) {
         p->be->ops->release(p->be, p->buffers[i]);
     if (p->be)
         p->be->ops->release(p->be, p->lse);
+    if (p->be && p->bounds)
+        p->be->ops->release(p->be, p->bounds);
     nb_backend_free(p->be);
 }
 
@@ -153,11 +189,10 @@ static nb_status check(problem *p, nb_error *err) {
 
 /* ---- the table ---- */
 
-/* Products of a score square, halved by causality: two going forward, five coming back. */
+/* Products of the squares of scores, halved by causality: two going forward, five coming back. */
 static double operations_of(const problem *p, bool backward) {
     const nb_attention *a = &p->a;
-    const double square = (double)a->batch * (double)(a->heads * a->head_dim) * (double)a->seq * (double)a->seq;
-    return (backward ? 5 : 2) * square;
+    return (backward ? 5 : 2) * (double)(a->batch * a->heads * a->head_dim) * p->squares;
 }
 
 static nb_status measure(problem *p, double seconds, nb_error *err) {
@@ -190,13 +225,18 @@ static nb_status check_options(const attention_options *o, nb_error *err) {
         if (all[i] < 1 || all[i] > most)
             return nb_fail(err, NB_BAD_USAGE, "bench attention: %lld is not a size; expected 1 to %lld",
                            (long long)all[i], (long long)most);
+    if (o->documents < 1 || o->documents * (o->documents + 1) > 2 * o->seq)
+        return nb_fail(err, NB_BAD_USAGE,
+                       "bench attention: %lld documents; expected 1 or more, and at least N (N + 1) / 2 positions",
+                       (long long)o->documents);
     if (o->kv_heads && o->heads % o->kv_heads)
         return nb_fail(err, NB_BAD_USAGE, "bench attention: expected --heads that share --kv-heads evenly");
     return NB_OK;
 }
 
 nb_status ni_bench_attention(int argc, char **argv, nb_error *err) {
-    attention_options o = {.backend = "cuda", .batch = 16, .seq = 1024, .heads = 16, .head_dim = 64, .seconds = 0.2};
+    attention_options o = {
+        .backend = "cuda", .batch = 16, .seq = 1024, .heads = 16, .head_dim = 64, .documents = 1, .seconds = 0.2};
     problem p = {0};
     int32_t count;
     NB_TRY(ni_cli_parse(&line, argc, argv, &o, &count, err));
@@ -207,8 +247,9 @@ nb_status ni_bench_attention(int argc, char **argv, nb_error *err) {
     if (status == NB_OK)
         status = check(&p, err);
     if (status == NB_OK) {
-        printf("%s; %lld sequences of %lld, %lld heads of %lld, %lld of keys, causal\n", o.backend, (long long)o.batch,
-               (long long)o.seq, (long long)o.heads, (long long)o.head_dim, (long long)p.a.kv_heads);
+        printf("%s; %lld sequences of %lld in %lld documents, %lld heads of %lld, %lld of keys, causal\n", o.backend,
+               (long long)o.batch, (long long)o.seq, (long long)o.documents, (long long)o.heads, (long long)o.head_dim,
+               (long long)p.a.kv_heads);
         status = measure(&p, o.seconds, err);
     }
     free_problem(&p);

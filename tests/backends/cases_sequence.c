@@ -48,6 +48,15 @@ static const attention_case WHOLE[] = {
 };
 enum { WHOLE_SHAPES = sizeof WHOLE / sizeof *WHOLE };
 
+/* Documents whose number is known, under any order of sums: some end within a block of rows, some are one position
+ * long, some a whole sequence, and there are more of them than the fewest that a plan is made for. */
+static const attention_case PACKED[] = {
+    {2, 128, 2, 2, 64, 50, true, false}, {1, 256, 4, 2, 64, 37, true, true}, {2, 256, 2, 2, 128, 129, false, false},
+    {1, 384, 4, 1, 128, 70, true, true}, {2, 200, 4, 2, 32, 1, true, false}, {3, 130, 2, 1, 96, 64, false, true},
+    {1, 193, 2, 2, 256, 61, true, true}, {1, 520, 2, 1, 64, 7, true, false}, {1, 513, 3, 3, 16, 200, true, false},
+};
+enum { PACKED_SHAPES = sizeof PACKED / sizeof *PACKED };
+
 typedef struct softmax {
     nb_attention a; /* documents on the host */
     int64_t nq, nk, rows;
@@ -103,7 +112,14 @@ static void keep_columns(trial *t, const char *what, const void *device, int64_t
     record(t, what, dense, t->be->act, rows * width, false);
 }
 
-static void run_shape(trial *t, const attention_case *c) {
+static int64_t count_documents(const int32_t *start, int64_t batch, int64_t seq) {
+    int64_t count = 0;
+    for (int64_t i = 0; i < batch * seq; i++)
+        count += start[i] == i % seq;
+    return count;
+}
+
+static void run_shape(trial *t, const attention_case *c, bool counted) {
     const softmax p = softmax_of(c);
     nb_backend *be = t->be;
     const size_t size = nb_dtype_size(be->act), words = (size_t)(c->batch * c->seq) * sizeof(int32_t);
@@ -111,7 +127,7 @@ static void run_shape(trial *t, const attention_case *c) {
     const int64_t all = c->apart ? wide + 2 * narrow : 0, far = c->apart ? wide + 8 : wide;
     nb_attention a = p.a;
     a.doc_start = upload(t, p.a.doc_start, words);
-    a.documents = c->document ? 0 : c->batch;
+    a.documents = counted || !c->document ? count_documents(p.a.doc_start, c->batch, c->seq) : 0;
     a.doc_end = c->ends ? upload(t, ends_of(p.a.doc_start, c->batch, c->seq), words) : NULL;
     uint8_t *q, *k, *v, *dq, *dk, *dv;
     if (c->apart) {
@@ -154,22 +170,24 @@ static void run_shape(trial *t, const attention_case *c) {
 }
 
 static void run_attention(trial *t) {
-    run_shape(t, &ATTENTION[t->shape]);
+    run_shape(t, &ATTENTION[t->shape], false);
 }
 
 /* The fastest engine that there is, of any order of sums; a GPU without cuDNN, or whose cuDNN takes not both passes of
  * this shape, says so: its own kernel has had its turn above. Its results need not repeat themselves. */
-static void run_any_order(trial *t) {
-    const attention_case *c = &WHOLE[t->shape];
+static void run_any_order(trial *t, const attention_case *c) {
     nb_backend *be = t->be;
     const ni_permits any = {.any_order = true}, none = {.any_order = false};
     const int64_t narrow = c->kv_heads * c->head_dim, wide = c->heads * c->head_dim, all = wide + 2 * narrow;
+    const int32_t start = 0; /* not read: that it is given says that these documents are meant */
     nb_attention a = {.batch = c->batch,
                       .seq = c->seq,
                       .heads = c->heads,
                       .kv_heads = c->kv_heads,
                       .head_dim = c->head_dim,
-                      .scale = 1 / sqrt((double)c->head_dim)};
+                      .scale = 1 / sqrt((double)c->head_dim),
+                      .doc_start = &start,
+                      .documents = count_documents(starts_of(c->batch, c->seq, c->document), c->batch, c->seq)};
     if (c->apart)
         a.q_stride = a.k_stride = a.v_stride = all, a.o_stride = wide + 8;
     EXPECT_OK(t, be->ops->permit(be, &any, &err));
@@ -179,9 +197,17 @@ static void run_any_order(trial *t) {
         snprintf(err.message, sizeof err.message, "%.100s: %.200s", name ? name : "no kernel", why);
         fail_trial(t, "cuDNN", NB_UNSUPPORTED, &err);
     } else {
-        run_shape(t, c);
+        run_shape(t, c, true);
     }
     EXPECT_OK(t, be->ops->permit(be, &none, &err));
+}
+
+static void run_whole(trial *t) {
+    run_any_order(t, &WHOLE[t->shape]);
+}
+
+static void run_packed(trial *t) {
+    run_any_order(t, &PACKED[t->shape]);
 }
 
 enum { LSE, O, DQ, DK, DV, BESIDE_O };
@@ -243,10 +269,18 @@ static double *work_attention(const trial *want, int index) {
 }
 
 /* With grouped queries cuDNN rounds dk and dv of each query head to BF16 before it adds them. */
-static double *work_any_order(const trial *want, int index) {
-    softmax p = softmax_of(&WHOLE[want->shape]);
+static double *work_any_order(const trial *want, int index, const attention_case *c) {
+    softmax p = softmax_of(c);
     p.narrowings = p.a.heads > p.a.kv_heads ? 2 : 1;
     return work_of(want, index, p);
+}
+
+static double *work_whole(const trial *want, int index) {
+    return work_any_order(want, index, &WHOLE[want->shape]);
+}
+
+static double *work_packed(const trial *want, int index) {
+    return work_any_order(want, index, &PACKED[want->shape]);
 }
 
 /* Scores far apart: the running maximum must carry the softmax over tiles without overflow; all weight lies on one key.
@@ -312,8 +346,9 @@ static const test_case SEQUENCES[] = {
     {"attention_kernel gla_kernel", "names", BITS, 1, run_names, NULL, NULL},
     {"attention_forward attention_backward", "documents, groups, strides", DOUBLE, ATTENTION_SHAPES, run_attention,
      work_attention, NULL},
-    {"attention_forward attention_backward", "any order of sums", DOUBLE, WHOLE_SHAPES, run_any_order, work_any_order,
-     NULL},
+    {"attention_forward attention_backward", "any order of sums", DOUBLE, WHOLE_SHAPES, run_whole, work_whole, NULL},
+    {"attention_forward attention_backward", "documents in any order of sums", DOUBLE, PACKED_SHAPES, run_packed,
+     work_packed, NULL},
     {"attention_forward", "far scores", DOUBLE, 1, run_far, work_far, NULL},
     {"gla_forward gla_backward", "documents, all gates", DOUBLE, GLA_SHAPES, run_gla, work_gla, NULL},
 };

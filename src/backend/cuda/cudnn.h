@@ -8,6 +8,10 @@
  *     forward    P = softmax(mask(scale Q K^T)),  O = P V,  stats = max + log sum: nats, [batch, heads, seq], our lse
  *     backward   dV = P^T dO,  dS = P (dO V^T - rowsum(dO O)),  dK = scale dS^T Q,  dQ = scale dS K
  *
+ * Documents kept apart are entries of a batch of their own: each has a length and, for every tensor, the element where
+ * it begins (a ragged tensor). A plan is made for a number of entries; those beyond the documents that there are have
+ * length 0. Stats lie by positions then, [batch, seq, heads]: the engines want it so.
+ *
  * Rounded to BF16 on the way: P, dS, and with grouped queries each head's dK and dV before they are added. dQ is added
  * in FP32 by blocks as they come: the order, and so the last bits, differ from run to run.
  */
@@ -49,7 +53,8 @@ void ni_cudnn_close(ni_cudnn *library);
 typedef struct ni_cudnn_shape {
     int64_t batch, seq, heads, kv_heads, head_dim;
     int64_t q_stride, k_stride, v_stride, o_stride;
-    int64_t backward; /* 0 or 1 */
+    int64_t documents; /* 0: sequences are whole; else entries of the plan, as many as documents or more */
+    int64_t backward;  /* 0 or 1 */
 } ni_cudnn_shape;
 
 /* Tensors of the plans by their numbers; those that a pass does not have are left out of it. The scalars are words of
@@ -64,11 +69,21 @@ enum {
     NI_CUDNN_DQ,
     NI_CUDNN_DK,
     NI_CUDNN_DV,
-    NI_CUDNN_DQ_SUM, /* FP32 [batch, heads, seq, head_dim]: scratch */
-    NI_CUDNN_DELTA,  /* FP32 [batch, heads, seq]: scratch */
+    NI_CUDNN_DQ_SUM, /* FP32 [batch, heads, seq, head_dim]; of documents: as dQ lies. Scratch */
+    NI_CUDNN_DELTA,  /* FP32, as stats: scratch */
     NI_CUDNN_SCALE,
     NI_CUDNN_HIDDEN, /* what a score past the own position is: -INFINITY */
     NI_CUDNN_ONE,
+    /* of documents alone */
+    NI_CUDNN_LENGTHS_Q, /* int32 [documents]: positions of each; both may be one array */
+    NI_CUDNN_LENGTHS_K,
+    NI_CUDNN_FROM_Q, /* int64 [documents + 1]: elements before each document, and before the end */
+    NI_CUDNN_FROM_K,
+    NI_CUDNN_FROM_V,
+    NI_CUDNN_FROM_O,
+    NI_CUDNN_FROM_STATS,
+    NI_CUDNN_DK_EACH, /* with grouped queries: each query head's, as dK lies but heads / kv_heads as wide: scratch */
+    NI_CUDNN_DV_EACH,
     NI_CUDNN_TENSORS
 };
 
@@ -150,6 +165,7 @@ enum { /* cudnnBackendAttributeName_t */
        NI_CUDNN_TENSOR_ID = 906,
        NI_CUDNN_TENSOR_IS_VIRTUAL = 907,
        NI_CUDNN_TENSOR_IS_VALUE = 908,
+       NI_CUDNN_TENSOR_RAGGED = 913,
        NI_CUDNN_PACK_IDS = 1000,
        NI_CUDNN_PACK_POINTERS = 1001,
        NI_CUDNN_PACK_WORKSPACE = 1003,
@@ -160,6 +176,9 @@ enum { /* cudnnBackendAttributeName_t */
        NI_CUDNN_OP_MATMUL_B = 1521,
        NI_CUDNN_OP_MATMUL_C = 1522,
        NI_CUDNN_OP_MATMUL_DESC = 1523,
+       NI_CUDNN_OP_MATMUL_M = 1525, /* lengths that take the place of the sizes, an entry at a time */
+       NI_CUDNN_OP_MATMUL_N = 1526,
+       NI_CUDNN_OP_MATMUL_K = 1527,
        NI_CUDNN_REDUCTION_MODE = 1600,
        NI_CUDNN_REDUCTION_PRECISION = 1601,
        NI_CUDNN_OP_REDUCTION_X = 1610,
@@ -170,7 +189,13 @@ enum { /* cudnnBackendAttributeName_t */
        NI_CUDNN_DEVICE_JSON = 2702
 };
 
-enum { NI_CUDNN_FLOAT = 0, NI_CUDNN_INT32 = 4, NI_CUDNN_BFLOAT16 = 9, NI_CUDNN_BOOLEAN = 11 }; /* cudnnDataType_t */
+enum { /* cudnnDataType_t */
+       NI_CUDNN_FLOAT = 0,
+       NI_CUDNN_INT32 = 4,
+       NI_CUDNN_BFLOAT16 = 9,
+       NI_CUDNN_INT64 = 10,
+       NI_CUDNN_BOOLEAN = 11
+};
 enum { NI_CUDNN_SUM = 0, NI_CUDNN_LARGEST = 3 };                  /* cudnnReduceTensorOp_t */
 enum { NI_CUDNN_MODE_FALLBACK = 2, NI_CUDNN_MODE_A = 3 };         /* cudnnBackendHeurMode_t */
 enum { NI_CUDNN_NOTES = 10, NI_CUDNN_NOTE_NONDETERMINISTIC = 4 }; /* cudnnBackendNumericalNote_t */
@@ -183,6 +208,8 @@ enum {                                                            /* cudnnPointw
        NI_CUDNN_LOG = 15,
        NI_CUDNN_IDENTITY = 21,
        NI_CUDNN_NOT_LESS = 303,
+       NI_CUDNN_LESS = 304,
+       NI_CUDNN_BOTH = 400,
        NI_CUDNN_INDEX = 501,
        NI_CUDNN_SELECT = 601
 };

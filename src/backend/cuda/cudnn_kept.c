@@ -4,7 +4,8 @@
 static bool same(const ni_cudnn_shape *a, const ni_cudnn_shape *b) {
     return a->batch == b->batch && a->seq == b->seq && a->heads == b->heads && a->kv_heads == b->kv_heads &&
            a->head_dim == b->head_dim && a->q_stride == b->q_stride && a->k_stride == b->k_stride &&
-           a->v_stride == b->v_stride && a->o_stride == b->o_stride && a->backward == b->backward;
+           a->v_stride == b->v_stride && a->o_stride == b->o_stride && a->documents == b->documents &&
+           a->backward == b->backward;
 }
 
 ni_cudnn_kept *ni_cudnn_kept_find(ni_cudnn_kept_list *list, const ni_cudnn_shape *shape, bool *found) {

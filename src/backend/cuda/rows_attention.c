@@ -146,30 +146,50 @@ static void name_pass(char *name, size_t size, const ni_cudnn_plan *plan) {
         snprintf(name, size, "flash");
 }
 
-/* Both passes: one may be the library's and the other ours. */
-static const char *name_foreign(nb_backend *be, const ni_cuda_attention *shape, const char *own, const char **why) {
-    ni_cuda *cuda = ni_cuda_of(be);
-    const char *no = NULL;
-    char reasons[2][160] = {"", ""}, names[2][28];
-    bool there[2];
+/* Who takes both passes: one may be the library's and the other ours. */
+typedef struct takers {
+    int foreign;       /* passes that are the library's */
+    char names[80];    /* "engine 2, backward engine 6" */
+    char missing[160]; /* why it does not take the other pass, or both */
+} takers;
+
+static takers takers_of(nb_backend *be, const ni_cuda_attention *shape) {
+    takers t = {0};
+    char names[2][32];
     for (int pass = 0; pass < 2; pass++) {
-        const ni_cudnn_plan *plan = ni_cuda_cudnn_plan(be, shape, pass == 1, &no);
-        there[pass] = plan != NULL;
-        snprintf(reasons[pass], sizeof reasons[pass], "%.150s", plan ? "" : no);
+        const char *why = NULL;
+        const ni_cudnn_plan *plan = ni_cuda_cudnn_plan(be, shape, pass == 1, &why);
+        t.foreign += plan != NULL;
+        if (!plan)
+            snprintf(t.missing, sizeof t.missing, "%.150s", why);
         name_pass(names[pass], sizeof names[pass], plan);
     }
+    snprintf(t.names, sizeof t.names, "%s, backward %s", names[0], names[1]);
+    return t;
+}
+
+/* Of a run (`both`) the name is that for whole sequences, and the reason says who takes documents that are kept apart. */
+static const char *name_foreign(nb_backend *be, const ni_cuda_attention *shape, bool both, const char *own,
+                                const char **why) {
+    ni_cuda *cuda = ni_cuda_of(be);
+    ni_cuda_attention apart = *shape;
+    apart.documents = shape->batch + 1; /* plans are made for more than that */
+    const takers asked = takers_of(be, shape), packed = both ? takers_of(be, &apart) : asked;
     const size_t version = ni_cuda_cudnn_version(cuda);
-    const char *reason = reasons[there[0] ? 1 : 0];
     *why = cuda->attention_why;
-    if (!there[0] && !there[1]) {
-        snprintf(cuda->attention_why, sizeof cuda->attention_why, "one order of sums: %s", reason);
+    if (!asked.foreign && !packed.foreign) {
+        snprintf(cuda->attention_why, sizeof cuda->attention_why, "one order of sums: %s", asked.missing);
         snprintf(cuda->attention, sizeof cuda->attention, "flash %.80s", own);
         return cuda->attention;
     }
-    snprintf(cuda->attention, sizeof cuda->attention, "cudnn %d.%d.%d %s, backward %s", (int)(version / 10000 % 100),
-             (int)(version / 100 % 100), (int)(version % 100), names[0], names[1]);
-    snprintf(cuda->attention_why, sizeof cuda->attention_why,
-             "any order of sums%s%s; where documents are kept apart: flash %.80s", reason[0] ? ": " : "", reason, own);
+    snprintf(cuda->attention, sizeof cuda->attention, "cudnn %d.%d.%d %s", (int)(version / 10000 % 100),
+             (int)(version / 100 % 100), (int)(version % 100), asked.names);
+    int used = snprintf(cuda->attention_why, sizeof cuda->attention_why, "any order of sums%s%.100s",
+                        asked.missing[0] ? ": " : "", asked.missing);
+    if (both)
+        snprintf(cuda->attention_why + used, sizeof cuda->attention_why - (size_t)used,
+                 "; documents kept apart: %s%s%.100s; flash is %.40s", packed.names, packed.missing[0] ? ": " : "",
+                 packed.missing, own);
     return cuda->attention;
 }
 
@@ -181,7 +201,7 @@ const char *ni_cuda_attention_kernel(nb_backend *be, const nb_attention *a, cons
     if (!own)
         return NULL;
     if (cuda->permits.any_order)
-        return name_foreign(be, &shape, own, why);
+        return name_foreign(be, &shape, a->doc_start == NULL, own, why);
     snprintf(cuda->attention, sizeof cuda->attention, "flash %.80s", own);
     return cuda->attention;
 }
