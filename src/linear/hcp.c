@@ -282,11 +282,15 @@ static nb_status patch_x(ni_hcp_state *h, const ni_linear_call *call, ni_linear 
     return ni_hcp_operand(h, call, &from, p->channels, memory, &p->x, err);
 }
 
+static bool is_w_fresh(const ni_hcp_layer *p, const ni_linear *layer) {
+    return p->w_fresh && p->w_made == layer->operands[NB_FPROP_W]->made;
+}
+
 static nb_status patch_w(ni_hcp_state *h, const ni_linear_call *call, ni_linear *layer, nb_error *err) {
     ni_hcp_layer *p = &h->layers[layer->index];
     ni_hcp_source from = {.quantizer = &layer->plan.roles[NB_FPROP_W].quantizer, .weight = true};
     NB_TRY(ni_operand_ready(call, layer, NB_FPROP_W, &from.base, err));
-    if (p->w_fresh && p->w_made == layer->operands[NB_FPROP_W]->made)
+    if (is_w_fresh(p, layer))
         return NB_OK;
     nb_mat numbers;
     NB_TRY(ni_weight_source(call, layer, &numbers, err));
@@ -295,6 +299,27 @@ static nb_status patch_w(ni_hcp_state *h, const ni_linear_call *call, ni_linear 
     NB_TRY(ni_hcp_operand(h, call, &from, p->channels, p->w_memory, &p->w, err));
     p->w_made = layer->operands[NB_FPROP_W]->made;
     p->w_fresh = true;
+    return NB_OK;
+}
+
+/* With the weights of other groups, where its codes are of numbers alone. */
+static nb_status hcp_list_w(void *state, const ni_linear_call *call, ni_linear *layer, const nb_mat *master,
+                            ni_weight_list *list, nb_error *err) {
+    ni_hcp_state *h = state;
+    ni_hcp_layer *p = &h->layers[layer->index];
+    const ni_hcp_source from = {
+        .numbers = master, .quantizer = &layer->plan.roles[NB_FPROP_W].quantizer, .weight = true};
+    ni_source sources[NI_HCP_MAKINGS];
+    ni_making makings[NI_HCP_MAKINGS];
+    if (!patches(h, call) || needs_base(h) || is_w_fresh(p, layer))
+        return NB_OK;
+    p->w = ni_hcp_shape(h, layer, layer->out, true);
+    p->w.memory = p->w_memory;
+    p->w_made = layer->operands[NB_FPROP_W]->made;
+    p->w_fresh = true;
+    const int32_t count = ni_hcp_makings(h, &from, p->channels, &p->w, sources, makings);
+    for (int32_t i = 0; i < count; i++)
+        NB_TRY(ni_list_making(list, &sources[i], &makings[i], err));
     return NB_OK;
 }
 
@@ -483,6 +508,7 @@ const ni_mechanism ni_mechanism_hcp = {
     .detach = hcp_detach,
     .observe = hcp_observe,
     .terms = hcp_terms,
+    .list_w = hcp_list_w,
     .after_step = hcp_after_step,
     .scratch = hcp_scratch,
     .tensors = hcp_tensors,

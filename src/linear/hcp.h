@@ -58,6 +58,10 @@ nb_operand ni_hcp_shape(const ni_hcp_state *h, const ni_linear *layer, int64_t r
 size_t ni_hcp_operand_bytes(const ni_hcp_state *h, const nb_operand *shape);
 nb_status ni_hcp_operand(const ni_hcp_state *h, const ni_linear_call *call, const ni_hcp_source *from,
                          const int32_t *channels, void *memory, nb_operand *out, nb_error *err);
+/* The same where codes are made, not yet made: its makings, of `from`. */
+enum { NI_HCP_MAKINGS = 3 };
+int32_t ni_hcp_makings(const ni_hcp_state *h, const ni_hcp_source *from, const int32_t *channels, nb_operand *out,
+                       ni_source sources[NI_HCP_MAKINGS], ni_making makings[NI_HCP_MAKINGS]);
 /* F32 [rows, K] in scratch: the base with the residuals added on its patched columns, which is what stands for the
  * numbers where the other side is exact. False in *there if no term has residuals of this side. */
 nb_status ni_hcp_stand_in(const ni_hcp_state *h, const ni_linear_call *call, const ni_hcp_source *from,

@@ -13,7 +13,7 @@
 
 typedef enum piece { RESIDUAL, COPY } piece;
 
-enum { MOST_PIECES = 2, MOST_MAKINGS = MOST_PIECES + 1 };
+enum { MOST_PIECES = NI_HCP_MAKINGS - 1 };
 
 /* What stands on this side in each term; both sides have the same number of terms. */
 static int pieces_of(const nb_hcp *how, bool weight, piece out[MOST_PIECES]) {
@@ -53,15 +53,12 @@ nb_status ni_hcp_take(ni_scratch *scratch, nb_dtype type, int64_t rows, int64_t 
 /* ---- codes ---- */
 
 /* The base where one product multiplies all, then each term's columns. */
-static nb_status make_codes(const ni_hcp_state *h, const ni_hcp_source *from, const int32_t *channels, nb_operand *out,
-                            nb_error *err) {
-    nb_backend *be = h->group->be;
+int32_t ni_hcp_makings(const ni_hcp_state *h, const ni_hcp_source *from, const int32_t *channels, nb_operand *out,
+                       ni_source sources[NI_HCP_MAKINGS], ni_making makings[NI_HCP_MAKINGS]) {
     piece pieces[MOST_PIECES];
     int count = pieces_of(&h->how, from->weight, pieces);
     int64_t first = base_columns(h);
     const nb_operand *base = first ? out : from->base;
-    ni_source sources[MOST_MAKINGS];
-    ni_making makings[MOST_MAKINGS];
     int32_t made = 0;
     if (first) {
         sources[made] = (ni_source){.numbers = from->numbers};
@@ -74,7 +71,15 @@ static nb_status make_codes(const ni_hcp_state *h, const ni_hcp_source *from, co
                                     .column_count = h->k};
         makings[made++] = (ni_making){.out = out, .at = first + i * h->k, .under = base};
     }
-    return be->ops->make_pieces(be, sources, makings, made, err);
+    return made;
+}
+
+static nb_status make_codes(const ni_hcp_state *h, const ni_hcp_source *from, const int32_t *channels, nb_operand *out,
+                            nb_error *err) {
+    ni_source sources[NI_HCP_MAKINGS];
+    ni_making makings[NI_HCP_MAKINGS];
+    const int32_t made = ni_hcp_makings(h, from, channels, out, sources, makings);
+    return h->group->be->ops->make_many(h->group->be, sources, makings, made, err);
 }
 
 /* ---- the same, decoded without tensor scales: E2M1 x E4M3 has at most six significant bits ---- */

@@ -53,6 +53,16 @@ typedef struct ni_terms {
 } ni_terms;
 nb_status ni_add_term(ni_terms *terms, const ni_term *term, nb_error *err);
 
+/* Makings of weights, of many groups, for one call of make_many (ready.c). */
+enum { NI_LISTED_MAKINGS = 96, NI_LISTED_OF_LAYER = 8 /* at most */ };
+typedef struct ni_weight_list {
+    int32_t count, layers;
+    ni_source sources[NI_LISTED_MAKINGS];
+    ni_making makings[NI_LISTED_MAKINGS];
+    nb_mat masters[NI_LISTED_MAKINGS]; /* one a layer */
+} ni_weight_list;
+nb_status ni_list_making(ni_weight_list *list, const ni_source *source, const ni_making *making, nb_error *err);
+
 /* How the micro-batches of a step, which may be those of many ranks, come to one state. Every tensor says. */
 typedef enum ni_combine {
     NI_COMBINE_UNSAID,
@@ -132,6 +142,11 @@ typedef struct ni_mechanism {
      * ni_scratch_keep, for the products of all layers are summed at the end. */
     nb_status (*terms)(void *state, const ni_linear_call *call, struct ni_linear *layer, ni_gemm gemm, ni_terms *terms,
                        nb_error *err);
+    /* With `terms`: the layer's own operands of W are read all the same, and *list gets what else is made of the
+     * master, if it is stale, which is up to date once the list is made; `master` lives as long. NULL: the layer's
+     * weights are made when they are read. At most six makings. */
+    nb_status (*list_w)(void *state, const ni_linear_call *call, struct ni_linear *layer, const nb_mat *master,
+                        ni_weight_list *list, nb_error *err);
     /* The sum of dX over the layers that want it, act [M, K]; the terms of the others are added afterwards. */
     nb_status (*after_dgrad)(void *state, const ni_linear_call *call, const nb_mat *dx, nb_error *err);
     /* dW of this micro-batch alone, before it is added to the gradients. */

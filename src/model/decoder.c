@@ -190,6 +190,7 @@ nb_status ni_decoder_forward(nb_model *model, const ni_run *run, nb_error *err) 
     const bool post_norm = model->traits->post_norm, sphere = model->traits->sphere;
     const ni_head *head = &model->head;
     const int32_t branches = 2 * model->config.layers;
+    NB_TRY(ni_linear_groups_ready(model->groups, model->group_count, run->pass, err));
     run->be->ops->embed_forward(run->be, model->stream[0], table, run->tokens, run->rows, model->config.hidden);
     if (!post_norm && !sphere)
         NB_TRY(norm_stream(model, run, 0, NULL, err));

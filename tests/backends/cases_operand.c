@@ -412,7 +412,7 @@ static void run_patched(trial *t) {
                 {.out = &o}, {.out = &o, .at = cols, .under = &o}, {.out = &o, .at = cols + PICKED, .under = &o}};
             sources[1 + kind % 2].minus = &o;
             if (how < 2)
-                EXPECT_OK(t, t->be->ops->make_pieces(t->be, sources, makings, 3, &err));
+                EXPECT_OK(t, t->be->ops->make_many(t->be, sources, makings, 3, &err));
             for (int i = 0; i < 3 && how == 2; i++)
                 make(t, &sources[i], &makings[i], 1);
             keep_operand(t, how < 2 ? "at once" : "apart", &o);
@@ -422,6 +422,62 @@ static void run_patched(trial *t) {
             const nb_mat values = nb_mat_of(output(t, "values", NB_F32, rows * width), NB_F32, rows, width);
             EXPECT_OK(t, t->be->ops->multiply(t->be, &values, &(ni_term){.a = &o, .b = &right}, 1, false, &err));
         }
+}
+
+/* Weights of many shapes, more than one launch holds, each alone or as the codes of two operands, the second with a
+ * patch of its columns under its scale; among them what is no weight in tiles. */
+enum { MANY_WEIGHTS = 61, MANY_MOST = 4 * MANY_WEIGHTS };
+
+typedef struct many {
+    nb_mat numbers[MANY_WEIGHTS];
+    nb_operand plain[MANY_WEIGHTS], patched[MANY_WEIGHTS];
+    ni_source sources[MANY_MOST];
+    ni_making makings[MANY_MOST];
+    int32_t count;
+} many;
+
+static void list_one(many *m, const ni_source *source, const ni_making *making) {
+    m->sources[m->count] = *source;
+    m->makings[m->count++] = *making;
+}
+
+static void list_weight(trial *t, many *m, int i, const nb_quantizer *q, const nb_quantizer *tiles,
+                        const int32_t *columns) {
+    const int64_t rows = i == 7 ? 272 : i % 9 == 8 ? 24 : 16 * (1 + i % 3), cols = 128 + 16 * (i % 4);
+    const nb_dtype type = i % 11 == 5 ? NB_BF16 : NB_F32;
+    const nb_mat *w = &m->numbers[i];
+    m->numbers[i] = uploaded(t, (data_kind)(i % DATA_KINDS), type, rows, cols, i % 13 == 3 ? cols + 8 : cols);
+    const ni_source all = {.numbers = w}, picks = {.numbers = w, .columns = columns, .column_count = PICKED};
+    ni_source residual = picks;
+    m->plain[i] = placed(t, rows % 16 ? q : tiles, rows, cols, NI_RIGHT, q);
+    list_one(m, &all, &(ni_making){.out = &m->plain[i]});
+    if (i % 2 || rows % 16 || q->outer != NB_OUTER_TENSOR)
+        return;
+    nb_operand *o = &m->patched[i];
+    *o = placed(t, q, rows, cols + 2 * PICKED, NI_RIGHT, q);
+    residual.minus = o;
+    list_one(m, &all, &(ni_making){.out = o, .quantizer = tiles});
+    list_one(m, &picks, &(ni_making){.out = o, .at = cols, .under = o});
+    list_one(m, &residual, &(ni_making){.out = o, .at = cols + PICKED, .under = o});
+}
+
+static void run_many(trial *t) {
+    nb_quantizer tiles = nvfp4(16), q = nvfp4(1);
+    many m;
+    m.count = 0;
+    if (t->shape) /* no maximum decides a scale */
+        tiles.outer = q.outer = NB_OUTER_UNIT;
+    for (int i = 0; i < MANY_WEIGHTS; i++)
+        list_weight(t, &m, i, &q, &tiles, picked(t));
+    EXPECT_OK(t, t->be->ops->make_many(t->be, m.sources, m.makings, m.count, &err));
+    for (int i = 0; i < m.count; i++) {
+        nb_operand *const o = m.makings[i].out;
+        if (m.makings[i].at)
+            continue;
+        keep_operand(t, "one of many", o);
+        if (o->outer)
+            keep(t, "outer scale", o->outer, NB_F32, 1, true);
+    }
 }
 
 /* ---- what a producer writes, straight into operands ---- */
@@ -589,7 +645,8 @@ static const test_case OPERANDS[] = {
     {"make_operands multiply", "values of whole tiles", BITS, PARTS, run_tile_values, NULL, NULL},
     {"make_operands", "columns, residuals, folding", BITS, 1, run_derived, NULL, NULL},
     {"make_operands", "pieces", BITS, 2, run_pieces, NULL, NULL},
-    {"make_pieces", "a patch beside the whole", BITS, 2, run_patched, NULL, NULL},
+    {"make_many", "a patch beside the whole", BITS, 2, run_patched, NULL, NULL},
+    {"make_many", "weights of a model, some with a patch", BITS, 2, run_many, NULL, NULL},
     {"make_operands", "amax known", BITS, 1, run_amax, NULL, NULL},
     {"make_operands", "scales of the step before", BITS, PARTS, run_delayed, NULL, NULL},
     {"make_operands", "scales of no step before", BITS, 1, run_delayed_misfits, NULL, NULL},

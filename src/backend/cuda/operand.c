@@ -1,5 +1,5 @@
 /* operand.c: operands on a GPU of any source and format: in four stages (quantize.h) but for what can be made at once
- * (operand_once.c); pieces, turning, decoding.
+ * (operand_once.c); turning, decoding.
  */
 #include "backend/cuda/operand.h"
 #include "backend/cuda/alphas.h"
@@ -28,8 +28,6 @@ static nb_status open_source(const ni_source *source, ni_cuda_source *out, nb_er
     } else {
         out->codes = ni_codes_of(source->operand);
     }
-    NB_TRY(ni_cuda_check_coded(source->numbers ? NULL : source->operand, "make_operands", err));
-    NB_TRY(ni_cuda_check_coded(source->minus, "make_operands", err));
     if (source->minus)
         out->minus = ni_codes_of(source->minus);
     if (source->row_scales)
@@ -40,12 +38,13 @@ static nb_status open_source(const ni_source *source, ni_cuda_source *out, nb_er
 }
 
 /* Codes that are rotated do not decode to what they were made of, so nothing is left of it without them. */
-static nb_status check_source(const ni_source *source, nb_error *err) {
+nb_status ni_cuda_check_source(const ni_source *source, nb_error *err) {
     const nb_operand *from = source->minus;
     if (from && from->quantizer.hadamard_size && !ni_is_plain(from))
         return nb_fail(err, NB_BAD_USAGE,
                        "make_operands: what is taken away is rotated; expected codes without Hadamard");
-    return NB_OK;
+    NB_TRY(ni_cuda_check_coded(source->numbers ? NULL : source->operand, "make_operands", err));
+    return ni_cuda_check_coded(from, "make_operands", err);
 }
 
 /* ---- making ---- */
@@ -191,7 +190,7 @@ nb_status ni_cuda_make_operands(nb_backend *be, const ni_source *source, const n
     enum { MOST = 4 };
     ni_cuda_source from;
     ni_cuda_made done[MOST] = {NI_CUDA_NOT_MADE};
-    NB_TRY(check_source(source, err));
+    NB_TRY(ni_cuda_check_source(source, err));
     NB_TRY(open_source(source, &from, err));
     for (int32_t i = 0; i < count; i++)
         NB_TRY(ni_check_making(source, &makings[i], err));
@@ -211,18 +210,7 @@ nb_status ni_cuda_make_operands(nb_backend *be, const ni_source *source, const n
     return NB_OK;
 }
 
-/* ---- pieces of one operand ---- */
-
-nb_status ni_cuda_make_pieces(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
-                              nb_error *err) {
-    bool done;
-    if (count > 0)
-        NB_TRY(ni_check_making(&sources[0], &makings[0], err));
-    NB_TRY(ni_cuda_make_patched(be, sources, makings, count, &done, err));
-    for (int32_t i = 0; i < count && !done; i++)
-        NB_TRY(ni_cuda_make_operands(be, &sources[i], &makings[i], 1, err));
-    return NB_OK;
-}
+/* ---- the other way up ---- */
 
 /* Under 16x16 tiles, or one scale for all, a value is the same whichever way its codes are read. */
 static bool has_same_values(const nb_operand *out, const nb_operand *from) {

@@ -47,7 +47,8 @@ static bool is_tile_weight(const ni_source *source, const ni_making *making) {
     return !ni_is_plain(out) && has_tiles(source) && source->numbers->dtype == NB_F32 &&
            source->numbers->stride == source->numbers->cols && is_tiled(q) && q->block_rows == 16 &&
            q->round == NB_ROUND_EVEN && q->hadamard_size == 0 && !making->transpose && !making->stats &&
-           !ni_cuda_is_whole_valued(out) && making->at == 0 && !making->under && is_sixteens(out->cols);
+           !ni_cuda_is_whole_valued(out) && making->at == 0 && !making->under && !making->past && !making->now &&
+           is_sixteens(out->cols);
 }
 
 /* The operand as the kernel sees it; its amax is still to be found. */
@@ -153,25 +154,46 @@ static nb_status make_tiles(nb_backend *be, const ni_source *source, const ni_ma
                           err);
 }
 
-static nb_status make_weight(nb_backend *be, const ni_source *source, const ni_making *making, nb_error *err) {
-    ni_cuda *cuda = ni_cuda_of(be);
+/* ---- making, many at once: weights (quantize_weight.cu) ---- */
+
+bool ni_cuda_list_weight(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_weight *out) {
     const nb_mat *w = source->numbers;
+    if (!is_tile_weight(source, making))
+        return false;
     ni_cuda_tile_copy copy = tile_copy(be, making, true);
+    const bool known = knows_amax(be, source, making, &copy);
+    *out = (ni_cuda_weight){.w = w->data,
+                            .rows = w->rows,
+                            .cols = w->cols,
+                            .rule = copy.quantizer.rule,
+                            .outer = copy.quantizer.outer,
+                            .amax = known ? copy.amax : NULL,
+                            .copies = 1,
+                            .to = {{.values = copy.values,
+                                    .stride = copy.stride,
+                                    .codes = copy.codes,
+                                    .scales = copy.scales,
+                                    .tensor_scale = copy.tensor_scale,
+                                    .head = known ? copy.head : making->out->memory}}};
+    return true;
+}
+
+nb_status ni_cuda_make_weights(nb_backend *be, const ni_cuda_weight *weights, int count, nb_error *err) {
+    const size_t bytes = (size_t)ni_cuda_weight_parts(weights, count) * sizeof(uint32_t);
+    uint32_t *parts = bytes ? ni_cuda_scratch(be, bytes, "maxima of weights") : NULL;
     int code = cudaSuccess;
-    if (!knows_amax(be, source, making, &copy)) {
-        copy.amax = NULL;
-        copy.head = making->out->memory;
-        if (!ni_cuda_weight_fits(w->rows, w->cols, cuda->multiprocessors)) {
-            copy.amax = copy.head;
-            copy.head = NULL;
-            ni_cuda_fill_zero(be, making->out->memory, sizeof(uint32_t));
-            code = ni_cuda_flat_amax(cuda->stream, making->out->memory, w->data, w->rows * w->cols);
-            NB_TRY(ni_cuda_status(be, code, "quantize: amax of a weight", err));
-        }
-    }
-    code = ni_cuda_quantize_weight(cuda->stream, cuda->tile_room, w->data, w->rows, w->cols, &copy);
-    ni_cuda_alphas_multiplied(be);
-    return ni_cuda_status(be, code, "quantize: a weight", err);
+    if (!bytes || parts)
+        code = ni_cuda_quantize_weights(stream_of(be), weights, count, parts);
+    for (int i = 0; i < count; i++)
+        for (int k = 0; k < weights[i].copies; k++)
+            ni_cuda_alphas_changed(be, weights[i].to[k].tensor_scale);
+    return ni_cuda_status(be, code, "quantize: weights", err);
+}
+
+static nb_status make_weight(nb_backend *be, const ni_source *source, const ni_making *making, nb_error *err) {
+    ni_cuda_weight one;
+    ni_cuda_list_weight(be, source, making, &one);
+    return ni_cuda_make_weights(be, &one, 1, err);
 }
 
 /* ---- making, at once: chosen columns (quantize_pieces.cu) ---- */
@@ -190,19 +212,30 @@ static bool is_piece(const ni_source *source, const ni_making *making) {
            is_sixteens(source->column_count) && is_sixteens(out->cols) && making->at % 16 == 0;
 }
 
-static nb_status make_piece(nb_backend *be, const ni_source *source, const ni_making *making, nb_error *err) {
+bool ni_cuda_list_piece(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_piece *piece,
+                        ni_cuda_tile_copy *copy) {
     const nb_mat *x = source->numbers;
-    ni_cuda_piece piece = {.numbers = x->data,
-                           .wide = x->dtype == NB_F32,
-                           .rows = x->rows,
-                           .cols = source->column_count,
-                           .stride = x->stride,
-                           .columns = source->columns};
-    ni_cuda_tile_copy copy = tile_copy(be, making, are_codes_read(be, making));
-    knows_amax(be, source, making, &copy);
+    if (!is_piece(source, making))
+        return false;
+    *piece = (ni_cuda_piece){.numbers = x->data,
+                             .wide = x->dtype == NB_F32,
+                             .rows = x->rows,
+                             .cols = source->column_count,
+                             .stride = x->stride,
+                             .columns = source->columns};
+    *copy = tile_copy(be, making, are_codes_read(be, making));
+    knows_amax(be, source, making, copy);
     if (source->minus)
-        piece.minus = ni_codes_of(source->minus);
-    return ni_cuda_status(be, ni_cuda_quantize_piece(stream_of(be), &piece, &copy), "quantize: chosen columns", err);
+        piece->minus = ni_codes_of(source->minus);
+    return true;
+}
+
+static nb_status make_piece(nb_backend *be, const ni_source *source, const ni_making *making, nb_error *err) {
+    ni_cuda_piece piece;
+    ni_cuda_tile_copy copy;
+    ni_cuda_list_piece(be, source, making, &piece, &copy);
+    return ni_cuda_status(be, ni_cuda_quantize_pieces(stream_of(be), &piece, &copy, 1), "quantize: chosen columns",
+                          err);
 }
 
 /* ---- making, at once: double blocks (quantize_double.cu) ---- */
@@ -434,7 +467,7 @@ nb_status ni_cuda_make_at_once(nb_backend *be, const ni_source *source, const ni
             done[i] = NI_CUDA_MADE;
             NB_TRY(make_piece(be, source, m, err));
         } else if (!done[i] && is_tile_weight(source, m)) {
-            done[i] = NI_CUDA_MULTIPLIED;
+            done[i] = NI_CUDA_MADE;
             NB_TRY(make_weight(be, source, m, err));
         } else if (!done[i] && is_block_copy(be, source, m, &from)) {
             const bool pair = i + 1 < count && are_blocks_paired(be, source, m, m + 1);

@@ -110,11 +110,27 @@ int ni_cuda_tile_amaxes(void *stream, const ni_cuda_tile_source *s, uint32_t *pl
  * where no tile could be made of the matrix. */
 int ni_cuda_clear_amaxes(void *stream, uint32_t *amax, uint32_t *turned);
 int ni_cuda_find_turned(void *stream, const uint16_t *x, int64_t rows, int64_t cols, int64_t stride, uint32_t *turned);
-/* 16x16 tiles to nearest of an FP32 matrix; codes are wanted. Without a maximum it is found on the way, if the matrix
- * fits on the GPU at once. */
-bool ni_cuda_weight_fits(int64_t rows, int64_t cols, int multiprocessors);
-int ni_cuda_quantize_weight(void *stream, void *room, const float *w, int64_t rows, int64_t cols,
-                            const ni_cuda_tile_copy *copy);
+/* 16x16 tiles to nearest of FP32 matrices as they lie, many of them a launch: values and codes, of one matrix into up to
+ * two operands. */
+typedef struct ni_cuda_weight_copy {
+    uint16_t *values;
+    int64_t stride; /* of values and codes */
+    uint8_t *codes, *scales;
+    float *tensor_scale; /* [1]; NULL where there is none */
+    uint32_t *head;      /* [1] becomes the maximum; NULL: it is there, or nobody asks */
+} ni_cuda_weight_copy;
+typedef struct ni_cuda_weight {
+    const float *w;
+    int64_t rows, cols;
+    nb_scale_rule rule;
+    nb_outer_scale outer;
+    const uint32_t *amax; /* [1] of the matrix; NULL: it is found on the way, where there is a tensor scale */
+    int copies;
+    ni_cuda_weight_copy to[2];
+} ni_cuda_weight;
+/* parts: scratch of so many words. */
+int64_t ni_cuda_weight_parts(const ni_cuda_weight *weights, int count);
+int ni_cuda_quantize_weights(void *stream, const ni_cuda_weight *weights, int count, uint32_t *parts);
 /* What a double block is made of: numbers [rows, cols], or codes of another double block, not rotated (columns only).
  * Rows and columns as the blocks need them, at least in sixteens (of codes: columns in 32); aligned as above. */
 typedef struct ni_cuda_double_source {
@@ -148,7 +164,8 @@ typedef struct ni_cuda_piece {
     const int32_t *columns; /* [cols] */
     nb_qtensor minus;       /* NVFP4, not rotated; codes NULL: nothing */
 } ni_cuda_piece;
-int ni_cuda_quantize_piece(void *stream, const ni_cuda_piece *p, const ni_cuda_tile_copy *copy);
+/* Pieces i of copies i, many of them a launch: none reads what another writes. */
+int ni_cuda_quantize_pieces(void *stream, const ni_cuda_piece *pieces, const ni_cuda_tile_copy *copies, int count);
 /* A row copy to nearest, its maximum known, and pieces of the same operand under its scale, from one reading. */
 typedef struct ni_cuda_patch {
     const int32_t *columns; /* [cols] of the source, the same for all pieces */
@@ -174,8 +191,6 @@ typedef struct ni_cuda_vector {
 int ni_cuda_quantize_vector(void *stream, const ni_cuda_double_source *s, const ni_cuda_vector *v);
 /* out (BF16, aligned) = E2M1 codes under scales of rows, decoded; columns in eights */
 int ni_cuda_decode_rows(void *stream, const nb_mat *out, const nb_qtensor *from);
-/* n a multiple of 4; *amax as above */
-int ni_cuda_flat_amax(void *stream, uint32_t *amax, const float *x, int64_t n);
 
 /* ---- the other way ---- */
 

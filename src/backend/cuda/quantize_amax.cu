@@ -128,22 +128,3 @@ int ni_cuda_find_turned(void *stream, const uint16_t *x, int64_t rows, int64_t c
     }
     return ni_cuda_tile_amaxes(stream, &s, NULL, turned, &q, &none);
 }
-
-/* ---- of an FP32 matrix as it lies ---- */
-
-static __global__ void flat_amax(uint32_t *amax, const float4 *x, int64_t n) {
-    uint32_t largest = 0;
-    for (NI_EACH(i, n)) {
-        const float4 v = x[i];
-        largest = max(max(max(largest, ni_f32_magnitude(v.x)), max(ni_f32_magnitude(v.y), ni_f32_magnitude(v.z))),
-                      ni_f32_magnitude(v.w));
-    }
-    __syncwarp();
-    ni_join_amax(amax, largest);
-}
-
-int ni_cuda_flat_amax(void *stream, uint32_t *amax, const float *x, int64_t n) {
-    flat_amax<<<ni_grid(ni_divide_up(n / 4, 4 * NI_THREADS)), NI_THREADS, 0, (cudaStream_t)stream>>>(
-        amax, (const float4 *)x, n / 4);
-    return cudaGetLastError();
-}

@@ -1,11 +1,116 @@
-/* quantize_weight.cu: 16x16 tiles of an FP32 master, to nearest: codes, scale bytes, and values that serve both ways. */
-#include "backend/cuda/alphas.cuh"
+/* quantize_weight.cu: 16x16 tiles of FP32 masters, to nearest: codes, scale bytes, and values that serve both ways. A
+ * step has dozens of small weights, and a launch takes longer than the reading of one, so a launch takes many:
+ *
+ *     weight_maxima      the largest magnitude of each part of each weight
+ *     quantize_weights   each block makes its weight's scale of them, and encodes sixteen tiles, once for all operands
+ *                        that are the same codes
+ */
 #include "backend/cuda/tile.cuh"
 
-/* One row of four neighbours. */
-template <bool TAME>
-static __device__ void encode_four(const ni_cuda_tile_copy &copy, const float4 &x, uint8_t byte,
-                                   const ni_scale_entry &entry, int64_t r, int64_t c) {
+enum {
+    MOST_WEIGHTS = 24, /* in the arguments of a kernel */
+    PART = 16384,      /* numbers whose maximum a block finds */
+    TILES_AT_ONCE = NI_TILE_THREADS / 16,
+    ROUNDS = 2
+};
+
+typedef struct listed_weight {
+    ni_cuda_weight is;
+    uint32_t first_block, first_part, parts; /* no parts: its maximum is known, or nobody asks */
+} listed_weight;
+
+typedef struct weight_list {
+    listed_weight at[MOST_WEIGHTS];
+    int count;
+    uint32_t blocks, parts;
+} weight_list;
+
+/* ---- maxima ---- */
+
+static __global__ void __launch_bounds__(NI_THREADS)
+    weight_maxima(const __grid_constant__ weight_list list, uint32_t *parts) {
+    __shared__ uint32_t room[NI_WARPS];
+    int which = 0;
+    while (which + 1 < list.count && blockIdx.x >= list.at[which + 1].first_part)
+        which++;
+    const listed_weight &w = list.at[which];
+    const int64_t first = (int64_t)(blockIdx.x - w.first_part) * (PART / 4), all = w.is.rows * w.is.cols / 4;
+    const int64_t end = first + PART / 4 < all ? first + PART / 4 : all;
+    uint32_t largest = 0;
+#pragma unroll 8
+    for (int64_t i = first + threadIdx.x; i < end; i += NI_THREADS) {
+        const float4 x = ((const float4 *)w.is.w)[i];
+        largest = max(max(max(largest, ni_f32_magnitude(x.x)), max(ni_f32_magnitude(x.y), ni_f32_magnitude(x.z))),
+                      ni_f32_magnitude(x.w));
+    }
+    __syncwarp();
+    largest = ni_warp_max(largest);
+    if (threadIdx.x % 32 == 0)
+        room[threadIdx.x / 32] = largest;
+    __syncthreads();
+    if (threadIdx.x >= 32)
+        return;
+    largest = ni_warp_max(threadIdx.x < NI_WARPS ? room[threadIdx.x] : 0);
+    if (threadIdx.x == 0)
+        parts[blockIdx.x] = largest;
+}
+
+/* For all threads of a block of quantize_weights. */
+static __device__ uint32_t amax_of(const listed_weight &w, const uint32_t *parts) {
+    __shared__ uint32_t room[NI_TILE_THREADS / 32];
+    if (w.is.amax)
+        return *w.is.amax;
+    uint32_t largest = 0;
+    for (uint32_t i = threadIdx.x; i < w.parts; i += NI_TILE_THREADS)
+        largest = max(largest, parts[w.first_part + i]);
+    __syncwarp();
+    largest = ni_warp_max(largest);
+    if (threadIdx.x % 32 == 0)
+        room[threadIdx.x / 32] = largest;
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < NI_TILE_THREADS / 32; i++)
+        largest = max(largest, room[i]);
+    return largest;
+}
+
+/* ---- tiles ---- */
+
+/* Sixteen lanes a tile, four neighbours of every fourth row each; `tile` may lie beyond the last. */
+typedef struct weight_part {
+    float4 x[4];
+    int64_t r, c;
+    bool live;
+} weight_part;
+
+static __device__ weight_part load_part(const ni_cuda_weight &w, uint32_t tile) {
+    const uint32_t across = (uint32_t)(w.cols / 16);
+    const int part = threadIdx.x % 16;
+    weight_part p;
+    p.live = tile < across * (uint32_t)(w.rows / 16);
+    p.r = p.live ? tile / across * 16 + part / 4 : 0;
+    p.c = p.live ? tile % across * 16 + part % 4 * 4 : 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        p.x[i] = *(const float4 *)(w.w + (p.r + 4 * i) * w.cols + p.c);
+    return p;
+}
+
+static __device__ uint32_t amax_of_tile(const weight_part &p) {
+    uint32_t amax = 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        amax =
+            max(max(max(amax, ni_f32_magnitude(p.x[i].x)), max(ni_f32_magnitude(p.x[i].y), ni_f32_magnitude(p.x[i].z))),
+                ni_f32_magnitude(p.x[i].w));
+#pragma unroll
+    for (int lane = 1; lane < 16; lane *= 2)
+        amax = max(amax, __shfl_xor_sync(~0u, amax, lane));
+    return amax;
+}
+
+/* Four neighbours: values, and their codes. */
+template <bool TAME> static __device__ uint2 encode_four(const float4 &x, const ni_scale_entry &entry, uint32_t *word) {
     const float in[4] = {x.x, x.y, x.z, x.w};
     uint32_t q[2], codes[2];
 #pragma unroll
@@ -15,138 +120,102 @@ static __device__ void encode_four(const ni_cuda_tile_copy &copy, const float4 &
         codes[i] = ni_pair_codes(q[i], ni_exact_pair(low, high));
         q[i] = ni_pair_times(q[i], entry.value);
     }
-    *(uint2 *)(copy.values + r * copy.stride + c) = make_uint2(q[0], q[1]);
-    const uint32_t word = (codes[0] & 15u) | (codes[0] >> 16) << 4 | (codes[1] & 15u) << 8 | (codes[1] >> 16) << 12;
-    *(uint16_t *)(copy.codes + (r * copy.stride + c) / 2) = (uint16_t)(byte ? word : 0);
+    *word = (codes[0] & 15u) | (codes[0] >> 16) << 4 | (codes[1] & 15u) << 8 | (codes[1] >> 16) << 12;
+    return make_uint2(q[0], q[1]);
 }
 
-/* Sixteen lanes a tile, four neighbours of every fourth row each; `tile` may lie beyond the last. */
-typedef struct weight_part {
-    float4 x[4];
-    uint32_t amax; /* of the tile */
-    int64_t r, c;
-    bool live;
-} weight_part;
-
-static __device__ weight_part load_part(const float *w, int64_t rows, int64_t cols, uint32_t tile) {
-    const uint32_t across = (uint32_t)(cols / 16);
-    const int part = threadIdx.x % 16;
-    weight_part p;
-    p.live = tile < across * (uint32_t)(rows / 16);
-    p.r = p.live ? tile / across * 16 + part / 4 : 0;
-    p.c = p.live ? tile % across * 16 + part % 4 * 4 : 0;
-    p.amax = 0;
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        p.x[i] = *(const float4 *)(w + (p.r + 4 * i) * cols + p.c);
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        p.amax = max(
-            max(max(p.amax, ni_f32_magnitude(p.x[i].x)), max(ni_f32_magnitude(p.x[i].y), ni_f32_magnitude(p.x[i].z))),
-            ni_f32_magnitude(p.x[i].w));
-#pragma unroll
-    for (int lane = 1; lane < 16; lane *= 2)
-        p.amax = max(p.amax, __shfl_xor_sync(~0u, p.amax, lane));
-    return p;
-}
-
-static __device__ void encode_part(const ni_cuda_tile_copy &copy, const weight_part &p, const ni_scale_entry *table,
-                                   float s_inner, bool tame) {
+template <bool TAME>
+static __device__ void encode_part(const ni_cuda_weight &w, const weight_part &p, const ni_scale_entry *table,
+                                   float s_inner) {
+    const uint8_t byte = (uint8_t)ni_scale_bytes(ni_f32_from(amax_of_tile(p)), 0.0f, s_inner);
+    const ni_scale_entry entry = table[byte];
     if (!p.live)
         return;
-    const uint8_t byte = (uint8_t)ni_scale_bytes(ni_f32_from(p.amax), 0.0f, s_inner);
-    const ni_scale_entry entry = table[byte];
 #pragma unroll
     for (int i = 0; i < 4; i++) {
-        if (tame)
-            encode_four<true>(copy, p.x[i], byte, entry, p.r + 4 * i, p.c);
-        else
-            encode_four<false>(copy, p.x[i], byte, entry, p.r + 4 * i, p.c);
-        if (threadIdx.x % 4 == 0)
-            copy.scales[(p.r + 4 * i) * (copy.stride / 16) + p.c / 16] = byte;
+        uint32_t word;
+        const uint2 values = encode_four<TAME>(p.x[i], entry, &word);
+        const int64_t r = p.r + 4 * i;
+        for (int k = 0; k < w.copies; k++) {
+            const ni_cuda_weight_copy &to = w.to[k];
+            *(uint2 *)(to.values + r * to.stride + p.c) = values;
+            *(uint16_t *)(to.codes + (r * to.stride + p.c) / 2) = (uint16_t)(byte ? word : 0);
+            if (threadIdx.x % 4 == 0)
+                to.scales[r * (to.stride / 16) + p.c / 16] = byte;
+        }
     }
 }
 
-static __device__ void begin_weight(const ni_cuda_tile_copy &copy, ni_scale_entry *table, float *s_inner, bool *tame) {
-    const ni_tensor_scale t = ni_tile_scale(copy);
-    *tame = ni_is_tame(copy);
-    *s_inner = t.s_inner;
-    ni_fill_table(table, t.sdec, 1.0f, threadIdx.x, NI_TILE_THREADS);
-    if (blockIdx.x == 0 && threadIdx.x == 0)
-        ni_leave_scale(copy, t);
-    __syncthreads();
-    if (blockIdx.x == 0)
-        ni_multiply_alphas(copy.alphas);
-}
-
-enum { TILES_A_BLOCK = NI_TILE_THREADS / 16, RESIDENT = 8, ROUNDS = 2 };
-
-/* Under a maximum that is known. */
 static __global__ void __launch_bounds__(NI_TILE_THREADS)
-    quantize_weight(const float *w, int64_t rows, int64_t cols, const __grid_constant__ ni_cuda_tile_copy copy) {
+    quantize_weights(const __grid_constant__ weight_list list, const uint32_t *parts) {
     __shared__ ni_scale_entry table[NI_TILE_BYTES];
-    float s_inner;
-    bool tame;
-    const weight_part p = load_part(w, rows, cols, blockIdx.x * TILES_A_BLOCK + threadIdx.x / 16);
-    begin_weight(copy, table, &s_inner, &tame);
-    encode_part(copy, p, table, s_inner, tame);
-}
-
-/* The same where the whole grid is on the GPU at once: the maximum is found first, and nothing is read twice. */
-static __global__ void __launch_bounds__(NI_TILE_THREADS, RESIDENT)
-    measure_and_quantize_weight(const float *w, int64_t rows, int64_t cols,
-                                const __grid_constant__ ni_cuda_tile_copy known, ni_tile_room *room) {
-    __shared__ ni_scale_entry table[NI_TILE_BYTES];
+    int which = 0;
+    while (which + 1 < list.count && blockIdx.x >= list.at[which + 1].first_block)
+        which++;
+    const listed_weight &w = list.at[which];
+    const uint32_t block = blockIdx.x - w.first_block;
     weight_part p[ROUNDS];
-    uint32_t largest = 0;
-#pragma unroll
-    for (int i = 0; i < ROUNDS; i++) {
-        p[i] = load_part(w, rows, cols, (blockIdx.x + i * gridDim.x) * TILES_A_BLOCK + threadIdx.x / 16);
-        largest = max(largest, p[i].amax);
-    }
-    ni_join_amax(&room->weight, largest);
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        __threadfence();
-        atomicAdd(&room->here, 1u);
-        while (*(volatile uint32_t *)&room->here < gridDim.x)
-            ;
-        __threadfence();
-    }
-    __syncthreads();
-    __shared__ uint32_t amax;
-    if (threadIdx.x == 0)
-        amax = *(volatile uint32_t *)&room->weight;
-    __syncthreads();
-    ni_cuda_tile_copy copy = known;
-    copy.amax = &amax;
-    float s_inner;
-    bool tame;
-    begin_weight(copy, table, &s_inner, &tame);
-    if (threadIdx.x == 0 && atomicAdd(&room->gone, 1u) == gridDim.x - 1) { /* room for the next */
-        room->weight = 0;
-        room->here = 0;
-        room->gone = 0;
-    }
 #pragma unroll
     for (int i = 0; i < ROUNDS; i++)
-        encode_part(copy, p[i], table, s_inner, tame);
-}
-
-bool ni_cuda_weight_fits(int64_t rows, int64_t cols, int multiprocessors) {
-    return cols / 16 * (rows / 16) <= (int64_t)TILES_A_BLOCK * ROUNDS * RESIDENT * multiprocessors;
-}
-
-int ni_cuda_quantize_weight(void *stream, void *room, const float *w, int64_t rows, int64_t cols,
-                            const ni_cuda_tile_copy *copy) {
-    const int64_t blocks = ni_divide_up(cols / 16 * (rows / 16), TILES_A_BLOCK);
-    if (copy->amax || copy->quantizer.outer != NB_OUTER_TENSOR) {
-        quantize_weight<<<(unsigned)blocks, NI_TILE_THREADS, 0, (cudaStream_t)stream>>>(w, rows, cols, *copy);
-        return cudaGetLastError();
+        p[i] = load_part(w.is, (block * ROUNDS + i) * TILES_AT_ONCE + threadIdx.x / 16);
+    const uint32_t amax = amax_of(w, parts);
+    const ni_tensor_scale t = ni_tensor_scale_of(ni_e4m3_target_of(w.is.rule), w.is.outer, ni_f32_from(amax));
+    ni_fill_table(table, t.sdec, 1.0f, threadIdx.x, NI_TILE_THREADS);
+    if (block == 0 && threadIdx.x < (unsigned)w.is.copies) {
+        const ni_cuda_weight_copy &to = w.is.to[threadIdx.x];
+        if (to.tensor_scale)
+            *to.tensor_scale = t.sdec;
+        if (to.head)
+            *to.head = amax;
     }
-    ni_tile_room *at = (ni_tile_room *)room;
-    void *arguments[] = {&w, &rows, &cols, (void *)copy, &at};
-    const unsigned grid = (unsigned)ni_divide_up(blocks, ROUNDS);
-    return cudaLaunchCooperativeKernel((const void *)measure_and_quantize_weight, dim3(grid), dim3(NI_TILE_THREADS),
-                                       arguments, 0, (cudaStream_t)stream);
+    __syncthreads();
+    if (w.is.outer == NB_OUTER_TENSOR && ni_f32_from(amax) >= 0x1p-60f && ni_f32_from(amax) <= 0x1p100f)
+#pragma unroll
+        for (int i = 0; i < ROUNDS; i++)
+            encode_part<true>(w.is, p[i], table, t.s_inner);
+    else
+#pragma unroll
+        for (int i = 0; i < ROUNDS; i++)
+            encode_part<false>(w.is, p[i], table, t.s_inner);
+}
+
+/* ---- the lists ---- */
+
+static bool is_measured(const ni_cuda_weight *w) {
+    return w->outer == NB_OUTER_TENSOR && !w->amax;
+}
+
+int64_t ni_cuda_weight_parts(const ni_cuda_weight *weights, int count) {
+    int64_t parts = 0;
+    for (int i = 0; i < count; i++)
+        parts += is_measured(&weights[i]) ? ni_divide_up(weights[i].rows * weights[i].cols, PART) : 0;
+    return parts;
+}
+
+static int launch_list(cudaStream_t on, weight_list *list, uint32_t *parts) {
+    if (list->parts)
+        weight_maxima<<<list->parts, NI_THREADS, 0, on>>>(*list, parts);
+    if (list->count)
+        quantize_weights<<<list->blocks, NI_TILE_THREADS, 0, on>>>(*list, parts);
+    list->count = 0;
+    list->blocks = list->parts = 0;
+    return cudaGetLastError();
+}
+
+int ni_cuda_quantize_weights(void *stream, const ni_cuda_weight *weights, int count, uint32_t *parts) {
+    weight_list list = {};
+    int code = cudaSuccess;
+    for (int i = 0; i < count && !code; i++) {
+        const ni_cuda_weight *w = &weights[i];
+        const int64_t blocks = ni_divide_up(w->rows / 16 * (w->cols / 16), TILES_AT_ONCE * ROUNDS);
+        if (list.blocks + blocks > INT32_MAX || w->rows / 16 * (w->cols / 16) > INT32_MAX)
+            return cudaErrorInvalidValue;
+        const uint32_t measured = is_measured(w) ? (uint32_t)ni_divide_up(w->rows * w->cols, PART) : 0;
+        list.at[list.count++] = (listed_weight){*w, list.blocks, list.parts, measured};
+        list.blocks += (uint32_t)blocks;
+        list.parts += measured;
+        if (list.count == MOST_WEIGHTS)
+            code = launch_list((cudaStream_t)stream, &list, parts);
+    }
+    return code ? code : launch_list((cudaStream_t)stream, &list, parts);
 }

@@ -183,10 +183,8 @@ typedef struct ni_tile_scale_of_copy {
 
 /* ni_cuda_tile_room: maxima that are being found, zero between calls, and the scales of the copies being made. */
 typedef struct ni_tile_room {
-    uint32_t amax[2];    /* plain, rotated */
-    uint32_t weight;     /* of a weight */
-    uint32_t here, gone; /* blocks of a grid that have found theirs, that have read it */
-    uint32_t unused[3];
+    uint32_t amax[2]; /* plain, rotated */
+    uint32_t unused[6];
     ni_tile_scale_of_copy copies[2]; /* the row copy's, the column copy's */
 } ni_tile_room;
 static_assert(sizeof(ni_tile_room) <= NI_CUDA_TILE_ROOM, "the room of tiles is too small");

@@ -197,8 +197,8 @@ nb_status ni_ref_make_produced(nb_backend *be, const ni_producer *from, const ni
     return ni_compose_produced(be, from, out, count, err);
 }
 
-nb_status ni_ref_make_pieces(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
-                             nb_error *err) {
+nb_status ni_ref_make_many(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
+                           nb_error *err) {
     for (int32_t i = 0; i < count; i++)
         NB_TRY(ni_ref_make_operands(be, &sources[i], &makings[i], 1, err));
     return NB_OK;

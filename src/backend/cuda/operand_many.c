@@ -1,0 +1,105 @@
+/* operand_many.c: makings of many sources by few launches: a row copy and its patch of one reading, or weights in tiles
+ * first and then chosen columns, dozens a launch; what neither is goes one by one.
+ */
+#include "backend/cuda/operand.h"
+#include "backend/cuda/rows.h"
+#include "backend/ref/operand_parts.h"
+
+enum { MOST_LISTED = 48 };
+
+/* ---- weights ---- */
+
+typedef struct weight_list {
+    ni_cuda_weight at[MOST_LISTED];
+    int count;
+} weight_list;
+
+static nb_status make_weights(nb_backend *be, weight_list *list, nb_error *err) {
+    const int count = list->count;
+    list->count = 0;
+    return count ? ni_cuda_make_weights(be, list->at, count, err) : NB_OK;
+}
+
+/* The same codes of the same numbers: encoded once. */
+static bool is_second_copy(const ni_cuda_weight *a, const ni_cuda_weight *b) {
+    return a->copies == 1 && a->w == b->w && a->rows == b->rows && a->cols == b->cols && a->rule == b->rule &&
+           a->outer == b->outer && a->amax == b->amax;
+}
+
+static nb_status take_weight(nb_backend *be, weight_list *list, const ni_cuda_weight *w, nb_error *err) {
+    ni_cuda_weight *const last = list->count ? &list->at[list->count - 1] : NULL;
+    if (last && is_second_copy(last, w)) {
+        last->to[last->copies++] = w->to[0];
+        return NB_OK;
+    }
+    if (list->count == MOST_LISTED)
+        NB_TRY(make_weights(be, list, err));
+    list->at[list->count++] = *w;
+    return NB_OK;
+}
+
+/* All weights of the call; nothing that they are made of is made by it. `made` [count]. */
+static nb_status make_all_weights(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
+                                  bool *made, nb_error *err) {
+    weight_list list;
+    ni_cuda_weight w;
+    list.count = 0;
+    for (int32_t i = 0; i < count; i++) {
+        NB_TRY(ni_check_making(&sources[i], &makings[i], err));
+        made[i] = ni_cuda_list_weight(be, &sources[i], &makings[i], &w);
+        if (made[i])
+            NB_TRY(take_weight(be, &list, &w, err));
+    }
+    return make_weights(be, &list, err);
+}
+
+/* ---- the rest, in order: pieces that follow each other at once ---- */
+
+typedef struct piece_list {
+    ni_cuda_piece pieces[MOST_LISTED];
+    ni_cuda_tile_copy copies[MOST_LISTED];
+    int count;
+} piece_list;
+
+static nb_status make_pieces(nb_backend *be, piece_list *list, nb_error *err) {
+    const int count = list->count;
+    list->count = 0;
+    return count
+               ? ni_cuda_status(be, ni_cuda_quantize_pieces(ni_cuda_of(be)->stream, list->pieces, list->copies, count),
+                                "quantize: chosen columns", err)
+               : NB_OK;
+}
+
+static nb_status make_the_rest(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
+                               const bool *made, nb_error *err) {
+    piece_list list;
+    list.count = 0;
+    for (int32_t i = 0; i < count; i++) {
+        if (made[i])
+            continue;
+        NB_TRY(ni_cuda_check_source(&sources[i], err));
+        if (list.count == MOST_LISTED)
+            NB_TRY(make_pieces(be, &list, err));
+        if (ni_cuda_list_piece(be, &sources[i], &makings[i], &list.pieces[list.count], &list.copies[list.count])) {
+            list.count++;
+            continue;
+        }
+        NB_TRY(make_pieces(be, &list, err));
+        NB_TRY(ni_cuda_make_operands(be, &sources[i], &makings[i], 1, err));
+    }
+    return make_pieces(be, &list, err);
+}
+
+nb_status ni_cuda_make_many(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
+                            nb_error *err) {
+    bool made[MOST_LISTED], done;
+    if (count > 0)
+        NB_TRY(ni_check_making(&sources[0], &makings[0], err));
+    NB_TRY(ni_cuda_make_patched(be, sources, makings, count, &done, err));
+    for (int32_t i = 0; i < count && !done; i += MOST_LISTED) {
+        const int32_t now = count - i < MOST_LISTED ? count - i : MOST_LISTED;
+        NB_TRY(make_all_weights(be, sources + i, makings + i, now, made, err));
+        NB_TRY(make_the_rest(be, sources + i, makings + i, now, made, err));
+    }
+    return NB_OK;
+}

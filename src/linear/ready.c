@@ -1,0 +1,84 @@
+/* ready.c: the weights of many groups, made by one call of the table before a pass needs them: a step has dozens of
+ * small ones, and a GPU is faster with all of them than with one after the other. What is not listed here is made when
+ * a product reads it, to the same bits: what draws random bits, is made of another operand, or is not kept; and all of
+ * it where a lens looks, or a pass multiplies in BF16.
+ */
+#include "backend/table.h"
+#include "linear/linear.h"
+
+nb_status ni_list_making(ni_weight_list *list, const ni_source *source, const ni_making *making, nb_error *err) {
+    if (list->count == NI_LISTED_MAKINGS)
+        return nb_fail(err, NB_INTERNAL, "more than %d operands of weights in a list", NI_LISTED_MAKINGS);
+    list->sources[list->count] = *source;
+    list->makings[list->count++] = *making;
+    return NB_OK;
+}
+
+static bool is_listed(const ni_linear_group *group, const ni_cached_operand *o) {
+    const nb_quantizer q = ni_operand_quantizer(&group->layers[o->layer], o->name.role);
+    return o->keeper == NI_UNTIL_MOVED && !o->fresh && !o->random && !o->source && !o->fold && o->memory &&
+           !nb_quantizer_is_bf16(&q);
+}
+
+/* Every use of W begins with the layer's own operands, or a mechanism says what else there is. */
+static bool is_plainly_read(const ni_linear_group *group, const ni_linear *layer) {
+    for (int32_t i = 0; i < group->mechanism_count; i++) {
+        const ni_mechanism *m = group->mechanisms[i].table;
+        if ((layer->mechanisms >> i & 1) && (m->quantize_w || (m->terms && !m->list_w)))
+            return false;
+    }
+    return layer->plan.quantized && layer->master &&
+           !(layer->plan.quantize_from == NB_BF16 && group->be->act == NB_BF16);
+}
+
+static nb_status list_operand(const ni_linear_call *call, ni_cached_operand *o, const nb_mat *master,
+                              ni_weight_list *list, nb_error *err) {
+    ni_making making;
+    nb_noise unused;
+    if (!is_listed(call->group, o))
+        return NB_OK;
+    NB_TRY(ni_operand_begin(call, o, master, &unused, &making, err));
+    making.noise = NULL; /* it draws no bits */
+    o->fresh = true;
+    o->made++;
+    return ni_list_making(list, &(ni_source){.numbers = master}, &making, err);
+}
+
+static nb_status list_layer(const ni_linear_call *call, ni_linear *layer, ni_weight_list *list, nb_error *err) {
+    nb_mat *const master = &list->masters[list->layers++];
+    *master = ni_master_of(call->be, layer);
+    NB_TRY(list_operand(call, &layer->own[NB_FPROP_W], master, list, err));
+    NB_TRY(list_operand(call, &layer->own[NB_DGRAD_W], master, list, err));
+    for (int32_t i = 0; i < call->group->mechanism_count; i++) {
+        const ni_attached_mechanism *m = &call->group->mechanisms[i];
+        if ((layer->mechanisms >> i & 1) && m->table->list_w)
+            NB_TRY(m->table->list_w(m->state, call, layer, master, list, err));
+    }
+    return NB_OK;
+}
+
+static nb_status make_listed(nb_backend *be, ni_weight_list *list, nb_error *err) {
+    const int32_t count = list->count;
+    list->count = list->layers = 0;
+    return count ? be->ops->make_many(be, list->sources, list->makings, count, err) : NB_OK;
+}
+
+nb_status ni_linear_groups_ready(ni_linear_group *const *groups, int32_t count, const nb_pass *pass, nb_error *err) {
+    ni_weight_list list;
+    list.count = list.layers = 0;
+    if (pass->lens || pass->forward_bf16 || pass->backward_bf16)
+        return NB_OK;
+    for (int32_t i = 0; i < count; i++) {
+        ni_linear_group *group = groups[i];
+        const nb_mat x = {.rows = group->max_rows, .cols = group->in};
+        const ni_linear_call call = {
+            .group = group, .be = group->be, .pass = pass, .x = &x, .training = group->training};
+        for (int32_t k = 0; k < group->count; k++) {
+            if (list.count > NI_LISTED_MAKINGS - NI_LISTED_OF_LAYER)
+                NB_TRY(make_listed(group->be, &list, err));
+            if (is_plainly_read(group, &group->layers[k]))
+                NB_TRY(list_layer(&call, &group->layers[k], &list, err));
+        }
+    }
+    return count ? make_listed(groups[0]->be, &list, err) : NB_OK;
+}
