@@ -350,9 +350,42 @@ static __device__ inline uint32_t ni_turned_amax(const uint32_t *pairs) {
     return ni_f32_magnitude(ni_bf16_round(ni_f32_mul(ni_larger_or_nan(ni_rotated_amax(a), ni_rotated_amax(b)), 0.25f)));
 }
 
+/* ---- maxima that are being found ---- */
+
 /* What others of the same kernel found so far. */
 static __device__ inline uint32_t ni_found_amax(const uint32_t *word) {
     return word ? *(const volatile uint32_t *)word : 0;
+}
+
+/* *to = max(*to, x) over a warp, where `known` was there before. */
+static __device__ inline void ni_join_known(uint32_t *to, uint32_t x, uint32_t known) {
+    x = __reduce_max_sync(~0u, x);
+    if (to && threadIdx.x % 32 == 0 && x > known)
+        atomicMax(to, x);
+}
+
+/* What has been found of a matrix' maxima when this kernel's warp looked: loads that are on their way early. */
+typedef struct ni_known_amaxes {
+    uint32_t plain, turned;
+} ni_known_amaxes;
+
+static __device__ inline ni_known_amaxes ni_known_of(const uint32_t *plain, const uint32_t *turned) {
+    const ni_known_amaxes known = {ni_found_amax(plain), ni_found_amax(turned)};
+    return known;
+}
+
+/* The same for a block: two lanes of warp WARP ask early, and leave in shared memory what came, for all behind the block's
+ * next barrier. Every warp that asks for itself reads the one sector that the words lie in, which a slice of the second
+ * level of the cache gives to one at a time. */
+template <int WARP> static __device__ inline uint32_t ni_ask_amaxes(const uint32_t *plain, const uint32_t *turned) {
+    const int lane = threadIdx.x % 32;
+    return threadIdx.x / 32 == WARP && lane < 2 ? ni_found_amax(lane ? turned : plain) : 0;
+}
+
+template <int WARP> static __device__ inline void ni_tell_amaxes(ni_known_amaxes *known, uint32_t word) {
+    const int lane = threadIdx.x % 32;
+    if (threadIdx.x / 32 == WARP && lane < 2)
+        (lane ? known->turned : known->plain) = word;
 }
 
 #endif

@@ -17,6 +17,9 @@ enum {
     NI_TILE_PITCH = NI_TILE_COLS / 2 + 4
 };
 
+/* Blocks of a multiprocessor: 64 registers a thread. */
+enum { NI_TILE_BLOCKS = 8 };
+
 /* What all blocks of one copy share. */
 typedef struct ni_copying {
     const ni_cuda_tile_copy &copy;
