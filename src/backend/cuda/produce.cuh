@@ -73,19 +73,19 @@ ni_make_both(const ni_cuda_both_copies &to, const ni_tile_room *room, const ni_b
     const bool wild = ni_is_any_wild(largest, min(room->copies[0].most_tame, room->copies[1].most_tame));
     if (to.row.now)
         ni_join_known(to.row.now, largest, tables.known.plain);
-    const ni_copying across = {to.row, tables.row, room->copies[0].s_inner, room->copies[0].drawn, 1.0f};
-    if (room->copies[0].tame && !wild)
+    const ni_copying across = {to.row, tables.row, room->copies[0].s_inner, room->copies[0].drawn,
+                               room->copies[0].tame};
+    if (across.tame && !wild)
         ni_encode_rows<ROWS, true>(across, own, at.row, at.col, cols, at.live);
     else
         ni_encode_rows<ROWS, false>(across, own, at.row, at.col, cols, at.live);
-    const bool tame = room->copies[1].tame;
     const ni_copying down = {to.column, tables.column, room->copies[1].s_inner, room->copies[1].drawn,
-                             tame ? 4.0f : 1.0f};
+                             room->copies[1].tame};
     const int64_t c = at.c0 + 2 * threadIdx.x;
     uint32_t turned = 0;
     if (c < cols)
         turned =
-            tame && !wild
+            down.tame && !wild
                 ? ni_encode_columns<COLUMNS, NI_FIXED_AND_ROUNDED, true>(down, tile + threadIdx.x, rows, at.r0, c, 0)
                 : ni_encode_columns<COLUMNS, NI_FIXED_AND_ROUNDED, false>(down, tile + threadIdx.x, rows, at.r0, c, 0);
     __syncwarp();

@@ -40,9 +40,11 @@ static __global__ void __launch_bounds__(2 * NI_TILE_THREADS)
         room->amax[threadIdx.x] = 0;
     if (!exists)
         return;
-    const float factor = copy.quantizer.hadamard_size && tame ? 0.25f : 1.0f;
+    const nb_quantizer &q = copy.quantizer;
+    const float factor = tame ? ni_turn_factor(q.hadamard_size) : 1.0f;
+    const float of_table = tame ? factor * ni_table_factor(q.round == NB_ROUND_STOCHASTIC ? q.sr_bits : 0) : 1.0f;
     ni_tile_scale_of_copy *to = &room->copies[which];
-    ni_fill_table(to->table, t.sdec, factor, first, NI_TILE_THREADS);
+    ni_fill_table(to->table, t.sdec, of_table, first, NI_TILE_THREADS);
     if (first == 0) {
         const ni_noise_key key = ni_tile_noise(copy.noise);
         to->s_inner = ni_f32_mul(t.s_inner, factor);
@@ -99,7 +101,7 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, NI_TILE_BLOCKS)
         __syncthreads();
     }
     if (ROWS >= 0) {
-        const ni_copying rows = {row, row_table, room->copies[0].s_inner, room->copies[0].drawn, 1.0f};
+        const ni_copying rows = {row, row_table, room->copies[0].s_inner, room->copies[0].drawn, room->copies[0].tame};
         if (room->copies[0].tame && !wild)
             ni_encode_rows<ROWS, true>(rows, in, r0 + first, c, s.cols, live);
         else
@@ -107,8 +109,8 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, NI_TILE_BLOCKS)
     }
     if (COLUMNS >= 0) {
         const int64_t pair = (int64_t)blockIdx.x * NI_TILE_COLS + 2 * threadIdx.x;
-        const float unfold = TURN != NI_NOT_TURNED && room->copies[1].tame ? 4.0f : 1.0f;
-        const ni_copying columns = {column, column_table, room->copies[1].s_inner, room->copies[1].drawn, unfold};
+        const ni_copying columns = {column, column_table, room->copies[1].s_inner, room->copies[1].drawn,
+                                    room->copies[1].tame};
         uint32_t signs = 0, largest = 0;
         if (TURN == NI_AS_IT_SAYS) {
             const ni_noise_key key = ni_tile_noise(column.noise);
