@@ -256,7 +256,7 @@ template <typename S> static int launch_sparse(cudaStream_t on, const ni_cuda_fi
 static int launch_sparse_by(cudaStream_t on, const ni_cuda_finish *f, int multiprocessors) {
     switch (slice_of(f)) {
     case 128:
-        return launch_sparse<shape<128, 16, 512>>(on, f, multiprocessors);
+        return launch_sparse<shape<128, 16, 1024>>(on, f, multiprocessors);
     case 64:
         return launch_sparse<shape<64, 8, 1024>>(on, f, multiprocessors);
     case 32:

@@ -58,10 +58,10 @@ static __device__ __forceinline__ void leave_row(uint32_t *band, int i, const ui
             *(uint4 *)(band + i * band_pitch(dim) + 4 * lane + 128 * k) = row[k];
 }
 
-/* The larger of `found` and of what this warp's columns hold, sixteen of every NI_THREADS / 2. */
-static __device__ __noinline__ uint32_t turn_band(uint32_t found, const uint32_t *band, int dim) {
-    const int lane = threadIdx.x % 32, sixteens = threadIdx.x / 32 + lane / 8 * NI_WARPS;
-    for (int c = 8 * sixteens + lane % 8; c < dim / 2; c += 32 * NI_WARPS) {
+/* The larger of `found` and of what this warp's columns hold: sixteen, of which WARPS lie side by side. */
+template <int WARPS> static __device__ __noinline__ uint32_t turn_band(uint32_t found, const uint32_t *band, int dim) {
+    const int lane = threadIdx.x % 32, sixteens = threadIdx.x / 32 + lane / 8 * WARPS;
+    for (int c = 8 * sixteens + lane % 8; c < dim / 2; c += 32 * WARPS) {
         uint32_t pairs[BAND];
 #pragma unroll
         for (int i = 0; i < BAND; i++)
@@ -72,33 +72,33 @@ static __device__ __noinline__ uint32_t turn_band(uint32_t found, const uint32_t
     return ni_warp_max(found);
 }
 
+template <int WARPS>
 static __device__ __forceinline__ uint32_t larger_of_band(uint32_t found, const uint32_t *band, int dim) {
     const ni_turning by = ni_turning_of_rows();
     const int lane = threadIdx.x % 32, right = lane / 16 * 8;
     const bf16 *const row = (const bf16 *)(band + lane % 16 * band_pitch(dim));
     uint32_t most = 0;
 #pragma unroll 2
-    for (int c = 16 * (threadIdx.x / 32); c < dim; c += 16 * NI_WARPS)
+    for (int c = 16 * (threadIdx.x / 32); c < dim; c += 16 * WARPS)
         most = ni_most_of_sixteen(most, by, row + c + (c + right < dim ? right : 0));
-    return ni_may_exceed(most, found) ? turn_band(found, band, dim) : found;
+    return ni_may_exceed(most, found) ? turn_band<WARPS>(found, band, dim) : found;
 }
 
+/* A warp has one row of the band: blocks are as short as they can be, since there are few of them. */
 template <int CHUNKS>
-static __global__ void __launch_bounds__(NI_THREADS) rmsnorm_forward_bands(const __grid_constant__ ni_cuda_norm norm) {
+static __global__ void __launch_bounds__(32 * BAND, CHUNKS <= 3 ? 3 : 2)
+    rmsnorm_forward_bands(const __grid_constant__ ni_cuda_norm norm) {
     extern __shared__ __align__(16) uint32_t band[];
-    const int dim = (int)norm.dim;
-    const ni_known_amaxes known = ni_known_of(norm.amax, norm.turned_amax);
-    uint32_t pairs = 0;
-#pragma unroll 1
-    for (int i = threadIdx.x / 32; i < BAND; i += NI_WARPS) {
-        uint4 row[CHUNKS];
-        ni_norm_row(row, norm, blockIdx.x * (int64_t)BAND + i, dim);
-        leave_row(band, i, row, dim);
-        pairs = larger_of_row(pairs, row);
-    }
+    __shared__ ni_known_amaxes known;
+    const int dim = (int)norm.dim, i = threadIdx.x / 32;
+    const uint32_t word = ni_ask_amaxes<0>(norm.amax, norm.turned_amax);
+    uint4 row[CHUNKS];
+    ni_norm_row(row, norm, blockIdx.x * (int64_t)BAND + i, dim);
+    leave_row(band, i, row, dim);
+    ni_tell_amaxes<0>(&known, word);
     __syncthreads();
-    ni_join_known(norm.amax, ni_larger_half(pairs), known.plain);
-    ni_join_known(norm.turned_amax, larger_of_band(known.turned, band, dim), known.turned);
+    ni_join_known(norm.amax, ni_larger_half(larger_of_row(0, row)), known.plain);
+    ni_join_known(norm.turned_amax, larger_of_band<BAND>(known.turned, band, dim), known.turned);
 }
 
 static __global__ void rmsnorm_forward(ni_cuda_norm norm, bool eights) {
@@ -140,7 +140,7 @@ template <int CHUNKS> static int launch_forward_bands(cudaStream_t on, const ni_
     const int code =
         cudaFuncSetAttribute(rmsnorm_forward_bands<CHUNKS>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
     if (code == cudaSuccess)
-        rmsnorm_forward_bands<CHUNKS><<<(unsigned)(norm->n / BAND), NI_THREADS, bytes, on>>>(*norm);
+        rmsnorm_forward_bands<CHUNKS><<<(unsigned)(norm->n / BAND), 32 * BAND, bytes, on>>>(*norm);
     return code;
 }
 
@@ -263,17 +263,19 @@ static __device__ __forceinline__ void expect_row(const ni_cuda_norm_slopes &d, 
         expect_line(d.dx + r * dim + c);
 }
 
-/* A block takes 16 neighbouring rows at a time. */
+/* A block takes 16 neighbouring rows at a time. Where columns are turned there is room for two bands, so warps that have
+ * looked at one go on to the next while others look still. */
 template <int CHUNKS, bool TURNED>
 static __global__ void __launch_bounds__(NI_THREADS)
     rmsnorm_backward_kept(const __grid_constant__ ni_cuda_norm_slopes d) {
-    extern __shared__ __align__(16) float sums[];
-    uint32_t *const band = (uint32_t *)sums; /* until the sums are left there */
+    extern __shared__ __align__(16) float sums[]; /* bands, until the sums are left there */
+    __shared__ ni_known_amaxes known[2];
     const int lane = threadIdx.x % 32, dim = (int)d.dim;
     float dw[CHUNKS][8] = {};
-    uint32_t pairs = 0, turned = 0;
-    for (int64_t first = blockIdx.x * (int64_t)BAND; first < d.n; first += gridDim.x * (int64_t)BAND) {
-        const uint32_t found = TURNED ? ni_found_amax(d.turned_amax) : 0;
+    uint32_t pairs = 0, turned = 0, word = TURNED ? ni_ask_amaxes<0>(NULL, d.turned_amax) : 0;
+    int which = 0;
+    for (int64_t first = blockIdx.x * (int64_t)BAND; first < d.n; first += gridDim.x * (int64_t)BAND, which ^= 1) {
+        uint32_t *const band = (uint32_t *)sums + which * BAND * band_pitch(dim);
 #pragma unroll 1
         for (int i = threadIdx.x / 32; i < BAND && first + i < d.n; i += NI_WARPS) {
             uint4 row[CHUNKS];
@@ -285,12 +287,13 @@ static __global__ void __launch_bounds__(NI_THREADS)
         if (TURNED) {
             for (int i = threadIdx.x / 32; i < BAND; i += NI_WARPS)
                 expect_row(d, first + gridDim.x * (int64_t)BAND + i, dim);
+            ni_tell_amaxes<0>(&known[which], word);
             __syncthreads();
-            turned = larger_of_band(max(turned, found), band, dim);
-            __syncthreads();
+            word = ni_ask_amaxes<0>(NULL, d.turned_amax);
+            turned = larger_of_band<NI_WARPS>(max(turned, known[which].turned), band, dim);
         }
     }
-    __syncwarp();
+    __syncthreads();
     ni_join_amax(d.amax, ni_larger_half(pairs));
     if (TURNED)
         ni_join_amax(d.turned_amax, turned);
@@ -313,7 +316,7 @@ static int64_t band_blocks(int64_t n) {
 }
 
 template <int CHUNKS, bool TURNED> static int launch_backward_kept(cudaStream_t on, const ni_cuda_norm_slopes *d) {
-    const size_t sums = ni_sums_bytes(d->dim), band = TURNED ? band_bytes(d->dim) : 0,
+    const size_t sums = ni_sums_bytes(d->dim), band = TURNED ? 2 * band_bytes(d->dim) : 0,
                  bytes = sums > band ? sums : band;
     const int code = cudaFuncSetAttribute(rmsnorm_backward_kept<CHUNKS, TURNED>,
                                           cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);

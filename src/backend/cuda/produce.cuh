@@ -45,14 +45,17 @@ static __device__ inline uint4 *ni_own_of(uint32_t *tile, const ni_tile_place &a
     return (uint4 *)&tile[(at.row - at.r0 + NI_ROW_STEP * i) * NI_TILE_PITCH + 4 * at.vector];
 }
 
-/* Factors of both copies, in shared memory. */
+/* Factors of both copies, and what is known of their maxima, in shared memory. */
 typedef struct ni_both_tables {
     ni_scale_entry row[NI_TILE_BYTES], column[NI_TILE_BYTES];
+    ni_known_amaxes known;
 } ni_both_tables;
 
-static __device__ inline void ni_load_tables(ni_both_tables *to, const ni_tile_room *room) {
-    to->row[threadIdx.x] = room->copies[0].table[threadIdx.x];
-    to->column[threadIdx.x] = room->copies[1].table[threadIdx.x];
+static __device__ inline void ni_load_tables(ni_both_tables *tables, const ni_tile_room *room,
+                                             const ni_cuda_both_copies &to) {
+    tables->row[threadIdx.x] = room->copies[0].table[threadIdx.x];
+    tables->column[threadIdx.x] = room->copies[1].table[threadIdx.x];
+    ni_tell_amaxes<0>(&tables->known, ni_ask_amaxes<0>(to.row.now, to.column.now));
 }
 
 /* Both copies of a tile that lies in shared memory; `own` is this thread's part of it. Threads come together here, behind
@@ -69,25 +72,25 @@ ni_make_both(const ni_cuda_both_copies &to, const ni_tile_room *room, const ni_b
     const uint32_t largest = ni_larger_half(pairs);
     const bool wild = ni_is_any_wild(largest, min(room->copies[0].most_tame, room->copies[1].most_tame));
     if (to.row.now)
-        ni_join_amax(to.row.now, largest);
-    const ni_copying across = {to.row, tables.row, room->copies[0].s_inner, room->copies[0].drawn, 1.0f};
-    if (room->copies[0].tame && !wild)
+        ni_join_known(to.row.now, largest, tables.known.plain);
+    const ni_copying across = {to.row, tables.row, room->copies[0].s_inner, room->copies[0].drawn,
+                               room->copies[0].tame};
+    if (across.tame && !wild)
         ni_encode_rows<ROWS, true>(across, own, at.row, at.col, cols, at.live);
     else
         ni_encode_rows<ROWS, false>(across, own, at.row, at.col, cols, at.live);
-    const bool tame = room->copies[1].tame;
     const ni_copying down = {to.column, tables.column, room->copies[1].s_inner, room->copies[1].drawn,
-                             tame ? 4.0f : 1.0f};
+                             room->copies[1].tame};
     const int64_t c = at.c0 + 2 * threadIdx.x;
     uint32_t turned = 0;
     if (c < cols)
         turned =
-            tame && !wild
+            down.tame && !wild
                 ? ni_encode_columns<COLUMNS, NI_FIXED_AND_ROUNDED, true>(down, tile + threadIdx.x, rows, at.r0, c, 0)
                 : ni_encode_columns<COLUMNS, NI_FIXED_AND_ROUNDED, false>(down, tile + threadIdx.x, rows, at.r0, c, 0);
     __syncwarp();
     if (to.column.now)
-        ni_join_amax(to.column.now, turned);
+        ni_join_known(to.column.now, turned, tables.known.turned);
 }
 
 #endif

@@ -13,7 +13,7 @@ static size_t tile_bytes(int chunks) {
 
 /* Wide rows take more shared memory than five blocks have. */
 template <int CHUNKS>
-static __global__ void __launch_bounds__(NI_TILE_THREADS, CHUNKS <= 4   ? 5
+static __global__ void __launch_bounds__(NI_TILE_THREADS, CHUNKS <= 4   ? 7
                                                           : CHUNKS <= 5 ? 4
                                                                         : 3)
     produce_norm(const __grid_constant__ ni_cuda_norm norm, const ni_tile_room *room,
@@ -25,7 +25,7 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, CHUNKS <= 4   ? 5
     at.r0 = blockIdx.x * (int64_t)NI_TILE_ROWS;
     at.row = at.r0 + threadIdx.x / NI_TILE_VECTORS;
     at.vector = threadIdx.x % NI_TILE_VECTORS;
-    ni_load_tables(&tables, room);
+    ni_load_tables(&tables, room, to);
 #pragma unroll 1
     for (int i = 0; i < NI_OWN_ROWS; i++) {
         uint4 row[CHUNKS];

@@ -4,46 +4,12 @@
 #include "backend/cuda/produce.cuh"
 #include "backend/cuda/swiglu.cuh"
 
-template <bool NEAR> static __device__ inline uint32_t swiglu_pair(uint32_t g, uint32_t u) {
-    return ni_pack_two(ni_swiglu<NEAR>(ni_low_of(g), ni_low_of(u)), ni_swiglu<NEAR>(ni_high_of(g), ni_high_of(u)));
-}
-
-template <bool NEAR> static __device__ inline uint4 swiglu_eight(const uint4 &g, const uint4 &u) {
-    return make_uint4(swiglu_pair<NEAR>(g.x, u.x), swiglu_pair<NEAR>(g.y, u.y), swiglu_pair<NEAR>(g.z, u.z),
-                      swiglu_pair<NEAR>(g.w, u.w));
-}
-
-/* Gate and up become both slopes. */
-template <bool NEAR> static __device__ inline void slope_pair(uint32_t &g, uint32_t &u, uint32_t d) {
-    float dg[2], du[2];
-    ni_swiglu_slopes<NEAR>(ni_low_of(g), ni_low_of(u), ni_low_of(d), &dg[0], &du[0]);
-    ni_swiglu_slopes<NEAR>(ni_high_of(g), ni_high_of(u), ni_high_of(d), &dg[1], &du[1]);
-    g = ni_pack_two(dg[0], dg[1]);
-    u = ni_pack_two(du[0], du[1]);
-}
-
-template <bool NEAR> static __device__ inline void slope_eight(uint4 &g, uint4 &u, const uint4 &d) {
-    slope_pair<NEAR>(g.x, u.x, d.x);
-    slope_pair<NEAR>(g.y, u.y, d.y);
-    slope_pair<NEAR>(g.z, u.z, d.z);
-    slope_pair<NEAR>(g.w, u.w, d.w);
-}
-
-static __device__ inline bool are_near(const uint4 *gate) {
-    uint32_t farthest = 0;
-#pragma unroll
-    for (int i = 0; i < NI_OWN_ROWS; i++)
-        farthest = ni_farther_gates(
-            ni_farther_gates(ni_farther_gates(ni_farther_gates(farthest, gate[i].x), gate[i].y), gate[i].z), gate[i].w);
-    return ni_are_near(farthest);
-}
-
 static __device__ inline void write_own(uint16_t *to, const uint4 &own, const ni_tile_place &at, int i, int64_t cols) {
     if (to && at.live)
         *(uint4 *)(to + (at.row + NI_ROW_STEP * i) * cols + at.col) = own;
 }
 
-static __global__ void __launch_bounds__(NI_TILE_THREADS, 5)
+static __global__ void __launch_bounds__(NI_TILE_THREADS, NI_TILE_BLOCKS)
     produce_swiglu(const __grid_constant__ ni_cuda_swiglu_tiles s, const ni_tile_room *room,
                    const __grid_constant__ ni_cuda_both_copies to) {
     __shared__ __align__(16) uint32_t tile[NI_TILE_ROWS * NI_TILE_PITCH];
@@ -54,15 +20,8 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, 5)
         return;
     ni_load_own(gate, s.gate, at, s.cols);
     ni_load_own(up, s.up, at, s.cols);
-    ni_load_tables(&tables, room);
-    if (are_near(gate))
-#pragma unroll
-        for (int i = 0; i < NI_OWN_ROWS; i++)
-            gate[i] = swiglu_eight<true>(gate[i], up[i]);
-    else
-#pragma unroll
-        for (int i = 0; i < NI_OWN_ROWS; i++)
-            gate[i] = swiglu_eight<false>(gate[i], up[i]);
+    ni_load_tables(&tables, room, to);
+    ni_swiglu_of_four(gate, up);
 #pragma unroll
     for (int i = 0; i < NI_OWN_ROWS; i++) {
         *ni_own_of(tile, at, i) = gate[i];
@@ -76,7 +35,7 @@ typedef struct slope_copies {
     ni_cuda_both_copies of[2];
 } slope_copies;
 
-static __global__ void __launch_bounds__(NI_TILE_THREADS, 5)
+static __global__ void __launch_bounds__(NI_TILE_THREADS, 6)
     produce_slopes(const __grid_constant__ ni_cuda_swiglu_tiles s, const ni_tile_room *room, const ni_tile_room *of_up,
                    const __grid_constant__ slope_copies to) {
     __shared__ __align__(16) uint32_t tiles[2][NI_TILE_ROWS * NI_TILE_PITCH];
@@ -89,16 +48,9 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, 5)
         ni_load_own(gate, s.gate, at, s.cols);
         ni_load_own(up, s.up, at, s.cols);
         ni_load_own(dy, s.dy, at, s.cols);
-        ni_load_tables(&tables[0], room);
-        ni_load_tables(&tables[1], of_up);
-        if (are_near(gate))
-#pragma unroll
-            for (int i = 0; i < NI_OWN_ROWS; i++)
-                slope_eight<true>(gate[i], up[i], dy[i]);
-        else
-#pragma unroll
-            for (int i = 0; i < NI_OWN_ROWS; i++)
-                slope_eight<false>(gate[i], up[i], dy[i]);
+        ni_load_tables(&tables[0], room, to.of[0]);
+        ni_load_tables(&tables[1], of_up, to.of[1]);
+        ni_slopes_of_four(gate, up, dy);
 #pragma unroll
         for (int i = 0; i < NI_OWN_ROWS; i++) {
             *ni_own_of(tiles[0], at, i) = gate[i];

@@ -40,9 +40,11 @@ static __global__ void __launch_bounds__(2 * NI_TILE_THREADS)
         room->amax[threadIdx.x] = 0;
     if (!exists)
         return;
-    const float factor = copy.quantizer.hadamard_size && tame ? 0.25f : 1.0f;
+    const nb_quantizer &q = copy.quantizer;
+    const float factor = tame ? ni_turn_factor(q.hadamard_size) : 1.0f;
+    const float of_table = tame ? factor * ni_table_factor(q.round == NB_ROUND_STOCHASTIC ? q.sr_bits : 0) : 1.0f;
     ni_tile_scale_of_copy *to = &room->copies[which];
-    ni_fill_table(to->table, t.sdec, factor, first, NI_TILE_THREADS);
+    ni_fill_table(to->table, t.sdec, of_table, first, NI_TILE_THREADS);
     if (first == 0) {
         const ni_noise_key key = ni_tile_noise(copy.noise);
         to->s_inner = ni_f32_mul(t.s_inner, factor);
@@ -54,11 +56,12 @@ static __global__ void __launch_bounds__(2 * NI_TILE_THREADS)
 
 /* Roundings: -1 no such copy, 0 to nearest, 8 or 16 random bits. */
 template <int ROWS, int COLUMNS, int TURN>
-static __global__ void __launch_bounds__(NI_TILE_THREADS, 5)
+static __global__ void __launch_bounds__(NI_TILE_THREADS, NI_TILE_BLOCKS)
     quantize_tiles(const __grid_constant__ ni_cuda_tile_source s, const ni_tile_room *room,
                    const __grid_constant__ ni_cuda_tile_copy row, const __grid_constant__ ni_cuda_tile_copy column) {
     __shared__ __align__(16) uint32_t tile[COLUMNS >= 0 ? NI_TILE_ROWS * NI_TILE_PITCH : 4];
     __shared__ ni_scale_entry row_table[ROWS >= 0 ? NI_TILE_BYTES : 1], column_table[COLUMNS >= 0 ? NI_TILE_BYTES : 1];
+    __shared__ ni_known_amaxes known; /* of the row copy and the column copy */
     const int64_t band = blockIdx.y + (int64_t)blockIdx.z * gridDim.y, r0 = band * NI_TILE_ROWS;
     const int vector = threadIdx.x % NI_TILE_VECTORS, first = threadIdx.x / NI_TILE_VECTORS;
     const int64_t c = (int64_t)blockIdx.x * NI_TILE_COLS + 8 * vector;
@@ -72,6 +75,7 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, 5)
 #pragma unroll
     for (int i = 0; i < 4; i++)
         in[i] = ni_load_words(ni_row_at(from, 4 * i, stride));
+    const uint32_t word = ni_ask_amaxes<0>(row.now, column.now);
     if (ROWS >= 0)
         row_table[threadIdx.x] = room->copies[0].table[threadIdx.x];
     if (COLUMNS >= 0)
@@ -89,14 +93,15 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, 5)
                                    in[i].w);
         const uint32_t largest = ni_larger_half(pairs), most = min(ROWS >= 0 ? room->copies[0].most_tame : ~0u,
                                                                    COLUMNS >= 0 ? room->copies[1].most_tame : ~0u);
+        ni_tell_amaxes<0>(&known, word);
         wild = ni_is_any_wild(largest, most);
         if (row.now)
-            ni_join_amax(row.now, largest);
+            ni_join_known(row.now, largest, known.plain);
     } else {
         __syncthreads();
     }
     if (ROWS >= 0) {
-        const ni_copying rows = {row, row_table, room->copies[0].s_inner, room->copies[0].drawn, 1.0f};
+        const ni_copying rows = {row, row_table, room->copies[0].s_inner, room->copies[0].drawn, room->copies[0].tame};
         if (room->copies[0].tame && !wild)
             ni_encode_rows<ROWS, true>(rows, in, r0 + first, c, s.cols, live);
         else
@@ -104,8 +109,8 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, 5)
     }
     if (COLUMNS >= 0) {
         const int64_t pair = (int64_t)blockIdx.x * NI_TILE_COLS + 2 * threadIdx.x;
-        const float unfold = TURN != NI_NOT_TURNED && room->copies[1].tame ? 4.0f : 1.0f;
-        const ni_copying columns = {column, column_table, room->copies[1].s_inner, room->copies[1].drawn, unfold};
+        const ni_copying columns = {column, column_table, room->copies[1].s_inner, room->copies[1].drawn,
+                                    room->copies[1].tame};
         uint32_t signs = 0, largest = 0;
         if (TURN == NI_AS_IT_SAYS) {
             const ni_noise_key key = ni_tile_noise(column.noise);
@@ -118,7 +123,7 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, 5)
                     : ni_encode_columns<COLUMNS, TURN, false>(columns, tile + threadIdx.x, s.rows, r0, pair, signs);
         __syncwarp();
         if (column.now)
-            ni_join_amax(column.now, largest);
+            ni_join_known(column.now, largest, known.turned);
     }
 }
 

@@ -73,14 +73,14 @@ static __global__ void swiglu_backward_eights(uint16_t *dgate, uint32_t *dgate_a
 /* ---- in tiles, where the maximum of turned columns is asked for ---- */
 
 /* A warp takes 16 rows of 64 columns, a lane four of the rows and eight of the columns: where those begin, and whether
- * the lane's columns are there at all. Others do the first ones again. False: beyond the end. */
-static __device__ bool find_tile(int64_t rows, int64_t cols, int64_t *at, bool *live) {
+ * they are there at all. Others do the first ones again. */
+static __device__ bool find_tile(int64_t rows, int64_t cols, int64_t *at) {
     const uint32_t across = (uint32_t)((cols + 63) / 64);
     const uint32_t tile = blockIdx.x * (NI_TILE_THREADS / 32) + threadIdx.x / 32, band = tile / across;
     const uint32_t column = (tile - band * across) * 64 + ni_column_of_lane();
-    *live = column < cols;
-    *at = ((int64_t)band * 16 + ni_row_of_lane()) * cols + (*live ? column : 0);
-    return band < (uint32_t)(rows / 16);
+    const bool here = band < (uint32_t)(rows / 16), live = here && column < cols;
+    *at = ((int64_t)(here ? band : 0) * 16 + ni_row_of_lane()) * cols + (live ? column : 0);
+    return live;
 }
 
 static __device__ void load_four(uint4 (&x)[4], const uint16_t *from, int64_t cols) {
@@ -89,91 +89,44 @@ static __device__ void load_four(uint4 (&x)[4], const uint16_t *from, int64_t co
         x[i] = *(const uint4 *)(from + i * cols);
 }
 
-static __device__ bool are_near(const uint4 (&gate)[4]) {
-    uint32_t farthest = 0;
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        farthest = ni_farther_gates(
-            ni_farther_gates(ni_farther_gates(ni_farther_gates(farthest, gate[i].x), gate[i].y), gate[i].z), gate[i].w);
-    return ni_are_near(farthest);
-}
-
-template <bool NEAR> static __device__ uint32_t swiglu_pair(uint32_t g, uint32_t u) {
-    return ni_pack_two(ni_swiglu<NEAR>(ni_low_of(g), ni_low_of(u)), ni_swiglu<NEAR>(ni_high_of(g), ni_high_of(u)));
-}
-
-/* In the place of gate. */
-template <bool NEAR> static __device__ void swiglu_four(uint4 (&g)[4], const uint4 (&u)[4]) {
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        g[i] = make_uint4(swiglu_pair<NEAR>(g[i].x, u[i].x), swiglu_pair<NEAR>(g[i].y, u[i].y),
-                          swiglu_pair<NEAR>(g[i].z, u[i].z), swiglu_pair<NEAR>(g[i].w, u[i].w));
-}
-
 static __global__ void __launch_bounds__(NI_TILE_THREADS)
     swiglu_forward_tiles(uint16_t *y, uint32_t *amax, uint32_t *turned, const uint16_t *gate, const uint16_t *up,
                          int64_t rows, int64_t cols) {
+    __shared__ ni_known_amaxes known;
     uint32_t largest = 0;
     uint4 g[4], u[4];
     int64_t at;
-    bool live;
-    if (!find_tile(rows, cols, &at, &live))
-        return;
+    const bool live = find_tile(rows, cols, &at);
     load_four(g, gate + at, cols);
     load_four(u, up + at, cols);
-    const ni_known_amaxes known = ni_known_of(amax, turned);
-    if (are_near(g))
-        swiglu_four<true>(g, u);
-    else
-        swiglu_four<false>(g, u);
+    ni_tell_amaxes<0>(&known, ni_ask_amaxes<0>(amax, turned));
+    ni_swiglu_of_four(g, u);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         largest = ni_larger_of_four(largest, g[i]);
         if (live)
             ni_store_words(ni_global(y + at + i * cols), g[i]);
     }
-    __syncwarp();
+    __syncthreads();
     ni_join_known(amax, ni_larger_half(largest), known.plain);
     ni_join_fours(turned, g, ni_most_of_fours(ni_turning_of_fours(), g), known.turned);
-}
-
-/* Slopes, in the place of gate and up. */
-template <bool NEAR> static __device__ void slopes_of_pair(uint32_t *g, uint32_t *u, uint32_t d) {
-    float dg[2], du[2];
-    ni_swiglu_slopes<NEAR>(ni_low_of(*g), ni_low_of(*u), ni_low_of(d), &dg[0], &du[0]);
-    ni_swiglu_slopes<NEAR>(ni_high_of(*g), ni_high_of(*u), ni_high_of(d), &dg[1], &du[1]);
-    *g = ni_pack_two(dg[0], dg[1]);
-    *u = ni_pack_two(du[0], du[1]);
-}
-
-template <bool NEAR> static __device__ void slopes_of_four(uint4 (&g)[4], uint4 (&u)[4], const uint4 (&d)[4]) {
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        slopes_of_pair<NEAR>(&g[i].x, &u[i].x, d[i].x);
-        slopes_of_pair<NEAR>(&g[i].y, &u[i].y, d[i].y);
-        slopes_of_pair<NEAR>(&g[i].z, &u[i].z, d[i].z);
-        slopes_of_pair<NEAR>(&g[i].w, &u[i].w, d[i].w);
-    }
 }
 
 static __global__ void __launch_bounds__(NI_TILE_THREADS)
     swiglu_backward_tiles(uint16_t *dgate, uint32_t *gate_amax, uint32_t *gate_turned, uint16_t *dup, uint32_t *up_amax,
                           uint32_t *up_turned, const uint16_t *dy, const uint16_t *gate, const uint16_t *up,
                           int64_t rows, int64_t cols) {
+    __shared__ ni_known_amaxes known_gate, known_up;
     uint32_t of_gate = 0, of_up = 0;
     uint4 g[4], u[4], d[4];
     int64_t at;
-    bool live;
-    if (!find_tile(rows, cols, &at, &live))
-        return;
+    const bool live = find_tile(rows, cols, &at);
     load_four(g, gate + at, cols);
     load_four(u, up + at, cols);
     load_four(d, dy + at, cols);
-    const ni_known_amaxes known_gate = ni_known_of(gate_amax, gate_turned), known_up = ni_known_of(up_amax, up_turned);
-    if (are_near(g))
-        slopes_of_four<true>(g, u, d);
-    else
-        slopes_of_four<false>(g, u, d);
+    ni_tell_amaxes<0>(&known_gate, ni_ask_amaxes<0>(gate_amax, gate_turned));
+    ni_tell_amaxes<1>(&known_up, ni_ask_amaxes<1>(up_amax, up_turned));
+    ni_slopes_of_four(g, u, d);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         of_gate = ni_larger_of_four(of_gate, g[i]);
@@ -183,7 +136,7 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS)
             ni_store_words(ni_global(dup + at + i * cols), u[i]);
         }
     }
-    __syncwarp();
+    __syncthreads();
     const ni_turning by = ni_turning_of_fours();
     const uint32_t most_gate = ni_most_of_fours(by, g), most_up = ni_most_of_fours(by, u);
     ni_join_known(gate_amax, ni_larger_half(of_gate), known_gate.plain);

@@ -6,7 +6,7 @@
 #ifndef NI_BACKEND_CUDA_SWIGLU_CUH
 #define NI_BACKEND_CUDA_SWIGLU_CUH
 
-#include <stdint.h>
+#include "backend/cuda/tile.cuh"
 
 static __device__ inline float ni_inverse_of_near(float y) {
     float r;
@@ -19,15 +19,6 @@ template <bool NEAR> static __device__ inline float ni_sigmoid(float x) {
     return NEAR ? ni_inverse_of_near(y) : 1.0f / y;
 }
 
-/* Whether a gate is near, by the larger of two BF16 numbers' bits: those below -87, and NaN of that sign, are beyond. */
-static __device__ inline uint32_t ni_farther_gates(uint32_t farthest, uint32_t pair) {
-    return __vmaxu2(farthest, pair);
-}
-
-static __device__ inline bool ni_are_near(uint32_t farthest) {
-    return max(farthest & 0xffffu, farthest >> 16) <= 0xc2aeu;
-}
-
 template <bool NEAR> static __device__ inline float ni_swiglu(float g, float u) {
     return g * ni_sigmoid<NEAR>(g) * u;
 }
@@ -36,6 +27,67 @@ template <bool NEAR> static __device__ inline void ni_swiglu_slopes(float g, flo
     float s = ni_sigmoid<NEAR>(g);
     *dg = d * u * s * (1.0f + g * (1.0f - s));
     *du = d * g * s;
+}
+
+/* ---- eight numbers in a word of 16 bytes ---- */
+
+/* Whether all of four eights are, by the larger of BF16 numbers' bits: those below -87, and NaN of that sign, are not. */
+static __device__ inline bool ni_are_near(const uint4 (&gate)[4]) {
+    uint32_t farthest = 0;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        farthest = __vmaxu2(__vmaxu2(__vmaxu2(__vmaxu2(farthest, gate[i].x), gate[i].y), gate[i].z), gate[i].w);
+    return max(farthest & 0xffffu, farthest >> 16) <= 0xc2aeu;
+}
+
+template <bool NEAR> static __device__ inline uint32_t ni_swiglu_of_two(uint32_t g, uint32_t u) {
+    return ni_pack_two(ni_swiglu<NEAR>(ni_low_of(g), ni_low_of(u)), ni_swiglu<NEAR>(ni_high_of(g), ni_high_of(u)));
+}
+
+template <bool NEAR> static __device__ inline uint4 ni_swiglu_of_eight(const uint4 &g, const uint4 &u) {
+    return make_uint4(ni_swiglu_of_two<NEAR>(g.x, u.x), ni_swiglu_of_two<NEAR>(g.y, u.y),
+                      ni_swiglu_of_two<NEAR>(g.z, u.z), ni_swiglu_of_two<NEAR>(g.w, u.w));
+}
+
+/* Gate and up become both slopes. */
+template <bool NEAR> static __device__ inline void ni_slopes_of_two(uint32_t &g, uint32_t &u, uint32_t d) {
+    float dg[2], du[2];
+    ni_swiglu_slopes<NEAR>(ni_low_of(g), ni_low_of(u), ni_low_of(d), &dg[0], &du[0]);
+    ni_swiglu_slopes<NEAR>(ni_high_of(g), ni_high_of(u), ni_high_of(d), &dg[1], &du[1]);
+    g = ni_pack_two(dg[0], dg[1]);
+    u = ni_pack_two(du[0], du[1]);
+}
+
+template <bool NEAR> static __device__ inline void ni_slopes_of_eight(uint4 &g, uint4 &u, const uint4 &d) {
+    ni_slopes_of_two<NEAR>(g.x, u.x, d.x);
+    ni_slopes_of_two<NEAR>(g.y, u.y, d.y);
+    ni_slopes_of_two<NEAR>(g.z, u.z, d.z);
+    ni_slopes_of_two<NEAR>(g.w, u.w, d.w);
+}
+
+/* ---- four of them, which are a thread's part of a tile ---- */
+
+/* In the place of gate. */
+static __device__ inline void ni_swiglu_of_four(uint4 (&g)[4], const uint4 (&u)[4]) {
+    if (ni_are_near(g))
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            g[i] = ni_swiglu_of_eight<true>(g[i], u[i]);
+    else
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            g[i] = ni_swiglu_of_eight<false>(g[i], u[i]);
+}
+
+static __device__ inline void ni_slopes_of_four(uint4 (&g)[4], uint4 (&u)[4], const uint4 (&d)[4]) {
+    if (ni_are_near(g))
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            ni_slopes_of_eight<true>(g[i], u[i], d[i]);
+    else
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            ni_slopes_of_eight<false>(g[i], u[i], d[i]);
 }
 
 #endif

@@ -263,6 +263,37 @@ template <int ROUND, bool TAME> static __device__ inline float ni_on_grid(float 
                  : ni_nearest_on_grid<TAME>(y);
 }
 
+/* ---- the same for pairs of a tame tensor under eight random bits, mostly two numbers an instruction ----
+ *
+ * As a half, y 2^-14 is an integer that counts the grid's steps by 512: subnormals go on evenly below 1 as the grid does
+ * below 2, and each binade above has two steps. So a byte of random bits, twice, is added to it, and nine bits are cut.
+ * Ten bits behind y's first, cut, tell all that 256 thresholds a step ask. One thing is added before: y + u / 2 is rounded
+ * to FP32 (format/e2m1.h), and so reaches 1/2 from 2^-26 below; larger ones are exact, or never as near. */
+
+#define NI_DRAWN_FACTOR 0x1p-14f
+
+/* low, high: magnitudes times that; `bytes`: one in each half. Zeros have no sign. */
+static __device__ inline uint32_t ni_pair_drawn(float low, float high, uint32_t bytes, uint32_t signs) {
+    uint32_t halves, pair;
+    asm("cvt.rz.f16x2.f32 %0, %1, %2;" : "=r"(halves) : "f"(__fadd_rz(high, 0x1p-40f)), "f"(__fadd_rz(low, 0x1p-40f)));
+    const uint32_t steps = __vminu2(halves + 2 * bytes, 0x0fff0fffu); /* 6 at most */
+    /* exponent and fraction where BF16 has them, 126 binades too low */
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;"
+        : "=r"(pair)
+        : "r"((steps >> 3 & 0x01c001c0u) | (signs & NI_PAIR_SIGNS)), "r"(0x7e807e80u), "r"(0u));
+    return pair;
+}
+
+/* Bytes 2 i and 2 i + 1 of a word, i < 2. */
+static __device__ inline uint32_t ni_drawn_neighbours(uint32_t word, int i) {
+    return __byte_perm(word, 0, i ? 0x4342 : 0x4140);
+}
+
+/* Byte i of each of two words. */
+static __device__ inline uint32_t ni_drawn_for_two(uint32_t low, uint32_t high, int i) {
+    return __byte_perm(__byte_perm(low, high, i / 2 ? 0x7632 : 0x5410), 0, i % 2 ? 0x4341 : 0x4240);
+}
+
 /* The codes of a pair, one in bits 0..3, one in 16..19: value x 2^-126 has the magnitude's code above six bits. */
 static __device__ inline uint32_t ni_pair_codes(uint32_t pair, uint32_t signs) {
     const uint32_t bits = ni_pair_times(pair & NI_PAIR_MAGNITUDE, 0x00800080u);
@@ -348,9 +379,42 @@ static __device__ inline uint32_t ni_turned_amax(const uint32_t *pairs) {
     return ni_f32_magnitude(ni_bf16_round(ni_f32_mul(ni_larger_or_nan(ni_rotated_amax(a), ni_rotated_amax(b)), 0.25f)));
 }
 
+/* ---- maxima that are being found ---- */
+
 /* What others of the same kernel found so far. */
 static __device__ inline uint32_t ni_found_amax(const uint32_t *word) {
     return word ? *(const volatile uint32_t *)word : 0;
+}
+
+/* *to = max(*to, x) over a warp, where `known` was there before. */
+static __device__ inline void ni_join_known(uint32_t *to, uint32_t x, uint32_t known) {
+    x = __reduce_max_sync(~0u, x);
+    if (to && threadIdx.x % 32 == 0 && x > known)
+        atomicMax(to, x);
+}
+
+/* What has been found of a matrix' maxima when this kernel's warp looked: loads that are on their way early. */
+typedef struct ni_known_amaxes {
+    uint32_t plain, turned;
+} ni_known_amaxes;
+
+static __device__ inline ni_known_amaxes ni_known_of(const uint32_t *plain, const uint32_t *turned) {
+    const ni_known_amaxes known = {ni_found_amax(plain), ni_found_amax(turned)};
+    return known;
+}
+
+/* The same for a block: two lanes of warp WARP ask early, and leave in shared memory what came, for all behind the block's
+ * next barrier. Every warp that asks for itself reads the one sector that the words lie in, which a slice of the second
+ * level of the cache gives to one at a time. */
+template <int WARP> static __device__ inline uint32_t ni_ask_amaxes(const uint32_t *plain, const uint32_t *turned) {
+    const int lane = threadIdx.x % 32;
+    return threadIdx.x / 32 == WARP && lane < 2 ? ni_found_amax(lane ? turned : plain) : 0;
+}
+
+template <int WARP> static __device__ inline void ni_tell_amaxes(ni_known_amaxes *known, uint32_t word) {
+    const int lane = threadIdx.x % 32;
+    if (threadIdx.x / 32 == WARP && lane < 2)
+        (lane ? known->turned : known->plain) = word;
 }
 
 #endif

@@ -17,15 +17,35 @@ enum {
     NI_TILE_PITCH = NI_TILE_COLS / 2 + 4
 };
 
+/* Blocks of a multiprocessor: 64 registers a thread. */
+enum { NI_TILE_BLOCKS = 8 };
+
 /* What all blocks of one copy share. */
 typedef struct ni_copying {
     const ni_cuda_tile_copy &copy;
     const ni_scale_entry *table;
     float s_inner;
     ni_philox_shared drawn; /* of the copy's stream */
-    /* What a tile that is not tame multiplies both scales by: 4 where the table bears the rotation's factor, else 1. */
-    float unfold;
+    bool tame; /* the copy, if not this tile: `s_inner` bears its rotation's factor, and the table others */
 } ni_copying;
+
+/* What tame copies' factors are multiplied by: under eight random bits tile.cuh wants numbers far smaller. */
+static __host__ __device__ constexpr float ni_table_factor(int round) {
+    return round == 8 ? NI_DRAWN_FACTOR : 1.0f;
+}
+
+static __host__ __device__ constexpr float ni_turn_factor(bool turned) {
+    return turned ? 0.25f : 1.0f;
+}
+
+/* The same entry for a tile that is not tame. */
+template <int ROUND>
+static __device__ inline ni_scale_entry ni_whole_entry(const ni_copying &to, uint32_t byte, bool turned) {
+    ni_scale_entry entry = to.table[byte];
+    if (to.tame)
+        entry.encode = ni_f32_mul(entry.encode, 1.0f / (ni_table_factor(ROUND) * ni_turn_factor(turned)));
+    return entry;
+}
 
 /* ---- rows ---- */
 
@@ -80,9 +100,16 @@ static __device__ inline void ni_encode_row_eight(const ni_copying &to, const ui
                                                   int64_t c, uint8_t byte, bool live, const uint32_t *words) {
     const uint32_t x[4] = {in.x, in.y, in.z, in.w};
     uint32_t q[4], signs[4];
-    const ni_scale_entry entry = to.table[byte];
+    const ni_scale_entry entry = TAME ? to.table[byte] : ni_whole_entry<ROUND>(to, byte, false);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
+        if (ROUND == 8 && TAME) {
+            signs[i] = x[i];
+            q[i] = ni_pair_drawn(ni_f32_mul(fabsf(ni_low_of(x[i])), entry.encode),
+                                 ni_f32_mul(fabsf(ni_high_of(x[i])), entry.encode),
+                                 ni_drawn_neighbours(words[i / 2], i % 2), x[i]);
+            continue;
+        }
         const float low = ni_f32_mul(ni_low_of(x[i]), entry.encode), high = ni_f32_mul(ni_high_of(x[i]), entry.encode);
         signs[i] = TAME ? x[i] : ni_exact_pair(low, high); /* a NaN has the sign of the product */
         q[i] = ni_pair_up_to_six(
@@ -269,13 +296,11 @@ static __device__ inline uint32_t ni_encode_columns(const ni_copying &to, const 
     uint32_t amax_a, amax_b, for_a[8], for_b[8], q[16], sign[16];
     ni_load_columns<TAME>(x, to, tile, signs);
     ni_find_amaxes<TAME>(x, &amax_a, &amax_b);
-    const uint32_t bytes =
-        ni_scale_bytes(ni_f32_from(amax_a), ni_f32_from(amax_b), TAME ? to.s_inner : ni_f32_mul(to.s_inner, to.unfold));
-    ni_scale_entry entry_a = to.table[bytes & 0xffu], entry_b = to.table[bytes >> 8];
-    if (!TAME) {
-        entry_a.encode = ni_f32_mul(entry_a.encode, to.unfold);
-        entry_b.encode = ni_f32_mul(entry_b.encode, to.unfold);
-    }
+    constexpr bool turned = TURN != NI_NOT_TURNED;
+    const float s_inner = !TAME && to.tame ? ni_f32_mul(to.s_inner, 1.0f / ni_turn_factor(turned)) : to.s_inner;
+    const uint32_t bytes = ni_scale_bytes(ni_f32_from(amax_a), ni_f32_from(amax_b), s_inner);
+    const ni_scale_entry entry_a = TAME ? to.table[bytes & 0xffu] : ni_whole_entry<ROUND>(to, bytes & 0xffu, turned),
+                         entry_b = TAME ? to.table[bytes >> 8] : ni_whole_entry<ROUND>(to, bytes >> 8, turned);
     const uint32_t blocks = (uint32_t)(rows / 16), group = (uint32_t)c * blocks + (uint32_t)(r0 / 16);
     ni_draw_column<ROUND>(to, group, for_a);
     ni_draw_column<ROUND>(to, group + blocks, for_b);
@@ -283,6 +308,14 @@ static __device__ inline uint32_t ni_encode_columns(const ni_copying &to, const 
     const uint64_t values = ni_row_at(ni_global(copy.values + c), (uint32_t)r0, stride);
 #pragma unroll
     for (int i = 0; i < 16; i++) {
+        if (ROUND == 8 && TAME) {
+            sign[i] = x.signs(i);
+            q[i] =
+                ni_pair_drawn(ni_f32_mul(fabsf(x.low(i)), entry_a.encode), ni_f32_mul(fabsf(x.high(i)), entry_b.encode),
+                              ni_drawn_for_two(for_a[i / 4], for_b[i / 4], i % 4), sign[i]);
+            ni_store_word(ni_row_at(values, (uint32_t)i, stride), ni_pair_times(q[i], scales));
+            continue;
+        }
         const int lane = ROUND == 16 ? i % 8 : i,
                   from = ROUND == 16 && i >= 8 ? 4 : 0; /* eight lanes in four words, or sixteen */
         const float y = ni_f32_mul(x.low(i), entry_a.encode), z = ni_f32_mul(x.high(i), entry_b.encode);

@@ -9,23 +9,6 @@
 #include "backend/cuda/tile.cuh"
 #include "format/turned.h"
 
-/* What has been found of a matrix' maxima when this kernel's warp looked: loads that are on their way early. */
-typedef struct ni_known_amaxes {
-    uint32_t plain, turned;
-} ni_known_amaxes;
-
-static __device__ inline ni_known_amaxes ni_known_of(const uint32_t *plain, const uint32_t *turned) {
-    const ni_known_amaxes known = {ni_found_amax(plain), ni_found_amax(turned)};
-    return known;
-}
-
-/* *to = max(*to, x) over a warp, where `known` was there before. */
-static __device__ inline void ni_join_known(uint32_t *to, uint32_t x, uint32_t known) {
-    x = __reduce_max_sync(~0u, x);
-    if (to && threadIdx.x % 32 == 0 && x > known)
-        atomicMax(to, x);
-}
-
 /* A lane's factors of A in mma.m16n8k16: u of its row in rows 0..7, v in 8..15. */
 typedef struct ni_turning {
     uint32_t a[4];
