@@ -191,8 +191,9 @@ static void run_any_order(trial *t, const attention_case *c) {
     if (c->apart)
         a.q_stride = a.k_stride = a.v_stride = all, a.o_stride = wide + 8;
     EXPECT_OK(t, be->ops->permit(be, &any, &err));
-    const char *why = "", *name = be->ops->attention_kernel(be, &a, &why);
-    if (strncmp(be->name, "cuda", 4) == 0 && (!name || strncmp(name, "cudnn", 5) != 0 || strstr(name, "flash"))) {
+    const bool cuda = strncmp(be->name, "cuda", 4) == 0;
+    const char *why = "", *name = cuda ? be->ops->attention_kernel(be, &a, &why) : NULL;
+    if (cuda && (!name || strncmp(name, "cudnn", 5) != 0 || strstr(name, "flash"))) {
         nb_error err = {0};
         snprintf(err.message, sizeof err.message, "%.100s: %.200s", name ? name : "no kernel", why);
         fail_trial(t, "cuDNN", NB_UNSUPPORTED, &err);
