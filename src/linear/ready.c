@@ -45,7 +45,8 @@ static nb_status list_operand(const ni_linear_call *call, ni_cached_operand *o, 
 }
 
 static nb_status list_layer(const ni_linear_call *call, ni_linear *layer, ni_weight_list *list, nb_error *err) {
-    nb_mat *const master = &list->masters[list->layers++];
+    nb_mat *const master = &list->masters[list->layers];
+    const int32_t before = list->count;
     *master = ni_master_of(call->be, layer);
     NB_TRY(list_operand(call, &layer->own[NB_FPROP_W], master, list, err));
     NB_TRY(list_operand(call, &layer->own[NB_DGRAD_W], master, list, err));
@@ -54,6 +55,7 @@ static nb_status list_layer(const ni_linear_call *call, ni_linear *layer, ni_wei
         if ((layer->mechanisms >> i & 1) && m->table->list_w)
             NB_TRY(m->table->list_w(m->state, call, layer, master, list, err));
     }
+    list->layers += list->count > before;
     return NB_OK;
 }
 
