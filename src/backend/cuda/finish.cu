@@ -205,22 +205,13 @@ static __global__ void __launch_bounds__(NI_THREADS) finish_scaled(const __grid_
     }
 }
 
-/* What a block of this GPU may have of shared memory. */
-static int64_t shared_bytes(void) {
-    int device = 0, bytes = 0;
-    if (cudaGetDevice(&device) != cudaSuccess ||
-        cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess)
-        return 0;
-    return bytes;
-}
-
 static int64_t slice_bytes(const ni_cuda_finish *f, int cols) {
     return (f->depth + 1) * cols * (int64_t)sizeof(uint16_t);
 }
 
 /* Columns of a slice; 0: none fits. */
 static int slice_of(const ni_cuda_finish *f) {
-    const int64_t most = shared_bytes();
+    const int64_t most = ni_shared_bytes();
     for (int cols = 128; cols >= 16; cols /= 2)
         if (f->cols % cols == 0 && slice_bytes(f, cols) <= most)
             return cols;

@@ -19,6 +19,15 @@ static inline unsigned ni_grid(int64_t blocks) {
     return (unsigned)(blocks < 1 ? 1 : blocks < most ? blocks : most);
 }
 
+/* What a block of this GPU may have of shared memory. */
+static inline int64_t ni_shared_bytes(void) {
+    int device = 0, bytes = 0;
+    if (cudaGetDevice(&device) != cudaSuccess ||
+        cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) != cudaSuccess)
+        return 0;
+    return bytes;
+}
+
 /* for (NI_EACH(i, n)): the elements of a grid-stride loop. */
 #define NI_EACH(i, n)                                                                                                  \
     int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;                                                        \

@@ -263,18 +263,18 @@ static __device__ __forceinline__ void expect_row(const ni_cuda_norm_slopes &d, 
         expect_line(d.dx + r * dim + c);
 }
 
-/* A block takes 16 neighbouring rows at a time. Where columns are turned there is room for two bands, so warps that have
- * looked at one go on to the next while others look still. */
+/* A block takes 16 neighbouring rows at a time. Where columns are turned there may be room for `two` bands, so that warps
+ * that have looked at one go on to the next while others look still. */
 template <int CHUNKS, bool TURNED>
 static __global__ void __launch_bounds__(NI_THREADS)
-    rmsnorm_backward_kept(const __grid_constant__ ni_cuda_norm_slopes d) {
+    rmsnorm_backward_kept(const __grid_constant__ ni_cuda_norm_slopes d, bool two) {
     extern __shared__ __align__(16) float sums[]; /* bands, until the sums are left there */
     __shared__ ni_known_amaxes known[2];
     const int lane = threadIdx.x % 32, dim = (int)d.dim;
     float dw[CHUNKS][8] = {};
     uint32_t pairs = 0, turned = 0, word = TURNED ? ni_ask_amaxes<0>(NULL, d.turned_amax) : 0;
     int which = 0;
-    for (int64_t first = blockIdx.x * (int64_t)BAND; first < d.n; first += gridDim.x * (int64_t)BAND, which ^= 1) {
+    for (int64_t first = blockIdx.x * (int64_t)BAND; first < d.n; first += gridDim.x * (int64_t)BAND, which ^= two) {
         uint32_t *const band = (uint32_t *)sums + which * BAND * band_pitch(dim);
 #pragma unroll 1
         for (int i = threadIdx.x / 32; i < BAND && first + i < d.n; i += NI_WARPS) {
@@ -291,6 +291,8 @@ static __global__ void __launch_bounds__(NI_THREADS)
             __syncthreads();
             word = ni_ask_amaxes<0>(NULL, d.turned_amax);
             turned = larger_of_band<NI_WARPS>(max(turned, known[which].turned), band, dim);
+            if (!two)
+                __syncthreads();
         }
     }
     __syncthreads();
@@ -316,12 +318,13 @@ static int64_t band_blocks(int64_t n) {
 }
 
 template <int CHUNKS, bool TURNED> static int launch_backward_kept(cudaStream_t on, const ni_cuda_norm_slopes *d) {
-    const size_t sums = ni_sums_bytes(d->dim), band = TURNED ? 2 * band_bytes(d->dim) : 0,
-                 bytes = sums > band ? sums : band;
+    const size_t sums = ni_sums_bytes(d->dim), band = TURNED ? band_bytes(d->dim) : 0;
+    const bool two = TURNED && 2 * (int64_t)(band + sizeof(ni_known_amaxes)) <= ni_shared_bytes();
+    const size_t bands = two ? 2 * band : band, bytes = sums > bands ? sums : bands;
     const int code = cudaFuncSetAttribute(rmsnorm_backward_kept<CHUNKS, TURNED>,
                                           cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
     if (code == cudaSuccess)
-        rmsnorm_backward_kept<CHUNKS, TURNED><<<(unsigned)band_blocks(d->n), NI_THREADS, bytes, on>>>(*d);
+        rmsnorm_backward_kept<CHUNKS, TURNED><<<(unsigned)band_blocks(d->n), NI_THREADS, bytes, on>>>(*d, two);
     return code;
 }
 

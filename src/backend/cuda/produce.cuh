@@ -20,8 +20,8 @@ typedef struct ni_tile_place {
     bool live;        /* not beyond the last column */
 } ni_tile_place;
 
-static __device__ inline ni_tile_place ni_tile_here(int64_t cols) {
-    const int64_t r0 = (blockIdx.y + (int64_t)blockIdx.z * gridDim.y) * NI_TILE_ROWS;
+static __device__ inline ni_tile_place ni_tile_here(int64_t rows, int64_t cols) {
+    const int64_t r0 = ni_tile_row(rows);
     const int vector = threadIdx.x % NI_TILE_VECTORS;
     const int64_t c0 = (int64_t)blockIdx.x * NI_TILE_COLS, col = c0 + 8 * vector;
     return {r0, c0, r0 + threadIdx.x / NI_TILE_VECTORS, col, vector, col < cols};

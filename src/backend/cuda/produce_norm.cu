@@ -22,7 +22,7 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, CHUNKS <= 4   ? 7
     __shared__ ni_both_tables tables;
     const int dim = (int)norm.dim;
     ni_tile_place at;
-    at.r0 = blockIdx.x * (int64_t)NI_TILE_ROWS;
+    at.r0 = (gridDim.x - 1 - blockIdx.x) * (int64_t)NI_TILE_ROWS; /* as ni_tile_row */
     at.row = at.r0 + threadIdx.x / NI_TILE_VECTORS;
     at.vector = threadIdx.x % NI_TILE_VECTORS;
     ni_load_tables(&tables, room, to);

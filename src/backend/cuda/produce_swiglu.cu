@@ -14,9 +14,9 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, NI_TILE_BLOCKS)
                    const __grid_constant__ ni_cuda_both_copies to) {
     __shared__ __align__(16) uint32_t tile[NI_TILE_ROWS * NI_TILE_PITCH];
     __shared__ ni_both_tables tables;
-    const ni_tile_place at = ni_tile_here(s.cols);
+    const ni_tile_place at = ni_tile_here(s.rows, s.cols);
     uint4 gate[NI_OWN_ROWS], up[NI_OWN_ROWS];
-    if (at.r0 >= s.rows)
+    if (at.r0 < 0)
         return;
     ni_load_own(gate, s.gate, at, s.cols);
     ni_load_own(up, s.up, at, s.cols);
@@ -40,8 +40,8 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, 6)
                    const __grid_constant__ slope_copies to) {
     __shared__ __align__(16) uint32_t tiles[2][NI_TILE_ROWS * NI_TILE_PITCH];
     __shared__ ni_both_tables tables[2];
-    const ni_tile_place at = ni_tile_here(s.cols);
-    if (at.r0 >= s.rows)
+    const ni_tile_place at = ni_tile_here(s.rows, s.cols);
+    if (at.r0 < 0)
         return;
     {
         uint4 gate[NI_OWN_ROWS], up[NI_OWN_ROWS], dy[NI_OWN_ROWS];

@@ -62,13 +62,13 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, NI_TILE_BLOCKS)
     __shared__ __align__(16) uint32_t tile[COLUMNS >= 0 ? NI_TILE_ROWS * NI_TILE_PITCH : 4];
     __shared__ ni_scale_entry row_table[ROWS >= 0 ? NI_TILE_BYTES : 1], column_table[COLUMNS >= 0 ? NI_TILE_BYTES : 1];
     __shared__ ni_known_amaxes known; /* of the row copy and the column copy */
-    const int64_t band = blockIdx.y + (int64_t)blockIdx.z * gridDim.y, r0 = band * NI_TILE_ROWS;
+    const int64_t r0 = ni_tile_row(s.rows);
     const int vector = threadIdx.x % NI_TILE_VECTORS, first = threadIdx.x / NI_TILE_VECTORS;
     const int64_t c = (int64_t)blockIdx.x * NI_TILE_COLS + 8 * vector;
     const bool live = c < s.cols;
     const uint32_t stride = 2 * (uint32_t)s.stride;
     uint4 in[4];
-    if (r0 >= s.rows)
+    if (r0 < 0)
         return;
     /* Who is beyond the end of a row reads its beginning and leaves nothing. */
     const uint64_t from = ni_row_at(ni_global(s.numbers + (live ? c : 0)), (uint32_t)r0 + first, stride);

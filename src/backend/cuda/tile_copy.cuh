@@ -20,6 +20,12 @@ enum {
 /* Blocks of a multiprocessor: 64 registers a thread. */
 enum { NI_TILE_BLOCKS = 8 };
 
+/* The first row of this block's tile, the last band first: what was written last lies in the cache still, and products
+ * begin where this ends. Negative: none. */
+static __device__ inline int64_t ni_tile_row(int64_t rows) {
+    return (rows / NI_TILE_ROWS - 1 - (blockIdx.y + (int64_t)blockIdx.z * gridDim.y)) * NI_TILE_ROWS;
+}
+
 /* What all blocks of one copy share. */
 typedef struct ni_copying {
     const ni_cuda_tile_copy &copy;
