@@ -113,11 +113,6 @@ static bool reads_codes_alone(const nb_trainer *t) {
     return late->at >= 1 && late->rho == 0 && t->be->ops->take_codes;
 }
 
-bool ni_trainer_looks(const nb_trainer *t) {
-    const bool any = t->config.lens.every > 0 || t->config.bad_numbers.scales_every > 0 || t->guest;
-    return any && nb_ranks_rank(t->ranks) == 0;
-}
-
 nb_status ni_trainer_create_model(nb_trainer *t, nb_error *err) {
     const nb_model_options how = ni_run_model_options(&t->config);
     const bool many = nb_ranks_world(t->ranks) > 1, on_paper = !t->train; /* there ranks are counted afterwards */
@@ -133,7 +128,7 @@ nb_status ni_trainer_create_model(nb_trainer *t, nb_error *err) {
 
 nb_status ni_trainer_renew_handed(nb_trainer *t, nb_error *err) {
     ni_hand_over_free(&t->handed);
-    return ni_hand_over_create(&t->share, t->model, &t->reducer, &t->handed, err);
+    return ni_hand_over_create(&t->share, t->model, &t->reducer, NI_HANDED_BYTES, &t->handed, err);
 }
 
 const ni_param_array *ni_trainer_gradients(nb_trainer *t) {
