@@ -340,19 +340,20 @@ static double kept_gradients(const ni_param_array *grads, bool tied, int64_t ran
     return ((double)grads->elements / (double)ranks + (double)window) * sizeof(float);
 }
 
-/* Weights as they go to other ranks: codes and BF16 numbers, then masters, through one room where some are not masters.
- */
+/* Weights as they go to other ranks: codes and BF16 numbers, through a room, whose masters are their owners'; the
+ * others as masters. */
 static void add_weights(const nb_model *model, ni_ranks_plan *plan) {
     double handed = 0, masters = 0;
     for (int32_t i = 0; i < nb_model_param_count(model); i++) {
         const nb_param *param = nb_model_param(model, i);
         const size_t bytes = ni_model_handed_bytes(model, i);
+        const double master =
+            (double)(param->rows * param->cols) * (double)nb_dtype_size(ni_model_master(model, i).dtype);
         handed += (double)bytes;
-        masters +=
-            bytes ? 0 : (double)(param->rows * param->cols) * (double)nb_dtype_size(ni_model_master(model, i).dtype);
+        *(bytes ? &plan->masters : &masters) += master;
     }
     plan->weights = handed + masters;
-    plan->parcels = handed > 0 ? fmax(handed, masters) : 0;
+    plan->parcels = fmin(handed, NI_HANDED_BYTES);
 }
 
 static void print_ranks(const ni_paper *paper, nb_trainer *trainer, const ni_machine *machine, int64_t ranks) {
@@ -364,8 +365,7 @@ static void print_ranks(const ni_paper *paper, nb_trainer *trainer, const ni_mac
                        .micro_batches = config->accumulation,
                        .gradients = (double)ni_param_array_bytes(grads),
                        .tokens = (double)nb_run_tokens_per_step(config) * (double)ranks,
-                       .moments = purpose_bytes(paper, "first moments") + purpose_bytes(paper, "second moments"),
-                       .others = purpose_bytes(paper, "parameters") + purpose_bytes(paper, "gradients")};
+                       .moments = purpose_bytes(paper, "first moments") + purpose_bytes(paper, "second moments")};
     static const char *const shares[] = {"none", "moments", "gradients"};
     p.share = shares[config->share];
     if (grads->dtype == NB_F32)

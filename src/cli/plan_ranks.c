@@ -119,10 +119,14 @@ void ni_print_ranks(const ni_machine *machine, const ni_ranks_plan *plan) {
     print_step(machine, plan, "the exchange behind the backward pass", plan->seconds + hidden);
     printf("\n%s\n", "memory of a rank");
     print_fit(machine, "as it is", plan->memory);
-    print_fit(machine, "moments shared out (share: moments)", plan->memory - plan->moments * left + plan->parcels);
+    if (plan->weights == 0) { /* codes of weights that go to others lie otherwise: that is another plan */
+        printf("  %s\n", "--set share=moments or share=gradients: what sharing out leaves of it");
+        return;
+    }
+    const double shared = plan->memory - (plan->moments + plan->masters) * left + plan->parcels;
+    print_fit(machine, "moments and masters shared out (share: moments)", shared);
+    if (plan->masters > 0)
+        print_fit(machine, "  rank 0, where a lens looks at all masters", shared + plan->masters * left);
     if (plan->kept > 0)
-        print_fit(machine, "gradients too (share: gradients)",
-                  plan->memory - plan->moments * left - plan->gradients + plan->kept + plan->parcels);
-    print_fit(machine, "gradients and masters too: not there yet",
-              plan->memory - (plan->moments + plan->others) * left);
+        print_fit(machine, "gradients too (share: gradients)", shared - plan->gradients + plan->kept);
 }

@@ -32,7 +32,7 @@ typedef struct ni_ranks_plan {
     const char *share;            /* what is: "none", "moments", "gradients" */
     double flops, tokens;         /* of the model's formula, and of the whole step */
     double memory;                /* bytes of a rank that has everything */
-    double moments, others;       /* those of moments among them, and those of gradients and masters */
+    double moments, masters;      /* those of moments among them, and those of masters that no other rank needs */
     double kept; /* what sharing gradients out leaves of them; 0: they are narrow, and not shared out */
 } ni_ranks_plan;
 void ni_print_ranks(const ni_machine *machine, const ni_ranks_plan *plan);

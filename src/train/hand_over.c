@@ -1,4 +1,4 @@
-/* hand_over.c: parcels of all tensors lie one after the other, those of a rank together, and are gathered at once. */
+/* hand_over.c: parcels go in rounds, as many at once as there is room for; those of a rank lie together there. */
 #include "hand_over.h"
 #include "backend/table.h"
 #include "model/handed.h"
@@ -21,28 +21,72 @@ static void count_weights(ni_hand_over *x, int32_t index) {
         x->why = why;
 }
 
-static void lay_out(ni_hand_over *x) {
-    const int32_t count = nb_model_param_count(x->model);
-    for (int32_t i = 0; i < count; i++) {
-        const char *why;
-        const size_t handed = ni_model_handed_bytes(x->model, i);
-        count_weights(x, i);
-        x->codes[i + 1] = x->codes[i] + handed;
-        x->code_bytes += ni_model_handed(x->model, i, &why) == NI_HANDED_CODES ? handed : 0;
+/* Ranks take turns, so that as many as can be send in one round. */
+static void fill_round(ni_hand_over *x, int32_t *next, int32_t round, size_t *used) {
+    bool any = true;
+    *used = 0;
+    while (any) {
+        any = false;
+        for (int32_t r = 0; r < nb_ranks_world(x->reducer->ranks); r++) {
+            while (next[r] < x->share->first[r + 1] && x->parcel[next[r]] == 0)
+                next[r]++;
+            const bool left = next[r] < x->share->first[r + 1];
+            if (!left || (*used > 0 && *used + x->parcel[next[r]] > x->most))
+                continue;
+            *used += x->parcel[next[r]];
+            x->round[next[r]++] = round;
+            any = true;
+        }
     }
-    x->bytes = x->codes[count];
-    x->any = x->bytes > 0;
+}
+
+/* In the order of tensors, which is that of ranks. */
+static void place_round(ni_hand_over *x, int32_t round) {
+    size_t at = 0;
+    for (int32_t i = 0; i < nb_model_param_count(x->model); i++)
+        if (x->parcel[i] && x->round[i] == round) {
+            x->at[i] = at;
+            at += x->parcel[i];
+        }
+}
+
+static nb_status lay_out(ni_hand_over *x, nb_error *err) {
+    const int32_t world = nb_ranks_world(x->reducer->ranks);
+    size_t used;
+    int32_t *next = calloc((size_t)world, sizeof *next);
+    if (!next)
+        return nb_fail(err, NB_NO_MEMORY, "weights for other ranks: out of memory");
+    memcpy(next, x->share->first, (size_t)world * sizeof *next);
+    for (fill_round(x, next, 0, &used); used > 0; fill_round(x, next, x->rounds, &used)) {
+        place_round(x, x->rounds++);
+        x->bytes = used > x->bytes ? used : x->bytes;
+    }
+    free(next);
+    x->any = x->rounds > 0;
     x->due = true;
+    return NB_OK;
+}
+
+static void count_parcels(ni_hand_over *x) {
+    for (int32_t i = 0; i < nb_model_param_count(x->model); i++) {
+        const char *why;
+        x->parcel[i] = ni_model_handed_bytes(x->model, i);
+        x->code_bytes += ni_model_handed(x->model, i, &why) == NI_HANDED_CODES ? x->parcel[i] : 0;
+        count_weights(x, i);
+    }
 }
 
 static nb_status take_memory(ni_hand_over *x, nb_error *err) {
     const size_t count = (size_t)nb_model_param_count(x->model);
     void *room;
-    x->codes = calloc(count + 1, sizeof *x->codes);
+    x->parcel = calloc(count, sizeof *x->parcel);
+    x->at = calloc(count, sizeof *x->at);
+    x->round = calloc(count, sizeof *x->round);
     x->begin = calloc((size_t)nb_ranks_world(x->reducer->ranks) + 1, sizeof *x->begin);
-    if (!x->codes || !x->begin)
+    if (!x->parcel || !x->at || !x->round || !x->begin)
         return nb_fail(err, NB_NO_MEMORY, "weights for other ranks: out of memory");
-    lay_out(x);
+    count_parcels(x);
+    NB_TRY(lay_out(x, err));
     if (!x->any)
         return NB_OK;
     NB_TRY(ni_backend_take(x->reducer->be, x->bytes, "weights for other ranks", &room, err));
@@ -50,9 +94,9 @@ static nb_status take_memory(ni_hand_over *x, nb_error *err) {
     return NB_OK;
 }
 
-nb_status ni_hand_over_create(const ni_share *share, nb_model *model, const ni_reducer *reducer, ni_hand_over *out,
-                              nb_error *err) {
-    *out = (ni_hand_over){.model = model, .share = share, .reducer = reducer};
+nb_status ni_hand_over_create(const ni_share *share, nb_model *model, const ni_reducer *reducer, size_t most,
+                              ni_hand_over *out, nb_error *err) {
+    *out = (ni_hand_over){.model = model, .share = share, .reducer = reducer, .most = most};
     const nb_status status = share->out ? take_memory(out, err) : NB_OK;
     if (status != NB_OK)
         ni_hand_over_free(out);
@@ -62,7 +106,9 @@ nb_status ni_hand_over_create(const ni_share *share, nb_model *model, const ni_r
 void ni_hand_over_free(ni_hand_over *x) {
     if (x->room)
         x->reducer->be->ops->release(x->reducer->be, x->room);
-    free(x->codes);
+    free(x->parcel);
+    free(x->at);
+    free(x->round);
     free(x->begin);
     memset(x, 0, sizeof *x);
 }
@@ -74,7 +120,7 @@ static bool is_own(const ni_hand_over *x, int32_t index) {
 }
 
 static bool is_handed(const ni_hand_over *x, int32_t index) {
-    return x->any && x->codes[index + 1] > x->codes[index];
+    return x->any && x->parcel[index] > 0;
 }
 
 bool ni_hand_over_has(const ni_hand_over *x, int32_t index) {
@@ -85,19 +131,32 @@ nb_status ni_hand_over_masters(ni_hand_over *x, nb_error *err) {
     return ni_share_masters(x->share, x->model, x->reducer, err);
 }
 
-nb_status ni_hand_over_codes(ni_hand_over *x, const nb_pass *pass, nb_error *err) {
-    if (!x->any)
-        return NB_OK;
+static bool goes_in(const ni_hand_over *x, int32_t index, int32_t round) {
+    return is_handed(x, index) && x->round[index] == round;
+}
+
+static nb_status hand_over_round(ni_hand_over *x, const nb_pass *pass, int32_t round, nb_error *err) {
+    size_t end = 0;
+    for (int32_t r = 0; r < nb_ranks_world(x->reducer->ranks); r++) {
+        x->begin[r] = end;
+        for (int32_t i = x->share->first[r]; i < x->share->first[r + 1]; i++)
+            end += goes_in(x, i, round) ? x->parcel[i] : 0;
+    }
+    x->begin[nb_ranks_world(x->reducer->ranks)] = end;
     for (int32_t i = x->share->begin; i < x->share->end; i++)
-        if (is_handed(x, i))
-            NB_TRY(ni_model_put(x->model, i, pass, x->room + x->codes[i], err));
-    for (int32_t r = 0; r <= nb_ranks_world(x->reducer->ranks); r++)
-        x->begin[r] = x->codes[x->share->first[r]];
+        if (goes_in(x, i, round))
+            NB_TRY(ni_model_put(x->model, i, pass, x->room + x->at[i], err));
     NB_TRY(ni_reducer_gather(x->reducer, x->room, x->begin, err));
     for (int32_t i = 0; i < nb_model_param_count(x->model); i++)
-        if (!is_own(x, i) && is_handed(x, i))
-            NB_TRY(ni_model_take(x->model, i, x->room + x->codes[i], err));
-    x->behind = true;
+        if (!is_own(x, i) && goes_in(x, i, round))
+            NB_TRY(ni_model_take(x->model, i, x->room + x->at[i], err));
+    return NB_OK;
+}
+
+nb_status ni_hand_over_codes(ni_hand_over *x, const nb_pass *pass, nb_error *err) {
+    for (int32_t k = 0; x->any && k < x->rounds; k++)
+        NB_TRY(hand_over_round(x, pass, k, err));
+    x->behind = x->any;
     return NB_OK;
 }
 

@@ -9,6 +9,8 @@
 
 #include "share.h"
 
+enum { NI_HANDED_BYTES = 256 << 20 }; /* of the room of a run */
+
 typedef struct ni_hand_over {
     nb_model *model;
     const ni_share *share;
@@ -16,8 +18,9 @@ typedef struct ni_hand_over {
     bool any;   /* some travel as codes or numbers */
     bool looks; /* rank 0 has a place for all masters, as it told the others */
     char *room;
-    size_t bytes;                       /* of the room */
-    size_t *codes;                      /* [tensors + 1]: where parcels begin in the room */
+    size_t most, bytes;                 /* of the room: unless one parcel is larger, and as it is */
+    size_t *parcel, *at;                /* [tensors]: bytes of each parcel, 0: it is a master; where in the room */
+    int32_t *round, rounds;             /* [tensors]: of those that go at once */
     size_t *begin;                      /* [world + 1] */
     bool due;                           /* a model was made or loaded: nothing of it was handed over yet */
     bool behind;                        /* what rank 0 has of others' masters is older than what was handed over */
@@ -26,8 +29,9 @@ typedef struct ni_hand_over {
     const char *why; /* the first matrix that is no embedding travels as a master */
 } ni_hand_over;
 
-nb_status ni_hand_over_create(const ni_share *share, nb_model *model, const ni_reducer *reducer, ni_hand_over *out,
-                              nb_error *err);
+/* `most` bytes go at once, and one parcel at least. */
+nb_status ni_hand_over_create(const ni_share *share, nb_model *model, const ni_reducer *reducer, size_t most,
+                              ni_hand_over *out, nb_error *err);
 void ni_hand_over_free(ni_hand_over *x);
 
 /* After the optimizer: masters that travel. After nb_model_params_changed: the rest. */

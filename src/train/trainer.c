@@ -128,7 +128,7 @@ nb_status ni_trainer_create_model(nb_trainer *t, nb_error *err) {
 
 nb_status ni_trainer_renew_handed(nb_trainer *t, nb_error *err) {
     ni_hand_over_free(&t->handed);
-    return ni_hand_over_create(&t->share, t->model, &t->reducer, &t->handed, err);
+    return ni_hand_over_create(&t->share, t->model, &t->reducer, NI_HANDED_BYTES, &t->handed, err);
 }
 
 const ni_param_array *ni_trainer_gradients(nb_trainer *t) {

@@ -134,7 +134,10 @@ nb_status ni_trainer_calibrate(nb_trainer *trainer, nb_error *err);
 nb_status ni_trainer_rehearse(nb_trainer *trainer, int64_t step, nb_error *err);
 
 /* Whether this rank has somebody who looks at masters: rank 0, with a lens or a watch over scales. */
-bool ni_trainer_looks(const nb_trainer *trainer);
+static inline bool ni_trainer_looks(const nb_trainer *t) {
+    const bool any = t->config.lens.every > 0 || t->config.bad_numbers.scales_every > 0 || t->guest;
+    return any && nb_ranks_rank(t->ranks) == 0;
+}
 
 /* What the lens comes to hold while it follows weights, at most. */
 size_t ni_trainer_followed_bytes(const nb_trainer *trainer);
