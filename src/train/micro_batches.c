@@ -81,11 +81,6 @@ static nb_status stopped(const nb_trainer *t, nb_error *err) {
     return nb_fail(err, NB_INTERRUPTED, "stopped by a signal after %lld steps", (long long)t->at.step);
 }
 
-bool ni_trainer_looks(const nb_trainer *t) {
-    const bool any = t->config.lens.every > 0 || t->config.bad_numbers.scales_every > 0 || t->guest;
-    return any && nb_ranks_rank(t->ranks) == 0;
-}
-
 /* What ranks tell each other before a step. */
 typedef struct greeting {
     int64_t step;
