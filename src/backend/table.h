@@ -99,6 +99,10 @@ nb_status ni_backend_take(nb_backend *be, size_t bytes, const char *what, void *
 nb_status ni_compose_produced(nb_backend *be, const ni_producer *from, const ni_produced *out, int32_t count,
                               nb_error *err);
 
+/* scaled_encode_many and scaled_squares_many by the table's other operations. */
+void ni_compose_encode(nb_backend *be, const ni_scaled *to, const float *const *from, const int64_t *n, int32_t count);
+void ni_compose_squares(nb_backend *be, double *out, const ni_scaled *x, const int64_t *n, int32_t count);
+
 /* At the end of a call of a program outside: synchronize, but on a stream of theirs. */
 nb_status ni_backend_finish(nb_backend *be, nb_error *err);
 

@@ -198,17 +198,15 @@ nb_status ni_model_observe(nb_model *model, const nb_batch *batch, const nb_pass
  * layers write theirs first and the head's weight is among them; only what is scattered or added up is zeroed. */
 static void begin_gradients(nb_model *model, bool fresh, int64_t scored) {
     ni_params *params = &model->params;
-    if (params->window) {
+    if (params->window)
         ni_params_begin_backward(params);
+    else if (!fresh)
         return;
-    }
-    if (!fresh)
-        return;
-    if (scored == 0) { /* no backward pass follows */
+    else if (scored == 0) /* no backward pass follows */
         ni_param_array_zero(&params->grads);
+    if (scored == 0)
         return;
-    }
-    for (int32_t i = 0; i < params->count; i++)
+    for (int32_t i = 0; i < params->count && !params->window; i++)
         if (params->list[i].rank == 1 || (i == model->embedding && !model->config.tied))
             ni_params_zero_gradient(params, i);
     for (int32_t i = 0; i < model->group_count; i++)

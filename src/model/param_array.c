@@ -179,8 +179,15 @@ void ni_param_array_sum_squares(const ni_param_array *array, double *parts) {
         be->ops->sum_squares(be, parts, array->data, array->elements);
         return;
     }
-    for (int32_t i = 0; i < array->count; i++) {
-        const ni_scaled tensor = ni_param_array_at(array, i);
-        be->ops->scaled_sum_squares(be, parts + i, &tensor, array->at[i].length);
+    enum { MOST = 64 };
+    for (int32_t first = 0; first < array->count; first += MOST) {
+        const int32_t count = array->count - first < MOST ? array->count - first : MOST;
+        ni_scaled tensors[MOST];
+        int64_t n[MOST];
+        for (int32_t i = 0; i < count; i++) {
+            tensors[i] = ni_param_array_at(array, first + i);
+            n[i] = array->at[first + i].length;
+        }
+        be->ops->scaled_squares_many(be, parts + first, tensors, n, count);
     }
 }

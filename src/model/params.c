@@ -112,28 +112,42 @@ void ni_params_begin_backward(ni_params *params) {
 }
 
 /* A section lies in the window as in the array; what outlives others is a section of its own. */
-static void hand_on(ni_params *params, int32_t section, int32_t end) {
+static void clear_section(ni_params *params, int32_t section, int32_t end) {
     nb_backend *be = params->be;
-    if (params->taker)
-        params->taker(params->taker_self, section, end, ni_params_grad(params, section));
     const int64_t n = params->list[end - 1].offset + length_of(params, end - 1) - params->list[section].offset;
     be->ops->fill_zero(be, ni_params_grad(params, section), (size_t)n * nb_dtype_size(be->real));
 }
 
+static void encode_section(ni_params *params, int32_t section, int32_t end) {
+    enum { MOST = 32 };
+    ni_scaled to[MOST];
+    const float *from[MOST];
+    int64_t n[MOST];
+    int32_t count = 0;
+    for (int32_t i = section; i < end; i++) {
+        to[count] = ni_param_array_at(&params->grads, i);
+        from[count] = ni_params_grad(params, i);
+        n[count++] = length_of(params, i);
+        if (count < MOST && i + 1 < end)
+            continue;
+        params->be->ops->scaled_encode_many(params->be, to, from, n, count);
+        count = 0;
+    }
+}
+
 void ni_params_pack(ni_params *params, int32_t section) {
-    nb_backend *be = params->be;
     if (!params->window && params->final)
         params->final(params->final_self, params->list[section].offset);
     int32_t end = section;
     while (end < params->count && params->section_of[end] == section)
         end++;
-    if (params->hands_on)
-        hand_on(params, section, end);
-    for (int32_t i = section; params->window && !params->hands_on && i < end; i++) {
-        const ni_scaled to = ni_param_array_at(&params->grads, i);
-        be->ops->scaled_encode(be, &to, ni_params_grad(params, i), length_of(params, i));
-        be->ops->fill_zero(be, ni_params_grad(params, i), (size_t)length_of(params, i) * nb_dtype_size(be->real));
-    }
+    if (!params->window)
+        return;
+    if (!params->hands_on)
+        encode_section(params, section, end);
+    else if (params->taker)
+        params->taker(params->taker_self, section, end, ni_params_grad(params, section));
+    clear_section(params, section, end);
 }
 
 void ni_params_pack_before(ni_params *params, int32_t section) {

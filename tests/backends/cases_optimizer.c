@@ -103,6 +103,33 @@ static void run_scaled_squares(trial *t) {
     t->be->ops->scaled_sum_squares(t->be, output(t, "sum of squares", NB_F64, 1), &a, n);
 }
 
+/* Tensors of many lengths, more than one launch holds. */
+static void run_many_scaled(trial *t) {
+    enum { MANY = 70 };
+    const nb_dtype type = TYPES[t->shape];
+    ni_scaled to[MANY];
+    const float *from[MANY];
+    int64_t n[MANY];
+    for (int i = 0; i < MANY; i++) {
+        n[i] = i == 9 ? 20000 : i == 30 ? 0 : 64 + i * 37 % 90;
+        to[i] = scaled(t, type, i % 2 ? NB_RULE_ABSMAX : NB_RULE_POW2, n[i]);
+        from[i] = floats(t, (uint32_t)i, n[i], 1e-3 * exp2(-i % 9), false);
+    }
+    t->be->ops->scaled_encode_many(t->be, to, from, n, MANY);
+    for (int i = 0; i < MANY; i++)
+        if (n[i])
+            keep_scaled(t, "one of many", &to[i], n[i]);
+    const ni_scaled whole = to[9];
+    double *const apart = scratch(t, sizeof *apart), *const together = scratch(t, MANY * sizeof *together);
+    t->be->ops->scaled_squares_many(t->be, together, to, n, MANY);
+    t->be->ops->scaled_sum_squares(t->be, apart, &whole, n[9]);
+    double one, many[MANY];
+    t->be->ops->download(t->be, &one, apart, sizeof one);
+    t->be->ops->download(t->be, many, together, sizeof many);
+    const int32_t alike[2] = {one == many[9], many[30] == 0};
+    record(t, "sums of squares, together and apart", alike, NB_I32, 2, true);
+}
+
 static double squares_rounded(const trial *t) {
     return 4 * (double)SPANS[t->shape % SPAN_SHAPES] * 0x1p-53 / U;
 }
@@ -202,6 +229,7 @@ static const test_case OPTIMIZERS[] = {
     {"scaled_encode scaled_decode scaled_add scaled_rescale scaled_join", "five types, two rules", BITS, SCALED_SHAPES,
      run_scaled, NULL, NULL},
     {"scaled_encode scaled_decode scaled_join", "all codes, hard numbers", BITS, TYPE_COUNT, run_hard, NULL, NULL},
+    {"scaled_encode_many scaled_squares_many", "of many lengths", BITS, TYPE_COUNT, run_many_scaled, NULL, NULL},
     {"scaled_sum_squares", "in double", CODES, SCALED_SHAPES / 2, run_scaled_squares, NULL, squares_rounded},
     {"adamw_ramped ramp_periods", "paces of their own", BITS, SPAN_SHAPES, run_ramped, NULL, NULL},
     {"adamw", "two tensors, plain and narrow", BITS, 5 * SPAN_SHAPES, run_adamw, NULL, NULL},

@@ -193,3 +193,12 @@ void ni_cpu_scaled_sum_squares(nb_backend *be, double *out, const ni_scaled *t, 
             part[i] += part[i + width];
     *out = part[0];
 }
+
+void ni_cpu_scaled_encode_many(nb_backend *be, const ni_scaled *to, const float *const *from, const int64_t *n,
+                               int32_t count) {
+    ni_compose_encode(be, to, from, n, count);
+}
+
+void ni_cpu_scaled_squares_many(nb_backend *be, double *out, const ni_scaled *x, const int64_t *n, int32_t count) {
+    ni_compose_squares(be, out, x, n, count);
+}

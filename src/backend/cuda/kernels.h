@@ -124,13 +124,17 @@ int ni_cuda_launch_embed_backward(void *stream, float *dtable, const uint16_t *d
 enum { NI_CUDA_SUM_BLOCKS = 512, NI_CUDA_ADAMW_AMAXES = 72 };
 /* partial [NI_CUDA_SUM_BLOCKS] doubles of scratch */
 int ni_cuda_launch_sum(void *stream, double *out, const float *x, int64_t n, bool squares, double *partial);
-int ni_cuda_launch_scaled_sum_squares(void *stream, double *out, const ni_scaled *x, int64_t n, double *partial);
+/* partial: as many doubles as square_parts says */
+int64_t ni_cuda_square_parts(const int64_t *n, int32_t count);
+int ni_cuda_launch_scaled_squares(void *stream, double *out, const ni_scaled *x, const int64_t *n, int32_t count,
+                                  double *partial);
 int ni_cuda_launch_adamw(void *stream, const ni_adamw_tensor *tensors, int32_t count, const ni_adamw *step,
                          uint32_t *amaxes /* [NI_CUDA_ADAMW_AMAXES] scratch */);
 int ni_cuda_launch_adamw_ramped(void *stream, const ni_ramped *t, const ni_adamw *step);
 int ni_cuda_launch_ramp_periods(void *stream, int32_t *period, const float *moved_q, const float *moved_w, int64_t n,
                                 double k1, double k2, int32_t most);
-int ni_cuda_launch_scaled_encode(void *stream, const ni_scaled *to, const float *from, int64_t n, uint32_t *amax);
+int ni_cuda_launch_scaled_encode(void *stream, const ni_scaled *to, const float *const *from, const int64_t *n,
+                                 int32_t count, uint32_t *amaxes /* [NI_CUDA_ADAMW_AMAXES] scratch */);
 int ni_cuda_launch_scaled_decode(void *stream, float *to, const ni_scaled *from, int64_t n);
 int ni_cuda_launch_scaled_add(void *stream, const ni_scaled *to, const ni_scaled *a, const ni_scaled *b, int64_t n,
                               uint32_t *amax);

@@ -10,13 +10,11 @@
 
 /* ---- sums: a fixed number of blocks, so that the tree depends on n alone ---- */
 
-static __global__ void sum_parts(double *partial, const void *x, nb_dtype type, const float *scale, int64_t n,
-                                 bool squares) {
+static __global__ void sum_parts(double *partial, const float *x, int64_t n, bool squares) {
     __shared__ double room[NI_WARPS];
-    const float factor = scale ? *scale : 1.0f;
     double sum = 0;
     for (NI_EACH(i, n)) {
-        double v = (double)ni_f32_mul(ni_narrow_load(x, type, i), factor);
+        const double v = x[i];
         sum += squares ? v * v : v;
     }
     sum = ni_block_sum(sum, room);
@@ -49,22 +47,104 @@ static __global__ void sum_parts_of_fours(double *partial, const float4 *x, int6
         partial[blockIdx.x] = sum;
 }
 
-static int launch_sum(cudaStream_t on, double *out, const void *x, nb_dtype type, const float *scale, int64_t n,
-                      bool squares, double *partial) {
-    if (type == NB_F32 && !scale && n % 4 == 0 && ni_aligned(x))
+int ni_cuda_launch_sum(void *stream, double *out, const float *x, int64_t n, bool squares, double *partial) {
+    cudaStream_t on = (cudaStream_t)stream;
+    if (n % 4 == 0 && ni_aligned(x))
         sum_parts_of_fours<<<NI_CUDA_SUM_BLOCKS, NI_THREADS, 0, on>>>(partial, (const float4 *)x, n / 4, squares);
     else
-        sum_parts<<<NI_CUDA_SUM_BLOCKS, NI_THREADS, 0, on>>>(partial, x, type, scale, n, squares);
+        sum_parts<<<NI_CUDA_SUM_BLOCKS, NI_THREADS, 0, on>>>(partial, x, n, squares);
     sum_of_parts<<<1, NI_THREADS, 0, on>>>(out, partial);
     return cudaGetLastError();
 }
 
-int ni_cuda_launch_sum(void *stream, double *out, const float *x, int64_t n, bool squares, double *partial) {
-    return launch_sum((cudaStream_t)stream, out, x, NB_F32, NULL, n, squares, partial);
+/* Squares of tensors under one scale each, many of them a launch: the parts of a tensor depend on its n alone. */
+
+enum { MOST_SQUARED = 64, SQUARES = 16384 };
+
+typedef struct squared_tensor {
+    ni_scaled x;
+    int64_t n;
+    uint32_t first_part, parts;
+    bool fours;
+} squared_tensor;
+
+typedef struct square_list {
+    squared_tensor at[MOST_SQUARED];
+    int count;
+} square_list;
+
+static __global__ void __launch_bounds__(NI_THREADS)
+    square_parts(double *partial, const __grid_constant__ square_list list) {
+    __shared__ double room[NI_WARPS];
+    int which = 0;
+    while (which + 1 < list.count && blockIdx.x >= list.at[which + 1].first_part)
+        which++;
+    const squared_tensor &t = list.at[which];
+    const int64_t first = (int64_t)(blockIdx.x - t.first_part) * SQUARES,
+                  end = first + SQUARES < t.n ? first + SQUARES : t.n;
+    const float factor = ni_narrow_factor(t.x);
+    double sum = 0, other = 0;
+    if (t.fours) {
+#pragma unroll 4
+        for (int64_t i = first / 4 + threadIdx.x; i < end / 4; i += NI_THREADS) {
+            const ni_four v = ni_four_of(t.x, i, factor);
+            const double a = v.x[0], b = v.x[1], c = v.x[2], d = v.x[3];
+            sum += a * a + b * b;
+            other += c * c + d * d;
+        }
+    } else {
+        for (int64_t i = first + threadIdx.x; i < end; i += NI_THREADS) {
+            const double v = ni_narrow_value(t.x, i, factor);
+            sum += v * v;
+        }
+    }
+    sum = ni_block_sum(sum + other, room);
+    if (threadIdx.x == 0)
+        partial[blockIdx.x] = sum;
 }
 
-int ni_cuda_launch_scaled_sum_squares(void *stream, double *out, const ni_scaled *x, int64_t n, double *partial) {
-    return launch_sum((cudaStream_t)stream, out, x->data, x->dtype, x->scale, n, true, partial);
+/* A block a tensor. */
+static __global__ void __launch_bounds__(NI_THREADS)
+    sum_of_squares(double *out, const double *partial, const __grid_constant__ square_list list) {
+    __shared__ double room[NI_WARPS];
+    const squared_tensor &t = list.at[blockIdx.x];
+    double sum = 0;
+    for (uint32_t i = threadIdx.x; i < t.parts; i += NI_THREADS)
+        sum += partial[t.first_part + i];
+    sum = ni_block_sum(sum, room);
+    if (threadIdx.x == 0)
+        out[blockIdx.x] = sum;
+}
+
+int64_t ni_cuda_square_parts(const int64_t *n, int32_t count) {
+    int64_t most = 0;
+    for (int32_t first = 0; first < count; first += MOST_SQUARED) {
+        int64_t parts = 0;
+        for (int32_t i = first; i < count && i < first + MOST_SQUARED; i++)
+            parts += ni_divide_up(n[i], SQUARES);
+        most = parts > most ? parts : most;
+    }
+    return most;
+}
+
+int ni_cuda_launch_scaled_squares(void *stream, double *out, const ni_scaled *x, const int64_t *n, int32_t count,
+                                  double *partial) {
+    cudaStream_t on = (cudaStream_t)stream;
+    square_list list = {};
+    for (int32_t first = 0; first < count; first += list.count) {
+        uint32_t parts = 0;
+        list.count = count - first < MOST_SQUARED ? count - first : MOST_SQUARED;
+        for (int i = 0; i < list.count; i++) {
+            const int64_t all = n[first + i];
+            const uint32_t its = (uint32_t)ni_divide_up(all, SQUARES);
+            list.at[i] = (squared_tensor){x[first + i], all, parts, its, all % 4 == 0 && ni_has_fours(x[first + i])};
+            parts += its;
+        }
+        if (parts)
+            square_parts<<<parts, NI_THREADS, 0, on>>>(partial, list);
+        sum_of_squares<<<(unsigned)list.count, NI_THREADS, 0, on>>>(out + first, partial, list);
+    }
+    return cudaGetLastError();
 }
 
 /* ---- AdamW ---- */

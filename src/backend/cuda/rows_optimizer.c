@@ -42,16 +42,26 @@ void ni_cuda_sum_squares(nb_backend *be, double *out, const void *x, int64_t n) 
         ni_cuda_good(be, ni_cuda_launch_sum(stream_of(be), out, x, n, true, partial), "sum_squares");
 }
 
-void ni_cuda_scaled_sum_squares(nb_backend *be, double *out, const ni_scaled *x, int64_t n) {
-    double *partial = partial_sums(be, "scaled_sum_squares");
+void ni_cuda_scaled_squares_many(nb_backend *be, double *out, const ni_scaled *x, const int64_t *n, int32_t count) {
+    const size_t parts = (size_t)ni_cuda_square_parts(n, count);
+    double *partial = ni_cuda_scratch(be, parts * sizeof *partial, "scaled_sum_squares");
     if (partial)
-        ni_cuda_good(be, ni_cuda_launch_scaled_sum_squares(stream_of(be), out, x, n, partial), "scaled_sum_squares");
+        ni_cuda_good(be, ni_cuda_launch_scaled_squares(stream_of(be), out, x, n, count, partial), "scaled_sum_squares");
+}
+
+void ni_cuda_scaled_sum_squares(nb_backend *be, double *out, const ni_scaled *x, int64_t n) {
+    ni_cuda_scaled_squares_many(be, out, x, &n, 1);
+}
+
+void ni_cuda_scaled_encode_many(nb_backend *be, const ni_scaled *to, const float *const *from, const int64_t *n,
+                                int32_t count) {
+    uint32_t *amax = amaxes(be, "scaled_encode");
+    if (amax)
+        ni_cuda_good(be, ni_cuda_launch_scaled_encode(stream_of(be), to, from, n, count, amax), "scaled_encode");
 }
 
 void ni_cuda_scaled_encode(nb_backend *be, const ni_scaled *to, const float *from, int64_t n) {
-    uint32_t *amax = amaxes(be, "scaled_encode");
-    if (amax)
-        ni_cuda_good(be, ni_cuda_launch_scaled_encode(stream_of(be), to, from, n, amax), "scaled_encode");
+    ni_cuda_scaled_encode_many(be, to, &from, &n, 1);
 }
 
 void ni_cuda_scaled_decode(nb_backend *be, float *to, const ni_scaled *from, int64_t n) {

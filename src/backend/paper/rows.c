@@ -349,3 +349,12 @@ void ni_paper_scaled_join(nb_backend *be, const ni_scaled *to, const ni_scaled *
 void ni_paper_scaled_sum_squares(nb_backend *be, double *out, const ni_scaled *x, int64_t n) {
     NI_PAPER_NOTE(scaled_sum_squares, scaled(x, n), sizeof *out, NI_PAPER_work, 3.0 * (double)n);
 }
+
+void ni_paper_scaled_encode_many(nb_backend *be, const ni_scaled *to, const float *const *from, const int64_t *n,
+                                 int32_t count) {
+    ni_compose_encode(be, to, from, n, count);
+}
+
+void ni_paper_scaled_squares_many(nb_backend *be, double *out, const ni_scaled *x, const int64_t *n, int32_t count) {
+    ni_compose_squares(be, out, x, n, count);
+}

@@ -86,6 +86,15 @@ void ni_ref_scaled_sum_squares(nb_backend *be, double *out, const ni_scaled *x, 
     *out = sum;
 }
 
+void ni_ref_scaled_encode_many(nb_backend *be, const ni_scaled *to, const float *const *from, const int64_t *n,
+                               int32_t count) {
+    ni_compose_encode(be, to, from, n, count);
+}
+
+void ni_ref_scaled_squares_many(nb_backend *be, double *out, const ni_scaled *x, const int64_t *n, int32_t count) {
+    ni_compose_squares(be, out, x, n, count);
+}
+
 float ni_scaled_value(const ni_scaled *t, int64_t i) {
     return value(t, ni_scaled_factor(t), i);
 }

@@ -1,4 +1,5 @@
-/* produce.c: a producer and what is made of its matrices, by the operations of the table one after the other. */
+/* compose.c: what is a row for backends that do it at once, by other operations of the table one after the other: a
+ * producer and what is made of its matrices; many tensors under one scale each. */
 #include "backend/table.h"
 
 static void run(nb_backend *be, const ni_producer *from, const ni_produced *out) {
@@ -27,4 +28,14 @@ nb_status ni_compose_produced(nb_backend *be, const ni_producer *from, const ni_
             NB_TRY(
                 be->ops->make_operands(be, &(ni_source){.numbers = out[i].numbers}, out[i].makings, out[i].count, err));
     return NB_OK;
+}
+
+void ni_compose_encode(nb_backend *be, const ni_scaled *to, const float *const *from, const int64_t *n, int32_t count) {
+    for (int32_t i = 0; i < count; i++)
+        be->ops->scaled_encode(be, &to[i], from[i], n[i]);
+}
+
+void ni_compose_squares(nb_backend *be, double *out, const ni_scaled *x, const int64_t *n, int32_t count) {
+    for (int32_t i = 0; i < count; i++)
+        be->ops->scaled_sum_squares(be, out + i, &x[i], n[i]);
 }
