@@ -84,7 +84,15 @@ for recipe in bf16 nvfp4 tetrajet-v2 fp4-dge-occ averis nvfp4-ngpt; do
     of_run=$(sed -n '/^memory/,/total/p' train | grep -v "total\|program and libraries" | mib)
     awk -v a="$of_plan" -v b="$of_run" 'BEGIN { exit !(b > 10 && a > 0.95 * b && a < 1.05 * b) }' ||
         fail "$recipe: plan says $of_plan MiB, the run $of_run MiB"
+    ! grep "in the place of the" train || fail "$recipe: the run holds something else than its table"
 done
+
+# A run that by plan does not fit ends before it allocates, with its table, in a moment.
+"$nibble" train run.yaml --set model=llama-70b --set out=runs/large > train 2> warnings && fail "a run of a 70B model"
+grep -qE "^nibble: cpu: no room for the run: by plan it takes [0-9.]* GiB, and .* are left; .*; hint: memory_check: false" warnings ||
+    fail "a run without room: $(cat warnings)"
+[ "$(grep -cE '^memory$|^  parameters \(f32\)  |^  total  ' train)" = 3 ] || fail "no memory table before a run without room"
+[ ! -e runs/large ] || fail "a run without room left a folder"
 
 grep -q "^  unit_vectors  *44 " plan || fail "nGPT: the plan brings no weights back to length 1: $(cat plan)"
 

@@ -97,10 +97,29 @@ kept=$(needs) remade=$(needs --set recompute=block)
 [ "$remade" -lt "$kept" ] || fail "recompute: block takes $remade bytes by plan, expected less than $kept"
 NIBBLE_STUB=alloc:3 one_line "memory that others have" 'by plan the run takes .* of 3.00 GiB: the rest is taken, or kept from this process' train --set micro_batch=512
 NIBBLE_STUB=alloc:3,bytes:$((remade * 106 / 100)) one_line "memory for less" \
-    'by plan the run takes .* of .*, and .* with recompute: (mlp|block)' train --set micro_batch=512
+    'by plan the run takes .* of .*, and .* with recompute: (mlp|block)' train --set micro_batch=512 --set memory_check=false
 NIBBLE_STUB=alloc:1 ./nibble train run.yaml --set recipe=recipes/bf16.yaml > out.txt 2> err && fail "a run without memory"
 [ "$(grep -cE '^memory$|^  parameters \(f32\)  |^  total  ' out.txt)" = 3 ] || fail "the memory table of a run without memory"
-NIBBLE_STUB=alloc:3,bytes:1000 one_line "memory for nothing" 'by plan the run takes .* of .*, and .* at least$' train --set micro_batch=512
+NIBBLE_STUB=alloc:3,bytes:1000 one_line "memory for nothing" 'by plan the run takes .* of .*, and .* at least$' train --set micro_batch=512 --set memory_check=false
+
+# A run that does not fit what is left of the GPU ends before its first allocation, with its memory table, and says what
+# would fit; within 5 % of its plan it begins, as it does where nobody shall look.
+table() { # its rows that every run has
+    grep -cE '^memory$|^  parameters \(f32\)  |^  total  ' out.txt || true
+}
+for there in "left:$((kept * 90 / 100))" "alloc:1,bytes:$((kept * 90 / 100))"; do
+    NIBBLE_STUB=$there one_line "no room: $there" \
+        '^nibble: cuda: no room for the run: by plan it takes .*, and .* of .* are left; .* with recompute: (mlp|block)[^;]*; hint: memory_check: false' \
+        ./nibble train run.yaml --set micro_batch=512
+    [ "$(table)" = 3 ] || fail "the memory table of a run without room"
+    [ ! -e out ] || fail "a run without room left a folder"
+done
+NIBBLE_STUB=left:1000 one_line "no room at all" 'and 1.0 KiB of 3.00 GiB are left; .* at least, whatever the keys; hint: ' train
+NIBBLE_STUB=left:$((kept * 97 / 100)) train --set micro_batch=512 --set steps=1 > out.txt 2> err || fail "within 5 % of the plan"
+rm -rf out
+NIBBLE_STUB=left:1000 ./nibble train run.yaml --set memory_check=false --set steps=1 > out.txt 2> err || fail "memory_check: false"
+[ "$(table)" = 3 ] || fail "the memory table of a run that nobody looks at"
+rm -rf out
 
 # ---- a GPU that is lost, in steps and in checkpoints ----
 train > out.txt 2> err || fail "a run without a fault"

@@ -139,6 +139,7 @@ typedef struct nb_run_config {
     bool deterministic;     /* false: kernels whose order of sums is not that of the next run may be chosen */
     nb_fp8_units fp8_units; /* which codes FP8 units multiply, where there are some */
     bool native_fp4;        /* units for four bits may multiply block-scaled codes */
+    bool memory_check;      /* a run that by plan does not fit the memory that is left ends before it allocates */
     nb_share share;         /* what ranks share out, so that each has less of it */
     char backend[32];       /* "cpu", "cuda", "cuda:1": nb_backend_open */
     int32_t threads;        /* 0 = all the process may use; never changes a bit of the result */

@@ -69,13 +69,17 @@ struct nb_backend {
     const char *name; /* "cpu", "ref64", "paper" */
     nb_dtype act, real;
     int64_t logit_elements; /* NI_LOGITS_CPU, NI_LOGITS_GPU */
+    bool paper;             /* nothing is computed: memory is counted and holds nothing */
+    bool host_memory;       /* its memory is the host's, or counted as if it were */
     bool wants_amax;        /* producers fill amaxes for less than its quantizers take to find them */
     bool any_first_key;     /* attention takes doc_start that fall along a sequence: a row may look at itself alone */
     const ni_profiler *profiler;       /* NULL: it cannot say */
     const ni_companion *companion;     /* NULL: it has none */
     int64_t (*mended)(nb_backend *be); /* rows of operands since it was last asked that units for 8 bits did not hold
                                           and FP32 multiplied (ni_permits.mxfp4_fp8); waits. NULL: there are none */
-    void *state;                       /* of the implementation */
+    /* Bytes of memory that are left for it, and that there are; false: nobody knows. NULL: the same. */
+    bool (*left)(nb_backend *be, size_t *left, size_t *all);
+    void *state;                                                          /* of the implementation */
     nb_status (*use_stream)(nb_backend *be, void *stream, nb_error *err); /* NULL: it has none */
     bool on_their_stream; /* the program's, who waits for what it needs: a call need not */
 };

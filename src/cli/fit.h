@@ -1,10 +1,17 @@
-/* fit.h: memory ran out: what the run needs by plan, and with which keys it would have found room. */
+/* fit.h: what a run needs by plan, whether it finds room, and with which keys it would. */
 #ifndef NI_CLI_FIT_H
 #define NI_CLI_FIT_H
 
+#include "cli/plan_machine.h"
 #include "nibble/train.h"
 
-/* Appends that to `err` if its status is NB_NO_MEMORY; nothing where the plan of the run cannot be made. */
-void ni_cli_say_what_fits(const nb_run_config *config, nb_error *err);
+/* Before anything of the run is allocated: plans it, lets `seen` look at it, and ends a run (NB_NO_MEMORY) that does
+ * not fit what is left of the backend's memory, unless config->memory_check is false. A run whose plan cannot be made,
+ * or a backend that does not know what it has left, passes. *planned, if it is not NULL: whether `seen` was called. */
+nb_status ni_cli_check_memory(nb_backend *be, const nb_run_config *config, nb_ranks *ranks, ni_plan_seen *seen,
+                              void *user, bool *planned, nb_error *err);
+
+/* Appends what the run needs to `err` if its status is NB_NO_MEMORY; nothing where the plan of it cannot be made. */
+void ni_cli_say_what_fits(nb_backend *be, const nb_run_config *config, nb_error *err);
 
 #endif

@@ -9,11 +9,12 @@ const char *ni_paper_name(const nb_run_config *config) {
     return strncmp(config->backend, "cuda", 4) == 0 ? "paper:hopper" : "paper";
 }
 
-nb_status ni_cli_trainer_on_paper(nb_backend *paper, const nb_run_config *config, nb_trainer **out, nb_error *err) {
+nb_status ni_cli_trainer_on_paper(nb_backend *paper, const nb_run_config *config, nb_ranks *ranks, nb_trainer **out,
+                                  nb_error *err) {
     char recipes[NB_PATH_SIZE], models[NB_PATH_SIZE];
     NB_TRY(ni_cli_folder("recipes", recipes, sizeof recipes, err));
     NB_TRY(ni_cli_folder("models", models, sizeof models, err));
-    const nb_trainer_options how = {.recipes_dir = recipes, .models_dir = models, .on_paper = true};
+    const nb_trainer_options how = {.recipes_dir = recipes, .models_dir = models, .ranks = ranks, .on_paper = true};
     return nb_trainer_create(paper, config, &how, out, err);
 }
 
@@ -22,7 +23,7 @@ nb_status ni_cli_check_on_paper(const nb_run_config *config, nb_error *err) {
     nb_backend *paper;
     nb_trainer *trainer;
     NB_TRY(nb_backend_open(ni_paper_name(config), &how, &paper, err));
-    nb_status status = ni_cli_trainer_on_paper(paper, config, &trainer, err);
+    nb_status status = ni_cli_trainer_on_paper(paper, config, NULL, &trainer, err);
     if (status == NB_OK)
         nb_trainer_free(trainer);
     nb_backend_free(paper);

@@ -120,7 +120,7 @@ nb_status ni_plan_step(const nb_run_config *config, const ni_machine *machine, d
     nb_backend *be;
     nb_trainer *trainer = NULL;
     NB_TRY(open_paper(config, machine, &be, err));
-    nb_status status = ni_cli_trainer_on_paper(be, config, &trainer, err);
+    nb_status status = ni_cli_trainer_on_paper(be, config, NULL, &trainer, err);
     if (status == NB_OK)
         status = rehearse(be, trainer, 1, err);
     *seconds = *model_flops = 0;
@@ -182,16 +182,32 @@ static int32_t memory_rows(const ni_paper *paper, const nb_trainer *trainer, ni_
     return count;
 }
 
-nb_status ni_plan_memory(const nb_run_config *config, double *bytes, nb_error *err) {
+/* Without what a step takes besides: ranks would have to take it together. */
+static double memory_of_rank(const nb_trainer *trainer) {
+    nb_memory_row rows[MEMORY_ROWS];
+    const int32_t count = nb_trainer_memory(trainer, rows, MEMORY_ROWS);
+    double bytes = 0;
+    for (int32_t i = 0; i < count && i < MEMORY_ROWS; i++)
+        bytes += (double)rows[i].bytes;
+    return bytes;
+}
+
+nb_status ni_plan_memory(const nb_run_config *config, nb_ranks *ranks, ni_plan_seen *seen, void *user, double *bytes,
+                         nb_error *err) {
     ni_paper_purpose rows[MEMORY_ROWS];
     nb_backend *be;
     nb_trainer *trainer = NULL;
+    const bool alone = nb_ranks_world(ranks) == 1;
     NB_TRY(open_paper(config, NULL, &be, err));
-    nb_status status = ni_cli_trainer_on_paper(be, config, &trainer, err);
-    if (status == NB_OK)
+    nb_status status = ni_cli_trainer_on_paper(be, config, ranks, &trainer, err);
+    if (status == NB_OK && seen)
+        seen(user, trainer);
+    if (status == NB_OK && alone)
         status = rehearse(be, trainer, nb_run_steps(config) > 1, err);
-    if (status == NB_OK)
+    if (status == NB_OK && alone)
         memory_rows(ni_paper_of(be), trainer, rows, bytes);
+    else if (status == NB_OK)
+        *bytes = memory_of_rank(trainer);
     nb_trainer_free(trainer);
     nb_backend_free(be);
     return status;
@@ -394,7 +410,7 @@ static nb_status plan(nb_backend *be, const nb_run_config *config, const ni_mach
                       int64_t ranks, nb_error *err) {
     double program = 0;
     nb_trainer *trainer;
-    NB_TRY(ni_cli_trainer_on_paper(be, config, &trainer, err));
+    NB_TRY(ni_cli_trainer_on_paper(be, config, NULL, &trainer, err));
     nb_status status = rehearse(be, trainer, step, err);
     if (status == NB_OK && !ni_paper_of(be)->hopper)
         status = ni_process_measure(ni_paper_of(be), &program, err);

@@ -42,7 +42,10 @@ double ni_machine_seconds(const ni_machine *machine, const ni_paper_entry *entry
 nb_status ni_plan_step(const nb_run_config *config, const ni_machine *machine, double *seconds, double *model_flops,
                        nb_error *err);
 
-/* What this run takes, on paper, beside program and libraries. */
-nb_status ni_plan_memory(const nb_run_config *config, double *bytes, nb_error *err);
+/* What this run takes, on paper, beside program and libraries; of one of several ranks what it holds before the first
+ * step. `seen` looks at the trainer that was made for it, before any step; NULL: nobody does. */
+typedef void ni_plan_seen(void *user, nb_trainer *trainer);
+nb_status ni_plan_memory(const nb_run_config *config, nb_ranks *ranks, ni_plan_seen *seen, void *user, double *bytes,
+                         nb_error *err);
 
 #endif

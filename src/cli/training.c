@@ -47,10 +47,9 @@ static nb_status open_backend(const nb_run_config *config, const nb_ranks *ranks
     return ni_cli_backend(&mine, out, err);
 }
 
-static void say_what_runs(ni_screen *screen, const nb_run_config *config, nb_trainer *trainer, const nb_peak *peak,
-                          const nb_ranks *ranks) {
+static void say_what_runs(ni_screen *screen, const nb_run_config *config, nb_trainer *trainer, const nb_ranks *ranks) {
     nb_model *model = nb_trainer_model(trainer);
-    char params[32], tokens[32], per_step[32], nvfp4[32], bf16[32];
+    char params[32], tokens[32], per_step[32];
     int64_t steps = nb_run_steps(config), step_tokens = nb_run_tokens_per_step(config);
     ni_progress_line(&screen->progress, "model %s: %s, %s parameters; recipe %s", nb_model_get_config(model)->name,
                      nb_family_name(nb_model_get_config(model)->family),
@@ -63,6 +62,10 @@ static void say_what_runs(ni_screen *screen, const nb_run_config *config, nb_tra
     ni_progress_line(&screen->progress, "run %s: %lld steps of %s tokens, %s tokens in all", config->out,
                      (long long)steps, ni_count_text(step_tokens, per_step, sizeof per_step),
                      ni_short_count_text((double)steps * (double)step_tokens, tokens, sizeof tokens));
+}
+
+static void say_peak(ni_screen *screen, const nb_run_config *config, const nb_peak *peak) {
+    char nvfp4[32], bf16[32];
     if (config->peak_flops == NB_PEAK_AUTO)
         ni_progress_line(
             &screen->progress, "peak for MFU: the better of nvfp4 %sFLOP/s, bf16 %sFLOP/s, products measured now",
@@ -84,30 +87,51 @@ static void say_how_it_ended(ni_screen *screen, const nb_run_config *config) {
                      ni_duration_text(ni_seconds() - screen->began, took, sizeof took), val, config->out);
 }
 
-/* The memory table of a run that found no room to be made: of the same trainer on paper. */
-static void show_memory_on_paper(const nb_run_config *config, const ni_training *training, ni_screen *screen,
-                                 size_t program_bytes) {
-    const nb_backend_options how = {.threads = config->threads, .isa = config->isa};
-    nb_backend *paper = NULL;
-    nb_trainer *trainer = NULL;
-    if (!training->tables || training->quiet || nb_backend_open(ni_paper_name(config), &how, &paper, NULL) != NB_OK)
-        return;
-    if (ni_cli_trainer_on_paper(paper, config, &trainer, NULL) == NB_OK)
-        ni_screen_memory(screen, trainer, program_bytes);
-    nb_trainer_free(trainer);
-    nb_backend_free(paper);
+/* What is told of a run before it is made. */
+typedef struct beforehand {
+    const nb_run_config *config;
+    const ni_training *training;
+    ni_screen *screen;
+    size_t program_bytes;
+    double bytes; /* of the memory table */
+} beforehand;
+
+static double table_bytes(const nb_trainer *trainer) {
+    enum { MOST = 64 };
+    nb_memory_row rows[MOST];
+    const int32_t count = nb_trainer_memory(trainer, rows, MOST);
+    double bytes = 0;
+    for (int32_t i = 0; i < count && i < MOST; i++)
+        bytes += (double)rows[i].bytes;
+    return bytes;
+}
+
+static void tell_beforehand(void *user, nb_trainer *paper) {
+    beforehand *b = user;
+    say_what_runs(b->screen, b->config, paper, b->training->ranks);
+    if (b->training->tables)
+        ni_screen_memory(b->screen, paper, b->program_bytes);
+    b->bytes = table_bytes(paper);
+}
+
+/* The table was told on paper: a trainer that holds something else is said, so that nobody trusts a plan that is wrong.
+ */
+static void compare_with_paper(const beforehand *b, const nb_trainer *trainer) {
+    const double is = table_bytes(trainer), said = b->bytes;
+    char text[2][32];
+    if (b->training->tables && (is > 1.01 * said || is < 0.99 * said))
+        ni_progress_line(&b->screen->progress, "memory: %s in the place of the %s of the table above",
+                         ni_bytes_text(is, text[0], sizeof text[0]), ni_bytes_text(said, text[1], sizeof text[1]));
 }
 
 static nb_status train(nb_trainer *trainer, const nb_run_config *config, const ni_training *training, ni_screen *screen,
-                       size_t program_bytes, nb_error *err) {
+                       nb_error *err) {
     char census[NB_PATH_SIZE + 16];
     nb_trainer_set_peak(trainer, training->peak.flops);
-    say_what_runs(screen, config, trainer, &training->peak, training->ranks);
+    say_peak(screen, config, &training->peak);
     snprintf(census, sizeof census, "%s/census.txt", config->out);
-    if (training->tables) {
-        ni_screen_memory(screen, trainer, program_bytes);
+    if (training->tables)
         ni_screen_census(screen, trainer, census);
-    }
     nb_status status = nb_trainer_run(trainer, training->start, training->from, err);
     if (status == NB_OK)
         say_how_it_ended(screen, config);
@@ -126,7 +150,10 @@ static nb_status run_with(nb_backend *be, const nb_run_config *config, ni_traini
     char recipes[NB_PATH_SIZE], models[NB_PATH_SIZE];
     NB_TRY(ni_cli_folder("recipes", recipes, sizeof recipes, err));
     NB_TRY(ni_cli_folder("models", models, sizeof models, err));
-    size_t program_bytes = ni_resident_bytes();
+    beforehand told = {config, training, screen, ni_resident_bytes(), 0};
+    bool planned;
+    NB_TRY(nb_ranks_agree(
+        training->ranks, ni_cli_check_memory(be, config, training->ranks, tell_beforehand, &told, &planned, err), err));
     nb_trainer_options options = {.recipes_dir = recipes,
                                   .models_dir = models,
                                   .branches = training->branches,
@@ -135,8 +162,10 @@ static nb_status run_with(nb_backend *be, const nb_run_config *config, ni_traini
                                   .callbacks = ni_screen_callbacks(screen)};
     nb_trainer *trainer = NULL;
     nb_status status = nb_ranks_agree(training->ranks, nb_trainer_create(be, config, &options, &trainer, err), err);
-    if (status == NB_NO_MEMORY && nb_ranks_world(training->ranks) == 1)
-        show_memory_on_paper(config, training, screen, program_bytes);
+    if (status == NB_OK && !planned) /* on paper there was no room for addresses */
+        tell_beforehand(&told, trainer);
+    if (status == NB_OK)
+        compare_with_paper(&told, trainer);
     if (status == NB_OK)
         status = nb_ranks_agree(training->ranks, nb_trainer_check(trainer, training->start, training->from, err), err);
     if (status == NB_OK && training->start == NB_START_FORK)
@@ -144,10 +173,10 @@ static nb_status run_with(nb_backend *be, const nb_run_config *config, ni_traini
     if (status == NB_OK && nb_ranks_rank(training->ranks) == 0) /* who reports */
         status = find_peak(be, config, &training->peak, err);
     if (status == NB_OK)
-        status = train(trainer, config, training, screen, program_bytes, err);
+        status = train(trainer, config, training, screen, err);
     nb_trainer_free(trainer);
     if (nb_ranks_world(training->ranks) == 1) /* the plan is of one process */
-        ni_cli_say_what_fits(config, err);
+        ni_cli_say_what_fits(be, config, err);
     return status;
 }
 

@@ -87,7 +87,7 @@ static size_t room_of(const ni_circle *c) {
 }
 
 static nb_status take_host(ni_reducer *x, size_t bytes, nb_error *err) {
-    const bool elsewhere = x->be->ops->alloc != ni_host_alloc;
+    const bool elsewhere = x->be->ops->alloc != ni_host_alloc && !x->be->paper;
     for (int i = 0; elsewhere && i < 2; i++) {
         x->host[i] = malloc(bytes);
         if (!x->host[i])
@@ -125,7 +125,7 @@ nb_status ni_reducer_create(nb_ranks *ranks, const ni_param_array *grads, bool o
     *out = (ni_reducer){.ranks = ranks, .be = grads->be, .dtype = grads->dtype};
     if (!ranks)
         return NB_OK;
-    const bool narrow = grads->dtype != grads->be->real, host = grads->be->ops->alloc == ni_host_alloc;
+    const bool narrow = grads->dtype != grads->be->real, host = grads->be->host_memory;
     const int64_t part = (grads->elements / PARTS / ALIGNED + 1) * ALIGNED, most = host ? part : grads->elements;
     out->chunk = narrow ? grads->elements : most < CHUNK ? most : CHUNK;
     nb_status status = take_memory(out, grads, owned, err);

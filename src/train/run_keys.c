@@ -461,10 +461,9 @@ static const ni_key rows[] = {
      .type = NI_KEY_BOOL,
      FIELD(deterministic),
      .fallback = "true",
-     .help =
-         "a run gives the same bits each time; false lets cuBLASLt split a sum among blocks that add in any order, "
-         "and cuDNN, where a GPU has it, do attention over whole sequences. Everything else, and everything on a CPU, "
-         "sums in one order whatever this says",
+     .help = "a run gives the same bits each time; false lets cuBLASLt split a sum among blocks that add in any order, "
+             "and cuDNN, where a GPU has it, do attention. Everything else, and everything on a CPU, sums in one order "
+             "whatever this says",
      .source = "our choice"},
     {.path = "fp8_units",
      .type = NI_KEY_CHOICE,
@@ -483,6 +482,13 @@ static const ni_key rows[] = {
      .source = "our choice"},
 
     /* ---- the machine: none of these changes a bit of the result ---- */
+    {.path = "memory_check",
+     .type = NI_KEY_BOOL,
+     FIELD(memory_check),
+     .fallback = "true",
+     .help =
+         "before anything is allocated a run ends that by plan does not fit the memory that is left; false begins it",
+     .source = "our choice"},
     {.path = "peak_flops",
      .type = NI_KEY_FLOAT,
      FIELD(peak_flops),
@@ -655,9 +661,10 @@ int64_t nb_run_steps(const nb_run_config *config) {
 /* ---- which keys decide the bits ---- */
 
 static bool is_free_on_resume(const char *path) {
-    static const char *const prefixes[] = {
-        "recompute",    "deterministic", "out",        "data.tokenizer", "eval.",   "checkpoint.", "lens.",
-        "bad_numbers.", "print_every",   "peak_flops", "backend",        "threads", "isa",         "share"};
+    static const char *const prefixes[] = {"recompute",   "deterministic", "out",         "data.tokenizer",
+                                           "eval.",       "checkpoint.",   "lens.",       "bad_numbers.",
+                                           "print_every", "peak_flops",    "backend",     "threads",
+                                           "isa",         "share",         "memory_check"};
     for (size_t i = 0; i < NI_COUNT(prefixes); i++)
         if (strncmp(path, prefixes[i], strlen(prefixes[i])) == 0)
             return true;

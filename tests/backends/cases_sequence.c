@@ -179,15 +179,15 @@ static void run_any_order(trial *t, const attention_case *c) {
     nb_backend *be = t->be;
     const ni_permits any = {.any_order = true}, none = {.any_order = false};
     const int64_t narrow = c->kv_heads * c->head_dim, wide = c->heads * c->head_dim, all = wide + 2 * narrow;
-    const int32_t start = 0; /* not read: that it is given says that these documents are meant */
+    const int32_t *starts = starts_of(c->batch, c->seq, c->document);
     nb_attention a = {.batch = c->batch,
                       .seq = c->seq,
                       .heads = c->heads,
                       .kv_heads = c->kv_heads,
                       .head_dim = c->head_dim,
                       .scale = 1 / sqrt((double)c->head_dim),
-                      .doc_start = &start,
-                      .documents = count_documents(starts_of(c->batch, c->seq, c->document), c->batch, c->seq)};
+                      .doc_start = upload(t, starts, (size_t)(c->batch * c->seq) * sizeof *starts),
+                      .documents = count_documents(starts, c->batch, c->seq)};
     if (c->apart)
         a.q_stride = a.k_stride = a.v_stride = all, a.o_stride = wide + 8;
     EXPECT_OK(t, be->ops->permit(be, &any, &err));

@@ -5,6 +5,7 @@
  *     driver     there is no driver
  *     alloc:N    the N-th allocation finds no memory
  *     alloc:N,bytes:M    and the GPU has M bytes of it
+ *     left:M     of its memory M bytes are left
  *     lost:N     the N-th synchronize and all after it find the GPU gone, and what was downloaded since the one before
  * is not what was there
  *     apart      no rank reaches the memory of another; mistaken: it sees zeroes there
@@ -46,6 +47,15 @@ static long number_of(const char *what) {
 static size_t bytes_of_memory(void) {
     const char *bytes = strstr(asked(), ",bytes:");
     return bytes ? (size_t)strtoll(bytes + strlen(",bytes:"), NULL, 10) : (size_t)3 << 30;
+}
+
+/* What others have of it: left:BYTES is what there is for this process. */
+static bool stub_left(nb_backend *be, size_t *left, size_t *all) {
+    const char *bytes = strstr(asked(), "left:");
+    (void)be;
+    *all = bytes_of_memory();
+    *left = bytes ? (size_t)strtoll(bytes + strlen("left:"), NULL, 10) : *all;
+    return true;
 }
 
 static nb_status broken(nb_error *err) {
@@ -255,6 +265,7 @@ DOOR nb_status ni_cuda_library_open(int device, nb_backend **out, nb_error *err)
     object->ops.download = stub_download;
     object->backend.companion = &companion;
     object->backend.mended = mended;
+    object->backend.left = stub_left;
     if (strcmp(asked(), "choices") == 0) {
         object->ops.gemm_choices = choices;
         object->ops.gemm_choose = choose;

@@ -4,6 +4,7 @@
 #include "backend/cpu/gemm.h"
 #include "backend/ref/ref.h"
 #include "backend/table.h"
+#include "base/host_memory.h"
 
 #include <stdlib.h>
 
@@ -43,6 +44,16 @@ static ni_cpu *create_state(int32_t threads, nb_isa isa) {
     return NULL;
 }
 
+static bool left(nb_backend *be, size_t *left, size_t *all) {
+    ni_host_memory memory;
+    (void)be;
+    if (!ni_host_memory_now(&memory))
+        return false;
+    *left = memory.left;
+    *all = memory.all;
+    return true;
+}
+
 nb_status ni_backend_cpu(const nb_backend_options *options, nb_backend **out, nb_error *err) {
     const nb_backend_options defaults = {0, NB_ISA_AUTO};
     const nb_backend_options *o = options ? options : &defaults;
@@ -67,6 +78,8 @@ nb_status ni_backend_cpu(const nb_backend_options *options, nb_backend **out, nb
     }
     assemble(&object->ops, isa);
     object->backend.any_first_key = true;
+    object->backend.host_memory = true;
+    object->backend.left = left;
     *out = &object->backend;
     return NB_OK;
 }

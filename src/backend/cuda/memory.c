@@ -112,6 +112,14 @@ void *ni_cuda_scratch(nb_backend *be, size_t bytes, const char *what) {
     return cuda->scratch;
 }
 
+bool ni_cuda_left(nb_backend *be, size_t *left, size_t *all) {
+    (void)be; /* its GPU is this thread's */
+    const cudaError_t code = cudaMemGetInfo(left, all);
+    if (code != cudaSuccess)
+        cudaGetLastError(); /* a question, no fault */
+    return code == cudaSuccess;
+}
+
 /* ---- the rows of memory ---- */
 
 void *ni_cuda_alloc(nb_backend *be, size_t bytes, const char *what) {

@@ -173,6 +173,7 @@ __attribute__((visibility("default"))) nb_status ni_cuda_library_open(int device
     object->backend.use_stream = use_stream;
     object->backend.companion = &ni_cuda_companion;
     object->backend.mended = ni_cuda_mended;
+    object->backend.left = ni_cuda_left;
     *out = &object->backend;
     return NB_OK;
 }

@@ -27,6 +27,8 @@ nb_status ni_backend_paper(const nb_backend_options *options, bool hopper, nb_ba
 #define NI_OP_TYPED(type, name, arguments) object->ops.name = ni_paper_##name;
 #define NI_OP_PLAIN(type, name, arguments) object->ops.name = ni_paper_##name;
 #include "backend/ops.inc"
+    object->backend.paper = true;
+    object->backend.host_memory = !hopper;
     if (hopper)
         object->backend.logit_elements = NI_LOGITS_GPU;
     *out = &object->backend;
