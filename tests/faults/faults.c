@@ -5,7 +5,9 @@
  *                                WHAT: kill (SIGKILL before the call), drop, zero or random (a power cut: bytes that
  *                                were not synced are gone, zeros or anything, then SIGKILL), names (as drop, and names
  *                                whose folder was not synced are as before), or a number of errno
- *     NIBBLE_FAULT_COUNT=FILE    writes how many calls of each kind there were: "open 12" a line
+ *     NIBBLE_FAULT_COUNT=FILE    writes how many calls of each kind there were: "open 12" a line; and "at 7" where files
+ *                                have changed or were synced since the call of any kind before the seventh, so that to
+ *                                kill there leaves something else
  *
  * Calls count where the program or one of the small libraries makes them; what OpenBLAS, OpenMP, oneDNN and the C++
  * library do inside is theirs.
@@ -36,6 +38,13 @@ static int chosen = -2; /* -2: not read yet, -1: any, KINDS: none */
 static long first;
 static bool onwards;
 static char what[16];
+
+/* For the count alone, of one thread: the calls of any kind before which something changed. */
+enum { MOMENTS = 1 << 16 };
+static bool counting, changed = true;
+static uint64_t last_seen;
+static long moments[MOMENTS];
+static int moment_count;
 
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
@@ -70,6 +79,7 @@ __attribute__((constructor)) static void begin(void) {
     char kind[16] = "", number[24] = "";
     dl_iterate_phdr(add_ranges, NULL);
     chosen = KINDS;
+    counting = getenv("NIBBLE_FAULT_COUNT") != NULL;
     if (!fault || sscanf(fault, "%15[a-z]:%23[0-9+]:%15s", kind, number, what) != 3)
         return;
     first = atol(number);
@@ -85,8 +95,11 @@ __attribute__((destructor)) static void report(void) {
     const char *path = getenv("NIBBLE_FAULT_COUNT");
     FILE *to = path ? fopen(path, "w") : NULL;
     chosen = KINDS;
+    counting = false;
     for (int k = 0; to && k < KINDS; k++)
         fprintf(to, "%s %ld\n", names[k], atomic_load(&counts[k]));
+    for (int i = 0; to && i < moment_count; i++)
+        fprintf(to, "at %ld\n", moments[i]);
     if (to)
         fprintf(to, "any %ld\n", atomic_load(&all));
     if (to)
@@ -279,6 +292,30 @@ static void undo_names(void) {
 
 /* ---- the fault ---- */
 
+/* What buffered streams wrote shows in the sizes and offsets of what is open. */
+static uint64_t look_at_files(void) {
+    uint64_t sum = 14695981039346656037u; /* FNV-1a */
+    struct stat st;
+    for (int fd = 3; fd < 256; fd++) {
+        if (fstat(fd, &st) != 0)
+            continue;
+        const uint64_t parts[] = {(uint64_t)fd, st.st_dev, st.st_ino, (uint64_t)st.st_size, (uint64_t)lseek(fd, 0, SEEK_CUR)};
+        for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+            sum = (sum ^ parts[i]) * 1099511628211u;
+    }
+    return sum;
+}
+
+static void note_moment(long n) {
+    const int before = errno; /* which readdir leaves alone at the end */
+    const uint64_t now = look_at_files();
+    errno = before;
+    if ((changed || now != last_seen) && moment_count < MOMENTS)
+        moments[moment_count++] = n;
+    changed = false;
+    last_seen = now;
+}
+
 /* True: the call must fail, errno says how. */
 static bool strikes(enum kind kind, const void *caller) {
     if (chosen == -2 || !is_ours(caller))
@@ -286,6 +323,8 @@ static bool strikes(enum kind kind, const void *caller) {
     long n = atomic_fetch_add(&counts[kind], 1) + 1;
     if (kind != ALLOC) {
         long m = atomic_fetch_add(&all, 1) + 1;
+        if (counting)
+            note_moment(m);
         n = chosen == -1 ? m : n;
     }
     if (chosen != (int)kind && !(chosen == -1 && kind != ALLOC))
@@ -316,6 +355,7 @@ EXPORT int open(const char *path, int flags, ...) {
         return -1;
     const bool made = (flags & O_CREAT) && access(path, F_OK) != 0;
     const int fd = REAL(open)(path, flags, mode);
+    changed = changed || (flags & (O_CREAT | O_TRUNC));
     if (made && fd >= 0)
         note_name(path, NULL);
     return fd;
@@ -344,6 +384,7 @@ EXPORT int stat(const char *path, struct stat *out) {
 EXPORT ssize_t write(int fd, const void *bytes, size_t size) {
     if (strikes(WRITE, CALLER))
         return -1;
+    changed = true;
     note_write(fd);
     return REAL(write)(fd, bytes, size);
 }
@@ -351,6 +392,7 @@ EXPORT ssize_t write(int fd, const void *bytes, size_t size) {
 EXPORT ssize_t pwrite(int fd, const void *bytes, size_t size, off_t at) {
     if (strikes(WRITE, CALLER))
         return -1;
+    changed = true;
     note_write(fd);
     return REAL(pwrite)(fd, bytes, size, at);
 }
@@ -369,9 +411,16 @@ EXPORT int fflush(FILE *stream) {
     return REAL(fflush)(stream);
 }
 
+/* It writes what waits and may come back to where the stream was. */
+EXPORT int fseeko(FILE *stream, off_t at, int from) {
+    changed = true;
+    return REAL(fseeko)(stream, at, from);
+}
+
 EXPORT int fsync(int fd) {
     if (strikes(SYNC, CALLER))
         return -1;
+    changed = true;
     note_sync(fd);
     return REAL(fsync)(fd);
 }
@@ -379,6 +428,7 @@ EXPORT int fsync(int fd) {
 EXPORT int fdatasync(int fd) {
     if (strikes(SYNC, CALLER))
         return -1;
+    changed = true;
     note_sync(fd);
     return REAL(fdatasync)(fd);
 }
@@ -387,6 +437,7 @@ EXPORT int rename(const char *from, const char *to) {
     if (strikes(RENAME, CALLER))
         return -1;
     const int before = named_count;
+    changed = true;
     note_name(to, from);
     const int result = REAL(rename)(from, to);
     if (result != 0)
@@ -399,6 +450,7 @@ EXPORT int rename(const char *from, const char *to) {
 EXPORT int mkdir(const char *path, mode_t mode) {
     if (strikes(RENAME, CALLER))
         return -1;
+    changed = true;
     const int result = REAL(mkdir)(path, mode);
     if (result == 0)
         note_name(path, NULL);
@@ -406,12 +458,16 @@ EXPORT int mkdir(const char *path, mode_t mode) {
 }
 
 EXPORT int ftruncate(int fd, off_t size) {
-    return strikes(RENAME, CALLER) ? -1 : REAL(ftruncate)(fd, size);
+    if (strikes(RENAME, CALLER))
+        return -1;
+    changed = true;
+    return REAL(ftruncate)(fd, size);
 }
 
 EXPORT int unlink(const char *path) {
     if (strikes(RENAME, CALLER))
         return -1;
+    changed = true;
     const int result = REAL(unlink)(path);
     if (result == 0)
         forget_name(AT_FDCWD, path);
@@ -421,6 +477,7 @@ EXPORT int unlink(const char *path) {
 EXPORT int unlinkat(int folder, const char *path, int flags) {
     if (strikes(RENAME, CALLER))
         return -1;
+    changed = true;
     const int result = REAL(unlinkat)(folder, path, flags);
     if (result == 0)
         forget_name(folder, path);
@@ -428,6 +485,7 @@ EXPORT int unlinkat(int folder, const char *path, int flags) {
 }
 
 EXPORT int rmdir(const char *path) {
+    changed = true;
     const int result = REAL(rmdir)(path);
     if (result == 0)
         forget_name(AT_FDCWD, path);
