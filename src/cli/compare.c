@@ -7,9 +7,9 @@
 #include "cli/training.h"
 
 #include "files/file.h"
+#include "files/json.h"
 #include "train/checkpoint.h"
 
-#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -215,7 +215,7 @@ static double final_loss(const nb_run_config *run) {
     for (char *save, *l = strtok_r(text, "\n", &save); l; l = strtok_r(NULL, "\n", &save)) {
         if (!strstr(l, "\"val_loss\""))
             continue;
-        json_t *object = json_loads(l, 0, NULL);
+        json_t *object = ni_json_load(l, strlen(l), NULL);
         if (json_integer_value(json_object_get(object, "step")) == last)
             loss = json_is_number(json_object_get(object, "val_loss"))
                        ? json_number_value(json_object_get(object, "val_loss"))

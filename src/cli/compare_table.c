@@ -125,7 +125,9 @@ static nb_status write_json(json_t *root, const char *folder, nb_error *err) {
 nb_status ni_compare_write_order(const ni_compared_all *all, const char *folder, nb_error *err) {
     char path[4096];
     snprintf(path, sizeof path, "%s/compare.json", folder);
-    json_t *root = json_load_file(path, 0, NULL), *order = json_array();
+    json_t *root, *order;
+    NB_TRY(ni_json_load_if_there(path, &root, err));
+    order = json_array();
     if (!json_is_object(root)) {
         json_decref(root);
         root = json_object();

@@ -1,8 +1,11 @@
 /* runs.c: what a folder on the command line means. */
 #include "cli/runs.h"
 
+#include "files/file.h"
+#include "files/json.h"
+
 #include <dirent.h>
-#include <jansson.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -89,10 +92,11 @@ static size_t place_of(const json_t *comparison, const char *run) {
 }
 
 /* Runs of a comparison in the order in which it was asked for; a stable sort of a short list. */
-static void order_as_asked(const char *parent, struct dirent **names, int count) {
+static nb_status order_as_asked(const char *parent, struct dirent **names, int count, nb_error *err) {
     char path[2 * NB_PATH_SIZE];
+    json_t *comparison;
     snprintf(path, sizeof path, "%s/compare.json", parent);
-    json_t *comparison = json_load_file(path, 0, NULL);
+    NB_TRY(ni_json_load_if_there(path, &comparison, err));
     for (int i = 1; comparison && i < count; i++)
         for (int k = i; k > 0 && place_of(comparison, names[k - 1]->d_name) > place_of(comparison, names[k]->d_name);
              k--) {
@@ -101,14 +105,16 @@ static void order_as_asked(const char *parent, struct dirent **names, int count)
             names[k - 1] = other;
         }
     json_decref(comparison);
+    return NB_OK;
 }
 
 static nb_status take_inside(const char *parent, ni_take_run *take, void *context, int32_t *runs, nb_error *err) {
     char path[2 * NB_PATH_SIZE];
     struct dirent **names;
-    nb_status status = NB_OK;
     int count = scandir(parent, &names, NULL, twins_first);
-    order_as_asked(parent, names, count);
+    if (count < 0)
+        return errno == ENOENT || errno == ENOTDIR ? NB_OK : ni_fail_errno(err, parent, "list the folder");
+    nb_status status = order_as_asked(parent, names, count, err);
     for (int i = 0; i < count; i++) {
         int length = snprintf(path, sizeof path, "%s/%s", parent, names[i]->d_name);
         if (status == NB_OK && names[i]->d_name[0] != '.' && (size_t)length < sizeof path && holds(path, "run.yaml")) {
@@ -117,8 +123,7 @@ static nb_status take_inside(const char *parent, ni_take_run *take, void *contex
         }
         free(names[i]);
     }
-    if (count >= 0)
-        free(names);
+    free(names);
     return status;
 }
 

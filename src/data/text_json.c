@@ -1,8 +1,9 @@
 /* text_json.c: JSON lines: an object a line, its text in one field. */
 #include "text_file.h"
 
+#include "files/json.h"
+
 #include <inttypes.h>
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,7 +45,7 @@ bool ni_text_is_json_lines(const char *path, const char *bytes, size_t size) {
     if (is_named_so(path))
         return size > 0;
     while (objects < ENOUGH && (line = next_line(&at, end, &size, &number)) != NULL) {
-        json_t *object = line[0] == '{' ? json_loadb(line, size, JSON_ALLOW_NUL, NULL) : NULL;
+        json_t *object = line[0] == '{' ? ni_json_read(line, size, JSON_ALLOW_NUL, NULL) : NULL;
         bool is = json_is_object(object) && json_object_size(object) > 0;
         json_decref(object);
         if (!is)
@@ -112,9 +113,11 @@ nb_status ni_text_take_field(const char *path, const char *bytes, size_t size, c
         return nb_fail(err, NB_NO_MEMORY, "%s: no memory for its texts", path);
     while (status == NB_OK && (line = next_line(&at, end, &length, &number)) != NULL) {
         json_error_t problem;
-        json_t *object = json_loadb(line, length, JSON_ALLOW_NUL, &problem);
+        json_t *object = ni_json_read(line, length, JSON_ALLOW_NUL, &problem);
         const json_t *text = json_object_get(object, field);
-        if (!json_is_object(object)) {
+        if (!object && ni_json_lacked_memory(&problem)) {
+            status = nb_fail(err, NB_NO_MEMORY, "%s, line %" PRId64 ": no memory to read it", path, number);
+        } else if (!json_is_object(object)) {
             status = nb_fail(err, NB_BAD_FILE, "%s, line %" PRId64 ": %s; expected one JSON object a line", path,
                              number, object ? "not an object" : problem.text);
         } else if (!json_is_string(text)) {

@@ -2,15 +2,26 @@
 #ifndef NI_FILES_JSON_H
 #define NI_FILES_JSON_H
 
+#include "nibble/status.h"
+
 #include <jansson.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* jansson tells most allocations that fail in its lexer as errors of syntax, and a good file must not be called damaged
- * for them: what does not parse is parsed once more. */
+/* The value (json_decref it) that `size` bytes are, an object or an array; NULL where they are none, which `where` (may
+ * be NULL) explains, or where memory runs out: then its code is json_error_out_of_memory. A good text is never called
+ * damaged for want of memory, nor read with anything left out. `flags` are jansson's. */
+json_t *ni_json_read(const char *bytes, size_t size, size_t flags, json_error_t *where);
+
+/* Whether that is why. */
+bool ni_json_lacked_memory(const json_error_t *where);
+
+/* What a file holds; *out is NULL where there is no such file, and where it holds something else. */
+nb_status ni_json_load_if_there(const char *path, json_t **out, nb_error *err);
+
 static inline json_t *ni_json_load(const char *bytes, size_t size, json_error_t *where) {
-    json_t *root = json_loadb(bytes, size, JSON_REJECT_DUPLICATES, where);
-    return root ? root : json_loadb(bytes, size, JSON_REJECT_DUPLICATES, where);
+    return ni_json_read(bytes, size, JSON_REJECT_DUPLICATES, where);
 }
 
 /* Adds a value, whose reference it takes. Where one cannot be made or added the whole becomes NULL and stays it, so

@@ -190,7 +190,7 @@ static nb_status read_header(ni_safetensors *file, const char *bytes, size_t siz
     json_error_t where;
     file->header = ni_json_load(bytes + 8, (size_t)length, &where);
     /* Of an allocation that failed early jansson says nothing at all. */
-    if (!file->header && (json_error_code(&where) == json_error_out_of_memory || !where.text[0]))
+    if (!file->header && ni_json_lacked_memory(&where))
         return nb_fail(err, NB_NO_MEMORY, "no memory to read the header of %" PRIu64 " bytes", length);
     if (!file->header)
         return nb_fail(err, NB_BAD_FILE, "header, byte %d: %s", where.position, where.text);

@@ -205,7 +205,9 @@ static void name_after(const char *path, char *name, size_t room) {
 nb_status ni_hf_config_parse(const char *text, size_t size, const char *name, nb_model_config *out, nb_error *err) {
     json_error_t where;
     *out = (nb_model_config){0};
-    json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, &where);
+    json_t *root = ni_json_load(text, size, &where);
+    if (!root && ni_json_lacked_memory(&where))
+        return nb_fail(err, NB_NO_MEMORY, "%s: no memory to read it", name);
     if (!json_is_object(root)) {
         json_decref(root);
         return nb_fail(err, NB_BAD_FILE, "%s:%d: expected a JSON object: %s", name, where.line,
@@ -251,7 +253,12 @@ nb_status ni_hf_marks_read(const char *folder, ni_hf_marks *marks, nb_error *err
     size_t size;
     *marks = (ni_hf_marks){-1, -1};
     NB_TRY(read_text(folder, path, &text, &size, err));
-    json_t *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, NULL);
+    json_error_t where;
+    json_t *root = ni_json_load(text, size, &where);
+    if (!root && ni_json_lacked_memory(&where)) {
+        free(text);
+        return nb_fail(err, NB_NO_MEMORY, "%s: no memory to read it", path);
+    }
     *marks = (ni_hf_marks){token_of(root, "bos_token_id"), token_of(root, "eos_token_id")};
     json_decref(root);
     free(text);

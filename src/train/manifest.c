@@ -373,7 +373,7 @@ nb_status ni_manifest_parse(char *text, size_t size, const char *path, ni_manife
     nb_status status = NB_OK;
     if (json_is_object(out->root))
         status = read_fields(path, out, err);
-    else if (!out->root && (json_error_code(&where) == json_error_out_of_memory || !where.text[0]))
+    else if (!out->root && ni_json_lacked_memory(&where))
         status = nb_fail(err, NB_NO_MEMORY, "%s: no memory to read it", path);
     else
         status = nb_fail(err, NB_BAD_FILE, "%s:%d: not JSON: %s", path, where.line, where.text);

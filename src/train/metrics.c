@@ -41,7 +41,7 @@ struct ni_metrics {
 
 /* The step that a line is about; -1 if it is no line of metrics. */
 static int64_t step_of_line(const char *line, size_t size, bool *evaluation) {
-    json_t *object = json_loadb(line, size, JSON_REJECT_DUPLICATES, NULL);
+    json_t *object = ni_json_load(line, size, NULL);
     const json_t *step = json_object_get(object, "step");
     int64_t value = json_is_integer(step) ? json_integer_value(step) : -1;
     *evaluation = json_object_get(object, "val_loss") != NULL;
