@@ -9,7 +9,7 @@
  * By default scalar code and the best instruction set as fma and as chosen; NIBBLE_GOLDEN_ALL=1 runs the others too,
  * NIBBLE_GOLDEN_THREADS=N changes the threads (and no bit). NIBBLE_GOLDEN_WRITE=1 writes the rows of all arms of this
  * machine anew and keeps those of others; NIBBLE_GOLDEN_ARM=fma (say) runs that arm alone; NIBBLE_GOLDEN_ONLY=PATTERN,
- * as 'fp4-w*', picks recipes.
+ * as 'fp4-w*', picks recipes and runs their rows alone.
  *
  * Models are as small as blocks allow. Scalar code is slow on blocks of 128 and rotations of 64 or more: some of the
  * recipes with them take 4 steps of one micro-batch there, on llama alone, the others none. A recipe that the family's
@@ -453,6 +453,8 @@ static void every_run(void **state) {
 /* A twin in which a mechanism never acts is the same until the step at which it acts, and not from there on. A weight
  * reset to its bin's centre after step 15 gives the forward pass of step 16 the same codes: step 17 shows it. */
 static void mechanisms_act_when_they_should(void **state) {
+    if (getenv("NIBBLE_GOLDEN_ONLY"))
+        skip();
     static const struct {
         const char *recipe, *asleep;
         int32_t differs; /* index of the first loss that does */
@@ -477,6 +479,8 @@ static void mechanisms_act_when_they_should(void **state) {
 }
 
 static void the_lens_changes_no_bit(void **state) {
+    if (getenv("NIBBLE_GOLDEN_ONLY"))
+        skip();
     static const char *const recipes[] = {"chon", "tetrajet-v2", "fp4-dge-occ"};
     for (size_t i = 0; i < sizeof recipes / sizeof *recipes; i++) {
         outcome a = run(state, recipes[i], "llama", CHOSEN, best(), "", NULL);
