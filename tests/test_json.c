@@ -13,12 +13,10 @@ static void *sparing(size_t size) {
 static const char *const good[] = {
     "{}",
     "[]",
-    "{\"a\": 1, \"a name of more than sixteen bytes\": [12345678901234567, -1.2345678901234567890123456789e-10, true]}",
-    "[\"\", \"0123456789abcdef\", \"0123456789abcdef0123456789abcdef\", \"quotes \\\" and \\\\\", \"\\\\\", "
-    "\"\\u00e9\\ud83d\\ude00 "
-    "0123456789abcdef0123456789abcdef0123456789abcdef\"]",
-    "  {\"x\": {\"y\": [null, {\"z\": "
-    "\"0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789\"}]}} \n",
+    "{\"a\": 1, \"a name of more than sixteen bytes\": [12345678901234567, -1.2345678901234567890123456789e-10]}",
+    "[\"\", \"0123456789abcdef\", \"0123456789abcdef0123456789abcdef\", \"quotes \\\" and \\\\\", \"\\\\\"]",
+    "[true, \"\\u00e9\\ud83d\\ude00 0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\"]",
+    "  {\"x\": {\"y\": [null, {\"z\": \"0123456789abcdef0123456789abcdef0123456789abcdef0123456789\"}]}} \n",
 };
 
 static void test_whole_or_nothing(void **state) {
