@@ -7,6 +7,7 @@
 
 #include <cmocka.h>
 
+#include "dist/machine.h"
 #include "dist/nccl.h"
 #include "rank_case.h"
 
@@ -236,10 +237,32 @@ static void nobody_waits_for_ever(void **state) {
     assert_non_null(strstr(err.message, "2 of 3 ranks did not come (the first that is missing is rank 1) within 1 s"));
 }
 
+/* Two hosts of one name are two machines, unless neither says when it started. */
+static void machines_of_one_name(void **state) {
+    (void)state;
+    static const char *const ids[] = {"5f1c\n", "a902\n", "5f1c\n"};
+    char file[] = "/tmp/boot_id.XXXXXX", name[3][NI_MACHINE_SIZE], alone[NI_MACHINE_SIZE], host[256] = "";
+    const int open = mkstemp(file);
+    assert_true(open >= 0 && gethostname(host, sizeof host - 1) == 0 && host[0]);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(pwrite(open, ids[i], strlen(ids[i]), 0), strlen(ids[i]));
+        ni_machine_name(file, name[i]);
+        assert_memory_equal(name[i], host, strlen(host));
+        assert_non_null(strstr(name[i], i == 1 ? " a902" : " 5f1c"));
+    }
+    assert_string_not_equal(name[0], name[1]);
+    assert_string_equal(name[0], name[2]);
+    close(open);
+    unlink(file);
+    ni_machine_name(file, alone);
+    assert_string_equal(alone, host);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(launchers_are_understood),
                                        cmocka_unit_test(half_an_environment_is_refused),
                                        cmocka_unit_test(first_hosts),
+                                       cmocka_unit_test(machines_of_one_name),
                                        cmocka_unit_test(ranks_talk),
                                        cmocka_unit_test(others_hear_of_it),
                                        cmocka_unit_test(nobody_waits_for_ever)};

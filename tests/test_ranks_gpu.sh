@@ -53,7 +53,7 @@ for recipe in nvfp4 fp4-dge-occ; do
     over_tcp 2 env -u LOCAL_RANK -u LOCAL_WORLD_SIZE "$nibble" train run.yaml --set out=two || fail "$recipe: two ranks without LOCAL_RANK"
     grep -q "GPUs of one machine read each other's gradients where they are" out.0 || fail "$recipe: a machine is not found"
     same "$recipe: two ranks without LOCAL_RANK end in other bits" two
-    for apart in NIBBLE_NEIGHBOURS=0 NIBBLE_STUB=apart NIBBLE_STUB=mistaken; do # and where GPUs do not reach each other
+    for apart in NIBBLE_NEIGHBOURS=0 NIBBLE_STUB=apart NIBBLE_STUB=mistaken NIBBLE_STUB=refused NIBBLE_STUB=half; do # and where GPUs do not reach each other
         rm -rf two
         over_tcp 2 env $apart "$nibble" train run.yaml --set out=two || fail "$recipe: two ranks by NCCL, $apart"
         ! grep -q "read each other's" out.0 || fail "$recipe: $apart, and neighbours are there"

@@ -29,6 +29,9 @@ static ni_param_array gradients(nb_backend *be, nb_dtype type) {
     nb_error err = {0};
     if (ni_param_array_create(be, tensors, TENSORS, type, NB_RULE_POW2, "gradients", &out, &err) != NB_OK)
         abort();
+    const int32_t sections[] = {0, 2, TENSORS};
+    if (ni_param_array_take_sections(&out, 2, sections, &err) != NB_OK)
+        abort();
     return out;
 }
 

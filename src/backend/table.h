@@ -58,9 +58,11 @@ typedef struct ni_companion {
     nb_status (*await)(nb_backend *worker, void *mark, nb_error *err); /* until that is done, or failed */
     void (*forget)(void *mark);                                        /* NULL: nothing */
     /* Memory that `be` allocated, for another process of this machine: false where it cannot be lent. Who borrows it
-     * reads it as the source of `copy`; NULL where this GPU does not reach it. lend NULL: none can be. */
+     * reads it as the source of `copy`; NULL where this GPU does not reach it. `peek` is such a copy, which waits:
+     * false where it is refused, and that is no fault of `be`. lend NULL: none can be. */
     bool (*lend)(nb_backend *be, void *memory, ni_lent *out);
     void *(*borrow)(nb_backend *be, const ni_lent *lent);
+    bool (*peek)(nb_backend *be, void *to, const void *borrowed, size_t bytes);
     void (*give_back)(nb_backend *be, void *borrowed);
 } ni_companion;
 

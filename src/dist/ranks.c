@@ -2,13 +2,13 @@
 #include "dist/ranks.h"
 
 #include "dist/environment.h"
+#include "dist/machine.h"
 #include "dist/mpi.h"
 #include "dist/tcp.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 /* ---- life ---- */
 
@@ -35,17 +35,18 @@ static const char *variable(const char *name) {
 /* Where a process runs. */
 typedef struct machine {
     int32_t local_world; /* as its launcher says; 0: it says nothing */
-    char name[256];
+    char name[NI_MACHINE_SIZE];
 } machine;
 
-/* Without a word of the launcher: ranks whose machines have one name are on one. */
+/* Without a word of the launcher: ranks whose hosts have one name and started once are on one machine. */
 static nb_status find_machine(nb_ranks *r, nb_error *err) {
     machine mine = {.local_world = r->local_world}, *all = calloc((size_t)r->world, sizeof *all);
     int32_t before = 0, same = 0;
     bool said = false;
     if (!all)
         return nb_fail(err, NB_NO_MEMORY, "ranks: out of memory");
-    if (gethostname(mine.name, sizeof mine.name - 1) != 0)
+    ni_machine_name(NI_BOOT_ID, mine.name);
+    if (!mine.name[0])
         snprintf(mine.name, sizeof mine.name, "rank %d", (int)r->rank); /* alone, as far as anybody knows */
     const nb_status status = ni_ranks_gather(r, &mine, all, sizeof mine, err);
     for (int32_t i = 0; status == NB_OK && i < r->world; i++) {

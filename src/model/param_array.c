@@ -157,9 +157,9 @@ int32_t ni_param_array_parts(const ni_param_array *array) {
 }
 
 /* What lies between tensors is zero. */
-static void square_sections(const ni_param_array *array, double *parts) {
+void ni_param_array_square_sections(const ni_param_array *array, int32_t begin, int32_t end, double *parts) {
     nb_backend *be = array->be;
-    for (int32_t s = 0; s < array->sections; s++) {
+    for (int32_t s = begin; s < end; s++) {
         const int32_t first = array->section[s], next = array->section[s + 1];
         if (first < array->begin || next > array->end)
             continue;
@@ -172,7 +172,7 @@ static void square_sections(const ni_param_array *array, double *parts) {
 void ni_param_array_sum_squares(const ni_param_array *array, double *parts) {
     nb_backend *be = array->be;
     if (array->dtype == be->real && array->sections > 0) {
-        square_sections(array, parts);
+        ni_param_array_square_sections(array, 0, array->sections, parts);
         return;
     }
     if (array->dtype == be->real) {

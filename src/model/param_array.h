@@ -60,6 +60,8 @@ nb_status ni_param_array_take_sections(ni_param_array *array, int32_t sections, 
  * NaN and Inf propagate. */
 int32_t ni_param_array_parts(const ni_param_array *array);
 void ni_param_array_sum_squares(const ni_param_array *array, double *parts);
+/* The same of the sections begin .. end - 1 alone, of a type that is real. */
+void ni_param_array_square_sections(const ni_param_array *array, int32_t begin, int32_t end, double *parts);
 
 /* The gradients of a model made for training, as its recipe keeps them. */
 ni_param_array *ni_model_gradients(nb_model *model);

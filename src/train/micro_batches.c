@@ -148,6 +148,12 @@ static nb_status shared_micro_batch(nb_trainer *t, int64_t index, const nb_lens 
     return NB_OK;
 }
 
+/* The norm of all but the first section, whose gradients are the last to come, while ranks exchange those. */
+static void square_what_is_there(nb_trainer *t, const ni_param_array *grads) {
+    if (grads->sections > 1 && ni_overlap_wait(&t->overlap, grads->at[grads->section[1]].offset))
+        ni_results_square_early(&t->results, grads);
+}
+
 /* The last one of this rank: its gradients go to other ranks as its backward pass leaves them, where that can be. */
 static nb_status last_micro_batch(nb_trainer *t, int64_t index, const nb_lens *lens, nb_error *err) {
     ni_param_array *grads = ni_model_gradients(t->model);
@@ -161,6 +167,8 @@ static nb_status last_micro_batch(nb_trainer *t, int64_t index, const nb_lens *l
         status =
             t->be->ops->synchronize(t->be, err); /* the last chunk waits for it too: what comes now is not hidden */
     const double begin = ni_seconds();
+    if (status == NB_OK && behind)
+        square_what_is_there(t, grads);
     const nb_status summed = ni_overlap_end(&t->overlap, status == NB_OK, err);
     t->waited.exchange += behind ? ni_seconds() - begin : 0;
     status = status == NB_OK ? summed : status;
@@ -177,6 +185,7 @@ static nb_status last_micro_batch(nb_trainer *t, int64_t index, const nb_lens *l
 
 nb_status ni_trainer_accumulate(nb_trainer *t, const nb_lens *lens, nb_error *err) {
     int64_t first, count = ni_trainer_share(t, &first);
+    t->results.squared = false; /* of a step that was given up */
     ni_accumulator_begin(&t->accumulator);
     ni_combiner_begin(&t->combiner);
     const double begin = ni_seconds();

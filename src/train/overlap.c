@@ -18,9 +18,23 @@ static const ni_companion *worker_companion(const ni_overlap *o) {
     return o->grads->be->companion;
 }
 
+static int64_t chunk_at(const ni_overlap *o, int64_t i) {
+    return ni_reducer_chunk_at(o->reducer, o->grads, i);
+}
+
+/* What begins at `element`, and all behind it, is summed. */
+static nb_status tell_summed(ni_overlap *o, int64_t element) {
+    NB_TRY(ni_reduce_done(o->reducer, &o->error));
+    pthread_mutex_lock(&o->lock);
+    o->summed = element;
+    pthread_cond_broadcast(&o->moved);
+    pthread_mutex_unlock(&o->lock);
+    return NB_OK;
+}
+
 static nb_status sum_chunk(ni_overlap *o, int64_t i) {
     ni_reducer *x = o->reducer;
-    const int64_t from = i * x->chunk, left = o->grads->elements - from, n = left < x->chunk ? left : x->chunk;
+    const int64_t from = chunk_at(o, i), n = chunk_at(o, i + 1) - from;
     if (x->worker) {
         void *mark = o->marks[i];
         o->marks[i] = NULL;
@@ -36,18 +50,22 @@ static void *sum_chunks(void *self) {
     if (worker)
         o->status = worker_companion(o)->enter(worker, &o->error);
     for (int64_t i = ni_reducer_chunks(o->reducer, o->grads) - 1; o->status == NB_OK && i >= 0; i--) {
-        if (!wait_for(o, i * o->reducer->chunk))
+        if (!wait_for(o, chunk_at(o, i)))
             break;
         o->status = sum_chunk(o, i);
-        if (o->status == NB_OK && i == 0)
-            o->status = ni_reduce_rest(o->reducer, &o->error);
+        if (o->status == NB_OK)
+            o->status = tell_summed(o, chunk_at(o, i));
     }
+    pthread_mutex_lock(&o->lock);
+    o->ended = true;
+    pthread_cond_broadcast(&o->moved);
+    pthread_mutex_unlock(&o->lock);
     return NULL;
 }
 
 /* Before the thread hears of it: a chunk is final behind its mark. */
 static void mark_chunks(ni_overlap *o, int64_t element) {
-    while (o->marks && o->marked > 0 && (o->marked - 1) * o->reducer->chunk >= element)
+    while (o->marks && o->marked > 0 && chunk_at(o, o->marked - 1) >= element)
         o->marks[--o->marked] = worker_companion(o)->mark(o->grads->be);
 }
 
@@ -57,7 +75,7 @@ static void announce(ni_overlap *o, int64_t element, bool given_up) {
     pthread_mutex_lock(&o->lock);
     o->final = element < o->final ? element : o->final;
     o->given_up = given_up;
-    pthread_cond_signal(&o->moved);
+    pthread_cond_broadcast(&o->moved);
     pthread_mutex_unlock(&o->lock);
 }
 
@@ -73,6 +91,7 @@ bool ni_overlap_begin(ni_overlap *o, ni_reducer *reducer, ni_accumulator *accumu
                       .lock = PTHREAD_MUTEX_INITIALIZER,
                       .moved = PTHREAD_COND_INITIALIZER,
                       .final = grads->elements,
+                      .summed = grads->elements,
                       .marks = marks,
                       .marked = chunks};
     reducer->aside = true;
@@ -87,6 +106,18 @@ void ni_overlap_final(void *self, int64_t element) {
     ni_overlap *o = self;
     if (o->running)
         announce(o, element, false);
+}
+
+bool ni_overlap_wait(ni_overlap *o, int64_t element) {
+    if (!o->running)
+        return false;
+    announce(o, 0, false);
+    pthread_mutex_lock(&o->lock);
+    while (!o->ended && o->summed > element)
+        pthread_cond_wait(&o->moved, &o->lock);
+    const bool summed = o->summed <= element;
+    pthread_mutex_unlock(&o->lock);
+    return summed;
 }
 
 nb_status ni_overlap_end(ni_overlap *o, bool whole, nb_error *err) {

@@ -23,7 +23,8 @@ typedef struct ni_overlap {
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t moved;
-    bool running, given_up;
+    bool running, given_up, ended;
+    int64_t summed; /* gradients from this element on are the sum over ranks */
     int64_t final;  /* gradients from this element on are those of the micro-batch, or will be at their mark */
     void **marks;   /* [chunks] of a backend with a companion; NULL: it has none */
     int64_t marked; /* chunks from this one on have theirs */
@@ -37,6 +38,10 @@ bool ni_overlap_begin(ni_overlap *o, ni_reducer *reducer, ni_accumulator *accumu
 
 /* For ni_model_watch_gradients; `self` is the ni_overlap. */
 void ni_overlap_final(void *self, int64_t element);
+
+/* After the pass, which came to its end: waits until gradients from `element` on are the sum, where others may still be
+ * on their way. False: they are not going to be. */
+bool ni_overlap_wait(ni_overlap *o, int64_t element);
 
 /* After the pass; `whole`: it came to its end, so that grads become the sum. Else the thread ends when its chunk has.
  */

@@ -62,6 +62,39 @@ static void cut(const ni_reducer *x, const ni_param_array *grads, int64_t elemen
     }
 }
 
+/* ---- chunks ---- */
+
+/* Elements of the first section; none where there are no sections, and nothing is summed as a pass leaves it. */
+static int64_t last_left(const ni_param_array *grads) {
+    return grads->sections > 1 ? grads->at[grads->section[1]].offset : 0;
+}
+
+/* It goes in parts as equal as can be. */
+static int64_t last_parts(const ni_reducer *x, const ni_param_array *grads) {
+    return (last_left(grads) + 2 * x->chunk - 1) / (2 * x->chunk);
+}
+
+int64_t ni_reducer_chunks(const ni_reducer *x, const ni_param_array *grads) {
+    return last_parts(x, grads) + (grads->elements - last_left(grads) + x->chunk - 1) / x->chunk;
+}
+
+int64_t ni_reducer_chunk_at(const ni_reducer *x, const ni_param_array *grads, int64_t index) {
+    const int64_t first = last_left(grads), parts = last_parts(x, grads), unit = ALIGNED / (int64_t)sizeof(float);
+    if (index < parts)
+        return first / unit * index / parts * unit;
+    const int64_t at = first + (index - parts) * x->chunk;
+    return at < grads->elements ? at : grads->elements;
+}
+
+static int64_t most_at_once(const ni_reducer *x, const ni_param_array *grads) {
+    int64_t most = x->chunk;
+    for (int64_t i = 0; grads->dtype == x->be->real && i < last_parts(x, grads); i++) {
+        const int64_t n = ni_reducer_chunk_at(x, grads, i + 1) - ni_reducer_chunk_at(x, grads, i);
+        most = n > most ? n : most;
+    }
+    return most;
+}
+
 /* ---- making ---- */
 
 static nb_status make_circles(ni_reducer *x, bool owned, nb_error *err) {
@@ -98,11 +131,12 @@ static nb_status take_host(ni_reducer *x, size_t bytes, nb_error *err) {
 
 static nb_status take_memory(ni_reducer *x, const ni_param_array *grads, bool owned, nb_error *err) {
     const size_t scales = grads->scales ? (size_t)grads->count : 0;
-    const size_t all = (size_t)x->chunk * nb_dtype_size(grads->dtype);
+    const int64_t most = most_at_once(x, grads);
+    const size_t all = (size_t)most * nb_dtype_size(grads->dtype);
     size_t members = 0;
     void *room, *room_scales = NULL;
     NB_TRY(make_circles(x, owned, err));
-    cut(x, grads, x->chunk);
+    cut(x, grads, most);
     for (int32_t i = 0; i < x->circles; i++) {
         const size_t bytes = room_of(&x->circle[i]), count = (size_t)x->circle[i].count;
         x->bytes = bytes > x->bytes ? bytes : x->bytes;
@@ -256,7 +290,12 @@ static nb_status read_sums(const ni_reducer *x, const ni_circle *c, char *data, 
     return NB_OK;
 }
 
-nb_status ni_reduce_rest(const ni_reducer *x, nb_error *err) {
+nb_status ni_reduce_done(const ni_reducer *x, nb_error *err) {
+    return x->host[0] ? hand(x)->ops->synchronize(hand(x), err) : NB_OK;
+}
+
+/* And the others have read what they wanted. */
+static nb_status rest(const ni_reducer *x, nb_error *err) {
     return x->neighbours.theirs ? meet(x, &x->circle[0], err) : NB_OK;
 }
 
@@ -418,14 +457,10 @@ static nb_status give_scales_back(const ni_reducer *x, const ni_circle *c, const
 
 /* ---- sums ---- */
 
-int64_t ni_reducer_chunks(const ni_reducer *x, const ni_param_array *grads) {
-    return (grads->elements + x->chunk - 1) / x->chunk;
-}
-
 nb_status ni_reduce_chunk(const ni_reducer *x, const ni_param_array *grads, int64_t index, nb_error *err) {
-    const int64_t at = index * x->chunk, left = grads->elements - at;
+    const int64_t at = ni_reducer_chunk_at(x, grads, index);
     char *data = (char *)grads->data + (size_t)at * sizeof(float);
-    cut(x, grads, left < x->chunk ? left : x->chunk);
+    cut(x, grads, ni_reducer_chunk_at(x, grads, index + 1) - at);
     for (int32_t i = 0; i < x->circles; i++) {
         NB_TRY(fetch_pieces(x, &x->circle[i], data, err));
         add_in_order(x, &x->circle[i], data, NULL);
@@ -455,7 +490,7 @@ bool ni_reducer_goes_beside(const ni_reducer *x, const ni_param_array *grads) {
 static nb_status reduce_numbers(const ni_reducer *x, const ni_param_array *grads, nb_error *err) {
     for (int64_t i = 0; i < ni_reducer_chunks(x, grads); i++)
         NB_TRY(ni_reduce_chunk(x, grads, i, err));
-    return ni_reduce_rest(x, err);
+    return rest(x, err);
 }
 
 static nb_status reduce_tensors(const ni_reducer *x, const ni_param_array *grads, nb_error *err) {
@@ -469,7 +504,7 @@ static nb_status reduce_tensors(const ni_reducer *x, const ni_param_array *grads
         NB_TRY(give_back(x, &x->circle[i], grads->data, err));
         NB_TRY(give_scales_back(x, &x->circle[i], grads, err));
     }
-    return ni_reduce_rest(x, err);
+    return rest(x, err);
 }
 
 nb_status ni_reduce(ni_reducer *x, ni_param_array *grads, nb_error *err) {

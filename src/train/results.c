@@ -34,18 +34,45 @@ void ni_results_free(ni_results *r) {
     memset(r, 0, sizeof *r);
 }
 
+/* What a micro-batch came to. */
+typedef struct found {
+    double loss;
+    int64_t scored;
+} found;
+
 /* Ranks have equal parts, one after the other. */
 static nb_status gather(ni_results *r, nb_ranks *ranks, const size_t *parts, nb_error *err) {
     const int64_t count = r->micro_batches / nb_ranks_world(ranks), first = nb_ranks_rank(ranks) * count;
-    NB_TRY(ni_ranks_gather(ranks, r->host + first, r->host, (size_t)count * sizeof *r->host, err));
-    NB_TRY(ni_ranks_gather(ranks, r->scored + first, r->scored, (size_t)count * sizeof *r->scored, err));
+    const int64_t all = r->micro_batches;
+    found *others = calloc((size_t)all, sizeof *others);
+    if (!others)
+        return nb_fail(err, NB_NO_MEMORY, "losses of %lld micro-batches: out of memory", (long long)all);
+    for (int64_t i = first; i < first + count; i++)
+        others[i] = (found){r->host[i], r->scored[i]};
+    const nb_status status = ni_ranks_gather(ranks, others + first, others, (size_t)count * sizeof *others, err);
+    for (int64_t i = 0; status == NB_OK && i < all; i++) {
+        r->host[i] = others[i].loss;
+        r->scored[i] = others[i].scored;
+    }
+    free(others);
+    NB_TRY(status);
     return parts ? ni_ranks_gather_pieces(ranks, r->host + r->micro_batches, parts, err) : NB_OK;
+}
+
+void ni_results_square_early(ni_results *r, const ni_param_array *grads) {
+    ni_param_array_square_sections(grads, 1, grads->sections, r->memory + r->micro_batches);
+    r->squared = true;
 }
 
 nb_status ni_results_fetch(ni_results *r, const ni_param_array *grads, nb_ranks *ranks, const size_t *parts,
                            double *loss, double *squares, nb_error *err) {
     ni_sum_tree losses = {0};
-    ni_param_array_sum_squares(grads, r->memory + r->micro_batches);
+    double *squares_of = r->memory + r->micro_batches;
+    if (r->squared)
+        ni_param_array_square_sections(grads, 0, 1, squares_of);
+    else
+        ni_param_array_sum_squares(grads, squares_of);
+    r->squared = false;
     r->be->ops->download(r->be, r->host, r->memory, bytes_of(r));
     const double begin = ni_seconds();
     NB_TRY(gather(r, ranks, parts, err));

@@ -13,11 +13,16 @@ typedef struct ni_results {
     double *memory;     /* backend: [micro_batches] sums of losses, [norm_parts] */
     double *host;       /* the same, fetched */
     int64_t *scored;    /* [micro_batches]: targets behind each loss */
+    bool squared;       /* squares of all sections of this step but the first are asked for */
 } ni_results;
 
 nb_status ni_results_create(nb_backend *be, const ni_param_array *grads, int64_t micro_batches, ni_results *out,
                             nb_error *err);
 void ni_results_free(ni_results *results);
+
+/* Asks for squares of all sections of `grads` but the first, which is still on its way (overlap.h). The next
+ * ni_results_fetch asks for the rest. */
+void ni_results_square_early(ni_results *results, const ni_param_array *grads);
 
 /* Waits for the step, and for what other ranks found (`ranks` may be NULL): its mean loss, each micro-batch weighing
  * the same, in the tree of tree.h; and the sum of squares of `grads`. `parts`: rank r has the squares of the bytes

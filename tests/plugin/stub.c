@@ -8,10 +8,10 @@
  *     left:M     of its memory M bytes are left
  *     lost:N     the N-th synchronize and all after it find the GPU gone, and what was downloaded since the one before
  * is not what was there
- *     apart      no rank reaches the memory of another; mistaken: it sees zeroes there
- *     choices    its library chose kernels for two shapes, which it takes back; not others
- *     cudnn:N    there is cuDNN, of version N
- *     mended:N   N rows of operands went to FP32 whenever somebody asks
+ *     apart      no rank reaches the memory of another; mistaken: it sees zeroes there; refused: a look at it is
+ * refused, and a copy from there ends the process; half: so it is for rank 1 alone choices    its library chose kernels
+ * for two shapes, which it takes back; not others cudnn:N    there is cuDNN, of version N mended:N   N rows of operands
+ * went to FP32 whenever somebody asks
  */
 #include "backend/backend.h"
 #include "backend/cuda/library.h"
@@ -98,6 +98,11 @@ static bool lend(nb_backend *be, void *memory, ni_lent *out) {
     return false;
 }
 
+static bool is_refused(void) {
+    const char *rank = getenv("RANK");
+    return strcmp(asked(), "refused") == 0 || (strcmp(asked(), "half") == 0 && rank && strcmp(rank, "1") == 0);
+}
+
 /* A borrowed range begins behind a page that says how long it is. */
 enum { PAGE = 4096 };
 
@@ -114,11 +119,19 @@ static void *borrow(nb_backend *be, const ni_lent *lent) {
     const int file = open(path + 1, O_RDONLY);
     char *room = mmap(NULL, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (file < 0 || room == MAP_FAILED ||
-        mmap(room + PAGE, bytes, PROT_READ, MAP_SHARED | MAP_FIXED, file, 0) == MAP_FAILED)
+        mmap(room + PAGE, bytes, is_refused() ? PROT_NONE : PROT_READ, MAP_SHARED | MAP_FIXED, file, 0) == MAP_FAILED)
         return NULL;
     close(file);
     memcpy(room, &all, sizeof all);
     return room + PAGE;
+}
+
+static bool peek(nb_backend *be, void *to, const void *borrowed, size_t bytes) {
+    (void)be;
+    if (is_refused())
+        return false;
+    memcpy(to, borrowed, bytes);
+    return true;
 }
 
 static void give_back(nb_backend *be, void *borrowed) {
@@ -215,6 +228,7 @@ static const ni_companion companion = {.open = open_worker,
                                        .forget = free,
                                        .lend = lend,
                                        .borrow = borrow,
+                                       .peek = peek,
                                        .give_back = give_back};
 
 static void destroy(nb_backend *be) {
