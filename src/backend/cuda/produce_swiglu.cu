@@ -20,6 +20,7 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, NI_TILE_BLOCKS)
         return;
     ni_load_own(gate, s.gate, at, s.cols);
     ni_load_own(up, s.up, at, s.cols);
+    ni_wait_for_it();
     ni_load_tables(&tables, room, to);
     ni_swiglu_of_four(gate, up);
 #pragma unroll
@@ -48,6 +49,7 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, 6)
         ni_load_own(gate, s.gate, at, s.cols);
         ni_load_own(up, s.up, at, s.cols);
         ni_load_own(dy, s.dy, at, s.cols);
+        ni_wait_for_it();
         ni_load_tables(&tables[0], room, to.of[0]);
         ni_load_tables(&tables[1], of_up, to.of[1]);
         ni_slopes_of_four(gate, up, dy);
@@ -73,9 +75,8 @@ int ni_cuda_produce_swiglu(void *stream, void *room, const ni_cuda_swiglu_tiles 
     const int code = ni_cuda_set_tile_scales(stream, room, &to->row, &to->column);
     if (code != cudaSuccess)
         return code;
-    produce_swiglu<<<ni_tile_grid(s->rows, s->cols), NI_TILE_THREADS, 0, (cudaStream_t)stream>>>(
-        *s, (const ni_tile_room *)room, *to);
-    return cudaGetLastError();
+    return ni_launch_following((cudaStream_t)stream, produce_swiglu, ni_tile_grid(s->rows, s->cols), NI_TILE_THREADS, 0,
+                               *s, (const ni_tile_room *)room, *to);
 }
 
 int ni_cuda_produce_swiglu_slopes(void *stream, void *room, const ni_cuda_swiglu_tiles *s,
@@ -87,7 +88,6 @@ int ni_cuda_produce_swiglu_slopes(void *stream, void *room, const ni_cuda_swiglu
         if (code != cudaSuccess)
             return code;
     }
-    produce_slopes<<<ni_tile_grid(s->rows, s->cols), NI_TILE_THREADS, 0, (cudaStream_t)stream>>>(
-        *s, (const ni_tile_room *)rooms[0], (const ni_tile_room *)rooms[1], copies);
-    return cudaGetLastError();
+    return ni_launch_following((cudaStream_t)stream, produce_slopes, ni_tile_grid(s->rows, s->cols), NI_TILE_THREADS, 0,
+                               *s, (const ni_tile_room *)rooms[0], (const ni_tile_room *)rooms[1], copies);
 }
