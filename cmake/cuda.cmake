@@ -32,7 +32,7 @@ if(NIBBLE_TESTS)
     LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/plugin/launches C_VISIBILITY_PRESET hidden)
   target_include_directories(nibble-cuda-launches SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
   target_compile_options(nibble-cuda-launches PRIVATE -Wall -Wextra -Werror)
-  set(WRAPPED __cudaRegisterFunction __cudaGetKernel __cudaLaunchKernel cudaLaunchKernel cudaLaunchCooperativeKernel
+  set(WRAPPED __cudaRegisterFunction __cudaGetKernel __cudaLaunchKernel cudaLaunchKernel cudaLaunchKernelExC cudaLaunchCooperativeKernel
     cudaDeviceGetAttribute cudaGetDeviceProperties cudaGetDeviceProperties_v2 cudaGetDeviceCount cudaDriverGetVersion cublasLtMatmul)
   list(TRANSFORM WRAPPED PREPEND "-Wl,--wrap=")
   target_link_options(nibble-cuda-launches PRIVATE ${WRAPPED})

@@ -88,6 +88,13 @@ LAUNCH(__cudaLaunchKernel, __attribute__((weak)))
 LAUNCH(cudaLaunchKernel, )
 LAUNCH(cudaLaunchCooperativeKernel, )
 
+cudaError_t __real_cudaLaunchKernelExC(const cudaLaunchConfig_t *, const void *, void **);
+cudaError_t __wrap_cudaLaunchKernelExC(const cudaLaunchConfig_t *, const void *, void **);
+cudaError_t __wrap_cudaLaunchKernelExC(const cudaLaunchConfig_t *how, const void *which, void **arguments) {
+    count(which);
+    return __real_cudaLaunchKernelExC(how, which, arguments);
+}
+
 /* ---- products ---- */
 
 #define PRODUCT(prefix)                                                                                                \

@@ -7,6 +7,7 @@
 #ifndef NI_BACKEND_CUDA_PRODUCE_CUH
 #define NI_BACKEND_CUDA_PRODUCE_CUH
 
+#include "backend/cuda/follow.cuh"
 #include "backend/cuda/produce.h"
 #include "backend/cuda/tile_copy.cuh"
 

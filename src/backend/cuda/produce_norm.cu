@@ -25,6 +25,7 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, CHUNKS <= 4   ? 7
     at.r0 = (gridDim.x - 1 - blockIdx.x) * (int64_t)NI_TILE_ROWS; /* as ni_tile_row */
     at.row = at.r0 + threadIdx.x / NI_TILE_VECTORS;
     at.vector = threadIdx.x % NI_TILE_VECTORS;
+    ni_wait_for_it();
     ni_load_tables(&tables, room, to);
 #pragma unroll 1
     for (int i = 0; i < NI_OWN_ROWS; i++) {
@@ -51,10 +52,9 @@ template <int CHUNKS>
 static int launch(cudaStream_t on, const ni_tile_room *room, const ni_cuda_norm *norm, const ni_cuda_both_copies *to) {
     const int code = cudaFuncSetAttribute(produce_norm<CHUNKS>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                           (int)tile_bytes(CHUNKS));
-    if (code == cudaSuccess)
-        produce_norm<CHUNKS>
-            <<<(unsigned)(norm->n / NI_TILE_ROWS), NI_TILE_THREADS, tile_bytes(CHUNKS), on>>>(*norm, room, *to);
-    return code;
+    return code != cudaSuccess ? code
+                               : ni_launch_following(on, produce_norm<CHUNKS>, dim3((unsigned)(norm->n / NI_TILE_ROWS)),
+                                                     NI_TILE_THREADS, tile_bytes(CHUNKS), *norm, room, *to);
 }
 
 bool ni_cuda_produces_norm(int64_t rows, int64_t dim) {

@@ -20,8 +20,9 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, NI_TILE_BLOCKS)
         return;
     ni_load_own(gate, s.gate, at, s.cols);
     ni_load_own(up, s.up, at, s.cols);
+    ni_wait_for_it();
     ni_load_tables(&tables, room, to);
-    ni_swiglu_of_four(gate, up);
+    ni_swiglu_of(gate, up);
 #pragma unroll
     for (int i = 0; i < NI_OWN_ROWS; i++) {
         *ni_own_of(tile, at, i) = gate[i];
@@ -35,6 +36,17 @@ typedef struct slope_copies {
     ni_cuda_both_copies of[2];
 } slope_copies;
 
+/* Eight numbers of each. */
+typedef struct slope_words {
+    uint4 gate[1], up[1], dy[1];
+} slope_words;
+
+static __device__ inline slope_words load_words(const ni_cuda_swiglu_tiles &s, const ni_tile_place &at, int i) {
+    const int64_t from = at.live ? (at.row + NI_ROW_STEP * i) * s.cols + at.col : 0;
+    return {{*(const uint4 *)(s.gate + from)}, {*(const uint4 *)(s.up + from)}, {*(const uint4 *)(s.dy + from)}};
+}
+
+/* A row of the thread's four at a time: all at once they are more instructions than their caches hold. */
 static __global__ void __launch_bounds__(NI_TILE_THREADS, 6)
     produce_slopes(const __grid_constant__ ni_cuda_swiglu_tiles s, const ni_tile_room *room, const ni_tile_room *of_up,
                    const __grid_constant__ slope_copies to) {
@@ -43,21 +55,19 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, 6)
     const ni_tile_place at = ni_tile_here(s.rows, s.cols);
     if (at.r0 < 0)
         return;
-    {
-        uint4 gate[NI_OWN_ROWS], up[NI_OWN_ROWS], dy[NI_OWN_ROWS];
-        ni_load_own(gate, s.gate, at, s.cols);
-        ni_load_own(up, s.up, at, s.cols);
-        ni_load_own(dy, s.dy, at, s.cols);
-        ni_load_tables(&tables[0], room, to.of[0]);
-        ni_load_tables(&tables[1], of_up, to.of[1]);
-        ni_slopes_of_four(gate, up, dy);
-#pragma unroll
-        for (int i = 0; i < NI_OWN_ROWS; i++) {
-            *ni_own_of(tiles[0], at, i) = gate[i];
-            *ni_own_of(tiles[1], at, i) = up[i];
-            write_own(s.dgate, gate[i], at, i, s.cols);
-            write_own(s.dup, up[i], at, i, s.cols);
-        }
+    slope_words now = load_words(s, at, 0);
+    ni_wait_for_it();
+    ni_load_tables(&tables[0], room, to.of[0]);
+    ni_load_tables(&tables[1], of_up, to.of[1]);
+#pragma unroll 1
+    for (int i = 0; i < NI_OWN_ROWS; i++) {
+        slope_words next = load_words(s, at, i + 1 < NI_OWN_ROWS ? i + 1 : i);
+        ni_slopes_of(now.gate, now.up, now.dy);
+        *ni_own_of(tiles[0], at, i) = now.gate[0];
+        *ni_own_of(tiles[1], at, i) = now.up[0];
+        write_own(s.dgate, now.gate[0], at, i, s.cols);
+        write_own(s.dup, now.up[0], at, i, s.cols);
+        now = next;
     }
 #pragma unroll 1
     for (int which = 0; which < 2; which++) {
@@ -73,9 +83,8 @@ int ni_cuda_produce_swiglu(void *stream, void *room, const ni_cuda_swiglu_tiles 
     const int code = ni_cuda_set_tile_scales(stream, room, &to->row, &to->column);
     if (code != cudaSuccess)
         return code;
-    produce_swiglu<<<ni_tile_grid(s->rows, s->cols), NI_TILE_THREADS, 0, (cudaStream_t)stream>>>(
-        *s, (const ni_tile_room *)room, *to);
-    return cudaGetLastError();
+    return ni_launch_following((cudaStream_t)stream, produce_swiglu, ni_tile_grid(s->rows, s->cols), NI_TILE_THREADS, 0,
+                               *s, (const ni_tile_room *)room, *to);
 }
 
 int ni_cuda_produce_swiglu_slopes(void *stream, void *room, const ni_cuda_swiglu_tiles *s,
@@ -87,7 +96,6 @@ int ni_cuda_produce_swiglu_slopes(void *stream, void *room, const ni_cuda_swiglu
         if (code != cudaSuccess)
             return code;
     }
-    produce_slopes<<<ni_tile_grid(s->rows, s->cols), NI_TILE_THREADS, 0, (cudaStream_t)stream>>>(
-        *s, (const ni_tile_room *)rooms[0], (const ni_tile_room *)rooms[1], copies);
-    return cudaGetLastError();
+    return ni_launch_following((cudaStream_t)stream, produce_slopes, ni_tile_grid(s->rows, s->cols), NI_TILE_THREADS, 0,
+                               *s, (const ni_tile_room *)rooms[0], (const ni_tile_room *)rooms[1], copies);
 }

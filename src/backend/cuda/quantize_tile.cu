@@ -15,6 +15,7 @@
  * Bits are those of quantize.cu.
  */
 #include "backend/cuda/alphas.cuh"
+#include "backend/cuda/follow.cuh"
 #include "backend/cuda/tile_copy.cuh"
 
 /* ---- a tile ---- */
@@ -26,6 +27,7 @@ static __global__ void __launch_bounds__(2 * NI_TILE_THREADS)
     const int which = threadIdx.x / NI_TILE_THREADS, first = threadIdx.x % NI_TILE_THREADS;
     const ni_cuda_tile_copy &copy = which ? column : row;
     const bool exists = copy.values;
+    ni_let_follow();
     ni_tensor_scale t = {};
     bool tame = false;
     if (exists) {
@@ -75,6 +77,7 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS, NI_TILE_BLOCKS)
 #pragma unroll
     for (int i = 0; i < 4; i++)
         in[i] = ni_load_words(ni_row_at(from, 4 * i, stride));
+    ni_wait_for_it();
     const uint32_t word = ni_ask_amaxes<0>(row.now, column.now);
     if (ROWS >= 0)
         row_table[threadIdx.x] = room->copies[0].table[threadIdx.x];
@@ -185,11 +188,9 @@ int ni_cuda_quantize_tiles(void *stream, void *room, const ni_cuda_tile_source *
     const int code = ni_cuda_set_tile_scales(stream, room, row, column);
     if (code != cudaSuccess)
         return code;
-    if (both) {
-        both<<<grid, NI_TILE_THREADS, 0, on>>>(*s, scales, r, c);
-    } else {
-        kernel_of(rows, -1, NI_NOT_TURNED)<<<grid, NI_TILE_THREADS, 0, on>>>(*s, scales, r, c);
-        kernel_of(-1, columns, turn)<<<grid, NI_TILE_THREADS, 0, on>>>(*s, scales, r, c);
-    }
+    if (both)
+        return ni_launch_following(on, both, grid, NI_TILE_THREADS, 0, *s, scales, r, c);
+    kernel_of(rows, -1, NI_NOT_TURNED)<<<grid, NI_TILE_THREADS, 0, on>>>(*s, scales, r, c);
+    kernel_of(-1, columns, turn)<<<grid, NI_TILE_THREADS, 0, on>>>(*s, scales, r, c);
     return cudaGetLastError();
 }

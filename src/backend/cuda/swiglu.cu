@@ -100,7 +100,7 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS)
     load_four(g, gate + at, cols);
     load_four(u, up + at, cols);
     ni_tell_amaxes<0>(&known, ni_ask_amaxes<0>(amax, turned));
-    ni_swiglu_of_four(g, u);
+    ni_swiglu_of(g, u);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         largest = ni_larger_of_four(largest, g[i]);
@@ -126,7 +126,7 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS)
     load_four(d, dy + at, cols);
     ni_tell_amaxes<0>(&known_gate, ni_ask_amaxes<0>(gate_amax, gate_turned));
     ni_tell_amaxes<1>(&known_up, ni_ask_amaxes<1>(up_amax, up_turned));
-    ni_slopes_of_four(g, u, d);
+    ni_slopes_of(g, u, d);
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         of_gate = ni_larger_of_four(of_gate, g[i]);

@@ -31,11 +31,11 @@ template <bool NEAR> static __device__ inline void ni_swiglu_slopes(float g, flo
 
 /* ---- eight numbers in a word of 16 bytes ---- */
 
-/* Whether all of four eights are, by the larger of BF16 numbers' bits: those below -87, and NaN of that sign, are not. */
-static __device__ inline bool ni_are_near(const uint4 (&gate)[4]) {
+/* Whether all eights are, by the larger of BF16 numbers' bits: those below -87, and NaN of that sign, are not. */
+template <int N> static __device__ inline bool ni_are_near(const uint4 (&gate)[N]) {
     uint32_t farthest = 0;
 #pragma unroll
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < N; i++)
         farthest = __vmaxu2(__vmaxu2(__vmaxu2(__vmaxu2(farthest, gate[i].x), gate[i].y), gate[i].z), gate[i].w);
     return max(farthest & 0xffffu, farthest >> 16) <= 0xc2aeu;
 }
@@ -65,28 +65,28 @@ template <bool NEAR> static __device__ inline void ni_slopes_of_eight(uint4 &g, 
     ni_slopes_of_two<NEAR>(g.w, u.w, d.w);
 }
 
-/* ---- four of them, which are a thread's part of a tile ---- */
+/* ---- some of them ---- */
 
 /* In the place of gate. */
-static __device__ inline void ni_swiglu_of_four(uint4 (&g)[4], const uint4 (&u)[4]) {
+template <int N> static __device__ inline void ni_swiglu_of(uint4 (&g)[N], const uint4 (&u)[N]) {
     if (ni_are_near(g))
 #pragma unroll
-        for (int i = 0; i < 4; i++)
+        for (int i = 0; i < N; i++)
             g[i] = ni_swiglu_of_eight<true>(g[i], u[i]);
     else
 #pragma unroll
-        for (int i = 0; i < 4; i++)
+        for (int i = 0; i < N; i++)
             g[i] = ni_swiglu_of_eight<false>(g[i], u[i]);
 }
 
-static __device__ inline void ni_slopes_of_four(uint4 (&g)[4], uint4 (&u)[4], const uint4 (&d)[4]) {
+template <int N> static __device__ inline void ni_slopes_of(uint4 (&g)[N], uint4 (&u)[N], const uint4 (&d)[N]) {
     if (ni_are_near(g))
 #pragma unroll
-        for (int i = 0; i < 4; i++)
+        for (int i = 0; i < N; i++)
             ni_slopes_of_eight<true>(g[i], u[i], d[i]);
     else
 #pragma unroll
-        for (int i = 0; i < 4; i++)
+        for (int i = 0; i < N; i++)
             ni_slopes_of_eight<false>(g[i], u[i], d[i]);
 }
 
