@@ -144,7 +144,7 @@ static __device__ void store_column(const ni_cuda_tile_copy &copy, const uint32_
 
 /* KIND: 0 BF16, 1 FP32, 2 codes. */
 template <int KIND, int ROUND, bool TURN>
-static __global__ void __launch_bounds__(32 * COLUMN_WARPS)
+static __global__ void __launch_bounds__(32 * COLUMN_WARPS, 4)
     double_columns(const __grid_constant__ ni_cuda_double_source s, const __grid_constant__ ni_cuda_tile_copy copy) {
     __shared__ uint32_t maxima[2][COLUMN_WARPS][COLUMN_PAIRS];
     __shared__ __align__(16) uint8_t room[KIND == 2 ? sizeof(coded_tile) : 16];
