@@ -201,6 +201,8 @@ typedef struct nb_train_callbacks {
     bool (*stop)(void *user); /* asked between micro-batches; true = checkpoint and return NB_INTERRUPTED */
 } nb_train_callbacks;
 
+typedef struct nb_trainer nb_trainer;
+
 typedef struct nb_trainer_options {
     const char *recipes_dir, *models_dir; /* where names are searched; NULL = "recipes", "models" */
     double peak_flops;                    /* of the machine, for MFU; 0 = unknown (nb_measure_peak) */
@@ -214,11 +216,13 @@ typedef struct nb_trainer_options {
                         reports. NULL: this process alone. Must outlive the trainer */
     bool on_paper; /* no data is opened and no parameter drawn: for `nibble plan`, over a backend that computes nothing
                     */
+    /* Once recipe, model file and data are read, before memory for the model is taken: `trainer` knows nb_trainer_check
+     * and nothing else. A failure ends nb_trainer_create. NULL: nobody asks. */
+    nb_status (*before_memory)(void *user, nb_trainer *trainer, nb_error *err);
+    void *before_user;
 } nb_trainer_options;
 
 /* ---- the trainer ---- */
-
-typedef struct nb_trainer nb_trainer;
 
 /* Loads recipe, model file and data, builds the model and draws its parameters. Nothing is written to disk.
  * The backend must outlive the trainer. */

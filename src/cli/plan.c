@@ -182,16 +182,6 @@ static int32_t memory_rows(const ni_paper *paper, const nb_trainer *trainer, ni_
     return count;
 }
 
-/* Without what a step takes besides: ranks would have to take it together. */
-static double memory_of_rank(const nb_trainer *trainer) {
-    nb_memory_row rows[MEMORY_ROWS];
-    const int32_t count = nb_trainer_memory(trainer, rows, MEMORY_ROWS);
-    double bytes = 0;
-    for (int32_t i = 0; i < count && i < MEMORY_ROWS; i++)
-        bytes += (double)rows[i].bytes;
-    return bytes;
-}
-
 nb_status ni_plan_memory(const nb_run_config *config, nb_ranks *ranks, ni_plan_seen *seen, void *user, double *bytes,
                          nb_error *err) {
     ni_paper_purpose rows[MEMORY_ROWS];
@@ -207,7 +197,7 @@ nb_status ni_plan_memory(const nb_run_config *config, nb_ranks *ranks, ni_plan_s
     if (status == NB_OK && alone)
         memory_rows(ni_paper_of(be), trainer, rows, bytes);
     else if (status == NB_OK)
-        *bytes = memory_of_rank(trainer);
+        *bytes = ni_memory_total(trainer); /* a step they would have to take together */
     nb_trainer_free(trainer);
     nb_backend_free(be);
     return status;

@@ -151,17 +151,24 @@ nb_train_callbacks ni_screen_callbacks(ni_screen *screen) {
 
 #define MOST_ROWS 32
 
+double ni_memory_total(const nb_trainer *trainer) {
+    nb_memory_row rows[MOST_ROWS];
+    const int32_t count = nb_trainer_memory(trainer, rows, MOST_ROWS);
+    double total = 0;
+    for (int32_t i = 0; i < count && i < MOST_ROWS; i++)
+        total += (double)rows[i].bytes;
+    return total;
+}
+
 void ni_screen_memory(ni_screen *screen, const nb_trainer *trainer, size_t program_bytes) {
     nb_memory_row rows[MOST_ROWS];
     char text[32];
     int32_t count = nb_trainer_memory(trainer, rows, MOST_ROWS);
-    double total = (double)program_bytes;
+    const double total = ni_memory_total(trainer) + (double)program_bytes;
     ni_progress_line(&screen->progress, "memory");
-    for (int32_t i = 0; i < count && i < MOST_ROWS; i++) {
-        total += (double)rows[i].bytes;
+    for (int32_t i = 0; i < count && i < MOST_ROWS; i++)
         ni_progress_line(&screen->progress, "  %-44s %12s", rows[i].what,
                          ni_bytes_text((double)rows[i].bytes, text, sizeof text));
-    }
     ni_progress_line(&screen->progress, "  %-44s %12s", "program and libraries (measured)",
                      ni_bytes_text((double)program_bytes, text, sizeof text));
     ni_progress_line(&screen->progress, "  %-44s %12s", "total", ni_bytes_text(total, text, sizeof text));

@@ -24,6 +24,9 @@ nb_train_callbacks ni_screen_callbacks(ni_screen *screen);
 /* Memory by row, biggest first, and its sum; the program's own part is `program_bytes`. */
 void ni_screen_memory(ni_screen *screen, const nb_trainer *trainer, size_t program_bytes);
 
+/* The sum of those rows, without the program's part. */
+double ni_memory_total(const nb_trainer *trainer);
+
 /* The census, GEMMs that run alike in one line. */
 void ni_screen_census(ni_screen *screen, nb_trainer *trainer, const char *file);
 

@@ -87,41 +87,53 @@ static void say_how_it_ended(ni_screen *screen, const nb_run_config *config) {
                      ni_duration_text(ni_seconds() - screen->began, took, sizeof took), val, config->out);
 }
 
-/* What is told of a run before it is made. */
+/* What is told of a run before memory is taken for it. */
 typedef struct beforehand {
+    nb_backend *be;
     const nb_run_config *config;
     const ni_training *training;
     ni_screen *screen;
     size_t program_bytes;
-    double bytes; /* of the memory table */
+    double bytes;          /* of the memory table */
+    bool planned, refused; /* it was told; there is no room */
 } beforehand;
-
-static double table_bytes(const nb_trainer *trainer) {
-    enum { MOST = 64 };
-    nb_memory_row rows[MOST];
-    const int32_t count = nb_trainer_memory(trainer, rows, MOST);
-    double bytes = 0;
-    for (int32_t i = 0; i < count && i < MOST; i++)
-        bytes += (double)rows[i].bytes;
-    return bytes;
-}
 
 static void tell_beforehand(void *user, nb_trainer *paper) {
     beforehand *b = user;
     say_what_runs(b->screen, b->config, paper, b->training->ranks);
     if (b->training->tables)
         ni_screen_memory(b->screen, paper, b->program_bytes);
-    b->bytes = table_bytes(paper);
+    b->bytes = ni_memory_total(paper);
 }
 
 /* The table was told on paper: a trainer that holds something else is said, so that nobody trusts a plan that is wrong.
  */
 static void compare_with_paper(const beforehand *b, const nb_trainer *trainer) {
-    const double is = table_bytes(trainer), said = b->bytes;
+    const double is = ni_memory_total(trainer), said = b->bytes;
     char text[2][32];
     if (b->training->tables && (is > 1.01 * said || is < 0.99 * said))
         ni_progress_line(&b->screen->progress, "memory: %s in the place of the %s of the table above",
                          ni_bytes_text(is, text[0], sizeof text[0]), ni_bytes_text(said, text[1], sizeof text[1]));
+}
+
+/* Damage is found before anything is told or measured. */
+static nb_status verify_origin(const ni_training *training, nb_error *err) {
+    if (nb_ranks_rank(training->ranks) > 0 || ni_is_foreign(training->from))
+        return NB_OK;
+    return nb_checkpoint_verify(training->from, err);
+}
+
+/* A run that is refused is refused before anything is told. */
+static nb_status before_memory(void *user, nb_trainer *trainer, nb_error *err) {
+    beforehand *b = user;
+    const ni_training *training = b->training;
+    NB_TRY(nb_trainer_check(trainer, training->start, training->from, err));
+    if (training->start == NB_START_FORK)
+        NB_TRY(verify_origin(training, err));
+    const nb_status status =
+        ni_cli_check_memory(b->be, b->config, training->ranks, tell_beforehand, b, &b->planned, err);
+    b->refused = status != NB_OK;
+    return status;
 }
 
 static nb_status train(nb_trainer *trainer, const nb_run_config *config, const ni_training *training, ni_screen *screen,
@@ -138,44 +150,32 @@ static nb_status train(nb_trainer *trainer, const nb_run_config *config, const n
     return status;
 }
 
-/* Damage is found before anybody waits for a measurement. */
-static nb_status verify_origin(const ni_training *training, nb_error *err) {
-    if (nb_ranks_rank(training->ranks) > 0 || ni_is_foreign(training->from))
-        return NB_OK;
-    return nb_checkpoint_verify(training->from, err);
-}
-
 static nb_status run_with(nb_backend *be, const nb_run_config *config, ni_training *training, ni_screen *screen,
                           nb_error *err) {
     char recipes[NB_PATH_SIZE], models[NB_PATH_SIZE];
     NB_TRY(ni_cli_folder("recipes", recipes, sizeof recipes, err));
     NB_TRY(ni_cli_folder("models", models, sizeof models, err));
-    beforehand told = {config, training, screen, ni_resident_bytes(), 0};
-    bool planned;
-    NB_TRY(nb_ranks_agree(
-        training->ranks, ni_cli_check_memory(be, config, training->ranks, tell_beforehand, &told, &planned, err), err));
+    beforehand told = {be, config, training, screen, ni_resident_bytes(), 0, false, false};
     nb_trainer_options options = {.recipes_dir = recipes,
                                   .models_dir = models,
                                   .branches = training->branches,
                                   .branch_count = training->branch_count,
                                   .ranks = training->ranks,
+                                  .before_memory = before_memory,
+                                  .before_user = &told,
                                   .callbacks = ni_screen_callbacks(screen)};
     nb_trainer *trainer = NULL;
     nb_status status = nb_ranks_agree(training->ranks, nb_trainer_create(be, config, &options, &trainer, err), err);
-    if (status == NB_OK && !planned) /* on paper there was no room for addresses */
+    if (status == NB_OK && !told.planned) /* on paper there was no room for addresses */
         tell_beforehand(&told, trainer);
     if (status == NB_OK)
         compare_with_paper(&told, trainer);
-    if (status == NB_OK)
-        status = nb_ranks_agree(training->ranks, nb_trainer_check(trainer, training->start, training->from, err), err);
-    if (status == NB_OK && training->start == NB_START_FORK)
-        status = nb_ranks_agree(training->ranks, verify_origin(training, err), err);
     if (status == NB_OK && nb_ranks_rank(training->ranks) == 0) /* who reports */
         status = find_peak(be, config, &training->peak, err);
     if (status == NB_OK)
         status = train(trainer, config, training, screen, err);
     nb_trainer_free(trainer);
-    if (nb_ranks_world(training->ranks) == 1) /* the plan is of one process */
+    if (nb_ranks_world(training->ranks) == 1 && !told.refused) /* the plan is of one process */
         ni_cli_say_what_fits(be, config, err);
     return status;
 }

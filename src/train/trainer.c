@@ -135,8 +135,9 @@ const ni_param_array *ni_trainer_gradients(nb_trainer *t) {
     return t->share.gradients ? &t->shared.own : ni_model_gradients(t->model);
 }
 
-static nb_status build(nb_trainer *t, bool on_paper, nb_error *err) {
+static nb_status build(nb_trainer *t, const nb_trainer_options *o, nb_error *err) {
     const nb_run_config *c = &t->config;
+    const bool on_paper = o && o->on_paper;
     int64_t first;
     NB_TRY(ni_share_of(c, nb_ranks_world(t->ranks), &first, err));
     NB_TRY(permit(t, err));
@@ -148,6 +149,8 @@ static nb_status build(nb_trainer *t, bool on_paper, nb_error *err) {
     NB_TRY(check_share(t, err));
     NB_TRY(check_lengths(t, err));
     NB_TRY(on_paper ? write_paper_batch(t, err) : open_data(t, err));
+    if (o && o->before_memory)
+        NB_TRY(o->before_memory(o->before_user, t, err));
     NB_TRY(ni_trainer_create_model(t, err));
     if (!on_paper)
         nb_model_init_within(t->model, (uint32_t)c->seeds.init, c->init.cut);
@@ -189,7 +192,7 @@ nb_status nb_trainer_create(nb_backend *be, const nb_run_config *config, const n
              options && options->recipes_dir ? options->recipes_dir : "recipes");
     snprintf(t->models_dir, sizeof t->models_dir, "%s",
              options && options->models_dir ? options->models_dir : "models");
-    nb_status status = build(t, options && options->on_paper, err);
+    nb_status status = build(t, options, err);
     if (status != NB_OK) {
         ni_hint_at_memory(config, err);
         nb_trainer_free(t);
