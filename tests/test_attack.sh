@@ -1,4 +1,19 @@
 #!/bin/sh
 # test_attack.sh NIBBLE SOURCE: scripts/attack in short, and on a run that rolls back; `make attack` is the whole of it.
-[ -e "$(dirname "$1")/libfaults.so" ] || exit 77
-RECIPES="nvfp4 rollback" exec "$2/scripts/attack" "$1" "$(dirname "$1")/libfaults.so" 3
+faults=$(dirname "$1")/libfaults.so
+[ -e "$faults" ] || exit 77
+set -e
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+# What the layer does to names: a folder that is being removed is there again, or gone as far as it was removed.
+cut() { # WHAT: before the folder itself goes
+    mkdir -p "$work/folder/within" && echo one > "$work/folder/within/file"
+    (NIBBLE_FAULT=rename:3:$1 LD_PRELOAD=$(realpath "$faults") rm -r "$work/folder") 2> /dev/null && exit 1
+    find "$work/folder" | wc -l
+    rm -rf "$work/folder"
+}
+[ "$(cut kill)$(cut names)" = 11 ] || { echo "what was removed is there" && exit 1; }
+[ "$(cut all)" = 3 ] || { echo "what was removed is not there again" && exit 1; }
+
+RECIPES="nvfp4 rollback" "$2/scripts/attack" "$1" "$faults" 3

@@ -3,11 +3,13 @@
  *     NIBBLE_FAULT=KIND:N:WHAT   KIND: open, read, write, sync, rename, list, alloc, or any (all but alloc)
  *                                N: 1 is the first; "5+" is the fifth and all later ones
  *                                WHAT: kill (SIGKILL before the call), drop, zero or random (a power cut: bytes that
- *                                were not synced are gone, zeros or anything, then SIGKILL), names (as drop, and names
- *                                whose folder was not synced are as before), or a number of errno
- *     NIBBLE_FAULT_COUNT=FILE    writes how many calls of each kind there were: "open 12" a line; and "at 7" where files
- *                                have changed or were synced since the call of any kind before the seventh, so that to
- *                                kill there leaves something else
+ *                                were not synced are gone, zeros or anything, then SIGKILL), names (as drop, and new
+ *                                names whose folder was not synced are as before), all (names, and names that were
+ *                                taken away are there again), or a number of errno
+ *
+ *     NIBBLE_FAULT_COUNT=FILE    writes how many calls of each kind there were: "open 12" a line; and "at 7" where
+ *                                files changed or were synced since the call before the seventh of any kind, so
+ *                                that to kill there leaves something else
  *
  * Calls count where the program or one of the small libraries makes them; what OpenBLAS, OpenMP, oneDNN and the C++
  * library do inside is theirs.
@@ -192,13 +194,14 @@ static void cut_power(const char *becomes) {
 
 extern void *__libc_malloc(size_t size);
 
-/* What was made or got a name, in the order in which it happened; removals count as being on disk at once. */
+/* What was made, got another name or was taken away, in the order in which it happened. */
 static struct {
-    char path[PATH_MAX], from[PATH_MAX]; /* from: empty for what was made */
+    enum { MADE, MOVED, GONE, FOLDER_GONE } how;
+    char path[PATH_MAX], from[PATH_MAX]; /* from: of what was moved */
     dev_t device;                        /* of the folder */
     ino_t node;
     bool synced;
-    char *old; /* what had the name before */
+    char *old; /* what had the name before, as far as it was on disk */
     size_t old_size;
 } named[FILES];
 static int named_count;
@@ -210,60 +213,58 @@ static void note_names(const struct stat *folder) {
 
 static void keep_old(const char *path, int i) {
     struct stat st;
-    int fd = REAL(open)(path, O_RDONLY);
-    if (fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode)) {
-        named[i].old = __libc_malloc((size_t)st.st_size + 1);
-        const ssize_t n = named[i].old ? REAL(pread)(fd, named[i].old, (size_t)st.st_size, 0) : -1;
+    int fd = REAL(open)(path, O_RDONLY), before = fd >= 0 ? find(fd, &st) : -1;
+    if (before >= 0) {
+        size_t size = (size_t)(before < written_count ? written[before].synced : st.st_size);
+        named[i].old = __libc_malloc(size + 1);
+        const ssize_t n = named[i].old ? REAL(pread)(fd, named[i].old, size, 0) : -1;
         named[i].old_size = n > 0 ? (size_t)n : 0;
     }
     if (fd >= 0)
         close(fd);
 }
 
-/* `from` NULL: it was made; else it will be renamed, before which what has that name is kept. */
-static void note_name(const char *path, const char *from) {
-    struct stat st;
-    char folder[PATH_MAX];
-    const char *slash = strrchr(path, '/');
-    const int i = named_count;
-    if (i == FILES || strlen(path) >= PATH_MAX || (from && strlen(from) >= PATH_MAX))
-        return;
-    snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - path) : 1, slash ? path : ".");
-    if (stat(folder[0] ? folder : "/", &st) != 0)
-        return;
-    memset(&named[i], 0, sizeof named[i]);
-    snprintf(named[i].path, PATH_MAX, "%s", path);
-    snprintf(named[i].from, PATH_MAX, "%s", from ? from : "");
-    named[i].device = st.st_dev;
-    named[i].node = st.st_ino;
-    if (from)
-        keep_old(path, i);
-    named_count++;
+/* `path` below an open folder, or AT_FDCWD; false where it does not fit. */
+static bool whole_path(int folder, const char *path, char out[PATH_MAX]) {
+    char link[64], above[PATH_MAX] = "";
+    snprintf(link, sizeof link, folder == AT_FDCWD ? "/proc/self/cwd" : "/proc/self/fd/%d", folder);
+    if (path[0] != '/' && readlink(link, above, sizeof above - 1) <= 0)
+        return false;
+    return snprintf(out, PATH_MAX, "%s%s%s", above, above[0] ? "/" : "", path) < PATH_MAX;
 }
 
-/* A name that is taken away is no longer one that a power cut could take: another file may get it. */
-static void forget_name(int folder, const char *path) {
+/* Before something is moved over it or it is taken away, what has that name is kept. */
+static void note_name(int how, int folder, const char *path, const char *from) {
     struct stat st;
-    const char *slash = strrchr(path, '/'), *last = slash ? slash + 1 : path;
     char above[PATH_MAX];
-    snprintf(above, sizeof above, "%.*s", slash ? (int)(slash - path) : 1, slash ? path : ".");
-    if (fstatat(folder, above[0] ? above : "/", &st, 0) != 0)
+    const int i = named_count;
+    if (i == FILES || !whole_path(folder, path, named[i].path) || (from && !whole_path(AT_FDCWD, from, named[i].from)))
         return;
-    for (int i = 0; i < named_count; i++) {
-        const char *name = strrchr(named[i].path, '/');
-        if (named[i].device == st.st_dev && named[i].node == st.st_ino &&
-            strcmp(name ? name + 1 : named[i].path, last) == 0)
-            named[i].synced = true;
-    }
+    snprintf(above, sizeof above, "%s", named[i].path);
+    *(strrchr(above, '/') + 1) = 0;
+    if (stat(above, &st) != 0)
+        return;
+    named[i].how = how;
+    named[i].device = st.st_dev;
+    named[i].node = st.st_ino;
+    named[i].synced = false;
+    named[i].old = NULL;
+    named[i].old_size = 0;
+    if (how == MOVED || how == GONE)
+        keep_old(named[i].path, i);
+    named_count++;
 }
 
 /* What lies below a folder moves with it. */
 static void move_names(int count, const char *from, const char *to) {
-    const size_t length = strlen(from);
+    char old[PATH_MAX], new[PATH_MAX];
+    if (!whole_path(AT_FDCWD, from, old) || !whole_path(AT_FDCWD, to, new))
+        return;
+    const size_t length = strlen(old);
     for (int i = 0; i < count; i++)
-        if (strncmp(named[i].path, from, length) == 0 && (named[i].path[length] == '/' || !named[i].path[length])) {
+        if (strncmp(named[i].path, old, length) == 0 && (named[i].path[length] == '/' || !named[i].path[length])) {
             char moved[PATH_MAX];
-            if (snprintf(moved, sizeof moved, "%s%s", to, named[i].path + length) < PATH_MAX)
+            if (snprintf(moved, sizeof moved, "%s%s", new, named[i].path + length) < PATH_MAX)
                 memcpy(named[i].path, moved, sizeof moved);
         }
 }
@@ -273,20 +274,34 @@ static int take_away(const char *path, const struct stat *st, int type, struct F
     return remove(path);
 }
 
+static void put_back(int i) {
+    const int fd = named[i].old ? REAL(open)(named[i].path, O_WRONLY | O_CREAT | O_TRUNC, 0644) : -1;
+    if (fd >= 0 && REAL(write)(fd, named[i].old, named[i].old_size) >= 0)
+        close(fd);
+}
+
+/* What was taken away is gone, and with it what was done to its name before. */
+static void keep_removals(void) {
+    for (int i = 0; i < named_count; i++)
+        for (int k = 0; k <= i && named[i].how >= GONE; k++)
+            named[k].synced = named[k].synced || strcmp(named[k].path, named[i].path) == 0;
+}
+
 /* The last first, as if the disk had heard of none. */
 static void undo_names(void) {
     for (int i = named_count - 1; i >= 0; i--) {
         if (named[i].synced)
             continue;
-        if (!named[i].from[0]) {
+        if (named[i].how == MADE)
             nftw(named[i].path, take_away, 16, FTW_DEPTH | FTW_PHYS);
-            continue;
+        if (named[i].how == FOLDER_GONE)
+            REAL(mkdir)(named[i].path, 0777);
+        if (named[i].how == MOVED) {
+            REAL(rename)(named[i].path, named[i].from);
+            move_names(i, named[i].path, named[i].from);
         }
-        REAL(rename)(named[i].path, named[i].from);
-        move_names(i, named[i].path, named[i].from);
-        const int fd = named[i].old ? REAL(open)(named[i].path, O_WRONLY | O_CREAT | O_TRUNC, 0644) : -1;
-        if (fd >= 0 && REAL(write)(fd, named[i].old, named[i].old_size) >= 0)
-            close(fd);
+        if (named[i].how == MOVED || named[i].how == GONE)
+            put_back(i);
     }
 }
 
@@ -299,7 +314,8 @@ static uint64_t look_at_files(void) {
     for (int fd = 3; fd < 256; fd++) {
         if (fstat(fd, &st) != 0)
             continue;
-        const uint64_t parts[] = {(uint64_t)fd, st.st_dev, st.st_ino, (uint64_t)st.st_size, (uint64_t)lseek(fd, 0, SEEK_CUR)};
+        const uint64_t parts[] = {(uint64_t)fd, st.st_dev, st.st_ino, (uint64_t)st.st_size,
+                                  (uint64_t)lseek(fd, 0, SEEK_CUR)};
         for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
             sum = (sum ^ parts[i]) * 1099511628211u;
     }
@@ -333,8 +349,10 @@ static bool strikes(enum kind kind, const void *caller) {
         return false;
     if (strcmp(what, "drop") == 0 || strcmp(what, "zero") == 0 || strcmp(what, "random") == 0)
         cut_power(what);
-    if (strcmp(what, "names") == 0) {
+    if (strcmp(what, "names") == 0 || strcmp(what, "all") == 0) {
         cut_power("drop");
+        if (what[0] == 'n')
+            keep_removals();
         undo_names();
     }
     if (what[0] < '0' || what[0] > '9')
@@ -357,7 +375,7 @@ EXPORT int open(const char *path, int flags, ...) {
     const int fd = REAL(open)(path, flags, mode);
     changed = changed || (flags & (O_CREAT | O_TRUNC));
     if (made && fd >= 0)
-        note_name(path, NULL);
+        note_name(MADE, AT_FDCWD, path, NULL);
     return fd;
 }
 
@@ -438,7 +456,7 @@ EXPORT int rename(const char *from, const char *to) {
         return -1;
     const int before = named_count;
     changed = true;
-    note_name(to, from);
+    note_name(MOVED, AT_FDCWD, to, from);
     const int result = REAL(rename)(from, to);
     if (result != 0)
         named_count = before;
@@ -453,7 +471,7 @@ EXPORT int mkdir(const char *path, mode_t mode) {
     changed = true;
     const int result = REAL(mkdir)(path, mode);
     if (result == 0)
-        note_name(path, NULL);
+        note_name(MADE, AT_FDCWD, path, NULL);
     return result;
 }
 
@@ -467,28 +485,31 @@ EXPORT int ftruncate(int fd, off_t size) {
 EXPORT int unlink(const char *path) {
     if (strikes(RENAME, CALLER))
         return -1;
+    const int before = named_count;
     changed = true;
+    note_name(GONE, AT_FDCWD, path, NULL);
     const int result = REAL(unlink)(path);
-    if (result == 0)
-        forget_name(AT_FDCWD, path);
+    named_count = result == 0 ? named_count : before;
     return result;
 }
 
 EXPORT int unlinkat(int folder, const char *path, int flags) {
     if (strikes(RENAME, CALLER))
         return -1;
+    const int before = named_count;
     changed = true;
+    note_name(flags & AT_REMOVEDIR ? FOLDER_GONE : GONE, folder, path, NULL);
     const int result = REAL(unlinkat)(folder, path, flags);
-    if (result == 0)
-        forget_name(folder, path);
+    named_count = result == 0 ? named_count : before;
     return result;
 }
 
 EXPORT int rmdir(const char *path) {
+    const int before = named_count;
     changed = true;
+    note_name(FOLDER_GONE, AT_FDCWD, path, NULL);
     const int result = REAL(rmdir)(path);
-    if (result == 0)
-        forget_name(AT_FDCWD, path);
+    named_count = result == 0 ? named_count : before;
     return result;
 }
 
