@@ -50,7 +50,8 @@ look() { # width, page
         --user-data-dir="$work/profile" --window-size=1280,900 --virtual-time-budget=6000 --dump-dom \
         "file://$work/$2" > dom.html 2> log
     grep -q "checks at $1: all hold" log || fail "at width $1: $(grep -o 'checks at .*' log || echo no checks)"
-    ! grep CONSOLE log | grep -v 'checks at' || fail "at width $1 the page wrote to the console"
+    # Debian 13's Dygraphs counts there what lies outside of a view that was drawn closer.
+    ! grep CONSOLE log | grep -vE 'checks at|[0-9]+ points out of [XY] bounds:' || fail "at width $1 the page wrote to the console"
 }
 look 1280 checked.html
 grep -q 'data-drawn-ms' dom.html || fail 'the page was not drawn'
