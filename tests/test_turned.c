@@ -44,6 +44,22 @@ static float poor_sum(const float *x, int i, int first) {
     return left < ldexp(1, -126) ? 0 : (float)copysign(left, sum);
 }
 
+/* The largest |u| + |v| of a column, as many losses away from what it is as `losses` says: -2 or 2, one a sum. */
+static uint32_t most_of(const float *x, int losses) {
+    uint32_t most = 0;
+    for (int i = 0; i < 8; i++) {
+        const float u = poor_sum(x, i, 0), v = poor_sum(x, i, 8);
+        double largest = 0, sum = fabs((double)u) + fabs((double)v);
+        for (int k = 0; k < 16; k++)
+            largest = fmax(largest, fabs((double)x[k]));
+        if (losses > 0 && isfinite(sum) && largest > 0)
+            sum += 2 * losses * 8 * ldexp(1, ilogb(largest) - 13); /* poor sums have lost as much already */
+        const uint32_t here = ni_f32_magnitude((float)sum);
+        most = here > most ? here : most;
+    }
+    return most;
+}
+
 /* Whether the column would be turned, where `known` is the maximum so far. */
 static bool is_turned(const float *x, uint32_t known) {
     for (int i = 0; i < 8; i++) {
@@ -96,6 +112,30 @@ static void cancelling_columns(void **state) {
     }
 }
 
+/* What is not turned beside a column holds none beyond that column's own, whichever way sums err. */
+static void never_missed_beside(const float *x, const float *other) {
+    if (most_of(x, -2) < ni_turned_limit_beside(most_of(other, 2)))
+        assert_true(exact_amax(x) <= exact_amax(other));
+}
+
+static void columns_beside_others(void **state) {
+    (void)state;
+    int left = 0;
+    for (uint32_t n = 0; n < 20000; n++) {
+        float x[16], other[16];
+        const int first = 1 + (int)(word(n, 98) % 250), row = (int)(n % 16);
+        for (uint32_t k = 0; k < 16; k++) {
+            const uint32_t r = word(n, k);
+            x[k] = bf16_of(r, first + (int)(r >> 8) % 3, r >> 1);
+            other[k] = n % 2 ? bf16_of(ni_turned_factor(row & 7, (int)k) >> 15, first + 1, r >> 20) : -x[(k + n) % 16];
+        }
+        never_missed_beside(x, other);
+        never_missed_beside(other, x);
+        left += most_of(x, -2) < ni_turned_limit_beside(most_of(other, 2));
+    }
+    assert_in_range(left, 2000, 18000);
+}
+
 /* Zeros, subnormals, the largest numbers, Inf and NaN among others. */
 static void columns_at_the_ends(void **state) {
     (void)state;
@@ -136,9 +176,8 @@ static void columns_left_alone(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(random_columns),
-        cmocka_unit_test(cancelling_columns),
-        cmocka_unit_test(columns_at_the_ends),
+        cmocka_unit_test(random_columns),        cmocka_unit_test(cancelling_columns),
+        cmocka_unit_test(columns_beside_others), cmocka_unit_test(columns_at_the_ends),
         cmocka_unit_test(columns_left_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -31,4 +31,11 @@ static inline NI_HD uint32_t ni_turned_limit(uint32_t largest) {
     return known >= 0x1p-100f && known <= 0x1p120f ? ni_f32_bits(ni_f32_mul(known, 3.96875f)) : 0;
 }
 
+/* The same where the largest |u| + |v| of some columns is known and no maximum: bits of `most`, of whose column the
+ * largest turned number is within 2^-9 of it. */
+static inline NI_HD uint32_t ni_turned_limit_beside(uint32_t most) {
+    const float sum = ni_f32_from(most);
+    return sum >= 0x1p-98f && sum <= 0x1p122f ? ni_f32_bits(ni_f32_mul(sum, 0.984375f)) : 0;
+}
+
 #endif

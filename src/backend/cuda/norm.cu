@@ -72,16 +72,26 @@ template <int WARPS> static __device__ __noinline__ uint32_t turn_band(uint32_t 
     return ni_warp_max(found);
 }
 
+/* Threads come together where no block has found a maximum yet (`unknown`): then only those of its warps turn their columns
+ * whose |u| + |v| come near the largest of all, which is left in *most_here, 0 before. */
 template <int WARPS>
-static __device__ __forceinline__ uint32_t larger_of_band(uint32_t found, const uint32_t *band, int dim) {
+static __device__ __forceinline__ uint32_t larger_of_band(uint32_t found, bool unknown, uint32_t *most_here,
+                                                          const uint32_t *band, int dim) {
     const ni_turning by = ni_turning_of_rows();
     const int lane = threadIdx.x % 32, right = lane / 16 * 8;
     const bf16 *const row = (const bf16 *)(band + lane % 16 * band_pitch(dim));
-    uint32_t most = 0;
+    uint32_t most = 0, limit = ni_turned_limit(found);
 #pragma unroll 2
     for (int c = 16 * (threadIdx.x / 32); c < dim; c += 16 * WARPS)
         most = ni_most_of_sixteen(most, by, row + c + (c + right < dim ? right : 0));
-    return ni_may_exceed(most, found) ? turn_band<WARPS>(found, band, dim) : found;
+    if (unknown) {
+        const uint32_t of_warp = __reduce_max_sync(~0u, most);
+        if (lane == 0)
+            atomicMax(most_here, of_warp);
+        __syncthreads();
+        limit = max(limit, ni_turned_limit_beside(*most_here));
+    }
+    return __any_sync(~0u, most >= limit) ? turn_band<WARPS>(found, band, dim) : found;
 }
 
 /* A warp has one row of the band: blocks are as short as they can be, since there are few of them. */
@@ -90,15 +100,19 @@ static __global__ void __launch_bounds__(32 * BAND, CHUNKS <= 3 ? 3 : 2)
     rmsnorm_forward_bands(const __grid_constant__ ni_cuda_norm norm) {
     extern __shared__ __align__(16) uint32_t band[];
     __shared__ ni_known_amaxes known;
+    __shared__ uint32_t most_here;
     const int dim = (int)norm.dim, i = threadIdx.x / 32;
     const uint32_t word = ni_ask_amaxes<0>(norm.amax, norm.turned_amax);
+    if (threadIdx.x == 0)
+        most_here = 0;
     uint4 row[CHUNKS];
     ni_norm_row(row, norm, blockIdx.x * (int64_t)BAND + i, dim);
     leave_row(band, i, row, dim);
     ni_tell_amaxes<0>(&known, word);
     __syncthreads();
     ni_join_known(norm.amax, ni_larger_half(larger_of_row(0, row)), known.plain);
-    ni_join_known(norm.turned_amax, larger_of_band<BAND>(known.turned, band, dim), known.turned);
+    ni_join_known(norm.turned_amax, larger_of_band<BAND>(known.turned, !known.turned, &most_here, band, dim),
+                  known.turned);
 }
 
 static __global__ void rmsnorm_forward(ni_cuda_norm norm, bool eights) {
@@ -270,10 +284,13 @@ static __global__ void __launch_bounds__(NI_THREADS)
     rmsnorm_backward_kept(const __grid_constant__ ni_cuda_norm_slopes d, bool two) {
     extern __shared__ __align__(16) float sums[]; /* bands, until the sums are left there */
     __shared__ ni_known_amaxes known[2];
+    __shared__ uint32_t most_here;
     const int lane = threadIdx.x % 32, dim = (int)d.dim;
     float dw[CHUNKS][8] = {};
     uint32_t pairs = 0, turned = 0, word = TURNED ? ni_ask_amaxes<0>(NULL, d.turned_amax) : 0;
     int which = 0;
+    if (threadIdx.x == 0)
+        most_here = 0;
     for (int64_t first = blockIdx.x * (int64_t)BAND; first < d.n; first += gridDim.x * (int64_t)BAND, which ^= two) {
         uint32_t *const band = (uint32_t *)sums + which * BAND * band_pitch(dim);
 #pragma unroll 1
@@ -289,16 +306,16 @@ static __global__ void __launch_bounds__(NI_THREADS)
                 expect_row(d, first + gridDim.x * (int64_t)BAND + i, dim);
             ni_tell_amaxes<0>(&known[which], word);
             __syncthreads();
+            const uint32_t found = known[which].turned, before = max(turned, found);
+            turned = larger_of_band<NI_WARPS>(before, !found, &most_here, band, dim);
+            ni_join_known(d.turned_amax, turned, before); /* for others' next bands */
             word = ni_ask_amaxes<0>(NULL, d.turned_amax);
-            turned = larger_of_band<NI_WARPS>(max(turned, known[which].turned), band, dim);
             if (!two)
                 __syncthreads();
         }
     }
     __syncthreads();
     ni_join_amax(d.amax, ni_larger_half(pairs));
-    if (TURNED)
-        ni_join_amax(d.turned_amax, turned);
 #pragma unroll
     for (int k = 0; k < CHUNKS; k++)
 #pragma unroll
