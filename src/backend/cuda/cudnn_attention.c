@@ -76,6 +76,8 @@ static const char *refusal_of_documents(const ni_cuda *cuda, const ni_cuda_atten
         return "documents are kept apart in heads that are no multiple of 16";
     if (a->batch * a->seq > INT32_MAX)
         return "there are more positions than 2^31";
+    if (ni_cuda_cudnn_version(cuda) < PADDED_KEYS)
+        return "documents are kept apart, which cuDNN before 9.15.1 gets wrong: NaN in dk of a last key";
     return NULL;
 }
 
