@@ -79,15 +79,15 @@ static void last_error(char *text, size_t size) {
     snprintf(text, size, "nothing");
 }
 
-static const ni_cudnn library = {.create = fake_create,
-                                 .destroy = fake_destroy,
-                                 .set = fake_set,
-                                 .get = fake_get,
-                                 .finish = fake_finish,
-                                 .last_error = last_error};
+static const ni_cudnn note_taker = {.create = fake_create,
+                                    .destroy = fake_destroy,
+                                    .set = fake_set,
+                                    .get = fake_get,
+                                    .finish = fake_finish,
+                                    .last_error = last_error};
 
-void ni_cudnn_say(const ni_cudnn *c, int status, const char *what, char *why, size_t size) {
-    (void)c, (void)status;
+void ni_cudnn_say(const ni_cudnn *library, int status, const char *what, char *why, size_t size) {
+    (void)library, (void)status;
     snprintf(why, size, "%s", what);
 }
 
@@ -212,14 +212,14 @@ static void every_tensor_has_its_place(void **state) {
         s.backward = i % 2;
         ni_cudnn_plan plan;
         char why[320];
-        assert_true(ni_cudnn_make(&library, &s, &plan, why, sizeof why));
+        assert_true(ni_cudnn_make(&note_taker, &s, &plan, why, sizeof why));
         assert_int_equal(plan.workspace, 1000);
         const thing *tensors[NI_CUDNN_TENSORS] = {NULL};
         collect(asked, tensors);
         assert_non_null(tensors[NI_CUDNN_Q]);
         check_places(&s, tensors);
         check_documents(&s, tensors);
-        ni_cudnn_free(&library, &plan);
+        ni_cudnn_free(&note_taker, &plan);
         assert_int_equal(alive, 0);
         while (made_count > 0)
             free(made[--made_count]);

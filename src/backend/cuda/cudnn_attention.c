@@ -149,13 +149,15 @@ size_t ni_cuda_cudnn_scratch(const ni_cuda_attention *a, const ni_cudnn_plan *pl
     return room_of(a, plan, backward, NULL, data).bytes;
 }
 
-/* `data` without what both passes share: the scalars and the stream. */
+/* `given`: without what both passes share, the scalars and the stream. */
 static nb_status queue(nb_backend *be, const ni_cuda_attention *a, const ni_cudnn_plan *plan,
-                       void *data[NI_CUDNN_TENSORS], void *workspace, const char *what, nb_error *err) {
+                       void *const given[NI_CUDNN_TENSORS], void *workspace, const char *what, nb_error *err) {
     ni_cuda *cuda = ni_cuda_of(be);
     const ni_cudnn *library = cuda->cudnn->library;
     float scale = (float)a->scale, hidden = -INFINITY, one = 1;
     char why[320];
+    void *data[NI_CUDNN_TENSORS];
+    memcpy(data, given, sizeof data);
     data[NI_CUDNN_SCALE] = &scale;
     data[NI_CUDNN_HIDDEN] = &hidden;
     data[NI_CUDNN_ONE] = data[NI_CUDNN_DELTA] ? &one : NULL;
