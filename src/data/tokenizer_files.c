@@ -106,9 +106,13 @@ char *ni_sentencepiece_config_json(const char *end_of_text) {
                                    "clean_up_tokenization_spaces", 0, kind_key, "sentencepiece"));
 }
 
-/* transformers writes "no limit" as the integer 1000000000000000019884624838656, which jansson refuses: what has more
- * digits than it can hold gets a fraction, in a copy. */
-static json_t *load_config(const char *json, size_t size) {
+/* transformers writes "no limit" as the integer 1000000000000000019884624838656, which jansson refuses: to be looked at
+ * it is a fraction as all others, to be written again what has more digits than it can hold gets one, in a copy. */
+static json_t *look_at_config(const char *json, size_t size) {
+    return json ? ni_json_read(json, size, JSON_REJECT_DUPLICATES | JSON_DECODE_INT_AS_REAL, NULL) : NULL;
+}
+
+static json_t *load_config(const char *json, size_t size, bool *no_memory) {
     enum { DIGITS_MOST = 18 };
     char *copy = json ? malloc(size + size / DIGITS_MOST * 2 + 2) : NULL, before = 0;
     size_t used = 0, digits = 0;
@@ -127,13 +131,15 @@ static json_t *load_config(const char *json, size_t size) {
         escaped = in_string && c == '\\' && !escaped;
         copy[used++] = c;
     }
-    json_t *config = copy ? ni_json_load(copy, used, NULL) : NULL;
+    json_error_t where;
+    json_t *config = copy ? ni_json_load(copy, used, &where) : NULL;
+    *no_memory = json && !config && (!copy || ni_json_lacked_memory(&where));
     free(copy);
     return config;
 }
 
 static bool is_of_kind(const char *json, size_t size, const char *wanted) {
-    json_t *config = load_config(json, size);
+    json_t *config = look_at_config(json, size);
     const char *kind = json_string_value(json_object_get(config, kind_key));
     bool is = kind && (!wanted || strcmp(kind, wanted) == 0);
     json_decref(config);
@@ -149,7 +155,7 @@ bool ni_is_own_config(const char *json, size_t size) {
 }
 
 bool ni_config_opens(const char *json, size_t size, char piece[NI_PIECE_ROOM]) {
-    json_t *config = load_config(json, size);
+    json_t *config = look_at_config(json, size);
     const json_t *adds = json_object_get(config, "add_bos_token"), *token = json_object_get(config, "bos_token");
     const char *class = json_string_value(json_object_get(config, "tokenizer_class"));
     const char *text = json_string_value(json_is_object(token) ? json_object_get(token, "content") : token);
@@ -163,7 +169,7 @@ bool ni_config_opens(const char *json, size_t size, char piece[NI_PIECE_ROOM]) {
 }
 
 bool ni_config_ends(const char *json, size_t size, char piece[NI_PIECE_ROOM]) {
-    json_t *config = load_config(json, size);
+    json_t *config = look_at_config(json, size);
     const json_t *token = json_object_get(config, "eos_token");
     const char *text = json_string_value(json_is_object(token) ? json_object_get(token, "content") : token);
     strcpy(piece, "");
@@ -199,7 +205,10 @@ bool ni_json_opens(const char *json, size_t size, char piece[NI_PIECE_ROOM]) {
 }
 
 char *ni_config_opening_with(const char *json, size_t size, const char *piece) {
-    json_t *config = load_config(json, size);
+    bool no_memory;
+    json_t *config = load_config(json, size, &no_memory);
+    if (no_memory)
+        return NULL;
     if (!json_is_object(config)) {
         json_decref(config);
         config = json_object();

@@ -45,7 +45,7 @@ bool ni_config_ends(const char *json, size_t size, char piece[NI_PIECE_ROOM]);
 bool ni_json_opens(const char *json, size_t size, char piece[NI_PIECE_ROOM]);
 
 /* Such a file and a tokenizer.json, changed so that `piece` opens a text. What is no JSON object gives a new file in
- * the first case, NULL in the second. */
+ * the first case, NULL in the second; NULL where memory runs out. */
 char *ni_config_opening_with(const char *json, size_t size, const char *piece);
 char *ni_json_opening_with(const char *json, size_t size, const char *piece, int id);
 
