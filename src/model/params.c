@@ -134,6 +134,8 @@ void ni_params_pack(ni_params *params, int32_t section) {
         be->ops->scaled_encode(be, &to, ni_params_grad(params, i), length_of(params, i));
         be->ops->fill_zero(be, ni_params_grad(params, i), (size_t)length_of(params, i) * nb_dtype_size(be->real));
     }
+    if (params->window && !params->hands_on && params->final)
+        params->final(params->final_self, params->list[section].offset);
 }
 
 void ni_params_pack_before(ni_params *params, int32_t section) {
