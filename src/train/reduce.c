@@ -2,12 +2,12 @@
 #include "reduce.h"
 #include "backend/backend.h"
 #include "backend/table.h"
+#include "chunks.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHUNK = NI_REDUCED_BYTES / (int)sizeof(float), ALIGNED = 64 }; /* bytes at whose multiples pieces begin */
-enum { PARTS = 8 }; /* of gradients on the host at least: the first goes when the backward pass has done an eighth */
+enum { CHUNK = NI_REDUCED_BYTES / (int)sizeof(float), ALIGNED = NI_CHUNK_ALIGNED };
 
 /* ---- circles ---- */
 
@@ -65,61 +65,6 @@ static void cut_narrow(const ni_reducer *x, const ni_param_array *grads, int32_t
     }
 }
 
-/* ---- chunks ---- */
-
-/* Elements of the first section; none where there are no sections, and nothing is summed as a pass leaves it. */
-static int64_t last_left(const ni_param_array *grads) {
-    return grads->sections > 1 ? grads->at[grads->section[1]].offset : 0;
-}
-
-/* It goes in parts as equal as can be. */
-static int64_t last_parts(const ni_reducer *x, const ni_param_array *grads) {
-    return (last_left(grads) + 2 * x->chunk - 1) / (2 * x->chunk);
-}
-
-int64_t ni_reducer_chunks(const ni_reducer *x, const ni_param_array *grads) {
-    if (grads->dtype != x->be->real)
-        return x->narrow_chunks;
-    return last_parts(x, grads) + (grads->elements - last_left(grads) + x->chunk - 1) / x->chunk;
-}
-
-int64_t ni_reducer_chunk_at(const ni_reducer *x, const ni_param_array *grads, int64_t index) {
-    if (grads->dtype != x->be->real)
-        return x->narrow[index] < grads->count ? grads->at[x->narrow[index]].offset : grads->elements;
-    const int64_t first = last_left(grads), parts = last_parts(x, grads), unit = ALIGNED / (int64_t)sizeof(float);
-    if (index < parts)
-        return first / unit * index / parts * unit;
-    const int64_t at = first + (index - parts) * x->chunk;
-    return at < grads->elements ? at : grads->elements;
-}
-
-/* Narrow gradients go in whole sections, an eighth of all or more; the first by itself. */
-static nb_status cut_sections(ni_reducer *x, const ni_param_array *grads, nb_error *err) {
-    int32_t count = 0;
-    if (grads->dtype == x->be->real || grads->sections < 2)
-        return NB_OK;
-    x->narrow = calloc((size_t)grads->sections + 1, sizeof *x->narrow);
-    if (!x->narrow)
-        return nb_fail(err, NB_NO_MEMORY, "gradients of other ranks: out of memory");
-    for (int32_t s = 0; s < grads->sections; s++) {
-        const int64_t at = grads->at[grads->section[s]].offset;
-        if (s < 2 || at - grads->at[x->narrow[count - 1]].offset >= grads->elements / PARTS)
-            x->narrow[count++] = grads->section[s];
-    }
-    x->narrow[count] = grads->count;
-    x->narrow_chunks = count;
-    return NB_OK;
-}
-
-static int64_t most_at_once(const ni_reducer *x, const ni_param_array *grads) {
-    int64_t most = x->chunk;
-    for (int64_t i = 0; grads->dtype == x->be->real && i < last_parts(x, grads); i++) {
-        const int64_t n = ni_reducer_chunk_at(x, grads, i + 1) - ni_reducer_chunk_at(x, grads, i);
-        most = n > most ? n : most;
-    }
-    return most;
-}
-
 /* ---- making ---- */
 
 static nb_status make_circles(ni_reducer *x, bool owned, nb_error *err) {
@@ -172,12 +117,12 @@ static nb_status take_host(ni_reducer *x, size_t bytes, nb_error *err) {
 
 static nb_status take_memory(ni_reducer *x, const ni_param_array *grads, bool owned, nb_error *err) {
     const size_t scales = grads->scales ? (size_t)grads->count : 0;
-    const int64_t most = most_at_once(x, grads);
+    const int64_t most = ni_chunk_most(x, grads);
     const size_t all = (size_t)most * nb_dtype_size(grads->dtype);
     size_t members = 0;
     void *room, *room_scales = NULL;
     NB_TRY(make_circles(x, owned, err));
-    NB_TRY(cut_sections(x, grads, err));
+    NB_TRY(ni_chunk_sections(x, grads, err));
     if (grads->dtype == x->be->real) {
         cut(x, most);
         ask_room(x);
@@ -206,7 +151,8 @@ nb_status ni_reducer_create(nb_ranks *ranks, const ni_param_array *grads, bool o
     if (!ranks)
         return NB_OK;
     const bool narrow = grads->dtype != grads->be->real, host = grads->be->ops->alloc == ni_host_alloc;
-    const int64_t part = (grads->elements / PARTS / ALIGNED + 1) * ALIGNED, most = host ? part : grads->elements;
+    const int64_t part = (grads->elements / NI_CHUNK_PARTS / ALIGNED + 1) * ALIGNED,
+                  most = host ? part : grads->elements;
     out->chunk = narrow ? grads->elements : most < CHUNK ? most : CHUNK;
     nb_status status = take_memory(out, grads, owned, err);
     if (status == NB_OK)
