@@ -22,9 +22,11 @@ fail() {
     exit 1
 }
 
+# Run "four" has no watch over scales: its words are left out.
 same() {
     numbers_of one > one.txt
     numbers_of "$2" > other.txt
+    [ "$2" != four ] || sed -i '/"event":"\(bad scales\|no gradient\)"/d' one.txt other.txt
     cmp -s one.txt other.txt || { diff one.txt other.txt | head -n 5 >&2; fail "$recipe: $1"; }
 }
 
@@ -55,6 +57,7 @@ for recipe in "$@" random-w delayed outer drowned; do
     same "two ranks end in other bits" two
     machine=2 over_tcp 4 "$nibble" train run.yaml --set out=four --set share=$most $unseen || fail "$recipe: four ranks"
     same "four ranks end in other bits" four
+    [ $recipe != fp4-dge-occ ] || grep -q "for gradients behind its backward pass" out.0 || fail "narrow gradients are not summed behind the pass"
     [ $recipe != nvfp4 ] || grep -q "masters of own linear layers (f32)" out.0 || fail "rank 0 has masters of others"
     cp -r two mixed # two ranks until step 8, then four
     rm -r mixed/checkpoints/step-00000016

@@ -66,8 +66,8 @@ void ni_param_array_square_sections(const ni_param_array *array, int32_t begin, 
 /* The gradients of a model made for training, as its recipe keeps them. */
 ni_param_array *ni_model_gradients(nb_model *model);
 
-/* Called in a backward pass, on its thread, where gradients are real: those from `element` of their array on are done.
- */
+/* Called in a backward pass, on its thread, where gradients are kept by the model: those from `element` of their array
+ * on are done. */
 typedef void ni_gradient_watch(void *self, int64_t element);
 void ni_model_watch_gradients(nb_model *model, ni_gradient_watch *watch, void *self);
 

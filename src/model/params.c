@@ -136,18 +136,17 @@ static void encode_section(ni_params *params, int32_t section, int32_t end) {
 }
 
 void ni_params_pack(ni_params *params, int32_t section) {
-    if (!params->window && params->final)
-        params->final(params->final_self, params->list[section].offset);
     int32_t end = section;
     while (end < params->count && params->section_of[end] == section)
         end++;
-    if (!params->window)
-        return;
-    if (!params->hands_on)
+    if (params->window && !params->hands_on)
         encode_section(params, section, end);
-    else if (params->taker)
+    else if (params->window && params->taker)
         params->taker(params->taker_self, section, end, ni_params_grad(params, section));
-    clear_section(params, section, end);
+    if (params->window)
+        clear_section(params, section, end);
+    if (!params->hands_on && params->final)
+        params->final(params->final_self, params->list[section].offset);
 }
 
 void ni_params_pack_before(ni_params *params, int32_t section) {

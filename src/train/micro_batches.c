@@ -150,7 +150,8 @@ static nb_status shared_micro_batch(nb_trainer *t, int64_t index, const nb_lens 
 
 /* The norm of all but the first section, whose gradients are the last to come, while ranks exchange those. */
 static void square_what_is_there(nb_trainer *t, const ni_param_array *grads) {
-    if (grads->sections > 1 && ni_overlap_wait(&t->overlap, grads->at[grads->section[1]].offset))
+    if (grads->dtype == t->be->real && grads->sections > 1 &&
+        ni_overlap_wait(&t->overlap, grads->at[grads->section[1]].offset))
         ni_results_square_early(&t->results, grads);
 }
 

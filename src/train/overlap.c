@@ -35,19 +35,20 @@ static nb_status tell_summed(ni_overlap *o, int64_t element) {
 static nb_status sum_chunk(ni_overlap *o, int64_t i) {
     ni_reducer *x = o->reducer;
     const int64_t from = chunk_at(o, i), n = chunk_at(o, i + 1) - from;
-    if (x->worker) {
+    if (o->marks) {
         void *mark = o->marks[i];
         o->marks[i] = NULL;
         NB_TRY(worker_companion(o)->await(x->worker, mark, &o->error));
     }
-    ni_accumulator_close_part(o->accumulator, o->grads, x->worker, from, n);
+    if (o->grads->dtype == x->be->real)
+        ni_accumulator_close_part(o->accumulator, o->grads, x->worker, from, n);
     return ni_reduce_chunk(x, o->grads, i, &o->error);
 }
 
 static void *sum_chunks(void *self) {
     ni_overlap *o = self;
     nb_backend *worker = o->reducer->worker;
-    if (worker)
+    if (o->marks)
         o->status = worker_companion(o)->enter(worker, &o->error);
     for (int64_t i = ni_reducer_chunks(o->reducer, o->grads) - 1; o->status == NB_OK && i >= 0; i--) {
         if (!wait_for(o, chunk_at(o, i)))
@@ -80,10 +81,13 @@ static void announce(ni_overlap *o, int64_t element, bool given_up) {
 }
 
 bool ni_overlap_begin(ni_overlap *o, ni_reducer *reducer, ni_accumulator *accumulator, ni_param_array *grads) {
-    const int64_t chunks = ni_reducer_goes_beside(reducer, grads) ? ni_reducer_chunks(reducer, grads) : 0;
-    void **marks = reducer->worker && chunks > 0 ? calloc((size_t)chunks, sizeof *marks) : NULL;
+    const bool whole =
+        grads->dtype == grads->be->real || accumulator->count == 1; /* narrow sub-sums are of whole tensors */
+    const int64_t chunks = whole && ni_reducer_goes_beside(reducer, grads) ? ni_reducer_chunks(reducer, grads) : 0;
+    const bool marked = reducer->worker && grads->be->companion;
+    void **marks = marked && chunks > 0 ? calloc((size_t)chunks, sizeof *marks) : NULL;
     *o = (ni_overlap){.reducer = reducer};
-    if (chunks == 0 || (reducer->worker && !marks))
+    if (chunks == 0 || (marked && !marks))
         return false;
     *o = (ni_overlap){.reducer = reducer,
                       .accumulator = accumulator,

@@ -6,7 +6,8 @@
  *
  * On a GPU the pass leaves them when the GPU has come so far, not when it was asked to: each chunk has a mark in the
  * order of what was asked, and the backend's companion (backend/table.h) adds on a stream of its own. Narrow gradients
- * have a scale for whole tensors and are summed after the pass (ni_reduce).
+ * have a scale for whole tensors and go in whole sections; where a rank has more than one micro-batch a step, or they
+ * are joined (auto_scale.h), they are summed after the pass (ni_reduce).
  */
 #ifndef NI_TRAIN_OVERLAP_H
 #define NI_TRAIN_OVERLAP_H

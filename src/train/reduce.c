@@ -2,12 +2,12 @@
 #include "reduce.h"
 #include "backend/backend.h"
 #include "backend/table.h"
+#include "chunks.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHUNK = NI_REDUCED_BYTES / (int)sizeof(float), ALIGNED = 64 }; /* bytes at whose multiples pieces begin */
-enum { PARTS = 8 }; /* of gradients on the host at least: the first goes when the backward pass has done an eighth */
+enum { CHUNK = NI_REDUCED_BYTES / (int)sizeof(float), ALIGNED = NI_CHUNK_ALIGNED };
 
 /* ---- circles ---- */
 
@@ -45,54 +45,24 @@ static size_t piece(const ni_circle *c, int32_t member) {
 }
 
 /* The own piece of a circle is what the next one shares. */
-static void cut(const ni_reducer *x, const ni_param_array *grads, int64_t elements) {
+static void cut(const ni_reducer *x, int64_t elements) {
     size_t begin = 0, end = (size_t)elements * sizeof(float);
-    int32_t from = 0, to = grads->count;
     for (int32_t i = 0; i < x->circles; i++) {
         const ni_circle *c = &x->circle[i];
-        if (grads->dtype == x->be->real) {
-            cut_numbers(c, begin, end);
-        } else {
-            cut_tensors(c, grads, from, to);
-            from = c->tensor[c->self];
-            to = c->tensor[c->self + 1];
-        }
+        cut_numbers(c, begin, end);
         begin = c->begin[c->self];
         end = c->begin[c->self + 1];
     }
 }
 
-/* ---- chunks ---- */
-
-/* Elements of the first section; none where there are no sections, and nothing is summed as a pass leaves it. */
-static int64_t last_left(const ni_param_array *grads) {
-    return grads->sections > 1 ? grads->at[grads->section[1]].offset : 0;
-}
-
-/* It goes in parts as equal as can be. */
-static int64_t last_parts(const ni_reducer *x, const ni_param_array *grads) {
-    return (last_left(grads) + 2 * x->chunk - 1) / (2 * x->chunk);
-}
-
-int64_t ni_reducer_chunks(const ni_reducer *x, const ni_param_array *grads) {
-    return last_parts(x, grads) + (grads->elements - last_left(grads) + x->chunk - 1) / x->chunk;
-}
-
-int64_t ni_reducer_chunk_at(const ni_reducer *x, const ni_param_array *grads, int64_t index) {
-    const int64_t first = last_left(grads), parts = last_parts(x, grads), unit = ALIGNED / (int64_t)sizeof(float);
-    if (index < parts)
-        return first / unit * index / parts * unit;
-    const int64_t at = first + (index - parts) * x->chunk;
-    return at < grads->elements ? at : grads->elements;
-}
-
-static int64_t most_at_once(const ni_reducer *x, const ni_param_array *grads) {
-    int64_t most = x->chunk;
-    for (int64_t i = 0; grads->dtype == x->be->real && i < last_parts(x, grads); i++) {
-        const int64_t n = ni_reducer_chunk_at(x, grads, i + 1) - ni_reducer_chunk_at(x, grads, i);
-        most = n > most ? n : most;
+/* The same of the tensors from .. to - 1 of narrow gradients. */
+static void cut_narrow(const ni_reducer *x, const ni_param_array *grads, int32_t from, int32_t to) {
+    for (int32_t i = 0; i < x->circles; i++) {
+        const ni_circle *c = &x->circle[i];
+        cut_tensors(c, grads, from, to);
+        from = c->tensor[c->self];
+        to = c->tensor[c->self + 1];
     }
-    return most;
 }
 
 /* ---- making ---- */
@@ -119,6 +89,22 @@ static size_t room_of(const ni_circle *c) {
     return (size_t)(c->count - 1) * (piece(c, c->self) + 2 * ALIGNED);
 }
 
+/* For what was cut. */
+static void ask_room(ni_reducer *x) {
+    for (int32_t i = 0; i < x->circles; i++) {
+        const size_t bytes = room_of(&x->circle[i]);
+        x->bytes = bytes > x->bytes ? bytes : x->bytes;
+    }
+}
+
+/* Whose operations a thread may ask for. Where memory is the host's, real numbers are added without. */
+static nb_status open_worker(ni_reducer *x, bool narrow, nb_error *err) {
+    const nb_backend_options one = {.threads = 1};
+    if (x->host[0] && x->be->companion)
+        return x->be->companion->open(x->be, &x->worker, err);
+    return narrow && !x->host[0] ? nb_backend_open("cpu", &one, &x->worker, err) : NB_OK;
+}
+
 static nb_status take_host(ni_reducer *x, size_t bytes, nb_error *err) {
     const bool elsewhere = x->be->ops->alloc != ni_host_alloc && !x->be->paper;
     for (int i = 0; elsewhere && i < 2; i++) {
@@ -131,17 +117,22 @@ static nb_status take_host(ni_reducer *x, size_t bytes, nb_error *err) {
 
 static nb_status take_memory(ni_reducer *x, const ni_param_array *grads, bool owned, nb_error *err) {
     const size_t scales = grads->scales ? (size_t)grads->count : 0;
-    const int64_t most = most_at_once(x, grads);
+    const int64_t most = ni_chunk_most(x, grads);
     const size_t all = (size_t)most * nb_dtype_size(grads->dtype);
     size_t members = 0;
     void *room, *room_scales = NULL;
     NB_TRY(make_circles(x, owned, err));
-    cut(x, grads, most);
-    for (int32_t i = 0; i < x->circles; i++) {
-        const size_t bytes = room_of(&x->circle[i]), count = (size_t)x->circle[i].count;
-        x->bytes = bytes > x->bytes ? bytes : x->bytes;
-        members = count > members ? count : members;
+    NB_TRY(ni_chunk_sections(x, grads, err));
+    if (grads->dtype == x->be->real) {
+        cut(x, most);
+        ask_room(x);
     }
+    for (int32_t i = -1; grads->dtype != x->be->real && i < x->narrow_chunks; i++) { /* whole, or a chunk */
+        cut_narrow(x, grads, i < 0 ? 0 : x->narrow[i], i < 0 ? grads->count : x->narrow[i + 1]);
+        ask_room(x);
+    }
+    for (int32_t i = 0; i < x->circles; i++)
+        members = (size_t)x->circle[i].count > members ? (size_t)x->circle[i].count : members;
     x->letters = calloc(2 * (size_t)x->ranks->world, sizeof *x->letters);
     x->scales = calloc((members + 1) * scales + 1, sizeof *x->scales);
     x->ends = calloc((size_t)x->ranks->world + 1, sizeof *x->ends);
@@ -160,11 +151,12 @@ nb_status ni_reducer_create(nb_ranks *ranks, const ni_param_array *grads, bool o
     if (!ranks)
         return NB_OK;
     const bool narrow = grads->dtype != grads->be->real, host = grads->be->host_memory;
-    const int64_t part = (grads->elements / PARTS / ALIGNED + 1) * ALIGNED, most = host ? part : grads->elements;
+    const int64_t part = (grads->elements / NI_CHUNK_PARTS / ALIGNED + 1) * ALIGNED,
+                  most = host ? part : grads->elements;
     out->chunk = narrow ? grads->elements : most < CHUNK ? most : CHUNK;
     nb_status status = take_memory(out, grads, owned, err);
-    if (status == NB_OK && !narrow && out->host[0] && out->be->companion)
-        status = out->be->companion->open(out->be, &out->worker, err);
+    if (status == NB_OK)
+        status = open_worker(out, narrow, err);
     if (status != NB_OK)
         ni_reducer_free(out);
     return status;
@@ -195,6 +187,7 @@ void ni_reducer_free(ni_reducer *x) {
     free(x->letters);
     free(x->scales);
     free(x->ends);
+    free(x->narrow);
     memset(x, 0, sizeof *x);
 }
 
@@ -401,9 +394,9 @@ static void add_tensors(const ni_reducer *x, const ni_circle *c, const ni_param_
     for (int32_t i = c->tensor[c->self]; i < c->tensor[c->self + 1]; i++) {
         const ni_scaled sum = scaled_part(x, c, grads, i, to), other = scaled_part(x, c, grads, i, from);
         if (x->joined)
-            x->be->ops->scaled_join(x->be, &sum, &other, grads->at[i].length);
+            hand(x)->ops->scaled_join(hand(x), &sum, &other, grads->at[i].length);
         else
-            x->be->ops->scaled_add(x->be, &sum, &sum, &other, grads->at[i].length);
+            hand(x)->ops->scaled_add(hand(x), &sum, &sum, &other, grads->at[i].length);
     }
 }
 
@@ -420,30 +413,37 @@ static void add_in_order(const ni_reducer *x, const ni_circle *c, char *data, co
     else if (c->self > 0) /* the tree ends in what member 0 gave */
         hand(x)->ops->copy(hand(x), data + c->begin[c->self], part(x, c, data, 0), mine);
     for (int32_t i = c->tensor[c->self]; grads && grads->scales && c->self > 0 && i < c->tensor[c->self + 1]; i++)
-        x->be->ops->copy(x->be, grads->scales + i, x->room_scales + i, sizeof(float));
+        hand(x)->ops->copy(hand(x), grads->scales + i, x->room_scales + i, sizeof(float));
 }
 
 /* ---- scales ---- */
 
 static nb_status fetch_scales(const ni_reducer *x, const ni_circle *c, const ni_param_array *grads, nb_error *err) {
-    const size_t bytes = (size_t)grads->count * sizeof(float);
-    float *mine = x->scales + c->count * grads->count;
+    const int32_t begin = c->tensor[0];
+    const size_t bytes = (size_t)(c->tensor[c->count] - begin) * sizeof(float);
+    float *mine = x->scales + c->count * grads->count + begin;
+    nb_backend *be = hand(x);
     if (!grads->scales)
         return NB_OK;
-    x->be->ops->download(x->be, mine, grads->scales, bytes);
+    if (bytes > 0)
+        be->ops->download(be, mine, grads->scales + begin, bytes);
     no_letters(x);
     for (int32_t i = 0; i < c->count; i++)
-        put_letters(x, c, i, (ni_letter){mine, bytes}, (ni_letter){x->scales + i * grads->count, bytes});
+        put_letters(x, c, i, (ni_letter){mine, bytes}, (ni_letter){x->scales + i * grads->count + begin, bytes});
     NB_TRY(trade(x, err));
-    x->be->ops->upload(x->be, x->room_scales, x->scales, (size_t)c->count * bytes);
+    for (int32_t i = 0; bytes > 0 && i < c->count; i++)
+        be->ops->upload(be, x->room_scales + i * grads->count + begin, x->scales + i * grads->count + begin, bytes);
     return NB_OK;
 }
 
 static nb_status give_scales_back(const ni_reducer *x, const ni_circle *c, const ni_param_array *grads, nb_error *err) {
-    const size_t bytes = (size_t)grads->count * sizeof(float);
+    const int32_t begin = c->tensor[0];
+    const size_t bytes = (size_t)(c->tensor[c->count] - begin) * sizeof(float);
+    nb_backend *be = hand(x);
     if (!grads->scales)
         return NB_OK;
-    x->be->ops->download(x->be, x->scales, grads->scales, bytes);
+    if (bytes > 0)
+        be->ops->download(be, x->scales + begin, grads->scales + begin, bytes);
     no_letters(x);
     for (int32_t i = 0; i < c->count; i++)
         put_letters(x, c, i,
@@ -451,16 +451,35 @@ static nb_status give_scales_back(const ni_reducer *x, const ni_circle *c, const
                                 (size_t)(c->tensor[c->self + 1] - c->tensor[c->self]) * sizeof(float)},
                     (ni_letter){x->scales + c->tensor[i], (size_t)(c->tensor[i + 1] - c->tensor[i]) * sizeof(float)});
     NB_TRY(trade(x, err));
-    x->be->ops->upload(x->be, grads->scales, x->scales, bytes);
+    if (bytes > 0)
+        be->ops->upload(be, grads->scales + begin, x->scales + begin, bytes);
     return NB_OK;
 }
 
 /* ---- sums ---- */
 
+static nb_status reduce_cut_tensors(const ni_reducer *x, const ni_param_array *grads, nb_error *err) {
+    for (int32_t i = 0; i < x->circles; i++) {
+        const ni_circle *c = &x->circle[i];
+        NB_TRY(fetch_scales(x, c, grads, err));
+        NB_TRY(fetch_pieces(x, c, grads->data, err));
+        add_in_order(x, c, grads->data, grads);
+    }
+    for (int32_t i = x->circles - 1; i >= 0; i--) {
+        NB_TRY(give_back(x, &x->circle[i], grads->data, err));
+        NB_TRY(give_scales_back(x, &x->circle[i], grads, err));
+    }
+    return NB_OK;
+}
+
 nb_status ni_reduce_chunk(const ni_reducer *x, const ni_param_array *grads, int64_t index, nb_error *err) {
+    if (grads->dtype != x->be->real) {
+        cut_narrow(x, grads, x->narrow[index], x->narrow[index + 1]);
+        return reduce_cut_tensors(x, grads, err);
+    }
     const int64_t at = ni_reducer_chunk_at(x, grads, index);
     char *data = (char *)grads->data + (size_t)at * sizeof(float);
-    cut(x, grads, ni_reducer_chunk_at(x, grads, index + 1) - at);
+    cut(x, ni_reducer_chunk_at(x, grads, index + 1) - at);
     for (int32_t i = 0; i < x->circles; i++) {
         NB_TRY(fetch_pieces(x, &x->circle[i], data, err));
         add_in_order(x, &x->circle[i], data, NULL);
@@ -484,7 +503,8 @@ nb_status ni_reduce_to(const ni_reducer *x, float *data, int64_t n, int32_t to, 
 }
 
 bool ni_reducer_goes_beside(const ni_reducer *x, const ni_param_array *grads) {
-    return x->ranks && grads->dtype == NB_F32 && x->be->real == NB_F32 && (!x->host[0] || x->worker);
+    const bool real = grads->dtype == NB_F32;
+    return x->ranks && x->be->real == NB_F32 && (real || (x->narrow && !x->joined)) && (!x->host[0] || x->worker);
 }
 
 static nb_status reduce_numbers(const ni_reducer *x, const ni_param_array *grads, nb_error *err) {
@@ -494,16 +514,8 @@ static nb_status reduce_numbers(const ni_reducer *x, const ni_param_array *grads
 }
 
 static nb_status reduce_tensors(const ni_reducer *x, const ni_param_array *grads, nb_error *err) {
-    for (int32_t i = 0; i < x->circles; i++) {
-        const ni_circle *c = &x->circle[i];
-        NB_TRY(fetch_scales(x, c, grads, err));
-        NB_TRY(fetch_pieces(x, c, grads->data, err));
-        add_in_order(x, c, grads->data, grads);
-    }
-    for (int32_t i = x->circles - 1; i >= 0; i--) {
-        NB_TRY(give_back(x, &x->circle[i], grads->data, err));
-        NB_TRY(give_scales_back(x, &x->circle[i], grads, err));
-    }
+    cut_narrow(x, grads, 0, grads->count);
+    NB_TRY(reduce_cut_tensors(x, grads, err));
     return rest(x, err);
 }
 

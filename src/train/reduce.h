@@ -44,6 +44,8 @@ typedef struct ni_reducer {
     char *host[2];      /* what goes out and comes in, where the backend's memory is not the host's */
     ni_letter *letters; /* [2 world] */
     size_t *ends;       /* [world + 1]: of a chunk that is gathered */
+    int32_t *narrow;    /* [narrow_chunks + 1]: first tensors of the chunks of narrow gradients; NULL: they go whole */
+    int32_t narrow_chunks;
     size_t bytes;       /* of backend memory */
     bool joined;        /* narrow gradients are under one scale: each sum is rounded to it, and saturates */
     bool aside;         /* on a thread beside the backend's work: no operation of its table may be called */
@@ -68,16 +70,18 @@ nb_status ni_reduce(ni_reducer *x, ni_param_array *grads, nb_error *err);
  * written over. For reducers whose sums go to owners (`owned`). */
 nb_status ni_reduce_to(const ni_reducer *x, float *data, int64_t n, int32_t to, nb_error *err);
 
-/* A part of it: chunk `index` of real gradients, from element ni_reducer_chunk_at on, after which the others may come
- * in any order that is all ranks'. Those of the first section, which a backward pass leaves last and all at once, have
- * chunks of their own of up to twice the length. After the last chunk and ni_reduce_done sums are there; ranks may read
- * each other's until all have heard of one another again, and only then may they be written over. */
+/* A part of it: chunk `index`, of narrow gradients whole sections, of real ones from element ni_reducer_chunk_at on,
+ * after which the others may come in any order that is all ranks'. Those of the first section, which a backward pass
+ * leaves last and all at once, have chunks of their own of up to twice the length. After the last chunk and
+ * ni_reduce_done sums are there; ranks may read each other's until all have heard of one another again, and only then
+ * may they be written over. */
 nb_status ni_reduce_chunk(const ni_reducer *x, const ni_param_array *grads, int64_t index, nb_error *err);
 nb_status ni_reduce_done(const ni_reducer *x, nb_error *err);
 int64_t ni_reducer_chunks(const ni_reducer *x, const ni_param_array *grads);
 int64_t ni_reducer_chunk_at(const ni_reducer *x, const ni_param_array *grads, int64_t index);
 
-/* Whether a thread may sum them: real gradients, in the host's memory or where the backend has a companion. */
+/* Whether a thread may sum them: in the host's memory or where the backend has a companion; narrow ones unless they are
+ * joined. */
 bool ni_reducer_goes_beside(const ni_reducer *x, const ni_param_array *grads);
 
 /* What each rank has of an array in the backend's memory, to all: begin[r] .. begin[r + 1] are the bytes of rank r. */
