@@ -59,15 +59,44 @@ static nb_status list_layer(const ni_linear_call *call, ni_linear *layer, ni_wei
     return NB_OK;
 }
 
+/* dgrad.w of the same codes. */
+static bool is_turned(const ni_linear_call *call, ni_linear *layer) {
+    const ni_cached_operand *o = &layer->own[NB_DGRAD_W];
+    const nb_quantizer q = ni_operand_quantizer(layer, NB_DGRAD_W);
+    return call->training && o->keeper == NI_UNTIL_MOVED && !o->fresh && !o->random && o->memory &&
+           o->source == &layer->own[NB_FPROP_W] && o->source->fresh && !o->rule.requantize && !nb_quantizer_is_bf16(&q);
+}
+
+static nb_status list_turned(const ni_linear_call *call, ni_linear *layer, ni_weight_list *list, nb_error *err) {
+    ni_cached_operand *o = &layer->own[NB_DGRAD_W];
+    ni_making unused;
+    nb_noise noise;
+    if (!is_turned(call, layer))
+        return NB_OK;
+    const nb_mat shape = {.rows = layer->out, .cols = layer->in};
+    NB_TRY(ni_operand_begin(call, o, &shape, &noise, &unused, err));
+    o->fresh = true;
+    o->made++;
+    list->turned[list->turns] = &o->operand;
+    list->from[list->turns++] = &o->source->operand;
+    return NB_OK;
+}
+
 static nb_status make_listed(nb_backend *be, ni_weight_list *list, nb_error *err) {
-    const int32_t count = list->count;
-    list->count = list->layers = 0;
-    return count ? be->ops->make_many(be, list->sources, list->makings, count, err) : NB_OK;
+    const int32_t count = list->count, turns = list->turns;
+    list->count = list->layers = list->turns = 0;
+    if (count)
+        NB_TRY(be->ops->make_many(be, list->sources, list->makings, count, err));
+    return turns ? be->ops->turn_many(be, list->turned, list->from, turns, err) : NB_OK;
+}
+
+static bool is_full(const ni_weight_list *list) {
+    return list->count > NI_LISTED_MAKINGS - NI_LISTED_OF_LAYER || list->turns == NI_LISTED_MAKINGS;
 }
 
 nb_status ni_linear_groups_ready(ni_linear_group *const *groups, int32_t count, const nb_pass *pass, nb_error *err) {
     ni_weight_list list;
-    list.count = list.layers = 0;
+    list.count = list.layers = list.turns = 0;
     if (pass->lens || pass->forward_bf16 || pass->backward_bf16)
         return NB_OK;
     for (int32_t i = 0; i < count; i++) {
@@ -76,10 +105,13 @@ nb_status ni_linear_groups_ready(ni_linear_group *const *groups, int32_t count, 
         const ni_linear_call call = {
             .group = group, .be = group->be, .pass = pass, .x = &x, .training = group->training};
         for (int32_t k = 0; k < group->count; k++) {
-            if (list.count > NI_LISTED_MAKINGS - NI_LISTED_OF_LAYER)
+            ni_linear *layer = &group->layers[k];
+            if (is_full(&list))
                 NB_TRY(make_listed(group->be, &list, err));
-            if (is_plainly_read(group, &group->layers[k]))
-                NB_TRY(list_layer(&call, &group->layers[k], &list, err));
+            if (!is_plainly_read(group, layer))
+                continue;
+            NB_TRY(list_layer(&call, layer, &list, err));
+            NB_TRY(list_turned(&call, layer, &list, err));
         }
     }
     return count ? make_listed(groups[0]->be, &list, err) : NB_OK;

@@ -441,6 +441,12 @@ static void list_one(many *m, const ni_source *source, const ni_making *making) 
     m->makings[m->count++] = *making;
 }
 
+static nb_quantizer scaled_rows(int i) {
+    nb_quantizer q = rows_of("e2m1");
+    q.round = i % 4 == 1 ? NB_ROUND_UP : NB_ROUND_EVEN;
+    return q;
+}
+
 static void list_weight(trial *t, many *m, int i, const nb_quantizer *q, const nb_quantizer *tiles,
                         const int32_t *columns) {
     const int64_t rows = i == 7 ? 272 : i % 9 == 8 ? 24 : 16 * (1 + i % 3), cols = 128 + 16 * (i % 4);
@@ -449,7 +455,10 @@ static void list_weight(trial *t, many *m, int i, const nb_quantizer *q, const n
     m->numbers[i] = uploaded(t, (data_kind)(i % DATA_KINDS), type, rows, cols, i % 13 == 3 ? cols + 8 : cols);
     const ni_source all = {.numbers = w}, picks = {.numbers = w, .columns = columns, .column_count = PICKED};
     ni_source residual = picks;
-    m->plain[i] = placed(t, rows % 16 ? q : tiles, rows, cols, NI_RIGHT, q);
+    const nb_quantizer by_row = scaled_rows(i);
+    const bool in_rows = i % 10 == 9;
+    m->plain[i] = in_rows ? placed(t, &by_row, rows, cols, NI_RIGHT, &by_row)
+                          : placed(t, rows % 16 ? q : tiles, rows, cols, NI_RIGHT, q);
     list_one(m, &all, &(ni_making){.out = &m->plain[i]});
     if (i % 2 || rows % 16 || q->outer != NB_OUTER_TENSOR)
         return;
@@ -639,6 +648,38 @@ static void run_large_weight(trial *t) {
     keep_operand(t, "tiles of a weight", &o);
 }
 
+/* Many at once, tiles and rows, for products alone and for others: what each becomes alone. */
+static void run_turn_many(trial *t) {
+    enum { MANY = 51 };
+    const nb_quantizer tiles = nvfp4(16), q = nvfp4(1), rows = rows_of("e2m1");
+    nb_quantizer columns = rows;
+    columns.block_rows = NB_BLOCK_ALL;
+    columns.block_cols = 1;
+    nb_operand made_of[MANY], out[MANY], *to[MANY];
+    const nb_operand *from[MANY];
+    for (int i = 0; i < MANY; i++) {
+        const bool tiled = i % 5 == 4;
+        const int64_t n = 16 * (1 + i % 3), k = 64 + 16 * (i % 2);
+        const nb_mat w = uploaded(t, (data_kind)(i % DATA_KINDS), NB_F32, n, k, k);
+        made_of[i] = made(t, tiled ? &tiles : &rows, &w, NI_LEFT, tiled ? &q : &rows);
+        out[i] = placed(t, tiled ? &tiles : &columns, k, n, NI_RIGHT, tiled ? &q : &rows);
+        out[i].reread = i % 4 == 1;
+        to[i] = &out[i];
+        from[i] = &made_of[i];
+    }
+    EXPECT_OK(t, t->be->ops->turn_many(t->be, to, from, MANY, &err));
+    for (int i = 0; i < MANY; i++) {
+        nb_operand alone = placed(t, &out[i].quantizer, out[i].rows, out[i].cols, NI_RIGHT, &out[i].other);
+        alone.reread = out[i].reread;
+        EXPECT_OK(t, t->be->ops->turn(t->be, &alone, from[i], &err));
+        const size_t bytes = t->be->ops->operand_bytes(t->be, &alone);
+        const int32_t unlike = differing(t, out[i].memory, alone.memory, bytes) + (out[i].form != alone.form);
+        record(t, "turned with others and alone", &unlike, NB_I32, 1, true);
+        if (out[i].reread)
+            keep_operand(t, "turned", &alone);
+    }
+}
+
 static const test_case OPERANDS[] = {
     {"operand_bytes make_operands canonical", "two in one call, and apart", BITS, PARTS, run_two, NULL, NULL},
     {"make_operands canonical", "whole tiles", BITS, PARTS, run_tiles, NULL, NULL},
@@ -654,6 +695,7 @@ static const test_case OPERANDS[] = {
     {"make_operands", "long rows", BITS, 3, run_long_rows, NULL, NULL},
     {"make_operands", "a weight larger than a small GPU holds", BITS, 1, run_large_weight, NULL, NULL},
     {"turn", "tiles, rows", BITS, 1, run_turn, NULL, NULL},
+    {"turn_many", "tiles, rows", BITS, 1, run_turn_many, NULL, NULL},
     {"decode", "every format", BITS, PARTS, run_decode, NULL, NULL},
 };
 const case_list operand_cases = {OPERANDS, sizeof OPERANDS / sizeof *OPERANDS};

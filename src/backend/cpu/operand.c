@@ -286,6 +286,13 @@ nb_status ni_cpu_turn(nb_backend *be, nb_operand *out, const nb_operand *from, n
     return NB_OK;
 }
 
+nb_status ni_cpu_turn_many(nb_backend *be, nb_operand *const *out, const nb_operand *const *from, int32_t count,
+                           nb_error *err) {
+    for (int32_t i = 0; i < count; i++)
+        NB_TRY(ni_cpu_turn(be, out[i], from[i], err));
+    return NB_OK;
+}
+
 /* ---- decoding ---- */
 
 static nb_status decode_columns(nb_backend *be, const nb_mat *out, const nb_operand *from, const int32_t *columns,

@@ -173,7 +173,7 @@ static bool are_rows_decoded(const nb_qtensor *codes, const nb_mat *out) {
 static nb_status put_numbers(nb_backend *be, const nb_mat *to, const ni_cuda_source *from, bool turn, nb_error *err) {
     const bool simple = !from->columns && !from->row_scales && !from->column_scales && !from->minus.codes;
     if (!turn && simple && !from->numbers.data && are_rows_decoded(&from->codes, to))
-        return ni_cuda_status(be, ni_cuda_decode_rows(stream_of(be), to, &from->codes), "numbers of codes", err);
+        return ni_cuda_status(be, ni_cuda_decode_rows(stream_of(be), to, &from->codes, 1), "numbers of codes", err);
     const int64_t rows = turn ? from->cols : from->rows, cols = turn ? from->rows : from->cols;
     room r;
     if (!take_room(be, rows, cols, &r))
@@ -229,26 +229,38 @@ static bool is_read_across(nb_backend *be, const nb_operand *out, const nb_opera
            ni_cuda_units_of(ni_cuda_of(be), q, &out->other) == NI_CUDA_BF16;
 }
 
-static nb_status read_across(nb_backend *be, nb_operand *out, const nb_operand *from, nb_error *err) {
-    const nb_qtensor codes = ni_codes_of(from);
-    const nb_mat values = nb_mat_of(ni_cuda_values_of(out), NB_BF16, from->rows, from->cols);
+/* Its values are to hold what the codes decode to: the operand, and where that goes. */
+static nb_mat read_across(nb_operand *out, const nb_operand *from) {
     out->form = NI_CUDA_ACROSS | NI_CUDA_UNCODED;
     out->outer = NULL;
+    return nb_mat_of(ni_cuda_values_of(out), NB_BF16, from->rows, from->cols);
+}
+
+static nb_status decode_across(nb_backend *be, nb_operand *out, const nb_operand *from, nb_error *err) {
+    const nb_qtensor codes = ni_codes_of(from);
+    const nb_mat values = read_across(out, from);
     return ni_cuda_status(be,
                           are_rows_decoded(&codes, &values)
-                              ? ni_cuda_decode_rows(stream_of(be), &values, &codes)
+                              ? ni_cuda_decode_rows(stream_of(be), &values, &codes, 1)
                               : ni_cuda_launch_decode(stream_of(be), &values, &codes, false, NULL, true),
                           "turn: numbers, read across", err);
 }
 
-nb_status ni_cuda_turn(nb_backend *be, nb_operand *out, const nb_operand *from, nb_error *err) {
-    nb_qtensor to = ni_codes_of(out), source = ni_codes_of(from);
+static nb_status check_turn(const nb_operand *out, const nb_operand *from, nb_qtensor *to, nb_qtensor *source,
+                            nb_error *err) {
+    *to = ni_codes_of(out);
+    *source = ni_codes_of(from);
     if (out->quantizer.scale_type == NB_SCALE_NONE)
-        source = ni_inner_codes(&source);
-    NB_TRY(ni_check_transpose_codes(&to, &source, err));
-    NB_TRY(ni_cuda_check_coded(from, "turn", err));
+        *source = ni_inner_codes(source);
+    NB_TRY(ni_check_transpose_codes(to, source, err));
+    return ni_cuda_check_coded(from, "turn", err);
+}
+
+nb_status ni_cuda_turn(nb_backend *be, nb_operand *out, const nb_operand *from, nb_error *err) {
+    nb_qtensor to, source;
+    NB_TRY(check_turn(out, from, &to, &source, err));
     if (is_read_across(be, out, from))
-        return read_across(be, out, from, err);
+        return decode_across(be, out, from, err);
     out->form = 0;
     const bool by_codes = ni_cuda_units_of(ni_cuda_of(be), &out->quantizer, &out->other) != NI_CUDA_BF16;
     const bool same = has_same_values(out, from); /* they lie as they are, and are read the other way */
@@ -264,6 +276,30 @@ nb_status ni_cuda_turn(nb_backend *be, nb_operand *out, const nb_operand *from, 
     ni_cuda_alphas_changed(be, to.tensor_scale);
     out->outer = to.tensor_scale;
     return out->form & NI_CUDA_ACROSS ? NB_OK : ni_cuda_fill_values(be, out, err);
+}
+
+nb_status ni_cuda_turn_many(nb_backend *be, nb_operand *const *out, const nb_operand *const *from, int32_t count,
+                            nb_error *err) {
+    enum { MOST = 48 };
+    nb_mat values[MOST];
+    nb_qtensor codes[MOST], to, source;
+    int listed = 0, code = cudaSuccess;
+    for (int32_t i = 0; i < count && !code; i++) {
+        NB_TRY(check_turn(out[i], from[i], &to, &source, err));
+        codes[listed] = ni_codes_of(from[i]);
+        values[listed] = nb_mat_of(ni_cuda_values_of(out[i]), NB_BF16, from[i]->rows, from[i]->cols);
+        if (!is_read_across(be, out[i], from[i]) || !are_rows_decoded(&codes[listed], &values[listed])) {
+            NB_TRY(ni_cuda_turn(be, out[i], from[i], err));
+            continue;
+        }
+        read_across(out[i], from[i]);
+        if (++listed < MOST)
+            continue;
+        code = ni_cuda_decode_rows(stream_of(be), values, codes, listed);
+        listed = 0;
+    }
+    return ni_cuda_status(be, code ? code : ni_cuda_decode_rows(stream_of(be), values, codes, listed),
+                          "turn: numbers, read across", err);
 }
 
 /* ---- decoding ---- */
@@ -286,7 +322,7 @@ nb_status ni_cuda_decode(nb_backend *be, const nb_mat *out, const nb_operand *fr
     NB_TRY(ni_cuda_check_coded(from, "decode", err));
     const nb_qtensor codes = ni_codes_of(from);
     if (with_outer && !transpose && !columns && are_rows_decoded(&codes, out))
-        return ni_cuda_status(be, ni_cuda_decode_rows(stream_of(be), out, &codes), "decode", err);
+        return ni_cuda_status(be, ni_cuda_decode_rows(stream_of(be), out, &codes, 1), "decode", err);
     return ni_cuda_status(be, ni_cuda_launch_decode(stream_of(be), out, &codes, transpose, columns, with_outer),
                           "decode", err);
 }

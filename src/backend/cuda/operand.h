@@ -66,10 +66,12 @@ nb_status ni_cuda_make_at_once(nb_backend *be, const ni_source *source, const ni
 /* Whether tiles of these numbers are made under a scale of the step before, and (`copy` not NULL) the operand as such a
  * kernel sees it. */
 bool ni_cuda_delayed_copy(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_tile_copy *copy);
-/* A weight in tiles, or chosen columns, as the kernels take many of them (quantize.h); false: they do not take it. A
- * piece's `minus` has its codes. */
+/* A weight in tiles, one in rows, or chosen columns, as the kernels take many of them (quantize.h); false: they do not
+ * take it. A piece's `minus` has its codes. */
 bool ni_cuda_list_weight(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_weight *out);
 nb_status ni_cuda_make_weights(nb_backend *be, const ni_cuda_weight *weights, int count, nb_error *err);
+bool ni_cuda_list_rows(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_double_source *from,
+                       ni_cuda_vector *v);
 bool ni_cuda_list_piece(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_piece *piece,
                         ni_cuda_tile_copy *copy);
 /* A row copy and pieces of chosen columns of it, from one reading: where they can be. */

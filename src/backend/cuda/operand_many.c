@@ -1,5 +1,5 @@
 /* operand_many.c: makings of many sources by few launches: a row copy and its patch of one reading, or weights in tiles
- * first and then chosen columns, dozens a launch; what neither is goes one by one.
+ * and in rows first and then chosen columns, dozens a launch; what none of them is goes one by one.
  */
 #include "backend/cuda/operand.h"
 #include "backend/cuda/rows.h"
@@ -38,19 +38,32 @@ static nb_status take_weight(nb_backend *be, weight_list *list, const ni_cuda_we
     return NB_OK;
 }
 
-/* All weights of the call; nothing that they are made of is made by it. `made` [count]. */
+typedef struct row_list {
+    ni_cuda_double_source from[MOST_LISTED];
+    ni_cuda_vector to[MOST_LISTED];
+    int count;
+} row_list;
+
+/* All weights of the call, MOST_LISTED at most; nothing that they are made of is made by it. `made` [count]. */
 static nb_status make_all_weights(nb_backend *be, const ni_source *sources, const ni_making *makings, int32_t count,
                                   bool *made, nb_error *err) {
     weight_list list;
+    row_list rows;
     ni_cuda_weight w;
-    list.count = 0;
+    list.count = rows.count = 0;
     for (int32_t i = 0; i < count; i++) {
         NB_TRY(ni_check_making(&sources[i], &makings[i], err));
         made[i] = ni_cuda_list_weight(be, &sources[i], &makings[i], &w);
-        if (made[i])
+        if (made[i]) {
             NB_TRY(take_weight(be, &list, &w, err));
+            continue;
+        }
+        made[i] = ni_cuda_list_rows(be, &sources[i], &makings[i], &rows.from[rows.count], &rows.to[rows.count]);
+        rows.count += made[i];
     }
-    return make_weights(be, &list, err);
+    NB_TRY(make_weights(be, &list, err));
+    const int code = ni_cuda_quantize_many_rows(ni_cuda_of(be)->stream, rows.from, rows.to, rows.count);
+    return ni_cuda_status(be, code, "quantize: vectors", err);
 }
 
 /* ---- the rest, in order: pieces that follow each other at once ---- */

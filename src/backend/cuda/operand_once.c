@@ -421,20 +421,35 @@ static bool is_multiplied_as_bytes(nb_backend *be, const nb_operand *o) {
            ni_cuda_units_of(ni_cuda_of(be), q, &o->other) == NI_CUDA_FP8;
 }
 
-static nb_status make_vector(nb_backend *be, const ni_source *source, const ni_cuda_double_source *from,
-                             const ni_making *making, nb_error *err) {
+/* The operand as the kernels see it; its amax is still to be found. */
+static ni_cuda_vector vector_copy(nb_backend *be, const ni_cuda_double_source *from, const ni_making *making) {
     nb_operand *out = making->out;
     const nb_qtensor codes = ni_codes_of(out);
     const bool coded = are_codes_read(be, making), bytes = !from->wide && is_multiplied_as_bytes(be, out);
     out->form = coded ? bytes ? NI_CUDA_BYTES : 0 : NI_CUDA_UNCODED;
     out->outer = codes.tensor_scale;
-    ni_cuda_vector v = {.quantizer = *ni_making_quantizer(making),
-                        .values = ni_cuda_values_of(out),
-                        .bytes = bytes ? (uint8_t *)ni_cuda_values_of(out) : NULL,
-                        .whole = ni_cuda_is_whole_valued(out),
-                        .codes = coded ? codes.codes : NULL,
-                        .row_scales = codes.outer_scales,
-                        .tensor_scale = codes.tensor_scale};
+    return (ni_cuda_vector){.quantizer = *ni_making_quantizer(making),
+                            .values = ni_cuda_values_of(out),
+                            .bytes = bytes ? (uint8_t *)ni_cuda_values_of(out) : NULL,
+                            .whole = ni_cuda_is_whole_valued(out),
+                            .codes = coded ? codes.codes : NULL,
+                            .row_scales = codes.outer_scales,
+                            .tensor_scale = codes.tensor_scale};
+}
+
+bool ni_cuda_list_rows(nb_backend *be, const ni_source *source, const ni_making *making, ni_cuda_double_source *from,
+                       ni_cuda_vector *v) {
+    const nb_quantizer *q = ni_making_quantizer(making);
+    if (q->element != NB_ELEMENT_E2M1 || q->block_rows != 1 || !is_vector_copy(source, making, from) || !from->wide)
+        return false;
+    *v = vector_copy(be, from, making);
+    return true;
+}
+
+static nb_status make_vector(nb_backend *be, const ni_source *source, const ni_cuda_double_source *from,
+                             const ni_making *making, nb_error *err) {
+    nb_operand *out = making->out;
+    ni_cuda_vector v = vector_copy(be, from, making);
     if (ni_cuda_has_one_scale(&v.quantizer)) {
         v.amax = source->numbers->amax;
         if (!v.amax) {

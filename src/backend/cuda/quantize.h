@@ -189,8 +189,10 @@ typedef struct ni_cuda_vector {
     const uint32_t *amax; /* [1] of the tensor; NULL: scales of rows */
 } ni_cuda_vector;
 int ni_cuda_quantize_vector(void *stream, const ni_cuda_double_source *s, const ni_cuda_vector *v);
-/* out (BF16, aligned) = E2M1 codes under scales of rows, decoded; columns in eights */
-int ni_cuda_decode_rows(void *stream, const nb_mat *out, const nb_qtensor *from);
+/* Many of them a launch: four-bit E2M1 of FP32 numbers, a scale a row. */
+int ni_cuda_quantize_many_rows(void *stream, const ni_cuda_double_source *s, const ni_cuda_vector *v, int count);
+/* out[i] (BF16, aligned) = E2M1 codes under scales of rows, decoded; columns in eights */
+int ni_cuda_decode_rows(void *stream, const nb_mat *out, const nb_qtensor *from, int count);
 
 /* ---- the other way ---- */
 

@@ -3,7 +3,8 @@
  *
  *     a scale a tensor            every thread takes eight numbers, four times
  *     a scale a row of BF16       a warp holds the row in registers, for the formats that recipes have there
- *     any other row               a block finds the maximum first, and reads again what the first level of the cache holds
+ *     any other row               a block finds the maximum first, and reads again what the first level of the cache holds;
+ *                                 of weights, rows of many matrices a launch
  *
  * Bits are those of quantize.cu; E2M1 comes of rounding with constants, 8-bit formats of the GPU's own conversion where it
  * has one.
@@ -267,10 +268,7 @@ template <typename T> static __device__ uint32_t amax_of_row(const T *row, int64
 }
 
 template <typename T, nb_element ELEMENT, nb_rounding ROUND>
-static __global__ void __launch_bounds__(NI_THREADS)
-    quantize_rows(const T *from, int64_t stride, int64_t cols, const __grid_constant__ ni_cuda_vector v) {
-    const int64_t r = blockIdx.x;
-    const T *row = from + r * stride;
+static __device__ void quantize_row(const T *row, int64_t r, int64_t cols, const ni_cuda_vector &v) {
     scaling s = {1.0f, 1.0f};
     if (v.quantizer.scale_type == NB_SCALE_F32) {
         s = scaling_of<ELEMENT>(v, v.amax ? *v.amax : amax_of_row(row, cols));
@@ -281,6 +279,12 @@ static __global__ void __launch_bounds__(NI_THREADS)
     }
     for (int64_t c = 8 * threadIdx.x; c < cols; c += 8 * blockDim.x)
         put_eight<ELEMENT, ROUND>(v, r * cols + c, load_eight(row + c), s.multiplier, v.whole ? s.decode : 1.0f);
+}
+
+template <typename T, nb_element ELEMENT, nb_rounding ROUND>
+static __global__ void __launch_bounds__(NI_THREADS)
+    quantize_rows(const T *from, int64_t stride, int64_t cols, const __grid_constant__ ni_cuda_vector v) {
+    quantize_row<T, ELEMENT, ROUND>(from + blockIdx.x * stride, blockIdx.x, cols, v);
 }
 
 template <typename T, nb_element ELEMENT, nb_rounding ROUND>
@@ -328,25 +332,145 @@ int ni_cuda_quantize_vector(void *stream, const ni_cuda_double_source *s, const 
     return cudaGetLastError();
 }
 
+/* ---- weights: rows of many matrices a launch ---- */
+
+enum { MOST_LISTED = 48, LISTED_THREADS = 128 };
+
+typedef struct listed_rows {
+    const float *from;
+    uint16_t *values;
+    uint8_t *codes;
+    float *row_scales;
+    int64_t stride;
+    uint32_t cols, first_row;
+    nb_scale_rule rule;
+    bool whole;
+} listed_rows;
+
+typedef struct row_list {
+    listed_rows at[MOST_LISTED];
+    int count;
+    uint32_t rows;
+} row_list;
+
+template <nb_rounding ROUND>
+static __global__ void __launch_bounds__(LISTED_THREADS) quantize_many_rows(const __grid_constant__ row_list list) {
+    int which = 0;
+    while (which + 1 < list.count && blockIdx.x >= list.at[which + 1].first_row)
+        which++;
+    const listed_rows &l = list.at[which];
+    const int64_t r = blockIdx.x - l.first_row;
+    ni_cuda_vector v = {};
+    v.quantizer.scale_type = NB_SCALE_F32;
+    v.quantizer.rule = l.rule;
+    v.values = l.values;
+    v.codes = l.codes;
+    v.row_scales = l.row_scales;
+    v.whole = l.whole;
+    quantize_row<float, NB_ELEMENT_E2M1, ROUND>(l.from + r * l.stride, r, l.cols, v);
+}
+
+static int launch_row_list(cudaStream_t on, row_list *list, nb_rounding round) {
+    if (list->rows && round == NB_ROUND_UP)
+        quantize_many_rows<NB_ROUND_UP><<<list->rows, LISTED_THREADS, 0, on>>>(*list);
+    else if (list->rows)
+        quantize_many_rows<NB_ROUND_EVEN><<<list->rows, LISTED_THREADS, 0, on>>>(*list);
+    list->count = 0;
+    list->rows = 0;
+    return cudaGetLastError();
+}
+
+int ni_cuda_quantize_many_rows(void *stream, const ni_cuda_double_source *s, const ni_cuda_vector *v, int count) {
+    cudaStream_t on = (cudaStream_t)stream;
+    row_list list = {};
+    int code = cudaSuccess;
+    for (int i = 0; i < count && !code; i++) {
+        if (list.count == MOST_LISTED || (i && v[i].quantizer.round != v[i - 1].quantizer.round) ||
+            list.rows + s[i].rows > INT32_MAX)
+            code = launch_row_list(on, &list, v[i - 1].quantizer.round);
+        listed_rows l = {};
+        l.from = (const float *)s[i].numbers;
+        l.values = v[i].values;
+        l.codes = v[i].codes;
+        l.row_scales = v[i].row_scales;
+        l.stride = s[i].stride;
+        l.cols = (uint32_t)s[i].cols;
+        l.first_row = list.rows;
+        l.rule = v[i].quantizer.rule;
+        l.whole = v[i].whole;
+        list.at[list.count++] = l;
+        list.rows += (uint32_t)s[i].rows;
+    }
+    return code || !count ? code : launch_row_list(on, &list, v[count - 1].quantizer.round);
+}
+
 /* ---- and back: four bits under a scale a row ---- */
 
-static __global__ void __launch_bounds__(NI_THREADS)
-    decode_rows(uint16_t *to, int64_t stride, const __grid_constant__ nb_qtensor t) {
-    const uint32_t eights = (uint32_t)(t.cols / 8);
-    for (NI_EACH(i, t.rows * eights)) {
-        const uint32_t r = (uint32_t)i / eights, c = ((uint32_t)i - r * eights) * 8;
-        const uint32_t codes = *(const uint32_t *)(t.codes + ((int64_t)r * t.cols + c) / 2);
-        const float scale = t.outer_scales[r];
+enum { DECODED_EIGHTS = 4 };
+
+typedef struct decoded_rows {
+    uint16_t *to;
+    const uint8_t *codes;
+    const float *scales;
+    int64_t stride, eights;
+    uint32_t across, first_block;
+} decoded_rows;
+
+typedef struct decode_list {
+    decoded_rows at[MOST_LISTED];
+    int count;
+    uint32_t blocks;
+} decode_list;
+
+static __global__ void __launch_bounds__(NI_THREADS) decode_many_rows(const __grid_constant__ decode_list list) {
+    int which = 0;
+    while (which + 1 < list.count && blockIdx.x >= list.at[which + 1].first_block)
+        which++;
+    const decoded_rows &t = list.at[which];
+    const int64_t first = (int64_t)(blockIdx.x - t.first_block) * (DECODED_EIGHTS * NI_THREADS) + threadIdx.x;
+    uint32_t codes[DECODED_EIGHTS];
+#pragma unroll
+    for (int i = 0; i < DECODED_EIGHTS; i++)
+        codes[i] = first + i * NI_THREADS < t.eights ? ((const uint32_t *)t.codes)[first + i * NI_THREADS] : 0;
+#pragma unroll
+    for (int i = 0; i < DECODED_EIGHTS; i++) {
+        const int64_t at = first + i * NI_THREADS;
+        if (at >= t.eights)
+            return;
+        const uint32_t r = (uint32_t)at / t.across, c = ((uint32_t)at - r * t.across) * 8;
+        const float scale = t.scales[r];
         ni_eight e;
 #pragma unroll
         for (int k = 0; k < 8; k++)
-            e.x[k] = ni_f32_mul(ni_element_value(NB_ELEMENT_E2M1, codes >> (4 * k) & 15u), scale);
-        ni_store_eight(to + r * stride + c, e);
+            e.x[k] = ni_f32_mul(ni_element_value(NB_ELEMENT_E2M1, codes[i] >> (4 * k) & 15u), scale);
+        ni_store_eight(t.to + r * t.stride + c, e);
     }
 }
 
-int ni_cuda_decode_rows(void *stream, const nb_mat *out, const nb_qtensor *from) {
-    decode_rows<<<ni_grid(ni_divide_up(from->rows * from->cols / 8, NI_THREADS)), NI_THREADS, 0,
-                  (cudaStream_t)stream>>>((uint16_t *)out->data, out->stride, *from);
+static int launch_decode_list(cudaStream_t on, decode_list *list) {
+    if (list->blocks)
+        decode_many_rows<<<list->blocks, NI_THREADS, 0, on>>>(*list);
+    list->count = 0;
+    list->blocks = 0;
     return cudaGetLastError();
+}
+
+int ni_cuda_decode_rows(void *stream, const nb_mat *out, const nb_qtensor *from, int count) {
+    decode_list list = {};
+    int code = cudaSuccess;
+    for (int i = 0; i < count && !code; i++) {
+        decoded_rows t = {};
+        t.to = (uint16_t *)out[i].data;
+        t.codes = from[i].codes;
+        t.scales = from[i].outer_scales;
+        t.stride = out[i].stride;
+        t.across = (uint32_t)(from[i].cols / 8);
+        t.eights = from[i].rows * t.across;
+        t.first_block = list.blocks;
+        list.at[list.count++] = t;
+        list.blocks += (uint32_t)ni_divide_up(t.eights, DECODED_EIGHTS * NI_THREADS);
+        if (list.count == MOST_LISTED)
+            code = launch_decode_list((cudaStream_t)stream, &list);
+    }
+    return code ? code : launch_decode_list((cudaStream_t)stream, &list);
 }

@@ -234,6 +234,13 @@ nb_status ni_paper_turn(nb_backend *be, nb_operand *out, const nb_operand *from,
     return NB_OK;
 }
 
+nb_status ni_paper_turn_many(nb_backend *be, nb_operand *const *out, const nb_operand *const *from, int32_t count,
+                             nb_error *err) {
+    for (int32_t i = 0; i < count; i++)
+        NB_TRY(ni_paper_turn(be, out[i], from[i], err));
+    return NB_OK;
+}
+
 nb_status ni_paper_decode(nb_backend *be, const nb_mat *out, const nb_operand *from, bool transpose,
                           const int32_t *columns, bool with_outer, nb_error *err) {
     NB_TRY(ni_check_decode(out, from, transpose, columns, err));

@@ -214,6 +214,13 @@ nb_status ni_ref_turn(nb_backend *be, nb_operand *out, const nb_operand *from, n
     return NB_OK;
 }
 
+nb_status ni_ref_turn_many(nb_backend *be, nb_operand *const *out, const nb_operand *const *from, int32_t count,
+                           nb_error *err) {
+    for (int32_t i = 0; i < count; i++)
+        NB_TRY(ni_ref_turn(be, out[i], from[i], err));
+    return NB_OK;
+}
+
 /* ---- decoding ---- */
 
 nb_status ni_ref_decode(nb_backend *be, const nb_mat *out, const nb_operand *from, bool transpose,
