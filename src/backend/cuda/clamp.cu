@@ -141,18 +141,19 @@ static __device__ void least_of(uint32_t *least, const uint32_t *keys, int64_t c
         least[g] = g % 2 ? pairs[g / 2] >> 16 : pairs[g / 2] & 0xffffu;
 }
 
-/* The key at that rank of all groups' least. Where each lane has one, the smallest is taken away that often, of equal ones the
- * first lane's. */
-template <int GROUPS> static __device__ uint32_t threshold_of(const uint32_t *least, uint32_t rank) {
-    uint32_t key = 0;
-    if (GROUPS == 1) {
-        uint32_t mine = least[0] << 5 | threadIdx.x % 32, smallest = __reduce_min_sync(~0u, mine);
-        for (uint32_t i = 0; i < rank; i++) {
-            mine = mine == smallest ? ~0u : mine;
-            smallest = __reduce_min_sync(~0u, mine);
-        }
-        return smallest >> 5;
+/* The key at that rank of all lanes' least: the smallest is taken away that often, of equal ones the first lane's. */
+static __device__ uint32_t threshold_of_lanes(uint32_t least, uint32_t rank) {
+    uint32_t mine = least << 5 | threadIdx.x % 32, smallest = __reduce_min_sync(~0u, mine);
+    for (uint32_t i = 0; i < rank; i++) {
+        mine = mine == smallest ? ~0u : mine;
+        smallest = __reduce_min_sync(~0u, mine);
     }
+    return smallest >> 5;
+}
+
+/* Of all groups' least: bit by bit. */
+template <int GROUPS> static __device__ uint32_t threshold_of_groups(const uint32_t *least, uint32_t rank) {
+    uint32_t key = 0;
     for (uint32_t bit = 0x8000u; bit; bit >>= 1) {
         uint32_t below = 0;
 #pragma unroll
@@ -162,6 +163,10 @@ template <int GROUPS> static __device__ uint32_t threshold_of(const uint32_t *le
             key |= bit;
     }
     return key;
+}
+
+template <int GROUPS> static __device__ uint32_t threshold_of(const uint32_t *least, uint32_t rank) {
+    return GROUPS == 1 ? threshold_of_lanes(least[0], rank) : threshold_of_groups<GROUPS>(least, rank);
 }
 
 /* Which of a vector's eight keys are not between, a bit each. */

@@ -98,11 +98,14 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS)
     rope_bands(uint16_t *x, uint32_t *amax, uint32_t *turned_amax, const int32_t *positions, int heads, int head_dim,
                const __grid_constant__ ni_rope how, const __grid_constant__ ni_cuda_turns known, bool inverse) {
     extern __shared__ __align__(16) turn turns[]; /* [BAND, half] */
+    __shared__ ni_known_amaxes found;
     const int half = head_dim / 2, quarter = half / 2;
     const int64_t stride = (int64_t)heads * head_dim, first = blockIdx.x * (int64_t)BAND;
-    uint32_t pairs = 0, turned = ni_found_amax(turned_amax);
+    const uint32_t word = ni_ask_amaxes<0>(amax, turned_amax);
+    uint32_t pairs = 0, turned = 0;
     for (int at = threadIdx.x; at < BAND * half; at += NI_TILE_THREADS)
         turns[at] = turn_at(known, positions[first + at / half], at % half, head_dim, how, inverse);
+    ni_tell_amaxes<0>(&found, word);
     __syncthreads();
     for (int item = threadIdx.x; item < heads * quarter; item += NI_TILE_THREADS) {
         const int head = item / quarter, i = (item - head * quarter) * 2;
@@ -123,8 +126,8 @@ static __global__ void __launch_bounds__(NI_TILE_THREADS)
         turned = max(turned, max(ni_turned_amax(low), ni_turned_amax(high)));
     }
     __syncwarp();
-    ni_join_amax(amax, ni_larger_half(pairs));
-    ni_join_amax(turned_amax, turned);
+    ni_join_known(amax, ni_larger_half(pairs), found.plain);
+    ni_join_known(turned_amax, turned, found.turned);
 }
 
 /* ---- which kernel ---- */
