@@ -6,8 +6,8 @@ string(REGEX REPLACE "/\\*([^*]|\\*[^/])*\\*/" "" text "${text}")
 string(REGEX REPLACE "[ \n]+" " " text "${text}")
 string(REGEX MATCHALL "NI_OP_[A-Z]+\\([^()]+\\([^()]*\\)\\)" rows "${text}")
 string(REPLACE "," ";" OWN "${OWN}")
-# Pointers to numbers that are the host's.
-set(HOST to_host from_host column_amax tile_crest)
+# Pointers to numbers that are the host's (`n`: lengths of a list of tensors).
+set(HOST to_host from_host column_amax tile_crest n)
 set(functions "")
 set(fill "")
 foreach(row ${rows})
