@@ -89,6 +89,9 @@ endif()
 if(TARGET nibble-parquet) # where src/base/beside.c looks
   install(TARGETS nibble-parquet LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/nibble)
   install(FILES ${ARROW_FILES} DESTINATION ${CMAKE_INSTALL_LIBDIR}/nibble)
+  if(ARROW_FILES AND EXISTS ${NIBBLE_ARROW}/LICENSE.txt) # section 4 of the Apache licence
+    install(FILES ${NIBBLE_ARROW}/LICENSE.txt DESTINATION ${CMAKE_INSTALL_LIBDIR}/nibble RENAME LICENSE-arrow.txt)
+  endif()
 endif()
 
 # The Python package of pyproject.toml: the library and the recipes beside its modules.

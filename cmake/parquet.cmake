@@ -18,7 +18,11 @@ if(NIBBLE_PARQUET)
   target_link_libraries(nibble-parquet PRIVATE nibble_flags arrow_parquet)
   set_target_properties(nibble-parquet PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR} CXX_STANDARD 20
     CXX_STANDARD_REQUIRED ON CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
-  if(ARROW_FILES) # Arrow is installed into the same folder
-    set_target_properties(nibble-parquet PROPERTIES INSTALL_RPATH "$ORIGIN;${NIBBLE_ARROW}")
+  if(ARROW_FILES) # Arrow is beside it, here and where it is installed, and looked for nowhere else
+    set_target_properties(nibble-parquet PROPERTIES INSTALL_RPATH "$ORIGIN" INSTALL_RPATH_USE_LINK_PATH OFF)
+    foreach(file ${ARROW_FILES})
+      get_filename_component(name ${file} NAME)
+      file(CREATE_LINK ${file} ${CMAKE_BINARY_DIR}/${name} SYMBOLIC)
+    endforeach()
   endif()
 endif()

@@ -12,11 +12,11 @@ import hashlib
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 
 SECONDS = 300  # of one command, after which it hangs
+HANGS = 124  # the status of one that did, as timeout(1) says it: SIGKILL's own is that of a struck process
 
 
 def without_times(name, data):
@@ -54,13 +54,15 @@ def remove(paths):
 
 
 def give(command, environment):
-    """Its exit status as a shell says it; SIGKILL behind SECONDS."""
+    """Its exit status as a shell says it; HANGS where SIGKILL had to end it."""
     with open("log", "wb") as log:
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-    signal.signal(signal.SIGALRM, lambda *_: process.terminate())
-    signal.alarm(SECONDS)
-    status = process.wait()
-    signal.alarm(0)
+    try:
+        status = process.wait(SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return HANGS
     return status if status >= 0 else 128 - status
 
 

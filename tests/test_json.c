@@ -3,6 +3,9 @@
 
 #include "files/json.h"
 
+#include <stdlib.h>
+#include <unistd.h>
+
 static int left;
 
 static void *sparing(size_t size) {
@@ -29,16 +32,13 @@ static void test_whole_or_nothing(void **state) {
         int failed = 0;
         assert_non_null(expected);
         for (int n = 0;; n++) { /* the n-th fails */
-            json_error_t where;
             left = n;
             json_set_alloc_funcs(sparing, free);
-            json_t *read = ni_json_load(good[i], strlen(good[i]), &where);
+            json_t *read = ni_json_load(good[i], strlen(good[i]), NULL);
             json_set_alloc_funcs(was_malloc, was_free);
             const bool reached = left < 0;
             if (read)
                 assert_true(json_equal(read, expected));
-            else
-                assert_true(ni_json_lacked_memory(&where));
             failed += !read;
             json_decref(read);
             if (!reached)
@@ -49,8 +49,24 @@ static void test_whole_or_nothing(void **state) {
     }
 }
 
-static void *none_from_here(size_t size) {
-    return left-- <= 0 ? NULL : malloc(size);
+/* Memory of which there is so much and no more. */
+enum { HEAD = 16 };
+static size_t limit, used;
+
+static void *within_limit(size_t size) {
+    size_t *all = size <= limit - used ? malloc(size + HEAD) : NULL;
+    if (!all)
+        return NULL;
+    used += *all = size;
+    return (char *)all + HEAD;
+}
+
+static void give_back(void *memory) {
+    if (!memory)
+        return;
+    size_t *all = (size_t *)((char *)memory - HEAD);
+    used -= *all;
+    free(all);
 }
 
 static void test_no_memory(void **state) {
@@ -59,18 +75,48 @@ static void test_no_memory(void **state) {
     json_free_t was_free;
     json_get_alloc_funcs(&was_malloc, &was_free);
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
-        json_t *expected = json_loads(good[i], 0, NULL), *read = NULL;
-        for (int n = 0; !read; n++) {
+        json_t *expected = json_loads(good[i], 0, NULL);
+        bool whole = false;
+        for (limit = 0; !whole; limit += 8) {
             json_error_t where;
-            left = n;
-            json_set_alloc_funcs(none_from_here, free);
-            read = ni_json_load(good[i], strlen(good[i]), &where);
-            json_set_alloc_funcs(was_malloc, was_free);
+            json_set_alloc_funcs(within_limit, give_back);
+            json_t *read = ni_json_load(good[i], strlen(good[i]), &where);
+            whole = read;
             if (read)
                 assert_true(json_equal(read, expected));
+            else
+                assert_true(ni_json_lacked_memory(&where));
+            json_decref(read);
+            json_set_alloc_funcs(was_malloc, was_free);
+            assert_int_equal(used, 0);
         }
-        json_decref(read);
         json_decref(expected);
+    }
+}
+
+/* "An error is never taken for an absence" (docs/reliability.md). */
+static void test_if_there(void **state) {
+    (void)state;
+    static const struct {
+        const char *holds;
+        nb_status status;
+    } files[] = {
+        {NULL, NB_OK}, {"{\"a\": 1}", NB_OK}, {"{\"a\": ", NB_BAD_FILE}, {"", NB_BAD_FILE}, {"[]", NB_BAD_FILE}};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        char path[] = "/tmp/nibble-json-XXXXXX";
+        const int file = mkstemp(path);
+        nb_error err;
+        json_t *read;
+        assert_true(file >= 0);
+        if (files[i].holds)
+            assert_int_equal(write(file, files[i].holds, strlen(files[i].holds)), strlen(files[i].holds));
+        else
+            unlink(path);
+        close(file);
+        assert_int_equal(ni_json_load_if_there(path, &read, &err), files[i].status);
+        assert_int_equal(read != NULL, files[i].holds && files[i].status == NB_OK);
+        json_decref(read);
+        unlink(path);
     }
 }
 
@@ -128,6 +174,7 @@ int main(void) {
         cmocka_unit_test(test_whole_or_nothing),
         cmocka_unit_test(test_no_memory),
         cmocka_unit_test(test_as_jansson_does),
+        cmocka_unit_test(test_if_there),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

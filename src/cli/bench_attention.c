@@ -99,11 +99,13 @@ static bool make_documents(const attention_options *o, problem *p) {
     if (p->bounds)
         p->be->ops->upload(p->be, p->bounds, host, (size_t)rows * 2 * sizeof *host);
     free(host);
+    if (!p->bounds)
+        return false;
     p->squares /= (double)o->batch;
     p->a.doc_start = p->bounds;
     p->a.doc_end = p->bounds + rows;
     p->a.documents = o->batch * o->documents;
-    return p->bounds != NULL;
+    return true;
 }
 
 static nb_status make_problem(const attention_options *o, problem *p, nb_error *err) {
@@ -225,7 +227,7 @@ static nb_status check_options(const attention_options *o, nb_error *err) {
         if (all[i] < 1 || all[i] > most)
             return nb_fail(err, NB_BAD_USAGE, "bench attention: %lld is not a size; expected 1 to %lld",
                            (long long)all[i], (long long)most);
-    if (o->documents < 1 || o->documents * (o->documents + 1) > 2 * o->seq)
+    if (o->documents < 1 || o->documents > o->seq || o->documents * (o->documents + 1) > 2 * o->seq)
         return nb_fail(err, NB_BAD_USAGE,
                        "bench attention: %lld documents; expected 1 or more, and at least N (N + 1) / 2 positions",
                        (long long)o->documents);

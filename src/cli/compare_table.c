@@ -128,10 +128,7 @@ nb_status ni_compare_write_order(const ni_compared_all *all, const char *folder,
     json_t *root, *order;
     NB_TRY(ni_json_load_if_there(path, &root, err));
     order = json_array();
-    if (!json_is_object(root)) {
-        json_decref(root);
-        root = json_object();
-    }
+    root = root ? root : json_object();
     for (int32_t i = 0; i < all->count; i++)
         ni_json_push(&order, json_string(all->rows[i].name));
     ni_json_put(&root, "order", order);

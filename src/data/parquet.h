@@ -30,7 +30,7 @@ typedef bool ni_parquet_take(void *context, const char *text, size_t size);
 #define NI_PARQUET_FIT 1 /* counted up where the function below changes */
 
 /* Gives the rows of `column` one after another, rows without a value left out: memory for a page at a time. The file
- * lies at bytes[size]. Other than DONE and STOPPED: `why` has one sentence without the file's name. No exception leaves
+ * lies at bytes[size]. BAD_FILE and NO_MEMORY: `why` has one sentence without the file's name. No exception leaves
  * it. `fit` is the caller's NI_PARQUET_FIT. */
 typedef ni_parquet_said ni_parquet_library_read_function(int fit, const void *bytes, size_t size, const char *column,
                                                          ni_parquet_take *take, void *context,

@@ -15,6 +15,10 @@ bool ni_text_is_parquet(const char *bytes, size_t size) {
     return size >= 4 && memcmp(bytes, "PAR1", 4) == 0;
 }
 
+static nb_status other_version(nb_error *err) {
+    return nb_fail(err, NB_UNSUPPORTED, LIBRARY " is of another version than this program; hint: make parquet");
+}
+
 static nb_status open_library(const char *path, ni_parquet_library_read_function **read, nb_error *err) {
     char why[512];
     void *library = ni_open_beside(LIBRARY, why, sizeof why);
@@ -26,9 +30,7 @@ static nb_status open_library(const char *path, ni_parquet_library_read_function
                        " beside the program, which reads them; hint: make parquet, or three lines of pyarrow "
                        "(docs/data.md) that write its texts into 'nibble tokenize -'",
                        path);
-    if (!ni_find_function(library, NI_PARQUET_READ, read))
-        return nb_fail(err, NB_UNSUPPORTED, LIBRARY " is of another version than this program; hint: make parquet");
-    return NB_OK;
+    return ni_find_function(library, NI_PARQUET_READ, read) ? NB_OK : other_version(err);
 }
 
 /* Where rows go. */
@@ -50,12 +52,10 @@ static bool take(void *context, const char *text, size_t size) {
     return to->status == NB_OK;
 }
 
-static nb_status fill(const char *path, const char *bytes, size_t size, const char *column, ni_spool *spool,
-                      nb_error *err) {
+static nb_status fill(ni_parquet_library_read_function *read, const char *path, const char *bytes, size_t size,
+                      const char *column, ni_spool *spool, nb_error *err) {
     char why[NI_PARQUET_WHY] = "";
     rows to = {.spool = spool, .err = err};
-    ni_parquet_library_read_function *read;
-    NB_TRY(open_library(path, &read, err));
     switch (read(NI_PARQUET_FIT, bytes, size, column, take, &to, why)) {
     case NI_PARQUET_DONE:
         if (to.zeros > to.bytes / ZEROS_ONE_IN)
@@ -72,15 +72,17 @@ static nb_status fill(const char *path, const char *bytes, size_t size, const ch
     case NI_PARQUET_UNFIT:
         break;
     }
-    return nb_fail(err, NB_UNSUPPORTED, LIBRARY " is of another version than this program; hint: make parquet");
+    return other_version(err);
 }
 
 nb_status ni_text_take_column(const char *path, const char *bytes, size_t size, const char *column, ni_file_map *out,
                               nb_error *err) {
+    ni_parquet_library_read_function *read;
     ni_spool *spool;
     *out = (ni_file_map){NULL, 0};
+    NB_TRY(open_library(path, &read, err));
     NB_TRY(ni_spool_open(&spool, err));
-    nb_status status = fill(path, bytes, size, column, spool, err);
+    nb_status status = fill(read, path, bytes, size, column, spool, err);
     if (status == NB_OK)
         return ni_spool_map(spool, out, err);
     ni_spool_abandon(spool);

@@ -16,11 +16,16 @@
 
 /* ---- what a text holds ---- */
 
-enum { BUFFER = 15 }; /* bytes for which the lexer's buffer does not grow */
+enum {
+    BUFFER = 15,  /* bytes for which the lexer's buffer does not grow */
+    OBJECT = 320, /* of memory at most: an empty object with its table */
+    MARK = 64     /* for each comma, colon, bracket and string: "1," is a number of 32 bytes and its place in a list */
+};
 
 typedef struct pieces {
     size_t longest; /* at least as long as any string, number or word as it is written: between two quotes */
     size_t word;    /* outside of strings */
+    size_t values;  /* bytes of memory, at least as many as its values take, without the bytes of strings */
     uint64_t sum;   /* over all strings */
 } pieces;
 
@@ -84,6 +89,7 @@ static pieces read_pieces(const char *bytes, size_t size) {
         since = string ? 0 : since + 1;
         word = ends ? 0 : word + 1;
         p.word = word > p.word ? word : p.word;
+        p.values += bytes[begin] == '{' ? OBJECT : string || strchr(",:[]}", bytes[begin]) ? MARK : 0;
         p.longest = i - begin > p.longest ? i - begin : p.longest;
         p.longest = since > p.longest ? since : p.longest;
     }
@@ -153,17 +159,42 @@ static json_t *read_whole(const char *bytes, size_t size, size_t flags) {
     return read_behind(bytes, size, flags, p.longest);
 }
 
-/* Most allocations that fail are told as errors of syntax: what does not parse is parsed once more. */
+/* Whether there is memory, now, for what a text may become: the values, the lexer's buffer as it grows, the string that
+ * read_behind puts before. */
+static bool has_memory(const char *bytes, size_t size) {
+    const pieces p = read_pieces(bytes, size);
+    json_malloc_t take;
+    json_free_t give;
+    json_get_alloc_funcs(&take, &give);
+    void *room = take(p.values + size + 8 * p.longest + 4 * OBJECT);
+    if (room)
+        give(room);
+    return room != NULL;
+}
+
+static json_t *lack_memory(json_error_t *where) {
+    if (where) {
+        *where = (json_error_t){.line = -1, .column = -1};
+        snprintf(where->text, sizeof where->text, "out of memory");
+        where->text[sizeof where->text - 1] = json_error_out_of_memory;
+    }
+    return NULL;
+}
+
+/* Most allocations that fail are told as errors of syntax, and a string whose closing quote found no room is read
+ * beyond its end: nothing is begun without the memory for it, what does not parse is parsed once more, and the text is
+ * blamed only where memory is there. */
 json_t *ni_json_read(const char *bytes, size_t size, size_t flags, json_error_t *where) {
+    if (!has_memory(bytes, size) && !has_memory(bytes, size))
+        return lack_memory(where);
     json_t *root = read_whole(bytes, size, flags);
     root = root ? root : read_whole(bytes, size, flags);
     if (root || !where)
         return root;
     root = json_loadb(bytes, size, flags, where); /* for its words */
-    if (root) {
+    if (root || !has_memory(bytes, size)) {
         json_decref(root);
-        snprintf(where->text, sizeof where->text, "out of memory");
-        where->text[sizeof where->text - 1] = json_error_out_of_memory;
+        return lack_memory(where);
     }
     return NULL;
 }
@@ -181,8 +212,16 @@ nb_status ni_json_load_if_there(const char *path, json_t **out, nb_error *err) {
     if (access(path, F_OK) != 0 && errno == ENOENT)
         return NB_OK;
     NB_TRY(ni_file_read(path, LIMIT, &bytes, &size, err));
-    *out = ni_json_load(bytes, size, &where);
+    json_t *root = ni_json_load(bytes, size, &where);
     free(bytes);
-    return *out || !ni_json_lacked_memory(&where) ? NB_OK
-                                                  : nb_fail(err, NB_NO_MEMORY, "%s: no memory to read it", path);
+    if (!root && ni_json_lacked_memory(&where))
+        return nb_fail(err, NB_NO_MEMORY, "%s: no memory to read it", path);
+    if (!root)
+        return nb_fail(err, NB_BAD_FILE, "%s:%d: not JSON: %s", path, where.line, where.text);
+    if (!json_is_object(root)) {
+        json_decref(root);
+        return nb_fail(err, NB_BAD_FILE, "%s: expected a JSON object", path);
+    }
+    *out = root;
+    return NB_OK;
 }

@@ -10,14 +10,16 @@
 #include <string.h>
 
 /* The value (json_decref it) that `size` bytes are, an object or an array; NULL where they are none, which `where` (may
- * be NULL) explains, or where memory runs out: then its code is json_error_out_of_memory. A good text is never called
- * damaged for want of memory, nor read with anything left out. `flags` are jansson's. */
+ * be NULL) explains, or where memory runs out: then its code is json_error_out_of_memory. Nothing is ever left out of
+ * what is read. A text that does not parse is called damaged only where, behind that, memory for one of its size is
+ * there: where memory stays short it is memory that is told. `flags` are jansson's. */
 json_t *ni_json_read(const char *bytes, size_t size, size_t flags, json_error_t *where);
 
 /* Whether that is why. */
 bool ni_json_lacked_memory(const json_error_t *where);
 
-/* What a file holds; *out is NULL where there is no such file, and where it holds something else. */
+/* The object that a file holds (json_decref it); *out is NULL where there is no such file, and on an error.
+ * NB_BAD_FILE: it holds something else; NB_IO_ERROR, NB_NO_MEMORY. */
 nb_status ni_json_load_if_there(const char *path, json_t **out, nb_error *err);
 
 static inline json_t *ni_json_load(const char *bytes, size_t size, json_error_t *where) {

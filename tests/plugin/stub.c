@@ -6,12 +6,14 @@
  *     alloc:N    the N-th allocation finds no memory
  *     alloc:N,bytes:M    and the GPU has M bytes of it
  *     left:M     of its memory M bytes are left
- *     lost:N     the N-th synchronize and all after it find the GPU gone, and what was downloaded since the one before
- * is not what was there
- *     apart      no rank reaches the memory of another; mistaken: it sees zeroes there; refused: a look at it is
- * refused, and a copy from there ends the process; half: so it is for rank 1 alone choices    its library chose kernels
- * for two shapes, which it takes back; not others cudnn:N    there is cuDNN, of version N mended:N   N rows of operands
- * went to FP32 whenever somebody asks
+ *     lost:N     the N-th synchronize and all after find the GPU gone; what was downloaded since the last is not so
+ *     apart      no rank reaches the memory of another
+ *     mistaken   it sees zeroes there
+ *     refused    a look at it is refused, and a copy from there ends the process
+ *     half       so it is for rank 1 alone
+ *     choices    its library chose kernels for two shapes, which it takes back; not others
+ *     cudnn:N    there is cuDNN, of version N
+ *     mended:N   N rows of operands went to FP32 whenever somebody asks
  */
 #include "backend/backend.h"
 #include "backend/cuda/library.h"

@@ -81,9 +81,10 @@ void ni_cuda_turns_free(struct ni_cuda_turn_table *table);
 
 extern const ni_companion ni_cuda_companion;
 
+bool ni_cuda_left(nb_backend *be, size_t *left, size_t *all); /* nb_backend.left */
+
 /* Scratch memory of one operation: `bytes`, 256-byte aligned, not cleared, good until the next call. NULL keeps a fault
  * that says what it was for. */
-bool ni_cuda_left(nb_backend *be, size_t *left, size_t *all); /* nb_backend.left */
 void *ni_cuda_scratch(nb_backend *be, size_t bytes, const char *what);
 
 /* ---- operand_layout.c ---- */

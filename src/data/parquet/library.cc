@@ -5,7 +5,6 @@
  */
 #include "data/parquet.h"
 
-#include <algorithm>
 #include <cstdio>
 #include <exception>
 #include <memory>
@@ -119,11 +118,12 @@ ni_parquet_said read_file(const void *bytes, size_t size, const char *name, cons
     return NI_PARQUET_DONE;
 }
 
-/* Sentences of Arrow's may have line breaks. */
-ni_parquet_said say(char *why, std::string text, ni_parquet_said what) {
-    std::replace_if(
-        text.begin(), text.end(), [](char c) { return static_cast<unsigned char>(c) < ' '; }, ' ');
-    std::snprintf(why, NI_PARQUET_WHY, "%s", text.c_str());
+/* Where exceptions are handled: what is thrown there goes into C, so it allocates nothing. Sentences of Arrow's may
+ * have line breaks. */
+ni_parquet_said say(char *why, const char *begin, const char *rest, ni_parquet_said what) noexcept {
+    std::snprintf(why, NI_PARQUET_WHY, "%s%s", begin, rest);
+    for (char *c = why; *c; c++)
+        *c = static_cast<unsigned char>(*c) < ' ' ? ' ' : *c;
     return what;
 }
 
@@ -143,18 +143,17 @@ ni_parquet_said ni_parquet_library_read(int fit, const void *bytes, size_t size,
             return NI_PARQUET_UNFIT;
         return read_file(bytes, size, column, Taker{take, context});
     } catch (const Refused &problem) {
-        return say(why, problem.why, NI_PARQUET_BAD_FILE);
+        return say(why, problem.why.c_str(), "", NI_PARQUET_BAD_FILE);
     } catch (const std::bad_alloc &) {
-        return say(why, "no memory for a page of it", NI_PARQUET_NO_MEMORY);
+        return say(why, "no memory for a page of it", "", NI_PARQUET_NO_MEMORY);
     } catch (const parquet::ParquetException &problem) {
         if (is_out_of_memory(problem))
-            return say(why, "no memory for a page of it", NI_PARQUET_NO_MEMORY);
-        return say(why,
-                   std::string("the Parquet file is damaged, or of a kind that Arrow does not read: ") + problem.what(),
+            return say(why, "no memory for a page of it", "", NI_PARQUET_NO_MEMORY);
+        return say(why, "the Parquet file is damaged, or of a kind that Arrow does not read: ", problem.what(),
                    NI_PARQUET_BAD_FILE);
     } catch (const std::exception &problem) {
-        return say(why, std::string("the Parquet file cannot be read: ") + problem.what(), NI_PARQUET_BAD_FILE);
+        return say(why, "the Parquet file cannot be read: ", problem.what(), NI_PARQUET_BAD_FILE);
     } catch (...) {
-        return say(why, "the Parquet file cannot be read", NI_PARQUET_BAD_FILE);
+        return say(why, "the Parquet file cannot be read", "", NI_PARQUET_BAD_FILE);
     }
 }
